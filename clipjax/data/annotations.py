@@ -7,8 +7,8 @@
                          order of ImageNet's validation images
 `*metaclasses.csv`       `name`: the group of each class, in label order
 
-The last three are optional. The package `imagenet-x` has ImageNet-X's files (CC BY-NC, so not in clipjax); it
-is located, never imported. Factors are matched by name, because our order differs.
+The last three are optional. ImageNet-X's files are in the package `imagenet-x` (CC BY-NC, so not in clipjax),
+which is never imported. Factors are matched by name, because our order differs.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class FactorAnnotations:
     Attributes:
         names: [A], without folders.
         classes: int32 [A].
-        factors: [F], in the order of configs/imagenet_x.toml; unknown ones last, in the file's order.
+        factors: [F], in the order of configs/imagenet_x.toml; unknown ones last.
         top, multi: bool [A, F].
         prototypes: file names.
         accepted: file name -> its correct labels.
@@ -96,7 +96,7 @@ def load_factors(path: Path | None = None) -> FactorAnnotations:
         path: a folder, or its `*_top_factor.jsonl`; None: the validation part of imagenet-x.
 
     Raises:
-        UsageError: neither path nor package; several pairs of files in the folder.
+        UsageError: neither path nor package; several pairs of files.
         DataError: a missing file or wrong line.
     """
     top_file = _top_file(_package_folder() if path is None else path)

@@ -15,8 +15,8 @@ from typing import Protocol
 class CardIds:
     """Published image names: a pattern with one group, a number from `first` to `last`.
 
-    `ILSVRC2012_val_(\\d{8})` with 1 and 50,000 are ImageNet's validation images. The pattern is searched in
-    ids, so folders and endings do not matter.
+    `ILSVRC2012_val_(\\d{8})` with 1 and 50,000 are ImageNet's validation images. The pattern may match
+    anywhere in an id: folders and endings do not matter.
     """
 
     pattern: str
@@ -24,7 +24,7 @@ class CardIds:
     last: int
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a pattern without exactly one group, or a wrong range."""
+        """Raises ValueError for a wrong pattern or range."""
         try:
             groups = re.compile(self.pattern).groups
         except re.error as error:
@@ -64,8 +64,8 @@ def missing_of(card: Counted | None, ids: Sequence[str], more: int = 0) -> dict[
         ids: of the data before sampling.
         more: number of further images without an id.
 
-    Returns: `images` (in the data), `of` (on the card) and, if any, `foreign` (not the card's). None if
-        nothing differs, or no card states a number.
+    Returns: `images` (in the data), `of` (on the card) and, if any, `foreign`. None if nothing differs, or no
+        card states a number.
     """
     if card is None or card.images is None:
         return None

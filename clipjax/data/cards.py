@@ -1,7 +1,7 @@
 """Data set cards: configs/datasets/*.toml, or a user's own file, -> a data set.
 
-A card names the reader, the meaning of the labels and the number of images. A user gives a folder and the
-card's name, never a class order. Unknown keys are errors.
+A card names the reader and the meaning of the labels. A user gives a folder and the card's name, never a
+class order. Unknown keys are errors.
 
 A file may describe a family: each combination of the values in `[variants]` is a card
 (`imagenet_3dcc:fog_3d:5`). `{axis}` in texts becomes the value; a value that is a table adds its keys.
@@ -50,20 +50,19 @@ class DatasetCard:
         label_space: a name in configs/labels, or a CSV file (`id,name`) beside the card. Its ids are the
             labels as the data spells them (folder names, WordNet ids).
         classes: instead, class names in label order as the data spells them: a list, or a text file beside
-            the card, one per line. With neither, the data's own classes.
-        head_space: the zero-shot head's label space, if another; its scores are projected
+            the card, one per line. Default: the data's own.
+        head_space: the zero-shot head's label space, if another; scores are projected
             (`configs/labels/HEAD_SPACE-to-LABEL_SPACE.toml`, or by the ids).
         prompts: default prompt set in configs/prompts.
         pixels: `pre_crop`, pixels cut from each side before the model's transform; or `already_cropped =
             true` (square crops, only resized).
         tasks: what `--data-root` runs.
-        place: folder below the data root; default its name.
+        place: folder below the data root; default `name`.
         id: card of the in-distribution images, for OOD detection and calibration.
-        annotations: file or folder beside the card that tasks also read (factors).
+        annotations: further file or folder for tasks, beside the card (factors).
         split: "train" or "validation" (for choices). Without it, nothing is trained or chosen on the images.
         images, per_class: number of images in all, and in each class.
-        ids: published image names, see `CardIds`.
-        licence, source, paper: for use and citation.
+        ids: published image names.
         tfds: its builder (and configuration) in TensorFlow Datasets.
         note: what else a user must know, e.g. how to make it without a download.
         in_paper: whether the study that this toolkit follows reports it.
@@ -104,7 +103,7 @@ class DatasetCard:
 class Dataset:
     """A card, its images, and the meaning of their labels (None without labels).
 
-    head_space: the zero-shot head's label space; default the labels' own.
+    head_space: the zero-shot head's label space: the card's, or the labels' own.
     """
 
     card: DatasetCard
@@ -123,7 +122,7 @@ class _Pixels:
 
 
 def dataset_names() -> list[str]:
-    """Names of the cards in configs/datasets, with all members of families."""
+    """Names of the cards in configs/datasets, with members of families."""
     paths = sorted((config_dir() / "datasets").glob("*.toml"))
     return sorted(name for path in paths for name in _members(path, read_toml(path)))
 
@@ -226,7 +225,7 @@ def load_dataset(card: str | Path | DatasetCard, root: str | Path) -> Dataset:
 
     Args:
         card: a card, its name or file; "folder" is a plain folder of class folders.
-        root: folder (or manifest file) of the data.
+        root: folder or manifest file.
 
     Raises:
         UsageError, DataError: as `read_card`; problems in the data.

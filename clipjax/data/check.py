@@ -50,7 +50,7 @@ def check_dataset(
     """Every problem of the data at `root`, one sentence each.
 
     Args:
-        progress: called with each image's number of bytes.
+        progress: called with each image's bytes.
         decode: also read every image, JPEGs at an eighth of their size (quick; truncation still shows).
 
     Raises:

@@ -2,8 +2,7 @@
 
 - Label space: configs/labels/NAME.csv (`id,name` in label order).
 - Projection: configs/labels/FROM-to-TO.toml.
-- Prompt set: configs/prompts/NAME.txt (templates), or JSON with sentences per class (CuPL's format). `A+B`
-  joins two.
+- Prompt set: configs/prompts/NAME.txt (templates), or JSON with sentences per class (CuPL's format).
 
 A path works in place of a label space's or prompt set's name.
 """
@@ -57,8 +56,8 @@ class Projection:
     """Turns scores over one label space into scores over another.
 
     Attributes:
-        kind: "select" takes one class each, "max" the largest of a group (logits stay logits), "mean_prob"
-            averages a group's softmax probabilities.
+        kind: "select" takes one class each, "max" a group's largest (logits stay logits), "mean_prob" the
+            mean of its softmax probabilities.
         groups: for each class of `target`, indices into `source`.
     """
 
@@ -122,11 +121,11 @@ def load_labels(name: str | Path) -> LabelSpace:
 def load_projection(source: LabelSpace, target: LabelSpace) -> Projection | None:
     """The projection between two label spaces; None if their classes are the same.
 
-    Read from configs/labels/SOURCE-to-TARGET.toml. Without that file, a target whose ids are all in the
-    source takes those classes (folders named by ImageNet's synsets, say).
+    Read from configs/labels/SOURCE-to-TARGET.toml. Without that file, a target with only ids of the source
+    takes those classes (folders named by ImageNet's synsets, say).
 
     Raises:
-        UsageError: no such file, and the target has other classes.
+        UsageError: no such file, and other classes.
         DataError: the file does not fit the two spaces.
     """
     if source.ids == target.ids:
@@ -174,7 +173,7 @@ def load_prompts(name: str | Path) -> PromptSet:
 
     Raises:
         UsageError: an unknown prompt set.
-        DataError: a file is missing or no prompt set; both sets hold sentences.
+        DataError: a missing or wrong file; both sets hold sentences.
     """
     if "+" in str(name) and not is_file(Path(name)):
         parts = str(name).split("+")

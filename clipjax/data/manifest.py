@@ -1,8 +1,8 @@
 """The manifest: a data set's order, and its encoded images.
 
-Store keys, per-image rows and shards refer to images by manifest row. The digest depends on ids, labels,
-columns and image contents, not on the location. Embeddings depend on `images_digest`, without labels and
-columns, so tasks with other annotations of the same images share them.
+Store keys, per-image rows and shards refer to images by manifest row. Copies keep the digest: it depends on
+ids, labels, columns and image contents. Embeddings depend on `images_digest`, without labels and columns, so
+tasks with other annotations of the same images share them.
 """
 
 from __future__ import annotations
@@ -97,9 +97,9 @@ class Manifest:
 
     Attributes:
         ids: unique and stable: posix path relative to the root, or key.
-        labels: int32 [N], indices into the label names, if any.
+        labels: int32 [N], indices into the label names.
         columns: further JSON values, N by name (captions, groups, ...).
-        label_names: the data's own (folder name, class label), if known.
+        label_names: as the data spells them, if known.
         name: for messages and results; not in the digest.
         selection: how it was cut from the data set, "" for all; not in the digest.
     """
@@ -142,7 +142,7 @@ class Manifest:
         return self.__dict__["_images_digest"]
 
     def compute_digest(self, progress: Progress | None = None) -> str:
-        """The digest; `progress` gets the bytes of each image, hashed or cached."""
+        """The digest; `progress` gets each image's bytes, hashed or cached."""
         if "_digest" not in self.__dict__:
             rows, images = hashlib.sha256(), hashlib.sha256()
             for i, content in enumerate(self.opener.content_digests(progress)):

@@ -1,8 +1,8 @@
 """Pack loose images into shards with a manifest.json.
 
 A shard is read back and compared with its sources' SHA-256 before it appears by a rename or upload.
-manifest.json comes last. An interrupted run continues and keeps correct shards. Packing into a finished
-folder rewrites damaged shards.
+manifest.json comes last. An interrupted run continues; packing into a finished folder rewrites damaged
+shards.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def pack(
     Raises:
         UsageError: an unknown kind, a shard of no images, ArrayRecord on a bucket.
         DataError: a folder of something else, an unreadable image, a full disk, a shard that does not read
-            back; finished shards are kept.
+            back. Finished shards are kept.
     """
     if kind not in KINDS:
         raise unknown_name("format", kind, list(KINDS))

@@ -1,8 +1,8 @@
 """Random resized crop and flip on the host, seeded per image and epoch.
 
 Source: torchvision 0.29, `transforms.RandomResizedCrop.get_params`, `functional.resized_crop` and `hflip` on
-PIL images. For the same box and flip, pixels equal torchvision's to the byte. Boxes have the same
-distribution, drawn by NumPy's generator instead of torch's.
+PIL images. For the same box and flip, pixels are byte-equal. Boxes have the same distribution, but NumPy's
+generator draws them.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def augmented_pixels(
 ) -> np.ndarray:
     """One random view of an image, uint8 [S, S, 3] with S = `size`.
 
-    The image becomes RGB first, as in torchvision's folder loader. Raises DataError if it has no RGB form.
+    The image first becomes RGB, as in torchvision's folder loader. Raises DataError if it cannot.
     """
     image = to_rgb(image)
     box = sample_box(image.size, augmentation, rng)

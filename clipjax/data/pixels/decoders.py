@@ -1,9 +1,8 @@
 """How many threads or worker processes decode fastest: measured once, on images of the data set.
 
 Threads share one interpreter, which PIL releases while decoding and resizing; workers cost memory and seconds
-to start. `--workers auto` decodes the same images with each setting, reading them before so that the disk
-does not decide. The user's cache keeps the fastest by machine, pixel recipe, and the images' rough size and
-format.
+to start. All settings decode the same images, read before so that the disk does not decide. The user's cache
+keeps the fastest by machine, pixel recipe, and the images' rough size and format.
 """
 
 from __future__ import annotations
@@ -77,9 +76,8 @@ def choose(
     """The fastest setting for these images here, measured now or in an earlier run.
 
     Args:
-        rows: rows to decode; -1 is padding. With fewer than WORTH nothing is measured: the result is an
-            earlier run's, else `Decoders()`.
-        progress: show a bar on stderr.
+        rows: to decode; -1 is padding. Fewer than WORTH are not measured: without an earlier run's result
+            they get `Decoders()`.
         rate: replaces the measurement (images a second of a setting).
     """
     rows = rows[rows >= 0]
@@ -154,7 +152,7 @@ def _counts(first: int) -> Iterator[int]:
 def _look(manifest: Manifest, sample: Sequence[int]) -> dict[str, Any] | None:
     """The commonest format, and mean megapixels as a power of two; None if fewer than SAMPLE / 2 images open.
 
-    Reading warms the disk cache, so the first setting measured does not pay for the disk.
+    Reading warms the disk cache for the first setting measured.
     """
     formats, pixels = Counter(), []
     for row in sample:

@@ -103,11 +103,10 @@ def batches(
         batch_size: B. The last batch is padded with rows of -1 and pixels of zero.
         rows: indices into the manifest, default all; -1 is padding.
         workers: processes that decode; 0: threads of this process do.
-        threads: decoding threads per process; default one per core (one in a worker).
-        on_error: "raise" a DataError naming an unreadable image, or "skip": it becomes padding, listed in
+        threads: per process; default one per core (one in a worker).
+        on_error: "raise" a DataError for an unreadable image, or "skip": it becomes padding, listed in
             `skipped`.
-        augmentation, seed, epoch: the random view of this training seed and epoch replaces the recipe's
-            resize and crop.
+        augmentation, seed, epoch: a random view replaces the recipe's resize and crop.
 
     Raises:
         DataError: on iteration, in the order of the rows.
@@ -144,7 +143,7 @@ def process_rows(n_rows: int, batch_size: int, process_index: int, process_count
         process_rows(5, 2, 1, 2)    # [4, -1, -1, -1]
 
     Args:
-        batch_size: images per process and step.
+        batch_size: per process and step.
 
     Returns: int32 [steps * batch_size].
     """
@@ -225,11 +224,11 @@ def training_batches(
 
     Args:
         batch_size: B, images in one process's batch.
-        augmentation: random views; None: the recipe's pixels each time.
+        augmentation: random views; None: the recipe's pixels.
         labels: int [N], added to the batch.
-        captions: column with each image's caption, or captions (one is drawn each time).
-        tokenize: texts -> int32 [B,L]; without it the batch holds the texts.
-        class_tokens: int32 [K,T,L], T captions per class; one is drawn each time.
+        captions: column of captions, or of lists to draw one from each time.
+        tokenize: texts -> int32 [B,L]; default: the batch holds the texts.
+        class_tokens: int32 [K,T,L], T captions per class, one drawn each time.
         process_index, process_count: together the processes read every image once an epoch.
 
     Returns: iterator of {"pixels": uint8 [B,S,S,3], "row": int32 [B]} and, if asked for, "label" int32 [B],

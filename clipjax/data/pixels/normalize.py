@@ -20,8 +20,8 @@ def normalize(
     """(pixels / 255 - mean) / std per channel, on the device; works inside jit.
 
     XLA turns division by a broadcast value into multiplication by its reciprocal: off by 4.8e-7 from PyTorch
-    for CLIP's statistics. So each channel's 256 values are looked up, which is bit-equal. A TPU gathers
-    slowly, so it computes.
+    for CLIP's statistics. Looking up each channel's 256 values is bit-equal. A TPU gathers slowly, so it
+    computes.
 
     Args:
         pixels: uint8 [..., 3].

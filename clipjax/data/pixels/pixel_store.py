@@ -1,14 +1,13 @@
 """Stored pixels: an image is decoded once for all models that share a pixel recipe.
 
 A data set's resized uint8 pixels are an entry of a `clipjax.storage.store.Store`; a changed image makes
-another entry. The first model fills it from what it decodes anyway, a killed run continues, later models
-read.
+another entry. The first model stores what it decodes anyway, a killed run continues, later models read.
 
 - A shard has at most SHARD_BYTES, and a power of two rows: whole shards of pixels then make a shard of
   embeddings. It is read whole for its checksum; SHA-256 takes a fiftieth of the decoding time.
 - Shards leave out unreadable images. A reader decodes those again: the problem may be gone.
-- The store is optional: without room, a run logs a warning and keeps nothing. Only a data set larger than
-  the whole budget is refused.
+- The store is optional: without room, a run logs a warning and keeps nothing. Only a data set larger than the
+  whole budget is refused.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ class PixelStore:
     """A folder of decoded pixels.
 
     Attributes:
-        root: folder, created with the first entry, or bucket URL. Hosts need not share it.
+        root: folder or bucket URL, created with the first entry. Hosts need not share it.
         budget: bytes of all entries of pixels. The longest unused are removed to make room, except those
             being read.
     """
@@ -86,7 +85,7 @@ class PixelStore:
     ) -> Batches:
         """`clipjax.data.pixels.loader.batches`, byte for byte, from stored pixels where they exist.
 
-        A missing shard is decoded and stored whole, even if only some of its rows are asked for.
+        A missing shard is decoded and stored whole, even for some of its rows.
 
         Raises:
             UsageError: this data set's pixels alone exceed the budget; wrong options.
@@ -222,13 +221,13 @@ class _Once(grain.IterDataset[dict[str, Any]]):
 class _Reader(grain.DatasetIterator[dict[str, Any]]):
     """Batches, stacked as the loader's, from shards that are read, or decoded and stored.
 
-    Threads read a few stored shards ahead. Absent shards come from one stream of decoded images; a thread
-    stores each once complete. So memory holds at most READERS shards being read, one being decoded and one
-    being written.
+    Threads read a few stored shards ahead. Absent shards come from one stream of decoded images and are
+    stored once complete. So memory holds at most READERS shards being read, one being decoded and one being
+    written.
 
     Attributes:
         absent: shards not stored at the start.
-        keep: whether decoded shards are stored.
+        keep: whether to store decoded shards.
     """
 
     def __init__(self, entry: Entry, hold: IO[bytes], decoder: _Decoder, rows: np.ndarray):

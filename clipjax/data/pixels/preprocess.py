@@ -7,8 +7,8 @@ both processors put transparent images on white, as no other library does. What 
 
 - The long side is `int(size * long / short)`. Crop offsets use `round` (halves to even); transformers floors.
 - An image smaller than the crop is padded with zero in *its own* mode: in CMYK zero is white.
-- PIL antialiases, but silently resizes palette and 1-bit images with nearest. So the recipe fixes when an
-  image becomes RGB.
+- PIL antialiases, but resizes palette and 1-bit images with nearest. So the recipe fixes when an image
+  becomes RGB.
 - The EXIF orientation is not applied.
 - `decode="jpeg_scaled"` equals no reference; see `open_scaled`.
 """
@@ -52,13 +52,13 @@ class PixelRecipe:
         resize_size: side before the crop (timm: floor(image_size / crop_pct)).
         resize_mode: the side that becomes resize_size: "shortest", "longest" (then padded) or "squash"
             (both).
-        interpolation: "bicubic" or "bilinear", antialiased.
+        interpolation: always antialiased.
         rgb: the image becomes RGB "first" (torchvision's folder loader) or "last", after the crop (open_clip;
             timm takes RGB only).
         pre_crop: pixels cut from each side of the original (2 for ObjectNet's border).
         crop: start of the centre crop for an odd margin: "round" (half, to even: torchvision) or "floor"
             (transformers).
-        decode: "full", or "jpeg_scaled": JPEGs of four times the target and more are decoded smaller, unlike
+        decode: "full", or "jpeg_scaled": JPEGs of at least four times the target are decoded smaller, unlike
             the reference.
 
     Raises:
@@ -124,8 +124,8 @@ def open_scaled(
     """`open_image` for "jpeg_scaled"; also returns the `scale` for `to_pixels`.
 
     libjpeg decodes faster at an eighth, a quarter or a half: this takes the smallest that stays SCALED_GAP
-    times larger than the resized size in both directions. Other images, and those with a border to cut, are
-    decoded in full. Pixel values change; positions do not.
+    times larger than the resized size in both directions. Images with a border to cut, and those not JPEG,
+    are decoded in full. Pixel values change; positions do not.
     """
     scales: list[Scale] = []
 
@@ -154,13 +154,12 @@ def open_image(
     Args:
         source: the encoded file, or its path.
         name: for errors; default the path.
-        shrink: decode a JPEG at 1/shrink of its size; a function computes it from the header.
-        before: called with the opened image before it is decoded.
+        shrink: decode a JPEG at 1/shrink of its size; a function gets the image with its header read.
+        before: called with that image before it is decoded.
 
     Raises:
-        DataError: missing, truncated, not an image, or too large: more than `MAX_PIXELS` (then not decoded),
-            or texts that unpack to more than Pillow allows. Where Pillow's warnings are errors, the limit is
-            half of `MAX_PIXELS`.
+        DataError: missing, damaged, not an image, or too large: more than `MAX_PIXELS` (half of that where
+            Pillow's warnings are errors; not decoded then), or texts that unpack to more than Pillow allows.
     """
     name = name or (f"an image of {len(source)} bytes" if isinstance(source, bytes) else str(source))
     try:

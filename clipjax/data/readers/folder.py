@@ -31,8 +31,8 @@ def read_folder(
     A class folder may be a link; no folder may be reached twice (see `walk`).
 
     Args:
-        label_names: folder names in label order; exactly these must exist. Default: the sorted folder names
-            (by value if all are numbers).
+        label_names: exactly these folders must exist. Default: the sorted folder names (by value if all are
+            numbers).
         folder_is_index: folder names are the labels, 0 .. K-1 (ImageNet-V2).
         ignore_unknown: leave out folders that are not labels (ObjectNet's 200 beside ImageNet's).
         allow_missing: some labels may have no folder (the parts of ImageNet-D).

@@ -1,8 +1,8 @@
 """The reader of Hugging Face `datasets`' parquet files of encoded images.
 
-An image is a struct {bytes, path} (`datasets.Image`) or a binary column. Class names come from a
-`ClassLabel` in the schema's metadata, under `huggingface`. One pass reads the labels without the images; an
-image is read with its row group.
+An image is a struct {bytes, path} (`datasets.Image`) or a binary column. The schema's metadata, under
+`huggingface`, names the classes of a `ClassLabel`. One pass reads the labels without the images; an image is
+read with its row group.
 """
 
 from __future__ import annotations
@@ -61,11 +61,11 @@ def read_hf_parquet(
         label_names: default the declared ones.
         split: first part of the file names (`test-00000-of-00001.parquet`), if there are several.
         image: the image's column, if several may be it.
-        label: column of an int or class name. Default: the only declared class label, else "label" if it
-            exists, else no labels.
+        label: column of an int or class name. Default: the only declared class label, else "label", else no
+            labels.
         captions: column with a caption or a list of captions.
         key: column of unique names that become the ids.
-        check_names: False if the card only spells the classes in another way; the order is the same.
+        check_names: False if the card only spells the classes, in the same order, in another way.
 
     Raises:
         DataError: not parquet; schema or classes differ from the first file's, or classes from the card's; no
@@ -106,7 +106,7 @@ class ParquetOpener:
     Attributes:
         column: the binary leaf, e.g. "image.bytes".
         places: int64 [N, 4]: each image's file, row group, row in it, row in the file.
-        versions: of files on a bucket, where asking again costs a request; they reveal a replaced file.
+        versions: of files on a bucket, to notice a replaced file without another request.
     """
 
     files: tuple[str, ...]

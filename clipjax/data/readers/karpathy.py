@@ -58,8 +58,8 @@ def read_karpathy(
         max_captions: keep only an image's first captions; COCO is often cut to five.
 
     Raises:
-        DataError: an incomplete record, an unknown split, an image that is missing, listed twice or without a
-            caption, an empty caption.
+        DataError: an incomplete record, an unknown split, an image missing or listed twice, a missing or
+            empty caption.
     """
     path = _annotation_file(root, file)
     if max_captions is not None and max_captions < 1:

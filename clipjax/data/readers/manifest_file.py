@@ -19,16 +19,14 @@ def read_manifest_file(root: epath.Path, label_names: Names = None, *, file: str
     """A CSV, TSV or JSONL file with one image per row; other columns (captions, groups, ...) are kept.
 
     `path` is relative to the file; `label` is an int or class name; `id` replaces the path as the image's id,
-    and is needed if an image has several rows. A JSONL value may be a list (several captions).
+    as images with several rows need. A JSONL value may be a list (several captions).
 
     Args:
         root: the file, or its folder if `file` is given.
         label_names: default: the names in the data, sorted.
-        file: name below `root`.
 
     Raises:
-        DataError: a malformed or incomplete row, a missing image, a label outside the set, an id that occurs
-            twice.
+        DataError: a malformed or incomplete row, a missing image, a label outside the set, a repeated id.
     """
     path = root / file if file else root
     ids: dict[str, str] = {}

@@ -4,7 +4,7 @@
 
 The manifest has ids in order, images' SHA-256, labels, class names and columns. So a packed data set has its
 source's digest, and any card of the source reads it. `digest` is the SHA-256 of the record itself. Shards
-must be in the manifest's folder.
+outside the folder are refused.
 """
 
 from __future__ import annotations

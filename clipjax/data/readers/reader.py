@@ -2,8 +2,8 @@
 
 A module of this folder that sets `READER` is a reader; cards use the module's name. Its `read` maps `(root,
 label_names, **options)` to a Manifest. `label_names` are the labels as the data spells them (WordNet ids,
-folder names, class labels), in label order. No reader decodes an image, or needs TensorFlow or PyTorch. Paths
-are etils.epath's; on a bucket a `BucketPath`.
+folder names, class labels), in label order. No reader decodes an image, or needs TensorFlow or PyTorch.
+`root` is an etils.epath path; on a bucket a `BucketPath`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Reader:
     Attributes:
         read: see the module's docstring.
         layout: where the images are, for a check's hints: IMAGES (anywhere below the root), CLASS_FOLDERS
-            (one folder per class), ARCHIVES (shards, which stay packed), OTHER.
+            (one per class), ARCHIVES (shards, which stay packed), OTHER.
         recognises: whether a path without a card has this layout. None: a card is required.
         asked: lower numbers are asked first: 0 if the layout is certain, 1 by file endings, 2 to 4 for any
             list or folder.

@@ -1,7 +1,7 @@
 """Data sets of a few large files: find the files, and read parts of them.
 
-Shards are read at random, never unpacked. What a pass over a whole shard finds (members' places, images'
-SHA-256) is cached under the shard's path and version.
+Shards are read at random, never unpacked. What needs a pass over a whole shard (members' places, images'
+SHA-256) is cached under its path and version.
 """
 
 from __future__ import annotations
@@ -147,14 +147,12 @@ def _choices(pattern: Path, inside: str) -> list[str]:
 
 
 def remembered(path: Path, what: str, compute: Callable[[], Any]) -> Any:
-    """`compute()`, or its value cached by an earlier run.
+    """`compute()`, or its value cached by an earlier run; a failing cache only costs time.
 
     Args:
         path: an existing file; its version is part of the key.
         what: names the computation and its version, e.g. "tar members 1".
         compute: gives a JSON value that depends on the file alone.
-
-    A failing cache only costs time.
 
     Raises:
         DataError: the file changes meanwhile; also what `compute` raises.

@@ -31,7 +31,6 @@ def read_tfds(
     Args:
         root: version folder (with dataset_info.json), prepared as array_record or parquet.
         label_names: if given, must equal the declared class labels.
-        split: e.g. "test".
         image, label, key: features with the image, the class label and a unique name. Without a `key` (None,
             or no such feature) ids are record numbers.
 

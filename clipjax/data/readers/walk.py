@@ -1,8 +1,8 @@
 """Walk a folder of images: the only place where clipjax lists a data set's folders.
 
-Links are followed, but a folder reached twice is an error. A link to a folder around it would repeat images
-without end; two links to one folder would count images twice, or under two labels. Hidden names are skipped
-(also macOS's "._" copies of images).
+Links are followed, but a folder reached twice is an error: a link to a folder around it would repeat images
+without end, and two links to one folder would count images twice, or under two labels. Hidden names are
+skipped (also macOS's "._" copies of images).
 """
 
 from __future__ import annotations

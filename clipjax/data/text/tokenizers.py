@@ -5,8 +5,8 @@ repair and clean the text, cut it into letters, single digits and punctuation wi
 The `tokenizers` library only merges: its splitting differs on some Unicode text. No step looks across a
 space, so each word's ids are cached.
 
-The others follow `open_clip.tokenizer.HFTokenizer` over transformers' tokenizers.
-`clipjax.data.text.vocabularies` reads their files, which come with the weights; all other steps are here.
+The others follow `open_clip.tokenizer.HFTokenizer` over transformers' tokenizers. Their files come with the
+weights, and `clipjax.data.text.vocabularies` reads them; all other steps are here.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class Tokenizer:
 
     Attributes:
         files: vocabulary files that came with weights.
-        vocab_size: number of ids; 49408 for CLIP.
+        vocab_size: 49408 for CLIP.
         start, end: ids around every text; (49406,) and (49407,) for CLIP, () and (1,) for SigLIP.
         pad_id: fills the rest of the context; 0 for CLIP, 1 for the others.
     """

@@ -1,9 +1,9 @@
 """Vocabulary files that clipjax does not ship: SigLIP's, RoBERTa's and XLM-RoBERTa's.
 
-configs/tokenizers/NAME.toml states what such a file must hold. Only its vocabulary is read: pieces with
-scores and the table of characters (sentencepiece, without its library), tokens and merges (BPE), and a
-tokenizer.json's added tokens. The other steps are those of transformers 5.24, which rebuilds them too
-(`T5Tokenizer`, `XLMRobertaTokenizer`, `RobertaTokenizer`); the `tokenizers` library finds the best pieces.
+configs/tokenizers/NAME.toml states what a file must hold. Only its vocabulary is read: pieces with scores and
+the table of characters (sentencepiece, without its library), tokens and merges (BPE), and a tokenizer.json's
+added tokens. The other steps are those of transformers 5.24, which rebuilds them too (`T5Tokenizer`,
+`XLMRobertaTokenizer`, `RobertaTokenizer`); the `tokenizers` library finds the best pieces.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ class Rules:
     Attributes:
         model: "unigram" (sentencepiece) or "byte_bpe" (GPT-2's).
         clean: default cleaning; a model's configuration may name another.
-        vocab_size: number of ids, with special tokens.
         special: token -> id.
         start, end: ids around every text.
         pad: id that fills the rest of the context.
