@@ -35,7 +35,7 @@ def is_tied(scores: Num[jax.Array, "N K"]) -> Bool[jax.Array, " N"]:
 def class_counts(
     labels: Int[jax.Array, " N"], correct: Bool[jax.Array, " N"], *, num_classes: int
 ) -> tuple[Int32[jax.Array, " {num_classes}"], Int32[jax.Array, " {num_classes}"]]:
-    """Correct images and images of each class.
+    """Correct images and all images of each class.
 
     Labels outside 0..num_classes-1 (-1 marks padding) are not counted.
     """

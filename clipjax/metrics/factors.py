@@ -20,7 +20,9 @@ from clipjax.metrics.inputs import Weights, booleans, count_of_each, refuse
 
 @dataclass(frozen=True)
 class FactorCounts:
-    """Correct images (`hits`) and images (`total`), per factor and over all. Parts of a data set add up."""
+    """Correct images (`hits`) and all images (`total`), per factor and overall. Parts of a data set
+    add up.
+    """
 
     hits: Int[np.ndarray, " F"]
     total: Int[np.ndarray, " F"]
@@ -142,7 +144,7 @@ def worst_classes(
 def _sums(
     correct: Bool[jax.Array, " N"], factors: Bool[jax.Array, "N F"], counts: Int[jax.Array, " N"]
 ) -> tuple[Int32[jax.Array, " F+1"], Int32[jax.Array, " F+1"]]:
-    """Correct images and images per factor; last column: all images."""
+    """Correct and all images per factor; last column: overall."""
     everyone = jnp.ones((correct.shape[0], 1), bool)
     weighted = jnp.concatenate([factors, everyone], axis=1).astype(jnp.int32) * counts[:, None]
     return jnp.sum(jnp.where(correct[:, None], weighted, 0), axis=0), jnp.sum(weighted, axis=0)

@@ -68,7 +68,7 @@ class Protocol:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """Of what decides a match; title, source and `left_open` may change."""
+        """Digest of what decides a match; title, source and `left_open` may change."""
         whole = {"task": self.task, "datasets": self.datasets, "kind": self.kind, "asks": dict(self.asks)}
         return sha256_json(whole)
 

@@ -284,7 +284,7 @@ def _number(source: str, column: _Column, model: _Model, table: _Table) -> Numbe
 
 
 def as_csv(found: Iterable[Score]) -> str:
-    """In the format of configs/reference_scores.csv."""
+    """Scores in the format of configs/reference_scores.csv."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(FIELDS)

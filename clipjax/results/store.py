@@ -242,7 +242,7 @@ class ResultStore:
         return home
 
     def has(self, run_id: str) -> bool:
-        """On a disk, anything of its name counts."""
+        """Whether the run exists; on a disk, anything of its name counts."""
         home = self.root / run_id
         return (home / "run.json" if _on_bucket(home) else home).exists()
 

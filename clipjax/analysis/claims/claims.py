@@ -118,7 +118,6 @@ def check(
         level: of the intervals; default the ledger's.
         prompts: for numbers with several prompt sets, if the claim names none; default the ledger's.
         precision: the one to prefer.
-        correct: "none" or "holm".
         resamples: bootstrap draws; Holm's correction may take more.
 
     Raises:

@@ -44,7 +44,7 @@ class Sample:
     left_out: tuple[str, ...] = ()
 
     def values(self, column: Column) -> np.ndarray:
-        """float64 [N]."""
+        """The column's numbers, float64 [N]."""
         return np.array([cells[column].value for cells in self.cells], np.float64)
 
     def rows(self) -> list[Row]:
@@ -149,7 +149,7 @@ class Evidence:
 
 
 def _whole(cell: Cell) -> Cell:
-    """Makes rows of only part of a data set missing, and the value None."""
+    """Treat rows of only part of a data set as missing; the value is then None."""
     if cell.part is None:
         return cell
     parts = (f"{term_of(row)} ({words} do not count)" for row in cell.rows if (words := in_words(row)))

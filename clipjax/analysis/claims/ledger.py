@@ -86,7 +86,7 @@ class Part:
         return [column for column in (self.x, self.y, self.than) if column is not None]
 
     def __str__(self) -> str:
-        """ "r over imagenet: clip, against imagenet_models"."""
+        """E.g. "r over imagenet: clip, against imagenet_models"."""
         of = self.y.key + (f" less {self.than.key}" if self.than else "")
         of += f" over {self.x.key}" if self.x else ""
         if isinstance(self.pairs, tuple):
@@ -97,7 +97,7 @@ class Part:
 
     @property
     def bound(self) -> str:
-        """ "above 0", "within 0.01"."""
+        """The required side, e.g. "above 0", "within 0.01"."""
         if self.side in ("within", "apart"):
             return f"{self.side} {self.margin:g}" + (f" of {self.at:g}" if self.at else "")
         if self.side.startswith("not_"):

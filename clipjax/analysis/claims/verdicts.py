@@ -31,7 +31,7 @@ def summary(verdicts: Sequence[Verdict]) -> Table:
 
 
 def _fared(verdict: Verdict) -> str:
-    """ "holds: 4, cannot be told: 1"."""
+    """E.g. "holds: 4, cannot be told: 1"."""
     lacking = "no task yet" if verdict.claim.no_task else "not measured"
     words = Counter(finding.word if finding.measured else lacking for finding in verdict.findings)
     return ", ".join(f"{word}: {words[word]}" for word in (HOLDS, FAILS, UNKNOWN, lacking) if words[word])

@@ -14,8 +14,8 @@ from clipjax.analysis.trends.trends import Robustness, effective_robustness, fit
 def above_trend(spec: Spec, content: Content) -> Content:
     """The panel with y minus the trend `panel.above` at x, on a linear axis.
 
-    The trend is fitted on the scales of the panel's axes. With too few models everything is missing; so are
-    models with x outside the trend's range.
+    The trend is fitted on the scales of the panel's axes. Models with x outside its range are missing; with
+    too few models, all are.
     """
     panel = content.panel
     assert panel.y is not None

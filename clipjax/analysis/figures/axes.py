@@ -28,7 +28,7 @@ _SETS = [
 
 
 def ticks(low: float, high: float, scale: str) -> list[float]:
-    """In the metric's own units."""
+    """Tick values, in the metric's own units."""
     if scale == "linear":
         found = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
         return [t for t in (round(float(t), 12) for t in found) if low <= t <= high]
@@ -47,7 +47,7 @@ def ticks(low: float, high: float, scale: str) -> list[float]:
 
 
 def ends(places: np.ndarray) -> tuple[float, float]:
-    """Of an axis with these (transformed) places, margin included."""
+    """Ends of an axis with these (transformed) places, margin included."""
     low, high = float(places.min()), float(places.max())
     room = MARGIN * (high - low) or 0.05
     return low - room, high + room

@@ -129,7 +129,7 @@ def commands(spec: Spec) -> list[str]:
 def contents(
     spec: Spec, index: RowIndex, prompts: str | None = PROMPTS, precision: str = "parity"
 ) -> list[Content]:
-    """Per panel; arguments as in `analyze`."""
+    """The content of each panel; arguments as in `analyze`."""
     return [_content(spec, panel, index, prompts, precision) for panel in spec.panels]
 
 

@@ -59,8 +59,8 @@ class Content:
     """What a panel shows.
 
     Attributes:
-        points: all models with its numbers; in a strip x and y are the same number. The user's own models in
-            no group are drawn as `YOURS`. Others in no group are not drawn, but trends may use them.
+        points: all models with its numbers; in a strip x and y are the same number. Those in no group are
+            drawn as `YOURS` if they are the user's own, else not; trends may use them.
         missing: rows it lacks.
         placeless: the points in no group.
     """
@@ -107,8 +107,7 @@ class Places(NamedTuple):
     """One number of N points in coordinates of its axis.
 
     Attributes:
-        at: the points, [N].
-        ends: ends of their intervals (without one: the point itself), [2, N].
+        ends: of their intervals (without one: the point itself), [2, N].
         cut: whether the scale cuts an end, see `ends_on_scale`. bool [2, N].
     """
 
@@ -223,7 +222,7 @@ def axis_title(axis: Axis) -> str:
 
 
 def handles(spec: Spec, contents: Sequence[Content]) -> list[list[Line2D]]:
-    """The legend's entries: all groups of the figure, even without a model; shapes; lines; `own_marks`."""
+    """The legend's entries: all groups, even without a model; shapes; lines; `own_marks`."""
     shown = [(p, look) for content in contents for p, look in looks(spec, content) if look is not None]
     found = _counts((point, group) for point, (group, _) in shown)
     marks = [_mark(group, found.get(group.key, 0), bool(spec.shapes)) for group in spec.groups]
@@ -279,10 +278,7 @@ def _counts(some: Iterable[tuple[Point, Group]]) -> dict[str, int]:
 
 
 def members_of(line: FitLine, content: Content) -> list[Point]:
-    """The points that a trend is fitted to, drawn or not.
-
-    Without the user's own models in no group, unless `line.yours`.
-    """
+    """The points that a trend is fitted to, drawn or not; the user's own in no group only if `line.yours`."""
     apart = set() if line.yours else {each.model for each in content.placeless}
     some = [p for p in content.points if not (name_of(p) in apart and is_own(p.facts))]
     return [p for p in some if matches(p.facts, line.where)]
@@ -317,7 +313,7 @@ def _line(spec: Spec, line: FitLine, contents: Sequence[Content]) -> Line2D:
 
 
 def line_colour(spec: Spec, line: FitLine) -> str:
-    """Its own, or that of the group with its key."""
+    """The line's own colour, or that of the group with its key."""
     if line.colour is not None:
         return LINE_COLOURS[line.colour]
     return next((group.colour for group in spec.groups if group.key == line.key), INK)

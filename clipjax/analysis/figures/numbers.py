@@ -1,7 +1,7 @@
 """The numbers that a figure draws, as CSV: a line per point, a line per trend.
 
-Numbers are in the metric's own units (accuracies as fractions), unrounded; slopes and intercepts in
-coordinates of the axes' scales. docs/analysis.md describes every column.
+In the metric's own units (accuracies as fractions), unrounded; slopes and intercepts in coordinates of the
+axes' scales. docs/analysis.md describes every column.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class FigureNumbers:
 
     @cached_property
     def trends(self) -> list[list[Trend]]:
-        """Per panel, with intervals."""
+        """Trends per panel, with intervals."""
         return [trends_of(self.spec, content) for content in self.contents]
 
     def files(self) -> Iterator[tuple[str, str]]:

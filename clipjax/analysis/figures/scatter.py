@@ -83,7 +83,7 @@ def draw_scatter(spec: Spec, contents: Sequence[Content], commands: Sequence[str
 
 
 def draw_panel(area: Axes, spec: Spec, content: Content, gid: str) -> dict[str, list[str]]:
-    """Returns the points' names by gid of their collection."""
+    """Draw one panel; returns the points' names by gid of their collection."""
     panel = content.panel
     assert panel.y is not None
     points = drawn(spec, content)
@@ -156,7 +156,7 @@ def _broken(ends: ArrayLike) -> np.ndarray:
 
 
 def _draw_fit(area: Axes, spec: Spec, trend: Trend, panel: Panel, gid: str) -> None:
-    """From its first model to its last, with a white edge to stand out."""
+    """Draw the trend from its first model to its last, with a white edge to stand out."""
     line, found = trend.line, trend.fit
     if found is None:
         return

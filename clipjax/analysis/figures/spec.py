@@ -50,8 +50,7 @@ class Axis:
 class Panel:
     """One panel; a strip has no `y`.
 
-    Attributes:
-        above: key of a fit: y is then the number minus that trend (effective robustness).
+    `above`: key of a fit; y is then the number minus that trend (effective robustness).
     """
 
     title: str
@@ -268,7 +267,7 @@ def _figure(found: _Strip, path: Path) -> dict[str, Any]:
 
 
 def _groups(key: str, scheme: str | list[Any], only: Sequence[str], path: Path) -> tuple[Group, ...]:
-    """Those of a scheme of configs/groups.toml (`only` some), or the file's own."""
+    """The groups of a scheme of configs/groups.toml (`only` some), or the file's own."""
     if not isinstance(scheme, str):
         if only:
             raise DataError(f"{path}: only_{key} is for a scheme of configs/groups.toml")

@@ -50,7 +50,7 @@ RC: Any = {
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Sizes in inches; needs no display. Draw on it inside `matplotlib.rc_context(RC)`."""
+    """An empty figure, sizes in inches; needs no display. Draw on it inside `matplotlib.rc_context(RC)`."""
     with matplotlib.rc_context(RC):
         return Figure(figsize=(width, height), layout="constrained")
 

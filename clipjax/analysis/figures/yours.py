@@ -2,8 +2,8 @@
 
     look_of(spec, "mine", row["model_facts"])    # (YOURS, None) for a model whose facts are unknown
 
-A figure always shows the user's own models. Others that its groups exclude by a known fact (a standard ResNet
-among CLIPs) do not belong; `why_none` names that fact.
+A figure always shows the user's own models, but not others that its groups exclude by a known fact (a
+standard ResNet among CLIPs).
 """
 
 from __future__ import annotations
@@ -41,8 +41,7 @@ def is_own(facts: Mapping[str, Any]) -> bool:
 def look_of(spec: Spec, model: str, facts: Mapping[str, Any]) -> Look | None:
     """How a figure shows a model; None if it does not.
 
-    A model in no group is `YOURS` if it is the user's own or highlighted. Highlighted models show in any
-    figure.
+    In no group, it is `YOURS` if it is the user's own or highlighted. Highlighted models show in any figure.
     """
     highlighted = model in spec.highlight
     if not matches(facts, spec.models) and not highlighted:

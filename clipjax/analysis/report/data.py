@@ -83,13 +83,13 @@ class Interner:
         self._index: dict[Any, int] = {}
 
     def of(self, value: Any) -> int:
-        """-1 for null."""
+        """Index of a value; -1 for null."""
         if value is None:
             return -1
         return self._at((None, value) if isinstance(value, str) else json.dumps(value), value)
 
     def object(self, value: Mapping[str, Any] | None) -> int:
-        """Interns keys and values too."""
+        """Index of an object whose keys and values are interned too."""
         if value is None:
             return -1
         parts = (self._at(tuple(value), list(value)), *map(self.of, value.values()))
@@ -148,8 +148,7 @@ def _columns(rows: Iterable[Row]) -> Iterator[tuple[Term, Variant, dict[str, lis
 def _variants(rows: Sequence[Row]) -> dict[Variant, list[Row]]:
     """Rows of one number by way, for aspects in which some model has several ways.
 
-    A row without a way is in every variant; so are prompts of models with no others (CoOp's, learned with the
-    model).
+    A row without a way is in every variant; so are prompts learned with a model (CoOp).
 
         rows of A with prompts p and q, B with p, C (CoOp) with its own
         p: A, B, C        q: A, C
@@ -246,7 +245,7 @@ def _schemes(facts: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
 def _scheme(
     title: str, scheme: Sequence[Group], of: Sequence[Group | None], facts: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """A last group, `yours`, has the user's own models in no group."""
+    """A scheme as JSON; a last group, `yours`, has the user's own models in no group."""
     of = [YOURS if group is None and is_own(one) else group for group, one in zip(of, facts)]
     shown, whole = ("title", "colour", "marker", "filled"), [*scheme, *([YOURS] if YOURS in of else [])]
     return {

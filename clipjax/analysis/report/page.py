@@ -1,7 +1,7 @@
 """The report page: page.html with its style, scripts and data in one file, without network.
 
-A policy in the page lets a browser run only this script and fetch nothing. Text from results is escaped here
-or set as text by the script, so that no name becomes markup.
+A policy in the page lets a browser run only this script and fetch nothing. Text from results never becomes
+markup: it is escaped here or set as text by the script.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def _shown(specs: Sequence[Spec], draw: Callable[[Spec], Html]) -> Html:
 
 
 def _nothing(spec: Spec, why: str) -> DataError:
-    """`why` is `Done.why_empty`."""
+    """The error for an absent figure or table; `why` is `Done.why_empty`."""
     if why == "all":
         return DataError(f"{spec.title}: no rows; {' or '.join(commands(spec))} makes them")
     return DataError(f"{spec.title}: missing rows: {why}")
@@ -121,7 +121,7 @@ def _table(spec: Spec, index: RowIndex, taken: Taken) -> Html:
 
 
 def _sortable(name: str, caption: str, heads: Sequence[str], lines: Html) -> Html:
-    """The page's script sorts it by its head's buttons."""
+    """A table that the page's script sorts by its head's buttons."""
     buttons = [tag("th", tag("button", title, type="button"), scope="col") for title in heads]
     head = tag("thead", tag("tr", *buttons))
     table = tag("table", tag("caption", caption), head, tag("tbody", lines), class_="sortable", id=name)

@@ -2,9 +2,8 @@
 
     inline(Path("fig1.svg").read_bytes(), "fig1", "Accuracy by factor")
 
-Keeps shapes, texts and point names, which a browser shows under the mouse. Drops metadata, the style sheet
-(the root's style replaces its two rules) and unused ids. Other ids get the figure's name as prefix, so that
-figures do not use each other's shapes.
+Keeps shapes, texts and point names, which a browser shows under the mouse; drops metadata, the style sheet
+(the root's style replaces its two rules) and unused ids.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def inline(svg: bytes, name: str, title: str) -> Html:
 
     Args:
         svg: from matplotlib, with text as text.
-        name: prefix of its ids, unique on the page.
+        name: prefix of its ids, unique on the page: figures must not use each other's shapes.
         title: for screen readers.
     """
     root = ET.fromstring(xml(svg.decode()))  # matplotlib does not escape control characters

@@ -28,8 +28,7 @@ class Choices:
     Attributes:
         figures: names or files of figures and tables; None for all of clipjax.
         claims: a file of the form of configs/claims.toml; None for that file.
-        prompts, precision: of figures, tables and claims, as in `cells_of`. Default prompts: the study's, for
-            claims the file's.
+        prompts, precision: as in `cells_of`. Default prompts: the study's, for claims the file's.
         parts, highlight: as in `report_data`.
     """
 

@@ -49,7 +49,7 @@ class Column:
 
     Attributes:
         better: "higher", "lower" or "neither".
-        shared: what the rows share, so that their errors do not cancel; None if each has its own images.
+        shared: what the rows share, so that errors do not cancel; None if each has its own images.
         scale: of an axis, from `clipjax.analysis.rows.scales`.
     """
 
@@ -104,7 +104,7 @@ class RowIndex:
             self._found.setdefault(term_of(row), {}).setdefault(name, []).append(row)
 
     def of(self, term: Term) -> Mapping[str, Sequence[Row]]:
-        """By model name."""
+        """Rows of one number, by model name."""
         return self._found.get(term, {})
 
     def models_of(self, terms: Iterable[Term]) -> list[str]:
@@ -212,14 +212,11 @@ def _choose(model: str, term: Term, rows: Sequence[Row], prompts: str | None, pr
 
 
 def ways_of(rows: Sequence[Row], name: str) -> dict[str, str]:
-    """{each value of one part of the convention: a run with it}. Rows without a value agree with any.
-
-    Annotations compare by digest, shown after their name.
-    """
+    """{each value of one part of the convention: a run with it}. Rows without a value agree with any."""
     found: dict[str, str] = {}
     for row in rows:
         convention, recipe = row["convention"], row["recipe"]
-        if name == "annotations" and recipe.get(name):
+        if name == "annotations" and recipe.get(name):  # compared by digest
             way = " ".join(filter(None, (convention.get(name), recipe[name][:12])))
             found.setdefault(way, row["run_id"])
         elif name in convention:

@@ -3,8 +3,8 @@
     scheme = groups("paper")
     group = group_of(row["model_facts"], scheme)      # None: no group of the scheme fits the model
 
-A model belongs to the first group in its scheme (configs/groups.toml) whose conditions its facts meet. An
-unknown fact meets no condition: no model is placed by a guess.
+A model belongs to the first group in its scheme (configs/groups.toml) whose conditions its facts meet.
+Unknown facts meet none: no model is placed by a guess.
 """
 
 from __future__ import annotations

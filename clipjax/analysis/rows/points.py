@@ -63,8 +63,7 @@ def points_of_prompts(
 ) -> list[Point]:
     """A point per model and prompt set that has both numbers, set by set.
 
-    Args:
-        prompts: the sets, in order; default all in the rows, by name.
+    `prompts`: the sets, in order; default all in the rows, by name.
     """
     of_set: dict[str | None, list[Row]] = {}
     for row in rows:

@@ -5,9 +5,8 @@
     log       ln(a)                                                    positive values, e.g. NLL
     linear    a
 
-Probit and logit are infinite at 0 and 1, so a value from n images (`UNKNOWN_N` if unknown) is clipped to
-1/(2n) and 1 - 1/(2n), half an image from either end. This moves only 0 and 1: other proportions of n images
-are within.
+Probit and logit are infinite at 0 and 1: a value from n images (`UNKNOWN_N` if unknown) is clipped to 1/(2n)
+and 1 - 1/(2n), half an image from either end. Only 0 and 1 move: other proportions of n images are within.
 """
 
 from __future__ import annotations

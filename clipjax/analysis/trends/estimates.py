@@ -31,7 +31,7 @@ class Bounded:
 
 
 def bootstrapped(found: Estimate) -> Bounded:
-    """With its interval from a bootstrap over models.
+    """A number with its interval from a bootstrap over models.
 
     `EVERYTHING` for a level with less than one draw beyond each end.
     """

@@ -53,12 +53,12 @@ def compare_groups(
 ) -> GroupDifference:
     """Fit and compare the trends of two groups, drawn independently. A model in both widens intervals.
 
-    Results are None, with a reason, if a group has fewer than `resampling.FEWEST` models or one x; the offset
-    also if the groups share no x.
+    Results are None, with a reason, if a group has fewer than `FEWEST` models or one x; the offset also if
+    the groups share no x.
 
     Args:
         at: x of the offset, in the metric's own units.
-        settings: of `fit`. Default scales: those of the points' columns.
+        settings: of `fit_points`.
 
     Raises:
         UsageError, DataError: as `fit`.

@@ -48,7 +48,7 @@ class Lines(NamedTuple):
 
 
 def lines(x: np.ndarray, y: np.ndarray, method: str = "huber", stop: Stop = FINE) -> Lines:
-    """The line through each set of points; x is exact. float64 [R, N] each, finite."""
+    """The line through each set of points; x is exact. x, y: float64 [R, N], finite."""
     rows = max(1, _BLOCK // x.shape[1])
     parts = [
         _lines(x[at : at + rows], y[at : at + rows], method, stop) for at in range(0, max(len(x), 1), rows)
@@ -62,7 +62,7 @@ def _lines(x: np.ndarray, y: np.ndarray, method: str, stop: Stop) -> Lines:
 
 
 def least_squares(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> Lines:
-    """Weighted, in closed form about the weighted means."""
+    """Weighted least squares in closed form, about the weighted means."""
     total = weights.sum(1)
     centre_x, centre_y = (weights * x).sum(1) / total, (weights * y).sum(1) / total
     dx = x - centre_x[:, None]

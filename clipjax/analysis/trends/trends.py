@@ -199,8 +199,8 @@ def effective_robustness(points: Sequence[Point], baseline: Fit) -> list[Robustn
     """The effective robustness of each model, in order.
 
     The interval combines those of y, of the trend, and (through the trend) of x if it has y's level; its
-    method names them. Sides add up as squares (MOVER, Zou & Donner 2008), as for independent numbers: too
-    wide for numbers from the same images.
+    method names them. They add up as squares (MOVER, Zou & Donner 2008), as if independent: too wide for
+    numbers from the same images.
 
     Raises:
         UsageError: an x is off the trend's scale.
@@ -253,8 +253,8 @@ def _interval(
 def mean_robustness(points: Sequence[Point], baseline: Fit) -> Bounded:
     """Mean effective robustness of at least two models.
 
-    Two uncertainties add up as squares (MOVER): Student's t over the group, and the bootstrap over the
-    trend's models. They count as independent, so no model should be in both.
+    Adds up as squares (MOVER) Student's t over the group and the bootstrap over the trend's models. They
+    count as independent, so no model should be in both.
 
     Raises:
         UsageError, DataError: an x is off the trend's scale, or fewer than two points.

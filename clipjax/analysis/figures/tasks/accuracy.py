@@ -25,11 +25,7 @@ LABEL = 0.14
 def accuracy_figure(rows: Sequence[Row], out: str | Path) -> list[Path]:
     """Accuracy with intervals: a line per model, a panel per data set, best model on top.
 
-    Shows "top1" and "top5" of whole data sets. The number of per-class rows gives the line of chance. Writes
-    `out` with the endings .png and .pdf; returns both paths.
-
-    Raises:
-        DataError: no row has an accuracy, or the files cannot be written.
+    Shows "top1" and "top5" of whole data sets. The number of per-class rows gives the line of chance.
     """
     shown = [r for r in rows if r["metric"] in _ACCURACIES and r["slice"] is None and r["value"] is not None]
     if not shown:

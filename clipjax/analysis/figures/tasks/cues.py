@@ -18,13 +18,7 @@ Row = dict[str, Any]
 def shape_bias_figure(rows: Sequence[Row], out: str | Path) -> list[Path]:
     """Shape bias per category with interval, a marker per model; lines: over all images.
 
-    Writes `out` with the endings .png and .pdf; returns both paths.
-
-    Args:
-        rows: of the task shape_bias.
-
-    Raises:
-        DataError: no row is the shape bias of a category, or the files cannot be written.
+    `rows`: of the task shape_bias.
     """
     biases = [row for row in rows if row["metric"] == "shape_bias" and row["value"] is not None]
     parts = [row for row in biases if (row["slice"] or "").startswith("class:")]

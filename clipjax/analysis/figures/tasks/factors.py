@@ -17,14 +17,9 @@ Row = dict[str, Any]
 def factor_figure(rows: Sequence[Row], out: str | Path, variant: str = "top/filtered") -> list[Path]:
     """Error ratios with intervals: a line per factor, hardest on top, a marker per model.
 
-    Writes `out` with the endings .png and .pdf; returns both paths.
-
     Args:
         rows: of the task imagenet_x.
         variant: of the annotations, see `clipjax.tasks.imagenet_x`.
-
-    Raises:
-        DataError: no row is an error ratio of that variant, or the files cannot be written.
     """
     ratios = _ratios(rows, f"{variant}/factor:")
     if not ratios:

@@ -38,14 +38,9 @@ def methods_figure(
 ) -> list[Path]:
     """Fine-tuned models of one base: a panel per number, a line per model, the base as a dashed line.
 
-    Writes `out` with the endings .png and .pdf; returns both paths.
-
     Args:
         base: the model that all started from.
         models: fine-tuned ones, top to bottom, labelled with their method.
-
-    Raises:
-        DataError: no model has any of the numbers, or the files cannot be written.
     """
     everyone = [base, *models]
     found = {
@@ -85,16 +80,13 @@ def alpha_figure(
 ) -> list[Path]:
     """WiSE-FT's curve: accuracy on the fine-tuning data against accuracy on each shift, by alpha.
 
-    Writes `out` with the endings .png and .pdf; returns both paths.
-
     Args:
         rows: of interpolated models (with alpha in their lineage), task zeroshot.
         reference: data set of the horizontal axis.
         written: alpha of the model kept; its points get a ring.
 
     Raises:
-        DataError: fewer than two alphas have an accuracy on `reference`, there is no other data set, or the
-            files cannot be written.
+        DataError: fewer than two alphas have an accuracy on `reference`, or there is no other data set.
     """
     found = {
         (row["dataset"], _alpha(row)): row

@@ -29,13 +29,7 @@ NAMES = {
 def reliability_figure(rows: Sequence[Row], out: str | Path) -> list[Path]:
     """Accuracy against confidence per bin, before and after temperature scaling; below, the bins' sizes.
 
-    Writes `out` with the endings .png and .pdf; returns both paths.
-
-    Args:
-        rows: of one run of the task `calibration`.
-
-    Raises:
-        DataError: the rows have no reliability diagram, or the files cannot be written.
+    `rows`: of one run of the task `calibration`.
     """
     bins = {state: _bins(rows, state) for state in STATES}
     shown = [state for state in STATES if bins[state]]
@@ -96,14 +90,9 @@ def _title(rows: Sequence[Row], state: str) -> str:
 def ood_figure(rows: Sequence[Row], images: Mapping[str, Any], out: str | Path) -> list[Path]:
     """Histograms of every score, in- against out-of-distribution, with AUROC and the 95 % threshold.
 
-    Writes `out` with the endings .png and .pdf; returns both paths.
-
     Args:
         rows: of one run of the task `ood`.
         images: its per-image table, column -> values.
-
-    Raises:
-        DataError: the table has no OOD scores, or the files cannot be written.
     """
     scores = [name for name in NAMES if name in images]
     if not scores or "in_distribution" not in images:
