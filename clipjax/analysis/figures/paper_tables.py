@@ -39,8 +39,9 @@ FIELDS = (
 
 @dataclass(frozen=True)
 class FilledLine:
-    """`model` and all `cells` are None if nothing was measured. `published`: the paper's number per
-    column.
+    """A line of a table; `model` and all `cells` are None if nothing was measured.
+
+    `published`: the paper's number per column.
     """
 
     line: TableLine

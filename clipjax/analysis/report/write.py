@@ -1,6 +1,8 @@
-"""The report: result rows -> one HTML page of tables, plots, figures and claims. Imports no JAX.
+"""The report: result rows -> one HTML page of tables, plots, figures and claims.
 
-write_report(ResultStore("results").rows(), Path("report.html"), "results")
+    write_report(ResultStore("results").rows(), Path("report.html"), "results")
+
+Imports no JAX.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Models as points of two numbers, for scatter plots, trends and claims.
 
-points(rows, x, y)    # one Point per model that has both
+    points(rows, x, y)    # one Point per model that has both
+
+`Cell.missing` (`cells_of`) tells why a model is not a point.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def _accuracy_panel(panel: Axes, rows: Sequence[Row], models: Sequence[str], cla
 
 
 def _value_label(panel: Axes, value: float, height: int, chance: float | None) -> None:
-    """Above the marker, or beside the line of chance where they would overlap."""
+    """Draw the value above its marker, or beside the line of chance where they would overlap."""
     crossed = chance is not None and abs(value - chance) < LABEL / 2
     panel.annotate(
         f"{value:.1%}",
