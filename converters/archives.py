@@ -56,8 +56,6 @@ def open_zip(path: Path) -> Source:
 
 
 class _Archive:
-    """A zip archive of uncompressed entries, each a place in the file."""
-
     def __init__(self, path: Path) -> None:
         self.path = path
         with _DirectoryFile(path) as file, zipfile.ZipFile(file) as archive:
@@ -132,7 +130,7 @@ class _Archive:
 
 
 class _DirectoryFile(io.FileIO):
-    """Limits a read, because zipfile reads a directory of whatever length the archive states."""
+    """Limits reads: zipfile reads a directory of whatever length the archive states."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > _MOST_DIRECTORY:

@@ -47,7 +47,6 @@ _cached: ContextVar[bool] = ContextVar("cached", default=False)
 
 @contextmanager
 def only_cached() -> Iterator[None]:
-    """Inside it nothing is downloaded."""
     token = _cached.set(True)
     try:
         yield
@@ -139,7 +138,6 @@ def _from_hub(repo: str, filename: str | None, revision: str | None) -> Resolved
 
 
 def _file(repo: str, name: str, revision: str | None) -> Path | None:
-    """From the hub's cache, downloaded if needed; None if the repository lacks it."""
     import huggingface_hub
     from huggingface_hub import errors
 

@@ -33,7 +33,10 @@ class Op:
         return self.axes is None and not self.flat and not self.lead
 
     def source_shape(self, leaf: tuple[int, ...]) -> tuple[int, ...] | None:
-        """The shape that the source must have; None if this op cannot make such a leaf."""
+        """The shape that the source must have; None if this op cannot make such a leaf.
+
+        OPS["q_linear"].source_shape((4, 8)) == (24, 4): q, k and v of [8, 4], stacked.
+        """
         if self.axes is not None:
             if len(leaf) != len(self.axes):
                 return None

@@ -48,7 +48,7 @@ class Row:
         return any(_LAYER.fullmatch(name) for name in re.findall(r"\{([^}]+)\}", self.source))
 
     def key(self, names: Mapping[str, str], layer: int | None) -> str:
-        """For one layer of a leaf whose path gave `names`."""
+        """The source's key, names and layer filled: "h.{i+1}.{part}.w", {"part": "mlp"}, 2 -> "h.3.mlp.w"."""
 
         def value(match: re.Match[str]) -> str:
             if found := _LAYER.fullmatch(match[1]):
@@ -58,8 +58,6 @@ class Row:
         return re.sub(r"\{([^}]+)\}", value, self.source)
 
     def within(self, prefix: str, values: Mapping[str, str]) -> Row:
-        """The row as another table includes it."""
-
         def fill(template: str) -> str:
             for name, value in values.items():
                 template = template.replace(f"{{{name}}}", value)

@@ -209,7 +209,6 @@ def _place_record(folder: Path, place: Place, identity: str) -> dict[str, Any]:
 
 
 def _reached_from(folder: Path, place: Place) -> bool:
-    """Whether the base can stay where it is."""
     if isinstance(url := placed(place.source), BucketPath):
         return not f"{url}/".startswith(f"{folder}/")
     if not os.path.isabs(place.source):  # a registered id, a repository

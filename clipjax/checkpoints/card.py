@@ -296,7 +296,7 @@ def card_from_dict(record: Mapping[str, Any], where: str) -> Card:
             f"{where}: facts_origin is {record['facts_origin']!r}, should be {', '.join(ORIGINS)} or null"
         )
     if isinstance(pixels := record.get("preprocess"), Mapping):
-        record["preprocess"] = {"crop": "round", **pixels}  # older cards do not have it
+        record["preprocess"] = {"crop": "round", **pixels}  # older cards lack it
     given = {"weights": None, "label_space": None}
     return read(Card, record, where, given=given, how={Arch: arch_from_dict}, whole=True)
 

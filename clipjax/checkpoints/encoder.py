@@ -104,5 +104,4 @@ class Encoder(Protocol):
 
 
 def embeds_at_unit_norm(card: ModelCard) -> bool:
-    """Whether the head reads embeddings of unit norm."""
     return card.kind == "zero_shot" or card.normalize_features

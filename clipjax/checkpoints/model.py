@@ -82,12 +82,12 @@ class Model:
         return Network(self.card.arch)
 
     def _replace(self, **changes: Any) -> Model:
-        files = vars(self).get("_tokenizer_files", self.tokenizer_files)  # also those found meanwhile
+        files = vars(self).get("_tokenizer_files", self.tokenizer_files)  # those found after loading, too
         own = {"weights": self.card.weights, "tokenizer_files": files}
         return dataclasses.replace(self, **(own | changes))
 
     def settled(self) -> Model:
-        """The model, with the digest of tokenizer files that were found after loading in its card."""
+        """The model with tokenizer files that were found after loading: their digest is in its card."""
         return self.with_tokenizer() if "_tokenizer" in vars(self) else self
 
     def with_params(self, params: Mapping[str, Any]) -> Model:
@@ -107,7 +107,6 @@ class Model:
         return self._replace(card=card, params=params, origin=origin, weights=None, place=None)
 
     def with_card(self, card: Card) -> Model:
-        """The model with another card; params and files stay."""
         seen = self.settled().card.tokenizer
         if card.tokenizer == self.card.tokenizer != seen and seen is not None:
             card = card.with_tokenizer_files(str(seen.sha256))

@@ -88,7 +88,6 @@ class Checkpoint:
     origin: Origin
 
     def carried(self) -> dict[str, np.ndarray]:
-        """The carried tensors by the reference's key."""
         return {key.removeprefix(_CARRIED): tensor.read() for key, tensor in self.plan.carried.items()}
 
 
@@ -116,7 +115,7 @@ def load_checkpoint(file: CardFile, target: Mapping[str, Any], *, verify: bool =
     """Open a checkpoint for an architecture; `load_params` reads it.
 
     Args:
-        target: the abstract params, `Network(arch).abstract_params()`.
+        target: the abstract params.
         verify: also read all of the weights and compare their SHA-256.
 
     Raises:

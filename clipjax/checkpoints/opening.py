@@ -163,7 +163,7 @@ def _open_foreign(found: Resolved, card: Card | None, stated: Stated, asked: str
 
 
 def _card_beside(found: Resolved, facts_of: str | None) -> Card:
-    """From the configuration beside the weights, else of `facts_of`."""
+    """The card from the configuration beside the weights, else that of `facts_of`."""
     record = read_foreign_card(found.folder)
     if record is not None:
         return card_from_dict(record, str(found.folder))

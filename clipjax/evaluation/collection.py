@@ -70,16 +70,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs, and one line for each missing data set."""
-
     jobs: list[Job]
     missing: list[str]
 
 
 @dataclass(frozen=True)
 class Done:
-    """A finished run, with its result or its error."""
-
     job: Job
     result: Result | None
     error: Exception | None = None
@@ -144,14 +140,14 @@ def plan(
 
     Raises:
         UsageError: no task, collection or prompt set has that name.
-        DataError: no data set is there; names the folders looked for.
+        DataError: no data set exists; names the folders.
     """
     chosen = collection(name)
     sets = _prompt_sets(prompts or chosen.prompts)
     base, jobs, missing = buckets.place(data_root).expanduser(), [], _Missing()
     places, located = places or {}, cards_below(base)
     for task in map(find_task, chosen.tasks):
-        # Captions take a template as well, but only when they are asked for by name.
+        # Captions take a template, too, but only if the user names the task and the prompts.
         repeated = "head" in task.needs or (name == task.name and bool(prompts))
         for data in (data for data in located if chosen.takes(data.card, task.name)):
             if only and not {data.card.name, data.card.name.partition(":")[0]}.intersection(only):
@@ -182,7 +178,6 @@ def survey(data_root: str | Path, *, decode: bool = False) -> Iterator[tuple[Loc
 
 
 def card_problems(card: DatasetCard) -> list[str]:
-    """What the card's tasks would miss beside the images: annotations, the ID set's card."""
     problems = []
     for name in card.tasks:
         try:
@@ -209,7 +204,7 @@ def evaluate_all(
 ) -> Iterator[Done]:
     """Run the jobs in order; a failed job does not stop the others.
 
-    With a store, small data sets are embedded first, in one stream. Its cost is in the statistics of the
+    With a store, small data sets are embedded first, in one stream, whose cost is in the statistics of the
     first job that reads them.
 
     Args:
@@ -217,7 +212,7 @@ def evaluate_all(
             applicable".
         jobs: from `plan`. For a model with its own head, jobs that differ only in prompts run once.
         request: for all jobs, which override data sets and prompts.
-        results: a folder for rows and per-image tables; None writes nothing.
+        results: as in `clipjax.evaluate`.
         announce: called before each job with its number (from 1), the number of jobs, and the job.
         loaded: data sets that other calls have read.
         catch: exceptions, besides ClipjaxError, that fail one job only.
@@ -259,7 +254,6 @@ def _embed_ahead(
 
 
 def distinct(jobs: Iterable[Job], own_head: bool) -> list[Job]:
-    """Each run once; a model with its own head drops prompts."""
     found: dict[tuple[str, str, str | None], Job] = {}
     for job in jobs:
         if own_head and "head" in find_task(job.task).needs:

@@ -36,10 +36,10 @@ class Comparison:
     Attributes:
         metric: as in the rows, followed by its slice, if any ("auroc score:msp").
         difference: second - first.
-        interval: of the difference; None if no resample differs from another.
+        interval: of the difference; None if all resamples are equal.
         p_value: two-sided, of no difference.
         p_holm: corrected for all comparisons of the call.
-        test: "mcnemar_exact" or "paired_bootstrap_1000", whose p is at least 2 / 1001.
+        test: "mcnemar_exact" or "paired_bootstrap_1000", with p of at least 2 / 1001.
         n: number of images.
         gained, lost: images that only the second or only the first run has right; None for other metrics.
         runs, models: of the first and of the second.
@@ -124,10 +124,10 @@ def compare_runs(
             space.
 
     Raises:
-        UsageError: no run, model or metric of that name; both are one run; or a task and data set has several
-            pairs of runs made in the same way.
+        UsageError: no run, model or metric of that name; both are one run; or several pairs of runs match for
+            one task and data set.
         DataError: the runs differ in task, data set, images or annotations, or another version made them; no
-            runs of the models were made in the same way; or one of `metrics` cannot be compared.
+            runs of the models match; or one of `metrics` cannot be compared.
     """
     check_bootstrap(resamples, seed)
     choice = Choice(prompts, precision, labels)

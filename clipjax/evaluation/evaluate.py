@@ -51,7 +51,7 @@ def evaluate(
     """Run one task.
 
     Args:
-        model: what `load_model` takes or returns, or a model from `clipjax.wrap`.
+        model: an argument or result of `load_model`, or a model from `clipjax.wrap`.
         task: a task in `clipjax.tasks`.
         dataset: a data set card (name, file or object) with `root`; a `Dataset`; or just a folder.
         root: the folder of the data. Without a card: class folders, images without labels, or a CSV/JSONL
@@ -63,7 +63,7 @@ def evaluate(
             that the data set's card names, else "imagenet_val".
         annotations: file or folder for a task that reads some; default: the task's own.
         limit, seed: evaluate a random sample of this many images; `seed` also seeds the bootstraps.
-        resamples: number of bootstrap resamples.
+        resamples: of the bootstraps.
         per_device_batch: images on a device in one step, or "auto": the fastest here, measured once.
         params: whole on each device ("replicated"), cut over them ("sharded"), or as fits ("auto").
         precision: of the towers, "parity" or "fast"; heads, scores and metrics are always float32.

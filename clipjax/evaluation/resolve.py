@@ -28,7 +28,7 @@ from clipjax.tasks.task import Annotations, Task
 
 DEFAULT_PROMPTS = "openai_80"
 DEFAULT_ID = "imagenet_val"
-CAPTION = "{}"  # a caption as it stands
+CAPTION = "{}"  # the caption alone
 
 
 def resolve(model: Encoder, task: Task, asked: Request) -> Subject:
@@ -212,7 +212,7 @@ def _zeroshot_prompts(model: Encoder, space: LabelSpace, prompts: str | Path | P
 
 
 def _caption_template(model: Encoder, task: Task, prompts: str | Path | PromptSet | None) -> PromptSet | None:
-    """By default captions as they stand."""
+    """By default captions stay as they are."""
     if "captions" not in task.needs:
         return None
     chosen = PromptSet("captions as they stand", (CAPTION,)) if prompts is None else _prompt_set(prompts)
@@ -226,7 +226,6 @@ def _prompt_set(prompts: str | Path | PromptSet) -> PromptSet:
 
 
 def _check_words(space: LabelSpace, prompts: PromptSet) -> None:
-    """Refuse a class without a prompt, or classes that are codes, not words."""
     for name in space.classes:
         prompts.of_class(name)
     if all(re.fullmatch(r"n\d{8}", name) for name in space.classes):

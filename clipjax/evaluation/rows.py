@@ -34,7 +34,7 @@ NO_STATS = EmbedStats(0, 0, 0, 0.0, 0.0, (), 0)
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What `evaluate` returns.
+    """The result of `evaluate`.
 
     Attributes:
         rows: the result rows (configs/result_row.schema.json), also per class. With `compare_precision`: of

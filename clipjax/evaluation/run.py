@@ -137,7 +137,6 @@ def _profile(subject: Subject, precision: str, compute: Compute, results: str | 
 
 
 def prepare(subject: Subject, precision: str, compute: Compute) -> tuple[Embeddings, Inputs]:
-    """The embeddings of the run's own data set, and the task's inputs."""
     # Build the head first: it is cheap and the likelier to fail.
     make = functools.partial(_head, subject, precision, compute)
     head = on_all(make, f"make the head for {subject.part.name}", apart=compute.store is None)

@@ -23,7 +23,7 @@ from clipjax.results.store import ResultStore
 from clipjax.storage.digests import canonical_json
 
 Place = tuple[Path, str]  # a folder of results, a run id in it
-# Keys of a recipe that do not matter here: the model's own, those of the bootstrap, and those in `how`.
+# Keys of a recipe that do not matter here: the model's, the bootstrap's, and those in `how`.
 OF_MODEL = {"model", "forward", "logit_scale", "logit_bias", "pixels", "tokenizer", "adapter", "params"}
 OF_MODEL |= {"head_classes", "normalize_features", "predictions", "format", "bootstrap", "projection"}
 OF_MODEL |= {"prompts", "skipped"}  # `_recipe` adds prompts by name and digest
@@ -101,7 +101,7 @@ def pairs_of(
 
 
 def _runs_of(name: str, results: Path) -> tuple[dict[tuple[str, str], list[_Run]], bool]:
-    """By task and data set, newest first; and whether the name is one run's."""
+    """A name's runs by task and data set, newest first; and whether the name is a run's."""
     if ((folder := ResultStore(name).root) / "run.json").is_file():
         folder = folder.resolve()
         run = _Run((folder.parent, folder.name), ResultStore(folder.parent).run(folder.name)[0])
@@ -146,7 +146,7 @@ def _chosen(runs: Sequence[_Run], choice: Choice) -> list[_Run]:
 
 
 def _matching(first: Sequence[_Run], second: Sequence[_Run]) -> Pairs:
-    """By recipe, else by `how`; only complete runs if there are any."""
+    """Pairs of equal recipes, else of equal `how`; only complete runs, if any."""
     for key in (_recipe, _words):
         pairs = [(a, b) for a in _newest(first, key) for b in _newest(second, key) if _alike(a, b, key)]
         whole = [pair for pair in pairs if all(is_whole(run.row) for run in pair)]

@@ -74,7 +74,7 @@ class Part:
         labels, label_space: int [N] and their classes, or None.
         projection: from the head's classes to these; None if they are the same.
         pixels: the model's pixel recipe on this data set.
-        share: which of the card's images there are, before sampling (`missing_of`); None: all.
+        share: which of the card's images exist, before sampling (`missing_of`); None: all.
         variant: the member of a family of data sets; empty without a family.
     """
 
@@ -89,10 +89,7 @@ class Part:
     share: dict[str, int] | None
 
     def recipe(self) -> dict[str, Any]:
-        """What decides the numbers of this part.
-
-        The name counts: it seeds the bootstrap, and two cards may have the same images.
-        """
+        """What decides this part's numbers; the name does, too: it seeds the bootstrap."""
         return {
             "dataset": self.name,
             "images": self.manifest.digest,

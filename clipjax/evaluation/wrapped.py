@@ -212,7 +212,6 @@ def _identity(size: int) -> dict[str, np.ndarray]:
 def _preprocess(
     image_size: int, resize_size: int | None, mode: str, interpolation: str, mean: Triple, std: Triple
 ) -> Preprocess:
-    """Raises UsageError for sizes, modes and statistics that make no sense."""
     channels = {"mean": mean, "std": std}
     for what, values in channels.items():
         array = np.asarray(values, np.float64)

@@ -6,9 +6,7 @@ logits ("before") and of logits / T ("after"). With fewer or coarser classes, lo
 
 T is fitted on the calibration half of the in-distribution (ID) set and applied to every data set. The split
 is recorded (`calibration.half_split`, or a column `calibration`); the ID set is reported on its test half
-alone.
-
-A bootstrap keeps the data set's bin edges: an image stays in its bin.
+alone. A bootstrap keeps the data set's bin edges.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@ Zero-shot models choose among the category names (`top1`) with the reference's p
 classifier's 1,000 classes are projected to categories; the reference's number is its `top1_full`: the best of
 all 1,000 belongs to the category.
 
-The study asks among four: the true category and the three *wrong* ones of which a selection model is most
-confident. With the model's own list this is the 113-way answer (`top1_4way_own` = `top1`); with another's it
-is `top1_4way_list`. Lists are `annotations`: the images.parquet of a run of this task (column `failures`), or
-a CSV file `id,category1,category2,category3`.
+The study asks among four: the true category and a selection model's three most confident *wrong* ones. With
+the model's own list this is the 113-way answer (`top1_4way_own` = `top1`); with another's it is
+`top1_4way_list`. Lists are `annotations`: the images.parquet of a run of this task (column `failures`), or a
+CSV file `id,category1,category2,category3`.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ HEADER = ("id", "category1", "category2", "category3")
 
 @dataclass(frozen=True)
 class CategoryLists:
-    """The wrong categories of each image of which a selection model is most confident.
+    """A selection model's three most confident wrong categories of each image.
 
     Attributes:
         name: the selection model, from its run, else the file's name.
         source: the file, for messages.
-        wrong: image id -> three category ids or names; None: each model's own.
+        wrong: image id -> category ids or names; None: each model's own.
         digest: SHA-256 of the contents.
     """
 

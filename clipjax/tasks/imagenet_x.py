@@ -1,8 +1,8 @@
 """Visual factors (ImageNet-X): how accuracy depends on pose, background, size, texture, ...
 
 Annotators named the factors in which an image departs from its class's prototypes: all ("multi") and the most
-distinctive one ("top"). Prototypes are left out ("filtered") or in ("kept"). The default of these four
-variants, top/filtered, is the reference's and by all evidence the paper's.
+distinctive one ("top"). Prototypes are left out ("filtered") or in ("kept"). The default, top/filtered, is
+the reference's and, on all evidence, the paper's.
 
 Slices: none for all images of the default, `multi/filtered` for all images of another variant,
 `top/filtered/factor:pose` for a factor.
@@ -126,9 +126,8 @@ def join(
 
 
 def _read_classes(rows: Sequence[tuple[str, Mapping[str, str]]], about: About) -> dict[str, Any]:
-    """The CSV format of facebookresearch/imagenetx."""
     space = about.label_space
-    assert space is not None  # that of the task's own data set
+    assert space is not None  # the task's own data set has one
     classes, chances = [], []
     for where, row in rows:
         classes.append(class_number(row[CSV[1]], CSV[1], space, where))
@@ -346,7 +345,7 @@ def _error_ratio(counts: FactorCounts, variant: str, k: int, draws: _Draws, plac
 
 
 def _ece(table: _Table, variant: str, group: int, draws: _Draws, place: str | None) -> Measure:
-    """ECE of all images of a variant (group 0) or of those with a factor."""
+    """Of all images of a variant (group 0) or of those with a factor."""
     members = table.groups(variant)[:, group]
     edges = calibration.equal_width_edges(BINS)
     bins = calibration.reliability(table.confidence, table.correct[""], edges, weights=members)

@@ -2,9 +2,9 @@
 
 The data set's images are out of distribution (OOD), those of `Inputs.id` in distribution (ID). One head over
 the ID classes scores both; a larger score means more in-distribution (`clipjax.metrics.ood_scores`). Measures
-(`clipjax.metrics.detection`): AUROC, areas under precision-recall curves, and FPR95 by four conventions, each
-under its own name. The paper's score comes first, without a slice: MCM for a zero-shot model, MSP for a
-classifier. Scores of raw cosines need a zero-shot head, not a classifier or a cache of images.
+(`clipjax.metrics.detection`): AUROC, areas under precision-recall curves, and FPR95 by four conventions. The
+paper's score comes first, without a slice: MCM for a zero-shot model, MSP for a classifier. Scores of raw
+cosines need a zero-shot head, not a classifier or a cache of images.
 
 Columns of the OOD set add numbers:
 
@@ -109,7 +109,7 @@ def _scores(
 def _blocks(
     head: Head, part: Inputs, projection: Projection | None
 ) -> Iterator[tuple[jax.Array | None, jax.Array]]:
-    """Cosines (None if the head has none) and logits over the ID classes, a block of images at a time."""
+    """A block of images at a time: cosines (None if the head has none) and logits over the ID classes."""
     if projection is not None and projection.kind == "mean_prob":
         raise DataError(
             f"scores over {projection.target} are averages of probabilities over {projection.source}, which "
@@ -117,7 +117,7 @@ def _blocks(
         )
     cosine = cosine_head(head)
     if cosine is not None and head.bias is None:
-        # One product for both. The logits are those of every other task, to the last bit.
+        # One product for both: the logits equal every other task's, to the last bit.
         for _, scores in score_blocks(head, part.features, projection, ids=part.ids):
             yield scores.values / np.float32(head.scale), scores.values
         return
@@ -313,7 +313,7 @@ def _draws(
     second: tuple[str, int],
     clusters: np.ndarray | None = None,
 ) -> dict[Any, np.ndarray]:
-    """The bootstrap's values; empty if a side has fewer than two units to draw."""
+    """Empty if a side has fewer than two units to draw."""
     units = second[1] if clusters is None else int(clusters.max()) + 1
     if min(first[1], units) < 2:
         return {}
@@ -322,7 +322,6 @@ def _draws(
 
 
 def _of_classes(sides: Sides, classes: np.ndarray) -> list[Measure]:
-    """AUROC and FPR of each OOD class against all ID images, by the first score."""
     known, others = sides
     names, codes = np.unique(classes, return_inverse=True)
     rates = detection.class_values(detection.rank(known, others), codes)["fpr95_ninco"][0]

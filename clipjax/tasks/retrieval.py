@@ -82,8 +82,9 @@ def measure(images: Columns, about: About) -> list[Measure]:
 
 
 def per_image(images: Columns) -> dict[str, np.ndarray]:
-    """Each image's number of captions and the sums over its queries (`image_*`: its captions). float64 [N]
-    each.
+    """float64 [N] each: an image's number of captions and the sums over its queries.
+
+    `image_*` are sums over its captions, `text_*` belong to the image itself.
     """
     count = np.array([len(ranks) for ranks in images["image_ranks"]])
     of_images, of_captions = _table(images["image_ranks"], count), _table(images["caption_ranks"], count)
@@ -132,7 +133,6 @@ def _interval(name: str, value: float, n: int, drawn: np.ndarray | None) -> Inte
 
 
 def _table(ranks: Sequence[Sequence[int]], count: np.ndarray) -> np.ndarray:
-    """Lists of ranks as one array, padded with ABSENT. int32 [N, P]."""
     table = np.full((len(count), int(count.max())), ABSENT, np.int32)
     table[np.arange(table.shape[1]) < count[:, None]] = np.concatenate([np.asarray(row) for row in ranks])
     return table

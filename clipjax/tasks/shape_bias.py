@@ -1,13 +1,13 @@
 """Shape bias: where an image's shape and texture disagree, how often does the decision follow the shape?
 
-The label is the shape; the column `texture` names the category of the texture (cue-conflict stimuli, Geirhos
-et al. 2019). With S decisions for the shape and T for the texture, the bias is S / (S + T), over images in
+The label is the shape; the column `texture` names the texture's category (cue-conflict stimuli, Geirhos et
+al. 2019). With S decisions for the shape and T for the texture, the bias is S / (S + T), over images in
 conflict. Definitions: `clipjax.metrics.shape_bias`.
 
 A head over ImageNet's 1,000 classes decides by each category's mean probability, which depends on the logit
 scale: the model's own. A head over the categories (card `cue_conflict_16`, or `--labels cue_conflict`)
-decides by its largest logit. A row's `convention` tells which: `projection` is "mean_prob from imagenet" or
-null.
+decides by its largest logit. In a row's `convention`, `projection` is "mean_prob from imagenet" or null
+accordingly.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """The contract of a task: from stored features to numbers, without running a model.
 
-`describe` turns features and a head into one row an image. `measure` turns rows into numbers with intervals;
-it needs no features, so rows of an earlier run or another framework give the same numbers (`clipjax eval TASK
---predictions FILE`).
+`describe` turns features and a head into one row an image; `measure` turns rows into numbers with intervals.
+Rows of an earlier run or another framework give the same numbers (`clipjax eval TASK --predictions FILE`).
 
-To add a task, add a file to this folder: its name is the task's, its `TASK` the record.
+A task is a file of this folder: its name is the task's, its `TASK` the record.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ class About:
     """What `measure` needs beside the per-image columns.
 
     Attributes:
-        dataset: seeds the resamples, so that all scores and models share them.
+        dataset: seeds the resamples: all scores and models share them.
         label_space: of the data set; None without classes.
         annotations: from the task's `load_annotations`, if it has one.
         resamples, seed: of bootstraps.
@@ -99,11 +98,10 @@ class Inputs:
         features: float32 [N, D], as stored.
         labels: int [N], indices into `label_space`; None without labels.
         head: gives logits over `head.label_space`; None if the task needs no head.
-        label_space: of the data set; None without classes.
         projection: from the head's label space to the data set's; None if they are the same.
         columns: the manifest's other columns, [N] each.
         id: the in-distribution images for comparison (OOD detection) or calibration.
-        annotations, resamples, seed: see `About`.
+        dataset, label_space, annotations, resamples, seed: see `About`.
     """
 
     ids: Sequence[str]
@@ -127,13 +125,13 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Measure:
-    """One number; if it is undefined, `value` is None and `note` says why.
+    """One number; if it is undefined, `value` is None and `note` gives the reason.
 
     Attributes:
         metric: e.g. "top1"; accuracies are fractions, 0..1.
         n: number of images measured.
         slice: part of the data set, e.g. "class:n01440764"; None: all of it.
-        aggregates: what an unweighted mean is over (e.g. "classes"); None: a mean over images.
+        aggregates: the items of an unweighted mean (e.g. "classes"); None: images.
     """
 
     metric: str
@@ -167,15 +165,14 @@ class Paired:
     Attributes:
         right: proportions, compared by McNemar's test. Metric -> is each image right, bool [N]; fewer if it
             is over some images or over sets of images.
-        over: for a metric of `right` over some images: which, bool [N]. Not compared if the runs differ here.
-        resampled: other numbers, by a paired bootstrap. Draws of each image, int [B, N] -> float64 [B] per
-            metric.
-        groups: [N], samples drawn independently (in- and out-of-distribution images); None: one sample.
-        clusters: [N], units drawn whole (images of one object); None, also for all images of one group:
-            single images.
-        annotated: metrics not compared if the runs' annotations differ. None: all, and such runs are not
+        over: for a metric over some images: which, bool [N]. Not compared if the runs differ here.
+        resampled: other numbers, by a paired bootstrap: draws int [B, N] -> float64 [B] per metric.
+        groups: [N], samples drawn independently (in- and out-of-distribution images); None: one.
+        clusters: [N], units drawn whole (images of one object); None, also for all images of a group: single
+            images.
+        annotated: metrics not compared under different annotations. None: all; then the runs are not
             compared.
-        convention: what else the numbers depend on, e.g. {"headline": "mcm"}; reported if the runs differ.
+        convention: what else decides the numbers, e.g. {"headline": "mcm"}; reported if the runs differ.
     """
 
     right: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -189,7 +186,7 @@ class Paired:
 
 @dataclass(frozen=True)
 class Csv:
-    """A task's own CSV format of predictions, e.g. that of a paper's evaluation script.
+    """A task's own CSV format of predictions, e.g. from a paper's evaluation script.
 
     Attributes:
         columns: all allowed columns, in order.
@@ -214,10 +211,9 @@ class PredictionFiles:
             no .npz.
         prefix: of the arrays of the data set's own images ("ood_").
         of_cosines: per-image columns computed from cosines [N, K], optional in an .npz.
-        csv: None: no .csv.
         dataset: the card for a file that names no data set; None: the file's name.
-        ranges: number columns -> smallest and largest value, beside those of all tasks.
-        bools: bool columns, beside those of all tasks.
+        ranges, bools: more number columns (-> smallest and largest value) and bool columns than all tasks
+            share.
         several_labels: `correct` may be true by a label that the table does not hold.
     """
 
@@ -240,7 +236,7 @@ class Task:
         section: of the paper.
         needs: "head" (classes), "labels", "text" (a zero-shot model: not applicable to a classifier), "id" (a
             second, in-distribution data set), "captions", "annotations".
-        convention: choices that the literature leaves open; needed to compare numbers.
+        convention: choices that the literature leaves open.
         describe: raises DataError naming an unusable image.
         measure: also takes the columns of a run's images.parquet (with `id`).
         load_annotations: the user's file or folder (None: the default) -> annotations.
@@ -280,11 +276,7 @@ def task_names() -> tuple[str, ...]:
 
 @functools.cache
 def all_tasks() -> dict[str, Task]:
-    """Every task by its name.
-
-    Raises:
-        ValueError: a task's name is not its module's (a programmer's mistake).
-    """
+    """Every task by its name; ValueError if that is not its module's (a programmer's mistake)."""
     return {
         name: named(importlib.import_module(f"{clipjax.tasks.__name__}.{name}").TASK, name)
         for name in task_names()
@@ -292,21 +284,19 @@ def all_tasks() -> dict[str, Task]:
 
 
 def named(task: Task, module: str) -> Task:
-    """The task of a module; ValueError if it has another name."""
     if task.name != module:
         raise ValueError(f"the task of {module}.py is called {task.name!r}: give both one name")
     return task
 
 
 def find_task(name: str) -> Task:
-    """The task of this name; UsageError with the nearest names if it does not exist."""
+    """The task of this name; UsageError with the nearest names if unknown."""
     if name not in task_names():
         raise unknown_task(name, list(task_names()))
     return all_tasks()[name]
 
 
 def precision_tasks() -> list[str]:
-    """The names of the tasks with `compares_precisions`."""
     return [name for name, task in all_tasks().items() if task.compares_precisions]
 
 

@@ -4,8 +4,8 @@ A set is an anchor frame and the frames at most 10 before and after it. A frame 
 with any of them.
 
 - `pm0`, also called `benign`: the share of right anchors.
-- `pm10`: the share of sets whose frames are *all* right; `pm1` to `pm9` use only frames that near. Sets are
-  independent, so these are proportions.
+- `pm10`: the share of sets in which *all* frames are right; `pm1` to `pm9` use only frames that near. Sets
+  are independent, so these are proportions.
 - `top1_all_frames`: every frame by itself, with its first class alone (wise-ft); resamples draw sets.
 """
 
@@ -46,6 +46,7 @@ class Sets(NamedTuple):
     Attributes:
         set_of: int [N], each frame's set, 0..A-1.
         reach: int [A], frames from the anchor to the nearest wrong one; FARTHEST + 1 if all are right.
+            Offsets [-2, 0, 1] with only the first wrong: 2.
     """
 
     set_of: np.ndarray

@@ -83,7 +83,7 @@ def counts(rows: Sequence[Coverage]) -> dict[str, int]:
 
 
 def table(rows: Sequence[Coverage]) -> tuple[list[str], list[list[str]]]:
-    """Titles and cells of the whole table: one line per model."""
+    """One line per model."""
     titles = ["model", "group", "image tower", "text tower", "params (M)", "image", "status", "tokenizer"]
     cells = [
         [
@@ -102,7 +102,7 @@ def table(rows: Sequence[Coverage]) -> tuple[list[str], list[list[str]]]:
 
 
 def family_table(rows: Sequence[Coverage]) -> tuple[list[str], list[list[str]]]:
-    """Titles and cells: one line per pair of tower families."""
+    """One line per pair of tower families."""
     titles = ["image tower", "text tower", "architectures", "models", "verified", "tokenizer"]
     pairs: dict[tuple[str, str], list[Coverage]] = {}
     for row in rows:
@@ -117,7 +117,7 @@ def family_table(rows: Sequence[Coverage]) -> tuple[list[str], list[list[str]]]:
 
 
 def markdown(which: str, rows: Sequence[Coverage]) -> str:
-    """The table "models" or "families" in Markdown, with the summary below it."""
+    """The table "models" or "families" in Markdown, and the summary."""
     titles, cells = {"models": table, "families": family_table}[which](rows)
     lines = [titles, ["---"] * len(titles), *cells]
     cells = ([cell.replace("|", "\\|") for cell in line] for line in lines)

@@ -45,8 +45,6 @@ class Instruction:
 
 @dataclass
 class Computation:
-    """A function of a program: its instructions by name, in order."""
-
     instructions: dict[str, Instruction] = field(default_factory=dict)
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -54,8 +52,6 @@ class Computation:
 
 
 class CompiledProgram:
-    """A program parsed from its text."""
-
     def __init__(self, text: str) -> None:
         """Raises ValueError for a text without an entry computation."""
         self.computations: dict[str, Computation] = {}

@@ -117,7 +117,6 @@ def sweep(path: Path | None = None, *, only: Sequence[str] = (), limit: int | No
 
 
 def problem_of(entry: Mapping[str, Any]) -> str | None:
-    """An entry's first difference from the reference, or None."""
     if entry["full_size"] != EQUAL:
         return entry["full_size"]
     return entry["narrow"]["problem"]
@@ -275,7 +274,6 @@ def _narrow_model(subject: Subject, checkpoint: Path) -> Model:
 
 
 def judged(report: Report) -> dict[str, Any]:
-    """For the record: the stage nearest to its tolerance, and the results' errors."""
     errors = {s.name: s.error / s.tolerance for s in report.stages if s.error is not None}
     worst = max(errors, key=errors.__getitem__, default=None)
     found = {stage.name: stage.error for stage in report.stages}

@@ -352,7 +352,6 @@ def tolerance_of(name: str) -> float:
 
 
 def incomparable(ours: np.ndarray | None, theirs: np.ndarray | None) -> str | None:
-    """Why two arrays cannot be compared, or None."""
     if ours is None or theirs is None:
         return f"only {'the reference' if ours is None else 'this model'} has it"
     if ours.shape != theirs.shape:

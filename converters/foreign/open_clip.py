@@ -140,7 +140,6 @@ def _refuse_openai_ids(card: dict[str, Any], why: str) -> None:
 
 @functools.cache
 def known_configs() -> dict[str, dict[str, Any]]:
-    """open_clip's own config of each architecture in configs/archs."""
     configs = read_json(config_dir() / "open_clip.json")
     return {name: configs[name] for name in arch_names() if name in configs}
 
@@ -228,7 +227,6 @@ def _unknown(model: Mapping[str, Any], kind: Kind, where: str) -> DataError:
 
 
 def _vision(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A plain image tower: CLIP's vision transformer, or its ResNet if `layers` is a list."""
     width, head_width = (get(fields, key, where, "size") for key in ("width", "head_width"))
     sizes = {name: fields[name] for name in ("image_size", "width", "embed_dim")}
     if isinstance(fields["layers"], list):

@@ -75,7 +75,6 @@ def _row(name: str, tag: str | None, where: str) -> dict[str, str]:
 
 
 def _identify(card: dict[str, Any], row: Mapping[str, str], tag: str | None, labelled: bool) -> None:
-    """Set id and classes if this is the registered model; see the module's docstring."""
     registered = arch_to_dict(load_arch(row["arch"]))
     if labelled:
         card["unknown"]["classes"] = "the file's label_names are no label space of clipjax's"

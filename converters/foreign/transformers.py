@@ -155,7 +155,6 @@ def _pools_at_highest_id(text: Mapping[str, Any], where: str) -> None:
 
 
 def _preprocess(path: Path, image_size: int) -> dict[str, Any]:
-    """The image processor's fields: resize, centre crop, scale by 1/255, normalise."""
     where = str(path)
     if not exists(path):
         raise DataError(f"{path} does not exist, so the model's pixels are unknown; name a card instead")

@@ -88,7 +88,6 @@ def timm_options(vision: dict[str, Any]) -> dict[str, Any]:
 
 
 def model_config(arch: str | dict[str, Any]) -> dict[str, Any]:
-    """The open_clip config of a known name or a JSON file."""
     if isinstance(arch, dict):
         return arch
     if not arch.endswith(".json"):

@@ -110,7 +110,6 @@ def decode(data: bytes, name: str) -> Image.Image:
 
 
 def array_file(folder: Path, name: str, n: int, first: np.ndarray) -> np.memmap:
-    """A .npy file of n arrays like `first`."""
     return np.lib.format.open_memmap(folder / f"{name}.npy", "w+", first.dtype, (n, *first.shape))
 
 

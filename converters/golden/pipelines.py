@@ -66,8 +66,6 @@ class Head(NamedTuple):
 
 
 class Pipeline:
-    """The common part: the model, and the sources of its settings."""
-
     def __init__(self, job: Mapping[str, Any], library: str) -> None:
         self.model: Any = build_model(job["arch"], library, job["sizes"])
         load_strict(self.model, Path(job["checkpoint"]))
@@ -193,8 +191,7 @@ class Timm(Pipeline):
 class Transformers(Pipeline):
     """transformers: its processors of PIL images, the folder's tokenizer, `get_image_features`.
 
-    Its default processors resize tensors, a grey level off from the models' training; PIL's agree with other
-    libraries.
+    Its default processors resize tensors, a grey level off from training; PIL's agree with other libraries.
     """
 
     def __init__(self, job: Mapping[str, Any]) -> None:
@@ -262,7 +259,7 @@ PIPELINES = {"open_clip": OpenClip, "timm": Timm, "transformers": Transformers}
 
 
 def tokenizer_folder(job: Mapping[str, Any]) -> Path:
-    """The folder of a tokenizer's files; without a tokenizer_config.json, a copy that has one."""
+    """The tokenizer's folder, or a copy with a tokenizer_config.json if it lacks one."""
     files = [Path(path) for path in job["tokenizer"]["files"]]
     if (files[0].parent / "tokenizer_config.json").is_file():
         return files[0].parent

@@ -47,7 +47,6 @@ def shapes(question: dict[str, Any]) -> dict[str, Any]:
 
 
 def numbers(question: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """A narrow model's weights, and every stage from the inputs."""
     arch, library = question["numbers"], question["library"]
     torch.manual_seed(question["seed"])
     model = build_model(arch, library, question["sizes"])

@@ -52,7 +52,6 @@ class Subject:
 
 @functools.cache
 def subjects() -> tuple[Subject, ...]:
-    """Every architecture of the registry, in its order."""
     found: dict[str, Subject] = {}
     for row in registry().values():
         name = f"{row['library_arch']}.{row['tag']}" if row["library"] == "timm" else row["library_arch"]

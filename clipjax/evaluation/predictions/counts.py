@@ -13,7 +13,6 @@ from clipjax.evaluation.resolve import id_card
 
 
 def shares(given: Given, described: Described) -> dict[str, Any]:
-    """The fields `part` and `id_part` of the rows."""
     columns, card = described.columns, given.card
     known, more = _id_card(card) if "id" in given.task.needs else None, 0
     ids: Sequence[str] = columns["id"] if described.ids is None else described.ids

@@ -21,7 +21,6 @@ def read_table(given: Given) -> Described:
 
 
 def read_csv_table(given: Given) -> Described:
-    """A file in the task's own CSV format; the header is line 1."""
     path, form = given.path, given.task.predictions.csv
     assert form is not None
     rows = read_csv(path)

@@ -53,7 +53,6 @@ class Crosscheck:
         return next((stage.name for stage in self.stages if not stage.passed), None)
 
     def to_dict(self) -> dict[str, Any]:
-        """The record, its digest first."""
         stages = [{**dataclasses.asdict(stage), "passed": stage.passed} for stage in self.stages]
         record = {
             "record_version": RECORD_VERSION,

@@ -193,7 +193,7 @@ def _run(folder: Path, library: str, progress: bool) -> None:
         try:
             _follow(process, library, progress)
         finally:
-            process.kill()  # has an effect only if we were stopped
+            process.kill()  # still running only if we were stopped
     if process.returncode:
         reason = failure_reason(errors.read_text()) or f"exit code {process.returncode}"
         raise ClipjaxError(f"the {library} reference could not be run: {reason}")

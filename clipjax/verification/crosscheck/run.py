@@ -86,7 +86,6 @@ def check_room(subject: Subject, folder: Path) -> None:
 
 
 def judge(subject: Subject, ours: Side, theirs: Side) -> Crosscheck:
-    """Compare the two sides of a run."""
     stages, flips = compare(subject, ours, theirs)
     top1 = None if ours.top1 is None or theirs.top1 is None else (ours.top1, theirs.top1)
     sheet = draw_sheet(subject, ours, theirs, stages, flips)

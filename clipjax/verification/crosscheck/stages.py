@@ -157,7 +157,6 @@ def _text_stages(subject: Subject, ours: Side, theirs: Side) -> list[Stage]:
 
 
 def _top1(images: Sequence[str], flips: Sequence[Flip], scores: np.ndarray) -> Stage:
-    """The margin of each flip, relative to the image's largest score."""
     row = {name: k for k, name in enumerate(images)}
     error = np.zeros(len(images))
     for flip in flips:

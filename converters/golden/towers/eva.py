@@ -48,7 +48,7 @@ def condition(visual: Any, seed: int) -> None:
 
 
 def condition_attention(attn: Any) -> None:
-    """Queries and keys that make attention choose, biases, and small values where a norm follows."""
+    """Queries and keys that make attention choose, and small values where a norm follows."""
     if attn.qkv is None:
         for linear in (attn.q_proj, attn.k_proj):
             scaled_normal(linear.weight, ATTENTION_GAIN)
