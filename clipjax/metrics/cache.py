@@ -90,7 +90,8 @@ def count_correct(
 
 
 def _summands(betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float32 coarse [I'] and fine [C]: beta i is coarse[i // C] + fine[i % C] (C is 1 if they do not split).
+    """Coarse [I'] and fine [C] betas, float32: beta i is coarse[i // C] + fine[i % C] (C is 1 if they do not
+    split).
 
     E.g. betas 1 2 3 4 -> coarse 1 3, fine 0 1.
     """
@@ -138,7 +139,10 @@ def _count(
     *,
     rows: int,
 ) -> Array:
-    """int32 [betas, alphas] of a block, `rows` images at a time; extra betas complete the last coarse one."""
+    """Correct images of a block, int32 [betas, alphas]; extra betas complete the last coarse one.
+
+    Takes `rows` images at a time.
+    """
     (slots, classes), images = present.shape, len(features)
     flat = keys.reshape(len(keys), slots * classes)
     distance = 1 - jnp.matmul(features, flat, precision="highest")
@@ -157,7 +161,7 @@ def _count(
 
 
 def _class_sums(distance: Array, present: Array, coarse: Array, fine: Array) -> Array:
-    """exp(-(coarse + fine) distance), summed over a class's keys: [S, r, K] -> [coarse, fine, r, K]."""
+    """Sums of exp(-(coarse + fine) distance) over a class's keys: [S, r, K] -> [coarse, fine, r, K]."""
     there = present[:, None]
     # exp(-(b + c) d) = exp(-b d) exp(-c d): 200 evenly spaced betas need 29 exponentials per distance.
     # The loops make XLA store the exponentials; fused, it would recompute them.

@@ -113,7 +113,7 @@ def _reached(tp: np.ndarray) -> np.ndarray:
 
 
 def _places(rows: np.ndarray, values: np.ndarray, side: Literal["left", "right"]) -> np.ndarray:
-    """searchsorted of each ascending row for its value. int64 [B]."""
+    """Place of each row's value in the ascending row, as by searchsorted. int64 [B]."""
     return np.array([row.searchsorted(value, side) for row, value in zip(rows, values.astype(rows.dtype))])
 
 

@@ -57,7 +57,7 @@ class Pair:
 
     @property
     def difference(self) -> float | None:
-        """b minus a."""
+        """Value of b minus value of a."""
         return difference(self.a, self.b)
 
     @property
@@ -104,7 +104,7 @@ def compare_rows(a: Sequence[Row], b: Sequence[Row]) -> Differences:
 
 
 def difference(a: Row, b: Row) -> float | None:
-    """b minus a; None if one has no value."""
+    """Value of b minus value of a; None if one has no value."""
     return None if a["value"] is None or b["value"] is None else b["value"] - a["value"]
 
 

@@ -89,7 +89,7 @@ def grouped(some: Iterable[Point], scheme: Sequence[Group]) -> tuple[dict[str, l
 
 
 def coordinates(some: Sequence[Point]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """x, y, and the number of images of each (NaN if unknown), float64 [N] each."""
+    """Arrays of x, y, and the number of images of each (NaN if unknown), float64 [N]."""
     columns = (
         [point.x.value for point in some],
         [point.y.value for point in some],

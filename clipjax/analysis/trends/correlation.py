@@ -72,7 +72,7 @@ def _pearson(x: np.ndarray, y: np.ndarray, times: np.ndarray, kind: str) -> np.n
 
 
 def _kendall(x: np.ndarray, y: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """tau-b: concordant less discordant pairs, over the pairs that are not tied."""
+    """Tau-b: concordant minus discordant pairs, over the pairs that are not tied."""
     of_x, of_y = _order(x), _order(y)
 
     def pairs(which: np.ndarray) -> np.ndarray:

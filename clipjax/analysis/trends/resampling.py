@@ -39,7 +39,7 @@ class Estimate:
 
     @property
     def interval(self) -> dict[str, Any] | None:
-        """lo, hi, level and method, as in a result row.
+        """The lo, hi, level and method of a result row's interval.
 
         None for fewer than `FEWEST` models, without draws, if at most half of the draws define the statistic,
         or if all draws agree (as for models in perfect order): resampling then shows no uncertainty.
