@@ -156,7 +156,7 @@ def plan(
             id_ = _id_of(base, data.card, places) if "id" in task.needs else None
             absent = [where.root for where in (data, id_) if where is not None and not exists(where.root)]
             if absent and data.card.demo and not only:
-                continue
+                continue  # a demo data set: its absence is not reported
             if absent:
                 missing.add(data, task.name, absent)
             else:

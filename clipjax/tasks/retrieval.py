@@ -47,6 +47,7 @@ def describe(inputs: Inputs) -> dict[str, Any]:
         ranks = rank_partners(inputs.features, captions.features, owner)
     except ValueError as error:
         raise DataError(f"{inputs.dataset}: {error}") from None
+    # Captions sorted by image; `ends` cuts them where the next image's begin.
     order, ends = np.argsort(owner, kind="stable"), np.cumsum(np.bincount(owner, minlength=len(inputs.ids)))
     cut = np.zeros(len(owner), bool) if captions.cut is None else captions.cut
     return {

@@ -69,6 +69,7 @@ def sets_of(images: Columns) -> Sets:
         )
     reach = np.full(len(anchors), FARTHEST + 1)
     wrong = ~np.asarray(images["correct"], bool)
+    # Not `reach[...] = ...`: several wrong frames may belong to one set.
     np.minimum.at(reach, set_of[wrong], abs(offset[wrong]))
     return Sets(set_of, reach)
 

@@ -234,6 +234,7 @@ def _mean_per_class(images: Columns) -> Callable[[np.ndarray], dict[str, np.ndar
     order = np.argsort(labels, kind="stable")
     start = np.unique(labels[order], return_index=True)[1]
 
+    # Images sorted by class: `reduceat` sums each class's part, from its `start` to the next.
     def resampled(weights: np.ndarray) -> dict[str, np.ndarray]:
         drawn = weights[:, order]
         total = np.add.reduceat(drawn, start, axis=1)

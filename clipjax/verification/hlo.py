@@ -161,6 +161,7 @@ def _convolution_flops(computation: Computation, convolution: Instruction) -> in
         def of(name: str, otherwise: str, axis: int = axis) -> str:
             return window[name].split("x")[axis] if name in window else otherwise
 
+        # `place` is an index in the dilated input: outside it is padding, between its values are holes.
         before, _ = map(int, of("pad", "0_0").split("_"))
         stride, taps, holes = int(of("stride", "1")), int(of("rhs_dilate", "1")), int(of("lhs_dilate", "1"))
         pairs *= sum(
