@@ -45,7 +45,7 @@ class ConversionError(DataError):
 
 
 class LazyTensor(Protocol):
-    """A source tensor, as the engine needs it; see `converters.tensors.Tensor`."""
+    """A source tensor; see `converters.tensors.Tensor`."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -220,7 +220,7 @@ def _assign(shapes: Mapping[str, tuple[int, ...]], table: Table) -> tuple[dict[s
 def _compare(
     source: Mapping, shapes: Mapping[str, tuple[int, ...]], pieces: Mapping[str, list[Piece]]
 ) -> list[str]:
-    """Source tensors that are missing, or whose shape or kind the leaf cannot take."""
+    """Source tensors that are missing, or have another shape or kind than the leaf."""
     problems = []
     for path, parts in pieces.items():
         for piece in parts:

@@ -86,8 +86,8 @@ def found_files(
 ) -> Iterator[tuple[Path, ...]]:
     """Sets of files in hub repositories, first in the cache, then, with `download`, on the hub.
 
-    Missing files are skipped; an unreachable hub is asked once. The files of a set come from one commit: that
-    in `revisions`, or the first file's.
+    Missing files are skipped; an unreachable hub is asked once. A set comes from one commit: that in
+    `revisions`, or the first file's.
     """
     from huggingface_hub import errors
 

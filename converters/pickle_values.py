@@ -68,14 +68,14 @@ class TensorRef:
 
 @dataclass
 class Inert:
-    """An object whose class is only a name: a TorchScript module, or a training script's `Namespace`."""
+    """An object whose class is only a name: a TorchScript module, or a `Namespace` of options."""
 
     name: str
     state: dict[Any, Any] = field(default_factory=dict)
 
 
 def cut(value: object, most: int = 200) -> str:
-    """A text from a file that may be hostile, short and without control characters."""
+    """A text from a file that may be hostile: short, without control characters."""
     text = str(value)
     text = text if len(text) <= most else f"{text[:most]}..."
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

@@ -58,8 +58,8 @@ _MOST_HEADER = 25_000_000  # bytes of a safetensors header, as huggingface_hub; 
 def open_source(path: str | Path) -> Source:
     """Open a checkpoint file, or the weights in a folder (the first of `WEIGHT_NAMES`).
 
-    Training checkpoints are unwrapped as by open_clip: the state dict under `state_dict`, without the
-    `module.` prefix of distributed training.
+    Training checkpoints are unwrapped as by open_clip: the state dict under `state_dict`, without distributed
+    training's prefix `module.`.
 
     Raises:
         DataError: no such file, an unknown format, a damaged or truncated file, or a pickle that names

@@ -47,7 +47,6 @@ class AdapterFile:
     """A folder with an adapter, read and checked; its base is not opened yet.
 
     Attributes:
-        card: of the model with the adapter.
         base: the record `base` of card.json.
     """
 
@@ -168,7 +167,7 @@ def save_adapter(
     """Write a model with an adapter.
 
     Args:
-        base: the card of its base.
+        base: the base's card.
         place: where the base was loaded from; None if it is not a file.
         save_base: writes the base as a checkpoint into a folder, if it cannot stay where it is.
 

@@ -37,8 +37,8 @@ class Source:
     Attributes:
         library: the reference library ("open_clip", "timm", "transformers", "clipjax").
         arch, tag: its names of the architecture and of the pretrained weights.
-        repo, file, url: hub repository, file in it, or direct address.
-        revision: commit of the hub repository.
+        repo, file, revision: on the hub.
+        url: direct address.
         format: "safetensors", "torch zip", ...
         sha256: digest of the source file; if sharded, of its parts' digests.
     """
@@ -94,7 +94,7 @@ class Resized:
 
     Attributes:
         image_size: the original size, in pixels.
-        rule: how the position table was resampled (`clipjax.models.resample`); None without a table.
+        rule: how the position table was resampled (`clipjax.models.resample`); None without one.
     """
 
     image_size: int

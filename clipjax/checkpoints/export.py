@@ -79,7 +79,7 @@ def export_tower(model: Model, out: str | Path) -> Path:
 
     Raises:
         ConversionError: open_clip does not have the tower.
-        DataError: a file cannot be written; nothing half-written of it is left.
+        DataError: a file cannot be written; nothing half-written is left.
     """
     classes = head_classes(model.card, model.params)
     leaves = {path: leaf for path, leaf in model.source_leaves().items() if path.startswith("vision/")}

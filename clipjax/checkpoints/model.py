@@ -135,7 +135,7 @@ class Model:
             self.card.weights.check()
 
     def preprocess(self, image: PIL.Image.Image) -> np.ndarray:
-        """One image prepared as in the reference, in its library's own order: float32 [H, W, 3].
+        """One image as the reference prepares it: float32 [H, W, 3].
 
         open_clip converts to RGB last; timm and transformers convert first.
 
@@ -158,8 +158,7 @@ class Model:
 
         Raises:
             UsageError: the model has no text tower, or its tokenizer is unknown.
-            DataError: the tokenizer's files, which come with the weights, cannot be found or are not the
-                card's.
+            DataError: tokenizer files that come with the weights cannot be found, or are not the card's.
         """
         spec = self.card.tokenizer
         if self.card.arch.text is None:

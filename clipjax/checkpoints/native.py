@@ -78,7 +78,6 @@ class Checkpoint:
     Attributes:
         sha256: digest of `weights` when they were written.
         labels: a classifier's classes, if they are in the folder.
-        plan: yields the leaves.
     """
 
     weights: Path
@@ -146,7 +145,6 @@ def load_checkpoint(file: CardFile, target: Mapping[str, Any], *, verify: bool =
 
 
 def _labels(file: CardFile, files: Mapping[str, str]) -> LabelSpace | None:
-    """The classes in the folder, under their name in training."""
     if file.record.get("classes") != LABELS:
         return None
     path = file.folder / LABELS
@@ -234,7 +232,7 @@ def write_folder(folder: str | Path, fill: Callable[[Path], Mapping[str, Any]]) 
 
     Args:
         folder: a path, or a URL on a bucket, where card.json is uploaded last.
-        fill: writes all other files into the folder that it gets, and returns the contents of card.json.
+        fill: writes the other files into the folder that it gets; returns the contents of card.json.
 
     Raises:
         DataError: the folder holds something else, or cannot be written; nothing half-written is left.

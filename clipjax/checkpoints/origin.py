@@ -16,7 +16,7 @@ class Origin:
     Attributes:
         layout: the table of `converters` that it fits.
         dtypes: of each leaf in the file, e.g. {"vision/proj": "float16"}; float32 if absent.
-        metadata: the strings in the header of a safetensors file; None for other files.
+        metadata: a safetensors header's strings; None for other files.
     """
 
     layout: str | None = None
@@ -30,7 +30,7 @@ class Place:
 
     Attributes:
         source: an absolute path, a registered id, a hub repository or a URL.
-        card: a registered id, or the record of a card; None if not given.
+        card: a registered id, or a card's record.
     """
 
     source: str

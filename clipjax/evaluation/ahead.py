@@ -41,10 +41,10 @@ def embed_ahead(
     An unreadable image is left out; a run that may not skip it makes the shard anew, and stops there.
 
     Args:
-        runs: task names and requests (with `Dataset` objects), all with the same precisions.
-        compute: of the runs. Without a store nothing is done.
+        runs: tasks and requests (with `Dataset` objects), all with the same precisions.
+        compute: of the runs; without a store nothing is done.
 
-    Returns: the statistics of each data set, by its name.
+    Returns: each data set's statistics, by its name.
     """
     if compute.store is None or model.card.fingerprint is None or not runs:
         return {}

@@ -82,7 +82,7 @@ class Done:
 
 
 class Loaded:
-    """A cache of data sets: each is read and hashed once."""
+    """A cache: each data set is read and hashed once."""
 
     def __init__(self) -> None:
         self._datasets: dict[tuple[str, Path], Dataset] = {}

@@ -3,7 +3,7 @@
     for found in compare_runs("vit_b_32-openai", "vit_b_16-openai", "results"):
         print(found.metric, found.difference, found.interval, found.p_holm)
 
-The comparison is paired: images are joined by id, so those that are hard for both models do not blur the
+Images are joined by id (a paired comparison), so those that are hard for both models do not blur the
 difference. Proportions: McNemar's exact test, and an interval of the difference (MOVER). Other numbers: a
 bootstrap that draws the same images for both runs. The p-values of one call are corrected together (Holm).
 `Task.paired` defines what is compared; the rest is left out with a reason.

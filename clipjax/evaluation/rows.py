@@ -1,7 +1,7 @@
 """Result rows of one run: a task's numbers with their provenance.
 
-A row records its subject (`identity`), how it was measured, and a number (`clipjax.tasks.task.Measure`).
-`finish` adds published numbers and departures from the protocols.
+A row records its subject (`identity`), how it was measured, and a number. `finish` adds published numbers and
+departures from the protocols.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Result:
 
 
 def identity(model: str, facts: Mapping[str, Any], task: Task, dataset: str) -> Row:
-    """The fields that identify a row's subject, and where it was computed."""
+    """A row's subject, and where it was computed."""
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": new_run_id(),

@@ -43,7 +43,7 @@ COMPARISON = "fast against parity"
 def run(
     model: object, task: str, request: Request, compute: Compute, *, results: str | Path | None = None
 ) -> Result:
-    """Run one task; arguments, result and errors are as in `clipjax.evaluate`.
+    """Run one task, as documented in `clipjax.evaluate`.
 
     Args:
         model: what `load_model` returns, or a model made by `clipjax.wrap`.

@@ -128,7 +128,6 @@ def _by_key(runs: Iterable[_Run]) -> dict[tuple[str, str], list[_Run]]:
 
 
 def _counts(store: ResultStore, model: str, rows: list[Row]) -> bool:
-    """Whether the run is the model's, measured, with images, and not a comparison of precisions."""
     own = rows[0]["model"] == model and rows[0]["precision"] != COMPARISON
     measured = own and any(row["value"] is not None for row in rows)
     return measured and (store.root / rows[0]["run_id"] / "images.parquet").is_file()

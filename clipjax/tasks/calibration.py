@@ -66,9 +66,9 @@ def describe(inputs: Inputs) -> dict[str, Any]:
     `label`.
 
     Raises:
-        DataError: no images or labels, here or in the ID set; fewer than two ID images, or two of one name; a
-            column `calibration` that cannot be read or leaves a part empty; a label outside its label space
-            or logits that are not finite (names the image).
+        DataError: no images or labels, here or in the ID set; fewer than two ID images, or two of one name;
+            an unreadable column `calibration`, or one that leaves a part empty; a label outside its label
+            space or logits that are not finite (names the image).
     """
     labels = _labels(inputs)
     if _averages(inputs) or (inputs.id is not None and _averages(inputs.id)):
@@ -191,11 +191,7 @@ def _contributions(inputs: Inputs, labels: np.ndarray, rows: np.ndarray, fit: Fi
 
 
 def measure(columns: Columns, about: About) -> list[Measure]:
-    """All numbers from the columns that `describe` returns.
-
-    Raises:
-        DataError: a confidence, NLL or Brier score is not finite; names the image.
-    """
+    """Raises DataError naming the image if a confidence, NLL or Brier score is not finite."""
     n = len(columns["label"])
     if "nll_before" not in columns:
         return [Measure("ece_15_before", None, n, note=AVERAGED)]

@@ -22,7 +22,7 @@ class Collection:
     Attributes:
         section: of the paper.
         prompts: the prompt sets that each task is run with; empty: each data set's own.
-        corrupted: whether to include corrupted copies (3DCC's sixty): data sets with a variant `corruption`.
+        corrupted: include corrupted copies (3DCC's sixty): data sets with a variant `corruption`.
     """
 
     tasks: tuple[str, ...]

@@ -170,7 +170,6 @@ def choose(inputs: Inputs, options: np.ndarray) -> np.ndarray:
 
 
 def measure(images: Columns, about: About) -> list[Measure]:
-    """The numbers of `zeroshot`, and accuracy among four categories."""
     overall, *rest = zeroshot.measure(images, about)
     selection = getattr(about.annotations, "name", "another model")
     notes = {"own": "lists of the model itself", "list": f"lists of {selection}"}

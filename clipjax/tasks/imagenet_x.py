@@ -62,7 +62,7 @@ MISSING = {
 
 
 def describe(inputs: Inputs) -> dict[str, Any]:
-    """Predictions joined with annotations; the columns of `join`.
+    """Predictions joined with annotations: the columns of `join`.
 
     Raises:
         DataError: as `zeroshot.predict` and `join`.
@@ -235,7 +235,7 @@ def _one_hot(lists: Sequence[Sequence[str]], factors: tuple[str, ...]) -> np.nda
 
 
 def measure(images: Columns, about: About) -> list[Measure]:
-    """All numbers of all variants, from the columns of `join`.
+    """All numbers of all variants.
 
     Raises:
         ValueError: nothing is annotated, or a confidence is not a probability; names the row.

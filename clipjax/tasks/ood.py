@@ -143,7 +143,7 @@ def _confused_classes(inputs: Inputs) -> np.ndarray | None:
 
 
 def measure(columns: Columns, about: About) -> list[Measure]:
-    """All numbers from the columns of `describe`; `id` is used only in messages.
+    """`id` is used only in messages.
 
     Raises:
         DataError: there is no score, a score is not finite, or all images are on one side.

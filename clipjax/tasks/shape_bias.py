@@ -108,7 +108,6 @@ def _object(name: str) -> str:
 
 
 def measure(images: Columns, about: About) -> list[Measure]:
-    """The bias over all images and for each shape, and fractions of the images in conflict."""
     shape, texture = ([str(word) for word in images[name]] for name in ("shape", "texture"))
     index = {name: k for k, name in enumerate(sorted({*shape, *texture}))}
     decision = np.array([index.get(word, -1) for word in images["decision"]], np.int32)
@@ -176,7 +175,7 @@ def paired(images: Columns, about: About) -> Paired:
 
 
 def _read_decisions(rows: Sequence[tuple[str, Mapping[str, str]]], about: About) -> dict[str, Any]:
-    """The columns of `cues` from one model's or person's decisions in modelvshuman's format."""
+    """One model's or person's decisions in modelvshuman's format."""
     space = about.label_space
     known = set(space.ids) if space is not None else {row["category"] for _, row in rows}
     persons = sorted({row.get("subj", "") for _, row in rows})

@@ -48,7 +48,7 @@ def finite_column(columns: Columns, name: str) -> np.ndarray:
 
 
 class Annotations(Protocol):
-    """Facts about images from outside the data set, e.g. the factors of ImageNet-X."""
+    """Facts about images from outside the data set, e.g. ImageNet-X's factors."""
 
     @property
     def digest(self) -> str:
@@ -145,8 +145,6 @@ class Measure:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The numbers of a task and its per-image columns ([N] each)."""
-
     measures: list[Measure]
     images: dict[str, Any]
 
@@ -301,7 +299,6 @@ def precision_tasks() -> list[str]:
 
 
 def unknown_task(name: str, known: list[str]) -> UsageError:
-    """The error for an unknown task, with the nearest names."""
     if name == "curation":
         return UsageError(
             "curation is no task: it is made of the rows of others, by `clipjax results curation RESULTS`"

@@ -75,7 +75,6 @@ def sets_of(images: Columns) -> Sets:
 
 
 def measure(images: Columns, about: About) -> list[Measure]:
-    """All numbers from the columns label, prediction, correct, anchor, offset and set_size."""
     sets = sets_of(images)
     n = len(sets.reach)
     lasting = [int(np.sum(sets.reach > k)) for k in range(FARTHEST + 1)]

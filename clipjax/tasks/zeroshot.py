@@ -165,10 +165,7 @@ def check_labels(labels: np.ndarray, ids: Sequence[str], space: LabelSpace) -> N
 
 
 def measure(images: Columns, about: About) -> list[Measure]:
-    """All numbers from the columns label, correct, correct_top5, correct_full, correct_restricted.
-
-    A missing column gives no number.
-    """
+    """A missing column `correct_...` gives no number."""
     if "label" not in images:
         note = "not applicable: the data set has no labels"
         return [Measure("top1", None, len(images["prediction"]), note=note)]

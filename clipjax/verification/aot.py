@@ -5,8 +5,8 @@ to it (`jax.experimental.topologies`). For every chip of configs/chips.toml one 
 which batch fits the memory, that the data-parallel forward has no collective, and that parity keeps HIGHEST
 precision in every dot and convolution: by default a TPU multiplies even float32 in bfloat16.
 
-The program is that of embedding: uint8 pixels or token ids to features, params replicated, the batch split
-over the chips by the partitioner, not `shard_map`: a forward that mixes examples would show a collective.
+The program is that of embedding: uint8 pixels or token ids to features, params replicated. The partitioner
+splits the batch over the chips, not `shard_map`: a forward that mixes examples would show a collective.
 """
 
 from __future__ import annotations

@@ -140,7 +140,6 @@ def to_dict(rows: Sequence[Coverage]) -> dict[str, Any]:
 
 
 def with_tables(text: str) -> str:
-    """`text` with new tables between `<!-- coverage: NAME -->` and `<!-- end of coverage -->`."""
     rows = coverage()
     return _MARKED.sub(lambda found: f"{found[1]}{markdown(found[2], rows)}\n{found[3]}", text)
 

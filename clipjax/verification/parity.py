@@ -126,7 +126,7 @@ def problem_of(entry: Mapping[str, Any]) -> str | None:
 
 
 def library_versions() -> dict[str, str]:
-    """The versions of everything that decides a number.
+    """Versions of everything that decides a number.
 
     Raises:
         ClipjaxError: one of the reference libraries is not installed.
@@ -142,7 +142,7 @@ def library_versions() -> dict[str, str]:
 
 
 def up_to_date(record: Mapping[str, Any], subject: Subject) -> bool:
-    """For the architecture's present rows, arch record and forward pass."""
+    """Whether the entry is of the present rows, arch record and forward pass."""
     entry = record["archs"].get(subject.arch)
     now = {"arch_hash": subject.digest, "forward_version": FORWARD_VERSION}
     return entry is not None and now.items() <= entry.items()

@@ -6,8 +6,8 @@
     templates.py       towers of a known kind with their own sizes
     card.py            strict reading, and the card record
 
-The architecture is one of configs/archs if the library's name or config says so. Otherwise it is derived: a
-field that changes the computation is understood or refused by name, and a missing number is refused.
+The architecture is one of configs/archs if the library's name or config says so. Otherwise it is derived:
+fields that change the computation are understood or refused by name, and missing numbers are refused.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from converters.foreign import open_clip, timm, transformers
 
 
 def read_foreign_card(folder: Path) -> dict[str, Any] | None:
-    """The card record (for `clipjax.checkpoints.card.card_from_dict`) of the configuration in `folder`.
-
-    Returns: None without a configuration.
+    """The card record (for `clipjax.checkpoints.card.card_from_dict`) of the configuration in `folder`, if
+    any.
 
     Raises:
         DataError: the configuration is of an unknown kind, has an unknown field, contradicts itself, or lacks

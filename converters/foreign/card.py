@@ -49,7 +49,6 @@ def refuse_unknown(record: Mapping[str, Any], known: Iterable[str], where: str) 
 
 
 def square(record: Mapping[str, Any], key: str, where: str) -> int:
-    """A side in pixels, given once or for both sides."""
     size = get(record, key, where, "any")
     if isinstance(size, list | tuple) and len(size) == 2 and size[0] == size[1]:
         size = size[0]
@@ -115,7 +114,6 @@ def card_record(
     Args:
         arch: the arch record; checked, and named if it is one of configs/archs.
         where: the configuration's file.
-        source, preprocess: fields of the card's tables of these names.
         clean: how texts are cleaned; default: as the tokenizer's own models were trained.
     """
     whole = named(arch_to_dict(arch_from_dict(dict(arch), where)))

@@ -77,7 +77,7 @@ def measure_batch_norms(model: Any, image_size: int, seed: int, gains: Mapping[s
 
 
 def images(size: int, batch: int, seed: int) -> np.ndarray:
-    """[batch, size, size, 3] float32: noise over a coarse pattern, so that images differ clearly."""
+    """[batch, size, size, 3] float32: noise over a coarse pattern: images differ clearly."""
     rng = np.random.default_rng([seed, 1])
     coarse = rng.normal(size=(batch, 4, 4, 3))
     cells = np.arange(size) * 4 // size

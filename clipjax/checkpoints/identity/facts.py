@@ -5,7 +5,7 @@
 `facts_origin` of a card, and of `model_facts` in result rows, records where facts come from:
 
 * "registry": the weights are known to be those of the row `facts_of`;
-* "stated": a user states them, or that the weights are those of the row `facts_of`;
+* "stated": by a user, as facts or as the row `facts_of`;
 * "unknown";
 * null: our own training, or a card older than the field.
 """

@@ -72,7 +72,6 @@ def identified(card: Card, found: Resolved, stated: Stated, fallback: str) -> Ca
 
     Args:
         card: complete, with its weights.
-        found: the files, with their hub repository.
         fallback: name for weights that are not known to be a registered model's.
 
     Raises:
@@ -108,11 +107,7 @@ def restated(card: Card, stated: Stated) -> Card:
 
 
 def edited(card: Card, where: Path) -> Card:
-    """The card after card.json was edited by hand: all facts count as stated.
-
-    Args:
-        where: the card.json, for the warning.
-    """
+    """The card after card.json (`where`) was edited by hand: all facts count as stated."""
     card = disowned(card)
     _LOG.warning(
         "%s was changed after it was written: the model is called %s, and its facts count as stated",

@@ -30,7 +30,7 @@ class Subject:
 
     Attributes:
         arch: its name in configs/archs.
-        library: the library of the reference.
+        library: of the reference.
         rows: {registered id: the library's name, for timm with its tag}.
     """
 

@@ -42,7 +42,7 @@ class Described(NamedTuple):
         columns: per image, with `id`.
         label_space: the classes of the labels.
         projection: from the logits' classes to these; None without logits, or if they are the same.
-        ids, id_ids: of all images in the file, of the data set and of the ID set; None: those of `columns`.
+        ids, id_ids: all images in the file, of the data set and of the ID set; None: those of `columns`.
     """
 
     columns: dict[str, Any]

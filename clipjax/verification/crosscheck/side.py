@@ -23,13 +23,12 @@ class Side:
         tensor: float32 [N, S, S, 3], the input of the image tower.
         prompts: [P], class by class, or None.
         token_ids: int [P, L], or None.
-        head: float32 [K, D], one unit vector per class, or None.
+        head: float32 [K, D], unit vectors, or None.
         features: float32 [N, D], of unit norm for a zero-shot model.
         logits: float32 [N, K], over the head's classes.
         scores: float32 [N, G], over the data set's classes (the logits, if those are the head's).
         prediction: int32 [N], the best of the data set's classes.
         top1: the share of right predictions; None without labels.
-        facts: about the side itself.
     """
 
     decoded: list[str]
