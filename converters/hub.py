@@ -168,7 +168,7 @@ def _only_cache() -> bool:
 
 
 def _fullest_snapshot(repo: str, names: Sequence[str]) -> str | None:
-    """The cached commit with most of the files, preferably main's; None without weights."""
+    """The cached commit with whole weights, then most configuration, then main's; None without weights."""
     from huggingface_hub import constants
 
     folder = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"

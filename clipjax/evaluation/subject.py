@@ -1,6 +1,4 @@
-"""What a run evaluates: the user's `Request`, and the `Subject` that `clipjax.evaluation.resolve` makes of
-it.
-"""
+"""What a run evaluates: the user's `Request` and the resolved `Subject` (`clipjax.evaluation.resolve`)."""
 
 from __future__ import annotations
 

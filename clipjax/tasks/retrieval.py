@@ -83,7 +83,7 @@ def measure(images: Columns, about: About) -> list[Measure]:
 
 
 def per_image(images: Columns) -> dict[str, np.ndarray]:
-    """float64 [N] each: an image's number of captions and the sums over its queries.
+    """Each image's number of captions and the sums over its queries. float64 [N] each.
 
     `image_*` are sums over its captions, `text_*` belong to the image itself.
     """

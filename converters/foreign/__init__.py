@@ -21,8 +21,7 @@ from converters.foreign import open_clip, timm, transformers
 
 
 def read_foreign_card(folder: Path) -> dict[str, Any] | None:
-    """The card record (for `clipjax.checkpoints.card.card_from_dict`) of the configuration in `folder`, if
-    any.
+    """The card record of the configuration in `folder`, for `card_from_dict`; None without one.
 
     Raises:
         DataError: the configuration is of an unknown kind, has an unknown field, contradicts itself, or lacks

@@ -144,8 +144,7 @@ def _tower(config: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _pools_at_highest_id(text: Mapping[str, Any], where: str) -> None:
-    """transformers reads out at the first `eos_token_id`, or, if that is 2 (its old files), at the highest
-    id.
+    """The library reads out at the first `eos_token_id`, or, if that is 2 (old files), at the highest id.
 
     Both are the highest id if the end of text is the vocabulary's last.
     """
