@@ -15,7 +15,6 @@ from clipjax.commands.shared.exclusions import refuse_beside
 from clipjax.commands.shared.options import DatasetOption, JsonOption
 from clipjax.commands.shared.output import print_table, say
 from clipjax.errors import DataError, UsageError, counted
-from clipjax.storage.reading import exists
 
 if TYPE_CHECKING:
     from clipjax.data.cards import DatasetCard
@@ -37,9 +36,9 @@ def list_cards(
     """
     cards = _shipped()
     if task is not None:
-        from clipjax.tasks.task import find_task
+        from clipjax.tasks.names import check_name
 
-        find_task(task)
+        check_name(task)
         cards = [card for card in cards if task in card.tasks]
     if as_json:
         say(json.dumps([_record(card) for card in cards], indent=2))
@@ -181,6 +180,8 @@ def _check_all(data_root: Path, decode: bool) -> None:
 
 def _name_and_path(name: str | None, path: Path | None, dataset: str | None) -> tuple[str, Path]:
     """Raises UsageError with the right order, for the former order and for missing arguments."""
+    from clipjax.storage.reading import exists
+
     if dataset is not None:
         where = name if path is None else path
         raise UsageError(f"write the card's name first: clipjax datasets check {dataset} {where or 'PATH'}")

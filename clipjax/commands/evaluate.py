@@ -291,13 +291,13 @@ class _Asked(NamedTuple):
 
     def _check_task(self) -> None:
         from clipjax.tasks.collections import ALL, collections
-        from clipjax.tasks.task import find_task
+        from clipjax.tasks.names import check_name
 
         if self.task in (*collections(), ALL):
             raise UsageError(
                 f"{self.task!r} is a collection of tasks: run it on a folder of data sets, --data-root FOLDER"
             )
-        find_task(self.task)
+        check_name(self.task)
 
 
 # Without effect beside --predictions: no model runs.

@@ -36,8 +36,6 @@ from clipjax.commands.shared.output import print_table, say
 from clipjax.commands.shared.processes import join
 from clipjax.commands.shared.stores import pixels_in, store_root
 from clipjax.errors import ClipjaxError, DataError, UsageError, counted
-from clipjax.storage.buckets import place
-from clipjax.storage.reading import is_file
 
 if TYPE_CHECKING:
     from clipjax.embeddings.compute import Compute
@@ -152,6 +150,7 @@ def finetune(
     _refuse_draws(seeds or [], shots)
     join(distributed)
     from clipjax.embeddings.compute import Compute
+    from clipjax.storage.buckets import place
     from clipjax.storage.store import Store
 
     asked = _Asked(
@@ -189,6 +188,8 @@ def finetune(
 
 def _refuse_draws(seeds: Sequence[int], shots: str | None) -> None:
     """Raises UsageError for a repeated seed, or if --shots is not a number, a file or `all`."""
+    from clipjax.storage.reading import is_file
+
     if len(set(seeds)) < len(seeds):
         raise UsageError(f"--seed {' --seed '.join(map(str, seeds))}: each seed is one run, give it once")
     if shots in (None, "all"):

@@ -13,8 +13,6 @@ from clipjax.commands.shared.options import StoreOption
 from clipjax.commands.shared.output import print_table, say
 from clipjax.commands.shared.stores import cached_pixels, parse_size, store_root
 from clipjax.errors import DataError
-from clipjax.storage.buckets import place
-from clipjax.storage.reading import exists
 
 app = typer.Typer(
     help="The stores of embeddings and of decoded pixels: what is in them, and freeing space.",
@@ -63,6 +61,9 @@ def gc(
 
 def _existing(store: Path | None, pixels: bool) -> Path:
     """The store to use. Only the user's cache may be missing: then it counts as empty."""
+    from clipjax.storage.buckets import place
+    from clipjax.storage.reading import exists
+
     if pixels:
         refuse_beside("--pixels", {"--store": store})
         return cached_pixels()

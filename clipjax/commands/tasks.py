@@ -31,20 +31,30 @@ def tasks(
 
     With a task's NAME: everything that is needed to compare its numbers with others.
     """
-    from clipjax.tasks.collections import collections
-    from clipjax.tasks.task import all_tasks, find_task
-
     if name is not None:
+        from clipjax.tasks.task import find_task
+
         _show(_record(find_task(name)), as_json)
-        return
-    found = [all_tasks()[name] for name in sorted(all_tasks())]
-    if as_json:
-        of_tasks = [_record(task) for task in found]
-        of_collections = {name: dataclasses.asdict(each) for name, each in collections().items()}
-        say(json.dumps({"tasks": of_tasks, "collections": of_collections}, indent=2))
-        return
-    rows = [[task.name, task.section, ", ".join(task.needs)] for task in found]
-    print_table(["task", "section", "needs"], rows)
+    elif as_json:
+        _print_json()
+    else:
+        _print_tables()
+
+
+def _print_json() -> None:
+    from clipjax.tasks.collections import collections
+    from clipjax.tasks.task import all_tasks
+
+    of_tasks = [_record(task) for task in all_tasks().values()]
+    of_collections = {name: dataclasses.asdict(each) for name, each in collections().items()}
+    say(json.dumps({"tasks": of_tasks, "collections": of_collections}, indent=2))
+
+
+def _print_tables() -> None:
+    from clipjax.tasks.collections import collections
+    from clipjax.tasks.names import listing
+
+    print_table(["task", "section", "needs"], [[*task[:2], ", ".join(task.needs)] for task in listing()])
     say()
     rows = [[name, each.section, ", ".join(each.tasks)] for name, each in collections().items()]
     print_table(["collection", "section", "tasks"], [*rows, ["all", "", "every task"]])

@@ -26,7 +26,6 @@ from clipjax.commands.shared.options import (
 from clipjax.commands.shared.output import print_table, say
 from clipjax.commands.shared.stores import pixels_in, store_root
 from clipjax.errors import UsageError
-from clipjax.storage.buckets import place
 
 if TYPE_CHECKING:
     from clipjax.embeddings.compute import Compute
@@ -84,6 +83,7 @@ def wise_ft(
     """
     from clipjax.checkpoints.identity.naming import taken_names
     from clipjax.finetune.wise_ft import ALPHAS, choose_alpha
+    from clipjax.storage.buckets import place
 
     out = place(out)
     check_suite(evaluate, data_root)
@@ -129,6 +129,7 @@ def wise_ft(
 def _refuse_overwriting(target: Path, base: str, tuned: str) -> None:
     """Raises UsageError if `target` holds a model that is not a mixture, or is one of the two to mix."""
     from clipjax.checkpoints.native import is_checkpoint, read_card_file
+    from clipjax.storage.buckets import place
 
     if not is_checkpoint(target):
         return

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import TYPE_CHECKING
 
 from clipjax.config import config_dir
-from clipjax.data.cards import DatasetCard
 from clipjax.errors import DataError
 from clipjax.storage.reading import read_toml
 from clipjax.storage.records import read
-from clipjax.tasks.task import task_names, unknown_task
+from clipjax.tasks.names import task_names, unknown_task
+
+if TYPE_CHECKING:
+    from clipjax.data.cards import DatasetCard
 
 ALL = "all"
 

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 import clipjax.tasks
-from clipjax.config import plug_ins
 from clipjax.data.labels import LabelSpace, Projection
-from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.errors import DataError
 from clipjax.metrics.bootstrap import RESAMPLES
 from clipjax.metrics.intervals import Interval
+from clipjax.tasks.names import check_name, task_names
 
 if TYPE_CHECKING:
     from clipjax.heads.head import Head
@@ -231,7 +231,7 @@ class Task:
 
     Attributes:
         version: raised whenever the same inputs may give another number.
-        section: of the paper.
+        section: of the paper; like `needs` a literal, which `clipjax.tasks.names` reads without an import.
         needs: "head" (classes), "labels", "text" (a zero-shot model: not applicable to a classifier), "id" (a
             second, in-distribution data set), "captions", "annotations".
         convention: choices that the literature leaves open.
@@ -266,41 +266,29 @@ class Task:
         return Outcome(self.measure(images, inputs.about), images)
 
 
-@functools.cache
-def task_names() -> tuple[str, ...]:
-    """The modules of this folder that set `TASK`; imports none of them."""
-    return plug_ins(clipjax.tasks.__path__, "TASK")
-
-
-@functools.cache
 def all_tasks() -> dict[str, Task]:
-    """Every task by its name; ValueError if that is not its module's (a programmer's mistake)."""
-    return {
-        name: named(importlib.import_module(f"{clipjax.tasks.__name__}.{name}").TASK, name)
-        for name in task_names()
-    }
+    """Every task by its name. Raises as `find_task`."""
+    return {name: find_task(name) for name in task_names()}
+
+
+@functools.cache
+def find_task(name: str) -> Task:
+    """The task of this name. Imports its module, and no other task's.
+
+    Raises:
+        UsageError: there is none; names the nearest ones.
+        ValueError: the task's name is not its module's (a programmer's mistake).
+    """
+    check_name(name)
+    return named(importlib.import_module(f"{clipjax.tasks.__name__}.{name}").TASK, name)
 
 
 def named(task: Task, module: str) -> Task:
+    """The task of a module; ValueError if it has another name."""
     if task.name != module:
         raise ValueError(f"the task of {module}.py is called {task.name!r}: give both one name")
     return task
 
 
-def find_task(name: str) -> Task:
-    """The task of this name; UsageError with the nearest names if unknown."""
-    if name not in task_names():
-        raise unknown_task(name, list(task_names()))
-    return all_tasks()[name]
-
-
 def precision_tasks() -> list[str]:
     return [name for name, task in all_tasks().items() if task.compares_precisions]
-
-
-def unknown_task(name: str, known: list[str]) -> UsageError:
-    if name == "curation":
-        return UsageError(
-            "curation is no task: it is made of the rows of others, by `clipjax results curation RESULTS`"
-        )
-    return unknown_name("task", name, known)

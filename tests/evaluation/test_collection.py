@@ -22,7 +22,8 @@ from clipjax.evaluation.collection import Done, Job, cards_below, evaluate_all, 
 from clipjax.evaluation.rows import Result
 from clipjax.results.store import ResultStore
 from clipjax.tasks.collections import collections
-from clipjax.tasks.task import all_tasks, task_names
+from clipjax.tasks.names import task_names
+from clipjax.tasks.task import all_tasks
 
 COLOUR_CARD = """
 name = "colours"

@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 from clipjax.data.readers.reader import reader_names
-from clipjax.tasks.task import task_names
+from clipjax.tasks.names import task_names
 
 CLIPJAX = Path(__file__).resolve().parents[2] / "clipjax"
 # The demo is one experiment, and a figure of a task is that task's.

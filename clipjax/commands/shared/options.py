@@ -9,7 +9,6 @@ import typer
 
 from clipjax.commands.shared.output import say
 from clipjax.errors import UsageError
-from clipjax.storage.buckets import place
 
 if TYPE_CHECKING:
     from clipjax.checkpoints.card import Card
@@ -189,6 +188,8 @@ def stated_options(
 
 def say_unknown_facts(source: str | Path | None, card: Card) -> None:
     """If foreign weights have no facts, say so on stderr in one sentence, with the option that helps."""
+    from clipjax.storage.buckets import place
+
     if card.facts_origin != "unknown" or (place(source or "") / "card.json").is_file():
         return
     why = card.unknown.get("facts", "nobody stated them")

@@ -1,0 +1,57 @@
+"""Starting a command that only lists something: processor time, beside that of the interpreter alone.
+
+    python benchmarks/startup.py
+
+Each start is a fresh process; its user and system time count, not the clock. The commands take turns.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Annotated
+
+import common
+import typer
+
+GOALS = {"--help": 0.4, "models": 1.0, "tasks": 1.0, "datasets list": 1.0}  # seconds
+
+
+def main(
+    rounds: Annotated[int, typer.Option(help="Starts of each command.")] = 10, json: common.Json = None
+) -> None:
+    """Processor time of `clipjax --help`, `models`, `tasks` and `datasets list`."""
+    sides = {command: ["-m", "clipjax.cli", *command.split()] for command in GOALS}
+    sides |= {"python": ["-c", "pass"]}
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    with common.reported("startup", json) as results:
+        for arguments in sides.values():
+            processor_seconds(arguments)  # writes the bytecode and fills the page cache
+        for _ in range(rounds):
+            for name, arguments in sides.items():
+                times[name].append(processor_seconds(arguments))
+        results |= {"seconds": times, "python": common.median(times["python"])}
+        common.table([(f"clipjax {command}", line(command, times)) for command in GOALS])
+
+
+def processor_seconds(arguments: list[str]) -> float:
+    """User and system time of a Python process."""
+    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, arguments
+    return used.ru_utime + used.ru_stime
+
+
+def line(command: str, times: dict[str, list[float]]) -> str:
+    seconds = times[command]
+    against = common.ratio(seconds, times["python"])["ratio"]
+    return (
+        f"{common.median(seconds):.2f} s [{min(seconds):.2f}-{max(seconds):.2f}], {against:.0f}x the "
+        f"interpreter's own start; wanted: under {GOALS[command]:g} s"
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

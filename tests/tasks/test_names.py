@@ -1,0 +1,11 @@
+"""A listing reads tasks without importing them: it agrees with their records."""
+
+from __future__ import annotations
+
+from clipjax.tasks.names import listing
+from clipjax.tasks.task import all_tasks
+
+
+def test_a_listing_agrees_with_the_records() -> None:
+    records = [(task.name, task.section, task.needs) for task in all_tasks().values()]
+    assert [tuple(each) for each in listing()] == records
