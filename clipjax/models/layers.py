@@ -56,6 +56,9 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
     "relu": jax.nn.relu,
     "relu6": jax.nn.relu6,
+    "hard_swish": jax.nn.hard_silu,  # x * hard_sigmoid(x)
+    "hard_sigmoid": jax.nn.hard_sigmoid,  # relu6(x + 3) / 6
+    "sigmoid": jax.nn.sigmoid,
 }
 
 # Which keys a query sees.
@@ -137,8 +140,12 @@ def attend_heads(
     visible: Visible | None = None,
     *,
     mode: Mode,
+    bias: Float[Array, "P heads M N"] | None = None,
 ) -> Float[Array, "B M heads*d"]:
     """`attend` for q, k, v already cut by `split_heads`.
+
+    bias: added to the scaled scores. P divides B, and row b of the batch has bias b % P: with P = 1 all have
+    one, with P the windows of an image, each of its windows its own.
 
     On a CPU long sequences run a few heads at a time, so that their scores stay in its cache.
     """
@@ -148,10 +155,10 @@ def attend_heads(
         mixed = jax.lax.map(lambda head: _mix(*head), tuple(flat), batch_size=_CHUNK_HEADS)
         return mixed.reshape(q.shape)
 
-    if visible is None and q.shape[2] * k.shape[2] >= _LONG:
+    if visible is None and bias is None and q.shape[2] * k.shape[2] >= _LONG:
         mixed = by_platform(q, k, v, platform=mode.platform, cpu=chunked, default=_mix)
     else:
-        mixed = _mix(q, k, v, visible)
+        mixed = _mix(q, k, v, visible, bias)
     mixed = mixed.transpose(0, 2, 1, 3)
     return mixed.reshape(*mixed.shape[:2], -1)
 
@@ -164,12 +171,14 @@ _LONG = 2**17  # scores of a head: half a million bytes; a core's cache holds a 
 _CHUNK_HEADS = 4
 
 
-def _mix(q: Array, k: Array, v: Array, visible: Array | None = None) -> Array:
-    """softmax(q k^T / sqrt(d)) v over the last two axes; the softmax in float32.
+def _mix(q: Array, k: Array, v: Array, visible: Array | None = None, bias: Array | None = None) -> Array:
+    """softmax(q k^T / sqrt(d) + bias) v over the last two axes; the softmax in float32.
 
     The softmax's sum divides the result [M, D], not the scores [M, N]: one pass less over the largest array.
     """
     scores = jnp.matmul(q * q.shape[-1] ** -0.5, k.swapaxes(-1, -2), preferred_element_type=jnp.float32)
+    if bias is not None:
+        scores = (scores.reshape(-1, *bias.shape) + bias.astype(jnp.float32)).reshape(scores.shape)
     if visible is not None:
         scores = jnp.where(visible, scores, -jnp.inf)
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))

@@ -25,7 +25,7 @@ from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.models import layers
 from clipjax.models.arch import Arch, family_of
 from clipjax.models.cut import is_cut
-from clipjax.models.training import INFERENCE, Mode, Training, running, statistics
+from clipjax.models.training import INFERENCE, Mode, Precise, Training, running, statistics
 
 Params = dict[str, Any]
 Stages = OrderedDict[str, Array]
@@ -359,8 +359,12 @@ class Network:
     def _tower(self, name: str, params: Params, precision: Precision) -> Any:
         graphdef, abstract = _abstract(self.arch, name)
         _check(params.get(name, {}), abstract, f"{self.arch.name}: params/{name}")
-        cast = jax.tree.map(lambda leaf: jnp.asarray(leaf, _DTYPE[precision]), params[name])
-        return nnx.merge(graphdef, cast)
+        precise = _precise(self.arch, name)
+
+        def cast(path: Any, leaf: Any) -> Array:
+            return jnp.asarray(leaf, jnp.float32 if path in precise else _DTYPE[precision])
+
+        return nnx.merge(graphdef, jax.tree.map_with_path(cast, params[name]))
 
 
 def _moved(before: Params, of_batch: Params) -> Params:
@@ -417,6 +421,14 @@ _draw_now = jax.jit(_draw, static_argnums=0, compiler_options={"xla_backend_opti
 def _abstract(arch: Arch, tower: str | None = None) -> tuple[Any, Params]:
     module = nnx.eval_shape(lambda: _build(arch, nnx.Rngs(0)))
     return _split(getattr(module, tower) if tower else module)
+
+
+@functools.cache
+def _precise(arch: Arch, tower: str) -> frozenset[Any]:
+    """The paths of a tower's `Precise` params."""
+    module = getattr(nnx.eval_shape(lambda: _build(arch, nnx.Rngs(0))), tower)
+    found = nnx.to_pure_dict(nnx.state(module, Precise))
+    return frozenset(path for path, _ in jax.tree.leaves_with_path(found))
 
 
 def _check(params: Params, abstract: Params, where: str) -> None:

@@ -56,6 +56,10 @@ class Statistic(nnx.Param):
     """A running statistic of BatchNorm, [dim]: moved by forward passes in training, not by gradients."""
 
 
+class Precise(nnx.Param):
+    """A param that reaches its layer in float32 at every precision; the layer casts what it makes of it."""
+
+
 def statistics(module: Any) -> Any:
     """A module's `Statistic`s as arrays, in a nested dict like that of its params."""
     return nnx.to_pure_dict(nnx.state(module, Statistic))

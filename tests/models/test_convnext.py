@@ -98,7 +98,7 @@ def test_no_padding_where_windows_overlap() -> None:
 @pytest.mark.parametrize("size", [(12, 9), (3, 3)])
 def test_depthwise_seven_by_seven_with_bias(size: tuple[int, int]) -> None:
     """The window is larger than the last map of a small image."""
-    conv = convolutions.Conv(6, 6, kernel=7, depthwise=True, use_bias=True, rngs=nnx.Rngs(0))
+    conv = convolutions.Conv(6, 6, kernel=7, groups=6, use_bias=True, rngs=nnx.Rngs(0))
     x, bias = normal(2, *size, 6), normal(6)
     conv.bias[...] = jnp.asarray(bias)  # pyright: ignore[reportOptionalSubscript]
     kernel = np.array(conv.kernel[...])

@@ -31,6 +31,10 @@ def normal(*shape: int) -> np.ndarray:
         ("quick_gelu", lambda x: x * torch.sigmoid(1.702 * x)),
         ("relu", F.relu),
         ("relu6", F.relu6),
+        ("silu", F.silu),
+        ("hard_swish", F.hardswish),
+        ("hard_sigmoid", F.hardsigmoid),
+        ("sigmoid", torch.sigmoid),
     ],
 )
 def test_activations(name: str, theirs: Any) -> None:

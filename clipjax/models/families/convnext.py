@@ -111,7 +111,7 @@ class Block(nnx.Module):
 
     def __init__(self, dim: int, *, activation: str, eps: float, rngs: nnx.Rngs):
         self.conv = convolutions.Conv(
-            dim, dim, kernel=KERNEL, depthwise=True, use_bias=True, kernel_init=_INIT, rngs=rngs
+            dim, dim, kernel=KERNEL, groups=dim, use_bias=True, kernel_init=_INIT, rngs=rngs
         )
         self.norm = layers.LayerNorm(dim, eps=eps)
         self.mlp = layers.Mlp(

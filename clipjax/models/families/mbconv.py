@@ -97,7 +97,7 @@ class ConvNorm(nnx.Module):
             kernel=kernel,
             stride=stride,
             padding=config.padding,
-            depthwise=depthwise,
+            groups=in_dim if depthwise else 1,
             kernel_init=_DEPTHWISE if depthwise else _FAN_OUT,
             rngs=rngs,
         )
