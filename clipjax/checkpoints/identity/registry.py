@@ -6,6 +6,7 @@ logit scale and bias) is filled at conversion. docs/models.md documents columns 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ class Subject:
 
     Attributes:
         arch: its name in configs/archs.
-        library: of the reference.
+        library: of the reference, that of its first row.
         rows: {registered id: the library's name, for timm with its tag}.
     """
 
@@ -55,8 +56,8 @@ def subjects() -> tuple[Subject, ...]:
     found: dict[str, Subject] = {}
     for row in registry().values():
         name = f"{row['library_arch']}.{row['tag']}" if row["library"] == "timm" else row["library_arch"]
-        rows = found[row["arch"]].rows if row["arch"] in found else {}
-        found[row["arch"]] = Subject(row["arch"], row["library"], {**rows, row["id"]: name})
+        first = found.get(row["arch"]) or Subject(row["arch"], row["library"], {})
+        found[row["arch"]] = dataclasses.replace(first, rows={**first.rows, row["id"]: name})
     return tuple(found.values())
 
 
