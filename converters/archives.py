@@ -199,12 +199,16 @@ def _torch_source(value: Any, places: Mapping[str, int], path: Path, format: str
 
 
 def _state_dict(value: Any, path: Path) -> Any:
-    """The state dict in a training checkpoint (open_clip: `state_dict`; others: `model`)."""
+    """The state dict in a training checkpoint.
+
+    It is under `state_dict` (open_clip), `model`, or `classifier` (PyContrast's second file).
+    """
     if not isinstance(value, dict):
         raise DataError(f"{path} holds a {type(value).__name__}, not a state dict")
-    wrappers = [key for key in ("state_dict", "model") if isinstance(value.get(key), dict)]
+    wrappers = [key for key in ("state_dict", "model", "classifier") if isinstance(value.get(key), dict)]
     if len(wrappers) > 1:
-        raise DataError(f"{path} holds both a state_dict and a model: save the one you want alone")
+        both = " and a ".join(wrappers)
+        raise DataError(f"{path} holds both a {both}: save the one you want alone")
     return value[wrappers[0]] if wrappers else value
 
 

@@ -6,13 +6,17 @@ near the checkpoint's are built and compared, tensor by tensor.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import re
 from collections.abc import Mapping
+from typing import Any
 
+from clipjax.errors import DataError
 from clipjax.models.arch import Arch, load_arch
 from clipjax.models.network import Network
 from clipjax.models.parity_record import read_record
-from converters.engine import ConversionError, LazyTensor, Plan, detect_table, plan_conversion
+from converters.engine import ConversionError, LazyTensor, Plan, detect_table, flatten, plan_conversion
 from converters.table import Table
 
 _COMPARED = 4  # architectures of another number of parameters to compare
@@ -23,14 +27,51 @@ def plan_for(source: Mapping[str, LazyTensor], arch: Arch) -> Plan:
 
     Raises:
         ConversionError: it does not fit; names the architecture that fits, or nearly.
-        DataError: no layout covers its tensors.
+        DataError: no layout covers its tensors, its head has another number of classes, or its BatchNorms are
+            folded.
     """
+    files = getattr(source, "files", ())
+    where = str(files[0]) if files else "the checkpoint"
     table = detect_table(source)
+    target = Network(arch).abstract_params()
     try:
-        return plan_conversion(source, Network(arch).abstract_params(), table)
+        return plan_conversion(source, target, table)
     except ConversionError as error:
-        what = f"the checkpoint does not fit the architecture {arch.name} (layout {table.name})"
+        _refuse_other_head(source, arch, table, where)
+        _refuse_folded(source, target, table, where)
+        what = f"{where} does not fit the architecture {arch.name} (layout {table.name})"
         raise ConversionError(what, error.problems, _hint(source, table, len(error.problems))) from None
+
+
+def _refuse_other_head(source: Mapping[str, LazyTensor], arch: Arch, table: Table, where: str) -> None:
+    """Raises DataError if only the head is another one, of another number of classes."""
+    key = next((row.source for row in table.rows if row.target == "head/kernel"), "")
+    if not arch.num_classes or key not in source or source[key].shape[0] == arch.num_classes:
+        return
+    shape = tuple(source[key].shape)
+    try:
+        other = dataclasses.replace(arch, num_classes=shape[0])
+        plan_conversion(source, Network(other).abstract_params(), table)
+    except ConversionError:
+        return
+    raise DataError(
+        f"{where}: {key} has shape {shape}, a head of {shape[0]} classes, where {arch.name} has "
+        f"{arch.num_classes}: these are the weights of another training of it"
+    )
+
+
+def _refuse_folded(
+    source: Mapping[str, LazyTensor], target: Mapping[str, Any], table: Table, where: str
+) -> None:
+    """Raises DataError if no BatchNorm of an architecture that has them has its variance in the file."""
+    paths = [path for path in flatten(target) if path.endswith("/var")]
+    rows = [row for row in table.rows if any(row.target_pattern.fullmatch(path) for path in paths)]
+    patterns = [re.compile(row.source_pattern) for row in rows]
+    if patterns and not any(pattern.fullmatch(key) for key in source for pattern in patterns):
+        raise DataError(
+            f"{where}: {rows[0].source} is missing, as all statistics of BatchNorm are: they are folded into "
+            "the convolutions, and clipjax needs the weights as they were trained"
+        )
 
 
 def fitting(source: Mapping[str, LazyTensor]) -> list[str]:

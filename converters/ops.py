@@ -19,7 +19,7 @@ class Op:
         axes: the source's axis for each axis of the leaf; None: no permutation.
         part, parts: which of `parts` equal blocks of rows.
         flat: a vector of one element may fill a scalar leaf.
-        lead: number of leading axes of length 1 that the leaf lacks.
+        lead, trail: number of leading and trailing axes of length 1 that the leaf lacks.
     """
 
     axes: tuple[int, ...] | None = None
@@ -27,10 +27,16 @@ class Op:
     parts: int = 1
     flat: bool = False
     lead: int = 0
+    trail: int = 0
 
     @property
     def identity(self) -> bool:
-        return self.axes is None and not self.flat and not self.lead
+        return self.axes is None and not (self.flat or self.lead or self.trail)
+
+    @property
+    def rank(self) -> int | None:
+        """The source's number of axes, if the op fixes it."""
+        return None if self.axes is None else self.lead + len(self.axes) + self.trail
 
     def source_shape(self, leaf: tuple[int, ...]) -> tuple[int, ...] | None:
         """The shape that the source must have; None if this op cannot make such a leaf.
@@ -43,7 +49,7 @@ class Op:
             leaf = tuple(leaf[self.axes.index(axis)] for axis in range(len(leaf)))
         if self.parts > 1:
             return (self.parts * leaf[0], *leaf[1:]) if leaf else None
-        return (1,) * self.lead + leaf
+        return (1,) * self.lead + leaf + (1,) * self.trail
 
     def accepts(self, source: tuple[int, ...], leaf: tuple[int, ...]) -> bool:
         return source == self.source_shape(leaf) or (self.flat and source == (1,) and leaf == ())
@@ -52,13 +58,13 @@ class Op:
         """A view of the source's block of rows, in the leaf's layout."""
         if self.flat:
             return block.reshape(())
-        block = block.reshape(block.shape[self.lead :])
+        block = block.reshape(block.shape[self.lead : block.ndim - self.trail])
         return block if self.axes is None else block.transpose(self.axes)
 
     def to_source(self, leaf: np.ndarray) -> np.ndarray:
         """The inverse of `to_leaf`, a view."""
         leaf = leaf if self.axes is None else leaf.transpose(np.argsort(self.axes))
-        return leaf.reshape((1,) * self.lead + leaf.shape)
+        return leaf.reshape((1,) * self.lead + leaf.shape + (1,) * self.trail)
 
 
 _MATRIX = (1, 0)
@@ -68,6 +74,7 @@ OPS = {
     "squeeze": Op(lead=1),  # [1, ...] -> [...], as timm keeps its position embeddings
     "squeeze_2": Op(lead=2),  # [1, 1, ...] -> [...], as timm keeps its class tokens
     "linear": Op(axes=_MATRIX),  # torch [out, in] -> [in, out]
+    "linear_1x1": Op(axes=_MATRIX, trail=2),  # torch's 1x1 convolution [out, in, 1, 1] -> [in, out]
     "conv": Op(axes=(2, 3, 1, 0)),  # torch [out, in, h, w] -> [h, w, in, out]
     "q": Op(part=0, parts=3),
     "k": Op(part=1, parts=3),

@@ -22,6 +22,7 @@ from clipjax.errors import DataError
 from clipjax.storage.reading import check_regular, exists, is_dir, parse_json, read_json
 from converters.archives import open_legacy, open_zip
 from converters.pickle_values import cut
+from converters.pycontrast import with_classifier
 from converters.tensors import Source, Tensor, is_shape
 
 # In open_clip's order of preference (open_clip 3.3 factory.py, _find_checkpoint_in_dir).
@@ -59,7 +60,7 @@ def open_source(path: str | Path) -> Source:
     """Open a checkpoint file, or the weights in a folder (the first of `WEIGHT_NAMES`).
 
     Training checkpoints are unwrapped as by open_clip: the state dict under `state_dict`, without distributed
-    training's prefix `module.`.
+    training's prefix `module.`. A PyContrast encoder is opened with the classifier beside it.
 
     Raises:
         DataError: no such file, an unknown format, a damaged or truncated file, or a pickle that names
@@ -73,7 +74,7 @@ def open_source(path: str | Path) -> Source:
             f"{path} is part {int(part['part'])} of {int(part['of'])}: give the folder, or the index in it "
             f"({_PART.sub(part['kind'], path.name)}.index.json)"
         )
-    return _open_file(path)
+    return with_classifier(_open_file(path), path, _open_file)
 
 
 def _open_file(path: Path, part: bool = False) -> Source:

@@ -1,0 +1,41 @@
+"""PyContrast's ResNets: an encoder that was trained without labels, and its classifier in a second file.
+
+Source: bethgelab/model-vs-human, `pycontrast_resnet50.py`; the files themselves were not seen. The encoder's
+state dict has `encoder.*`, and `head.*` and `head_jig.*` (projections of the training, not used); the
+classifier's `weight` and `bias` are read as `classifier.weight` and `classifier.bias`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from clipjax.errors import DataError
+from converters.tensors import Source
+
+_PARTS = ("encoder.", "head.", "head_jig.")
+
+
+def with_classifier(source: Source, path: Path, open_file: Callable[[Path], Source]) -> Source:
+    """A PyContrast encoder joined with its classifier; any other source as it is.
+
+    The classifier is NAME_classifier.pth in the encoder's folder, under the names of their release: the
+    encoder's own, or what stands before its first underscore (InfoMin_800.pth, InfoMin_classifier.pth).
+
+    Raises:
+        DataError: there is no such file, or it holds more than a weight and a bias.
+    """
+    if "encoder.conv1.weight" not in source or not all(key.startswith(_PARTS) for key in source):
+        return source
+    names = dict.fromkeys(f"{stem}_classifier.pth" for stem in (path.stem, path.stem.partition("_")[0]))
+    found = [path.with_name(name) for name in names if path.with_name(name).is_file()]
+    if not found:
+        raise DataError(
+            f"{path} is a PyContrast encoder without its classifier: put {' or '.join(names)} beside it"
+        )
+    classifier = open_file(found[0])
+    if set(classifier) != {"weight", "bias"}:
+        some = ", ".join(sorted(classifier)[:4])
+        raise DataError(f"{found[0]} is not PyContrast's classifier, a weight and a bias: it has {some}")
+    tensors = {**source, **{f"classifier.{key}": tensor for key, tensor in classifier.items()}}
+    return Source(tensors, source.format, (*source.files, *classifier.files), source.metadata)
