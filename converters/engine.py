@@ -59,7 +59,7 @@ def detect_table(keys: Mapping[str, Any]) -> Table:
     """The layout that covers most of these keys.
 
     Raises:
-        DataError: no layout covers half of them, or two cover equally many.
+        DataError: no layout covers half of them, or two cover equally many, with as many axes.
     """
     scores = {name: sum(map(load_table(name).knows, keys)) for name in table_names()}
     best = max(scores.values())
@@ -69,6 +69,9 @@ def detect_table(keys: Mapping[str, Any]) -> Table:
         name: frozenset((row.target, row.source, row.op) for row in load_table(name).rows) for name in names
     }
     names = [name for name in names if not any(rows[other] < rows[name] for other in names)]
+    if len(names) > 1:  # the same keys, of matrices or of 1x1 convolutions
+        fits = {name: sum(map(load_table(name).fits, keys, keys.values())) for name in names}
+        names = [name for name in names if fits[name] == max(fits.values())]
     some = ", ".join(sorted(keys)[:5])
     if 2 * best < len(keys):
         raise DataError(

@@ -48,6 +48,8 @@ def _refuse_other_head(source: Mapping[str, LazyTensor], arch: Arch, table: Tabl
     key = next((row.source for row in table.rows if row.target == "head/kernel"), "")
     if not arch.num_classes or key not in source or source[key].shape[0] == arch.num_classes:
         return
+    if fitting(source):  # the registered architecture with that head is named
+        return
     shape = tuple(source[key].shape)
     try:
         other = dataclasses.replace(arch, num_classes=shape[0])

@@ -18,6 +18,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from clipjax.errors import DataError, UsageError
 from converters.ops import OPS
@@ -89,6 +90,13 @@ class Table:
     def knows(self, key: str) -> bool:
         """Whether a row, or an ignore or carry line, covers this source key."""
         return self._known.fullmatch(key) is not None
+
+    def fits(self, key: str, tensor: Any) -> bool:
+        """Whether a row covers this source key with the tensor's number of axes."""
+        axes = len(tensor.shape)
+        return any(
+            OPS[row.op].rank in (None, axes) for row in self.rows if re.fullmatch(row.source_pattern, key)
+        )
 
     def drops(self, key: str) -> bool:
         return any(fnmatch.fnmatchcase(key, pattern) for pattern in self.ignored)

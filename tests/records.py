@@ -4,6 +4,7 @@
     .venv/bin/python tests/records.py [NAME ...]     # only these
 
     open_clip         configs/open_clip.json: the library's configs of the architectures that both have
+    timm              configs/timm_archs.json: the options of its architectures of our families
     parity            configs/parity.json: architectures that are new or have changed, against their library
     coverage          the tables of models in README.md and docs/models.md
     tpu               the tables of docs/tpu.md; a family that has no row is compiled where .venv-tpu is there
@@ -56,6 +57,14 @@ def open_clip() -> None:
     names = sorted(set(open_clip.list_models()) & set(arch_names()))
     lines = [f" {json.dumps(name)}: {json.dumps(model_config(name))}" for name in names]
     write(CONFIGS / "open_clip.json", "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def timm() -> None:
+    try:
+        from converters.golden.timm_archs import text
+    except ImportError:
+        raise NotRebuiltError("timm is not installed: pip install -e '.[reference]'") from None
+    write(CONFIGS / "timm_archs.json", text())
 
 
 def parity() -> None:
@@ -148,7 +157,7 @@ def house() -> None:
 # In an order in which each has what it is made from.
 RECORDS: dict[str, Callable[[], None]] = {
     record.__name__: record
-    for record in (open_clip, parity, coverage, tpu, tested_versions, published, refusals, house)
+    for record in (open_clip, timm, parity, coverage, tpu, tested_versions, published, refusals, house)
 }
 
 

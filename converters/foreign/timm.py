@@ -1,7 +1,7 @@
 """timm's `config.json` (timm 1.0 models/_hub.py `save_config_for_hf`): a name and what changed.
 
-configs/models.csv maps timm's name (and tag) to an architecture. The number of classes and the image size are
-the file's; other changes in `model_args` are refused.
+What timm builds by that name is in configs/timm_archs.json, and `model_args` override it (`timm_options`).
+The number of classes and the image size are the file's. A record that is one of configs/archs has its name.
 
 Weights that were trained further keep the tag. So the card gets the registered id, `name.tag`, only if its
 architecture, number of classes included, equals that model's and there are no `label_names`; else it is
@@ -15,10 +15,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from clipjax.config import config_dir
-from clipjax.errors import DataError, unknown_name
-from clipjax.models.arch import arch_to_dict, load_arch
+from clipjax.errors import DataError
+from clipjax.models.arch import arch_from_dict, arch_to_dict, load_arch
 from clipjax.storage.reading import read_csv
 from converters.foreign.card import card_record, choose, get, square
+from converters.foreign.timm_options import has_family, tower
 
 _POOLS = {"class": "token", "map": "map"}  # our vision poolings; without the key: the mean
 _CROPS = {"center": "shortest", "squash": "squash"}
@@ -30,21 +31,39 @@ def read(record: Mapping[str, Any], where: str, folder: str) -> dict[str, Any]:
     name = get(record, "architecture", where, "text")
     config, inside = get(record, "pretrained_cfg", where, "object"), f"{where}: pretrained_cfg"
     tag = get({"tag": "", **config}, "tag", inside, "text") or None
-    row = _row(name, tag, where)
-    arch = arch_to_dict(load_arch(row["arch"]))
-    arch["num_classes"] = get(record, "num_classes", where, "count")
-    arch["vision"]["image_size"] = size = _image_size(config, inside)
-    pool = _POOLS.get(arch["vision"].get("pooling"), "avg")
+    size, classes = _image_size(config, inside), get(record, "num_classes", where, "count")
+    args = _model_args(get({"model_args": {}, **record}, "model_args", where, "object"), classes, size, where)
+    if "global_pool" in config:  # as timm reads it; beside `architecture` it only informs
+        args = {"global_pool": config["global_pool"], **args}
+    row = _row(name, tag)
+    vision = _vision(name, args, size, row, where)
+    pool = _POOLS.get(vision.get("pooling", ""), "avg")
     if record.get("global_pool", pool) != pool:
-        raise DataError(
-            f"{where}: global_pool is {record['global_pool']!r}; clipjax has {name} with {pool!r}"
-        )
-    built = {"in_chans": 3, "num_classes": arch["num_classes"], "global_pool": pool, "img_size": size}
-    _refuse_other_args(get({"model_args": {}, **record}, "model_args", where, "object"), built, where)
+        raise DataError(f"{where}: global_pool is {record['global_pool']!r}, but the model has {pool!r}")
+    arch = {"name": name, "vision": vision, "num_classes": classes}
+    if row is not None:
+        known = arch_to_dict(load_arch(row["arch"]))
+        if {**known["vision"], "image_size": size} == vision:
+            arch["name"] = known["name"]
     source = {"library": "timm", "arch": name, "tag": tag}
     card = card_record(f"{name}-{folder}", arch, where, source, _preprocess(config, size, inside))
     _identify(card, row, tag, bool(record.get("label_names") or config.get("label_names")))
     return card
+
+
+def _vision(
+    name: str, args: Mapping[str, Any], size: int, row: Mapping[str, str] | None, where: str
+) -> dict[str, Any]:
+    """The record of the image tower."""
+    if row is None or has_family(name):
+        vision = tower(name, args, size, where)
+    else:
+        vision = arch_to_dict(load_arch(row["arch"]))["vision"] | {"image_size": size}
+        pool = _POOLS.get(vision.get("pooling", ""), "avg")
+        for key, value in args.items():
+            if (key, value) != ("global_pool", pool):
+                raise DataError(f"{where}: model_args.{key} is {value!r}, which clipjax does not know")
+    return arch_to_dict(arch_from_dict({"name": name, "vision": vision, "num_classes": 0}, where))["vision"]
 
 
 def _image_size(config: Mapping[str, Any], where: str) -> int:
@@ -54,30 +73,28 @@ def _image_size(config: Mapping[str, Any], where: str) -> int:
     return square({"input_size": sides}, "input_size", where)
 
 
-def _refuse_other_args(args: Mapping[str, Any], built: Mapping[str, Any], where: str) -> None:
-    """`model_args` may only repeat what clipjax builds."""
-    for key, value in args.items():
-        if key not in built:
-            raise DataError(f"{where}: model_args.{key} is {value!r}, which clipjax does not know")
-        side = key == "img_size" and value == [built[key]] * 2
-        if value != built[key] and not side:
-            raise DataError(f"{where}: model_args.{key} is {value!r}, but the model has {built[key]!r}")
+def _model_args(args: Mapping[str, Any], classes: int, size: int, where: str) -> dict[str, Any]:
+    """`model_args` without those that other fields say, which must agree with them."""
+    said = {"in_chans": (3,), "num_classes": (classes,), "img_size": (size, [size, size])}
+    for key, values in said.items():
+        if key in args and args[key] not in values:
+            raise DataError(f"{where}: model_args.{key} is {args[key]!r}, but the model has {values[0]!r}")
+    return {key: value for key, value in args.items() if key not in said}
 
 
-def _row(name: str, tag: str | None, where: str) -> dict[str, str]:
-    """The registered row of the name with this tag, else any row of the name."""
+def _row(name: str, tag: str | None) -> dict[str, str] | None:
+    """The registered row of a timm name with this tag, else any row of the name, if there is one."""
     rows = [row for row in read_csv(config_dir() / "models.csv") if row["library"] == "timm"]
     named = [row for row in rows if row["library_arch"] == name]
-    if not named:
-        known = sorted({row["library_arch"] for row in rows})
-        raise DataError(f"{where}: {unknown_name('architecture', name, known)}")
-    return next((row for row in named if row["tag"] == tag), named[0])
+    return next((row for row in named if row["tag"] == tag), named[0] if named else None)
 
 
-def _identify(card: dict[str, Any], row: Mapping[str, str], tag: str | None, labelled: bool) -> None:
-    registered = arch_to_dict(load_arch(row["arch"]))
+def _identify(card: dict[str, Any], row: Mapping[str, str] | None, tag: str | None, labelled: bool) -> None:
+    registered = None if row is None else arch_to_dict(load_arch(row["arch"]))
     if labelled:
         card["unknown"]["classes"] = "the file's label_names are no label space of clipjax's"
+    elif row is None or registered is None:
+        pass
     elif row["tag"] == tag and card["arch"]["num_classes"] == registered["num_classes"]:
         if card["arch"] == registered:
             card["id"] = f"{row['library_arch']}.{tag}"

@@ -14,10 +14,29 @@ from clipjax.checkpoints.identity.registry_rows import registry
 from clipjax.errors import DataError, UsageError
 from clipjax.results.store import model_facts
 
+IMAGENET = ("standard", "contrastive", "more_data")  # the study's groups of ImageNet classifiers
+
 
 @pytest.fixture(scope="module")
-def facts() -> dict[str, dict]:
+def registered() -> dict[str, dict]:
     return {name: model_facts(model_card(name)) for name in registry()}
+
+
+@pytest.fixture(scope="module")
+def facts(registered: dict[str, dict]) -> dict[str, dict]:
+    """Of all others."""
+    return {name: one for name, one in registered.items() if one["group"] not in IMAGENET}
+
+
+def test_imagenet_classifiers_are_in_the_group_of_their_name(registered: dict[str, dict]) -> None:
+    for scheme in ("paper", "training"):
+        for one in registered.values():
+            found = group_of(one, groups(scheme))
+            if one["group"] in IMAGENET:
+                assert found is not None
+                assert found.key == one["group"]
+            else:
+                assert found is None or found.key not in IMAGENET
 
 
 def counts(facts: dict[str, dict], scheme: str) -> Counter:

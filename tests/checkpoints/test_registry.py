@@ -379,6 +379,13 @@ def test_unknown_model_names_the_nearest() -> None:
         model_card("vit_b32-openai")
 
 
+def test_a_bare_name_of_timm_is_not_weights() -> None:
+    loads = r"\(timm itself would load convnext_tiny\.in12k_ft_in1k\)"
+    names = r"name convnext_tiny\.fb_in1k or convnext_tiny\.fb_in22k_ft_in1k"
+    with pytest.raises(UsageError, match=rf"'convnext_tiny' is timm's name of an arch.* {loads}: {names}"):
+        model_card("convnext_tiny")
+
+
 def test_repo_to_id() -> None:
     assert id_of_repo("laion/CLIP-ViT-B-32-laion2B-s34B-b79K") == "vit_b_32-laion2b_s34b_b79k"
     tag = "vit_base_patch16_clip_384.openai_ft_in12k_in1k"

@@ -118,16 +118,16 @@ def test_what_timm_itself_writes(name: str, changes: dict, registered: bool, tmp
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("architecture", "resnet50", "unknown architecture 'resnet50'"),
+        ("architecture", "resnet51", "unknown architecture 'resnet51'; did you mean resnet"),
         ("architecture", "ViT-B-32", "unknown architecture 'ViT-B-32'"),
-        ("model_args", {"act_layer": "relu"}, r"model_args\.act_layer is 'relu', which clipjax does"),
+        ("model_args", {"act_layer": "tanh"}, "has act_layer = 'tanh', which clipjax's family 'mbconv' does"),
         (
             "model_args",
             {"img_size": 256},
             r"model_args\.img_size is 256, but the model has 224",
         ),
         ("model_args", {"num_classes": 10}, r"model_args\.num_classes is 10, but the model has 1000"),
-        ("global_pool", "max", r"global_pool is 'max'; clipjax has tf_efficientnet_lite0 with 'avg'"),
+        ("global_pool", "max", r"global_pool is 'max', but the model has 'avg'"),
         ("pretrained_cfg.crop_mode", "border", "crop_mode is 'border'"),
         ("pretrained_cfg.input_size", [3, 224, 256], "input_size is"),
         ("pretrained_cfg.input_size", [1, 224, 224], "clipjax has RGB images only"),

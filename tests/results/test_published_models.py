@@ -24,7 +24,14 @@ from clipjax.results.store import ResultStore
 from clipjax.storage.reading import read_csv
 
 FOLDERS = {"open_clip": "openclip", "timm": "timm", "testbed": "testbed"}
-# Numbers, models, registered ones. 121 x (6 + 12); 1,556 lines x 8 files x 2 (one file has another model).
+# The study's ImageNet classifiers, which timm's tables have.
+IMAGENET = {
+    row["id"]
+    for row in read_csv(config_dir() / "models.csv")
+    if row["library"] == "timm" and row["group"] in ("standard", "contrastive", "more_data")
+}
+# Numbers, models, and registered ones but for those. 121 x (6 + 12); 1,556 lines x 8 files x 2 (one file has
+# another model).
 SIZES = {"open_clip": (2178, 121, 80), "timm": (24896, 1557, 34), "testbed": (45774, 338, 0)}
 
 
@@ -36,7 +43,9 @@ def numbers(request: pytest.FixtureRequest, test_data: Path) -> list[Number]:
 def test_every_number_comes_in_once(numbers: list[Number]) -> None:
     models = {number.score.model: number.facts is None for number in numbers}
     source = numbers[0].score.source
-    assert (len(numbers), len(models), sum(models.values())) == SIZES[source]
+    numbered, listed, others = SIZES[source]
+    assert (len(numbers), len(models)) == (numbered, listed)
+    assert sum(models.values()) == others + (len(IMAGENET) if source == "timm" else 0)
     assert len({number.score.key for number in numbers}) == len(numbers)
     known = {model["id"] for model in read_csv(config_dir() / "models.csv")}
     assert {model for model, registered in models.items() if registered} == models.keys() & known
@@ -96,9 +105,12 @@ GROUPS = {
 }
 
 
-def test_groups_of_models_that_are_not_registered(numbers: list[Number]) -> None:
+def test_groups_by_the_rules(numbers: list[Number]) -> None:
+    """Of models that are not registered, and of the study's ImageNet classifiers by their names alone."""
+    source = numbers[0].score.source
     models = {number.score.model: number.facts for number in numbers if number.facts is not None}
-    assert Counter(known.get("group") for known in models.values()) == GROUPS[numbers[0].score.source]
+    models |= {name: facts("timm", (name, "")) for name in IMAGENET if source == "timm"}
+    assert Counter(known.get("group") for known in models.values()) == GROUPS[source]
 
 
 def test_facts_of_some_models() -> None:

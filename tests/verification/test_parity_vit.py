@@ -29,21 +29,16 @@ B16, H14, DEIT, DINO = (
     "vit_large_patch14_dinov2",
 )
 SIGLIP, COCA = "ViT-SO400M-14-SigLIP-384", "coca_ViT-B-32"
+# Every architecture of the family but those in test_parity_clip.py and test_parity_text.py.
 LIBRARY = {
-    **dict.fromkeys(["vit_base_patch16_clip_224", "vit_base_patch16_clip_384"], "timm"),
-    **dict.fromkeys([f"vit_base_patch32_clip_{size}" for size in (224, 384, 448)], "timm"),
-    **dict.fromkeys([f"vit_large_patch14_clip_{size}" for size in (224, 336)], "timm"),
-    **dict.fromkeys([f"vit_huge_patch14_clip_{size}" for size in (224, 336)], "timm"),
-    DEIT: "timm",
-    DINO: "timm",
-    SIGLIP: "open_clip",
-    COCA: "open_clip",
-    "coca_ViT-L-14": "open_clip",
+    **{name: "timm" for name in arch_names() if name.startswith(("vit_", "deit"))},
+    **dict.fromkeys([SIGLIP, COCA, "coca_ViT-L-14"], "open_clip"),
 }
+LIBRARY = {name: of for name, of in LIBRARY.items() if isinstance(load_arch(name).vision, vit.ViTConfig)}
 TABLE = {"timm": "timm_vit", SIGLIP: "open_clip_siglip", COCA: "open_clip_coca"}
-# One of each kind: patch size and width of a head among the classifiers of CLIP's.
+# One of each kind: patch size and width of a head among the classifiers.
 KINDS = [B16, "vit_base_patch32_clip_448", "vit_large_patch14_clip_224", H14, DEIT, DINO, SIGLIP, COCA]
-KINDS += ["coca_ViT-L-14"]
+KINDS += ["coca_ViT-L-14", "vit_base_patch8_224", "vit_tiny_patch16_224", "vit_small_patch32_224"]
 
 
 def case(name: str) -> Case:

@@ -8,6 +8,7 @@ import functools
 from clipjax.config import config_dir
 from clipjax.errors import DataError, UsageError
 from clipjax.storage.reading import read_csv
+from converters.foreign.timm_options import default_tag
 
 
 @functools.cache
@@ -32,6 +33,13 @@ def model_ids() -> list[str]:
 
 def unknown_model(name: str) -> UsageError:
     """The error for an unregistered id: names the nearest ids and the command that lists all."""
+    rows = registry().values()
+    if same := [row["id"] for row in rows if (row["library"], row["library_arch"]) == ("timm", name)]:
+        tag = default_tag(name)
+        loads = f" (timm itself would load {name}.{tag})" if tag else ""
+        return UsageError(
+            f"{name!r} is timm's name of an architecture, not of weights{loads}: name {' or '.join(same)}"
+        )
     near = difflib.get_close_matches(name, model_ids(), n=3, cutoff=0.6)
     hint = f"did you mean {', '.join(near)}? " if near else ""
     return UsageError(f"unknown model {name!r}; {hint}`clipjax models` lists the ids")

@@ -1,0 +1,39 @@
+"""timm 1.0 `convnext.ConvNeXt`, version 1 with a patch stem and LayerScale."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from converters.foreign.timm_options import Options
+
+CLASSES = ("ConvNeXt",)
+
+
+def tower(options: Options) -> dict[str, Any]:
+    o = options
+    o.only("global_pool", "avg")
+    o.only("output_stride", 32)
+    depths, widths = o.numbers("depths", 4), o.numbers("dims", 4)
+    o.only("kernel_sizes", 7, [7, 7, 7, 7])
+    scale = o.take("ls_init_value")
+    if scale is None:
+        raise o.refused("ls_init_value", scale)
+    o.only("stem_type", "patch")
+    o.only("patch_size", 4)
+    o.only("head_norm_first", False)
+    hidden = o.take("head_hidden_size")
+    o.only("conv_mlp", False, True)  # 1x1 convolutions: another layout of the same numbers
+    o.only("conv_bias", True)
+    o.only("use_grn", False)
+    activation = o.activation("act_layer", "gelu", "gelu", "gelu_tanh", "quick_gelu")
+    eps = o.eps("norm_layer", "LayerNorm", "LayerNorm", "LayerNorm2d", "layernorm", "layernorm2d")
+    stated = o.take("norm_eps")
+    return {
+        "image_size": o.image_size,
+        "widths": widths,
+        "depths": depths,
+        "activation": activation,
+        "ln_eps": eps if stated is None else float(stated),
+        "projection": "none" if hidden is None else "hidden",
+        "embed_dim": widths[-1] if hidden is None else int(hidden),
+    }

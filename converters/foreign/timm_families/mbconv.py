@@ -1,0 +1,171 @@
+"""timm 1.0 `efficientnet.EfficientNet` and `mobilenetv3.MobileNetV3`.
+
+Their `block_args` state a block's ratios; channels are computed here as `_efficientnet_builder.py` does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from converters.foreign.timm_options import Options
+from converters.foreign.timm_rounding import make_divisible
+
+CLASSES = ("EfficientNet", "MobileNetV3")
+
+_BLOCKS = {"ds": "separable", "ir": "inverted", "er": "fused", "cn": "plain"}
+_KERNELS = {"ds": "dw_kernel_size", "ir": "dw_kernel_size", "er": "exp_kernel_size", "cn": "kernel_size"}
+# What else a block may state, and the only values that our blocks have.
+_ELSE = {"s2d": False, "group_size": 0, "num_experts": 0, "pw_act": False, "pw_kernel_size": 1}
+_READ = {"repeat", "block_type", "out_chs", "stride", "act_layer", "exp_ratio", "se_ratio", "noskip", "skip"}
+_READ |= {"force_in_chs", *_KERNELS.values()}
+_ACTIVATIONS = ("relu", "relu6", "silu", "hard_swish")
+
+
+class _Squeeze(NamedTuple):
+    """Squeeze-excitations: of which width, how it is rounded, activation (None: the block's), gate."""
+
+    from_middle: bool
+    rounded: Callable[[float], int]
+    activation: str | None
+    gate: str
+
+
+def tower(options: Options) -> dict[str, Any]:
+    o = options
+    later = "head_bias" in o  # MobileNetV3's arguments
+    blocks, features = o.take("block_args"), o.take("num_features")
+    if not isinstance(features, int) or features < 1:
+        raise o.refused("num_features", features)
+    stem = o.take("stem_size")
+    if later:
+        o.only("head_bias", True)
+        o.only("head_norm", False)
+        o.only("layer_scale_init_value", None)
+    else:
+        o.only("stem_kernel_size", 3)
+        o.only("output_stride", 32)
+    fixed, padding = o.only("fix_stem", False, True), o.only("pad_type", "", "same")
+    activation = o.activation("act_layer", "relu", *_ACTIVATIONS)
+    eps = o.eps("norm_layer", "nn.BatchNorm2d", "nn.BatchNorm2d")
+    o.only("aa_layer", None)
+    squeeze = _squeeze(o, o.only("se_from_exp", False, True) if later else False)
+    rounded = _rounding(o, "round_chs_fn", o.take("round_chs_fn"))
+    o.only("global_pool", "avg")
+    width = in_dim = stem if fixed else rounded(stem)
+    stages, activations = [], [activation]
+    for stage in blocks:
+        found, own = _stage(o, stage, in_dim, activation, rounded, squeeze)
+        stages.append(found)
+        activations.append(own)
+        in_dim = found["width"]
+    activations.append(activation)
+    return {
+        "image_size": o.image_size,
+        "stem_width": width,
+        "embed_dim": features,
+        "activation": activation if set(activations) == {activation} else activations,
+        "padding": {"": "symmetric", "same": "tf_same"}[padding],
+        "bn_eps": eps,
+        **({"final": "pooled"} if later else {}),
+        "stages": stages,
+    }
+
+
+def _stage(
+    o: Options,
+    blocks: Sequence[Mapping[str, Any]],
+    in_dim: int,
+    activation: str,
+    rounded: Callable[[float], int],
+    squeeze: _Squeeze,
+) -> tuple[dict[str, Any], str]:
+    """A stage's record and its activation."""
+    first, each = blocks[0], [block for block in blocks for _ in range(block["repeat"])]
+    kind = first["block_type"]
+    kernel = first.get(_KERNELS.get(kind, ""))
+    if kind not in _BLOCKS:
+        raise o.refused("block_args.block_type", kind)
+    if not isinstance(kernel, int):
+        raise o.refused(f"block_args.{_KERNELS[kind]}", kernel)
+    ins, middles, squeezed = [], [], []
+    for place, block in enumerate(each):
+        out = rounded(block["out_chs"])
+        _check(o, block, first, joins=in_dim == out and (place > 0 or block["stride"] == 1))
+        ratio = block.get("exp_ratio", 1.0)
+        middle = make_divisible((rounded(block.get("force_in_chs") or 0) or in_dim) * ratio)
+        middle = middle if kind in ("ir", "er") else in_dim
+        share = block.get("se_ratio", 0.0)
+        width = middle * (share if squeeze.from_middle else share / ratio)
+        squeezed.append(squeeze.rounded(width) if share else 0)
+        ins.append(in_dim)
+        middles.append(middle)
+        in_dim = out
+    if 0 in squeezed and any(squeezed):
+        raise o.refused("block_args.se_ratio", [block.get("se_ratio") for block in blocks])
+    own = activation if "act_layer" not in first else o.named(first["act_layer"])
+    if own not in _ACTIVATIONS:
+        raise o.refused("block_args.act_layer", first["act_layer"])
+    record: dict[str, Any] = {
+        "block": _BLOCKS[kind],
+        "kernel": kernel,
+        "stride": first["stride"],
+        "expand": _factor(middles, ins) or middles,
+        "width": in_dim,
+        "depth": len(each),
+    }
+    if any(squeezed):
+        widths = _factor(ins, squeezed) or squeezed
+        record["squeeze"] = {"width": widths, "activation": squeeze.activation or own, "gate": squeeze.gate}
+    return record, own
+
+
+def _check(o: Options, block: Mapping[str, Any], first: Mapping[str, Any], *, joins: bool) -> None:
+    """Refuses what our stages do not have; `joins`: the block's input and output have one shape."""
+    equal = ("block_type", "out_chs", "act_layer", *_KERNELS.values())
+    wrong = [key for key in equal if block.get(key) != first.get(key)]
+    wrong += [key for key in block if key not in _READ and (key not in _ELSE or block[key] != _ELSE[key])]
+    wrong += ["exp_kernel_size"] if block["block_type"] == "ir" and block["exp_kernel_size"] != 1 else []
+    wrong += ["skip" if "skip" in block else "noskip"] if joins and not _skips(block) else []
+    if wrong:
+        raise o.refused(f"block_args.{wrong[0]}", block.get(wrong[0]))
+
+
+def _skips(block: Mapping[str, Any]) -> bool:
+    return block.get("skip", not block.get("noskip", False))
+
+
+def _factor(large: Sequence[int], small: Sequence[int]) -> int | None:
+    """The whole number that each of `small` is multiplied by, if there is one."""
+    ratios = {a // b for a, b in zip(large, small, strict=True) if a % b == 0}
+    return ratios.pop() if len(ratios) == 1 and all(a % b == 0 for a, b in zip(large, small)) else None
+
+
+def _squeeze(o: Options, from_middle: bool) -> _Squeeze:
+    value = o.take("se_layer")
+    stated = {"call": "SqueezeExcite"} if value is None else dict(value) if isinstance(value, Mapping) else {}
+    known = {"call", "gate_layer", "force_act_layer", "rd_round_fn"}
+    gate = stated.get("gate_layer", "sigmoid")
+    if stated.get("call") != "SqueezeExcite" or not stated.keys() <= known:
+        raise o.refused("se_layer", value)
+    if gate not in ("sigmoid", "hard_sigmoid"):
+        raise o.refused("se_layer", value)
+    own = stated.get("force_act_layer")
+    rounded = _rounding(o, "se_layer", stated["rd_round_fn"]) if "rd_round_fn" in stated else round
+    return _Squeeze(from_middle, rounded, None if own is None else o.named(own), gate)
+
+
+def _rounding(o: Options, option: str, value: Any) -> Callable[[float], int]:
+    """timm's `round_channels` with its keywords."""
+    stated = dict(value) if isinstance(value, Mapping) else {"call": value}
+    known = {"call", "multiplier", "divisor", "round_limit"}
+    if stated.pop("call", None) != "round_channels" or not stated.keys() <= known:
+        raise o.refused(option, value)
+    multiplier = stated.pop("multiplier", 1.0)
+
+    def rounded(channels: float) -> int:
+        if not channels or not multiplier:
+            return int(channels)
+        return make_divisible(channels * multiplier, **stated)
+
+    return rounded

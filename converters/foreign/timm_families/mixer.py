@@ -1,0 +1,55 @@
+"""timm 1.0 `mlp_mixer.MlpMixer`: MLP-Mixer, gMixer, ResMLP and gMLP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from converters.foreign.timm_options import Options
+
+CLASSES = ("MlpMixer",)
+
+# {timm's block and MLP: ours}.
+_BLOCKS = {
+    ("MixerBlock", "Mlp"): "mixer",
+    ("MixerBlock", "GluMlp"): "gmixer",
+    ("ResBlock", "Mlp"): "resmlp",
+    ("SpatialGatingBlock", "GatedMlp"): "gmlp",
+}
+_GATE_EPS = 1e-5  # of `SpatialGatingUnit`, which takes torch's LayerNorm
+
+
+def tower(options: Options) -> dict[str, Any]:
+    o = options
+    patch = o.only("patch_size", *range(1, 65))
+    depth, width, ratio = o.take("num_blocks"), o.take("embed_dim"), o.take("mlp_ratio")
+    given, mlp = o.take("block_layer"), o.take("mlp_layer")
+    stated = dict(given) if isinstance(given, Mapping) else {"call": given}
+    timm_block = stated.pop("call", None)
+    if not stated.keys() <= {"init_values"} or timm_block not in {name for name, _ in _BLOCKS}:
+        raise o.refused("block_layer", given)
+    if (timm_block, mlp) not in _BLOCKS:
+        raise o.refused("mlp_layer", mlp)
+    block = _BLOCKS[timm_block, mlp]
+    if isinstance(ratio, list) != (timm_block == "MixerBlock"):
+        raise o.refused("mlp_ratio", ratio)
+    tokens, channels = (int(width * each) for each in (ratio if isinstance(ratio, list) else (0, ratio)))
+    halves = 2 if block in ("gmixer", "gmlp") else 1  # a gate takes one of the halves
+    norm = "Affine" if block == "resmlp" else "nn.LayerNorm"
+    eps = o.eps("norm_layer", norm, norm)
+    activation = o.activation("act_layer", "gelu", "gelu", "silu")
+    o.only("stem_norm", False)
+    o.only("global_pool", "avg")
+    return {
+        "image_size": o.image_size,
+        "patch_size": patch,
+        "width": width,
+        "layers": depth,
+        "block": block,
+        "token_width": tokens // halves,
+        "mlp_width": channels // halves,
+        "activation": activation,
+        "ln_eps": eps,
+        "gate_eps": _GATE_EPS if block == "gmlp" else 0.0,
+        "embed_dim": width,
+    }

@@ -1,0 +1,190 @@
+"""What timm builds by an architecture's name and `model_args`, and our record of it.
+
+configs/timm_archs.json has every option of timm's architectures (`converters.golden.timm_archs` makes it).
+Each family of `timm_families/` takes every option of its classes by name and says which values it has. Any
+other value, and an option that it does not name, is refused: nothing is guessed from shapes.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from clipjax.config import config_dir
+from clipjax.errors import DataError, unknown_name
+from clipjax.models.arch import families
+from clipjax.storage.reading import read_json
+from converters.foreign import timm_families
+
+# Of every class: set by the file's own fields, or without effect on what a trained model computes.
+_TRAINING = {
+    *("drop_rate", "drop_path_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate"),
+    *("drop_block_rate", "weight_init", "fix_init", "head_init_scale", "zero_init_last", "memory_efficient"),
+    *("nlhb",),
+}
+_ACTIVATIONS = {
+    **dict.fromkeys(["gelu", "nn.GELU", "GELU"], "gelu"),
+    **dict.fromkeys(["gelu_tanh", "GELUTanh"], "gelu_tanh"),
+    **dict.fromkeys(["quick_gelu", "quickgelu", "QuickGELU"], "quick_gelu"),
+    **dict.fromkeys(["silu", "swish", "nn.SiLU", "Swish"], "silu"),
+    **dict.fromkeys(["relu", "nn.ReLU"], "relu"),
+    **dict.fromkeys(["relu6", "nn.ReLU6"], "relu6"),
+    **dict.fromkeys(["hard_swish", "nn.Hardswish", "HardSwish"], "hard_swish"),
+}
+# The eps of a norm that is named without one: torch's and timm's own layers differ.
+_EPS = {"nn.LayerNorm": 1e-5, "LayerNorm": 1e-6, "LayerNorm2d": 1e-6, "layernorm": 1e-6, "layernorm2d": 1e-6}
+_EPS |= {"nn.BatchNorm2d": 1e-5, "batchnorm": 1e-5, "batchnorm2d": 1e-5, "BatchNormAct2d": 1e-5}
+_EPS |= {"GroupNormAct": 1e-5, "Affine": 0.0}
+
+
+class Options:
+    """The options of one architecture; each is taken once.
+
+    Attributes:
+        image_size: side of the images in pixels.
+        timm_class: of the network.
+    """
+
+    def __init__(
+        self, values: Mapping[str, Any], name: str, timm_class: str, family: str, image_size: int, where: str
+    ) -> None:
+        self._left = dict(values)
+        self.image_size = image_size
+        self.timm_class = timm_class
+        self._about = f"{where}: timm's {name}", family
+
+    def __contains__(self, option: str) -> bool:
+        return option in self._left
+
+    def take(self, option: str) -> Any:
+        return self._left.pop(option)
+
+    def only(self, option: str, *values: Any) -> Any:
+        """The option's value, which must be one of these."""
+        value = self.take(option)
+        # 1 == True, and an option that is a number may not pass as a flag.
+        if not any(value == known and isinstance(value, bool) == isinstance(known, bool) for known in values):
+            raise self.refused(option, value)
+        return value
+
+    def activation(self, option: str, default: str, *known: str) -> str:
+        """The name of an activation in `clipjax.models.layers`, one of `known`; null is `default`."""
+        value = self.take(option)
+        name = default if value is None else self.named(value)
+        if name not in known:
+            raise self.refused(option, value)
+        return name
+
+    def named(self, activation: Any) -> str | None:
+        """The name in `clipjax.models.layers` of one of timm's activations."""
+        return _ACTIVATIONS.get(activation) if isinstance(activation, str) else None
+
+    def eps(self, option: str, default: str, *known: str) -> float:
+        """The eps of a norm, whose class is one of `known`; null is the class `default`."""
+        value = self.take(option)
+        kind, stated = default if value is None else value, {}
+        if isinstance(kind, Mapping):
+            kind, stated = kind.get("call"), {key: kind[key] for key in kind if key != "call"}
+        if kind not in known or not stated.keys() <= {"eps"}:
+            raise self.refused(option, value)
+        return float(stated.get("eps", _EPS[kind]))
+
+    def call(self, option: str, known: str, *keywords: str) -> dict[str, Any]:
+        """The keywords stated of a class, which must be `known`."""
+        value = self.take(option)
+        stated = dict(value) if isinstance(value, Mapping) else {"call": value}
+        if stated.pop("call", None) != known or not stated.keys() <= set(keywords):
+            raise self.refused(option, value)
+        return stated
+
+    def numbers(self, option: str, length: int | None = None) -> list[int]:
+        """Whole numbers, `length` of them; one may stand for all."""
+        value = self.take(option)
+        items = [value] * (length or 1) if isinstance(value, int) else value
+        if not isinstance(items, list) or len(items) != (length or len(items)):
+            raise self.refused(option, value)
+        if any(isinstance(item, bool) or not isinstance(item, int) for item in items):
+            raise self.refused(option, value)
+        return items
+
+    def refused(self, option: str, value: Any) -> DataError:
+        about, family = self._about
+        return DataError(f"{about} has {option} = {value!r}, which clipjax's family {family!r} does not have")
+
+    def finish(self) -> None:
+        """Raises DataError for the first option that no line of the family took."""
+        for option, value in self._left.items():
+            if option not in _TRAINING:
+                raise self.refused(option, value)
+
+
+@functools.cache
+def _families() -> dict[str, tuple[str, ModuleType]]:
+    """{timm's class: (our family, its module)}."""
+    found = {}
+    for module in pkgutil.iter_modules(timm_families.__path__):
+        if module.name not in families():
+            continue
+        family = importlib.import_module(f"{timm_families.__name__}.{module.name}")
+        found |= dict.fromkeys(family.CLASSES, (module.name, family))
+    return found
+
+
+@functools.cache
+def _record() -> dict[str, Any]:
+    return read_json(config_dir() / "timm_archs.json")
+
+
+def architectures() -> list[str]:
+    """timm's architectures in configs/timm_archs.json."""
+    return list(_record()["archs"])
+
+
+def default_tag(name: str) -> str | None:
+    """The tag of the weights that timm loads by the bare name of an architecture; None if it has none."""
+    return _record()["archs"][name][2] or None if name in _record()["archs"] else None
+
+
+def has_family(name: str) -> bool:
+    """Whether a family has a mapping for this architecture's class."""
+    return name in _record()["archs"] and _record()["archs"][name][0] in _families()
+
+
+def tower(name: str, args: Mapping[str, Any], size: int, where: str) -> dict[str, Any]:
+    """Our `[vision]` record of timm's `create_model(name, **args)`.
+
+    Args:
+        args: arguments as in a file's `model_args`, without those of the head and the image size.
+        size: side of the images.
+        where: the file, for errors.
+
+    Raises:
+        DataError: an unknown architecture or argument, or an option that clipjax does not have (the first).
+    """
+    record = _record()
+    if name not in record["archs"]:
+        raise DataError(f"{where}: {unknown_name('architecture', name, list(record['archs']))}")
+    timm_class, options, _ = record["archs"][name]
+    if timm_class not in _families():
+        raise DataError(f"{where}: timm's {name} is a {timm_class}, of which clipjax has no family")
+    values = {**record["classes"][timm_class], **options}
+    for option, value in args.items():
+        if option in values.get("cfg", ()) and isinstance(values["cfg"], Mapping):  # RegNet's
+            values["cfg"] = {**values["cfg"], option: value}
+            continue
+        if option not in values:
+            raise DataError(
+                f"{where}: model_args.{option} is {value!r}, which timm's {timm_class} does not have"
+            )
+        values[option] = value
+    for option in ("num_classes", "in_chans", "img_size"):  # the file's own fields say these
+        values.pop(option, None)
+    family, module = _families()[timm_class]
+    found = Options(values, name, timm_class, family, size, where)
+    vision = module.tower(found)
+    found.finish()
+    return {"family": family, **vision}

@@ -1,0 +1,144 @@
+"""Checkpoints of timm without a row in the registry: equal to timm in logits, or refused by name."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import timm
+import torch
+from _compile import QUICKLY
+from _foreign import write
+from timm.models import model_entrypoint
+from timm.models._hub import save_for_hf
+
+from clipjax.checkpoints.load import load_model
+from clipjax.config import config_dir
+from clipjax.errors import DataError
+from clipjax.models.arch import families
+from clipjax.models.network import Network
+from converters.foreign import read_foreign_card
+from converters.foreign.timm_options import architectures, has_family, tower
+from converters.golden.condition import condition
+from converters.golden.timm_archs import MODULES, default_tag, defaults, plain
+
+VIT = {"depth": 2, "embed_dim": 32, "num_heads": 2, "img_size": 64}
+SMALL = {"pretrained_cfg_overlay": {"input_size": (3, 64, 64)}}  # where no argument says the image size
+CONVNEXT = {"depths": [1, 1, 2, 1], "dims": [16, 24, 32, 40], **SMALL}
+RESNET = {"layers": [1, 2, 1, 1], "channels": [16, 24, 32, 40], **SMALL}
+# {timm's name: arguments that make it small}. None is registered.
+MODELS: dict[str, dict[str, Any]] = {
+    "convnext_atto": SMALL,
+    "convnext_nano": CONVNEXT,  # 1x1 convolutions for its MLPs
+    "convnext_tiny_hnf": {**CONVNEXT, "head_norm_first": False},
+    "test_vit": {},
+    "vit_base_patch16_siglip_224": {**VIT, "num_classes": 7},
+    "vit_wee_patch16_reg1_gap_256": {**VIT, "reg_tokens": 0, "class_token": True, "global_pool": "token"},
+    "vit_base_patch16_clip_quickgelu_224": VIT,
+    "deit3_huge_patch14_224": {**VIT, "img_size": 56},
+    "efficientnet_lite1": SMALL,
+    "resnet26": RESNET,
+    "resnext50d_32x4d": {**RESNET, "stem_type": "", "avg_down": False, "cardinality": 4},
+    "seresnet34": {**RESNET, "channels": [64, 64, 128, 128]},
+    "swin_s3_tiny_224": {"embed_dim": 16, "depths": [2, 2, 2, 2], "num_heads": [1, 2, 4, 8]},
+    "beit_large_patch16_512": VIT,
+    "mixer_s32_224": {"img_size": 96},
+    "gmlp_ti16_224": {"img_size": 64},
+    "regnetx_002": SMALL,
+    "regnetx_004_tv": SMALL,
+    "regnety_002": SMALL,
+    "densenet121": {"growth_rate": 8, "block_config": [2, 2, 3, 2], **SMALL},
+    "resnetv2_50x1_bit": {"layers": [1, 1, 1, 1], "channels": [128, 128, 256, 256], **SMALL},
+}
+# {timm's name: (arguments, the first field that is another network)}.
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "vit_small_patch16_18x2_224": ({}, "block_fn = 'ParallelThingsBlock'"),
+    "convnextv2_atto": ({}, "ls_init_value = None"),
+    "convnext_atto_ols": ({}, "stem_type = 'overlap_tiered'"),
+    "convnext_zepto_rms": ({}, "norm_layer = 'simplenorm'"),
+    "vit_small_patch16_rope_224": ({}, "unknown architecture"),
+    "vit_base_patch16_siglip_gap_224": ({}, "global_pool = 'avg'"),
+    "vit_small_patch14_reg4_dinov2": ({}, "reg_tokens = 4"),
+    "vit_base_patch16_224_miil": ({}, "qkv_bias = False"),
+    "vit_base_patch16_rpn_224": ({}, "global_pool = 'avg'"),
+    "test_vit2": ({}, "global_pool = 'avg'"),
+    "resnet50d": ({}, "stem_type = 'deep'"),
+    "resnetaa50": ({}, "aa_layer = 'nn.AvgPool2d'"),
+    "resnet50_gn": ({}, "norm_layer = 'groupnorm'"),
+    "regnetz_005": ({}, "bottle_ratio = 4.0"),
+    "resnetv2_50": ({}, "norm_layer = 'BatchNormAct2d'"),
+    "densenet264d": ({}, "stem_type = 'deep'"),
+    "mixnet_s": ({}, "block_args.pw_kernel_size = [1, 1]"),
+    "mobilenetv4_conv_small": ({}, "head_bias = False"),
+    "efficientnet_b1_pruned": ({}, "pruned = True"),
+    "vit_small_patch32_384": ({"act_layer": "relu"}, "act_layer = 'relu'"),
+    "vit_tiny_patch16_384": ({"no_such_option": 1}, "model_args.no_such_option is 1"),
+}
+
+
+def test_the_file_is_timms() -> None:
+    """A sample built anew; the file itself is made by `make records`."""
+    record = json.loads((config_dir() / "timm_archs.json").read_text())
+    assert set(record["archs"]) == {name for module in MODULES for name in timm.list_models(module=module)}
+    for name in ("convnext_nano", "deit3_base_patch16_224", "resnet50d", "swin_s3_tiny_224"):
+        model_class = type(model_entrypoint(name)())
+        timm_class, options, tag = record["archs"][name]
+        assert timm_class == model_class.__name__
+        assert record["classes"][timm_class] == {k: plain(v) for k, v in defaults(model_class).items()}
+        assert options
+        assert tag == default_tag(name)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if has_family(name)])
+def test_logits_of_a_saved_folder(name: str, tmp_path: Path) -> None:
+    theirs: Any = timm.create_model(name, **MODELS[name]).eval()  # type: ignore[reportPrivateImportUsage]
+    condition(theirs, 0)
+    save_for_hf(theirs, str(tmp_path / name), safe_serialization=True)
+    ours = load_model(tmp_path / name)
+    size = ours.card.arch.vision.image_size
+    images = np.random.default_rng(0).standard_normal((2, size, size, 3)).astype(np.float32)
+    encode = functools.partial(Network(ours.card.arch).encode_image, precision="parity")
+    features = jax.jit(encode, compiler_options=QUICKLY)(ours.params, jnp.asarray(images))
+    with torch.inference_mode():
+        given = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+        expected = theirs.forward_head(theirs.forward_features(given), pre_logits=True)
+        logits = theirs(given)
+    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+    if theirs.num_classes:
+        head = ours.params["head"]
+        np.testing.assert_allclose(features @ head["kernel"] + head["bias"], logits, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", [name for name in REFUSED if has_family(name) or "rope" in name])
+def test_the_first_field_of_another_network_is_named(name: str, tmp_path: Path) -> None:
+    args, says = REFUSED[name]
+    config = {"input_size": [3, 224, 224], "crop_pct": 0.9, "interpolation": "bicubic"}
+    config |= {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+    record = {"architecture": name, "num_classes": 10, "pretrained_cfg": config, "model_args": args}
+    write(tmp_path, record, "config.json")
+    with pytest.raises(DataError) as error:
+        read_foreign_card(tmp_path)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def outcome(name: str) -> str:
+    try:
+        return tower(name, {}, 224, "here")["family"]
+    except DataError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("name", [name for name in architectures() if has_family(name)])
+def test_every_architecture_is_read_or_refused_by_a_field(name: str) -> None:
+    found = outcome(name)
+    assert found in families() or re.match(
+        rf"here: timm's {re.escape(name)} has [\w.]+ = .*does not have$", found
+    )
