@@ -357,15 +357,3 @@ def scan_at(blocks: Any, x: Array, *shared: Any, mode: Mode, at: Sequence[int]) 
         outputs.append(x)
         start = index + 1
     return outputs
-
-
-def maps_at(stages: Sequence[Any], x: Array, *, mode: Mode, at: Sequence[int]) -> list[Array]:
-    """`scan_at` for stages of a convolutional net: (x, mode, capture) -> (x, outputs).
-
-    stages: up to the last of `at`.
-    """
-    maps = []
-    for stage in stages:
-        x, _ = stage(x, mode=mode, capture=False)
-        maps.append(x)
-    return [maps[i] for i in at]

@@ -37,6 +37,7 @@ from jaxtyping import Float
 
 from clipjax.models import convolutions, layers
 from clipjax.models.arch import Family
+from clipjax.models.stages import maps_at, run_stages
 from clipjax.models.training import Mode
 
 PATCH = 4  # of the stem
@@ -176,15 +177,12 @@ class ConvNeXt(nnx.Module):
     def __call__(
         self, images: Float[Array, "B S S 3"], mode: Mode, capture: bool
     ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
-        x = self.stem(images, mode)
-        stages = {"stem": x}
-        for i in range(4):
-            x, outputs = getattr(self, f"stage{i}")(x, mode, capture)
-            if outputs is not None:
-                stages |= {f"stages.{i}.{j}": output for j, output in enumerate(outputs)}
+        stem = self.stem(images, mode)
+        stages = {f"stages.{i}": getattr(self, f"stage{i}") for i in range(4)}
+        x, outputs = run_stages(stages, stem, mode, capture)
         pooled, features = self.head(x)
-        stages["pooled"] = pooled
-        return features, stages | ({"projected": features} if self.projects else {})
+        captured = {"stem": stem, **outputs, "pooled": pooled}
+        return features, captured | ({"projected": features} if self.projects else {})
 
 
 def narrow(config: ConvNeXtConfig) -> ConvNeXtConfig:
@@ -200,7 +198,7 @@ def dense(
 ) -> list[Float[Array, "B _ _ _"]]:
     """The maps of the given stages (ascending): of stage i [B, S / (4 * 2**i), S / (4 * 2**i), widths[i]]."""
     found = [getattr(tower, f"stage{i}") for i in range(stages[-1] + 1)]
-    return layers.maps_at(found, tower.stem(images, mode), mode=mode, at=stages)
+    return maps_at(found, tower.stem(images, mode), mode=mode, at=stages)
 
 
 FAMILY = Family(

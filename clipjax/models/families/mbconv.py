@@ -35,6 +35,7 @@ from jaxtyping import Float
 
 from clipjax.models import convolutions, layers
 from clipjax.models.arch import Family
+from clipjax.models.stages import Stage, maps_at, run_stages
 from clipjax.models.training import Mode
 
 # timm's `_init_weight_goog`: normal with variance 2 / fan_out, where a depthwise kernel's fan_out is k * k.
@@ -127,22 +128,11 @@ class MBConv(nnx.Module):
         return x + y if self.residual else y
 
 
-class Stage(nnx.Module):
-    """A first block that changes the shape and equal ones that do not, scanned."""
-
-    def __init__(self, in_dim: int, stage: StageConfig, config: MBConvConfig, *, rngs: nnx.Rngs):
-        self.first = MBConv(in_dim, stage.stride, stage, config, rngs=rngs)
-        block = partial(MBConv, stage.width, 1, stage, config)
-        self.rest = (
-            layers.stack(lambda rngs: block(rngs=rngs), stage.depth - 1, rngs) if stage.depth > 1 else None
-        )
-
-    def __call__(self, x: Array, mode: Mode, capture: bool) -> tuple[Array, list[Array]]:
-        first = layers.apply(self.first, x, mode=mode)
-        if self.rest is None:
-            return first, [first]
-        x, outputs = layers.scan(self.rest, first, mode=mode, capture=capture)
-        return x, [] if outputs is None else [first, *outputs]
+def stage_of(in_dim: int, stage: StageConfig, config: MBConvConfig, rngs: nnx.Rngs) -> Stage:
+    """Blocks of `stage.width`; the first takes `in_dim` channels and has the stride."""
+    first = partial(MBConv, in_dim, stage.stride, stage, config)
+    rest = partial(MBConv, stage.width, 1, stage, config)
+    return Stage(lambda rngs: first(rngs=rngs), lambda rngs: rest(rngs=rngs), stage.depth, rngs)
 
 
 class MBConvNet(nnx.Module):
@@ -153,7 +143,7 @@ class MBConvNet(nnx.Module):
         self.stem = ConvNorm(3, c.stem_width, c, kernel=3, stride=2, rngs=rngs)
         in_dim = c.stem_width
         for i, stage in enumerate(c.stages):
-            setattr(self, f"stage{i}", Stage(in_dim, stage, c, rngs=rngs))
+            setattr(self, f"stage{i}", stage_of(in_dim, stage, c, rngs))
             in_dim = stage.width
         self.final = ConvNorm(in_dim, c.embed_dim, c, rngs=rngs)
         self.depth = len(c.stages)
@@ -161,14 +151,12 @@ class MBConvNet(nnx.Module):
     def __call__(
         self, images: Float[Array, "B S S 3"], mode: Mode, capture: bool
     ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
-        x = self.stem(images, mode)
-        stages = {"stem": x}
-        for i in range(self.depth):
-            x, outputs = getattr(self, f"stage{i}")(x, mode, capture)
-            stages |= {f"blocks.{i}.{j}": output for j, output in enumerate(outputs)}
+        stem = self.stem(images, mode)
+        stages = {f"blocks.{i}": getattr(self, f"stage{i}") for i in range(self.depth)}
+        x, outputs = run_stages(stages, stem, mode, capture)
         x = self.final(x, mode)
         features = jnp.mean(x, axis=(1, 2))
-        return features, stages | {"head": x, "pooled": features}
+        return features, {"stem": stem, **outputs, "head": x, "pooled": features}
 
 
 def dense(
@@ -176,7 +164,7 @@ def dense(
 ) -> list[Float[Array, "B _ _ _"]]:
     """The maps of the given stages (ascending)."""
     found = [getattr(tower, f"stage{i}") for i in range(stages[-1] + 1)]
-    return layers.maps_at(found, tower.stem(images, mode), mode=mode, at=stages)
+    return maps_at(found, tower.stem(images, mode), mode=mode, at=stages)
 
 
 def narrow(config: MBConvConfig) -> MBConvConfig:

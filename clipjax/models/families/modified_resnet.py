@@ -31,6 +31,7 @@ from jaxtyping import Float
 
 from clipjax.models import convolutions, layers
 from clipjax.models.arch import Family, Positions
+from clipjax.models.stages import Stage, maps_at, run_stages
 from clipjax.models.training import Mode
 
 EXPANSION = 4  # a block's output is this many times wider than its 3x3 convolution
@@ -110,23 +111,16 @@ class Bottleneck(nnx.Module):
         return jax.nn.relu(y + (x if self.downsample is None else self.downsample(x, mode)))
 
 
-class Stage(nnx.Module):
-    """A first block that changes the shape and equal ones that do not, scanned."""
+def stage_of(in_dim: int, planes: int, depth: int, *, stride: int, eps: float, rngs: nnx.Rngs) -> Stage:
+    """`depth` blocks of `planes`; the first takes `in_dim` channels and has the stride."""
 
-    def __init__(self, in_dim: int, planes: int, depth: int, *, stride: int, eps: float, rngs: nnx.Rngs):
-        self.first = Bottleneck(in_dim, planes, stride=stride, first=True, eps=eps, rngs=rngs)
+    def first(rngs: nnx.Rngs) -> Bottleneck:
+        return Bottleneck(in_dim, planes, stride=stride, first=True, eps=eps, rngs=rngs)
 
-        def block(rngs: nnx.Rngs) -> Bottleneck:
-            return Bottleneck(planes * EXPANSION, planes, stride=1, first=False, eps=eps, rngs=rngs)
+    def rest(rngs: nnx.Rngs) -> Bottleneck:
+        return Bottleneck(planes * EXPANSION, planes, stride=1, first=False, eps=eps, rngs=rngs)
 
-        self.rest = layers.stack(block, depth - 1, rngs) if depth > 1 else None
-
-    def __call__(self, x: Array, mode: Mode, capture: bool) -> tuple[Array, list[Array]]:
-        first = layers.apply(self.first, x, mode=mode)
-        if self.rest is None:
-            return first, [first]
-        x, outputs = layers.scan(self.rest, first, mode=mode, capture=capture)
-        return x, [] if outputs is None else [first, *outputs]
+    return Stage(first, rest, depth, rngs)
 
 
 class AttentionPool(nnx.Module):
@@ -157,9 +151,8 @@ class ModifiedResNet(nnx.Module):
         in_dim = c.width
         for i, depth in enumerate(c.layers):
             planes, stride = c.width * 2**i, 1 if i == 0 else 2
-            setattr(
-                self, f"layer{i + 1}", Stage(in_dim, planes, depth, stride=stride, eps=c.bn_eps, rngs=rngs)
-            )
+            stage = stage_of(in_dim, planes, depth, stride=stride, eps=c.bn_eps, rngs=rngs)
+            setattr(self, f"layer{i + 1}", stage)
             in_dim = planes * EXPANSION
         tokens = (c.image_size // REDUCTION) ** 2
         self.attnpool = AttentionPool(tokens, in_dim, c.heads, c.embed_dim, rngs=rngs)
@@ -167,13 +160,11 @@ class ModifiedResNet(nnx.Module):
     def __call__(
         self, images: Float[Array, "B S S 3"], mode: Mode, capture: bool
     ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
-        x = self.stem(images, mode)
-        stages = {"stem": x}
-        for layer in ("layer1", "layer2", "layer3", "layer4"):
-            x, outputs = getattr(self, layer)(x, mode, capture)
-            stages |= {f"{layer}.{i}": output for i, output in enumerate(outputs)}
+        stem = self.stem(images, mode)
+        stages = {name: getattr(self, name) for name in ("layer1", "layer2", "layer3", "layer4")}
+        x, outputs = run_stages(stages, stem, mode, capture)
         features = self.attnpool(x, mode)
-        return features, stages | {"projected": features}
+        return features, {"stem": stem, **outputs, "projected": features}
 
 
 def dense(
@@ -181,7 +172,7 @@ def dense(
 ) -> list[Float[Array, "B _ _ _"]]:
     """The maps of the given stages (ascending), from [B, S / 4, S / 4, 4 width] for stage 0."""
     found = [getattr(tower, f"layer{i + 1}") for i in range(stages[-1] + 1)]
-    return layers.maps_at(found, tower.stem(images, mode), mode=mode, at=stages)
+    return maps_at(found, tower.stem(images, mode), mode=mode, at=stages)
 
 
 def narrow(config: ModifiedResNetConfig) -> ModifiedResNetConfig:

@@ -1,0 +1,63 @@
+"""Stages of convolutional nets: blocks of one output shape, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from flax import nnx
+from jax import Array
+
+from clipjax.models import layers
+from clipjax.models.training import Mode
+
+
+class Stage(nnx.Module):
+    """A first block that changes the shape and `depth - 1` equal ones that do not, stacked and scanned.
+
+    first, rest: rngs -> a block, called as block(x, mode=mode). A stage of one block has no `rest` param.
+    """
+
+    def __init__(
+        self,
+        first: Callable[[nnx.Rngs], nnx.Module],
+        rest: Callable[[nnx.Rngs], nnx.Module],
+        depth: int,
+        rngs: nnx.Rngs,
+    ):
+        self.first = first(rngs)
+        self.rest = layers.stack(rest, depth - 1, rngs) if depth > 1 else None
+
+    def __call__(self, x: Array, mode: Mode, capture: bool) -> tuple[Array, Sequence[Array] | None]:
+        """The last output and, if `capture`, every block's."""
+        first = layers.apply(self.first, x, mode=mode)
+        if self.rest is None:
+            return first, [first]
+        x, outputs = layers.scan(self.rest, first, mode=mode, capture=capture)
+        return x, None if outputs is None else [first, *outputs]
+
+
+def run_stages(
+    stages: Mapping[str, Any], x: Array, mode: Mode, capture: bool
+) -> tuple[Array, dict[str, Array]]:
+    """The last output, and those of every block as "NAME.0", "NAME.1", ... if `capture`.
+
+    stages: by name; each is called like a `Stage`.
+    """
+    captured: dict[str, Array] = {}
+    for name, stage in stages.items():
+        x, outputs = stage(x, mode, capture)
+        captured |= {f"{name}.{i}": output for i, output in enumerate(() if outputs is None else outputs)}
+    return x, captured
+
+
+def maps_at(stages: Sequence[Any], x: Array, *, mode: Mode, at: Sequence[int]) -> list[Array]:
+    """The outputs of the stages `at` (ascending), for `Network.encode_dense`; keeps no others.
+
+    stages: up to the last of `at`.
+    """
+    maps = []
+    for stage in stages:
+        x, _ = stage(x, mode=mode, capture=False)
+        maps.append(x)
+    return [maps[i] for i in at]
