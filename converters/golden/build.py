@@ -46,9 +46,7 @@ def build_model(
     if library == "transformers":
         return build_transformers(arch, sizes)
     if library == "timm":
-        options = {} if sizes is None else timm_options(sizes["vision"])
-        options |= {} if sizes is None else {"num_classes": sizes["num_classes"]}
-        return timm.create_model(str(arch), pretrained=False, **options).eval()
+        return timm_model(str(arch), sizes).eval()
     config = copy.deepcopy(model_config(arch))
     trunk: dict[str, Any] = {}
     if sizes is not None:
@@ -58,6 +56,17 @@ def build_model(
     hub = hub_configs(None if sizes is None else sizes["text"])
     with mock.patch.object(timm, "create_model", narrow_timm), hub:
         return open_clip_class(config)(**config).eval()
+
+
+def timm_model(arch: str, sizes: dict[str, Any] | None) -> nn.Module:
+    """timm's model; a family whose sizes `create_model` cannot change builds its narrow models itself."""
+    if sizes is None:
+        return timm.create_model(arch, pretrained=False)
+    vision, classes = sizes["vision"], sizes["num_classes"]
+    build = getattr(families()[vision["family"]], "timm_model", None)
+    if build is not None:
+        return build(arch, vision, classes)
+    return timm.create_model(arch, pretrained=False, num_classes=classes, **timm_options(vision))
 
 
 def open_clip_class(config: dict[str, Any]) -> type[nn.Module]:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 STREAM = 0.015  # a variance of 20 to 100 times eps = 1e-5
 CONV_GAIN = 0.05
 BRANCH_GAIN = 0.3  # of a ResNet's residual branches: at 1, RN50 amplifies its own rounding errors 200 times
+SE_GAIN = 4.0  # of a squeeze-excitation: its gates choose, instead of all being about a half
 ATTENTION_GAIN = 1.3  # attention logits of about this squared: neither uniform nor one-hot
 
 
