@@ -42,6 +42,9 @@ from clipjax.models.text_ids import described, token_ids
 from clipjax.models.unit_norm import unit_norm
 from converters.engine import flatten
 
+# Libraries that convert an image to RGB before they resize it; open_clip does after.
+_RGB_FIRST = ("timm", "transformers", "pycontrast", "simclr")
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Model:
@@ -137,7 +140,7 @@ class Model:
     def preprocess(self, image: PIL.Image.Image) -> np.ndarray:
         """One image as the reference prepares it: float32 [H, W, 3].
 
-        open_clip converts to RGB last; timm and transformers convert first.
+        open_clip converts to RGB last; the other libraries convert first.
 
         Raises:
             UsageError: not a PIL image.
@@ -148,7 +151,7 @@ class Model:
                 f"preprocess takes a PIL image, not a {type(image).__name__}: open a file with PIL.Image.open"
                 ", or make one of a uint8 array with PIL.Image.fromarray"
             )
-        rgb = "first" if self.card.source.library in ("timm", "transformers") else "last"
+        rgb = "first" if self.card.source.library in _RGB_FIRST else "last"
         pixels = to_pixels(image, self.card.preprocess.recipe(rgb=rgb))
         return normalize_host(pixels, self.card.preprocess.mean, self.card.preprocess.std)
 

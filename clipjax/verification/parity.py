@@ -267,7 +267,9 @@ def _numbers(subject: Subject, answer: Mapping[str, Any]) -> dict[str, Any]:
 
 def _narrow_model(subject: Subject, checkpoint: Path) -> Model:
     card = model_card(next(iter(subject.rows)))
-    card = dataclasses.replace(card, arch=narrow_arch(load_arch(subject.arch)), tokenizer=None)
+    # Architectures that differ in depth only are one when narrow: under one name they share a program.
+    arch = dataclasses.replace(narrow_arch(load_arch(subject.arch)), name="narrow")
+    card = dataclasses.replace(card, arch=arch, tokenizer=None)
     source = open_source(checkpoint)
     plan = plan_conversion(source, Network(card.arch).abstract_params(), detect_table(source))
     return Model(card, load_params(plan))

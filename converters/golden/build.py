@@ -23,12 +23,14 @@ from torch import nn
 from converters.foreign.templates import CLIP as PLAIN
 from converters.foreign.templates import RESNET, is_like
 from converters.golden.tower import families
+from converters.golden.towers.resnet import simclr_model
 from converters.golden.towers.roberta import hub_configs
 from converters.golden.transformers_models import build_transformers
 
 LIBRARIES = {
     "open_clip": open_clip.__version__,
     "timm": timm.__version__,
+    "simclr": timm.__version__,  # built of timm's blocks
     "transformers": version("transformers"),
 }
 
@@ -39,14 +41,16 @@ def build_model(
     """The reference's model with its own initialisation, float32 on the CPU, in eval mode.
 
     Args:
-        arch: the library's name. For open_clip also a model config (dict or JSON file, such as
-            `open_clip_config.json`); for transformers, which has no names, always a config.
+        arch: the library's name; for simclr "resnet50xWIDTH". For open_clip also a model config (dict or
+            JSON file, such as `open_clip_config.json`); transformers has no names: always a config.
         sizes: our record of a narrow variant (not for transformers) or for another image size.
     """
     if library == "transformers":
         return build_transformers(arch, sizes)
     if library == "timm":
         return timm_model(str(arch), sizes).eval()
+    if library == "simclr":
+        return simclr_model(str(arch), None if sizes is None else sizes["vision"]).eval()
     config = copy.deepcopy(model_config(arch))
     trunk: dict[str, Any] = {}
     if sizes is not None:

@@ -1,4 +1,4 @@
-"""timm 1.0 `resnet.ResNet`."""
+"""timm 1.0 `resnet.ResNet`, and the widened ones of SimCLR built of it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,27 @@ def timm_sizes(record: dict[str, Any]) -> dict[str, Any]:
     expansion = EXPANSION if record["block"] == "bottleneck" else 1
     channels = tuple(width // expansion for width in record["widths"])
     return {"layers": tuple(record["layers"]), "channels": channels}
+
+
+def simclr_model(name: str, record: dict[str, Any] | None) -> ResNet:
+    """SimCLR's ResNet-50 of a width, "resnet50x2": as wide everywhere, which timm's stem cannot be.
+
+    Source: bethgelab/model-vs-human, `simclr/zoo`: torchvision's ResNet-50 with `width_per_group` and all
+    planes multiplied.
+    """
+    width = int(name.rpartition("x")[2])
+    layers, stem, classes = (3, 4, 6, 3), 64 * width, 1000
+    channels = tuple(stem * 2**i for i in range(4))
+    if record is not None:
+        layers, stem, classes = tuple(record["layers"]), record["stem_width"], 10
+        channels = timm_sizes(record)["channels"]
+    model: Any = ResNet(Bottleneck, layers=layers, channels=channels, num_classes=classes)
+    model.conv1 = nn.Conv2d(3, stem, 7, stride=2, padding=3, bias=False)
+    model.bn1 = nn.BatchNorm2d(stem)
+    first = model.layer1[0]
+    first.conv1 = nn.Conv2d(stem, channels[0], 1, bias=False)
+    first.downsample[0] = nn.Conv2d(stem, EXPANSION * channels[0], 1, bias=False)
+    return model
 
 
 def blocks_of(model: Any) -> dict[str, Any]:

@@ -1,0 +1,127 @@
+"""DenseNets on conditioned weights: every stage is timm's, and likely mistakes are seen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from _mutants import (
+    Wrong,
+    assert_same,
+    dense_errors,
+    gradient_errors,
+    seen_with,
+    size_error,
+    timm_case,
+    with_options,
+)
+from _parity import case_of, source_of
+
+from clipjax.models import convolutions
+from clipjax.models.arch import load_arch
+from clipjax.models.families import densenet
+from clipjax.models.network import Network
+from converters.engine import convert, detect_table, flatten
+from converters.golden import build_model
+
+
+def test_every_stage() -> None:
+    assert_same(timm_case("densenet121").compare(), "vision.stem")
+
+
+@pytest.mark.slow
+def test_full_size() -> None:
+    assert_same(
+        case_of(load_arch("densenet121"), build_model("densenet121", "timm")).compare(), "vision.stem"
+    )
+
+
+def test_names_of_torchvisions_files() -> None:
+    """ "norm.1" and "conv.1" of the files that torchvision distributes give the same params."""
+    case = timm_case("densenet121")
+    renamed = {
+        key.replace(".norm1.", ".norm.1.").replace(".norm2.", ".norm.2.")
+        .replace(".conv1.", ".conv.1.").replace(".conv2.", ".conv.2."): tensor
+        for key, tensor in source_of(case.theirs).items()
+    }  # fmt: skip
+    table = detect_table(renamed)
+    assert table.name == "torchvision_densenet"
+    leaves = convert(renamed, Network(case.arch).abstract_params(), table)
+    assert all((leaf == jnp.asarray(leaves[path])).all() for path, leaf in flatten(case.params).items())
+
+
+def test_gradients_are_torchs() -> None:
+    assert max(gradient_errors(timm_case("densenet121")).values()) < 1e-4
+
+
+def test_other_sizes_and_dense_features() -> None:
+    case = timm_case("densenet121")
+    # Transitions leave out the odd rows of 18 and 9 cells.
+    assert size_error(case, 72) < 1e-5
+    # timm counts the stem.
+    assert max(dense_errors(case, [0, 2, 3], [1, 3, 4])) < 1e-5
+
+
+# --- mutations ---
+
+
+@pytest.mark.parametrize("eps", [1e-3, 1e-6])
+def test_another_eps_is_seen(eps: float) -> None:
+    assert timm_case("densenet121").first_difference(bn_eps=eps) == "vision.stem"
+
+
+def in_front(concatenate: Wrong) -> Wrong:
+    return lambda arrays, axis=0: concatenate(arrays[::-1] if axis == -1 else arrays, axis=axis)
+
+
+def max_transition(_: Wrong) -> Wrong:
+    def wrong(x: Any, window: int) -> Any:
+        batch, height, width, channels = x.shape
+        return x.reshape(batch, height // window, window, width // window, window, channels).max((2, 4))
+
+    return wrong
+
+
+def no_relu(call: Wrong) -> Wrong:
+    """A transition without its activation."""
+
+    def wrong(self: Any, x: Any, mode: Any) -> Any:
+        relu = jax.nn.relu
+        jax.nn.relu = lambda y: y
+        try:
+            return call(self, x, mode)
+        finally:
+            jax.nn.relu = relu
+
+    return wrong
+
+
+def unactivated(call: Wrong) -> Wrong:
+    """norm5 without the ReLU that has no key in the file."""
+
+    def wrong(self: Any, x: Any, mode: Any, last: int) -> Any:
+        norm5, normed = self.norm5, []
+        self.norm5 = lambda y, mode: normed.append(norm5(y, mode)) or normed[0]
+        outputs, stages = call(self, x, mode, last)
+        return [*outputs[:-1], normed[0]], stages | {"norm5": normed[0]}
+
+    return wrong
+
+
+@pytest.mark.parametrize(
+    ("owner", "attribute", "wrong", "seen"),
+    [
+        (convolutions, "max_pool", with_options(padding="tf_same"), "stem"),
+        (densenet.jnp, "concatenate", in_front, "denseblock1.1"),
+        (convolutions, "average_pool", max_transition, "transition1"),
+        (densenet.Transition, "__call__", no_relu, "transition1"),
+        (densenet.DenseNet, "blocks", unactivated, "norm5"),
+    ],
+)
+def test_a_mistake_is_seen(
+    owner: Any, attribute: str, wrong: Any, seen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = timm_case("densenet121")
+    assert seen_with(case, monkeypatch, (owner, attribute, wrong)) == f"vision.{seen}"

@@ -1,0 +1,107 @@
+"""RegNets on conditioned weights: every stage is timm's, and likely mistakes are seen where they are made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import pytest
+from _mutants import (
+    Wrong,
+    assert_same,
+    dense_errors,
+    gradient_errors,
+    interleaved,
+    seen_with,
+    size_error,
+    timm_case,
+    with_attributes,
+)
+from _parity import case_of
+
+from clipjax.models import convolutions, maps
+from clipjax.models.arch import load_arch
+from clipjax.models.families import regnet
+from converters.golden import build_model
+
+
+@pytest.mark.parametrize("name", ["regnetx_016", "regnety_016"])
+def test_every_stage(name: str) -> None:
+    assert_same(timm_case(name).compare(), "vision.stem")
+
+
+@pytest.mark.slow
+def test_full_size() -> None:
+    assert_same(
+        case_of(load_arch("regnety_016"), build_model("regnety_016", "timm")).compare(), "vision.stem"
+    )
+
+
+def test_gradients_are_torchs() -> None:
+    assert max(gradient_errors(timm_case("regnety_016")).values()) < 1e-4
+
+
+def test_other_sizes_and_dense_features() -> None:
+    case = timm_case("regnety_016")
+    assert size_error(case, 128) < 1e-5
+    # timm counts the stem.
+    assert max(dense_errors(case, [0, 2, 3], [1, 3, 4])) < 1e-5
+
+
+# --- mutations ---
+
+
+@pytest.mark.parametrize("eps", [1e-3, 1e-6])
+def test_another_eps_is_seen(eps: float) -> None:
+    assert timm_case("regnety_016").first_difference(bn_eps=eps) == "vision.stem"
+
+
+def stride_on_first(call: Wrong) -> Wrong:
+    def wrong(self: Any, x: Any, mode: Any) -> Any:
+        first, second = self.conv1.conv, self.conv2.conv
+        first.stride, second.stride = second.stride, first.stride
+        return call(self, x, mode)
+
+    return wrong
+
+
+def pooled(call: Wrong) -> Wrong:
+    """A stem with ResNet's max pool, of stride 1 so that the sizes stay."""
+
+    def wrong(self: Any, x: Any, mode: Any) -> Any:
+        y = call(self, x, mode)
+        if x.shape[-1] != 3:
+            return y
+        pool = {"window": 3, "stride": 1, "padding": "symmetric", "outside": -jnp.inf}
+        return convolutions.max_pool(y, **pool, mode=mode)
+
+    return wrong
+
+
+def after_block(call: Wrong) -> Wrong:
+    """The squeeze-excitation after the last convolution, as in SE-ResNet."""
+
+    def wrong(self: Any, x: Any, mode: Any) -> Any:
+        se, conv3, self.se = self.se, self.conv3, None
+        self.conv3 = lambda y, mode: se(conv3(y, mode))
+        return call(self, x, mode)
+
+    return wrong
+
+
+@pytest.mark.parametrize(
+    ("owner", "wrong", "seen"),
+    [
+        (convolutions.Conv, interleaved, "s1.0"),
+        (convolutions.Conv, with_attributes(padding="tf_same"), "stem"),
+        (regnet.ConvNorm, pooled, "stem"),
+        (regnet.Block, stride_on_first, "s1.0"),
+        (regnet.Block, after_block, "s1.0"),
+        (maps.SqueezeExcite, lambda _: lambda _self, x: x, "s1.0"),
+        (maps.SqueezeExcite, with_attributes(activation="silu"), "s1.0"),
+        (maps.SqueezeExcite, with_attributes(gate="hard_sigmoid"), "s1.0"),
+    ],
+)
+def test_a_mistake_is_seen(owner: Any, wrong: Any, seen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = timm_case("regnety_016")
+    assert seen_with(case, monkeypatch, (owner, "__call__", wrong)) == f"vision.{seen}"

@@ -1,0 +1,132 @@
+"""VGGs on conditioned weights: every stage is timm's, and likely mistakes are seen where they are made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from _mutants import (
+    Wrong,
+    assert_same,
+    dense_errors,
+    gradient_errors,
+    seen_with,
+    size_error,
+    timm_case,
+)
+from _parity import case_of
+
+from clipjax.errors import UsageError
+from clipjax.models import convolutions
+from clipjax.models.arch import load_arch
+from clipjax.models.families import vgg
+from clipjax.models.resample import resized_arch
+from converters.golden import build_model
+
+FIRST = {"vgg16": "vision.features.1", "vgg16_bn": "vision.features.2"}
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_every_stage(name: str) -> None:
+    assert_same(timm_case(name).compare(), FIRST[name])
+
+
+@pytest.mark.slow
+def test_full_size() -> None:
+    case = case_of(load_arch("vgg16"), build_model("vgg16", "timm"))
+    assert_same(case.compare(), "vision.features.1")
+
+
+def test_gradients_are_torchs() -> None:
+    assert max(gradient_errors(timm_case("vgg16_bn")).values()) < 1e-4
+
+
+def test_other_sizes_and_dense_features() -> None:
+    case = timm_case("vgg16")
+    assert size_error(case, 256) < 1e-5  # the mean of 2x2 cells after fc2
+    assert max(dense_errors(case, [0, 4, 5], [0, 4, 5])) < 1e-5
+
+
+def test_images_too_small_for_fc1_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"vgg16 cannot take images of 192 pixels: .* less than 224"):
+        resized_arch(load_arch("vgg16"), 192)
+
+
+# --- mutations ---
+
+
+@pytest.mark.parametrize(("eps", "seen"), [(1e-3, "features.2"), (1e-6, "features.2")])
+def test_another_eps_is_seen(eps: float, seen: str) -> None:
+    assert timm_case("vgg16_bn").first_difference(bn_eps=eps) == f"vision.{seen}"
+
+
+def mean_pool(_: Wrong) -> Wrong:
+    return lambda x, **_options: convolutions.average_pool(x, 2)
+
+
+def no_bias(call: Wrong) -> Wrong:
+    def wrong(self: Any, x: Any, mode: Any) -> Any:
+        self.bias = None
+        return call(self, x, mode)
+
+    return wrong
+
+
+def transposed_fc1(call: Wrong) -> Wrong:
+    """fc1 as if its file were flattened row by row with the channels last."""
+
+    def wrong(self: Any, x: Any, mode: Any) -> Any:
+        if self.kernel.shape[0] == vgg.WINDOW:
+            kernel = self.kernel[...]
+            self.kernel[...] = kernel.transpose(2, 0, 1, 3).reshape(kernel.shape)
+        return call(self, x, mode)
+
+    return wrong
+
+
+def linear_head(number: int) -> Any:
+    """fc1 or fc2 without its ReLU."""
+
+    def make(call: Wrong) -> Wrong:
+        def wrong(self: Any, images: Any, mode: Any, capture: bool) -> Any:
+            relu, calls = jax.nn.relu, []
+            convs = sum(self.config.depths)
+
+            def counted(y: Any) -> Any:
+                calls.append(y)
+                return y if len(calls) == convs + number else relu(y)
+
+            jax.nn.relu = counted
+            try:
+                return call(self, images, mode, capture)
+            finally:
+                jax.nn.relu = relu
+
+        return wrong
+
+    return make
+
+
+def activated_first(call: Wrong) -> Wrong:
+    """ReLU before BatchNorm."""
+    return lambda self, x, mode: call(self, jnp.maximum(x, 0), mode)
+
+
+@pytest.mark.parametrize(
+    ("name", "owner", "attribute", "wrong", "seen"),
+    [
+        ("vgg16", convolutions, "max_pool", mean_pool, "features.6"),
+        ("vgg16", convolutions.Conv, "__call__", no_bias, "features.1"),
+        ("vgg16_bn", convolutions.Conv, "__call__", no_bias, "features.2"),
+        ("vgg16", convolutions.Conv, "__call__", transposed_fc1, "fc1"),
+        ("vgg16", vgg.VGG, "__call__", linear_head(1), "fc1"),
+        ("vgg16", vgg.VGG, "__call__", linear_head(2), "fc2"),
+        ("vgg16_bn", convolutions.BatchNorm, "__call__", activated_first, "features.2"),
+    ],
+)
+def test_a_mistake_is_seen(
+    name: str, owner: Any, attribute: str, wrong: Any, seen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert seen_with(timm_case(name), monkeypatch, (owner, attribute, wrong)) == f"vision.{seen}"
