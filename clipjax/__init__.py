@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from clipjax.checkpoints.load import load_model as load_model
     from clipjax.checkpoints.model import Model as Model
     from clipjax.evaluation.evaluate import evaluate as evaluate
-    from clipjax.evaluation.wrapped import wrap as wrap
+    from clipjax.evaluation.own_model import wrap as wrap
 
 __version__ = "0.1.0"
 
@@ -21,7 +21,7 @@ _HOMES = {
     "load_model": "clipjax.checkpoints.load",
     "Model": "clipjax.checkpoints.model",
     "evaluate": "clipjax.evaluation.evaluate",
-    "wrap": "clipjax.evaluation.wrapped",
+    "wrap": "clipjax.evaluation.own_model",
 }
 
 __all__ = ["Model", "__version__", "evaluate", "load_model", "wrap"]

@@ -51,8 +51,8 @@ def open_zip(path: Path) -> Source:
         raise DataError(f"{path} was written on a big-endian machine; save it again on a little-endian one")
     torchscript = root + "constants.pkl" in archive.entries
     value, storages = read_pickle(io.BytesIO(archive.read(pickles[0])), str(path), torchscript)
-    places = {key: archive.locate(f"{root}data/{key}", ref) for key, ref in storages.items()}
-    return _torch_source(value, places, path, "TorchScript" if torchscript else "torch zip")
+    offsets = {key: archive.locate(f"{root}data/{key}", ref) for key, ref in storages.items()}
+    return _torch_source(value, offsets, path, "TorchScript" if torchscript else "torch zip")
 
 
 class _Archive:
@@ -69,7 +69,7 @@ class _Archive:
             if name.startswith("/") or "\\" in name or ".." in name.split("/"):
                 raise ValueError(f"the entry {name!r} points out of the archive")
 
-    def place(self, name: str) -> tuple[int, int]:
+    def extent(self, name: str) -> tuple[int, int]:
         """(offset, size) of an entry's data. Compressed entries are refused: no zip bombs."""
         if name not in self.entries:
             raise DataError(f"{self.path}: entry {cut(name)} is missing; get the file again")
@@ -91,7 +91,7 @@ class _Archive:
     def read(self, name: str, default: bytes | None = None) -> bytes:
         if default is not None and name not in self.entries:
             return default
-        offset, size = self.place(name)
+        offset, size = self.extent(name)
         if size > _MOST_PICKLE:
             raise DataError(f"{self.path}: entry {cut(name)} has {size} bytes; no state dict takes so many")
         if offset + size > self.path.stat().st_size:
@@ -103,7 +103,7 @@ class _Archive:
             return file.read(size)
 
     def locate(self, name: str, storage: StorageRef) -> int:
-        offset, size = self.place(name)
+        offset, size = self.extent(name)
         if size != storage.count * storage.dtype.itemsize:
             raise DataError(
                 f"{self.path}: entry {cut(name)} has {size} bytes, its tensors need another number"
@@ -112,7 +112,7 @@ class _Archive:
 
     def npy(self, name: str) -> Tensor:
         """An array of an npz file (numpy.lib.format, versions 1 and 2)."""
-        offset, size = self.place(name)
+        offset, size = self.extent(name)
         with self.path.open("rb") as file:
             file.seek(offset)
             start = file.read(min(size, _MOST_NPY_HEADER))
@@ -168,33 +168,33 @@ def open_legacy(path: Path) -> Source:
         keys, _ = read_pickle(file, where)
         if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
             raise DataError(f"{path}: damaged file (the keys of its storages are not a list of names)")
-        places = {key: _legacy_place(file, key, storages.get(key), path) for key in keys}
-    return _torch_source(value, places, path, "torch legacy")
+        offsets = {key: _legacy_offset(file, key, storages.get(key), path) for key in keys}
+    return _torch_source(value, offsets, path, "torch legacy")
 
 
-def _legacy_place(file: BinaryIO, key: str, storage: StorageRef | None, path: Path) -> int:
+def _legacy_offset(file: BinaryIO, key: str, storage: StorageRef | None, path: Path) -> int:
     """Start of the next storage's data; leaves `file` after it."""
     if storage is None:
         raise DataError(f"{path}: damaged file (storage {cut(repr(key))} belongs to no tensor)")
     count = file.read(8)
-    place = file.tell()
+    offset = file.tell()
     size = storage.count * storage.dtype.itemsize
-    if len(count) < 8 or place + size > path.stat().st_size:
+    if len(count) < 8 or offset + size > path.stat().st_size:
         raise DataError(f"{path} is truncated: storage {cut(key)} lies beyond its end; get the file again")
     if struct.unpack("<q", count)[0] != storage.count:
         raise DataError(f"{path}: storage {cut(key)} has another size than its tensors need")
     file.seek(size, os.SEEK_CUR)
-    return place
+    return offset
 
 
-def _torch_source(value: Any, places: Mapping[str, int], path: Path, format: str) -> Source:
+def _torch_source(value: Any, offsets: Mapping[str, int], path: Path, format: str) -> Source:
     if not isinstance(value, Inert):
         value = _state_dict(value, path)
     tensors = {}
     for name, ref in tensor_names(value, str(path)).items():
-        if ref.storage.key not in places:
+        if ref.storage.key not in offsets:
             raise DataError(f"{path}: damaged file (the data of tensor {cut(repr(name))} is missing)")
-        tensors[name] = _locate(ref, places[ref.storage.key], path)
+        tensors[name] = _locate(ref, offsets[ref.storage.key], path)
     return Source(tensors, format, (path,))
 
 
@@ -212,9 +212,9 @@ def _state_dict(value: Any, path: Path) -> Any:
     return value[wrappers[0]] if wrappers else value
 
 
-def _locate(ref: TensorRef, place: int, path: Path) -> Tensor:
+def _locate(ref: TensorRef, start: int, path: Path) -> Tensor:
     dtype = ref.storage.dtype
-    offset = place + (ref.storage.start + ref.offset) * dtype.itemsize
+    offset = start + (ref.storage.start + ref.offset) * dtype.itemsize
     contiguous = [math.prod(ref.shape[i + 1 :]) for i in range(len(ref.shape))]
     # The stride of an axis of length 1 means nothing.
     plain = all(n < 2 or s == c for n, s, c in zip(ref.shape, ref.strides, contiguous))

@@ -1,8 +1,8 @@
 """Foreign tensors to params and back, by table, with every tensor accounted for in both directions.
 
     source = open_source(path)
-    plan = plan_conversion(source, network.abstract_params(), detect_table(source))
-    for path, array in plan.leaves(np.float32): ...
+    conversion = conversion_of(source, network.abstract_params(), detect_table(source))
+    for path, array in conversion.leaves(np.float32): ...
 
 Planning reads names and shapes only, and lists every misfit. Arrays are then read leaf by leaf, so that a
 caller can place or write each one and release it.
@@ -95,7 +95,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Conversion:
     """A conversion in which every name and shape is accounted for.
 
     Attributes:
@@ -162,26 +162,26 @@ class Plan:
 
 @dataclass(frozen=True)
 class LazyLeaf:
-    plan: Plan
+    conversion: Conversion
     path: str
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.plan.shapes[self.path]
+        return self.conversion.shapes[self.path]
 
     @property
     def dtype(self) -> np.dtype:
-        return self.plan.dtype(self.path)
+        return self.conversion.dtype(self.path)
 
     @property
     def nbytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def read(self) -> np.ndarray:
-        return self.plan.read(self.path)
+        return self.conversion.read(self.path)
 
 
-def plan_conversion(source: Mapping[str, LazyTensor], target: Mapping[str, Any], table: Table) -> Plan:
+def conversion_of(source: Mapping[str, LazyTensor], target: Mapping[str, Any], table: Table) -> Conversion:
     """Account for every leaf and every source tensor.
 
     Args:
@@ -199,7 +199,7 @@ def plan_conversion(source: Mapping[str, LazyTensor], target: Mapping[str, Any],
     if problems:
         raise ConversionError(f"the checkpoint does not fit the architecture (layout {table.name})", problems)
     carried = {key: tensor for key, tensor in source.items() if table.carries(key)}
-    return Plan(table.name, shapes, pieces, source, carried)
+    return Conversion(table.name, shapes, pieces, source, carried)
 
 
 def _assign(shapes: Mapping[str, tuple[int, ...]], table: Table) -> tuple[dict[str, list[Piece]], list[str]]:
@@ -270,8 +270,8 @@ def _unused(source: Mapping[str, Any], pieces: Mapping[str, list[Piece]], table:
 def convert(
     source: Mapping[str, LazyTensor], target: Mapping[str, Any], table: Table
 ) -> dict[str, np.ndarray]:
-    """All leaves of `target` by path, in the source's dtype; raises as `plan_conversion`."""
-    return dict(plan_conversion(source, target, table).leaves())
+    """All leaves of `target` by path, in the source's dtype; raises as `conversion_of`."""
+    return dict(conversion_of(source, target, table).leaves())
 
 
 def export(

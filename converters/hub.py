@@ -69,7 +69,7 @@ def resolve_source(src: str | Path, filename: str | None = None, revision: str |
         path = path / filename if filename else path
         if not exists(path):
             raise DataError(f"{path} does not exist")
-        return Resolved(path, path if is_dir(path) else path.parent, *_place_in_cache(path))
+        return Resolved(path, path if is_dir(path) else path.parent, *_in_cache(path))
     if re.match(r"https?://", str(src)):
         raise DataError(f"{src} is an address: download the file and give its path")
     if not _REPO.fullmatch(str(src)):
@@ -112,7 +112,7 @@ def _of_one_commit(repo: str, names: Sequence[str], revision: str | None, cached
     for name in names:
         path = huggingface_hub.hf_hub_download(repo, name, revision=revision, local_files_only=cached)
         found.append(Path(path))
-        revision = revision or _place_in_cache(found[0])[2]
+        revision = revision or _in_cache(found[0])[2]
     return tuple(found)
 
 
@@ -127,7 +127,7 @@ def _from_hub(repo: str, filename: str | None, revision: str | None) -> Resolved
             "download the weights where there is a network, or name the file"
         )
     name, path = found
-    revision = _place_in_cache(path)[2] or revision
+    revision = _in_cache(path)[2] or revision
     if name.endswith(".index.json"):
         for part in sorted(set(index_parts(path).values())):
             if _file(repo, part, revision) is None:
@@ -190,7 +190,7 @@ def _fullest_snapshot(repo: str, names: Sequence[str]) -> str | None:
     return max(holding, key=rank).name if holding else None
 
 
-def _place_in_cache(path: Path) -> tuple[str | None, str | None, str | None]:
+def _in_cache(path: Path) -> tuple[str | None, str | None, str | None]:
     """(repository, file in it, commit) of a path in the hub's cache, else Nones.
 
     The cache has `models--ORG--NAME/snapshots/COMMIT/FILE`; for a commit's folder the file is None.

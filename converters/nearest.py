@@ -16,14 +16,14 @@ from clipjax.errors import DataError
 from clipjax.models.arch import Arch, load_arch
 from clipjax.models.network import Network
 from clipjax.models.parity_record import read_record
-from converters.engine import ConversionError, LazyTensor, Plan, detect_table, flatten, plan_conversion
+from converters.engine import Conversion, ConversionError, LazyTensor, conversion_of, detect_table, flatten
 from converters.table import Table
 
 _COMPARED = 4  # architectures of another number of parameters to compare
 
 
-def plan_for(source: Mapping[str, LazyTensor], arch: Arch) -> Plan:
-    """`plan_conversion` of a checkpoint in its own layout.
+def conversion_for(source: Mapping[str, LazyTensor], arch: Arch) -> Conversion:
+    """`conversion_of` of a checkpoint in its own layout.
 
     Raises:
         ConversionError: it does not fit; names the architecture that fits, or nearly.
@@ -35,7 +35,7 @@ def plan_for(source: Mapping[str, LazyTensor], arch: Arch) -> Plan:
     table = detect_table(source)
     target = Network(arch).abstract_params()
     try:
-        return plan_conversion(source, target, table)
+        return conversion_of(source, target, table)
     except ConversionError as error:
         _refuse_other_head(source, arch, table, where)
         _refuse_folded(source, target, table, where)
@@ -53,7 +53,7 @@ def _refuse_other_head(source: Mapping[str, LazyTensor], arch: Arch, table: Tabl
     shape = tuple(source[key].shape)
     try:
         other = dataclasses.replace(arch, num_classes=shape[0])
-        plan_conversion(source, Network(other).abstract_params(), table)
+        conversion_of(source, Network(other).abstract_params(), table)
     except ConversionError:
         return
     raise DataError(
@@ -101,7 +101,7 @@ def _hint(source: Mapping[str, LazyTensor], table: Table, worse_than: int) -> st
 
 def _problems(source: Mapping[str, LazyTensor], table: Table, name: str) -> list[str]:
     try:
-        plan_conversion(source, Network(load_arch(name)).abstract_params(), table)
+        conversion_of(source, Network(load_arch(name)).abstract_params(), table)
     except ConversionError as error:
         return error.problems
     return []

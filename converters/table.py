@@ -29,7 +29,7 @@ _LAYER = re.compile(r"i(?:\+(\d+))?")
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: leaf's path, source's key, op's name, and the line's place."""
+    """One line of a table: leaf's path, source's key, op's name, and where the line is."""
 
     target: str
     source: str

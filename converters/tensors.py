@@ -1,4 +1,4 @@
-"""A tensor as a place in a file, and a file of such tensors.
+"""A tensor as a part of a file, and a file of such tensors.
 
 Opening reads headers and pickles only; `preadv` reads data into the caller's memory. Nothing is
 memory-mapped: no pages of the file count as ours.
@@ -25,7 +25,7 @@ def is_shape(shape: Iterable[object]) -> bool:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor in a file: its first element's place and, unless C-contiguous, its strides in elements."""
+    """A tensor in a file: its first element's offset and, unless C-contiguous, its strides in elements."""
 
     path: Path
     offset: int

@@ -78,7 +78,7 @@ class TinyModel:
         import jax
 
         from clipjax.checkpoints.card import Preprocess
-        from clipjax.evaluation.wrapped import OwnCard
+        from clipjax.evaluation.own_model import OwnCard
         from clipjax.models.arch import arch_from_dict
         from clipjax.models.network import Network
 

@@ -4,7 +4,7 @@ The base's weights are not copied. `card.json` holds the card and beside it
 
     files    SHA-256 of adapter.safetensors
     adapter  kind, facts, and the SHA-256 of these two
-    base     id, SHA-256 of the weights, and their place: a registered id or hub repository (`source`),
+    base     id, SHA-256 of the weights, and where they are: a registered id or hub repository (`source`),
              or a path relative to the folder (`path`); the user's cache holds the absolute path
 
 A base is saved in the subfolder `base` if it is not a file yet, is inside the folder to be written, or is on
@@ -26,11 +26,10 @@ import numpy as np
 from clipjax.checkpoints.card import ADAPTER, CARD, WEIGHTS, Card, card_from_dict
 from clipjax.checkpoints.identity.naming import edited
 from clipjax.checkpoints.native import CardFile, read_card_file, write_folder
-from clipjax.checkpoints.origin import AdapterParts, Place
+from clipjax.checkpoints.origin import AdapterParts, Location
 from clipjax.config import cache_dir
 from clipjax.errors import DataError
-from clipjax.storage.buckets import BucketPath
-from clipjax.storage.buckets import place as placed
+from clipjax.storage.buckets import BucketPath, place
 from clipjax.storage.digests import sha256_bytes, sha256_files, sha256_json
 from clipjax.storage.writing import restore_folder, write_tensors
 from converters.sources import open_source
@@ -108,14 +107,14 @@ def _read(path: Path, sha256: str) -> dict[str, np.ndarray]:
 
 
 def find_base(file: AdapterFile) -> str | Path:
-    """The base's place, as `load_model` takes it. Raises DataError if nothing is there."""
+    """The base's location, as `load_model` takes it. Raises DataError if nothing is there."""
     folder, base = file.folder, file.base
     if (source := base.get("source")) is not None:
         return source
-    places = [folder / str(base.get("path")), *_remembered_base(base)]
-    for place in places:
-        restore_folder(place)
-    found = next((place for place in places if place.exists()), None)
+    paths = [folder / str(base.get("path")), *_remembered_base(base)]
+    for path in paths:
+        restore_folder(path)
+    found = next((path for path in paths if path.exists()), None)
     if found is None:
         raise DataError(
             f"the base of {folder}, {base['id']}, is not at {base.get('path')} (from there) any more: put it "
@@ -161,31 +160,31 @@ def save_adapter(
     card: Card,
     adapter: AdapterParts,
     base: Card,
-    place: Place | None,
+    location: Location | None,
     save_base: Callable[[Path], object],
 ) -> Path:
     """Write a model with an adapter.
 
     Args:
         base: the base's card.
-        place: where the base was loaded from; None if it is not a file.
+        location: where the base was loaded from; None if it is not a file.
         save_base: writes the base as a checkpoint into a folder, if it cannot stay where it is.
 
     Raises:
         DataError: as `clipjax.checkpoints.native.write_folder`, or the base changed on the disk.
     """
-    folder = placed(folder)
+    folder = place(folder)
     tensors = {name: np.asarray(tensor) for name, tensor in adapter.tensors.items()}
     facts = dict(adapter.facts)
     about = {"kind": adapter.kind, "facts": facts, "sha256": sha256_json([adapter.kind, facts])}
 
     def base_record(draft: Path) -> dict[str, Any]:
-        if place is None or card.weights is None or not _reached_from(folder, place):
+        if location is None or card.weights is None or not _reached_from(folder, location):
             save_base(draft / BASE)
             sha256 = read_card_file(draft / BASE).record["files"][WEIGHTS]
             return {"id": base.id, "sha256": sha256, "path": BASE}
         identity = card.weights.identity
-        return {"id": base.id, "sha256": identity, **_place_record(folder, place, identity)}
+        return {"id": base.id, "sha256": identity, **_location_record(folder, location, identity)}
 
     def fill(draft: Path) -> dict[str, Any]:
         sha256 = write_tensors(draft / ADAPTER, tensors, _METADATA)
@@ -195,22 +194,22 @@ def save_adapter(
     return write_folder(folder, fill)
 
 
-def _place_record(folder: Path, place: Place, identity: str) -> dict[str, Any]:
+def _location_record(folder: Path, location: Location, identity: str) -> dict[str, Any]:
     record: dict[str, Any] = {}
-    if os.path.isabs(place.source):
-        path = os.path.relpath(place.source, folder.resolve())
+    if os.path.isabs(location.source):
+        path = os.path.relpath(location.source, folder.resolve())
         record["path"] = Path(path).as_posix()
-        _remember_base(identity, place.source)
+        _remember_base(identity, location.source)
     else:
-        record["source"] = place.source
-    others = {name: value for name, value in dataclasses.asdict(place).items() if name != "source"}
+        record["source"] = location.source
+    others = {name: value for name, value in dataclasses.asdict(location).items() if name != "source"}
     return record | {name: value for name, value in others.items() if value is not None}
 
 
-def _reached_from(folder: Path, place: Place) -> bool:
-    if isinstance(url := placed(place.source), BucketPath):
+def _reached_from(folder: Path, location: Location) -> bool:
+    if isinstance(url := place(location.source), BucketPath):
         return not f"{url}/".startswith(f"{folder}/")
-    if not os.path.isabs(place.source):  # a registered id, a repository
+    if not os.path.isabs(location.source):  # a registered id, a repository
         return True
     return not isinstance(folder, BucketPath) and not url.is_relative_to(folder.resolve())
 
@@ -230,8 +229,8 @@ def _remember_base(identity: str, source: str) -> None:
 
 
 def _remembered_base(base: Mapping[str, Any]) -> list[Path]:
-    """Earlier places of the base: from the user's cache, and `was_at` of older folders."""
-    places = [str(base["was_at"])] if "was_at" in base else []
+    """Earlier paths of the base: from the user's cache, and `was_at` of older folders."""
+    paths = [str(base["was_at"])] if "was_at" in base else []
     with contextlib.suppress(OSError, ValueError):
-        places.append(_base_memory(str(base.get("sha256"))).read_text(encoding="utf-8"))
-    return [Path(place) for place in places]
+        paths.append(_base_memory(str(base.get("sha256"))).read_text(encoding="utf-8"))
+    return [Path(path) for path in paths]

@@ -18,7 +18,7 @@ from clipjax.checkpoints.identity.naming import NOTHING, Stated, default_name
 from clipjax.checkpoints.model import Model
 from clipjax.checkpoints.native import CardFile, card_file, load_params, save_checkpoint
 from clipjax.checkpoints.opening import Opened, open_weights
-from clipjax.checkpoints.origin import Place
+from clipjax.checkpoints.origin import Location
 from clipjax.checkpoints.resize import refuse_wrong_resize, resize_model
 from clipjax.devices.sharding import FSDP, Rules, params_sharding
 from clipjax.errors import UsageError
@@ -90,7 +90,7 @@ def load_model(
         model = resize_model(model, image_size, position_rule)
     where = str(Path(source).resolve() if asked is source and Path(source).exists() else asked)
     given = card.to_dict() if isinstance(card, Card) else card
-    return model.with_place(Place(where, given, file, image_size, position_rule, name, facts_of, facts))
+    return model.with_location(Location(where, given, file, image_size, position_rule, name, facts_of, facts))
 
 
 @contextlib.contextmanager
@@ -112,7 +112,7 @@ def _verified(weights: Weights | None) -> Iterator[None]:
 
 def _read(opened: Opened, shardings: dict[str, Any] | None) -> Model:
     with _verified(opened.card.weights):
-        params = load_params(opened.plan, shardings)
+        params = load_params(opened.conversion, shardings)
     return Model(
         opened.card,
         params,
@@ -134,9 +134,9 @@ def _adapted(
             "name and facts out"
         )
     model = _on_base(file, mesh, rules)
-    if source != Path(asked) and model.place is not None:  # name the bucket, not its copy
-        where = model.place.source.replace(str(source.resolve()), str(place(asked)))
-        model = model.with_place(dataclasses.replace(model.place, source=where))
+    if source != Path(asked) and model.location is not None:  # name the bucket, not its copy
+        where = model.location.source.replace(str(source.resolve()), str(place(asked)))
+        model = model.with_location(dataclasses.replace(model.location, source=where))
     return model
 
 
@@ -215,7 +215,7 @@ def convert_model(
         card.weights.check()  # do not copy a damaged checkpoint of ours
     folder = save_checkpoint(
         folder or card.id,
-        opened.plan.lazy(),
+        opened.conversion.lazy(),
         opened.carried,
         card.to_dict(),
         origin.layout,

@@ -31,7 +31,7 @@ from clipjax.checkpoints.encoder import embeds_at_unit_norm
 from clipjax.checkpoints.identity.facts import REGISTRY
 from clipjax.checkpoints.identity.naming import disowned
 from clipjax.checkpoints.native import save_checkpoint
-from clipjax.checkpoints.origin import AdapterParts, Origin, Place
+from clipjax.checkpoints.origin import AdapterParts, Location, Origin
 from clipjax.checkpoints.tokenizer_files import find_tokenizer_files
 from clipjax.data.pixels.normalize import normalize_host
 from clipjax.data.pixels.preprocess import to_pixels
@@ -57,7 +57,7 @@ class Model:
         tokenizer_files: a vocabulary that came with the weights, once found.
         adapter: builds heads in place of prompts (CoOp, Tip-Adapter); None for a plain model.
         base: the card of the model that the adapter was trained on.
-        place: where `load_model` found the params (with an adapter: the base's); None if not in a file.
+        location: where `load_model` found the params (with an adapter: the base's); None if not in a file.
     """
 
     card: Card
@@ -69,7 +69,7 @@ class Model:
     tokenizer_files: tuple[Path, ...] = ()
     adapter: AdapterParts | None = None
     base: Card | None = None
-    place: Place | None = None
+    location: Location | None = None
 
     def __post_init__(self, weights: Weights | None) -> None:
         object.__setattr__(self, "params", dict(self.params))
@@ -107,7 +107,7 @@ class Model:
             bias = float(params["logit_bias"]) if "logit_bias" in params else None
             card = dataclasses.replace(card, logit_scale=scale, logit_bias=bias)
         origin = dataclasses.replace(self.origin, dtypes=None)  # a cast back would lose bits
-        return self._replace(card=card, params=params, origin=origin, weights=None, place=None)
+        return self._replace(card=card, params=params, origin=origin, weights=None, location=None)
 
     def with_card(self, card: Card) -> Model:
         seen = self.settled().card.tokenizer
@@ -119,9 +119,9 @@ class Model:
         """The model with an adapter and the card of both; its own card becomes the base's."""
         return self._replace(card=card, adapter=adapter, base=self.card)
 
-    def with_place(self, place: Place | None) -> Model:
-        """The model with the place to load it from again; None: the params are not in a file."""
-        return self._replace(place=place)
+    def with_location(self, location: Location | None) -> Model:
+        """The model with the location to load it from again; None: the params are not in a file."""
+        return self._replace(location=location)
 
     def with_tokenizer(self) -> Model:
         """Look for the tokenizer's files now and put their digest into the card. Raises as `tokenizer`."""
@@ -261,7 +261,7 @@ class Model:
             return model._save(folder, card)
         base = model._replace(card=model.base or card, adapter=None, base=None)
         save_base = functools.partial(base._save, card=base.card)
-        return save_adapter(folder, card, self.adapter, base.card, self.place, save_base)
+        return save_adapter(folder, card, self.adapter, base.card, self.location, save_base)
 
     def _save(self, folder: str | Path, card: Card) -> Path:
         self.check_weights()

@@ -28,13 +28,12 @@ from clipjax.checkpoints.card import ADAPTER, CARD, LABELS, WEIGHTS
 from clipjax.checkpoints.origin import Origin
 from clipjax.data.labels import LabelSpace, load_labels
 from clipjax.errors import DataError
-from clipjax.storage.buckets import BucketPath
-from clipjax.storage.buckets import place as placed
+from clipjax.storage.buckets import BucketPath, place
 from clipjax.storage.digests import sha256_bytes, sha256_files, sha256_json
 from clipjax.storage.publishing import forget, is_unfinished, publish, working_copy
 from clipjax.storage.reading import exists, parse_json, read_json
 from clipjax.storage.writing import whole_folder, write_flushed, write_tensors, writing
-from converters.engine import Plan, flatten, nest, plan_conversion
+from converters.engine import Conversion, conversion_of, flatten, nest
 from converters.sources import open_source
 from converters.table import Row, Table
 
@@ -83,11 +82,11 @@ class Checkpoint:
     weights: Path
     sha256: str
     labels: LabelSpace | None
-    plan: Plan
+    conversion: Conversion
     origin: Origin
 
     def carried(self) -> dict[str, np.ndarray]:
-        return {key.removeprefix(_CARRIED): tensor.read() for key, tensor in self.plan.carried.items()}
+        return {key.removeprefix(_CARRIED): tensor.read() for key, tensor in self.conversion.carried.items()}
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -135,13 +134,13 @@ def load_checkpoint(file: CardFile, target: Mapping[str, Any], *, verify: bool =
     if verify and sha256_files([weights]) != [sha256]:
         raise DataError(f"{weights} was changed after it was written: its SHA-256 is not that in {CARD}")
     rows = tuple(Row(path, path, "copy", WEIGHTS) for path in flatten(target))
-    plan = plan_conversion(
+    conversion = conversion_of(
         source, target, Table("clipjax", rows, carried={_CARRIED + "*": "the reference's"})
     )
     header = source.metadata.get(_METADATA)
     metadata = None if header is None else parse_json(header, f"{weights}: {_METADATA} in its header")
-    origin = Origin(source.metadata.get("layout"), plan.dtypes, metadata)
-    return Checkpoint(weights, sha256, _labels(file, files), plan, origin)
+    origin = Origin(source.metadata.get("layout"), conversion.dtypes, metadata)
+    return Checkpoint(weights, sha256, _labels(file, files), conversion, origin)
 
 
 def _labels(file: CardFile, files: Mapping[str, str]) -> LabelSpace | None:
@@ -168,7 +167,7 @@ def _trained_classes(lineage: Mapping[str, Any] | None) -> str | None:
     return None
 
 
-def load_params(plan: Plan, shardings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def load_params(conversion: Conversion, shardings: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Read a planned conversion or checkpoint into float32 params; at most one leaf is held twice.
 
     Args:
@@ -177,13 +176,13 @@ def load_params(plan: Plan, shardings: Mapping[str, Any] | None = None) -> dict[
             file and keeps its own shards.
     """
     if shardings is None:
-        return nest({path: jax.device_put(leaf) for path, leaf in plan.leaves(np.float32)})
-    places = flatten(shardings)
+        return nest({path: jax.device_put(leaf) for path, leaf in conversion.leaves(np.float32)})
+    sharding_of = flatten(shardings)
 
-    def place(path: str, leaf: np.ndarray) -> Any:
-        return jax.make_array_from_callback(leaf.shape, places[path], lambda index: leaf[index])
+    def on_mesh(path: str, leaf: np.ndarray) -> Any:
+        return jax.make_array_from_callback(leaf.shape, sharding_of[path], lambda index: leaf[index])
 
-    return nest({path: place(path, leaf) for path, leaf in plan.leaves(np.float32)})
+    return nest({path: on_mesh(path, leaf) for path, leaf in conversion.leaves(np.float32)})
 
 
 def save_checkpoint(
@@ -200,7 +199,7 @@ def save_checkpoint(
     """Write a checkpoint and return its folder; an older one is replaced when the new one is complete.
 
     Args:
-        leaves: arrays by path, in the dtype to keep; lazy ones (`Plan.lazy`) are read as they are written.
+        leaves: arrays by path, in the dtype to keep; those of `Conversion.lazy` are read when written.
         carried: tensors of the reference's file that no leaf holds, by its key.
         card: the card's JSON record.
         layout: the table of `converters` that fits the reference's file; None for params of our own.
@@ -216,11 +215,11 @@ def save_checkpoint(
     if origin_metadata is not None:
         metadata[_METADATA] = json.dumps(dict(origin_metadata), ensure_ascii=False)
 
-    def fill(place: Path) -> dict[str, Any]:
+    def fill(draft: Path) -> dict[str, Any]:
         for file in beside:
-            shutil.copyfile(file, place / file.name)
-        files = {} if labels is None else {LABELS: _write_labels(place / LABELS, labels)}
-        files = {WEIGHTS: write_tensors(place / WEIGHTS, tensors, metadata), **files}
+            shutil.copyfile(file, draft / file.name)
+        files = {} if labels is None else {LABELS: _write_labels(draft / LABELS, labels)}
+        files = {WEIGHTS: write_tensors(draft / WEIGHTS, tensors, metadata), **files}
         check()
         return {**card, "files": files}
 
@@ -228,7 +227,7 @@ def save_checkpoint(
 
 
 def write_folder(folder: str | Path, fill: Callable[[Path], Mapping[str, Any]]) -> Path:
-    """Write a folder with a card.json, all or nothing; an older checkpoint in its place is replaced.
+    """Write a folder with a card.json, all or nothing; an older checkpoint there is replaced.
 
     Args:
         folder: a path, or a URL on a bucket, where card.json is uploaded last.
@@ -237,7 +236,7 @@ def write_folder(folder: str | Path, fill: Callable[[Path], Mapping[str, Any]]) 
     Raises:
         DataError: the folder holds something else, or cannot be written; nothing half-written is left.
     """
-    folder = placed(folder)
+    folder = place(folder)
     if not (is_checkpoint(folder) or is_unfinished(folder) or _is_empty(folder)):
         raise DataError(f"{folder} exists and is not a clipjax checkpoint: name another folder, or remove it")
     if isinstance(folder, BucketPath):

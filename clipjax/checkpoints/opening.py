@@ -29,10 +29,10 @@ from clipjax.checkpoints.origin import Origin
 from clipjax.checkpoints.tokenizer_files import with_tokenizer_files
 from clipjax.errors import DataError, UsageError
 from clipjax.models.network import Network
-from converters.engine import Plan
+from converters.engine import Conversion
 from converters.foreign import read_foreign_card
 from converters.hub import CONFIG_NAMES, Resolved, resolve_source
-from converters.nearest import plan_for
+from converters.nearest import conversion_for
 from converters.sources import open_source
 from converters.tensors import Source
 
@@ -42,7 +42,7 @@ class Opened:
     """Weights found and checked; hardly any of them is read yet."""
 
     card: Card
-    plan: Plan
+    conversion: Conversion
     origin: Origin
     carried: Mapping[str, np.ndarray]
     tokenizer_files: tuple[Path, ...]
@@ -92,7 +92,7 @@ def _open_own(file: CardFile, card: Card | None, stated: Stated) -> Opened:
     own = dataclasses.replace(own, weights=weights, label_space=opened.labels)
     own, files = with_tokenizer_files(own, Resolved(folder, folder))
     own = restated(edited(own, file.path) if file.is_edited else own, stated)
-    return Opened(own, opened.plan, opened.origin, opened.carried(), files)
+    return Opened(own, opened.conversion, opened.origin, opened.carried(), files)
 
 
 def _refuse_other_card(folder: Path, own: Card, card: Card | None) -> None:
@@ -150,16 +150,20 @@ def _open_foreign(found: Resolved, card: Card | None, stated: Stated, asked: str
         _refuse_other_config(card, found.folder)
     refuse_wrong_activation(card)
     source = open_source(found.path)
-    plan = plan_for(source, card.arch)
-    carried = {key: tensor.read() for key, tensor in plan.carried.items()}
-    scalars = {path: plan.read(path) for path in ("logit_scale", "logit_bias") if path in plan.shapes}
+    conversion = conversion_for(source, card.arch)
+    carried = {key: tensor.read() for key, tensor in conversion.carried.items()}
+    scalars = {
+        path: conversion.read(path) for path in ("logit_scale", "logit_bias") if path in conversion.shapes
+    }
     card = identified(complete_card(card, scalars, source), found, stated, fallback)
     if found.repo is not None:
-        place = {"repo": found.repo, "file": found.file, "revision": found.revision}
-        card = dataclasses.replace(card, source=dataclasses.replace(card.source, **place))
-    origin = Origin(plan.table, plan.dtypes, source.metadata if source.format == "safetensors" else None)
+        hub_file = {"repo": found.repo, "file": found.file, "revision": found.revision}
+        card = dataclasses.replace(card, source=dataclasses.replace(card.source, **hub_file))
+    origin = Origin(
+        conversion.table, conversion.dtypes, source.metadata if source.format == "safetensors" else None
+    )
     card, files = with_tokenizer_files(card, found)
-    return Opened(card, plan, origin, carried, files)
+    return Opened(card, conversion, origin, carried, files)
 
 
 def _card_beside(found: Resolved, facts_of: str | None) -> Card:

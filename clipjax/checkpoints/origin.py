@@ -25,7 +25,7 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """Where `clipjax.load_model` found a model: the arguments to load it again.
 
     Attributes:

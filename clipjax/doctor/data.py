@@ -86,7 +86,7 @@ def bytes_an_image(models: Iterable[str]) -> Iterator[int]:
 
 
 def _images(data_root: Path) -> Iterator[int]:
-    """Number of images at each place; two cards of one place share embeddings."""
+    """Number of images in each folder; two cards of one folder share embeddings."""
     from clipjax.evaluation.collection import cards_below
 
     counts: dict[Path, int] = {}

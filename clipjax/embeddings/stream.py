@@ -2,8 +2,8 @@
 
 A step takes a fixed number of images per device, so on a big slice a small data set fills only part of it.
 Therefore spans of several data sets follow each other, each padded to whole batches of one device, not to a
-whole step. A row always has the same place and neighbours in its device's batch: its features have the same
-bits whatever comes before it, on any number of devices, after any interruption.
+whole step. A row always has the same position and neighbours in its batch: its features have the same bits
+whatever comes before it, on any number of devices, after any interruption.
 """
 
 from __future__ import annotations
@@ -102,14 +102,14 @@ class Stream:
             return
         forward = image_forward(self.model, self.precision, self.output, per_device_batch, params)
         rows = [pad_rows(np.arange(span.rows.start, span.rows.stop), per_device_batch) for span in spans]
-        plan = _Plan([span.of for span in spans], rows, forward.batch_size)
-        how = self._how_to_decode(plan)
+        order = _Order([span.of for span in spans], rows, forward.batch_size)
+        how = self._how_to_decode(order)
         try:
             with (
-                contextlib.closing(self._pixels(plan, per_device_batch, how)) as pixels,
+                contextlib.closing(self._pixels(order, per_device_batch, how)) as pixels,
                 self._bar(spans) as bar,
             ):
-                found = self._features(forward, per_device_batch, pixels, plan, bar)
+                found = self._features(forward, per_device_batch, pixels, order, bar)
                 pieces = _cut(found, [len(part) for part in rows])
                 for span, part, (read, features) in zip(spans, rows, pieces):
                     span.of.images += int(read.sum())
@@ -124,24 +124,24 @@ class Stream:
         total = sum(len(span.rows) for span in spans)
         return progress_bar(total, f"embedding {what}".rstrip(), "image", shown=shown)
 
-    def _how_to_decode(self, plan: _Plan) -> dict[str, Any]:
+    def _how_to_decode(self, order: _Order) -> dict[str, Any]:
         if self.workers != AUTO:
             return {"workers": self.workers, "on_error": "skip"}
-        whole, rows = plan.joined()
+        whole, rows = order.joined()
         shown = self.progress and jax.process_index() == 0
         chosen = choose(whole, self.recipe, rows, progress=shown)
-        for of, _ in plan.parts():
+        for of, _ in order.parts():
             of.decoders = "" if chosen == Decoders() else str(chosen)
         return {"workers": chosen.workers, "threads": chosen.threads, "on_error": "skip"}
 
-    def _pixels(self, plan: _Plan, per_device_batch: int, how: dict[str, Any]) -> Generator[_Pixels]:
-        parts, size = plan.parts(), plan.batch_size
+    def _pixels(self, order: _Order, per_device_batch: int, how: dict[str, Any]) -> Generator[_Pixels]:
+        parts, size = order.parts(), order.batch_size
         if self.pixel_store is not None:
             piece = size if len(parts) == 1 else per_device_batch
             with contextlib.closing(self._stored(self.pixel_store, parts, batch_size=piece, **how)) as pieces:
                 yield from _stacked(pieces, size // piece)
             return
-        whole, rows = plan.joined()
+        whole, rows = order.joined()
         yield from _taken(batches(whole, self.recipe, batch_size=size, rows=rows, **how))
 
     def _stored(
@@ -151,7 +151,7 @@ class Stream:
             yield from _taken(store.batches(of.manifest, self.recipe, rows=rows, **how))
 
     def _features(
-        self, forward: Forward, per_device_batch: int, source: Iterator[_Pixels], plan: _Plan, bar: Bar
+        self, forward: Forward, per_device_batch: int, source: Iterator[_Pixels], order: _Order, bar: Bar
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """For each step: which rows [B] were read, and features [B, D].
 
@@ -159,12 +159,12 @@ class Stream:
         """
         waiting: collections.deque[tuple[np.ndarray, Any]] = collections.deque()
         for step in itertools.count():
-            account = plan.first(step)
+            account = order.first(step)
             start = time.perf_counter()
             batch = next(source, None)
             loaded = time.perf_counter()
             account.decode_seconds += loaded - start
-            errors = {} if batch is None or self.on_error == "skip" else plan.errors(step, batch)
+            errors = {} if batch is None or self.on_error == "skip" else order.errors(step, batch)
             if batch is not None and not errors:
                 with watched(per_device_batch):
                     waiting.append((batch.read, forward.run(batch.pixels)))
@@ -185,7 +185,7 @@ class Stream:
                 return
 
 
-class _Plan:
+class _Order:
     """Which row of which data set is where in the stream.
 
     Args:
@@ -221,12 +221,12 @@ class _Plan:
         rows = self._rows[start : start + self.batch_size]
         lost = np.flatnonzero((rows >= 0) & ~batch.read[: len(rows)])
         found: dict[Passenger, DataError] = {}
-        for place, skipped in zip(lost, batch.skipped, strict=True):
-            found.setdefault(self._owner(start + int(place)), skipped.error())
+        for row, skipped in zip(lost, batch.skipped, strict=True):
+            found.setdefault(self._owner(start + int(row)), skipped.error())
         return found
 
-    def _owner(self, place: int) -> Passenger:
-        return self._owners[int(np.searchsorted(self._ends, place, side="right"))]
+    def _owner(self, row: int) -> Passenger:
+        return self._owners[int(np.searchsorted(self._ends, row, side="right"))]
 
 
 def _taken(source: Batches) -> Generator[_Pixels]:

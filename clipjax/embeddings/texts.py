@@ -47,7 +47,7 @@ def embed_texts(
         DataError: `encode_text` returns a wrong shape or norm, or an embedding is not finite.
     """
     distinct = list(dict.fromkeys(texts))
-    place = {text: row for row, text in enumerate(distinct)}
+    row_of = {text: row for row, text in enumerate(distinct)}
 
     def compute() -> np.ndarray:
         made: np.ndarray | None = None
@@ -63,7 +63,7 @@ def embed_texts(
     about = {"model": str(model.card.id), "data": f"texts of {name}", "selection": ""}
     ids = [str(row) for row in range(len(distinct))]
     made = stored(store, key, about, ids, compute)
-    return made[[place[text] for text in texts]]
+    return made[[row_of[text] for text in texts]]
 
 
 def caption_texts(
@@ -180,8 +180,8 @@ class _Tokens(NamedTuple):
         longest = int(self.length[rows].max())
         length = min(-(-longest // LENGTH_STEP) * LENGTH_STEP, self.context)
         batch = np.full((len(rows), length), self.pad_id, np.int32)
-        for place, row in enumerate(rows):
-            batch[place, : self.length[row]] = self.ids[self.end[row] - self.length[row] : self.end[row]]
+        for line, row in enumerate(rows):
+            batch[line, : self.length[row]] = self.ids[self.end[row] - self.length[row] : self.end[row]]
         return batch
 
 

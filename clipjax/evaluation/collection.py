@@ -29,12 +29,12 @@ from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.sets import EmbedStats
 from clipjax.errors import ClipjaxError, DataError
 from clipjax.evaluation.ahead import embed_ahead
+from clipjax.evaluation.own_model import encoder_of
 from clipjax.evaluation.resolve import annotations_path, has_own_head, id_card
 from clipjax.evaluation.rows import Result, refused
 from clipjax.evaluation.run import run
 from clipjax.evaluation.subject import NotApplicableError, Request
-from clipjax.evaluation.wrapped import encoder_of
-from clipjax.storage import buckets
+from clipjax.storage.buckets import place
 from clipjax.storage.reading import exists, is_dir
 from clipjax.tasks.collections import collection
 from clipjax.tasks.task import find_task
@@ -69,7 +69,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Plan:
+class CollectionPlan:
     jobs: list[Job]
     missing: list[str]
 
@@ -111,14 +111,14 @@ class Loaded:
 
 def cards_below(data_root: str | Path) -> list[Located]:
     """The user's cards (*.toml in `data_root`) and the shipped ones, by name; the user's win."""
-    base = buckets.place(data_root).expanduser()
+    base = place(data_root).expanduser()
     if not is_dir(base):
         raise DataError(f"{base} is not a folder; give the one that holds the data sets")
     cards = {card.name: card for card in [*cards_in(config_dir() / "datasets"), *cards_in(base)]}
-    return [Located(cards[name], place(base, cards[name])) for name in sorted(cards)]
+    return [Located(cards[name], data_folder(base, cards[name])) for name in sorted(cards)]
 
 
-def place(base: Path, card: DatasetCard) -> Path:
+def data_folder(base: Path, card: DatasetCard) -> Path:
     return base / (card.place or card.name)
 
 
@@ -128,15 +128,15 @@ def plan(
     prompts: Sequence[str | Path] = (),
     *,
     only: Sequence[str] = (),
-    places: Mapping[str, Path] | None = None,
-) -> Plan:
+    folders: Mapping[str, Path] | None = None,
+) -> CollectionPlan:
     """The runs of a task or collection on the data sets below `data_root`, and the missing ones.
 
     Args:
         name: a task, a collection, or "all".
         prompts: prompt sets to repeat each run with; default: the collection's, else the cards' own.
         only: names of data sets or of families; empty: all.
-        places: folders of data sets that are elsewhere, by name.
+        folders: those of data sets that are elsewhere, by name.
 
     Raises:
         UsageError: no task, collection or prompt set has that name.
@@ -144,16 +144,16 @@ def plan(
     """
     chosen = collection(name)
     sets = _prompt_sets(prompts or chosen.prompts)
-    base, jobs, missing = buckets.place(data_root).expanduser(), [], _Missing()
-    places, located = places or {}, cards_below(base)
+    base, jobs, missing = place(data_root).expanduser(), [], _Missing()
+    folders, located = folders or {}, cards_below(base)
     for task in map(find_task, chosen.tasks):
         # Captions take a template, too, but only if the user names the task and the prompts.
         repeated = "head" in task.needs or (name == task.name and bool(prompts))
         for data in (data for data in located if chosen.takes(data.card, task.name)):
             if only and not {data.card.name, data.card.name.partition(":")[0]}.intersection(only):
                 continue
-            data = data._replace(root=places.get(data.card.name, data.root))
-            id_ = _id_of(base, data.card, places) if "id" in task.needs else None
+            data = data._replace(root=folders.get(data.card.name, data.root))
+            id_ = _id_of(base, data.card, folders) if "id" in task.needs else None
             absent = [where.root for where in (data, id_) if where is not None and not exists(where.root)]
             if absent and data.card.demo and not only:
                 continue  # a demo data set: its absence is not reported
@@ -163,7 +163,7 @@ def plan(
                 jobs += [Job(task.name, data, id_, prompt) for prompt in (sets if repeated else [None])]
     if not jobs:
         raise DataError(f"{base} holds no data set for {name!r}: {missing.sentence()}")
-    return Plan(jobs, missing.lines())
+    return CollectionPlan(jobs, missing.lines())
 
 
 def survey(data_root: str | Path, *, decode: bool = False) -> Iterator[tuple[Located, list[str] | None]]:
@@ -267,9 +267,9 @@ def _prompt_sets(names: Sequence[str | Path]) -> list[PromptSet | None]:
     return [load_prompts(name) for name in names] or [None]
 
 
-def _id_of(base: Path, card: DatasetCard, places: Mapping[str, Path]) -> Located:
+def _id_of(base: Path, card: DatasetCard, folders: Mapping[str, Path]) -> Located:
     found = id_card(card)
-    return Located(found, places.get(found.name, place(base, found)))
+    return Located(found, folders.get(found.name, data_folder(base, found)))
 
 
 @dataclass

@@ -131,8 +131,8 @@ def compare_runs(
     """
     check_bootstrap(resamples, seed)
     choice = Choice(prompts, precision, labels)
-    places, unlike = pairs_of((str(first), str(second)), Path(results), choice)
-    pairs = [_compare(*_aligned(_load(*a), _load(*b)), resamples, seed) for a, b in places]
+    addresses, unlike = pairs_of((str(first), str(second)), Path(results), choice)
+    pairs = [_compare(*_aligned(_load(*a), _load(*b)), resamples, seed) for a, b in addresses]
     pairs[0].left_out.update(unlike)
     _check_metrics(metrics, pairs)
     found = [(each, pair) for pair in pairs for each in pair.found if not metrics or each.metric in metrics]
@@ -197,8 +197,8 @@ def _aligned(a: _Run, b: _Run) -> tuple[_Run, _Run]:
     for name, own in zip(names, ids):
         if len(set(own)) != len(own):
             raise DataError(f"{name}: an image id occurs twice in its per-image table: they cannot be joined")
-    place = {name: row for row, name in enumerate(ids[1])}
-    common = sum(name in place for name in ids[0])
+    row_of = {name: row for row, name in enumerate(ids[1])}
+    common = sum(name in row_of for name in ids[0])
     if not common == len(ids[0]) == len(ids[1]):
         raise DataError(
             f"{names[0]} has {len(ids[0])} images and {names[1]} {len(ids[1])}, {common} in common: evaluate "
@@ -211,7 +211,7 @@ def _aligned(a: _Run, b: _Run) -> tuple[_Run, _Run]:
                 f"{names[0]} and {names[1]} have images of the same names, with other contents, labels or "
                 "columns: evaluate both on the same data"
             )
-    order = [place[name] for name in ids[0]]
+    order = [row_of[name] for name in ids[0]]
     return a, _Run(b.rows, {name: [values[i] for i in order] for name, values in b.columns.items()})
 
 
@@ -314,8 +314,8 @@ def _resampled(
 
     def difference(*parts: np.ndarray) -> dict[str, np.ndarray]:
         weights = np.empty((len(parts[0]), n), np.int64)
-        for place, part in zip(rows, parts):
-            weights[:, place] = part
+        for own, part in zip(rows, parts):
+            weights[:, own] = part
         before, after = first(weights), second(weights)
         return {name: after[name] - before[name] for name in values}
 
@@ -337,11 +337,11 @@ def _samples(paired: Paired, n: int, about: About) -> tuple[list[np.ndarray], li
     names = list(dict.fromkeys(groups.tolist()))
     rows = [np.flatnonzero(groups == name) for name in names]
     samples = []
-    for name, place in zip(names, rows):
-        alone = clusters[place[0]] is None
-        codes = None if alone else np.unique(clusters[place].astype(str), return_inverse=True)[1]
+    for name, own in zip(names, rows):
+        alone = clusters[own[0]] is None
+        codes = None if alone else np.unique(clusters[own].astype(str), return_inverse=True)[1]
         data = about.dataset if paired.groups is None else str(name)
-        samples.append(Resampling(data, len(place), codes, about.resamples, about.seed))
+        samples.append(Resampling(data, len(own), codes, about.resamples, about.seed))
     return rows, samples
 
 

@@ -23,10 +23,10 @@ from clipjax.embeddings.images import embed_images
 from clipjax.embeddings.sets import Embeddings
 from clipjax.embeddings.texts import are_cut, caption_texts, embed_texts
 from clipjax.errors import DataError, UsageError
+from clipjax.evaluation.own_model import encoder_of
 from clipjax.evaluation.resolve import load_asked, not_applicable, resolve
 from clipjax.evaluation.rows import Result, finish, identity, refused
 from clipjax.evaluation.subject import Part, Request, Subject
-from clipjax.evaluation.wrapped import encoder_of
 from clipjax.heads.build import classifier_head, zeroshot_head
 from clipjax.heads.head import Head
 from clipjax.metrics import intervals

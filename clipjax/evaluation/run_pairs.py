@@ -22,7 +22,7 @@ from clipjax.results.rows import Row
 from clipjax.results.store import ResultStore
 from clipjax.storage.digests import canonical_json
 
-Place = tuple[Path, str]  # a folder of results, a run id in it
+RunAddress = tuple[Path, str]  # a folder of results, a run id in it
 # Keys of a recipe that do not matter here: the model's, the bootstrap's, and those in `how`.
 OF_MODEL = {"model", "forward", "logit_scale", "logit_bias", "pixels", "tokenizer", "adapter", "params"}
 OF_MODEL |= {"head_classes", "normalize_features", "predictions", "format", "bootstrap", "projection"}
@@ -39,7 +39,7 @@ class Choice(NamedTuple):
 
 
 class _Run(NamedTuple):
-    place: Place
+    address: RunAddress
     row: Row
 
     @property
@@ -59,7 +59,7 @@ Pairs = list[tuple[_Run, _Run]]
 
 def pairs_of(
     names: tuple[str, str], results: Path, choice: Choice
-) -> tuple[list[tuple[Place, Place]], dict[str, str]]:
+) -> tuple[list[tuple[RunAddress, RunAddress]], dict[str, str]]:
     """A pair of runs for each task and data set that two models, or runs, have in common.
 
     Args:
@@ -95,9 +95,9 @@ def pairs_of(
             f"{names[0]} and {names[1]} have no runs made in the same way of {what}: {why}; evaluate both "
             "alike, or name two runs by their ids"
         )
-    if any(a.place == b.place for a, b in found):
+    if any(a.address == b.address for a, b in found):
         raise UsageError(f"{names[0]} and {names[1]} are one run: name two")
-    return [(a.place, b.place) for a, b in found], unlike
+    return [(a.address, b.address) for a, b in found], unlike
 
 
 def _runs_of(name: str, results: Path) -> tuple[dict[tuple[str, str], list[_Run]], bool]:

@@ -18,7 +18,7 @@ from clipjax.checkpoints.model import Model
 from clipjax.data.cards import load_dataset
 from clipjax.embeddings.compute import Compute
 from clipjax.errors import ClipjaxError, DataError, UsageError
-from clipjax.evaluation.collection import Job, Plan, evaluate_all, plan
+from clipjax.evaluation.collection import CollectionPlan, Job, evaluate_all, plan
 from clipjax.evaluation.compare import Comparison, compare_runs
 from clipjax.evaluation.rows import Result
 from clipjax.evaluation.subject import Request
@@ -137,8 +137,8 @@ def left_out(suite: Suite, data_root: str | Path) -> list[str]:
     return [f"left out of the table: {line}" for line in lines]
 
 
-def _parts(suite: Suite, data_root: str | Path) -> list[Plan | DataError]:
-    found: list[Plan | DataError] = []
+def _parts(suite: Suite, data_root: str | Path) -> list[CollectionPlan | DataError]:
+    found: list[CollectionPlan | DataError] = []
     for name in suite.run:
         try:
             found.append(plan(name, data_root))

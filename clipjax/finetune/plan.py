@@ -24,7 +24,7 @@ from clipjax.finetune.training.trees import flatten, is_statistic, merge, split
 
 
 @dataclass(frozen=True)
-class Plan:
+class FinetunePlan:
     """The cost of one run.
 
     Attributes:
@@ -62,7 +62,7 @@ def abstract_model(name: str, loading: Mapping[str, Any] | None = None) -> Model
     return Model(card, model.network.abstract_params())
 
 
-def plan(setup: Setup, *, compile_step: bool = True) -> Plan:
+def plan(setup: Setup, *, compile_step: bool = True) -> FinetunePlan:
     """What a run would cost.
 
     Args:
@@ -80,7 +80,7 @@ def plan(setup: Setup, *, compile_step: bool = True) -> Plan:
     trained = {path: leaf for path, leaf in params.items() if outline.trained(path)}
     rate = recipe.schedule.of(recipe.optimizer.learning_rate, max(steps, 1), recipe.epochs)
     shown = sorted({0, min(recipe.schedule.warmup_steps, steps), steps // 2, max(steps - 1, 0)})
-    return Plan(
+    return FinetunePlan(
         recipe=recipe.name,
         method=recipe.method,
         model=setup.model.card.id,

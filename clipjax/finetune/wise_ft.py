@@ -76,7 +76,7 @@ def interpolate(base: Model, tuned: Model, alpha: float) -> Model:
         raise UsageError(f"alpha is {alpha:g}: give a number from 0 (the base) to 1 (the fine-tuned model)")
     _check_pair(base, tuned)
     end = base if alpha == 0 else tuned
-    model = end.with_card(_card(end.card, base.card, tuned.card, float(alpha))).with_place(None)
+    model = end.with_card(_card(end.card, base.card, tuned.card, float(alpha))).with_location(None)
     if alpha in (0, 1):
         return model
     return model.with_params(jax.tree.map(lambda x, y: _between(x, y, alpha), base.params, tuned.params))

@@ -108,9 +108,9 @@ def _by_slot(keys: np.ndarray, values: np.ndarray, classes: int) -> tuple[Array,
     order = np.argsort(values, kind="stable")
     count = np.bincount(values, minlength=classes)
     slot = np.arange(len(values)) - np.repeat(np.cumsum(count) - count, count)
-    placed = np.zeros((len(keys), count.max(initial=1), classes), np.float32)
-    placed[:, slot, values[order]] = keys[:, order]
-    return jnp.asarray(placed), jnp.asarray(np.arange(placed.shape[1])[:, None] < count)
+    by_slot = np.zeros((len(keys), count.max(initial=1), classes), np.float32)
+    by_slot[:, slot, values[order]] = keys[:, order]
+    return jnp.asarray(by_slot), jnp.asarray(np.arange(by_slot.shape[1])[:, None] < count)
 
 
 def _parts(block: tuple[np.ndarray, ...], size: int) -> Iterable[tuple[Array, Array, Array]]:

@@ -100,8 +100,8 @@ def equal_mass_edges(
     values, counts = _confidences(confidence, weights)
     ordered = np.sort(np.repeat(values, counts))
     # Inner edge m is the ceil(m N / bins)-th smallest confidence.
-    place = -(-np.arange(1, bins) * len(ordered) // bins) - 1
-    return np.concatenate([[0.0], ordered[place], [1.0]])
+    last = -(-np.arange(1, bins) * len(ordered) // bins) - 1
+    return np.concatenate([[0.0], ordered[last], [1.0]])
 
 
 @dataclass(frozen=True)
@@ -182,8 +182,8 @@ def bin_columns(
     """
     exact = np.asarray(confidence, np.float64)
     columns = np.zeros((len(exact), 3, len(edges) - 1))
-    place = bin_of(exact, edges)
-    columns[np.arange(len(exact)), :, place] = np.stack([np.ones(len(exact)), exact, correct], axis=1)
+    bin_ = bin_of(exact, edges)
+    columns[np.arange(len(exact)), :, bin_] = np.stack([np.ones(len(exact)), exact, correct], axis=1)
     return columns
 
 
@@ -345,9 +345,9 @@ def _bin_sums(
 ) -> Float64[jax.Array, "inner+1 3"]:
     """Columns: images, summed confidence, correct images."""
     exact, weight = confidence.astype(jnp.float64), counts.astype(jnp.float64)
-    place = jnp.sum(exact[:, None] > inner, axis=1)
+    bin_ = jnp.sum(exact[:, None] > inner, axis=1)
     values = jnp.stack([weight, weight * exact, weight * correct.astype(jnp.float64)], axis=1)
-    return jnp.zeros((inner.shape[0] + 1, 3), jnp.float64).at[place].add(values)
+    return jnp.zeros((inner.shape[0] + 1, 3), jnp.float64).at[bin_].add(values)
 
 
 @jax.jit

@@ -40,9 +40,9 @@ def class_counts(
     Labels outside 0..num_classes-1 (-1 marks padding) are not counted.
     """
     inside = (labels >= 0) & (labels < num_classes)
-    place = jnp.where(inside, labels, num_classes)
-    total = jnp.zeros(num_classes + 1, jnp.int32).at[place].add(1)
-    hits = jnp.zeros(num_classes + 1, jnp.int32).at[place].add(correct.astype(jnp.int32))
+    column = jnp.where(inside, labels, num_classes)
+    total = jnp.zeros(num_classes + 1, jnp.int32).at[column].add(1)
+    hits = jnp.zeros(num_classes + 1, jnp.int32).at[column].add(correct.astype(jnp.int32))
     return hits[:num_classes], total[:num_classes]
 
 

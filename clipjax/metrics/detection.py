@@ -238,15 +238,15 @@ def _threshold(ranking: Ranking, id_above: Int[np.ndarray, "B positions"]) -> Fl
     whole = np.floor(position).astype(np.int64)
     part = position - whole
     low, high = (
-        ranking.id_sorted[-1 - _ranked(id_above, last - place)].astype(np.float64)
-        for place in (whole, np.minimum(whole + 1, last))
+        ranking.id_sorted[-1 - _ranked(id_above, last - others)].astype(np.float64)
+        for others in (whole, np.minimum(whole + 1, last))
     )
     return np.where(part < 0.5, low + (high - low) * part, high - (high - low) * (1 - part))
 
 
-def _ranked(above: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """Position, from the top, of the image that comes after `place` others. int [B]."""
-    return np.array([row.searchsorted(k, "right") - 1 for row, k in zip(above, place.astype(above.dtype))])
+def _ranked(above: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Position, from the top, of the image that comes after this many `others`. int [B]."""
+    return np.array([row.searchsorted(k, "right") - 1 for row, k in zip(above, others.astype(above.dtype))])
 
 
 def _fpr_quantile(ranking: Ranking, id_above: np.ndarray, ood_below: np.ndarray) -> np.ndarray:

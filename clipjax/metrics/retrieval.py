@@ -40,7 +40,7 @@ class _Pairs(NamedTuple):
     texts: np.ndarray
     image_rows: np.ndarray  # int32 [n], rows of the embeddings
     text_rows: np.ndarray  # int32 [m], rows of the embeddings
-    place: np.ndarray  # int32 [m], index of the caption's image among the n
+    image: np.ndarray  # int32 [m], index of the caption's image among the n
     slot: np.ndarray  # int32 [m], the caption's number within its image
     block: int  # side of a block of scores
 
@@ -114,22 +114,22 @@ def _pair_up(
         raise ValueError("there is no image to search with")
     image_rows = np.flatnonzero(real).astype(np.int32)
     text_rows = np.argsort(owner, kind="stable")[np.sum(~used) :].astype(np.int32)
-    place = np.searchsorted(image_rows, owner[text_rows]).astype(np.int32)
-    slot = np.arange(len(place), dtype=np.int32) - np.searchsorted(place, place).astype(np.int32)
+    image = np.searchsorted(image_rows, owner[text_rows]).astype(np.int32)
+    slot = np.arange(len(image), dtype=np.int32) - np.searchsorted(image, image).astype(np.int32)
     _check_finite("image", images, image_rows, block)
     _check_finite("caption", texts, text_rows, block)
-    return _Pairs(images, texts, image_rows, text_rows, place, slot, block)
+    return _Pairs(images, texts, image_rows, text_rows, image, slot, block)
 
 
 def _own_scores(pairs: _Pairs) -> np.ndarray:
     """Score of each caption with its own image. float32 [m]."""
     own = np.empty(len(pairs.text_rows), np.float32)
     for i in range(0, len(pairs.image_rows), pairs.block):
-        first, last = np.searchsorted(pairs.place, [i, i + pairs.block])
+        first, last = np.searchsorted(pairs.image, [i, i + pairs.block])
         for t in range(first - first % pairs.block, last, pairs.block):
             scores = np.asarray(_block_scores(pairs, i, t))
             here = np.arange(max(first, t), min(last, t + pairs.block))
-            own[here] = scores[pairs.place[here] - i, here - t]
+            own[here] = scores[pairs.image[here] - i, here - t]
     return own
 
 
@@ -142,19 +142,19 @@ def _count_better(pairs: _Pairs, own: np.ndarray) -> tuple[np.ndarray, np.ndarra
     # Each image's captions: their scores and rows. Nothing outranks the infinity that fills short rows.
     shape = (n, pairs.slot.max() + 1)
     scores_of, rows_of = np.full(shape, np.inf, np.float32), np.full(shape, -1, np.int32)
-    scores_of[pairs.place, pairs.slot], rows_of[pairs.place, pairs.slot] = own, pairs.text_rows
+    scores_of[pairs.image, pairs.slot], rows_of[pairs.image, pairs.slot] = own, pairs.text_rows
     above_image, above_text = np.zeros(m, np.int32), np.zeros(shape, np.int32)
     # Each block of scores serves both directions, then is dropped: no array grows with images x texts. Blocks
     # have one shape, so that equal embeddings have bit-equal scores.
     for i in range(0, n, size):
         i_end = min(i + size, n)
-        image_places = np.arange(i, i + size, dtype=np.int32)
+        numbers = np.arange(i, i + size, dtype=np.int32)
         captions = [_fill(part[i:i_end], size, fill) for part, fill in ((scores_of, np.inf), (rows_of, -1))]
         for t in range(0, m, size):
             t_end = min(t + size, m)
             scores = _block_scores(pairs, i, t)
-            images = [_fill(part[t:t_end], size, fill) for part, fill in ((own, np.inf), (pairs.place, -1))]
-            above_image[t:t_end] += np.asarray(_above_image(scores, *images, image_places))[: t_end - t]
+            images = [_fill(part[t:t_end], size, fill) for part, fill in ((own, np.inf), (pairs.image, -1))]
+            above_image[t:t_end] += np.asarray(_above_image(scores, *images, numbers))[: t_end - t]
             text_rows = _fill(pairs.text_rows[t:t_end], size, -1)
             above_text[i:i_end] += np.asarray(_above_text(scores, *captions, text_rows))[: i_end - i]
     above_text[rows_of < 0] = ABSENT
@@ -176,18 +176,18 @@ def _scores(
     images: Float32[jax.Array, "I D"], texts: Float32[jax.Array, "T D"], n: Count, m: Count
 ) -> Float32[jax.Array, "I T"]:
     scores = jnp.matmul(images, texts.T, precision=jax.lax.Precision.HIGHEST)
-    place = jnp.arange(scores.shape[0])
-    return jnp.where((place[:, None] < n) & (place < m), scores, -jnp.inf)
+    number = jnp.arange(scores.shape[0])
+    return jnp.where((number[:, None] < n) & (number < m), scores, -jnp.inf)
 
 
 @jax.jit
 def _above_image(
     scores: Float32[jax.Array, "I T"],
     own: Float32[jax.Array, " T"],
-    own_place: Int[jax.Array, " T"],
-    place: Int[jax.Array, " I"],
+    own_image: Int[jax.Array, " T"],
+    image: Int[jax.Array, " I"],
 ) -> Int32[jax.Array, " T"]:
-    return jnp.sum(_outranks(scores, own, own_place, place[:, None]), axis=0, dtype=jnp.int32)
+    return jnp.sum(_outranks(scores, own, own_image, image[:, None]), axis=0, dtype=jnp.int32)
 
 
 @jax.jit

@@ -79,8 +79,8 @@ def decide(
     """
     counts = count_of_each(weights, np.shape(logits)[0])
     check_finite("logits", logits, counts)
-    place = (np.asarray(part, np.int32) for part in (columns, category))
-    return np.where(counts > 0, _decide(logits, *place, num_categories=num_categories), -1)
+    classes = (np.asarray(part, np.int32) for part in (columns, category))
+    return np.where(counts > 0, _decide(logits, *classes, num_categories=num_categories), -1)
 
 
 def count_cues(

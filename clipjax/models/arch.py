@@ -72,7 +72,7 @@ class Family:
             other output.
         positions: vision with a position table: config -> its `Positions`.
         embedded: text towers that take vectors (`Network.encode_embedded`): (tower, beginning, tokens,
-            places, mode) -> features.
+            positions, mode) -> features.
         cpu_options: options of XLA's CPU compiler that make the tower faster.
     """
 

@@ -263,7 +263,7 @@ class Network:
         self,
         params: Params,
         tokens: Array,
-        places: Array,
+        positions: Array,
         *,
         precision: Precision,
         beginning: Array | None = None,
@@ -274,8 +274,8 @@ class Network:
 
         Args:
             tokens: float32 [B, L, D], in place of rows of the token embedding table.
-            places: int32 [B], where each text is read out: for CLIP the place of its end token.
-            beginning: float32 [P, D], the first of P + L tokens in all texts (`places` count from its first).
+            positions: int32 [B], where each text is read out: for CLIP the position of its end token.
+            beginning: float32 [P, D], the first of P + L tokens of all texts (`positions` count from here).
                 A causal tower runs it once: the same features for less work.
             remat: recompute a block's activations in the backward pass instead of keeping them.
             platform: as for `encode_image`.
@@ -301,7 +301,7 @@ class Network:
         tower, dtype = self._tower("text", params, precision), _DTYPE[precision]
         mode = Mode(Training(remat=remat), platform)
         with jax.default_matmul_precision(_MATMUL[precision]):
-            features = embedded(tower, first.astype(dtype), tokens.astype(dtype), places, mode)
+            features = embedded(tower, first.astype(dtype), tokens.astype(dtype), positions, mode)
         return features.astype(jnp.float32)
 
     def train_image(

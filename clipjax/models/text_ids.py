@@ -35,9 +35,9 @@ def token_ids(ids: Any, arch: Arch) -> Any:
         raise UsageError(f"texts are a list of strings or token ids, integers [B, L], not {described(ids)}")
     wrong = np.argwhere((array < 0) | (array >= arch.text.vocab_size))
     if len(wrong):
-        place = tuple(wrong[0])
+        index = tuple(wrong[0])
         raise UsageError(
-            f"row {place[0]} of the token ids holds {array[place]}; {arch.name} has the ids 0 to "
+            f"row {index[0]} of the token ids holds {array[index]}; {arch.name} has the ids 0 to "
             f"{arch.text.vocab_size - 1}: use the model's own tokenizer"
         )
     return array.astype(np.int32)

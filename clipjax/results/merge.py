@@ -22,7 +22,7 @@ def merge_results(folders: Sequence[str | os.PathLike[str]], out: str | os.PathL
 
     Raises:
         DataError: a folder has no runs; a run is damaged, copied in part, or has different rows in both
-            places.
+            folders.
     """
     target, added = ResultStore(out), 0
     for folder in folders:

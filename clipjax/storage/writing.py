@@ -263,7 +263,7 @@ def _replace(draft: Path, folder: Path) -> None:
 
 def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
     """Write a safetensors draft, flushed to the disk; returns its SHA-256."""
-    rank = {dtype: -place for place, dtype in enumerate(DTYPES)}
+    rank = {dtype: -number for number, dtype in enumerate(DTYPES)}
     names = sorted(tensors, key=lambda name: (rank[tensors[name].dtype], name))
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0

@@ -32,13 +32,13 @@ class Images(NamedTuple):
     """Images that a model embeds once for all its runs: one entry of the store.
 
     Attributes:
-        place: the data set's; several cards may share images.
+        folder: the data set's; several cards may share images.
         sample: limit and seed, None for all images.
         decode: see `clipjax.evaluate`.
     """
 
     model: str
-    place: str
+    folder: str
     sample: tuple[int, int] | None
     precision: str
     decode: str

@@ -141,7 +141,7 @@ def make_plan(suite: Suite, pixel_budget: int | None) -> SweepPlan:
 
 def _jobs(suite: Suite, run: Run, data_root: Path) -> tuple[list[Job], list[str]]:
     try:
-        planned = plan_jobs(run.task, data_root, run.prompts, only=run.datasets, places=suite.data)
+        planned = plan_jobs(run.task, data_root, run.prompts, only=run.datasets, folders=suite.data)
     except DataError as error:
         return [], [str(error)]
     return planned.jobs, planned.missing
@@ -193,9 +193,9 @@ def _waves(
         for item in group:
             for data in cost.parts(item.job):
                 count = sizes.of(data, item.request.limit)
-                place = str(data.root)
+                folder = str(data.root)
                 # Items may take different limits of one data set: the largest counts.
-                needs[place] = max(needs.get(place, 0), cost.pixel_bytes(recipe, count))
+                needs[folder] = max(needs.get(folder, 0), cost.pixel_bytes(recipe, count))
         if max(needs.values()) > budget:  # can never fit: not kept
             yield _Wave(group, False)
             continue
@@ -215,8 +215,8 @@ def connected(items: Sequence[Item]) -> list[list[Item]]:
     group_of: dict[str, int] = {}
     groups: list[list[int]] = []
     for i, item in enumerate(items):
-        places = [str(data.root) for data in cost.parts(item.job)]
-        found = sorted({group_of[place] for place in places if place in group_of})
+        folders = [str(data.root) for data in cost.parts(item.job)]
+        found = sorted({group_of[folder] for folder in folders if folder in group_of})
         home = found[0] if found else len(groups)
         if not found:
             groups.append([])
@@ -224,9 +224,9 @@ def connected(items: Sequence[Item]) -> list[list[Item]]:
         for other in found[1:]:
             groups[home] += groups[other]
             groups[other] = []
-        for place, group in group_of.items():
-            group_of[place] = home if group in found else group
-        group_of |= dict.fromkeys(places, home)
+        for folder, group in group_of.items():
+            group_of[folder] = home if group in found else group
+        group_of |= dict.fromkeys(folders, home)
         groups[home].append(i)
     return [[items[i] for i in sorted(group)] for group in groups if group]
 

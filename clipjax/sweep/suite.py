@@ -206,7 +206,7 @@ def _path(name: str) -> Path:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads keys into values; errors name the place.
+    """Reads keys into values; errors name the key.
 
     Attributes:
         folder: base of the file's relative paths.

@@ -250,21 +250,21 @@ def measure(images: Columns, about: About) -> list[Measure]:
 
 
 def _over_all(table: _Table, variant: str, draws: _Draws, about: About) -> Iterator[Measure]:
-    part, place = table.part(variant), None if variant == DEFAULT else variant
+    part, slice_ = table.part(variant), None if variant == DEFAULT else variant
     n = int(part.sum())
     for ending, why in {"": None, **MISSING}.items():
         if ending in table.correct:
             hits = int(table.correct[ending][part].sum())
             remark = _remark(table, variant, about) if ending == "" else None
-            yield Measure(f"average{ending}", hits / n, n, intervals.wilson(hits, n), place, note=remark)
+            yield Measure(f"average{ending}", hits / n, n, intervals.wilson(hits, n), slice_, note=remark)
         else:
-            yield Measure(f"average{ending}", None, n, slice=place, note=why)
+            yield Measure(f"average{ending}", None, n, slice=slice_, note=why)
     counts = _counts(table, variant, "")
     ten = [name in imagenet_x_facts()["ten"] for name in table.factors]
-    yield _worst_factor("worst_factor_of_ten", counts, np.array(ten, bool), table.factors, place)
-    yield _worst_factor("worst_factor_of_all", counts, np.ones(len(ten), bool), table.factors, place)
-    yield _worst_classes(table.label[part], table.correct[""][part], place)
-    yield _ece(table, variant, 0, draws, place)
+    yield _worst_factor("worst_factor_of_ten", counts, np.array(ten, bool), table.factors, slice_)
+    yield _worst_factor("worst_factor_of_all", counts, np.ones(len(ten), bool), table.factors, slice_)
+    yield _worst_classes(table.label[part], table.correct[""][part], slice_)
+    yield _ece(table, variant, 0, draws, slice_)
 
 
 def _remark(table: _Table, variant: str, about: About) -> str:
@@ -284,17 +284,17 @@ def _remark(table: _Table, variant: str, about: About) -> str:
 def _over_factors(table: _Table, variant: str, draws: _Draws) -> Iterator[Measure]:
     counts = {ending: _counts(table, variant, ending) for ending in table.correct}
     for k, name in enumerate(table.factors):
-        place = f"{variant}/factor:{name}"
+        slice_ = f"{variant}/factor:{name}"
         n = int(counts[""].total[k])
         if n == 0:
             for metric in ("accuracy", "error_ratio", "ece"):
-                yield Measure(metric, None, 0, slice=place, note="not applicable: no image has the factor")
+                yield Measure(metric, None, 0, slice=slice_, note="not applicable: no image has the factor")
             continue
         for ending, of_kind in counts.items():
             hits = int(of_kind.hits[k])
-            yield Measure(f"accuracy{ending}", hits / n, n, intervals.wilson(hits, n), place)
-        yield _error_ratio(counts[""], variant, k, draws, place)
-        yield _ece(table, variant, k + 1, draws, place)
+            yield Measure(f"accuracy{ending}", hits / n, n, intervals.wilson(hits, n), slice_)
+        yield _error_ratio(counts[""], variant, k, draws, slice_)
+        yield _ece(table, variant, k + 1, draws, slice_)
 
 
 def _counts(table: _Table, variant: str, ending: str) -> FactorCounts:
@@ -303,48 +303,48 @@ def _counts(table: _Table, variant: str, ending: str) -> FactorCounts:
 
 
 def _worst_factor(
-    metric: str, counts: FactorCounts, of: np.ndarray, names: Sequence[str], place: str | None
+    metric: str, counts: FactorCounts, of: np.ndarray, names: Sequence[str], slice_: str | None
 ) -> Measure:
     """With the worst factor's own interval, which ignores that it was chosen."""
     choice = int(np.sum(of & (counts.total > 0)))
     if not choice:
-        return Measure(metric, None, 0, slice=place, note="not applicable: no image has one of the factors")
+        return Measure(metric, None, 0, slice=slice_, note="not applicable: no image has one of the factors")
     k = counts.worst(of)
     hits, n = int(counts.hits[k]), int(counts.total[k])
     note = f"{names[k]}, of {choice} factors"
-    return Measure(metric, hits / n, n, intervals.wilson(hits, n), place, note=note)
+    return Measure(metric, hits / n, n, intervals.wilson(hits, n), slice_, note=note)
 
 
-def _worst_classes(labels: np.ndarray, correct: np.ndarray, place: str | None) -> Measure:
+def _worst_classes(labels: np.ndarray, correct: np.ndarray, slice_: str | None) -> Measure:
     metric, size = f"worst_{WORST}_classes", int(labels.max()) + 1
     hits, total = map(np.asarray, classification.class_counts(labels, correct, num_classes=size))
     seen = int(np.sum(total > 0))
     if seen <= WORST:
-        return Measure(metric, None, 0, slice=place, note=f"not applicable: {seen} classes have images")
+        return Measure(metric, None, 0, slice=slice_, note=f"not applicable: {seen} classes have images")
     worst, value = worst_classes(hits, total, WORST)
     n = int(total[worst].sum())
-    return Measure(metric, value, n, intervals.wilson(int(hits[worst].sum()), n), place)
+    return Measure(metric, value, n, intervals.wilson(int(hits[worst].sum()), n), slice_)
 
 
-def _error_ratio(counts: FactorCounts, variant: str, k: int, draws: _Draws, place: str) -> Measure:
+def _error_ratio(counts: FactorCounts, variant: str, k: int, draws: _Draws, slice_: str) -> Measure:
     value, n, found = float(counts.error_ratio[k]), int(counts.total[k]), draws["error_ratio", variant, k + 1]
     if np.isnan(value):
-        return Measure("error_ratio", None, n, slice=place, note="not applicable: there is no error at all")
+        return Measure("error_ratio", None, n, slice=slice_, note="not applicable: there is no error at all")
     if counts.hits[k] not in (0, n) and np.isnan(draws["error_ratio", variant, 0]).any():
         note = "no interval: there are resamples without any error"
-        return Measure("error_ratio", value, n, slice=place, note=note)
+        return Measure("error_ratio", value, n, slice=slice_, note=note)
     if counts.hits[k] in (0, n) or np.isnan(found).any():
         # Resamples of the factor cannot differ, or some have no image of it: take its own interval, divided
         # by the average error.
         error = 1 - counts.average
         lo, hi, level, method = intervals.wilson(n - int(counts.hits[k]), n)
         return Measure(
-            "error_ratio", value, n, Interval(lo / error, hi / error, level, f"{method}_ratio"), place
+            "error_ratio", value, n, Interval(lo / error, hi / error, level, f"{method}_ratio"), slice_
         )
-    return Measure("error_ratio", value, n, percentile_interval(found), place)
+    return Measure("error_ratio", value, n, percentile_interval(found), slice_)
 
 
-def _ece(table: _Table, variant: str, group: int, draws: _Draws, place: str | None) -> Measure:
+def _ece(table: _Table, variant: str, group: int, draws: _Draws, slice_: str | None) -> Measure:
     """Of all images of a variant (group 0) or of those with a factor."""
     members = table.groups(variant)[:, group]
     edges = calibration.equal_width_edges(BINS)
@@ -352,8 +352,8 @@ def _ece(table: _Table, variant: str, group: int, draws: _Draws, place: str | No
     value, n, found = calibration.ece(bins), int(members.sum()), draws["ece", variant, group]
     held = found[~np.isnan(found)]  # without those that drew no image of the factor; the method counts them
     if n < 2 or not differ(held):
-        return Measure("ece", value, n, slice=place, note="no interval: no resample of the images differs")
-    return Measure("ece", value, n, centred_interval(value, held, lower=0.0), place)
+        return Measure("ece", value, n, slice=slice_, note="no interval: no resample of the images differs")
+    return Measure("ece", value, n, centred_interval(value, held, lower=0.0), slice_)
 
 
 _Draws = dict[tuple[str, str, int], np.ndarray]
@@ -369,14 +369,14 @@ def _draws(table: _Table, about: About) -> _Draws:
     first = [keys.index((variant, 0)) for variant, _ in keys]
     if len(table.label) < 2:
         return {(metric, *key): np.empty(0) for metric in ("error_ratio", "ece") for key in keys}
-    place = calibration.bin_of(table.confidence, calibration.equal_width_edges(BINS))
+    bin_ = calibration.bin_of(table.confidence, calibration.equal_width_edges(BINS))
     gap = table.correct[""] - table.confidence.astype(np.float64)
     image, group = np.nonzero(groups)
     size = len(keys)
     # Three tables side by side, for one product: images, errors, and gaps of every bin.
     values = np.concatenate([np.ones(len(image)), ~table.correct[""][image], gap[image]])
-    column = np.concatenate([group, size + group, size * (2 + place[image]) + group])
-    sums = scipy.sparse.csr_array((values, (np.tile(image, 3), column)), (len(place), size * (2 + BINS)))
+    column = np.concatenate([group, size + group, size * (2 + bin_[image]) + group])
+    sums = scipy.sparse.csr_array((values, (np.tile(image, 3), column)), (len(bin_), size * (2 + BINS)))
 
     def statistic(weights: np.ndarray) -> dict[str, np.ndarray]:
         parts = (weights.astype(np.float64) @ sums).reshape(len(weights), 2 + BINS, size)

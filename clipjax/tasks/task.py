@@ -188,8 +188,8 @@ class Csv:
 
     Attributes:
         columns: all allowed columns, in order.
-        read: (place, row) pairs, place like "file.csv:2" -> per-image columns with `id`. Raises DataError
-            naming the row.
+        read: (location, row) pairs, such as ("file.csv:2", {...}) -> per-image columns with `id`.
+            Raises DataError naming the row.
         join: these columns, once ids are known to be unique -> the columns for `measure`; None: the same.
     """
 

@@ -142,7 +142,7 @@ def _dot_flops(computation: Computation, dot: Instruction) -> int:
 
 
 def _convolution_flops(computation: Computation, convolution: Instruction) -> int:
-    """2 x outputs x input features x pairs of an output place and a kernel tap that meet a value.
+    """2 x outputs x input features x pairs of an output position and a kernel tap that meet a value.
 
     On a TPU the batch axes of a dot are a dilated kernel of their size: one tap meets a value.
     """
@@ -165,10 +165,10 @@ def _convolution_flops(computation: Computation, convolution: Instruction) -> in
         before, _ = map(int, of("pad", "0_0").split("_"))
         stride, taps, holes = int(of("stride", "1")), int(of("rhs_dilate", "1")), int(of("lhs_dilate", "1"))
         pairs *= sum(
-            0 <= place < holes * left[label] and place % holes == 0
+            0 <= position < holes * left[label] and position % holes == 0
             for start in range(out[label])
             for tap in range(kernel[label])
-            for place in [start * stride + tap * taps - before]
+            for position in [start * stride + tap * taps - before]
         )
     return 2 * out["b"] * out["f"] * kernel["i"] * pairs
 

@@ -42,7 +42,7 @@ from clipjax.models.version import FORWARD_VERSION
 from clipjax.progress import progress_bar
 from clipjax.storage.writing import draft_file, put_bytes
 from clipjax.verification.verify import Report, compare, random_inputs, read_golden
-from converters.engine import ConversionError, detect_table, flatten, plan_conversion
+from converters.engine import ConversionError, conversion_of, detect_table, flatten
 from converters.sources import open_source
 
 EQUAL = "equal"
@@ -241,7 +241,7 @@ def account(shapes: Mapping[str, Any], target: Mapping[str, Any]) -> str | None:
     """What keeps a state dict from mapping onto our params, or None."""
     source: Any = {key: _Described(tuple(shape), np.dtype(kind)) for key, (shape, kind) in shapes.items()}
     try:
-        plan_conversion(source, target, detect_table(source))
+        conversion_of(source, target, detect_table(source))
     except ConversionError as error:
         count = len(error.problems)
         return f"{count} problem{'s' * (count > 1)}, the first: {error.problems[0]}"
@@ -271,8 +271,8 @@ def _narrow_model(subject: Subject, checkpoint: Path) -> Model:
     arch = dataclasses.replace(narrow_arch(load_arch(subject.arch)), name="narrow")
     card = dataclasses.replace(card, arch=arch, tokenizer=None)
     source = open_source(checkpoint)
-    plan = plan_conversion(source, Network(card.arch).abstract_params(), detect_table(source))
-    return Model(card, load_params(plan))
+    conversion = conversion_of(source, Network(card.arch).abstract_params(), detect_table(source))
+    return Model(card, load_params(conversion))
 
 
 def judged(report: Report) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 from _study import models, study_rows
 
 from clipjax.analysis.figures.figure_set import contents
-from clipjax.analysis.figures.frame import CUT, drawn, handles, has_cut, places_of
+from clipjax.analysis.figures.frame import CUT, bars_of, drawn, handles, has_cut
 from clipjax.analysis.figures.scatter import draw_scatter
 from clipjax.analysis.figures.spec import Spec, load_spec
 from clipjax.analysis.figures.strip import draw_strip
@@ -48,7 +48,7 @@ def test_limits_hold_every_interval(name, certain):
         points = drawn(spec, content)
         for which, axis in zip("xy", content.panel.axes if points else ()):
             low, high = area.get_xlim() if which == "x" else area.get_ylim()
-            found = places_of(points, which, axis.scale)
+            found = bars_of(points, which, axis.scale)
             assert low < found.ends.min() < found.ends.max() < high
             assert np.isfinite(found.ends).all()
             counted += 1
@@ -72,7 +72,7 @@ def test_heads_stand_at_the_ends_that_are_cut():
         if line.get_marker() not in ("None", None, "", "o") and line.get_linestyle() == "None"
         for x, y in zip(np.asarray(line.get_xdata()), np.asarray(line.get_ydata()))
     }
-    x, y = (places_of(points, which, "probit") for which in "xy")
+    x, y = (bars_of(points, which, "probit") for which in "xy")
     expected = {
         (round(a, 9), round(b, 9)) for k in (0, 1) for a, b, cut in zip(x.ends[k], y.at, x.cut[k]) if cut
     }

@@ -20,7 +20,7 @@ from clipjax.checkpoints.export import export_model
 from clipjax.checkpoints.load import convert_model, load_model
 from clipjax.checkpoints.model import Model
 from clipjax.checkpoints.native import read_card_file
-from clipjax.checkpoints.origin import AdapterParts, Place
+from clipjax.checkpoints.origin import AdapterParts, Location
 from clipjax.checkpoints.resize import resize_model
 from clipjax.data.cards import DatasetCard, load_dataset
 from clipjax.data.labels import LabelSpace, load_prompts
@@ -174,7 +174,7 @@ def test_a_base_of_another_library_is_found_with_its_card(images, tmp_path):
 def test_a_base_from_the_hub_is_named(base, images, tmp_path, monkeypatch):
     """It is loaded again by its registered id: nothing on the disk is named."""
     model = load_model(base)
-    model = model.with_place(Place("vit_b_32-openai", file="weights.bin", image_size=96))
+    model = model.with_location(Location("vit_b_32-openai", file="weights.bin", image_size=96))
     folder = make(model, "coop", images).save(tmp_path / "tuned")
     wanted = {"source": "vit_b_32-openai", "file": "weights.bin", "image_size": 96}
     assert record(folder)["base"].items() >= wanted.items()
@@ -187,7 +187,7 @@ def test_a_base_from_the_hub_is_named(base, images, tmp_path, monkeypatch):
 def test_a_base_that_is_no_file_is_saved_with_it(base, images, tmp_path):
     model = load_model(base)
     model = model.with_params(moved(model.params))
-    assert model.place is None
+    assert model.location is None
     changed = make(renamed(model, "changed"), "tip_adapter", images)
     folder = changed.save(tmp_path / "tuned")
     assert record(folder)["base"]["path"] == "base"

@@ -45,8 +45,8 @@ def test_weights_are_fetched_once(bucket: type[FakeBucket], own: Path, tmp_path:
     bucket.fail("model.safetensors", ConnectionResetError("gone"), ATTEMPTS - 1)
     found = load_model(f"{URL}/models/own")
     same(found, load_model(own))
-    assert found.place is not None
-    assert found.place.source == f"{URL}/models/own"
+    assert found.location is not None
+    assert found.location.source == f"{URL}/models/own"
     bucket.requests.clear()
     same(load_model(place(f"{URL}/models/own")), found)
     assert bucket.asked("cat") == 0

@@ -281,13 +281,13 @@ def test_card_json_is_read_once(own: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_model_does_not_change(own: Path) -> None:
     model = load_model(own)
-    before = model.card, model.params, model.place
-    for name in ("card", "params", "adapter", "place", "origin"):
+    before = model.card, model.params, model.location
+    for name in ("card", "params", "adapter", "location", "origin"):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(model, name, None)
     changed = model.with_params(other(model.params)).with_card(dataclasses.replace(model.card, id="mine"))
-    assert (changed.card.id, changed.card.fingerprint, changed.place) == ("mine", None, None)
-    assert (model.card, model.params, model.place) == before
+    assert (changed.card.id, changed.card.fingerprint, changed.location) == ("mine", None, None)
+    assert (model.card, model.params, model.location) == before
     assert (
         model.with_card(dataclasses.replace(model.card, id="mine")).card.fingerprint == model.card.fingerprint
     )

@@ -22,13 +22,13 @@ from clipjax.models.network import Network
 from converters.engine import (
     ConversionError,
     aligned_empty,
+    conversion_of,
     convert,
     detect_table,
     export,
     export_layout,
     flatten,
     nest,
-    plan_conversion,
 )
 from converters.ops import OPS
 from converters.sources import open_source
@@ -51,8 +51,8 @@ def test_full_size_efficientnet_in_timms_naming() -> None:
         source = shapes_of(timm.create_model("tf_efficientnet_lite0").state_dict())
     table = detect_table(source)
     assert table.name == "timm_efficientnet"
-    plan = plan_conversion(source, Network(load_arch("tf_efficientnet_lite0")).abstract_params(), table)
-    assert len(plan.carried) == 49
+    conversion = conversion_of(source, Network(load_arch("tf_efficientnet_lite0")).abstract_params(), table)
+    assert len(conversion.carried) == 49
 
 
 def test_the_packaged_efficientnet_and_timm_agree() -> None:
@@ -85,13 +85,15 @@ def test_there_and_back(kind: str, half: bool, custom_text: bool, tmp_path: Path
     source = open_source(tmp_path / "w")
     table = detect_table(source)
     assert table.name == f"open_clip_{kind}" + "_custom_text" * custom_text
-    plan = plan_conversion(source, target(kind), table)
-    leaves = dict(plan.leaves())
+    conversion = conversion_of(source, target(kind), table)
+    leaves = dict(conversion.leaves())
     assert {array.dtype.name for array in leaves.values()} == (
         {"float16", "float32"} if half else {"float32"}
     )
     equal(
-        export(leaves, export_layout(leaves, table.name), {k: t.read() for k, t in plan.carried.items()}),
+        export(
+            leaves, export_layout(leaves, table.name), {k: t.read() for k, t in conversion.carried.items()}
+        ),
         state,
     )
 
@@ -179,7 +181,7 @@ def test_transformers_clip_model() -> None:
 def test_logit_scale_as_a_vector_of_one_element() -> None:
     source = shapes_of(state_dict())
     source["logit_scale"] = Shaped((1,))
-    assert plan_conversion(source, target(), load_table("open_clip_vit")).shapes["logit_scale"] == ()
+    assert conversion_of(source, target(), load_table("open_clip_vit")).shapes["logit_scale"] == ()
 
 
 @pytest.mark.parametrize("prefix", ["", "text."])
@@ -188,13 +190,13 @@ def test_what_is_ignored_is_neither_used_nor_carried(prefix: str) -> None:
     masks = {f"{prefix}attn_mask", f"{prefix}transformer.resblocks.1.attn_mask"}
     sizes = {"input_resolution", "context_length", "vocab_size"}
     more = {**state, **dict.fromkeys(masks, Shaped((7, 7))), **dict.fromkeys(sizes, Shaped((), np.int64))}
-    plan = plan_conversion(more, target(), detect_table(more))
-    assert {piece.key for pieces in plan.pieces.values() for piece in pieces} == set(state)
-    assert not plan.carried
+    conversion = conversion_of(more, target(), detect_table(more))
+    assert {piece.key for pieces in conversion.pieces.values() for piece in pieces} == set(state)
+    assert not conversion.carried
     wrong = {**state, "visual.transformer.resblocks.1.attn_mask": Shaped((7, 7))}
     table = detect_table(wrong)
     with pytest.raises(ConversionError, match=r"visual\.transformer\.resblocks\.1\.attn_mask is in the"):
-        plan_conversion(wrong, target(), table)
+        conversion_of(wrong, target(), table)
 
 
 # --- what does not fit is refused by name ---
@@ -202,7 +204,7 @@ def test_what_is_ignored_is_neither_used_nor_carried(prefix: str) -> None:
 
 def problems(state: dict[str, Any], kind: str = "vit", table: str | None = None) -> list[str]:
     with pytest.raises(ConversionError) as caught:
-        plan_conversion(state, target(kind), load_table(table) if table else detect_table(state))
+        conversion_of(state, target(kind), load_table(table) if table else detect_table(state))
     message, found = str(caught.value), caught.value.problems
     assert all(problem in message for problem in found[:4])
     assert message.endswith(f"; ... and {len(found) - 4} more") == (len(found) > 4)
@@ -297,7 +299,7 @@ def test_every_deleted_and_every_doubled_row_is_named(name: str) -> None:
         ]:
             mutated = type(table)(name, tuple(changed), table.ignored, table.carried)
             with pytest.raises(ConversionError, match=message) as caught:
-                plan_conversion(state, target(kind), mutated)
+                conversion_of(state, target(kind), mutated)
             assert (
                 (len(changed) > len(rows))
                 or " but has no place" in "; ".join(caught.value.problems)
@@ -311,7 +313,7 @@ def test_one_third_of_the_projection_used_twice() -> None:
     with pytest.raises(
         ConversionError, match=r"in_proj_weight is not used exactly once: .*attn/k/kernel \(part 1 of 3\)"
     ):
-        plan_conversion(shapes_of(state_dict()), target(), parse_table(text, "mutated"))
+        conversion_of(shapes_of(state_dict()), target(), parse_table(text, "mutated"))
 
 
 def test_a_forgotten_transpose_of_a_matrix_that_is_not_square() -> None:
@@ -319,7 +321,7 @@ def test_a_forgotten_transpose_of_a_matrix_that_is_not_square() -> None:
     text = "\n".join(f"{r.target} {r.source} {r.op}" for r in table.rows)
     text = text.replace("mlp.c_fc.weight linear", "mlp.c_fc.weight copy")
     with pytest.raises(ConversionError, match=r"c_fc\.weight has shape \(64, 16\), .* needs \(16, 64\)"):
-        plan_conversion(shapes_of(state_dict()), target(), parse_table(text, "mutated"))
+        conversion_of(shapes_of(state_dict()), target(), parse_table(text, "mutated"))
 
 
 def test_which_layout_must_be_clear() -> None:
@@ -396,10 +398,10 @@ def test_leaves_reach_the_device_without_a_copy() -> None:
 
 
 def test_leaves_come_largest_first() -> None:
-    plan = plan_conversion(
+    conversion = conversion_of(
         {k: _Array(t.numpy()) for k, t in state_dict().items()}, target(), load_table("open_clip_vit")
     )
-    sizes = [array.size for _, array in plan.leaves(np.float32)]
+    sizes = [array.size for _, array in conversion.leaves(np.float32)]
     assert sizes == sorted(sizes, reverse=True)
 
 

@@ -19,7 +19,7 @@ from clipjax.config import config_dir
 from clipjax.errors import DataError
 from clipjax.storage.reading import read_csv
 from converters.foreign import read_foreign_card
-from converters.nearest import plan_for
+from converters.nearest import conversion_for
 
 ROWS = [row for row in read_csv(config_dir() / "models.csv") if row["library"] == "timm"]
 
@@ -112,7 +112,7 @@ def test_what_timm_itself_writes(name: str, changes: dict, registered: bool, tmp
     assert (record["id"] == name) == registered
     assert record["classes"] == ("imagenet" if registered else None)
     weights: Any = {key: np.broadcast_to(np.float32(0), w.shape) for key, w in model.state_dict().items()}
-    plan_for(weights, card_from_dict(record, "test").arch)
+    conversion_for(weights, card_from_dict(record, "test").arch)
 
 
 @pytest.mark.parametrize(

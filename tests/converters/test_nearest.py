@@ -13,7 +13,7 @@ from clipjax.models.arch import load_arch
 from converters.engine import ConversionError
 from converters.golden import build_model
 from converters.golden.sweep import shapes
-from converters.nearest import fitting, plan_for
+from converters.nearest import conversion_for, fitting
 
 
 @functools.cache
@@ -48,19 +48,19 @@ def checkpoint(name: str, library: str = "open_clip") -> dict[str, Any]:
 )
 def test_another_architectures_checkpoint(name: str, library: str, taken_for: str, what: str) -> None:
     with pytest.raises(ConversionError, match=f"does not fit the architecture {taken_for} .*{what}"):
-        plan_for(checkpoint(name, library), load_arch(taken_for))
+        conversion_for(checkpoint(name, library), load_arch(taken_for))
 
 
 def test_one_that_fits_exactly() -> None:
     assert fitting(checkpoint("ViT-B-32")) == ["ViT-B-32-quickgelu", "ViT-B-32"]
-    assert plan_for(checkpoint("ViT-B-32"), load_arch("ViT-B-32")).table == "open_clip_vit"
+    assert conversion_for(checkpoint("ViT-B-32"), load_arch("ViT-B-32")).table == "open_clip_vit"
 
 
 def test_a_size_that_is_not_registered_has_a_nearest_one() -> None:
     source = {**checkpoint("ViT-L-14"), "visual.positional_embedding": Shaped((325, 1024))}
     assert fitting(source) == []
     with pytest.raises(ConversionError) as caught:
-        plan_for(source, load_arch("ViT-B-16"))
+        conversion_for(source, load_arch("ViT-B-16"))
     message = str(caught.value)
     assert "the nearest is ViT-L-14" in message
     assert (
@@ -74,7 +74,7 @@ def test_a_size_that_is_not_registered_has_a_nearest_one() -> None:
 def test_where_nothing_is_nearer_nothing_is_said() -> None:
     source = {**checkpoint("ViT-B-32"), "visual.extra": Shaped((3,))}
     with pytest.raises(ConversionError) as caught:
-        plan_for(source, load_arch("ViT-B-32"))
+        conversion_for(source, load_arch("ViT-B-32"))
     assert str(caught.value).endswith(
         "1 problem: visual.extra is in the checkpoint but has no place in the architecture"
     )
@@ -83,7 +83,7 @@ def test_where_nothing_is_nearer_nothing_is_said() -> None:
 def test_problems_are_all_kept() -> None:
     source = {key: x for key, x in checkpoint("ViT-B-32").items() if "mlp" not in key}
     with pytest.raises(ConversionError, match=r"; \.\.\. and 92 more") as caught:
-        plan_for(source, load_arch("ViT-B-32"))
+        conversion_for(source, load_arch("ViT-B-32"))
     assert len(caught.value.problems) == math.prod((24, 4))
 
 
@@ -92,11 +92,11 @@ def test_the_nearest_to_a_dual_encoder_is_one() -> None:
     config = {"embed_dim": 512, "vision_cfg": {"patch_size": 32}, "text_cfg": {"width": 128, "layers": 2}}
     state = build_model(config).state_dict()
     with pytest.raises(ConversionError, match=r"\(layout open_clip_vit\): the nearest is ViT-B-(16|32)"):
-        plan_for({key: Shaped(tuple(x.shape)) for key, x in state.items()}, load_arch("ViT-L-14"))
+        conversion_for({key: Shaped(tuple(x.shape)) for key, x in state.items()}, load_arch("ViT-L-14"))
 
 
 def test_what_is_far_from_everything_has_no_nearest() -> None:
     source = {key: x for key, x in checkpoint("ViT-L-14").items() if "resblocks.1" not in key}
     wide = {key: Shaped(tuple(n + 1 for n in x.shape)) for key, x in source.items()}
     with pytest.raises(ConversionError, match=r"\(layout open_clip_vit\): \d+ problems: "):
-        plan_for(wide, load_arch("ViT-B-16"))
+        conversion_for(wide, load_arch("ViT-B-16"))

@@ -25,7 +25,7 @@ from clipjax.checkpoints.origin import Origin
 from clipjax.errors import DataError
 from clipjax.storage.digests import sha256_json
 from clipjax.storage.writing import write_safetensors
-from converters.engine import ConversionError, detect_table, flatten, plan_conversion
+from converters.engine import ConversionError, conversion_of, detect_table, flatten
 from converters.sources import open_source
 
 CARD = {"id": "tiny", "any": [1, None, "é"]}
@@ -57,16 +57,16 @@ def save(model: Any, folder: Path) -> Path:
 
 def converted(path: Path, kind: str) -> Any:
     source = open_source(path)
-    plan = plan_conversion(source, target(kind), detect_table(source))
-    carried = {key: tensor.read() for key, tensor in plan.carried.items()}
-    return Tiny(load_params(plan), Origin(plan.table, plan.dtypes), carried)
+    conversion = conversion_of(source, target(kind), detect_table(source))
+    carried = {key: tensor.read() for key, tensor in conversion.carried.items()}
+    return Tiny(load_params(conversion), Origin(conversion.table, conversion.dtypes), carried)
 
 
 def reopened(folder: Path, kind: str) -> Any:
     file = read_card_file(folder)
     assert file.card == CARD
     opened = load_checkpoint(file, target(kind), verify=True)
-    return Tiny(load_params(opened.plan), opened.origin, opened.carried())
+    return Tiny(load_params(opened.conversion), opened.origin, opened.carried())
 
 
 def digest(path: Path) -> str:

@@ -17,7 +17,7 @@ from clipjax.errors import DataError
 from clipjax.models.arch import load_arch
 from converters.engine import ConversionError
 from converters.golden.sweep import shapes
-from converters.nearest import plan_for
+from converters.nearest import conversion_for
 from converters.tensors import Source
 
 
@@ -64,14 +64,14 @@ def test_a_head_of_other_classes_is_named(arch: str, name: str, head: str, class
         rf"^given.safetensors: {head}\.weight has shape \({classes}, {width}\), a head of {classes} classes"
     )
     with pytest.raises(DataError, match=says):
-        plan_for(source, load_arch(arch))
+        conversion_for(source, load_arch(arch))
 
 
 def test_a_file_of_another_member_is_named() -> None:
     source = source_of(state_dict("convnext_small"))
     says = r"^given.safetensors does not fit the architecture convnext_tiny .*those of convnext_small"
     with pytest.raises(ConversionError, match=says):
-        plan_for(source, load_arch("convnext_tiny"))
+        conversion_for(source, load_arch("convnext_tiny"))
 
 
 def test_folded_batch_norms_are_named() -> None:
@@ -79,7 +79,7 @@ def test_folded_batch_norms_are_named() -> None:
     norms = {key.rpartition(".")[0] for key in whole if key.endswith("running_var")}
     folded = {key: tensor for key, tensor in whole.items() if key.rpartition(".")[0] not in norms}
     with pytest.raises(DataError, match=r"^given.safetensors: bn1\.running_var is missing, .* folded into"):
-        plan_for(source_of(folded), load_arch("mobilenetv2_100"))
+        conversion_for(source_of(folded), load_arch("mobilenetv2_100"))
 
 
 def test_quantised_weights_are_named() -> None:
@@ -89,4 +89,4 @@ def test_quantised_weights_are_named() -> None:
     with pytest.raises(
         ConversionError, match=rf"^given.safetensors .*: {key} holds int8, not floating-point"
     ):
-        plan_for(source_of(tensors), load_arch("convnext_tiny"))
+        conversion_for(source_of(tensors), load_arch("convnext_tiny"))

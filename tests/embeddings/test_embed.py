@@ -27,7 +27,7 @@ from clipjax.embeddings import forward, sets
 from clipjax.embeddings.forward import text_encoder
 from clipjax.embeddings.sets import Embeddings, default_shard, image_key
 from clipjax.errors import DataError, UsageError
-from clipjax.evaluation.wrapped import Wrapped
+from clipjax.evaluation.own_model import OwnModel
 from clipjax.storage.store import Store
 
 COUNT = 100
@@ -483,7 +483,7 @@ def test_bad_options(model: TinyModel, work: Path, store: Store):
 # ------------------------------------------------------------------------------------ other models, texts
 
 
-class OwnModel(Wrapped):
+class OfImages(OwnModel):
     """A user's own model, of images alone."""
 
     def __init__(self, card: Any):
@@ -498,7 +498,7 @@ class OwnModel(Wrapped):
 
 def test_a_users_own_model(model: TinyModel, work: Path, store: Store):
     manifest = manifest_of(work / "images", 9)
-    own = OwnModel(dataclasses.replace(model.card, fingerprint=None))
+    own = OfImages(dataclasses.replace(model.card, fingerprint=None))
     found = run(own, manifest, store)
     card = model.card.preprocess
     pixels = next(batches(manifest, card.recipe(rgb="first"), batch_size=9))["pixels"]
@@ -512,7 +512,7 @@ def test_a_users_own_model(model: TinyModel, work: Path, store: Store):
 
 @pytest.mark.parametrize("wrong", [lambda x: x[:-1], lambda x: x[:, None], lambda x: x[:, 0]])
 def test_an_own_model_of_a_wrong_shape(model: TinyModel, work: Path, wrong: Any, monkeypatch: Any):
-    own = OwnModel(dataclasses.replace(model.card, fingerprint=None))
+    own = OfImages(dataclasses.replace(model.card, fingerprint=None))
     right = own.encode_image
     monkeypatch.setattr(own, "encode_image", lambda images: wrong(right(images)))
     with pytest.raises(DataError, match=r"encode_image of tiny made an array .*: it must return \[4, D\]"):

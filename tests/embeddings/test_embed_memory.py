@@ -21,7 +21,7 @@ from clipjax.embeddings.forward import Forward, OutOfMemoryError, image_forward,
 from clipjax.embeddings.params import REPLICATED, SHARDED
 from clipjax.embeddings.sets import image_key, share_waiting
 from clipjax.errors import DataError, UsageError
-from clipjax.evaluation.wrapped import Wrapped
+from clipjax.evaluation.own_model import OwnModel
 from clipjax.models.arch import arch_from_dict, family_of, load_arch
 from clipjax.models.network import Network
 from clipjax.storage.store import Store
@@ -419,9 +419,9 @@ def test_params_that_no_device_holds(model: TinyModel, monkeypatch: pytest.Monke
 
 
 def test_an_own_model_places_its_own(model: TinyModel, folder: Path):
-    def own() -> Wrapped:
+    def own() -> OwnModel:
         card = dataclasses.replace(model.card, fingerprint=None)
-        return Wrapped(card, lambda images: images.mean(axis=(1, 2)), None)
+        return OwnModel(card, lambda images: images.mean(axis=(1, 2)), None)
 
     manifest = manifest_of(folder, 4)
     assert run(own(), manifest, per_device_batch="auto").stats.per_device_batch == 4

@@ -12,7 +12,7 @@ import pytest
 from clipjax.data.labels import LabelSpace, load_labels, load_prompts
 from clipjax.data.text.tokenizers import load_tokenizer, tokenizer_spec
 from clipjax.errors import DataError, UsageError
-from clipjax.evaluation.wrapped import encoder_of
+from clipjax.evaluation.own_model import encoder_of
 from clipjax.heads.build import zeroshot_head
 
 

@@ -193,7 +193,7 @@ def own_checkpoint(folder: Path) -> Any:
 
     target = {"a": {"weight": np.empty((4, 3)), "bias": np.empty(4)}}
     found = load_checkpoint(read_card_file(folder), target, verify=True)
-    return plain([dict(found.plan.leaves(np.float32)), found.carried])
+    return plain([dict(found.conversion.leaves(np.float32)), found.carried])
 
 
 def own_card(folder: Path) -> Any:

@@ -70,7 +70,7 @@ def test_prompts(model: Model, position: Any, slots: list[int], shared: int) -> 
     start, cat, stop, end = model.tokenizer(["cat."])[0, :4]
     assert prompts.slots[0, :7].tolist() == slots
     assert [i for i, slot in zip(prompts.ids[0], slots) if slot < 0] == [start, cat, stop, end]
-    assert prompts.places.tolist() == [6, 8, 7]  # one, three and two tokens of a name
+    assert prompts.positions.tolist() == [6, 8, 7]  # one, three and two tokens of a name
     assert prompts.ids.shape == (3, 9)  # nothing behind the longest
     assert prompts.shared == shared
     assert class_prompts(model, SPACE.classes, 3, position, csc=True).shared == 1
@@ -93,7 +93,7 @@ def test_tokens_left_out_change_nothing(model: Model, position: Any) -> None:
     ids, slots = np.zeros((3, 77), np.int32), np.full((3, 77), -1, np.int32)
     length = prompts.ids.shape[1]
     ids[:, :length], slots[:, :length] = prompts.ids, prompts.slots
-    whole = Prompts(ids, slots, prompts.places, 0)
+    whole = Prompts(ids, slots, prompts.positions, 0)
 
     def encode(prompts: Prompts) -> np.ndarray:
         def of(params: Any) -> Any:
@@ -103,7 +103,7 @@ def test_tokens_left_out_change_nothing(model: Model, position: Any) -> None:
 
     assert prompts.shared > 1
     assert np.abs(encode(prompts) - encode(whole)).max() < 1e-6
-    moved = whole._replace(places=whole.places - 1)
+    moved = whole._replace(positions=whole.positions - 1)
     assert np.abs(encode(moved) - encode(whole)).max() > 1e-3
 
 
@@ -115,8 +115,8 @@ def test_groups_of_similar_length(model: Model) -> None:
     assert [rows.tolist() for rows in by_length(prompts, 10)] == [[0, 1, 3, 4, 6], [2, 5]]
     assert [rows.tolist() for rows in by_length(prompts, 1)] == [[0, 1, 3, 6], [4], [2, 5]]
     short = prompts.rows(np.array([4, 0]))
-    assert short.places.tolist() == [prompts.places[4], prompts.places[0]]
-    assert short.ids.tolist() == prompts.ids[[4, 0], : prompts.places[4] + 1].tolist()
+    assert short.positions.tolist() == [prompts.positions[4], prompts.positions[0]]
+    assert short.ids.tolist() == prompts.ids[[4, 0], : prompts.positions[4] + 1].tolist()
 
 
 def test_words_for_vectors_give_the_zero_shot_head(model: Model) -> None:
@@ -202,7 +202,7 @@ def test_siglip_reads_its_whole_context() -> None:
     )
     prompts = class_prompts(siglip, ["ab", "c"], 2, "middle", csc=False)
     assert prompts.ids.tolist() == [[0, 197, 198, 0, *[1] * 12], [0, 199, 0, *[1] * 13]]
-    assert (prompts.shared, prompts.places.tolist()) == (0, [15, 15])
+    assert (prompts.shared, prompts.positions.tolist()) == (0, [15, 15])
     words = jnp.asarray([50, 60])
     ids = jnp.where(prompts.slots >= 0, words[jnp.maximum(prompts.slots, 0)], prompts.ids)
 

@@ -14,7 +14,7 @@ from clipjax.checkpoints.card import Preprocess
 from clipjax.data.labels import LabelSpace, PromptSet, load_labels, load_prompts
 from clipjax.embeddings import texts
 from clipjax.errors import DataError, UsageError
-from clipjax.evaluation.wrapped import OwnCard, Wrapped
+from clipjax.evaluation.own_model import OwnCard, OwnModel
 from clipjax.heads import build
 from clipjax.heads import head as heads
 from clipjax.heads.build import classifier_head, zeroshot_head
@@ -115,7 +115,7 @@ def test_chunks_do_not_change_the_head(pair):
 PREPROCESS = Preprocess(8, 8, "shortest", "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
-class Words(Wrapped):
+class Words(OwnModel):
     """Stands in for a model with a text tower: counts what it is asked for."""
 
     def __init__(self, dim: int = 16, **card: Any):

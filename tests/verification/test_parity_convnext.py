@@ -17,7 +17,7 @@ from clipjax.models.arch import arch_to_dict, load_arch, narrow_arch
 from clipjax.models.families import convnext
 from clipjax.models.network import Network
 from clipjax.verification import verify
-from converters.engine import detect_table, flatten, nest, plan_conversion
+from converters.engine import conversion_of, detect_table, flatten, nest
 from converters.golden import build_model
 from converters.golden.condition import condition
 
@@ -91,10 +91,10 @@ def test_full_size_tensors_map_one_to_one(name: str):
         source = source_of(build_model(theirs, library))
     table = detect_table(source)
     assert table.name == f"{library}_convnext"
-    plan = plan_conversion(source, Network(load_arch(name)).abstract_params(), table)
-    used = [piece.key for pieces in plan.pieces.values() for piece in pieces if piece.op.part == 0]
+    conversion = conversion_of(source, Network(load_arch(name)).abstract_params(), table)
+    used = [piece.key for pieces in conversion.pieces.values() for piece in pieces if piece.op.part == 0]
     assert sorted(used) == sorted(source)
-    assert not plan.carried
+    assert not conversion.carried
 
 
 @pytest.mark.parametrize("name", [name for name in REFERENCES if REFERENCES[name][0] == "timm"])

@@ -18,7 +18,7 @@ from clipjax.models.arch import load_arch
 from clipjax.models.families import eva
 from clipjax.models.network import Network
 from clipjax.verification import verify
-from converters.engine import detect_table, export, flatten, nest, plan_conversion
+from converters.engine import conversion_of, detect_table, export, flatten, nest
 from converters.golden import build_model
 
 LAYOUTS = {
@@ -88,10 +88,10 @@ def test_full_size_tensors_map_one_to_one(name: str):
         source = source_of(build_model(name))
     table = detect_table(source)
     assert table.name == LAYOUTS[name]
-    plan = plan_conversion(source, Network(load_arch(name)).abstract_params(), table)
-    used = [piece.key for pieces in plan.pieces.values() for piece in pieces if piece.op.part == 0]
+    conversion = conversion_of(source, Network(load_arch(name)).abstract_params(), table)
+    used = [piece.key for pieces in conversion.pieces.values() for piece in pieces if piece.op.part == 0]
     assert sorted(used) == sorted(source)
-    assert not plan.carried
+    assert not conversion.carried
 
 
 @pytest.mark.parametrize("name", ["EVA01-g-14", "EVA02-B-16"])
@@ -110,9 +110,9 @@ def test_rotary_buffers_of_a_checkpoint_are_ignored_for_a_reason():
     buffers = {f"visual.trunk.rope.{name}": Tensor(torch.zeros(9)) for name in ("bands", "pos_embed")}
     source = source_of(case.theirs) | buffers
     table = detect_table(source)
-    plan = plan_conversion(source, Network(case.arch).abstract_params(), table)
+    conversion = conversion_of(source, Network(case.arch).abstract_params(), table)
     assert all(table.drops(key) for key in buffers)
-    assert not plan.carried
+    assert not conversion.carried
 
 
 # ------------------------------------------------------------------------- every tensor and eps counts
@@ -314,4 +314,4 @@ def test_a_checkpoint_of_another_kind_is_refused():
     source = source_of(narrow_case("EVA01-g-14").theirs)
     abstract = Network(narrow_case("EVA02-B-16").arch).abstract_params()
     with pytest.raises(DataError, match="does not fit the architecture"):
-        plan_conversion(source, abstract, detect_table(source))
+        conversion_of(source, abstract, detect_table(source))

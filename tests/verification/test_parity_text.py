@@ -32,7 +32,7 @@ from clipjax.models.arch import arch_to_dict, load_arch
 from clipjax.models.families import roberta
 from clipjax.models.network import Network
 from clipjax.verification import verify
-from converters.engine import ConversionError, convert, detect_table, flatten, nest, plan_conversion
+from converters.engine import ConversionError, conversion_of, convert, detect_table, flatten, nest
 from converters.golden import build_model, load_strict
 
 SIGLIP, COCA, COCA_L = "ViT-SO400M-14-SigLIP-384", "coca_ViT-B-32", "coca_ViT-L-14"
@@ -139,11 +139,11 @@ def test_full_size_tensors_map_one_to_one(name: str):
         source = source_of(build_model(name))
     table = detect_table(source)
     assert table.name == LAYOUTS[name]
-    plan = plan_conversion(source, Network(load_arch(name)).abstract_params(), table)
-    used = [piece.key for pieces in plan.pieces.values() for piece in pieces if piece.op.part == 0]
-    assert sorted([*used, *plan.carried]) == sorted(source)
-    assert all(key.startswith("text_decoder.") for key in plan.carried)
-    assert bool(plan.carried) == (table.name == "open_clip_coca")
+    conversion = conversion_of(source, Network(load_arch(name)).abstract_params(), table)
+    used = [piece.key for pieces in conversion.pieces.values() for piece in pieces if piece.op.part == 0]
+    assert sorted([*used, *conversion.carried]) == sorted(source)
+    assert all(key.startswith("text_decoder.") for key in conversion.carried)
+    assert bool(conversion.carried) == (table.name == "open_clip_coca")
 
 
 # ------------------------------------------------------------------------------------------- the file
@@ -188,7 +188,7 @@ def test_a_logit_bias_is_a_scalar_or_a_vector_of_one(shape: tuple[int, ...]):
 def test_a_checkpoint_of_another_kind_is_refused(checkpoint: str, arch: str):
     source = source_of(case(checkpoint).theirs)
     with pytest.raises(ConversionError, match="does not fit the architecture"):
-        plan_conversion(source, Network(case(arch).arch).abstract_params(), detect_table(source))
+        conversion_of(source, Network(case(arch).arch).abstract_params(), detect_table(source))
 
 
 # ---------------------------------------------------------------------------- texts are cut, or are not

@@ -19,7 +19,7 @@ from clipjax.models.arch import arch_names, load_arch
 from clipjax.models.families import vit
 from clipjax.models.network import Network
 from clipjax.verification import verify
-from converters.engine import ConversionError, detect_table, export, flatten, nest, plan_conversion
+from converters.engine import ConversionError, conversion_of, detect_table, export, flatten, nest
 from converters.golden import build_model
 
 B16, H14, DEIT, DINO = (
@@ -98,11 +98,11 @@ def test_full_size_tensors_map_one_to_one(name: str):
         source = source_of(build_model(name, LIBRARY[name]))
     table = detect_table(source)
     assert table.name == TABLE.get(LIBRARY[name]) or table.name == TABLE[name.replace("L-14", "B-32")]
-    plan = plan_conversion(source, Network(load_arch(name)).abstract_params(), table)
-    used = {piece.key for pieces in plan.pieces.values() for piece in pieces}
-    assert used | set(plan.carried) == set(source)
-    assert all(key.startswith("text_decoder.") for key in plan.carried)
-    assert bool(plan.carried) == name.startswith("coca")
+    conversion = conversion_of(source, Network(load_arch(name)).abstract_params(), table)
+    used = {piece.key for pieces in conversion.pieces.values() for piece in pieces}
+    assert used | set(conversion.carried) == set(source)
+    assert all(key.startswith("text_decoder.") for key in conversion.carried)
+    assert bool(conversion.carried) == name.startswith("coca")
 
 
 @pytest.mark.parametrize("name", [H14, DEIT, DINO, SIGLIP, COCA])
@@ -123,7 +123,7 @@ def test_a_checkpoint_of_another_kind_is_refused():
     source = source_of(case(DEIT).theirs)
     target = Network(case(DINO).arch).abstract_params()
     with pytest.raises(ConversionError, match=r"pos_embed .*|head\.weight"):
-        plan_conversion(source, target, detect_table(source))
+        conversion_of(source, target, detect_table(source))
 
 
 # ------------------------------------------------------------------------- every tensor and eps counts

@@ -223,10 +223,10 @@ def _check_margin(margin: float) -> None:
 
 
 class _Reader:
-    """Reads one checked file. `place` ("" or "claim KEY: ") starts its error messages."""
+    """Reads one checked file. `prefix` ("" or "claim KEY: ") starts its error messages."""
 
     def __init__(self, path: Path, record: Mapping[str, Any]) -> None:
-        self.path, self.place = path, ""
+        self.path, self.prefix = path, ""
         self.file = read(_File, record, path)
 
     def ledger(self) -> Ledger:
@@ -237,8 +237,8 @@ class _Reader:
         self.pairs = {key: self._pairs(key, pairs) for key, pairs in file.pairs.items()}
         claims: dict[str, Claim] = {}
         for number, one in enumerate(file.claims, 1):
-            self.place = f"claim {one.get('key', number)}: "
-            claim = self._claim(read(_Claim, one, f"{self.path}: {self.place.removesuffix(': ')}"))
+            self.prefix = f"claim {one.get('key', number)}: "
+            claim = self._claim(read(_Claim, one, f"{self.path}: {self.prefix.removesuffix(': ')}"))
             if claim.key in claims:
                 raise self._wrong("key", "is that of another claim, too")
             claims[claim.key] = claim
@@ -253,7 +253,7 @@ class _Reader:
 
     def _parts(self, record: Mapping[str, Any], index: int) -> Iterator[Part]:
         self._check_keys(record)
-        found = read(_Part, record, f"{self.path}: {self.place}parts[{index}]")
+        found = read(_Part, record, f"{self.path}: {self.prefix}parts[{index}]")
         groups, others = (_listed(names) or [""] for names in (found.group, found.against))
         x, than = (next(iter(self._columns(key, getattr(found, key))), None) for key in ("x", "than"))
         for y, group, against in itertools.product(self._columns("y", found.y), groups, others):
@@ -272,7 +272,7 @@ class _Reader:
             )
 
     def _check_keys(self, record: Mapping[str, Any]) -> None:
-        check_keys(record, record, f"{self.path}: {self.place.removesuffix(': ')}", ["statistic"])
+        check_keys(record, record, f"{self.path}: {self.prefix.removesuffix(': ')}", ["statistic"])
         statistic = self._one_of("statistic", record["statistic"], list(STATISTICS))
         needed = STATISTICS[statistic] | {"statistic", "y", "side"}
         free = {"at", "margin", "rows", "against_rows"}
@@ -280,7 +280,7 @@ class _Reader:
             free = free | {"scale"}
         if "pairs" in needed and record.get("pairs") in PAIRINGS:
             needed, free = needed | {"group"}, free | {"than"}
-        check_keys(record, sorted(needed | free), f"{self.path}: {self.place}{statistic}")
+        check_keys(record, sorted(needed | free), f"{self.path}: {self.prefix}{statistic}")
         if missing := sorted(needed - record.keys()):
             raise self._wrong(missing[0], f"is missing, which {statistic} needs")
 
@@ -343,7 +343,7 @@ class _Reader:
         return self._wrong(key, str(unknown_name(kind, name, list(known))))
 
     def _wrong(self, key: str, why: str) -> DataError:
-        return DataError(f"{self.path}: {self.place}{key} {why}")
+        return DataError(f"{self.path}: {self.prefix}{key} {why}")
 
 
 def _listed(names: str | tuple[str, ...] | None) -> list[str]:

@@ -37,18 +37,18 @@ def ticks(low: float, high: float, scale: str) -> list[float]:
         inside = [t for t in numbers if low <= t <= high]
         if len(inside) >= FEWEST:
             break
-    places = _at(inside, scale)
+    coordinates = _at(inside, scale)
     gap = NARROWEST * float(np.subtract(*_at([high, low], scale)))
     kept: list[int] = []
-    for k, place in enumerate(places):
-        if not kept or place - places[kept[-1]] >= gap:
+    for k, at in enumerate(coordinates):
+        if not kept or at - coordinates[kept[-1]] >= gap:
             kept.append(k)
     return [inside[k] for k in kept]
 
 
-def ends(places: np.ndarray) -> tuple[float, float]:
-    """Ends of an axis with these (transformed) places, margin included."""
-    low, high = float(places.min()), float(places.max())
+def ends(coordinates: np.ndarray) -> tuple[float, float]:
+    """Ends of an axis with these (transformed) coordinates, margin included."""
+    low, high = float(coordinates.min()), float(coordinates.max())
     room = MARGIN * (high - low) or 0.05
     return low - room, high + room
 

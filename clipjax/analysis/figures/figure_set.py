@@ -142,7 +142,7 @@ def _content(spec: Spec, panel: Panel, index: RowIndex, prompts: str | None, pre
         models = set(index.models).intersection(*(index.of(term) for term in terms))
         how = {"models": models, "prompts": prompts, "precision": precision}
         found = points(index, columns[0], columns[-1], **how)
-    _check_places(spec, panel, found)
+    _check_scales(spec, panel, found)
     lacking = _lacking(spec, terms, index, {point.model for point in found})
     placeless = list(_placeless(spec, panel, found))
     content = Content(panel, found, [Missing(panel.title, *each) for each in lacking], placeless)
@@ -156,16 +156,16 @@ def _placeless(spec: Spec, panel: Panel, found: Iterable[Point]) -> Iterator[Pla
             yield Placeless(panel.title, name_of(point), why_none(spec, point.facts), look is not None)
 
 
-def _check_places(spec: Spec, panel: Panel, found: Iterable[Point]) -> None:
+def _check_scales(spec: Spec, panel: Panel, found: Iterable[Point]) -> None:
     """Raises DataError, with model, row and run, if a number (e.g. percent) is off its axis's scale."""
     for point in found:
         for axis, cell in zip(panel.axes, (point.x, point.y)):
-            if problem := _out_of_place(axis, cell.value):
+            if problem := _off_scale(axis, cell.value):
                 rows = ", ".join(f"{term_of(row)} (run {row['run_id']})" for row in cell.rows)
                 raise DataError(f"{spec.name}, {panel.title}: {point.model}: {rows}: {problem}")
 
 
-def _out_of_place(axis: Axis, value: float | None) -> str | None:
+def _off_scale(axis: Axis, value: float | None) -> str | None:
     try:
         checked(np.array([value], float), axis.scale)
     except ClipjaxError as error:

@@ -103,7 +103,7 @@ def looks(spec: Spec, content: Content) -> list[tuple[Point, Look | None]]:
     return [(point, look_of(spec, point.model, point.facts)) for point in content.points]
 
 
-class Places(NamedTuple):
+class Bars(NamedTuple):
     """One number of N points in coordinates of its axis.
 
     Attributes:
@@ -115,25 +115,25 @@ class Places(NamedTuple):
     ends: np.ndarray
     cut: np.ndarray
 
-    def of(self, members: Sequence[int]) -> Places:
-        return Places(*(part[..., list(members)] for part in self))
+    def of(self, members: Sequence[int]) -> Bars:
+        return Bars(*(part[..., list(members)] for part in self))
 
 
-def places_of(points: Sequence[Point], which: str, scale: str) -> Places:
+def bars_of(points: Sequence[Point], which: str, scale: str) -> Bars:
     """One number ("x" or "y") of some points in coordinates of a scale."""
     cells: list[Cell] = [getattr(point, which) for point in points]
     n = np.array([cell.n for cell in cells], np.float64)
     limits = np.array([ends_of(point, which) for point in points]).T
     at = transform(np.array([cell.value for cell in cells], np.float64), scale, n)
     ends, cut = ends_on_scale(limits, scale, n)
-    return Places(at, ends, cut & np.array([cell.interval is not None for cell in cells]))
+    return Bars(at, ends, cut & np.array([cell.interval is not None for cell in cells]))
 
 
 def has_cut(spec: Spec, content: Content) -> bool:
     """Whether a panel draws an interval that its scales cut."""
     shown = drawn(spec, content)
     axes = zip("xy", content.panel.axes) if shown else ()
-    return any(bool(places_of(shown, which, axis.scale).cut.any()) for which, axis in axes)
+    return any(bool(bars_of(shown, which, axis.scale).cut.any()) for which, axis in axes)
 
 
 def ends_of(point: Point, which: str) -> tuple[float, float]:
@@ -167,7 +167,7 @@ def _why_empty(content: Content) -> list[str]:
     return [*textwrap.wrap(title, WIDE), *named, *more]
 
 
-def draw_cuts(area: Axes, which: str, bars: Places, beside: np.ndarray, colour: str) -> None:
+def draw_cuts(area: Axes, which: str, bars: Bars, beside: np.ndarray, colour: str) -> None:
     """Draw heads where the scale cuts bars along "x" or "y"; `beside` is the other coordinate, [N]."""
     for head, at, some in zip(CUTS[which], bars.ends, bars.cut):
         if some.any():

@@ -78,12 +78,12 @@ class FigureNumbers:
         for number, (content, trends) in enumerate(zip(self.contents, self.trends), 1):
             for trend in trends:
                 other = "" if reference is None or trend.line is reference else reference.key
-                place = {"panel": number, "title": content.panel.title, "reference": other}
-                yield place | _trend(content, trend)
+                where = {"panel": number, "title": content.panel.title, "reference": other}
+                yield where | _trend(content, trend)
 
 
 def _points(
-    spec: Spec, content: Content, trends: Sequence[Trend], place: Mapping[str, Any]
+    spec: Spec, content: Content, trends: Sequence[Trend], where: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
     shown = {id(point): look for point, look in looks(spec, content) if look is not None}
     through: dict[int, list[str]] = {}
@@ -95,7 +95,7 @@ def _points(
         unseen = tuple(group_of(point.facts, scheme) for scheme in (spec.groups, spec.shapes))
         group, shape = (each and each.key for each in shown.get(id(point), unseen))
         yield {
-            **place,
+            **where,
             "model": point.model,
             "prompts": point.facts.get("prompts"),
             "group": group,

@@ -65,9 +65,9 @@ def fill_table(
         DataError: as `cells_of`.
     """
     lines = [filled for line in spec.lines for filled in _fill(line, index, prompts, precision)]
-    placed = {each.model for each in lines}
+    in_lines = {each.model for each in lines}
     rest = [filled for line in _own_lines(spec) for filled in _fill(line, index, prompts, precision)]
-    return [*lines, *(each for each in rest if each.model not in placed and _is_own(each))]
+    return [*lines, *(each for each in rest if each.model not in in_lines and _is_own(each))]
 
 
 def _own_lines(spec: Spec) -> list[TableLine]:

@@ -13,9 +13,10 @@ from numpy.typing import ArrayLike
 
 from clipjax.analysis.figures.axes import ends, set_axis
 from clipjax.analysis.figures.frame import (
+    Bars,
     Content,
     Drawing,
-    Places,
+    bars_of,
     draw_cuts,
     draw_own,
     drawn,
@@ -23,7 +24,6 @@ from clipjax.analysis.figures.frame import (
     legend_shape,
     line_colour,
     looks,
-    places_of,
     said,
     say_missing,
     set_legend,
@@ -87,7 +87,7 @@ def draw_panel(area: Axes, spec: Spec, content: Content, gid: str) -> dict[str, 
     panel = content.panel
     assert panel.y is not None
     points = drawn(spec, content)
-    x, y = places_of(points, "x", panel.x.scale), places_of(points, "y", panel.y.scale)
+    x, y = bars_of(points, "x", panel.x.scale), bars_of(points, "y", panel.y.scale)
     names = {}
     for key, series in _series(spec, content).items():
         _draw_series(area, series, x, y, f"{gid}-{key}")
@@ -131,7 +131,7 @@ def _key(group: Group, shape: Group | None, star: bool) -> str:
     return "-".join([*parts, "star"] if star else parts)
 
 
-def _draw_series(area: Axes, series: Series, all_x: Places, all_y: Places, gid: str) -> None:
+def _draw_series(area: Axes, series: Series, all_x: Bars, all_y: Bars, gid: str) -> None:
     group, marker, members, star = series
     bars_x, bars_y = all_x.of(members), all_y.of(members)
     x, y = bars_x.at, bars_y.at

@@ -16,12 +16,12 @@ from clipjax.analysis.figures.frame import (
     Content,
     Drawing,
     axis_title,
+    bars_of,
     draw_cuts,
     draw_own,
     drawn,
     has_cut,
     looks,
-    places_of,
     said,
     say_missing,
 )
@@ -86,7 +86,7 @@ def _draw(
         if not members:
             area.axhline(height, color=NO_ROWS, linewidth=0.6, linestyle=":")
             continue
-        bars = places_of(members, "x", panel.x.scale)
+        bars = bars_of(members, "x", panel.x.scale)
         x = bars.at
         y = height + SPREAD * _offsets(x)
         area.hlines(y, *bars.ends, color=group.colour, linewidth=0.7, alpha=0.45, zorder=2)

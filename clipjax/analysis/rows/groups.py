@@ -4,7 +4,7 @@
     group = group_of(row["model_facts"], scheme)      # None: no group of the scheme fits the model
 
 A model belongs to the first group in its scheme (configs/groups.toml) whose conditions its facts meet.
-Unknown facts meet none: no model is placed by a guess.
+Unknown facts meet none: no model is sorted by a guess.
 """
 
 from __future__ import annotations
@@ -94,10 +94,10 @@ def _path(file: Path | None) -> Path:
     return config_dir() / "groups.toml" if file is None else file
 
 
-def _group(path: Path, place: str, record: Any) -> Group:
-    group = read(Group, record, f"{path}: group {place}")
+def _group(path: Path, title: str, record: Any) -> Group:
+    group = read(Group, record, f"{path}: group {title}")
     if not group.where:
-        raise DataError(f"{path}: group {place}: `where` names facts and their values")
+        raise DataError(f"{path}: group {title}: `where` names facts and their values")
     return group
 
 

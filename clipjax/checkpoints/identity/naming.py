@@ -122,12 +122,12 @@ def disowned(card: Card) -> Card:
     return dataclasses.replace(card, id=own_name(card.id), facts_origin=STATED, facts_of=None)
 
 
-def default_name(place: str | Path, *, is_file: bool = False) -> str:
+def default_name(source: str | Path, *, is_file: bool = False) -> str:
     """The name of weights that no user named: a file's stem, or that of a folder or repository.
 
     default_name("org/model") == "model"; default_name("w/vit.safetensors.index.json", is_file=True) == "vit"
     """
-    path = Path(place)
+    path = Path(source)
     name = path.name if path.name not in ("", "..") else path.resolve().name
     return Path(name.removesuffix(".index.json")).stem if is_file else name or "model"
 

@@ -19,18 +19,18 @@ class JoinedOpener:
     starts: tuple[int, ...]
 
     def open(self, i: int) -> bytes:
-        k, row = self._place(i)
+        k, row = self._owner(i)
         return self.openers[k].open(row)
 
     def where(self, i: int) -> str:
-        k, row = self._place(i)
+        k, row = self._owner(i)
         return self.openers[k].where(row)
 
     def select(self, rows: Sequence[int]) -> JoinedOpener:
         openers, sizes = [], []
         # An opener may come again: only neighbouring rows of one opener are grouped, which keeps the order.
-        for k, places in itertools.groupby(map(self._place, rows), key=operator.itemgetter(0)):
-            chosen = [row for _, row in places]
+        for k, owned in itertools.groupby(map(self._owner, rows), key=operator.itemgetter(0)):
+            chosen = [row for _, row in owned]
             openers.append(self.openers[k].select(chosen))
             sizes.append(len(chosen))
         return JoinedOpener(tuple(openers), _starts(sizes))
@@ -38,7 +38,8 @@ class JoinedOpener:
     def content_digests(self, progress: Progress | None = None) -> list[str]:
         return [digest for opener in self.openers for digest in opener.content_digests(progress)]
 
-    def _place(self, i: int) -> tuple[int, int]:
+    def _owner(self, i: int) -> tuple[int, int]:
+        """The number of the image's opener, and its row there."""
         k = bisect.bisect_right(self.starts, i) - 1
         return k, i - self.starts[k]
 

@@ -279,8 +279,8 @@ class _Decode:
     seed: int
     kept: dict[int, np.ndarray] | None = None  # pixels by row, where every epoch has the same
 
-    def __call__(self, place: tuple[int, int]) -> dict[str, Any]:
-        epoch, row = place
+    def __call__(self, index: tuple[int, int]) -> dict[str, Any]:
+        epoch, row = index
         if row >= 0:
             try:
                 return {"pixels": self._kept_pixels(epoch, row), "row": np.int32(row), "failed": None}
@@ -325,9 +325,9 @@ class _TrainingElement:
     texts: list | None
     choices: int
 
-    def __call__(self, place: tuple[int, int]) -> dict[str, Any]:
-        epoch, row = place
-        element = self.decode(place)
+    def __call__(self, index: tuple[int, int]) -> dict[str, Any]:
+        epoch, row = index
+        element = self.decode(index)
         if self.texts is not None:
             text = self.texts[row]
             element["text"] = text if isinstance(text, str) else text[self._draw(epoch, row, len(text))]

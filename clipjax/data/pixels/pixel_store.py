@@ -203,8 +203,10 @@ class _Decoder:
             for start, batch in zip(range(0, len(rows), _DECODED), source):
                 reasons = {skipped.row: skipped.reason for skipped in source.skipped}
                 source.skipped.clear()
-                for row, place, pixels in zip(rows[start : start + _DECODED], batch["row"], batch["pixels"]):
-                    yield row, pixels if place == row else reasons[row]
+                for row, decoded, pixels in zip(
+                    rows[start : start + _DECODED], batch["row"], batch["pixels"]
+                ):
+                    yield row, pixels if decoded == row else reasons[row]
 
 
 class _Once(grain.IterDataset[dict[str, Any]]):
@@ -324,8 +326,8 @@ class _Reader(grain.DatasetIterator[dict[str, Any]]):
             if not isinstance(value, str):
                 kept[row] = value
         array = np.empty((len(kept), *(self._entry.manifest.row_shape or ())), np.uint8)
-        for place, pixels in zip(array, kept.values()):
-            place[...] = pixels
+        for target, pixels in zip(array, kept.values()):
+            target[...] = pixels
         skipped = [self._entry.ids[row] for row in shard if row not in kept]
         try:
             self._entry.write_shard(k, [self._entry.ids[row] for row in kept], array, skipped=skipped)

@@ -93,7 +93,7 @@ def read_hf_parquet(
     raw = [] if label is None else list(zip(rows.values[label], map(rows.where, range(len(rows)))))
     labels, names = number_labels(raw, names if label_names is None else label_names)
     versions = tuple(version_of(file) for file in files if isinstance(file, BucketPath))
-    opener = ParquetOpener(tuple(map(str, files)), rows.binary, rows.places, versions)
+    opener = ParquetOpener(tuple(map(str, files)), rows.binary, rows.locations, versions)
     texts = [] if captions is None else [_texts(each, rows.where(i)) for i, each in rows.of(captions)]
     columns = {} if captions is None else {"captions": texts}
     return Manifest(tuple(rows.ids(key)), opener, labels=labels, columns=columns, label_names=names)
@@ -105,17 +105,17 @@ class ParquetOpener:
 
     Attributes:
         column: the binary leaf, e.g. "image.bytes".
-        places: int64 [N, 4]: each image's file, row group, row in it, row in the file.
+        locations: int64 [N, 4]: each image's file, row group, row in it, row in the file.
         versions: of files on a bucket, to notice a replaced file without another request.
     """
 
     files: tuple[str, ...]
     column: str
-    places: np.ndarray
+    locations: np.ndarray
     versions: tuple[Version, ...] = ()
 
     def open(self, i: int) -> bytes:
-        number, group, row, _ = (int(value) for value in self.places[i])
+        number, group, row, _ = (int(value) for value in self.locations[i])
         path = self.files[number]
         try:
             version = self.versions[number] if self.versions else version_of(Path(path))
@@ -137,14 +137,14 @@ class ParquetOpener:
         return data.to_pybytes()
 
     def where(self, i: int) -> str:
-        return f"{self.files[int(self.places[i, 0])]} row {int(self.places[i, 3])}"
+        return f"{self.files[int(self.locations[i, 0])]} row {int(self.locations[i, 3])}"
 
     def select(self, rows: Sequence[int]) -> ParquetOpener:
-        return dataclasses.replace(self, places=self.places[np.asarray(rows, np.int64)])
+        return dataclasses.replace(self, locations=self.locations[np.asarray(rows, np.int64)])
 
     def content_digests(self, progress: Progress | None = None) -> list[str]:
-        parts = [f"{self.column}:{row}" for row in self.places[:, 3].tolist()]
-        return digests_of_parts(self.files, self.places[:, 0], parts, self.open, progress)
+        parts = [f"{self.column}:{row}" for row in self.locations[:, 3].tolist()]
+        return digests_of_parts(self.files, self.locations[:, 0], parts, self.open, progress)
 
 
 _READING = threading.Lock()
@@ -167,7 +167,7 @@ class _Rows:
 
     Attributes:
         values: column -> one value per image.
-        places: as in `ParquetOpener`.
+        locations: as in `ParquetOpener`.
         binary: the leaf with the bytes.
     """
 
@@ -179,21 +179,21 @@ class _Rows:
         self.values: dict[str, list] = {column: [] for column in columns}
         self.paths: list[str | None] = []
         read = [self._read(number, file, image) for number, file in enumerate(files)]
-        self.places = np.concatenate(read)
+        self.locations = np.concatenate(read)
         if not len(self):
             raise DataError(f"{files[0]} holds no images")
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.locations)
 
     def _read(self, number: int, file: Path, image: str) -> np.ndarray:
         parquet = open_parquet(file)
         leaves = [*self.values, *([] if self._path is None else [self._path])]
-        places, start = [np.empty((0, 4), np.int64)], 0
+        locations, start = [np.empty((0, 4), np.int64)], 0
         for group in range(parquet.num_row_groups):
             rows = np.arange(parquet.metadata.row_group(group).num_rows)
             same = np.ones_like(rows)
-            places.append(np.stack([number * same, group * same, rows, start + rows], 1))
+            locations.append(np.stack([number * same, group * same, rows, start + rows], 1))
             start += len(rows)
         try:
             for batch in read_batches(file, leaves) if leaves else ():
@@ -203,10 +203,10 @@ class _Rows:
                     self.paths += [each and each["path"] for each in batch.column(image).to_pylist()]
         except UnicodeDecodeError as error:
             raise DataError(f"{file}: a text is not UTF-8 ({error.reason}); get the file again") from None
-        return np.concatenate(places)
+        return np.concatenate(locations)
 
     def where(self, i: int) -> str:
-        return f"{self.files[self.places[i, 0]]} row {self.places[i, 3]}"
+        return f"{self.files[self.locations[i, 0]]} row {self.locations[i, 3]}"
 
     def of(self, column: str) -> Iterator[tuple[int, Any]]:
         """(image number, value in the column)."""
@@ -217,7 +217,7 @@ class _Rows:
             return self._keys(key)
         if self.paths and all(self.paths) and len(set(self.paths)) == len(self.paths):
             return [str(path) for path in self.paths]
-        return [f"{self.files[number].name}/{row}" for number, _, _, row in self.places.tolist()]
+        return [f"{self.files[number].name}/{row}" for number, _, _, row in self.locations.tolist()]
 
     def _keys(self, column: str) -> list[str]:
         seen: dict[str, int] = {}

@@ -69,8 +69,8 @@ def read_karpathy(
         if not image.captions or not all(isinstance(text, str) and text.strip() for text in image.captions):
             what = "has a caption that is empty or no text" if image.captions else "has no caption"
             raise DataError(f"{path}: the image {image.name} {what}; mend or leave out its record")
-        place = (image.folder if filepath else "") or folder
-        ids.append(f"{place.rstrip('/')}/{image.name}" if place else image.name)
+        parent = (image.folder if filepath else "") or folder
+        ids.append(f"{parent.rstrip('/')}/{image.name}" if parent else image.name)
         captions.append(image.captions[:max_captions])
     if not ids:
         raise DataError(f"{path} lists no images")

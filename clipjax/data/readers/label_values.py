@@ -19,7 +19,7 @@ def number_labels(
     """Labels as the data spells them -> int32 [N], and label names; (None, names) without labels.
 
     Args:
-        raw: (value, place) pairs; a value is an int, a number as text, or a class name.
+        raw: (value, where) pairs; a value is an int, a number as text, or a class name.
         names: in label order; default: the names in the data, sorted.
 
     Raises:

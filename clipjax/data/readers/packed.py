@@ -197,13 +197,13 @@ def sample_images(shard: Path) -> list[Member]:
 
 
 def _tars(files: list[Path], counts: list[int]) -> ShardOpener:
-    members, places = [], []
+    members, locations = [], []
     for k, (file, count) in enumerate(zip(files, counts)):
         found = sample_images(file)
         _check_count(file, len(found), count)
         members += [member.name for member in found]
-        places += [(k, member.offset, member.size) for member in found]
-    return ShardOpener(tuple(map(str, files)), tuple(members), np.array(places, np.int64))
+        locations += [(k, member.offset, member.size) for member in found]
+    return ShardOpener(tuple(map(str, files)), tuple(members), np.array(locations, np.int64))
 
 
 def _records(files: list[Path], counts: list[int]) -> RecordOpener:
@@ -212,8 +212,8 @@ def _records(files: list[Path], counts: list[int]) -> RecordOpener:
             raise DataError(f"{file}: ArrayRecord files are read on a disk: copy them, or pack as webdataset")
         with _READING:
             _check_count(file, _reader(str(file), version_of(file)).num_records(), count)
-    places = [np.stack([np.full(count, k), np.arange(count)], 1) for k, count in enumerate(counts)]
-    return RecordOpener(tuple(map(str, files)), np.concatenate(places))
+    locations = [np.stack([np.full(count, k), np.arange(count)], 1) for k, count in enumerate(counts)]
+    return RecordOpener(tuple(map(str, files)), np.concatenate(locations))
 
 
 def _check_count(file: Path, found: int, said: int) -> None:
@@ -228,14 +228,14 @@ class RecordOpener:
     """Images in ArrayRecord files.
 
     Attributes:
-        places: int64 [N, 2]: each image's file and record.
+        locations: int64 [N, 2]: each image's file and record.
     """
 
     files: tuple[str, ...]
-    places: np.ndarray
+    locations: np.ndarray
 
     def open(self, i: int) -> bytes:
-        number, record = (int(value) for value in self.places[i])
+        number, record = (int(value) for value in self.locations[i])
         path = self.files[number]
         try:
             with _READING:
@@ -247,14 +247,14 @@ class RecordOpener:
         return data
 
     def where(self, i: int) -> str:
-        return f"{self.files[int(self.places[i, 0])]} record {int(self.places[i, 1])}"
+        return f"{self.files[int(self.locations[i, 0])]} record {int(self.locations[i, 1])}"
 
     def select(self, rows: Sequence[int]) -> RecordOpener:
-        return RecordOpener(self.files, self.places[np.asarray(rows, np.int64)])
+        return RecordOpener(self.files, self.locations[np.asarray(rows, np.int64)])
 
     def content_digests(self, progress: Progress | None = None) -> list[str]:
-        parts = self.places[:, 1].astype(str).tolist()
-        return digests_of_parts(self.files, self.places[:, 0], parts, self.open, progress)
+        parts = self.locations[:, 1].astype(str).tolist()
+        return digests_of_parts(self.files, self.locations[:, 0], parts, self.open, progress)
 
 
 _READING = threading.Lock()

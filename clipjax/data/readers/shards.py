@@ -1,6 +1,6 @@
 """Data sets of a few large files: find the files, and read parts of them.
 
-Shards are read at random, never unpacked. What needs a pass over a whole shard (members' places, images'
+Shards are read at random, never unpacked. What needs a pass over a whole shard (members' locations, images'
 SHA-256) is cached under its path and version.
 """
 
@@ -91,7 +91,7 @@ def _is_shard(path: Path, endings: tuple[str, ...]) -> bool:
 
 
 def _by_numbers(path: Path) -> tuple[list[int | str], str]:
-    """Sorts "10.tar" after "9.tar". Odd places of a split are numbers, so like is compared with like."""
+    """Sorts "10.tar" after "9.tar". Odd parts of a split are numbers, so like is compared with like."""
     parts = re.split(r"(\d+)", path.name)
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], path.name
 
@@ -181,15 +181,15 @@ class ShardOpener:
 
     Attributes:
         members: each image's name in its shard.
-        places: int64 [N, 3]: each image's shard, offset and bytes.
+        locations: int64 [N, 3]: each image's shard, offset and bytes.
     """
 
     shards: tuple[str, ...]
     members: tuple[str, ...]
-    places: np.ndarray
+    locations: np.ndarray
 
     def open(self, i: int) -> bytes:
-        shard, offset, size = (int(value) for value in self.places[i])
+        shard, offset, size = (int(value) for value in self.locations[i])
         check_bytes(size, self.where(i))
         try:
             data = _read_part(self.shards[shard], offset, size)
@@ -200,15 +200,15 @@ class ShardOpener:
         return data
 
     def where(self, i: int) -> str:
-        return f"{self.shards[int(self.places[i, 0])]}/{self.members[i]}"
+        return f"{self.shards[int(self.locations[i, 0])]}/{self.members[i]}"
 
     def select(self, rows: Sequence[int]) -> ShardOpener:
-        places = self.places[np.asarray(rows, np.int64)]
-        return ShardOpener(self.shards, tuple(self.members[i] for i in rows), places)
+        locations = self.locations[np.asarray(rows, np.int64)]
+        return ShardOpener(self.shards, tuple(self.members[i] for i in rows), locations)
 
     def content_digests(self, progress: Progress | None = None) -> list[str]:
-        parts = self.places[:, 1].astype(str).tolist()
-        return digests_of_parts(self.shards, self.places[:, 0], parts, self.open, progress)
+        parts = self.locations[:, 1].astype(str).tolist()
+        return digests_of_parts(self.shards, self.locations[:, 0], parts, self.open, progress)
 
 
 def _read_part(shard: str, offset: int, size: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Walk a folder of images: the only place where clipjax lists a data set's folders.
+"""Walk a folder of images: the only module that lists a data set's folders.
 
 Links are followed, but a folder reached twice is an error: a link to a folder around it would repeat images
 without end, and two links to one folder would count images twice, or under two labels. Hidden names are
@@ -83,12 +83,12 @@ class Walk:
         """
         left = [below]
         while left:  # a stack, because folders may be nested deeper than Python's calls
-            place = left.pop()
-            folder = self.root / place if place else self.root
+            inner = left.pop()
+            folder = self.root / inner if inner else self.root
             entries = list_folder(folder)
-            self._visit(folder, is_root=not place)
+            self._visit(folder, is_root=not inner)
             for name, kind in entries:
-                inside = f"{place}/{name}" if place else name
+                inside = f"{inner}/{name}" if inner else name
                 if kind == "folder":
                     left.append(inside)
                 elif os.path.splitext(name)[1].lower() not in endings:

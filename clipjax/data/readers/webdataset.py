@@ -35,7 +35,7 @@ MAX_TEXT = 16 * 2**20  # bytes of a label, of captions or of a JSON member
 
 
 class Member(NamedTuple):
-    """A file in a tar, and the place of its bytes."""
+    """A file in a tar, and where its bytes are."""
 
     name: str
     offset: int
@@ -77,7 +77,7 @@ def read_webdataset(
     """
     shards = shard_files(root, (*TARS, *COMPRESSED))
     ids: dict[str, Path] = {}
-    members, places, raw, texts = [], [], [], []
+    members, locations, raw, texts = [], [], [], []
     for k, shard in enumerate(shards):  # one shard at a time, because samples are many
         samples = _samples(shard, image)
         if samples and not ids:
@@ -92,7 +92,7 @@ def read_webdataset(
                 )
             ids[name] = shard
             members.append(sample.image.name)
-            places.append((k, sample.image.offset, sample.image.size))
+            locations.append((k, sample.image.offset, sample.image.size))
         with Texts(shard) as read:
             raw += [] if label is None else [(_label(read, s, label), read.where(s)) for s in samples]
             texts += [] if captions is None else [_lines(read(s, captions)) for s in samples]
@@ -100,7 +100,7 @@ def read_webdataset(
         raise DataError(f"{root} holds no images")
     names = _class_names(shards[0].parent) if label_names is None else label_names
     labels, names = number_labels(raw, names)
-    opener = ShardOpener(tuple(map(str, shards)), tuple(members), np.array(places, np.int64))
+    opener = ShardOpener(tuple(map(str, shards)), tuple(members), np.array(locations, np.int64))
     columns = {} if captions is None else {"captions": texts}
     return Manifest(tuple(ids), opener, labels=labels, columns=columns, label_names=names)
 

@@ -231,7 +231,7 @@ def _from_sentencepiece(own: Rules, data: bytes) -> tokenizers.Tokenizer:
     rest = pieces[_OWN_SPECIALS:]
     special = sorted(own.special, key=own.special.__getitem__)
     # Special tokens with ids 0, 1, ... come before the pieces, the others (<mask>) after them.
-    first = [token for place, token in enumerate(special) if own.special[token] == place]
+    first = [token for number, token in enumerate(special) if own.special[token] == number]
     last = special[len(first) :]
     whole = [(token, 0.0) for token in first] + rest + [(token, 0.0) for token in last]
     return _with_added(own, _unigram(own, whole, characters), {})
@@ -239,25 +239,25 @@ def _from_sentencepiece(own: Rules, data: bytes) -> tokenizers.Tokenizer:
 
 def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
     """(number, value) of a protobuf message's fields; a value is bytes, or an integer for a varint."""
-    place = 0
-    while place < len(data):
-        tag, place = _varint(data, place)
+    offset = 0
+    while offset < len(data):
+        tag, offset = _varint(data, offset)
         kind = tag & 7
         if kind == 0:
-            value, place = _varint(data, place)
+            value, offset = _varint(data, offset)
         else:
-            size, place = _varint(data, place) if kind == 2 else ({1: 8, 5: 4}[kind], place)
-            value = data[place : place + size]
-            place += size
+            size, offset = _varint(data, offset) if kind == 2 else ({1: 8, 5: 4}[kind], offset)
+            value = data[offset : offset + size]
+            offset += size
         yield tag >> 3, value
 
 
-def _varint(data: bytes, place: int) -> tuple[int, int]:
-    """(number, place after it): seven bits a byte, lowest first; the top bit means more follow."""
+def _varint(data: bytes, offset: int) -> tuple[int, int]:
+    """(number, offset after it): seven bits a byte, lowest first; the top bit means more follow."""
     number = shift = 0
     while True:
-        byte = data[place]
+        byte = data[offset]
         number |= (byte & 0x7F) << shift
-        place, shift = place + 1, shift + 7
+        offset, shift = offset + 1, shift + 7
         if byte < 0x80:
-            return number, place
+            return number, offset

@@ -16,7 +16,7 @@ import numpy as np
 from clipjax.data.labels import LabelSpace, load_projection
 from clipjax.errors import DataError
 from clipjax.evaluation.predictions.checks import check_named
-from clipjax.evaluation.predictions.given import Described, Given, check_ids, with_file
+from clipjax.evaluation.predictions.file import Contents, PredictionsFile, check_ids, with_file
 from clipjax.heads.head import identity_head
 from clipjax.storage.reading import check_regular
 from clipjax.tasks.task import Inputs
@@ -40,54 +40,54 @@ UNREADABLE = (
 )
 
 
-def read_arrays(given: Given) -> Described:
+def read_arrays(file: PredictionsFile) -> Contents:
     """The columns that the task's own `describe` makes from the logits."""
-    arrays = _load_arrays(given.path, given.task.predictions.arrays, given.task.name)
+    arrays = _load_arrays(file.path, file.task.predictions.arrays, file.task.name)
     logits = {
-        name: _numbers(given.path, name, values) for name, values in arrays.items() if name.endswith(LOGITS)
+        name: _numbers(file.path, name, values) for name, values in arrays.items() if name.endswith(LOGITS)
     }
     if all(values.dtype == np.float32 for values in logits.values()):
-        return _described(given, arrays | logits)
+        return _contents(file, arrays | logits)
     # One dtype for all: scores of both sides are compared. Without x64 JAX would narrow them to float32.
     logits = {name: values.astype(np.float64) for name, values in logits.items()}
     with jax.enable_x64(True):
-        return _described(given, arrays | logits)
+        return _contents(file, arrays | logits)
 
 
-def _described(given: Given, arrays: dict[str, np.ndarray]) -> Described:
-    if given.task.tells_apart:
-        return _two_sides(given, arrays)
-    main = _inputs(given, arrays, given.task.predictions.prefix, given.dataset, given.space)
+def _contents(file: PredictionsFile, arrays: dict[str, np.ndarray]) -> Contents:
+    if file.task.tells_apart:
+        return _two_sides(file, arrays)
+    main = _inputs(file, arrays, file.task.predictions.prefix, file.dataset, file.space)
     if all(main.columns.get("calibration", [False])):
-        raise DataError(f"{given.path}: all images are marked for calibration, none is left to measure")
+        raise DataError(f"{file.path}: all images are marked for calibration, none is left to measure")
     known = None
     if "id_logits" in arrays:
-        known = _inputs(given, arrays, "id_", f"{given.dataset} (calibration)", given.columns_of)
+        known = _inputs(file, arrays, "id_", f"{file.dataset} (calibration)", file.columns_of)
         main = dataclasses.replace(main, id=known)
-    elif "id" in given.task.needs:
+    elif "id" in file.task.needs:
         main = dataclasses.replace(main, id=main)
-    columns = with_file(given.path, {}, lambda: given.task.describe(main))
+    columns = with_file(file.path, {}, lambda: file.task.describe(main))
     id_ids = known.ids if known is not None else None
-    return Described({"id": list(main.ids), **columns}, main.label_space, main.projection, main.ids, id_ids)
+    return Contents({"id": list(main.ids), **columns}, main.label_space, main.projection, main.ids, id_ids)
 
 
-def _two_sides(given: Given, arrays: dict[str, np.ndarray]) -> Described:
+def _two_sides(file: PredictionsFile, arrays: dict[str, np.ndarray]) -> Contents:
     """OOD images have no classes of their own: all logits are over those of the ID images."""
-    path, side, made = given.path, given.task.predictions.prefix, given.task.predictions.of_cosines
-    known = _inputs(given, arrays, "id_", "in_distribution", given.columns_of)
-    main = _inputs(given, arrays, side, given.dataset, given.columns_of)
+    path, side, made = file.path, file.task.predictions.prefix, file.task.predictions.of_cosines
+    known = _inputs(file, arrays, "id_", "in_distribution", file.columns_of)
+    main = _inputs(file, arrays, side, file.dataset, file.columns_of)
     _check_sides(path, side, known.features, main.features)
     more, m, name = {}, len(main.ids), f"{side}class"
     if name in arrays:
         more[name] = _texts(path, arrays, name, m)
-        check_named(given, name, more[name], [True] * m)
+        check_named(file, name, more[name], [True] * m)
     main = dataclasses.replace(main, id=known, columns=more)
-    columns = with_file(path, {}, lambda: given.task.describe(main))
+    columns = with_file(path, {}, lambda: file.task.describe(main))
     if {"id_cosines", f"{side}cosines"} & arrays.keys():
         both = (_cosines(path, arrays, *each) for each in (("id_", known), (side, main)))
         cosines = np.concatenate(list(both))
         columns |= {name: np.asarray(score(cosines)) for name, score in made.items()}
-    return Described(columns, known.label_space, None, main.ids, known.ids)
+    return Contents(columns, known.label_space, None, main.ids, known.ids)
 
 
 def _check_sides(path: Path, side: str, known: np.ndarray, others: np.ndarray) -> None:
@@ -119,13 +119,13 @@ def _cosines(path: Path, arrays: dict[str, np.ndarray], side: str, logits: Input
 
 
 def _inputs(
-    given: Given, arrays: dict[str, np.ndarray], prefix: str, dataset: str, space: LabelSpace | None
+    file: PredictionsFile, arrays: dict[str, np.ndarray], prefix: str, dataset: str, space: LabelSpace | None
 ) -> Inputs:
     """Images whose features are logits; `space`: of their labels."""
-    path, logits = given.path, _logits(given.path, arrays, f"{prefix}logits")
+    path, logits = file.path, _logits(file.path, arrays, f"{prefix}logits")
     n, k = logits.shape
     numbers = tuple(map(str, range(k)))
-    of = given.columns_of or LabelSpace("numbered", numbers, numbers)
+    of = file.columns_of or LabelSpace("numbered", numbers, numbers)
     if len(of) != k:
         raise DataError(f"{path}: {prefix}logits has {k} columns, but {of.name} has {len(of)} classes")
     space = space or of
@@ -145,9 +145,9 @@ def _inputs(
         load_projection(of, space),
         columns,
         dataset=dataset,
-        annotations=given.about.annotations,
-        resamples=given.about.resamples,
-        seed=given.about.seed,
+        annotations=file.about.annotations,
+        resamples=file.about.resamples,
+        seed=file.about.seed,
     )
 
 

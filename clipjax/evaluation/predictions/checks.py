@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from clipjax.errors import DataError
-from clipjax.evaluation.predictions.given import Given
+from clipjax.evaluation.predictions.file import PredictionsFile
 from clipjax.tasks.task import all_tasks
 
 # Columns that all tasks share; a task adds its own (`PredictionFiles.bools`, `PredictionFiles.ranges`).
@@ -22,7 +22,7 @@ Table = dict[str, list[Any]]
 """Column name -> a list of N."""
 
 
-def check_table(given: Given, columns: Table) -> Table:
+def check_table(file: PredictionsFile, columns: Table) -> Table:
     """The columns, classes as int (a table of floats may have 394.0).
 
     Raises:
@@ -30,46 +30,46 @@ def check_table(given: Given, columns: Table) -> Table:
             `correct` contradicts the classes or `correct_top5`, or an OOD image's class has no name; names
             the row.
     """
-    columns, own = dict(columns), given.task.predictions
+    columns, own = dict(columns), file.task.predictions
     # A mark of another task counts, too: `annotated` decides which labels may be -1.
     bools = {*BOOLS, *(name for task in all_tasks().values() for name in task.predictions.bools)}
     ranges = {**RANGES, **own.ranges}
     for name in columns:
         if name in bools or name.startswith("correct_"):
-            _check_bools(given, name, columns[name])
+            _check_bools(file, name, columns[name])
         elif name in ("label", "prediction"):
-            columns[name] = _classes(given, name, columns)
+            columns[name] = _classes(file, name, columns)
         elif name in ranges and not (name.endswith("_after") and _has_no_temperature(columns)):
-            _check_range(given, name, columns[name], *ranges[name])
+            _check_range(file, name, columns[name], *ranges[name])
     if "correct" in columns:
-        _check_correct(given, columns)
+        _check_correct(file, columns)
     if "ood_class" in columns and "in_distribution" in columns:
         outside = [not inside for inside in columns["in_distribution"]]
-        check_named(given, "ood_class", columns["ood_class"], outside)
+        check_named(file, "ood_class", columns["ood_class"], outside)
     return columns
 
 
-def check_named(given: Given, name: str, texts: Sequence[Any], of: Sequence[bool]) -> None:
+def check_named(file: PredictionsFile, name: str, texts: Sequence[Any], of: Sequence[bool]) -> None:
     """Raises DataError naming the first row among `of` whose text is empty."""
     for row, (text, counts) in enumerate(zip(texts, of)):
         if counts and (text is None or not str(text).strip()):
-            raise DataError(f"{given.path}: row {row} has an empty {name}; name the class of each OOD image")
+            raise DataError(f"{file.path}: row {row} has an empty {name}; name the class of each OOD image")
 
 
-def _check_bools(given: Given, name: str, values: list[Any]) -> None:
+def _check_bools(file: PredictionsFile, name: str, values: list[Any]) -> None:
     for row, value in enumerate(values):
         if not isinstance(value, bool):
-            raise _wrong(given, row, name, value, "it must be a bool, true or false")
+            raise _wrong(file, row, name, value, "it must be a bool, true or false")
 
 
-def _check_range(given: Given, name: str, values: list[Any], low: float, high: float) -> None:
+def _check_range(file: PredictionsFile, name: str, values: list[Any], low: float, high: float) -> None:
     slack = 0.0 if name.startswith("confidence") else ROUNDING
     ends = {(False, False): "", (True, False): f", {low:g} or more", (False, True): f", {high:g} or less"}
     expected = ends.get((math.isfinite(low), math.isfinite(high)), f", {low:g} to {high:g}")
     for row, value in enumerate(values):
         number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if not (number and low - slack <= value <= high + slack):
-            raise _wrong(given, row, name, value, f"it must be a finite number{expected}")
+            raise _wrong(file, row, name, value, f"it must be a finite number{expected}")
 
 
 def _has_no_temperature(columns: Table) -> bool:
@@ -78,34 +78,34 @@ def _has_no_temperature(columns: Table) -> bool:
     return not (isinstance(first, int | float) and 0 < first < math.inf)
 
 
-def _classes(given: Given, name: str, columns: Table) -> list[int]:
+def _classes(file: PredictionsFile, name: str, columns: Table) -> list[int]:
     """Whole numbers within the label space, if known; -1 if an image of ImageNet-X is not annotated."""
-    space, annotated = given.space, columns.get("annotated")
+    space, annotated = file.space, columns.get("annotated")
     expected = "a whole number from 0" if space is None else f"0..{len(space) - 1} ({space.name})"
     found = []
     for row, value in enumerate(columns[name]):
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not (number and math.isfinite(value) and value == int(value)):
-            raise _wrong(given, row, name, value, f"it must be {expected}")
+            raise _wrong(file, row, name, value, f"it must be {expected}")
         unknown = name == "label" and value == -1 and annotated is not None and not annotated[row]
         if not unknown and not 0 <= value < (math.inf if space is None else len(space)):
-            raise _wrong(given, row, name, value, f"it must be {expected}")
+            raise _wrong(file, row, name, value, f"it must be {expected}")
         found.append(int(value))
     return found
 
 
-def _check_correct(given: Given, columns: Table) -> None:
+def _check_correct(file: PredictionsFile, columns: Table) -> None:
     for row, correct in enumerate(columns["correct"]):
         if "label" in columns and "prediction" in columns:
-            _check_right(given, columns, row)
+            _check_right(file, columns, row)
         if correct and not columns.get("correct_top5", columns["correct"])[row]:
             raise DataError(
-                f"{given.path}: row {row} is correct but not correct_top5, though the best class is among "
+                f"{file.path}: row {row} is correct but not correct_top5, though the best class is among "
                 "the best five; compute both from the same scores"
             )
 
 
-def _check_right(given: Given, columns: Table, row: int) -> None:
+def _check_right(file: PredictionsFile, columns: Table, row: int) -> None:
     """`correct` means that the prediction is a right label: the label, or one of `accepted`."""
     label, prediction, correct = (columns[name][row] for name in ("label", "prediction", "correct"))
     accepted = columns["accepted"][row] if "accepted" in columns else None
@@ -114,17 +114,17 @@ def _check_right(given: Given, columns: Table, row: int) -> None:
     else:
         right, what = prediction == label, f"the label is {label}"
         # In a table of our own run a further label of the image may be right, too.
-        if correct and not right and (given.run or given.task.predictions.several_labels):
+        if correct and not right and (file.run or file.task.predictions.several_labels):
             return
     if correct != right:
         advice = "" if right else ", or give all right labels of an image as a list in a column `accepted`"
         raise DataError(
-            f"{given.path}: row {row} says correct={correct}, but the prediction is {prediction} and {what}; "
+            f"{file.path}: row {row} says correct={correct}, but the prediction is {prediction} and {what}; "
             f"mend one of them{advice}"
         )
 
 
-def _wrong(given: Given, row: int, name: str, value: Any, expected: str) -> DataError:
+def _wrong(file: PredictionsFile, row: int, name: str, value: Any, expected: str) -> DataError:
     if value is None:
-        return DataError(f"{given.path}: row {row} has no value in {name!r}; {expected}")
-    return DataError(f"{given.path}: {name} of row {row} is {value!r}; {expected}")
+        return DataError(f"{file.path}: row {row} has no value in {name!r}; {expected}")
+    return DataError(f"{file.path}: {name} of row {row} is {value!r}; {expected}")

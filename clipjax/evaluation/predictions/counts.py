@@ -8,19 +8,19 @@ from typing import Any
 from clipjax.data.card_images import missing_of
 from clipjax.data.cards import DatasetCard
 from clipjax.errors import ClipjaxError
-from clipjax.evaluation.predictions.given import Described, Given
+from clipjax.evaluation.predictions.file import Contents, PredictionsFile
 from clipjax.evaluation.resolve import id_card
 
 
-def shares(given: Given, described: Described) -> dict[str, Any]:
-    columns, card = described.columns, given.card
-    known, more = _id_card(card) if "id" in given.task.needs else None, 0
-    ids: Sequence[str] = columns["id"] if described.ids is None else described.ids
-    id_ids = described.id_ids
-    if described.ids is None and "in_distribution" in columns:  # a table of OOD detection has both sides
+def shares(file: PredictionsFile, contents: Contents) -> dict[str, Any]:
+    columns, card = contents.columns, file.card
+    known, more = _id_card(card) if "id" in file.task.needs else None, 0
+    ids: Sequence[str] = columns["id"] if contents.ids is None else contents.ids
+    id_ids = contents.id_ids
+    if contents.ids is None and "in_distribution" in columns:  # a table of OOD detection has both sides
         sides = list(zip(ids, columns["in_distribution"]))
         ids, id_ids = ([name for name, inside in sides if inside is side] for side in (False, True))
-    elif described.ids is None and "calibration_images" in columns and card is not None and known == card:
+    elif contents.ids is None and "calibration_images" in columns and card is not None and known == card:
         # A table of the ID set itself has only the test half.
         more = int(columns["calibration_images"][0])
     return {

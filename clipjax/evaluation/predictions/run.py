@@ -45,7 +45,7 @@ from clipjax.data.labels import Projection, load_labels
 from clipjax.errors import ClipjaxError, DataError, UsageError
 from clipjax.evaluation.predictions.arrays import read_arrays
 from clipjax.evaluation.predictions.counts import shares
-from clipjax.evaluation.predictions.given import Given, Read, check_ids, with_file
+from clipjax.evaluation.predictions.file import PredictionsFile, Read, check_ids, with_file
 from clipjax.evaluation.predictions.tables import read_csv_table, read_table
 from clipjax.evaluation.resolve import annotations_path
 from clipjax.evaluation.rows import NO_STATS, NOT_EMBEDDED, Result, finish, identity
@@ -95,34 +95,34 @@ def evaluate_predictions(
         ResultStore(results).check_root(written=True)
     _check_file(path)
     read = _reader(path, found)
-    given = _given(path, found, dataset, labels, annotations, resamples, seed)
+    predictions = _predictions_file(path, found, dataset, labels, annotations, resamples, seed)
     with count_compiles() as compiles:
-        described = read(given)
-        columns, space, projection = described.columns, described.label_space, described.projection
+        contents = read(predictions)
+        columns, space, projection = contents.columns, contents.label_space, contents.projection
         check_ids(path, columns["id"])
-        about = dataclasses.replace(given.about, label_space=space)
+        about = dataclasses.replace(predictions.about, label_space=space)
         measures = with_file(path, columns, lambda: found.measure(columns, about))
-    given = dataclasses.replace(given, space=space, about=about)
-    recipe = _recipe(given, projection)
-    name, facts = _named(model, given)
+    predictions = dataclasses.replace(predictions, space=space, about=about)
+    recipe = _recipe(predictions, projection)
+    name, facts = _named(model, predictions)
     common = {
-        **identity(name, {"kind": "predictions", **facts}, found, given.dataset),
+        **identity(name, {"kind": "predictions", **facts}, found, predictions.dataset),
         "recipe_hash": sha256_json(recipe),
         "recipe": recipe,
-        "convention": _convention(given, projection),
+        "convention": _convention(predictions, projection),
         **NOT_EMBEDDED,
-        **shares(given, described),
-        **{name: given.run[name] for name in OF_RUN if name in given.run},
+        **shares(predictions, contents),
+        **{name: predictions.run[name] for name in OF_RUN if name in predictions.run},
         "wall_time": time.perf_counter() - start,
         "compile_count": compiles.count,
     }
     return finish(common, Outcome(measures, columns), NO_STATS, results)
 
 
-def _named(model: str | None, given: Given) -> tuple[str, dict[str, Any]]:
-    if model is None and "model" in given.run:
-        return given.run["model"], dict(given.run.get("model_facts", {}))
-    name = model or given.path.stem
+def _named(model: str | None, file: PredictionsFile) -> tuple[str, dict[str, Any]]:
+    if model is None and "model" in file.run:
+        return file.run["model"], dict(file.run.get("model_facts", {}))
+    name = model or file.path.stem
     if model is None or model not in model_ids():
         return own_name(name), {}
     facts = {**model_card(model).facts, "facts_origin": STATED, "facts_of": model}
@@ -150,7 +150,7 @@ def _reader(path: Path, task: Task) -> Read:
     return readers[path.suffix]
 
 
-def _given(
+def _predictions_file(
     path: Path,
     task: Task,
     dataset: str | Path | None,
@@ -158,7 +158,7 @@ def _given(
     annotations: str | Path | None,
     resamples: int,
     seed: int,
-) -> Given:
+) -> PredictionsFile:
     run = _run_beside(path)
     card, name = _card(dataset, run.get("dataset"), task.predictions.dataset)
     columns_of = None if labels is None else load_labels(labels)
@@ -173,7 +173,7 @@ def _given(
         raise UsageError(f"the task {task.name!r} takes no annotations: leave them out")
     name = name or path.stem
     about = About(name, space, notes, resamples, seed)
-    return Given(path, task, name, space, columns_of or space, about, run, card)
+    return PredictionsFile(path, task, name, space, columns_of or space, about, run, card)
 
 
 def _card(
@@ -200,29 +200,29 @@ def _run_beside(path: Path) -> dict[str, Any]:
     return runs.run(path.parent.name)[0]
 
 
-def _recipe(given: Given, projection: Projection | None) -> dict[str, Any]:
-    [digest] = sha256_files([given.path])
+def _recipe(file: PredictionsFile, projection: Projection | None) -> dict[str, Any]:
+    [digest] = sha256_files([file.path])
     return {
-        "task": given.task.name,
-        "task_version": given.task.version,
-        "task_convention": dict(given.task.convention),
+        "task": file.task.name,
+        "task_version": file.task.version,
+        "task_convention": dict(file.task.convention),
         "predictions": digest,
-        "format": given.path.suffix,
-        "dataset": given.dataset,
-        "labels": given.space and given.space.digest,
+        "format": file.path.suffix,
+        "dataset": file.dataset,
+        "labels": file.space and file.space.digest,
         "projection": projection and projection.digest,
-        "annotations": given.about.annotations and given.about.annotations.digest,
-        "bootstrap": {"resamples": given.about.resamples, "seed": given.about.seed},
+        "annotations": file.about.annotations and file.about.annotations.digest,
+        "bootstrap": {"resamples": file.about.resamples, "seed": file.about.seed},
     }
 
 
-def _convention(given: Given, projection: Projection | None) -> dict[str, Any]:
-    of_run = given.run.get("convention", {})
+def _convention(file: PredictionsFile, projection: Projection | None) -> dict[str, Any]:
+    of_run = file.run.get("convention", {})
     return {
         **of_run,
-        **given.task.convention,
-        "label_space": of_run.get("label_space") or (given.space and given.space.name),
+        **file.task.convention,
+        "label_space": of_run.get("label_space") or (file.space and file.space.name),
         "projection": of_run.get("projection")
         or (projection and f"{projection.kind} from {projection.source}"),
-        "predictions": given.path.name,
+        "predictions": file.path.name,
     }

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.predictions.checks import check_table
-from clipjax.evaluation.predictions.given import Described, Given, check_ids, with_file
+from clipjax.evaluation.predictions.file import Contents, PredictionsFile, check_ids, with_file
 from clipjax.storage.parquet import read_columns
 from clipjax.storage.reading import read_csv
 
 
-def read_table(given: Given) -> Described:
-    columns = read_columns(given.path)
-    if "label" in columns and given.space is None:
-        raise UsageError(
-            f"{given.path}: say what its labels are: dataset=CARD or labels=NAME (or a CSV file)"
-        )
+def read_table(file: PredictionsFile) -> Contents:
+    columns = read_columns(file.path)
+    if "label" in columns and file.space is None:
+        raise UsageError(f"{file.path}: say what its labels are: dataset=CARD or labels=NAME (or a CSV file)")
     size = len(next(iter(columns.values()), []))
     columns = {"id": [f"{row:08d}" for row in range(size)], **columns}
-    return Described(check_table(given, columns), given.space)
+    return Contents(check_table(file, columns), file.space)
 
 
-def read_csv_table(given: Given) -> Described:
-    path, form = given.path, given.task.predictions.csv
+def read_csv_table(file: PredictionsFile) -> Contents:
+    path, form = file.path, file.task.predictions.csv
     assert form is not None
     rows = read_csv(path)
     if not rows:
@@ -32,9 +30,9 @@ def read_csv_table(given: Given) -> Described:
         what = f"no column {missing[0]!r}" if missing else f"an unknown column {unknown[0]!r}"
         raise DataError(f"{path} has {what}; its columns must be {','.join(form.columns)}")
     named = [(f"{path}:{line}", row) for line, row in enumerate(rows, 2)]
-    columns = form.read(named, given.about)
+    columns = form.read(named, file.about)
     check_ids(path, columns["id"])
     if form.join is not None:
         join, read = form.join, columns
-        columns = {"id": columns["id"], **with_file(path, {}, lambda: join(read, given.about))}
-    return Described(columns, given.space)
+        columns = {"id": columns["id"], **with_file(path, {}, lambda: join(read, file.about))}
+    return Contents(columns, file.space)

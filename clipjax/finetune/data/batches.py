@@ -65,8 +65,8 @@ def feature_batches(setup: Setup, features: np.ndarray) -> TrainingBatches:
         len(setup.train), setup.seed, process_index=jax.process_index(), process_count=jax.process_count()
     )
 
-    def stack(places: Any) -> dict[str, np.ndarray]:
-        rows = np.array([row for _, row in places], np.int32)
+    def stack(elements: Any) -> dict[str, np.ndarray]:
+        rows = np.array([row for _, row in elements], np.int32)
         return {"features": features[rows], "label": labels[rows].astype(np.int32), "row": rows}
 
     def batches_from(done: int) -> grain.IterDataset:

@@ -63,15 +63,15 @@ class Shots:
         """
         if self.dataset != split.name:
             raise DataError(f"the list of shots was drawn from {self.dataset}, and not from {split.name}")
-        place = {name: row for row, name in enumerate(split.manifest.ids)}
-        if missing := [name for name in self.ids if name not in place]:
+        row_of = {name: row for row, name in enumerate(split.manifest.ids)}
+        if missing := [name for name in self.ids if name not in row_of]:
             raise DataError(
                 f"{len(missing)} of {len(self.ids)} images in the list of shots ({missing[0]}, ...) are not "
                 f"among the {len(split)} training images of {split.name}: it was drawn from another data "
                 "set, or they are held out for validation"
             )
         title = f"{self.per_class} shots a class, seed {self.seed}"
-        chosen = split.select([place[name] for name in self.ids], title)
+        chosen = split.select([row_of[name] for name in self.ids], title)
         if _content(chosen) != self.content:
             raise DataError(
                 f"the images or labels of {split.name} have changed since the list of shots was drawn: same "

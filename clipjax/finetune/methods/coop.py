@@ -157,7 +157,7 @@ def coop_loss(setup: Setup, size: int) -> Loss:
             precision=recipe.precision,
             remat=recipe.remat,
             platform=platform,
-            place=lambda tokens: jax.lax.with_sharding_constraint(tokens, batch_sharding(mesh)),
+            put=lambda tokens: jax.lax.with_sharding_constraint(tokens, batch_sharding(mesh)),
         )
         return features[: len(rows)]
 

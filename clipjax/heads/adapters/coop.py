@@ -43,8 +43,8 @@ class Prompts(NamedTuple):
     Attributes:
         ids: int32 [K, L], token ids; 0 for a context vector.
         slots: int32 [K, L], the number of the context vector there; -1 for a token.
-        places: int32 [K], where the tower reads a prompt out.
-        shared: the number of leading columns, before every place, that all prompts share.
+        positions: int32 [K], where the tower reads a prompt out.
+        shared: the number of leading columns, before every position, that all prompts share.
 
     With two vectors and `position` "end":
         text     start  V_1  V_2  cat  .   end
@@ -53,13 +53,13 @@ class Prompts(NamedTuple):
 
     ids: Any
     slots: Any
-    places: Any
+    positions: Any
     shared: int
 
     def rows(self, rows: np.ndarray) -> Prompts:
         """The prompts of some classes, cut after the longest."""
-        length = self.places[rows].max() + 1
-        return Prompts(self.ids[rows, :length], self.slots[rows, :length], self.places[rows], self.shared)
+        length = self.positions[rows].max() + 1
+        return Prompts(self.ids[rows, :length], self.slots[rows, :length], self.positions[rows], self.shared)
 
 
 def class_prompts(
@@ -132,7 +132,7 @@ def by_length(prompts: Prompts, least: int) -> list[np.ndarray]:
     Few names are long, and a group is as long as its longest prompt: ImageNet keeps a third of the tokens.
     Each group is one more pass to compile.
     """
-    lengths = prompts.places + 1 - prompts.shared
+    lengths = prompts.positions + 1 - prompts.shared
     own = np.unique(lengths)
 
     def tokens(ends: tuple[int, ...]) -> int:
@@ -155,22 +155,22 @@ def class_features(
     precision: Precision,
     remat: bool = False,
     platform: str | None = None,
-    place: Callable[[Array], Array] = lambda tokens: tokens,
+    put: Callable[[Array], Array] = lambda tokens: tokens,
 ) -> Array:
     """Text features of prompts around a context, float32 [K, E], not of unit norm.
 
     Args:
         context: float32 [M, D], or [K, M, D] with class-specific contexts.
         remat, platform: see `Network.encode_embedded`.
-        place: puts tokens [K, L, D] on devices, inside a jit.
+        put: puts tokens [K, L, D] on devices, inside a jit.
     """
     table, shared = params["text"]["token_embedding"], prompts.shared
     first = _vectors(table, prompts.ids[:1, :shared], prompts.slots[:1, :shared], context)[0]
     tokens = _vectors(table, prompts.ids[:, shared:], prompts.slots[:, shared:], context)
     return network.encode_embedded(
         dict(params),
-        place(tokens),
-        jnp.asarray(prompts.places),
+        put(tokens),
+        jnp.asarray(prompts.positions),
         precision=precision,
         beginning=first,
         remat=remat,
@@ -183,11 +183,11 @@ def _vectors(table: Array, ids: Any, slots: Any, context: Array) -> Array:
     words = jnp.take(jnp.asarray(table, jnp.float32), ids, axis=0, mode="clip")
     if isinstance(slots, np.ndarray) and (slots < 0).all():
         return words  # known while JAX traces: no gradient to the context
-    places = jnp.maximum(slots, 0)
+    index = jnp.maximum(slots, 0)
     if context.ndim == 2:
-        vectors = jnp.take(context, places, axis=0, mode="clip")
+        vectors = jnp.take(context, index, axis=0, mode="clip")
     else:
-        vectors = jnp.take_along_axis(context[: len(ids)], places[..., None], axis=1, mode="clip")
+        vectors = jnp.take_along_axis(context[: len(ids)], index[..., None], axis=1, mode="clip")
     return jnp.where((jnp.asarray(slots) >= 0)[..., None], vectors, words)
 
 
@@ -353,8 +353,8 @@ def _network(model: Encoder) -> Network:
 
 @functools.lru_cache(maxsize=16)
 def _encoder(network: Network, precision: Precision, shared: int) -> Callable[..., Array]:
-    def encode(params: Any, context: Array, ids: Array, slots: Array, places: Array) -> Array:
-        prompts = Prompts(ids, slots, places, shared)
+    def encode(params: Any, context: Array, ids: Array, slots: Array, positions: Array) -> Array:
+        prompts = Prompts(ids, slots, positions, shared)
         return unit_norm(class_features(network, params, prompts, context, precision=precision))
 
     return jax.jit(encode, compiler_options=network.compiler_options("text"))

@@ -100,20 +100,20 @@ class TextTransformer(nnx.Module):
         self,
         beginning: Float[Array, "P D"],
         tokens: Float[Array, "B L D"],
-        places: Int[Array, " B"],
+        positions: Int[Array, " B"],
         mode: Mode,
     ) -> Float[Array, "B E"]:
         """Features of texts given as vectors; see `clipjax.models.network.Network.encode_embedded`."""
         start, length = len(beginning), len(beginning) + tokens.shape[1]
-        positions = self.positional_embedding[...]
-        first, rest = (beginning + positions[:start])[None], tokens + positions[start:length]
+        table = self.positional_embedding[...]
+        first, rest = (beginning + table[:start])[None], tokens + table[start:length]
         visible = layers.causal(length) if self.causal else None
 
         def step(texts: tuple[Array, Array], block: Any) -> tuple[tuple[Array, Array], None]:
             return block_behind(block, *texts, visible, mode), None
 
         (_, x), _ = jax.lax.scan(jax.checkpoint(step) if mode.remat else step, (first, rest), self.blocks)
-        pooled = self.ln_final(at_places(x, places - start))
+        pooled = self.ln_final(at_positions(x, positions - start))
         features = pooled @ self.text_projection[...]
         return features if self.text_projection_bias is None else features + self.text_projection_bias[...]
 
@@ -173,13 +173,13 @@ def lookup(table: nnx.Param, ids: Int[Array, "B L"]) -> Float[Array, "B L D"]:
 
 def at_highest_id(x: Float[Array, "B L D"], ids: Int[Array, "B L"]) -> Float[Array, "B D"]:
     """Each text at its first highest id."""
-    return at_places(x, jnp.argmax(ids, axis=1))
+    return at_positions(x, jnp.argmax(ids, axis=1))
 
 
-def at_places(x: Float[Array, "B L D"], places: Int[Array, " B"]) -> Float[Array, "B D"]:
+def at_positions(x: Float[Array, "B L D"], positions: Int[Array, " B"]) -> Float[Array, "B D"]:
     """Each text at one of its positions."""
-    # Not x[arange, places]: that would gather a sharded batch on every device.
-    return jnp.take_along_axis(x, places[:, None, None], axis=1, mode="clip")[:, 0]
+    # Not x[arange, positions]: that would gather a sharded batch on every device.
+    return jnp.take_along_axis(x, positions[:, None, None], axis=1, mode="clip")[:, 0]
 
 
 def stages(embedded: Array, blocks: Array | None, pooled: Array, features: Array) -> dict[str, Array]:

@@ -117,8 +117,12 @@ def make_job(
 
 def config_folder(model: Model, library: str) -> Path | None:
     """The folder of the weights, if the card was made from the library's own configuration there."""
-    weights, place = model.card.weights, model.place
-    if weights is None or weights.expected is not None or (place is not None and place.card is not None):
+    weights, location = model.card.weights, model.location
+    if (
+        weights is None
+        or weights.expected is not None
+        or (location is not None and location.card is not None)
+    ):
         return None
     folder = weights.files[0].parent
     return folder if model.card.source.library == library and (folder / _CONFIGS[library]).is_file() else None

@@ -29,8 +29,8 @@ def draw_sheet(
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
     for column, title in enumerate(("clipjax", str(theirs.facts["library"]), "difference")):
         draw.text((column * (SIDE + GAP) + GAP, GAP), title, INK, font)
-    for place, name in enumerate(chosen):
-        top = LINE + 2 * GAP + place * (SIDE + GAP)
+    for line, name in enumerate(chosen):
+        top = LINE + 2 * GAP + line * (SIDE + GAP)
         _draw_tiles(sheet, top, ours.pixels[row_of[name]], theirs.pixels[row_of[name]])
         lines = _lines(subject, ours, theirs, stage, name, row_of[name])
         for number, line in enumerate(lines):

@@ -49,7 +49,7 @@ def methods_figure(
     if not found:
         raise DataError("no result row is one of the numbers of the figure: evaluate the models first")
     figure = new_figure(1.8 + 2.3 * len(panels), 1.2 + 0.3 * len(everyone))
-    heights = {model: -place for place, model in enumerate(everyone)}
+    heights = {model: -number for number, model in enumerate(everyone)}
     with matplotlib.rc_context(RC):
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for panel, area in zip(panels, axes):
@@ -129,9 +129,9 @@ def _curve(area: Axes, points: Mapping[Any, tuple[Row, Row]], colour: str, label
     x, y = ([row["value"] for row in rows] for rows in (across, up))
     area.errorbar(x, y, yerr=limits_around(up), fmt="none", color=colour, alpha=0.35, linewidth=1)
     area.plot(x, y, "-o", color=colour, markersize=4, linewidth=1, label=label)
-    for alpha, *place in zip(points, x, y):
+    for alpha, *point in zip(points, x, y):
         area.annotate(
-            f"{alpha:g}", tuple(place), xytext=(5, 4), textcoords="offset points", fontsize=7, color=colour
+            f"{alpha:g}", tuple(point), xytext=(5, 4), textcoords="offset points", fontsize=7, color=colour
         )
 
 

@@ -14,7 +14,7 @@ from clipjax.tasks.task import About, Task
 
 
 @dataclass(frozen=True, eq=False)
-class Given:
+class PredictionsFile:
     """A file of predictions and its context.
 
     Attributes:
@@ -35,7 +35,7 @@ class Given:
     card: DatasetCard | None = None
 
 
-class Described(NamedTuple):
+class Contents(NamedTuple):
     """The contents of a file of predictions.
 
     Attributes:
@@ -52,7 +52,7 @@ class Described(NamedTuple):
     id_ids: Sequence[str] | None = None
 
 
-Read = Callable[[Given], Described]
+Read = Callable[[PredictionsFile], Contents]
 
 
 def with_file(path: Path, columns: Mapping[str, Any], measure: Callable[[], Any]) -> Any:

@@ -64,7 +64,7 @@ class OwnCard:
         return cls(**{name: getattr(card, name) for name in names if hasattr(card, name)})
 
 
-class Wrapped:
+class OwnModel:
     """A model for `clipjax.evaluate`, from `wrap` or from a user's own object (`encoder_of`).
 
     Attributes:
@@ -87,7 +87,7 @@ class Wrapped:
         self._encode_image, self._encode_text, self._tokenizer = encode_image, encode_text, tokenizer
 
     def __repr__(self) -> str:
-        return f"Wrapped({self.card.id!r}, {self.card.kind})"
+        return f"OwnModel({self.card.id!r}, {self.card.kind})"
 
     def encode_image(self, images: Any) -> Any:
         """float32 [B, H, W, 3], normalised -> [B, D], or a classifier's logits [B, K].
@@ -131,7 +131,7 @@ def encoder_of(model: Any) -> Encoder:
         return model
     functions = (getattr(model, name, None) for name in ("encode_image", "encode_text"))
     others = {name: getattr(model, name, None) for name in ("params", "adapter")}
-    return Wrapped(OwnCard.of(model.card), *functions, **others)
+    return OwnModel(OwnCard.of(model.card), *functions, **others)
 
 
 def wrap(
@@ -151,7 +151,7 @@ def wrap(
     classes: str | Path | LabelSpace | None = None,
     facts: Mapping[str, Any] | None = None,
     fingerprint: str | None = None,
-) -> Wrapped:
+) -> OwnModel:
     """A model for `clipjax.evaluate` from two functions.
 
     Args:
@@ -201,7 +201,7 @@ def wrap(
         unknown={} if facts is not None else {"facts": "a model of your own: nobody stated them"},
     )
     params = {} if space is None else {"head": _identity(len(space))}
-    return Wrapped(card, encode_image, encode_text, tokenizer, params)
+    return OwnModel(card, encode_image, encode_text, tokenizer, params)
 
 
 def _identity(size: int) -> dict[str, np.ndarray]:
