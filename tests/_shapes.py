@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, get_args
 
-from beartype import BeartypeConf, beartype
+from beartype import BeartypeConf, BeartypeHintOverrides, beartype
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -15,5 +17,16 @@ ANNOTATED = [
     if "from jaxtyping import" in path.read_text(encoding="utf-8")
 ]
 
-# As typing has it, an int is a float, too.
-checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
+
+def checked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """As typing has it, an int is a float, too. Protocols are not checked: that would read the properties."""
+    protocols = {each for hint in function.__annotations__.values() for each in _protocols(hint)}
+    overrides = BeartypeHintOverrides(dict.fromkeys(protocols, object))
+    return beartype(conf=BeartypeConf(is_pep484_tower=True, hint_overrides=overrides))(function)
+
+
+def _protocols(hint: Any) -> Iterator[type]:
+    if getattr(hint, "_is_protocol", False) and not getattr(hint, "_is_runtime_protocol", False):
+        yield hint
+    for part in get_args(hint):
+        yield from _protocols(part)

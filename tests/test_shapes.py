@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
 
+from clipjax.data.labels import LabelSpace
+from clipjax.heads.head import Head
 from clipjax.metrics import bootstrap, classification
 from clipjax.models import layers
 from clipjax.models.training import INFERENCE
@@ -28,3 +30,9 @@ def test_forward_functions_refuse_a_wrong_shape() -> None:
     tokens, others = jnp.zeros((2, 3, 8)), jnp.zeros((2, 3, 6))
     with pytest.raises(TypeCheckError, match="attend"):
         layers.attend(tokens, others, others, heads=2, mode=INFERENCE)
+
+
+def test_heads_refuse_a_wrong_shape() -> None:
+    space = LabelSpace("three", ("a", "b", "c"), ("a", "b", "c"))
+    with pytest.raises(TypeCheckError, match="bias"):
+        Head(jnp.zeros((4, 3)), jnp.zeros(4), 1.0, False, space)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
+from jaxtyping import Float32
 
 from clipjax.checkpoints.classes import head_classes
 from clipjax.checkpoints.encoder import Encoder, ModelCard
@@ -99,8 +100,8 @@ class _Usage(NamedTuple):
 
 def _class_means(
     chunks: Iterator[tuple[np.ndarray, np.ndarray]], usage: _Usage, labels: LabelSpace, progress: bool
-) -> np.ndarray:
-    """Unit-norm class means, float32 [K, D]."""
+) -> Float32[np.ndarray, "K D"]:
+    """Class means of unit norm."""
     sums: Any = 0.0
     with progress_bar(len(usage.prompts), "prompts", "prompt", shown=progress) as bar:
         for rows, embeddings in chunks:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Float32, Int32
 
 from clipjax.data.labels import LabelSpace, Projection
 from clipjax.errors import DataError
@@ -58,8 +59,6 @@ class Head:
     scale * kernel comes first, so a classifier with that product as its kernel gives bit-equal logits.
 
     Attributes:
-        kernel: float32 [D, K].
-        bias: float32 [K], or None.
         scale: the factor (about 100 for CLIP), not its logarithm.
         directions: the kernel's columns are directions, so normalised features give cosines. False for a
             freely trained kernel.
@@ -68,8 +67,8 @@ class Head:
         DataError: a cache with features of another width, or classes outside 0..K-1.
     """
 
-    kernel: jax.Array
-    bias: jax.Array | None
+    kernel: Float[jax.Array, "D K"]
+    bias: Float[jax.Array, " K"] | None
     scale: float
     normalize: bool
     label_space: LabelSpace
@@ -88,8 +87,8 @@ class Head:
             raise DataError(f"the cache has classes {values.min()} to {values.max()}, the head has {classes}")
 
     @functools.cached_property
-    def columns(self) -> np.ndarray:
-        """int32 [K]: for each class the first class with the same kernel and bias, mostly itself.
+    def columns(self) -> Int32[np.ndarray, " K"]:
+        """For each class the first class with the same kernel and bias, mostly itself.
 
         Classes of one name have one embedding, but a matrix product may round their logits differently. Read
         through `columns`, they are equal and the first wins. Classes with images in the cache are never
@@ -127,18 +126,18 @@ class _Identity(Head):
     """
 
     @functools.cached_property
-    def columns(self) -> np.ndarray:
+    def columns(self) -> Int32[np.ndarray, " K"]:
         return np.arange(len(self.label_space), dtype=np.int32)
 
 
 class Scores(NamedTuple):
-    """float32 [B, K]: logits, or probabilities if a projection averaged them."""
+    """Logits, or probabilities if a projection averaged them."""
 
-    values: jax.Array
+    values: Float[jax.Array, "B K"]
     are_probabilities: bool
 
 
-def logits(head: Head, features: Any) -> jax.Array:
+def logits(head: Head, features: Any) -> Float32[jax.Array, "B K"]:
     """float32 [B, D] -> float32 [B, K]. Raises DataError for features of another shape."""
     features, identity = jnp.asarray(features, jnp.float32), isinstance(head, _Identity)
     dim = len(head.label_space) if identity else head.kernel.shape[0]
@@ -156,21 +155,23 @@ def logits(head: Head, features: Any) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames="normalize")
 def _logits(
-    features: jax.Array,
-    kernel: jax.Array,
-    bias: jax.Array,
-    columns: jax.Array,
+    features: Float32[jax.Array, "B D"],
+    kernel: Float[jax.Array, "D K"],
+    bias: Float[jax.Array, " K"] | Float[jax.Array, "B K"],
+    columns: Int32[jax.Array, " K"],
     scale: Any,
     *,
     normalize: bool,
-) -> jax.Array:
+) -> Float[jax.Array, "B K"]:
     features = unit_norm(features) if normalize else features
     scores = jnp.matmul(features, scale * kernel, precision=jax.lax.Precision.HIGHEST) + bias
     return scores[:, columns]
 
 
-def _cache_logits(features: jax.Array, cache: Cache, classes: int) -> jax.Array:
-    """The cache's part, float32 [B, K], in blocks of at most `SCORE_BLOCK` affinities."""
+def _cache_logits(
+    features: Float32[jax.Array, "B D"], cache: Cache, classes: int
+) -> Float32[jax.Array, "B {classes}"]:
+    """The cache's part, in blocks of at most `SCORE_BLOCK` affinities."""
     found = cache.keys.shape[1]
     size = max(1, min(found, SCORE_BLOCK // max(1, len(features))))
     pad = -found % size
@@ -182,15 +183,15 @@ def _cache_logits(features: jax.Array, cache: Cache, classes: int) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames=("classes", "size"))
 def _affinities(
-    features: jax.Array,
-    keys: jax.Array,
-    values: jax.Array,
+    features: Float32[jax.Array, "B D"],
+    keys: Float32[jax.Array, "D N"],
+    values: Int32[jax.Array, " N"],
     alpha: Any,
     beta: Any,
     *,
     classes: int,
     size: int,
-) -> jax.Array:
+) -> Float32[jax.Array, "B {classes}"]:
     features, highest = unit_norm(features), jax.lax.Precision.HIGHEST
 
     def add(block: jax.Array, total: jax.Array) -> jax.Array:
@@ -206,7 +207,7 @@ def _affinities(
 
 def score_blocks(
     head: Head,
-    features: np.ndarray,
+    features: Float[np.ndarray, "N D"],
     projection: Projection | None = None,
     *,
     ids: Sequence[str] | None = None,
@@ -216,7 +217,7 @@ def score_blocks(
     All blocks have one shape; padding fills the last and is cut from its scores.
 
     Args:
-        features: float32 [N, D], N > 0; for `identity_head` also float64, which gives float64 scores.
+        features: float32, N > 0; for `identity_head` also float64, which gives float64 scores.
         projection: from the head's label space to the data set's.
         ids: [N], image names, to refuse scores that are not finite; None: no check.
 
@@ -235,7 +236,7 @@ def score_blocks(
         yield slice(start, start + len(block)), Scores(values, _averages(projection))
 
 
-def _check_finite(scores: jax.Array, ids: Sequence[str]) -> None:
+def _check_finite(scores: Float[jax.Array, "B K"], ids: Sequence[str]) -> None:
     finite = np.asarray(jnp.all(jnp.isfinite(scores), axis=1))
     if not finite.all():
         raise DataError(f"{ids[int(np.argmin(finite))]}: its logits hold NaN or infinity")
@@ -245,7 +246,7 @@ def _averages(projection: Projection | None) -> bool:
     return projection is not None and projection.kind == "mean_prob"
 
 
-def _project(scores: jax.Array, projection: Projection | None) -> jax.Array:
+def _project(scores: Float[jax.Array, "B K"], projection: Projection | None) -> Float[jax.Array, "B C"]:
     if projection is None:
         return scores
     columns = np.array([column for group in projection.groups for column in group], np.int32)

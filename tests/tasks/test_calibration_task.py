@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
+import jax.numpy as jnp
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -299,7 +300,7 @@ def test_many_data_sets_share_one_fit(near, shifted, monkeypatch):
     moved[:, 0] += 0.5
     other = [
         dataclasses.replace(near, head=dataclasses.replace(near.head, scale=2.0)),
-        dataclasses.replace(near, head=dataclasses.replace(near.head, bias=np.ones(K, np.float32))),
+        dataclasses.replace(near, head=dataclasses.replace(near.head, bias=jnp.ones(K))),
         dataclasses.replace(near, features=moved),
         dataclasses.replace(near, labels=np.where(np.arange(301) % 9, near.labels, (near.labels + 1) % K)),
         dataclasses.replace(

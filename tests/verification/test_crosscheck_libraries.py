@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
@@ -263,7 +264,7 @@ def test_the_references_projection_is_ours(kind: Any) -> None:
     features = rng.normal(size=(9, 7)).astype(np.float32)
     groups = ((3,), (0,), (6,)) if kind == "select" else ((3, 5), (0,), (6, 1, 2))
     names = tuple("abcdefg")
-    head = Head(np.eye(7, dtype=np.float32), None, 1.0, False, LabelSpace("seven", names, names))  # type: ignore[reportArgumentType]
+    head = Head(jnp.eye(7), None, 1.0, False, LabelSpace("seven", names, names))
     [(_, ours)] = score_blocks(head, features, Projection("seven", "three", kind, groups))
     theirs = project(torch.from_numpy(features), {"kind": kind, "groups": [list(group) for group in groups]})
     np.testing.assert_allclose(np.asarray(ours.values), theirs.numpy(), rtol=1e-6)

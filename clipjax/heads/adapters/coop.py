@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Float, Float32, Int, Int32
 
 from clipjax.checkpoints.encoder import Encoder
 from clipjax.data.labels import LabelSpace
@@ -41,9 +42,9 @@ class Prompts(NamedTuple):
     """Class prompts with room for a context.
 
     Attributes:
-        ids: int32 [K, L], token ids; 0 for a context vector.
-        slots: int32 [K, L], the number of the context vector there; -1 for a token.
-        positions: int32 [K], where the tower reads a prompt out.
+        ids: token ids; 0 for a context vector.
+        slots: the number of the context vector there; -1 for a token.
+        positions: where the tower reads a prompt out.
         shared: the number of leading columns, before every position, that all prompts share.
 
     With two vectors and `position` "end":
@@ -51,20 +52,18 @@ class Prompts(NamedTuple):
         slots    -1     0    1    -1   -1  -1
     """
 
-    ids: Any
-    slots: Any
-    positions: Any
+    ids: Int32[np.ndarray | Array, "K L"]
+    slots: Int32[np.ndarray | Array, "K L"]
+    positions: Int32[np.ndarray | Array, " K"]
     shared: int
 
-    def rows(self, rows: np.ndarray) -> Prompts:
+    def rows(self, rows: Int[np.ndarray, " R"]) -> Prompts:
         """The prompts of some classes, cut after the longest."""
         length = self.positions[rows].max() + 1
         return Prompts(self.ids[rows, :length], self.slots[rows, :length], self.positions[rows], self.shared)
 
 
-def class_prompts(
-    model: Encoder, names: Sequence[str], size: int, position: Position, *, csc: bool
-) -> Prompts:
+def class_prompts(model: Encoder, names: Sequence[str], size: int, position: str, *, csc: bool) -> Prompts:
     """The prompts of classes around a context of `size` vectors; with `csc` each class has its own context.
 
     Raises:
@@ -90,7 +89,7 @@ def class_prompts(
                 f"{model.card.id}: shorten the name or n_ctx = {size}"
             )
         body = texts.ids[k, start : texts.lengths[k] - end]
-        order = _arrange(len(body), alone.lengths[k] - start - end, size, position)
+        order = _arrange(len(body), int(alone.lengths[k]) - start - end, size, position)
         ids[k, :length] = [
             *tokenizer.start,
             *(0 if vector >= 0 else body[token] for vector, token in order),
@@ -100,7 +99,7 @@ def class_prompts(
     return _cut(ids, slots, tower, csc)
 
 
-def _arrange(tokens: int, name: int, size: int, position: Position) -> list[tuple[int, int]]:
+def _arrange(tokens: int, name: int, size: int, position: str) -> list[tuple[int, int]]:
     """What stands between start and end: (vector number, -1) or (-1, token number).
 
     Args:
@@ -113,7 +112,7 @@ def _arrange(tokens: int, name: int, size: int, position: Position) -> list[tupl
     return vectors[:before] + body[:name] + vectors[before:] + body[name:]
 
 
-def _cut(ids: np.ndarray, slots: np.ndarray, tower: Any, csc: bool) -> Prompts:
+def _cut(ids: Int32[np.ndarray, "K L"], slots: Int32[np.ndarray, "K L"], tower: Any, csc: bool) -> Prompts:
     reach = tower.reach(ids)
     ids, slots = ids[:, : reach.max()], slots[:, : reach.max()]
     if tower.min_length > 1:  # all tokens see each other
@@ -126,7 +125,7 @@ def _cut(ids: np.ndarray, slots: np.ndarray, tower: Any, csc: bool) -> Prompts:
     return Prompts(ids, slots, reach - 1, min(shared, int(reach.min()) - 1))
 
 
-def by_length(prompts: Prompts, least: int) -> list[np.ndarray]:
+def by_length(prompts: Prompts, least: int) -> list[Int[np.ndarray, " R"]]:
     """The rows of prompts in one to three groups of similar length; a further group must save `least` tokens.
 
     Few names are long, and a group is as long as its longest prompt: ImageNet keeps a third of the tokens.
@@ -150,17 +149,17 @@ def class_features(
     network: Network,
     params: Mapping[str, Any],
     prompts: Prompts,
-    context: Array,
+    context: Float32[Array, "*C M D"],
     *,
     precision: Precision,
     remat: bool = False,
     platform: str | None = None,
     put: Callable[[Array], Array] = lambda tokens: tokens,
-) -> Array:
-    """Text features of prompts around a context, float32 [K, E], not of unit norm.
+) -> Float32[Array, "K E"]:
+    """Text features of prompts around a context, not of unit norm.
 
     Args:
-        context: float32 [M, D], or [K, M, D] with class-specific contexts.
+        context: [M, D], or [K, M, D] with class-specific contexts.
         remat, platform: see `Network.encode_embedded`.
         put: puts tokens [K, L, D] on devices, inside a jit.
     """
@@ -178,8 +177,13 @@ def class_features(
     )
 
 
-def _vectors(table: Array, ids: Any, slots: Any, context: Array) -> Array:
-    """[K, L] ids and slots -> [K, L, D], with the context's vectors in their slots."""
+def _vectors(
+    table: Float[Array | np.ndarray, "V D"],
+    ids: Int32[Array | np.ndarray, "K L"],
+    slots: Int32[Array | np.ndarray, "K L"],
+    context: Float32[Array, "*C M D"],
+) -> Float32[Array, "K L D"]:
+    """The tokens' vectors, with the context's in their slots."""
     words = jnp.take(jnp.asarray(table, jnp.float32), ids, axis=0, mode="clip")
     if isinstance(slots, np.ndarray) and (slots < 0).all():
         return words  # known while JAX traces: no gradient to the context
@@ -211,7 +215,9 @@ class CoOp:
     kind = "coop"
 
     @classmethod
-    def trained(cls, context: np.ndarray, position: Position, init: str, labels: LabelSpace) -> CoOp:
+    def trained(
+        cls, context: Float32[np.ndarray, "*C M D"], position: Position, init: str, labels: LabelSpace
+    ) -> CoOp:
         """The adapter trained on the classes of `labels`."""
         own = {"ids": list(labels.ids), "names": list(labels.classes)} if context.ndim == 3 else {}
         return cls(context, position, init, {"name": labels.name, "digest": labels.digest, **own})
@@ -246,23 +252,10 @@ class CoOp:
                 "a CoOp adapter is the tensor context and the facts position, csc, init and classes, not "
                 f"{', '.join(sorted([*tensors, *facts])) or 'nothing'}"
             )
-        found = cls(np.asarray(tensors["context"]), facts["position"], facts["init"], facts["classes"])
-        if problem := found._problem(facts["csc"]):
+        context = np.asarray(tensors["context"])
+        if problem := _problem(context, facts):
             raise DataError(f"a CoOp adapter with {problem}: save the model again")
-        return found
-
-    def _problem(self, csc: Any) -> str | None:
-        shape = self.context.shape
-        if self.context.dtype != np.float32 or len(shape) != (3 if csc else 2) or 0 in shape:
-            return f"csc = {csc} has a context of {self.context.dtype} {list(shape)}"
-        if not np.isfinite(self.context).all():
-            return "a context that is not finite"
-        if self.position not in get_args(Position):
-            return f"position {self.position!r}, which is not one of {', '.join(get_args(Position))}"
-        lists = [self.classes.get(key, ()) for key in ("ids", "names")] if csc else []
-        if any(len(each) != shape[0] for each in lists):
-            return f"{shape[0]} contexts and {len(lists[0])} classes"
-        return None
+        return cls(context, facts["position"], facts["init"], facts["classes"])
 
     def head(
         self,
@@ -304,7 +297,7 @@ class CoOp:
         )
         return Head(kernel, bias, scale, normalize=True, label_space=labels)
 
-    def _context_of(self, labels: LabelSpace) -> np.ndarray:
+    def _context_of(self, labels: LabelSpace) -> Float32[np.ndarray, "*C M D"]:
         if not self.csc:
             return self.context
         row = {name: k for k, name in enumerate(self.classes["ids"])}
@@ -316,15 +309,29 @@ class CoOp:
         return self.context[[row[item] for item in labels.ids]]
 
 
+def _problem(context: np.ndarray, facts: Mapping[str, Any]) -> str | None:
+    csc, position, shape = facts["csc"], facts["position"], context.shape
+    if context.dtype != np.float32 or len(shape) != (3 if csc else 2) or 0 in shape:
+        return f"csc = {csc} has a context of {context.dtype} {list(shape)}"
+    if not np.isfinite(context).all():
+        return "a context that is not finite"
+    if position not in get_args(Position):
+        return f"position {position!r}, which is not one of {', '.join(get_args(Position))}"
+    lists = [facts["classes"].get(key, ()) for key in ("ids", "names")] if csc else []
+    if any(len(each) != shape[0] for each in lists):
+        return f"{shape[0]} contexts and {len(lists[0])} classes"
+    return None
+
+
 def _embed(
     model: Encoder,
     prompts: Prompts,
-    context: np.ndarray,
+    context: Float32[np.ndarray, "*C M D"],
     precision: Precision,
     labels: LabelSpace,
     progress: bool,
-) -> np.ndarray:
-    """float32 [K, E] of unit norm."""
+) -> Float32[np.ndarray, "K E"]:
+    """Features of unit norm."""
     count = len(prompts.ids)
     size = min(CHUNK, count)
     encode = _encoder(_network(model), precision, prompts.shared)
@@ -353,7 +360,13 @@ def _network(model: Encoder) -> Network:
 
 @functools.lru_cache(maxsize=16)
 def _encoder(network: Network, precision: Precision, shared: int) -> Callable[..., Array]:
-    def encode(params: Any, context: Array, ids: Array, slots: Array, positions: Array) -> Array:
+    def encode(
+        params: Any,
+        context: Float32[Array, "*C M D"],
+        ids: Int32[Array, "K L"],
+        slots: Int32[Array, "K L"],
+        positions: Int32[Array, " K"],
+    ) -> Float32[Array, "K E"]:
         prompts = Prompts(ids, slots, positions, shared)
         return unit_norm(class_features(network, params, prompts, context, precision=precision))
 

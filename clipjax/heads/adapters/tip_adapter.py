@@ -17,8 +17,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float32, Int32
 
 from clipjax.checkpoints.encoder import Encoder
 from clipjax.data.labels import LabelSpace, PromptSet, load_prompts
@@ -93,26 +95,9 @@ class TipAdapter:
         if not same:
             raise DataError("a Tip-Adapter whose classes are not those of their digest: save the model again")
         keys, values = np.asarray(tensors["keys"]), np.asarray(tensors["values"])
-        found = cls(keys, values, facts["alpha"], facts["beta"], facts["trained"], prompt_set, labels)
-        if problem := found._problem():
+        if problem := _problem(keys, values, facts, len(labels)):
             raise DataError(f"a Tip-Adapter with {problem}: save the model again")
-        return found
-
-    def _problem(self) -> str | None:
-        keys, values = self.keys, self.values
-        if keys.dtype != np.float32 or keys.ndim != 2 or values.shape != keys.shape[1:]:
-            return f"keys {keys.dtype} {list(keys.shape)} and values {list(values.shape)}"
-        if (
-            values.dtype != np.int32
-            or len(values) == 0
-            or not 0 <= values.min() <= values.max() < len(self.labels)
-        ):
-            return f"values that are no indices into its {len(self.labels)} classes"
-        if not np.isfinite(keys).all() or not all(map(_is_number, (self.alpha, self.beta))):
-            return "keys, alpha or beta that are no finite numbers"
-        if not isinstance(self.trained, bool):
-            return f"trained = {self.trained!r}"
-        return None
+        return cls(keys, values, facts["alpha"], facts["beta"], facts["trained"], prompt_set, labels)
 
     def head(
         self,
@@ -155,7 +140,25 @@ class TipAdapter:
         return prompts
 
 
-def with_cache(head: Head, keys: Any, values: np.ndarray, alpha: float, beta: float) -> Head:
+def _problem(keys: np.ndarray, values: np.ndarray, facts: Mapping[str, Any], classes: int) -> str | None:
+    if keys.dtype != np.float32 or keys.ndim != 2 or values.shape != keys.shape[1:]:
+        return f"keys {keys.dtype} {list(keys.shape)} and values {list(values.shape)}"
+    if values.dtype != np.int32 or len(values) == 0 or not 0 <= values.min() <= values.max() < classes:
+        return f"values that are no indices into its {classes} classes"
+    if not np.isfinite(keys).all() or not all(map(_is_number, (facts["alpha"], facts["beta"]))):
+        return "keys, alpha or beta that are no finite numbers"
+    if not isinstance(facts["trained"], bool):
+        return f"trained = {facts['trained']!r}"
+    return None
+
+
+def with_cache(
+    head: Head,
+    keys: Float32[jax.Array | np.ndarray, "D N"],
+    values: Int32[np.ndarray, " N"],
+    alpha: float,
+    beta: float,
+) -> Head:
     """A zero-shot head with a `clipjax.heads.head.Cache`."""
     cache = Cache(jnp.asarray(keys, jnp.float32), jnp.asarray(values, jnp.int32), float(alpha), float(beta))
     return dataclasses.replace(head, cache=cache)
