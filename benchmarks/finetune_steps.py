@@ -143,9 +143,7 @@ def jax_steps(network: Network, params: Any, method: str, arrays: dict[str, np.n
     tx = Optimizer(learning_rate=RATE, weight_decay=DECAY).transformation(optax.constant_schedule(RATE))
     shardings = state_shardings(parts, tx, mesh, DP)
     loss = {"CE": cross_entropy, "FLYP": contrastive}[method](network)
-    step = make_step(
-        loss, tx, mesh, shardings, frozen=parts.frozen, compiler_options=network.training_options()
-    )
+    step = make_step(loss, tx, mesh, shardings, frozen=parts.frozen)
     tokens = arrays["tokens"][:, :WORDS]  # the tower reads nothing after the end token
     batch = shard_batch({"images": arrays["images"], "label": arrays["label"], "tokens": tokens}, mesh)
     states = [init_state(parts, tx, shardings, 0)]

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
+COMMAND = "write tests/refusals.txt anew: .venv/bin/python tests/_refusals.py"
+GONE = f"refusals that are gone; if each has a successor, or no cause, {COMMAND}"
 ROOT = Path(__file__).resolve().parent.parent
 LIST = ROOT / "tests" / "refusals.txt"
 
@@ -23,6 +25,11 @@ def refusals(root: Path) -> list[str]:
     """The distinct refusals of a checkout, sorted."""
     files = [*root.glob("clipjax/**/*.py"), *root.glob("converters/**/*.py")]
     return sorted({line for file in files for line in _of_file(file)})
+
+
+def listed() -> set[str]:
+    """Those in tests/refusals.txt."""
+    return set(LIST.read_text(encoding="utf-8").splitlines())
 
 
 def _of_file(path: Path) -> Iterator[str]:

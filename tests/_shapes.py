@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
-from beartype import BeartypeConf, BeartypeHintOverrides, beartype
+from beartype import BeartypeConf, FrozenDict, beartype
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -21,7 +21,7 @@ ANNOTATED = [
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     """As typing has it, an int is a float, too. Protocols are not checked: that would read the properties."""
     protocols = {each for hint in function.__annotations__.values() for each in _protocols(hint)}
-    overrides = BeartypeHintOverrides(dict.fromkeys(protocols, object))
+    overrides = FrozenDict(dict.fromkeys(protocols, object))
     return beartype(conf=BeartypeConf(is_pep484_tower=True, hint_overrides=overrides))(function)
 
 

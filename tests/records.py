@@ -142,9 +142,14 @@ def published() -> None:
 
 
 def refusals() -> None:
+    """Adds new ones. One that is gone stays in the list, so that a person looks for its successor."""
     import _refusals
 
-    write(_refusals.LIST, "".join(f"{line}\n" for line in _refusals.refusals(ROOT)))
+    listed, raised = _refusals.listed(), set(_refusals.refusals(ROOT))
+    write(_refusals.LIST, "".join(f"{line}\n" for line in sorted(listed | raised)))
+    if gone := sorted(listed - raised):
+        lines = "".join(f"\n    {line}" for line in gone)
+        raise NotRebuiltError(f"{_refusals.GONE}:{lines}")
 
 
 def house() -> None:

@@ -167,6 +167,14 @@ def test_loads_without_jax(module: str) -> None:
     assert loads(code).returncode == 0
 
 
+def test_a_suite_of_fine_tuning_is_read_without_importing_a_task() -> None:
+    code = (
+        "from clipjax.finetune.suites import load_suite; load_suite('robustness'); import sys; "
+        "sys.exit('jax' in sys.modules or 'clipjax.tasks.zeroshot' in sys.modules)"
+    )
+    assert loads(code).returncode == 0
+
+
 WITHOUT_TORCH = """
 import sys, importlib.abc
 class Block(importlib.abc.MetaPathFinder):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from clipjax.checkpoints.card import ADAPTER, CARD, WEIGHTS, Card, card_from_dic
 from clipjax.checkpoints.identity.naming import edited
 from clipjax.checkpoints.native import CardFile, read_card_file, write_folder
 from clipjax.checkpoints.origin import AdapterParts, Location
-from clipjax.config import cache_dir
+from clipjax.config import cache_dir, plug_ins
 from clipjax.errors import DataError
 from clipjax.storage.buckets import BucketPath, place
 from clipjax.storage.digests import sha256_bytes, sha256_files, sha256_json
@@ -69,11 +70,25 @@ class AdapterFile:
         return dataclasses.replace(base, **{name: getattr(self.card, name) for name in _OWN})
 
 
+@functools.cache
+def adapter_kinds() -> tuple[str, ...]:
+    """The kinds of adapter: the modules of `clipjax.heads.adapters`, listed without importing them."""
+    return plug_ins([str(Path(__file__).parent.parent / "heads" / "adapters")], "ADAPTER")
+
+
+def check_kind(kind: str, where: str) -> None:
+    """Raises DataError, which begins with `where`, for an unknown kind of adapter."""
+    if kind not in adapter_kinds():
+        known = ", ".join(adapter_kinds()) or "none"
+        raise DataError(f"{where}: this clipjax knows no adapter of the kind {kind!r}; known: {known}")
+
+
 def read_adapter_file(file: CardFile) -> AdapterFile:
     """Read a folder with an adapter.
 
     Raises:
-        DataError: card.json does not name adapter and base, or the adapter was truncated or changed.
+        DataError: card.json does not name adapter and base, the adapter is of an unknown kind, or it was
+            truncated or changed.
     """
     folder, record = file.folder, file.record
     try:
@@ -86,6 +101,7 @@ def read_adapter_file(file: CardFile) -> AdapterFile:
             f"{file.path} does not say what the adapter and its base are: restore `files`, `adapter` and "
             "`base`"
         ) from None
+    check_kind(str(kind), str(file.path))
     card = card_from_dict(file.card, str(file.path))
     card = edited(card, file.path) if file.is_edited else card
     if sha256_json([kind, facts]) != expected:

@@ -73,7 +73,7 @@ def load_model(
     Raises:
         UsageError: an unknown id, bare weights without a card, or a name or facts that are not theirs.
         DataError: weights that are missing, truncated, foreign or do not fit the architecture (names every
-            tensor); or the hub's weights changed since their first download.
+            tensor); an adapter of an unknown kind; or the hub's weights changed since their first download.
     """
     if position_rule is not None and image_size is None:
         raise UsageError(f"position_rule {position_rule!r} says how to resample: give image_size too")

@@ -98,16 +98,12 @@ class Model:
 
         The card loses the old files and so its fingerprint, under which embeddings are stored. Heads read the
         new logit scale. A registered model loses its name, unless the card's lineage records what it became.
+        The base of an adapter has these params too, so its card changes likewise.
         """
-        card = self.settled().card.without_weights()
-        if card.facts_origin == REGISTRY and card.lineage is None:
-            card = disowned(card)
-        if "logit_scale" in params:
-            scale = math.exp(float(params["logit_scale"]))
-            bias = float(params["logit_bias"]) if "logit_bias" in params else None
-            card = dataclasses.replace(card, logit_scale=scale, logit_bias=bias)
+        card = _card_of_others(self.settled().card, params)
+        base = None if self.base is None else _card_of_others(self.base, params)
         origin = dataclasses.replace(self.origin, dtypes=None)  # a cast back would lose bits
-        return self._replace(card=card, params=params, origin=origin, weights=None, location=None)
+        return self._replace(card=card, base=base, params=params, origin=origin, weights=None, location=None)
 
     def with_card(self, card: Card) -> Model:
         seen = self.settled().card.tokenizer
@@ -130,7 +126,9 @@ class Model:
         if spec.sha256 is not None and self.tokenizer_files == self._tokenizer_files:
             return self
         card = self.card if spec.sha256 is not None else self.card.with_tokenizer_files(str(tokenizer.sha256))
-        return self._replace(card=card, tokenizer_files=self._tokenizer_files)
+        model = self._replace(card=card, tokenizer_files=self._tokenizer_files)
+        vars(model)["_tokenizer"] = tokenizer  # parsed already
+        return model
 
     def check_weights(self) -> None:
         """Read the weight files once; DataError if they changed."""
@@ -284,6 +282,18 @@ class Model:
         dtypes = self.origin.dtypes or {}
         leaves = {path: np.asarray(leaf) for path, leaf in flatten(self.params).items()}
         return {path: leaf.astype(dtypes.get(path, leaf.dtype), copy=False) for path, leaf in leaves.items()}
+
+
+def _card_of_others(card: Card, params: Mapping[str, Any]) -> Card:
+    """The card of a model whose params were replaced by these; see `Model.with_params`."""
+    card = card.without_weights()
+    if card.facts_origin == REGISTRY and card.lineage is None:
+        card = disowned(card)
+    if "logit_scale" not in params:
+        return card
+    scale = math.exp(float(params["logit_scale"]))
+    bias = float(params["logit_bias"]) if "logit_bias" in params else None
+    return dataclasses.replace(card, logit_scale=scale, logit_bias=bias)
 
 
 def _run(encode: Callable[[Any, jax.Array], Any], params: Any, inputs: jax.Array) -> Any:

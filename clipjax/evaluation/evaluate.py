@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clipjax.checkpoints.load import load_model
 from clipjax.data.cards import Dataset, DatasetCard
 from clipjax.data.labels import LabelSpace, PromptSet
 from clipjax.data.pixels.decoders import Workers
 from clipjax.data.pixels.pixel_store import PixelStore
 from clipjax.embeddings.compute import BatchSize, Compute, pixel_store_at, store_at
 from clipjax.evaluation.rows import Result
-from clipjax.evaluation.run import check, run
+from clipjax.evaluation.run import run
 from clipjax.evaluation.subject import Request
 from clipjax.metrics.bootstrap import RESAMPLES
 from clipjax.storage.store import Store
@@ -108,7 +107,4 @@ def evaluate(
         on_error=on_error,
         progress=progress,
     )
-    if isinstance(model, str | Path):
-        check(task, request, results)  # first: loading a model takes longer
-        model = load_model(model)
     return run(model, task, request, compute, results=results)

@@ -127,7 +127,7 @@ def encoder_of(model: Any) -> Encoder:
             f"the model is a {type(model).__name__} without a card: make a model of your functions with "
             "clipjax.wrap(encode_image, encode_text, name=..., image_size=..., mean=..., std=...)"
         )
-    if hasattr(model, "network"):
+    if isinstance(model, OwnModel) or isinstance(getattr(model, "network", None), Network):
         return model
     functions = (getattr(model, name, None) for name in ("encode_image", "encode_text"))
     others = {name: getattr(model, name, None) for name in ("params", "adapter")}

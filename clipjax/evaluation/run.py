@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from clipjax.checkpoints.encoder import Encoder
+from clipjax.checkpoints.load import load_model
 from clipjax.data.manifest import Manifest
 from clipjax.devices.agreement import on_all
 from clipjax.embeddings.compute import Compute
@@ -46,10 +47,10 @@ def run(
     """Run one task, as documented in `clipjax.evaluate`.
 
     Args:
-        model: what `load_model` returns, or a model made by `clipjax.wrap`.
+        model: what `load_model` takes or returns, or a model made by `clipjax.wrap`.
     """
-    found = check(task, request, results)
-    encoder = encoder_of(model)
+    found = _checked(task, request, results)  # first: loading a model takes longer
+    encoder = encoder_of(load_model(model) if isinstance(model, str | Path) else model)
     apart = compute.store is None
     given = on_all(lambda: load_asked(request), f"read the data of {task}", apart=apart)
     if (reason := not_applicable(encoder, found)) is not None:
@@ -68,8 +69,8 @@ def run(
     return done[0] if len(done) == 1 else _compare(subject, done[0], done[1], results)
 
 
-def check(task: str, request: Request, results: str | Path | None) -> Task:
-    """Find the task and check that it can run and write. Raises UsageError, DataError."""
+def _checked(task: str, request: Request, results: str | Path | None) -> Task:
+    """Find the task, and check that it can run and write. Raises UsageError, DataError."""
     found = find_task(task)
     if results is not None:
         ResultStore(results).check_root(written=True)

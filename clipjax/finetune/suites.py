@@ -15,7 +15,7 @@ from clipjax.config import config_dir
 from clipjax.errors import DataError, unknown_name
 from clipjax.storage.reading import read_toml
 from clipjax.storage.records import read
-from clipjax.tasks.task import all_tasks
+from clipjax.tasks.task import task_names
 
 FOLDERS = ("before_after", "finetune_runs")  # of configs/
 Better = Literal["higher", "lower", "neither"]
@@ -69,8 +69,10 @@ def load_suite(name: str | Path) -> Suite:
     path = Path(name) if str(name).endswith(".toml") else _shipped(str(name))
     suite = read(Suite, read_toml(path), path, given={"name": path.stem})
     for metric in suite.metrics:
-        if metric.task not in all_tasks():
-            raise DataError(f"{path}: metrics: unknown task {metric.task!r}; known: {', '.join(all_tasks())}")
+        if metric.task not in task_names():
+            raise DataError(
+                f"{path}: metrics: unknown task {metric.task!r}; known: {', '.join(task_names())}"
+            )
     return suite
 
 

@@ -112,10 +112,6 @@ class Network:
             return None
         return dict(options)
 
-    def training_options(self) -> dict[str, str] | None:
-        """`compiler_options` for the jit around a whole training step."""
-        return None
-
     def init_params(self, key: Array) -> Params:
         """Params drawn as open_clip initialises them for training; EVA, MBConv and heads as timm does.
 
@@ -299,7 +295,7 @@ class Network:
         if len(first) and not text.causal:
             raise DataError(f"the beginning of a text of {self.arch.name} sees the rest: it cannot be shared")
         tower, dtype = self._tower("text", params, precision), _DTYPE[precision]
-        mode = Mode(Training(remat=remat), platform)
+        mode = Mode(Training(remat=True) if remat else None, platform)
         with jax.default_matmul_precision(_MATMUL[precision]):
             features = embedded(tower, first.astype(dtype), tokens.astype(dtype), positions, mode)
         return features.astype(jnp.float32)

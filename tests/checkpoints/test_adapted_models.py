@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -337,9 +338,21 @@ def test_an_unknown_kind_is_refused_before_anything_is_embedded(base, images, tm
     model = load_model(base)
     model = model.with_adapter(AdapterParts("lens", {"x": np.zeros(1, np.float32)}, {}), model.card)
     folder = model.save(tmp_path / "lens")
-    known = r"narrow: this clipjax knows no adapter of the kind 'lens'; known: coop, tip_adapter$"
-    with pytest.raises(DataError, match=known):
-        clipjax.evaluate(load_model(folder), dataset=images, progress=False)
+    known = "this clipjax knows no adapter of the kind 'lens'; known: coop, tip_adapter$"
+    with pytest.raises(DataError, match=f"^narrow: {known}"):
+        clipjax.evaluate(model, dataset=images, progress=False)
+    with pytest.raises(DataError, match=rf"^{folder / 'card.json'}: {known}"):
+        load_model(folder)
+
+
+def test_other_params_are_not_those_of_the_registered_base(base, images):
+    model = make(base, "coop", images)
+    assert model.base is not None
+    registered = dataclasses.replace(model.base, facts_origin="registry")
+    changed = dataclasses.replace(model, base=registered).with_params(moved(model.params))
+    assert changed.base is not None
+    assert (changed.base.facts_origin, changed.base.weights) == ("stated", None)
+    assert (registered.facts_origin, changed.card.weights) == ("registry", None)
 
 
 def test_ood_of_a_cache_is_without_cosines_and_of_coop_with(base, images, tmp_path):

@@ -313,3 +313,18 @@ def test_what_plain_folders_of_parquet_are(tmp_path: Path) -> None:
     assert recognise(tmp_path / "hf") == recognise(tmp_path / "hf" / "data") == "hf_parquet"
     write_images(tmp_path / "hf", ["cat/0.png"])
     assert recognise(tmp_path / "hf") == "folder"
+
+
+def test_a_folder_is_listed_once_to_recognise_it_and_once_to_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_split(tmp_path / "hub" / "data", files=2)
+    listed: list[Path] = []
+    entries = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda folder: listed.append(folder) or entries(folder))
+    assert hf_parquet.READER.recognises is not None
+    assert hf_parquet.READER.recognises(tmp_path / "hub")
+    assert listed == [tmp_path / "hub", tmp_path / "hub" / "data"]
+    listed.clear()
+    read_hf_parquet(epath.Path(tmp_path / "hub"))
+    assert listed == [tmp_path / "hub", tmp_path / "hub" / "data"]

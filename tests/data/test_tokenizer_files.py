@@ -223,6 +223,7 @@ def test_files_that_turn_up_later_are_found_when_a_text_comes(
     assert model.card.tokenizer.sha256 is None
     snapshot(cache, "timm/ViT-B-16-SigLIP", folders / "siglip" / "model" / "spiece.model")
     assert model.encode_text(["a cat"]).shape == (1, 16)
+    assert model.with_tokenizer().tokenizer is model.tokenizer  # parsed once
     card = model.with_tokenizer().card
     assert card.tokenizer is not None
     assert card.tokenizer.sha256 == model.tokenizer.sha256

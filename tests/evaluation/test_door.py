@@ -6,12 +6,14 @@ import dataclasses
 import inspect
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import clipjax
 from clipjax.embeddings.compute import Compute
 from clipjax.errors import UsageError
+from clipjax.evaluation.own_model import OwnModel, encoder_of
 from clipjax.evaluation.subject import Request
 
 PACKAGE = Path(clipjax.__file__).parent
@@ -65,3 +67,13 @@ def test_what_cannot_be_resampled_is_refused_when_it_is_asked() -> None:
 def test_a_comparison_runs_both_precisions() -> None:
     assert Request(precision="fast").precisions == ("fast",)
     assert Request(compare_precision=True).precisions == ("parity", "fast")
+
+
+def test_another_network_of_the_users_own_object_does_not_pass_the_door() -> None:
+    """Only ours is called by its params; any other object is wrapped, and runs through its own functions."""
+    card = SimpleNamespace(id="mine", kind="zero_shot", preprocess=None)
+    mine = SimpleNamespace(card=card, network="a torch module", encode_image=len)
+    encoder = encoder_of(mine)
+    assert isinstance(encoder, OwnModel)
+    assert (encoder.network, encoder.card.id, encoder.encode_image("abc")) == (None, "mine", 3)
+    assert encoder_of(encoder) is encoder

@@ -38,9 +38,10 @@ from clipjax.errors import ClipjaxError, UsageError
 from clipjax.results.rows import Row
 
 RULE = (
-    "A part holds if the whole interval of its statistic lies on the claimed side, does not hold if all of "
-    "it lies on the other side, and else cannot be told. A claim holds if as many of its parts hold as it "
-    "needs (all, unless it says), does not hold if no longer enough can, and else cannot be told."
+    "A part holds if the whole interval of its statistic is on the claimed side, does not hold if the whole "
+    "interval is on the other side, and otherwise cannot be told. A claim holds if enough of its parts hold: "
+    "all of them, unless it states how many. It does not hold if too few parts can hold, and otherwise "
+    "cannot be told."
 )
 HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot be told"
 CORRECTIONS = ("none", "holm")

@@ -26,6 +26,7 @@ from clipjax.data.readers.shards import (
     DATA,
     PARQUETS,
     SHARDS,
+    are_shards,
     digests_of_parts,
     only_shards,
     shard_files,
@@ -233,19 +234,17 @@ class _Rows:
 
 
 def _files(root: epath.Path, split: str | None) -> list[Path]:
-    path = place(root)
-    if is_dir(path) and not any(path.glob("*.parquet")) and is_dir(path / DATA):
-        root = root / DATA
-    files = shard_files(root, PARQUETS)
+    files = shard_files(root, PARQUETS, inside=DATA)
+    path = files[0].parent if is_dir(place(root)) else place(root)
     splits = {file: file.name.partition("-")[0] if "-of-" in file.name else "" for file in files}
     known = sorted(set(splits.values()) - {""})
     if split is not None:
         files = [file for file in files if splits[file] == split]
         if not files:
-            raise DataError(f"{root} has no split {split!r}; it has {', '.join(known) or 'none by name'}")
+            raise DataError(f"{path} has no split {split!r}; it has {', '.join(known) or 'none by name'}")
     elif len(known) > 1:
         raise DataError(
-            f'{root} holds several splits ({", ".join(known)}); say which, split = "{known[0]}" under '
+            f'{path} holds several splits ({", ".join(known)}); say which, split = "{known[0]}" under '
             "[options] of a card, or give a pattern, "
             f"'{path / f'{known[0]}-{{00000..00001}}-of-00002.parquet'}'"
         )
@@ -329,12 +328,13 @@ def _texts(value: Any, where: str) -> list[str]:
 
 def _recognises(path: Path) -> bool:
     """Parquet files, or one folder `data` of them, as in a hub repository."""
-    if is_dir(path):
-        entries = shown(path)
-        shards = any(entry.name.lower().endswith(SHARDS) for entry in entries)
-        if [entry.name for entry in entries if entry.is_dir()] == [DATA] and not shards:
-            return _recognises(path / DATA)
-    return only_shards(path, PARQUETS)
+    if not is_dir(path):
+        return only_shards(path, PARQUETS)
+    entries = shown(path)
+    shards = any(entry.name.lower().endswith(SHARDS) for entry in entries)
+    if [entry.name for entry in entries if entry.is_dir()] == [DATA] and not shards:
+        return _recognises(path / DATA)
+    return are_shards(entries, PARQUETS)
 
 
 READER = Reader(read_hf_parquet, ARCHIVES, _recognises, asked=1)

@@ -45,9 +45,11 @@ def only_shards(path: Path, endings: tuple[str, ...]) -> bool:
 
     Archives beside folders or images do not count: they were unpacked.
     """
-    if not is_dir(path):
-        return path.name.lower().endswith(endings)
-    entries = shown(path)
+    return are_shards(shown(path), endings) if is_dir(path) else path.name.lower().endswith(endings)
+
+
+def are_shards(entries: Sequence[Path], endings: tuple[str, ...]) -> bool:
+    """Whether a folder with these entries is one of shards; see `only_shards`."""
     shards = [name for name in map(_lower, entries) if name.endswith(SHARDS)]
     others = any(entry.is_dir() or _lower(entry).endswith(IMAGE_EXTENSIONS) for entry in entries)
     return bool(shards) and not others and all(name.endswith(endings) for name in shards)
@@ -61,11 +63,12 @@ def _lower(path: Path) -> str:
     return path.name.lower()
 
 
-def shard_files(root: epath.Path, endings: tuple[str, ...]) -> list[Path]:
+def shard_files(root: epath.Path, endings: tuple[str, ...], inside: str | None = None) -> list[Path]:
     """The shards of `root`, ordered by the numbers in their names, then as texts.
 
     Args:
         root: a folder, a file, or a pattern with braces: `{000000..000009}.tar`, `{train,val}.tar`.
+        inside: the folder of the shards in a `root` that has none itself.
 
     Raises:
         DataError: no shard there; shards missing by the pattern, by their names (`-00003-of-00010`) or by
@@ -73,7 +76,10 @@ def shard_files(root: epath.Path, endings: tuple[str, ...]) -> list[Path]:
     """
     path = place(root)
     if is_dir(path):
-        found = sorted((entry for entry in path.iterdir() if _is_shard(entry, endings)), key=_by_numbers)
+        found = _shards_in(path, endings)
+        if not found and inside is not None and is_dir(path / inside):
+            path = path / inside
+            found = _shards_in(path, endings)
         if not found:
             raise DataError(f"{path} holds no {' or '.join(endings)} files; give the folder of the shards")
         _check_count(path, found)
@@ -84,6 +90,10 @@ def shard_files(root: epath.Path, endings: tuple[str, ...]) -> list[Path]:
         raise DataError(f"{path} does not exist; give a shard, a folder of shards, or a pattern with braces")
     check_regular(path)
     return [path]
+
+
+def _shards_in(folder: Path, endings: tuple[str, ...]) -> list[Path]:
+    return sorted((entry for entry in folder.iterdir() if _is_shard(entry, endings)), key=_by_numbers)
 
 
 def _is_shard(path: Path, endings: tuple[str, ...]) -> bool:

@@ -1,7 +1,7 @@
 """Adapters: what a method learned beside a model with unchanged weights.
 
 An adapted model embeds images as its base does. Its head uses learned context vectors (CoOp), or a cache of
-training images (Tip-Adapter). A module of this package with an `ADAPTER` class is a kind.
+training images (Tip-Adapter). A module of this package with an `ADAPTER` class is a kind of this name.
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
-import pkgutil
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
 
-import clipjax.heads.adapters
+from clipjax.checkpoints.adapter_file import adapter_kinds, check_kind
 from clipjax.checkpoints.encoder import Encoder
 from clipjax.checkpoints.origin import AdapterParts
 from clipjax.data.labels import LabelSpace
@@ -61,15 +60,17 @@ class Adapter(Protocol):
 
 @functools.cache
 def all_adapters() -> dict[str, type[Adapter]]:
-    """Every kind of adapter by name. Raises DataError if two share a name."""
-    found: dict[str, type[Adapter]] = {}
-    for module in pkgutil.iter_modules(clipjax.heads.adapters.__path__):
-        kind = getattr(importlib.import_module(f"clipjax.heads.adapters.{module.name}"), "ADAPTER", None)
-        if kind is None:
-            continue
-        if kind.kind in found:
-            raise DataError(f"two kinds of adapter have the name {kind.kind!r}")
-        found[kind.kind] = kind
+    """Every kind of adapter by name.
+
+    Raises:
+        ValueError: a kind's name is not its module's (a programmer's mistake, not the user's).
+    """
+    found = {
+        name: importlib.import_module(f"clipjax.heads.adapters.{name}").ADAPTER for name in adapter_kinds()
+    }
+    for name, kind in found.items():
+        if kind.kind != name:
+            raise ValueError(f"the adapter of {name}.py is called {kind.kind!r}: give both one name")
     return found
 
 
@@ -82,11 +83,7 @@ def adapter_of(model: Encoder) -> Adapter | None:
     parts = model.adapter
     if parts is None:
         return None
-    if parts.kind not in all_adapters():
-        known = ", ".join(all_adapters()) or "none"
-        raise DataError(
-            f"{model.card.id}: this clipjax knows no adapter of the kind {parts.kind!r}; known: {known}"
-        )
+    check_kind(parts.kind, str(model.card.id))
     try:
         return all_adapters()[parts.kind].from_parts(parts.tensors, parts.facts)
     except DataError as error:
