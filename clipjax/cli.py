@@ -1,40 +1,32 @@
-"""The command line: `clipjax COMMAND`. Each group of commands is a file in `clipjax/commands/`.
+"""The command line: `clipjax COMMAND`. A module of `clipjax/commands/` that has `register` adds its commands.
 
-Exit codes: 0 done; 1 data (a file or folder is not what it should be); 2 usage; 75 interrupted, run it again
-and it goes on; 130 stopped by Ctrl-C; 141 the reader of a pipe has gone. Results go to stdout, progress and
+Exit codes: 0 done, 1 data (a file or folder is not what it should be), 2 usage, 75 interrupted: run it again
+and it goes on, 130 stopped by Ctrl-C, 141 the reader of a pipe has gone. Results go to stdout, progress and
 errors to stderr.
 """
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import sys
 
 import typer
 
-from clipjax.commands import (
-    analyze,
-    claims,
-    compare,
-    crosscheck,
-    datasets,
-    doctor,
-    evaluate,
-    explain,
-    finetune,
-    models,
-    report,
-    results,
-    results_diff,
-    store,
-    sweep,
-    tasks,
-    wise_ft,
-)
+from clipjax import commands
 from clipjax.commands.shared.failures import in_one_sentence
+from clipjax.config import plug_ins
 from clipjax.devices import signals
 from clipjax.errors import ClipjaxError
 from clipjax.results.escaping import terminal
 from clipjax.results.remarks import remarks
+
+# Modules in the order in which `clipjax --help` lists their commands; others follow by name.
+ORDER = (
+    *("models", "convert", "export", "verify", "evaluate", "sweep", "crosscheck", "tasks", "compare"),
+    *("doctor", "explain", "analyze", "report", "claims", "finetune", "wise_ft"),
+    *("datasets", "results", "store"),
+)
 
 app = typer.Typer(
     name="clipjax",
@@ -45,23 +37,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-models.register(app)
-evaluate.register(app)
-sweep.register(app)
-crosscheck.register(app)
-tasks.register(app)
-compare.register(app)
-doctor.register(app)
-explain.register(app)
-analyze.register(app)
-report.register(app)
-claims.register(app)
-finetune.register(app)
-wise_ft.register(app)
-app.add_typer(datasets.app, name="datasets")
-results_diff.register(results.app)
-app.add_typer(results.app, name="results")
-app.add_typer(store.app, name="store")
+
+
+def command_modules() -> list[str]:
+    """The modules of `commands/` and its folders that have `register`, in the order of `ORDER`."""
+    inside = pkgutil.iter_modules(commands.__path__, f"{commands.__name__}.")
+    folders = [commands.__name__, *(module.name for module in inside if module.ispkg)]
+    found = [
+        (name, f"{folder}.{name}")
+        for folder in folders
+        for name in plug_ins(importlib.import_module(folder).__path__, "def register")
+    ]
+    place = {name: number for number, name in enumerate(ORDER)}
+    return [module for _, module in sorted(found, key=lambda each: (place.get(each[0], len(ORDER)), each[0]))]
+
+
+for _module in command_modules():
+    importlib.import_module(_module).register(app)
 
 
 @app.callback()

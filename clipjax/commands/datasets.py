@@ -25,6 +25,10 @@ app = typer.Typer(
 USAGE = "clipjax datasets check NAME PATH"
 
 
+def register(root: typer.Typer) -> None:
+    root.add_typer(app, name="datasets")
+
+
 @app.command("list")
 def list_cards(
     task: Annotated[str | None, typer.Option("--task", "-t", help="Only the data sets of this task.")] = None,

@@ -19,6 +19,11 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
+
+def register(root: typer.Typer) -> None:
+    root.add_typer(app, name="store")
+
+
 PixelsOption = Annotated[
     bool, typer.Option("--pixels", help="The pixel store of the user's cache, not the embeddings.")
 ]

@@ -16,8 +16,8 @@ from typer.testing import CliRunner, Result
 
 import clipjax
 from clipjax import cli
-from clipjax.commands import finetune
-from clipjax.commands.shared.changes import print_changes
+from clipjax.commands.finetune import finetune
+from clipjax.commands.finetune.changes import print_changes
 from clipjax.errors import ClipjaxError, DataError, Interrupted, UsageError
 from clipjax.finetune import plan, run
 from clipjax.finetune.before_after import Change

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import clipjax.commands
+from clipjax import cli
 from clipjax.commands.shared.exclusions import refuse_beside, refuse_without
 from clipjax.errors import UsageError
 
@@ -15,19 +16,24 @@ COMMANDS = Path(clipjax.commands.__file__).parent
 
 
 def trees() -> dict[str, ast.Module]:
-    files = [*COMMANDS.glob("*.py"), *(COMMANDS / "shared").glob("*.py")]
-    return {file.stem: ast.parse(file.read_text(encoding="utf-8")) for file in files}
+    files = COMMANDS.rglob("*.py")
+    return {str(file.relative_to(COMMANDS)): ast.parse(file.read_text(encoding="utf-8")) for file in files}
 
 
 def test_no_command_imports_another() -> None:
+    commands = set(cli.command_modules())
     for name, tree in trees().items():
         for node in ast.walk(tree):
-            if (
-                isinstance(node, ast.ImportFrom)
-                and node.module
-                and node.module.startswith("clipjax.commands")
-            ):
-                assert node.module.startswith("clipjax.commands.shared."), f"{name}: {node.module}"
+            if isinstance(node, ast.ImportFrom):
+                assert node.module not in commands, f"{name}: {node.module}"
+
+
+def test_commands_are_found_and_each_has_a_name_of_its_own() -> None:
+    names = [module.rpartition(".")[2] for module in cli.command_modules()]
+    assert not set(cli.ORDER) - set(names)
+    root = cli.app.registered_commands, cli.app.registered_groups
+    titles = [each.name or getattr(each.callback, "__name__", "") for part in root for each in part]
+    assert len(titles) == len(set(titles)) 
 
 
 def test_an_option_is_declared_once() -> None:

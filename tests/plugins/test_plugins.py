@@ -47,6 +47,7 @@ OF_EACH_KIND = {
     "tests/results/test_protocols.py": ("test_the_file_names_what_exists",),
     "tests/results/test_references.py": ("test_every_source_says_what_a_reader_needs",),
     "tests/finetune/test_recipe.py": ("test_every_method_with_a_recipe_has_a_reference_recipe",),
+    "tests/commands/test_shared.py": (),
     "tests/commands/test_finetune_command.py": ("test_list_shows_every_method_and_recipe",),
     "tests/checkpoints/test_registry.py": (
         "test_every_row_of_the_study_is_registered",

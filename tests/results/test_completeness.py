@@ -21,7 +21,7 @@ from clipjax.analysis.report.data import report_data
 from clipjax.analysis.rows.cells import Cell, Column, RowIndex, Term, cells_of
 from clipjax.analysis.rows.curation import curation_table, export_curation, wide
 from clipjax.cli import app
-from clipjax.commands.evaluate import _show
+from clipjax.commands.runs.evaluate import _show
 from clipjax.data.labels import load_labels
 from clipjax.evaluation.predictions.run import evaluate_predictions
 from clipjax.evaluation.rows import Result

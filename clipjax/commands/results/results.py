@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from clipjax.commands.results.diff import diff
 from clipjax.commands.shared.exclusions import refuse_beside
 from clipjax.commands.shared.options import (
     LinesOption,
@@ -22,6 +23,12 @@ from clipjax.commands.shared.result_folder import check_choice, emit, opened, se
 from clipjax.errors import DataError, UsageError, unknown_name
 
 app = typer.Typer(help="Result rows: list, compare, merge and export them.", no_args_is_help=True)
+
+
+def register(root: typer.Typer) -> None:
+    app.command("diff")(diff)
+    root.add_typer(app, name="results")
+
 
 Models = Annotated[
     list[str] | None,

@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 _HELP = "Folder that `clipjax eval --results` wrote to, or of one run."
 
 
-def register(app: typer.Typer) -> None:
-    app.command("diff")(diff)
-
-
 def diff(
     first: Annotated[Path, typer.Argument(metavar="A", help=_HELP)],
     second: Annotated[Path, typer.Argument(metavar="B", help="The same; differences are B - A.")],

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from clipjax.commands.shared.changes import print_changes
+from clipjax.commands.finetune.changes import print_changes
 from clipjax.commands.shared.exclusions import check_suite, refuse_beside, refuse_without
 from clipjax.commands.shared.options import (
     DistributedOption,
@@ -178,7 +178,7 @@ def finetune(
         refuse_beside(method, {"--name": name, "--facts-of": facts_of, "--fact": fact, "--facts": facts})
     jobs = _jobs(method, model, recipe, changes or [], seeds or [], shots, place(out or Path()))
     if dry_run:
-        from clipjax.commands.shared.finetune_plan import print_plan
+        from clipjax.commands.finetune.plan import print_plan
 
         pairs = [(job.model, job.recipe) for job in jobs]
         print_plan(asked.read(), asked.settings(), pairs, asked.loading, as_json)
