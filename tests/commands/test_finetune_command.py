@@ -16,8 +16,8 @@ from typer.testing import CliRunner, Result
 
 import clipjax
 from clipjax import cli
-from clipjax.commands.finetune import finetune
 from clipjax.commands.finetune.changes import print_changes
+from clipjax.commands.finetune.summary import show_job
 from clipjax.errors import ClipjaxError, DataError, Interrupted, UsageError
 from clipjax.finetune import plan, run
 from clipjax.finetune.before_after import Change
@@ -203,9 +203,9 @@ def test_only_a_loss_is_red_and_only_a_gain_green(monkeypatch: pytest.MonkeyPatc
 def test_what_was_chosen_is_rounded_for_reading(capsys: pytest.CaptureFixture[str]) -> None:
     chosen = {"alpha": 0.1 + 0.2, "epoch": 3, "learning_rates": [1e-5, 1 / 3], "how": "grid"}
     card = SimpleNamespace(lineage={"chosen": chosen})
-    made = SimpleNamespace(seed=1, folder=Path("seed1"), model=SimpleNamespace(card=card))
+    made: Any = SimpleNamespace(seed=1, folder=Path("seed1"), model=SimpleNamespace(card=card))
     job: Any = SimpleNamespace(recipe=SimpleNamespace(title="Tip"))
-    finetune._show(job, [made], [])
+    show_job(job, [made], [])
     expected = "alpha = 0.3, epoch = 3, learning_rates = [1e-05, 0.3333], how = grid"
     assert capsys.readouterr().out == f"Tip, seed 1: seed1/model, {expected}\n"
 

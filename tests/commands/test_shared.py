@@ -33,7 +33,7 @@ def test_commands_are_found_and_each_has_a_name_of_its_own() -> None:
     assert not set(cli.ORDER) - set(names)
     root = cli.app.registered_commands, cli.app.registered_groups
     titles = [each.name or getattr(each.callback, "__name__", "") for part in root for each in part]
-    assert len(titles) == len(set(titles)) 
+    assert len(titles) == len(set(titles))
 
 
 def test_an_option_is_declared_once() -> None:

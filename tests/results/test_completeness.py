@@ -21,7 +21,7 @@ from clipjax.analysis.report.data import report_data
 from clipjax.analysis.rows.cells import Cell, Column, RowIndex, Term, cells_of
 from clipjax.analysis.rows.curation import curation_table, export_curation, wide
 from clipjax.cli import app
-from clipjax.commands.runs.evaluate import _show
+from clipjax.commands.runs.summary import show
 from clipjax.data.labels import load_labels
 from clipjax.evaluation.predictions.run import evaluate_predictions
 from clipjax.evaluation.rows import Result
@@ -208,7 +208,7 @@ def test_miniature_data_run_as_before_and_say_so(tmp_path, capsys):
         paint(tmp_path / "cue" / name / f"{name}1-bird1.png", "red")
     result = cues(tmp_path / "cue", tmp_path / "results")
     assert result.rows[0]["part"] == {"images": 16, "of": 1280}
-    _show([result], as_json=False)
+    show([result], as_json=False)
     shown = capsys.readouterr()
     assert "not the whole data set: cue_conflict: 16 of 1,280 images" in shown.err
     assert "16 of 1,280 images" in shown.out

@@ -14,7 +14,7 @@ OWN = ("tasks", "demo", "analysis/figures/tasks", "data/readers")
 # (file, name) -> why the name may stand there.
 ALLOWED = {
     ("evaluation/evaluate.py", "zeroshot"): "the default of a public function",
-    ("commands/finetune/wise_ft.py", "zeroshot"): "the curve of WiSE-FT is of zero-shot accuracy",
+    ("commands/finetune/wise_ft_curve.py", "zeroshot"): "the curve of WiSE-FT is of zero-shot accuracy",
     ("finetune/wise_ft.py", "zeroshot"): "a lineage's method: the zero-shot end of WiSE-FT",
     ("finetune/linear_head.py", "zeroshot"): "the initialisation of a head, no task",
     ("verification/crosscheck/run.py", "zeroshot"): "what both sides compute",

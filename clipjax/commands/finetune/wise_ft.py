@@ -5,42 +5,41 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from clipjax.commands.shared.exclusions import check_suite, refuse_without
-from clipjax.commands.shared.options import (
-    JsonOption,
-    PixelBudgetOption,
-    PixelStoreOption,
-    StoreOption,
-    SuiteOption,
-    SuiteRootOption,
-    ValidationDatasetOption,
-    ValidationOption,
-    WorkersOption,
-    workers_asked,
-)
-from clipjax.commands.shared.output import print_table, say
-from clipjax.commands.shared.stores import pixels_in, store_root
+from clipjax.commands.finetune.data_options import SuiteOptions, ValidationOptions
+from clipjax.commands.finetune.wise_ft_curve import draw, measure, show
+from clipjax.commands.shared.exclusions import refuse_without
+from clipjax.commands.shared.options import JsonOption, WorkersOption, workers_asked
+from clipjax.commands.shared.output import say
+from clipjax.commands.shared.records import taking
+from clipjax.commands.shared.stores import StoreOptions
 from clipjax.errors import UsageError
 
 if TYPE_CHECKING:
+    from clipjax.checkpoints.model import Model
+    from clipjax.data.labels import PromptSet
     from clipjax.embeddings.compute import Compute
+    from clipjax.finetune.data.splits import ValidationSplit
 
 
 def register(app: typer.Typer) -> None:
-    app.command("wise-ft")(wise_ft)
+    app.command("wise-ft")(taking(WiseOptions, wise_ft))
 
 
-def wise_ft(
-    base: Annotated[str, typer.Argument(metavar="BASE", help="The pretrained model: id or folder.")],
-    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="The model fine-tuned from it, a folder.")],
+@dataclass(frozen=True, kw_only=True)
+class WiseOptions:
+    """The command line of `clipjax wise-ft`."""
+
+    base: Annotated[str, typer.Argument(metavar="BASE", help="The pretrained model: id or folder.")]
+    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="The model fine-tuned from it, a folder.")]
     out: Annotated[
         Path, typer.Option("--out", help="Folder for the model and the sweep's results, or a URL.")
-    ],
+    ]
     alphas: Annotated[
         list[float] | None,
         typer.Option(
@@ -49,27 +48,47 @@ def wise_ft(
             max=1.0,
             help="0 is BASE, 1 is TUNED; may be repeated. Default: 0, 0.1, ... 1.",
         ),
-    ] = None,
+    ] = None
     prompts: Annotated[
         str | None, typer.Option(help="Prompt set of the zero-shot head; default: that of the fine-tuning.")
-    ] = None,
-    validation: ValidationOption = None,
-    validation_dataset: ValidationDatasetOption = "folder",
-    evaluate: SuiteOption = None,
-    data_root: SuiteRootOption = None,
+    ] = None
+    held_out: ValidationOptions
+    suite: SuiteOptions
     reference: Annotated[
         str | None,
         typer.Option(help="Data set for the figure's horizontal axis; default the first one named *_val."),
-    ] = None,
+    ] = None
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="What to call the model; default: after TUNED.")
-    ] = None,
-    workers: WorkersOption = "0",
-    store: StoreOption = None,
-    pixel_store: PixelStoreOption = None,
-    pixel_budget: PixelBudgetOption = None,
-    as_json: JsonOption = False,
-) -> None:
+    ] = None
+    workers: WorkersOption = "0"
+    stores: StoreOptions
+    as_json: JsonOption = False
+
+    def check(self) -> None:
+        """Raises UsageError for options that need each other, a published model's name, or a model in OUT."""
+        from clipjax.checkpoints.identity.naming import taken_names
+
+        self.suite.check()
+        if self.suite.evaluate is None and self.held_out.validation is None:
+            refuse_without("--validation or --evaluate", {"--pixel-store": self.stores.pixel_store})
+        if self.name is not None and self.name in taken_names():
+            raise UsageError(f"--name {self.name} is a published model: choose another name")
+        _refuse_overwriting(self.folder / "model", self.base, self.tuned)
+
+    @property
+    def folder(self) -> Path:
+        """--out, which may be a URL."""
+        from clipjax.storage.buckets import place
+
+        return place(self.out)
+
+    def compute(self) -> Compute:
+        """How images are embedded."""
+        return self.stores.compute(workers=workers_asked(self.workers), progress=False)
+
+
+def wise_ft(options: WiseOptions) -> None:
     """Interpolate the weights of a model and its fine-tuned one (WiSE-FT).
 
     Writes OUT/model at one alpha: the best on --validation, else the one --alpha given, else 0.5. With
@@ -81,48 +100,24 @@ def wise_ft(
 
         clipjax wise-ft b32 ce/seed1/model --out wise --evaluate robustness --data-root /data
     """
-    from clipjax.checkpoints.identity.naming import taken_names
-    from clipjax.finetune.wise_ft import ALPHAS, choose_alpha
-    from clipjax.storage.buckets import place
+    from clipjax.finetune.wise_ft import ALPHAS
 
-    out = place(out)
-    check_suite(evaluate, data_root)
-    if evaluate is None and validation is None:
-        refuse_without("--validation or --evaluate", {"--pixel-store": pixel_store})
-    if name is not None and name in taken_names():
-        raise UsageError(f"--name {name} is a published model: choose another name")
-    chosen = tuple(alphas or ALPHAS)
-    _refuse_overwriting(out / "model", base, tuned)
-    first, second, prompt_set = _pair(base, tuned, prompts)
-    seen: dict[str, Any] = {}
-    from clipjax.embeddings.compute import Compute
-    from clipjax.storage.store import Store
-
-    pixels = pixels_in(pixel_store, pixel_budget)
-    compute = Compute(pixel_store=pixels, workers=workers_asked(workers), progress=False)
-    if validation is not None:
-        split = _validation(validation, validation_dataset, second.card, evaluate, data_root)
-        choice = choose_alpha(first, second, split, prompts=prompt_set, alphas=chosen, compute=compute)
-        alpha = choice.best
-        seen = {"validation": split.name, "validation_digest": split.manifest.digest}
-        seen |= {"alphas": list(chosen), "alpha_accuracies": list(choice.tried)}
-        say(f"chosen on {split.name}: alpha {alpha:g}, accuracy {choice.accuracy:.4f}", err=True)
-    else:
-        alpha = chosen[0] if len(chosen) == 1 else 0.5
-    rows: list[dict[str, Any]] = []
-    if evaluate is not None and data_root is not None:
-        stored = dataclasses.replace(compute, store=Store(store_root(store)))
-        rows = _sweep(first, second, chosen, evaluate, data_root, out, stored)
-    _write(first, second, alpha, seen, out, name)
-    drawn = _draw(rows, reference, alpha, out) if rows else []
-    if as_json:
+    options.check()
+    out, alphas = options.folder, tuple(options.alphas or ALPHAS)
+    compute, suite = options.compute(), options.suite.read()
+    pair = _pair(options)
+    alpha, choice = _choose(pair, alphas, options, compute)
+    rows = [] if suite is None else measure(pair.base, pair.tuned, alphas, *suite, out / "results", compute)
+    _write(pair, alpha, choice, options)
+    figure = draw(rows, options.reference, alpha, out) if rows else []
+    if options.as_json:
         say(json.dumps({"alpha": alpha, "model": str(out / "model"), "rows": rows}, indent=2))
         return
-    if rows and evaluate is not None:
-        _show(rows, chosen, evaluate)
+    if rows and suite is not None:
+        show(rows, alphas, suite[0])
         say("")
-    if drawn:
-        say(f"figure: {', '.join(map(str, drawn))}")
+    if figure:
+        say(f"figure: {', '.join(map(str, figure))}")
     say(f"alpha {alpha:g}: {out / 'model'}")
 
 
@@ -139,109 +134,69 @@ def _refuse_overwriting(target: Path, base: str, tuned: str) -> None:
         raise UsageError(f"{target} holds a model that is no mixture: name another --out")
 
 
-def _pair(base: str, tuned: str, prompts: str | None) -> tuple[Any, Any, Any]:
-    """The two models, of one kind: if TUNED is a classifier, a CLIP BASE becomes its zero-shot classifier."""
+class _Pair(NamedTuple):
+    """The two models to mix, of one kind, and the prompts of their zero-shot heads."""
+
+    base: Model
+    tuned: Model
+    prompts: PromptSet
+
+
+def _pair(options: WiseOptions) -> _Pair:
+    """Load the models. If TUNED is a classifier, a CLIP BASE becomes its zero-shot classifier."""
     from clipjax.checkpoints.load import load_model
     from clipjax.data.labels import load_prompts
     from clipjax.finetune.wise_ft import zero_shot_classifier
     from clipjax.heads.build import classifier_head
 
-    first, second = load_model(base), load_model(tuned)
-    recipe = (second.card.lineage or {}).get("recipe", {})
-    name = prompts or recipe.get("prompts") or "openai_80"
-    found = load_prompts(name)
-    if (first.card.kind, second.card.kind) == ("zero_shot", "classifier"):
-        first = zero_shot_classifier(first, classifier_head(second).label_space, found, progress=True)
-    return first, second, found
+    base, tuned = load_model(options.base), load_model(options.tuned)
+    recipe = (tuned.card.lineage or {}).get("recipe", {})
+    prompts = load_prompts(options.prompts or recipe.get("prompts") or "openai_80")
+    if (base.card.kind, tuned.card.kind) == ("zero_shot", "classifier"):
+        base = zero_shot_classifier(base, classifier_head(tuned).label_space, prompts, progress=True)
+    return _Pair(base, tuned, prompts)
 
 
-def _validation(root: Path, card: str, tuned: Any, suite: str | None, data_root: Path | None) -> Any:
-    """The images to choose by.
+def _choose(
+    pair: _Pair, alphas: Sequence[float], options: WiseOptions, compute: Compute
+) -> tuple[float, dict[str, Any]]:
+    """The alpha to write, and how it was chosen: empty without --validation."""
+    from clipjax.finetune.wise_ft import choose_alpha
 
-    Not those trained on, where the fine-tuned model is best whatever it has lost; not those of the suite.
+    if (split := _validation(pair.tuned, options)) is None:
+        return (alphas[0] if len(alphas) == 1 else 0.5), {}
+    unstored = dataclasses.replace(compute, store=None)
+    choice = choose_alpha(*pair[:2], split, prompts=pair.prompts, alphas=alphas, compute=unstored)
+    say(f"chosen on {split.name}: alpha {choice.best:g}, accuracy {choice.accuracy:.4f}", err=True)
+    seen = {"validation": split.name, "validation_digest": split.manifest.digest}
+    return choice.best, seen | {"alphas": list(alphas), "alpha_accuracies": list(choice.tried)}
+
+
+def _validation(tuned: Model, options: WiseOptions) -> ValidationSplit | None:
+    """The images to choose by, if any; refuses those of the suite, and those trained on.
+
+    On the latter the fine-tuned model is best, whatever it has lost.
     """
-    from clipjax.data.cards import load_dataset
     from clipjax.finetune.before_after import refuse_leaks
     from clipjax.finetune.data.splits import validation_split_of
-    from clipjax.finetune.suites import load_suite
 
-    dataset = load_dataset(card, root)
+    if (dataset := options.held_out.read()) is None:
+        return None
     split = validation_split_of(dataset)
-    trained_on = (tuned.lineage or {}).get("train", {}).get("digest")
+    trained_on = (tuned.card.lineage or {}).get("train", {}).get("digest")
     if dataset.card.split == "train" or trained_on == split.manifest.digest:
         raise UsageError(
             f"alpha cannot be chosen on {split.name}, images to train on: give others, --validation DIR"
         )
-    if suite is not None and data_root is not None:
-        refuse_leaks([split], load_suite(suite), data_root)
+    if (suite := options.suite.read()) is not None:
+        refuse_leaks([split], *suite)
     return split
 
 
-def _sweep(
-    first: Any,
-    second: Any,
-    alphas: Sequence[float],
-    suite: str,
-    data_root: Path,
-    out: Path,
-    compute: Compute,
-) -> list[dict[str, Any]]:
-    """The rows of every alpha on the suite."""
-    from clipjax.finetune.before_after import evaluate_suite, left_out
-    from clipjax.finetune.suites import load_suite
-    from clipjax.finetune.wise_ft import sweep
-
-    found = load_suite(suite)
-    for line in left_out(found, data_root):
-        say(line, err=True)
-    rows = []
-    for model in sweep(first, second, alphas):
-        results = evaluate_suite(
-            model,
-            found,
-            data_root,
-            lambda line: say(line, err=True),
-            compute=compute,
-            results=out / "results",
-        )
-        rows += [row for result in results for row in found.shown(result.rows)]
-    return rows
-
-
-def _write(first: Any, second: Any, alpha: float, seen: dict[str, Any], out: Path, name: str | None) -> None:
+def _write(pair: _Pair, alpha: float, choice: dict[str, Any], options: WiseOptions) -> None:
     from clipjax.finetune.wise_ft import interpolate
 
-    model = interpolate(first, second, alpha)
-    lineage = {**(model.card.lineage or {}), **({"chosen": seen} if seen else {})}
-    card = dataclasses.replace(model.card, id=name or model.card.id, lineage=lineage)
-    model.with_card(card).save(out / "model")
-
-
-def _show(rows: Sequence[dict[str, Any]], alphas: Sequence[float], suite: str) -> None:
-    """One line a number of the suite, one column an alpha."""
-    from clipjax.finetune.suites import load_suite
-
-    titles = {(each.task, each.metric, each.slice): each.title for each in load_suite(suite).metrics}
-    found: dict[tuple[str, str, str], dict[float, str]] = {}
-    for row in rows:
-        name = row["task"], row["dataset"], titles[row["task"], row["metric"], row["slice"]]
-        value = "" if row["value"] is None else f"{row['value']:.4f}"
-        found.setdefault(name, {})[row["model_facts"]["lineage"]["alpha"]] = value
-    cells = [[*name, *(values.get(alpha, "") for alpha in alphas)] for name, values in found.items()]
-    print_table(["task", "data set", "number", *(f"alpha {alpha:g}" for alpha in alphas)], cells)
-
-
-def _draw(rows: Sequence[dict[str, Any]], reference: str | None, alpha: float, out: Path) -> list[Path]:
-    """Draw the curve; on stderr the reason if it cannot be drawn."""
-    from clipjax.analysis.figures.tasks.finetuning import alpha_figure
-    from clipjax.errors import DataError
-    from clipjax.storage.publishing import moved, working_copy
-
-    names = list(dict.fromkeys(row["dataset"] for row in rows if row["task"] == "zeroshot"))
-    held_out = [name for name in names if name.endswith("_val")]
-    try:
-        axis = reference or next(iter([*held_out, *names]), "")
-        return moved(alpha_figure(rows, axis, working_copy(out) / "wise_ft", written=alpha), out)
-    except DataError as error:
-        say(f"no figure: {error}", err=True)
-        return []
+    model = interpolate(pair.base, pair.tuned, alpha)
+    lineage = {**(model.card.lineage or {}), **({"chosen": choice} if choice else {})}
+    card = dataclasses.replace(model.card, id=options.name or model.card.id, lineage=lineage)
+    model.with_card(card).save(options.folder / "model")

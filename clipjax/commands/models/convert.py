@@ -2,57 +2,59 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipjax.commands.shared.options import (
-    FactOption,
-    FactsOfOption,
-    FactsOption,
-    NameOption,
-    say_unknown_facts,
-    stated_options,
-)
+from clipjax.commands.shared.facts import FactOptions, say_unknown_facts
+from clipjax.commands.shared.options import NameOption
 from clipjax.commands.shared.output import say
+from clipjax.commands.shared.records import taking
+
+if TYPE_CHECKING:
+    from clipjax.models.arch import Arch
 
 
 def register(app: typer.Typer) -> None:
-    app.command("convert")(convert)
+    app.command("convert")(taking(ConvertOptions, convert))
 
 
-def convert(
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions:
+    """The command line of `clipjax convert`."""
+
     source: Annotated[
         str,
         typer.Argument(
             metavar="SRC",
             help="A checkpoint file or folder (safetensors, .bin, .pt), a hub repository, or a model id.",
         ),
-    ],
+    ]
     card: Annotated[
         str | None,
         typer.Option(
             "--card", "--model", "-m", metavar="ID", help="Registered model that says how to load SRC."
         ),
-    ] = None,
+    ] = None
     out: Annotated[
         Path | None,
         typer.Option(
             "--out", "-o", help="Folder to write, or a URL; default: ./ID (./ID-N with --image-size)."
         ),
-    ] = None,
+    ] = None
     image_size: Annotated[
         int | None,
         typer.Option(
             metavar="N", help="For images of N x N pixels: resample the position table, and say so."
         ),
-    ] = None,
-    name: NameOption = None,
-    facts_of: FactsOfOption = None,
-    fact: FactOption = None,
-    facts: FactsOption = None,
-) -> None:
+    ] = None
+    name: NameOption = None
+    facts: FactOptions
+
+
+def convert(options: ConvertOptions) -> None:
     """Convert a checkpoint into clipjax's own format (model.safetensors and card.json), strictly.
 
     Every tensor of the source is used once and every parameter of the model is filled once, or nothing is
@@ -66,16 +68,18 @@ def convert(
         clipjax convert w.pt --card vit_b_32-openai --name mine --fact train_source=CC12M
     """
     from clipjax.checkpoints.load import convert_model
-    from clipjax.models.network import Network
 
-    stated = stated_options(name, facts_of, fact, facts)
-    folder, written = convert_model(source, out, card=card, image_size=image_size, **stated)
-    say_unknown_facts(source, written)
-    params = _count(Network(written.arch).abstract_params())
-    say(f"{folder}: {written.id} ({written.arch.name}), {params:.1f} M parameters")
+    stated = options.facts.stated(options.name)
+    folder, card = convert_model(
+        options.source, options.out, card=options.card, image_size=options.image_size, **stated
+    )
+    say_unknown_facts(options.source, card)
+    say(f"{folder}: {card.id} ({card.arch.name}), {_millions(card.arch):.1f} M parameters")
 
 
-def _count(params: Any) -> float:
+def _millions(arch: Arch) -> float:
     import jax
 
-    return sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6
+    from clipjax.models.network import Network
+
+    return sum(leaf.size for leaf in jax.tree.leaves(Network(arch).abstract_params())) / 1e6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -10,23 +11,27 @@ import typer
 from clipjax.commands.shared.exclusions import refuse_beside
 from clipjax.commands.shared.options import JsonOption
 from clipjax.commands.shared.output import print_table, say
+from clipjax.commands.shared.records import taking
 
 
 def register(app: typer.Typer) -> None:
-    app.command("models")(models)
+    app.command("models")(taking(ModelsOptions, models))
 
 
-def models(
-    name: Annotated[str | None, typer.Argument(help="Show one model's whole card.")] = None,
+@dataclass(frozen=True, kw_only=True)
+class ModelsOptions:
+    """The command line of `clipjax models`."""
+
+    name: Annotated[str | None, typer.Argument(help="Show one model's whole card.")] = None
     group: Annotated[
         str | None,
         typer.Option(help="Only this group: clip, clip_ft, curated, dense_baseline or example."),
-    ] = None,
+    ] = None
     by_family: Annotated[
         bool, typer.Option("--by-family", help="One line per pair of tower families, not per model.")
-    ] = False,
-    as_json: JsonOption = False,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
+    ] = False
+    as_json: JsonOption = False
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False
     aot: Annotated[
         str | None,
         typer.Option(
@@ -34,8 +39,20 @@ def models(
             help="Compile the forward passes ahead of time for these TPU chips (v5e,v4,v5p,v6e): minutes per "
             "model. Needs the extra `tpu`, but no TPU.",
         ),
-    ] = None,
-) -> None:
+    ] = None
+
+    def check(self) -> None:
+        """Raises UsageError for options that exclude each other."""
+        forms = {"--by-family": self.by_family, "--markdown": self.as_markdown}
+        if self.name is not None:
+            refuse_beside(f"the model {self.name}", {"--group": self.group, **forms})
+        if self.aot is not None:
+            refuse_beside("--aot", forms)
+        if self.as_json:
+            refuse_beside("--json", forms)
+
+
+def models(options: ModelsOptions) -> None:
     """List the registered models with what is verified of each, or show one model's card.
 
     "verified": its full-size tensors match those of the reference library one to one, and a narrow model with
@@ -44,29 +61,28 @@ def models(
     from clipjax.checkpoints.identity.registry import model_card
     from clipjax.verification import coverage
 
-    forms = {"--by-family": by_family, "--markdown": as_markdown}
-    if name is not None:
-        refuse_beside(f"the model {name}", {"--group": group, **forms})
-    if aot is not None:
-        refuse_beside("--aot", forms)
-    if as_json:
-        refuse_beside("--json", forms)
-    if aot is not None:
-        ids = [name] if name is not None else [row.id for row in coverage.coverage(group)]
-        _compile_ahead(ids, aot.split(","), as_json)
-        return
-    if name is not None:
-        say(json.dumps(model_card(name).to_dict(), indent=2))
-        return
-    rows = coverage.coverage(group)
-    if as_json:
+    options.check()
+    if options.aot is not None:
+        rows = coverage.coverage(options.group)
+        ids = [options.name] if options.name is not None else [row.id for row in rows]
+        _compile_ahead(ids, options.aot.split(","), options.as_json)
+    elif options.name is not None:
+        say(json.dumps(model_card(options.name).to_dict(), indent=2))
+    else:
+        _list(options)
+
+
+def _list(options: ModelsOptions) -> None:
+    from clipjax.verification import coverage
+
+    rows = coverage.coverage(options.group)
+    if options.as_json:
         say(json.dumps(coverage.to_dict(rows), indent=2))
-        return
-    if as_markdown:
-        say(coverage.markdown("families" if by_family else "models", rows))
-        return
-    print_table(*(coverage.family_table if by_family else coverage.table)(rows))
-    say(f"\n{coverage.summary(rows)}")
+    elif options.as_markdown:
+        say(coverage.markdown("families" if options.by_family else "models", rows))
+    else:
+        print_table(*(coverage.family_table if options.by_family else coverage.table)(rows))
+        say(f"\n{coverage.summary(rows)}")
 
 
 def _compile_ahead(ids: list[str], chips: list[str], as_json: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,16 +15,14 @@ from clipjax.commands.shared.options import (
     BatchSizeOption,
     DistributedOption,
     ParamsOption,
-    PixelBudgetOption,
-    PixelStoreOption,
-    StoreOption,
     WorkersOption,
     batch_asked,
     workers_asked,
 )
 from clipjax.commands.shared.output import print_table, say
 from clipjax.commands.shared.processes import join, say_waiting
-from clipjax.commands.shared.stores import CACHE, pixels_in, store_root
+from clipjax.commands.shared.records import taking
+from clipjax.commands.shared.stores import CACHE, StoreOptions
 from clipjax.devices import signals
 from clipjax.errors import DataError, counted
 
@@ -34,57 +33,84 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    app.command("sweep")(sweep)
+    app.command("sweep")(taking(SweepOptions, sweep))
 
 
-def sweep(
+@dataclass(frozen=True, kw_only=True)
+class SweepOptions:
+    """The command line of `clipjax sweep`."""
+
     suite: Annotated[
         str,
         typer.Argument(metavar="SUITE", help="A TOML file, or suite:NAME for one that ships with clipjax."),
-    ],
+    ]
     data_root: Annotated[
         Path | None, typer.Option("--data-root", help="Folder of data sets, in place of the suite's.")
-    ] = None,
+    ] = None
     model_root: Annotated[
         Path | None,
         typer.Option(
             "--model-root",
             help="Folder of checkpoints named by model id, used in place of the hub's.",
         ),
-    ] = None,
+    ] = None
     results: Annotated[
         Path, typer.Option(help="Folder for result rows; what has rows there is not run again.")
-    ] = Path("results"),
-    store: StoreOption = None,
-    pixel_store: PixelStoreOption = None,
-    pixel_budget: PixelBudgetOption = None,
+    ] = Path("results")
+    stores: StoreOptions
     no_pixel_store: Annotated[
         bool, typer.Option("--no-pixel-store", help="Decode for every model, keep no pixels.")
-    ] = False,
+    ] = False
     no_compile_cache: Annotated[
         bool, typer.Option("--no-compile-cache", help="Keep no compiled programs between runs.")
-    ] = False,
-    batch_size: BatchSizeOption = "auto",
-    params: ParamsOption = "auto",
-    workers: WorkersOption = "auto",
+    ] = False
+    batch_size: BatchSizeOption = "auto"
+    params: ParamsOption = "auto"
+    workers: WorkersOption = "auto"
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Run part I of N, for the jobs of an array.")
-    ] = None,
+    ] = None
     shares: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="With --dry-run: what each of N parts would take.")
-    ] = None,
+    ] = None
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be run, what it takes and what is there.")
-    ] = False,
+    ] = False
     collect: Annotated[
         bool, typer.Option("--collect", help="Run nothing: say which runs have no results yet.")
-    ] = False,
+    ] = False
     from_: Annotated[
         list[Path] | None,
         typer.Option("--from", help="With --collect: folders of results to copy into --results first."),
-    ] = None,
-    distributed: DistributedOption = False,
-) -> None:
+    ] = None
+    distributed: DistributedOption = False
+
+    def check(self) -> None:
+        """Raises UsageError for options that exclude or need each other."""
+        stores = self.stores
+        if self.no_pixel_store:
+            pixels = {"--pixel-store": stores.pixel_store, "--pixel-budget": stores.pixel_budget}
+            refuse_beside("--no-pixel-store", pixels)
+        if self.collect:
+            refuse_beside("--collect", {"--dry-run": self.dry_run, "--distributed": self.distributed})
+        else:
+            refuse_without("--collect", {"--from": self.from_})
+        if self.dry_run:
+            refuse_beside("--dry-run", {"--distributed": self.distributed})
+        else:
+            refuse_without("--dry-run", {"--shares": self.shares})
+
+    def compute(self) -> Compute:
+        """How the runs are computed: pixels are kept in the user's cache unless the options differ."""
+        pixels = None if self.no_pixel_store else self.stores.pixel_store or CACHE
+        return replace(self.stores, pixel_store=pixels).compute(
+            per_device_batch=batch_asked(self.batch_size),
+            params=self.params,
+            workers=workers_asked(self.workers),
+        )
+
+
+def sweep(options: SweepOptions) -> None:
     """Run a suite: every model on every data set with every task that it names.
 
     Runs with results are skipped, failures are named at the end, and the same command continues a stopped
@@ -100,51 +126,37 @@ def sweep(
 
         clipjax sweep suite.toml --data-root /data --collect
     """
-    from clipjax.sweep.shards import read_shard
-    from clipjax.sweep.suite import load_suite
-
-    if no_pixel_store:
-        refuse_beside("--no-pixel-store", {"--pixel-store": pixel_store, "--pixel-budget": pixel_budget})
-    if collect:
-        refuse_beside("--collect", {"--dry-run": dry_run, "--distributed": distributed})
-    else:
-        refuse_without("--collect", {"--from": from_})
-    if dry_run:
-        refuse_beside("--dry-run", {"--distributed": distributed})
-    else:
-        refuse_without("--dry-run", {"--shares": shares})
-    part = None if shard is None else read_shard(shard)
-    pixels = None if no_pixel_store else pixels_in(pixel_store or CACHE, pixel_budget)
-    join(distributed)
-    _use_compile_cache(not no_compile_cache)
-
-    from clipjax.devices.agreement import on_all
-    from clipjax.embeddings.compute import Compute
-    from clipjax.storage.store import Store
-    from clipjax.sweep.plan import make_plan
-    from clipjax.sweep.shards import cut
+    from clipjax.sweep.shards import cut, read_shard
     from converters.hub import only_cached
 
-    def read_plan() -> SweepPlan:
-        read = load_suite(suite, data_root=data_root, model_root=model_root)
-        return make_plan(read, None if pixels is None else pixels.budget)
-
-    compute = Compute(
-        store=Store(store_root(store)),
-        pixel_store=pixels,
-        per_device_batch=batch_asked(batch_size),
-        params=params,
-        workers=workers_asked(workers),
-    )
-    with only_cached() if dry_run or collect else contextlib.nullcontext():
-        plan = on_all(read_plan, "make the plan of the sweep")
+    options.check()
+    part = None if options.shard is None else read_shard(options.shard)
+    join(options.distributed)
+    compute = options.compute()
+    _use_compile_cache(not options.no_compile_cache)
+    offline = options.dry_run or options.collect
+    with only_cached() if offline else contextlib.nullcontext():
+        plan = _plan(options, compute)
         items = plan.items if part is None else cut(plan.items, part.of)[part.number - 1]
-        if collect:
-            _collect(plan, items, compute, results, from_ or [])
-        elif dry_run:
-            _preview(plan, items, compute, results, shares or (part.of if part else 1))
+        if options.collect:
+            _collect(plan, items, compute, options.results, options.from_ or [])
+        elif options.dry_run:
+            _preview(plan, items, compute, options.results, options.shares or (part.of if part else 1))
         else:
-            _run(plan, items, compute, results)
+            _run(plan, items, compute, options.results)
+
+
+def _plan(options: SweepOptions, compute: Compute) -> SweepPlan:
+    """The runs of the suite; the same in each process."""
+    from clipjax.devices.agreement import on_all
+    from clipjax.sweep.plan import make_plan
+    from clipjax.sweep.suite import load_suite
+
+    def read() -> SweepPlan:
+        suite = load_suite(options.suite, data_root=options.data_root, model_root=options.model_root)
+        return make_plan(suite, None if compute.pixel_store is None else compute.pixel_store.budget)
+
+    return on_all(read, "make the plan of the sweep")
 
 
 def _run(plan: SweepPlan, items: Sequence[Item], compute: Compute, results: Path) -> None:

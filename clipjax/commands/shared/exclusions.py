@@ -38,14 +38,6 @@ def refuse_without(main: str, others: Mapping[str, object]) -> None:
         raise UsageError(f"{', '.join(given)} {verb} no effect without {main}: give both or neither")
 
 
-def check_suite(evaluate: object, data_root: object) -> None:
-    """Raises UsageError if only one of --evaluate and --data-root was given."""
-    if (evaluate is None) != (data_root is None):
-        raise UsageError(
-            "--evaluate and --data-root go together: which suite, and the folder of its data sets"
-        )
-
-
 def on_command_line(context: typer.Context, names: Iterable[str]) -> dict[str, bool]:
     """Option -> whether the user wrote it, even with its default value."""
     return {

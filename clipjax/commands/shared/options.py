@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from clipjax.commands.shared.output import say
 from clipjax.errors import UsageError
-
-if TYPE_CHECKING:
-    from clipjax.checkpoints.card import Card
 
 # The model.
 _MODEL = typer.Option("--model", "-m", help="Model id, hub repository, folder or checkpoint.")
@@ -31,24 +27,6 @@ NameOption = Annotated[
         "the name of the folder or file.",
     ),
 ]
-FactsOfOption = Annotated[
-    str | None,
-    typer.Option(
-        "--facts-of",
-        metavar="ID",
-        help="State that these are the weights of this registered model: its facts are shown as stated.",
-    ),
-]
-FactOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--fact", metavar="KEY=VALUE", help="State a fact, e.g. train_source=LAION-2B; may be repeated."
-    ),
-]
-FactsOption = Annotated[
-    Path | None,
-    typer.Option("--facts", metavar="FILE", help="State facts: a TOML file of the keys of --fact."),
-]
 
 # The data.
 DatasetOption = Annotated[
@@ -58,18 +36,6 @@ DatasetOption = Annotated[
 LabelsOption = Annotated[
     str | None,
     typer.Option(help="The classes, if no card names them: a label space (imagenet) or a CSV file."),
-]
-ValidationOption = Annotated[
-    Path | None, typer.Option(help="Images to choose by (alpha, epoch, ...); never those tested on.")
-]
-ValidationDatasetOption = Annotated[str, typer.Option(help="Data set card of the --validation images.")]
-SuiteOption = Annotated[
-    str | None,
-    typer.Option(help="Suite to evaluate the new models on, e.g. robustness; needs --data-root."),
-]
-SuiteRootOption = Annotated[
-    Path | None,
-    typer.Option("--data-root", help="Folder of the data sets for --evaluate (`clipjax datasets list`)."),
 ]
 
 # How it is computed.
@@ -175,25 +141,3 @@ def number_or_auto(text: str, option: str, of: str) -> int | Literal["auto"]:
         return int(text)
     except ValueError:
         raise UsageError(f"{option}: a number {of}, or auto, not {text!r}") from None
-
-
-def stated_options(
-    name: str | None, facts_of: str | None, fact: list[str] | None, facts: Path | None
-) -> dict[str, Any]:
-    """--name, --facts-of, --fact and --facts as `load_model` takes them. Raises UsageError, DataError."""
-    from clipjax.checkpoints.identity.facts import fact_table
-
-    return {"name": name, "facts_of": facts_of, "facts": fact_table(fact, facts)}
-
-
-def say_unknown_facts(source: str | Path | None, card: Card) -> None:
-    """If foreign weights have no facts, say so on stderr in one sentence, with the option that helps."""
-    from clipjax.storage.buckets import place
-
-    if card.facts_origin != "unknown" or (place(source or "") / "card.json").is_file():
-        return
-    why = card.unknown.get("facts", "nobody stated them")
-    say(
-        f"{card.id}: no facts, as {why}; --facts-of ID says whose weights they are, --fact KEY=VALUE one",
-        err=True,
-    )

@@ -21,6 +21,11 @@ def say(text: object = "", *, err: bool = False, **style: Any) -> None:
     typer.secho(terminal(str(text)), err=err, **style)
 
 
+def announce(line: str) -> None:
+    """Print progress: a line on stderr."""
+    say(line, err=True)
+
+
 def print_table(
     titles: Sequence[str],
     rows: Sequence[Sequence[object]],

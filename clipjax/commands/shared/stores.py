@@ -2,18 +2,46 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clipjax.commands.shared.exclusions import refuse_without
+from clipjax.commands.shared.options import PixelBudgetOption, PixelStoreOption, StoreOption
 from clipjax.config import cache_dir
 from clipjax.errors import UsageError
 
 if TYPE_CHECKING:
     from clipjax.data.pixels.pixel_store import PixelStore
+    from clipjax.embeddings.compute import Compute
 
 CACHE = Path("cache")  # as --pixel-store: the user's cache
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreOptions:
+    """Where a command keeps embeddings and decoded pixels."""
+
+    store: StoreOption = None
+    pixel_store: PixelStoreOption = None
+    pixel_budget: PixelBudgetOption = None
+
+    def compute(self, **how: Any) -> Compute:
+        """How to compute, with these stores. Raises UsageError for --pixel-budget alone."""
+        from clipjax.embeddings.compute import Compute
+        from clipjax.storage.store import Store
+
+        return Compute(store=Store(store_root(self.store)), pixel_store=self._pixels(), **how)
+
+    def _pixels(self) -> PixelStore | None:
+        if self.pixel_store is None:
+            refuse_without("--pixel-store", {"--pixel-budget": self.pixel_budget})
+            return None
+        from clipjax.data.pixels.pixel_store import BUDGET, PixelStore
+
+        size = BUDGET if self.pixel_budget is None else parse_size(self.pixel_budget)
+        return PixelStore(cached_pixels() if self.pixel_store == CACHE else self.pixel_store, size)
 
 
 def store_root(store: Path | None) -> Path:
@@ -22,19 +50,8 @@ def store_root(store: Path | None) -> Path:
 
 
 def cached_pixels() -> Path:
-    """The pixel store of the user's cache, with its own budget: embeddings are small and cost more."""
+    """The pixel store of the user's cache. Its budget is its own: embeddings are small and cost more."""
     return cache_dir() / "pixels"
-
-
-def pixels_in(root: Path | None, budget: str | None) -> PixelStore | None:
-    """The pixel store of --pixel-store and --pixel-budget, or None."""
-    if root is None:
-        refuse_without("--pixel-store", {"--pixel-budget": budget})
-        return None
-    from clipjax.data.pixels.pixel_store import BUDGET, PixelStore
-
-    size = BUDGET if budget is None else parse_size(budget)
-    return PixelStore(cached_pixels() if root == CACHE else root, size)
 
 
 def parse_size(text: str) -> int:

@@ -1,0 +1,61 @@
+"""The images that a new model is chosen by and evaluated on: options of `finetune` and `wise-ft`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipjax.errors import UsageError
+
+if TYPE_CHECKING:
+    from clipjax.data.cards import Dataset
+    from clipjax.finetune.suites import Suite
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationOptions:
+    """Images to choose by."""
+
+    validation: Annotated[
+        Path | None, typer.Option(help="Images to choose by (alpha, epoch, ...); never those tested on.")
+    ] = None
+    validation_dataset: Annotated[str, typer.Option(help="Data set card of the --validation images.")] = (
+        "folder"
+    )
+
+    def read(self) -> Dataset | None:
+        from clipjax.data.cards import load_dataset
+
+        return self.validation and load_dataset(self.validation_dataset, self.validation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteOptions:
+    """The suite to evaluate new models on, if any."""
+
+    evaluate: Annotated[
+        str | None,
+        typer.Option(help="Suite to evaluate the new models on, e.g. robustness; needs --data-root."),
+    ] = None
+    data_root: Annotated[
+        Path | None,
+        typer.Option("--data-root", help="Folder of the data sets for --evaluate (`clipjax datasets list`)."),
+    ] = None
+
+    def check(self) -> None:
+        """Raises UsageError if only one of --evaluate and --data-root was given."""
+        if (self.evaluate is None) != (self.data_root is None):
+            raise UsageError(
+                "--evaluate and --data-root go together: which suite, and the folder of its data sets"
+            )
+
+    def read(self) -> tuple[Suite, Path] | None:
+        """The suite and the folder of its data sets; None without --evaluate."""
+        from clipjax.finetune.suites import load_suite
+
+        if self.evaluate is None or self.data_root is None:
+            return None
+        return load_suite(self.evaluate), self.data_root

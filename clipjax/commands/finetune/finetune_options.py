@@ -1,0 +1,171 @@
+"""The options of `clipjax finetune`, and the records that they become."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipjax.commands.finetune.data_options import SuiteOptions, ValidationOptions
+from clipjax.commands.shared.exclusions import refuse_beside, refuse_without
+from clipjax.commands.shared.facts import FactOptions
+from clipjax.commands.shared.options import (
+    DistributedOption,
+    JsonOption,
+    ModelOption,
+    WorkersOption,
+    workers_asked,
+)
+from clipjax.commands.shared.stores import StoreOptions
+from clipjax.errors import UsageError
+
+if TYPE_CHECKING:
+    from clipjax.embeddings.compute import Compute
+    from clipjax.finetune.method import Settings
+    from clipjax.finetune.run import Data
+
+SUITE = "suite:"  # how METHOD begins if it is a suite of runs
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneOptions:
+    """The command line of `clipjax finetune`."""
+
+    method: Annotated[
+        str,
+        typer.Argument(
+            metavar="METHOD",
+            help="A method, e.g. flyp (`clipjax finetune list` shows all), or a suite of runs: suite:NAME.",
+        ),
+    ]
+    model: ModelOption = None
+    data: Annotated[Path | None, typer.Option("--data", help="Root folder of the training images.")] = None
+    dataset: Annotated[
+        str,
+        typer.Option("--dataset", "-d", help="Data set card of the training images, e.g. imagenet_train."),
+    ] = "folder"
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder for models, resume points and logs, or a URL."),
+    ] = None
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="A recipe of configs/finetune or a .toml file; default: the method's on ImageNet."),
+    ] = None
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change the recipe, e.g. optimizer.learning_rate=1e-5."
+        ),
+    ] = None
+    seeds: Annotated[
+        list[int] | None,
+        typer.Option("--seed", min=0, help="Seed of a run; may be repeated. Default: the recipe's."),
+    ] = None
+    shots: Annotated[
+        str | None,
+        typer.Option(help="Training images per class: a number, a file of shots, or `all`."),
+    ] = None
+    limit: Annotated[int | None, typer.Option(help="Train on a random sample of this many images.")] = None
+    held_out: ValidationOptions
+    hold_out: Annotated[
+        int | None,
+        typer.Option(
+            help="Instead of --validation: hold out this many training images per class to choose by."
+        ),
+    ] = None
+    suite: SuiteOptions
+    name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Name of the new models, -seedN added; default: after the base model."
+        ),
+    ] = None
+    facts: FactOptions
+    fsdp: Annotated[
+        bool, typer.Option("--fsdp", help="Shard trained params and moments over the devices.")
+    ] = False
+    every: Annotated[int, typer.Option(min=1, help="Steps between resume points.")] = 500
+    workers: WorkersOption = "0"
+    stores: StoreOptions
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print parameter counts, memory and schedule; train nothing.")
+    ] = False
+    distributed: DistributedOption = False
+    as_json: JsonOption = False
+
+    @property
+    def runs(self) -> str | None:
+        """The suite whose runs METHOD stands for; None if it is one method."""
+        return self.method.removeprefix(SUITE) if self.method.startswith(SUITE) else None
+
+    @property
+    def file_of_shots(self) -> Path | None:
+        """--shots, if it is a file."""
+        if self.shots is None or self.shots == "all" or self.shots.isdecimal():
+            return None
+        return Path(self.shots)
+
+    def check(self) -> None:
+        """Raises UsageError for an unknown method, and for options that exclude or need each other."""
+        if self.runs is None:
+            from clipjax.finetune.method import find_method
+
+            find_method(self.method)
+        missing = {"--data": self.data, "--out": self.out or (Path() if self.dry_run else None)}
+        if names := [name for name, value in missing.items() if value is None]:
+            raise UsageError(f"say {' and '.join(names)}: which training images, and where to write")
+        self.suite.check()
+        if self.suite.evaluate is None:
+            refuse_without("--evaluate", {"--pixel-store": self.stores.pixel_store})
+        if self.held_out.validation is not None:
+            refuse_beside("--validation", {"--hold-out": self.hold_out})
+        self._check_seeds()
+        self._check_shots()
+        if self.runs is not None:
+            facts = self.facts
+            stated = {"--facts-of": facts.facts_of, "--fact": facts.fact, "--facts": facts.facts}
+            refuse_beside(self.method, {"--name": self.name, **stated})
+
+    def _check_seeds(self) -> None:
+        seeds = self.seeds or []
+        if len(set(seeds)) < len(seeds):
+            raise UsageError(f"--seed {' --seed '.join(map(str, seeds))}: each seed is one run, give it once")
+
+    def _check_shots(self) -> None:
+        from clipjax.storage.reading import is_file
+
+        shots, file = self.shots, self.file_of_shots
+        if shots is not None and shots.isdecimal() and int(shots) == 0:
+            raise UsageError("--shots 0: give at least 1 image a class, or `all`")
+        if file is not None and not is_file(file):
+            raise UsageError(
+                f"--shots {shots}: give a number of images a class, a file of shots (there is none), or `all`"
+            )
+
+    def read(self) -> Data:
+        """The training images, and those to choose by."""
+        from clipjax.data.cards import load_dataset
+        from clipjax.finetune.run import Data
+
+        assert self.data is not None  # see check
+        train = load_dataset(self.dataset, self.data)
+        return Data(train, self.held_out.read(), self.hold_out, self.file_of_shots, self.limit)
+
+    def settings(self, compute: Compute) -> Settings:
+        from clipjax.devices.sharding import DP, FSDP, make_mesh
+        from clipjax.finetune.method import Settings
+
+        return Settings(
+            make_mesh(),
+            rules=FSDP if self.fsdp else DP,
+            every=self.every,
+            store=compute.store,
+            workers=compute.workers,
+        )
+
+    def compute(self) -> Compute:
+        """How the suite of --evaluate is computed."""
+        return self.stores.compute(workers=workers_asked(self.workers), progress=False)

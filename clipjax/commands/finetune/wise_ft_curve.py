@@ -1,0 +1,65 @@
+"""The curve of `clipjax wise-ft --evaluate`: every alpha on a suite, as a table and a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clipjax.commands.shared.output import announce, print_table, say
+
+if TYPE_CHECKING:
+    from clipjax.checkpoints.model import Model
+    from clipjax.embeddings.compute import Compute
+    from clipjax.finetune.suites import Suite
+    from clipjax.results.rows import Row
+
+
+def measure(
+    base: Model,
+    tuned: Model,
+    alphas: Sequence[float],
+    suite: Suite,
+    data_root: Path,
+    results: Path,
+    compute: Compute,
+) -> list[Row]:
+    """The rows of every alpha on the suite, which are also written to `results`."""
+    from clipjax.finetune.before_after import evaluate_suite, left_out
+    from clipjax.finetune.wise_ft import sweep
+
+    for line in left_out(suite, data_root):
+        announce(line)
+    rows = []
+    for model in sweep(base, tuned, alphas):
+        found = evaluate_suite(model, suite, data_root, announce, compute=compute, results=results)
+        rows += [row for result in found for row in suite.shown(result.rows)]
+    return rows
+
+
+def show(rows: Sequence[Row], alphas: Sequence[float], suite: Suite) -> None:
+    """Print one line for each number of the suite, and one column for each alpha."""
+    titles = {(each.task, each.metric, each.slice): each.title for each in suite.metrics}
+    found: dict[tuple[str, str, str], dict[float, str]] = {}
+    for row in rows:
+        name = row["task"], row["dataset"], titles[row["task"], row["metric"], row["slice"]]
+        value = "" if row["value"] is None else f"{row['value']:.4f}"
+        found.setdefault(name, {})[row["model_facts"]["lineage"]["alpha"]] = value
+    cells = [[*name, *(values.get(alpha, "") for alpha in alphas)] for name, values in found.items()]
+    print_table(["task", "data set", "number", *(f"alpha {alpha:g}" for alpha in alphas)], cells)
+
+
+def draw(rows: Sequence[Row], reference: str | None, alpha: float, out: Path) -> list[Path]:
+    """Draw the curve; print the reason on stderr if it cannot be drawn."""
+    from clipjax.analysis.figures.tasks.finetuning import alpha_figure
+    from clipjax.errors import DataError
+    from clipjax.storage.publishing import moved, working_copy
+
+    names = list(dict.fromkeys(row["dataset"] for row in rows if row["task"] == "zeroshot"))
+    held_out = [name for name in names if name.endswith("_val")]
+    try:
+        axis = reference or next(iter([*held_out, *names]), "")
+        return moved(alpha_figure(rows, axis, working_copy(out) / "wise_ft", written=alpha), out)
+    except DataError as error:
+        say(f"no figure: {error}", err=True)
+        return []

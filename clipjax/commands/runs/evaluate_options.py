@@ -1,0 +1,184 @@
+"""The options of `clipjax eval`, and the records that they become."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clipjax.commands.shared.exclusions import on_command_line, refuse_beside
+from clipjax.commands.shared.facts import FactOptions
+from clipjax.commands.shared.options import (
+    BatchSizeOption,
+    CardOption,
+    DatasetOption,
+    DistributedOption,
+    JsonOption,
+    LabelsOption,
+    ModelOption,
+    NameOption,
+    ParamsOption,
+    WorkersOption,
+    batch_asked,
+    workers_asked,
+)
+from clipjax.commands.shared.records import fields_of
+from clipjax.commands.shared.stores import StoreOptions
+from clipjax.errors import UsageError
+
+if TYPE_CHECKING:
+    from clipjax.embeddings.compute import Compute
+    from clipjax.evaluation.subject import Request
+
+# Without effect beside --predictions: no model runs.
+OF_A_MODEL = (
+    *("id_data", "id_dataset", "prompts", "card", "name", "facts_of", "fact", "facts", "limit", "batch_size"),
+    *("params", "precision", "compare_precision", "workers", "on_error", "decode", "store", "pixel_store"),
+    *("pixel_budget", "distributed"),
+)
+# Without effect beside --data-root: the cards decide.
+OF_ONE_RUN = ("dataset", "labels", "id_data", "id_dataset")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """The command line of `clipjax eval`."""
+
+    context: typer.Context
+    task: Annotated[
+        str,
+        typer.Argument(
+            metavar="TASK",
+            help="A task, or with --data-root a collection of tasks: shifts, prompts, all.",
+        ),
+    ]
+    model: ModelOption = None
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", help="Root folder of the images, a CSV/JSONL manifest, or .tar/.parquet shards."
+        ),
+    ] = None
+    data_root: Annotated[
+        Path | None,
+        typer.Option(
+            "--data-root",
+            help="Folder of data sets: run the task on each that it is made for (`clipjax datasets list`).",
+        ),
+    ] = None
+    predictions: Annotated[
+        Path | None,
+        typer.Option(help="Instead of --model: per-image outputs of any framework (.parquet, .npz, .csv)."),
+    ] = None
+    dataset: DatasetOption = None
+    id_data: Annotated[
+        Path | None,
+        typer.Option("--id-data", help="In-distribution images that ood and calibration compare with."),
+    ] = None
+    id_dataset: Annotated[
+        str | None,
+        typer.Option(
+            "--id-dataset", help="Card of those images; default: the choice of the data set's card."
+        ),
+    ] = None
+    annotations: Annotated[
+        Path | None, typer.Option(help="File or folder that the task reads beside the images.")
+    ] = None
+    labels: LabelsOption = None
+    prompts: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Prompt set by name (openai_80, openai_7, ...) or a file: templates, or CuPL JSON; A+B is "
+            "both. With --data-root it may be repeated."
+        ),
+    ] = None
+    card: CardOption = None
+    name: NameOption = None
+    facts: FactOptions
+    limit: Annotated[
+        int | None, typer.Option(help="Evaluate a seeded random sample of this many images.")
+    ] = None
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the --limit sample and of bootstraps.")] = 0
+    resamples: Annotated[int, typer.Option(min=100, help="Resamples of bootstraps.")] = 1000
+    batch_size: BatchSizeOption = "64"
+    params: ParamsOption = "auto"
+    precision: Annotated[
+        str, typer.Option(help="Precision of the towers: parity (float32 HIGHEST) or fast (bfloat16).")
+    ] = "parity"
+    compare_precision: Annotated[
+        bool,
+        typer.Option(
+            "--compare-precision", help="Run both precisions; report flips and the change in accuracy."
+        ),
+    ] = False
+    workers: WorkersOption = "0"
+    on_error: Annotated[str, typer.Option(help="Unreadable image: raise, or skip (named and counted).")] = (
+        "raise"
+    )
+    decode: Annotated[
+        str,
+        typer.Option(
+            help="full, or jpeg_scaled: faster for JPEGs much larger than the input, but the pixels differ."
+        ),
+    ] = "full"
+    stores: StoreOptions
+    results: Annotated[Path, typer.Option(help="Folder for result rows and per-image tables.")] = Path(
+        "results"
+    )
+    distributed: DistributedOption = False
+    as_json: JsonOption = False
+
+    def check(self) -> None:
+        """Raises UsageError for options that exclude each other, before a model is loaded."""
+        if self.data_root is None:
+            self._check_task()
+        self._check_source()
+        if self.data_root is None and len(self.prompts or []) > 1:
+            raise UsageError("several --prompts need --data-root; with --data give one")
+        if self.data_root is not None:
+            refuse_beside("--data-root", on_command_line(self.context, OF_ONE_RUN))
+        if self.predictions is not None:
+            refuse_beside("--predictions", on_command_line(self.context, OF_A_MODEL))
+
+    def _check_source(self) -> None:
+        """The numbers come from exactly one of --data, --data-root and --predictions."""
+        sources = {"--data": self.data, "--data-root": self.data_root, "--predictions": self.predictions}
+        given = [name for name, value in sources.items() if value is not None]
+        if len(given) != 1:
+            raise UsageError(
+                f"give one of {', '.join(sources)}{': not ' + ' and '.join(given) if given else ''}"
+            )
+        if self.predictions is None and self.model is None:
+            raise UsageError("say which model: --model ID, hub repository, folder or checkpoint")
+
+    def _check_task(self) -> None:
+        from clipjax.tasks.collections import ALL, collections
+        from clipjax.tasks.names import check_name
+
+        if self.task in (*collections(), ALL):
+            raise UsageError(
+                f"{self.task!r} is a collection of tasks: run it on a folder of data sets, --data-root FOLDER"
+            )
+        check_name(self.task)
+
+    def request(self) -> Request:
+        """What decides the numbers; of several --prompts the first."""
+        from clipjax.evaluation.subject import Request
+
+        prompts = next(iter(self.prompts or []), None)
+        return fields_of(Request, self, root=self.data, id_root=self.id_data, prompts=prompts)
+
+    def compute(self) -> Compute:
+        """How the numbers are computed."""
+        return self.stores.compute(
+            per_device_batch=batch_asked(self.batch_size),
+            params=self.params,
+            workers=workers_asked(self.workers),
+            on_error=self.on_error,
+        )
+
+    def loading(self) -> dict[str, Any]:
+        """How to load the model, as `load_model` takes it."""
+        return {"card": self.card, **self.facts.stated(self.name)}

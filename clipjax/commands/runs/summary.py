@@ -1,0 +1,65 @@
+"""What `clipjax eval` prints of its runs: a table, predictions of unlabelled images, or the rows as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from clipjax.commands.shared.output import print_table, say
+from clipjax.commands.shared.processes import say_waiting
+from clipjax.errors import counted
+
+if TYPE_CHECKING:
+    from clipjax.evaluation.rows import Result
+
+
+def show(results: Sequence[Result], as_json: bool) -> None:
+    """The rows as JSON, or a table of those over whole data sets."""
+    from clipjax.results.completeness import stated
+    from clipjax.results.tables import summary_table
+
+    rows = [row for result in results for row in result.rows]
+    for result in results:
+        _say_skipped(result.stats.skipped)
+    for line in stated(rows):
+        say(f"not the whole data set: {line}", err=True)
+    say_waiting([result.stats for result in results])
+    if as_json:
+        say(json.dumps(rows, indent=2))
+        return
+    unlabelled = [result for result in results if _only_predicts(result)]
+    shown = [row for result in results if result not in unlabelled for row in result.rows]
+    if shown:
+        print_table(*summary_table([row for row in shown if row["slice"] is None]))
+    for number, result in enumerate(unlabelled):
+        if shown or number:
+            say()
+        _print_predictions(result)
+    paths = [result.path for result in results if result.path is not None]
+    if paths:
+        say(f"\nrows and per-image table: {paths[0] if len(paths) == 1 else paths[0].parent}", err=True)
+
+
+def _say_skipped(skipped: Sequence[str], most: int = 10) -> None:
+    if skipped:
+        named = ", ".join(skipped[:most]) + (", ..." if len(skipped) > most else "")
+        say(f"{counted(len(skipped), 'unreadable image')} skipped: {named}", err=True)
+
+
+def _only_predicts(result: Result) -> bool:
+    """Whether the images have no labels: the run has predictions, and every metric is null."""
+    names = result.images.column_names
+    predicts = "prediction_name" in names and "label" not in names
+    return predicts and all(row["value"] is None for row in result.rows)
+
+
+def _print_predictions(result: Result, most: int = 20) -> None:
+    """Without labels there is no accuracy: show what the model sees in the first images."""
+    images = result.images
+    rows = images.slice(0, most).to_pylist()
+    cells = [[row["id"], row["prediction_name"], f"{row['confidence']:.3f}"] for row in rows]
+    print_table(["image", "prediction", "confidence"], cells)
+    if images.num_rows > most:
+        say(f"... and {images.num_rows - most} more, in the per-image table")
+    say(f"\n{result.rows[0]['metric']}: {result.rows[0]['note']}")

@@ -1,0 +1,57 @@
+"""What a user states about a model: --facts-of, --fact, --facts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clipjax.commands.shared.output import say
+
+if TYPE_CHECKING:
+    from clipjax.checkpoints.card import Card
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactOptions:
+    """Facts of a model that no file of it records."""
+
+    facts_of: Annotated[
+        str | None,
+        typer.Option(
+            "--facts-of",
+            metavar="ID",
+            help="State that these are the weights of this registered model: its facts are shown as stated.",
+        ),
+    ] = None
+    fact: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fact", metavar="KEY=VALUE", help="State a fact, e.g. train_source=LAION-2B; may be repeated."
+        ),
+    ] = None
+    facts: Annotated[
+        Path | None,
+        typer.Option("--facts", metavar="FILE", help="State facts: a TOML file of the keys of --fact."),
+    ] = None
+
+    def stated(self, name: str | None = None) -> dict[str, Any]:
+        """These and --name, as `load_model` takes them. Raises UsageError, DataError."""
+        from clipjax.checkpoints.identity.facts import fact_table
+
+        return {"name": name, "facts_of": self.facts_of, "facts": fact_table(self.fact, self.facts)}
+
+
+def say_unknown_facts(source: str | Path | None, card: Card) -> None:
+    """If foreign weights have no facts, say so on stderr, with the option that helps."""
+    from clipjax.storage.buckets import place
+
+    if card.facts_origin != "unknown" or (place(source or "") / "card.json").is_file():
+        return
+    why = card.unknown.get("facts", "nobody stated them")
+    say(
+        f"{card.id}: no facts, as {why}; --facts-of ID says whose weights they are, --fact KEY=VALUE one",
+        err=True,
+    )

@@ -1,0 +1,66 @@
+"""A command line as a frozen record: its options are fields, and travel together.
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    model: ModelOption = None
+    stores: StoreOptions         # a record whose options several commands have
+
+app.command("eval")(taking(Options, evaluate))     # calls evaluate(Options(...))
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar, get_type_hints
+
+R = TypeVar("R")
+
+
+def taking(record: type[R], run: Callable[[R], None]) -> Callable[..., None]:
+    """`run` as typer takes a command: with one parameter for each option of `record`."""
+    parameters = list(_parameters(record))
+
+    def command(**values: object) -> None:
+        run(_filled(record, values))
+
+    command.__doc__ = run.__doc__
+    command.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    return command
+
+
+def fields_of(record: type[R], options: object, **others: object) -> R:
+    """A record from the options named as its fields; `others` are the fields that go by other names."""
+    names = [field.name for field in dataclasses.fields(record)]  # pyright: ignore[reportArgumentType]
+    return record(**{name: getattr(options, name) for name in names if hasattr(options, name)} | others)
+
+
+def _parameters(record: type) -> Iterator[inspect.Parameter]:
+    """The options in the order of the fields; those of a record inside stand in its place."""
+    for field, hint in _fields(record):
+        if _is_record(hint):
+            yield from _parameters(hint)
+        else:
+            default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
+            yield inspect.Parameter(
+                field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint
+            )
+
+
+def _filled(record: type[R], values: Mapping[str, object]) -> R:
+    found = {
+        field.name: _filled(hint, values) if _is_record(hint) else values[field.name]
+        for field, hint in _fields(record)
+    }
+    return record(**found)
+
+
+def _is_record(hint: Any) -> bool:
+    return dataclasses.is_dataclass(hint)
+
+
+def _fields(record: type) -> list[tuple[dataclasses.Field[Any], Any]]:
+    hints = get_type_hints(record, include_extras=True)
+    return [(field, hints[field.name]) for field in dataclasses.fields(record)]
