@@ -42,22 +42,20 @@ def doctor(
     Example: clipjax doctor --data-root /data --models vit_b_32-openai,vit_l_14-openai
     """
     from clipjax.doctor.examine import examine
-    from clipjax.doctor.line import BROKEN, Line
+    from clipjax.doctor.line import BROKEN
     from clipjax.doctor.machine import this_machine
 
-    chosen = _ids(models, data_root)
-    lines: list[Line] = []
-    for line in examine(this_machine(), store=store, data_root=data_root, models=chosen):
+    ids, lines = _ids(models, data_root), []
+    for line in examine(this_machine(), store=store, data_root=data_root, models=ids):
         lines.append(line)
         if not as_json:
             _show(line)
-    broken = list(dict.fromkeys(line.check for line in lines if line.status == BROKEN))
+    broken = [line.check for line in lines if line.status == BROKEN]
+    names = list(dict.fromkeys(broken))
     if as_json:
-        record = {"lines": [dataclasses.asdict(line) for line in lines], "broken": broken}
-        say(json.dumps(record, indent=2))
+        say(json.dumps({"lines": [dataclasses.asdict(line) for line in lines], "broken": names}, indent=2))
     if broken:
-        count = sum(line.status == BROKEN for line in lines)
-        raise DataError(f"{counted(count, 'thing')} must be fixed: {', '.join(broken)}")
+        raise DataError(f"{counted(len(broken), 'thing')} must be fixed: {', '.join(names)}")
 
 
 def _ids(models: str | None, data_root: Path | None) -> tuple[str, ...]:

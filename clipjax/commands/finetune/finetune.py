@@ -56,8 +56,7 @@ def finetune(options: FinetuneOptions) -> None:
     jobs = jobs_of(options)
     shared = _Shared(options, options.read(), options.settings(compute), compute, loading)
     if options.dry_run:
-        pairs = [(job.model, job.recipe) for job in jobs]
-        print_plan(shared.data, shared.settings, pairs, loading, options.as_json)
+        print_plan(jobs, shared.data, shared.settings, loading, options.as_json)
     else:
         _run_all(jobs, shared)
 

@@ -5,26 +5,30 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clipjax.commands.shared.output import print_table, say
 
+if TYPE_CHECKING:
+    from clipjax.commands.finetune.jobs import Job
+    from clipjax.finetune.method import Settings
+    from clipjax.finetune.plan import Plan
+    from clipjax.finetune.run import Data
+
 
 def print_plan(
-    data: Any, settings: Any, jobs: Sequence[tuple[str, Any]], loading: Mapping[str, Any], as_json: bool
+    jobs: Sequence[Job], data: Data, settings: Settings, loading: Mapping[str, Any], as_json: bool
 ) -> None:
-    """Print a plan for each (model, recipe). Reads no weights of registered models, and writes nothing.
+    """Print a plan for each job. Reads no weights of registered models, and writes nothing.
 
     Args:
-        data: a `clipjax.finetune.run.Data`.
-        loading: what the user states about the models, as `load_model` takes it.
-        settings: a `clipjax.finetune.method.Settings`.
+        loading: facts about the models, as `load_model` takes them.
     """
     from clipjax.finetune.plan import abstract_model, plan
     from clipjax.finetune.run import abstract_setup
 
     plans = [
-        plan(abstract_setup(abstract_model(model, loading), recipe, data, settings)) for model, recipe in jobs
+        plan(abstract_setup(abstract_model(job.model, loading), job.recipe, data, settings)) for job in jobs
     ]
     if as_json:
         say(json.dumps([dataclasses.asdict(each) for each in plans], indent=2))
@@ -33,7 +37,7 @@ def print_plan(
         _print(each)
 
 
-def _print(plan: Any) -> None:
+def _print(plan: Plan) -> None:
     say(f"{plan.recipe} of {plan.model}: {plan.images:,} images of {plan.classes:,} classes")
     rows = [
         ["parameters", f"{plan.params:,}"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,7 @@ from clipjax.commands.shared.options import (
     NeededModelOption,
 )
 from clipjax.commands.shared.output import print_table, say
+from clipjax.commands.shared.records import fields_of, taking
 from clipjax.errors import ClipjaxError, counted
 
 if TYPE_CHECKING:
@@ -25,42 +27,47 @@ SHOWN = 10  # flips printed; the record has all
 
 
 def register(app: typer.Typer) -> None:
-    app.command("crosscheck")(crosscheck)
+    app.command("crosscheck")(taking(CrosscheckOptions, crosscheck))
 
 
-def crosscheck(
+@dataclass(frozen=True, kw_only=True)
+class CrosscheckOptions:
+    """The command line of `clipjax crosscheck`."""
+
     data: Annotated[
         Path, typer.Argument(metavar="DATA", help="Root folder (or CSV/JSONL manifest) of the images.")
-    ],
-    model: NeededModelOption,
+    ]
+    model: NeededModelOption
     against: Annotated[
         str | None,
         typer.Option(
             help="open_clip, timm or transformers, run in another process (needs the `reference` extra). "
             "Default: the library that the model's card names."
         ),
-    ] = None,
-    dataset: DatasetOption = None,
-    labels: LabelsOption = None,
+    ] = None
+    dataset: DatasetOption = None
+    labels: LabelsOption = None
     prompts: Annotated[
         str | None, typer.Option(help="Prompt set by name (openai_80, openai_7, ...) or a file.")
-    ] = None,
-    card: CardOption = None,
-    limit: Annotated[int, typer.Option(min=1, help="A seeded random sample of this many images.")] = 512,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of that sample.")] = 0,
+    ] = None
+    card: CardOption = None
+    limit: Annotated[int, typer.Option(min=1, help="A seeded random sample of this many images.")] = 512
+    seed: Annotated[int, typer.Option(min=0, help="Seed of that sample.")] = 0
     checkpoint: Annotated[
         Path | None,
         typer.Option(
             help="Weights for the reference to load, in its own format. Default: the safetensors file that "
             "the model was read from, else the model's weights, written back."
         ),
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at once, on both sides.")] = 32,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder of records; each gets its own folder.")
-    ] = Path("crosscheck"),
-    as_json: JsonOption = False,
-) -> None:
+    ] = None
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at once, on both sides.")] = 32
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of records; each gets its own folder.")] = (
+        Path("crosscheck")
+    )
+    as_json: JsonOption = False
+
+
+def crosscheck(options: CrosscheckOptions) -> None:
     """Same model, same data: is the number the same, and if not, which step differs first?
 
     Each framework decodes, resizes, normalises, tokenises, embeds, builds the head, scores and counts for
@@ -81,31 +88,40 @@ def crosscheck(
 
         clipjax crosscheck photos --model lite0 --against timm --limit 64
     """
-    from clipjax.checkpoints.load import load_model
-    from clipjax.evaluation.subject import Request
     from clipjax.storage.buckets import refuse_url
-    from clipjax.verification.crosscheck import crosscheck as run
 
-    refuse_url(out, "a record")
-    found = run(
-        load_model(model, card=card),
-        Request(dataset=dataset, root=data, labels=labels, prompts=prompts, limit=limit, seed=seed),
-        against,
-        checkpoint=checkpoint,
-        batch=batch_size,
-    )
-    path, record = found.write(out), found.to_dict()
-    if as_json:
+    refuse_url(options.out, "a record")
+    found = _both_sides(options)
+    path, record = found.write(options.out), found.to_dict()
+    if options.as_json:
         say(json.dumps(record, indent=1))
     else:
         _show(found)
     say(f"\nrecord {record['digest'][:12]}: {path}, and sheet.png beside it", err=True)
     if not found.passed:
-        stage = next(stage for stage in found.stages if not stage.passed)
-        what = stage.problem or f"{stage.differing} of {stage.n} {stage.of} are beyond {stage.tolerance:.3g}"
+        stage, what = _first_difference(found)
         raise ClipjaxError(
-            f"{record['model']} differs from {record['against']} first at {stage.name}: {what}; see {path}"
+            f"{record['model']} differs from {record['against']} first at {stage}: {what}; see {path}"
         )
+
+
+def _both_sides(options: CrosscheckOptions) -> Crosscheck:
+    from clipjax.checkpoints.load import load_model
+    from clipjax.evaluation.subject import Request
+    from clipjax.verification.crosscheck import crosscheck
+
+    model = load_model(options.model, card=options.card)
+    request = fields_of(Request, options, root=options.data)
+    return crosscheck(
+        model, request, options.against, checkpoint=options.checkpoint, batch=options.batch_size
+    )
+
+
+def _first_difference(found: Crosscheck) -> tuple[str, str]:
+    """The first stage that differs, and how."""
+    stage = next(stage for stage in found.stages if not stage.passed)
+    what = stage.problem or f"{stage.differing} of {stage.n} {stage.of} are beyond {stage.tolerance:.3g}"
+    return stage.name, what
 
 
 def _show(found: Crosscheck) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +17,7 @@ from clipjax.commands.shared.options import (
     ResultsArgument,
 )
 from clipjax.commands.shared.output import print_table, say
+from clipjax.commands.shared.records import taking
 from clipjax.commands.shared.result_folder import check_choice, check_models, opened
 from clipjax.errors import ClipjaxError, DataError, UsageError, unknown_name
 
@@ -25,19 +26,23 @@ if TYPE_CHECKING:
     from clipjax.analysis.figures.numbers import FigureNumbers
     from clipjax.analysis.figures.panel_trends import Trend
     from clipjax.analysis.figures.spec import Panel, Spec
+    from clipjax.analysis.rows.cells import RowIndex
 
 
 NAMED = 5  # models named in an error, at most
 
 
 def register(app: typer.Typer) -> None:
-    app.command("analyze")(analyze)
+    app.command("analyze")(taking(AnalyzeOptions, analyze))
 
 
-def analyze(
-    folder: ResultsArgument = Path("results"),
-    figure: FigureOption = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")] = Path("figures"),
+@dataclass(frozen=True, kw_only=True)
+class AnalyzeOptions:
+    """The command line of `clipjax analyze`."""
+
+    folder: ResultsArgument = Path("results")
+    figure: FigureOption = None
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")] = Path("figures")
     form: Annotated[
         list[str] | None,
         typer.Option(
@@ -45,23 +50,25 @@ def analyze(
             help="Figures: png, pdf, svg (the mouse shows points' names). Tables: markdown, latex. The "
             "numbers of both: csv. May be repeated. Default: all.",
         ),
-    ] = None,
-    prompts: PromptSetOption = None,
-    precision: PrecisionOption = "parity",
-    highlight: HighlightOption = None,
+    ] = None
+    prompts: PromptSetOption = None
+    precision: PrecisionOption = "parity"
+    highlight: HighlightOption = None
     missing: Annotated[
         bool,
         typer.Option(
             "--missing", help="List every missing row with its panel and model, and the models in no group."
         ),
-    ] = False,
+    ] = False
     numbers: Annotated[
         bool, typer.Option("--numbers", help="List the slope of every trend that a figure draws.")
-    ] = False,
-    listed: Annotated[
-        bool, typer.Option("--list", help="List the figures and tables, and draw none.")
-    ] = False,
-) -> None:
+    ] = False
+    listed: Annotated[bool, typer.Option("--list", help="List the figures and tables, and draw none.")] = (
+        False
+    )
+
+
+def analyze(options: AnalyzeOptions) -> None:
     """Draw the paper's figures and fill its tables from result rows: all that have rows.
 
     A panel without rows says so and shows the command that makes them. Your own models that are in no group
@@ -75,47 +82,71 @@ def analyze(
 
         clipjax analyze results --highlight my_model
     """
-    from clipjax.analysis.figures.figure_set import FORMATS, PROMPTS
-    from clipjax.analysis.figures.figure_set import analyze as draw
-    from clipjax.analysis.figures.spec import load_spec, spec_names
-    from clipjax.analysis.rows.cells import RowIndex
     from clipjax.storage.buckets import check_folder
 
-    specs = _distinct([load_spec(name) for name in dict.fromkeys(figure or spec_names())])
-    if unknown := [each for each in form or () if each not in FORMATS]:
-        raise unknown_name("format", unknown[0], list(FORMATS))
-    if listed:
+    specs = _specs(options)
+    if options.listed:
         print_table(["figure", "paper", "kind", "panels", "title"], [_about(spec) for spec in specs])
         return
-    check_folder(out, "a folder for figures (--out)", written=True)  # before rows are read
-    index = RowIndex(opened(folder).rows())
-    check_choice(index, prompts=prompts, precision=precision)
-    check_models(index.models, highlight or ())
-    specs = [replace(spec, highlight=tuple(highlight or ())) for spec in specs]
-    found, refused = [], []
-    for spec in specs:  # one that cannot be drawn does not cost the others
-        try:
-            found.append(
-                draw(
-                    spec, index, out, formats=form or FORMATS, prompts=prompts or PROMPTS, precision=precision
-                )
-            )
-        except ClipjaxError as error:
-            refused.append(str(error))
-    if found:
-        titles = ["figure", "paper", "panels", "models", "missing rows", "files"]
-        print_table(titles, [_line(done) for done in found])
-    if numbers:
-        _list_trends([done.numbers for done in found if done.numbers is not None and done.drawn])
-    if missing:
-        _list_missing(found)
-    _list_placeless(found, all_of_them=missing)
-    _say_parts(found)
-    _say_commands(found)
+    check_folder(options.out, "a folder for figures (--out)", written=True)  # before rows are read
+    drawn, refused = _draw_all(specs, _rows(options), options)
+    _show(drawn, options)
     if refused:
         raise DataError("; ".join(refused))
-    if not any(done.drawn for done in found):
-        raise DataError(f"{folder}: {_why_nothing(found)}")
+    if not any(done.drawn for done in drawn):
+        raise DataError(f"{options.folder}: {_why_nothing(drawn)}")
+
+
+def _specs(options: AnalyzeOptions) -> list[Spec]:
+    """The figures to draw, with their highlighted models. Raises UsageError, also for an unknown format."""
+    from clipjax.analysis.figures.figure_set import FORMATS
+    from clipjax.analysis.figures.spec import load_spec, spec_names
+
+    specs = _distinct([load_spec(name) for name in dict.fromkeys(options.figure or spec_names())])
+    if unknown := [each for each in options.form or () if each not in FORMATS]:
+        raise unknown_name("format", unknown[0], list(FORMATS))
+    return [replace(spec, highlight=tuple(options.highlight or ())) for spec in specs]
+
+
+def _rows(options: AnalyzeOptions) -> RowIndex:
+    from clipjax.analysis.rows.cells import RowIndex
+
+    index = RowIndex(opened(options.folder).rows())
+    check_choice(index, prompts=options.prompts, precision=options.precision)
+    check_models(index.models, options.highlight or ())
+    return index
+
+
+def _draw_all(
+    specs: Sequence[Spec], index: RowIndex, options: AnalyzeOptions
+) -> tuple[list[Done], list[str]]:
+    """Draw each figure; if one cannot be drawn, the reason, and the others are drawn all the same."""
+    from clipjax.analysis.figures.figure_set import FORMATS, PROMPTS
+    from clipjax.analysis.figures.figure_set import analyze as draw
+
+    form, prompts, precision = options.form or FORMATS, options.prompts or PROMPTS, options.precision
+    drawn, refused = [], []
+    for spec in specs:
+        try:
+            done = draw(spec, index, options.out, formats=form, prompts=prompts, precision=precision)
+            drawn.append(done)
+        except ClipjaxError as error:
+            refused.append(str(error))
+    return drawn, refused
+
+
+def _show(drawn: Sequence[Done], options: AnalyzeOptions) -> None:
+    """Print what was drawn, and what is missing for the rest."""
+    if drawn:
+        titles = ["figure", "paper", "panels", "models", "missing rows", "files"]
+        print_table(titles, [_line(done) for done in drawn])
+    if options.numbers:
+        _list_trends([done.numbers for done in drawn if done.numbers is not None and done.drawn])
+    if options.missing:
+        _list_missing(drawn)
+    _list_placeless(drawn, all_of_them=options.missing)
+    _say_parts(drawn)
+    _say_commands(drawn)
 
 
 def _distinct(specs: list[Spec]) -> list[Spec]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,44 +20,65 @@ from clipjax.commands.shared.options import (
     ResultsArgument,
 )
 from clipjax.commands.shared.output import print_table, say
+from clipjax.commands.shared.records import taking
 from clipjax.commands.shared.result_folder import check_choice, emit, opened
 from clipjax.errors import counted, unknown_name
 
 if TYPE_CHECKING:
     from clipjax.analysis.claims.claims import Verdict
-    from clipjax.analysis.claims.ledger import Claim
+    from clipjax.analysis.claims.ledger import Claim, Ledger
 
 
 def register(app: typer.Typer) -> None:
-    app.command("claims")(claims)
+    app.command("claims")(taking(ClaimsOptions, claims))
 
 
-def claims(
-    context: typer.Context,
-    folder: ResultsArgument = Path("results"),
+@dataclass(frozen=True, kw_only=True)
+class ClaimsOptions:
+    """The command line of `clipjax claims`."""
+
+    context: typer.Context
+    folder: ResultsArgument = Path("results")
     claim: Annotated[
         list[str] | None,
         typer.Option("--claim", "-c", help="Only this claim, with what is missing for it; may be repeated."),
-    ] = None,
+    ] = None
     listed: Annotated[
         bool,
         typer.Option("--list", help="List the statements and the rows that each needs; reads no results."),
-    ] = False,
-    rows: Annotated[bool, typer.Option("--rows", help="Also list every result row that was used.")] = False,
-    form: Annotated[
-        str, typer.Option("--format", "-f", help="table, markdown or json (everything).")
-    ] = "table",
-    out: OutFileOption = None,
-    prompts: PromptSetOption = None,
-    precision: PrecisionOption = "parity",
+    ] = False
+    rows: Annotated[bool, typer.Option("--rows", help="Also list every result row that was used.")] = False
+    form: Annotated[str, typer.Option("--format", "-f", help="table, markdown or json (everything).")] = (
+        "table"
+    )
+    out: OutFileOption = None
+    prompts: PromptSetOption = None
+    precision: PrecisionOption = "parity"
     level: Annotated[
         float | None, typer.Option(help="Level of the intervals. Default: the file's, 0.95.")
-    ] = None,
-    correct: Annotated[
-        str, typer.Option(help="Correct for asking many questions at once: none or holm.")
-    ] = "none",
-    file: ClaimsOption = None,
-) -> None:
+    ] = None
+    correct: Annotated[str, typer.Option(help="Correct for asking many questions at once: none or holm.")] = (
+        "none"
+    )
+    file: ClaimsOption = None
+
+    def check(self) -> None:
+        """Raises UsageError for an unknown format, and for options that exclude each other."""
+        from clipjax.analysis.claims.verdicts import FORMATS
+
+        if self.form not in FORMATS:
+            raise unknown_name("format", self.form, list(FORMATS))
+        refuse_beside("--format table", {"--out": self.out if self.form == "table" else None})
+
+    def check_listing(self) -> None:
+        """Raises UsageError for options that have no use beside --list, which reads no results."""
+        given = any(on_command_line(self.context, ["folder"]).values())
+        of_rows = {"--rows": self.rows, "--level": self.level, "--prompts": self.prompts}
+        refuse_beside("--list", {"RESULTS": given, **of_rows})
+        refuse_beside("--list", {"--format markdown": self.form == "markdown"})
+
+
+def claims(options: ClaimsOptions) -> None:
     """Test the study's statements on results: each holds, does not hold or cannot be told, and why.
 
     A statistic holds if its whole interval is where the statement puts it. A statement holds if all its
@@ -70,37 +92,39 @@ def claims(
 
         clipjax claims results --format json --out claims.json
     """
-    from clipjax.analysis.claims.claims import check
     from clipjax.analysis.claims.ledger import ledger
-    from clipjax.analysis.claims.verdicts import FORMATS, export
+    from clipjax.analysis.claims.verdicts import export
 
-    if form not in FORMATS:
-        raise unknown_name("format", form, list(FORMATS))
-    refuse_beside("--format table", {"--out": out if form == "table" else None})
-    book = ledger(file)
-    if listed:
-        given = any(on_command_line(context, ["folder"]).values())
-        refuse_beside("--list", {"RESULTS": given, "--rows": rows, "--level": level, "--prompts": prompts})
-        refuse_beside("--list", {"--format markdown": form == "markdown"})
-        _list([book.claim(key) for key in claim] if claim else book.claims, form, out)
+    options.check()
+    book = ledger(options.file)
+    if options.listed:
+        options.check_listing()
+        chosen = [book.claim(key) for key in options.claim] if options.claim else book.claims
+        _list(chosen, options.form, options.out)
         return
-    for key in claim or ():
-        book.claim(key)  # a mistyped key is said before results are read
-    result_rows = opened(folder).rows()
-    check_choice(result_rows, prompts=prompts, precision=precision)
-    found = check(
-        book,
-        result_rows,
-        claims=claim,
-        level=level,
-        prompts=prompts,
-        precision=precision,
-        correct=correct,
-    )
-    if form == "table":
-        _show(found, rows, whole=bool(claim))
+    verdicts = _verdicts(book, options)
+    if options.form == "table":
+        _show(verdicts, options.rows, whole=bool(options.claim))
     else:
-        emit(export(found, form, rows), out)
+        emit(export(verdicts, options.form, options.rows), options.out)
+
+
+def _verdicts(book: Ledger, options: ClaimsOptions) -> list[Verdict]:
+    from clipjax.analysis.claims.claims import check
+
+    for key in options.claim or ():
+        book.claim(key)  # a mistyped key is refused before results are read
+    rows = opened(options.folder).rows()
+    check_choice(rows, prompts=options.prompts, precision=options.precision)
+    return check(
+        book,
+        rows,
+        claims=options.claim,
+        level=options.level,
+        prompts=options.prompts,
+        precision=options.precision,
+        correct=options.correct,
+    )
 
 
 def _list(chosen: Sequence[Claim], form: str, out: Path | None) -> None:

@@ -5,36 +5,44 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from clipjax.commands.shared.options import JsonOption, MetricOption, ResultsOption
 from clipjax.commands.shared.output import print_table, say
+from clipjax.commands.shared.records import taking
+
+if TYPE_CHECKING:
+    from clipjax.evaluation.compare import Comparison
 
 
 def register(app: typer.Typer) -> None:
-    app.command("compare")(compare)
+    app.command("compare")(taking(CompareOptions, compare))
 
 
-def compare(
-    first: Annotated[str, typer.Argument(metavar="A", help="A model's id, a run id, or a run's folder.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="The same; differences are B - A.")],
-    results: ResultsOption = Path("results"),
-    metric: MetricOption = None,
-    resamples: Annotated[int, typer.Option(min=100, help="Resamples of the paired bootstrap.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """The command line of `clipjax compare`."""
+
+    first: Annotated[str, typer.Argument(metavar="A", help="A model's id, a run id, or a run's folder.")]
+    second: Annotated[str, typer.Argument(metavar="B", help="The same; differences are B - A.")]
+    results: ResultsOption = Path("results")
+    metric: MetricOption = None
+    resamples: Annotated[int, typer.Option(min=100, help="Resamples of the paired bootstrap.")] = 1000
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0
     prompts: Annotated[
         str | None,
         typer.Option(help="Only runs with this prompt set, where a model was evaluated with several."),
-    ] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="Only runs of this precision: parity or fast.")
-    ] = None,
-    labels: Annotated[str | None, typer.Option(help="Only runs over this label space.")] = None,
-    as_json: JsonOption = False,
-) -> None:
+    ] = None
+    precision: Annotated[str | None, typer.Option(help="Only runs of this precision: parity or fast.")] = None
+    labels: Annotated[str | None, typer.Option(help="Only runs over this label space.")] = None
+    as_json: JsonOption = False
+
+
+def compare(options: CompareOptions) -> None:
     """Compare two models image by image, on all tasks and data sets that both were evaluated on.
 
     Runs of two models are compared if they were made alike (prompts, labels, precision, images); two runs
@@ -51,18 +59,31 @@ def compare(
 
         clipjax compare 20260101T120000.000000Z-0a1b2c3d results/20260102T130000.000000Z-4e5f6a7b
     """
-    from clipjax.evaluation.compare import compare_runs
-
-    how = {"prompts": prompts, "precision": precision, "labels": labels}
-    found = compare_runs(first, second, results, metrics=metric or [], resamples=resamples, seed=seed, **how)
-    if as_json:
-        say(json.dumps([_record(each) for each in found], indent=2))
+    comparisons = _comparisons(options)
+    if options.as_json:
+        say(json.dumps([_record(each) for each in comparisons], indent=2))
         return
     titles = ["task", "data set", "metric", "A", "B", "B - A", "interval", "p", "p (Holm)", "test", "n"]
-    print_table(titles, [_cells(each) for each in found])
-    say(f"\nA: {found[0].models[0]}\nB: {found[0].models[1]}")
-    for line in _differences(found):
+    print_table(titles, [_cells(each) for each in comparisons])
+    say(f"\nA: {comparisons[0].models[0]}\nB: {comparisons[0].models[1]}")
+    for line in _differences(comparisons):
         say(line)
+
+
+def _comparisons(options: CompareOptions) -> Sequence[Comparison]:
+    from clipjax.evaluation.compare import compare_runs
+
+    return compare_runs(
+        options.first,
+        options.second,
+        options.results,
+        metrics=options.metric or [],
+        resamples=options.resamples,
+        seed=options.seed,
+        prompts=options.prompts,
+        precision=options.precision,
+        labels=options.labels,
+    )
 
 
 def _record(found: Any) -> dict[str, Any]:

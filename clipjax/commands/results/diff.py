@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,27 +20,33 @@ if TYPE_CHECKING:
     from clipjax.analysis.diff.tables import Table
     from clipjax.results.rows import Row
 
-_HELP = "Folder that `clipjax eval --results` wrote to, or of one run."
 
+@dataclass(frozen=True, kw_only=True)
+class DiffOptions:
+    """The command line of `clipjax results diff`."""
 
-def diff(
-    first: Annotated[Path, typer.Argument(metavar="A", help=_HELP)],
-    second: Annotated[Path, typer.Argument(metavar="B", help="The same; differences are B - A.")],
+    first: Annotated[
+        Path,
+        typer.Argument(metavar="A", help="Folder that `clipjax eval --results` wrote to, or of one run."),
+    ]
+    second: Annotated[Path, typer.Argument(metavar="B", help="The same; differences are B - A.")]
     tolerance: Annotated[
         float, typer.Option(min=0, help="Numbers at most this far apart count as the same.")
-    ] = 0,
+    ] = 0
     paired: Annotated[
         bool, typer.Option("--paired", help="Intervals from the per-image tables, image by image: slower.")
-    ] = False,
-    limit: LinesOption = 30,
+    ] = False
+    limit: LinesOption = 30
     form: Annotated[
         str, typer.Option("--format", "-f", help="table or markdown; csv or json for every difference.")
-    ] = "table",
-    out: OutFileOption = None,
+    ] = "table"
+    out: OutFileOption = None
     check: Annotated[
         bool, typer.Option("--check", help="Exit code 1 if a number differs or is on one side only.")
-    ] = False,
-) -> None:
+    ] = False
+
+
+def diff(options: DiffOptions) -> None:
     """Show which numbers of two sets of results differ, by how much, and what was done differently.
 
     Rows are matched by model, task, data set, slice and metric; where several match, also by recipe and
@@ -51,28 +57,35 @@ def diff(
     clipjax results diff results/20261125T101020... results/20261126T090000... --paired
     clipjax results diff before after --tolerance 0.001 --check
     """
-    from clipjax.analysis.diff.differences import compare_rows
     from clipjax.analysis.diff.tables import FORMATS, export_differences
 
-    refuse_beside("--format table", {"--out": out if form == "table" else None})
-    if form not in FORMATS:
-        raise unknown_name("format", form, list(FORMATS))
+    refuse_beside("--format table", {"--out": options.out if options.form == "table" else None})
+    if options.form not in FORMATS:
+        raise unknown_name("format", options.form, list(FORMATS))
+    found = _differences(options)
+    if options.form == "table":
+        _print(found, options.tolerance, options.limit or None)
+    else:
+        emit(export_differences(found, options.tolerance, options.form), options.out)
+    beyond, alone = found.beyond(options.tolerance), len(found.only_a) + len(found.only_b)
+    if options.check and (beyond or alone):
+        raise DataError(
+            f"{options.first} and {options.second}: {counted(len(beyond), 'number')} differ, {alone} on one "
+            "side only"
+        )
+
+
+def _differences(options: DiffOptions) -> Differences:
+    from clipjax.analysis.diff.differences import compare_rows
+
+    first, second = options.first, options.second
     found = compare_rows(_rows(first), _rows(second))
     if not found.pairs:
         raise DataError(
             f"{first} and {second} have no number in common: no model, task, data set and metric; "
             "two models are compared by `clipjax compare`"
         )
-    if paired:
-        found = replace(found, pairs=_paired(found.pairs, first, second))
-    if form == "table":
-        _print(found, tolerance, limit or None)
-    else:
-        emit(export_differences(found, tolerance, form), out)
-    if check and (found.beyond(tolerance) or found.only_a or found.only_b):
-        alone = len(found.only_a) + len(found.only_b)
-        differ = counted(len(found.beyond(tolerance)), "number")
-        raise DataError(f"{first} and {second}: {differ} differ, {alone} on one side only")
+    return replace(found, pairs=_paired(found.pairs, first, second)) if options.paired else found
 
 
 def _run(folder: Path) -> Path | None:

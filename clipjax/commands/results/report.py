@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -16,30 +17,36 @@ from clipjax.commands.shared.options import (
     ResultsArgument,
 )
 from clipjax.commands.shared.output import say
+from clipjax.commands.shared.records import fields_of, taking
 from clipjax.commands.shared.result_folder import check_choice, check_models, opened
 from clipjax.errors import counted
 
 
 def register(app: typer.Typer) -> None:
-    app.command()(report)
+    app.command("report")(taking(ReportOptions, report))
 
 
-def report(
-    folder: ResultsArgument = Path("results"),
-    out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("report.html"),
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """The command line of `clipjax report`."""
+
+    folder: ResultsArgument = Path("results")
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("report.html")
     name: Annotated[
         str | None, typer.Option(help="What the page calls these results. Default: the folder's name.")
-    ] = None,
-    figure: FigureOption = None,
-    claims: ClaimsOption = None,
-    prompts: PromptSetOption = None,
-    precision: PrecisionOption = "parity",
-    highlight: HighlightOption = None,
+    ] = None
+    figure: FigureOption = None
+    claims: ClaimsOption = None
+    prompts: PromptSetOption = None
+    precision: PrecisionOption = "parity"
+    highlight: HighlightOption = None
     parts: Annotated[
         bool,
         typer.Option("--parts/--no-parts", help="Also numbers of parts of data sets: factors, scores, ..."),
-    ] = True,
-) -> None:
+    ] = True
+
+
+def report(options: ReportOptions) -> None:
     """Write one page with everything: tables, plots, the paper's figures and tables, and its claims.
 
     Tables can be sorted and plots explored; each number comes with how it was made. The page is one file that
@@ -54,17 +61,11 @@ def report(
     from clipjax.analysis.report.write import Choices, write_report
     from clipjax.results.tables import model_name
 
-    rows = opened(folder).rows()
-    check_choice(rows, prompts=prompts, precision=precision)
-    check_models(map(model_name, rows), highlight or ())
-    choices = Choices(
-        figures=figure,
-        claims=claims,
-        prompts=prompts,
-        precision=precision,
-        parts=parts,
-        highlight=tuple(highlight or ()),
-    )
-    written = write_report(rows, out, name or folder.resolve().name, choices)
+    rows, highlight = opened(options.folder).rows(), tuple(options.highlight or ())
+    check_choice(rows, prompts=options.prompts, precision=options.precision)
+    check_models(map(model_name, rows), highlight)
+    choices = fields_of(Choices, options, figures=options.figure, highlight=highlight)
+    name = options.name or options.folder.resolve().name
+    written = write_report(rows, options.out, name, choices)
     models, numbers = counted(written.models, "model"), counted(written.numbers, "number")
-    say(f"{out}: {written.megabytes:.1f} MB, {models}, {numbers}")
+    say(f"{options.out}: {written.megabytes:.1f} MB, {models}, {numbers}")

@@ -1,0 +1,101 @@
+"""Commands that select result rows: `clipjax results list` and `export`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipjax.commands.shared.options import LinesOption, MetricOption, OutFileOption, ResultsArgument
+from clipjax.commands.shared.output import print_table, say
+from clipjax.commands.shared.result_folder import emit, opened, selected
+from clipjax.errors import UsageError
+
+if TYPE_CHECKING:
+    from clipjax.results.rows import Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowOptions:
+    """Which rows of a folder."""
+
+    every: Annotated[bool, typer.Option("--all", help="Every run, not only the newest of each recipe.")] = (
+        False
+    )
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", help="Only this model; `*` stands for anything; may be repeated."),
+    ] = None
+    task: Annotated[
+        list[str] | None,
+        typer.Option("--task", "-t", help="Only this task; `*` stands for anything; may be repeated."),
+    ] = None
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option("--dataset", "-d", help="Only this data set; `*` stands for anything; may be repeated."),
+    ] = None
+    metric: MetricOption = None
+
+    def rows(self, folder: Path) -> list[Row]:
+        """Those rows. Raises UsageError, DataError."""
+        fields = ("model", "task", "dataset", "metric")
+        wanted = {field: getattr(self, field) for field in fields}
+        return selected(opened(folder).rows(every=self.every), wanted)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListOptions:
+    """The command line of `clipjax results list`."""
+
+    folder: ResultsArgument = Path("results")
+    which: RowOptions
+    slices: Annotated[bool, typer.Option("--slices", help="Also the rows of slices: each class, ...")] = False
+    limit: LinesOption = 100
+
+
+def list_rows(options: ListOptions) -> None:
+    """List result rows, the newest of each recipe, with what is published of their numbers.
+
+    \b
+    clipjax results list --model "vit_b_*" --dataset imagenet_r --metric top1
+    clipjax results list --slices --limit 0
+    """
+    from clipjax.results.tables import summary_table
+
+    rows = options.which.rows(options.folder)
+    whole = [row for row in rows if options.slices or row["slice"] is None]
+    if not whole:
+        metrics = options.which.metric
+        what = f"{' and '.join(map(repr, metrics))} have" if metrics else "these results have"
+        raise UsageError(f"{what} only rows of parts of data sets: add --slices")
+    shown = whole[: options.limit or None]
+    print_table(*summary_table(shown))
+    _say_hidden(rows, whole, shown)
+
+
+def _say_hidden(rows: Sequence[Row], whole: Sequence[Row], shown: Sequence[Row]) -> None:
+    """Say on stderr how many rows were not shown, and which option shows them."""
+    if more := len(whole) - len(shown):
+        say(f"not shown: {more} more rows (--limit 0 shows all; --model, --dataset, ... some)", err=True)
+    if parts := len(rows) - len(whole):
+        say(f"not shown: {parts} rows of parts of data sets (--slices)", err=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """The command line of `clipjax results export`."""
+
+    folder: ResultsArgument = Path("results")
+    form: Annotated[str, typer.Option("--format", "-f", help="csv, markdown or latex.")] = "csv"
+    out: OutFileOption = None
+    which: RowOptions
+
+
+def export(options: ExportOptions) -> None:
+    """Export result rows as CSV (every field), Markdown or LaTeX (the summary)."""
+    from clipjax.results.tables import export_rows
+
+    emit(export_rows(options.which.rows(options.folder), options.form), options.out)
