@@ -1,4 +1,4 @@
-"""Commands about data sets: `datasets list`, `datasets show`, `datasets check`, `datasets pack`."""
+"""`clipjax datasets`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from clipjax.data.cards import DatasetCard
 
 app = typer.Typer(
-    help="Data sets: the known cards, checking a folder before a run, packing.", no_args_is_help=True
+    help="Data sets: list the known cards, check a folder before a run, pack images into shards.",
+    no_args_is_help=True,
 )
 USAGE = "clipjax datasets check NAME PATH"
 
@@ -34,7 +35,7 @@ def list_cards(
     task: Annotated[str | None, typer.Option("--task", "-t", help="Only the data sets of this task.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the data set cards that ship with clipjax; a family of data sets is one line.
+    """List the data set cards that ship with clipjax; a family is one line.
 
     `clipjax datasets show NAME` shows classes, licences, sources and TFDS names.
     """
@@ -87,12 +88,12 @@ def check(
     decode: Annotated[
         bool | None,
         typer.Option(
-            "--decode/--no-decode", help="Read every image; by default for one data set, not with --all."
+            "--decode/--no-decode", help="Read every image. Default: yes for one data set, no with --all."
         ),
     ] = None,
     dataset: Annotated[str | None, typer.Option("--dataset", "-d", hidden=True)] = None,
 ) -> None:
-    """Find what is missing, extra or in the wrong order in a data set, before an hour is lost.
+    """Find what is missing, extra or in the wrong order in a data set.
 
     Checks the layout, the number of images, the order of the classes, prompts and annotations.
 
@@ -115,16 +116,21 @@ def pack(
         Path, typer.Argument(metavar="DATA", help="The images, as `clipjax eval --data` takes them.")
     ],
     out: Annotated[
-        Path, typer.Argument(metavar="OUT", help="A new folder or URL, or that of an earlier run.")
+        Path,
+        typer.Argument(
+            metavar="OUT", help="Folder or URL to write: a new one, or that of an earlier run to complete."
+        ),
     ],
-    kind: Annotated[str, typer.Option("--format", help="webdataset or array_record.")] = "webdataset",
+    kind: Annotated[
+        str, typer.Option("--format", help="Format of the shards: webdataset or array_record.")
+    ] = "webdataset",
     dataset: DatasetOption = None,
     images_per_shard: Annotated[int, typer.Option(help="Images in a shard.")] = 1000,
 ) -> None:
-    """Pack many small files into a few large ones, and verify them by reading them back.
+    """Pack many small files into a few large ones, and read them back to verify them.
 
-    OUT has the digest of DATA and can be read wherever DATA is, with the same card. After an interruption run
-    it again: finished shards are kept, damaged ones are written anew.
+    OUT has the digest of DATA, and every command takes it with the same card. Run an interrupted command
+    again: finished shards are kept, damaged ones rewritten.
 
     Example: clipjax datasets pack /data/imagenet/val /data/packed/val --dataset imagenet_val
     """
@@ -183,7 +189,7 @@ def _check_all(data_root: Path, decode: bool) -> None:
 
 
 def _name_and_path(name: str | None, path: Path | None, dataset: str | None) -> tuple[str, Path]:
-    """Raises UsageError with the right order, for the former order and for missing arguments."""
+    """Raises UsageError, with the right order, for the former order and for missing arguments."""
     from clipjax.storage.reading import exists
 
     if dataset is not None:
@@ -208,7 +214,7 @@ def _family(card: DatasetCard) -> str:
 
 
 def _name(family: list[DatasetCard]) -> str:
-    """The name of one card, or of several members of a family."""
+    """A card's name; for several members of a family, the family's."""
     return family[0].name if len(family) == 1 else f"{_family(family[0])}:* ({len(family)})"
 
 
@@ -220,7 +226,6 @@ def _row(family: list[DatasetCard]) -> list[object]:
 
 
 def _record(card: DatasetCard) -> dict[str, Any]:
-    """The keys that a card sets."""
     record = dataclasses.asdict(card) | {"path": card.path and str(card.path)}
     return {key: value for key, value in record.items() if value not in (None, {}, ())}
 

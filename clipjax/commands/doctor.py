@@ -1,4 +1,4 @@
-"""`clipjax doctor`: is this machine ready for a run, and if not, what to do?"""
+"""`clipjax doctor`."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def register(app: typer.Typer) -> None:
 
 def doctor(
     data_root: Annotated[
-        Path | None, typer.Option("--data-root", help="Folder of data sets: which are there and in order?")
+        Path | None, typer.Option("--data-root", help="Folder of data sets to check, too.")
     ] = None,
     models: Annotated[
         str | None,
         typer.Option(
-            help="With --data-root: ids of the models to run, A,B,...: is there room for their embeddings? "
-            "Default: all registered ones."
+            help="With --data-root: check that there is room for the embeddings of these models, ids "
+            "A,B,... Default: all registered ones."
         ),
     ] = None,
     store: StoreOption = None,
@@ -37,7 +37,7 @@ def doctor(
 ) -> None:
     """Check devices, versions, caches and data before a run; change nothing.
 
-    Exit code 0 if nothing is broken, 1 if something must be fixed; a line for each thing says what to do.
+    Each line says what to do. Exit code: 0 nothing is broken, 1 something must be fixed.
 
     Example: clipjax doctor --data-root /data --models vit_b_32-openai,vit_l_14-openai
     """
@@ -59,7 +59,7 @@ def doctor(
 
 
 def _ids(models: str | None, data_root: Path | None) -> tuple[str, ...]:
-    """The ids in `--models`; a wrong one is refused before anything is examined."""
+    """An unknown id is refused before anything is examined."""
     if data_root is None:
         refuse_without("--data-root", {"--models": models})
     if models is None:
@@ -70,7 +70,6 @@ def _ids(models: str | None, data_root: Path | None) -> tuple[str, ...]:
 
 
 def _show(line: object) -> None:
-    """One line of three columns, and below it what to do."""
     check, status, says, do = dataclasses.astuple(line)  # pyright: ignore[reportArgumentType]
     say(f"{status:<6}  {check:<13}  {says}", fg=_COLOURS[status])
     if do:

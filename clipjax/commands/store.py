@@ -1,4 +1,4 @@
-"""Commands about the stores of embeddings and of decoded pixels: `store ls`, `store gc`."""
+"""`clipjax store`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clipjax.commands.shared.stores import cached_pixels, parse_size, store_root
 from clipjax.errors import DataError
 
 app = typer.Typer(
-    help="The stores of embeddings and of decoded pixels: what is in them, and freeing space.",
+    help="The stores of embeddings and of decoded pixels: list their contents, free space.",
     no_args_is_help=True,
 )
 
@@ -25,7 +25,8 @@ def register(root: typer.Typer) -> None:
 
 
 PixelsOption = Annotated[
-    bool, typer.Option("--pixels", help="The pixel store of the user's cache, not the embeddings.")
+    bool,
+    typer.Option("--pixels", help="Use the pixel store of the user's cache, not the store of embeddings."),
 ]
 
 
@@ -50,7 +51,9 @@ def gc(
     budget: Annotated[str, typer.Argument(help="Size to shrink the store to, e.g. 20GB or 500MB.")],
     store: StoreOption = None,
     pixels: PixelsOption = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be removed, and remove nothing.")
+    ] = False,
 ) -> None:
     """Remove whole entries, the longest unused first, until the store fits the budget.
 
@@ -65,7 +68,7 @@ def gc(
 
 
 def _existing(store: Path | None, pixels: bool) -> Path:
-    """The store to use. Only the user's cache may be missing: then it counts as empty."""
+    """Only the user's cache may be missing: it then counts as empty."""
     from clipjax.storage.buckets import place
     from clipjax.storage.reading import exists
 

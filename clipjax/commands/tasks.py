@@ -1,4 +1,4 @@
-"""`clipjax tasks`: the tasks, what each needs, and their collections."""
+"""`clipjax tasks`."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def register(app: typer.Typer) -> None:
 
 def tasks(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="One task: its whole convention.")
+        str | None, typer.Argument(metavar="NAME", help="Show the whole convention of this task.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the tasks of `clipjax eval` with what they need, and the collections for `--data-root`.
 
-    With a task's NAME: everything that is needed to compare its numbers with others.
+    NAME shows the convention of one task: what its numbers depend on.
     """
     if name is not None:
         from clipjax.tasks.task import find_task
@@ -85,7 +85,6 @@ def _show(record: dict[str, Any], as_json: bool) -> None:
 
 
 def _words(value: Any) -> str:
-    """A value of a record as text."""
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {item}" for key, item in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

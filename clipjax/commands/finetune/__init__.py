@@ -1,1 +1,1 @@
-"""Commands that make new models from others: fine-tuning, and mixing the weights of two models."""
+"""Commands that make new models from others."""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def print_changes(changes: Sequence[Change]) -> None:
-    """Print the before/after table: a line is red if every seed lost, green if every seed gained."""
+    """A line is red if every seed lost, green if every seed gained."""
     titles = [
         *("task", "data set", "number", "n"),
         *("before", "after", "sd", "difference", "95 % interval", "verdict"),

@@ -1,4 +1,4 @@
-"""The images that a new model is chosen by and evaluated on: options of `finetune` and `wise-ft`."""
+"""Images to choose by, and a suite to evaluate on."""
 
 from __future__ import annotations
 
@@ -17,10 +17,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationOptions:
-    """Images to choose by."""
-
     validation: Annotated[
-        Path | None, typer.Option(help="Images to choose by (alpha, epoch, ...); never those tested on.")
+        Path | None, typer.Option(help="Images for choosing alpha, epoch, ...; never those tested on.")
     ] = None
     validation_dataset: Annotated[str, typer.Option(help="Data set card of the --validation images.")] = (
         "folder"
@@ -34,8 +32,6 @@ class ValidationOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteOptions:
-    """The suite to evaluate new models on, if any."""
-
     evaluate: Annotated[
         str | None,
         typer.Option(help="Suite to evaluate the new models on, e.g. robustness; needs --data-root."),
@@ -46,14 +42,13 @@ class SuiteOptions:
     ] = None
 
     def check(self) -> None:
-        """Raises UsageError if only one of --evaluate and --data-root was given."""
         if (self.evaluate is None) != (self.data_root is None):
             raise UsageError(
                 "--evaluate and --data-root go together: which suite, and the folder of its data sets"
             )
 
     def read(self) -> tuple[Suite, Path] | None:
-        """The suite and the folder of its data sets; None without --evaluate."""
+        """The suite and the folder of its data sets, if there is one."""
         from clipjax.finetune.suites import load_suite
 
         if self.evaluate is None or self.data_root is None:

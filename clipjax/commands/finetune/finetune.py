@@ -1,4 +1,4 @@
-"""`clipjax finetune METHOD`: fine-tune a model by a recipe, and show what that changed."""
+"""`clipjax finetune METHOD`."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def register(app: typer.Typer) -> None:
 
 
 def finetune(options: FinetuneOptions) -> None:
-    """Fine-tune a model and write it as a checkpoint that every other command takes.
+    """Fine-tune a model and write a checkpoint that every other command takes.
 
-    The same command continues an interrupted run where it stopped (exit code 75: run it again; 0: finished).
-    Everything that is chosen by accuracy is chosen on held-out or validation images.
+    Run an interrupted command again: it continues where it stopped (exit code: 75 interrupted, 0 finished).
+    Choices by accuracy use held-out or validation images only.
 
     Examples:
 
@@ -98,7 +98,7 @@ def _run_all(jobs: Sequence[Job], shared: _Shared) -> None:
 
 
 def _run(job: Job, shared: _Shared) -> dict[str, Any]:
-    """Fine-tune one model, with --evaluate on a suite, and show what came of it; the record for --json."""
+    """Also prints what was made; returns the record for --json."""
     import jax
 
     from clipjax.checkpoints.load import load_model
@@ -118,7 +118,6 @@ def _run(job: Job, shared: _Shared) -> dict[str, Any]:
 
 
 def _changes(base: Model, runs: Sequence[Run], job: Job, shared: _Shared) -> Sequence[Change]:
-    """What the suite of --evaluate finds before and after; empty without one."""
     from clipjax.finetune.before_after import before_and_after
 
     if (suite := shared.options.suite.read()) is None:

@@ -1,4 +1,4 @@
-"""The options of `clipjax finetune`, and the records that they become."""
+"""The options of `clipjax finetune`."""
 
 from __future__ import annotations
 
@@ -31,8 +31,6 @@ SUITE = "suite:"  # how METHOD begins if it is a suite of runs
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneOptions:
-    """The command line of `clipjax finetune`."""
-
     method: Annotated[
         str,
         typer.Argument(
@@ -80,7 +78,7 @@ class FinetuneOptions:
     name: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Name of the new models, -seedN added; default: after the base model."
+            metavar="NAME", help="Name of the new models, followed by -seedN; default: after the base model."
         ),
     ] = None
     facts: FactOptions
@@ -98,18 +96,16 @@ class FinetuneOptions:
 
     @property
     def runs(self) -> str | None:
-        """The suite whose runs METHOD stands for; None if it is one method."""
+        """The suite that METHOD names; None for one method."""
         return self.method.removeprefix(SUITE) if self.method.startswith(SUITE) else None
 
     @property
     def file_of_shots(self) -> Path | None:
-        """--shots, if it is a file."""
         if self.shots is None or self.shots == "all" or self.shots.isdecimal():
             return None
         return Path(self.shots)
 
     def check(self) -> None:
-        """Raises UsageError for an unknown method, and for options that exclude or need each other."""
         if self.runs is None:
             from clipjax.finetune.method import find_method
 
@@ -146,7 +142,6 @@ class FinetuneOptions:
             )
 
     def read(self) -> Data:
-        """The training images, and those to choose by."""
         from clipjax.data.cards import load_dataset
         from clipjax.finetune.run import Data
 
@@ -167,5 +162,5 @@ class FinetuneOptions:
         )
 
     def compute(self) -> Compute:
-        """How the suite of --evaluate is computed."""
+        """How the suite is evaluated."""
         return self.stores.compute(workers=workers_asked(self.workers), progress=False)

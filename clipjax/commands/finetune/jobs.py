@@ -1,4 +1,4 @@
-"""The runs that `clipjax finetune METHOD` stands for: one, or those of a suite."""
+"""The runs of `clipjax finetune METHOD`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ class Job(NamedTuple):
 
 
 def jobs_of(options: FinetuneOptions) -> list[Job]:
-    """The runs to do. Raises UsageError, DataError."""
     from clipjax.storage.buckets import place
 
     out = place(options.out or Path())
@@ -36,7 +35,6 @@ def jobs_of(options: FinetuneOptions) -> list[Job]:
 
 
 def _of_suite(options: FinetuneOptions, name: str, out: Path) -> list[Job]:
-    """A run for each of the suite's [[runs]], in a folder of its own."""
     from clipjax.finetune.suites import load_suite
 
     refuse_beside(options.method, {"--model": options.model, "--recipe": options.recipe})
@@ -52,7 +50,7 @@ def _of_suite(options: FinetuneOptions, name: str, out: Path) -> list[Job]:
 
 
 def _recipe(options: FinetuneOptions, method: str | None, name: str | None) -> Recipe:
-    """The named recipe, else the method's own, changed by --set, --seed and --shots."""
+    """With --set, --seed and --shots applied."""
     from clipjax.finetune.recipe import default_recipe, load_recipe
 
     changes = options.changes or []
@@ -72,8 +70,8 @@ def _check_method_options(recipe: Recipe, changes: Sequence[str]) -> None:
     """Refuse options that the method does not have.
 
     Raises:
-        UsageError: --set gives them.
-        DataError: the recipe's file does.
+        UsageError: from --set.
+        DataError: from the recipe's file.
     """
     from clipjax.finetune.method import find_method
 

@@ -1,4 +1,4 @@
-"""`clipjax finetune METHOD --dry-run`: parameters, memory and schedule, without weights."""
+"""`clipjax finetune METHOD --dry-run`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def print_plan(
     jobs: Sequence[Job], data: Data, settings: Settings, loading: Mapping[str, Any], as_json: bool
 ) -> None:
-    """Print a plan for each job. Reads no weights of registered models, and writes nothing.
+    """Reads no weights of registered models, and writes nothing.
 
     Args:
         loading: facts about the models, as `load_model` takes them.

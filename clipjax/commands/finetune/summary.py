@@ -1,4 +1,4 @@
-"""What `clipjax finetune` prints: the methods, and what a job made."""
+"""What `clipjax finetune` prints."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def show_job(job: Job, runs: Sequence[Run], changes: Sequence[Change]) -> None:
 
 
 def _rounded(value: Any) -> str:
-    """A value that a search chose, rounded for reading; the model's card keeps every digit."""
+    """For reading; the model's card keeps every digit."""
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_rounded, value))}]"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""`clipjax wise-ft`: mix the weights of a model and its fine-tuned one."""
+"""`clipjax wise-ft`."""
 
 from __future__ import annotations
 
@@ -33,10 +33,8 @@ def register(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class WiseOptions:
-    """The command line of `clipjax wise-ft`."""
-
     base: Annotated[str, typer.Argument(metavar="BASE", help="The pretrained model: id or folder.")]
-    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="The model fine-tuned from it, a folder.")]
+    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="Folder of the model fine-tuned from BASE.")]
     out: Annotated[
         Path, typer.Option("--out", help="Folder for the model and the sweep's results, or a URL.")
     ]
@@ -46,7 +44,7 @@ class WiseOptions:
             "--alpha",
             min=0.0,
             max=1.0,
-            help="0 is BASE, 1 is TUNED; may be repeated. Default: 0, 0.1, ... 1.",
+            help="Share of TUNED: 0 is BASE, 1 is TUNED; may be repeated. Default: 0, 0.1, ... 1.",
         ),
     ] = None
     prompts: Annotated[
@@ -59,14 +57,13 @@ class WiseOptions:
         typer.Option(help="Data set for the figure's horizontal axis; default the first one named *_val."),
     ] = None
     name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="What to call the model; default: after TUNED.")
+        str | None, typer.Option(metavar="NAME", help="Name of the new model; default: after TUNED.")
     ] = None
     workers: WorkersOption = "0"
     stores: StoreOptions
     as_json: JsonOption = False
 
     def check(self) -> None:
-        """Raises UsageError for options that need each other, a published model's name, or a model in OUT."""
         from clipjax.checkpoints.identity.naming import taken_names
 
         self.suite.check()
@@ -78,21 +75,20 @@ class WiseOptions:
 
     @property
     def folder(self) -> Path:
-        """--out, which may be a URL."""
+        """May be a URL."""
         from clipjax.storage.buckets import place
 
         return place(self.out)
 
     def compute(self) -> Compute:
-        """How images are embedded."""
         return self.stores.compute(workers=workers_asked(self.workers), progress=False)
 
 
 def wise_ft(options: WiseOptions) -> None:
-    """Interpolate the weights of a model and its fine-tuned one (WiSE-FT).
+    """Mix the weights of a model with those of its fine-tuned version (WiSE-FT).
 
-    Writes OUT/model at one alpha: the best on --validation, else the one --alpha given, else 0.5. With
-    --evaluate, every alpha is evaluated and the curve is drawn.
+    Writes OUT/model at one alpha: the best on --validation, else a single --alpha, else 0.5. With --evaluate,
+    every alpha is evaluated and the curve is drawn.
 
     Examples:
 
@@ -122,7 +118,7 @@ def wise_ft(options: WiseOptions) -> None:
 
 
 def _refuse_overwriting(target: Path, base: str, tuned: str) -> None:
-    """Raises UsageError if `target` holds a model that is not a mixture, or is one of the two to mix."""
+    """Raises UsageError if `target` is one of the two models, or no mixture."""
     from clipjax.checkpoints.native import is_checkpoint, read_card_file
     from clipjax.storage.buckets import place
 
@@ -135,15 +131,13 @@ def _refuse_overwriting(target: Path, base: str, tuned: str) -> None:
 
 
 class _Pair(NamedTuple):
-    """The two models to mix, of one kind, and the prompts of their zero-shot heads."""
-
     base: Model
     tuned: Model
     prompts: PromptSet
 
 
 def _pair(options: WiseOptions) -> _Pair:
-    """Load the models. If TUNED is a classifier, a CLIP BASE becomes its zero-shot classifier."""
+    """If TUNED is a classifier, a CLIP BASE becomes its zero-shot classifier."""
     from clipjax.checkpoints.load import load_model
     from clipjax.data.labels import load_prompts
     from clipjax.finetune.wise_ft import zero_shot_classifier
@@ -173,10 +167,7 @@ def _choose(
 
 
 def _validation(tuned: Model, options: WiseOptions) -> ValidationSplit | None:
-    """The images to choose by, if any; refuses those of the suite, and those trained on.
-
-    On the latter the fine-tuned model is best, whatever it has lost.
-    """
+    """Images trained on are refused: there the fine-tuned model is best, whatever it has lost."""
     from clipjax.finetune.before_after import refuse_leaks
     from clipjax.finetune.data.splits import validation_split_of
 

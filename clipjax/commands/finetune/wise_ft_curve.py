@@ -1,4 +1,4 @@
-"""The curve of `clipjax wise-ft --evaluate`: every alpha on a suite, as a table and a figure."""
+"""The curve of `clipjax wise-ft --evaluate`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def measure(
     results: Path,
     compute: Compute,
 ) -> list[Row]:
-    """The rows of every alpha on the suite, which are also written to `results`."""
+    """The rows of every alpha, also written to `results`."""
     from clipjax.finetune.before_after import evaluate_suite, left_out
     from clipjax.finetune.wise_ft import sweep
 
@@ -38,7 +38,7 @@ def measure(
 
 
 def show(rows: Sequence[Row], alphas: Sequence[float], suite: Suite) -> None:
-    """Print one line for each number of the suite, and one column for each alpha."""
+    """A line for each number of the suite, a column for each alpha."""
     titles = {(each.task, each.metric, each.slice): each.title for each in suite.metrics}
     found: dict[tuple[str, str, str], dict[float, str]] = {}
     for row in rows:
@@ -50,7 +50,7 @@ def show(rows: Sequence[Row], alphas: Sequence[float], suite: Suite) -> None:
 
 
 def draw(rows: Sequence[Row], reference: str | None, alpha: float, out: Path) -> list[Path]:
-    """Draw the curve; print the reason on stderr if it cannot be drawn."""
+    """Prints on stderr why the curve cannot be drawn."""
     from clipjax.analysis.figures.tasks.finetuning import alpha_figure
     from clipjax.errors import DataError
     from clipjax.storage.publishing import moved, working_copy

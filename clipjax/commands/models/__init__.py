@@ -1,1 +1,1 @@
-"""Commands about models: list, convert, export, and compare with the reference library."""
+"""Commands about models."""

@@ -1,4 +1,4 @@
-"""`clipjax convert SRC`: a foreign checkpoint into clipjax's own format."""
+"""`clipjax convert SRC`."""
 
 from __future__ import annotations
 
@@ -23,8 +23,6 @@ def register(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertOptions:
-    """The command line of `clipjax convert`."""
-
     source: Annotated[
         str,
         typer.Argument(
@@ -34,9 +32,7 @@ class ConvertOptions:
     ]
     card: Annotated[
         str | None,
-        typer.Option(
-            "--card", "--model", "-m", metavar="ID", help="Registered model that says how to load SRC."
-        ),
+        typer.Option("--card", "--model", "-m", metavar="ID", help="Registered model to load SRC as."),
     ] = None
     out: Annotated[
         Path | None,
@@ -46,20 +42,17 @@ class ConvertOptions:
     ] = None
     image_size: Annotated[
         int | None,
-        typer.Option(
-            metavar="N", help="For images of N x N pixels: resample the position table, and say so."
-        ),
+        typer.Option(metavar="N", help="Resample the position table for images of N x N pixels, and say so."),
     ] = None
     name: NameOption = None
     facts: FactOptions
 
 
 def convert(options: ConvertOptions) -> None:
-    """Convert a checkpoint into clipjax's own format (model.safetensors and card.json), strictly.
+    """Convert a checkpoint into clipjax's format: model.safetensors and card.json.
 
-    Every tensor of the source is used once and every parameter of the model is filled once, or nothing is
-    written. Only a registered model's own weights get its name and facts: those of its hub repository, or of
-    a known SHA-256.
+    Writes nothing unless every tensor is used once and every parameter is filled once. Only a registered
+    model's own weights get its name and facts: those of its hub repository, or of a known SHA-256.
 
     Examples:
 

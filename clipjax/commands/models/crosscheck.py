@@ -1,4 +1,4 @@
-"""`clipjax crosscheck DATA --model M`: the same images through both frameworks, from file to accuracy."""
+"""`clipjax crosscheck DATA`."""
 
 from __future__ import annotations
 
@@ -32,8 +32,6 @@ def register(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class CrosscheckOptions:
-    """The command line of `clipjax crosscheck`."""
-
     data: Annotated[
         Path, typer.Argument(metavar="DATA", help="Root folder (or CSV/JSONL manifest) of the images.")
     ]
@@ -41,8 +39,8 @@ class CrosscheckOptions:
     against: Annotated[
         str | None,
         typer.Option(
-            help="open_clip, timm or transformers, run in another process (needs the `reference` extra). "
-            "Default: the library that the model's card names."
+            help="Reference library: open_clip, timm or transformers, run in another process (needs the "
+            "`reference` extra). Default: the one that the model's card names."
         ),
     ] = None
     dataset: DatasetOption = None
@@ -51,8 +49,10 @@ class CrosscheckOptions:
         str | None, typer.Option(help="Prompt set by name (openai_80, openai_7, ...) or a file.")
     ] = None
     card: CardOption = None
-    limit: Annotated[int, typer.Option(min=1, help="A seeded random sample of this many images.")] = 512
-    seed: Annotated[int, typer.Option(min=0, help="Seed of that sample.")] = 0
+    limit: Annotated[int, typer.Option(min=1, help="Compare a seeded random sample of this many images.")] = (
+        512
+    )
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the --limit sample.")] = 0
     checkpoint: Annotated[
         Path | None,
         typer.Option(
@@ -60,7 +60,7 @@ class CrosscheckOptions:
             "the model was read from, else the model's weights, written back."
         ),
     ] = None
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at once, on both sides.")] = 32
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in a batch, on both sides.")] = 32
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of records; each gets its own folder.")] = (
         Path("crosscheck")
     )
@@ -68,19 +68,17 @@ class CrosscheckOptions:
 
 
 def crosscheck(options: CrosscheckOptions) -> None:
-    """Same model, same data: is the number the same, and if not, which step differs first?
+    """Compare clipjax with the reference library, from image file to accuracy: what differs first?
 
-    Each framework decodes, resizes, normalises, tokenises, embeds, builds the head, scores and counts for
-    itself; the reference uses its library's own code. Every stage is compared image by image. Look at the
-    first stage that differs: the later ones differ because of it.
+    Each side decodes, resizes, normalises, tokenises, embeds, builds the head, scores and counts with its own
+    code. Every stage is compared image by image. The first that differs causes the later differences.
 
     What a stage points to. pixels: resizing or cropping. tensor: mean and std. prompts, token ids: words,
     cleaning, truncation. image embeddings, features: the model. head: the text tower or the averaging.
-    logits: scale and bias. top-1 separates ties, which another machine may decide differently, from real
-    flips.
+    logits: scale and bias. top-1: real flips, and ties, which another machine may decide differently.
 
-    Writes record.json, with what was compared and a digest to cite, and sheet.png, the worst images. Exit
-    code 0 if both sides are the same, 1 if they differ.
+    Writes record.json (what was compared, a digest to cite) and sheet.png (the worst images). Exit code: 0
+    both sides agree, 1 they differ.
 
     Examples:
 
@@ -118,7 +116,6 @@ def _both_sides(options: CrosscheckOptions) -> Crosscheck:
 
 
 def _first_difference(found: Crosscheck) -> tuple[str, str]:
-    """The first stage that differs, and how."""
     stage = next(stage for stage in found.stages if not stage.passed)
     what = stage.problem or f"{stage.differing} of {stage.n} {stage.of} are beyond {stage.tolerance:.3g}"
     return stage.name, what

@@ -1,4 +1,4 @@
-"""`clipjax export MODEL`: a model as the reference library's own file."""
+"""`clipjax export MODEL`."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def export(
         "open_clip_model.safetensors"
     ),
 ) -> None:
-    """Write a model as the reference library's own safetensors, bit-identical to what it came from.
+    """Write a model as safetensors of the reference library, bit-identical to its source.
 
-    Weights that came in another format, such as pickles or from transformers, are written as the reference
-    library would write them today. A classifier that was fine-tuned from a CLIP becomes two files: the image
-    tower, as open_clip's `model.visual` has it, and OUT.head.safetensors, a linear layer.
+    Weights from other formats (pickles, transformers) are written as that library would write them today. A
+    classifier fine-tuned from a CLIP becomes two files: the image tower (open_clip's `model.visual`) and
+    OUT.head.safetensors, a linear layer.
     """
     from clipjax.checkpoints.export import export_model, has_tower_alone, head_file
     from clipjax.checkpoints.load import load_model

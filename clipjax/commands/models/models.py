@@ -1,4 +1,4 @@
-"""`clipjax models`: the registered models, and what is verified of each."""
+"""`clipjax models`."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ def register(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelsOptions:
-    """The command line of `clipjax models`."""
-
     name: Annotated[str | None, typer.Argument(help="Show one model's whole card.")] = None
     group: Annotated[
         str | None,
@@ -42,7 +40,6 @@ class ModelsOptions:
     ] = None
 
     def check(self) -> None:
-        """Raises UsageError for options that exclude each other."""
         forms = {"--by-family": self.by_family, "--markdown": self.as_markdown}
         if self.name is not None:
             refuse_beside(f"the model {self.name}", {"--group": self.group, **forms})
@@ -55,8 +52,8 @@ class ModelsOptions:
 def models(options: ModelsOptions) -> None:
     """List the registered models with what is verified of each, or show one model's card.
 
-    "verified": its full-size tensors match those of the reference library one to one, and a narrow model with
-    the same flags gives the same numbers (see `clipjax verify --all`).
+    "verified": the full-size tensors match the reference library's one to one, and a narrow model with the
+    same flags gives the same numbers (`clipjax verify --all`).
     """
     from clipjax.checkpoints.identity.registry import model_card
     from clipjax.verification import coverage
@@ -86,7 +83,7 @@ def _list(options: ModelsOptions) -> None:
 
 
 def _compile_ahead(ids: list[str], chips: list[str], as_json: bool) -> None:
-    """Print what each executable reports; as JSON, one line as soon as it is known."""
+    """As JSON, each executable as soon as it is known."""
     from clipjax.progress import progress_through
     from clipjax.verification.aot import aot_table, programs, table_cells, table_titles
 

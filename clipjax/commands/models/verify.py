@@ -1,4 +1,4 @@
-"""`clipjax verify MODEL`: is this the same model as the reference?"""
+"""`clipjax verify MODEL`."""
 
 from __future__ import annotations
 
@@ -20,16 +20,14 @@ def register(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyOptions:
-    """The command line of `clipjax verify`."""
-
     model: Annotated[
         str | None, typer.Argument(metavar="MODEL", help="A clipjax folder, checkpoint, or model id.")
     ] = None
     against: Annotated[
         str | None,
         typer.Option(
-            help="open_clip, timm, transformers (run as a subprocess; needs the `reference` extra), golden. "
-            "Default: the library that the model's card names."
+            help="Reference: open_clip, timm, transformers (run as a subprocess; needs the `reference` "
+            "extra) or golden. Default: the library that the model's card names."
         ),
     ] = None
     golden: Annotated[Path | None, typer.Option(help="The golden .npz file, with --against golden.")] = None
@@ -43,14 +41,14 @@ class VerifyOptions:
             "--model",
             "-m",
             metavar="ID",
-            help="Registered model that says how to load MODEL, if that is bare weights.",
+            help="Registered model to load MODEL as, if MODEL is bare weights.",
         ),
     ] = None
     everything: Annotated[
         bool, typer.Option("--all", help="Every registered architecture; needs --random-init.")
     ] = False
     random_init: Annotated[
-        bool, typer.Option("--random-init", help="With --all: on random weights, at full and at small size.")
+        bool, typer.Option("--random-init", help="With --all: use random weights, at full and at small size.")
     ] = False
     record: Annotated[
         Path | None, typer.Option(help="With --all: the parity record; default configs/parity.json.")
@@ -60,7 +58,6 @@ class VerifyOptions:
     ] = None
 
     def check(self) -> None:
-        """Raises UsageError for options that exclude or need each other."""
         if self.everything != self.random_init or self.everything == (self.model is not None):
             raise UsageError(
                 "give a model to verify, or --all --random-init for every registered architecture"
@@ -75,14 +72,14 @@ class VerifyOptions:
 
 
 def verify(options: VerifyOptions) -> None:
-    """Is this the same model as the reference? Compare stage by stage and print a JSON report.
+    """Compare a model with the reference, stage by stage, and print a JSON report.
 
-    The report names the first stage that differs. Exit code 0 if the model passes, 1 if it does not or if
-    anything could not be compared.
+    The report names the first stage that differs. Exit code: 0 the model passes, 1 it differs or could not be
+    compared.
 
-    --all --random-init needs no weights. For every registered architecture it matches the keys and shapes of
-    the reference library's full-size tensors, and compares a small model with the same flags number by
-    number. The record is written after each architecture; what is up to date is not done again.
+    --all --random-init needs no weights. For every registered architecture it compares keys and shapes with
+    the reference's full-size tensors, and a small model number by number. It saves the record after each
+    architecture, and skips what is up to date.
     """
     options.check()
     if options.everything:
@@ -104,7 +101,6 @@ def _verify_one(name: str, options: VerifyOptions) -> None:
 
 
 def _verify_all(options: VerifyOptions) -> None:
-    """Verify the whole registry; an architecture unlike its reference is a failure."""
     from clipjax.verification.parity import sweep
 
     swept = sweep(options.record, limit=options.limit)

@@ -1,1 +1,1 @@
-"""Commands that read result rows: the group `clipjax results`, and comparisons, figures, claims, a page."""
+"""Commands that read result rows."""

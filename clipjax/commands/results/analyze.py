@@ -1,4 +1,4 @@
-"""`clipjax analyze RESULTS`: the figures and tables of the paper from result rows."""
+"""`clipjax analyze RESULTS`."""
 
 from __future__ import annotations
 
@@ -38,8 +38,6 @@ def register(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class AnalyzeOptions:
-    """The command line of `clipjax analyze`."""
-
     folder: ResultsArgument = Path("results")
     figure: FigureOption = None
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")] = Path("figures")
@@ -69,10 +67,10 @@ class AnalyzeOptions:
 
 
 def analyze(options: AnalyzeOptions) -> None:
-    """Draw the paper's figures and fill its tables from result rows: all that have rows.
+    """Draw the paper's figures and fill its tables from result rows.
 
-    A panel without rows says so and shows the command that makes them. Your own models that are in no group
-    of a figure are shown as "yours".
+    A panel without rows shows the command that makes them. Your models outside a figure's groups are shown as
+    "yours".
 
     Examples:
 
@@ -98,7 +96,6 @@ def analyze(options: AnalyzeOptions) -> None:
 
 
 def _specs(options: AnalyzeOptions) -> list[Spec]:
-    """The figures to draw, with their highlighted models. Raises UsageError, also for an unknown format."""
     from clipjax.analysis.figures.figure_set import FORMATS
     from clipjax.analysis.figures.spec import load_spec, spec_names
 
@@ -120,7 +117,7 @@ def _rows(options: AnalyzeOptions) -> RowIndex:
 def _draw_all(
     specs: Sequence[Spec], index: RowIndex, options: AnalyzeOptions
 ) -> tuple[list[Done], list[str]]:
-    """Draw each figure; if one cannot be drawn, the reason, and the others are drawn all the same."""
+    """The figures drawn, and why the others were not."""
     from clipjax.analysis.figures.figure_set import FORMATS, PROMPTS
     from clipjax.analysis.figures.figure_set import analyze as draw
 
@@ -136,7 +133,6 @@ def _draw_all(
 
 
 def _show(drawn: Sequence[Done], options: AnalyzeOptions) -> None:
-    """Print what was drawn, and what is missing for the rest."""
     if drawn:
         titles = ["figure", "paper", "panels", "models", "missing rows", "files"]
         print_table(titles, [_line(done) for done in drawn])
@@ -150,7 +146,7 @@ def _show(drawn: Sequence[Done], options: AnalyzeOptions) -> None:
 
 
 def _distinct(specs: list[Spec]) -> list[Spec]:
-    """Raises UsageError if two figures share a name: the files of one would replace the other's."""
+    """Raises UsageError if two figures share a name: they would overwrite each other's files."""
     names = [spec.name for spec in specs]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UsageError(f"two figures are called {twice[0]!r}: give one file another name")
@@ -175,7 +171,6 @@ def _line(done: Done) -> list[str]:
 
 
 def _why_nothing(found: Sequence[Done]) -> str:
-    """Why no figure is drawn: models are in no group, no model has all rows, or there are no rows."""
     models = dict.fromkeys(each.model for done in found for each in done.placeless)
     if models:
         named = ", ".join([*list(models)[:NAMED], *(["..."] if len(models) > NAMED else [])])
@@ -186,7 +181,6 @@ def _why_nothing(found: Sequence[Done]) -> str:
 
 
 def _lacking(done: Done) -> str:
-    """The number of rows that no model has, and of those that some models lack."""
     nowhere = len({each.row for each in done.missing if each.model is None})
     single = len({(each.model, each.row) for each in done.missing if each.model is not None})
     parts = [f"{nowhere} of all models"] * bool(nowhere) + [f"{single} of some models"] * bool(single)
@@ -194,7 +188,7 @@ def _lacking(done: Done) -> str:
 
 
 def _list_trends(found: Sequence[FigureNumbers]) -> None:
-    """One line a trend, except in panels without models or of effective robustness."""
+    """Panels without models or of effective robustness are left out."""
     from clipjax.analysis.trends.resampling import LEVEL
 
     lines = [
@@ -235,9 +229,9 @@ def _list_missing(found: Sequence[Done]) -> None:
 
 
 def _list_placeless(found: Sequence[Done], *, all_of_them: bool) -> None:
-    """Models with the rows but in no group.
+    """Models with the rows but in no group: those shown as yours.
 
-    Those shown as yours are listed; the others too if asked, or if their figure shows nothing.
+    The others are listed if asked for, or if their figure shows nothing.
     """
     lines = {
         (done.spec.name, each.model, "yours" if each.shown else "not shown", each.why): None

@@ -1,4 +1,4 @@
-"""`clipjax claims`: which statements of the study hold on the user's results, or on published ones."""
+"""`clipjax claims`."""
 
 from __future__ import annotations
 
@@ -35,8 +35,6 @@ def register(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ClaimsOptions:
-    """The command line of `clipjax claims`."""
-
     context: typer.Context
     folder: ResultsArgument = Path("results")
     claim: Annotated[
@@ -48,22 +46,21 @@ class ClaimsOptions:
         typer.Option("--list", help="List the statements and the rows that each needs; reads no results."),
     ] = False
     rows: Annotated[bool, typer.Option("--rows", help="Also list every result row that was used.")] = False
-    form: Annotated[str, typer.Option("--format", "-f", help="table, markdown or json (everything).")] = (
-        "table"
-    )
+    form: Annotated[
+        str, typer.Option("--format", "-f", help="Form of the output: table, markdown or json (everything).")
+    ] = "table"
     out: OutFileOption = None
     prompts: PromptSetOption = None
     precision: PrecisionOption = "parity"
     level: Annotated[
         float | None, typer.Option(help="Level of the intervals. Default: the file's, 0.95.")
     ] = None
-    correct: Annotated[str, typer.Option(help="Correct for asking many questions at once: none or holm.")] = (
-        "none"
-    )
+    correct: Annotated[
+        str, typer.Option(help="Correction for testing many statements at once: none or holm.")
+    ] = "none"
     file: ClaimsOption = None
 
     def check(self) -> None:
-        """Raises UsageError for an unknown format, and for options that exclude each other."""
         from clipjax.analysis.claims.verdicts import FORMATS
 
         if self.form not in FORMATS:
@@ -71,7 +68,7 @@ class ClaimsOptions:
         refuse_beside("--format table", {"--out": self.out if self.form == "table" else None})
 
     def check_listing(self) -> None:
-        """Raises UsageError for options that have no use beside --list, which reads no results."""
+        """--list reads no results."""
         given = any(on_command_line(self.context, ["folder"]).values())
         of_rows = {"--rows": self.rows, "--level": self.level, "--prompts": self.prompts}
         refuse_beside("--list", {"RESULTS": given, **of_rows})
@@ -82,7 +79,7 @@ def claims(options: ClaimsOptions) -> None:
     """Test the study's statements on results: each holds, does not hold or cannot be told, and why.
 
     A statistic holds if its whole interval is where the statement puts it. A statement holds if all its
-    statistics do, or as many as it needs.
+    statistics hold, or as many as it needs.
 
     Examples:
 
@@ -151,7 +148,7 @@ COLOURS = {"holds": "green", "does not hold": "red"}
 
 
 def _show(found: Sequence[Verdict], rows: bool, whole: bool) -> None:
-    """Tables of the claims and their measured parts; `whole` adds what is missing and what to beware of."""
+    """`whole` adds what is missing and what to beware of."""
     from clipjax.analysis.claims import verdicts
 
     print_table(*verdicts.summary(found), [COLOURS.get(verdict.word) for verdict in found])

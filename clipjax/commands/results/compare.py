@@ -1,4 +1,4 @@
-"""`clipjax compare A B`: two models, or two runs, on the same images."""
+"""`clipjax compare A B`."""
 
 from __future__ import annotations
 
@@ -25,13 +25,16 @@ def register(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class CompareOptions:
-    """The command line of `clipjax compare`."""
-
     first: Annotated[str, typer.Argument(metavar="A", help="A model's id, a run id, or a run's folder.")]
-    second: Annotated[str, typer.Argument(metavar="B", help="The same; differences are B - A.")]
+    second: Annotated[
+        str,
+        typer.Argument(metavar="B", help="A model's id, a run id, or a run's folder; differences are B - A."),
+    ]
     results: ResultsOption = Path("results")
     metric: MetricOption = None
-    resamples: Annotated[int, typer.Option(min=100, help="Resamples of the paired bootstrap.")] = 1000
+    resamples: Annotated[int, typer.Option(min=100, help="Number of resamples of the paired bootstrap.")] = (
+        1000
+    )
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0
     prompts: Annotated[
         str | None,
@@ -43,10 +46,9 @@ class CompareOptions:
 
 
 def compare(options: CompareOptions) -> None:
-    """Compare two models image by image, on all tasks and data sets that both were evaluated on.
+    """Compare two models image by image, on every task and data set that both were evaluated on.
 
-    Runs of two models are compared if they were made alike (prompts, labels, precision, images); two runs
-    that you name may differ.
+    Runs of two models must agree in prompts, labels, precision and images; two runs that you name may differ.
 
     Accuracies are compared by McNemar's exact test, other numbers by a bootstrap that draws the same images
     for both. P-values are corrected for all comparisons shown (Holm).
@@ -103,7 +105,6 @@ def _said(value: Any) -> str:
 
 
 def _differences(found: Sequence[Any]) -> list[str]:
-    """How the runs differ beside the model, and what was not compared, once each."""
     lines = [
         f"{each.task} on {each.dataset}, {key}: {_said(first)} (A), {_said(second)} (B)"
         for each in found

@@ -1,4 +1,4 @@
-"""`clipjax results curation`: the paper's Table IV."""
+"""`clipjax results curation`."""
 
 from __future__ import annotations
 
@@ -19,16 +19,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CurationOptions:
-    """The command line of `clipjax results curation`."""
-
     folder: ResultsArgument = Path("results")
     models: Annotated[
-        list[str] | None, typer.Option("--models", "-m", help="A model; may be repeated. Default: all.")
+        list[str] | None,
+        typer.Option("--models", "-m", help="Only this model; may be repeated. Default: all."),
     ] = None
     prompts: PromptSetOption = None
     precision: PrecisionOption = "parity"
     form: Annotated[
-        str, typer.Option("--format", "-f", help="table, markdown, latex, csv or json (every row of a cell).")
+        str,
+        typer.Option(
+            "--format",
+            "-f",
+            help="Form of the output: table, markdown, latex, csv or json (every row of a cell).",
+        ),
     ] = "table"
     rows: Annotated[
         bool, typer.Option("--rows", help="List the rows that each cell averages, and the missing ones.")
@@ -42,7 +46,7 @@ class CurationOptions:
 def curation(options: CurationOptions) -> None:
     """Print the paper's Table IV from result rows: models by classification, OOD, calibration, factors, ...
 
-    A cell has a value only if all the rows that it averages are there.
+    A cell has a value only if all the rows that it averages exist.
     """
     from clipjax.analysis.rows.curation import NOTE, export_curation, listing, wide
 

@@ -1,4 +1,4 @@
-"""`clipjax results diff`: which numbers of two sets of results differ, and what was done differently."""
+"""`clipjax results diff`."""
 
 from __future__ import annotations
 
@@ -23,22 +23,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class DiffOptions:
-    """The command line of `clipjax results diff`."""
-
     first: Annotated[
         Path,
         typer.Argument(metavar="A", help="Folder that `clipjax eval --results` wrote to, or of one run."),
     ]
-    second: Annotated[Path, typer.Argument(metavar="B", help="The same; differences are B - A.")]
+    second: Annotated[
+        Path,
+        typer.Argument(metavar="B", help="Folder of results or of one run, like A; differences are B - A."),
+    ]
     tolerance: Annotated[
         float, typer.Option(min=0, help="Numbers at most this far apart count as the same.")
     ] = 0
     paired: Annotated[
-        bool, typer.Option("--paired", help="Intervals from the per-image tables, image by image: slower.")
+        bool,
+        typer.Option("--paired", help="Compute intervals image by image from the per-image tables: slower."),
     ] = False
     limit: LinesOption = 30
     form: Annotated[
-        str, typer.Option("--format", "-f", help="table or markdown; csv or json for every difference.")
+        str,
+        typer.Option(
+            "--format", "-f", help="Form of the output: table or markdown; csv or json for every difference."
+        ),
     ] = "table"
     out: OutFileOption = None
     check: Annotated[
@@ -97,7 +102,6 @@ def _run(folder: Path) -> Path | None:
 
 
 def _rows(folder: Path) -> Sequence[Row]:
-    """The rows of a folder of results, or of one run."""
     from clipjax.results.store import ResultStore
 
     if (run := _run(folder)) is not None:
@@ -106,7 +110,7 @@ def _rows(folder: Path) -> Sequence[Row]:
 
 
 def _paired(pairs: Sequence[Pair], first: Path, second: Path) -> tuple[Pair, ...]:
-    """The pairs, with intervals of `clipjax compare` if both runs have a table of the same images."""
+    """With the intervals of `clipjax compare` if both runs have a table of the same images."""
     from clipjax.evaluation.compare import compare_runs
     from clipjax.tasks.task import metric_name
 

@@ -1,4 +1,4 @@
-"""`clipjax explain`: which published protocol a run follows, and where it departs from it."""
+"""`clipjax explain`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def register(app: typer.Typer) -> None:
 def explain(
     folder: ResultsArgument = Path("results"),
     run: Annotated[
-        str | None, typer.Option(help="One run, by its id (its folder's name): everything about its recipe.")
+        str | None,
+        typer.Option(help="Show everything about the recipe of this run: an id, which is its folder's name."),
     ] = None,
     against: Annotated[
         str | None, typer.Option(help="Only this protocol of configs/protocols.toml; default: the nearest.")
@@ -35,9 +36,8 @@ def explain(
 ) -> None:
     """Show where results depart from the published way to measure them.
 
-    A number can be compared with a published one only if both were measured alike: templates, class names,
-    crop, precision, all images or some. Each run is compared with the protocols of its task and data set; the
-    nearest is shown with every departure.
+    Numbers can be compared only if they were measured alike: templates, class names, crop, precision, images.
+    For each run, the nearest protocol of its task and data set is shown with every departure.
 
     \b
     clipjax explain results                              # one line a run
@@ -70,7 +70,7 @@ def _match(row: Row, against: str | None) -> Match | None:
 
 
 def _show_all(runs: Sequence[Sequence[Row]], against: str | None, as_json: bool) -> None:
-    """A line a run. Its first row stands for all: they share everything that a protocol fixes."""
+    """A run's first row stands for all: they share what a protocol fixes."""
     from clipjax.results.completeness import in_words
 
     found = [(rows, _match(rows[0], against)) for rows in runs]
@@ -96,7 +96,6 @@ def _record(rows: Sequence[Row], match: Match | None) -> dict[str, Any]:
 
 
 def _published(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Each published number of a run, beside ours."""
     return [
         {"metric": row["metric"], "slice": row["slice"], "ours": row["value"]}
         | {"published": known["value"], "difference": known["difference"]}

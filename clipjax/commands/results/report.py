@@ -1,4 +1,4 @@
-"""`clipjax report RESULTS`: one HTML page of result rows, which needs no network."""
+"""`clipjax report RESULTS`."""
 
 from __future__ import annotations
 
@@ -28,8 +28,6 @@ def register(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions:
-    """The command line of `clipjax report`."""
-
     folder: ResultsArgument = Path("results")
     out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("report.html")
     name: Annotated[
@@ -42,15 +40,17 @@ class ReportOptions:
     highlight: HighlightOption = None
     parts: Annotated[
         bool,
-        typer.Option("--parts/--no-parts", help="Also numbers of parts of data sets: factors, scores, ..."),
+        typer.Option(
+            "--parts/--no-parts", help="Also show numbers of parts of data sets: factors, scores, ..."
+        ),
     ] = True
 
 
 def report(options: ReportOptions) -> None:
-    """Write one page with everything: tables, plots, the paper's figures and tables, and its claims.
+    """Write one HTML page: tables, plots, the paper's figures and tables, and its claims.
 
-    Tables can be sorted and plots explored; each number comes with how it was made. The page is one file that
-    loads nothing: it can be mailed, archived and opened without a network.
+    Tables can be sorted and plots explored; each number comes with how it was made. The page is one file and
+    needs no network.
 
     Examples:
 

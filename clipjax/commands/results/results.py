@@ -1,4 +1,4 @@
-"""The group `clipjax results`: `list`, `merge`, `export`, `import`, `curation`, `plot`, `diff`."""
+"""The group `clipjax results`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def merge(
     folders: Annotated[list[Path], typer.Argument(metavar="RESULTS...", help="Folders to merge.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; runs already there are kept.")],
 ) -> None:
-    """Copy the runs of several result folders into one; runs that are already there are left alone."""
+    """Copy the runs of several result folders into one; runs that are already there stay."""
     from clipjax.results.merge import merge_results
     from clipjax.results.store import ResultStore
 

@@ -1,4 +1,4 @@
-"""Commands that select result rows: `clipjax results list` and `export`."""
+"""`clipjax results list` and `export`."""
 
 from __future__ import annotations
 
@@ -20,11 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RowOptions:
-    """Which rows of a folder."""
-
-    every: Annotated[bool, typer.Option("--all", help="Every run, not only the newest of each recipe.")] = (
-        False
-    )
+    every: Annotated[
+        bool, typer.Option("--all", help="Take every run, not only the newest of each recipe.")
+    ] = False
     model: Annotated[
         list[str] | None,
         typer.Option("--model", "-m", help="Only this model; `*` stands for anything; may be repeated."),
@@ -40,7 +38,6 @@ class RowOptions:
     metric: MetricOption = None
 
     def rows(self, folder: Path) -> list[Row]:
-        """Those rows. Raises UsageError, DataError."""
         fields = ("model", "task", "dataset", "metric")
         wanted = {field: getattr(self, field) for field in fields}
         return selected(opened(folder).rows(every=self.every), wanted)
@@ -48,16 +45,16 @@ class RowOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ListOptions:
-    """The command line of `clipjax results list`."""
-
     folder: ResultsArgument = Path("results")
     which: RowOptions
-    slices: Annotated[bool, typer.Option("--slices", help="Also the rows of slices: each class, ...")] = False
+    slices: Annotated[
+        bool, typer.Option("--slices", help="Also list the rows of slices: each class, ...")
+    ] = False
     limit: LinesOption = 100
 
 
 def list_rows(options: ListOptions) -> None:
-    """List result rows, the newest of each recipe, with what is published of their numbers.
+    """List result rows, the newest of each recipe, with published numbers beside them.
 
     \b
     clipjax results list --model "vit_b_*" --dataset imagenet_r --metric top1
@@ -77,7 +74,6 @@ def list_rows(options: ListOptions) -> None:
 
 
 def _say_hidden(rows: Sequence[Row], whole: Sequence[Row], shown: Sequence[Row]) -> None:
-    """Say on stderr how many rows were not shown, and which option shows them."""
     if more := len(whole) - len(shown):
         say(f"not shown: {more} more rows (--limit 0 shows all; --model, --dataset, ... some)", err=True)
     if parts := len(rows) - len(whole):
@@ -86,10 +82,10 @@ def _say_hidden(rows: Sequence[Row], whole: Sequence[Row], shown: Sequence[Row])
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """The command line of `clipjax results export`."""
-
     folder: ResultsArgument = Path("results")
-    form: Annotated[str, typer.Option("--format", "-f", help="csv, markdown or latex.")] = "csv"
+    form: Annotated[
+        str, typer.Option("--format", "-f", help="Form of the output: csv, markdown or latex.")
+    ] = "csv"
     out: OutFileOption = None
     which: RowOptions
 

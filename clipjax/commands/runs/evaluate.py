@@ -1,4 +1,4 @@
-"""`clipjax eval TASK`: run one task of a model on a data set."""
+"""`clipjax eval TASK`."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def register(app: typer.Typer) -> None:
 def evaluate(options: EvaluateOptions) -> None:
     """Evaluate a model on a data set and print a table with 95 % intervals.
 
-    Embeddings are stored: a second task on the same images runs no forward pass, and an interrupted run goes
-    on where it stopped. Rows go to --results under a new run id; nothing is overwritten.
+    Embeddings are stored: a second task on the same images runs no forward pass, and an interrupted run
+    continues. Rows go to --results under a new run id; nothing is overwritten.
 
     Examples:
 
@@ -88,7 +88,6 @@ def _evaluate_one(options: EvaluateOptions) -> Result:
 
 
 def _evaluate_collection(options: EvaluateOptions, data_root: Path) -> None:
-    """Every run that the data sets below --data-root allow; the failed ones are counted at the end."""
     from clipjax.evaluation.collection import plan
 
     request, compute, loading = options.request(), options.compute(), options.loading()
@@ -109,7 +108,7 @@ def _evaluate_collection(options: EvaluateOptions, data_root: Path) -> None:
 def _run_all(
     model: Model, jobs: Sequence[Job], request: Request, compute: Compute, results_at: Path
 ) -> tuple[list[Result], list[str]]:
-    """The results, and the runs that failed, each with its error."""
+    """The results, and the failed runs with their errors."""
     from clipjax.evaluation.collection import evaluate_all
     from clipjax.results.rows import headline
 
@@ -129,7 +128,6 @@ def _run_all(
 
 
 def _load(options: EvaluateOptions, loading: dict[str, Any]) -> Model:
-    """Load the model, and warn if its facts are unknown."""
     from clipjax.checkpoints.load import load_model
     from clipjax.embeddings.params import mesh_to_load
 

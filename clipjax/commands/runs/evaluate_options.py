@@ -1,4 +1,4 @@
-"""The options of `clipjax eval`, and the records that they become."""
+"""The options of `clipjax eval`."""
 
 from __future__ import annotations
 
@@ -44,8 +44,6 @@ OF_ONE_RUN = ("dataset", "labels", "id_data", "id_dataset")
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
-    """The command line of `clipjax eval`."""
-
     context: typer.Context
     task: Annotated[
         str,
@@ -80,7 +78,7 @@ class EvaluateOptions:
     id_dataset: Annotated[
         str | None,
         typer.Option(
-            "--id-dataset", help="Card of those images; default: the choice of the data set's card."
+            "--id-dataset", help="Card of the --id-data images; default: the choice of the data set's card."
         ),
     ] = None
     annotations: Annotated[
@@ -101,7 +99,7 @@ class EvaluateOptions:
         int | None, typer.Option(help="Evaluate a seeded random sample of this many images.")
     ] = None
     seed: Annotated[int, typer.Option(min=0, help="Seed of the --limit sample and of bootstraps.")] = 0
-    resamples: Annotated[int, typer.Option(min=100, help="Resamples of bootstraps.")] = 1000
+    resamples: Annotated[int, typer.Option(min=100, help="Number of bootstrap resamples.")] = 1000
     batch_size: BatchSizeOption = "64"
     params: ParamsOption = "auto"
     precision: Annotated[
@@ -114,13 +112,15 @@ class EvaluateOptions:
         ),
     ] = False
     workers: WorkersOption = "0"
-    on_error: Annotated[str, typer.Option(help="Unreadable image: raise, or skip (named and counted).")] = (
-        "raise"
-    )
+    on_error: Annotated[
+        str,
+        typer.Option(help="What to do with an unreadable image: raise, or skip (it is named and counted)."),
+    ] = "raise"
     decode: Annotated[
         str,
         typer.Option(
-            help="full, or jpeg_scaled: faster for JPEGs much larger than the input, but the pixels differ."
+            help="How to decode: full, or jpeg_scaled, which is faster for JPEGs much larger than the "
+            "input, but changes pixels."
         ),
     ] = "full"
     stores: StoreOptions
@@ -131,7 +131,7 @@ class EvaluateOptions:
     as_json: JsonOption = False
 
     def check(self) -> None:
-        """Raises UsageError for options that exclude each other, before a model is loaded."""
+        """Raises UsageError before a model is loaded."""
         if self.data_root is None:
             self._check_task()
         self._check_source()
@@ -143,7 +143,7 @@ class EvaluateOptions:
             refuse_beside("--predictions", on_command_line(self.context, OF_A_MODEL))
 
     def _check_source(self) -> None:
-        """The numbers come from exactly one of --data, --data-root and --predictions."""
+        """Exactly one of --data, --data-root and --predictions."""
         sources = {"--data": self.data, "--data-root": self.data_root, "--predictions": self.predictions}
         given = [name for name, value in sources.items() if value is not None]
         if len(given) != 1:
@@ -164,14 +164,13 @@ class EvaluateOptions:
         check_name(self.task)
 
     def request(self) -> Request:
-        """What decides the numbers; of several --prompts the first."""
+        """The first of several --prompts."""
         from clipjax.evaluation.subject import Request
 
         prompts = next(iter(self.prompts or []), None)
         return fields_of(Request, self, root=self.data, id_root=self.id_data, prompts=prompts)
 
     def compute(self) -> Compute:
-        """How the numbers are computed."""
         return self.stores.compute(
             per_device_batch=batch_asked(self.batch_size),
             params=self.params,
@@ -180,5 +179,5 @@ class EvaluateOptions:
         )
 
     def loading(self) -> dict[str, Any]:
-        """How to load the model, as `load_model` takes it."""
+        """As `load_model` takes it."""
         return {"card": self.card, **self.facts.stated(self.name)}

@@ -1,4 +1,4 @@
-"""What `clipjax eval` prints of its runs: a table, predictions of unlabelled images, or the rows as JSON."""
+"""What `clipjax eval` prints of its runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 
 def show(results: Sequence[Result], as_json: bool) -> None:
-    """The rows as JSON, or a table of those over whole data sets."""
     from clipjax.results.completeness import stated
     from clipjax.results.tables import summary_table
 
@@ -48,14 +47,14 @@ def _say_skipped(skipped: Sequence[str], most: int = 10) -> None:
 
 
 def _only_predicts(result: Result) -> bool:
-    """Whether the images have no labels: the run has predictions, and every metric is null."""
+    """Without labels every metric is null."""
     names = result.images.column_names
     predicts = "prediction_name" in names and "label" not in names
     return predicts and all(row["value"] is None for row in result.rows)
 
 
 def _print_predictions(result: Result, most: int = 20) -> None:
-    """Without labels there is no accuracy: show what the model sees in the first images."""
+    """What the model sees in the first images."""
     images = result.images
     rows = images.slice(0, most).to_pylist()
     cells = [[row["id"], row["prediction_name"], f"{row['confidence']:.3f}"] for row in rows]

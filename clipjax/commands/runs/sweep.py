@@ -1,4 +1,4 @@
-"""`clipjax sweep SUITE.toml`: models x data sets x tasks from one file, in parts and on several machines."""
+"""`clipjax sweep SUITE`."""
 
 from __future__ import annotations
 
@@ -38,8 +38,6 @@ def register(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepOptions:
-    """The command line of `clipjax sweep`."""
-
     suite: Annotated[
         str,
         typer.Argument(metavar="SUITE", help="A TOML file, or suite:NAME for one that ships with clipjax."),
@@ -55,11 +53,11 @@ class SweepOptions:
         ),
     ] = None
     results: Annotated[
-        Path, typer.Option(help="Folder for result rows; what has rows there is not run again.")
+        Path, typer.Option(help="Folder for result rows; runs that have rows there are skipped.")
     ] = Path("results")
     stores: StoreOptions
     no_pixel_store: Annotated[
-        bool, typer.Option("--no-pixel-store", help="Decode for every model, keep no pixels.")
+        bool, typer.Option("--no-pixel-store", help="Decode images anew for every model; keep no pixels.")
     ] = False
     no_compile_cache: Annotated[
         bool, typer.Option("--no-compile-cache", help="Keep no compiled programs between runs.")
@@ -71,13 +69,17 @@ class SweepOptions:
         str | None, typer.Option(metavar="I/N", help="Run part I of N, for the jobs of an array.")
     ] = None
     shares: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="With --dry-run: what each of N parts would take.")
+        int | None,
+        typer.Option(metavar="N", min=1, help="With --dry-run: print what each of N parts would take."),
     ] = None
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be run, what it takes and what is there.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Run nothing: print what would be run, what it takes and what exists."
+        ),
     ] = False
     collect: Annotated[
-        bool, typer.Option("--collect", help="Run nothing: say which runs have no results yet.")
+        bool, typer.Option("--collect", help="Run nothing: list the runs without results.")
     ] = False
     from_: Annotated[
         list[Path] | None,
@@ -86,7 +88,6 @@ class SweepOptions:
     distributed: DistributedOption = False
 
     def check(self) -> None:
-        """Raises UsageError for options that exclude or need each other."""
         stores = self.stores
         if self.no_pixel_store:
             pixels = {"--pixel-store": stores.pixel_store, "--pixel-budget": stores.pixel_budget}
@@ -101,7 +102,7 @@ class SweepOptions:
             refuse_without("--dry-run", {"--shares": self.shares})
 
     def compute(self) -> Compute:
-        """How the runs are computed: pixels are kept in the user's cache unless the options differ."""
+        """By default the user's cache keeps pixels."""
         pixels = None if self.no_pixel_store else self.stores.pixel_store or CACHE
         return replace(self.stores, pixel_store=pixels).compute(
             per_device_batch=batch_asked(self.batch_size),
@@ -113,8 +114,8 @@ class SweepOptions:
 def sweep(options: SweepOptions) -> None:
     """Run a suite: every model on every data set with every task that it names.
 
-    Runs with results are skipped, failures are named at the end, and the same command continues a stopped
-    run. Exit codes: 0 nothing is left, 1 something failed or is missing, 75 interrupted: run it again.
+    Runs with results are skipped, and failures are named at the end. Exit codes: 0 nothing is left, 1
+    something failed or is missing, 75 interrupted: run it again.
 
     Examples:
 
@@ -147,7 +148,7 @@ def sweep(options: SweepOptions) -> None:
 
 
 def _plan(options: SweepOptions, compute: Compute) -> SweepPlan:
-    """The runs of the suite; the same in each process."""
+    """The same in each process."""
     from clipjax.devices.agreement import on_all
     from clipjax.sweep.plan import make_plan
     from clipjax.sweep.suite import load_suite
@@ -215,7 +216,7 @@ def _preview(plan: SweepPlan, items: Sequence[Item], compute: Compute, results: 
 def _collect(
     plan: SweepPlan, items: Sequence[Item], compute: Compute, results: Path, folders: Sequence[Path]
 ) -> None:
-    """Copy results together, then list what is missing: exit code 1 if anything is."""
+    """Raises DataError if anything is missing."""
     from clipjax.results.merge import merge_results
     from clipjax.results.store import ResultStore
     from clipjax.sweep.state import lacking
@@ -239,7 +240,7 @@ def _collect(
 
 
 def _use_compile_cache(kept: bool) -> None:
-    """Keep compiled programs in the user's cache, unless JAX was given another place."""
+    """The user's cache, unless JAX has another place."""
     import jax
 
     from clipjax.embeddings.forward import enable_compile_cache

@@ -1,1 +1,1 @@
-"""What several commands share: options, output, reading result folders."""
+"""Options, output and checks of several commands."""

@@ -1,4 +1,4 @@
-"""Options that exclude or need each other: refused in one way, before anything runs."""
+"""Options that exclude or need each other."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ def refuse_beside(main: str, others: Mapping[str, object]) -> None:
     """Refuse options that have no use beside `main`.
 
     Args:
-        main: the option that decides, as the user wrote it.
-        others: option -> its value; None, False and an empty list mean that it was not given.
+        main: as the user wrote it.
+        others: option -> value; None, False and [] count as not given.
 
     Raises:
-        UsageError: one was.
+        UsageError: one was given.
     """
     if given := _given(others):
         raise UsageError(f"{main} and {', '.join(given)} do not go together: leave one of them out")
@@ -27,7 +27,6 @@ def refuse_without(main: str, others: Mapping[str, object]) -> None:
     """Refuse options that have no use without `main`, which was not given.
 
     Args:
-        main: the option that they need, as the user would write it.
         others: as in `refuse_beside`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a user states about a model: --facts-of, --fact, --facts."""
+"""What a user states about a model."""
 
 from __future__ import annotations
 
@@ -16,14 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class FactOptions:
-    """Facts of a model that no file of it records."""
-
     facts_of: Annotated[
         str | None,
         typer.Option(
             "--facts-of",
             metavar="ID",
-            help="State that these are the weights of this registered model: its facts are shown as stated.",
+            help="State that the weights are those of this registered model: its facts are shown as stated.",
         ),
     ] = None
     fact: Annotated[
@@ -34,11 +32,11 @@ class FactOptions:
     ] = None
     facts: Annotated[
         Path | None,
-        typer.Option("--facts", metavar="FILE", help="State facts: a TOML file of the keys of --fact."),
+        typer.Option("--facts", metavar="FILE", help="State facts in a TOML file with the keys of --fact."),
     ] = None
 
     def stated(self, name: str | None = None) -> dict[str, Any]:
-        """These and --name, as `load_model` takes them. Raises UsageError, DataError."""
+        """With --name, as `load_model` takes them. Raises UsageError, DataError."""
         from clipjax.checkpoints.identity.facts import fact_table
 
         return {"name": name, "facts_of": self.facts_of, "facts": fact_table(self.fact, self.facts)}

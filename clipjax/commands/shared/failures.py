@@ -1,7 +1,7 @@
 """Failures of the system, in one sentence: a failing disk, no memory left, input nested too deeply.
 
-Readers refuse bad input themselves and name the line; this is the net below them. Bugs of clipjax (TypeError,
-KeyError, ...) pass through: they end in a traceback, which belongs in a bug report.
+Readers refuse bad input themselves; this is the net below them. Bugs of clipjax (TypeError, KeyError, ...)
+pass through: their traceback belongs in a bug report.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ PIPE_CLOSED = 141  # a shell's exit code for a command that SIGPIPE ended
 def in_one_sentence() -> Iterator[None]:
     """Turn OSError, MemoryError, RecursionError and names that are not UTF-8 into a DataError.
 
-    CLIPJAX_TRACEBACK=1 in the environment leaves them as they are. If the reader of our output has gone
-    (`clipjax models | head`), the process ends quietly with exit code 141.
+    CLIPJAX_TRACEBACK=1 in the environment leaves them as they are. Ends the process with exit code 141 if the
+    reader of our output has gone (`clipjax models | head`).
     """
     try:
         try:
@@ -42,7 +42,7 @@ def in_one_sentence() -> Iterator[None]:
 
 
 def _flush() -> None:
-    """Write what is left of our output; at the interpreter's exit it is too late to catch an error."""
+    """Write the rest of our output: at the interpreter's exit an error can no longer be caught."""
     if sys.stdout is None:  # closed before we began (`>&-`)
         return
     try:
@@ -54,7 +54,7 @@ def _flush() -> None:
 
 
 def _sentence(error: BaseException) -> str | None:
-    """The sentence for an error; None for a bug of ours."""
+    """None for a bug of ours."""
     if isinstance(error, MemoryError):
         what = f": {error}" if str(error) else ""
         return f"memory ran out{what}; give the machine more, or clipjax less at once"

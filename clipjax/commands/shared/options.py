@@ -1,4 +1,4 @@
-"""Options of several commands, each declared once, and the readers of their values."""
+"""Options of several commands, each declared once."""
 
 from __future__ import annotations
 
@@ -15,16 +15,14 @@ ModelOption = Annotated[str | None, _MODEL]
 NeededModelOption = Annotated[str, _MODEL]
 CardOption = Annotated[
     str | None,
-    typer.Option(
-        metavar="ID", help="Registered model that says how to load --model, if that is bare weights."
-    ),
+    typer.Option(metavar="ID", help="Registered model to load --model as, if --model is bare weights."),
 ]
 NameOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="What to call the model; default: the registered id if these are known to be its weights, else "
-        "the name of the folder or file.",
+        help="Name of the model. Default: the registered id if the weights are known to be its own, "
+        "else the name of the folder or file.",
     ),
 ]
 
@@ -42,22 +40,21 @@ LabelsOption = Annotated[
 BatchSizeOption = Annotated[
     str,
     typer.Option(
-        help="Images per device and step, unless a suite sets it; part of the store's layout. auto measures "
-        "once what is fastest here."
+        help="Images per device and step, unless a suite sets it; part of the store's layout. auto: "
+        "the fastest here, measured once."
     ),
 ]
 WorkersOption = Annotated[
     str,
     typer.Option(
-        help="Decoding processes; 0 decodes in threads of this process, auto measures once what is fastest "
-        "here."
+        help="Decoding processes. 0: threads of this process; auto: the fastest here, measured once."
     ),
 ]
 ParamsOption = Annotated[
     str,
     typer.Option(
-        help="Parameters whole on each device (replicated), split over a process's devices (sharded), or as "
-        "memory allows (auto)."
+        help="Where parameters are: whole on each device (replicated), split over a process's devices "
+        "(sharded), or as memory allows (auto)."
     ),
 ]
 StoreOption = Annotated[
@@ -75,7 +72,7 @@ PixelBudgetOption = Annotated[
     str | None, typer.Option("--pixel-budget", help="The most that the pixel store may take; default 100GB.")
 ]
 DistributedOption = Annotated[
-    bool, typer.Option("--distributed", help="This is one of several processes: join them first.")
+    bool, typer.Option("--distributed", help="Join the other processes first: this is one of several.")
 ]
 
 # Result rows, and what is made of them.
@@ -124,17 +121,15 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print everything as JS
 
 
 def workers_asked(text: str) -> int | Literal["auto"]:
-    """The value of --workers. Raises UsageError unless it is a number or "auto"."""
     return number_or_auto(text, "--workers", "of processes")
 
 
 def batch_asked(text: str) -> int | Literal["auto"]:
-    """The value of --batch-size. Raises UsageError unless it is a number or "auto"."""
     return number_or_auto(text, "--batch-size", "of images")
 
 
 def number_or_auto(text: str, option: str, of: str) -> int | Literal["auto"]:
-    """A number, or "auto". Raises UsageError for anything else; `of` names what is counted."""
+    """Raises UsageError if `text` is neither; `of` names what is counted."""
     if text == "auto":
         return text
     try:

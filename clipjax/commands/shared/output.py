@@ -1,4 +1,4 @@
-"""What commands print: lines for a person, and tables of aligned columns."""
+"""What commands print: lines for a person, and tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from clipjax.results.escaping import terminal
 
 
 def say(text: object = "", *, err: bool = False, **style: Any) -> None:
-    """Print one or several lines; characters that a terminal obeys are shown instead.
+    """Print lines; control characters are shown, not obeyed.
 
     Args:
         err: to stderr.
@@ -22,7 +22,7 @@ def say(text: object = "", *, err: bool = False, **style: Any) -> None:
 
 
 def announce(line: str) -> None:
-    """Print progress: a line on stderr."""
+    """Print progress on stderr."""
     say(line, err=True)
 
 
@@ -31,7 +31,7 @@ def print_table(
     rows: Sequence[Sequence[object]],
     colours: Sequence[str | None] | None = None,
 ) -> None:
-    """Print `rows` under `titles`. A column is right-aligned if all its cells are numbers or empty.
+    """Print `rows` under `titles`. Columns of numbers are right-aligned.
 
     Args:
         colours: one for each row, on a terminal.

@@ -1,4 +1,4 @@
-"""A command among several processes, and how long its devices waited for pixels."""
+"""Several processes, and their waiting for pixels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def join(distributed: bool) -> None:
-    """Join the other processes if --distributed was given; call it before JAX is used."""
+    """Call this before JAX is used."""
     if distributed:
         from clipjax.devices.processes import join_processes
 
@@ -21,7 +21,7 @@ def join(distributed: bool) -> None:
 
 
 def say_waiting(stats: Sequence[EmbedStats]) -> None:
-    """Say how long the devices waited for pixels, if any images were embedded."""
+    """The share of the time that devices waited for pixels, if images were embedded."""
     from clipjax.embeddings.sets import share_waiting
 
     if (waiting := share_waiting(stats)) is None:

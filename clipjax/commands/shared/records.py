@@ -1,11 +1,13 @@
 """A command line as a frozen record: its options are fields, and travel together.
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    model: ModelOption = None
-    stores: StoreOptions         # a record whose options several commands have
+    @dataclass(frozen=True, kw_only=True)
+    class Options:
+        model: ModelOption = None
+        stores: StoreOptions         # a record whose options several commands have
 
-app.command("eval")(taking(Options, evaluate))     # calls evaluate(Options(...))
+    app.command("eval")(taking(Options, evaluate))     # calls evaluate(Options(...))
+
+A record's `check` raises UsageError for options that exclude or need each other.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ R = TypeVar("R")
 
 
 def taking(record: type[R], run: Callable[[R], None]) -> Callable[..., None]:
-    """`run` as typer takes a command: with one parameter for each option of `record`."""
+    """`run` as typer takes a command: a parameter for each option of `record`."""
     parameters = list(_parameters(record))
 
     def command(**values: object) -> None:
@@ -32,13 +34,13 @@ def taking(record: type[R], run: Callable[[R], None]) -> Callable[..., None]:
 
 
 def fields_of(record: type[R], options: object, **others: object) -> R:
-    """A record from the options named as its fields; `others` are the fields that go by other names."""
+    """A record from the options with its fields' names; `others` are fields of other names."""
     names = [field.name for field in dataclasses.fields(record)]  # pyright: ignore[reportArgumentType]
     return record(**{name: getattr(options, name) for name in names if hasattr(options, name)} | others)
 
 
 def _parameters(record: type) -> Iterator[inspect.Parameter]:
-    """The options in the order of the fields; those of a record inside stand in its place."""
+    """One for each option; those of a record inside stand in its place."""
     for field, hint in _fields(record):
         if _is_record(hint):
             yield from _parameters(hint)

@@ -1,4 +1,4 @@
-"""What commands about results share: open a folder, select rows, write a text."""
+"""What commands about results share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DEFAULT = "parity"  # of --precision
 
 
 def opened(folder: Path) -> ResultStore:
-    """The results in a folder; says on stderr which of its folders are not runs.
+    """The results in a folder; folders in it that are no runs are named on stderr.
 
     Raises:
         DataError: the folder is missing or holds no run.
@@ -41,13 +41,13 @@ def warn_left_out(found: ResultStore) -> None:
 
 
 def selected(rows: Sequence[Row], wanted: Mapping[str, Sequence[str] | None]) -> list[Row]:
-    """The rows that have one of the wanted names in each field; `*` in a name stands for anything.
+    """The rows that have one of the wanted names in each field; `*` in a name matches anything.
 
     Args:
         wanted: field of a row -> names; None or empty for any.
 
     Raises:
-        UsageError: no row has a name, or no row has the names together.
+        UsageError: no row has a name, or no row has all of them together.
     """
     found = list(rows)
     for field, names in wanted.items():
@@ -72,10 +72,7 @@ _WORDS = {"dataset": "data set"}
 
 
 def check_choice(rows: Iterable[Row], *, prompts: str | None, precision: str = DEFAULT) -> None:
-    """Refuse --prompts and --precision that no row has: a mistyped one would silently choose nothing.
-
-    Args:
-        prompts: None if not given.
+    """Refuse what no row has: a mistyped name would silently choose nothing.
 
     Raises:
         UsageError: no row has it; the default precision always passes.
@@ -93,7 +90,7 @@ def check_choice(rows: Iterable[Row], *, prompts: str | None, precision: str = D
 
 
 def check_models(known: Iterable[str], asked: Iterable[str]) -> None:
-    """Raises UsageError, with near names, if the results lack a model that was asked for."""
+    """Raises UsageError, with near names, for a model that the results lack."""
     models = list(known)
     for name in asked:
         if name not in models:
@@ -114,7 +111,7 @@ SHIPPED: dict[str, Callable[[], Sequence[str]]] = {
 
 
 def emit(text: str, out: Path | None) -> None:
-    """Write a text to a file and say so, or print it."""
+    """Write a text to a file and name it on stderr, or print it."""
     if out is None:
         say(text, nl=False)
         return

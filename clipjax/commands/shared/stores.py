@@ -1,4 +1,4 @@
-"""The stores of embeddings and of decoded pixels that a command's options name."""
+"""The stores of embeddings and of decoded pixels."""
 
 from __future__ import annotations
 
@@ -21,14 +21,12 @@ _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 @dataclass(frozen=True, kw_only=True)
 class StoreOptions:
-    """Where a command keeps embeddings and decoded pixels."""
-
     store: StoreOption = None
     pixel_store: PixelStoreOption = None
     pixel_budget: PixelBudgetOption = None
 
     def compute(self, **how: Any) -> Compute:
-        """How to compute, with these stores. Raises UsageError for --pixel-budget alone."""
+        """Raises UsageError for --pixel-budget alone."""
         from clipjax.embeddings.compute import Compute
         from clipjax.storage.store import Store
 
@@ -45,12 +43,12 @@ class StoreOptions:
 
 
 def store_root(store: Path | None) -> Path:
-    """The folder of the embedding store: --store, else the user's cache."""
+    """--store, else in the user's cache."""
     return store if store is not None else cache_dir() / "store"
 
 
 def cached_pixels() -> Path:
-    """The pixel store of the user's cache. Its budget is its own: embeddings are small and cost more."""
+    """Pixels have their own budget: embeddings are small and cost more."""
     return cache_dir() / "pixels"
 
 
