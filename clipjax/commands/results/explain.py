@@ -17,6 +17,14 @@ from clipjax.errors import UsageError, unknown_name
 if TYPE_CHECKING:
     from clipjax.results.protocols import Match
     from clipjax.results.rows import Row
+    from clipjax.results.store import ResultStore
+
+
+# Fields of a row that --json shows of a run.
+KEYS = (
+    *("run_id", "task", "dataset", "model", "recipe_hash", "recipe", "convention", "precision"),
+    *("sample", "part", "id_part"),
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -49,18 +57,24 @@ def explain(
     known = [protocol.name for protocol in protocols()]
     if against is not None and against not in known:
         raise unknown_name("protocol", against, known)
-    found = opened(folder)
-    if run is not None:
-        if run not in found.run_ids():
-            raise unknown_name("run", run, found.run_ids())
-        return _show_run(found.run(run), against, as_json)
+    results = opened(folder)
+    if run is None:
+        _show_all(_measured(results, folder), against, as_json)
+    elif run not in results.run_ids():
+        raise unknown_name("run", run, results.run_ids())
+    else:
+        _show_run(results.run(run), against, as_json)
+
+
+def _measured(results: ResultStore, folder: Path) -> list[list[Row]]:
+    """The rows of each measured run. Raises UsageError if all rows are published."""
     runs: dict[str, list[Row]] = {}
-    for row in found.rows():
+    for row in results.rows():
         if row["origin"] == "measured":
             runs.setdefault(row["run_id"], []).append(row)
     if not runs:
         raise UsageError(f"{folder} holds published numbers only: there is no recipe of ours to explain")
-    _show_all(list(runs.values()), against, as_json)
+    return list(runs.values())
 
 
 def _match(row: Row, against: str | None) -> Match | None:
@@ -123,20 +137,7 @@ def _show_run(rows: Sequence[Row], against: str | None, as_json: bool) -> None:
 
     row, match = rows[0], _match(rows[0], against)
     if as_json:
-        keys = (
-            "run_id",
-            "task",
-            "dataset",
-            "model",
-            "recipe_hash",
-            "recipe",
-            "convention",
-            "precision",
-            "sample",
-            "part",
-            "id_part",
-        )
-        say(json.dumps({key: row.get(key) for key in keys} | _record(rows, match), indent=2))
+        say(json.dumps({key: row.get(key) for key in KEYS} | _record(rows, match), indent=2))
         return
     say(f"{model_name(row)}: {row['task']} on {row['dataset']}, recipe {row['recipe_hash'][:12]}")
     if words := origin_in_words(row["model_facts"]):
@@ -180,10 +181,10 @@ def _show_match(match: Match | None) -> None:
 
 
 def _show_convention(row: Row) -> None:
-    say("\nHow the numbers were made\n")
-    pixels: dict[str, Any] = row["recipe"].get("pixels") or {}
     from clipjax.results.completeness import in_words
 
+    say("\nHow the numbers were made\n")
+    pixels: dict[str, Any] = row["recipe"].get("pixels") or {}
     images = in_words(row) or row["n"]
     words = {**row["convention"], "precision": row["precision"], "pixels": pixels, "images": images}
     words["logit scale"] = row["recipe"].get("logit_scale")
