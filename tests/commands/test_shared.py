@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 import clipjax.commands
 from clipjax import cli
 from clipjax.commands.shared.exclusions import refuse_beside, refuse_without
+from clipjax.commands.shared.records import fields_of, taking
 from clipjax.errors import UsageError
 
 COMMANDS = Path(clipjax.commands.__file__).parent
@@ -55,3 +60,35 @@ def test_what_does_not_go_together_is_named() -> None:
         refuse_beside("--all", {"--card": "x", "--n": 0, "--json": False})
     with pytest.raises(UsageError, match=r"^--n has no effect without --all: give both or neither$"):
         refuse_without("--all", {"--n": 0})
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Inside:
+    colours: Annotated[list[str] | None, typer.Option("--colour")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Outside:
+    context: typer.Context
+    name: Annotated[str, typer.Argument()]
+    inside: _Inside
+    size: Annotated[int, typer.Option(min=1)] = 3
+
+
+def test_options_become_a_record_and_those_of_a_record_inside_keep_their_place() -> None:
+    seen: list[_Outside] = []
+
+    def paint(options: _Outside) -> None:
+        """Paint it."""
+        seen.append(options)
+
+    app = typer.Typer(add_completion=False)
+    app.command()(taking(_Outside, paint))
+    assert CliRunner().invoke(app, ["x", "--colour", "red", "--colour", "blue"]).exit_code == 0
+    assert (seen[0].name, seen[0].size, seen[0].inside) == ("x", 3, _Inside(colours=["red", "blue"]))
+    assert seen[0].context.params["size"] == 3
+    assert CliRunner().invoke(app, ["x", "--size", "0"]).exit_code == 2
+    command = typer.main.get_command(app)
+    assert command.help == "Paint it."
+    assert [each.name for each in command.params] == ["name", "colours", "size"]
+    assert fields_of(_Inside, seen[0], colours=["green"]) == _Inside(colours=["green"])
