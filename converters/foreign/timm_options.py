@@ -40,6 +40,9 @@ _EPS = {"nn.LayerNorm": 1e-5, "LayerNorm": 1e-6, "LayerNorm2d": 1e-6, "layernorm
 _EPS |= {"nn.BatchNorm2d": 1e-5, "batchnorm": 1e-5, "batchnorm2d": 1e-5, "BatchNormAct2d": 1e-5}
 _EPS |= {"GroupNormAct": 1e-5, "Affine": 0.0}
 
+_MOST = 1_000_000  # channels, blocks, heads, ratios: what no model has
+_PLANS = ("cfg", "block_args")  # of whole networks, in forms of their own: not for `model_args`
+
 
 class Options:
     """The options of one architecture; each is taken once.
@@ -62,6 +65,20 @@ class Options:
 
     def take(self, option: str) -> Any:
         return self._left.pop(option)
+
+    def count(self, option: str) -> int:
+        """A whole number above 0."""
+        value = self.take(option)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < _MOST:
+            raise self.refused(option, value)
+        return value
+
+    def ratio(self, option: str) -> float:
+        """A number above 0."""
+        value = self.take(option)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _MOST:
+            raise self.refused(option, value)
+        return value
 
     def only(self, option: str, *values: Any) -> Any:
         """The option's value, which must be one of these."""
@@ -89,15 +106,20 @@ class Options:
         kind, stated = default if value is None else value, {}
         if isinstance(kind, Mapping):
             kind, stated = kind.get("call"), {key: kind[key] for key in kind if key != "call"}
-        if kind not in known or not stated.keys() <= {"eps"}:
+        if not isinstance(kind, str) or kind not in known or not stated.keys() <= {"eps"}:
             raise self.refused(option, value)
-        return float(stated.get("eps", _EPS[kind]))
+        eps = stated.get("eps", _EPS[kind])
+        if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps < 1:
+            raise self.refused(option, value)
+        return float(eps)
 
     def call(self, option: str, known: str, *keywords: str) -> dict[str, Any]:
         """The keywords stated of a class, which must be `known`."""
         value = self.take(option)
         stated = dict(value) if isinstance(value, Mapping) else {"call": value}
-        if stated.pop("call", None) != known or not stated.keys() <= set(keywords):
+        named = stated.pop("call", None) == known
+        numbers = all(isinstance(each, int | float) and 0 < each < _MOST for each in stated.values())
+        if not named or not stated.keys() <= set(keywords) or not numbers:
             raise self.refused(option, value)
         return stated
 
@@ -105,9 +127,9 @@ class Options:
         """Whole numbers, `length` of them; one may stand for all."""
         value = self.take(option)
         items = [value] * (length or 1) if isinstance(value, int) else value
-        if not isinstance(items, list) or len(items) != (length or len(items)):
+        if not isinstance(items, list) or not items or len(items) != (length or len(items)):
             raise self.refused(option, value)
-        if any(isinstance(item, bool) or not isinstance(item, int) for item in items):
+        if any(isinstance(item, bool) or not isinstance(item, int) or not 0 < item < _MOST for item in items):
             raise self.refused(option, value)
         return items
 
@@ -149,6 +171,12 @@ def default_tag(name: str) -> str | None:
     return _record()["archs"][name][2] or None if name in _record()["archs"] else None
 
 
+def options_of(name: str) -> dict[str, Any]:
+    """Every option of an architecture, as timm has it."""
+    timm_class, options, _ = _record()["archs"][name]
+    return {**_record()["classes"][timm_class], **options}
+
+
 def has_family(name: str) -> bool:
     """Whether a family has a mapping for this architecture's class."""
     return name in _record()["archs"] and _record()["archs"][name][0] in _families()
@@ -168,18 +196,19 @@ def tower(name: str, args: Mapping[str, Any], size: int, where: str) -> dict[str
     record = _record()
     if name not in record["archs"]:
         raise DataError(f"{where}: {unknown_name('architecture', name, list(record['archs']))}")
-    timm_class, options, _ = record["archs"][name]
+    timm_class, values = record["archs"][name][0], options_of(name)
     if timm_class not in _families():
         raise DataError(f"{where}: timm's {name} is a {timm_class}, of which clipjax has no family")
-    values = {**record["classes"][timm_class], **options}
     for option, value in args.items():
-        if option in values.get("cfg", ()) and isinstance(values["cfg"], Mapping):  # RegNet's
-            values["cfg"] = {**values["cfg"], option: value}
+        given = f"{where}: model_args.{option} is {value!r}"
+        if isinstance(values.get("cfg"), Mapping) and option in values["cfg"]:  # RegNet's
+            if value != values["cfg"][option]:
+                raise DataError(f"{given}; clipjax has {name} with {values['cfg'][option]!r}")
             continue
         if option not in values:
-            raise DataError(
-                f"{where}: model_args.{option} is {value!r}, which timm's {timm_class} does not have"
-            )
+            raise DataError(f"{given}, which timm's {timm_class} does not have")
+        if isinstance(value, Mapping) or (option in _PLANS and isinstance(values[option], list | Mapping)):
+            raise DataError(f"{given}, which clipjax does not read")
         values[option] = value
     for option in ("num_classes", "in_chans", "img_size"):  # the file's own fields say these
         values.pop(option, None)

@@ -25,7 +25,7 @@ from clipjax.errors import DataError
 from clipjax.models.arch import families
 from clipjax.models.network import Network
 from converters.foreign import read_foreign_card
-from converters.foreign.timm_options import architectures, has_family, tower
+from converters.foreign.timm_options import architectures, has_family, options_of, tower
 from converters.golden.condition import condition
 from converters.golden.timm_archs import MODULES, default_tag, defaults, plain
 
@@ -142,3 +142,21 @@ def test_every_architecture_is_read_or_refused_by_a_field(name: str) -> None:
     assert found in families() or re.match(
         rf"here: timm's {re.escape(name)} has [\w.]+ = .*does not have$", found
     )
+
+
+ODD = [None, True, 0, -1, 7, 1e9, float("nan"), "x", "nn.ReLU", [], [1], [1, 2, 3, 4], ["a"] * 4, {}, [[1]]]
+ODD += [{"call": "SqueezeExcite"}, {"a": 1}, "224", 0.5, [0.5, 4], 10**30]
+
+
+def test_odd_arguments_are_read_or_refused_in_one_sentence() -> None:
+    rng = np.random.default_rng(0)
+    known = [name for name in architectures() if has_family(name)]
+    for _ in range(3000):
+        name = known[rng.integers(len(known))]
+        options = [*options_of(name), "no_such_option"]
+        args = {options[rng.integers(len(options))]: ODD[rng.integers(len(ODD))] for _ in range(2)}
+        try:
+            found = tower(name, args, 224, "here")
+        except DataError as error:
+            found = str(error)
+        assert isinstance(found, dict) or (found.startswith("here: ") and "\n" not in found)

@@ -13,9 +13,9 @@ def tower(options: Options) -> dict[str, Any]:
     o = options
     patch = o.only("patch_size", *range(1, 65))
     o.only("global_pool", "avg")
-    width, depth, heads = o.take("embed_dim"), o.take("depth"), o.take("num_heads")
+    width, depth, heads = o.count("embed_dim"), o.count("depth"), o.count("num_heads")
     o.only("qkv_bias", True)
-    ratio = o.take("mlp_ratio")
+    ratio = o.ratio("mlp_ratio")
     o.only("swiglu_mlp", False)
     o.only("scale_mlp", False)
     eps = o.eps("norm_layer", "LayerNorm", "LayerNorm", "nn.LayerNorm")

@@ -21,13 +21,15 @@ def tower(options: Options) -> dict[str, Any]:
     o.only("stem_type", "patch")
     o.only("patch_size", 4)
     o.only("head_norm_first", False)
-    hidden = o.take("head_hidden_size")
+    hidden = o.only("head_hidden_size", None, *range(1, 100_000))
     o.only("conv_mlp", False, True)  # 1x1 convolutions: another layout of the same numbers
     o.only("conv_bias", True)
     o.only("use_grn", False)
     activation = o.activation("act_layer", "gelu", "gelu", "gelu_tanh", "quick_gelu")
     eps = o.eps("norm_layer", "LayerNorm", "LayerNorm", "LayerNorm2d", "layernorm", "layernorm2d")
     stated = o.take("norm_eps")
+    if stated is not None and (not isinstance(stated, float) or not 0 <= stated < 1):
+        raise o.refused("norm_eps", stated)
     return {
         "image_size": o.image_size,
         "widths": widths,

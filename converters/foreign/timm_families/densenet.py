@@ -11,7 +11,7 @@ CLASSES = ("DenseNet",)
 
 def tower(options: Options) -> dict[str, Any]:
     o = options
-    growth, depths = o.take("growth_rate"), o.numbers("block_config", 4)
+    growth, depths = o.count("growth_rate"), o.numbers("block_config", 4)
     o.only("global_pool", "avg")
     o.only("bn_size", 4)
     o.only("stem_type", "")

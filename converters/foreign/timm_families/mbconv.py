@@ -34,10 +34,8 @@ class _Squeeze(NamedTuple):
 def tower(options: Options) -> dict[str, Any]:
     o = options
     later = "head_bias" in o  # MobileNetV3's arguments
-    blocks, features = o.take("block_args"), o.take("num_features")
-    if not isinstance(features, int) or features < 1:
-        raise o.refused("num_features", features)
-    stem = o.take("stem_size")
+    blocks, features = o.take("block_args"), o.count("num_features")
+    stem = o.count("stem_size")
     if later:
         o.only("head_bias", True)
         o.only("head_norm", False)

@@ -22,18 +22,19 @@ _GATE_EPS = 1e-5  # of `SpatialGatingUnit`, which takes torch's LayerNorm
 def tower(options: Options) -> dict[str, Any]:
     o = options
     patch = o.only("patch_size", *range(1, 65))
-    depth, width, ratio = o.take("num_blocks"), o.take("embed_dim"), o.take("mlp_ratio")
+    depth, width, ratio = o.count("num_blocks"), o.count("embed_dim"), o.take("mlp_ratio")
     given, mlp = o.take("block_layer"), o.take("mlp_layer")
     stated = dict(given) if isinstance(given, Mapping) else {"call": given}
     timm_block = stated.pop("call", None)
-    if not stated.keys() <= {"init_values"} or timm_block not in {name for name, _ in _BLOCKS}:
+    if not stated.keys() <= {"init_values"} or timm_block not in [name for name, _ in _BLOCKS]:
         raise o.refused("block_layer", given)
-    if (timm_block, mlp) not in _BLOCKS:
+    if (timm_block, mlp) not in list(_BLOCKS):
         raise o.refused("mlp_layer", mlp)
     block = _BLOCKS[timm_block, mlp]
-    if isinstance(ratio, list) != (timm_block == "MixerBlock"):
+    ratios = [0, ratio] if timm_block != "MixerBlock" else ratio if isinstance(ratio, list) else [ratio] * 2
+    if len(ratios) != 2 or not all(isinstance(each, int | float) and 0 <= each < 1000 for each in ratios):
         raise o.refused("mlp_ratio", ratio)
-    tokens, channels = (int(width * each) for each in (ratio if isinstance(ratio, list) else (0, ratio)))
+    tokens, channels = (int(width * each) for each in ratios)
     halves = 2 if block in ("gmixer", "gmlp") else 1  # a gate takes one of the halves
     norm = "Affine" if block == "resmlp" else "nn.LayerNorm"
     eps = o.eps("norm_layer", norm, norm)

@@ -19,8 +19,8 @@ def tower(options: Options) -> dict[str, Any]:
     o.only("output_stride", 32)
     o.only("global_pool", "avg")
     basic = block == "basic"
-    groups = o.only("cardinality", 1) if basic else o.take("cardinality")
-    base = o.only("base_width", 64) if basic else o.take("base_width")
+    groups = o.only("cardinality", 1) if basic else o.count("cardinality")
+    base = o.only("base_width", 64) if basic else o.count("base_width")
     o.only("stem_type", "")
     o.take("stem_width")
     o.only("replace_stem_pool", False)

@@ -17,7 +17,7 @@ def tower(options: Options) -> dict[str, Any]:
     depths, planes = o.numbers("layers", 4), o.numbers("channels", 4)
     o.only("global_pool", "avg")
     o.only("output_stride", 32)
-    factor, stem = o.take("width_factor"), o.take("stem_chs")
+    factor, stem = o.count("width_factor"), o.count("stem_chs")
     pool = _POOLS[o.only("stem_type", *_POOLS)]
     o.only("avg_down", False)
     o.only("preact", True)
@@ -26,8 +26,6 @@ def tower(options: Options) -> dict[str, Any]:
     o.activation("act_layer", "relu", "relu")
     norm = o.call("norm_layer", "GroupNormAct", "num_groups", "eps")
     conv = o.call("conv_layer", "StdConv2d", "eps")
-    if not isinstance(factor, int):
-        raise o.refused("width_factor", factor)
     widths = [factor * each for each in planes]
     return {
         "image_size": o.image_size,

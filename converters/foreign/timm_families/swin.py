@@ -13,7 +13,7 @@ def tower(options: Options) -> dict[str, Any]:
     o = options
     patch = o.only("patch_size", *range(1, 65))
     o.only("global_pool", "avg")
-    width, depths = o.take("embed_dim"), o.numbers("depths")
+    width, depths = o.count("embed_dim"), o.numbers("depths")
     heads = o.numbers("num_heads", len(depths))
     o.only("head_dim", None)
     windows = o.numbers("window_size", len(depths))

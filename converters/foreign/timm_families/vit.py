@@ -16,8 +16,8 @@ def tower(options: Options) -> dict[str, Any]:
     patch = o.only("patch_size", *range(1, 65))
     distilled = o.timm_class == "VisionTransformerDistilled"
     pool = o.only("global_pool", "token") if distilled else o.only("global_pool", "token", "map")
-    width, depth, heads = o.take("embed_dim"), o.take("depth"), o.take("num_heads")
-    ratio = o.take("mlp_ratio")
+    width, depth, heads = o.count("embed_dim"), o.count("depth"), o.count("num_heads")
+    ratio = o.ratio("mlp_ratio")
     o.only("qkv_bias", True)
     o.only("qk_norm", False)
     o.only("scale_attn_norm", False)
