@@ -28,7 +28,7 @@ from clipjax.models import convolutions, maps
 from clipjax.models.arch import load_arch
 from clipjax.models.families import resnet
 from clipjax.models.network import Network
-from converters.engine import detect_table, plan_conversion
+from converters.engine import conversion_of, detect_table
 from converters.golden import build_model
 
 # Narrow nets have one depth: these are all kinds of block and group.
@@ -65,8 +65,8 @@ def test_every_tensor_of_pycontrast_has_its_place() -> None:
 def account(source: Any, arch: str) -> str:
     """The layout's name, after every tensor was used, carried or ignored."""
     table = detect_table(source)
-    plan = plan_conversion(source, Network(load_arch(arch)).abstract_params(), table)
-    used = {piece.key for pieces in plan.pieces.values() for piece in pieces}
+    conversion = conversion_of(source, Network(load_arch(arch)).abstract_params(), table)
+    used = {piece.key for pieces in conversion.pieces.values() for piece in pieces}
     left = {key for key in source if key not in used and not table.drops(key)}
     assert all(key.endswith("num_batches_tracked") for key in left)
     return table.name
