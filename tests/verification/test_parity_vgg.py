@@ -117,7 +117,7 @@ def activated_first(call: Wrong) -> Wrong:
 @pytest.mark.parametrize(
     ("name", "owner", "attribute", "wrong", "seen"),
     [
-        ("vgg16", convolutions, "max_pool", mean_pool, "features.6"),
+        ("vgg16", convolutions, "max_pool", mean_pool, "features.4"),
         ("vgg16", convolutions.Conv, "__call__", no_bias, "features.1"),
         ("vgg16_bn", convolutions.Conv, "__call__", no_bias, "features.2"),
         ("vgg16", convolutions.Conv, "__call__", transposed_fc1, "fc1"),

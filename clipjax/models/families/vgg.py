@@ -125,9 +125,10 @@ def dense(
 
 
 def narrow(config: VGGConfig) -> VGGConfig:
-    """Widths of 8 to 32 channels at the smallest images; timm's features have one width."""
-    small = tuple(8 * min(4, 2**i) for i in range(len(config.widths)))
-    return dataclasses.replace(config, widths=small, image_size=WINDOW * 2 ** len(small), hidden=64)
+    """Six convolutions of 8 to 32 channels at the smallest images; timm's features have one width."""
+    widths, depths = (8, 16, 32, 32, 32), (1, 2, 1, 1, 1)
+    size = WINDOW * 2 ** len(widths)
+    return dataclasses.replace(config, image_size=size, widths=widths, depths=depths, hidden=64)
 
 
 FAMILY = Family(
