@@ -12,7 +12,7 @@ from clipjax.commands.shared.output import print_table, say
 if TYPE_CHECKING:
     from clipjax.commands.finetune.jobs import Job
     from clipjax.finetune.method import Settings
-    from clipjax.finetune.plan import Plan
+    from clipjax.finetune.plan import FinetunePlan
     from clipjax.finetune.run import Data
 
 
@@ -37,7 +37,7 @@ def print_plan(
         _print(each)
 
 
-def _print(plan: Plan) -> None:
+def _print(plan: FinetunePlan) -> None:
     say(f"{plan.recipe} of {plan.model}: {plan.images:,} images of {plan.classes:,} classes")
     rows = [
         ["parameters", f"{plan.params:,}"],
