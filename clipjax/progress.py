@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 _FORMAT = "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 # Seconds between two lines.
 _APART = 1.0
+_line = 0  # of this process's bars, see `share_terminal`
 
 T = TypeVar("T")
 
@@ -28,7 +29,27 @@ def progress_bar(
     """
     if shown and not sys.stderr.isatty():
         return Lines(total, description, unit, initial, delay)
-    return tqdm(total=total, initial=initial, desc=description, unit=unit, disable=not shown, delay=delay)
+    return tqdm(
+        total=total,
+        initial=initial,
+        desc=description,
+        unit=unit,
+        disable=not shown,
+        delay=delay,
+        position=_line or None,
+    )
+
+
+def share_terminal(line: int, lock: Any) -> None:
+    """Show this process's bars beside those of other processes, each on a line of its own.
+
+    Args:
+        line: 0 is the cursor's, 1 the next below it.
+        lock: a lock that these processes share; it is held while a bar is drawn.
+    """
+    global _line
+    _line = line
+    tqdm.set_lock(lock)
 
 
 def progress_through(

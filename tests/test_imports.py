@@ -158,6 +158,7 @@ WITHOUT_JAX = (
     "clipjax.doctor.examine",
     "clipjax.cli",
     "clipjax.sweep.suite",
+    "clipjax.demo.rendering",
 )
 
 
@@ -183,7 +184,7 @@ class Block(importlib.abc.MetaPathFinder):
             raise ImportError(f"{name} is blocked")
 sys.meta_path.insert(0, Block())
 import clipjax.checkpoints.load, clipjax.evaluation.run, clipjax.embeddings.images
-import clipjax.verification.verify, clipjax.demo.run, clipjax.finetune.contrastive
+import clipjax.verification.verify, clipjax.demo.report, clipjax.demo.tuning, clipjax.demo.training
 import converters.sources, converters.engine, converters.foreign, converters.hub
 sys.exit("tensorflow" in sys.modules)
 """

@@ -6,13 +6,18 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clipjax.devices import signals
 from clipjax.errors import ClipjaxError
+
+if TYPE_CHECKING:
+    from clipjax.demo.plan import Plan
+    from clipjax.demo.run import Demo
 
 app = typer.Typer(add_completion=False)
 
@@ -26,39 +31,53 @@ def main(
 ) -> None:
     """Render a small world, train three CLIPs on it, run all tasks, fine-tune one by every method, report.
 
-    Five to eight minutes on two cores. What is in --out already is not made again.
+    About four minutes on two cores. What is in --out already is not made again.
     """
-    from clipjax.commands.shared.output import print_table
-    from clipjax.demo import finetuned
-    from clipjax.demo.analysed import CLAIMS, FIGURE, PROMPTS, analysed
-    from clipjax.demo.report import figures, tables
-    from clipjax.demo.run import FULL, QUICK, run
+    from clipjax.demo.plan import FULL, QUICK
+    from clipjax.demo.run import run
 
     start, plan = time.perf_counter(), QUICK if quick else FULL
     try:
         demo = run(out, plan)
-        tuned = finetuned.finetuned(out, quick=quick)
-        found = analysed(out)
-        drawn = [*figures(demo), *finetuned.figures(tuned, out), *found.figures]
+        _report(demo, plan)
     except ClipjaxError as error:
         signals.check()
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
+    typer.echo(f"{time.perf_counter() - start:.0f} seconds", err=True)
+
+
+def _report(demo: Demo, plan: Plan) -> None:
+    """Draw all figures, and print the tables and what to try next."""
+    from clipjax.commands.shared.output import print_table
+    from clipjax.demo import report
+    from clipjax.demo.analysis import analyse
+
+    analysis = analyse(demo.out)
+    drawn = [*report.figures(demo), *report.tuning_figures(demo.tuned, demo.out), *analysis.figures]
     names = [model.id for model in plan.models]
     typer.echo(
         f"\n{len(names)} models of the demo world, {len(demo.results)} runs; 95 % intervals in brackets"
     )
-    for heading, titles, cells in (*tables(demo.rows, names), finetuned.table(tuned), *found.tables()):
+    tables = (*report.tables(demo.rows, names), report.tuning_table(demo.tuned), *analysis.tables())
+    for heading, titles, cells in tables:
         typer.echo(f"\n{heading}\n")
         print_table(titles, cells)
+    typer.echo(_next_steps(demo.out, names, drawn, analysis.report))
+
+
+def _next_steps(out: Path, names: Sequence[str], drawn: Sequence[Path], report: Path) -> str:
+    """Where everything is, and commands to try."""
+    from clipjax.demo.analysis import CLAIMS, FIGURE, PROMPTS
+
     best = out / "models" / names[-1]
     # `make demo` uses an environment whose commands the user's shell does not find.
     clipjax = (
         "clipjax" if shutil.which("clipjax") else os.path.relpath(Path(sys.executable).with_name("clipjax"))
     )
-    typer.echo(f"""
+    return f"""
 figures  {", ".join(str(path) for path in drawn if path.suffix in (".png", ".jpg"))} (and .pdf)
-report   {found.report}: open it in a browser, it needs no network
+report   {report}: open it in a browser, it needs no network
 results  {out / "results"}: rows with provenance, and one row an image
 models   {out / "models"}: load with clipjax.load_model("{best}")
 tuned    {out / "finetuned"}: a folder a method, with its model, log and few-shot list
@@ -73,8 +92,7 @@ data set; what fine-tuning would take
   {clipjax} eval ood --model {best} --data-root {out}/world
   {clipjax} finetune flyp --recipe demo_flyp --model {best} --data {out}/world/narrow.jsonl \\
       --dataset demo_train --out {out}/flyp --dry-run
-""")
-    typer.echo(f"{time.perf_counter() - start:.0f} seconds", err=True)
+"""
 
 
 if __name__ == "__main__":

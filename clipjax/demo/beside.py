@@ -1,74 +1,92 @@
-"""One part of the demo in a process of its own, beside the rest.
+"""Parts of the demo side by side, each in a process of its own.
 
-    with beside(train_two, out):
-        train_one(out)
+    side_by_side(partial(train_one, out), partial(train_two, out))
 
-JAX divides a single program over the cores badly when the models are as small as the demo's: two programs
-at a time keep two cores busy.
+JAX divides a program over the cores badly when the models are as small as the demo's: two programs at a time
+keep two cores busy.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from clipjax.devices import signals
 from clipjax.errors import ClipjaxError, Interrupted
+from clipjax.progress import share_terminal
+
+Part = Callable[[], object]
 
 
-@contextmanager
-def beside(part: Callable[..., object], *arguments: Any, apart: bool = True) -> Iterator[None]:
-    """Call `part(*arguments)` in a second process while the block runs; the block ends when both are done.
+def side_by_side(*parts: Part, apart: bool = True) -> None:
+    """Call each part in a process of its own; return when all are done.
 
     Args:
-        part: a function of a module, which another process can import; it reports to files and stderr.
-        apart: False calls it in this process, before the block.
+        parts: functions of a module, or `functools.partial` of them. They report to files and stderr.
+        apart: False calls them in this process, one after the other.
 
     Raises:
-        ClipjaxError: `part` failed, with its exit code; its message is on stderr already.
-        Interrupted: a signal ended `part`, and not this process.
+        ClipjaxError: a part failed, with its exit code; the others were ended at once. Its message is on
+            stderr already.
+        Interrupted: a signal ended a part, and not this process.
     """
     if not apart:
-        part(*arguments)
-        yield
+        for part in parts:
+            part()
         return
-    process = multiprocessing.get_context("spawn").Process(target=_run, args=(part, arguments))
-    process.start()
+    spawn, running = multiprocessing.get_context("spawn"), []
+    lock = spawn.RLock()
     try:
-        yield
-        process.join()
+        for line, part in enumerate(parts):
+            process = spawn.Process(target=_run, args=(part, line, lock))
+            process.start()
+            running.append(process)
+        _wait(running)
     except BaseException:
-        process.terminate()
-        process.join(signals.SAVING)  # it keeps what it needs to go on
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.join(signals.SAVING)  # it keeps what it needs to go on
         raise
-    _raise_for(process.exitcode or 0)
+
+
+def _wait(processes: Sequence[SpawnProcess]) -> None:
+    """Wait for all; raise as soon as one fails."""
+    running = list(processes)
+    while running:
+        multiprocessing.connection.wait([process.sentinel for process in running])
+        for process in running:
+            _raise_for(process.exitcode or 0)
+        running = [process for process in running if process.exitcode is None]
 
 
 def _raise_for(code: int) -> None:
-    """Raise for the second process as it would have been raised for this one."""
+    """Raise for a part's exit code what this process would have raised."""
     code = signals.EXIT_CODES.get(-code, code)  # killed before it could catch the signal
     if code in signals.EXIT_CODES.values():
-        raise Interrupted("the second process was interrupted: run the same command again", code)
+        raise Interrupted("a process of the demo was interrupted: run the same command again", code)
     if code < 0:
-        raise ClipjaxError(f"the second process was killed by signal {-code}: is there enough memory?")
+        raise ClipjaxError(f"a process of the demo was killed by signal {-code}: is there enough memory?")
     if code:
-        error = ClipjaxError("the second process failed: see its message above")
+        error = ClipjaxError("a process of the demo failed: see its message above")
         error.exit_code = code
         raise error
 
 
-def _run(part: Callable[..., object], arguments: tuple) -> None:
-    """The second process: it ends on the same signals and with the same exit codes as the first."""
+def _run(part: Part, line: int, lock: Any) -> None:
+    """A part's process: it ends on the same signals and with the same exit codes as its parent."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    share_terminal(line, lock)
 
     def program() -> None:
         try:
-            part(*arguments)
+            part()
         except ClipjaxError as error:
             signals.check()
             print(f"error: {error}", file=sys.stderr)

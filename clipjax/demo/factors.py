@@ -1,10 +1,8 @@
 """Annotations of visual factors, in the files of ImageNet-X: what is unusual about each image.
 
-ImageNet-X's annotators ticked the factors in which an image differs from prototypes of its class. Here the
-scene's record is compared with its class's typical values, in units of the training images' spread: 1 is the
-mean difference of two colours, the end of the usual range of rotations, and so on. Factors at `TICKED` or
-more are ticked (multi factor); the largest is the top factor; each class's least unusual images are its
-prototypes.
+A scene is compared with its class's typical values, in units of the training images' spread: 1 is the mean
+difference of two colours, or the end of the usual range of rotations. Factors of `TICKED` or more are ticked;
+the largest is the top factor; each class's least unusual images are its prototypes.
 """
 
 from __future__ import annotations
@@ -60,7 +58,7 @@ def unusual(scene: Scene) -> dict[str, float]:
 
 
 def annotated(val: ImageSet) -> ImageSet:
-    """The held-out set with its annotations, and a card beside it that points to them."""
+    """The held-out set with its annotations, and a card that points to them."""
     texts = {f"{FOLDER}/{name}": text for name, text in annotation_files(val.pictures).items()}
     card = _CARD.format(val=val.name, folder=FOLDER, n=len(val.pictures))
     return replace(val, texts={**texts, "demo_x.toml": card})

@@ -1,12 +1,9 @@
 """Sets of images on disk, written once.
 
-A set is a list of `Picture`s below one folder, further files (annotations, captions), and a manifest beside
-the folder:
-
     val/arrow/val_00000000.JPEG    val.jsonl    {"path", "label", "caption", "factors"} per line
 
-A set is complete once its manifest exists; existing images are not drawn again, so rendering may be
-interrupted. Image i of a set depends on the seed of (set, i) alone.
+The manifest comes last, and existing images are not drawn again: rendering may be interrupted. Image i of a
+set depends on the seed of (set, i) alone.
 """
 
 from __future__ import annotations
@@ -31,7 +28,7 @@ _FORMATS = {".jpeg": "JPEG", ".jpg": "JPEG", ".png": "PNG", ".gif": "GIF"}
 
 
 class Picture(NamedTuple):
-    """One image: its path below the world, its contents, and `finish`, applied after rendering."""
+    """An image; `path` is below the world, and `finish` is applied after rendering."""
 
     path: str
     scene: Scene
@@ -45,9 +42,9 @@ class ImageSet:
     """A data set to write.
 
     Attributes:
-        name: of its folder and its manifest (without the ending).
-        recipe: identifies its contents: everything that may differ between two worlds.
-        texts: further files, path below the world -> contents.
+        name: of its folder and its manifest.
+        recipe: everything about it that may differ between two worlds.
+        texts: further files: path below the world -> contents.
     """
 
     name: str
@@ -57,10 +54,8 @@ class ImageSet:
 
 
 class Split(NamedTuple):
-    """A plain set of scenes of one kind (see `sample_scene`).
-
-    With class folders (as ImageNet's) every class has the same number of images. Without, all are in one
-    folder and shapes are random.
+    """A set of scenes of one kind (see `sample_scene`): as many of each class, in class folders, or random
+    ones in one folder.
     """
 
     name: str
@@ -98,8 +93,7 @@ def write_set(root: Path, images: ImageSet, *, seed: int = 0, progress: bool = T
         seed: of the whole world; also identifies the set.
 
     Raises:
-        DataError: the folder holds the set rendered in another way (number of images, seed, version), or the
-            disk is full.
+        DataError: the folder holds another such set (number of images, seed, version), or the disk is full.
     """
     root = Path(root)
     manifest, made_of = root / f"{images.name}.jsonl", root / f"{images.name}.recipe.json"

@@ -1,15 +1,13 @@
-"""Test sets of the demo world that ask more than the class, each in the layout of a real one.
+"""Test sets of the demo world about more than the class, each in the layout of a real one.
 
 | folder | layout of | contents |
 |---|---|---|
-| demo-cues | the cue-conflict stimuli | the shape of one class, colour and background of another |
-| demo-unknown | iNaturalist of MOS, one folder | shapes that no model knows |
-| demo-textures | Describable Textures | a wall of an unseen texture, no shape |
-| demo-ninco | NINCO, a folder per class, with spaces; endings of all kinds | unknown shapes |
-| demo-confused | ImageNet-O, by the most similar known class | unknown shapes |
-| demo-captions | Flickr30k with Karpathy's splits | diverse scenes with five captions each |
-
-The real cue-conflict stimuli use texture as the second cue; here it is the narrow data's shortcut.
+| demo-cues | cue-conflict stimuli | one class's shape, another's colour and background |
+| demo-unknown | iNaturalist of MOS | unknown shapes |
+| demo-textures | Describable Textures | walls of unseen textures |
+| demo-ninco | NINCO: folders with spaces, endings of all kinds | unknown shapes |
+| demo-confused | ImageNet-O, by the most similar class | unknown shapes |
+| demo-captions | Flickr30k, Karpathy's splits | diverse scenes, five captions each |
 """
 
 from __future__ import annotations
@@ -48,7 +46,7 @@ def probes(each: int, seed: int) -> Iterator[ImageSet]:
 
 
 def _cues(times: int, seed: int) -> ImageSet:
-    """`times` objects of each class, each with the cues of every class; its own are no conflict."""
+    """`times` objects of each class, each with the cues of every class."""
     name, pictures = "demo-cues", []
     for i, (number, shape) in enumerate(itertools.product(range(1, times + 1), SHAPES)):
         rng = rng_of(seed, name, i)
@@ -78,7 +76,7 @@ def _ninco_path(i: int, scene: Scene, code: str) -> str:
 
 
 def _confused_path(i: int, scene: Scene, code: str) -> str:
-    """The class whose outline, in the same place, overlaps most (intersection over union)."""
+    """In the folder of the class whose outline overlaps most (intersection over union)."""
     ours = mask(scene) > 0.5
     overlap = {}
     for shape in SHAPES:
@@ -100,7 +98,7 @@ def _textures(images: int, seed: int) -> ImageSet:
 
 
 def _captions(images: int, seed: int) -> ImageSet:
-    """Images of the test split, and a tenth as many of another, which a reader must leave out."""
+    """Images of the test split, and a tenth as many that a reader must leave out."""
     name, pictures, records = "demo-captions", [], []
     for i in range(images + images // 10):
         rng = rng_of(seed, name, i)

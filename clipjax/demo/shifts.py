@@ -2,17 +2,15 @@
 
 | folder | layout of | shift |
 |---|---|---|
-| demo-val | ImageNet val | some images have something unusual (`world.UNUSUAL`) |
+| demo-val | ImageNet val | some images are `world.UNUSUAL` |
 | demo-v2 | ImageNet-V2, folders are class numbers | drawn anew |
-| demo-r | ImageNet-R, some classes and a README.txt | a cartoon |
-| demo-a | ImageNet-A, likewise | colour and background of another class |
-| demo-sketch | ImageNet-Sketch | a pencil sketch |
-| demo-corrupted | ImageNet-3DCC, corruption/severity/class | blur and fog over the images of demo-val |
-| demo-objects | ObjectNet, a border, coarser and unknown classes | pose, size and light together |
-| demo-video | ImageNet-Vid-Robust, anchors and neighbours | motion, things in front |
-| demo-nuisance | ImageNet-D, one folder per nuisance | unseen backgrounds, textures, materials |
-
-`each` is the approximate number of images per class.
+| demo-r | ImageNet-R, some classes, a README.txt | cartoons |
+| demo-a | ImageNet-A, likewise | cues of another class |
+| demo-sketch | ImageNet-Sketch | pencil sketches |
+| demo-corrupted | ImageNet-3DCC | blur and fog over demo-val |
+| demo-objects | ObjectNet: a border, coarser and unknown classes | pose, size and light |
+| demo-video | ImageNet-Vid-Robust | motion, things in front |
+| demo-nuisance | ImageNet-D | unseen backgrounds, textures, materials |
 """
 
 from __future__ import annotations
@@ -70,7 +68,7 @@ CORRUPTIONS: dict[str, Callable[[Image.Image, int], Image.Image]] = {"blur": _bl
 
 
 def shifted(each: int, seed: int, val: ImageSet) -> Iterator[ImageSet]:
-    """All sets of the table above except demo-val, from which the corrupted set is copied."""
+    """All sets of the table but demo-val; `each` is about the number of images per class."""
     yield _of_classes("demo-v2", "{index}/{hash}.jpeg", "varied", each, seed)
     readme = {"demo-r/README.txt": "Cartoons of six of the twelve shapes of the demo world.\n"}
     yield _of_classes(
@@ -95,7 +93,7 @@ def _of_classes(
     texts: dict[str, str] | None = None,
     **changes: Any,
 ) -> ImageSet:
-    """The same number of images of each class; `pattern` may use the shape, its index, i and a hash."""
+    """`each` images of each class; `pattern` may use the shape, its index, i and a hash."""
     pictures = []
     for i in range(each * len(shapes)):
         rng, shape = rng_of(seed, name, i), shapes[i % len(shapes)]
@@ -127,7 +125,6 @@ def _corrupted(each: int, val: ImageSet) -> ImageSet:
 
 
 def _objects(each: int, seed: int) -> ImageSet:
-    """Odd pose, size and light at once, within a border of two pixels."""
     name, pictures = "demo-objects", []
     for i in range(each * len(OBJECTS)):
         rng, folder = rng_of(seed, name, i), list(OBJECTS)[i % len(OBJECTS)]
@@ -144,7 +141,7 @@ def _objects(each: int, seed: int) -> ImageSet:
 
 
 def _video(videos: int, seed: int) -> ImageSet:
-    """A shape drifts and turns; in a few frames something is in front. The last video is a single frame."""
+    """A shape drifts and turns; sometimes something is in front. The last video is one frame."""
     name, pictures = "demo-video", []
     labels: dict[str, list[int]] = {}
     neighbours: dict[str, list[str]] = {}
@@ -174,7 +171,6 @@ def _video(videos: int, seed: int) -> ImageSet:
 
 
 def _nuisance(each: int, seed: int) -> ImageSet:
-    """One thing that no training image has: a background, a texture or a material."""
     name, pictures = "demo-nuisance", []
     choices = {
         "background": ("background", list(UNSEEN_BACKGROUNDS)),

@@ -1,9 +1,7 @@
-"""The demo world: small rendered images whose shape, texture, colour and background vary independently.
+"""The demo world: small rendered images of shapes, which are the classes.
 
-A `Scene` records all factors of one image; `render` turns it into pixels. The shape is the class. In
-"diverse" training data every factor is independent of the shape. In "narrow" data most shapes have their own
-colour and background, so that a model need not look at the shape at all. Test images go beyond both: unusual
-sizes, poses and lights, other styles, unseen materials.
+A `Scene` records all factors of one image; `render` turns it into pixels. Test images go beyond the training
+data: unusual sizes, poses and lights, other styles, unseen materials.
 """
 
 from __future__ import annotations
@@ -63,7 +61,7 @@ class Scene:
 
 
 def mask(scene: Scene, side: int = 64) -> np.ndarray:
-    """Share of each pixel that the shape covers, float [side, side] in [0, 1]; drawn at twice the size."""
+    """Share of each pixel that the shape covers, float [side, side] in [0, 1]."""
     image = Image.new("L", (2 * side, 2 * side))
     draw = ImageDraw.Draw(image)
     angle = math.radians(scene.rotation)
@@ -139,7 +137,7 @@ UNSEEN_BACKGROUNDS: dict[str, tuple[Tone, Tone, Field]] = {
 
 
 def _edge(cover: np.ndarray) -> np.ndarray:
-    """A line along the outline, one pixel inside and one outside. [side, side, 1]"""
+    """A line along the outline, two pixels wide. [side, side, 1]"""
     image = Image.fromarray((255 * cover[..., 0]).astype(np.uint8))
     both = [
         np.asarray(image.filter(f(3)), np.float32) for f in (ImageFilter.MaxFilter, ImageFilter.MinFilter)
@@ -188,8 +186,7 @@ def render(scene: Scene, seed: int, side: int = 64) -> Image.Image:
     """Draw one scene as an RGB image; the same arguments give the same bytes.
 
     Args:
-        seed: for everything that the factors leave open (grain, the phase of stripes and waves, sensor
-            noise).
+        seed: decides what the factors leave open (grain, phases of stripes, sensor noise).
         side: height and width in pixels.
     """
     rng = np.random.default_rng(seed)
@@ -247,9 +244,8 @@ def sample_scene(rng: np.random.Generator, kind: str = "diverse", shape: str | N
 
     Args:
         kind: "diverse" (all factors independent), "narrow" (colour and background mostly follow the shape),
-            "varied" (between the two; in some images one thing is `UNUSUAL`) or "misleading" (colour and
-            background follow another shape).
-        shape: the class, or an unknown shape; None draws a class.
+            "varied" (between the two; some images are `UNUSUAL`) or "misleading" (they follow another shape).
+        shape: None draws a class.
     """
     shape = shape or str(rng.choice(list(SHAPES)))
     colour, background = str(rng.choice(list(COLOURS))), str(rng.choice(list(BACKGROUNDS)))
@@ -283,7 +279,7 @@ def own_cues(shape: str) -> tuple[str, str]:
 
 
 def caption_of(scene: Scene, rng: np.random.Generator) -> str:
-    """One sentence about the scene, from a random template, so that factors are often left out."""
+    """One sentence about the scene, from a random template; it often leaves factors out."""
     return describe(scene, str(rng.choice(CAPTIONS)))
 
 

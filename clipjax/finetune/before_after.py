@@ -108,7 +108,7 @@ def before_and_after(
         raise UsageError(
             f"the suite {suite.name} has no [[metrics]] to compare by, or there is no tuned model"
         )
-    jobs = _jobs(suite, data_root)
+    jobs = jobs_of(suite, data_root)
     for line in left_out(suite, data_root):
         announce(line)
     asked = Request() if request is None else request
@@ -147,7 +147,12 @@ def _parts(suite: Suite, data_root: str | Path) -> list[CollectionPlan | DataErr
     return found
 
 
-def _jobs(suite: Suite, data_root: str | Path) -> dict[_Key, Job]:
+def jobs_of(suite: Suite, data_root: str | Path) -> dict[_Key, Job]:
+    """The suite's runs below a folder by task and data set, without what is missing there.
+
+    Raises:
+        DataError: all are missing.
+    """
     found: dict[_Key, Job] = {}
     why: DataError | None = None
     tasks = {metric.task for metric in suite.metrics}
@@ -172,7 +177,7 @@ def refuse_leaks(splits: Sequence[Split], suite: Suite, data_root: str | Path) -
     """Raise DataError if the suite reports on training or validation images."""
     located = {
         (data.card.name, data.root): data
-        for job in _jobs(suite, data_root).values()
+        for job in jobs_of(suite, data_root).values()
         for data in (job.data, job.id)
         if data is not None
     }
@@ -197,7 +202,7 @@ def evaluate_suite(
 ) -> list[Result]:
     """Evaluate one model on a suite; arguments and errors as `before_and_after`."""
     asked = Request() if request is None else request
-    found = _evaluate(model, _jobs(suite, data_root), asked, compute, results, announce).values()
+    found = _evaluate(model, jobs_of(suite, data_root), asked, compute, results, announce).values()
     return [each for each in found if isinstance(each, Result)]
 
 

@@ -151,23 +151,33 @@ def embedding_entries(
     return found
 
 
-def results_of(plan: SweepPlan, results: str | Path) -> list[Result]:
-    """The newest results of the items, in order, also those that lack unreadable images.
+class Newest:
+    """The newest results in a folder by recipe, as of this object's creation."""
 
-    Items without results are left out.
-    """
-    store, by_recipe, found = ResultStore(results), {}, []
-    for row in store.rows():
-        by_recipe.setdefault(row["recipe_hash"], []).append(row)
-    newest = {_identity(rows[0]["recipe"]): rows for rows in by_recipe.values()}
+    def __init__(self, results: str | Path) -> None:
+        self._store, by_recipe = ResultStore(results), {}
+        for row in self._store.rows():
+            by_recipe.setdefault(row["recipe_hash"], []).append(row)
+        self._rows = {_identity(rows[0]["recipe"]): rows for rows in by_recipe.values()}
+
+    def of(self, asked: Asked) -> list[Result]:
+        """The run's results that are there, also those that lack unreadable images."""
+        found = []
+        for those in asked.recipes:
+            if rows := next(filter(None, (self._rows.get(_identity(recipe)) for recipe in those)), None):
+                run_id = rows[0]["run_id"]
+                found.append(Result(rows, self._store.images(run_id), self._store.root / run_id, NO_STATS))
+        return found
+
+
+def results_of(plan: SweepPlan, results: str | Path) -> list[Result]:
+    """The newest results of the items, in order; items without results are left out."""
+    newest, found = Newest(results), []
     for _, group in itertools.groupby(plan.items, key=lambda item: item.chosen.name):
         visit = list(group)
         model = opened(visit[0].chosen)
         for item in visit:
-            for those in asked_of(model, item, plan.loaded, Compute(progress=False)).recipes:
-                if rows := next(filter(None, (newest.get(_identity(recipe)) for recipe in those)), None):
-                    run_id = rows[0]["run_id"]
-                    found.append(Result(rows, store.images(run_id), store.root / run_id, NO_STATS))
+            found += newest.of(asked_of(model, item, plan.loaded, Compute(progress=False)))
     return found
 
 

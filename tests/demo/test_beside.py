@@ -1,52 +1,71 @@
-"""Two parts of the demo at a time: both are done, either may fail, and none is left behind."""
+"""Parts of the demo at a time: all are done, any may fail, and none is left behind."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
+import pty
+import subprocess
+import sys
+import termios
+import time
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from clipjax.demo.beside import beside
-from clipjax.errors import ClipjaxError, DataError
+from clipjax.demo.beside import side_by_side
+from clipjax.errors import ClipjaxError
 from tests.demo._parts import die, meet, refuse
 
 
 def test_both_run_at_the_same_time(tmp_path: Path) -> None:
-    with beside(meet, tmp_path, "second", "first"):
-        meet(tmp_path, "first", "second")
-    assert int((tmp_path / "second").read_text()) != os.getpid()
+    side_by_side(partial(meet, tmp_path, "second", "first"), partial(meet, tmp_path, "first", "second"))
+    pids = {int((tmp_path / name).read_text()) for name in ("first", "second")}
+    assert len(pids | {os.getpid()}) == 3
 
 
 def test_one_after_the_other_in_this_process(tmp_path: Path) -> None:
     (tmp_path / "first").touch()
-    with beside(meet, tmp_path, "second", "first", apart=False):
-        assert int((tmp_path / "second").read_text()) == os.getpid()
+    side_by_side(partial(meet, tmp_path, "second", "first"), apart=False)
+    assert int((tmp_path / "second").read_text()) == os.getpid()
 
 
-def test_the_failure_of_the_second_is_this_ones(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ClipjaxError, match="see its message above") as failure, beside(refuse):
-        pass
+def test_the_failure_of_a_part_is_this_ones(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ClipjaxError, match="see its message above") as failure:
+        side_by_side(refuse)
     assert failure.value.exit_code == 2
     assert "error: no such thing" in capfd.readouterr().err
-    with pytest.raises(ClipjaxError, match="killed by signal 9"), beside(die):
-        pass
+    with pytest.raises(ClipjaxError, match="killed by signal 9"):
+        side_by_side(die)
 
 
-def test_a_failure_of_this_one_ends_the_second(tmp_path: Path) -> None:
-    others: list[Any] = []
+def test_a_failure_ends_the_other_part_at_once(tmp_path: Path) -> None:
+    """`meet` would wait for a minute."""
+    start = time.monotonic()
+    with pytest.raises(ClipjaxError, match="see its message above"):
+        side_by_side(partial(meet, tmp_path, "first", "never"), partial(refuse, tmp_path / "first"))
+    assert time.monotonic() - start < 50
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "first").read_text()), 0)
 
-    def fail() -> None:
-        with beside(meet, tmp_path, "second", "never"):
-            meet(tmp_path, "first", "second")
-            others.extend(multiprocessing.active_children())
-            raise DataError("the disk is full")
 
-    with pytest.raises(DataError, match="full"):
-        fail()
-    [other] = others
-    other.join(30)
-    assert other.exitcode in (75, -signal.SIGTERM)
+def test_bars_of_two_processes_have_a_line_each() -> None:
+    """On a terminal, the second process draws its bar below the first one's."""
+    terminal, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    command = "from tests.demo._parts import two_bars; two_bars()"
+    subprocess.run([sys.executable, "-c", command], stderr=theirs, check=True, cwd=Path(__file__).parents[2])
+    os.close(theirs)
+    shown = b""
+    while part := _read(terminal):
+        shown += part
+    assert b"first: " in shown
+    assert b"\n\rsecond: " in shown
+    assert b"\x1b[A" in shown, "and the cursor goes up again"
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 4096)
+    except OSError:  # Linux: the other side is closed
+        return b""

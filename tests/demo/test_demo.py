@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import re
@@ -25,12 +26,12 @@ from clipjax.data.annotations import load_factors
 from clipjax.data.cards import cards_in, load_dataset, read_card
 from clipjax.data.check import check_dataset
 from clipjax.data.labels import load_labels
-from clipjax.demo import finetuned, report
-from clipjax.demo import run as demo
+from clipjax.demo import plan, report, run, sweeps, training, tuning
 from clipjax.demo.__main__ import app
-from clipjax.demo.analysed import CLAIMS
+from clipjax.demo.analysis import CLAIMS
 from clipjax.demo.factors import KEYS, PROTOTYPES, TICKED, unusual
 from clipjax.demo.files import Split, write_split
+from clipjax.demo.settings import Column, settings
 from clipjax.demo.shapes import UNKNOWN
 from clipjax.demo.shifts import OBJECTS, VIDEO_CLASSES
 from clipjax.demo.world import (
@@ -47,7 +48,8 @@ from clipjax.demo.world import (
     sample_scene,
 )
 from clipjax.errors import DataError
-from clipjax.evaluation.collection import plan, survey
+from clipjax.evaluation.collection import plan as plan_of
+from clipjax.evaluation.collection import survey
 from clipjax.finetune.data.shots import read_shots
 from clipjax.finetune.method import all_methods
 from clipjax.finetune.recipe import load_recipe, recipe_names
@@ -239,7 +241,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Quick]:
     out = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch, unoptimised(tmp_path_factory.mktemp("compiled")):
         patch.setenv("CLIPJAX_CACHE", str(out / "cache"))
-        patch.setattr(demo, "run_sweep", counted)
+        patch.setattr(sweeps, "run_sweep", counted)
         first = invoke(out, "--quick")
         assert first.exit_code == 0, first.output
         yield Quick(out, first.stdout)
@@ -280,7 +282,7 @@ def test_a_quick_world_has_cards_of_its_own(quick: Quick) -> None:
 
 
 def test_cards_count_what_the_full_world_holds() -> None:
-    sizes = {images.name: [p.path for p in images.pictures] for images in demo.FULL.test_sets()}
+    sizes = {images.name: [p.path for p in images.pictures] for images in plan.FULL.test_sets()}
     for name in COUNTS:
         card = read_card(name)
         assert card.place is not None
@@ -425,17 +427,16 @@ def test_annotations_follow_from_the_scenes(quick: Quick) -> None:
 
 
 def test_the_demo_runs_every_task_on_every_set(quick: Quick) -> None:
-    tables = {heading for heading in report.TABLES if f"\n{heading}\n" in quick.stdout}
-    assert tables == set(report.TABLES)
+    assert all(f"\n{table.heading}\n" in quick.stdout for table in settings().tables)
     for figure in ("accuracy.png", "factors.pdf", "reliability.png", "ood.png", "cues.png", "world.jpg"):
         assert (quick.out / figure).is_file()
     assert not list((quick.out / "training").iterdir()), "resume points go when the model is there"
     rows = ResultStore(quick.out / "results").rows()
-    wanted = {(job.task, job.data.card.name) for job in plan("all", quick.world).jobs}
+    wanted = {(job.task, job.data.card.name) for job in plan_of("all", quick.world).jobs}
     shown = [card for card in cards_in(config_dir() / "datasets") if card.demo]
     assert {task for task, _ in wanted} == {task for card in shown for task in card.tasks} | {"imagenet_x"}
     assert {name for _, name in wanted} == {*COUNTS, "demo_x"}
-    for model in demo.QUICK.models:
+    for model in plan.QUICK.models:
         assert f"\n{model.id} " in quick.stdout
         assert clipjax.load_model(quick.out / "models" / model.id).card.id == model.id
         assert {(row["task"], row["dataset"]) for row in rows if row["model"] == model.id} == wanted
@@ -447,15 +448,16 @@ def test_the_demo_runs_every_task_on_every_set(quick: Quick) -> None:
 
 
 def test_the_demo_fine_tunes_one_model_by_every_method(quick: Quick) -> None:
-    heading = next(line for line in quick.stdout.splitlines() if line.startswith(f"{finetuned.BASE} fine-"))
+    heading = next(line for line in quick.stdout.splitlines() if line.startswith(f"{plan.BASE} fine-"))
     assert "fine-tuned on 8 narrow images a class" in heading
     titles, _, *lines = quick.stdout.split(heading)[1].strip().split("\n\n")[0].splitlines()
-    assert re.split(r"\s{2,}", titles.strip()) == ["method", *finetuned.TITLES]
-    recipes = [load_recipe(name) for name in finetuned.RECIPES]
-    assert set(finetuned.RECIPES) == {name for name in recipe_names() if name.startswith("demo_")}
+    columns = [column.title for column in settings().tuning.columns]
+    assert re.split(r"\s{2,}", titles.strip()) == ["method", *columns]
+    recipes = [load_recipe(name) for name in tuning.recipes()]
+    assert set(tuning.recipes()) == {name for name in recipe_names() if name.startswith("demo_")}
     assert {recipe.method for recipe in recipes} == {load_recipe(name).method for name in recipe_names()}
     tuned = [all_methods()[recipe.method].title for recipe in recipes]
-    mixed = [f"FLYP, WiSE-FT, alpha {alpha:g}" for alpha in finetuned.ALPHAS]
+    mixed = [f"FLYP, WiSE-FT, alpha {alpha:g}" for alpha in settings().tuning.alphas]
     names = [re.split(r"\s{2,}", line)[0] for line in lines]
     assert sorted(names) == sorted(["before", *tuned, *mixed])
     assert names[0] == "before"
@@ -465,7 +467,7 @@ def test_the_demo_fine_tunes_one_model_by_every_method(quick: Quick) -> None:
     for recipe in recipes:
         folder = quick.out / "finetuned" / recipe.name / "seed1"
         card = clipjax.load_model(folder / "model").card
-        assert card.id == f"{finetuned.BASE}-{recipe.method}-seed1"
+        assert card.id == f"{plan.BASE}-{recipe.method}-seed1"
         assert card.lineage is not None
         assert card.lineage["train"]["shots"]["per_class"] == 8
         assert len(read_shots(folder / "shots.json").ids) == card.lineage["train"]["images"]
@@ -480,7 +482,7 @@ def test_the_demo_ends_with_figures_claims_and_a_report(quick: Quick) -> None:
     """Made of its results alone: every model is on the page, every claim was told by rows of all methods."""
     text = (quick.out / "report.html").read_text(encoding="utf-8")
     models = {row["model"] for row in ResultStore(quick.out / "results").rows()}
-    assert len(models) == len(demo.QUICK.models) + len(finetuned.RECIPES) + len(finetuned.ALPHAS)
+    assert len(models) == len(plan.QUICK.models) + len(tuning.recipes()) + len(settings().tuning.alphas)
     assert all(f'"{model}"' in text for model in models)
     assert "Not here" not in text
     assert all((quick.out / f"fine_tuning.{ending}").is_file() for ending in ("png", "pdf", "svg"))
@@ -495,7 +497,7 @@ def test_the_demo_ends_with_figures_claims_and_a_report(quick: Quick) -> None:
 
 def test_the_demo_compiles_each_program_once(quick: Quick) -> None:
     programs = sum((report.compiles for report in swept), Counter())
-    assert {program.arch for program in programs} == {model.arch for model in demo.QUICK.models}
+    assert {program.arch for program in programs} == {model.arch for model in plan.QUICK.models}
     assert {program.batch for program in programs if program.tower == "image"} == {64}
     assert set(programs.values()) == {1}
     assert [report.failures for report in swept] == [[]] * len(swept)
@@ -505,12 +507,15 @@ def test_the_demo_is_not_made_again(quick: Quick, monkeypatch: pytest.MonkeyPatc
     def never(*_: object) -> None:
         raise AssertionError("made again")
 
-    monkeypatch.setattr(demo, "_train", never)
+    monkeypatch.setattr(training, "train", never)
     monkeypatch.setattr("clipjax.demo.files.render", never)
     monkeypatch.setattr("clipjax.finetune.run.solve", never)
+    monkeypatch.setattr(run, "side_by_side", never)
+    runs = ResultStore(quick.out / "results").run_ids()
     again = invoke(quick.out, "--quick")
     assert again.exit_code == 0
     assert again.stdout == quick.stdout
+    assert ResultStore(quick.out / "results").run_ids() == runs
 
     full = invoke(quick.out)
     assert full.exit_code == 1
@@ -523,9 +528,15 @@ def test_cells_show_the_row_that_the_column_means() -> None:
         return {**named, "value": value, "interval": interval, "convention": {"prompts": prompts}}
 
     rows = [row(0.25, "demo", {"lo": 0.2, "hi": 0.3}), row(0.75, "single")]
-    column = report.Column("t", "zeroshot", "d", "top1")
-    assert column.cell(rows, "m") == "25.0 [20, 30]"
-    assert column._replace(prompts="single").cell(rows, "m") == "75.0"
-    assert column._replace(prompts="openai_7").cell(rows, "m") == "-"
-    assert column._replace(percent=False).cell(rows, "m") == "0.25 [0.20, 0.30]"
-    assert column.cell([row(None, "demo")], "m") == column.cell(rows, "other") == "-"
+    column = Column("t", "zeroshot", "d", "top1")
+    changed = functools.partial(dataclasses.replace, column)
+    assert report.cell(column, rows, "m") == "25.0 [20, 30]"
+    assert report.cell(changed(prompts="single"), rows, "m") == "75.0"
+    assert report.cell(changed(prompts="openai_7"), rows, "m") == "-"
+    assert report.cell(changed(percent=False), rows, "m") == "0.25 [0.20, 0.30]"
+    assert report.cell(column, [row(None, "demo")], "m") == report.cell(column, rows, "other") == "-"
+
+
+def test_a_new_recipe_joins_the_table_without_an_edit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "recipe_names", lambda: ["ce_imagenet", "demo_added", *recipe_names()])
+    assert tuning.recipes() == [*settings().tuning.order, "demo_added"]

@@ -9,8 +9,8 @@ from clipjax.data.readers.reader import reader_names
 from clipjax.tasks.names import task_names
 
 CLIPJAX = Path(__file__).resolve().parents[2] / "clipjax"
-# The demo is one experiment, and a figure of a task is that task's.
-OWN = ("tasks", "demo", "analysis/figures/tasks", "data/readers")
+# A figure of a task is that task's.
+OWN = ("tasks", "analysis/figures/tasks", "data/readers")
 # (file, name) -> why the name may stand there.
 ALLOWED = {
     ("evaluation/evaluate.py", "zeroshot"): "the default of a public function",

@@ -1,4 +1,4 @@
-"""The end of the demo: figures, claims and the report page, from the results alone.
+"""The end of the demo: a figure, claims and the report page, from the results alone.
 
 It does what these commands do:
 
@@ -18,7 +18,7 @@ from clipjax.analysis.claims.ledger import ledger
 from clipjax.analysis.claims.verdicts import measured, summary
 from clipjax.analysis.figures.figure_set import analyze
 from clipjax.analysis.figures.spec import load_spec
-from clipjax.analysis.report.write import Choices, Written, write_report
+from clipjax.analysis.report.write import Choices, write_report
 from clipjax.analysis.rows.cells import RowIndex
 from clipjax.config import config_dir
 from clipjax.results.store import ResultStore
@@ -29,13 +29,12 @@ PROMPTS = "demo"
 
 
 @dataclass(frozen=True)
-class Analysed:
+class Analysis:
     """Files of figures, the claims, and the report page."""
 
     figures: Sequence[Path]
     verdicts: Sequence[Verdict]
     report: Path
-    written: Written
 
     def tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
         """Heading, titles and cells of the claims, and of the statistics that decided them."""
@@ -45,7 +44,7 @@ class Analysed:
         ]
 
 
-def analysed(out: Path) -> Analysed:
+def analyse(out: Path) -> Analysis:
     """Draw the demo's figure, check its claims, and write `out/report.html`.
 
     Raises:
@@ -54,6 +53,6 @@ def analysed(out: Path) -> Analysed:
     rows = ResultStore(out / "results").rows()
     done = analyze(load_spec(FIGURE), RowIndex(rows), out, prompts=PROMPTS)
     verdicts = check(ledger(CLAIMS), rows)
-    choices = Choices(figures=[str(FIGURE)], claims=CLAIMS, prompts=PROMPTS)
     page = out / "report.html"
-    return Analysed(done.files, verdicts, page, write_report(rows, page, "demo", choices))
+    write_report(rows, page, "demo", Choices(figures=[str(FIGURE)], claims=CLAIMS, prompts=PROMPTS))
+    return Analysis(done.files, verdicts, page)

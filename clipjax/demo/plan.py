@@ -1,0 +1,86 @@
+"""The size of the demo: which images are rendered, and which models are trained on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from clipjax.demo.factors import annotated
+from clipjax.demo.files import ImageSet, Split
+from clipjax.demo.probes import probes
+from clipjax.demo.shifts import shifted
+from clipjax.demo.world import SHAPES
+
+SEED = 0
+BASE = "demo-small-diverse"
+"""The model that is fine-tuned."""
+
+
+@dataclass(frozen=True)
+class DemoModel:
+    """A model of the demo; `data` is its training split."""
+
+    id: str
+    arch: str
+    data: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the demo makes.
+
+    Attributes:
+        images: per training split.
+        per_class: held-out images of each class.
+        each: approximate images per class of the other test sets (`shifts`, `probes`).
+        models: in the order of the tables.
+        steps, warmup, batch_size: of each model's training, see `clipjax.finetune.contrastive.Recipe`.
+        quick: whether it only shows that everything runs; such models learn almost nothing.
+    """
+
+    images: int
+    per_class: int
+    each: int
+    models: tuple[DemoModel, ...]
+    steps: int
+    warmup: int
+    batch_size: int
+    quick: bool = False
+
+    def training_sets(self) -> list[Split]:
+        """The images and captions that the models learn from."""
+        kinds = sorted({model.data for model in self.models})
+        return [Split(kind, kind, self.images, class_folders=False) for kind in kinds]
+
+    def test_sets(self) -> Iterator[ImageSet]:
+        """The held-out set, and the other test sets."""
+        val = Split("demo-val", "varied", len(SHAPES) * self.per_class, class_folders=True).image_set(SEED)
+        yield annotated(val)
+        yield from shifted(self.each, SEED, val)
+        yield from probes(self.each, SEED)
+
+
+FULL = Plan(
+    images=8000,
+    per_class=100,
+    each=20,
+    models=(
+        DemoModel("demo-base-narrow", "demo_base", "narrow"),
+        DemoModel(BASE, "demo_small", "diverse"),
+        DemoModel("demo-base-diverse", "demo_base", "diverse"),
+    ),
+    steps=600,
+    warmup=60,
+    batch_size=96,
+)
+QUICK = replace(
+    FULL,
+    images=240,
+    per_class=5,
+    each=2,
+    models=FULL.models[:2],
+    steps=4,
+    warmup=1,
+    batch_size=24,
+    quick=True,
+)

@@ -1,0 +1,104 @@
+"""configs/demo.toml: what the demo runs, prints and draws."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from clipjax.config import config_dir
+from clipjax.results.rows import Row
+from clipjax.storage.reading import read_toml
+from clipjax.storage.records import read
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: its title, and the row to find. Fractions are shown in percent."""
+
+    title: str
+    task: str
+    dataset: str
+    metric: str
+    slice: str | None = None
+    prompts: str | None = None
+    percent: bool = True
+
+    def find(self, rows: Sequence[Row], model: str) -> Row | None:
+        """A model's newest such row; without `prompts`, with the card's own set."""
+        wanted = (model, self.task, self.dataset, self.metric, self.slice)
+        names = ("model", "task", "dataset", "metric", "slice")
+        found = [row for row in rows if tuple(row[name] for name in names) == wanted]
+        own = [row for row in found if has_own_prompts(row) != bool(self.prompts)]
+        right = [row for row in own if self.prompts in (None, row["convention"].get("prompts"))]
+        return right[-1] if right else None
+
+
+@dataclass(frozen=True)
+class Table:
+    heading: str
+    columns: tuple[Column, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A task or collection; no data sets: all; no prompts: the cards' own."""
+
+    task: str
+    datasets: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A task's own figure: of all models' runs, or of the last model's on `dataset`."""
+
+    name: str
+    task: str
+    dataset: str | None = None
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """See the file."""
+
+    order: tuple[str, ...]
+    suite: str
+    held_out: int
+    interpolated: str
+    alphas: tuple[float, ...]
+    reference: str
+    columns: tuple[Column, ...]
+
+    @property
+    def titles(self) -> list[str]:
+        return [column.title for column in self.columns]
+
+
+@dataclass(frozen=True)
+class DemoFile:
+    """See the file."""
+
+    runs: tuple[Run, ...]
+    selection: Run
+    tuning: Tuning
+    accuracy: Run
+    figures: tuple[Figure, ...]
+    tables: tuple[Table, ...]
+
+    @property
+    def prompts(self) -> list[str]:
+        """The prompt sets used beside the cards' own."""
+        return list(dict.fromkeys(name for run in self.runs for name in run.prompts))
+
+
+@functools.cache
+def settings() -> DemoFile:
+    """The file as it ships; DataError for a key that it may not have."""
+    path = config_dir() / "demo.toml"
+    return read(DemoFile, read_toml(path), path)
+
+
+def has_own_prompts(row: Row) -> bool:
+    """Whether a row was made with the prompts of its data set's card."""
+    return row["convention"].get("prompts") not in settings().prompts

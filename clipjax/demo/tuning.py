@@ -1,0 +1,116 @@
+"""The demo's fine-tuning: one small CLIP by every method, on images whose colours give the shape away.
+
+The base was trained on diverse images; a few narrow ones pull it towards their shortcut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from clipjax.checkpoints.load import load_model
+from clipjax.checkpoints.model import Model
+from clipjax.data.cards import load_dataset
+from clipjax.demo.plan import BASE
+from clipjax.demo.settings import settings
+from clipjax.demo.sweeps import compute_in
+from clipjax.devices.sharding import make_mesh
+from clipjax.evaluation.collection import Job, Loaded, evaluate_all
+from clipjax.evaluation.rows import Result
+from clipjax.evaluation.subject import Request
+from clipjax.finetune.before_after import jobs_of
+from clipjax.finetune.method import Settings
+from clipjax.finetune.recipe import Recipe, load_recipe, recipe_names
+from clipjax.finetune.run import Data, finetune
+from clipjax.finetune.suites import load_suite
+from clipjax.finetune.wise_ft import sweep
+from clipjax.progress import progress_bar
+from clipjax.results.rows import Row
+from clipjax.storage.store import Store
+from clipjax.sweep.models import Chosen
+from clipjax.sweep.plan import Item
+from clipjax.sweep.state import Newest, asked_of
+
+
+def recipes() -> list[str]:
+    """The demo's recipes, in the order of configs/demo.toml; others come last."""
+    order = settings().tuning.order
+    names = [name for name in recipe_names() if name.startswith("demo_")]
+    return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
+
+
+def is_tuned(out: Path) -> bool:
+    """Whether every recipe's run is finished."""
+    return all(
+        (out / "finetuned" / name / f"seed{seed}" / "run.json").is_file()
+        for name in recipes()
+        for seed in load_recipe(name).seeds
+    )
+
+
+def fine_tune(out: Path, *, quick: bool = False, progress: bool = True) -> list[Model]:
+    """Fine-tune the base by every method, in `out/finetuned`; returns the base and the tuned models.
+
+    Finished runs are read.
+
+    Args:
+        out: the demo's folder, with world and base.
+        quick: hardly any training, on few images.
+        progress: show a bar on stderr.
+    """
+    base = load_model(out / "models" / BASE)
+    train = load_dataset("demo_train", out / "world" / "narrow.jsonl")
+    data = Data(train, hold_out=2 if quick else settings().tuning.held_out)
+    how = Settings(make_mesh(), store=Store(out / "store"), progress=False)
+    models, names = [base], recipes()
+    with progress_bar(len(names), "fine-tune", "method", shown=progress) as bar:
+        for name in names:
+            bar.set_postfix_str(name)
+            recipe = load_recipe(name, _shortened(load_recipe(name)) if quick else ())
+            runs = finetune(base, recipe, data, out / "finetuned" / name, how)
+            models += [run.model for run in runs]
+            if name == settings().tuning.interpolated:
+                models += [each for run in runs for each in sweep(base, run.model, settings().tuning.alphas)]
+            bar.update()
+    return models
+
+
+def _shortened(recipe: Recipe) -> list[str]:
+    short = ["shots=8", "batch_size=32", "schedule.warmup_steps=0"]
+    return [*short, "steps=2"] if recipe.steps else [*short, "epochs=1"] if recipe.epochs else short
+
+
+def evaluate(models: Sequence[Model], out: Path, *, progress: bool = True) -> list[Row]:
+    """Evaluate models unless `out/results` has their rows; returns the rows in the order of the models.
+
+    Raises:
+        DataError: a run failed.
+    """
+    jobs = list(jobs_of(load_suite(settings().tuning.suite), out / "world").values())
+    newest, loaded, rows = Newest(out / "results"), Loaded(), []
+    with progress_bar(len(models), "evaluate fine-tuned", "model", shown=progress) as bar:
+        for model in models:
+            bar.set_postfix_str(model.card.id)
+            for result in _results(model, jobs, newest, loaded, out):
+                rows += result.rows
+            bar.update()
+    return rows
+
+
+def _results(
+    model: Model, jobs: Sequence[Job], newest: Newest, loaded: Loaded, out: Path
+) -> Iterator[Result]:
+    """A result for each job, in their order: from the folder of results, or new."""
+    compute, chosen = compute_in(out), Chosen(model.card.id, "", model)
+    there = [newest.of(asked_of(model, Item(chosen, job, {}), loaded, compute)) for job in jobs]
+    missing = [job for job, results in zip(jobs, there) if not results]
+    new = evaluate_all(model, missing, Request(), compute, results=out / "results", loaded=loaded)
+    for results in there:
+        if results:
+            yield results[0]
+            continue
+        done = next(new)
+        if done.error is not None:
+            raise done.error
+        assert done.result is not None
+        yield done.result
