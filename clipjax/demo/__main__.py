@@ -48,7 +48,6 @@ def main(
 
 
 def _report(demo: Demo, plan: Plan) -> None:
-    """Draw all figures, and print the tables and what to try next."""
     from clipjax.commands.shared.output import print_table
     from clipjax.demo import report
     from clipjax.demo.analysis import analyse
@@ -67,7 +66,6 @@ def _report(demo: Demo, plan: Plan) -> None:
 
 
 def _next_steps(out: Path, names: Sequence[str], drawn: Sequence[Path], report: Path) -> str:
-    """Where everything is, and commands to try."""
     from clipjax.demo.analysis import CLAIMS, FIGURE, PROMPTS
 
     best = out / "models" / names[-1]

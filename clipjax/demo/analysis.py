@@ -1,10 +1,10 @@
-"""The end of the demo: a figure, claims and the report page, from the results alone.
-
-It does what these commands do:
+"""The end of the demo: a figure, claims and the report page, as these commands make them:
 
     clipjax analyze demo-out/results --figure .../fine_tuning.toml --prompts demo
     clipjax claims demo-out/results --claims .../claims_demo.toml
     clipjax report demo-out/results --figure .../fine_tuning.toml --claims .../claims_demo.toml --prompts demo
+
+All of them read the results alone.
 """
 
 from __future__ import annotations
@@ -30,14 +30,12 @@ PROMPTS = "demo"
 
 @dataclass(frozen=True)
 class Analysis:
-    """Files of figures, the claims, and the report page."""
-
     figures: Sequence[Path]
     verdicts: Sequence[Verdict]
     report: Path
 
     def tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
-        """Heading, titles and cells of the claims, and of the statistics that decided them."""
+        """The claims, and the statistics that decided them."""
         return [
             ("What holds of these models", *summary(self.verdicts)),
             ("and by which statistic, with 95 % intervals", *measured(self.verdicts)),
@@ -48,7 +46,7 @@ def analyse(out: Path) -> Analysis:
     """Draw the demo's figure, check its claims, and write `out/report.html`.
 
     Raises:
-        DataError: `out/results` is damaged; a file cannot be written.
+        DataError: damaged results; a file cannot be written.
     """
     rows = ResultStore(out / "results").rows()
     done = analyze(load_spec(FIGURE), RowIndex(rows), out, prompts=PROMPTS)

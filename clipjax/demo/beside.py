@@ -2,8 +2,7 @@
 
     side_by_side(partial(train_one, out), partial(train_two, out))
 
-JAX divides a program over the cores badly when the models are as small as the demo's: two programs at a time
-keep two cores busy.
+Models as small as the demo's leave a core idle; two programs at a time do not.
 """
 
 from __future__ import annotations
@@ -28,13 +27,12 @@ def side_by_side(*parts: Part, apart: bool = True) -> None:
     """Call each part in a process of its own; return when all are done.
 
     Args:
-        parts: functions of a module, or `functools.partial` of them. They report to files and stderr.
+        parts: functions of a module, or `functools.partial` of them; they report to files and stderr.
         apart: False calls them in this process, one after the other.
 
     Raises:
-        ClipjaxError: a part failed, with its exit code; the others were ended at once. Its message is on
-            stderr already.
-        Interrupted: a signal ended a part, and not this process.
+        ClipjaxError: a part failed; the others were ended at once.
+        Interrupted: a signal ended a part.
     """
     if not apart:
         for part in parts:
@@ -57,7 +55,6 @@ def side_by_side(*parts: Part, apart: bool = True) -> None:
 
 
 def _wait(processes: Sequence[SpawnProcess]) -> None:
-    """Wait for all; raise as soon as one fails."""
     running = list(processes)
     while running:
         multiprocessing.connection.wait([process.sentinel for process in running])
@@ -67,7 +64,7 @@ def _wait(processes: Sequence[SpawnProcess]) -> None:
 
 
 def _raise_for(code: int) -> None:
-    """Raise for a part's exit code what this process would have raised."""
+    """Raise for a part's exit code what it raised."""
     code = signals.EXIT_CODES.get(-code, code)  # killed before it could catch the signal
     if code in signals.EXIT_CODES.values():
         raise Interrupted("a process of the demo was interrupted: run the same command again", code)
@@ -80,7 +77,7 @@ def _raise_for(code: int) -> None:
 
 
 def _run(part: Part, line: int, lock: Any) -> None:
-    """A part's process: it ends on the same signals and with the same exit codes as its parent."""
+    """A part's process: signals and exit codes as its parent's."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     share_terminal(line, lock)
 
@@ -96,7 +93,7 @@ def _run(part: Part, line: int, lock: Any) -> None:
 
 
 def _end_with_parent() -> None:
-    """Act as after SIGTERM as soon as the parent is gone, even if it was killed."""
+    """Act as after SIGTERM once the parent is gone, even if it was killed."""
     if (parent := multiprocessing.parent_process()) is not None:
         parent.join()
         signals.ask(signal.SIGTERM)

@@ -1,8 +1,7 @@
-"""Annotations of visual factors, in the files of ImageNet-X: what is unusual about each image.
+"""What is unusual about each image, in the files of ImageNet-X.
 
-A scene is compared with its class's typical values, in units of the training images' spread: 1 is the mean
-difference of two colours, or the end of the usual range of rotations. Factors of `TICKED` or more are ticked;
-the largest is the top factor; each class's least unusual images are its prototypes.
+A scene is compared with its class's typical values, in units of the training images' spread. Factors of
+`TICKED` or more are ticked; the largest is the top factor; the least unusual images are prototypes.
 """
 
 from __future__ import annotations
@@ -58,14 +57,14 @@ def unusual(scene: Scene) -> dict[str, float]:
 
 
 def annotated(val: ImageSet) -> ImageSet:
-    """The held-out set with its annotations, and a card that points to them."""
+    """The set with its annotations, and a card that points to them."""
     texts = {f"{FOLDER}/{name}": text for name, text in annotation_files(val.pictures).items()}
     card = _CARD.format(val=val.name, folder=FOLDER, n=len(val.pictures))
     return replace(val, texts={**texts, "demo_x.toml": card})
 
 
 def annotation_files(pictures: Sequence[Picture]) -> dict[str, str]:
-    """ImageNet-X's files for these images: name -> contents."""
+    """Name -> contents of ImageNet-X's files."""
     names = [PurePosixPath(picture.path).name for picture in pictures]
     labels = [list(SHAPES).index(picture.scene.shape) for picture in pictures]
     distances = [unusual(picture.scene) for picture in pictures]
@@ -88,7 +87,7 @@ def annotation_files(pictures: Sequence[Picture]) -> dict[str, str]:
 def _prototypes(
     names: Sequence[str], labels: Sequence[int], distances: Sequence[dict[str, float]]
 ) -> list[str]:
-    """The `PROTOTYPES` images of each class whose most unusual factor is least unusual."""
+    """Each class's `PROTOTYPES` images whose most unusual factor is least unusual."""
     order = sorted(range(len(names)), key=lambda i: (labels[i], max(distances[i].values())))
     return [names[i] for k in range(len(SHAPES)) for i in [i for i in order if labels[i] == k][:PROTOTYPES]]
 
@@ -98,7 +97,7 @@ def _table(title: str, lines: Sequence[str]) -> str:
 
 
 def _difference(values: dict, one: str, other: str) -> float:
-    """Distance of two colours, in units of the mean distance of two different ones."""
+    """Distance of two colours over the mean distance of different ones."""
     tones = np.array(list(values.values()), float)
     apart = np.linalg.norm(tones[:, None] - tones[None], axis=2)
     names = list(values)

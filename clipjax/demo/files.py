@@ -2,8 +2,7 @@
 
     val/arrow/val_00000000.JPEG    val.jsonl    {"path", "label", "caption", "factors"} per line
 
-The manifest comes last, and existing images are not drawn again: rendering may be interrupted. Image i of a
-set depends on the seed of (set, i) alone.
+The manifest comes last, and existing images are not drawn again: rendering may be interrupted.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _FORMATS = {".jpeg": "JPEG", ".jpg": "JPEG", ".png": "PNG", ".gif": "GIF"}
 
 
 class Picture(NamedTuple):
-    """An image; `path` is below the world, and `finish` is applied after rendering."""
+    """An image; `finish` is applied after rendering."""
 
     path: str
     scene: Scene
@@ -42,9 +41,8 @@ class ImageSet:
     """A data set to write.
 
     Attributes:
-        name: of its folder and its manifest.
-        recipe: everything about it that may differ between two worlds.
-        texts: further files: path below the world -> contents.
+        recipe: what may differ between two worlds.
+        texts: further files, path -> contents.
     """
 
     name: str
@@ -54,9 +52,7 @@ class ImageSet:
 
 
 class Split(NamedTuple):
-    """A set of scenes of one kind (see `sample_scene`): as many of each class, in class folders, or random
-    ones in one folder.
-    """
+    """Scenes of one kind: equally many of each class in class folders, or random ones."""
 
     name: str
     kind: str
@@ -77,12 +73,12 @@ class Split(NamedTuple):
 
 
 def rng_of(seed: int, name: str, index: int) -> np.random.Generator:
-    """The random generator of one image."""
+    """The generator of one image."""
     return np.random.default_rng([seed, zlib.crc32(name.encode()), index])
 
 
 def write_split(root: Path, split: Split, *, seed: int = 0, progress: bool = True) -> Path:
-    """Render a split below `root` unless it exists; returns its manifest file. Raises as `write_set`."""
+    """Render a split; see `write_set`."""
     return write_set(root, split.image_set(seed), seed=seed, progress=progress)
 
 
@@ -90,10 +86,10 @@ def write_set(root: Path, images: ImageSet, *, seed: int = 0, progress: bool = T
     """Render a set below `root` unless it exists; returns its manifest file.
 
     Args:
-        seed: of the whole world; also identifies the set.
+        seed: of the whole world.
 
     Raises:
-        DataError: the folder holds another such set (number of images, seed, version), or the disk is full.
+        DataError: the folder holds another such set (images, seed, version), or the disk is full.
     """
     root = Path(root)
     manifest, made_of = root / f"{images.name}.jsonl", root / f"{images.name}.recipe.json"
@@ -122,7 +118,6 @@ def write_set(root: Path, images: ImageSet, *, seed: int = 0, progress: bool = T
 
 
 def jsonl(rows: Any) -> str:
-    """One JSON object per line."""
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
@@ -146,7 +141,6 @@ def _encoded(picture: Picture) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all: to a temporary file, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.tmp")
     beside.write_bytes(data)

@@ -1,4 +1,4 @@
-"""The size of the demo: which images are rendered, and which models are trained on them."""
+"""Which images the demo renders, and which models it trains on them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ BASE = "demo-small-diverse"
 
 @dataclass(frozen=True)
 class DemoModel:
-    """A model of the demo; `data` is its training split."""
-
     id: str
     arch: str
     data: str
@@ -32,10 +30,9 @@ class Plan:
     Attributes:
         images: per training split.
         per_class: held-out images of each class.
-        each: approximate images per class of the other test sets (`shifts`, `probes`).
-        models: in the order of the tables.
-        steps, warmup, batch_size: of each model's training, see `clipjax.finetune.contrastive.Recipe`.
-        quick: whether it only shows that everything runs; such models learn almost nothing.
+        each: about the images per class of the other test sets.
+        steps, warmup, batch_size: of training, see `clipjax.finetune.contrastive.Recipe`.
+        quick: whether it only shows that everything runs; its models learn almost nothing.
     """
 
     images: int
@@ -48,12 +45,10 @@ class Plan:
     quick: bool = False
 
     def training_sets(self) -> list[Split]:
-        """The images and captions that the models learn from."""
         kinds = sorted({model.data for model in self.models})
         return [Split(kind, kind, self.images, class_folders=False) for kind in kinds]
 
     def test_sets(self) -> Iterator[ImageSet]:
-        """The held-out set, and the other test sets."""
         val = Split("demo-val", "varied", len(SHAPES) * self.per_class, class_folders=True).image_set(SEED)
         yield annotated(val)
         yield from shifted(self.each, SEED, val)

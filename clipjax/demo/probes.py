@@ -1,13 +1,13 @@
-"""Test sets of the demo world about more than the class, each in the layout of a real one.
+"""Test sets about more than the class, each in the layout of a real one.
 
-| folder | layout of | contents |
-|---|---|---|
-| demo-cues | cue-conflict stimuli | one class's shape, another's colour and background |
-| demo-unknown | iNaturalist of MOS | unknown shapes |
-| demo-textures | Describable Textures | walls of unseen textures |
-| demo-ninco | NINCO: folders with spaces, endings of all kinds | unknown shapes |
-| demo-confused | ImageNet-O, by the most similar class | unknown shapes |
-| demo-captions | Flickr30k, Karpathy's splits | diverse scenes, five captions each |
+    demo-cues      cue-conflict stimuli     one class's shape, another's colour and background
+    demo-unknown   iNaturalist of MOS       unknown shapes
+    demo-textures  Describable Textures     walls of unseen textures
+    demo-ninco     NINCO, odd file names    unknown shapes
+    demo-confused  ImageNet-O               unknown shapes, by the most similar class
+    demo-captions  Flickr30k, Karpathy's    five captions each
+
+Columns: folder, layout of, contents.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _ENDINGS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG")
 
 
 def probes(each: int, seed: int) -> Iterator[ImageSet]:
-    """All sets of the table above; `each` is the approximate number of images per class."""
+    """All of these sets; `each` is about the number of images per class."""
     yield _cues(max(1, each // 10), seed)
     yield _unknown("demo-unknown", 10 * each, seed, lambda i, scene, code: f"images/{code}.jpg")
     yield _textures(6 * each, seed)
@@ -46,7 +46,7 @@ def probes(each: int, seed: int) -> Iterator[ImageSet]:
 
 
 def _cues(times: int, seed: int) -> ImageSet:
-    """`times` objects of each class, each with the cues of every class."""
+    """`times` objects of each class, with the cues of every class."""
     name, pictures = "demo-cues", []
     for i, (number, shape) in enumerate(itertools.product(range(1, times + 1), SHAPES)):
         rng = rng_of(seed, name, i)
@@ -70,7 +70,7 @@ def _unknown(name: str, images: int, seed: int, path: Any) -> ImageSet:
 
 
 def _ninco_path(i: int, scene: Scene, code: str) -> str:
-    """The first image is a GIF, as is one of NINCO's."""
+    """One image is a GIF, as in NINCO."""
     ending = ".gif" if i == 0 else _ENDINGS[i % len(_ENDINGS)]
     return f"OOD_classes/{scene.shape}/{scene.shape}_{i // len(UNKNOWN):03d}_{code[:8]}{ending}"
 
@@ -87,7 +87,6 @@ def _confused_path(i: int, scene: Scene, code: str) -> str:
 
 
 def _textures(images: int, seed: int) -> ImageSet:
-    """Walls as bright as the usual backgrounds, in unseen textures."""
     name, textures, pictures = "demo-textures", list(UNSEEN_TEXTURES), []
     for i in range(images):
         rng, texture = rng_of(seed, name, i), textures[i % len(textures)]
@@ -98,7 +97,7 @@ def _textures(images: int, seed: int) -> ImageSet:
 
 
 def _captions(images: int, seed: int) -> ImageSet:
-    """Images of the test split, and a tenth as many that a reader must leave out."""
+    """Test images, and a tenth as many that a reader must leave out."""
     name, pictures, records = "demo-captions", [], []
     for i in range(images + images // 10):
         rng = rng_of(seed, name, i)

@@ -1,4 +1,4 @@
-"""Render the demo's world, in two processes. Imports no JAX, so that they start at once."""
+"""Render the demo's world in two processes, which start at once: no JAX is imported."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _other_sets(world: Path, splits: Sequence[Split], plan: Plan, progress: bool
 
 
 def _write_cards(world: Path) -> None:
-    """Cards for `--data-root world`, without the shipped ones' counts, which are the full world's."""
+    """The shipped cards without their counts, which are the full world's."""
     from clipjax.config import config_dir
     from clipjax.data.cards import cards_in
     from clipjax.storage.reading import read_text

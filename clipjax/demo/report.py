@@ -1,4 +1,4 @@
-"""What the demo prints and draws, from its results alone: configs/demo.toml as tables and figures."""
+"""Tables and figures of configs/demo.toml, from the demo's results alone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ENDINGS = (".jpg", ".jpeg", ".png")
 
 
 def tables(rows: Sequence[Row], models: Sequence[str]) -> Iterator[Table]:
-    """A table per aspect of robustness, a line per model."""
+    """A table per aspect, a line per model."""
     for table in settings().tables:
         lines = [[model, *(cell(column, rows, model) for column in table.columns)] for model in models]
         yield table.heading, ["model", *(column.title for column in table.columns)], lines
@@ -39,7 +39,7 @@ def tables(rows: Sequence[Row], models: Sequence[str]) -> Iterator[Table]:
 
 
 def cell(column: Column, rows: Sequence[Row], model: str) -> str:
-    """`81.1 [78.8, 83.2]`: the value with its 95 % interval."""
+    """`81.1 [78.8, 83.2]`: the value and its 95 % interval."""
     row = column.find(rows, model)
     if row is None or row["value"] is None:
         return "-"
@@ -53,7 +53,7 @@ def cell(column: Column, rows: Sequence[Row], model: str) -> str:
 
 
 def figures(demo: Demo) -> list[Path]:
-    """Draw all models, the last one alone, and the world; returns the files."""
+    """Draw results and world; returns the files."""
     own, accuracy = [row for row in demo.rows if has_own_prompts(row)], settings().accuracy
     accuracies = [row for row in own if row["task"] == accuracy.task]
     shown = [row for name in accuracy.datasets for row in accuracies if row["dataset"] == name]
@@ -77,7 +77,7 @@ def _figure(figure: Figure, demo: Demo, own: Sequence[Row]) -> list[Path]:
 
 
 def world_figure(world: Path, out: Path, columns: int = 10) -> Path:
-    """Draw sample images of the world, a line per set; returns `out`."""
+    """Draw sample images, a line per set; returns `out`."""
     side, gap = 64, 4
     sheet = Image.new("RGB", (columns * (side + gap) - gap, len(SHOWN) * (side + gap) - gap), "white")
     for row, place in enumerate(SHOWN):
@@ -93,7 +93,7 @@ def world_figure(world: Path, out: Path, columns: int = 10) -> Path:
 
 
 def tuning_table(rows: Sequence[Row]) -> Table:
-    """How much each method keeps, a line per method: the study's Table I and Fig. 10."""
+    """What each method keeps, a line per method."""
     columns = settings().tuning.columns
     lines, shots = [], ""
     for model in _models(rows):
@@ -107,7 +107,7 @@ def tuning_table(rows: Sequence[Row]) -> Table:
 
 
 def tuning_figures(rows: Sequence[Row], out: Path) -> list[Path]:
-    """Draw the methods' numbers, and WiSE-FT's curve; returns the files."""
+    """Draw the methods, and WiSE-FT's curve; returns the files."""
     tuning = settings().tuning
     panels = [Panel(each.title, each.task, each.dataset, each.metric, each.slice) for each in tuning.columns]
     return [

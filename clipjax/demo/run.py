@@ -1,7 +1,6 @@
-"""The demo: render a world, train CLIPs on it, run all tasks on them, fine-tune one by every method.
+"""The demo: render a world, train CLIPs on it, run all tasks, fine-tune one by every method.
 
-Only the world is special; all else is ordinary components, readers and cards. All is below one folder, and
-existing parts are not made again:
+Only the world is special. All is below one folder, and existing parts are not made again:
 
     world/      the data sets                 models/    one checkpoint per model
     training/   resume points                 store/     embeddings
@@ -29,12 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo measured.
-
-    Attributes:
-        results: of all runs, in the order of the models.
-        tuned: rows of the base and of all fine-tuned models, in the order of the table.
-    """
+    """Results of all models; rows of the base and the fine-tuned ones."""
 
     out: Path
     results: list[Result]
@@ -46,11 +40,7 @@ class Demo:
 
 
 def run(out: Path, plan: Plan = FULL, *, progress: bool = True) -> Demo:
-    """Make everything that is missing, and read all results.
-
-    Args:
-        out: the folder for everything.
-        progress: show bars on stderr.
+    """Make what is missing in `out`, and read all results.
 
     Raises:
         DataError: `out` holds the world of another plan, or cannot be written.
@@ -69,7 +59,7 @@ def run(out: Path, plan: Plan = FULL, *, progress: bool = True) -> Demo:
 
 
 def _make(out: Path, plan: Plan, progress: bool) -> None:
-    """Train, fine-tune and evaluate the models, in two processes that take equally long."""
+    """Make and evaluate the models, in two processes that take equally long."""
     import jax
 
     [base], others = _divided(plan)
@@ -83,7 +73,6 @@ def _make(out: Path, plan: Plan, progress: bool) -> None:
 
 
 def _divided(plan: Plan) -> tuple[list[DemoModel], list[DemoModel]]:
-    """The base, and the other models."""
     return (
         [model for model in plan.models if model.id == BASE],
         [model for model in plan.models if model.id != BASE],
@@ -93,7 +82,6 @@ def _divided(plan: Plan) -> tuple[list[DemoModel], list[DemoModel]]:
 def _train(
     out: Path, plan: Plan, models: Sequence[DemoModel], evaluated: Sequence[DemoModel], progress: bool
 ) -> None:
-    """Train models one after the other, and evaluate some of them."""
     from clipjax.demo import sweeps, training
 
     _keep_programs(out)
@@ -105,7 +93,7 @@ def _train(
 def _train_and_tune(
     out: Path, plan: Plan, base: DemoModel, others: Sequence[DemoModel], progress: bool
 ) -> None:
-    """Train and fine-tune the base, evaluate all that comes of it, and the others that are made by then."""
+    """Train and fine-tune the base; evaluate these, and others that are made by then."""
     from clipjax.demo import sweeps, training, tuning
 
     _keep_programs(out)
@@ -117,7 +105,7 @@ def _train_and_tune(
 
 
 def _keep_programs(out: Path) -> None:
-    """Keep compiled programs for the other processes and the next run, unless JAX has its own setting."""
+    """Keep compiled programs for other processes, unless JAX has its own setting."""
     import jax
 
     if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]

@@ -14,7 +14,7 @@ from clipjax.storage.records import read
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: its title, and the row to find. Fractions are shown in percent."""
+    """A number of a table. Fractions are shown in percent."""
 
     title: str
     task: str
@@ -25,7 +25,7 @@ class Column:
     percent: bool = True
 
     def find(self, rows: Sequence[Row], model: str) -> Row | None:
-        """A model's newest such row; without `prompts`, with the card's own set."""
+        """A model's newest row; without `prompts`, with the card's own set."""
         wanted = (model, self.task, self.dataset, self.metric, self.slice)
         names = ("model", "task", "dataset", "metric", "slice")
         found = [row for row in rows if tuple(row[name] for name in names) == wanted]
@@ -42,7 +42,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Run:
-    """A task or collection; no data sets: all; no prompts: the cards' own."""
+    """Of a task or collection; no data sets: all."""
 
     task: str
     datasets: tuple[str, ...] = ()
@@ -51,7 +51,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Figure:
-    """A task's own figure: of all models' runs, or of the last model's on `dataset`."""
+    """A task's own, of all models, or of the last one on `dataset`."""
 
     name: str
     task: str
@@ -60,8 +60,6 @@ class Figure:
 
 @dataclass(frozen=True)
 class Tuning:
-    """See the file."""
-
     order: tuple[str, ...]
     suite: str
     held_out: int
@@ -77,8 +75,6 @@ class Tuning:
 
 @dataclass(frozen=True)
 class DemoFile:
-    """See the file."""
-
     runs: tuple[Run, ...]
     selection: Run
     tuning: Tuning
@@ -88,17 +84,16 @@ class DemoFile:
 
     @property
     def prompts(self) -> list[str]:
-        """The prompt sets used beside the cards' own."""
+        """Those used beside the cards' own."""
         return list(dict.fromkeys(name for run in self.runs for name in run.prompts))
 
 
 @functools.cache
 def settings() -> DemoFile:
-    """The file as it ships; DataError for a key that it may not have."""
+    """The file as it ships."""
     path = config_dir() / "demo.toml"
     return read(DemoFile, read_toml(path), path)
 
 
 def has_own_prompts(row: Row) -> bool:
-    """Whether a row was made with the prompts of its data set's card."""
     return row["convention"].get("prompts") not in settings().prompts

@@ -1,7 +1,6 @@
 """Shapes of the demo world: outlines in the square [-1, 1]^2, y down.
 
-`SHAPES` are the classes. `UNKNOWN` are shapes that no model has seen or read of, for out-of-distribution
-images.
+`SHAPES` are the classes. No model has seen or read of an `UNKNOWN` one.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""Shifted test sets of the demo world, each in the layout of a real one.
+"""Shifted test sets, each in the layout of a real one.
 
-| folder | layout of | shift |
-|---|---|---|
-| demo-val | ImageNet val | some images are `world.UNUSUAL` |
-| demo-v2 | ImageNet-V2, folders are class numbers | drawn anew |
-| demo-r | ImageNet-R, some classes, a README.txt | cartoons |
-| demo-a | ImageNet-A, likewise | cues of another class |
-| demo-sketch | ImageNet-Sketch | pencil sketches |
-| demo-corrupted | ImageNet-3DCC | blur and fog over demo-val |
-| demo-objects | ObjectNet: a border, coarser and unknown classes | pose, size and light |
-| demo-video | ImageNet-Vid-Robust | motion, things in front |
-| demo-nuisance | ImageNet-D | unseen backgrounds, textures, materials |
+    demo-val        ImageNet val              some images are `world.UNUSUAL`
+    demo-v2         ImageNet-V2               drawn anew
+    demo-r          ImageNet-R, some classes  cartoons
+    demo-a          ImageNet-A, some classes  cues of another class
+    demo-sketch     ImageNet-Sketch           pencil sketches
+    demo-corrupted  ImageNet-3DCC             blur and fog over demo-val
+    demo-objects    ObjectNet, with a border  pose, size and light
+    demo-video      ImageNet-Vid-Robust       motion, things in front
+    demo-nuisance   ImageNet-D                unseen backgrounds, textures, materials
+
+Columns: folder, layout of, shift.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ CORRUPTIONS: dict[str, Callable[[Image.Image, int], Image.Image]] = {"blur": _bl
 
 
 def shifted(each: int, seed: int, val: ImageSet) -> Iterator[ImageSet]:
-    """All sets of the table but demo-val; `each` is about the number of images per class."""
+    """All of these but demo-val; `each` is about the number of images per class."""
     yield _of_classes("demo-v2", "{index}/{hash}.jpeg", "varied", each, seed)
     readme = {"demo-r/README.txt": "Cartoons of six of the twelve shapes of the demo world.\n"}
     yield _of_classes(
@@ -108,7 +108,6 @@ def _picture(path: str, scene: Scene, rng: np.random.Generator, finish: Any = No
 
 
 def _corrupted(each: int, val: ImageSet) -> ImageSet:
-    """Copies of the first `each` images of each class."""
     first: list[Picture] = []
     for shape in SHAPES:
         first += [picture for picture in val.pictures if picture.scene.shape == shape][:each]
@@ -141,7 +140,7 @@ def _objects(each: int, seed: int) -> ImageSet:
 
 
 def _video(videos: int, seed: int) -> ImageSet:
-    """A shape drifts and turns; sometimes something is in front. The last video is one frame."""
+    """A shape drifts and turns; sometimes something is in front."""
     name, pictures = "demo-video", []
     labels: dict[str, list[int]] = {}
     neighbours: dict[str, list[str]] = {}

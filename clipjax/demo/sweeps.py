@@ -1,4 +1,4 @@
-"""Every task on every set of the world, by the demo's models. What has results is not run again."""
+"""Every task on every set, by the demo's models. What has results is not run again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from clipjax.sweep.suite import Run, Suite
 
 
 def evaluate(models: Sequence[str], out: Path, progress: bool) -> SweepPlan:
-    """Run configs/demo.toml's runs by these models of `out/models`; the first failure ends the demo.
+    """Run configs/demo.toml's runs by these models of `out/models`.
 
     Raises:
         DataError: a run failed, or the disk is full.
@@ -30,7 +30,7 @@ def evaluate(models: Sequence[str], out: Path, progress: bool) -> SweepPlan:
 
 
 def all_results(plan: Plan, out: Path, progress: bool) -> list[Result]:
-    """Run what is missing of all models; return all results, in the order of the models.
+    """Run what is missing; returns all results, in the order of the models.
 
     Raises:
         DataError: as `evaluate`.
@@ -43,7 +43,7 @@ def all_results(plan: Plan, out: Path, progress: bool) -> list[Result]:
 
 
 def _second_runs(names: Sequence[str], results: Sequence[Result], out: Path) -> Sequence[Run]:
-    """The other models' runs with the last model's as annotations."""
+    """By the other models, with the last one's results as annotations."""
     *others, last = names
     task, paths = settings().selection.task, tuple(str(out / "models" / name) for name in others)
     return [
@@ -64,7 +64,6 @@ def _swept(out: Path, runs: Sequence[Run], progress: bool) -> SweepPlan:
 
 
 def compute_in(out: Path) -> Compute:
-    """How the demo computes: with the stores in its folder."""
     return Compute(
         store=Store(out / "store"),
         pixel_store=PixelStore(out / "pixels"),

@@ -1,4 +1,4 @@
-"""Train the demo's models from scratch on the rendered world."""
+"""Train the demo's models from scratch."""
 
 from __future__ import annotations
 
@@ -20,15 +20,11 @@ from clipjax.models.arch import load_arch
 
 
 def is_made(model: DemoModel, out: Path) -> bool:
-    """Whether the model is in `out/models`."""
     return (out / "models" / model.id / "card.json").is_file()
 
 
 def make(model: DemoModel, plan: Plan, out: Path, progress: bool) -> None:
-    """Train a model and save it in `out/models`, unless it is there.
-
-    Its resume points are in `out/training` until then.
-    """
+    """Train a model and save it in `out/models`, unless it is there."""
     if not is_made(model, out):
         points = out / "training" / model.id
         _trained(model, plan, out / "world", points, progress).save(out / "models" / model.id)

@@ -1,7 +1,4 @@
-"""The demo's fine-tuning: one small CLIP by every method, on images whose colours give the shape away.
-
-The base was trained on diverse images; a few narrow ones pull it towards their shortcut.
-"""
+"""Fine-tune a small CLIP by every method, on images whose colours give the shape away."""
 
 from __future__ import annotations
 
@@ -33,14 +30,13 @@ from clipjax.sweep.state import Newest, asked_of
 
 
 def recipes() -> list[str]:
-    """The demo's recipes, in the order of configs/demo.toml; others come last."""
+    """In the order of configs/demo.toml; others come last."""
     order = settings().tuning.order
     names = [name for name in recipe_names() if name.startswith("demo_")]
     return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
 
 
 def is_tuned(out: Path) -> bool:
-    """Whether every recipe's run is finished."""
     return all(
         (out / "finetuned" / name / f"seed{seed}" / "run.json").is_file()
         for name in recipes()
@@ -49,14 +45,9 @@ def is_tuned(out: Path) -> bool:
 
 
 def fine_tune(out: Path, *, quick: bool = False, progress: bool = True) -> list[Model]:
-    """Fine-tune the base by every method, in `out/finetuned`; returns the base and the tuned models.
+    """Fine-tune the base by every method, in `out/finetuned`; returns the base and all that comes of it.
 
-    Finished runs are read.
-
-    Args:
-        out: the demo's folder, with world and base.
-        quick: hardly any training, on few images.
-        progress: show a bar on stderr.
+    `quick` hardly trains, on few images. Finished runs are read.
     """
     base = load_model(out / "models" / BASE)
     train = load_dataset("demo_train", out / "world" / "narrow.jsonl")
@@ -81,7 +72,7 @@ def _shortened(recipe: Recipe) -> list[str]:
 
 
 def evaluate(models: Sequence[Model], out: Path, *, progress: bool = True) -> list[Row]:
-    """Evaluate models unless `out/results` has their rows; returns the rows in the order of the models.
+    """Evaluate models unless `out/results` has their rows; returns these, in order.
 
     Raises:
         DataError: a run failed.
@@ -100,7 +91,7 @@ def evaluate(models: Sequence[Model], out: Path, *, progress: bool = True) -> li
 def _results(
     model: Model, jobs: Sequence[Job], newest: Newest, loaded: Loaded, out: Path
 ) -> Iterator[Result]:
-    """A result for each job, in their order: from the folder of results, or new."""
+    """A result for each job: from the folder of results, or new."""
     compute, chosen = compute_in(out), Chosen(model.card.id, "", model)
     there = [newest.of(asked_of(model, Item(chosen, job, {}), loaded, compute)) for job in jobs]
     missing = [job for job, results in zip(jobs, there) if not results]

@@ -1,7 +1,6 @@
 """The demo world: small rendered images of shapes, which are the classes.
 
-A `Scene` records all factors of one image; `render` turns it into pixels. Test images go beyond the training
-data: unusual sizes, poses and lights, other styles, unseen materials.
+A `Scene` records all factors of one image; `render` turns it into pixels.
 """
 
 from __future__ import annotations
@@ -34,14 +33,13 @@ COLOURS = {
 
 @dataclass(frozen=True)
 class Scene:
-    """Every factor of one image. Lengths are fractions of the image side; the rotation is in degrees.
+    """Every factor of one image. Lengths are fractions of its side; the rotation is in degrees.
 
     Attributes:
-        shape: one of `SHAPES` or `UNKNOWN`; "" is a background alone.
+        shape: "" is a background alone.
         x, y: the shape's middle.
         light: factor for all pixels.
-        blocked: share of the shape's width hidden by a post.
-        style: one of `STYLES`.
+        blocked: share of the shape's width behind a post.
     """
 
     shape: str
@@ -183,7 +181,7 @@ _POST = (140, 120, 100)
 
 
 def render(scene: Scene, seed: int, side: int = 64) -> Image.Image:
-    """Draw one scene as an RGB image; the same arguments give the same bytes.
+    """Draw one scene; the same arguments give the same bytes.
 
     Args:
         seed: decides what the factors leave open (grain, phases of stripes, sensor noise).
@@ -243,8 +241,8 @@ def sample_scene(rng: np.random.Generator, kind: str = "diverse", shape: str | N
     """Draw the factors of one image.
 
     Args:
-        kind: "diverse" (all factors independent), "narrow" (colour and background mostly follow the shape),
-            "varied" (between the two; some images are `UNUSUAL`) or "misleading" (they follow another shape).
+        kind: "diverse" (independent factors), "narrow" (colour and background mostly follow the shape),
+            "varied" (between the two; some are `UNUSUAL`) or "misleading" (they follow another shape).
         shape: None draws a class.
     """
     shape = shape or str(rng.choice(list(SHAPES)))
@@ -273,16 +271,16 @@ def sample_scene(rng: np.random.Generator, kind: str = "diverse", shape: str | N
 
 
 def own_cues(shape: str) -> tuple[str, str]:
-    """The colour and the background of a class in "narrow" data."""
+    """Colour and background of a class in "narrow" data."""
     own = list(SHAPES).index(shape)
     return list(COLOURS)[own % len(COLOURS)], list(BACKGROUNDS)[own % len(BACKGROUNDS)]
 
 
 def caption_of(scene: Scene, rng: np.random.Generator) -> str:
-    """One sentence about the scene, from a random template; it often leaves factors out."""
+    """One sentence about the scene, from a random template."""
     return describe(scene, str(rng.choice(CAPTIONS)))
 
 
 def describe(scene: Scene, template: str) -> str:
-    """The template with the scene's factors, in correct English ("an arrow")."""
+    """The template, filled in correct English ("an arrow")."""
     return re.sub(r"\ba (?=[aeiou]|hour)", "an ", template.format(**scene.factors()))
