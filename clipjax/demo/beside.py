@@ -57,10 +57,11 @@ def side_by_side(*parts: Part, apart: bool = True) -> None:
 def _wait(processes: Sequence[SpawnProcess]) -> None:
     running = list(processes)
     while running:
-        multiprocessing.connection.wait([process.sentinel for process in running])
-        for process in running:
+        ended = multiprocessing.connection.wait([process.sentinel for process in running])
+        for process in [each for each in running if each.sentinel in ended]:
+            process.join()  # its exit code may come a little later
             _raise_for(process.exitcode or 0)
-        running = [process for process in running if process.exitcode is None]
+            running.remove(process)
 
 
 def _raise_for(code: int) -> None:
