@@ -122,10 +122,10 @@ def _models(rows: Sequence[Row]) -> list[str]:
 
 def _with_ends(rows: Sequence[Row]) -> Iterator[Row]:
     """The rows of WiSE-FT's curve: the base has alpha 0, the tuned model 1."""
-    lineages = [row["model_facts"].get("lineage") or {} for row in rows]
-    tuned = next((lineage["tuned"] for lineage in lineages if "alpha" in lineage), None)
-    for row, lineage in zip(rows, lineages):
-        end = 0.0 if row["model"] == BASE else 1.0 if lineage == tuned else None
+    for row in rows:
+        lineage = row["model_facts"].get("lineage") or {}
+        tuned = lineage.get("recipe") == settings().tuning.interpolated
+        end = 0.0 if row["model"] == BASE else 1.0 if tuned else None
         alpha = lineage.get("alpha", end)
         if alpha is not None:
             yield {**row, "model_facts": {**row["model_facts"], "lineage": {**lineage, "alpha": alpha}}}

@@ -464,6 +464,9 @@ def test_the_demo_fine_tunes_one_model_by_every_method(quick: Quick) -> None:
     assert not any(re.search(r"  -(  |$)", line) for line in lines), "a number that a method does not have"
     for name in ("finetuning.png", "finetuning.pdf", "wise_ft.png", "wise_ft.pdf"):
         assert (quick.out / name).is_file()
+    rows = [row for row in ResultStore(quick.out / "results").rows() if row["metric"] == "top1"]
+    curve = {row["model_facts"]["lineage"]["alpha"] for row in report._with_ends(rows)}
+    assert curve == {0.0, *settings().tuning.alphas, 1.0}
     for recipe in recipes:
         folder = quick.out / "finetuned" / recipe.name / "seed1"
         card = clipjax.load_model(folder / "model").card
