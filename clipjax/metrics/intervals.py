@@ -71,6 +71,21 @@ def mean_of_proportions(hits: np.ndarray, n: np.ndarray, level: float = LEVEL) -
     return Interval(float(mean - down), float(mean + up), level, "mover_wilson")
 
 
+def student_across(values: np.ndarray, what: str, level: float = LEVEL) -> Interval:
+    """Student's t interval of the mean of proportions, one of each unit: how far other units would move it.
+
+    The method names the units: "student_t_across_people". Limits stay within 0 and 1.
+
+    Args:
+        values: float [K] in 0..1, K > 1.
+    """
+    mean, error = values.mean(), values.std(ddof=1) / np.sqrt(len(values))
+    half = scipy.stats.t.ppf((1 + level) / 2, len(values) - 1) * error
+    return Interval(
+        float(max(mean - half, 0.0)), float(min(mean + half, 1.0)), level, f"student_t_across_{what}"
+    )
+
+
 def paired_difference(gained: int, lost: int, n: int, level: float = LEVEL) -> Interval:
     """Interval of (`gained` - `lost`) / n: the change of accuracy between two runs on the same n images.
 

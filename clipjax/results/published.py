@@ -5,7 +5,8 @@
 
 configs/reference_sources.toml maps columns to our numbers; configs/published_models.toml has facts of
 unregistered models. In a checkout, `python -m clipjax.results.published FOLDER...` (one folder per source)
-updates configs/reference_scores.csv; numbers of other sources stay.
+updates configs/reference_scores.csv; numbers of other sources stay. A source with `vendored = false` has no
+numbers there, because of its licence: users import it from their own folder.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import io
 import math
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +50,10 @@ class Number(NamedTuple):
 
 def readable_sources() -> list[str]:
     return [name for name, source in sources().items() if "columns" in source]
+
+
+def _vendored() -> list[str]:
+    return [name for name in readable_sources() if sources()[name].get("vendored", True)]
 
 
 def read_published(source: str, path: str | Path) -> list[Score]:
@@ -96,13 +101,15 @@ def read_numbers(source: str, path: str | Path, *, registered: bool = False) -> 
 
 
 class _Table:
-    def __init__(self, path: Path, name: Sequence[str]) -> None:
+    """A file of a source. `part`: what the names of its models start with, none or one word."""
+
+    def __init__(self, path: Path, name: Sequence[str], part: Name = ()) -> None:
         self.path = path
         self.rows: dict[Name, dict[str, str]] = {}
         for row in read_csv(path):
             if missing := [column for column in name if column not in row]:
                 raise DataError(f"{path}: there is no column {missing[0]!r}")
-            if (own := tuple(row[column] for column in name)) in self.rows:
+            if (own := (*part, *(row[column] for column in name))) in self.rows:
                 raise DataError(f"{path} lists {' '.join(own)} twice; keep one of the lines")
             self.rows[own] = row
         if not self.rows:
@@ -133,12 +140,23 @@ def _tables(source: str, path: Path) -> dict[str, _Table]:
     there = [name for name in wanted if name in files and is_file(folder / name)]
     if not there:
         raise DataError(f"{path} is not a table of {source}, nor a folder with one: {', '.join(files)}")
-    return {name: _Table(folder / name, sources()[source]["name"]) for name in there}
+    columns = sources()[source]["name"]
+    return {name: _Table(folder / name, columns, files[name]) for name in there}
 
 
-def _files(source: str) -> list[str]:
-    records = [*sources()[source]["columns"], *sources()[source].get("others", ())]
-    return list(dict.fromkeys(record["file"] for record in records))
+def _files(source: str) -> dict[str, Name]:
+    """The files of a source, and the part of it that each is of."""
+    records = [*_records(source, "columns"), *_records(source, "others")]
+    return {record["file"]: record["part"] for record in records}
+
+
+def _records(source: str, key: str) -> Iterator[dict[str, Any]]:
+    """The records of `columns` or `others`. A file with `{part}` stands for one file of each part."""
+    own = sources()[source]
+    for record in own.get(key, ()):
+        parts = [(part,) for part in own["parts"]] if "{part}" in record["file"] else [()]
+        for part in parts:
+            yield {**record, "part": part, "file": record["file"].replace("{part}", "".join(part))}
 
 
 class _Column(NamedTuple):
@@ -169,7 +187,7 @@ def _images(dataset: str) -> int | None:
 
 
 def _compared(source: str) -> list[_Column]:
-    return [_column(record, record["column"]) for record in sources()[source]["columns"]]
+    return [_column(record, record["column"]) for record in _records(source, "columns")]
 
 
 def _all_columns(source: str, table: _Table) -> list[_Column]:
@@ -177,7 +195,7 @@ def _all_columns(source: str, table: _Table) -> list[_Column]:
     found = [column for column in _compared(source) if column.file == table.path.name]
     taken = {column.title for column in found}
     for title in table.titles:
-        for record in sources()[source].get("others", ()):
+        for record in _records(source, "others"):
             if record["file"] == table.path.name and re.fullmatch(record["column"], title):
                 found += [] if title in taken else [_column(record, title)]
                 break
@@ -185,17 +203,30 @@ def _all_columns(source: str, table: _Table) -> list[_Column]:
 
 
 class _Model(NamedTuple):
-    """A model of a source. Its first listed name counts; facts as in `Number`."""
+    """A model of a source. Its first listed name counts; facts as in `Number`.
+
+    `convention` and `note` are of all its numbers, in addition to those of the columns.
+    """
 
     id: str
     names: Sequence[Name]
     facts: Mapping[str, Any] | None
+    convention: str | None = None
+    note: str | None = None
 
 
 def _registered(source: str, tables: Mapping[str, _Table]) -> list[_Model]:
-    library, listed = sources()[source].get("library"), {name for t in tables.values() for name in t.rows}
-    rows = [row for row in read_csv(config_dir() / "models.csv") if row["library"] == library]
-    models = [_Model(row["id"], _names(row), None) for row in rows]
+    """The registered models that a source lists: those of its library, and those that it names itself."""
+    own, listed = sources()[source], {name for table in tables.values() for name in table.rows}
+    named = {of["id"]: (name, of) for name, of in own.get("models", {}).items()}
+    models = []
+    for row in read_csv(config_dir() / "models.csv"):
+        if row["id"] in named:
+            name, of = named[row["id"]]
+            names = [tuple(name.split())]
+            models.append(_Model(row["id"], names, None, of.get("convention"), of.get("note")))
+        elif row["library"] == own.get("library"):
+            models.append(_Model(row["id"], _names(row), None))
     return [model for model in models if listed.intersection(model.names)]
 
 
@@ -268,7 +299,7 @@ def _number(source: str, column: _Column, model: _Model, table: _Table) -> Numbe
     whole = 100 if sources()[source].get("percent") else 1
     if not 0 <= value <= whole:
         raise table.wrong(found, column.title, f"not between 0 and {whole}")
-    notes = [column.note, None if found == model.names[0] else f"listed as {' '.join(found)}"]
+    notes = [column.note, model.note, None if found == model.names[0] else f"listed as {' '.join(found)}"]
     score = Score(
         model=model.id,
         task=column.task,
@@ -277,7 +308,7 @@ def _number(source: str, column: _Column, model: _Model, table: _Table) -> Numbe
         metric=column.metric,
         value=round(value / whole, 6),
         source=source,
-        convention=column.convention,
+        convention="; ".join(filter(None, [column.convention, model.convention])) or None,
         note="; ".join(filter(None, notes)) or None,
     )
     return Number(score, column.n, model.facts)
@@ -296,14 +327,14 @@ def updated(folders: Sequence[str | Path]) -> list[Score]:
     """All published numbers by source; sources in the folders are read anew.
 
     Raises:
-        DataError: a folder has no source's tables.
+        DataError: a folder has no tables of a source whose numbers may be kept here.
     """
     new: dict[str, list[Score]] = {}
     order = list(sources())
     for folder in folders:
-        held = [s for s in readable_sources() if any(is_file(Path(folder) / name) for name in _files(s))]
+        held = [s for s in _vendored() if any(is_file(Path(folder) / name) for name in _files(s))]
         if not held:
-            raise DataError(f"{folder} holds the published tables of none of {', '.join(readable_sources())}")
+            raise DataError(f"{folder} holds the published tables of none of {', '.join(_vendored())}")
         new |= {source: read_published(source, folder) for source in held}
     kept = [score for score in scores() if score.source not in new]
     return sorted([*kept, *(s for found in new.values() for s in found)], key=lambda s: order.index(s.source))

@@ -28,6 +28,7 @@ class Rule:
         pattern: searched for in the name.
         names: whole names.
         unknown: facts not established, whatever later rules have.
+        like: another source, which lists the same models: its rules hold, for what stands behind `pattern`.
         why: the evidence.
     """
 
@@ -36,6 +37,7 @@ class Rule:
     names: frozenset[str] = frozenset()
     facts: Mapping[str, Any] = field(default_factory=dict)
     unknown: tuple[str, ...] = ()
+    like: str | None = None
 
     def covers(self, name: str) -> bool:
         return name in self.names or (self.pattern is not None and self.pattern.search(name) is not None)
@@ -61,6 +63,8 @@ def _rule(record: Mapping[str, Any], where: str) -> Rule:
     rule = read(Rule, record, where, how={re.Pattern[str]: _pattern})
     if not rule.why or not record.keys() & {"pattern", "names"}:
         raise DataError(f"{where} needs `why`, and `pattern` or `names`")
+    if rule.like and rule.pattern is None:
+        raise DataError(f"{where} needs `pattern`: `like` is about the rest of a name")
     return rule
 
 
@@ -76,9 +80,16 @@ def facts(source: str, name: Sequence[str]) -> dict[str, Any]:
 
     Facts that no rule has, or that it lists as unknown, are absent.
     """
+    return {fact: value for fact, value in _facts(source, " ".join(name)).items() if value is not None}
+
+
+def _facts(source: str, name: str) -> dict[str, Any]:
+    """As `facts`; those that a rule lists as unknown are None."""
     found: dict[str, Any] = {}
-    whole = " ".join(name)
     for rule in rules().get(source, ()):
-        if rule.covers(whole):
-            found = {**dict.fromkeys(rule.unknown), **rule.facts, **found}
-    return {fact: value for fact, value in found.items() if value is not None}
+        if rule.covers(name):
+            own = {**dict.fromkeys(rule.unknown), **rule.facts}
+            if rule.like and rule.pattern and (start := rule.pattern.search(name)):
+                own |= _facts(rule.like, name[start.end() :])
+            found = {**own, **found}
+    return found

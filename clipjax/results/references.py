@@ -22,6 +22,8 @@ from clipjax.storage.reading import read_csv, read_toml
 
 Row = dict[str, Any]
 
+_Number = tuple[Any, ...]
+"""Model, task, data set, slice, metric."""
 NONE = "none"  # in a convention: null in a row
 FIELDS = ("model", "task", "dataset", "slice", "metric", "value", "source", "convention", "note")
 
@@ -122,11 +124,50 @@ def with_references(rows: Sequence[Row]) -> list[Row]:
 
 def references(row: Row) -> list[dict[str, Any]] | None:
     """A row's field `reference`; None without published numbers to compare with."""
-    if row["value"] is None or row["origin"] != "measured" or row["model_facts"].get("resized"):
+    if not _is_compared(row):
         return None
     rest = (row[name] for name in ("task", "dataset", "metric", "slice", "convention"))
     known = lookup(published_model(row), *rest)
     return compare(row["value"], known, in_words(row)) or None
+
+
+def with_imported(rows: Sequence[Row]) -> list[Row]:
+    """Rows of one folder, with the published numbers that the folder itself holds beside the measured ones.
+
+    So numbers that no licence lets clipjax keep are shown, too: `clipjax results import` reads them.
+    """
+    wanted = {_number(row) for row in rows if _is_compared(row)}
+    imported: dict[_Number, list[Score]] = {}
+    for row in rows if wanted else ():
+        if row["origin"] == "published" and row["value"] is not None and _number(row) in wanted:
+            imported.setdefault(_number(row), []).append(_imported(row))
+    return [_beside(row, imported) if imported and _is_compared(row) else row for row in rows]
+
+
+def _number(row: Row) -> _Number:
+    return (published_model(row), *(row[name] for name in ("task", "dataset", "slice", "metric")))
+
+
+def _imported(row: Row) -> Score:
+    """A published row as a score."""
+    convention = {k: v for k, v in row["convention"].items() if k != "source" and isinstance(v, str | None)}
+    pairs = "; ".join(f"{name}={NONE if value is None else value}" for name, value in convention.items())
+    names = ("model", "task", "dataset", "slice", "metric", "value", "note")
+    source = str(row["convention"].get("source"))
+    return Score(**{name: row[name] for name in names}, source=source, convention=pairs or None)
+
+
+def _beside(row: Row, imported: Mapping[_Number, Sequence[Score]]) -> Row:
+    own = row["reference"] or []
+    there = {one["source"] for one in own}
+    known = [s for s in imported.get(_number(row), ()) if s.source not in there]
+    known = [score for score in known if score.agrees(row["convention"])]
+    return {**row, "reference": [*own, *compare(row["value"], known, in_words(row))] or None}
+
+
+def _is_compared(row: Row) -> bool:
+    measured = row["value"] is not None and row["origin"] == "measured"
+    return measured and not row["model_facts"].get("resized")
 
 
 def published_model(row: Row) -> str:

@@ -23,6 +23,8 @@ from clipjax.storage.reading import parse_json
 
 Row = dict[str, Any]
 
+PEOPLE = "people"  # the kind of facts, and the `model`, of a row that is of people
+
 # Identifies a number of a run. Recipes differ by precision; imported runs have many models.
 _NUMBER = ("metric", "slice", "model", "task", "dataset", "recipe_hash")
 
@@ -30,6 +32,11 @@ _NUMBER = ("metric", "slice", "model", "task", "dataset", "recipe_hash")
 @functools.cache
 def row_schema() -> dict[str, Any]:
     return json.loads((config_dir() / "result_row.schema.json").read_text(encoding="utf-8"))
+
+
+def of_people(row: Row) -> bool:
+    """Whether a row is of people: no model's, so that no group, trend, table or claim may use it."""
+    return row["model_facts"].get("kind") == PEOPLE
 
 
 def validate_rows(rows: Sequence[Row]) -> None:

@@ -22,11 +22,12 @@ from clipjax.analysis.claims.ledger import ledger
 from clipjax.config import config_dir
 from clipjax.results.published import read_numbers
 from clipjax.results.published_rows import published_rows
+from clipjax.results.references import sources
 from clipjax.storage.reading import read_csv
 
 stats: Any = typed_stats  # its stubs do not know all that scipy has
 RESAMPLES = 200
-FOLDERS = {"open_clip": "openclip", "timm": "timm", "testbed": "testbed"}
+FOLDERS = {"open_clip": "openclip", "timm": "timm", "testbed": "testbed", "imagenet_x": "imagenet_x"}
 SHIFTS = ("v2", "sketch", "r", "a", "objectnet")
 # Images of each set, which decide how far from 0 and 1 probit coordinates may be.
 IMAGES = {"imagenet": 50000, "v2": 10000, "sketch": 50889, "r": 30000, "a": 7500, "objectnet": 18574}
@@ -55,18 +56,31 @@ TIMM = {
     "r": "results-imagenet-r.csv",
     "a": "results-imagenet-a.csv",
 }
+# Images with each factor (the top one, prototypes left out), and all of ImageNet-X.
+FACTORS = {
+    "factors": 46110,
+    "pose": 15064,
+    "background": 14751,
+    "color": 6150,
+    "smaller": 1450,
+    "shape": 679,
+    "partial_view": 638,
+    "subcategory": 585,
+    "texture": 282,
+    "larger": 150,
+}
 
 
 @pytest.fixture(scope="module")
 def verdicts(test_data: Path) -> dict[str, Verdict]:
     """Every claim on all that is published of its rows."""
     parts = [part for claim in ledger().claims for part in claim.parts]
-    wanted = {term[:3] for part in parts for column in part.columns() for term in column.terms}
+    wanted = {tuple(term) for part in parts for column in part.columns() for term in column.terms}
     numbers = [
         number
         for source, folder in FOLDERS.items()
         for number in read_numbers(source, test_data / "published" / folder)
-        if (number.score.task, number.score.dataset, number.score.metric) in wanted
+        if (number.score.task, number.score.dataset, number.score.metric, number.score.slice) in wanted
     ]
     found = check(ledger(), published_rows(numbers), resamples=RESAMPLES)
     return {each.claim.key: each for each in found}
@@ -88,6 +102,11 @@ class Published:
             for line in _lines(folder / "openclip" / f"openclip_{name}_results.csv"):
                 self.open_clip.setdefault((line["name"], line["pretrained"]), {}).update(line)
         self.testbed = {line["model"]: line for line in _lines(folder / "testbed" / "robustness_top1s.csv")}
+        self.factors = {
+            (part, line["model"]): line
+            for part in sources()["imagenet_x"]["parts"]
+            for line in _lines(folder / "imagenet_x" / f"{part}_top_factor_class.csv")
+        }
         self.timm = {
             column: {
                 (line["model"], line["img_size"]): line["top1"] for line in _lines(folder / "timm" / name)
@@ -95,7 +114,16 @@ class Published:
             for column, name in TIMM.items()
         }
 
+    def imagenet_x(self, model: str, column: str) -> float:
+        """Of the files of ImageNet-X, by their own names."""
+        named = {of["id"]: name.split() for name, of in sources()["imagenet_x"]["models"].items()}
+        part, name = named[model] if model in named else model.split(":", 2)[1:]
+        title = "average" if column == "factors" else column
+        return float(self.factors[part, name][title])
+
     def __call__(self, model: str, column: str) -> float:
+        if column in FACTORS:
+            return self.imagenet_x(model, column)
         record = self.registered.get(model)
         source, _, name = model.partition(":") if record is None else (record["library"], "", "")
         if source == "open_clip":
@@ -173,6 +201,30 @@ def test_clip_lies_above_the_trend_of_imagenet_models(
     assert finding.lo <= lo  # the trend's own error comes on top
     assert hi <= finding.hi
     assert finding.hi - finding.lo < 1.5 * (hi - lo)
+
+
+# -------------------------------------------------------------------------------------------- visual factors
+
+
+@pytest.mark.parametrize("claim", ["factors_gained", "factors_lost", "factors_background"])
+def test_two_clips_against_the_trend_of_imagenet_models_on_visual_factors(
+    claim: str, verdicts: dict[str, Verdict], published: Callable[[str, str], float]
+) -> None:
+    """Section IV-A, from ImageNet-X's own files."""
+    for (column, _), finding in parts(verdicts[claim]).items():
+        clips, others = models_of(finding), models_of(finding, group=False)
+        assert clips == ["rn50-openai", "vit_b_32-openai"]
+        x, y = (probit(values(published, others, name), FACTORS[name]) for name in ("factors", column))
+        intercept, slope = line(x, y)
+        at = probit(values(published, clips, "factors"), FACTORS["factors"])
+        off = values(published, clips, column) - stats.norm.cdf(intercept + slope * at)
+        assert finding.value == pytest.approx(off.mean(), abs=2e-6), column
+        lo, hi = stats.t.interval(0.95, 1, off.mean(), off.std(ddof=1) / np.sqrt(2))
+        assert finding.lo is not None
+        assert finding.hi is not None
+        assert finding.lo <= lo + 2e-6
+        assert hi <= finding.hi + 2e-6
+        assert finding.word == decide(finding.lo, finding.hi, finding.part)
 
 
 # ----------------------------------------------------------------------- the training source separates trends
@@ -280,7 +332,7 @@ def test_the_document_shows_what_is_found(verdicts: dict[str, Verdict]) -> None:
     assert RULE in " ".join(text.split())
     shown = [[c.strip() for c in row.strip("|").split("|")] for row in text.splitlines() if "| [" in row]
     found = {(key, str(each.part)): each for key, verdict in verdicts.items() for each in verdict.findings}
-    assert len(shown) == 30
+    assert len(shown) == 39
     for key, statistic, of, word, bound, value, limits, n in shown:
         finding = found[key, of]
         assert (statistic, bound, n) == (

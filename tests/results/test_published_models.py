@@ -9,21 +9,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from _rows import row as result_row
 from typer.testing import CliRunner
 
 from clipjax.checkpoints.identity.registry_rows import registry
 from clipjax.cli import app
 from clipjax.config import config_dir
 from clipjax.errors import DataError
-from clipjax.results.published import Number, read_numbers
+from clipjax.results.published import Number, read_numbers, updated
 from clipjax.results.published_models import facts, rules
 from clipjax.results.published_rows import METHOD, published_rows
-from clipjax.results.references import sources
+from clipjax.results.references import scores, sources, with_imported
 from clipjax.results.rows import validate_rows
-from clipjax.results.store import ResultStore
+from clipjax.results.store import ResultStore, new_run_id
 from clipjax.storage.reading import read_csv
 
-FOLDERS = {"open_clip": "openclip", "timm": "timm", "testbed": "testbed"}
+FOLDERS = {"open_clip": "openclip", "timm": "timm", "testbed": "testbed", "imagenet_x": "imagenet_x"}
 # The study's ImageNet classifiers, which timm's tables have.
 IMAGENET = {
     row["id"]
@@ -31,8 +32,15 @@ IMAGENET = {
     if row["library"] == "timm" and row["group"] in ("standard", "contrastive", "more_data")
 }
 # Numbers, models, and registered ones but for those. 121 x (6 + 12); 1,556 lines x 8 files x 2 (one file has
-# another model).
-SIZES = {"open_clip": (2178, 121, 80), "timm": (24896, 1557, 34), "testbed": (45774, 338, 0)}
+# another model); 393 x 2 x 19.
+SIZES = {
+    "open_clip": (2178, 121, 80),
+    "timm": (24896, 1557, 34),
+    "testbed": (45774, 338, 0),
+    "imagenet_x": (14934, 393, 2),
+}
+# The study's ImageNet classifiers that ImageNet-X's tables have.
+NAMED = {of["id"] for of in sources()["imagenet_x"]["models"].values()}
 
 
 @pytest.fixture(scope="module", params=FOLDERS)
@@ -45,7 +53,8 @@ def test_every_number_comes_in_once(numbers: list[Number]) -> None:
     source = numbers[0].score.source
     numbered, listed, others = SIZES[source]
     assert (len(numbers), len(models)) == (numbered, listed)
-    assert sum(models.values()) == others + (len(IMAGENET) if source == "timm" else 0)
+    more = {"timm": IMAGENET, "imagenet_x": NAMED & set(registry()) - {"vit_b_32-openai", "rn50-openai"}}
+    assert sum(models.values()) == others + len(more.get(source, ()))
     assert len({number.score.key for number in numbers}) == len(numbers)
     known = {model["id"] for model in read_csv(config_dir() / "models.csv")}
     assert {model for model, registered in models.items() if registered} == models.keys() & known
@@ -54,7 +63,7 @@ def test_every_number_comes_in_once(numbers: list[Number]) -> None:
 
 def test_a_number_of_images_is_one_whose_counts_the_values_are(numbers: list[Number]) -> None:
     """Another number would leave fractions of images; open_clip's four digits are too few to show it."""
-    digits = {"open_clip": 5e-5, "timm": 5e-6, "testbed": 6e-7}[numbers[0].score.source]
+    digits = {"open_clip": 5e-5, "timm": 5e-6, "testbed": 6e-7, "imagenet_x": 6e-7}[numbers[0].score.source]
     by_data: dict[tuple[str, str | None], list[Number]] = {}
     for number in numbers:
         if number.n is not None:
@@ -102,6 +111,17 @@ GROUPS = {
         "low_accuracy": 118,
         "no_network": 4,
     },
+    "imagenet_x": {
+        "clip": 2,
+        "standard": 98,
+        None: 20,
+        "more_data": 47,
+        "robust_intervention": 70,
+        "lp_adversarial": 25,
+        "contrastive": 12,
+        "low_accuracy": 115,
+        "no_network": 4,
+    },
 }
 
 
@@ -110,6 +130,8 @@ def test_groups_by_the_rules(numbers: list[Number]) -> None:
     source = numbers[0].score.source
     models = {number.score.model: number.facts for number in numbers if number.facts is not None}
     models |= {name: facts("timm", (name, "")) for name in IMAGENET if source == "timm"}
+    if source == "imagenet_x":  # registered or not, a model is in the same group
+        models |= {name: registry()[name] for name in NAMED & set(registry())}
     assert Counter(known.get("group") for known in models.values()) == GROUPS[source]
 
 
@@ -164,8 +186,9 @@ def test_every_rule_is_about_a_model(test_data: Path) -> None:
     for source, found in rules().items():
         folder = test_data / "published" / FOLDERS[source]
         keys = sources()[source]["name"]
+        parts = sources()[source].get("parts", [])
         names = {
-            " ".join(row[key] for key in keys)
+            " ".join([*(part for part in parts if path.name.startswith(part)), *(row[key] for key in keys)])
             for path in folder.glob("*.csv")
             for row in read_csv(path)
             if set(keys) <= row.keys()
@@ -249,6 +272,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ('[[timm]]\nwhy = "a"', r"\[\[timm\]\] 1 needs `why`, and `pattern` or `names`"),
         ('[[timm]]\nwhy = "a"\npattern = "("', r"'\(' is not a regular expression"),
         ('[[timm]]\nwhy = "a"\nname = "b"', r"unknown key 'name'"),
+        ('[[timm]]\nwhy = "a"\nnames = ["b"]\nlike = "testbed"', r"\[\[timm\]\] 1 needs `pattern`"),
     ],
 )
 def test_a_wrong_rule_is_named(tmp_path: Path, text: str, message: str) -> None:
@@ -271,3 +295,97 @@ def test_groups_are_those_that_the_registry_has_for_the_same_training_set(number
     assert [known for known in compared if known["group"] != registered[known["train_source"]]] == []
     if numbers[0].score.source == "open_clip":
         assert {known["group"] for known in compared} == {"clip", "curated"}
+
+
+# ------------------------------------------------------------------------------------------------- ImageNet-X
+
+
+def of_imagenet_x(name: str) -> dict[str, str]:
+    return facts("imagenet_x", tuple(name.split()))
+
+
+def test_imagenet_x_takes_the_testbeds_facts() -> None:
+    for name in (
+        "resnet50_swsl",
+        "BiT-M-R50x1-nonfinetuned",
+        "vit_b_32_clip_zeroshot",
+        "resnet18_50k_7_epochs",
+    ):
+        assert of_imagenet_x(f"imagenet_testbed {name}") == facts("testbed", (name,))
+    twice = of_imagenet_x("modelvshuman resnet50_swsl")
+    assert twice == {"kind": "classifier", "train_source": "IN1K", "arch_kind": "cnn"}
+
+
+def test_imagenet_x_names_models_of_its_parts_apart(test_data: Path) -> None:
+    """dpn68b is another model in each of two parts; the eight contrastive models and the CLIPs are there."""
+    found = read_numbers("imagenet_x", test_data / "published" / "imagenet_x")
+    values = {number.score.key: number.score.value for number in found}
+    key = ("imagenet_x", "imagenet_x", None, "average")
+    assert round(values["imagenet_x:modelvshuman:dpn68b", *key], 4) == 0.7778
+    assert round(values["imagenet_x:imagenet_testbed:dpn68b", *key], 4) == 0.7565
+    assert round(values["vit_b_32-openai", *key], 4) == 0.6165
+    [clip] = [n.score for n in found if n.score.key == ("vit_b_32-openai", *key)]
+    assert clip.pairs == {"label_space": "imagenet", "prompts": "openai_80"}
+    assert clip.note == "images cut at 224 from 256 pixels, bilinear: not CLIP's own transform"
+    eight = [f"simclr_resnet50x{k}" for k in (1, 2, 4)] + ["InsDis", "MoCo", "MoCoV2", "PIRL", "InfoMin"]
+    assert {of_imagenet_x(f"modelvshuman {name}")["group"] for name in eight} == {"contrastive"}
+
+
+def test_models_taken_for_registered_ones_agree_with_timm(test_data: Path) -> None:
+    """The testbed's models: on ImageNet and on Sketch as accurate as timm's, in its own table and timm's."""
+    folder = test_data / "published"
+    testbed = {row["model"]: row for row in read_csv(folder / "testbed" / "robustness_top1s.csv")}
+    timm = {
+        column: {
+            (row["model"], row["img_size"]): float(row["top1"]) for row in read_csv(folder / "timm" / name)
+        }
+        for column, name in {"val": "results-imagenet.csv", "imagenet-sketch": "results-sketch.csv"}.items()
+    }
+    compared = 0
+    for name, of in sources()["imagenet_x"]["models"].items():
+        part, listed = name.split()
+        if part == "imagenet_testbed":
+            for column, values in timm.items():
+                assert float(testbed[listed][column]) == pytest.approx(values[of["id"], "224"], abs=0.1), name
+                compared += 1
+    assert compared == 2 * 18
+
+
+def test_models_taken_for_registered_ones_are_registered() -> None:
+    """A family may still be missing, but no id may be misspelled: its architecture is one of its group's."""
+    known = {row["library_arch"] for row in registry().values()}
+    for of in sources()["imagenet_x"]["models"].values():
+        assert of["id"] in registry() or of["id"].split(".")[0] not in known, of["id"]
+
+
+def test_no_number_of_imagenet_x_is_kept(test_data: Path) -> None:
+    """Its licence: users read it from their own folder."""
+    assert {score.source for score in scores()} == {"paper", "open_clip", "timm"}
+    with pytest.raises(DataError, match=r"holds the published tables of none of open_clip, timm, testbed$"):
+        updated([test_data / "published" / "imagenet_x"])
+
+
+def test_imported_numbers_stand_beside_measured_ones(tmp_path: Path, test_data: Path) -> None:
+    """Of the same model, and only where prompts agree; a number that is kept already is not shown twice."""
+    numbers = read_numbers("imagenet_x", test_data / "published" / "imagenet_x", registered=True)
+    imported = published_rows(numbers)
+    ours = {"task": "imagenet_x", "dataset": "imagenet_x", "metric": "average", "value": 0.62}
+    ours["model"] = "vit_b_32-openai"
+    conventions = [{"prompts": "openai_80", "label_space": "imagenet"}, {"prompts": "single"}]
+    measured = [result_row("r", **ours, convention=convention) for convention in conventions]
+    first, second, *rest = with_imported([*measured, *imported])
+    [beside] = first["reference"]
+    assert (beside["source"], beside["value"]) == ("imagenet_x", 0.616461)
+    assert beside["difference"] == pytest.approx(0.62 - 0.616461)
+    assert second["reference"] is None
+    assert rest == imported
+    assert with_imported(measured) == measured
+    [again, *_] = with_imported([first, *imported])
+    assert again["reference"] == [beside]
+    ResultStore(tmp_path).add(imported)
+    ResultStore(tmp_path).add([result_row(new_run_id(), **ours, convention=conventions[0])])
+    shown = CliRunner().invoke(
+        app, ["results", "export", str(tmp_path), "--metric", "average", "-f", "markdown"]
+    )
+    assert shown.exit_code == 0, shown.output
+    assert "| 0.6165 | imagenet_x | +0.0035 |" in shown.output

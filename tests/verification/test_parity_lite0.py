@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ from clipjax.verification import verify
 from converters.golden import run
 
 BATCH = 32
+# Digests of the 16-way decisions and of the 1,000-way classes of the 373 cue-conflict images.
+DECISIONS = "5176ace7c404854ab4edf6978f1ee33d1f199ff9872104c3a7b0f18438e9f60c"
+CLASSES = "def1bd67fe86837e2c8516bdd5ddfbe706c04a35976172cbbf3c76f33478500d"
 torch.set_num_threads(1)  # on a shared machine more of them wait for each other
 PHOTOGRAPHS = (
     "astronaut",
@@ -172,6 +176,9 @@ def test_cue_conflict_images(model: Model, torch_model: Any, transform: Any, tes
     task = shape_bias.TASK.run(Inputs(names, features, labels, head, classes, projection, textures))
     assert task.images["decision"].tolist() == decided
     assert (task.measures[0].value, task.measures[0].n) == (48 / 233, 233)
+    # Every single decision is as it always was.
+    assert sha256("\n".join(decided).encode()).hexdigest() == DECISIONS
+    assert sha256(found.argmax(1).astype("<i4").tobytes()).hexdigest() == CLASSES
 
 
 def test_a_wrong_padding_or_eps_is_caught(model: Model, torch_model: Any, transform: Any):

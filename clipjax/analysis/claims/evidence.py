@@ -20,7 +20,7 @@ from clipjax.analysis.rows.cells import Cell, Column, RowIndex, cells_of, term_o
 from clipjax.analysis.rows.groups import matches
 from clipjax.errors import DataError, counted
 from clipjax.results.completeness import in_words
-from clipjax.results.rows import Row
+from clipjax.results.rows import Row, of_people
 from clipjax.results.tables import model_name
 from clipjax.storage.digests import canonical_json
 
@@ -59,7 +59,7 @@ class Evidence:
     """
 
     def __init__(self, rows: Iterable[Row], prompts: str | None = None, precision: str = "parity") -> None:
-        rows = list(rows)
+        rows = [row for row in rows if not of_people(row)]
         self._index = RowIndex(rows)
         self._prompts, self._precision = prompts, precision
         self._facts = {model_name(row): row["model_facts"] for row in rows}

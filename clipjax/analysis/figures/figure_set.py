@@ -145,7 +145,8 @@ def _content(spec: Spec, panel: Panel, index: RowIndex, prompts: str | None, pre
     _check_scales(spec, panel, found)
     lacking = _lacking(spec, terms, index, {point.model for point in found})
     placeless = list(_placeless(spec, panel, found))
-    content = Content(panel, found, [Missing(panel.title, *each) for each in lacking], placeless)
+    people = index.people.get(terms[0]) if spec.people and len(terms) == 1 else None
+    content = Content(panel, found, [Missing(panel.title, *each) for each in lacking], placeless, people)
     return above_trend(spec, content) if panel.above else content
 
 

@@ -21,6 +21,7 @@ from clipjax.analysis.rows.groups import Group, matches
 from clipjax.analysis.rows.points import Point
 from clipjax.analysis.rows.scales import ends_on_scale, transform
 from clipjax.analysis.trends.trends import too_little
+from clipjax.results.rows import Row
 
 NAMED = 4  # at most this many missing rows in a panel's text
 WIDE = 34  # characters per line of a panel's text
@@ -63,12 +64,14 @@ class Content:
             drawn as `YOURS` if they are the user's own, else not; trends may use them.
         missing: rows it lacks.
         placeless: the points in no group.
+        people: the row of people with the panel's number, which a strip draws as a line; no point.
     """
 
     panel: Panel
     points: Sequence[Point]
     missing: Sequence[Missing] = ()
     placeless: Sequence[Placeless] = ()
+    people: Row | None = None
 
 
 def name_of(point: Point) -> str:

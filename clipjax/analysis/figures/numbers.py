@@ -1,4 +1,4 @@
-"""The numbers that a figure draws, as CSV: a line per point, a line per trend.
+"""The numbers that a figure draws, as CSV: a line per point, a line per trend, a line per line of people.
 
 In the metric's own units (accuracies as fractions), unrounded; slopes and intercepts in coordinates of the
 axes' scales. docs/analysis.md describes every column.
@@ -41,6 +41,7 @@ POINT = (
     *("reference", "effective_robustness", *(f"effective_robustness_{name}" for name in LIMITS)),
     "extrapolated",
 )
+PEOPLE = ("panel", "title", "people", "images", "value", *LIMITS, "row")
 ESTIMATES = ("slope", "intercept", "slope_difference", "offset", "tan_angle")
 TREND = (
     *("panel", "title", "trend", "trend_title", "where", "method"),
@@ -62,15 +63,26 @@ class FigureNumbers:
         return [trends_of(self.spec, content) for content in self.contents]
 
     def files(self) -> Iterator[tuple[str, str]]:
-        """(ending of the name, text): points, and trends if the figure has any."""
+        """(ending of the name, text): points, and trends and people if the figure has any."""
         yield "_points.csv", _csv(POINT, self.points())
         if self.spec.fits:
             yield "_trends.csv", _csv(TREND, self.trend_records())
+        if people := list(self.people()):
+            yield "_people.csv", _csv(PEOPLE, people)
 
     def points(self) -> Iterator[dict[str, Any]]:
         """A record of `POINT` for each point that is drawn or used by a trend."""
         for number, (content, trends) in enumerate(zip(self.contents, self.trends), 1):
             yield from _points(self.spec, content, trends, {"panel": number, "title": content.panel.title})
+
+    def people(self) -> Iterator[dict[str, Any]]:
+        """A record of `PEOPLE` per panel that shows people."""
+        for number, content in enumerate(self.contents, 1):
+            if (row := content.people) is not None:
+                place = {"panel": number, "title": content.panel.title, "value": row["value"]}
+                place |= {"people": row["model_facts"]["people"], "images": row["n"]}
+                limits = dict(zip(LIMITS, _limits(row["interval"])))
+                yield place | limits | {"row": f"{term_of(row)} ({row['run_id']})"}
 
     def trend_records(self) -> Iterator[dict[str, Any]]:
         """A record of `TREND` per panel and trend; without a line, with the reason."""

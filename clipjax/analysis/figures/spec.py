@@ -108,6 +108,7 @@ class Spec:
         caption: of a table, or of a figure to come.
         made_by: commands for rows that its suite does not make.
         across: panels per line.
+        people: of a strip: draw people's number, where there is one, as a line with its interval.
         highlight: models to draw as stars with names; set by the user, never by a file.
     """
 
@@ -126,6 +127,7 @@ class Spec:
     fits: tuple[FitLine, ...] = ()
     difference: tuple[str, ...] = ()
     size: str | None = None
+    people: bool = False
     head: tuple[str, ...] = ()
     lines: tuple[TableLine, ...] = ()
     highlight: tuple[str, ...] = ()
@@ -192,11 +194,13 @@ class _Strip(_File):
     down: tuple[Where, ...] = ()
     wrap: int | None = None
     size: str | None = None
+    people: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Scatter(_Strip):
     size: None = field(default=None, init=False)
+    people: bool = field(default=False, init=False)
     shapes: str | list[Any] | None = None
     only_shapes: tuple[str, ...] = ()
     ideal: bool = False
@@ -253,7 +257,7 @@ def _figure(found: _Strip, path: Path) -> dict[str, Any]:
     shared: dict[str, Any] = {"panels": panels, "across": across, "models": found.models}
     shared["groups"] = _groups("groups", found.groups, found.only_groups, path)
     if not isinstance(found, _Scatter):
-        return shared | {"size": found.size}
+        return shared | {"size": found.size, "people": found.people}
     keys = {fit.key for fit in found.fits}
     difference = found.difference
     if len(keys) < len(found.fits):

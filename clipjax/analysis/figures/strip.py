@@ -1,4 +1,7 @@
-"""One number of many models as a strip: a line of points per group, sized by `spec.size` (Fig. 2)."""
+"""One number of many models as a strip: a line of points per group, sized by `spec.size` (Fig. 2).
+
+With `spec.people`, the mean of people is a line across all groups, with its interval as a band.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,8 @@ from clipjax.analysis.figures.style import INK, NO_ROWS, QUIET, RC, new_figure
 from clipjax.analysis.figures.yours import STATED, YOURS, is_stated
 from clipjax.analysis.rows.groups import Group
 from clipjax.analysis.rows.points import Point
+from clipjax.analysis.rows.scales import ends_on_scale, transform
+from clipjax.results.rows import Row
 
 SMALLEST, LARGEST = 14, 120  # of markers, in square points
 STAR = 190  # square points, of a highlighted model's star
@@ -68,10 +73,25 @@ def _explained(spec: Spec, contents: Sequence[Content]) -> str:
     shown = [point for content in contents for point in drawn(spec, content)]
     parts = ["larger points: more parameters"] if spec.size else []
     parts += ["bars: intervals of the numbers", "lines: medians of the groups"]
+    parts += [
+        people_in_words(each.people) for each in contents if each.people is not None and drawn(spec, each)
+    ]
     parts += [CUT] if any(has_cut(spec, content) for content in contents) else []
     parts += ["star: highlighted"] if any(point.model in spec.highlight for point in shown) else []
     parts += [f"ring: {STATED}"] if any(is_stated(point.facts) for point in shown) else []
-    return "\n".join(textwrap.wrap("; ".join(parts), LINE * len(contents)))
+    return "\n".join(textwrap.wrap("; ".join(dict.fromkeys(parts)), LINE * len(contents)))
+
+
+def people_in_words(row: Row) -> str:
+    """The line of people, as a caption states it."""
+    images = "" if row["n"] is None else f" on {row['n']:,} images"
+    value, limits = f"{row['value']:.3f}", row["interval"]
+    if limits is None:
+        return f"black line: mean of {row['model_facts']['people']} people{images}, {value}"
+    told = (
+        f"band: {100 * limits['level']:g} % interval across people, {limits['lo']:.3f} to {limits['hi']:.3f}"
+    )
+    return f"black line: mean of {row['model_facts']['people']} people{images}, {value} ({told})"
 
 
 def _draw(
@@ -96,6 +116,8 @@ def _draw(
         names |= _draw_points(area, spec, panel, group, members, x, y, f"{gid}-{group.key}")
         own.append((members, x, y))
         limits += [x, *bars.ends]  # the frame cuts no interval
+    if content.people is not None:
+        limits.append(_draw_people(area, content.people, panel.x.scale))
     area.set_yticks(range(len(labels)), labels)
     for tick, label in zip(area.get_yticklabels(), labels):
         tick.set_color(QUIET if label.endswith(": no models") else INK)
@@ -106,6 +128,16 @@ def _draw(
     area.set_xlabel(axis_title(panel.x))
     area.grid(visible=False, axis="y")
     return names
+
+
+def _draw_people(area: Axes, row: Row, scale: str) -> np.ndarray:
+    """Draw the line and its band; returns the coordinates that the axis must show."""
+    interval = row["interval"] or {"lo": row["value"], "hi": row["value"]}
+    ends = np.array([[interval["lo"]], [interval["hi"]]])
+    at, band = transform(np.array([row["value"]]), scale, row["n"]), ends_on_scale(ends, scale)[0][:, 0]
+    area.axvspan(*band, color=QUIET, alpha=0.25, linewidth=0, zorder=0.5)
+    area.axvline(float(at[0]), color=INK, linewidth=1.2, zorder=1.5)
+    return np.concatenate([at, band])
 
 
 def _draw_points(

@@ -22,7 +22,7 @@ from clipjax.analysis.rows.curation import columns as curation_columns
 from clipjax.analysis.rows.groups import Group, group_of, groups, schemes
 from clipjax.results.completeness import in_words, is_whole
 from clipjax.results.references import sources
-from clipjax.results.rows import Row
+from clipjax.results.rows import Row, of_people
 from clipjax.results.store import run_order
 from clipjax.results.tables import model_name
 
@@ -43,11 +43,14 @@ def report_data(
 ) -> dict[str, Any]:
     """Everything that the page shows, with the rule of `cells_of` among several rows of one number.
 
+    Rows of people are left out: the page lists models.
+
     Args:
         name: of these results, on the page.
         parts: include slices (factors, scores, ...), but never single classes or confidence bins.
         highlight: models to draw as stars with names; those without a number are left out.
     """
+    rows = [row for row in rows if not of_people(row)]
     kept = [row for row in rows if not _is_left_out(row["slice"], parts)]
     models = {model_name(row): row["model_facts"] for row in kept}
     index = {model: k for k, model in enumerate(models)}

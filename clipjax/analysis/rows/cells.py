@@ -17,7 +17,7 @@ from clipjax.analysis.rows.scales import check_scale
 from clipjax.errors import DataError, UsageError
 from clipjax.results.completeness import in_words, is_whole
 from clipjax.results.references import Score, compare, lookup
-from clipjax.results.rows import Row
+from clipjax.results.rows import Row, of_people
 from clipjax.results.store import run_order
 from clipjax.results.tables import model_name
 
@@ -93,12 +93,22 @@ class Cell:
 
 
 class RowIndex:
-    """Result rows by what identifies them. Build it once to read many columns."""
+    """Result rows by what identifies them. Build it once to read many columns.
+
+    Attributes:
+        models: by name, in row order.
+        people: the newest row of people of each number; they are no models.
+    """
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self.models: dict[str, None] = {}
+        self.people: dict[Term, Row] = {}
         self._found: dict[Term, dict[str, list[Row]]] = {}
         for row in rows:
+            if of_people(row):
+                newest = self.people.setdefault(term_of(row), row)
+                self.people[term_of(row)] = max(newest, row, key=lambda each: run_order(each["run_id"]))
+                continue
             name = model_name(row)
             self.models.setdefault(name)
             self._found.setdefault(term_of(row), {}).setdefault(name, []).append(row)

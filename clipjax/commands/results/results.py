@@ -10,11 +10,12 @@ import typer
 from clipjax.commands.results.curation import CurationOptions, curation
 from clipjax.commands.results.diff import DiffOptions, diff
 from clipjax.commands.results.rows import ExportOptions, ListOptions, export, list_rows
+from clipjax.commands.shared.exclusions import refuse_beside
 from clipjax.commands.shared.options import ResultsOption
 from clipjax.commands.shared.output import say
 from clipjax.commands.shared.records import taking
 from clipjax.commands.shared.result_folder import opened, warn_left_out
-from clipjax.errors import DataError, unknown_name
+from clipjax.errors import DataError, UsageError, unknown_name
 
 
 def register(root: typer.Typer) -> None:
@@ -50,7 +51,12 @@ def import_published(
         ),
     ],
     source: Annotated[
-        str, typer.Option("--source", "-s", help="Who published the tables: open_clip, timm or testbed.")
+        str,
+        typer.Option(
+            "--source",
+            "-s",
+            help="Who published them: open_clip, timm, testbed, imagenet_x, or model_vs_human (people).",
+        ),
     ],
     registered: Annotated[
         bool, typer.Option("--registered", help="Only the models that `clipjax models` lists.")
@@ -62,7 +68,14 @@ def import_published(
     \b
     clipjax results import open_clip/docs --source open_clip
     clipjax results import imagenet-testbed/robustness_top1s.csv --source testbed
+    clipjax results import imagenetx/results/val --source imagenet_x
+    clipjax results import model-vs-human/raw-data/cue-conflict --source model_vs_human
     """
+    from clipjax.results.references import sources
+
+    if "people" in sources().get(source, {}):
+        _import_people(source, files, registered, out)
+        return
     from clipjax.results.published import read_numbers
     from clipjax.results.published_rows import published_rows
     from clipjax.results.store import ResultStore
@@ -73,6 +86,18 @@ def import_published(
     path = ResultStore(out).add(published_rows(found))
     models = {number.score.model: number.facts is None for number in found}
     say(f"{path}: {len(found)} numbers of {len(models)} models, {sum(models.values())} of them registered")
+
+
+def _import_people(source: str, folders: list[Path], registered: bool, out: Path) -> None:
+    from clipjax.evaluation.predictions.people import people_rows
+    from clipjax.results.store import ResultStore
+
+    refuse_beside(f"--source {source}", {"--registered": registered})
+    if len(folders) > 1:
+        raise UsageError(f"give one folder with the decisions of {source}'s people, not {len(folders)}")
+    rows = people_rows(source, folders[0])
+    people = rows[0]["model_facts"]["people"]
+    say(f"{ResultStore(out).add(rows)}: {len(rows)} numbers of {people} people, none of them a model")
 
 
 def plot(

@@ -38,9 +38,12 @@ class RowOptions:
     metric: MetricOption = None
 
     def rows(self, folder: Path) -> list[Row]:
+        """The rows, each with the numbers that are kept or in the same folder beside it."""
+        from clipjax.results.references import with_imported
+
         fields = ("model", "task", "dataset", "metric")
         wanted = {field: getattr(self, field) for field in fields}
-        return selected(opened(folder).rows(every=self.every), wanted)
+        return selected(with_imported(opened(folder).rows(every=self.every)), wanted)
 
 
 @dataclass(frozen=True, kw_only=True)

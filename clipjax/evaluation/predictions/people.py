@@ -1,0 +1,125 @@
+"""Decisions of people as one result: the mean of each one's number, with an interval across people.
+
+    rows = people_rows("model_vs_human", "raw-data/cue-conflict")     # a folder, one CSV file a person
+    ResultStore("results").add(rows)
+
+The rows have `model` "people" and facts of kind "people" (`of_people`): they are no model's, in no group,
+trend or claim. A figure draws them as a line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipjax.errors import DataError, UsageError
+from clipjax.evaluation.predictions.run import evaluate_predictions
+from clipjax.evaluation.rows import NOT_EMBEDDED, Result, identity
+from clipjax.metrics.intervals import student_across
+from clipjax.results.references import sources
+from clipjax.results.rows import PEOPLE, Row, validate_rows
+from clipjax.storage.buckets import place
+from clipjax.storage.digests import sha256_files, sha256_json
+from clipjax.storage.reading import is_dir
+from clipjax.tasks.task import find_task
+
+FEWEST = 2  # people: one has no interval across people
+RESAMPLES = 100  # of intervals that are not used: an interval across people is
+
+
+def people_sources() -> list[str]:
+    return [name for name, source in sources().items() if "people" in source]
+
+
+def people_rows(source: str, path: str | Path) -> list[Row]:
+    """The rows of one run: each number of the whole data set, as the mean over people.
+
+    `n` is the number of images that count for the task. A number that is undefined for a person is left out.
+
+    Args:
+        source: from `people_sources`.
+        path: the folder with the files of its decisions, one a person.
+
+    Raises:
+        UsageError: unknown source.
+        DataError: fewer than two people, or people who saw different images; names the folder or the files.
+            As `evaluate_predictions` for a damaged file.
+    """
+    if source not in people_sources():
+        raise UsageError(f"the source {source!r} has no people; known: {', '.join(people_sources())}")
+    record, folder = sources()[source]["people"], place(path)
+    files = sorted(folder.glob(record["files"])) if is_dir(folder) else []
+    if len(files) < FEWEST:
+        raise DataError(
+            f"{folder} holds {len(files)} files {record['files']}; give a folder with one a person"
+        )
+    found = [_person(record, file) for file in files]
+    _check_images(files, found)
+    common = _common(source, record, files, found)
+    images = max(row["n"] for row in found[0].rows if row["slice"] is None)
+    rows = [common | _fields(of_all, images) for of_all in _by_metric(found)]
+    validate_rows(rows)
+    return rows
+
+
+def _person(record: dict[str, Any], file: Path) -> Result:
+    return evaluate_predictions(record["task"], file, dataset=record["dataset"], resamples=RESAMPLES)
+
+
+def _check_images(files: Sequence[Path], found: Sequence[Result]) -> None:
+    first = set(found[0].images["id"].to_pylist())
+    for file, result in zip(files, found):
+        if set(result.images["id"].to_pylist()) != first:
+            raise DataError(
+                f"{file} and {files[0]} are of different images; give people who saw the same ones"
+            )
+
+
+def _by_metric(found: Sequence[Result]) -> Iterator[list[Row]]:
+    """The rows of all people of each number of the whole data set that everyone has."""
+    tables = [{row["metric"]: row for row in result.rows if row["slice"] is None} for result in found]
+    for metric in tables[0]:
+        rows = [table[metric] for table in tables if metric in table]
+        if len(rows) == len(tables) and all(row["value"] is not None for row in rows):
+            yield rows
+
+
+def _common(source: str, record: dict[str, Any], files: Sequence[Path], found: Sequence[Result]) -> Row:
+    task = find_task(record["task"])
+    recipe = {
+        **{name: found[0].rows[0]["recipe"][name] for name in ("task", "task_version", "dataset", "labels")},
+        "source": source,
+        "people": len(files),
+        "predictions": sorted(sha256_files(files)),
+    }
+    facts = {"kind": PEOPLE, "people": len(files)}
+    return {
+        **identity(PEOPLE, facts, task, record["dataset"]),
+        **NOT_EMBEDDED,
+        "origin": "published",
+        "recipe": recipe,
+        "recipe_hash": sha256_json(recipe),
+        "convention": {
+            **{name: found[0].rows[0]["convention"][name] for name in ("decision", "label_space")},
+            "source": source,
+            "people": len(files),
+            "value": "mean over people of each one's number",
+            "intervals": "of the mean over people: Student's t across people",
+        },
+    }
+
+
+def _fields(rows: Sequence[Row], images: int) -> Row:
+    values = np.array([row["value"] for row in rows])
+    return {
+        "metric": rows[0]["metric"],
+        "slice": None,
+        "value": float(values.mean()),
+        "interval": student_across(values, PEOPLE)._asdict(),
+        "n": images,
+        "aggregates": PEOPLE,
+        "note": "; ".join(filter(None, [f"mean of {len(rows)} people", rows[0]["note"]])),
+    }
