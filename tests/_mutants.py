@@ -70,7 +70,7 @@ def _torch_gradients(case: Case, images: np.ndarray, weights: np.ndarray) -> dic
     features = model.forward_head(
         model.forward_features(torch.from_numpy(images).permute(0, 3, 1, 2)), pre_logits=True
     )
-    (features * torch.from_numpy(weights)).sum().backward()
+    (features.flatten(1) * torch.from_numpy(weights)).sum().backward()  # some timm heads are convolutions
     parameters = dict(model.named_parameters())
     source: dict[str, Any] = {}
     for key, tensor in model.state_dict().items():

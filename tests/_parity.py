@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from clipjax.checkpoints.model import Model
 from clipjax.models.arch import Arch, arch_to_dict, load_arch, narrow_arch
 from clipjax.models.network import Network
 from clipjax.verification import verify
-from converters.engine import convert, detect_table, nest
+from converters.engine import convert, detect_table, flatten, nest
 from converters.golden import build_model, run
 from converters.golden.condition import condition
 
@@ -82,9 +83,18 @@ class Case:
     def first_difference(self, params: Any = None, **vision: Any) -> str | None:
         """The first stage of the image tower that differs, with other params or fields of its config."""
         arch = dataclasses.replace(self.arch, vision=forced(self.arch.vision, **vision))
-        encode = functools.partial(Network(arch).encode_image, precision="parity", capture=True)
-        given = {"vision": (params or self.params)["vision"]}
-        _, stages = jax.jit(encode, compiler_options=QUICKLY)(given, self.golden.inputs["images"])
+        return self._first_difference(program(arch), params or self.params)
+
+    def difference_of(self, params: Any) -> str | None:
+        """`first_difference` with other params alone: all calls share one program."""
+        return self._first_difference(self._program, params)
+
+    @functools.cached_property
+    def _program(self) -> Any:
+        return program(self.arch)
+
+    def _first_difference(self, encode: Any, params: Any) -> str | None:
+        _, stages = encode({"vision": params["vision"]}, self.golden.inputs["images"])
         for name, theirs in self.golden.stages.items():
             ours = stages.get(name.removeprefix("vision."))
             if ours is not None and not verify.compare_stage(name, np.asarray(ours), theirs).passed:
@@ -99,6 +109,22 @@ class Case:
         """How far the reference's image features are, changed as it may be by now, from what they were."""
         before, after = (features_of(stages) for stages in (self.golden.stages, self.rerun()))
         return float(np.abs(after - before).max() / np.abs(before).max())
+
+
+def program(arch: Arch) -> Any:
+    """(params, images) -> features and stages, compiled once."""
+    encode = functools.partial(Network(arch).encode_image, precision="parity", capture=True)
+    return jax.jit(encode, compiler_options=QUICKLY)
+
+
+def edited(params: Any, part: str, edit: Callable[[np.ndarray], np.ndarray]) -> Any:
+    """Params with `edit` applied to every leaf of the image tower whose path ends in `part`."""
+    leaves = {path: np.asarray(leaf) for path, leaf in flatten(params).items()}
+    named = [path for path in leaves if path.startswith("vision/") and path.endswith(part)]
+    changed = {path: edit(leaves[path]) for path in named}
+    assert named
+    assert not any(np.array_equal(leaves[path], leaf) for path, leaf in changed.items())
+    return nest(leaves | changed)
 
 
 def features_of(stages: dict[str, Any]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Attention biases that depend on how far two patches are apart.
+"""Attention whose scores have a bias that depends on how far two patches are apart.
 
 Sources: Liu et al. 2021 (arXiv 2103.14030) section 3.2; timm 1.0
 `swin_transformer.get_relative_position_index` and `beit.gen_relative_position_index`.
@@ -8,8 +8,13 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax import Array
+from jax.nn.initializers import Initializer
 from jaxtyping import Float, Int32
+
+from clipjax.models import layers
+from clipjax.models.training import Mode
 
 
 def relative_index(height: int, width: int, *, class_token: bool) -> Int32[np.ndarray, "N N"]:
@@ -34,3 +39,42 @@ def relative_bias(
 ) -> Float[Array, "1 heads N N"]:
     """The bias of `layers.attend_heads` from a table and `relative_index`."""
     return jnp.moveaxis(table[index], -1, 0)[None]
+
+
+class RelativeAttention(nnx.Module):
+    """Multi-head self-attention of the tokens of a square window, with a learned bias a distance and head.
+
+    Params: {q,k,v,out}/{kernel,bias}, no k/bias without `key_bias`, and table [R, heads].
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        side: int,
+        class_token: bool,
+        key_bias: bool,
+        init: Initializer,
+        rngs: nnx.Rngs,
+    ):
+        self.q = layers.Linear(dim, dim, kernel_init=init, rngs=rngs)
+        self.k = layers.Linear(dim, dim, kernel_init=init, use_bias=key_bias, rngs=rngs)
+        self.v = layers.Linear(dim, dim, kernel_init=init, rngs=rngs)
+        self.out = layers.Linear(dim, dim, kernel_init=init, rngs=rngs)
+        rows = (2 * side - 1) ** 2 + (3 if class_token else 0)
+        self.table = nnx.Param(init(rngs.params(), (rows, heads), jnp.float32))
+        self.heads = heads
+        self.side = side
+        self.class_token = class_token
+
+    def __call__(
+        self, x: Float[Array, "B N D"], more: Float[Array, "P 1 N N"] | None = None, *, mode: Mode
+    ) -> Float[Array, "B N D"]:
+        """more: added to the bias; row b of the batch has `more[b % P]`."""
+        bias = relative_bias(
+            self.table[...], relative_index(self.side, self.side, class_token=self.class_token)
+        )
+        bias = bias if more is None else bias + more
+        q, k, v = (layers.split_heads(linear(x), self.heads) for linear in (self.q, self.k, self.v))
+        return self.out(layers.attend_heads(q, k, v, mode=mode, bias=bias))

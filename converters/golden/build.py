@@ -7,6 +7,7 @@ record: errors in its flags are not copied.
 from __future__ import annotations
 
 import copy
+import fnmatch
 import functools
 import json
 from importlib.metadata import version
@@ -33,6 +34,8 @@ LIBRARIES = {
     "simclr": timm.__version__,  # built of timm's blocks
     "transformers": version("transformers"),
 }
+
+TIMM_BUFFERS = ("*.attn.relative_position_index", "layers.*.blocks.*.attn_mask")
 
 
 def build_model(
@@ -139,8 +142,12 @@ def from_record(record: dict[str, Any]) -> dict[str, Any]:
 def load_strict(model: nn.Module, checkpoint: Path) -> None:
     """Load any checkpoint that open_clip reads; every key must match.
 
-    Exception: the buffer that transformers and open_clip drop since transformers 4.31.
+    Exceptions: the buffer that transformers and open_clip drop since transformers 4.31, and what timm's
+    filters drop of older Swins and BEiTs.
     """
     state: Any = open_clip.factory.load_state_dict(str(checkpoint))
     state.pop("text.transformer.embeddings.position_ids", None)
+    dropped = [key for pattern in TIMM_BUFFERS for key in fnmatch.filter(state, pattern)]
+    for key in dropped:
+        del state[key]
     model.load_state_dict(state, strict=True)

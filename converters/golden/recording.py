@@ -33,15 +33,21 @@ def channels_last(x: Tensor) -> Tensor:
 
 @contextmanager
 def recording(
-    modules: dict[str, nn.Module], inputs_of: dict[str, nn.Module] | None = None
+    modules: dict[str, nn.Module],
+    inputs_of: dict[str, nn.Module] | None = None,
+    *,
+    turn: Callable[[Tensor], Tensor] = channels_last,
 ) -> Iterator[dict[str, Tensor]]:
-    """Record the outputs of `modules` and the inputs of `inputs_of`, in forward order."""
+    """Record the outputs of `modules` and the inputs of `inputs_of`, in forward order.
+
+    turn: makes maps channels last; `torch.clone` for a tower whose maps are.
+    """
     stages: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[..., None]:
         # A copy, because the reference's activations work in place.
         return lambda _module, args, output=None: stages.__setitem__(
-            name, channels_last(args[0] if output is None else output).clone()
+            name, turn(args[0] if output is None else output).clone()
         )
 
     with ExitStack() as hooks:

@@ -10,14 +10,14 @@ import _parity
 import numpy as np
 import pytest
 import torch
-from _parity import Case, case_of, source_of
+from _parity import Case, case_of, edited, source_of
 from jax import Array
 
 from clipjax.models.arch import arch_to_dict, load_arch, narrow_arch
 from clipjax.models.families import convnext
 from clipjax.models.network import Network
 from clipjax.verification import verify
-from converters.engine import conversion_of, detect_table, flatten, nest
+from converters.engine import conversion_of, detect_table
 from converters.golden import build_model
 from converters.golden.condition import condition
 
@@ -156,16 +156,6 @@ def test_another_activation_is_seen(activation: Any):
 @pytest.mark.parametrize(("name", "eps"), [("convnext_base-in1k", 1e-5), ("convnext_xxlarge-in1k", 1e-6)])
 def test_another_eps_is_seen(name: str, eps: float):
     assert first_difference(narrow_case(name).compare(ln_eps=eps)) == "vision.stem"
-
-
-def edited(params: Any, part: str, edit: Callable[[np.ndarray], np.ndarray]) -> Any:
-    """Params with `edit` applied to every leaf of the image tower whose path ends in `part`."""
-    leaves = {path: np.asarray(leaf) for path, leaf in flatten(params).items()}
-    named = [path for path in leaves if path.startswith("vision/") and path.endswith(part)]
-    changed = {path: edit(leaves[path]) for path in named}
-    assert named
-    assert not any(np.array_equal(leaves[path], leaf) for path, leaf in changed.items())
-    return nest(leaves | changed)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,248 @@
+"""Swin transformers (v1): attention within windows of a map, moved by half a window in every second block.
+
+Sources: Liu et al. 2021 (arXiv 2103.14030); timm 1.0 `swin_transformer.SwinTransformer`.
+Difference: inference only (no stochastic depth).
+
+Params, with timm's names in brackets where they differ; norm stands for {scale,bias}:
+    patch_embed/{kernel [P,P,3,C],bias}            [patch_embed.proj]
+    patch_norm                                     [patch_embed.norm]
+    stage{0..3}/merge/norm                         [layers.i.downsample.norm]; absent in stage0, as the next
+    stage{0..3}/merge/reduction/kernel [4C,2C]     [layers.i.downsample.reduction]
+    stage{0..3}/blocks/...                         [layers.i.blocks.j] stacked on axis 0:
+        ln_1   ln_2                                [norm1, norm2]
+        attn/{q,k,v,out}/{kernel,bias}             [attn.qkv, attn.proj]
+        attn/table [(2w-1)^2,heads]                [attn.relative_position_bias_table]
+        mlp/{c_fc,c_proj}/{kernel,bias}            [mlp.fc1, mlp.fc2]
+    ln_post                                        [norm]
+and the classifier's head/{kernel,bias}            [head.fc]
+Stages: stem, layers.0.0, ..., layers.3.1, pooled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+from jax.nn.initializers import normal
+from jaxtyping import Float
+
+from clipjax.models import layers
+from clipjax.models.arch import Family, refuse_uneven_heads
+from clipjax.models.cut import whole
+from clipjax.models.families.vit import PatchEmbed
+from clipjax.models.relative_position import RelativeAttention
+from clipjax.models.stages import maps_at, run_stages
+from clipjax.models.training import Mode
+
+EXPANSION = 4  # of a block's MLP
+APART = -100.0  # added to the scores of tokens that a moved window took from two ends of the map
+
+# timm's `init_weights_vit_timm`, of every matrix and table.
+_INIT = normal(0.02)
+
+
+@dataclass(frozen=True)
+class SwinConfig:
+    """`depths`, `heads` and `windows` (sides in tokens) are those of the stages.
+
+    `width` is the first stage's; each later one has twice the channels and half the side.
+    """
+
+    image_size: int
+    patch_size: int
+    width: int
+    depths: tuple[int, ...]
+    heads: tuple[int, ...]
+    windows: tuple[int, ...]
+    activation: layers.Activation
+    ln_eps: float
+    embed_dim: int
+
+    def __post_init__(self) -> None:
+        stages = len(self.depths)
+        if stages < 1 or {len(self.heads), len(self.windows)} != {stages}:
+            raise ValueError(f"depths {list(self.depths)} need as many heads and windows")
+        if any(depth < 2 or depth % 2 for depth in self.depths):
+            raise ValueError(f"depths {list(self.depths)} are not pairs of blocks")
+        cell = self.patch_size * 2 ** (stages - 1)
+        if self.image_size < 1 or self.image_size % cell:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of {cell}")
+        for i, window in enumerate(self.windows):
+            refuse_uneven_heads(self.dim(i), self.heads[i])
+            if window < 1 or self.side(i) % window:
+                raise ValueError(f"windows of {window} tokens do not fill the {self.side(i)} of stage {i}")
+        if self.embed_dim != self.dim(stages - 1):
+            raise ValueError(f"embed_dim {self.embed_dim} is not the last stage's, {self.dim(stages - 1)}")
+
+    def dim(self, stage: int) -> int:
+        """Channels."""
+        return self.width * 2**stage
+
+    def side(self, stage: int) -> int:
+        """Tokens along a side of the map."""
+        return self.image_size // self.patch_size // 2**stage
+
+    def shifts(self, stage: int) -> tuple[int, int]:
+        """How far the windows of even and of odd blocks are moved; not where one is the whole map."""
+        window = self.windows[stage]
+        return 0, window // 2 if self.side(stage) > window else 0
+
+
+# ---------------------------------------------------------------------------------------------- windows
+
+
+def partition(x: Float[Array, "B H W C"], window: int) -> Float[Array, "windows N C"]:
+    """Cuts maps into windows of N = window * window tokens, row by row: those of an image after another's."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // window, window, width // window, window, channels)
+    return x.swapaxes(2, 3).reshape(-1, window * window, channels)
+
+
+def joined(x: Float[Array, "windows N C"], window: int, side: int) -> Float[Array, "B H H C"]:
+    """The inverse of `partition`."""
+    rows, channels = side // window, x.shape[-1]
+    x = x.reshape(-1, rows, rows, window, window, channels)
+    return x.swapaxes(2, 3).reshape(-1, side, side, channels)
+
+
+def apart(side: int, window: int, shift: int) -> Float[np.ndarray, "P 1 N N"]:
+    """What is added to the scores in moved windows: 0, or `APART` where the map's two ends meet."""
+    place = np.arange(side).reshape(-1, window)
+    end = (place >= side - window).astype(int) + (place >= side - shift)
+    region = 3 * end[:, None, :, None] + end[None, :, None, :]
+    region = region.reshape(-1, 1, window * window)
+    return np.where(region[..., :, None] == region[..., None, :], 0.0, APART).astype(np.float32)
+
+
+# ------------------------------------------------------------------------------------------------ tower
+
+
+class Block(nnx.Module):
+    """x + attn(ln_1(x)), then x + mlp(ln_2(x)); attention within windows that are moved by `shift` tokens."""
+
+    def __init__(self, dim: int, heads: int, window: int, config: SwinConfig, *, rngs: nnx.Rngs):
+        self.ln_1 = layers.LayerNorm(dim, eps=config.ln_eps)
+        self.attn = RelativeAttention(
+            dim, heads, side=window, class_token=False, key_bias=True, init=_INIT, rngs=rngs
+        )
+        self.ln_2 = layers.LayerNorm(dim, eps=config.ln_eps)
+        self.mlp = layers.Mlp(
+            dim, EXPANSION * dim, activation=config.activation, fc_init=_INIT, proj_init=_INIT, rngs=rngs
+        )
+        self.window = window
+        self.shift = 0
+
+    def __call__(self, x: Float[Array, "B H H C"], *, mode: Mode) -> Float[Array, "B H H C"]:
+        x = x + self.attend(self.ln_1(x), mode)
+        return x + self.mlp(self.ln_2(x))
+
+    def attend(self, x: Array, mode: Mode) -> Array:
+        side, window, shift = x.shape[1], self.window, self.shift
+        if not shift:
+            return joined(self.attn(partition(x, window), mode=mode), window, side)
+        x = partition(jnp.roll(x, (-shift, -shift), axis=(1, 2)), window)
+        x = joined(self.attn(x, jnp.asarray(apart(side, window, shift)), mode=mode), window, side)
+        return jnp.roll(x, (shift, shift), axis=(1, 2))
+
+
+class Merge(nnx.Module):
+    """[B, H, W, C] -> [B, H / 2, W / 2, 2 C]: four neighbours, normalised together, through a matrix."""
+
+    def __init__(self, dim: int, *, eps: float, rngs: nnx.Rngs):
+        self.norm = layers.LayerNorm(4 * dim, eps=eps)
+        self.reduction = layers.Linear(4 * dim, 2 * dim, use_bias=False, kernel_init=_INIT, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        batch, height, width, channels = x.shape
+        x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+        # The left two before the right two.
+        x = x.transpose(0, 1, 3, 4, 2, 5).reshape(batch, height // 2, width // 2, 4 * channels)
+        return self.reduction(self.norm(x))
+
+
+class Stage(nnx.Module):
+    """Halves the map, except in the first stage; then pairs of blocks, scanned."""
+
+    def __init__(self, index: int, config: SwinConfig, *, rngs: nnx.Rngs):
+        c = config
+        self.merge = Merge(c.dim(index - 1), eps=c.ln_eps, rngs=rngs) if index else None
+        sizes = c.dim(index), c.heads[index], c.windows[index]
+        self.blocks = layers.stack(lambda rngs: Block(*sizes, c, rngs=rngs), c.depths[index], rngs)
+        self.shifts = c.shifts(index)
+
+    def __call__(self, x: Array, mode: Mode, capture: bool) -> tuple[Array, Array | None]:
+        def step(x: Array, pair: Block) -> tuple[Array, Array | None]:
+            pair, outputs = whole(pair), []
+            for i, shift in enumerate(self.shifts):
+                block = jax.tree.map(lambda param, i=i: param[i], pair)
+                block.shift = shift
+                x = layers.apply(block, x, mode=mode)
+                outputs.append(x)
+            return x, jnp.stack(outputs) if capture else None
+
+        x = x if self.merge is None else self.merge(x)
+        pairs = jax.tree.map(lambda param: param.reshape(-1, 2, *param.shape[1:]), self.blocks)
+        x, outputs = jax.lax.scan(step, x, pairs)
+        return x, None if outputs is None else outputs.reshape(-1, *x.shape)
+
+
+class Swin(nnx.Module):
+    """Normalised images -> features, not of unit norm."""
+
+    def __init__(self, config: SwinConfig, rngs: nnx.Rngs):
+        c = config
+        self.patch_embed = PatchEmbed(c.patch_size, c.width, use_bias=True, rngs=rngs)
+        self.patch_norm = layers.LayerNorm(c.width, eps=c.ln_eps)
+        self.depth = len(c.depths)
+        for i in range(self.depth):
+            setattr(self, f"stage{i}", Stage(i, c, rngs=rngs))
+        self.ln_post = layers.LayerNorm(c.embed_dim, eps=c.ln_eps)
+
+    def __call__(
+        self, images: Float[Array, "B S S 3"], mode: Mode, capture: bool
+    ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
+        stem = self.stem(images)
+        stages = {f"layers.{i}": getattr(self, f"stage{i}") for i in range(self.depth)}
+        x, outputs = run_stages(stages, stem, mode, capture)
+        features = self.pooled(x)
+        return features, {"stem": stem, **outputs, "pooled": features}
+
+    def stem(self, images: Array) -> Array:
+        return self.patch_norm(self.patch_embed(images))
+
+    def pooled(self, x: Float[Array, "B h h E"]) -> Float[Array, "B E"]:
+        """The last map -> one vector an image; the norm comes before the mean."""
+        return jnp.mean(self.ln_post(x), axis=(1, 2))
+
+
+def narrow(config: SwinConfig) -> SwinConfig:
+    """Widths 16 to 128, a pair more in the third stage, windows of 3; in the last stage one window."""
+    heads, windows = (2, 2, 4, 4), (3, 3, 3, 3)
+    sizes = {"image_size": 3 * 8 * config.patch_size, "width": 16, "embed_dim": 128}
+    return dataclasses.replace(config, depths=(2, 2, 4, 2), heads=heads, windows=windows, **sizes)
+
+
+def dense(
+    tower: Swin, images: Float[Array, "B S S 3"], stages: Sequence[int], mode: Mode
+) -> list[Float[Array, "B _ _ _"]]:
+    """The maps of the given stages (ascending), from [B, S / P, S / P, width] for stage 0."""
+    found = [getattr(tower, f"stage{i}") for i in range(stages[-1] + 1)]
+    return maps_at(found, tower.stem(images), mode=mode, at=stages)
+
+
+FAMILY = Family(
+    name="swin",
+    tower="vision",
+    config=SwinConfig,
+    build=Swin,
+    narrow=narrow,
+    depth=lambda config: len(config.depths),
+    dense=dense,
+    cpu_options=layers.CPU_OPTIONS,
+)
