@@ -43,12 +43,15 @@ class Positions(NamedTuple):
 
     path: of the leaf in the tower's params. prefix: rows before the patches' own. grid: patches along a side.
     rule: how the reference resamples it, None if it does not.
+    distances: the leaf has a table [R, heads] a block, with a row a distance of two patches (see
+        `relative_position.relative_index`); its `prefix` other rows come last.
     """
 
     path: str
     prefix: int
     grid: int
     rule: str | None
+    distances: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,10 @@ library resizes the grid bicubically, as an image of D channels, in its own way:
 Bicubic is that of `torch.nn.functional.interpolate` with pixel centres at halves (align_corners false): Keys'
 kernel with a = -0.75 and edges repeated. With antialiasing (as in PIL) a = -0.5, the kernel is stretched
 where the grid shrinks, and edges are left out. One float64 weight matrix serves both axes.
+
+Tables of biases for distances (BEiT) are resampled as timm 1.0 `layers.resize_rel_pos_bias_table` does it,
+after BEiT's own code: linearly, with the old distances drawn apart in a geometric progression, so that short
+ones keep their biases.
 """
 
 from __future__ import annotations
@@ -64,11 +68,16 @@ def rule_of(arch: Arch, library: str, asked: str | None) -> str | None:
             f"{arch.name} takes images of {arch.vision.image_size} pixels only: its reference does not "
             f"resample the position table {positions.path}"
         )
+    if positions.distances and asked not in (None, positions.rule):
+        raise UsageError(
+            f"{arch.name} has biases for distances, which are resampled by the rule {positions.rule!r}, not "
+            f"{asked!r}"
+        )
     return asked or ("transformers" if library == "transformers" else positions.rule)
 
 
 def resampled(arch: Arch, vision: dict[str, Any], image_size: int, rule: Rule) -> tuple[str, np.ndarray]:
-    """The image tower's position table for another size: its path, and float32 [N, D]."""
+    """The image tower's position table for another size: its path, and float32 like the old one."""
     family = family_of(arch.vision)
     assert family.positions is not None
     old = family.positions(arch.vision)
@@ -76,6 +85,8 @@ def resampled(arch: Arch, vision: dict[str, Any], image_size: int, rule: Rule) -
     leaf: Any = vision
     for part in old.path.split("/"):
         leaf = leaf[part]
+    if old.distances:
+        return old.path, resample_biases(np.asarray(leaf), old.prefix, new.grid)
     return old.path, resample_table(np.asarray(leaf), old.prefix, new.grid, rule)
 
 
@@ -89,6 +100,37 @@ def resample_table(table: np.ndarray, prefix: int, grid: int, rule: Rule) -> np.
     weights = antialiased(side, grid) if rule in _ANTIALIASED else bicubic(side, grid, scale)
     resized = np.einsum("yi,xj,ijd->yxd", weights, weights, patches, optimize=True)
     return np.concatenate([table[:prefix], resized.reshape(grid * grid, -1).astype(table.dtype)])
+
+
+def resample_biases(tables: np.ndarray, others: int, grid: int) -> np.ndarray:
+    """Tables float32 [L, (2 g - 1)^2 + others, heads] for a window of g x g patches -> of grid x grid."""
+    rows = tables.shape[1] - others
+    source, target = round(rows**0.5), 2 * grid - 1
+    if source == target:
+        return tables
+    old = tables[:, :rows].reshape(len(tables), source, source, -1).astype(np.float64)
+    new, points = np.arange(target) - target // 2, _drawn_apart(source, target)
+    weights = np.stack([np.interp(new, points, row) for row in np.eye(source)], axis=1)
+    resized = np.einsum("yi,xj,lijd->lyxd", weights, weights, old, optimize=True)
+    resized = resized.reshape(len(tables), target**2, -1).astype(tables.dtype)
+    return np.concatenate([resized, tables[:, rows:]], axis=1)
+
+
+def _drawn_apart(source: int, target: int) -> np.ndarray:
+    """Where the old distances -s .. s lie among the new ones: 0, 1, 1 + q, 1 + q + q^2, ... both ways.
+
+    q from 1.01 to 1.5, such that the last one is the longest new distance (found by halving, as timm's).
+    """
+    low, high, steps = 1.01, 1.5, source // 2
+    ratio = high
+    while high - low > 1e-6:
+        ratio = (low + high) / 2
+        if (1 - ratio**steps) / (1 - ratio) > target // 2:
+            high = ratio
+        else:
+            low = ratio
+    away = np.cumsum(ratio ** np.arange(steps))
+    return np.concatenate([-away[::-1], [0.0], away])
 
 
 def bicubic(source: int, target: int, scale: float) -> np.ndarray:

@@ -1,0 +1,159 @@
+"""BEiT and BEiT v2 as classifiers: vision transformers whose scores have a bias for each distance of patches.
+
+Sources: Bao et al. 2022 (arXiv 2106.08254), Peng et al. 2022 (arXiv 2208.06366); timm 1.0 `beit.Beit`. Names
+are those of vit.py. There is no position table: each block has a table of biases, with three more rows for
+the class token (`relative_position.py`). Queries and values have a bias, keys have none. The features are the
+mean of the patches' tokens, then a norm; the class token is left out.
+Difference: inference only (no stochastic depth).
+
+Params: patch_embed/{kernel [P,P,3,D],bias}, class_embedding [D], blocks/{ln_1,ln_2}/{scale,bias},
+blocks/attn/{q,v,out}/{kernel,bias}, blocks/attn/k/kernel, blocks/attn/table [(2g-1)^2+3,heads] for g x g
+patches, blocks/{ls_1,ls_2}/scale [D], blocks/mlp/{c_fc,c_proj}/{kernel,bias} (blocks stacked on axis 0),
+ln_post/{scale,bias}.
+Stages: patch_embed, embed, blocks.0, ..., pooled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jax.nn.initializers import normal
+from jaxtyping import Float
+
+from clipjax.models import layers
+from clipjax.models.arch import Family, Positions, refuse_uneven_heads, two_heads
+from clipjax.models.families.vit import PatchEmbed
+from clipjax.models.relative_position import RelativeAttention
+from clipjax.models.training import Mode
+
+LAYER_SCALE = 0.1  # at initialisation
+
+# timm's `_init_weights`, of every matrix; tables start at zero there, and here as the matrices.
+_INIT = normal(0.02)
+
+
+@dataclass(frozen=True)
+class BeitConfig:
+    """Sizes in pixels and channels.
+
+    Attributes:
+        pooling: "patches": the features are the mean of all tokens but the class token, normalised after it.
+    """
+
+    image_size: int
+    patch_size: int
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+    activation: layers.Activation
+    ln_eps: float
+    pooling: Literal["patches"]
+    embed_dim: int
+
+    def __post_init__(self) -> None:
+        if self.image_size < 1 or self.image_size % self.patch_size:
+            raise ValueError(
+                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
+            )
+        refuse_uneven_heads(self.width, self.heads)
+        if self.embed_dim != self.width:
+            raise ValueError(f"embed_dim {self.embed_dim} is not the width, {self.width}")
+
+    @property
+    def grid(self) -> int:
+        """Patches along a side."""
+        return self.image_size // self.patch_size
+
+
+class Block(nnx.Module):
+    """x + ls_1(attn(ln_1(x))), then x + ls_2(mlp(ln_2(x)))."""
+
+    def __init__(self, config: BeitConfig, rngs: nnx.Rngs):
+        c = config
+        self.ln_1 = layers.LayerNorm(c.width, eps=c.ln_eps)
+        self.attn = RelativeAttention(
+            c.width, c.heads, side=c.grid, class_token=True, key_bias=False, init=_INIT, rngs=rngs
+        )
+        self.ls_1 = layers.LayerScale(c.width, init=LAYER_SCALE)
+        self.ln_2 = layers.LayerNorm(c.width, eps=c.ln_eps)
+        self.mlp = layers.Mlp(
+            c.width, c.mlp_width, activation=c.activation, fc_init=_INIT, proj_init=_INIT, rngs=rngs
+        )
+        self.ls_2 = layers.LayerScale(c.width, init=LAYER_SCALE)
+
+    def __call__(self, x: Float[Array, "B N D"], *, mode: Mode) -> Float[Array, "B N D"]:
+        x = x + self.ls_1(self.attn(self.ln_1(x), mode=mode))
+        return x + self.ls_2(self.mlp(self.ln_2(x)))
+
+
+class Beit(nnx.Module):
+    """Normalised images -> features, not of unit norm."""
+
+    def __init__(self, config: BeitConfig, rngs: nnx.Rngs):
+        c = config
+        self.patch_embed = PatchEmbed(c.patch_size, c.width, use_bias=True, rngs=rngs)
+        self.class_embedding = nnx.Param(_INIT(rngs.params(), (c.width,)))
+        self.blocks = layers.stack(lambda rngs: Block(c, rngs), c.layers, rngs)
+        # Deeper blocks start with a smaller output (timm's `fix_init_weight`).
+        depth = jnp.arange(1, c.layers + 1, dtype=jnp.float32)[:, None, None]
+        for linear in (self.blocks.attn.out, self.blocks.mlp.c_proj):
+            linear.kernel[...] = linear.kernel[...] * (2 * depth) ** -0.5
+        self.ln_post = layers.LayerNorm(c.width, eps=c.ln_eps)
+
+    def __call__(
+        self, images: Float[Array, "B S S 3"], mode: Mode, capture: bool
+    ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
+        patches = self.patch_embed(images)
+        embedded = self.embed(patches)
+        x, outputs = layers.scan(self.blocks, embedded, mode=mode, capture=capture)
+        features = self.pooled(x)
+        if outputs is None:
+            return features, {}
+        stages = {"patch_embed": patches, "embed": embedded}
+        stages |= {f"blocks.{i}": output for i, output in enumerate(outputs)}
+        return features, stages | {"pooled": features}
+
+    def embed(self, patches: Float[Array, "B h w D"]) -> Float[Array, "B N D"]:
+        """Embedded patches -> the first block's input."""
+        batch, *_, width = patches.shape
+        token = jnp.broadcast_to(self.class_embedding[...], (batch, 1, width))
+        return jnp.concatenate([token, patches.reshape(batch, -1, width)], axis=1)
+
+    def pooled(self, x: Float[Array, "B N D"]) -> Float[Array, "B E"]:
+        """The last block's output -> one vector an image."""
+        return self.ln_post(x[:, 1:].mean(axis=1))
+
+
+def dense(
+    tower: Beit, images: Float[Array, "B S S 3"], blocks: Sequence[int], mode: Mode
+) -> list[Float[Array, "B h w D"]]:
+    """The outputs of the given blocks (ascending), as maps without the class token."""
+    patches = tower.patch_embed(images)
+    outputs = layers.scan_at(tower.blocks, tower.embed(patches), mode=mode, at=blocks)
+    return [x[:, 1:].reshape(patches.shape) for x in outputs]
+
+
+def narrow(config: BeitConfig) -> BeitConfig:
+    """Two heads, two blocks, nine patches."""
+    sizes = two_heads(config)
+    return dataclasses.replace(config, **sizes, image_size=3 * config.patch_size, embed_dim=sizes["width"])
+
+
+FAMILY = Family(
+    name="beit",
+    tower="vision",
+    config=BeitConfig,
+    build=Beit,
+    narrow=narrow,
+    dense=dense,
+    depth=lambda config: config.layers,
+    positions=lambda config: Positions("blocks/attn/table", 3, config.grid, "timm", distances=True),
+    cpu_options=layers.CPU_OPTIONS,
+)
