@@ -55,7 +55,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "regnetx_004_tv": SMALL,
     "regnety_002": SMALL,
     "densenet121": {"growth_rate": 8, "block_config": [2, 2, 3, 2], **SMALL},
-    "resnetv2_50x1_bit": {"layers": [1, 1, 1, 1], "channels": [128, 128, 256, 256], **SMALL},
+    "resnetv2_50x1_bit": {"channels": [128, 128, 256, 256], **SMALL},
 }
 # {timm's name: (arguments, the first field that is another network)}.
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -108,7 +108,7 @@ def test_logits_of_a_saved_folder(name: str, tmp_path: Path) -> None:
     features = jax.jit(encode, compiler_options=QUICKLY)(ours.params, jnp.asarray(images))
     with torch.inference_mode():
         given = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
-        expected = theirs.forward_head(theirs.forward_features(given), pre_logits=True)
+        expected = theirs.forward_head(theirs.forward_features(given), pre_logits=True).flatten(1)
         logits = theirs(given)
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
     if theirs.num_classes:

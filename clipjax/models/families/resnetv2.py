@@ -1,0 +1,185 @@
+"""ResNet v2 of BiT: norms before convolutions, GroupNorm, standardised kernels.
+
+Sources: Kolesnikov et al. 2020 (arXiv 1912.11370); He et al. 2016 (arXiv 1603.05027) for the order; timm 1.0
+`resnetv2.ResNetV2` as `_create_resnetv2_bit` builds it.
+Difference: inference only (no stochastic depth).
+
+Params, with timm's names in brackets where they differ; norm stands for {scale,bias}, kernels are raw:
+    stem/kernel [7,7,3,C]               [stem.conv]
+    stage{0..3}/first/...               [stages.i.blocks.0]:
+        downsample/kernel [1,1,I,O]     [downsample.conv]; absent in rest, of which the others are stacked
+        norm1  conv1/kernel  norm2  conv2/kernel  norm3  conv3/kernel
+    stage{0..3}/rest/...                [stages.i.blocks.1 ...] stacked on axis 0
+    norm                                the last one
+and the classifier's head/{kernel,bias} [head.fc]
+Stages: stem, stages.0.0, ..., stages.3.2, head, pooled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jax.nn.initializers import variance_scaling
+from jaxtyping import Float
+
+from clipjax.models import convolutions, layers
+from clipjax.models.arch import Family
+from clipjax.models.maps import GroupNorm, StandardConv
+from clipjax.models.stages import Stage, maps_at, run_stages
+from clipjax.models.training import Mode
+
+# timm's `_init_weights`: kaiming_normal_ by fan-out, for ReLU.
+_INIT = variance_scaling(2.0, "fan_out", "normal")
+
+
+@dataclass(frozen=True)
+class ResNetV2Config:
+    """Channels and blocks.
+
+    Attributes:
+        stem_width: of the 7x7 convolution.
+        widths, depths: a stage's output channels, and its blocks.
+        bottleneck: a block's output is this many times wider than its 3x3 convolution.
+        groups: of a norm.
+        gn_eps, conv_eps: added to a group's variance, and to that of a kernel's weights.
+        activation: after each norm.
+        pool_padding: what surrounds the map that the stem's max pool reads: "zeros", which may be the maximum
+            there, or "lowest", which never is.
+    """
+
+    image_size: int
+    stem_width: int
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    bottleneck: int
+    groups: int
+    gn_eps: float
+    conv_eps: float
+    activation: Literal["relu"]
+    padding: convolutions.Padding
+    pool_padding: Literal["zeros", "lowest"]
+    embed_dim: int
+
+    def __post_init__(self) -> None:
+        if self.image_size < 1:
+            raise ValueError(f"image_size {self.image_size} is not positive")
+        if len(self.widths) != len(self.depths) or min(self.depths, default=0) < 1:
+            raise ValueError(f"widths {list(self.widths)} need as many depths of 1 and more")
+        for width in (self.stem_width, *self.widths, *(width // self.bottleneck for width in self.widths)):
+            if width < 1 or width % self.groups:
+                raise ValueError(f"{width} channels are not a multiple of groups {self.groups}")
+        if self.embed_dim != self.widths[-1]:
+            raise ValueError(f"embed_dim {self.embed_dim} is not the last width, {self.widths[-1]}")
+
+
+def convolution(
+    in_dim: int, out_dim: int, *, kernel: int, config: ResNetV2Config, rngs: nnx.Rngs, stride: int = 1
+) -> StandardConv:
+    options = {"stride": stride, "padding": config.padding, "kernel_init": _INIT, "rngs": rngs}
+    return StandardConv(in_dim, out_dim, eps=config.conv_eps, kernel=kernel, **options)
+
+
+class NormAct(GroupNorm):
+    """GroupNorm, then the activation."""
+
+    def __init__(self, dim: int, config: ResNetV2Config):
+        super().__init__(dim, groups=config.groups, eps=config.gn_eps)
+        self.activation = config.activation
+
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        return layers.ACTIVATIONS[self.activation](super().__call__(x))
+
+
+class Block(nnx.Module):
+    """shortcut + conv3(conv2(conv1)), each convolution of what a norm and the activation made of its input.
+
+    A stage's first block has a convolution in its shortcut, which reads what the first norm made.
+    """
+
+    def __init__(
+        self, in_dim: int, dim: int, config: ResNetV2Config, *, stride: int, first: bool, rngs: nnx.Rngs
+    ):
+        conv = partial(convolution, config=config, rngs=rngs)
+        inner = dim // config.bottleneck
+        self.downsample = conv(in_dim, dim, kernel=1, stride=stride) if first else None
+        self.norm1 = NormAct(in_dim, config)
+        self.conv1 = conv(in_dim, inner, kernel=1)
+        self.norm2 = NormAct(inner, config)
+        self.conv2 = conv(inner, inner, kernel=3, stride=stride)
+        self.norm3 = NormAct(inner, config)
+        self.conv3 = conv(inner, dim, kernel=1)
+
+    def __call__(self, x: Float[Array, "B H W I"], *, mode: Mode) -> Float[Array, "B h w O"]:
+        before = self.norm1(x)
+        shortcut = x if self.downsample is None else self.downsample(before, mode)
+        y = self.conv2(self.norm2(self.conv1(before, mode)), mode)
+        return shortcut + self.conv3(self.norm3(y), mode)
+
+
+def stage_of(index: int, config: ResNetV2Config, rngs: nnx.Rngs) -> Stage:
+    """Blocks of one width; the first halves the map, except in the first stage."""
+    dim = config.widths[index]
+    in_dim = config.widths[index - 1] if index else config.stem_width
+    first = partial(Block, in_dim, dim, config, stride=2 if index else 1, first=True)
+    rest = partial(Block, dim, dim, config, stride=1, first=False)
+    return Stage(lambda rngs: first(rngs=rngs), lambda rngs: rest(rngs=rngs), config.depths[index], rngs)
+
+
+class ResNetV2(nnx.Module):
+    """Normalised images -> features, not of unit norm."""
+
+    def __init__(self, config: ResNetV2Config, rngs: nnx.Rngs):
+        c = config
+        self.config = config
+        self.stem = convolution(3, c.stem_width, kernel=7, stride=2, config=c, rngs=rngs)
+        for i in range(len(c.depths)):
+            setattr(self, f"stage{i}", stage_of(i, c, rngs))
+        self.norm = NormAct(c.embed_dim, c)
+
+    def __call__(
+        self, images: Float[Array, "B S S 3"], mode: Mode, capture: bool
+    ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
+        stem = self.pooled_stem(images, mode)
+        stages = {f"stages.{i}": getattr(self, f"stage{i}") for i in range(len(self.config.depths))}
+        x, outputs = run_stages(stages, stem, mode, capture)
+        x = self.norm(x)
+        features = jnp.mean(x, axis=(1, 2))
+        return features, {"stem": stem, **outputs, "head": x, "pooled": features}
+
+    def pooled_stem(self, images: Array, mode: Mode) -> Array:
+        """[B, S, S, 3] -> [B, S / 4, S / 4, stem_width]."""
+        outside = {"zeros": 0.0, "lowest": -jnp.inf}[self.config.pool_padding]
+        x = self.stem(images, mode)
+        return convolutions.max_pool(x, window=3, stride=2, padding="symmetric", outside=outside, mode=mode)
+
+
+def dense(
+    tower: ResNetV2, images: Float[Array, "B S S 3"], stages: Sequence[int], mode: Mode
+) -> list[Float[Array, "B _ _ _"]]:
+    """The maps of the given stages (ascending), from [B, S / 4, S / 4, widths[0]] for stage 0."""
+    found = [getattr(tower, f"stage{i}") for i in range(stages[-1] + 1)]
+    return maps_at(found, tower.pooled_stem(images, mode), mode=mode, at=stages)
+
+
+def narrow(config: ResNetV2Config) -> ResNetV2Config:
+    """Five blocks, in which each group of a norm has two channels and more; maps of odd sides."""
+    sizes = {"image_size": 80, "stem_width": 64, "embed_dim": 256}
+    return dataclasses.replace(config, widths=(256,) * 4, depths=(2, 1, 1, 1), **sizes)
+
+
+FAMILY = Family(
+    name="resnetv2",
+    tower="vision",
+    config=ResNetV2Config,
+    build=ResNetV2,
+    narrow=narrow,
+    depth=lambda config: len(config.depths),
+    dense=dense,
+)
