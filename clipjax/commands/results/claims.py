@@ -21,8 +21,8 @@ from clipjax.commands.shared.options import (
 )
 from clipjax.commands.shared.output import print_table, say
 from clipjax.commands.shared.records import taking
-from clipjax.commands.shared.result_folder import check_choice, emit, opened
-from clipjax.errors import counted, unknown_name
+from clipjax.commands.shared.result_folder import check_choice, check_form, emit, opened
+from clipjax.errors import counted
 
 if TYPE_CHECKING:
     from clipjax.analysis.claims.claims import Verdict
@@ -63,9 +63,7 @@ class ClaimsOptions:
     def check(self) -> None:
         from clipjax.analysis.claims.verdicts import FORMATS
 
-        if self.form not in FORMATS:
-            raise unknown_name("format", self.form, list(FORMATS))
-        refuse_beside("--format table", {"--out": self.out if self.form == "table" else None})
+        check_form(self.form, self.out, FORMATS)
 
     def check_listing(self) -> None:
         """--list reads no results."""

@@ -11,7 +11,7 @@ import typer
 from clipjax.commands.shared.exclusions import refuse_beside
 from clipjax.commands.shared.options import OutFileOption, PrecisionOption, PromptSetOption, ResultsArgument
 from clipjax.commands.shared.output import print_table, say
-from clipjax.commands.shared.result_folder import check_choice, emit, opened
+from clipjax.commands.shared.result_folder import check_choice, check_form, emit, opened
 
 if TYPE_CHECKING:
     from clipjax.analysis.rows.curation import Table
@@ -51,7 +51,7 @@ def curation(options: CurationOptions) -> None:
     from clipjax.analysis.rows.curation import NOTE, export_curation, listing, wide
 
     form = options.form
-    refuse_beside("--format table", {"--out": options.out if form == "table" else None})
+    check_form(form, options.out)
     refuse_beside("--rows", {f"--format {form}": options.rows and form != "table"})
     table = _table(options)
     if form != "table":

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipjax.commands.shared.exclusions import refuse_beside
 from clipjax.commands.shared.options import LinesOption, OutFileOption
 from clipjax.commands.shared.output import print_table, say
-from clipjax.commands.shared.result_folder import emit, opened
-from clipjax.errors import DataError, UsageError, counted, unknown_name
+from clipjax.commands.shared.result_folder import check_form, emit, opened
+from clipjax.errors import DataError, UsageError, counted
 
 if TYPE_CHECKING:
     from clipjax.analysis.diff.differences import Differences, Pair
@@ -64,9 +63,7 @@ def diff(options: DiffOptions) -> None:
     """
     from clipjax.analysis.diff.tables import FORMATS, export_differences
 
-    refuse_beside("--format table", {"--out": options.out if options.form == "table" else None})
-    if options.form not in FORMATS:
-        raise unknown_name("format", options.form, list(FORMATS))
+    check_form(options.form, options.out, FORMATS)
     found = _differences(options)
     if options.form == "table":
         _print(found, options.tolerance, options.limit or None)

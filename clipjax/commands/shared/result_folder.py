@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clipjax.commands.shared.exclusions import refuse_beside
 from clipjax.commands.shared.output import say
 from clipjax.errors import DataError, UsageError, unknown_name
 
@@ -108,6 +109,13 @@ SHIPPED: dict[str, Callable[[], Sequence[str]]] = {
     "precision": lambda: ("parity", "fast"),
 }
 """Kind of a name -> its known names: one that no row has may still be spelled right."""
+
+
+def check_form(form: str, out: Path | None, known: Sequence[str] | None = None) -> None:
+    """Raises UsageError for an unknown form of the output, and for --out with a table."""
+    if known is not None and form not in known:
+        raise unknown_name("format", form, list(known))
+    refuse_beside("--format table", {"--out": out if form == "table" else None})
 
 
 def emit(text: str, out: Path | None) -> None:
