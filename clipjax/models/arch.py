@@ -74,6 +74,7 @@ class Family:
             map [B, h, w, C], without final norm and class token. Runs nothing after the last one and keeps no
             other output.
         positions: vision with a position table: config -> its `Positions`.
+        one_size: vision that takes images of one size only: why, as in "it takes ... pixels only: WHY".
         embedded: text towers that take vectors (`Network.encode_embedded`): (tower, beginning, tokens,
             positions, mode) -> features.
         cpu_options: options of XLA's CPU compiler that make the tower faster.
@@ -87,6 +88,7 @@ class Family:
     depth: Callable[[Any], int] | None = None
     dense: Callable[[Any, Any, Sequence[int], Any], list[Any]] | None = None
     positions: Callable[[Any], Positions] | None = None
+    one_size: str | None = None
     embedded: Callable[..., Any] | None = None
     cpu_options: Mapping[str, str] | None = None
 

@@ -55,9 +55,14 @@ def rule_of(arch: Arch, library: str, asked: str | None) -> str | None:
     """The rule for a model's table: `asked`, or its library's own; None: it has no table.
 
     Raises:
-        UsageError: a rule is asked for without a table, or the reference does not resample its table.
+        UsageError: a rule is asked for without a table, the reference does not resample its table, or the
+            architecture is bound to its size.
     """
     family = family_of(arch.vision)
+    if family.one_size is not None:
+        raise UsageError(
+            f"{arch.name} takes images of {arch.vision.image_size} pixels only: {family.one_size}"
+        )
     positions = family.positions(arch.vision) if family.positions else None
     if positions is None:
         if asked is not None:

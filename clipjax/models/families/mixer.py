@@ -1,0 +1,265 @@
+"""MLPs that mix tokens: MLP-Mixer, timm's gated gMixer, ResMLP and gMLP.
+
+Sources: Tolstikhin et al. 2021 (arXiv 2105.01601), Touvron et al. 2021 (arXiv 2105.03404), Liu et al. 2021
+(arXiv 2105.08050); timm 1.0 `mlp_mixer.MlpMixer` for the details.
+Differences: tokens are the first axis, [N, B, D], so that mixing them is a plain matrix product; the halves
+of a gated layer are two layers.
+
+Params, with timm's names in brackets where they differ; norm stands for {scale,bias}, in ResMLP
+[alpha, beta]:
+    patch_embed/{kernel [P,P,3,D], bias}           [stem.proj]
+    ln_post/norm                                   [norm]
+and the blocks, stacked on axis 0, with N tokens, T = token_width and M = mlp_width:
+    "mixer":  blocks/{ln_1,ln_2}/norm              [norm1, norm2]
+              blocks/tokens/{c_fc [N,T], c_proj [T,N]}/{kernel,bias}      [mlp_tokens.fc1, fc2]
+              blocks/channels/{c_fc [D,M], c_proj [M,D]}/{kernel,bias}    [mlp_channels.fc1, fc2]
+    "gmixer": the same, with {value,gate}/{kernel,bias} for c_fc          [the halves of fc1]
+    "resmlp": the same as "mixer", with
+              blocks/tokens/{kernel [N,N], bias}   [linear_tokens]
+              blocks/{ls_1,ls_2}/scale             [ls1, ls2]
+    "gmlp":   blocks/ln/norm                       [norm]
+              blocks/channels/{value,gate}/{kernel [D,M], bias}           [the halves of mlp_channels.fc1]
+              blocks/channels/ln/norm              [mlp_channels.gate.norm]
+              blocks/channels/tokens/{kernel [N,N], bias}                 [mlp_channels.gate.proj]
+              blocks/channels/c_proj/{kernel [M,D], bias}                 [mlp_channels.fc2]
+Stages: patch_embed, blocks.0 ..., pooled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jax.nn.initializers import normal, ones, xavier_uniform
+from jaxtyping import Float
+
+from clipjax.models import layers
+from clipjax.models.arch import Family
+from clipjax.models.families.vit import PatchEmbed
+from clipjax.models.training import Mode
+
+LAYER_SCALE_INIT = 1e-5  # of timm's resmlp_24_224
+_TINY = normal(1e-6)  # of biases, and of gates, which start open
+
+
+@dataclass(frozen=True)
+class MixerConfig:
+    """Sizes in pixels and channels.
+
+    Attributes:
+        block: whose blocks: MLP-Mixer's, gMixer's (with gated MLPs), ResMLP's (affine layers for norms, one
+            matrix over tokens, LayerScale) or gMLP's (one branch, gated by mixed tokens).
+        token_width: of the hidden layer over tokens, as read by the second matrix; 0 with "resmlp", "gmlp".
+        mlp_width: of the hidden layer over channels, as read by the second matrix.
+        ln_eps: 0 with "resmlp", which has no LayerNorm.
+        gate_eps: of the LayerNorm inside a "gmlp" block; else 0.
+    """
+
+    image_size: int
+    patch_size: int
+    width: int
+    layers: int
+    block: Literal["mixer", "gmixer", "resmlp", "gmlp"]
+    token_width: int
+    mlp_width: int
+    activation: Literal["gelu", "silu"]
+    ln_eps: float
+    gate_eps: float
+    embed_dim: int
+
+    def __post_init__(self) -> None:
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
+            )
+        if self.embed_dim != self.width:
+            raise ValueError(f"embed_dim is the width, {self.width}")
+        present = {
+            "token_width": self.block in ("mixer", "gmixer"),
+            "ln_eps": self.block != "resmlp",
+            "gate_eps": self.block == "gmlp",
+        }
+        for name, has in present.items():
+            if (getattr(self, name) > 0) != has:
+                raise ValueError(f"block {self.block!r} has {name} {'above 0' if has else '0'}")
+
+    @property
+    def tokens(self) -> int:
+        return (self.image_size // self.patch_size) ** 2
+
+
+class TokenLinear(layers.Linear):
+    """A linear layer over tokens, the first axis."""
+
+    def __call__(self, x: Float[Array, "N B D"]) -> Float[Array, "M B D"]:
+        assert self.bias is not None
+        return jnp.tensordot(self.kernel[...], x, axes=(0, 0)) + self.bias[...][:, None, None]
+
+
+class Affine(nnx.Module):
+    """x * scale + bias: ResMLP's "norm"."""
+
+    def __init__(self, dim: int):
+        self.scale = nnx.Param(jnp.ones((dim,)))
+        self.bias = nnx.Param(jnp.zeros((dim,)))
+
+    def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
+        return x * self.scale[...] + self.bias[...]
+
+
+def norm(config: MixerConfig) -> layers.LayerNorm | Affine:
+    return (
+        Affine(config.width)
+        if config.block == "resmlp"
+        else layers.LayerNorm(config.width, eps=config.ln_eps)
+    )
+
+
+def linear(kind: type[layers.Linear], in_dim: int, out_dim: int, rngs: nnx.Rngs) -> layers.Linear:
+    return kind(in_dim, out_dim, kernel_init=xavier_uniform(), bias_init=_TINY, rngs=rngs)
+
+
+def gate(kind: type[layers.Linear], in_dim: int, out_dim: int, rngs: nnx.Rngs) -> layers.Linear:
+    return kind(in_dim, out_dim, kernel_init=_TINY, bias_init=ones, rngs=rngs)
+
+
+class Mlp(nnx.Module):
+    """c_fc, activation, c_proj; or, gated, value times the activation of gate, c_proj.
+
+    kind: whether the layers are over channels or over tokens.
+    """
+
+    def __init__(self, kind: type[layers.Linear], dim: int, width: int, config: MixerConfig, rngs: nnx.Rngs):
+        self.gated = config.block == "gmixer"
+        if self.gated:
+            self.value, self.gate = linear(kind, dim, width, rngs), gate(kind, dim, width, rngs)
+        else:
+            self.c_fc = linear(kind, dim, width, rngs)
+        self.c_proj = linear(kind, width, dim, rngs)
+        self.activation = config.activation
+
+    def __call__(self, x: Float[Array, "*tokens D"]) -> Float[Array, "*tokens D"]:
+        activation = layers.ACTIVATIONS[self.activation]
+        if self.gated:
+            return self.c_proj(self.value(x) * activation(self.gate(x)))
+        return self.c_proj(activation(self.c_fc(x)))
+
+
+class SpatialGate(nnx.Module):
+    """gMLP's: c_proj of value times mixed tokens; the activation comes before both halves."""
+
+    def __init__(self, config: MixerConfig, rngs: nnx.Rngs):
+        c = config
+        self.value = linear(layers.Linear, c.width, c.mlp_width, rngs)
+        self.gate = linear(layers.Linear, c.width, c.mlp_width, rngs)
+        self.ln = layers.LayerNorm(c.mlp_width, eps=c.gate_eps)
+        self.tokens = gate(TokenLinear, c.tokens, c.tokens, rngs)
+        self.c_proj = linear(layers.Linear, c.mlp_width, c.width, rngs)
+        self.activation = c.activation
+
+    def __call__(self, x: Float[Array, "N B D"]) -> Float[Array, "N B D"]:
+        activation = layers.ACTIVATIONS[self.activation]
+        mixed = self.tokens(self.ln(activation(self.gate(x))))
+        return self.c_proj(activation(self.value(x)) * mixed)
+
+
+class MixerBlock(nnx.Module):
+    """x + ls_1(tokens(ln_1(x))), then x + ls_2(channels(ln_2(x))); LayerScale is ResMLP's."""
+
+    def __init__(self, config: MixerConfig, rngs: nnx.Rngs):
+        c, scaled = config, config.block == "resmlp"
+        self.ln_1 = norm(c)
+        self.tokens = (
+            linear(TokenLinear, c.tokens, c.tokens, rngs)
+            if scaled
+            else Mlp(TokenLinear, c.tokens, c.token_width, c, rngs)
+        )
+        self.ls_1 = layers.LayerScale(c.width, init=LAYER_SCALE_INIT) if scaled else None
+        self.ln_2 = norm(c)
+        self.channels = Mlp(layers.Linear, c.width, c.mlp_width, c, rngs)
+        self.ls_2 = layers.LayerScale(c.width, init=LAYER_SCALE_INIT) if scaled else None
+
+    def __call__(self, x: Float[Array, "N B D"], *, mode: Mode) -> Float[Array, "N B D"]:
+        mixed = self.tokens(self.ln_1(x))
+        x = x + (mixed if self.ls_1 is None else self.ls_1(mixed))
+        mixed = self.channels(self.ln_2(x))
+        return x + (mixed if self.ls_2 is None else self.ls_2(mixed))
+
+
+class GatingBlock(nnx.Module):
+    """x + channels(ln(x)): gMLP's."""
+
+    def __init__(self, config: MixerConfig, rngs: nnx.Rngs):
+        self.ln = norm(config)
+        self.channels = SpatialGate(config, rngs)
+
+    def __call__(self, x: Float[Array, "N B D"], *, mode: Mode) -> Float[Array, "N B D"]:
+        return x + self.channels(self.ln(x))
+
+
+class Mixer(nnx.Module):
+    """Normalised images -> the mean of normalised tokens, which the classifier's head reads."""
+
+    def __init__(self, config: MixerConfig, rngs: nnx.Rngs):
+        c = config
+        self.patch_embed = PatchEmbed(c.patch_size, c.width, use_bias=True, rngs=rngs)
+        block = GatingBlock if c.block == "gmlp" else MixerBlock
+        self.blocks = layers.stack(lambda rngs: block(c, rngs), c.layers, rngs)
+        self.ln_post = norm(c)
+
+    def __call__(
+        self, images: Float[Array, "B S S 3"], mode: Mode, capture: bool
+    ) -> tuple[Float[Array, "B D"], dict[str, Array]]:
+        patches = self.patch_embed(images)
+        x, outputs = layers.scan(self.blocks, tokens_first(patches), mode=mode, capture=capture)
+        features = self.pooled(x)
+        if outputs is None:
+            return features, {}
+        stages = {"patch_embed": patches}
+        stages |= {f"blocks.{i}": output.swapaxes(0, 1) for i, output in enumerate(outputs)}
+        return features, stages | {"pooled": features}
+
+    def pooled(self, x: Float[Array, "N B D"]) -> Float[Array, "B D"]:
+        return self.ln_post(x).mean(axis=0)
+
+
+def tokens_first(patches: Float[Array, "B h w D"]) -> Float[Array, "N B D"]:
+    """Patches row by row as tokens."""
+    batch, *_, width = patches.shape
+    return patches.reshape(batch, -1, width).swapaxes(0, 1)
+
+
+def dense(
+    tower: Mixer, images: Float[Array, "B S S 3"], blocks: Sequence[int], mode: Mode
+) -> list[Float[Array, "B h w D"]]:
+    """The outputs of the given blocks (ascending), as maps."""
+    patches = tower.patch_embed(images)
+    outputs = layers.scan_at(tower.blocks, tokens_first(patches), mode=mode, at=blocks)
+    return [x.swapaxes(0, 1).reshape(patches.shape) for x in outputs]
+
+
+def narrow(config: MixerConfig) -> MixerConfig:
+    """Two blocks, nine patches and 32 channels, with the same ratios of widths."""
+    c, width = config, 32
+    sizes = {name: getattr(c, name) * width // c.width for name in ("token_width", "mlp_width")}
+    return dataclasses.replace(
+        c, image_size=3 * c.patch_size, width=width, layers=2, embed_dim=width, **sizes
+    )
+
+
+FAMILY = Family(
+    name="mixer",
+    tower="vision",
+    config=MixerConfig,
+    build=Mixer,
+    narrow=narrow,
+    dense=dense,
+    depth=lambda config: config.layers,
+    one_size="its layers over tokens are as wide as its images have patches",
+    cpu_options=layers.CPU_OPTIONS,
+)
