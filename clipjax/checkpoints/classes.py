@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from clipjax.checkpoints.encoder import ModelCard
 from clipjax.data.labels import LabelSpace, load_labels
 from clipjax.errors import DataError, UsageError
+from clipjax.models.outputs import count
 
 
 def head_classes(card: ModelCard, params: Mapping[str, Any]) -> LabelSpace:
@@ -28,7 +27,7 @@ def head_classes(card: ModelCard, params: Mapping[str, Any]) -> LabelSpace:
             f"the card of {card.id} does not name its classes; give `classes` a file of configs/labels"
         )
     labels = card.label_space or load_labels(card.classes)
-    outputs = np.shape(params["head"]["kernel"])[1]
+    outputs = count(params["head"])
     if outputs != len(labels):
         raise DataError(f"{card.id} has {outputs} outputs, but {card.classes!r} has {len(labels)} classes")
     return labels

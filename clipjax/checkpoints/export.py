@@ -18,6 +18,7 @@ from clipjax.checkpoints.card import ADAPTER
 from clipjax.checkpoints.classes import head_classes
 from clipjax.checkpoints.model import Model
 from clipjax.errors import UsageError
+from clipjax.models.outputs import one_layer
 from clipjax.storage.buckets import place
 from clipjax.storage.writing import write_safetensors
 from converters.engine import ConversionError, export, export_layout, flatten
@@ -87,7 +88,7 @@ def export_tower(model: Model, out: str | Path) -> Path:
     carried = model.carried if table.name == model.origin.layout else {}
     visual = {key: tensor for key, tensor in carried.items() if key.startswith("visual.")}
     write_safetensors(out, export(leaves, table, visual), {"format": "pt"})
-    kernel, bias = (np.asarray(model.params["head"][name], np.float32) for name in ("kernel", "bias"))
+    kernel, bias = (np.asarray(x, np.float32) for x in one_layer(model.params["head"]).values())
     about = {"normalize": json.dumps(model.card.normalize_features), "classes": json.dumps(classes.ids)}
     write_safetensors(head_file(out), {"weight": kernel.T, "bias": bias}, {"format": "pt", **about})
     return place(out)

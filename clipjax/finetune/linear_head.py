@@ -20,6 +20,7 @@ from clipjax.finetune.method import Setup
 from clipjax.finetune.training.trees import Params
 from clipjax.heads.build import classifier_head, zeroshot_head
 from clipjax.heads.head import Head, logits
+from clipjax.models.outputs import one_layer
 
 # The option "init".
 INITS = ("auto", "zeroshot", "zeros")
@@ -52,7 +53,7 @@ def initial_head(setup: Setup) -> Params:
             )
         )
     if init == "auto" and has_classes(model, labels):
-        return {name: np.asarray(leaf, np.float32) for name, leaf in model.params["head"].items()}
+        return {name: np.asarray(leaf, np.float32) for name, leaf in one_layer(model.params["head"]).items()}
     width = model.card.arch.vision.embed_dim
     return {"kernel": np.zeros((width, len(labels)), np.float32), "bias": np.zeros(len(labels), np.float32)}
 

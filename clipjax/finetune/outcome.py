@@ -14,6 +14,7 @@ from clipjax.finetune.identity import identity, plain
 from clipjax.finetune.method import Outcome, Setup, all_methods
 from clipjax.finetune.training.trees import Params
 from clipjax.heads.adapters.base import Adapter, parts_of
+from clipjax.models.outputs import as_built
 
 
 def tuned(
@@ -43,6 +44,7 @@ def classifier(
     """
     base = setup.model
     card = _child(classifier_card(base.card, setup.train.label_space), setup, chosen, name)
+    params = {**params, "head": as_built(card.arch, params["head"])}
     return Outcome(Model(card, params, Origin(base.origin.layout), base.carried), chosen or {})
 
 

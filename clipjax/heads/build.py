@@ -19,6 +19,7 @@ from clipjax.data.labels import LabelSpace, PromptSet
 from clipjax.embeddings.texts import CHUNK, encode_texts, stored, text_key
 from clipjax.errors import DataError, UsageError
 from clipjax.heads.head import Head
+from clipjax.models.outputs import one_layer
 from clipjax.progress import progress_bar
 from clipjax.storage.digests import sha256_json
 from clipjax.storage.store import Store
@@ -31,7 +32,7 @@ def classifier_head(model: Encoder) -> Head:
         UsageError, DataError: as `clipjax.checkpoints.classes.head_classes`.
     """
     labels = head_classes(model.card, model.params)
-    kernel, bias = (jnp.asarray(model.params["head"][name], jnp.float32) for name in ("kernel", "bias"))
+    kernel, bias = (jnp.asarray(x, jnp.float32) for x in one_layer(model.params["head"]).values())
     return Head(kernel, bias, 1.0, model.card.normalize_features, labels, directions=False)
 
 

@@ -75,6 +75,8 @@ class Family:
             other output.
         positions: vision with a position table: config -> its `Positions`.
         one_size: vision that takes images of one size only: why, as in "it takes ... pixels only: WHY".
+        heads: vision whose features may be several vectors side by side: config -> how many; a classifier has
+            a linear layer for each (`clipjax.models.outputs`).
         embedded: text towers that take vectors (`Network.encode_embedded`): (tower, beginning, tokens,
             positions, mode) -> features.
         cpu_options: options of XLA's CPU compiler that make the tower faster.
@@ -89,6 +91,7 @@ class Family:
     dense: Callable[[Any, Any, Sequence[int], Any], list[Any]] | None = None
     positions: Callable[[Any], Positions] | None = None
     one_size: str | None = None
+    heads: Callable[[Any], int] | None = None
     embedded: Callable[..., Any] | None = None
     cpu_options: Mapping[str, str] | None = None
 

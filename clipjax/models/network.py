@@ -25,6 +25,7 @@ from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.models import layers
 from clipjax.models.arch import Arch, family_of
 from clipjax.models.cut import is_cut
+from clipjax.models.outputs import parts_of
 from clipjax.models.training import INFERENCE, Mode, Precise, Training, running, statistics
 
 Params = dict[str, Any]
@@ -73,7 +74,7 @@ class DualEncoder(nnx.Module):
 
 
 class Classifier(nnx.Module):
-    """The param tree of an image tower and a linear head; `num_classes` 0 means no head."""
+    """The param tree of an image tower and its head (`outputs`); `num_classes` 0 means no head."""
 
     def __init__(self, arch: Arch, rngs: nnx.Rngs):
         assert arch.num_classes is not None
@@ -82,7 +83,18 @@ class Classifier(nnx.Module):
             return
         # As timm's `_init_weight_goog`: within 1 / sqrt(number of classes), bias zero.
         init = layers.uniform(arch.num_classes**-0.5)
-        self.head = layers.Linear(arch.vision.embed_dim, arch.num_classes, kernel_init=init, rngs=rngs)
+        parts = parts_of(arch)
+        width = arch.vision.embed_dim // max(1, len(parts))
+        linear = functools.partial(layers.Linear, width, arch.num_classes, kernel_init=init, rngs=rngs)
+        self.head = Parts({name: linear() for name in parts}) if parts else linear()
+
+
+class Parts(nnx.Module):
+    """Modules by name."""
+
+    def __init__(self, modules: dict[str, nnx.Module]):
+        for name, module in modules.items():
+            setattr(self, name, module)
 
 
 class Network:

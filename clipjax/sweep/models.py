@@ -69,11 +69,12 @@ def opened(chosen: Chosen) -> Model:
     Raises:
         UsageError, DataError: its weights are absent, or not those of its card.
     """
+    import jax
     import jax.numpy as jnp
 
     model = open_model(chosen.source, chosen.stated)
     if model.card.kind == "classifier" and "head" in model.params and model.adapter is None:
         # A run's identity needs only that there is a head, and its classes.
-        head = {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in model.params["head"].items()}
+        head = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), model.params["head"])
         return Model(model.card, {**model.params, "head": head}, weights=model.card.weights)
     return model

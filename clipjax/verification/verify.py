@@ -35,6 +35,7 @@ from clipjax.checkpoints.model import Model
 from clipjax.errors import DataError, UsageError
 from clipjax.models.arch import Arch, arch_to_dict
 from clipjax.models.network import Network
+from clipjax.models.outputs import one_layer
 from clipjax.models.text_ids import token_ids
 from clipjax.models.unit_norm import unit_norm
 from clipjax.storage.reading import exists, is_file
@@ -310,6 +311,7 @@ def our_stages(model: Model, inputs: dict[str, np.ndarray]) -> dict[str, np.ndar
     if model.card.arch.text is None:
         results = {"features": features["vision"]}
         if head := model.params.get("head"):
+            head = one_layer(head)
             results["logits"] = dot(features["vision"], head["kernel"]) + head["bias"]
     else:
         image, text = unit_norm(features["vision"]), unit_norm(features["text"])

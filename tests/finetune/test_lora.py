@@ -317,8 +317,11 @@ def test_bad_input_is_named(model: str, options: dict[str, Any], message: str) -
             state(setup_of(abstract_model(model), **options))
 
 
-def test_a_classifier_keeps_its_head() -> None:
-    card = model_card("vit_base_patch32_clip_224.laion2b_ft_in1k")
+@pytest.mark.parametrize(
+    "model_id", ["vit_base_patch32_clip_224.laion2b_ft_in1k", "deit_tiny_distilled_patch16_224.fb_in1k"]
+)
+def test_a_classifier_keeps_its_head(model_id: str) -> None:
+    card = model_card(model_id)
     arch = dataclasses.replace(narrow_arch(card.arch), num_classes=1000)
     size = arch.vision.image_size
     sizes = dataclasses.replace(card.preprocess, image_size=size, resize_size=size)
@@ -333,7 +336,7 @@ def test_a_classifier_keeps_its_head() -> None:
     value, _ = jax.eval_shape(problem.loss, problem.params, batch, jax.random.key(0))
     assert value.shape == ()
     tuned = problem.finish(problem.params).model
-    np.testing.assert_array_equal(tuned.params["head"]["kernel"], model.params["head"]["kernel"])
+    jax.tree.map(np.testing.assert_array_equal, tuned.params["head"], model.params["head"])
     with pytest.raises(UsageError, match="has other classes than things; cross_entropy gives it a new one"):
         METHOD.prepare(setup_of(model))
     with pytest.raises(UsageError, match="has no text tower for the contrastive objective"):

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import PIL.Image
 import pytest
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 
 import clipjax
 from clipjax.checkpoints.export import export_model
+from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.load import convert_model, load_model
 from clipjax.checkpoints.model import Model
 from clipjax.cli import app
@@ -33,6 +35,9 @@ from clipjax.finetune.outcome import also_chosen, classifier, classifier_card, t
 from clipjax.finetune.wise_ft import zero_shot_classifier
 from clipjax.heads.build import classifier_head
 from clipjax.heads.head import cosine_head, logits
+from clipjax.models.arch import narrow_arch
+from clipjax.models.network import Network
+from clipjax.models.outputs import one_layer
 from clipjax.results.store import ResultStore, model_facts
 from clipjax.verification.verify import verify
 from converters.sources import open_source
@@ -231,6 +236,27 @@ def test_classes_that_have_a_name_are_not_copied(vit):
     card = classifier_card(vit[1].card, fewer)
     assert card.classes == "labels.csv"
     assert card.label_space is fewer
+
+
+def test_a_head_over_two_tokens_is_kept_as_two(images, tmp_path):
+    """Distilled DeiT: what was trained as one layer becomes two, and gives that layer again."""
+    card = model_card("deit_tiny_distilled_patch16_224.fb_in1k")
+    arch = narrow_arch(card.arch)
+    params = Network(arch).init_params(jax.random.key(0))
+    base = Model(dataclasses.replace(card, arch=arch), params)
+    setup = make_setup(base, images, method="linear_probe")
+    rng = np.random.default_rng(0)
+    shapes = {"kernel": (arch.vision.embed_dim, len(CLASSES)), "bias": (len(CLASSES),)}
+    layer = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    found = load_model(
+        classifier(setup, {"vision": params["vision"], "head": layer}).model.save(tmp_path / "tuned")
+    )
+    assert set(found.params["head"]) == {"class_token", "distillation_token"}
+    head = classifier_head(found)
+    np.testing.assert_array_equal(head.kernel, layer["kernel"])
+    np.testing.assert_array_equal(head.bias, layer["bias"])
+    again = classifier(setup, found.params | {"head": one_layer(found.params["head"])}).model
+    jax.tree.map(np.testing.assert_array_equal, dict(again.params["head"]), found.params["head"])
 
 
 @pytest.mark.parametrize(

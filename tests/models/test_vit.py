@@ -75,7 +75,7 @@ def test_a_network_of_features_alone_has_no_head():
         (COCA, {"pool_heads": 0}, "512 is not a multiple of pool_heads 0"),
         (CLIP, {"activation": "relu"}, "'gelu', 'gelu_tanh', 'quick_gelu'"),
         (CLIP, {"positions": "none"}, "'all', 'patches'"),
-        (CLIP, {"pooling": "mean"}, "'class', 'map', 'attention'"),
+        (CLIP, {"pooling": "mean"}, "'class', 'distilled', 'map', 'attention'"),
     ],
 )
 def test_an_impossible_record_is_refused(name: str, change: dict[str, Any], message: str):
@@ -100,7 +100,7 @@ def test_narrow_keeps_every_flag():
         if not isinstance(full, ViTConfig):
             continue
         small: Any = narrow_arch(load_arch(name)).vision
-        own = sizes | {"class": set(), "map": {"pool_heads"}, "attention": {"pool_queries"}}[full.pooling]
+        own = sizes | {"map": {"pool_heads"}, "attention": {"pool_queries"}}.get(full.pooling, set())
         a, b = ({k: v for k, v in dataclasses.asdict(c).items() if k not in own} for c in (full, small))
         assert a == b
         assert small.width // small.heads == full.width // full.heads
@@ -131,7 +131,9 @@ def test_records_are_timms(name: str):
         "pre_norm": isinstance(model.norm_pre, LayerNorm),
         "layer_scale": isinstance(block.ls1, LayerScale),
         "activation": {"none": "gelu", "tanh": "gelu_tanh"}[block.mlp.act.approximate],
-        "pooling": {"token": "class", "map": "map"}[model.global_pool],
+        "pooling": "distilled"
+        if hasattr(model, "dist_token")
+        else {"token": "class", "map": "map"}[model.global_pool],
         "pool_heads": model.attn_pool.num_heads if model.attn_pool else 0,
         "projection": False,
     }

@@ -38,6 +38,7 @@ from clipjax.finetune.methods.flyp import accuracy, class_captions, flyp_loss
 from clipjax.finetune.training.step import Aux, Loss
 from clipjax.finetune.training.trees import Params
 from clipjax.heads.build import zeroshot_head
+from clipjax.models.outputs import one_layer
 
 # objective: "contrastive" (FLYP's loss); "cross_entropy" (against a zero-shot model's initial zero-shot head,
 #     or a classifier's own head); or "auto": contrastive for a zero-shot model, else cross_entropy.
@@ -163,12 +164,13 @@ def _head(setup: Setup) -> Params:
             f"lora keeps the head of {model.card.id}, which has other classes than {setup.train.name}; "
             "cross_entropy gives it a new one"
         )
-    return model.params["head"]
+    return one_layer(model.params["head"])
 
 
 def _tuned(setup: Setup, scaling: float, params: Params) -> Outcome:
-    # Without "head": a zero-shot model's only served training.
-    base = {name: params.get(name, branch) for name, branch in setup.model.params.items()}
+    # Without the head, which only served training.
+    given = {name: branch for name, branch in params.items() if name != "head"}
+    base = {name: given.get(name, branch) for name, branch in setup.model.params.items()}
     return outcome.tuned(setup, jax.device_get(low_rank.merged(base, params["lora"], scaling)))
 
 

@@ -2,14 +2,16 @@
 
 Sources: Dosovitskiy et al. 2021 (arXiv 2010.11929) section 3.1; Radford et al. 2021 (arXiv 2103.00020)
 section 2.4 for the LayerNorm before the blocks; Touvron et al. 2022 (arXiv 2204.07118) for the class token
-outside the position table and LayerScale; open_clip 3.3.0 `transformer.VisionTransformer` and timm 1.0
+outside the position table and LayerScale; Touvron et al. 2020 (arXiv 2012.12877) section 4 for the
+distillation token; open_clip 3.3.0 `transformer.VisionTransformer` and timm 1.0
 `vision_transformer.VisionTransformer` for details. Names are open_clip's.
 
 Differences: the patch embedding is a matrix product over flattened patches (the same sum). New params are
 drawn as in open_clip, whichever library the variant comes from.
 
 Params, in brackets those of some variants only: patch_embed/kernel [P,P,3,D] (patch_embed/bias [D]),
-(class_embedding [D]), positional_embedding [N,D], (ln_pre/{scale,bias}), blocks/{ln_1,ln_2}/{scale,bias},
+(class_embedding [D]), (distillation_embedding [D]), positional_embedding [N,D],
+(ln_pre/{scale,bias}), blocks/{ln_1,ln_2}/{scale,bias},
 blocks/attn/{q,k,v,out}/{kernel,bias}, (blocks/{ls_1,ls_2}/scale), blocks/mlp/{c_fc,c_proj}/{kernel,bias}
 (blocks stacked on axis 0), (pool/... as in pooling.py), ln_post/{scale,bias}, (proj [D,E]; [E,E] in CoCa).
 """
@@ -49,9 +51,11 @@ class ViTConfig:
             before them afterwards.
         pre_norm: a LayerNorm comes before the blocks.
         layer_scale: a learned factor a channel scales what a block's branch adds.
-        pooling: "class": the normalised class token; "map": what SigLIP's query reads from the normalised
-            tokens; "attention": what CoCa's first query reads, normalised afterwards.
-        pool_queries, pool_heads: of the pooling's attention; both 0 with "class".
+        pooling: "class": the normalised class token; "distilled": it and the distillation token behind it,
+            side by side, each for a head of its own (`clipjax.models.outputs`); "map": what SigLIP's query
+            reads from the normalised tokens; "attention": what CoCa's first query reads, normalised
+            afterwards.
+        pool_queries, pool_heads: of the pooling's attention; both 0 without it.
         projection: a matrix without bias maps the pooled vector to `embed_dim` channels.
     """
 
@@ -69,7 +73,7 @@ class ViTConfig:
     layer_scale: bool
     activation: layers.Activation
     ln_eps: float
-    pooling: Literal["class", "map", "attention"]
+    pooling: Literal["class", "distilled", "map", "attention"]
     pool_queries: int
     pool_heads: int
     projection: bool
@@ -86,12 +90,15 @@ class ViTConfig:
     def _check_pooling(self) -> None:
         if not self.class_token and (self.pooling == "class" or self.positions == "all"):
             raise ValueError("pooling 'class' and positions 'all' need class_token = true")
-        pooled = self.embed_dim if self.pooling == "attention" else self.width
+        if self.pooling == "distilled" and (self.positions != "all" or self.projection):
+            raise ValueError("pooling 'distilled' needs positions = 'all' and projection = false")
+        pooled = self.embed_dim if self.pooling == "attention" else self.read_tokens * self.width
         if not self.projection and pooled != self.embed_dim:
-            raise ValueError(f"without a projection embed_dim is the width, {self.width}")
-        if self.pooling == "class":
+            times = "twice " * (self.read_tokens - 1)
+            raise ValueError(f"without a projection embed_dim is {times}the width, {self.width}")
+        if self.pooling in ("class", "distilled"):
             if self.pool_queries or self.pool_heads:
-                raise ValueError("pooling 'class' has pool_queries 0 and pool_heads 0")
+                raise ValueError(f"pooling {self.pooling!r} has pool_queries 0 and pool_heads 0")
             return
         if self.pool_queries < 1 or (self.pooling == "map" and self.pool_queries > 1):
             raise ValueError(f"pooling {self.pooling!r} cannot have {self.pool_queries} pool_queries")
@@ -104,9 +111,19 @@ class ViTConfig:
         return self.image_size // self.patch_size
 
     @property
+    def read_tokens(self) -> int:
+        """Vectors of which the features are made, side by side."""
+        return 2 if self.pooling == "distilled" else 1
+
+    @property
+    def prefix(self) -> int:
+        """Tokens before the patches."""
+        return int(self.class_token) + int(self.pooling == "distilled")
+
+    @property
     def table_prefix(self) -> int:
         """Rows of the position table before the patches' own."""
-        return int(self.class_token and self.positions == "all")
+        return self.prefix if self.positions == "all" else 0
 
 
 class PatchEmbed(nnx.Module):
@@ -137,6 +154,10 @@ class VisionTransformer(nnx.Module):
         self.patch_embed = PatchEmbed(c.patch_size, c.width, use_bias=c.patch_bias, rngs=rngs)
         table = (c.grid**2 + c.table_prefix, c.width)
         self.class_embedding = nnx.Param(normal(scale)(rngs.params(), (c.width,))) if c.class_token else None
+        distilled = c.pooling == "distilled"
+        self.distillation_embedding = (
+            nnx.Param(normal(scale)(rngs.params(), (c.width,))) if distilled else None
+        )
         self.positional_embedding = nnx.Param(normal(scale)(rngs.params(), table))
         self.ln_pre = layers.LayerNorm(c.width, eps=c.ln_eps) if c.pre_norm else None
         block = partial(
@@ -180,15 +201,18 @@ class VisionTransformer(nnx.Module):
         x = patches.reshape(batch, -1, width)
         if self.config.positions == "patches":
             x = x + self.positional_embedding[...]
-        if self.class_embedding is not None:
-            token = jnp.broadcast_to(self.class_embedding[...], (batch, 1, width))
-            x = jnp.concatenate([token, x], axis=1)
+        for embedding in (self.distillation_embedding, self.class_embedding):  # the class token is first
+            if embedding is not None:
+                token = jnp.broadcast_to(embedding[...], (batch, 1, width))
+                x = jnp.concatenate([token, x], axis=1)
         if self.config.positions == "all":
             x = x + self.positional_embedding[...]
         return x if self.ln_pre is None else self.ln_pre(x)
 
     def pooled(self, x: Float[Array, "B N D"], mode: Mode) -> Float[Array, "B P"]:
-        """The last block's output -> one vector an image: P is D, or E in CoCa."""
+        """The last block's output -> one vector an image: P is D, E in CoCa, 2 D of two tokens."""
+        if self.config.pooling == "distilled":
+            return self.ln_post(x[:, :2]).reshape(len(x), -1)
         if self.pool is None:
             return self.ln_post(x[:, 0])
         if self.config.pooling == "map":
@@ -210,17 +234,17 @@ def _pool(config: ViTConfig, rngs: nnx.Rngs) -> MapPool | CocaPool | None:
 def dense(
     tower: VisionTransformer, images: Float[Array, "B S S 3"], blocks: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B h w D"]]:
-    """The outputs of the given blocks (ascending), as maps without the class token."""
+    """The outputs of the given blocks (ascending), as maps of the patches alone."""
     patches = tower.patch_embed(images)
     outputs = layers.scan_at(tower.blocks, tower.embed(patches), mode=mode, at=blocks)
-    return [x[:, int(tower.config.class_token) :].reshape(patches.shape) for x in outputs]
+    return [x[:, tower.config.prefix :].reshape(patches.shape) for x in outputs]
 
 
 def narrow(config: ViTConfig) -> ViTConfig:
     """Two heads, two blocks, nine patches; five queries where CoCa has 256."""
     c, sizes = config, two_heads(config)
     sizes["image_size"] = 3 * c.patch_size + c.image_size % c.patch_size
-    sizes["embed_dim"] = 96 if c.projection else sizes["width"]
+    sizes["embed_dim"] = 96 if c.projection else c.read_tokens * sizes["width"]
     if c.pooling == "map":
         sizes |= {"pool_heads": 2}
     if c.pooling == "attention":
@@ -243,5 +267,6 @@ FAMILY = Family(
     dense=dense,
     depth=lambda config: config.layers,
     positions=positions,
+    heads=lambda config: config.read_tokens,
     cpu_options=layers.CPU_OPTIONS,
 )

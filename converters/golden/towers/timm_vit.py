@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from open_clip.timm_model import TimmModel
 from timm.layers.layer_scale import LayerScale
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -31,19 +33,28 @@ def trunk_of(model: Any) -> Any:
 def stages(model: Any, images: Tensor) -> dict[str, Tensor]:
     trunk = trunk_of(model)
     modules = {"patch_embed": trunk.patch_embed.proj, **numbered("blocks", trunk.blocks)}
-    with recording(modules, inputs_of={"embed": trunk.blocks[0], "pooled": trunk.head}) as found:
+    inputs_of = {"embed": trunk.blocks[0], "pooled": trunk.head}
+    distilled = isinstance(trunk, VisionTransformerDistilled)
+    if distilled:
+        inputs_of["distilled"] = trunk.head_dist
+    with recording(modules, inputs_of=inputs_of) as found:
         model(images)
+    if distilled:  # what the two heads read, not the mean of it that timm calls features
+        found["pooled"] = torch.cat([found["pooled"], found.pop("distilled")], dim=-1)
     return found
 
 
 def condition(model: Any, seed: int) -> None:
     trunk = trunk_of(model)
+    distilled = isinstance(trunk, VisionTransformerDistilled)
     trunk.pos_embed.normal_(std=STREAM)
     scaled_normal(trunk.patch_embed.proj.weight, STREAM)
     if trunk.patch_embed.proj.bias is not None:
         trunk.patch_embed.proj.bias.mul_(STREAM)
     if trunk.cls_token is not None:
         trunk.cls_token.normal_(std=STREAM)
+    if distilled:
+        trunk.dist_token.normal_(std=STREAM)
     if isinstance(trunk.norm_pre, nn.LayerNorm):
         trunk.norm_pre.weight.mul_(STREAM)
         trunk.norm_pre.bias.mul_(STREAM)
