@@ -10,7 +10,7 @@ from timm.models import resnetv2
 from torch import Tensor, nn
 
 from converters.golden.recording import Tower, numbered, recording
-from converters.golden.weights import scaled_normal
+from converters.golden.weights import BRANCH_GAIN, scaled_normal
 
 SMALL = 1e-3  # of norms' scales and of kernels: a kernel's variance is 100 times its eps
 
@@ -33,7 +33,10 @@ def stages(model: Any, images: Tensor) -> dict[str, Tensor]:
 
 
 def condition(model: Any, seed: int) -> None:
-    """Kernels whose mean and eps count, and norms that write so little that the next one's eps counts."""
+    """Kernels whose mean and eps count, norms that write so little that the next one's eps counts.
+
+    Branches are small, so that rounding errors do not grow with depth.
+    """
     for module in model.modules():
         if isinstance(module, StdConv2d):
             module.weight.normal_(mean=SMALL / 2, std=SMALL)
@@ -41,6 +44,10 @@ def condition(model: Any, seed: int) -> None:
             size = 1.0 if module is model.norm else SMALL
             module.weight.uniform_(0.6, 1.4).mul_(size)
             module.bias.uniform_(-0.2, 0.2).mul_(size)
+    for stage in model.stages:
+        for block in stage.blocks:
+            block.norm3.weight.mul_(BRANCH_GAIN)
+            block.norm3.bias.mul_(BRANCH_GAIN)
     scaled_normal(model.head.fc.weight, 1.0)
 
 
