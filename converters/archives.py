@@ -198,14 +198,18 @@ def _torch_source(value: Any, offsets: Mapping[str, int], path: Path, format: st
     return Source(tensors, format, (path,))
 
 
+_WRAPPERS = ("state_dict", "model", "module", "classifier")
+
+
 def _state_dict(value: Any, path: Path) -> Any:
     """The state dict in a training checkpoint.
 
-    It is under `state_dict` (open_clip), `model`, or `classifier` (PyContrast's second file).
+    It is under `state_dict` (open_clip), `model`, `module` (DeepSpeed, as BEiT v2), or `classifier`
+    (PyContrast's second file).
     """
     if not isinstance(value, dict):
         raise DataError(f"{path} holds a {type(value).__name__}, not a state dict")
-    wrappers = [key for key in ("state_dict", "model", "classifier") if isinstance(value.get(key), dict)]
+    wrappers = [key for key in _WRAPPERS if isinstance(value.get(key), dict)]
     if len(wrappers) > 1:
         both = " and a ".join(wrappers)
         raise DataError(f"{path} holds both a {both}: save the one you want alone")

@@ -226,6 +226,12 @@ def test_an_index_that_lies(tmp_path: Path) -> None:
         open_source(tmp_path / "i.json")
 
 
+@pytest.mark.parametrize("wrapper", ["state_dict", "model", "module"])
+def test_the_state_dict_in_a_training_checkpoint(wrapper: str, tmp_path: Path) -> None:
+    torch.save({wrapper: {"a": torch.ones(2)}, "epoch": 3}, tmp_path / "w")
+    assert list(open_source(tmp_path / "w")) == ["a"]
+
+
 def test_two_state_dicts_in_one_file(tmp_path: Path) -> None:
     torch.save({"state_dict": {"a": torch.ones(1)}, "model": {"a": torch.zeros(1)}}, tmp_path / "w")
     with pytest.raises(DataError, match="both a state_dict and a model"):
