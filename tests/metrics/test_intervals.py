@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.stats import binomtest
 
 from clipjax.metrics import intervals
@@ -90,3 +91,12 @@ def test_ignoring_the_pairing_would_be_wider():
     got = intervals.paired_difference(10, 10, 1000)
     apart = intervals.wilson(700, 1000)
     assert (got.hi - got.lo) < 0.5 * (apart.hi - apart.lo)
+
+
+def test_students_interval_across_people_is_scipys_within_0_and_1():
+    values = np.array([0.9617, 0.9438, 0.9673, 0.9191])
+    got = intervals.student_across(values, "people")
+    expected = stats.t.interval(0.95, 3, values.mean(), stats.sem(values))
+    assert got[:2] == pytest.approx(expected, abs=1e-12)
+    assert (got.level, got.method) == (0.95, "student_t_across_people")
+    assert intervals.student_across(np.array([0.5, 1.0]), "people")[:2] == (0.0, 1.0)

@@ -1,6 +1,6 @@
 """Every task that is defined for a classifier, on narrow ImageNet models: against their logits, by hand.
 
-Accuracy and shape bias run on each family; the other tasks, which see its features and a head alone, on two.
+Accuracy runs on each family; the other tasks, which see its features and a head alone, on two.
 The models have random weights; the images are noise in the layouts of the data sets.
 """
 
@@ -205,8 +205,8 @@ def test_factors(whole: Measured):
     assert (of["top/filtered/factor:pose"], of["top/filtered/factor:larger"]) == (12, 12)
 
 
-def test_shape_bias(measured: Measured):
-    result, expected = measured.result("shape_bias"), measured.logits("shape_bias")
+def test_shape_bias(whole: Measured):
+    result, expected = whole.result("shape_bias"), whole.logits("shape_bias")
     space = load_labels("cue_conflict")
     groups = groups_of("cue_conflict")
     means = np.stack([softmax(expected)[:, list(group)].mean(axis=1) for group in groups], axis=1)
