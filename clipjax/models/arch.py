@@ -257,7 +257,11 @@ def _nearest(record: dict[str, Any]) -> str:
 
 
 def arch_to_dict(arch: Arch) -> dict[str, Any]:
-    """The record of an architecture, in JSON types; `arch_from_dict` inverts it."""
+    """The record of an architecture, in JSON types; `arch_from_dict` inverts it.
+
+    It lacks what is None, a part that the network lacks. So a family can get another part, and the records of
+    networks without it, and the digests of those, stay.
+    """
 
     def tower(config: Any) -> dict[str, Any]:
         return {"family": family_of(config).name, **_plain(config)}
@@ -279,5 +283,6 @@ def _tower(tower: str, record: Mapping[str, Any], where: str) -> Any:
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {name: _plain(each) for name, each in fields.items() if each is not None}
     return [_plain(item) for item in value] if isinstance(value, tuple) else value

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from _parity import Case, case_of, narrow_case
+from _parity import Case, narrow_case
 
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.model import Model
@@ -20,7 +20,6 @@ from clipjax.errors import UsageError
 from clipjax.models.arch import load_arch, narrow_arch
 from clipjax.models.network import Network
 from clipjax.verification import verify
-from converters.golden import build_model
 
 QUICKLY = {"xla_backend_optimization_level": 0}  # what is compiled here runs once
 TIMM = {"vit_base_patch16_clip_224", "deit3_large_patch16_384", "vit_large_patch14_dinov2"}
@@ -89,8 +88,7 @@ def test_final_norm_would_be_seen():
 
 
 def test_stages_of_an_mbconv_net():
-    theirs = build_model("tf_efficientnet_lite0", "timm", {"vision": {"family": "mbconv"}, "num_classes": 10})
-    own = case_of(narrow_arch(load_arch("tf_efficientnet_lite0")), theirs)
+    own = narrow_case("tf_efficientnet_lite0", "timm")
     captured = own.golden.stages
     last = [max(n for n in range(9) if f"vision.blocks.{s}.{n}" in captured) for s in range(7)]
     wanted = [np.asarray(captured[f"vision.blocks.{s}.{n}"]) for s, n in enumerate(last)]

@@ -1,28 +1,35 @@
-"""Networks of mobile inverted bottlenecks (MBConv): EfficientNet-Lite, and the frame of its relatives.
+"""Networks of mobile inverted bottlenecks (MBConv): EfficientNet, -Lite and V2, MobileNetV2 and V3.
 
-Sources: Sandler et al. 2018 (arXiv 1801.04381), Tan and Le 2019 (arXiv 1905.11946); timm 1.0
-`efficientnet.EfficientNet` with `_efficientnet_blocks.DepthwiseSeparableConv` and `InvertedResidual` for the
-details.
-Difference: no dropout and no stochastic depth in training.
+Sources: Sandler et al. 2018 (arXiv 1801.04381), Howard et al. 2019 (arXiv 1905.02244), Tan and Le 2019 and
+2021 (arXiv 1905.11946, 2104.00298); timm 1.0 `efficientnet.EfficientNet` and `mobilenetv3.MobileNetV3` with
+`_efficientnet_blocks` for the details.
+Differences: no dropout and no stochastic depth in training; the first values of a squeeze-excitation are
+PyTorch's.
 
 Params, with timm's names in brackets where they differ; bn stands for {scale,bias,mean,var}:
     stem/conv/kernel [3,3,3,C]   stem/bn/...                 [conv_stem, bn1]
     stage{0..}/first/...         [blocks.i.0]
     stage{0..}/rest/...          [blocks.i.1, ...] stacked on axis 0; absent in a stage of one block
+    stage{0..}/block{0..}/...    [blocks.i.0, ...] instead, where blocks after the first have several shapes
         "inverted":  expand/{conv/kernel [1,1,I,M], bn}      [conv_pw, bn1]
                      depthwise/{conv/kernel [k,k,1,M], bn}   [conv_dw, bn2]
                      project/{conv/kernel [1,1,M,O], bn}     [conv_pwl, bn3]
         "separable": depthwise/...                           [conv_dw, bn1]
                      project/...                             [conv_pw, bn2]
+        "fused":     fused/{conv/kernel [k,k,I,M], bn}       [conv_exp, bn1]
+                     narrow/{conv/kernel [1,1,M,O], bn}      [conv_pwl, bn2]
+        "plain":     plain/{conv/kernel [k,k,I,O], bn}       [conv, bn1]
+        squeezed:    se/{fc1,fc2}/{kernel,bias}              [se.conv_reduce, se.conv_expand]
     final/conv/kernel [1,1,I,E]   final/bn/...               [conv_head, bn2]
+    or, of the pooled features, hidden/{kernel [I,E],bias}   [conv_head]
 and the classifier's head/{kernel,bias}                      [classifier]
-Stages: stem, blocks.0.0, ..., blocks.6.0, head (the map after `final`), pooled.
+Stages: stem, blocks.0.0, ..., blocks.6.0, then head (the map after `final`) and pooled, or pooled and hidden.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -35,8 +42,11 @@ from jaxtyping import Float
 
 from clipjax.models import convolutions, layers
 from clipjax.models.arch import Family
+from clipjax.models.maps import SqueezeExcite
 from clipjax.models.stages import Stage, maps_at, run_stages
 from clipjax.models.training import Mode
+
+Activation = Literal["relu", "relu6", "silu", "hard_swish"]
 
 # timm's `_init_weight_goog`: normal with variance 2 / fan_out, where a depthwise kernel's fan_out is k * k.
 _FAN_OUT = variance_scaling(2.0, "fan_out", "normal")
@@ -44,53 +54,125 @@ _DEPTHWISE = variance_scaling(2.0, "fan_in", "normal")
 
 
 @dataclass(frozen=True)
+class SqueezeConfig:
+    """A squeeze-excitation before a block's last convolution.
+
+    width: that of its hidden layer, a list of one for each block, or by how much to divide the channels that
+        enter the block.
+    """
+
+    width: int | tuple[int, ...]
+    activation: Activation
+    gate: Literal["sigmoid", "hard_sigmoid"]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """One block's channels at its start, inside and in the squeeze-excitation (0: none), and its stride."""
+
+    in_dim: int
+    middle: int
+    squeezed: int
+    stride: int
+
+
+@dataclass(frozen=True)
 class StageConfig:
     """`depth` blocks of one `kernel` size and output `width`; the first has the `stride`.
 
-    block: "inverted" widens `expand` times, convolves depthwise and narrows; "separable" does not widen.
+    block: "inverted" widens, convolves depthwise and narrows; "separable" does not widen; "fused" convolves
+        and widens at once, and narrows; "plain" is one convolution.
+    expand: how many times the first convolution widens, or a list of the widths that it makes, one a block.
+    squeeze: without this table the blocks have none. So records that were written before it are still whole.
     """
 
-    block: Literal["inverted", "separable"]
+    block: Literal["inverted", "separable", "fused", "plain"]
     kernel: int
     stride: int
-    expand: int
+    expand: int | tuple[int, ...]
     width: int
     depth: int
+    squeeze: SqueezeConfig | None = None
 
     def __post_init__(self) -> None:
-        if self.block == "separable" and self.expand != 1:
-            raise ValueError(f'a "separable" block does not widen: expand is {self.expand}, not 1')
+        if self.block in ("separable", "plain") and self.expand != 1:
+            raise ValueError(f'a "{self.block}" block does not widen: expand is {self.expand}, not 1')
+        if self.block == "plain" and self.squeeze is not None:
+            raise ValueError('a "plain" block has no place for a squeeze-excitation')
         if self.depth < 1:
             raise ValueError(f"depth {self.depth} is not a positive number of blocks")
+        for name, widths in (("expand", self.expand), ("squeeze", self.squeeze and self.squeeze.width)):
+            if isinstance(widths, tuple) and len(widths) != self.depth:
+                raise ValueError(f"{name} {widths} has not one width for each of {self.depth} blocks")
+
+    def sizes(self, in_dim: int) -> list[Sizes]:
+        """Of each block, the first of which takes `in_dim` channels."""
+        ins = [in_dim, *[self.width] * (self.depth - 1)]
+        middle = self.expand if isinstance(self.expand, tuple) else [self.expand * dim for dim in ins]
+        squeezed = self.squeeze.width if self.squeeze else [0] * self.depth
+        if isinstance(squeezed, int):
+            if any(dim % squeezed for dim in ins):
+                raise ValueError(f"squeeze {squeezed} does not divide the channels of every block, {ins}")
+            squeezed = [dim // squeezed for dim in ins]
+        strides = [self.stride, *[1] * (self.depth - 1)]
+        return [Sizes(*each) for each in zip(ins, middle, squeezed, strides, strict=True)]
 
 
 @dataclass(frozen=True)
 class MBConvConfig:
-    """`padding` "tf_same" is TensorFlow's, of every `tf_` model; `embed_dim` is the width before the head."""
+    """A whole network.
+
+    embed_dim: the width before the classifier.
+    activation: one for all, or a list: the stem's, each stage's and that of the last convolution.
+    padding: "tf_same" is TensorFlow's, of every `tf_` model.
+    final: "pooled" is MobileNetV3's: the last convolution acts on pooled features and has a bias instead of
+        BatchNorm. Without this key it acts on the map.
+    """
 
     image_size: int
     stem_width: int
     embed_dim: int
-    activation: Literal["relu6"]
+    activation: Activation | tuple[Activation, ...]
     padding: convolutions.Padding
     bn_eps: float
     stages: tuple[StageConfig, ...]
+    final: Literal["pooled"] | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.activation, tuple) and len(self.activation) != len(self.stages) + 2:
+            count = len(self.activation)
+            raise ValueError(
+                f"activation has {count} entries: stem, stages and last convolution have one each"
+            )
+        for in_dim, stage in zip(self.in_dims, self.stages):
+            stage.sizes(in_dim)  # refuses widths that do not fit
+
+    @property
+    def in_dims(self) -> list[int]:
+        """The channels that enter each stage and, last, those that leave them."""
+        return [self.stem_width, *[stage.width for stage in self.stages]]
+
+    @property
+    def activations(self) -> Sequence[str]:
+        """Of the stem, each stage and the last convolution."""
+        one = self.activation
+        return [one] * (len(self.stages) + 2) if isinstance(one, str) else one
 
 
 class ConvNorm(nnx.Module):
-    """Convolution, BatchNorm and, unless `linear`, an activation."""
+    """Convolution, BatchNorm and, unless it is None, an activation."""
 
     def __init__(
         self,
         in_dim: int,
         out_dim: int,
+        activation: str | None,
         config: MBConvConfig,
         *,
         rngs: nnx.Rngs,
         kernel: int = 1,
         stride: int = 1,
         depthwise: bool = False,
-        linear: bool = False,
     ):
         self.conv = convolutions.Conv(
             in_dim,
@@ -103,7 +185,7 @@ class ConvNorm(nnx.Module):
             rngs=rngs,
         )
         self.bn = convolutions.BatchNorm(out_dim, eps=config.bn_eps)
-        self.activation = None if linear else config.activation
+        self.activation = activation
 
     def __call__(self, x: Array, mode: Mode) -> Array:
         x = self.bn(self.conv(x, mode), mode)
@@ -111,41 +193,82 @@ class ConvNorm(nnx.Module):
 
 
 class MBConv(nnx.Module):
-    """Widens (unless "separable"), convolves depthwise, narrows; adds the input if the shapes are equal."""
+    """The layers of a block's kind in turn (see `StageConfig`); adds the input if the shapes are equal."""
 
-    def __init__(self, in_dim: int, stride: int, stage: StageConfig, config: MBConvConfig, *, rngs: nnx.Rngs):
-        middle = in_dim * stage.expand
-        self.expand = ConvNorm(in_dim, middle, config, rngs=rngs) if stage.block == "inverted" else None
-        self.depthwise = ConvNorm(
-            middle, middle, config, kernel=stage.kernel, stride=stride, depthwise=True, rngs=rngs
-        )
-        self.project = ConvNorm(middle, stage.width, config, linear=True, rngs=rngs)
-        self.residual = stride == 1 and in_dim == stage.width
+    def __init__(
+        self, sizes: Sizes, stage: StageConfig, activation: str, config: MBConvConfig, *, rngs: nnx.Rngs
+    ):
+        s, out_dim = sizes, stage.width
+        layer = partial(ConvNorm, config=config, rngs=rngs)
+        wide = partial(layer, activation=activation, kernel=stage.kernel, stride=s.stride)
+        if stage.block == "inverted":
+            self.expand = layer(s.in_dim, s.middle, activation)
+        if stage.block in ("inverted", "separable"):
+            self.depthwise = wide(s.middle, s.middle, depthwise=True)
+        if stage.block == "fused":
+            self.fused = wide(s.in_dim, s.middle)
+        if stage.squeeze is not None:
+            kinds = {"activation": stage.squeeze.activation, "gate": stage.squeeze.gate}
+            self.se = SqueezeExcite(s.middle, s.squeezed, **kinds, rngs=rngs)
+        if stage.block in ("inverted", "separable"):
+            self.project = layer(s.middle, out_dim, None)
+        if stage.block == "fused":
+            self.narrow = layer(s.middle, out_dim, None)
+        if stage.block == "plain":
+            self.plain = wide(s.in_dim, out_dim)
+        self.residual = s.stride == 1 and s.in_dim == out_dim
 
     def __call__(self, x: Array, mode: Mode) -> Array:
-        y = x if self.expand is None else self.expand(x, mode)
-        y = self.project(self.depthwise(y, mode), mode)
+        y = x
+        for name in ("expand", "depthwise", "fused", "se", "project", "narrow", "plain"):
+            layer = getattr(self, name, None)
+            if layer is not None:
+                y = layer(y) if name == "se" else layer(y, mode)
         return x + y if self.residual else y
 
 
-def stage_of(in_dim: int, stage: StageConfig, config: MBConvConfig, rngs: nnx.Rngs) -> Stage:
-    """Blocks of `stage.width`; the first takes `in_dim` channels and has the stride."""
-    first = partial(MBConv, in_dim, stage.stride, stage, config)
-    rest = partial(MBConv, stage.width, 1, stage, config)
-    return Stage(lambda rngs: first(rngs=rngs), lambda rngs: rest(rngs=rngs), stage.depth, rngs)
+class UnequalStage(nnx.Module):
+    """Blocks that cannot be stacked, because those after the first have several shapes."""
+
+    def __init__(self, blocks: Sequence[Callable[[nnx.Rngs], nnx.Module]], rngs: nnx.Rngs):
+        for i, block in enumerate(blocks):
+            setattr(self, f"block{i}", block(rngs))
+        self.depth = len(blocks)
+
+    def __call__(self, x: Array, mode: Mode, capture: bool) -> tuple[Array, list[Array]]:
+        outputs = []
+        for i in range(self.depth):
+            x = layers.apply(getattr(self, f"block{i}"), x, mode=mode)
+            outputs.append(x)
+        return x, outputs
+
+
+def stage_of(index: int, config: MBConvConfig, rngs: nnx.Rngs) -> Stage | UnequalStage:
+    stage, activation = config.stages[index], config.activations[index + 1]
+
+    def block(sizes: Sizes) -> Callable[[nnx.Rngs], MBConv]:
+        return lambda rngs: MBConv(sizes, stage, activation, config, rngs=rngs)
+
+    sizes = stage.sizes(config.in_dims[index])
+    if len(set(sizes[1:])) > 1:
+        return UnequalStage([block(each) for each in sizes], rngs)
+    return Stage(block(sizes[0]), block(sizes[-1]), stage.depth, rngs)
 
 
 class MBConvNet(nnx.Module):
-    """Normalised images -> pooled features, which the classifier's head reads."""
+    """Normalised images -> features, which the classifier's head reads."""
 
     def __init__(self, config: MBConvConfig, rngs: nnx.Rngs):
-        c = config
-        self.stem = ConvNorm(3, c.stem_width, c, kernel=3, stride=2, rngs=rngs)
-        in_dim = c.stem_width
-        for i, stage in enumerate(c.stages):
-            setattr(self, f"stage{i}", stage_of(in_dim, stage, c, rngs))
-            in_dim = stage.width
-        self.final = ConvNorm(in_dim, c.embed_dim, c, rngs=rngs)
+        c, out_dim = config, config.in_dims[-1]
+        self.stem = ConvNorm(3, c.stem_width, c.activations[0], c, kernel=3, stride=2, rngs=rngs)
+        for i in range(len(c.stages)):
+            setattr(self, f"stage{i}", stage_of(i, c, rngs))
+        if c.final == "pooled":
+            self.hidden = layers.Linear(out_dim, c.embed_dim, kernel_init=_FAN_OUT, rngs=rngs)
+        else:
+            self.final = ConvNorm(out_dim, c.embed_dim, c.activations[-1], c, rngs=rngs)
+        self.pooled_first = c.final == "pooled"
+        self.activation = c.activations[-1]
         self.depth = len(c.stages)
 
     def __call__(
@@ -154,6 +277,10 @@ class MBConvNet(nnx.Module):
         stem = self.stem(images, mode)
         stages = {f"blocks.{i}": getattr(self, f"stage{i}") for i in range(self.depth)}
         x, outputs = run_stages(stages, stem, mode, capture)
+        if self.pooled_first:
+            pooled = jnp.mean(x, axis=(1, 2))
+            features = layers.ACTIVATIONS[self.activation](self.hidden(pooled))
+            return features, {"stem": stem, **outputs, "pooled": pooled, "hidden": features}
         x = self.final(x, mode)
         features = jnp.mean(x, axis=(1, 2))
         return features, {"stem": stem, **outputs, "head": x, "pooled": features}
@@ -168,8 +295,17 @@ def dense(
 
 
 def narrow(config: MBConvConfig) -> MBConvConfig:
-    """Smaller images only: timm's `create_model` cannot change the other sizes, and they are small."""
-    return dataclasses.replace(config, image_size=96)
+    """Half as wide, with at most three blocks a stage; a network with lists of widths stays (MobileNetV3)."""
+    if any(isinstance(stage.expand, tuple) for stage in config.stages):
+        return dataclasses.replace(config, image_size=64)
+    stages = tuple(
+        dataclasses.replace(stage, width=stage.width // 2, depth=min(stage.depth, 3))
+        for stage in config.stages
+    )
+    stem_width, embed_dim = config.stem_width // 2, config.embed_dim // 2
+    return dataclasses.replace(
+        config, image_size=64, stem_width=stem_width, embed_dim=embed_dim, stages=stages
+    )
 
 
 FAMILY = Family(

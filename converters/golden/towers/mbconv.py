@@ -1,31 +1,69 @@
-"""timm 1.0 `efficientnet.EfficientNet`."""
+"""timm 1.0 `efficientnet.EfficientNet` and `mobilenetv3.MobileNetV3`."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
+from unittest import mock
 
+import timm
+from timm.models import efficientnet
 from timm.models.efficientnet import EfficientNet
-from torch import Tensor
+from timm.models.mobilenetv3 import MobileNetV3
+from torch import Tensor, nn
 
 from converters.golden.recording import Tower, recording
-from converters.golden.weights import measure_batch_norms
+from converters.golden.weights import BRANCH_GAIN, SE_GAIN, measure_batch_norms, scaled_normal
+
+# Pixels at which BatchNorm's statistics are measured: if the last maps have few values, MobileNetV3 amplifies
+# its rounding errors.
+MEASURED = 224
 
 
-def timm_sizes(record: dict[str, Any]) -> dict[str, Any]:
-    return {}  # a narrow record has smaller images only, and timm's EfficientNet takes any
+def timm_model(name: str, record: dict[str, Any], num_classes: int) -> Any:
+    """timm's model with its own flags, and the record's channels and depths where these are not lists.
+
+    timm 1.0 takes no `block_args` beside an architecture's name, so its class is replaced for the moment.
+    """
+    with mock.patch.object(efficientnet, "EfficientNet", functools.partial(_narrow, record)):
+        return timm.create_model(name, num_classes=num_classes)
+
+
+def _narrow(record: dict[str, Any], block_args: list[list[dict[str, Any]]], **options: Any) -> EfficientNet:
+    stages = [
+        [{**block, "out_chs": stage["width"]} for block in blocks[: stage["depth"]]]
+        for blocks, stage in zip(block_args, record["stages"])
+    ]
+    options |= {"stem_size": record["stem_width"], "num_features": record["embed_dim"], "round_chs_fn": int}
+    return EfficientNet(block_args=stages, **options)
 
 
 def stages(model: Any, images: Tensor) -> dict[str, Tensor]:
     blocks = {
         f"blocks.{i}.{j}": block for i, stage in enumerate(model.blocks) for j, block in enumerate(stage)
     }
-    with recording({"stem": model.bn1, **blocks, "head": model.bn2, "pooled": model.global_pool}) as found:
+    pooled = {"pooled": model.global_pool}
+    # MobileNetV3 pools before its last convolution, and keeps sides of 1 until after it.
+    ends = pooled | {"hidden": model.flatten} if is_v3(model) else {"head": model.bn2} | pooled
+    with recording({"stem": model.bn1, **blocks, **ends}) as found:
         model(images)
-    return found
+    return found | {"pooled": found["pooled"].flatten(1)}
+
+
+def is_v3(module: nn.Module) -> bool:
+    return isinstance(module, MobileNetV3)
 
 
 def condition(model: Any, seed: int) -> None:
-    measure_batch_norms(model, model.pretrained_cfg["input_size"][-1], seed, {})
+    """Small residual branches, and squeeze-excitation gates that differ from a constant half."""
+    gains = {}
+    for name, block in model.named_modules():
+        if getattr(block, "has_skip", False):
+            last = max(norm for norm, _ in block.named_children() if norm.startswith("bn"))
+            gains[f"{name}.{last}"] = BRANCH_GAIN
+        if name.endswith((".se.conv_reduce", ".se.conv_expand")):
+            scaled_normal(block.weight, SE_GAIN)
+    measure_batch_norms(model, MEASURED, seed, gains)
 
 
-TOWERS = [Tower(lambda module: isinstance(module, EfficientNet), stages, condition)]
+TOWERS = [Tower(lambda module: isinstance(module, EfficientNet) or is_v3(module), stages, condition)]
