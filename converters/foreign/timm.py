@@ -19,9 +19,10 @@ from clipjax.errors import DataError
 from clipjax.models.arch import arch_from_dict, arch_to_dict, load_arch
 from clipjax.storage.reading import read_csv
 from converters.foreign.card import card_record, choose, get, square
-from converters.foreign.timm_options import has_family, tower
+from converters.foreign.timm_options import tower
 
-_POOLS = {"class": "token", "map": "map"}  # our vision poolings; without the key: the mean
+# timm's name of our poolings; of any other, and without the key: the mean.
+_POOLS = {"class": "token", "distilled": "token", "map": "map"}
 _CROPS = {"center": "shortest", "squash": "squash"}
 _INTERPOLATIONS = {"bicubic": "bicubic", "bilinear": "bilinear"}
 
@@ -36,11 +37,12 @@ def read(record: Mapping[str, Any], where: str, folder: str) -> dict[str, Any]:
     if "global_pool" in config:  # as timm reads it; beside `architecture` it only informs
         args = {"global_pool": config["global_pool"], **args}
     row = _row(name, tag)
-    vision = _vision(name, args, size, row, where)
+    built = {"name": name, "vision": tower(name, args, size, where), "num_classes": classes}
+    arch = arch_to_dict(arch_from_dict(built, where))
+    vision = arch["vision"]
     pool = _POOLS.get(vision.get("pooling", ""), "avg")
     if record.get("global_pool", pool) != pool:
         raise DataError(f"{where}: global_pool is {record['global_pool']!r}, but the model has {pool!r}")
-    arch = {"name": name, "vision": vision, "num_classes": classes}
     if row is not None:
         known = arch_to_dict(load_arch(row["arch"]))
         if {**known["vision"], "image_size": size} == vision:
@@ -49,21 +51,6 @@ def read(record: Mapping[str, Any], where: str, folder: str) -> dict[str, Any]:
     card = card_record(f"{name}-{folder}", arch, where, source, _preprocess(config, size, inside))
     _identify(card, row, tag, bool(record.get("label_names") or config.get("label_names")))
     return card
-
-
-def _vision(
-    name: str, args: Mapping[str, Any], size: int, row: Mapping[str, str] | None, where: str
-) -> dict[str, Any]:
-    """The record of the image tower."""
-    if row is None or has_family(name):
-        vision = tower(name, args, size, where)
-    else:
-        vision = arch_to_dict(load_arch(row["arch"]))["vision"] | {"image_size": size}
-        pool = _POOLS.get(vision.get("pooling", ""), "avg")
-        for key, value in args.items():
-            if (key, value) != ("global_pool", pool):
-                raise DataError(f"{where}: model_args.{key} is {value!r}, which clipjax does not know")
-    return arch_to_dict(arch_from_dict({"name": name, "vision": vision, "num_classes": 0}, where))["vision"]
 
 
 def _image_size(config: Mapping[str, Any], where: str) -> int:

@@ -44,7 +44,7 @@ def test_every_architecture_is_the_references(name: str) -> None:
     entry = read_record()["archs"][name]
     assert problem_of(entry) is None
     assert entry["full_size"] == parity.EQUAL
-    assert entry["keys"] > 100
+    assert entry["keys"] >= 32  # VGG-16 has fewest
     narrow, dual = entry["narrow"], load_arch(name).text is not None
     assert narrow["passed"]
     assert narrow["worst_stage"][1] > 0  # numbers were compared, and not with themselves
