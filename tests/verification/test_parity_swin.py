@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from _mutants import assert_same, dense_errors
+from _mutants import assert_same, dense_errors, gradient_errors
 from _parity import Case, Tensor, case_of, edited, source_of
 from safetensors.numpy import save_file
 
@@ -65,6 +65,13 @@ def test_compiled_size_does_not_grow_with_depth() -> None:
         return len(encode.lower(Network(arch).abstract_params(), images).as_text())
 
     assert size((2, 2, 18, 2)) < 1.01 * size((2, 2, 2, 2))
+
+
+def test_gradients_are_torchs() -> None:
+    """Through moved windows and tables; biases of keys have none: they add the same to all scores."""
+    errors = gradient_errors(narrow_case())
+    different = {path for path, error in errors.items() if not error <= 1e-4}
+    assert {path for path in different if not path.endswith("attn/k/bias")} == set()
 
 
 # ----------------------------------------------------------------------------------------------- files
