@@ -190,7 +190,7 @@ def test_all_tasks_are_here():
 def test_accuracy(measured: Measured):
     result, expected = measured.result("zeroshot"), measured.logits("zeroshot")
     assert result.images["prediction"].to_pylist() == expected.argmax(axis=1).tolist()
-    assert len({*expected.argmax(axis=1)}) > 1  # else the comparison would show nothing
+    assert np.ptp(expected, axis=0).max() > 1e-3  # the images differ, for a random model, too
     labels = np.array([IMAGENET.ids.index(name.split("/")[0]) for name in result.images["id"].to_pylist()])
     assert result.value("top1") == np.mean(expected.argmax(axis=1) == labels)
     top5 = (np.argsort(-expected, axis=1)[:, :5] == labels[:, None]).any(axis=1)
