@@ -24,6 +24,7 @@ from clipjax.config import config_dir
 from clipjax.errors import DataError
 from clipjax.models.arch import families
 from clipjax.models.network import Network
+from clipjax.models.outputs import one_layer
 from converters.foreign import read_foreign_card
 from converters.foreign.timm_options import architectures, has_family, options_of, tower
 from converters.golden.condition import condition
@@ -43,7 +44,13 @@ MODELS: dict[str, dict[str, Any]] = {
     "vit_wee_patch16_reg1_gap_256": {**VIT, "reg_tokens": 0, "class_token": True, "global_pool": "token"},
     "vit_base_patch16_clip_quickgelu_224": VIT,
     "deit3_huge_patch14_224": {**VIT, "img_size": 56},
+    "deit_base_distilled_patch16_384": VIT,
+    "efficientnet_b0": SMALL,
     "efficientnet_lite1": SMALL,
+    "mobilenetv3_small_100": SMALL,
+    "semnasnet_075": SMALL,
+    "tf_efficientnetv2_b0": SMALL,
+    "tinynet_e": SMALL,
     "resnet26": RESNET,
     "resnext50d_32x4d": {**RESNET, "stem_type": "", "avg_down": False, "cardinality": 4},
     "seresnet34": {**RESNET, "channels": [64, 64, 128, 128]},
@@ -110,9 +117,11 @@ def test_logits_of_a_saved_folder(name: str, tmp_path: Path) -> None:
         given = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
         expected = theirs.forward_head(theirs.forward_features(given), pre_logits=True).flatten(1)
         logits = theirs(given)
-    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+    # timm's features of a distilled DeiT are the mean of its two vectors, which its heads do not read.
+    found = np.mean(np.split(np.asarray(features), features.shape[1] // expected.shape[1], axis=1), axis=0)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
     if theirs.num_classes:
-        head = ours.params["head"]
+        head = one_layer(ours.params["head"])
         np.testing.assert_allclose(features @ head["kernel"] + head["bias"], logits, atol=1e-3)
 
 
