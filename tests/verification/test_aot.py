@@ -171,6 +171,10 @@ def script(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module(name)
 
 
+# Families of ImageNet classifiers whose members were not compiled yet: docs/tpu.md names them.
+NOT_COMPILED = {"beit", "densenet", "mixer", "regnet", "resnet", "resnetv2", "swin", "vgg"}
+
+
 def test_the_kept_table_is_that_of_its_record(monkeypatch: pytest.MonkeyPatch) -> None:
     tpu_table = script("tpu_table", monkeypatch)
     records = json.loads((ROOT / "docs" / "tpu.json").read_text())
@@ -181,7 +185,11 @@ def test_the_kept_table_is_that_of_its_record(monkeypatch: pytest.MonkeyPatch) -
         assert row.executable.collectives == {}, row
         assert row.executable.highest == (row.executable.products if row.precision == "parity" else 0), row
         seen.add(family_of(getattr(model_card(row.model).arch, row.tower)).name)
-    assert seen == set(families()), "benchmarks/tpu_table.py compiles a member of the missing family"
+    missing = set(families()) - seen
+    assert missing <= NOT_COMPILED, "benchmarks/tpu_table.py compiles a member of the missing family"
+    assert "No member of these families was compiled yet: " + ", ".join(sorted(missing)) in " ".join(
+        (ROOT / "docs" / "tpu.md").read_text().split()
+    )
 
 
 def test_the_kept_slices_are_those_of_their_record(monkeypatch: pytest.MonkeyPatch) -> None:

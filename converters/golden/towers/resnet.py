@@ -31,7 +31,8 @@ def simclr_model(name: str, record: dict[str, Any] | None) -> ResNet:
     if record is not None:
         layers, stem, classes = tuple(record["layers"]), record["stem_width"], 10
         channels = timm_sizes(record)["channels"]
-    model: Any = ResNet(Bottleneck, layers=layers, channels=channels, num_classes=classes)
+    block: Any = Bottleneck
+    model: Any = ResNet(block, layers=layers, channels=channels, num_classes=classes)
     model.conv1 = nn.Conv2d(3, stem, 7, stride=2, padding=3, bias=False)
     model.bn1 = nn.BatchNorm2d(stem)
     first = model.layer1[0]
