@@ -36,15 +36,21 @@ def use_all_cores() -> int:
     return cores
 
 
-def save_reference(arch: str, path: Path) -> Any:
-    """An open_clip model with its own initialisation (seed 0), also written to `path` as safetensors."""
+def save_reference(arch: str, path: Path, library: str = "open_clip") -> Any:
+    """A reference model, also written to `path` as safetensors.
+
+    Seed 0; open_clip's own initialisation, and conditioned weights of timm, whose own vanish in deep nets.
+    """
     import torch
     from safetensors.torch import save_file
 
     from converters.golden import build_model
+    from converters.golden.condition import condition
 
     torch.manual_seed(0)
-    model: Any = build_model(arch)
+    model: Any = build_model(arch, library)
+    if library == "timm":
+        condition(model, 0)
     save_file({key: x.contiguous() for key, x in model.state_dict().items()}, path)
     return model
 
