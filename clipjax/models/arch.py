@@ -1,8 +1,8 @@
 """Architecture records: everything that decides what a network computes, and nothing else.
 
-A record is data (`configs/archs/NAME.toml`, or the `arch` entry of a model card). Reading is strict: a key
-that is missing, unknown or of the wrong type is refused by name. No number has a default, because a wrong
-activation or epsilon does not fail: it gives slightly wrong embeddings.
+A record is data: `configs/archs/NAME.toml`, or the `arch` entry of a model card. Reading is strict and
+refuses a missing, unknown or mistyped key by name. Numbers have no defaults: a wrong activation or epsilon
+does not fail, it gives slightly wrong embeddings.
 
     logit_bias = false              # dual encoders only: is there a learned bias beside the logit scale
     [vision]
@@ -31,7 +31,7 @@ from clipjax.storage.records import read
 
 
 class Frame(NamedTuple):
-    """The ids around a text: before it, after it, and what fills the context, as in the tower's training."""
+    """The ids before a text, after it, and filling the context, as in the tower's training."""
 
     start: tuple[int, ...]
     end: tuple[int, ...]
@@ -41,9 +41,9 @@ class Frame(NamedTuple):
 class Positions(NamedTuple):
     """The position table of an image tower, for `clipjax.models.resample`.
 
-    path: of the leaf in the tower's params. prefix: rows before the patches' own. grid: patches along a side.
-    rule: how the reference resamples it, None if it does not.
-    distances: the leaf has a table [R, heads] a block, with a row a distance of two patches (see
+    path: the leaf in the tower's params. prefix: rows before the patches' own. grid: patches along a side.
+    rule: how the reference resamples it; None if it does not.
+    distances: the leaf has a table [R, heads] per block, with a row per distance of two patches (see
         `relative_position.relative_index`); its `prefix` other rows come last.
     """
 
@@ -59,24 +59,23 @@ class Family:
     """A family of towers: a module's `FAMILY`.
 
     Attributes:
-        name: its value in `[vision] family` or `[text] family`: the name of its module.
+        name: the module's name, and the value of `[vision] family` or `[text] family`.
         tower: which of the two towers it can be.
         config: frozen dataclass with `embed_dim`, the width of the features, and `image_size` (vision) or
             `context_length` and `vocab_size` (text). `__post_init__` raises ValueError on impossible sizes. A
-            text config also has `min_length`, the fewest ids of a text; `reach(ids)`, for ids [N,
-            context_length] how many first ids of each text decide its features, int32 [N]; and `frame`, a
-            `Frame`.
+            text config also has `min_length`, the fewest ids of a text; `reach(ids)`: ids [N, context_length]
+            -> int32 [N], how many first ids of each text decide its features; and `frame`, a `Frame`.
         build: (config, rngs) -> the tower, an `nnx.Module` whose only state is `nnx.Param`, called as
             `tower(inputs, mode, capture) -> (features, stages)`; `mode` is a `clipjax.models.training.Mode`.
         narrow: config -> the same flags at small sizes, for comparing numbers.
-        depth: vision: config -> the number of blocks (of a transformer) or stages.
-        dense: vision: (tower, images, ascending indices of blocks or stages, mode) -> the output of each as a
-            map [B, h, w, C], without final norm and class token. Runs nothing after the last one and keeps no
-            other output.
+        depth: vision: config -> the number of (transformer) blocks or stages.
+        dense: vision: (tower, images, ascending indices of blocks or stages, mode) -> each one's output as a
+            map [B, h, w, C], without final norm and class token. Runs nothing after the last index and keeps
+            no other output.
         positions: vision with a position table: config -> its `Positions`.
         one_size: vision that takes images of one size only: why, as in "it takes ... pixels only: WHY".
-        heads: vision whose features may be several vectors side by side: config -> how many; a classifier has
-            a linear layer for each (`clipjax.models.outputs`).
+        heads: vision whose features are several vectors side by side: config -> how many; a classifier has a
+            linear layer for each (`clipjax.models.outputs`).
         embedded: text towers that take vectors (`Network.encode_embedded`): (tower, beginning, tokens,
             positions, mode) -> features.
         cpu_options: options of XLA's CPU compiler that make the tower faster.
@@ -101,8 +100,8 @@ class Arch:
     """One architecture: a dual encoder (`text` set) or a classifier (`num_classes` set). Hashable.
 
     Attributes:
-        name: that of open_clip or timm where they have one.
-        vision: config of the image tower; its class tells the family.
+        name: open_clip's or timm's where they have one.
+        vision: config of the image tower; its class determines the family.
         text: config of the text tower, None for a classifier.
         num_classes: width of the linear head, 0 for features alone, None for a dual encoder.
         logit_bias: a dual encoder has a learned `logit_bias` (as trained with a sigmoid loss).
@@ -140,7 +139,7 @@ def family_of(config: Any) -> Family:
 
 
 def arch_names() -> list[str]:
-    """All architectures in configs/archs, sorted."""
+    """The names in configs/archs, sorted."""
     return sorted(path.stem for path in (config_dir() / "archs").glob("*.toml"))
 
 
@@ -149,7 +148,7 @@ def load_arch(name: str) -> Arch:
     """The architecture in configs/archs/NAME.toml.
 
     Raises:
-        UsageError: there is no such file; names the nearest.
+        UsageError: no such file; names the nearest.
         DataError: the file is not a valid record.
     """
     if name not in arch_names():
@@ -162,7 +161,7 @@ def load_arch(name: str) -> Arch:
 
 
 def two_heads(config: Any) -> dict[str, int]:
-    """The sizes of a transformer of two heads and two blocks, with the same head and MLP ratio."""
+    """Sizes of a transformer with two heads and two blocks, keeping the head and MLP ratios."""
     width = 2 * (config.width // config.heads)
     mlp_width = int(width * config.mlp_width / config.width)
     return {"width": width, "layers": 2, "heads": 2, "mlp_width": mlp_width}
@@ -205,7 +204,7 @@ def arch_from_dict(record: dict[str, Any], where: str) -> Arch:
 
 @dataclass(frozen=True)
 class _DualEncoder:
-    """The top of a record with two towers."""
+    """A record's top level, with two towers."""
 
     name: str
     vision: Mapping[str, Any]
@@ -216,7 +215,7 @@ class _DualEncoder:
 
 @dataclass(frozen=True)
 class _Classifier:
-    """The top of a record with an image tower and a head."""
+    """A record's top level, with an image tower and a head."""
 
     name: str
     vision: Mapping[str, Any]
@@ -259,8 +258,8 @@ def _nearest(record: dict[str, Any]) -> str:
 def arch_to_dict(arch: Arch) -> dict[str, Any]:
     """The record of an architecture, in JSON types; `arch_from_dict` inverts it.
 
-    It lacks what is None, a part that the network lacks. So a family can get another part, and the records of
-    networks without it, and the digests of those, stay.
+    Leaves out fields that are None (parts that the network lacks). So a new optional part of a family changes
+    neither the records of older networks nor their digests.
     """
 
     def tower(config: Any) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Convolutions, padding, patches, BatchNorm and pooling of maps.
 
-Maps are [B, H, W, C]. The rules of `layers.py` hold: no default changes a number, and a layer computes in the
-dtype of its input.
+Maps are [B, H, W, C]. As in `layers.py`, no default changes a number, and a layer computes in the dtype of
+its input.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ Padding = Literal["symmetric", "tf_same", "none"]
 def pads(size: int, kernel: int, stride: int, padding: Padding) -> tuple[int, int]:
     """Zeros before and after an axis of `size`.
 
-    "symmetric" is PyTorch's (kernel - 1) // 2 on both sides; "tf_same" is TensorFlow's SAME, where an odd
-    zero goes to the end; "none" is none. E.g. size 4, kernel 3, stride 2: (1, 1), (0, 1), (0, 0).
+    "symmetric" is PyTorch's (kernel - 1) // 2 on both sides; "tf_same" is TensorFlow's SAME, which puts an
+    odd zero at the end. E.g. size 4, kernel 3, stride 2: (1, 1), (0, 1) and for "none" (0, 0).
     """
     if padding == "none":
         return 0, 0
@@ -52,9 +52,9 @@ def conv2d(
 ) -> Float[Array, "B h w O"]:
     """Convolution of maps in C // C_of_group groups of channels; as many groups as channels is depthwise.
 
-    Windows that neither overlap nor reach into the padding (1x1, patches) become a matrix product. On a CPU
-    depthwise ones are written out as a sum of shifted maps: XLA's are 5 to 90 times slower than torch's.
-    Small groups are computed a few together (`_merged`), up to 5 times faster.
+    Windows that neither overlap nor reach into the padding (1x1, patches) become a matrix product. On a CPU a
+    depthwise convolution is a sum of shifted maps, because XLA's is 5 to 90 times slower than torch's. Small
+    groups are computed a few together (`_merged`), up to 5 times faster.
     """
     height, width = (pads(size, kernel.shape[0], stride, padding) for size in x.shape[1:3])
     groups = x.shape[-1] // kernel.shape[2]
@@ -105,15 +105,15 @@ def _convolve(
     )
 
 
-_SMALL_GROUP = 8  # inputs of a group, up to which merging is faster
-_MERGED = 8  # groups
+_SMALL_GROUP = 8  # merging is faster up to this many inputs per group
+_MERGED = 8  # groups per merged convolution
 
 
 def _merged(dense: Callable[..., Array], x: Array, kernel: Array) -> Array:
-    """A grouped convolution as `dense` ones, each of up to 8 groups and a kernel of zeros off its diagonal.
+    """A grouped convolution as `dense` ones of up to 8 groups, each with a kernel of zeros off its diagonal.
 
-    The zeros cost less than XLA's way with narrow groups (ResNeXt-50's first stage on one thread: 10 ms for
-    56; torch 6).
+    Multiplying the zeros costs less than XLA's own narrow groups (ResNeXt-50's first stage on one thread: 10
+    ms instead of 56; torch 6).
     """
     side, width = kernel.shape[0], kernel.shape[2]
     groups = x.shape[-1] // width
@@ -130,10 +130,10 @@ def _merged(dense: Callable[..., Array], x: Array, kernel: Array) -> Array:
 def _canonical(
     plain: Callable[..., Array], height: tuple[int, int], width: tuple[int, int]
 ) -> Callable[..., Array]:
-    """A convolution of stride 1 and one group whose gradients are convolutions of the plain layout.
+    """A convolution of stride 1 and one group whose gradients are convolutions in the plain layout.
 
-    Only that layout is fast in XLA's CPU compiler, which converts no other inside a loop: in the scanned
-    blocks derivatives would be 20 times slower than torch's.
+    XLA's CPU compiler is fast only in that layout and converts no other inside a loop: in the scanned blocks
+    derivatives would be 20 times slower than torch's.
     """
 
     def backward(kept: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
@@ -163,7 +163,7 @@ def outlined(f: Callable[..., Array]) -> Callable[..., Array]:
     """`f` as a separate function in the compiled program, computed once.
 
     XLA's CPU compiler fuses cheap arithmetic into each reader: the LayerNorm after a 7x7 depthwise
-    convolution would compute the convolution's 49 products three times.
+    convolution would compute its 49 products three times.
     """
 
     def call(*args: Array) -> Array:
@@ -203,8 +203,8 @@ class Conv(nnx.Module):
 class BatchNorm(nnx.Module):
     """(x - mean) / sqrt(var + eps) * scale + bias over the last axis; all four are params [dim].
 
-    In training, unless "frozen", it uses the mean and (biased) variance of `x`, in float32. It leaves the
-    mean and unbiased variance of the batch (its first part, if there are several) in the variables.
+    In training, unless "frozen", it uses the mean and (biased) variance of `x`, in float32, and leaves the
+    mean and unbiased variance of the batch (of its first part, if there are several) in the variables.
     """
 
     def __init__(self, dim: int, *, eps: float, scale_init: Initializer = ones):
@@ -217,7 +217,7 @@ class BatchNorm(nnx.Module):
     def __call__(self, x: Float[Array, "B H W C"], mode: Mode) -> Float[Array, "B H W C"]:
         if mode.training is not None and mode.batch_norm != "frozen":
             return self._of_batch(x, mode.training.devices if mode.batch_norm == "per_device" else 1)
-        # The four vectors are folded in float32 first: one multiply-add a pixel.
+        # Fold the four vectors in float32 first: one multiply-add per pixel.
         scale, bias, mean, var = (
             p[...].astype(jnp.float32) for p in (self.scale, self.bias, self.mean, self.var)
         )
@@ -235,7 +235,7 @@ class BatchNorm(nnx.Module):
                 'ones, or train with batch_norm = "frozen"'
             )
         mean = wide.mean(axes, keepdims=True)
-        # The variance has no gradient through the mean, because differences from it add up to zero.
+        # No gradient flows through the mean: differences from it add up to zero.
         var = jnp.square(wide - jax.lax.stop_gradient(mean)).mean(axes, keepdims=True)
         for kept, found in ((self.mean, mean), (self.var, var * (count / (count - 1)))):
             kept.set_value(jax.lax.stop_gradient(found[0].reshape(-1)))
@@ -245,7 +245,7 @@ class BatchNorm(nnx.Module):
 
 
 def average_pool(x: Float[Array, "B H W C"], window: int) -> Float[Array, "B h w C"]:
-    """Mean over windows of `window` x `window` that do not overlap."""
+    """Mean over non-overlapping windows of `window` x `window`."""
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // window, window, width // window, window, channels)
     return x.mean(axis=(2, 4))
@@ -256,10 +256,10 @@ def max_pool(
 ) -> Float[Array, "B h w C"]:
     """Maximum over windows.
 
-    outside: what padding is filled with: -inf never wins (PyTorch's rule), 0 may.
+    outside: what fills the padding: -inf never wins (PyTorch's rule), 0 may.
 
-    On a CPU it is written out, because the derivative of XLA's operation is slow there; where several pixels
-    are the maximum they then share the gradient, and otherwise the first has it.
+    On a CPU it is written out, because the derivative of XLA's operation is slow there. Pixels that tie for
+    the maximum then share the gradient; elsewhere the first gets it.
     """
     sides = [pads(size, window, stride, padding) for size in x.shape[1:3]]
     x = jnp.pad(x, ((0, 0), *sides, (0, 0)), constant_values=outside)

@@ -20,9 +20,9 @@ class Cut:
 
     Attributes:
         part: what this device holds.
-        axis: the axis that is cut, counted from the end, since a scan removes the first.
+        axis: the cut axis, counted from the end because a scan removes the first.
         devices: the number of parts.
-        name: of the mesh axis.
+        name: the mesh axis.
     """
 
     part: Array
@@ -32,7 +32,7 @@ class Cut:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the whole param."""
+        """The whole param's."""
         sizes = list(self.part.shape)
         sizes[self.axis] *= self.devices
         return tuple(sizes)

@@ -1,12 +1,12 @@
-"""The layers of every family; with `convolutions.py` the only home of their numerics.
+"""The layers of every family. Numerics live only here and in `convolutions.py`.
 
-No default changes a number: activations are named, every epsilon is given. Flax's defaults differ from the
-PyTorch sources in three ways (tanh gelu, LayerNorm epsilon 1e-6 and its cancelling variance E[x^2] - E[x]^2),
-so these layers are our own. Modules hold only `nnx.Param`.
+No default changes a number: callers name every activation and give every epsilon. These layers are our own
+because Flax's defaults differ from PyTorch's in three ways: tanh gelu, LayerNorm epsilon 1e-6, and its
+cancelling variance E[x^2] - E[x]^2. Modules hold only `nnx.Param`.
 
 Arrays are channels last: tokens [B, N, D], maps [B, H, W, C]. A layer computes in the dtype of its input and
-params (network.py casts both), but LayerNorm statistics and the softmax are always float32. Initialisers are
-those of PyTorch's layers, which open_clip keeps.
+params (network.py casts both); LayerNorm statistics and softmax are always float32. Initialisers are those of
+PyTorch's layers, as in open_clip.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "sigmoid": jax.nn.sigmoid,
 }
 
-# Which keys a query sees.
+# True where a query sees a key.
 Visible = Bool[Array, "..."]
 
 # What the config of a transformer may name.
@@ -122,14 +122,13 @@ def attend(
 ) -> Float[Array, "B M D"]:
     """Multi-head attention of q over k and v, without the projections.
 
-    visible: broadcast to [B, heads, M, N]: which keys a query sees; None is all.
+    visible: which keys a query sees, broadcast to [B, heads, M, N]; None is all.
     """
     q, k, v = (split_heads(x, heads) for x in (q, k, v))
     return attend_heads(q, k, v, visible, mode=mode)
 
 
 def split_heads(x: Float[Array, "B N D"], heads: int) -> Float[Array, "B {heads} N d"]:
-    """Cuts the channels into heads."""
     return x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3)
 
 
@@ -144,8 +143,8 @@ def attend_heads(
 ) -> Float[Array, "B M heads*d"]:
     """`attend` for q, k, v already cut by `split_heads`.
 
-    bias: added to the scaled scores. P divides B, and row b of the batch has bias b % P: with P = 1 all have
-    one, with P the windows of an image, each of its windows its own.
+    bias: added to the scaled scores; row b of the batch gets bias[b % P], and P divides B. P = 1 is one bias
+    for all; with P windows per image, each window has its own.
 
     On a CPU long sequences run a few heads at a time, so that their scores stay in its cache.
     """
@@ -174,7 +173,8 @@ _CHUNK_HEADS = 4
 def _mix(q: Array, k: Array, v: Array, visible: Array | None = None, bias: Array | None = None) -> Array:
     """softmax(q k^T / sqrt(d) + bias) v over the last two axes; the softmax in float32.
 
-    The softmax's sum divides the result [M, D], not the scores [M, N]: one pass less over the largest array.
+    The softmax's sum divides the result [M, D] instead of the scores [M, N]: one pass less over the largest
+    array.
     """
     scores = jnp.matmul(q * q.shape[-1] ** -0.5, k.swapaxes(-1, -2), preferred_element_type=jnp.float32)
     if bias is not None:
@@ -187,7 +187,7 @@ def _mix(q: Array, k: Array, v: Array, visible: Array | None = None, bias: Array
 
 
 def causal(length: int) -> Bool[Array, "{length} {length}"]:
-    """A token sees itself and those before it."""
+    """A token sees itself and earlier ones."""
     return jnp.tri(length, dtype=bool)
 
 
@@ -237,7 +237,7 @@ class Mlp(nnx.Module):
 
 
 class LayerScale(nnx.Module):
-    """A learned factor a channel [dim], on what a residual branch adds (Touvron et al. 2021, section 2)."""
+    """A learned factor per channel [dim] on a residual branch (Touvron et al. 2021, section 2)."""
 
     def __init__(self, dim: int, *, init: float):
         self.scale = nnx.Param(jnp.full((dim,), init))
@@ -287,7 +287,7 @@ M = TypeVar("M", bound=nnx.Module)
 
 
 def stack(make: Callable[[nnx.Rngs], M], depth: int, rngs: nnx.Rngs) -> M:
-    """`depth` modules as one: every param has a leading axis of that length."""
+    """`depth` modules as one: every param gets a leading axis of that length."""
 
     @nnx.split_rngs(splits=depth)
     @nnx.vmap(in_axes=(0,), out_axes=0)
@@ -316,17 +316,16 @@ def scan(blocks: Any, x: Array, *shared: Any, mode: Mode, capture: bool) -> tupl
 
 
 def apply(block: Any, x: Array, *shared: Any, mode: Mode) -> Array:
-    """block(x, *shared, mode=mode) as `scan` would call it, for a single block."""
+    """block(x, *shared, mode=mode) for a single block, called as `scan` would."""
     x, found = _called(block, x, *shared, mode=mode, loop=False)
     nnx.update(block, found)
     return x
 
 
 def _called(block: Any, x: Array, *shared: Any, mode: Mode, loop: bool) -> tuple[Array, Any]:
-    """A block's output and the statistics left in its variables (see `BatchNorm`).
+    """A block's output and its new statistics (see `BatchNorm`).
 
-    The statistics are returned because scan and checkpoint run a copy of the module, and writes to it are
-    lost.
+    scan and checkpoint run a copy of the module and lose writes to it, so the statistics are returned.
     """
 
     def pure(block: Any, x: Array, *shared: Any) -> tuple[Array, Any]:
@@ -349,7 +348,7 @@ _PRODUCTS = jax.checkpoint_policies.save_from_both_policies(
 
 
 def scan_at(blocks: Any, x: Array, *shared: Any, mode: Mode, at: Sequence[int]) -> list[Array]:
-    """The outputs of the stacked modules `at` (ascending); keeps no others and runs no later ones."""
+    """The outputs of the stacked modules `at` (ascending); keeps no others, runs no later ones."""
     outputs, start = [], 0
     for index in at:
         some = jax.tree.map(lambda param, first=start, last=index: param[first : last + 1], blocks)

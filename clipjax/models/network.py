@@ -1,8 +1,8 @@
 """The forward functions of an architecture: pure functions of a params dict.
 
-A `Network` holds no weights and compares by its arch, so it can be a static argument of `jax.jit`. Params are
-a nested dict of float32 arrays under "vision" and "text" or "head", with leaves as in each family's
-docstring. A dual encoder also has `logit_scale` [] (and `logit_bias` []).
+A `Network` has no weights and compares by its arch: it can be a static argument of `jax.jit`. Params are a
+nested dict of float32 arrays under "vision" and "text" or "head"; each family's docstring has the leaves. A
+dual encoder also has `logit_scale` [] (and `logit_bias` []).
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ _MATMUL = {"parity": "highest", "fast": "default"}
 
 
 def known_precision(name: str) -> Precision:
-    """The same name. Raises UsageError if it is not a `Precision`."""
+    """`name`, checked. Raises UsageError."""
     if name not in get_args(Precision):
         raise unknown_name("precision", str(name), list(get_args(Precision)))
     return cast(Precision, name)
 
 
 def layer_indices(layers: Any) -> int | tuple[int, ...]:
-    """`layers` of `Network.encode_dense` as integers, which can be a static argument of `jax.jit`.
+    """`layers` of `Network.encode_dense` as integers, so that it can be a static argument of `jax.jit`.
 
     Raises:
         UsageError: neither a number of layers nor a list of indices.
@@ -61,7 +61,7 @@ def layer_indices(layers: Any) -> int | tuple[int, ...]:
 
 
 class DualEncoder(nnx.Module):
-    """The param tree of an image tower and a text tower."""
+    """The param tree of an image and a text tower."""
 
     def __init__(self, arch: Arch, rngs: nnx.Rngs):
         self.vision = family_of(arch.vision).build(arch.vision, rngs)
@@ -74,7 +74,7 @@ class DualEncoder(nnx.Module):
 
 
 class Classifier(nnx.Module):
-    """The param tree of an image tower and its head (`outputs`); `num_classes` 0 means no head."""
+    """The param tree of an image tower and its head (`outputs`); without a head if `num_classes` is 0."""
 
     def __init__(self, arch: Arch, rngs: nnx.Rngs):
         assert arch.num_classes is not None
@@ -90,8 +90,6 @@ class Classifier(nnx.Module):
 
 
 class Parts(nnx.Module):
-    """Modules by name."""
-
     def __init__(self, modules: dict[str, nnx.Module]):
         for name, module in modules.items():
             setattr(self, name, module)
@@ -118,16 +116,16 @@ class Network:
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
 
     def compiler_options(self, tower: Literal["vision", "text"]) -> dict[str, str] | None:
-        """Options for a `jax.jit` around one tower that make it faster here. Only rounding changes."""
+        """Options for a `jax.jit` around one tower that make it faster here and change only rounding."""
         options = family_of(getattr(self.arch, tower)).cpu_options
         if options is None or jax.default_backend() != "cpu" or not _accepted(tuple(options.items())):
             return None
         return dict(options)
 
     def init_params(self, key: Array) -> Params:
-        """Params drawn as open_clip initialises them for training; EVA, MBConv and heads as timm does.
+        """New params, drawn as open_clip or timm initialises the family (exceptions: its docstring).
 
-        key: a typed PRNG key, `jax.random.key(seed)`.
+        Heads are drawn as in timm. key: a typed PRNG key, `jax.random.key(seed)`.
         """
         return _draw(self.arch, key) if isinstance(key, Tracer) else _draw_now(self.arch, key)
 
@@ -162,11 +160,12 @@ class Network:
     ) -> Features | tuple[Features, Stages]:
         """images [B, S, S, 3] float32, normalised -> features [B, E] float32, not of unit norm.
 
-        For a classifier: the pooled features that its head reads. `capture` adds the stages in forward order,
-        channels last, float32: patch_embed, embed, blocks.0 ..., pooled, projected (ViT), or those in the
-        family's docstring.
+        A classifier returns the pooled features that its head reads.
 
-        platform: in a training step, the mesh's; see `clipjax.devices.platforms.platform_of`.
+        Args:
+            capture: add the stages in forward order, channels last, float32: patch_embed, embed, blocks.0
+                ..., pooled, projected (ViT), or those in the family's docstring.
+            platform: in a training step, the mesh's; see `clipjax.devices.platforms.platform_of`.
 
         Raises:
             DataError: the params or the images do not fit the architecture.
@@ -178,17 +177,17 @@ class Network:
     def encode_dense(
         self, params: Params, images: Array, *, layers: int | Sequence[int], precision: Precision
     ) -> tuple[Float32[Array, "B _ _ _"], ...]:
-        """images [B, S, S, 3] float32, normalised -> one map [B, h, w, C] float32 a layer.
+        """images [B, S, S, 3] float32, normalised -> one map [B, h, w, C] float32 per layer.
 
         As timm's `forward_intermediates` without a norm: outputs of transformer blocks without the class
-        token, or of a convolutional net's stages (not its stem). Runs nothing after the last layer asked for.
+        token, or of a convolutional net's stages (not its stem). Later layers do not run.
 
         Args:
-            layers: indices from 0, negative ones from the end, in any order; or n for the last n.
+            layers: indices from 0 (negative: from the end) in any order; or n for the last n.
 
         Raises:
             DataError: the params or the images do not fit the architecture.
-            UsageError: there is no such layer, or `layers` are not integers.
+            UsageError: a layer does not exist, or `layers` are not integers.
         """
         self._check_images(images)
         family = family_of(self.arch.vision)
@@ -238,9 +237,9 @@ class Network:
     ) -> Features | tuple[Features, Stages]:
         """ids [B, L] int32, L up to the context length -> features [B, E] float32, not of unit norm.
 
-        Ids may be cut anywhere after the text for CLIP's tower, which reads out at its end token, and for
-        RoBERTa's, which hides padding. SigLIP's and CoCa's need the whole context. `capture` adds the stages:
-        embed, blocks.0 ..., pooled, projected.
+        CLIP's tower reads out at its end token and RoBERTa's hides padding: their ids may be cut anywhere
+        after the text. SigLIP's and CoCa's need the whole context. `capture` adds the stages: embed, blocks.0
+        ..., pooled, projected.
 
         Raises:
             DataError: the architecture has no text tower, or the params or the ids do not fit it.
@@ -257,7 +256,7 @@ class Network:
             raise DataError(f"{self.arch.name} takes ids [B, {lengths}], not {list(ids.shape)}")
 
     def check_embedded(self) -> None:
-        """Raises UsageError if the text tower cannot take vectors; names its family."""
+        """Raises UsageError, naming the family, if the text tower cannot take vectors."""
         if self.arch.text is None:
             raise UsageError(f"{self.arch.name} is a classifier: it has no text tower for learned prompts")
         family = family_of(self.arch.text)
@@ -281,8 +280,8 @@ class Network:
         """`encode_text` for texts given as vectors, such as learned prompts.
 
         Args:
-            tokens: float32 [B, L, D], in place of rows of the token embedding table.
-            positions: int32 [B], where each text is read out: for CLIP the position of its end token.
+            tokens: float32 [B, L, D], instead of rows of the token embedding table.
+            positions: int32 [B], where each text is read out (CLIP: at its end token).
             beginning: float32 [P, D], the first of P + L tokens of all texts (`positions` count from here).
                 A causal tower runs it once: the same features for less work.
             remat: recompute a block's activations in the backward pass instead of keeping them.
@@ -326,7 +325,7 @@ class Network:
         platform: as for `encode_image`.
 
         Returns: features [B, E] float32, not of unit norm; and BatchNorm's running statistics after this
-            batch, a tree {"vision": {...}} of the leaves that changed, {} if there are none.
+            batch: {"vision": {...}} with the changed leaves, or {}.
         """
         self._check_images(images)
         tower = self._tower("vision", params, precision)
@@ -384,7 +383,7 @@ def _moved(before: Params, of_batch: Params) -> Params:
 
 @functools.cache
 def _accepted(options: tuple[tuple[str, str], ...]) -> bool:
-    """Whether this XLA has these options, which are experimental."""
+    """Whether this XLA has these experimental options."""
     try:
         jax.jit(lambda x: x, compiler_options=dict(options)).lower(0.0).compile()
     except jax.errors.JaxRuntimeError:
@@ -411,7 +410,7 @@ def _build(arch: Arch, rngs: nnx.Rngs) -> nnx.Module:
 
 
 def _split(module: nnx.Module) -> tuple[Any, Params]:
-    """A module as its structure and its params; asserts that it holds nothing else."""
+    """A module's structure and params; asserts that it holds nothing else."""
     graphdef, state, rest = nnx.split(module, nnx.Param, ...)
     assert not nnx.to_pure_dict(rest), f"{type(module).__name__} holds more than params: {rest}"
     return graphdef, nnx.to_pure_dict(state)
@@ -440,7 +439,7 @@ def _precise(arch: Arch, tower: str) -> frozenset[Any]:
 
 
 def _check(params: Params, abstract: Params, where: str) -> None:
-    """Names and shapes must be the architecture's: merging alone would accept a wrong shape."""
+    """Checks names and shapes: merging alone would accept a wrong shape."""
     found, wanted = (
         {jax.tree_util.keystr(path, simple=True, separator="/"): _shape(leaf) for path, leaf in leaves}
         for leaves in (jax.tree.leaves_with_path(tree, is_leaf=is_cut) for tree in (params, abstract))

@@ -1,8 +1,9 @@
-"""A classifier's head: a linear layer over the features, or two of which each reads its own half of them.
+"""A classifier's head: one linear layer over the features, or two that each read half of them.
 
-Params: head/{kernel [E,K], bias [K]}; with two, head/{class_token,distillation_token}/{kernel [E/2,K],
-bias [K]}, as files have them. The logits of two are their mean (timm 1.0 `deit.VisionTransformerDistilled`).
-As one layer over all features it has half of either kernel: halving a float changes none of its digits.
+Params: head/{kernel [E,K], bias [K]}; with two layers, as in the files,
+head/{class_token,distillation_token}/{kernel [E/2,K], bias [K]}. Two layers' logits are averaged (timm 1.0
+`deit.VisionTransformerDistilled`). Written as one layer over all features, each kernel is halved, which is
+exact in floating point.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ PARTS = ("class_token", "distillation_token")
 
 
 def parts_of(arch: Arch) -> tuple[str, ...]:
-    """The names of its layers; () if there is one."""
+    """The names of a head's two layers; () if it has one."""
     heads = family_of(arch.vision).heads
     return PARTS if heads is not None and heads(arch.vision) == len(PARTS) else ()
 
 
 def one_layer(head: Mapping[str, Any]) -> dict[str, Any]:
-    """A head's params as those of one layer over all features: {"kernel" [E,K], "bias" [K]}."""
+    """A head's params as one layer over all features: {"kernel" [E,K], "bias" [K]}."""
     if "kernel" in head:
         return {name: head[name] for name in ("kernel", "bias")}
     parts = [{name: np.asarray(x, np.float32) for name, x in head[part].items()} for part in PARTS]
@@ -35,7 +36,7 @@ def one_layer(head: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_built(arch: Arch, layer: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The inverse of `one_layer`: one layer's params as the architecture has its head."""
+    """The inverse of `one_layer`: one layer's params in the architecture's form."""
     if not parts_of(arch):
         return layer
     kernels = np.split(np.asarray(layer["kernel"]) * len(PARTS), len(PARTS))

@@ -1,6 +1,6 @@
-"""The form and the reader of the parity record, configs/parity.json.
+"""Form and reader of the parity record, configs/parity.json. Loads no JAX.
 
-`clipjax.verification.parity` writes it. Loads no JAX.
+`clipjax.verification.parity` writes it.
 
 {"format": 1, "libraries": {name: version}, "archs": {arch: entry}, "rows": {id of a model: arch}}
 """
@@ -29,17 +29,17 @@ _MISSING = object()
 
 
 def record_path() -> Path:
-    """The record of this installation."""
+    """This installation's record."""
     return config_dir() / "parity.json"
 
 
 def empty_record(libraries: dict[str, str] | None = None) -> dict[str, Any]:
-    """A record in which nothing has been compared yet."""
+    """A record without comparisons."""
     return {"format": 1, "libraries": libraries or {}, "archs": {}, "rows": {}}
 
 
 def read_record(path: Path | None = None) -> dict[str, Any]:
-    """The record at `path`, by default this installation's; an empty one if there is no file.
+    """The record at `path`, by default this installation's; empty if the file does not exist.
 
     Raises:
         DataError: the file cannot be read, or is not a record; names the key.

@@ -1,4 +1,4 @@
-"""Attention whose scores have a bias that depends on how far two patches are apart.
+"""Attention with a learned bias on its scores for the distance of two patches.
 
 Sources: Liu et al. 2021 (arXiv 2103.14030) section 3.2; timm 1.0
 `swin_transformer.get_relative_position_index` and `beit.gen_relative_position_index`.
@@ -21,8 +21,8 @@ def relative_index(height: int, width: int, *, class_token: bool) -> Int32[np.nd
     """The row of a bias table for each (query, key) of a window of height x width patches, row-major.
 
     Patches `dy` rows and `dx` columns apart (query minus key) have row
-    (dy + height - 1) * (2 width - 1) + dx + width - 1. With a class token, which comes first, there are three
-    more rows: its own query of a patch, a patch's query of it, and its query of itself.
+    (dy + height - 1) * (2 width - 1) + dx + width - 1. A class token comes first and adds three rows at the
+    end: class to patch, patch to class, class to class (query to key).
     """
     y, x = (axis.reshape(-1) for axis in np.mgrid[:height, :width])
     dy, dx = (place[:, None] - place for place in (y, x))
@@ -42,7 +42,7 @@ def relative_bias(
 
 
 class RelativeAttention(nnx.Module):
-    """Multi-head self-attention of the tokens of a square window, with a learned bias a distance and head.
+    """Multi-head self-attention within a square window, with a learned bias per distance and head.
 
     Params: {q,k,v,out}/{kernel,bias}, no k/bias without `key_bias`, and table [R, heads].
     """
@@ -71,7 +71,7 @@ class RelativeAttention(nnx.Module):
     def __call__(
         self, x: Float[Array, "B N D"], more: Float[Array, "P 1 N N"] | None = None, *, mode: Mode
     ) -> Float[Array, "B N D"]:
-        """more: added to the bias; row b of the batch has `more[b % P]`."""
+        """more: added to the bias; row b of the batch gets `more[b % P]`."""
         bias = relative_bias(
             self.table[...], relative_index(self.side, self.side, class_token=self.class_token)
         )

@@ -1,21 +1,21 @@
-"""Position tables for another image size, as the reference libraries resample them.
+"""Resample position tables to another image size, as the reference libraries do.
 
-A table [N, D] has an optional row for the class token, which is kept, and one a patch of a square grid. Each
-library resizes the grid bicubically, as an image of D channels, in its own way:
+A table [N, D] has an optional row for the class token, which is kept, and one per patch of a square grid.
+Each library resizes the grid bicubically, as an image of D channels, in its own way:
 
     open_clip      open_clip 3.3 `model.resize_pos_embed`: with antialiasing
     timm           timm 1.0 `layers.resample_abs_pos_embed`: with antialiasing
     transformers   transformers 5 `interpolate_pos_encoding` of CLIP and SigLIP: without
-    dinov2         facebookresearch/dinov2 `interpolate_pos_encoding`: without, and stretched: positions are
-                   read as if the new grid had a tenth of a patch more. timm's DINOv2 has timm's rule.
+    dinov2         facebookresearch/dinov2 `interpolate_pos_encoding`: without, and stretched as if the new
+                   grid had a tenth of a patch more. timm's DINOv2 follows timm's rule.
 
-Bicubic is that of `torch.nn.functional.interpolate` with pixel centres at halves (align_corners false): Keys'
-kernel with a = -0.75 and edges repeated. With antialiasing (as in PIL) a = -0.5, the kernel is stretched
+Bicubic is that of `torch.nn.functional.interpolate` with align_corners false (pixel centres at halves):
+Keys' kernel with a = -0.75, edges repeated. With antialiasing (as in PIL) a = -0.5, the kernel is stretched
 where the grid shrinks, and edges are left out. One float64 weight matrix serves both axes.
 
-Tables of biases for distances (BEiT) are resampled as timm 1.0 `layers.resize_rel_pos_bias_table` does it,
-after BEiT's own code: linearly, with the old distances drawn apart in a geometric progression, so that short
-ones keep their biases.
+BEiT's tables of biases for distances follow timm 1.0 `layers.resize_rel_pos_bias_table`, after BEiT's own
+code: linear interpolation, with the old distances in a geometric progression so that short ones keep their
+biases.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def resized_arch(arch: Arch, image_size: int) -> Arch:
 
 
 def rule_of(arch: Arch, library: str, asked: str | None) -> str | None:
-    """The rule for a model's table: `asked`, or its library's own; None: it has no table.
+    """The rule for a model's table: `asked`, or its library's own; None without a table.
 
     Raises:
         UsageError: a rule is asked for without a table, the reference does not resample its table, or the
@@ -82,7 +82,7 @@ def rule_of(arch: Arch, library: str, asked: str | None) -> str | None:
 
 
 def resampled(arch: Arch, vision: dict[str, Any], image_size: int, rule: Rule) -> tuple[str, np.ndarray]:
-    """The image tower's position table for another size: its path, and float32 like the old one."""
+    """The path and the float32 values of the image tower's position table for another size."""
     family = family_of(arch.vision)
     assert family.positions is not None
     old = family.positions(arch.vision)
@@ -108,7 +108,7 @@ def resample_table(table: np.ndarray, prefix: int, grid: int, rule: Rule) -> np.
 
 
 def resample_biases(tables: np.ndarray, others: int, grid: int) -> np.ndarray:
-    """Tables float32 [L, (2 g - 1)^2 + others, heads] for a window of g x g patches -> of grid x grid."""
+    """tables: float32 [L, (2 g - 1)^2 + others, heads] for g x g patches -> the same for grid x grid."""
     rows = tables.shape[1] - others
     source, target = round(rows**0.5), 2 * grid - 1
     if source == target:
@@ -122,9 +122,9 @@ def resample_biases(tables: np.ndarray, others: int, grid: int) -> np.ndarray:
 
 
 def _drawn_apart(source: int, target: int) -> np.ndarray:
-    """Where the old distances -s .. s lie among the new ones: 0, 1, 1 + q, 1 + q + q^2, ... both ways.
+    """Positions of the old distances -s .. s among the new ones: 0, 1, 1 + q, 1 + q + q^2, ... both ways.
 
-    q from 1.01 to 1.5, such that the last one is the longest new distance (found by halving, as timm's).
+    q is between 1.01 and 1.5, found by halving as in timm, so that the last is the longest new distance.
     """
     low, high, steps = 1.01, 1.5, source // 2
     ratio = high
@@ -139,7 +139,7 @@ def _drawn_apart(source: int, target: int) -> np.ndarray:
 
 
 def bicubic(source: int, target: int, scale: float) -> np.ndarray:
-    """[target, source]: each new point's weights of the old ones; new points are `scale` old ones apart."""
+    """[target, source]: weights of the old points in each new one; new points are `scale` old ones apart."""
     centres = scale * (np.arange(target) + 0.5) - 0.5
     first = np.floor(centres).astype(int)
     weights = np.zeros((target, source))

@@ -1,4 +1,4 @@
-"""Stages of convolutional nets: blocks of one output shape, one after the other."""
+"""Stages of convolutional nets: sequences of blocks with one output shape."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clipjax.models.training import Mode
 
 
 class Stage(nnx.Module):
-    """A first block that changes the shape and `depth - 1` equal ones that do not, stacked and scanned.
+    """A first block that changes the shape and `depth - 1` equal ones, stacked and scanned.
 
     first, rest: rngs -> a block, called as block(x, mode=mode). A stage of one block has no `rest` param.
     """
@@ -40,7 +40,7 @@ class Stage(nnx.Module):
 def run_stages(
     stages: Mapping[str, Any], x: Array, mode: Mode, capture: bool
 ) -> tuple[Array, dict[str, Array]]:
-    """The last output, and those of every block as "NAME.0", "NAME.1", ... if `capture`.
+    """The last output and, if `capture`, those of every block as "NAME.0", "NAME.1", ...
 
     stages: by name; each is called like a `Stage`.
     """

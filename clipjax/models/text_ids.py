@@ -1,4 +1,4 @@
-"""Token ids that a text tower can read."""
+"""Check the token ids for a text tower."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from clipjax.models.arch import Arch
 
 
 def token_ids(ids: Any, arch: Arch) -> Any:
-    """Checked token ids for an architecture's text tower, int32 [B, L].
+    """`ids` as int32 [B, L], checked for an architecture's text tower.
 
-    On a device an id outside the embedding table would silently become the nearest one inside. Inside
-    `jax.jit` values are unknown: traced ids are returned unchecked.
+    On a device an id outside the embedding table would silently become the nearest one inside. Traced ids
+    (inside `jax.jit`) have no values yet and return unchecked.
 
     Raises:
         UsageError: ragged, not integers, or an id outside the vocabulary; names its row.
@@ -29,7 +29,7 @@ def token_ids(ids: Any, arch: Arch) -> Any:
         raise UsageError(
             "token ids are ragged: every row must have the same length, padding included"
         ) from None
-    if array.size == 0 and array.ndim:  # no texts: a list of nothing has no dtype
+    if array.size == 0 and array.ndim:  # no texts: an empty list has no dtype
         return np.zeros((0, arch.text.context_length), np.int32)
     if array.dtype.kind not in "iu" or array.ndim == 0:
         raise UsageError(f"texts are a list of strings or token ids, integers [B, L], not {described(ids)}")

@@ -17,7 +17,7 @@ class Training:
 
     Attributes:
         batch_norm: "batch" normalises by the global batch's statistics and updates the running ones, as
-            PyTorch's train mode; "per_device" by those of each device's part (torch.nn.DataParallel; the
+            PyTorch's train mode; "per_device" by those of each device's part (as torch.nn.DataParallel; the
             first part's update the running ones); "frozen" by the stored ones.
         devices: parts of the batch, for "per_device".
         remat: recompute a block's activations in the backward pass instead of keeping them.
@@ -53,15 +53,15 @@ INFERENCE = Mode()
 
 
 class Statistic(nnx.Param):
-    """A running statistic of BatchNorm, [dim]: moved by forward passes in training, not by gradients."""
+    """A running statistic of BatchNorm, [dim]: training's forward passes move it, not gradients."""
 
 
 class Precise(nnx.Param):
-    """A param that reaches its layer in float32 at every precision; the layer casts what it makes of it."""
+    """A param that stays float32 at every precision; its layer casts what it computes from it."""
 
 
 def statistics(module: Any) -> Any:
-    """A module's `Statistic`s as arrays, in a nested dict like that of its params."""
+    """A module's `Statistic`s as arrays, nested like its params."""
     return nnx.to_pure_dict(nnx.state(module, Statistic))
 
 

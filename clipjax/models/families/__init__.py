@@ -1,1 +1,1 @@
-"""One file a family of towers, found by scanning."""
+"""One family of towers per file, found by scanning."""

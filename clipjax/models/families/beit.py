@@ -1,9 +1,9 @@
 """BEiT and BEiT v2 as classifiers: vision transformers whose scores have a bias for each distance of patches.
 
 Sources: Bao et al. 2022 (arXiv 2106.08254), Peng et al. 2022 (arXiv 2208.06366); timm 1.0 `beit.Beit`. Names
-are those of vit.py. There is no position table: each block has a table of biases, with three more rows for
-the class token (`relative_position.py`). Queries and values have a bias, keys have none. The features are the
-mean of the patches' tokens, then a norm; the class token is left out.
+are those of vit.py. Instead of a position table each block has a table of biases, with three more rows for
+the class token (`relative_position.py`). Queries and values have a bias, keys do not. The features are the
+normalised mean of the patch tokens, without the class token.
 Difference: inference only (no stochastic depth).
 
 Params: patch_embed/{kernel [P,P,3,D],bias}, class_embedding [D], blocks/{ln_1,ln_2}/{scale,bias},
@@ -43,7 +43,7 @@ class BeitConfig:
     """Sizes in pixels and channels.
 
     Attributes:
-        pooling: "patches": the features are the mean of all tokens but the class token, normalised after it.
+        pooling: "patches": the mean of all tokens but the class token, then normalised.
     """
 
     image_size: int
@@ -94,8 +94,6 @@ class Block(nnx.Module):
 
 
 class Beit(nnx.Module):
-    """Normalised images -> features, not of unit norm."""
-
     def __init__(self, config: BeitConfig, rngs: nnx.Rngs):
         c = config
         self.patch_embed = PatchEmbed(c.patch_size, c.width, use_bias=True, rngs=rngs)
@@ -121,27 +119,23 @@ class Beit(nnx.Module):
         return features, stages | {"pooled": features}
 
     def embed(self, patches: Float[Array, "B h w D"]) -> Float[Array, "B N D"]:
-        """Embedded patches -> the first block's input."""
         batch, *_, width = patches.shape
         token = jnp.broadcast_to(self.class_embedding[...], (batch, 1, width))
         return jnp.concatenate([token, patches.reshape(batch, -1, width)], axis=1)
 
     def pooled(self, x: Float[Array, "B N D"]) -> Float[Array, "B E"]:
-        """The last block's output -> one vector an image."""
         return self.ln_post(x[:, 1:].mean(axis=1))
 
 
 def dense(
     tower: Beit, images: Float[Array, "B S S 3"], blocks: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B h w D"]]:
-    """The outputs of the given blocks (ascending), as maps without the class token."""
     patches = tower.patch_embed(images)
     outputs = layers.scan_at(tower.blocks, tower.embed(patches), mode=mode, at=blocks)
     return [x[:, 1:].reshape(patches.shape) for x in outputs]
 
 
 def narrow(config: BeitConfig) -> BeitConfig:
-    """Two heads, two blocks, nine patches."""
     sizes = two_heads(config)
     return dataclasses.replace(config, **sizes, image_size=3 * config.patch_size, embed_dim=sizes["width"])
 

@@ -4,7 +4,7 @@ Sources: Yu et al. 2022 (arXiv 2205.01917) section 3.2; open_clip 3.3.0 `transfo
 `embed_cls` for details and names. The captioning decoder is left out.
 
 The features are the appended token's, after the context, pooled before the last LayerNorm. The token should
-see the text and not the padding. open_clip's mask is one column off (`shifted_mask`): the token sees the
+see the text and not the padding. But open_clip's mask is one column off (`shifted_mask`): the token sees the
 first padding token, and itself only if the text fills the context. The released weights are trained so.
 
 Params: token_embedding [V,D], cls_embedding [D], positional_embedding [L+1,D], blocks/... as in vit.py,

@@ -6,7 +6,7 @@ Difference: inference only (no stochastic depth).
 
 Params, with timm's names in brackets where they differ; norm stands for {scale,bias}:
     stem/conv/{kernel [4,4,3,C],bias}   stem/norm            [stem.0, stem.1]
-    stage{0..3}/downsample/norm         [stages.i.downsample.0]; absent in stage0, as the next
+    stage{0..3}/downsample/norm         [stages.i.downsample.0]; downsample is absent in stage0
     stage{0..3}/downsample/conv/{kernel [2,2,I,C],bias}      [stages.i.downsample.1]
     stage{0..3}/blocks/...              [stages.i.blocks.j] stacked on axis 0:
         conv/{kernel [7,7,1,C],bias}                         [conv_dw]
@@ -43,7 +43,7 @@ from clipjax.models.training import Mode
 PATCH = 4  # of the stem
 KERNEL = 7  # of a block's depthwise convolution
 EXPANSION = 4  # of a block's MLP
-REDUCTION = 32  # side of the image in cells of the last map
+REDUCTION = 32  # image pixels per cell of the last map
 LAYER_SCALE = 1e-6  # at initialisation
 
 # timm's `_init_weights`, for every kernel of the trunk; biases are zero.
@@ -52,11 +52,11 @@ _INIT = normal(0.02)
 
 @dataclass(frozen=True)
 class ConvNeXtConfig:
-    """`widths` and `depths` are the channels and the blocks of the four stages.
+    """`widths` and `depths`: channels and blocks of the four stages.
 
-    projection, after the pooled and normalised features: "none"; "linear": a matrix; "mlp": a layer of 2
+    projection of the pooled and normalised features: "none"; "linear": a matrix; "mlp": a layer of 2
     embed_dim with bias, the activation, a matrix; "hidden": a layer with bias and the activation (a
-    classifier with a hidden layer).
+    classifier's hidden layer).
     """
 
     image_size: int
@@ -125,7 +125,7 @@ class Block(nnx.Module):
 
 
 class Stage(nnx.Module):
-    """Halves the map, except in the first stage; then `depth` equal blocks, scanned."""
+    """Halves the map, except in the first stage; then scans `depth` equal blocks."""
 
     def __init__(
         self, in_dim: int, dim: int, depth: int, config: ConvNeXtConfig, *, first: bool, rngs: nnx.Rngs
@@ -162,8 +162,6 @@ class Head(nnx.Module):
 
 
 class ConvNeXt(nnx.Module):
-    """Normalised images -> features, not of unit norm."""
-
     def __init__(self, config: ConvNeXtConfig, rngs: nnx.Rngs):
         c = config
         self.stem = Stem(c.widths[0], eps=c.ln_eps, rngs=rngs)
@@ -186,7 +184,7 @@ class ConvNeXt(nnx.Module):
 
 
 def narrow(config: ConvNeXtConfig) -> ConvNeXtConfig:
-    """Eight blocks of widths 16 to 80, nine cells in the last map."""
+    """Eight blocks of widths 16 to 80; a 3x3 last map."""
     widths = (16, 32, 48, 80)
     embed_dim = widths[-1] if config.projection == "none" else 96
     sizes = {"image_size": 3 * REDUCTION, "widths": widths, "depths": (2, 1, 3, 2)}
@@ -196,7 +194,7 @@ def narrow(config: ConvNeXtConfig) -> ConvNeXtConfig:
 def dense(
     tower: ConvNeXt, images: Float[Array, "B S S 3"], stages: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B _ _ _"]]:
-    """The maps of the given stages (ascending): of stage i [B, S / (4 * 2**i), S / (4 * 2**i), widths[i]]."""
+    """Maps of the given stages (ascending); stage i: [B, S / (4 * 2**i), S / (4 * 2**i), widths[i]]."""
     found = [getattr(tower, f"stage{i}") for i in range(stages[-1] + 1)]
     return maps_at(found, tower.stem(images, mode), mode=mode, at=stages)
 

@@ -54,7 +54,6 @@ class DenseNetConfig:
 
     @property
     def widths(self) -> list[int]:
-        """The channels of each block's output."""
         return widths_of(self.stem_width, self.growth, self.depths)
 
 
@@ -83,7 +82,7 @@ class Layer(nnx.Module):
 
 
 class DenseBlock(nnx.Module):
-    """`depth` layers; the output is the input and all that they add, in order."""
+    """`depth` layers; returns the input and all added channels, in order."""
 
     def __init__(self, in_dim: int, growth: int, depth: int, *, eps: float, rngs: nnx.Rngs):
         self.depth = depth
@@ -126,8 +125,6 @@ class Stem(nnx.Module):
 
 
 class DenseNet(nnx.Module):
-    """Normalised images -> pooled features, which the classifier's head reads."""
-
     def __init__(self, config: DenseNetConfig, rngs: nnx.Rngs):
         eps = config.bn_eps
         self.stem = Stem(config.stem_width, eps=eps, rngs=rngs)
@@ -143,7 +140,7 @@ class DenseNet(nnx.Module):
     def blocks(
         self, x: Float[Array, "B H W C"], mode: Mode, last: int
     ) -> tuple[list[Array], dict[str, Array]]:
-        """The outputs of the blocks up to index `last`, and the stages; the last block's are after norm5."""
+        """The outputs of the blocks up to index `last` (the last block's: after norm5), and the stages."""
         outputs: list[Array] = []
         stages: dict[str, Array] = {}
         for i in range(1, last + 2):

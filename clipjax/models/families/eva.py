@@ -7,7 +7,7 @@ Sources: Fang et al. 2022 (arXiv 2211.07636), Fang et al. 2023 (arXiv 2303.11331
     EVA02-B, -L    pre-norm blocks, rotary positions, SwiGLU, a norm inside attention and inside the MLP
     EVA02-E        post-norm blocks, x + ln(branch(x)), plain MLP
 
-Queries and values have a bias, keys have none. Difference: rotations act on the two halves of a head, not on
+Queries and values have a bias, keys do not. Difference: rotations act on the two halves of a head instead of
 neighbouring channels (`in_halves`).
 
 Params: patch_embed/{kernel [P,P,3,D],bias}, class_embedding [D], positional_embedding [N,D] with the class
@@ -45,10 +45,10 @@ class EvaConfig:
 
     Attributes:
         gated: the MLP multiplies activation(gate(x)) with c_fc(x): SwiGLU with "silu".
-        norm: a block's LayerNorms are before its branches ("pre") or after them ("post").
+        norm: LayerNorms before ("pre") or after ("post") the branches.
         attn_norm, mlp_norm: one more norm before the branch's last matrix (sub-LN).
-        rope_grid: side of the pretraining's grid of patches, over which the rotary positions of any image
-            run; 0: no rotary positions.
+        rope_grid: side of the patch grid in pretraining, to which rotary positions of any image are scaled;
+            0: no rotary positions.
         pooling: "class": the features are the class token's.
     """
 
@@ -82,10 +82,10 @@ class EvaConfig:
 
 
 def rotary_tables(config: EvaConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines and sines [N, head / 2] float32: each token's angles, one a pair of channels.
+    """Cosines and sines [N, head / 2] float32: each token's angles, one per pair of channels.
 
-    The first half of the pairs turns by the row, the second by the column, counted on the reference grid; the
-    class token does not turn. As timm's `RotaryEmbeddingCat`.
+    The first half of the pairs turns by the row, the second by the column, on the reference grid; the class
+    token does not turn. As timm's `RotaryEmbeddingCat`.
     """
     side, bands = config.image_size // config.patch_size, config.width // config.heads // 4
     exponents = np.arange(bands, dtype=np.float32) / np.float32(bands)
@@ -98,12 +98,10 @@ def rotary_tables(config: EvaConfig) -> tuple[np.ndarray, np.ndarray]:
 
 
 def in_halves(linear: layers.Linear, x: Array, heads: int) -> Array:
-    """linear(x), with each head's even channels first, then its odd ones.
+    """linear(x), with each head's even channels before its odd ones: 0 1 2 3 becomes 0 2 1 3.
 
-    A rotation turns an even channel with the odd one beside it. Reordering the matrix's columns spares
+    A rotation turns an even channel with the odd one beside it. Reordering the matrix's columns avoids
     shuffling activations; scores do not change, since queries and keys share the order.
-
-    Channels 0 1 2 3 of a head become 0 2 1 3.
     """
 
     def ordered(y: Array) -> Array:
@@ -147,7 +145,7 @@ class EvaAttention(nnx.Module):
 
 
 class EvaMlp(nnx.Module):
-    """c_fc, activation (or c_fc times the activation of gate), ln, c_proj."""
+    """c_proj(ln(activation(c_fc))), or gated: c_proj(ln(activation(gate) * c_fc))."""
 
     def __init__(self, config: EvaConfig, rngs: nnx.Rngs):
         dim, width = config.width, config.mlp_width
@@ -164,7 +162,7 @@ class EvaMlp(nnx.Module):
 
 
 class EvaBlock(nnx.Module):
-    """Two residual branches, attention and MLP, with norms before or after them."""
+    """Attention and MLP, residual, with norms before or after them."""
 
     def __init__(self, config: EvaConfig, rngs: nnx.Rngs):
         self.ln_1 = layers.LayerNorm(config.width, eps=config.ln_eps)
@@ -182,8 +180,6 @@ class EvaBlock(nnx.Module):
 
 
 class Eva(nnx.Module):
-    """Normalised images -> features, not of unit norm."""
-
     def __init__(self, config: EvaConfig, rngs: nnx.Rngs):
         c = config
         self.config = config
@@ -214,14 +210,13 @@ class Eva(nnx.Module):
         return features, stages | {"pooled": pooled, "projected": features}
 
     def embed(self, patches: Float[Array, "B h w D"]) -> Float[Array, "B N D"]:
-        """Embedded patches -> the first block's input."""
         batch, *_, width = patches.shape
         token = jnp.broadcast_to(self.class_embedding[...], (batch, 1, width))
         x = jnp.concatenate([token, patches.reshape(batch, -1, width)], axis=1)
         return x + self.positional_embedding[...]
 
     def tables(self) -> tuple[Array, Array] | None:
-        """`rotary_tables`, float32 in every precision."""
+        """`rotary_tables`, float32 at every precision."""
         if not self.config.rope_grid:
             return None
         cos, sin = rotary_tables(self.config)
@@ -231,14 +226,12 @@ class Eva(nnx.Module):
 def dense(
     tower: Eva, images: Float[Array, "B S S 3"], blocks: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B h w D"]]:
-    """The outputs of the given blocks (ascending), as maps without the class token."""
     patches = tower.patch_embed(images)
     outputs = layers.scan_at(tower.blocks, tower.embed(patches), tower.tables(), mode=mode, at=blocks)
     return [x[:, 1:].reshape(patches.shape) for x in outputs]
 
 
 def narrow(config: EvaConfig) -> EvaConfig:
-    """Two heads, two blocks, nine patches."""
     return dataclasses.replace(config, **two_heads(config), image_size=3 * config.patch_size, embed_dim=96)
 
 

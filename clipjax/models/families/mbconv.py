@@ -3,14 +3,13 @@
 Sources: Sandler et al. 2018 (arXiv 1801.04381), Howard et al. 2019 (arXiv 1905.02244), Tan and Le 2019 and
 2021 (arXiv 1905.11946, 2104.00298); timm 1.0 `efficientnet.EfficientNet` and `mobilenetv3.MobileNetV3` with
 `_efficientnet_blocks` for the details.
-Differences: no dropout and no stochastic depth in training; the first values of a squeeze-excitation are
-PyTorch's.
+Differences: no dropout and no stochastic depth in training; squeeze-excitations start from PyTorch's values.
 
 Params, with timm's names in brackets where they differ; bn stands for {scale,bias,mean,var}:
-    stem/conv/kernel [3,3,3,C]   stem/bn/...                 [conv_stem, bn1]
+    stem/conv/kernel [3,3,3,C]   stem/bn/...         [conv_stem, bn1]
     stage{0..}/first/...         [blocks.i.0]
     stage{0..}/rest/...          [blocks.i.1, ...] stacked on axis 0; absent in a stage of one block
-    stage{0..}/block{0..}/...    [blocks.i.0, ...] instead, where blocks after the first have several shapes
+    stage{0..}/block{0..}/...    [blocks.i.0, ...] instead, if blocks after the first differ in shape
         "inverted":  expand/{conv/kernel [1,1,I,M], bn}      [conv_pw, bn1]
                      depthwise/{conv/kernel [k,k,1,M], bn}   [conv_dw, bn2]
                      project/{conv/kernel [1,1,M,O], bn}     [conv_pwl, bn3]
@@ -21,7 +20,7 @@ Params, with timm's names in brackets where they differ; bn stands for {scale,bi
         "plain":     plain/{conv/kernel [k,k,I,O], bn}       [conv, bn1]
         squeezed:    se/{fc1,fc2}/{kernel,bias}              [se.conv_reduce, se.conv_expand]
     final/conv/kernel [1,1,I,E]   final/bn/...               [conv_head, bn2]
-    or, of the pooled features, hidden/{kernel [I,E],bias}   [conv_head]
+    or, after pooling, hidden/{kernel [I,E],bias}            [conv_head]
 and the classifier's head/{kernel,bias}                      [classifier]
 Stages: stem, blocks.0.0, ..., blocks.6.0, then head (the map after `final`) and pooled, or pooled and hidden.
 """
@@ -57,8 +56,7 @@ _DEPTHWISE = variance_scaling(2.0, "fan_in", "normal")
 class SqueezeConfig:
     """A squeeze-excitation before a block's last convolution.
 
-    width: that of its hidden layer, a list of one for each block, or by how much to divide the channels that
-        enter the block.
+    width: its hidden channels, one per block; or an integer that divides the channels entering the block.
     """
 
     width: int | tuple[int, ...]
@@ -68,7 +66,7 @@ class SqueezeConfig:
 
 @dataclass(frozen=True)
 class Sizes:
-    """One block's channels at its start, inside and in the squeeze-excitation (0: none), and its stride."""
+    """One block's channels on entry, inside and in the squeeze-excitation (0: none), and its stride."""
 
     in_dim: int
     middle: int
@@ -81,9 +79,9 @@ class StageConfig:
     """`depth` blocks of one `kernel` size and output `width`; the first has the `stride`.
 
     block: "inverted" widens, convolves depthwise and narrows; "separable" does not widen; "fused" convolves
-        and widens at once, and narrows; "plain" is one convolution.
-    expand: how many times the first convolution widens, or a list of the widths that it makes, one a block.
-    squeeze: without this table the blocks have none. So records that were written before it are still whole.
+        and widens at once, then narrows; "plain" is one convolution.
+    expand: the factor by which the first convolution widens, or its output widths, one per block.
+    squeeze: without this table no squeeze-excitation. Optional, so that older records stay valid.
     """
 
     block: Literal["inverted", "separable", "fused", "plain"]
@@ -106,7 +104,7 @@ class StageConfig:
                 raise ValueError(f"{name} {widths} has not one width for each of {self.depth} blocks")
 
     def sizes(self, in_dim: int) -> list[Sizes]:
-        """Of each block, the first of which takes `in_dim` channels."""
+        """Each block's; the first takes `in_dim` channels."""
         ins = [in_dim, *[self.width] * (self.depth - 1)]
         middle = self.expand if isinstance(self.expand, tuple) else [self.expand * dim for dim in ins]
         squeezed = self.squeeze.width if self.squeeze else [0] * self.depth
@@ -123,9 +121,9 @@ class MBConvConfig:
     """A whole network.
 
     embed_dim: the width before the classifier.
-    activation: one for all, or a list: the stem's, each stage's and that of the last convolution.
-    padding: "tf_same" is TensorFlow's, of every `tf_` model.
-    final: "pooled" is MobileNetV3's: the last convolution acts on pooled features and has a bias instead of
+    activation: one for all, or a list: the stem's, each stage's and the last convolution's.
+    padding: "tf_same" is TensorFlow's, for every `tf_` model.
+    final: "pooled" (MobileNetV3): the last convolution acts on pooled features and has a bias instead of
         BatchNorm. Without this key it acts on the map.
     """
 
@@ -149,18 +147,18 @@ class MBConvConfig:
 
     @property
     def in_dims(self) -> list[int]:
-        """The channels that enter each stage and, last, those that leave them."""
+        """Channels that enter each stage and, last, that leave the network's stages."""
         return [self.stem_width, *[stage.width for stage in self.stages]]
 
     @property
     def activations(self) -> Sequence[str]:
-        """Of the stem, each stage and the last convolution."""
+        """One each for the stem, every stage and the last convolution."""
         one = self.activation
         return [one] * (len(self.stages) + 2) if isinstance(one, str) else one
 
 
 class ConvNorm(nnx.Module):
-    """Convolution, BatchNorm and, unless it is None, an activation."""
+    """Convolution, BatchNorm and, unless None, an activation."""
 
     def __init__(
         self,
@@ -193,7 +191,7 @@ class ConvNorm(nnx.Module):
 
 
 class MBConv(nnx.Module):
-    """The layers of a block's kind in turn (see `StageConfig`); adds the input if the shapes are equal."""
+    """A block's layers in turn (see `StageConfig`); adds the input if the shapes are equal."""
 
     def __init__(
         self, sizes: Sizes, stage: StageConfig, activation: str, config: MBConvConfig, *, rngs: nnx.Rngs
@@ -228,7 +226,7 @@ class MBConv(nnx.Module):
 
 
 class UnequalStage(nnx.Module):
-    """Blocks that cannot be stacked, because those after the first have several shapes."""
+    """A stage whose blocks after the first differ in shape and cannot be stacked."""
 
     def __init__(self, blocks: Sequence[Callable[[nnx.Rngs], nnx.Module]], rngs: nnx.Rngs):
         for i, block in enumerate(blocks):
@@ -256,8 +254,6 @@ def stage_of(index: int, config: MBConvConfig, rngs: nnx.Rngs) -> Stage | Unequa
 
 
 class MBConvNet(nnx.Module):
-    """Normalised images -> features, which the classifier's head reads."""
-
     def __init__(self, config: MBConvConfig, rngs: nnx.Rngs):
         c, out_dim = config, config.in_dims[-1]
         self.stem = ConvNorm(3, c.stem_width, c.activations[0], c, kernel=3, stride=2, rngs=rngs)
@@ -289,13 +285,12 @@ class MBConvNet(nnx.Module):
 def dense(
     tower: MBConvNet, images: Float[Array, "B S S 3"], stages: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B _ _ _"]]:
-    """The maps of the given stages (ascending)."""
     found = [getattr(tower, f"stage{i}") for i in range(stages[-1] + 1)]
     return maps_at(found, tower.stem(images, mode), mode=mode, at=stages)
 
 
 def narrow(config: MBConvConfig) -> MBConvConfig:
-    """Half as wide, with at most three blocks a stage; a network with lists of widths stays (MobileNetV3)."""
+    """Half as wide, at most three blocks a stage; a network with lists of widths (MobileNetV3) keeps them."""
     if any(isinstance(stage.expand, tuple) for stage in config.stages):
         return dataclasses.replace(config, image_size=64)
     stages = tuple(

@@ -52,12 +52,12 @@ class MixerConfig:
     """Sizes in pixels and channels.
 
     Attributes:
-        block: whose blocks: MLP-Mixer's, gMixer's (with gated MLPs), ResMLP's (affine layers for norms, one
-            matrix over tokens, LayerScale) or gMLP's (one branch, gated by mixed tokens).
-        token_width: of the hidden layer over tokens, as read by the second matrix; 0 with "resmlp", "gmlp".
-        mlp_width: of the hidden layer over channels, as read by the second matrix.
+        block: whose blocks: MLP-Mixer's, gMixer's (gated MLPs), ResMLP's (affine layers as norms, one matrix
+            over tokens, LayerScale) or gMLP's (one branch, gated by mixed tokens).
+        token_width: hidden width over tokens, as the second matrix reads it; 0 with "resmlp", "gmlp".
+        mlp_width: hidden width over channels, as the second matrix reads it.
         ln_eps: 0 with "resmlp", which has no LayerNorm.
-        gate_eps: of the LayerNorm inside a "gmlp" block; else 0.
+        gate_eps: for the LayerNorm inside a "gmlp" block; else 0.
     """
 
     image_size: int
@@ -129,7 +129,7 @@ def gate(kind: type[layers.Linear], in_dim: int, out_dim: int, rngs: nnx.Rngs) -
 
 
 class Mlp(nnx.Module):
-    """c_fc, activation, c_proj; or, gated, value times the activation of gate, c_proj.
+    """c_proj of activation(c_fc) or, gated, of value times activation(gate).
 
     kind: whether the layers are over channels or over tokens.
     """
@@ -151,7 +151,7 @@ class Mlp(nnx.Module):
 
 
 class SpatialGate(nnx.Module):
-    """gMLP's: c_proj of value times mixed tokens; the activation comes before both halves."""
+    """gMLP's: c_proj of value times mixed tokens, both after the activation."""
 
     def __init__(self, config: MixerConfig, rngs: nnx.Rngs):
         c = config
@@ -169,7 +169,7 @@ class SpatialGate(nnx.Module):
 
 
 class MixerBlock(nnx.Module):
-    """x + ls_1(tokens(ln_1(x))), then x + ls_2(channels(ln_2(x))); LayerScale is ResMLP's."""
+    """x + ls_1(tokens(ln_1(x))), then x + ls_2(channels(ln_2(x))); only ResMLP has LayerScale."""
 
     def __init__(self, config: MixerConfig, rngs: nnx.Rngs):
         c, scaled = config, config.block == "resmlp"
@@ -203,8 +203,6 @@ class GatingBlock(nnx.Module):
 
 
 class Mixer(nnx.Module):
-    """Normalised images -> the mean of normalised tokens, which the classifier's head reads."""
-
     def __init__(self, config: MixerConfig, rngs: nnx.Rngs):
         c = config
         self.patch_embed = PatchEmbed(c.patch_size, c.width, use_bias=True, rngs=rngs)
@@ -229,7 +227,6 @@ class Mixer(nnx.Module):
 
 
 def tokens_first(patches: Float[Array, "B h w D"]) -> Float[Array, "N B D"]:
-    """Patches row by row as tokens."""
     batch, *_, width = patches.shape
     return patches.reshape(batch, -1, width).swapaxes(0, 1)
 
@@ -237,7 +234,6 @@ def tokens_first(patches: Float[Array, "B h w D"]) -> Float[Array, "N B D"]:
 def dense(
     tower: Mixer, images: Float[Array, "B S S 3"], blocks: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B h w D"]]:
-    """The outputs of the given blocks (ascending), as maps."""
     patches = tower.patch_embed(images)
     outputs = layers.scan_at(tower.blocks, tokens_first(patches), mode=mode, at=blocks)
     return [x.swapaxes(0, 1).reshape(patches.shape) for x in outputs]

@@ -1,10 +1,11 @@
-"""CLIP's ModifiedResNet: a bottleneck ResNet with a stem of three, average pools and attention pooling.
+"""CLIP's ModifiedResNet: a bottleneck ResNet with a stem of three convolutions, average pools and attention
+pooling.
 
 Sources: He et al. 2015 (arXiv 1512.03385), Zhang 2019 (arXiv 1904.11486) for the anti-aliasing, Radford et
 al. 2021 (arXiv 2103.00020) section 2.4; open_clip 3.3.0 `modified_resnet.ModifiedResNet` for the details.
-Every convolution has stride 1 but the first; where a stage halves the map, an average pool does, before the
-last convolution of the block and before that of its shortcut.
-Difference: the mean token's query alone is computed in the attention pool, since only its output is read.
+Only the first convolution has a stride. Elsewhere an average pool halves the map, before the last convolution
+of a block and before its shortcut's.
+Difference: the attention pool computes only the mean token's query, whose output alone is read.
 
 Params, with the reference's names in brackets where they differ:
     stem/conv{1,2,3}/kernel [3,3,I,O]   stem/bn{1,2,3}/{scale,bias,mean,var}   [conv1, bn1, ...]
@@ -91,7 +92,7 @@ class Downsample(nnx.Module):
 
 
 class Bottleneck(nnx.Module):
-    """1x1, 3x3, pool by `stride`, 1x1; adds the input, which a stage's first block downsamples."""
+    """1x1, 3x3, pool by `stride`, 1x1; adds the input, downsampled in a stage's first block."""
 
     def __init__(self, in_dim: int, planes: int, *, stride: int, first: bool, eps: float, rngs: nnx.Rngs):
         out_dim = planes * EXPANSION
@@ -143,8 +144,6 @@ class AttentionPool(nnx.Module):
 
 
 class ModifiedResNet(nnx.Module):
-    """Normalised images -> features, not of unit norm."""
-
     def __init__(self, config: ModifiedResNetConfig, rngs: nnx.Rngs):
         c = config
         self.stem = Stem(c.width, eps=c.bn_eps, rngs=rngs)
@@ -170,13 +169,13 @@ class ModifiedResNet(nnx.Module):
 def dense(
     tower: ModifiedResNet, images: Float[Array, "B S S 3"], stages: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B _ _ _"]]:
-    """The maps of the given stages (ascending), from [B, S / 4, S / 4, 4 width] for stage 0."""
+    """Maps of the given stages (ascending); stage 0: [B, S / 4, S / 4, 4 width]."""
     found = [getattr(tower, f"layer{i + 1}") for i in range(stages[-1] + 1)]
     return maps_at(found, tower.stem(images, mode), mode=mode, at=stages)
 
 
 def narrow(config: ModifiedResNetConfig) -> ModifiedResNetConfig:
-    """A quarter of the width, six blocks, nine cells in the last map."""
+    """A quarter of the width, six blocks, a 3x3 last map."""
     width = config.width // 4
     heads = width * REDUCTION // (config.width * REDUCTION // config.heads)
     sizes = {"image_size": 3 * REDUCTION, "width": width, "layers": (2, 1, 2, 1), "heads": heads}
@@ -191,6 +190,6 @@ FAMILY = Family(
     narrow=narrow,
     depth=lambda config: len(config.layers),
     dense=dense,
-    # open_clip resamples no table in a pooling.
+    # open_clip does not resample a pooling's table.
     positions=lambda c: Positions("attnpool/positional_embedding", 1, c.image_size // REDUCTION, None),
 )

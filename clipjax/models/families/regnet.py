@@ -42,14 +42,14 @@ _SE = {"activation": "relu", "gate": "sigmoid"}
 
 @dataclass(frozen=True)
 class RegNetConfig:
-    """Four stages, each a value of every tuple.
+    """Four stages; each tuple has one value per stage.
 
     Attributes:
         depths: blocks.
         widths: channels of all three convolutions of a block.
         groups: of the 3x3 convolution.
-        se_first, se_rest: channels of the squeeze-excitation in the first block (a quarter of its input's)
-            and in the others, 0 without one.
+        se_first, se_rest: squeeze-excitation channels in the first block (a quarter of its input's) and in
+            the others; 0 without one.
     """
 
     image_size: int
@@ -77,8 +77,6 @@ class RegNetConfig:
 
 
 class ConvNorm(nnx.Module):
-    """Convolution and BatchNorm."""
-
     def __init__(
         self,
         in_dim: int,
@@ -123,15 +121,13 @@ class Block(nnx.Module):
 
 
 def stage_of(in_dim: int, stage: int, config: RegNetConfig, rngs: nnx.Rngs) -> Stage:
-    """Stage `stage` of `config`, whose first block takes `in_dim` channels and halves the map."""
+    """Stage `stage`, whose first block takes `in_dim` channels and halves the map."""
     first = partial(Block, in_dim, 2, stage, config)
     rest = partial(Block, config.widths[stage], 1, stage, config)
     return Stage(lambda rngs: first(rngs=rngs), lambda rngs: rest(rngs=rngs), config.depths[stage], rngs)
 
 
 class RegNet(nnx.Module):
-    """Normalised images -> pooled features, which the classifier's head reads."""
-
     def __init__(self, config: RegNetConfig, rngs: nnx.Rngs):
         self.stem = ConvNorm(3, config.stem_width, kernel=3, stride=2, eps=config.bn_eps, rngs=rngs)
         in_dim = config.stem_width
@@ -152,13 +148,13 @@ class RegNet(nnx.Module):
 def dense(
     tower: RegNet, images: Float[Array, "B S S 3"], stages: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B _ _ _"]]:
-    """The maps of the given stages (ascending): of stage i [B, S / (4 * 2**i), S / (4 * 2**i), widths[i]]."""
+    """Maps of the given stages (ascending); stage i: [B, S / (4 * 2**i), S / (4 * 2**i), widths[i]]."""
     wanted = [getattr(tower, f"stage{i + 1}") for i in range(stages[-1] + 1)]
     return maps_at(wanted, jax.nn.relu(tower.stem(images, mode)), mode=mode, at=stages)
 
 
 def narrow(config: RegNetConfig) -> RegNetConfig:
-    """What timm's width rule gives for w0 24, wa 36.44, wm 2.49, group width 8 and depth 13."""
+    """The sizes of timm's width rule for w0 24, wa 36.44, wm 2.49, group width 8 and depth 13."""
     widths = (24, 56, 152, 368)
     excited = any(config.se_first)
     return dataclasses.replace(

@@ -2,7 +2,7 @@
 
 Sources: He et al. 2015 (arXiv 1512.03385), Xie et al. 2016 (arXiv 1611.05431), Hu et al. 2017
 (arXiv 1709.01507); timm 1.0 `resnet.ResNet` with `BasicBlock`, `Bottleneck` and
-`layers.squeeze_excite.SEModule` for the details. A stage's stride is that of its first 3x3 convolution.
+`layers.squeeze_excite.SEModule` for the details. A stage's first 3x3 convolution has its stride.
 Difference: no dropout and no stochastic depth in training.
 
 Params, with timm's names in brackets where they differ; bn stands for {scale,bias,mean,var}:
@@ -49,7 +49,7 @@ class ResNetConfig:
     Attributes:
         block: "basic": two 3x3 convolutions; "bottleneck": 1x1, 3x3, 1x1.
         widths: output channels of each stage's blocks.
-        middle: channels of each stage's 3x3 convolution (of the first one, in a basic block).
+        middle: channels of each stage's (in a basic block: first) 3x3 convolution.
         groups: of each 3x3 convolution of a bottleneck.
         se_widths: channels of each stage's squeeze-excite bottleneck, (0, 0, 0, 0) without one.
     """
@@ -91,7 +91,7 @@ class Stem(nnx.Module):
 
 
 class Downsample(nnx.Module):
-    """The shortcut of a block that changes the shape: 1x1 convolution with the stride, BatchNorm."""
+    """The shortcut of a block that changes the shape: strided 1x1 convolution, BatchNorm."""
 
     def __init__(self, in_dim: int, out_dim: int, *, stride: int, eps: float, rngs: nnx.Rngs):
         self.conv = convolutions.Conv(
@@ -104,7 +104,7 @@ class Downsample(nnx.Module):
 
 
 class Block(nnx.Module):
-    """The block of stage `stage`: convolutions, squeeze-excite, the shortcut added, ReLU."""
+    """Convolutions, squeeze-excite, the shortcut added, ReLU."""
 
     def __init__(self, in_dim: int, stride: int, stage: int, config: ResNetConfig, *, rngs: nnx.Rngs):
         c, middle, out_dim = config, config.middle[stage], config.widths[stage]
@@ -139,15 +139,13 @@ class Block(nnx.Module):
 
 
 def stage_of(in_dim: int, stage: int, config: ResNetConfig, rngs: nnx.Rngs) -> Stage:
-    """Stage `stage` of `config`, whose first block takes `in_dim` channels."""
+    """Stage `stage`, whose first block takes `in_dim` channels."""
     first = partial(Block, in_dim, 1 if stage == 0 else 2, stage, config)
     rest = partial(Block, config.widths[stage], 1, stage, config)
     return Stage(lambda rngs: first(rngs=rngs), lambda rngs: rest(rngs=rngs), config.layers[stage], rngs)
 
 
 class ResNet(nnx.Module):
-    """Normalised images -> pooled features, which the classifier's head reads."""
-
     def __init__(self, config: ResNetConfig, rngs: nnx.Rngs):
         self.stem = Stem(config, rngs)
         in_dim = config.stem_width
@@ -168,7 +166,7 @@ class ResNet(nnx.Module):
 def dense(
     tower: ResNet, images: Float[Array, "B S S 3"], stages: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B _ _ _"]]:
-    """The maps of the given stages (ascending), from [B, S / 4, S / 4, widths[0]] for stage 0."""
+    """Maps of the given stages (ascending); stage 0: [B, S / 4, S / 4, widths[0]]."""
     wanted = [getattr(tower, f"layer{i + 1}") for i in range(stages[-1] + 1)]
     return maps_at(wanted, tower.stem(images, mode), mode=mode, at=stages)
 

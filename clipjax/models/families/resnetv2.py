@@ -7,7 +7,7 @@ Difference: inference only (no stochastic depth).
 Params, with timm's names in brackets where they differ; norm stands for {scale,bias}, kernels are raw:
     stem/kernel [7,7,3,C]               [stem.conv]
     stage{0..3}/first/...               [stages.i.blocks.0]:
-        downsample/kernel [1,1,I,O]     [downsample.conv]; absent in rest, of which the others are stacked
+        downsample/kernel [1,1,I,O]     [downsample.conv]; only in first
         norm1  conv1/kernel  norm2  conv2/kernel  norm3  conv3/kernel
     stage{0..3}/rest/...                [stages.i.blocks.1 ...] stacked on axis 0
     norm                                the last one
@@ -44,14 +44,14 @@ class ResNetV2Config:
     """Channels and blocks.
 
     Attributes:
-        stem_width: of the 7x7 convolution.
-        widths, depths: a stage's output channels, and its blocks.
-        bottleneck: a block's output is this many times wider than its 3x3 convolution.
+        stem_width: channels of the 7x7 convolution.
+        widths, depths: each stage's output channels and blocks.
+        bottleneck: a block's output width over that of its 3x3 convolution.
         groups: of a norm.
-        gn_eps, conv_eps: added to a group's variance, and to that of a kernel's weights.
+        gn_eps, conv_eps: added to the variance of a group, and of a kernel's weights.
         activation: after each norm.
-        pool_padding: what surrounds the map that the stem's max pool reads: "zeros", which may be the maximum
-            there, or "lowest", which never is.
+        pool_padding: around the map of the stem's max pool: "zeros", which may be the maximum, or "lowest",
+            which never is.
     """
 
     image_size: int
@@ -98,9 +98,9 @@ class NormAct(GroupNorm):
 
 
 class Block(nnx.Module):
-    """shortcut + conv3(conv2(conv1)), each convolution of what a norm and the activation made of its input.
+    """shortcut + conv3(conv2(conv1)); a norm and the activation precede each convolution.
 
-    A stage's first block has a convolution in its shortcut, which reads what the first norm made.
+    A stage's first block has a convolution in its shortcut, which also reads the first norm's output.
     """
 
     def __init__(
@@ -133,8 +133,6 @@ def stage_of(index: int, config: ResNetV2Config, rngs: nnx.Rngs) -> Stage:
 
 
 class ResNetV2(nnx.Module):
-    """Normalised images -> features, not of unit norm."""
-
     def __init__(self, config: ResNetV2Config, rngs: nnx.Rngs):
         c = config
         self.config = config
@@ -163,13 +161,13 @@ class ResNetV2(nnx.Module):
 def dense(
     tower: ResNetV2, images: Float[Array, "B S S 3"], stages: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B _ _ _"]]:
-    """The maps of the given stages (ascending), from [B, S / 4, S / 4, widths[0]] for stage 0."""
+    """Maps of the given stages (ascending); stage 0: [B, S / 4, S / 4, widths[0]]."""
     found = [getattr(tower, f"stage{i}") for i in range(stages[-1] + 1)]
     return maps_at(found, tower.pooled_stem(images, mode), mode=mode, at=stages)
 
 
 def narrow(config: ResNetV2Config) -> ResNetV2Config:
-    """Five blocks, in which each group of a norm has two channels and more; maps of odd sides."""
+    """Five blocks; each norm's groups have at least two channels; the last maps have odd sides."""
     sizes = {"image_size": 80, "stem_width": 64, "embed_dim": 256}
     return dataclasses.replace(config, widths=(256,) * 4, depths=(2, 1, 1, 1), **sizes)
 

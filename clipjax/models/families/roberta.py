@@ -1,4 +1,4 @@
-"""RoBERTa and XLM-RoBERTa as the text tower of a CLIP: the mean over the tokens, and a projection.
+"""RoBERTa and XLM-RoBERTa as CLIP's text tower: the mean over the tokens, and a projection.
 
 Sources: Liu et al. 2019 (arXiv 1907.11692); transformers 5.24 `modeling_roberta` for the encoder; open_clip
 3.3.0 `hf_model.HFTextEncoder` with its `mean_pooler` for pooling and projection.
@@ -39,8 +39,8 @@ _INIT = normal(0.02)  # transformers' `initializer_range`, of every matrix but t
 class RobertaConfig:
     """`positions`: rows of the position table; no token uses the first `pad_id` + 1.
 
-    `pooling` "mean" is over the tokens that are not `pad_id`. `projection` "mlp" is linear, GELU, linear,
-    with (width + embed_dim) // 2 hidden channels; neither it nor "linear" has a bias.
+    `pooling` "mean" skips `pad_id`. `projection` "linear", or "mlp": linear, GELU, linear, with
+    (width + embed_dim) // 2 hidden channels; neither has a bias.
     """
 
     context_length: int
@@ -106,7 +106,7 @@ class FeedForward(nnx.Module):
 
 
 class Projection(nnx.Module):
-    """HFTextEncoder's projection of kind "mlp": no biases, always the exact GELU."""
+    """HFTextEncoder's projection "mlp": no biases, always the exact GELU."""
 
     def __init__(self, dim: int, out: int, rngs: nnx.Rngs):
         hidden = (dim + out) // 2

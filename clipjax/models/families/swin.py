@@ -6,7 +6,7 @@ Difference: inference only (no stochastic depth).
 Params, with timm's names in brackets where they differ; norm stands for {scale,bias}:
     patch_embed/{kernel [P,P,3,C],bias}            [patch_embed.proj]
     patch_norm                                     [patch_embed.norm]
-    stage{0..3}/merge/norm                         [layers.i.downsample.norm]; absent in stage0, as the next
+    stage{0..3}/merge/norm                         [layers.i.downsample.norm]; merge is absent in stage0
     stage{0..3}/merge/reduction/kernel [4C,2C]     [layers.i.downsample.reduction]
     stage{0..3}/blocks/...                         [layers.i.blocks.j] stacked on axis 0:
         ln_1   ln_2                                [norm1, norm2]
@@ -41,7 +41,7 @@ from clipjax.models.stages import maps_at, run_stages
 from clipjax.models.training import Mode
 
 EXPANSION = 4  # of a block's MLP
-APART = -100.0  # added to the scores of tokens that a moved window took from two ends of the map
+APART = -100.0  # added to scores between tokens from opposite ends of the map, which share a moved window
 
 # timm's `init_weights_vit_timm`, of every matrix and table.
 _INIT = normal(0.02)
@@ -49,9 +49,9 @@ _INIT = normal(0.02)
 
 @dataclass(frozen=True)
 class SwinConfig:
-    """`depths`, `heads` and `windows` (sides in tokens) are those of the stages.
+    """`depths`, `heads` and `windows` (sides in tokens) have one value per stage.
 
-    `width` is the first stage's; each later one has twice the channels and half the side.
+    `width` is the first stage's; each later stage has twice the channels and half the side.
     """
 
     image_size: int
@@ -89,7 +89,7 @@ class SwinConfig:
         return self.image_size // self.patch_size // 2**stage
 
     def shifts(self, stage: int) -> tuple[int, int]:
-        """How far the windows of even and of odd blocks are moved; not where one is the whole map."""
+        """How far the windows of even and odd blocks are moved; 0 where one window is the whole map."""
         window = self.windows[stage]
         return 0, window // 2 if self.side(stage) > window else 0
 
@@ -98,7 +98,7 @@ class SwinConfig:
 
 
 def partition(x: Float[Array, "B H W C"], window: int) -> Float[Array, "windows N C"]:
-    """Cuts maps into windows of N = window * window tokens, row by row: those of an image after another's."""
+    """Cuts maps into windows of N = window * window tokens, row by row, image after image."""
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // window, window, width // window, window, channels)
     return x.swapaxes(2, 3).reshape(-1, window * window, channels)
@@ -112,7 +112,7 @@ def joined(x: Float[Array, "windows N C"], window: int, side: int) -> Float[Arra
 
 
 def apart(side: int, window: int, shift: int) -> Float[np.ndarray, "P 1 N N"]:
-    """What is added to the scores in moved windows: 0, or `APART` where the map's two ends meet."""
+    """Added to the scores in moved windows: 0, or `APART` where the map's two ends meet."""
     place = np.arange(side).reshape(-1, window)
     end = (place >= side - window).astype(int) + (place >= side - shift)
     region = 3 * end[:, None, :, None] + end[None, :, None, :]
@@ -167,7 +167,7 @@ class Merge(nnx.Module):
 
 
 class Stage(nnx.Module):
-    """Halves the map, except in the first stage; then pairs of blocks, scanned."""
+    """Halves the map, except in the first stage; then scans pairs of blocks."""
 
     def __init__(self, index: int, config: SwinConfig, *, rngs: nnx.Rngs):
         c = config
@@ -193,8 +193,6 @@ class Stage(nnx.Module):
 
 
 class Swin(nnx.Module):
-    """Normalised images -> features, not of unit norm."""
-
     def __init__(self, config: SwinConfig, rngs: nnx.Rngs):
         c = config
         self.patch_embed = PatchEmbed(c.patch_size, c.width, use_bias=True, rngs=rngs)
@@ -217,12 +215,12 @@ class Swin(nnx.Module):
         return self.patch_norm(self.patch_embed(images))
 
     def pooled(self, x: Float[Array, "B h h E"]) -> Float[Array, "B E"]:
-        """The last map -> one vector an image; the norm comes before the mean."""
+        """The last map -> one vector per image; the norm comes before the mean."""
         return jnp.mean(self.ln_post(x), axis=(1, 2))
 
 
 def narrow(config: SwinConfig) -> SwinConfig:
-    """Widths 16 to 128, a pair more in the third stage, windows of 3; in the last stage one window."""
+    """Widths 16 to 128, one more pair in the third stage, windows of 3; the last stage has one window."""
     heads, windows = (2, 2, 4, 4), (3, 3, 3, 3)
     sizes = {"image_size": 3 * 8 * config.patch_size, "width": 16, "embed_dim": 128}
     return dataclasses.replace(config, depths=(2, 2, 4, 2), heads=heads, windows=windows, **sizes)
@@ -231,7 +229,7 @@ def narrow(config: SwinConfig) -> SwinConfig:
 def dense(
     tower: Swin, images: Float[Array, "B S S 3"], stages: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B _ _ _"]]:
-    """The maps of the given stages (ascending), from [B, S / P, S / P, width] for stage 0."""
+    """Maps of the given stages (ascending); stage 0: [B, S / P, S / P, width]."""
     found = [getattr(tower, f"stage{i}") for i in range(stages[-1] + 1)]
     return maps_at(found, tower.stem(images), mode=mode, at=stages)
 

@@ -3,8 +3,8 @@
 Sources: Radford et al. 2021 (arXiv 2103.00020) section 2.4; Zhai et al. 2023 (arXiv 2303.15343) section 4 for
 SigLIP; open_clip 3.3.0 `transformer.TextTransformer` for details and names.
 
-A causal tower that reads out at the end-of-text token takes texts cut anywhere after that token: later tokens
-change nothing. SigLIP's sees the padding and reads out at the last position: its texts fill the context.
+CLIP's causal tower reads out at the end-of-text token: texts may be cut anywhere after it. SigLIP's sees the
+padding and reads out at the last position: its texts fill the context.
 
 Params: token_embedding [V,D], positional_embedding [L,D], blocks/... as in vit.py, ln_final/{scale,bias},
 text_projection [D,E] and, for SigLIP, text_projection_bias [E].
@@ -147,7 +147,7 @@ def block_behind(
 
 
 def text_blocks(config: Any, rngs: nnx.Rngs) -> layers.Block:
-    """The stacked blocks of a text tower, initialised as in open_clip."""
+    """A text tower's stacked blocks, initialised as in open_clip."""
     c = config
     residual_init = normal(c.width**-0.5 * (2 * c.layers) ** -0.5)
     block = partial(
@@ -177,13 +177,12 @@ def at_highest_id(x: Float[Array, "B L D"], ids: Int[Array, "B L"]) -> Float[Arr
 
 
 def at_positions(x: Float[Array, "B L D"], positions: Int[Array, " B"]) -> Float[Array, "B D"]:
-    """Each text at one of its positions."""
     # Not x[arange, positions]: that would gather a sharded batch on every device.
     return jnp.take_along_axis(x, positions[:, None, None], axis=1, mode="clip")[:, 0]
 
 
 def stages(embedded: Array, blocks: Array | None, pooled: Array, features: Array) -> dict[str, Array]:
-    """A text tower's captured stages, in forward order; none if the blocks' outputs were not kept."""
+    """A text tower's captured stages, in forward order; empty without the blocks' outputs."""
     if blocks is None:
         return {}
     found = {"embed": embedded} | {f"blocks.{i}": output for i, output in enumerate(blocks)}

@@ -3,8 +3,8 @@
 Sources: Simonyan and Zisserman 2014 (arXiv 1409.1556); timm 1.0 `vgg.VGG` with `ConvMlp` for the details.
 Difference: no dropout in training.
 
-Params, with timm's names in brackets where they differ; n counts timm's layers of `features`, activations and
-pools among them:
+Params, with timm's names in brackets where they differ; n is the index in timm's `features`, which also
+counts activations and pools:
     conv{n}/{kernel [3,3,I,O],bias}   bn{n}/{scale,bias,mean,var}   [features.n]
     fc1/{kernel [7,7,C,H],bias}   fc2/{kernel [1,1,H,E],bias}       [pre_logits.fc1, .fc2]
 and the classifier's head/{kernel,bias}   [head.fc]
@@ -37,7 +37,7 @@ WINDOW = 7  # of fc1: the side of the last map at 224 pixels
 class VGGConfig:
     """Group i has `depths[i]` convolutions of `widths[i]` channels and a max pool.
 
-    hidden: the channels of fc1; embed_dim: those of fc2.
+    hidden: channels of fc1; embed_dim: of fc2.
     """
 
     image_size: int
@@ -71,8 +71,6 @@ class VGGConfig:
 
 
 class VGG(nnx.Module):
-    """Normalised images -> pooled features, which the classifier's head reads."""
-
     def __init__(self, config: VGGConfig, rngs: nnx.Rngs):
         c, in_dim = config, 3
         for width, group in zip(c.widths, c.groups, strict=True):

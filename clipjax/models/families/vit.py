@@ -1,4 +1,4 @@
-"""The plain vision transformer: of CLIP, CoCa and SigLIP, and of timm's classifiers, DeiT III and DINOv2.
+"""The plain vision transformer of CLIP, CoCa and SigLIP, and of timm's classifiers, DeiT III and DINOv2.
 
 Sources: Dosovitskiy et al. 2021 (arXiv 2010.11929) section 3.1; Radford et al. 2021 (arXiv 2103.00020)
 section 2.4 for the LayerNorm before the blocks; Touvron et al. 2022 (arXiv 2204.07118) for the class token
@@ -7,7 +7,7 @@ distillation token; open_clip 3.3.0 `transformer.VisionTransformer` and timm 1.0
 `vision_transformer.VisionTransformer` for details. Names are open_clip's.
 
 Differences: the patch embedding is a matrix product over flattened patches (the same sum). New params are
-drawn as in open_clip, whichever library the variant comes from.
+drawn as in open_clip, also for timm's variants.
 
 Params, in brackets those of some variants only: patch_embed/kernel [P,P,3,D] (patch_embed/bias [D]),
 (class_embedding [D]), (distillation_embedding [D]), positional_embedding [N,D],
@@ -43,18 +43,17 @@ class ViTConfig:
     """Sizes in pixels and channels.
 
     Attributes:
-        crop_to_patches: cut off pixels at the right and bottom that fill no patch (SigLIP's 384 = 27 x 14 +
-            6); otherwise such an image size is refused.
+        crop_to_patches: cut off right and bottom pixels that fill no patch (SigLIP: 384 = 27 x 14 + 6)
+            instead of refusing such an image size.
         patch_bias: the patch embedding has a bias.
         class_token: a learned token comes before the patches.
-        positions: rows of the position table: for "all" tokens, or for "patches"; the class token is then put
-            before them afterwards.
+        positions: rows of the position table: for "all" tokens, or for "patches" (the class token joins
+            afterwards).
         pre_norm: a LayerNorm comes before the blocks.
-        layer_scale: a learned factor a channel scales what a block's branch adds.
-        pooling: "class": the normalised class token; "distilled": it and the distillation token behind it,
-            side by side, each for a head of its own (`clipjax.models.outputs`); "map": what SigLIP's query
-            reads from the normalised tokens; "attention": what CoCa's first query reads, normalised
-            afterwards.
+        layer_scale: a learned factor per channel scales each branch.
+        pooling: "class": the normalised class token; "distilled": it and the distillation token after it,
+            side by side, each for its own head (`clipjax.models.outputs`); "map": what SigLIP's query reads
+            from the normalised tokens; "attention": what CoCa's first query reads, then normalised.
         pool_queries, pool_heads: of the pooling's attention; both 0 without it.
         projection: a matrix without bias maps the pooled vector to `embed_dim` channels.
     """
@@ -112,7 +111,7 @@ class ViTConfig:
 
     @property
     def read_tokens(self) -> int:
-        """Vectors of which the features are made, side by side."""
+        """Vectors that make up the features, side by side."""
         return 2 if self.pooling == "distilled" else 1
 
     @property
@@ -146,8 +145,6 @@ class PatchEmbed(nnx.Module):
 
 
 class VisionTransformer(nnx.Module):
-    """Normalised images -> features, not of unit norm."""
-
     def __init__(self, config: ViTConfig, rngs: nnx.Rngs):
         c, scale = config, config.width**-0.5
         self.config = config
@@ -196,7 +193,6 @@ class VisionTransformer(nnx.Module):
         return features, stages if self.proj is None else stages | {"projected": features}
 
     def embed(self, patches: Float[Array, "B h w D"]) -> Float[Array, "B N D"]:
-        """Embedded patches -> the first block's input."""
         batch, *_, width = patches.shape
         x = patches.reshape(batch, -1, width)
         if self.config.positions == "patches":
@@ -210,7 +206,7 @@ class VisionTransformer(nnx.Module):
         return x if self.ln_pre is None else self.ln_pre(x)
 
     def pooled(self, x: Float[Array, "B N D"], mode: Mode) -> Float[Array, "B P"]:
-        """The last block's output -> one vector an image: P is D, E in CoCa, 2 D of two tokens."""
+        """The last block's output -> one vector per image: P is D, E in CoCa, 2 D with two tokens."""
         if self.config.pooling == "distilled":
             return self.ln_post(x[:, :2]).reshape(len(x), -1)
         if self.pool is None:
@@ -234,7 +230,6 @@ def _pool(config: ViTConfig, rngs: nnx.Rngs) -> MapPool | CocaPool | None:
 def dense(
     tower: VisionTransformer, images: Float[Array, "B S S 3"], blocks: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B h w D"]]:
-    """The outputs of the given blocks (ascending), as maps of the patches alone."""
     patches = tower.patch_embed(images)
     outputs = layers.scan_at(tower.blocks, tower.embed(patches), mode=mode, at=blocks)
     return [x[:, tower.config.prefix :].reshape(patches.shape) for x in outputs]
@@ -253,7 +248,7 @@ def narrow(config: ViTConfig) -> ViTConfig:
 
 
 def positions(config: ViTConfig) -> Positions:
-    """open_clip resamples its own towers, those with a projection; the others are timm's."""
+    """open_clip resamples its own towers (with a projection), timm the others."""
     rule = "open_clip" if config.projection else "timm"
     return Positions("positional_embedding", config.table_prefix, config.grid, rule)
 
