@@ -134,12 +134,10 @@ def register(found: dict[str, Family], family: Family) -> None:
 
 
 def family_of(config: Any) -> Family:
-    """The family of a tower's config."""
     return next(family for family in families().values() if family.config is type(config))
 
 
 def arch_names() -> list[str]:
-    """The names in configs/archs, sorted."""
     return sorted(path.stem for path in (config_dir() / "archs").glob("*.toml"))
 
 
@@ -204,8 +202,6 @@ def arch_from_dict(record: dict[str, Any], where: str) -> Arch:
 
 @dataclass(frozen=True)
 class _DualEncoder:
-    """A record's top level, with two towers."""
-
     name: str
     vision: Mapping[str, Any]
     text: Mapping[str, Any]
@@ -215,8 +211,6 @@ class _DualEncoder:
 
 @dataclass(frozen=True)
 class _Classifier:
-    """A record's top level, with an image tower and a head."""
-
     name: str
     vision: Mapping[str, Any]
     num_classes: int
@@ -236,7 +230,7 @@ def _read(record: dict[str, Any], where: str) -> Arch:
 
 
 def _nearest(record: dict[str, Any]) -> str:
-    """The end of an error message: the record of configs/archs that agrees in most fields."""
+    """The end of an error message: the record of configs/archs with the most equal fields."""
 
     def fields(record: dict[str, Any]) -> dict[str, Any]:
         towers = {tower: record.get(tower) for tower in ("vision", "text")}

@@ -121,6 +121,7 @@ def _merged(dense: Callable[..., Array], x: Array, kernel: Array) -> Array:
     for start in range(0, groups, _MERGED):
         count = min(_MERGED, groups - start)
         mine = kernel.reshape(side, side, 1, width, groups, -1)[..., start : start + count, :]
+        # [k, k, group, width, group, O / groups], zero where the two groups differ.
         block = jnp.where(jnp.eye(count, dtype=bool)[:, None, :, None], mine, 0)
         block = block.reshape(side, side, count * width, -1)
         parts.append(dense(x[..., start * width : (start + count) * width], block))
@@ -142,6 +143,7 @@ def _canonical(
             (size - 1 - before, size - 1 - after)
             for size, (before, after) in zip(kernel.shape, (height, width))
         )
+        # dy convolved with the flipped kernel, its inputs and outputs exchanged.
         dx = _convolve(dy, kernel[::-1, ::-1].swapaxes(2, 3), rows, cols)
         # The sum is over the pixels of all images, so channels act as the batch and images as channels.
         dk = _convolve(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), height, width)

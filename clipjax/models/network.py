@@ -180,7 +180,7 @@ class Network:
         """images [B, S, S, 3] float32, normalised -> one map [B, h, w, C] float32 per layer.
 
         As timm's `forward_intermediates` without a norm: outputs of transformer blocks without the class
-        token, or of a convolutional net's stages (not its stem). Later layers do not run.
+        token, or of a convolutional net's stages without its stem. Later layers do not run.
 
         Args:
             layers: indices from 0 (negative: from the end) in any order; or n for the last n.
@@ -324,8 +324,8 @@ class Network:
 
         platform: as for `encode_image`.
 
-        Returns: features [B, E] float32, not of unit norm; and BatchNorm's running statistics after this
-            batch: {"vision": {...}} with the changed leaves, or {}.
+        Returns: features [B, E] float32, not of unit norm; and BatchNorm's changed running statistics,
+            {"vision": {...}} or {}.
         """
         self._check_images(images)
         tower = self._tower("vision", params, precision)

@@ -29,12 +29,10 @@ _MISSING = object()
 
 
 def record_path() -> Path:
-    """This installation's record."""
     return config_dir() / "parity.json"
 
 
 def empty_record(libraries: dict[str, str] | None = None) -> dict[str, Any]:
-    """A record without comparisons."""
     return {"format": 1, "libraries": libraries or {}, "archs": {}, "rows": {}}
 
 

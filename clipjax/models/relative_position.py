@@ -21,8 +21,8 @@ def relative_index(height: int, width: int, *, class_token: bool) -> Int32[np.nd
     """The row of a bias table for each (query, key) of a window of height x width patches, row-major.
 
     Patches `dy` rows and `dx` columns apart (query minus key) have row
-    (dy + height - 1) * (2 width - 1) + dx + width - 1. A class token comes first and adds three rows at the
-    end: class to patch, patch to class, class to class (query to key).
+    (dy + height - 1) * (2 width - 1) + dx + width - 1. For a 1 x 2 window: [[1, 0], [2, 1]].
+    A class token comes first and adds three rows at the end: class to patch, patch to class, class to class.
     """
     y, x = (axis.reshape(-1) for axis in np.mgrid[:height, :width])
     dy, dx = (place[:, None] - place for place in (y, x))

@@ -1,7 +1,7 @@
 """Resample position tables to another image size, as the reference libraries do.
 
 A table [N, D] has an optional row for the class token, which is kept, and one per patch of a square grid.
-Each library resizes the grid bicubically, as an image of D channels, in its own way:
+Each library resizes the grid bicubically, as an image of D channels:
 
     open_clip      open_clip 3.3 `model.resize_pos_embed`: with antialiasing
     timm           timm 1.0 `layers.resample_abs_pos_embed`: with antialiasing
@@ -9,13 +9,12 @@ Each library resizes the grid bicubically, as an image of D channels, in its own
     dinov2         facebookresearch/dinov2 `interpolate_pos_encoding`: without, and stretched as if the new
                    grid had a tenth of a patch more. timm's DINOv2 follows timm's rule.
 
-Bicubic is that of `torch.nn.functional.interpolate` with align_corners false (pixel centres at halves):
-Keys' kernel with a = -0.75, edges repeated. With antialiasing (as in PIL) a = -0.5, the kernel is stretched
-where the grid shrinks, and edges are left out. One float64 weight matrix serves both axes.
+Bicubic is `torch.nn.functional.interpolate` with align_corners false (pixel centres at halves): Keys' kernel
+with a = -0.75, edges repeated. With antialiasing (as in PIL) a = -0.5, the kernel widens where the grid
+shrinks, and edges are left out. One float64 weight matrix serves both axes.
 
-BEiT's tables of biases for distances follow timm 1.0 `layers.resize_rel_pos_bias_table`, after BEiT's own
-code: linear interpolation, with the old distances in a geometric progression so that short ones keep their
-biases.
+BEiT's tables of distance biases follow timm 1.0 `layers.resize_rel_pos_bias_table` (BEiT's own code): linear
+interpolation, with the old distances in a geometric progression so that short ones keep their biases.
 """
 
 from __future__ import annotations

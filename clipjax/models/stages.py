@@ -29,7 +29,6 @@ class Stage(nnx.Module):
         self.rest = layers.stack(rest, depth - 1, rngs) if depth > 1 else None
 
     def __call__(self, x: Array, mode: Mode, capture: bool) -> tuple[Array, Sequence[Array] | None]:
-        """The last output and, if `capture`, every block's."""
         first = layers.apply(self.first, x, mode=mode)
         if self.rest is None:
             return first, [first]

@@ -6,8 +6,8 @@
     templates.py       towers of a known kind with their own sizes
     card.py            strict reading, and the card record
 
-The architecture is one of configs/archs if the library's name or config says so. Otherwise it is derived:
-fields that change the computation are understood or refused by name, and missing numbers are refused.
+The architecture is one of configs/archs if the library's name or config identifies it. Otherwise it is
+derived: every field that changes the computation is understood or refused by name, as is a missing number.
 """
 
 from __future__ import annotations

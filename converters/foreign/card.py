@@ -1,4 +1,4 @@
-"""Strict reading of JSON configuration, and the card record that every format fills."""
+"""Strict reading of JSON configuration, and the card record of every format."""
 
 from __future__ import annotations
 
@@ -112,9 +112,9 @@ def card_record(
     """The card's JSON record; what the configuration lacks is null, with its reason.
 
     Args:
-        arch: the arch record; checked, and named if it is one of configs/archs.
+        arch: the arch record; checked, and named if configs/archs has it.
         where: the configuration's file.
-        clean: how texts are cleaned; default: as the tokenizer's own models were trained.
+        clean: how texts are cleaned; default: as in the tokenizer's own training.
     """
     whole = named(arch_to_dict(arch_from_dict(dict(arch), where)))
     unknown = {"facts": "the configuration beside the weights does not say how they were trained"}
@@ -144,7 +144,7 @@ def card_record(
 
 
 def named(record: dict[str, Any]) -> dict[str, Any]:
-    """An arch record under its name in configs/archs, if it is one of those."""
+    """An arch record, with its name in configs/archs if it is there."""
     for name in arch_names():
         known = arch_to_dict(load_arch(name))
         if {**record, "name": name} == known:

@@ -1,8 +1,8 @@
 """`open_clip_config.json` (open_clip 3.3 model.py: CLIPVisionCfg and CLIPTextCfg; coca_model.py).
 
-The classes' defaults are part of the format. A tower with the fields of one in configs/open_clip.json (the
-library's configs of configs/archs) is that tower. A plain CLIP tower is derived for any size; others are
-refused by the field that differs from the nearest one.
+The classes' defaults are part of the format. A tower whose fields equal one in configs/open_clip.json (the
+library's configs for configs/archs) is that tower. A plain CLIP tower is derived at any size. Others are
+refused, naming the field that differs from the nearest one.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def read(record: Mapping[str, Any], where: str, name: str) -> dict[str, Any]:
 
 
 def _refuse_openai_ids(card: dict[str, Any], why: str) -> None:
-    """As many ids as OpenAI's merges, but another tokenizer's."""
+    """Clears the tokenizer where the file names another one with as many ids as OpenAI's merges."""
     if card["tokenizer"] and card["tokenizer"]["name"] == "openai_bpe":
         card["tokenizer"], card["unknown"]["tokenizer"] = None, why
 
@@ -145,7 +145,7 @@ def known_configs() -> dict[str, dict[str, Any]]:
 
 
 def _clean(text: Mapping[str, Any], where: str) -> str | None:
-    """None: the file does not say."""
+    """None: the file does not state it."""
     given = {"tokenizer_kwargs": {}, **{key: value for key, value in text.items() if value is not None}}
     options = get(given, "tokenizer_kwargs", where, "object")
     return choose({"clean": None, **options}, "clean", at(where, "tokenizer_kwargs"), _CLEANINGS)

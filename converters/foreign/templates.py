@@ -1,7 +1,7 @@
 """Towers of a kind in configs/archs, with their own sizes.
 
-A foreign configuration without an architecture's name still states its kind, CLIP or SigLIP: everything but
-sizes then comes from an architecture of that kind.
+A foreign configuration without an architecture's name still states its kind, CLIP or SigLIP: an architecture
+of that kind supplies everything but the sizes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def tower_like(name: str, tower: Literal["vision", "text"], **own: Any) -> dict[
 
 
 def is_like(record: dict[str, Any], name: str) -> bool:
-    """Whether both towers of an arch record equal those of `name` except in `_OWN`."""
+    """Whether both towers equal those of `name` except in `_OWN`."""
     known = arch_to_dict(load_arch(name))
 
     def kind(tower: dict[str, Any]) -> dict[str, Any]:

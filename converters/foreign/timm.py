@@ -1,11 +1,11 @@
 """timm's `config.json` (timm 1.0 models/_hub.py `save_config_for_hf`): a name and what changed.
 
-What timm builds by that name is in configs/timm_archs.json, and `model_args` override it (`timm_options`).
-The number of classes and the image size are the file's. A record that is one of configs/archs has its name.
+configs/timm_archs.json has what timm builds by that name; `model_args` override it (`timm_options`). The
+number of classes and the image size are the file's. A record that is one of configs/archs gets its name.
 
 Weights that were trained further keep the tag. So the card gets the registered id, `name.tag`, only if its
-architecture, number of classes included, equals that model's and there are no `label_names`; else it is
-called `name-folder`.
+architecture, number of classes included, equals that model's and the file has no `label_names`. Otherwise
+its id is `name-folder`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from clipjax.storage.reading import read_csv
 from converters.foreign.card import card_record, choose, get, square
 from converters.foreign.timm_options import tower
 
-# timm's name of our poolings; of any other, and without the key: the mean.
+# timm's names of our poolings; any other, or none, is the mean.
 _POOLS = {"class": "token", "distilled": "token", "map": "map"}
 _CROPS = {"center": "shortest", "squash": "squash"}
 _INTERPOLATIONS = {"bicubic": "bicubic", "bilinear": "bilinear"}
@@ -61,7 +61,7 @@ def _image_size(config: Mapping[str, Any], where: str) -> int:
 
 
 def _model_args(args: Mapping[str, Any], classes: int, size: int, where: str) -> dict[str, Any]:
-    """`model_args` without those that other fields say, which must agree with them."""
+    """`model_args` without those that other fields state; these must agree."""
     said = {"in_chans": (3,), "num_classes": (classes,), "img_size": (size, [size, size])}
     for key, values in said.items():
         if key in args and args[key] not in values:
@@ -70,7 +70,7 @@ def _model_args(args: Mapping[str, Any], classes: int, size: int, where: str) ->
 
 
 def _row(name: str, tag: str | None) -> dict[str, str] | None:
-    """The registered row of a timm name with this tag, else any row of the name, if there is one."""
+    """The registered row of a timm name with this tag, else any row of the name, else None."""
     rows = [row for row in read_csv(config_dir() / "models.csv") if row["library"] == "timm"]
     named = [row for row in rows if row["library_arch"] == name]
     return next((row for row in named if row["tag"] == tag), named[0] if named else None)

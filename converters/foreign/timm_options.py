@@ -1,8 +1,8 @@
 """What timm builds by an architecture's name and `model_args`, and our record of it.
 
 configs/timm_archs.json has every option of timm's architectures (`converters.golden.timm_archs` makes it).
-Each family of `timm_families/` takes every option of its classes by name and says which values it has. Any
-other value, and an option that it does not name, is refused: nothing is guessed from shapes.
+Each family of `timm_families/` takes every option of its classes by name and lists the values it supports.
+Other values and other options are refused: nothing is guessed from shapes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _EPS = {"nn.LayerNorm": 1e-5, "LayerNorm": 1e-6, "LayerNorm2d": 1e-6, "layernorm
 _EPS |= {"nn.BatchNorm2d": 1e-5, "batchnorm": 1e-5, "batchnorm2d": 1e-5, "BatchNormAct2d": 1e-5}
 _EPS |= {"GroupNormAct": 1e-5, "Affine": 0.0}
 
-_MOST = 1_000_000  # channels, blocks, heads, ratios: what no model has
+_MOST = 1_000_000  # no model has so many channels, blocks or heads, nor such a ratio
 _PLANS = ("cfg", "block_args")  # of whole networks, in forms of their own: not for `model_args`
 
 
@@ -67,29 +67,29 @@ class Options:
         return self._left.pop(option)
 
     def count(self, option: str) -> int:
-        """A whole number above 0."""
+        """A whole number above 0 and below `_MOST`."""
         value = self.take(option)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < _MOST:
             raise self.refused(option, value)
         return value
 
     def ratio(self, option: str) -> float:
-        """A number above 0."""
+        """A number above 0 and below `_MOST`."""
         value = self.take(option)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _MOST:
             raise self.refused(option, value)
         return value
 
     def only(self, option: str, *values: Any) -> Any:
-        """The option's value, which must be one of these."""
+        """The option's value, which must be one of `values`."""
         value = self.take(option)
-        # 1 == True, and an option that is a number may not pass as a flag.
+        # In Python 1 == True: a number must not pass as a flag.
         if not any(value == known and isinstance(value, bool) == isinstance(known, bool) for known in values):
             raise self.refused(option, value)
         return value
 
     def activation(self, option: str, default: str, *known: str) -> str:
-        """The name of an activation in `clipjax.models.layers`, one of `known`; null is `default`."""
+        """An activation's name in `clipjax.models.layers`, one of `known`; null is `default`."""
         value = self.take(option)
         name = default if value is None else self.named(value)
         if name not in known:
@@ -97,11 +97,11 @@ class Options:
         return name
 
     def named(self, activation: Any) -> str | None:
-        """The name in `clipjax.models.layers` of one of timm's activations."""
+        """The name of timm's activation in `clipjax.models.layers`."""
         return _ACTIVATIONS.get(activation) if isinstance(activation, str) else None
 
     def eps(self, option: str, default: str, *known: str) -> float:
-        """The eps of a norm, whose class is one of `known`; null is the class `default`."""
+        """The eps of a norm whose class is one of `known`; null is the class `default`."""
         value = self.take(option)
         kind, stated = default if value is None else value, {}
         if isinstance(kind, Mapping):
@@ -114,7 +114,7 @@ class Options:
         return float(eps)
 
     def call(self, option: str, known: str, *keywords: str) -> dict[str, Any]:
-        """The keywords stated of a class, which must be `known`."""
+        """The keywords stated for a class, which must be `known`."""
         value = self.take(option)
         stated = dict(value) if isinstance(value, Mapping) else {"call": value}
         named = stated.pop("call", None) == known
@@ -138,7 +138,7 @@ class Options:
         return DataError(f"{about} has {option} = {value!r}, which clipjax's family {family!r} does not have")
 
     def finish(self) -> None:
-        """Raises DataError for the first option that no line of the family took."""
+        """Raises DataError for the first option not taken, unless it is in `_TRAINING`."""
         for option, value in self._left.items():
             if option not in _TRAINING:
                 raise self.refused(option, value)
@@ -162,12 +162,12 @@ def _record() -> dict[str, Any]:
 
 
 def architectures() -> list[str]:
-    """timm's architectures in configs/timm_archs.json."""
+    """The names in configs/timm_archs.json."""
     return list(_record()["archs"])
 
 
 def default_tag(name: str) -> str | None:
-    """The tag of the weights that timm loads by the bare name of an architecture; None if it has none."""
+    """The tag of the weights that timm loads by the bare name of an architecture, or None."""
     return _record()["archs"][name][2] or None if name in _record()["archs"] else None
 
 
@@ -178,7 +178,7 @@ def options_of(name: str) -> dict[str, Any]:
 
 
 def has_family(name: str) -> bool:
-    """Whether a family has a mapping for this architecture's class."""
+    """Whether a family supports this architecture's class."""
     return name in _record()["archs"] and _record()["archs"][name][0] in _families()
 
 
@@ -186,12 +186,12 @@ def tower(name: str, args: Mapping[str, Any], size: int, where: str) -> dict[str
     """Our `[vision]` record of timm's `create_model(name, **args)`.
 
     Args:
-        args: arguments as in a file's `model_args`, without those of the head and the image size.
+        args: a file's `model_args`, without those of the head and the image size.
         size: side of the images.
         where: the file, for errors.
 
     Raises:
-        DataError: an unknown architecture or argument, or an option that clipjax does not have (the first).
+        DataError: an unknown architecture or argument, or the first option that clipjax does not have.
     """
     record = _record()
     if name not in record["archs"]:

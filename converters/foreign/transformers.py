@@ -1,9 +1,9 @@
 """transformers' `config.json` of a CLIPModel or SiglipModel, with its `preprocessor_config.json`.
 
-Source: transformers 5.24 models/clip, models/siglip. SigLIP's files leave out the library's defaults, which
-never changed and so are part of the format. CLIP's state everything; a missing value is refused.
+Source: transformers 5.24 models/clip, models/siglip. SigLIP's files omit the library's defaults, which never
+changed and so are part of the format. CLIP's state everything; a missing value is refused.
 
-Pixels are those of `CLIPImageProcessorPil` on RGB images: the crop starts at the floor of half the margin.
+Pixels follow `CLIPImageProcessorPil` on RGB images: the crop starts at the floor of half the margin.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _SIGLIP_DEFAULTS = {  # of SiglipTextConfig and SiglipVisionConfig
     "max_position_embeddings": 64,
 }
 _RESAMPLE = {2: "bilinear", 3: "bicubic"}  # PIL.Image.Resampling
-# For old files without these steps: the library then rescales and does not crop.
+# For old files without these steps, for which the library rescales and does not crop.
 _PIXEL_DEFAULTS = {"do_rescale": True, "rescale_factor": 1 / 255, "do_center_crop": False}
 _READ = {*_SIGLIP_DEFAULTS, "eos_token_id", "projection_dim", "projection_size"}
 # Fields that change no number of a tower's features: of training, storage and a forward pass's output, and of

@@ -1,13 +1,13 @@
-"""The PyTorch reference, stage by stage: the only part of clipjax that imports torch.
+r"""The PyTorch reference, stage by stage: the only part of clipjax that imports torch.
 
-    python -m converters.golden run --checkpoint w.safetensors --arch ViT-B-32 --library open_clip \\
+    python -m converters.golden run --checkpoint w.safetensors --arch ViT-B-32 --library open_clip \
         --inputs in.npz --out out.npz
 
-`clipjax.verification` runs it in a subprocess and exchanges arrays by file: no code between a checkpoint and
-a number imports it. It builds the reference's own model, loads weights strictly, and records every stage with
+`clipjax.verification` runs it in a subprocess and exchanges arrays by file; clipjax's own numbers never
+depend on it. It builds the reference's own model, loads weights strictly, and records every stage with
 forward hooks, in clipjax's layout (channels last) and names.
 
-    build.py       a library's model by NAME, at full size or with the sizes of our record
+    build.py       a library's model by NAME, at full size or with our record's sizes
     transformers_models.py   the same for transformers, which has configs and no names
     recording.py   forward hooks
     towers/*.py    one file per family, named as in `clipjax.models.families` (hf.py: transformers)

@@ -1,4 +1,4 @@
-"""End the reference's process with the process that started it, however that one ends.
+"""End the reference's process when its parent process ends, for whatever reason.
 
 Import this first: the parent's process id changes as soon as the parent ends.
 """

@@ -1,7 +1,7 @@
 """The reference's own model, by the library's name.
 
-With `sizes` (a clipjax arch record of a narrow variant) only widths, depths and image size come from the
-record: errors in its flags are not copied.
+`sizes` (a clipjax arch record of a narrow variant) changes only widths, depths and image size. The flags stay
+the library's, so that an error in our record's flags shows.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def build_model(
 
     Args:
         arch: the library's name; for simclr "resnet50xWIDTH". For open_clip also a model config (dict or
-            JSON file, such as `open_clip_config.json`); transformers has no names: always a config.
+            JSON file, such as `open_clip_config.json`); for transformers, which has no names, a config.
         sizes: our record of a narrow variant (not for transformers) or for another image size.
     """
     if library == "transformers":
@@ -66,7 +66,7 @@ def build_model(
 
 
 def timm_model(arch: str, sizes: dict[str, Any] | None) -> nn.Module:
-    """timm's model; a family whose sizes `create_model` cannot change builds its narrow models itself."""
+    """timm's model; families whose sizes `create_model` cannot change build narrow models themselves."""
     if sizes is None:
         return timm.create_model(arch, pretrained=False)
     vision, classes = sizes["vision"], sizes["num_classes"]
@@ -143,7 +143,7 @@ def load_strict(model: nn.Module, checkpoint: Path) -> None:
     """Load any checkpoint that open_clip reads; every key must match.
 
     Exceptions: the buffer that transformers and open_clip drop since transformers 4.31, and what timm's
-    filters drop of older Swins and BEiTs.
+    filters drop from older Swins and BEiTs.
     """
     state: Any = open_clip.factory.load_state_dict(str(checkpoint))
     state.pop("text.transformer.embeddings.position_ids", None)

@@ -1,6 +1,6 @@
 """The reference's side of `clipjax crosscheck`: images and prompts -> the reference's arrays, by stage.
 
-The job is a JSON object, written by `clipjax.verification.crosscheck.reference`:
+`clipjax.verification.crosscheck.reference` writes the job, a JSON object:
 
     library, arch, checkpoint, sizes   what to build and load, as for `run`
     tag, config                        the weights' name in the library; the folder of their configuration

@@ -1,7 +1,7 @@
-"""The reference's whole way from an image file to class scores, with the libraries' own public code.
+"""The reference's whole way from an image file to class scores, in the libraries' own public code.
 
-Settings come from the library: its pretrained configuration of a NAME, or the configuration beside the
-weights. clipjax's card fills gaps; `facts` records the source of each.
+Settings come from the library's pretrained configuration of a NAME, or from the configuration beside the
+weights; clipjax's card fills gaps. `facts` records the source of each.
 """
 
 from __future__ import annotations
@@ -92,8 +92,6 @@ class Pipeline:
 
 
 class OpenClip(Pipeline):
-    """open_clip: `image_transform_v2`, `get_tokenizer`, `build_zero_shot_classifier`."""
-
     def __init__(self, job: Mapping[str, Any]) -> None:
         super().__init__(job, "open_clip")
         settings, source = self._settings(job)
@@ -154,7 +152,7 @@ class OpenClip(Pipeline):
 
 
 class Timm(Pipeline):
-    """timm: `resolve_data_config` and `create_transform`; a classifier has its own head."""
+    """`resolve_data_config` and `create_transform`; a classifier has its own head."""
 
     def __init__(self, job: Mapping[str, Any]) -> None:
         super().__init__(job, "timm")
@@ -189,9 +187,9 @@ class Timm(Pipeline):
 
 
 class Transformers(Pipeline):
-    """transformers: its processors of PIL images, the folder's tokenizer, `get_image_features`.
+    """Its processors of PIL images, the folder's tokenizer, `get_image_features`.
 
-    Its default processors resize tensors, a grey level off from training; PIL's agree with other libraries.
+    The default processors resize tensors, one grey level off from training; PIL's agree with other libraries.
     """
 
     def __init__(self, job: Mapping[str, Any]) -> None:
@@ -236,7 +234,7 @@ class Transformers(Pipeline):
         return F.normalize(pooled(self.model.get_image_features(pixel_values=tensors)), dim=-1)
 
     def head(self, texts: Mapping[str, Any], report: Callable[[int], None]) -> Head:
-        """transformers has no builder: the normalised mean of a class's unit text features."""
+        """The normalised mean of a class's unit text features: transformers has no builder."""
         prompts: list[str] = []
         ids, columns = [], []
         how: dict[str, Any] = {"padding": "max_length", "truncation": True, "max_length": self.length}
@@ -273,7 +271,7 @@ def tokenizer_folder(job: Mapping[str, Any]) -> Path:
 
 
 def run_steps(transform: Any, image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
-    """A torchvision transform: the pixels that its ToTensor gets, and its result."""
+    """The pixels that a torchvision transform's ToTensor gets, and its result, channels last."""
     pixels, value = None, image
     for step in transform.transforms:
         if isinstance(step, ToTensor):
@@ -289,7 +287,7 @@ def batches_of_classes(
 ) -> list[tuple[list[str], Sequence[Callable[[str], str]]]]:
     """(class names, prompt templates), about `prompts` prompts per batch.
 
-    Prefers the library's own templates and class names to a set of the same name.
+    Prefers the library's own templates and class names to clipjax's set of the same name.
     """
     templates = TEMPLATES.get(texts["prompts_name"]) or [filled(text) for text in texts["templates"]]
     names = list(CLASSES.get(texts["classes_name"]) or texts["classes"])
@@ -306,5 +304,5 @@ def filled(template: str) -> Callable[[str], str]:
 
 
 def pooled(output: Any) -> Tensor:
-    """Features of transformers' towers: the tensor before version 5, then `pooler_output`."""
+    """Features of transformers' towers: a tensor before version 5, since then `pooler_output`."""
     return output if isinstance(output, Tensor) else output.pooler_output

@@ -15,11 +15,11 @@ class Tower:
     """How to treat the torch towers of one class.
 
     Attributes:
-        takes: whether a module is such a tower. open_clip's `CLIP` has no module for its text tower: it is
-            the whole model.
+        takes: whether a module is such a tower. open_clip's `CLIP` has no module for its text tower, so the
+            whole model is that tower.
         stages: (tower, inputs) -> every stage in forward order, channels last, under our names; the last
             holds the features. Images are [B, 3, H, W], ids [B, L].
-        condition: (tower, seed) -> None, sets in place what a layer's class does not tell.
+        condition: (tower, seed) -> None, sets in place what layer classes do not determine.
     """
 
     takes: Callable[[nn.Module], bool]
@@ -40,7 +40,7 @@ def recording(
 ) -> Iterator[dict[str, Tensor]]:
     """Record the outputs of `modules` and the inputs of `inputs_of`, in forward order.
 
-    turn: makes maps channels last; `torch.clone` for a tower whose maps are.
+    turn: makes maps channels last; `torch.clone` for a tower whose maps already are.
     """
     stages: dict[str, Tensor] = {}
 

@@ -5,7 +5,7 @@ to one process. A question is a dict:
 
     {"shapes": NAME, "library": L}                    the state dict of a model at full size
     {"numbers": NAME, "library": L, "sizes": RECORD, "inputs": FILE.npz, "seed": N}
-                                                      a narrow model of conditioned weights, and its golden
+                                                      a narrow model with conditioned weights, and its golden
 
 Answer n has `"question": n` and one of: `"problem"` (one line), `"shapes"` ({key: [shape, dtype]}), or
 `"checkpoint"` and `"golden"` (paths).
@@ -28,7 +28,7 @@ from converters.golden.run import run, write_golden
 
 
 def answers(questions: list[dict[str, Any]], folder: Path) -> Iterator[dict[str, Any]]:
-    """The answers in order; one failure does not stop the others."""
+    """The answers in order; a failure does not stop the rest."""
     torch.set_num_threads(1)  # narrow models, and our side runs at the same time
     for number, question in enumerate(questions):
         try:

@@ -1,9 +1,9 @@
-"""Every option of timm's architectures, for configs/timm_archs.json: what its config.json leaves out.
+"""Every option of timm's architectures, for configs/timm_archs.json: what timm's config.json leaves out.
 
-timm's entry points call `build_model_with_cfg(class, name, **options)`. They run with that function replaced,
-so that nothing is built. Classes and functions are written by their names, those of torch.nn with `nn.` in
-front; a `functools.partial` as {"call": name, "args": [...], its keywords}. Equal neighbours in the stages of
-`block_args` are one with `repeat`; what is null there is left out.
+timm's entry points call `build_model_with_cfg(class, name, **options)`. That function is replaced here, so
+nothing is built. Classes and functions are written by name, torch.nn's with the prefix `nn.`; a
+`functools.partial` as {"call": name, "args": [...], its keywords}. Equal neighbours in the stages of
+`block_args` become one with `repeat`; their null values are left out.
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ def architectures() -> dict[str, Any]:
 
 
 def default_tag(name: str) -> str:
-    """The tag of the weights that timm loads by the bare name; empty if it has none."""
+    """The tag of the weights that timm loads by the bare name, or ""."""
     config = get_pretrained_cfg(name)
     return (config.tag if config is not None and config.has_weights else None) or ""
 
 
 def defaults(model_class: type) -> dict[str, Any]:
-    """The defaults of a class's arguments; those of its base where it hands arguments on."""
+    """The defaults of a class's arguments, and of its base's where it passes arguments on."""
     found: dict[str, Any] = {}
     for base in model_class.__mro__[:-1]:
         parameters = inspect.signature(base.__init__).parameters.values()
@@ -112,7 +112,7 @@ def _repeated(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def text() -> str:
-    """The file, an architecture a line."""
+    """The file's text, one architecture per line."""
     found = architectures()
     parts = [f'"timm": {json.dumps(timm.__version__)}']
     for part, entries in found.items():

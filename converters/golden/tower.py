@@ -14,7 +14,7 @@ from converters.golden.recording import Tower
 
 @functools.cache
 def families() -> dict[str, ModuleType]:
-    """The files in towers/, by name: the family's name in an arch record."""
+    """The files in towers/ by name, which is the family's in an arch record."""
     names = sorted(module.name for module in pkgutil.iter_modules(towers.__path__))
     return {name: importlib.import_module(f"{towers.__name__}.{name}") for name in names}
 

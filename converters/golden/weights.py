@@ -1,12 +1,12 @@
 """Conditioned reference weights by layer: PyTorch models in which every tensor, and every eps, matters.
 
 Under a library's default initialisation whole tensors do not count: RN50's residual branches are multiplied
-by zero, attention is uniform, biases are zero, and eps vanishes in a large variance. So norm scales become
-0.6 to 1.4 and biases +-0.2; projections keep the signal's size, attention chooses, and a train-mode pass sets
+by zero, attention is uniform, biases are zero, and eps vanishes in a large variance. Here norm scales are 0.6
+to 1.4 and biases +-0.2, projections keep the signal's size, attention chooses, and a train-mode pass sets
 BatchNorm statistics.
 
-Inputs of norms are small, so that every eps counts: a LayerNorm reads a residual stream of scale STREAM, a
-BatchNorm a convolution of gain CONV_GAIN. tests/verification/test_reference.py checks all this.
+Norms read small inputs, so that every eps counts: a LayerNorm a residual stream of scale STREAM, a BatchNorm
+a convolution of gain CONV_GAIN. tests/verification/test_reference.py checks all this.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def condition_residual(writers: Iterable[tuple[nn.Linear, ...]]) -> None:
 
 
 def measure_batch_norms(model: Any, image_size: int, seed: int, gains: Mapping[str, float]) -> None:
-    """Set BatchNorm statistics in a train-mode pass; `gains` scale the named norms first."""
+    """Set BatchNorm statistics in a train-mode pass, after scaling the named norms by `gains`."""
     norms = {name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
     momenta = [norm.momentum for norm in norms.values()]
     for name, norm in norms.items():
@@ -78,7 +78,7 @@ def measure_batch_norms(model: Any, image_size: int, seed: int, gains: Mapping[s
 
 
 def images(size: int, batch: int, seed: int) -> np.ndarray:
-    """[batch, size, size, 3] float32: noise over a coarse pattern: images differ clearly."""
+    """[batch, size, size, 3] float32: noise over a coarse pattern, so that images differ clearly."""
     rng = np.random.default_rng([seed, 1])
     coarse = rng.normal(size=(batch, 4, 4, 3))
     cells = np.arange(size) * 4 // size

@@ -184,7 +184,6 @@ class ConvNeXt(nnx.Module):
 
 
 def narrow(config: ConvNeXtConfig) -> ConvNeXtConfig:
-    """Eight blocks of widths 16 to 80; a 3x3 last map."""
     widths = (16, 32, 48, 80)
     embed_dim = widths[-1] if config.projection == "none" else 96
     sizes = {"image_size": 3 * REDUCTION, "widths": widths, "depths": (2, 1, 3, 2)}
@@ -194,7 +193,7 @@ def narrow(config: ConvNeXtConfig) -> ConvNeXtConfig:
 def dense(
     tower: ConvNeXt, images: Float[Array, "B S S 3"], stages: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B _ _ _"]]:
-    """Maps of the given stages (ascending); stage i: [B, S / (4 * 2**i), S / (4 * 2**i), widths[i]]."""
+    """Stage i: [B, S / (4 * 2**i), S / (4 * 2**i), widths[i]]."""
     found = [getattr(tower, f"stage{i}") for i in range(stages[-1] + 1)]
     return maps_at(found, tower.stem(images, mode), mode=mode, at=stages)
 

@@ -165,13 +165,12 @@ class DenseNet(nnx.Module):
 def dense(
     tower: DenseNet, images: Float[Array, "B S S 3"], stages: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B _ _ _"]]:
-    """The outputs of the given blocks (ascending), before a transition; the last one after norm5 and ReLU."""
+    """Outputs of blocks, before a transition; the last one after norm5 and ReLU."""
     outputs, _ = tower.blocks(tower.stem(images, mode), mode, stages[-1])
     return [outputs[i] for i in stages]
 
 
 def narrow(config: DenseNetConfig) -> DenseNetConfig:
-    """Growth 8 and blocks of two to three layers."""
     depths = (2, 3, 2, 3)
     sizes = {"image_size": 96, "stem_width": 16, "growth": 8, "depths": depths}
     return dataclasses.replace(config, **sizes, embed_dim=widths_of(16, 8, depths)[-1])

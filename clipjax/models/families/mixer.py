@@ -240,7 +240,7 @@ def dense(
 
 
 def narrow(config: MixerConfig) -> MixerConfig:
-    """Two blocks, nine patches and 32 channels, with the same ratios of widths."""
+    """Keeps the ratios of widths."""
     c, width = config, 32
     sizes = {name: getattr(c, name) * width // c.width for name in ("token_width", "mlp_width")}
     return dataclasses.replace(

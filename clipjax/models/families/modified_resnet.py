@@ -169,13 +169,12 @@ class ModifiedResNet(nnx.Module):
 def dense(
     tower: ModifiedResNet, images: Float[Array, "B S S 3"], stages: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B _ _ _"]]:
-    """Maps of the given stages (ascending); stage 0: [B, S / 4, S / 4, 4 width]."""
+    """Stage 0: [B, S / 4, S / 4, 4 width]."""
     found = [getattr(tower, f"layer{i + 1}") for i in range(stages[-1] + 1)]
     return maps_at(found, tower.stem(images, mode), mode=mode, at=stages)
 
 
 def narrow(config: ModifiedResNetConfig) -> ModifiedResNetConfig:
-    """A quarter of the width, six blocks, a 3x3 last map."""
     width = config.width // 4
     heads = width * REDUCTION // (config.width * REDUCTION // config.heads)
     sizes = {"image_size": 3 * REDUCTION, "width": width, "layers": (2, 1, 2, 1), "heads": heads}

@@ -148,7 +148,7 @@ class RegNet(nnx.Module):
 def dense(
     tower: RegNet, images: Float[Array, "B S S 3"], stages: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B _ _ _"]]:
-    """Maps of the given stages (ascending); stage i: [B, S / (4 * 2**i), S / (4 * 2**i), widths[i]]."""
+    """Stage i: [B, S / (4 * 2**i), S / (4 * 2**i), widths[i]]."""
     wanted = [getattr(tower, f"stage{i + 1}") for i in range(stages[-1] + 1)]
     return maps_at(wanted, jax.nn.relu(tower.stem(images, mode)), mode=mode, at=stages)
 

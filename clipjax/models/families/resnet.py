@@ -166,7 +166,7 @@ class ResNet(nnx.Module):
 def dense(
     tower: ResNet, images: Float[Array, "B S S 3"], stages: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B _ _ _"]]:
-    """Maps of the given stages (ascending); stage 0: [B, S / 4, S / 4, widths[0]]."""
+    """Stage 0: [B, S / 4, S / 4, widths[0]]."""
     wanted = [getattr(tower, f"layer{i + 1}") for i in range(stages[-1] + 1)]
     return maps_at(wanted, tower.stem(images, mode), mode=mode, at=stages)
 

@@ -161,7 +161,7 @@ class ResNetV2(nnx.Module):
 def dense(
     tower: ResNetV2, images: Float[Array, "B S S 3"], stages: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B _ _ _"]]:
-    """Maps of the given stages (ascending); stage 0: [B, S / 4, S / 4, widths[0]]."""
+    """Stage 0: [B, S / 4, S / 4, widths[0]]."""
     found = [getattr(tower, f"stage{i}") for i in range(stages[-1] + 1)]
     return maps_at(found, tower.pooled_stem(images, mode), mode=mode, at=stages)
 

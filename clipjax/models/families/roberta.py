@@ -153,7 +153,6 @@ def masked_mean(x: Float[Array, "B L D"], real: Bool[Array, "B L"]) -> Float[Arr
 
 
 def narrow(config: RobertaConfig) -> RobertaConfig:
-    """Two heads, two blocks, 16 of 20 positions, 300 tokens."""
     return dataclasses.replace(narrow_text(config), positions=20)
 
 

@@ -113,6 +113,8 @@ def joined(x: Float[Array, "windows N C"], window: int, side: int) -> Float[Arra
 
 def apart(side: int, window: int, shift: int) -> Float[np.ndarray, "P 1 N N"]:
     """Added to the scores in moved windows: 0, or `APART` where the map's two ends meet."""
+    # Only tokens of one region see each other. Regions along an axis for side 4, window 2, shift 1, whose
+    # rows 0 1 2 3 were rolled to 1 2 3 0: windows [0 0] [1 2].
     place = np.arange(side).reshape(-1, window)
     end = (place >= side - window).astype(int) + (place >= side - shift)
     region = 3 * end[:, None, :, None] + end[None, :, None, :]
@@ -177,6 +179,7 @@ class Stage(nnx.Module):
         self.shifts = c.shifts(index)
 
     def __call__(self, x: Array, mode: Mode, capture: bool) -> tuple[Array, Array | None]:
+        # An even and an odd block differ in their shift, which is static: the scan runs over pairs.
         def step(x: Array, pair: Block) -> tuple[Array, Array | None]:
             pair, outputs = whole(pair), []
             for i, shift in enumerate(self.shifts):
@@ -220,7 +223,7 @@ class Swin(nnx.Module):
 
 
 def narrow(config: SwinConfig) -> SwinConfig:
-    """Widths 16 to 128, one more pair in the third stage, windows of 3; the last stage has one window."""
+    """One more pair in the third stage; the last stage has one window."""
     heads, windows = (2, 2, 4, 4), (3, 3, 3, 3)
     sizes = {"image_size": 3 * 8 * config.patch_size, "width": 16, "embed_dim": 128}
     return dataclasses.replace(config, depths=(2, 2, 4, 2), heads=heads, windows=windows, **sizes)
@@ -229,7 +232,7 @@ def narrow(config: SwinConfig) -> SwinConfig:
 def dense(
     tower: Swin, images: Float[Array, "B S S 3"], stages: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B _ _ _"]]:
-    """Maps of the given stages (ascending); stage 0: [B, S / P, S / P, width]."""
+    """Stage 0: [B, S / P, S / P, width]."""
     found = [getattr(tower, f"stage{i}") for i in range(stages[-1] + 1)]
     return maps_at(found, tower.stem(images), mode=mode, at=stages)
 

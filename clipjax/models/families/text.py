@@ -190,7 +190,6 @@ def stages(embedded: Array, blocks: Array | None, pooled: Array, features: Array
 
 
 def narrow(config: Any) -> Any:
-    """Two heads, two blocks, 16 positions, 300 tokens."""
     return dataclasses.replace(config, **two_heads(config), context_length=16, vocab_size=300, embed_dim=96)
 
 

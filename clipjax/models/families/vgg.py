@@ -117,13 +117,13 @@ class VGG(nnx.Module):
 def dense(
     tower: VGG, images: Float[Array, "B S S 3"], stages: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B _ _ _"]]:
-    """The outputs of the given groups (ascending) before their pools; index len(depths): after the last."""
+    """Outputs of groups before their pools; index len(depths): after the last pool."""
     outputs, _ = tower.groups(images, mode, stages[-1])
     return [outputs[i] for i in stages]
 
 
 def narrow(config: VGGConfig) -> VGGConfig:
-    """Six convolutions of 8 to 32 channels at the smallest images; timm's features have one width."""
+    """The smallest images; timm's features have one width."""
     widths, depths = (8, 16, 32, 32, 32), (1, 2, 1, 1, 1)
     size = WINDOW * 2 ** len(widths)
     return dataclasses.replace(config, image_size=size, widths=widths, depths=depths, hidden=64)

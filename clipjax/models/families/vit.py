@@ -236,7 +236,6 @@ def dense(
 
 
 def narrow(config: ViTConfig) -> ViTConfig:
-    """Two heads, two blocks, nine patches; five queries where CoCa has 256."""
     c, sizes = config, two_heads(config)
     sizes["image_size"] = 3 * c.patch_size + c.image_size % c.patch_size
     sizes["embed_dim"] = 96 if c.projection else c.read_tokens * sizes["width"]

@@ -1,4 +1,4 @@
-"""One module a family: how options of timm's architectures become our image towers.
+"""One module per family: timm's options -> our image tower.
 
 A module has `CLASSES`, the names of timm's classes, and `tower(options) -> {...}`: the `[vision]` record,
 without `family` (its module's name), from a `converters.foreign.timm_options.Options`.

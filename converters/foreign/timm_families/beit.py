@@ -1,4 +1,4 @@
-"""timm 1.0 `beit.Beit` with a relative bias in each block, as BEiT and BEiT v2 have."""
+"""timm 1.0 `beit.Beit` with a relative bias in each block: BEiT and BEiT v2."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """timm 1.0 `efficientnet.EfficientNet` and `mobilenetv3.MobileNetV3`.
 
-Their `block_args` state a block's ratios; channels are computed here as `_efficientnet_builder.py` does it.
+`block_args` state ratios; channels are computed here as in `_efficientnet_builder.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ CLASSES = ("EfficientNet", "MobileNetV3")
 
 _BLOCKS = {"ds": "separable", "ir": "inverted", "er": "fused", "cn": "plain"}
 _KERNELS = {"ds": "dw_kernel_size", "ir": "dw_kernel_size", "er": "exp_kernel_size", "cn": "kernel_size"}
-# What else a block may state, and the only values that our blocks have.
+# A block's other options, and the only values that our blocks support.
 _ELSE = {"s2d": False, "group_size": 0, "num_experts": 0, "pw_act": False, "pw_kernel_size": 1}
 _READ = {"repeat", "block_type", "out_chs", "stride", "act_layer", "exp_ratio", "se_ratio", "noskip", "skip"}
 _READ |= {"force_in_chs", *_KERNELS.values()}
@@ -23,7 +23,9 @@ _ACTIVATIONS = ("relu", "relu6", "silu", "hard_swish")
 
 
 class _Squeeze(NamedTuple):
-    """Squeeze-excitations: of which width, how it is rounded, activation (None: the block's), gate."""
+    """Squeeze-excitations: width from the block's middle or its input, rounding, activation (None: the
+    block's), gate.
+    """
 
     from_middle: bool
     rounded: Callable[[float], int]
@@ -134,7 +136,7 @@ def _skips(block: Mapping[str, Any]) -> bool:
 
 
 def _factor(large: Sequence[int], small: Sequence[int]) -> int | None:
-    """The whole number that each of `small` is multiplied by, if there is one."""
+    """The whole number by which every one of `small` was multiplied to give `large`, or None."""
     ratios = {a // b for a, b in zip(large, small, strict=True) if a % b == 0}
     return ratios.pop() if len(ratios) == 1 and all(a % b == 0 for a, b in zip(large, small)) else None
 

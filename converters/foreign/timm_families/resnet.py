@@ -1,4 +1,4 @@
-"""timm 1.0 `resnet.ResNet`: with the plain stem and shortcut; ResNeXt, SE and wide nets too."""
+"""timm 1.0 `resnet.ResNet` with the plain stem and shortcut; ResNeXt, SE and wide nets too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""timm 1.0 `swin_transformer.SwinTransformer`, also those with other windows in some stages (`swin_s3_*`)."""
+"""timm 1.0 `swin_transformer.SwinTransformer`, also with other windows in some stages (`swin_s3_*`)."""
 
 from __future__ import annotations
 

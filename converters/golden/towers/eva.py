@@ -63,8 +63,8 @@ def condition_attention(attn: Any) -> None:
 def condition_post_norm(block: Any) -> None:
     """The norms write the stream, so they are small; layers that read it directly compensate.
 
-    The stream is not normalised and grows to about twice STREAM: queries and keys must not choose harder for
-    it.
+    The stream is not normalised and grows to about twice STREAM; queries and keys compensate, so that
+    attention does not choose harder.
     """
     for norm in (block.norm1, block.norm2):
         norm.weight.mul_(STREAM)

@@ -1,6 +1,6 @@
 """The towers of transformers' CLIPModel and SiglipModel (transformers 5).
 
-Projections belong to the whole model, so a tower here is the model and one of its halves.
+The whole model owns the projections, so a tower here is the model and one of its halves.
 """
 
 from __future__ import annotations

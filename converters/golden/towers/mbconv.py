@@ -21,9 +21,9 @@ MEASURED = 224
 
 
 def timm_model(name: str, record: dict[str, Any], num_classes: int) -> Any:
-    """timm's model with its own flags, and the record's channels and depths where these are not lists.
+    """timm's model with its own flags, and the record's channels and depths unless these are lists.
 
-    timm 1.0 takes no `block_args` beside an architecture's name, so its class is replaced for the moment.
+    timm 1.0 does not accept `block_args` beside an architecture's name, so its class is replaced meanwhile.
     """
     with mock.patch.object(efficientnet, "EfficientNet", functools.partial(_narrow, record)):
         return timm.create_model(name, num_classes=num_classes)

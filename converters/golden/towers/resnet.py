@@ -1,4 +1,4 @@
-"""timm 1.0 `resnet.ResNet`, and the widened ones of SimCLR built of it."""
+"""timm 1.0 `resnet.ResNet`, and SimCLR's widened ones built with its blocks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def timm_sizes(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def simclr_model(name: str, record: dict[str, Any] | None) -> ResNet:
-    """SimCLR's ResNet-50 of a width, "resnet50x2": as wide everywhere, which timm's stem cannot be.
+    """SimCLR's ResNet-50, "resnet50xWIDTH": the stem is widened too, which timm cannot do.
 
     Source: bethgelab/model-vs-human, `simclr/zoo`: torchvision's ResNet-50 with `width_per_group` and all
     planes multiplied.

@@ -16,7 +16,7 @@ SMALL = 1e-3  # of norms' scales and of kernels: a kernel's variance is 100 time
 
 
 def timm_model(name: str, record: dict[str, Any], num_classes: int) -> nn.Module:
-    """timm's name decides the sizes, so a narrow one is built by what the name calls."""
+    """timm's name fixes the sizes, so a narrow one is built by what the name calls."""
     sizes = {"layers": record["depths"], "channels": record["widths"], "stem_chs": record["stem_width"]}
     variant = name.partition(".")[0]
     return resnetv2._create_resnetv2_bit(variant, width_factor=1, num_classes=num_classes, **sizes)
@@ -33,7 +33,7 @@ def stages(model: Any, images: Tensor) -> dict[str, Tensor]:
 
 
 def condition(model: Any, seed: int) -> None:
-    """Kernels whose mean and eps count, norms that write so little that the next one's eps counts.
+    """Kernels whose mean and eps count; norms that write so little that the next one's eps counts.
 
     Branches are small, so that rounding errors do not grow with depth.
     """

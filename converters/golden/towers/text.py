@@ -1,4 +1,4 @@
-"""The text tower of open_clip 3.3 `model.CLIP`, which is that model itself, or `TextTransformer` (SigLIP)."""
+"""The text tower of open_clip 3.3: `model.CLIP` (the whole model) or `TextTransformer` (SigLIP)."""
 
 from __future__ import annotations
 
