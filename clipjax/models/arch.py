@@ -1,8 +1,8 @@
 """Architecture records: everything that decides what a network computes, and nothing else.
 
-A record is data: `configs/archs/NAME.toml`, or the `arch` entry of a model card. Reading is strict and
-refuses a missing, unknown or mistyped key by name. Numbers have no defaults: a wrong activation or epsilon
-does not fail, it gives slightly wrong embeddings.
+A record is data: `configs/archs/NAME.toml`, or the `arch` entry of a model card. Reading refuses a missing,
+unknown or mistyped key by name. Numbers have no defaults: a wrong activation or epsilon does not fail, it
+gives slightly wrong embeddings.
 
     logit_bias = false              # dual encoders only: is there a learned bias beside the logit scale
     [vision]
@@ -31,7 +31,7 @@ from clipjax.storage.records import read
 
 
 class Frame(NamedTuple):
-    """The ids before a text, after it, and filling the context, as in the tower's training."""
+    """The ids before a text, after it, and in the rest of the context, as the tower was trained."""
 
     start: tuple[int, ...]
     end: tuple[int, ...]
@@ -67,6 +67,7 @@ class Family:
             -> int32 [N], how many first ids of each text decide its features; and `frame`, a `Frame`.
         build: (config, rngs) -> the tower, an `nnx.Module` whose only state is `nnx.Param`, called as
             `tower(inputs, mode, capture) -> (features, stages)`; `mode` is a `clipjax.models.training.Mode`.
+            An image tower takes normalised images; features are not of unit norm.
         narrow: config -> the same flags at small sizes, for comparing numbers.
         depth: vision: config -> the number of (transformer) blocks or stages.
         dense: vision: (tower, images, ascending indices of blocks or stages, mode) -> each one's output as a
@@ -252,8 +253,8 @@ def _nearest(record: dict[str, Any]) -> str:
 def arch_to_dict(arch: Arch) -> dict[str, Any]:
     """The record of an architecture, in JSON types; `arch_from_dict` inverts it.
 
-    Leaves out fields that are None (parts that the network lacks). So a new optional part of a family changes
-    neither the records of older networks nor their digests.
+    Leaves out fields that are None. So a new optional part of a family changes neither the records nor the
+    digests of networks without it.
     """
 
     def tower(config: Any) -> dict[str, Any]:

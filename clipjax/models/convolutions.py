@@ -52,9 +52,9 @@ def conv2d(
 ) -> Float[Array, "B h w O"]:
     """Convolution of maps in C // C_of_group groups of channels; as many groups as channels is depthwise.
 
-    Windows that neither overlap nor reach into the padding (1x1, patches) become a matrix product. On a CPU a
-    depthwise convolution is a sum of shifted maps, because XLA's is 5 to 90 times slower than torch's. Small
-    groups are computed a few together (`_merged`), up to 5 times faster.
+    Windows that neither overlap nor reach into the padding (1x1, patches) become a matrix product. On a CPU:
+        depthwise: a sum of shifted maps; XLA's own is 5 to 90 times slower than torch's.
+        small groups: a few together (`_merged`), up to 5 times faster.
     """
     height, width = (pads(size, kernel.shape[0], stride, padding) for size in x.shape[1:3])
     groups = x.shape[-1] // kernel.shape[2]
@@ -110,10 +110,10 @@ _MERGED = 8  # groups per merged convolution
 
 
 def _merged(dense: Callable[..., Array], x: Array, kernel: Array) -> Array:
-    """A grouped convolution as `dense` ones of up to 8 groups, each with a kernel of zeros off its diagonal.
+    """A grouped convolution as `dense` ones of up to 8 groups, with kernels that are zero between groups.
 
-    Multiplying the zeros costs less than XLA's own narrow groups (ResNeXt-50's first stage on one thread: 10
-    ms instead of 56; torch 6).
+    Multiplying zeros costs less than XLA's own narrow groups (ResNeXt-50's first stage on one thread: 10 ms
+    instead of 56; torch 6).
     """
     side, width = kernel.shape[0], kernel.shape[2]
     groups = x.shape[-1] // width
@@ -133,7 +133,7 @@ def _canonical(
 ) -> Callable[..., Array]:
     """A convolution of stride 1 and one group whose gradients are convolutions in the plain layout.
 
-    XLA's CPU compiler is fast only in that layout and converts no other inside a loop: in the scanned blocks
+    XLA's CPU compiler is fast only in that layout and converts no other inside a loop: in scanned blocks
     derivatives would be 20 times slower than torch's.
     """
 

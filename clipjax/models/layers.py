@@ -143,10 +143,10 @@ def attend_heads(
 ) -> Float[Array, "B M heads*d"]:
     """`attend` for q, k, v already cut by `split_heads`.
 
-    bias: added to the scaled scores; row b of the batch gets bias[b % P], and P divides B. P = 1 is one bias
-    for all; with P windows per image, each window has its own.
+    bias: added to the scaled scores; row b of the batch gets bias[b % P], and P divides B. With P windows per
+    image each window has its own bias.
 
-    On a CPU long sequences run a few heads at a time, so that their scores stay in its cache.
+    On a CPU long sequences without mask and bias run a few heads at a time: their scores stay in its cache.
     """
 
     def chunked(q: Array, k: Array, v: Array) -> Array:
@@ -173,14 +173,15 @@ _CHUNK_HEADS = 4
 def _mix(q: Array, k: Array, v: Array, visible: Array | None = None, bias: Array | None = None) -> Array:
     """softmax(q k^T / sqrt(d) + bias) v over the last two axes; the softmax in float32.
 
-    The softmax's sum divides the result [M, D] instead of the scores [M, N]: one pass less over the largest
+    Dividing the result [M, D] by the softmax's sum, not the scores [M, N], saves a pass over the largest
     array.
     """
     scores = jnp.matmul(q * q.shape[-1] ** -0.5, k.swapaxes(-1, -2), preferred_element_type=jnp.float32)
-    if bias is not None:
+    if bias is not None:  # row b gets bias b % P: the batch as [B / P, P]
         scores = (scores.reshape(-1, *bias.shape) + bias.astype(jnp.float32)).reshape(scores.shape)
     if visible is not None:
         scores = jnp.where(visible, scores, -jnp.inf)
+    # The maximum keeps exp from overflowing. It cancels, and so needs no gradient.
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
     mixed = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
     return (mixed / weights.sum(axis=-1, keepdims=True)).astype(v.dtype)

@@ -1,8 +1,8 @@
 """The forward functions of an architecture: pure functions of a params dict.
 
 A `Network` has no weights and compares by its arch: it can be a static argument of `jax.jit`. Params are a
-nested dict of float32 arrays under "vision" and "text" or "head"; each family's docstring has the leaves. A
-dual encoder also has `logit_scale` [] (and `logit_bias` []).
+nested dict of float32 arrays under "vision" and "text" or "head" (leaves: each family's docstring). A dual
+encoder also has `logit_scale` [] (and `logit_bias` []).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def known_precision(name: str) -> Precision:
 
 
 def layer_indices(layers: Any) -> int | tuple[int, ...]:
-    """`layers` of `Network.encode_dense` as integers, so that it can be a static argument of `jax.jit`.
+    """`layers` of `Network.encode_dense` as integers: static arguments of `jax.jit` must be hashable.
 
     Raises:
         UsageError: neither a number of layers nor a list of indices.
@@ -116,7 +116,7 @@ class Network:
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
 
     def compiler_options(self, tower: Literal["vision", "text"]) -> dict[str, str] | None:
-        """Options for a `jax.jit` around one tower that make it faster here and change only rounding."""
+        """Options for a `jax.jit` around one tower that make it faster here; only rounding changes."""
         options = family_of(getattr(self.arch, tower)).cpu_options
         if options is None or jax.default_backend() != "cpu" or not _accepted(tuple(options.items())):
             return None
@@ -165,7 +165,7 @@ class Network:
         Args:
             capture: add the stages in forward order, channels last, float32: patch_embed, embed, blocks.0
                 ..., pooled, projected (ViT), or those in the family's docstring.
-            platform: in a training step, the mesh's; see `clipjax.devices.platforms.platform_of`.
+            platform: the mesh's, in a training step; see `clipjax.devices.platforms.platform_of`.
 
         Raises:
             DataError: the params or the images do not fit the architecture.
@@ -280,11 +280,11 @@ class Network:
         """`encode_text` for texts given as vectors, such as learned prompts.
 
         Args:
-            tokens: float32 [B, L, D], instead of rows of the token embedding table.
+            tokens: float32 [B, L, D], replacing rows of the token embedding table.
             positions: int32 [B], where each text is read out (CLIP: at its end token).
-            beginning: float32 [P, D], the first of P + L tokens of all texts (`positions` count from here).
-                A causal tower runs it once: the same features for less work.
-            remat: recompute a block's activations in the backward pass instead of keeping them.
+            beginning: float32 [P, D], the first of P + L tokens of all texts; `positions` count from here. A
+                causal tower runs it once: the same features for less work.
+            remat: recompute a block's activations in the backward pass.
             platform: as for `encode_image`.
 
         Returns: features [B, E] float32, not of unit norm.

@@ -21,8 +21,6 @@ from clipjax.models.training import Mode
 
 
 class CrossAttention(nnx.Module):
-    """Multi-head attention of queries over tokens."""
-
     def __init__(self, dim: int, token_dim: int, heads: int, *, rngs: nnx.Rngs):
         init = xavier_uniform()
         self.q = layers.Linear(dim, dim, kernel_init=init, rngs=rngs)

@@ -114,6 +114,7 @@ def resample_biases(tables: np.ndarray, others: int, grid: int) -> np.ndarray:
         return tables
     old = tables[:, :rows].reshape(len(tables), source, source, -1).astype(np.float64)
     new, points = np.arange(target) - target // 2, _drawn_apart(source, target)
+    # [target, source]: linear interpolation as a matrix; column i interpolates the i-th unit vector.
     weights = np.stack([np.interp(new, points, row) for row in np.eye(source)], axis=1)
     resized = np.einsum("yi,xj,lijd->lyxd", weights, weights, old, optimize=True)
     resized = resized.reshape(len(tables), target**2, -1).astype(tables.dtype)

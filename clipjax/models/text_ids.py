@@ -44,7 +44,6 @@ def token_ids(ids: Any, arch: Arch) -> Any:
 
 
 def described(values: Any) -> str:
-    """The type of a wrong argument, for an error message."""
     if isinstance(values, (list, tuple)) and values:
         return f"a {type(values).__name__} of {type(values[0]).__name__}"
     return f"{type(values).__name__} {getattr(values, 'dtype', '')}".strip()

@@ -145,7 +145,7 @@ def known_configs() -> dict[str, dict[str, Any]]:
 
 
 def _clean(text: Mapping[str, Any], where: str) -> str | None:
-    """None: the file does not state it."""
+    """How texts are cleaned; None if the file does not state it."""
     given = {"tokenizer_kwargs": {}, **{key: value for key, value in text.items() if value is not None}}
     options = get(given, "tokenizer_kwargs", where, "object")
     return choose({"clean": None, **options}, "clean", at(where, "tokenizer_kwargs"), _CLEANINGS)

@@ -41,7 +41,7 @@ _EPS |= {"nn.BatchNorm2d": 1e-5, "batchnorm": 1e-5, "batchnorm2d": 1e-5, "BatchN
 _EPS |= {"GroupNormAct": 1e-5, "Affine": 0.0}
 
 _MOST = 1_000_000  # no model has so many channels, blocks or heads, nor such a ratio
-_PLANS = ("cfg", "block_args")  # of whole networks, in forms of their own: not for `model_args`
+_PLANS = ("cfg", "block_args")  # plans of whole networks, each in its own form: not read from `model_args`
 
 
 class Options:
@@ -210,7 +210,7 @@ def tower(name: str, args: Mapping[str, Any], size: int, where: str) -> dict[str
         if isinstance(value, Mapping) or (option in _PLANS and isinstance(values[option], list | Mapping)):
             raise DataError(f"{given}, which clipjax does not read")
         values[option] = value
-    for option in ("num_classes", "in_chans", "img_size"):  # the file's own fields say these
+    for option in ("num_classes", "in_chans", "img_size"):  # the file's own fields state these
         values.pop(option, None)
     family, module = _families()[timm_class]
     found = Options(values, name, timm_class, family, size, where)

@@ -44,8 +44,8 @@ def build_model(
     """The reference's model with its own initialisation, float32 on the CPU, in eval mode.
 
     Args:
-        arch: the library's name; for simclr "resnet50xWIDTH". For open_clip also a model config (dict or
-            JSON file, such as `open_clip_config.json`); for transformers, which has no names, a config.
+        arch: the library's name; for simclr "resnet50xWIDTH". For open_clip also a model config (dict or JSON
+            file, such as `open_clip_config.json`); transformers has no names, so a config.
         sizes: our record of a narrow variant (not for transformers) or for another image size.
     """
     if library == "transformers":

@@ -152,7 +152,7 @@ class OpenClip(Pipeline):
 
 
 class Timm(Pipeline):
-    """`resolve_data_config` and `create_transform`; a classifier has its own head."""
+    """timm's `resolve_data_config` and `create_transform`; a classifier has its own head."""
 
     def __init__(self, job: Mapping[str, Any]) -> None:
         super().__init__(job, "timm")
@@ -187,7 +187,7 @@ class Timm(Pipeline):
 
 
 class Transformers(Pipeline):
-    """Its processors of PIL images, the folder's tokenizer, `get_image_features`.
+    """transformers' processors of PIL images, the folder's tokenizer, `get_image_features`.
 
     The default processors resize tensors, one grey level off from training; PIL's agree with other libraries.
     """

@@ -34,7 +34,7 @@ from clipjax.models.training import Mode
 
 LAYER_SCALE = 0.1  # at initialisation
 
-# timm's `_init_weights`, of every matrix; tables start at zero there, and here as the matrices.
+# timm's `_init_weights` for every matrix. Bias tables start at zero in timm, here as the matrices.
 _INIT = normal(0.02)
 
 

@@ -56,7 +56,7 @@ _DEPTHWISE = variance_scaling(2.0, "fan_in", "normal")
 class SqueezeConfig:
     """A squeeze-excitation before a block's last convolution.
 
-    width: its hidden channels, one per block; or an integer that divides the channels entering the block.
+    width: its hidden channels, one per block; or an integer by which the block's input channels are divided.
     """
 
     width: int | tuple[int, ...]
@@ -104,7 +104,7 @@ class StageConfig:
                 raise ValueError(f"{name} {widths} has not one width for each of {self.depth} blocks")
 
     def sizes(self, in_dim: int) -> list[Sizes]:
-        """Each block's; the first takes `in_dim` channels."""
+        """One `Sizes` per block; the first takes `in_dim` channels."""
         ins = [in_dim, *[self.width] * (self.depth - 1)]
         middle = self.expand if isinstance(self.expand, tuple) else [self.expand * dim for dim in ins]
         squeezed = self.squeeze.width if self.squeeze else [0] * self.depth
@@ -290,7 +290,7 @@ def dense(
 
 
 def narrow(config: MBConvConfig) -> MBConvConfig:
-    """Half as wide, at most three blocks a stage; a network with lists of widths (MobileNetV3) keeps them."""
+    """Half as wide, at most three blocks a stage; with lists of widths (MobileNetV3) only smaller images."""
     if any(isinstance(stage.expand, tuple) for stage in config.stages):
         return dataclasses.replace(config, image_size=64)
     stages = tuple(

@@ -154,7 +154,7 @@ def dense(
 
 
 def narrow(config: RegNetConfig) -> RegNetConfig:
-    """The sizes of timm's width rule for w0 24, wa 36.44, wm 2.49, group width 8 and depth 13."""
+    """timm's width rule for w0 24, wa 36.44, wm 2.49, group width 8 and depth 13."""
     widths = (24, 56, 152, 368)
     excited = any(config.se_first)
     return dataclasses.replace(

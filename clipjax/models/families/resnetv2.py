@@ -87,8 +87,6 @@ def convolution(
 
 
 class NormAct(GroupNorm):
-    """GroupNorm, then the activation."""
-
     def __init__(self, dim: int, config: ResNetV2Config):
         super().__init__(dim, groups=config.groups, eps=config.gn_eps)
         self.activation = config.activation

@@ -32,7 +32,7 @@ from clipjax.models.families.text import lookup, stages
 from clipjax.models.families.text import narrow as narrow_text
 from clipjax.models.training import Mode
 
-_INIT = normal(0.02)  # transformers' `initializer_range`, of every matrix but the projection's
+_INIT = normal(0.02)  # transformers' `initializer_range`, for every matrix but the projection's
 
 
 @dataclass(frozen=True)

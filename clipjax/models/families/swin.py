@@ -43,7 +43,7 @@ from clipjax.models.training import Mode
 EXPANSION = 4  # of a block's MLP
 APART = -100.0  # added to scores between tokens from opposite ends of the map, which share a moved window
 
-# timm's `init_weights_vit_timm`, of every matrix and table.
+# timm's `init_weights_vit_timm`, for every matrix and table.
 _INIT = normal(0.02)
 
 
