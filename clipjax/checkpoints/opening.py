@@ -48,6 +48,10 @@ class Opened:
     tokenizer_files: tuple[Path, ...]
 
 
+# A name with such an ending is a path; a registered name has dots, too.
+_FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz", ".json", ".tar", ".zip")
+
+
 def open_weights(
     source: str | Path,
     own: CardFile | None,
@@ -118,9 +122,10 @@ def _open_remote(name: str, card: Card | None, file: str | None, stated: Stated)
         card = card or model_card(name)
         registered = model_card(name).source
         if registered.repo is None:
+            note = f" ({notes})" if (notes := model_card(name).facts["notes"]) else ""
             raise DataError(
                 f"the weights of {name} are not on the hub: download {registered.url}, then give that file "
-                f"with card={name!r} (--card {name} on the command line)"
+                f"with card={name!r} (--card {name} on the command line){note}"
             )
         found = resolve_source(registered.repo, file or registered.file, pinned_revision(name))
     elif name.count("/") == 1 and not name.startswith((".", "~", "/")):
@@ -129,7 +134,7 @@ def _open_remote(name: str, card: Card | None, file: str | None, stated: Stated)
             found = resolve_source(name, file, None if known is None else pinned_revision(known))
         except DataError as error:
             raise DataError(f"there is no file or folder {name} here, and {error}") from None
-    elif "/" in name or "." in name:
+    elif "/" in name or name.endswith(_FILES):
         raise DataError(f"{name} does not exist")
     else:
         raise unknown_model(name)

@@ -195,10 +195,11 @@ def tower(name: str, args: Mapping[str, Any], size: int, where: str) -> dict[str
     """
     record = _record()
     if name not in record["archs"]:
-        raise DataError(f"{where}: {unknown_name('architecture', name, list(record['archs']))}")
+        unknown = unknown_name("architecture of clipjax's families in timm", name, list(record["archs"]))
+        raise DataError(f"{where}: {unknown}")
     timm_class, values = record["archs"][name][0], options_of(name)
     if timm_class not in _families():
-        raise DataError(f"{where}: timm's {name} is a {timm_class}, of which clipjax has no family")
+        raise DataError(f"{where}: timm's {name} is a {timm_class}, and clipjax has no family of these")
     for option, value in args.items():
         given = f"{where}: model_args.{option} is {value!r}"
         if isinstance(values.get("cfg"), Mapping) and option in values["cfg"]:  # RegNet's
@@ -206,9 +207,11 @@ def tower(name: str, args: Mapping[str, Any], size: int, where: str) -> dict[str
                 raise DataError(f"{given}; clipjax has {name} with {values['cfg'][option]!r}")
             continue
         if option not in values:
-            raise DataError(f"{given}, which timm's {timm_class} does not have")
+            raise DataError(f"{given}, which clipjax does not read for timm's {timm_class}")
         if isinstance(value, Mapping) or (option in _PLANS and isinstance(values[option], list | Mapping)):
             raise DataError(f"{given}, which clipjax does not read")
+        if value is None and values[option] is not None:  # an architecture may put back its own, or fail
+            raise DataError(f"{given}; clipjax has {name} with {values[option]!r}")
         values[option] = value
     for option in ("num_classes", "in_chans", "img_size"):  # the file's own fields state these
         values.pop(option, None)

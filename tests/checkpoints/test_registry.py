@@ -371,7 +371,7 @@ def test_unknown_model_names_the_nearest() -> None:
 
 def test_a_bare_name_of_timm_is_not_weights() -> None:
     loads = r"\(timm itself would load convnext_tiny\.in12k_ft_in1k\)"
-    names = r"name convnext_tiny\.fb_in1k or convnext_tiny\.fb_in22k_ft_in1k"
+    names = r"give convnext_tiny\.fb_in1k or convnext_tiny\.fb_in22k_ft_in1k"
     with pytest.raises(UsageError, match=rf"'convnext_tiny' is timm's name of an arch.* {loads}: {names}"):
         model_card("convnext_tiny")
 

@@ -169,3 +169,24 @@ def test_odd_arguments_are_read_or_refused_in_one_sentence() -> None:
         except DataError as error:
             found = str(error)
         assert isinstance(found, dict) or (found.startswith("here: ") and "\n" not in found)
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "says"),
+    [
+        # timm drops the class token before the query pools.
+        ("vit_tiny_patch16_224", {"global_pool": "map"}, "has class_token = True, which"),
+        # timm's own value is put back there: null is not "no norm".
+        (
+            "tf_efficientnet_b0",
+            {"norm_layer": None},
+            "norm_layer is None; clipjax has tf_efficientnet_b0",
+        ),
+        ("resnet50", {"bn_eps": 1e-5}, "bn_eps is 1e-05, which clipjax does not read"),
+    ],
+)
+def test_arguments_that_timm_reads_in_its_own_way_are_refused(
+    name: str, args: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(DataError, match=re.escape(says)):
+        tower(name, args, 224, "here")

@@ -38,7 +38,7 @@ def unknown_model(name: str) -> UsageError:
         tag = default_tag(name)
         loads = f" (timm itself would load {name}.{tag})" if tag else ""
         return UsageError(
-            f"{name!r} is timm's name of an architecture, not of weights{loads}: name {' or '.join(same)}"
+            f"{name!r} is timm's name of an architecture, not of weights{loads}: give {' or '.join(same)}"
         )
     near = difflib.get_close_matches(name, model_ids(), n=3, cutoff=0.6)
     hint = f"did you mean {', '.join(near)}? " if near else ""

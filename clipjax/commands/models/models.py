@@ -23,7 +23,10 @@ class ModelsOptions:
     name: Annotated[str | None, typer.Argument(help="Show one model's whole card.")] = None
     group: Annotated[
         str | None,
-        typer.Option(help="Only this group: clip, clip_ft, curated, dense_baseline or example."),
+        typer.Option(
+            help="Only this group: clip, clip_ft, curated, standard, more_data, contrastive, dense_baseline "
+            "or example."
+        ),
     ] = None
     by_family: Annotated[
         bool, typer.Option("--by-family", help="One line per pair of tower families, not per model.")

@@ -32,6 +32,7 @@ from clipjax.models import convolutions, layers
 from clipjax.models.arch import Family
 from clipjax.models.training import Mode
 
+SMALLEST = 29  # pixels that leave one cell after five halvings
 BOTTLENECK = 4  # a layer's first convolution has this many times its growth
 
 
@@ -47,6 +48,10 @@ class DenseNetConfig:
     embed_dim: int
 
     def __post_init__(self) -> None:
+        if self.image_size < SMALLEST:
+            raise ValueError(
+                f"image_size {self.image_size} is less than {SMALLEST}: the last map would be empty"
+            )
         if len(self.depths) != 4 or min(self.depths) < 1:
             raise ValueError(f"depths {list(self.depths)} are not four positive numbers of layers")
         if self.embed_dim != (width := self.widths[-1]):

@@ -78,7 +78,7 @@ class MixerConfig:
                 f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
             )
         if self.embed_dim != self.width:
-            raise ValueError(f"embed_dim is the width, {self.width}")
+            raise ValueError(f"embed_dim {self.embed_dim} is not the width, {self.width}")
         present = {
             "token_width": self.block in ("mixer", "gmixer"),
             "ln_eps": self.block != "resmlp",
@@ -86,7 +86,7 @@ class MixerConfig:
         }
         for name, has in present.items():
             if (getattr(self, name) > 0) != has:
-                raise ValueError(f"block {self.block!r} has {name} {'above 0' if has else '0'}")
+                raise ValueError(f"block {self.block!r} needs {name} {'above 0' if has else '0'}")
 
     @property
     def tokens(self) -> int:

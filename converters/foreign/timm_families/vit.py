@@ -24,7 +24,8 @@ def tower(options: Options) -> dict[str, Any]:
     o.only("scale_mlp_norm", False)
     o.only("proj_bias", True)
     scaled = o.take("init_values") is not None
-    class_token = o.only("class_token", True, False)
+    # timm drops the class token before SigLIP's query pools; clipjax's pooling reads every token.
+    class_token = o.only("class_token", *([False] if pool == "map" else [True, False]))
     o.only("pos_embed", "learn")
     patches_only = o.only("no_embed_class", False, True)
     o.only("reg_tokens", 0)
