@@ -118,8 +118,12 @@ def test_what_timm_itself_writes(name: str, changes: dict, registered: bool, tmp
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("architecture", "resnet51", "unknown architecture 'resnet51'; did you mean resnet"),
-        ("architecture", "ViT-B-32", "unknown architecture 'ViT-B-32'"),
+        (
+            "architecture",
+            "resnet51",
+            "unknown architecture of clipjax's families in timm 'resnet51'; did you mean resnet",
+        ),
+        ("architecture", "ViT-B-32", "unknown architecture of clipjax's families in timm 'ViT-B-32'"),
         ("model_args", {"act_layer": "tanh"}, "has act_layer = 'tanh', which clipjax's family 'mbconv' does"),
         (
             "model_args",

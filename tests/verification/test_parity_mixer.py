@@ -156,9 +156,9 @@ def test_images_of_another_size_are_refused():
         (MIXER, {"embed_dim": 512}, "embed_dim 512 is not the width, 768"),
         (MIXER, {"token_width": 0}, "block 'mixer' needs token_width above 0"),
         (RESMLP, {"token_width": 9}, "block 'resmlp' needs token_width 0"),
-        (RESMLP, {"ln_eps": 1e-6}, "block 'resmlp' has ln_eps 0"),
-        (GMLP, {"gate_eps": 0}, "block 'gmlp' has gate_eps above 0"),
-        (GMIXER, {"gate_eps": 1e-5}, "block 'gmixer' has gate_eps 0"),
+        (RESMLP, {"ln_eps": 1e-6}, "block 'resmlp' needs ln_eps 0"),
+        (GMLP, {"gate_eps": 0}, "block 'gmlp' needs gate_eps above 0"),
+        (GMIXER, {"gate_eps": 1e-5}, "block 'gmixer' needs gate_eps 0"),
     ],
 )
 def test_an_impossible_record_is_refused(name: str, change: dict[str, Any], message: str):
