@@ -27,7 +27,7 @@ import typer
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.model import Model
 from clipjax.data.cards import load_dataset
-from clipjax.demo.files import Split, write_split
+from clipjax.demo.world.files import Split, write_split
 from clipjax.devices.sharding import make_mesh
 from clipjax.finetune.data.splits import train_split
 from clipjax.finetune.method import Problem, Settings, Setup, find_method

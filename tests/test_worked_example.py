@@ -12,7 +12,7 @@ import pytest
 
 import clipjax
 from clipjax.data.cards import DatasetCard
-from clipjax.demo.files import Split, write_split
+from clipjax.demo.world.files import Split, write_split
 from clipjax.results.rows import Row
 
 DOC = Path(__file__).parent.parent / "docs" / "worked_example.md"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from clipjax.demo.factors import annotated
-from clipjax.demo.files import ImageSet, Split
-from clipjax.demo.probes import probes
-from clipjax.demo.shifts import shifted
-from clipjax.demo.world import SHAPES
+from clipjax.demo.world.factors import annotated
+from clipjax.demo.world.files import ImageSet, Split
+from clipjax.demo.world.probes import probes
+from clipjax.demo.world.scenes import SHAPES
+from clipjax.demo.world.shifts import shifted
 
 SEED = 0
 BASE = "demo-small-diverse"

@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from clipjax.demo.beside import side_by_side
-from clipjax.demo.files import Split, write_set, write_split
 from clipjax.demo.plan import SEED, Plan
+from clipjax.demo.world.files import Split, write_set, write_split
 
 
 def render(world: Path, plan: Plan, *, progress: bool = True) -> None:

@@ -42,7 +42,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Run:
-    """Of a task or collection; no data sets: all."""
+    """A task or collection on these data sets; with an empty list on all of them."""
 
     task: str
     datasets: tuple[str, ...] = ()

@@ -29,12 +29,10 @@ from clipjax.data.labels import load_labels
 from clipjax.demo import plan, report, run, sweeps, training, tuning
 from clipjax.demo.__main__ import app
 from clipjax.demo.analysis import CLAIMS
-from clipjax.demo.factors import KEYS, PROTOTYPES, TICKED, unusual
-from clipjax.demo.files import Split, write_split
 from clipjax.demo.settings import Column, settings
-from clipjax.demo.shapes import UNKNOWN
-from clipjax.demo.shifts import OBJECTS, VIDEO_CLASSES
-from clipjax.demo.world import (
+from clipjax.demo.world.factors import KEYS, PROTOTYPES, TICKED, unusual
+from clipjax.demo.world.files import Split, write_split
+from clipjax.demo.world.scenes import (
     BACKGROUNDS,
     COLOURS,
     SHAPES,
@@ -47,6 +45,8 @@ from clipjax.demo.world import (
     render,
     sample_scene,
 )
+from clipjax.demo.world.shapes import UNKNOWN
+from clipjax.demo.world.shifts import OBJECTS, VIDEO_CLASSES
 from clipjax.errors import DataError
 from clipjax.evaluation.collection import plan as plan_of
 from clipjax.evaluation.collection import survey
@@ -180,7 +180,7 @@ def test_the_world_is_the_same_everywhere(tmp_path: Path) -> None:
 
 
 def test_rendering_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from clipjax.demo import files
+    from clipjax.demo.world import files
 
     split = Split("diverse", "diverse", 20, False)
     drawn: list[int] = []
@@ -511,7 +511,7 @@ def test_the_demo_is_not_made_again(quick: Quick, monkeypatch: pytest.MonkeyPatc
         raise AssertionError("made again")
 
     monkeypatch.setattr(training, "train", never)
-    monkeypatch.setattr("clipjax.demo.files.render", never)
+    monkeypatch.setattr("clipjax.demo.world.files.render", never)
     monkeypatch.setattr("clipjax.finetune.run.solve", never)
     monkeypatch.setattr(run, "side_by_side", never)
     runs = ResultStore(quick.out / "results").run_ids()

@@ -11,7 +11,7 @@ import pytest
 
 from clipjax.data.cards import load_dataset
 from clipjax.data.manifest import Manifest
-from clipjax.demo.files import Split, write_split
+from clipjax.demo.world.files import Split, write_split
 from clipjax.models.arch import load_arch
 from clipjax.models.network import Network
 

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
-from clipjax.demo.files import ImageSet, Picture, caption_of, rng_of
-from clipjax.demo.world import (
+from clipjax.demo.world.files import ImageSet, Picture, caption_of, rng_of
+from clipjax.demo.world.scenes import (
     SHAPES,
     UNSEEN_BACKGROUNDS,
     UNSEEN_TEXTURES,

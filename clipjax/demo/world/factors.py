@@ -13,8 +13,8 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from clipjax.demo.files import ImageSet, Picture, jsonl
-from clipjax.demo.world import BACKGROUNDS, COLOURS, SHAPES, TEXTURES, Scene, own_cues
+from clipjax.demo.world.files import ImageSet, Picture, jsonl
+from clipjax.demo.world.scenes import BACKGROUNDS, COLOURS, SHAPES, TEXTURES, Scene, own_cues
 
 # In the order of ImageNet-X's files.
 KEYS = (

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from clipjax.demo.world import SHAPES, WORLD_VERSION, Scene, caption_of, render, sample_scene
+from clipjax.demo.world.scenes import SHAPES, WORLD_VERSION, Scene, caption_of, render, sample_scene
 from clipjax.errors import DataError
 from clipjax.progress import progress_through
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from clipjax.demo.shapes import SHAPES, UNKNOWN
+from clipjax.demo.world.shapes import SHAPES, UNKNOWN
 
 # Identifies a rendered split: raise it when the same seed would give other pixels.
 WORLD_VERSION = 2
@@ -39,7 +39,7 @@ class Scene:
         shape: "" is a background alone.
         x, y: the shape's middle.
         light: factor for all pixels.
-        blocked: share of the shape's width behind a post.
+        blocked: the share of the shape's width that a post hides.
     """
 
     shape: str

@@ -19,9 +19,8 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from clipjax.demo.files import ImageSet, Picture, caption_of, rng_of
-from clipjax.demo.shapes import UNKNOWN
-from clipjax.demo.world import (
+from clipjax.demo.world.files import ImageSet, Picture, caption_of, rng_of
+from clipjax.demo.world.scenes import (
     CAPTIONS,
     SHAPES,
     UNSEEN_TEXTURES,
@@ -31,6 +30,7 @@ from clipjax.demo.world import (
     own_cues,
     sample_scene,
 )
+from clipjax.demo.world.shapes import UNKNOWN
 
 _ENDINGS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG")
 

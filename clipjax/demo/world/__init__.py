@@ -1,0 +1,1 @@
+"""The rendered world: its scenes, data sets and files."""
