@@ -8,7 +8,6 @@ encoder also has `logit_scale` [] (and `logit_bias` []).
 from __future__ import annotations
 
 import functools
-import math
 import operator
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -22,13 +21,10 @@ from jax.core import Tracer
 from jaxtyping import Float32
 
 from clipjax.errors import DataError, UsageError, unknown_name
-from clipjax.models import layers
 from clipjax.models.arch import Arch, family_of
-from clipjax.models.cut import is_cut
-from clipjax.models.outputs import parts_of
-from clipjax.models.training import INFERENCE, Mode, Precise, Training, running, statistics
+from clipjax.models.param_tree import Params, abstract_tree, check_tree, draw, draw_now, precise_paths
+from clipjax.models.training import INFERENCE, Mode, Training, running, statistics
 
-Params = dict[str, Any]
 Stages = OrderedDict[str, Array]
 Features = Float32[Array, "B E"]
 
@@ -60,41 +56,6 @@ def layer_indices(layers: Any) -> int | tuple[int, ...]:
         ) from None
 
 
-class DualEncoder(nnx.Module):
-    """The param tree of an image and a text tower."""
-
-    def __init__(self, arch: Arch, rngs: nnx.Rngs):
-        self.vision = family_of(arch.vision).build(arch.vision, rngs)
-        self.text = family_of(arch.text).build(arch.text, rngs)
-        # Initial values from section 3 of the papers: CLIP's temperature; SigLIP's temperature and bias.
-        scale = 10 if arch.logit_bias else 1 / 0.07
-        self.logit_scale = nnx.Param(jnp.asarray(math.log(scale), jnp.float32))
-        if arch.logit_bias:
-            self.logit_bias = nnx.Param(jnp.asarray(-10.0, jnp.float32))
-
-
-class Classifier(nnx.Module):
-    """The param tree of an image tower and its head (`outputs`); without a head if `num_classes` is 0."""
-
-    def __init__(self, arch: Arch, rngs: nnx.Rngs):
-        assert arch.num_classes is not None
-        self.vision = family_of(arch.vision).build(arch.vision, rngs)
-        if arch.num_classes == 0:
-            return
-        # As timm's `_init_weight_goog`: within 1 / sqrt(number of classes), bias zero.
-        init = layers.uniform(arch.num_classes**-0.5)
-        parts = parts_of(arch)
-        width = arch.vision.embed_dim // max(1, len(parts))
-        linear = functools.partial(layers.Linear, width, arch.num_classes, kernel_init=init, rngs=rngs)
-        self.head = Parts({name: linear() for name in parts}) if parts else linear()
-
-
-class Parts(nnx.Module):
-    def __init__(self, modules: dict[str, nnx.Module]):
-        for name, module in modules.items():
-            setattr(self, name, module)
-
-
 class Network:
     """The pure functions of one architecture."""
 
@@ -112,7 +73,7 @@ class Network:
 
     def abstract_params(self) -> Params:
         """The params as a nested dict of float32 `jax.ShapeDtypeStruct`, without allocating."""
-        _, state = _abstract(self.arch)
+        _, state = abstract_tree(self.arch)
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
 
     def compiler_options(self, tower: Literal["vision", "text"]) -> dict[str, str] | None:
@@ -127,7 +88,7 @@ class Network:
 
         Heads are drawn as in timm. key: a typed PRNG key, `jax.random.key(seed)`.
         """
-        return _draw(self.arch, key) if isinstance(key, Tracer) else _draw_now(self.arch, key)
+        return draw(self.arch, key) if isinstance(key, Tracer) else draw_now(self.arch, key)
 
     @overload
     def encode_image(
@@ -364,9 +325,9 @@ class Network:
         return features, OrderedDict((name, stage.astype(jnp.float32)) for name, stage in stages.items())
 
     def _tower(self, name: str, params: Params, precision: Precision) -> Any:
-        graphdef, abstract = _abstract(self.arch, name)
-        _check(params.get(name, {}), abstract, f"{self.arch.name}: params/{name}")
-        precise = _precise(self.arch, name)
+        graphdef, abstract = abstract_tree(self.arch, name)
+        check_tree(params.get(name, {}), abstract, f"{self.arch.name}: params/{name}")
+        precise = precise_paths(self.arch, name)
 
         def cast(path: Any, leaf: Any) -> Array:
             return jnp.asarray(leaf, jnp.float32 if path in precise else _DTYPE[precision])
@@ -403,52 +364,3 @@ def _indices(layers: int | tuple[int, ...], depth: int, name: str) -> list[int]:
     if not wanted or not set(wanted) <= set(range(depth)):
         raise UsageError(f"{name} has the layers 0 to {depth - 1} for dense features, not {list(layers)}")
     return wanted
-
-
-def _build(arch: Arch, rngs: nnx.Rngs) -> nnx.Module:
-    return DualEncoder(arch, rngs) if arch.text is not None else Classifier(arch, rngs)
-
-
-def _split(module: nnx.Module) -> tuple[Any, Params]:
-    """A module's structure and params; asserts that it holds nothing else."""
-    graphdef, state, rest = nnx.split(module, nnx.Param, ...)
-    assert not nnx.to_pure_dict(rest), f"{type(module).__name__} holds more than params: {rest}"
-    return graphdef, nnx.to_pure_dict(state)
-
-
-def _draw(arch: Arch, key: Array) -> Params:
-    return _split(_build(arch, nnx.Rngs(key)))[1]
-
-
-# It runs once, and compiles four times faster unoptimised.
-_draw_now = jax.jit(_draw, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
-
-
-@functools.cache
-def _abstract(arch: Arch, tower: str | None = None) -> tuple[Any, Params]:
-    module = nnx.eval_shape(lambda: _build(arch, nnx.Rngs(0)))
-    return _split(getattr(module, tower) if tower else module)
-
-
-@functools.cache
-def _precise(arch: Arch, tower: str) -> frozenset[Any]:
-    """The paths of a tower's `Precise` params."""
-    module = getattr(nnx.eval_shape(lambda: _build(arch, nnx.Rngs(0))), tower)
-    found = nnx.to_pure_dict(nnx.state(module, Precise))
-    return frozenset(path for path, _ in jax.tree.leaves_with_path(found))
-
-
-def _check(params: Params, abstract: Params, where: str) -> None:
-    """Checks names and shapes: merging alone would accept a wrong shape."""
-    found, wanted = (
-        {jax.tree_util.keystr(path, simple=True, separator="/"): _shape(leaf) for path, leaf in leaves}
-        for leaves in (jax.tree.leaves_with_path(tree, is_leaf=is_cut) for tree in (params, abstract))
-    )
-    for name in sorted(found.keys() | wanted.keys()):
-        if found.get(name) != wanted.get(name):
-            shapes = [list(side[name]) if name in side else "nothing" for side in (found, wanted)]
-            raise DataError(f"{where}/{name} is {shapes[0]}; the architecture has {shapes[1]}")
-
-
-def _shape(leaf: Any) -> tuple[int, ...]:
-    return leaf.shape if is_cut(leaf) else jnp.shape(leaf)

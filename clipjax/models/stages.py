@@ -15,18 +15,15 @@ from clipjax.models.training import Mode
 class Stage(nnx.Module):
     """A first block that changes the shape and `depth - 1` equal ones, stacked and scanned.
 
-    first, rest: rngs -> a block, called as block(x, mode=mode). A stage of one block has no `rest` param.
+    first, rest: make(rngs=rngs) -> a block, called as block(x, mode=mode). A stage of one block has no `rest`
+    param.
     """
 
     def __init__(
-        self,
-        first: Callable[[nnx.Rngs], nnx.Module],
-        rest: Callable[[nnx.Rngs], nnx.Module],
-        depth: int,
-        rngs: nnx.Rngs,
+        self, first: Callable[..., nnx.Module], rest: Callable[..., nnx.Module], depth: int, *, rngs: nnx.Rngs
     ):
-        self.first = first(rngs)
-        self.rest = layers.stack(rest, depth - 1, rngs) if depth > 1 else None
+        self.first = first(rngs=rngs)
+        self.rest = layers.stack(lambda rngs: rest(rngs=rngs), depth - 1, rngs) if depth > 1 else None
 
     def __call__(self, x: Array, mode: Mode, capture: bool) -> tuple[Array, Sequence[Array] | None]:
         first = layers.apply(self.first, x, mode=mode)

@@ -26,7 +26,8 @@ from clipjax.models.families.mbconv import MBConvConfig, StageConfig
 from clipjax.models.families.modified_resnet import ModifiedResNetConfig
 from clipjax.models.families.text import TextConfig
 from clipjax.models.families.vit import ViTConfig
-from clipjax.models.network import Network, _build
+from clipjax.models.network import Network
+from clipjax.models.param_tree import build
 
 TEXT = TextConfig(16, 300, 64, 2, 2, 256, "gelu", 1e-5, True, "argmax", False, 32)
 PLAIN = (False, False, True, "all", True, False)  # crop to patches, bias, class token, positions, norm, scale
@@ -101,7 +102,7 @@ def test_networks_of_one_arch_are_one_static_argument() -> None:
 
 @pytest.mark.parametrize("arch", [*ARCHS, *map(load_arch, arch_names())], ids=lambda arch: arch.name)
 def test_a_module_holds_params_and_nothing_else(arch: Arch) -> None:
-    module = nnx.eval_shape(lambda: _build(arch, nnx.Rngs(0)))
+    module = nnx.eval_shape(lambda: build(arch, nnx.Rngs(0)))
     _, params, rest = nnx.split(module, nnx.Param, ...)
     assert not jax.tree.leaves(rest)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))

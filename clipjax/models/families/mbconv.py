@@ -228,9 +228,9 @@ class MBConv(nnx.Module):
 class UnequalStage(nnx.Module):
     """A stage whose blocks after the first differ in shape and cannot be stacked."""
 
-    def __init__(self, blocks: Sequence[Callable[[nnx.Rngs], nnx.Module]], rngs: nnx.Rngs):
+    def __init__(self, blocks: Sequence[Callable[..., nnx.Module]], *, rngs: nnx.Rngs):
         for i, block in enumerate(blocks):
-            setattr(self, f"block{i}", block(rngs))
+            setattr(self, f"block{i}", block(rngs=rngs))
         self.depth = len(blocks)
 
     def __call__(self, x: Array, mode: Mode, capture: bool) -> tuple[Array, list[Array]]:
@@ -244,13 +244,11 @@ class UnequalStage(nnx.Module):
 def stage_of(index: int, config: MBConvConfig, rngs: nnx.Rngs) -> Stage | UnequalStage:
     stage, activation = config.stages[index], config.activations[index + 1]
 
-    def block(sizes: Sizes) -> Callable[[nnx.Rngs], MBConv]:
-        return lambda rngs: MBConv(sizes, stage, activation, config, rngs=rngs)
-
+    block = partial(MBConv, stage=stage, activation=activation, config=config)
     sizes = stage.sizes(config.in_dims[index])
     if len(set(sizes[1:])) > 1:
-        return UnequalStage([block(each) for each in sizes], rngs)
-    return Stage(block(sizes[0]), block(sizes[-1]), stage.depth, rngs)
+        return UnequalStage([partial(block, each) for each in sizes], rngs=rngs)
+    return Stage(partial(block, sizes[0]), partial(block, sizes[-1]), stage.depth, rngs=rngs)
 
 
 class MBConvNet(nnx.Module):

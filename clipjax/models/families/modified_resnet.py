@@ -22,6 +22,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -114,14 +115,10 @@ class Bottleneck(nnx.Module):
 
 def stage_of(in_dim: int, planes: int, depth: int, *, stride: int, eps: float, rngs: nnx.Rngs) -> Stage:
     """`depth` blocks of `planes`; the first takes `in_dim` channels and has the stride."""
-
-    def first(rngs: nnx.Rngs) -> Bottleneck:
-        return Bottleneck(in_dim, planes, stride=stride, first=True, eps=eps, rngs=rngs)
-
-    def rest(rngs: nnx.Rngs) -> Bottleneck:
-        return Bottleneck(planes * EXPANSION, planes, stride=1, first=False, eps=eps, rngs=rngs)
-
-    return Stage(first, rest, depth, rngs)
+    block = partial(Bottleneck, planes=planes, eps=eps)
+    first = partial(block, in_dim, stride=stride, first=True)
+    rest = partial(block, planes * EXPANSION, stride=1, first=False)
+    return Stage(first, rest, depth, rngs=rngs)
 
 
 class AttentionPool(nnx.Module):

@@ -124,7 +124,7 @@ def stage_of(in_dim: int, stage: int, config: RegNetConfig, rngs: nnx.Rngs) -> S
     """Stage `stage`, whose first block takes `in_dim` channels and halves the map."""
     first = partial(Block, in_dim, 2, stage, config)
     rest = partial(Block, config.widths[stage], 1, stage, config)
-    return Stage(lambda rngs: first(rngs=rngs), lambda rngs: rest(rngs=rngs), config.depths[stage], rngs)
+    return Stage(first, rest, config.depths[stage], rngs=rngs)
 
 
 class RegNet(nnx.Module):

@@ -142,7 +142,7 @@ def stage_of(in_dim: int, stage: int, config: ResNetConfig, rngs: nnx.Rngs) -> S
     """Stage `stage`, whose first block takes `in_dim` channels."""
     first = partial(Block, in_dim, 1 if stage == 0 else 2, stage, config)
     rest = partial(Block, config.widths[stage], 1, stage, config)
-    return Stage(lambda rngs: first(rngs=rngs), lambda rngs: rest(rngs=rngs), config.layers[stage], rngs)
+    return Stage(first, rest, config.layers[stage], rngs=rngs)
 
 
 class ResNet(nnx.Module):

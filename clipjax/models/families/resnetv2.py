@@ -127,7 +127,7 @@ def stage_of(index: int, config: ResNetV2Config, rngs: nnx.Rngs) -> Stage:
     in_dim = config.widths[index - 1] if index else config.stem_width
     first = partial(Block, in_dim, dim, config, stride=2 if index else 1, first=True)
     rest = partial(Block, dim, dim, config, stride=1, first=False)
-    return Stage(lambda rngs: first(rngs=rngs), lambda rngs: rest(rngs=rngs), config.depths[index], rngs)
+    return Stage(first, rest, config.depths[index], rngs=rngs)
 
 
 class ResNetV2(nnx.Module):
