@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -39,6 +39,11 @@ def seen_with(case: Case, monkeypatch: pytest.MonkeyPatch, *wrong: tuple[Any, st
         for owner, name, make in wrong:
             patch.setattr(owner, name, make(getattr(owner, name)))
         return case.first_difference()
+
+
+def worst(errors: Iterable[float]) -> float:
+    """The largest; NaN, which `max` may pass over, if one is."""
+    return float(np.max(list(errors)))
 
 
 def gradient_errors(case: Case) -> dict[str, float]:
