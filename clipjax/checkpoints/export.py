@@ -88,7 +88,8 @@ def export_tower(model: Model, out: str | Path) -> Path:
     carried = model.carried if table.name == model.origin.layout else {}
     visual = {key: tensor for key, tensor in carried.items() if key.startswith("visual.")}
     write_safetensors(out, export(leaves, table, visual), {"format": "pt"})
-    kernel, bias = (np.asarray(x, np.float32) for x in one_layer(model.params["head"]).values())
+    layer = one_layer(model.params["head"])
+    kernel, bias = (np.asarray(layer[name], np.float32) for name in ("kernel", "bias"))
     about = {"normalize": json.dumps(model.card.normalize_features), "classes": json.dumps(classes.ids)}
     write_safetensors(head_file(out), {"weight": kernel.T, "bias": bias}, {"format": "pt", **about})
     return place(out)

@@ -98,7 +98,7 @@ class Model:
 
         The card loses the old files and so its fingerprint, under which embeddings are stored. Heads read the
         new logit scale. A registered model loses its name, unless the card's lineage records what it became.
-        The base of an adapter has these params too, so its card changes likewise.
+        An adapter's base gets the same params, so its card changes in the same way.
         """
         card = _card_of_others(self.settled().card, params)
         base = None if self.base is None else _card_of_others(self.base, params)

@@ -32,7 +32,8 @@ def classifier_head(model: Encoder) -> Head:
         UsageError, DataError: as `clipjax.checkpoints.classes.head_classes`.
     """
     labels = head_classes(model.card, model.params)
-    kernel, bias = (jnp.asarray(x, jnp.float32) for x in one_layer(model.params["head"]).values())
+    layer = one_layer(model.params["head"])
+    kernel, bias = (jnp.asarray(layer[name], jnp.float32) for name in ("kernel", "bias"))
     return Head(kernel, bias, 1.0, model.card.normalize_features, labels, directions=False)
 
 

@@ -345,7 +345,7 @@ def _error_ratio(counts: FactorCounts, variant: str, k: int, draws: _Draws, slic
 
 
 def _ece(table: _Table, variant: str, group: int, draws: _Draws, slice_: str | None) -> Measure:
-    """Of all images of a variant (group 0) or of those with a factor."""
+    """The calibration error of all images of a variant (group 0), or of those with a factor."""
     members = table.groups(variant)[:, group]
     edges = calibration.equal_width_edges(BINS)
     bins = calibration.reliability(table.confidence, table.correct[""], edges, weights=members)

@@ -53,7 +53,7 @@ def build_model(
     if library == "timm":
         return timm_model(str(arch), sizes).eval()
     if library == "simclr":
-        return simclr_model(str(arch), None if sizes is None else sizes["vision"]).eval()
+        return simclr_model(str(arch), sizes).eval()
     config = copy.deepcopy(model_config(arch))
     trunk: dict[str, Any] = {}
     if sizes is not None:

@@ -138,7 +138,8 @@ class FinetuneOptions:
             raise UsageError("--shots 0: give at least 1 image a class, or `all`")
         if file is not None and not is_file(file):
             raise UsageError(
-                f"--shots {shots}: give a number of images a class, a file of shots (there is none), or `all`"
+                f"--shots {shots}: there is no such file; give a number of images per class, a file of shots "
+                "or `all`"
             )
 
     def read(self) -> Data:

@@ -118,7 +118,7 @@ def wise_ft(options: WiseOptions) -> None:
 
 
 def _refuse_overwriting(target: Path, base: str, tuned: str) -> None:
-    """Raises UsageError if `target` is one of the two models, or no mixture."""
+    """Raises UsageError if `target` is one of the two models, or a model that WiSE-FT did not make."""
     from clipjax.checkpoints.native import is_checkpoint, read_card_file
     from clipjax.storage.buckets import place
 
@@ -127,7 +127,7 @@ def _refuse_overwriting(target: Path, base: str, tuned: str) -> None:
     lineage = read_card_file(target).record.get("lineage") or {}
     ends = {place(each).resolve() for each in (base, tuned)}
     if target.resolve() in ends or lineage.get("method") != "wise_ft":
-        raise UsageError(f"{target} holds a model that is no mixture: name another --out")
+        raise UsageError(f"{target} holds a model that WiSE-FT did not make: name another --out")
 
 
 class _Pair(NamedTuple):

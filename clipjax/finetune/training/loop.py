@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections import deque
 from collections.abc import Iterator
@@ -161,8 +160,7 @@ class _Watch:
         return f", whose batch is {', '.join(named[:3])}{rest}"
 
 
-# It runs once in many steps. Unoptimised it compiles faster, and its answer is the same.
-@functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+@jax.jit
 def _all_finite(tree: Any) -> jax.Array:
     leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
     return jnp.stack(leaves).all()

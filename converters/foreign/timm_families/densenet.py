@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from clipjax.models.families.densenet import widths_of
 from converters.foreign.timm_options import Options
 
 CLASSES = ("DenseNet",)
@@ -19,14 +20,12 @@ def tower(options: Options) -> dict[str, Any]:
     eps = o.eps("norm_layer", "batchnorm2d", "batchnorm2d", "nn.BatchNorm2d")
     o.only("aa_layer", None)
     o.take("aa_stem_only")
-    width = stem = 2 * growth
-    for place, depth in enumerate(depths):
-        width = (width // 2 if place else width) + depth * growth
+    stem = 2 * growth
     return {
         "image_size": o.image_size,
         "stem_width": stem,
         "growth": growth,
         "depths": depths,
         "bn_eps": eps,
-        "embed_dim": width,
+        "embed_dim": widths_of(stem, growth, depths)[-1],
     }

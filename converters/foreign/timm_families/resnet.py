@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from converters.foreign.timm_options import Options
+from converters.foreign.timm_rounding import make_divisible
 
 CLASSES = ("ResNet",)
 
@@ -41,12 +42,8 @@ def tower(options: Options) -> dict[str, Any]:
         "widths": widths,
         "middle": planes if basic else [int(each * (base / 64)) * groups for each in planes],
         "groups": groups,
-        "se_widths": [_squeezed(width) for width in widths] if squeezed else [0] * 4,
+        # `SEModule` takes a 16th of the width.
+        "se_widths": [make_divisible(width / 16, round_limit=0) if squeezed else 0 for width in widths],
         "bn_eps": eps,
         "embed_dim": widths[-1],
     }
-
-
-def _squeezed(width: int) -> int:
-    """timm's `SEModule`: a 16th, in multiples of 8."""
-    return max(8, int(width / 16 + 4) // 8 * 8)

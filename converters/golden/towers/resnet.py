@@ -19,7 +19,7 @@ def timm_sizes(record: dict[str, Any]) -> dict[str, Any]:
     return {"layers": tuple(record["layers"]), "channels": channels}
 
 
-def simclr_model(name: str, record: dict[str, Any] | None) -> ResNet:
+def simclr_model(name: str, sizes: dict[str, Any] | None) -> ResNet:
     """SimCLR's ResNet-50, "resnet50xWIDTH": the stem is widened too, which timm cannot do.
 
     Source: bethgelab/model-vs-human, `simclr/zoo`: torchvision's ResNet-50 with `width_per_group` and all
@@ -28,9 +28,10 @@ def simclr_model(name: str, record: dict[str, Any] | None) -> ResNet:
     width = int(name.rpartition("x")[2])
     layers, stem, classes = (3, 4, 6, 3), 64 * width, 1000
     channels = tuple(stem * 2**i for i in range(4))
-    if record is not None:
-        layers, stem, classes = tuple(record["layers"]), record["stem_width"], 10
-        channels = timm_sizes(record)["channels"]
+    if sizes is not None:
+        vision, classes = sizes["vision"], sizes["num_classes"]
+        layers, stem = tuple(vision["layers"]), vision["stem_width"]
+        channels = timm_sizes(vision)["channels"]
     block: Any = Bottleneck
     model: Any = ResNet(block, layers=layers, channels=channels, num_classes=classes)
     model.conv1 = nn.Conv2d(3, stem, 7, stride=2, padding=3, bias=False)

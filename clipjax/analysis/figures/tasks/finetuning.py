@@ -86,7 +86,7 @@ def alpha_figure(
         written: alpha of the model kept; its points get a ring.
 
     Raises:
-        DataError: fewer than two alphas have an accuracy on `reference`, or there is no other data set.
+        DataError: fewer than two alphas have an accuracy on `reference`, or no other data set has one.
     """
     found = {
         (row["dataset"], _alpha(row)): row
