@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Processes that run the tests; each takes up to 6 GB.
+# Processes that run the tests; each takes up to 8 GB.
 WORKERS := 2
 
 .PHONY: help demo test test-slow fuzz records lint format tpu-env clean

@@ -13,11 +13,12 @@ from _foreign import card, known, without_name, write
 
 from clipjax.config import config_dir
 from clipjax.errors import DataError
-from clipjax.models.arch import arch_names
+from clipjax.models.arch import arch_names, load_arch
 from converters.foreign import read_foreign_card
 from converters.golden import model_config
 
-ARCHS = sorted(set(open_clip.list_models()) & set(arch_names()))
+# Without timm's classifiers whose names open_clip gives to CLIPs of its own ("convnext_tiny").
+ARCHS = [name for name in arch_names() if name in open_clip.list_models() and load_arch(name).text]
 PREPROCESS = {
     "mean": [0.5, 0.5, 0.5],
     "std": [0.5, 0.5, 0.5],
