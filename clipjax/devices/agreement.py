@@ -37,10 +37,10 @@ def assert_same_everywhere(what: str, value: str) -> None:
     mine = hashlib.sha256(whole).digest() + whole[:_SHOWN].ljust(_SHOWN, b"\0")
     rows = [row.tobytes() for row in multihost_utils.process_allgather(np.frombuffer(mine, np.uint8))]
     if different := [i for i, row in enumerate(rows) if row != rows[0]]:
-        found = [row[hashlib.sha256().digest_size :].rstrip(b"\0").decode(errors="ignore") for row in rows]
+        values = [row[hashlib.sha256().digest_size :].rstrip(b"\0").decode(errors="ignore") for row in rows]
         raise DataError(
-            f"{what} differs between processes: process {different[0]} has {found[different[0]]}, "
-            f"process 0 has {found[0]} ({len(different)} of {len(found)} differ from it); "
+            f"{what} differs between processes: process {different[0]} has {values[different[0]]}, "
+            f"process 0 has {values[0]} ({len(different)} of {len(values)} differ from it); "
             "give every host the same data"
         )
 
@@ -103,8 +103,8 @@ def first_decides(decide: Callable[[], str], what: str) -> str:
         return decided[0]
     mine = np.frombuffer("".join(decided).encode(), np.uint8)
     size = int(multihost_utils.broadcast_one_to_all(np.array(len(mine))))
-    found = multihost_utils.broadcast_one_to_all(mine if decided else np.zeros(size, np.uint8))
-    return np.asarray(found).tobytes().decode()
+    decision = multihost_utils.broadcast_one_to_all(mine if decided else np.zeros(size, np.uint8))
+    return np.asarray(decision).tobytes().decode()
 
 
 def largest_everywhere(value: int) -> int:

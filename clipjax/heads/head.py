@@ -172,9 +172,9 @@ def _cache_logits(
     features: Float32[jax.Array, "B D"], cache: Cache, classes: int
 ) -> Float32[jax.Array, "B {classes}"]:
     """The cache's part, in blocks of at most `SCORE_BLOCK` affinities."""
-    found = cache.keys.shape[1]
-    size = max(1, min(found, SCORE_BLOCK // max(1, len(features))))
-    pad = -found % size
+    count = cache.keys.shape[1]
+    size = max(1, min(count, SCORE_BLOCK // max(1, len(features))))
+    pad = -count % size
     keys = jnp.pad(jnp.asarray(cache.keys, jnp.float32), ((0, 0), (0, pad)))
     values = jnp.pad(jnp.asarray(cache.values, jnp.int32), (0, pad), constant_values=-1)  # no class
     alpha, beta = np.float32(cache.alpha), np.float32(cache.beta)

@@ -118,20 +118,20 @@ class Arch:
 @functools.cache
 def families() -> dict[str, Family]:
     """Every family by name, found by scanning `clipjax.models.families`. Raises DataError as `register`."""
-    found: dict[str, Family] = {}
+    by_name: dict[str, Family] = {}
     for module in pkgutil.iter_modules(clipjax.models.families.__path__):
         family = getattr(importlib.import_module(f"clipjax.models.families.{module.name}"), "FAMILY", None)
         if family is not None:
-            register(found, family)
-    return found
+            register(by_name, family)
+    return by_name
 
 
-def register(found: dict[str, Family], family: Family) -> None:
-    """Adds a family to `found`. Raises DataError if its name or config class is taken."""
-    for other in found.values():
+def register(by_name: dict[str, Family], family: Family) -> None:
+    """Adds a family to `by_name`. Raises DataError if its name or config class is taken."""
+    for other in by_name.values():
         if other.name == family.name or other.config is family.config:
             raise DataError(f"two model families are named {family.name!r} or share a config: rename one")
-    found[family.name] = family
+    by_name[family.name] = family
 
 
 def family_of(config: Any) -> Family:

@@ -239,8 +239,8 @@ class BatchNorm(nnx.Module):
         mean = wide.mean(axes, keepdims=True)
         # No gradient flows through the mean: differences from it add up to zero.
         var = jnp.square(wide - jax.lax.stop_gradient(mean)).mean(axes, keepdims=True)
-        for kept, found in ((self.mean, mean), (self.var, var * (count / (count - 1)))):
-            kept.set_value(jax.lax.stop_gradient(found[0].reshape(-1)))
+        for kept, value in ((self.mean, mean), (self.var, var * (count / (count - 1)))):
+            kept.set_value(jax.lax.stop_gradient(value[0].reshape(-1)))
         scale, bias = (p[...].astype(jnp.float32) for p in (self.scale, self.bias))
         y = (wide - mean) * (scale * jax.lax.rsqrt(var + self.eps)) + bias
         return y.reshape(x.shape).astype(x.dtype)

@@ -308,18 +308,18 @@ def scan(blocks: Any, x: Array, *shared: Any, mode: Mode, capture: bool) -> tupl
     """
 
     def step(x: Array, block: Any) -> tuple[Array, Any]:
-        x, found = _called(whole(block), x, *shared, mode=mode, loop=True)
-        return x, (x if capture else None, found)
+        x, new_statistics = _called(whole(block), x, *shared, mode=mode, loop=True)
+        return x, (x if capture else None, new_statistics)
 
-    x, (outputs, found) = jax.lax.scan(step, x, blocks)
-    nnx.update(blocks, found)
+    x, (outputs, new_statistics) = jax.lax.scan(step, x, blocks)
+    nnx.update(blocks, new_statistics)
     return x, outputs
 
 
 def apply(block: Any, x: Array, *shared: Any, mode: Mode) -> Array:
     """block(x, *shared, mode=mode) for a single block, called as `scan` would."""
-    x, found = _called(block, x, *shared, mode=mode, loop=False)
-    nnx.update(block, found)
+    x, new_statistics = _called(block, x, *shared, mode=mode, loop=False)
+    nnx.update(block, new_statistics)
     return x
 
 

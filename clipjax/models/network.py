@@ -159,8 +159,8 @@ class Network:
         tower = self._tower("vision", params, precision)
         with jax.default_matmul_precision(_MATMUL[precision]):
             maps = family.dense(tower, images.astype(_DTYPE[precision]), ascending, INFERENCE)
-        found = dict(zip(ascending, maps, strict=True))
-        return tuple(found[index].astype(jnp.float32) for index in wanted)
+        map_of = dict(zip(ascending, maps, strict=True))
+        return tuple(map_of[index].astype(jnp.float32) for index in wanted)
 
     def _check_images(self, images: Array) -> None:
         size = self.arch.vision.image_size
@@ -337,8 +337,8 @@ class Network:
 
 def _moved(before: Params, of_batch: Params) -> Params:
     return {
-        name: _moved(before[name], found) if isinstance(found, dict) else running(before[name], found)
-        for name, found in of_batch.items()
+        name: _moved(before[name], value) if isinstance(value, dict) else running(before[name], value)
+        for name, value in of_batch.items()
     }
 
 

@@ -85,19 +85,19 @@ def abstract_tree(arch: Arch, tower: str | None = None) -> tuple[Any, Params]:
 def precise_paths(arch: Arch, tower: str) -> frozenset[Any]:
     """The paths of a tower's `Precise` params."""
     module = getattr(nnx.eval_shape(lambda: build(arch, nnx.Rngs(0))), tower)
-    found = nnx.to_pure_dict(nnx.state(module, Precise))
-    return frozenset(path for path, _ in jax.tree.leaves_with_path(found))
+    precise = nnx.to_pure_dict(nnx.state(module, Precise))
+    return frozenset(path for path, _ in jax.tree.leaves_with_path(precise))
 
 
 def check_tree(params: Params, abstract: Params, where: str) -> None:
     """Checks names and shapes: merging alone would accept a wrong shape."""
-    found, wanted = (
+    actual, wanted = (
         {jax.tree_util.keystr(path, simple=True, separator="/"): _shape(leaf) for path, leaf in leaves}
         for leaves in (jax.tree.leaves_with_path(tree, is_leaf=is_cut) for tree in (params, abstract))
     )
-    for name in sorted(found.keys() | wanted.keys()):
-        if found.get(name) != wanted.get(name):
-            shapes = [list(side[name]) if name in side else "nothing" for side in (found, wanted)]
+    for name in sorted(actual.keys() | wanted.keys()):
+        if actual.get(name) != wanted.get(name):
+            shapes = [list(side[name]) if name in side else "nothing" for side in (actual, wanted)]
             raise DataError(f"{where}/{name} is {shapes[0]}; the architecture has {shapes[1]}")
 
 

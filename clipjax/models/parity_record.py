@@ -72,4 +72,4 @@ def _misfit(value: Any, form: Any, key: str = "") -> str | None:
         return key
     inner = dict.fromkeys(value, form[ANY]) if ANY in form else form
     checks = (_misfit(value.get(k, _MISSING), inner[k], f"{key}.{k}".lstrip(".")) for k in inner)
-    return next((found for found in checks if found is not None), None)
+    return next((misfit for misfit in checks if misfit is not None), None)

@@ -65,13 +65,13 @@ def all_adapters() -> dict[str, type[Adapter]]:
     Raises:
         ValueError: a kind's name is not its module's (a programmer's mistake, not the user's).
     """
-    found = {
+    kinds = {
         name: importlib.import_module(f"clipjax.heads.adapters.{name}").ADAPTER for name in adapter_kinds()
     }
-    for name, kind in found.items():
+    for name, kind in kinds.items():
         if kind.kind != name:
             raise ValueError(f"the adapter of {name}.py is called {kind.kind!r}: give both one name")
-    return found
+    return kinds
 
 
 def adapter_of(model: Encoder) -> Adapter | None:

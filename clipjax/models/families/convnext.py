@@ -194,8 +194,8 @@ def dense(
     tower: ConvNeXt, images: Float[Array, "B S S 3"], stages: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B _ _ _"]]:
     """Stage i: [B, S / (4 * 2**i), S / (4 * 2**i), widths[i]]."""
-    found = [getattr(tower, f"stage{i}") for i in range(stages[-1] + 1)]
-    return maps_at(found, tower.stem(images, mode), mode=mode, at=stages)
+    modules = [getattr(tower, f"stage{i}") for i in range(stages[-1] + 1)]
+    return maps_at(modules, tower.stem(images, mode), mode=mode, at=stages)
 
 
 FAMILY = Family(

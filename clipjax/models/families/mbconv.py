@@ -283,8 +283,8 @@ class MBConvNet(nnx.Module):
 def dense(
     tower: MBConvNet, images: Float[Array, "B S S 3"], stages: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B _ _ _"]]:
-    found = [getattr(tower, f"stage{i}") for i in range(stages[-1] + 1)]
-    return maps_at(found, tower.stem(images, mode), mode=mode, at=stages)
+    modules = [getattr(tower, f"stage{i}") for i in range(stages[-1] + 1)]
+    return maps_at(modules, tower.stem(images, mode), mode=mode, at=stages)
 
 
 def narrow(config: MBConvConfig) -> MBConvConfig:

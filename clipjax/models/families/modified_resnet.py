@@ -167,8 +167,8 @@ def dense(
     tower: ModifiedResNet, images: Float[Array, "B S S 3"], stages: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B _ _ _"]]:
     """Stage 0: [B, S / 4, S / 4, 4 width]."""
-    found = [getattr(tower, f"layer{i + 1}") for i in range(stages[-1] + 1)]
-    return maps_at(found, tower.stem(images, mode), mode=mode, at=stages)
+    modules = [getattr(tower, f"layer{i + 1}") for i in range(stages[-1] + 1)]
+    return maps_at(modules, tower.stem(images, mode), mode=mode, at=stages)
 
 
 def narrow(config: ModifiedResNetConfig) -> ModifiedResNetConfig:

@@ -160,8 +160,8 @@ def dense(
     tower: ResNetV2, images: Float[Array, "B S S 3"], stages: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B _ _ _"]]:
     """Stage 0: [B, S / 4, S / 4, widths[0]]."""
-    found = [getattr(tower, f"stage{i}") for i in range(stages[-1] + 1)]
-    return maps_at(found, tower.pooled_stem(images, mode), mode=mode, at=stages)
+    modules = [getattr(tower, f"stage{i}") for i in range(stages[-1] + 1)]
+    return maps_at(modules, tower.pooled_stem(images, mode), mode=mode, at=stages)
 
 
 def narrow(config: ResNetV2Config) -> ResNetV2Config:

@@ -233,8 +233,8 @@ def dense(
     tower: Swin, images: Float[Array, "B S S 3"], stages: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B _ _ _"]]:
     """Stage 0: [B, S / P, S / P, width]."""
-    found = [getattr(tower, f"stage{i}") for i in range(stages[-1] + 1)]
-    return maps_at(found, tower.stem(images), mode=mode, at=stages)
+    modules = [getattr(tower, f"stage{i}") for i in range(stages[-1] + 1)]
+    return maps_at(modules, tower.stem(images), mode=mode, at=stages)
 
 
 FAMILY = Family(

@@ -185,8 +185,8 @@ def stages(embedded: Array, blocks: Array | None, pooled: Array, features: Array
     """A text tower's captured stages, in forward order; empty without the blocks' outputs."""
     if blocks is None:
         return {}
-    found = {"embed": embedded} | {f"blocks.{i}": output for i, output in enumerate(blocks)}
-    return found | {"pooled": pooled, "projected": features}
+    outputs = {"embed": embedded} | {f"blocks.{i}": output for i, output in enumerate(blocks)}
+    return outputs | {"pooled": pooled, "projected": features}
 
 
 def narrow(config: Any) -> Any:
