@@ -43,13 +43,15 @@ def command_modules() -> list[str]:
     """The modules of `commands/` and its folders that have `register`, in the order of `ORDER`."""
     inside = pkgutil.iter_modules(commands.__path__, f"{commands.__name__}.")
     folders = [commands.__name__, *(module.name for module in inside if module.ispkg)]
-    found = [
+    modules = [
         (name, f"{folder}.{name}")
         for folder in folders
         for name in plug_ins(importlib.import_module(folder).__path__, "def register")
     ]
     place = {name: number for number, name in enumerate(ORDER)}
-    return [module for _, module in sorted(found, key=lambda each: (place.get(each[0], len(ORDER)), each[0]))]
+    return [
+        module for _, module in sorted(modules, key=lambda each: (place.get(each[0], len(ORDER)), each[0]))
+    ]
 
 
 for _module in command_modules():

@@ -32,12 +32,12 @@ def plug_ins(folders: Iterable[str], record: str) -> tuple[str, ...]:
     Args:
         folders: the package's `__path__`.
     """
-    found = []
+    names = []
     for module in pkgutil.iter_modules(folders):
         file = Path(str(getattr(module.module_finder, "path", ""))) / f"{module.name}.py"
         if not module.ispkg and re.search(rf"(?m)^{record}\b", file.read_text(encoding="utf-8")):
-            found.append(module.name)
-    return tuple(sorted(found))
+            names.append(module.name)
+    return tuple(sorted(names))
 
 
 def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:

@@ -27,8 +27,8 @@ class ClipjaxError(Exception):
 def visible(text: str, keep: str = "") -> str:
     """Escape hidden characters as Python does (`\\x1b`, `\\u202e`), except those in `keep`."""
 
-    def shown(found: re.Match[str]) -> str:
-        return found[0] if found[0] in keep else found[0].encode("unicode_escape", "surrogatepass").decode()
+    def shown(match: re.Match[str]) -> str:
+        return match[0] if match[0] in keep else match[0].encode("unicode_escape", "surrogatepass").decode()
 
     return _HIDDEN.sub(shown, text)
 

@@ -68,9 +68,9 @@ class FactorAnnotations:
             DataError: two images share an annotation, or no image has one.
         """
         row = {name: i for i, name in enumerate(self.names)}
-        found = np.array([row.get(posixpath.basename(name), -1) for name in ids], np.int64)
+        rows = np.array([row.get(posixpath.basename(name), -1) for name in ids], np.int64)
         seen: dict[int, str] = {}
-        for name, i in zip(ids, found):
+        for name, i in zip(ids, rows):
             if i >= 0 and seen.setdefault(int(i), name) != name:
                 raise DataError(
                     f"{seen[int(i)]} and {name} have one file name: which is annotated is unclear"
@@ -80,7 +80,7 @@ class FactorAnnotations:
                 f"none of the {len(ids)} images ({', '.join(ids[:2])}, ...) is annotated; the "
                 f"annotations are of {self.names[0]}, ...: give their own images, or other annotations"
             )
-        return found
+        return rows
 
 
 @functools.cache
@@ -138,20 +138,20 @@ def _top_file(path: Path) -> Path:
         if not path.name.endswith(TOP):
             raise UsageError(f"{path}: give a folder of annotations, or its file that ends in {TOP}")
         return path
-    found = sorted(path.glob(f"*{TOP}"))
-    if not found:
+    files = sorted(path.glob(f"*{TOP}"))
+    if not files:
         raise DataError(f"{path} holds no *{TOP}; give the folder with the annotations")
-    chosen = [file for file in found if file.name.endswith(DEFAULT_PART + TOP)] if len(found) > 1 else found
+    chosen = [file for file in files if file.name.endswith(DEFAULT_PART + TOP)] if len(files) > 1 else files
     if len(chosen) != 1:
-        raise UsageError(f"{path} holds {', '.join(file.name for file in found)}: give one of the files")
+        raise UsageError(f"{path} holds {', '.join(file.name for file in files)}: give one of the files")
     return chosen[0]
 
 
 def _one(folder: Path, pattern: str) -> Path | None:
-    found = sorted(folder.glob(pattern))
-    if len(found) > 1:
-        raise DataError(f"{folder} holds {found[0].name} and {found[1].name}; leave one of them")
-    return found[0] if found else None
+    files = sorted(folder.glob(pattern))
+    if len(files) > 1:
+        raise DataError(f"{folder} holds {files[0].name} and {files[1].name}; leave one of them")
+    return files[0] if files else None
 
 
 def _read_factors(path: Path) -> tuple[tuple[str, ...], np.ndarray, tuple[str, ...], np.ndarray]:

@@ -119,15 +119,17 @@ def _unread_images(root: Path, card: DatasetCard) -> Iterator[str]:
     known = (*IMAGE_EXTENSIONS, *card.options.get("extensions", ()))
     unread = [ending for ending in UNREAD if ending not in known]
     try:
-        found = list(Walk(root).files(unread))
+        images = list(Walk(root).files(unread))
     except DataError as error:  # raised by a folder that the reader ignores
         yield str(error)
         return
-    if found:
-        first = min(found)
+    if images:
+        first = min(images)
         one = f"1 image is left out because of its ending, {first}: convert it"
-        more = f"{len(found)} images are left out because of their ending, the first is {first}: convert them"
-        yield more if len(found) > 1 else one
+        more = (
+            f"{len(images)} images are left out because of their ending, the first is {first}: convert them"
+        )
+        yield more if len(images) > 1 else one
 
 
 def _unreadable(manifest: Manifest, progress: Progress | None) -> Iterator[str]:
@@ -204,10 +206,10 @@ def _right_folder(root: Path, card: DatasetCard) -> Path | None:
         return None
     for folder in _nearby(root, card):
         try:
-            found = load_dataset(card, folder).manifest
+            manifest = load_dataset(card, folder).manifest
         except ClipjaxError:
             continue
-        if len(found) == card.images or (_names_classes(card) and _layout(card) != IMAGES):
+        if len(manifest) == card.images or (_names_classes(card) and _layout(card) != IMAGES):
             return folder
     return None
 

@@ -88,7 +88,7 @@ def missing_files(root: epath.Path, names: Sequence[str]) -> list[str]:
         return [name for name in names if not is_file(root / name)]
     with ThreadPoolExecutor(REQUESTS) as pool:
         there = pool.map(lambda name: is_file(root / name), names)
-        return [name for name, found in zip(names, there) if not found]
+        return [name for name, is_there in zip(names, there) if not is_there]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -28,8 +28,8 @@ class Column:
         """A model's newest row; without `prompts`, with the card's own set."""
         wanted = (model, self.task, self.dataset, self.metric, self.slice)
         names = ("model", "task", "dataset", "metric", "slice")
-        found = [row for row in rows if tuple(row[name] for name in names) == wanted]
-        own = [row for row in found if has_own_prompts(row) != bool(self.prompts)]
+        matches = [row for row in rows if tuple(row[name] for name in names) == wanted]
+        own = [row for row in matches if has_own_prompts(row) != bool(self.prompts)]
         right = [row for row in own if self.prompts in (None, row["convention"].get("prompts"))]
         return right[-1] if right else None
 

@@ -76,9 +76,9 @@ def _plugin_lines(machine: Machine) -> Iterator[Line]:
     """jaxlib ignores a plugin of another version with a warning, and computes on the CPU."""
     jaxlib = machine.version("jaxlib")
     for name in CUDA_PLUGINS:
-        found = machine.version(name)
-        if found is not None and jaxlib is not None and found != jaxlib:
-            says = f"{name} {found} does not go with jaxlib {jaxlib}"
+        version = machine.version(name)
+        if version is not None and jaxlib is not None and version != jaxlib:
+            says = f"{name} {version} does not go with jaxlib {jaxlib}"
             yield Line("accelerators", BROKEN, says, f'pip install "{name}[with-cuda]=={jaxlib}"')
 
 
@@ -138,17 +138,17 @@ def _cudnn_lines(
             f"never import both in one process (clipjax does not), or {advice}",
         )
         return
-    found = machine.version(ours.name)
+    version = machine.version(ours.name)
     wrong = [
         f"{name} needs {each.name}{each.specifier}"
         for name, each in ((f"torch {torch}", wanted), (plugin, ours))
-        if found is None or not each.specifier.contains(found, prereleases=True)
+        if version is None or not each.specifier.contains(version, prereleases=True)
     ]
     if wrong:
-        has = "is not installed" if found is None else f"{found} is installed"
+        has = "is not installed" if version is None else f"{version} is installed"
         yield Line("torch", BROKEN, f"{' and '.join(wrong)}, {has}", advice)
     else:
-        yield Line("torch", FINE, f"torch {torch} and {plugin} share {ours.name} {found}")
+        yield Line("torch", FINE, f"torch {torch} and {plugin} share {ours.name} {version}")
 
 
 def _cudnn(machine: Machine, package: str) -> Requirement | None:

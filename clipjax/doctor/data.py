@@ -24,7 +24,7 @@ def check_data(machine: Machine, *, data_root: Path) -> Iterator[Line]:
     """
     from clipjax.evaluation.collection import survey
 
-    found, missing = [], []
+    ready, missing = [], []
     for (card, root), problems in survey(data_root):
         if problems is None:
             missing.append(card.name)
@@ -33,9 +33,9 @@ def check_data(machine: Machine, *, data_root: Path) -> Iterator[Line]:
             do = f"clipjax datasets check {card.name} {root}"
             yield Line("data", BROKEN, f"{card.name}: {problems[0]}{more}", do)
         else:
-            found.append(card.name)
-    if found:
-        yield Line("data", FINE, f"{counted(len(found), 'data set')} in order: {_some(found)}")
+            ready.append(card.name)
+    if ready:
+        yield Line("data", FINE, f"{counted(len(ready), 'data set')} in order: {_some(ready)}")
     else:
         do = (
             "put data sets where `clipjax datasets list` says, or a card of your own beside them "

@@ -72,5 +72,5 @@ def _cgroup(machine: Machine, file: str, controller: str = "") -> list[str]:
             own = path
     folders = [PurePosixPath(own), *PurePosixPath(own).parents]
     base = f"/sys/fs/cgroup/{controller}"
-    found = [machine.read(f"{base}/{str(folder).lstrip('/')}/{file}") for folder in folders]
-    return [text for text in found if text is not None]
+    texts = [machine.read(f"{base}/{str(folder).lstrip('/')}/{file}") for folder in folders]
+    return [text for text in texts if text is not None]

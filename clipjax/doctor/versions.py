@@ -27,8 +27,8 @@ def check_versions(machine: Machine) -> Iterator[Line]:
     if not required:
         yield Line("versions", NOTE, "clipjax is not installed as a package", "pip install -e .")
     unmet = [*_unmet(machine, "clipjax"), *_unmet(machine, "jax")]
-    for owner, requirement, found in unmet:
-        has = "it is not installed" if found is None else f"{found} is installed"
+    for owner, requirement, version in unmet:
+        has = "it is not installed" if version is None else f"{version} is installed"
         wants = f"{requirement.name}{requirement.specifier}"
         yield Line("versions", BROKEN, f"{owner} needs {wants}: {has}", f'pip install "{wants}"')
     tested = read_toml(config_dir() / "tested_versions.toml")
@@ -52,9 +52,9 @@ def differing(machine: Machine, tested: dict[str, Any]) -> Iterator[str]:
     if minor != tested["python"].split(".")[:2]:
         yield f"Python {machine.python} ({tested['python']})"
     for name, version in tested["packages"].items():
-        found = machine.version(name)
-        if found is not None and found.partition("+")[0] != version.partition("+")[0]:
-            yield f"{name} {found} ({version})"
+        own = machine.version(name)
+        if own is not None and own.partition("+")[0] != version.partition("+")[0]:
+            yield f"{name} {own} ({version})"
 
 
 def _requirements(machine: Machine, package: str, extra: str = "") -> Iterator[Requirement]:
@@ -66,9 +66,9 @@ def _requirements(machine: Machine, package: str, extra: str = "") -> Iterator[R
 
 def _unmet(machine: Machine, package: str) -> Iterator[tuple[str, Requirement, str | None]]:
     for requirement in _requirements(machine, package):
-        found = machine.version(requirement.name)
-        if found is None or not requirement.specifier.contains(found, prereleases=True):
-            yield package, requirement, found
+        version = machine.version(requirement.name)
+        if version is None or not requirement.specifier.contains(version, prereleases=True):
+            yield package, requirement, version
 
 
 def installed_set(machine: Machine) -> str:

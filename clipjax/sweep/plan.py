@@ -216,16 +216,16 @@ def connected(items: Sequence[Item]) -> list[list[Item]]:
     groups: list[list[int]] = []
     for i, item in enumerate(items):
         folders = [str(data.root) for data in cost.parts(item.job)]
-        found = sorted({group_of[folder] for folder in folders if folder in group_of})
-        home = found[0] if found else len(groups)
-        if not found:
+        own_groups = sorted({group_of[folder] for folder in folders if folder in group_of})
+        home = own_groups[0] if own_groups else len(groups)
+        if not own_groups:
             groups.append([])
         # This item joins groups that were separate.
-        for other in found[1:]:
+        for other in own_groups[1:]:
             groups[home] += groups[other]
             groups[other] = []
         for folder, group in group_of.items():
-            group_of[folder] = home if group in found else group
+            group_of[folder] = home if group in own_groups else group
         group_of |= dict.fromkeys(folders, home)
         groups[home].append(i)
     return [[items[i] for i in sorted(group)] for group in groups if group]
@@ -234,7 +234,7 @@ def connected(items: Sequence[Item]) -> list[list[Item]]:
 def _with_costs(items: Sequence[Item], sizes: cost.Sizes) -> list[Item]:
     # What several runs of a model share counts for the first.
     counted: set[Any] = set()
-    found = []
+    with_costs = []
     for item in items:
         flops, images = cost.RUN, 0
         card = None if item.chosen.model is None else item.chosen.model.card
@@ -248,5 +248,5 @@ def _with_costs(items: Sequence[Item], sizes: cost.Sizes) -> list[Item]:
             if card is not None and texts not in counted:
                 flops += count * cost.flops(card, "text")
                 counted.add(texts)
-        found.append(dataclasses.replace(item, flops=flops, images=images))
-    return found
+        with_costs.append(dataclasses.replace(item, flops=flops, images=images))
+    return with_costs

@@ -76,23 +76,23 @@ def preview(plan: SweepPlan, items: Sequence[Item], compute: Compute, results: P
 
 
 def _known(items: Sequence[Item], plan: SweepPlan, compute: Compute, done: Done, stored: Stored) -> _Known:
-    found = _Known([], 0, {})
+    known = _Known([], 0, {})
     try:
         model = opened(items[0].chosen)
         _ = model.card.fingerprint
     except (ClipjaxError, OSError) as error:
-        found.problem = str(error)
-        return found
+        known.problem = str(error)
+        return known
     for item in items:
         try:
             asked = asked_of(model, item, plan.loaded, compute)
         except ClipjaxError as error:
-            found.problem = f"{item.job}: {error}"
+            known.problem = f"{item.job}: {error}"
             continue
-        found.asked.append(asked)
-        found.done += is_done(asked, done, item)
-        found.entries |= dict(embedding_entries(model, asked, item.request, stored))
-    return found
+        known.asked.append(asked)
+        known.done += is_done(asked, done, item)
+        known.entries |= dict(embedding_entries(model, asked, item.request, stored))
+    return known
 
 
 def _model_row(items: Sequence[Item], known: _Known, stored: Stored) -> list[Any]:

@@ -119,10 +119,10 @@ def check_same(plan: SweepPlan) -> None:
     for name in sorted(located):
         try:
             manifest = plan.loaded.dataset(located[name]).manifest
-            found = f"{len(manifest)} images ({manifest.order_digest[:16]})"
+            summary = f"{len(manifest)} images ({manifest.order_digest[:16]})"
         except ClipjaxError as error:
-            found = str(error)
-        assert_same_everywhere(f"the data set {name}", found)
+            summary = str(error)
+        assert_same_everywhere(f"the data set {name}", summary)
 
 
 def _not_done(
@@ -195,14 +195,14 @@ def _visit(
         )
         for item in part:
             progress.start(item)
-            found = next(runs)
-            _stop_at_full_disk(found.error)
-            if found.result is not None:
-                report.note(found.result)
-                progress.end(item, headline(found.result.rows))
+            outcome = next(runs)
+            _stop_at_full_disk(outcome.error)
+            if outcome.result is not None:
+                report.note(outcome.result)
+                progress.end(item, headline(outcome.result.rows))
             else:
-                assert found.error is not None
-                reason = _reason(found.error)
+                assert outcome.error is not None
+                reason = _reason(outcome.error)
                 report.failures.append(Failure(str(item), reason))
                 progress.end(item, f"failed: {reason}")
 

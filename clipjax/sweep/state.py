@@ -139,7 +139,7 @@ def embedding_entries(
     """
     if asked.subject is None or model.card.fingerprint is None:
         return []
-    found = []
+    entries = []
     for part in asked.subject.parts:
         for precision in map(known_precision, request.precisions):
             names = [
@@ -147,8 +147,8 @@ def embedding_entries(
                 for params in placements(AUTO)
             ]
             name = next((name for name in names if name in stored.entries), names[0])
-            found.append((name, len(part.manifest)))
-    return found
+            entries.append((name, len(part.manifest)))
+    return entries
 
 
 class Newest:
@@ -162,43 +162,43 @@ class Newest:
 
     def of(self, asked: Asked) -> list[Result]:
         """The run's results that are there, also those that lack unreadable images."""
-        found = []
+        results = []
         for those in asked.recipes:
             if rows := next(filter(None, (self._rows.get(_identity(recipe)) for recipe in those)), None):
                 run_id = rows[0]["run_id"]
-                found.append(Result(rows, self._store.images(run_id), self._store.root / run_id, NO_STATS))
-        return found
+                results.append(Result(rows, self._store.images(run_id), self._store.root / run_id, NO_STATS))
+        return results
 
 
 def results_of(plan: SweepPlan, results: str | Path) -> list[Result]:
     """The newest results of the items, in order; items without results are left out."""
-    newest, found = Newest(results), []
+    newest, item_results = Newest(results), []
     for _, group in itertools.groupby(plan.items, key=lambda item: item.chosen.name):
         visit = list(group)
         model = opened(visit[0].chosen)
         for item in visit:
-            found += newest.of(asked_of(model, item, plan.loaded, Compute(progress=False)))
-    return found
+            item_results += newest.of(asked_of(model, item, plan.loaded, Compute(progress=False)))
+    return item_results
 
 
 def lacking(
     plan: SweepPlan, items: Sequence[Item], results: str | Path, compute: Compute
 ) -> list[tuple[Item, str]]:
     """The items without results, each with the reason why it cannot be resolved, or ""."""
-    done, found = Done(results), []
+    done, missing = Done(results), []
     for _, group in itertools.groupby(items, key=lambda item: item.chosen.name):
         visit = list(group)
         try:
             model = opened(visit[0].chosen)
             _ = model.card.fingerprint
         except (ClipjaxError, OSError) as error:
-            found += [(item, str(error)) for item in visit]
+            missing += [(item, str(error)) for item in visit]
             continue
         for item in visit:
             try:
                 asked = asked_of(model, item, plan.loaded, compute)
             except ClipjaxError as error:
-                found.append((item, str(error)))
+                missing.append((item, str(error)))
             else:
-                found += [] if is_done(asked, done, item) else [(item, "")]
-    return found
+                missing += [] if is_done(asked, done, item) else [(item, "")]
+    return missing

@@ -269,22 +269,22 @@ class _Reader:
         return Run(task, models, datasets, prompts, options)
 
     def models(self, given: Any, where: str) -> tuple[str, ...]:
-        found: dict[str, None] = {}
+        names: dict[str, None] = {}
         for i, each in enumerate(_listed(given)):
             if isinstance(each, dict) and "path" in each:
-                found[self.own(each, f"{where}[{i}]")] = None
+                names[self.own(each, f"{where}[{i}]")] = None
             elif isinstance(each, dict):
                 ids = self.call(f"{where}[{i}]", select, each)
                 if not ids:
                     self.refuse(f"{where}[{i}]", f"no registered model has {each}")
-                found |= dict.fromkeys(ids)
+                names |= dict.fromkeys(ids)
             else:
                 if not isinstance(each, str):
                     self.refuse(f"{where}[{i}]", f"{each!r} is not a text or a table")
-                found[self.model(each, f"{where}[{i}]")] = None
-        if not found:
+                names[self.model(each, f"{where}[{i}]")] = None
+        if not names:
             self.refuse(where, "there is none")
-        return tuple(found)
+        return tuple(names)
 
     def own(self, record: Mapping[str, Any], where: str) -> str:
         """The path of a user's model; adds to `stated`."""
@@ -324,11 +324,11 @@ class _Reader:
         if data_root is not None and is_dir(data_root):
             folders.append(data_root)
         cards = {card.name: card for folder in folders for card in cards_in(folder)}
-        found: dict[str, set[str]] = {}
+        tasks: dict[str, set[str]] = {}
         for name, card in cards.items():
             for each in {name, name.partition(":")[0]}:
-                found.setdefault(each, set()).update(card.tasks)
-        return found
+                tasks.setdefault(each, set()).update(card.tasks)
+        return tasks
 
     def named(self, name: str, known: Mapping[str, set[str]], where: str, task: str | None = None) -> None:
         if name not in known:

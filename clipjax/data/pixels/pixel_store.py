@@ -261,7 +261,7 @@ class _Reader(grain.DatasetIterator[dict[str, Any]]):
             self._wait_for_writing()
             raise StopIteration
         pixels = np.zeros((len(rows), *(self._entry.manifest.row_shape or ())), np.uint8)
-        found, failed = np.full(len(rows), -1, np.int32), []
+        batch_rows, failed = np.full(len(rows), -1, np.int32), []
         for i, row in enumerate(rows.tolist()):
             if row < 0:
                 continue
@@ -269,8 +269,8 @@ class _Reader(grain.DatasetIterator[dict[str, Any]]):
             if isinstance(value, str):
                 failed.append((row, value))
             else:
-                pixels[i], found[i] = value, row
-        return {"pixels": pixels, "row": found, "failed": failed}
+                pixels[i], batch_rows[i] = value, row
+        return {"pixels": pixels, "row": batch_rows, "failed": failed}
 
     def _row(self, row: int) -> np.ndarray | str:
         k = row // self._entry.manifest.rows_per_shard

@@ -134,9 +134,9 @@ def open_scaled(
             return 1
         wanted = [SCALED_GAP * side for side in _scaled_sides(image.size, recipe)]
         fits = (s for s in (8, 4, 2) if all(side >= s * least for side, least in zip(image.size, wanted)))
-        if (found := next(fits, 1)) > 1:
-            scales.append(Scale(image.size, found))
-        return found
+        if (factor := next(fits, 1)) > 1:
+            scales.append(Scale(image.size, factor))
+        return factor
 
     image = open_image(source, name, shrink=shrink, before=before)
     return image, scales[0] if scales else None

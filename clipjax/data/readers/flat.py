@@ -33,8 +33,8 @@ def read_flat(
     if not ids:
         raise DataError(f"{root} holds no images ({', '.join(known)})")
     names = None if label_names is None else tuple(label_names)
-    found = columns_from_names(root, ids, columns or {})
-    return Manifest(ids, FileOpener(str(root), ids), columns=found, label_names=names)
+    column_values = columns_from_names(root, ids, columns or {})
+    return Manifest(ids, FileOpener(str(root), ids), columns=column_values, label_names=names)
 
 
 def columns_from_names(root: epath.Path, ids: Sequence[str], patterns: dict[str, str]) -> dict[str, list]:

@@ -41,18 +41,18 @@ def read_folder(
     Raises:
         DataError: class folders missing, unexpected, empty or unreadable; links in a circle.
     """
-    found = folders_in(root)
-    if not found:
+    names = folders_in(root)
+    if not names:
         hint = f"; {root.name} is a class itself: give its parent" if root.name in (label_names or ()) else ""
         raise DataError(f"{root} holds no class folders; expected {root}/<class>/<image>{hint}")
-    if all(name.isdecimal() for name in found):
-        found.sort(key=int)
+    if all(name.isdecimal() for name in names):
+        names.sort(key=int)
     if folder_is_index:
-        folders = [str(i) for i in range(len(found) if label_names is None else len(label_names))]
-        spelled = {str(int(name)) if name.isdecimal() else name: name for name in found}
+        folders = [str(i) for i in range(len(names) if label_names is None else len(label_names))]
+        spelled = {str(int(name)) if name.isdecimal() else name: name for name in names}
     else:
-        folders = list(found if label_names is None else label_names)
-        spelled = {name: name for name in found}
+        folders = list(names if label_names is None else label_names)
+        spelled = {name: name for name in names}
     _same_folders(root, folders, spelled, ignore_unknown=ignore_unknown, allow_missing=allow_missing)
 
     labelled, walk = [], Walk(root)
@@ -77,13 +77,13 @@ def read_folder(
 def _same_folders(
     root: epath.Path,
     expected: Sequence[str],
-    found: dict[str, str],
+    spelled: dict[str, str],
     *,
     ignore_unknown: bool = False,
     allow_missing: bool = False,
 ) -> None:
-    missing = [name for name in expected if name not in found]
-    extra = sorted(found[name] for name in found.keys() - set(expected))
+    missing = [name for name in expected if name not in spelled]
+    extra = sorted(spelled[name] for name in spelled.keys() - set(expected))
     nested = _nested(root, extra, set(expected)) if len(missing) == len(set(expected)) else ""
     wrong = [
         f"{what} {_some(names)}"

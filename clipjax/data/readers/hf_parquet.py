@@ -263,14 +263,14 @@ def _declared(schema: pa.Schema) -> dict[str, list[str]]:
 
 
 def _image_column(file: Path, schema: pa.Schema) -> str:
-    found = [field.name for field in schema if _holds_bytes(field.type)]
-    if len(found) == 1:
-        return found[0]
+    candidates = [field.name for field in schema if _holds_bytes(field.type)]
+    if len(candidates) == 1:
+        return candidates[0]
     has = ", ".join(f"{field.name} ({field.type})" for field in schema)
-    if found:
+    if candidates:
         raise DataError(
-            f"{file}: the columns {', '.join(found)} may all be the image; say which, image = "
-            f'"{found[0]}" under [options] of a card'
+            f"{file}: the columns {', '.join(candidates)} may all be the image; say which, image = "
+            f'"{candidates[0]}" under [options] of a card'
         )
     raise DataError(f"{file}: no column holds images (struct of bytes and path, or binary); it has {has}")
 

@@ -181,13 +181,13 @@ class PackedOpener:
 
     def content_digests(self, progress: Progress | None = None) -> list[str]:
         """Raises DataError at the first image that differs from what was packed."""
-        found = self.shards.content_digests(progress)
-        for i, (digest, packed) in enumerate(zip(found, self.sha256)):
+        digests = self.shards.content_digests(progress)
+        for i, (digest, packed) in enumerate(zip(digests, self.sha256)):
             if digest != packed:
                 raise DataError(
                     f"{self.where(i)}: has changed since it was packed; copy the shard again{_OR_MEND}"
                 )
-        return found
+        return digests
 
 
 def sample_images(shard: Path) -> list[Member]:
@@ -199,10 +199,10 @@ def sample_images(shard: Path) -> list[Member]:
 def _tars(files: list[Path], counts: list[int]) -> ShardOpener:
     members, locations = [], []
     for k, (file, count) in enumerate(zip(files, counts)):
-        found = sample_images(file)
-        _check_count(file, len(found), count)
-        members += [member.name for member in found]
-        locations += [(k, member.offset, member.size) for member in found]
+        images = sample_images(file)
+        _check_count(file, len(images), count)
+        members += [member.name for member in images]
+        locations += [(k, member.offset, member.size) for member in images]
     return ShardOpener(tuple(map(str, files)), tuple(members), np.array(locations, np.int64))
 
 
@@ -216,10 +216,10 @@ def _records(files: list[Path], counts: list[int]) -> RecordOpener:
     return RecordOpener(tuple(map(str, files)), np.concatenate(locations))
 
 
-def _check_count(file: Path, found: int, said: int) -> None:
-    if found != said:
+def _check_count(file: Path, images: int, said: int) -> None:
+    if images != said:
         raise DataError(
-            f"{file} holds {counted(found, 'image')}, {MANIFEST} says {said}: copy it again{_OR_MEND}"
+            f"{file} holds {counted(images, 'image')}, {MANIFEST} says {said}: copy it again{_OR_MEND}"
         )
 
 

@@ -76,14 +76,14 @@ def shard_files(root: epath.Path, endings: tuple[str, ...], inside: str | None =
     """
     path = place(root)
     if is_dir(path):
-        found = _shards_in(path, endings)
-        if not found and inside is not None and is_dir(path / inside):
+        files = _shards_in(path, endings)
+        if not files and inside is not None and is_dir(path / inside):
             path = path / inside
-            found = _shards_in(path, endings)
-        if not found:
+            files = _shards_in(path, endings)
+        if not files:
             raise DataError(f"{path} holds no {' or '.join(endings)} files; give the folder of the shards")
-        _check_count(path, found)
-        return found
+        _check_count(path, files)
+        return files
     if _BRACES.search(path.name) and not exists(path):
         return _expand(path)
     if not exists(path):
@@ -106,13 +106,13 @@ def _by_numbers(path: Path) -> tuple[list[int | str], str]:
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], path.name
 
 
-def _check_count(folder: Path, found: Sequence[Path]) -> None:
-    if exists(folder / COUNT) and (said := read_text(folder / COUNT).strip()) != str(len(found)):
+def _check_count(folder: Path, files: Sequence[Path]) -> None:
+    if exists(folder / COUNT) and (said := read_text(folder / COUNT).strip()) != str(len(files)):
         raise DataError(
-            f"{folder} holds {counted(len(found), 'shard')}, {COUNT} says {said[:20]}: copy the missing ones"
+            f"{folder} holds {counted(len(files), 'shard')}, {COUNT} says {said[:20]}: copy the missing ones"
         )
     series: dict[tuple[str, str], dict[int, str]] = {}
-    for path in found:
+    for path in files:
         if part := _OF.fullmatch(path.name):
             head, number, total, tail = part.groups()
             tail = tail if tail.startswith(".") else ""  # otherwise a hash, different in each shard
@@ -145,12 +145,12 @@ def _expand(pattern: Path) -> list[Path]:
 
 def _choices(pattern: Path, inside: str) -> list[str]:
     """ "000..009" -> ten numbers, as wide as the first; "a,b" -> both."""
-    if found := _RANGE.fullmatch(inside):
-        first, last = int(found[1]), int(found[2])
+    if match := _RANGE.fullmatch(inside):
+        first, last = int(match[1]), int(match[2])
         if last - first >= _MOST:
             raise DataError(f"{pattern} stands for {last - first + 1} files; write smaller ranges")
         if first <= last:
-            return [str(number).zfill(len(found[1])) for number in range(first, last + 1)]
+            return [str(number).zfill(len(match[1])) for number in range(first, last + 1)]
     elif "," in inside:
         return inside.split(",")
     raise DataError(f"{pattern}: {{{inside}}} is no range; write {{000..009}} or {{a,b}}")
@@ -246,9 +246,9 @@ def digests_of_parts(
     digests = [""] * len(parts)
     for k in np.unique(shard):
         rows = np.flatnonzero(shard == k).tolist()
-        found = sha256_parts(
+        shard_digests = sha256_parts(
             place(shards[int(k)]), [parts[row] for row in rows], lambda i, rows=rows: open_(rows[i]), progress
         )
-        for row, digest in zip(rows, found):
+        for row, digest in zip(rows, shard_digests):
             digests[row] = digest
     return digests

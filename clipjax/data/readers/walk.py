@@ -35,8 +35,8 @@ def list_folder(folder: AnyPath) -> list[Listed]:
         raise DataError(f"{folder} is a file, not a folder of images")
     try:
         if isinstance(folder, BucketPath):
-            found = [Listed(each.name, "folder" if each.is_dir() else "file") for each in folder.iterdir()]
-            return [entry for entry in found if not entry.name.startswith(".")]
+            children = [Listed(each.name, "folder" if each.is_dir() else "file") for each in folder.iterdir()]
+            return [entry for entry in children if not entry.name.startswith(".")]
         with os.scandir(folder) as entries:
             return [_listed(entry) for entry in entries if not entry.name.startswith(".")]
     except OSError as error:

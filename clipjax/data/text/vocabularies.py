@@ -135,8 +135,8 @@ def _check(own: Rules, tokenizer: tokenizers.Tokenizer, path: Path) -> None:
             f"{path} holds {size} ids, tokenizer {own.name} has {own.vocab_size}: another model's"
         )
     for token, number in own.special.items():
-        if (found := tokenizer.token_to_id(token)) != number:
-            raise DataError(f"{path}: {token} has the id {found}, in tokenizer {own.name} it has {number}")
+        if (token_id := tokenizer.token_to_id(token)) != number:
+            raise DataError(f"{path}: {token} has the id {token_id}, in tokenizer {own.name} it has {number}")
 
 
 # --- the steps around a vocabulary ---
