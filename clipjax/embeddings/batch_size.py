@@ -165,10 +165,10 @@ def _remembered(path: Path, name: str) -> int | None:
     return batch if batch in SIZES else None
 
 
-def _remember(path: Path, name: str, kind: str, found: dict[str, Any]) -> bool:
+def _remember(path: Path, name: str, kind: str, choice: dict[str, Any]) -> bool:
     # Of two concurrent writes one may be lost, which only costs time.
     batches = _read(path).get("batches", {})
-    record = json.dumps({"device": kind, "batches": {**batches, name: found}}, indent=1)
+    record = json.dumps({"device": kind, "batches": {**batches, name: choice}}, indent=1)
     try:
         return LocalFiles().create(epath.Path(path), record.encode(), replace=True)
     except DataError:

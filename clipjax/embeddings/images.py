@@ -48,7 +48,7 @@ def embed_images(
     rows_per_shard: int | None = None,
 ) -> Embeddings:
     """Embed the images of a data set, or read stored embeddings; arguments as of `embed_many`."""
-    [found] = embed_many(
+    [embeddings] = embed_many(
         model,
         [manifest],
         compute,
@@ -57,7 +57,7 @@ def embed_images(
         recipe=recipe,
         rows_per_shard=rows_per_shard,
     )
-    return found
+    return embeddings
 
 
 def embed_many(

@@ -138,13 +138,13 @@ class DataSet(Passenger):
 
     Attributes:
         name: the entry's, equal for the same images; unique without an entry.
-        found: without an entry: ids and embeddings of all readable rows.
+        rows: without an entry: ids and embeddings of all readable rows.
     """
 
     layout: Layout = dataclasses.field(kw_only=True)
     store: Store | None = None
     entry: Entry | None = None
-    found: tuple[list[str], np.ndarray] | None = None
+    rows: tuple[list[str], np.ndarray] | None = None
 
     @property
     def name(self) -> str | int:
@@ -153,7 +153,7 @@ class DataSet(Passenger):
     def missing(self, allow_skipped: bool) -> list[int]:
         """Numbers of the missing shards; without an entry, one shard has all rows."""
         if self.entry is None:
-            return [0] if self.found is None else []
+            return [0] if self.rows is None else []
         return self.entry.missing_shards(allow_skipped=allow_skipped)
 
     def spans(self, first: int, allow_skipped: bool) -> list[Span]:
@@ -173,7 +173,7 @@ class DataSet(Passenger):
         ids = [self.manifest.ids[row] for row in rows]
         if self.entry is None:
             check_finite(ids, features)
-            self.found = ids, features
+            self.rows = ids, features
             return
         read = set(rows.tolist())
         skipped = [self.manifest.ids[row] for row in span if row not in read]
@@ -222,9 +222,9 @@ class DataSet(Passenger):
         Raises DataError if no image could be read.
         """
         if self.entry is not None:
-            self.found = self.entry.read()
-        assert self.found is not None
-        ids, array = self.found
+            self.rows = self.entry.read()
+        assert self.rows is not None
+        ids, array = self.rows
         if not ids:
             name = self.manifest.name or "the data set"
             raise DataError(f"{name}: no image could be read, all were skipped")
@@ -276,10 +276,10 @@ def _choose(stream: Stream, manifest: Manifest, asked: Asked) -> Layout:
     first = batch if isinstance(batch, int) else min(IMAGE_BATCH, _padded(n))
     params = choose_params(stream.model, stream.precision, stream.output, first, asked.params)
     if batch == AUTO:
-        found = batch_size.choose(
+        choice = batch_size.choose(
             stream.model, stream.precision, stream.output, params, n, progress=stream.progress
         )
-        first, why = min(found.batch, _padded(n)), found.why
+        first, why = min(choice.batch, _padded(n)), choice.why
     shard = default_shard(n, first) if asked.rows_per_shard is None else asked.rows_per_shard
     if shard < 1 or shard % first:
         raise UsageError(f"{shard} rows a shard is not a multiple of the batch of {first} images")

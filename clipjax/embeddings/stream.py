@@ -109,8 +109,8 @@ class Stream:
                 contextlib.closing(self._pixels(order, per_device_batch, how)) as pixels,
                 self._bar(spans) as bar,
             ):
-                found = self._features(forward, per_device_batch, pixels, order, bar)
-                pieces = _cut(found, [len(part) for part in rows])
+                steps = self._features(forward, per_device_batch, pixels, order, bar)
+                pieces = _cut(steps, [len(part) for part in rows])
                 for span, part, (read, features) in zip(spans, rows, pieces):
                     span.of.images += int(read.sum())
                     yield part[read], features[read]
@@ -220,10 +220,10 @@ class _Order:
         start = step * self.batch_size
         rows = self._rows[start : start + self.batch_size]
         lost = np.flatnonzero((rows >= 0) & ~batch.read[: len(rows)])
-        found: dict[Passenger, DataError] = {}
+        errors: dict[Passenger, DataError] = {}
         for row, skipped in zip(lost, batch.skipped, strict=True):
-            found.setdefault(self._owner(start + int(row)), skipped.error())
-        return found
+            errors.setdefault(self._owner(start + int(row)), skipped.error())
+        return errors
 
     def _owner(self, row: int) -> Passenger:
         return self._owners[int(np.searchsorted(self._ends, row, side="right"))]

@@ -138,13 +138,13 @@ def left_out(suite: Suite, data_root: str | Path) -> list[str]:
 
 
 def _parts(suite: Suite, data_root: str | Path) -> list[CollectionPlan | DataError]:
-    found: list[CollectionPlan | DataError] = []
+    plans: list[CollectionPlan | DataError] = []
     for name in suite.run:
         try:
-            found.append(plan(name, data_root))
+            plans.append(plan(name, data_root))
         except DataError as error:
-            found.append(error)
-    return found
+            plans.append(error)
+    return plans
 
 
 def jobs_of(suite: Suite, data_root: str | Path) -> dict[_Key, Job]:
@@ -153,24 +153,24 @@ def jobs_of(suite: Suite, data_root: str | Path) -> dict[_Key, Job]:
     Raises:
         DataError: all are missing.
     """
-    found: dict[_Key, Job] = {}
+    jobs: dict[_Key, Job] = {}
     why: DataError | None = None
     tasks = {metric.task for metric in suite.metrics}
     for planned in _parts(suite, data_root):
         if isinstance(planned, DataError):
             why = planned
             continue
-        found |= {
+        jobs |= {
             (job.task, job.data.card.name): job
             for job in planned.jobs
             if job.task in tasks and (not suite.datasets or job.data.card.name in suite.datasets)
         }
-    if not found and suite.datasets:
+    if not jobs and suite.datasets:
         names = ", ".join(suite.datasets)
         raise DataError(f"{data_root} holds none of the data sets of the suite {suite.name}: {names}")
-    if not found:
+    if not jobs:
         raise why or DataError(f"{data_root} holds none of the data sets of the suite {suite.name}")
-    return found
+    return jobs
 
 
 def refuse_leaks(splits: Sequence[Split], suite: Suite, data_root: str | Path) -> None:
@@ -202,8 +202,8 @@ def evaluate_suite(
 ) -> list[Result]:
     """Evaluate one model on a suite; arguments and errors as `before_and_after`."""
     asked = Request() if request is None else request
-    found = _evaluate(model, jobs_of(suite, data_root), asked, compute, results, announce).values()
-    return [each for each in found if isinstance(each, Result)]
+    outcomes = _evaluate(model, jobs_of(suite, data_root), asked, compute, results, announce).values()
+    return [each for each in outcomes if isinstance(each, Result)]
 
 
 def _evaluate(
@@ -217,15 +217,15 @@ def _evaluate(
     def say(number: int, of: int, job: Job) -> None:
         announce(f"[{number}/{of}] {model.card.id}: {job}")
 
-    found: dict[_Key, Result | Exception] = {}
+    outcomes: dict[_Key, Result | Exception] = {}
     for done in evaluate_all(model, list(jobs.values()), request, compute, results=results, announce=say):
         key = done.job.task, done.job.data.card.name
         if done.error is not None:
             announce(f"  failed: {done.error}")
-            found[key] = done.error
+            outcomes[key] = done.error
         elif done.result is not None:
-            found[key] = done.result
-    return found
+            outcomes[key] = done.result
+    return outcomes
 
 
 def _changes(
@@ -241,9 +241,9 @@ def _changes(
     compared = [_compared(there[0], each, folder) for each in there[1:]]
     for metric in wanted:
         name = metric_name(metric.metric, metric.slice)
-        found = [each.get(name) for each in compared]
-        pairs = [each for each in found if each is not None]
-        if pairs and len(pairs) == len(found):
+        comparisons = [each.get(name) for each in compared]
+        pairs = [each for each in comparisons if each is not None]
+        if pairs and len(pairs) == len(comparisons):
             intervals = tuple(
                 None if each.interval is None else (each.interval.lo, each.interval.hi) for each in pairs
             )
@@ -255,10 +255,10 @@ def _changes(
 
 def _compared(base: Result, tuned: Result, folder: Path) -> dict[str, Comparison]:
     try:
-        found = compare_runs(base.rows[0]["run_id"], tuned.rows[0]["run_id"], folder)
+        comparisons = compare_runs(base.rows[0]["run_id"], tuned.rows[0]["run_id"], folder)
     except ClipjaxError:
         return {}
-    return {each.metric: each for each in found}
+    return {each.metric: each for each in comparisons}
 
 
 def _undefined(metric: Metric, results: Sequence[Result]) -> Change:

@@ -43,7 +43,7 @@ def target_paths(params: Params, towers: Sequence[str], targets: Targets, name: 
         UsageError: a tower without transformer blocks.
     """
     pattern = _PATTERNS.get(targets) or "|".join(_PATTERNS.values())
-    found = []
+    kernels = []
     for tower in towers:
         matches = re.compile(rf"{tower}/blocks/({pattern})").fullmatch
         paths = [path for path in flatten({tower: params.get(tower, {})}) if matches(path)]
@@ -53,8 +53,8 @@ def target_paths(params: Params, towers: Sequence[str], targets: Targets, name: 
                 f"lora updates attention and MLP matrices of transformer blocks, and the {kind} tower of "
                 f"{name} has none: choose a model whose towers have, or leave this one out (options.towers)"
             )
-        found += paths
-    return sorted(found)
+        kernels += paths
+    return sorted(kernels)
 
 
 def init(params: Params, paths: Sequence[str], rank: int, seed: int) -> Params:

@@ -181,15 +181,15 @@ class Method:
 @functools.cache
 def all_methods() -> dict[str, Method]:
     """Every method by name. Raises DataError if two share a name."""
-    found: dict[str, Method] = {}
+    by_name: dict[str, Method] = {}
     for module in pkgutil.iter_modules(methods.__path__):
         record = getattr(importlib.import_module(f"{methods.__name__}.{module.name}"), "METHOD", None)
         if record is None:
             continue
-        if record.name in found:
+        if record.name in by_name:
             raise DataError(f"two methods have the name {record.name!r}")
-        found[record.name] = record
-    return found
+        by_name[record.name] = record
+    return by_name
 
 
 def find_method(name: str) -> Method:

@@ -88,14 +88,14 @@ def lineage(setup: Setup, chosen: Mapping[str, Any]) -> dict[str, Any]:
     base_lineage is there if clipjax made the base; base_sha256 is None if the initial weights were not a
     file; `train.digest` covers ids, contents and labels.
     """
-    found = {
+    record = {
         **identity(setup),
         "recipe": {**setup.recipe.to_dict(), "shots": setup.shots and setup.shots.per_class},
         "options": setup.options,
         "chosen": chosen,
     }
     base = setup.model.card
-    return plain(found if base.lineage is None else {**found, "base_lineage": base.lineage})
+    return plain(record if base.lineage is None else {**record, "base_lineage": base.lineage})
 
 
 def _base(setup: Setup) -> Model:

@@ -171,7 +171,7 @@ def solve(setup: Setup, method: Method) -> Outcome:
         problem = _prepared(setup, method)
         return _finish(problem, train(problem, setup))
     validation_split(setup.validation, "the learning rate")
-    found: dict[float, tuple[Problem, Trained]] = {}  # only the best so far
+    best: dict[float, tuple[Problem, Trained]] = {}  # only the best so far
 
     def accuracy(rate: float, split: ValidationSplit) -> float:
         with_rate = _with_rate(setup, rate)
@@ -182,9 +182,9 @@ def solve(setup: Setup, method: Method) -> Outcome:
             )
         trained = train(problem, with_rate)
         seen = problem.accuracy(trained.params, split)
-        if not found or seen > max(accuracies):
-            found.clear()
-            found[rate] = problem, trained
+        if not best or seen > max(accuracies):
+            best.clear()
+            best[rate] = problem, trained
         accuracies.append(seen)
         return seen
 
@@ -195,7 +195,7 @@ def solve(setup: Setup, method: Method) -> Outcome:
         "learning_rates": list(setup.recipe.learning_rates),
         "learning_rate_accuracies": list(choice.tried),
     }
-    return also_chosen(_finish(*found[choice.best]), chosen)
+    return also_chosen(_finish(*best[choice.best]), chosen)
 
 
 def _prepared(setup: Setup, method: Method) -> Problem:

@@ -115,8 +115,8 @@ def choose_alpha(
     def accuracy(alpha: float, held_out: Split) -> float:
         model = interpolate(base, tuned, alpha)
         head = _head(model, held_out.label_space, prompts, precision)
-        found = embed_images(model, held_out.manifest, how, precision=precision)
-        return accuracy_on(head, found.array, held_out)
+        embeddings = embed_images(model, held_out.manifest, how, precision=precision)
+        return accuracy_on(head, embeddings.array, held_out)
 
     return choose(tuple(alphas), accuracy, split, "alpha")
 

@@ -88,18 +88,18 @@ def reference(work: Path) -> dict[str, Any]:
 def test_against_the_plain_forward(model: TinyModel, work: Path):
     """The runner's numbers are the network's: decode, normalise, encode, divide by the norm, in order."""
     manifest = manifest_of(work / "images", 9)
-    found = run(model, manifest)
+    embeddings = run(model, manifest)
     card = model.card.preprocess
     pixels = next(batches(manifest, card.recipe(rgb="first"), batch_size=9))["pixels"]
     images = normalize_host(pixels, card.mean, card.std)
     features = np.asarray(model.network.encode_image(model.params, jnp.asarray(images), precision="parity"))
     expected = features / np.linalg.norm(features, axis=1, keepdims=True)
-    assert found.ids == list(manifest.ids)
-    assert found.array.dtype == np.float32
-    np.testing.assert_allclose(found.array, expected, atol=1e-6)
+    assert embeddings.ids == list(manifest.ids)
+    assert embeddings.array.dtype == np.float32
+    np.testing.assert_allclose(embeddings.array, expected, atol=1e-6)
     np.testing.assert_allclose(run(model, manifest, output="features").array, features, atol=3e-6)
     # The comparison sees a wrong order and a wrong mean.
-    assert np.abs(found.array[::-1] - expected).max() > 1e-3
+    assert np.abs(embeddings.array[::-1] - expected).max() > 1e-3
     shifted = dataclasses.replace(card, mean=(0.5, 0.5, 0.5))
     other = TinyModel()
     other.card = dataclasses.replace(model.card, preprocess=shifted)
@@ -110,9 +110,9 @@ def test_a_classifiers_features_are_never_normalised(model: TinyModel, work: Pat
     manifest = manifest_of(work / "images", 3)
     classifier = TinyModel(kind="classifier")
     raw = run(model, manifest, output="features")
-    found = run(classifier, manifest, store)
-    np.testing.assert_array_equal(found.array, raw.array)
-    assert np.abs(np.linalg.norm(found.array, axis=1) - 1).max() > 1e-2
+    embeddings = run(classifier, manifest, store)
+    np.testing.assert_array_equal(embeddings.array, raw.array)
+    assert np.abs(np.linalg.norm(embeddings.array, axis=1) - 1).max() > 1e-2
     assert run(classifier, manifest, store, output="features").stats.forward_passes == 0
 
 
@@ -120,14 +120,14 @@ def test_a_classifiers_features_are_never_normalised(model: TinyModel, work: Pat
 def test_bit_equal_on_any_number_of_devices(devices: int, work: Path, reference: dict[str, Any]):
     out = work / f"devices{devices}.npz"
     finish(start(work, f"1,7,8,9,{COUNT}", devices, *sizes(work), "--out", str(out)))
-    found = dict(np.load(out))
+    arrays = dict(np.load(out))
     for n in (1, 7, 8, 9, COUNT):
-        assert found[f"array{n}"].shape == (n, 24)
-        np.testing.assert_array_equal(found[f"array{n}"], reference[f"array{n}"])
-        np.testing.assert_array_equal(found[f"ids{n}"], [f"{i:04d}.png" for i in range(n)])
+        assert arrays[f"array{n}"].shape == (n, 24)
+        np.testing.assert_array_equal(arrays[f"array{n}"], reference[f"array{n}"])
+        np.testing.assert_array_equal(arrays[f"ids{n}"], [f"{i:04d}.png" for i in range(n)])
         # A data set's embeddings do not depend on what comes after them either.
-        np.testing.assert_array_equal(found[f"array{n}"], reference[f"array{COUNT}"][:n])
-    stats = [json.loads(str(found[f"stats{n}"])) for n in (1, 7, 8, 9, COUNT)]
+        np.testing.assert_array_equal(arrays[f"array{n}"], reference[f"array{COUNT}"][:n])
+    stats = [json.loads(str(arrays[f"stats{n}"])) for n in (1, 7, 8, 9, COUNT)]
     assert [s["compiles"] for s in stats] == [1, 0, 0, 0, 0]
     assert [s["images"] for s in stats] == [1, 7, 8, 9, COUNT]
     assert {s["devices"] for s in stats} == {devices}
@@ -135,8 +135,8 @@ def test_bit_equal_on_any_number_of_devices(devices: int, work: Path, reference:
 
 def test_another_batch_is_not_the_same_computation(work: Path, reference: dict[str, Any], model: TinyModel):
     """Why an entry fixes the per-device batch: with another one, values are only equal to rounding."""
-    found = run(model, manifest_of(work / "images", COUNT), per_device_batch=1, rows_per_shard=SHARD)
-    np.testing.assert_allclose(found.array, reference[f"array{COUNT}"], atol=1e-6)
+    embeddings = run(model, manifest_of(work / "images", COUNT), per_device_batch=1, rows_per_shard=SHARD)
+    np.testing.assert_allclose(embeddings.array, reference[f"array{COUNT}"], atol=1e-6)
 
 
 def test_second_run_reads(model: TinyModel, work: Path, store: Store):
@@ -238,8 +238,8 @@ def test_forward_version_is_part_of_the_key(model: TinyModel, work: Path, monkey
 
 def test_a_small_data_set_has_several_shards(model: TinyModel, work: Path, store: Store):
     """The default shard: whole batches, eight shards if there are batches for it, 512 rows at most."""
-    found = run(model, manifest_of(work / "images", COUNT), store, rows_per_shard=None)
-    assert found.stats.per_device_batch == BATCH
+    embeddings = run(model, manifest_of(work / "images", COUNT), store, rows_per_shard=None)
+    assert embeddings.stats.per_device_batch == BATCH
     [info] = store.ls()
     assert info.shards >= 8
     for n, batch in ((500, 64), (513, 64), (1000, 64), (50_000, 64), (50_000, 1000), (3, 4)):
@@ -283,11 +283,11 @@ def check_resumed(work: Path, reference: dict[str, Any], name: str, kill_at: int
     assert [path for path in entry.iterdir() if path.suffix == ".tmp"]
     # The resumed run asks for other sizes: the entry's own count.
     finish(start(work, str(COUNT), devices[1], "--batch", "8", "--store", str(store), "--out", str(out)))
-    found = dict(np.load(out))
-    np.testing.assert_array_equal(found[f"array{COUNT}"], reference[f"array{COUNT}"])
-    np.testing.assert_array_equal(found[f"ids{COUNT}"], [f"{i:04d}.png" for i in range(COUNT)])
+    arrays = dict(np.load(out))
+    np.testing.assert_array_equal(arrays[f"array{COUNT}"], reference[f"array{COUNT}"])
+    np.testing.assert_array_equal(arrays[f"ids{COUNT}"], [f"{i:04d}.png" for i in range(COUNT)])
     # Exactly the rows without a shard were embedded, no finished shard was touched, nothing else is left.
-    assert json.loads(str(found[f"stats{COUNT}"]))["images"] == COUNT - kill_at * SHARD
+    assert json.loads(str(arrays[f"stats{COUNT}"]))["images"] == COUNT - kill_at * SHARD
     names = {path.name: path.stat().st_ino for path in entry.iterdir()}
     assert len(names) == SHARDS + 1
     assert left.items() <= names.items()
@@ -350,10 +350,10 @@ def two_processes(
 def test_two_processes_share_the_work(work: Path, reference: dict[str, Any]):
     store, pixels = str(work / "distributed"), work / "pixels"
     finish(*two_processes(work, (store, store), "--pixels", str(pixels)))
-    found = [dict(np.load(f"{store}-{i}.npz")) for i in range(2)]
-    for result in found:
+    results = [dict(np.load(f"{store}-{i}.npz")) for i in range(2)]
+    for result in results:
         np.testing.assert_array_equal(result[f"array{COUNT}"], reference[f"array{COUNT}"])
-    images = [json.loads(str(result[f"stats{COUNT}"]))["images"] for result in found]
+    images = [json.loads(str(result[f"stats{COUNT}"]))["images"] for result in results]
     assert images == [52, 48]  # shards 0, 2, 4, 6 (the last one of 4 rows) and 1, 3, 5
     [entry] = Store(pixels).ls()  # decoded by both
     assert (entry.rows, entry.shards_present, entry.shards) == (COUNT, 13, 13)
@@ -364,10 +364,10 @@ def test_two_processes_share_small_data_sets(work: Path, reference: dict[str, An
     store, counts = str(work / "small"), (13, 14, 15, 16)
     finish(*two_processes(work, (store, store), "--together", counts=",".join(map(str, counts))))
     for i, expected in enumerate([[13, 0, 15, 0], [0, 14, 0, 16]]):
-        found = dict(np.load(f"{store}-{i}.npz"))
+        arrays = dict(np.load(f"{store}-{i}.npz"))
         for n in counts:
-            np.testing.assert_array_equal(found[f"array{n}"], reference[f"array{COUNT}"][:n])
-        stats = [json.loads(str(found[f"stats{n}"])) for n in counts]
+            np.testing.assert_array_equal(arrays[f"array{n}"], reference[f"array{COUNT}"][:n])
+        stats = [json.loads(str(arrays[f"stats{n}"])) for n in counts]
         assert [each["images"] for each in stats] == expected
         assert sum(each["forward_passes"] for each in stats) == 4  # 8 batches of 4 on 2 devices
 
@@ -399,10 +399,10 @@ def test_processes_halve_the_batch_together(work: Path, reference: dict[str, Any
     store, counts = str(work / "short"), (13, 14, 15, 16)
     finish(*two_processes(work, (store, store), "--together", "--holds", "2", counts="13,14,15,16"))
     for i, images in enumerate([[13, 0, 15, 0], [0, 14, 0, 16]]):
-        found = dict(np.load(f"{store}-{i}.npz"))
+        arrays = dict(np.load(f"{store}-{i}.npz"))
         for n in counts:
-            np.testing.assert_allclose(found[f"array{n}"], reference[f"array{COUNT}"][:n], atol=1e-6)
-        stats = [json.loads(str(found[f"stats{n}"])) for n in counts]
+            np.testing.assert_allclose(arrays[f"array{n}"], reference[f"array{COUNT}"][:n], atol=1e-6)
+        stats = [json.loads(str(arrays[f"stats{n}"])) for n in counts]
         assert [each["images"] for each in stats] == images
         assert [each["per_device_batch"] for each in stats] == [4, 2, 4, 2]
 
@@ -427,12 +427,12 @@ def test_unreadable_image_is_named(model: TinyModel, broken: Path, store: Store)
 @pytest.mark.parametrize("stored", [False, True])
 def test_unreadable_image_is_skipped(model: TinyModel, broken: Path, work: Path, store: Store, stored: bool):
     manifest = manifest_of(broken, 20)
-    found = run(model, manifest, store if stored else None, on_error="skip")
+    embeddings = run(model, manifest, store if stored else None, on_error="skip")
     kept = [i for i in range(20) if i != 5]
-    assert found.ids == [f"{i:04d}.png" for i in kept]
-    assert found.stats.skipped == ("0005.png",)
-    assert found.stats.images == 19
-    np.testing.assert_array_equal(found.array, run(model, manifest_of(work / "images", 20)).array[kept])
+    assert embeddings.ids == [f"{i:04d}.png" for i in kept]
+    assert embeddings.stats.skipped == ("0005.png",)
+    assert embeddings.stats.images == 19
+    np.testing.assert_array_equal(embeddings.array, run(model, manifest_of(work / "images", 20)).array[kept])
     if stored:
         again = run(model, manifest, store, on_error="skip")
         assert (again.stats.forward_passes, again.stats.skipped) == (0, ("0005.png",))
@@ -499,13 +499,13 @@ class OfImages(OwnModel):
 def test_a_users_own_model(model: TinyModel, work: Path, store: Store):
     manifest = manifest_of(work / "images", 9)
     own = OfImages(dataclasses.replace(model.card, fingerprint=None))
-    found = run(own, manifest, store)
+    embeddings = run(own, manifest, store)
     card = model.card.preprocess
     pixels = next(batches(manifest, card.recipe(rgb="first"), batch_size=9))["pixels"]
     expected = normalize_host(pixels, card.mean, card.std).mean(axis=(1, 2))
-    np.testing.assert_allclose(found.array, expected, atol=1e-6)
+    np.testing.assert_allclose(embeddings.array, expected, atol=1e-6)
     assert set(own.shapes) == {(BATCH, SIZE, SIZE, 3)}
-    assert (found.key_hash, store.ls()) == (None, [])
+    assert (embeddings.key_hash, store.ls()) == (None, [])
     with pytest.raises(UsageError, match="leave out precision and output"):
         run(own, manifest, precision="fast")
 
@@ -524,11 +524,11 @@ def test_text_encoder(model: TinyModel):
     ids = rng.integers(1, 48, (70, 12), dtype=np.int32)
     ids[np.arange(70), rng.integers(2, 8, 70)] = 49  # end of text
     encode = text_encoder(model)
-    found = encode(ids)
+    embeddings = encode(ids)
     features = np.asarray(model.network.encode_text(model.params, jnp.asarray(ids), precision="parity"))
     expected = features / np.linalg.norm(features, axis=1, keepdims=True)
-    assert (found.shape, found.dtype) == ((70, 24), np.float32)
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert (embeddings.shape, embeddings.dtype) == ((70, 24), np.float32)
+    np.testing.assert_allclose(embeddings, expected, atol=1e-6)
     np.testing.assert_allclose(encode(ids[:, :8]), expected, atol=1e-6)  # cut behind the end of text
     assert encode(ids[:0]).shape == (0, 24)
     step = forward.text_step(model.network, forward.local_mesh(), "parity")
@@ -540,12 +540,12 @@ def test_text_encoder(model: TinyModel):
 
 def test_texts_are_bit_equal_on_any_number_of_devices(model: TinyModel, monkeypatch: pytest.MonkeyPatch):
     ids = np.random.default_rng(0).integers(0, 50, (70, 12), dtype=np.int32)
-    found = []
+    embeddings = []
     for devices in (1, 2, 8):
         monkeypatch.setattr(forward, "local_mesh", lambda n=devices: embed_mesh(n))
-        found.append(text_encoder(model)(ids))
-    np.testing.assert_array_equal(found[1], found[0])
-    np.testing.assert_array_equal(found[2], found[0])
+        embeddings.append(text_encoder(model)(ids))
+    np.testing.assert_array_equal(embeddings[1], embeddings[0])
+    np.testing.assert_array_equal(embeddings[2], embeddings[0])
 
 
 def embed_mesh(devices: int) -> jax.sharding.Mesh:

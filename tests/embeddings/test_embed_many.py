@@ -54,17 +54,17 @@ def options(**others: Any) -> dict[str, Any]:
     return {"per_device_batch": BATCH, "progress": False} | others
 
 
-def arrays(found: list[Embeddings]) -> list[np.ndarray]:
-    return [each.array for each in found]
+def arrays(results: list[Embeddings]) -> list[np.ndarray]:
+    return [each.array for each in results]
 
 
-def assert_equal(found: list[np.ndarray], expected: list[np.ndarray]) -> None:
-    for a, b in zip(found, expected, strict=True):
+def assert_equal(actual: list[np.ndarray], expected: list[np.ndarray]) -> None:
+    for a, b in zip(actual, expected, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def passes(found: list[Embeddings]) -> int:
-    return sum(each.stats.forward_passes for each in found)
+def passes(results: list[Embeddings]) -> int:
+    return sum(each.stats.forward_passes for each in results)
 
 
 @pytest.fixture
@@ -107,12 +107,12 @@ def test_ragged_sizes_in_the_stores(
     alone = [embed_images(model, m, store=Store(tmp_path / "alone"), **options()) for m in manifests]
     kept = PixelStore(tmp_path / "pixels") if pixels else None
     settings = options(store=store, pixel_store=kept, rows_per_shard=2 * BATCH)
-    found = embed_many(model, manifests, **settings)
+    results = embed_many(model, manifests, **settings)
     batches = sum(-(-size // BATCH) for size in RAGGED)
-    assert passes(found) == -(-batches // count)
-    assert [each.key_hash for each in found] == [each.key_hash for each in alone]
-    assert_equal(arrays(found), arrays(alone))
-    for k, each in ((1, found[1]), (3, found[1]), (0, found[2])):
+    assert passes(results) == -(-batches // count)
+    assert [each.key_hash for each in results] == [each.key_hash for each in alone]
+    assert_equal(arrays(results), arrays(alone))
+    for k, each in ((1, results[1]), (3, results[1]), (0, results[2])):
         shard = next((Path(store.root) / str(each.key_hash)).glob(f"{k:05d}-of-*.safetensors"))
         shard.unlink()
     again = embed_many(model, manifests, **settings)
@@ -125,11 +125,11 @@ def test_ragged_sizes_in_the_stores(
 def test_the_same_images_are_embedded_once(model: TinyModel, folder: Path, store: Store):
     first, second = sets_of(folder, (7, 9))
     again = dataclasses.replace(first, name="once more", labels=np.zeros(7, np.int32))
-    found = embed_many(model, [first, second, again], store=store, **options())
-    assert [each.stats.images for each in found] == [7, 9, 0]
-    assert passes(found) == 1
-    assert found[2].key_hash == found[0].key_hash
-    np.testing.assert_array_equal(found[2].array, found[0].array)
+    results = embed_many(model, [first, second, again], store=store, **options())
+    assert [each.stats.images for each in results] == [7, 9, 0]
+    assert passes(results) == 1
+    assert results[2].key_hash == results[0].key_hash
+    np.testing.assert_array_equal(results[2].array, results[0].array)
     assert embed_many(model, [], store=store, **options()) == []
 
 
@@ -140,11 +140,11 @@ def test_an_entry_keeps_its_batch(model: TinyModel, folder: Path, store: Store):
     first = embed_images(model, manifests[1], store=store, **options(per_device_batch=2, rows_per_shard=2))
     for shard in sorted((Path(store.root) / str(first.key_hash)).glob("*.safetensors"))[3:]:
         shard.unlink()
-    found = embed_many(model, manifests, store=store, **options())
-    assert [each.stats.per_device_batch for each in found] == [4, 2, 4]
-    assert [each.stats.images for each in found] == [20, 14, 20]
-    assert [each.stats.forward_passes for each in found] == [1, 1, 1]  # 10 batches of 4, 7 batches of 2
-    np.testing.assert_array_equal(found[1].array, expected)
+    results = embed_many(model, manifests, store=store, **options())
+    assert [each.stats.per_device_batch for each in results] == [4, 2, 4]
+    assert [each.stats.images for each in results] == [20, 14, 20]
+    assert [each.stats.forward_passes for each in results] == [1, 1, 1]  # 10 batches of 4, 7 batches of 2
+    np.testing.assert_array_equal(results[1].array, expected)
 
 
 # ------------------------------------------------------------------------------------ unreadable images
@@ -184,13 +184,13 @@ def test_unreadable_images_are_skipped_in_each(
 ):
     kept = PixelStore(tmp_path / "pixels") if pixels else None
     settings = options(on_error="skip", pixel_store=kept, store=store if stored else None)
-    found = embed_many(model, broken, **settings)
+    results = embed_many(model, broken, **settings)
     skipped = [(), ("0024.png",), (), ("0059.png", "0061.png"), ()]
-    assert [each.stats.skipped for each in found] == skipped
-    assert [each.stats.images for each in found] == [20, 8, 30, 4, 10]
+    assert [each.stats.skipped for each in results] == skipped
+    assert [each.stats.images for each in results] == [20, 8, 30, 4, 10]
     alone = [embed_images(model, manifest, **options(on_error="skip")) for manifest in broken]
-    assert [each.ids for each in found] == [each.ids for each in alone]
-    assert_equal(arrays(found), arrays(alone))
+    assert [each.ids for each in results] == [each.ids for each in alone]
+    assert_equal(arrays(results), arrays(alone))
 
 
 # ------------------------------------------------------------------------------------ joined manifests

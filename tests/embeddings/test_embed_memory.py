@@ -101,11 +101,14 @@ def test_a_batch_that_does_not_fit_is_halved(
     manifest = manifest_of(folder, COUNT)
     expected = run(model, manifest, per_device_batch=4).array
     tried = holds(4, late)
-    found = run(model, manifest, store if stored else None, per_device_batch=16)
+    result = run(model, manifest, store if stored else None, per_device_batch=16)
     assert list(dict.fromkeys(tried)) == [16, 8, 4]
-    np.testing.assert_array_equal(found.array, expected)
-    assert found.ids == list(manifest.ids)
-    assert (found.stats.per_device_batch, found.stats.batch_choice) == (4, "a device's memory holds no more")
+    np.testing.assert_array_equal(result.array, expected)
+    assert result.ids == list(manifest.ids)
+    assert (result.stats.per_device_batch, result.stats.batch_choice) == (
+        4,
+        "a device's memory holds no more",
+    )
     assert caplog.messages == [
         "tiny images: 16 images do not fit a device's memory: going on with 8",
         "tiny images: 8 images do not fit a device's memory: going on with 4",
@@ -120,9 +123,9 @@ def test_a_batch_that_does_not_fit_is_halved(
 
 def test_an_odd_batch_is_halved_too(model: TinyModel, folder: Path, store: Store, holds: Any):
     holds(3)
-    found = run(model, manifest_of(folder, COUNT), store, per_device_batch=7, rows_per_shard=14)
-    assert found.stats.per_device_batch == 3
-    assert len(found.ids) == COUNT
+    result = run(model, manifest_of(folder, COUNT), store, per_device_batch=7, rows_per_shard=14)
+    assert result.stats.per_device_batch == 3
+    assert len(result.ids) == COUNT
     [info] = store.ls()
     assert info.shards == -(-COUNT // 12)
 
@@ -147,8 +150,8 @@ def test_only_data_sets_that_do_not_fit_are_halved(model: TinyModel, folder: Pat
     run(model, whole, store, per_device_batch=16)
     other = dataclasses.replace(whole.select(range(20, 40)), name="others")
     holds(8)
-    found = embed_many(model, [whole, part, other], store=store, progress=False)
-    assert [each.stats.per_device_batch for each in found] == [16, 4, 8]
+    results = embed_many(model, [whole, part, other], store=store, progress=False)
+    assert [each.stats.per_device_batch for each in results] == [16, 4, 8]
 
 
 def test_the_first_process_says_what_is_halved(
@@ -166,9 +169,9 @@ def test_the_first_process_says_what_is_halved(
     holds(4)
     whole = manifest_of(folder, COUNT)
     other = dataclasses.replace(whole.select(range(20, 40)), name="others")
-    found = embed_many(model, [whole, other], store=store, per_device_batch=8, progress=False)
+    results = embed_many(model, [whole, other], store=store, per_device_batch=8, progress=False)
     assert seen == ["[0, 1]", "[1]"]
-    assert [each.stats.per_device_batch for each in found] == [4, 4]
+    assert [each.stats.per_device_batch for each in results] == [4, 4]
 
 
 def test_nothing_fits(model: TinyModel, folder: Path, store: Store, holds: Any):
@@ -227,11 +230,11 @@ def test_the_batch_is_doubled_as_long_as_that_helps(
     model: TinyModel, cache: Path, best: int, most: int, expected: int
 ):
     rate, asked = rates_of(best, most)
-    found = choose(model, rate)
-    assert found.batch == expected
+    choice = choose(model, rate)
+    assert choice.batch == expected
     assert asked[-1] == min(2 * expected, 4096)
     [path] = (cache / "batch_sizes").iterdir()
-    assert found.why == f"the fastest here; remembered in {path}"
+    assert choice.why == f"the fastest here; remembered in {path}"
     # Remembered, for this model on this kind of device, and for no other.
     again = choose(model, rates_of(8)[0])
     assert again == (expected, f"the fastest here, as measured before: {path}")
@@ -275,12 +278,12 @@ def test_auto_measures_and_an_entry_keeps_its_batch(
     monkeypatch.setattr(batch_size, "SIZES", (8, 16))
     monkeypatch.setattr(batch_size, "_SECONDS", 0.0)
     manifest = manifest_of(folder, COUNT)
-    found = run(model, manifest, store, per_device_batch="auto")
-    assert found.stats.per_device_batch in (8, 16)
-    assert found.stats.batch_choice.startswith("the fastest here; remembered in ")
+    result = run(model, manifest, store, per_device_batch="auto")
+    assert result.stats.per_device_batch in (8, 16)
+    assert result.stats.batch_choice.startswith("the fastest here; remembered in ")
     monkeypatch.setattr(batch_size, "_measure", None)
     again = run(model, manifest, store, per_device_batch="auto")
-    assert (again.stats.forward_passes, again.stats.per_device_batch) == (0, found.stats.per_device_batch)
+    assert (again.stats.forward_passes, again.stats.per_device_batch) == (0, result.stats.per_device_batch)
     small = run(model, manifest_of(folder, 3), store, per_device_batch="auto")
     assert small.stats.per_device_batch == 4
     with pytest.raises(UsageError, match="at least 1, or 'auto', not 'many'"):
@@ -338,8 +341,8 @@ def test_bits_on_any_number_of_devices(precision: str, monkeypatch: pytest.Monke
     for devices in (1, 2, 8):
         mesh = make_mesh(jax.devices()[:devices])
         monkeypatch.setattr(forward, "local_mesh", lambda mesh=mesh: mesh)
-        found = features(model, precision, SHARDED)
-        np.testing.assert_array_equal(found, whole[: len(found)])
+        result = features(model, precision, SHARDED)
+        np.testing.assert_array_equal(result, whole[: len(result)])
 
 
 def test_memory_of_a_device(monkeypatch: pytest.MonkeyPatch):
@@ -388,9 +391,9 @@ def test_the_memory_chooses(model: TinyModel, folder: Path, monkeypatch: pytest.
         (params._bytes(tower) - 1, "sharded"),
     ):
         monkeypatch.setattr(params, "device_memory", lambda memory=memory: memory)
-        found = run(model, manifest, per_device_batch=4)
-        assert found.stats.params == placement
-        np.testing.assert_array_equal(found.array, expected)
+        result = run(model, manifest, per_device_batch=4)
+        assert result.stats.params == placement
+        np.testing.assert_array_equal(result.array, expected)
 
 
 def test_where_params_are_read_to(model: TinyModel, monkeypatch: pytest.MonkeyPatch):

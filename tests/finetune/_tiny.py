@@ -116,8 +116,8 @@ def tiny_loss(params: Params, batch: dict[str, Array], key: Array, *, keep: floa
     x = jax.nn.gelu(jnp.matmul(x, params["frozen"]["kernel"], precision="highest"))
     logits = head_logits(params["head"], x, normalize=False)
     running = {"mean": 0.9 * norm["mean"] + 0.1 * mean, "var": 0.9 * norm["var"] + 0.1 * var}
-    found = {"accuracy": accuracy(logits, batch["label"])}
-    return cross_entropy(logits, batch["label"]), Aux(found, {"norm": running})
+    metrics = {"accuracy": accuracy(logits, batch["label"])}
+    return cross_entropy(logits, batch["label"]), Aux(metrics, {"norm": running})
 
 
 def tiny_problem(setup: Setup, **changes: Any) -> Problem:

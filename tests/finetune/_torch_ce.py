@@ -103,8 +103,8 @@ def train(
 
 def _gradients(model: ImageClassifier) -> ImageClassifier:
     """A copy whose weights are the gradients."""
-    found: Any = copy.deepcopy(model)
+    gradients: Any = copy.deepcopy(model)
     with torch.no_grad():
-        for copied, p in zip(found.parameters(), model.parameters(), strict=True):
+        for copied, p in zip(gradients.parameters(), model.parameters(), strict=True):
             copied.copy_(torch.zeros_like(p) if p.grad is None else p.grad)
-    return found
+    return gradients

@@ -153,7 +153,7 @@ def test_the_table_is_in_the_suites_order(lost: Any) -> None:
 
 def test_the_intervals_are_those_of_the_paired_comparison(lost: Any) -> None:
     changes, said, results = lost
-    found = changes["zeroshot", "colours_val", "top1"]
+    top1 = changes["zeroshot", "colours_val", "top1"]
     rows = ResultStore(results).rows()
     [base] = {row["run_id"] for row in rows if (row["model"], row["dataset"]) == ("base", "colours_val")} & {
         row["run_id"] for row in rows if row["task"] == "zeroshot"
@@ -168,12 +168,12 @@ def test_the_intervals_are_those_of_the_paired_comparison(lost: Any) -> None:
         [paired] = compare_runs(base, tuned, results, metrics=["top1"])
         assert paired.test == "mcnemar_exact"
         assert paired.interval is not None
-        assert found.intervals[seed] == (paired.interval.lo, paired.interval.hi)
-        assert (found.before, found.after[seed], found.n) == (paired.first, paired.second, paired.n)
-    assert found.before == 1.0
-    assert max(found.after) < 0.6
-    assert found.deviation is not None
-    assert (found.verdict, found.n) == ("lost", 8 * len(RGB))
+        assert top1.intervals[seed] == (paired.interval.lo, paired.interval.hi)
+        assert (top1.before, top1.after[seed], top1.n) == (paired.first, paired.second, paired.n)
+    assert top1.before == 1.0
+    assert max(top1.after) < 0.6
+    assert top1.deviation is not None
+    assert (top1.verdict, top1.n) == ("lost", 8 * len(RGB))
     assert len([line for line in said if line.startswith("[")]) == 4 * 4
     first = next(line for line in said if not line.startswith("left out"))
     assert first.endswith("base: zeroshot on colours_dark")
@@ -191,17 +191,17 @@ def test_more_error_is_lost_and_what_does_not_move_is_neither(lost: Any) -> None
 
 def test_the_other_way_round_is_gained(suite: Suite, world: Path, tmp_path: Path) -> None:
     only = dataclasses.replace(suite, datasets=("colours_val",), run=("zeroshot",))
-    found = compare(Seer("base", 0.8), [Seer("tuned")], only, world, tmp_path)
-    assert {key[1] for key in found} == {"colours_val"}
-    accuracy = found["zeroshot", "colours_val", "top1"]
+    changes = compare(Seer("base", 0.8), [Seer("tuned")], only, world, tmp_path)
+    assert {key[1] for key in changes} == {"colours_val"}
+    accuracy = changes["zeroshot", "colours_val", "top1"]
     assert (accuracy.verdict, accuracy.deviation) == ("gained", None)
 
 
 def test_a_number_without_a_value_has_its_note(lost: Any) -> None:
     """Four classes have no top 5."""
-    found = lost[0]["zeroshot", "colours_val", "top5"]
-    assert (found.before, found.after, found.interval, found.verdict) == (None, (), None, None)
-    assert re.search("5|class", found.note)
+    top5 = lost[0]["zeroshot", "colours_val", "top5"]
+    assert (top5.before, top5.after, top5.interval, top5.verdict) == (None, (), None, None)
+    assert re.search("5|class", top5.note)
 
 
 # ----------------------------------------------------------------------------------- what goes wrong
@@ -211,14 +211,14 @@ def test_a_failing_task_does_not_end_the_rest(suite: Suite, tmp_path: Path) -> N
     world = write_colours(tmp_path / "world", each=4)
     (world / "colours_dark/red/red0.png").write_bytes(b"no image")
     said: list[str] = []
-    found = compare(Seer("base"), [Seer("tuned", 0.5)], suite, world, tmp_path / "results", said)
-    broken = found["zeroshot", "colours_dark", "top1"]
+    changes = compare(Seer("base"), [Seer("tuned", 0.5)], suite, world, tmp_path / "results", said)
+    broken = changes["zeroshot", "colours_dark", "top1"]
     assert (broken.before, broken.after, broken.n, broken.verdict) == (None, (), None, None)
     assert broken.note is not None
     assert broken.note.startswith("failed: ")
     assert "red0.png" in broken.note
-    assert found["zeroshot", "colours_val", "top1"].before == 1.0
-    assert found["ood", "odd", "auroc"].before is not None
+    assert changes["zeroshot", "colours_val", "top1"].before == 1.0
+    assert changes["ood", "odd", "auroc"].before is not None
     assert sum(line.startswith("  failed: ") and "red0.png" in line for line in said) == 2
     base: Any = Seer("base")
     results = evaluate_suite(base, suite, world, said.append, **records(progress=False, resamples=20))
@@ -241,12 +241,12 @@ def test_a_suite_of_which_nothing_is_there(suite: Suite, world: Path, tmp_path: 
 
 def test_what_is_left_out_of_the_table_is_said(suite: Suite, world: Path) -> None:
     whole = dataclasses.replace(suite, run=("shape_bias", "zeroshot", "calibration"))
-    found = left_out(whole, world)
-    assert found[0].startswith(
+    lines = left_out(whole, world)
+    assert lines[0].startswith(
         f"left out of the table: {world} holds no data set for 'shape_bias': cue_conflict"
     )
-    assert f"left out of the table: imagenet_r (zeroshot): {world}/imagenet-r does not exist" in found
-    assert len(set(found)) == len(found)
+    assert f"left out of the table: imagenet_r (zeroshot): {world}/imagenet-r does not exist" in lines
+    assert len(set(lines)) == len(lines)
     [v2] = left_out(
         dataclasses.replace(whole, datasets=("imagenet_v2:top-images",), run=("zeroshot",)), world
     )

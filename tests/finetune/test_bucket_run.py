@@ -268,9 +268,9 @@ def test_a_whole_run_with_its_model(bucket: type[FakeBucket], cache: Path, tmp_p
     assert str(there.folder) == f"{URL}/out/seed1"
     assert there.model.card.fingerprint == here.model.card.fingerprint is not None
     kept = {str(path.relative_to(here.folder)) for path in here.folder.rglob("*") if path.is_file()}
-    found = {name.removeprefix("/bucket/out/seed1/") for name in bucket.names()}
-    assert named(found) == named(kept)
-    assert {"run.json", "shots.json", "model/card.json", "train/epochs/1.safetensors"} <= found
+    on_bucket = {name.removeprefix("/bucket/out/seed1/") for name in bucket.names()}
+    assert named(on_bucket) == named(kept)
+    assert {"run.json", "shots.json", "model/card.json", "train/epochs/1.safetensors"} <= on_bucket
     written = [name for kind, name in bucket.requests if kind == "pipe"]
     assert "run.json" in written[-1]
     assert not working_copy(there.folder).exists(), "the working copy is gone"

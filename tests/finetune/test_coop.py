@@ -142,9 +142,9 @@ def arrays(batches: list[dict[str, np.ndarray]]) -> list[tuple[np.ndarray, np.nd
     return [(batch["features"], batch["label"]) for batch in batches]
 
 
-def off(found: np.ndarray, wanted: np.ndarray) -> float:
+def off(actual: np.ndarray, wanted: np.ndarray) -> float:
     """The largest difference, relative to the largest number."""
-    return float(np.abs(found - wanted).max() / np.abs(wanted).max())
+    return float(np.abs(actual - wanted).max() / np.abs(wanted).max())
 
 
 def test_twenty_steps_equal_pytorch(pair: tuple[Any, Model], labels: np.ndarray, ours: Run) -> None:
@@ -262,8 +262,8 @@ def test_a_text_starts_the_context(pair: tuple[Any, Model], labels: np.ndarray) 
     model = pair[1]
     table = np.asarray(model.params["text"]["token_embedding"])
     ids = model.tokenizer(["a photo of a"])[0, 1:5]
-    found = coop.first_context(setup_of(model, labels, init="a_photo_of_a"))
-    assert np.array_equal(found, table[ids])
+    context = coop.first_context(setup_of(model, labels, init="a_photo_of_a"))
+    assert np.array_equal(context, table[ids])
     own = coop.first_context(setup_of(model, labels, init="a photo of a", csc=True))
     assert np.array_equal(own, np.stack([table[ids]] * len(NAMES)))
 

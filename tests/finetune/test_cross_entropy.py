@@ -155,7 +155,7 @@ def ours(case: Case) -> Found:
     return Found(losses, gradients, arrays(merge(state.params, state.statistics)))
 
 
-def errors(found: Found, wanted: Found) -> dict[str, float]:
+def errors(actual: Found, wanted: Found) -> dict[str, float]:
     """In units of the tolerances."""
 
     def furthest(one: dict[str, np.ndarray], other: dict[str, np.ndarray], paths: set[str]) -> float:
@@ -166,12 +166,12 @@ def errors(found: Found, wanted: Found) -> dict[str, float]:
         )
 
     trained = {path for path in wanted.gradients if not is_statistic(path)}
-    assert found.gradients.keys() == trained
-    assert found.weights.keys() == wanted.weights.keys()
+    assert actual.gradients.keys() == trained
+    assert actual.weights.keys() == wanted.weights.keys()
     distances = {
-        "losses": max(abs(one / other - 1) for one, other in zip(found.losses, wanted.losses, strict=True)),
-        "gradients": furthest(found.gradients, wanted.gradients, trained),
-        "weights": furthest(found.weights, wanted.weights, set(wanted.weights)),
+        "losses": max(abs(one / other - 1) for one, other in zip(actual.losses, wanted.losses, strict=True)),
+        "gradients": furthest(actual.gradients, wanted.gradients, trained),
+        "weights": furthest(actual.weights, wanted.weights, set(wanted.weights)),
     }
     return {name: distance / TOLERANCES[name] for name, distance in distances.items()}
 
@@ -193,13 +193,13 @@ def vit_ours(vit: Case) -> Found:
 
 def test_a_resnet_follows_torch(resnet: Case) -> None:
     """Its running statistics, too; with frozen ones, or another momentum, it is another run."""
-    wanted, found = resnet.torch(), ours(resnet)
+    wanted, actual = resnet.torch(), ours(resnet)
     assert wanted.losses[-1] < 0.5 * wanted.losses[0]
-    assert any(is_statistic(path) for path in found.weights)
-    distance = errors(found, wanted)
+    assert any(is_statistic(path) for path in actual.weights)
+    distance = errors(actual, wanted)
     assert max(distance.values()) <= 1, distance
-    assert errors(found, resnet.torch(train_mode=False))["losses"] > 10
-    other = errors(found, resnet.torch(momentum=0.05))
+    assert errors(actual, resnet.torch(train_mode=False))["losses"] > 10
+    other = errors(actual, resnet.torch(momentum=0.05))
     assert other["losses"] <= 1
     assert other["weights"] > 10
 
@@ -216,25 +216,25 @@ MISTAKES = {
 def test_a_vision_transformer_follows_torch(vit: Case, vit_ours: Found) -> None:
     wanted = vit.torch()
     assert wanted.losses[-1] < 0.5 * wanted.losses[0]
-    found = errors(vit_ours, wanted)
-    assert max(found.values()) <= 1, found
+    distances = errors(vit_ours, wanted)
+    assert max(distances.values()) <= 1, distances
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_wrong_optimizer_is_seen(mistake: str, vit: Case, vit_ours: Found) -> None:
     """PyTorch's, by ten times the tolerance."""
     optimizer = dataclasses.replace(vit.setup.recipe.optimizer, **MISTAKES[mistake])
-    found = errors(vit_ours, vit.torch(optimizer))
-    assert max(found.values()) > 10, found
+    distances = errors(vit_ours, vit.torch(optimizer))
+    assert max(distances.values()) > 10, distances
 
 
 @pytest.mark.parametrize(("warmup", "steps"), [(3, 20), (0, 7), (500, 2000)])
 def test_the_schedule_is_wise_fts(warmup: int, steps: int) -> None:
     rate = Schedule(warmup_steps=warmup).of(3e-5, steps, None)
     wanted = [_torch_ce.cosine_lr(step, 3e-5, warmup, steps) for step in range(steps)]
-    found = jax.vmap(rate)(np.arange(steps))
+    rates = jax.vmap(rate)(np.arange(steps))
     # Float32 angles: at the end, where 1 + cos is small, 1e-7 of the peak.
-    np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=3e-5 * 2e-7)
+    np.testing.assert_allclose(rates, wanted, rtol=1e-6, atol=3e-5 * 2e-7)
 
 
 @pytest.fixture(scope="module")

@@ -167,14 +167,14 @@ def alone(network: Network) -> dict[str, tuple[Case, list[Step]]]:
 def test_eight_devices_equal_one(alone: dict[str, tuple[Case, list[Step]]], name: str, rules: Rules) -> None:
     case, one = alone[name]
     assert one[-1].loss < 0.8 * one[0].loss
-    for number, (wanted, found) in enumerate(zip(one, trained(case, 8, rules, one), strict=True)):
-        assert found.loss == pytest.approx(wanted.loss, rel=1e-5), f"step {number}"
+    for number, (wanted, actual) in enumerate(zip(one, trained(case, 8, rules, one), strict=True)):
+        assert actual.loss == pytest.approx(wanted.loss, rel=1e-5), f"step {number}"
         largest = max(np.abs(gradient).max() for gradient in wanted.gradients.values())
         for path, gradient in wanted.gradients.items():
-            assert_close(found.gradients[path], gradient, 1e-5 * largest, f"step {number}: {path}")
+            assert_close(actual.gradients[path], gradient, 1e-5 * largest, f"step {number}: {path}")
         for path, value in wanted.statistics.items():
-            np.testing.assert_allclose(found.statistics[path], value, rtol=1e-5, atol=1e-5, err_msg=path)
+            np.testing.assert_allclose(actual.statistics[path], value, rtol=1e-5, atol=1e-5, err_msg=path)
 
 
-def assert_close(found: np.ndarray, wanted: np.ndarray, atol: float, what: str) -> None:
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=atol, err_msg=what)
+def assert_close(actual: np.ndarray, wanted: np.ndarray, atol: float, what: str) -> None:
+    np.testing.assert_allclose(actual, wanted, rtol=0, atol=atol, err_msg=what)

@@ -202,10 +202,10 @@ def test_view_batches_are_one_pass_in_order(setup):
     views = []
     for view in range(2):
         with view_batches(setup, view) as source:
-            found = list(source)
-        assert np.concatenate([b["row"] for b in found]).tolist() == [*range(13), -1, -1, -1]
-        assert all(set(batch) == {"pixels", "row"} for batch in found)
-        views.append(np.concatenate([batch["pixels"] for batch in found])[:13])
+            batches = list(source)
+        assert np.concatenate([b["row"] for b in batches]).tolist() == [*range(13), -1, -1, -1]
+        assert all(set(batch) == {"pixels", "row"} for batch in batches)
+        views.append(np.concatenate([batch["pixels"] for batch in batches])[:13])
         np.testing.assert_array_equal(views[view][10], view_of(setup, view, 10))
     assert np.any(views[0] != views[1])
 

@@ -103,13 +103,13 @@ def torch_batches(
     model: Model, batches: Sequence[Mapping[str, np.ndarray]]
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """(images [B,3,S,S], ids [B,L] of the whole context), the ids not cut."""
-    known, found = model.card.preprocess, []
+    known, pairs = model.card.preprocess, []
     context = model.card.arch.text.context_length  # type: ignore[union-attr]
     for batch in batches:
         images = normalize_host(batch["pixels"], known.mean, known.std).transpose(0, 3, 1, 2)
         ids = np.pad(batch["tokens"], ((0, 0), (0, context - batch["tokens"].shape[1])))
-        found.append((np.ascontiguousarray(images), ids))
-    return found
+        pairs.append((np.ascontiguousarray(images), ids))
+    return pairs
 
 
 def torch_features(
@@ -258,11 +258,11 @@ def test_masking_is_an_option_and_off(pair: tuple[Any, Model], batches: list[dic
     theirs, model = pair
     batch = batches[0] | {"label": np.arange(CLASSES, dtype=np.int32) // 2}
     problem = METHOD.prepare(setup_of(model, mask_collisions=True))
-    found = float(jax.jit(problem.loss)(problem.params, batch, jax.random.key(0))[0])  # type: ignore[arg-type]
+    value = float(jax.jit(problem.loss)(problem.params, batch, jax.random.key(0))[0])  # type: ignore[arg-type]
     image, text = torch_features(theirs, model, batch)
     logits = 10.0 * image @ text.T
-    assert found == pytest.approx(masked_loss(logits, batch["label"]), rel=1e-5)
-    assert abs(found - masked_loss(logits, np.arange(CLASSES))) > 0.01
+    assert value == pytest.approx(masked_loss(logits, batch["label"]), rel=1e-5)
+    assert abs(value - masked_loss(logits, np.arange(CLASSES))) > 0.01
 
 
 # -------------------------------------------------------------------------------- options, captions

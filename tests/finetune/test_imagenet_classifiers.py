@@ -113,15 +113,15 @@ def params_of(model: nn.Module, arch: Any) -> Any:
     return jax.tree.map(np.asarray, nest(leaves))
 
 
-def decided(found: Found) -> Found:
+def decided(result: Found) -> Found:
     """Without the bias of an EfficientNet's projections, and the running means that follow it.
 
     The next BatchNorm takes it away again: its gradient is zero but for rounding, and AdamW makes steps of
     full size of that.
     """
-    kept = {path: leaf for path, leaf in found.weights.items() if not path.endswith(_UNDECIDED)}
-    gradients = {path: leaf for path, leaf in found.gradients.items() if path in kept or is_statistic(path)}
-    return Found(found.losses, gradients, kept)
+    kept = {path: leaf for path, leaf in result.weights.items() if not path.endswith(_UNDECIDED)}
+    gradients = {path: leaf for path, leaf in result.gradients.items() if path in kept or is_statistic(path)}
+    return Found(result.losses, gradients, kept)
 
 
 _UNDECIDED = ("project/bn/bias", "expand/bn/mean", "project/bn/mean", "final/bn/mean")
@@ -130,8 +130,8 @@ _UNDECIDED = ("project/bn/bias", "expand/bn/mean", "project/bn/mean", "final/bn/
 @pytest.mark.parametrize("model_id", MODELS)
 def test_a_classifier_follows_timm(model_id: str) -> None:
     run = run_of(model_id)
-    wanted, found = (decided(one) for one in (run.torch(), ours(run)))
-    distance = errors(found, wanted)
+    wanted, actual = (decided(one) for one in (run.torch(), ours(run)))
+    distance = errors(actual, wanted)
     assert max(distance.values()) <= 1, distance
     assert wanted.losses[-1] < 0.8 * wanted.losses[0]
 

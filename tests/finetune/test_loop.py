@@ -96,9 +96,9 @@ def test_every_step_is_logged_once(tmp_path: Path, whole: Params, capsys: pytest
         r"^train: 12/12 \[\d+:\d+<\d+:\d+.*loss [\d.]+, accuracy [\d.]+, [\d.e+]+ images/s", line
     ), line
     events = sorted((tmp_path / "train").glob("events.*"), key=lambda path: int(path.suffix[1:]))
-    found = scalars(events[-1])
-    assert found["loss", 12] == pytest.approx(rows[-1]["loss"])
-    assert {name for name, _ in found} == set(rows[0]) - {"step"}
+    points = scalars(events[-1])
+    assert points["loss", 12] == pytest.approx(rows[-1]["loss"])
+    assert {name for name, _ in points} == set(rows[0]) - {"step"}
 
 
 def test_what_is_not_finite_is_no_point_of_tensorboards(
@@ -120,13 +120,13 @@ def scalars(file: Path) -> dict[tuple[str, int], float]:
     """TensorBoard's points of an events file: records of length, checksum, bytes, checksum."""
     from tensorboardX.proto.event_pb2 import Event  # type: ignore[attr-defined]
 
-    found, data = {}, file.read_bytes()
+    points, data = {}, file.read_bytes()
     while data:
         (length,) = struct.unpack("<Q", data[:8])
         event = Event.FromString(data[12 : 12 + length])
-        found |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
+        points |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
         data = data[16 + length :]
-    return found
+    return points
 
 
 def with_features(setup: Setup, values: np.ndarray) -> Problem:

@@ -126,8 +126,8 @@ def test_gradients_by_algebra(ours: Gradients) -> None:
             ("a", SCALING * full @ b.swapaxes(-1, -2)),
             ("b", SCALING * a.swapaxes(-1, -2) @ full),
         ):
-            found = ours.of[f"lora/{stem}{name}"]
-            assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max(), f"{stem}{name}"
+            gradient = ours.of[f"lora/{stem}{name}"]
+            assert np.abs(gradient - expected).max() < 1e-5 * np.abs(expected).max(), f"{stem}{name}"
             checked += 1
     assert checked == 24  # a and b of six matrices of two towers
 

@@ -98,9 +98,9 @@ def test_a_tuned_model_says_where_it_comes_from(vit, images, tmp_path):
     setup = make_setup(base, images, tmp_path / "seed2")
     shots = draw_shots(setup.train, 2, seed=2)
     setup = dataclasses.replace(setup, train=shots.of(setup.train), shots=shots)
-    found = tuned(setup, moved(base.params), {"epoch": np.int64(1), "tried": (np.float32(0.5), 1.0)})
-    again = load_model(found.model.save(tmp_path / "model")).card
-    assert again.lineage == found.model.card.lineage
+    outcome = tuned(setup, moved(base.params), {"epoch": np.int64(1), "tried": (np.float32(0.5), 1.0)})
+    again = load_model(outcome.model.save(tmp_path / "model")).card
+    assert again.lineage == outcome.model.card.lineage
     assert again.id == "narrow-flyp"
     assert (again.facts["fine_tune"], again.facts["parent"]) == ("FLYP", "narrow")
     lineage: Any = again.lineage
@@ -127,11 +127,11 @@ def test_a_tuned_model_says_where_it_comes_from(vit, images, tmp_path):
 
 
 def test_a_later_search_adds_to_what_was_chosen(vit, images):
-    found = tuned(make_setup(vit[1], images), moved(vit[1].params), {"epoch": 3})
-    found = also_chosen(found, {"learning_rate": np.float64(1e-3)})
-    assert found.chosen == {"epoch": 3, "learning_rate": 1e-3}
-    assert found.model.card.lineage is not None
-    assert found.model.card.lineage["chosen"] == {"epoch": 3, "learning_rate": 1e-3}
+    outcome = tuned(make_setup(vit[1], images), moved(vit[1].params), {"epoch": 3})
+    outcome = also_chosen(outcome, {"learning_rate": np.float64(1e-3)})
+    assert outcome.chosen == {"epoch": 3, "learning_rate": 1e-3}
+    assert outcome.model.card.lineage is not None
+    assert outcome.model.card.lineage["chosen"] == {"epoch": 3, "learning_rate": 1e-3}
 
 
 # ---------------------------------------------------------------------------------------- other libraries
@@ -248,15 +248,15 @@ def test_a_head_over_two_tokens_is_kept_as_two(images, tmp_path):
     rng = np.random.default_rng(0)
     shapes = {"kernel": (arch.vision.embed_dim, len(CLASSES)), "bias": (len(CLASSES),)}
     layer = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-    found = load_model(
+    model = load_model(
         classifier(setup, {"vision": params["vision"], "head": layer}).model.save(tmp_path / "tuned")
     )
-    assert set(found.params["head"]) == {"class_token", "distillation_token"}
-    head = classifier_head(found)
+    assert set(model.params["head"]) == {"class_token", "distillation_token"}
+    head = classifier_head(model)
     np.testing.assert_array_equal(head.kernel, layer["kernel"])
     np.testing.assert_array_equal(head.bias, layer["bias"])
-    again = classifier(setup, found.params | {"head": one_layer(found.params["head"])}).model
-    jax.tree.map(np.testing.assert_array_equal, dict(again.params["head"]), found.params["head"])
+    again = classifier(setup, model.params | {"head": one_layer(model.params["head"])}).model
+    jax.tree.map(np.testing.assert_array_equal, dict(again.params["head"]), model.params["head"])
 
 
 @pytest.mark.parametrize(

@@ -81,12 +81,12 @@ def test_a_second_ctrl_c_stops_at_once(handlers: list[int]) -> None:
 
 
 def test_training_in_another_thread_catches_nothing() -> None:
-    found: list[Any] = []
+    results: list[Any] = []
     setup = tiny_setup(devices=2)
-    thread = threading.Thread(target=lambda: found.append(train(tiny_problem(setup), setup)))
+    thread = threading.Thread(target=lambda: results.append(train(tiny_problem(setup), setup)))
     thread.start()
     thread.join()
-    assert len(found) == 1
+    assert len(results) == 1
 
 
 @contextlib.contextmanager

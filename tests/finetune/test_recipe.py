@@ -146,10 +146,10 @@ def test_the_reference_recipes_hold_the_published_numbers(name: str) -> None:
     recipe = load_recipe(name)
     record = recipe.to_dict() | {"options": find_method(recipe.method).options_of(recipe)}
     for key, value in ROWS[name].items():
-        found = record[key]
+        actual = record[key]
         if isinstance(value, dict):
-            found = {each: found[each] for each in value}
-        assert found == value, (name, key)
+            actual = {each: actual[each] for each in value}
+        assert actual == value, (name, key)
 
 
 def test_the_schedules_are_those_of_the_references() -> None:

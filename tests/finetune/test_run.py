@@ -91,9 +91,9 @@ def recipe(**record: Any) -> Recipe:
 
 
 def lineage(run: Run) -> dict[str, Any]:
-    found = run.model.card.lineage
-    assert found is not None
-    return dict(found)
+    record = run.model.card.lineage
+    assert record is not None
+    return dict(record)
 
 
 def images(split: Any) -> set[str]:
@@ -116,11 +116,11 @@ def test_three_seeds_are_three_stored_models_of_three_lists(
         assert (each.per_class, each.seed, len(each.ids)) == (2, run.seed, 2 * len(RGB))
         assert {name.split("/")[0] for name in each.ids} == set(RGB)
         assert run.model.card.id == f"small-linear_probe-seed{run.seed}"
-        found = lineage(run)
-        assert found["train"]["shots"] == {"per_class": 2, "seed": run.seed, "sha256": each.sha256}
-        assert found["train"]["images"] == 8
-        assert (found["base"], found["seed"], found["method"]) == ("small", run.seed, "linear_probe")
-        assert found["validation"]["selection"] == "1 a class held out, seed 0"
+        record = lineage(run)
+        assert record["train"]["shots"] == {"per_class": 2, "seed": run.seed, "sha256": each.sha256}
+        assert record["train"]["images"] == 8
+        assert (record["base"], record["seed"], record["method"]) == ("small", run.seed, "linear_probe")
+        assert record["validation"]["selection"] == "1 a class held out, seed 0"
         stored = clipjax.load_model(run.folder / "model")
         assert stored.card == run.model.card
         assert same_bits(stored.params, run.model.params)
@@ -387,10 +387,10 @@ def test_no_epochs_is_the_zero_shot_model(start: Start, world: World, tmp_path: 
 def test_a_sample_is_drawn_with_the_seed(start: Start, world: World, tmp_path: Path) -> None:
     record: dict[str, Any] = {key: value for key, value in PROBE.items() if key != "shots"}
     made: Sequence[Run] = start(tmp_path, record | {"seeds": [1, 2]}, Data(world.data(), limit=10))
-    found = [lineage(run)["train"] for run in made]
-    assert [each["images"] for each in found] == [10, 10]
-    assert found[0]["digest"] != found[1]["digest"]
-    assert json.loads((made[0].folder / "run.json").read_text())["train"] == found[0]
+    samples = [lineage(run)["train"] for run in made]
+    assert [each["images"] for each in samples] == [10, 10]
+    assert samples[0]["digest"] != samples[1]["digest"]
+    assert json.loads((made[0].folder / "run.json").read_text())["train"] == samples[0]
 
 
 def test_a_published_name_is_refused_before_anything_is_trained(world: World, tmp_path: Path) -> None:

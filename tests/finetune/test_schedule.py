@@ -17,10 +17,10 @@ def test_an_epoch_begins_on_time(per_epoch: int) -> None:
     epochs, base = 20, 2e-3
     schedule = Schedule("epoch_cosine", warmup_epochs=1, warmup_rate=1e-5)
     steps = np.arange(epochs * per_epoch, dtype=np.int32)
-    found = jax.jit(jax.vmap(schedule.of(base, len(steps), epochs)))(steps)
+    rates = jax.jit(jax.vmap(schedule.of(base, len(steps), epochs)))(steps)
     epoch = steps // per_epoch
     wanted = 0.5 * (1 + np.cos(math.pi * (epoch - 1) / epochs)) * base
-    np.testing.assert_allclose(found, np.where(epoch < 1, 1e-5, wanted), rtol=1e-5)
+    np.testing.assert_allclose(rates, np.where(epoch < 1, 1e-5, wanted), rtol=1e-5)
 
 
 def test_epochs_that_do_not_divide_the_steps() -> None:

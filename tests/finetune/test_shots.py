@@ -213,9 +213,9 @@ def dataset(images: TrainSplit, /, **card) -> Dataset:
 def test_only_a_card_that_says_so_can_be_trained_or_chosen_on(split):
     assert type(train_split(dataset(split, split="train"))) is TrainSplit
     for kind in ("train", "validation"):
-        found = validation_split_of(dataset(split, split=kind))
-        assert type(found) is ValidationSplit
-        assert validation_split(found, "alpha") is found
+        validation = validation_split_of(dataset(split, split=kind))
+        assert type(validation) is ValidationSplit
+        assert validation_split(validation, "alpha") is validation
     folder = dataset(split, name="folder")
     assert (type(train_split(folder)), type(validation_split_of(folder))) == (TrainSplit, ValidationSplit)
     with pytest.raises(UsageError, match="pets cannot be training data: results are reported on it"):

@@ -137,12 +137,12 @@ def test_the_optimizer_lies_where_its_parameters_do(name: Any) -> None:
     shardings = state_shardings(parts, tx, mesh, FSDP)
     state = init_state(parts, tx, shardings, seed=0)
     assert state.params["layer"]["kernel"].addressable_shards[0].data.size == 8 * 16 // 8
-    found = []
+    same = []
     for moment in ("mu", "nu") if name == "adamw" else ("trace",):
         moments = optax.tree.get(state.opt_state, moment)
-        found.append(jax.tree.map(lambda a, b: a.sharding == b.sharding, moments, state.params))
-    assert jax.tree.all(found)
-    assert len(found) > 0
+        same.append(jax.tree.map(lambda a, b: a.sharding == b.sharding, moments, state.params))
+    assert jax.tree.all(same)
+    assert len(same) > 0
 
 
 def test_a_frozen_tower_is_placed_once() -> None:

@@ -91,8 +91,8 @@ def torch_features(theirs: Any, model: Model, pixels: np.ndarray) -> np.ndarray:
     """open_clip's features, not normalised, float64 [B, D]."""
     images = normalize_host(pixels, model.card.preprocess.mean, model.card.preprocess.std)
     with torch.no_grad():
-        found = theirs.encode_image(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
-    return found.numpy().astype(np.float64)
+        features = theirs.encode_image(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+    return features.numpy().astype(np.float64)
 
 
 def unit(x: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -115,13 +115,13 @@ def text_weights(theirs: Any, model: Model, names: tuple[str, ...]) -> np.ndarra
 def views(pair: tuple[Any, Model], setup_of: Callable[..., Setup]) -> np.ndarray:
     """open_clip's features of two views of the training images, float64 [2, N, D]."""
     setup = setup_of({}, augmentation=VIEW)
-    found = []
+    both = []
     for view in range(2):
         with view_batches(setup, view) as batches:
             parts = [(batch["row"], torch_features(*pair, batch["pixels"])) for batch in batches]
         rows, features = (np.concatenate(column) for column in zip(*parts))
-        found.append(features[rows >= 0])
-    return np.stack(found)
+        both.append(features[rows >= 0])
+    return np.stack(both)
 
 
 @pytest.fixture(scope="module")
@@ -322,11 +322,11 @@ def test_a_run_chooses_twice_on_the_validation_split_and_comes_out_as_a_model(
     assert adapter.trained
     assert (adapter.alpha, adapter.beta) == (outcome.chosen["alpha"], outcome.chosen["beta"])
     assert adapter.prompts == f"Tip-Adapter-F, {len(adapter.values)} keys, openai_7"
-    found = load_model(model.save(tmp_path / "model"))
+    from_disk = load_model(model.save(tmp_path / "model"))
     features = np.random.default_rng(0).normal(size=(3, len(adapter.keys))).astype(np.float32)
     before, after = (
         np.asarray(logits(cast(Any, adapter_of(each)).head(each, adapter.labels), features))
-        for each in (model, found)
+        for each in (model, from_disk)
     )
     np.testing.assert_array_equal(after, before)
     # The same seed again, to the bit.

@@ -63,24 +63,24 @@ def reference_search(
     if not beta_first:
         pairs = [(beta, alpha) for alpha in alphas for beta in betas]
     zero_shot, one_hot = np.asarray(logits(world.head, world.features)), np.eye(CLASSES)[world.values]
-    best, found = 0.0, (0.0, 0.0)
+    best, pair = 0.0, (0.0, 0.0)
     for beta, alpha in pairs:
         affinity = world.features @ world.keys
         cache = np.exp((-1) * (beta - beta * affinity)) @ one_hot
         accuracy = float(((zero_shot + cache * alpha).argmax(axis=1) == world.labels).mean())
         if accuracy > best:
-            best, found = accuracy, (beta, alpha)
-    return *found, best
+            best, pair = accuracy, (beta, alpha)
+    return *pair, best
 
 
 @pytest.mark.parametrize(("scale", "step"), [([7.0, 3.0], [200, 20]), ([12.0, 10.0], [7, 9])], ids=str)
 def test_the_search_chooses_as_the_references_loop(world: World, scale: list[float], step: list[int]) -> None:
     grid = grid_of({"search_scale": scale, "search_step": step})
-    found = world.search(world.split(ValidationSplit), grid)
+    choice = world.search(world.split(ValidationSplit), grid)
     beta, alpha, accuracy = reference_search(world, scale, step)
-    assert (found["beta"], found["alpha"]) == pytest.approx((beta, alpha), rel=1e-12)
-    assert found["validation_accuracy"] == pytest.approx(accuracy)
-    assert (found["pairs"], found["validation_images"]) == (step[0] * step[1], IMAGES)
+    assert (choice["beta"], choice["alpha"]) == pytest.approx((beta, alpha), rel=1e-12)
+    assert choice["validation_accuracy"] == pytest.approx(accuracy)
+    assert (choice["pairs"], choice["validation_images"]) == (step[0] * step[1], IMAGES)
     zero_shot = np.asarray(logits(world.head, world.features)).argmax(axis=1)
     assert accuracy > (zero_shot == world.labels).mean() + 0.05, "the search has something to find"
     if step == [200, 20]:  # of several that are best, another order would find another one first

@@ -81,16 +81,16 @@ def test_alpha_0_of_a_classifier_gives_the_zero_shot_numbers(
     model = wise_ft.interpolate(start, classifier, 0.0)
     zero_shot = build.zeroshot_head(base, SPACE, PROMPTS)
     assert zero_shot.scale > 1, "or the scale might as well be forgotten"
-    found = [embed_images(each, manifest, progress=False).array for each in (base, model)]
-    np.testing.assert_array_equal(found[1], found[0])
+    embeddings = [embed_images(each, manifest, progress=False).array for each in (base, model)]
+    np.testing.assert_array_equal(embeddings[1], embeddings[0])
     logits = [
         np.asarray(heads.logits(head, features))
-        for head, features in zip((zero_shot, build.classifier_head(model)), found)
+        for head, features in zip((zero_shot, build.classifier_head(model)), embeddings)
     ]
     np.testing.assert_array_equal(logits[1], logits[0])
     assert np.ptp(logits[0]) > 1
     other = wise_ft.interpolate(start, classifier, 0.1)
-    assert not np.array_equal(embed_images(other, manifest, progress=False).array, found[0])
+    assert not np.array_equal(embed_images(other, manifest, progress=False).array, embeddings[0])
 
 
 def test_alpha_0_of_two_towers_gives_the_zero_shot_numbers(base: Model, flyp: Model) -> None:

@@ -139,8 +139,8 @@ def coop_loss(setup: Setup, size: int) -> Loss:
         if recipe.augmentation is None:
             return batch["features"]
         pixels = normalize(batch["pixels"], preprocess.mean, preprocess.std, platform)
-        found = network.encode_image(params, pixels, precision=recipe.precision, platform=platform)
-        return jax.lax.stop_gradient(found)
+        features = network.encode_image(params, pixels, precision=recipe.precision, platform=platform)
+        return jax.lax.stop_gradient(features)
 
     def texts(params: Params) -> Array:
         return jnp.concatenate([texts_of(params, rows) for rows in groups])[order]

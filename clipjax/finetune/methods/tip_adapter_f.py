@@ -123,8 +123,8 @@ def tip_loss(setup: Setup, values: np.ndarray) -> Loss:
 
     def loss(params: Params, batch: dict[str, Array], key: Any) -> tuple[Array, Aux]:
         features = jax.lax.stop_gradient(unit_norm(features_of(params, batch)))
-        found = affinities(features, params["cache"]["keys"], values, options["beta"], num_classes=classes)
-        logits = head_logits(params["head"], features, normalize=False) + alpha * found
+        cache = affinities(features, params["cache"]["keys"], values, options["beta"], num_classes=classes)
+        logits = head_logits(params["head"], features, normalize=False) + alpha * cache
         value = cross_entropy(logits, batch["label"])
         return value, Aux({"accuracy": accuracy(logits, batch["label"])}, {})
 

@@ -194,12 +194,12 @@ class Checkpoints:
 
     def _check_identity(self, step: int) -> None:
         """Raise DataError for another run's checkpoint; OSError or ValueError for an unreadable record."""
-        found = json.loads((self.folder / str(step) / "identity" / "metadata").read_text())
-        names = [*self._identity, *(name for name in found if name not in self._identity)]
+        identity = json.loads((self.folder / str(step) / "identity" / "metadata").read_text())
+        names = [*self._identity, *(name for name in identity if name not in self._identity)]
         different = [
-            f"{name} was {found.get(name, 'not given')} and is {self._identity.get(name, 'not given')}"
+            f"{name} was {identity.get(name, 'not given')} and is {self._identity.get(name, 'not given')}"
             for name in names
-            if found.get(name) != self._identity.get(name)
+            if identity.get(name) != self._identity.get(name)
         ]
         if different:
             more = len(different) - 3

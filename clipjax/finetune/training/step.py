@@ -196,8 +196,8 @@ def _gradients(
     )
     zeros = jax.lax.with_sharding_constraint(jax.tree.map(jnp.zeros_like, state.params), where)
     start = (state.statistics, zeros)
-    (statistics, total), found = jax.lax.scan(body, start, (parts, jax.random.split(key, accumulate)))
-    value, metrics = jax.tree.map(lambda x: x.mean(axis=0), found)
+    (statistics, total), outputs = jax.lax.scan(body, start, (parts, jax.random.split(key, accumulate)))
+    value, metrics = jax.tree.map(lambda x: x.mean(axis=0), outputs)
     return value, jax.tree.map(lambda x: x / accumulate, total), Aux(metrics, statistics)
 
 

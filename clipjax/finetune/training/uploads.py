@@ -56,8 +56,8 @@ class Uploads:
         first_writes(functools.partial(self._add, step, missing), f"{self._place / str(step)}")
 
     def _steps(self) -> list[int]:
-        found = [path for path in self._place.glob("*") if path.name.isdecimal()]
-        return sorted((int(path.name) for path in found if (path / SIZES).exists()), reverse=True)
+        folders = [path for path in self._place.glob("*") if path.name.isdecimal()]
+        return sorted((int(path.name) for path in folders if (path / SIZES).exists()), reverse=True)
 
     def _fetch(self) -> None:
         with writing(self._folder):
