@@ -207,16 +207,16 @@ def _assign(shapes: Mapping[str, tuple[int, ...]], table: Table) -> tuple[dict[s
     pieces: dict[str, list[Piece]] = {}
     problems = []
     for path, shape in shapes.items():
-        rows = [(row, found) for row in table.rows if (found := row.target_pattern.fullmatch(path))]
+        rows = [(row, match) for row in table.rows if (match := row.target_pattern.fullmatch(path))]
         if len(rows) != 1:
             lines = " and ".join(row.where for row, _ in rows)
             problems.append(
                 f"{path} is filled by {lines} at once" if rows else f"{path} has no tensor in that layout"
             )
             continue
-        row, found = rows[0]
+        row, match = rows[0]
         layers = range(shape[0]) if row.stacked else [None]
-        pieces[path] = [Piece(layer, row.key(found.groupdict(), layer), OPS[row.op]) for layer in layers]
+        pieces[path] = [Piece(layer, row.key(match.groupdict(), layer), OPS[row.op]) for layer in layers]
     return pieces, problems
 
 
@@ -297,21 +297,21 @@ def export(
             if slot in blocks[piece.key]:
                 problems.append(f"{piece.key} is written twice, the second time from {path}")
             blocks[piece.key][slot] = piece.op.to_source(leaf if piece.layer is None else leaf[piece.layer])
-    for key, found in blocks.items():
-        parts = next(iter(found))[1]
+    for key, slots in blocks.items():
+        parts = next(iter(slots))[1]
         if (
-            sorted(found) != [(part, parts) for part in range(parts)]
-            or len({b.dtype for b in found.values()}) > 1
+            sorted(slots) != [(part, parts) for part in range(parts)]
+            or len({b.dtype for b in slots.values()}) > 1
         ):
             problems.append(
-                f"{key} is not written whole and in one type: parts {sorted(p + 1 for p, _ in found)}"
+                f"{key} is not written whole and in one type: parts {sorted(p + 1 for p, _ in slots)}"
             )
     for key in carried or {}:
         if key in blocks:
             problems.append(f"{key} is both carried and written")
     if problems:
         raise ConversionError(f"the params do not fit the layout {table.name}", problems)
-    tensors = {key: _join([found[slot] for slot in sorted(found)]) for key, found in blocks.items()}
+    tensors = {key: _join([slots[slot] for slot in sorted(slots)]) for key, slots in blocks.items()}
     extra = {key: t.read() if hasattr(t, "read") else np.asarray(t) for key, t in (carried or {}).items()}
     return tensors | extra
 

@@ -1,7 +1,7 @@
 """Where a checkpoint is: a local path, or a repository on the Hugging Face hub.
 
-    found = resolve_source("laion/CLIP-ViT-B-32-laion2B-s34B-b79K")
-    found.path, found.revision
+    resolved = resolve_source("laion/CLIP-ViT-B-32-laion2B-s34B-b79K")
+    resolved.path, resolved.revision
 
 huggingface_hub downloads and caches; HF_HUB_OFFLINE=1 limits it to its cache. All files of a model come from
 the commit of its weights.
@@ -108,12 +108,12 @@ def _of_one_commit(repo: str, names: Sequence[str], revision: str | None, cached
     """Raises huggingface_hub's errors for a missing file."""
     import huggingface_hub
 
-    found: list[Path] = []
+    paths: list[Path] = []
     for name in names:
         path = huggingface_hub.hf_hub_download(repo, name, revision=revision, local_files_only=cached)
-        found.append(Path(path))
-        revision = revision or _in_cache(found[0])[2]
-    return tuple(found)
+        paths.append(Path(path))
+        revision = revision or _in_cache(paths[0])[2]
+    return tuple(paths)
 
 
 def _from_hub(repo: str, filename: str | None, revision: str | None) -> Resolved:

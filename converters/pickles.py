@@ -123,7 +123,7 @@ def tensor_names(root: Any, where: str) -> dict[str, TensorRef]:
 
 
 def _module_tensors(root: Inert, where: str) -> dict[str, TensorRef]:
-    found: dict[str, TensorRef] = {}
+    tensors: dict[str, TensorRef] = {}
     pending = [("", root)]
     steps = 0
     while pending:
@@ -133,10 +133,10 @@ def _module_tensors(root: Inert, where: str) -> dict[str, TensorRef]:
             if len(name) > LONGEST_NAME or steps > 100_000:
                 raise DataError(f"{where}: a module contains itself, or too many others")
             if isinstance(value, TensorRef):
-                found[name] = value
+                tensors[name] = value
             elif isinstance(value, Inert):
                 pending.append((f"{name}.", value))
-    return found
+    return tensors
 
 
 class _Machine:

@@ -28,14 +28,14 @@ def with_classifier(source: Source, path: Path, open_file: Callable[[Path], Sour
     if "encoder.conv1.weight" not in source or not all(key.startswith(_PARTS) for key in source):
         return source
     names = dict.fromkeys(f"{stem}_classifier.pth" for stem in (path.stem, path.stem.partition("_")[0]))
-    found = [path.with_name(name) for name in names if path.with_name(name).is_file()]
-    if not found:
+    files = [path.with_name(name) for name in names if path.with_name(name).is_file()]
+    if not files:
         raise DataError(
             f"{path} is a PyContrast encoder without its classifier: put {' or '.join(names)} beside it"
         )
-    classifier = open_file(found[0])
+    classifier = open_file(files[0])
     if set(classifier) != {"weight", "bias"}:
         some = ", ".join(sorted(classifier)[:4])
-        raise DataError(f"{found[0]} is not PyContrast's classifier, a weight and a bias: it has {some}")
+        raise DataError(f"{files[0]} is not PyContrast's classifier, a weight and a bias: it has {some}")
     tensors = {**source, **{f"classifier.{key}": tensor for key, tensor in classifier.items()}}
     return Source(tensors, source.format, (*source.files, *classifier.files), source.metadata)

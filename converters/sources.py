@@ -128,8 +128,8 @@ def _weights_in(folder: Path) -> Path:
     except OSError as error:
         raise DataError(f"{folder} cannot be read ({error.strerror})") from None
     for part in parts:
-        if found := _PART.search(part.name):
-            index = _PART.sub(found["kind"], part.name) + ".index.json"
+        if match := _PART.search(part.name):
+            index = _PART.sub(match["kind"], part.name) + ".index.json"
             raise DataError(
                 f"{folder / index} is missing: it says what is in {part.name} and its other parts"
             )
@@ -218,8 +218,8 @@ def _open_index(path: Path) -> Source:
     weight_map = index_parts(path)
     names = sorted(set(weight_map.values()))
     shards = {name: _open_file(path.parent / name, part=True) for name in names}
-    found = {key: name for name, shard in shards.items() for key in shard}
-    if wrong := sorted(set(found.items()) ^ set(weight_map.items())):
+    file_of = {key: name for name, shard in shards.items() for key in shard}
+    if wrong := sorted(set(file_of.items()) ^ set(weight_map.items())):
         listed = ", ".join(f"{cut(key)} in {cut(name)}" for key, name in wrong[:10])
         raise DataError(f"{path} and its files do not hold the same tensors: {listed}")
     tensors = {key: shards[name][key] for key, name in weight_map.items()}

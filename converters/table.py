@@ -52,8 +52,8 @@ class Row:
         """The source's key, names and layer filled: "h.{i+1}.{part}.w", {"part": "mlp"}, 2 -> "h.3.mlp.w"."""
 
         def value(match: re.Match[str]) -> str:
-            if found := _LAYER.fullmatch(match[1]):
-                return str((layer or 0) + int(found[1] or 0))
+            if index := _LAYER.fullmatch(match[1]):
+                return str((layer or 0) + int(index[1] or 0))
             return names[match[1]]
 
         return re.sub(r"\{([^}]+)\}", value, self.source)

@@ -148,13 +148,13 @@ def base_settings(file: AdapterFile) -> dict[str, Any]:
     return {"card": card, **{name: base.get(name) for name in names}}
 
 
-def _refuse_other_base(where: str, found: Card, base: str, sha256: str) -> None:
-    weights = found.weights
+def _refuse_other_base(where: str, card: Card, base: str, sha256: str) -> None:
+    weights = card.weights
     identity = None if weights is None else weights.identity
     if identity != sha256:
         raise DataError(
             f"{where}: the adapter was trained on {base} with weights of SHA-256 {sha256}, but "
-            f"{weights.files[0] if weights else found.id} has {identity}: bring the base of that time "
+            f"{weights.files[0] if weights else card.id} has {identity}: bring the base of that time "
             "back (`base` says where it was), or train again"
         )
 

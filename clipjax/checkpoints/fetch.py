@@ -65,13 +65,13 @@ def _files(path: BucketPath) -> list[BucketPath]:
         raise DataError(f"{path} does not exist; give the file of the weights, or its folder")
     if path.is_file():
         return [path]
-    found = [file for file in path.iterdir() if file.is_file() and not file.name.startswith(".")]
-    if not found:
+    files = [file for file in path.iterdir() if file.is_file() and not file.name.startswith(".")]
+    if not files:
         raise DataError(f"{path} holds no files; give the folder with the weights and their card or config")
     if is_unfinished(path) and not (path / CARD).exists():
         raise DataError(f"{path} is not whole, its upload was cut off: run again what was to write it")
     base = path / "base"  # where `clipjax.checkpoints.adapter_file` puts the base of an adapter
-    return sorted(found) + (_files(base) if (base / CARD).exists() else [])
+    return sorted(files) + (_files(base) if (base / CARD).exists() else [])
 
 
 def _fetch(files: list[BucketPath], names: list[str], versions: list[tuple[int, int]], folder: Path) -> None:

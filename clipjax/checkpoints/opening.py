@@ -127,61 +127,61 @@ def _open_remote(name: str, card: Card | None, file: str | None, stated: Stated)
                 f"the weights of {name} are not on the hub: download {registered.url}, then give that file "
                 f"with card={name!r} (--card {name} on the command line){note}"
             )
-        found = resolve_source(registered.repo, file or registered.file, pinned_revision(name))
+        resolved = resolve_source(registered.repo, file or registered.file, pinned_revision(name))
     elif name.count("/") == 1 and not name.startswith((".", "~", "/")):
         known = id_of_repo(name)
         try:
-            found = resolve_source(name, file, None if known is None else pinned_revision(known))
+            resolved = resolve_source(name, file, None if known is None else pinned_revision(known))
         except DataError as error:
             raise DataError(f"there is no file or folder {name} here, and {error}") from None
     elif "/" in name or name.endswith(_FILES):
         raise DataError(f"{name} does not exist")
     else:
         raise unknown_model(name)
-    return _open_foreign(found, card, stated, str(found.repo))
+    return _open_foreign(resolved, card, stated, str(resolved.repo))
 
 
-def _open_foreign(found: Resolved, card: Card | None, stated: Stated, asked: str | Path) -> Opened:
+def _open_foreign(resolved: Resolved, card: Card | None, stated: Stated, asked: str | Path) -> Opened:
     """Weights of another library; `asked`: what the user named, for weights without a name."""
-    loose = found.repo is None and found.path.is_file()
-    fallback = stated.fallback or default_name(found.repo or asked, is_file=loose)
-    if card is None and found.repo is not None and (known := id_of_repo(found.repo)) is not None:
+    loose = resolved.repo is None and resolved.path.is_file()
+    fallback = stated.fallback or default_name(resolved.repo or asked, is_file=loose)
+    if card is None and resolved.repo is not None and (known := id_of_repo(resolved.repo)) is not None:
         card = model_card(known)
     if card is None:
-        card = _card_beside(found, stated.facts_of)
-        if stated.fallback is not None or found.repo is not None:  # its folder is named after a commit
+        card = _card_beside(resolved, stated.facts_of)
+        if stated.fallback is not None or resolved.repo is not None:  # its folder is named after a commit
             card = dataclasses.replace(card, id=own_name(fallback))
-    elif found.repo is None or found.repo != card.source.repo:  # its own: the registry overrides the config
-        _refuse_other_config(card, found.folder)
+    elif resolved.repo is None or resolved.repo != card.source.repo:  # for its own the registry decides
+        _refuse_other_config(card, resolved.folder)
     refuse_wrong_activation(card)
-    source = open_source(found.path)
+    source = open_source(resolved.path)
     conversion = conversion_for(source, card.arch)
     carried = {key: tensor.read() for key, tensor in conversion.carried.items()}
     scalars = {
         path: conversion.read(path) for path in ("logit_scale", "logit_bias") if path in conversion.shapes
     }
-    card = identified(complete_card(card, scalars, source), found, stated, fallback)
-    if found.repo is not None:
-        hub_file = {"repo": found.repo, "file": found.file, "revision": found.revision}
+    card = identified(complete_card(card, scalars, source), resolved, stated, fallback)
+    if resolved.repo is not None:
+        hub_file = {"repo": resolved.repo, "file": resolved.file, "revision": resolved.revision}
         card = dataclasses.replace(card, source=dataclasses.replace(card.source, **hub_file))
     origin = Origin(
         conversion.table, conversion.dtypes, source.metadata if source.format == "safetensors" else None
     )
-    card, files = with_tokenizer_files(card, found)
+    card, files = with_tokenizer_files(card, resolved)
     return Opened(card, conversion, origin, carried, files)
 
 
-def _card_beside(found: Resolved, facts_of: str | None) -> Card:
+def _card_beside(resolved: Resolved, facts_of: str | None) -> Card:
     """The card from the configuration beside the weights, else that of `facts_of`."""
-    record = read_foreign_card(found.folder)
+    record = read_foreign_card(resolved.folder)
     if record is not None:
-        return card_from_dict(record, str(found.folder))
-    open_source(found.path)  # raises if there are no weights at all
+        return card_from_dict(record, str(resolved.folder))
+    open_source(resolved.path)  # raises if there are no weights at all
     if facts_of is not None:
         return model_card(facts_of)
     raise UsageError(
-        f"{found.path} holds bare weights: say what they are with card=ID (--card ID on the command line); "
-        "`clipjax models` lists the ids"
+        f"{resolved.path} holds bare weights: say what they are with card=ID (--card ID on the command "
+        "line); `clipjax models` lists the ids"
     )
 
 

@@ -42,12 +42,14 @@ def find_tokenizer_files(
     return nearest
 
 
-def with_tokenizer_files(card: Card, found: Resolved) -> tuple[Card, tuple[Path, ...]]:
+def with_tokenizer_files(card: Card, resolved: Resolved) -> tuple[Card, tuple[Path, ...]]:
     """The card with the digest of its tokenizer's files, and the files; without any, the same card and ()."""
     if card.tokenizer is None:
         return card, ()
-    on_hub = found.repo is not None
-    files = find_tokenizer_files(card.tokenizer, found.folder, found.repo, found.revision, download=on_hub)
+    on_hub = resolved.repo is not None
+    files = find_tokenizer_files(
+        card.tokenizer, resolved.folder, resolved.repo, resolved.revision, download=on_hub
+    )
     if files and card.tokenizer.sha256 is None:
         card = card.with_tokenizer_files(vocabularies.digest(files))
     return card, files

@@ -78,8 +78,8 @@ def coverage(group: str | None = None) -> list[Coverage]:
 
 
 def counts(rows: Sequence[Coverage]) -> dict[str, int]:
-    found = Counter(row.status for row in rows)
-    return {status: found[status] for status in STATUSES if found[status]}
+    totals = Counter(row.status for row in rows)
+    return {status: totals[status] for status in STATUSES if totals[status]}
 
 
 def table(rows: Sequence[Coverage]) -> tuple[list[str], list[list[str]]]:
@@ -141,7 +141,7 @@ def to_dict(rows: Sequence[Coverage]) -> dict[str, Any]:
 
 def with_tables(text: str) -> str:
     rows = coverage()
-    return _MARKED.sub(lambda found: f"{found[1]}{markdown(found[2], rows)}\n{found[3]}", text)
+    return _MARKED.sub(lambda match: f"{match[1]}{markdown(match[2], rows)}\n{match[3]}", text)
 
 
 def _row(row: Mapping[str, str], subject: Subject, record: Mapping[str, Any]) -> Coverage:
@@ -177,17 +177,17 @@ def _families(arch: str) -> tuple[str | None, str | None]:
 
 
 def _status(row: Mapping[str, str], subject: Subject, record: Mapping[str, Any]) -> tuple[str, str]:
-    found = record["archs"].get(row["arch"])
-    if found is None or record["rows"].get(row["id"]) != row["arch"]:
+    entry = record["archs"].get(row["arch"])
+    if entry is None or record["rows"].get(row["id"]) != row["arch"]:
         return UNVERIFIED, f"no parity record; {_RECORD_IT}"
-    if found["forward_version"] != FORWARD_VERSION:
-        return UNVERIFIED, f"recorded for forward pass {found['forward_version']}, this is {FORWARD_VERSION}"
-    if found["arch_hash"] != subject.digest:
+    if entry["forward_version"] != FORWARD_VERSION:
+        return UNVERIFIED, f"recorded for forward pass {entry['forward_version']}, this is {FORWARD_VERSION}"
+    if entry["arch_hash"] != subject.digest:
         return UNVERIFIED, f"its record or its rows have changed since; {_RECORD_IT}"
-    if found["full_size"] != "equal":
-        return UNVERIFIED, found["full_size"]
-    if not found["narrow"]["passed"]:
-        return SHAPES, found["narrow"]["problem"]
+    if entry["full_size"] != "equal":
+        return UNVERIFIED, entry["full_size"]
+    if not entry["narrow"]["passed"]:
+        return SHAPES, entry["narrow"]["problem"]
     return VERIFIED, ""
 
 

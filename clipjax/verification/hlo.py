@@ -39,8 +39,8 @@ class Instruction:
     @property
     def collective(self) -> str | None:
         """The kind, such as "all-gather"; an asynchronous one counts at its start."""
-        found = _COLLECTIVE.fullmatch(self.opcode)
-        return found and found[1]
+        match = _COLLECTIVE.fullmatch(self.opcode)
+        return match and match[1]
 
 
 @dataclass
@@ -124,19 +124,19 @@ class CompiledProgram:
 
 
 def _instruction(rest: str) -> Instruction:
-    found = _OPCODE.match(rest)
-    if found is None:  # e.g. a constant whose value has brackets, or a tuple parameter
+    match = _OPCODE.match(rest)
+    if match is None:  # e.g. a constant whose value has brackets, or a tuple parameter
         return Instruction("", (), (), rest)
-    shape = _SHAPE.match(found["type"])
+    shape = _SHAPE.match(match["type"])
     sizes = tuple(map(int, filter(None, shape["sizes"].split(",")))) if shape else ()
-    inside = found["operands"]
+    inside = match["operands"]
     operands = tuple(re.findall(r"%([\w.-]+)", inside))
-    return Instruction(found["opcode"], sizes, operands, found["attributes"], inside)
+    return Instruction(match["opcode"], sizes, operands, match["attributes"], inside)
 
 
 def _dot_flops(computation: Computation, dot: Instruction) -> int:
-    found = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", dot.attributes)
-    axes = [int(axis) for axis in found[1].split(",") if axis] if found else []
+    match = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", dot.attributes)
+    axes = [int(axis) for axis in match[1].split(",") if axis] if match else []
     left = computation.shape(dot.operands[0])
     return 2 * math.prod(dot.shape) * math.prod(left[axis] for axis in axes)
 
@@ -174,5 +174,5 @@ def _convolution_flops(computation: Computation, convolution: Instruction) -> in
 
 
 def _inside(attributes: str, name: str) -> str:
-    found = re.search(rf"\b{name}=\{{([^}}]*)\}}", attributes)
-    return found[1] if found else ""
+    match = re.search(rf"\b{name}=\{{([^}}]*)\}}", attributes)
+    return match[1] if match else ""

@@ -132,13 +132,13 @@ def library_versions() -> dict[str, str]:
         ClipjaxError: one of the reference libraries is not installed.
     """
     try:
-        found = {name: importlib.metadata.version(name) for name in _PACKAGES}
+        versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     except importlib.metadata.PackageNotFoundError as error:
         raise ClipjaxError(
             f"the parity record needs the reference libraries, and {error.name} is not installed: "
             "pip install 'clipjax[reference]'"
         ) from None
-    return {name.removesuffix("_torch"): version for name, version in found.items()}
+    return {name.removesuffix("_torch"): version for name, version in versions.items()}
 
 
 def up_to_date(record: Mapping[str, Any], subject: Subject) -> bool:
@@ -278,14 +278,14 @@ def _narrow_model(subject: Subject, checkpoint: Path) -> Model:
 def judged(report: Report) -> dict[str, Any]:
     errors = {s.name: s.error / s.tolerance for s in report.stages if s.error is not None}
     worst = max(errors, key=errors.__getitem__, default=None)
-    found = {stage.name: stage.error for stage in report.stages}
+    error_of = {stage.name: stage.error for stage in report.stages}
     problem = report.problem
     if problem is None and not report.passed:
         problem = f"narrow numbers differ first at {report.first_difference}"
-    worst_stage = None if worst is None else [worst, found[worst]]
+    worst_stage = None if worst is None else [worst, error_of[worst]]
     return {"passed": report.passed, "problem": problem, "worst_stage": worst_stage, **_errors(report)}
 
 
 def _errors(report: Report | None) -> dict[str, float | None]:
-    found = {stage.name: stage.error for stage in report.stages} if report else {}
-    return {name: found.get(name) for name in _RESULTS}
+    error_of = {stage.name: stage.error for stage in report.stages} if report else {}
+    return {name: error_of.get(name) for name in _RESULTS}

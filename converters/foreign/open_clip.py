@@ -178,12 +178,12 @@ def _tower(model: Mapping[str, Any], kind: Kind, where: str) -> dict[str, Any]:
     given = get(model, section, f"{where}: model_cfg", "object")
     known = {**_SIZES[kind], **_KIND[kind], **{k: v for under in _UNDER.values() for k, v in under.items()}}
     refuse_unknown(given, {*known, *_WITHOUT_EFFECT}, f"{where}: {section}")
-    found = _meaning(model, kind, f"{where}: {section}")
+    meaning = _meaning(model, kind, f"{where}: {section}")
     for name, config in known_configs().items():
-        if _meaning(config, kind) == found:
+        if _meaning(config, kind) == meaning:
             return arch_to_dict(load_arch(name))[kind]
-    if all(found.get(key) == value for key, value in _KIND[kind].items()):
-        return (_vision if kind == "vision" else _text)(found, f"{where}: {section}")
+    if all(meaning.get(key) == value for key, value in _KIND[kind].items()):
+        return (_vision if kind == "vision" else _text)(meaning, f"{where}: {section}")
     raise _unknown(model, kind, f"{where}: {section}")
 
 
@@ -194,16 +194,16 @@ def _meaning(model: Mapping[str, Any], kind: Kind, where: str = "") -> dict[str,
     fields = {foreign: None} if foreign else {**_SIZES[kind], **_KIND[kind]}
     for switch, under in _UNDER.items():
         fields |= under if given.get(switch) else {}
-    found = {key: given.get(key, default) for key, default in fields.items()}
-    if kind == "vision" and isinstance(found.get("layers"), list):
-        del found["patch_size"]  # a ResNet
-    for key in found.keys() & {"image_size", "patch_size"}:
-        found[key] = square(found, key, where)
-    for key in found.keys() & {"timm_proj", "norm_kwargs"}:
-        found[key] = found[key] or None  # "", {} and null mean the same
+    meaning = {key: given.get(key, default) for key, default in fields.items()}
+    if kind == "vision" and isinstance(meaning.get("layers"), list):
+        del meaning["patch_size"]  # a ResNet
+    for key in meaning.keys() & {"image_size", "patch_size"}:
+        meaning[key] = square(meaning, key, where)
+    for key in meaning.keys() & {"timm_proj", "norm_kwargs"}:
+        meaning[key] = meaning[key] or None  # "", {} and null mean the same
     if not foreign:
-        found["quick_gelu"] = model.get("quick_gelu", False)
-    return {**found, "embed_dim": model["embed_dim"]}
+        meaning["quick_gelu"] = model.get("quick_gelu", False)
+    return {**meaning, "embed_dim": model["embed_dim"]}
 
 
 def _unknown(model: Mapping[str, Any], kind: Kind, where: str) -> DataError:

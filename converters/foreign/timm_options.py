@@ -147,13 +147,13 @@ class Options:
 @functools.cache
 def _families() -> dict[str, tuple[str, ModuleType]]:
     """{timm's class: (our family, its module)}."""
-    found = {}
+    by_class = {}
     for module in pkgutil.iter_modules(timm_families.__path__):
         if module.name not in families():
             continue
         family = importlib.import_module(f"{timm_families.__name__}.{module.name}")
-        found |= dict.fromkeys(family.CLASSES, (module.name, family))
-    return found
+        by_class |= dict.fromkeys(family.CLASSES, (module.name, family))
+    return by_class
 
 
 @functools.cache
@@ -216,7 +216,7 @@ def tower(name: str, args: Mapping[str, Any], size: int, where: str) -> dict[str
     for option in ("num_classes", "in_chans", "img_size"):  # the file's own fields state these
         values.pop(option, None)
     family, module = _families()[timm_class]
-    found = Options(values, name, timm_class, family, size, where)
-    vision = module.tower(found)
-    found.finish()
+    options = Options(values, name, timm_class, family, size, where)
+    vision = module.tower(options)
+    options.finish()
     return {"family": family, **vision}

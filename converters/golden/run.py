@@ -41,7 +41,7 @@ def run(model: Any, images: np.ndarray, ids: np.ndarray | None = None) -> dict[s
     else:
         named["text"] = tower_of(texts[0]).stages(texts[0], torch.from_numpy(ids).long())
         results = clip_results(model, *(features_of(stages) for stages in named.values()))
-    stages = {f"{tower}.{name}": x for tower, found in named.items() for name, x in found.items()}
+    stages = {f"{tower}.{name}": x for tower, tensors in named.items() for name, x in tensors.items()}
     return {name: x.contiguous().numpy() for name, x in (stages | results).items()}
 
 

@@ -54,14 +54,16 @@ def architectures() -> dict[str, Any]:
                 try:
                     model_entrypoint(name)()
                 except _BuiltError as built:
-                    found, options = built.model_class, built.options
+                    model_class, options = built.model_class, built.options
                 else:
                     raise AssertionError(f"timm's {name} calls no build_model_with_cfg of {module}")
-                classes[found.__name__] = {key: plain(value) for key, value in defaults(found).items()}
+                classes[model_class.__name__] = {
+                    key: plain(value) for key, value in defaults(model_class).items()
+                }
                 record = {key: plain(value) for key, value in options.items()}
                 if isinstance(record.get("block_args"), list):
                     record["block_args"] = [_repeated(stage) for stage in record["block_args"]]
-                archs[name] = [found.__name__, record, default_tag(name)]
+                archs[name] = [model_class.__name__, record, default_tag(name)]
     return {"classes": classes, "archs": archs}
 
 
@@ -73,14 +75,14 @@ def default_tag(name: str) -> str:
 
 def defaults(model_class: type) -> dict[str, Any]:
     """The defaults of a class's arguments, and of its base's where it passes arguments on."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for base in model_class.__mro__[:-1]:
         parameters = inspect.signature(base.__init__).parameters.values()
         named = [p for p in parameters if p.default is not p.empty]
-        found = {p.name: p.default for p in named} | found
+        values = {p.name: p.default for p in named} | values
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
-    return {name: value for name, value in found.items() if name not in ("device", "dtype")}
+    return {name: value for name, value in values.items() if name not in ("device", "dtype")}
 
 
 def plain(value: Any) -> Any:
@@ -101,21 +103,21 @@ def plain(value: Any) -> Any:
 
 
 def _repeated(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+    groups: list[dict[str, Any]] = []
     for block in blocks:
         block = {name: value for name, value in block.items() if value is not None}
-        if found and {**found[-1], "repeat": 1} == {"repeat": 1, **block}:
-            found[-1]["repeat"] += 1
+        if groups and {**groups[-1], "repeat": 1} == {"repeat": 1, **block}:
+            groups[-1]["repeat"] += 1
         else:
-            found.append({"repeat": 1, **block})
-    return found
+            groups.append({"repeat": 1, **block})
+    return groups
 
 
 def text() -> str:
     """The file's text, one architecture per line."""
-    found = architectures()
+    record = architectures()
     parts = [f'"timm": {json.dumps(timm.__version__)}']
-    for part, entries in found.items():
+    for part, entries in record.items():
         lines = [f" {json.dumps(name)}: {json.dumps(entry)}" for name, entry in sorted(entries.items())]
         parts.append(f'"{part}": {{\n' + ",\n".join(lines) + "\n}")
     return "{\n" + ",\n".join(parts) + "\n}\n"

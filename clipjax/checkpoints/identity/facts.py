@@ -63,15 +63,15 @@ def fact_table(pairs: Sequence[str] | None, file: str | Path | None) -> dict[str
     """
     if not pairs and file is None:
         return None
-    found = {} if file is None else check_facts(read_toml(Path(file)), f"{file}")
+    facts = {} if file is None else check_facts(read_toml(Path(file)), f"{file}")
     for pair in pairs or ():
         name, equals, text = pair.partition("=")
         if not equals:
             raise UsageError(f"--fact {pair}: write KEY=VALUE, as train_source=LAION-2B")
-        if name in found:
+        if name in facts:
             raise UsageError(f"--fact {pair}: {name} is stated twice, leave one of them out")
-        found |= check_facts({name: _number(text) if _STATABLE.get(name) is float else text}, "--fact")
-    return found
+        facts |= check_facts({name: _number(text) if _STATABLE.get(name) is float else text}, "--fact")
+    return facts
 
 
 def check_facts(facts: Mapping[str, Any], where: str = "facts") -> dict[str, Any]:

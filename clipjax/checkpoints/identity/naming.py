@@ -67,7 +67,7 @@ class Stated:
 NOTHING = Stated()
 
 
-def identified(card: Card, found: Resolved, stated: Stated, fallback: str) -> Card:
+def identified(card: Card, resolved: Resolved, stated: Stated, fallback: str) -> Card:
     """The card of foreign weights, with their own name and facts.
 
     Args:
@@ -79,7 +79,7 @@ def identified(card: Card, found: Resolved, stated: Stated, fallback: str) -> Ca
         DataError: the file in the row's own repository has changed.
     """
     row = card.facts_of if card.facts_origin == REGISTRY else None
-    known = row is not None and _is_own(row, card, found)
+    known = row is not None and _is_own(row, card, resolved)
     if row is not None and not known:
         card = _without_facts(card, row)
     if not known and card.id in taken_names():
@@ -144,7 +144,7 @@ def taken_names() -> frozenset[str]:
     return frozenset(model_ids()) | {row["model"] for row in published}
 
 
-def _is_own(row: str, card: Card, found: Resolved) -> bool:
+def _is_own(row: str, card: Card, resolved: Resolved) -> bool:
     """Whether files are a row's: from its hub repository and unchanged, or by their SHA-256.
 
     Raises:
@@ -152,9 +152,9 @@ def _is_own(row: str, card: Card, found: Resolved) -> bool:
     """
     assert card.weights is not None
     weights, record = card.weights, registry()[row]
-    file = found.file or weights.files[0].name
-    if found.repo and found.repo == record["hub_repo"] and file == (record["hub_file"] or file):
-        check_download(row, file, found.revision, weights.sha256)
+    file = resolved.file or weights.files[0].name
+    if resolved.repo and resolved.repo == record["hub_repo"] and file == (record["hub_file"] or file):
+        check_download(row, file, resolved.revision, weights.sha256)
         return True
     return is_known(row, lambda: weights.sha256)
 

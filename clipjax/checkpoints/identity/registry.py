@@ -53,12 +53,12 @@ class Subject:
 
 @functools.cache
 def subjects() -> tuple[Subject, ...]:
-    found: dict[str, Subject] = {}
+    by_arch: dict[str, Subject] = {}
     for row in registry().values():
         name = f"{row['library_arch']}.{row['tag']}" if row["library"] == "timm" else row["library_arch"]
-        first = found.get(row["arch"]) or Subject(row["arch"], row["library"], {})
-        found[row["arch"]] = dataclasses.replace(first, rows={**first.rows, row["id"]: name})
-    return tuple(found.values())
+        first = by_arch.get(row["arch"]) or Subject(row["arch"], row["library"], {})
+        by_arch[row["arch"]] = dataclasses.replace(first, rows={**first.rows, row["id"]: name})
+    return tuple(by_arch.values())
 
 
 def groups() -> list[str]:

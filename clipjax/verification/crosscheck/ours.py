@@ -77,10 +77,10 @@ def _images(subject: Subject, folder: Path, batch: int) -> tuple[np.ndarray, np.
         for name, kind in (("pixels", np.uint8), ("tensor", np.float32))
     )
     with batches(part.manifest, part.pixels, batch_size=batch) as source:
-        for found in source:
-            rows = found["row"][found["row"] >= 0]
-            pixels[rows] = found["pixels"][: len(rows)]
-            normal = normalize(found["pixels"], card.preprocess.mean, card.preprocess.std)
+        for block in source:
+            rows = block["row"][block["row"] >= 0]
+            pixels[rows] = block["pixels"][: len(rows)]
+            normal = normalize(block["pixels"], card.preprocess.mean, card.preprocess.std)
             tensor[rows] = np.asarray(normal)[: len(rows)]
     return pixels, tensor
 

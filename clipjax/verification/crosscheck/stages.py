@@ -80,7 +80,7 @@ class Flip:
 def compare(subject: Subject, ours: Side, theirs: Side) -> tuple[tuple[Stage, ...], tuple[Flip, ...]]:
     """Every stage in the order of computation, and the images that changed class."""
     images = subject.part.manifest.ids
-    found = [
+    stages = [
         _each("decoded", "images", images, _unequal(ours.decoded, theirs.decoded)),
         _rows("pixels", "images", images, (ours.pixels, theirs.pixels), grey_levels),
         _rows("tensor", "images", images, (ours.tensor, theirs.tensor), last_places, 1),
@@ -88,18 +88,18 @@ def compare(subject: Subject, ours: Side, theirs: Side) -> tuple[tuple[Stage, ..
     ]
     kind = EMBEDDING if embeds_at_unit_norm(subject.model.card) else FEATURES
     title = "image embeddings" if kind == EMBEDDING else "features"
-    found.append(_numbers(title, "images", images, kind, ours.features, theirs.features))
+    stages.append(_numbers(title, "images", images, kind, ours.features, theirs.features))
     if subject.prompts is not None:
         assert subject.head_space is not None
         classes = subject.head_space.ids
-        found.append(_numbers("head", "classes", classes, EMBEDDING, ours.head, theirs.head))
-    found.append(_numbers("logits", "images", images, LOGITS, ours.logits, theirs.logits))
+        stages.append(_numbers("head", "classes", classes, EMBEDDING, ours.head, theirs.head))
+    stages.append(_numbers("logits", "images", images, LOGITS, ours.logits, theirs.logits))
     flips = find_flips(subject, ours, theirs)
-    found.append(_top1(images, flips, theirs.scores))
+    stages.append(_top1(images, flips, theirs.scores))
     if ours.top1 is not None and theirs.top1 is not None:
         ties = sum(flip.tie for flip in flips)
-        found.append(metric_stage(subject.part.name, len(images), (ours.top1, theirs.top1), ties))
-    return tuple(found), flips
+        stages.append(metric_stage(subject.part.name, len(images), (ours.top1, theirs.top1), ties))
+    return tuple(stages), flips
 
 
 def find_flips(subject: Subject, ours: Side, theirs: Side) -> tuple[Flip, ...]:

@@ -55,10 +55,10 @@ def tower(options: Options) -> dict[str, Any]:
     width = in_dim = stem if fixed else rounded(stem)
     stages, activations = [], [activation]
     for stage in blocks:
-        found, own = _stage(o, stage, in_dim, activation, rounded, squeeze)
-        stages.append(found)
+        record, own = _stage(o, stage, in_dim, activation, rounded, squeeze)
+        stages.append(record)
         activations.append(own)
-        in_dim = found["width"]
+        in_dim = record["width"]
     activations.append(activation)
     return {
         "image_size": o.image_size,

@@ -25,9 +25,9 @@ def timm_sizes(record: dict[str, Any]) -> dict[str, Any]:
 def stages(model: Any, images: Tensor) -> dict[str, Tensor]:
     modules = {"patch_embed": model.patch_embed.proj, **numbered("blocks", model.blocks)}
     modules["pooled"] = model.fc_norm
-    with recording(modules, inputs_of={"embed": model.blocks[0]}) as found:
+    with recording(modules, inputs_of={"embed": model.blocks[0]}) as tensors:
         model(images)
-    return found
+    return tensors
 
 
 def condition(model: Any, seed: int) -> None:

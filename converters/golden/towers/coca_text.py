@@ -19,9 +19,9 @@ def stages(model: Any, ids: Tensor) -> dict[str, Tensor]:
     blocks = model.transformer.resblocks
     with recording(
         {**numbered("blocks", blocks), "pooled": model.ln_final}, inputs_of={"embed": blocks[0]}
-    ) as found:
+    ) as tensors:
         output = model(ids)
-    return {**found, "projected": output[0] if model.output_tokens else output}
+    return {**tensors, "projected": output[0] if model.output_tokens else output}
 
 
 def condition(model: Any, seed: int) -> None:

@@ -28,9 +28,9 @@ def stages(model: Any, images: Tensor) -> dict[str, Tensor]:
     modules = {"stem": trunk.stem, **blocks, "pooled": trunk.head.flatten}
     if projects(model):
         modules["projected"] = model.head if isinstance(model, TimmModel) else trunk.head.pre_logits
-    with recording(modules) as found:
+    with recording(modules) as tensors:
         model(images)
-    return found
+    return tensors
 
 
 def trunk_of(model: Any) -> Any:

@@ -28,9 +28,9 @@ def stages(model: Any, images: Tensor) -> dict[str, Tensor]:
         if i < 4:
             modules[f"transition{i}"] = getattr(features, f"transition{i}")
     modules["norm5"] = features.norm5
-    with recording(modules, inputs_of={"pooled": model.classifier}) as found:
+    with recording(modules, inputs_of={"pooled": model.classifier}) as tensors:
         model(images)
-    return found
+    return tensors
 
 
 def condition(model: Any, seed: int) -> None:

@@ -27,9 +27,9 @@ def timm_sizes(record: dict[str, Any]) -> dict[str, Any]:
 def stages(visual: Any, images: Tensor) -> dict[str, Tensor]:
     trunk = visual.trunk
     modules = {"patch_embed": trunk.patch_embed.proj, **numbered("blocks", trunk.blocks)}
-    with recording(modules, inputs_of={"embed": trunk.blocks[0], "pooled": trunk.head}) as found:
+    with recording(modules, inputs_of={"embed": trunk.blocks[0], "pooled": trunk.head}) as tensors:
         features = visual(images)
-    return {**found, "projected": features}
+    return {**tensors, "projected": features}
 
 
 def condition(visual: Any, seed: int) -> None:

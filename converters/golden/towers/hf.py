@@ -30,21 +30,21 @@ def image_stages(tower: ImageTower, images: Tensor) -> dict[str, Tensor]:
     modules = {"patch_embed": vision.embeddings.patch_embedding, **numbered("blocks", blocks)}
     if clip:  # the class token only
         modules["pooled"] = vision.post_layernorm
-    with recording(modules, inputs_of={"embed": blocks[0]}) as found:
+    with recording(modules, inputs_of={"embed": blocks[0]}) as tensors:
         features = tower.model.get_image_features(images).pooler_output
-    return {**found, "projected": features} if clip else {**found, "pooled": features}
+    return {**tensors, "projected": features} if clip else {**tensors, "pooled": features}
 
 
 def text_stages(tower: TextTower, ids: Tensor) -> dict[str, Tensor]:
     text = tower.model.text_model
     blocks = text.encoder.layers
-    with recording(numbered("blocks", blocks), inputs_of={"embed": blocks[0]}) as found:
+    with recording(numbered("blocks", blocks), inputs_of={"embed": blocks[0]}) as tensors:
         output = text(input_ids=ids)
     if is_clip(tower.model):
         pooled, features = output.pooler_output, tower.model.text_projection(output.pooler_output)
     else:
         pooled, features = output.last_hidden_state[:, -1], output.pooler_output
-    return {**found, "pooled": pooled, "projected": features}
+    return {**tensors, "pooled": pooled, "projected": features}
 
 
 def is_clip(model: Any) -> bool:

@@ -45,9 +45,9 @@ def stages(model: Any, images: Tensor) -> dict[str, Tensor]:
     pooled = {"pooled": model.global_pool}
     # MobileNetV3 pools before its last convolution, and keeps sides of 1 until after it.
     ends = pooled | {"hidden": model.flatten} if is_v3(model) else {"head": model.bn2} | pooled
-    with recording({"stem": model.bn1, **blocks, **ends}) as found:
+    with recording({"stem": model.bn1, **blocks, **ends}) as tensors:
         model(images)
-    return found | {"pooled": found["pooled"].flatten(1)}
+    return tensors | {"pooled": tensors["pooled"].flatten(1)}
 
 
 def is_v3(module: nn.Module) -> bool:

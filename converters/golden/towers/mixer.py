@@ -29,9 +29,9 @@ def timm_model(name: str, record: dict[str, Any], num_classes: int) -> nn.Module
 
 def stages(model: Any, images: Tensor) -> dict[str, Tensor]:
     modules = {"patch_embed": model.stem.proj, **numbered("blocks", model.blocks)}
-    with recording(modules, inputs_of={"pooled": model.head}) as found:
+    with recording(modules, inputs_of={"pooled": model.head}) as tensors:
         model(images)
-    return found
+    return tensors
 
 
 def condition(model: Any, seed: int) -> None:

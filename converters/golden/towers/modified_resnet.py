@@ -21,9 +21,9 @@ def stages(visual: Any, images: Tensor) -> dict[str, Tensor]:
     blocks = {
         name: block for layer in layers for name, block in numbered(layer, getattr(visual, layer)).items()
     }
-    with recording({"stem": visual.avgpool, **blocks}) as found:
+    with recording({"stem": visual.avgpool, **blocks}) as tensors:
         features = visual(images)
-    return {**found, "projected": features}
+    return {**tensors, "projected": features}
 
 
 def condition(visual: Any, seed: int) -> None:

@@ -49,9 +49,9 @@ def blocks_of(model: Any) -> dict[str, Any]:
 
 
 def stages(model: Any, images: Tensor) -> dict[str, Tensor]:
-    with recording({"stem": model.maxpool, **blocks_of(model), "pooled": model.global_pool}) as found:
+    with recording({"stem": model.maxpool, **blocks_of(model), "pooled": model.global_pool}) as tensors:
         model(images)
-    return found
+    return tensors
 
 
 def condition(model: Any, seed: int) -> None:

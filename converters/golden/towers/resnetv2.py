@@ -27,9 +27,9 @@ def stages(model: Any, images: Tensor) -> dict[str, Tensor]:
     for i, stage in enumerate(model.stages):
         modules |= numbered(f"stages.{i}", stage.blocks)
     modules |= {"head": model.norm, "pooled": model.head.global_pool}
-    with recording(modules) as found:
+    with recording(modules) as tensors:
         model(images)
-    return found | {"pooled": found["pooled"].flatten(1)}
+    return tensors | {"pooled": tensors["pooled"].flatten(1)}
 
 
 def condition(model: Any, seed: int) -> None:

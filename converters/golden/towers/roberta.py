@@ -50,9 +50,9 @@ def open_clip_sizes(record: dict[str, Any]) -> dict[str, Any]:
 def stages(model: Any, ids: Tensor) -> dict[str, Tensor]:
     encoder = model.transformer
     modules = {"embed": encoder.embeddings, **numbered("blocks", encoder.encoder.layer)}
-    with recording({**modules, "pooled": model.pooler}) as found:
+    with recording({**modules, "pooled": model.pooler}) as tensors:
         features = model(ids)
-    return {**found, "projected": features}
+    return {**tensors, "projected": features}
 
 
 def condition(model: Any, seed: int) -> None:

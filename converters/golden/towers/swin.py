@@ -26,9 +26,9 @@ def stages(model: Any, images: Tensor) -> dict[str, Tensor]:
     modules = {"stem": model.patch_embed}
     for i, stage in enumerate(model.layers):
         modules |= numbered(f"layers.{i}", stage.blocks)
-    with recording(modules | {"pooled": model.head.global_pool}, turn=torch.clone) as found:
+    with recording(modules | {"pooled": model.head.global_pool}, turn=torch.clone) as tensors:
         model(images)
-    return found
+    return tensors
 
 
 def condition(model: Any, seed: int) -> None:

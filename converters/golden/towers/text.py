@@ -22,12 +22,12 @@ def stages(model: Any, ids: Tensor) -> dict[str, Tensor]:
     blocks = model.transformer.resblocks
     whole = isinstance(model, CLIP)
     forward, prefix = (model.encode_text, "text_") if whole else (model, "")
-    with recording(numbered("blocks", blocks), inputs_of={"embed": blocks[0]}) as found:
+    with recording(numbered("blocks", blocks), inputs_of={"embed": blocks[0]}) as tensors:
         features = forward(ids)
-    tokens = model.ln_final(found[f"blocks.{len(blocks) - 1}"])
+    tokens = model.ln_final(tensors[f"blocks.{len(blocks) - 1}"])
     kind, end = getattr(model, f"{prefix}pool_type"), getattr(model, f"{prefix}eos_id", None)
     pooled = text_global_pool(tokens, ids, kind, eos_token_id=end)
-    return {**found, "pooled": pooled, "projected": features}
+    return {**tensors, "pooled": pooled, "projected": features}
 
 
 def condition(model: Any, seed: int) -> None:

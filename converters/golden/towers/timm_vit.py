@@ -37,11 +37,11 @@ def stages(model: Any, images: Tensor) -> dict[str, Tensor]:
     distilled = isinstance(trunk, VisionTransformerDistilled)
     if distilled:
         inputs_of["distilled"] = trunk.head_dist
-    with recording(modules, inputs_of=inputs_of) as found:
+    with recording(modules, inputs_of=inputs_of) as tensors:
         model(images)
     if distilled:  # what the two heads read, not the mean of it that timm calls features
-        found["pooled"] = torch.cat([found["pooled"], found.pop("distilled")], dim=-1)
-    return found
+        tensors["pooled"] = torch.cat([tensors["pooled"], tensors.pop("distilled")], dim=-1)
+    return tensors
 
 
 def condition(model: Any, seed: int) -> None:

@@ -25,9 +25,9 @@ def timm_model(name: str, record: dict[str, Any], num_classes: int) -> nn.Module
 def stages(model: Any, images: Tensor) -> dict[str, Tensor]:
     relus = {f"features.{n}": layer for n, layer in enumerate(model.features) if isinstance(layer, nn.ReLU)}
     head = {"fc1": model.pre_logits.act1, "fc2": model.pre_logits.act2, "pooled": model.head.global_pool}
-    with recording({**relus, **head}) as found:
+    with recording({**relus, **head}) as tensors:
         model(images)
-    return found
+    return tensors
 
 
 def condition(model: Any, seed: int) -> None:

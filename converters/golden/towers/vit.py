@@ -26,11 +26,11 @@ def open_clip_sizes(record: dict[str, Any]) -> dict[str, Any]:
 def stages(visual: Any, images: Tensor) -> dict[str, Tensor]:
     blocks = visual.transformer.resblocks
     modules = {"patch_embed": visual.conv1, **numbered("blocks", blocks)}
-    with recording(modules, inputs_of={"embed": blocks[0]}) as found:
+    with recording(modules, inputs_of={"embed": blocks[0]}) as tensors:
         features = visual(images)
     features = features[0] if visual.output_tokens else features
-    pooled, _ = visual._pool(found[f"blocks.{len(blocks) - 1}"])
-    return {**found, "pooled": pooled, "projected": features}
+    pooled, _ = visual._pool(tensors[f"blocks.{len(blocks) - 1}"])
+    return {**tensors, "pooled": pooled, "projected": features}
 
 
 def condition(visual: Any, seed: int) -> None:
