@@ -77,11 +77,11 @@ def _small(
 ) -> dict[PixelRecipe, dict[str, Part]]:
     asked = compute.per_device_batch
     batch = asked if isinstance(asked, int) else IMAGE_BATCH
-    found: dict[PixelRecipe, dict[str, Part]] = {}
+    by_recipe: dict[PixelRecipe, dict[str, Part]] = {}
     for part in _parts(model, runs):
         if len(part.manifest) < SMALL * jax.device_count() * batch:
-            found.setdefault(part.pixels, {}).setdefault(part.name, part)
-    small = {recipe: parts for recipe, parts in found.items() if len(parts) > 1}
+            by_recipe.setdefault(part.pixels, {}).setdefault(part.name, part)
+    small = {recipe: parts for recipe, parts in by_recipe.items() if len(parts) > 1}
     for part in itertools.chain.from_iterable(parts.values() for parts in small.values()):
         hash_images(part.manifest, compute.progress)
     return small
@@ -107,6 +107,6 @@ def _embed(
 ) -> None:
     manifests = [part.manifest for part in parts.values()]
     for precision in precisions:
-        found = embed_many(model, manifests, compute, precision=precision, recipe=recipe)
-        for name, each in zip(parts, found):
+        sets = embed_many(model, manifests, compute, precision=precision, recipe=recipe)
+        for name, each in zip(parts, sets):
             done[name] = each.stats.plus(done[name]) if name in done else each.stats

@@ -254,12 +254,12 @@ def _embed_ahead(
 
 
 def distinct(jobs: Iterable[Job], own_head: bool) -> list[Job]:
-    found: dict[tuple[str, str, str | None], Job] = {}
+    unique: dict[tuple[str, str, str | None], Job] = {}
     for job in jobs:
         if own_head and "head" in find_task(job.task).needs:
             job = replace(job, prompts=None)
-        found.setdefault((job.task, job.data.card.name, job.prompts and job.prompts.digest), job)
-    return list(found.values())
+        unique.setdefault((job.task, job.data.card.name, job.prompts and job.prompts.digest), job)
+    return list(unique.values())
 
 
 def _prompt_sets(names: Sequence[str | Path]) -> list[PromptSet | None]:
@@ -268,8 +268,8 @@ def _prompt_sets(names: Sequence[str | Path]) -> list[PromptSet | None]:
 
 
 def _id_of(base: Path, card: DatasetCard, folders: Mapping[str, Path]) -> Located:
-    found = id_card(card)
-    return Located(found, folders.get(found.name, data_folder(base, found)))
+    id_set = id_card(card)
+    return Located(id_set, folders.get(id_set.name, data_folder(base, id_set)))
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Compare two models on the same images: which is better, by how much, and could it be chance?
 
-    for found in compare_runs("vit_b_32-openai", "vit_b_16-openai", "results"):
-        print(found.metric, found.difference, found.interval, found.p_holm)
+    for comparison in compare_runs("vit_b_32-openai", "vit_b_16-openai", "results"):
+        print(comparison.metric, comparison.difference, comparison.interval, comparison.p_holm)
 
 Images are joined by id (a paired comparison), so those that are hard for both models do not blur the
 difference. Proportions: McNemar's exact test, and an interval of the difference (MOVER). Other numbers: a
@@ -135,9 +135,9 @@ def compare_runs(
     pairs = [_compare(*_aligned(_load(*a), _load(*b)), resamples, seed) for a, b in addresses]
     pairs[0].left_out.update(unlike)
     _check_metrics(metrics, pairs)
-    found = [(each, pair) for pair in pairs for each in pair.found if not metrics or each.metric in metrics]
-    corrected = holm([each.p_value for each, _ in found])
-    return [_comparison(each, float(p), pair) for (each, pair), p in zip(found, corrected)]
+    chosen = [(each, pair) for pair in pairs for each in pair.found if not metrics or each.metric in metrics]
+    corrected = holm([each.p_value for each, _ in chosen])
+    return [_comparison(each, float(p), pair) for (each, pair), p in zip(chosen, corrected)]
 
 
 def _check_metrics(metrics: Sequence[str], pairs: list[_Pair]) -> None:
@@ -150,18 +150,18 @@ def _check_metrics(metrics: Sequence[str], pairs: list[_Pair]) -> None:
             raise unknown_name("metric", name, sorted(known))
 
 
-def _comparison(found: _Found, p_holm: float, pair: _Pair) -> Comparison:
+def _comparison(numbers: _Found, p_holm: float, pair: _Pair) -> Comparison:
     a, b = pair.runs
     return Comparison(
         task=a.row["task"],
         dataset=a.row["dataset"],
-        difference=found.second - found.first,
+        difference=numbers.second - numbers.first,
         p_holm=p_holm,
         runs=(a.row["run_id"], b.row["run_id"]),
         models=(a.row["model"], b.row["model"]),
         differs=_differs(pair),
         left_out=pair.left_out,
-        **found._asdict(),
+        **numbers._asdict(),
     )
 
 
@@ -260,36 +260,36 @@ def _fill(pair: _Pair, about: About) -> None:
         _proportion(name, one.right[name], other.right[name]) for name in names if name in one.right
     )
     if drawn := {name: (values[0][name], values[1][name]) for name in names if name not in one.right}:
-        found, without = _resampled(pair.paired, drawn, n, about)
-        pair.found.extend(found)
+        resampled, without = _resampled(pair.paired, drawn, n, about)
+        pair.found.extend(resampled)
         pair.left_out.update(without)
 
 
 def _values(paired: Paired, n: int) -> dict[str, float]:
-    found = {name: float(np.mean(right)) for name, right in paired.right.items()}
+    values = {name: float(np.mean(right)) for name, right in paired.right.items()}
     if paired.resampled is None:
-        return found
+        return values
     once = paired.resampled(np.ones((1, n), np.int64))
-    return found | {name: float(value[0]) for name, value in once.items()}
+    return values | {name: float(value[0]) for name, value in once.items()}
 
 
 def _left_out(pair: _Pair, values: list[dict[str, float]]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for run, own in zip(pair.runs, values):
         without = {
             metric_name(row["metric"], row["slice"]): row["note"] for row in run.rows if row["value"] is None
         }
         for name in values[0] | values[1]:
             if name in without:
-                found[name] = f"{run.row['run_id']} has no value ({without[name]})"
+                reasons[name] = f"{run.row['run_id']} has no value ({without[name]})"
             elif name not in own or np.isnan(own[name]):
-                found[name] = f"{run.row['run_id']} has no value"
+                reasons[name] = f"{run.row['run_id']} has no value"
     one, other = (paired.over for paired in pair.paired)
     for name in one:
         if name in other and not np.array_equal(one[name], other[name]):
-            found[name] = "the runs have it over other images"
+            reasons[name] = "the runs have it over other images"
     shared = [name for name in _of_other_annotations(pair) if name in values[0] | values[1]]
-    return found | dict.fromkeys(shared, "the runs have other annotations")
+    return reasons | dict.fromkeys(shared, "the runs have other annotations")
 
 
 def _proportion(metric: str, first: np.ndarray, second: np.ndarray) -> _Found:
@@ -319,15 +319,15 @@ def _resampled(
         before, after = first(weights), second(weights)
         return {name: after[name] - before[name] for name in values}
 
-    found, left_out = [], {}
+    numbers, left_out = [], {}
     clustered, test = both[0].clusters is not None, f"paired_bootstrap_{about.resamples}"
     for name, drawn in bootstrap(difference, *samples).items():
         if without := int(np.isnan(drawn).sum()):
             left_out[name] = f"{without} of {len(drawn)} resamples have no value"
             continue
         interval = percentile_interval(drawn, clustered=clustered) if differ(drawn) else None
-        found.append(_Found(name, *values[name], interval, _p_value(drawn), test, n))
-    return found, left_out
+        numbers.append(_Found(name, *values[name], interval, _p_value(drawn), test, n))
+    return numbers, left_out
 
 
 def _samples(paired: Paired, n: int, about: About) -> tuple[list[np.ndarray], list[Resampling]]:

@@ -218,7 +218,7 @@ def _preprocess(
         if array.shape != (3,) or not np.isfinite(array).all() or (what == "std" and (array <= 0).any()):
             raise UsageError(f"clipjax.wrap: {what} is {values!r}, should be three numbers, one a channel")
     red, green, blue = ((float(mean[i]), float(std[i])) for i in range(3))
-    found = Preprocess(
+    preprocess = Preprocess(
         image_size=image_size,
         resize_size=image_size if resize_size is None else resize_size,
         resize_mode=mode,
@@ -226,5 +226,5 @@ def _preprocess(
         mean=(red[0], green[0], blue[0]),
         std=(red[1], green[1], blue[1]),
     )
-    found.recipe()
-    return found
+    preprocess.recipe()
+    return preprocess

@@ -49,16 +49,16 @@ def run(
     Args:
         model: what `load_model` takes or returns, or a model made by `clipjax.wrap`.
     """
-    found = _checked(task, request, results)  # first: loading a model takes longer
+    definition = _checked(task, request, results)  # first: loading a model takes longer
     encoder = encoder_of(load_model(model) if isinstance(model, str | Path) else model)
     apart = compute.store is None
     given = on_all(lambda: load_asked(request), f"read the data of {task}", apart=apart)
-    if (reason := not_applicable(encoder, found)) is not None:
-        return refused(encoder, found, given.card.name, reason, results)
+    if (reason := not_applicable(encoder, definition)) is not None:
+        return refused(encoder, definition, given.card.name, reason, results)
     read = dataclasses.replace(request, dataset=given)
     what = f"{task} on {given.card.name}"
     subject = on_all(
-        lambda: _resolved(encoder, found, read, compute.progress), f"prepare {what}", apart=apart
+        lambda: _resolved(encoder, definition, read, compute.progress), f"prepare {what}", apart=apart
     )
     done = [
         on_all(
@@ -71,15 +71,15 @@ def run(
 
 def _checked(task: str, request: Request, results: str | Path | None) -> Task:
     """Find the task, and check that it can run and write. Raises UsageError, DataError."""
-    found = find_task(task)
+    definition = find_task(task)
     if results is not None:
         ResultStore(results).check_root(written=True)
-    if request.compare_precision and (request.precision != "parity" or not found.compares_precisions):
+    if request.compare_precision and (request.precision != "parity" or not definition.compares_precisions):
         tasks = " or ".join(precision_tasks())
         raise UsageError(
             f"compare_precision runs the task {tasks} in both profiles: leave precision (--precision) out"
         )
-    return found
+    return definition
 
 
 def hash_images(manifest: Manifest, progress: bool) -> None:

@@ -78,7 +78,7 @@ def pairs_of(
             what = [f"{name} is of {task} on {data}" for name, [(task, data)] in zip(names, (first, second))]
             raise DataError(f"{' and '.join(what)}: compare runs of one task on one data set")
         raise DataError(f"{results}: {names[0]} and {names[1]} have no task and data set in common")
-    found, unlike = [], {}
+    matches, unlike = [], {}
     for key in common:
         both = first[key], second[key]
         if not (named_first and named_second):
@@ -86,18 +86,18 @@ def pairs_of(
             pairs = _one(names, key, _matching(*both))
         else:
             pairs = [(both[0][0], both[1][0])]
-        found += pairs
+        matches += pairs
         if not pairs:
             unlike[f"{key[0]} on {key[1]}"] = _unlike(names, both, choice)
-    if not found:
+    if not matches:
         what, why = next(iter(unlike.items()))
         raise DataError(
             f"{names[0]} and {names[1]} have no runs made in the same way of {what}: {why}; evaluate both "
             "alike, or name two runs by their ids"
         )
-    if any(a.address == b.address for a, b in found):
+    if any(a.address == b.address for a, b in matches):
         raise UsageError(f"{names[0]} and {names[1]} are one run: name two")
-    return [(a.address, b.address) for a, b in found], unlike
+    return [(a.address, b.address) for a, b in matches], unlike
 
 
 def _runs_of(name: str, results: Path) -> tuple[dict[tuple[str, str], list[_Run]], bool]:
@@ -112,19 +112,19 @@ def _runs_of(name: str, results: Path) -> tuple[dict[tuple[str, str], list[_Run]
     if name in ids:
         return _by_key([_Run((store.root, name), store.run(name)[0])]), True
     runs = [(run_id, store.run(run_id)) for run_id in ids]
-    found = [_Run((store.root, run_id), rows[0]) for run_id, rows in runs if _counts(store, name, rows)]
-    if not found:
+    own = [_Run((store.root, run_id), rows[0]) for run_id, rows in runs if _counts(store, name, rows)]
+    if not own:
         if any(rows[0]["model"] == name for _, rows in runs):
             raise DataError(f"{name} has no measured run with a per-image table in {results}")
         raise unknown_name("run or model", name, sorted({rows[0]["model"] for _, rows in runs}))
-    return _by_key(reversed(found)), False
+    return _by_key(reversed(own)), False
 
 
 def _by_key(runs: Iterable[_Run]) -> dict[tuple[str, str], list[_Run]]:
-    found: dict[tuple[str, str], list[_Run]] = {}
+    groups: dict[tuple[str, str], list[_Run]] = {}
     for run in runs:
-        found.setdefault((run.row["task"], run.row["dataset"]), []).append(run)
-    return found
+        groups.setdefault((run.row["task"], run.row["dataset"]), []).append(run)
+    return groups
 
 
 def _counts(store: ResultStore, model: str, rows: list[Row]) -> bool:

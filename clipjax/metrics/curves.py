@@ -71,10 +71,10 @@ def average_precision(counts: Counts) -> Float64[np.ndarray, " B"]:
 
 def trapezoidal_precision(counts: Counts) -> Float64[np.ndarray, " B"]:
     """Area under straight lines between the points of the precision-recall curve, from (0, 1)."""
-    found = counts.tp - counts.gain
-    passed = found + counts.before
+    above = counts.tp - counts.gain
+    passed = above + counts.before
     start = passed == 0
-    previous = found / np.maximum(passed, 1, out=passed)
+    previous = above / np.maximum(passed, 1, out=passed)
     previous[start] = 1.0
     previous += counts.precision
     previous *= counts.gain

@@ -151,8 +151,8 @@ class BucketPath(epath.Path):
 
     def iterdir(self) -> Iterator[BucketPath]:
         """As a listing shows it: a new object may be missing."""
-        own, found = self.ask(lambda fs, name: (name, fs.ls(name, detail=True)))
-        for info in found:
+        own, infos = self.ask(lambda fs, name: (name, fs.ls(name, detail=True)))
+        for info in infos:
             name = info["name"].strip("/")
             if name != own.strip("/"):  # some list the folder itself
                 path = self / name.rsplit("/", 1)[-1]
@@ -163,10 +163,10 @@ class BucketPath(epath.Path):
         """As `Path.glob`, without `**`; parts without a wildcard are looked up by name."""
         first, _, rest = pattern.partition("/")
         if re.search(r"[*?\[]", first):
-            found = [path for path in _listing(self) if fnmatch.fnmatchcase(path.name, first)]
+            paths = [path for path in _listing(self) if fnmatch.fnmatchcase(path.name, first)]
         else:
-            found = [self / first]
-        for path in found:
+            paths = [self / first]
+        for path in paths:
             if rest:
                 yield from path.glob(rest)
             elif path.exists():

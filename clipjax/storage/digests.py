@@ -178,19 +178,19 @@ def sha256_parts(
             data = read(i)
             return sha256_bytes(data), len(data)
 
-        found = []
+        pairs = []
         with _threads(path) as pool:
             for value, size in pool.map(digest, range(len(names))):
-                found.append((value, size))
+                pairs.append((value, size))
                 if progress is not None:
                     progress(size)
-        return found
+        return pairs
 
-    found, version = read_still(path, digests_of)
-    for name, (value, _) in zip(names, found):
+    digests, version = read_still(path, digests_of)
+    for name, (value, _) in zip(names, digests):
         memory.add(name, version, value)
     memory.save()
-    return [value for value, _ in found]
+    return [value for value, _ in digests]
 
 
 class _Memory:
@@ -208,8 +208,8 @@ class _Memory:
             for start in range(0, len(paths), _ASKED):
                 asked = [str(path) for path in paths[start : start + _ASKED]]
                 marks = ", ".join("?" * len(asked))
-                found = table.execute(f"SELECT * FROM versions WHERE path IN ({marks})", asked)
-                self.known |= {path: tuple(row) for path, *row in found}
+                rows = table.execute(f"SELECT * FROM versions WHERE path IN ({marks})", asked)
+                self.known |= {path: tuple(row) for path, *row in rows}
 
     @contextlib.contextmanager
     def _table(self) -> Iterator[sqlite3.Connection]:
@@ -228,11 +228,11 @@ class _Memory:
             self.new.append((name, canonical_json(version), sha256))
 
     def digest(self, path: Path) -> tuple[str, int]:
-        found, version = read_still(
+        digest, version = read_still(
             path, lambda version: self.find(str(path), version) or sha256_file(path, version.size)
         )
-        self.add(str(path), version, found)
-        return found, version.size
+        self.add(str(path), version, digest)
+        return digest, version.size
 
     def save(self) -> None:
         if self.new:

@@ -83,11 +83,11 @@ def read_record(path: epath.Path) -> EntryRecord:
     try:
         if exists(path):
             check_regular(path)
-        found = parse_json(path.read_bytes(), "the key")
+        data = parse_json(path.read_bytes(), "the key")
         names = [field.name for field in dataclasses.fields(EntryRecord)]
-        own = {name: found[name] for name in names if name in found}  # a later version may write more
+        own = {name: data[name] for name in names if name in data}  # a later version may write more
         record = read(EntryRecord, own, "the key", whole=True)
-        matches = (found.get("schema"), key_hash(record.key)) == (SCHEMA, path.parent.name)
+        matches = (data.get("schema"), key_hash(record.key)) == (SCHEMA, path.parent.name)
     except FileNotFoundError:
         raise
     except (OSError, TypeError, DataError) as error:  # TypeError: not the name of a dtype
@@ -135,8 +135,8 @@ class Entry:
         A shard that skipped unreadable rows is missing too, unless `allow_skipped`.
         """
         for k in set(range(self.shards)) - self._known.keys():
-            if (found := self.load_shard(k)) is not None:
-                self._known[k] = len(found[0])
+            if (shard := self.load_shard(k)) is not None:
+                self._known[k] = len(shard[0])
         whole = 0 if allow_skipped else 1
         return [k for k in range(self.shards) if self._known.get(k, -1) < whole * len(self.shard_rows(k))]
 
@@ -164,8 +164,8 @@ class Entry:
         data = pack(ids, array, self.manifest.per_device_batch)
         written = self._files.create(self.shard_path(k), data)
         if not written:
-            found = self.load_shard(k)
-            if found is None or len(found[0]) < len(ids):
+            shard = self.load_shard(k)
+            if shard is None or len(shard[0]) < len(ids):
                 written = self._files.create(self.shard_path(k), data, replace=True)
         self._files.touch(self.path / "key.json")
         return written
@@ -215,17 +215,17 @@ class Entry:
         ids: list[str] = []
         array = np.empty((0, *(self.manifest.row_shape or ())), self.manifest.dtype)
         for k in range(self.shards):
-            found = self.load_shard(k)
-            if found is None:
+            shard = self.load_shard(k)
+            if shard is None:
                 raise DataError(f"{self.shard_path(k)} is missing or damaged; run the embedding again")
             if k == 0:
-                array = np.empty((self.manifest.rows, *found[1].shape[1:]), self.manifest.dtype)
-            if found[1].shape[1:] != array.shape[1:]:
+                array = np.empty((self.manifest.rows, *shard[1].shape[1:]), self.manifest.dtype)
+            if shard[1].shape[1:] != array.shape[1:]:
                 raise DataError(
                     f"{self.shard_path(k)} has rows of another shape than shard 0; delete {self.path}"
                 )
-            array[len(ids) : len(ids) + len(found[0])] = found[1]
-            ids += found[0]
+            array[len(ids) : len(ids) + len(shard[0])] = shard[1]
+            ids += shard[0]
         return ids, array[: len(ids)]
 
 

@@ -117,9 +117,9 @@ class Store:
         manifest = read_record(path).manifest
         for field in ("rows", "dtype", "row_shape", "ids_sha256"):
             if getattr(manifest, field) != getattr(wanted, field):
-                found, asked = getattr(manifest, field), getattr(wanted, field)
+                stored, asked = getattr(manifest, field), getattr(wanted, field)
                 raise DataError(
-                    f"{path}: {field} is {found!r}, but {asked!r} was asked for under the same key"
+                    f"{path}: {field} is {stored!r}, but {asked!r} was asked for under the same key"
                 )
         self.files.clean(path.parent)
         self.files.touch(path)

@@ -198,9 +198,9 @@ def measure(columns: Columns, about: About) -> list[Measure]:
     correct = np.asarray(columns["correct"], bool)
     temperature = _temperature(columns, n)
     ties = tie_note(columns.get("tied"))
-    found = [dataclasses.replace(accuracy("accuracy", int(correct.sum()), n), note=ties), temperature]
+    measures = [dataclasses.replace(accuracy("accuracy", int(correct.sum()), n), note=ties), temperature]
     if temperature.value is None:
-        found.append(Measure("ece_15_after", None, n, note=temperature.note))
+        measures.append(Measure("ece_15_after", None, n, note=temperature.note))
     statistic = _statistic(columns)
     draws: dict[str, np.ndarray] = {}
     if n > 1:
@@ -208,10 +208,10 @@ def measure(columns: Columns, about: About) -> list[Measure]:
         draws = bootstrap(statistic, data, block=BLOCK, threads=1)
     for name, value in statistic(np.ones((1, n), np.int32)).items():
         if name.startswith("bins_"):
-            found += _reliability(name.removeprefix("bins_"), value[0], draws.get(name))
+            measures += _reliability(name.removeprefix("bins_"), value[0], draws.get(name))
         else:
-            found.append(_with_interval(name, float(value[0]), n, draws.get(name)))
-    return found
+            measures.append(_with_interval(name, float(value[0]), n, draws.get(name)))
+    return measures
 
 
 def _temperature(columns: Columns, n: int) -> Measure:
@@ -296,7 +296,7 @@ def _reliability(state: str, sums: np.ndarray, draws: np.ndarray | None) -> list
         sums: float64 [3, B]: images, confidence, correct answers.
         draws: the same on resamples, [R, 3, B]; a resample may leave a bin empty.
     """
-    found = []
+    measures = []
     for k in np.flatnonzero(sums[0]):
         n, part = int(sums[0, k]), f"reliability/{state}/bin:{k + 1}/{BINS}"
         interval = None
@@ -305,11 +305,11 @@ def _reliability(state: str, sums: np.ndarray, draws: np.ndarray | None) -> list
             interval = percentile_interval(held[:, 1] / held[:, 0])
         mean = float(sums[1, k] / n)
         note = None if interval else "no interval: a bin of one image"
-        found += [
+        measures += [
             Measure("confidence", mean, n, interval, part, note=note),
             accuracy("accuracy", int(sums[2, k]), n, part),
         ]
-    return found
+    return measures
 
 
 TASK = Task(

@@ -45,10 +45,10 @@ def collections() -> dict[str, Collection]:
 
 
 def _collection(where: str, record: object) -> Collection:
-    found = read(Collection, record, where)
-    if unknown := set(found.tasks) - set(task_names()):
+    group = read(Collection, record, where)
+    if unknown := set(group.tasks) - set(task_names()):
         raise DataError(f"{where}: there is no task {min(unknown)!r}")
-    return found
+    return group
 
 
 def collection(name: str) -> Collection:

@@ -64,13 +64,13 @@ class CategoryLists:
             names = self.wrong[image]
             if unknown := [name for name in names if name not in index]:
                 raise DataError(f"{self.source}: {image}: {unknown[0]!r} is no category of {space.name}")
-            found = [index[name] for name in names]
-            if len({*found, int(label)}) != WRONG + 1:
+            categories = [index[name] for name in names]
+            if len({*categories, int(label)}) != WRONG + 1:
                 raise DataError(
                     f"{self.source}: {image}: its list must be {WRONG} different categories beside the true "
                     f"one ({space.ids[label]}), not {', '.join(names)}"
                 )
-            row[:] = found
+            row[:] = categories
         return table
 
 
@@ -173,13 +173,13 @@ def measure(images: Columns, about: About) -> list[Measure]:
     overall, *rest = zeroshot.measure(images, about)
     selection = getattr(about.annotations, "name", "another model")
     notes = {"own": "lists of the model itself", "list": f"lists of {selection}"}
-    found = [overall]
+    measures = [overall]
     for lists, note in notes.items():
         if f"correct_4way_{lists}" in images:
             correct = np.asarray(images[f"correct_4way_{lists}"], bool)
             share = zeroshot.accuracy(f"top1_4way_{lists}", int(correct.sum()), len(correct))
-            found.append(dataclasses.replace(share, note=note))
-    return [*found, *rest]
+            measures.append(dataclasses.replace(share, note=note))
+    return [*measures, *rest]
 
 
 def paired(images: Columns, about: About) -> Paired:
@@ -187,10 +187,10 @@ def paired(images: Columns, about: About) -> Paired:
 
     `top1_4way_own` is left out: it is `top1` and would count twice.
     """
-    found, right = zeroshot.paired(images, about), {}
+    base, right = zeroshot.paired(images, about), {}
     if "correct_4way_list" in images:
         right["top1_4way_list"] = np.asarray(images["correct_4way_list"], bool)
-    return dataclasses.replace(found, right={**found.right, **right}, annotated=("top1_4way_list",))
+    return dataclasses.replace(base, right={**base.right, **right}, annotated=("top1_4way_list",))
 
 
 TASK = Task(

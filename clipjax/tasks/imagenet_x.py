@@ -165,7 +165,7 @@ def _check_classes(
 
 def _named(marks: np.ndarray, rows: np.ndarray, factors: tuple[str, ...]) -> list[list[str]]:
     names = [[factors[k] for k in np.flatnonzero(row)] for row in marks[rows]]
-    return [found if row >= 0 else [] for found, row in zip(names, rows)]
+    return [own if row >= 0 else [] for own, row in zip(names, rows)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,11 +242,11 @@ def measure(images: Columns, about: About) -> list[Measure]:
     """
     table = _Table.of(images)
     draws = _draws(table, about)
-    found = []
+    measures = []
     for variant in VARIANTS:
-        found += _over_all(table, variant, draws, about)
-        found += _over_factors(table, variant, draws)
-    return found
+        measures += _over_all(table, variant, draws, about)
+        measures += _over_factors(table, variant, draws)
+    return measures
 
 
 def _over_all(table: _Table, variant: str, draws: _Draws, about: About) -> Iterator[Measure]:
@@ -327,13 +327,13 @@ def _worst_classes(labels: np.ndarray, correct: np.ndarray, slice_: str | None) 
 
 
 def _error_ratio(counts: FactorCounts, variant: str, k: int, draws: _Draws, slice_: str) -> Measure:
-    value, n, found = float(counts.error_ratio[k]), int(counts.total[k]), draws["error_ratio", variant, k + 1]
+    value, n, drawn = float(counts.error_ratio[k]), int(counts.total[k]), draws["error_ratio", variant, k + 1]
     if np.isnan(value):
         return Measure("error_ratio", None, n, slice=slice_, note="not applicable: there is no error at all")
     if counts.hits[k] not in (0, n) and np.isnan(draws["error_ratio", variant, 0]).any():
         note = "no interval: there are resamples without any error"
         return Measure("error_ratio", value, n, slice=slice_, note=note)
-    if counts.hits[k] in (0, n) or np.isnan(found).any():
+    if counts.hits[k] in (0, n) or np.isnan(drawn).any():
         # Resamples of the factor cannot differ, or some have no image of it: take its own interval, divided
         # by the average error.
         error = 1 - counts.average
@@ -341,7 +341,7 @@ def _error_ratio(counts: FactorCounts, variant: str, k: int, draws: _Draws, slic
         return Measure(
             "error_ratio", value, n, Interval(lo / error, hi / error, level, f"{method}_ratio"), slice_
         )
-    return Measure("error_ratio", value, n, percentile_interval(found), slice_)
+    return Measure("error_ratio", value, n, percentile_interval(drawn), slice_)
 
 
 def _ece(table: _Table, variant: str, group: int, draws: _Draws, slice_: str | None) -> Measure:
@@ -349,8 +349,8 @@ def _ece(table: _Table, variant: str, group: int, draws: _Draws, slice_: str | N
     members = table.groups(variant)[:, group]
     edges = calibration.equal_width_edges(BINS)
     bins = calibration.reliability(table.confidence, table.correct[""], edges, weights=members)
-    value, n, found = calibration.ece(bins), int(members.sum()), draws["ece", variant, group]
-    held = found[~np.isnan(found)]  # without those that drew no image of the factor; the method counts them
+    value, n, drawn = calibration.ece(bins), int(members.sum()), draws["ece", variant, group]
+    held = drawn[~np.isnan(drawn)]  # without those that drew no image of the factor; the method counts them
     if n < 2 or not differ(held):
         return Measure("ece", value, n, slice=slice_, note="no interval: no resample of the images differs")
     return Measure("ece", value, n, centred_interval(value, held, lower=0.0), slice_)
@@ -389,8 +389,8 @@ def _draws(table: _Table, about: About) -> _Draws:
         return {"error_ratio": ratio, "ece": ece}
 
     resampling = Resampling(about.dataset, len(table.label), resamples=about.resamples, seed=about.seed)
-    found = bootstrap(statistic, resampling, block=BLOCK)
-    return {(metric, *key): values[:, k] for metric, values in found.items() for k, key in enumerate(keys)}
+    drawn = bootstrap(statistic, resampling, block=BLOCK)
+    return {(metric, *key): values[:, k] for metric, values in drawn.items() for k, key in enumerate(keys)}
 
 
 def paired(images: Columns, about: About) -> Paired:

@@ -149,19 +149,19 @@ def measure(columns: Columns, about: About) -> list[Measure]:
         DataError: there is no score, a score is not finite, or all images are on one side.
     """
     inside, scores, classes = _read(columns, about)
-    found = _pooled(scores, about, classes)
+    numbers = _pooled(scores, about, classes)
     if classes is not None:
-        found |= {(f"class_mean_{key[0]}", key[1]): m for key, m in _means(scores, about, classes).items()}
+        numbers |= {(f"class_mean_{key[0]}", key[1]): m for key, m in _means(scores, about, classes).items()}
     first = next(iter(scores))
     headline = [
         dataclasses.replace(each, slice=None, note=_joined(f"score: {first}", each.note))
-        for (_, name), each in found.items()
+        for (_, name), each in numbers.items()
         if name == first
     ]
     each_class = [] if classes is None else _of_classes(scores[first], classes)
     return [
         *headline,
-        *found.values(),
+        *numbers.values(),
         *_refused(list(scores), len(inside)),
         *each_class,
         *_confused(columns, inside, about),
@@ -244,7 +244,7 @@ def _pooled(
         }
 
     draws = _draws(statistic, about, (ID, n), (about.dataset, m), clusters)
-    found = {}
+    measures = {}
     for name, ranking in rankings.items():
         note = _ties(ranking)
         for measure, value in detection.measures(ranking).items():
@@ -260,8 +260,8 @@ def _pooled(
                     clustered=clusters is not None,
                 )
             part = label.format(name)
-            found[measure, name] = Measure(measure, float(value[0]), n + m, interval, part, note=note)
-    return found
+            measures[measure, name] = Measure(measure, float(value[0]), n + m, interval, part, note=note)
+    return measures
 
 
 def _means(scores: Mapping[str, Sides], about: About, classes: np.ndarray) -> dict[tuple[str, str], Measure]:
@@ -325,17 +325,17 @@ def _of_classes(sides: Sides, classes: np.ndarray) -> list[Measure]:
     known, others = sides
     names, codes = np.unique(classes, return_inverse=True)
     rates = detection.class_values(detection.rank(known, others), codes)["fpr95_ninco"][0]
-    found = []
+    measures = []
     for k, name in enumerate(names):
         ranking = detection.rank(known, others[codes == k])
         size = len(ranking.ood_scores)
         area = float(detection.measures(ranking, ["auroc"])["auroc"][0])
         n, part = len(known) + size, f"ood_class:{name}"
-        found += [
+        measures += [
             Measure("auroc", area, n, detection.auroc_interval(ranking), part),
             Measure("fpr95_ninco", float(rates[k]), n, wilson(float(rates[k]) * size, size), part),
         ]
-    return found
+    return measures
 
 
 def _confused(columns: Columns, inside: np.ndarray, about: About) -> list[Measure]:
@@ -349,8 +349,8 @@ def _confused(columns: Columns, inside: np.ndarray, about: About) -> list[Measur
     rows = {name: np.asarray(columns[name])[kept] for name in ("msp_confused", "id") if name in columns}
     sides = _sides(rows, "msp_confused", inside[kept])
     note = "MSP of the logits of the classes that OOD images are mistaken for; ID images of these alone"
-    found = _pooled({"msp_confused": sides}, about, label=part)
-    return [dataclasses.replace(each, note=_joined(note, each.note)) for each in found.values()]
+    measures = _pooled({"msp_confused": sides}, about, label=part)
+    return [dataclasses.replace(each, note=_joined(note, each.note)) for each in measures.values()]
 
 
 def _joined(*notes: str | None) -> str:

@@ -77,9 +77,9 @@ def measure(images: Columns, about: About) -> list[Measure]:
         queries = texts if name.startswith("image") else n
         return Measure(name, values[name], queries, interval, note=note)
 
-    found = [one(name) for name in values if not name.startswith("mean")]
+    measures = [one(name) for name in values if not name.startswith("mean")]
     mean = one(f"mean_recall@{MEAN_AT}")
-    return [*found, Measure(mean.metric, mean.value, n, mean.interval, aggregates="directions", note=note)]
+    return [*measures, Measure(mean.metric, mean.value, n, mean.interval, aggregates="directions", note=note)]
 
 
 def per_image(images: Columns) -> dict[str, np.ndarray]:
@@ -107,12 +107,12 @@ def statistics(parts: dict[str, np.ndarray], weights: np.ndarray) -> dict[str, n
     names = [name for name in parts if name != "captions"]
     sums = weights.astype(np.float64) @ np.stack([parts[name] for name in ("captions", *names)], axis=1)
     captions, images = sums[:, 0], weights.sum(axis=1)
-    found = {
+    numbers = {
         name: sums[:, k] / (captions if name.startswith("image") else images)
         for k, name in enumerate(names, 1)
     }
-    both = [found[f"{way}_retrieval_recall@{MEAN_AT}"] for way in ("image", "text")]
-    return found | {f"mean_recall@{MEAN_AT}": (both[0] + both[1]) / 2}
+    both = [numbers[f"{way}_retrieval_recall@{MEAN_AT}"] for way in ("image", "text")]
+    return numbers | {f"mean_recall@{MEAN_AT}": (both[0] + both[1]) / 2}
 
 
 def paired(images: Columns, about: About) -> Paired:

@@ -119,12 +119,12 @@ def measure(images: Columns, about: About) -> list[Measure]:
         return [Measure(metric, None, 0, note=note) for metric in ("shape_bias", *FRACTIONS)]
     remark = f"{len(shape) - n} images without conflict left out" if n < len(shape) else None
     limits = _limits(images, about)
-    found = [_bias(counts.overall, limits.get("shape_bias"), None, remark)]
+    measures = [_bias(counts.overall, limits.get("shape_bias"), None, remark)]
     for metric, hits in zip(FRACTIONS, _hits(counts)):
         interval = limits.get(metric) or intervals.wilson(hits, n)
-        found.append(Measure(metric, hits / n, n, interval))
+        measures.append(Measure(metric, hits / n, n, interval))
     each = zip(index, counts.by_category, counts.conflict)
-    return found + [_bias(bias, None, f"class:{name}", None) for name, bias, shown in each if shown]
+    return measures + [_bias(bias, None, f"class:{name}", None) for name, bias, shown in each if shown]
 
 
 def _bias(bias: Bias, drawn: Interval | None, part: str | None, remark: str | None) -> Measure:

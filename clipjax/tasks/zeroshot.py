@@ -179,17 +179,17 @@ def measure(images: Columns, about: About) -> list[Measure]:
     few = "there is 1 class" if len(space) == 1 else f"there are {len(space)} classes"
     alone = f"{few}, so that every prediction is right" if len(space) == 1 else None
     note = "; ".join(filter(None, (alone, tie_note(images.get("tied"))))) or None
-    found = [dataclasses.replace(accuracy("top1", int(correct.sum()), n), note=note)]
+    measures = [dataclasses.replace(accuracy("top1", int(correct.sum()), n), note=note)]
     for name in ("full", "restricted"):
         if f"correct_{name}" in images:
-            found.append(accuracy(f"top1_{name}", int(np.sum(images[f"correct_{name}"])), n))
+            measures.append(accuracy(f"top1_{name}", int(np.sum(images[f"correct_{name}"])), n))
     if "correct_top5" not in images:
-        found.append(Measure("top5", None, n, note="not applicable: there are no ranked predictions"))
+        measures.append(Measure("top5", None, n, note="not applicable: there are no ranked predictions"))
     elif len(space) > TOP:
-        found.append(accuracy("top5", int(np.sum(images["correct_top5"])), n))
+        measures.append(accuracy("top5", int(np.sum(images["correct_top5"])), n))
     else:
-        found.append(Measure("top5", None, n, note=f"not applicable: {few}"))
-    return [*found, *class_measures(hits, total, space)]
+        measures.append(Measure("top5", None, n, note=f"not applicable: {few}"))
+    return [*measures, *class_measures(hits, total, space)]
 
 
 def class_measures(hits: np.ndarray, total: np.ndarray, space: LabelSpace) -> list[Measure]:

@@ -82,7 +82,7 @@ def _classes(file: PredictionsFile, name: str, columns: Table) -> list[int]:
     """Whole numbers within the label space, if known; -1 if an image of ImageNet-X is not annotated."""
     space, annotated = file.space, columns.get("annotated")
     expected = "a whole number from 0" if space is None else f"0..{len(space) - 1} ({space.name})"
-    found = []
+    classes = []
     for row, value in enumerate(columns[name]):
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not (number and math.isfinite(value) and value == int(value)):
@@ -90,8 +90,8 @@ def _classes(file: PredictionsFile, name: str, columns: Table) -> list[int]:
         unknown = name == "label" and value == -1 and annotated is not None and not annotated[row]
         if not unknown and not 0 <= value < (math.inf if space is None else len(space)):
             raise _wrong(file, row, name, value, f"it must be {expected}")
-        found.append(int(value))
-    return found
+        classes.append(int(value))
+    return classes
 
 
 def _check_correct(file: PredictionsFile, columns: Table) -> None:

@@ -56,11 +56,11 @@ def people_rows(source: str, path: str | Path) -> list[Row]:
         raise DataError(
             f"{folder} holds {len(files)} files {record['files']}; give a folder with one a person"
         )
-    found = [_person(record, file) for file in files]
-    _check_images(files, found)
-    common = _common(source, record, files, found)
-    images = max(row["n"] for row in found[0].rows if row["slice"] is None)
-    rows = [common | _fields(of_all, images) for of_all in _by_metric(found)]
+    results = [_person(record, file) for file in files]
+    _check_images(files, results)
+    common = _common(source, record, files, results)
+    images = max(row["n"] for row in results[0].rows if row["slice"] is None)
+    rows = [common | _fields(of_all, images) for of_all in _by_metric(results)]
     validate_rows(rows)
     return rows
 
@@ -69,28 +69,30 @@ def _person(record: dict[str, Any], file: Path) -> Result:
     return evaluate_predictions(record["task"], file, dataset=record["dataset"], resamples=RESAMPLES)
 
 
-def _check_images(files: Sequence[Path], found: Sequence[Result]) -> None:
-    first = set(found[0].images["id"].to_pylist())
-    for file, result in zip(files, found):
+def _check_images(files: Sequence[Path], results: Sequence[Result]) -> None:
+    first = set(results[0].images["id"].to_pylist())
+    for file, result in zip(files, results):
         if set(result.images["id"].to_pylist()) != first:
             raise DataError(
                 f"{file} and {files[0]} are of different images; give people who saw the same ones"
             )
 
 
-def _by_metric(found: Sequence[Result]) -> Iterator[list[Row]]:
+def _by_metric(results: Sequence[Result]) -> Iterator[list[Row]]:
     """The rows of all people of each number of the whole data set that everyone has."""
-    tables = [{row["metric"]: row for row in result.rows if row["slice"] is None} for result in found]
+    tables = [{row["metric"]: row for row in result.rows if row["slice"] is None} for result in results]
     for metric in tables[0]:
         rows = [table[metric] for table in tables if metric in table]
         if len(rows) == len(tables) and all(row["value"] is not None for row in rows):
             yield rows
 
 
-def _common(source: str, record: dict[str, Any], files: Sequence[Path], found: Sequence[Result]) -> Row:
+def _common(source: str, record: dict[str, Any], files: Sequence[Path], results: Sequence[Result]) -> Row:
     task = find_task(record["task"])
     recipe = {
-        **{name: found[0].rows[0]["recipe"][name] for name in ("task", "task_version", "dataset", "labels")},
+        **{
+            name: results[0].rows[0]["recipe"][name] for name in ("task", "task_version", "dataset", "labels")
+        },
         "source": source,
         "people": len(files),
         "predictions": sorted(sha256_files(files)),
@@ -103,7 +105,7 @@ def _common(source: str, record: dict[str, Any], files: Sequence[Path], found: S
         "recipe": recipe,
         "recipe_hash": sha256_json(recipe),
         "convention": {
-            **{name: found[0].rows[0]["convention"][name] for name in ("decision", "label_space")},
+            **{name: results[0].rows[0]["convention"][name] for name in ("decision", "label_space")},
             "source": source,
             "people": len(files),
             "value": "mean over people of each one's number",

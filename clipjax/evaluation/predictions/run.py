@@ -89,24 +89,24 @@ def evaluate_predictions(
     Raises:
         UsageError, DataError: one sentence with the file, the row or key, and what to do.
     """
-    start, found, path = time.perf_counter(), find_task(task), place(file)
+    start, definition, path = time.perf_counter(), find_task(task), place(file)
     check_bootstrap(resamples, seed)
     if results is not None:
         ResultStore(results).check_root(written=True)
     _check_file(path)
-    read = _reader(path, found)
-    predictions = _predictions_file(path, found, dataset, labels, annotations, resamples, seed)
+    read = _reader(path, definition)
+    predictions = _predictions_file(path, definition, dataset, labels, annotations, resamples, seed)
     with count_compiles() as compiles:
         contents = read(predictions)
         columns, space, projection = contents.columns, contents.label_space, contents.projection
         check_ids(path, columns["id"])
         about = dataclasses.replace(predictions.about, label_space=space)
-        measures = with_file(path, columns, lambda: found.measure(columns, about))
+        measures = with_file(path, columns, lambda: definition.measure(columns, about))
     predictions = dataclasses.replace(predictions, space=space, about=about)
     recipe = _recipe(predictions, projection)
     name, facts = _named(model, predictions)
     common = {
-        **identity(name, {"kind": "predictions", **facts}, found, predictions.dataset),
+        **identity(name, {"kind": "predictions", **facts}, definition, predictions.dataset),
         "recipe_hash": sha256_json(recipe),
         "recipe": recipe,
         "convention": _convention(predictions, projection),
