@@ -172,10 +172,10 @@ def _decide(measured: Sequence[_Measured], level: float, correct: str, tests: in
         return [_finding(each, level) for each in measured]
     decided = 0
     while True:  # each decided part relaxes the level of the others, which may decide more
-        found = [_finding(each, 1 - (1 - level) / (tests - decided)) for each in measured]
-        now = sum(each.word != UNKNOWN for each in found)
+        findings = [_finding(each, 1 - (1 - level) / (tests - decided)) for each in measured]
+        now = sum(each.word != UNKNOWN for each in findings)
         if now in (decided, tests):
-            return found
+            return findings
         decided = now
 
 
@@ -242,18 +242,18 @@ def _compared(part: Part, group: Sample, against: Sample, settings: Mapping[str,
 
 
 def _told(difference: GroupDifference, name: str) -> Bounded:
-    found = getattr(difference, name)
-    if found is None:
+    estimate = getattr(difference, name)
+    if estimate is None:
         raise TooLittle("; ".join(difference.reasons))
-    return bootstrapped(found)
+    return bootstrapped(estimate)
 
 
 def _correlation(part: Part, group: Sample, settings: Mapping[str, Any]) -> Bounded:
     assert part.x is not None
-    found = correlation(group.values(part.x), group.values(part.y), kind="spearman", **settings)
-    if math.isnan(found.value):
+    estimate = correlation(group.values(part.x), group.values(part.y), kind="spearman", **settings)
+    if math.isnan(estimate.value):
         raise TooLittle(f"all models of {part.group} have one value")
-    return bootstrapped(found)
+    return bootstrapped(estimate)
 
 
 def _correlation_difference(
@@ -264,7 +264,7 @@ def _correlation_difference(
 
 def _points(part: Part, sample: Sample) -> list[Point]:
     assert part.x is not None
-    found = []
+    points = []
     for model, cells in zip(sample.models, sample.cells):
         up = cells[part.y]
         if part.than is not None:
@@ -277,8 +277,8 @@ def _points(part: Part, sample: Sample) -> list[Point]:
                 checked(np.array([cell.value], float), part.scale)
             except ClipjaxError as error:
                 raise TooLittle(f"{model}: {error}") from None
-        found.append(Point(model, {}, cells[part.x], up))
-    return found
+        points.append(Point(model, {}, cells[part.x], up))
+    return points
 
 
 def _scales(part: Part) -> dict[str, str]:

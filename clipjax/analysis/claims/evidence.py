@@ -77,13 +77,13 @@ class Evidence:
         if not chosen:
             raise TooLittle(f"no model of {which.name}")
         tables = self._tables(part.columns(), which)
-        found = [(model, _of_model(tables, model)) for model in chosen]
-        whole = [each for each in found if _has_all(each[1])]
+        of_models = [(model, _of_model(tables, model)) for model in chosen]
+        whole = [each for each in of_models if _has_all(each[1])]
         if len(whole) < at_least:
             models = f"{len(whole)} of {counted(len(chosen), 'model')} of {which}"
-            lacking = [cells for _, cells in found]
+            lacking = [cells for _, cells in of_models]
             raise TooLittle(_lacking(f"{models} have the rows, {at_least} are needed", lacking))
-        return _sample(whole, found)
+        return _sample(whole, of_models)
 
     def pairs(self, part: Part, at_least: int) -> tuple[Sample, Sample]:
         """The two sides (against, group) of all pairs with both numbers, in one order.
@@ -96,12 +96,12 @@ class Evidence:
         if not names:
             raise TooLittle(f"no pairs of {part.group.name} by {part.pairs}")
         before, after = self._tables([here], part.against), self._tables([part.y], part.group)
-        found = [((one, _of_model(before, one)), (two, _of_model(after, two))) for one, two in names]
-        whole = [pair for pair in found if all(_has_all(cells) for _, cells in pair)]
+        pairs = [((one, _of_model(before, one)), (two, _of_model(after, two))) for one, two in names]
+        whole = [pair for pair in pairs if all(_has_all(cells) for _, cells in pair)]
         if len(whole) < at_least:
             have = f"{len(whole)} of {counted(len(names), 'pair')} have the rows, {at_least} are needed"
-            raise TooLittle(_lacking(have, [cells for pair in found for _, cells in pair]))
-        ones, others = ([pair[side] for pair in found] for side in (0, 1))
+            raise TooLittle(_lacking(have, [cells for pair in pairs for _, cells in pair]))
+        ones, others = ([pair[side] for pair in pairs] for side in (0, 1))
         return _sample([one for one, _ in whole], ones), _sample([two for _, two in whole], others)
 
     def _chosen(self, which: Selection) -> list[str]:
@@ -144,8 +144,8 @@ class Evidence:
         return self._cells[key]
 
     def _rows_of(self, column: Column, which: Selection) -> list[Row]:
-        found = (row for term in column.terms for rows in self._index.of(term).values() for row in rows)
-        return [row for row in found if matches(row["convention"], which.convention)]
+        rows = (row for term in column.terms for some in self._index.of(term).values() for row in some)
+        return [row for row in rows if matches(row["convention"], which.convention)]
 
 
 def _whole(cell: Cell) -> Cell:
@@ -166,11 +166,11 @@ def _has_all(cells: Mapping[Column, Cell | None]) -> bool:
 
 def _sample(
     whole: Sequence[tuple[str, Mapping[Column, Cell | None]]],
-    found: Sequence[tuple[str, Mapping[Column, Cell | None]]],
+    everyone: Sequence[tuple[str, Mapping[Column, Cell | None]]],
 ) -> Sample:
     left_out = (
         f"{model}: {term_of(row)} ({words})"
-        for model, cells in found
+        for model, cells in everyone
         for cell in cells.values()
         for row in (cell.rows if cell is not None and cell.part else ())
         if (words := in_words(row))

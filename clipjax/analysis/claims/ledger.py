@@ -57,7 +57,7 @@ class Selection:
     convention: Mapping[str, Any]
 
     def __str__(self) -> str:
-        of_rows = (found[0] if isinstance(found, list) else found for found in self.convention.values())
+        of_rows = (value[0] if isinstance(value, list) else value for value in self.convention.values())
         return " ".join(filter(None, (self.name, ", ".join(of_rows))))
 
 
@@ -136,10 +136,10 @@ class Ledger:
 
     def claim(self, key: str) -> Claim:
         """Raises UsageError for an unknown key."""
-        found = {claim.key: claim for claim in self.claims}
-        if key not in found:
-            raise unknown_name("claim", key, list(found))
-        return found[key]
+        by_key = {claim.key: claim for claim in self.claims}
+        if key not in by_key:
+            raise unknown_name("claim", key, list(by_key))
+        return by_key[key]
 
 
 @functools.cache
@@ -244,31 +244,31 @@ class _Reader:
             claims[claim.key] = claim
         return Ledger(file.level, file.prompts, tuple(claims.values()))
 
-    def _claim(self, found: _Claim) -> Claim:
-        parts = tuple(part for i, one in enumerate(found.parts) for part in self._parts(one, i))
-        needs = len(parts) if found.needs is None else found.needs
+    def _claim(self, claim: _Claim) -> Claim:
+        parts = tuple(part for i, one in enumerate(claim.parts) for part in self._parts(one, i))
+        needs = len(parts) if claim.needs is None else claim.needs
         if not 0 < needs <= len(parts):
             raise self._wrong("needs", f"is {needs!r}, but there are {len(parts)} parts")
-        return Claim(found.key, found.section, found.statement, needs, parts, found.beware, found.no_task)
+        return Claim(claim.key, claim.section, claim.statement, needs, parts, claim.beware, claim.no_task)
 
     def _parts(self, record: Mapping[str, Any], index: int) -> Iterator[Part]:
         self._check_keys(record)
-        found = read(_Part, record, f"{self.path}: {self.prefix}parts[{index}]")
-        groups, others = (_listed(names) or [""] for names in (found.group, found.against))
-        x, than = (next(iter(self._columns(key, getattr(found, key))), None) for key in ("x", "than"))
-        for y, group, against in itertools.product(self._columns("y", found.y), groups, others):
+        part = read(_Part, record, f"{self.path}: {self.prefix}parts[{index}]")
+        groups, others = (_listed(names) or [""] for names in (part.group, part.against))
+        x, than = (next(iter(self._columns(key, getattr(part, key))), None) for key in ("x", "than"))
+        for y, group, against in itertools.product(self._columns("y", part.y), groups, others):
             yield Part(
-                statistic=found.statistic,
+                statistic=part.statistic,
                 y=y,
                 x=x,
                 than=than,
-                group=self._selection("group", group, found.rows),
-                against=self._selection("against", against or group, found.against_rows or found.rows),
-                pairs=self._pairing(found.pairs, than is not None or bool(found.against_rows)),
-                side=self._one_of("side", found.side, SIDES),
-                at=found.at,
-                margin=self.file.margin if found.margin is None else found.margin,
-                scale=self._one_of("scale", found.scale, SCALES),
+                group=self._selection("group", group, part.rows),
+                against=self._selection("against", against or group, part.against_rows or part.rows),
+                pairs=self._pairing(part.pairs, than is not None or bool(part.against_rows)),
+                side=self._one_of("side", part.side, SIDES),
+                at=part.at,
+                margin=self.file.margin if part.margin is None else part.margin,
+                scale=self._one_of("scale", part.scale, SCALES),
             )
 
     def _check_keys(self, record: Mapping[str, Any]) -> None:

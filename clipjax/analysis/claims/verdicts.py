@@ -140,7 +140,7 @@ def of_part(part: Part) -> dict[str, Any]:
 
 
 def _of_finding(each: Finding, rows: bool) -> dict[str, Any]:
-    found = {
+    record = {
         **of_part(each.part),
         "verdict": each.word,
         "value": each.value,
@@ -151,7 +151,7 @@ def _of_finding(each: Finding, rows: bool) -> dict[str, Any]:
         "why": each.why,
         "left_out": list(each.left_out),
     }
-    return found | {"rows_used": [_row(row) for row in each.rows]} if rows else found
+    return record | {"rows_used": [_row(row) for row in each.rows]} if rows else record
 
 
 def _interval(each: Finding) -> dict[str, Any]:

@@ -99,8 +99,10 @@ def compare_rows(a: Sequence[Row], b: Sequence[Row]) -> Differences:
     for key in (_with_recipe, _with_precision, _with_convention, _named):
         matched, left, right = _match(left, right, key)
         pairs += matched
-    found = [Pair(one, other, tuple(_departures(one, other)), _interval(one, other)) for one, other in pairs]
-    return Differences(tuple(sorted(found, key=_rank)), tuple(left), tuple(right))
+    compared = [
+        Pair(one, other, tuple(_departures(one, other)), _interval(one, other)) for one, other in pairs
+    ]
+    return Differences(tuple(sorted(compared, key=_rank)), tuple(left), tuple(right))
 
 
 def difference(a: Row, b: Row) -> float | None:

@@ -19,24 +19,24 @@ _TITLES = ["model", "task", "data set", "slice", "metric"]
 Table = tuple[list[str], list[list[str]]]
 
 
-def summary(found: Differences, tolerance: float) -> list[str]:
+def summary(diff: Differences, tolerance: float) -> list[str]:
     """How many rows match, changed, and have no partner."""
-    beyond = found.beyond(tolerance)
-    equal = sum(not pair.beyond(0) for pair in found.pairs)
+    beyond = diff.beyond(tolerance)
+    equal = sum(not pair.beyond(0) for pair in diff.pairs)
     chance = sum(pair.beyond_chance for pair in beyond)
     apart = "different" if tolerance == 0 else f"further apart than {tolerance:g}"
     return [
-        f"{counted(len(found.pairs), 'number')} on both sides: {equal} equal, {len(beyond)} {apart} "
+        f"{counted(len(diff.pairs), 'number')} on both sides: {equal} equal, {len(beyond)} {apart} "
         f"({chance} with 0 outside the interval)",
-        f"{len(found.only_a)} only in A, {len(found.only_b)} only in B",
+        f"{len(diff.only_a)} only in A, {len(diff.only_b)} only in B",
     ]
 
 
-def changes(found: Differences, tolerance: float = 0, limit: int | None = None) -> Table:
+def changes(diff: Differences, tolerance: float = 0, limit: int | None = None) -> Table:
     """The pairs that differ by more than `tolerance`, without departures common to all (`otherwise`)."""
-    shared = {one for one, count in found.departures() if count == len(found.pairs)}
+    shared = {one for one, count in diff.departures() if count == len(diff.pairs)}
     lines = []
-    for pair in found.beyond(tolerance)[:limit]:
+    for pair in diff.beyond(tolerance)[:limit]:
         own = "; ".join(one.aspect for one in pair.departures if one not in shared)
         lines.append([*_names(pair.a), *_values(pair), own])
     return _used([*_TITLES, "A", "B", "B - A", "interval", "departs in"], lines)
@@ -48,38 +48,38 @@ def alone(rows: Sequence[Row], side: str, limit: int | None = None) -> Table:
     return _used([*_TITLES, f"only in {side}"], lines)
 
 
-def otherwise(found: Differences, limit: int | None = None) -> Table:
+def otherwise(diff: Differences, limit: int | None = None) -> Table:
     """What was done differently, and for how many numbers."""
-    lines = [[*one, str(count)] for one, count in found.departures()[:limit]]
+    lines = [[*one, str(count)] for one, count in diff.departures()[:limit]]
     return ["departs in", "A", "B", "numbers"], lines
 
 
-def export_differences(found: Differences, tolerance: float, form: str) -> str:
+def export_differences(diff: Differences, tolerance: float, form: str) -> str:
     """As "markdown" (the changes), "csv" (all, one per line) or "json" (all, with the departures).
 
     Raises:
         UsageError: another form.
     """
     if form == "markdown":
-        return as_markdown(*changes(found, tolerance))
+        return as_markdown(*changes(diff, tolerance))
     if form == "json":
-        return _json(found, tolerance)
+        return _json(diff, tolerance)
     if form == "csv":
-        lines = [{**one, "departures": "; ".join(one["departures"])} for one in records(found, tolerance)]
+        lines = [{**one, "departures": "; ".join(one["departures"])} for one in records(diff, tolerance)]
         return as_csv(FIELDS, [[line[name] for name in FIELDS] for line in lines])
     raise UsageError(f"unknown format {form!r}; known: {', '.join(FORMATS)}")
 
 
-def records(found: Differences, tolerance: float = 0) -> list[dict[str, Any]]:
+def records(diff: Differences, tolerance: float = 0) -> list[dict[str, Any]]:
     """Every pair beyond the tolerance and every row without a partner, with FIELDS."""
-    pairs = [_record(pair.a, pair.b, pair) for pair in found.beyond(tolerance)]
-    return pairs + [_record(row, None) for row in found.only_a] + [_record(None, row) for row in found.only_b]
+    pairs = [_record(pair.a, pair.b, pair) for pair in diff.beyond(tolerance)]
+    return pairs + [_record(row, None) for row in diff.only_a] + [_record(None, row) for row in diff.only_b]
 
 
-def _json(found: Differences, tolerance: float) -> str:
-    counts = {"matched": len(found.pairs), "only_a": len(found.only_a), "only_b": len(found.only_b)}
-    departures = [{**one._asdict(), "numbers": count} for one, count in found.departures()]
-    whole = {**counts, "tolerance": tolerance, "departures": departures, "rows": records(found, tolerance)}
+def _json(diff: Differences, tolerance: float) -> str:
+    counts = {"matched": len(diff.pairs), "only_a": len(diff.only_a), "only_b": len(diff.only_b)}
+    departures = [{**one._asdict(), "numbers": count} for one, count in diff.departures()]
+    whole = {**counts, "tolerance": tolerance, "departures": departures, "rows": records(diff, tolerance)}
     return json.dumps(whole, indent=2) + "\n"
 
 

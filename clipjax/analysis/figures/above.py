@@ -35,5 +35,5 @@ def above_trend(spec: Spec, content: Content) -> Content:
     return Content(panel, kept, [*content.missing, *beyond], placeless)
 
 
-def _moved(point: Point, found: Robustness, column: Column) -> Point:
-    return replace(point, y=replace(point.y, column=column, value=found.value, interval=found.interval))
+def _moved(point: Point, above: Robustness, column: Column) -> Point:
+    return replace(point, y=replace(point.y, column=column, value=above.value, interval=above.interval))

@@ -30,8 +30,8 @@ _SETS = [
 def ticks(low: float, high: float, scale: str) -> list[float]:
     """Tick values, in the metric's own units."""
     if scale == "linear":
-        found = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-        return [t for t in (round(float(t), 12) for t in found) if low <= t <= high]
+        values = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+        return [t for t in (round(float(t), 12) for t in values) if low <= t <= high]
     inside: list[float] = []
     for numbers in _SETS:
         inside = [t for t in numbers if low <= t <= high]
@@ -56,10 +56,10 @@ def ends(coordinates: np.ndarray) -> tuple[float, float]:
 def set_axis(area: Axes, which: str, numbers: tuple[float, float], scale: str, unit: str) -> None:
     """Set (transformed) limits and ticks of axis "x" or "y"."""
     low, high = (float(end) for end in inverse(np.array(numbers), scale))
-    found = ticks(low, high, scale)
-    labels = [f"{100 * t:.6g}" if unit else f"{t:.6g}" for t in found]
+    values = ticks(low, high, scale)
+    labels = [f"{100 * t:.6g}" if unit else f"{t:.6g}" for t in values]
     axis = area.xaxis if which == "x" else area.yaxis
-    axis.set_ticks(list(_at(found, scale)), labels)
+    axis.set_ticks(list(_at(values, scale)), labels)
     (area.set_xlim if which == "x" else area.set_ylim)(*numbers)
 
 

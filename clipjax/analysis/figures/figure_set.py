@@ -137,29 +137,31 @@ def _content(spec: Spec, panel: Panel, index: RowIndex, prompts: str | None, pre
     columns = tuple(axis.column for axis in panel.axes)
     terms = tuple(dict.fromkeys(term for column in columns for term in column.terms))
     if spec.by_prompts:
-        found = points_of_prompts(index, columns[0], columns[-1], precision=precision)
+        panel_points = points_of_prompts(index, columns[0], columns[-1], precision=precision)
     else:
         models = set(index.models).intersection(*(index.of(term) for term in terms))
         how = {"models": models, "prompts": prompts, "precision": precision}
-        found = points(index, columns[0], columns[-1], **how)
-    _check_scales(spec, panel, found)
-    lacking = _lacking(spec, terms, index, {point.model for point in found})
-    placeless = list(_placeless(spec, panel, found))
+        panel_points = points(index, columns[0], columns[-1], **how)
+    _check_scales(spec, panel, panel_points)
+    lacking = _lacking(spec, terms, index, {point.model for point in panel_points})
+    placeless = list(_placeless(spec, panel, panel_points))
     people = index.people.get(terms[0]) if spec.people and len(terms) == 1 else None
-    content = Content(panel, found, [Missing(panel.title, *each) for each in lacking], placeless, people)
+    content = Content(
+        panel, panel_points, [Missing(panel.title, *each) for each in lacking], placeless, people
+    )
     return above_trend(spec, content) if panel.above else content
 
 
-def _placeless(spec: Spec, panel: Panel, found: Iterable[Point]) -> Iterator[Placeless]:
-    for point in found:
+def _placeless(spec: Spec, panel: Panel, panel_points: Iterable[Point]) -> Iterator[Placeless]:
+    for point in panel_points:
         look = look_of(spec, point.model, point.facts)
         if look is None or look[0] is YOURS:
             yield Placeless(panel.title, name_of(point), why_none(spec, point.facts), look is not None)
 
 
-def _check_scales(spec: Spec, panel: Panel, found: Iterable[Point]) -> None:
+def _check_scales(spec: Spec, panel: Panel, panel_points: Iterable[Point]) -> None:
     """Raises DataError, with model, row and run, if a number (e.g. percent) is off its axis's scale."""
-    for point in found:
+    for point in panel_points:
         for axis, cell in zip(panel.axes, (point.x, point.y)):
             if problem := _off_scale(axis, cell.value):
                 rows = ", ".join(f"{term_of(row)} (run {row['run_id']})" for row in cell.rows)

@@ -227,8 +227,8 @@ def axis_title(axis: Axis) -> str:
 def handles(spec: Spec, contents: Sequence[Content]) -> list[list[Line2D]]:
     """The legend's entries: all groups, even without a model; shapes; lines; `own_marks`."""
     shown = [(p, look) for content in contents for p, look in looks(spec, content) if look is not None]
-    found = _counts((point, group) for point, (group, _) in shown)
-    marks = [_mark(group, found.get(group.key, 0), bool(spec.shapes)) for group in spec.groups]
+    counts = _counts((point, group) for point, (group, _) in shown)
+    marks = [_mark(group, counts.get(group.key, 0), bool(spec.shapes)) for group in spec.groups]
     of_shape = _counts((point, shape) for point, (_, shape) in shown if shape is not None)
     shapes = [_shape(shape, of_shape.get(shape.key, 0)) for shape in spec.shapes]
     lines = [_line(spec, line, contents) for line in spec.fits]
@@ -237,18 +237,18 @@ def handles(spec: Spec, contents: Sequence[Content]) -> list[list[Line2D]]:
     lines.append(Line2D([], [], color=QUIET, linewidth=0.7, label="bars: intervals of the numbers"))
     if any(has_cut(spec, content) for content in contents):
         lines.append(_sign(CUTS["x"][1], 4.0, QUIET, CUT))
-    own = own_marks(spec, [point for point, _ in shown], found.get(YOURS.key, 0))
+    own = own_marks(spec, [point for point, _ in shown], counts.get(YOURS.key, 0))
     return [marks, shapes, lines + own] if shapes else [marks + lines + own]
 
 
 def own_marks(spec: Spec, shown: Sequence[Point], yours: int) -> list[Line2D]:
     """Entries for stars, rings and models in no group, where used."""
-    found = []
+    marks = []
     if any(point.model in spec.highlight for point in shown):
-        found.append(_sign("*", 9.0, INK, "star: highlighted"))
+        marks.append(_sign("*", 9.0, INK, "star: highlighted"))
     if any(is_stated(point.facts) for point in shown):
-        found.append(_sign("o", 8.0, "none", f"ring: {STATED}"))
-    return [*found, _mark(YOURS, yours, False)] if yours else found
+        marks.append(_sign("o", 8.0, "none", f"ring: {STATED}"))
+    return [*marks, _mark(YOURS, yours, False)] if yours else marks
 
 
 def _sign(marker: Any, size: float, face: str, label: str) -> Line2D:
@@ -289,8 +289,8 @@ def members_of(line: FitLine, content: Content) -> list[Point]:
 
 def fitted(line: FitLine, content: Content) -> list[Point]:
     """The points a trend runs through; empty if too few, or if the panel shows distances from one."""
-    found = [] if content.panel.above else members_of(line, content)
-    return [] if too_little(found, FEWEST) else found
+    members = [] if content.panel.above else members_of(line, content)
+    return [] if too_little(members, FEWEST) else members
 
 
 def _mark(group: Group, n: int, only_colour: bool) -> Line2D:

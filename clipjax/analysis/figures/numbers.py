@@ -147,8 +147,8 @@ def _above(
         base = next((each for each in trends if each.line is reference), None)
         if base is None or base.fit is None:
             return [{} for _ in some]
-        key, found = base.line.key, effective_robustness(some, base.fit)
-        told = [(each.value, each.interval, each.extrapolated) for each in found]
+        key, distances = base.line.key, effective_robustness(some, base.fit)
+        told = [(each.value, each.interval, each.extrapolated) for each in distances]
     name = "effective_robustness"
     return [
         {"reference": key, name: value, "extrapolated": beyond}
@@ -160,12 +160,12 @@ def _above(
 def _trend(content: Content, trend: Trend) -> dict[str, Any]:
     line, fit, other, panel = trend.line, trend.fit, trend.difference, content.panel
     convention = None if fit is None else (other or fit).convention
-    found: dict[str, Any] = {
+    record: dict[str, Any] = {
         f"{which}_{name}": value
         for which, axis in zip("xy", panel.axes)
         for name, value in zip(AXIS, _about(axis))
     }
-    found |= {
+    record |= {
         "trend": line.key,
         "trend_title": line.title,
         "where": json.dumps(line.where, ensure_ascii=False),
@@ -175,19 +175,19 @@ def _trend(content: Content, trend: Trend) -> dict[str, Any]:
         "convention": convention and json.dumps(dict(convention), ensure_ascii=False),
     }
     if fit is not None:
-        found |= {"x_first": fit.ends[0], "x_last": fit.ends[1], "level": fit.level}
-        found |= _estimate("slope", fit.slope_estimate) | _estimate("intercept", fit.intercept_estimate)
+        record |= {"x_first": fit.ends[0], "x_last": fit.ends[1], "level": fit.level}
+        record |= _estimate("slope", fit.slope_estimate) | _estimate("intercept", fit.intercept_estimate)
     if other is not None:
-        found |= _estimate("slope_difference", other.slope) | _estimate("offset", other.offset)
-        found |= _estimate("tan_angle", other.tan) | {"offset_at_x": other.at}
-    return found
+        record |= _estimate("slope_difference", other.slope) | _estimate("offset", other.offset)
+        record |= _estimate("tan_angle", other.tan) | {"offset_at_x": other.at}
+    return record
 
 
-def _estimate(name: str, found: Estimate | None) -> dict[str, Any]:
-    if found is None:
+def _estimate(name: str, estimate: Estimate | None) -> dict[str, Any]:
+    if estimate is None:
         return {}
-    limits = found.interval or {}
-    return {name: found.value, f"{name}_lo": limits.get("lo"), f"{name}_hi": limits.get("hi")}
+    limits = estimate.interval or {}
+    return {name: estimate.value, f"{name}_lo": limits.get("lo"), f"{name}_hi": limits.get("hi")}
 
 
 def _csv(header: Sequence[str], records: Iterable[Mapping[str, Any]]) -> str:

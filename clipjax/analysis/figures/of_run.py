@@ -33,13 +33,13 @@ def run_figures() -> dict[str, Draw]:
     Raises:
         ValueError: two modules draw one task.
     """
-    found: dict[str, Draw] = {}
+    by_task: dict[str, Draw] = {}
     for module in pkgutil.iter_modules(tasks.__path__):
         own = getattr(importlib.import_module(f"{tasks.__name__}.{module.name}"), "FIGURES", {})
-        if both := found.keys() & own.keys():
+        if both := by_task.keys() & own.keys():
             raise ValueError(f"two modules draw a run of {min(both)!r}, one of them {module.name}")
-        found |= own
-    return found
+        by_task |= own
+    return by_task
 
 
 def figure_of(run: str, task: str) -> Draw:

@@ -50,12 +50,12 @@ def trends_of(spec: Spec, content: Content, resamples: int = RESAMPLES) -> list[
     reference = reference_of(spec)
     fits = [_fit(line, content, resamples, stream) for stream, line in enumerate(spec.fits)]
     base = next((fit for line, fit in zip(spec.fits, fits) if line is reference), None)
-    found = []
+    trends = []
     for line, fit in zip(spec.fits, fits):
         other = None if line is reference or fit is None or base is None else compare_fits(fit, base)
         reasons = _reasons(line, content, fit, other, lacks_reference=line is not reference and base is None)
-        found.append(Trend(line, members_of(line, content), fit, other, reasons))
-    return found
+        trends.append(Trend(line, members_of(line, content), fit, other, reasons))
+    return trends
 
 
 def _fit(line: FitLine, content: Content, resamples: int, stream: int) -> Fit | None:

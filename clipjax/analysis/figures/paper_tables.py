@@ -72,15 +72,15 @@ def fill_table(
 
 def _own_lines(spec: Spec) -> list[TableLine]:
     """A line for any model, per different set of columns."""
-    found: dict[tuple[Column, ...], TableLine] = {}
+    by_columns: dict[tuple[Column, ...], TableLine] = {}
     for line in spec.lines:
         if not line.to_come:
-            found.setdefault(line.columns, line)
-    several, blank = len(found) > 1, ("",) * (len(spec.head) - 1)
-    titles = {key: f"yours, as {line.cells[0]}" if several else "yours" for key, line in found.items()}
+            by_columns.setdefault(line.columns, line)
+    several, blank = len(by_columns) > 1, ("",) * (len(spec.head) - 1)
+    titles = {key: f"yours, as {line.cells[0]}" if several else "yours" for key, line in by_columns.items()}
     return [
         replace(line, cells=(titles[key], *blank)[: len(spec.head)], where={}, published=None)
-        for key, line in found.items()
+        for key, line in by_columns.items()
     ]
 
 
@@ -173,12 +173,12 @@ def _text(cell: Cell | None, published: float | None) -> str:
 
 
 def _csv(spec: Spec, lines: Sequence[FilledLine]) -> str:
-    found = [
+    cells = [
         [*each.line.cells, *_record(each, column, cell, published)]
         for each in lines
         for column, cell, published in zip(each.line.columns, each.cells, each.published)
     ]
-    return as_csv([*spec.head, *FIELDS], found)
+    return as_csv([*spec.head, *FIELDS], cells)
 
 
 def _record(line: FilledLine, column: Column, cell: Cell | None, published: float | None) -> list[Any]:

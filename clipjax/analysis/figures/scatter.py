@@ -114,16 +114,16 @@ def _series(spec: Spec, content: Content) -> dict[str, Series]:
     """The series with points, one per group (and shape)."""
     pairs = [(group, shape) for group in spec.groups for shape in spec.shapes or [None]]
     kinds = [(pair, star) for star in (False, True) for pair in (*pairs, (YOURS, None))]
-    found = {
+    by_key = {
         _key(*pair, star): Series(pair[0], "*" if star else (pair[1] or pair[0]).marker, [], star)
         for pair, star in kinds
     }
     shown = ((point, look) for point, look in looks(spec, content) if look is not None)
     for i, (point, look) in enumerate(shown):
-        found[_key(*look, point.model in spec.highlight)].members.append(i)
+        by_key[_key(*look, point.model in spec.highlight)].members.append(i)
     # Those with few points come last, so on top; stars after all others.
-    sizes = {key: (each.star, -len(each.members)) for key, each in found.items() if each.members}
-    return {key: found[key] for key in sorted(sizes, key=lambda key: sizes[key])}
+    sizes = {key: (each.star, -len(each.members)) for key, each in by_key.items() if each.members}
+    return {key: by_key[key] for key in sorted(sizes, key=lambda key: sizes[key])}
 
 
 def _key(group: Group, shape: Group | None, star: bool) -> str:
@@ -157,12 +157,12 @@ def _broken(ends: ArrayLike) -> np.ndarray:
 
 def _draw_fit(area: Axes, spec: Spec, trend: Trend, panel: Panel, gid: str) -> None:
     """Draw the trend from its first model to its last, with a white edge to stand out."""
-    line, found = trend.line, trend.fit
-    if found is None:
+    line, fit = trend.line, trend.fit
+    if fit is None:
         return
     assert panel.y is not None
-    across = np.array(found.ends)
-    at = transform(across, panel.x.scale), transform(found.predict(across), panel.y.scale)
+    across = np.array(fit.ends)
+    at = transform(across, panel.x.scale), transform(fit.predict(across), panel.y.scale)
     edge = [withStroke(linewidth=2.6, foreground="white")]
     look = {"color": line_colour(spec, line), "linestyle": line.style, "linewidth": 1.3}
     area.plot(*at, zorder=4, gid=gid, path_effects=edge, **look)
@@ -170,8 +170,8 @@ def _draw_fit(area: Axes, spec: Spec, trend: Trend, panel: Panel, gid: str) -> N
 
 def _angle(spec: Spec, trends: Sequence[Trend]) -> str:
     difference = next(trend.difference for trend in trends if trend.line.key == spec.difference[0])
-    found = None if difference is None else difference.tan
-    if found is None:
+    tangent = None if difference is None else difference.tan
+    if tangent is None:
         return ""
-    limits = found.interval
-    return f"tan Δ = {found.value:.2f}" + (f" [{limits['lo']:.2f}, {limits['hi']:.2f}]" if limits else "")
+    limits = tangent.interval
+    return f"tan Δ = {tangent.value:.2f}" + (f" [{limits['lo']:.2f}, {limits['hi']:.2f}]" if limits else "")

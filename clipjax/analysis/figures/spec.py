@@ -243,31 +243,31 @@ def _spec(record: Mapping[str, Any], path: Path) -> Spec:
     if record["kind"] not in KINDS:
         raise DataError(f"{path}: kind = {record['kind']!r} is not one of {', '.join(KINDS)}")
     cls = {"scatter": _Scatter, "strip": _Strip, "table": _Table}.get(record["kind"], _ToCome)
-    found = read(cls, record, path, how={FitLine: _fit})
-    shared: dict[str, Any] = {"caption": getattr(found, "caption", "")}
-    if isinstance(found, _Table):
-        shared |= {"head": found.head, "lines": tuple(_lines(found, path))}
-    elif isinstance(found, _Strip):
-        shared |= _figure(found, path)
-    return Spec(path.stem, found.title, found.paper, found.kind, made_by=found.made_by, **shared)
+    file = read(cls, record, path, how={FitLine: _fit})
+    shared: dict[str, Any] = {"caption": getattr(file, "caption", "")}
+    if isinstance(file, _Table):
+        shared |= {"head": file.head, "lines": tuple(_lines(file, path))}
+    elif isinstance(file, _Strip):
+        shared |= _figure(file, path)
+    return Spec(path.stem, file.title, file.paper, file.kind, made_by=file.made_by, **shared)
 
 
-def _figure(found: _Strip, path: Path) -> dict[str, Any]:
-    panels, across = _panels(found, path)
-    shared: dict[str, Any] = {"panels": panels, "across": across, "models": found.models}
-    shared["groups"] = _groups("groups", found.groups, found.only_groups, path)
-    if not isinstance(found, _Scatter):
-        return shared | {"size": found.size, "people": found.people}
-    keys = {fit.key for fit in found.fits}
-    difference = found.difference
-    if len(keys) < len(found.fits):
+def _figure(file: _Strip, path: Path) -> dict[str, Any]:
+    panels, across = _panels(file, path)
+    shared: dict[str, Any] = {"panels": panels, "across": across, "models": file.models}
+    shared["groups"] = _groups("groups", file.groups, file.only_groups, path)
+    if not isinstance(file, _Scatter):
+        return shared | {"size": file.size, "people": file.people}
+    keys = {fit.key for fit in file.fits}
+    difference = file.difference
+    if len(keys) < len(file.fits):
         raise DataError(f"{path}: two fits have the same key (a fit without `key` has its title)")
     if difference and (len({*difference}) != 2 or len(difference) != 2 or {*difference} - keys):
         raise DataError(f"{path}: difference = {list(difference)} must be the keys of two fits")
     if unknown := {panel.above for panel in panels} - {*keys, ""}:
         raise DataError(f"{path}: above = {min(unknown)!r} must be the key of a fit")
-    shared["shapes"] = _groups("shapes", found.shapes or [], found.only_shapes, path)
-    return shared | {"ideal": found.ideal, "fits": found.fits, "difference": difference}
+    shared["shapes"] = _groups("shapes", file.shapes or [], file.only_shapes, path)
+    return shared | {"ideal": file.ideal, "fits": file.fits, "difference": difference}
 
 
 def _groups(key: str, scheme: str | list[Any], only: Sequence[str], path: Path) -> tuple[Group, ...]:
@@ -276,10 +276,10 @@ def _groups(key: str, scheme: str | list[Any], only: Sequence[str], path: Path) 
         if only:
             raise DataError(f"{path}: only_{key} is for a scheme of configs/groups.toml")
         return groups(key, path) if scheme else ()
-    found = groups(scheme)
-    if unknown := [each for each in only if each not in {group.key for group in found}]:
+    whole = groups(scheme)
+    if unknown := [each for each in only if each not in {group.key for group in whole}]:
         raise DataError(f"{path}: only_{key}: {scheme} has no group {unknown[0]!r}")
-    return tuple(group for group in found if not only or group.key in only)
+    return tuple(group for group in whole if not only or group.key in only)
 
 
 def _fit(record: Any, where: str) -> FitLine:
@@ -287,27 +287,27 @@ def _fit(record: Any, where: str) -> FitLine:
     return read(FitLine, titled, where)
 
 
-def _panels(found: _Strip, path: Path) -> tuple[tuple[Panel, ...], int]:
+def _panels(file: _Strip, path: Path) -> tuple[tuple[Panel, ...], int]:
     """The panels, line by line, and the number per line."""
-    wrap, y = found.wrap, isinstance(found, _Scatter)
+    wrap, y = file.wrap, isinstance(file, _Scatter)
     if wrap is not None and wrap < 1:
         raise DataError(f"{path}: wrap = {wrap} must be at least 1, the panels of a line")
-    if found.panels is not None:
-        if found.panel is not None:
+    if file.panels is not None:
+        if file.panel is not None:
             raise DataError(f"{path}: give 'panel' or 'panels', not both")
-        if not found.panels:
+        if not file.panels:
             raise DataError(f"{path}: panels = [] must hold at least one panel")
-        panels = tuple(_panel(each, {}, y, f"{path}: panels[{i}]") for i, each in enumerate(found.panels))
+        panels = tuple(_panel(each, {}, y, f"{path}: panels[{i}]") for i, each in enumerate(file.panels))
         return panels, min(wrap or len(panels), len(panels))
-    if found.panel is None:
+    if file.panel is None:
         raise DataError(f"{path}: the key 'panel' is missing")
     panels = tuple(
-        _panel(found.panel, {**column, **line}, y, f"{path}: panel")
-        for line in found.down or [{}]
-        for column in found.across or [{}]
+        _panel(file.panel, {**column, **line}, y, f"{path}: panel")
+        for line in file.down or [{}]
+        for column in file.across or [{}]
     )
     # `wrap` counts only without `down`: a grid has the width of `across`.
-    return panels, len(found.across) or 1 if found.down or wrap is None else min(wrap, len(panels))
+    return panels, len(file.across) or 1 if file.down or wrap is None else min(wrap, len(panels))
 
 
 def _panel(record: Where, words: Where, with_y: bool, where: str) -> Panel:
@@ -316,9 +316,9 @@ def _panel(record: Where, words: Where, with_y: bool, where: str) -> Panel:
 
 
 def _axis(record: Any, where: str) -> Axis:
-    found = read(_Axis, record, where)
-    column = {"key": found.title, "title": found.title, "better": "neither"}
-    return Axis(column_from({**column, "scale": found.scale, "rows": found.rows}, where), found.unit)
+    axis = read(_Axis, record, where)
+    column = {"key": axis.title, "title": axis.title, "better": "neither"}
+    return Axis(column_from({**column, "scale": axis.scale, "rows": axis.rows}, where), axis.unit)
 
 
 def _filled(value: Any, words: Mapping[str, Any], where: str) -> Any:
@@ -336,13 +336,13 @@ def _filled(value: Any, words: Mapping[str, Any], where: str) -> Any:
         raise DataError(f"{where}: {unknown}") from None
 
 
-def _lines(found: _Table, path: Path) -> Iterator[TableLine]:
-    columns: Any = found.columns
+def _lines(file: _Table, path: Path) -> Iterator[TableLine]:
+    columns: Any = file.columns
     if isinstance(columns, str):
         beside = path.with_name(columns)
         columns = read_toml(beside if beside.is_file() else config_dir() / columns).get("columns")
-    for i, line in enumerate(found.lines):
-        where, width = f"{path}: lines[{i}]", len(found.head)
+    for i, line in enumerate(file.lines):
+        where, width = f"{path}: lines[{i}]", len(file.head)
         if len(line.cells) != width:
             raise DataError(f"{where}: cells = {list(line.cells)} must be {width}, as many as the head has")
         if empty := [key for key, value in line.convention.items() if value == []]:

@@ -169,9 +169,9 @@ def _draw_points(
 def _offsets(x: np.ndarray) -> np.ndarray:
     """-1 to 1, so that neighbours in x stand apart; equal values always get equal offsets."""
     steps = np.array([0, 0.6, -0.6, 0.3, -0.3, 0.9, -0.9]) if len(x) > 3 else np.zeros(1)
-    found = np.empty(len(x))
-    found[np.argsort(x, kind="stable")] = np.resize(steps, len(x))
-    return found
+    offsets = np.empty(len(x))
+    offsets[np.argsort(x, kind="stable")] = np.resize(steps, len(x))
+    return offsets
 
 
 def _sizes(facts: Sequence[Any]) -> list[float]:

@@ -163,13 +163,13 @@ def _variants(rows: Sequence[Row]) -> dict[Variant, list[Row]]:
         counts = Counter(model for model, _ in pairs)
         if shared := dict.fromkeys(way for model, way in pairs if counts[model] > 1):
             several[name] = list(shared if name == LEARNED else dict.fromkeys(way for _, way in pairs))
-    found: dict[Variant, list[Row]] = {}
+    by_variant: dict[Variant, list[Row]] = {}
     for choice in itertools.product(*several.values()):
         variant = tuple(zip(several, choice))
         agree = [all(_agrees(name, way, ways, several) for name, way in variant) for ways in stated]
         if any(agree):
-            found[variant] = list(itertools.compress(rows, agree))
-    return found
+            by_variant[variant] = list(itertools.compress(rows, agree))
+    return by_variant
 
 
 def _agrees(name: str, way: str, ways: Mapping[str, str], several: Mapping[str, Sequence[str]]) -> bool:
@@ -233,16 +233,16 @@ def _rounded(value: float | None) -> float | None:
 def _schemes(facts: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     for name in schemes():
         scheme = groups(name)
-        found = [group_of(one, scheme) for one in facts]
-        if any(found):
-            yield _scheme(name.replace("_", " "), scheme, found, facts)
+        of_models = [group_of(one, scheme) for one in facts]
+        if any(of_models):
+            yield _scheme(name.replace("_", " "), scheme, of_models, facts)
     sources = list(dict.fromkeys(str(one[SOURCE]) for one in facts if one.get(SOURCE)))
     own = {
         source: Group(source, source, COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)], True, {})
         for k, source in enumerate(sources)
     }
-    found = [own.get(str(one.get(SOURCE))) for one in facts]
-    yield _scheme("training data", list(own.values()), found, facts)
+    by_source = [own.get(str(one.get(SOURCE))) for one in facts]
+    yield _scheme("training data", list(own.values()), by_source, facts)
 
 
 def _scheme(

@@ -191,5 +191,5 @@ def _found(each: Finding) -> Html:
     method = (each.method or "").replace("_", " ")
     how = f"{100 * each.level:.4g} %, {method}, n = {' and '.join(map(str, each.n))}"
     left_out = f"not of whole data sets, left out: {'; '.join(each.left_out)}" if each.left_out else None
-    found = tag("b", f"{each.value:+.4f}")
-    return joined(found, f" [{limits}]", _small(how), _small(left_out), each.why)
+    value = tag("b", f"{each.value:+.4f}")
+    return joined(value, f" [{limits}]", _small(how), _small(left_out), each.why)

@@ -36,7 +36,7 @@ def inline(svg: bytes, name: str, title: str) -> Html:
     """
     root = ET.fromstring(xml(svg.decode()))  # matplotlib does not escape control characters
     _strip(root)
-    used = {found for each in root.iter() for value in each.attrib.values() for found in _references(value)}
+    used = {one for each in root.iter() for value in each.attrib.values() for one in _references(value)}
     for each in root.iter():
         _shorten(each, name, used)
     _gather(root)
@@ -77,7 +77,7 @@ def _shorten(node: ET.Element, name: str, used: set[str]) -> None:
         elif key in ("d", "x", "y", "width", "height", "transform", "points"):
             node.set(key, _COMMAND.sub(r"\1", " ".join(_NUMBER.sub(_rounded, value).split())))
         else:
-            whole = _REFERENCE.sub(lambda found: _renamed(found, name), value)
+            whole = _REFERENCE.sub(lambda reference: _renamed(reference, name), value)
             node.set(key, whole.replace(": ", ":").replace("; ", ";") if key == "style" else whole)
 
 
@@ -85,8 +85,8 @@ def _rounded(number: re.Match[str]) -> str:
     return f"{float(number[0]):.{DIGITS}f}".rstrip("0").rstrip(".")
 
 
-def _renamed(found: re.Match[str], name: str) -> str:
-    return f"url(#{name}-{found[1]})" if found[1] else f"#{name}-{found[2]}"
+def _renamed(reference: re.Match[str], name: str) -> str:
+    return f"url(#{name}-{reference[1]})" if reference[1] else f"#{name}-{reference[2]}"
 
 
 def _gather(node: ET.Element) -> None:

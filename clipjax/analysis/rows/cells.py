@@ -82,8 +82,8 @@ class Cell:
     @property
     def part(self) -> str | None:
         """The images used, if part of a data set: "373 of 1,280 images"."""
-        found = {words: None for row in self.rows if (words := in_words(row))}
-        return None if not found else next(iter(found)) if len(found) == 1 else f"parts of {len(found)} sets"
+        parts = {words: None for row in self.rows if (words := in_words(row))}
+        return None if not parts else next(iter(parts)) if len(parts) == 1 else f"parts of {len(parts)} sets"
 
     @property
     def n(self) -> int | None:
@@ -176,9 +176,9 @@ def cells_of(
     terms = dict.fromkeys(term for column in columns for term in column.terms)
     table = {}
     for model in dict.fromkeys(index.models_of(terms) if models is None else models):
-        found = {term: index.of(term)[model] for term in terms if model in index.of(term)}
-        chosen = {term: _choose(model, term, some, prompts, precision) for term, some in found.items()}
-        if found:
+        of_model = {term: index.of(term)[model] for term in terms if model in index.of(term)}
+        chosen = {term: _choose(model, term, some, prompts, precision) for term, some in of_model.items()}
+        if of_model:
             table[model] = [_cell(model, column, chosen) for column in columns]
     return table
 
@@ -223,15 +223,15 @@ def _choose(model: str, term: Term, rows: Sequence[Row], prompts: str | None, pr
 
 def ways_of(rows: Sequence[Row], name: str) -> dict[str, str]:
     """{each value of one part of the convention: a run with it}. Rows without a value agree with any."""
-    found: dict[str, str] = {}
+    ways: dict[str, str] = {}
     for row in rows:
         convention, recipe = row["convention"], row["recipe"]
         if name == "annotations" and recipe.get(name):  # compared by digest
             way = " ".join(filter(None, (convention.get(name), recipe[name][:12])))
-            found.setdefault(way, row["run_id"])
+            ways.setdefault(way, row["run_id"])
         elif name in convention:
-            found.setdefault(str(convention[name] or "none"), row["run_id"])
-    return found
+            ways.setdefault(str(convention[name] or "none"), row["run_id"])
+    return ways
 
 
 def _cell(model: str, column: Column, chosen: Mapping[Term, Row]) -> Cell:
@@ -260,10 +260,10 @@ def _published(model: str, column: Column, rows: Sequence[Row]) -> list[Score]:
     """Scores that agree with the conventions of all rows."""
     term, *others = column.terms
     if others:
-        found = lookup(model, "curation", "", column.key)
+        known = lookup(model, "curation", "", column.key)
     else:
-        found = lookup(model, term.task, term.dataset, term.metric, term.slice)
-    return [score for score in found if all(score.agrees(row["convention"]) for row in rows)]
+        known = lookup(model, term.task, term.dataset, term.metric, term.slice)
+    return [score for score in known if all(score.agrees(row["convention"]) for row in rows)]
 
 
 def _interval(column: Column, value: float, rows: Sequence[Row]) -> dict[str, Any] | None:

@@ -53,10 +53,10 @@ def columns(file: Path | None = None) -> tuple[Column, ...]:
         DataError: another form; names file and column.
     """
     path = config_dir() / "curation.toml" if file is None else file
-    found = read_toml(path).get("columns")
-    if not isinstance(found, list) or not found:
+    records = read_toml(path).get("columns")
+    if not isinstance(records, list) or not records:
         raise DataError(f"{path}: expected [[columns]], as configs/curation.toml has them")
-    return tuple(column_from(record, f"{path}: column {n}") for n, record in enumerate(found, 1))
+    return tuple(column_from(record, f"{path}: column {n}") for n, record in enumerate(records, 1))
 
 
 def curation_table(
@@ -79,13 +79,13 @@ def curation_table(
     """
     of = columns() if of is None else of
     index = RowIndex(rows)
-    found = index.models_of(term for column in of for term in column.terms)
-    if not found:
+    with_rows = index.models_of(term for column in of for term in column.terms)
+    if not with_rows:
         raise DataError(_why_none(index, of))
     for model in models or ():
         if model not in index.models:
             raise unknown_name("model", model, list(index.models))
-        if model not in found:
+        if model not in with_rows:
             have = ", ".join(sorted({str(term_of(row)) for row in index if model_name(row) == model})[:NAMED])
             raise UsageError(f"{model} has rows ({have}), but none that the columns average: see --rows")
     return cells_of(index, of, models=models, prompts=prompts, precision=precision)

@@ -84,10 +84,10 @@ def groups(scheme: str = "paper", file: Path | None = None) -> tuple[Group, ...]
         raise unknown_name("scheme of groups", scheme, list(records))
     if not isinstance(records[scheme], list):
         raise DataError(f"{path}: expected [[{scheme}]], one for each group")
-    found = tuple(_group(path, f"{scheme} {n}", one) for n, one in enumerate(records[scheme], 1))
-    if len({group.key for group in found}) < len(found):
+    listed = tuple(_group(path, f"{scheme} {n}", one) for n, one in enumerate(records[scheme], 1))
+    if len({group.key for group in listed}) < len(listed):
         raise DataError(f"{path}: two groups of {scheme} have the same key")
-    return found
+    return listed
 
 
 def _path(file: Path | None) -> Path:

@@ -80,12 +80,12 @@ def points_of_prompts(
 
 def grouped(some: Iterable[Point], scheme: Sequence[Group]) -> tuple[dict[str, list[Point]], list[Point]]:
     """{key of every group: its points, possibly none}, and the points in no group."""
-    found: dict[str, list[Point]] = {group.key: [] for group in scheme}
+    by_group: dict[str, list[Point]] = {group.key: [] for group in scheme}
     rest = []
     for point in some:
         group = group_of(point.facts, scheme)
-        (rest if group is None else found[group.key]).append(point)
-    return found, rest
+        (rest if group is None else by_group[group.key]).append(point)
+    return by_group, rest
 
 
 def coordinates(some: Sequence[Point]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

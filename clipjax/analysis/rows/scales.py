@@ -70,10 +70,10 @@ def clip(values: np.ndarray, n: ArrayLike | None = None) -> np.ndarray:
 
 def on_scale(limits: ArrayLike, scale: str) -> np.ndarray:
     """Limits of intervals, clipped to the ends of the scale (0 and 1; for log 0)."""
-    found = np.asarray(limits, np.float64)
+    ends = np.asarray(limits, np.float64)
     if scale == "log":
-        return np.maximum(found, np.finfo(np.float64).tiny)
-    return np.clip(found, 0, 1) if scale in FRACTIONS else found
+        return np.maximum(ends, np.finfo(np.float64).tiny)
+    return np.clip(ends, 0, 1) if scale in FRACTIONS else ends
 
 
 def ends_on_scale(limits: ArrayLike, scale: str, n: ArrayLike | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -88,15 +88,15 @@ def ends_on_scale(limits: ArrayLike, scale: str, n: ArrayLike | None = None) -> 
 
     Returns: float64 [2, N], bool [2, N].
     """
-    found = np.asarray(limits, np.float64)
+    ends = np.asarray(limits, np.float64)
     if scale == "log":
-        positive = found[found > 0]
+        positive = ends[ends > 0]
         floor = positive.min() / 2 if positive.size else 1.0
-        return np.log(np.where(found > 0, found, floor)), found <= 0
+        return np.log(np.where(ends > 0, ends, floor)), ends <= 0
     if scale not in FRACTIONS:
-        return found, np.zeros(found.shape, bool)
-    inside = clip(np.clip(found, 0, 1), None if n is None else np.stack([n, n]))
-    return transform(on_scale(found, scale), scale, None if n is None else np.stack([n, n])), inside != found
+        return ends, np.zeros(ends.shape, bool)
+    inside = clip(np.clip(ends, 0, 1), None if n is None else np.stack([n, n]))
+    return transform(on_scale(ends, scale), scale, None if n is None else np.stack([n, n])), inside != ends
 
 
 def check_scale(scale: str) -> None:
@@ -107,15 +107,15 @@ def check_scale(scale: str) -> None:
 def checked(values: ArrayLike, scale: str) -> np.ndarray:
     """Values as float64, all on the scale; raises as `transform`."""
     check_scale(scale)
-    found = np.asarray(values, np.float64)
-    if not np.isfinite(found).all():
-        raise DataError(f"{found[~np.isfinite(found)][0]} is no value to plot or fit: leave it out")
-    if scale in FRACTIONS and found.size and not (found.min() >= 0 and found.max() <= 1):
-        wrong = found[(found < 0) | (found > 1)][0]
+    numbers = np.asarray(values, np.float64)
+    if not np.isfinite(numbers).all():
+        raise DataError(f"{numbers[~np.isfinite(numbers)][0]} is no value to plot or fit: leave it out")
+    if scale in FRACTIONS and numbers.size and not (numbers.min() >= 0 and numbers.max() <= 1):
+        wrong = numbers[(numbers < 0) | (numbers > 1)][0]
         raise UsageError(
             f"{wrong:g} has no place on a {scale} scale, which takes fractions from 0 to 1 (not percent); "
             "choose linear or log for other metrics"
         )
-    if scale == "log" and found.size and found.min() <= 0:
-        raise UsageError(f"{found.min():g} has no place on a log scale, which takes positive values only")
-    return found
+    if scale == "log" and numbers.size and numbers.min() <= 0:
+        raise UsageError(f"{numbers.min():g} has no place on a log scale, which takes positive values only")
+    return numbers

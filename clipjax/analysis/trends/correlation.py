@@ -61,8 +61,8 @@ def _pearson(x: np.ndarray, y: np.ndarray, times: np.ndarray, kind: str) -> np.n
     total = times.sum(1, keepdims=True)
     sides = []
     for values in (x, y):
-        found = times @ _order(values).T / 2 if kind == "spearman" else np.broadcast_to(values, times.shape)
-        off = found - (times * found).sum(1, keepdims=True) / total
+        numbers = times @ _order(values).T / 2 if kind == "spearman" else np.broadcast_to(values, times.shape)
+        off = numbers - (times * numbers).sum(1, keepdims=True) / total
         # Exactly 0, not a rounding error: a constant side gives 0 / 0 = NaN.
         sides.append(np.where(_constant(values, times), 0.0, off))
     across, up = sides

@@ -30,17 +30,17 @@ class Bounded:
     method: str
 
 
-def bootstrapped(found: Estimate) -> Bounded:
+def bootstrapped(statistic: Estimate) -> Bounded:
     """A number with its interval from a bootstrap over models.
 
     `EVERYTHING` for a level with less than one draw beyond each end.
     """
 
     def at(level: float) -> Limits:
-        limits = found.at(level) if len(found.draws) * (1 - level) / 2 >= 1 else None
+        limits = statistic.at(level) if len(statistic.draws) * (1 - level) / 2 >= 1 else None
         return EVERYTHING if limits is None else limits
 
-    return Bounded(found.value, at, METHOD)
+    return Bounded(statistic.value, at, METHOD)
 
 
 def mean_difference(first: np.ndarray, second: np.ndarray) -> Bounded:
@@ -95,13 +95,13 @@ def _rank_quantile(n: int, alpha: float) -> int:
 
 def _signed_rank_probabilities(n: int) -> np.ndarray:
     """P(W = 0), P(W = 1), ...: each rank counts with probability one half."""
-    found = np.ones(1)
+    probabilities = np.ones(1)
     for rank in range(1, n + 1):
-        added = np.zeros(len(found) + rank)
-        added[: len(found)] += found / 2
-        added[rank:] += found / 2
-        found = added
-    return found
+        added = np.zeros(len(probabilities) + rank)
+        added[: len(probabilities)] += probabilities / 2
+        added[rank:] += probabilities / 2
+        probabilities = added
+    return probabilities
 
 
 def difference_of(first: Bounded, second: Bounded) -> Bounded:

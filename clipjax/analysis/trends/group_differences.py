@@ -131,5 +131,5 @@ def _paired(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _of_both(one: Fit, two: Fit, value: float, draws: np.ndarray) -> Estimate:
-    found = estimate(value, one.n + two.n, draws, one.level)
-    return replace(found, undefined=found.undefined + max(one.undefined, two.undefined))
+    difference = estimate(value, one.n + two.n, draws, one.level)
+    return replace(difference, undefined=difference.undefined + max(one.undefined, two.undefined))

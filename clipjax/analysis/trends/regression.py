@@ -57,8 +57,8 @@ def lines(x: np.ndarray, y: np.ndarray, method: str = "huber", stop: Stop = FINE
 
 
 def _lines(x: np.ndarray, y: np.ndarray, method: str, stop: Stop) -> Lines:
-    found = least_squares(x, y, np.ones_like(x))
-    return found if method == "ols" else _robust(x, y, found, stop)
+    start = least_squares(x, y, np.ones_like(x))
+    return start if method == "ols" else _robust(x, y, start, stop)
 
 
 def least_squares(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> Lines:

@@ -44,10 +44,10 @@ class Estimate:
         None for fewer than `FEWEST` models, without draws, if at most half of the draws define the statistic,
         or if all draws agree (as for models in perfect order): resampling then shows no uncertainty.
         """
-        found = self.at(self.level)
-        if found is None:
+        limits = self.at(self.level)
+        if limits is None:
             return None
-        return {"lo": found[0], "hi": found[1], "level": self.level, "method": METHOD}
+        return {"lo": limits[0], "hi": limits[1], "level": self.level, "method": METHOD}
 
     def at(self, level: float) -> tuple[float, float] | None:
         """Limits at another level."""

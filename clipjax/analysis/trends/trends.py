@@ -211,14 +211,14 @@ def effective_robustness(points: Sequence[Point], baseline: Fit) -> list[Robustn
 
 def _bands(points: Sequence[Point], baseline: Fit) -> dict[int, tuple[float, float]]:
     """{index of a point whose y has an interval: the trend's limits there, at that level}."""
-    found: dict[int, tuple[float, float]] = {}
+    bands: dict[int, tuple[float, float]] = {}
     levels = [None if point.y.interval is None else point.y.interval["level"] for point in points]
     for level in {*levels} - {None}:
         those = [i for i, own in enumerate(levels) if own == level]
         x, _, n, _ = coordinates([points[i] for i in those])
         if (band := baseline.band(x, level, n)) is not None:
-            found.update(zip(those, zip(*(limits.tolist() for limits in band))))
-    return found
+            bands.update(zip(those, zip(*(limits.tolist() for limits in band))))
+    return bands
 
 
 def _robustness(point: Point, baseline: Fit, band: tuple[float, float] | None) -> Robustness:
@@ -279,9 +279,9 @@ def needed(n: int, fewest: int = FEWEST) -> str:
 
 
 def _convention(method: str, scale_x: str, scale_y: str, resamples: int, seed: int) -> dict[str, Any]:
-    found: dict[str, Any] = {"regression": REGRESSION[method], "scale_x": scale_x, "scale_y": scale_y}
+    convention: dict[str, Any] = {"regression": REGRESSION[method], "scale_x": scale_x, "scale_y": scale_y}
     if {scale_x, scale_y} & set(FRACTIONS):
-        found["clipping"] = CLIPPING
+        convention["clipping"] = CLIPPING
     if resamples:
-        found |= {"interval": METHOD, "resamples": resamples, "seed": seed}
-    return found
+        convention |= {"interval": METHOD, "resamples": resamples, "seed": seed}
+    return convention

@@ -29,8 +29,8 @@ class Panel(NamedTuple):
         """The model's newest row with a value."""
         wanted = (model, self.task, self.dataset, self.metric, self.slice)
         names = ("model", "task", "dataset", "metric", "slice")
-        found = [r for r in rows if tuple(r[n] for n in names) == wanted and r["value"] is not None]
-        return found[-1] if found else None
+        matching = [r for r in rows if tuple(r[n] for n in names) == wanted and r["value"] is not None]
+        return matching[-1] if matching else None
 
 
 def methods_figure(
@@ -43,17 +43,17 @@ def methods_figure(
         models: fine-tuned ones, top to bottom, labelled with their method.
     """
     everyone = [base, *models]
-    found = {
+    by_panel = {
         (panel, model): row for panel in panels for model in everyone if (row := panel.find(rows, model))
     }
-    if not found:
+    if not by_panel:
         raise DataError("no result row is one of the numbers of the figure: evaluate the models first")
     figure = new_figure(1.8 + 2.3 * len(panels), 1.2 + 0.3 * len(everyone))
     heights = {model: -number for number, model in enumerate(everyone)}
     with matplotlib.rc_context(RC):
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for panel, area in zip(panels, axes):
-            here = [found[panel, model] for model in everyone if (panel, model) in found]
+            here = [by_panel[panel, model] for model in everyone if (panel, model) in by_panel]
             for row in here:
                 colour = QUIET if row["model"] == base else COLOURS[0]
                 area.errorbar(
@@ -65,8 +65,8 @@ def methods_figure(
                     markersize=5,
                     capsize=2,
                 )
-            if (panel, base) in found:
-                area.axvline(found[panel, base]["value"], color=QUIET, linestyle="--", linewidth=1)
+            if (panel, base) in by_panel:
+                area.axvline(by_panel[panel, base]["value"], color=QUIET, linestyle="--", linewidth=1)
             area.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
             area.set_title(panel.title, loc="left")
             area.grid(visible=False, axis="y")
@@ -88,14 +88,14 @@ def alpha_figure(
     Raises:
         DataError: fewer than two alphas have an accuracy on `reference`, or no other data set has one.
     """
-    found = {
+    by_alpha = {
         (row["dataset"], _alpha(row)): row
         for row in rows
         if row["task"] == "zeroshot" and row["metric"] == "top1" and row["slice"] is None
         if row["value"] is not None and _alpha(row) is not None
     }
-    alphas = sorted({alpha for dataset, alpha in found if dataset == reference})  # type: ignore[type-var]
-    shifts = sorted({dataset for dataset, _ in found} - {reference})
+    alphas = sorted({alpha for dataset, alpha in by_alpha if dataset == reference})  # type: ignore[type-var]
+    shifts = sorted({dataset for dataset, _ in by_alpha} - {reference})
     if len(alphas) < 2 or not shifts:
         raise DataError(
             f"the curve needs accuracies of two alphas or more, on {reference} and on another data set"
@@ -105,7 +105,9 @@ def alpha_figure(
         area = figure.subplots()
         ringed = []
         for k, dataset in enumerate(shifts):
-            points = {a: (found[reference, a], found[dataset, a]) for a in alphas if (dataset, a) in found}
+            points = {
+                a: (by_alpha[reference, a], by_alpha[dataset, a]) for a in alphas if (dataset, a) in by_alpha
+            }
             _curve(area, points, COLOURS[k % len(COLOURS)], dataset)
             ringed += [points[written]] if written in points else []
         if ringed:

@@ -56,12 +56,12 @@ def reliability_figure(rows: Sequence[Row], out: str | Path) -> list[Path]:
 
 def _bins(rows: Sequence[Row], state: str) -> list[tuple[int, Row, int]]:
     """(number of the bin, its row, number of bins), for bins with images."""
-    start, found = f"reliability/{state}/bin:", []
+    start, bins = f"reliability/{state}/bin:", []
     for row in rows:
         if (row["slice"] or "").startswith(start) and row["metric"] == "accuracy":
             k, of = row["slice"].removeprefix(start).split("/")
-            found.append((int(k), row, int(of)))
-    return found
+            bins.append((int(k), row, int(of)))
+    return bins
 
 
 def _reliability_panel(panel: Axes, bins: Sequence[tuple[int, Row, int]]) -> None:
