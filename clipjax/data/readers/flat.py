@@ -1,4 +1,4 @@
-"""The reader of unlabelled images anywhere below a folder."""
+"""Unlabelled images anywhere below a folder."""
 
 from __future__ import annotations
 
@@ -22,11 +22,10 @@ def read_flat(
     columns: dict[str, str] | None = None,
     extensions: Sequence[str] = (),
 ) -> Manifest:
-    """Every image below `root`.
+    """Every image below `root`; `extensions` adds endings, e.g. ".gif" (its first frame).
 
-    Args:
-        columns: as in `read_folder`.
-        extensions: further endings, e.g. ".gif" (the image is its first frame).
+    Raises:
+        DataError: there is none.
     """
     known = (*IMAGE_EXTENSIONS, *extensions)
     ids = tuple(sorted(Walk(root).files(known)))
@@ -38,10 +37,10 @@ def read_flat(
 
 
 def columns_from_names(root: epath.Path, ids: Sequence[str], patterns: dict[str, str]) -> dict[str, list]:
-    """One column per pattern: its first group in each id.
+    """Column -> the first group of its pattern in each id.
 
     Raises:
-        DataError: a pattern is not a regular expression, or does not match an id.
+        DataError: a wrong pattern, or one that does not match an id.
     """
     columns = {}
     for column, pattern in patterns.items():

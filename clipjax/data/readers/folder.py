@@ -26,20 +26,18 @@ def read_folder(
     allow_missing: bool = False,
     columns: dict[str, str] | None = None,
 ) -> Manifest:
-    """Class folders, as ImageNet val: `<root>/<class>/**/<image>`; files beside them are ignored.
-
-    A class folder may be a link; no folder may be reached twice (see `walk`).
+    """Class folders as in ImageNet val: `<root>/<class>/**/<image>`; files beside them are ignored.
 
     Args:
         label_names: exactly these folders must exist. Default: the sorted folder names (by value if all are
             numbers).
         folder_is_index: folder names are the labels, 0 .. K-1 (ImageNet-V2).
-        ignore_unknown: leave out folders that are not labels (ObjectNet's 200 beside ImageNet's).
-        allow_missing: some labels may have no folder (the parts of ImageNet-D).
-        columns: column name -> regular expression; its first group in the image's relative path is the value.
+        ignore_unknown: leave out folders that are not labels (200 in ObjectNet).
+        allow_missing: some labels may have no folder (ImageNet-D).
+        columns: as in `columns_from_names`.
 
     Raises:
-        DataError: class folders missing, unexpected, empty or unreadable; links in a circle.
+        DataError: class folders missing, unexpected, empty or unreadable; a folder reached twice.
     """
     names = folders_in(root)
     if not names:
@@ -98,7 +96,7 @@ def _same_folders(
 
 
 def _nested(root: epath.Path, folders: Sequence[str], expected: set[str]) -> str:
-    """A hint if the class folders are one folder deeper, as archives often unpack."""
+    """A hint if an archive unpacked one level deeper."""
     fits: dict[tuple[int, int], list[str]] = {}
     for name in folders:
         inside = set(folders_in(root / name))
@@ -118,7 +116,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _recognises(path: Path) -> bool:
-    """Only class folders with images: an image beside them would lose its label."""
+    """No image is beside the folders. Raises UsageError if both hold images: some would lose labels."""
     if not exists(path):
         return False
     entries = sorted(list_folder(path))

@@ -1,8 +1,7 @@
-"""The reader of Hugging Face `datasets`' parquet files of encoded images.
+"""Hugging Face `datasets`' parquet files of encoded images.
 
 An image is a struct {bytes, path} (`datasets.Image`) or a binary column. The schema's metadata, under
-`huggingface`, names the classes of a `ClassLabel`. One pass reads the labels without the images; an image is
-read with its row group.
+`huggingface`, names the classes of a `ClassLabel`.
 """
 
 from __future__ import annotations
@@ -54,23 +53,21 @@ def read_hf_parquet(
     key: str | None = None,
     check_names: bool = True,
 ) -> Manifest:
-    """Parquet files of images: a folder of *.parquet (or a repository with its folder `data`), or one file.
+    """A folder of *.parquet (or a repository with its folder `data`), or one file.
 
-    An image's id is the `path` beside its bytes if each image has its own, else `file.parquet/row`.
+    An image's id is the `path` beside its bytes if each has its own, else `file.parquet/row`.
 
     Args:
-        label_names: default the declared ones.
-        split: first part of the file names (`test-00000-of-00001.parquet`), if there are several.
-        image: the image's column, if several may be it.
-        label: column of an int or class name. Default: the only declared class label, else "label", else no
-            labels.
-        captions: column with a caption or a list of captions.
-        key: column of unique names that become the ids.
-        check_names: False if the card only spells the classes, in the same order, in another way.
+        split: first part of the file names (`test-00000-of-00001.parquet`).
+        label: column of an int or class name. Default: the only declared class label, else "label", else
+            none.
+        captions: column of captions, or of lists of them.
+        key: column of unique names, used as ids.
+        check_names: False allows other spellings of the classes, in the same order.
 
     Raises:
         DataError: not parquet; schema or classes differ from the first file's, or classes from the card's; no
-            or several image columns; images that are only paths; a label outside the set.
+            or several splits or columns of image bytes; a label outside the set.
     """
     files = _files(root, split)
     schemas = {file: open_parquet(file).schema_arrow for file in files}
@@ -106,7 +103,7 @@ class ParquetOpener:
 
     Attributes:
         column: the binary leaf, e.g. "image.bytes".
-        locations: int64 [N, 4]: each image's file, row group, row in it, row in the file.
+        locations: int64 [N, 4]: file, row group, row in it, row in the file.
         versions: of files on a bucket, to notice a replaced file without another request.
     """
 
@@ -153,7 +150,7 @@ _READING = threading.Lock()
 
 @functools.lru_cache(maxsize=_GROUPS)
 def _row_group(path: str, version: Version, column: str, group: int) -> pa.ChunkedArray:
-    """The binary values of one row group; `version` tells a replaced file apart."""
+    """`version` makes a replaced file another key."""
     batches = read_batches(place(path), [column], [group])
     return pa.chunked_array([_leaf(batch.column(0)) for batch in batches])
 
@@ -164,13 +161,7 @@ def _leaf(array: Any) -> Any:
 
 
 class _Rows:
-    """The values beside the images, read without them.
-
-    Attributes:
-        values: column -> one value per image.
-        locations: as in `ParquetOpener`.
-        binary: the leaf with the bytes.
-    """
+    """The other columns' values, read without the images."""
 
     def __init__(self, files: Sequence[Path], field: pa.DataType, image: str, columns: Sequence[str]) -> None:
         self.files = files
@@ -210,7 +201,6 @@ class _Rows:
         return f"{self.files[self.locations[i, 0]]} row {self.locations[i, 3]}"
 
     def of(self, column: str) -> Iterator[tuple[int, Any]]:
-        """(image number, value in the column)."""
         return enumerate(self.values[column])
 
     def ids(self, key: str | None) -> list[str]:
@@ -252,7 +242,7 @@ def _files(root: epath.Path, split: str | None) -> list[Path]:
 
 
 def _declared(schema: pa.Schema) -> dict[str, list[str]]:
-    """Column -> class names declared by `datasets`; {} for other writers' files."""
+    """Column -> class names; {} for other writers' files."""
     try:
         record = parse_json((schema.metadata or {})[b"huggingface"], "huggingface")
         features = record["info"]["features"]

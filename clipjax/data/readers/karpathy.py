@@ -8,8 +8,7 @@ coco_test_karpathy.json ({images, annotations})      CLIP_benchmark: COCO's form
 flickr30k_test_karpathy.txt ("name.jpg,caption")     CLIP_benchmark: a line per caption below a header
 ===================================================  =========================================================
 
-The contents decide the layout. The column `captions` holds each image's captions, unchanged and in the file's
-order; there are no labels.
+The ending .txt and the key `annotations` decide the layout. The column `captions` keeps the file's order.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _KINDS = {str: "not a text", int: "not a whole number", list: "not a list"}
 
 
 class _Image(NamedTuple):
-    """Folder (or "") and name as in the annotation file, and captions."""
+    """`folder` may be ""."""
 
     folder: str
     name: str
@@ -49,13 +48,10 @@ def read_karpathy(
     """Images and their captions from one annotation file.
 
     Args:
-        root: folder of the annotation file and the images.
-        label_names: ignored.
-        file: annotation file below `root`; of several names, the first that exists.
-        split: of the images, if the file has several.
-        folder: below `root`, for images whose record names no folder.
+        file: below `root`; of several names, the first that exists.
+        folder: below `root`, for images whose record names none.
         filepath: images are in their record's folder (COCO: train2014, val2014); False: all in `folder`.
-        max_captions: keep only an image's first captions; COCO is often cut to five.
+        max_captions: COCO is often cut to five.
 
     Raises:
         DataError: an incomplete record, an unknown split, an image missing or listed twice, a missing or

@@ -16,11 +16,11 @@ Names = Sequence[str] | None
 def number_labels(
     raw: list[tuple[Any, str]], names: Names
 ) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
-    """Labels as the data spells them -> int32 [N], and label names; (None, names) without labels.
+    """(value, where) pairs -> int32 [N] and label names; (None, names) without pairs.
 
     Args:
-        raw: (value, where) pairs; a value is an int, a number as text, or a class name.
-        names: in label order; default: the names in the data, sorted.
+        raw: a value is an int, a number as text, or a class name.
+        names: in label order; default: the data's, sorted.
 
     Raises:
         DataError: an empty label, numbers among names, a label outside the set.
@@ -52,7 +52,7 @@ def number_labels(
 
 
 def is_int(value: Any) -> bool:
-    """Whether a label is a number, or one as text."""
+    """An int, or one as text."""
     if isinstance(value, str):
         return re.fullmatch(r"-?[0-9]{1,18}", value) is not None  # a longer number cannot be an index
     return isinstance(value, int) and not isinstance(value, bool)

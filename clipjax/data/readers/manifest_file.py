@@ -1,4 +1,4 @@
-"""The reader of a CSV, TSV or JSONL list of images."""
+"""A CSV, TSV or JSONL list of images."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from clipjax.storage.reading import exists, is_dir, is_file, numbered_csv, read_
 
 
 def read_manifest_file(root: epath.Path, label_names: Names = None, *, file: str = "") -> Manifest:
-    """A CSV, TSV or JSONL file with one image per row; other columns (captions, groups, ...) are kept.
+    """A CSV, TSV or JSONL file with one image per row; other columns are kept.
 
-    `path` is relative to the file; `label` is an int or class name; `id` replaces the path as the image's id,
-    as images with several rows need. A JSONL value may be a list (several captions).
+    `path` is relative to the file; `label` is an int or class name; `id` replaces `path` as the image's id. A
+    JSONL value may be a list (several captions).
 
     Args:
         root: the file, or its folder if `file` is given.
-        label_names: default: the names in the data, sorted.
 
     Raises:
         DataError: a malformed or incomplete row, a missing image, a label outside the set, a repeated id.
@@ -72,7 +71,6 @@ def _no_image(where: str, image: str, path: epath.Path) -> DataError:
 
 
 def _rows(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(file:line, row) for each row."""
     if is_dir(path):
         raise DataError(f"{path} is a folder, and a list of images is asked for: a .csv, .tsv or .jsonl file")
     if not exists(path):

@@ -1,10 +1,9 @@
-"""The reader of packed data sets (`clipjax datasets pack`): shards and a manifest.json.
+"""Packed data sets (`clipjax datasets pack`): shards and a manifest.json.
 
     OUT/00000.tar 00001.tar ... manifest.json          or *.array_record
 
-The manifest has ids in order, images' SHA-256, labels, class names and columns. So a packed data set has its
-source's digest, and any card of the source reads it. `digest` is the SHA-256 of the record itself. Shards
-outside the folder are refused.
+They have their source's digest, and any card of the source reads them. `digest` in the manifest is the
+SHA-256 of the rest of it.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ KINDS = {"webdataset": ".tar", "array_record": ".array_record"}
 
 
 def is_packed(root: str | os.PathLike[str]) -> bool:
-    """Whether `clipjax datasets pack` finished this folder."""
+    """Whether packing was finished."""
     path = place(root) / MANIFEST
     try:
         if isinstance(path, BucketPath):
@@ -59,10 +58,10 @@ def read_packed(root: str | os.PathLike[str], label_names: Sequence[str] | None 
     """A folder written by `clipjax datasets pack`.
 
     Args:
-        label_names: if given, must be the classes it was packed with, in order.
+        label_names: must equal the classes it was packed with, if any.
 
     Raises:
-        DataError: manifest.json missing or damaged, a shard missing or of another size, other classes.
+        DataError: manifest.json missing or damaged; a shard missing or of another size; other classes.
     """
     folder = place(root)
     record = read_record(folder)
@@ -151,7 +150,7 @@ def _check_shard(folder: Path, shard: dict[str, Any]) -> None:
 
 
 def _refuse_outside(folder: Path, path: Path, name: str) -> None:
-    """A foreign manifest must not make us read files elsewhere."""
+    """A foreign manifest must not make us read other files."""
     parts = PurePosixPath(name)
     outside = parts.is_absolute() or ".." in parts.parts or not parts.parts
     if not outside and not isinstance(path, BucketPath):
@@ -165,8 +164,6 @@ def _refuse_outside(folder: Path, path: Path, name: str) -> None:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PackedOpener:
-    """Images in shards, and their SHA-256 when packed."""
-
     shards: Opener
     sha256: tuple[str, ...]
 
@@ -225,11 +222,7 @@ def _check_count(file: Path, images: int, said: int) -> None:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RecordOpener:
-    """Images in ArrayRecord files.
-
-    Attributes:
-        locations: int64 [N, 2]: each image's file and record.
-    """
+    """Images in ArrayRecord files; `locations`: int64 [N, 2], file and record."""
 
     files: tuple[str, ...]
     locations: np.ndarray
@@ -262,7 +255,7 @@ _READING = threading.Lock()
 
 @functools.lru_cache(maxsize=64)
 def _reader(path: str, version: Version) -> Any:
-    """An open file; `version` tells a replaced one apart. Not picklable, so not in the opener."""
+    """`version` makes a replaced file another key. Not picklable, so not in the opener."""
     from array_record.python.array_record_module import ArrayRecordReader
 
     return ArrayRecordReader(path)

@@ -1,9 +1,8 @@
-"""Readers: published layouts of data sets -> a manifest, one file per reader.
+"""Readers: a module of this folder that sets `READER` is one; cards use the module's name.
 
-A module of this folder that sets `READER` is a reader; cards use the module's name. Its `read` maps `(root,
-label_names, **options)` to a Manifest. `label_names` are the labels as the data spells them (WordNet ids,
-folder names, class labels), in label order. No reader decodes an image, or needs TensorFlow or PyTorch.
-`root` is an etils.epath path; on a bucket a `BucketPath`.
+`read(root, label_names, **options)` gives a Manifest. `root` is an etils.epath path; on a bucket a
+`BucketPath`. `label_names` are spelled as in the data, in label order. No reader decodes an image, or needs
+TensorFlow or PyTorch.
 """
 
 from __future__ import annotations
@@ -23,15 +22,12 @@ IMAGES, CLASS_FOLDERS, ARCHIVES, OTHER = "images", "class folders", "archives", 
 
 @dataclass(frozen=True)
 class Reader:
-    """What a reader's module exposes as `READER`.
+    """What a module sets as `READER`.
 
     Attributes:
-        read: see the module's docstring.
-        layout: where the images are, for a check's hints: IMAGES (anywhere below the root), CLASS_FOLDERS
-            (one per class), ARCHIVES (shards, which stay packed), OTHER.
+        layout: where the images are: IMAGES (anywhere below the root), CLASS_FOLDERS, ARCHIVES or OTHER.
         recognises: whether a path without a card has this layout. None: a card is required.
-        asked: lower numbers are asked first: 0 if the layout is certain, 1 by file endings, 2 to 4 for any
-            list or folder.
+        asked: lowest first: 0 if the layout is certain, 1 by file endings, 2 to 4 for any list or folder.
     """
 
     read: Callable[..., Manifest]
@@ -42,7 +38,7 @@ class Reader:
 
 @functools.cache
 def reader_names() -> tuple[str, ...]:
-    """The readers' names; imports none of them."""
+    """Imports no reader."""
     return plug_ins(readers.__path__, "READER")
 
 
@@ -52,11 +48,7 @@ def find_reader(name: str) -> Reader:
 
 
 def recognise(path: Path) -> str | None:
-    """The name of the reader that takes a path, or None.
-
-    Raises:
-        UsageError: the path may be read in two ways.
-    """
+    """The reader that takes a path, or None. Raises UsageError if there are two ways to read it."""
     for name in sorted(reader_names(), key=lambda name: find_reader(name).asked):
         recognises = find_reader(name).recognises
         if recognises is not None and recognises(path):

@@ -1,8 +1,4 @@
-"""Data sets of a few large files: find the files, and read parts of them.
-
-Shards are read at random, never unpacked. What needs a pass over a whole shard (members' locations, images'
-SHA-256) is cached under its path and version.
-"""
+"""Data sets of a few large files, read at random and never unpacked."""
 
 from __future__ import annotations
 
@@ -49,7 +45,7 @@ def only_shards(path: Path, endings: tuple[str, ...]) -> bool:
 
 
 def are_shards(entries: Sequence[Path], endings: tuple[str, ...]) -> bool:
-    """Whether a folder with these entries is one of shards; see `only_shards`."""
+    """`only_shards` for a folder with these entries."""
     shards = [name for name in map(_lower, entries) if name.endswith(SHARDS)]
     others = any(entry.is_dir() or _lower(entry).endswith(IMAGE_EXTENSIONS) for entry in entries)
     return bool(shards) and not others and all(name.endswith(endings) for name in shards)
@@ -64,15 +60,14 @@ def _lower(path: Path) -> str:
 
 
 def shard_files(root: epath.Path, endings: tuple[str, ...], inside: str | None = None) -> list[Path]:
-    """The shards of `root`, ordered by the numbers in their names, then as texts.
+    """The shards of `root`: sorted by the numbers in their names, or in the pattern's order.
 
     Args:
         root: a folder, a file, or a pattern with braces: `{000000..000009}.tar`, `{train,val}.tar`.
-        inside: the folder of the shards in a `root` that has none itself.
+        inside: subfolder to use if `root` itself has no shards.
 
     Raises:
-        DataError: no shard there; shards missing by the pattern, by their names (`-00003-of-00010`) or by
-            `nshards.txt`.
+        DataError: no shard; one is missing by the pattern, the names (`-00003-of-00010`) or `nshards.txt`.
     """
     path = place(root)
     if is_dir(path):
@@ -101,7 +96,7 @@ def _is_shard(path: Path, endings: tuple[str, ...]) -> bool:
 
 
 def _by_numbers(path: Path) -> tuple[list[int | str], str]:
-    """Sorts "10.tar" after "9.tar". Odd parts of a split are numbers, so like is compared with like."""
+    """Sorts "10.tar" after "9.tar". Odd parts of the split are numbers, so types never mix."""
     parts = re.split(r"(\d+)", path.name)
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], path.name
 
@@ -125,7 +120,7 @@ def _check_count(folder: Path, files: Sequence[Path]) -> None:
 
 
 def _expand(pattern: Path) -> list[Path]:
-    """A pattern's files, as a shell expands it."""
+    """In a shell's order."""
     pieces = _BRACES.split(pattern.name)
     choices = [_choices(pattern, piece) if i % 2 else [piece] for i, piece in enumerate(pieces)]
     count = 1
@@ -160,12 +155,12 @@ def remembered(path: Path, what: str, compute: Callable[[], Any]) -> Any:
     """`compute()`, or its value cached by an earlier run; a failing cache only costs time.
 
     Args:
-        path: an existing file; its version is part of the key.
-        what: names the computation and its version, e.g. "tar members 1".
-        compute: gives a JSON value that depends on the file alone.
+        path: its version is part of the key.
+        what: the computation and its version, e.g. "tar members 1".
+        compute: gives JSON that depends on the file alone.
 
     Raises:
-        DataError: the file changes meanwhile; also what `compute` raises.
+        DataError: the file changes meanwhile.
     """
     folder = cache_dir() / "shards"
     now = clock_ns(folder)
@@ -190,8 +185,8 @@ class ShardOpener:
     """Images that are parts of files.
 
     Attributes:
-        members: each image's name in its shard.
-        locations: int64 [N, 3]: each image's shard, offset and bytes.
+        members: names in the shards.
+        locations: int64 [N, 3]: shard, offset and size in bytes.
     """
 
     shards: tuple[str, ...]
@@ -239,9 +234,8 @@ def digests_of_parts(
     """SHA-256 of images in shards, in order; cached for unchanged shards.
 
     Args:
-        shard: int [N], each image's shard.
+        shard: int [N], each image's.
         parts: identifies each image in its shard.
-        open_: image number -> bytes.
     """
     digests = [""] * len(parts)
     for k in np.unique(shard):

@@ -1,4 +1,4 @@
-"""The reader of a prepared TensorFlow Datasets folder."""
+"""Prepared TensorFlow Datasets folders, read without TensorFlow."""
 
 from __future__ import annotations
 
@@ -26,13 +26,11 @@ def read_tfds(
     label: str | None = "label",
     key: str | None = "file_name",
 ) -> Manifest:
-    """A prepared TensorFlow Datasets folder, read without TensorFlow or decoding.
+    """A version folder (with dataset_info.json), prepared as array_record or parquet.
 
     Args:
-        root: version folder (with dataset_info.json), prepared as array_record or parquet.
-        label_names: if given, must equal the declared class labels.
-        image, label, key: features with the image, the class label and a unique name. Without a `key` (None,
-            or no such feature) ids are record numbers.
+        label_names: must equal the declared class labels, if both exist.
+        key: feature with a unique name; without it ids are record numbers.
 
     Raises:
         DataError: not a prepared data set, unknown split or feature, a format without random access.
@@ -59,7 +57,7 @@ def read_tfds(
 
 @dataclasses.dataclass(frozen=True)
 class TfdsOpener:
-    """Images in a TFDS data source; `digests` come from reading the labels."""
+    """`digests` come from reading the labels."""
 
     root: str
     source: Any
@@ -82,7 +80,6 @@ class TfdsOpener:
 
 
 def _tfds_source(root: epath.Path, split: str, image: str) -> tuple[Any, Any]:
-    """(data source of encoded images, features)."""
     import tensorflow_datasets as tfds
 
     if isinstance(root, BucketPath):

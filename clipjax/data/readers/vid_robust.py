@@ -1,4 +1,4 @@
-"""The reader of ImageNet-Vid-Robust: video frames, their classes and anchors."""
+"""ImageNet-Vid-Robust: video frames, their classes and anchors."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def read_vid_robust(
 ) -> Manifest:
     """`<root>/val/<video>/<frame>.JPEG` with metadata/labels.json and metadata/pmsets.json.
 
-    An image's label is its first class. Columns: `accepted`, all its classes (indices); `anchor`, the frame
-    whose set it is in (its own id for an anchor); `offset`, frames after the anchor (negative before it);
-    `set_size`, frames of the set with its anchor.
+    An image's label is its first class. Columns: `accepted`, all its classes (indices); `anchor`, the id of
+    its set's anchor; `offset`, frames after the anchor (negative before it); `set_size`, frames of the set
+    with its anchor.
 
     Args:
-        label_names: classes in the order of labels.json's numbers.
+        label_names: in the order of labels.json's numbers.
         anchors_only: leave out the neighbours.
 
     Raises:

@@ -1,8 +1,7 @@
-"""Walk a folder of images: the only module that lists a data set's folders.
+"""Walk a folder of images.
 
-Links are followed, but a folder reached twice is an error: a link to a folder around it would repeat images
-without end, and two links to one folder would count images twice, or under two labels. Hidden names are
-skipped (also macOS's "._" copies of images).
+Links are followed, but a folder reached twice is an error: its images would repeat without end, or count
+twice. Hidden names are skipped (also macOS's "._" copies of images).
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from clipjax.storage.reading import AnyPath, exists, is_dir
 
 
 class Listed(NamedTuple):
-    """An entry of a folder; "other" is a FIFO, a socket or a device."""
+    """ "other" is a FIFO, a socket or a device."""
 
     name: str
     kind: Literal["folder", "file", "other"]
 
 
 def list_folder(folder: AnyPath) -> list[Listed]:
-    """A folder's entries, unsorted, without hidden ones.
+    """Unsorted entries, without hidden ones.
 
     Raises:
         DataError: not a readable folder; a broken link in it; a name that is not UTF-8.
@@ -44,7 +43,7 @@ def list_folder(folder: AnyPath) -> list[Listed]:
 
 
 def folders_in(folder: AnyPath) -> list[str]:
-    """Sorted names of a folder's folders. Raises as `list_folder`."""
+    """Sorted names. Raises as `list_folder`."""
     return sorted(entry.name for entry in list_folder(folder) if entry.kind == "folder")
 
 
@@ -66,17 +65,14 @@ def _listed(entry: os.DirEntry[str]) -> Listed:
 
 
 class Walk:
-    """A walk that reaches each folder below `root` at most once."""
+    """Reaches each folder below `root` at most once."""
 
     def __init__(self, root: AnyPath) -> None:
         self.root = root
         self._visited: dict[object, str] = {}
 
     def files(self, endings: Sequence[str], below: str = "") -> Iterator[str]:
-        """Files with one of the endings (".png", lower case), as posix paths relative to `root`.
-
-        Args:
-            below: start in this folder of the root.
+        """Files below `root`/`below` with one of the endings (".png", lower case), relative to `root`.
 
         Raises:
             DataError: as `list_folder`; a folder reached twice; a FIFO, socket or device with such an ending.
@@ -123,6 +119,5 @@ def _check_no_circle(link: str) -> None:
 
 
 def _identity(path: str) -> object:
-    """Equal for all paths of one folder."""
     status = os.stat(path)
     return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)  # 0: some networks

@@ -1,9 +1,9 @@
-"""The reader of WebDataset shards: plain tar files, a sample's members side by side.
+"""WebDataset shards: plain tar files, a sample's members side by side.
 
     000001.jpg  000001.cls  000001.txt   000002.jpg  ...
 
-A sample's members share a key: the name up to the first dot after the last slash (webdataset 1.0,
-webdataset/tariterators.py, `base_plus_ext`). Nothing is unpacked: one pass over the headers finds the images.
+Members share a key: the name up to the first dot after the last slash (webdataset 1.0,
+webdataset/tariterators.py, `base_plus_ext`).
 """
 
 from __future__ import annotations
@@ -35,15 +35,13 @@ MAX_TEXT = 16 * 2**20  # bytes of a label, of captions or of a JSON member
 
 
 class Member(NamedTuple):
-    """A file in a tar, and where its bytes are."""
-
     name: str
     offset: int
     size: int
 
 
 class Sample(NamedTuple):
-    """The members of one key, by extension, and the image among them."""
+    """`members` by extension; `image` is one of them."""
 
     key: str
     image: Member
@@ -59,7 +57,7 @@ def read_webdataset(
     captions: str | None = None,
     shard_in_id: bool = False,
 ) -> Manifest:
-    """WebDataset shards: a folder of *.tar, one tar, or a pattern `shards-{000000..000009}.tar`.
+    """A folder of *.tar, one tar, or a pattern `shards-{000000..000009}.tar`.
 
     An image's id is its member's name; the order is the shards'.
 
@@ -67,8 +65,7 @@ def read_webdataset(
         label_names: default the lines of CLIP_benchmark's `classnames.txt` beside or above the shards.
         image: the image's extension if a sample has several, e.g. "jpg".
         label: an extension ("cls"), or a key of a JSON member ("json:class"), with an int or class name. A
-            number in "cls" is always an index, even if classes are called by numbers. Default: "cls" if the
-            first sample has it, else no labels.
+            number in "cls" is always an index. Default: "cls" if the first sample has it.
         captions: extension whose lines are captions; default "txt" if the first sample has it.
         shard_in_id: ids are `shard.tar/member`, for shards that repeat their keys.
 
@@ -124,7 +121,7 @@ def _samples(shard: Path, image: str | None) -> list[Sample]:
 def split_name(name: str) -> tuple[str | None, str]:
     """A member's key, and its extension in lower case.
 
-    No key outside samples: hidden files, `__meta__`, names without an extension.
+    None for hidden files, `__meta__` and names without an extension.
     """
     folder, slash, base = name.rpartition("/")
     stem, dot, extension = base.partition(".")
@@ -160,8 +157,8 @@ def walk_tar(shard: Path) -> Iterator[Member]:
     """The files in a tar, in order; their bytes are not read.
 
     Raises:
-        DataError: a compressed, damaged or truncated tar; a member that is a link, whose name is absolute,
-            leaves the folder or is not UTF-8, or whose size is negative or more than the file holds.
+        DataError: a compressed, damaged or truncated tar; a link; an impossible size; a name that is
+            absolute, leaves the folder or is not UTF-8.
     """
     check_regular(shard)
     with shard.open("rb") as file:
@@ -234,7 +231,7 @@ class Texts:
 
 
 def _label(read: Texts, sample: Sample, label: str) -> Any:
-    """A label from the member `cls`, or from a key of a JSON member ("json:class")."""
+    """`label` is an extension, or a JSON member and its key ("json:class")."""
     extension, _, key = label.partition(":")
     text = read(sample, extension).strip()
     if not key:
@@ -246,7 +243,7 @@ def _label(read: Texts, sample: Sample, label: str) -> Any:
 
 
 def _lines(text: str) -> list[str]:
-    """A text's captions. Unlike `str.splitlines`, keeps form feeds and U+2028 in a caption."""
+    """Unlike `str.splitlines`, keeps form feeds and U+2028 in a caption."""
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
 
 
