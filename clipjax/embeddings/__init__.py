@@ -1,1 +1,1 @@
-"""Images and texts -> stored embeddings: the only room that runs a model for evaluation."""
+"""Images and texts -> stored embeddings."""

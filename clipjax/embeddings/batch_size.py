@@ -1,10 +1,6 @@
-"""The batch of a device: measured once per kind of model and device, and remembered.
+"""The batch of a device: measured once per kind of model and device, and remembered in the user's cache.
 
-More images fill a device better, up to a point; then they only cost memory and padding. `--batch-size auto`
-doubles the batch until that gains nothing or exceeds the memory. The user's cache keeps the fastest, in one
-file per kind of device.
-
-The last bits of an embedding depend on the batch, so an entry of the store keeps its first one.
+The last bits of an embedding depend on the batch, so a stored entry keeps its first one.
 """
 
 from __future__ import annotations
@@ -34,16 +30,16 @@ from clipjax.storage.reading import read_json
 
 IMAGE_BATCH = 64  # the default
 SIZES = tuple(8 << i for i in range(10))  # 8 to 4096
-WORTH = 1000  # fewer images are not worth the time of a measurement
-_MORE = 1.05  # stop when doubling the batch reaches less than this times the best rate before
-_NEARLY = 0.95  # take the smallest batch that reaches this times the best rate of all
+WORTH = 1000  # fewer images are not worth a measurement
+_MORE = 1.05  # stop doubling below this times the best rate so far
+_NEARLY = 0.95  # take the smallest batch that reaches this share of the best rate
 _SECONDS = 1.0  # least duration of a measurement
 
 Rate = Callable[[int], float]
 
 
 class Choice(NamedTuple):
-    """A batch for one device, and the reason in words ("": nothing was measured)."""
+    """A batch for one device, and the reason in words ("": not measured)."""
 
     batch: int
     why: str = ""
@@ -59,16 +55,13 @@ def choose(
     progress: bool = False,
     rate: Rate | None = None,
 ) -> Choice:
-    """The batch that embeds fastest on this process's devices; remembered, or else measured.
+    """The batch that embeds fastest on this process's devices: remembered, or else measured.
 
-    A user's own model is never measured: IMAGE_BATCH.
+    IMAGE_BATCH for a user's own model, and for fewer than WORTH images if none is remembered.
 
     Args:
-        params: their layout, "replicated" or "sharded".
-        images: number of images to embed; below WORTH nothing is measured: a remembered batch, else
-            IMAGE_BATCH.
-        progress: a bar on stderr.
-        rate: batch -> images per second, in place of a measurement; raises OutOfMemoryError.
+        params: "replicated" or "sharded".
+        rate: batch -> images per second; raises OutOfMemoryError. Default: a measurement.
 
     Raises:
         DataError: not even the smallest batch fits.
@@ -107,10 +100,10 @@ def choose(
 
 
 def images_per_second(forward: Forward, per_device_batch: int, side: int) -> float:
-    """Images per second of the compiled forward pass on all devices of this process; `side` in pixels.
+    """Images per second on all devices of this process; `side` in pixels.
 
     Raises:
-        OutOfMemoryError: the compiled program needs more memory than a device has.
+        OutOfMemoryError: the program needs more memory than a device has.
     """
     limit = device_memory()
     if limit is not None and (forward.memory() or 0) > limit:
@@ -166,7 +159,7 @@ def _remembered(path: Path, name: str) -> int | None:
 
 
 def _remember(path: Path, name: str, kind: str, choice: dict[str, Any]) -> bool:
-    # Of two concurrent writes one may be lost, which only costs time.
+    # Two concurrent writes may lose one, which only costs time.
     batches = _read(path).get("batches", {})
     record = json.dumps({"device": kind, "batches": {**batches, name: choice}}, indent=1)
     try:

@@ -1,7 +1,4 @@
-"""How a run computes, which does not decide its numbers: stores, batches, devices, processes, bars.
-
-A `clipjax.evaluation.subject.Request` decides the numbers.
-"""
+"""How a run computes: stores, batches, devices, processes, bars."""
 
 from __future__ import annotations
 
@@ -21,22 +18,20 @@ ON_ERROR = ("raise", "skip")
 
 @dataclass(frozen=True)
 class Compute:
-    """How a run computes.
+    """How a run computes; changes numbers only by rounding, and by skipped images.
 
     Attributes:
         store: for embeddings; None: keep none, and each of several processes embeds everything.
-        pixel_store: for decoded pixels, which the next model reads; None: keep none.
-        per_device_batch: images on a device in one step, or "auto": the fastest on such a device, measured
-            once (`clipjax.embeddings.batch_size`); None: 64. A stored entry keeps its own.
+        pixel_store: for decoded pixels.
+        per_device_batch: images on a device in one step; "auto": the fastest, measured once; None: 64, less
+            for few images. A stored entry keeps its own.
         params: "replicated" (whole on each device), "sharded" (cut over a process's devices), or "auto":
-            whole if that fits with this batch (`clipjax.embeddings.params`). A stored entry keeps its own.
-        workers: decoding processes; 0: threads, one per core; "auto": measures once what is fastest for such
-            images here (`clipjax.data.pixels.decoders`).
-        on_error: "raise" on an unreadable image, or "skip" it and list it in the statistics.
-        progress: bars with the time left on stderr.
+            whole if that fits. A stored entry keeps its own.
+        workers: decoding processes; 0: threads, one per core; "auto": the fastest, measured once.
+        on_error: "raise" on an unreadable image, or "skip" and list it.
 
     Raises:
-        UsageError: a batch below 1, a negative number of workers, or an unknown name.
+        UsageError: a batch below 1, negative workers, or an unknown name.
     """
 
     store: Store | None = None
@@ -64,5 +59,5 @@ def store_at(place: str | PathLike[str] | Store | None) -> Store | None:
 
 
 def pixel_store_at(place: str | PathLike[str] | PixelStore | None) -> PixelStore | None:
-    """The store of decoded pixels in a folder; a store or None is returned unchanged."""
+    """As `store_at`, for decoded pixels."""
     return PixelStore(place) if isinstance(place, str | PathLike) else place

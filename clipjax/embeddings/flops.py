@@ -19,11 +19,10 @@ from clipjax.models.unit_norm import unit_norm
 
 @dataclass(frozen=True)
 class Forward:
-    """The computation of one chip: function(params, batch) -> features.
+    """One chip's computation, function(params, batch) -> features, with abstract params.
 
     Attributes:
-        params: the tower's params, abstract.
-        example: one example, without the batch axis.
+        example: without the batch axis.
     """
 
     function: Callable[[Any, jax.Array], jax.Array]
@@ -57,8 +56,8 @@ def forward_of(card: Card, tower: str, precision: Precision) -> Forward:
 def product_flops(jaxpr: Jaxpr) -> int:
     """Floating-point operations of a program's dots and convolutions, two per multiply-add.
 
-    A scan's body counts as often as it runs (XLA's cost analysis counts it once). Of a `cond`, which also
-    selects by platform, only the costliest branch counts. Zeros that pad a convolution count as operands.
+    A scan's body counts as often as it runs (XLA's cost analysis counts it once). A `cond` (also a choice of
+    platform) counts as its costliest branch. A convolution's padding counts.
 
     Raises:
         ValueError: a product inside a loop of unknown length.

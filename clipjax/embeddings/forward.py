@@ -1,7 +1,6 @@
 """The forward pass on the devices of this process.
 
-Each device runs the same program on equally many images or texts, so a feature's bits do not depend on the
-number of devices. Params cut over the devices are put together first.
+Each device runs the same program on equally many rows, so bits do not depend on the number of devices.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ TEXT_BATCH = 32  # texts per device in one step
 
 
 class Program(NamedTuple):
-    """Key of a compiled tower: `batch` on one device, `size` in pixels a side or tokens a text."""
+    """Key of a compiled tower; `batch` of one device, `size` in pixels a side or tokens a text."""
 
     arch: str
     tower: str
@@ -44,8 +43,6 @@ compiled: Counter[Program] = Counter()  # compilations of this process
 
 
 class OutOfMemoryError(Exception):
-    """A step with this many images per device does not fit its memory."""
-
     def __init__(self, per_device_batch: int) -> None:
         super().__init__(f"{per_device_batch} images do not fit a device's memory")
         self.per_device_batch = per_device_batch
@@ -73,8 +70,7 @@ class Forward:
     Attributes:
         run: pixels uint8 [batch_size, S, S, 3] -> features [batch_size, D], perhaps not computed yet.
         batch_size: images on all devices together.
-        memory: () -> bytes of a step on each device, with params and intermediate values; compiles the
-            program. None if unknown (a user's own model).
+        memory: () -> bytes per device, params included; compiles the program. None for a user's own model.
     """
 
     run: Callable[[np.ndarray], Any]
@@ -86,13 +82,10 @@ class Forward:
 def image_forward(
     model: Encoder, precision: Precision, output: str, per_device_batch: int, params: str = REPLICATED
 ) -> Forward:
-    """The image tower on all devices of this process, or a user's own model as it is.
-
-    Args:
-        params: "replicated" or "sharded".
+    """The image tower on this process's devices, or a user's own model as it is.
 
     Raises:
-        UsageError: for a user's own model, anything but replicated params, "parity" and "embedding".
+        UsageError: a user's own model with sharded params, or not "parity" and "embedding".
         DataError: the params do not fit the devices; when run: features of a wrong shape.
     """
     refuse_own(model, params)
@@ -138,10 +131,9 @@ def _network_forward(
 def choose_params(
     model: Encoder, precision: Precision, output: str, per_device_batch: int, asked: str
 ) -> str:
-    """Placement of params: as asked; for "auto" "replicated" if it fits the device, else "sharded".
+    """Placement of params; "auto" is "replicated" if that fits the device, else "sharded".
 
-    "auto" compiles the program with whole params if a device's memory is known. Raises UsageError for a
-    user's own model with sharded params.
+    "auto" may compile the program. Raises UsageError for a user's own model with sharded params.
     """
     refuse_own(model, asked)
     if asked != AUTO:
@@ -172,7 +164,7 @@ _HELP = "cut them over several devices (--params sharded), or take fewer bits (-
 
 
 def image_step(model: Encoder, precision: Precision, output: str, mesh: Mesh, placement: str) -> Step:
-    """The image tower: uint8 pixels to features, of unit norm if they are a CLIP's embeddings."""
+    """Uint8 pixels to features, of unit norm if the card's embeddings are."""
     unit = output == "embedding" and embeds_at_unit_norm(model.card)
     mean, std = (tuple(values) for values in (model.card.preprocess.mean, model.card.preprocess.std))
     assert model.network is not None
@@ -180,7 +172,7 @@ def image_step(model: Encoder, precision: Precision, output: str, mesh: Mesh, pl
 
 
 def memory_of(compiled: jax.stages.Compiled) -> int:
-    """Bytes that a compiled step takes on one device."""
+    """Bytes on one device."""
     memory: Any = compiled.memory_analysis()
     sizes = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
     return sum(getattr(memory, size) for size in sizes)
@@ -189,8 +181,7 @@ def memory_of(compiled: jax.stages.Compiled) -> int:
 class Step:
     """A jitted (params, batch) -> features: each device runs the whole function on its part of the batch.
 
-    With `shard_map` the compiler has nothing to split or communicate, except to put cut params together.
-    `compiles` counts the traces.
+    With `shard_map` the compiler splits and communicates nothing, but puts cut params together.
     """
 
     def __init__(
@@ -222,7 +213,7 @@ class Step:
         return self._run(params, jax.device_put(batch, self.batch_sharding))
 
     def compiled(self, params: Any, batch: Any) -> jax.stages.Compiled:
-        """The program for (abstract) arrays of these shapes; a call does not compile it again."""
+        """The program for (abstract) arrays; a call does not compile it again."""
 
         def abstract(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
@@ -258,7 +249,7 @@ def _image_step(
 
 @functools.lru_cache(maxsize=16)
 def text_step(network: Network, mesh: Mesh, precision: Precision) -> Step:
-    """The text tower: token ids [B, L] to unit-norm features, params whole on each device."""
+    """Token ids [B, L] to unit-norm features, params whole on each device."""
 
     def embed_text(params: Any, ids: jax.Array) -> jax.Array:
         compiled[Program(network.arch.name, "text", ids.shape[1], len(ids), precision)] += 1
@@ -268,14 +259,10 @@ def text_step(network: Network, mesh: Mesh, precision: Precision) -> Step:
 
 
 def text_encoder(model: Encoder, precision: str = "parity") -> Callable[[np.ndarray], np.ndarray]:
-    """The text tower on all devices of this process: int32 [B, L] -> float32 [B, E] of unit norm.
+    """The text tower on this process's devices: int32 [B, L] -> float32 [B, E] of unit norm.
 
-    Each device takes TEXT_BATCH texts at a time for any B: one compilation per length L, and bits independent
-    of the number of devices.
-
-    Args:
-        model: a `clipjax.Model` with a text tower.
-        precision: "parity" or "fast".
+    Each device takes TEXT_BATCH texts at a time: one compilation per L, and bits independent of the number of
+    devices.
     """
     enable_compile_cache()
     mesh, network = local_mesh(), model.network
@@ -294,6 +281,6 @@ def text_encoder(model: Encoder, precision: str = "parity") -> Callable[[np.ndar
 
 
 def enable_compile_cache() -> None:
-    """Keep compiled programs in the user's cache between runs, unless JAX has its own setting."""
+    """Keep compiled programs in the user's cache, unless JAX has its own setting."""
     if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))

@@ -1,9 +1,8 @@
 """Images -> stored embeddings.
 
-A data set's rows are cut into shards (`clipjax.storage.store`). Every process embeds its share of the missing
-shards on its own devices, and waits for the others only at the end. A device's batch is fixed with the entry,
-so an embedding's bits do not depend on the number of devices or processes, nor on data sets that share a
-step. With a fixed global batch they would: matrix products of other shapes add up in another order.
+Every process embeds its share of the missing shards, and waits for the others only at the end. An entry fixes
+a device's batch, so bits do not depend on the number of devices or processes. A fixed global batch would
+change them: matrix products of other shapes add up in another order.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ def embed_images(
     recipe: PixelRecipe | None = None,
     rows_per_shard: int | None = None,
 ) -> Embeddings:
-    """Embed the images of a data set, or read stored embeddings; arguments as of `embed_many`."""
+    """As `embed_many`, for one data set."""
     [embeddings] = embed_many(
         model,
         [manifest],
@@ -70,29 +69,26 @@ def embed_many(
     recipe: PixelRecipe | None = None,
     rows_per_shard: int | None = None,
 ) -> list[Embeddings]:
-    """Embed the images of several data sets in one stream, or read stored embeddings.
+    """Embed several data sets in one stream, or read stored embeddings; one result per manifest.
 
     Each data set gets the same bits as alone. Its last batch is padded for one device, only the last step for
-    all: D devices of B images take ceil(sum(ceil(n_i / B)) / D) steps for n_1, n_2, ... images, not the sum
-    of ceil(n_i / (B D)). Stored data sets with another B follow in their own stream.
+    all: D devices of B images take ceil(sum(ceil(n_i / B)) / D) steps for n_1, n_2, ... images. Stored data
+    sets with another B have their own stream.
 
     Args:
         model: a `clipjax.Model`, or what `clipjax.wrap` makes from a user's own.
-        manifests: the data sets; of several with the same images, only the first is embedded if stored.
-        compute: default: without stores. A card without a fingerprint is never stored. A batch that does not
-            fit a device's memory is halved, while nothing is stored.
+        manifests: of several with the same images, only the first is embedded if stored.
+        compute: default: without stores. A card without a fingerprint is never stored. A batch that exceeds a
+            device's memory is halved, while nothing is stored.
         precision: "parity" (float32) or "fast" (bfloat16 tower).
         output: "embedding" (the head's input: unit norm for a zero-shot model, or a classifier whose card
-            says so; else raw features) or "features" (never normalised).
-        recipe: the pixels, default the card's own with RGB first.
-        rows_per_shard: rows in a stored file, a multiple of the batch; a stored entry keeps its own.
-
-    Returns: one per manifest, in order.
+            says so; else raw) or "features" (never normalised).
+        recipe: default: the card's own pixels with RGB first.
+        rows_per_shard: a multiple of the batch; a stored entry keeps its own.
 
     Raises:
-        DataError: no images, an unreadable image, none readable, features of a wrong shape or not finite, a
-            full disk, or hosts that do not share the store. An unreadable image stops only its own data set:
-            the others are stored before it is raised.
+        DataError: no images, an unreadable one (the other data sets are stored first), none readable,
+            features of a wrong shape or not finite, a full disk, or hosts that do not share the store.
         UsageError: an unknown output or precision; pixels that exceed the pixel store's budget.
     """
     how = Compute() if compute is None else compute
@@ -150,7 +146,7 @@ def _make(stream: Stream, sets: Sequence[DataSet]) -> None:
 def _run(
     stream: Stream, spans: Sequence[tuple[DataSet, Span]], batch: int, params: str
 ) -> dict[Passenger, DataError]:
-    """Embed and keep the spans; returns the data sets that an unreadable image stopped."""
+    """Returns the data sets that an unreadable image stopped."""
     pending, stopped = collections.deque(spans), {}
     while pending:
         try:

@@ -1,8 +1,7 @@
-"""How a tower's params are placed on the embedding devices: whole on each, or cut over all.
+"""How a tower's params are placed for embedding: whole on each device, or cut over all (FSDP).
 
-Whole is the rule: no device waits for another. A model that does not fit is cut (FSDP, by the rules of
-`clipjax.devices.sharding`): each device holds its part of every large param, and puts one block at a time
-together when the scan reaches it (`clipjax.models.cut`). The computation is the same.
+Whole is the rule: no device waits for another. A cut model puts one block at a time together, when the scan
+reaches it.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ _STACKED = "blocks"  # the stacks that `layers.scan` scans
 
 
 def placements(asked: str) -> tuple[str, ...]:
-    """The possible placements: as asked; for "auto" both."""
     return (REPLICATED, SHARDED) if asked == AUTO else (asked,)
 
 
@@ -37,14 +35,13 @@ def check_params(asked: str) -> None:
 
 
 def shardings(params: Any, mesh: Mesh, placement: str) -> Any:
-    """The NamedShardings of a tree of arrays (or ShapeDtypeStructs)."""
     return params_sharding(params, mesh, FSDP if placement == SHARDED else DP)
 
 
 def seen_whole(parts: Any, specs: Any, devices: int) -> Any:
     """Inside `shard_map`, turn a device's parts of the params into what the network takes.
 
-    Stacked params stay cut until the scan reaches them; all others are put together at once.
+    Stacked params stay cut until the scan reaches them.
     """
 
     def see(path: tuple, part: jax.Array, spec: PartitionSpec) -> Any:
@@ -57,16 +54,14 @@ def seen_whole(parts: Any, specs: Any, devices: int) -> Any:
 
 
 def device_memory() -> int | None:
-    """Bytes that JAX may use on a device of this process; None if unknown (a CPU)."""
+    """Bytes that JAX may use on a device; None if unknown (a CPU)."""
     return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
 
 
 def fits(needed: Callable[[], int | None], params: Any) -> bool:
-    """Whether a step with whole params fits a device; True if unknown, or for a single device.
+    """Whether a step with whole params fits a device; True if unknown, or for one device.
 
-    Args:
-        needed: () -> bytes of a step, None if memory was refused; called only if the params alone fit.
-        params: the tower's, or their abstract tree.
+    `needed` returns the bytes of a step, or None if memory was refused; it may compile.
     """
     limit = device_memory()
     if limit is None or jax.local_device_count() == 1:
@@ -78,11 +73,10 @@ def fits(needed: Callable[[], int | None], params: Any) -> bool:
 
 
 def mesh_to_load(asked: str) -> Callable[[Any], Mesh | None]:
-    """For `load_model`: card -> the mesh to cut params over while reading them; None: do not cut.
+    """For `load_model`: card -> the mesh to cut params over while reading; None: do not cut.
 
-    These params are in memory beside those placed for embedding, so "auto" cuts unless two copies fit.
-
-    Raises UsageError for an unknown placement.
+    "auto" cuts unless two copies fit: these params and those placed for embedding. Raises UsageError for an
+    unknown placement.
     """
     check_params(asked)
 
@@ -98,7 +92,7 @@ def mesh_to_load(asked: str) -> Callable[[Any], Mesh | None]:
 
 
 def refuse_own(model: Encoder, asked: str) -> None:
-    """Raise UsageError for a user's own model with sharded params: it places its params itself."""
+    """Raise UsageError for a user's own model with sharded params."""
     if asked == SHARDED and model.network is None:
         raise UsageError(f"{model.card.id} is not one of clipjax's networks: it places its params itself")
 

@@ -1,8 +1,7 @@
 """A data set to embed: its layout, and where its embeddings go.
 
-The layout is the device batch, the rows of a stored file and the placement of params. The bits depend on it,
-so an entry in the store keeps its own. A new entry gets the requested layout, the one measured to be fastest,
-or what fits the memory.
+The bits may depend on the layout (batch, rows per file, placement of params), so a stored entry keeps its
+own.
 """
 
 from __future__ import annotations
@@ -31,25 +30,21 @@ from clipjax.models.version import FORWARD_VERSION
 from clipjax.storage.entry import Entry, check_finite, key_hash
 from clipjax.storage.store import Store
 
-SHARD_ROWS = 512  # at most: a killed run loses this many; 1 MB for embeddings of 512 numbers
-SHARDS = 8  # at least, if there are more batches than that: a small data set can be resumed too
+SHARD_ROWS = 512  # at most, and lost by a killed run; 1 MB for embeddings of 512 numbers
+SHARDS = 8  # at least, if there are as many batches: a small data set can be resumed too
 
 
 @dataclasses.dataclass(frozen=True)
 class EmbedStats:
-    """What this process did for one data set of an `embed_images` or `embed_many` call.
-
-    A step with several data sets counts for its first, so sums over data sets are the call's.
+    """What this process did for one data set; a step with several counts for its first.
 
     Attributes:
         forward_passes: batches run; 0 if everything was stored.
-        images: images embedded.
-        compiles: compilations of the forward pass.
         decode_seconds: waiting for pixels.
         compute_seconds: handing over batches and waiting for features.
-        skipped: ids of unreadable images, in order: they have no embedding.
-        per_device_batch: images on a device in one step; a stored entry's own, not the requested one.
-        decoders: the decoders in words, if measured and used.
+        skipped: ids of unreadable images, in order.
+        per_device_batch: a stored entry's own, not the requested one.
+        decoders: the measured choice in words; "" for the default.
         params: "replicated" or "sharded".
         batch_choice: why this batch, in words, if a measurement or the memory decided.
     """
@@ -66,7 +61,6 @@ class EmbedStats:
     batch_choice: str = ""
 
     def plus(self, other: EmbedStats) -> EmbedStats:
-        """The sum of both, for the same data set."""
         names = ("forward_passes", "images", "compiles", "decode_seconds", "compute_seconds")
         sums = {name: getattr(self, name) + getattr(other, name) for name in names}
         words = {name: getattr(self, name) or getattr(other, name) for name in ("decoders", "batch_choice")}
@@ -74,7 +68,7 @@ class EmbedStats:
 
 
 def share_waiting(stats: Iterable[EmbedStats]) -> float | None:
-    """The share of embedding time in which devices waited for pixels; None: nothing was embedded."""
+    """The share of embedding time spent waiting for pixels; None: nothing was embedded."""
     stats = list(stats)
     waited = sum(each.decode_seconds for each in stats)
     total = waited + sum(each.compute_seconds for each in stats)
@@ -101,8 +95,7 @@ def image_key(
 ) -> dict[str, Any]:
     """Everything that an embedding depends on; the fingerprint covers weights, architecture, mean and std.
 
-    Sharded params run another program. Its bits were equal in all our tests, without a guarantee: such
-    embeddings have their own key.
+    Sharded params run another program, whose bits are not guaranteed to be equal: they have their own key.
     """
     return {
         "model": card.fingerprint,
@@ -124,8 +117,6 @@ class Asked(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """`why` is `EmbedStats.batch_choice`."""
-
     params: str
     batch: int
     rows_per_shard: int
@@ -134,11 +125,11 @@ class Layout(NamedTuple):
 
 @dataclasses.dataclass(eq=False)
 class DataSet(Passenger):
-    """A data set and the target of its embeddings: an entry of the store, or memory.
+    """A data set and where its embeddings go: an entry of the store, or memory.
 
     Attributes:
         name: the entry's, equal for the same images; unique without an entry.
-        rows: without an entry: ids and embeddings of all readable rows.
+        rows: ids and embeddings of all readable rows; with an entry, only after `result`.
     """
 
     layout: Layout = dataclasses.field(kw_only=True)
@@ -159,8 +150,8 @@ class DataSet(Passenger):
     def spans(self, first: int, allow_skipped: bool) -> list[Span]:
         """This process's share of the rows still to embed.
 
-        Dealt by shard number, not by place in the list: processes see different lists while another run fills
-        the store. Numbers continue from `first` over a stream's data sets, many of which have one shard.
+        Dealt by shard number, not by place in the list, which differs by process while another run fills the
+        store. Numbers continue from `first` over data sets: many have one shard.
         """
         missing = self.missing(allow_skipped)
         if self.entry is None:
@@ -184,7 +175,7 @@ class DataSet(Passenger):
     def halve(self) -> None:
         """Halve the batch; all processes call it at the same point.
 
-        Raises DataError if the batch is 1, or rows are stored: they keep the entry's batch.
+        Raises DataError if the batch is 1, or rows are stored.
         """
         batch, name = self.layout.batch, self.manifest.name or "the data set"
         if batch == 1:
@@ -244,9 +235,7 @@ class DataSet(Passenger):
 
 
 def data_set(stream: Stream, manifest: Manifest, store: Store | None, asked: Asked) -> DataSet:
-    """The data set with its layout and, if stored, its entry.
-
-    All processes call it at the same point, and agree.
+    """The data set with its layout and any stored entry; all processes call this, and agree.
 
     Raises:
         UsageError: the rows of a shard are not a multiple of the batch.
@@ -299,7 +288,6 @@ def default_shard(n: int, batch: int) -> int:
 
 
 def _open(store: Store, key: dict[str, Any], model: Encoder, manifest: Manifest, layout: Layout) -> Entry:
-    # All processes must mean the same entry, on the same disk.
     assert_same_everywhere("what to embed (the hash of model, data set and settings)", key_hash(key))
     entry = store.entry(
         key,

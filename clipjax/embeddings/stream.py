@@ -1,9 +1,8 @@
-"""One stream of images from one or several data sets through the devices of this process.
+"""One stream of images from several data sets through the devices of this process.
 
-A step takes a fixed number of images per device, so on a big slice a small data set fills only part of it.
-Therefore spans of several data sets follow each other, each padded to whole batches of one device, not to a
-whole step. A row always has the same position and neighbours in its batch: its features have the same bits
-whatever comes before it, on any number of devices, after any interruption.
+Spans are padded to whole batches of one device, not to a whole step, which a small data set would leave half
+empty. A row always has the same position and neighbours in its batch, so its bits do not depend on earlier
+rows, the number of devices or interruptions.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ IN_FLIGHT = 2  # batches on the devices at once: one computes while the next is 
 
 @dataclasses.dataclass(eq=False)
 class Passenger:
-    """A data set in a stream, and what was done for it; a shared step counts for its first data set."""
+    """A data set in a stream, and what was done for it; a shared step counts for its first."""
 
     manifest: Manifest
     forward_passes: int = 0
@@ -48,8 +47,6 @@ class Passenger:
 
 
 class Span(NamedTuple):
-    """Rows of a data set that are embedded together."""
-
     of: Passenger
     rows: range
 
@@ -63,12 +60,8 @@ class UnreadableError(Exception):
 
 
 class _Pixels(NamedTuple):
-    """The input of a step, or of one device in it.
-
-    Attributes:
-        pixels: uint8 [B, S, S, 3].
-        read: bool [B]; False is padding, or one of `skipped`.
-        skipped: the unreadable images, in order.
+    """Input of a step or of one device: uint8 [B, S, S, 3]; `read` is bool [B], false for padding and
+    `skipped`.
     """
 
     pixels: np.ndarray
@@ -78,8 +71,6 @@ class _Pixels(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """How images become features; see `clipjax.embeddings.images.embed_many`."""
-
     model: Encoder
     recipe: PixelRecipe
     pixel_store: PixelStore | None
@@ -95,7 +86,7 @@ class Stream:
         """Each span's readable rows, and their features [n, D], in turn.
 
         Raises:
-            UnreadableError: an image is unreadable and not to be skipped; raised after the spans before it.
+            UnreadableError: an image is unreadable and not to be skipped; after the spans before it.
             OutOfMemoryError: the batch does not fit a device.
         """
         if not spans:
@@ -153,10 +144,7 @@ class Stream:
     def _features(
         self, forward: Forward, per_device_batch: int, source: Iterator[_Pixels], order: _Order, bar: Bar
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """For each step: which rows [B] were read, and features [B, D].
-
-        While one step computes, the next is decoded and sent.
-        """
+        """For each step: which rows [B] were read, and features [B, D]."""
         waiting: collections.deque[tuple[np.ndarray, Any]] = collections.deque()
         for step in itertools.count():
             account = order.first(step)
@@ -186,13 +174,7 @@ class Stream:
 
 
 class _Order:
-    """Which row of which data set is where in the stream.
-
-    Args:
-        owners: of each span.
-        rows: int [n] of each span, -1 for padding.
-        batch_size: images in a step.
-    """
+    """Which row of which data set is where in the stream; `rows` int [n] per span, -1 for padding."""
 
     def __init__(self, owners: Sequence[Passenger], rows: Sequence[np.ndarray], batch_size: int) -> None:
         self._owners, self._rows, self.batch_size = owners, np.concatenate(rows), batch_size
@@ -250,10 +232,7 @@ def _stacked(pieces: Iterator[_Pixels], count: int) -> Iterator[_Pixels]:
 def _cut(
     stream: Iterator[tuple[np.ndarray, np.ndarray]], lengths: Sequence[int]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Regroup a stream of pairs of arrays into pieces of these lengths.
-
-    Steps of rows [0, 1], [2, 3] in pieces of lengths 3 and 1 -> [0, 1, 2], [3].
-    """
+    """Regroup pairs of arrays: steps of rows [0, 1], [2, 3] in lengths 3 and 1 -> [0, 1, 2], [3]."""
     parts: list[tuple[np.ndarray, np.ndarray]] = []
     for length in lengths:
         while sum(len(read) for read, _ in parts) < length:

@@ -1,7 +1,7 @@
 """Texts -> unit-norm embeddings: prompts of a head, captions of a data set.
 
-Texts are tokenised in blocks, sorted by length and encoded in chunks, cut after the last id that the tower
-reads: equal vectors for a fraction of the work, in memory that does not grow with the texts.
+Sorting texts by length and cutting them after the last id that the tower reads saves work, and changes no
+vector.
 """
 
 from __future__ import annotations
@@ -36,12 +36,11 @@ def embed_texts(
     store: Any = None,
     progress: bool = False,
 ) -> np.ndarray:
-    """Embed texts, e.g. a data set's captions: float32 [M, D], unit norm.
+    """Embed texts, e.g. captions: float32 [M, D], unit norm.
 
     Args:
-        model: a zero-shot model.
         name: of the texts in the store's listing.
-        store: a `clipjax.storage.store.Store`; a card without a fingerprint is never stored.
+        store: a `Store`; a card without a fingerprint is never stored.
 
     Raises:
         DataError: `encode_text` returns a wrong shape or norm, or an embedding is not finite.
@@ -69,13 +68,10 @@ def embed_texts(
 def caption_texts(
     ids: Sequence[str], captions: Sequence[Any], template: PromptSet
 ) -> tuple[list[str], np.ndarray]:
-    """All captions in a template, and the row of each one's image.
+    """All captions in a template, M texts, and the row of each one's image, int32 [M].
 
     Args:
-        ids: [N], image names for errors.
         captions: [N], a list of strings per image, or one string.
-
-    Returns: M texts, int32 [M].
 
     Raises:
         DataError: an image without a caption, or a caption that is empty or not a text.
@@ -94,10 +90,7 @@ def caption_texts(
 
 
 def are_cut(model: Encoder, texts: Sequence[str]) -> np.ndarray:
-    """bool [M]: which texts exceed the context, so that the model reads only their beginning.
-
-    All False for a user's own text tower, whose context is unknown.
-    """
+    """bool [M]: which texts exceed the context; False for a user's own text tower, of unknown context."""
     if model.network is None:
         return np.zeros(len(texts), bool)
     steps = range(0, len(texts), TOKENIZED)
