@@ -1,8 +1,8 @@
 """Random resized crop and flip on the host, seeded per image and epoch.
 
 Source: torchvision 0.29, `transforms.RandomResizedCrop.get_params`, `functional.resized_crop` and `hflip` on
-PIL images. For the same box and flip, pixels are byte-equal. Boxes have the same distribution, but NumPy's
-generator draws them.
+PIL images. Pixels are byte-equal for the same box and flip. NumPy's generator draws boxes from the same
+distribution.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ class Augmentation:
     Attributes:
         scale: smallest and largest share of the image's area in a crop.
         ratio: smallest and largest width / height of a crop.
-        interpolation: for resizing the crop.
         flip: probability of a horizontal flip.
     """
 
@@ -46,7 +45,7 @@ class Augmentation:
 
 
 class Box(NamedTuple):
-    """A part of an image, in pixels."""
+    """In pixels."""
 
     top: int
     left: int
@@ -55,7 +54,7 @@ class Box(NamedTuple):
 
 
 def image_generator(seed: int, epoch: int, image_id: str, use: str) -> np.random.Generator:
-    """The random generator of one image in one epoch, decided by the arguments alone.
+    """The generator of one image in one epoch.
 
     Args:
         use: "pixels" or "caption": drawing one does not shift the other.
@@ -65,12 +64,12 @@ def image_generator(seed: int, epoch: int, image_id: str, use: str) -> np.random
 
 
 def sample_box(size: tuple[int, int], augmentation: Augmentation, rng: np.random.Generator) -> Box:
-    """The box of a random resized crop: uniform in area, log-uniform in width / height.
+    """A random box: uniform in area, log-uniform in width / height.
 
     Args:
         size: (width, height), as in PIL.
 
-    Returns: a box inside the image; if none of ten draws fits, the largest central one within the ratios.
+    Returns: the largest central box within the ratios if none of ten draws fits the image.
     """
     width, height = size
     smallest, largest = augmentation.scale
@@ -97,7 +96,7 @@ def _central_box(width: int, height: int, narrowest: float, widest: float) -> Bo
 def augmented_pixels(
     image: PIL.Image.Image, augmentation: Augmentation, size: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """One random view of an image, uint8 [S, S, 3] with S = `size`.
+    """One random view, uint8 [S, S, 3] with S = `size`.
 
     The image first becomes RGB, as in torchvision's folder loader. Raises DataError if it cannot.
     """
@@ -108,7 +107,7 @@ def augmented_pixels(
 
 
 def crop_pixels(image: PIL.Image.Image, box: Box, flip: bool, size: int, interpolation: str) -> np.ndarray:
-    """A box of an RGB image, resized with antialiasing, mirrored if `flip`: uint8 [S, S, 3]."""
+    """A box of an RGB image, resized with antialiasing, then mirrored if `flip`: uint8 [S, S, 3]."""
     crop = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
     pixels = np.asarray(crop.resize((size, size), RESAMPLING[interpolation]))
     return pixels[:, ::-1] if flip else pixels

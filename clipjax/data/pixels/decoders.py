@@ -1,8 +1,7 @@
-"""How many threads or worker processes decode fastest: measured once, on images of the data set.
+"""How many threads or worker processes decode fastest, measured on images of the data set.
 
-Threads share one interpreter, which PIL releases while decoding and resizing; workers cost memory and seconds
-to start. All settings decode the same images, read before so that the disk does not decide. The user's cache
-keeps the fastest by machine, pixel recipe, and the images' rough size and format.
+Threads share one interpreter, which PIL releases while decoding; workers cost memory and seconds to start.
+The user's cache keeps the fastest by machine, pixel recipe, and the images' rough size and format.
 """
 
 from __future__ import annotations
@@ -46,12 +45,7 @@ _PAST = 0.9  # below this share of the previous rate, more threads or workers no
 
 @dataclasses.dataclass(frozen=True)
 class Decoders:
-    """A setting of `clipjax.data.pixels.loader.batches`.
-
-    Attributes:
-        workers: processes; 0 decodes in this one.
-        threads: per process; None: one per core, or one in a worker.
-    """
+    """`workers`: processes; 0 decodes in this one. `threads`: per process; None: one per core (one in a worker)."""
 
     workers: int = 0
     threads: int | None = None
@@ -76,9 +70,8 @@ def choose(
     """The fastest setting for these images here, measured now or in an earlier run.
 
     Args:
-        rows: to decode; -1 is padding. Fewer than WORTH are not measured: without an earlier run's result
-            they get `Decoders()`.
-        rate: replaces the measurement (images a second of a setting).
+        rows: to decode; -1 is padding. Fewer than WORTH are not measured.
+        rate: replaces the measurement (images a second).
     """
     rows = rows[rows >= 0]
     sample = rows[:SAMPLE].tolist()
@@ -100,7 +93,7 @@ def choose(
 def images_per_second(
     manifest: Manifest, recipe: PixelRecipe, rows: Sequence[int], decoders: Decoders
 ) -> float:
-    """A setting's speed after its first batch."""
+    """After the first batch."""
     with batches(
         manifest,
         recipe,
@@ -140,7 +133,6 @@ def _cores() -> int:
 
 
 def _counts(first: int) -> Iterator[int]:
-    """first, twice that, ..., up to the number of cores."""
     count = first
     while count < _cores():
         yield count
@@ -175,7 +167,7 @@ def _remembered(path: Path) -> Decoders | None:
 
 
 def _remember(path: Path, best: Decoders, why: dict[str, Any]) -> None:
-    """Errors are ignored: they only cost the next run time."""
+    """Errors only cost the next run time."""
     record = json.dumps({**dataclasses.asdict(best), "measured": why}, indent=1)
     with contextlib.suppress(DataError):
         LocalFiles().create(epath.Path(path), record.encode(), replace=True)

@@ -13,7 +13,7 @@ from clipjax.data.manifest import Manifest, Opener, Progress
 
 @dataclasses.dataclass(frozen=True)
 class JoinedOpener:
-    """Several openers in a row; image i of opener k is `starts[k] + i`."""
+    """Image i of opener k is `starts[k] + i`."""
 
     openers: tuple[Opener, ...]
     starts: tuple[int, ...]
@@ -39,7 +39,7 @@ class JoinedOpener:
         return [digest for opener in self.openers for digest in opener.content_digests(progress)]
 
     def _owner(self, i: int) -> tuple[int, int]:
-        """The number of the image's opener, and its row there."""
+        """(opener's number, row there)."""
         k = bisect.bisect_right(self.starts, i) - 1
         return k, i - self.starts[k]
 
@@ -49,9 +49,9 @@ def _starts(sizes: Sequence[int]) -> tuple[int, ...]:
 
 
 def joined(manifests: Sequence[Manifest]) -> Manifest:
-    """One manifest of all images, without labels and columns.
+    """One manifest of all images, without labels and columns; ids begin with the manifest's number.
 
-    With several manifests, ids begin with the manifest's number.
+    A single manifest is returned as it is.
     """
     if len(manifests) == 1:
         return manifests[0]

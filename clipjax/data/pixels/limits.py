@@ -1,4 +1,4 @@
-"""Limits on an image's size, and on the pixels decoded at one time."""
+"""Limits on an image's size, and on pixels decoded at one time."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class InFlight:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[Callable[[PIL.Image.Image], None]]:
-        """Yields a function to call with one opened image before it is decoded.
+        """Yields a function that waits until an opened image's pixels fit; call it once, before decoding.
 
-        It waits until the image's pixels fit; they count until the block ends.
+        They count until the block ends.
         """
         held = 0
 

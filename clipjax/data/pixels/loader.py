@@ -1,8 +1,7 @@
-"""The loader: manifest rows -> batches of pixels, through grain.
+"""Manifest rows -> batches of pixels, through grain.
 
-Decoding is the bottleneck, so threads (PIL releases the interpreter lock) or worker processes do it; their
-number never changes the order. Every batch has one shape: row -1 is padding or a skipped image. Pixels are
-uint8; the device normalises them.
+The number of threads or worker processes that decode never changes the order. Every batch has one shape: row
+-1 is padding or a skipped image.
 """
 
 from __future__ import annotations
@@ -37,14 +36,13 @@ _KEPT_BYTES = 2**28
 
 @dataclasses.dataclass(frozen=True)
 class Skipped:
-    """An unreadable image; `reason` names the file."""
+    """`reason` names the file."""
 
     row: int
     id: str
     reason: str
 
     def error(self) -> DataError:
-        """The error where images may not be skipped."""
         return DataError(f"{self.reason} (clipjax eval can leave such images out: --on-error skip)")
 
 
@@ -104,9 +102,8 @@ def batches(
         rows: indices into the manifest, default all; -1 is padding.
         workers: processes that decode; 0: threads of this process do.
         threads: per process; default one per core (one in a worker).
-        on_error: "raise" a DataError for an unreadable image, or "skip": it becomes padding, listed in
-            `skipped`.
-        augmentation, seed, epoch: a random view replaces the recipe's resize and crop.
+        on_error: "raise" for an unreadable image, or "skip": it becomes padding, listed in `skipped`.
+        augmentation: a random view replaces the recipe's resize and crop.
 
     Raises:
         DataError: on iteration, in the order of the rows.
@@ -142,10 +139,7 @@ def process_rows(n_rows: int, batch_size: int, process_index: int, process_count
         process_rows(5, 2, 0, 2)    # [0, 1, 2, 3]
         process_rows(5, 2, 1, 2)    # [4, -1, -1, -1]
 
-    Args:
-        batch_size: per process and step.
-
-    Returns: int32 [steps * batch_size].
+    Returns: int32 [steps * batch_size]; `batch_size` is per process.
     """
     steps = -(-n_rows // (batch_size * process_count))
     part = np.arange(n_rows)[process_index * steps * batch_size : (process_index + 1) * steps * batch_size]
@@ -155,8 +149,7 @@ def process_rows(n_rows: int, batch_size: int, process_index: int, process_count
 class TrainingBatches(grain.DatasetIterator[dict[str, Any]]):
     """Batches of some epochs, or endless; `get_state()` and `set_state(state)` resume exactly.
 
-    Seed, epoch and image decide all randomness, so the number of batches read is the whole state, for any
-    number of threads or workers.
+    The number of batches read is the whole state: seed, epoch and image decide all randomness.
     """
 
     def __init__(self, batches_from: Callable[[int], grain.IterDataset]) -> None:
@@ -219,11 +212,11 @@ def training_batches(
 ) -> TrainingBatches:
     """Shuffled batches, endless without `epochs`; each epoch has its own order.
 
-    The seed alone decides the order; seed, epoch and image decide a random view or caption. grain's orbax
-    handler saves the iterator's state. An incomplete last batch is dropped; an empty manifest has no batch.
+    The seed alone decides the order; seed, epoch and image decide a random view or caption. An incomplete
+    last batch is dropped; an empty manifest has no batch.
 
     Args:
-        batch_size: B, images in one process's batch.
+        batch_size: B, per process.
         augmentation: random views; None: the recipe's pixels.
         labels: int [N], added to the batch.
         captions: column of captions, or of lists to draw one from each time.
@@ -319,7 +312,7 @@ class _Decode:
 
 @dataclasses.dataclass(frozen=True)
 class _TrainingElement:
-    """Adds to `_Decode` the drawn caption, "text", or its number, "choice"."""
+    """Adds the drawn caption, "text", or its number, "choice"."""
 
     decode: _Decode
     texts: list | None
@@ -377,7 +370,7 @@ def _batched(
     stack: Callable[[Sequence[dict[str, Any]]], dict[str, Any]],
     drop_remainder: bool = False,
 ) -> grain.IterDataset:
-    """Elements read ahead by threads or workers, then batched in one more thread.
+    """Read ahead by threads or workers, then batched in one more thread.
 
     Workers take single elements, so their number does not change the order.
     """

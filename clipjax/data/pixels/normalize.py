@@ -20,13 +20,13 @@ def normalize(
     """(pixels / 255 - mean) / std per channel, on the device; works inside jit.
 
     XLA turns division by a broadcast value into multiplication by its reciprocal: off by 4.8e-7 from PyTorch
-    for CLIP's statistics. Looking up each channel's 256 values is bit-equal. A TPU gathers slowly, so it
+    for CLIP's statistics. A table of each channel's 256 values is bit-equal. A TPU gathers slowly, so it
     computes.
 
     Args:
         pixels: uint8 [..., 3].
-        mean, std: three numbers each, in units of the 0-1 range.
-        platform: in a training step, the mesh's (`clipjax.devices.platforms.platform_of`).
+        mean, std: in units of the 0-1 range.
+        platform: in a training step, the mesh's.
 
     Returns: float32 [..., 3].
     """

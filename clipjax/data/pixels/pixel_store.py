@@ -1,13 +1,12 @@
 """Stored pixels: an image is decoded once for all models that share a pixel recipe.
 
 A data set's resized uint8 pixels are an entry of a `clipjax.storage.store.Store`; a changed image makes
-another entry. The first model stores what it decodes anyway, a killed run continues, later models read.
+another entry.
 
 - A shard has at most SHARD_BYTES, and a power of two rows: whole shards of pixels then make a shard of
   embeddings. It is read whole for its checksum; SHA-256 takes a fiftieth of the decoding time.
-- Shards leave out unreadable images. A reader decodes those again: the problem may be gone.
-- The store is optional: without room, a run logs a warning and keeps nothing. Only a data set larger than the
-  whole budget is refused.
+- Shards leave out unreadable images, which a reader decodes again: the problem may be gone.
+- Without room, a run logs a warning and keeps nothing. Only a data set larger than the budget is refused.
 """
 
 from __future__ import annotations
@@ -65,8 +64,7 @@ class PixelStore:
 
     Attributes:
         root: folder or bucket URL, created with the first entry. Hosts need not share it.
-        budget: bytes of all entries of pixels. The longest unused are removed to make room, except those
-            being read.
+        budget: bytes of all entries. The longest unused are removed to make room, except those being read.
     """
 
     root: str | os.PathLike[str]
@@ -108,7 +106,7 @@ class PixelStore:
         return Batches(stored, manifest.ids, on_error == "skip")
 
     def _open(self, manifest: Manifest, recipe: PixelRecipe) -> tuple[Entry, IO[bytes]]:
-        """The entry, and the open file that protects it from removal."""
+        """The file protects the entry from removal."""
         size = len(manifest) * _row_bytes(recipe)
         if size > self.budget:
             raise UsageError(
@@ -131,7 +129,7 @@ class PixelStore:
                 return entry, entry.hold()
 
     def _has_room(self, entry: Entry, absent: int, manifest: Manifest, recipe: PixelRecipe) -> bool:
-        """Remove unused entries as needed; whether `absent` more shards fit."""
+        """Whether `absent` more shards fit; removes unused entries as needed."""
         store, size = Store(self.root), len(manifest) * _row_bytes(recipe)
         others = [info for info in store.ls() if info.key.get("kind") == KIND and info.name != entry.key_hash]
         taken = sum(map(_full_bytes, others))
@@ -189,7 +187,7 @@ class _Decoder:
     threads: int | None
 
     def decode(self, rows: Sequence[int], *, workers: int | None = None) -> Generator[tuple[int, Any]]:
-        """(row, pixels or why it cannot be read), in the order of `rows`."""
+        """(row, pixels or why it cannot be read), in order."""
         source = batches(
             self.manifest,
             self.recipe,
@@ -210,8 +208,6 @@ class _Decoder:
 
 
 class _Once(grain.IterDataset[dict[str, Any]]):
-    """A grain data set that can be iterated once."""
-
     def __init__(self, reader: _Reader):
         super().__init__()
         self._reader = reader
@@ -223,9 +219,7 @@ class _Once(grain.IterDataset[dict[str, Any]]):
 class _Reader(grain.DatasetIterator[dict[str, Any]]):
     """Batches, stacked as the loader's, from shards that are read, or decoded and stored.
 
-    Threads read a few stored shards ahead. Absent shards come from one stream of decoded images and are
-    stored once complete. So memory holds at most READERS shards being read, one being decoded and one being
-    written.
+    Memory holds at most READERS shards being read, one being decoded and one being written.
 
     Attributes:
         absent: shards not stored at the start.
@@ -233,11 +227,7 @@ class _Reader(grain.DatasetIterator[dict[str, Any]]):
     """
 
     def __init__(self, entry: Entry, hold: IO[bytes], decoder: _Decoder, rows: np.ndarray):
-        """
-        Args:
-            hold: closed at the end.
-            rows: int [batches, B], ascending; -1 is padding.
-        """
+        """`rows`: int [batches, B], ascending; -1 is padding. `hold` is closed at the end."""
         super().__init__()
         self._entry, self._hold, self._decoder = entry, hold, decoder
         self._batches = iter(rows)
@@ -305,7 +295,7 @@ class _Reader(grain.DatasetIterator[dict[str, Any]]):
             self._writing.result()
 
     def _read(self, k: int) -> _Shard:
-        """A stored shard. Rows it lacks are decoded; all of them if it is damaged."""
+        """Decodes rows that the shard lacks; all of them if it is damaged."""
         ids, array = self._entry.load_shard(k) or ([], [])
         stored, rows = dict(zip(ids, array)), self._entry.shard_rows(k)
         shard: _Shard = {row: stored[self._entry.ids[row]] for row in rows if self._entry.ids[row] in stored}

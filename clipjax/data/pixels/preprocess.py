@@ -2,15 +2,13 @@
 
 Byte-equal to open_clip's `image_transform` (open_clip 3.3, open_clip/transform.py) and timm's
 `transforms_imagenet_eval` (timm 1.0, timm/data/transforms_factory.py) on PIL images, and to transformers'
-`CLIPImageProcessorPil` (5.24) on RGB images. Its tensor backend resizes uint8 tensors and differs by 1/255;
-both processors put transparent images on white, as no other library does. What matters:
+`CLIPImageProcessorPil` (5.24) on RGB images. transformers' tensor backend differs by 1/255; both its
+processors put transparent images on white.
 
 - The long side is `int(size * long / short)`. Crop offsets use `round` (halves to even); transformers floors.
 - An image smaller than the crop is padded with zero in *its own* mode: in CMYK zero is white.
-- PIL antialiases, but resizes palette and 1-bit images with nearest. So the recipe fixes when an image
-  becomes RGB.
+- PIL resizes palette and 1-bit images with nearest. So the recipe fixes when an image becomes RGB.
 - The EXIF orientation is not applied.
-- `decode="jpeg_scaled"` equals no reference; see `open_scaled`.
 """
 
 from __future__ import annotations
@@ -45,7 +43,7 @@ RESAMPLING = {"bicubic": PIL.Image.Resampling.BICUBIC, "bilinear": PIL.Image.Res
 
 @dataclasses.dataclass(frozen=True)
 class PixelRecipe:
-    """How an image becomes uint8 pixels: everything that changes a byte, and nothing else.
+    """Everything that changes a byte of an image's uint8 pixels, and nothing else.
 
     Attributes:
         image_size: S, side of the model's square input, in pixels.
@@ -58,8 +56,7 @@ class PixelRecipe:
         pre_crop: pixels cut from each side of the original (2 for ObjectNet's border).
         crop: start of the centre crop for an odd margin: "round" (half, to even: torchvision) or "floor"
             (transformers).
-        decode: "full", or "jpeg_scaled": JPEGs of at least four times the target are decoded smaller, unlike
-            the reference.
+        decode: "full", or "jpeg_scaled", which equals no reference: see `open_scaled`.
 
     Raises:
         UsageError: a size that is not positive, or an unknown name.
@@ -88,10 +85,7 @@ class PixelRecipe:
             raise UsageError(f"a pixel recipe needs positive sizes and a pre_crop of at least 0, not {self}")
 
     def key(self) -> dict[str, Any]:
-        """The recipe as JSON, for hashing and for reading beside stored arrays.
-
-        Leaves out `crop` "round" and `decode` "full": keys from before these fields must stay equal.
-        """
+        """As JSON. "round" and "full" are left out: keys from before these fields must stay equal."""
         key = dataclasses.asdict(self)
         for name, usual in (("crop", "round"), ("decode", "full")):
             if key[name] == usual:
@@ -123,9 +117,9 @@ def open_scaled(
 ) -> tuple[PIL.Image.Image, Scale | None]:
     """`open_image` for "jpeg_scaled"; also returns the `scale` for `to_pixels`.
 
-    libjpeg decodes faster at an eighth, a quarter or a half: this takes the smallest that stays SCALED_GAP
-    times larger than the resized size in both directions. Images with a border to cut, and those not JPEG,
-    are decoded in full. Pixel values change; positions do not.
+    Of an eighth, a quarter or a half, takes the smallest that stays SCALED_GAP times larger than the resized
+    size. Images with a border to cut, and those not JPEG, are decoded in full. Pixel values change; positions
+    do not.
     """
     scales: list[Scale] = []
 
@@ -158,8 +152,8 @@ def open_image(
         before: called with that image before it is decoded.
 
     Raises:
-        DataError: missing, damaged, not an image, or too large: more than `MAX_PIXELS` (half of that where
-            Pillow's warnings are errors; not decoded then), or texts that unpack to more than Pillow allows.
+        DataError: missing, damaged, not an image; more than `MAX_PIXELS` (half of that where Pillow's
+            warnings are errors); texts that unpack to more than Pillow allows.
     """
     name = name or (f"an image of {len(source)} bytes" if isinstance(source, bytes) else str(source))
     try:
@@ -227,7 +221,7 @@ def to_pixels(image: PIL.Image.Image, recipe: PixelRecipe, scale: Scale | None =
 
 
 def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    """The image in RGB; raises DataError if its mode has no RGB form."""
+    """Raises DataError if the image's mode has no RGB form."""
     try:
         return image.convert("RGB")
     except ValueError as error:
