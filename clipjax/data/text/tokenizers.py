@@ -2,11 +2,8 @@
 
 CLIP's (Radford et al. 2021, section 2.4) follows `open_clip.tokenizer.SimpleTokenizer` (open_clip 3.3):
 repair and clean the text, cut it into letters, single digits and punctuation with `regex`, then merge bytes.
-The `tokenizers` library only merges: its splitting differs on some Unicode text. No step looks across a
-space, so each word's ids are cached.
-
-The others follow `open_clip.tokenizer.HFTokenizer` over transformers' tokenizers. Their files come with the
-weights, and `clipjax.data.text.vocabularies` reads them; all other steps are here.
+The `tokenizers` library only merges: its splitting differs on some Unicode text. The others follow
+`open_clip.tokenizer.HFTokenizer` over transformers' tokenizers; their files come with the weights.
 """
 
 from __future__ import annotations
@@ -42,7 +39,7 @@ _WORDS_REMEMBERED = 2**18  # about 60 MB; the cache is emptied when full
 
 @dataclass(frozen=True)
 class TokenizerSpec:
-    """Everything that decides a text's ids; in the model card and the key of stored text embeddings.
+    """Everything that decides a text's ids.
 
     Attributes:
         name: "openai_bpe", or a file in configs/tokenizers without its ending.
@@ -67,10 +64,7 @@ class Tokens(NamedTuple):
 
 
 def tokenizer_spec(name: str, context_length: int, clean: str | None = None) -> TokenizerSpec:
-    """A tokenizer's spec, before files that come with weights are read.
-
-    Args:
-        clean: default: as in the training of the tokenizer's models.
+    """The spec, before files that come with weights are read; `clean` defaults to that of training.
 
     Raises:
         UsageError: an unknown name or cleaning, or a context too short for start and end.
@@ -87,7 +81,7 @@ def tokenizer_spec(name: str, context_length: int, clean: str | None = None) -> 
 
 
 def vocab_size(name: str) -> int:
-    """Number of ids, with special tokens; raises UsageError for an unknown name."""
+    """With special tokens; raises UsageError for an unknown name."""
     _check_name(name)
     return len(_read_merges()[1]) if name == _OPENAI else vocabularies.rules()[name].vocab_size
 
@@ -107,7 +101,7 @@ def load_tokenizer(spec: TokenizerSpec, files: tuple[Path, ...] = ()) -> Tokeniz
 
     Raises:
         UsageError: as `tokenizer_spec`.
-        DataError: files missing, damaged, another tokenizer's, or not the spec's.
+        DataError: files missing, damaged, or not the spec's.
     """
     own = tokenizer_spec(spec.name, spec.context_length, spec.clean)
     if spec.name == _OPENAI:
@@ -133,14 +127,13 @@ class Tokenizer:
     """Texts to ids: `tokenizer(["a photo of a cat"])` -> int32 [1, context_length].
 
     Attributes:
-        files: vocabulary files that came with weights.
         vocab_size: 49408 for CLIP.
         start, end: ids around every text; (49406,) and (49407,) for CLIP, () and (1,) for SigLIP.
         pad_id: fills the rest of the context; 0 for CLIP, 1 for the others.
     """
 
     def __init__(self, spec: TokenizerSpec, files: tuple[Path, ...] = ()) -> None:
-        """Use `load_tokenizer`, which checks `spec` and `files`."""
+        """`load_tokenizer` checks `spec` and `files`; this does not."""
         self.spec = spec
         self.sha256 = spec.sha256
         self.files = files
@@ -157,7 +150,7 @@ class Tokenizer:
             self._bodies = vocabularies.read_vocabulary(own, files)
 
     def __call__(self, texts: str | Sequence[str]) -> np.ndarray:
-        """Ids int32 [N, context_length]; warns with the number of texts cut. Raises as `encode`."""
+        """Ids int32 [N, context_length]; warns if texts are cut. Raises as `encode`."""
         tokens = self.encode(texts)
         if cut := int(tokens.truncated.sum()):
             warnings.warn(
@@ -167,9 +160,7 @@ class Tokenizer:
         return tokens.ids
 
     def encode(self, texts: str | Sequence[str]) -> Tokens:
-        """Ids, lengths and which texts were cut, without a warning.
-
-        A cut text keeps its first tokens and its end tokens.
+        """`__call__` without a warning. A cut text keeps its first tokens and its end tokens.
 
         Raises:
             DataError: a text is not a string.
@@ -194,7 +185,7 @@ class Tokenizer:
 
 
 class _Words(dict[str, tuple[int, ...]]):
-    """Ids of a cleaned word without spaces, computed on first use."""
+    """Cleaned word without spaces -> ids, cached: no step looks across a space."""
 
     def __init__(self, bpe: BPE, vocabulary: dict[str, int]) -> None:
         super().__init__()
@@ -219,7 +210,7 @@ class _Words(dict[str, tuple[int, ...]]):
 
 
 def _byte_letters() -> list[str]:
-    """GPT-2's visible letter for each byte: itself if printable Latin-1, else the next from U+0100."""
+    """GPT-2's letter for each byte: itself if printable Latin-1, else the next from U+0100."""
     visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return [chr(byte) if byte in visible else chr(next(others)) for byte in range(256)]

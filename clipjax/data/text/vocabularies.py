@@ -1,9 +1,8 @@
 """Vocabulary files that clipjax does not ship: SigLIP's, RoBERTa's and XLM-RoBERTa's.
 
-configs/tokenizers/NAME.toml states what a file must hold. Only its vocabulary is read: pieces with scores and
-the table of characters (sentencepiece, without its library), tokens and merges (BPE), and a tokenizer.json's
-added tokens. The other steps are those of transformers 5.24, which rebuilds them too (`T5Tokenizer`,
-`XLMRobertaTokenizer`, `RobertaTokenizer`); the `tokenizers` library finds the best pieces.
+Only the vocabulary is read: pieces with scores and the table of characters (sentencepiece, without its
+library), tokens and merges (BPE), and a tokenizer.json's added tokens. The other steps are those of
+transformers 5.24 (`T5Tokenizer`, `XLMRobertaTokenizer`, `RobertaTokenizer`).
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ _OWN_SPECIALS = 3  # a sentencepiece model's own special tokens come first: unkn
 
 @dataclass(frozen=True)
 class Rules:
-    """How a tokenizer frames texts, and what its vocabulary must hold: one configs/tokenizers/NAME.toml.
+    """What a vocabulary must hold: one configs/tokenizers/NAME.toml.
 
     Attributes:
         model: "unigram" (sentencepiece) or "byte_bpe" (GPT-2's).
-        clean: default cleaning; a model's configuration may name another.
+        clean: default cleaning.
         special: token -> id.
         start, end: ids around every text.
         pad: id that fills the rest of the context.
@@ -57,7 +56,6 @@ class Rules:
 
 @functools.cache
 def rules() -> dict[str, Rules]:
-    """The rules of every tokenizer that clipjax does not ship, by name."""
     return {
         path.stem: _rules(path.stem, read_toml(path))
         for path in sorted((config_dir() / "tokenizers").glob("*.toml"))
@@ -85,13 +83,13 @@ def files_in(folder: Path, names: Sequence[str]) -> tuple[Path, ...] | None:
 
 
 def digest(files: Sequence[Path]) -> str:
-    """SHA-256 of a vocabulary's one file, or of its files' digests in the order of `Rules.files`."""
+    """SHA-256 of the one file, or of the files' digests in the order of `Rules.files`."""
     digests = sha256_files(files)
     return digests[0] if len(digests) == 1 else sha256_json(digests)
 
 
 def missing(name: str, sha256: str | None = None) -> DataError:
-    """The error for missing files; with a `sha256` they existed once."""
+    """`sha256`: of the files that the model's folder once had."""
     wanted = " or ".join(" and ".join(names) for names in rules()[name].files)
     if sha256 is not None:
         return DataError(
@@ -106,7 +104,7 @@ def missing(name: str, sha256: str | None = None) -> DataError:
 
 
 def read_vocabulary(own: Rules, files: Sequence[Path]) -> Callable[[list[str]], list[list[int]]]:
-    """A function from cleaned texts to ids, without start, end and padding.
+    """Cleaned texts -> ids, without start, end and padding.
 
     Raises:
         DataError: a file is unreadable, or another tokenizer's.
@@ -143,7 +141,7 @@ def _check(own: Rules, tokenizer: tokenizers.Tokenizer, path: Path) -> None:
 
 
 def _unigram(own: Rules, pieces: list[tuple[str, float]], characters: bytes) -> tokenizers.Tokenizer:
-    """sentencepiece's unigram model; `characters` is its compiled table of normalisations."""
+    """`characters`: sentencepiece's compiled table of normalisations."""
     tokenizer = tokenizers.Tokenizer(Unigram(pieces, unk_id=own.special["<unk>"], byte_fallback=False))
     if characters:
         tokenizer.normalizer = normalizers.Precompiled(characters)
@@ -165,7 +163,7 @@ def _byte_bpe(vocabulary: dict[str, int], merges: list[Any]) -> tokenizers.Token
 def _with_added(
     own: Rules, tokenizer: tokenizers.Tokenizer, added: dict[str, AddedToken]
 ) -> tokenizers.Tokenizer:
-    """Tokens found in a text before anything else: the special ones, and the file's own."""
+    """Special tokens, and the file's own, are cut out of a text before anything else."""
     special = {token: AddedToken(token, normalized=False, special=True) for token in own.special}
     tokenizer.add_tokens(list((special | added).values()))
     return tokenizer
@@ -175,7 +173,7 @@ def _with_added(
 
 
 def _from_json(own: Rules, record: dict[str, Any]) -> tokenizers.Tokenizer:
-    """A tokenizer.json's vocabulary, compiled characters and added tokens; not its steps."""
+    """Reads vocabulary, compiled characters and added tokens; not the steps."""
     if not isinstance(record, dict) or not isinstance(record.get("model"), dict):
         raise ValueError("it has no object 'model'")
     model, wanted = record["model"], _MODELS[own.model]
@@ -206,7 +204,6 @@ def _from_vocab_and_merges(own: Rules, vocabulary: str, merges: str) -> tokenize
 
 
 def _characters(normalizer: dict[str, Any] | None) -> bytes:
-    """The compiled table in a tokenizer.json's normalizer."""
     if normalizer is None:
         return b""
     for step in normalizer.get("normalizers", [normalizer]):
@@ -238,7 +235,7 @@ def _from_sentencepiece(own: Rules, data: bytes) -> tokenizers.Tokenizer:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
-    """(number, value) of a protobuf message's fields; a value is bytes, or an integer for a varint."""
+    """(number, value) of a protobuf message's fields; a varint's value is an int, any other's bytes."""
     offset = 0
     while offset < len(data):
         tag, offset = _varint(data, offset)
