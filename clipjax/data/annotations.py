@@ -45,7 +45,6 @@ class FactorAnnotations:
         classes: int32 [A].
         factors: [F], in the order of configs/imagenet_x.toml; unknown ones last.
         top, multi: bool [A, F].
-        prototypes: file names.
         accepted: file name -> its correct labels.
         metaclasses: group of each class.
         digest: SHA-256 over the files' names and contents.
@@ -85,7 +84,7 @@ class FactorAnnotations:
 
 @functools.cache
 def imagenet_x_facts() -> Mapping[str, tuple[str, ...]]:
-    """The values in configs/imagenet_x.toml: `factors`, `ten`, `metaclasses`."""
+    """configs/imagenet_x.toml: `factors`, `ten`, `metaclasses`."""
     return {name: tuple(values) for name, values in read_toml(config_dir() / "imagenet_x.toml").items()}
 
 
@@ -177,7 +176,7 @@ def _read_factors(path: Path) -> tuple[tuple[str, ...], np.ndarray, tuple[str, .
 
 
 def _check_record(record: dict[str, Any], where: str) -> None:
-    """Raise DataError without a name or a class; strip the folder from the name."""
+    """Also strips the folder from the name."""
     if not isinstance(record.get("file_name"), str):
         raise DataError(f"{where}: expected an object with a `file_name`")
     if not _is_class(record.get("class")):

@@ -16,7 +16,7 @@ class CardIds:
     """Published image names: a pattern with one group, a number from `first` to `last`.
 
     `ILSVRC2012_val_(\\d{8})` with 1 and 50,000 are ImageNet's validation images. The pattern may match
-    anywhere in an id: folders and endings do not matter.
+    anywhere.
     """
 
     pattern: str
@@ -33,7 +33,7 @@ class CardIds:
             raise ValueError("give a pattern with one group, the number, and first <= last")
 
     def foreign(self, ids: Sequence[str]) -> int:
-        """Count ids that are not the data set's, or repeat one of its images.
+        """Number of ids that are not the data set's, or repeat one of its images.
 
         0 if no id matches: renamed images (row numbers, keys of shards) tell nothing.
         """
@@ -48,8 +48,6 @@ class CardIds:
 
 
 class Counted(Protocol):
-    """What a card records about its images."""
-
     @property
     def images(self) -> int | None: ...
 
@@ -64,8 +62,8 @@ def missing_of(card: Counted | None, ids: Sequence[str], more: int = 0) -> dict[
         ids: of the data before sampling.
         more: number of further images without an id.
 
-    Returns: `images` (in the data), `of` (on the card) and, if any, `foreign`. None if nothing differs, or no
-        card states a number.
+    Returns: `images` (in the data), `of` (on the card) and, if any, `foreign`. None if nothing differs, or
+        the card states no number.
     """
     if card is None or card.images is None:
         return None

@@ -1,8 +1,5 @@
 """Data set cards: configs/datasets/*.toml, or a user's own file, -> a data set.
 
-A card names the reader and the meaning of the labels. A user gives a folder and the card's name, never a
-class order. Unknown keys are errors.
-
 A file may describe a family: each combination of the values in `[variants]` is a card
 (`imagenet_3dcc:fog_3d:5`). `{axis}` in texts becomes the value; a value that is a table adds its keys.
 
@@ -45,12 +42,11 @@ class DatasetCard:
     """One data set. Only `name`, `title` and `reader` are required.
 
     Attributes:
-        name, title: for users to type, and for tables.
         reader, options: a module of `clipjax.data.readers`, and its keyword options.
         label_space: a name in configs/labels, or a CSV file (`id,name`) beside the card. Its ids are the
-            labels as the data spells them (folder names, WordNet ids).
-        classes: instead, class names in label order as the data spells them: a list, or a text file beside
-            the card, one per line. Default: the data's own.
+            labels as the data spells them.
+        classes: instead, those labels in order: a list, or a text file beside the card, one per line.
+            Default: the data's own.
         head_space: the zero-shot head's label space, if another; scores are projected
             (`configs/labels/HEAD_SPACE-to-LABEL_SPACE.toml`, or by the ids).
         prompts: default prompt set in configs/prompts.
@@ -64,11 +60,9 @@ class DatasetCard:
         images, per_class: number of images in all, and in each class.
         ids: published image names.
         tfds: its builder (and configuration) in TensorFlow Datasets.
-        note: what else a user must know, e.g. how to make it without a download.
         in_paper: whether the study that this toolkit follows reports it.
         demo: part of `make demo`: its absence is not reported.
         variant: axis -> value.
-        path: the card's file.
     """
 
     name: str
@@ -101,10 +95,7 @@ class DatasetCard:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """A card, its images, and the meaning of their labels (None without labels).
-
-    head_space: the zero-shot head's label space: the card's, or the labels' own.
-    """
+    """A card, its images, and the meaning of their labels (None without labels)."""
 
     card: DatasetCard
     manifest: Manifest
@@ -122,13 +113,13 @@ class _Pixels:
 
 
 def dataset_names() -> list[str]:
-    """Names of the cards in configs/datasets, with members of families."""
+    """With members of families."""
     paths = sorted((config_dir() / "datasets").glob("*.toml"))
     return sorted(name for path in paths for name in _members(path, read_toml(path)))
 
 
 def cards_in(folder: Path) -> list[DatasetCard]:
-    """Every card in a folder's *.toml files. Raises DataError as `read_card`."""
+    """Every card in the folder's *.toml files. Raises DataError as `read_card`."""
     files = sorted(folder.glob("*.toml"))
     return [_card(path, *member) for path in files for member in _members(path, read_toml(path)).values()]
 
@@ -163,7 +154,7 @@ def read_card(name_or_path: str | Path) -> DatasetCard:
 
 @functools.cache
 def shipped_count(dataset: str) -> int | None:
-    """Number of images on a shipped card; None if it has no number or does not exist."""
+    """The card's number of images; None without a number or card."""
     try:
         return read_card(dataset).images
     except ClipjaxError:
@@ -171,7 +162,7 @@ def shipped_count(dataset: str) -> int | None:
 
 
 def _members(path: Path, record: dict[str, Any]) -> dict[Any, tuple[dict[str, Any], Variant]]:
-    """Name -> keys and variant of each card in a file."""
+    """Name -> keys and variant."""
     if not isinstance(record.get("name"), str | None):
         raise DataError(f"{path}: 'name' must be of type str, not {record['name']!r}")
     if "variants" not in record:

@@ -1,7 +1,6 @@
 """Check a data set before a run: layout, counts, class order, prompts, unreadable images.
 
-Every problem is one sentence. It names the right folder if that is near: an archive's own folder, a class
-folder's parent. Buckets are not searched.
+A problem's sentence names the right folder if that is near. Buckets are not searched.
 """
 
 from __future__ import annotations
@@ -158,7 +157,7 @@ def _unreadable(manifest: Manifest, progress: Progress | None) -> Iterator[str]:
 
 
 def _hints(root: Path, card: DatasetCard, message: str) -> Iterator[str]:
-    """Advice beyond the reader's `message` when it could read nothing."""
+    """Advice beyond the reader's `message`."""
     if _layout(card) == ARCHIVES:  # archives are the data themselves
         return
     if not exists(root) and (beside := _archives(root.parent)):
@@ -219,7 +218,7 @@ def _names_classes(card: DatasetCard) -> bool:
 
 
 def _nearby(root: Path, card: DatasetCard) -> Iterator[Path]:
-    """Candidates: the card's place, two levels down, two levels up."""
+    """The card's place, two levels down, two levels up."""
     if not is_dir(root):
         return
     parts = Path(card.place or card.name).parts
@@ -249,7 +248,7 @@ def _listed(folder: Path) -> list[Listed]:
 
 
 def _mapping_problems(folder: Path, dataset: Dataset) -> Iterator[str]:
-    """Compare our projection with ObjectNet's mappings beside the images."""
+    """Differences from ObjectNet's mappings beside the images."""
     space, head = dataset.label_space, dataset.head_space
     if dataset.card.label_space != "objectnet" or space is None or head is None or not is_dir(folder):
         return

@@ -28,7 +28,6 @@ class LabelSpace:
     """Classes in label order.
 
     Attributes:
-        name: of the file, e.g. "imagenet".
         classes: names for prompts; may repeat ("missile" does in ImageNet).
         ids: unique class folders (ImageNet's synsets).
     """
@@ -47,7 +46,7 @@ class LabelSpace:
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of ids and classes in order; not of `name`."""
+        """Not of `name`."""
         return sha256_json([self.ids, self.classes])
 
 
@@ -86,7 +85,7 @@ class PromptSet:
     sentences: Mapping[str, tuple[str, ...]] | None = None
 
     def of_class(self, name: str) -> tuple[str, ...]:
-        """The prompts of a class, templates first; classes of one name share them.
+        """The prompts of a class, templates first.
 
         Raises:
             DataError: the set has sentences, but none for `name`.
@@ -102,12 +101,12 @@ class PromptSet:
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of the contents; not of `name`."""
+        """Not of `name`."""
         return sha256_json([self.templates, None if self.sentences is None else dict(self.sentences)])
 
 
 def load_labels(name: str | Path) -> LabelSpace:
-    """A label space by its name in configs/labels, or from a CSV file `id,name`."""
+    """By its name in configs/labels, or from a CSV file `id,name`."""
     path = _find(name, "labels", "label space", (".csv",))
     rows = read_csv(path)
     if not rows or set(rows[0]) != {"id", "name"}:
@@ -166,10 +165,9 @@ def _read_projection(path: Path, source: LabelSpace, target: LabelSpace) -> Proj
 
 
 def load_prompts(name: str | Path) -> PromptSet:
-    """A prompt set by its name in configs/prompts, or from a .txt (templates) or .json file (sentences).
+    """By its name in configs/prompts, or from a .txt (templates) or .json file (sentences).
 
-    "A+B" gives a class A's prompts, then B's, with equal weight in their mean: so CuPL adds sentences to the
-    80 templates (openai_80+cupl.json).
+    "A+B" gives a class A's prompts, then B's, with equal weight in their mean (openai_80+cupl.json).
 
     Raises:
         UsageError: an unknown prompt set.
@@ -218,7 +216,6 @@ def _read_sentences(path: Path) -> PromptSet:
 
 
 def _find(name: str | Path, folder: str, kind: str, suffixes: tuple[str, ...]) -> Path:
-    """The path itself if it ends in a suffix, else configs/`folder`/`name`."""
     path = Path(name)
     if path.suffix in suffixes:
         if not exists(path):

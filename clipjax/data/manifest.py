@@ -1,7 +1,6 @@
 """The manifest: a data set's order, and its encoded images.
 
-Store keys, per-image rows and shards refer to images by manifest row. Copies keep the digest: it depends on
-ids, labels, columns and image contents. Embeddings depend on `images_digest`, without labels and columns, so
+Images are referred to by manifest row. Embeddings depend on `images_digest`, without labels and columns, so
 tasks with other annotations of the same images share them.
 """
 
@@ -33,18 +32,18 @@ IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".t
 
 
 class Opener(Protocol):
-    """Reads encoded images by row. Small and picklable: worker processes get it."""
+    """Small and picklable: worker processes get it."""
 
     def open(self, i: int) -> bytes:
         """Encoded bytes of image i; raises DataError if unreadable."""
         ...
 
     def where(self, i: int) -> str:
-        """Image i in messages: its path or record."""
+        """Image i in messages."""
         ...
 
     def select(self, rows: Sequence[int]) -> Opener:
-        """An opener of these rows, renumbered from 0."""
+        """Rows are renumbered from 0."""
         ...
 
     def content_digests(self, progress: Progress | None = None) -> list[str]:
@@ -54,7 +53,7 @@ class Opener(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class FileOpener:
-    """Images in files: `paths` relative to `root`, a folder or its URL."""
+    """`paths` relative to `root`, a folder or its URL."""
 
     root: str
     paths: tuple[str, ...]
@@ -83,7 +82,6 @@ class FileOpener:
 
 
 def missing_files(root: epath.Path, names: Sequence[str]) -> list[str]:
-    """The named files that `root` lacks."""
     if not isinstance(root, BucketPath):
         return [name for name in names if not is_file(root / name)]
     with ThreadPoolExecutor(REQUESTS) as pool:
@@ -127,12 +125,11 @@ class Manifest:
         return len(self.ids)
 
     def open(self, i: int) -> bytes:
-        """As `Opener.open`."""
         return self.opener.open(i)
 
     @property
     def digest(self) -> str:
-        """SHA-256 over ids, contents, labels and columns in order. The first use reads uncached images."""
+        """SHA-256 over ids, contents, labels and columns in order: equal for copies. May read all images."""
         return self.compute_digest()
 
     @property
@@ -142,7 +139,7 @@ class Manifest:
         return self.__dict__["_images_digest"]
 
     def compute_digest(self, progress: Progress | None = None) -> str:
-        """The digest; `progress` gets each image's bytes, hashed or cached."""
+        """`progress` gets each image's bytes, hashed or cached."""
         if "_digest" not in self.__dict__:
             rows, images = hashlib.sha256(), hashlib.sha256()
             for i, content in enumerate(self.opener.content_digests(progress)):
@@ -156,7 +153,7 @@ class Manifest:
 
     @functools.cached_property
     def order_digest(self) -> str:
-        """SHA-256 over the ids in order, which processes compare at start-up; reads no image."""
+        """SHA-256 over the ids in order; reads no image."""
         return hashlib.sha256("\n".join(self.ids).encode()).hexdigest()
 
     def select(self, rows: Sequence[int] | np.ndarray, selection: str = "") -> Manifest:
@@ -174,8 +171,8 @@ class Manifest:
     def sample(self, limit: int, seed: int = 0) -> Manifest:
         """A uniform random sample of `limit` images in manifest order; all if there are no more.
 
-        Takes the smallest hashes of (seed, id): neither image order nor a library's generator matters, and
-        larger samples contain smaller ones.
+        Takes the smallest hashes of (seed, id): image order does not matter, and larger samples contain
+        smaller ones.
         """
         if limit < 1:
             raise UsageError(f"the limit must be at least 1 image, not {limit}")

@@ -1,8 +1,7 @@
 """Pack loose images into shards with a manifest.json.
 
-A shard is read back and compared with its sources' SHA-256 before it appears by a rename or upload.
-manifest.json comes last. An interrupted run continues; packing into a finished folder rewrites damaged
-shards.
+A shard is compared with its sources' SHA-256 before it appears by a rename or upload; manifest.json comes
+last. An interrupted run continues; packing into a finished folder rewrites damaged shards.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Packed:
-    """The result; `kept` of the `shards` existed before."""
+    """`kept` of the `shards` existed before."""
 
     folder: Path
     digest: str
@@ -75,9 +74,8 @@ def pack(
     """Write a data set's images as shards, in order.
 
     Args:
-        folder: on a disk or bucket: new, empty, or from an earlier run of this packing.
+        folder: new, empty, or from an earlier run of this packing; on a disk or bucket.
         kind: "webdataset" or "array_record".
-        images_per_shard: in every shard but the last.
         progress: called with each finished shard's number of images.
 
     Raises:
@@ -178,7 +176,7 @@ def _plan(manifest: Manifest, kind: str, images_per_shard: int) -> dict[str, Any
 
 
 def _claim(folder: Path, plan: dict[str, Any]) -> None:
-    """Accept only a new folder, or the same plan's: never overwrite foreign files."""
+    """Never overwrites foreign files: the folder must be new, or the same plan's."""
     path = folder / PLAN
     if is_file(path):
         if path.read_text() != json.dumps(plan):
@@ -247,10 +245,8 @@ class _Shards:
 
 
 class _Format(Protocol):
-    """A kind of shard."""
-
     def write(self, path: Path, rows: range) -> list[str]:
-        """Write these rows; returns each image's SHA-256."""
+        """Returns each image's SHA-256."""
         ...
 
     def read(self, path: Path, rows: range) -> list[str]:
@@ -288,7 +284,7 @@ class _Records:
 
 
 class _Tar:
-    """A WebDataset shard: each image, then its label (.cls), captions (.txt) and other columns (.json)."""
+    """Each image, then its label (.cls), captions (.txt) and other columns (.json)."""
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
@@ -307,7 +303,7 @@ class _Tar:
         return digests
 
     def read(self, path: Path, rows: range) -> list[str]:
-        """Also compares the other members with their expected contents."""
+        """Also checks the other members' contents."""
         members = walk_tar(path)
         digests = []
         with path.open("rb") as file:
@@ -352,7 +348,7 @@ _FORMATS = {"webdataset": _Tar, "array_record": _Records}
 
 
 def _are_member_names(ids: Sequence[str]) -> bool:
-    """Whether the ids can be member names, each with its own key."""
+    """Whether each id can be a member's name, with a key of its own."""
     keys = set()
     for name in ids:
         key, extension = split_name(name)
@@ -366,7 +362,6 @@ def _are_member_names(ids: Sequence[str]) -> bool:
 
 @contextlib.contextmanager
 def _writing(path: Path, what: str) -> Iterator[None]:
-    """Report a full disk or other system error in one sentence."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # array_record raises RuntimeError

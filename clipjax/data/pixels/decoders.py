@@ -45,7 +45,7 @@ _PAST = 0.9  # below this share of the previous rate, more threads or workers no
 
 @dataclasses.dataclass(frozen=True)
 class Decoders:
-    """`workers`: processes; 0 decodes in this one. `threads`: per process; None: one per core (one in a worker)."""
+    """`workers` processes (0: this one) of `threads` each; None: one per core, or one in a worker."""
 
     workers: int = 0
     threads: int | None = None
