@@ -1,1 +1,1 @@
-"""Whole files on disks and buckets, digests, stored arrays, readers that expect damage."""
+"""Whole files on disks and buckets, digests, stored arrays, strict readers."""

@@ -17,18 +17,10 @@ from clipjax.storage.buckets import BLOCK, BucketPath
 
 
 class BucketFiles:
-    """`LocalFiles` for objects, whose uploads are all or nothing by themselves.
-
-    A bucket has no locks, so nothing that a run may be using is removed: `unless_held` always answers False,
-    and `clean` leaves everything.
-    """
+    """An upload is all or nothing by itself. A bucket has no locks, so nothing in use is removed."""
 
     def create(self, path: Path | epath.Path, data: bytes, *, replace: bool = False) -> bool:
-        """As `LocalFiles.create`: a complete object at `path`, or nothing.
-
-        Returns False, and changes nothing, if one exists and `replace` is false. Raises DataError if that
-        fails.
-        """
+        """False if an object exists and `replace` is false. Raises DataError if the upload fails."""
         target, attempts = _bucket_path(path), 0
 
         def upload(fs: Any, name: str) -> None:
@@ -49,10 +41,7 @@ class BucketFiles:
         return True
 
     def upload(self, file: Path, path: Path | epath.Path) -> None:
-        """Put a local file at `path`, replacing it whole; large files go in parts.
-
-        Raises DataError if that fails.
-        """
+        """Replace the object whole; large files go in parts. Raises DataError if that fails."""
         if file.stat().st_size <= BLOCK:
             self.create(path, file.read_bytes(), replace=True)
             return
@@ -72,14 +61,14 @@ class BucketFiles:
             return None
 
     def touch(self, path: epath.Path) -> None:
-        """Do nothing: an object keeps no time of last use."""
+        """An object keeps no time of last use."""
 
     def used(self, path: epath.Path) -> float:
-        """When the object was written, in seconds since the epoch."""
+        """The time of writing, in seconds since the epoch."""
         return path.stat().mtime
 
     def hold(self, path: epath.Path) -> IO[bytes]:
-        """A dummy to close: every entry counts as held. Raises FileNotFoundError if it is missing."""
+        """Every entry counts as held. Raises FileNotFoundError if it is missing."""
         if not path.exists():
             raise FileNotFoundError(path)
         return io.BytesIO()
@@ -90,7 +79,7 @@ class BucketFiles:
         yield False
 
     def clean(self, directory: epath.Path) -> None:
-        """Do nothing: an interrupted upload leaves no object."""
+        """An interrupted upload leaves no object."""
 
 
 def _write(target: BucketPath, upload: Callable[[Any, str], None]) -> None:
@@ -116,7 +105,7 @@ def _knows_create(fs: Any) -> bool:
 
 
 def _upload_beside(fs: Any, name: str, put: Callable[[str], object], *, replace: bool) -> None:
-    """Write with `put` under a temporary name, then move. Of two at once, the last one stays."""
+    """Of two writers at once, the last one stays."""
     folder, _, last = name.rpartition("/")
     temporary = f"{folder}/.{last}.{uuid.uuid4().hex}.tmp"
     with contextlib.suppress(NotImplementedError):

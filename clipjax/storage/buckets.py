@@ -1,9 +1,7 @@
 """Buckets: a path may be a URL (gs://, s3://, any scheme of fsspec) wherever `place` makes the path.
 
-- An object is looked up by name. Listings may be late, so they never decide that something is absent.
-- Failures that may pass (a server's 5xx, a timeout, a lost connection) are tried ATTEMPTS times, with pauses
-  that double. Others (no permission, no such bucket) are reported at once.
-- Every failure is one sentence: the URL, and what to do.
+- An object is looked up by name: listings may be late, so they never decide that one is absent.
+- Failures that may pass (5xx, timeout, lost connection) are tried ATTEMPTS times, with doubling pauses.
 """
 
 from __future__ import annotations
@@ -56,14 +54,11 @@ T = TypeVar("T")
 
 
 class BucketError(DataError):
-    """A bucket does not answer, or refuses to: its contents stay unknown."""
+    """A bucket does not answer, or refuses to."""
 
 
 def place(path: str | os.PathLike[str]) -> Path:
-    """A `Path`, or for a URL a `BucketPath`, which reads like one.
-
-    Raises UsageError for a URL without a bucket.
-    """
+    """A `Path`; for a URL a `BucketPath`. Raises UsageError for a URL without a bucket."""
     if isinstance(path, BucketPath):
         return cast(Path, path)
     text = os.fspath(path)
@@ -86,7 +81,7 @@ def refuse_url(path: str | os.PathLike[str], what: str) -> None:
 
 
 def readable(path: Path) -> Any:
-    """What pyarrow reads: the path, or on a bucket the opened object."""
+    """What pyarrow can read."""
     return path.open("rb") if isinstance(path, BucketPath) else path
 
 
@@ -94,8 +89,8 @@ def readable(path: Path) -> Any:
 class BucketPath(epath.Path):
     """The URL of an object, or of a folder: a common beginning of objects' names.
 
-    Reading a missing object raises FileNotFoundError, a missing package UsageError. Other failures are a
-    DataError, mostly a `BucketError`.
+    Reading raises FileNotFoundError for a missing object, UsageError for a missing package, else DataError
+    (mostly `BucketError`).
     """
 
     _listed: dict[str, Any] | None = None  # its record in the listing that it comes from
@@ -136,21 +131,21 @@ class BucketPath(epath.Path):
         return self._listed or self.ask(lambda fs, name: fs.info(name))
 
     def stat(self) -> stat_utils.StatResult:
-        """Size in bytes, and time of writing in whole seconds since the epoch (0 if unknown)."""
+        """Size in bytes, time of writing in whole seconds since the epoch (0 if unknown)."""
         info = self._info()
         return stat_utils.StatResult(info["type"] == "directory", info["size"] or 0, int(_written(info)))
 
     def version(self) -> tuple[int, int]:
-        """Size in bytes, and a number that changes with the object.
+        """Size in bytes, and a hash of the bucket's record (etag, time, ...).
 
-        The number hashes the bucket's record (etag, time, ...), as fsspec's `ukey`, but looked up by name.
+        As fsspec's `ukey`, but looked up by name.
         """
         info = self.ask(lambda fs, name: fs.info(name))
         digest = hashlib.sha256(str(sorted(info.items(), key=str)).encode()).hexdigest()
         return info["size"] or 0, int(digest[:15], 16)
 
     def iterdir(self) -> Iterator[BucketPath]:
-        """As a listing shows it: a new object may be missing."""
+        """A new object may be missing."""
         own, infos = self.ask(lambda fs, name: (name, fs.ls(name, detail=True)))
         for info in infos:
             name = info["name"].strip("/")
@@ -184,7 +179,7 @@ class BucketPath(epath.Path):
         return self.ask(lambda fs, name: fs.cat_file(name))
 
     def read_range(self, start: int, stop: int) -> bytes:
-        """Bytes from `start` to `stop`; fewer if the object ends before."""
+        """Fewer bytes if the object ends before `stop`."""
         if stop <= start:
             return b""
         return self.ask(lambda fs, name: fs.cat_file(name, start=start, end=stop))
@@ -193,7 +188,7 @@ class BucketPath(epath.Path):
         return self.read_bytes().decode(encoding or "utf-8", errors or "strict")
 
     def open(self, mode: str = "rb", **_: Any) -> IO[bytes]:  # type: ignore[override]
-        """A file for random access, which fetches blocks."""
+        """Random access; fetches blocks."""
         if mode != "rb":
             raise ValueError(
                 f"{mode!r}: objects are opened to be read; `clipjax.storage.bucket_files` writes them"
@@ -208,9 +203,9 @@ class BucketPath(epath.Path):
                 raise
 
     def ask(self, request: Callable[[Any, str], T], verb: str = "read") -> T:
-        """The answer of `request(filesystem, name)`, after at most ATTEMPTS attempts.
+        """`request(filesystem, name)`, tried at most ATTEMPTS times.
 
-        Raises FileNotFoundError and FileExistsError as they come; see the class for others.
+        Raises FileNotFoundError and FileExistsError as they come; others as the class.
         """
         fs, name = self._filesystem()
         for attempt in range(ATTEMPTS):
@@ -227,11 +222,10 @@ class BucketPath(epath.Path):
         raise AssertionError("unreachable")
 
     def _filesystem(self) -> tuple[Any, str]:
-        """fsspec's filesystem and the object's name. Cached listings would be out of date."""
         import fsspec
 
         scheme = self.parts[0].removesuffix(":")
-        try:
+        try:  # no cache of listings: it would be out of date
             return fsspec.core.url_to_fs(str(self), use_listings_cache=False)
         except ImportError as error:
             how = f'pip install "clipjax[{_EXTRAS[scheme]}]"' if scheme in _EXTRAS else _reason(error)
@@ -259,7 +253,7 @@ class BucketPath(epath.Path):
 
 
 class _Object(io.RawIOBase):
-    """An object as a file: each read is one request."""
+    """Each read is one request."""
 
     def __init__(self, path: BucketPath) -> None:
         self._path, self._at = path, 0

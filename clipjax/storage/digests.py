@@ -1,11 +1,8 @@
-"""SHA-256 of files, remembered between runs.
-
-Hashing a data set takes as long as reading it, so the user's cache keeps digests by path and `Version`.
+"""SHA-256 of files, remembered between runs by path and `Version`.
 
 Size and modification time do not identify a file: `cp -p`, `rsync -t` and `tar` set the time. No program sets
-the time of change (ctime), and a renamed file has another inode. But a file may change twice within one step
-of the clock. So a digest is not kept if its file changed just before the read, as in git's index ("racy git",
-in its Documentation/technical).
+the time of change (ctime), and a renamed file has another inode. A file may still change twice within one
+step of the clock. So a digest is not kept if its file changed just before the read (git's "racy git").
 """
 
 from __future__ import annotations
@@ -38,8 +35,8 @@ class Version(NamedTuple):
 
     Attributes:
         size: in bytes.
-        mtime_ns: time of modification, in nanoseconds; on a bucket, a number that changes with the object.
-        ctime_ns, inode, device: time of change, and the file's identity; 0 on a bucket.
+        mtime_ns: on a bucket, a number that changes with the object.
+        ctime_ns, inode, device: 0 on a bucket.
     """
 
     size: int
@@ -58,7 +55,7 @@ def sha256_bytes(data: bytes) -> str:
 
 
 def canonical_json(value: object) -> str:
-    """The one JSON text that keys and fingerprints hash: sorted keys, no spaces, no NaN."""
+    """Sorted keys, no spaces, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -67,7 +64,7 @@ def sha256_json(value: object) -> str:
 
 
 def version_of(path: Path) -> Version:
-    """The version of a file or object. Raises OSError if missing; on a bucket as `BucketPath.ask`."""
+    """Raises OSError if missing; on a bucket as `BucketPath.ask`."""
     if isinstance(path, BucketPath):
         return Version(*path.version())
     status = path.stat()
@@ -77,8 +74,7 @@ def version_of(path: Path) -> Version:
 def read_still(path: Path, read: Callable[[Version], T]) -> tuple[T, Version]:
     """`read(version)` and the version, of a file that stays the same meanwhile.
 
-    Raises:
-        DataError: the file is unreadable or changes during every attempt; or `read` raises it.
+    Raises DataError if it is unreadable or always changes, or if `read` does.
     """
     try:
         for _ in range(_ATTEMPTS):
@@ -97,10 +93,7 @@ def read_still(path: Path, read: Callable[[Version], T]) -> tuple[T, Version]:
 
 
 def clock_ns(folder: Path) -> int:
-    """The time for `Version.is_settled`, in nanoseconds since the epoch.
-
-    The earlier of this machine's clock and the folder's: a file server's may be slow.
-    """
+    """The earlier of this machine's and the folder's clock (may be slow), in ns since the epoch."""
     now = time.time_ns()
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
@@ -110,7 +103,7 @@ def clock_ns(folder: Path) -> int:
 
 
 def _threads(path: Path) -> ThreadPoolExecutor:
-    """One thread a processor for a disk; more for a bucket, where they mostly wait."""
+    # Threads of a bucket mostly wait.
     return ThreadPoolExecutor(REQUESTS if isinstance(path, BucketPath) else os.cpu_count() or 1)
 
 
@@ -118,10 +111,9 @@ def sha256_files(paths: Iterable[Path], progress: Callable[[int], None] | None =
     """Digests of files, in order; reads only those changed since the last call.
 
     Args:
-        progress: called with each finished file's bytes.
+        progress: takes each finished file's bytes.
 
-    Raises:
-        DataError: an unreadable file.
+    Raises DataError for an unreadable file.
     """
     absolute = [place(path).absolute() for path in paths]
     memory = _Memory(absolute)
@@ -136,10 +128,7 @@ def sha256_files(paths: Iterable[Path], progress: Callable[[int], None] | None =
 
 
 def sha256_file(path: Path, size: int | None = None) -> str:
-    """A file's digest now; nothing is remembered.
-
-    Args:
-        size: an object's bytes; by default the bucket is asked.
+    """Not remembered; `size`: an object's bytes, if known.
 
     Raises OSError if unreadable; on a bucket as `BucketPath.ask`.
     """
@@ -161,12 +150,11 @@ def sha256_parts(
     """Digests of a large file's parts, in order; remembered until the file changes.
 
     Args:
-        parts: one text for each part, unique in the file.
-        read: part number -> bytes, for parts not remembered; called from several threads.
-        progress: called with the bytes read of each finished part.
+        parts: one text a part, unique in the file.
+        read: part number -> bytes; called from several threads.
+        progress: takes the bytes read of each finished part.
 
-    Raises:
-        DataError: the file is unreadable, or `read` raises it.
+    Raises DataError if the file is unreadable, or `read` raises it.
     """
     names = [f"{path.absolute()}#{part}" for part in parts]
     memory = _Memory(names)
@@ -194,10 +182,7 @@ def sha256_parts(
 
 
 class _Memory:
-    """Digests of earlier runs, by path and version; a failing cache only costs time.
-
-    The table has a new name, because older ones lack most of the version.
-    """
+    """Digests by path and version; a failing cache only costs time."""
 
     def __init__(self, paths: Sequence[Path | str]) -> None:
         self.file = cache_dir() / "digests.sqlite"
@@ -215,7 +200,7 @@ class _Memory:
     def _table(self) -> Iterator[sqlite3.Connection]:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(sqlite3.connect(self.file, timeout=30)) as table, table:
-            # The version as text: an inode may be larger than the integers of SQLite.
+            # A new name: older tables lack most of the version. Text: an inode may exceed SQLite's integers.
             table.execute("CREATE TABLE IF NOT EXISTS versions (path TEXT PRIMARY KEY, version TEXT, sha256)")
             yield table
 

@@ -1,8 +1,4 @@
-"""One stored array: its key, manifest and shards.
-
-`key.json` holds all but the rows (`EntryRecord`); each shard is a file beside it. A
-`clipjax.storage.store.Store` keeps many entries.
-"""
+"""One stored array: `key.json` holds all but the rows (`EntryRecord`); each shard is a file beside it."""
 
 from __future__ import annotations
 
@@ -33,10 +29,7 @@ def key_hash(key: Mapping[str, Any]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class EntryManifest:
-    """What is fixed when an entry is created.
-
-    `nonce` is random: processes that read different ones do not share a disk.
-    """
+    """`nonce` is random: processes that read different ones do not share a disk."""
 
     rows: int
     rows_per_shard: int
@@ -64,8 +57,6 @@ class EntryManifest:
 
 @dataclasses.dataclass(frozen=True)
 class EntryRecord:
-    """The contents of `key.json`; `about` and `key` as in `Store.entry`."""
-
     about: Mapping[str, str]
     key: Mapping[str, Any]
     manifest: EntryManifest
@@ -76,10 +67,7 @@ class EntryRecord:
 
 
 def read_record(path: epath.Path) -> EntryRecord:
-    """An entry's `key.json`, in a directory named after the key's hash.
-
-    Raises FileNotFoundError if another run has just removed it, DataError if damaged.
-    """
+    """Raises FileNotFoundError if another run has just removed it, DataError if damaged or of another key."""
     try:
         if exists(path):
             check_regular(path)
@@ -98,7 +86,7 @@ def read_record(path: epath.Path) -> EntryRecord:
 
 
 class Entry:
-    """A stored array of `manifest.rows` rows, in shards. Made by `Store.entry`."""
+    """A stored array of `manifest.rows` rows, in shards."""
 
     def __init__(
         self, path: epath.Path, manifest: EntryManifest, ids: list[str], files: LocalFiles | BucketFiles
@@ -115,9 +103,9 @@ class Entry:
         return self.path.name
 
     def hold(self) -> IO[bytes]:
-        """A file that protects the entry from removal until it is closed or the process ends.
+        """A file that protects the entry until it is closed or the process ends.
 
-        Raises FileNotFoundError if the entry is already gone.
+        Raises FileNotFoundError if the entry is gone.
         """
         return self._files.hold(self.path / "key.json")
 
@@ -130,9 +118,8 @@ class Entry:
         return range(first, min(first + self.manifest.rows_per_shard, self.manifest.rows))
 
     def missing_shards(self, *, allow_skipped: bool = False) -> list[int]:
-        """Shards still to be made, after reading and verifying the others.
-
-        A shard that skipped unreadable rows is missing too, unless `allow_skipped`.
+        """Reads and verifies the present shards. One that skipped rows is missing too, unless
+        `allow_skipped`.
         """
         for k in set(range(self.shards)) - self._known.keys():
             if (shard := self.load_shard(k)) is not None:
@@ -142,23 +129,21 @@ class Entry:
 
     @property
     def complete(self) -> bool:
-        """Whether every shard is present and valid, skipped rows allowed."""
+        """Skipped rows are allowed."""
         return not self.missing_shards(allow_skipped=True)
 
     def write_shard(
         self, k: int, ids: Sequence[str], array: np.ndarray, *, skipped: Sequence[str] = ()
     ) -> bool:
-        """Store shard k; returns whether a file was written.
-
-        Only a shard with more rows (fewer skipped) replaces a valid one.
+        """Store shard k; returns whether a file was written. Only one with more rows replaces a valid shard.
 
         Args:
-            ids: the shard's ids, in order, without `skipped`.
+            ids: in order, without `skipped`.
             array: [len(ids), *row_shape] of the entry's dtype.
-            skipped: ids of unreadable rows.
 
-        Raises DataError for a value that is not finite or a full disk, ValueError for wrong ids, shape or
-        dtype.
+        Raises:
+            DataError: a value is not finite, or the disk is full.
+            ValueError: wrong ids, shape or dtype.
         """
         self._check(k, ids, array, skipped)
         data = pack(ids, array, self.manifest.per_device_batch)
@@ -208,7 +193,7 @@ class Entry:
             raise ValueError(f"it holds {array.dtype}{list(array.shape)}")
 
     def read(self) -> tuple[list[str], np.ndarray]:
-        """Ids and array [rows, *row_shape], in the order of `ids`, without skipped rows.
+        """Ids and array [rows, *row_shape], without skipped rows.
 
         Raises DataError naming the first shard that is absent, damaged, or unlike shard 0 in row shape.
         """

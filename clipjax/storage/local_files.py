@@ -18,14 +18,8 @@ from clipjax.storage.writing import draft_file, flush_folder, sweep_folder, writ
 
 
 class LocalFiles:
-    """Whole, immutable files: all that a store needs from a disk."""
-
     def create(self, path: epath.Path, data: bytes, *, replace: bool = False) -> bool:
-        """Put a complete file at `path`, or nothing.
-
-        Returns False, and changes nothing, if one exists and `replace` is false. Raises DataError for a full
-        or unwritable disk.
-        """
+        """False if a file exists and `replace` is false. Raises DataError for a full or unwritable disk."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with draft_file(Path(path), sweeping=False) as draft:  # `clean` sweeps, once a folder
@@ -40,7 +34,7 @@ class LocalFiles:
         return True
 
     def read(self, path: epath.Path) -> bytes | None:
-        """The file's bytes; None if it is missing; b"" for a FIFO or a device, which never end."""
+        """The bytes; None if the file is missing; b"" for a FIFO or a device, which never end."""
         try:
             if not stat.S_ISREG(os.stat(path).st_mode):
                 return b""
@@ -49,19 +43,16 @@ class LocalFiles:
             return None
 
     def touch(self, path: epath.Path) -> None:
-        """Set the time of last use, if the store is writable."""
+        """Does nothing if the store is not writable."""
         with contextlib.suppress(OSError):
             os.utime(path)
 
     def used(self, path: epath.Path) -> float:
-        """The time of last use, in seconds since the epoch."""
+        """In seconds since the epoch."""
         return os.stat(path).st_mtime
 
     def hold(self, path: epath.Path) -> IO[bytes]:
-        """The opened file, held (see `unless_held`) until it is closed or the process ends.
-
-        Raises FileNotFoundError if it is missing.
-        """
+        """Held until closed or the process ends. Raises FileNotFoundError if it is missing."""
         file = path.open("rb")
         with contextlib.suppress(OSError):  # a disk without locks
             fcntl.flock(file, fcntl.LOCK_SH)
@@ -82,7 +73,7 @@ class LocalFiles:
                 yield True
 
     def clean(self, directory: epath.Path) -> None:
-        """Remove the temporary files of killed writers: their locks are free."""
+        """Remove the temporary files of killed writers."""
         sweep_folder(Path(directory))
 
 

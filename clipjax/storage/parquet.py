@@ -1,8 +1,7 @@
 """Parquet files that may be damaged, or made to fill the memory.
 
-A few hundred bytes of Parquet can declare gigabytes: a row count is only a number, pages are compressed, and
-every row may repeat one dictionary value of megabytes. So the footer's numbers are bounded, and rows are read
-a few at a time and their bytes counted.
+A few hundred bytes can declare gigabytes: row counts are only numbers, pages are compressed, and every row
+may repeat one value of megabytes.
 """
 
 from __future__ import annotations
@@ -28,13 +27,9 @@ BATCH_ROWS = 65_536
 
 
 def open_parquet(path: Path, groups: Sequence[int] | None = None) -> pq.ParquetFile:
-    """Open a file whose footer keeps the bounds.
+    """Open a file whose footer keeps the bounds; `groups`: check only these row groups.
 
-    Args:
-        groups: check only these row groups; no other will be read.
-
-    Raises:
-        DataError: not a whole Parquet file; a column declares too much.
+    Raises DataError if it is not a whole Parquet file, or a column declares too much.
     """
     check_regular(path)
     try:
@@ -69,11 +64,7 @@ def _check(path: Path, groups: Sequence[RowGroup]) -> None:
 
 
 def read_columns(path: Path, columns: Sequence[str] | None = None) -> dict[str, list[Any]]:
-    """The values of a file's columns, by default all.
-
-    Raises:
-        DataError: as `read_batches`; a text or column name is not UTF-8.
-    """
+    """Default: all columns. Raises DataError as `read_batches`, or if a text or name is not UTF-8."""
     try:
         names = open_parquet(path).schema_arrow.names if columns is None else columns
         read: dict[str, list[Any]] = {name: [] for name in names}
@@ -88,10 +79,9 @@ def read_columns(path: Path, columns: Sequence[str] | None = None) -> dict[str, 
 def read_batches(
     path: Path, columns: Sequence[str], groups: Sequence[int] | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """Batches of the rows of these columns (or leaves of structs).
+    """Batches of rows; a column may be a leaf of a struct.
 
-    Raises:
-        DataError: as `open_parquet`; a damaged row group; values of more than MAX_BYTES in all.
+    Raises DataError as `open_parquet`, for a damaged row group, or for more than MAX_BYTES in all.
     """
     parquet, total = open_parquet(path, groups), 0
     try:
@@ -114,7 +104,7 @@ def read_batches(
 
 
 def _rows_of_a_batch(group: RowGroup, columns: Sequence[str]) -> int:
-    """As many rows as fit BATCH_BYTES even if each holds its column's longest possible value."""
+    """At most BATCH_BYTES, if each row holds its column's longest possible value."""
     longest = 1
     for column in group.columns:
         if column.is_bytes and any(f"{column.name}.".startswith(f"{name}.") for name in columns):

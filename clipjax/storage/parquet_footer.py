@@ -1,10 +1,10 @@
 """The footer of a Parquet file: how much each column of each row group declares.
 
 pyarrow's C++ ends the process if a damaged footer contradicts itself (pyarrow 26: `RowGroupMetaData.column`,
-"histogram size mismatch"). So this module reads the few needed fields from the Thrift compact protocol.
+"histogram size mismatch"). So this module reads the few needed fields itself.
 
-Reference: apache/parquet-format, `parquet.thrift` (FileMetaData.row_groups and below), and the Thrift
-project's `thrift-compact-protocol.md`.
+Reference: apache/parquet-format, `parquet.thrift` (FileMetaData.row_groups and below); Thrift's
+`thrift-compact-protocol.md`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _DEPTH = 32  # of nested structs and lists; a footer has 6
 
 
 class Column(NamedTuple):
-    """A column chunk: dotted name, whether values vary in length, and what it declares."""
+    """A column chunk: dotted name, whether values vary in length, declared numbers."""
 
     name: str
     is_bytes: bool
@@ -32,7 +32,7 @@ class RowGroup(NamedTuple):
 
 
 def read_footer(path: Path) -> list[RowGroup]:
-    """The row groups that a file declares. Raises ValueError for a damaged footer; OSError."""
+    """Raises ValueError for a damaged footer; OSError."""
     with path.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - 8))
@@ -64,10 +64,7 @@ def _count(number: int) -> int:
 
 
 class _Thrift:
-    """Reads the compact protocol: structs become {field id: value}, strings bytes.
-
-    Raises ValueError for anything else.
-    """
+    """The compact protocol: structs become {field id: value}, strings bytes. Raises ValueError."""
 
     def __init__(self, data: bytes) -> None:
         self.data, self.at = data, 0

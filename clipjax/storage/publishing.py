@@ -2,8 +2,8 @@
 
     CACHE/working/gs/bucket/folder/file        the working copy of gs://bucket/folder/file
 
-A folder goes up file by file. The last is the file that identifies it (card.json of a model, sizes.json of a
-resume point); without that the folder counts as absent. A failed upload keeps the working copy and names it.
+The file that identifies a folder goes up last (card.json of a model, sizes.json of a resume point). A failed
+upload keeps the working copy and names it.
 """
 
 from __future__ import annotations
@@ -25,10 +25,7 @@ _AT_ONCE = 8  # uploads: each may hold some blocks of a large file in memory
 
 
 def working_copy(path: Path) -> Path:
-    """Where a path is written on this disk: itself, or for a URL a place in the cache.
-
-    Raises UsageError for a URL with "..".
-    """
+    """The path itself, or for a URL a place in the cache; a URL with ".." raises UsageError."""
     if not isinstance(path, BucketPath):
         return path
     if ".." in path.parts:
@@ -37,14 +34,12 @@ def working_copy(path: Path) -> Path:
 
 
 def publish(folder: Path, target: BucketPath, last: str) -> None:
-    """Upload a folder to a bucket, all or nothing; `folder` itself stays.
+    """Upload a folder to a bucket, all or nothing; it replaces `target`.
 
     Args:
-        target: the folder there; it is replaced.
         last: the file that identifies the folder: removed first, created last.
 
-    Raises:
-        DataError: the bucket fails or refuses, or another run published there meanwhile.
+    Raises DataError if the bucket fails or refuses, or another run published there meanwhile.
     """
     names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
     names.remove(last)
@@ -61,15 +56,12 @@ def publish(folder: Path, target: BucketPath, last: str) -> None:
 
 
 def is_unfinished(target: Path | BucketPath) -> bool:
-    """Whether `publish` was cut off in this folder of a bucket."""
+    """Whether `publish` was cut off here."""
     return isinstance(target, BucketPath) and (target / _UNFINISHED).exists()
 
 
 def remove(target: BucketPath, last: str, but: Sequence[str] = ()) -> None:
-    """Remove a published folder: first the file that identifies it, then what a listing shows.
-
-    Args:
-        but: other files to leave.
+    """Remove all but the files `but`: first `last`, then what a listing shows.
 
     Raises DataError if the bucket fails or refuses.
     """
@@ -83,10 +75,7 @@ def remove(target: BucketPath, last: str, but: Sequence[str] = ()) -> None:
 
 @contextlib.contextmanager
 def uploading(target: BucketPath) -> Iterator[Path]:
-    """A local file to write; at the end it is uploaded to `target`, or kept if that fails.
-
-    Raises DataError, naming the copy.
-    """
+    """A local file to write, uploaded at the end. Raises DataError, naming the kept copy."""
     draft = working_copy(cast(Path, target))
     draft.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -100,7 +89,7 @@ def uploading(target: BucketPath) -> Iterator[Path]:
 
 
 def moved(files: Sequence[Path], folder: Path) -> list[Path]:
-    """Upload files from a folder's working copy; returns their places. On a disk they are already there.
+    """Upload a working copy's files; returns their places. On a disk they are already there.
 
     Raises DataError, naming the copy.
     """
@@ -121,7 +110,7 @@ def forget(path: Path) -> None:
 
 @contextlib.contextmanager
 def naming(copy: Path) -> Iterator[None]:
-    """Add the kept copy's place to the error of a failed upload."""
+    """Add the kept copy's place to an error."""
     try:
         yield
     except ClipjaxError as error:

@@ -1,7 +1,6 @@
-"""Small files that a user may have damaged: text, JSON, CSV, TOML.
+"""Small files that a user may have damaged: every fault is a `DataError` with the file (and line).
 
-All of clipjax reads through these functions, so bad input always gets a `DataError` with the file (and line)
-and the fault. A path may be a URL (`clipjax.storage.buckets`).
+A path may be a URL (`clipjax.storage.buckets`).
 """
 
 from __future__ import annotations
@@ -31,21 +30,20 @@ _KINDS = {dict: "a JSON object", list: "a JSON list"}
 
 
 def exists(path: AnyPath) -> bool:
-    """Whether the path exists. False for impossible names (too long, with a NUL).
+    """False also for impossible names (too long, with a NUL).
 
-    Raises:
-        DataError: the system does not let us look (no permission, a failing disk).
+    Raises DataError if the system does not let us look (no permission, a failing disk).
     """
     return _look(path, path.exists)
 
 
 def is_file(path: AnyPath) -> bool:
-    """As `exists`, for a file."""
+    """As `exists`."""
     return _look(path, path.is_file)
 
 
 def is_dir(path: AnyPath) -> bool:
-    """As `exists`, for a folder."""
+    """As `exists`."""
     return _look(path, path.is_dir)
 
 
@@ -61,11 +59,7 @@ def _look(path: AnyPath, look: Callable[[], bool]) -> bool:
 
 
 def check_regular(path: AnyPath) -> None:
-    """Refuse all but regular files and objects: reading a FIFO or a device may never end.
-
-    Raises:
-        DataError: missing, not regular, or impossible to examine.
-    """
+    """Raises DataError unless a regular file or object: reading a FIFO or a device may never end."""
     if isinstance(path, BucketPath):
         return
     try:
@@ -81,11 +75,7 @@ def check_regular(path: AnyPath) -> None:
 
 
 def read_bytes(path: AnyPath) -> bytes:
-    """The contents of a regular file or object.
-
-    Raises:
-        DataError: as `check_regular`, or unreadable.
-    """
+    """Raises DataError as `check_regular`, or if unreadable."""
     check_regular(path)
     try:
         return path.read_bytes()
@@ -100,23 +90,12 @@ def _unreadable(path: AnyPath, error: Exception) -> DataError:
 
 
 def read_text(path: AnyPath) -> str:
-    """A UTF-8 file's text, without the byte order mark of some editors.
-
-    Raises:
-        DataError: as `read_bytes`, or not UTF-8.
-    """
+    """UTF-8, without a byte order mark. Raises DataError as `read_bytes`, or if not UTF-8."""
     return decode_text(read_bytes(path), path)
 
 
 def decode_text(data: bytes, where: object) -> str:
-    """UTF-8 bytes as text, without a byte order mark.
-
-    Args:
-        where: file and place, with which an error begins.
-
-    Raises:
-        DataError: not UTF-8.
-    """
+    """Without a byte order mark. Raises DataError, beginning with `where`."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -126,17 +105,17 @@ def decode_text(data: bytes, where: object) -> str:
 
 
 def read_lines(path: AnyPath) -> list[str]:
-    """A text file's lines that are not blank, spaces kept. Raises as `read_text`."""
+    """The lines that are not blank, spaces kept. Raises as `read_text`."""
     return [line for line in read_text(path).splitlines() if line.strip()]
 
 
 def read_toml(path: AnyPath) -> dict[str, Any]:
-    """Parse a TOML file. Raises as `read_text` and `parse_toml`."""
+    """Raises as `read_text` and `parse_toml`."""
     return parse_toml(read_text(path), path)
 
 
 def parse_toml(text: str, where: object) -> dict[str, Any]:
-    """Parse TOML text. Raises DataError, beginning with `where`."""
+    """Raises DataError, beginning with `where`."""
     try:
         return tomllib.loads(text)
     except RecursionError:
@@ -146,17 +125,17 @@ def parse_toml(text: str, where: object) -> dict[str, Any]:
 
 
 def read_csv(path: AnyPath, delimiter: str = ",") -> list[dict[str, str]]:
-    """A CSV file as one dict a row.
+    """One dict a row.
 
     Raises:
-        DataError: as `read_text`; a repeated name in the header; a row with too many or too few cells; a
-            quote misplaced or never closed.
+        DataError: as `read_text`; a repeated name in the header; too many or too few cells; a misplaced or
+            open quote.
     """
     return parse_csv(read_text(path), path, delimiter)
 
 
 def parse_csv(text: str, where: object, delimiter: str = ",") -> list[dict[str, str]]:
-    """As `read_csv`, for text; an error begins with `where` and the line."""
+    """As `read_csv`; an error begins with `where` and the line."""
     return [row for _, row in numbered_csv(text, where, delimiter)]
 
 
@@ -177,31 +156,25 @@ def numbered_csv(text: str, where: object, delimiter: str = ",") -> Iterator[tup
 
 
 def read_json(path: AnyPath, kind: type = dict) -> Any:
-    """A file's JSON value. Raises as `read_text` and `parse_json`."""
+    """Raises as `read_text` and `parse_json`."""
     return parse_json(read_bytes(path), path, kind)
 
 
 def read_jsonl(path: AnyPath) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number and object of each line that is not blank.
-
-    Raises:
-        DataError: as `read_json`, with the line.
-    """
+    """Line number and object of each line that is not blank. Raises as `read_json`, with the line."""
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             yield number, parse_json(line, f"{path}:{number}")
 
 
 def parse_json(text: str | bytes, where: object, kind: type = dict) -> Any:
-    """Parse JSON strictly: no NaN, no infinity, no name twice in an object.
+    """Strict: no NaN, no infinity, no name twice in an object.
 
     Args:
-        where: see `decode_text`.
         kind: `dict`, `list`, or `object` for anything.
 
-    Raises:
-        DataError: not JSON, nested too deeply, a number too large for a float, half a surrogate pair, or of
-            another kind.
+    Raises DataError, beginning with `where`, if not JSON, nested too deeply, of another kind, or with a
+    number too large for a float or half a surrogate pair.
     """
     text = decode_text(text, where) if isinstance(text, bytes) else text
     try:

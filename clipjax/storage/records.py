@@ -8,8 +8,8 @@
     read(Schedule, {"kind": "cosine", "warmup": "500"}, "mine.toml")
     # DataError: mine.toml: warmup = '500' must be a whole number
 
-The annotations are the format. A field without a default is required; an unknown key is refused, with the
-nearest name. Rules between fields belong in `__post_init__`, which raises ValueError.
+The annotations are the format; a field without a default is required. Rules between fields belong in
+`__post_init__`, which raises ValueError.
 """
 
 from __future__ import annotations
@@ -52,27 +52,26 @@ def read(
     """Read a dataclass from a record.
 
     Kinds of fields: str, int, float (whole numbers will do), bool, Any, Literal, enumerations (by value),
-    dataclasses, `X | None` and other unions, tuple[X, ...], tuple[X, Y], list[X], frozenset[X], Mapping[str,
-    X], dict. Lists become the field's type; mappings become dicts.
+    dataclasses, unions, tuple[X, ...], tuple[X, Y], list[X], frozenset[X], Mapping[str, X], dict. Lists
+    become the field's type; mappings become dicts.
 
     Args:
-        record: the parsed table or object.
-        where: the file, with which a message begins.
-        given: fields that the caller sets and the record may not.
+        where: a message begins with it.
+        given: fields that the record may not set.
         how: readers for other kinds, or in place of the usual ones.
-        whole: for a program's record (card.json): every field is required, even with a default, and numbers
-            stay as written, because a digest may cover them.
+        whole: for a program's record (card.json): fields with defaults are required, too, and numbers stay
+            as written, because a digest may cover them.
 
     Raises:
-        DataError: `record` is not a table; a key is missing, unknown or of another kind; `__post_init__`
-            raises ValueError.
+        DataError: not a table; a key is missing, unknown or of another kind; `__post_init__` raises
+            ValueError.
     """
     return _Reader(how or {}, whole).record(cls, record, str(where), given or {})
 
 
 @functools.cache
 def _fields(cls: type) -> dict[str, tuple[Any, bool]]:
-    """Field name -> kind, and whether it is required."""
+    """Name -> kind, and whether it is required."""
     hints, missing = get_type_hints(cls), dataclasses.MISSING
     return {
         each.name: (hints[each.name], each.default is missing and each.default_factory is missing)
@@ -130,14 +129,14 @@ class _Reader:
         return value if self.whole else float(value)
 
     def words(self, kind: Any) -> str:
-        """A kind in words, with null only where the key is required."""
+        """With null only where the key is required."""
         items = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
         if self.whole:
             return " or ".join(map(_word, items)).replace("a table", "an object")
         return " or ".join(_word(each) for each in items if each is not types.NoneType)
 
     def fits(self, kind: Any, value: Any) -> bool:
-        """Whether a value has a kind's outer form; parts are checked later."""
+        """Only the outer form; parts are checked later."""
         origin, items = get_origin(kind) or kind, get_args(kind)
         if kind is Any or _known(self.how, kind):
             return True
@@ -156,11 +155,7 @@ class _Reader:
 
 
 def check_keys(record: Mapping[str, Any], known: Any, where: object, needed: Any = ()) -> None:
-    """Refuse unknown keys, and a record that lacks a needed one.
-
-    Raises:
-        DataError: names the key; for an unknown one also the nearest and all known names.
-    """
+    """Raises DataError for an unknown key (with the nearest names) or a missing `needed` one."""
     for key in record:
         if key not in known:
             near = near_names(str(key), list(known))
@@ -172,7 +167,7 @@ def check_keys(record: Mapping[str, Any], known: Any, where: object, needed: Any
 
 
 def one_of(name: str, value: str, known: Sequence[str]) -> None:
-    """For `__post_init__`: raises ValueError for an unknown text."""
+    """Raises ValueError for an unknown text."""
     if value not in known:
         raise ValueError(f"{name} = {value!r} is not one of {', '.join(known)}")
 
@@ -200,7 +195,7 @@ def _choices(kind: Any) -> list[str]:
 
 
 def _word(kind: Any, several: bool = False) -> str:
-    """A kind in words: "a text", "a list of 3 numbers", "a whole number or null"."""
+    """E.g. "a text", "a list of 3 numbers", "a whole number or null"."""
     origin, items = get_origin(kind) or kind, get_args(kind)
     if choices := _choices(kind):
         return " or ".join(choices)

@@ -1,7 +1,7 @@
 """A stored shard as bytes: a safetensors file.
 
-Its tensors are `array` (any rank and dtype), `ids` (JSON bytes), `sha256` (of both) and `per_device_batch`,
-because the last bits of rows depend on how many images a device took at once.
+Its tensors: `array` (any rank and dtype), `ids` (JSON bytes), `sha256` (of both), and `per_device_batch`,
+which decides rows' last bits.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def pack(ids: Sequence[str], array: np.ndarray, per_device_batch: int) -> bytes:
 
 
 def unpack(data: bytes) -> tuple[list[str], np.ndarray, int | None]:
-    """Ids, rows, and their per-device batch (None in a file of an earlier clipjax).
+    """Ids, rows, per-device batch (None in an earlier clipjax's file).
 
-    Raises ValueError if the bytes are not a whole, unchanged shard.
+    Raises ValueError unless whole and unchanged.
     """
     try:
         tensors = _tensors(data)
@@ -64,10 +64,7 @@ _DTYPES = {name: dtype for dtype, name in DTYPES.items()}
 
 
 def _tensors(data: bytes) -> dict[str, np.ndarray]:
-    """Views of the bytes: the library would copy every tensor.
-
-    Raises an error that `unpack` catches if the header is missing or does not fit the rest.
-    """
+    """Views of the bytes: the library would copy every tensor."""
     start = 8 + int.from_bytes(data[:8], "little")
     header, body = json.loads(data[8:start]), memoryview(data)[start:]
     header.pop("__metadata__", None)

@@ -1,14 +1,11 @@
-"""Content-addressed arrays: computed once, found again by the hash of everything they depend on.
+"""Content-addressed arrays: stored under the hash of everything they depend on.
 
-An entry is a directory named by the SHA-256 of its key. Its `key.json` fixes the key and the manifest (rows,
-shard size, per-device batch, dtype). A shard is an immutable file of some rows: ids, an array (any rank) and
-a checksum. It is flushed before it gets its name, so it is whole or absent; one that fails its checksum is
-made again. Two runs need no lock: the second to create a file finds it with the same content.
+An entry is a directory named by the SHA-256 of its key; its `key.json` fixes key and manifest. A shard is an
+immutable file of some rows (`clipjax.storage.shard`); one that fails its checksum is made again. Two runs
+need no lock: the second to create a file finds the same content.
 
-On a bucket (gs://bucket/folder) a shard is one object, created only if absent. clipjax removes nothing there:
-buckets have no locks and no time of last use.
-
-Other tools can read shards: they are plain safetensors (`clipjax.storage.shard`).
+On a bucket a shard is one object, created only if absent. clipjax removes nothing there: buckets have no
+locks and no time of last use.
 """
 
 from __future__ import annotations
@@ -37,7 +34,7 @@ from clipjax.storage.reading import exists, is_dir
 
 @dataclasses.dataclass(frozen=True)
 class EntryInfo:
-    """A line of `clipjax store ls`. `bytes` is of all files; `last_used` in seconds since the epoch."""
+    """`bytes` of all files; `last_used` in seconds since the epoch."""
 
     name: str
     about: Mapping[str, str]
@@ -50,11 +47,7 @@ class EntryInfo:
 
 
 class Store:
-    """A directory of entries.
-
-    Args:
-        root: directory or bucket URL; created with the first entry.
-    """
+    """A directory of entries, or a bucket's URL; created with the first entry."""
 
     def __init__(self, root: str | os.PathLike[str]):
         self.root = epath.Path(place(root)).expanduser()
@@ -65,7 +58,7 @@ class Store:
         return isinstance(self.files, BucketFiles)
 
     def check_root(self) -> None:
-        """Raises DataError if the folder is a file, is below one, or is not writable."""
+        """Raises DataError as `check_folder`, unless on a bucket."""
         if not self.on_bucket:
             check_folder(Path(self.root), "the folder of a store", written=True)
 
@@ -85,13 +78,12 @@ class Store:
         Args:
             key: everything the values depend on.
             ids: one unique string a row, in order.
-            rows_per_shard, per_device_batch: for a new entry; an existing one keeps its own.
-            row_shape: of one row; None leaves it to the first shard.
-            dtype: a NumPy dtype name.
-            about: names for `clipjax store ls`, such as the model's; not in the key.
+            rows_per_shard, per_device_batch: an existing entry keeps its own.
+            row_shape: None leaves it to the first shard.
+            about: names for `clipjax store ls`.
 
         Raises:
-            DataError: a repeated id; or the entry has other ids, shape or dtype, so the key lacks something.
+            DataError: a repeated id; or the entry has other ids, shape or dtype: the key lacks something.
             FileNotFoundError: another run removes the entry at that moment.
             ValueError: batch or shard below 1, or a shard not a multiple of the batch.
         """
@@ -126,24 +118,20 @@ class Store:
         return Entry(path.parent, manifest, list(ids), self.files)
 
     def find(self, key: dict[str, Any]) -> EntryManifest | None:
-        """The manifest of a key's entry, or None. Raises DataError if damaged."""
+        """None if absent. Raises DataError if damaged."""
         try:
             return read_record(self.root / key_hash(key) / "key.json").manifest
         except FileNotFoundError:
             return None
 
     def reopen(self, entry: Entry) -> Entry:
-        """The entry as it is now.
-
-        Raises FileNotFoundError if another run removed it, DataError if damaged.
-        """
+        """The entry as it is now. Raises FileNotFoundError if removed, DataError if damaged."""
         return Entry(entry.path, read_record(entry.path / "key.json").manifest, entry.ids, self.files)
 
     def lay_out_again(self, entry: Entry, *, rows_per_shard: int, per_device_batch: int) -> None:
-        """Give an empty entry another batch and shard size; `reopen` it to see them.
+        """Give an empty entry another layout; `reopen` it to see it. Raises DataError if it holds rows.
 
-        A run with the old layout is safe: a shard of another batch counts as damaged. Raises DataError if
-        something is stored.
+        A run with the old layout is safe: a shard of another batch counts as damaged.
         """
         if len(entry.missing_shards(allow_skipped=True)) < entry.shards:
             batch = entry.manifest.per_device_batch
@@ -156,7 +144,7 @@ class Store:
         self.files.create(path, dataclasses.replace(record, manifest=manifest).to_json(), replace=True)
 
     def ls(self) -> list[EntryInfo]:
-        """Every entry, the last used first. Raises DataError for a damaged entry or a foreign folder."""
+        """The last used first. Raises DataError for a damaged entry or a foreign folder."""
         if not exists(self.root):
             return []
         if not is_dir(self.root):
@@ -168,7 +156,7 @@ class Store:
         return sorted(infos, key=lambda info: (-info.last_used, info.name))
 
     def _names(self) -> list[str]:
-        """Entries' names; a folder without its key is still being created."""
+        """A folder without its key is still being created."""
         paths = [path for path in self.root.iterdir() if not path.name.startswith(".")]
         for path in paths:  # a folder of the user's must never be listed, removed or called damaged
             if not re.fullmatch("[0-9a-f]{64}", path.name):
@@ -199,8 +187,7 @@ class Store:
     def gc(self, budget_bytes: int, *, dry_run: bool = False) -> list[EntryInfo]:
         """Remove and return the longest unused entries, until the store fits the budget.
 
-        Entries held by a run or owned by another user stay. Raises UsageError on a bucket, except for a dry
-        run: a bucket does not tell what is in use.
+        Raises UsageError on a bucket, except for a dry run.
         """
         if self.on_bucket and not dry_run:
             raise UsageError(
@@ -220,7 +207,7 @@ class Store:
         return removed
 
     def remove(self, name: str, *, dry_run: bool = False) -> bool:
-        """Remove an entry; False if it stays, because a run holds it or another user owns it."""
+        """False if the entry stays, because a run holds it or another user owns it."""
         with self.files.unless_held(self.root / name / "key.json") as free:
             if dry_run or not free:
                 return free
@@ -232,6 +219,6 @@ class Store:
         return True
 
     def _sweep(self) -> None:
-        """Delete removed entries, also of killed runs; another run may do so too."""
+        """Also of killed runs; another run may do so too."""
         for path in self.root.glob(".removed-*"):
             shutil.rmtree(path, ignore_errors=True)

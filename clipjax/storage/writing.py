@@ -3,8 +3,7 @@
     .NAME.<32 hex digits>.tmp     a draft of NAME, locked (flock) while its writer lives
     .NAME.<32 hex digits>.old     the former NAME, where a disk cannot exchange two folders in one step
 
-The next writer of NAME removes drafts of dead writers. If a killed run left an `.old` without NAME,
-`restore_folder` brings it back.
+The next writer of NAME removes drafts of dead writers, and restores an `.old` without NAME.
 """
 
 from __future__ import annotations
@@ -53,16 +52,13 @@ DTYPES = {
 
 
 def write_safetensors(path: str | Path, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
-    """Write a safetensors file whole or not at all, byte for byte as its own library does.
+    """Write a file whole or not at all, byte for byte as the safetensors library does.
 
     Args:
-        path: on a disk, or a bucket's URL.
+        path: also a bucket's URL.
         metadata: for the header, e.g. {"format": "pt"}.
 
-    Returns: the file's SHA-256.
-
-    Raises:
-        DataError: it cannot be written.
+    Returns: the file's SHA-256. Raises DataError if it cannot be written.
     """
     path = place(path)
     with writing(path), whole_file(path) as draft:
@@ -70,20 +66,20 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, Any], metadata: Ma
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a file, whole or not at all. Raises DataError if that fails."""
+    """Whole or not at all. Raises DataError if that fails."""
     path = place(path)
     with writing(path):
         put_bytes(path, data)
 
 
 def put_bytes(path: Path, data: bytes) -> None:
-    """`write_bytes` that raises the system's own errors, for callers with their own messages."""
+    """As `write_bytes`, but raises the system's own errors."""
     with whole_file(path) as draft:
         write_flushed(draft, data)
 
 
 def write_flushed(draft: Path, data: bytes) -> None:
-    """Write a draft, and wait until it is on the disk. Raises OSError."""
+    """Returns when the data is on the disk. Raises OSError."""
     with draft.open("wb") as file:
         file.write(data)
         flush(file.fileno(), file.flush)
@@ -91,9 +87,9 @@ def write_flushed(draft: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A draft to write, which becomes `path` at the end (on a bucket by an upload) unless an error is raised.
+    """A draft that becomes `path` at the end (on a bucket by an upload) unless an error is raised.
 
-    Raises OSError; on a bucket DataError (see `clipjax.storage.publishing.uploading`).
+    Raises OSError; on a bucket DataError.
     """
     if isinstance(path, BucketPath):
         with uploading(path) as draft:
@@ -111,8 +107,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 def draft_file(path: Path, *, sweeping: bool = True) -> Iterator[Path]:
     """An empty file beside `path`, removed at the end unless renamed. Raises OSError.
 
-    Args:
-        sweeping: first `sweep`, which lists the folder.
+    `sweeping` first removes dead writers' drafts, which lists the folder.
     """
     if sweeping:
         sweep(path)
@@ -124,8 +119,8 @@ def draft_file(path: Path, *, sweeping: bool = True) -> Iterator[Path]:
 def whole_folder(folder: Path) -> Iterator[Path]:
     """An empty folder to fill, which replaces `folder` at the end unless an error is raised.
 
-    The name always stands for the old folder or the new one. Where the disk cannot exchange two folders, a
-    killed run may leave the old one put aside (see `restore_folder`). Raises OSError.
+    Where the disk cannot exchange two folders in one step, a killed run may leave the old one aside
+    (`restore_folder`). Raises OSError.
     """
     folder = folder.absolute()
     with draft_folder(folder) as draft:
@@ -143,7 +138,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def draft_folder(folder: Path) -> Iterator[Path]:
-    """As `draft_file`, an empty folder beside `folder`. Raises OSError."""
+    """As `draft_file`, for a folder."""
 
     def make(draft: Path) -> int:
         draft.mkdir()
@@ -157,7 +152,7 @@ def draft_folder(folder: Path) -> Iterator[Path]:
 
 
 def restore_folder(folder: Path) -> None:
-    """Bring back a folder that a killed run put aside and did not replace, if the system allows."""
+    """Bring back, if possible, a folder that a killed run put aside and did not replace."""
     if os.path.lexists(folder):
         return
     for aside in _beside(folder, "old"):
@@ -174,7 +169,7 @@ def sweep(path: Path) -> None:
 
 
 def sweep_folder(folder: Path) -> None:
-    """Remove all files that dead writers left in a folder."""
+    """As `sweep`, for all files of a folder."""
     for left in (each for each in folder.glob(".*.tmp") if not each.is_dir()):
         with contextlib.suppress(OSError), _locked(left, fcntl.LOCK_NB):
             _remove(left)
@@ -182,7 +177,7 @@ def sweep_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _draft(path: Path, make: Callable[[Path], int]) -> Iterator[Path]:
-    """A locked draft beside `path`, created and opened by `make`; removed at the end."""
+    """A locked draft, created and opened by `make`."""
     draft = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
     descriptor = make(draft)
     try:
@@ -200,7 +195,7 @@ def _draft(path: Path, make: Callable[[Path], int]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _locked(path: Path, how: int = 0) -> Iterator[None]:
-    """Lock a file or folder. Raises OSError if it is locked, or was moved while waiting."""
+    """Raises OSError if the path is locked, or was moved while waiting."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | how)
@@ -262,7 +257,7 @@ def _replace(draft: Path, folder: Path) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
-    """Write a safetensors draft, flushed to the disk; returns its SHA-256."""
+    """Write and flush a safetensors draft; returns its SHA-256."""
     rank = {dtype: -number for number, dtype in enumerate(DTYPES)}
     names = sorted(tensors, key=lambda name: (rank[tensors[name].dtype], name))
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
@@ -289,7 +284,7 @@ def _array(tensor: Any) -> np.ndarray:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an OSError into a DataError that names the file."""
+    """Turn an OSError into a DataError."""
     try:
         yield
     except OSError as error:
@@ -297,7 +292,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def flush(descriptor: int, push: Callable[[], Any]) -> None:
-    """Bring an open file to the disk; `push` empties Python's buffer."""
+    """`push` empties Python's buffer."""
     push()
     os.fsync(descriptor)
 
