@@ -1,14 +1,14 @@
 """A model with an adapter, on disk: `adapter.safetensors` and a `card.json` that names the base.
 
-The base's weights are not copied. `card.json` holds the card and beside it
+`card.json` has the card and
 
-    files    SHA-256 of adapter.safetensors
+    files    SHA-256 of adapter.safetensors and of the card
     adapter  kind, facts, and the SHA-256 of these two
-    base     id, SHA-256 of the weights, and where they are: a registered id or hub repository (`source`),
-             or a path relative to the folder (`path`); the user's cache holds the absolute path
+    base     id, SHA-256 of the weights, and `source` (a registered id, hub repository or URL) or `path`
+             (relative to the folder; the user's cache has the absolute one)
 
-A base is saved in the subfolder `base` if it is not a file yet, is inside the folder to be written, or is on
-this disk while the folder is on a bucket.
+The base is copied into the subfolder `base` only if it is not a file yet, is inside the folder to be written,
+or is on this disk while the folder is on a bucket.
 """
 
 from __future__ import annotations
@@ -44,11 +44,7 @@ _SEEN = ("source", "tokenizer", "unknown")  # depend on which files are found wh
 
 @dataclass(frozen=True)
 class AdapterFile:
-    """A folder with an adapter, read and checked; its base is not opened yet.
-
-    Attributes:
-        base: the record `base` of card.json.
-    """
+    """A checked folder with an adapter; `base`: that record of card.json, not opened yet."""
 
     folder: Path
     card: Card
@@ -60,11 +56,7 @@ class AdapterFile:
         return str(self.folder / CARD)
 
     def card_on(self, base: Card) -> Card:
-        """The adapted model's card, completed by its base's.
-
-        Raises:
-            DataError: the base has other weights than in training, or the card contradicts it.
-        """
+        """Raises DataError if the base has other weights than in training, or the card contradicts it."""
         _refuse_other_base(self.where, base, str(self.base["id"]), self.base["sha256"])
         _refuse_other_fields(self.where, self.card, base)
         return dataclasses.replace(base, **{name: getattr(self.card, name) for name in _OWN})
@@ -72,23 +64,22 @@ class AdapterFile:
 
 @functools.cache
 def adapter_kinds() -> tuple[str, ...]:
-    """The kinds of adapter: the modules of `clipjax.heads.adapters`, listed without importing them."""
+    """The modules of `clipjax.heads.adapters`, listed without importing them."""
     return plug_ins([str(Path(__file__).parent.parent / "heads" / "adapters")], "ADAPTER")
 
 
 def check_kind(kind: str, where: str) -> None:
-    """Raises DataError, which begins with `where`, for an unknown kind of adapter."""
+    """Raises DataError, which begins with `where`, for an unknown kind."""
     if kind not in adapter_kinds():
         known = ", ".join(adapter_kinds()) or "none"
         raise DataError(f"{where}: this clipjax knows no adapter of the kind {kind!r}; known: {known}")
 
 
 def read_adapter_file(file: CardFile) -> AdapterFile:
-    """Read a folder with an adapter.
+    """Read and check a folder with an adapter.
 
     Raises:
-        DataError: card.json does not name adapter and base, the adapter is of an unknown kind, or it was
-            truncated or changed.
+        DataError: card.json lacks adapter or base, an unknown kind, or a truncated or changed file.
     """
     folder, record = file.folder, file.record
     try:
@@ -140,7 +131,6 @@ def find_base(file: AdapterFile) -> str | Path:
 
 
 def base_settings(file: AdapterFile) -> dict[str, Any]:
-    """The arguments of `load_model` that loaded the base in training."""
     base, card = file.base, file.base.get("card")
     if isinstance(card, Mapping):
         card = card_from_dict(dict(card), f"{file.where}: base.card")
@@ -182,12 +172,11 @@ def save_adapter(
     """Write a model with an adapter.
 
     Args:
-        base: the base's card.
-        location: where the base was loaded from; None if it is not a file.
-        save_base: writes the base as a checkpoint into a folder, if it cannot stay where it is.
+        location: of the base; None if it is not a file.
+        save_base: writes the base into a folder, if it cannot stay where it is.
 
     Raises:
-        DataError: as `clipjax.checkpoints.native.write_folder`, or the base changed on the disk.
+        DataError: as `write_folder`, or the base changed on the disk.
     """
     folder = place(folder)
     tensors = {name: np.asarray(tensor) for name, tensor in adapter.tensors.items()}
@@ -231,10 +220,7 @@ def _reached_from(folder: Path, location: Location) -> bool:
 
 
 def _base_memory(identity: str) -> Path:
-    """The file in the user's cache with a base's absolute path, for a folder moved without its base.
-
-    Not in card.json, which travels: a path on this machine is private.
-    """
+    """A base's absolute path, in case its folder moves. card.json travels, and must not tell it."""
     return cache_dir() / "bases" / sha256_bytes(identity.encode())
 
 
@@ -245,8 +231,7 @@ def _remember_base(identity: str, source: str) -> None:
 
 
 def _remembered_base(base: Mapping[str, Any]) -> list[Path]:
-    """Earlier paths of the base: from the user's cache, and `was_at` of older folders."""
-    paths = [str(base["was_at"])] if "was_at" in base else []
+    paths = [str(base["was_at"])] if "was_at" in base else []  # older folders have it
     with contextlib.suppress(OSError, ValueError):
         paths.append(_base_memory(str(base.get("sha256"))).read_text(encoding="utf-8"))
     return [Path(path) for path in paths]

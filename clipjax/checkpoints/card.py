@@ -1,7 +1,6 @@
-"""The model card: everything needed to reproduce a number that a model gave.
+"""The model card: all that reproducing a model's numbers needs.
 
-It comes from a row of configs/models.csv, from the configuration beside a foreign checkpoint, or from our own
-training. An unknown field is None, with its reason in `unknown`; nothing is guessed.
+An unknown field is None, its reason in `unknown`.
 """
 
 from __future__ import annotations
@@ -35,12 +34,11 @@ class Source:
     """Where the weights came from.
 
     Attributes:
-        library: the reference library ("open_clip", "timm", "transformers", "clipjax").
-        arch, tag: its names of the architecture and of the pretrained weights.
+        library: "open_clip", "timm", "transformers", "clipjax", ...
+        arch, tag: the library's names of the architecture and of the weights.
         repo, file, revision: on the hub.
-        url: direct address.
         format: "safetensors", "torch zip", ...
-        sha256: digest of the source file; if sharded, of its parts' digests.
+        sha256: of the file; if sharded, of its parts' digests.
     """
 
     library: str
@@ -56,7 +54,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """The model's pixels: resize, crop, then (x / 255 - mean) / std per channel.
+    """Resize, crop, then (x / 255 - mean) / std per channel; sizes in pixels.
 
     `crop` is "round" or "floor" (see `PixelRecipe`); a card.json without it means "round".
     """
@@ -72,11 +70,7 @@ class Preprocess:
     def recipe(
         self, *, rgb: Literal["first", "last"] = "first", pre_crop: int = 0, already_cropped: bool = False
     ) -> PixelRecipe:
-        """The steps on the host, to the byte; see `clipjax.data.pixels.preprocess`.
-
-        Args:
-            already_cropped: only resize: the images are square crops (ImageNet-3DCC).
-        """
+        """To the byte; `already_cropped` images (ImageNet-3DCC's square crops) are only resized."""
         return PixelRecipe(
             image_size=self.image_size,
             resize_size=self.image_size if already_cropped else self.resize_size,
@@ -90,11 +84,9 @@ class Preprocess:
 
 @dataclass(frozen=True)
 class Resized:
-    """A model used with another image size than its weights'.
+    """A model used with another image size than its weights', `image_size` pixels.
 
-    Attributes:
-        image_size: the original size, in pixels.
-        rule: how the position table was resampled (`clipjax.models.resample`); None without one.
+    `rule`: how the position table was resampled (`clipjax.models.resample`); None without one.
     """
 
     image_size: int
@@ -102,9 +94,7 @@ class Resized:
 
 
 class Weights:
-    """The files of the params; hashed once, on first use.
-
-    Create it before the params are read: if a file changes later, its digest raises DataError.
+    """The files of the params; create it before these are read: a file that changes later raises DataError.
 
     Args:
         expected: digest when written, for a checkpoint of ours; None for foreign files.
@@ -120,11 +110,7 @@ class Weights:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """Digest of the file; of several files, of their digests in order.
-
-        Raises:
-            DataError: a file changed since it was opened.
-        """
+        """Of the file, or of several files' digests. DataError if one changed since it was opened."""
         digests = sha256_files(self.files)
         self.refuse_changed()
         return digests[0] if len(digests) == 1 else sha256_json(digests)
@@ -139,7 +125,7 @@ class Weights:
         return self.sha256
 
     def check(self) -> None:
-        """Read all files; DataError if they changed since they were written or opened."""
+        """Read all files; DataError if one changed since it was written or opened."""
         _ = self.identity
 
     def verify(self) -> None:
@@ -162,17 +148,14 @@ class Weights:
 
 @dataclass(frozen=True)
 class Card:
-    """See the module's docstring.
+    """The card of one model.
 
     Attributes:
-        facts: group, training data, ...; result rows carry them.
-        classes: a classifier's outputs: a name in configs/labels, or a CSV file (`LABELS` in a checkpoint of
-            ours).
+        classes: a classifier's outputs: a name in configs/labels, or a CSV file (`LABELS` in a checkpoint).
         normalize_features: the head reads features of unit norm (a CLIP fine-tuned by cross-entropy).
-        lineage: how our own training made the model: method, recipe, data, start model.
-        facts_origin: "registry", "stated", "unknown" or None; see `clipjax.checkpoints.identity.facts`.
-        facts_of: the registered model whose facts these are, or None.
-        label_space: the classes in `LABELS`, or None.
+        lineage: our own training: method, recipe, data, start model.
+        facts_origin, facts_of: see `clipjax.checkpoints.identity.facts`.
+        label_space: the classes in `LABELS`.
 
     Raises:
         DataError: the tokenizer is unknown, or does not fit the text tower.
@@ -206,7 +189,7 @@ class Card:
 
     @property
     def fingerprint(self) -> str | None:
-        """Hash of all that decides the embeddings (the pixel recipe is a separate part of a store key).
+        """Hash of all that decides the embeddings, except the pixel recipe.
 
         None for params that were never a file. The first call hashes the weights.
         """
@@ -224,14 +207,14 @@ class Card:
         )
 
     def with_classes(self, labels: LabelSpace) -> Card:
-        """The card of a classifier of these classes, by name if configs/labels has the same under it."""
+        """The card with these classes: by name if configs/labels has the same, else in `LABELS`."""
         named = (config_dir() / "labels" / f"{labels.name}.csv").is_file()
         if named and load_labels(labels.name).digest == labels.digest:
             return dataclasses.replace(self, classes=labels.name, label_space=None)
         return dataclasses.replace(self, classes=LABELS, label_space=labels)
 
     def stamped(self) -> Card:
-        """The card with the SHA-256 of the foreign file that holds these weights, or without one."""
+        """Set `source.sha256` to the foreign file's; clear it for params without a file."""
         if self.weights is None:
             return self if self.source.sha256 is None else self.without_weights()
         if self.weights.expected is not None:
@@ -241,7 +224,7 @@ class Card:
         return dataclasses.replace(self, source=source, unknown=unknown)
 
     def without_weights(self) -> Card:
-        """The card of params that no file holds any more: it has no fingerprint."""
+        """For params that no file holds any more."""
         unknown = {**self.unknown, "source.sha256": "the params were changed after loading"}
         source = dataclasses.replace(self.source, sha256=None)
         return dataclasses.replace(self, source=source, unknown=unknown, weights=None)
@@ -279,8 +262,8 @@ def card_from_dict(record: Mapping[str, Any], where: str) -> Card:
     """Read the JSON form, strictly.
 
     Raises:
-        DataError: a key is missing, unknown or of a wrong type; the tokenizer does not fit the text tower; or
-            the version is another. Names `where` and the key.
+        DataError: a key that is missing, unknown or of a wrong type, another version, or a tokenizer that
+            does not fit; names `where` and the key.
     """
     # Older cards lack these.
     record = {"resized": None, "normalize_features": False, "lineage": None, **record}
@@ -302,7 +285,7 @@ def card_from_dict(record: Mapping[str, Any], where: str) -> Card:
 
 
 def _row_of_old_card(record: Mapping[str, Any]) -> str | None:
-    """The registered model of a card older than `facts_origin`; None for a fine-tuned one."""
+    """For a card older than `facts_origin`; None for a fine-tuned one."""
     card, source = record.get("id"), record.get("source")
     if record["lineage"] is not None or not isinstance(card, str) or not isinstance(source, Mapping):
         return None
@@ -310,7 +293,6 @@ def _row_of_old_card(record: Mapping[str, Any]) -> str | None:
 
 
 def _tokenizer_problem(spec: TokenizerSpec | None, arch: Arch) -> str | None:
-    """Each token id needs a row in the text tower, and each position a place."""
     if spec is None or arch.text is None:
         return None
     try:

@@ -15,8 +15,8 @@ def head_classes(card: ModelCard, params: Mapping[str, Any]) -> LabelSpace:
     """The classes of a classifier's outputs.
 
     Raises:
-        UsageError: the model is not a classifier, has no head, or its card does not name its classes.
-        DataError: there are more or fewer classes than outputs.
+        UsageError: not a classifier, no head, or its card does not name its classes.
+        DataError: more or fewer classes than outputs.
     """
     if card.kind != "classifier":
         raise UsageError(f"{card.id} is not a classifier: build its head from prompts (zeroshot_head)")

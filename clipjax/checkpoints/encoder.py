@@ -1,7 +1,6 @@
 """What evaluation, embeddings and heads need of a model and its card. Imports no JAX: `results` reads cards.
 
-`clipjax.checkpoints.model.Model` and `Card` have all of it; `clipjax.evaluate` completes a user's own object,
-so other code need not check.
+`clipjax.evaluate` completes a user's own object.
 """
 
 from __future__ import annotations
@@ -19,11 +18,7 @@ if TYPE_CHECKING:
 
 
 class ModelCard(Protocol):
-    """See `clipjax.checkpoints.card.Card`.
-
-    For a user's own model `arch`, `tokenizer`, `resized`, `lineage` and `facts_of` may be None, `facts`
-    empty, `normalize_features` False.
-    """
+    """As `Card`; a user's own model may have no `arch`, `tokenizer`, `resized`, `lineage` and `facts_of`."""
 
     @property
     def id(self) -> str: ...
@@ -79,19 +74,16 @@ class Encoder(Protocol):
 
     @property
     def adapter(self) -> AdapterParts | None:
-        """Builds the head in place of prompts (`clipjax.heads.adapters`); None for most models."""
+        """Builds the head in place of prompts; None for most models."""
         ...
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Raises UsageError without one (as a user's own model); DataError for missing files."""
+        """Raises UsageError if there is none, DataError for missing files."""
         ...
 
     def with_tokenizer(self) -> Self:
-        """Look for the tokenizer's files now and put their digest into the card. Raises as `tokenizer`.
-
-        A user's own model returns itself.
-        """
+        """Find the tokenizer's files, for the card's digest; a user's own model returns itself."""
         ...
 
     def encode_image(self, images: Any, /) -> Any:

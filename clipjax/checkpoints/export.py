@@ -29,14 +29,12 @@ def export_model(model: Model, out: str | Path, layout: str | None = None) -> Pa
     """Write a model as the reference's own safetensors file; open_clip's comes back bit-identical.
 
     Args:
-        layout: a table of `converters`; default: the reference library's that the model came from or fits
-            (open_clip's for weights in transformers' layout).
+        layout: a table of `converters`; default: the source's (open_clip's for transformers'), or what fits.
 
     Raises:
-        UsageError: the model has an adapter, which no other library reads.
+        UsageError: the model has an adapter.
         ConversionError: the model does not fit the layout.
-        DataError: the model's own checkpoint is damaged, or the file cannot be written; nothing half-written
-            is left.
+        DataError: a damaged checkpoint, or the file cannot be written.
     """
     refuse_adapter(model)
     model.check_weights()
@@ -53,13 +51,13 @@ def export_model(model: Model, out: str | Path, layout: str | None = None) -> Pa
 
 
 def has_tower_alone(model: Model) -> bool:
-    """Whether it is a classifier made from a CLIP: open_clip has its tower but no head."""
+    """A classifier made from a CLIP: open_clip has its tower but no head."""
     card = model.card
     return card.kind == "classifier" and card.normalize_features
 
 
 def refuse_adapter(model: Model, doing: str = "export") -> None:
-    """Raise UsageError for a model with an adapter; `doing`: the command."""
+    """Raises UsageError for a model with an adapter."""
     if (adapter := model.adapter) is None:
         return
     base = model.card.id if model.base is None else model.base.id
@@ -80,7 +78,7 @@ def export_tower(model: Model, out: str | Path) -> Path:
 
     Raises:
         ConversionError: open_clip does not have the tower.
-        DataError: a file cannot be written; nothing half-written is left.
+        DataError: a file cannot be written.
     """
     classes = head_classes(model.card, model.params)
     leaves = {path: leaf for path, leaf in model.source_leaves().items() if path.startswith("vision/")}
@@ -96,7 +94,7 @@ def export_tower(model: Model, out: str | Path) -> Path:
 
 
 def _table(model: Model) -> Table:
-    """open_clip's layout: the base's, or the first that fits a model trained from the start."""
+    """open_clip's layout: the base's, or the first that fits."""
     leaves = {path: leaf for path, leaf in model.source_leaves().items() if path.startswith("vision/")}
     if model.origin.layout is not None:
         return export_layout(leaves, model.origin.layout)

@@ -1,6 +1,6 @@
 """Weights on a bucket: fetched once into the user's cache, then read as files.
 
-The key of a copy includes each object's version (etag, size, time): a changed object is fetched anew.
+A copy's key includes each object's version: a changed object is fetched anew.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ BLOCK = 32 * 2**20  # bytes of one request
 def on_this_disk(source: Any) -> Any:
     """The source of a model; for a bucket URL, the path of its copy.
 
-    Fetches a folder's files and the base of an adapter, no other subfolders.
+    Fetches a folder's files and an adapter's base, no other subfolders.
 
     Raises:
-        DataError: there is nothing at the URL, it changes during the fetch, or the disk is full.
+        DataError: nothing at the URL, it changes during the fetch, or a full disk.
     """
     if not isinstance(source, str | os.PathLike):
         return source
@@ -75,7 +75,6 @@ def _files(path: BucketPath) -> list[BucketPath]:
 
 
 def _fetch(files: list[BucketPath], names: list[str], versions: list[tuple[int, int]], folder: Path) -> None:
-    """Fetch into a draft folder, renamed when complete."""
     with writing(folder), draft_folder(folder) as draft:
         for file, name, (size, _) in zip(files, names, versions):
             copy_object(file, size, draft / name)
@@ -90,7 +89,7 @@ def _fetch(files: list[BucketPath], names: list[str], versions: list[tuple[int, 
 
 
 def copy_object(file: BucketPath, size: int, target: Path) -> None:
-    """Write an object's first `size` bytes to a file on this disk. Raises FileNotFoundError, BucketError."""
+    """Write an object's first `size` bytes to this disk. Raises FileNotFoundError, BucketError."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("wb") as copy:
         for start in range(0, size, BLOCK):

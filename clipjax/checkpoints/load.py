@@ -44,36 +44,28 @@ def load_model(
 
     Args:
         source: one of
-            - a folder that `Model.save`, `clipjax convert` or training wrote (it has a card.json); for an
-              adapter, its base is found, checked and loaded;
+            - a folder that `Model.save`, `clipjax convert` or training wrote (with a card.json);
             - a folder with weights and an open_clip_config.json, or a Hugging Face or timm config.json;
             - a file of weights, with `card`;
             - a registered model id (`clipjax models`), or a hub repository `org/name`;
             - the URL of such a folder or file on a bucket: fetched once into the user's cache.
-        card: a registered id or a card: how to load the weights (architecture, pixels, tokenizer). Needed for
-            bare weights; replaces any configuration there. Only a registered model's own weights get its name
-            and facts: from its hub repository, or with a known SHA-256
-            (`clipjax.checkpoints.identity.naming`).
-        file: which file of a hub repository.
-        image_size: side of the images in pixels, if not the model's own. The position table is resampled as
-            in its reference library (`clipjax.checkpoints.resize`).
-        position_rule: resample as "open_clip", "timm", "transformers" or "dinov2" instead.
-        name: default: the registered id if the weights are known to be its, else the name of the file
-            (without its ending), folder or repository.
-        facts_of: the registered model that you state these weights are: the card gets its facts, marked as
-            stated.
-        facts: or single facts that you state, {"train_source": "LAION-2B"}: columns of configs/models.csv.
+        card: how to load the weights: a registered id or a card. Needed for bare weights; else its towers
+            must agree with the configuration there. It gives no name and facts to weights of another model.
+        file: of a hub repository.
+        image_size: in pixels, if not the model's own: resamples the position table.
+        position_rule: resample as "open_clip", "timm", "transformers" or "dinov2", not as its own library.
+        name: default: the registered id if the weights are its own, else that of the file (without its
+            ending), folder or repository.
+        facts_of: the registered model that you state these weights are.
+        facts: or single facts, {"train_source": "LAION-2B"}: columns of configs/models.csv.
         mesh: where to place the params (`clipjax.devices.sharding.make_mesh`); default: the default device.
-            Each leaf is placed when it is read, so the host holds at most one leaf twice.
-        rules: how params are sharded on the mesh, a table of `clipjax.devices.sharding`; default: `FSDP`,
-            every large leaf cut over the devices.
-        mesh_of: alternative to `mesh`: picks the mesh from the card
-            (`clipjax.embeddings.params.mesh_to_load`). Not called for the base of an adapter.
+        rules: a table of `clipjax.devices.sharding`; default `FSDP`: every large leaf cut over the devices.
+        mesh_of: alternative to `mesh`: picks it from the card. Not called for an adapter's base.
 
     Raises:
         UsageError: an unknown id, bare weights without a card, or a name or facts that are not theirs.
-        DataError: weights that are missing, truncated, foreign or do not fit the architecture (names every
-            tensor); an adapter of an unknown kind; or the hub's weights changed since their first download.
+        DataError: weights that are missing, truncated, foreign, unfit for the architecture, or changed on the
+            hub since their first download; or an unknown kind of adapter.
     """
     if position_rule is not None and image_size is None:
         raise UsageError(f"position_rule {position_rule!r} says how to resample: give image_size too")
@@ -95,11 +87,7 @@ def load_model(
 
 @contextlib.contextmanager
 def _verified(weights: Weights | None) -> Iterator[None]:
-    """While the params are read, hash a checkpoint of ours in a thread; then refuse changed files.
-
-    Raises:
-        DataError: the weights are not the card's, or were replaced meanwhile.
-    """
+    """Hash a checkpoint of ours in a thread while it is read; then refuse changed files (DataError)."""
     if weights is None:
         yield
         return
@@ -126,7 +114,6 @@ def _read(opened: Opened, shardings: dict[str, Any] | None) -> Model:
 def _adapted(
     asked: str | Path, file: CardFile, given: tuple[Any, ...], mesh: Mesh | None, rules: Rules | None
 ) -> Model:
-    """`file`: the card.json of the source, or of its copy on this disk."""
     source = file.folder
     if any(each is not None for each in given):
         raise UsageError(
@@ -141,26 +128,16 @@ def _adapted(
 
 
 def _on_base(file: CardFile, mesh: Mesh | None = None, rules: Rules | None = None) -> Model:
-    """Find and load the base of a folder with an adapter.
-
-    Raises:
-        DataError: the adapter was changed; the base is missing, or has other weights than in training.
-    """
+    """Raises DataError if the adapter was changed, or its base is missing or has other weights."""
     adapter = read_adapter_file(file)
     base = load_model(find_base(adapter), **base_settings(adapter), mesh=mesh, rules=rules)
     return base.with_adapter(adapter.parts, adapter.card_on(base.card))
 
 
 def open_model(source: str | Path, stated: Stated | None = None) -> Model:
-    """Find and check a model's weights without reading them: its params are `jax.ShapeDtypeStruct`.
+    """Check a model's weights without loading them: its params are `jax.ShapeDtypeStruct`.
 
-    It has fingerprint, tokenizer and classes. A model with an adapter is loaded whole.
-
-    Args:
-        stated: its name and facts, as for `load_model`.
-
-    Raises:
-        UsageError, DataError: as `load_model`.
+    A model with an adapter is loaded whole. Raises as `load_model`.
     """
     with fetched(source) as copy:
         own = card_file(copy)
@@ -185,15 +162,12 @@ def convert_model(
     facts_of: str | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> tuple[Path, Card]:
-    """Write a model as a checkpoint of ours, leaf by leaf: memory never holds all of it.
+    """Write a model as a checkpoint of ours, leaf by leaf; returns its folder and card.
 
     Args:
-        source, card, name, facts_of, facts: as in `load_model`; weights not known to be a registered model's
-            are by default named after `folder`.
+        source, card, name, facts_of, facts: as in `load_model`; the default name is that of `folder`.
         folder: default: the card's id, with "-N" for images of another size.
         image_size: as in `load_model`; such a model is loaded whole.
-
-    Returns: the folder and the card in it.
 
     Raises:
         UsageError, DataError: as `load_model`; or the folder cannot be written, and is left as it was.

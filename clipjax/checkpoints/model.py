@@ -6,7 +6,7 @@
     t = model.encode_text(["a photo of a cat"])     # float32 [1, D], unit norm
     model.card.logit_scale * z @ t.T                # the logits
 
-`clipjax.evaluate` takes it, or a model that `clipjax.wrap` makes from your own functions.
+`clipjax.wrap` makes a model from your own functions.
 """
 
 from __future__ import annotations
@@ -52,10 +52,9 @@ class Model:
 
     Attributes:
         card: `card.weights` is ignored unless passed as `weights`: the files must hold these very params.
-        params: nested dict of float32 arrays, placed by the caller. Do not write into it: nothing notices.
+        params: nested dict of float32 arrays. Do not write into it: nothing notices.
         carried: tensors of the source file that no forward needs, by its keys.
-        tokenizer_files: a vocabulary that came with the weights, once found.
-        adapter: builds heads in place of prompts (CoOp, Tip-Adapter); None for a plain model.
+        tokenizer_files: a vocabulary that came with the weights.
         base: the card of the model that the adapter was trained on.
         location: where `load_model` found the params (with an adapter: the base's); None if not in a file.
     """
@@ -90,15 +89,14 @@ class Model:
         return dataclasses.replace(self, **(own | changes))
 
     def settled(self) -> Model:
-        """The model with tokenizer files that were found after loading: their digest is in its card."""
+        """With the tokenizer files that were found after loading: their digest is in its card."""
         return self.with_tokenizer() if "_tokenizer" in vars(self) else self
 
     def with_params(self, params: Mapping[str, Any]) -> Model:
-        """The model with other params.
+        """The card loses the files and so its fingerprint; logit scale and bias follow the params.
 
-        The card loses the old files and so its fingerprint, under which embeddings are stored. Heads read the
-        new logit scale. A registered model loses its name, unless the card's lineage records what it became.
-        An adapter's base gets the same params, so its card changes in the same way.
+        A registered model loses its name, unless its lineage records what it became. An adapter's base
+        changes too.
         """
         card = _card_of_others(self.settled().card, params)
         base = None if self.base is None else _card_of_others(self.base, params)
@@ -112,15 +110,15 @@ class Model:
         return self._replace(card=card)
 
     def with_adapter(self, adapter: AdapterParts, card: Card) -> Model:
-        """The model with an adapter and the card of both; its own card becomes the base's."""
+        """`card` is that of both; the model's own becomes the base's."""
         return self._replace(card=card, adapter=adapter, base=self.card)
 
     def with_location(self, location: Location | None) -> Model:
-        """The model with the location to load it from again; None: the params are not in a file."""
+        """None: the params are not in a file."""
         return self._replace(location=location)
 
     def with_tokenizer(self) -> Model:
-        """Look for the tokenizer's files now and put their digest into the card. Raises as `tokenizer`."""
+        """Find the tokenizer's files now and put their digest into the card. Raises as `tokenizer`."""
         tokenizer, spec = self.tokenizer, self.card.tokenizer
         assert spec is not None
         if spec.sha256 is not None and self.tokenizer_files == self._tokenizer_files:
@@ -131,14 +129,12 @@ class Model:
         return model
 
     def check_weights(self) -> None:
-        """Read the weight files once; DataError if they changed."""
+        """Raises DataError if the weight files changed."""
         if self.card.weights is not None:
             self.card.weights.check()
 
     def preprocess(self, image: PIL.Image.Image) -> np.ndarray:
         """One image as the reference prepares it: float32 [H, W, 3].
-
-        open_clip converts to RGB last; the other libraries convert first.
 
         Raises:
             UsageError: not a PIL image.
@@ -158,8 +154,8 @@ class Model:
         """List of strings -> int32 [N, context_length], with the text cleaning of the model's training.
 
         Raises:
-            UsageError: the model has no text tower, or its tokenizer is unknown.
-            DataError: tokenizer files that come with the weights cannot be found, or are not the card's.
+            UsageError: no text tower, or an unknown tokenizer.
+            DataError: its files are missing, or not the card's.
         """
         spec = self.card.tokenizer
         if self.card.arch.text is None:
@@ -183,14 +179,12 @@ class Model:
         return find_tokenizer_files(spec, repo=source.repo, revision=source.revision, download=True)
 
     def encode_image(self, images: Any, *, precision: Precision = "parity") -> jax.Array:
-        """Embed preprocessed images.
+        """float32 [B, H, W, 3], preprocessed -> float32 [B, D].
+
+        Unit norm for a zero-shot model and a classifier whose card says so, else raw pooled features.
 
         Args:
-            images: float32 [B, H, W, 3], from `preprocess`.
             precision: "parity" (float32, HIGHEST) or "fast" (bfloat16 tower).
-
-        Returns: float32 [B, D]; unit norm for a zero-shot model and a classifier whose card says so, else raw
-        pooled features.
         """
         static = {"precision": known_precision(precision), "unit": embeds_at_unit_norm(self.card)}
         encode = _jitted(_encode_image, "vision", self.network, **static)
@@ -213,24 +207,21 @@ class Model:
     def encode_dense(
         self, images: Any, *, layers: int | Sequence[int], precision: Precision = "parity"
     ) -> tuple[jax.Array, ...]:
-        """Feature maps of layers of the image tower (`clipjax.models.network.Network.encode_dense`).
+        """Feature maps of layers of the image tower: float32 [B, h, w, C], without final norm or class token.
 
         Args:
-            images, precision: as for `encode_image`.
             layers: indices of transformer blocks or of a convolutional net's stages; or n for the last n.
-
-        Returns: for each layer float32 [B, h, w, C], without final norm or class token.
         """
         static = {"layers": layer_indices(layers), "precision": known_precision(precision)}
         encode = _jitted(_encode_dense, "vision", self.network, **static)
         return _run(encode, self.params, self._images(images))
 
     def encode_text(self, texts: Sequence[str] | Any, *, precision: Precision = "parity") -> jax.Array:
-        """Embed texts (a list of strings, or token ids int [B, L]): float32 [B, D], unit norm.
+        """A list of strings, or token ids int [B, L] -> float32 [B, D], unit norm.
 
         Raises:
             UsageError: neither strings nor ids, ids outside the vocabulary, or no text tower.
-            DataError: strings mixed with other things, or the tokenizer's files are missing.
+            DataError: strings mixed with other things, or missing tokenizer files.
         """
         if isinstance(texts, str):
             raise UsageError("encode_text takes a list of strings: write [text] for a single one")
@@ -244,14 +235,9 @@ class Model:
         return _run(encode, self.params, jnp.asarray(token_ids(texts, self.card.arch)))
 
     def save(self, folder: str | Path) -> Path:
-        """Write a folder that `load_model` reads.
+        """Write a folder that `load_model` reads (`clipjax.checkpoints.native`, `adapter_file`).
 
-        It holds model.safetensors, card.json, a vocabulary that came with the weights, and classes without a
-        name in configs/labels. With an adapter: adapter.safetensors and a card.json that names the base,
-        whose weights are not copied (`clipjax.checkpoints.adapter_file`).
-
-        Raises:
-            DataError: the model's own checkpoint is damaged, or `folder` cannot be written.
+        Raises DataError if the model's own checkpoint is damaged, or `folder` cannot be written.
         """
         model = self.settled()
         card = model.card.stamped()
@@ -275,17 +261,13 @@ class Model:
         )
 
     def source_leaves(self) -> dict[str, np.ndarray]:
-        """Leaves by path, on the host, in the source file's dtypes.
-
-        The cast back is exact while the values are the source's.
-        """
+        """Leaves by path, on the host, in the source's dtypes: exact while the values are the source's."""
         dtypes = self.origin.dtypes or {}
         leaves = {path: np.asarray(leaf) for path, leaf in flatten(self.params).items()}
         return {path: leaf.astype(dtypes.get(path, leaf.dtype), copy=False) for path, leaf in leaves.items()}
 
 
 def _card_of_others(card: Card, params: Mapping[str, Any]) -> Card:
-    """The card of a model whose params were replaced by these; see `Model.with_params`."""
     card = card.without_weights()
     if card.facts_origin == REGISTRY and card.lineage is None:
         card = disowned(card)
@@ -297,7 +279,7 @@ def _card_of_others(card: Card, params: Mapping[str, Any]) -> Card:
 
 
 def _run(encode: Callable[[Any, jax.Array], Any], params: Any, inputs: jax.Array) -> Any:
-    """`encode` on inputs [B, ...]; for B = 0 arrays [0, ...] without running the tower."""
+    """Inputs are [B, ...]; for B = 0 returns arrays [0, ...] without running the tower."""
     if len(inputs):
         return encode(params, inputs)
     one = jax.ShapeDtypeStruct((1, *inputs.shape[1:]), inputs.dtype)

@@ -1,9 +1,9 @@
 """Our own checkpoint: a folder with `model.safetensors` and `card.json`, written whole or not at all.
 
     model.safetensors  leaves by path ("vision/blocks/attn/q/kernel") in the dtypes of the source file, and
-                       under "carried/" its tensors that no model needs. The metadata names the source file's
+                       under "carried/" its tensors that no model needs. The metadata names the source's
                        layout (a table of `converters`), to write it back bit by bit.
-    card.json          the model card; under `files` the SHA-256 of weights and classes
+    card.json          the model card; under `files` the SHA-256 of weights, classes and card
     labels.csv         a classifier's classes, if configs/labels does not have them
 
 A vocabulary that came with the weights may be there, too.
@@ -43,7 +43,7 @@ _METADATA = "origin_metadata"
 
 @dataclass(frozen=True)
 class CardFile:
-    """The card.json of a folder that clipjax wrote, parsed once; do not change `record`."""
+    """A card.json that clipjax wrote, parsed once; do not change `record`."""
 
     folder: Path
     record: Mapping[str, Any]
@@ -54,7 +54,7 @@ class CardFile:
 
     @property
     def card(self) -> dict[str, Any]:
-        """The part for `clipjax.checkpoints.card.card_from_dict`."""
+        """The part for `card_from_dict`."""
         beside = ("files", "adapter", "base") if self.has_adapter else ("files",)
         return {name: value for name, value in self.record.items() if name not in beside}
 
@@ -64,7 +64,7 @@ class CardFile:
 
     @property
     def is_edited(self) -> bool:
-        """Whether it was changed after it was written; False for older files without a digest."""
+        """Changed after it was written; False for older files without a digest."""
         files = self.record.get("files")
         sealed = files.get(CARD) if isinstance(files, Mapping) else None
         return sealed is not None and sealed != _digest(self.record)
@@ -75,8 +75,7 @@ class Checkpoint:
     """An opened checkpoint of ours; its weights are not read yet.
 
     Attributes:
-        sha256: digest of `weights` when they were written.
-        labels: a classifier's classes, if they are in the folder.
+        sha256: of `weights` when written.
     """
 
     weights: Path
@@ -90,19 +89,18 @@ class Checkpoint:
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Whether the folder is a checkpoint of ours, of weights or of an adapter."""
     return (folder / CARD).is_file() and any((folder / file).is_file() for file in (WEIGHTS, ADAPTER))
 
 
 def card_file(source: Any) -> CardFile | None:
-    """The card.json of a model's source; None unless clipjax wrote that folder."""
+    """None unless clipjax wrote the folder `source`."""
     if not isinstance(source, str | Path) or not exists(Path(source) / CARD):
         return None
     return read_card_file(source)
 
 
 def read_card_file(folder: str | Path) -> CardFile:
-    """The card.json of a checkpoint of ours. Raises DataError if it does not exist."""
+    """Raises DataError if the folder has none."""
     path = Path(folder) / CARD
     if not exists(path):
         raise DataError(f"{folder} is not a clipjax checkpoint: it has no {CARD}")
@@ -114,10 +112,10 @@ def load_checkpoint(file: CardFile, target: Mapping[str, Any], *, verify: bool =
 
     Args:
         target: the abstract params.
-        verify: also read all of the weights and compare their SHA-256.
+        verify: also compare the weights' SHA-256.
 
     Raises:
-        DataError: no checkpoint there, a truncated or damaged file, or another SHA-256 than the card's.
+        DataError: no checkpoint there, a truncated or damaged file, or another SHA-256.
         ConversionError: missing or unknown leaves, or wrong shapes; names them all.
     """
     try:
@@ -168,12 +166,11 @@ def _trained_classes(lineage: Mapping[str, Any] | None) -> str | None:
 
 
 def load_params(conversion: Conversion, shardings: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Read a planned conversion or checkpoint into float32 params; at most one leaf is held twice.
+    """Read float32 params; at most one leaf is held twice.
 
     Args:
-        shardings: where each leaf goes (`clipjax.devices.sharding.params_sharding`). Default: the default
-            device; a CPU takes arrays over without a copy. On a mesh over several processes, each reads the
-            file and keeps its own shards.
+        shardings: of each leaf; a process keeps its own shards. Default: the default device; a CPU takes
+            arrays over without a copy.
     """
     if shardings is None:
         return nest({path: jax.device_put(leaf) for path, leaf in conversion.leaves(np.float32)})
@@ -196,19 +193,15 @@ def save_checkpoint(
     labels: LabelSpace | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Path:
-    """Write a checkpoint and return its folder; an older one is replaced when the new one is complete.
+    """Write a checkpoint and return its folder. Raises as `write_folder`.
 
     Args:
-        leaves: arrays by path, in the dtype to keep; those of `Conversion.lazy` are read when written.
+        leaves: by path, in the dtype to keep; lazy ones are read when written.
         carried: tensors of the reference's file that no leaf holds, by its key.
-        card: the card's JSON record.
-        layout: the table of `converters` that fits the reference's file; None for params of our own.
-        origin_metadata: the strings in its header, if it was safetensors.
-        beside, labels: files to copy and classes to write into the folder.
+        layout: a table of `converters`; None for params of our own.
+        origin_metadata: the strings in a safetensors file's header.
+        beside: files to copy into the folder.
         check: called when all leaves are read; if it raises, nothing is written.
-
-    Raises:
-        DataError: as `write_folder`.
     """
     tensors = {**leaves, **{_CARRIED + key: tensor for key, tensor in carried.items()}}
     metadata = {"format": "clipjax", **({"layout": layout} if layout else {})}
@@ -231,10 +224,10 @@ def write_folder(folder: str | Path, fill: Callable[[Path], Mapping[str, Any]]) 
 
     Args:
         folder: a path, or a URL on a bucket, where card.json is uploaded last.
-        fill: writes the other files into the folder that it gets; returns the contents of card.json.
+        fill: writes the other files into a draft folder; returns the contents of card.json.
 
     Raises:
-        DataError: the folder holds something else, or cannot be written; nothing half-written is left.
+        DataError: the folder holds something else, or cannot be written.
     """
     folder = place(folder)
     if not (is_checkpoint(folder) or is_unfinished(folder) or _is_empty(folder)):
@@ -250,7 +243,6 @@ def write_folder(folder: str | Path, fill: Callable[[Path], Mapping[str, Any]]) 
 
 
 def _sealed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record with the SHA-256 of its other fields under `files`."""
     return {**record, "files": {CARD: _digest(record), **record["files"]}}
 
 
@@ -263,7 +255,6 @@ def _is_empty(folder: Path) -> bool:
 
 
 def _write_labels(path: Path, labels: LabelSpace) -> str:
-    """A CSV file for `clipjax.data.labels.load_labels`; returns its SHA-256."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([("id", "name"), *zip(labels.ids, labels.classes)])
     data = text.getvalue().encode()

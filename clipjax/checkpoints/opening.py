@@ -1,7 +1,4 @@
-"""Find weights and check them before any is read: from a path, a registered id or a hub repository.
-
-Refuses a card that contradicts the configuration beside the weights, or a checkpoint of ours.
-"""
+"""Find weights and check them before any is read: from a path, a registered id or a hub repository."""
 
 from __future__ import annotations
 
@@ -39,7 +36,7 @@ from converters.tensors import Source
 
 @dataclass(frozen=True)
 class Opened:
-    """Weights found and checked; hardly any of them is read yet."""
+    """Checked weights; hardly any of them is read yet."""
 
     card: Card
     conversion: Conversion
@@ -60,15 +57,11 @@ def open_weights(
     stated: Stated,
     asked: str | Path,
 ) -> Opened:
-    """Find weights and check them.
+    """Find weights and check them. Raises as `load_model`.
 
     Args:
         own: the card.json at `source`, if clipjax wrote it.
-        card, file, stated: as for `load_model`.
         asked: what the user named: the URL, if `source` is its copy.
-
-    Raises:
-        UsageError, DataError: as `load_model`.
     """
     if not isinstance(source, str | Path):
         raise UsageError(f"the model is {source!r}: give a path, a registered id or a hub repository")
@@ -100,7 +93,7 @@ def _open_own(file: CardFile, card: Card | None, stated: Stated) -> Opened:
 
 
 def _refuse_other_card(folder: Path, own: Card, card: Card | None) -> None:
-    """A checkpoint of ours has one card; passing another is a mistake, not an instruction."""
+    """Passing another card than a checkpoint's own is a mistake, not an instruction."""
     if card is None:
         return
     seen = own.tokenizer and own.tokenizer.sha256
@@ -142,7 +135,6 @@ def _open_remote(name: str, card: Card | None, file: str | None, stated: Stated)
 
 
 def _open_foreign(resolved: Resolved, card: Card | None, stated: Stated, asked: str | Path) -> Opened:
-    """Weights of another library; `asked`: what the user named, for weights without a name."""
     loose = resolved.repo is None and resolved.path.is_file()
     fallback = stated.fallback or default_name(resolved.repo or asked, is_file=loose)
     if card is None and resolved.repo is not None and (known := id_of_repo(resolved.repo)) is not None:
@@ -172,7 +164,7 @@ def _open_foreign(resolved: Resolved, card: Card | None, stated: Stated, asked: 
 
 
 def _card_beside(resolved: Resolved, facts_of: str | None) -> Card:
-    """The card from the configuration beside the weights, else that of `facts_of`."""
+    """From the configuration beside the weights, else that of `facts_of`."""
     record = read_foreign_card(resolved.folder)
     if record is not None:
         return card_from_dict(record, str(resolved.folder))
@@ -188,8 +180,9 @@ def _card_beside(resolved: Resolved, facts_of: str | None) -> Card:
 def _refuse_other_config(card: Card, folder: Path) -> None:
     """A given card and the configuration beside the weights must agree.
 
-    Not refused: a configuration that cannot be read (the card is needed to load), or of the other kind, such
-    as a CLIP's beside a classifier. Another family of towers fails at the tensors.
+    Not refused: a configuration that cannot be read (the card is needed to load), or of the other kind (a
+        CLIP's
+    beside a classifier). Another family of towers fails at the tensors.
     """
     file = next((folder / name for name in CONFIG_NAMES if (folder / name).is_file()), folder)
     try:
@@ -212,7 +205,7 @@ def _refuse_other_config(card: Card, folder: Path) -> None:
 
 
 def complete_card(card: Card, params: Mapping[str, Any], source: Source | None = None) -> Card:
-    """Add what only the weights can tell: logit scale and bias, format, the files to hash."""
+    """Add what only the weights tell."""
     changes: dict[str, Any] = {"unknown": dict(card.unknown)}
     if "logit_scale" in params:
         changes["logit_scale"] = math.exp(float(params["logit_scale"]))

@@ -1,4 +1,4 @@
-"""Where a model came from, and the parts of an adapter: what `Model` holds beside card and params."""
+"""What `Model` holds beside card and params: where it came from, and the parts of an adapter."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Origin:
     """Layout and dtypes of the source file, needed to write it back.
 
     Attributes:
-        layout: the table of `converters` that it fits.
-        dtypes: of each leaf in the file, e.g. {"vision/proj": "float16"}; float32 if absent.
+        layout: a table of `converters`.
+        dtypes: {"vision/proj": "float16"}; float32 if absent.
         metadata: a safetensors header's strings; None for other files.
     """
 
@@ -26,7 +26,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Location:
-    """Where `clipjax.load_model` found a model: the arguments to load it again.
+    """The arguments to load a model again.
 
     Attributes:
         source: an absolute path, a registered id, a hub repository or a URL.
@@ -45,7 +45,7 @@ class Location:
 
 @dataclass(frozen=True, eq=False)
 class AdapterParts:
-    """An adapter as stored; `clipjax.heads.adapters.base.adapter_of` builds it.
+    """An adapter as stored.
 
     Attributes:
         kind: "coop", "tip_adapter", ...

@@ -15,7 +15,7 @@ from clipjax.models.resample import RULES, Rule, resampled, resized_arch, rule_o
 
 
 def refuse_wrong_resize(image_size: int | None, rule: str | None) -> None:
-    """Refuse what is wrong for any model, before one is read."""
+    """Raises UsageError for what no model takes."""
     if image_size is not None and type(image_size) is not int:
         raise UsageError(f"image_size is {image_size!r}: give a whole number of pixels")
     if rule is not None and rule not in RULES:
@@ -25,16 +25,13 @@ def refuse_wrong_resize(image_size: int | None, rule: str | None) -> None:
 def resize_model(model: Model, image_size: int, rule: str | None = None) -> Model:
     """The model for images of `image_size` pixels; the same object if it has that size.
 
-    The position table, if any, is resampled as in its reference library (`clipjax.models.resample`).
-    `card.resized` records it in the fingerprint, so embeddings of two sizes or rules never mix. The crop
-    keeps its share of the resized image.
+    `card.resized` enters the fingerprint: embeddings of two sizes or rules never mix.
 
     Args:
         rule: "open_clip", "timm", "transformers" or "dinov2" instead of the model's own.
 
     Raises:
-        UsageError: the model cannot take that size, has an adapter, or was resized before; or an unknown
-            rule.
+        UsageError: an impossible size, an unknown rule, an adapter, or a model resized before.
     """
     refuse_wrong_resize(image_size, rule)
     model = model.settled()
@@ -87,7 +84,6 @@ def _crop_share(image_size: int, resize_size: int) -> float:
 
 
 def _with_table(model: Model, image_size: int, rule: Rule) -> tuple[str, dict[str, Any]]:
-    """The position table's path, and params with it resampled and placed as before."""
     path, table = resampled(model.card.arch, model.params["vision"], image_size, rule)
     params = dict(model.params)
     node = params["vision"] = dict(params["vision"])

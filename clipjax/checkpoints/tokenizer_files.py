@@ -1,4 +1,4 @@
-"""Find tokenizer files that clipjax does not ship: beside the weights, in the hub's cache, or on the hub."""
+"""Find tokenizer files that clipjax does not ship."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def find_tokenizer_files(
     *,
     download: bool = False,
 ) -> tuple[Path, ...]:
-    """The vocabulary of a tokenizer that clipjax does not ship, for `load_tokenizer`; else ().
+    """The vocabulary of a tokenizer that clipjax does not ship; else ().
 
-    Searched in the folder, then in the hub's cache, then, with `download`, on the hub.
+    Searched in the folder, then in the hub's cache, then, with `download`, on the hub. Files with the digest
+    of `spec` are preferred to nearer ones.
 
     Args:
-        spec: files with its digest, if any, are preferred to nearer ones.
-        repo, revision: hub repository and commit of the weights, searched before the known repositories.
+        repo, revision: of the weights, searched before the known repositories.
     """
     own = vocabularies.rules().get(spec.name)
     if own is None:
@@ -43,7 +43,7 @@ def find_tokenizer_files(
 
 
 def with_tokenizer_files(card: Card, resolved: Resolved) -> tuple[Card, tuple[Path, ...]]:
-    """The card with the digest of its tokenizer's files, and the files; without any, the same card and ()."""
+    """The card with its tokenizer's digest, and the files, or ()."""
     if card.tokenizer is None:
         return card, ()
     on_hub = resolved.repo is not None

@@ -2,12 +2,12 @@
 
     fact_table(["group=clip", "train_size_m=400"], None)   # {"group": "clip", "train_size_m": 400.0}
 
-`facts_origin` of a card, and of `model_facts` in result rows, records where facts come from:
+`facts_origin`, in a card and in result rows' `model_facts`:
 
 * "registry": the weights are known to be those of the row `facts_of`;
 * "stated": by a user, as facts or as the row `facts_of`;
 * "unknown";
-* null: our own training, or a card older than the field.
+* null: our own training, or an older card.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _STATABLE = {**{name: kind for name, kind in FACTS.items() if name != "certain"}
 
 
 def origin_in_words(facts: Mapping[str, Any]) -> str:
-    """What a table prints beside facts that a user states; "" for all others."""
+    """A note beside stated facts; "" for all others."""
     if facts.get("facts_origin") != STATED:
         return ""
     of = facts.get("facts_of")
@@ -75,10 +75,7 @@ def fact_table(pairs: Sequence[str] | None, file: str | Path | None) -> dict[str
 
 
 def check_facts(facts: Mapping[str, Any], where: str = "facts") -> dict[str, Any]:
-    """The facts, numbers as floats.
-
-    Raises UsageError for an unknown fact (with the nearest names) or a value of a wrong type.
-    """
+    """The facts, numbers as floats. Raises UsageError for an unknown fact or a value of a wrong type."""
     if not isinstance(facts, Mapping):
         raise UsageError(f"{where}: {facts!r} is not a table of facts, as {{'train_source': 'LAION-2B'}}")
     return {name: _checked(name, value, where) for name, value in facts.items()}

@@ -1,8 +1,7 @@
 """Names and facts of weights: a registered model's only if the weights are known to be its own.
 
-A registered row tells how to load weights, not whose they are. They are the row's if they come from its hub
-repository or have its SHA-256 (`clipjax.checkpoints.identity.pins`). Others get their own name, and facts
-that are stated or unknown.
+They are if they come from the row's hub repository or have its SHA-256. `card=ROW` alone only tells how to
+load them.
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ class Stated:
     """What a user states about weights.
 
     Attributes:
-        facts_of: the registered model whose weights they are.
-        facts: or single facts, by the columns of configs/models.csv.
+        facts_of: the registered model that they are.
+        facts: or single facts: columns of configs/models.csv.
         fallback: the name if the model needs its own and `name` is None.
 
     Raises:
-        UsageError: an unknown id or fact, or both `facts_of` and `facts`.
+        UsageError: an unknown id or fact, an empty name, or both `facts_of` and `facts`.
     """
 
     name: str | None = None
@@ -71,11 +70,11 @@ def identified(card: Card, resolved: Resolved, stated: Stated, fallback: str) ->
     """The card of foreign weights, with their own name and facts.
 
     Args:
-        card: complete, with its weights.
-        fallback: name for weights that are not known to be a registered model's.
+        card: with its weights.
+        fallback: name for weights that are not a registered model's.
 
     Raises:
-        UsageError: the statement contradicts what is known, or takes a registered model's name.
+        UsageError: the statement contradicts what is known, or takes a published name.
         DataError: the file in the row's own repository has changed.
     """
     row = card.facts_of if card.facts_origin == REGISTRY else None
@@ -91,8 +90,8 @@ def restated(card: Card, stated: Stated) -> Card:
     """The card with the name and facts that the user states.
 
     Raises:
-        UsageError: the weights are known to be another model's; their architecture is not that of `facts_of`;
-            clipjax fine-tuned them (their facts are the base's); or the name is a published model's.
+        UsageError: the weights are known to be another model's, have another architecture than `facts_of`, or
+            were fine-tuned by clipjax; or the name is a published model's.
     """
     if stated.states_facts and not _is_known_as(card, stated):
         card = _with_facts(card, stated)
@@ -107,7 +106,7 @@ def restated(card: Card, stated: Stated) -> Card:
 
 
 def edited(card: Card, where: Path) -> Card:
-    """The card after card.json (`where`) was edited by hand: all facts count as stated."""
+    """For a card.json (`where`) edited by hand: all facts count as stated."""
     card = disowned(card)
     _LOG.warning(
         "%s was changed after it was written: the model is called %s, and its facts count as stated",
@@ -118,12 +117,12 @@ def edited(card: Card, where: Path) -> Card:
 
 
 def disowned(card: Card) -> Card:
-    """The card of weights that are no longer the registered model's: renamed, facts count as stated."""
+    """For weights no longer the registered model's: renamed, facts count as stated."""
     return dataclasses.replace(card, id=own_name(card.id), facts_origin=STATED, facts_of=None)
 
 
 def default_name(source: str | Path, *, is_file: bool = False) -> str:
-    """The name of weights that no user named: a file's stem, or that of a folder or repository.
+    """A file's stem, or the name of a folder or repository.
 
     default_name("org/model") == "model"; default_name("w/vit.safetensors.index.json", is_file=True) == "vit"
     """
@@ -139,17 +138,13 @@ def own_name(name: str) -> str:
 
 @functools.cache
 def taken_names() -> frozenset[str]:
-    """Names with published numbers: registered models and the reference scores."""
+    """Registered models and the reference scores."""
     published = read_csv(config_dir() / "reference_scores.csv")
     return frozenset(model_ids()) | {row["model"] for row in published}
 
 
 def _is_own(row: str, card: Card, resolved: Resolved) -> bool:
-    """Whether files are a row's: from its hub repository and unchanged, or by their SHA-256.
-
-    Raises:
-        DataError: the repository's contents changed since first seen.
-    """
+    """Raises DataError if the row's hub repository changed since first seen."""
     assert card.weights is not None
     weights, record = card.weights, registry()[row]
     file = resolved.file or weights.files[0].name
@@ -160,7 +155,6 @@ def _is_own(row: str, card: Card, resolved: Resolved) -> bool:
 
 
 def _without_facts(card: Card, row: str) -> Card:
-    """The row tells only how to load these weights: drop its facts."""
     unknown = {name: why for name, why in card.unknown.items() if not name.startswith("facts.")}
     unknown["facts"] = f"the weights are not known to be those of {row}"
     source = dataclasses.replace(card.source, repo=None, file=None, url=None, revision=None)
@@ -170,7 +164,7 @@ def _without_facts(card: Card, row: str) -> Card:
 
 
 def _is_known_as(card: Card, stated: Stated) -> bool:
-    """Whether the registry already has it. Raises UsageError if nothing may be stated."""
+    """Raises UsageError if nothing may be stated."""
     if card.lineage is not None:
         raise UsageError(
             f"{card.id} was fine-tuned with clipjax, and its facts are its base's: state them of the base "

@@ -1,8 +1,7 @@
 """Which files hold the weights of a registered model. Imports no JAX.
 
-The column `sha256` of configs/models.csv has a digest for each file of the weights (or its first digits, if
-the publisher gives no more). Without one, the digest of a row's hub file at the first download is kept in the
-user's cache, `weights/ROW.json`, and compared from then on:
+Column `sha256` of configs/models.csv has each file's digest, or its first digits if the publisher gives no
+more. Without one, the digest of the first download is kept in the user's cache, `weights/ROW.json`:
 
     {"open_clip_model.safetensors": {"revision": COMMIT, "sha256": DIGEST}}
 """
@@ -25,10 +24,7 @@ SHORTEST = 8  # digits of a SHA-256 that open_clip's release files have in their
 
 
 def published(row: str) -> tuple[str, ...]:
-    """The digests in configs/models.csv, whole or their first digits.
-
-    Raises DataError for a cell that is not a digest.
-    """
+    """Whole, or their first digits. Raises DataError for anything else in configs/models.csv."""
     digests = tuple(registry()[row]["sha256"].split())
     for digest in digests:
         if not SHORTEST <= len(digest) <= 64 or set(digest) - set("0123456789abcdef"):
@@ -39,16 +35,15 @@ def published(row: str) -> tuple[str, ...]:
 
 
 def is_known(row: str, sha256: Callable[[], str]) -> bool:
-    """Whether a digest is one of the row's; `sha256` is called only if the row has any."""
+    """`sha256` is called only if the row has digests."""
     digests = (*published(row), *(seen["sha256"] for seen in _recorded(row).values()))
     return bool(digests) and sha256().startswith(digests)
 
 
 def check_download(row: str, file: str, revision: str | None, sha256: str) -> None:
-    """Compare a file of a row's own hub repository with its known digest; record it the first time.
+    """Compare a file of a row's hub repository with its known digest; record it the first time.
 
-    Raises:
-        DataError: its contents are not those in models.csv or in the record.
+    Raises DataError for other contents than in models.csv (of a pinned revision) or in the record.
     """
     if sha256.startswith(published(row)):
         return
@@ -72,10 +67,7 @@ def check_download(row: str, file: str, revision: str | None, sha256: str) -> No
 
 
 def row_of_old_card(card: str, source: Mapping[str, Any]) -> str | None:
-    """The row of a card without `facts_of`; None if unknown.
-
-    It is known for weights from the row's own hub repository, or with a published digest.
-    """
+    """The row of a card without `facts_of`, by its hub repository or a published digest; else None."""
     row = registry().get(card)
     if row is None:
         return None

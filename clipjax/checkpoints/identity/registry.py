@@ -1,7 +1,6 @@
 """The registered models: configs/models.csv, one row for each checkpoint, read into model cards.
 
-A cell `? REASON` is unknown: null in the card, the reason in `unknown`. What only the weights tell (sha256,
-logit scale and bias) is filled at conversion. docs/models.md documents columns and sources.
+A cell `? REASON` becomes null, with the reason in the card's `unknown`.
 """
 
 from __future__ import annotations
@@ -30,8 +29,7 @@ class Subject:
     """An architecture and its registered models; parity is recorded for each.
 
     Attributes:
-        arch: its name in configs/archs.
-        library: of the reference, that of its first row.
+        library: the reference, that of its first row.
         rows: {registered id: the library's name, for timm with its tag}.
     """
 
@@ -66,13 +64,13 @@ def groups() -> list[str]:
 
 
 def id_of_repo(repo: str) -> str | None:
-    """The registered model with these weights; None unless exactly one row names them."""
+    """None unless exactly one row names the repository without a file."""
     ids = [row["id"] for row in registry().values() if row["hub_repo"] == repo and not row["hub_file"]]
     return ids[0] if len(ids) == 1 else None
 
 
 def pinned_revision(model_id: str) -> str | None:
-    """The commit of the model's hub repository; None: the newest."""
+    """A commit; None: the newest."""
     return registry()[model_id]["hub_revision"] or None
 
 
@@ -82,7 +80,7 @@ def model_card(model_id: str) -> Card:
 
     Raises:
         UsageError: unknown id, with the nearest ones.
-        DataError: the row lacks a fact, or names an arch or statistics that configs/ does not have.
+        DataError: the row lacks a fact, or names an arch or statistics that configs/ lacks.
     """
     rows = registry()
     if model_id not in rows:
@@ -118,12 +116,9 @@ def model_card(model_id: str) -> Card:
 
 
 def refuse_wrong_activation(card: Card, where: str | None = None) -> None:
-    """Refuse a tag of open_clip with another activation than in training.
+    """Raises DataError for a tag of open_clip with another activation than in training.
 
     open_clip only warns and computes something else (see `-quickgelu` in configs/models.csv).
-
-    Raises:
-        DataError: names `where`, or the card.
     """
     tag, name = card.source.tag, (card.source.arch or "").removesuffix("-quickgelu")
     if card.source.library != "open_clip" or tag is None:
@@ -145,7 +140,7 @@ def refuse_wrong_activation(card: Card, where: str | None = None) -> None:
 
 
 def channel_statistics(name: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """(mean, std) by name, from configs/normalization.toml. Raises DataError for an unknown name."""
+    """(mean, std) from configs/normalization.toml. Raises DataError for an unknown name."""
     table = read_toml(config_dir() / "normalization.toml")
     if name not in table:
         raise DataError(f"configs/normalization.toml has no [{name}]; it has {', '.join(table)}")
@@ -186,7 +181,6 @@ def _value(row: dict[str, str], name: str, kind: type, unknown: dict[str, str]) 
 
 
 def _classes(row: dict[str, str], unknown: dict[str, str]) -> str | None:
-    """None for a dual encoder, or if unknown."""
     if (why := why_unknown(row["classes"])) is not None:
         unknown["classes"] = why
         return None

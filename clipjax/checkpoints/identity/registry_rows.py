@@ -13,11 +13,7 @@ from converters.foreign.timm_options import default_tag
 
 @functools.cache
 def registry() -> dict[str, dict[str, str]]:
-    """The rows by id, in file order.
-
-    Raises:
-        DataError: names an id that two rows have.
-    """
+    """The rows by id, in file order. Raises DataError for an id that two rows have."""
     path = config_dir() / "models.csv"
     rows: dict[str, dict[str, str]] = {}
     for row in read_csv(path):
@@ -32,7 +28,6 @@ def model_ids() -> list[str]:
 
 
 def unknown_model(name: str) -> UsageError:
-    """The error for an unregistered id: names the nearest ids and the command that lists all."""
     rows = registry().values()
     if same := [row["id"] for row in rows if (row["library"], row["library_arch"]) == ("timm", name)]:
         tag = default_tag(name)
@@ -46,5 +41,5 @@ def unknown_model(name: str) -> UsageError:
 
 
 def why_unknown(cell: str) -> str | None:
-    """Why a cell of models.csv has no value; None if it has one."""
+    """None if the cell has a value."""
     return cell[1:].strip() if cell.startswith("?") else None
