@@ -1,7 +1,7 @@
 """The cost of a sweep's runs: images, floating-point operations, bytes.
 
-Operations are dots and convolutions of the traced forward pass, two per multiply-add
-(`clipjax.embeddings.flops`). Texts count at the model's whole context length, although many are shorter.
+Operations are the forward pass's dots and convolutions, two per multiply-add. Texts count at the model's
+whole context length.
 """
 
 from __future__ import annotations
@@ -29,12 +29,11 @@ RUN = 10**9  # operations added to every run, so that those that embed nothing c
 
 
 class Images(NamedTuple):
-    """Images that a model embeds once for all its runs: one entry of the store.
+    """Images that a model embeds once for all its runs.
 
     Attributes:
-        folder: the data set's; several cards may share images.
+        folder: the data set's: cards may share images.
         sample: limit and seed, None for all images.
-        decode: see `clipjax.evaluate`.
     """
 
     model: str
@@ -45,7 +44,7 @@ class Images(NamedTuple):
 
 
 class Texts(NamedTuple):
-    """Prompts of a label space's classes, which a model embeds once."""
+    """Prompts of a label space's classes, embedded once."""
 
     model: str
     classes: str
@@ -55,7 +54,7 @@ class Texts(NamedTuple):
 
 @dataclass(frozen=True)
 class Sizes:
-    """The number of images of data sets; 0 for an unreadable one."""
+    """Numbers of images; 0 for an unreadable data set."""
 
     loaded: Loaded
 
@@ -68,7 +67,6 @@ class Sizes:
 
 
 def parts(job: Job) -> list[Located]:
-    """The data sets that a job embeds."""
     return [job.data] if job.id is None else [job.data, job.id]
 
 
@@ -83,7 +81,7 @@ def images_of(chosen: Chosen, job: Job, request: Request) -> list[tuple[Images, 
 
 
 def texts_of(chosen: Chosen, job: Job, request: Request) -> list[tuple[Texts, int]]:
-    """A zero-shot head's prompts and their number; captions do not count."""
+    """A zero-shot head's prompts and their number."""
     needs = find_task(job.task).needs
     if chosen.model is None or chosen.own_head or "head" not in needs:
         return []
@@ -114,7 +112,7 @@ def flops(card: Card, tower: str) -> int:
 
 
 def weight_bytes(chosen: Chosen) -> int:
-    """Bytes of the params in memory (float32)."""
+    """In memory, as float32."""
     if chosen.model is None:
         return 0
     leaves = jax.tree.leaves(chosen.model.network.abstract_params())

@@ -22,10 +22,9 @@ class Chosen:
     """A model of a suite.
 
     Attributes:
-        name: as in the suite: an id, hub repository, path or URL.
-        source: for `load_model`; the model's folder below the suite's `model_root` if it exists.
-        model: its card, with params not read; None if it cannot be opened, see `problem`.
-        stated: the suite's name and facts_of.
+        name: as in the suite.
+        source: for `load_model`; the folder below the suite's `model_root` if it exists.
+        model: with params not read; None if it cannot be opened, see `problem`.
     """
 
     name: str
@@ -41,7 +40,7 @@ class Chosen:
 
     @property
     def recipe(self) -> PixelRecipe | None:
-        """Its pixels, before changes by single data sets."""
+        """Before changes by single data sets."""
         return None if self.model is None else self.model.card.preprocess.recipe(rgb="first")
 
     @property
@@ -50,7 +49,7 @@ class Chosen:
 
 
 def choose(name: str, model_root: Path | None, stated: Mapping[str, str] | None = None) -> Chosen:
-    """A registered model's card, fetching nothing; other models are opened."""
+    """Fetches nothing for a registered model; opens others."""
     source, words = name, stated or {}
     if model_root is not None and "/" not in name and exists(model_root / name):
         source = str(model_root / name)
@@ -64,7 +63,7 @@ def choose(name: str, model_root: Path | None, stated: Mapping[str, str] | None 
 
 
 def opened(chosen: Chosen) -> Model:
-    """The model with its fingerprint, a classifier with a head of zeros; loads no weights.
+    """The model with its fingerprint; loads no weights, so a classifier's head is zeros.
 
     Raises:
         UsageError, DataError: its weights are absent, or not those of its card.

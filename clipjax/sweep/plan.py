@@ -1,9 +1,8 @@
 """The runs of a sweep, in the cheapest order.
 
-Models of one pixel recipe are adjacent: images are decoded once for all, and the pixel store needs one recipe
-at a time. Models of one architecture are adjacent and share their compiled program. If a recipe's pixels
-exceed the store's budget, its data sets come in waves that fit, each run by all models. The plan depends only
-on suite, cards and data sets, not on what is stored: all processes and shards make the same.
+Models of one pixel recipe are adjacent, to decode images once; among them, those of one architecture, to
+compile once. If a recipe's pixels exceed the store's budget, its data sets come in waves that fit. The plan
+does not depend on what is stored: all processes and shards make the same.
 """
 
 from __future__ import annotations
@@ -36,8 +35,7 @@ class Item:
     Attributes:
         options: as in the suite.
         keep_pixels: whether the pixels of each of its data sets fit the store.
-        flops: operations for images and texts that it is the first to embed.
-        images: how many it is the first to embed.
+        flops, images: operations and images that it is the first to need.
     """
 
     chosen: Chosen
@@ -52,7 +50,7 @@ class Item:
 
     @property
     def request(self) -> Request:
-        """The suite's request, without the job's data sets and prompts."""
+        """Without the job's data sets and prompts."""
         asked = {name: self.options[name] for name in REQUESTED if name in self.options}
         return Request(**asked)
 
@@ -68,7 +66,7 @@ class Item:
 
     @property
     def key(self) -> list[Any]:
-        """Identifies the run in the sweep, equally everywhere."""
+        """Equal in all processes and shards."""
         options = {name: str(value) for name, value in self.options.items()}
         prompts = self.job.prompts and self.job.prompts.digest
         return [self.chosen.name, self.job.task, self.job.data.card.name, prompts, options]
@@ -76,11 +74,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Missing:
-    """An absent data set.
-
-    Attributes:
-        named: the suite names it, so the sweep is incomplete without it.
-    """
+    """`named`: the suite names the data set, so the sweep is incomplete without it."""
 
     line: str
     named: bool
@@ -88,8 +82,6 @@ class Missing:
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """A sweep's runs, in order; `loaded` reads each data set once."""
-
     suite: Suite
     items: Sequence[Item]
     missing: Sequence[Missing] = ()
@@ -97,7 +89,7 @@ class SweepPlan:
 
     @property
     def digest(self) -> str:
-        """Equal plans have equal digests, across processes and shards."""
+        """Equal for equal plans, across processes and shards."""
         return sha256_json([item.key for item in self.items])
 
     @property
@@ -106,10 +98,7 @@ class SweepPlan:
 
 
 def make_plan(suite: Suite, pixel_budget: int | None) -> SweepPlan:
-    """Plan a suite.
-
-    Args:
-        pixel_budget: bytes for the pixel store; None: no store.
+    """Plan a suite; `pixel_budget`: bytes for the pixel store, None without one.
 
     Raises:
         UsageError: no folder of data sets is given.
@@ -208,7 +197,7 @@ def _waves(
 
 
 def connected(items: Sequence[Item]) -> list[list[Item]]:
-    """Groups of items that share images, in order; no two groups share any.
+    """Groups of items that share images, in order.
 
     Items of data sets {a}, {b}, {a, c}, {c} give the groups [{a}, {a, c}, {c}] and [{b}].
     """

@@ -1,4 +1,4 @@
-"""The tables of `--dry-run`: what a sweep costs, and what exists. Embeds and writes nothing."""
+"""The tables of `--dry-run`. Embeds and writes nothing."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class Preview:
 
 @dataclass
 class _Known:
-    """What is known of one model's runs.
+    """Of one model's runs.
 
     Attributes:
         done: how many have results.
         entries: embeddings that they read: name -> number of images.
-        problem: why runs that are not in `asked` are not resolved.
+        problem: why some are not in `asked`.
     """
 
     asked: list[Asked]
@@ -54,7 +54,7 @@ class _Known:
 
 
 def preview(plan: SweepPlan, items: Sequence[Item], compute: Compute, results: Path, shards: int) -> Preview:
-    """Tables and lines about some items of a plan (all, or a shard's), with a table of `shards` shards."""
+    """`items` are the plan's or a shard's; `shards` is their number."""
     assert compute.store is not None
     done, stored = Done(results), Stored(compute.store.root)
     by_model: dict[str, list[Item]] = {}

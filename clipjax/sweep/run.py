@@ -2,9 +2,8 @@
 
     report = run_sweep(plan, plan.items, compute, results, tell=print)
 
-A failing model does not stop the others; failures are reported at the end. A full disk stops the sweep.
-Several processes take the same steps: the first decides what is skipped, and if a model fails to load on one,
-all drop it.
+A failing model does not stop the others; a full disk stops the sweep. Processes take the same steps: the
+first decides what is skipped, and if a model fails to load on one, all drop it.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ Tell = Callable[[str], None]
 
 
 class Failure(NamedTuple):
-    """A run without result, or all runs of a model, and why."""
+    """`what`: a run, or all runs of a model."""
 
     what: str
     reason: str
@@ -84,15 +83,13 @@ def run_sweep(
     """Run the items that have no result yet.
 
     Args:
-        items: of the plan, in its order: all, or a shard's.
+        items: of the plan, in its order.
         compute: settings that the suite leaves open; has a store.
-        results: the folder for rows and per-image tables.
-        tell: receives a line of text about each step.
         advance: receives the number of items completed since its last call.
 
     Raises:
         DataError: processes differ in runs or images (before any embedding); unreadable results; a full disk.
-        Interrupted: a signal came (`clipjax.devices.signals`).
+        Interrupted: a signal came.
     """
     check_same(plan)
     how = replace(compute, progress=compute.progress and jax.process_index() == 0)
@@ -233,7 +230,7 @@ def _of_same_options(items: Sequence[Item]) -> Iterator[list[Item]]:
 
 
 def _reason(error: Exception) -> str:
-    """One line; an error that is not ours gets its type, and its traceback is logged."""
+    """Foreign errors get their type, and their traceback is logged."""
     if isinstance(error, ClipjaxError):
         return str(error)
     _log.error("a run failed", exc_info=error)
@@ -277,7 +274,7 @@ def duration(seconds: float) -> str:
 
 
 def complete(report: Report, plan: SweepPlan) -> None:
-    """Raise DataError on every process if runs failed or data sets named by the suite are missing."""
+    """Raise DataError on every process if runs failed or named data sets are missing."""
     missing = [entry.line for entry in plan.missing if entry.named]
     left = len(report.failures) + len(missing)
     failed = failed_process(DataError("") if left else None)

@@ -1,10 +1,7 @@
 """A sweep in parts, for the jobs of an array: `--shard i/n`.
 
-The plan is a line of units: a model's runs on data sets that share images (a data set with all its tasks, and
-the in-distribution images it is compared with), so no two shards embed the same. The line is cut into n
-contiguous parts so that the costliest is as cheap as possible. The plan keeps models of one pixel recipe
-adjacent: at most n - 1 recipes are decoded on several shards. Models stay whole and are read once, if that
-hardly raises the cost (`WHOLE`).
+A unit is a model's runs on data sets that share images, so no two shards embed the same. The plan's units are
+cut into n contiguous parts so that the costliest is as cheap as possible.
 """
 
 from __future__ import annotations
@@ -39,7 +36,7 @@ def read_shard(text: str) -> Shard:
 
 
 def cut(items: Sequence[Item], count: int) -> list[list[Item]]:
-    """The items of each of `count` shards; with fewer units than shards, the last are empty."""
+    """With fewer units than shards, the last are empty."""
     models = [list(group) for _, group in itertools.groupby(items, key=lambda item: item.chosen.name)]
     units = [unit for model in models for unit in connected(model)]
     fine, whole = _even(units, count), _even(models, count)
@@ -55,7 +52,7 @@ def _costliest(parts: Sequence[Sequence[Item]]) -> int:
 
 
 def _even(units: Sequence[list[Item]], count: int) -> list[list[Item]]:
-    """The units in `count` contiguous parts, by bisection on the cost of the costliest.
+    """`count` contiguous parts, by bisection on the cost of the costliest.
 
     Costs 4, 1, 1, 4 in 2 parts give 4, 1 | 1, 4.
     """
@@ -75,7 +72,7 @@ def _even(units: Sequence[list[Item]], count: int) -> list[list[Item]]:
 
 
 def _filled(costs: Sequence[int], most: int) -> list[int]:
-    """The number of units in each part, filled in order up to `most`."""
+    """Units in each part, filled in order up to `most`."""
     sizes, total = [0], 0
     for cost in costs:
         if total + cost > most and sizes[-1]:

@@ -1,7 +1,6 @@
-"""Which runs of a sweep are done, by the recipes of result rows; and what its stores hold.
+"""Which runs of a sweep are done, and what its stores hold.
 
-A run is done if rows have its recipe, which contains all that decides its numbers. Weights and images are
-hashed for it, but not read into memory.
+A run is done if rows have its recipe. Weights and images are hashed for it, but not read into memory.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from clipjax.tasks.task import find_task
 
 
 class Done:
-    """The recipes in a folder of results; `update` adds what other jobs have written since."""
+    """The recipes in a folder of results."""
 
     def __init__(self, root: str | Path) -> None:
         self._store = ResultStore(root)
@@ -54,11 +53,7 @@ class Done:
             self._skipped[key] = bool(recipe.get("skipped")) and self._skipped.get(key, True)
 
     def has(self, recipe: Mapping[str, Any], *, skip: bool) -> bool:
-        """Whether the recipe has results.
-
-        Args:
-            skip: accept rows that lack unreadable images.
-        """
+        """Whether the recipe has results; `skip` accepts rows that lack unreadable images."""
         lacks = self._skipped.get(_identity(recipe))
         return lacks is not None and (skip or not lacks)
 
@@ -72,8 +67,8 @@ class Asked:
     """A resolved run.
 
     Attributes:
-        subject: None if the task does not apply; its row gives the reason.
-        recipes: per result, the acceptable recipes: one per placement of params.
+        subject: None if the task does not apply.
+        recipes: per result, the acceptable ones, one per placement of params.
     """
 
     subject: Subject | None
@@ -81,11 +76,7 @@ class Asked:
 
 
 def asked_of(model: Encoder, item: Item, loaded: Loaded, compute: Compute) -> Asked:
-    """Resolve one item.
-
-    Args:
-        model: from `models.opened`.
-        compute: settings that the suite leaves open.
+    """Resolve one item; `model` is from `models.opened`.
 
     Raises:
         UsageError, DataError: as the run itself before embedding.
@@ -114,7 +105,7 @@ def is_done(asked: Asked, done: Done, item: Item) -> bool:
 
 
 class Stored:
-    """The entries of a store by name, as of this object's creation."""
+    """A store's entries by name, as of this object's creation."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = root
@@ -125,7 +116,7 @@ class Stored:
         return sum(info.bytes for info in self.entries.values())
 
     def share(self, name: str) -> float:
-        """The stored share of an entry, 0 to 1."""
+        """0 to 1."""
         info = self.entries.get(name)
         return 0.0 if info is None else info.shards_present / info.shards
 
@@ -133,7 +124,7 @@ class Stored:
 def embedding_entries(
     model: Encoder, asked: Asked, request: Request, stored: Stored
 ) -> list[tuple[str, int]]:
-    """The entries of embeddings that a run reads, each with its number of images.
+    """Names and numbers of images of the entries that a run reads.
 
     If entries differ only in the placement of params, the stored one.
     """
@@ -152,7 +143,7 @@ def embedding_entries(
 
 
 class Newest:
-    """The newest results in a folder by recipe, as of this object's creation."""
+    """A folder's newest results by recipe, as of this object's creation."""
 
     def __init__(self, results: str | Path) -> None:
         self._store, by_recipe = ResultStore(results), {}
@@ -161,7 +152,7 @@ class Newest:
         self._rows = {_identity(rows[0]["recipe"]): rows for rows in by_recipe.values()}
 
     def of(self, asked: Asked) -> list[Result]:
-        """The run's results that are there, also those that lack unreadable images."""
+        """Also results that lack unreadable images."""
         results = []
         for those in asked.recipes:
             if rows := next(filter(None, (self._rows.get(_identity(recipe)) for recipe in those)), None):
@@ -171,7 +162,7 @@ class Newest:
 
 
 def results_of(plan: SweepPlan, results: str | Path) -> list[Result]:
-    """The newest results of the items, in order; items without results are left out."""
+    """The newest results, in order; items without results are left out."""
     newest, item_results = Newest(results), []
     for _, group in itertools.groupby(plan.items, key=lambda item: item.chosen.name):
         visit = list(group)

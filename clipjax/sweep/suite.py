@@ -11,7 +11,7 @@
     task = "zeroshot"
     datasets = ["imagenet_v2:matched-frequency", "imagenet_r"]
 
-docs/sweeps.md lists the keys. All errors of the file are found here, before anything runs. Imports no JAX.
+docs/sweeps.md lists the keys. A wrong file is refused before anything runs. Imports no JAX.
 """
 
 from __future__ import annotations
@@ -43,9 +43,8 @@ class Run:
 
     Attributes:
         task: a task, or a collection of tasks.
-        models: ids, hub repositories, or absolute paths and URLs, in order, each once.
-        datasets: names of cards, or of families (all their members); empty: all in the folder made for the
-            task.
+        models: ids, hub repositories, or absolute paths and URLs, each once.
+        datasets: names of cards or families; empty: all made for the task.
         prompts: prompt sets, each a run of its own; empty: the data sets' own, or the collection's.
         options: as in `clipjax eval`, including the suite's.
     """
@@ -62,10 +61,10 @@ class Suite:
     """A suite file.
 
     Attributes:
-        data_root: the folder of data sets; None: left to the command line.
+        data_root: None: left to the command line.
         model_root: a folder of checkpoints by model id, preferred to the hub's.
         data: data sets elsewhere: name -> folder.
-        stated: a model's path -> its name and facts_of in the file.
+        stated: a model's path -> its name and facts_of.
     """
 
     name: str
@@ -78,7 +77,7 @@ class Suite:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The models of all runs, each once."""
+        """Each once."""
         return tuple(dict.fromkeys(model for run in self.runs for model in run.models))
 
 
@@ -131,16 +130,14 @@ class _Own:
 def load_suite(
     name: str | Path, *, data_root: str | Path | None = None, model_root: str | Path | None = None
 ) -> Suite:
-    """Read a suite.
+    """Read a suite: a TOML file, or "suite:NAME" for one that ships with clipjax.
 
     Args:
-        name: the path of a TOML file, or "suite:NAME" for one that ships with clipjax.
         data_root, model_root: replace the file's.
 
     Raises:
         UsageError: an unknown suite.
-        DataError: an unknown, missing or mistyped key, or an unknown model, task, data set or prompt set;
-            names file, key and nearest match.
+        DataError: an unknown, missing or mistyped key, or an unknown model, task, data set or prompt set.
     """
     path = _path(str(name))
     reader = _Reader(path, path.absolute().parent)
@@ -152,10 +149,10 @@ def suite_names() -> list[str]:
 
 
 def select(where: Mapping[str, Any]) -> list[str]:
-    """The registered models whose columns of configs/models.csv have these values (or one of a list).
+    """Registered models whose columns of configs/models.csv have these values (or one of a list).
 
     Raises:
-        ValueError: an unknown column, or a value that no model has; names the nearest.
+        ValueError: an unknown column, or a value that no model has.
     """
     rows = registry()
     columns = list(next(iter(rows.values())))
@@ -206,12 +203,7 @@ def _path(name: str) -> Path:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads keys into values; errors name the key.
-
-    Attributes:
-        folder: base of the file's relative paths.
-        stated: filled as models are read; see `Suite`.
-    """
+    """`folder`: base of the file's relative paths. `stated` is filled as models are read."""
 
     path: Path
     folder: Path
@@ -287,7 +279,7 @@ class _Reader:
         return tuple(names)
 
     def own(self, record: Mapping[str, Any], where: str) -> str:
-        """The path of a user's model; adds to `stated`."""
+        """A user's model's path; adds to `stated`."""
         own = read(_Own, record, f"{self.path}: {where}")
         path = self.model(own.path, f"{where}.path")
         stated = {"name": own.name, "facts_of": own.facts_of}
@@ -319,7 +311,7 @@ class _Reader:
         return given
 
     def datasets(self, data_root: Path | None) -> dict[str, set[str]]:
-        """Names of cards (shipped, or in the folder of data sets) and of their families -> their tasks."""
+        """Names of cards (shipped, or in `data_root`) and of their families -> their tasks."""
         folders = [config_dir() / "datasets"]
         if data_root is not None and is_dir(data_root):
             folders.append(data_root)
