@@ -1,8 +1,8 @@
 """Compare fine-tuned models with their base on one suite, image by image.
 
-`clipjax.evaluation.compare` uses McNemar's test for accuracies, otherwise a bootstrap that draws the same
-images for both models. Over several seeds a number is the mean, and its interval spans all seeds' paired
-intervals: a loss is reported only if every seed lost.
+Accuracies use McNemar's test, other numbers a bootstrap that draws the same images for both models. Over
+several seeds a number is the mean, and its interval spans all seeds' paired intervals: a loss is reported
+only if every seed lost.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Change:
 
     Attributes:
         before: the base's number; None if undefined, see `note`.
-        after: the tuned models' numbers, one per seed.
+        after: one number per seed.
         intervals: paired 95 % interval of each seed's difference; None where it has no width.
         n: images; None for a failed run.
     """
@@ -62,7 +62,7 @@ class Change:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The lowest and highest limit over the seeds; None if a seed has no interval."""
+        """The lowest and highest limit over the seeds; None if one has no interval."""
         limits = [each for each in self.intervals if each is not None]
         if not limits or len(limits) < len(self.intervals):
             return None
@@ -70,7 +70,7 @@ class Change:
 
     @property
     def verdict(self) -> str | None:
-        """Gained or lost; None if the interval includes zero or neither way is better."""
+        """None if the interval includes zero or neither way is better."""
         if self.interval is None or self.metric.better == "neither":
             return None
         lo, hi = self.interval
@@ -91,12 +91,6 @@ def before_and_after(
     announce: Callable[[str], None] = lambda _: None,
 ) -> list[Change]:
     """Evaluate the base and its tuned models (one per seed) on the suite, and compare them.
-
-    Args:
-        data_root: folder of data sets.
-        results: folder for the rows of all runs.
-        request: for all runs, except data sets and prompts.
-        announce: receives missing data sets, each run before it starts, and failures.
 
     Returns: the table; empty on all processes but the first.
 
@@ -126,7 +120,7 @@ _Key = tuple[str, str]
 
 
 def left_out(suite: Suite, data_root: str | Path) -> list[str]:
-    """A line per data set of the suite missing below a folder, with its tasks."""
+    """A line per data set of the suite that the folder lacks."""
     families = {name.partition(":")[0] for name in suite.datasets}
     lines: dict[str, None] = {}
     for planned in _parts(suite, data_root):
@@ -148,11 +142,7 @@ def _parts(suite: Suite, data_root: str | Path) -> list[CollectionPlan | DataErr
 
 
 def jobs_of(suite: Suite, data_root: str | Path) -> dict[_Key, Job]:
-    """The suite's runs below a folder by task and data set, without what is missing there.
-
-    Raises:
-        DataError: all are missing.
-    """
+    """The suite's runs in the folder, by task and data set. Raises DataError if there are none."""
     jobs: dict[_Key, Job] = {}
     why: DataError | None = None
     tasks = {metric.task for metric in suite.metrics}
@@ -200,7 +190,7 @@ def evaluate_suite(
     request: Request | None = None,
     results: str | Path | None = None,
 ) -> list[Result]:
-    """Evaluate one model on a suite; arguments and errors as `before_and_after`."""
+    """Evaluate one model; arguments and errors as `before_and_after`."""
     asked = Request() if request is None else request
     outcomes = _evaluate(model, jobs_of(suite, data_root), asked, compute, results, announce).values()
     return [each for each in outcomes if isinstance(each, Result)]

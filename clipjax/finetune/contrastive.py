@@ -1,8 +1,7 @@
 """Contrastive training from scratch, with CLIP's own objective.
 
 Source: Radford et al. 2021 (arXiv 2103.00020), section 2.3 and figure 3; details as open_clip 3.3
-(`loss.ClipLoss`, `open_clip_train/train.py`). The loss is the symmetric cross-entropy over cosine
-similarities of all images and captions of the global batch.
+(`loss.ClipLoss`, `open_clip_train/train.py`).
 """
 
 from __future__ import annotations
@@ -54,11 +53,8 @@ class Recipe:
     """Everything but data and architecture that decides the trained weights.
 
     Attributes:
-        steps: optimiser steps in total.
         warmup: steps in which the learning rate rises from 0, before its cosine to 0.
         batch_size: images in the global batch.
-        learning_rate, weight_decay, clip_norm: AdamW's; see
-            `clipjax.finetune.training.optimizer.make_optimizer`.
         seed: of initial weights, data order and the steps' keys.
     """
 
@@ -78,7 +74,7 @@ class Recipe:
 def contrastive_loss(
     image_features: Array, text_features: Array, logit_scale: Array, excluded: Array | None = None
 ) -> tuple[Array, Metrics]:
-    """CLIP's loss of a global batch of pairs.
+    """CLIP's symmetric cross-entropy over all pairs of a global batch.
 
     Args:
         image_features, text_features: float32 [B, E], of any norm; row i of both is a pair.
@@ -86,7 +82,7 @@ def contrastive_loss(
         excluded: bool [B, B], false on the diagonal; true leaves image i and text j out of each other's
             softmax.
 
-    Returns: the loss [], and the share of images most similar to their own caption.
+    Returns: the loss [], and the share of images closest to their own caption.
     """
     image, text = unit_norm(image_features), unit_norm(text_features)
     logits = jnp.exp(logit_scale) * jnp.matmul(image, text.T, precision="highest")
@@ -128,7 +124,7 @@ def _cut(
 
 
 def bound_logit_scale(params: Params) -> Params:
-    """Clip the inverse temperature to [1, 100], as open_clip's training does after each step."""
+    """Clip the inverse temperature to [1, 100], as open_clip does after each step."""
     return {**params, "logit_scale": jnp.clip(params["logit_scale"], 0.0, MAX_LOGIT_SCALE)}
 
 
@@ -152,18 +148,15 @@ def train(
     """Train a dual encoder from scratch on images and captions.
 
     Args:
-        captions: the manifest's column of captions.
-        tokenizer: texts -> int32 [N, context length]; cut after the last id of the data that the tower reads.
-        checkpoints: folder to resume from and save to; None: no checkpoints.
-        every: steps between checkpoints.
-        mesh: default: all devices.
+        captions: the manifest's column.
+        tokenizer: texts -> int32 [N, context length].
+        checkpoints: to resume from and save to, `every` so many steps.
 
-    Returns: float32 params, in the structure of `network.abstract_params()`.
+    Returns: float32 params like `network.abstract_params()`.
 
     Raises:
         UsageError: the batch does not divide over the devices, or exceeds the data set.
-        DataError: an unreadable image, a manifest without captions, unfit checkpoints, or a loss that is not
-            finite.
+        DataError: an unreadable image, no captions, unfit checkpoints, or a loss that is not finite.
         Interrupted: a request to stop; the same call continues.
     """
     mesh = make_mesh() if mesh is None else mesh

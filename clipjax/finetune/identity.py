@@ -17,8 +17,8 @@ from clipjax.progress import progress_bar
 def identity(setup: Setup) -> dict[str, Any]:
     """Plain JSON; runs of equal identity give equal models (bit-equal on equal devices).
 
-    Files are identified by content: digests of images, shots, prompts and weights; a label space by its
-    classes. The first call reads all training images (`Manifest.digest`), with a bar.
+    Files count by content: digests of images, shots, prompts and weights. The first call reads all training
+    images.
     """
     base, recipe = setup.model.card, setup.recipe.to_dict()
     for label in ("name", "title", "seeds", "shots", "select", "learning_rates"):

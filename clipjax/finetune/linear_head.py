@@ -1,8 +1,7 @@
 """The linear head over the training classes, for linear probes and cross-entropy.
 
 A CLIP's head reads unit-norm features and starts as the zero-shot classifier, with the scale in the kernel
-and zero bias (wise-ft, `src/models/zeroshot.py`). A classifier's head reads features as they are and starts
-as its own head, or with zeros for other classes.
+and zero bias (wise-ft, `src/models/zeroshot.py`). A classifier's head reads features as they are.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ def initial_head(setup: Setup) -> Params:
     zeros.
 
     Raises:
-        UsageError: an unknown init, or "zeroshot" for a model without a text tower.
+        UsageError: an unknown init, or "zeroshot" without a text tower.
         DataError: a class without prompts.
     """
     init, model, labels = setup.options["init"], setup.model, setup.train.label_space
@@ -59,7 +58,7 @@ def initial_head(setup: Setup) -> Params:
 
 
 def zeroshot_params(head: Head) -> Params:
-    """A zero-shot head as a trainable one, the scale in the kernel."""
+    """A zero-shot head to train, the scale in the kernel."""
     kernel = np.float32(head.scale) * np.asarray(head.kernel)
     bias = np.zeros(kernel.shape[1], np.float32) if head.bias is None else np.asarray(head.bias)
     return {"kernel": kernel, "bias": bias}
@@ -74,17 +73,12 @@ def has_classes(model: Model, labels: LabelSpace) -> bool:
 
 
 def head_accuracy(head: Params, features: np.ndarray, split: Split, *, normalize: bool) -> float:
-    """Accuracy of a head {"kernel", "bias"} on a split.
-
-    Args:
-        features: float32 [N,D], in the split's order.
-        normalize: whether the head reads them at unit norm.
-    """
+    """Accuracy of a head {"kernel", "bias"} on features float32 [N,D], in the split's order."""
     kernel, bias = (jnp.asarray(head[name], jnp.float32) for name in ("kernel", "bias"))
     return accuracy_on(Head(kernel, bias, 1.0, normalize, split.label_space), features, split)
 
 
 def accuracy_on(head: Head, features: Any, split: Split) -> float:
-    """The share of a split's images whose largest logit is their own class's."""
+    """The share of a split's images whose largest logit is their class's."""
     predicted = np.argmax(np.asarray(logits(head, features)), axis=1)
     return float(np.mean(predicted == split.labels))

@@ -1,10 +1,10 @@
 """LoRA's tensors: which matrices get a low-rank update, its two factors, and merging them.
 
 Source: Hu et al. 2022 (arXiv 2106.09685), section 4.1: W + (alpha / rank) * A B. A [in, rank] is random and B
-[rank, out] zero, so training starts at the base model. A is drawn as in peft (`lora/layer.py`: Kaiming
-uniform with a = sqrt(5), which is U(-1/sqrt(in), 1/sqrt(in))).
+[rank, out] zero. A is drawn as in peft (`lora/layer.py`: Kaiming uniform with a = sqrt(5), which is
+U(-1/sqrt(in), 1/sqrt(in))).
 
-The factors' tree mirrors the params', with "a" and "b" for "kernel"; stacked blocks keep their leading axis:
+The factors' tree has "a" and "b" for each "kernel":
 
     vision/blocks/attn/q/{a [layers, in, rank], b [layers, rank, out]}
 """
@@ -32,12 +32,7 @@ _FORMAT = "clipjax low-rank"
 
 
 def target_paths(params: Params, towers: Sequence[str], targets: Targets, name: str) -> list[str]:
-    """The kernels to update, sorted by path.
-
-    Args:
-        params: the base model's, or its abstract tree.
-        towers: "vision", "text" or both.
-        name: of the model, for the message.
+    """The kernels to update, sorted by path; `towers` are "vision" and "text".
 
     Raises:
         UsageError: a tower without transformer blocks.
@@ -79,10 +74,7 @@ def init(params: Params, paths: Sequence[str], rank: int, seed: int) -> Params:
 
 
 def merged(params: Params, factors: Params, scaling: float) -> Params:
-    """Params with kernel + scaling * a @ b for each kernel with factors; float32, HIGHEST precision.
-
-    With b zero, no number changes.
-    """
+    """Params with kernel + scaling * a @ b; float32, HIGHEST precision. With b zero, no number changes."""
     leaves, factors = flatten(params), flatten(factors)
     for path in [path for path in factors if path.endswith("/a")]:
         stem = path.removesuffix("a")
@@ -92,16 +84,16 @@ def merged(params: Params, factors: Params, scaling: float) -> Params:
 
 
 def save(path: str | Path, factors: Params, scaling: float) -> None:
-    """Write the factors as a safetensors file, by path. Raises DataError if it cannot be written."""
+    """Write a safetensors file of the factors, by path. Raises DataError if it cannot be written."""
     tensors = {name: jax.device_get(leaf) for name, leaf in flatten(factors).items()}
     write_safetensors(path, tensors, {"format": _FORMAT, "scaling": repr(float(scaling))})
 
 
 def load(path: str | Path, params: Params) -> tuple[Params, float]:
-    """Read factors and scaling from `save`, for these params.
+    """Read factors and scaling for these params.
 
     Raises:
-        DataError: a missing file, another kind of file, or factors of another model.
+        DataError: a missing file, another kind of file, or another model's factors.
     """
     try:
         with safetensors.safe_open(path, "numpy") as file:

@@ -1,9 +1,4 @@
-"""The contract of a fine-tuning method: a module of `clipjax.finetune.methods` with a `METHOD` record.
-
-`prepare` states the problem: params, which are trained, the loss, the batches.
-`clipjax.finetune.training.solve.train` solves any problem (sharded, resumable, logged). `Problem.finish`
-turns the trained params into a `Model`.
-"""
+"""The contract of a fine-tuning method: a module of `clipjax.finetune.methods` with a `METHOD` record."""
 
 from __future__ import annotations
 
@@ -38,11 +33,10 @@ class Settings:
     """Where and how a run is computed; changes numbers only by rounding.
 
     Attributes:
-        mesh: the devices of all processes.
         rules: placement of trained params and moments, DP or FSDP.
         folder: for resume points and logs; None: neither.
         every: steps between resume points.
-        store: embeddings, for methods that read only features.
+        store: of embeddings.
         workers: decoding processes; 0: threads; "auto": the fastest here.
     """
 
@@ -60,7 +54,7 @@ class Setup:
     """A method's input.
 
     Attributes:
-        train: images, already cut to `shots`; their classes are the task's.
+        train: already cut to `shots`.
         validation: the only images that a search may see.
         options: the method's, after the recipe's changes.
     """
@@ -75,7 +69,7 @@ class Setup:
     shots: Shots | None = None
 
     def __post_init__(self) -> None:
-        """Raise UsageError for a model with an adapter, which training would lose."""
+        """Raise UsageError for a model with an adapter: training would lose it."""
         if self.model.adapter is not None:
             base = self.model.card.id if self.model.base is None else self.model.base.id
             raise UsageError(f"{self.model.card.id} is {base} with an adapter: fine-tune {base} itself")
@@ -90,8 +84,8 @@ class Outcome:
     """The result of a run.
 
     Attributes:
-        chosen: results of searches: {"alpha": 1.2, "validation_accuracy": 0.71}.
-        beside: files to put beside the model: name -> function that writes it to a path.
+        chosen: by searches: {"alpha": 1.2, "validation_accuracy": 0.71}.
+        beside: files beside the model: name -> function that writes it to a path.
     """
 
     model: Model
@@ -106,14 +100,13 @@ class Problem:
     Attributes:
         params: all leaves that the loss reads, float32.
         trained: whether the leaf at a path is trained.
-        batches: makes a fresh iterator over this process's batches: dicts of numpy arrays, including "row"
-            int32 [b] (rows of the training split).
-        steps: of the optimiser; 0: nothing is trained.
+        batches: a fresh iterator over this process's batches: dicts of numpy arrays, including "row" int32
+            [b] (rows of the training split).
+        steps: 0: nothing is trained.
         finish: all params, with trained ones on the host -> the outcome.
-        accuracy: on a validation split, to choose an epoch or learning rate; None: unsupported.
+        accuracy: to choose an epoch or learning rate; None: unsupported.
         constrain: brings trained params back into bounds after a step.
-        contrastive: the loss compares examples of a batch, so batches cannot be accumulated.
-        compiler_options: for the whole training step.
+        contrastive: the loss compares examples, so batches cannot be accumulated.
     """
 
     params: Params
@@ -130,10 +123,9 @@ class Problem:
 
 @dataclass(frozen=True)
 class Outline:
-    """A problem's shapes as `jax.ShapeDtypeStruct`, which `--dry-run` counts without weights or images.
+    """A problem's shapes as `jax.ShapeDtypeStruct`, for `--dry-run`.
 
     Attributes:
-        params, trained: as in `Problem`.
         loss: None if nothing is trained.
         batch: what the loss reads of one image, without the batch axis.
     """
@@ -149,10 +141,8 @@ class Method:
     """A fine-tuning method.
 
     Attributes:
-        name: what users type.
-        title: for tables and figures.
         options: with defaults; a recipe may set only these.
-        outline: for a setup whose model has abstract params.
+        outline: of a setup with abstract params.
         searches: whether these options need a validation split.
     """
 
@@ -210,12 +200,10 @@ def image_batch(setup: Setup) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def feature_batch(setup: Setup) -> dict[str, jax.ShapeDtypeStruct]:
-    """One image of `feature_batches`."""
     width = setup.model.card.arch.vision.embed_dim
     return {"features": abstract(width), "label": abstract(dtype=jnp.int32)}
 
 
 def abstract_head(setup: Setup) -> Params:
-    """Shapes of a linear head over the training classes."""
     width, classes = setup.model.card.arch.vision.embed_dim, len(setup.train.label_space)
     return {"kernel": abstract(width, classes), "bias": abstract(classes)}

@@ -20,11 +20,9 @@ from clipjax.models.outputs import as_built
 def tuned(
     setup: Setup, params: Params, chosen: Mapping[str, Any] | None = None, *, name: str | None = None
 ) -> Outcome:
-    """The base with other weights (FLYP, LoRA merged).
+    """The base with other weights: the whole tree, float32, on the host.
 
-    Args:
-        params: the whole tree, float32, on the host.
-        name: the card's id; default: the base's and the method's.
+    `name` is the card's id; default: the base's and the method's.
     """
     base = _base(setup)
     card, origin = _child(base.card, setup, chosen, name), Origin(base.origin.layout)
@@ -35,7 +33,7 @@ def tuned(
 def classifier(
     setup: Setup, params: Params, chosen: Mapping[str, Any] | None = None, *, name: str | None = None
 ) -> Outcome:
-    """An image tower with a linear head over the training classes (cross-entropy, linear probes).
+    """An image tower with a linear head over the training classes.
 
     Args:
         params: {"vision": ..., "head": {"kernel" [D,K], "bias" [K]}}; a CLIP's head reads unit-norm features,
@@ -49,7 +47,7 @@ def classifier(
 
 
 def classifier_card(base: Card, labels: LabelSpace) -> Card:
-    """The card of the base's image tower with a linear head over `labels`, still without weights."""
+    """The card of the base's image tower with a linear head, without weights."""
     card = dataclasses.replace(
         base.without_weights(),
         arch=dataclasses.replace(base.arch, text=None, logit_bias=False, num_classes=len(labels)),
@@ -64,14 +62,14 @@ def classifier_card(base: Card, labels: LabelSpace) -> Card:
 def adapted(
     setup: Setup, adapter: Adapter, chosen: Mapping[str, Any] | None = None, *, name: str | None = None
 ) -> Outcome:
-    """The base with an adapter (CoOp, Tip-Adapter); embeddings stay the base's. `name` as in `tuned`."""
+    """The base with an adapter; embeddings stay the base's. `name` as in `tuned`."""
     base = _base(setup)
     card = _child(base.card, setup, chosen, name)
     return Outcome(base.with_adapter(parts_of(adapter), card), chosen or {})
 
 
 def also_chosen(outcome: Outcome, chosen: Mapping[str, Any]) -> Outcome:
-    """Add a later search's choices to the outcome and its card."""
+    """Add a later search's choices to outcome and card."""
     model = outcome.model
     known = dict(model.card.lineage or {})
     already = known.get("chosen", {})
@@ -83,10 +81,10 @@ def also_chosen(outcome: Outcome, chosen: Mapping[str, Any]) -> Outcome:
 
 
 def lineage(setup: Setup, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """How a model was made, as plain JSON for its card: its `identity`, the whole recipe, and choices.
+    """How a model was made, as plain JSON for its card.
 
-    base_lineage is there if clipjax made the base; base_sha256 is None if the initial weights were not a
-    file; `train.digest` covers ids, contents and labels.
+    base_lineage: only if clipjax made the base. base_sha256: None if the initial weights were not a file.
+    `train.digest` covers ids, contents and labels.
     """
     record = {
         **identity(setup),

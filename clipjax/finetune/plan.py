@@ -28,11 +28,9 @@ class FinetunePlan:
     """The cost of one run.
 
     Attributes:
-        epochs: what the steps amount to.
-        params, trained: how many numbers, in total and moved by gradients, without BatchNorm's running
-            statistics.
-        memory: bytes per device for "params", "gradients", "optimizer" and "activations" (from this
-            platform's compiler; None if not compiled).
+        params, trained: numbers in total and moved by gradients, without BatchNorm's running statistics.
+        memory: bytes per device for "params", "gradients", "optimizer" and "activations" (None if not
+            compiled).
         rates: learning rate by step, including the first, the peak and the last.
     """
 
@@ -53,9 +51,9 @@ class FinetunePlan:
 
 
 def abstract_model(name: str, loading: Mapping[str, Any] | None = None) -> Model:
-    """A card, with params as `jax.ShapeDtypeStruct`.
+    """A card, with params as `jax.ShapeDtypeStruct`; a registered id needs no download.
 
-    A registered id needs no download. Other models are loaded with `loading`, and their weights dropped.
+    Other models are loaded with `loading`, and their weights dropped.
     """
     card = model_card(name) if name in model_ids() else load_model(name, **(loading or {})).card
     model = Model(card, {})
@@ -63,14 +61,12 @@ def abstract_model(name: str, loading: Mapping[str, Any] | None = None) -> Model
 
 
 def plan(setup: Setup, *, compile_step: bool = True) -> FinetunePlan:
-    """What a run would cost.
+    """What a run would cost; `setup` has an abstract model.
 
-    Args:
-        setup: with an abstract model.
-        compile_step: compile one step's gradient (seconds to a minute) to measure its activations.
+    `compile_step` compiles one step's gradient (seconds to a minute) to measure its activations.
 
     Raises:
-        UsageError, DataError: as the run itself before training, about recipe, model and data.
+        UsageError, DataError: as the run itself before training.
     """
     outline = find_method(setup.recipe.method).outline(setup)
     recipe, steps = setup.recipe, setup.steps if outline.loss is not None else 0

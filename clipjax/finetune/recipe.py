@@ -1,7 +1,4 @@
-"""Fine-tuning recipes, from configs/finetune/*.toml or a user's file.
-
-A recipe, the pretrained model and the data decide the fine-tuned model.
-"""
+"""Fine-tuning recipes, from configs/finetune/*.toml or a user's file."""
 
 from __future__ import annotations
 
@@ -30,19 +27,17 @@ class Recipe:
     Attributes:
         name, title: the file's stem, and the name in tables.
         method: a module of `clipjax.finetune.methods`.
-        epochs, steps: the length; exactly one is given.
+        epochs, steps: exactly one is given.
         batch_size: images in the global batch.
-        augmentation: of training images; None: the model's own preprocessing.
-        prompts: the prompt set of zero-shot heads and captions.
+        augmentation: None: the model's own preprocessing.
+        prompts: of zero-shot heads and captions.
         batch_norm: training statistics: of the global "batch" (updates the running ones), of each device's
             part ("per_device", as the references' DataParallel), or "frozen".
         precision: of the towers, "parity" or "fast" (bfloat16; params stay float32).
         accumulate: parts of a batch, computed one after the other.
         remat: recompute activations in the backward pass, to save memory.
         shots: training images per class; None: all.
-        select: chosen by validation accuracy, "epoch" or "learning_rate"; a method may choose more (alpha,
-            beta).
-        learning_rates: the candidates for `select`.
+        select: chosen by validation accuracy: "epoch", "learning_rate" (among `learning_rates`).
     """
 
     name: str
@@ -78,16 +73,15 @@ class Recipe:
         return max(1, self.epochs * images // self.batch_size) if self.epochs else 0
 
     def rate(self, images: int) -> Any:
-        """An optax schedule, step -> learning rate."""
         return self.schedule.of(self.optimizer.learning_rate, self.steps_of(images), self.epochs)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready for the model's card, defaults included."""
+        """JSON-ready, defaults included."""
         return dataclasses.asdict(self)
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what decides the weights: all but name, title and seeds."""
+        """SHA-256 of all but name, title and seeds."""
         record = self.to_dict()
         return sha256_json({key: record[key] for key in record if key not in ("name", "title", "seeds")})
 

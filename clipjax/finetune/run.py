@@ -57,9 +57,8 @@ class Data:
     """The data sets for training and validation.
 
     Attributes:
-        validation: images to choose by; None: `hold_out` images per class of `train`, equal for all seeds, if
-            set.
-        shots: a file of shots; None: the recipe's number, drawn with each seed.
+        validation: None: `hold_out` images per class of `train`, equal for all seeds, if set.
+        shots: a file; None: the recipe's number, drawn with each seed.
         limit: train on a random sample of this many images.
     """
 
@@ -93,11 +92,10 @@ def finetune(
     Args:
         out: folder for everything, or its URL on a bucket; replaces `settings.folder`.
         name: of the models, before "-seedN"; default: the base's and the method's.
-        announce: receives a line per seed.
 
     Raises:
-        UsageError, DataError: names the option, file or key, and the remedy; before training where possible.
-        Interrupted: the machine was taken away; the same call continues.
+        UsageError, DataError: names the option, file or key; before training where possible.
+        Interrupted: the same call continues.
     """
     method = find_method(recipe.method)
     check(recipe, data)
@@ -166,7 +164,7 @@ def check(recipe: Recipe, data: Data) -> None:
 
 
 def solve(setup: Setup, method: Method) -> Outcome:
-    """Train once, or once per candidate learning rate, keeping the best model."""
+    """Train once, or once per candidate learning rate, keeping the best."""
     if "learning_rate" not in setup.recipe.select:
         problem = _prepared(setup, method)
         return _finish(problem, train(problem, setup))
@@ -237,11 +235,9 @@ def splits(data: Data) -> tuple[TrainSplit, ValidationSplit | None]:
 
 
 def abstract_setup(model: Model, recipe: Recipe, data: Data, settings: Settings) -> Setup:
-    """The first seed's setup, without training.
+    """The first seed's setup; errors as `finetune` before training.
 
-    Reads and hashes images only for shots, or to compare a validation set with the training set.
-
-    Raises: as `finetune` before training.
+    Reads images only for shots, or to compare a validation set with the training set.
     """
     check(recipe, data)
     whole, held_out = splits(data)

@@ -1,7 +1,7 @@
 """Suites of fine-tuning: the runs behind a table of the study.
 
-Files of configs/before_after have collections or tasks (`run`) and a table's `[[metrics]]`; files of
-configs/finetune_runs have fine-tuning runs (`[[runs]]`: recipe and model). A user's file may have both.
+Files of configs/before_after have `run` and `[[metrics]]`, those of configs/finetune_runs `[[runs]]`; a
+user's file may have both.
 """
 
 from __future__ import annotations
@@ -41,9 +41,8 @@ class Suite:
     """A file of configs/before_after or configs/finetune_runs.
 
     Attributes:
-        run: tasks or collections, on all their data sets below one folder.
+        run: tasks or collections, on all data sets of a folder.
         datasets: only these; empty: all.
-        metrics: of the table, in order.
     """
 
     name: str
@@ -54,7 +53,6 @@ class Suite:
     runs: tuple[Job, ...] = ()
 
     def shown(self, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
-        """The rows of a run that the table shows."""
         wanted = {(each.task, each.metric, each.slice) for each in self.metrics}
         return [row for row in rows if (row["task"], row["metric"], row["slice"]) in wanted]
 
@@ -64,7 +62,7 @@ def load_suite(name: str | Path) -> Suite:
 
     Raises:
         UsageError: an unknown name.
-        DataError: an unknown, missing or mistyped key (names file and key), or an unknown task.
+        DataError: an unknown, missing or mistyped key (names it), or an unknown task.
     """
     path = Path(name) if str(name).endswith(".toml") else _shipped(str(name))
     suite = read(Suite, read_toml(path), path, given={"name": path.stem})

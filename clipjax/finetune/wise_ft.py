@@ -44,12 +44,8 @@ def zero_shot_classifier(
     store: Store | None = None,
     progress: bool = False,
 ) -> Model:
-    """A zero-shot model as a classifier: the start of cross-entropy, and WiSE-FT's endpoint at alpha 0.
-
-    Args:
-        precision, store, progress: see `clipjax.heads.build.zeroshot_head`.
-
-    Returns: the base's image tower and zero-shot head, with the scale in the kernel; logits stay bit-equal.
+    """A zero-shot model as a classifier: image tower and head, with the scale in the kernel; bit-equal
+    logits.
 
     Raises:
         UsageError: the base is already a classifier.
@@ -63,7 +59,7 @@ def zero_shot_classifier(
 
 
 def interpolate(base: Model, tuned: Model, alpha: float) -> Model:
-    """The model with weights (1 - alpha) base + alpha tuned; its card's lineage records the mixture.
+    """The model with weights (1 - alpha) base + alpha tuned; its lineage records the mixture.
 
     Args:
         base: the pretrained model; its `zero_shot_classifier` if `tuned` is a classifier made from a CLIP.
@@ -83,7 +79,7 @@ def interpolate(base: Model, tuned: Model, alpha: float) -> Model:
 
 
 def sweep(base: Model, tuned: Model, alphas: Sequence[float] = ALPHAS) -> Iterator[Model]:
-    """The model of each alpha in turn; arguments and errors as `interpolate`."""
+    """The model of each alpha in turn; errors as `interpolate`."""
     return (interpolate(base, tuned, alpha) for alpha in alphas)
 
 
@@ -100,9 +96,8 @@ def choose_alpha(
     """The most accurate alpha on a validation split; the first of ties.
 
     Args:
-        split: a `ValidationSplit`; any other is refused.
-        prompts: for zero-shot heads; classifiers need none.
-        compute: its pixel store, if any, keeps pixels between alphas.
+        prompts: for zero-shot heads.
+        compute: its pixel store keeps pixels between alphas.
 
     Raises:
         UsageError: no validation split, no prompts for zero-shot models, a classifier of other classes, or as
@@ -143,7 +138,7 @@ def _card(end: Card, base: Card, tuned: Card, alpha: float) -> Card:
 
 
 def _weights_of(card: Card) -> dict[str, Any]:
-    """The base's pretrained weights, with the keys of `clipjax.finetune.outcome.lineage`."""
+    """The base's pretrained weights, with the keys of `outcome.lineage`."""
     if card.lineage is not None and card.lineage.get("method") == "zeroshot":
         return {key: card.lineage[key] for key in ("base", "base_sha256")}
     return {"base": card.id, "base_sha256": None if card.weights is None else card.weights.identity}

@@ -29,7 +29,7 @@ def image_batches(setup: Setup, *, captions: np.ndarray | None = None) -> Traini
         captions: int32 [K,T,L], token ids of T captions per class; each image draws one per epoch.
 
     Returns: {"pixels": uint8 [b,S,S,3], "label": int32 [b], "row": int32 [b]} and, with captions, "tokens"
-        int32 [b,L]; b is the recipe's batch over the number of processes.
+        int32 [b,L]; b is the batch of one process.
 
     Raises:
         UsageError: a batch that does not divide over the processes.
@@ -50,15 +50,10 @@ def image_batches(setup: Setup, *, captions: np.ndarray | None = None) -> Traini
 
 
 def feature_batches(setup: Setup, features: np.ndarray) -> TrainingBatches:
-    """The batches of `image_batches` in the same order, with features for pixels.
+    """The batches of `image_batches` in the same order, with "features" float32 [b,D] for pixels.
 
-    Args:
-        features: float32 [N,D] of the training split, as from `split_features`.
-
-    Returns: {"features": float32 [b,D], "label": int32 [b], "row": int32 [b]}.
-
-    Raises:
-        UsageError: a batch that does not divide over the processes.
+    `features` is float32 [N,D], as from `split_features`. Raises UsageError for a batch that does not divide
+    over the processes.
     """
     size, labels = _process_batch(setup), setup.train.labels
     order = training_order(
@@ -84,7 +79,7 @@ def view_batches(setup: Setup, view: int) -> Batches:
     Every process reads all images, in the recipe's full batches. Without augmentation, views are the model's
     own preprocessing.
 
-    Returns: {"pixels": uint8 [B,S,S,3], "row": int32 [B]}; row is -1 for padding in the last batch.
+    Returns: {"pixels": uint8 [B,S,S,3], "row": int32 [B]}; row is -1 for padding.
     """
     return batches(
         setup.train.manifest,
@@ -98,10 +93,9 @@ def view_batches(setup: Setup, view: int) -> Batches:
 
 
 def split_features(setup: Setup, split: Split) -> np.ndarray:
-    """Features float32 [N,D] of a split in manifest order, with the model's own preprocessing.
+    """Features float32 [N,D] in manifest order, unaugmented, of unit norm if the card's embeddings are.
 
-    A zero-shot model's have unit norm. The settings' store keeps them. Raises DataError for an unreadable
-    image.
+    Raises DataError for an unreadable image.
     """
     how = setup.settings
     compute = Compute(store=how.store, workers=how.workers, progress=how.progress)

@@ -1,9 +1,8 @@
 """Few-shot training sets as files: image ids, the seed that drew them, and a hash of everything.
 
-All compared methods read the same list. A class's images are ranked by the hash of (seed, id), as in
-`Manifest.sample`: 4 shots are among the 16, and no library's generator matters. `hold_out` takes the other
-end of its own seed's ranking. Draw shots from what it leaves, so that methods with and without a search train
-on the same images.
+A class's images are ranked by the hash of (seed, id): 4 shots are among the 16, and no library's generator
+matters. Draw shots from what `hold_out` leaves, so that methods with and without a search train on the same
+images.
 """
 
 from __future__ import annotations
@@ -32,7 +31,6 @@ class Shots:
     """A list of training images.
 
     Attributes:
-        dataset: its name.
         drawn_from: `Manifest.order_digest` of the images drawn from.
         content: SHA-256 over ids, bytes and class ids of the drawn images.
         ids: in manifest order.
@@ -54,9 +52,6 @@ class Shots:
 
     def of(self, split: TrainSplit) -> TrainSplit:
         """The listed images, in the list's order.
-
-        Args:
-            split: the whole training split, or what a hold-out left.
 
         Raises:
             DataError: another data set, missing images, or changed contents.
@@ -81,13 +76,13 @@ class Shots:
 
 
 def write_shots(shots: Shots, path: Path) -> None:
-    """Write a list as JSON, with its hash. Raises DataError if the disk is full or not writable."""
+    """Write JSON with a hash. Raises DataError if the disk is full or not writable."""
     text = json.dumps({**shots.record(), "sha256": shots.sha256}, indent=1) + "\n"
     write_bytes(path, text.encode())
 
 
 def read_shots(path: Path) -> Shots:
-    """Read a list. Raises DataError for a file that is missing, damaged or changed."""
+    """Raises DataError for a file that is missing, damaged or changed."""
     check_regular(path)
     try:
         record = read_json(path)
@@ -107,7 +102,7 @@ def draw_shots(split: TrainSplit, per_class: int, seed: int) -> Shots:
 
     Raises:
         UsageError: `per_class` below 1.
-        DataError: a class has too few; names it and the count.
+        DataError: a class has too few; names it.
     """
     if per_class < 1:
         raise UsageError(f"the shots must be at least 1 image a class, not {per_class}")
@@ -124,7 +119,7 @@ def hold_out(split: TrainSplit, per_class: int, seed: int) -> tuple[TrainSplit, 
 
     Raises:
         UsageError: `per_class` below 1.
-        DataError: a class would be left without images; names it and the count.
+        DataError: a class would be left without images; names it.
     """
     if per_class < 1:
         raise UsageError(f"at least 1 image a class must be held out, not {per_class}")

@@ -1,8 +1,7 @@
 """Splits as types: training, validation and test images cannot be confused.
 
 A search (alpha, beta, learning rate, epoch) takes only a `ValidationSplit`: the published Tip-Adapter numbers
-were chosen on the test set unnoticed (docs/finetuning.md). A card states its data set's purpose (`split`);
-content digests reveal shared images.
+were chosen on the test set unnoticed (docs/finetuning.md).
 """
 
 from __future__ import annotations
@@ -36,13 +35,12 @@ class Split:
         return len(self.labels)
 
     def select(self, rows: Sequence[int] | np.ndarray, selection: str = "") -> Self:
-        """The split of these rows in this order."""
         rows = np.asarray(rows)
         manifest = self.manifest.select(rows, selection)
         return dataclasses.replace(self, manifest=manifest, labels=self.labels[rows])
 
     def sample(self, limit: int, seed: int = 0) -> Self:
-        """A random sample by `Manifest.sample`, regardless of class; all images if `limit` is larger."""
+        """A random sample regardless of class; all images if `limit` is larger."""
         manifest = self.manifest.sample(limit, seed)
         row = {name: i for i, name in enumerate(self.manifest.ids)}
         labels = self.labels[[row[name] for name in manifest.ids]]
@@ -58,7 +56,7 @@ class ValidationSplit(Split):
 
 
 class TestSplit(Split):
-    """Images of reported results; no search accepts them."""
+    """Images of reported results."""
 
     __test__ = False  # not a test class of pytest
 
@@ -67,8 +65,7 @@ def train_split(dataset: Dataset) -> TrainSplit:
     """A data set to train on.
 
     Raises:
-        UsageError: a card for another purpose (the card "folder" of plain folders may train) or that changes
-            pixels.
+        UsageError: a card for another purpose (plain folders may train) or that changes pixels.
         DataError: no labels, or a class without images.
     """
     _for_development(dataset, ("train",), "training data")
@@ -84,7 +81,7 @@ def validation_split_of(dataset: Dataset, train: TrainSplit | None = None) -> Va
     """A data set to choose by, with the classes of `train` if given.
 
     Raises:
-        UsageError: a card not for training or validation (plain folders may be) or that changes pixels.
+        UsageError: a card for another purpose (plain folders may be) or that changes pixels.
         DataError: no labels, or other classes.
     """
     _for_development(dataset, ("train", "validation"), "a validation split")
@@ -116,11 +113,8 @@ def class_counts(split: Split) -> np.ndarray:
 def refuse_overlap(split: Split, test: Manifest | Split) -> list[str]:
     """Refuse a split that shares images (equal bytes, under any name) with another.
 
-    Args:
-        split: for validation (may share none) or training (may share `COPIES` of the test images).
-        test: the reported images; for a validation split also the training split.
-
-    Returns: ids, in `test`, of the allowed copies.
+    A validation split may share none, a training split `COPIES` of the test images. Returns the ids, in
+    `test`, of the allowed copies.
 
     Raises:
         DataError: too many shared images; names one.

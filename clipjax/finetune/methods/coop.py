@@ -1,9 +1,7 @@
 """CoOp, context optimisation: only the words around the class name are learned.
 
-Source: Zhou et al. 2022 (IJCV, arXiv 2109.01134); KaiyangZhou/CoOp ff61507, `trainers/coop.py`. Logits are
-exp(logit_scale) * cosine of image and class prompt; the loss is the cross-entropy over all classes, whose
-prompts each step encodes. The frozen image tower's BatchNorm is in eval mode, as in the reference. Without
-augmentation, image features are computed once.
+Source: Zhou et al. 2022 (IJCV, arXiv 2109.01134); KaiyangZhou/CoOp ff61507, `trainers/coop.py`. The frozen
+image tower's BatchNorm is in eval mode, as in the reference.
 
 Options:
     n_ctx: the number of vectors if `init` is empty, drawn from N(0, 0.02^2) with the run's seed.
@@ -11,9 +9,8 @@ Options:
     csc: each class has its own vectors.
     init: a text ("a photo of a") whose token embeddings are the initial vectors.
 
-Differences: the reference counts the words of `init`, not its tokens (equal for one-token words), ignores csc
-with an `init` (here every class starts from it), and computes in half precision. Dassl drops each epoch's
-incomplete batch; here the next epoch fills it, so as many epochs have a few steps more.
+Differences: the reference counts the words of `init`, not its tokens, ignores csc with an `init`, and
+computes in half precision. Dassl drops each epoch's incomplete batch; here the next epoch fills it.
 """
 
 from __future__ import annotations
@@ -49,8 +46,8 @@ def prepare(setup: Setup) -> Problem:
     """CoOp's problem.
 
     Raises:
-        UsageError: a text tower that cannot take vectors, an unknown position, fewer than one vector, or an
-            `init` without tokens.
+        UsageError: a text tower that cannot take vectors, an unknown position, no vector, or an `init`
+            without tokens.
         DataError: a prompt longer than the tower's context.
     """
     setup.model.network.check_embedded()
@@ -114,7 +111,7 @@ def _init_ids(setup: Setup) -> np.ndarray:
 
 
 def first_context(setup: Setup) -> np.ndarray:
-    """The initial context, float32 [M, D]; [K, M, D] with class-specific contexts."""
+    """The initial context, float32, shaped as `_shape`."""
     shape = _shape(setup)
     if not setup.options["init"]:
         return np.asarray(_STD * jax.random.normal(jax.random.key(setup.seed), shape))
@@ -123,10 +120,9 @@ def first_context(setup: Setup) -> np.ndarray:
 
 
 def coop_loss(setup: Setup, size: int) -> Loss:
-    """The loss of {"context", "text", "logit_scale"} on {"features" float32 [B,E], "label" int32 [B]}.
+    """The loss on {"features" float32 [B,E], "label" int32 [B]}; `size` is the number of context vectors.
 
-    With augmentation, params have "vision", and batches "pixels" uint8 [B,S,S,3] for features. `size` is the
-    number of context vectors.
+    With augmentation, "pixels" uint8 [B,S,S,3] replace the features.
     """
     model, recipe, mesh = setup.model, setup.recipe, setup.settings.mesh
     network, preprocess = model.network, model.card.preprocess

@@ -1,8 +1,7 @@
 """Cross-entropy end to end: the image tower and a linear head.
 
-Source: wise-ft (`src/models/finetune.py`, `modeling.py`). The text tower is dropped; for the head see
-`clipjax.finetune.linear_head`. Of FT-CLIP (arXiv 2212.06138) only label smoothing is an option, not
-layer-wise learning rates or averaged weights.
+Source: wise-ft (`src/models/finetune.py`, `modeling.py`). Of FT-CLIP (arXiv 2212.06138) only label smoothing
+is an option, not layer-wise learning rates or averaged weights.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ from clipjax.models.training import Training
 
 
 def prepare(setup: Setup) -> Problem:
-    """The problem of tower and head; errors as `clipjax.finetune.linear_head.initial_head`."""
+    """The method's problem; errors as `initial_head`."""
     return end_to_end(setup, initial_head(setup))
 
 
 def end_to_end(setup: Setup, head: Params) -> Problem:
-    """Params {"vision": ..., "head": {"kernel" [D,K], "bias" [K]}}, all trained, starting with this head."""
+    """Train all of {"vision": ..., "head": {"kernel" [D,K], "bias" [K]}}, starting with this head."""
     model = setup.model
 
     def accuracy(params: Params, split: ValidationSplit) -> float:

@@ -1,14 +1,11 @@
 """FLYP, fine-tune like you pretrain: CLIP's loss on images and captions made from their classes.
 
-Source: Goyal et al. 2023 (arXiv 2212.00638); locuslab/FLYP 215d5bb, `src/models/flyp_loss.py`. Both towers
-and the logit scale are trained. A caption is one of the recipe's prompts with the image's class name, redrawn
-for each use. The loss is the symmetric cross-entropy of exp(logit_scale) * cosine over all pairs of the
-global batch; images of one class are each other's negatives (unless `mask_collisions`). A zero-shot head from
-the tuned text tower evaluates the result.
+Source: Goyal et al. 2023 (arXiv 2212.00638); locuslab/FLYP 215d5bb, `src/models/flyp_loss.py`. A caption is
+one of the recipe's prompts with the class name, redrawn for each use. Images of one class are each other's
+negatives (unless `mask_collisions`).
 
-Differences: the reference shuffles a file with a row per image and template instead of drawing captions;
-epochs have equally many steps. SigLIP's logit_bias is neither trained nor decayed: it shifts all logits
-alike, so it has no gradient.
+Differences: the reference shuffles a file with a row per image and template; epochs have equally many steps.
+SigLIP's logit_bias is neither trained nor decayed: it shifts all logits alike, so it has no gradient.
 """
 
 from __future__ import annotations
@@ -45,7 +42,7 @@ OPTIONS = {"freeze_logit_scale": False, "mask_collisions": False, "clamp_logit_s
 
 
 def prepare(setup: Setup) -> Problem:
-    """FLYP's problem. Raises UsageError for a model without a text tower, DataError for unusable prompts."""
+    """Raises UsageError for a model without a text tower, DataError for unusable prompts."""
     if setup.model.network.arch.text is None:
         raise UsageError(
             f"flyp compares images with texts, and {setup.model.card.id} has no text tower: fine-tune it "
@@ -76,7 +73,7 @@ def outline(setup: Setup) -> Outline:
 
 
 def flyp_loss(setup: Setup) -> Loss:
-    """A dual encoder's loss on {"pixels" uint8 [B,S,S,3], "tokens" int32 [B,L], "label" int32 [B]}."""
+    """The loss on {"pixels" uint8 [B,S,S,3], "tokens" int32 [B,L], "label" int32 [B]}."""
     network, recipe, preprocess = setup.model.network, setup.recipe, setup.model.card.preprocess
     mesh = setup.settings.mesh
     training, platform = Training(recipe.batch_norm, mesh.size, recipe.remat), platform_of(mesh)
@@ -102,8 +99,7 @@ def collisions(labels: Array) -> Array:
 
         labels 0, 1, 0: true at (0, 2) and (2, 0)
 
-    A text of another image of i's class fits image i as well: neither a negative nor a second positive. With
-    s_ij = exp(logit_scale) * cosine(image i, text j), the masked loss is the mean over i of
+    With s_ij = exp(logit_scale) * cosine(image i, text j), the masked loss is the mean over i of
 
         (log sum_j exp s_ij - s_ii) / 2 + (log sum_j exp s_ji - s_ii) / 2
 
@@ -113,15 +109,14 @@ def collisions(labels: Array) -> Array:
 
 
 def class_captions(setup: Setup) -> np.ndarray:
-    """`caption_ids` of the training classes and the recipe's prompts, int32 [K, T, L]."""
+    """int32 [K, T, L]; see `caption_ids`."""
     return caption_ids(setup.model, setup.train.label_space, load_prompts(setup.recipe.prompts))
 
 
 def caption_ids(model: Model, labels: LabelSpace, prompts: PromptSet) -> np.ndarray:
     """Token ids of each class's prompts, int32 [K, T, L].
 
-    L ends after the last id of any prompt that the text tower reads, which changes no feature. Towers that
-    read the whole context (SigLIP, CoCa) get it.
+    L ends after the last id of any prompt that the tower reads, which changes no feature.
 
     Raises:
         DataError: classes with different numbers of prompts.
@@ -144,7 +139,7 @@ def caption_ids(model: Model, labels: LabelSpace, prompts: PromptSet) -> np.ndar
 
 
 def accuracy(setup: Setup, model: Model, split: Split) -> float:
-    """Accuracy on a split; a zero-shot model uses the recipe's prompts, a classifier its own head."""
+    """A zero-shot model uses the recipe's prompts, a classifier its own head."""
     precision = setup.recipe.precision
     if model.card.kind == "zero_shot":
         prompts = load_prompts(setup.recipe.prompts)

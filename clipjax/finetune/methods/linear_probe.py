@@ -1,7 +1,6 @@
-"""Linear probe: a linear head on frozen features.
+"""Linear probe: a linear head on frozen features, computed once and unaugmented.
 
-Source: wise-ft (`src/models/finetune.py` with --freeze-encoder). Features are computed once, unaugmented. The
-head starts as the zero-shot classifier, with the optimiser and schedule of end-to-end training.
+Source: wise-ft (`src/models/finetune.py` with --freeze-encoder).
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ from clipjax.finetune.training.trees import Params
 
 
 def prepare(setup: Setup) -> Problem:
-    """The problem of the head alone: params {"head": {"kernel" [D,K], "bias" [K]}}.
+    """The head's problem: params {"head": {"kernel" [D,K], "bias" [K]}}.
 
     Raises:
-        UsageError: augmentation, impossible for features computed once; an unknown init.
+        UsageError: augmentation, or an unknown init.
     """
     if setup.recipe.augmentation is not None:
         raise UsageError(
@@ -38,7 +37,7 @@ def prepare(setup: Setup) -> Problem:
 
 
 def probe(setup: Setup) -> Problem:
-    """The same problem, ignoring augmentation: the first phase of another method."""
+    """As `prepare`, ignoring augmentation: the first phase of another method."""
     normalize = embeds_at_unit_norm(setup.model.card)
 
     @functools.cache

@@ -1,11 +1,10 @@
-"""LoRA: low-rank updates of the towers' attention and MLP matrices; see `clipjax.finetune.low_rank`.
+"""LoRA: low-rank updates of the towers' attention and MLP matrices; nothing else is trained.
 
 Source: Hu et al. 2022 (arXiv 2106.09685). The result is an ordinary merged model, with the factors beside it
-(lora.safetensors in the run's folder).
+(lora.safetensors).
 
-Towers run on merged matrices, so their layers need no change: this saves the moments' memory, but no time.
-Biases, norms, embeddings, projections, pooling heads and the logit scale are not trained; BatchNorm
-statistics are frozen whatever the recipe says.
+Towers run on merged matrices: this saves the moments' memory, but no time. BatchNorm statistics are frozen
+whatever the recipe says.
 """
 
 from __future__ import annotations
@@ -63,8 +62,8 @@ def prepare(setup: Setup) -> Problem:
     """LoRA's problem.
 
     Raises:
-        UsageError: an unknown option, a rank out of range, a tower without transformer blocks (named), a
-            classifier of other classes, or an objective unfit for the model or towers.
+        UsageError: an unknown option, a rank out of range, a tower without transformer blocks, a classifier
+            of other classes, or an objective unfit for the model or towers.
         DataError: unusable prompts.
     """
     model, options = setup.model, setup.options

@@ -1,8 +1,7 @@
 """LP-FT: a linear probe, then end to end from its head.
 
-Source: Kumar et al. 2022 (arXiv 2202.10054): a head that already fits the features distorts them less. Both
-phases follow the recipe, but the probe has its own epochs, learning rate and warm-up, and unaugmented images.
-The probe is trained to its end; only the second phase chooses.
+Source: Kumar et al. 2022 (arXiv 2202.10054): a head that already fits the features distorts them less. The
+probe has its own epochs, learning rate and warm-up, and unaugmented images. Only the second phase chooses.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from clipjax.finetune.training.solve import train
 
 
 def prepare(setup: Setup) -> Problem:
-    """Train the probe (resume points in the sub-folder "probe"); return the second phase's problem.
+    """Train the probe; return the second phase's problem.
 
     Raises:
-        UsageError: as `probe_setup` and `clipjax.finetune.linear_head.initial_head`.
+        UsageError: as `probe_setup` and `initial_head`.
     """
     first = probe_setup(setup)
     params = train(linear_probe.probe(first), first, "probe").params
@@ -27,9 +26,7 @@ def prepare(setup: Setup) -> Problem:
 
 
 def probe_setup(setup: Setup) -> Setup:
-    """The probe's setup, with nothing to choose. Raises UsageError if the warm-up does not fit into its
-    steps.
-    """
+    """Raises UsageError if the warm-up does not fit into the probe's steps."""
     options, recipe = setup.options, setup.recipe
     recipe = dataclasses.replace(
         recipe,
@@ -50,7 +47,7 @@ def probe_setup(setup: Setup) -> Setup:
 
 
 def outline(setup: Setup) -> Outline:
-    """The shapes of the larger phase. Raises UsageError as `probe_setup`."""
+    """The larger phase. Raises UsageError as `probe_setup`."""
     probe_setup(setup)
     return cross_entropy.outline(setup)
 

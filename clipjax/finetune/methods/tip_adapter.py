@@ -2,18 +2,16 @@
 
 Source: Zhang et al. 2022 (ECCV, arXiv 2207.09519); gaopengcuhk/Tip-Adapter d0e2d6f, `main_imagenet.py` and
 `utils.py`. A key is the mean of the unnormalised features of an image's augmented views, brought to unit
-norm. Logits and symbols: `clipjax.heads.adapters.tip_adapter`.
+norm.
 
 Options:
-    views: augmented passes over the training images; 0, or no augmentation: one pass with the model's own
-        preprocessing.
+    views: augmented passes over the training images; 0, or no augmentation: one unaugmented pass.
     alpha, beta: used without a search, and to train Tip-Adapter-F.
-    search: choose the most accurate pair on the validation split; the first of ties in the reference's order
-        (alpha within beta).
+    search: choose the most accurate pair on the validation split; the first of ties, alpha within beta.
     search_scale, search_step: for [beta, alpha], the grid's exclusive end (it starts at 0.1) and its steps.
 
-Differences: the reference searches on the test images (refused here), computes in half precision, and takes
-100 for the model's logit scale.
+Differences: the reference searches on the test images, computes in half precision, and takes 100 for the
+logit scale.
 """
 
 from __future__ import annotations
@@ -67,7 +65,7 @@ def prepare(setup: Setup) -> Problem:
     """A problem without steps: `finish` does everything.
 
     Raises:
-        UsageError: a search without a validation split, or a model without a text tower.
+        UsageError: a search without a validation split, or no text tower.
         DataError: options out of range.
     """
     check(setup)
@@ -95,7 +93,7 @@ def outline(setup: Setup) -> Outline:
 
 
 def check(setup: Setup) -> None:
-    """Refuse impossible options before computing anything; errors as `prepare`."""
+    """Refuse impossible options; errors as `prepare`."""
     where, options = f"recipe {setup.recipe.name}: options", setup.options
     if options["views"] < 0:
         raise DataError(f"{where}.views = {options['views']} must be at least 0")
@@ -122,7 +120,6 @@ def grid_of(options: Mapping[str, Any], where: str = "options") -> Grid:
 
 
 def text_head(setup: Setup) -> Head:
-    """The zero-shot head over the training classes, without a cache."""
     recipe, settings = setup.recipe, setup.settings
     return zeroshot_head(
         setup.model,
@@ -140,7 +137,7 @@ def values_of(setup: Setup) -> np.ndarray:
 
 
 def build_keys(setup: Setup) -> np.ndarray:
-    """The keys, float32 [D, N] of unit norm, ordered as `values_of`; kept in the settings' store.
+    """The keys, float32 [D, N] of unit norm, ordered as `values_of`; kept in the store.
 
     Raises:
         DataError: an image is unreadable, or its features have no direction; names it.
@@ -159,7 +156,7 @@ def build_keys(setup: Setup) -> np.ndarray:
 
 
 def _key(setup: Setup) -> dict[str, Any] | None:
-    """What the mean features depend on; None for a model that must not be stored."""
+    """What the mean features depend on; None: must not be stored."""
     card, recipe = setup.model.card, setup.recipe
     if card.fingerprint is None:
         return None
@@ -229,10 +226,9 @@ def outcome_of(
     *,
     trained: bool = False,
 ) -> Outcome:
-    """The model with a cache of these keys, after any search that the options request.
+    """The model with a cache of these keys, after any search.
 
     Args:
-        head: without a cache.
         keys: float32 [D, N], ordered as `values_of`.
         features: of a split, float32 [M, D] of unit norm.
     """
@@ -260,13 +256,9 @@ def search(
     grid: Grid,
     features: Callable[[ValidationSplit], np.ndarray],
 ) -> dict[str, Any]:
-    """The most accurate pair on a validation split, and the record of the search; arguments as in
-    `outcome_of`.
+    """The most accurate pair on a validation split; errors as `validation_split`.
 
     Returns: {"alpha", "beta", "validation_accuracy", "validation_images", "pairs"}.
-
-    Raises:
-        UsageError: as `clipjax.finetune.search.validation_split`.
     """
     held_out = validation_split(split, WHAT)
     blocks = _blocks(head, features(held_out), held_out.labels)

@@ -1,11 +1,8 @@
 """Tip-Adapter-F: the keys of Tip-Adapter's cache, trained.
 
-Source: run_tip_adapter_F in the `main_imagenet.py` that `clipjax.finetune.methods.tip_adapter` names. Keys
-start as Tip-Adapter's; the loss is the cross-entropy of its logits at the options' alpha and beta. Towers,
-prompts and values stay fixed. Without augmentation, image features are computed once.
-
-The options are Tip-Adapter's. As in the reference, an epoch is chosen at the options' alpha and beta, and
-`search` comes last (the reference does both on the test images).
+Source: run_tip_adapter_F in the `main_imagenet.py` that `clipjax.finetune.methods.tip_adapter` names; the
+options are the same. Training and the choice of an epoch use the options' alpha and beta; `search` comes
+last, as in the reference.
 
 Difference: the reference ends an epoch with a smaller batch; here batches continue into the next.
 """
@@ -106,10 +103,7 @@ def _scaled(head: Head) -> Params:
 
 
 def tip_loss(setup: Setup, values: np.ndarray) -> Loss:
-    """Cross-entropy of a batch {"features" float32 [B,D], "label" int32 [B]}.
-
-    With augmentation: {"pixels" uint8 [B,S,S,3], "label"}, through the frozen tower.
-    """
+    """Cross-entropy on {"features" float32 [B,D], "label" int32 [B]}; augmented: "pixels" uint8 [B,S,S,3]."""
     model, recipe, options = setup.model, setup.recipe, setup.options
     network, preprocess = model.network, model.card.preprocess
     platform = platform_of(setup.settings.mesh)

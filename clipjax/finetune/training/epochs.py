@@ -21,9 +21,7 @@ from clipjax.storage.writing import write_safetensors
 
 
 class Epochs:
-    """The trained leaves and statistics at the end of each epoch.
-
-    An epoch ends with the last whole batch of a pass over the images, the last epoch with the run.
+    """The trained leaves and statistics after each epoch's last whole batch, and at the run's end.
 
         10 images in batches of 4, 7 steps: epochs end at steps 2, 5 and 7
 
@@ -44,7 +42,7 @@ class Epochs:
         return step in self._steps
 
     def keep(self, step: int, state: TrainState) -> None:
-        """Keep the state; every process must call this, the first writes. Raises DataError if it cannot."""
+        """Every process must call this; the first writes. Raises DataError if it cannot."""
         leaves = flatten(fetch(merge(state.params, state.statistics)))
         if self._folder is None:
             self._held[step] = leaves
@@ -57,7 +55,7 @@ class Epochs:
         return self._folder / f"{self._steps.index(step) + 1}.safetensors"
 
     def read(self, epoch: int) -> Params:
-        """Trained leaves and statistics at the end of epoch 1, 2, ...; raises DataError for a lost file."""
+        """Leaves at the end of epoch 1, 2, ...; raises DataError for a lost file."""
         step = self._steps[epoch - 1]
         if self._folder is None:
             return nest(self._held[step])
@@ -75,9 +73,7 @@ class Epochs:
         accuracy: Callable[[Params, ValidationSplit], float],
         split: Split | None,
     ) -> tuple[Params, dict[str, Any]]:
-        """All params after the most accurate epoch, and the record of the choice; errors as
-        `clipjax.finetune.search.choose`.
-        """
+        """All params after the most accurate epoch, and the record of the choice; errors as `choose`."""
         choice = choose(
             range(1, len(self) + 1),
             lambda epoch, held_out: accuracy(merge(frozen, self.read(epoch)), held_out),

@@ -1,7 +1,6 @@
 """The logs of a run: a line on stderr, metrics.csv and TensorBoard events.
 
-Only the first process writes. A run resumed from step 400 first cuts its logs to that step, so each step
-appears once.
+Only the first process writes. A resumed run first cuts its logs to the step it resumes from.
 """
 
 from __future__ import annotations
@@ -41,9 +40,7 @@ class Logs:
     Args:
         batch_size: images in the global batch.
         images: in an epoch; None: no epochs are logged.
-        folder: for metrics.csv and TensorBoard's events; None: neither. `publish` and `close` upload to a
-            bucket.
-        description, progress: of the line on stderr: loss, accuracy, images/s and the time left.
+        folder: of the files, perhaps on a bucket; None: no files.
     """
 
     def __init__(
@@ -72,7 +69,7 @@ class Logs:
         self._times.append((done, time.perf_counter()))
 
     def add(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Log a finished step; steps come in order. Raises DataError if the folder cannot be written."""
+        """Steps come in order. Raises DataError if the folder cannot be written."""
         if not self._first:
             return
         epoch = {} if self._images is None else {"epoch": step * self._batch_size / self._images}
@@ -117,7 +114,7 @@ class Logs:
                 table.write_bytes((self._place / METRICS).read_bytes())
 
     def publish(self) -> None:
-        """Upload the logs to their bucket, if any. Raises DataError on every process if that fails."""
+        """Upload to the bucket, if any. Raises DataError on every process if that fails."""
         first_writes(self._upload, "the logs")
 
     def _upload(self) -> None:
@@ -130,7 +127,7 @@ class Logs:
                     BucketFiles().upload(file, self._place / file.name)
 
     def close(self) -> None:
-        """End the logs. A full disk only warns: the run may be ending with a more useful error."""
+        """A full disk only warns: the run may be ending with a more useful error."""
         if self._bar is not None:
             self._bar.close()
         try:
@@ -173,9 +170,7 @@ def _written(row: Mapping[str, float]) -> dict[str, str]:
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.csv ("step" int, the rest float), up to a line cut short by a killed run; []
-    without a file.
-    """
+    """Rows ("step" int, the rest float), up to a line cut short by a killed run; [] without a file."""
     if not file.is_file():
         return []
     rows: list[dict[str, Any]] = []

@@ -26,8 +26,6 @@ _LAG = 2
 
 
 class Snapshots(Protocol):
-    """States to keep: the params at the end of each epoch."""
-
     def due(self, step: int) -> bool: ...
 
     def keep(self, step: int, state: TrainState) -> None: ...
@@ -46,21 +44,20 @@ def fit(
     snapshots: Snapshots | None = None,
     ids: tuple[str, ...] | None = None,
 ) -> TrainState:
-    """Run `step` until `steps` steps are done, resuming from the newest checkpoint.
+    """Run `step` until `steps` are done, resuming from the newest checkpoint.
 
     Args:
-        state: the initial state, of the checkpoints' shapes. Donated: do not use it afterwards.
-        step: from `clipjax.finetune.training.step.make_step`.
-        batches: this process's grain iterator, unread; closed at the end. Its "text" is not passed on.
-        logs: receive every step; closed at the end.
-        checkpoints, every: save here after so many steps, and after the last.
+        state: the initial one. Donated: do not use it afterwards.
+        batches: this process's, unread; closed at the end. "text" is not passed on.
+        logs: closed at the end.
+        every: steps between checkpoints; the last step has one too.
         snapshots: kept before a checkpoint of the same step.
         ids: image ids by a batch's "row", for messages.
 
     Raises:
-        DataError: a loss, gradient or weight that is not finite (the last checkpoint stays good); too few
-            data; unusable checkpoints.
-        Interrupted: SIGTERM or Ctrl-C; a checkpoint has every host's part of the last step's state.
+        DataError: a loss, gradient or weight that is not finite (the last checkpoint stays good), too few
+            data, or unusable checkpoints.
+        Interrupted: SIGTERM or Ctrl-C, after a checkpoint.
     """
     if checkpoints is not None:
         state = _resumed(state, checkpoints, batches)
@@ -117,7 +114,7 @@ def _next_arrays(batches: Iterator[dict[str, Any]]) -> dict[str, Any]:
 
 
 class _Watch:
-    """Reads each step's numbers some steps later, logs them, and ends a run that diverged."""
+    """Reads each step's numbers some steps later, and ends a run that diverged."""
 
     def __init__(self, logs: Logs, ids: tuple[str, ...] | None, checkpoints: Checkpoints | None) -> None:
         self._logs, self._ids, self._checkpoints = logs, ids, checkpoints

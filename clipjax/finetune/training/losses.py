@@ -1,7 +1,6 @@
 """Logits of a linear head, cross-entropy and accuracy.
 
-Source: wise-ft (`src/models/modeling.py`, ClassificationHead) and torch.nn.CrossEntropyLoss with label
-smoothing.
+Source: wise-ft (`src/models/modeling.py`, ClassificationHead); torch.nn.CrossEntropyLoss.
 """
 
 from __future__ import annotations
@@ -24,11 +23,9 @@ def unit_norm(features: Array) -> Array:
 
 
 def head_logits(head: Mapping[str, Array], features: Array, *, normalize: bool) -> Array:
-    """float32 [B, D] -> float32 [B, K], as `clipjax.heads.head.logits` at scale 1.
+    """float32 [B, D] -> float32 [B, K]; `normalize` first brings features to unit norm.
 
-    Args:
-        head: {"kernel" [D, K], "bias" [K]}; the kernel includes any scale, and the bias may be missing.
-        normalize: first bring features to unit norm.
+    `head` is {"kernel" [D, K], "bias" [K]}: the kernel includes any scale; the bias may be missing.
     """
     features = unit_norm(features) if normalize else features
     logits = jnp.matmul(features, head["kernel"], precision="highest")
@@ -38,7 +35,7 @@ def head_logits(head: Mapping[str, Array], features: Array, *, normalize: bool) 
 def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0) -> Array:
     """Mean cross-entropy, float32 [], of logits float32 [B, K] and labels int32 [B].
 
-    `label_smoothing` is the share of the target spread evenly over all K classes.
+    `label_smoothing` is the share of the target spread over all K classes.
     """
     targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
     if label_smoothing:
@@ -47,5 +44,5 @@ def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0)
 
 
 def accuracy(logits: Array, labels: Array) -> Array:
-    """The share of rows whose largest logit is their label's, float32 []."""
+    """float32 [], the share of rows whose largest logit is their label's."""
     return jnp.mean(jnp.argmax(logits, axis=-1) == labels)

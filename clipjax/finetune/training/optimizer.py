@@ -25,12 +25,10 @@ class Optimizer:
     """How the trained leaves are updated.
 
     Attributes:
-        name: "adamw" (decoupled decay) or "sgd" (momentum; decay added to the gradient), as in torch.optim.
+        name: "adamw" (decoupled decay) or "sgd" (decay added to the gradient), as in torch.optim.
         learning_rate: the peak.
         decay: "all" trained leaves (wise-ft, FLYP), or "matrices": no norms, biases, class token or logit
             scale (open_clip).
-        b1, b2, eps: AdamW's.
-        momentum: SGD's.
         clip_norm: the largest global norm of the gradients; None: no clipping.
     """
 
@@ -73,10 +71,7 @@ class Schedule:
     warmup_rate: float = 0.0
 
     def of(self, learning_rate: float, steps: int, epochs: int | None) -> optax.Schedule:
-        """The schedule: step (from 0) -> learning rate.
-
-        Args:
-            steps, epochs: the run's totals; only "epoch_cosine" needs epochs.
+        """step (from 0) -> learning rate; only "epoch_cosine" needs epochs.
 
         Raises:
             UsageError: a warm-up as long as the run, or "epoch_cosine" without epochs.
@@ -113,16 +108,15 @@ def _epoch_cosine(step: jax.Array, base: float, schedule: Schedule, steps: int, 
 
 
 def decays(path: str) -> bool:
-    """Whether a leaf decays: not norms, biases, class token or logit scale.
+    """Whether a leaf decays, by name.
 
-    open_clip (`open_clip_train/main.py`) also exempts leaves of fewer than two dimensions. Stacked blocks
-    here add a dimension, so only names decide.
+    open_clip (`open_clip_train/main.py`) also exempts leaves of fewer than two dimensions, but stacked blocks
+    here add one.
     """
     return path.rsplit("/", 1)[-1] not in ("scale", "bias", "class_embedding", "logit_scale", "logit_bias")
 
 
 def decay_mask(params: Params) -> Any:
-    """The params tree with `decays(path)` at each leaf."""
     return jax.tree.map_with_path(
         lambda path, _: decays(jax.tree_util.keystr(path, simple=True, separator="/")), params
     )
@@ -137,7 +131,7 @@ def make_optimizer(
     b2: float = 0.98,
     eps: float = 1e-6,
 ) -> optax.GradientTransformation:
-    """AdamW for training from scratch: clip the global gradient norm; only matrices decay.
+    """AdamW for training from scratch; only matrices decay.
 
     The defaults are CLIP's for vision transformers (Radford et al. 2021, arXiv 2103.00020, table 19).
     """

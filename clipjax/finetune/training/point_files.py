@@ -21,14 +21,14 @@ SIZES = "sizes.json"
 
 
 class Contents(NamedTuple):
-    """A file as written; `sha256` is None in older points, which recorded only sizes."""
+    """`sha256` is None in older points, which recorded only sizes."""
 
     size: int
     sha256: str | None
 
 
 def write_contents(folder: Path) -> None:
-    """Record size and SHA-256 of every file of a resume point, inside it. Raises OSError or DataError."""
+    """Record size and SHA-256 of every file. Raises OSError or DataError."""
     names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
     digests = _hashed(folder, names)
     contents = {
@@ -51,9 +51,7 @@ def read_contents(folder: Path) -> dict[str, Contents]:
 
 
 def wrong_size(folder: Path) -> str | None:
-    """Describe a missing or truncated file of a resume point, also on a bucket; None: sizes are right or not
-    recorded.
-    """
+    """Describe a missing or truncated file, also on a bucket; None: sizes are right or not recorded."""
     if not (folder / SIZES).is_file():
         return None
     try:
@@ -71,9 +69,7 @@ def wrong_size(folder: Path) -> str | None:
 
 
 def damage(folder: Path) -> str | None:
-    """Read a resume point on this disk; describe a changed file, or None if all are right or no digest is
-    recorded.
-    """
+    """Describe a changed file on this disk; None: all are right, or no digest is recorded."""
     if not (folder / SIZES).is_file():
         return None
     if (wrong := wrong_size(folder)) is not None:

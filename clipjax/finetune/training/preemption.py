@@ -1,9 +1,8 @@
 """Stop on request: SIGTERM to any process, or Ctrl-C, ends the run after the current step.
 
 A scheduler that takes a machine away sends SIGTERM and waits some seconds. A step longer than `signals.GRACE`
-ends with the process, and the last resume point remains. A single process holds the signal back until its
-step ends. Several processes wait for each other in every step, so all must stop after the same one: JAX's
-preemption service, started by `jax.distributed.initialize`, catches SIGTERM and finds it.
+ends with the process. Several processes wait for each other in every step, so all must stop after the same
+one: JAX's preemption service, started by `jax.distributed.initialize`, finds it.
 """
 
 from __future__ import annotations
@@ -45,8 +44,7 @@ class Preemption:
     def reached(self) -> bool:
         """Whether to stop after this step, equal on every process; all must ask once per step.
 
-        JAX's service numbers the questions and agrees on the one after the last asked, so a number reused in
-        a later phase (a probe, another seed) would be missed.
+        JAX's service agrees on the question after the last asked, so a later phase must not reuse a number.
         """
         if jax.process_count() == 1:
             return self._signals.number is not None
@@ -57,11 +55,7 @@ class Preemption:
         self._signals.extend()
 
     def interrupted(self, step: int, steps: int, kept: str) -> Interrupted:
-        """The error to raise.
-
-        Args:
-            kept: where this step's state is saved, or "".
-        """
+        """The error to raise; `kept` is where this step's state is saved, or ""."""
         goes_on = f"it is kept in {kept}; run the same command again" if kept else "nothing was to be kept"
         code = signals.EXIT_CODES[self._signals.number or signal.SIGTERM]
         return Interrupted(f"interrupted after step {step} of {steps}: {goes_on}", code)

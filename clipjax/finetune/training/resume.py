@@ -1,11 +1,9 @@
 """Training checkpoints: the state of the step and of the input pipeline, through orbax.
 
 A resumed run is bit-equal to an uninterrupted one on the same devices; another mesh can read the checkpoint
-too. An unreadable checkpoint, or one with a wrong SHA-256, is reported and put aside, and the one before it
-is used.
+too. A damaged checkpoint is reported and put aside, and the one before it is used.
 
-Orbax works on this disk, so a bucket's checkpoints have a working copy here. Complete ones are uploaded,
-`sizes.json` last; the newest whole one is fetched if missing here.
+Orbax works on this disk, so a bucket's checkpoints have a working copy here.
 """
 
 from __future__ import annotations
@@ -52,8 +50,8 @@ class Checkpoints:
 
     Args:
         place: their folder, or its URL on a bucket.
-        identity: what decides the run's weights, by readable names ("recipe.batch_size", "seed"). Only a run
-            with equal identity resumes from them.
+        identity: what decides the weights ("recipe.batch_size", "seed"); only a run of equal identity
+            resumes.
 
     Attributes:
         folder: `place`, or its working copy on this disk.
@@ -85,14 +83,13 @@ class Checkpoints:
 
     @property
     def steps(self) -> list[int]:
-        """Steps of the checkpoints, newest first."""
+        """Newest first."""
         return sorted(self._manager.all_steps(), reverse=True)
 
     def save(self, state: TrainState, batches: grain.DatasetIterator) -> None:
-        """Write a checkpoint, visible only when complete; `publish` uploads it.
+        """Write a checkpoint, visible only when complete.
 
-        Raises:
-            DataError: it cannot be written; earlier ones remain.
+        Raises DataError if it cannot be written; earlier ones remain.
         """
         step = int(state.step)
         if step in self._manager.all_steps():
@@ -122,10 +119,9 @@ class Checkpoints:
         raise DataError(f"{what}: {reason}; make room there and run the same command again") from failure
 
     def publish(self) -> None:
-        """Upload the last saved checkpoint, if its place is a bucket.
+        """Upload the last saved checkpoint to the bucket, if any.
 
-        Raises:
-            DataError: the bucket fails or refuses; the next run uploads the working copy.
+        Raises DataError if that fails; the next run uploads the working copy.
         """
         if self._uploads is not None and self._to_publish is not None:
             self._uploads.add(self._to_publish)
@@ -143,7 +139,7 @@ class Checkpoints:
             time.sleep(0.05)  # TensorStore's threads may still write files
 
     def _check_room(self, state: TrainState) -> None:
-        """Raise OSError on all processes if the first one's disk has no room for the state."""
+        """Raise OSError on all processes if the first one's disk is too full."""
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         free = shutil.disk_usage(self.folder).free
         if jax.process_count() > 1:
@@ -155,12 +151,11 @@ class Checkpoints:
         """The newest readable state, with `batches` moved to its position; None without checkpoints.
 
         Args:
-            abstract: a state of `jax.ShapeDtypeStruct` with shardings.
-            batches: a fresh iterator over the same data.
+            abstract: `jax.ShapeDtypeStruct` with shardings.
+            batches: fresh, over the same data.
 
         Raises:
-            DataError: no checkpoint is readable as such a state, or another run wrote them; nothing is
-                changed.
+            DataError: no checkpoint is readable as such a state, or another run wrote them.
         """
         damaged = []
         for step in self.steps:

@@ -22,11 +22,9 @@ from clipjax.storage.digests import sha256_json
 
 
 class Trained(NamedTuple):
-    """The result of training.
+    """All params, and {"epoch", "epoch_accuracy", "epoch_accuracies"} or {}.
 
-    Attributes:
-        params: all; trained leaves and statistics on the host, the rest untouched.
-        chosen: {"epoch", "epoch_accuracy", "epoch_accuracies"}, or {}.
+    Trained leaves and statistics are on the host, the rest untouched.
     """
 
     params: Params
@@ -34,10 +32,7 @@ class Trained(NamedTuple):
 
 
 def train(problem: Problem, setup: Setup, name: str = "train") -> Trained:
-    """Train a problem by its recipe.
-
-    Args:
-        name: of this phase's line on stderr, and of its sub-folder for checkpoints and logs.
+    """Train a problem by its recipe; `name` is this phase's line on stderr and sub-folder.
 
     Raises:
         UsageError: a batch indivisible by devices and parts, or larger than the split; an epoch to choose

@@ -1,8 +1,6 @@
 """The one training step, jitted, sharded, donated; a method is a loss function.
 
-`clipjax.devices.sharding`'s rules place trained parameters and their moments: replicated (data parallel) or
-split (FSDP). The loss sees the global batch, so a contrastive loss has all negatives on any number of
-devices; the compiler adds the collectives.
+The loss sees the global batch, so a contrastive loss has all negatives on any number of devices.
 """
 
 from __future__ import annotations
@@ -57,8 +55,8 @@ class TrainState(NamedTuple):
 
     Attributes:
         step: int32 [], steps done.
-        params: the trained leaves, float32, nested.
-        statistics: BatchNorm's running statistics that the forward pass updates; may be {}.
+        params: the trained leaves, float32.
+        statistics: BatchNorm's running ones that the forward pass updates; may be {}.
         key: uint32 key data; step i folds i into it.
     """
 
@@ -85,7 +83,7 @@ def check_batch(size: int, mesh: Mesh, images: int, accumulate: int = 1) -> None
 
 
 def state_shardings(parts: Parts, tx: optax.GradientTransformation, mesh: Mesh, rules: Rules) -> TrainState:
-    """The NamedSharding of each leaf of the state; `parts` hold arrays or `jax.ShapeDtypeStruct`."""
+    """A NamedSharding for each leaf; `parts` may be abstract."""
     shardings = params_sharding(parts.trained, mesh, rules)
     everywhere = replicated(mesh)
     statistics = jax.tree.map(lambda _: everywhere, parts.statistics)
@@ -123,20 +121,17 @@ def make_step(
     rate: optax.Schedule | None = None,
     compiler_options: Mapping[str, str] | None = None,
 ) -> Step:
-    """Compile-once `step(state, batch) -> (state, metrics)`, which donates its state.
+    """`step(state, batch) -> (state, metrics)`, which donates its state.
 
     Args:
-        shardings: from `state_shardings`.
-        constrain: brings trained parameters back into bounds after each update.
-        frozen: leaves that the loss reads beside the state's, placed once by `rules` (not copied if in
-            place).
-        accumulate: run the batch in this many parts and average their gradients: the memory of a part, the
-            step of the whole. Wrong for a loss that compares examples (contrastive).
+        constrain: brings trained params back into bounds after each update.
+        frozen: other leaves that the loss reads, placed once by `rules` (not copied if in place).
+        accumulate: average the gradients of this many parts: the memory of a part, the step of the whole.
+            Wrong for a loss that compares examples (contrastive).
         rate: the schedule that `tx` follows, only for the metrics.
 
-    Returns: the step. Its batch is a dict of arrays split over axis 0
-        (`clipjax.devices.sharding.shard_batch`). Metrics are the loss's, `loss`, `grad_norm` (before
-        clipping) and, given `rate`, `learning_rate`.
+    Returns: the step. Its batch's arrays are split over axis 0. Metrics are the loss's, `loss`, `grad_norm`
+        (before clipping) and, given `rate`, `learning_rate`.
     """
     placed = shard_params(frozen or {}, mesh, rules)
 
@@ -167,12 +162,11 @@ def make_step(
 def _gradients(
     loss: Loss, state: TrainState, fixed: Params, batch: Batch, key: Array, accumulate: int, where: Params
 ) -> tuple[Array, Params, Aux]:
-    """Loss and gradients of the batch, in `accumulate` parts of strided rows: each device keeps its own.
+    """Loss and gradients of the batch, in parts of strided rows: each device keeps its own.
 
         8 rows, accumulate 2: parts [0, 2, 4, 6] and [1, 3, 5, 7]
 
-    Keeps only the gradients' sum, split over devices by `where`. Each part is a small batch to BatchNorm,
-    whose statistics pass from part to part.
+    Keeps only the gradients' sum, split by `where`. Each part is a small batch to BatchNorm.
     """
 
     def one(statistics: Params, rows: Batch, key: Array) -> tuple[Array, Params, Aux]:
@@ -202,7 +196,7 @@ def _gradients(
 
 
 def fetch(tree: Params) -> Params:
-    """Arrays on any mesh -> whole NumPy copies on every process; every process must call it."""
+    """Arrays on any mesh -> whole NumPy copies; every process must call it."""
 
     def whole(leaf: Array) -> np.ndarray:
         if leaf.is_fully_addressable or leaf.is_fully_replicated:

@@ -1,7 +1,7 @@
-"""Params in parts: trained, updated by the forward pass, fixed.
+"""Params in parts, each a nested dict of its own branches.
 
-A part is a nested dict of its own branches. Optimiser, checkpoints and donation see only the trained part: a
-linear probe of a ViT-bigG keeps no moments of the tower.
+Optimiser, checkpoints and donation see only the trained part: a linear probe of a ViT-bigG keeps no moments
+of the tower.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ STATISTICS = ("mean", "var")
 
 
 class Parts(NamedTuple):
-    """The parts of a params tree; each leaf is in exactly one.
+    """Each leaf is in exactly one part.
 
     Attributes:
-        trained: moved by gradients.
         statistics: BatchNorm's running mean and variance, if the forward pass updates them.
     """
 
@@ -44,11 +43,9 @@ def is_statistic(path: str) -> bool:
 
 
 def split(params: Params, trained: Callable[[str], bool], *, update_statistics: bool) -> Parts:
-    """Cut a params tree into its parts.
+    """`trained` tells whether the leaf at a path is trained.
 
-    Args:
-        trained: whether the leaf at a path is trained.
-        update_statistics: whether forward passes update trained BatchNorms' statistics; else they are frozen.
+    Without `update_statistics`, trained BatchNorms' statistics are frozen.
     """
     parts: tuple[dict[str, Any], ...] = ({}, {}, {})
     for path, leaf in flatten(params).items():
@@ -60,7 +57,7 @@ def split(params: Params, trained: Callable[[str], bool], *, update_statistics: 
 
 
 def merge(*parts: Mapping[str, Any]) -> Params:
-    """All parts' leaves in one tree; a later part wins."""
+    """All leaves in one tree; a later part wins."""
     leaves: dict[str, Any] = {}
     for part in parts:
         leaves |= flatten(part)

@@ -26,7 +26,6 @@ class Uploads:
     """One run's checkpoints on a bucket. Only the first process talks to it; the others wait.
 
     Args:
-        place: on the bucket.
         folder: of the working copies.
         keep: how many of the newest to keep.
     """
@@ -48,10 +47,10 @@ class Uploads:
             self._check_shared()
 
     def add(self, step: int, *, missing: bool = False) -> None:
-        """Upload a checkpoint (if `missing`, only a step that the bucket lacks), and remove older ones beyond
+        """Upload a checkpoint (if `missing`, only if the bucket lacks it), and remove the oldest beyond
         `keep`.
 
-        Raises DataError if the bucket fails or refuses; names the working copy.
+        Raises DataError if the bucket fails; names the working copy.
         """
         first_writes(functools.partial(self._add, step, missing), f"{self._place / str(step)}")
 
@@ -74,7 +73,7 @@ class Uploads:
             remove(there, SIZES)
 
     def _copy(self, there: Any, step: int) -> str | None:
-        """Copy a checkpoint to this disk, all or nothing; returns what is wrong with it, if anything."""
+        """Copy a checkpoint, all or nothing; returns what is wrong with it, if anything."""
         place = self._folder / str(step)
         with writing(place), draft_folder(place) as draft:
             for name, (size, _) in read_contents(there).items():
