@@ -1,12 +1,10 @@
 """Forward passes compiled for TPUs without a TPU, and the facts read from the executables.
 
-libtpu (in `pip install "jax[tpu]"`) is the real TPU compiler and runs on any machine; JAX describes the chips
-to it (`jax.experimental.topologies`). For every chip of configs/chips.toml one sees whether a model compiles,
-which batch fits the memory, that the data-parallel forward has no collective, and that parity keeps HIGHEST
-precision in every dot and convolution: by default a TPU multiplies even float32 in bfloat16.
+libtpu (in `pip install "jax[tpu]"`) is the real TPU compiler and runs on any machine. By default a TPU
+multiplies even float32 in bfloat16, so the products at HIGHEST are counted.
 
-The program is that of embedding: uint8 pixels or token ids to features, params replicated. The partitioner
-splits the batch over the chips, not `shard_map`: a forward that mixes examples would show a collective.
+Params are replicated. The partitioner splits the batch, not `shard_map`: a forward that mixes examples would
+show a collective.
 """
 
 from __future__ import annotations
@@ -63,12 +61,11 @@ class Executable:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a model's tower, in one precision, on one kind of chip.
+    """A tower in one precision on one kind of chip.
 
     Attributes:
         gflops: of the dots and convolutions, for one example.
-        executable: of the largest batch (a power of two, up to `LARGEST`) that fits a chip; None if it does
-            not compile, with the reason in `problem`.
+        executable: of the largest batch (a power of two, up to `LARGEST`) that fits; None with a `problem`.
     """
 
     model: str
@@ -90,10 +87,7 @@ def aot_table(
     towers: Sequence[str] = ("vision", "text"),
     precisions: Sequence[Precision] = get_args(Precision),
 ) -> Iterator[Row]:
-    """Compile towers of registered models for kinds of chips; yields each row when it is known.
-
-    A program takes from ten seconds (a ViT, fast) to many minutes (a ResNet, parity). JAX is switched to the
-    CPU.
+    """Switches JAX to the CPU. A program takes from ten seconds (a ViT, fast) to minutes (a ResNet, parity).
 
     Raises:
         UsageError: an unknown model or chip, or an environment without the TPU compiler.
@@ -144,11 +138,9 @@ def _row(card: Card, tower: str, precision: Precision, chip: Chip, forward: Forw
 
 
 def use_tpu_compiler() -> None:
-    """Switch JAX to the CPU, and let this process compile for TPUs that are only described.
+    """Raises UsageError without the TPU compiler.
 
     The environment variables replace libtpu's questions to a TPU machine's metadata server.
-
-    Raises UsageError for an environment without the TPU compiler.
     """
     if importlib.util.find_spec("libtpu") is None:
         raise UsageError(
@@ -172,10 +164,9 @@ def slice_mesh(chip: Chip, topology: str) -> Mesh:
 
 
 def compile_forward(forward: Forward, chip: Chip, batch: int) -> Executable | None:
-    """The forward of `batch` examples per chip on the chip's slice; None if the memory is too small.
+    """For `batch` examples per chip on the chip's slice; None if the memory is too small.
 
-    Raises:
-        jax.errors.JaxRuntimeError: it does not compile for another reason.
+    Raises JaxRuntimeError if it does not compile for another reason.
     """
     mesh = slice_mesh(chip, chip.topology)
     whole, split = replicated(mesh), batch_sharding(mesh)
@@ -211,10 +202,7 @@ def _read(compiled: jax.stages.Compiled, batch: int, seconds: float) -> Executab
 
 
 def largest(compile_at: Callable[[int], Executable | None]) -> Executable | None:
-    """The executable of the largest power of two up to `LARGEST` that fits, or None.
-
-    From the top: too large a batch is refused in seconds, one that fits compiles for minutes.
-    """
+    """From the top: too large a batch is refused in seconds, one that fits compiles for minutes."""
     batch = LARGEST
     while (executable := compile_at(batch)) is None and batch > 1:
         batch //= 2

@@ -1,9 +1,6 @@
-"""The status of every registered model, from the parity record.
+"""The status of every registered model, from the parity record (configs/parity.json).
 
-`clipjax verify --all --random-init` writes configs/parity.json (`clipjax.verification.parity`). The tables of
-`clipjax models`, README.md and docs/models.md (between markers) come from it:
-
-    python -m clipjax.verification.coverage README.md docs/models.md     # rewrite the tables
+python -m clipjax.verification.coverage README.md docs/models.md     # rewrite the tables between markers
 """
 
 from __future__ import annotations
@@ -41,7 +38,6 @@ class Coverage:
     """One registered model.
 
     Attributes:
-        id, group, arch: as in configs/models.csv.
         vision, text: families of the towers; text is None for a classifier.
         params_m: millions of parameters of the image tower (with a classifier's head).
         image_size: side in pixels.
@@ -83,7 +79,6 @@ def counts(rows: Sequence[Coverage]) -> dict[str, int]:
 
 
 def table(rows: Sequence[Coverage]) -> tuple[list[str], list[list[str]]]:
-    """One line per model."""
     titles = ["model", "group", "image tower", "text tower", "params (M)", "image", "status", "tokenizer"]
     cells = [
         [
@@ -117,7 +112,7 @@ def family_table(rows: Sequence[Coverage]) -> tuple[list[str], list[list[str]]]:
 
 
 def markdown(which: str, rows: Sequence[Coverage]) -> str:
-    """The table "models" or "families" in Markdown, and the summary."""
+    """The table "models" or "families", and the summary."""
     titles, cells = {"models": table, "families": family_table}[which](rows)
     lines = [titles, ["---"] * len(titles), *cells]
     cells = ([cell.replace("|", "\\|") for cell in line] for line in lines)
@@ -125,7 +120,7 @@ def markdown(which: str, rows: Sequence[Coverage]) -> str:
 
 
 def summary(rows: Sequence[Coverage]) -> str:
-    """One sentence: models per status, and the reference versions."""
+    """Models per status, and the reference versions."""
     said = ", ".join(f"{n} {status}" for status, n in counts(rows).items())
     libraries = ", ".join(f"{name} {version}" for name, version in read_record()["libraries"].items())
     return f"{len(rows)} models: {said}{f', against {libraries}' if libraries else ''}."

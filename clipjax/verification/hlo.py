@@ -1,8 +1,4 @@
-"""Facts of a compiled program: its collectives, products and number of operations.
-
-Read from the optimised HLO (`jax.stages.Compiled.as_text()`) of one device, with the shapes of its part: this
-checks the compiler's result, on any platform.
-"""
+"""Facts of a compiled program, from the optimised HLO (`jax.stages.Compiled.as_text()`) of one device."""
 
 from __future__ import annotations
 
@@ -28,7 +24,7 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 
 @dataclass(frozen=True)
 class Instruction:
-    """One line of a program; `shape` is () for a tuple and for a scalar."""
+    """`shape` is () for a tuple and for a scalar."""
 
     opcode: str
     shape: tuple[int, ...]
@@ -72,7 +68,7 @@ class CompiledProgram:
 
     @property
     def collectives(self) -> dict[str, int]:
-        """The number of each kind; those inside a loop count once."""
+        """By kind; those inside a loop count once."""
         return dict(Counter(each.collective for each in self.instructions() if each.collective))
 
     @property
@@ -82,7 +78,7 @@ class CompiledProgram:
 
     @property
     def flops(self) -> int:
-        """Floating-point operations of one device's dots and convolutions, two per multiply-add.
+        """Of one device's dots and convolutions, two per multiply-add.
 
         A loop's body counts as often as it runs (XLA counts it once); of branches, only the costliest. Zeros
         that pad or dilate a convolution do not count, as in XLA.

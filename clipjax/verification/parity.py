@@ -1,15 +1,12 @@
 """The parity record: does every registered architecture compute the same as in its reference library?
 
-Two things are shown for every architecture of configs/models.csv, without any model's weights:
+Shown for every architecture of configs/models.csv, without any model's weights:
 
-* full size: the reference's state dict, built on PyTorch's meta device by each row's name and tag, maps one
-  to one onto our params, by key and shape;
-* numbers: a narrow model with the library's flags, and weights in which every tensor matters
-  (`converters.golden.condition`), passes `clipjax.verification.verify`.
+* full size: the reference's state dict maps one to one onto our params, by key and shape;
+* numbers: a narrow model with the library's flags, and weights in which every tensor matters, passes
+  `clipjax.verification.verify`.
 
-The libraries run in one subprocess (`converters.golden sweep`). The record (configs/parity.json) is written
-after each architecture, so an interrupted sweep resumes; entries of the same arch record, rows, libraries and
-forward pass are kept.
+The record (configs/parity.json) is written after each architecture, so an interrupted sweep resumes.
 """
 
 from __future__ import annotations
@@ -56,10 +53,9 @@ class Swept:
     """The outcome of a sweep.
 
     Attributes:
-        path: the record's file.
-        entries: the up-to-date entries of the requested architectures.
-        done: names of those computed now.
-        missing: names of those without an entry, because of `limit`.
+        entries: the up-to-date ones of the requested architectures.
+        done: computed now.
+        missing: without an entry, because of `limit`.
     """
 
     path: Path
@@ -87,9 +83,8 @@ def sweep(path: Path | None = None, *, only: Sequence[str] = (), limit: int | No
     """Bring the parity record up to date.
 
     Args:
-        path: the record; default configs/parity.json of this installation.
-        only: names of architectures; default all of the registry.
-        limit: compute at most this many.
+        path: default configs/parity.json of this installation.
+        only: names of architectures; default all.
 
     Raises:
         DataError: `path` holds something else, or cannot be written.
@@ -126,11 +121,7 @@ def problem_of(entry: Mapping[str, Any]) -> str | None:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of everything that decides a number.
-
-    Raises:
-        ClipjaxError: one of the reference libraries is not installed.
-    """
+    """Of everything that decides a number. Raises ClipjaxError if a reference library is not installed."""
     try:
         versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     except importlib.metadata.PackageNotFoundError as error:
@@ -142,7 +133,6 @@ def library_versions() -> dict[str, str]:
 
 
 def up_to_date(record: Mapping[str, Any], subject: Subject) -> bool:
-    """Whether the entry is of the present rows, arch record and forward pass."""
     entry = record["archs"].get(subject.arch)
     now = {"arch_hash": subject.digest, "forward_version": FORWARD_VERSION}
     return entry is not None and now.items() <= entry.items()
@@ -157,7 +147,6 @@ def _write_record(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def _check_place(path: Path) -> None:
-    """Raises before the libraries run if the record cannot be written."""
     with _writing(path), draft_file(path):
         pass
 

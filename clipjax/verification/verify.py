@@ -1,13 +1,11 @@
 """Is this the same model as the reference? Compared by stage: stem, blocks, pooling, projection, logits.
 
-The reference is PyTorch's own model of open_clip, timm or transformers in a subprocess (`converters.golden`;
-no torch in this process), or a golden file of such a run. Both sides get the same float32 inputs. The
-reference runs on the CPU, our side in the "parity" profile on JAX's default device.
+The reference is PyTorch's own model in a subprocess, on the CPU, or a golden file of such a run. Our side
+runs in the "parity" profile on JAX's default device. Both get the same float32 inputs.
 
-A stage agrees if max |a - b| / (|b| + rms(b)) <= STAGE_TOLERANCE, b being the reference: relative for large
-entries, against the stage's size for small ones. Unit-norm embeddings agree within 1e-5, absolutely; logits
-within 1e-3 x max(1, |b|). A reference that cannot run, a stage that one side lacks, another shape, or a NaN
-counts as a difference.
+A stage agrees if max |a - b| / (|b| + rms(b)) <= STAGE_TOLERANCE, b being the reference; unit-norm embeddings
+within 1e-5, absolutely; logits within 1e-3 x max(1, |b|). A reference that cannot run, a stage that one side
+lacks, another shape, or a NaN counts as a difference.
 """
 
 from __future__ import annotations
@@ -50,7 +48,7 @@ INPUTS = ("images", "ids")
 
 @dataclass(frozen=True)
 class Stage:
-    """One comparison; without an `error`, `problem` says why."""
+    """Without an `error`, `problem` says why."""
 
     name: str
     error: float | None
@@ -69,9 +67,8 @@ class Report:
     Attributes:
         model: the card's id.
         against: "open_clip", "timm", "transformers" or "golden".
-        stages: in forward order.
         reference: its library, version, arch, checkpoint_sha256, torch.
-        problem: why no comparison could be made, or None.
+        problem: why no comparison could be made.
     """
 
     model: str
@@ -116,18 +113,16 @@ def verify(
 
     Args:
         model: a loaded model, or an argument of `clipjax.load_model`.
-        against: "open_clip", "timm" or "transformers" (run in a subprocess), or "golden". Default: the
-            library that the card names, else open_clip.
+        against: "open_clip", "timm", "transformers" or "golden"; default: the card's library, else open_clip.
         golden: the golden file; its inputs are used.
-        arch: the reference's name of the architecture, or its configuration (JSON). Default: the
-            configuration beside the weights, else the card's name or arch record.
-        checkpoint: weights for the reference. Default: the model's own, written back in the reference's
-            format.
-        batch, seed: number of random images and texts, and their seed.
+        arch: the reference's name of the architecture, or its configuration (JSON); default: that beside the
+            weights, else the card's name or arch record.
+        checkpoint: weights for the reference; default: the model's own, in its format.
+        batch, seed: of the random inputs.
 
     Raises:
-        UsageError: unknown `against`, no golden file given, or a classifier without a counterpart in the
-            library (one fine-tuned from a CLIP has none in any).
+        UsageError: unknown `against`, no golden file given, or a classifier that the library does not have
+            (one fine-tuned from a CLIP is in none).
         DataError: the model or the golden file cannot be read, or its checkpoint is damaged.
     """
     if against not in (*LIBRARIES, "golden", None):
@@ -150,12 +145,7 @@ def verify(
 
 
 def chosen_library(model: Model, against: str | None = None, doing: str = "verify") -> str:
-    """`against`, or its default as in `verify`.
-
-    Raises:
-        UsageError: an unknown library, or one without a counterpart of the classifier; tells what to verify
-            instead (`doing`: the verb).
-    """
+    """`against` or its default; raises UsageError if unknown, or if it does not have the classifier."""
     card = model.card
     library = against or (card.source.library if card.source.library in LIBRARIES else "open_clip")
     if library not in LIBRARIES:
@@ -227,7 +217,7 @@ def run_reference(
     checkpoint: str | Path | None,
     inputs: dict[str, np.ndarray],
 ) -> tuple[Path, str | None]:
-    """Run the library in a subprocess; returns the golden file, and what went wrong or None."""
+    """Returns the golden file, and what went wrong or None."""
     given, out = folder / "inputs.npz", folder / "golden.npz"
     arrays: dict[str, Any] = inputs
     np.savez(given, **arrays)
@@ -250,9 +240,7 @@ def reference_model(
 ) -> dict[str, str | Path]:
     """What the reference's process builds and loads: `arch`, `library`, `checkpoint` and perhaps `sizes`.
 
-    Args:
-        folder: for the files written for it.
-        arch, checkpoint: as in `verify`.
+    `folder`: for the files written for it.
     """
     record, source = folder / "arch.json", model.card.source
     record.write_text(json.dumps(arch_to_dict(model.card.arch)))
@@ -267,7 +255,7 @@ def reference_model(
 
 
 def failure_reason(stderr: str) -> str:
-    """The last exception of a traceback (with the next line if it is only a heading), else the last line."""
+    """The last exception of a traceback (with the next line after a mere heading), else the last line."""
     lines = [line for line in stderr.splitlines() if line.strip()]
     errors = [i for i, line in enumerate(lines) if re.match(r"[\w.]*(Error|Exception)\b", line)]
     first = errors[-1] if errors else len(lines) - 1
@@ -298,7 +286,7 @@ def _capture(
 
 
 def our_stages(model: Model, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Stages and results of our side, named as in `converters.golden.run`."""
+    """Named as in `converters.golden.run`."""
     stages: dict[str, Any] = {}
     features: dict[str, jax.Array] = {}
     towers = ("vision",) if model.card.arch.text is None else ("vision", "text")
@@ -327,7 +315,7 @@ def our_stages(model: Model, inputs: dict[str, np.ndarray]) -> dict[str, np.ndar
 
 
 def compare(model: Model, against: str, golden: Golden) -> Report:
-    """Our stages beside a golden's, in its order."""
+    """In the golden's order."""
     try:
         ours = our_stages(model, golden.inputs)
     except (KeyError, DataError, UsageError) as error:

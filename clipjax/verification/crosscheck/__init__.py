@@ -4,16 +4,7 @@
     done.first_difference                   # None, or the name of a stage
     done.write("crosscheck")                # record.json and sheet.png
 
-`clipjax.verification.verify` gives both sides the same random inputs; here each side works on its own earlier
-stages, from decoding to counting. The reference runs in a subprocess (`converters.golden.crosscheck`) with
-its library's own public code.
-
-    ours.py        our side of a resolved run (`clipjax.evaluation.subject`), by the code of `clipjax eval`
-    reference.py   the same run as a job for the reference, and the resulting arrays
-    side.py        what both sides have
-    stages.py      the comparison of each stage
-    record.py      the outcome, as a JSON record with a digest
-    sheet.py       the contact sheet of the worst images
+Each side works on its own earlier stages, from decoding to counting; in `verify` both get the same inputs.
 """
 
 from clipjax.verification.crosscheck.record import Crosscheck, read_record

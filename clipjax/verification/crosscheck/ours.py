@@ -23,12 +23,11 @@ from clipjax.verification.crosscheck.side import Side
 
 
 def our_side(subject: Subject, folder: Path, *, batch: int = 32, progress: bool = False) -> Side:
-    """Every stage of a resolved run.
+    """Every stage of a resolved run of the task zeroshot.
 
     Args:
-        subject: of the task zeroshot.
         folder: an existing one, for the images' arrays.
-        batch: images per device in one step.
+        batch: images per device.
     """
     pixels, tensor = _images(subject, folder, batch)
     embeddings, inputs = prepare(subject, "parity", Compute(per_device_batch=batch, progress=progress))
@@ -54,8 +53,6 @@ def our_side(subject: Subject, folder: Path, *, batch: int = 32, progress: bool 
 
 
 def decoded_digests(manifest: Manifest) -> list[str]:
-    """Size and SHA-256 of each decoded image."""
-
     def one(row: int) -> str:
         return digest_of(to_rgb(open_image(manifest.open(row), manifest.ids[row])))
 

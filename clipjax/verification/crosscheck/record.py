@@ -1,8 +1,4 @@
-"""The outcome of a crosscheck: a JSON record with its digest, and the contact sheet beside it.
-
-The record has the recipe hash of the same run's result rows (`clipjax eval zeroshot` on the same data, limit,
-seed and prompts).
-"""
+"""The outcome of a crosscheck: a JSON record with its digest, and the contact sheet beside it."""
 
 from __future__ import annotations
 
@@ -28,14 +24,13 @@ RECORD, SHEET = "record.json", "sheet.png"
 
 @dataclass(frozen=True, eq=False)
 class Crosscheck:
-    """The result of `crosscheck`.
+    """The outcome of a crosscheck.
 
     Attributes:
         about: model, data, recipe, libraries and versions.
-        stages: in the order of computation.
         flips: the images with another prediction, largest margin first.
-        top1: the accuracy of each side; None without labels.
-        sheet: the worst images of both sides as a PNG.
+        top1: each side's accuracy; None without labels.
+        sheet: the worst images as a PNG.
     """
 
     about: Mapping[str, Any]
@@ -67,9 +62,7 @@ class Crosscheck:
         return {"digest": sha256_json(record), **record}
 
     def write(self, root: str | Path) -> Path:
-        """Write record and sheet into their own folder below `root`, named after their contents.
-
-        Returns: the record's file; an earlier record is never overwritten.
+        """Write a folder below `root`, named after its contents; returns the record's file.
 
         Raises:
             DataError: the disk is full or cannot be written.

@@ -44,14 +44,13 @@ def check_installed() -> None:
 
 
 def their_side(job: Mapping[str, Any], folder: Path, *, progress: bool = False) -> Side:
-    """Run a job's library in a subprocess.
+    """Run a job (`make_job`) in a subprocess.
 
     Args:
-        job: from `make_job`.
         folder: an existing one, for the job and the arrays.
 
     Raises:
-        ClipjaxError: the libraries are not installed, or could not be run; says why.
+        ClipjaxError: the libraries are not installed, or could not be run.
     """
     check_installed()
     (folder / "job.json").write_text(json.dumps(job))
@@ -73,7 +72,6 @@ def make_job(
 
     Args:
         folder: an existing one, for the images and the weights.
-        checkpoint: as in `crosscheck`.
 
     Raises:
         UsageError: the library has no tokenizer for the model.
@@ -116,7 +114,7 @@ def make_job(
 
 
 def config_folder(model: Model, library: str) -> Path | None:
-    """The folder of the weights, if the card was made from the library's own configuration there."""
+    """The folder of the weights, if the card was made from the configuration there."""
     weights, location = model.card.weights, model.location
     if (
         weights is None
@@ -186,7 +184,6 @@ def _accepted(subject: Subject) -> list[list[int]] | None:
 
 
 def _run(folder: Path, library: str, progress: bool) -> None:
-    """A failure's reason comes from the process's stderr."""
     command = [sys.executable, "-m", "converters.golden", "crosscheck"]
     command += ["--job", str(folder / "job.json"), "--folder", str(folder)]
     errors = folder / "errors.txt"

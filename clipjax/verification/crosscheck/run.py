@@ -41,15 +41,13 @@ def crosscheck(
 
     Args:
         model: a loaded model, or an argument of `clipjax.load_model`.
-        request: the images and prompts; the command line samples 512 images.
-        against: "open_clip", "timm" or "transformers"; default the library that the card names.
-        checkpoint: weights for the reference. Default: the safetensors file that the model was read from if
-            the library reads it, else the model's weights, written back in the library's format.
+        against: "open_clip", "timm" or "transformers"; default the card's library.
+        checkpoint: weights for the reference; default: the safetensors file that the model was read from if
+            the library reads it, else the weights in its format.
         batch: images at once, on both sides.
 
     Raises:
-        UsageError, DataError: as `clipjax.evaluate`; a batch size below 1, or the library has no counterpart
-            of the model.
+        UsageError, DataError: as `clipjax.evaluate`; a batch size below 1, or no counterpart in the library.
         ClipjaxError: the reference libraries are not installed, or could not be run.
     """
     if batch < 1:

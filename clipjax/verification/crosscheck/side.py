@@ -20,14 +20,14 @@ class Side:
     Attributes:
         decoded: [N], size and SHA-256 of each image's RGB bytes.
         pixels: uint8 [N, S, S, 3], resized and cropped.
-        tensor: float32 [N, S, S, 3], the input of the image tower.
-        prompts: [P], class by class, or None.
-        token_ids: int [P, L], or None.
-        head: float32 [K, D], unit vectors, or None.
+        tensor: float32 [N, S, S, 3], the image tower's input.
+        prompts: [P], class by class.
+        token_ids: int [P, L].
+        head: float32 [K, D], unit vectors.
         features: float32 [N, D], of unit norm for a zero-shot model.
         logits: float32 [N, K], over the head's classes.
-        scores: float32 [N, G], over the data set's classes (the logits, if those are the head's).
-        prediction: int32 [N], the best of the data set's classes.
+        scores: float32 [N, G], over the data set's classes.
+        prediction: int32 [N], the best of these.
         top1: the share of right predictions; None without labels.
     """
 
@@ -46,7 +46,7 @@ class Side:
 
 
 def read_side(folder: Path) -> Side:
-    """The arrays that `converters.golden crosscheck` wrote to a folder; those of images stay on disk.
+    """What `converters.golden crosscheck` wrote to a folder; the images' arrays stay on disk.
 
     Raises:
         DataError: the folder does not hold a whole run.

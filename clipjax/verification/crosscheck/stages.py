@@ -1,19 +1,17 @@
-"""The comparison of two sides, stage by stage; the first stage that differs is where to look.
+"""The comparison of two sides; the first stage that differs is where to look.
 
-| stage | measure | allowed |
-|---|---|---|
-| decoded | 1 if the bytes of the decoded image differ | 0 |
-| pixels | grey levels, 0 to 255 | 0 |
-| tensor | units in the last place of float32, of max(1, the reference's value) | 1 |
-| prompts | 1 if the texts differ | 0 |
-| token ids | differing ids among those that the text tower reads | 0 |
-| image embeddings, head | absolute difference of unit vectors | as in `clipjax.verification.verify` |
-| features, logits | as in `clipjax.verification.verify` | as in `clipjax.verification.verify` |
-| top-1 | for a flipped prediction: the reference's margin for its own | TIE |
-| metric | the difference of the accuracies | what ties account for |
+    stage              measure; allowed
+    decoded, prompts   1 if the bytes or texts differ; 0
+    pixels             grey levels, 0 to 255; 0
+    tensor             units in the last place of float32, of max(1, the reference's value); 1
+    token ids          differing ids among those that the text tower reads; 0
+    image embeddings, head, features, logits
+                       as in `clipjax.verification.verify` (head: as an embedding)
+    top-1              of a flip, the reference's margin / the image's largest score; TIE
+    metric             the difference of the accuracies; what ties account for
 
-A tie is a flip whose margin is at most TIE of the image's largest score: on another machine the reference
-itself might decide otherwise. Ties are listed, but are not differences.
+A flip within TIE is a tie: on another machine the reference itself might decide otherwise. Ties are listed,
+but are not differences.
 """
 
 from __future__ import annotations
@@ -44,7 +42,7 @@ class Stage:
     """One comparison of n things.
 
     Attributes:
-        name, of: the stage, and what is counted: "images", "prompts", "classes" or "data set".
+        of: "images", "prompts", "classes" or "data set".
         tolerance: for each, in the unit of the stage.
         largest, mean: over all; None if nothing could be compared (see `problem`).
         differing: how many exceed the tolerance.
@@ -68,7 +66,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Flip:
-    """An image with another prediction: the classes' names, and the margin in the reference's scores."""
+    """The classes' names, and the margin in the reference's scores."""
 
     id: str
     ours: str
@@ -78,7 +76,6 @@ class Flip:
 
 
 def compare(subject: Subject, ours: Side, theirs: Side) -> tuple[tuple[Stage, ...], tuple[Flip, ...]]:
-    """Every stage in the order of computation, and the images that changed class."""
     images = subject.part.manifest.ids
     stages = [
         _each("decoded", "images", images, _unequal(ours.decoded, theirs.decoded)),
@@ -103,7 +100,7 @@ def compare(subject: Subject, ours: Side, theirs: Side) -> tuple[tuple[Stage, ..
 
 
 def find_flips(subject: Subject, ours: Side, theirs: Side) -> tuple[Flip, ...]:
-    """The images whose best class differs, largest margin first."""
+    """Largest margin first."""
     space = subject.part.label_space
     assert space is not None
     flips = []
@@ -209,7 +206,7 @@ def _each(
     tolerance: float = 0,
     mean: float | None = None,
 ) -> Stage:
-    """A stage from the largest difference of each thing; `mean` if things have several numbers."""
+    """From the largest difference of each thing; `mean` if things have several numbers."""
     if not np.isfinite(error).all():
         return _not_compared(name, of, len(ids), tolerance, "not all of it is finite")
     order = [int(row) for row in np.argsort(-error, kind="stable")[:WORST] if error[row] > 0]
