@@ -30,6 +30,9 @@ _BLOCK = 64  # rows transposed at a time: they stay in the CPU cache, which is a
 _SHOWN = 4  # problems in the message of a ConversionError
 
 
+UNPLACED = "has no tensor in that layout"
+
+
 class ConversionError(DataError):
     """A checkpoint and an architecture that do not fit.
 
@@ -210,9 +213,7 @@ def _assign(shapes: Mapping[str, tuple[int, ...]], table: Table) -> tuple[dict[s
         rows = [(row, match) for row in table.rows if (match := row.target_pattern.fullmatch(path))]
         if len(rows) != 1:
             lines = " and ".join(row.where for row, _ in rows)
-            problems.append(
-                f"{path} is filled by {lines} at once" if rows else f"{path} has no tensor in that layout"
-            )
+            problems.append(f"{path} is filled by {lines} at once" if rows else f"{path} {UNPLACED}")
             continue
         row, match = rows[0]
         layers = range(shape[0]) if row.stacked else [None]

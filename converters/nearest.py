@@ -16,7 +16,15 @@ from clipjax.errors import DataError
 from clipjax.models.arch import Arch, load_arch
 from clipjax.models.network import Network
 from clipjax.models.parity_record import read_record
-from converters.engine import Conversion, ConversionError, LazyTensor, conversion_of, detect_table, flatten
+from converters.engine import (
+    UNPLACED,
+    Conversion,
+    ConversionError,
+    LazyTensor,
+    conversion_of,
+    detect_table,
+    flatten,
+)
 from converters.table import Table
 
 _COMPARED = 4  # architectures of another number of parameters to compare
@@ -92,7 +100,9 @@ def _hint(source: Mapping[str, LazyTensor], table: Table, worse_than: int) -> st
     params = {name: n for name, n in _registered().items() if (load_arch(name).text is not None) == dual}
     count = _count(source, table)
     near = sorted(params, key=lambda name: abs(params[name] - count))[:_COMPARED]
-    problems = {name: _problems(source, table, name) for name in near}
+    # A layout without a tensor for a param is another family's.
+    tried = {name: _problems(source, table, name) for name in near}
+    problems = {name: all_ for name, all_ in tried.items() if not any(UNPLACED in each for each in all_)}
     best = min(problems, key=lambda name: len(problems[name]), default=None)
     if best is None or 2 * len(problems[best]) > worse_than:
         return None

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from clipjax.checkpoints.adapter_file import base_settings, find_base, read_adapter_file
 from clipjax.checkpoints.card import Card, Weights
+from clipjax.checkpoints.classes import stated_classes
 from clipjax.checkpoints.fetch import fetched
 from clipjax.checkpoints.identity.naming import NOTHING, Stated, default_name
 from clipjax.checkpoints.model import Model
@@ -20,6 +21,7 @@ from clipjax.checkpoints.native import CardFile, card_file, load_params, save_ch
 from clipjax.checkpoints.opening import Opened, open_weights
 from clipjax.checkpoints.origin import Location
 from clipjax.checkpoints.resize import refuse_wrong_resize, resize_model
+from clipjax.data.labels import load_labels
 from clipjax.devices.sharding import FSDP, Rules, params_sharding
 from clipjax.errors import UsageError
 from clipjax.models.network import Network
@@ -161,6 +163,7 @@ def convert_model(
     name: str | None = None,
     facts_of: str | None = None,
     facts: Mapping[str, Any] | None = None,
+    classes: str | Path | None = None,
 ) -> tuple[Path, Card]:
     """Write a model as a checkpoint of ours, leaf by leaf; returns its folder and card.
 
@@ -168,6 +171,7 @@ def convert_model(
         source, card, name, facts_of, facts: as in `load_model`; the default name is that of `folder`.
         folder: default: the card's id, with "-N" for images of another size.
         image_size: as in `load_model`; such a model is loaded whole.
+        classes: of a classifier whose files do not name them: a name in configs/labels, or a CSV file.
 
     Raises:
         UsageError, DataError: as `load_model`; or the folder cannot be written, and is left as it was.
@@ -180,6 +184,9 @@ def convert_model(
             )
         stated = Stated(name, facts_of, facts, None if folder is None else default_name(folder))
         opened = open_weights(copy, own, card, None, stated, source)
+        if classes is not None:
+            named = stated_classes(opened.card, load_labels(classes))
+            opened = dataclasses.replace(opened, card=named)
         if image_size is not None:
             larger = resize_model(_read(opened, None), image_size, None)
             card = larger.card.stamped()

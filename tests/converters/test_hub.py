@@ -87,6 +87,10 @@ def test_local_paths(tmp_path: Path) -> None:
         ("org/absent", r"hub repository org/absent has no open_clip_model\.safetensors nor .* local cache"),
         ("no such thing", "neither a file or folder here nor a hub repository"),
         ("a/b/c.pt", "neither a file or folder here nor a hub repository"),
+        (
+            "hf-hub:timm/resnet26.bt_in1k",
+            r"timm/resnet26\.bt_in1k: leave 'hf-hub:' out, a hub repository is org/name",
+        ),
         ("https://example.org/w.pt", r"https://example\.org/w\.pt is an address: download the file"),
     ],
 )

@@ -71,6 +71,15 @@ def test_a_size_that_is_not_registered_has_a_nearest_one() -> None:
     assert len(caught.value.problems) > 100
 
 
+def test_another_family_is_not_near() -> None:
+    """A VGG without most of its layers has as many parameters as networks of other families."""
+    source = {k: v for k, v in checkpoint("vgg16", "timm").items() if k.startswith("features.0")}
+    source["pre_logits.fc1.weight"] = Shaped((4096, 5000))  # ResNet-50's number of parameters
+    with pytest.raises(ConversionError) as caught:
+        conversion_for(source, load_arch("densenet201"))
+    assert "the nearest is" not in str(caught.value)
+
+
 def test_where_nothing_is_nearer_nothing_is_said() -> None:
     source = {**checkpoint("ViT-B-32"), "visual.extra": Shaped((3,))}
     with pytest.raises(ConversionError) as caught:

@@ -18,10 +18,13 @@ from _compile import QUICKLY
 from _foreign import write
 from timm.models import model_entrypoint
 from timm.models._hub import save_for_hf
+from typer.testing import CliRunner
 
-from clipjax.checkpoints.load import load_model
+from clipjax.checkpoints.load import convert_model, load_model
+from clipjax.cli import app
 from clipjax.config import config_dir
-from clipjax.errors import DataError
+from clipjax.errors import DataError, UsageError
+from clipjax.heads.build import classifier_head
 from clipjax.models.arch import families
 from clipjax.models.network import Network
 from clipjax.models.outputs import one_layer
@@ -123,6 +126,28 @@ def test_logits_of_a_saved_folder(name: str, tmp_path: Path) -> None:
     if theirs.num_classes:
         head = one_layer(ours.params["head"])
         np.testing.assert_allclose(features @ head["kernel"] + head["bias"], logits, atol=1e-3)
+
+
+def test_convert_states_the_classes_that_no_file_names(tmp_path: Path) -> None:
+    theirs: Any = timm.create_model("test_vit")  # type: ignore[reportPrivateImportUsage]
+    save_for_hf(theirs, str(tmp_path / "test_vit"), safe_serialization=True)
+    with pytest.raises(UsageError, match=r"convert SRC --classes imagenet"):
+        classifier_head(load_model(tmp_path / "test_vit"))
+    with pytest.raises(DataError, match="has 1000 outputs, but 'imagenet_r' has 200 classes"):
+        convert_model(tmp_path / "test_vit", tmp_path / "wrong", classes="imagenet_r")
+    assert not (tmp_path / "wrong").exists()
+    out = tmp_path / "named"
+    invoked = CliRunner().invoke(
+        app, ["convert", str(tmp_path / "test_vit"), "--classes", "imagenet", "-o", str(out)]
+    )
+    assert invoked.exit_code == 0, invoked.output
+    named = load_model(out)
+    assert classifier_head(named).label_space.ids[0] == "n01440764"
+    assert "classes" not in named.card.unknown
+    with pytest.raises(UsageError, match="names its classes, imagenet: leave classes out"):
+        convert_model(out, tmp_path / "again", classes="imagenet")
+    with pytest.raises(UsageError, match="has no outputs for classes"):
+        convert_model(Path(__file__).parents[1] / "golden" / "tiny_vit", classes="imagenet")
 
 
 @pytest.mark.parametrize("name", [name for name in REFUSED if has_family(name) or "rope" in name])

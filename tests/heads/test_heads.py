@@ -300,7 +300,7 @@ def test_classifier_head():
     assert head.label_space.ids[0] == "n01440764"
     with pytest.raises(DataError, match="has 7 outputs, but 'imagenet' has 1000 classes"):
         classifier_head(classifier(kernel[:, :7], bias[:7], "imagenet"))
-    with pytest.raises(UsageError, match="does not name its classes"):
+    with pytest.raises(UsageError, match="no file of it names its classes"):
         classifier_head(classifier(kernel, bias, None))
     with pytest.raises(UsageError, match="is not a classifier"):
         classifier_head(Words())

@@ -44,6 +44,13 @@ class ConvertOptions:
         int | None,
         typer.Option(metavar="N", help="Resample the position table for images of N x N pixels, and say so."),
     ] = None
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LABELS",
+            help="Classes of a classifier whose files name none: a label space (imagenet) or a CSV file.",
+        ),
+    ] = None
     name: NameOption = None
     facts: FactOptions
 
@@ -59,12 +66,19 @@ def convert(options: ConvertOptions) -> None:
         clipjax convert open_clip_model.safetensors --card vit_b_32-laion2b_s34b_b79k --out b32
 
         clipjax convert w.pt --card vit_b_32-openai --name mine --fact train_source=CC12M
+
+        clipjax convert timm/resnet26.bt_in1k --classes imagenet --out resnet26
     """
     from clipjax.checkpoints.load import convert_model
 
     stated = options.facts.stated(options.name)
     folder, card = convert_model(
-        options.source, options.out, card=options.card, image_size=options.image_size, **stated
+        options.source,
+        options.out,
+        card=options.card,
+        image_size=options.image_size,
+        classes=options.classes,
+        **stated,
     )
     say_unknown_facts(options.source, card)
     say(f"{folder}: {card.id} ({card.arch.name}), {_millions(card.arch):.1f} M parameters")
