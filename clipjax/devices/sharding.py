@@ -23,6 +23,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from clipjax.errors import UsageError
 
 DATA = "data"
+STACKS = ("blocks", "rest")  # the params that `layers.scan` scans
 
 # The first pattern found in a leaf's path ("vision/blocks/attn/q/kernel") decides. "largest" shards the
 # largest dimension that the axis size divides.
@@ -137,7 +138,7 @@ def _largest(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
 
     Axis 0 of a stacked block is the layers, over which the scan runs, and stays whole.
     """
-    first = 1 if "/blocks/" in f"/{name}" else 0
+    first = 1 if any(part in STACKS for part in name.split("/")) else 0
     divisible = [i for i in range(first, len(shape)) if shape[i] % mesh.shape[DATA] == 0]
     if not divisible:
         return PartitionSpec()

@@ -13,15 +13,13 @@ import jax
 from jax.sharding import Mesh, PartitionSpec
 
 from clipjax.checkpoints.encoder import Encoder
-from clipjax.devices.sharding import DATA, DP, FSDP, local_mesh, params_sharding
+from clipjax.devices.sharding import DATA, DP, FSDP, STACKS, local_mesh, params_sharding
 from clipjax.errors import UsageError, unknown_name
 from clipjax.models.cut import Cut, whole
 from clipjax.models.network import Network
 
 REPLICATED, SHARDED, AUTO = "replicated", "sharded", "auto"
 PARAMS = (AUTO, REPLICATED, SHARDED)
-
-_STACKED = "blocks"  # the stacks that `layers.scan` scans
 
 
 def placements(asked: str) -> tuple[str, ...]:
@@ -48,7 +46,7 @@ def seen_whole(parts: Any, specs: Any, devices: int) -> Any:
         if DATA not in spec:
             return part
         cut = Cut(part, spec.index(DATA) - part.ndim, devices, DATA)
-        return cut if any(key.key == _STACKED for key in path) else whole(cut)
+        return cut if any(key.key in STACKS for key in path) else whole(cut)
 
     return jax.tree_util.tree_map_with_path(see, parts, specs)
 

@@ -65,8 +65,9 @@ def test_fsdp_shards_the_largest_divisible_dimension_but_never_the_layers(params
     assert specs["blocks"]["ln"]["scale"] == PartitionSpec()
     assert specs["odd"]["kernel"] == PartitionSpec()
     assert specs["proj"] == PartitionSpec(None, "data")
-    layers = {"blocks": {"kernel": jax.ShapeDtypeStruct((64, 16, 5), jnp.float32)}}
-    assert params_sharding(layers, make_mesh(), FSDP)["blocks"]["kernel"].spec == PartitionSpec(None, "data")
+    for stack in ("blocks", "rest"):
+        layers = {stack: {"kernel": jax.ShapeDtypeStruct((64, 16, 5), jnp.float32)}}
+        assert params_sharding(layers, make_mesh(), FSDP)[stack]["kernel"].spec == PartitionSpec(None, "data")
 
 
 def test_dp_replicates_and_a_leaf_without_a_rule_is_refused(params):

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from _embed_tools import ARCH, SIZE, TinyModel, manifest_of, write_images
 from _records import embed_images, embed_many
+from jax.sharding import PartitionSpec as P
 
 from clipjax.checkpoints.card import Preprocess
 from clipjax.devices.sharding import make_mesh
@@ -323,6 +325,12 @@ def test_cut_params_give_the_same_bits(name: str):
     whole, cut = (features(model, "parity", placement) for placement in (REPLICATED, SHARDED))
     assert np.isfinite(whole).all()
     np.testing.assert_array_equal(cut, whole)
+
+
+@pytest.mark.parametrize("stack", ["blocks", "rest"])
+def test_a_stack_is_put_together_by_its_scan(stack: str):
+    seen = params.seen_whole({stack: {"kernel": jnp.ones((2, 4))}}, {stack: {"kernel": P(None, "data")}}, 8)
+    assert seen[stack]["kernel"].shape == (2, 32)  # cut still
 
 
 def deep(layers: int = 8) -> TinyModel:
