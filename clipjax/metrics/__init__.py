@@ -1,1 +1,1 @@
-"""Pure kernels: arrays in, numbers and intervals out. Imports nothing of clipjax."""
+"""Pure kernels: arrays in, numbers out. Imports nothing of clipjax."""

@@ -1,9 +1,7 @@
 """Bootstrap of any statistic that can count an image several times.
 
-A resample is a row of weights: how often each image is drawn (Efron 1979). Weights depend only on data set
-and seed, so models and scores share them: the difference of two `bootstrap` results is a paired bootstrap.
-Images that share a class, object or caption form a cluster, drawn as one. Block size and threads change no
-number.
+A resample is a row of weights: how often each image is drawn (Efron 1979). Only data set and seed decide
+them, so the difference of two results is a paired bootstrap. Block size and threads change no number.
 """
 
 from __future__ import annotations
@@ -32,10 +30,10 @@ class Resampling:
     """Resamples of one data set, with replacement, of its own size.
 
     Attributes:
-        data: the data set's name; part of the seed, so data sets are resampled independently.
+        data: a name; part of the seed.
         size: number of images.
-        clusters: int [size], the cluster of each image, 0..C-1 without a gap; a resample draws C. None: each
-            image is its own.
+        clusters: int [size], 0..C-1 without a gap, units drawn whole; a resample draws C. None: single
+            images.
 
     Raises:
         ValueError: clusters with gaps, fewer than two units, or no resample.
@@ -63,7 +61,7 @@ class Resampling:
         return self.size if self.clusters is None else int(self.clusters.max(initial=-1)) + 1
 
     def blocks(self, rows: int) -> Iterator[Int32[np.ndarray, "B {self.size}"]]:
-        """Weights of all resamples, at most `rows` at a time."""
+        """At most `rows` resamples at a time."""
         name = int.from_bytes(hashlib.sha256(self.data.encode()).digest()[:8], "little")
         rng = np.random.default_rng([self.seed, name])
         for start in range(0, self.resamples, rows):
@@ -82,16 +80,12 @@ def bootstrap(
     block: int = BLOCK,
     threads: int | None = None,
 ) -> dict[Any, np.ndarray]:
-    """Values of a statistic on every resample.
+    """Values of a statistic on every resample, float64 [resamples] or [resamples, K] by name.
 
     Args:
-        statistic: thread-safe; takes the weights of B resamples, int32 [B, size], per data set; returns
-            float64 [B] or [B, K] by name.
-        data: data sets with equal numbers of resamples.
+        statistic: thread-safe; weights int32 [B, size] per data set -> float64 [B] or [B, K] by name.
         block: most weights made at once (at least one resample).
         threads: default one per core.
-
-    Returns: float64 [resamples] or [resamples, K] by name.
 
     Raises:
         ValueError: different numbers of resamples, or two data sets of one name.
@@ -131,7 +125,6 @@ def percentile_interval(
     """The central part of the draws, linearly interpolated.
 
     Has no width where resamples cannot differ (a rate of 0 or 1): use an interval of proportions there.
-    Methods: "bootstrap_1000", "cluster_bootstrap_1000" (the number of resamples).
 
     Raises:
         ValueError: a draw is NaN.
@@ -153,8 +146,7 @@ def centred_interval(
 ) -> Interval:
     """Percentiles of the draws, shifted to have the mean `value`, cut off at `lower`.
 
-    For sums of absolute values such as ECE: noise only raises them, so all resamples of a well-calibrated
-    model are above its value. Method: e.g. "centred_bootstrap_1000".
+    For sums of absolute values such as ECE, which noise only raises: all resamples may be above `value`.
 
     Raises:
         ValueError: a draw is NaN.
@@ -164,7 +156,6 @@ def centred_interval(
 
 
 def differ(draws: Real[np.ndarray, " R"] | None) -> bool:
-    """Whether at least two draws differ."""
     return draws is not None and len(draws) > 0 and bool(np.ptp(draws) != 0)
 
 
@@ -182,7 +173,7 @@ def interval_of_mean(
     Args:
         mean: of numbers in 0..1.
         draws: None where there is too little to resample.
-        units, what: least number of independent units in the mean, and their name, e.g. 50 "images".
+        units, what: independent units in the mean (at least), and their name.
     """
     if draws is not None and len(draws):
         limits = percentile_interval(draws, level, clustered=clustered)
@@ -194,5 +185,4 @@ def interval_of_mean(
 def weighted_mean(
     values: Shaped[np.ndarray, " N"], weights: Num[np.ndarray, "B N"]
 ) -> Float64[np.ndarray, " B"]:
-    """Mean of the values on each resample."""
     return weights @ values.astype(np.float64) / weights.sum(axis=1)

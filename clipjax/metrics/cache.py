@@ -5,8 +5,7 @@ search_hp):
 
     logits = zero-shot logits + alpha * sum over the keys of a class of exp(-beta (1 - feature @ key))
 
-The reference computes this for each of 4,000 pairs of alpha and beta; here one product with the keys serves
-all pairs, none skipped or interpolated.
+One product with the keys serves all pairs of alpha and beta, none skipped or interpolated.
 """
 
 from __future__ import annotations
@@ -39,8 +38,7 @@ def affinities(
 
     Args:
         features: unit norm.
-        values: each key's class, known at trace time. Sorted and equally many per class, they need no
-            scatter.
+        values: each key's class, known at trace time. Sorted, equally many per class need no scatter.
     """
     terms = jnp.exp(-np.float32(beta) * (1 - jnp.matmul(features, keys, precision="highest")))
     shots = len(values) // num_classes
@@ -58,16 +56,14 @@ def count_correct(
 ) -> Int64[np.ndarray, "I J"]:
     """How many images each pair of beta and alpha classifies correctly. Ties go to the first class.
 
-    Holds at most a few million distances.
-
     Args:
-        blocks: per block features float32 [n, D] of unit norm, logits without the cache float32 [n, K],
-            labels int [n] (-1 is padding).
+        blocks: features float32 [n, D] of unit norm, logits without the cache float32 [n, K], labels int [n]
+            (-1 is padding).
         values: each key's class.
         betas: fastest if evenly spaced.
 
     Raises:
-        ValueError: the class of a key or image is not among the K.
+        ValueError: a class is not among the K.
     """
     betas, alphas = np.asarray(betas, np.float64), np.asarray(alphas, np.float32)
     coarse, fine = _summands(betas)
@@ -90,8 +86,7 @@ def count_correct(
 
 
 def _summands(betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Coarse [I'] and fine [C] betas, float32: beta i is coarse[i // C] + fine[i % C] (C is 1 if they do not
-    split).
+    """Coarse [I'] and fine [C] betas, float32: beta i is coarse[i // C] + fine[i % C]; C may be 1.
 
     E.g. betas 1 2 3 4 -> coarse 1 3, fine 0 1.
     """
@@ -139,10 +134,7 @@ def _count(
     *,
     rows: int,
 ) -> Array:
-    """Correct images of a block, int32 [betas, alphas]; extra betas complete the last coarse one.
-
-    Takes `rows` images at a time.
-    """
+    """int32 [betas, alphas]; extra betas complete the last coarse one."""
     (slots, classes), images = present.shape, len(features)
     flat = keys.reshape(len(keys), slots * classes)
     distance = 1 - jnp.matmul(features, flat, precision="highest")
@@ -161,7 +153,7 @@ def _count(
 
 
 def _class_sums(distance: Array, present: Array, coarse: Array, fine: Array) -> Array:
-    """Sums of exp(-(coarse + fine) distance) over a class's keys: [S, r, K] -> [coarse, fine, r, K]."""
+    """exp(-(coarse + fine) distance) over a class's keys: [S, r, K] -> [coarse, fine, r, K]."""
     there = present[:, None]
     # exp(-(b + c) d) = exp(-b d) exp(-c d): 200 evenly spaced betas need 29 exponentials per distance.
     # The loops make XLA store the exponentials; fused, it would recompute them.
@@ -178,10 +170,9 @@ def _class_sums(distance: Array, present: Array, coarse: Array, fine: Array) -> 
 
 
 def _wins(sums: Array, own: Array, logits: Array, labels: Array, alphas: Array) -> Array:
-    """How many of r images have their label as the largest of logits + alpha * sums, int32 [C, J].
+    """How many labels have the largest of logits + alpha * sums, int32 [C, J].
 
-    Args:
-        sums: [C, r, K]; own: [C, r, 1], of the labels' classes; logits: [r, K]; labels: [r].
+    sums: [C, r, K]; own: [C, r, 1], of the labels' classes; logits: [r, K]; labels: [r].
     """
     # Logits are linear in alpha, so the label's class y wins on one interval of alphas. Class k does not beat
     # it while alpha * (sums_k - sums_y) <= logits_y - logits_k (< for k before y, which wins ties). Divided

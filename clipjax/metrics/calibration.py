@@ -1,7 +1,6 @@
 """Calibration: ECE, MCE, NLL, Brier score, reliability diagram, temperature scaling.
 
-All in float64: the last digits decide a confidence on a bin's edge and the optimum of a flat curve. Results
-are sums over images, so parts of a data set add up. Not for use under `jax.jit`.
+All in float64: the last digits decide a confidence on a bin's edge. Not for use under `jax.jit`.
 
 Sources: Naeini et al. 2015 (ECE, MCE); Guo et al. 2017 (15 equal-width bins (lo, hi]; one temperature, fitted
 exactly here, where their LBFGS may stop short); Nixon et al. 2019 (equal-mass bins). Confidence 0 is in the
@@ -33,7 +32,7 @@ Scalar = float | Float[jax.Array, ""]
 
 
 class NoOptimumError(ValueError):
-    """NLL has no minimum: it falls all the way to `temperature`, 0 or infinity."""
+    """NLL falls all the way to `temperature`, 0 or infinity."""
 
     def __init__(self, temperature: float, why: str) -> None:
         super().__init__(why)
@@ -41,7 +40,7 @@ class NoOptimumError(ValueError):
 
 
 class Scored(NamedTuple):
-    """Per image: top probability, whether the top class is the label, -log p(label), Brier score.
+    """Top probability, whether the top class is the label, -log p(label), Brier score.
 
     0 and False for an image of weight 0.
     """
@@ -59,17 +58,15 @@ def score(
     temperature: float = 1.0,
     weights: Weights = None,
 ) -> Scored:
-    """Compare softmax(logits / temperature) with the labels, per image.
+    """Compare softmax(logits / temperature) with the labels int [N].
 
     Ties go to the lowest class. Brier score: squared distance to the one-hot label, 0 to 2.
 
     Args:
         logits: [N, K], only the data set's classes.
-        labels: int [N].
-        temperature: > 0.
 
     Raises:
-        ValueError: temperature out of range, no image counts, label outside the classes, or non-finite logit.
+        ValueError: temperature not above 0, no image counts, a label outside the classes, a non-finite logit.
     """
     if not 0 < temperature < np.inf:
         raise ValueError(f"temperature is {temperature}; give a number above 0")
@@ -80,14 +77,13 @@ def score(
 
 
 def mean(values: ArrayLike | jax.Array, weights: Weights = None) -> float:
-    """Weighted mean over images. Raises ValueError if no image counts."""
+    """Raises ValueError if no image counts."""
     array = np.asarray(values, np.float64)
     counts = count_of_each(weights, len(array))
     return float(np.sum(array[counts > 0] * counts[counts > 0]) / counts.sum())
 
 
 def equal_width_edges(bins: int) -> Float64[np.ndarray, " {bins}+1"]:
-    """Edges of `bins` equal bins on [0, 1]."""
     _check_bins(bins)
     return np.linspace(0.0, 1.0, bins + 1)
 
@@ -95,7 +91,7 @@ def equal_width_edges(bins: int) -> Float64[np.ndarray, " {bins}+1"]:
 def equal_mass_edges(
     confidence: ArrayLike | jax.Array, bins: int, weights: Weights = None
 ) -> Float64[np.ndarray, " {bins}+1"]:
-    """Edges of `bins` bins with equally many images; ties share a bin, so bins can be empty."""
+    """Ties share a bin, so bins can be empty."""
     _check_bins(bins)
     values, counts = _confidences(confidence, weights)
     ordered = np.sort(np.repeat(values, counts))
@@ -106,10 +102,7 @@ def equal_mass_edges(
 
 @dataclass(frozen=True)
 class Reliability:
-    """Sums per bin: images, confidences, correct images.
-
-    Adds up over parts of a data set; different edges raise ValueError.
-    """
+    """Sums per bin. Parts of a data set add up; different edges raise ValueError."""
 
     edges: Float64[np.ndarray, " edges"]
     count: Float64[np.ndarray, " edges-1"]
@@ -137,9 +130,8 @@ def reliability(
     """Sums over the images of each right-closed bin.
 
     Args:
-        confidence: [N], 0 to 1. Compared in its own precision: 0.2 in float32 is above the edge 0.2.
-        correct: bool [N].
-        edges: ascending, from `equal_width_edges` or `equal_mass_edges`.
+        confidence: [N], 0 to 1, compared in its own precision: 0.2 in float32 is above the edge 0.2.
+        edges: ascending.
 
     Raises:
         ValueError: no image counts, or a confidence is not a probability.
@@ -156,12 +148,12 @@ def reliability(
 
 
 def ece(bins: Reliability) -> float:
-    """Expected calibration error: mean |accuracy - mean confidence| of the bins, weighted by images."""
+    """Mean |accuracy - mean confidence| of the bins, weighted by images."""
     return float(np.sum(np.abs(bins.correct - bins.confidence)) / np.sum(bins.count))
 
 
 def mce(bins: Reliability) -> float:
-    """Maximum calibration error: the largest |accuracy - mean confidence| of a bin with images."""
+    """The largest |accuracy - mean confidence| of a bin with images."""
     held = bins.count > 0
     return float(np.max(np.abs(bins.correct - bins.confidence)[held] / bins.count[held]))
 
@@ -169,7 +161,7 @@ def mce(bins: Reliability) -> float:
 def bin_of(
     confidence: Float[np.ndarray, " N"], edges: Float64[np.ndarray, " edges"]
 ) -> Int[np.ndarray, " N"]:
-    """The right-closed bin of each image, from 0."""
+    """The right-closed bin, from 0."""
     return np.searchsorted(edges[1:-1], np.asarray(confidence, np.float64))
 
 
@@ -178,7 +170,7 @@ def bin_columns(
 ) -> Float64[np.ndarray, "N 3 edges-1"]:
     """What each image adds to its right-closed bin: 1, its confidence, 1 if correct.
 
-    Weights [R, N] times this: sums of R resamples, [R, 3, B].
+    Weights [R, N] times this: [R, 3, B].
     """
     exact = np.asarray(confidence, np.float64)
     columns = np.zeros((len(exact), 3, len(edges) - 1))
@@ -188,17 +180,17 @@ def bin_columns(
 
 
 def ece_of_sums(sums: Float64[np.ndarray, "R 3 B"]) -> Float64[np.ndarray, " R"]:
-    """ECE from each bin's images, confidences and correct images."""
+    """From each bin's images, confidences and correct images."""
     return np.abs(sums[:, 2] - sums[:, 1]).sum(axis=1) / sums[:, 0].sum(axis=1)
 
 
 def mce_of_sums(sums: Float64[np.ndarray, "R 3 B"]) -> Float64[np.ndarray, " R"]:
-    """MCE from the same sums; an empty bin has error 0."""
+    """As `ece_of_sums`; an empty bin has error 0."""
     return (np.abs(sums[:, 2] - sums[:, 1]) / np.maximum(sums[:, 0], 1)).max(axis=1)
 
 
 def diagram(bins: Reliability) -> dict[str, np.ndarray]:
-    """Reliability diagram: a dict of columns, one row per bin with images.
+    """One row per bin with images.
 
     Columns: lo, hi (bin (lo, hi]), n, mean confidence, accuracy, accuracy_lo and accuracy_hi (Wilson, 95 %),
     gap (accuracy - confidence).
@@ -226,8 +218,8 @@ def fit_temperature(
 
     Raises:
         ValueError: as `score`.
-        NoOptimumError: every label has its row's largest logit (NLL falls as T goes to 0), or the labels'
-            logits are no larger than average (NLL falls as T grows).
+        NoOptimumError: every label has its row's largest logit, or the labels' logits are no larger than
+            average.
     """
     counts, labels = _checked(logits, labels, weights)
     kept = counts > 0
@@ -261,10 +253,7 @@ def fit_temperature(
 def temperature_error(
     logits: ArrayLike | jax.Array, labels: ArrayLike | jax.Array, temperature: float
 ) -> float:
-    """Standard error of log T at the fitted temperature: the sandwich formula (Huber 1967).
-
-    The model need not be calibrated.
-    """
+    """Standard error of log T: the sandwich formula (Huber 1967). The model need not be calibrated."""
     _, labels = _checked(logits, labels, None)
     with jax.enable_x64(True):
         slope, curvature = (np.asarray(part) for part in _slopes(logits, labels, temperature))
@@ -273,7 +262,7 @@ def temperature_error(
 
 
 def temperature_interval(temperature: float, error: float, level: float = LEVEL) -> Interval:
-    """Limits of T, symmetric on the log scale, from the standard error of log T."""
+    """Symmetric on the log scale; `error` is of log T."""
     half = scipy.stats.norm.ppf((1 + level) / 2) * error
     return Interval(
         temperature * float(np.exp(-half)), temperature * float(np.exp(half)), level, "sandwich_log"
@@ -289,7 +278,7 @@ def half_split(names: Sequence[str]) -> tuple[Int64[np.ndarray, " n"], Int64[np.
     value calibrates.
 
     Raises:
-        ValueError: fewer than two images, or two with one name (arbitrary order).
+        ValueError: fewer than two images, or two with one name.
     """
     ordered = sorted((posixpath.basename(name), name, row) for row, name in enumerate(names))
     order = np.array([row for _, _, row in ordered], np.int64)

@@ -1,7 +1,6 @@
-"""Classification metrics: jitted kernels.
+"""Classification metrics: jitted kernels on float32 scores (float64 under `jax.enable_x64`).
 
-Scores are float32 (float64 under `jax.enable_x64`), a row per image and a column per class; labels are column
-indices. Ties go to the lowest index, so two classes of one name behave as in the reference.
+Labels are column indices. Ties go to the lowest index, so two classes of one name behave as in the reference.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from jaxtyping import Bool, Float, Int, Int32, Num
 
 @functools.partial(jax.jit, static_argnames="k")
 def top_k(scores: Num[jax.Array, "N K"], *, k: int) -> Int32[jax.Array, "N {k}"]:
-    """The k best columns of each row, best first; k <= K."""
+    """Best first; k <= K."""
     scores = jnp.where(scores == 0, jnp.zeros_like(scores), scores)  # XLA sorts -0 below 0, but they tie
     return jax.lax.top_k(scores, k)[1]
 
@@ -35,10 +34,7 @@ def is_tied(scores: Num[jax.Array, "N K"]) -> Bool[jax.Array, " N"]:
 def class_counts(
     labels: Int[jax.Array, " N"], correct: Bool[jax.Array, " N"], *, num_classes: int
 ) -> tuple[Int32[jax.Array, " {num_classes}"], Int32[jax.Array, " {num_classes}"]]:
-    """Correct images and all images of each class.
-
-    Labels outside 0..num_classes-1 (-1 marks padding) are not counted.
-    """
+    """Correct and all images; labels outside 0..num_classes-1 (-1 is padding) do not count."""
     inside = (labels >= 0) & (labels < num_classes)
     column = jnp.where(inside, labels, num_classes)
     total = jnp.zeros(num_classes + 1, jnp.int32).at[column].add(1)
@@ -48,7 +44,7 @@ def class_counts(
 
 @jax.jit
 def softmax(logits: Float[jax.Array, "N K"]) -> Float[jax.Array, "N K"]:
-    """Probabilities of each row: float32, or float64 from float64 logits."""
+    """float32, or float64 from float64 logits."""
     kept = jnp.float64 if logits.dtype == jnp.float64 else jnp.float32
     return jax.nn.softmax(logits.astype(kept), axis=1)
 
@@ -66,11 +62,9 @@ def group_mean(
     *,
     num_groups: int,
 ) -> Float[jax.Array, "N {num_groups}"]:
-    """Mean score of each group of columns.
+    """Mean score of each group: column `columns[p]` belongs to `group[p]`.
 
-    Args:
-        columns, group: column `columns[p]` belongs to group `group[p]`. A column may be in several groups or
-            none; no group is empty.
+    A column may be in several groups or none; no group is empty.
     """
     size = jnp.zeros(num_groups, scores.dtype).at[group].add(1)
     total = jnp.zeros((scores.shape[0], num_groups), scores.dtype).at[:, group].add(scores[:, columns])
@@ -85,6 +79,6 @@ def group_max(
     *,
     num_groups: int,
 ) -> Float[jax.Array, "N {num_groups}"]:
-    """Largest score of each group; arguments as in `group_mean`."""
+    """As `group_mean`, the largest score."""
     best = jnp.full((scores.shape[0], num_groups), -jnp.inf, scores.dtype)
     return best.at[:, group].max(scores[:, columns])

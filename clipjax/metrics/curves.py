@@ -1,8 +1,6 @@
-"""ROC and precision-recall curves as integer counts, and their measures.
+"""ROC and precision-recall curves as integer counts. Definitions are scikit-learn's.
 
-A curve has one point per distinct score of the positives. The same counts come from sorted host arrays
-(`detection`) or, for scores sharded over devices, from a jitted kernel (`tally`). Definitions are
-scikit-learn's.
+A curve has one point per distinct score of the positives.
 """
 
 from __future__ import annotations
@@ -24,8 +22,6 @@ Tally = Int[np.ndarray | jax.Array, " N"]
 @dataclass(frozen=True, eq=False)
 class Counts:
     """Cumulative counts at the K distinct scores of the positives, most positive first, for B resamples.
-
-    A side without weights has one row.
 
     Attributes:
         tp: positives at or above the score; the last is their total.
@@ -49,7 +45,6 @@ class Counts:
 
     @cached_property
     def precision(self) -> Float64[np.ndarray, "B K"]:
-        """Share of positives among images at or above each score."""
         seen = self.tp + self.fp
         # A resample may have no image at the top scores; gain is 0 there, so any precision will do.
         return self.tp / np.maximum(seen, 1, out=seen)
@@ -59,18 +54,18 @@ class Counts:
 
 
 def area_under_roc(counts: Counts) -> Float64[np.ndarray, " B"]:
-    """Probability that a positive scores above a negative; ties count one half."""
+    """Ties count one half."""
     twice = counts.gain * (2 * counts.negatives[:, None] - counts.before - counts.fp)
     return twice.sum(axis=1) / (2 * counts.tp[:, -1] * counts.negatives)
 
 
 def average_precision(counts: Counts) -> Float64[np.ndarray, " B"]:
-    """Mean, over the positives, of the precision at their score: the area under steps."""
+    """Mean precision at the positives' scores: the area under steps."""
     return (counts.gain * counts.precision).sum(axis=1) / counts.tp[:, -1]
 
 
 def trapezoidal_precision(counts: Counts) -> Float64[np.ndarray, " B"]:
-    """Area under straight lines between the points of the precision-recall curve, from (0, 1)."""
+    """Area under straight lines of the precision-recall curve, from (0, 1)."""
     above = counts.tp - counts.gain
     passed = above + counts.before
     start = passed == 0
@@ -82,14 +77,14 @@ def trapezoidal_precision(counts: Counts) -> Float64[np.ndarray, " B"]:
 
 
 def fpr_first(counts: Counts) -> Float64[np.ndarray, " B"]:
-    """False positive rate at the highest threshold whose recall reaches 0.95."""
+    """At the highest threshold whose recall reaches 0.95."""
     return _at(counts.fp, _reached(counts.tp)) / counts.negatives
 
 
 def fpr_closest(counts: Counts) -> Float64[np.ndarray, " B"]:
-    """False positive rate at the recall closest to 0.95; of two equally close, the higher.
+    """At the recall closest to 0.95; of two equally close, the higher.
 
-    At the lowest threshold with that recall; at recall 1 the highest.
+    The lowest threshold with that recall; at recall 1 the highest.
     """
     tp = counts.tp
     total, reached = tp[:, -1], _reached(tp)
@@ -104,7 +99,7 @@ def fpr_closest(counts: Counts) -> Float64[np.ndarray, " B"]:
 
 
 def _reached(tp: np.ndarray) -> np.ndarray:
-    """First column whose recall, as a float64, is at least 0.95."""
+    """The first column with recall >= 0.95, in float64."""
     total = tp[:, -1].astype(np.int64)
     wanted = np.floor(RECALL * total).astype(np.int64) - 1
     for _ in range(3):  # rounding: the smallest such count is at most three higher
@@ -113,7 +108,7 @@ def _reached(tp: np.ndarray) -> np.ndarray:
 
 
 def _places(rows: np.ndarray, values: np.ndarray, side: Literal["left", "right"]) -> np.ndarray:
-    """Place of each row's value in the ascending row, as by searchsorted. int64 [B]."""
+    """int64 [B], as by searchsorted."""
     return np.array([row.searchsorted(value, side) for row, value in zip(rows, values.astype(rows.dtype))])
 
 
@@ -134,7 +129,7 @@ def tally(
 
     Args:
         scores, others: finite, read as float32.
-        mask: False for padding in `others`.
+        mask: False for padding.
     """
     padding = jnp.iinfo(jnp.int32).max
     ranked = jnp.sort(jnp.where(mask, _ordered(others), padding))
@@ -157,7 +152,7 @@ def tallied(
     """`Counts` from tallies (of negated scores if OOD is positive).
 
     Args:
-        among, against: tallies of the positives' scores among themselves and against all negatives.
+        among, against: of the positives' scores among themselves and against all negatives.
         mask: False where a positive is padding.
         total: negatives.
     """

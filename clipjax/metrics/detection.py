@@ -1,8 +1,7 @@
 """Out-of-distribution detection: how well a score separates in-distribution (ID) from OOD images.
 
-A larger score means more in-distribution (`ood_scores`). A `Ranking` sorts each side once; `measures`
-computes all numbers from integer counts of images above and at each distinct score. Tied images are one step
-of a curve; weights (a bootstrap's) give exactly the resampled images' numbers.
+A larger score means more in-distribution. Tied images are one step of a curve; weights give exactly the
+resampled images' numbers.
 
 Published code uses one name for different numbers. Each has its own name here:
 
@@ -49,7 +48,7 @@ from clipjax.metrics.intervals import LEVEL, Interval, wilson_of_mean
 # sharded over devices.
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """Finite ID and OOD scores, from `rank`; each sorted form is computed once."""
+    """Finite scores, from `rank`; columns start at the most positive score."""
 
     id_scores: Float[np.ndarray, " N"]
     ood_scores: Float[np.ndarray, " M"]
@@ -64,34 +63,28 @@ class Ranking:
 
     @cached_property
     def id_order(self) -> Int[np.ndarray, " N"]:
-        """Rows, highest score first."""
+        """Highest score first."""
         return np.argsort(self.id_scores)[::-1].copy()
 
     @cached_property
     def ood_order(self) -> Int[np.ndarray, " M"]:
-        """Rows, lowest score first."""
+        """Lowest score first."""
         return np.argsort(self.ood_scores)
 
     @cached_property
     def id_columns(self) -> _Columns:
-        """With ID as positive, highest score first."""
         start, _, left, right = (part[::-1].copy() for part in _steps(self.id_sorted, self.ood_sorted))
         return _columns(len(self.id_scores) - start, right, left, len(self.id_scores))
 
     @cached_property
     def ood_columns(self) -> _Columns:
-        """With OOD as positive, lowest score first."""
         _, end, left, right = _steps(self.ood_sorted, self.id_sorted)
         n = len(self.id_scores)
         return _columns(end, n - left, n - right, len(self.ood_scores))
 
 
 def rank(id_scores: ArrayLike, ood_scores: ArrayLike) -> Ranking:
-    """Check ID scores [N] and OOD scores [M], any real dtype.
-
-    Raises:
-        ValueError: one side is empty, not one-dimensional, or not finite.
-    """
+    """Raises ValueError if a side is empty, not one-dimensional, or not finite."""
     ranking = Ranking(_checked(id_scores, "ID"), _checked(ood_scores, "OOD"))
     n, m = len(ranking.id_scores), len(ranking.ood_scores)
     if not n or not m:
@@ -114,9 +107,9 @@ def _checked(given: ArrayLike, side: str) -> np.ndarray:
 
 
 class _Steps(NamedTuple):
-    """The K distinct values of sorted scores, ascending.
+    """The K distinct values of sorted scores, ascending; int [K] each.
 
-    Value k is scores[start[k]:end[k]]; others[left[k]:right[k]] of the other side equal it. int [K] each.
+    Value k is scores[start[k]:end[k]]; others[left[k]:right[k]] of the other side equal it.
     """
 
     start: np.ndarray
@@ -152,7 +145,7 @@ def _cumulative(weights: np.ndarray | None, order: Callable[[], np.ndarray], n: 
 
 
 class _Columns(NamedTuple):
-    """The columns of cumulative counts to read at each distinct score of the positives."""
+    """Columns of cumulative counts at each distinct score of the positives."""
 
     tp: np.ndarray | None  # positives at or above it; None: every column but the first
     before: np.ndarray  # negatives above it
@@ -171,7 +164,7 @@ def _counts(columns: _Columns, positives: np.ndarray, negatives: np.ndarray, tot
 
 
 def _id_positive(ranking: Ranking, id_above: np.ndarray, ood_below: np.ndarray) -> Counts:
-    """ID as positive, from the ID images above and OOD images below each position."""
+    """From the ID images above and OOD images below each position."""
     total = ood_below[:, -1:]
     return _counts(ranking.id_columns, id_above, total - ood_below, total[:, 0])
 
@@ -203,12 +196,11 @@ def measures(
     id_weights: np.ndarray | None = None,
     ood_weights: np.ndarray | None = None,
 ) -> dict[str, Float64[np.ndarray, " B"]]:
-    """The named measures, as fractions, of the images once each or of B resamples.
+    """The named measures, as fractions, of the images or of B resamples.
 
     Args:
-        names: of `MEASURES`.
-        id_weights, ood_weights: how often each resample has each image: integers >= 0 or bools, [B, N] and
-            [B, M], no row all zero. None: once each, B = 1.
+        id_weights, ood_weights: integers >= 0 or bools, [B, N] and [B, M], no row all zero. None: once each,
+            B = 1.
 
     Raises:
         ValueError: an unknown name, or other weights.
@@ -259,18 +251,18 @@ def _fpr_quantile(ranking: Ranking, id_above: np.ndarray, ood_below: np.ndarray)
 def detection(
     id_scores: ArrayLike, ood_scores: ArrayLike, names: Sequence[str] = MEASURES
 ) -> dict[str, float]:
-    """`measures` of ID scores [N] and OOD scores [M]. Raises ValueError as `rank`."""
+    """ID scores [N], OOD scores [M]. Raises ValueError as `rank`."""
     values = measures(rank(id_scores, ood_scores), names)
     return {name: float(value[0]) for name, value in values.items()}
 
 
 def auroc(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
-    """AUROC alone: the fastest. Raises ValueError as `rank`."""
+    """Raises ValueError as `rank`."""
     return detection(id_scores, ood_scores, ["auroc"])["auroc"]
 
 
 def tied_share(ranking: Ranking) -> float:
-    """Share of (ID, OOD) pairs with equal scores."""
+    """Of the (ID, OOD) pairs."""
     ends = (np.searchsorted(ranking.ood_sorted, ranking.id_sorted, side=side) for side in ("left", "right"))
     left, right = (end.sum(dtype=np.int64) for end in ends)
     return float(right - left) / (len(ranking.id_scores) * len(ranking.ood_scores))
@@ -282,11 +274,10 @@ def tied_share(ranking: Ranking) -> float:
 def class_values(
     ranking: Ranking, classes: np.ndarray, id_weights: np.ndarray | None = None
 ) -> dict[str, Float64[np.ndarray, "B C"]]:
-    """AUROC ("auroc") and FPR ("fpr95_ninco") of each OOD class against all ID images; one threshold (NINCO).
+    """AUROC and `fpr95_ninco` of each OOD class against all ID images; one threshold (NINCO).
 
     Args:
-        classes: int [M], the class of each OOD image, 0..C-1 without a gap.
-        id_weights: as in `measures`.
+        classes: int [M], 0..C-1 without a gap.
 
     Raises:
         ValueError: not M classes, or a class without an image.
@@ -313,7 +304,6 @@ def class_values(
 def class_mean(
     values: Float64[np.ndarray, "B C"], class_weights: Int[np.ndarray, "B C"] | None = None
 ) -> Float64[np.ndarray, " B"]:
-    """Unweighted mean over (resampled) classes."""
     # A bootstrap draws classes: images of one class are not an independent sample of everything OOD.
     if class_weights is None:
         return values.mean(axis=1)
@@ -324,7 +314,7 @@ def class_mean(
 
 
 def auroc_variance(ranking: Ranking) -> float:
-    """Variance of AUROC (DeLong et al. 1988), in O(n log n). NaN with one ID or one OOD image."""
+    """DeLong et al. 1988, in O(n log n). NaN with one ID or one OOD image."""
     n, m = len(ranking.id_scores), len(ranking.ood_scores)
     if min(n, m) < 2:
         return float("nan")
@@ -337,10 +327,10 @@ def auroc_variance(ranking: Ranking) -> float:
 
 
 def auroc_interval(ranking: Ranking, level: float = LEVEL) -> Interval:
-    """Interval of AUROC: DeLong's variance on the logit scale, so within 0..1.
+    """DeLong's variance on the logit scale, so within 0..1.
 
     Where that is 0 or undefined (one image on a side, perfect separation, all scores equal): Wilson's
-    interval of min(N, M) pairs, wide, but not a point.
+    interval of min(N, M) pairs.
     """
     area = float(measures(ranking, ["auroc"])["auroc"][0])
     variance = auroc_variance(ranking)

@@ -1,8 +1,7 @@
 """Visual factors (ImageNet-X): accuracy per factor, error ratios, worst factor, worst classes.
 
-As in `imagenet_x/aggregate.py` (Idrissi et al. 2022). "Average" is the accuracy over all annotated images,
-each once, with or without a factor: not a mean over factors. Tied worst classes: lowest index first; the
-reference's sort is unstable.
+As in `imagenet_x/aggregate.py` (Idrissi et al. 2022). Tied worst classes: lowest index first; the reference's
+sort is unstable.
 """
 
 from __future__ import annotations
@@ -20,9 +19,7 @@ from clipjax.metrics.inputs import Weights, booleans, count_of_each, refuse
 
 @dataclass(frozen=True)
 class FactorCounts:
-    """Correct images (`hits`) and all images (`total`), per factor and overall. Parts of a data set
-    add up.
-    """
+    """Correct images (`hits`) and all images. Parts of a data set add up."""
 
     hits: Int[np.ndarray, " F"]
     total: Int[np.ndarray, " F"]
@@ -39,27 +36,21 @@ class FactorCounts:
 
     @property
     def accuracy(self) -> Float64[np.ndarray, " F"]:
-        """Per factor; NaN without images."""
+        """NaN without images."""
         return _ratio(self.hits, self.total)
 
     @property
     def average(self) -> float:
-        """Accuracy over all images, each once."""
+        """Over all annotated images, each once: not a mean over factors."""
         return self.hits_all / self.total_all
 
     @property
     def error_ratio(self) -> Float64[np.ndarray, " F"]:
-        """A factor's error over the average error: above 1 is harder than average.
-
-        NaN for a factor without images, or if the average error is 0.
-        """
+        """A factor's error over the average error; NaN without images or any error."""
         return _ratio(1 - self.accuracy, np.full(len(self.total), 1 - self.average))
 
     def worst(self, among: ArrayLike = True) -> int:
-        """Column of the lowest accuracy, the first of equals, among factors with images.
-
-        Args:
-            among: bool [F], the factors to choose from.
+        """Column of the lowest accuracy, the first of equals; `among`: bool [F].
 
         Raises:
             ValueError: no such factor has an image.
@@ -73,7 +64,7 @@ class FactorCounts:
 def count_factors(
     correct: ArrayLike | jax.Array, factors: ArrayLike | jax.Array, *, weights: Weights = None
 ) -> FactorCounts:
-    """`FactorCounts` of correct bool [N] and factors bool (or 0 / 1) [N, F].
+    """Correct bool [N], factors bool (or 0 / 1) [N, F].
 
     Raises:
         ValueError: no image counts, or a factor is neither 0 nor 1.
@@ -91,11 +82,11 @@ def count_factors(
 def correct_through(
     predicted: ArrayLike | jax.Array, labels: ArrayLike | jax.Array, group: ArrayLike
 ) -> Bool[np.ndarray, " N"]:
-    """Whether prediction and label are in one group of classes (metaclass).
+    """Whether both are in one group of classes (metaclass).
 
     Args:
         predicted, labels: int [N], 0..K-1.
-        group: int [K], each class's group.
+        group: int [K].
 
     Raises:
         ValueError: a class is outside 0..K-1.
@@ -110,7 +101,7 @@ def correct_among(predicted: ArrayLike | jax.Array, accepted: ArrayLike) -> Bool
     """Whether the prediction is an accepted label of the image (ReaL).
 
     Args:
-        predicted: int [N], 0..K-1.
+        predicted: int [N].
         accepted: int [N, L], filled up with -1. Without accepted labels an image is wrong, as in the
             reference.
 
@@ -125,10 +116,7 @@ def correct_among(predicted: ArrayLike | jax.Array, accepted: ArrayLike) -> Bool
 def worst_classes(
     hits: Int[np.ndarray, " K"], total: Int[np.ndarray, " K"], k: int
 ) -> tuple[Int[np.ndarray, " worst"], float]:
-    """The k classes (or fewer) of lowest accuracy, worst first, and the accuracy over their images.
-
-    Args:
-        hits, total: per class (`classification.class_counts`); classes without images are left out.
+    """The k (or fewer) classes with images of lowest accuracy, and the accuracy over their images.
 
     Raises:
         ValueError: k < 1, or no class has an image.
@@ -144,7 +132,7 @@ def worst_classes(
 def _sums(
     correct: Bool[jax.Array, " N"], factors: Bool[jax.Array, "N F"], counts: Int[jax.Array, " N"]
 ) -> tuple[Int32[jax.Array, " F+1"], Int32[jax.Array, " F+1"]]:
-    """Correct and all images per factor; last column: overall."""
+    """Last column: overall."""
     everyone = jnp.ones((correct.shape[0], 1), bool)
     weighted = jnp.concatenate([factors, everyone], axis=1).astype(jnp.int32) * counts[:, None]
     return jnp.sum(jnp.where(correct[:, None], weighted, 0), axis=0), jnp.sum(weighted, axis=0)

@@ -1,7 +1,7 @@
 """Checks shared by the metrics: a ValueError names the row and its fault.
 
-`weights`: one bool or whole number per image, None for all ones. A mask excludes padding; numbers count a
-bootstrap's draws. Images of weight 0 are not checked.
+`weights`: a mask excludes padding; whole numbers count a bootstrap's draws; None: all ones. Images of weight
+0 are not checked.
 """
 
 from __future__ import annotations
@@ -16,11 +16,7 @@ Weights = ArrayLike | jax.Array | None
 
 
 def count_of_each(weights: Weights, n: int) -> Int32[np.ndarray, " {n}"]:
-    """How often each of n images counts.
-
-    Raises:
-        ValueError: the weights are not n whole numbers >= 0, or no image counts.
-    """
+    """Raises ValueError unless the weights are n whole numbers >= 0, not all 0."""
     given = np.ones(n, np.int32) if weights is None else np.asarray(weights)
     if given.shape != (n,):
         raise ValueError(f"weights have shape {given.shape}, but there are {n} images; give one for each")
@@ -33,7 +29,7 @@ def count_of_each(weights: Weights, n: int) -> Int32[np.ndarray, " {n}"]:
 
 
 def booleans(name: str, values: ArrayLike | jax.Array) -> Bool[np.ndarray, ...]:
-    """Values as bools. Raises ValueError for another dtype: a probability would pass as True."""
+    """Raises ValueError for another dtype: a probability would pass as True."""
     array = np.asarray(values)
     if array.dtype != np.bool_:
         raise ValueError(f"{name} is {array.dtype}; give bools")

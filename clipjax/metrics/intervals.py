@@ -1,7 +1,6 @@
 """Confidence intervals, which treat the images as a random sample of possible images.
 
-So a `--limit` of n of N images counts as n. A finite-population correction would shrink the interval to
-nothing at n = N, though how good the model is on such images stays an open question.
+So n of N images count as n: a finite-population correction would leave no interval at n = N.
 """
 
 from __future__ import annotations
@@ -15,8 +14,6 @@ LEVEL = 0.95
 
 
 class Interval(NamedTuple):
-    """Limits of a confidence interval, its level and its method's name."""
-
     lo: float
     hi: float
     level: float
@@ -24,21 +21,21 @@ class Interval(NamedTuple):
 
 
 def wilson(hits: float, n: int, level: float = LEVEL) -> Interval:
-    """Wilson's score interval of `hits` / `n`, n > 0 (Wilson 1927), without continuity correction."""
+    """Wilson's score interval (1927), n > 0, without continuity correction."""
     lo, hi = _wilson_limits(np.asarray(hits), np.asarray(n), level)
     return Interval(float(lo), float(hi), level, "wilson")
 
 
 def wilson_of_mean(mean: float, units: int, what: str, level: float = LEVEL) -> Interval:
-    """Wilson's interval of a mean of numbers in 0..1 over `units` independent units.
+    """Wilson's interval of a mean of numbers in 0..1 over independent units.
 
-    A wide fallback: proportions vary most of all such numbers. The method names the units: "wilson_pairs".
+    A wide fallback: proportions vary most of all such numbers.
     """
     return wilson(mean * units, units, level)._replace(method=f"wilson_{what}")
 
 
 def clopper_pearson(hits: int, n: int, level: float = LEVEL) -> Interval:
-    """Exact binomial interval of `hits` / `n`, n > 0 (Clopper & Pearson 1934)."""
+    """Exact binomial interval, n > 0 (Clopper & Pearson 1934)."""
     lo, hi = clopper_pearson_limits(np.asarray(hits), np.asarray(n), level)
     return Interval(float(lo), float(hi), level, "clopper_pearson")
 
@@ -46,7 +43,7 @@ def clopper_pearson(hits: int, n: int, level: float = LEVEL) -> Interval:
 def clopper_pearson_limits(
     hits: np.ndarray, n: np.ndarray, level: float = LEVEL
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Limits of many such intervals. int [K] each -> float64 [K] each."""
+    """int [K] each -> float64 [K] each."""
     tail = (1 - level) / 2
     # With no hit, or only hits, one quantile is undefined: that limit is 0 or 1.
     lo = scipy.stats.beta.ppf(tail, np.maximum(hits, 1), n - hits + 1)
@@ -55,12 +52,9 @@ def clopper_pearson_limits(
 
 
 def mean_of_proportions(hits: np.ndarray, n: np.ndarray, level: float = LEVEL) -> Interval:
-    """Interval of the unweighted mean of independent proportions, e.g. per-class accuracies.
+    """Interval of the unweighted mean of independent proportions: int [K], n > 0.
 
-    MOVER (Zou & Donner 2008). Unlike a bootstrap it does not collapse for classes with one image or no error.
-
-    Args:
-        hits, n: int [K], n > 0.
+    MOVER (Zou & Donner 2008). A bootstrap would collapse for classes with one image or no error.
     """
     p = hits / n
     lo, hi = _wilson_limits(hits, n, level)
@@ -72,13 +66,7 @@ def mean_of_proportions(hits: np.ndarray, n: np.ndarray, level: float = LEVEL) -
 
 
 def student_across(values: np.ndarray, what: str, level: float = LEVEL) -> Interval:
-    """Student's t interval of the mean of proportions, one of each unit: how far other units would move it.
-
-    The method names the units: "student_t_across_people". Limits stay within 0 and 1.
-
-    Args:
-        values: float [K] in 0..1, K > 1.
-    """
+    """Student's t interval of a mean over units: float [K] in 0..1, K > 1. Cut to 0..1."""
     mean, error = values.mean(), values.std(ddof=1) / np.sqrt(len(values))
     half = scipy.stats.t.ppf((1 + level) / 2, len(values) - 1) * error
     return Interval(
@@ -87,10 +75,9 @@ def student_across(values: np.ndarray, what: str, level: float = LEVEL) -> Inter
 
 
 def paired_difference(gained: int, lost: int, n: int, level: float = LEVEL) -> Interval:
-    """Interval of (`gained` - `lost`) / n: the change of accuracy between two runs on the same n images.
+    """Interval of (`gained` - `lost`) / n: MOVER with covariance (Tang et al. 2010).
 
-    Only the second run has the `gained` images right, only the first the `lost`. MOVER with covariance (Tang
-    et al. 2010).
+    Only the second run has the `gained` images right, only the first the `lost`.
     """
     p, q = gained / n, lost / n
     (lo_p, hi_p), (lo_q, hi_q) = (_wilson_limits(np.asarray(k), np.asarray(n), level) for k in (gained, lost))

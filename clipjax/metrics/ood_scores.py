@@ -1,8 +1,7 @@
 """Scores of how in-distribution an image looks, from cosines or logits.
 
 LARGER IS ALWAYS MORE IN-DISTRIBUTION. Scores are float32, or float64 from float64 logits under
-`jax.enable_x64`. Arguments name what to pass: raw cosines for MCM and the entropy of MCM's code
-(utils/detection_util.py), scaled logits for MSP.
+`jax.enable_x64`.
 """
 
 from __future__ import annotations
@@ -25,31 +24,31 @@ def _single(values: jax.Array) -> jax.Array:
 def mcm(cosines: Logits, temperature: Scalar = 1.0) -> Scores:
     """Maximum concept matching (Ming et al. 2022): the largest softmax of cosines / temperature.
 
-    The reference takes RAW cosines at temperature 1, without the model's logit scale.
+    The reference takes RAW cosines at temperature 1.
     """
     return jnp.max(jax.nn.softmax(_single(cosines) / temperature, axis=1), axis=1)
 
 
 @jax.jit
 def msp(logits: Logits) -> Scores:
-    """Maximum softmax probability (Hendrycks & Gimpel 2017) of scaled logits."""
+    """Maximum softmax probability (Hendrycks & Gimpel 2017), of scaled logits."""
     return jnp.max(jax.nn.softmax(_single(logits), axis=1), axis=1)
 
 
 @jax.jit
 def max_logit(logits: Logits) -> Scores:
-    """The largest logit; cosines give the same order."""
+    """Cosines give the same order."""
     return jnp.max(_single(logits), axis=1)
 
 
 @jax.jit
 def energy(logits: Logits, temperature: Scalar = 1.0) -> Scores:
-    """Negative free energy, T logsumexp(logits / T) (Liu et al. 2020). MCM's code passes raw cosines."""
+    """T logsumexp(logits / T) (Liu et al. 2020). MCM's code passes raw cosines."""
     return temperature * jax.nn.logsumexp(_single(logits) / temperature, axis=1)
 
 
 @jax.jit
 def negative_entropy(cosines: Logits, temperature: Scalar = 1.0) -> Scores:
-    """Sum of p log p, p = softmax(cosines / temperature): minus the entropy, in nats, at most 0."""
+    """In nats, at most 0. MCM's code (utils/detection_util.py) passes raw cosines."""
     log_p = jax.nn.log_softmax(_single(cosines) / temperature, axis=1)
     return jnp.sum(jnp.exp(log_p) * log_p, axis=1)

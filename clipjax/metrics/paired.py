@@ -1,4 +1,4 @@
-"""Paired comparison of two runs on the same images: McNemar's test, and Holm's correction.
+"""McNemar's test of two runs on the same images, and Holm's correction.
 
 Only images that one run alone has right count: `gained` (the second run) and `lost` (the first).
 
@@ -28,11 +28,7 @@ class PairedTest(NamedTuple):
 def count_discordant(
     first: ArrayLike | jax.Array, second: ArrayLike | jax.Array, *, weights: Weights = None
 ) -> tuple[int, int]:
-    """(gained, lost) of two runs: bool [N] each, whether each image is right, in the same order.
-
-    Raises:
-        ValueError: no image counts, or the runs have different numbers of images.
-    """
+    """(gained, lost) of bool [N] each. Raises ValueError if no image counts, or the sizes differ."""
     first, second = booleans("first", first), booleans("second", second)
     if first.shape != second.shape:
         raise ValueError(
@@ -43,7 +39,7 @@ def count_discordant(
 
 
 def mcnemar_exact(gained: int, lost: int) -> PairedTest:
-    """Exact test: each discordant image is a fair coin. The statistic is the rarer side's count."""
+    """Each discordant image is a fair coin. The statistic is the rarer side's count."""
     _check_counts(gained, lost)
     rarer, n = min(gained, lost), gained + lost
     p = 1.0 if n == 0 else float(scipy.stats.binomtest(rarer, n).pvalue)
@@ -51,10 +47,7 @@ def mcnemar_exact(gained: int, lost: int) -> PairedTest:
 
 
 def mcnemar_continuity(gained: int, lost: int) -> PairedTest:
-    """Chi-squared test (one degree of freedom) with Edwards's continuity correction.
-
-    The correction stops at 0: gained = lost gives statistic 0 and p = 1.
-    """
+    """Chi-squared test (one degree of freedom) with Edwards's correction, which stops at 0."""
     _check_counts(gained, lost)
     n = gained + lost
     statistic = max(abs(gained - lost) - 1, 0) ** 2 / n if n else 0.0
@@ -62,9 +55,9 @@ def mcnemar_continuity(gained: int, lost: int) -> PairedTest:
 
 
 def holm(p_values: ArrayLike) -> Float64[np.ndarray, " m"]:
-    """Holm's adjusted p-values of m >= 0 tests, in the order given. E.g. 0.01 0.04 0.03 -> 0.03 0.06 0.06.
+    """Holm's adjusted p-values of m >= 0 tests. E.g. 0.01 0.04 0.03 -> 0.03 0.06 0.06.
 
-    Rejecting values up to alpha keeps the family-wise error rate at alpha, under any dependence.
+    Controls the family-wise error rate under any dependence.
 
     Raises:
         ValueError: a p-value is not between 0 and 1.

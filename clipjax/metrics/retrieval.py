@@ -1,8 +1,7 @@
 """Retrieval between images and captions: recall@k and mean average precision, both ways.
 
-As in CLIP_benchmark (`metrics/zeroshot_retrieval.py`): an image is found if one of its captions is among the
-k best texts, a caption if its image is among the k best images; recall@k is the mean over queries. Ties go to
-the lowest index; the reference leaves them to its top-k.
+As in CLIP_benchmark (`metrics/zeroshot_retrieval.py`): any of an image's captions counts; recall@k is the
+mean over queries. Ties go to the lowest index; the reference leaves them to its top-k.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ Count = int | Int[jax.Array, ""]
 
 
 class Ranks(NamedTuple):
-    """Ranks of each query's true partners, ascending: 0 is best.
+    """Ranks of each query's true partners, ascending: 0 is best. P is the most captions of an image.
 
-    P is the most captions of an image. ABSENT fills short rows and rows of padding.
+    ABSENT fills short rows and rows of padding.
     """
 
     image_to_text: Int32[np.ndarray, "N P"]
@@ -34,7 +33,7 @@ class Ranks(NamedTuple):
 
 
 class _Pairs(NamedTuple):
-    """Images and captions without padding, captions sorted by image."""
+    """Without padding; captions sorted by image."""
 
     images: np.ndarray
     texts: np.ndarray
@@ -56,14 +55,13 @@ def rank_partners(
     """Ranks of all true partners by dot product.
 
     Args:
-        images, texts: L2-normalised for the cosine; may be memory-mapped.
-        image_of_text: int [M], the image of each caption; -1 marks padding.
+        images, texts: L2-normalised; may be memory-mapped.
+        image_of_text: int [M]; -1 marks padding.
         image_mask: bool [N]; False marks padding.
         block: images, and captions, per block.
 
     Raises:
-        ValueError: no image, an image without caption, a caption whose image does not exist, or a non-finite
-            embedding.
+        ValueError: no image, an image without caption, a caption without image, a non-finite embedding.
     """
     pairs = _pair_up(images, texts, np.asarray(image_of_text), image_mask, block)
     own = _own_scores(pairs)
@@ -76,20 +74,14 @@ def rank_partners(
 
 
 def found_in_top_k(ranks: Int[np.ndarray, "Q P"], k: int) -> Bool[np.ndarray, " Q"]:
-    """Whether each query has a true partner among its k best; recall@k is the mean.
-
-    Raises ValueError if k < 1. A k beyond the gallery finds all.
-    """
+    """A k beyond the gallery finds all. Raises ValueError if k < 1."""
     if k < 1:
         raise ValueError(f"recall at {k}; give a k of 1 or more")
     return ranks[:, 0] < k
 
 
 def average_precision(ranks: Int[np.ndarray, "Q P"]) -> Float64[np.ndarray, " Q"]:
-    """Average precision per query: the mean precision at its partners' ranks.
-
-    1 / (1 + rank) with one partner; NaN for padding.
-    """
+    """Mean precision at the partners' ranks: 1 / (1 + rank) with one partner; NaN for padding."""
     there = ranks != ABSENT
     precision = (1 + np.arange(ranks.shape[1])) / (1.0 + ranks)
     total = np.sum(precision, axis=1, where=there)
@@ -122,7 +114,7 @@ def _pair_up(
 
 
 def _own_scores(pairs: _Pairs) -> np.ndarray:
-    """Score of each caption with its own image. float32 [m]."""
+    """float32 [m], of each caption with its image."""
     own = np.empty(len(pairs.text_rows), np.float32)
     for i in range(0, len(pairs.image_rows), pairs.block):
         first, last = np.searchsorted(pairs.image, [i, i + pairs.block])
@@ -134,9 +126,9 @@ def _own_scores(pairs: _Pairs) -> np.ndarray:
 
 
 def _count_better(pairs: _Pairs, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How many images outrank each caption's image, and how many captions outrank each image's captions.
+    """Images above each caption's own, int32 [m]; captions above each image's own, int32 [n, P].
 
-    int32 [m] and int32 [n, P], with ABSENT where an image has fewer than P captions.
+    ABSENT where an image has fewer than P captions.
     """
     n, m, size = len(pairs.image_rows), len(pairs.text_rows), pairs.block
     # Each image's captions: their scores and rows. Nothing outranks the infinity that fills short rows.
@@ -162,7 +154,7 @@ def _count_better(pairs: _Pairs, own: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _block_scores(pairs: _Pairs, i: int, t: int) -> jax.Array:
-    """Scores of images from i and captions from t; -inf past the last. float32 [B, B]."""
+    """Images from i, captions from t; -inf past the last. float32 [B, B]."""
     image_rows, text_rows = pairs.image_rows[i : i + pairs.block], pairs.text_rows[t : t + pairs.block]
     images, texts = (
         _fill(np.asarray(values[rows], np.float32), pairs.block, 0)
@@ -205,7 +197,6 @@ def _above_text(
 
 
 def _outranks(scores: jax.Array, own: jax.Array, own_index: jax.Array, index: jax.Array) -> jax.Array:
-    """A better score, or an equal score and a lower index."""
     return (scores > own) | ((scores == own) & (index < own_index))
 
 

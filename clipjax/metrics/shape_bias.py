@@ -1,8 +1,7 @@
 """Shape bias: does a model decide by an object's shape or its texture, where they disagree?
 
 Geirhos et al. 2019: among images whose shape and texture differ in category, S decisions follow the shape and
-T the texture; the bias is S / (S + T). Other decisions do not count. Categories and decisions are indices; -1
-is "no decision".
+T the texture; the bias is S / (S + T). -1 is "no decision".
 
 The category whose classes have the largest mean probability wins, as in `modelvshuman`; a sum would favour
 the 109 kinds of dog. Ties go to the first.
@@ -26,7 +25,7 @@ from clipjax.metrics.intervals import Interval, wilson
 
 
 class Bias(NamedTuple):
-    """S / (S + T) with Wilson's interval, and n = S + T. Value and interval are None if n = 0."""
+    """Wilson's interval, and n = S + T. Value and interval are None if n = 0."""
 
     value: float | None
     interval: Interval | None
@@ -35,9 +34,9 @@ class Bias(NamedTuple):
 
 @dataclass(frozen=True)
 class CueCounts:
-    """Decisions by the shape's category. Parts of a data set add up.
+    """Decisions by the shape's category, for shape and texture; `conflict`: all images whose cues differ.
 
-    shape, texture: images decided for that cue. conflict: all images whose cues differ.
+    Parts of a data set add up.
     """
 
     shape: Int[np.ndarray, " C"]
@@ -56,7 +55,6 @@ class CueCounts:
 
     @property
     def by_category(self) -> list[Bias]:
-        """One per category, over the images with its shape."""
         return [_bias(int(s), int(t)) for s, t in zip(self.shape, self.texture)]
 
 
@@ -91,10 +89,10 @@ def count_cues(
     num_categories: int,
     weights: Weights = None,
 ) -> CueCounts:
-    """`CueCounts` of three int [N].
+    """int [N] each; a decision may be -1.
 
     Raises:
-        ValueError: no image counts, or a shape, texture or decision is not a category (a decision may be -1).
+        ValueError: no image counts, or a value is not a category.
     """
     counts = count_of_each(weights, len(np.asarray(shape)))
     decided = labels_within("decision", decision, counts, num_categories, lowest=-1)
@@ -129,7 +127,7 @@ def _sums(
     *,
     num_categories: int,
 ) -> Int32[jax.Array, "3 {num_categories}"]:
-    """Images in conflict by shape: decided for the shape, for the texture, and all."""
+    """By shape: decided for the shape, for the texture, and all in conflict."""
     weight = jnp.where(shape != texture, counts, 0)
     values = jnp.stack([weight * (decision == cue).astype(jnp.int32) for cue in (shape, texture)] + [weight])
     return jnp.zeros((3, num_categories), jnp.int32).at[:, shape].add(values)
