@@ -1,4 +1,1 @@
-"""Models: architecture records (arch.py), layers, one family per file, pure forward functions (network.py).
-
-A family is a module of `clipjax.models.families` with a `FAMILY` record; `clipjax.models.arch` scans for it.
-"""
+"""Models: architecture records, layers, one family of towers per file, pure forward functions."""

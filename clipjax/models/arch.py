@@ -1,15 +1,13 @@
 """Architecture records: everything that decides what a network computes, and nothing else.
 
-A record is data: `configs/archs/NAME.toml`, or the `arch` entry of a model card. Reading refuses a missing,
-unknown or mistyped key by name. Numbers have no defaults: a wrong activation or epsilon does not fail, it
-gives slightly wrong embeddings.
+A record is data: `configs/archs/NAME.toml`, or the `arch` entry of a model card. Numbers have no defaults:
+a wrong activation or epsilon does not fail, it gives slightly wrong embeddings.
 
-    logit_bias = false              # dual encoders only: is there a learned bias beside the logit scale
+    logit_bias = false              # dual encoders only: a learned bias beside the logit scale
     [vision]
-    family = "vit"                  # the module of clipjax.models.families that holds the tower
-    ...                             # the fields of that family's config class
+    family = "vit"                  # a module of clipjax.models.families
+    ...                             # the fields of its config class
     [text]                          # or num_classes = K at the top: a classifier
-    family = "text"
     ...
 """
 
@@ -31,7 +29,7 @@ from clipjax.storage.records import read
 
 
 class Frame(NamedTuple):
-    """The ids before a text, after it, and in the rest of the context, as the tower was trained."""
+    """The ids before a text, after it, and in the rest of the context."""
 
     start: tuple[int, ...]
     end: tuple[int, ...]
@@ -39,12 +37,12 @@ class Frame(NamedTuple):
 
 
 class Positions(NamedTuple):
-    """The position table of an image tower, for `clipjax.models.resample`.
+    """The position table of an image tower.
 
     path: the leaf in the tower's params. prefix: rows before the patches' own. grid: patches along a side.
-    rule: how the reference resamples it; None if it does not.
-    distances: the leaf has a table [R, heads] per block, with a row per distance of two patches (see
-        `relative_position.relative_index`); its `prefix` other rows come last.
+    rule: how the reference resamples it; None: not at all.
+    distances: each block has a table [R, heads], a row per distance of two patches
+        (`relative_position.relative_index`); its `prefix` other rows come last.
     """
 
     path: str
@@ -59,26 +57,20 @@ class Family:
     """A family of towers: a module's `FAMILY`.
 
     Attributes:
-        name: the module's name, and the value of `[vision] family` or `[text] family`.
-        tower: which of the two towers it can be.
         config: frozen dataclass with `embed_dim`, the width of the features, and `image_size` (vision) or
             `context_length` and `vocab_size` (text). `__post_init__` raises ValueError on impossible sizes. A
             text config also has `min_length`, the fewest ids of a text; `reach(ids)`: ids [N, context_length]
             -> int32 [N], how many first ids of each text decide its features; and `frame`, a `Frame`.
-        build: (config, rngs) -> the tower, an `nnx.Module` whose only state is `nnx.Param`, called as
-            `tower(inputs, mode, capture) -> (features, stages)`; `mode` is a `clipjax.models.training.Mode`.
-            An image tower takes normalised images; features are not of unit norm.
-        narrow: config -> the same flags at small sizes, for comparing numbers.
-        depth: vision: config -> the number of (transformer) blocks or stages.
-        dense: vision: (tower, images, ascending indices of blocks or stages, mode) -> each one's output as a
-            map [B, h, w, C], without final norm and class token. Runs nothing after the last index and keeps
-            no other output.
-        positions: vision with a position table: config -> its `Positions`.
-        one_size: vision that takes images of one size only: why, as in "it takes ... pixels only: WHY".
-        heads: vision whose features are several vectors side by side: config -> how many; a classifier has a
-            linear layer for each (`clipjax.models.outputs`).
-        embedded: text towers that take vectors (`Network.encode_embedded`): (tower, beginning, tokens,
-            positions, mode) -> features.
+        build: (config, rngs) -> the tower, an `nnx.Module` of `nnx.Param` only, called as
+            `tower(inputs, mode, capture) -> (features, stages)`. Images are normalised; features are not of
+            unit norm.
+        narrow: config -> the same flags at small sizes.
+        depth: config -> the number of blocks or stages.
+        dense: (tower, images, ascending indices of blocks or stages, mode) -> each one's output as a map
+            [B, h, w, C], without class token. Runs nothing after the last index.
+        one_size: why the tower takes images of one size only, as the end of a message.
+        heads: config -> how many vectors the features are, side by side; each has its own linear layer.
+        embedded: (tower, beginning, tokens, positions, mode) -> features, for `Network.encode_embedded`.
         cpu_options: options of XLA's CPU compiler that make the tower faster.
     """
 
@@ -98,14 +90,12 @@ class Family:
 
 @dataclass(frozen=True)
 class Arch:
-    """One architecture: a dual encoder (`text` set) or a classifier (`num_classes` set). Hashable.
+    """One architecture: a dual encoder (`text` set) or a classifier (`num_classes` set).
 
     Attributes:
         name: open_clip's or timm's where they have one.
-        vision: config of the image tower; its class determines the family.
-        text: config of the text tower, None for a classifier.
-        num_classes: width of the linear head, 0 for features alone, None for a dual encoder.
-        logit_bias: a dual encoder has a learned `logit_bias` (as trained with a sigmoid loss).
+        num_classes: width of the linear head; 0: features alone.
+        logit_bias: a learned bias, as trained with a sigmoid loss.
     """
 
     name: str
@@ -117,7 +107,7 @@ class Arch:
 
 @functools.cache
 def families() -> dict[str, Family]:
-    """Every family by name, found by scanning `clipjax.models.families`. Raises DataError as `register`."""
+    """Every family by name. Raises DataError as `register`."""
     by_name: dict[str, Family] = {}
     for module in pkgutil.iter_modules(clipjax.models.families.__path__):
         family = getattr(importlib.import_module(f"clipjax.models.families.{module.name}"), "FAMILY", None)
@@ -127,7 +117,7 @@ def families() -> dict[str, Family]:
 
 
 def register(by_name: dict[str, Family], family: Family) -> None:
-    """Adds a family to `by_name`. Raises DataError if its name or config class is taken."""
+    """Raises DataError if the family's name or config class is taken."""
     for other in by_name.values():
         if other.name == family.name or other.config is family.config:
             raise DataError(f"two model families are named {family.name!r} or share a config: rename one")
@@ -148,7 +138,7 @@ def load_arch(name: str) -> Arch:
 
     Raises:
         UsageError: no such file; names the nearest.
-        DataError: the file is not a valid record.
+        DataError: not a valid record.
     """
     if name not in arch_names():
         raise unknown_name("architecture", name, arch_names())
@@ -160,7 +150,7 @@ def load_arch(name: str) -> Arch:
 
 
 def two_heads(config: Any) -> dict[str, int]:
-    """Sizes of a transformer with two heads and two blocks, keeping the head and MLP ratios."""
+    """Sizes with two heads and two blocks, keeping the ratios."""
     width = 2 * (config.width // config.heads)
     mlp_width = int(width * config.mlp_width / config.width)
     return {"width": width, "layers": 2, "heads": 2, "mlp_width": mlp_width}
@@ -173,7 +163,7 @@ def refuse_uneven_heads(width: int, heads: int) -> None:
 
 
 def narrow_arch(arch: Arch) -> Arch:
-    """The architecture with the same flags and a few thousand params, for comparing numbers."""
+    """The same flags with a few thousand params, for comparing numbers."""
     vision = family_of(arch.vision).narrow(arch.vision)
     text = arch.text
     if text is not None:
@@ -183,11 +173,7 @@ def narrow_arch(arch: Arch) -> Arch:
 
 
 def arch_from_dict(record: dict[str, Any], where: str) -> Arch:
-    """The inverse of `arch_to_dict`.
-
-    Args:
-        record: name, vision, and either text and logit_bias or num_classes; see the module's docstring.
-        where: the record's name in an error, e.g. the path of its file.
+    """The inverse of `arch_to_dict`; `where` names the record in an error.
 
     Raises:
         DataError: a key is missing, unknown or mistyped, a family is unknown, or the sizes are impossible.
@@ -231,7 +217,7 @@ def _read(record: dict[str, Any], where: str) -> Arch:
 
 
 def _nearest(record: dict[str, Any]) -> str:
-    """The end of an error message: the record of configs/archs with the most equal fields."""
+    """The end of an error message: the record with the most equal fields."""
 
     def fields(record: dict[str, Any]) -> dict[str, Any]:
         towers = {tower: record.get(tower) for tower in ("vision", "text")}
@@ -251,10 +237,9 @@ def _nearest(record: dict[str, Any]) -> str:
 
 
 def arch_to_dict(arch: Arch) -> dict[str, Any]:
-    """The record of an architecture, in JSON types; `arch_from_dict` inverts it.
+    """The record in JSON types, without fields that are None.
 
-    Leaves out fields that are None. So a new optional part of a family changes neither the records nor the
-    digests of networks without it.
+    So a new optional field changes neither records nor digests of networks without it.
     """
 
     def tower(config: Any) -> dict[str, Any]:

@@ -1,8 +1,4 @@
-"""Convolutions, padding, patches, BatchNorm and pooling of maps.
-
-Maps are [B, H, W, C]. As in `layers.py`, no default changes a number, and a layer computes in the dtype of
-its input.
-"""
+"""Convolutions, padding, patches, BatchNorm and pooling of maps [B, H, W, C]; `layers.py` has the rules."""
 
 from __future__ import annotations
 
@@ -31,8 +27,8 @@ Padding = Literal["symmetric", "tf_same", "none"]
 def pads(size: int, kernel: int, stride: int, padding: Padding) -> tuple[int, int]:
     """Zeros before and after an axis of `size`.
 
-    "symmetric" is PyTorch's (kernel - 1) // 2 on both sides; "tf_same" is TensorFlow's SAME, which puts an
-    odd zero at the end. E.g. size 4, kernel 3, stride 2: (1, 1), (0, 1) and for "none" (0, 0).
+    "symmetric" is PyTorch's (kernel - 1) // 2 on both sides; "tf_same" is TensorFlow's SAME, with an odd zero
+    at the end. E.g. size 4, kernel 3, stride 2: (1, 1), (0, 1) and for "none" (0, 0).
     """
     if padding == "none":
         return 0, 0
@@ -50,9 +46,9 @@ def conv2d(
     padding: Padding,
     mode: Mode,
 ) -> Float[Array, "B h w O"]:
-    """Convolution of maps in C // C_of_group groups of channels; as many groups as channels is depthwise.
+    """Convolution in C // C_of_group groups of channels.
 
-    Windows that neither overlap nor reach into the padding (1x1, patches) become a matrix product. On a CPU:
+    Windows without overlap and padding (1x1, patches) become a matrix product. On a CPU:
         depthwise: a sum of shifted maps; XLA's own is 5 to 90 times slower than torch's.
         small groups: a few together (`_merged`), up to 5 times faster.
     """
@@ -110,10 +106,9 @@ _MERGED = 8  # groups per merged convolution
 
 
 def _merged(dense: Callable[..., Array], x: Array, kernel: Array) -> Array:
-    """A grouped convolution as `dense` ones of up to 8 groups, with kernels that are zero between groups.
+    """A grouped convolution as `dense` ones of up to 8 groups, with zeros between groups.
 
-    Multiplying zeros costs less than XLA's own narrow groups (ResNeXt-50's first stage on one thread: 10 ms
-    instead of 56; torch 6).
+    XLA's own is slower (ResNeXt-50's first stage on one thread: 56 ms, merged 10, torch 6).
     """
     side, width = kernel.shape[0], kernel.shape[2]
     groups = x.shape[-1] // width
@@ -133,8 +128,8 @@ def _canonical(
 ) -> Callable[..., Array]:
     """A convolution of stride 1 and one group whose gradients are convolutions in the plain layout.
 
-    XLA's CPU compiler is fast only in that layout and converts no other inside a loop: in scanned blocks
-    derivatives would be 20 times slower than torch's.
+    XLA's CPU compiler converts no other layout inside a loop: in scanned blocks derivatives would be 20 times
+    slower than torch's.
     """
 
     def backward(kept: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
@@ -155,7 +150,7 @@ def _canonical(
 
 
 def patches(x: Float[Array, "B H W C"], size: int) -> Float[Array, "B h w {size}*{size}*C"]:
-    """The whole patches of a map side by side: h is H // size, w is W // size."""
+    """The whole patches of a map: h is H // size, w is W // size."""
     rows, cols = x.shape[1] // size, x.shape[2] // size
     x = x[:, : rows * size, : cols * size].reshape(x.shape[0], rows, size, cols, size, x.shape[3])
     return x.swapaxes(2, 3).reshape(x.shape[0], rows, cols, -1)
@@ -164,8 +159,8 @@ def patches(x: Float[Array, "B H W C"], size: int) -> Float[Array, "B h w {size}
 def outlined(f: Callable[..., Array]) -> Callable[..., Array]:
     """`f` as a separate function in the compiled program, computed once.
 
-    XLA's CPU compiler fuses cheap arithmetic into each reader: the LayerNorm after a 7x7 depthwise
-    convolution would compute its 49 products three times.
+    XLA's CPU compiler fuses cheap arithmetic into each reader: LayerNorm would compute the 49 products of a
+    7x7 depthwise convolution three times.
     """
 
     def call(*args: Array) -> Array:
@@ -176,7 +171,7 @@ def outlined(f: Callable[..., Array]) -> Callable[..., Array]:
 
 
 class Conv(nnx.Module):
-    """Square convolution: kernel [k, k, in / groups, out], optional bias [out]; depthwise has `in` groups."""
+    """Square convolution: kernel [k, k, in / groups, out], optional bias [out]."""
 
     def __init__(
         self,
@@ -205,8 +200,8 @@ class Conv(nnx.Module):
 class BatchNorm(nnx.Module):
     """(x - mean) / sqrt(var + eps) * scale + bias over the last axis; all four are params [dim].
 
-    In training, unless "frozen", it uses the mean and (biased) variance of `x`, in float32, and leaves the
-    mean and unbiased variance of the batch (of its first part, if there are several) in the variables.
+    In training, unless "frozen", it uses the float32 mean and (biased) variance of `x`. It stores the mean
+    and unbiased variance of the batch, or of its first part.
     """
 
     def __init__(self, dim: int, *, eps: float, scale_init: Initializer = ones):
@@ -227,7 +222,7 @@ class BatchNorm(nnx.Module):
         return x * gain.astype(x.dtype) + (bias - mean * gain).astype(x.dtype)
 
     def _of_batch(self, x: Array, parts: int) -> Array:
-        """Normalises each of `parts` contiguous parts of the batch by its own statistics."""
+        """Normalises each contiguous part of the batch by its own statistics."""
         wide = x.reshape(parts, -1, *x.shape[1:]).astype(jnp.float32)
         axes = tuple(range(1, wide.ndim - 1))
         count = wide.size // (parts * wide.shape[-1])
@@ -247,7 +242,7 @@ class BatchNorm(nnx.Module):
 
 
 def average_pool(x: Float[Array, "B H W C"], window: int) -> Float[Array, "B h w C"]:
-    """Mean over non-overlapping windows of `window` x `window`."""
+    """Mean over non-overlapping windows, which must fill the map."""
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // window, window, width // window, window, channels)
     return x.mean(axis=(2, 4))
@@ -256,12 +251,10 @@ def average_pool(x: Float[Array, "B H W C"], window: int) -> Float[Array, "B h w
 def max_pool(
     x: Float[Array, "B H W C"], *, window: int, stride: int, padding: Padding, outside: float, mode: Mode
 ) -> Float[Array, "B h w C"]:
-    """Maximum over windows.
+    """Maximum over windows; `outside` fills the padding: -inf never wins (PyTorch's rule), 0 may.
 
-    outside: what fills the padding: -inf never wins (PyTorch's rule), 0 may.
-
-    On a CPU it is written out, because the derivative of XLA's operation is slow there. Pixels that tie for
-    the maximum then share the gradient; elsewhere the first gets it.
+    On a CPU XLA's derivative is slow, so it is written out. There pixels that tie for the maximum share the
+    gradient; elsewhere the first gets it.
     """
     sides = [pads(size, window, stride, padding) for size in x.shape[1:3]]
     x = jnp.pad(x, ((0, 0), *sides, (0, 0)), constant_values=outside)

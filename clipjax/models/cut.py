@@ -1,7 +1,6 @@
-"""Params cut over the devices of a mesh axis, and gathered where a layer reads them.
+"""Params cut over the devices of a mesh axis in `jax.shard_map`, and gathered where a layer reads them.
 
-Inside `jax.shard_map` a device has its part of each cut param. The scan gathers one block at a time, so a
-device holds its part of all blocks and one whole block. Layers never see a `Cut`.
+The scan gathers one block at a time: a device holds its part of all blocks and one whole block.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ class Cut:
     """One device's part of a param.
 
     Attributes:
-        part: what this device holds.
         axis: the cut axis, counted from the end because a scan removes the first.
         devices: the number of parts.
         name: the mesh axis.
@@ -38,12 +36,11 @@ class Cut:
         return tuple(sizes)
 
     def whole(self) -> Array:
-        """The param, on every device."""
         return jax.lax.all_gather(self.part, self.name, axis=self.part.ndim + self.axis, tiled=True)
 
 
 def whole(tree: Any) -> Any:
-    """A tree (of arrays, or a module) with every param whole."""
+    """The same tree (or module) with every `Cut` gathered."""
     return jax.tree.map(lambda leaf: leaf.whole() if is_cut(leaf) else leaf, tree, is_leaf=is_cut)
 
 

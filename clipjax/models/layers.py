@@ -1,12 +1,10 @@
-"""The layers of every family. Numerics live only here and in `convolutions.py`.
+"""The layers that families share.
 
-No default changes a number: callers name every activation and give every epsilon. These layers are our own
-because Flax's defaults differ from PyTorch's in three ways: tanh gelu, LayerNorm epsilon 1e-6, and its
-cancelling variance E[x^2] - E[x]^2. Modules hold only `nnx.Param`.
+No default changes a number: callers name every activation and epsilon. Flax's own layers differ from
+PyTorch's: tanh gelu, LayerNorm epsilon 1e-6, and a cancelling variance E[x^2] - E[x]^2.
 
 Arrays are channels last: tokens [B, N, D], maps [B, H, W, C]. A layer computes in the dtype of its input and
-params (network.py casts both); LayerNorm statistics and softmax are always float32. Initialisers are those of
-PyTorch's layers, as in open_clip.
+params; LayerNorm statistics and softmax are always float32. Initialisers are PyTorch's, as in open_clip.
 """
 
 from __future__ import annotations
@@ -72,7 +70,7 @@ Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 
 
 class Linear(nnx.Module):
-    """x @ kernel [in, out] + bias [out]; no bias param without `use_bias`."""
+    """x @ kernel [in, out] + bias [out]."""
 
     def __init__(
         self,
@@ -120,7 +118,7 @@ def attend(
     heads: int,
     mode: Mode,
 ) -> Float[Array, "B M D"]:
-    """Multi-head attention of q over k and v, without the projections.
+    """Multi-head attention without the projections.
 
     visible: which keys a query sees, broadcast to [B, heads, M, N]; None is all.
     """
@@ -141,12 +139,10 @@ def attend_heads(
     mode: Mode,
     bias: Float[Array, "P heads M N"] | None = None,
 ) -> Float[Array, "B M heads*d"]:
-    """`attend` for q, k, v already cut by `split_heads`.
+    """`attend` after `split_heads`; `bias` is added to the scaled scores.
 
-    bias: added to the scaled scores; row b of the batch gets bias[b % P], and P divides B. With P windows per
-    image each window has its own bias.
-
-    On a CPU long sequences without mask and bias run a few heads at a time: their scores stay in its cache.
+    Row b of the batch gets bias[b % P], and P divides B: with P windows per image each has its own. On a CPU
+    long sequences without mask and bias run a few heads at a time: their scores stay in its cache.
     """
 
     def chunked(q: Array, k: Array, v: Array) -> Array:
@@ -173,8 +169,7 @@ _CHUNK_HEADS = 4
 def _mix(q: Array, k: Array, v: Array, visible: Array | None = None, bias: Array | None = None) -> Array:
     """softmax(q k^T / sqrt(d) + bias) v over the last two axes; the softmax in float32.
 
-    Dividing the result [M, D] by the softmax's sum, not the scores [M, N], saves a pass over the largest
-    array.
+    Dividing the result [M, D] by the softmax's sum, not the scores [M, N], saves a pass over the scores.
     """
     scores = jnp.matmul(q * q.shape[-1] ** -0.5, k.swapaxes(-1, -2), preferred_element_type=jnp.float32)
     if bias is not None:  # row b gets bias b % P: the batch as [B / P, P]
@@ -193,8 +188,6 @@ def causal(length: int) -> Bool[Array, "{length} {length}"]:
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention; q, k, v and out are separate `Linear`s."""
-
     def __init__(
         self,
         dim: int,
@@ -217,8 +210,6 @@ class Attention(nnx.Module):
 
 
 class Mlp(nnx.Module):
-    """c_fc, activation, c_proj."""
-
     def __init__(
         self,
         dim: int,
@@ -248,10 +239,7 @@ class LayerScale(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Pre-norm residual block: x + ls_1(attn(ln_1(x))), then x + ls_2(mlp(ln_2(x))).
-
-    layer_scale: the initial value of ls_1 and ls_2; None leaves them out.
-    """
+    """Pre-norm residual block. layer_scale: initial value; None leaves ls_1 and ls_2 out."""
 
     def __init__(
         self,
@@ -301,10 +289,7 @@ def stack(make: Callable[[nnx.Rngs], M], depth: int, rngs: nnx.Rngs) -> M:
 def scan(blocks: Any, x: Array, *shared: Any, mode: Mode, capture: bool) -> tuple[Array, Array | None]:
     """Applies stacked modules in turn; compile time does not depend on the depth.
 
-    shared: further arguments of every module (a mask, rotary tables).
-
-    Returns:
-        the last output and, if `capture`, every module's output on a new leading axis.
+    Returns: the last output and, if `capture`, all outputs on a new leading axis.
     """
 
     def step(x: Array, block: Any) -> tuple[Array, Any]:
@@ -317,17 +302,13 @@ def scan(blocks: Any, x: Array, *shared: Any, mode: Mode, capture: bool) -> tupl
 
 
 def apply(block: Any, x: Array, *shared: Any, mode: Mode) -> Array:
-    """block(x, *shared, mode=mode) for a single block, called as `scan` would."""
     x, new_statistics = _called(block, x, *shared, mode=mode, loop=False)
     nnx.update(block, new_statistics)
     return x
 
 
 def _called(block: Any, x: Array, *shared: Any, mode: Mode, loop: bool) -> tuple[Array, Any]:
-    """A block's output and its new statistics (see `BatchNorm`).
-
-    scan and checkpoint run a copy of the module and lose writes to it, so the statistics are returned.
-    """
+    """A block's output and its new statistics: scan and checkpoint run a copy and lose writes to it."""
 
     def pure(block: Any, x: Array, *shared: Any) -> tuple[Array, Any]:
         x = block(x, *shared, mode=mode)

@@ -1,7 +1,4 @@
-"""Layers that only some convolutional nets have: GroupNorm, standardised kernels, squeeze-excitation.
-
-Maps are [B, H, W, C]; the rules of `layers.py` hold.
-"""
+"""Layers that only some convolutional nets have; the rules of `layers.py` hold."""
 
 from __future__ import annotations
 
@@ -37,7 +34,7 @@ class GroupNorm(nnx.Module):
         return (centred * gain + self.bias[...].astype(jnp.float32)).astype(x.dtype)
 
     def _of_group(self, x: Array) -> Float[Array, "B 1 1 C"]:
-        """The mean over a channel's group. Pixels come first, because a map cut into groups is slow."""
+        """The mean over a channel's group; pixels first, because a map cut into groups is slow."""
         means = x.mean(axis=(1, 2)).reshape(x.shape[0], self.groups, -1).mean(axis=-1)
         return jnp.repeat(means, x.shape[-1] // self.groups, axis=-1)[:, None, None]
 
@@ -67,10 +64,9 @@ class StandardConv(convolutions.Conv):
 
 
 class SqueezeExcite(nnx.Module):
-    """x * gate(fc2(activation(fc1(mean of x over its pixels)))): a factor per channel.
+    """A factor per channel: params fc1/{kernel [dim,width],bias}, fc2/{kernel [width,dim],bias}.
 
-    Source: Hu et al. 2018 (arXiv 1709.01507). The reference's 1x1 convolutions read one pixel, so here they
-    are `Linear`: fc1/{kernel [dim,width],bias} and fc2/{kernel [width,dim],bias}.
+    Source: Hu et al. 2018 (arXiv 1709.01507), whose 1x1 convolutions read one pixel: here they are `Linear`.
     """
 
     def __init__(self, dim: int, width: int, *, activation: str, gate: str, rngs: nnx.Rngs):

@@ -1,8 +1,8 @@
 """The forward functions of an architecture: pure functions of a params dict.
 
-A `Network` has no weights and compares by its arch: it can be a static argument of `jax.jit`. Params are a
-nested dict of float32 arrays under "vision" and "text" or "head" (leaves: each family's docstring). A dual
-encoder also has `logit_scale` [] (and `logit_bias` []).
+A `Network` compares by its arch: it can be a static argument of `jax.jit`. Params are nested float32 arrays
+under "vision" and "text" or "head" (leaves: each family's docstring). A dual encoder also has `logit_scale`
+[] (and `logit_bias` []).
 """
 
 from __future__ import annotations
@@ -36,18 +36,14 @@ _MATMUL = {"parity": "highest", "fast": "default"}
 
 
 def known_precision(name: str) -> Precision:
-    """`name`, checked. Raises UsageError."""
+    """Raises UsageError."""
     if name not in get_args(Precision):
         raise unknown_name("precision", str(name), list(get_args(Precision)))
     return cast(Precision, name)
 
 
 def layer_indices(layers: Any) -> int | tuple[int, ...]:
-    """`layers` of `Network.encode_dense` as integers: static arguments of `jax.jit` must be hashable.
-
-    Raises:
-        UsageError: neither a number of layers nor a list of indices.
-    """
+    """As integers: static arguments of `jax.jit` must be hashable. Raises UsageError for other types."""
     try:
         return tuple(map(operator.index, layers)) if isinstance(layers, Iterable) else operator.index(layers)
     except TypeError:
@@ -57,8 +53,6 @@ def layer_indices(layers: Any) -> int | tuple[int, ...]:
 
 
 class Network:
-    """The pure functions of one architecture."""
-
     def __init__(self, arch: Arch):
         self.arch = arch
 
@@ -72,7 +66,7 @@ class Network:
         return f"Network({self.arch.name!r})"
 
     def abstract_params(self) -> Params:
-        """The params as a nested dict of float32 `jax.ShapeDtypeStruct`, without allocating."""
+        """The params as float32 `jax.ShapeDtypeStruct`, without allocating."""
         _, state = abstract_tree(self.arch)
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
 
@@ -84,9 +78,9 @@ class Network:
         return dict(options)
 
     def init_params(self, key: Array) -> Params:
-        """New params, drawn as open_clip or timm initialises the family (exceptions: its docstring).
+        """New params, drawn as in open_clip or timm (exceptions: the family's docstring); heads as in timm.
 
-        Heads are drawn as in timm. key: a typed PRNG key, `jax.random.key(seed)`.
+        key: typed, `jax.random.key(seed)`.
         """
         return draw(self.arch, key) if isinstance(key, Tracer) else draw_now(self.arch, key)
 
@@ -121,7 +115,7 @@ class Network:
     ) -> Features | tuple[Features, Stages]:
         """images [B, S, S, 3] float32, normalised -> features [B, E] float32, not of unit norm.
 
-        A classifier returns the pooled features that its head reads.
+        A classifier returns what its head reads.
 
         Args:
             capture: add the stages in forward order, channels last, float32: patch_embed, embed, blocks.0
@@ -129,7 +123,7 @@ class Network:
             platform: the mesh's, in a training step; see `clipjax.devices.platforms.platform_of`.
 
         Raises:
-            DataError: the params or the images do not fit the architecture.
+            DataError: params or images that do not fit.
         """
         self._check_images(images)
         images = images.astype(_DTYPE[precision])
@@ -140,14 +134,14 @@ class Network:
     ) -> tuple[Float32[Array, "B _ _ _"], ...]:
         """images [B, S, S, 3] float32, normalised -> one map [B, h, w, C] float32 per layer.
 
-        As timm's `forward_intermediates` without a norm: outputs of transformer blocks without the class
-        token, or of a convolutional net's stages without its stem. Later layers do not run.
+        As timm's `forward_intermediates` without a norm (but DenseNet's last map is normalised): outputs of
+        blocks without the class token, or of a convolutional net's stages.
 
         Args:
             layers: indices from 0 (negative: from the end) in any order; or n for the last n.
 
         Raises:
-            DataError: the params or the images do not fit the architecture.
+            DataError: params or images that do not fit.
             UsageError: a layer does not exist, or `layers` are not integers.
         """
         self._check_images(images)
@@ -198,12 +192,11 @@ class Network:
     ) -> Features | tuple[Features, Stages]:
         """ids [B, L] int32, L up to the context length -> features [B, E] float32, not of unit norm.
 
-        CLIP's tower reads out at its end token and RoBERTa's hides padding: their ids may be cut anywhere
-        after the text. SigLIP's and CoCa's need the whole context. `capture` adds the stages: embed, blocks.0
-        ..., pooled, projected.
+        CLIP's and RoBERTa's ids may be cut anywhere after the text; SigLIP's and CoCa's fill the context.
+        `capture` adds the stages: embed, blocks.0 ..., pooled, projected.
 
         Raises:
-            DataError: the architecture has no text tower, or the params or the ids do not fit it.
+            DataError: no text tower, or params or ids that do not fit.
         """
         self._check_ids(ids)
         return self._run("text", params, ids, precision, Mode(None, platform), capture)
@@ -238,21 +231,18 @@ class Network:
         remat: bool = False,
         platform: str | None = None,
     ) -> Features:
-        """`encode_text` for texts given as vectors, such as learned prompts.
+        """`encode_text` for texts given as vectors -> features [B, E] float32, not of unit norm.
 
         Args:
             tokens: float32 [B, L, D], replacing rows of the token embedding table.
             positions: int32 [B], where each text is read out (CLIP: at its end token).
             beginning: float32 [P, D], the first of P + L tokens of all texts; `positions` count from here. A
-                causal tower runs it once: the same features for less work.
+                causal tower runs it once.
             remat: recompute a block's activations in the backward pass.
-            platform: as for `encode_image`.
-
-        Returns: features [B, E] float32, not of unit norm.
 
         Raises:
             UsageError: as `check_embedded`.
-            DataError: the params or the tokens do not fit the architecture.
+            DataError: params or tokens that do not fit.
         """
         self.check_embedded()
         text: Any = self.arch.text
@@ -281,11 +271,9 @@ class Network:
         training: Training,
         platform: str | None = None,
     ) -> tuple[Features, Params]:
-        """`encode_image` in a training step: under `jax.value_and_grad`, on the global batch.
+        """`encode_image` under `jax.value_and_grad`, on the global batch.
 
-        platform: as for `encode_image`.
-
-        Returns: features [B, E] float32, not of unit norm; and BatchNorm's changed running statistics,
+        Returns: features [B, E] float32, not of unit norm; BatchNorm's changed running statistics,
             {"vision": {...}} or {}.
         """
         self._check_images(images)
@@ -306,7 +294,6 @@ class Network:
         training: Training,
         platform: str | None = None,
     ) -> Features:
-        """`encode_text` in a training step."""
         self._check_ids(ids)
         features = self._run("text", params, ids, precision, Mode(training, platform), capture=False)
         assert isinstance(features, jax.Array)
@@ -344,7 +331,6 @@ def _moved(before: Params, of_batch: Params) -> Params:
 
 @functools.cache
 def _accepted(options: tuple[tuple[str, str], ...]) -> bool:
-    """Whether this XLA has these experimental options."""
     try:
         jax.jit(lambda x: x, compiler_options=dict(options)).lower(0.0).compile()
     except jax.errors.JaxRuntimeError:

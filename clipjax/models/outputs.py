@@ -1,9 +1,8 @@
 """A classifier's head: one linear layer over the features, or two that each read half of them.
 
 Params: head/{kernel [E,K], bias [K]}; with two layers, as in the files,
-head/{class_token,distillation_token}/{kernel [E/2,K], bias [K]}. Two layers' logits are averaged (timm 1.0
-`deit.VisionTransformerDistilled`). Written as one layer over all features, each kernel is halved, which is
-exact in floating point.
+head/{class_token,distillation_token}/{kernel [E/2,K], bias [K]}, whose logits are averaged (timm 1.0
+`deit.VisionTransformerDistilled`).
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ def parts_of(arch: Arch) -> tuple[str, ...]:
 
 
 def one_layer(head: Mapping[str, Any]) -> dict[str, Any]:
-    """A head's params as one layer over all features: {"kernel" [E,K], "bias" [K]}."""
+    """A head as one layer: {"kernel" [E,K], "bias" [K]}. Two kernels are halved, exactly in floats."""
     if "kernel" in head:
         return {name: head[name] for name in ("kernel", "bias")}
     parts = [{name: np.asarray(x, np.float32) for name, x in head[part].items()} for part in PARTS]
@@ -36,7 +35,7 @@ def one_layer(head: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_built(arch: Arch, layer: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The inverse of `one_layer`: one layer's params in the architecture's form."""
+    """The inverse of `one_layer`."""
     if not parts_of(arch):
         return layer
     kernels = np.split(np.asarray(layer["kernel"]) * len(PARTS), len(PARTS))

@@ -22,8 +22,6 @@ Params = dict[str, Any]
 
 
 class DualEncoder(nnx.Module):
-    """The param tree of an image and a text tower."""
-
     def __init__(self, arch: Arch, rngs: nnx.Rngs):
         self.vision = family_of(arch.vision).build(arch.vision, rngs)
         self.text = family_of(arch.text).build(arch.text, rngs)
@@ -35,7 +33,7 @@ class DualEncoder(nnx.Module):
 
 
 class Classifier(nnx.Module):
-    """The param tree of an image tower and its head (`outputs`); without a head if `num_classes` is 0."""
+    """No head if `num_classes` is 0."""
 
     def __init__(self, arch: Arch, rngs: nnx.Rngs):
         assert arch.num_classes is not None
@@ -83,14 +81,13 @@ def abstract_tree(arch: Arch, tower: str | None = None) -> tuple[Any, Params]:
 
 @functools.cache
 def precise_paths(arch: Arch, tower: str) -> frozenset[Any]:
-    """The paths of a tower's `Precise` params."""
     module = getattr(nnx.eval_shape(lambda: build(arch, nnx.Rngs(0))), tower)
     precise = nnx.to_pure_dict(nnx.state(module, Precise))
     return frozenset(path for path, _ in jax.tree.leaves_with_path(precise))
 
 
 def check_tree(params: Params, abstract: Params, where: str) -> None:
-    """Checks names and shapes: merging alone would accept a wrong shape."""
+    """Raises DataError on wrong names or shapes: merging alone would accept a wrong shape."""
     actual, wanted = (
         {jax.tree_util.keystr(path, simple=True, separator="/"): _shape(leaf) for path, leaf in leaves}
         for leaves in (jax.tree.leaves_with_path(tree, is_leaf=is_cut) for tree in (params, abstract))

@@ -1,7 +1,5 @@
 """Form and reader of the parity record, configs/parity.json. Loads no JAX.
 
-`clipjax.verification.parity` writes it.
-
 {"format": 1, "libraries": {name: version}, "archs": {arch: entry}, "rows": {id of a model: arch}}
 """
 
@@ -37,10 +35,10 @@ def empty_record(libraries: dict[str, str] | None = None) -> dict[str, Any]:
 
 
 def read_record(path: Path | None = None) -> dict[str, Any]:
-    """The record at `path`, by default this installation's; empty if the file does not exist.
+    """The record at `path` (default: this installation's); empty if the file does not exist.
 
     Raises:
-        DataError: the file cannot be read, or is not a record; names the key.
+        DataError: unreadable, or not a record; names the key.
     """
     path = path or record_path()
     if not exists(path):

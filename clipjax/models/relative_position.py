@@ -22,7 +22,7 @@ def relative_index(height: int, width: int, *, class_token: bool) -> Int32[np.nd
 
     Patches `dy` rows and `dx` columns apart (query minus key) have row
     (dy + height - 1) * (2 width - 1) + dx + width - 1. For a 1 x 2 window: [[1, 0], [2, 1]].
-    A class token comes first and adds three rows at the end: class to patch, patch to class, class to class.
+    A class token comes first and adds three last rows: class to patch, patch to class, class to class.
     """
     y, x = (axis.reshape(-1) for axis in np.mgrid[:height, :width])
     dy, dx = (place[:, None] - place for place in (y, x))
@@ -37,12 +37,12 @@ def relative_index(height: int, width: int, *, class_token: bool) -> Int32[np.nd
 def relative_bias(
     table: Float[Array, "R heads"], index: Int32[np.ndarray, "N N"]
 ) -> Float[Array, "1 heads N N"]:
-    """The bias of `layers.attend_heads` from a table and `relative_index`."""
+    """The `bias` of `layers.attend_heads`."""
     return jnp.moveaxis(table[index], -1, 0)[None]
 
 
 class RelativeAttention(nnx.Module):
-    """Multi-head self-attention within a square window, with a learned bias per distance and head.
+    """Self-attention within a square window, with a learned bias per distance and head.
 
     Params: {q,k,v,out}/{kernel,bias}, no k/bias without `key_bias`, and table [R, heads].
     """

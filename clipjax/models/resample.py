@@ -1,7 +1,7 @@
 """Resample position tables to another image size, as the reference libraries do.
 
 A table [N, D] has an optional row for the class token, which is kept, and one per patch of a square grid.
-Each library resizes the grid bicubically, as an image of D channels:
+The grid is resized bicubically, as an image of D channels:
 
     open_clip      open_clip 3.3 `model.resize_pos_embed`: with antialiasing
     timm           timm 1.0 `layers.resample_abs_pos_embed`: with antialiasing
@@ -9,12 +9,12 @@ Each library resizes the grid bicubically, as an image of D channels:
     dinov2         facebookresearch/dinov2 `interpolate_pos_encoding`: without, and stretched as if the new
                    grid had a tenth of a patch more. timm's DINOv2 follows timm's rule.
 
-Bicubic is `torch.nn.functional.interpolate` with align_corners false (pixel centres at halves): Keys' kernel
-with a = -0.75, edges repeated. With antialiasing (as in PIL) a = -0.5, the kernel widens where the grid
-shrinks, and edges are left out. One float64 weight matrix serves both axes.
+Bicubic is `torch.nn.functional.interpolate` with align_corners false, in float64: Keys' kernel with
+a = -0.75, edges repeated. With antialiasing (as in PIL) a = -0.5, the kernel widens where the grid shrinks,
+and edges are left out.
 
-BEiT's tables of distance biases follow timm 1.0 `layers.resize_rel_pos_bias_table` (BEiT's own code): linear
-interpolation, with the old distances in a geometric progression so that short ones keep their biases.
+BEiT's distance biases follow timm 1.0 `layers.resize_rel_pos_bias_table`: linear interpolation, with the
+old distances in a geometric progression so that short ones keep their biases.
 """
 
 from __future__ import annotations
@@ -35,11 +35,7 @@ _OFFSET = 0.1  # dinov2's `interpolate_offset`, in patches
 
 
 def resized_arch(arch: Arch, image_size: int) -> Arch:
-    """The architecture for images of `image_size` pixels.
-
-    Raises:
-        UsageError: its patches, or the strides of its stages, do not divide that size.
-    """
+    """Raises UsageError if the patches, or the strides of stages, do not divide `image_size` (pixels)."""
     patch = getattr(arch.vision, "patch_size", 1)
     try:
         if image_size < 1 or image_size % patch:
@@ -51,11 +47,10 @@ def resized_arch(arch: Arch, image_size: int) -> Arch:
 
 
 def rule_of(arch: Arch, library: str, asked: str | None) -> str | None:
-    """The rule for a model's table: `asked`, or its library's own; None without a table.
+    """`asked`, or the library's own rule; None without a table.
 
     Raises:
-        UsageError: a rule is asked for without a table, the reference does not resample its table, or the
-            architecture is bound to its size.
+        UsageError: a rule without a table, another rule for distances, or an architecture bound to its size.
     """
     family = family_of(arch.vision)
     if family.one_size is not None:
@@ -81,7 +76,7 @@ def rule_of(arch: Arch, library: str, asked: str | None) -> str | None:
 
 
 def resampled(arch: Arch, vision: dict[str, Any], image_size: int, rule: Rule) -> tuple[str, np.ndarray]:
-    """The path and the float32 values of the image tower's position table for another size."""
+    """The path and the float32 values of the position table for another image size."""
     family = family_of(arch.vision)
     assert family.positions is not None
     old = family.positions(arch.vision)
@@ -124,7 +119,7 @@ def resample_biases(tables: np.ndarray, others: int, grid: int) -> np.ndarray:
 def _drawn_apart(source: int, target: int) -> np.ndarray:
     """Positions of the old distances -s .. s among the new ones: 0, 1, 1 + q, 1 + q + q^2, ... both ways.
 
-    q is between 1.01 and 1.5, found by halving as in timm, so that the last is the longest new distance.
+    As in timm, halving finds the q between 1.01 and 1.5 that makes the last the longest new distance.
     """
     low, high, steps = 1.01, 1.5, source // 2
     ratio = high
@@ -150,7 +145,7 @@ def bicubic(source: int, target: int, scale: float) -> np.ndarray:
 
 
 def antialiased(source: int, target: int) -> np.ndarray:
-    """[target, source], each row summing to 1; the kernel widens where the grid shrinks."""
+    """[target, source], each row summing to 1."""
     scale = source / target
     stretch = max(scale, 1.0)
     centres = scale * (np.arange(target) + 0.5)

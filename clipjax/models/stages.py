@@ -15,8 +15,7 @@ from clipjax.models.training import Mode
 class Stage(nnx.Module):
     """A first block that changes the shape and `depth - 1` equal ones, stacked and scanned.
 
-    first, rest: make(rngs=rngs) -> a block, called as block(x, mode=mode). A stage of one block has no `rest`
-    param.
+    first, rest: make(rngs=rngs) -> a block. A stage of one block has no `rest` param.
     """
 
     def __init__(
@@ -36,10 +35,7 @@ class Stage(nnx.Module):
 def run_stages(
     stages: Mapping[str, Any], x: Array, mode: Mode, capture: bool
 ) -> tuple[Array, dict[str, Array]]:
-    """The last output and, if `capture`, those of every block as "NAME.0", "NAME.1", ...
-
-    stages: by name; each is called like a `Stage`.
-    """
+    """The last output and, if `capture`, those of every block as "NAME.0", "NAME.1", ..."""
     captured: dict[str, Array] = {}
     for name, stage in stages.items():
         x, outputs = stage(x, mode, capture)
@@ -48,10 +44,7 @@ def run_stages(
 
 
 def maps_at(stages: Sequence[Any], x: Array, *, mode: Mode, at: Sequence[int]) -> list[Array]:
-    """The outputs of the stages `at` (ascending), for `Network.encode_dense`; keeps no others.
-
-    stages: up to the last of `at`.
-    """
+    """The outputs of the stages `at` (ascending). `stages` ends with the last of `at`."""
     maps = []
     for stage in stages:
         x, _ = stage(x, mode=mode, capture=False)

@@ -15,7 +15,7 @@ def token_ids(ids: Any, arch: Arch) -> Any:
     """`ids` as int32 [B, L], checked for an architecture's text tower.
 
     On a device an id outside the embedding table would silently become the nearest one inside. Traced ids
-    (inside `jax.jit`) have no values yet and return unchecked.
+    return unchecked.
 
     Raises:
         UsageError: ragged, not integers, or an id outside the vocabulary; names its row.

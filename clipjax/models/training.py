@@ -1,4 +1,4 @@
-"""How a forward pass runs, in inference and in training, and BatchNorm's statistics."""
+"""How a forward pass runs, and BatchNorm's statistics."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Training:
     """Options of a training step's forward pass.
 
     Attributes:
-        batch_norm: "batch" normalises by the global batch's statistics and updates the running ones, as
-            PyTorch's train mode; "per_device" by those of each device's part (as torch.nn.DataParallel; the
-            first part's update the running ones); "frozen" by the stored ones.
+        batch_norm: "batch" normalises by the global batch's statistics and updates the running ones
+            (PyTorch's train mode); "per_device" by each device's own (torch.nn.DataParallel; the first's
+            update the running ones); "frozen" by the stored ones.
         devices: parts of the batch, for "per_device".
-        remat: recompute a block's activations in the backward pass instead of keeping them.
+        remat: recompute a block's activations in the backward pass.
     """
 
     batch_norm: Literal["batch", "per_device", "frozen"] = "frozen"
@@ -30,11 +30,10 @@ class Training:
 
 @dataclass(frozen=True)
 class Mode:
-    """How one forward pass runs: passed to every layer whose result or program depends on it.
+    """How one forward pass runs.
 
-    Attributes:
-        training: None is inference, which keeps no activations.
-        platform: where it will run; see `clipjax.devices.platforms.by_platform`.
+    training: None is inference, which keeps no activations. platform: where it runs (see
+    `clipjax.devices.platforms.by_platform`).
     """
 
     training: Training | None = None
@@ -53,7 +52,7 @@ INFERENCE = Mode()
 
 
 class Statistic(nnx.Param):
-    """A running statistic of BatchNorm, [dim]: training's forward passes move it, not gradients."""
+    """A running statistic of BatchNorm, [dim]: forward passes in training move it, not gradients."""
 
 
 class Precise(nnx.Param):

@@ -1,4 +1,4 @@
-"""Features of unit norm. Loads no flax: heads need this and no tower."""
+"""Features of unit norm. Loads no flax."""
 
 from __future__ import annotations
 

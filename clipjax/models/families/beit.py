@@ -1,10 +1,8 @@
-"""BEiT and BEiT v2 as classifiers: vision transformers whose scores have a bias for each distance of patches.
+"""BEiT and BEiT v2 as classifiers: vision transformers with a bias for each distance of patches.
 
 Sources: Bao et al. 2022 (arXiv 2106.08254), Peng et al. 2022 (arXiv 2208.06366); timm 1.0 `beit.Beit`. Names
-are those of vit.py. Instead of a position table each block has a table of biases, with three more rows for
-the class token (`relative_position.py`). Queries and values have a bias, keys do not. The features are the
-normalised mean of the patch tokens, without the class token.
-Difference: inference only (no stochastic depth).
+are those of vit.py. Biases (`relative_position.py`) replace the position table. Keys have no bias.
+Difference: no stochastic depth in training.
 
 Params: patch_embed/{kernel [P,P,3,D],bias}, class_embedding [D], blocks/{ln_1,ln_2}/{scale,bias},
 blocks/attn/{q,v,out}/{kernel,bias}, blocks/attn/k/kernel, blocks/attn/table [(2g-1)^2+3,heads] for g x g
@@ -40,11 +38,7 @@ _INIT = normal(0.02)
 
 @dataclass(frozen=True)
 class BeitConfig:
-    """Sizes in pixels and channels.
-
-    Attributes:
-        pooling: "patches": the mean of all tokens but the class token, then normalised.
-    """
+    """Sizes in pixels and channels. `pooling`: the normalised mean of all tokens but the class token."""
 
     image_size: int
     patch_size: int
@@ -73,8 +67,6 @@ class BeitConfig:
 
 
 class Block(nnx.Module):
-    """x + ls_1(attn(ln_1(x))), then x + ls_2(mlp(ln_2(x)))."""
-
     def __init__(self, config: BeitConfig, rngs: nnx.Rngs):
         c = config
         self.ln_1 = layers.LayerNorm(c.width, eps=c.ln_eps)

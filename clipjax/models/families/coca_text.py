@@ -1,11 +1,11 @@
 """CoCa's text encoder: CLIP's causal text transformer with a learned token after the text.
 
 Sources: Yu et al. 2022 (arXiv 2205.01917) section 3.2; open_clip 3.3.0 `transformer.TextTransformer` with
-`embed_cls` for details and names. The captioning decoder is left out.
+`embed_cls`. The captioning decoder is left out.
 
-The features are the appended token's, after the context, pooled before the last LayerNorm. The token should
-see the text and not the padding. But open_clip's mask is one column off (`shifted_mask`): the token sees the
-first padding token, and itself only if the text fills the context. The released weights are trained so.
+The features are the last token's. It should see the text and not the padding, but open_clip's mask is one
+column off (`shifted_mask`): it sees the first padding token, and itself only if the text fills the context.
+The released weights are trained so.
 
 Params: token_embedding [V,D], cls_embedding [D], positional_embedding [L+1,D], blocks/... as in vit.py,
 ln_final/{scale,bias}, text_projection [D,E].
@@ -63,8 +63,6 @@ class CocaTextConfig:
 
 
 class CocaTextTransformer(nnx.Module):
-    """Token ids, `context_length` a text -> features, not of unit norm."""
-
     def __init__(self, config: CocaTextConfig, rngs: nnx.Rngs):
         c = config
         self.token_embedding = nnx.Param(normal(0.02)(rngs.params(), (c.vocab_size, c.width)))

@@ -2,23 +2,23 @@
 
 Sources: Liu et al. 2022 (arXiv 2201.03545); timm 1.0 `convnext.ConvNeXt` with `NormMlpClassifierHead`,
 open_clip 3.3 `timm_model.TimmModel` for the projections.
-Difference: inference only (no stochastic depth).
+Difference: no stochastic depth in training.
 
-Params, with timm's names in brackets where they differ; norm stands for {scale,bias}:
+Params, in brackets timm's names; norm is {scale,bias}:
     stem/conv/{kernel [4,4,3,C],bias}   stem/norm            [stem.0, stem.1]
-    stage{0..3}/downsample/norm         [stages.i.downsample.0]; downsample is absent in stage0
+    stage{0..3}/downsample/norm         [stages.i.downsample.0]; not in stage0
     stage{0..3}/downsample/conv/{kernel [2,2,I,C],bias}      [stages.i.downsample.1]
     stage{0..3}/blocks/...              [stages.i.blocks.j] stacked on axis 0:
         conv/{kernel [7,7,1,C],bias}                         [conv_dw]
         norm   mlp/{c_fc,c_proj}/{kernel,bias}               [norm, mlp.fc1, mlp.fc2]
         ls/scale [C]                                         [gamma]
-    head/norm                           [head.norm]
-    head/proj/kernel [C,E]              projection "linear"; open_clip's [head.proj]
+    head/norm
+    head/proj/kernel [C,E]              projection "linear"; open_clip's
     head/c_fc/{kernel [C,2E],bias}      projection "mlp"; open_clip's [head.mlp.fc1]
-    head/c_proj/kernel [2E,E]           the same; open_clip's [head.mlp.fc2]
+    head/c_proj/kernel [2E,E]           projection "mlp"; open_clip's [head.mlp.fc2]
     head/c_fc/{kernel [C,E],bias}       projection "hidden"  [head.pre_logits.fc]
-and the classifier's head/{kernel,bias}                      [head.fc]
-Stages: stem, stages.0.0, ..., stages.3.2, pooled (after its norm), projected (absent with projection "none").
+    head/{kernel,bias}                  classifiers          [head.fc]
+Stages: stem, stages.0.0, ..., stages.3.2, pooled (after its norm), projected (unless projection is "none").
 """
 
 from __future__ import annotations
@@ -52,11 +52,10 @@ _INIT = normal(0.02)
 
 @dataclass(frozen=True)
 class ConvNeXtConfig:
-    """`widths` and `depths`: channels and blocks of the four stages.
+    """Channels and blocks of the four stages.
 
-    projection of the pooled and normalised features: "none"; "linear": a matrix; "mlp": a layer of 2
-    embed_dim with bias, the activation, a matrix; "hidden": a layer with bias and the activation (a
-    classifier's hidden layer).
+    projection of the normalised features: "linear": a matrix; "mlp": a layer of 2 embed_dim with bias, the
+    activation, a matrix; "hidden": a layer with bias and the activation.
     """
 
     image_size: int
@@ -108,8 +107,6 @@ def patch_conv(in_dim: int, out_dim: int, *, size: int, rngs: nnx.Rngs) -> convo
 
 
 class Block(nnx.Module):
-    """x + ls(mlp(norm(conv(x)))), with a depthwise convolution."""
-
     def __init__(self, dim: int, *, activation: str, eps: float, rngs: nnx.Rngs):
         self.conv = convolutions.Conv(
             dim, dim, kernel=KERNEL, groups=dim, use_bias=True, kernel_init=_INIT, rngs=rngs
@@ -125,8 +122,6 @@ class Block(nnx.Module):
 
 
 class Stage(nnx.Module):
-    """Halves the map, except in the first stage; then scans `depth` equal blocks."""
-
     def __init__(
         self, in_dim: int, dim: int, depth: int, config: ConvNeXtConfig, *, first: bool, rngs: nnx.Rngs
     ):
@@ -140,7 +135,7 @@ class Stage(nnx.Module):
 
 
 class Head(nnx.Module):
-    """The last map [B, h, w, C] -> pooled [B, C] and its projection [B, E]."""
+    """The last map [B, h, w, C] -> pooled [B, C] and projected [B, E]."""
 
     def __init__(self, config: ConvNeXtConfig, *, rngs: nnx.Rngs):
         c, dim = config, config.widths[-1]

@@ -1,16 +1,15 @@
 """DenseNet: every layer reads the outputs of all layers before it in its block.
 
 Sources: Huang et al. 2016 (arXiv 1608.06993); timm 1.0 `densenet.DenseNet` with `DenseLayer` and
-`DenseTransition` for the details. Layers differ in shape, so blocks are not scanned.
+`DenseTransition`. Layers differ in shape, so blocks are not scanned.
 Difference: no dropout in training.
 
-Params, with timm's names (without "features.") in brackets where they differ; norm stands for
-{scale,bias,mean,var}:
+Params, in brackets timm's names without "features."; norm is {scale,bias,mean,var}:
     stem/conv/kernel [7,7,3,C]   stem/norm/...   [conv0, norm0]
     denseblock{1..4}/denselayer{1..}/{norm1/..., conv1/kernel [1,1,I,4G], norm2/..., conv2/kernel [3,3,4G,G]}
     transition{1..3}/{norm/..., conv/kernel [1,1,I,I/2]}
     norm5/...
-and the classifier's head/{kernel,bias}   [classifier]
+    head/{kernel,bias}   [classifier]
 Stages: stem (after the max pool), denseblock1.0, ... (what a layer adds), transition1, ...,
 norm5 (after its ReLU), pooled.
 """
@@ -38,7 +37,7 @@ BOTTLENECK = 4  # a layer's first convolution has this many times its growth
 
 @dataclass(frozen=True)
 class DenseNetConfig:
-    """Block i has `depths[i]` layers, each adding `growth` channels; embed_dim is the last map's width."""
+    """Block i has `depths[i]` layers, each adding `growth` channels."""
 
     image_size: int
     stem_width: int
@@ -63,7 +62,7 @@ class DenseNetConfig:
 
 
 def widths_of(stem_width: int, growth: int, depths: Sequence[int]) -> list[int]:
-    """The channels of each block's output; a transition halves them."""
+    """Each block's output channels; a transition halves them."""
     widths, width = [], stem_width
     for depth in depths:
         widths.append(width + depth * growth)
@@ -72,8 +71,6 @@ def widths_of(stem_width: int, growth: int, depths: Sequence[int]) -> list[int]:
 
 
 class Layer(nnx.Module):
-    """[B, H, W, I] -> the `growth` channels that the layer adds."""
-
     def __init__(self, in_dim: int, growth: int, *, eps: float, rngs: nnx.Rngs):
         middle = BOTTLENECK * growth
         self.norm1 = convolutions.BatchNorm(in_dim, eps=eps)
@@ -87,8 +84,6 @@ class Layer(nnx.Module):
 
 
 class DenseBlock(nnx.Module):
-    """`depth` layers; returns the input and all added channels, in order."""
-
     def __init__(self, in_dim: int, growth: int, depth: int, *, eps: float, rngs: nnx.Rngs):
         self.depth = depth
         for i in range(depth):
@@ -104,8 +99,6 @@ class DenseBlock(nnx.Module):
 
 
 class Transition(nnx.Module):
-    """Halves the channels and the map."""
-
     def __init__(self, in_dim: int, *, eps: float, rngs: nnx.Rngs):
         self.norm = convolutions.BatchNorm(in_dim, eps=eps)
         self.conv = convolutions.Conv(in_dim, in_dim // 2, kernel=1, kernel_init=he_normal(), rngs=rngs)
@@ -118,7 +111,7 @@ class Transition(nnx.Module):
 
 
 class Stem(nnx.Module):
-    """7x7 convolution and max pool: [B, S, S, 3] -> [B, S / 4, S / 4, stem_width]."""
+    """7x7 convolution and max pool: [B, S, S, 3] -> [B, S / 4, S / 4, width]."""
 
     def __init__(self, width: int, *, eps: float, rngs: nnx.Rngs):
         self.conv = convolutions.Conv(3, width, kernel=7, stride=2, kernel_init=he_normal(), rngs=rngs)
@@ -145,7 +138,7 @@ class DenseNet(nnx.Module):
     def blocks(
         self, x: Float[Array, "B H W C"], mode: Mode, last: int
     ) -> tuple[list[Array], dict[str, Array]]:
-        """The outputs of the blocks up to index `last` (the last block's: after norm5), and the stages."""
+        """The outputs of the blocks up to index `last` (after norm5 for the last block), and the stages."""
         outputs: list[Array] = []
         stages: dict[str, Array] = {}
         for i in range(1, last + 2):
@@ -170,7 +163,6 @@ class DenseNet(nnx.Module):
 def dense(
     tower: DenseNet, images: Float[Array, "B S S 3"], stages: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B _ _ _"]]:
-    """Outputs of blocks, before a transition; the last one after norm5 and ReLU."""
     outputs, _ = tower.blocks(tower.stem(images, mode), mode, stages[-1])
     return [outputs[i] for i in stages]
 

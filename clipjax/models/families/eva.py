@@ -1,14 +1,14 @@
 """EVA and EVA-02: vision transformers with rotary positions, gated MLPs and norms inside the branches.
 
 Sources: Fang et al. 2022 (arXiv 2211.07636), Fang et al. 2023 (arXiv 2303.11331) section 2, Sun et al. 2023
-(arXiv 2303.15389); timm 1.0 `eva.Eva`, which open_clip wraps, for the details. Names are those of vit.py.
+(arXiv 2303.15389); timm 1.0 `eva.Eva`, which open_clip wraps. Names are those of vit.py.
 
     EVA01-g        pre-norm blocks, plain MLP
-    EVA02-B, -L    pre-norm blocks, rotary positions, SwiGLU, a norm inside attention and inside the MLP
+    EVA02-B, -L    pre-norm blocks, rotary positions, SwiGLU, norms inside attention and MLP
     EVA02-E        post-norm blocks, x + ln(branch(x)), plain MLP
 
-Queries and values have a bias, keys do not. Difference: rotations act on the two halves of a head instead of
-neighbouring channels (`in_halves`).
+Keys have no bias. Difference: rotations act on the halves of a head, not on neighbouring channels
+(`in_halves`).
 
 Params: patch_embed/{kernel [P,P,3,D],bias}, class_embedding [D], positional_embedding [N,D] with the class
 token's first, blocks/{ln_1,ln_2}/{scale,bias}, blocks/attn/{q,v,out}/{kernel,bias}, blocks/attn/k/kernel,
@@ -44,12 +44,10 @@ class EvaConfig:
     """Sizes in pixels and channels.
 
     Attributes:
-        gated: the MLP multiplies activation(gate(x)) with c_fc(x): SwiGLU with "silu".
+        gated: activation(gate(x)) * c_fc(x) in the MLP: SwiGLU with "silu".
         norm: LayerNorms before ("pre") or after ("post") the branches.
         attn_norm, mlp_norm: one more norm before the branch's last matrix (sub-LN).
-        rope_grid: side of the patch grid in pretraining, to which rotary positions of any image are scaled;
-            0: no rotary positions.
-        pooling: "class": the features are the class token's.
+        rope_grid: side of pretraining's patch grid, to which rotary positions are scaled; 0: none.
     """
 
     image_size: int
@@ -82,10 +80,10 @@ class EvaConfig:
 
 
 def rotary_tables(config: EvaConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines and sines [N, head / 2] float32: each token's angles, one per pair of channels.
+    """Cosines and sines [N, head / 2] float32 of each token's angles, one per pair of channels.
 
-    The first half of the pairs turns by the row, the second by the column, on the reference grid; the class
-    token does not turn. As timm's `RotaryEmbeddingCat`.
+    The first half of the pairs turns by the row, the second by the column; the class token does not turn. As
+    timm's `RotaryEmbeddingCat`.
     """
     side, bands = config.image_size // config.patch_size, config.width // config.heads // 4
     exponents = np.arange(bands, dtype=np.float32) / np.float32(bands)
@@ -100,8 +98,8 @@ def rotary_tables(config: EvaConfig) -> tuple[np.ndarray, np.ndarray]:
 def in_halves(linear: layers.Linear, x: Array, heads: int) -> Array:
     """linear(x), with each head's even channels before its odd ones: 0 1 2 3 becomes 0 2 1 3.
 
-    A rotation turns an even channel with the odd one beside it. Reordering the matrix's columns avoids
-    shuffling activations; scores do not change, since queries and keys share the order.
+    A rotation pairs neighbours. Reordering the matrix's columns avoids shuffling activations; scores stay the
+    same, since queries and keys share the order.
     """
 
     def ordered(y: Array) -> Array:
@@ -114,7 +112,7 @@ def in_halves(linear: layers.Linear, x: Array, heads: int) -> Array:
 def rotate(
     x: Float[Array, "B heads N head"], cos: Float[Array, "N pairs"], sin: Float[Array, "N pairs"]
 ) -> Float[Array, "B heads N head"]:
-    """Turns each pair of channels (ordered by `in_halves`) by its token's angle."""
+    """Turns each pair of channels (see `in_halves`) by its token's angle."""
     even, odd = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([even * cos - odd * sin, odd * cos + even * sin], axis=-1).astype(x.dtype)
 
@@ -123,8 +121,6 @@ def rotate(
 
 
 class EvaAttention(nnx.Module):
-    """Multi-head self-attention with optional rotary positions; keys have no bias."""
-
     def __init__(self, config: EvaConfig, rngs: nnx.Rngs):
         dim = config.width
         self.q = layers.Linear(dim, dim, kernel_init=INIT, rngs=rngs)
@@ -145,8 +141,6 @@ class EvaAttention(nnx.Module):
 
 
 class EvaMlp(nnx.Module):
-    """c_proj(ln(activation(c_fc))), or gated: c_proj(ln(activation(gate) * c_fc))."""
-
     def __init__(self, config: EvaConfig, rngs: nnx.Rngs):
         dim, width = config.width, config.mlp_width
         self.gate = layers.Linear(dim, width, kernel_init=INIT, rngs=rngs) if config.gated else None
@@ -162,8 +156,6 @@ class EvaMlp(nnx.Module):
 
 
 class EvaBlock(nnx.Module):
-    """Attention and MLP, residual, with norms before or after them."""
-
     def __init__(self, config: EvaConfig, rngs: nnx.Rngs):
         self.ln_1 = layers.LayerNorm(config.width, eps=config.ln_eps)
         self.attn = EvaAttention(config, rngs)
@@ -216,7 +208,7 @@ class Eva(nnx.Module):
         return x + self.positional_embedding[...]
 
     def tables(self) -> tuple[Array, Array] | None:
-        """`rotary_tables`, float32 at every precision."""
+        """float32 at every precision."""
         if not self.config.rope_grid:
             return None
         cos, sin = rotary_tables(self.config)

@@ -1,11 +1,11 @@
 """Networks of mobile inverted bottlenecks (MBConv): EfficientNet, -Lite and V2, MobileNetV2 and V3.
 
 Sources: Sandler et al. 2018 (arXiv 1801.04381), Howard et al. 2019 (arXiv 1905.02244), Tan and Le 2019 and
-2021 (arXiv 1905.11946, 2104.00298); timm 1.0 `efficientnet.EfficientNet` and `mobilenetv3.MobileNetV3` with
-`_efficientnet_blocks` for the details.
+2021 (arXiv 1905.11946, 2104.00298); timm 1.0 `efficientnet.EfficientNet`, `mobilenetv3.MobileNetV3` and
+`_efficientnet_blocks`.
 Differences: no dropout and no stochastic depth in training; squeeze-excitations start from PyTorch's values.
 
-Params, with timm's names in brackets where they differ; bn stands for {scale,bias,mean,var}:
+Params, in brackets timm's names; bn is {scale,bias,mean,var}:
     stem/conv/kernel [3,3,3,C]   stem/bn/...         [conv_stem, bn1]
     stage{0..}/first/...         [blocks.i.0]
     stage{0..}/rest/...          [blocks.i.1, ...] stacked on axis 0; absent in a stage of one block
@@ -21,7 +21,7 @@ Params, with timm's names in brackets where they differ; bn stands for {scale,bi
         squeezed:    se/{fc1,fc2}/{kernel,bias}              [se.conv_reduce, se.conv_expand]
     final/conv/kernel [1,1,I,E]   final/bn/...               [conv_head, bn2]
     or, after pooling, hidden/{kernel [I,E],bias}            [conv_head]
-and the classifier's head/{kernel,bias}                      [classifier]
+    head/{kernel,bias}                                       [classifier]
 Stages: stem, blocks.0.0, ..., blocks.6.0, then head (the map after `final`) and pooled, or pooled and hidden.
 """
 
@@ -56,7 +56,7 @@ _DEPTHWISE = variance_scaling(2.0, "fan_in", "normal")
 class SqueezeConfig:
     """A squeeze-excitation before a block's last convolution.
 
-    width: its hidden channels, one per block; or an integer by which the block's input channels are divided.
+    width: hidden channels, one per block; or an integer that divides the block's input channels.
     """
 
     width: int | tuple[int, ...]
@@ -66,7 +66,7 @@ class SqueezeConfig:
 
 @dataclass(frozen=True)
 class Sizes:
-    """One block's channels on entry, inside and in the squeeze-excitation (0: none), and its stride."""
+    """Of one block; `squeezed` is 0 without a squeeze-excitation."""
 
     in_dim: int
     middle: int
@@ -81,7 +81,7 @@ class StageConfig:
     block: "inverted" widens, convolves depthwise and narrows; "separable" does not widen; "fused" convolves
         and widens at once, then narrows; "plain" is one convolution.
     expand: the factor by which the first convolution widens, or its output widths, one per block.
-    squeeze: without this table no squeeze-excitation. Optional, so that older records stay valid.
+    squeeze: optional, so that older records stay valid.
     """
 
     block: Literal["inverted", "separable", "fused", "plain"]
@@ -104,7 +104,6 @@ class StageConfig:
                 raise ValueError(f"{name} {widths} has not one width for each of {self.depth} blocks")
 
     def sizes(self, in_dim: int) -> list[Sizes]:
-        """One `Sizes` per block; the first takes `in_dim` channels."""
         ins = [in_dim, *[self.width] * (self.depth - 1)]
         middle = self.expand if isinstance(self.expand, tuple) else [self.expand * dim for dim in ins]
         squeezed = self.squeeze.width if self.squeeze else [0] * self.depth
@@ -118,13 +117,10 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class MBConvConfig:
-    """A whole network.
+    """`activation`: one for all, or a list: the stem's, each stage's and the last convolution's.
 
-    embed_dim: the width before the classifier.
-    activation: one for all, or a list: the stem's, each stage's and the last convolution's.
-    padding: "tf_same" is TensorFlow's, for every `tf_` model.
-    final: "pooled" (MobileNetV3): the last convolution acts on pooled features and has a bias instead of
-        BatchNorm. Without this key it acts on the map.
+    padding: "tf_same" for every `tf_` model.
+    final: "pooled" (MobileNetV3): the last convolution follows the pooling, with a bias instead of BatchNorm.
     """
 
     image_size: int
@@ -147,19 +143,16 @@ class MBConvConfig:
 
     @property
     def in_dims(self) -> list[int]:
-        """Channels that enter each stage and, last, that leave the network's stages."""
+        """Channels that enter each stage and, last, that leave them."""
         return [self.stem_width, *[stage.width for stage in self.stages]]
 
     @property
     def activations(self) -> Sequence[str]:
-        """One each for the stem, every stage and the last convolution."""
         one = self.activation
         return [one] * (len(self.stages) + 2) if isinstance(one, str) else one
 
 
 class ConvNorm(nnx.Module):
-    """Convolution, BatchNorm and, unless None, an activation."""
-
     def __init__(
         self,
         in_dim: int,
@@ -191,8 +184,6 @@ class ConvNorm(nnx.Module):
 
 
 class MBConv(nnx.Module):
-    """A block's layers in turn (see `StageConfig`); adds the input if the shapes are equal."""
-
     def __init__(
         self, sizes: Sizes, stage: StageConfig, activation: str, config: MBConvConfig, *, rngs: nnx.Rngs
     ):
@@ -226,7 +217,7 @@ class MBConv(nnx.Module):
 
 
 class UnequalStage(nnx.Module):
-    """A stage whose blocks after the first differ in shape and cannot be stacked."""
+    """Blocks that differ in shape after the first: they cannot be stacked."""
 
     def __init__(self, blocks: Sequence[Callable[..., nnx.Module]], *, rngs: nnx.Rngs):
         for i, block in enumerate(blocks):
@@ -288,7 +279,7 @@ def dense(
 
 
 def narrow(config: MBConvConfig) -> MBConvConfig:
-    """Half as wide, at most three blocks a stage; with lists of widths (MobileNetV3) only smaller images."""
+    """With lists of widths (MobileNetV3) only the images are smaller."""
     if any(isinstance(stage.expand, tuple) for stage in config.stages):
         return dataclasses.replace(config, image_size=64)
     stages = tuple(

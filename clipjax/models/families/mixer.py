@@ -1,24 +1,23 @@
 """MLPs that mix tokens: MLP-Mixer, timm's gated gMixer, ResMLP and gMLP.
 
 Sources: Tolstikhin et al. 2021 (arXiv 2105.01601), Touvron et al. 2021 (arXiv 2105.03404), Liu et al. 2021
-(arXiv 2105.08050); timm 1.0 `mlp_mixer.MlpMixer` for the details.
+(arXiv 2105.08050); timm 1.0 `mlp_mixer.MlpMixer`.
 Differences: tokens are the first axis, [N, B, D], so that mixing them is a plain matrix product; the halves
 of a gated layer are two layers.
 
-Params, with timm's names in brackets where they differ; norm stands for {scale,bias}, in ResMLP
-[alpha, beta]:
+Params, in brackets timm's names; norm is {scale,bias}, in ResMLP [alpha, beta]:
     patch_embed/{kernel [P,P,3,D], bias}           [stem.proj]
     ln_post/norm                                   [norm]
 and the blocks, stacked on axis 0, with N tokens, T = token_width and M = mlp_width:
     "mixer":  blocks/{ln_1,ln_2}/norm              [norm1, norm2]
               blocks/tokens/{c_fc [N,T], c_proj [T,N]}/{kernel,bias}      [mlp_tokens.fc1, fc2]
               blocks/channels/{c_fc [D,M], c_proj [M,D]}/{kernel,bias}    [mlp_channels.fc1, fc2]
-    "gmixer": the same, with {value,gate}/{kernel,bias} for c_fc          [the halves of fc1]
-    "resmlp": the same as "mixer", with
+    "gmixer": the same, with {value,gate}/{kernel,bias} for c_fc          [halves of fc1]
+    "resmlp": as "mixer", with
               blocks/tokens/{kernel [N,N], bias}   [linear_tokens]
               blocks/{ls_1,ls_2}/scale             [ls1, ls2]
     "gmlp":   blocks/ln/norm                       [norm]
-              blocks/channels/{value,gate}/{kernel [D,M], bias}           [the halves of mlp_channels.fc1]
+              blocks/channels/{value,gate}/{kernel [D,M], bias}           [halves of mlp_channels.fc1]
               blocks/channels/ln/norm              [mlp_channels.gate.norm]
               blocks/channels/tokens/{kernel [N,N], bias}                 [mlp_channels.gate.proj]
               blocks/channels/c_proj/{kernel [M,D], bias}                 [mlp_channels.fc2]
@@ -52,11 +51,11 @@ class MixerConfig:
     """Sizes in pixels and channels.
 
     Attributes:
-        block: whose blocks: MLP-Mixer's, gMixer's (gated MLPs), ResMLP's (affine layers as norms, one matrix
-            over tokens, LayerScale) or gMLP's (one branch, gated by mixed tokens).
-        token_width: hidden width over tokens, as the second matrix reads it; 0 with "resmlp", "gmlp".
-        mlp_width: hidden width over channels, as the second matrix reads it.
-        ln_eps: 0 with "resmlp", which has no LayerNorm.
+        block: MLP-Mixer's, gMixer's (gated MLPs), ResMLP's (affine layers as norms, one matrix over tokens,
+            LayerScale) or gMLP's (one branch, gated by mixed tokens).
+        token_width, mlp_width: hidden widths over tokens (0 with "resmlp", "gmlp") and over channels, as the
+            second matrix reads them.
+        ln_eps: 0 with "resmlp".
         gate_eps: for the LayerNorm inside a "gmlp" block; else 0.
     """
 
@@ -94,7 +93,7 @@ class MixerConfig:
 
 
 class TokenLinear(layers.Linear):
-    """A linear layer over tokens, the first axis."""
+    """Over the first axis."""
 
     def __call__(self, x: Float[Array, "N B D"]) -> Float[Array, "M B D"]:
         assert self.bias is not None
@@ -102,7 +101,7 @@ class TokenLinear(layers.Linear):
 
 
 class Affine(nnx.Module):
-    """x * scale + bias: ResMLP's "norm"."""
+    """ResMLP's "norm"."""
 
     def __init__(self, dim: int):
         self.scale = nnx.Param(jnp.ones((dim,)))
@@ -129,11 +128,6 @@ def gate(kind: type[layers.Linear], in_dim: int, out_dim: int, rngs: nnx.Rngs) -
 
 
 class Mlp(nnx.Module):
-    """c_proj of activation(c_fc) or, gated, of value times activation(gate).
-
-    kind: whether the layers are over channels or over tokens.
-    """
-
     def __init__(self, kind: type[layers.Linear], dim: int, width: int, config: MixerConfig, rngs: nnx.Rngs):
         self.gated = config.block == "gmixer"
         if self.gated:
@@ -151,8 +145,6 @@ class Mlp(nnx.Module):
 
 
 class SpatialGate(nnx.Module):
-    """gMLP's: c_proj of value times mixed tokens, both after the activation."""
-
     def __init__(self, config: MixerConfig, rngs: nnx.Rngs):
         c = config
         self.value = linear(layers.Linear, c.width, c.mlp_width, rngs)
@@ -169,8 +161,6 @@ class SpatialGate(nnx.Module):
 
 
 class MixerBlock(nnx.Module):
-    """x + ls_1(tokens(ln_1(x))), then x + ls_2(channels(ln_2(x))); only ResMLP has LayerScale."""
-
     def __init__(self, config: MixerConfig, rngs: nnx.Rngs):
         c, scaled = config, config.block == "resmlp"
         self.ln_1 = norm(c)
@@ -192,8 +182,6 @@ class MixerBlock(nnx.Module):
 
 
 class GatingBlock(nnx.Module):
-    """x + channels(ln(x)): gMLP's."""
-
     def __init__(self, config: MixerConfig, rngs: nnx.Rngs):
         self.ln = norm(config)
         self.channels = SpatialGate(config, rngs)
@@ -240,7 +228,6 @@ def dense(
 
 
 def narrow(config: MixerConfig) -> MixerConfig:
-    """Keeps the ratios of widths."""
     c, width = config, 32
     sizes = {name: getattr(c, name) * width // c.width for name in ("token_width", "mlp_width")}
     return dataclasses.replace(

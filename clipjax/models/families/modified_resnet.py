@@ -1,18 +1,17 @@
-"""CLIP's ModifiedResNet: a bottleneck ResNet with a stem of three convolutions, average pools and attention
-pooling.
+"""CLIP's ModifiedResNet: bottlenecks, a stem of three convolutions, average pools and attention pooling.
 
 Sources: He et al. 2015 (arXiv 1512.03385), Zhang 2019 (arXiv 1904.11486) for the anti-aliasing, Radford et
-al. 2021 (arXiv 2103.00020) section 2.4; open_clip 3.3.0 `modified_resnet.ModifiedResNet` for the details.
-Only the first convolution has a stride. Elsewhere an average pool halves the map, before the last convolution
-of a block and before its shortcut's.
+al. 2021 (arXiv 2103.00020) section 2.4; open_clip 3.3.0 `modified_resnet.ModifiedResNet`.
+Only the first convolution has a stride. Elsewhere an average pool halves the map, before a block's last
+convolution and its shortcut's.
 Difference: the attention pool computes only the mean token's query, whose output alone is read.
 
-Params, with the reference's names in brackets where they differ:
-    stem/conv{1,2,3}/kernel [3,3,I,O]   stem/bn{1,2,3}/{scale,bias,mean,var}   [conv1, bn1, ...]
-    layer{1..4}/first/...   [layerN.0]: conv{1,2,3}/kernel, bn{1,2,3}/{scale,bias,mean,var},
-                            downsample/conv/kernel [1,1,I,O], downsample/bn/...  [downsample.0, .1]
-    layer{1..4}/rest/...    [layerN.1, ...] conv{1,2,3}/kernel, bn{1,2,3}/..., stacked on axis 0;
-                            absent in a stage of one block
+Params, in brackets the reference's names; bn is {scale,bias,mean,var}:
+    stem/conv{1,2,3}/kernel [3,3,I,O]   stem/bn{1,2,3}/...   [conv1, bn1, ...]
+    layer{1..4}/first/...   [layerN.0]: conv{1,2,3}/kernel, bn{1,2,3}/...,
+                            downsample/{conv/kernel [1,1,I,O], bn/...} [downsample.0, .1]
+    layer{1..4}/rest/...    [layerN.1, ...] without downsample, stacked on axis 0; absent in a stage of one
+                            block
     attnpool/positional_embedding [HW+1,C]   attnpool/{q,k,v,out}/{kernel,bias}   [q_proj, ..., c_proj]
 Stages: stem, layer1.0, layer1.1, ..., layer4.N, projected.
 """
@@ -81,8 +80,6 @@ class Stem(nnx.Module):
 
 
 class Downsample(nnx.Module):
-    """The shortcut of a stage's first block: pool, 1x1 convolution, BatchNorm."""
-
     def __init__(self, in_dim: int, out_dim: int, *, stride: int, eps: float, rngs: nnx.Rngs):
         self.conv = convolutions.Conv(in_dim, out_dim, kernel=1, rngs=rngs)
         self.bn = convolutions.BatchNorm(out_dim, eps=eps)
@@ -93,8 +90,6 @@ class Downsample(nnx.Module):
 
 
 class Bottleneck(nnx.Module):
-    """1x1, 3x3, pool by `stride`, 1x1; adds the input, downsampled in a stage's first block."""
-
     def __init__(self, in_dim: int, planes: int, *, stride: int, first: bool, eps: float, rngs: nnx.Rngs):
         out_dim = planes * EXPANSION
         self.conv1 = convolutions.Conv(in_dim, planes, kernel=1, rngs=rngs)
@@ -114,7 +109,6 @@ class Bottleneck(nnx.Module):
 
 
 def stage_of(in_dim: int, planes: int, depth: int, *, stride: int, eps: float, rngs: nnx.Rngs) -> Stage:
-    """`depth` blocks of `planes`; the first takes `in_dim` channels and has the stride."""
     block = partial(Bottleneck, planes=planes, eps=eps)
     first = partial(block, in_dim, stride=stride, first=True)
     rest = partial(block, planes * EXPANSION, stride=1, first=False)

@@ -1,17 +1,16 @@
 """RegNetX and RegNetY: bottlenecks of one width with grouped convolutions; RegNetY has squeeze-excitation.
 
-Sources: Radosavovic et al. 2020 (arXiv 2003.13678); timm 1.0 `regnet.RegNet` with `Bottleneck` for the
-details. Every stage halves the map, the first one too; the stem has no pool.
+Sources: Radosavovic et al. 2020 (arXiv 2003.13678); timm 1.0 `regnet.RegNet` with `Bottleneck`. Every stage
+halves the map, the first one too; the stem has no pool.
 Difference: no dropout and no stochastic depth in training.
 
-Params, with timm's names in brackets where they differ; bn stands for {scale,bias,mean,var}:
+Params, in brackets timm's names; bn is {scale,bias,mean,var}:
     stem/conv/kernel [3,3,3,C]   stem/bn/...
     stage{1..4}/first/...   [s1.b1, ...]: conv{1,2,3}/kernel, bn{1,2,3}/...   [convN.conv, convN.bn]
-                            se/{fc1,fc2}/{kernel,bias} where the record has `se_widths`
-                            downsample/conv/kernel [1,1,I,O], downsample/bn/...
-    stage{1..4}/rest/...    [s1.b2, ...] the same without downsample, stacked on axis 0; absent in a stage of
-                            one block
-and the classifier's head/{kernel,bias}   [head.fc]
+                            se/{fc1,fc2}/{kernel,bias} in RegNetY
+                            downsample/{conv/kernel [1,1,I,O], bn/...}
+    stage{1..4}/rest/...    [s1.b2, ...] without downsample, stacked on axis 0; absent in a stage of one block
+    head/{kernel,bias}      [head.fc]
 Stages: stem, s1.0 [s1.b1], ..., s4.N, pooled.
 """
 
@@ -45,8 +44,7 @@ class RegNetConfig:
     """Four stages; each tuple has one value per stage.
 
     Attributes:
-        depths: blocks.
-        widths: channels of all three convolutions of a block.
+        widths: channels of a block's convolutions.
         groups: of the 3x3 convolution.
         se_first, se_rest: squeeze-excitation channels in the first block (a quarter of its input's) and in
             the others; 0 without one.
@@ -100,8 +98,6 @@ class ConvNorm(nnx.Module):
 
 
 class Block(nnx.Module):
-    """1x1, grouped 3x3, squeeze-excitation, 1x1; the shortcut added, ReLU."""
-
     def __init__(self, in_dim: int, stride: int, stage: int, config: RegNetConfig, *, rngs: nnx.Rngs):
         width, groups = config.widths[stage], config.groups[stage]
         first = in_dim != width or stride != 1
@@ -121,7 +117,6 @@ class Block(nnx.Module):
 
 
 def stage_of(in_dim: int, stage: int, config: RegNetConfig, rngs: nnx.Rngs) -> Stage:
-    """Stage `stage`, whose first block takes `in_dim` channels and halves the map."""
     first = partial(Block, in_dim, 2, stage, config)
     rest = partial(Block, config.widths[stage], 1, stage, config)
     return Stage(first, rest, config.depths[stage], rngs=rngs)

@@ -1,19 +1,19 @@
-"""ResNet and its relatives by width: ResNeXt, wide ResNet, SE-ResNet, and the widened ones of SimCLR.
+"""ResNet, ResNeXt, wide ResNet, SE-ResNet, and the widened ones of SimCLR.
 
 Sources: He et al. 2015 (arXiv 1512.03385), Xie et al. 2016 (arXiv 1611.05431), Hu et al. 2017
 (arXiv 1709.01507); timm 1.0 `resnet.ResNet` with `BasicBlock`, `Bottleneck` and
-`layers.squeeze_excite.SEModule` for the details. A stage's first 3x3 convolution has its stride.
+`layers.squeeze_excite.SEModule`. A stage's first 3x3 convolution has its stride.
 Difference: no dropout and no stochastic depth in training.
 
-Params, with timm's names in brackets where they differ; bn stands for {scale,bias,mean,var}:
+Params, in brackets timm's names; bn is {scale,bias,mean,var}:
     stem/conv/kernel [7,7,3,C]   stem/bn/...   [conv1, bn1]
-    layer{1..4}/first/...   [layerN.0]: conv{1,2,3}/kernel, bn{1,2,3}/...; conv3 and bn3 of a bottleneck only;
-                            se/{fc1,fc2}/{kernel,bias} where the record has `se_widths`;
-                            downsample/{conv/kernel [1,1,I,O], bn/...} where the shape changes
-                            [downsample.0, .1]
-    layer{1..4}/rest/...    [layerN.1, ...] the same without downsample, stacked on axis 0; absent in a stage
-                            of one block
-and the classifier's head/{kernel,bias}   [fc]
+    layer{1..4}/first/...   [layerN.0]: conv{1,2,3}/kernel, bn{1,2,3}/... (3 in bottlenecks only);
+                            se/{fc1,fc2}/{kernel,bias} unless `se_widths` are 0;
+                            downsample/{conv/kernel [1,1,I,O], bn/...} [downsample.0, .1] where the shape
+                            changes
+    layer{1..4}/rest/...    [layerN.1, ...] without downsample, stacked on axis 0; absent in a stage of one
+                            block
+    head/{kernel,bias}      [fc]
 Stages: stem (after the max pool), layer1.0, ..., layer4.N, pooled.
 """
 
@@ -48,10 +48,10 @@ class ResNetConfig:
 
     Attributes:
         block: "basic": two 3x3 convolutions; "bottleneck": 1x1, 3x3, 1x1.
-        widths: output channels of each stage's blocks.
+        widths: output channels.
         middle: channels of each stage's (in a basic block: first) 3x3 convolution.
         groups: of each 3x3 convolution of a bottleneck.
-        se_widths: channels of each stage's squeeze-excite bottleneck, (0, 0, 0, 0) without one.
+        se_widths: squeeze-excitation channels, 0 without one.
     """
 
     image_size: int
@@ -91,8 +91,6 @@ class Stem(nnx.Module):
 
 
 class Downsample(nnx.Module):
-    """The shortcut of a block that changes the shape: strided 1x1 convolution, BatchNorm."""
-
     def __init__(self, in_dim: int, out_dim: int, *, stride: int, eps: float, rngs: nnx.Rngs):
         self.conv = convolutions.Conv(
             in_dim, out_dim, kernel=1, stride=stride, kernel_init=_FAN_OUT, rngs=rngs
@@ -104,8 +102,6 @@ class Downsample(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Convolutions, squeeze-excite, the shortcut added, ReLU."""
-
     def __init__(self, in_dim: int, stride: int, stage: int, config: ResNetConfig, *, rngs: nnx.Rngs):
         c, middle, out_dim = config, config.middle[stage], config.widths[stage]
         wide = partial(convolutions.Conv, kernel=3, kernel_init=_FAN_OUT, rngs=rngs)
@@ -139,7 +135,6 @@ class Block(nnx.Module):
 
 
 def stage_of(in_dim: int, stage: int, config: ResNetConfig, rngs: nnx.Rngs) -> Stage:
-    """Stage `stage`, whose first block takes `in_dim` channels."""
     first = partial(Block, in_dim, 1 if stage == 0 else 2, stage, config)
     rest = partial(Block, config.widths[stage], 1, stage, config)
     return Stage(first, rest, config.layers[stage], rngs=rngs)
@@ -172,7 +167,7 @@ def dense(
 
 
 def narrow(config: ResNetConfig) -> ResNetConfig:
-    """Six blocks, half as wide; a basic net's first stage keeps the stem's width: it has no shortcut."""
+    """A basic net's first stage keeps the stem's width: it has no shortcut."""
     sizes = {name: tuple(v // 2 for v in getattr(config, name)) for name in ("widths", "middle", "se_widths")}
     if config.block == "basic":
         sizes["widths"] = sizes["middle"] = (config.stem_width, 32, 48, 64)

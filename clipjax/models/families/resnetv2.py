@@ -2,16 +2,16 @@
 
 Sources: Kolesnikov et al. 2020 (arXiv 1912.11370); He et al. 2016 (arXiv 1603.05027) for the order; timm 1.0
 `resnetv2.ResNetV2` as `_create_resnetv2_bit` builds it.
-Difference: inference only (no stochastic depth).
+Difference: no stochastic depth in training.
 
-Params, with timm's names in brackets where they differ; norm stands for {scale,bias}, kernels are raw:
+Params, in brackets timm's names; norm is {scale,bias}, kernels are raw:
     stem/kernel [7,7,3,C]               [stem.conv]
     stage{0..3}/first/...               [stages.i.blocks.0]:
         downsample/kernel [1,1,I,O]     [downsample.conv]; only in first
         norm1  conv1/kernel  norm2  conv2/kernel  norm3  conv3/kernel
     stage{0..3}/rest/...                [stages.i.blocks.1 ...] stacked on axis 0
     norm                                the last one
-and the classifier's head/{kernel,bias} [head.fc]
+    head/{kernel,bias}                  [head.fc]
 Stages: stem, stages.0.0, ..., stages.3.2, head, pooled.
 """
 
@@ -41,17 +41,11 @@ _INIT = variance_scaling(2.0, "fan_out", "normal")
 
 @dataclass(frozen=True)
 class ResNetV2Config:
-    """Channels and blocks.
+    """`bottleneck`: a block's output width over that of its 3x3 convolution.
 
-    Attributes:
-        stem_width: channels of the 7x7 convolution.
-        widths, depths: each stage's output channels and blocks.
-        bottleneck: a block's output width over that of its 3x3 convolution.
-        groups: of a norm.
-        gn_eps, conv_eps: added to the variance of a group, and of a kernel's weights.
-        activation: after each norm.
-        pool_padding: around the map of the stem's max pool: "zeros", which may be the maximum, or "lowest",
-            which never is.
+    groups: of a norm.
+    gn_eps, conv_eps: added to the variance of a group, and of a kernel's weights.
+    pool_padding: around the map of the stem's max pool: "zeros" may be the maximum, "lowest" never is.
     """
 
     image_size: int
@@ -96,10 +90,7 @@ class NormAct(GroupNorm):
 
 
 class Block(nnx.Module):
-    """shortcut + conv3(conv2(conv1)); a norm and the activation precede each convolution.
-
-    A stage's first block has a convolution in its shortcut, which also reads the first norm's output.
-    """
+    """In a stage's first block the shortcut is a convolution of the first norm's output."""
 
     def __init__(
         self, in_dim: int, dim: int, config: ResNetV2Config, *, stride: int, first: bool, rngs: nnx.Rngs
@@ -122,7 +113,6 @@ class Block(nnx.Module):
 
 
 def stage_of(index: int, config: ResNetV2Config, rngs: nnx.Rngs) -> Stage:
-    """Blocks of one width; the first halves the map, except in the first stage."""
     dim = config.widths[index]
     in_dim = config.widths[index - 1] if index else config.stem_width
     first = partial(Block, in_dim, dim, config, stride=2 if index else 1, first=True)
@@ -165,7 +155,7 @@ def dense(
 
 
 def narrow(config: ResNetV2Config) -> ResNetV2Config:
-    """Five blocks; each norm's groups have at least two channels; the last maps have odd sides."""
+    """Each norm's groups have at least two channels; the last maps have odd sides."""
     sizes = {"image_size": 80, "stem_width": 64, "embed_dim": 256}
     return dataclasses.replace(config, widths=(256,) * 4, depths=(2, 1, 1, 1), **sizes)
 

@@ -3,9 +3,8 @@
 Sources: Liu et al. 2019 (arXiv 1907.11692); transformers 5.24 `modeling_roberta` for the encoder; open_clip
 3.3.0 `hf_model.HFTextEncoder` with its `mean_pooler` for pooling and projection.
 
-LayerNorm comes after each residual sum and after the embeddings. Attention and the mean skip padding, so a
-text may be cut anywhere after its last token. Positions start at row `pad_id` + 1; padding has row `pad_id`,
-which is never learned.
+LayerNorm comes after each residual sum and after the embeddings. Attention and the mean skip padding.
+Positions start at row `pad_id` + 1; padding has row `pad_id`, which is never learned.
 
 Params: token_embedding [V,D], positional_embedding [P,D], token_type_embedding [T,D] (every token is of type
 0), ln_embed/{scale,bias}, blocks/attn/{q,k,v,out}/{kernel,bias}, blocks/ln_1/{scale,bias},
@@ -39,8 +38,7 @@ _INIT = normal(0.02)  # transformers' `initializer_range`, for every matrix but 
 class RobertaConfig:
     """`positions`: rows of the position table; no token uses the first `pad_id` + 1.
 
-    `pooling` "mean" skips `pad_id`. `projection` "linear", or "mlp": linear, GELU, linear, with
-    (width + embed_dim) // 2 hidden channels; neither has a bias.
+    `projection` "mlp": linear, GELU, linear, with (width + embed_dim) // 2 hidden channels; no biases.
     """
 
     context_length: int
@@ -79,8 +77,6 @@ class RobertaConfig:
 
 
 class PostNormBlock(nnx.Module):
-    """ln_1(x + attn(x)), then ln_2(x + mlp(x))."""
-
     def __init__(self, config: RobertaConfig, rngs: nnx.Rngs):
         c = config
         self.attn = layers.Attention(c.width, c.heads, qkv_init=_INIT, out_init=_INIT, rngs=rngs)
@@ -94,8 +90,6 @@ class PostNormBlock(nnx.Module):
 
 
 class FeedForward(nnx.Module):
-    """c_fc, activation, c_proj."""
-
     def __init__(self, dim: int, width: int, out: int, activation: str, rngs: nnx.Rngs):
         self.c_fc = layers.Linear(dim, width, kernel_init=_INIT, rngs=rngs)
         self.c_proj = layers.Linear(width, out, kernel_init=_INIT, rngs=rngs)
@@ -106,7 +100,7 @@ class FeedForward(nnx.Module):
 
 
 class Projection(nnx.Module):
-    """HFTextEncoder's projection "mlp": no biases, always the exact GELU."""
+    """HFTextEncoder's projection "mlp", always with the exact GELU."""
 
     def __init__(self, dim: int, out: int, rngs: nnx.Rngs):
         hidden = (dim + out) // 2
@@ -118,8 +112,6 @@ class Projection(nnx.Module):
 
 
 class RobertaTower(nnx.Module):
-    """Token ids, at most `context_length` a text -> features, not of unit norm."""
-
     def __init__(self, config: RobertaConfig, rngs: nnx.Rngs):
         c = config
         self.token_embedding = nnx.Param(_INIT(rngs.params(), (c.vocab_size, c.width)))

@@ -1,12 +1,12 @@
 """Swin transformers (v1): attention within windows of a map, moved by half a window in every second block.
 
 Sources: Liu et al. 2021 (arXiv 2103.14030); timm 1.0 `swin_transformer.SwinTransformer`.
-Difference: inference only (no stochastic depth).
+Difference: no stochastic depth in training.
 
-Params, with timm's names in brackets where they differ; norm stands for {scale,bias}:
+Params, in brackets timm's names; norm is {scale,bias}:
     patch_embed/{kernel [P,P,3,C],bias}            [patch_embed.proj]
     patch_norm                                     [patch_embed.norm]
-    stage{0..3}/merge/norm                         [layers.i.downsample.norm]; merge is absent in stage0
+    stage{0..3}/merge/norm                         [layers.i.downsample.norm]; not in stage0
     stage{0..3}/merge/reduction/kernel [4C,2C]     [layers.i.downsample.reduction]
     stage{0..3}/blocks/...                         [layers.i.blocks.j] stacked on axis 0:
         ln_1   ln_2                                [norm1, norm2]
@@ -14,7 +14,7 @@ Params, with timm's names in brackets where they differ; norm stands for {scale,
         attn/table [(2w-1)^2,heads]                [attn.relative_position_bias_table]
         mlp/{c_fc,c_proj}/{kernel,bias}            [mlp.fc1, mlp.fc2]
     ln_post                                        [norm]
-and the classifier's head/{kernel,bias}            [head.fc]
+    head/{kernel,bias}                             [head.fc]
 Stages: stem, layers.0.0, ..., layers.3.1, pooled.
 """
 
@@ -81,7 +81,6 @@ class SwinConfig:
             raise ValueError(f"embed_dim {self.embed_dim} is not the last stage's, {self.dim(stages - 1)}")
 
     def dim(self, stage: int) -> int:
-        """Channels."""
         return self.width * 2**stage
 
     def side(self, stage: int) -> int:
@@ -89,7 +88,7 @@ class SwinConfig:
         return self.image_size // self.patch_size // 2**stage
 
     def shifts(self, stage: int) -> tuple[int, int]:
-        """How far the windows of even and odd blocks are moved; 0 where one window is the whole map."""
+        """How many tokens windows of even and odd blocks are moved; 0 where one window is the whole map."""
         window = self.windows[stage]
         return 0, window // 2 if self.side(stage) > window else 0
 
@@ -98,7 +97,7 @@ class SwinConfig:
 
 
 def partition(x: Float[Array, "B H W C"], window: int) -> Float[Array, "windows N C"]:
-    """Cuts maps into windows of N = window * window tokens, row by row, image after image."""
+    """N = window * window tokens a window, row by row, image after image."""
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // window, window, width // window, window, channels)
     return x.swapaxes(2, 3).reshape(-1, window * window, channels)
@@ -126,8 +125,6 @@ def apart(side: int, window: int, shift: int) -> Float[np.ndarray, "P 1 N N"]:
 
 
 class Block(nnx.Module):
-    """x + attn(ln_1(x)), then x + mlp(ln_2(x)); attention within windows that are moved by `shift` tokens."""
-
     def __init__(self, dim: int, heads: int, window: int, config: SwinConfig, *, rngs: nnx.Rngs):
         self.ln_1 = layers.LayerNorm(dim, eps=config.ln_eps)
         self.attn = RelativeAttention(
@@ -169,8 +166,6 @@ class Merge(nnx.Module):
 
 
 class Stage(nnx.Module):
-    """Halves the map, except in the first stage; then scans pairs of blocks."""
-
     def __init__(self, index: int, config: SwinConfig, *, rngs: nnx.Rngs):
         c = config
         self.merge = Merge(c.dim(index - 1), eps=c.ln_eps, rngs=rngs) if index else None
@@ -218,12 +213,12 @@ class Swin(nnx.Module):
         return self.patch_norm(self.patch_embed(images))
 
     def pooled(self, x: Float[Array, "B h h E"]) -> Float[Array, "B E"]:
-        """The last map -> one vector per image; the norm comes before the mean."""
+        """The norm comes before the mean."""
         return jnp.mean(self.ln_post(x), axis=(1, 2))
 
 
 def narrow(config: SwinConfig) -> SwinConfig:
-    """One more pair in the third stage; the last stage has one window."""
+    """The last stage has one window."""
     heads, windows = (2, 2, 4, 4), (3, 3, 3, 3)
     sizes = {"image_size": 3 * 8 * config.patch_size, "width": 16, "embed_dim": 128}
     return dataclasses.replace(config, depths=(2, 2, 4, 2), heads=heads, windows=windows, **sizes)

@@ -1,7 +1,7 @@
 """The text transformer of CLIP and, without the causal mask, of SigLIP.
 
 Sources: Radford et al. 2021 (arXiv 2103.00020) section 2.4; Zhai et al. 2023 (arXiv 2303.15343) section 4 for
-SigLIP; open_clip 3.3.0 `transformer.TextTransformer` for details and names.
+SigLIP; open_clip 3.3.0 `transformer.TextTransformer`.
 
 CLIP's causal tower reads out at the end-of-text token: texts may be cut anywhere after it. SigLIP's sees the
 padding and reads out at the last position: its texts fill the context.
@@ -34,8 +34,7 @@ from clipjax.models.training import Mode
 class TextConfig:
     """`causal`: a token does not see later ones. `pooling`: where the features are read.
 
-    "argmax": at the first highest id, since CLIP's end-of-text id is its highest. "last": at the last
-    position, whatever it holds.
+    "argmax": at the first highest id, which is CLIP's end-of-text id. "last": at the last position.
     """
 
     context_length: int
@@ -71,8 +70,6 @@ class TextConfig:
 
 
 class TextTransformer(nnx.Module):
-    """Token ids, at most `context_length` a text -> features, not of unit norm."""
-
     def __init__(self, config: TextConfig, rngs: nnx.Rngs):
         c = config
         self.token_embedding = nnx.Param(normal(0.02)(rngs.params(), (c.vocab_size, c.width)))
@@ -103,7 +100,7 @@ class TextTransformer(nnx.Module):
         positions: Int[Array, " B"],
         mode: Mode,
     ) -> Float[Array, "B E"]:
-        """Features of texts given as vectors; see `clipjax.models.network.Network.encode_embedded`."""
+        """See `clipjax.models.network.Network.encode_embedded`."""
         start, length = len(beginning), len(beginning) + tokens.shape[1]
         table = self.positional_embedding[...]
         first, rest = (beginning + table[:start])[None], tokens + table[start:length]
@@ -125,9 +122,7 @@ def block_behind(
     visible: Bool[Array, "P+L P+L"] | None,
     mode: Mode,
 ) -> tuple[Float[Array, "1 P D"], Float[Array, "B L D"]]:
-    """A block on texts after a shared beginning that does not see them.
-
-    The beginning runs once; all texts read its keys and values.
+    """A block on texts after a shared beginning, which runs once; all texts read its keys and values.
 
     visible: causal; None (no mask) only if P = 0.
     """
@@ -147,7 +142,7 @@ def block_behind(
 
 
 def text_blocks(config: Any, rngs: nnx.Rngs) -> layers.Block:
-    """A text tower's stacked blocks, initialised as in open_clip."""
+    """Initialised as in open_clip."""
     c = config
     residual_init = normal(c.width**-0.5 * (2 * c.layers) ** -0.5)
     block = partial(
@@ -166,13 +161,11 @@ def text_blocks(config: Any, rngs: nnx.Rngs) -> layers.Block:
 
 
 def lookup(table: nnx.Param, ids: Int[Array, "B L"]) -> Float[Array, "B L D"]:
-    """Rows of a table [V, D] by their ids."""
     # Ids come from the tokenizer, so they are in range: "clip" spares the default's NaN fill.
     return jnp.take(table[...], ids, axis=0, mode="clip")
 
 
 def at_highest_id(x: Float[Array, "B L D"], ids: Int[Array, "B L"]) -> Float[Array, "B D"]:
-    """Each text at its first highest id."""
     return at_positions(x, jnp.argmax(ids, axis=1))
 
 
@@ -182,7 +175,6 @@ def at_positions(x: Float[Array, "B L D"], positions: Int[Array, " B"]) -> Float
 
 
 def stages(embedded: Array, blocks: Array | None, pooled: Array, features: Array) -> dict[str, Array]:
-    """A text tower's captured stages, in forward order; empty without the blocks' outputs."""
     if blocks is None:
         return {}
     outputs = {"embed": embedded} | {f"blocks.{i}": output for i, output in enumerate(blocks)}

@@ -1,13 +1,12 @@
 """VGG, with and without BatchNorm.
 
-Sources: Simonyan and Zisserman 2014 (arXiv 1409.1556); timm 1.0 `vgg.VGG` with `ConvMlp` for the details.
+Sources: Simonyan and Zisserman 2014 (arXiv 1409.1556); timm 1.0 `vgg.VGG` with `ConvMlp`.
 Difference: no dropout in training.
 
-Params, with timm's names in brackets where they differ; n is the index in timm's `features`, which also
-counts activations and pools:
+Params, in brackets timm's names; n is the index in timm's `features`, counting activations and pools:
     conv{n}/{kernel [3,3,I,O],bias}   bn{n}/{scale,bias,mean,var}   [features.n]
     fc1/{kernel [7,7,C,H],bias}   fc2/{kernel [1,1,H,E],bias}       [pre_logits.fc1, .fc2]
-and the classifier's head/{kernel,bias}   [head.fc]
+    head/{kernel,bias}   [head.fc]
 Stages: features.n of each ReLU, fc1, fc2, pooled.
 """
 
@@ -62,7 +61,7 @@ class VGGConfig:
 
     @property
     def groups(self) -> list[list[int]]:
-        """The index in timm's `features` of each convolution, by group."""
+        """The convolutions' indices in timm's `features`."""
         groups, n, step = [], 0, 3 if self.batch_norm else 2
         for depth in self.depths:
             groups.append([n + i * step for i in range(depth)])
@@ -90,7 +89,7 @@ class VGG(nnx.Module):
     def groups(self, x: Array, mode: Mode, last: int) -> tuple[list[Array], dict[str, Array]]:
         """The outputs of the groups up to index `last`, before their pools; and the stages.
 
-        Index len(depths) is the last group's output after its pool.
+        Index len(depths) is the last output after its pool.
         """
         outputs: list[Array] = []
         stages: dict[str, Array] = {}
@@ -117,13 +116,12 @@ class VGG(nnx.Module):
 def dense(
     tower: VGG, images: Float[Array, "B S S 3"], stages: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B _ _ _"]]:
-    """Outputs of groups before their pools; index len(depths): after the last pool."""
     outputs, _ = tower.groups(images, mode, stages[-1])
     return [outputs[i] for i in stages]
 
 
 def narrow(config: VGGConfig) -> VGGConfig:
-    """The smallest images; timm's features have one width."""
+    """embed_dim stays, since timm's is fixed."""
     widths, depths = (8, 16, 32, 32, 32), (1, 2, 1, 1, 1)
     size = WINDOW * 2 ** len(widths)
     return dataclasses.replace(config, image_size=size, widths=widths, depths=depths, hidden=64)

@@ -4,10 +4,9 @@ Sources: Dosovitskiy et al. 2021 (arXiv 2010.11929) section 3.1; Radford et al. 
 section 2.4 for the LayerNorm before the blocks; Touvron et al. 2022 (arXiv 2204.07118) for the class token
 outside the position table and LayerScale; Touvron et al. 2020 (arXiv 2012.12877) section 4 for the
 distillation token; open_clip 3.3.0 `transformer.VisionTransformer` and timm 1.0
-`vision_transformer.VisionTransformer` for details. Names are open_clip's.
+`vision_transformer.VisionTransformer`. Names are open_clip's.
 
-Differences: the patch embedding is a matrix product over flattened patches (the same sum). New params are
-drawn as in open_clip, also for timm's variants.
+Difference: new params are drawn as in open_clip, also for timm's variants.
 
 Params, in brackets those of some variants only: patch_embed/kernel [P,P,3,D] (patch_embed/bias [D]),
 (class_embedding [D]), (distillation_embedding [D]), positional_embedding [N,D],
@@ -45,16 +44,12 @@ class ViTConfig:
     Attributes:
         crop_to_patches: cut off right and bottom pixels that fill no patch (SigLIP: 384 = 27 x 14 + 6)
             instead of refusing such an image size.
-        patch_bias: the patch embedding has a bias.
-        class_token: a learned token comes before the patches.
-        positions: rows of the position table: for "all" tokens, or for "patches" (the class token joins
-            afterwards).
+        positions: the table has rows for "all" tokens, or for "patches" (the class token joins afterwards).
         pre_norm: a LayerNorm comes before the blocks.
-        layer_scale: a learned factor per channel scales each branch.
         pooling: "class": the normalised class token; "distilled": it and the distillation token after it,
             side by side, each for its own head (`clipjax.models.outputs`); "map": what SigLIP's query reads
             from the normalised tokens; "attention": what CoCa's first query reads, then normalised.
-        pool_queries, pool_heads: of the pooling's attention; both 0 without it.
+        pool_queries, pool_heads: 0 without attention pooling.
         projection: a matrix without bias maps the pooled vector to `embed_dim` channels.
     """
 
@@ -126,7 +121,7 @@ class ViTConfig:
 
 
 class PatchEmbed(nnx.Module):
-    """Cuts images into patches and embeds each: h is H // P, w is W // P."""
+    """h is H // P, w is W // P."""
 
     def __init__(self, patch: int, width: int, *, use_bias: bool, rngs: nnx.Rngs):
         self.kernel = nnx.Param(layers.torch_uniform(rngs.params(), (patch, patch, 3, width), jnp.float32))
@@ -206,7 +201,7 @@ class VisionTransformer(nnx.Module):
         return x if self.ln_pre is None else self.ln_pre(x)
 
     def pooled(self, x: Float[Array, "B N D"], mode: Mode) -> Float[Array, "B P"]:
-        """The last block's output -> one vector per image: P is D, E in CoCa, 2 D with two tokens."""
+        """P is D, E in CoCa, 2 D with two tokens."""
         if self.config.pooling == "distilled":
             return self.ln_post(x[:, :2]).reshape(len(x), -1)
         if self.pool is None:
