@@ -1,1 +1,1 @@
-"""Claims about robustness as data (configs/claims.toml), and their verdicts from rows."""
+"""Claims as data (configs/claims.toml), and their verdicts from rows."""

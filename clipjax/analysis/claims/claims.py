@@ -3,9 +3,9 @@
     for verdict in check(ledger(), ResultStore("results").rows()):
         print(verdict.claim.key, verdict.word, verdict.findings)
 
-`decide` and `conjoin` apply `RULE`. Each part is a test at the ledger's level: chance decides about one of
-twenty false ones. `correct="holm"` bounds that risk for all m parts together (Holm 1979): it tests at the
-level for m parts, then at the level for those undecided, until no more are decided.
+Each part is a test at the ledger's level: chance decides about one of twenty false ones. `correct="holm"`
+bounds that risk for all parts together (Holm 1979): it tests at the level for all, then at the level for
+those undecided, until no more are decided.
 """
 
 from __future__ import annotations
@@ -56,10 +56,9 @@ class Finding:
 
     Attributes:
         word: HOLDS, FAILS or UNKNOWN.
-        value, lo, hi, method: the statistic; None if not computed.
+        value, lo, hi, method: None if not computed.
         n: models of each group, or pairs.
-        why: what is missing for a decision.
-        left_out: numbers not used because they are not of whole data sets, with model and images.
+        left_out: unused numbers, not of whole data sets: model and images.
     """
 
     part: Part
@@ -84,8 +83,6 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What rows show for a claim and its parts."""
-
     claim: Claim
     word: str
     findings: tuple[Finding, ...]
@@ -116,10 +113,9 @@ def check(
 
     Args:
         claims: keys; default all.
-        level: of the intervals; default the ledger's.
-        prompts: for numbers with several prompt sets, if the claim names none; default the ledger's.
-        precision: the one to prefer.
-        resamples: bootstrap draws; Holm's correction may take more.
+        level: default the ledger's.
+        prompts: if the claim names none; default the ledger's.
+        resamples: Holm's correction may take more.
 
     Raises:
         UsageError: unknown claim or correction, or a level not between 0 and 1.
@@ -208,7 +204,7 @@ def _measure(claim: Claim, part: Part, evidence: Evidence, draws: int) -> _Measu
 
 
 def _against(part: Part, evidence: Evidence, group: Sample) -> Sample:
-    """The models to compare with, without the group's own unless their rows differ."""
+    """Without the group's own models, unless their rows differ."""
     few = FEWEST if part.statistic == "group_difference" else FEWEST_DRAWN
     apart = part.group.convention != part.against.convention
     return evidence.sample(part, part.against, few, without=None if apart else group)

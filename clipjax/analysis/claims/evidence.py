@@ -1,4 +1,4 @@
-"""The result rows for a part of a claim: the models of its groups, or its pairs, with their numbers.
+"""The models of a part's groups, or its pairs, with their numbers.
 
     evidence = Evidence(ResultStore("results").rows(), prompts="openai_80")
     evidence.sample(part, part.group, 4)      # the models of a group that have every number
@@ -29,22 +29,19 @@ Tables = dict[Column, dict[str, Cell]]
 
 
 class TooLittle(Exception):
-    """Too few models or pairs; the message names what is missing."""
+    """Too few models or pairs; names what is missing."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Some models, each with a cell for every column.
-
-    left_out: numbers not used because they are not of whole data sets, with model and images.
-    """
+    """Models with their cells. `left_out`: unused numbers, not of whole data sets: model and images."""
 
     models: tuple[str, ...]
     cells: tuple[Mapping[Column, Cell], ...]
     left_out: tuple[str, ...] = ()
 
     def values(self, column: Column) -> np.ndarray:
-        """The column's numbers, float64 [N]."""
+        """float64 [N]."""
         return np.array([cells[column].value for cells in self.cells], np.float64)
 
     def rows(self) -> list[Row]:
@@ -52,11 +49,7 @@ class Sample:
 
 
 class Evidence:
-    """Result rows; cells are computed once per column.
-
-    Args:
-        prompts, precision: as in `cells_of`; a selection's own prompts take precedence.
-    """
+    """Result rows; arguments as in `cells_of`, but a selection's own prompts take precedence."""
 
     def __init__(self, rows: Iterable[Row], prompts: str | None = None, precision: str = "parity") -> None:
         rows = [row for row in rows if not of_people(row)]
@@ -67,7 +60,7 @@ class Evidence:
         self._cells: dict[tuple[str, Column], dict[str, Cell]] = {}
 
     def sample(self, part: Part, which: Selection, at_least: int, without: Sample | None = None) -> Sample:
-        """A selection's models, by name, with a number in every column of the part; not those in `without`.
+        """The selected models, by name, that have every column and are not in `without`.
 
         Raises:
             TooLittle: fewer than `at_least`.
@@ -86,7 +79,7 @@ class Evidence:
         return _sample(whole, of_models)
 
     def pairs(self, part: Part, at_least: int) -> tuple[Sample, Sample]:
-        """The two sides (against, group) of all pairs with both numbers, in one order.
+        """Both sides (against, group) of all pairs with both numbers, in one order.
 
         Raises:
             TooLittle: fewer than `at_least`.
@@ -149,7 +142,6 @@ class Evidence:
 
 
 def _whole(cell: Cell) -> Cell:
-    """Treat rows of only part of a data set as missing; the value is then None."""
     if cell.part is None:
         return cell
     parts = (f"{term_of(row)} ({words} do not count)" for row in cell.rows if (words := in_words(row)))

@@ -1,9 +1,7 @@
 """The claims ledger, configs/claims.toml: statements about models, and the statistics that check them.
 
-    for claim in ledger().claims:
-        print(claim.section, claim.statement, len(claim.parts))
-
-A part is one statistic of some columns and models, and the side of a number on which it must be.
+for claim in ledger().claims:
+    print(claim.section, claim.statement, len(claim.parts))
 """
 
 from __future__ import annotations
@@ -45,12 +43,7 @@ FITTED = ("effective_robustness", "trend_offset", "slope_difference", "slope_gro
 
 @dataclass(frozen=True)
 class Selection:
-    """Models by their facts, and which of their rows.
-
-    Attributes:
-        where: fact -> value, or a list of allowed values; see `groups.matches`.
-        convention: the same for a row's convention; {} for any row.
-    """
+    """Models by their facts (`where`), and which of their rows (`convention`); see `groups.matches`."""
 
     name: str
     where: Mapping[str, Any]
@@ -97,7 +90,7 @@ class Part:
 
     @property
     def bound(self) -> str:
-        """The required side, e.g. "above 0", "within 0.01"."""
+        """E.g. "above 0", or "within 0.01"."""
         if self.side in ("within", "apart"):
             return f"{self.side} {self.margin:g}" + (f" of {self.at:g}" if self.at else "")
         if self.side.startswith("not_"):
@@ -113,7 +106,7 @@ class Claim:
     Attributes:
         section: of the paper, with observation and figure.
         needs: number of parts that must hold.
-        beware: what the statistic does not control for, besides what docs/claims.md has on its kind.
+        beware: what the statistic does not control for, besides docs/claims.md.
         no_task: what it needs that no task measures yet.
     """
 
@@ -155,7 +148,7 @@ def ledger(file: Path | None = None) -> Ledger:
 
 @dataclass(frozen=True)
 class _File:
-    """Keys are checked here; columns, groups, pairs and parts by `_Reader`."""
+    """`_Reader` checks columns, groups, pairs and parts."""
 
     claims: tuple[Mapping[str, Any], ...]
     level: float = 0.95
@@ -223,7 +216,7 @@ def _check_margin(margin: float) -> None:
 
 
 class _Reader:
-    """Reads one checked file. `prefix` ("" or "claim KEY: ") starts its error messages."""
+    """`prefix` ("" or "claim KEY: ") starts the error messages."""
 
     def __init__(self, path: Path, record: Mapping[str, Any]) -> None:
         self.path, self.prefix = path, ""
@@ -323,7 +316,7 @@ class _Reader:
         return facts
 
     def _shown(self, key: str, name: str) -> Mapping[str, Any]:
-        """Facts of a group of configs/groups.toml, named SCHEME.GROUP."""
+        """Facts of SCHEME.GROUP of configs/groups.toml."""
         known = {f"{scheme}.{group.key}": group.where for scheme in schemes() for group in groups(scheme)}
         if name not in known:
             raise self._unknown(f"groups.{key}", "group of configs/groups.toml", name, known)

@@ -1,9 +1,7 @@
-"""Verdicts on claims as tables and records, for `clipjax claims`.
+"""Verdicts on claims as tables and records.
 
-    print_table(*summary(verdicts))     # one line per claim
-    print_table(*measured(verdicts))    # one line per measured part
-
-`export` writes Markdown or JSON.
+print_table(*summary(verdicts))     # one line per claim
+print_table(*measured(verdicts))    # one line per measured part
 """
 
 from __future__ import annotations
@@ -50,7 +48,6 @@ def measured(verdicts: Sequence[Verdict]) -> Table:
 
 
 def unmeasured(verdicts: Sequence[Verdict]) -> Table:
-    """One line per part without a statistic, and why."""
     cells = [
         [verdict.claim.key, *_of(each.part), each.why or ""]
         for verdict in verdicts
@@ -61,7 +58,6 @@ def unmeasured(verdicts: Sequence[Verdict]) -> Table:
 
 
 def used(verdicts: Sequence[Verdict]) -> Table:
-    """One line per row of each part."""
     cells = [
         [verdict.claim.key, *_of(each.part), *_cells(_row(row))]
         for verdict in verdicts
@@ -72,7 +68,7 @@ def used(verdicts: Sequence[Verdict]) -> Table:
 
 
 def left_out(verdicts: Sequence[Verdict]) -> Table:
-    """One line per number left out: not of a whole data set."""
+    """One line per number that is not of a whole data set."""
     cells = {
         (verdict.claim.key, *_of(each.part), words): None
         for verdict in verdicts
@@ -112,7 +108,7 @@ def _row(row: Row) -> dict[str, Any]:
 
 
 def export(verdicts: Sequence[Verdict], form: str, rows: bool = False) -> str:
-    """Format "markdown" (summary and measured parts) or "json" (all); `rows` adds every row used."""
+    """As "markdown" (summary and measured parts) or "json"; `rows` adds every row used."""
     if form == "json":
         records = [_record(verdict, rows) for verdict in verdicts]
         return json.dumps({"rule": RULE, "claims": records}, indent=2, ensure_ascii=False) + "\n"

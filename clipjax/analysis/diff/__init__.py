@@ -1,1 +1,1 @@
-"""Two sets of rows compared: what changed, and what was done differently."""
+"""Comparison of two sets of rows."""

@@ -1,11 +1,10 @@
-"""Compare two sets of result rows: what changed, by how much, and what was done differently.
+"""Compare two sets of result rows: what changed, and what was done differently.
 
-    found = compare_rows(ResultStore("before").rows(), ResultStore("after").rows())
-    found.pairs[0].difference, found.departures()
+    differences = compare_rows(ResultStore("before").rows(), ResultStore("after").rows())
+    differences.pairs[0].difference, differences.departures()
 
-Rows match by task, data set, slice, metric and model. Among several such rows the recipe decides, then
-convention with precision and sample, then convention alone. Others match only if each side has one row of the
-number.
+Rows match by task, data set, slice, metric and model. Several such rows match by recipe, else by convention,
+precision and sample, else by convention alone. Others match only if each is alone on its side.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ Key = tuple[Hashable, ...]
 
 
 class Departure(NamedTuple):
-    """One thing done differently: its dotted name in a result row, and both values."""
+    """One thing done differently: its dotted name in a row, and both values."""
 
     aspect: str
     a: str
@@ -44,10 +43,9 @@ class Departure(NamedTuple):
 class Pair:
     """Two rows of one number.
 
-    Attributes:
-        interval: lo, hi, level, method of the difference. An upper bound: images are shared, so errors may
-            add up (sd(B - A) <= sd(A) + sd(B)). None if a row has no interval, or for one recipe: the same
-            model on the same images does not differ by chance of the images.
+    `interval` of the difference is an upper bound: on shared images errors may add up
+    (sd(B - A) <= sd(A) + sd(B)). None if a row has none, or for one recipe: the same model on the same images
+    does not differ by chance of the images.
     """
 
     a: Row
@@ -57,7 +55,7 @@ class Pair:
 
     @property
     def difference(self) -> float | None:
-        """Value of b minus value of a."""
+        """b minus a."""
         return difference(self.a, self.b)
 
     @property
@@ -66,7 +64,7 @@ class Pair:
         return self.interval is not None and not self.interval["lo"] <= 0 <= self.interval["hi"]
 
     def beyond(self, tolerance: float) -> bool:
-        """Whether the values differ by more than `tolerance`, or only one side has a value."""
+        """Whether the values differ by more than `tolerance`, or only one side has one."""
         if self.difference is None:
             return (self.a["value"] is None) != (self.b["value"] is None)
         return abs(self.difference) > tolerance
@@ -74,11 +72,11 @@ class Pair:
 
 @dataclass(frozen=True)
 class Differences:
-    """What `compare_rows` found.
+    """What `compare_rows` returns.
 
     Attributes:
         pairs: those with a value on one side only, then by decreasing difference.
-        only_a, only_b: rows without a partner, in their order.
+        only_a, only_b: rows without a partner.
     """
 
     pairs: tuple[Pair, ...]
@@ -89,7 +87,7 @@ class Differences:
         return [pair for pair in self.pairs if pair.beyond(tolerance)]
 
     def departures(self) -> list[tuple[Departure, int]]:
-        """Each departure and its number of pairs, most frequent first."""
+        """With their numbers of pairs, most frequent first."""
         return Counter(one for pair in self.pairs for one in pair.departures).most_common()
 
 
@@ -106,7 +104,7 @@ def compare_rows(a: Sequence[Row], b: Sequence[Row]) -> Differences:
 
 
 def difference(a: Row, b: Row) -> float | None:
-    """Value of b minus value of a; None if one has no value."""
+    """b minus a; None if one has no value."""
     return None if a["value"] is None or b["value"] is None else b["value"] - a["value"]
 
 
@@ -118,7 +116,7 @@ def _named(row: Row) -> Key:
 
 
 def ways_of(row: Row) -> dict[str, str]:
-    """How a number was measured: rows that differ here measure different things."""
+    """Rows that differ here measure different things."""
     said = {way: str(row["convention"].get(way)) for way in ("prompts", "source", *WAYS)}
     return said | {"annotations": f"{said['annotations']} {row['recipe'].get('annotations')}"}
 
@@ -143,7 +141,7 @@ def _with_recipe(row: Row) -> Key:
 def _match(
     a: Sequence[Row], b: Sequence[Row], key: Callable[[Row], Key]
 ) -> tuple[list[tuple[Row, Row]], list[Row], list[Row]]:
-    """Pairs of rows whose key occurs once on each side, and the other rows of both sides."""
+    """Pairs of rows whose key occurs once on each side, and the other rows."""
     of_a, of_b = _once(a, key), _once(b, key)
     pairs = [(row, of_b[k]) for k, row in of_a.items() if k in of_b]
     matched = {id(row) for pair in pairs for row in pair}
@@ -165,7 +163,7 @@ def _rank(pair: Pair) -> tuple[bool, float]:
 
 
 def _interval(a: Row, b: Row) -> dict[str, Any] | None:
-    """See `Pair.interval`. It excludes 0 exactly where the rows' own intervals do not overlap."""
+    """`Pair.interval` excludes 0 exactly where the rows' own intervals do not overlap."""
     change, of_a, of_b = difference(a, b), a["interval"], b["interval"]
     if change is None or of_a is None or of_b is None or of_a["level"] != of_b["level"]:
         return None

@@ -1,4 +1,4 @@
-"""Differences between two sets of result rows: lines, tables, exports."""
+"""Differences of rows as lines, tables and exports."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ Table = tuple[list[str], list[list[str]]]
 
 
 def summary(diff: Differences, tolerance: float) -> list[str]:
-    """How many rows match, changed, and have no partner."""
     beyond = diff.beyond(tolerance)
     equal = sum(not pair.beyond(0) for pair in diff.pairs)
     chance = sum(pair.beyond_chance for pair in beyond)
@@ -33,7 +32,7 @@ def summary(diff: Differences, tolerance: float) -> list[str]:
 
 
 def changes(diff: Differences, tolerance: float = 0, limit: int | None = None) -> Table:
-    """The pairs that differ by more than `tolerance`, without departures common to all (`otherwise`)."""
+    """Without departures common to all (`otherwise`)."""
     shared = {one for one, count in diff.departures() if count == len(diff.pairs)}
     lines = []
     for pair in diff.beyond(tolerance)[:limit]:
@@ -43,19 +42,19 @@ def changes(diff: Differences, tolerance: float = 0, limit: int | None = None) -
 
 
 def alone(rows: Sequence[Row], side: str, limit: int | None = None) -> Table:
-    """Rows without a partner. side: A or B."""
+    """Rows only in `side` (A or B)."""
     lines = [[*_names(row), _value(row)] for row in rows[:limit]]
     return _used([*_TITLES, f"only in {side}"], lines)
 
 
 def otherwise(diff: Differences, limit: int | None = None) -> Table:
-    """What was done differently, and for how many numbers."""
+    """Each departure, for how many numbers."""
     lines = [[*one, str(count)] for one, count in diff.departures()[:limit]]
     return ["departs in", "A", "B", "numbers"], lines
 
 
 def export_differences(diff: Differences, tolerance: float, form: str) -> str:
-    """As "markdown" (the changes), "csv" (all, one per line) or "json" (all, with the departures).
+    """As "markdown" (`changes`), "csv" (`records`) or "json" (`records` and all departures).
 
     Raises:
         UsageError: another form.
@@ -71,7 +70,7 @@ def export_differences(diff: Differences, tolerance: float, form: str) -> str:
 
 
 def records(diff: Differences, tolerance: float = 0) -> list[dict[str, Any]]:
-    """Every pair beyond the tolerance and every row without a partner, with FIELDS."""
+    """FIELDS of every pair beyond the tolerance and every row without a partner."""
     pairs = [_record(pair.a, pair.b, pair) for pair in diff.beyond(tolerance)]
     return pairs + [_record(row, None) for row in diff.only_a] + [_record(None, row) for row in diff.only_b]
 

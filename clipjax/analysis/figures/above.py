@@ -12,10 +12,10 @@ from clipjax.analysis.trends.trends import Robustness, effective_robustness, fit
 
 
 def above_trend(spec: Spec, content: Content) -> Content:
-    """The panel with y minus the trend `panel.above` at x, on a linear axis.
+    """The panel with y minus the trend `panel.above`, on a linear axis.
 
-    The trend is fitted on the scales of the panel's axes. Models with x outside its range are missing; with
-    too few models, all are.
+    The trend is fitted on the panel's own scales. Models outside its range of x are missing; with too few
+    models, all are.
     """
     panel = content.panel
     assert panel.y is not None

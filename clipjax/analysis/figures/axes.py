@@ -1,6 +1,6 @@
-"""Axes of figures on a probit, logit or linear scale, with readable ticks.
+"""Axes on a probit, logit or linear scale, with readable ticks.
 
-Coordinates are transformed before drawing, so that a fit is a straight line; ticks show the original numbers.
+Coordinates are transformed before drawing, so that a fit is a straight line.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SETS = [
 
 
 def ticks(low: float, high: float, scale: str) -> list[float]:
-    """Tick values, in the metric's own units."""
+    """In the metric's own units."""
     if scale == "linear":
         values = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
         return [t for t in (round(float(t), 12) for t in values) if low <= t <= high]
@@ -47,14 +47,14 @@ def ticks(low: float, high: float, scale: str) -> list[float]:
 
 
 def ends(coordinates: np.ndarray) -> tuple[float, float]:
-    """Ends of an axis with these (transformed) coordinates, margin included."""
+    """With margin, in transformed coordinates."""
     low, high = float(coordinates.min()), float(coordinates.max())
     room = MARGIN * (high - low) or 0.05
     return low - room, high + room
 
 
 def set_axis(area: Axes, which: str, numbers: tuple[float, float], scale: str, unit: str) -> None:
-    """Set (transformed) limits and ticks of axis "x" or "y"."""
+    """Set ticks and (transformed) limits of axis "x" or "y"."""
     low, high = (float(end) for end in inverse(np.array(numbers), scale))
     values = ticks(low, high, scale)
     labels = [f"{100 * t:.6g}" if unit else f"{t:.6g}" for t in values]

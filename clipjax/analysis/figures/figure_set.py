@@ -1,9 +1,7 @@
 """Every figure and table of the paper from result rows.
 
-    index = RowIndex(ResultStore("results").rows())
-    done = [analyze(load_spec(name), index, Path("figures")) for name in spec_names()]
-
-`Done` has the files written and what is missing.
+index = RowIndex(ResultStore("results").rows())
+done = [analyze(load_spec(name), index, Path("figures")) for name in spec_names()]
 """
 
 from __future__ import annotations
@@ -42,10 +40,8 @@ class Done:
     """One figure or table.
 
     Attributes:
-        files: those written; empty if there was nothing to show.
         drawn, panels: panels (lines of a table) with a model, and all.
         placeless: models with the rows but in no group; the user's own are shown as yours.
-        numbers: what a figure draws; None for a table.
         parts: (model, images) of numbers shown that are not of whole data sets.
     """
 
@@ -61,7 +57,6 @@ class Done:
 
     @property
     def why_empty(self) -> str:
-        """Why nothing is drawn: rows of all models, some of each model, or a group is missing."""
         apart = len({each.model for each in self.placeless})
         if apart:
             return f"none: {counted(apart, 'model')} with the rows in none of the groups"
@@ -84,10 +79,8 @@ def analyze(
 ) -> Done:
     """Draw one figure, or fill one table, and write it as `out/NAME.png`, ... if it has rows.
 
-    Args:
-        formats: of figures and tables; each uses its own. A figure's "csv" is the numbers drawn:
-            `out/NAME_points.csv` and, with trends, `out/NAME_trends.csv`.
-        prompts, precision: as in `cells_of`.
+    `formats` of figures and tables: each uses its own. A figure's "csv" is `out/NAME_points.csv`, and with
+    trends or people `_trends.csv` and `_people.csv`.
 
     Raises:
         DataError: as `cells_of`; a number is off its axis's scale; a file cannot be written.
@@ -120,7 +113,6 @@ def _parts(spec: Spec, panels: Iterable[Content]) -> Iterator[tuple[str, str]]:
 
 
 def commands(spec: Spec) -> list[str]:
-    """The commands that make a figure's rows."""
     if (config_dir() / "suites" / f"{spec.name}.toml").is_file():
         return [f"clipjax sweep suite:{spec.name}", *spec.made_by]
     return list(spec.made_by) or [f"clipjax eval {task}" for task in {term.task: None for term in spec.terms}]
@@ -129,7 +121,7 @@ def commands(spec: Spec) -> list[str]:
 def contents(
     spec: Spec, index: RowIndex, prompts: str | None = PROMPTS, precision: str = "parity"
 ) -> list[Content]:
-    """The content of each panel; arguments as in `analyze`."""
+    """Of each panel; arguments as in `analyze`."""
     return [_content(spec, panel, index, prompts, precision) for panel in spec.panels]
 
 
@@ -160,7 +152,7 @@ def _placeless(spec: Spec, panel: Panel, panel_points: Iterable[Point]) -> Itera
 
 
 def _check_scales(spec: Spec, panel: Panel, panel_points: Iterable[Point]) -> None:
-    """Raises DataError, with model, row and run, if a number (e.g. percent) is off its axis's scale."""
+    """Raises DataError, with model, row and run, for a number off its axis's scale (e.g. percent)."""
     for point in panel_points:
         for axis, cell in zip(panel.axes, (point.x, point.y)):
             if problem := _off_scale(axis, cell.value):
@@ -181,7 +173,7 @@ def _off_scale(axis: Axis, value: float | None) -> str | None:
 def _lacking(
     spec: Spec, terms: Sequence[Term], index: RowIndex, there: Set[str]
 ) -> Iterator[tuple[str | None, str]]:
-    """Rows that no model has (None first), then those that the figure's models lack."""
+    """Rows that no model has (None first), then those that single models lack."""
     somewhere = [term for term in terms if index.of(term)]
     by_model = replace(spec, shapes=())  # shapes may depend on prompts, which belong to a point, not a model
     yield from ((None, str(term)) for term in terms if term not in somewhere)

@@ -39,7 +39,7 @@ class Drawing:
 
 
 class Missing(NamedTuple):
-    """An absent row, of one model or (`model` None) of all."""
+    """A row that a model, or (None) every model, lacks."""
 
     panel: str
     model: str | None
@@ -47,7 +47,7 @@ class Missing(NamedTuple):
 
 
 class Placeless(NamedTuple):
-    """A model with all rows of a panel but in no group: why, and whether shown as yours."""
+    """A model with all rows of a panel but in no group. `shown`: as yours."""
 
     panel: str
     model: str
@@ -60,11 +60,10 @@ class Content:
     """What a panel shows.
 
     Attributes:
-        points: all models with its numbers; in a strip x and y are the same number. Those in no group are
-            drawn as `YOURS` if they are the user's own, else not; trends may use them.
-        missing: rows it lacks.
+        points: all models with its numbers; a strip has one number as x and y. Those in no group are drawn
+            only if they are the user's own, as `YOURS`; trends may use them.
         placeless: the points in no group.
-        people: the row of people with the panel's number, which a strip draws as a line; no point.
+        people: the row of people, which a strip draws as a line.
     """
 
     panel: Panel
@@ -75,12 +74,11 @@ class Content:
 
 
 def name_of(point: Point) -> str:
-    """The model, and its prompts where they tell points apart."""
+    """With prompts where they tell points apart."""
     return " ".join(filter(None, (point.model, point.facts.get("prompts"))))
 
 
 def said(point: Point, panel: Panel) -> str:
-    """The point in words."""
     numbers = zip(panel.axes, (point.x, point.y))
     parts = [f"{axis.column.title} {cell.value:.4g}{_part(cell)}" for axis, cell in numbers]
     stated = f" ({STATED})" if is_stated(point.facts) else ""
@@ -92,7 +90,7 @@ def _part(cell: Cell) -> str:
 
 
 def parts_of(point: Point, panel: Panel) -> list[str]:
-    """ "axis: images" for each number that is not of a whole data set."""
+    """For each number not of a whole data set, its axis and images."""
     numbers = zip(panel.axes, (point.x, point.y))
     return [f"{axis.column.title}: {cell.part}" for axis, cell in numbers if cell.part]
 
@@ -102,7 +100,7 @@ def drawn(spec: Spec, content: Content) -> list[Point]:
 
 
 def looks(spec: Spec, content: Content) -> list[tuple[Point, Look | None]]:
-    """Each point with its look; None if not drawn."""
+    """Each point's look, None if not drawn."""
     return [(point, look_of(spec, point.model, point.facts)) for point in content.points]
 
 
@@ -110,8 +108,8 @@ class Bars(NamedTuple):
     """One number of N points in coordinates of its axis.
 
     Attributes:
-        ends: of their intervals (without one: the point itself), [2, N].
-        cut: whether the scale cuts an end, see `ends_on_scale`. bool [2, N].
+        ends: of the intervals (without one: the point itself), [2, N].
+        cut: whether the scale cuts an end, bool [2, N].
     """
 
     at: np.ndarray
@@ -123,7 +121,7 @@ class Bars(NamedTuple):
 
 
 def bars_of(points: Sequence[Point], which: str, scale: str) -> Bars:
-    """One number ("x" or "y") of some points in coordinates of a scale."""
+    """`which`: "x" or "y"."""
     cells: list[Cell] = [getattr(point, which) for point in points]
     n = np.array([cell.n for cell in cells], np.float64)
     limits = np.array([ends_of(point, which) for point in points]).T
@@ -133,21 +131,19 @@ def bars_of(points: Sequence[Point], which: str, scale: str) -> Bars:
 
 
 def has_cut(spec: Spec, content: Content) -> bool:
-    """Whether a panel draws an interval that its scales cut."""
     shown = drawn(spec, content)
     axes = zip("xy", content.panel.axes) if shown else ()
     return any(bool(bars_of(shown, which, axis.scale).cut.any()) for which, axis in axes)
 
 
 def ends_of(point: Point, which: str) -> tuple[float, float]:
-    """The interval of one number; without one, the number twice."""
+    """Without an interval, the number twice."""
     cell: Cell = getattr(point, which)
     assert cell.value is not None
     return (cell.interval["lo"], cell.interval["hi"]) if cell.interval else (cell.value, cell.value)
 
 
 def say_missing(area: Axes, content: Content, commands: Sequence[str]) -> None:
-    """Write into an empty panel which rows are missing, and the commands that make them."""
     area.set_axis_off()
     made = [line for each in commands for line in textwrap.wrap(each, WIDE, break_on_hyphens=False)]
     words = [*_why_empty(content), "", *(made if content.missing else ())]
@@ -171,7 +167,7 @@ def _why_empty(content: Content) -> list[str]:
 
 
 def draw_cuts(area: Axes, which: str, bars: Bars, beside: np.ndarray, colour: str) -> None:
-    """Draw heads where the scale cuts bars along "x" or "y"; `beside` is the other coordinate, [N]."""
+    """Draw heads on cut bars. `beside`: the other coordinate, [N]."""
     for head, at, some in zip(CUTS[which], bars.ends, bars.cut):
         if some.any():
             pair = (at[some], beside[some]) if which == "x" else (beside[some], at[some])
@@ -179,7 +175,7 @@ def draw_cuts(area: Axes, which: str, bars: Bars, beside: np.ndarray, colour: st
 
 
 def draw_own(area: Axes, spec: Spec, shown: Sequence[Point], x: np.ndarray, y: np.ndarray) -> None:
-    """Draw rings around models with stated facts, and names of highlighted models.
+    """Draw rings around models with stated facts, and names of highlighted ones.
 
     Needs the axes' limits: a name stands on the side with room.
     """
@@ -204,7 +200,7 @@ def draw_own(area: Axes, spec: Spec, shown: Sequence[Point], x: np.ndarray, y: n
 
 
 def title_axes(grid: np.ndarray, panels: Sequence[Panel], shown: Sequence[bool]) -> None:
-    """Title the axes; neighbours with one title show it once."""
+    """Neighbours with one title show it once."""
     across = grid.shape[1]
     for k, panel in enumerate(panels):
         area, left = grid.flat[k], k % across > 0 and shown[k - 1]
@@ -225,7 +221,7 @@ def axis_title(axis: Axis) -> str:
 
 
 def handles(spec: Spec, contents: Sequence[Content]) -> list[list[Line2D]]:
-    """The legend's entries: all groups, even without a model; shapes; lines; `own_marks`."""
+    """The legend's columns: groups, even without a model; shapes; lines and `own_marks`."""
     shown = [(p, look) for content in contents for p, look in looks(spec, content) if look is not None]
     counts = _counts((point, group) for point, (group, _) in shown)
     marks = [_mark(group, counts.get(group.key, 0), bool(spec.shapes)) for group in spec.groups]
@@ -242,7 +238,6 @@ def handles(spec: Spec, contents: Sequence[Content]) -> list[list[Line2D]]:
 
 
 def own_marks(spec: Spec, shown: Sequence[Point], yours: int) -> list[Line2D]:
-    """Entries for stars, rings and models in no group, where used."""
     marks = []
     if any(point.model in spec.highlight for point in shown):
         marks.append(_sign("*", 9.0, INK, "star: highlighted"))
@@ -257,7 +252,7 @@ def _sign(marker: Any, size: float, face: str, label: str) -> Line2D:
 
 
 def set_legend(figure: Figure, parts: Sequence[Sequence[Line2D]]) -> None:
-    """One legend below the panels; several parts become columns."""
+    """Several parts become columns."""
     rows, columns = legend_shape(figure.get_figwidth(), parts)
     blank = Line2D([], [], linestyle="none", label=" ")
     padded = [[*part, *[blank] * (rows - len(part))] if len(parts) > 1 else part for part in parts]
@@ -266,7 +261,7 @@ def set_legend(figure: Figure, parts: Sequence[Sequence[Line2D]]) -> None:
 
 
 def legend_shape(width: float, parts: Sequence[Sequence[Line2D]]) -> tuple[int, int]:
-    """Rows and columns of the legend; `width` in inches."""
+    """(rows, columns) of the legend; `width` in inches."""
     if len(parts) > 1:
         return max(map(len, parts)), len(parts)
     columns = max(2, min(4, int(width // 2.6)))
@@ -281,14 +276,14 @@ def _counts(some: Iterable[tuple[Point, Group]]) -> dict[str, int]:
 
 
 def members_of(line: FitLine, content: Content) -> list[Point]:
-    """The points that a trend is fitted to, drawn or not; the user's own in no group only if `line.yours`."""
+    """The points that a trend is fitted to; the user's own in no group only if `line.yours`."""
     apart = set() if line.yours else {each.model for each in content.placeless}
     some = [p for p in content.points if not (name_of(p) in apart and is_own(p.facts))]
     return [p for p in some if matches(p.facts, line.where)]
 
 
 def fitted(line: FitLine, content: Content) -> list[Point]:
-    """The points a trend runs through; empty if too few, or if the panel shows distances from one."""
+    """`members_of`; none if too few, or if the panel shows distances from a trend."""
     members = [] if content.panel.above else members_of(line, content)
     return [] if too_little(members, FEWEST) else members
 
@@ -316,7 +311,6 @@ def _line(spec: Spec, line: FitLine, contents: Sequence[Content]) -> Line2D:
 
 
 def line_colour(spec: Spec, line: FitLine) -> str:
-    """The line's own colour, or that of the group with its key."""
     if line.colour is not None:
         return LINE_COLOURS[line.colour]
     return next((group.colour for group in spec.groups if group.key == line.key), INK)

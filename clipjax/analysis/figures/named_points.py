@@ -1,4 +1,4 @@
-"""Names for the points of an SVG: a browser shows a point's `<title>` under the mouse."""
+"""Names for an SVG's points, which a browser shows under the mouse (`<title>`)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,7 @@ XLINK = "http://www.w3.org/1999/xlink"
 
 
 def name_points(svg: bytes, names: Mapping[str, Sequence[str]]) -> bytes:
-    """Add a title to each point of the named collections.
-
-    Args:
-        svg: from matplotlib.
-        names: gid of a collection -> a title per point, in order.
+    """Add titles to the points of matplotlib's SVG. `names`: gid of a collection -> a title per point.
 
     Raises:
         ValueError: a collection is absent, or has another number of points.

@@ -1,4 +1,4 @@
-"""The numbers that a figure draws, as CSV: a line per point, a line per trend, a line per line of people.
+"""The numbers that a figure draws, as CSV files of points, trends and people.
 
 In the metric's own units (accuracies as fractions), unrounded; slopes and intercepts in coordinates of the
 axes' scales. docs/analysis.md describes every column.
@@ -59,11 +59,11 @@ class FigureNumbers:
 
     @cached_property
     def trends(self) -> list[list[Trend]]:
-        """Trends per panel, with intervals."""
+        """Per panel, with intervals."""
         return [trends_of(self.spec, content) for content in self.contents]
 
     def files(self) -> Iterator[tuple[str, str]]:
-        """(ending of the name, text): points, and trends and people if the figure has any."""
+        """(ending of the name, text); trends and people only if the figure has any."""
         yield "_points.csv", _csv(POINT, self.points())
         if self.spec.fits:
             yield "_trends.csv", _csv(TREND, self.trend_records())
@@ -71,12 +71,11 @@ class FigureNumbers:
             yield "_people.csv", _csv(PEOPLE, people)
 
     def points(self) -> Iterator[dict[str, Any]]:
-        """A record of `POINT` for each point that is drawn or used by a trend."""
+        """A `POINT` record per point that is drawn or used by a trend."""
         for number, (content, trends) in enumerate(zip(self.contents, self.trends), 1):
             yield from _points(self.spec, content, trends, {"panel": number, "title": content.panel.title})
 
     def people(self) -> Iterator[dict[str, Any]]:
-        """A record of `PEOPLE` per panel that shows people."""
         for number, content in enumerate(self.contents, 1):
             if (row := content.people) is not None:
                 place = {"panel": number, "title": content.panel.title, "value": row["value"]}
@@ -85,7 +84,7 @@ class FigureNumbers:
                 yield place | limits | {"row": f"{term_of(row)} ({row['run_id']})"}
 
     def trend_records(self) -> Iterator[dict[str, Any]]:
-        """A record of `TREND` per panel and trend; without a line, with the reason."""
+        """A `TREND` record per panel and trend; without a line, with the reason."""
         reference = reference_of(self.spec)
         for number, (content, trends) in enumerate(zip(self.contents, self.trends), 1):
             for trend in trends:

@@ -1,4 +1,4 @@
-"""The figure of one run, by its task, from the modules of `clipjax.analysis.figures.tasks`."""
+"""The figure of one run, by its task."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Row = dict[str, Any]
 
 
 class Draw(Protocol):
-    """Draws the rows of a run to `out` with the endings .png and .pdf; returns the files.
+    """Draws a run's rows to `out` as .png and .pdf; returns the files.
 
-    images: reads the run's per-image table, column -> values.
+    `images` reads the per-image table, column -> values.
     """
 
     def __call__(
@@ -28,7 +28,7 @@ class Draw(Protocol):
 
 @functools.cache
 def run_figures() -> dict[str, Draw]:
-    """Task -> the function that draws its runs: the `FIGURES` of every module.
+    """Task -> its function, from the `FIGURES` of every module of `tasks`.
 
     Raises:
         ValueError: two modules draw one task.
@@ -43,7 +43,7 @@ def run_figures() -> dict[str, Draw]:
 
 
 def figure_of(run: str, task: str) -> Draw:
-    """The function that draws the run. Raises UsageError for tasks without one."""
+    """Raises UsageError for a task without a figure."""
     if task not in run_figures():
         known = ", ".join(sorted(run_figures()))
         raise UsageError(f"{run} is a run of {task!r}, which has no figure; these have: {known}")

@@ -1,4 +1,4 @@
-"""The trends of one panel, for drawing and for its table of numbers."""
+"""The trends of one panel."""
 
 from __future__ import annotations
 
@@ -15,14 +15,9 @@ from clipjax.analysis.trends.trends import Fit, fit_points, too_little
 
 @dataclass(frozen=True)
 class Trend:
-    """A line of a panel.
+    """A line of a panel; `reasons` explain each None.
 
-    Attributes:
-        members: the points to fit.
-        fit: None without a line.
-        difference: this trend minus the figure's reference; None for the reference itself, or if either has
-            no line.
-        reasons: why attributes are None.
+    `difference`: this trend minus the figure's reference; None for the reference, or without a line.
     """
 
     line: FitLine
@@ -33,7 +28,7 @@ class Trend:
 
 
 def reference_of(spec: Spec) -> FitLine | None:
-    """The trend with which the figure's other trends and models are compared.
+    """What the figure's other trends and models are compared with.
 
     The second of its `difference`, else the trend that a panel is above, else the first.
     """
@@ -42,7 +37,7 @@ def reference_of(spec: Spec) -> FitLine | None:
 
 
 def trends_of(spec: Spec, content: Content, resamples: int = RESAMPLES) -> list[Trend]:
-    """The panel's trends, in the figure's order, each with its own draws. `resamples` 0 gives no intervals.
+    """In the figure's order, each with its own draws. `resamples` 0 gives no intervals.
 
     Raises:
         DataError: as `fit_points`.

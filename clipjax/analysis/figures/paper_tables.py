@@ -1,7 +1,6 @@
 """Tables of the paper from result rows: numbers with interval, n and the paper's value.
 
-Several models that fit a line (three seeds of one fine-tuning) get a line each. The user's own models that
-fit no line come last.
+Several models that fit a line (three seeds of one fine-tuning) get a line each.
 """
 
 from __future__ import annotations
@@ -39,10 +38,7 @@ FIELDS = (
 
 @dataclass(frozen=True)
 class FilledLine:
-    """A line of a table; `model` and all `cells` are None if nothing was measured.
-
-    `published`: the paper's number per column.
-    """
+    """A line of a table; `model` and all `cells` are None if nothing was measured."""
 
     line: TableLine
     model: str | None
@@ -51,7 +47,6 @@ class FilledLine:
 
     @property
     def name(self) -> str | None:
-        """The model, and whether the user states its facts."""
         facts = (row["model_facts"] for cell in self.cells if cell is not None for row in cell.rows)
         return f"{self.model} ({STATED})" if any(map(is_stated, facts)) else self.model
 
@@ -59,11 +54,7 @@ class FilledLine:
 def fill_table(
     spec: Spec, index: RowIndex, prompts: str | None = None, precision: str = "parity"
 ) -> list[FilledLine]:
-    """The lines of a table, in its order; then the user's own models that fit none, as "yours".
-
-    Raises:
-        DataError: as `cells_of`.
-    """
+    """The lines in order; then the user's own models that fit none. Raises DataError as `cells_of`."""
     lines = [filled for line in spec.lines for filled in _fill(line, index, prompts, precision)]
     in_lines = {each.model for each in lines}
     rest = [filled for line in _own_lines(spec) for filled in _fill(line, index, prompts, precision)]
@@ -106,7 +97,7 @@ def _fill(line: TableLine, index: RowIndex, prompts: str | None, precision: str)
 
 
 def _agrees(row: Row, line: TableLine) -> bool:
-    """Whether the row's convention has the line's values; absent keys do not count."""
+    """Whether conventions agree; absent keys do not count."""
     convention = row["convention"]
     return all(convention[key] in _listed(v) for key, v in line.convention.items() if key in convention)
 
@@ -129,7 +120,7 @@ def _published(line: TableLine, column: Column) -> float | None:
 
 
 def export_table(spec: Spec, lines: Sequence[FilledLine], form: str) -> str:
-    """As "markdown" or "latex" (for people), or "csv" (one line per number)."""
+    """As "markdown", "latex" or "csv" (one line per number)."""
     if form == "csv":
         return _csv(spec, lines)
     titles = [*spec.head, *(column.title for column in spec.lines[0].columns), "model"]

@@ -1,4 +1,4 @@
-"""Scatter plots of models: groups, trend lines, intervals, and the angle between two trends."""
+"""Scatter plots of models with trend lines."""
 
 from __future__ import annotations
 
@@ -55,11 +55,7 @@ class Series(NamedTuple):
 
 
 def draw_scatter(spec: Spec, contents: Sequence[Content], commands: Sequence[str]) -> Drawing:
-    """All panels, one `Content` each, and one legend.
-
-    Args:
-        commands: those that make missing rows, shown in empty panels.
-    """
+    """A panel per `Content`, and one legend. Empty panels show the `commands` for rows."""
     lines = -(-len(contents) // spec.across)
     entries, width = handles(spec, contents), max(WIDTH * spec.across, 5.2)
     rows, _ = legend_shape(width, entries)
@@ -83,7 +79,7 @@ def draw_scatter(spec: Spec, contents: Sequence[Content], commands: Sequence[str
 
 
 def draw_panel(area: Axes, spec: Spec, content: Content, gid: str) -> dict[str, list[str]]:
-    """Draw one panel; returns the points' names by gid of their collection."""
+    """Returns the points' names by gid of their collection."""
     panel = content.panel
     assert panel.y is not None
     points = drawn(spec, content)
@@ -111,7 +107,7 @@ def draw_panel(area: Axes, spec: Spec, content: Content, gid: str) -> dict[str, 
 
 
 def _series(spec: Spec, content: Content) -> dict[str, Series]:
-    """The series with points, one per group (and shape)."""
+    """The series with points, per group (and shape)."""
     pairs = [(group, shape) for group in spec.groups for shape in spec.shapes or [None]]
     kinds = [(pair, star) for star in (False, True) for pair in (*pairs, (YOURS, None))]
     by_key = {
@@ -156,7 +152,6 @@ def _broken(ends: ArrayLike) -> np.ndarray:
 
 
 def _draw_fit(area: Axes, spec: Spec, trend: Trend, panel: Panel, gid: str) -> None:
-    """Draw the trend from its first model to its last, with a white edge to stand out."""
     line, fit = trend.line, trend.fit
     if fit is None:
         return

@@ -3,7 +3,7 @@
     spec = load_spec("fig1")
     [panel.y.column for panel in spec.panels]
 
-configs/figures/README.md defines every key. Reads no result rows, draws nothing.
+configs/figures/README.md defines every key.
 """
 
 from __future__ import annotations
@@ -33,10 +33,7 @@ Where = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Axis:
-    """A number of a model, and how it is drawn.
-
-    `unit`: "%" or "points" if ticks show hundredths, else "".
-    """
+    """A number, and how it is drawn. `unit`: "%" or "points" if ticks show hundredths, else empty."""
 
     column: Column
     unit: str
@@ -48,10 +45,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel; a strip has no `y`.
-
-    `above`: key of a fit; y is then the number minus that trend (effective robustness).
-    """
+    """A strip has no `y`. `above`: key of a fit; y is then the number minus that trend."""
 
     title: str
     x: Axis
@@ -65,10 +59,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class FitLine:
-    """A trend line: its models, method and look.
-
-    `key` of a group gives it the group's colour. `yours` keeps the user's own models in no group.
-    """
+    """A trend line. A group's `key` gives it that colour; `yours` keeps the user's own models in no group."""
 
     key: str
     title: str
@@ -87,10 +78,7 @@ class FitLine:
 
 @dataclass(frozen=True)
 class TableLine:
-    """A line of a table: its cells below the head, and the models and columns of its numbers.
-
-    `to_come`: no task makes its rows yet.
-    """
+    """`cells` are those below the head. `to_come`: no task makes its rows yet."""
 
     cells: tuple[str, ...]
     where: Where
@@ -108,8 +96,8 @@ class Spec:
         caption: of a table, or of a figure to come.
         made_by: commands for rows that its suite does not make.
         across: panels per line.
-        people: of a strip: draw people's number, where there is one, as a line with its interval.
-        highlight: models to draw as stars with names; set by the user, never by a file.
+        people: a strip draws people's number as a line with its interval.
+        highlight: models to draw as stars with names; never set by a file.
     """
 
     name: str
@@ -134,19 +122,18 @@ class Spec:
 
     @property
     def terms(self) -> tuple[Term, ...]:
-        """Every row it needs of a model."""
         columns = [axis.column for panel in self.panels for axis in panel.axes]
         columns += [column for line in self.lines for column in line.columns]
         return tuple(dict.fromkeys(term for column in columns for term in column.terms))
 
     @property
     def by_prompts(self) -> bool:
-        """Whether a model has a point per prompt set."""
+        """A model has a point per prompt set."""
         return any("prompts" in each.where for each in (*self.groups, *self.shapes))
 
 
 def spec_names() -> list[str]:
-    """The paper's figures and tables in its order, then others."""
+    """The paper's, in its order, then others."""
     names = [path.stem for path in (config_dir() / "figures").glob("*.toml")]
     kinds = ("fig", "table")
     of_paper = {name: kinds.index(kind) for name in names if (kind := name.rstrip("0123456789")) in kinds}
@@ -154,7 +141,7 @@ def spec_names() -> list[str]:
 
 
 def load_spec(name: str | Path) -> Spec:
-    """A figure by name, or from a file ending in .toml.
+    """A figure by name, or from a .toml file.
 
     Raises:
         UsageError: unknown name.
@@ -271,7 +258,7 @@ def _figure(file: _Strip, path: Path) -> dict[str, Any]:
 
 
 def _groups(key: str, scheme: str | list[Any], only: Sequence[str], path: Path) -> tuple[Group, ...]:
-    """The groups of a scheme of configs/groups.toml (`only` some), or the file's own."""
+    """Of a scheme of configs/groups.toml (`only` some), or the file's own."""
     if not isinstance(scheme, str):
         if only:
             raise DataError(f"{path}: only_{key} is for a scheme of configs/groups.toml")
@@ -288,7 +275,7 @@ def _fit(record: Any, where: str) -> FitLine:
 
 
 def _panels(file: _Strip, path: Path) -> tuple[tuple[Panel, ...], int]:
-    """The panels, line by line, and the number per line."""
+    """The panels, and the number per line."""
     wrap, y = file.wrap, isinstance(file, _Scatter)
     if wrap is not None and wrap < 1:
         raise DataError(f"{path}: wrap = {wrap} must be at least 1, the panels of a line")
@@ -322,7 +309,7 @@ def _axis(record: Any, where: str) -> Axis:
 
 
 def _filled(value: Any, words: Mapping[str, Any], where: str) -> Any:
-    """Replaces every `{word}` in texts, twice: words may contain words."""
+    """Replaces every `{word}`, twice: words may contain words."""
     if isinstance(value, Mapping):
         return {key: _filled(each, words, where) for key, each in value.items()}
     if isinstance(value, list):

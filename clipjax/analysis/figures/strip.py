@@ -1,4 +1,4 @@
-"""One number of many models as a strip: a line of points per group, sized by `spec.size` (Fig. 2).
+"""One number of many models: a line of points per group, sized by `spec.size` (Fig. 2).
 
 With `spec.people`, the mean of people is a line across all groups, with its interval as a band.
 """
@@ -43,11 +43,7 @@ SPREAD = 0.3  # largest distance of points from their line; lines are 1 apart
 
 
 def draw_strip(spec: Spec, contents: Sequence[Content], commands: Sequence[str]) -> Drawing:
-    """A panel per number, one `Content` each; a line per group, top to bottom in the scheme's order.
-
-    Args:
-        commands: those that make missing rows, shown in empty panels.
-    """
+    """A panel per `Content`, a line per group, top to bottom. Empty panels show the `commands` for rows."""
     groups = _lines(spec, contents)
     figure = new_figure(2.2 + 4.2 * len(contents), 1.6 + 0.42 * len(groups))
     drawing = Drawing(figure)
@@ -83,7 +79,6 @@ def _explained(spec: Spec, contents: Sequence[Content]) -> str:
 
 
 def people_in_words(row: Row) -> str:
-    """The line of people, as a caption states it."""
     images = "" if row["n"] is None else f" on {row['n']:,} images"
     value, limits = f"{row['value']:.3f}", row["interval"]
     if limits is None:
@@ -131,7 +126,7 @@ def _draw(
 
 
 def _draw_people(area: Axes, row: Row, scale: str) -> np.ndarray:
-    """Draw the line and its band; returns the coordinates that the axis must show."""
+    """Returns the coordinates that the axis must show."""
     interval = row["interval"] or {"lo": row["value"], "hi": row["value"]}
     ends = np.array([[interval["lo"]], [interval["hi"]]])
     at, band = transform(np.array([row["value"]]), scale, row["n"]), ends_on_scale(ends, scale)[0][:, 0]
@@ -167,7 +162,7 @@ def _draw_points(
 
 
 def _offsets(x: np.ndarray) -> np.ndarray:
-    """-1 to 1, so that neighbours in x stand apart; equal values always get equal offsets."""
+    """-1 to 1, so that neighbours in x stand apart; not random: a rerun draws the same figure."""
     steps = np.array([0, 0.6, -0.6, 0.3, -0.3, 0.9, -0.9]) if len(x) > 3 else np.zeros(1)
     offsets = np.empty(len(x))
     offsets[np.argsort(x, kind="stable")] = np.resize(steps, len(x))
@@ -175,7 +170,7 @@ def _offsets(x: np.ndarray) -> np.ndarray:
 
 
 def _sizes(facts: Sequence[Any]) -> list[float]:
-    """Marker areas by the fact's rank within the group; medium if unknown."""
+    """Marker areas by the fact's rank; medium if unknown."""
     known = sorted({fact for fact in facts if isinstance(fact, int | float)})
     step = (LARGEST - SMALLEST) / max(len(known) - 1, 1)
     middle = (SMALLEST + LARGEST) / 3

@@ -1,7 +1,7 @@
 """The look and the writing of all figures.
 
-Colours are the eight of Okabe and Ito (Color Universal Design, 2008), distinct for any colour vision. PNG is
-for screens; PDF, whose text stays text, for print.
+Colours are the eight of Okabe and Ito (Color Universal Design, 2008), distinct for any colour vision. A PDF's
+text stays text.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ RC: Any = {
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, sizes in inches; needs no display. Draw on it inside `matplotlib.rc_context(RC)`."""
+    """In inches; needs no display. Draw on it inside `matplotlib.rc_context(RC)`."""
     with matplotlib.rc_context(RC):
         return Figure(figsize=(width, height), layout="constrained")
 
@@ -67,7 +67,7 @@ def limits_around(rows: Sequence[dict[str, Any]]) -> list[list[float]]:
 def draw_points(
     panel: Axes, rows: Sequence[dict[str, Any]], heights: Sequence[float], k: int, label: str
 ) -> None:
-    """Draw rows' values with intervals, in marker and colour of the k-th model."""
+    """With intervals, in marker and colour of the k-th model."""
     colour, marker = COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]
     panel.errorbar(
         [row["value"] for row in rows],
@@ -87,7 +87,7 @@ def draw_points(
 
 
 def explain_hollow(panel: Axes, rows: Sequence[dict[str, Any]]) -> None:
-    """Add a last entry to the legend: why markers of `draw_points` are hollow."""
+    """Add a last legend entry: why markers are hollow."""
     bare = [row for row in rows if row["interval"] is None]
     if bare:
         notes = {row.get("note") or "" for row in bare}
@@ -103,10 +103,7 @@ def save_figure(
     formats: Sequence[str] = FORMATS,
     names: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Path]:
-    """Write the figure as `out` with each format's ending; returns the files.
-
-    Args:
-        names: of an SVG's points, see `named_points.name_points`.
+    """Write `out` with each format's ending; returns the files. `names`: of an SVG's points (`name_points`).
 
     Raises:
         DataError: the files cannot be written.
@@ -118,7 +115,7 @@ def save_figure(
 
 
 def _show_hidden(figure: Figure) -> None:
-    """Draw control characters in names as escapes: they have no glyph and end an SVG."""
+    """Draw control characters as escapes: they have no glyph and end an SVG."""
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
         if (shown := visible(text.get_text(), "\n")) != text.get_text():

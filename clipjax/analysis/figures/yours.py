@@ -2,8 +2,7 @@
 
     look_of(spec, "mine", row["model_facts"])    # (YOURS, None) for a model whose facts are unknown
 
-A figure always shows the user's own models, but not others that its groups exclude by a known fact (a
-standard ResNet among CLIPs).
+A figure shows the user's own models, unless a known fact excludes them from its `models`.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ def is_stated(facts: Mapping[str, Any]) -> bool:
 def is_own(facts: Mapping[str, Any]) -> bool:
     """Whether a model is the user's own: facts not from the registry, no known group, or fine-tuned here.
 
-    Rows older than `facts_origin` are judged by the last two. Unregistered published models may also lack a
-    group, but only measured ones have an `arch` or are predictions.
+    Rows older than `facts_origin` are judged by the last two. Published models may also lack a group, but
+    only measured ones have an `arch` or are predictions.
     """
     measured = "arch" in facts or facts.get("kind") == "predictions"
     return (
@@ -39,10 +38,7 @@ def is_own(facts: Mapping[str, Any]) -> bool:
 
 
 def look_of(spec: Spec, model: str, facts: Mapping[str, Any]) -> Look | None:
-    """How a figure shows a model; None if it does not.
-
-    In no group, it is `YOURS` if it is the user's own or highlighted. Highlighted models show in any figure.
-    """
+    """How a figure shows a model; None if it does not. Highlighted models show in any figure."""
     highlighted = model in spec.highlight
     if not matches(facts, spec.models) and not highlighted:
         return (YOURS, None) if is_own(facts) and not _refuted(facts, spec.models) else None
@@ -53,7 +49,7 @@ def look_of(spec: Spec, model: str, facts: Mapping[str, Any]) -> Look | None:
 
 
 def why_none(spec: Spec, facts: Mapping[str, Any]) -> str:
-    """Why a model is in no group (or shape): unknown facts, or facts that exclude it."""
+    """Unknown facts, or facts that exclude it."""
     wheres = [[spec.models]] if spec.models and not matches(facts, spec.models) else []
     schemes = [scheme for scheme in (spec.groups, spec.shapes) if scheme and group_of(facts, scheme) is None]
     wheres += [[group.where for group in scheme] for scheme in schemes]
@@ -72,6 +68,5 @@ def _why(facts: Mapping[str, Any], wheres: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _refuted(facts: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
-    """Whether a known fact contradicts a condition."""
     known = {name: wanted for name, wanted in where.items() if facts.get(name) is not None}
     return not matches(facts, known)

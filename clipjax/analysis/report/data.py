@@ -2,9 +2,9 @@
 
     report_data(rows, "results")
 
-A column per number (task, data set, slice, metric), and per way of measuring it (prompt sets, precisions,
-...) where a model has several. Data is columnar. Shared values are stored once in `interned` and referred to
-by index (-1 for null); an object is interned as [index of its keys, index of each value ...].
+A column per number (task, data set, slice, metric), and per way of measuring it where a model has several.
+Shared values are stored once in `interned`, referred to by index (-1 for null). An interned object is [index
+of its keys, index of each value ...].
 """
 
 from __future__ import annotations
@@ -41,14 +41,11 @@ Variant = tuple[tuple[str, str], ...]
 def report_data(
     rows: Sequence[Row], name: str, *, parts: bool = True, highlight: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Everything that the page shows, with the rule of `cells_of` among several rows of one number.
-
-    Rows of people are left out: the page lists models.
+    """Everything that the page shows, without rows of people. Chooses among rows as `cells_of`.
 
     Args:
-        name: of these results, on the page.
         parts: include slices (factors, scores, ...), but never single classes or confidence bins.
-        highlight: models to draw as stars with names; those without a number are left out.
+        highlight: models to draw as stars with names.
     """
     rows = [row for row in rows if not of_people(row)]
     kept = [row for row in rows if not _is_left_out(row["slice"], parts)]
@@ -86,13 +83,13 @@ class Interner:
         self._index: dict[Any, int] = {}
 
     def of(self, value: Any) -> int:
-        """Index of a value; -1 for null."""
+        """-1 for null."""
         if value is None:
             return -1
         return self._at((None, value) if isinstance(value, str) else json.dumps(value), value)
 
     def object(self, value: Mapping[str, Any] | None) -> int:
-        """Index of an object whose keys and values are interned too."""
+        """Keys and values are interned too; -1 for null."""
         if value is None:
             return -1
         parts = (self._at(tuple(value), list(value)), *map(self.of, value.values()))
@@ -133,7 +130,7 @@ def _is_left_out(part: str | None, parts: bool) -> bool:
 
 
 def _columns(rows: Iterable[Row]) -> Iterator[tuple[Term, Variant, dict[str, list[Row]]]]:
-    """Tasks and data sets in the order of the paper's summary, then others as they appear."""
+    """In the order of the paper's summary, then as they appear."""
     terms: dict[Term, list[Row]] = {}
     for row in rows:
         terms.setdefault(term_of(row), []).append(row)
@@ -149,7 +146,7 @@ def _columns(rows: Iterable[Row]) -> Iterator[tuple[Term, Variant, dict[str, lis
 
 
 def _variants(rows: Sequence[Row]) -> dict[Variant, list[Row]]:
-    """Rows of one number by way, for aspects in which some model has several ways.
+    """Rows of one number by way, for aspects in which some model has several.
 
     A row without a way is in every variant; so are prompts learned with a model (CoOp).
 
@@ -173,7 +170,7 @@ def _variants(rows: Sequence[Row]) -> dict[Variant, list[Row]]:
 
 
 def _agrees(name: str, way: str, ways: Mapping[str, str], several: Mapping[str, Sequence[str]]) -> bool:
-    """Whether the row has that way, no way, or prompts of its own model."""
+    """Whether the row has that way, none, or prompts of its own model."""
     own = name == LEARNED and ways.get(name) not in several[name]
     return own or ways.get(name, way) == way
 
@@ -191,7 +188,6 @@ def _preferred(row: Row) -> tuple[Any, ...]:
 
 
 def _is_headline(term: Term) -> bool:
-    """Whether the paper's summary has this number for some data set; such columns show first."""
     terms = (one for column in curation_columns() for one in column.terms)
     return any((term.task, term.metric, term.slice) == (one.task, one.metric, one.slice) for one in terms)
 
@@ -248,7 +244,7 @@ def _schemes(facts: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
 def _scheme(
     title: str, scheme: Sequence[Group], of: Sequence[Group | None], facts: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """A scheme as JSON; a last group, `yours`, has the user's own models in no group."""
+    """A last group, `yours`, has the user's own models in no group."""
     of = [YOURS if group is None and is_own(one) else group for group, one in zip(of, facts)]
     shown, whole = ("title", "colour", "marker", "filled"), [*scheme, *([YOURS] if YOURS in of else [])]
     return {

@@ -1,4 +1,4 @@
-"""HTML elements from Python. Text not made here is escaped, so that no name becomes markup."""
+"""HTML elements. Text not made here is escaped, so that no name becomes markup."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Html(str):
 
 
 def tag(name: str, *children: str | None, **attributes: str | None) -> Html:
-    """An element. Escapes attributes, and children other than `Html`; leaves out None.
+    """Escapes attributes, and children other than `Html`; leaves out None.
 
     Attribute names are Python names: `class_`, `data_value`.
     """

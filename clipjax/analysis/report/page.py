@@ -1,7 +1,7 @@
 """The report page: page.html with its style, scripts and data in one file, without network.
 
-A policy in the page lets a browser run only this script and fetch nothing. Text from results never becomes
-markup: it is escaped here or set as text by the script.
+A policy lets a browser run only this script and fetch nothing. Text from results is escaped here, or set as
+text by the script.
 """
 
 from __future__ import annotations
@@ -23,12 +23,7 @@ SCRIPTS = ("data", "marks", "scales", "details", "table", "chooser", "scatter", 
 
 
 def page(data: Mapping[str, Any], sections: Sequence[Section] = ()) -> str:
-    """The page as text.
-
-    Args:
-        data: from `report_data`.
-        sections: more sections, between the table and the explanations.
-    """
+    """The page as text."""
     script = script_text()
     name = html.escape(xml(f"Results: {data['name']}"))
     return Template(_part("page.html")).substitute(
@@ -46,7 +41,7 @@ def page(data: Mapping[str, Any], sections: Sequence[Section] = ()) -> str:
 
 
 def script_text() -> str:
-    """All scripts in one function, so that no name is global."""
+    """All scripts in one function: no name is global."""
     parts = "\n".join(_part(f"{name}.js") for name in SCRIPTS)
     return f'(() => {{\n"use strict";\n{parts}}})();\n'
 
@@ -54,7 +49,7 @@ def script_text() -> str:
 def embedded(data: Mapping[str, Any]) -> str:
     """JSON for a script element: without `<`, nothing in it ends the element or opens a comment.
 
-    A column of cells or runs with one value throughout is {"every": value}.
+    A column of cells or runs with one value is {"every": value}.
     """
     data = {**data, **{name: _packed(data[name]) for name in ("cells", "runs")}}
     data = {key: value if key in ("cells", "runs") else _visible(value) for key, value in data.items()}

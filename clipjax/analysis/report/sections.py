@@ -1,7 +1,4 @@
-"""Sections of the report made beforehand: the paper's figures, its tables, the claims.
-
-A section with nothing to show explains why.
-"""
+"""The report's figures, tables and claims. A section with nothing to show explains why."""
 
 from __future__ import annotations
 
@@ -34,27 +31,26 @@ class Section(NamedTuple):
 
 @dataclass(frozen=True)
 class Taken:
-    """The rows that figures and tables use where a number has several; see `cells_of`."""
+    """Which of a number's rows to use; see `cells_of`."""
 
     prompts: str | None = None
     precision: str = "parity"
 
 
 def figures_section(specs: Iterable[Spec], index: RowIndex, taken: Taken) -> Section:
-    """The figures that have a row, in the order given; below, what the others lack."""
+    """The figures that have a row; below, what the others lack."""
     chosen = [spec for spec in specs if spec.kind not in ("table", "to_come")]
     with tempfile.TemporaryDirectory() as folder:
         return Section("Figures", _shown(chosen, lambda spec: _figure(spec, index, taken, Path(folder))))
 
 
 def tables_section(specs: Iterable[Spec], index: RowIndex, taken: Taken) -> Section:
-    """The tables that have a row, sortable; below, what the others lack."""
+    """As `figures_section`; sortable."""
     chosen = [spec for spec in specs if spec.kind == "table"]
     return Section("Tables", _shown(chosen, lambda spec: _table(spec, index, taken)))
 
 
 def claims_section(verdicts: Sequence[Verdict]) -> Section:
-    """Every claim with its verdict and, folded, its statistics and rows."""
     counts = Counter(verdict.word for verdict in verdicts)
     said = ", ".join(f"{counts[word]} {word}" for word in SIGNS if counts[word])
     about = tag("p", f"{counted(len(verdicts), 'claim')}: {said}. {RULE}")
@@ -78,7 +74,7 @@ def _shown(specs: Sequence[Spec], draw: Callable[[Spec], Html]) -> Html:
 
 
 def _nothing(spec: Spec, why: str) -> DataError:
-    """The error for an absent figure or table; `why` is `Done.why_empty`."""
+    """`why` is `Done.why_empty`."""
     if why == "all":
         return DataError(f"{spec.title}: no rows; {' or '.join(commands(spec))} makes them")
     return DataError(f"{spec.title}: missing rows: {why}")
@@ -121,7 +117,7 @@ def _table(spec: Spec, index: RowIndex, taken: Taken) -> Html:
 
 
 def _sortable(name: str, caption: str, heads: Sequence[str], lines: Html) -> Html:
-    """A table that the page's script sorts by its head's buttons."""
+    """The page's script sorts it by its head's buttons."""
     buttons = [tag("th", tag("button", title, type="button"), scope="col") for title in heads]
     head = tag("thead", tag("tr", *buttons))
     table = tag("table", tag("caption", caption), head, tag("tbody", lines), class_="sortable", id=name)

@@ -2,8 +2,8 @@
 
     inline(Path("fig1.svg").read_bytes(), "fig1", "Accuracy by factor")
 
-Keeps shapes, texts and point names, which a browser shows under the mouse; drops metadata, the style sheet
-(the root's style replaces its two rules) and unused ids.
+Keeps shapes, texts and point names; drops metadata, unused ids and the style sheet (the root's style replaces
+its two rules).
 """
 
 from __future__ import annotations
@@ -27,12 +27,11 @@ _REFERENCE = re.compile(r"url\(#([^)]+)\)|^#(.+)$")
 
 
 def inline(svg: bytes, name: str, title: str) -> Html:
-    """The figure as an `svg` element of HTML.
+    """The figure as an `svg` element.
 
     Args:
         svg: from matplotlib, with text as text.
         name: prefix of its ids, unique on the page: figures must not use each other's shapes.
-        title: for screen readers.
     """
     root = ET.fromstring(xml(svg.decode()))  # matplotlib does not escape control characters
     _strip(root)
@@ -49,7 +48,7 @@ def inline(svg: bytes, name: str, title: str) -> Html:
 
 
 def _strip(node: ET.Element) -> None:
-    """Remove namespaces from names (HTML has none), metadata, style sheets and indentation."""
+    """Remove namespaces (HTML has none), metadata, style sheets and indentation."""
     for child in list(node):
         if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style"):
             node.remove(child)
@@ -90,7 +89,7 @@ def _renamed(reference: re.Match[str], name: str) -> str:
 
 
 def _gather(node: ET.Element) -> None:
-    """Move attributes shared by a group's shapes to the group; dissolve groups without attributes."""
+    """Move attributes shared by a group's shapes to the group; dissolve groups without any."""
     for child in node:
         _gather(child)
     if any(_is_idle(child) for child in node):

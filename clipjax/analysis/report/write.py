@@ -1,8 +1,6 @@
-"""The report: result rows -> one HTML page of tables, plots, figures and claims.
+"""The report: result rows -> one HTML page. Imports no JAX.
 
-    write_report(ResultStore("results").rows(), Path("report.html"), "results")
-
-Imports no JAX.
+write_report(ResultStore("results").rows(), Path("report.html"), "results")
 """
 
 from __future__ import annotations
@@ -25,13 +23,12 @@ from clipjax.storage.writing import write_bytes
 
 @dataclass(frozen=True)
 class Choices:
-    """What a report shows.
+    """What a report shows; see also `report_data` and `cells_of`.
 
     Attributes:
         figures: names or files of figures and tables; None for all of clipjax.
-        claims: a file of the form of configs/claims.toml; None for that file.
-        prompts, precision: as in `cells_of`. Default prompts: the study's, for claims the file's.
-        parts, highlight: as in `report_data`.
+        claims: None for configs/claims.toml.
+        prompts: default the study's, for claims the file's.
     """
 
     figures: Sequence[str] | None = None
@@ -44,7 +41,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class Written:
-    """The page's size in MB (1e6 bytes), models and numbers."""
+    """The page's size in MB (1e6 bytes)."""
 
     megabytes: float
     models: int
@@ -55,8 +52,8 @@ def write_report(rows: Sequence[Row], out: Path, name: str, choices: Choices = C
     """Write the page, whole or not at all.
 
     Raises:
-        UsageError: unknown name of a figure.
-        DataError: a file of figures or claims does not have its form; the page cannot be written.
+        UsageError: unknown figure.
+        DataError: a file of figures or claims has another form, or the page cannot be written.
     """
     names = spec_names() if choices.figures is None else choices.figures
     specs = [replace(load_spec(each), highlight=choices.highlight) for each in names]

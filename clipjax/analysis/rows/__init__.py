@@ -1,1 +1,1 @@
-"""Which rows make one number of a model, which models form a group, and scales of numbers."""
+"""A model's number from its rows, groups of models, and scales."""

@@ -2,8 +2,7 @@
 
     cells_of(ResultStore("results").rows(), [column])   # -> {model: [its Cell]}
 
-A column (of a table, an axis of a figure, a side of a claim) names the rows to average; a cell has a value
-only if no row is missing.
+A column names the rows to average; a cell has a value only if no row is missing.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ INDEPENDENT, SHARED = "root_sum_of_squares", "mean_of_half_widths"
 
 
 class Term(NamedTuple):
-    """What identifies a row that a column averages."""
+    """What identifies a model's row."""
 
     task: str
     dataset: str
@@ -50,7 +49,7 @@ class Column:
     Attributes:
         better: "higher", "lower" or "neither".
         shared: what the rows share, so that errors do not cancel; None if each has its own images.
-        scale: of an axis, from `clipjax.analysis.rows.scales`.
+        scale: from `clipjax.analysis.rows.scales`.
     """
 
     key: str
@@ -66,8 +65,7 @@ class Cell:
     """A column's number for one model.
 
     Attributes:
-        interval: lo, hi, level, method; None where a row has no interval.
-        rows: the rows averaged, in the column's order.
+        interval: None where a row has none.
         missing: rows that are absent or have no value (with the reason).
         reference: published numbers, as in a result row.
     """
@@ -87,18 +85,13 @@ class Cell:
 
     @property
     def n(self) -> int | None:
-        """Images of all rows together; None if unknown for a row."""
+        """Images of all rows; None if unknown for one."""
         counts = [row["n"] for row in self.rows]
         return None if None in counts or not counts else sum(counts)
 
 
 class RowIndex:
-    """Result rows by what identifies them. Build it once to read many columns.
-
-    Attributes:
-        models: by name, in row order.
-        people: the newest row of people of each number; they are no models.
-    """
+    """Result rows by term and model. `people`: each number's newest row of people; they are no models."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self.models: dict[str, None] = {}
@@ -114,11 +107,11 @@ class RowIndex:
             self._found.setdefault(term_of(row), {}).setdefault(name, []).append(row)
 
     def of(self, term: Term) -> Mapping[str, Sequence[Row]]:
-        """Rows of one number, by model name."""
+        """The rows by model name."""
         return self._found.get(term, {})
 
     def models_of(self, terms: Iterable[Term]) -> list[str]:
-        """Models with a row of any of these, in row order."""
+        """With a row of any term; in row order."""
         have = set().union(*(self.of(term) for term in terms))
         return [model for model in self.models if model in have]
 
@@ -127,10 +120,10 @@ class RowIndex:
 
 
 def column_from(record: Mapping[str, Any], where: str) -> Column:
-    """A column from its record in a TOML file; error messages start with `where`.
+    """Error messages start with `where`.
 
     Raises:
-        DataError: something is missing or unknown.
+        DataError: something is missing, unknown or mistyped.
     """
     try:
         terms = tuple(_term(**row) for row in record["rows"])
@@ -157,16 +150,14 @@ def cells_of(
     prompts: str | None = None,
     precision: str = "parity",
 ) -> dict[str, list[Cell]]:
-    """The cells of every model, in the order of the columns.
+    """The cells of every model, in the columns' order.
 
-    Among several rows of a number, every caller gets the same: the whole data set before parts and samples
-    (see `Cell.part`), measured before published, then `precision`, `prompts`, and the newest run.
+    Among several rows of a number: the whole data set before parts and samples, measured before published,
+    then `precision`, `prompts`, and the newest run.
 
     Args:
-        models: names from `model_name`, in the order wanted; default all. A model without a row of any column
-            has no entry.
-        prompts: the prompt set to use where a number has several.
-        precision: the one to prefer.
+        models: names from `model_name`, in order; default all. A model without any of the rows has no entry.
+        prompts: the set to use where a number has several.
 
     Raises:
         DataError: a number was measured with several prompt sets and `prompts` picks none, or in several
@@ -184,7 +175,7 @@ def cells_of(
 
 
 def _term(slice: str | None = None, **names: Any) -> Term:
-    """A slice of "" means None: a template of several columns sets it for some only."""
+    """A slice "" means None: a template of several columns sets it for some only."""
     return Term(slice=None if slice == "" else slice, **names)
 
 
@@ -193,7 +184,7 @@ def term_of(row: Mapping[str, Any]) -> Term:
 
 
 def prompts_of(row: Row) -> str | None:
-    """A row's prompt set; None if unknown or not used."""
+    """None if unknown or not used."""
     return row["convention"].get("prompts")
 
 
@@ -222,7 +213,7 @@ def _choose(model: str, term: Term, rows: Sequence[Row], prompts: str | None, pr
 
 
 def ways_of(rows: Sequence[Row], name: str) -> dict[str, str]:
-    """{each value of one part of the convention: a run with it}. Rows without a value agree with any."""
+    """{value of one part of the convention: a run with it}. Rows without a value agree with any."""
     ways: dict[str, str] = {}
     for row in rows:
         convention, recipe = row["convention"], row["recipe"]
@@ -257,7 +248,6 @@ def _comparable(rows: Sequence[Row]) -> bool:
 
 
 def _published(model: str, column: Column, rows: Sequence[Row]) -> list[Score]:
-    """Scores that agree with the conventions of all rows."""
     term, *others = column.terms
     if others:
         known = lookup(model, "curation", "", column.key)
@@ -267,7 +257,6 @@ def _published(model: str, column: Column, rows: Sequence[Row]) -> list[Score]:
 
 
 def _interval(column: Column, value: float, rows: Sequence[Row]) -> dict[str, Any] | None:
-    """Combines the rows' intervals, each side separately; a single row keeps its own."""
     limits = [row["interval"] for row in rows]
     if None in limits or len({limit["level"] for limit in limits}) > 1:
         return None

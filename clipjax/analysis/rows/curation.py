@@ -1,10 +1,7 @@
 """The paper's Table IV for any models: a line per model, a column per aspect of robustness.
 
-    table = curation_table(ResultStore("results").rows())
-    print(export_curation(table, "markdown"))
-
-configs/curation.toml lists the rows that each column averages; a file of that form makes a table of other
-data sets.
+table = curation_table(ResultStore("results").rows())
+print(export_curation(table, "markdown"))
 """
 
 from __future__ import annotations
@@ -66,12 +63,7 @@ def curation_table(
     precision: str = "parity",
     of: Sequence[Column] | None = None,
 ) -> Table:
-    """The table of some models.
-
-    Args:
-        models: ids, in the order wanted; default all with a row of some column.
-        prompts, precision: as in `cells_of`.
-        of: the columns; default those of the paper's table.
+    """The table of all models with a row, or of `models` (ids, in order). Other arguments as in `cells_of`.
 
     Raises:
         UsageError: a model is unknown, or has no row that the columns average.
@@ -103,10 +95,7 @@ def _why_none(index: RowIndex, of: Sequence[Column]) -> str:
 
 
 def wide(table: Table) -> tuple[list[str], list[list[str]]]:
-    """Titles and cells: one line per model, then one per source of its published numbers.
-
-    `NOTE` explains the star and incomplete cells.
-    """
+    """Titles and cells: a line per model, then one per source of its published numbers. See `NOTE`."""
     lines = []
     for model, cells in table.items():
         lines.append([model, *map(_text, cells)])
@@ -129,7 +118,7 @@ def _is_plain(rows: Sequence[Row]) -> bool:
 
 
 def long(table: Table) -> list[dict[str, Any]]:
-    """One record per cell, with CELL_FIELDS."""
+    """One record of CELL_FIELDS per cell."""
     return [_record(model, cell) for model, cells in table.items() for cell in cells]
 
 
@@ -153,7 +142,7 @@ def _record(model: str, cell: Cell) -> dict[str, Any]:
 
 
 def listing(table: Table) -> tuple[list[str], list[list[str]]]:
-    """Titles and cells: one line per row of each cell, also for missing rows."""
+    """Titles and cells: a line per row of each cell, missing rows too."""
     lines = []
     for model, cells in table.items():
         for cell in cells:
@@ -169,7 +158,7 @@ def _named(row: Row) -> str:
 
 
 def export_curation(table: Table, form: str) -> str:
-    """As "markdown" or "latex" (wide), "csv" or "json" (every detail of every cell).
+    """As "markdown" or "latex" (`wide`), "csv" or "json" (`long`).
 
     Raises:
         UsageError: another form.

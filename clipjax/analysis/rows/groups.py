@@ -1,10 +1,10 @@
-"""Groups of models by their facts, for colours in figures, trends and claims.
+"""Groups of models by their facts (configs/groups.toml).
 
     scheme = groups("paper")
     group = group_of(row["model_facts"], scheme)      # None: no group of the scheme fits the model
 
-A model belongs to the first group in its scheme (configs/groups.toml) whose conditions its facts meet.
-Unknown facts meet none: no model is sorted by a guess.
+A model's group is the first whose conditions it meets. Unknown facts meet none: no model is sorted by a
+guess.
 """
 
 from __future__ import annotations
@@ -30,11 +30,9 @@ class Group:
     """Some models, and how a figure shows them.
 
     Attributes:
-        key: its name in commands and configs.
-        title: its name in a legend.
         colour: #RRGGBB.
         marker: matplotlib's name.
-        where: fact -> required value, or a list of allowed ones. `*` in a string matches anything: "LAION-*".
+        where: fact -> value, or a list of allowed ones; `*` in a string matches anything ("LAION-*").
     """
 
     key: str
@@ -57,7 +55,7 @@ class Group:
 
 
 def matches(facts: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
-    """Whether facts meet all conditions of a `where`; an absent fact meets none."""
+    """Whether facts meet all conditions; an absent fact meets none."""
     return all(_meets(facts.get(name), wanted) for name, wanted in where.items())
 
 
@@ -66,7 +64,7 @@ def group_of(facts: Mapping[str, Any], scheme: Sequence[Group]) -> Group | None:
 
 
 def schemes(file: Path | None = None) -> list[str]:
-    """Names of the schemes in configs/groups.toml, or in a file of that form."""
+    """Names in configs/groups.toml, or in a file of that form."""
     return list(read_toml(_path(file)))
 
 
@@ -76,7 +74,7 @@ def groups(scheme: str = "paper", file: Path | None = None) -> tuple[Group, ...]
 
     Raises:
         UsageError: unknown scheme.
-        DataError: the file does not have the form of configs/groups.toml; names file, scheme and group.
+        DataError: another form than configs/groups.toml; names file, scheme and group.
     """
     path = _path(file)
     records = read_toml(path)

@@ -1,8 +1,6 @@
-"""Models as points of two numbers, for scatter plots, trends and claims.
+"""Models as points of two numbers; `Cell.missing` tells why a model is not a point.
 
-    points(rows, x, y)    # one Point per model that has both
-
-`Cell.missing` (`cells_of`) tells why a model is not a point.
+points(rows, x, y)    # one Point per model that has both
 """
 
 from __future__ import annotations
@@ -22,9 +20,7 @@ from clipjax.results.rows import Row
 class Point:
     """A model's two numbers; both cells have a value.
 
-    Attributes:
-        model: from `model_name`.
-        facts: `model_facts` of its rows; from `points_of_prompts` also "prompts".
+    `facts`: `model_facts` of its rows; `points_of_prompts` adds "prompts".
     """
 
     model: str
@@ -42,11 +38,7 @@ def points(
     prompts: str | None = None,
     precision: str = "parity",
 ) -> list[Point]:
-    """The models that have both numbers, by name.
-
-    Raises:
-        DataError: as `cells_of`.
-    """
+    """The models that have both numbers, by name. Raises DataError as `cells_of`."""
     table = cells_of(rows, (x, y), models=models, prompts=prompts, precision=precision)
     return [
         Point(model, across.rows[0]["model_facts"], across, up)
@@ -63,10 +55,7 @@ def points_of_prompts(
     prompts: Sequence[str] | None = None,
     precision: str = "parity",
 ) -> list[Point]:
-    """A point per model and prompt set that has both numbers, set by set.
-
-    `prompts`: the sets, in order; default all in the rows, by name.
-    """
+    """A point per model and prompt set with both numbers, set by set; default all sets, by name."""
     of_set: dict[str | None, list[Row]] = {}
     for row in rows:
         of_set.setdefault(prompts_of(row), []).append(row)
@@ -79,7 +68,7 @@ def points_of_prompts(
 
 
 def grouped(some: Iterable[Point], scheme: Sequence[Group]) -> tuple[dict[str, list[Point]], list[Point]]:
-    """{key of every group: its points, possibly none}, and the points in no group."""
+    """{key of every group: its points}, and the points in no group."""
     by_group: dict[str, list[Point]] = {group.key: [] for group in scheme}
     rest = []
     for point in some:
@@ -89,7 +78,7 @@ def grouped(some: Iterable[Point], scheme: Sequence[Group]) -> tuple[dict[str, l
 
 
 def coordinates(some: Sequence[Point]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Arrays of x, y, and the number of images of each (NaN if unknown), float64 [N]."""
+    """x, y, and the number of images of each (NaN if unknown), float64 [N]."""
     columns = (
         [point.x.value for point in some],
         [point.y.value for point in some],

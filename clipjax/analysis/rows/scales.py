@@ -1,4 +1,4 @@
-"""Scales of an axis: coordinates in which a trend is a straight line.
+"""Scales of an axis, in which a trend is a straight line.
 
     probit    Phi^-1(a), the normal quantile (Taori et al. 2020)      fractions 0..1
     logit     ln(a / (1 - a))                                          fractions 0..1
@@ -6,7 +6,7 @@
     linear    a
 
 Probit and logit are infinite at 0 and 1: a value from n images (`UNKNOWN_N` if unknown) is clipped to 1/(2n)
-and 1 - 1/(2n), half an image from either end. Only 0 and 1 move: other proportions of n images are within.
+and 1 - 1/(2n). Only 0 and 1 move: other proportions of n images are within.
 """
 
 from __future__ import annotations
@@ -39,10 +39,9 @@ _BACK: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def transform(values: ArrayLike, scale: str, n: ArrayLike | None = None) -> np.ndarray:
-    """Values in the metric's own units -> coordinates on a scale, float64 of the same shape.
+    """Values in the metric's own units -> coordinates, float64 of the same shape.
 
     Args:
-        values: fractions for probit and logit, positive for log.
         n: images per value, NaN (or None for all) where unknown.
 
     Raises:
@@ -56,20 +55,20 @@ def transform(values: ArrayLike, scale: str, n: ArrayLike | None = None) -> np.n
 
 
 def inverse(coordinates: ArrayLike, scale: str) -> np.ndarray:
-    """Coordinates -> values in the metric's own units. Raises UsageError for an unknown scale."""
+    """Coordinates -> the metric's own units. Raises UsageError for an unknown scale."""
     check_scale(scale)
     return _BACK[scale](np.asarray(coordinates, np.float64))
 
 
 def clip(values: np.ndarray, n: ArrayLike | None = None) -> np.ndarray:
-    """Fractions moved off 0 and 1, as described above."""
+    """Fractions moved off 0 and 1, as above."""
     known = np.full(values.shape, np.nan) if n is None else np.asarray(n, np.float64)
     edge = 0.5 / np.where(known > 0, known, UNKNOWN_N)
     return np.clip(values, edge, 1 - edge)
 
 
 def on_scale(limits: ArrayLike, scale: str) -> np.ndarray:
-    """Limits of intervals, clipped to the ends of the scale (0 and 1; for log 0)."""
+    """Limits of intervals, clipped to the ends of the scale (0 and 1; for log the smallest float)."""
     ends = np.asarray(limits, np.float64)
     if scale == "log":
         return np.maximum(ends, np.finfo(np.float64).tiny)
@@ -77,16 +76,10 @@ def on_scale(limits: ArrayLike, scale: str) -> np.ndarray:
 
 
 def ends_on_scale(limits: ArrayLike, scale: str, n: ArrayLike | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates of the ends of intervals, and which ends are cut because they are off the scale.
+    """Coordinates of the ends of intervals, float [2, N], and which the scale cuts, bool [2, N].
 
     Ends within half an image of 0 or 1 (probit, logit) move to that limit; ends at or below 0 (log) to half
-    the smallest positive end.
-
-    Args:
-        limits: float [2, N], lower and upper ends in the metric's own units.
-        n: images per interval, [N].
-
-    Returns: float64 [2, N], bool [2, N].
+    the smallest positive end. n: images per interval, [N].
     """
     ends = np.asarray(limits, np.float64)
     if scale == "log":
@@ -105,7 +98,7 @@ def check_scale(scale: str) -> None:
 
 
 def checked(values: ArrayLike, scale: str) -> np.ndarray:
-    """Values as float64, all on the scale; raises as `transform`."""
+    """Values as float64; raises as `transform`."""
     check_scale(scale)
     numbers = np.asarray(values, np.float64)
     if not np.isfinite(numbers).all():

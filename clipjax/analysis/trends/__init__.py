@@ -1,1 +1,1 @@
-"""Lines through models, group differences, correlations; each with an interval over models."""
+"""Trend lines, group differences and correlations over models, with intervals."""

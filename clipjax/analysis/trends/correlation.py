@@ -31,17 +31,12 @@ def correlation(
     seed: int = SEED,
     stream: int = 0,
 ) -> Estimate:
-    """A correlation over models, with a bootstrap over models; NaN where x or y is constant.
+    """A correlation of x and y, float [N], with a bootstrap over models; NaN where x or y is constant.
 
-    Spearman's and Kendall's (tau-b) use only the order, Pearson's the scale of the values. Ties share their
-    mean rank.
-
-    Args:
-        x, y: one number per model, float [N].
-        kind: one of `KINDS`.
+    Kendall's is tau-b; ties share their mean rank.
 
     Raises:
-        UsageError: an unknown kind, or a level outside 0 to 1.
+        UsageError: unknown kind, level outside 0 to 1, or negative `resamples`.
         DataError: a value is not finite, or there are fewer than two models.
     """
     if kind not in KINDS:
@@ -57,7 +52,7 @@ def correlation(
 
 
 def _pearson(x: np.ndarray, y: np.ndarray, times: np.ndarray, kind: str) -> np.ndarray:
-    """Correlation of values or of their ranks. times [R, N]: how often each draw has each model."""
+    """times [R, N]: how often each draw has each model."""
     total = times.sum(1, keepdims=True)
     sides = []
     for values in (x, y):
@@ -72,7 +67,7 @@ def _pearson(x: np.ndarray, y: np.ndarray, times: np.ndarray, kind: str) -> np.n
 
 
 def _kendall(x: np.ndarray, y: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Tau-b: concordant minus discordant pairs, over the pairs that are not tied."""
+    """Tau-b."""
     of_x, of_y = _order(x), _order(y)
 
     def pairs(which: np.ndarray) -> np.ndarray:
@@ -83,7 +78,7 @@ def _kendall(x: np.ndarray, y: np.ndarray, times: np.ndarray) -> np.ndarray:
 
 
 def _order(values: np.ndarray) -> np.ndarray:
-    """[N, N]: 1 where the row's model has the larger value, -1 the smaller, 0 where tied.
+    """[N, N]: 1 where the row's model is larger, -1 smaller, 0 tied.
 
     A row's sum is twice the model's mean rank, up to a constant.
     """
@@ -91,6 +86,6 @@ def _order(values: np.ndarray) -> np.ndarray:
 
 
 def _constant(values: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Whether all models of a draw have one value. bool [R, 1]."""
+    """Whether a draw has one value, bool [R, 1]."""
     held = np.where(times > 0, values, np.nan)
     return np.nanmax(held, axis=1, keepdims=True) == np.nanmin(held, axis=1, keepdims=True)

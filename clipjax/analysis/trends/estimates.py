@@ -1,4 +1,4 @@
-"""Numbers that have an interval at any level, as Holm's correction needs. Pure numpy and scipy.
+"""Numbers that have an interval at any level, as Holm's correction needs.
 
 Sources: Welch 1947; Hodges and Lehmann 1963; Hollander, Wolfe and Chicken 2014, section 3.3 (Wilcoxon's
 interval); Zou and Donner 2008 (MOVER).
@@ -23,7 +23,7 @@ EVERYTHING = (-math.inf, math.inf)
 
 @dataclass(frozen=True)
 class Bounded:
-    """A number. `at(level)` is its interval (lo, hi), or `EVERYTHING`; `method` names the interval."""
+    """A number; `at(level)` is its interval (lo, hi), or `EVERYTHING`."""
 
     value: float
     at: Callable[[float], Limits]
@@ -31,10 +31,7 @@ class Bounded:
 
 
 def bootstrapped(statistic: Estimate) -> Bounded:
-    """A number with its interval from a bootstrap over models.
-
-    `EVERYTHING` for a level with less than one draw beyond each end.
-    """
+    """The bootstrap's interval; `EVERYTHING` without one, or with less than one draw beyond each end."""
 
     def at(level: float) -> Limits:
         limits = statistic.at(level) if len(statistic.draws) * (1 - level) / 2 >= 1 else None
@@ -53,7 +50,7 @@ def mean_difference(first: np.ndarray, second: np.ndarray) -> Bounded:
 
 
 def mean_of(differences: np.ndarray) -> Bounded:
-    """Mean of paired differences [N], with Student's t interval. N >= 2."""
+    """Mean of paired differences [N >= 2], with Student's t interval."""
     n = len(differences)
     error = float(np.std(differences, ddof=1)) / math.sqrt(n)
     return _t(float(np.mean(differences)), error, n - 1, "paired_t")
@@ -70,8 +67,7 @@ def _t(value: float, error: float, freedom: float, method: str) -> Bounded:
 def shift_of(differences: np.ndarray) -> Bounded:
     """Hodges and Lehmann's shift of paired differences [N], with Wilcoxon's signed-rank interval.
 
-    The shift is the median of the N (N + 1) / 2 pairwise means. The interval has the shifts that the test
-    does not reject; `EVERYTHING` with too few pairs for the level.
+    The shift is the median of the N (N + 1) / 2 pairwise means. With too few pairs: `EVERYTHING`.
     """
     n = len(differences)
     means = np.sort((differences[:, None] + differences[None, :])[np.triu_indices(n)] / 2)
@@ -94,7 +90,7 @@ def _rank_quantile(n: int, alpha: float) -> int:
 
 
 def _signed_rank_probabilities(n: int) -> np.ndarray:
-    """P(W = 0), P(W = 1), ...: each rank counts with probability one half."""
+    """P(W = 0), P(W = 1), ... of n pairs."""
     probabilities = np.ones(1)
     for rank in range(1, n + 1):
         added = np.zeros(len(probabilities) + rank)
@@ -105,7 +101,7 @@ def _signed_rank_probabilities(n: int) -> np.ndarray:
 
 
 def difference_of(first: Bounded, second: Bounded) -> Bounded:
-    """`second` minus `first`, independent; each side's distances add up as squares (MOVER)."""
+    """`second` minus `first`, as if independent: distances add up as squares (MOVER)."""
     value = second.value - first.value
 
     def at(level: float) -> Limits:

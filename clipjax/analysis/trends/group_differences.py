@@ -1,4 +1,4 @@
-"""Differences between the trends of two groups: slope, offset at a common x, angle (Fig. 8 of the paper).
+"""Differences between two groups' trends: slope, offset at a common x, angle (Fig. 8 of the paper).
 
     compare_groups(cnns, vits).slope.interval
 
@@ -28,14 +28,13 @@ ANGLE = (
 
 @dataclass(frozen=True)
 class GroupDifference:
-    """The trend of group a minus the trend of group b.
+    """The trend of group a minus that of group b; `reasons` explain each None.
 
     Attributes:
-        a, b: the trends; None where a group has too few models or one x.
-        offset: difference of y at `at`.
+        a, b: None with too few models or one x.
+        offset: difference of y at x = `at`.
         at: in the metric's own units; by default the middle, on x's scale, of the shared range.
-        tan: tangent of the angle between the lines, by `ANGLE` (tan(Delta_S) in Fig. 8 of the paper).
-        reasons: why attributes are None.
+        tan: tangent of the angle between the lines (`ANGLE`; tan(Delta_S) in the paper's Fig. 8).
     """
 
     a: Fit | None
@@ -51,14 +50,10 @@ class GroupDifference:
 def compare_groups(
     a: Sequence[Point], b: Sequence[Point], *, at: float | None = None, **settings: Any
 ) -> GroupDifference:
-    """Fit and compare the trends of two groups, drawn independently. A model in both widens intervals.
+    """Compare the trends of two groups, drawn independently. A model in both widens intervals.
 
-    Results are None, with a reason, if a group has fewer than `FEWEST` models or one x; the offset also if
-    the groups share no x.
-
-    Args:
-        at: x of the offset, in the metric's own units.
-        settings: of `fit_points`.
+    Results are None for a group with fewer than `FEWEST` models or one x. The offset is None where the groups
+    share no x, or where `at` (in the metric's own units) is outside a group's range.
 
     Raises:
         UsageError, DataError: as `fit`.
@@ -76,7 +71,7 @@ def compare_groups(
 
 
 def compare_fits(one: Fit, two: Fit, *, at: float | None = None) -> GroupDifference:
-    """`compare_groups` of fitted trends, each with its own `stream`."""
+    """As `compare_groups`; each trend needs its own `stream`."""
     convention = {**one.convention, "angle": ANGLE}
     reasons = [f"group {name} has {needed(f.n)}" for name, f in (("a", one), ("b", two)) if f.n < FEWEST]
     if reasons:
@@ -95,10 +90,7 @@ def compare_fits(one: Fit, two: Fit, *, at: float | None = None) -> GroupDiffere
 
 
 def tan_of_angle(first: ArrayLike, second: ArrayLike) -> np.ndarray:
-    """Tangent of the angle from the line of slope `second` to that of slope `first` (`ANGLE`).
-
-    NaN from 90 degrees on, where the tangent changes sign.
-    """
+    """Of the angle from slope `second` to slope `first`; NaN from 90 degrees on, where it changes sign."""
     one, two = np.asarray(first, np.float64), np.asarray(second, np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(1 + one * two > 0, (one - two) / (1 + one * two), np.nan)

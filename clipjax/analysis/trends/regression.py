@@ -1,7 +1,7 @@
-"""Straight lines through many sets of points at once: least squares and Huber's robust regression.
+"""Straight lines through many sets of points at once: least squares and Huber's M-estimator.
 
-Huber's M-estimator (Huber 1964, 1981) by iteratively reweighted least squares, as statsmodels' RLM with
-HuberT and seaborn's robust=True. From least squares, repeat until no fitted value moves:
+Huber's (1964, 1981) is reweighted least squares, as statsmodels' RLM with HuberT and seaborn's robust=True.
+From least squares, repeat until no fitted value moves:
 
     scale = median(|residual|) / 0.6745, about 0
     weight = min(1, k scale / |residual|), k = 1.345
@@ -26,7 +26,7 @@ _BLOCK = 2**16
 
 
 class Stop(NamedTuple):
-    """Stop when no fitted value moves by more than `tolerance` residual scales, or after `steps` steps."""
+    """Stop once no fitted value moves by more than `tolerance` residual scales."""
 
     tolerance: float
     steps: int
@@ -37,10 +37,7 @@ FINE, COARSE = Stop(1e-10, 20_000), Stop(1e-5, 500)
 
 
 class Lines(NamedTuple):
-    """Lines y = intercept + slope x, one per set, float64 [R] each; weights of the points [R, N].
-
-    Slope and intercept are NaN where all x of a set are equal.
-    """
+    """Lines y = intercept + slope x, float64 [R], NaN for a set with one x; weights of the points [R, N]."""
 
     slope: np.ndarray
     intercept: np.ndarray
@@ -48,7 +45,7 @@ class Lines(NamedTuple):
 
 
 def lines(x: np.ndarray, y: np.ndarray, method: str = "huber", stop: Stop = FINE) -> Lines:
-    """The line through each set of points; x is exact. x, y: float64 [R, N], finite."""
+    """The line through each set of points, float64 [R, N], finite; x is exact."""
     rows = max(1, _BLOCK // x.shape[1])
     parts = [
         _lines(x[at : at + rows], y[at : at + rows], method, stop) for at in range(0, max(len(x), 1), rows)
@@ -62,7 +59,7 @@ def _lines(x: np.ndarray, y: np.ndarray, method: str, stop: Stop) -> Lines:
 
 
 def least_squares(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> Lines:
-    """Weighted least squares in closed form, about the weighted means."""
+    """Weighted, about the weighted means."""
     total = weights.sum(1)
     centre_x, centre_y = (weights * x).sum(1) / total, (weights * y).sum(1) / total
     dx = x - centre_x[:, None]

@@ -1,7 +1,6 @@
 """Bootstrap over models: how much a statistic would change with other models like these.
 
-Each draw takes N of N models with replacement (Efron 1979); intervals are percentiles of the draws. Seeded,
-so repeatable.
+Each draw takes N of N models with replacement (Efron 1979); intervals are percentiles of the draws.
 """
 
 from __future__ import annotations
@@ -25,10 +24,8 @@ class Estimate:
     """A statistic over models, with its values in bootstrap draws.
 
     Attributes:
-        n: number of models.
-        draws: values where defined, [R]; empty without a bootstrap.
-        undefined: number of other draws, e.g. for a slope, those whose models all have one x.
-        level: of `interval`.
+        draws: where defined, [R]; empty without a bootstrap.
+        undefined: number of other draws (a slope: all models have one x).
     """
 
     value: float
@@ -39,10 +36,10 @@ class Estimate:
 
     @property
     def interval(self) -> dict[str, Any] | None:
-        """The lo, hi, level and method of a result row's interval.
+        """lo, hi, level and method, as in a result row.
 
-        None for fewer than `FEWEST` models, without draws, if at most half of the draws define the statistic,
-        or if all draws agree (as for models in perfect order): resampling then shows no uncertainty.
+        None for fewer than `FEWEST` models, or if at most half of the draws define the statistic. Also None
+        if all draws agree (models in perfect order): they show no uncertainty.
         """
         limits = self.at(self.level)
         if limits is None:
@@ -50,7 +47,6 @@ class Estimate:
         return {"lo": limits[0], "hi": limits[1], "level": self.level, "method": METHOD}
 
     def at(self, level: float) -> tuple[float, float] | None:
-        """Limits at another level."""
         few = self.n < FEWEST or len(self.draws) <= self.undefined
         if few or np.ptp(self.draws) <= _ROUNDING * abs(self.value):
             return None
@@ -73,11 +69,11 @@ def check_settings(level: float, resamples: int) -> None:
 
 
 def draw(n: int, resamples: int, seed: int, stream: int = 0) -> np.ndarray:
-    """The models in each draw: int [resamples, n], below n. Different `stream`s are independent."""
+    """The models in each draw: int [resamples, n], below n; independent by `stream`."""
     return np.random.default_rng([seed, stream]).integers(0, n, (resamples, n))
 
 
 def multiplicities(n: int, resamples: int, seed: int, stream: int = 0) -> np.ndarray:
-    """How often each model is in each draw: float64 [resamples, n]."""
+    """How often each draw has each model: float64 [resamples, n]."""
     drawn = draw(n, resamples, seed, stream) + n * np.arange(resamples)[:, None]
     return np.bincount(drawn.ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.float64)

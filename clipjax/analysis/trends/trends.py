@@ -3,8 +3,7 @@
     baseline = fit_points(standard)                       # Huber's line, on the scales of the points' axes
     effective_robustness(clips, baseline)                 # per model: y less the y that the trend expects
 
-The line is straight in the axes' scales (`clipjax.analysis.rows.scales`); results are in the metric's own
-units. Formulas: docs/trends.md.
+Lines are straight in the axes' scales; results are in the metric's own units. Formulas: docs/trends.md.
 """
 
 from __future__ import annotations
@@ -41,11 +40,10 @@ class Fit:
     """A line through models: coordinate of y = intercept + slope * coordinate of x.
 
     Attributes:
-        n: number of models.
-        ends: their smallest and largest x, in the metric's own units.
+        ends: smallest and largest x, in the metric's own units.
         weights: float64 [n], below 1 where Huber's loss downweights a model.
-        draws: (slope, intercept) of the bootstrap draws that have a line, [R, 2].
-        undefined: number of draws without a line, whose models all have one x.
+        draws: (slope, intercept) of the draws that have a line, [R, 2].
+        undefined: number of other draws, whose models all have one x.
     """
 
     method: str
@@ -79,16 +77,13 @@ class Fit:
 
     @property
     def convention(self) -> dict[str, Any]:
-        """What the literature leaves open, as in a result row's convention."""
+        """As in a result row's convention."""
         return _convention(
             self.method, self.scale_x, self.scale_y, len(self.draws) + self.undefined, self.seed
         )
 
     def predict(self, x: ArrayLike, n: ArrayLike | None = None) -> np.ndarray:
-        """The y that the trend expects at x, both in the metric's own units.
-
-        Args:
-            n: images per x; see `scales.transform`.
+        """The trend's y at x, in the metric's own units. n: images per x, see `scales.transform`.
 
         Raises:
             UsageError, DataError: x is off its scale, or NaN.
@@ -104,7 +99,7 @@ class Fit:
     def band(
         self, x: ArrayLike, level: float | None = None, n: ArrayLike | None = None
     ) -> tuple[np.ndarray, np.ndarray] | None:
-        """Pointwise limits of the trend at x, in the metric's own units; None without an interval."""
+        """Pointwise limits of `predict`; None without an interval."""
         if self.slope_interval is None:
             return None
         tail = (1 - (self.level if level is None else level)) / 2
@@ -126,18 +121,16 @@ def fit(
     seed: int = SEED,
     stream: int = 0,
 ) -> Fit:
-    """The line through models; x is exact.
+    """The line through models, float [N] in the metric's own units; x is exact.
 
     Args:
-        x, y: one number per model, in the metric's own units. float [N].
-        method: "huber" or "ols".
         scale: of x, and of y without `scale_y`.
         n_x, n_y: images per number; see `scales.transform`.
-        resamples: bootstrap draws of models; 0 for no intervals.
+        resamples: 0 for no intervals.
         stream: groups with different streams are drawn independently.
 
     Raises:
-        UsageError: an unknown method or scale, a value off its scale, a level outside 0 to 1.
+        UsageError: unknown method or scale, value off its scale, level outside 0 to 1, negative `resamples`.
         DataError: a value is NaN, there are fewer than two models, or all have one x.
     """
     if method not in METHODS:
@@ -164,7 +157,7 @@ def fit(
 
 
 def check_pairs(x: np.ndarray, y: np.ndarray, at_least: int = 2) -> None:
-    """Raises DataError unless x and y have one shape [N] with N >= `at_least`."""
+    """Raises DataError unless both are [N] with N >= `at_least`."""
     if x.ndim != 1 or x.shape != y.shape:
         raise DataError(f"x has the shape {x.shape} and y {y.shape}: give a number of each for every model")
     if len(x) < at_least:
@@ -172,7 +165,7 @@ def check_pairs(x: np.ndarray, y: np.ndarray, at_least: int = 2) -> None:
 
 
 def fit_points(points: Sequence[Point], **settings: Any) -> Fit:
-    """`fit` with the scales of the points' columns as default. Raises as `fit`."""
+    """`fit`, by default on the scales of the points' columns."""
     x, y, n_x, n_y = coordinates(points)
     scales = {"scale": points[0].x.column.scale, "scale_y": points[0].y.column.scale} if points else {}
     return fit(x, y, n_x=n_x, n_y=n_y, **{**scales, **settings})
@@ -180,12 +173,11 @@ def fit_points(points: Sequence[Point], **settings: Any) -> Fit:
 
 @dataclass(frozen=True)
 class Robustness:
-    """How far a model is above a trend (negative: below).
+    """How far a model is above a trend (negative: below), in the metric's own units.
 
     Attributes:
-        value: y minus `expected`, in the metric's own units.
-        interval: lo, hi, level, method; None if y or the trend has no interval.
-        extrapolated: whether x is outside the range of the fitted models.
+        interval: None if y or the trend has none.
+        extrapolated: x is outside the range of the fitted models.
     """
 
     model: str
@@ -196,14 +188,10 @@ class Robustness:
 
 
 def effective_robustness(points: Sequence[Point], baseline: Fit) -> list[Robustness]:
-    """The effective robustness of each model, in order.
+    """Each model's effective robustness, in order. Raises UsageError for an x off the trend's scale.
 
-    The interval combines those of y, of the trend, and (through the trend) of x if it has y's level; its
-    method names them. They add up as squares (MOVER, Zou & Donner 2008), as if independent: too wide for
-    numbers from the same images.
-
-    Raises:
-        UsageError: an x is off the trend's scale.
+    The interval combines those of y, of the trend, and of x (through the trend) if it has y's level. They add
+    up as squares (MOVER, Zou & Donner 2008) as if independent: too wide for numbers from the same images.
     """
     bands = _bands(points, baseline)
     return [_robustness(point, baseline, bands.get(i)) for i, point in enumerate(points)]
@@ -251,10 +239,9 @@ def _interval(
 
 
 def mean_robustness(points: Sequence[Point], baseline: Fit) -> Bounded:
-    """Mean effective robustness of at least two models.
+    """Mean effective robustness of two or more models, none of which should be in the trend.
 
-    Adds up as squares (MOVER) Student's t over the group and the bootstrap over the trend's models. They
-    count as independent, so no model should be in both.
+    Student's t over them and the bootstrap over the trend's add up as squares (MOVER), as independent.
 
     Raises:
         UsageError, DataError: an x is off the trend's scale, or fewer than two points.
@@ -268,7 +255,6 @@ def mean_robustness(points: Sequence[Point], baseline: Fit) -> Bounded:
 
 
 def too_little(points: Sequence[Point], fewest: int = FEWEST) -> str | None:
-    """Why points have no trend; else None."""
     if len(points) < fewest:
         return needed(len(points), fewest)
     return "one x for all models" if len({point.x.value for point in points}) == 1 else None

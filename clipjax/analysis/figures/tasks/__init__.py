@@ -1,5 +1,5 @@
-"""Figures of single tasks: accuracy, factors, cues, scores, fine-tuning.
+"""Figures of single tasks.
 
-Each `..._figure` writes `out` with the endings .png and .pdf and returns both paths. It raises DataError if
-no row fits, or the files cannot be written.
+Each `..._figure` writes `out` as .png and .pdf and returns both paths. It raises DataError if no row fits, or
+a file cannot be written.
 """

@@ -23,9 +23,9 @@ LABEL = 0.14
 
 
 def accuracy_figure(rows: Sequence[Row], out: str | Path) -> list[Path]:
-    """Accuracy with intervals: a line per model, a panel per data set, best model on top.
+    """A panel per data set, a line per model with intervals, best on top.
 
-    Shows "top1" and "top5" of whole data sets. The number of per-class rows gives the line of chance.
+    Shows "top1" and "top5" of whole data sets. Per-class rows give the line of chance.
     """
     shown = [r for r in rows if r["metric"] in _ACCURACIES and r["slice"] is None and r["value"] is not None]
     if not shown:
@@ -77,7 +77,7 @@ def _accuracy_panel(panel: Axes, rows: Sequence[Row], models: Sequence[str], cla
 
 
 def _value_label(panel: Axes, value: float, height: int, chance: float | None) -> None:
-    """Draw the value above its marker, or beside the line of chance where they would overlap."""
+    """Above its marker, or beside the line of chance where they would overlap."""
     crossed = chance is not None and abs(value - chance) < LABEL / 2
     panel.annotate(
         f"{value:.1%}",

@@ -16,10 +16,7 @@ Row = dict[str, Any]
 
 
 def shape_bias_figure(rows: Sequence[Row], out: str | Path) -> list[Path]:
-    """Shape bias per category with interval, a marker per model; lines: over all images.
-
-    `rows`: of the task shape_bias.
-    """
+    """Per category with interval, a marker per model; lines: over all images. `rows`: of shape_bias."""
     biases = [row for row in rows if row["metric"] == "shape_bias" and row["value"] is not None]
     parts = [row for row in biases if (row["slice"] or "").startswith("class:")]
     if not parts:

@@ -1,4 +1,4 @@
-"""Visual factors as a figure: which make a model err more than on average."""
+"""Visual factors as a figure."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ Row = dict[str, Any]
 def factor_figure(rows: Sequence[Row], out: str | Path, variant: str = "top/filtered") -> list[Path]:
     """Error ratios with intervals: a line per factor, hardest on top, a marker per model.
 
-    Args:
-        rows: of the task imagenet_x.
-        variant: of the annotations, see `clipjax.tasks.imagenet_x`.
+    `rows` of imagenet_x; `variant` of its annotations, see `clipjax.tasks.imagenet_x`.
     """
     ratios = _ratios(rows, f"{variant}/factor:")
     if not ratios:
@@ -44,7 +42,7 @@ def factor_figure(rows: Sequence[Row], out: str | Path, variant: str = "top/filt
 
 
 def _ratios(rows: Sequence[Row], start: str) -> dict[tuple[str, str], Row]:
-    """(model, factor) -> its row."""
+    """By (model, factor)."""
     return {
         (row["model"], row["slice"].removeprefix(start)): row
         for row in rows

@@ -1,4 +1,4 @@
-"""Effects of fine-tuning as figures: numbers by method, and interpolation between two models."""
+"""Fine-tuning as figures: numbers by method, and interpolation between two models."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ Row = dict[str, Any]
 
 
 class Panel(NamedTuple):
-    """A number of a figure: its title, and which row it is."""
-
     title: str
     task: str
     dataset: str
@@ -36,12 +34,7 @@ class Panel(NamedTuple):
 def methods_figure(
     rows: Sequence[Row], base: str, models: Sequence[str], panels: Sequence[Panel], out: str | Path
 ) -> list[Path]:
-    """Fine-tuned models of one base: a panel per number, a line per model, the base as a dashed line.
-
-    Args:
-        base: the model that all started from.
-        models: fine-tuned ones, top to bottom, labelled with their method.
-    """
+    """A panel per number; a line per fine-tuned model, by method, top to bottom; `base` as a dashed line."""
     everyone = [base, *models]
     by_panel = {
         (panel, model): row for panel in panels for model in everyone if (row := panel.find(rows, model))
@@ -81,9 +74,9 @@ def alpha_figure(
     """WiSE-FT's curve: accuracy on the fine-tuning data against accuracy on each shift, by alpha.
 
     Args:
-        rows: of interpolated models (with alpha in their lineage), task zeroshot.
-        reference: data set of the horizontal axis.
-        written: alpha of the model kept; its points get a ring.
+        rows: zero-shot rows of interpolated models (alpha in their lineage).
+        reference: the fine-tuning data.
+        written: alpha of the model kept, shown with a ring.
 
     Raises:
         DataError: fewer than two alphas have an accuracy on `reference`, or no other data set has one.
@@ -142,7 +135,7 @@ def _alpha(row: Row) -> float | None:
 
 
 def _name(rows: Sequence[Row], model: str, base: str) -> str:
-    """How a model was tuned; "before" for the base."""
+    """The method; "before" for the base."""
     if model == base:
         return "before"
     facts = next((row["model_facts"] for row in rows if row["model"] == model), {})

@@ -1,4 +1,4 @@
-"""Figures of one run: the reliability diagram of `calibration`, and the scores of `ood`."""
+"""Figures of a `calibration` or `ood` run."""
 
 from __future__ import annotations
 
@@ -27,10 +27,7 @@ NAMES = {
 
 
 def reliability_figure(rows: Sequence[Row], out: str | Path) -> list[Path]:
-    """Accuracy against confidence per bin, before and after temperature scaling; below, the bins' sizes.
-
-    `rows`: of one run of the task `calibration`.
-    """
+    """Accuracy by confidence, before and after temperature scaling; below, the bins' sizes."""
     bins = {state: _bins(rows, state) for state in STATES}
     shown = [state for state in STATES if bins[state]]
     if not shown:
@@ -55,7 +52,7 @@ def reliability_figure(rows: Sequence[Row], out: str | Path) -> list[Path]:
 
 
 def _bins(rows: Sequence[Row], state: str) -> list[tuple[int, Row, int]]:
-    """(number of the bin, its row, number of bins), for bins with images."""
+    """(number of the bin, its row, number of bins)."""
     start, bins = f"reliability/{state}/bin:", []
     for row in rows:
         if (row["slice"] or "").startswith(start) and row["metric"] == "accuracy":
@@ -90,9 +87,7 @@ def _title(rows: Sequence[Row], state: str) -> str:
 def ood_figure(rows: Sequence[Row], images: Mapping[str, Any], out: str | Path) -> list[Path]:
     """Histograms of every score, in- against out-of-distribution, with AUROC and the 95 % threshold.
 
-    Args:
-        rows: of one run of the task `ood`.
-        images: its per-image table, column -> values.
+    `images`: the run's per-image table, column -> values.
     """
     scores = [name for name in NAMES if name in images]
     if not scores or "in_distribution" not in images:
