@@ -1,4 +1,4 @@
-"""`python -m clipjax.demo`: what `make demo` runs."""
+"""`make demo`."""
 
 from __future__ import annotations
 

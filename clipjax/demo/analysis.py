@@ -1,10 +1,8 @@
-"""The end of the demo: a figure, claims and the report page, as these commands make them:
+"""The end of the demo: a figure, claims and the report page, from the results alone, as these commands do:
 
-    clipjax analyze demo-out/results --figure .../fine_tuning.toml --prompts demo
-    clipjax claims demo-out/results --claims .../claims_demo.toml
-    clipjax report demo-out/results --figure .../fine_tuning.toml --claims .../claims_demo.toml --prompts demo
-
-All of them read the results alone.
+clipjax analyze demo-out/results --figure .../fine_tuning.toml --prompts demo
+clipjax claims demo-out/results --claims .../claims_demo.toml
+clipjax report demo-out/results --figure .../fine_tuning.toml --claims .../claims_demo.toml --prompts demo
 """
 
 from __future__ import annotations
@@ -35,7 +33,6 @@ class Analysis:
     report: Path
 
     def tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
-        """The claims, and the statistics that decided them."""
         return [
             ("What holds of these models", *summary(self.verdicts)),
             ("and by which statistic, with 95 % intervals", *measured(self.verdicts)),
@@ -43,7 +40,7 @@ class Analysis:
 
 
 def analyse(out: Path) -> Analysis:
-    """Draw the demo's figure, check its claims, and write `out/report.html`.
+    """Draw the figure, check the claims, and write `out/report.html`.
 
     Raises:
         DataError: damaged results; a file cannot be written.

@@ -2,7 +2,7 @@
 
     side_by_side(partial(train_one, out), partial(train_two, out))
 
-Models as small as the demo's leave a core idle; two programs at a time do not.
+One model as small as the demo's leaves a core idle.
 """
 
 from __future__ import annotations
@@ -65,7 +65,6 @@ def _wait(processes: Sequence[SpawnProcess]) -> None:
 
 
 def _raise_for(code: int) -> None:
-    """Raise for a part's exit code what it raised."""
     code = signals.EXIT_CODES.get(-code, code)  # killed before it could catch the signal
     if code in signals.EXIT_CODES.values():
         raise Interrupted("a process of the demo was interrupted: run the same command again", code)
@@ -78,7 +77,7 @@ def _raise_for(code: int) -> None:
 
 
 def _run(part: Part, line: int, lock: Any) -> None:
-    """A part's process: signals and exit codes as its parent's."""
+    """Signals and exit codes are as in the parent."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     share_terminal(line, lock)
 

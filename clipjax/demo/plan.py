@@ -31,8 +31,8 @@ class Plan:
         images: per training split.
         per_class: held-out images of each class.
         each: about the images per class of the other test sets.
-        steps, warmup, batch_size: of training, see `clipjax.finetune.contrastive.Recipe`.
-        quick: whether it only shows that everything runs; its models learn almost nothing.
+        steps, warmup, batch_size: see `clipjax.finetune.contrastive.Recipe`.
+        quick: only show that everything runs; the models learn almost nothing.
     """
 
     images: int

@@ -53,7 +53,7 @@ def cell(column: Column, rows: Sequence[Row], model: str) -> str:
 
 
 def figures(demo: Demo) -> list[Path]:
-    """Draw results and world; returns the files."""
+    """Returns the files."""
     own, accuracy = [row for row in demo.rows if has_own_prompts(row)], settings().accuracy
     accuracies = [row for row in own if row["task"] == accuracy.task]
     shown = [row for name in accuracy.datasets for row in accuracies if row["dataset"] == name]
@@ -107,7 +107,7 @@ def tuning_table(rows: Sequence[Row]) -> Table:
 
 
 def tuning_figures(rows: Sequence[Row], out: Path) -> list[Path]:
-    """Draw the methods, and WiSE-FT's curve; returns the files."""
+    """The methods, and WiSE-FT's curve; returns the files."""
     tuning = settings().tuning
     panels = [Panel(each.title, each.task, each.dataset, each.metric, each.slice) for each in tuning.columns]
     return [

@@ -1,6 +1,6 @@
 """The demo: render a world, train CLIPs on it, run all tasks, fine-tune one by every method.
 
-Only the world is special. All is below one folder, and existing parts are not made again:
+All is below one folder, and existing parts are not made again:
 
     world/      the data sets                 models/    one checkpoint per model
     training/   resume points                 store/     embeddings
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Demo:
-    """Results of all models; rows of the base and the fine-tuned ones."""
+    """`tuned`: rows of the base and the fine-tuned models."""
 
     out: Path
     results: list[Result]
@@ -59,7 +59,7 @@ def run(out: Path, plan: Plan = FULL, *, progress: bool = True) -> Demo:
 
 
 def _make(out: Path, plan: Plan, progress: bool) -> None:
-    """Make and evaluate the models, in two processes that take equally long."""
+    """In two processes that take equally long."""
     import jax
 
     [base], others = _divided(plan)
@@ -93,7 +93,7 @@ def _train(
 def _train_and_tune(
     out: Path, plan: Plan, base: DemoModel, others: Sequence[DemoModel], progress: bool
 ) -> None:
-    """Train and fine-tune the base; evaluate these, and others that are made by then."""
+    """Evaluates the base, and those of `others` that are made by then."""
     from clipjax.demo import sweeps, training, tuning
 
     _keep_programs(out)
@@ -105,7 +105,7 @@ def _train_and_tune(
 
 
 def _keep_programs(out: Path) -> None:
-    """Keep compiled programs for other processes, unless JAX has its own setting."""
+    """For other processes, unless JAX has its own setting."""
     import jax
 
     if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]

@@ -14,7 +14,7 @@ from clipjax.storage.records import read
 
 @dataclass(frozen=True)
 class Column:
-    """A number of a table. Fractions are shown in percent."""
+    """A number of a table; `percent`: show a fraction in percent."""
 
     title: str
     task: str
@@ -42,7 +42,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Run:
-    """A task or collection on these data sets; with an empty list on all of them."""
+    """A task or collection on these data sets; with an empty list on all."""
 
     task: str
     datasets: tuple[str, ...] = ()
@@ -90,7 +90,6 @@ class DemoFile:
 
 @functools.cache
 def settings() -> DemoFile:
-    """The file as it ships."""
     path = config_dir() / "demo.toml"
     return read(DemoFile, read_toml(path), path)
 

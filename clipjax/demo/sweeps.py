@@ -1,4 +1,4 @@
-"""Every task on every set, by the demo's models. What has results is not run again."""
+"""Every task on every set, by the demo's models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from clipjax.sweep.suite import Run, Suite
 
 
 def evaluate(models: Sequence[str], out: Path, progress: bool) -> SweepPlan:
-    """Run configs/demo.toml's runs by these models of `out/models`.
+    """Run configs/demo.toml's runs that lack results.
 
     Raises:
         DataError: a run failed, or the disk is full.

@@ -24,7 +24,6 @@ def is_made(model: DemoModel, out: Path) -> bool:
 
 
 def make(model: DemoModel, plan: Plan, out: Path, progress: bool) -> None:
-    """Train a model and save it in `out/models`, unless it is there."""
     if not is_made(model, out):
         points = out / "training" / model.id
         _trained(model, plan, out / "world", points, progress).save(out / "models" / model.id)

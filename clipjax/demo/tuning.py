@@ -45,9 +45,9 @@ def is_tuned(out: Path) -> bool:
 
 
 def fine_tune(out: Path, *, quick: bool = False, progress: bool = True) -> list[Model]:
-    """Fine-tune the base by every method, in `out/finetuned`; returns the base and all that comes of it.
+    """Fine-tune the base by every method, in `out/finetuned`; finished runs are read.
 
-    `quick` hardly trains, on few images. Finished runs are read.
+    Returns: the base and all that comes of it.
     """
     base = load_model(out / "models" / BASE)
     train = load_dataset("demo_train", out / "world" / "narrow.jsonl")

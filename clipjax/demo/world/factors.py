@@ -37,7 +37,7 @@ _ROUND = ("circle", "ring")  # look the same in every pose
 
 
 def unusual(scene: Scene) -> dict[str, float]:
-    """Each factor's distance from the typical value."""
+    """Factor -> distance from the typical value."""
     colour, background = own_cues(scene.shape)
     stretch = (scene.size - 0.7) / 0.15
     margin = min(scene.x, 1 - scene.x, scene.y, 1 - scene.y)
@@ -57,7 +57,7 @@ def unusual(scene: Scene) -> dict[str, float]:
 
 
 def annotated(val: ImageSet) -> ImageSet:
-    """The set with its annotations, and a card that points to them."""
+    """With annotations, and a card that points to them."""
     texts = {f"{FOLDER}/{name}": text for name, text in annotation_files(val.pictures).items()}
     card = _CARD.format(val=val.name, folder=FOLDER, n=len(val.pictures))
     return replace(val, texts={**texts, "demo_x.toml": card})

@@ -2,7 +2,7 @@
 
     val/arrow/val_00000000.JPEG    val.jsonl    {"path", "label", "caption", "factors"} per line
 
-The manifest comes last, and existing images are not drawn again: rendering may be interrupted.
+Rendering may be interrupted: the manifest comes last, and existing images are not drawn again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _FORMATS = {".jpeg": "JPEG", ".jpg": "JPEG", ".png": "PNG", ".gif": "GIF"}
 
 
 class Picture(NamedTuple):
-    """An image; `finish` is applied after rendering."""
+    """`finish` is applied after rendering."""
 
     path: str
     scene: Scene
@@ -73,12 +73,11 @@ class Split(NamedTuple):
 
 
 def rng_of(seed: int, name: str, index: int) -> np.random.Generator:
-    """The generator of one image."""
     return np.random.default_rng([seed, zlib.crc32(name.encode()), index])
 
 
 def write_split(root: Path, split: Split, *, seed: int = 0, progress: bool = True) -> Path:
-    """Render a split; see `write_set`."""
+    """As `write_set`."""
     return write_set(root, split.image_set(seed), seed=seed, progress=progress)
 
 

@@ -97,7 +97,7 @@ def _textures(images: int, seed: int) -> ImageSet:
 
 
 def _captions(images: int, seed: int) -> ImageSet:
-    """Test images, and a tenth as many that a reader must leave out."""
+    """Test images, and a tenth as many of another split, which a reader must leave out."""
     name, pictures, records = "demo-captions", [], []
     for i in range(images + images // 10):
         rng = rng_of(seed, name, i)

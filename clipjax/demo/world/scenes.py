@@ -1,7 +1,4 @@
-"""The demo world: small rendered images of shapes, which are the classes.
-
-A `Scene` records all factors of one image; `render` turns it into pixels.
-"""
+"""The demo world: small rendered images of shapes, which are the classes."""
 
 from __future__ import annotations
 
@@ -59,7 +56,7 @@ class Scene:
 
 
 def mask(scene: Scene, side: int = 64) -> np.ndarray:
-    """Share of each pixel that the shape covers, float [side, side] in [0, 1]."""
+    """Share of each pixel that the shape covers, float32 [side, side] in [0, 1]."""
     image = Image.new("L", (2 * side, 2 * side))
     draw = ImageDraw.Draw(image)
     angle = math.radians(scene.rotation)
@@ -277,10 +274,10 @@ def own_cues(shape: str) -> tuple[str, str]:
 
 
 def caption_of(scene: Scene, rng: np.random.Generator) -> str:
-    """One sentence about the scene, from a random template."""
+    """From a random template."""
     return describe(scene, str(rng.choice(CAPTIONS)))
 
 
 def describe(scene: Scene, template: str) -> str:
-    """The template, filled in correct English ("an arrow")."""
+    """In correct English ("an arrow")."""
     return re.sub(r"\ba (?=[aeiou]|hour)", "an ", template.format(**scene.factors()))

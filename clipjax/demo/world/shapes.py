@@ -1,7 +1,4 @@
-"""Shapes of the demo world: outlines in the square [-1, 1]^2, y down.
-
-`SHAPES` are the classes. No model has seen or read of an `UNKNOWN` one.
-"""
+"""Outlines in the square [-1, 1]^2, y down. `SHAPES` are the classes; no model has seen an `UNKNOWN` one."""
 
 from __future__ import annotations
 
@@ -85,7 +82,7 @@ def _drop() -> np.ndarray:
 
 
 def _letter(*bars: tuple[float, float, float, float]) -> Outline:
-    """A figure of upright bars, each (left, top, right, bottom)."""
+    """Upright bars, each (left, top, right, bottom)."""
     return [
         (_polygon((left, top), (right, top), (right, bottom), (left, bottom)), 1)
         for left, top, right, bottom in bars
