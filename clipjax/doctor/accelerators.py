@@ -21,7 +21,7 @@ _GPU_NAMES = {"gpu", "cuda", "rocm"}
 
 
 def check_devices(machine: Machine) -> Iterator[Line]:
-    """JAX's devices by kind, or why JAX has none."""
+    """JAX's devices by kind, or why there are none."""
     probe, asked = machine.probe(), machine.environ.get("JAX_PLATFORMS", "")
     if probe.error is not None and asked:
         yield Line(
@@ -152,7 +152,7 @@ def _cudnn_lines(
 
 
 def _cudnn(machine: Machine, package: str) -> Requirement | None:
-    """A package's cuDNN requirement, on any platform; JAX's plugin has it in its extra `with-cuda`."""
+    """On any platform; JAX's plugin requires it in its extra `with-cuda`."""
     for text in machine.requires(package):
         if re.match(r"nvidia[-_.]cudnn", text):
             return Requirement(text)

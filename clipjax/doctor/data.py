@@ -18,10 +18,7 @@ NAMED = 12  # data sets named in one line
 
 
 def check_data(machine: Machine, *, data_root: Path) -> Iterator[Line]:
-    """Data sets of `clipjax datasets list` below the folder, checked as by `clipjax datasets check --all`.
-
-    No image is read. A missing data set is not a problem: nobody has them all.
-    """
+    """As `clipjax datasets check --all`, but no image is read. A missing data set is not a problem."""
     from clipjax.evaluation.collection import survey
 
     ready, missing = [], []
@@ -49,9 +46,9 @@ def check_data(machine: Machine, *, data_root: Path) -> Iterator[Line]:
 def check_planned(
     machine: Machine, *, data_root: Path, models: tuple[str, ...], store: Path | None = None
 ) -> Iterator[Line]:
-    """Whether the store's disk has room for these models' embeddings of the data below the folder.
+    """Whether the store's disk has room for these models' image embeddings of the data below the folder.
 
-    Leaves out text embeddings, which are small, and what the store already holds.
+    What the store already holds is not subtracted.
     """
     chosen = models or tuple(model_ids())
     try:
@@ -75,10 +72,7 @@ def check_planned(
 
 
 def bytes_an_image(models: Iterable[str]) -> Iterator[int]:
-    """Bytes of one image embedding of each model: float32, as wide as its image tower's output.
-
-    Raises UsageError for an unregistered id.
-    """
+    """Bytes of one image embedding of each model, in float32. Raises UsageError for an unregistered id."""
     from clipjax.checkpoints.identity.registry import model_card
 
     for name in models:
@@ -97,7 +91,7 @@ def _images(data_root: Path) -> Iterator[int]:
 
 
 def _count(card: DatasetCard, root: Path) -> int:
-    """Images of a data set whose card gives no number; 0 if unreadable, which `check_data` reports."""
+    """0 if unreadable, which `check_data` reports."""
     try:
         return len(load_dataset(card, root).manifest)
     except ClipjaxError:

@@ -2,8 +2,7 @@
 
     for line in examine(this_machine()): print(line.check, line.status, line.says, line.do)
 
-A check is a function of a `Machine` that yields lines and changes nothing; its failure becomes a line. JAX
-runs in another process.
+A check is a function of a `Machine` that yields lines and changes nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def examine(
     Args:
         store: folder of the embedding store; default in the user's cache.
         data_root: a folder of data sets: also check them and the space for their embeddings.
-        models: ids of models to plan for; default all registered.
+        models: ids to plan for; default all registered.
     """
     checks: dict[str, Check] = {
         "host": check_host,
@@ -55,7 +54,7 @@ def examine(
 
 
 def _run(name: str, check: Check, machine: Machine) -> Iterator[Line]:
-    """The lines of one check; an error becomes the last."""
+    """A check's error becomes its last line."""
     try:
         yield from check(machine)
     except ClipjaxError as error:

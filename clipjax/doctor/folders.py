@@ -19,7 +19,6 @@ def store_folder(machine: Machine, store: Path | None) -> Path:
 
 
 def check_compile_cache(machine: Machine) -> Iterator[Line]:
-    """XLA's compiled programs, kept between runs."""
     if machine.environ.get("JAX_ENABLE_COMPILATION_CACHE", "true").lower() in ("false", "0"):
         yield Line(
             "compile cache",
@@ -36,7 +35,6 @@ def check_compile_cache(machine: Machine) -> Iterator[Line]:
 
 
 def check_folders(machine: Machine, *, store: Path | None = None) -> Iterator[Line]:
-    """The cache, the embedding store, and the space on their disks."""
     cache, embeddings = cache_dir(machine.environ), store_folder(machine, store)
     yield _folder_line(machine, "cache", cache)
     looked_at = [cache]

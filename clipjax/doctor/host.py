@@ -35,7 +35,7 @@ def check_host(machine: Machine) -> Iterator[Line]:
 
 
 def _memory(machine: Machine) -> tuple[int | None, int | None]:
-    """Bytes of memory: total, and available to new processes."""
+    """Bytes: total, and available to new processes."""
     lines = (machine.read("/proc/meminfo") or "").splitlines()
     kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in lines if line.endswith(" kB")}
     total, available = kilobytes.get("MemTotal"), kilobytes.get("MemAvailable")
@@ -62,7 +62,7 @@ def core_limit(machine: Machine) -> float | None:
 def _cgroup(machine: Machine, file: str, controller: str = "") -> list[str]:
     """A file's contents in this process's cgroup and those above it.
 
-    controller: of version 1, which has one hierarchy per controller; "" is version 2.
+    `controller`: version 1 has one hierarchy per controller; "" is version 2.
     """
     own = "/"
     # "7:cpu,cpuacct:/job" is a line of version 1, "0::/job" the one of version 2.

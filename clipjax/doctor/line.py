@@ -9,7 +9,7 @@ FINE, NOTE, BROKEN = "fine", "note", "broken"
 
 @dataclass(frozen=True)
 class Line:
-    """One finding.
+    """The finding of a check.
 
     Attributes:
         status: FINE, NOTE (worth knowing; runs still work) or BROKEN (must be fixed).
@@ -24,7 +24,7 @@ class Line:
 
 
 def size(number: float) -> str:
-    """Bytes for people, in powers of ten as `clipjax store gc` takes them: 4_000_000 -> "4.0 MB"."""
+    """Powers of ten, as `clipjax store gc` takes them: 4_000_000 -> "4.0 MB"."""
     for unit in ("B", "kB", "MB", "GB"):
         if number < 1000:
             return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"

@@ -46,12 +46,10 @@ class Machine:
     """A machine and its Python environment.
 
     Attributes:
-        environ: environment variables.
         root: folder of /proc, /sys and /dev.
         cores: that this process may use.
         version: of an installed package, or None.
         requires: an installed package's requirements (PEP 508).
-        probe: asks JAX for its devices.
         free: bytes free on the disk of an existing folder.
         writable: whether files can be made in an existing folder.
     """
@@ -78,7 +76,6 @@ class Machine:
 
 
 def this_machine() -> Machine:
-    """The machine and environment of this process."""
     return Machine(
         environ=dict(os.environ),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
@@ -117,7 +114,7 @@ def _probe() -> Probe:
 
 
 def _reason(stderr: str) -> str:
-    """A traceback's last line, without "RuntimeError: "."""
+    """A traceback's last line."""
     last = next((line for line in reversed(stderr.splitlines()) if line.strip()), "")
     # JAX 0.10 fails an assertion if the platform asked for is known but not installed.
     return last.removeprefix("RuntimeError: ").replace("AssertionError", "its backend is not installed")

@@ -1,4 +1,4 @@
-"""Installed packages against clipjax's requirements and the versions of its tests."""
+"""Installed packages against clipjax's requirements and the tested versions."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def differing(machine: Machine, tested: dict[str, Any]) -> Iterator[str]:
 
 
 def _requirements(machine: Machine, package: str, extra: str = "") -> Iterator[Requirement]:
-    """What a package requires here, without extras or with one."""
+    """Requirements that apply here; `extra`: also those of an extra."""
     for requirement in map(Requirement, machine.requires(package)):
         if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
             yield requirement
