@@ -1,7 +1,6 @@
 """clipjax: how robust is CLIP? Evaluation and fine-tuning in JAX.
 
-Public names load on first use (PEP 562): `import clipjax` costs nothing, and `clipjax.analysis` works
-without JAX.
+Public names load on first use (PEP 562): `clipjax.analysis` works without JAX.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The command line: `clipjax COMMAND`. A module of `clipjax/commands/` that has `register` adds its commands.
 
-Exit codes: 0 done, 1 data (a file or folder is not what it should be), 2 usage, 75 interrupted: run it again
-and it goes on, 130 stopped by Ctrl-C, 141 the reader of a pipe has gone. Results go to stdout, progress and
-errors to stderr.
+Exit codes: 0 done, 1 data, 2 usage, 75 interrupted (run it again and it goes on), 130 stopped by Ctrl-C, 141
+the reader of a pipe has gone. Results go to stdout, progress and errors to stderr.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ app = typer.Typer(
 
 
 def command_modules() -> list[str]:
-    """The modules of `commands/` and its folders that have `register`, in the order of `ORDER`."""
+    """Those of `commands/` and its folders that have `register`, in the order of `ORDER`."""
     inside = pkgutil.iter_modules(commands.__path__, f"{commands.__name__}.")
     folders = [commands.__name__, *(module.name for module in inside if module.ispkg)]
     modules = [
@@ -66,12 +65,12 @@ def _say_remarks(context: typer.Context) -> None:
 
 
 def main() -> None:
-    """Run the command line; SIGTERM and Ctrl-C end it (`clipjax.devices.signals`)."""
+    """SIGTERM and Ctrl-C end it (`clipjax.devices.signals`)."""
     signals.run(_command)
 
 
 def _command() -> None:
-    """Print every error that a user can cause as one sentence on stderr."""
+    """Prints every error that a user can cause as one sentence on stderr."""
     try:
         with in_one_sentence():
             app()

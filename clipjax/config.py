@@ -14,10 +14,10 @@ from clipjax.errors import DataError
 
 @functools.cache
 def config_dir() -> Path:
-    """The folder with models.csv, archs/, datasets/, prompts/, labels/ and tokenizers/.
+    """configs/: in a wheel `clipjax/configs`, in a checkout beside the package.
 
-    A wheel has it as `clipjax/configs`, a checkout (or editable install) beside the package. Raises DataError
-    if it is in neither place.
+    Raises:
+        DataError: it is in neither place.
     """
     package = Path(__file__).resolve().parent
     for candidate in (package / "configs", package.parent / "configs"):

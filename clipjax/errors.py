@@ -1,7 +1,7 @@
 """The errors of clipjax.
 
-A message is one clear sentence that names the file, key or line and says what to do. Only the command line
-prints errors or exits; everything below it raises.
+A message is one sentence that names the file, key or line and says what to do. Only the command line prints
+errors or exits.
 """
 
 import re
@@ -13,7 +13,7 @@ _HIDDEN = re.compile(
 
 
 class ClipjaxError(Exception):
-    """Base of every error that a user can cause. `exit_code` is the command line's.
+    """Base of every error that a user can cause; `exit_code` is the command line's.
 
     The message is one line without control characters, whatever a damaged file or a library put into it.
     """
@@ -34,16 +34,16 @@ def visible(text: str, keep: str = "") -> str:
 
 
 def one_line(text: str) -> str:
-    """Text with line breaks as spaces, and characters that a terminal obeys escaped."""
+    """Line breaks become spaces; characters that a terminal obeys are escaped."""
     return visible(" ".join(text.strip().split("\n")).replace("\r", " "))
 
 
 class DataError(ClipjaxError):
-    """A file, folder, checkpoint or store is missing, damaged or not what it should be. Exit code 1."""
+    """A file, folder, checkpoint or store is missing, damaged or not what it should be."""
 
 
 class UsageError(ClipjaxError):
-    """A name, option or combination of options that does not exist. Exit code 2."""
+    """A name, option or combination of options that does not exist."""
 
     exit_code = 2
 
@@ -51,8 +51,8 @@ class UsageError(ClipjaxError):
 class Interrupted(BaseException):
     """A run was asked to stop and has kept what it needs to go on.
 
-    Like KeyboardInterrupt it is not an `Exception`: code that survives a part's failure must not survive
-    this. `exit_code` is 75 after SIGTERM (a scheduler takes the machine away: requeue) and 130 after Ctrl-C.
+    Not an `Exception`: code that survives a part's failure must not survive this. `exit_code` is 75 after
+    SIGTERM (a scheduler takes the machine away: requeue) and 130 after Ctrl-C.
     """
 
     def __init__(self, message: str, exit_code: int = 75) -> None:
@@ -61,24 +61,19 @@ class Interrupted(BaseException):
 
 
 def counted(n: int, noun: str, nouns: str | None = None) -> str:
-    """A number with its noun: "1 image", "3 images"; `nouns` is an irregular plural."""
+    """ "1 image", "3 images"; `nouns` is an irregular plural."""
     return f"{n} {noun if n == 1 else nouns or noun + 's'}"
 
 
 def near_names(name: str, known: list[str]) -> list[str]:
-    """At most three known names that `name` may misspell, the nearest first."""
+    """At most three, the nearest first."""
     import difflib
 
     return difflib.get_close_matches(name, known, n=3, cutoff=0.5)
 
 
 def unknown_name(kind: str, name: str, known: list[str]) -> UsageError:
-    """The error for a name that is not registered, with the nearest matches.
-
-    Args:
-        kind: what the name stands for, e.g. "model".
-        known: every valid name.
-    """
+    """With the nearest of the `known` names; `kind` is what the name stands for, e.g. "model"."""
     near = near_names(name, known)
     hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(known)[:12])}"
     return UsageError(f"unknown {kind} {name!r}; {hint}")

@@ -23,8 +23,7 @@ def progress_bar(
     """A bar for `total` units, `initial` of them done; close it, or use it in a `with`.
 
     Args:
-        description, unit: what is done and what is counted: "train", "step".
-        shown: False shows nothing.
+        description, unit: "train", "step".
         delay: seconds before anything is shown.
     """
     if shown and not sys.stderr.isatty():
@@ -41,11 +40,11 @@ def progress_bar(
 
 
 def share_terminal(line: int, lock: Any) -> None:
-    """Show this process's bars beside those of other processes, each on a line of its own.
+    """Show this process's bars beside those of other processes, each on its own line.
 
     Args:
         line: 0 is the cursor's, 1 the next below it.
-        lock: a lock that these processes share; it is held while a bar is drawn.
+        lock: shared by these processes; held while a bar is drawn.
     """
     global _line
     _line = line
@@ -55,7 +54,6 @@ def share_terminal(line: int, lock: Any) -> None:
 def progress_through(
     items: Iterable[T], total: int, description: str, unit: str, *, shown: bool = True
 ) -> Iterator[T]:
-    """The items, with a bar that counts them."""
     with progress_bar(total, description, unit, shown=shown) as bar:
         for item in items:
             yield item
@@ -65,7 +63,7 @@ def progress_through(
 class Lines:
     """The part of tqdm's bar that we use, as a line at each tenth of the way.
 
-    A line that would follow another within a second waits for a later update; the last one never waits.
+    A line within a second of another waits for a later update; the last one never waits.
     """
 
     def __init__(self, total: int, description: str, unit: str, initial: int, delay: float) -> None:
@@ -77,7 +75,7 @@ class Lines:
         self._first = self._next = self._start + delay
 
     def set_postfix_str(self, text: str, refresh: bool = False) -> None:
-        """Add `text` to the end of the next line."""
+        """For the next line."""
         del refresh
         self._postfix = text
 
