@@ -110,7 +110,7 @@ class Weights:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """Of the file, or of several files' digests. DataError if one changed since it was opened."""
+        """The file's digest, or that of several files' digests. DataError if one changed since opened."""
         digests = sha256_files(self.files)
         self.refuse_changed()
         return digests[0] if len(digests) == 1 else sha256_json(digests)

@@ -164,7 +164,7 @@ def slice_mesh(chip: Chip, topology: str) -> Mesh:
 
 
 def compile_forward(forward: Forward, chip: Chip, batch: int) -> Executable | None:
-    """For `batch` examples per chip on the chip's slice; None if the memory is too small.
+    """Compile `batch` examples per chip for the chip's slice; None if the memory is too small.
 
     Raises JaxRuntimeError if it does not compile for another reason.
     """

@@ -78,7 +78,7 @@ class CompiledProgram:
 
     @property
     def flops(self) -> int:
-        """Of one device's dots and convolutions, two per multiply-add.
+        """One device's dots and convolutions, two per multiply-add.
 
         A loop's body counts as often as it runs (XLA counts it once); of branches, only the costliest. Zeros
         that pad or dilate a convolution do not count, as in XLA.

@@ -121,7 +121,7 @@ def problem_of(entry: Mapping[str, Any]) -> str | None:
 
 
 def library_versions() -> dict[str, str]:
-    """Of everything that decides a number. Raises ClipjaxError if a reference library is not installed."""
+    """Versions of all that decides a number. Raises ClipjaxError if a reference library is not installed."""
     try:
         versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     except importlib.metadata.PackageNotFoundError as error:

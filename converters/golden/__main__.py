@@ -1,8 +1,7 @@
-"""`python -m converters.golden run`: a checkpoint and a batch of inputs -> one .npz.
+"""`python -m converters.golden run`: a checkpoint and a batch of normalised inputs -> one .npz.
 
-Input images are normalised. `--arch` may be a JSON file: an open_clip model config, a transformers
-config.json or clipjax's arch record. The output has the inputs, one array per stage, the results, and `meta`:
-JSON with the order of the stages, the library versions and the checkpoint's SHA-256.
+It has inputs, stages, results, and `meta`: JSON with the stages' order, the library versions and the
+checkpoint's SHA-256.
 """
 
 from __future__ import annotations

@@ -41,11 +41,11 @@ TIMM_BUFFERS = ("*.attn.relative_position_index", "layers.*.blocks.*.attn_mask")
 def build_model(
     arch: str | dict[str, Any], library: str = "open_clip", sizes: dict[str, Any] | None = None
 ) -> nn.Module:
-    """The reference's model with its own initialisation, float32 on the CPU, in eval mode.
+    """With its own initialisation, float32 on the CPU, in eval mode.
 
     Args:
-        arch: the library's name; for simclr "resnet50xWIDTH". For open_clip also a model config (dict or JSON
-            file, such as `open_clip_config.json`); transformers has no names, so a config.
+        arch: the library's name ("resnet50xWIDTH" for simclr), or a config: for open_clip a dict or JSON
+            file, for transformers always.
         sizes: our record of a narrow variant (not for transformers) or for another image size.
     """
     if library == "transformers":
@@ -66,7 +66,7 @@ def build_model(
 
 
 def timm_model(arch: str, sizes: dict[str, Any] | None) -> nn.Module:
-    """timm's model; families whose sizes `create_model` cannot change build narrow models themselves."""
+    """Families whose sizes `create_model` cannot change build narrow models themselves."""
     if sizes is None:
         return timm.create_model(arch, pretrained=False)
     vision, classes = sizes["vision"], sizes["num_classes"]
@@ -77,7 +77,7 @@ def timm_model(arch: str, sizes: dict[str, Any] | None) -> nn.Module:
 
 
 def open_clip_class(config: dict[str, Any]) -> type[nn.Module]:
-    """A model config's class; removes the key that only selects it."""
+    """Removes the key that only selects the class."""
     custom = config.pop("custom_text", False) or "hf_model_name" in config["text_cfg"]
     if "multimodal_cfg" in config:
         return CoCa
@@ -142,8 +142,8 @@ def from_record(record: dict[str, Any]) -> dict[str, Any]:
 def load_strict(model: nn.Module, checkpoint: Path) -> None:
     """Load any checkpoint that open_clip reads; every key must match.
 
-    Exceptions: the buffer that transformers and open_clip drop since transformers 4.31, and what timm's
-    filters drop from older Swins and BEiTs.
+    Exceptions: a buffer that transformers drops since 4.31, and what timm's filters drop from older Swins and
+    BEiTs.
     """
     state: Any = open_clip.factory.load_state_dict(str(checkpoint))
     state.pop("text.transformer.embeddings.position_ids", None)

@@ -1,4 +1,4 @@
-"""Conditioned reference weights: every layer by its class (weights.py), then each tower by its own file."""
+"""Conditioned reference weights: every layer by its class, then each tower by its own file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ LOGIT_SCALE = 50.0
 
 @torch.no_grad()
 def condition(model: Any, seed: int) -> None:
-    """Set every tensor of a reference model in place."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for module in model.modules():

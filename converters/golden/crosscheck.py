@@ -1,19 +1,19 @@
 """The reference's side of `clipjax crosscheck`: images and prompts -> the reference's arrays, by stage.
 
-`clipjax.verification.crosscheck.reference` writes the job, a JSON object:
+The job is a JSON object:
 
-    library, arch, checkpoint, sizes   what to build and load, as for `run`
-    tag, config                        the weights' name in the library; the folder of their configuration
+    library, arch, checkpoint, sizes   as for `run`
+    tag, config                        the weights' name in the library; their configuration's folder
     preprocess, tokenizer              clipjax's card, for what the library does not state
-    resized                            whether the model's image size differs from its weights'
+    resized                            is the image size another than the weights'?
     ids, images, lengths               the images' names; one file of encoded images; bytes of each
-    pre_crop, already_cropped          the data set's protocol for its images
+    pre_crop, already_cropped          the data set's protocol
     texts                              prompts and class names of a zero-shot head, or null
-    projection                         {kind, groups} from the head's classes to the data set's, or null
+    projection                         {kind, groups} to the data set's classes, or null
     accepted                           the correct labels of each image, or null
     batch                              images at once
 
-Every array becomes a .npy file in the folder; `meta.json`, written last, has the rest.
+Every array becomes a .npy file; `meta.json`, written last, has the rest.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def crosscheck(job: Mapping[str, Any], folder: Path, report: Report) -> None:
 def run_images(
     pipeline: Pipeline, job: Mapping[str, Any], folder: Path, report: Report
 ) -> tuple[list[str], Tensor]:
-    """Each decoded image's digest, and the features; pixels and tensors go to files."""
+    """Returns digests and features; pixels and tensors go to files."""
     n, files = len(job["lengths"]), {}
     decoded, features, start = [], [], 0
     report("images", 0, n)

@@ -1,7 +1,6 @@
 """The reference's whole way from an image file to class scores, in the libraries' own public code.
 
-Settings come from the library's pretrained configuration of a NAME, or from the configuration beside the
-weights; clipjax's card fills gaps. `facts` records the source of each.
+Settings are the library's or the configuration's beside the weights; clipjax's card fills gaps (see `facts`).
 """
 
 from __future__ import annotations
@@ -87,7 +86,7 @@ class Pipeline:
         return scores if bias is None else scores + bias
 
     def head(self, texts: Mapping[str, Any], report: Callable[[int], None]) -> Head:
-        """The zero-shot head of the job's prompts; `report` gets each step's number of classes."""
+        """The zero-shot head; `report` gets each step's number of classes."""
         raise NotImplementedError
 
 
@@ -152,8 +151,6 @@ class OpenClip(Pipeline):
 
 
 class Timm(Pipeline):
-    """timm's `resolve_data_config` and `create_transform`; a classifier has its own head."""
-
     def __init__(self, job: Mapping[str, Any]) -> None:
         super().__init__(job, "timm")
         settings, source = self._settings(job)
@@ -187,10 +184,7 @@ class Timm(Pipeline):
 
 
 class Transformers(Pipeline):
-    """transformers' processors of PIL images, the folder's tokenizer, `get_image_features`.
-
-    The default processors resize tensors, one grey level off from training; PIL's agree with other libraries.
-    """
+    """The default processors resize tensors, one grey level off; PIL's agree with other libraries."""
 
     def __init__(self, job: Mapping[str, Any]) -> None:
         super().__init__(job, "transformers")
@@ -257,7 +251,7 @@ PIPELINES = {"open_clip": OpenClip, "timm": Timm, "transformers": Transformers}
 
 
 def tokenizer_folder(job: Mapping[str, Any]) -> Path:
-    """The tokenizer's folder, or a copy with a tokenizer_config.json if it lacks one."""
+    """Or a copy with a tokenizer_config.json if it lacks one."""
     files = [Path(path) for path in job["tokenizer"]["files"]]
     if (files[0].parent / "tokenizer_config.json").is_file():
         return files[0].parent
@@ -271,7 +265,7 @@ def tokenizer_folder(job: Mapping[str, Any]) -> Path:
 
 
 def run_steps(transform: Any, image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
-    """The pixels that a torchvision transform's ToTensor gets, and its result, channels last."""
+    """What a torchvision transform's ToTensor gets, and the result, channels last."""
     pixels, value = None, image
     for step in transform.transforms:
         if isinstance(step, ToTensor):
@@ -287,7 +281,7 @@ def batches_of_classes(
 ) -> list[tuple[list[str], Sequence[Callable[[str], str]]]]:
     """(class names, prompt templates), about `prompts` prompts per batch.
 
-    Prefers the library's own templates and class names to clipjax's set of the same name.
+    The library's own templates and class names replace clipjax's of the same name.
     """
     templates = TEMPLATES.get(texts["prompts_name"]) or [filled(text) for text in texts["templates"]]
     names = list(CLASSES.get(texts["classes_name"]) or texts["classes"])
@@ -304,5 +298,5 @@ def filled(template: str) -> Callable[[str], str]:
 
 
 def pooled(output: Any) -> Tensor:
-    """Features of transformers' towers: a tensor before version 5, since then `pooler_output`."""
+    """A tensor before transformers 5, since then `pooler_output`."""
     return output if isinstance(output, Tensor) else output.pooler_output

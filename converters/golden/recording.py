@@ -15,10 +15,9 @@ class Tower:
     """How to treat the torch towers of one class.
 
     Attributes:
-        takes: whether a module is such a tower. open_clip's `CLIP` has no module for its text tower, so the
-            whole model is that tower.
-        stages: (tower, inputs) -> every stage in forward order, channels last, under our names; the last
-            holds the features. Images are [B, 3, H, W], ids [B, L].
+        takes: whether a module is such a tower. For open_clip's `CLIP` the whole model is the text tower.
+        stages: (tower, [B, 3, H, W] or ids [B, L]) -> every stage in forward order, channels last, under our
+            names; the last is the features.
         condition: (tower, seed) -> None, sets in place what layer classes do not determine.
     """
 
@@ -38,9 +37,9 @@ def recording(
     *,
     turn: Callable[[Tensor], Tensor] = channels_last,
 ) -> Iterator[dict[str, Tensor]]:
-    """Record the outputs of `modules` and the inputs of `inputs_of`, in forward order.
+    """The outputs of `modules` and the inputs of `inputs_of`, in forward order.
 
-    turn: makes maps channels last; `torch.clone` for a tower whose maps already are.
+    `turn` makes maps channels last; `torch.clone` for a tower whose maps already are.
     """
     stages: dict[str, Tensor] = {}
 

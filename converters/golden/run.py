@@ -29,9 +29,8 @@ def towers_of(model: Any) -> list[Any]:
 def run(model: Any, images: np.ndarray, ids: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """Every stage and the results.
 
-    A dual encoder gives `image_embedding` and `text_embedding` (unit norm), `logit_scale` (its logarithm, as
-    stored), `logit_bias` if any, and `logits` [images, texts]. A classifier (ids None) gives `features` and,
-    with a head, `logits`.
+    A dual encoder gives `image_embedding`, `text_embedding` (unit norm), `logit_scale` (its logarithm),
+    `logit_bias` if any, and `logits` [images, texts]; a classifier `features` and, with a head, `logits`.
     """
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
     visual, *texts = towers_of(model)
@@ -68,7 +67,7 @@ def clip_results(model: Any, image: Tensor, text: Tensor) -> dict[str, Tensor]:
 def write_golden(
     out: Path, arrays: dict[str, np.ndarray], inputs: dict[str, np.ndarray], facts: dict[str, Any]
 ) -> None:
-    """One .npz of inputs, arrays and `meta`, which appears only when complete."""
+    """Appears only when complete."""
     meta = {"format": 1, "stages": list(arrays), "torch": torch.__version__, **facts}
     with whole_file(out) as draft, draft.open("wb") as file:
         everything: dict[str, Any] = {"meta": np.array(json.dumps(meta)), **inputs, **arrays}

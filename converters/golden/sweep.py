@@ -1,14 +1,11 @@
-"""Many architectures in one process: full-size keys and shapes, and the numbers of narrow models.
-
-Importing the libraries takes longer than most questions, so `clipjax.verification.parity` sends all of them
-to one process. A question is a dict:
+"""Many architectures in one process: importing the libraries takes longer than most questions.
 
     {"shapes": NAME, "library": L}                    the state dict of a model at full size
     {"numbers": NAME, "library": L, "sizes": RECORD, "inputs": FILE.npz, "seed": N}
                                                       a narrow model with conditioned weights, and its golden
 
-Answer n has `"question": n` and one of: `"problem"` (one line), `"shapes"` ({key: [shape, dtype]}), or
-`"checkpoint"` and `"golden"` (paths).
+Answer n has `"question": n` and `"problem"` (one line), `"shapes"` ({key: [shape, dtype]}), or `"checkpoint"`
+and `"golden"` (paths).
 """
 
 from __future__ import annotations
@@ -28,7 +25,7 @@ from converters.golden.run import run, write_golden
 
 
 def answers(questions: list[dict[str, Any]], folder: Path) -> Iterator[dict[str, Any]]:
-    """The answers in order; a failure does not stop the rest."""
+    """In order; a failure does not stop the rest."""
     torch.set_num_threads(1)  # narrow models, and our side runs at the same time
     for number, question in enumerate(questions):
         try:
@@ -39,7 +36,7 @@ def answers(questions: list[dict[str, Any]], folder: Path) -> Iterator[dict[str,
 
 
 def shapes(question: dict[str, Any]) -> dict[str, Any]:
-    """Keys, shapes and dtypes of a full-size model, built without memory for its weights."""
+    """A full-size model's, built without memory for its weights."""
     with torch.device("meta"):
         model = build_model(question["shapes"], question["library"])
     state = model.state_dict()

@@ -1,9 +1,8 @@
 """Every option of timm's architectures, for configs/timm_archs.json: what timm's config.json leaves out.
 
-timm's entry points call `build_model_with_cfg(class, name, **options)`. That function is replaced here, so
-nothing is built. Classes and functions are written by name, torch.nn's with the prefix `nn.`; a
-`functools.partial` as {"call": name, "args": [...], its keywords}. Equal neighbours in the stages of
-`block_args` become one with `repeat`; their null values are left out.
+`build_model_with_cfg(class, name, **options)` is replaced, so nothing is built. Classes and functions are
+written by name, torch.nn's with the prefix `nn.`; a `functools.partial` as {"call": name, "args": [...], its
+keywords}. Equal neighbours in `block_args` become one with `repeat`; their null values are left out.
 """
 
 from __future__ import annotations
@@ -68,13 +67,13 @@ def architectures() -> dict[str, Any]:
 
 
 def default_tag(name: str) -> str:
-    """The tag of the weights that timm loads by the bare name, or ""."""
+    """The tag that timm's bare name loads, or "" without weights."""
     config = get_pretrained_cfg(name)
     return (config.tag if config is not None and config.has_weights else None) or ""
 
 
 def defaults(model_class: type) -> dict[str, Any]:
-    """The defaults of a class's arguments, and of its base's where it passes arguments on."""
+    """A class's own, and its base's where it passes arguments on."""
     values: dict[str, Any] = {}
     for base in model_class.__mro__[:-1]:
         parameters = inspect.signature(base.__init__).parameters.values()
@@ -86,7 +85,6 @@ def defaults(model_class: type) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """An option in JSON types."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, functools.partial):
@@ -114,7 +112,6 @@ def _repeated(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def text() -> str:
-    """The file's text, one architecture per line."""
     record = architectures()
     parts = [f'"timm": {json.dumps(timm.__version__)}']
     for part, entries in record.items():

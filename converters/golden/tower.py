@@ -1,4 +1,4 @@
-"""The tower files; see `converters.golden`."""
+"""The tower files."""
 
 from __future__ import annotations
 
@@ -14,17 +14,13 @@ from converters.golden.recording import Tower
 
 @functools.cache
 def families() -> dict[str, ModuleType]:
-    """The files in towers/ by name, which is the family's in an arch record."""
+    """Named as the family in an arch record."""
     names = sorted(module.name for module in pkgutil.iter_modules(towers.__path__))
     return {name: importlib.import_module(f"{towers.__name__}.{name}") for name in names}
 
 
 def tower_of(module: Any) -> Tower:
-    """How to treat a torch tower.
-
-    Raises:
-        SystemExit: no tower file takes its class.
-    """
+    """Raises SystemExit if no tower file takes its class."""
     for family in families().values():
         for tower in family.TOWERS:
             if tower.takes(module):

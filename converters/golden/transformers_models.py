@@ -30,7 +30,7 @@ def build_transformers(arch: str | dict[str, Any], sizes: dict[str, Any] | None 
     """The model of a config (a dict, or the path of its JSON), in eval mode.
 
     Args:
-        sizes: our record of the model for another image size.
+        sizes: our record for another image size.
 
     Raises:
         SystemExit: another model's config, or an arch record without a transformers model.
@@ -49,7 +49,7 @@ def build_transformers(arch: str | dict[str, Any], sizes: dict[str, Any] | None 
 
 
 def from_record(record: dict[str, Any]) -> dict[str, Any]:
-    """The config of a clipjax arch record. Here the flags come from the record too."""
+    """Here the flags come from the record too."""
     towers = {
         f"{name}_config": {
             theirs: record[name][ours] for ours, theirs in _NAMES.items() if ours in record[name]

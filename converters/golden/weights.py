@@ -1,12 +1,10 @@
 """Conditioned reference weights by layer: PyTorch models in which every tensor, and every eps, matters.
 
 Under a library's default initialisation whole tensors do not count: RN50's residual branches are multiplied
-by zero, attention is uniform, biases are zero, and eps vanishes in a large variance. Here norm scales are 0.6
-to 1.4 and biases +-0.2, projections keep the signal's size, attention chooses, and a train-mode pass sets
-BatchNorm statistics.
+by zero, attention is uniform, biases are zero.
 
 Norms read small inputs, so that every eps counts: a LayerNorm a residual stream of scale STREAM, a BatchNorm
-a convolution of gain CONV_GAIN. tests/verification/test_reference.py checks all this.
+a convolution of gain CONV_GAIN.
 """
 
 from __future__ import annotations
@@ -26,7 +24,6 @@ ATTENTION_GAIN = 1.3  # attention logits of about this squared: neither uniform 
 
 
 def set_by_class(module: nn.Module) -> None:
-    """Set what a layer's class determines; a tower's file sets the rest."""
     if isinstance(module, (nn.LayerNorm, nn.BatchNorm2d)):
         module.weight.uniform_(0.6, 1.4)
         module.bias.uniform_(-0.2, 0.2)
@@ -54,7 +51,7 @@ def scaled_normal(weight: Tensor, gain: float) -> None:
 
 
 def condition_residual(writers: Iterable[tuple[nn.Linear, ...]]) -> None:
-    """Scale everything that a transformer's blocks write to the residual stream."""
+    """Scale what a transformer's blocks write to the residual stream."""
     for linears in writers:
         for linear in linears:
             linear.weight.mul_(STREAM)
@@ -62,7 +59,7 @@ def condition_residual(writers: Iterable[tuple[nn.Linear, ...]]) -> None:
 
 
 def measure_batch_norms(model: Any, image_size: int, seed: int, gains: Mapping[str, float]) -> None:
-    """Set BatchNorm statistics in a train-mode pass, after scaling the named norms by `gains`."""
+    """In a train-mode pass, after scaling the named norms by `gains`."""
     norms = {name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
     momenta = [norm.momentum for norm in norms.values()]
     for name, norm in norms.items():

@@ -106,7 +106,7 @@ def restated(card: Card, stated: Stated) -> Card:
 
 
 def edited(card: Card, where: Path) -> Card:
-    """For a card.json (`where`) edited by hand: all facts count as stated."""
+    """The card after card.json (`where`) was edited by hand: all facts count as stated."""
     card = disowned(card)
     _LOG.warning(
         "%s was changed after it was written: the model is called %s, and its facts count as stated",
@@ -117,7 +117,7 @@ def edited(card: Card, where: Path) -> Card:
 
 
 def disowned(card: Card) -> Card:
-    """For weights no longer the registered model's: renamed, facts count as stated."""
+    """The card of weights no longer the registered model's: renamed, facts count as stated."""
     return dataclasses.replace(card, id=own_name(card.id), facts_origin=STATED, facts_of=None)
 
 

@@ -31,7 +31,7 @@ def stages(model: Any, images: Tensor) -> dict[str, Tensor]:
 
 
 def condition(model: Any, seed: int) -> None:
-    """A stream of scale STREAM, branches kept small by LayerScale, biases as large as the scores."""
+    """LayerScale keeps branches small; biases are as large as the scores."""
     scaled_normal(model.patch_embed.proj.weight, STREAM)
     model.patch_embed.proj.bias.mul_(STREAM)
     model.cls_token.normal_(std=STREAM)

@@ -42,7 +42,6 @@ def projects(model: Any) -> bool:
 
 
 def condition(model: Any, seed: int) -> None:
-    """Every norm, also the head's, reads inputs of scale STREAM."""
     trunk = trunk_of(model)
     scaled_normal(trunk.stem[0].weight, STREAM)
     trunk.stem[0].bias.uniform_(-STREAM, STREAM)

@@ -48,7 +48,6 @@ def condition(visual: Any, seed: int) -> None:
 
 
 def condition_attention(attn: Any) -> None:
-    """Queries and keys that make attention choose, and small values where a norm follows."""
     if attn.qkv is None:
         for linear in (attn.q_proj, attn.k_proj):
             scaled_normal(linear.weight, ATTENTION_GAIN)
@@ -63,8 +62,7 @@ def condition_attention(attn: Any) -> None:
 def condition_post_norm(block: Any) -> None:
     """The norms write the stream, so they are small; layers that read it directly compensate.
 
-    The stream is not normalised and grows to about twice STREAM; queries and keys compensate, so that
-    attention does not choose harder.
+    It grows to about twice STREAM; queries and keys compensate, so that attention chooses no harder.
     """
     for norm in (block.norm1, block.norm2):
         norm.weight.mul_(STREAM)

@@ -1,7 +1,4 @@
-"""The towers of transformers' CLIPModel and SiglipModel (transformers 5).
-
-The whole model owns the projections, so a tower here is the model and one of its halves.
-"""
+"""transformers 5 CLIPModel and SiglipModel; a tower is the model (it owns the projections) and one half."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ MEASURED = 224
 
 
 def timm_model(name: str, record: dict[str, Any], num_classes: int) -> Any:
-    """timm's model with its own flags, and the record's channels and depths unless these are lists.
+    """The record's channels and depths, unless these are lists; timm's own flags.
 
     timm 1.0 does not accept `block_args` beside an architecture's name, so its class is replaced meanwhile.
     """
@@ -55,7 +55,6 @@ def is_v3(module: nn.Module) -> bool:
 
 
 def condition(model: Any, seed: int) -> None:
-    """Small residual branches, and squeeze-excitation gates that differ from a constant half."""
     gains = {}
     for name, block in model.named_modules():
         if getattr(block, "has_skip", False):

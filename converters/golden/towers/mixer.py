@@ -17,7 +17,7 @@ GATE_GAIN = 0.02  # of what the norm inside gMLP's gate reads, so that its eps c
 
 
 def timm_model(name: str, record: dict[str, Any], num_classes: int) -> nn.Module:
-    """timm's `create_model` cannot change width and depth, so its function of that name sets the rest."""
+    """timm's `create_model` cannot change width and depth; its function of that name sets the rest."""
     sizes = {"img_size": record["image_size"], "embed_dim": record["width"], "num_blocks": record["layers"]}
 
     def build(variant: str, pretrained: bool, **options: Any) -> MlpMixer:
@@ -35,7 +35,7 @@ def stages(model: Any, images: Tensor) -> dict[str, Tensor]:
 
 
 def condition(model: Any, seed: int) -> None:
-    """Every LayerNorm reads small values; ResMLP has no LayerNorm."""
+    """ResMLP has no LayerNorm, the others' read small values."""
     if isinstance(model.norm, Affine):
         scaled_normal(model.stem.proj.weight, 1.0)
     else:

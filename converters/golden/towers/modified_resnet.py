@@ -27,7 +27,7 @@ def stages(visual: Any, images: Tensor) -> dict[str, Tensor]:
 
 
 def condition(visual: Any, seed: int) -> None:
-    """Measure BatchNorm statistics in a train-mode pass; fit the attention pool to its input."""
+    """Fits the attention pool to its input."""
     given: list[Tensor] = []
     hook = visual.attnpool.register_forward_pre_hook(lambda _module, args: given.append(args[0]))
     gains = {name: BRANCH_GAIN for name in dict(visual.named_modules()) if name.endswith("bn3")}

@@ -30,7 +30,6 @@ def stages(model: Any, images: Tensor) -> dict[str, Tensor]:
 
 
 def condition(model: Any, seed: int) -> None:
-    """Small residual branches, and squeeze-excitation gates that differ from a constant half."""
     gains = {name: BRANCH_GAIN for name, _ in model.named_modules() if name.endswith("conv3.bn")}
     for name, module in model.named_modules():
         if name.endswith((".se.fc1", ".se.fc2")):

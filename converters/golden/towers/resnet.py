@@ -22,8 +22,8 @@ def timm_sizes(record: dict[str, Any]) -> dict[str, Any]:
 def simclr_model(name: str, sizes: dict[str, Any] | None) -> ResNet:
     """SimCLR's ResNet-50, "resnet50xWIDTH": the stem is widened too, which timm cannot do.
 
-    Source: bethgelab/model-vs-human, `simclr/zoo`: torchvision's ResNet-50 with `width_per_group` and all
-    planes multiplied.
+    Source: bethgelab/model-vs-human, `simclr/zoo`: torchvision's, `width_per_group` and all planes
+        multiplied.
     """
     width = int(name.rpartition("x")[2])
     layers, stem, classes = (3, 4, 6, 3), 64 * width, 1000
@@ -55,7 +55,6 @@ def stages(model: Any, images: Tensor) -> dict[str, Tensor]:
 
 
 def condition(model: Any, seed: int) -> None:
-    """Small residual branches, and squeeze-excite gates that differ from a constant half."""
     gains: dict[str, float] = {}
     for name, block in blocks_of(model).items():
         gains[f"{name}.bn{3 if isinstance(block, Bottleneck) else 2}"] = BRANCH_GAIN

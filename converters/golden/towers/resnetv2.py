@@ -33,10 +33,7 @@ def stages(model: Any, images: Tensor) -> dict[str, Tensor]:
 
 
 def condition(model: Any, seed: int) -> None:
-    """Kernels whose mean and eps count; norms that write so little that the next one's eps counts.
-
-    Branches are small, so that rounding errors do not grow with depth.
-    """
+    """Norms write so little that the next one's eps counts; small branches do not amplify rounding errors."""
     for module in model.modules():
         if isinstance(module, StdConv2d):
             module.weight.normal_(mean=SMALL / 2, std=SMALL)

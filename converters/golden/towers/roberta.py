@@ -56,7 +56,7 @@ def stages(model: Any, ids: Tensor) -> dict[str, Tensor]:
 
 
 def condition(model: Any, seed: int) -> None:
-    """Every norm writes and reads a stream of scale STREAM; what must not stay small is scaled back."""
+    """Norms write and read a stream of scale STREAM; what must not stay small is scaled back."""
     for module in model.transformer.modules():
         if isinstance(module, nn.Embedding):
             module.weight.normal_(std=STREAM)

@@ -32,7 +32,7 @@ def stages(model: Any, images: Tensor) -> dict[str, Tensor]:
 
 
 def condition(model: Any, seed: int) -> None:
-    """Every norm reads inputs of scale STREAM; biases of scores count as much as scores."""
+    """Biases of scores count as much as scores."""
     scaled_normal(model.patch_embed.proj.weight, STREAM)
     model.patch_embed.proj.bias.mul_(STREAM)
     model.patch_embed.norm.weight.mul_(STREAM)

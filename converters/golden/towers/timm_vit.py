@@ -65,7 +65,6 @@ def condition(model: Any, seed: int) -> None:
 
 
 def condition_block(block: Any) -> None:
-    """Queries and keys that make attention choose; small branches."""
     width = block.attn.qkv.in_features
     scaled_normal(block.attn.qkv.weight[: 2 * width], ATTENTION_GAIN)
     if isinstance(block.ls1, LayerScale):

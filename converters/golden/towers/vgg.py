@@ -12,7 +12,7 @@ from converters.golden.weights import measure_batch_norms, scaled_normal
 
 
 def timm_model(name: str, record: dict[str, Any], num_classes: int) -> nn.Module:
-    """timm's `create_model` cannot change widths and depths; the library's name decides the norm."""
+    """timm's `create_model` cannot change widths and depths; the name decides the norm."""
     cfg: list[Any] = []
     for width, depth in zip(record["widths"], record["depths"], strict=True):
         cfg += [width] * depth + ["M"]

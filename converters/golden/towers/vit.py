@@ -46,7 +46,6 @@ def condition(visual: Any, seed: int) -> None:
 
 
 def condition_pool(pool: Any) -> None:
-    """Small queries, and small outputs for the next norm."""
     pool.query.normal_(std=STREAM)
     scaled_normal(pool.attn.q_proj_weight, ATTENTION_GAIN)
     scaled_normal(pool.attn.k_proj_weight, ATTENTION_GAIN)
