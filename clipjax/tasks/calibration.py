@@ -1,12 +1,11 @@
 """Calibration: is a model right as often as it is confident, before and after temperature scaling?
 
-Numbers: expected calibration error with 15 and 25 right-closed bins of equal width and 15 of equal mass,
-maximum calibration error, NLL, Brier score, reliability diagram. Each is of the softmax of the model's own
-logits ("before") and of logits / T ("after"). With fewer or coarser classes, logits are projected.
+Bins are right-closed: 15 and 25 of equal width, 15 of equal mass. Each number is of the softmax of the
+model's own logits ("before") and of logits / T ("after"). With fewer or coarser classes, logits are
+projected.
 
-T is fitted on the calibration half of the in-distribution (ID) set and applied to every data set. The split
-is recorded (`calibration.half_split`, or a column `calibration`); the ID set is reported on its test half
-alone. A bootstrap keeps the data set's bin edges.
+T is fitted on the calibration half of the in-distribution (ID) set and applied to every data set; the ID set
+is reported on its test half alone. A bootstrap keeps the data set's bin edges.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ AVERAGED = "not applicable: averages of probabilities are no logits, and no temp
 class Fit(NamedTuple):
     """T, the standard error of log T, and the number of images in the fit.
 
-    T is 0 or infinity if NLL has no minimum, NaN if there was nothing to fit on.
+    T is 0 or infinity if NLL has no minimum, NaN without images.
     """
 
     temperature: float
@@ -58,17 +57,15 @@ _FITS: dict[str, Fit] = {}
 
 
 def describe(inputs: Inputs) -> dict[str, Any]:
-    """Confidence, NLL and Brier score of each image before and after scaling, and T.
+    """Each image's numbers before and after scaling, and T.
 
-    Returns: columns `label`, `prediction`, `correct`, and `confidence`, `nll`, `brier` ending in `_before`
-    and `_after`. The same in every row: `temperature`, `temperature_error` (of its logarithm),
-    `calibration_images`. For the ID set, the rows are its test half, named by `id`. Without logits, only
-    `label`.
+    Columns: `label`, `prediction`, `correct`, and `confidence`, `nll`, `brier` ending in `_before` and
+    `_after`. The same in every row: `temperature`, `temperature_error` (of its logarithm),
+    `calibration_images`. For the ID set, its test half, named by `id`. Without logits, only `label`.
 
     Raises:
-        DataError: no images or labels, here or in the ID set; fewer than two ID images, or two of one name;
-            an unreadable column `calibration`, or one that leaves a part empty; a label outside its label
-            space or logits that are not finite (names the image).
+        DataError: no images or labels, here or in the ID set; an ID set that cannot be split; a label outside
+            its label space; logits that are not finite.
     """
     labels = _labels(inputs)
     if _averages(inputs) or (inputs.id is not None and _averages(inputs.id)):
@@ -117,10 +114,7 @@ def _halves(part: Inputs, *, reported: bool) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _marked(part: Inputs, reported: bool) -> np.ndarray:
-    """The images marked by the column `calibration`, bool [N].
-
-    Some must be marked; if the set itself is `reported` (not only a source of T), some must not be.
-    """
+    """bool [N]; some must be marked, and not all if the set itself is `reported`."""
     marks = [MARKS.get(str(value).lower()) for value in part.columns["calibration"]]
     if None in marks:
         row = marks.index(None)
@@ -135,7 +129,7 @@ def _marked(part: Inputs, reported: bool) -> np.ndarray:
 
 
 def _fit(part: Inputs, rows: np.ndarray) -> Fit:
-    """T of some rows, fitted once in a process: the digest costs at most a tenth of the fit."""
+    """Once in a process: the digest costs at most a tenth of the fit."""
     labels = _labels(part)[rows]
     digest = _digest(part, labels, rows)
     if digest not in _FITS:
@@ -191,7 +185,7 @@ def _contributions(inputs: Inputs, labels: np.ndarray, rows: np.ndarray, fit: Fi
 
 
 def measure(columns: Columns, about: About) -> list[Measure]:
-    """Raises DataError naming the image if a confidence, NLL or Brier score is not finite."""
+    """Raises DataError naming the image if a number is not finite."""
     n = len(columns["label"])
     if "nll_before" not in columns:
         return [Measure("ece_15_before", None, n, note=AVERAGED)]
@@ -230,7 +224,7 @@ def _temperature(columns: Columns, n: int) -> Measure:
 
 
 def paired(columns: Columns, about: About) -> Paired:
-    """Accuracy is a proportion; the other numbers are compared on resamples of images."""
+    """Accuracy is a proportion; the rest is resampled."""
     if "nll_before" not in columns:
         return Paired()
     statistic = _statistic(columns)
@@ -290,11 +284,9 @@ def _with_interval(name: str, value: float, n: int, draws: np.ndarray | None) ->
 
 
 def _reliability(state: str, sums: np.ndarray, draws: np.ndarray | None) -> list[Measure]:
-    """Mean confidence and accuracy of each bin with images; `n` of a row is the bin's.
+    """Mean confidence and accuracy of each bin with images; `n` is the bin's.
 
-    Args:
-        sums: float64 [3, B]: images, confidence, correct answers.
-        draws: the same on resamples, [R, 3, B]; a resample may leave a bin empty.
+    sums: float64 [3, B]: images, confidence, correct answers; draws: [R, 3, B], where a bin may be empty.
     """
     measures = []
     for k in np.flatnonzero(sums[0]):

@@ -9,11 +9,7 @@ from clipjax.errors import DataError
 
 
 def class_number(text: str, column: str, space: LabelSpace, where: str) -> int:
-    """A class as a whole number, also from a float ("394.0").
-
-    Raises:
-        DataError: it is not a class of `space`; names `where` and the column.
-    """
+    """A class, also from a float ("394.0"). Raises DataError if it is not one of `space`."""
     value = _number(text)
     if not (value.is_integer() and 0 <= value < len(space)):
         raise DataError(f"{where}: {column} is {text!r}; it must be 0..{len(space) - 1} ({space.name})")
@@ -21,7 +17,7 @@ def class_number(text: str, column: str, space: LabelSpace, where: str) -> int:
 
 
 def probability(text: str, column: str, where: str) -> float:
-    """Raises DataError unless it is a number from 0 to 1; names `where` and the column."""
+    """Raises DataError unless it is 0 to 1."""
     value = _number(text)
     if not 0 <= value <= 1:
         raise DataError(f"{where}: {column} is {text!r}; it must be 0 to 1")

@@ -24,8 +24,8 @@ class Collection:
 
     Attributes:
         section: of the paper.
-        prompts: the prompt sets that each task is run with; empty: each data set's own.
-        corrupted: include corrupted copies (3DCC's sixty): data sets with a variant `corruption`.
+        prompts: repeats each task; empty: each data set's own.
+        corrupted: include data sets with a variant `corruption` (3DCC's sixty).
     """
 
     tasks: tuple[str, ...]
@@ -39,7 +39,7 @@ class Collection:
 
 @functools.cache
 def collections() -> dict[str, Collection]:
-    """Every collection by its name. Raises DataError naming the file and the wrong key."""
+    """Raises DataError naming the file and the wrong key."""
     path = config_dir() / "collections.toml"
     return {name: _collection(f"{path}: {name}", record) for name, record in read_toml(path).items()}
 
@@ -52,11 +52,7 @@ def _collection(where: str, record: object) -> Collection:
 
 
 def collection(name: str) -> Collection:
-    """The collection of this name; also `all`, and a single task by its name.
-
-    Raises:
-        UsageError: no such name; names the nearest ones.
-    """
+    """Also `all`, and a single task by its name. Raises UsageError with the nearest names."""
     if name in collections():
         return collections()[name]
     if name == ALL:

@@ -5,9 +5,8 @@ classifier's 1,000 classes are projected to categories; the reference's number i
 all 1,000 belongs to the category.
 
 The study asks among four: the true category and a selection model's three most confident *wrong* ones. With
-the model's own list this is the 113-way answer (`top1_4way_own` = `top1`); with another's it is
-`top1_4way_list`. Lists are `annotations`: the images.parquet of a run of this task (column `failures`), or a
-CSV file `id,category1,category2,category3`.
+the model's own list this is `top1`; with another's it is `top1_4way_list`. Lists are `annotations`: the
+images.parquet of a run of this task, or a CSV file `id,category1,category2,category3`.
 """
 
 from __future__ import annotations
@@ -39,7 +38,6 @@ class CategoryLists:
 
     Attributes:
         name: the selection model, from its run, else the file's name.
-        source: the file, for messages.
         wrong: image id -> category ids or names; None: each model's own.
         digest: SHA-256 of the contents.
     """
@@ -50,10 +48,9 @@ class CategoryLists:
     source: str = ""
 
     def indices(self, ids: Sequence[str], labels: np.ndarray, space: LabelSpace) -> np.ndarray:
-        """The wrong categories as indices into the label space. int32 [N, 3].
+        """int32 [N, 3].
 
-        Raises:
-            DataError: an image has no list, or its list has an unknown or repeated category or the true one.
+        Raises DataError for an image without a list, or with an unknown, repeated or true category in it.
         """
         assert self.wrong is not None
         index = {name: k for names in (space.classes, space.ids) for k, name in enumerate(names)}
@@ -75,11 +72,7 @@ class CategoryLists:
 
 
 def load_lists(path: Path | None) -> CategoryLists:
-    """Category lists from a run's folder, its images.parquet or a CSV file; None: each model's own.
-
-    Raises:
-        DataError: the file does not exist or has another form; names it, and the line of a CSV file.
-    """
+    """From a run's folder, its images.parquet or a CSV file. Raises DataError naming the file (and line)."""
     if path is None:
         return CategoryLists("own", None, sha256_json("own"))
     if is_dir(path):
@@ -125,8 +118,7 @@ def describe(inputs: Inputs) -> dict[str, Any]:
     """The columns of `zeroshot`, the model's own wrong categories (`failures`), and four-way answers.
 
     Raises:
-        DataError: no labels, or fewer than four categories; as `zeroshot.describe` and
-            `CategoryLists.indices`.
+        DataError: no labels, fewer than four categories; as `zeroshot.describe` and `CategoryLists.indices`.
     """
     space = inputs.label_space
     assert space is not None
@@ -149,7 +141,7 @@ def describe(inputs: Inputs) -> dict[str, Any]:
 
 
 def wrong_of(ranked: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The three best categories other than the label, best first. int [N, 4 or more], int [N] -> [N, 3].
+    """The three best categories other than the label. int [N, 4 or more], int [N] -> [N, 3].
 
     ranked [[3, 1, 2, 0]], label [1] -> [[3, 2, 0]]
     """
@@ -159,7 +151,7 @@ def wrong_of(ranked: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def choose(inputs: Inputs, options: np.ndarray) -> np.ndarray:
-    """The best of each image's options; ties go to the lowest category. int [N, 4] -> int32 [N]."""
+    """Ties go to the lowest category. int [N, 4] -> int32 [N]."""
     options = np.sort(options, axis=1)
     best = np.empty(len(options), np.int32)
     assert inputs.head is not None
@@ -183,10 +175,7 @@ def measure(images: Columns, about: About) -> list[Measure]:
 
 
 def paired(images: Columns, about: About) -> Paired:
-    """As `zeroshot`, plus another model's lists if both runs have the same.
-
-    `top1_4way_own` is left out: it is `top1` and would count twice.
-    """
+    """`top1_4way_own` is left out: it is `top1` and would count twice."""
     base, right = zeroshot.paired(images, about), {}
     if "correct_4way_list" in images:
         right["top1_4way_list"] = np.asarray(images["correct_4way_list"], bool)

@@ -7,9 +7,7 @@ the reference's and, on all evidence, the paper's.
 Slices: none for all images of the default, `multi/filtered` for all images of another variant,
 `top/filtered/factor:pose` for a factor.
 
-"average" is over all annotated images, each counted once. Right means: the annotated class, a class of its
-metaclass (`*_metaclass`), or one of the image's ReaL labels (`*_real`). Definitions:
-`clipjax.metrics.factors`, `clipjax.data.annotations`.
+Right means: the annotated class, one of its metaclass (`*_metaclass`), or a ReaL label (`*_real`).
 """
 
 from __future__ import annotations
@@ -62,11 +60,7 @@ MISSING = {
 
 
 def describe(inputs: Inputs) -> dict[str, Any]:
-    """Predictions joined with annotations: the columns of `join`.
-
-    Raises:
-        DataError: as `zeroshot.predict` and `join`.
-    """
+    """The columns of `join`. Raises DataError as `zeroshot.predict` and `join`."""
     space, notes = inputs.label_space, inputs.annotations
     assert space is not None
     assert notes is not None
@@ -86,7 +80,7 @@ def join(
     notes: FactorAnnotations,
     labels: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """One row an image, annotated or not; all numbers follow from these columns.
+    """One row an image, annotated or not.
 
     Columns: prediction, prediction_name, confidence, label (the annotated class, else the data set's, else
     -1), correct, annotated, top_factors and multi_factors (lists of names); if annotated, prototype,
@@ -94,7 +88,7 @@ def join(
 
     Raises:
         DataError: no image is annotated, or two share an annotation; a class is outside the label space; the
-            number of metaclasses is wrong; `labels` contradict the annotations. Names the image.
+            number of metaclasses is wrong; `labels` contradict the annotations.
     """
     rows = notes.rows(ids)
     annotated = rows >= 0
@@ -170,14 +164,14 @@ def _named(marks: np.ndarray, rows: np.ndarray, factors: tuple[str, ...]) -> lis
 
 @dataclass(frozen=True, eq=False)
 class _Table:
-    """The annotated images: A images, F factors.
+    """The A annotated images, F factors.
 
     Attributes:
-        correct: ending of a metric's name -> bool [A]; only the known ones.
+        correct: ending of a metric's name -> bool [A].
         factors: those that some image has.
         marks: "top" and "multi" -> bool [A, F].
-        without: number of images without annotation.
-        tied: whether a tie decides the prediction, bool [A]; None: unknown, or no ties.
+        without: images without annotation.
+        tied: bool [A]; None: unknown, or no ties.
     """
 
     correct: dict[str, np.ndarray]
@@ -221,7 +215,7 @@ class _Table:
         return ~self.prototype
 
     def groups(self, variant: str) -> np.ndarray:
-        """All images of a variant, then those with each factor. bool [A, 1 + F]."""
+        """The variant, then each factor. bool [A, 1 + F]."""
         part = self.part(variant)[:, None]
         return part & np.concatenate([part, self.marks[variant.partition("/")[0]]], axis=1)
 
@@ -235,11 +229,7 @@ def _one_hot(lists: Sequence[Sequence[str]], factors: tuple[str, ...]) -> np.nda
 
 
 def measure(images: Columns, about: About) -> list[Measure]:
-    """All numbers of all variants.
-
-    Raises:
-        ValueError: nothing is annotated, or a confidence is not a probability; names the row.
-    """
+    """Raises ValueError if nothing is annotated, or a confidence is not a probability."""
     table = _Table.of(images)
     draws = _draws(table, about)
     measures = []
@@ -268,7 +258,7 @@ def _over_all(table: _Table, variant: str, draws: _Draws, about: About) -> Itera
 
 
 def _remark(table: _Table, variant: str, about: About) -> str:
-    """Averages over different images are not comparable: note the images left out."""
+    """The images left out: averages over different images are not comparable."""
     parts = [f"{table.without} images have no annotation"] if table.without else []
     notes = about.annotations
     if notes is not None and (absent := len(notes.names) - len(table.label)) > 0:
@@ -305,7 +295,7 @@ def _counts(table: _Table, variant: str, ending: str) -> FactorCounts:
 def _worst_factor(
     metric: str, counts: FactorCounts, of: np.ndarray, names: Sequence[str], slice_: str | None
 ) -> Measure:
-    """With the worst factor's own interval, which ignores that it was chosen."""
+    """The interval ignores that the factor was chosen."""
     choice = int(np.sum(of & (counts.total > 0)))
     if not choice:
         return Measure(metric, None, 0, slice=slice_, note="not applicable: no image has one of the factors")
@@ -345,7 +335,7 @@ def _error_ratio(counts: FactorCounts, variant: str, k: int, draws: _Draws, slic
 
 
 def _ece(table: _Table, variant: str, group: int, draws: _Draws, slice_: str | None) -> Measure:
-    """The calibration error of all images of a variant (group 0), or of those with a factor."""
+    """Group 0 is the whole variant."""
     members = table.groups(variant)[:, group]
     edges = calibration.equal_width_edges(BINS)
     bins = calibration.reliability(table.confidence, table.correct[""], edges, weights=members)
@@ -360,10 +350,7 @@ _Draws = dict[tuple[str, str, int], np.ndarray]
 
 
 def _draws(table: _Table, about: About) -> _Draws:
-    """Error ratio and ECE of every variant and group on every resample of the annotated images.
-
-    All are sums over images: a block of resamples is one sparse product.
-    """
+    """Error ratio and ECE of every variant and group on every resample, as sparse products."""
     groups = np.concatenate([table.groups(variant) for variant in VARIANTS], axis=1)
     keys = [(variant, k) for variant in VARIANTS for k in range(1 + len(table.factors))]
     first = [keys.index((variant, 0)) for variant, _ in keys]
@@ -394,7 +381,7 @@ def _draws(table: _Table, about: About) -> _Draws:
 
 
 def paired(images: Columns, about: About) -> Paired:
-    """Averages and factors of the default variant are proportions of the same images."""
+    """Averages and factors of the default variant are proportions."""
     table = _Table.of(images)
     groups = table.groups(DEFAULT)
     of_metric = {f"average{ending}": (correct, groups[:, 0]) for ending, correct in table.correct.items()}

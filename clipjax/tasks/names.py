@@ -1,4 +1,4 @@
-"""The names of the tasks, and what a listing shows of each. Imports no task, and so no JAX."""
+"""The names of the tasks. Imports no task, and so no JAX."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from clipjax.errors import UsageError, unknown_name
 
 
 class Listed(NamedTuple):
-    """What a listing shows of a task; see `clipjax.tasks.task.Task`."""
-
     name: str
     section: str
     needs: tuple[str, ...]
@@ -22,18 +20,17 @@ class Listed(NamedTuple):
 
 @functools.cache
 def task_names() -> tuple[str, ...]:
-    """The names of all tasks: the modules of this folder that set `TASK`."""
+    """The modules of this folder that set `TASK`."""
     return plug_ins(clipjax.tasks.__path__, "TASK")
 
 
 def check_name(name: str) -> None:
-    """Raises UsageError with the nearest names if there is no task of this name."""
+    """Raises UsageError with the nearest names."""
     if name not in task_names():
         raise unknown_task(name, list(task_names()))
 
 
 def unknown_task(name: str, known: list[str]) -> UsageError:
-    """The error for an unknown task, with the nearest names."""
     if name == "curation":
         return UsageError(
             "curation is no task: it is made of the rows of others, by `clipjax results curation RESULTS`"
@@ -42,12 +39,12 @@ def unknown_task(name: str, known: list[str]) -> UsageError:
 
 
 def listing() -> list[Listed]:
-    """Every task, by name. Section and needs are read from the source of its `TASK`."""
+    """Section and needs are read from the source."""
     return [_read(name) for name in task_names()]
 
 
 def _read(name: str) -> Listed:
-    """Raises ValueError if section or needs is not a literal (a programmer's mistake)."""
+    """Raises ValueError if section or needs is not a literal."""
     source = Path(next(iter(clipjax.tasks.__path__)), f"{name}.py").read_text(encoding="utf-8")
     set_here = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
     task = next(node.value for node in set_here if ast.unparse(node.targets[0]) == "TASK")

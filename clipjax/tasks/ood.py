@@ -1,16 +1,14 @@
 """Out-of-distribution detection: how well do scores tell images of none of the model's classes?
 
 The data set's images are out of distribution (OOD), those of `Inputs.id` in distribution (ID). One head over
-the ID classes scores both; a larger score means more in-distribution (`clipjax.metrics.ood_scores`). Measures
-(`clipjax.metrics.detection`): AUROC, areas under precision-recall curves, and FPR95 by four conventions. The
-paper's score comes first, without a slice: MCM for a zero-shot model, MSP for a classifier. Scores of raw
-cosines need a zero-shot head, not a classifier or a cache of images.
+the ID classes scores both; a larger score means more in-distribution. The paper's score comes first, without
+a slice: MCM for a zero-shot model, MSP for a classifier. Scores of raw cosines need a zero-shot head.
 
 Columns of the OOD set add numbers:
 
 - `ood_class` (NINCO): each class, and the unweighted mean over classes.
-- `confused_with` (ImageNet-O), the class an image is mistaken for: the protocol of Natural Adversarial
-  Examples, with only these classes and their ID images.
+- `confused_with` (ImageNet-O), the class an image is mistaken for: Natural Adversarial Examples' protocol,
+  with only these classes and their ID images.
 """
 
 from __future__ import annotations
@@ -59,13 +57,12 @@ ID = "in_distribution"
 def describe(inputs: Inputs) -> dict[str, Any]:
     """The scores of the N ID images, then of the M OOD images.
 
-    Returns: columns of N + M rows: `id` (prefixed by the data set's name), `in_distribution`, each score,
-    `ood_class` ("" for an ID image). With `confused_with`, also which rows take part in that protocol
-    (`confused`) and their score (`msp_confused`).
+    Columns: `id` (prefixed by the data set's name), `in_distribution`, each score, `ood_class` ("" for an ID
+    image). With `confused_with`, also which rows take part (`confused`) and their score (`msp_confused`).
 
     Raises:
-        DataError: no ID or no OOD images, both are one data set, an image's logits are not finite, or an
-            image is confused with a class that is not an ID class.
+        DataError: no ID or no OOD images, both are one data set, logits are not finite, or `confused_with` is
+            not an ID class.
     """
     known = inputs.id
     if known is None or known.dataset == inputs.dataset:
@@ -91,7 +88,7 @@ def describe(inputs: Inputs) -> dict[str, Any]:
 def _scores(
     head: Head, part: Inputs, projection: Projection | None, subset: np.ndarray | None
 ) -> dict[str, np.ndarray]:
-    """Every score that applies, float32 [N]; never holds an [N, K] array."""
+    """float32 [N] each; never holds an [N, K] array."""
     if len(part.features) == 0:
         raise DataError(f"{part.dataset} holds no images: OOD detection needs ID and OOD images")
     made: dict[str, list[np.ndarray]] = {}
@@ -109,7 +106,7 @@ def _scores(
 def _blocks(
     head: Head, part: Inputs, projection: Projection | None
 ) -> Iterator[tuple[jax.Array | None, jax.Array]]:
-    """A block of images at a time: cosines (None if the head has none) and logits over the ID classes."""
+    """Cosines (None if the head has none) and logits over the ID classes."""
     if projection is not None and projection.kind == "mean_prob":
         raise DataError(
             f"scores over {projection.target} are averages of probabilities over {projection.source}, which "
@@ -131,7 +128,7 @@ def _blocks(
 
 
 def _confused_classes(inputs: Inputs) -> np.ndarray | None:
-    """The ID classes that OOD images are mistaken for, ascending; None if unknown."""
+    """Ascending; None if unknown."""
     known, names = inputs.id, inputs.columns.get("confused_with")
     if names is None or known is None or known.labels is None or known.label_space is None:
         return None
@@ -169,10 +166,7 @@ def measure(columns: Columns, about: About) -> list[Measure]:
 
 
 def paired(columns: Columns, about: About) -> Paired:
-    """The first score's numbers and every score's AUROC, on the resamples of `measure`.
-
-    `headline` names the first score: MCM (zero-shot) or MSP (classifier).
-    """
+    """The first score's numbers and every score's AUROC, on the resamples of `measure`."""
     inside, scores, classes = _read(columns, about)
     rankings = {name: detection.rank(*sides) for name, sides in scores.items()}
     ranking = next(iter(rankings.values()))
@@ -229,7 +223,7 @@ def _refused(given: list[str], n: int) -> list[Measure]:
 def _pooled(
     scores: Mapping[str, Sides], about: About, classes: np.ndarray | None = None, label: str = "score:{}"
 ) -> dict[tuple[str, str], Measure]:
-    """(measure, score) -> every measure over all OOD images. Classes, if any, are resampled whole."""
+    """By (measure, score). Classes, if any, are resampled whole."""
     rankings = {name: detection.rank(*sides) for name, sides in scores.items()}
     clusters = None if classes is None else np.unique(classes, return_inverse=True)[1]
     n, m = (len(side) for side in next(iter(scores.values())))
@@ -265,7 +259,7 @@ def _pooled(
 
 
 def _means(scores: Mapping[str, Sides], about: About, classes: np.ndarray) -> dict[tuple[str, str], Measure]:
-    """(measure, score) -> the unweighted mean over OOD classes; resamples draw ID images and classes."""
+    """By (measure, score); resamples draw ID images and classes."""
     rankings = {name: detection.rank(*sides) for name, sides in scores.items()}
     names, codes = np.unique(classes, return_inverse=True)
     n, m = (len(side) for side in next(iter(scores.values())))
@@ -293,10 +287,7 @@ def _class_means(
     id_weights: np.ndarray | None = None,
     ood_weights: np.ndarray | None = None,
 ) -> dict[tuple[str, str], np.ndarray]:
-    """(measure, score) -> the mean over classes on each resample.
-
-    A class is drawn whole: its first image's draws are the class's.
-    """
+    """By (measure, score). A class is drawn whole: its first image's draws are the class's."""
     first, codes = np.unique(classes, return_index=True, return_inverse=True)[1:]
     drawn = None if ood_weights is None else ood_weights[:, first]
     return {

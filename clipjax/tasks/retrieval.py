@@ -6,8 +6,7 @@ Definitions and names are CLIP_benchmark's (`metrics/zeroshot_retrieval.py`):
 - `text_retrieval_*`, over images: any of the image's captions is among the k best texts.
 - `mean_recall@5`: the mean of both recalls at 5, as in the paper's Table IV.
 
-An image with its captions is one observation, so resamples draw images. Recall over images is a proportion
-with Wilson's interval.
+Resamples draw images with their captions.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ def describe(inputs: Inputs) -> dict[str, Any]:
     """The ranks of each image's true partners; 0 is the best.
 
     Columns: `caption_ranks`, of its captions among all texts, best first (list of int); `image_ranks`, of the
-    image among all images for each caption, in order (list of int); `captions_cut`, how many captions exceed
-    the model's context (int).
+    image for each caption, in order (list of int); `captions_cut`, how many captions exceed the model's
+    context.
 
     Raises:
         DataError: there are no images, or an embedding is not finite.
@@ -58,7 +57,7 @@ def describe(inputs: Inputs) -> dict[str, Any]:
 
 
 def measure(images: Columns, about: About) -> list[Measure]:
-    """All numbers; `n` counts queries: captions for image retrieval, images for text retrieval."""
+    """`n` counts queries: captions for image retrieval, images for text retrieval."""
     parts = per_image(images)
     n, texts, cut = (
         len(images["image_ranks"]),
@@ -83,10 +82,7 @@ def measure(images: Columns, about: About) -> list[Measure]:
 
 
 def per_image(images: Columns) -> dict[str, np.ndarray]:
-    """Each image's number of captions and the sums over its queries. float64 [N] each.
-
-    `image_*` are sums over its captions, `text_*` belong to the image itself.
-    """
+    """float64 [N] each: number of captions, `image_*` (sums over captions) and `text_*` numbers."""
     count = np.array([len(ranks) for ranks in images["image_ranks"]])
     of_images, of_captions = _table(images["image_ranks"], count), _table(images["caption_ranks"], count)
     there = of_images != ABSENT
@@ -98,12 +94,7 @@ def per_image(images: Columns) -> dict[str, np.ndarray]:
 
 
 def statistics(parts: dict[str, np.ndarray], weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Every number on B resamples of the images, float64 [B] by name.
-
-    Args:
-        parts: from `per_image`.
-        weights: [B, N], how often each image is drawn.
-    """
+    """Weights [B, N] -> every number on B resamples, float64 [B]."""
     names = [name for name in parts if name != "captions"]
     sums = weights.astype(np.float64) @ np.stack([parts[name] for name in ("captions", *names)], axis=1)
     captions, images = sums[:, 0], weights.sum(axis=1)
@@ -116,7 +107,7 @@ def statistics(parts: dict[str, np.ndarray], weights: np.ndarray) -> dict[str, n
 
 
 def paired(images: Columns, about: About) -> Paired:
-    """Recall over images is a proportion; the rest is compared on resamples of images."""
+    """Recall over images is a proportion; the rest is compared on resamples."""
     parts = per_image(images)
     right = {name: part > 0 for name, part in parts.items() if name.startswith("text_retrieval_recall")}
 
@@ -127,7 +118,7 @@ def paired(images: Columns, about: About) -> Paired:
 
 
 def _interval(name: str, value: float, n: int, drawn: np.ndarray | None) -> Interval:
-    """Wilson's for recall over images, and where no resample differs; else from the resamples."""
+    """Wilson's where recall is over images or no resample differs."""
     if name.startswith("text_retrieval_recall"):
         return intervals.wilson(round(value * n), n)
     return interval_of_mean(value, drawn, n, "images", clustered=True)

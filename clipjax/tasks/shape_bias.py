@@ -1,13 +1,11 @@
 """Shape bias: where an image's shape and texture disagree, how often does the decision follow the shape?
 
 The label is the shape; the column `texture` names the texture's category (cue-conflict stimuli, Geirhos et
-al. 2019). With S decisions for the shape and T for the texture, the bias is S / (S + T), over images in
-conflict. Definitions: `clipjax.metrics.shape_bias`.
+al. 2019).
 
 A head over ImageNet's 1,000 classes decides by each category's mean probability, which depends on the logit
 scale: the model's own. A head over the categories (card `cue_conflict_16`, or `--labels cue_conflict`)
-decides by its largest logit. In a row's `convention`, `projection` is "mean_prob from imagenet" or null
-accordingly.
+decides by its largest logit.
 """
 
 from __future__ import annotations
@@ -33,11 +31,10 @@ FRACTIONS = ("shape_fraction", "texture_fraction", "other_fraction")
 
 
 def describe(inputs: Inputs) -> dict[str, Any]:
-    """The decision on each image; the columns of `cues`.
+    """The columns of `cues`.
 
     Raises:
-        DataError: there are no images, labels or textures, a texture is not a category, or logits are not
-            finite; names the image.
+        DataError: no images, labels or textures; a texture is not a category; logits are not finite.
     """
     space = inputs.label_space
     assert space is not None
@@ -73,7 +70,7 @@ def _decisions(inputs: Inputs) -> np.ndarray:
 
 
 def _by_mean_probability(logits: Any, projection: Projection) -> np.ndarray:
-    """[N, K] -> int [N]. From logits: the means that `score_blocks` returns may underflow to a tie."""
+    """[N, K] -> int [N]. The means that `score_blocks` returns may underflow to a tie."""
     groups = projection.groups
     category = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
     return decide(logits, np.concatenate(groups), category, num_categories=len(groups))
@@ -84,9 +81,9 @@ def cues(
 ) -> dict[str, Any]:
     """One row an image: its cues and which of them the decision follows.
 
-    Columns: shape, texture, decision (categories; a decision may be another word, e.g. "na"), object (the
-    source of the shape; images that share it are not independent), conflict, decided_for ("shape", "texture",
-    "other"; "no conflict" if shape and texture agree).
+    Columns: shape, texture, decision (may be another word, e.g. "na"), object (images that share it are not
+    independent), conflict, decided_for ("shape", "texture", "other"; "no conflict" if shape and texture
+    agree).
     """
     words = {"shape": np.array(shape, object), "texture": np.array(texture, object)}
     said = np.array(decision, object)
@@ -102,7 +99,7 @@ def cues(
 
 
 def _object(name: str) -> str:
-    """The picture that the shape was taken from: airplane/airplane1-bicycle2.png -> airplane/airplane1."""
+    """The shape's picture: airplane/airplane1-bicycle2.png -> airplane/airplane1."""
     folder, file = posixpath.split(name)
     return posixpath.join(folder, file.rpartition("-")[0] or file)
 
@@ -139,10 +136,7 @@ def _hits(counts: CueCounts) -> tuple[int, int, int]:
 
 
 def _limits(images: Columns, about: About) -> dict[str, Interval]:
-    """Intervals of the overall numbers that resamples of objects change.
-
-    One object cannot be resampled; if all decisions are alike, Wilson's interval is more informative.
-    """
+    """Of the overall numbers that resamples of objects change."""
     kept = np.asarray(images["conflict"], bool)
     objects, cluster = np.unique(np.asarray(images["object"], str)[kept], return_inverse=True)
     if len(objects) < 2:
@@ -155,7 +149,7 @@ def _limits(images: Columns, about: About) -> dict[str, Interval]:
 
 
 def _statistic(decided_for: np.ndarray) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """The bias and the fractions on resamples: weights int [B, N] -> float64 [B] each."""
+    """Weights int [B, N] -> float64 [B] each."""
     said = np.stack([decided_for == cue for cue in ("shape", "texture", "other")], axis=1).astype(np.float64)
 
     def statistic(weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -169,7 +163,7 @@ def _statistic(decided_for: np.ndarray) -> Callable[[np.ndarray], dict[str, np.n
 
 
 def paired(images: Columns, about: About) -> Paired:
-    """All numbers on the same resamples of objects; images without conflict add nothing."""
+    """Resamples draw objects; images without conflict add nothing."""
     statistic = _statistic(np.asarray(images["decided_for"], str))
     return Paired(resampled=statistic, clusters=[str(name) for name in images["object"]])
 
@@ -198,7 +192,7 @@ def _read_decisions(rows: Sequence[tuple[str, Mapping[str, str]]], about: About)
 
 
 def _cues_of(imagename: str) -> tuple[str, str]:
-    """The stimulus without its prefix of trial and subject, and its texture (the reference's rule).
+    """The stimulus without its prefix, and its texture (the reference's rule).
 
     "0003_s5n_s01_0_dog_00_dog10-bicycle1.png" -> "dog10-bicycle1.png", "bicycle".
     """

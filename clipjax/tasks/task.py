@@ -1,9 +1,7 @@
 """The contract of a task: from stored features to numbers, without running a model.
 
-`describe` turns features and a head into one row an image; `measure` turns rows into numbers with intervals.
-Rows of an earlier run or another framework give the same numbers (`clipjax eval TASK --predictions FILE`).
-
-A task is a file of this folder: its name is the task's, its `TASK` the record.
+`describe` turns features and a head into one row an image; `measure` turns rows into numbers. A task is a
+file of this folder; its name is the task's.
 """
 
 from __future__ import annotations
@@ -34,8 +32,7 @@ Columns = Mapping[str, Any]
 def finite_column(columns: Columns, name: str) -> np.ndarray:
     """A column of numbers: float32 [N] if stored so, else float64 [N].
 
-    Raises:
-        DataError: a number is not finite; names the image (column `id`), else the row.
+    Raises DataError naming the image (column `id`), else the row, if a number is not finite.
     """
     values = np.asarray(columns[name])
     if values.dtype != np.float32:
@@ -48,11 +45,11 @@ def finite_column(columns: Columns, name: str) -> np.ndarray:
 
 
 class Annotations(Protocol):
-    """Facts about images from outside the data set, e.g. ImageNet-X's factors."""
+    """Facts about images from outside the data set."""
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the contents: part of a run's recipe."""
+        """SHA-256 of the contents."""
         ...
 
 
@@ -61,10 +58,9 @@ class About:
     """What `measure` needs beside the per-image columns.
 
     Attributes:
-        dataset: seeds the resamples: all scores and models share them.
-        label_space: of the data set; None without classes.
-        annotations: from the task's `load_annotations`, if it has one.
-        resamples, seed: of bootstraps.
+        dataset: seeds the resamples, which all scores and models share.
+        label_space: None without classes.
+        annotations: from the task's `load_annotations`.
     """
 
     dataset: str
@@ -76,7 +72,7 @@ class About:
 
 @dataclass(frozen=True)
 class Captions:
-    """Embedded captions of a data set's images.
+    """Embedded captions.
 
     Attributes:
         features: float32 [M, D], unit norm.
@@ -96,12 +92,11 @@ class Inputs:
     Attributes:
         ids: [N], stable names of the images.
         features: float32 [N, D], as stored.
-        labels: int [N], indices into `label_space`; None without labels.
-        head: gives logits over `head.label_space`; None if the task needs no head.
+        labels: int [N], indices into `label_space`.
+        head: None if the task needs none.
         projection: from the head's label space to the data set's; None if they are the same.
         columns: the manifest's other columns, [N] each.
-        id: the in-distribution images for comparison (OOD detection) or calibration.
-        dataset, label_space, annotations, resamples, seed: see `About`.
+        id: the in-distribution images (OOD detection, calibration).
     """
 
     ids: Sequence[str]
@@ -129,8 +124,8 @@ class Measure:
 
     Attributes:
         metric: e.g. "top1"; accuracies are fractions, 0..1.
-        n: number of images measured.
-        slice: part of the data set, e.g. "class:n01440764"; None: all of it.
+        n: images measured.
+        slice: e.g. "class:n01440764"; None: the whole data set.
         aggregates: the items of an unweighted mean (e.g. "classes"); None: images.
     """
 
@@ -150,27 +145,24 @@ class Outcome:
 
 
 def metric_name(metric: str, slice: str | None) -> str:
-    """A number's name with its slice, e.g. "auroc score:msp"."""
+    """E.g. "auroc score:msp"."""
     return metric if slice is None else f"{metric} {slice}"
 
 
 @dataclass(frozen=True)
 class Paired:
-    """The numbers in which `clipjax compare` compares two runs on the same images.
-
-    Metrics have the `metric_name` of a number that `measure` returns.
+    """The numbers in which two runs on the same images are compared, by `metric_name`.
 
     Attributes:
-        right: proportions, compared by McNemar's test. Metric -> is each image right, bool [N]; fewer if it
-            is over some images or over sets of images.
+        right: proportions, for McNemar's test: is each image right, bool [N]; fewer if over some images or
+            sets of images.
         over: for a metric over some images: which, bool [N]. Not compared if the runs differ here.
-        resampled: other numbers, by a paired bootstrap: draws int [B, N] -> float64 [B] per metric.
+        resampled: other numbers, by a paired bootstrap: draws int [B, N] -> float64 [B] each.
         groups: [N], samples drawn independently (in- and out-of-distribution images); None: one.
         clusters: [N], units drawn whole (images of one object); None, also for all images of a group: single
             images.
-        annotated: metrics not compared under different annotations. None: all; then the runs are not
-            compared.
-        convention: what else decides the numbers, e.g. {"headline": "mcm"}; reported if the runs differ.
+        annotated: metrics not compared under different annotations; None: all.
+        convention: what else decides the numbers, e.g. {"headline": "mcm"}.
     """
 
     right: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -184,13 +176,12 @@ class Paired:
 
 @dataclass(frozen=True)
 class Csv:
-    """A task's own CSV format of predictions, e.g. from a paper's evaluation script.
+    """A task's own CSV format of predictions.
 
     Attributes:
-        columns: all allowed columns, in order.
-        read: (location, row) pairs, such as ("file.csv:2", {...}) -> per-image columns with `id`.
-            Raises DataError naming the row.
-        join: these columns, once ids are known to be unique -> the columns for `measure`; None: the same.
+        columns: all allowed ones, in order.
+        read: ("file.csv:2", {...}) pairs -> per-image columns with `id`. Raises DataError naming the row.
+        join: called once ids are known to be unique -> the columns for `measure`; None: the same.
     """
 
     columns: tuple[str, ...]
@@ -201,17 +192,15 @@ class Csv:
 
 @dataclass(frozen=True)
 class PredictionFiles:
-    """The prediction files that a task takes beside every task's per-image table (.parquet).
+    """The prediction files that a task takes beside the per-image table (.parquet).
 
     Attributes:
-        arrays: arrays of an .npz -> is it required, in the order of messages: logits, labels, ids and
-            calibration (in-distribution ones start with `id_`); see `evaluation/predictions/arrays`. Empty:
-            no .npz.
-        prefix: of the arrays of the data set's own images ("ood_").
-        of_cosines: per-image columns computed from cosines [N, K], optional in an .npz.
-        dataset: the card for a file that names no data set; None: the file's name.
-        ranges, bools: more number columns (-> smallest and largest value) and bool columns than all tasks
-            share.
+        arrays: arrays of an .npz -> is it required; in-distribution ones start with `id_`. Empty: no .npz.
+        prefix: of the data set's own arrays ("ood_").
+        of_cosines: columns computed from cosines [N, K], optional in an .npz.
+        dataset: the card for a file that names none; None: the file's name.
+        ranges, bools: number columns (-> smallest and largest value) and bool columns beside those of all
+            tasks.
         several_labels: `correct` may be true by a label that the table does not hold.
     """
 
@@ -231,17 +220,15 @@ class Task:
 
     Attributes:
         version: raised whenever the same inputs may give another number.
-        section: of the paper; like `needs` a literal, which `clipjax.tasks.names` reads without an import.
-        needs: "head" (classes), "labels", "text" (a zero-shot model: not applicable to a classifier), "id" (a
-            second, in-distribution data set), "captions", "annotations".
+        section: of the paper; like `needs` a literal, read without an import.
+        needs: "head", "labels", "text" (a zero-shot model), "id" (an in-distribution data set), "captions",
+            "annotations".
         convention: choices that the literature leaves open.
         describe: raises DataError naming an unusable image.
-        measure: also takes the columns of a run's images.parquet (with `id`).
-        load_annotations: the user's file or folder (None: the default) -> annotations.
-        paired: from per-image columns, also stored ones; its `About` has no label space or annotations.
-            Without it, runs are not compared.
-        compares_precisions: runs in both tower precisions can be compared: `describe` returns `prediction`
-            and, with labels, `correct`.
+        measure: also takes the columns of a run's images.parquet.
+        load_annotations: the user's file or folder; None: the default.
+        paired: its `About` has no label space or annotations. Without it, runs are not compared.
+        compares_precisions: `describe` returns `prediction` and, with labels, `correct`.
     """
 
     name: str
@@ -258,7 +245,7 @@ class Task:
 
     @property
     def tells_apart(self) -> bool:
-        """Whether the task tells images from in-distribution ones, which alone have classes."""
+        """Whether only in-distribution images have classes."""
         return "id" in self.needs and "labels" not in self.needs
 
     def run(self, inputs: Inputs) -> Outcome:
@@ -267,24 +254,24 @@ class Task:
 
 
 def all_tasks() -> dict[str, Task]:
-    """Every task by its name. Raises as `find_task`."""
+    """Raises as `find_task`."""
     return {name: find_task(name) for name in task_names()}
 
 
 @functools.cache
 def find_task(name: str) -> Task:
-    """The task of this name. Imports its module, and no other task's.
+    """Imports the task's module, and no other task's.
 
     Raises:
         UsageError: there is none; names the nearest ones.
-        ValueError: the task's name is not its module's (a programmer's mistake).
+        ValueError: the task's name is not its module's.
     """
     check_name(name)
     return named(importlib.import_module(f"{clipjax.tasks.__name__}.{name}").TASK, name)
 
 
 def named(task: Task, module: str) -> Task:
-    """The task of a module; ValueError if it has another name."""
+    """Raises ValueError if the task has another name."""
     if task.name != module:
         raise ValueError(f"the task of {module}.py is called {task.name!r}: give both one name")
     return task

@@ -4,9 +4,8 @@ A set is an anchor frame and the frames at most 10 before and after it. A frame 
 with any of them.
 
 - `pm0`, also called `benign`: the share of right anchors.
-- `pm10`: the share of sets in which *all* frames are right; `pm1` to `pm9` use only frames that near. Sets
-  are independent, so these are proportions.
-- `top1_all_frames`: every frame by itself, with its first class alone (wise-ft); resamples draw sets.
+- `pm10`: the share of sets in which *all* frames are right; `pm1` to `pm9` use only frames that near.
+- `top1_all_frames`: every frame by itself, with its first class alone (wise-ft).
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ COLUMNS = ("anchor", "offset", "set_size")
 
 
 def describe(inputs: Inputs) -> dict[str, Any]:
-    """As `zeroshot.describe`, with each frame's anchor, its offset and the size of its set.
+    """Adds each frame's anchor, its offset and the size of its set to the columns of `zeroshot.describe`.
 
     Raises:
-        DataError: the data set lacks such a column or labels; as `zeroshot.describe`.
+        DataError: such a column or labels are missing; as `zeroshot.describe`.
     """
     missing = [name for name in COLUMNS if name not in inputs.columns]
     if missing or inputs.labels is None:
@@ -44,7 +43,7 @@ class Sets(NamedTuple):
     """N frames in A sets.
 
     Attributes:
-        set_of: int [N], each frame's set, 0..A-1.
+        set_of: int [N], 0..A-1.
         reach: int [A], frames from the anchor to the nearest wrong one; FARTHEST + 1 if all are right.
             Offsets [-2, 0, 1] with only the first wrong: 2.
     """
@@ -88,7 +87,7 @@ def measure(images: Columns, about: About) -> list[Measure]:
 
 
 def _interval(correct: np.ndarray, set_of: np.ndarray, about: About) -> Interval:
-    """From resampled sets; if resamples cannot differ, Wilson's for as many sets."""
+    """From resampled sets; if they cannot differ, Wilson's for as many sets."""
     sets = int(set_of.max()) + 1
     draws = None
     if sets > 1:
@@ -98,10 +97,7 @@ def _interval(correct: np.ndarray, set_of: np.ndarray, about: About) -> Interval
 
 
 def paired(images: Columns, about: About) -> Paired:
-    """`pm0` to `pm10` are proportions of sets; frames are compared on resamples of sets.
-
-    `benign` is left out: it is `pm0` and would count twice.
-    """
+    """`benign` is left out: it is `pm0` and would count twice."""
     sets = sets_of(images)
     first = np.asarray(images["prediction"]) == np.asarray(images["label"])
     return Paired(

@@ -1,8 +1,5 @@
 """Classification accuracy: zero-shot for a CLIP model, with its own head for a classifier.
 
-Numbers: top-1 and top-5 accuracy over images (Wilson intervals), each class's accuracy, and their unweighted
-mean. Without labels there are only predictions.
-
 If the head has more classes than the data set (ImageNet-R: 200 of 1,000) or finer ones (ObjectNet), its
 scores are projected, which may add:
 
@@ -10,7 +7,8 @@ scores are projected, which may add:
 - `top1_restricted`, if a class takes the largest score of several head classes: the same among just these
   (ObjectNet: 125). It equals `top1` except for ties.
 
-The column `accepted` lists all right labels of an image; its class is the first.
+The column `accepted` lists all right labels of an image; its class is the first. Without labels there are
+only predictions.
 """
 
 from __future__ import annotations
@@ -35,11 +33,11 @@ class Predictions(NamedTuple):
     """Predictions of N images.
 
     Attributes:
-        ranked: int32 [N, k], the best classes, best first.
+        ranked: int32 [N, k], best first.
         confidence: float32 [N], the probability of the first.
         full, restricted: int32 [N], the best of all the head's classes, and of those that stand for a class
             of the data set; None: the same.
-        tied: bool [N], whether several classes share the largest score (the lowest counts); None: no ties.
+        tied: bool [N], whether several classes share the largest score; None: no ties.
     """
 
     ranked: np.ndarray
@@ -50,7 +48,7 @@ class Predictions(NamedTuple):
 
 
 def predict(inputs: Inputs) -> Predictions:
-    """The k = min(5, classes) best classes of each image. Works in blocks: [N, K] never exists.
+    """The k = min(5, classes) best classes of each image, in blocks: [N, K] never exists.
 
     Raises:
         DataError: there are no images, or an image's logits are not finite.
@@ -73,7 +71,7 @@ def predict(inputs: Inputs) -> Predictions:
 
 
 def tie_note(tied: Sequence[bool] | np.ndarray | None) -> str | None:
-    """A note on how many images' top-1 a tie decides (bool [N]); None without ties."""
+    """None without ties."""
     ties = 0 if tied is None else int(np.sum(tied))
     if tied is None or not ties:
         return None
@@ -96,11 +94,7 @@ def _among_the_heads(inputs: Inputs, projection: Projection) -> tuple[np.ndarray
 
 
 def describe(inputs: Inputs) -> dict[str, Any]:
-    """Predictions of each image and, with labels, whether they are right.
-
-    Raises:
-        DataError: as `predict`, or a label is outside the label space; names the image.
-    """
+    """Raises DataError as `predict`, or if a label is outside the label space."""
     predictions, space = predict(inputs), inputs.label_space
     assert space is not None
     names = np.asarray(space.classes, object)
@@ -134,7 +128,7 @@ def describe(inputs: Inputs) -> dict[str, Any]:
 
 
 def accepted_labels(labels: np.ndarray, accepted: Sequence[Sequence[int]] | None) -> np.ndarray:
-    """The right labels of each image, padded with -1. int32 [N, L].
+    """int32 [N, L], padded with -1.
 
     labels [1, 2], accepted [[1], [2, 3]] -> [[1, -1], [2, 3]]
     """
@@ -147,7 +141,7 @@ def accepted_labels(labels: np.ndarray, accepted: Sequence[Sequence[int]] | None
 
 
 def right_of_all(best: np.ndarray, accepted: np.ndarray, groups: Sequence[Sequence[int]]) -> np.ndarray:
-    """Whether the best of the head's classes is in the group of a right label. bool [N]."""
+    """Whether the best class is in the group of a right label. bool [N]."""
     correct = np.zeros(len(best), bool)
     for label, group in enumerate(groups):
         correct |= np.any(accepted == label, axis=1) & np.isin(best, group)
@@ -193,7 +187,7 @@ def measure(images: Columns, about: About) -> list[Measure]:
 
 
 def class_measures(hits: np.ndarray, total: np.ndarray, space: LabelSpace) -> list[Measure]:
-    """Each class's accuracy, after their unweighted mean; only classes with images. hits, total: int [K]."""
+    """Only classes with images. hits, total: int [K]."""
     seen = total > 0
     mean = Measure(
         "mean_per_class",
@@ -213,12 +207,11 @@ def class_measures(hits: np.ndarray, total: np.ndarray, space: LabelSpace) -> li
 
 
 def accuracy(metric: str, hits: int, n: int, part: str | None = None) -> Measure:
-    """A proportion of images with Wilson's interval."""
     return Measure(metric, hits / n, n, intervals.wilson(hits, n), slice=part)
 
 
 def paired(images: Columns, about: About) -> Paired:
-    """Accuracies are proportions; their mean over classes is compared on resamples."""
+    """Accuracies are proportions; their mean over classes is resampled."""
     columns = {"top1": "correct", "top5": "correct_top5"}
     columns |= {f"top1_{name}": f"correct_{name}" for name in ("full", "restricted")}
     right = {k: np.asarray(images[name], bool) for k, name in columns.items() if name in images}
