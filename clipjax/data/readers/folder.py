@@ -96,7 +96,6 @@ def _same_folders(
 
 
 def _nested(root: epath.Path, folders: Sequence[str], expected: set[str]) -> str:
-    """A hint if an archive unpacked one level deeper."""
     fits: dict[tuple[int, int], list[str]] = {}
     for name in folders:
         inside = set(folders_in(root / name))

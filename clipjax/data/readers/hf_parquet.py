@@ -59,15 +59,15 @@ def read_hf_parquet(
 
     Args:
         split: first part of the file names (`test-00000-of-00001.parquet`).
-        label: column of an int or class name. Default: the only declared class label, else "label", else
-            none.
+        label: column of an int or class name. Default: the only declared class label, else "label" if it
+            exists.
         captions: column of captions, or of lists of them.
         key: column of unique names, used as ids.
         check_names: False allows other spellings of the classes, in the same order.
 
     Raises:
-        DataError: not parquet; schema or classes differ from the first file's, or classes from the card's; no
-            or several splits or columns of image bytes; a label outside the set.
+        DataError: not parquet; schemas or classes that differ between files, or from the card's; no or
+            several splits or columns of image bytes; a label outside the set.
     """
     files = _files(root, split)
     schemas = {file: open_parquet(file).schema_arrow for file in files}
@@ -150,7 +150,7 @@ _READING = threading.Lock()
 
 @functools.lru_cache(maxsize=_GROUPS)
 def _row_group(path: str, version: Version, column: str, group: int) -> pa.ChunkedArray:
-    """`version` makes a replaced file another key."""
+    """A replaced file has another `version`, so it is read anew."""
     batches = read_batches(place(path), [column], [group])
     return pa.chunked_array([_leaf(batch.column(0)) for batch in batches])
 
@@ -317,7 +317,7 @@ def _texts(value: Any, where: str) -> list[str]:
 
 
 def _recognises(path: Path) -> bool:
-    """Parquet files, or one folder `data` of them, as in a hub repository."""
+    """Or one folder `data` of them, as in a hub repository."""
     if not is_dir(path):
         return only_shards(path, PARQUETS)
     entries = shown(path)

@@ -49,7 +49,7 @@ def read_karpathy(
 
     Args:
         file: below `root`; of several names, the first that exists.
-        folder: below `root`, for images whose record names none.
+        folder: for images whose record names none.
         filepath: images are in their record's folder (COCO: train2014, val2014); False: all in `folder`.
         max_captions: COCO is often cut to five.
 

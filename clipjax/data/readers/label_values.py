@@ -18,9 +18,7 @@ def number_labels(
 ) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
     """(value, where) pairs -> int32 [N] and label names; (None, names) without pairs.
 
-    Args:
-        raw: a value is an int, a number as text, or a class name.
-        names: in label order; default: the data's, sorted.
+    Values are ints, numbers as text, or class names. Default `names`: the data's, sorted.
 
     Raises:
         DataError: an empty label, numbers among names, a label outside the set.

@@ -2,8 +2,7 @@
 
     OUT/00000.tar 00001.tar ... manifest.json          or *.array_record
 
-They have their source's digest, and any card of the source reads them. `digest` in the manifest is the
-SHA-256 of the rest of it.
+They have their source's digest, and any card of the source reads them.
 """
 
 from __future__ import annotations
@@ -41,7 +40,6 @@ KINDS = {"webdataset": ".tar", "array_record": ".array_record"}
 
 
 def is_packed(root: str | os.PathLike[str]) -> bool:
-    """Whether packing was finished."""
     path = place(root) / MANIFEST
     try:
         if isinstance(path, BucketPath):
@@ -55,10 +53,7 @@ def is_packed(root: str | os.PathLike[str]) -> bool:
 
 
 def read_packed(root: str | os.PathLike[str], label_names: Sequence[str] | None = None) -> Manifest:
-    """A folder written by `clipjax datasets pack`.
-
-    Args:
-        label_names: must equal the classes it was packed with, if any.
+    """`label_names` must equal the classes it was packed with, if any.
 
     Raises:
         DataError: manifest.json missing or damaged; a shard missing or of another size; other classes.
@@ -222,7 +217,7 @@ def _check_count(file: Path, images: int, said: int) -> None:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RecordOpener:
-    """Images in ArrayRecord files; `locations`: int64 [N, 2], file and record."""
+    """`locations`: int64 [N, 2], file and record."""
 
     files: tuple[str, ...]
     locations: np.ndarray
@@ -255,7 +250,7 @@ _READING = threading.Lock()
 
 @functools.lru_cache(maxsize=64)
 def _reader(path: str, version: Version) -> Any:
-    """`version` makes a replaced file another key. Not picklable, so not in the opener."""
+    """A replaced file has another `version`. Not picklable, so not in the opener."""
     from array_record.python.array_record_module import ArrayRecordReader
 
     return ArrayRecordReader(path)

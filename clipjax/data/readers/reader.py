@@ -1,8 +1,7 @@
 """Readers: a module of this folder that sets `READER` is one; cards use the module's name.
 
-`read(root, label_names, **options)` gives a Manifest. `root` is an etils.epath path; on a bucket a
-`BucketPath`. `label_names` are spelled as in the data, in label order. No reader decodes an image, or needs
-TensorFlow or PyTorch.
+`read(root, label_names, **options)` gives a Manifest. On a bucket, `root` is a `BucketPath`. `label_names`
+are in label order, spelled as in the data. No reader decodes an image, or needs TensorFlow or PyTorch.
 """
 
 from __future__ import annotations

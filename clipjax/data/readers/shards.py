@@ -37,7 +37,7 @@ _MOST = 1_000_000  # most shards of one pattern
 
 
 def only_shards(path: Path, endings: tuple[str, ...]) -> bool:
-    """Whether a file, pattern with braces or folder consists of shards with these endings.
+    """Whether a file, pattern with braces or folder consists of such shards.
 
     Archives beside folders or images do not count: they were unpacked.
     """
@@ -120,7 +120,6 @@ def _check_count(folder: Path, files: Sequence[Path]) -> None:
 
 
 def _expand(pattern: Path) -> list[Path]:
-    """In a shell's order."""
     pieces = _BRACES.split(pattern.name)
     choices = [_choices(pattern, piece) if i % 2 else [piece] for i, piece in enumerate(pieces)]
     count = 1
@@ -182,12 +181,7 @@ def remembered(path: Path, what: str, compute: Callable[[], Any]) -> Any:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ShardOpener:
-    """Images that are parts of files.
-
-    Attributes:
-        members: names in the shards.
-        locations: int64 [N, 3]: shard, offset and size in bytes.
-    """
+    """`locations`: int64 [N, 3]: shard, offset and size in bytes."""
 
     shards: tuple[str, ...]
     members: tuple[str, ...]
@@ -233,9 +227,7 @@ def digests_of_parts(
 ) -> list[str]:
     """SHA-256 of images in shards, in order; cached for unchanged shards.
 
-    Args:
-        shard: int [N], each image's.
-        parts: identifies each image in its shard.
+    `shard`: int [N], each image's. `parts` identifies it there.
     """
     digests = [""] * len(parts)
     for k in np.unique(shard):

@@ -65,8 +65,6 @@ def _listed(entry: os.DirEntry[str]) -> Listed:
 
 
 class Walk:
-    """Reaches each folder below `root` at most once."""
-
     def __init__(self, root: AnyPath) -> None:
         self.root = root
         self._visited: dict[object, str] = {}

@@ -2,8 +2,8 @@
 
     000001.jpg  000001.cls  000001.txt   000002.jpg  ...
 
-Members share a key: the name up to the first dot after the last slash (webdataset 1.0,
-webdataset/tariterators.py, `base_plus_ext`).
+Their key is the name up to the first dot after the last slash (webdataset 1.0, webdataset/tariterators.py,
+`base_plus_ext`).
 """
 
 from __future__ import annotations
@@ -41,8 +41,6 @@ class Member(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """`members` by extension; `image` is one of them."""
-
     key: str
     image: Member
     members: dict[str, Member]
@@ -64,8 +62,8 @@ def read_webdataset(
     Args:
         label_names: default the lines of CLIP_benchmark's `classnames.txt` beside or above the shards.
         image: the image's extension if a sample has several, e.g. "jpg".
-        label: an extension ("cls"), or a key of a JSON member ("json:class"), with an int or class name. A
-            number in "cls" is always an index. Default: "cls" if the first sample has it.
+        label: an extension ("cls"), or a key of a JSON member ("json:class"). A number in "cls" is always an
+            index. Default: "cls" if the first sample has it.
         captions: extension whose lines are captions; default "txt" if the first sample has it.
         shard_in_id: ids are `shard.tar/member`, for shards that repeat their keys.
 
@@ -231,7 +229,6 @@ class Texts:
 
 
 def _label(read: Texts, sample: Sample, label: str) -> Any:
-    """`label` is an extension, or a JSON member and its key ("json:class")."""
     extension, _, key = label.partition(":")
     text = read(sample, extension).strip()
     if not key:
