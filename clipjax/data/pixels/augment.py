@@ -1,8 +1,7 @@
 """Random resized crop and flip on the host, seeded per image and epoch.
 
 Source: torchvision 0.29, `transforms.RandomResizedCrop.get_params`, `functional.resized_crop` and `hflip` on
-PIL images. Pixels are byte-equal for the same box and flip. NumPy's generator draws boxes from the same
-distribution.
+PIL images. Pixels are byte-equal for the same box and flip; NumPy draws boxes from the same distribution.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _TRIES = 10
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How a training image changes each time it is seen.
+    """A random view of a training image.
 
     Attributes:
         scale: smallest and largest share of the image's area in a crop.
@@ -45,7 +44,7 @@ class Augmentation:
 
 
 class Box(NamedTuple):
-    """In pixels."""
+    """A part of an image, in pixels."""
 
     top: int
     left: int
@@ -54,22 +53,15 @@ class Box(NamedTuple):
 
 
 def image_generator(seed: int, epoch: int, image_id: str, use: str) -> np.random.Generator:
-    """The generator of one image in one epoch.
-
-    Args:
-        use: "pixels" or "caption": drawing one does not shift the other.
-    """
+    """One image's generator in an epoch; `use` ("pixels" or "caption") keeps their draws independent."""
     digest = hashlib.sha256(f"{seed}\n{epoch}\n{use}\n{image_id}".encode()).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
 
 
 def sample_box(size: tuple[int, int], augmentation: Augmentation, rng: np.random.Generator) -> Box:
-    """A random box: uniform in area, log-uniform in width / height.
+    """Uniform in area, log-uniform in width / height; `size` is (width, height).
 
-    Args:
-        size: (width, height), as in PIL.
-
-    Returns: the largest central box within the ratios if none of ten draws fits the image.
+    If none of ten draws fits: the largest central box within the ratios.
     """
     width, height = size
     smallest, largest = augmentation.scale
@@ -96,9 +88,10 @@ def _central_box(width: int, height: int, narrowest: float, widest: float) -> Bo
 def augmented_pixels(
     image: PIL.Image.Image, augmentation: Augmentation, size: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """One random view, uint8 [S, S, 3] with S = `size`.
+    """One random view, uint8 [S, S, 3] with S = `size`; RGB comes first, as in torchvision's folder loader.
 
-    The image first becomes RGB, as in torchvision's folder loader. Raises DataError if it cannot.
+    Raises:
+        DataError: no RGB form.
     """
     image = to_rgb(image)
     box = sample_box(image.size, augmentation, rng)

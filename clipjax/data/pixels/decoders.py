@@ -1,6 +1,5 @@
 """How many threads or worker processes decode fastest, measured on images of the data set.
 
-Threads share one interpreter, which PIL releases while decoding; workers cost memory and seconds to start.
 The user's cache keeps the fastest by machine, pixel recipe, and the images' rough size and format.
 """
 
@@ -70,7 +69,7 @@ def choose(
     """The fastest setting for these images here, measured now or in an earlier run.
 
     Args:
-        rows: to decode; -1 is padding. Fewer than WORTH are not measured.
+        rows: -1 is padding. Fewer than WORTH are not measured.
         rate: replaces the measurement (images a second).
     """
     rows = rows[rows >= 0]
@@ -93,7 +92,7 @@ def choose(
 def images_per_second(
     manifest: Manifest, recipe: PixelRecipe, rows: Sequence[int], decoders: Decoders
 ) -> float:
-    """After the first batch."""
+    """Speed after the first batch."""
     with batches(
         manifest,
         recipe,
@@ -113,7 +112,7 @@ def images_per_second(
 def _measure(
     manifest: Manifest, recipe: PixelRecipe, sample: Sequence[int], progress: bool, rate: Rate
 ) -> dict[Decoders, float]:
-    """Rates of 1, 2, 4, ... threads, then 2, 4, ... workers, each until more does not help."""
+    """1, 2, 4, ... threads, then 2, 4, ... workers, each until more does not help."""
     rates: dict[Decoders, float] = {}
     series = [[Decoders(0, n) for n in _counts(1)], [Decoders(n) for n in _counts(2)]]
     with progress_bar(sum(map(len, series)), "measuring how to decode", "setting", shown=progress) as bar:

@@ -39,7 +39,6 @@ class JoinedOpener:
         return [digest for opener in self.openers for digest in opener.content_digests(progress)]
 
     def _owner(self, i: int) -> tuple[int, int]:
-        """(opener's number, row there)."""
         k = bisect.bisect_right(self.starts, i) - 1
         return k, i - self.starts[k]
 

@@ -1,7 +1,6 @@
 """Manifest rows -> batches of pixels, through grain.
 
-The number of threads or worker processes that decode never changes the order. Every batch has one shape: row
--1 is padding or a skipped image.
+Every batch has one shape: row -1 is padding or a skipped image.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class Skipped:
 class Batches(Iterator[Batch]):
     """Iterator of {"pixels": uint8 [B,S,S,3], "row": int32 [B]}; `skipped` lists images left out so far.
 
-    Close it (or use `with`) to end threads and workers early.
+    Closing it ends threads and workers early.
     """
 
     def __init__(self, elements: grain.IterDataset, ids: tuple[str, ...], skip: bool) -> None:
@@ -102,7 +101,7 @@ def batches(
         rows: indices into the manifest, default all; -1 is padding.
         workers: processes that decode; 0: threads of this process do.
         threads: per process; default one per core (one in a worker).
-        on_error: "raise" for an unreadable image, or "skip": it becomes padding, listed in `skipped`.
+        on_error: "raise" for an unreadable image, or "skip": it becomes padding.
         augmentation: a random view replaces the recipe's resize and crop.
 
     Raises:
@@ -147,7 +146,7 @@ def process_rows(n_rows: int, batch_size: int, process_index: int, process_count
 
 
 class TrainingBatches(grain.DatasetIterator[dict[str, Any]]):
-    """Batches of some epochs, or endless; `get_state()` and `set_state(state)` resume exactly.
+    """Batches of some epochs, or endless.
 
     The number of batches read is the whole state: seed, epoch and image decide all randomness.
     """
@@ -213,16 +212,14 @@ def training_batches(
     """Shuffled batches, endless without `epochs`; each epoch has its own order.
 
     The seed alone decides the order; seed, epoch and image decide a random view or caption. An incomplete
-    last batch is dropped; an empty manifest has no batch.
+    last batch is dropped. Together the processes read every image once an epoch.
 
     Args:
         batch_size: B, per process.
-        augmentation: random views; None: the recipe's pixels.
         labels: int [N], added to the batch.
         captions: column of captions, or of lists to draw one from each time.
         tokenize: texts -> int32 [B,L]; default: the batch holds the texts.
         class_tokens: int32 [K,T,L], T captions per class, one drawn each time.
-        process_index, process_count: together the processes read every image once an epoch.
 
     Returns: iterator of {"pixels": uint8 [B,S,S,3], "row": int32 [B]} and, if asked for, "label" int32 [B],
         "tokens" int32 [B,L] or "text".
@@ -255,7 +252,7 @@ def training_batches(
 def training_order(
     images: int, seed: int, epochs: int | None = None, process_index: int = 0, process_count: int = 1
 ) -> grain.MapDataset[tuple[int, int]]:
-    """(epoch, row) in a process's training order; each epoch is shuffled anew by the seed."""
+    """(epoch, row) in a process's order; each epoch is shuffled anew."""
     order = grain.MapDataset.range(images).seed(seed).shuffle().repeat(epochs)
     order = order.map_with_index(lambda index, row: (index // images, row))
     return order.slice(slice(process_index, None, process_count))
@@ -370,10 +367,7 @@ def _batched(
     stack: Callable[[Sequence[dict[str, Any]]], dict[str, Any]],
     drop_remainder: bool = False,
 ) -> grain.IterDataset:
-    """Read ahead by threads or workers, then batched in one more thread.
-
-    Workers take single elements, so their number does not change the order.
-    """
+    """Workers take single elements, so their number does not change the order."""
     if threads is None:
         threads = 1 if workers else os.cpu_count() or 1
     # Elements that each process reads ahead: two batches in all, and work for every thread.

@@ -17,18 +17,13 @@ def normalize(
     std: Sequence[float],
     platform: str | None = None,
 ) -> jax.Array:
-    """(pixels / 255 - mean) / std per channel, on the device; works inside jit.
+    """(pixels / 255 - mean) / std per channel: uint8 [..., 3] -> float32; works inside jit.
 
     XLA turns division by a broadcast value into multiplication by its reciprocal: off by 4.8e-7 from PyTorch
     for CLIP's statistics. A table of each channel's 256 values is bit-equal. A TPU gathers slowly, so it
     computes.
 
-    Args:
-        pixels: uint8 [..., 3].
-        mean, std: in units of the 0-1 range.
-        platform: in a training step, the mesh's.
-
-    Returns: float32 [..., 3].
+    `mean` and `std` are in the 0-1 range. In a training step, `platform` is the mesh's.
     """
     values = np.arange(256, dtype=np.uint8)[:, None].repeat(3, axis=1)
     table = normalize_host(values, mean, std)

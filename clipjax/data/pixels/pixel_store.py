@@ -1,10 +1,8 @@
 """Stored pixels: an image is decoded once for all models that share a pixel recipe.
 
-A data set's resized uint8 pixels are an entry of a `clipjax.storage.store.Store`; a changed image makes
-another entry.
+A data set's uint8 pixels are an entry of a `clipjax.storage.store.Store`; a changed image makes another.
 
-- A shard has at most SHARD_BYTES, and a power of two rows: whole shards of pixels then make a shard of
-  embeddings. It is read whole for its checksum; SHA-256 takes a fiftieth of the decoding time.
+- A shard has a power of two rows: whole shards of pixels then make a shard of embeddings.
 - Shards leave out unreadable images, which a reader decodes again: the problem may be gone.
 - Without room, a run logs a warning and keeps nothing. Only a data set larger than the budget is refused.
 """
@@ -49,9 +47,8 @@ _Shard = dict[int, np.ndarray | str]
 
 
 def pixel_key(manifest: Manifest, recipe: PixelRecipe) -> dict[str, Any]:
-    """Everything that decoded pixels depend on, including the decoders' versions.
-
-    Pillow's wheels bring all decoders; a distribution's may use another libjpeg.
+    """Everything that decoded pixels depend on. Pillow's wheels bring all decoders; a distribution's may use
+    another libjpeg.
     """
     decoder = {"pillow": PIL.__version__, "libjpeg_turbo": PIL.features.version("libjpeg_turbo")}
     made_by = {"transform": PIXELS_VERSION, "decoder": decoder}
@@ -63,8 +60,8 @@ class PixelStore:
     """A folder of decoded pixels.
 
     Attributes:
-        root: folder or bucket URL, created with the first entry. Hosts need not share it.
-        budget: bytes of all entries. The longest unused are removed to make room, except those being read.
+        root: folder or bucket URL. Hosts need not share it.
+        budget: bytes. The longest unused entries are removed to make room, except those being read.
     """
 
     root: str | os.PathLike[str]
@@ -81,9 +78,7 @@ class PixelStore:
         threads: int | None = None,
         on_error: str = "raise",
     ) -> Batches:
-        """`clipjax.data.pixels.loader.batches`, byte for byte, from stored pixels where they exist.
-
-        A missing shard is decoded and stored whole, even for some of its rows.
+        """`clipjax.data.pixels.loader.batches`, byte for byte; missing shards are decoded and stored whole.
 
         Raises:
             UsageError: this data set's pixels alone exceed the budget; wrong options.
@@ -217,17 +212,13 @@ class _Once(grain.IterDataset[dict[str, Any]]):
 
 
 class _Reader(grain.DatasetIterator[dict[str, Any]]):
-    """Batches, stacked as the loader's, from shards that are read, or decoded and stored.
+    """Batches from shards that are read, or decoded and stored if `keep`.
 
     Memory holds at most READERS shards being read, one being decoded and one being written.
-
-    Attributes:
-        absent: shards not stored at the start.
-        keep: whether to store decoded shards.
     """
 
     def __init__(self, entry: Entry, hold: IO[bytes], decoder: _Decoder, rows: np.ndarray):
-        """`rows`: int [batches, B], ascending; -1 is padding. `hold` is closed at the end."""
+        """`rows`: int [batches, B], ascending; -1 is padding."""
         super().__init__()
         self._entry, self._hold, self._decoder = entry, hold, decoder
         self._batches = iter(rows)

@@ -3,12 +3,7 @@
 Byte-equal to open_clip's `image_transform` (open_clip 3.3, open_clip/transform.py) and timm's
 `transforms_imagenet_eval` (timm 1.0, timm/data/transforms_factory.py) on PIL images, and to transformers'
 `CLIPImageProcessorPil` (5.24) on RGB images. transformers' tensor backend differs by 1/255; both its
-processors put transparent images on white.
-
-- The long side is `int(size * long / short)`. Crop offsets use `round` (halves to even); transformers floors.
-- An image smaller than the crop is padded with zero in *its own* mode: in CMYK zero is white.
-- PIL resizes palette and 1-bit images with nearest. So the recipe fixes when an image becomes RGB.
-- The EXIF orientation is not applied.
+processors put transparent images on white. The EXIF orientation is not applied.
 """
 
 from __future__ import annotations
@@ -50,7 +45,7 @@ class PixelRecipe:
         resize_size: side before the crop (timm: floor(image_size / crop_pct)).
         resize_mode: the side that becomes resize_size: "shortest", "longest" (then padded) or "squash"
             (both).
-        interpolation: always antialiased.
+        interpolation: antialiased; but PIL resizes palette and 1-bit images with nearest.
         rgb: the image becomes RGB "first" (torchvision's folder loader) or "last", after the crop (open_clip;
             timm takes RGB only).
         pre_crop: pixels cut from each side of the original (2 for ObjectNet's border).
@@ -94,17 +89,14 @@ class PixelRecipe:
 
 
 class Scale(NamedTuple):
-    """An image decoded smaller: its full (width, height), and the factor."""
+    """An image decoded smaller: `full` (width, height), and the factor."""
 
     full: tuple[int, int]
     shrink: int
 
     @property
     def box(self) -> tuple[float, float, float, float]:
-        """The full image's extent in pixels of the small one.
-
-        An eighth of 1,001 pixels is 126, the last nearly empty.
-        """
+        """The full image's extent in the small one's pixels. PIL rounds an eighth of 1,001 up to 126."""
         return 0, 0, self.full[0] / self.shrink, self.full[1] / self.shrink
 
 
@@ -118,8 +110,7 @@ def open_scaled(
     """`open_image` for "jpeg_scaled"; also returns the `scale` for `to_pixels`.
 
     Of an eighth, a quarter or a half, takes the smallest that stays SCALED_GAP times larger than the resized
-    size. Images with a border to cut, and those not JPEG, are decoded in full. Pixel values change; positions
-    do not.
+    size. Other formats, and images with a border to cut, are decoded in full.
     """
     scales: list[Scale] = []
 
@@ -146,10 +137,9 @@ def open_image(
     """Decode one image completely, so that damage shows here and not inside a batch.
 
     Args:
-        source: the encoded file, or its path.
         name: for errors; default the path.
         shrink: decode a JPEG at 1/shrink of its size; a function gets the image with its header read.
-        before: called with that image before it is decoded.
+        before: called with that image.
 
     Raises:
         DataError: missing, damaged, not an image; more than `MAX_PIXELS` (half of that where Pillow's
@@ -202,9 +192,6 @@ def _too_large(name: str, pixels: str, limit: str) -> DataError:
 def to_pixels(image: PIL.Image.Image, recipe: PixelRecipe, scale: Scale | None = None) -> np.ndarray:
     """Resize, crop and convert an image of any mode, as the reference does before its ToTensor.
 
-    Args:
-        scale: from `open_scaled`, if decoded smaller.
-
     Returns: uint8 [S, S, 3] with S = recipe.image_size (read-only).
 
     Raises:
@@ -238,10 +225,7 @@ def _cut_border(image: PIL.Image.Image, border: int) -> PIL.Image.Image:
 
 
 def resized_size(size: tuple[int, int], recipe: PixelRecipe) -> tuple[int, int]:
-    """(width, height) after the resize, before the crop.
-
-    Raises DataError if a side vanishes or a thin image would exceed `MAX_PIXELS`.
-    """
+    """(width, height) before the crop. Raises DataError if a side vanishes, or above `MAX_PIXELS`."""
     width, height = _scaled_sides(size, recipe)
     if min(width, height) < 1:
         raise DataError(f"an image of {size[0]} x {size[1]} pixels vanishes when resized to {width, height}")
@@ -268,7 +252,7 @@ def _scaled_sides(size: tuple[int, int], recipe: PixelRecipe) -> tuple[int, int]
 
 
 def _center_crop(image: PIL.Image.Image, size: int, crop: Crop) -> PIL.Image.Image:
-    """Beyond the edge PIL fills with zero, as the reference pads."""
+    """Beyond the edge PIL fills with zero in the image's *own* mode, as the reference: white in CMYK."""
     width, height = image.size
     left, top = _offset(width, size, crop), _offset(height, size, crop)
     return image.crop((left, top, left + size, top + size))
