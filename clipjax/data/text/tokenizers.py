@@ -1,8 +1,7 @@
 """Token ids equal to the reference: CLIP's byte-level BPE, SigLIP's and (XLM-)RoBERTa's tokenizers.
 
-CLIP's (Radford et al. 2021, section 2.4) follows `open_clip.tokenizer.SimpleTokenizer` (open_clip 3.3):
-repair and clean the text, cut it into letters, single digits and punctuation with `regex`, then merge bytes.
-The `tokenizers` library only merges: its splitting differs on some Unicode text. The others follow
+CLIP's (Radford et al. 2021, section 2.4) follows `open_clip.tokenizer.SimpleTokenizer` (open_clip 3.3). The
+`tokenizers` library only merges bytes: its splitting differs on some Unicode text. The others follow
 `open_clip.tokenizer.HFTokenizer` over transformers' tokenizers; their files come with the weights.
 """
 
@@ -45,7 +44,7 @@ class TokenizerSpec:
         name: "openai_bpe", or a file in configs/tokenizers without its ending.
         context_length: ids per text, with start, end and padding.
         clean: "lower", "whitespace" (keeps case), "canonicalize" (lower case, no ASCII punctuation) or
-            "canonicalize_hf" (transformers' variant, for SigLIP).
+            "canonicalize_hf" (transformers' variant).
         sha256: of the vocabulary's files; None until files that come with weights are read.
     """
 
@@ -94,10 +93,7 @@ def _check_name(name: str) -> None:
 
 @functools.cache
 def load_tokenizer(spec: TokenizerSpec, files: tuple[Path, ...] = ()) -> Tokenizer:
-    """The tokenizer of a spec.
-
-    Args:
-        files: the vocabulary, if it comes with weights (see `vocabularies.Rules.files`).
+    """`files` hold the vocabulary, if it comes with weights (see `vocabularies.Rules.files`).
 
     Raises:
         UsageError: as `tokenizer_spec`.
@@ -127,13 +123,11 @@ class Tokenizer:
     """Texts to ids: `tokenizer(["a photo of a cat"])` -> int32 [1, context_length].
 
     Attributes:
-        vocab_size: 49408 for CLIP.
         start, end: ids around every text; (49406,) and (49407,) for CLIP, () and (1,) for SigLIP.
         pad_id: fills the rest of the context; 0 for CLIP, 1 for the others.
     """
 
     def __init__(self, spec: TokenizerSpec, files: tuple[Path, ...] = ()) -> None:
-        """`load_tokenizer` checks `spec` and `files`; this does not."""
         self.spec = spec
         self.sha256 = spec.sha256
         self.files = files

@@ -1,8 +1,7 @@
 """Vocabulary files that clipjax does not ship: SigLIP's, RoBERTa's and XLM-RoBERTa's.
 
-Only the vocabulary is read: pieces with scores and the table of characters (sentencepiece, without its
-library), tokens and merges (BPE), and a tokenizer.json's added tokens. The other steps are those of
-transformers 5.24 (`T5Tokenizer`, `XLMRobertaTokenizer`, `RobertaTokenizer`).
+Only vocabularies are read; the steps around them are those of transformers 5.24 (`T5Tokenizer`,
+`XLMRobertaTokenizer`, `RobertaTokenizer`).
 """
 
 from __future__ import annotations
@@ -34,12 +33,11 @@ class Rules:
 
     Attributes:
         model: "unigram" (sentencepiece) or "byte_bpe" (GPT-2's).
-        clean: default cleaning.
         special: token -> id.
         start, end: ids around every text.
-        pad: id that fills the rest of the context.
+        pad: fills the rest of the context.
         files: alternative sets of files, the preferred first.
-        repos: hub repositories that have them.
+        repos: hub repositories with them.
     """
 
     name: str
@@ -173,7 +171,7 @@ def _with_added(
 
 
 def _from_json(own: Rules, record: dict[str, Any]) -> tokenizers.Tokenizer:
-    """Reads vocabulary, compiled characters and added tokens; not the steps."""
+    """Reads vocabulary and added tokens; not the steps."""
     if not isinstance(record, dict) or not isinstance(record.get("model"), dict):
         raise ValueError("it has no object 'model'")
     model, wanted = record["model"], _MODELS[own.model]
