@@ -1,7 +1,6 @@
 """The cost of a sweep's runs: images, floating-point operations, bytes.
 
-Operations are the forward pass's dots and convolutions, two per multiply-add. Texts count at the model's
-whole context length.
+Operations are dots and convolutions, two per multiply-add. Texts count at the model's whole context length.
 """
 
 from __future__ import annotations
@@ -44,8 +43,6 @@ class Images(NamedTuple):
 
 
 class Texts(NamedTuple):
-    """Prompts of a label space's classes, embedded once."""
-
     model: str
     classes: str
     prompts: str
@@ -71,7 +68,6 @@ def parts(job: Job) -> list[Located]:
 
 
 def images_of(chosen: Chosen, job: Job, request: Request) -> list[tuple[Images, Located]]:
-    """What a run embeds, unless another run has."""
     sample = None if request.limit is None else (request.limit, request.seed)
     return [
         (Images(chosen.name, str(data.root), sample, precision, request.decode), data)
@@ -112,7 +108,7 @@ def flops(card: Card, tower: str) -> int:
 
 
 def weight_bytes(chosen: Chosen) -> int:
-    """In memory, as float32."""
+    """The params' bytes in memory, as float32."""
     if chosen.model is None:
         return 0
     leaves = jax.tree.leaves(chosen.model.network.abstract_params())

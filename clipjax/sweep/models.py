@@ -22,7 +22,6 @@ class Chosen:
     """A model of a suite.
 
     Attributes:
-        name: as in the suite.
         source: for `load_model`; the folder below the suite's `model_root` if it exists.
         model: with params not read; None if it cannot be opened, see `problem`.
     """
@@ -35,7 +34,6 @@ class Chosen:
 
     @property
     def title(self) -> str:
-        """Its id; if it cannot be opened, its name or its folder's."""
         return Path(self.name).name if self.model is None else self.model.card.id
 
     @property

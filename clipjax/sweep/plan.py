@@ -33,7 +33,6 @@ class Item:
     """One planned run.
 
     Attributes:
-        options: as in the suite.
         keep_pixels: whether the pixels of each of its data sets fit the store.
         flops, images: operations and images that it is the first to need.
     """

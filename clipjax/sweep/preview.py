@@ -39,7 +39,7 @@ class Preview:
 
 @dataclass
 class _Known:
-    """Of one model's runs.
+    """The state of one model's runs.
 
     Attributes:
         done: how many have results.

@@ -32,8 +32,6 @@ from clipjax.tasks.task import find_task
 
 
 class Done:
-    """The recipes in a folder of results."""
-
     def __init__(self, root: str | Path) -> None:
         self._store = ResultStore(root)
         self._store.check_root()
@@ -76,7 +74,7 @@ class Asked:
 
 
 def asked_of(model: Encoder, item: Item, loaded: Loaded, compute: Compute) -> Asked:
-    """Resolve one item; `model` is from `models.opened`.
+    """Resolve one item for a model of `models.opened`.
 
     Raises:
         UsageError, DataError: as the run itself before embedding.

@@ -203,7 +203,7 @@ def _path(name: str) -> Path:
 
 @dataclass(frozen=True)
 class _Reader:
-    """`folder`: base of the file's relative paths. `stated` is filled as models are read."""
+    """`folder`: base of relative paths. `stated` is filled as models are read."""
 
     path: Path
     folder: Path
