@@ -1,4 +1,4 @@
-"""The end of the demo: a figure, claims and the report page, from the results alone, as these commands do:
+"""A figure, claims and the report page, from the results alone, as these commands make them:
 
 clipjax analyze demo-out/results --figure .../fine_tuning.toml --prompts demo
 clipjax claims demo-out/results --claims .../claims_demo.toml
@@ -40,11 +40,7 @@ class Analysis:
 
 
 def analyse(out: Path) -> Analysis:
-    """Draw the figure, check the claims, and write `out/report.html`.
-
-    Raises:
-        DataError: damaged results; a file cannot be written.
-    """
+    """Writes below `out`; raises DataError for damaged results, or a file that cannot be written."""
     rows = ResultStore(out / "results").rows()
     done = analyze(load_spec(FIGURE), RowIndex(rows), out, prompts=PROMPTS)
     verdicts = check(ledger(CLAIMS), rows)

@@ -1,8 +1,6 @@
-"""Parts of the demo side by side, each in a process of its own.
+"""Parts of the demo side by side: one model as small as the demo's leaves a core idle.
 
-    side_by_side(partial(train_one, out), partial(train_two, out))
-
-One model as small as the demo's leaves a core idle.
+side_by_side(partial(train_one, out), partial(train_two, out))
 """
 
 from __future__ import annotations
@@ -27,8 +25,8 @@ def side_by_side(*parts: Part, apart: bool = True) -> None:
     """Call each part in a process of its own; return when all are done.
 
     Args:
-        parts: functions of a module, or `functools.partial` of them; they report to files and stderr.
-        apart: False calls them in this process, one after the other.
+        parts: functions of a module, or `functools.partial` of them.
+        apart: False calls them here, one after the other.
 
     Raises:
         ClipjaxError: a part failed; the others were ended at once.
@@ -77,7 +75,6 @@ def _raise_for(code: int) -> None:
 
 
 def _run(part: Part, line: int, lock: Any) -> None:
-    """Signals and exit codes are as in the parent."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     share_terminal(line, lock)
 
@@ -93,7 +90,7 @@ def _run(part: Part, line: int, lock: Any) -> None:
 
 
 def _end_with_parent() -> None:
-    """Act as after SIGTERM once the parent is gone, even if it was killed."""
+    """As after SIGTERM once the parent is gone, even if killed."""
     if (parent := multiprocessing.parent_process()) is not None:
         parent.join()
         signals.ask(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Which images the demo renders, and which models it trains on them."""
+"""The images that the demo renders, and its models."""
 
 from __future__ import annotations
 
@@ -31,8 +31,7 @@ class Plan:
         images: per training split.
         per_class: held-out images of each class.
         each: about the images per class of the other test sets.
-        steps, warmup, batch_size: see `clipjax.finetune.contrastive.Recipe`.
-        quick: only show that everything runs; the models learn almost nothing.
+        quick: only show that everything runs.
     """
 
     images: int

@@ -13,7 +13,7 @@ from clipjax.demo.world.files import Split, write_set, write_split
 
 
 def render(world: Path, plan: Plan, *, progress: bool = True) -> None:
-    """Render all sets of the plan that `world` lacks.
+    """Only sets that `world` lacks.
 
     Raises:
         DataError: `world` holds another plan's world, or cannot be written.

@@ -29,7 +29,6 @@ ENDINGS = (".jpg", ".jpeg", ".png")
 
 
 def tables(rows: Sequence[Row], models: Sequence[str]) -> Iterator[Table]:
-    """A table per aspect, a line per model."""
     for table in settings().tables:
         lines = [[model, *(cell(column, rows, model) for column in table.columns)] for model in models]
         yield table.heading, ["model", *(column.title for column in table.columns)], lines
@@ -53,7 +52,6 @@ def cell(column: Column, rows: Sequence[Row], model: str) -> str:
 
 
 def figures(demo: Demo) -> list[Path]:
-    """Returns the files."""
     own, accuracy = [row for row in demo.rows if has_own_prompts(row)], settings().accuracy
     accuracies = [row for row in own if row["task"] == accuracy.task]
     shown = [row for name in accuracy.datasets for row in accuracies if row["dataset"] == name]
@@ -77,7 +75,6 @@ def _figure(figure: Figure, demo: Demo, own: Sequence[Row]) -> list[Path]:
 
 
 def world_figure(world: Path, out: Path, columns: int = 10) -> Path:
-    """Draw sample images, a line per set; returns `out`."""
     side, gap = 64, 4
     sheet = Image.new("RGB", (columns * (side + gap) - gap, len(SHOWN) * (side + gap) - gap), "white")
     for row, place in enumerate(SHOWN):
@@ -93,7 +90,6 @@ def world_figure(world: Path, out: Path, columns: int = 10) -> Path:
 
 
 def tuning_table(rows: Sequence[Row]) -> Table:
-    """What each method keeps, a line per method."""
     columns = settings().tuning.columns
     lines, shots = [], ""
     for model in _models(rows):
@@ -107,7 +103,6 @@ def tuning_table(rows: Sequence[Row]) -> Table:
 
 
 def tuning_figures(rows: Sequence[Row], out: Path) -> list[Path]:
-    """The methods, and WiSE-FT's curve; returns the files."""
     tuning = settings().tuning
     panels = [Panel(each.title, each.task, each.dataset, each.metric, each.slice) for each in tuning.columns]
     return [
@@ -121,7 +116,7 @@ def _models(rows: Sequence[Row]) -> list[str]:
 
 
 def _with_ends(rows: Sequence[Row]) -> Iterator[Row]:
-    """The rows of WiSE-FT's curve: the base has alpha 0, the tuned model 1."""
+    """WiSE-FT's curve: the base has alpha 0, the tuned model 1."""
     for row in rows:
         lineage = row["model_facts"].get("lineage") or {}
         tuned = lineage.get("recipe") == settings().tuning.interpolated

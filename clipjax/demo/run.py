@@ -1,12 +1,10 @@
-"""The demo: render a world, train CLIPs on it, run all tasks, fine-tune one by every method.
+"""The demo; all is below one folder, and existing parts are not made again.
 
-All is below one folder, and existing parts are not made again:
-
-    world/      the data sets                 models/    one checkpoint per model
-    training/   resume points                 store/     embeddings
-    results/    result rows                   pixels/    decoded images
-    finetuned/  a folder per method           programs/  compiled programs
-    *.png, *.pdf   figures                    report.html
+world/      the data sets                 models/    one checkpoint per model
+training/   resume points                 store/     embeddings
+results/    result rows                   pixels/    decoded images
+finetuned/  a folder per method           programs/  compiled programs
+*.png, *.pdf   figures                    report.html
 """
 
 from __future__ import annotations
@@ -43,7 +41,7 @@ def run(out: Path, plan: Plan = FULL, *, progress: bool = True) -> Demo:
     """Make what is missing in `out`, and read all results.
 
     Raises:
-        DataError: `out` holds the world of another plan, or cannot be written.
+        DataError: as `rendering.render`.
     """
     out = Path(out)
     render(out / "world", plan, progress=progress)
@@ -59,7 +57,7 @@ def run(out: Path, plan: Plan = FULL, *, progress: bool = True) -> Demo:
 
 
 def _make(out: Path, plan: Plan, progress: bool) -> None:
-    """In two processes that take equally long."""
+    """Two processes take equally long."""
     import jax
 
     [base], others = _divided(plan)

@@ -14,7 +14,7 @@ from clipjax.storage.records import read
 
 @dataclass(frozen=True)
 class Column:
-    """A number of a table; `percent`: show a fraction in percent."""
+    """`percent`: show a fraction in percent."""
 
     title: str
     task: str
@@ -42,7 +42,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Run:
-    """A task or collection on these data sets; with an empty list on all."""
+    """An empty list means all data sets."""
 
     task: str
     datasets: tuple[str, ...] = ()
@@ -51,7 +51,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Figure:
-    """A task's own, of all models, or of the last one on `dataset`."""
+    """Of all models, or of the last one on `dataset`."""
 
     name: str
     task: str
@@ -84,7 +84,7 @@ class DemoFile:
 
     @property
     def prompts(self) -> list[str]:
-        """Those used beside the cards' own."""
+        """Beside the cards' own."""
         return list(dict.fromkeys(name for run in self.runs for name in run.prompts))
 
 

@@ -30,11 +30,7 @@ def evaluate(models: Sequence[str], out: Path, progress: bool) -> SweepPlan:
 
 
 def all_results(plan: Plan, out: Path, progress: bool) -> list[Result]:
-    """Run what is missing; returns all results, in the order of the models.
-
-    Raises:
-        DataError: as `evaluate`.
-    """
+    """All results, in the order of the models; runs what is missing. Raises as `evaluate`."""
     names = [model.id for model in plan.models]
     results = results_of(evaluate(names, out, progress), out / "results")
     if second := list(_second_runs(names, results, out)):

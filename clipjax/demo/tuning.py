@@ -1,4 +1,4 @@
-"""Fine-tune a small CLIP by every method, on images whose colours give the shape away."""
+"""Fine-tune the demo's base by every method, on images whose colours give the shape away."""
 
 from __future__ import annotations
 
@@ -45,10 +45,7 @@ def is_tuned(out: Path) -> bool:
 
 
 def fine_tune(out: Path, *, quick: bool = False, progress: bool = True) -> list[Model]:
-    """Fine-tune the base by every method, in `out/finetuned`; finished runs are read.
-
-    Returns: the base and all that comes of it.
-    """
+    """The base, and what every method makes of it in `out/finetuned`; finished runs are read."""
     base = load_model(out / "models" / BASE)
     train = load_dataset("demo_train", out / "world" / "narrow.jsonl")
     data = Data(train, hold_out=2 if quick else settings().tuning.held_out)
@@ -72,7 +69,7 @@ def _shortened(recipe: Recipe) -> list[str]:
 
 
 def evaluate(models: Sequence[Model], out: Path, *, progress: bool = True) -> list[Row]:
-    """Evaluate models unless `out/results` has their rows; returns these, in order.
+    """The models' rows, in order, from `out/results` or new.
 
     Raises:
         DataError: a run failed.
@@ -91,7 +88,6 @@ def evaluate(models: Sequence[Model], out: Path, *, progress: bool = True) -> li
 def _results(
     model: Model, jobs: Sequence[Job], newest: Newest, loaded: Loaded, out: Path
 ) -> Iterator[Result]:
-    """A result for each job: from the folder of results, or new."""
     compute, chosen = compute_in(out), Chosen(model.card.id, "", model)
     there = [newest.of(asked_of(model, Item(chosen, job, {}), loaded, compute)) for job in jobs]
     missing = [job for job, results in zip(jobs, there) if not results]

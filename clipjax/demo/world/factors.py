@@ -1,7 +1,7 @@
 """What is unusual about each image, in the files of ImageNet-X.
 
 A scene is compared with its class's typical values, in units of the training images' spread. Factors of
-`TICKED` or more are ticked; the largest is the top factor; the least unusual images are prototypes.
+`TICKED` or more are ticked; the largest is the top factor.
 """
 
 from __future__ import annotations
@@ -57,14 +57,12 @@ def unusual(scene: Scene) -> dict[str, float]:
 
 
 def annotated(val: ImageSet) -> ImageSet:
-    """With annotations, and a card that points to them."""
     texts = {f"{FOLDER}/{name}": text for name, text in annotation_files(val.pictures).items()}
     card = _CARD.format(val=val.name, folder=FOLDER, n=len(val.pictures))
     return replace(val, texts={**texts, "demo_x.toml": card})
 
 
 def annotation_files(pictures: Sequence[Picture]) -> dict[str, str]:
-    """Name -> contents of ImageNet-X's files."""
     names = [PurePosixPath(picture.path).name for picture in pictures]
     labels = [list(SHAPES).index(picture.scene.shape) for picture in pictures]
     distances = [unusual(picture.scene) for picture in pictures]
@@ -87,7 +85,6 @@ def annotation_files(pictures: Sequence[Picture]) -> dict[str, str]:
 def _prototypes(
     names: Sequence[str], labels: Sequence[int], distances: Sequence[dict[str, float]]
 ) -> list[str]:
-    """Each class's `PROTOTYPES` images whose most unusual factor is least unusual."""
     order = sorted(range(len(names)), key=lambda i: (labels[i], max(distances[i].values())))
     return [names[i] for k in range(len(SHAPES)) for i in [i for i in order if labels[i] == k][:PROTOTYPES]]
 

@@ -1,4 +1,4 @@
-"""Sets of images on disk, written once.
+"""Sets of images on disk.
 
     val/arrow/val_00000000.JPEG    val.jsonl    {"path", "label", "caption", "factors"} per line
 
@@ -38,12 +38,7 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A data set to write.
-
-    Attributes:
-        recipe: what may differ between two worlds.
-        texts: further files, path -> contents.
-    """
+    """`recipe`: what may differ between two worlds. `texts`: further files, path -> contents."""
 
     name: str
     recipe: Mapping[str, Any]
@@ -52,7 +47,7 @@ class ImageSet:
 
 
 class Split(NamedTuple):
-    """Scenes of one kind: equally many of each class in class folders, or random ones."""
+    """Equally many of each class in class folders, or random ones."""
 
     name: str
     kind: str
@@ -77,18 +72,14 @@ def rng_of(seed: int, name: str, index: int) -> np.random.Generator:
 
 
 def write_split(root: Path, split: Split, *, seed: int = 0, progress: bool = True) -> Path:
-    """As `write_set`."""
     return write_set(root, split.image_set(seed), seed=seed, progress=progress)
 
 
 def write_set(root: Path, images: ImageSet, *, seed: int = 0, progress: bool = True) -> Path:
     """Render a set below `root` unless it exists; returns its manifest file.
 
-    Args:
-        seed: of the whole world.
-
     Raises:
-        DataError: the folder holds another such set (images, seed, version), or the disk is full.
+        DataError: the folder holds another such set (images, seed, version), or cannot be written.
     """
     root = Path(root)
     manifest, made_of = root / f"{images.name}.jsonl", root / f"{images.name}.recipe.json"

@@ -36,7 +36,7 @@ _ENDINGS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG")
 
 
 def probes(each: int, seed: int) -> Iterator[ImageSet]:
-    """All of these sets; `each` is about the number of images per class."""
+    """All of these sets; about `each` images per class."""
     yield _cues(max(1, each // 10), seed)
     yield _unknown("demo-unknown", 10 * each, seed, lambda i, scene, code: f"images/{code}.jpg")
     yield _textures(6 * each, seed)
@@ -97,7 +97,7 @@ def _textures(images: int, seed: int) -> ImageSet:
 
 
 def _captions(images: int, seed: int) -> ImageSet:
-    """Test images, and a tenth as many of another split, which a reader must leave out."""
+    """Test images, and a tenth as many that a reader must leave out."""
     name, pictures, records = "demo-captions", [], []
     for i in range(images + images // 10):
         rng = rng_of(seed, name, i)

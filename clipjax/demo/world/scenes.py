@@ -1,4 +1,4 @@
-"""The demo world: small rendered images of shapes, which are the classes."""
+"""The demo world: small rendered images of shapes, the classes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Scene:
         shape: "" is a background alone.
         x, y: the shape's middle.
         light: factor for all pixels.
-        blocked: the share of the shape's width that a post hides.
+        blocked: share of the shape's width that a post hides.
     """
 
     shape: str
@@ -132,7 +132,7 @@ UNSEEN_BACKGROUNDS: dict[str, tuple[Tone, Tone, Field]] = {
 
 
 def _edge(cover: np.ndarray) -> np.ndarray:
-    """A line along the outline, two pixels wide. [side, side, 1]"""
+    """The outline, two pixels wide. [side, side, 1]"""
     image = Image.fromarray((255 * cover[..., 0]).astype(np.uint8))
     both = [
         np.asarray(image.filter(f(3)), np.float32) for f in (ImageFilter.MaxFilter, ImageFilter.MinFilter)
@@ -178,11 +178,10 @@ _POST = (140, 120, 100)
 
 
 def render(scene: Scene, seed: int, side: int = 64) -> Image.Image:
-    """Draw one scene; the same arguments give the same bytes.
+    """Draw one scene, `side` pixels square; the same arguments give the same bytes.
 
     Args:
         seed: decides what the factors leave open (grain, phases of stripes, sensor noise).
-        side: height and width in pixels.
     """
     rng = np.random.default_rng(seed)
     y, x = (np.mgrid[0:side, 0:side] * (64.0 / side)).astype(np.float32)
@@ -235,12 +234,11 @@ CAPTIONS = (
 
 
 def sample_scene(rng: np.random.Generator, kind: str = "diverse", shape: str | None = None) -> Scene:
-    """Draw the factors of one image.
+    """Draw the factors of one image; `shape` None draws a class.
 
     Args:
         kind: "diverse" (independent factors), "narrow" (colour and background mostly follow the shape),
             "varied" (between the two; some are `UNUSUAL`) or "misleading" (they follow another shape).
-        shape: None draws a class.
     """
     shape = shape or str(rng.choice(list(SHAPES)))
     colour, background = str(rng.choice(list(COLOURS))), str(rng.choice(list(BACKGROUNDS)))
@@ -268,13 +266,12 @@ def sample_scene(rng: np.random.Generator, kind: str = "diverse", shape: str | N
 
 
 def own_cues(shape: str) -> tuple[str, str]:
-    """Colour and background of a class in "narrow" data."""
+    """A class's colour and background in "narrow" data."""
     own = list(SHAPES).index(shape)
     return list(COLOURS)[own % len(COLOURS)], list(BACKGROUNDS)[own % len(BACKGROUNDS)]
 
 
 def caption_of(scene: Scene, rng: np.random.Generator) -> str:
-    """From a random template."""
     return describe(scene, str(rng.choice(CAPTIONS)))
 
 

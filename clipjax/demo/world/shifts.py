@@ -68,7 +68,7 @@ CORRUPTIONS: dict[str, Callable[[Image.Image, int], Image.Image]] = {"blur": _bl
 
 
 def shifted(each: int, seed: int, val: ImageSet) -> Iterator[ImageSet]:
-    """All of these but demo-val; `each` is about the number of images per class."""
+    """All of these but demo-val; about `each` images per class."""
     yield _of_classes("demo-v2", "{index}/{hash}.jpeg", "varied", each, seed)
     readme = {"demo-r/README.txt": "Cartoons of six of the twelve shapes of the demo world.\n"}
     yield _of_classes(
@@ -93,7 +93,7 @@ def _of_classes(
     texts: dict[str, str] | None = None,
     **changes: Any,
 ) -> ImageSet:
-    """`each` images of each class; `pattern` may use the shape, its index, i and a hash."""
+    """`pattern` may use the shape, its index, i and a hash."""
     pictures = []
     for i in range(each * len(shapes)):
         rng, shape = rng_of(seed, name, i), shapes[i % len(shapes)]
@@ -140,7 +140,7 @@ def _objects(each: int, seed: int) -> ImageSet:
 
 
 def _video(videos: int, seed: int) -> ImageSet:
-    """A shape drifts and turns; sometimes something is in front."""
+    """A shape drifts and turns; in one frame something is in front."""
     name, pictures = "demo-video", []
     labels: dict[str, list[int]] = {}
     neighbours: dict[str, list[str]] = {}
