@@ -21,7 +21,6 @@ _GPU_NAMES = {"gpu", "cuda", "rocm"}
 
 
 def check_devices(machine: Machine) -> Iterator[Line]:
-    """JAX's devices by kind, or why there are none."""
     probe, asked = machine.probe(), machine.environ.get("JAX_PLATFORMS", "")
     if probe.error is not None and asked:
         yield Line(
@@ -44,7 +43,7 @@ def check_devices(machine: Machine) -> Iterator[Line]:
 
 
 def check_accelerators(machine: Machine) -> Iterator[Line]:
-    """A GPU or TPU that JAX does not use; plugins of another version than jaxlib's."""
+    """Accelerators that JAX does not use; plugins of another version than jaxlib's."""
     yield from _plugin_lines(machine)
     probe, asked = machine.probe(), machine.environ.get("JAX_PLATFORMS", "")
     for name, there, used, extra in (
@@ -126,7 +125,7 @@ def check_torch(machine: Machine) -> Iterator[Line]:
 def _cudnn_lines(
     machine: Machine, torch: str, wanted: Requirement, plugin: str, ours: Requirement | None
 ) -> Iterator[Line]:
-    """A process can load only one cuDNN: does it suit both?"""
+    """A process can load only one cuDNN."""
     if ours is None:
         return
     advice = "install torch's build for CPUs"

@@ -18,7 +18,7 @@ NAMED = 12  # data sets named in one line
 
 
 def check_data(machine: Machine, *, data_root: Path) -> Iterator[Line]:
-    """As `clipjax datasets check --all`, but no image is read. A missing data set is not a problem."""
+    """As `clipjax datasets check --all`, without reading images. A missing data set is not a problem."""
     from clipjax.evaluation.collection import survey
 
     ready, missing = [], []
@@ -46,7 +46,7 @@ def check_data(machine: Machine, *, data_root: Path) -> Iterator[Line]:
 def check_planned(
     machine: Machine, *, data_root: Path, models: tuple[str, ...], store: Path | None = None
 ) -> Iterator[Line]:
-    """Whether the store's disk has room for these models' image embeddings of the data below the folder.
+    """Whether the store's disk has room for these models' image embeddings of the data.
 
     What the store already holds is not subtracted.
     """
@@ -72,7 +72,7 @@ def check_planned(
 
 
 def bytes_an_image(models: Iterable[str]) -> Iterator[int]:
-    """Bytes of one image embedding of each model, in float32. Raises UsageError for an unregistered id."""
+    """Of one float32 image embedding of each model. Raises UsageError for an unregistered id."""
     from clipjax.checkpoints.identity.registry import model_card
 
     for name in models:
@@ -80,7 +80,7 @@ def bytes_an_image(models: Iterable[str]) -> Iterator[int]:
 
 
 def _images(data_root: Path) -> Iterator[int]:
-    """Number of images in each folder; two cards of one folder share embeddings."""
+    """In each folder; two cards of one folder share embeddings."""
     from clipjax.evaluation.collection import cards_below
 
     counts: dict[Path, int] = {}

@@ -33,8 +33,8 @@ def examine(
     """The lines of every check, as they finish.
 
     Args:
-        store: folder of the embedding store; default in the user's cache.
-        data_root: a folder of data sets: also check them and the space for their embeddings.
+        store: default in the user's cache.
+        data_root: also check these data sets and the space for their embeddings.
         models: ids to plan for; default all registered.
     """
     checks: dict[str, Check] = {

@@ -1,4 +1,4 @@
-"""Folders of what clipjax can make again: their size, and whether they are writable."""
+"""Folders of what clipjax can make again: size, space, and whether they are writable."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def existing(folder: Path) -> Path:
 
 
 def bytes_in(folder: Path) -> int:
-    """Bytes of all files below a folder; those that vanish or cannot be read count 0."""
+    """Files that vanish or cannot be read count 0."""
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:

@@ -13,7 +13,6 @@ LITTLE_MEMORY = 4 * 10**9
 
 
 def check_host(machine: Machine) -> Iterator[Line]:
-    """Cores and memory, and the cgroup's limits where lower."""
     total, available = _memory(machine)
     limit, quota = memory_limit(machine), core_limit(machine)
     says = f"Python {machine.python}, {machine.cores} cores"
@@ -43,7 +42,7 @@ def _memory(machine: Machine) -> tuple[int | None, int | None]:
 
 
 def memory_limit(machine: Machine) -> int | None:
-    """Bytes that this process's cgroup and those above it allow; None: no limit."""
+    """Bytes that this process's cgroups allow; None: no limit."""
     values = _cgroup(machine, "memory.max") + _cgroup(machine, "memory.limit_in_bytes", "memory")
     # Version 1 writes "no limit" as the largest multiple of a page below 2^63.
     limits = [int(value) for value in values if value.strip().isdecimal() and int(value) < 2**62]

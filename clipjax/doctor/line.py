@@ -12,7 +12,7 @@ class Line:
     """The finding of a check.
 
     Attributes:
-        status: FINE, NOTE (worth knowing; runs still work) or BROKEN (must be fixed).
+        status: FINE, NOTE (runs still work) or BROKEN (must be fixed).
         says: one sentence.
         do: what to do about it, or "".
     """

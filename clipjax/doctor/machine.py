@@ -1,4 +1,4 @@
-"""All that the checks see of a machine, in one object, so that a test can pass another."""
+"""All that the checks see of a machine, so that a test can pass another."""
 
 from __future__ import annotations
 
@@ -48,9 +48,8 @@ class Machine:
     Attributes:
         root: folder of /proc, /sys and /dev.
         cores: that this process may use.
-        version: of an installed package, or None.
-        requires: an installed package's requirements (PEP 508).
-        free: bytes free on the disk of an existing folder.
+        requires: a package's requirements (PEP 508).
+        free: bytes on an existing folder's disk.
         writable: whether files can be made in an existing folder.
     """
 
@@ -65,7 +64,7 @@ class Machine:
     writable: Callable[[Path], bool] = lambda folder: os.access(folder, os.W_OK | os.X_OK)
 
     def read(self, path: str) -> str | None:
-        """A small file below `root`; None if unreadable."""
+        """A file below `root`; None if unreadable."""
         try:
             return (self.root / path.lstrip("/")).read_text()
         except OSError:

@@ -22,7 +22,6 @@ _BESIDE = ("jaxlib",)  # decides numbers, but is not required by name
 
 
 def check_versions(machine: Machine) -> Iterator[Line]:
-    """Unmet requirements, then versions other than the tested ones."""
     required = list(_requirements(machine, "clipjax"))
     if not required:
         yield Line("versions", NOTE, "clipjax is not installed as a package", "pip install -e .")
@@ -72,7 +71,7 @@ def _unmet(machine: Machine, package: str) -> Iterator[tuple[str, Requirement, s
 
 
 def installed_set(machine: Machine) -> str:
-    """The text of configs/tested_versions.toml for this environment."""
+    """The text of configs/tested_versions.toml."""
     extras = [each for extra in _EXTRAS for each in _requirements(machine, "clipjax", extra)]
     required = [*_requirements(machine, "clipjax"), *extras]
     names = {canonicalize_name(requirement.name) for requirement in required} | set(_BESIDE)
