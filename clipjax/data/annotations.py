@@ -46,7 +46,6 @@ class FactorAnnotations:
         factors: [F], in the order of configs/imagenet_x.toml; unknown ones last.
         top, multi: bool [A, F].
         accepted: file name -> its correct labels.
-        metaclasses: group of each class.
         digest: SHA-256 over the files' names and contents.
     """
 
@@ -89,10 +88,7 @@ def imagenet_x_facts() -> Mapping[str, tuple[str, ...]]:
 
 
 def load_factors(path: Path | None = None) -> FactorAnnotations:
-    """Read annotations.
-
-    Args:
-        path: a folder, or its `*_top_factor.jsonl`; None: the validation part of imagenet-x.
+    """`path`: a folder, or its `*_top_factor.jsonl`; None: the validation part of imagenet-x.
 
     Raises:
         UsageError: neither path nor package; several pairs of files.

@@ -13,10 +13,9 @@ from typing import Protocol
 
 @dataclasses.dataclass(frozen=True)
 class CardIds:
-    """Published image names: a pattern with one group, a number from `first` to `last`.
+    """A pattern, which may match anywhere, with one group: a number from `first` to `last`.
 
-    `ILSVRC2012_val_(\\d{8})` with 1 and 50,000 are ImageNet's validation images. The pattern may match
-    anywhere.
+    `ILSVRC2012_val_(\\d{8})` with 1 and 50,000 are ImageNet's validation images.
     """
 
     pattern: str
@@ -35,7 +34,7 @@ class CardIds:
     def foreign(self, ids: Sequence[str]) -> int:
         """Number of ids that are not the data set's, or repeat one of its images.
 
-        0 if no id matches: renamed images (row numbers, keys of shards) tell nothing.
+        0 if no id matches: renamed images tell nothing.
         """
         find, seen, named = re.compile(self.pattern).search, set[int](), 0
         for each in ids:
@@ -56,14 +55,14 @@ class Counted(Protocol):
 
 
 def missing_of(card: Counted | None, ids: Sequence[str], more: int = 0) -> dict[str, int] | None:
-    """The field `part` of a result row: how a run's images differ from the card's.
+    """A result row's field `part`: how a run's images differ from the card's.
 
     Args:
         ids: of the data before sampling.
         more: number of further images without an id.
 
-    Returns: `images` (in the data), `of` (on the card) and, if any, `foreign`. None if nothing differs, or
-        the card states no number.
+    Returns: `images` (in the data), `of` (on the card) and, if any, `foreign`; None if nothing differs or the
+        card states no number.
     """
     if card is None or card.images is None:
         return None

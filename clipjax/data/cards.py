@@ -1,7 +1,7 @@
 """Data set cards: configs/datasets/*.toml, or a user's own file, -> a data set.
 
-A file may describe a family: each combination of the values in `[variants]` is a card
-(`imagenet_3dcc:fog_3d:5`). `{axis}` in texts becomes the value; a value that is a table adds its keys.
+Each combination of the values in `[variants]` is a card of its own (`imagenet_3dcc:fog_3d:5`). `{axis}` in
+texts becomes the value; a value that is a table adds its keys.
 
     [variants]
     severity = [1, 2, 3]
@@ -47,21 +47,19 @@ class DatasetCard:
             labels as the data spells them.
         classes: instead, those labels in order: a list, or a text file beside the card, one per line.
             Default: the data's own.
-        head_space: the zero-shot head's label space, if another; scores are projected
-            (`configs/labels/HEAD_SPACE-to-LABEL_SPACE.toml`, or by the ids).
+        head_space: the zero-shot head's label space, if another; scores are projected.
         prompts: default prompt set in configs/prompts.
         pixels: `pre_crop`, pixels cut from each side before the model's transform; or `already_cropped =
             true` (square crops, only resized).
         tasks: what `--data-root` runs.
         place: folder below the data root; default `name`.
         id: card of the in-distribution images, for OOD detection and calibration.
-        annotations: further file or folder for tasks, beside the card (factors).
+        annotations: further file or folder for tasks, beside the card.
         split: "train" or "validation" (for choices). Without it, nothing is trained or chosen on the images.
-        images, per_class: number of images in all, and in each class.
-        ids: published image names.
-        tfds: its builder (and configuration) in TensorFlow Datasets.
-        in_paper: whether the study that this toolkit follows reports it.
-        demo: part of `make demo`: its absence is not reported.
+        images, per_class: numbers of images.
+        tfds: builder in TensorFlow Datasets.
+        in_paper: reported by the study that this toolkit follows.
+        demo: its absence is not reported.
         variant: axis -> value.
     """
 
@@ -95,7 +93,7 @@ class DatasetCard:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """A card, its images, and the meaning of their labels (None without labels)."""
+    """The label spaces are None without labels."""
 
     card: DatasetCard
     manifest: Manifest
@@ -113,7 +111,7 @@ class _Pixels:
 
 
 def dataset_names() -> list[str]:
-    """With members of families."""
+    """Includes members of families."""
     paths = sorted((config_dir() / "datasets").glob("*.toml"))
     return sorted(name for path in paths for name in _members(path, read_toml(path)))
 
@@ -125,9 +123,7 @@ def cards_in(folder: Path) -> list[DatasetCard]:
 
 
 def read_card(name_or_path: str | Path) -> DatasetCard:
-    """A card by its name or file (anything ending in .toml).
-
-    A member of a family is NAME:VALUE or FILE.toml:VALUE, one value per axis.
+    """A card by its name or file (anything ending in .toml); of a family NAME:VALUE, one value per axis.
 
     Raises:
         UsageError: an unknown name, or a family without its member.
@@ -162,7 +158,6 @@ def shipped_count(dataset: str) -> int | None:
 
 
 def _members(path: Path, record: dict[str, Any]) -> dict[Any, tuple[dict[str, Any], Variant]]:
-    """Name -> keys and variant."""
     if not isinstance(record.get("name"), str | None):
         raise DataError(f"{path}: 'name' must be of type str, not {record['name']!r}")
     if "variants" not in record:
@@ -215,7 +210,7 @@ def load_dataset(card: str | Path | DatasetCard, root: str | Path) -> Dataset:
     """Read the data set at `root` by its card, or its copy by `clipjax datasets pack`.
 
     Args:
-        card: a card, its name or file; "folder" is a plain folder of class folders.
+        card: "folder" is a plain folder of class folders.
         root: folder or manifest file.
 
     Raises:
@@ -235,7 +230,7 @@ def load_dataset(card: str | Path | DatasetCard, root: str | Path) -> Dataset:
 
 
 def label_spaces(card: DatasetCard) -> tuple[LabelSpace | None, LabelSpace | None]:
-    """(meaning of the labels, zero-shot head's space); None if only the data can tell."""
+    """(the labels', the zero-shot head's); None if only the data can tell."""
     space = _label_space(card)
     return space, space if card.head_space is None else _labels_of(card, card.head_space)
 

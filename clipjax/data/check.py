@@ -50,10 +50,10 @@ def check_dataset(
 
     Args:
         progress: called with each image's bytes.
-        decode: also read every image, JPEGs at an eighth of their size (quick; truncation still shows).
+        decode: also read every image, JPEGs at an eighth of their size; truncation still shows.
 
     Raises:
-        UsageError, DataError: a wrong card, as `read_card`.
+        UsageError, DataError: as `read_card`.
     """
     card = card if isinstance(card, DatasetCard) else read_card(card)
     near = place(root).expanduser()
@@ -157,7 +157,6 @@ def _unreadable(manifest: Manifest, progress: Progress | None) -> Iterator[str]:
 
 
 def _hints(root: Path, card: DatasetCard, message: str) -> Iterator[str]:
-    """Advice beyond the reader's `message`."""
     if _layout(card) == ARCHIVES:  # archives are the data themselves
         return
     if not exists(root) and (beside := _archives(root.parent)):
@@ -200,7 +199,6 @@ def _archives(folder: Path) -> list[Path]:
 
 
 def _right_folder(root: Path, card: DatasetCard) -> Path | None:
-    """A nearby folder with the card's classes, or its number of images."""
     if card.images is None and not _names_classes(card):
         return None
     for folder in _nearby(root, card):
@@ -218,7 +216,6 @@ def _names_classes(card: DatasetCard) -> bool:
 
 
 def _nearby(root: Path, card: DatasetCard) -> Iterator[Path]:
-    """The card's place, two levels down, two levels up."""
     if not is_dir(root):
         return
     parts = Path(card.place or card.name).parts
@@ -248,7 +245,6 @@ def _listed(folder: Path) -> list[Listed]:
 
 
 def _mapping_problems(folder: Path, dataset: Dataset) -> Iterator[str]:
-    """Differences from ObjectNet's mappings beside the images."""
     space, head = dataset.label_space, dataset.head_space
     if dataset.card.label_space != "objectnet" or space is None or head is None or not is_dir(folder):
         return

@@ -3,8 +3,6 @@
 - Label space: configs/labels/NAME.csv (`id,name` in label order).
 - Projection: configs/labels/FROM-to-TO.toml.
 - Prompt set: configs/prompts/NAME.txt (templates), or JSON with sentences per class (CuPL's format).
-
-A path works in place of a label space's or prompt set's name.
 """
 
 from __future__ import annotations
@@ -46,7 +44,7 @@ class LabelSpace:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Not of `name`."""
+        """Leaves out `name`."""
         return sha256_json([self.ids, self.classes])
 
 
@@ -75,7 +73,6 @@ class PromptSet:
     """The texts of a class: templates, its own sentences, or both.
 
     Attributes:
-        name: of the file ("openai_80"), or files ("openai_80+cupl").
         templates: each with `{}` for the class name.
         sentences: class name -> sentences, leading spaces kept.
     """
@@ -85,11 +82,7 @@ class PromptSet:
     sentences: Mapping[str, tuple[str, ...]] | None = None
 
     def of_class(self, name: str) -> tuple[str, ...]:
-        """The prompts of a class, templates first.
-
-        Raises:
-            DataError: the set has sentences, but none for `name`.
-        """
+        """Templates come first. Raises DataError if the set has sentences, but none for `name`."""
         filled = tuple(template.replace("{}", name) for template in self.templates)
         if self.sentences is None:
             return filled
@@ -101,7 +94,7 @@ class PromptSet:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Not of `name`."""
+        """Leaves out `name`."""
         return sha256_json([self.templates, None if self.sentences is None else dict(self.sentences)])
 
 
@@ -120,8 +113,7 @@ def load_labels(name: str | Path) -> LabelSpace:
 def load_projection(source: LabelSpace, target: LabelSpace) -> Projection | None:
     """The projection between two label spaces; None if their classes are the same.
 
-    Read from configs/labels/SOURCE-to-TARGET.toml. Without that file, a target with only ids of the source
-    takes those classes (folders named by ImageNet's synsets, say).
+    Without the file, a target with only ids of the source takes those classes.
 
     Raises:
         UsageError: no such file, and other classes.
@@ -167,7 +159,7 @@ def _read_projection(path: Path, source: LabelSpace, target: LabelSpace) -> Proj
 def load_prompts(name: str | Path) -> PromptSet:
     """By its name in configs/prompts, or from a .txt (templates) or .json file (sentences).
 
-    "A+B" gives a class A's prompts, then B's, with equal weight in their mean (openai_80+cupl.json).
+    "A+B" gives A's prompts, then B's, with equal weight in their mean.
 
     Raises:
         UsageError: an unknown prompt set.

@@ -1,7 +1,6 @@
 """The manifest: a data set's order, and its encoded images.
 
-Images are referred to by manifest row. Embeddings depend on `images_digest`, without labels and columns, so
-tasks with other annotations of the same images share them.
+Embeddings depend on `images_digest`, without labels and columns: tasks with other annotations share them.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ class Opener(Protocol):
     """Small and picklable: worker processes get it."""
 
     def open(self, i: int) -> bytes:
-        """Encoded bytes of image i; raises DataError if unreadable."""
+        """Raises DataError if unreadable."""
         ...
 
     def where(self, i: int) -> str:
@@ -97,9 +96,8 @@ class Manifest:
         ids: unique and stable: posix path relative to the root, or key.
         labels: int32 [N], indices into the label names.
         columns: further JSON values, N by name (captions, groups, ...).
-        label_names: as the data spells them, if known.
-        name: for messages and results; not in the digest.
-        selection: how it was cut from the data set, "" for all; not in the digest.
+        label_names: as the data spells them.
+        selection: how it was cut from the data set, "" for all.
     """
 
     ids: tuple[str, ...]
@@ -157,7 +155,7 @@ class Manifest:
         return hashlib.sha256("\n".join(self.ids).encode()).hexdigest()
 
     def select(self, rows: Sequence[int] | np.ndarray, selection: str = "") -> Manifest:
-        """These rows in this order; images keep their ids."""
+        """Images keep their ids."""
         rows = [int(i) for i in rows]
         return dataclasses.replace(
             self,
@@ -169,7 +167,7 @@ class Manifest:
         )
 
     def sample(self, limit: int, seed: int = 0) -> Manifest:
-        """A uniform random sample of `limit` images in manifest order; all if there are no more.
+        """A uniform random sample in manifest order; all if there are no more than `limit`.
 
         Takes the smallest hashes of (seed, id): image order does not matter, and larger samples contain
         smaller ones.

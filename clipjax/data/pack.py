@@ -1,7 +1,7 @@
 """Pack loose images into shards with a manifest.json.
 
-A shard is compared with its sources' SHA-256 before it appears by a rename or upload; manifest.json comes
-last. An interrupted run continues; packing into a finished folder rewrites damaged shards.
+A shard is compared with its sources' SHA-256 before it appears; manifest.json comes last. An interrupted run
+continues; packing into a finished folder rewrites damaged shards.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def pack(
     Raises:
         UsageError: an unknown kind, a shard of no images, ArrayRecord on a bucket.
         DataError: a folder of something else, an unreadable image, a full disk, a shard that does not read
-            back. Finished shards are kept.
+            back.
     """
     if kind not in KINDS:
         raise unknown_name("format", kind, list(KINDS))
@@ -122,7 +122,7 @@ def pack(
 
 
 def _digest(folder: Path, manifest: Manifest) -> str:
-    """On a disk, read back. On a bucket each object was read back before its upload."""
+    """A bucket's objects were read back before their upload."""
     return manifest.digest if isinstance(folder, BucketPath) else read_packed(folder).digest
 
 
@@ -176,7 +176,7 @@ def _plan(manifest: Manifest, kind: str, images_per_shard: int) -> dict[str, Any
 
 
 def _claim(folder: Path, plan: dict[str, Any]) -> None:
-    """Never overwrites foreign files: the folder must be new, or the same plan's."""
+    """Never overwrites foreign files."""
     path = folder / PLAN
     if is_file(path):
         if path.read_text() != json.dumps(plan):
@@ -222,7 +222,7 @@ class _Shards:
         self.form = form
 
     def kept(self, path: Path, rows: range, size: int | None) -> list[str] | None:
-        """SHA-256 of images in an earlier run's shard of `size` bytes; None if missing or wrong."""
+        """SHA-256 of images in an earlier run's shard; None if missing or wrong."""
         if not is_file(path) or size not in (None, version_of(path)[0]):
             return None
         expected = self.manifest.select(rows).opener.content_digests()
