@@ -15,7 +15,7 @@ _HIDDEN = re.compile(
 class ClipjaxError(Exception):
     """Base of every error that a user can cause; `exit_code` is the command line's.
 
-    The message is one line without control characters, whatever a damaged file or a library put into it.
+    The message is one line without control characters, whatever it quotes.
     """
 
     exit_code = 1
@@ -52,7 +52,7 @@ class Interrupted(BaseException):
     """A run was asked to stop and has kept what it needs to go on.
 
     Not an `Exception`: code that survives a part's failure must not survive this. `exit_code` is 75 after
-    SIGTERM (a scheduler takes the machine away: requeue) and 130 after Ctrl-C.
+    SIGTERM (requeue) and 130 after Ctrl-C.
     """
 
     def __init__(self, message: str, exit_code: int = 75) -> None:

@@ -22,9 +22,7 @@ def progress_bar(
 ) -> Bar:
     """A bar for `total` units, `initial` of them done; close it, or use it in a `with`.
 
-    Args:
-        description, unit: "train", "step".
-        delay: seconds before anything is shown.
+    Nothing is shown for `delay` seconds.
     """
     if shown and not sys.stderr.isatty():
         return Lines(total, description, unit, initial, delay)
@@ -42,9 +40,7 @@ def progress_bar(
 def share_terminal(line: int, lock: Any) -> None:
     """Show this process's bars beside those of other processes, each on its own line.
 
-    Args:
-        line: 0 is the cursor's, 1 the next below it.
-        lock: shared by these processes; held while a bar is drawn.
+    `line` 0 is the cursor's, 1 the next below it. The processes share `lock`.
     """
     global _line
     _line = line
@@ -61,9 +57,9 @@ def progress_through(
 
 
 class Lines:
-    """The part of tqdm's bar that we use, as a line at each tenth of the way.
+    """Part of tqdm's bar, as a line at each tenth of the way.
 
-    A line within a second of another waits for a later update; the last one never waits.
+    A line within a second of another waits for a later update; the last never waits.
     """
 
     def __init__(self, total: int, description: str, unit: str, initial: int, delay: float) -> None:
@@ -75,7 +71,6 @@ class Lines:
         self._first = self._next = self._start + delay
 
     def set_postfix_str(self, text: str, refresh: bool = False) -> None:
-        """For the next line."""
         del refresh
         self._postfix = text
 
