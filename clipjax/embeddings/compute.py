@@ -18,7 +18,7 @@ ON_ERROR = ("raise", "skip")
 
 @dataclass(frozen=True)
 class Compute:
-    """How a run computes; changes numbers only by rounding, and by skipped images.
+    """A `Compute` changes numbers only by rounding, and by skipped images.
 
     Attributes:
         store: for embeddings; None: keep none, and each of several processes embeds everything.

@@ -1,4 +1,4 @@
-"""The operations of one tower's forward pass, traced without weights."""
+"""A tower's floating-point operations, traced without weights."""
 
 from __future__ import annotations
 

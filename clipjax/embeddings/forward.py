@@ -30,7 +30,7 @@ TEXT_BATCH = 32  # texts per device in one step
 
 
 class Program(NamedTuple):
-    """Key of a compiled tower; `batch` of one device, `size` in pixels a side or tokens a text."""
+    """Key of a compiled tower: `batch` of one device, `size` in pixels a side or tokens a text."""
 
     arch: str
     tower: str
@@ -50,7 +50,7 @@ class OutOfMemoryError(Exception):
 
 @contextlib.contextmanager
 def watched(per_device_batch: int) -> Iterator[None]:
-    """Turn XLA's memory errors, from compiling or running, into OutOfMemoryError."""
+    """Turn XLA's memory errors into OutOfMemoryError."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:

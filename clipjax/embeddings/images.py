@@ -1,8 +1,8 @@
 """Images -> stored embeddings.
 
 Every process embeds its share of the missing shards, and waits for the others only at the end. An entry fixes
-a device's batch, so bits do not depend on the number of devices or processes. A fixed global batch would
-change them: matrix products of other shapes add up in another order.
+a device's batch, so bits do not depend on the number of devices. A fixed global batch would change them:
+matrix products of other shapes add up in another order.
 """
 
 from __future__ import annotations

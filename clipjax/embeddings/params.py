@@ -71,7 +71,7 @@ def fits(needed: Callable[[], int | None], params: Any) -> bool:
 
 
 def mesh_to_load(asked: str) -> Callable[[Any], Mesh | None]:
-    """For `load_model`: card -> the mesh to cut params over while reading; None: do not cut.
+    """card -> the mesh to cut params over while reading; None: do not cut.
 
     "auto" cuts unless two copies fit: these params and those placed for embedding. Raises UsageError for an
     unknown placement.

@@ -45,7 +45,6 @@ class EmbedStats:
         skipped: ids of unreadable images, in order.
         per_device_batch: a stored entry's own, not the requested one.
         decoders: the measured choice in words; "" for the default.
-        params: "replicated" or "sharded".
         batch_choice: why this batch, in words, if a measurement or the memory decided.
     """
 
@@ -68,7 +67,7 @@ class EmbedStats:
 
 
 def share_waiting(stats: Iterable[EmbedStats]) -> float | None:
-    """The share of embedding time spent waiting for pixels; None: nothing was embedded."""
+    """The share of embedding time spent waiting for pixels; None: nothing embedded."""
     stats = list(stats)
     waited = sum(each.decode_seconds for each in stats)
     total = waited + sum(each.compute_seconds for each in stats)
@@ -95,7 +94,7 @@ def image_key(
 ) -> dict[str, Any]:
     """Everything that an embedding depends on; the fingerprint covers weights, architecture, mean and std.
 
-    Sharded params run another program, whose bits are not guaranteed to be equal: they have their own key.
+    Sharded params have their own key: equal bits are not guaranteed.
     """
     return {
         "model": card.fingerprint,
@@ -142,7 +141,7 @@ class DataSet(Passenger):
         return id(self) if self.entry is None else self.entry.key_hash
 
     def missing(self, allow_skipped: bool) -> list[int]:
-        """Numbers of the missing shards; without an entry, one shard has all rows."""
+        """Numbers of the missing shards; without an entry, one has all rows."""
         if self.entry is None:
             return [0] if self.rows is None else []
         return self.entry.missing_shards(allow_skipped=allow_skipped)

@@ -1,8 +1,8 @@
 """One stream of images from several data sets through the devices of this process.
 
-Spans are padded to whole batches of one device, not to a whole step, which a small data set would leave half
-empty. A row always has the same position and neighbours in its batch, so its bits do not depend on earlier
-rows, the number of devices or interruptions.
+Spans are padded to whole batches of one device, not to a whole step, which a small data set would waste. A
+row always has the same position and neighbours in its batch, so its bits do not depend on earlier rows, the
+number of devices or interruptions.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ IN_FLIGHT = 2  # batches on the devices at once: one computes while the next is 
 
 @dataclasses.dataclass(eq=False)
 class Passenger:
-    """A data set in a stream, and what was done for it; a shared step counts for its first."""
+    """What was done for a data set in a stream; a shared step counts for its first."""
 
     manifest: Manifest
     forward_passes: int = 0
@@ -52,7 +52,7 @@ class Span(NamedTuple):
 
 
 class UnreadableError(Exception):
-    """Data sets stopped by an unreadable image, each with its first error."""
+    """Data sets stopped by an unreadable image, with their first errors."""
 
     def __init__(self, errors: dict[Passenger, DataError]) -> None:
         super().__init__(*errors.values())
@@ -198,7 +198,7 @@ class _Order:
         return self._owner(min(step * self.batch_size, len(self._rows) - 1))
 
     def errors(self, step: int, batch: _Pixels) -> dict[Passenger, DataError]:
-        """The data sets with an unreadable image in a step, each with its first error."""
+        """Data sets with an unreadable image in a step, each with its first error."""
         start = step * self.batch_size
         rows = self._rows[start : start + self.batch_size]
         lost = np.flatnonzero((rows >= 0) & ~batch.read[: len(rows)])

@@ -1,7 +1,6 @@
 """Texts -> unit-norm embeddings: prompts of a head, captions of a data set.
 
-Sorting texts by length and cutting them after the last id that the tower reads saves work, and changes no
-vector.
+Sorting texts by length and cutting them after the last id that the tower reads changes no vector.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def embed_texts(
     store: Any = None,
     progress: bool = False,
 ) -> np.ndarray:
-    """Embed texts, e.g. captions: float32 [M, D], unit norm.
+    """Embed texts: float32 [M, D], unit norm.
 
     Args:
         name: of the texts in the store's listing.
@@ -99,7 +98,7 @@ def are_cut(model: Encoder, texts: Sequence[str]) -> np.ndarray:
 
 
 def text_key(model: Encoder, output: str, precision: str, **what: str) -> dict[str, Any] | None:
-    """Everything that embeddings of texts depend on; None for a model that must not be stored."""
+    """Everything that embeddings of texts depend on; None: must not be stored."""
     card = model.card
     if card.fingerprint is None or model.network is None:
         return None

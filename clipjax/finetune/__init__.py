@@ -1,1 +1,1 @@
-"""Fine-tuning: one file per method, on one sharded, resumable training step."""
+"""Fine-tuning: one file per method, on one training step."""

@@ -1,8 +1,7 @@
 """Compare fine-tuned models with their base on one suite, image by image.
 
-Accuracies use McNemar's test, other numbers a bootstrap that draws the same images for both models. Over
-several seeds a number is the mean, and its interval spans all seeds' paired intervals: a loss is reported
-only if every seed lost.
+Accuracies use McNemar's test, other numbers a paired bootstrap. Over several seeds a number is the mean, and
+its interval spans all seeds' intervals: a loss is reported only if every seed lost.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ class Change:
     Attributes:
         before: the base's number; None if undefined, see `note`.
         after: one number per seed.
-        intervals: paired 95 % interval of each seed's difference; None where it has no width.
+        intervals: paired 95 % interval of each seed's difference; None without width.
         n: images; None for a failed run.
     """
 
@@ -62,7 +61,7 @@ class Change:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The lowest and highest limit over the seeds; None if one has no interval."""
+        """Lowest and highest limit over the seeds; None if one has no interval."""
         limits = [each for each in self.intervals if each is not None]
         if not limits or len(limits) < len(self.intervals):
             return None
@@ -96,7 +95,7 @@ def before_and_after(
 
     Raises:
         UsageError: a suite without metrics, or no tuned model.
-        DataError: nothing of the suite is below `data_root`; names what is missing.
+        DataError: `data_root` lacks the whole suite.
     """
     if not suite.metrics or not tuned:
         raise UsageError(
@@ -190,7 +189,7 @@ def evaluate_suite(
     request: Request | None = None,
     results: str | Path | None = None,
 ) -> list[Result]:
-    """Evaluate one model; arguments and errors as `before_and_after`."""
+    """Evaluate one model; errors as `before_and_after`."""
     asked = Request() if request is None else request
     outcomes = _evaluate(model, jobs_of(suite, data_root), asked, compute, results, announce).values()
     return [each for each in outcomes if isinstance(each, Result)]

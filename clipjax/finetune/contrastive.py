@@ -53,9 +53,8 @@ class Recipe:
     """Everything but data and architecture that decides the trained weights.
 
     Attributes:
-        warmup: steps in which the learning rate rises from 0, before its cosine to 0.
+        warmup: steps in which the learning rate rises from 0.
         batch_size: images in the global batch.
-        seed: of initial weights, data order and the steps' keys.
     """
 
     steps: int
@@ -94,7 +93,7 @@ def contrastive_loss(
 
 
 def clip_loss(network: Network, mean: Any, std: Any, precision: Precision, platform: str | None) -> Loss:
-    """A dual encoder's loss on a batch {"pixels": uint8 [B,S,S,3], "tokens": int32 [B,L]}."""
+    """The loss on {"pixels": uint8 [B,S,S,3], "tokens": int32 [B,L]}."""
     training = Training("batch")
 
     def loss(params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, Aux]:
@@ -114,7 +113,7 @@ def clip_loss(network: Network, mean: Any, std: Any, precision: Precision, platf
 def _cut(
     tower: Any, tokenizer: Callable[[list[str]], np.ndarray], manifest: Manifest, column: str
 ) -> Callable[[list[str]], np.ndarray] | None:
-    """The tokenizer, cut after the last id in the data that the tower reads: features stay equal."""
+    """Cut after the last id in the data that the tower reads: features stay equal."""
     captions = manifest.columns.get(column, [])
     texts = [text for item in captions for text in ([item] if isinstance(item, str) else item)]
     if not texts:
@@ -124,7 +123,7 @@ def _cut(
 
 
 def bound_logit_scale(params: Params) -> Params:
-    """Clip the inverse temperature to [1, 100], as open_clip does after each step."""
+    """Keep the inverse temperature in [1, 100], as open_clip does."""
     return {**params, "logit_scale": jnp.clip(params["logit_scale"], 0.0, MAX_LOGIT_SCALE)}
 
 
@@ -150,14 +149,14 @@ def train(
     Args:
         captions: the manifest's column.
         tokenizer: texts -> int32 [N, context length].
-        checkpoints: to resume from and save to, `every` so many steps.
+        every: steps between checkpoints.
 
     Returns: float32 params like `network.abstract_params()`.
 
     Raises:
         UsageError: the batch does not divide over the devices, or exceeds the data set.
         DataError: an unreadable image, no captions, unfit checkpoints, or a loss that is not finite.
-        Interrupted: a request to stop; the same call continues.
+        Interrupted: the same call continues.
     """
     mesh = make_mesh() if mesh is None else mesh
     check_batch(recipe.batch_size, mesh, len(manifest))

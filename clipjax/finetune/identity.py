@@ -1,4 +1,4 @@
-"""What decides a fine-tuned model: resume points, finished runs and cards compare it."""
+"""What decides a fine-tuned model."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from clipjax.progress import progress_bar
 
 
 def identity(setup: Setup) -> dict[str, Any]:
-    """Plain JSON; runs of equal identity give equal models (bit-equal on equal devices).
+    """Runs of equal identity give equal models (bit-equal on equal devices).
 
-    Files count by content: digests of images, shots, prompts and weights. The first call reads all training
-    images.
+    Files count by content. The first call reads all training images.
     """
     base, recipe = setup.model.card, setup.recipe.to_dict()
     for label in ("name", "title", "seeds", "shots", "select", "learning_rates"):

@@ -1,7 +1,7 @@
-"""The linear head over the training classes, for linear probes and cross-entropy.
+"""The linear head over the training classes.
 
-A CLIP's head reads unit-norm features and starts as the zero-shot classifier, with the scale in the kernel
-and zero bias (wise-ft, `src/models/zeroshot.py`). A classifier's head reads features as they are.
+A CLIP's head reads unit-norm features and starts with the scale in the kernel and a bias of zeros, or
+SigLIP's own (wise-ft, `src/models/zeroshot.py`). A classifier's head reads features as they are.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def initial_head(setup: Setup) -> Params:
 
 
 def zeroshot_params(head: Head) -> Params:
-    """A zero-shot head to train, the scale in the kernel."""
+    """The kernel includes the scale."""
     kernel = np.float32(head.scale) * np.asarray(head.kernel)
     bias = np.zeros(kernel.shape[1], np.float32) if head.bias is None else np.asarray(head.bias)
     return {"kernel": kernel, "bias": bias}
@@ -79,6 +79,5 @@ def head_accuracy(head: Params, features: np.ndarray, split: Split, *, normalize
 
 
 def accuracy_on(head: Head, features: Any, split: Split) -> float:
-    """The share of a split's images whose largest logit is their class's."""
     predicted = np.argmax(np.asarray(logits(head, features)), axis=1)
     return float(np.mean(predicted == split.labels))

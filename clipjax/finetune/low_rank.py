@@ -1,8 +1,7 @@
-"""LoRA's tensors: which matrices get a low-rank update, its two factors, and merging them.
+"""LoRA's tensors: which matrices get a low-rank update, and its two factors.
 
 Source: Hu et al. 2022 (arXiv 2106.09685), section 4.1: W + (alpha / rank) * A B. A [in, rank] is random and B
-[rank, out] zero. A is drawn as in peft (`lora/layer.py`: Kaiming uniform with a = sqrt(5), which is
-U(-1/sqrt(in), 1/sqrt(in))).
+[rank, out] zero. A is drawn as in peft (`lora/layer.py`, Kaiming uniform): U(-1/sqrt(in), 1/sqrt(in)).
 
 The factors' tree has "a" and "b" for each "kernel":
 
@@ -32,10 +31,9 @@ _FORMAT = "clipjax low-rank"
 
 
 def target_paths(params: Params, towers: Sequence[str], targets: Targets, name: str) -> list[str]:
-    """The kernels to update, sorted by path; `towers` are "vision" and "text".
+    """Paths of the kernels to update, sorted; `towers` are "vision" and "text".
 
-    Raises:
-        UsageError: a tower without transformer blocks.
+    Raises UsageError for a tower without transformer blocks.
     """
     pattern = _PATTERNS.get(targets) or "|".join(_PATTERNS.values())
     kernels = []
@@ -84,7 +82,7 @@ def merged(params: Params, factors: Params, scaling: float) -> Params:
 
 
 def save(path: str | Path, factors: Params, scaling: float) -> None:
-    """Write a safetensors file of the factors, by path. Raises DataError if it cannot be written."""
+    """Raises DataError if the file cannot be written."""
     tensors = {name: jax.device_get(leaf) for name, leaf in flatten(factors).items()}
     write_safetensors(path, tensors, {"format": _FORMAT, "scaling": repr(float(scaling))})
 

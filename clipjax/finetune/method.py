@@ -1,4 +1,4 @@
-"""The contract of a fine-tuning method: a module of `clipjax.finetune.methods` with a `METHOD` record."""
+"""A fine-tuning method is a module of `clipjax.finetune.methods` with a `METHOD` record."""
 
 from __future__ import annotations
 
@@ -36,7 +36,6 @@ class Settings:
         rules: placement of trained params and moments, DP or FSDP.
         folder: for resume points and logs; None: neither.
         every: steps between resume points.
-        store: of embeddings.
         workers: decoding processes; 0: threads; "auto": the fastest here.
     """
 
@@ -69,7 +68,7 @@ class Setup:
     shots: Shots | None = None
 
     def __post_init__(self) -> None:
-        """Raise UsageError for a model with an adapter: training would lose it."""
+        """Refuse a model with an adapter, which training would lose (UsageError)."""
         if self.model.adapter is not None:
             base = self.model.card.id if self.model.base is None else self.model.base.id
             raise UsageError(f"{self.model.card.id} is {base} with an adapter: fine-tune {base} itself")
@@ -85,7 +84,7 @@ class Outcome:
 
     Attributes:
         chosen: by searches: {"alpha": 1.2, "validation_accuracy": 0.71}.
-        beside: files beside the model: name -> function that writes it to a path.
+        beside: name of a file beside the model -> function that writes it.
     """
 
     model: Model
@@ -105,7 +104,6 @@ class Problem:
         steps: 0: nothing is trained.
         finish: all params, with trained ones on the host -> the outcome.
         accuracy: to choose an epoch or learning rate; None: unsupported.
-        constrain: brings trained params back into bounds after a step.
         contrastive: the loss compares examples, so batches cannot be accumulated.
     """
 
@@ -123,11 +121,9 @@ class Problem:
 
 @dataclass(frozen=True)
 class Outline:
-    """A problem's shapes as `jax.ShapeDtypeStruct`, for `--dry-run`.
+    """A problem's shapes as `jax.ShapeDtypeStruct`; `loss` is None if nothing is trained.
 
-    Attributes:
-        loss: None if nothing is trained.
-        batch: what the loss reads of one image, without the batch axis.
+    `batch` is what the loss reads of one image, without the batch axis.
     """
 
     params: Params
@@ -170,7 +166,7 @@ class Method:
 
 @functools.cache
 def all_methods() -> dict[str, Method]:
-    """Every method by name. Raises DataError if two share a name."""
+    """By name. Raises DataError if two share a name."""
     by_name: dict[str, Method] = {}
     for module in pkgutil.iter_modules(methods.__path__):
         record = getattr(importlib.import_module(f"{methods.__name__}.{module.name}"), "METHOD", None)
@@ -183,7 +179,7 @@ def all_methods() -> dict[str, Method]:
 
 
 def find_method(name: str) -> Method:
-    """The method of that name. Raises UsageError with the nearest matches."""
+    """Raises UsageError with the nearest matches."""
     if name not in all_methods():
         raise unknown_name("method", name, list(all_methods()))
     return all_methods()[name]

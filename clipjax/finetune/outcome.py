@@ -33,12 +33,10 @@ def tuned(
 def classifier(
     setup: Setup, params: Params, chosen: Mapping[str, Any] | None = None, *, name: str | None = None
 ) -> Outcome:
-    """An image tower with a linear head over the training classes.
+    """An image tower with a linear head over the training classes; `name` as in `tuned`.
 
-    Args:
-        params: {"vision": ..., "head": {"kernel" [D,K], "bias" [K]}}; a CLIP's head reads unit-norm features,
-            a classifier's as they are.
-        name: as in `tuned`.
+    `params` are {"vision": ..., "head": {"kernel" [D,K], "bias" [K]}}; a CLIP's head reads unit-norm
+    features.
     """
     base = setup.model
     card = _child(classifier_card(base.card, setup.train.label_space), setup, chosen, name)
@@ -62,7 +60,7 @@ def classifier_card(base: Card, labels: LabelSpace) -> Card:
 def adapted(
     setup: Setup, adapter: Adapter, chosen: Mapping[str, Any] | None = None, *, name: str | None = None
 ) -> Outcome:
-    """The base with an adapter; embeddings stay the base's. `name` as in `tuned`."""
+    """The base with an adapter; embeddings stay the base's."""
     base = _base(setup)
     card = _child(base.card, setup, chosen, name)
     return Outcome(base.with_adapter(parts_of(adapter), card), chosen or {})
@@ -83,7 +81,7 @@ def also_chosen(outcome: Outcome, chosen: Mapping[str, Any]) -> Outcome:
 def lineage(setup: Setup, chosen: Mapping[str, Any]) -> dict[str, Any]:
     """How a model was made, as plain JSON for its card.
 
-    base_lineage: only if clipjax made the base. base_sha256: None if the initial weights were not a file.
+    base_lineage is there if clipjax made the base; base_sha256 is None if its weights were not a file;
     `train.digest` covers ids, contents and labels.
     """
     record = {

@@ -1,4 +1,4 @@
-"""The cost of a run, without weights or training: counts, memory, schedule."""
+"""The cost of a run, without weights or training."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class FinetunePlan:
         params, trained: numbers in total and moved by gradients, without BatchNorm's running statistics.
         memory: bytes per device for "params", "gradients", "optimizer" and "activations" (None if not
             compiled).
-        rates: learning rate by step, including the first, the peak and the last.
+        rates: learning rate at some steps.
     """
 
     recipe: str
@@ -51,10 +51,7 @@ class FinetunePlan:
 
 
 def abstract_model(name: str, loading: Mapping[str, Any] | None = None) -> Model:
-    """A card, with params as `jax.ShapeDtypeStruct`; a registered id needs no download.
-
-    Other models are loaded with `loading`, and their weights dropped.
-    """
+    """A model with params as `jax.ShapeDtypeStruct`; a registered id needs no download."""
     card = model_card(name) if name in model_ids() else load_model(name, **(loading or {})).card
     model = Model(card, {})
     return Model(card, model.network.abstract_params())
@@ -63,10 +60,8 @@ def abstract_model(name: str, loading: Mapping[str, Any] | None = None) -> Model
 def plan(setup: Setup, *, compile_step: bool = True) -> FinetunePlan:
     """What a run would cost; `setup` has an abstract model.
 
-    `compile_step` compiles one step's gradient (seconds to a minute) to measure its activations.
-
-    Raises:
-        UsageError, DataError: as the run itself before training.
+    `compile_step` (seconds to a minute) measures the activations. Raises UsageError and DataError as the run
+    does.
     """
     outline = find_method(setup.recipe.method).outline(setup)
     recipe, steps = setup.recipe, setup.steps if outline.loss is not None else 0

@@ -26,7 +26,6 @@ class Recipe:
 
     Attributes:
         name, title: the file's stem, and the name in tables.
-        method: a module of `clipjax.finetune.methods`.
         epochs, steps: exactly one is given.
         batch_size: images in the global batch.
         augmentation: None: the model's own preprocessing.
@@ -34,8 +33,8 @@ class Recipe:
         batch_norm: training statistics: of the global "batch" (updates the running ones), of each device's
             part ("per_device", as the references' DataParallel), or "frozen".
         precision: of the towers, "parity" or "fast" (bfloat16; params stay float32).
-        accumulate: parts of a batch, computed one after the other.
-        remat: recompute activations in the backward pass, to save memory.
+        accumulate: parts of a batch, one after the other.
+        remat: recompute activations, to save memory.
         shots: training images per class; None: all.
         select: chosen by validation accuracy: "epoch", "learning_rate" (among `learning_rates`).
     """
@@ -76,7 +75,6 @@ class Recipe:
         return self.schedule.of(self.optimizer.learning_rate, self.steps_of(images), self.epochs)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, defaults included."""
         return dataclasses.asdict(self)
 
     @property
@@ -91,7 +89,7 @@ def recipe_names() -> list[str]:
 
 
 def default_recipe(method: str) -> str:
-    """The method's ImageNet recipe, as in its reference. Raises UsageError if none ships."""
+    """The method's ImageNet recipe. Raises UsageError if none ships."""
     for name in recipe_names():
         if name.endswith("_imagenet") and load_recipe(name).method == method:
             return name
@@ -102,8 +100,8 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe by name, or from a .toml file.
 
     Args:
-        overrides: "key=value" each: the value in TOML, dots for tables ("optimizer.learning_rate=1e-5").
-            Setting steps removes epochs, and the reverse.
+        overrides: "key=value" in TOML, dots for tables ("optimizer.learning_rate=1e-5"). Setting steps
+            removes epochs, and the reverse.
 
     Raises:
         UsageError: no such recipe or file, or invalid overrides.
@@ -134,7 +132,7 @@ def _overridden(record: Mapping[str, Any], overrides: Sequence[str]) -> dict[str
 
 
 def recipe_from_dict(record: Mapping[str, Any], where: str) -> Recipe:
-    """A recipe from plain values. Raises DataError that begins with `where`."""
+    """Raises DataError that begins with `where`."""
     recipe = read(Recipe, record, where)
     if (recipe.epochs is None) == (recipe.steps is None):
         raise DataError(f"{where}: give one of 'epochs' and 'steps'")

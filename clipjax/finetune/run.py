@@ -59,7 +59,7 @@ class Data:
     Attributes:
         validation: None: `hold_out` images per class of `train`, equal for all seeds, if set.
         shots: a file; None: the recipe's number, drawn with each seed.
-        limit: train on a random sample of this many images.
+        limit: the size of a random training sample.
     """
 
     train: Dataset
@@ -91,7 +91,7 @@ def finetune(
 
     Args:
         out: folder for everything, or its URL on a bucket; replaces `settings.folder`.
-        name: of the models, before "-seedN"; default: the base's and the method's.
+        name: before "-seedN"; default: the base's and the method's.
 
     Raises:
         UsageError, DataError: names the option, file or key; before training where possible.
@@ -132,7 +132,7 @@ def finetune(
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Refuse a folder that another run writes to, until the context or the process ends."""
+    """Refuse a folder that another run writes to."""
     here = working_copy(folder)
     with contextlib.ExitStack() as held:
 
@@ -155,7 +155,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def check(recipe: Recipe, data: Data) -> None:
-    """Refuse what needs no data to see: unknown options (DataError), nothing to choose by (UsageError)."""
+    """Refuse unknown options (DataError), and a choice without validation images (UsageError)."""
     method = find_method(recipe.method)
     searches = method.searches(method.options_of(recipe))
     if (searches or recipe.select) and data.validation is None and not data.hold_out:
@@ -164,7 +164,7 @@ def check(recipe: Recipe, data: Data) -> None:
 
 
 def solve(setup: Setup, method: Method) -> Outcome:
-    """Train once, or once per candidate learning rate, keeping the best."""
+    """Train once, or keep the best of all candidate learning rates."""
     if "learning_rate" not in setup.recipe.select:
         problem = _prepared(setup, method)
         return _finish(problem, train(problem, setup))
@@ -223,7 +223,7 @@ def splits(data: Data) -> tuple[TrainSplit, ValidationSplit | None]:
     """All training images, and the validation split if any.
 
     Raises:
-        UsageError: either data set is for reported results.
+        UsageError: a data set for reported results.
         DataError: no labels, a class without images, different classes, or shared images.
     """
     whole = train_split(data.train)

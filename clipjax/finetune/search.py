@@ -24,10 +24,7 @@ class Choice(NamedTuple):
 
 
 def validation_split(split: Split | None, what: str) -> ValidationSplit:
-    """The split, if it is for validation.
-
-    Args:
-        what: what is chosen, for the message: "alpha and beta".
+    """The split, if it is for validation; `what` names the choice in messages ("alpha and beta").
 
     Raises:
         UsageError: None, or a test or training split.
@@ -49,7 +46,7 @@ def validation_split(split: Split | None, what: str) -> ValidationSplit:
 def choose(
     candidates: Sequence[T], accuracy: Callable[[T, ValidationSplit], float], split: Split | None, what: str
 ) -> Choice:
-    """The most accurate candidate on a validation split; errors as `validation_split`."""
+    """The most accurate candidate; errors as `validation_split`."""
     held_out = validation_split(split, what)
     tried = tuple(accuracy(candidate, held_out) for candidate in candidates)
     best = max(range(len(tried)), key=tried.__getitem__)

@@ -1,4 +1,4 @@
-"""Suites of fine-tuning: the runs behind a table of the study.
+"""The runs behind a table of the study.
 
 Files of configs/before_after have `run` and `[[metrics]]`, those of configs/finetune_runs `[[runs]]`; a
 user's file may have both.
@@ -62,7 +62,7 @@ def load_suite(name: str | Path) -> Suite:
 
     Raises:
         UsageError: an unknown name.
-        DataError: an unknown, missing or mistyped key (names it), or an unknown task.
+        DataError: an unknown, missing or mistyped key, or an unknown task.
     """
     path = Path(name) if str(name).endswith(".toml") else _shipped(str(name))
     suite = read(Suite, read_toml(path), path, given={"name": path.stem})

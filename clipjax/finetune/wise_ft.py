@@ -1,7 +1,6 @@
 """WiSE-FT: weights between the pretrained and the fine-tuned model.
 
-theta(alpha) = (1 - alpha) theta_zeroshot + alpha theta_finetuned for every leaf: tower, head, logit scale,
-BatchNorm's statistics.
+theta(alpha) = (1 - alpha) theta_zeroshot + alpha theta_finetuned for every leaf, also BatchNorm's statistics.
 
 Source: Wortsman et al. 2022 (arXiv 2109.01903), wise-ft (`src/wise_ft.py`), without its Fisher-weighted
 variant.
@@ -44,8 +43,7 @@ def zero_shot_classifier(
     store: Store | None = None,
     progress: bool = False,
 ) -> Model:
-    """A zero-shot model as a classifier: image tower and head, with the scale in the kernel; bit-equal
-    logits.
+    """Image tower and zero-shot head, with the scale in the kernel; logits stay bit-equal.
 
     Raises:
         UsageError: the base is already a classifier.
@@ -62,7 +60,7 @@ def interpolate(base: Model, tuned: Model, alpha: float) -> Model:
     """The model with weights (1 - alpha) base + alpha tuned; its lineage records the mixture.
 
     Args:
-        base: the pretrained model; its `zero_shot_classifier` if `tuned` is a classifier made from a CLIP.
+        base: its `zero_shot_classifier` if `tuned` is a classifier made from a CLIP.
         alpha: from 0 to 1; 0 and 1 return the endpoint's own arrays.
 
     Raises:
@@ -79,7 +77,7 @@ def interpolate(base: Model, tuned: Model, alpha: float) -> Model:
 
 
 def sweep(base: Model, tuned: Model, alphas: Sequence[float] = ALPHAS) -> Iterator[Model]:
-    """The model of each alpha in turn; errors as `interpolate`."""
+    """Errors as `interpolate`."""
     return (interpolate(base, tuned, alpha) for alpha in alphas)
 
 
@@ -100,8 +98,7 @@ def choose_alpha(
         compute: its pixel store keeps pixels between alphas.
 
     Raises:
-        UsageError: no validation split, no prompts for zero-shot models, a classifier of other classes, or as
-            `interpolate`.
+        UsageError: no validation split, no prompts for zero-shot models, other classes, or as `interpolate`.
         DataError: an unreadable image.
     """
 

@@ -29,10 +29,10 @@ def image_batches(setup: Setup, *, captions: np.ndarray | None = None) -> Traini
         captions: int32 [K,T,L], token ids of T captions per class; each image draws one per epoch.
 
     Returns: {"pixels": uint8 [b,S,S,3], "label": int32 [b], "row": int32 [b]} and, with captions, "tokens"
-        int32 [b,L]; b is the batch of one process.
+        int32 [b,L]; b is one process's batch.
 
     Raises:
-        UsageError: a batch that does not divide over the processes.
+        UsageError: the batch does not divide over the processes.
         DataError: on iteration, an unreadable image.
     """
     return training_batches(
@@ -50,10 +50,9 @@ def image_batches(setup: Setup, *, captions: np.ndarray | None = None) -> Traini
 
 
 def feature_batches(setup: Setup, features: np.ndarray) -> TrainingBatches:
-    """The batches of `image_batches` in the same order, with "features" float32 [b,D] for pixels.
+    """As `image_batches` in the same order, with "features" float32 [b,D] for pixels.
 
-    `features` is float32 [N,D], as from `split_features`. Raises UsageError for a batch that does not divide
-    over the processes.
+    `features` is float32 [N,D]. Raises UsageError if the batch does not divide over the processes.
     """
     size, labels = _process_batch(setup), setup.train.labels
     order = training_order(
@@ -74,10 +73,9 @@ def feature_batches(setup: Setup, features: np.ndarray) -> TrainingBatches:
 
 
 def view_batches(setup: Setup, view: int) -> Batches:
-    """One pass over the training split in manifest order: random view `view` of every image.
+    """One pass in manifest order over random view `view` of every image.
 
-    Every process reads all images, in the recipe's full batches. Without augmentation, views are the model's
-    own preprocessing.
+    Every process reads all images, in the recipe's full batches. Without augmentation all views are equal.
 
     Returns: {"pixels": uint8 [B,S,S,3], "row": int32 [B]}; row is -1 for padding.
     """

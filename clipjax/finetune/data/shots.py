@@ -1,8 +1,7 @@
 """Few-shot training sets as files: image ids, the seed that drew them, and a hash of everything.
 
-A class's images are ranked by the hash of (seed, id): 4 shots are among the 16, and no library's generator
-matters. Draw shots from what `hold_out` leaves, so that methods with and without a search train on the same
-images.
+A class's images are ranked by the hash of (seed, id), so 4 shots are among the 16. Draw shots from what
+`hold_out` leaves: methods with and without a search then train on the same images.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ class Shots:
         return {"version": VERSION, **dataclasses.asdict(self), "ids": list(self.ids)}
 
     def of(self, split: TrainSplit) -> TrainSplit:
-        """The listed images, in the list's order.
+        """The listed images, in order.
 
         Raises:
             DataError: another data set, missing images, or changed contents.
@@ -76,7 +75,7 @@ class Shots:
 
 
 def write_shots(shots: Shots, path: Path) -> None:
-    """Write JSON with a hash. Raises DataError if the disk is full or not writable."""
+    """Raises DataError if the disk is full or not writable."""
     text = json.dumps({**shots.record(), "sha256": shots.sha256}, indent=1) + "\n"
     write_bytes(path, text.encode())
 
@@ -100,9 +99,7 @@ def read_shots(path: Path) -> Shots:
 def draw_shots(split: TrainSplit, per_class: int, seed: int) -> Shots:
     """Draw `per_class` images of each class.
 
-    Raises:
-        UsageError: `per_class` below 1.
-        DataError: a class has too few; names it.
+    Raises UsageError for `per_class` below 1, DataError for a class with too few.
     """
     if per_class < 1:
         raise UsageError(f"the shots must be at least 1 image a class, not {per_class}")
@@ -115,11 +112,9 @@ def draw_shots(split: TrainSplit, per_class: int, seed: int) -> Shots:
 
 
 def hold_out(split: TrainSplit, per_class: int, seed: int) -> tuple[TrainSplit, ValidationSplit]:
-    """Split off `per_class` images of each class for validation; returns (rest, held out).
+    """Hold out `per_class` images of each class; returns (rest, held out).
 
-    Raises:
-        UsageError: `per_class` below 1.
-        DataError: a class would be left without images; names it.
+    Raises UsageError for `per_class` below 1, DataError for a class left without images.
     """
     if per_class < 1:
         raise UsageError(f"at least 1 image a class must be held out, not {per_class}")

@@ -1,7 +1,7 @@
 """Splits as types: training, validation and test images cannot be confused.
 
-A search (alpha, beta, learning rate, epoch) takes only a `ValidationSplit`: the published Tip-Adapter numbers
-were chosen on the test set unnoticed (docs/finetuning.md).
+A search takes only a `ValidationSplit`: the published Tip-Adapter numbers were chosen on the test set
+unnoticed (docs/finetuning.md).
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def train_split(dataset: Dataset) -> TrainSplit:
 
 
 def validation_split_of(dataset: Dataset, train: TrainSplit | None = None) -> ValidationSplit:
-    """A data set to choose by, with the classes of `train` if given.
+    """A data set to choose by, with the classes of `train`.
 
     Raises:
         UsageError: a card for another purpose (plain folders may be) or that changes pixels.
@@ -98,7 +98,7 @@ def validation_split_of(dataset: Dataset, train: TrainSplit | None = None) -> Va
 
 
 def test_split_of(dataset: Dataset) -> TestSplit:
-    """A data set to report on. Raises DataError if it has no labels."""
+    """Raises DataError for a data set without labels."""
     return TestSplit(dataset.card.name, *_labelled(dataset))
 
 
@@ -113,11 +113,8 @@ def class_counts(split: Split) -> np.ndarray:
 def refuse_overlap(split: Split, test: Manifest | Split) -> list[str]:
     """Refuse a split that shares images (equal bytes, under any name) with another.
 
-    A validation split may share none, a training split `COPIES` of the test images. Returns the ids, in
-    `test`, of the allowed copies.
-
-    Raises:
-        DataError: too many shared images; names one.
+    A validation split may share none, a training split `COPIES` of the test images, whose ids are returned.
+    Raises DataError, naming one image.
     """
     manifest, kind = (test, "test") if isinstance(test, Manifest) else (test.manifest, _kind(test))
     digests = set(split.manifest.opener.content_digests())

@@ -1,7 +1,7 @@
 """Cross-entropy end to end: the image tower and a linear head.
 
 Source: wise-ft (`src/models/finetune.py`, `modeling.py`). Of FT-CLIP (arXiv 2212.06138) only label smoothing
-is an option, not layer-wise learning rates or averaged weights.
+is an option.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def outline(setup: Setup) -> Outline:
 
 
 def image_loss(setup: Setup) -> Loss:
-    """Cross-entropy of a batch {"pixels": uint8 [B,S,S,3], "label": int32 [B]}."""
+    """Cross-entropy on {"pixels": uint8 [B,S,S,3], "label": int32 [B]}."""
     network, card, recipe = setup.model.network, setup.model.card, setup.recipe
     mean, std = card.preprocess.mean, card.preprocess.std
     unit, smoothing = embeds_at_unit_norm(card), setup.options["label_smoothing"]

@@ -4,8 +4,8 @@ Source: Goyal et al. 2023 (arXiv 2212.00638); locuslab/FLYP 215d5bb, `src/models
 one of the recipe's prompts with the class name, redrawn for each use. Images of one class are each other's
 negatives (unless `mask_collisions`).
 
-Differences: the reference shuffles a file with a row per image and template; epochs have equally many steps.
-SigLIP's logit_bias is neither trained nor decayed: it shifts all logits alike, so it has no gradient.
+Differences: the reference shuffles a file with a row per image and template. SigLIP's logit_bias is not
+trained: it shifts all logits alike, so it has no gradient.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def outline(setup: Setup) -> Outline:
 
 
 def head_loss(normalize: bool, label_smoothing: float) -> Loss:
-    """Cross-entropy of a batch {"features": float32 [B,D], "label": int32 [B]}."""
+    """Cross-entropy on {"features": float32 [B,D], "label": int32 [B]}."""
 
     def loss(params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, Aux]:
         logits = losses.head_logits(params["head"], batch["features"], normalize=normalize)

@@ -1,7 +1,6 @@
 """LoRA: low-rank updates of the towers' attention and MLP matrices; nothing else is trained.
 
-Source: Hu et al. 2022 (arXiv 2106.09685). The result is an ordinary merged model, with the factors beside it
-(lora.safetensors).
+Source: Hu et al. 2022 (arXiv 2106.09685). The result is a merged model, with the factors beside it.
 
 Towers run on merged matrices: this saves the moments' memory, but no time. BatchNorm statistics are frozen
 whatever the recipe says.
@@ -63,7 +62,7 @@ def prepare(setup: Setup) -> Problem:
 
     Raises:
         UsageError: an unknown option, a rank out of range, a tower without transformer blocks, a classifier
-            of other classes, or an objective unfit for the model or towers.
+            of other classes, or an objective unfit for model or towers.
         DataError: unusable prompts.
     """
     model, options = setup.model, setup.options

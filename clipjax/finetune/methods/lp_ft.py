@@ -1,7 +1,7 @@
 """LP-FT: a linear probe, then end to end from its head.
 
 Source: Kumar et al. 2022 (arXiv 2202.10054): a head that already fits the features distorts them less. The
-probe has its own epochs, learning rate and warm-up, and unaugmented images. Only the second phase chooses.
+probe has its own options and unaugmented images. Only the second phase chooses.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def prepare(setup: Setup) -> Problem:
 
 
 def outline(setup: Setup) -> Outline:
-    """The method's shapes; errors as `check`."""
+    """Errors as `check`."""
     check(setup)
     head = abstract_head(setup)
     params = {"cache": {"keys": abstract(head["kernel"].shape[0], len(setup.train))}, "head": head}
@@ -107,7 +107,7 @@ def grid_of(options: Mapping[str, Any], where: str = "options") -> Grid:
 
         scale 7, step 200: 0.1 + i * (7 - 0.1) / 200 for i = 0 ... 199
 
-    Raises DataError, beginning with `where`.
+    Raises DataError.
     """
     scale, step = options["search_scale"], options["search_step"]
     for name, values, kinds in (("search_scale", scale, (int, float)), ("search_step", step, (int,))):
@@ -192,7 +192,7 @@ def _mean_features(setup: Setup) -> np.ndarray:
 
 
 def _encoder(setup: Setup) -> Callable[[np.ndarray], np.ndarray]:
-    """Pixels uint8 [B,S,S,3] -> features float64 [>= B, D], not normalised; padded to whole devices."""
+    """Pixels uint8 [B,S,S,3] -> features float64 [>= B, D], not normalised."""
     network, card, precision = setup.model.network, setup.model.card, setup.recipe.precision
     mean, std = card.preprocess.mean, card.preprocess.std
     mesh = _own_devices(setup.settings.mesh)

@@ -1,8 +1,7 @@
 """Tip-Adapter-F: the keys of Tip-Adapter's cache, trained.
 
-Source: run_tip_adapter_F in the `main_imagenet.py` that `clipjax.finetune.methods.tip_adapter` names; the
-options are the same. Training and the choice of an epoch use the options' alpha and beta; `search` comes
-last, as in the reference.
+Source: run_tip_adapter_F in the `main_imagenet.py` that `clipjax.finetune.methods.tip_adapter` names.
+Training and the choice of an epoch use the options' alpha and beta; `search` comes last, as in the reference.
 
 Difference: the reference ends an epoch with a smaller batch; here batches continue into the next.
 """
@@ -87,7 +86,7 @@ def prepare(setup: Setup) -> Problem:
 
 
 def outline(setup: Setup) -> Outline:
-    """The method's shapes; errors as `check`."""
+    """Errors as `check`."""
     check(setup)
     cached, head = setup.recipe.augmentation is None, abstract_head(setup)
     keys = abstract(head["kernel"].shape[0], len(setup.train))

@@ -1,4 +1,4 @@
-"""The weights at the end of each epoch, and the choice of the best epoch."""
+"""Weights at the end of each epoch, and the choice of the best."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Epochs:
         accuracy: Callable[[Params, ValidationSplit], float],
         split: Split | None,
     ) -> tuple[Params, dict[str, Any]]:
-        """All params after the most accurate epoch, and the record of the choice; errors as `choose`."""
+        """All params after the most accurate epoch, and the choice's record; errors as `choose`."""
         choice = choose(
             range(1, len(self) + 1),
             lambda epoch, held_out: accuracy(merge(frozen, self.read(epoch)), held_out),

@@ -1,6 +1,6 @@
-"""The logs of a run: a line on stderr, metrics.csv and TensorBoard events.
+"""A run's logs: a line on stderr, metrics.csv and TensorBoard events, from the first process.
 
-Only the first process writes. A resumed run first cuts its logs to the step it resumes from.
+A resumed run first cuts them to the step it resumes from.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Logs:
     Args:
         batch_size: images in the global batch.
         images: in an epoch; None: no epochs are logged.
-        folder: of the files, perhaps on a bucket; None: no files.
+        folder: perhaps on a bucket; None: no files.
     """
 
     def __init__(

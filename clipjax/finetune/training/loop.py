@@ -1,4 +1,4 @@
-"""The training loop: resume, step, check, save, stop on request."""
+"""Resume, step, check, save, stop on request."""
 
 from __future__ import annotations
 
@@ -48,8 +48,7 @@ def fit(
 
     Args:
         state: the initial one. Donated: do not use it afterwards.
-        batches: this process's, unread; closed at the end. "text" is not passed on.
-        logs: closed at the end.
+        batches: this process's, unread; closed at the end, as `logs`. "text" is not passed on.
         every: steps between checkpoints; the last step has one too.
         snapshots: kept before a checkpoint of the same step.
         ids: image ids by a batch's "row", for messages.
@@ -114,7 +113,7 @@ def _next_arrays(batches: Iterator[dict[str, Any]]) -> dict[str, Any]:
 
 
 class _Watch:
-    """Reads each step's numbers some steps later, and ends a run that diverged."""
+    """Reads a step's numbers some steps later, and ends a run that diverged."""
 
     def __init__(self, logs: Logs, ids: tuple[str, ...] | None, checkpoints: Checkpoints | None) -> None:
         self._logs, self._ids, self._checkpoints = logs, ids, checkpoints

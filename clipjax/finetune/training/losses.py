@@ -35,7 +35,7 @@ def head_logits(head: Mapping[str, Array], features: Array, *, normalize: bool) 
 def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0) -> Array:
     """Mean cross-entropy, float32 [], of logits float32 [B, K] and labels int32 [B].
 
-    `label_smoothing` is the share of the target spread over all K classes.
+    `label_smoothing` is the share spread over all K classes.
     """
     targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
     if label_smoothing:
@@ -44,5 +44,5 @@ def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0)
 
 
 def accuracy(logits: Array, labels: Array) -> Array:
-    """float32 [], the share of rows whose largest logit is their label's."""
+    """float32 [], the share of rows whose largest logit is the label's."""
     return jnp.mean(jnp.argmax(logits, axis=-1) == labels)

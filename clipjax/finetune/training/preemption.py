@@ -1,8 +1,8 @@
 """Stop on request: SIGTERM to any process, or Ctrl-C, ends the run after the current step.
 
-A scheduler that takes a machine away sends SIGTERM and waits some seconds. A step longer than `signals.GRACE`
-ends with the process. Several processes wait for each other in every step, so all must stop after the same
-one: JAX's preemption service, started by `jax.distributed.initialize`, finds it.
+A step longer than `signals.GRACE` ends with the process. Several processes wait for each other in every step,
+so all must stop after the same one: JAX's preemption service, started by `jax.distributed.initialize`,
+chooses it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _QUESTIONS = itertools.count(1)  # one count per process, for all its runs: see 
 
 
 class Preemption:
-    """A context in which SIGTERM and Ctrl-C are requests; a second Ctrl-C stops at once.
+    """In this context SIGTERM and Ctrl-C are requests; a second Ctrl-C stops at once.
 
     Several processes cannot agree on a Ctrl-C: for them only SIGTERM is a request. A signal too late to stop
-    this run is raised at its end.
+    the run is raised at its end.
     """
 
     def __init__(self) -> None:
@@ -51,11 +51,11 @@ class Preemption:
         return multihost_utils.reached_preemption_sync_point(next(_QUESTIONS))
 
     def saving(self) -> None:
-        """Extend the grace period while the state is written."""
+        """Extend the grace period while saving."""
         self._signals.extend()
 
     def interrupted(self, step: int, steps: int, kept: str) -> Interrupted:
-        """The error to raise; `kept` is where this step's state is saved, or ""."""
+        """`kept` is where this step's state is saved, or ""."""
         goes_on = f"it is kept in {kept}; run the same command again" if kept else "nothing was to be kept"
         code = signals.EXIT_CODES[self._signals.number or signal.SIGTERM]
         return Interrupted(f"interrupted after step {step} of {steps}: {goes_on}", code)

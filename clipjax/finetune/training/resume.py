@@ -1,9 +1,8 @@
 """Training checkpoints: the state of the step and of the input pipeline, through orbax.
 
-A resumed run is bit-equal to an uninterrupted one on the same devices; another mesh can read the checkpoint
-too. A damaged checkpoint is reported and put aside, and the one before it is used.
-
-Orbax works on this disk, so a bucket's checkpoints have a working copy here.
+A resumed run is bit-equal to an uninterrupted one on the same devices; another mesh can resume too. A damaged
+checkpoint is put aside, and the one before it is used. Orbax works on this disk, so a bucket's checkpoints
+have a working copy here.
 """
 
 from __future__ import annotations
@@ -50,8 +49,7 @@ class Checkpoints:
 
     Args:
         place: their folder, or its URL on a bucket.
-        identity: what decides the weights ("recipe.batch_size", "seed"); only a run of equal identity
-            resumes.
+        identity: what decides the weights ("seed"); only a run of equal identity resumes.
 
     Attributes:
         folder: `place`, or its working copy on this disk.
@@ -121,7 +119,7 @@ class Checkpoints:
     def publish(self) -> None:
         """Upload the last saved checkpoint to the bucket, if any.
 
-        Raises DataError if that fails; the next run uploads the working copy.
+        Raises DataError if that fails; the next run uploads it.
         """
         if self._uploads is not None and self._to_publish is not None:
             self._uploads.add(self._to_publish)
@@ -276,7 +274,7 @@ def _unless_closed(hook: Callable[[Any], None], unraisable: Any) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """An OS error's own words (TensorStore's messages end with its code), else the first line."""
+    """An OS error's own words: TensorStore's messages end with its code."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if code := re.search(r"os_error_code='(\d+)'", str(error)):

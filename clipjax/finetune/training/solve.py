@@ -1,4 +1,4 @@
-"""Train a `Problem`: one optimiser, step and loop for every method."""
+"""Train a `Problem`: the same for every method."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from clipjax.storage.digests import sha256_json
 class Trained(NamedTuple):
     """All params, and {"epoch", "epoch_accuracy", "epoch_accuracies"} or {}.
 
-    Trained leaves and statistics are on the host, the rest untouched.
+    Trained leaves and statistics are on the host.
     """
 
     params: Params
@@ -37,8 +37,8 @@ def train(problem: Problem, setup: Setup, name: str = "train") -> Trained:
     Raises:
         UsageError: a batch indivisible by devices and parts, or larger than the split; an epoch to choose
             without a validation split.
-        DataError: a loss that is not finite, unreadable images, unusable checkpoints or another run's.
-        Interrupted: a request to stop; the same call continues.
+        DataError: a loss that is not finite, unreadable images, or unusable checkpoints.
+        Interrupted: the same call continues.
     """
     if problem.steps == 0:
         return Trained(problem.params, {})

@@ -1,6 +1,6 @@
-"""The one training step, jitted, sharded, donated; a method is a loss function.
+"""The one training step, jitted, sharded, donated.
 
-The loss sees the global batch, so a contrastive loss has all negatives on any number of devices.
+The loss sees the global batch: a contrastive loss has all negatives on any number of devices.
 """
 
 from __future__ import annotations
@@ -34,12 +34,7 @@ Batch = dict[str, Array]
 
 
 class Aux(NamedTuple):
-    """What a loss returns beside its value.
-
-    Attributes:
-        metrics: scalars to show.
-        statistics: BatchNorm's new running statistics, a tree like the state's or {}.
-    """
+    """Scalars to show, and BatchNorm's new statistics (a tree like the state's, or {})."""
 
     metrics: Metrics
     statistics: Params
@@ -56,7 +51,7 @@ class TrainState(NamedTuple):
     Attributes:
         step: int32 [], steps done.
         params: the trained leaves, float32.
-        statistics: BatchNorm's running ones that the forward pass updates; may be {}.
+        statistics: BatchNorm's running ones, if updated; else {}.
         key: uint32 key data; step i folds i into it.
     """
 
@@ -125,13 +120,13 @@ def make_step(
 
     Args:
         constrain: brings trained params back into bounds after each update.
-        frozen: other leaves that the loss reads, placed once by `rules` (not copied if in place).
+        frozen: other leaves that the loss reads, placed by `rules` (not copied if in place).
         accumulate: average the gradients of this many parts: the memory of a part, the step of the whole.
-            Wrong for a loss that compares examples (contrastive).
+            Wrong for a loss that compares examples.
         rate: the schedule that `tx` follows, only for the metrics.
 
-    Returns: the step. Its batch's arrays are split over axis 0. Metrics are the loss's, `loss`, `grad_norm`
-        (before clipping) and, given `rate`, `learning_rate`.
+    The batch's arrays are split over axis 0. Metrics are the loss's, `loss`, `grad_norm` (before clipping)
+    and, given `rate`, `learning_rate`.
     """
     placed = shard_params(frozen or {}, mesh, rules)
 
@@ -162,11 +157,11 @@ def make_step(
 def _gradients(
     loss: Loss, state: TrainState, fixed: Params, batch: Batch, key: Array, accumulate: int, where: Params
 ) -> tuple[Array, Params, Aux]:
-    """Loss and gradients of the batch, in parts of strided rows: each device keeps its own.
+    """Loss and gradients, in parts of strided rows: each device keeps its own.
 
         8 rows, accumulate 2: parts [0, 2, 4, 6] and [1, 3, 5, 7]
 
-    Keeps only the gradients' sum, split by `where`. Each part is a small batch to BatchNorm.
+    Only the gradients' sum is kept, split by `where`. Each part is a small batch to BatchNorm.
     """
 
     def one(statistics: Params, rows: Batch, key: Array) -> tuple[Array, Params, Aux]:

@@ -1,7 +1,6 @@
-"""Params in parts, each a nested dict of its own branches.
+"""Params in parts, each a nested dict.
 
-Optimiser, checkpoints and donation see only the trained part: a linear probe of a ViT-bigG keeps no moments
-of the tower.
+Optimiser, checkpoints and donation see only the trained part: a linear probe keeps no moments of the tower.
 """
 
 from __future__ import annotations
@@ -18,11 +17,7 @@ STATISTICS = ("mean", "var")
 
 
 class Parts(NamedTuple):
-    """Each leaf is in exactly one part.
-
-    Attributes:
-        statistics: BatchNorm's running mean and variance, if the forward pass updates them.
-    """
+    """Each leaf is in exactly one part; `statistics` are BatchNorm's running ones, if updated."""
 
     trained: Params
     statistics: Params
@@ -57,7 +52,7 @@ def split(params: Params, trained: Callable[[str], bool], *, update_statistics: 
 
 
 def merge(*parts: Mapping[str, Any]) -> Params:
-    """All leaves in one tree; a later part wins."""
+    """A later part wins."""
     leaves: dict[str, Any] = {}
     for part in parts:
         leaves |= flatten(part)

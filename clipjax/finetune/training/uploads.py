@@ -1,4 +1,4 @@
-"""Upload training checkpoints to a bucket, and fetch them to the working copy."""
+"""Training checkpoints on a bucket."""
 
 from __future__ import annotations
 
@@ -23,11 +23,9 @@ _LOG = logging.getLogger(__name__)
 
 
 class Uploads:
-    """One run's checkpoints on a bucket. Only the first process talks to it; the others wait.
+    """The newest `keep` checkpoints of one run. Only the first process uses the bucket; the others wait.
 
-    Args:
-        folder: of the working copies.
-        keep: how many of the newest to keep.
+    `folder` has the working copies.
     """
 
     def __init__(self, place: BucketPath, folder: Path, keep: int) -> None:
@@ -36,7 +34,7 @@ class Uploads:
     def fetch(self) -> None:
         """Fetch the newest whole checkpoint, if newer than every undamaged one on this disk.
 
-        A damaged one is removed from the bucket, and the one before it tried.
+        Damaged ones are removed from the bucket.
 
         Raises:
             DataError: the bucket fails, or the disk is full.
@@ -47,10 +45,10 @@ class Uploads:
             self._check_shared()
 
     def add(self, step: int, *, missing: bool = False) -> None:
-        """Upload a checkpoint (if `missing`, only if the bucket lacks it), and remove the oldest beyond
+        """Upload a checkpoint (if `missing`, only one that the bucket lacks); remove the oldest beyond
         `keep`.
 
-        Raises DataError if the bucket fails; names the working copy.
+        Raises DataError if the bucket fails.
         """
         first_writes(functools.partial(self._add, step, missing), f"{self._place / str(step)}")
 
@@ -73,7 +71,7 @@ class Uploads:
             remove(there, SIZES)
 
     def _copy(self, there: Any, step: int) -> str | None:
-        """Copy a checkpoint, all or nothing; returns what is wrong with it, if anything."""
+        """All or nothing; returns what is wrong with the checkpoint, if anything."""
         place = self._folder / str(step)
         with writing(place), draft_folder(place) as draft:
             for name, (size, _) in read_contents(there).items():
