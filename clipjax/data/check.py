@@ -224,7 +224,7 @@ def _nearby(root: Path, card: DatasetCard) -> Iterator[Path]:
     candidates = [root.joinpath(*parts[i:]) for i in range(len(parts))]
     candidates += below + [folder for parent in below for folder in _folders(parent)]
     loose = _layout(card) in (IMAGES, CLASS_FOLDERS)
-    if not loose or _names_classes(card):  # others would read the whole parent
+    if not loose or _names_classes(card):  # otherwise the whole parent would be read
         candidates += list(islice(root.absolute().parents, 2))
     for folder in candidates:
         if folder not in seen and is_dir(folder):

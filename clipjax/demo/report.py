@@ -20,7 +20,7 @@ from clipjax.results.rows import Row
 Table = tuple[str, list[str], list[list[str]]]
 """Heading, titles and cells."""
 
-# The rows of the picture of the world.
+# Sets in the world's picture, one per row.
 SHOWN = (
     *("demo-val", "demo-r", "demo-a", "demo-sketch", "demo-corrupted/blur/5", "demo-corrupted/fog/5"),
     *("demo-objects", "demo-video", "demo-nuisance", "demo-cues", "demo-ninco", "demo-textures"),

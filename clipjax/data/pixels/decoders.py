@@ -83,7 +83,7 @@ def choose(
     if known is not None or len(rows) < WORTH:
         return known or Decoders()
     rates = _measure(manifest, recipe, sample, progress, rate or images_per_second)
-    # Settings are in order of cost: take the first that is nearly fastest.
+    # Workers cost memory and seconds to start, so they come last: take the first that is nearly fastest.
     best = next(each for each, value in rates.items() if value >= _NEARLY * max(rates.values()))
     _remember(path, best, {**key, **seen, "images a second": {str(k): round(v, 1) for k, v in rates.items()}})
     return best

@@ -29,7 +29,7 @@ Batch = dict[str, np.ndarray]
 
 # Batches decoded ahead: enough to hide a slow file, small beside the model.
 _BATCHES_AHEAD = 2
-# A training set of at most this many bytes of pixels is decoded once, and not in every epoch.
+# A training set of at most this many bytes of pixels is decoded once, not in every epoch.
 _KEPT_BYTES = 2**28
 
 

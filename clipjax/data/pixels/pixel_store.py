@@ -33,7 +33,8 @@ from clipjax.storage.store import EntryInfo, Store
 
 KIND = "pixels"
 BUDGET = 100 * 10**9  # bytes over all entries: ImageNet's validation images at 224 pixels take 7.5 GB
-SHARD_BYTES = 32 * 10**6  # at most: 128 images of 224 pixels, the next lower power of two
+# At most (128 images of 224 pixels, a power of two): a shard is read whole for its checksum.
+SHARD_BYTES = 32 * 10**6
 SHARD_ROWS = 512  # at most, for small images; as in a shard of embeddings
 SHARDS = 8  # at least, unless the data set is tiny
 SPARE_BYTES = 10**9  # kept free on the disk for embeddings and results

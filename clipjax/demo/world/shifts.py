@@ -34,7 +34,7 @@ from clipjax.demo.world.scenes import (
 
 RENDITION_CLASSES = ("arrow", "circle", "heart", "ring", "star", "triangle")
 ADVERSARIAL_CLASSES = ("bolt", "circle", "cross", "hourglass", "square", "star")
-# Folder -> its shapes. The last two are no known classes, as most of ObjectNet's folders.
+# Folder -> its shapes. The last two are not known classes, as most of ObjectNet's folders.
 OBJECTS = {
     "box": ("square",),
     "disc": ("circle", "ring"),
