@@ -1,7 +1,4 @@
-"""Build a model's head: from prompts (zero-shot), or from a classifier's linear layer.
-
-Source of the zero-shot head: Radford et al. 2021, section 3.1.4; open_clip's build_zero_shot_classifier.
-"""
+"""Build a model's head: from prompts (zero-shot), or from a classifier's linear layer."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ from clipjax.storage.store import Store
 
 
 def classifier_head(model: Encoder) -> Head:
-    """A classifier's linear head; normalises features if the card sets `normalize_features`.
+    """A classifier's linear head.
 
     Raises:
         UsageError, DataError: as `clipjax.checkpoints.classes.head_classes`.
@@ -47,10 +44,12 @@ def zeroshot_head(
     chunk: int = CHUNK,
     progress: bool = False,
 ) -> Head:
-    """A zero-shot model's head: the normalised mean of each class's normalised prompt embeddings.
+    """The normalised mean of each class's normalised prompt embeddings.
+
+    Source: Radford et al. 2021, section 3.1.4; open_clip's build_zero_shot_classifier.
 
     Args:
-        precision: of the text tower, "parity" or "fast".
+        precision: "parity" or "fast".
         store: keeps the kernel, unless the card has no fingerprint.
         chunk: prompts encoded at once.
 
@@ -103,7 +102,6 @@ class _Usage(NamedTuple):
 def _class_means(
     chunks: Iterator[tuple[np.ndarray, np.ndarray]], usage: _Usage, labels: LabelSpace, progress: bool
 ) -> Float32[np.ndarray, "K D"]:
-    """Class means of unit norm."""
     sums: Any = 0.0
     with progress_bar(len(usage.prompts), "prompts", "prompt", shown=progress) as bar:
         for rows, embeddings in chunks:

@@ -1,8 +1,4 @@
-"""Heads: from features to one logit per class, in float32 with HIGHEST precision.
-
-One type serves all models: zero-shot head or classifier's linear layer (`clipjax.heads.build`), with or
-without a cache (Tip-Adapter).
-"""
+"""Heads: from features to one logit per class, in float32 with HIGHEST precision."""
 
 from __future__ import annotations
 
@@ -35,10 +31,9 @@ class Cache:
     Attributes:
         keys: float32 [D, N], columns of unit norm; trained ones (Tip-Adapter-F) of any norm.
         values: int32 [N], the class of each key.
-        alpha, beta: the cache's weight, and how fast the affinity falls.
 
     Raises:
-        DataError: keys and values of unfit shapes.
+        DataError: unfit shapes.
     """
 
     keys: jax.Array | np.ndarray
@@ -60,8 +55,7 @@ class Head:
 
     Attributes:
         scale: the factor (about 100 for CLIP), not its logarithm.
-        directions: the kernel's columns are directions, so normalised features give cosines. False for a
-            freely trained kernel.
+        directions: normalised features give cosines; False for a freely trained kernel.
 
     Raises:
         DataError: a cache with features of another width, or classes outside 0..K-1.
@@ -90,9 +84,8 @@ class Head:
     def columns(self) -> Int32[np.ndarray, " K"]:
         """For each class the first class with the same kernel and bias, mostly itself.
 
-        Classes of one name have one embedding, but a matrix product may round their logits differently. Read
-        through `columns`, they are equal and the first wins. Classes with images in the cache are never
-        merged.
+        A matrix product may round equal columns differently: through `columns` the first wins. Classes with
+        images in the cache are never merged.
         """
         classes = self.kernel.shape[1]
         bias = np.zeros(classes) if self.bias is None else np.asarray(self.bias)
@@ -120,7 +113,7 @@ class Head:
 
 
 class _Identity(Head):
-    """A head for features that already are logits. Its kernel has no rows: K x K would be large.
+    """Features already are logits. The kernel has no rows: K x K would be large.
 
     `score_blocks` leaves float64 features float64 (under `jax.enable_x64`).
     """
@@ -171,7 +164,7 @@ def _logits(
 def _cache_logits(
     features: Float32[jax.Array, "B D"], cache: Cache, classes: int
 ) -> Float32[jax.Array, "B {classes}"]:
-    """The cache's part, in blocks of at most `SCORE_BLOCK` affinities."""
+    """In blocks of at most `SCORE_BLOCK` affinities."""
     count = cache.keys.shape[1]
     size = max(1, min(count, SCORE_BLOCK // max(1, len(features))))
     pad = -count % size
@@ -214,12 +207,12 @@ def score_blocks(
 ) -> Iterator[tuple[slice, Scores]]:
     """Scores over the data set's classes, in blocks of rows, so that memory does not grow with N.
 
-    All blocks have one shape; padding fills the last and is cut from its scores.
+    All blocks have one shape: padding fills the last.
 
     Args:
         features: float32, N > 0; for `identity_head` also float64, which gives float64 scores.
-        projection: from the head's label space to the data set's.
-        ids: [N], image names, to refuse scores that are not finite; None: no check.
+        projection: to the data set's label space.
+        ids: [N], image names, to refuse scores that are not finite.
 
     Raises:
         DataError: a score is not finite; names the image.
@@ -261,15 +254,12 @@ def _project(scores: Float[jax.Array, "B K"], projection: Projection | None) -> 
 
 
 def cosine_head(head: Head) -> Head | None:
-    """The head without scale and bias: its logits are cosines.
-
-    None if the head reads raw features, has a freely trained kernel, or has a cache.
-    """
+    """The head without scale and bias: its logits are cosines; None where they would not be."""
     if not (head.normalize and head.directions) or head.cache is not None:
         return None
     return dataclasses.replace(head, scale=1.0, bias=None)
 
 
 def identity_head(space: LabelSpace) -> Head:
-    """A head for features that already are logits over `space`: returns them bit for bit."""
+    """For features that already are logits over `space`: returns them bit for bit."""
     return _Identity(jnp.zeros((0, len(space))), None, scale=1.0, normalize=False, label_space=space)

@@ -1,7 +1,6 @@
 """Adapters: what a method learned beside a model with unchanged weights.
 
-An adapted model embeds images as its base does. Its head uses learned context vectors (CoOp), or a cache of
-training images (Tip-Adapter). A module of this package with an `ADAPTER` class is a kind of this name.
+A module of this package with an `ADAPTER` class is a kind of this name.
 """
 
 from __future__ import annotations
@@ -26,12 +25,10 @@ from clipjax.storage.digests import sha256_json
 class Adapter(Protocol):
     """A kind of adapter.
 
-    Attributes:
-        kind: its name in card.json ("coop", "tip_adapter").
-        tensors: the content of adapter.safetensors by name, float32 or int32.
-        facts: the rest, plain JSON in card.json.
-        prompts: shown in result rows for a prompt set ("CoOp, 16 vectors").
-        labels: the only classes of its head (other data sets need a projection); None: any classes, by name.
+    kind: its name in card.json ("coop", "tip_adapter").
+    tensors: adapter.safetensors, float32 or int32. facts: plain JSON in card.json.
+    prompts: shown in result rows for a prompt set ("CoOp, 16 vectors").
+    labels: the only classes of its head; None: any classes.
     """
 
     kind: str
@@ -54,17 +51,13 @@ class Adapter(Protocol):
         ...
 
     def head(self, model: Encoder, labels: LabelSpace, *, precision: str, store: Any, progress: bool) -> Head:
-        """The head over `labels`. Raises UsageError for classes that the adapter lacks."""
+        """Raises UsageError for classes that the adapter lacks."""
         ...
 
 
 @functools.cache
 def all_adapters() -> dict[str, type[Adapter]]:
-    """Every kind of adapter by name.
-
-    Raises:
-        ValueError: a kind's name is not its module's (a programmer's mistake, not the user's).
-    """
+    """Every kind by name. Raises ValueError if that is not its module's (a programmer's mistake)."""
     kinds = {
         name: importlib.import_module(f"clipjax.heads.adapters.{name}").ADAPTER for name in adapter_kinds()
     }
@@ -75,11 +68,7 @@ def all_adapters() -> dict[str, type[Adapter]]:
 
 
 def adapter_of(model: Encoder) -> Adapter | None:
-    """The model's adapter, if any.
-
-    Raises:
-        DataError: an unknown kind, or parts that do not fit each other; names the model.
-    """
+    """Raises DataError, naming the model: an unknown kind, or parts that do not fit each other."""
     parts = model.adapter
     if parts is None:
         return None
@@ -96,7 +85,6 @@ def parts_of(adapter: Adapter) -> AdapterParts:
 
 
 def adapter_digest(adapter: Adapter | AdapterParts) -> str:
-    """SHA-256 of kind, facts and tensors."""
     tensors = {}
     for name, tensor in adapter.tensors.items():
         array = np.ascontiguousarray(tensor)

@@ -2,12 +2,7 @@
 
 Source: Zhou et al. 2022 (IJCV, arXiv 2109.01134); KaiyangZhou/CoOp ff61507, `trainers/coop.py`. A prompt is
 [start] [V_1] ... [V_M] [class name] "." [end]. `position` "middle" puts the name after half of the vectors,
-"front" before all. An underscore in a name becomes a space.
-
-One context serves any label space; class-specific contexts (`csc`) only their own classes.
-
-A causal tower gets prompts cut to the longest, and their common beginning runs once
-(`clipjax.models.network.Network.encode_embedded`); SigLIP's gets its whole context.
+"front" before all.
 """
 
 from __future__ import annotations
@@ -64,7 +59,7 @@ class Prompts(NamedTuple):
 
 
 def class_prompts(model: Encoder, names: Sequence[str], size: int, position: str, *, csc: bool) -> Prompts:
-    """The prompts of classes around a context of `size` vectors; with `csc` each class has its own context.
+    """Prompts around a context of `size` vectors; with `csc` each class has its own context.
 
     Raises:
         UsageError: an unknown position, or a text tower that takes no vectors.
@@ -102,8 +97,7 @@ def class_prompts(model: Encoder, names: Sequence[str], size: int, position: str
 def _arrange(tokens: int, name: int, size: int, position: str) -> list[tuple[int, int]]:
     """What stands between start and end: (vector number, -1) or (-1, token number).
 
-    Args:
-        tokens: of the class name and full stop, the first `name` of them the name's.
+    The first `name` tokens are the class name's.
     """
     before = {"end": size, "middle": size // 2, "front": 0}[position]
     vectors, body = [(i, -1) for i in range(size)], [(-1, i) for i in range(tokens)]
@@ -126,10 +120,10 @@ def _cut(ids: Int32[np.ndarray, "K L"], slots: Int32[np.ndarray, "K L"], tower: 
 
 
 def by_length(prompts: Prompts, least: int) -> list[Int[np.ndarray, " R"]]:
-    """The rows of prompts in one to three groups of similar length; a further group must save `least` tokens.
+    """Rows of prompts in one to three groups of similar length; a further group must save `least` tokens.
 
-    Few names are long, and a group is as long as its longest prompt: ImageNet keeps a third of the tokens.
-    Each group is one more pass to compile.
+    A group is as long as its longest prompt: ImageNet keeps a third of the tokens. Each is one more pass to
+    compile.
     """
     lengths = prompts.positions + 1 - prompts.shared
     own = np.unique(lengths)
@@ -156,12 +150,9 @@ def class_features(
     platform: str | None = None,
     put: Callable[[Array], Array] = lambda tokens: tokens,
 ) -> Float32[Array, "K E"]:
-    """Text features of prompts around a context, not of unit norm.
+    """Text features, not of unit norm, around a context [M, D] or (class-specific) [K, M, D].
 
-    Args:
-        context: [M, D], or [K, M, D] with class-specific contexts.
-        remat, platform: see `Network.encode_embedded`.
-        put: puts tokens [K, L, D] on devices, inside a jit.
+    put: puts tokens [K, L, D] on devices, inside a jit.
     """
     table, shared = params["text"]["token_embedding"], prompts.shared
     first = _vectors(table, prompts.ids[:1, :shared], prompts.slots[:1, :shared], context)[0]
@@ -183,7 +174,6 @@ def _vectors(
     slots: Int32[Array | np.ndarray, "K L"],
     context: Float32[Array, "*C M D"],
 ) -> Float32[Array, "K L D"]:
-    """The tokens' vectors, with the context's in their slots."""
     words = jnp.take(jnp.asarray(table, jnp.float32), ids, axis=0, mode="clip")
     if isinstance(slots, np.ndarray) and (slots < 0).all():
         return words  # known while JAX traces: no gradient to the context
@@ -197,11 +187,10 @@ def _vectors(
 
 @dataclass(frozen=True, eq=False)
 class CoOp:
-    """A learned context; see `clipjax.heads.adapters.base.Adapter`.
+    """A learned context.
 
     Attributes:
         context: float32 [M, D], or [K, M, D] with class-specific contexts.
-        position: of the class name.
         init: the text that the vectors started from, "" for random ones.
         classes: {"name", "digest"} of the training label space; with class-specific contexts also "ids" and
             "names", [K] each.
@@ -218,7 +207,6 @@ class CoOp:
     def trained(
         cls, context: Float32[np.ndarray, "*C M D"], position: Position, init: str, labels: LabelSpace
     ) -> CoOp:
-        """The adapter trained on the classes of `labels`."""
         own = {"ids": list(labels.ids), "names": list(labels.classes)} if context.ndim == 3 else {}
         return cls(context, position, init, {"name": labels.name, "digest": labels.digest, **own})
 
@@ -266,11 +254,10 @@ class CoOp:
         store: Any = None,
         progress: bool = False,
     ) -> Head:
-        """The head over any label space; class-specific contexts take only (some of) their own classes.
+        """Class-specific contexts take only (some of) their own classes.
 
         Raises:
-            UsageError: another class for class-specific contexts, a tower of another width, or as
-                `class_prompts`.
+            UsageError: another class, a tower of another width, or as `class_prompts`.
             DataError: a prompt is too long, or its features have no direction; names the class.
         """
         tower = _network(model).arch.text

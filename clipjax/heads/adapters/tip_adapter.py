@@ -1,12 +1,9 @@
 """Tip-Adapter: a cache of training images beside the zero-shot head.
 
-Source: Zhang et al. 2022 (ECCV, arXiv 2207.09519); gaopengcuhk/Tip-Adapter d0e2d6f, `main_imagenet.py`:
-
-    logits = scale * f @ W + alpha * sum over a class's keys of exp(-beta (1 - f @ key))
-
-f is a unit-norm feature, W the zero-shot head, alpha the paper's residual ratio, beta its sharpness (the
-reference's first release swapped the names: its issue 4). An alpha has meaning only beside its scale: the
-model's own, mostly 100, which the reference always takes.
+Source: Zhang et al. 2022 (ECCV, arXiv 2207.09519); gaopengcuhk/Tip-Adapter d0e2d6f, `main_imagenet.py`.
+alpha is the paper's residual ratio, beta its sharpness (the reference's first release swapped the names:
+its issue 4). An alpha has meaning only beside its scale: the model's own, mostly 100, which the reference
+always takes.
 """
 
 from __future__ import annotations
@@ -33,14 +30,12 @@ _FACTS = {"alpha", "beta", "trained", "prompts", "classes"}
 
 @dataclass(frozen=True, eq=False)
 class TipAdapter:
-    """A cache of training images; see `clipjax.heads.adapters.base.Adapter`.
+    """A cache of training images (`clipjax.heads.head.Cache`).
 
     Attributes:
-        keys: float32 [D, N] of unit norm; trained ones (Tip-Adapter-F) of any norm.
+        keys: float32 [D, N], of unit norm unless `trained`.
         values: int32 [N], each key's class, an index into `labels`.
-        trained: whether the keys were trained.
         prompt_set: {"name", "digest"} of the zero-shot head's prompts.
-        labels: the training classes.
     """
 
     keys: np.ndarray
@@ -108,7 +103,7 @@ class TipAdapter:
         store: Any = None,
         progress: bool = False,
     ) -> Head:
-        """The zero-shot head of its prompts over its own classes, with the cache.
+        """The zero-shot head of its prompts, with the cache.
 
         Raises:
             UsageError: other classes, or a model with features of another width.
@@ -159,7 +154,6 @@ def with_cache(
     alpha: float,
     beta: float,
 ) -> Head:
-    """A zero-shot head with a `clipjax.heads.head.Cache`."""
     cache = Cache(jnp.asarray(keys, jnp.float32), jnp.asarray(values, jnp.int32), float(alpha), float(beta))
     return dataclasses.replace(head, cache=cache)
 
