@@ -1,7 +1,4 @@
-"""Agreement between a job's processes: equal values, shared failures, the first one's decisions.
-
-All processes call each function at the same point. With one process nothing is exchanged.
-"""
+"""Agreement between a job's processes; all call each function at the same point."""
 
 from __future__ import annotations
 
@@ -20,16 +17,12 @@ _SHOWN = 256  # bytes of a value that differs between processes, in the message
 
 
 def assert_same_everywhere(what: str, value: str) -> None:
-    """Check that all processes have the same value, e.g. a data set's length and order.
+    """Check that all processes have the same value.
 
     Otherwise a host that lacks a file makes the others wait forever for a batch.
 
-    Args:
-        what: the value's name, for the message.
-        value: of any length; the message shows its beginning.
-
     Raises:
-        DataError: on every process; names one that differs, both values, and how many differ.
+        DataError: on every process; names `what` and a process that differs, with both values.
     """
     if jax.process_count() == 1:
         return
@@ -46,7 +39,7 @@ def assert_same_everywhere(what: str, value: str) -> None:
 
 
 def failed_process(failure: Exception | None) -> int | None:
-    """The first process that failed, or None, so that none waits for one that has left."""
+    """The first process that failed, so that none waits for one that has left."""
     if jax.process_count() == 1:
         return None if failure is None else 0
     failed = np.flatnonzero(multihost_utils.process_allgather(np.array(failure is not None)))
@@ -56,13 +49,10 @@ def failed_process(failure: Exception | None) -> int | None:
 def on_all(make: Callable[[], T], what: str, *, apart: bool = False) -> T:
     """Make something on every process; if one fails, none continues.
 
-    A process that failed alone would wait in its next task for others that wait for it here.
+    A process that failed alone would wait in its next task for others that wait for it here; not so if they
+    work `apart`.
 
-    Args:
-        what: the work, for the message: "make the plan".
-        apart: the processes work separately and agree on nothing.
-
-    Raises: what `make` raises; on the other processes a DataError naming the first that failed.
+    Raises: what `make` raises; on the others a DataError naming the first that failed.
     """
     made, failure = None, None
     try:
@@ -96,7 +86,7 @@ def first_writes(write: Callable[[], object], what: str) -> None:
 
 
 def first_decides(decide: Callable[[], str], what: str) -> str:
-    """The first process's decision, on all processes; raises as `first_writes`."""
+    """The first process's decision; raises as `first_writes`."""
     decided: list[str] = []
     first_writes(lambda: decided.append(decide()), what)
     if jax.process_count() == 1:
@@ -108,13 +98,11 @@ def first_decides(decide: Callable[[], str], what: str) -> str:
 
 
 def largest_everywhere(value: int) -> int:
-    """The largest value of all processes."""
     if jax.process_count() == 1:
         return value
     return int(np.max(multihost_utils.process_allgather(np.array(value))))
 
 
 def barrier(name: str) -> None:
-    """Wait until every process reaches the barrier of this name."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)

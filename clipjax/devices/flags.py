@@ -1,4 +1,4 @@
-"""XLA_FLAGS for a result row, without the machine's paths. A leaf."""
+"""XLA_FLAGS for a result row, without the machine's paths."""
 
 from __future__ import annotations
 

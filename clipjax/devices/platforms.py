@@ -15,10 +15,8 @@ def by_platform(
 ) -> Any:
     """`of[platform](*args)`, or `default(*args)` on any other platform ("cpu", "tpu").
 
-    Args:
-        platform: where the program will run (`platform_of`), so that only one way is traced. None: the
-            compiler chooses (`jax.lax.platform_dependent`), since the target may not be this machine's
-            platform.
+    platform: where the program will run, so that only one way is traced. None: the compiler chooses, as the
+    target may not be this machine's.
     """
     if platform is None:
         return jax.lax.platform_dependent(*args, default=default, **of)
@@ -26,10 +24,9 @@ def by_platform(
 
 
 def platform_of(mesh: Mesh) -> str:
-    """The platform of a mesh's devices (`jax.Device.platform`).
+    """The platform of a mesh's devices, which training steps must pass on.
 
-    Training steps must pass it on. Inside loops XLA keeps a compile-time choice as a conditional of one
-    branch, and moves the collectives of split parameters into it. There a CPU's threads may wait forever for
-    each other in different collectives.
+    Inside loops XLA keeps a compile-time choice as a conditional of one branch, and moves the collectives of
+    split parameters into it. There a CPU's threads may wait forever for each other in different collectives.
     """
     return mesh.devices.flat[0].platform

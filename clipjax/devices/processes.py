@@ -1,9 +1,8 @@
 """The processes of one job: how they find each other, and how a signal to one stops all.
 
-`jax.distributed.initialize` starts JAX's preemption service, which takes over SIGTERM: the process that gets
-it leaves a notice for all. In each process a thread polls for the notice and tells
-`clipjax.devices.signals`, so all are interrupted together. A training loop holds the signal, because its
-processes wait for each other inside every step; the service decides after which step all stop.
+JAX's preemption service takes over SIGTERM: the process that gets it leaves a notice, for which a thread in
+each process polls. A training loop holds the signal, because its processes wait for each other inside every
+step; the service decides after which step all stop.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _NOTICE = "RECEIVED_PREEMPTION_NOTICE"
 
 
 def join_processes() -> None:
-    """Join the other processes of a pod or cluster job. Raises UsageError if nothing identifies them."""
+    """Raises UsageError if nothing identifies the other processes of the pod or cluster job."""
     try:
         jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT)
     except (RuntimeError, ValueError) as error:

@@ -1,11 +1,8 @@
-"""Meshes, and shardings by path rule.
+"""Meshes, and shardings by path rule, after big_vision's `sharding.py`.
 
 Only this module names the one mesh axis, "data". Axes are Auto: the compiler places intermediate values.
-
-* Evaluation replicates the parameters on one process's devices (`local_mesh`). Processes share out shards of
-  rows and never wait for each other.
-* Training splits the batch over all devices. Rules on leaf paths replicate (DP) or shard (FSDP) the
-  parameters, after big_vision's `sharding.py`.
+Evaluation replicates the parameters on one process's devices; training replicates (DP) or shards (FSDP)
+them over all.
 """
 
 from __future__ import annotations
@@ -33,11 +30,9 @@ FSDP: Rules = ((r"(^|/)(scale|bias|logit_scale|logit_bias)$", PartitionSpec()), 
 
 
 def make_mesh(devices: Sequence[Any] | None = None, axes: Mapping[str, int] | None = None) -> Mesh:
-    """A mesh with Auto axes over the devices (default: all, of all processes).
+    """A mesh with Auto axes over the devices, in this order (default: all, of all processes).
 
-    Args:
-        devices: in mesh order.
-        axes: axis name -> size, one of which may be -1 (the rest); default: only "data".
+    axes: name -> size, one of which may be -1 (the rest); default: only "data".
 
     Raises:
         UsageError: the sizes do not multiply to the number of devices.
@@ -53,35 +48,29 @@ def make_mesh(devices: Sequence[Any] | None = None, axes: Mapping[str, int] | No
 
 
 def local_mesh() -> Mesh:
-    """The mesh of this process's own devices, for evaluation."""
     return make_mesh(jax.local_devices())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Axis 0 split over the data axis."""
+    """Splits axis 0."""
     return NamedSharding(mesh, PartitionSpec(DATA))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The same value on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def shard_batch(batch: Any, mesh: Mesh) -> Any:
-    """This process's rows of a batch -> arrays over the whole mesh, split along axis 0.
+    """This process's rows [b, ...] -> arrays [b * processes, ...] over the whole mesh, split along axis 0.
 
-    Args:
-        batch: a pytree of arrays [b, ...]; b is the same on all processes, a multiple of the number of their
-            devices.
-
-    Returns: the same tree of jax.Array [b * processes, ...].
+    b is the same on all processes, a multiple of the number of their devices.
     """
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
 
 
 def params_sharding(params: Any, mesh: Mesh, rules: Rules) -> Any:
-    """The NamedSharding of each array (or ShapeDtypeStruct) in a tree, by the rules.
+    """The NamedSharding of each array (or ShapeDtypeStruct) in a tree.
 
     Raises:
         UsageError: no rule matches a leaf.
@@ -100,12 +89,12 @@ def params_sharding(params: Any, mesh: Mesh, rules: Rules) -> Any:
 
 
 def shard_params(params: Any, mesh: Mesh, rules: Rules) -> Any:
-    """The parameters on the mesh, by the rules; every process gives the same values."""
+    """Every process gives the same values."""
     return jax.tree.map(put, params, params_sharding(params, mesh, rules))
 
 
 def put(value: Any, sharding: NamedSharding) -> jax.Array:
-    """Place an array, equal on all processes, on a mesh of any number of processes."""
+    """Place an array, equal on all processes, on a mesh of any number of them."""
     if sharding.is_fully_addressable:
         return jax.device_put(value, sharding)
     host = np.asarray(value)
@@ -116,10 +105,7 @@ def state_sharding(tx: optax.GradientTransformation, params: Any, shardings: Any
     """Shardings of the optimiser's state: moments follow their parameters, counters are replicated.
 
     They are the `out_shardings` of `jax.jit(tx.init)`, which otherwise puts the state on one device.
-
-    Args:
-        params: the parameters, or their abstract tree.
-        shardings: from `params_sharding`, of the same structure.
+    `params` may be abstract.
     """
     mesh = jax.tree.leaves(shardings)[0].mesh
     return optax.tree_utils.tree_map_params(

@@ -1,18 +1,15 @@
 """SIGTERM and Ctrl-C reliably end a program within `GRACE` seconds.
 
 A Python handler alone cannot promise that. It runs between two bytecodes of the main thread, so not during a
-long C call such as a compilation of XLA. Its exception is swallowed in `__del__` and in a callback of the
-garbage collector, a weak reference or ctypes. So three things work together:
+compilation of XLA. Its exception is swallowed in `__del__` and in a callback of the garbage collector, a
+weak reference or ctypes. So three things work together:
 
-* The handler raises `Interrupted`, and the main thread unwinds: it closes files and ends processes.
+* The handler raises `Interrupted`, and the main thread unwinds.
 * The signal wakes a thread: Python's C handler writes to a socket whatever the main thread does. If the
   exception was dropped, this thread makes the handler raise it again.
-* `GRACE` seconds after the signal this thread ends the process. Files on disk are whole or absent, so only
-  unfinished computation is lost.
+* `GRACE` seconds after the signal this thread ends the process. Files on disk are whole or absent.
 
-`run` is for the process's own program. Library code holds signals back with `Held`, which also works without
-`run`. Only code that keeps Python's lock longer than the grace could delay the end; XLA, PIL, NumPy's long
-loops and file systems release it.
+Only code that keeps Python's lock could delay the end; XLA, PIL, NumPy and file systems release it.
 """
 
 from __future__ import annotations
@@ -51,13 +48,12 @@ _SPEAKING = 1.0  # seconds to print the last sentence: stderr may be a pipe that
 
 
 def run(program: Callable[[], object]) -> None:
-    """Run the process's own program in the main thread, so that SIGTERM and Ctrl-C end it.
+    """Run the process's own program in the main thread.
 
-    After a signal this never returns: the process prints one sentence on stderr and exits with 75 (SIGTERM)
-    or 130 (Ctrl-C). Signals after the program's end change nothing.
+    After a signal it prints one sentence on stderr and exits with 75 (SIGTERM) or 130 (Ctrl-C). Signals after
+    the program's end change nothing.
 
-    Raises:
-        What `program` raises, if no signal came before.
+    Raises: what `program` raises, if no signal came before.
     """
     global _watch
     _watch = watch = _Watch()
@@ -80,13 +76,13 @@ def run(program: Callable[[], object]) -> None:
 
 
 def ask(number: int, grace: float | None = None) -> None:
-    """From any thread: act as if signal `number` had come, with `grace` seconds until the end."""
+    """From any thread: act as if signal `number` had come, with `grace` seconds left."""
     if _watch is not None:
         _watch.ask(number, grace)
 
 
 def done() -> None:
-    """The program's work is done and kept: later signals change nothing."""
+    """Later signals change nothing: the program's work is kept."""
     if _watch is not None:
         check()
         _watch.decided = 0
@@ -107,13 +103,9 @@ class Held:
     """A context in which signals are only noted in `number`; they are raised afterwards.
 
     Under `run` the end still comes, and a second Ctrl-C ends the process at once. Without `run` it raises
-    KeyboardInterrupt, and the previous handlers return. Outside the main thread Python handles no signals, so
-    none is held.
+    KeyboardInterrupt, and the previous handlers return. Outside the main thread no signal is held.
 
-    Args:
-        numbers: the signals to hold.
-        install: whether to install handlers where `run` has not. In a job of several processes JAX handles
-            SIGTERM itself.
+    install: handlers where `run` has not. In a job of several processes JAX handles SIGTERM itself.
     """
 
     def __init__(self, numbers: Collection[int] = tuple(EXIT_CODES), install: bool = True) -> None:
@@ -123,7 +115,6 @@ class Held:
 
     @property
     def number(self) -> int | None:
-        """The first signal that came, or None."""
         return self._noted if _watch is None else _watch.number
 
     def __enter__(self) -> Held:
@@ -161,8 +152,6 @@ class Held:
 
 
 class _Watch:
-    """The handlers and the thread of a process under `run`."""
-
     def __init__(self) -> None:
         self.number: int | None = None  # the first signal
         self.decided: int | None = None  # the final exit code; from then on the handler does nothing
@@ -202,7 +191,7 @@ class _Watch:
         self.raise_due()
 
     def raise_due(self) -> None:
-        """Raise `Interrupted` for a signal, unless it is held or the main thread already unwinds."""
+        """Raise `Interrupted`, unless the signal is held or the main thread already unwinds."""
         if self._is_due():
             raise self.interruption()
 
@@ -220,16 +209,14 @@ class _Watch:
         return error
 
     def release(self, error: BaseException | None) -> None:
-        """Stop holding; `error` is what ended the part that held."""
+        """`error` is what ended the part that held."""
         if error is not None:
             self._in_flight = weakref.ref(error)
         self.held = ()
         self.raise_due()
 
     def leave(self, error: Interrupted) -> NoReturn:
-        """End the process after the main thread unwound: Python's own shutdown may abort around JAX's
-        threads.
-        """
+        """End the process: Python's own shutdown may abort around JAX's threads."""
         self.decided = error.exit_code
         self.ask(signal.SIGTERM, None)  # limits the time of the callbacks below
         self._say(str(error))
@@ -332,7 +319,7 @@ def _set_all(action: signal.Handlers) -> None:
 
 
 def _forget() -> None:
-    """A forked child is not part of the program: it handles its own signals."""
+    """A forked child handles its own signals."""
     global _watch
     _watch = None
     signal.set_wakeup_fd(-1)
