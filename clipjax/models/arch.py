@@ -1,7 +1,7 @@
 """Architecture records: everything that decides what a network computes, and nothing else.
 
-A record is data: `configs/archs/NAME.toml`, or the `arch` entry of a model card. Numbers have no defaults:
-a wrong activation or epsilon does not fail, it gives slightly wrong embeddings.
+A record is `configs/archs/NAME.toml`, or the `arch` entry of a model card. Numbers have no defaults: a
+wrong activation or epsilon does not fail, it gives slightly wrong embeddings.
 
     logit_bias = false              # dual encoders only: a learned bias beside the logit scale
     [vision]
@@ -107,7 +107,7 @@ class Arch:
 
 @functools.cache
 def families() -> dict[str, Family]:
-    """Every family by name. Raises DataError as `register`."""
+    """Raises DataError as `register`."""
     by_name: dict[str, Family] = {}
     for module in pkgutil.iter_modules(clipjax.models.families.__path__):
         family = getattr(importlib.import_module(f"clipjax.models.families.{module.name}"), "FAMILY", None)
@@ -163,7 +163,7 @@ def refuse_uneven_heads(width: int, heads: int) -> None:
 
 
 def narrow_arch(arch: Arch) -> Arch:
-    """The same flags with a few thousand params, for comparing numbers."""
+    """The same flags with a few thousand params."""
     vision = family_of(arch.vision).narrow(arch.vision)
     text = arch.text
     if text is not None:
@@ -173,7 +173,7 @@ def narrow_arch(arch: Arch) -> Arch:
 
 
 def arch_from_dict(record: dict[str, Any], where: str) -> Arch:
-    """The inverse of `arch_to_dict`; `where` names the record in an error.
+    """The inverse of `arch_to_dict`.
 
     Raises:
         DataError: a key is missing, unknown or mistyped, a family is unknown, or the sizes are impossible.

@@ -1,4 +1,4 @@
-"""Params cut over the devices of a mesh axis in `jax.shard_map`, and gathered where a layer reads them.
+"""Params cut over a mesh axis in `jax.shard_map`, and gathered where a layer reads them.
 
 The scan gathers one block at a time: a device holds its part of all blocks and one whole block.
 """
@@ -15,12 +15,9 @@ from jax import Array
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """One device's part of a param.
+    """One device's part of a param: one of `devices`, along the mesh axis `name`.
 
-    Attributes:
-        axis: the cut axis, counted from the end because a scan removes the first.
-        devices: the number of parts.
-        name: the mesh axis.
+    axis: the cut axis, counted from the end because a scan removes the first.
     """
 
     part: Array

@@ -120,7 +120,7 @@ def attend(
 ) -> Float[Array, "B M D"]:
     """Multi-head attention without the projections.
 
-    visible: which keys a query sees, broadcast to [B, heads, M, N]; None is all.
+    visible: which keys a query sees, broadcast to [B, heads, M, N].
     """
     q, k, v = (split_heads(x, heads) for x in (q, k, v))
     return attend_heads(q, k, v, visible, mode=mode)
@@ -289,7 +289,7 @@ def stack(make: Callable[[nnx.Rngs], M], depth: int, rngs: nnx.Rngs) -> M:
 def scan(blocks: Any, x: Array, *shared: Any, mode: Mode, capture: bool) -> tuple[Array, Array | None]:
     """Applies stacked modules in turn; compile time does not depend on the depth.
 
-    Returns: the last output and, if `capture`, all outputs on a new leading axis.
+    Returns: the last output; if `capture`, all outputs on a new leading axis.
     """
 
     def step(x: Array, block: Any) -> tuple[Array, Any]:

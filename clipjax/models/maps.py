@@ -1,4 +1,4 @@
-"""Layers that only some convolutional nets have; the rules of `layers.py` hold."""
+"""Layers that only some convolutional nets have; `layers.py` has the rules."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class Network:
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
 
     def compiler_options(self, tower: Literal["vision", "text"]) -> dict[str, str] | None:
-        """Options for a `jax.jit` around one tower that make it faster here; only rounding changes."""
+        """Options for a `jax.jit` around one tower that make it faster; only rounding changes."""
         options = family_of(getattr(self.arch, tower)).cpu_options
         if options is None or jax.default_backend() != "cpu" or not _accepted(tuple(options.items())):
             return None
@@ -119,7 +119,7 @@ class Network:
 
         Args:
             capture: add the stages in forward order, channels last, float32: patch_embed, embed, blocks.0
-                ..., pooled, projected (ViT), or those in the family's docstring.
+                ..., pooled, projected, or those in the family's docstring.
             platform: the mesh's, in a training step; see `clipjax.devices.platforms.platform_of`.
 
         Raises:
@@ -210,7 +210,7 @@ class Network:
             raise DataError(f"{self.arch.name} takes ids [B, {lengths}], not {list(ids.shape)}")
 
     def check_embedded(self) -> None:
-        """Raises UsageError, naming the family, if the text tower cannot take vectors."""
+        """Raises UsageError if the text tower cannot take vectors."""
         if self.arch.text is None:
             raise UsageError(f"{self.arch.name} is a classifier: it has no text tower for learned prompts")
         family = family_of(self.arch.text)
@@ -238,7 +238,7 @@ class Network:
             positions: int32 [B], where each text is read out (CLIP: at its end token).
             beginning: float32 [P, D], the first of P + L tokens of all texts; `positions` count from here. A
                 causal tower runs it once.
-            remat: recompute a block's activations in the backward pass.
+            remat: recompute activations in the backward pass.
 
         Raises:
             UsageError: as `check_embedded`.

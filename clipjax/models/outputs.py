@@ -1,6 +1,6 @@
 """A classifier's head: one linear layer over the features, or two that each read half of them.
 
-Params: head/{kernel [E,K], bias [K]}; with two layers, as in the files,
+Params: head/{kernel [E,K], bias [K]}; with two layers
 head/{class_token,distillation_token}/{kernel [E/2,K], bias [K]}, whose logits are averaged (timm 1.0
 `deit.VisionTransformerDistilled`).
 """

@@ -1,4 +1,4 @@
-"""The param tree of an architecture: its modules, initial values, and what fits it."""
+"""The params of an architecture, and what fits them."""
 
 from __future__ import annotations
 

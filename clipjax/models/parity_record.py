@@ -35,7 +35,7 @@ def empty_record(libraries: dict[str, str] | None = None) -> dict[str, Any]:
 
 
 def read_record(path: Path | None = None) -> dict[str, Any]:
-    """The record at `path` (default: this installation's); empty if the file does not exist.
+    """The record at `path` (default: this installation's); empty without a file.
 
     Raises:
         DataError: unreadable, or not a record; names the key.

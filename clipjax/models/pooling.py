@@ -56,7 +56,7 @@ class MapPool(nnx.Module):
 class CocaPool(nnx.Module):
     """What the first of CoCa's queries reads from tokens that are not normalised.
 
-    The other queries serve only the captioner: they are not computed.
+    The others serve only the captioner: they are not computed.
     """
 
     def __init__(self, dim: int, token_dim: int, heads: int, queries: int, *, ln_eps: float, rngs: nnx.Rngs):

@@ -1,4 +1,4 @@
-"""Attention with a learned bias on its scores for the distance of two patches.
+"""Attention with a learned bias for the distance of two patches.
 
 Sources: Liu et al. 2021 (arXiv 2103.14030) section 3.2; timm 1.0
 `swin_transformer.get_relative_position_index` and `beit.gen_relative_position_index`.
@@ -42,7 +42,7 @@ def relative_bias(
 
 
 class RelativeAttention(nnx.Module):
-    """Self-attention within a square window, with a learned bias per distance and head.
+    """Self-attention within a square window.
 
     Params: {q,k,v,out}/{kernel,bias}, no k/bias without `key_bias`, and table [R, heads].
     """

@@ -13,8 +13,8 @@ Bicubic is `torch.nn.functional.interpolate` with align_corners false, in float6
 a = -0.75, edges repeated. With antialiasing (as in PIL) a = -0.5, the kernel widens where the grid shrinks,
 and edges are left out.
 
-BEiT's distance biases follow timm 1.0 `layers.resize_rel_pos_bias_table`: linear interpolation, with the
-old distances in a geometric progression so that short ones keep their biases.
+BEiT's distance biases follow timm 1.0 `layers.resize_rel_pos_bias_table` (BEiT's own code): linear
+interpolation, with the old distances in a geometric progression so that short ones keep their biases.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def rule_of(arch: Arch, library: str, asked: str | None) -> str | None:
 
 
 def resampled(arch: Arch, vision: dict[str, Any], image_size: int, rule: Rule) -> tuple[str, np.ndarray]:
-    """The path and the float32 values of the position table for another image size."""
+    """The path and the float32 values of the resampled position table."""
     family = family_of(arch.vision)
     assert family.positions is not None
     old = family.positions(arch.vision)

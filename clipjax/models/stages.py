@@ -1,4 +1,4 @@
-"""Stages of convolutional nets: sequences of blocks with one output shape."""
+"""Stages of convolutional nets: blocks with one output shape."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from clipjax.models.training import Mode
 
 
 class Stage(nnx.Module):
-    """A first block that changes the shape and `depth - 1` equal ones, stacked and scanned.
+    """A first block that changes the shape and `depth - 1` equal ones, scanned.
 
-    first, rest: make(rngs=rngs) -> a block. A stage of one block has no `rest` param.
+    first, rest: make(rngs=rngs) -> a block.
     """
 
     def __init__(

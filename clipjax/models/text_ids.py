@@ -12,10 +12,9 @@ from clipjax.models.arch import Arch
 
 
 def token_ids(ids: Any, arch: Arch) -> Any:
-    """`ids` as int32 [B, L], checked for an architecture's text tower.
+    """`ids` as int32 [B, L]; traced ones return unchecked.
 
-    On a device an id outside the embedding table would silently become the nearest one inside. Traced ids
-    return unchecked.
+    On a device an id outside the embedding table would silently become the nearest one inside.
 
     Raises:
         UsageError: ragged, not integers, or an id outside the vocabulary; names its row.

@@ -20,7 +20,7 @@ class Training:
             (PyTorch's train mode); "per_device" by each device's own (torch.nn.DataParallel; the first's
             update the running ones); "frozen" by the stored ones.
         devices: parts of the batch, for "per_device".
-        remat: recompute a block's activations in the backward pass.
+        remat: recompute activations in the backward pass.
     """
 
     batch_norm: Literal["batch", "per_device", "frozen"] = "frozen"
@@ -30,10 +30,9 @@ class Training:
 
 @dataclass(frozen=True)
 class Mode:
-    """How one forward pass runs.
+    """How one forward pass runs; without `training` it keeps no activations.
 
-    training: None is inference, which keeps no activations. platform: where it runs (see
-    `clipjax.devices.platforms.by_platform`).
+    platform: where it runs; see `clipjax.devices.platforms.by_platform`.
     """
 
     training: Training | None = None
@@ -65,5 +64,5 @@ def statistics(module: Any) -> Any:
 
 
 def running(before: Array, of_batch: Array) -> Array:
-    """A running statistic after a batch, as torch.nn.BatchNorm2d with its default momentum 0.1."""
+    """As torch.nn.BatchNorm2d with its default momentum 0.1."""
     return 0.9 * before + 0.1 * of_batch

@@ -2,11 +2,10 @@
 
 Sources: Bao et al. 2022 (arXiv 2106.08254), Peng et al. 2022 (arXiv 2208.06366); timm 1.0 `beit.Beit`. Names
 are those of vit.py. Biases (`relative_position.py`) replace the position table. Keys have no bias.
-Difference: no stochastic depth in training.
 
 Params: patch_embed/{kernel [P,P,3,D],bias}, class_embedding [D], blocks/{ln_1,ln_2}/{scale,bias},
 blocks/attn/{q,v,out}/{kernel,bias}, blocks/attn/k/kernel, blocks/attn/table [(2g-1)^2+3,heads] for g x g
-patches, blocks/{ls_1,ls_2}/scale [D], blocks/mlp/{c_fc,c_proj}/{kernel,bias} (blocks stacked on axis 0),
+patches, blocks/{ls_1,ls_2}/scale [D], blocks/mlp/{c_fc,c_proj}/{kernel,bias},
 ln_post/{scale,bias}.
 Stages: patch_embed, embed, blocks.0, ..., pooled.
 """

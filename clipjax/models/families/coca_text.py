@@ -30,10 +30,7 @@ from clipjax.models.training import Mode
 
 @dataclass(frozen=True)
 class CocaTextConfig:
-    """`context_length` counts ids without the appended token; `pad_id` fills the context.
-
-    `shifted_mask`: open_clip's padding mask, one column off; False is the correct one.
-    """
+    """`context_length` counts ids without the appended token; `pad_id` fills the context."""
 
     context_length: int
     vocab_size: int

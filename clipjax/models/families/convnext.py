@@ -2,13 +2,12 @@
 
 Sources: Liu et al. 2022 (arXiv 2201.03545); timm 1.0 `convnext.ConvNeXt` with `NormMlpClassifierHead`,
 open_clip 3.3 `timm_model.TimmModel` for the projections.
-Difference: no stochastic depth in training.
 
-Params, in brackets timm's names; norm is {scale,bias}:
+Params:
     stem/conv/{kernel [4,4,3,C],bias}   stem/norm            [stem.0, stem.1]
     stage{0..3}/downsample/norm         [stages.i.downsample.0]; not in stage0
     stage{0..3}/downsample/conv/{kernel [2,2,I,C],bias}      [stages.i.downsample.1]
-    stage{0..3}/blocks/...              [stages.i.blocks.j] stacked on axis 0:
+    stage{0..3}/blocks/...              [stages.i.blocks.j]
         conv/{kernel [7,7,1,C],bias}                         [conv_dw]
         norm   mlp/{c_fc,c_proj}/{kernel,bias}               [norm, mlp.fc1, mlp.fc2]
         ls/scale [C]                                         [gamma]
@@ -17,7 +16,7 @@ Params, in brackets timm's names; norm is {scale,bias}:
     head/c_fc/{kernel [C,2E],bias}      projection "mlp"; open_clip's [head.mlp.fc1]
     head/c_proj/kernel [2E,E]           projection "mlp"; open_clip's [head.mlp.fc2]
     head/c_fc/{kernel [C,E],bias}       projection "hidden"  [head.pre_logits.fc]
-    head/{kernel,bias}                  classifiers          [head.fc]
+    head/{kernel,bias}                                       [head.fc]
 Stages: stem, stages.0.0, ..., stages.3.2, pooled (after its norm), projected (unless projection is "none").
 """
 
@@ -52,9 +51,7 @@ _INIT = normal(0.02)
 
 @dataclass(frozen=True)
 class ConvNeXtConfig:
-    """Channels and blocks of the four stages.
-
-    projection of the normalised features: "linear": a matrix; "mlp": a layer of 2 embed_dim with bias, the
+    """projection of the normalised features: "linear": a matrix; "mlp": a layer of 2 embed_dim with bias, the
     activation, a matrix; "hidden": a layer with bias and the activation.
     """
 

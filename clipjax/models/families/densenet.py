@@ -2,9 +2,8 @@
 
 Sources: Huang et al. 2016 (arXiv 1608.06993); timm 1.0 `densenet.DenseNet` with `DenseLayer` and
 `DenseTransition`. Layers differ in shape, so blocks are not scanned.
-Difference: no dropout in training.
 
-Params, in brackets timm's names without "features."; norm is {scale,bias,mean,var}:
+Params, in brackets timm's names without "features."; norm is bn:
     stem/conv/kernel [7,7,3,C]   stem/norm/...   [conv0, norm0]
     denseblock{1..4}/denselayer{1..}/{norm1/..., conv1/kernel [1,1,I,4G], norm2/..., conv2/kernel [3,3,4G,G]}
     transition{1..3}/{norm/..., conv/kernel [1,1,I,I/2]}

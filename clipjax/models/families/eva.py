@@ -1,4 +1,4 @@
-"""EVA and EVA-02: vision transformers with rotary positions, gated MLPs and norms inside the branches.
+"""EVA and EVA-02: variants of the vision transformer.
 
 Sources: Fang et al. 2022 (arXiv 2211.07636), Fang et al. 2023 (arXiv 2303.11331) section 2, Sun et al. 2023
 (arXiv 2303.15389); timm 1.0 `eva.Eva`, which open_clip wraps. Names are those of vit.py.
@@ -13,7 +13,7 @@ Keys have no bias. Difference: rotations act on the halves of a head, not on nei
 Params: patch_embed/{kernel [P,P,3,D],bias}, class_embedding [D], positional_embedding [N,D] with the class
 token's first, blocks/{ln_1,ln_2}/{scale,bias}, blocks/attn/{q,v,out}/{kernel,bias}, blocks/attn/k/kernel,
 blocks/mlp/{c_fc,c_proj}/{kernel,bias}, in some variants blocks/mlp/gate/{kernel,bias} and
-blocks/{attn,mlp}/ln/{scale,bias} (blocks stacked on axis 0), ln_post/{scale,bias}, proj/{kernel [D,E],bias}.
+blocks/{attn,mlp}/ln/{scale,bias}, ln_post/{scale,bias}, proj/{kernel [D,E],bias}.
 """
 
 from __future__ import annotations

@@ -3,12 +3,12 @@
 Sources: Sandler et al. 2018 (arXiv 1801.04381), Howard et al. 2019 (arXiv 1905.02244), Tan and Le 2019 and
 2021 (arXiv 1905.11946, 2104.00298); timm 1.0 `efficientnet.EfficientNet`, `mobilenetv3.MobileNetV3` and
 `_efficientnet_blocks`.
-Differences: no dropout and no stochastic depth in training; squeeze-excitations start from PyTorch's values.
+Difference: squeeze-excitations start from PyTorch's values.
 
-Params, in brackets timm's names; bn is {scale,bias,mean,var}:
+Params:
     stem/conv/kernel [3,3,3,C]   stem/bn/...         [conv_stem, bn1]
     stage{0..}/first/...         [blocks.i.0]
-    stage{0..}/rest/...          [blocks.i.1, ...] stacked on axis 0; absent in a stage of one block
+    stage{0..}/rest/...          [blocks.i.1, ...]
     stage{0..}/block{0..}/...    [blocks.i.0, ...] instead, if blocks after the first differ in shape
         "inverted":  expand/{conv/kernel [1,1,I,M], bn}      [conv_pw, bn1]
                      depthwise/{conv/kernel [k,k,1,M], bn}   [conv_dw, bn2]
@@ -56,7 +56,7 @@ _DEPTHWISE = variance_scaling(2.0, "fan_in", "normal")
 class SqueezeConfig:
     """A squeeze-excitation before a block's last convolution.
 
-    width: hidden channels, one per block; or an integer that divides the block's input channels.
+    width: hidden channels, one per block; or a divisor of the block's input channels.
     """
 
     width: int | tuple[int, ...]
@@ -76,7 +76,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class StageConfig:
-    """`depth` blocks of one `kernel` size and output `width`; the first has the `stride`.
+    """`depth` blocks of one `kernel` size; the first has the `stride`.
 
     block: "inverted" widens, convolves depthwise and narrows; "separable" does not widen; "fused" convolves
         and widens at once, then narrows; "plain" is one convolution.
@@ -143,7 +143,7 @@ class MBConvConfig:
 
     @property
     def in_dims(self) -> list[int]:
-        """Channels that enter each stage and, last, that leave them."""
+        """Channels that enter each stage and, last, leave them."""
         return [self.stem_width, *[stage.width for stage in self.stages]]
 
     @property
@@ -217,7 +217,7 @@ class MBConv(nnx.Module):
 
 
 class UnequalStage(nnx.Module):
-    """Blocks that differ in shape after the first: they cannot be stacked."""
+    """Blocks that differ in shape after the first and cannot be stacked."""
 
     def __init__(self, blocks: Sequence[Callable[..., nnx.Module]], *, rngs: nnx.Rngs):
         for i, block in enumerate(blocks):

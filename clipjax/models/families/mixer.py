@@ -5,10 +5,10 @@ Sources: Tolstikhin et al. 2021 (arXiv 2105.01601), Touvron et al. 2021 (arXiv 2
 Differences: tokens are the first axis, [N, B, D], so that mixing them is a plain matrix product; the halves
 of a gated layer are two layers.
 
-Params, in brackets timm's names; norm is {scale,bias}, in ResMLP [alpha, beta]:
+Params (norm in ResMLP: [alpha, beta]):
     patch_embed/{kernel [P,P,3,D], bias}           [stem.proj]
     ln_post/norm                                   [norm]
-and the blocks, stacked on axis 0, with N tokens, T = token_width and M = mlp_width:
+and the blocks, with N tokens, T = token_width and M = mlp_width:
     "mixer":  blocks/{ln_1,ln_2}/norm              [norm1, norm2]
               blocks/tokens/{c_fc [N,T], c_proj [T,N]}/{kernel,bias}      [mlp_tokens.fc1, fc2]
               blocks/channels/{c_fc [D,M], c_proj [M,D]}/{kernel,bias}    [mlp_channels.fc1, fc2]

@@ -1,4 +1,4 @@
-"""CLIP's ModifiedResNet: bottlenecks, a stem of three convolutions, average pools and attention pooling.
+"""CLIP's ModifiedResNet: a bottleneck ResNet with average pools and attention pooling.
 
 Sources: He et al. 2015 (arXiv 1512.03385), Zhang 2019 (arXiv 1904.11486) for the anti-aliasing, Radford et
 al. 2021 (arXiv 2103.00020) section 2.4; open_clip 3.3.0 `modified_resnet.ModifiedResNet`.
@@ -6,12 +6,11 @@ Only the first convolution has a stride. Elsewhere an average pool halves the ma
 convolution and its shortcut's.
 Difference: the attention pool computes only the mean token's query, whose output alone is read.
 
-Params, in brackets the reference's names; bn is {scale,bias,mean,var}:
+Params:
     stem/conv{1,2,3}/kernel [3,3,I,O]   stem/bn{1,2,3}/...   [conv1, bn1, ...]
     layer{1..4}/first/...   [layerN.0]: conv{1,2,3}/kernel, bn{1,2,3}/...,
                             downsample/{conv/kernel [1,1,I,O], bn/...} [downsample.0, .1]
-    layer{1..4}/rest/...    [layerN.1, ...] without downsample, stacked on axis 0; absent in a stage of one
-                            block
+    layer{1..4}/rest/...    [layerN.1, ...] without downsample
     attnpool/positional_embedding [HW+1,C]   attnpool/{q,k,v,out}/{kernel,bias}   [q_proj, ..., c_proj]
 Stages: stem, layer1.0, layer1.1, ..., layer4.N, projected.
 """
@@ -41,7 +40,7 @@ REDUCTION = 32  # image pixels per pixel of the last map
 
 @dataclass(frozen=True)
 class ModifiedResNetConfig:
-    """`width` is the stem's; stage i has `layers[i]` blocks; `heads` are the attention pool's."""
+    """`width` is the stem's, `heads` are the attention pool's; stage i has `layers[i]` blocks."""
 
     image_size: int
     width: int

@@ -2,14 +2,13 @@
 
 Sources: Radosavovic et al. 2020 (arXiv 2003.13678); timm 1.0 `regnet.RegNet` with `Bottleneck`. Every stage
 halves the map, the first one too; the stem has no pool.
-Difference: no dropout and no stochastic depth in training.
 
-Params, in brackets timm's names; bn is {scale,bias,mean,var}:
+Params:
     stem/conv/kernel [3,3,3,C]   stem/bn/...
     stage{1..4}/first/...   [s1.b1, ...]: conv{1,2,3}/kernel, bn{1,2,3}/...   [convN.conv, convN.bn]
                             se/{fc1,fc2}/{kernel,bias} in RegNetY
                             downsample/{conv/kernel [1,1,I,O], bn/...}
-    stage{1..4}/rest/...    [s1.b2, ...] without downsample, stacked on axis 0; absent in a stage of one block
+    stage{1..4}/rest/...    [s1.b2, ...] without downsample
     head/{kernel,bias}      [head.fc]
 Stages: stem, s1.0 [s1.b1], ..., s4.N, pooled.
 """

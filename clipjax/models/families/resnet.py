@@ -3,16 +3,14 @@
 Sources: He et al. 2015 (arXiv 1512.03385), Xie et al. 2016 (arXiv 1611.05431), Hu et al. 2017
 (arXiv 1709.01507); timm 1.0 `resnet.ResNet` with `BasicBlock`, `Bottleneck` and
 `layers.squeeze_excite.SEModule`. A stage's first 3x3 convolution has its stride.
-Difference: no dropout and no stochastic depth in training.
 
-Params, in brackets timm's names; bn is {scale,bias,mean,var}:
+Params:
     stem/conv/kernel [7,7,3,C]   stem/bn/...   [conv1, bn1]
     layer{1..4}/first/...   [layerN.0]: conv{1,2,3}/kernel, bn{1,2,3}/... (3 in bottlenecks only);
                             se/{fc1,fc2}/{kernel,bias} unless `se_widths` are 0;
                             downsample/{conv/kernel [1,1,I,O], bn/...} [downsample.0, .1] where the shape
                             changes
-    layer{1..4}/rest/...    [layerN.1, ...] without downsample, stacked on axis 0; absent in a stage of one
-                            block
+    layer{1..4}/rest/...    [layerN.1, ...] without downsample
     head/{kernel,bias}      [fc]
 Stages: stem (after the max pool), layer1.0, ..., layer4.N, pooled.
 """
@@ -49,8 +47,8 @@ class ResNetConfig:
     Attributes:
         block: "basic": two 3x3 convolutions; "bottleneck": 1x1, 3x3, 1x1.
         widths: output channels.
-        middle: channels of each stage's (in a basic block: first) 3x3 convolution.
-        groups: of each 3x3 convolution of a bottleneck.
+        middle: channels of the (in a basic block: first) 3x3 convolution.
+        groups: of a bottleneck's 3x3 convolution.
         se_widths: squeeze-excitation channels, 0 without one.
     """
 

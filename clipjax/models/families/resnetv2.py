@@ -2,14 +2,13 @@
 
 Sources: Kolesnikov et al. 2020 (arXiv 1912.11370); He et al. 2016 (arXiv 1603.05027) for the order; timm 1.0
 `resnetv2.ResNetV2` as `_create_resnetv2_bit` builds it.
-Difference: no stochastic depth in training.
 
-Params, in brackets timm's names; norm is {scale,bias}, kernels are raw:
+Params (kernels are raw):
     stem/kernel [7,7,3,C]               [stem.conv]
     stage{0..3}/first/...               [stages.i.blocks.0]:
         downsample/kernel [1,1,I,O]     [downsample.conv]; only in first
         norm1  conv1/kernel  norm2  conv2/kernel  norm3  conv3/kernel
-    stage{0..3}/rest/...                [stages.i.blocks.1 ...] stacked on axis 0
+    stage{0..3}/rest/...                [stages.i.blocks.1 ...]
     norm                                the last one
     head/{kernel,bias}                  [head.fc]
 Stages: stem, stages.0.0, ..., stages.3.2, head, pooled.

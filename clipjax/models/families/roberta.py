@@ -1,14 +1,14 @@
 """RoBERTa and XLM-RoBERTa as CLIP's text tower: the mean over the tokens, and a projection.
 
 Sources: Liu et al. 2019 (arXiv 1907.11692); transformers 5.24 `modeling_roberta` for the encoder; open_clip
-3.3.0 `hf_model.HFTextEncoder` with its `mean_pooler` for pooling and projection.
+3.3.0 `hf_model.HFTextEncoder` with its `mean_pooler`.
 
 LayerNorm comes after each residual sum and after the embeddings. Attention and the mean skip padding.
 Positions start at row `pad_id` + 1; padding has row `pad_id`, which is never learned.
 
 Params: token_embedding [V,D], positional_embedding [P,D], token_type_embedding [T,D] (every token is of type
 0), ln_embed/{scale,bias}, blocks/attn/{q,k,v,out}/{kernel,bias}, blocks/ln_1/{scale,bias},
-blocks/mlp/{c_fc,c_proj}/{kernel,bias}, blocks/ln_2/{scale,bias} (blocks stacked on axis 0), and proj/kernel
+blocks/mlp/{c_fc,c_proj}/{kernel,bias}, blocks/ln_2/{scale,bias}, and proj/kernel
 [D,E] or proj/{c_fc,c_proj}/kernel [D,H], [H,E].
 """
 
@@ -38,7 +38,7 @@ _INIT = normal(0.02)  # transformers' `initializer_range`, for every matrix but 
 class RobertaConfig:
     """`positions`: rows of the position table; no token uses the first `pad_id` + 1.
 
-    `projection` "mlp": linear, GELU, linear, with (width + embed_dim) // 2 hidden channels; no biases.
+    `projection` "mlp": linear, GELU, linear, (width + embed_dim) // 2 hidden channels, no biases.
     """
 
     context_length: int

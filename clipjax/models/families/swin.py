@@ -1,14 +1,13 @@
 """Swin transformers (v1): attention within windows of a map, moved by half a window in every second block.
 
 Sources: Liu et al. 2021 (arXiv 2103.14030); timm 1.0 `swin_transformer.SwinTransformer`.
-Difference: no stochastic depth in training.
 
-Params, in brackets timm's names; norm is {scale,bias}:
+Params:
     patch_embed/{kernel [P,P,3,C],bias}            [patch_embed.proj]
     patch_norm                                     [patch_embed.norm]
     stage{0..3}/merge/norm                         [layers.i.downsample.norm]; not in stage0
     stage{0..3}/merge/reduction/kernel [4C,2C]     [layers.i.downsample.reduction]
-    stage{0..3}/blocks/...                         [layers.i.blocks.j] stacked on axis 0:
+    stage{0..3}/blocks/...                         [layers.i.blocks.j]
         ln_1   ln_2                                [norm1, norm2]
         attn/{q,k,v,out}/{kernel,bias}             [attn.qkv, attn.proj]
         attn/table [(2w-1)^2,heads]                [attn.relative_position_bias_table]

@@ -32,7 +32,7 @@ from clipjax.models.training import Mode
 
 @dataclass(frozen=True)
 class TextConfig:
-    """`causal`: a token does not see later ones. `pooling`: where the features are read.
+    """`pooling`: where the features are read.
 
     "argmax": at the first highest id, which is CLIP's end-of-text id. "last": at the last position.
     """

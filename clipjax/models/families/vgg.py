@@ -1,9 +1,8 @@
 """VGG, with and without BatchNorm.
 
 Sources: Simonyan and Zisserman 2014 (arXiv 1409.1556); timm 1.0 `vgg.VGG` with `ConvMlp`.
-Difference: no dropout in training.
 
-Params, in brackets timm's names; n is the index in timm's `features`, counting activations and pools:
+Params; n is the index in timm's `features`, counting activations and pools:
     conv{n}/{kernel [3,3,I,O],bias}   bn{n}/{scale,bias,mean,var}   [features.n]
     fc1/{kernel [7,7,C,H],bias}   fc2/{kernel [1,1,H,E],bias}       [pre_logits.fc1, .fc2]
     head/{kernel,bias}   [head.fc]
@@ -34,10 +33,7 @@ WINDOW = 7  # of fc1: the side of the last map at 224 pixels
 
 @dataclass(frozen=True)
 class VGGConfig:
-    """Group i has `depths[i]` convolutions of `widths[i]` channels and a max pool.
-
-    hidden: channels of fc1; embed_dim: of fc2.
-    """
+    """Group i has `depths[i]` convolutions of `widths[i]` channels and a max pool."""
 
     image_size: int
     widths: tuple[int, ...]

@@ -8,11 +8,11 @@ distillation token; open_clip 3.3.0 `transformer.VisionTransformer` and timm 1.0
 
 Difference: new params are drawn as in open_clip, also for timm's variants.
 
-Params, in brackets those of some variants only: patch_embed/kernel [P,P,3,D] (patch_embed/bias [D]),
+Params, in parentheses those of some variants: patch_embed/kernel [P,P,3,D] (patch_embed/bias [D]),
 (class_embedding [D]), (distillation_embedding [D]), positional_embedding [N,D],
 (ln_pre/{scale,bias}), blocks/{ln_1,ln_2}/{scale,bias},
 blocks/attn/{q,k,v,out}/{kernel,bias}, (blocks/{ls_1,ls_2}/scale), blocks/mlp/{c_fc,c_proj}/{kernel,bias}
-(blocks stacked on axis 0), (pool/... as in pooling.py), ln_post/{scale,bias}, (proj [D,E]; [E,E] in CoCa).
+(pool/... as in pooling.py), ln_post/{scale,bias}, (proj [D,E]; [E,E] in CoCa).
 """
 
 from __future__ import annotations
@@ -42,13 +42,12 @@ class ViTConfig:
     """Sizes in pixels and channels.
 
     Attributes:
-        crop_to_patches: cut off right and bottom pixels that fill no patch (SigLIP: 384 = 27 x 14 + 6)
-            instead of refusing such an image size.
+        crop_to_patches: cut off right and bottom pixels that fill no patch (SigLIP: 384 = 27 x 14 + 6).
         positions: the table has rows for "all" tokens, or for "patches" (the class token joins afterwards).
         pre_norm: a LayerNorm comes before the blocks.
         pooling: "class": the normalised class token; "distilled": it and the distillation token after it,
-            side by side, each for its own head (`clipjax.models.outputs`); "map": what SigLIP's query reads
-            from the normalised tokens; "attention": what CoCa's first query reads, then normalised.
+            side by side, each for its own head; "map": what SigLIP's query reads from the normalised tokens;
+            "attention": what CoCa's first query reads, then normalised.
         pool_queries, pool_heads: 0 without attention pooling.
         projection: a matrix without bias maps the pooled vector to `embed_dim` channels.
     """
@@ -106,7 +105,7 @@ class ViTConfig:
 
     @property
     def read_tokens(self) -> int:
-        """Vectors that make up the features, side by side."""
+        """Vectors that make up the features."""
         return 2 if self.pooling == "distilled" else 1
 
     @property
@@ -116,7 +115,7 @@ class ViTConfig:
 
     @property
     def table_prefix(self) -> int:
-        """Rows of the position table before the patches' own."""
+        """Rows of the position table before the patches'."""
         return self.prefix if self.positions == "all" else 0
 
 
