@@ -1,6 +1,6 @@
 """Check a data set before a run: layout, counts, class order, prompts, unreadable images.
 
-A problem's sentence names the right folder if that is near. Buckets are not searched.
+A problem's sentence names the right folder if that is near.
 """
 
 from __future__ import annotations

@@ -113,7 +113,8 @@ def load_labels(name: str | Path) -> LabelSpace:
 def load_projection(source: LabelSpace, target: LabelSpace) -> Projection | None:
     """The projection between two label spaces; None if their classes are the same.
 
-    Without the file, a target with only ids of the source takes those classes.
+    Read from configs/labels/SOURCE-to-TARGET.toml. Without it, a target with only ids of the source takes
+    those classes.
 
     Raises:
         UsageError: no such file, and other classes.

@@ -96,7 +96,10 @@ class Scale(NamedTuple):
 
     @property
     def box(self) -> tuple[float, float, float, float]:
-        """The full image's extent in the small one's pixels. PIL rounds an eighth of 1,001 up to 126."""
+        """The full image's extent in pixels of the small one.
+
+        An eighth of 1,001 pixels is 126, the last nearly empty.
+        """
         return 0, 0, self.full[0] / self.shrink, self.full[1] / self.shrink
 
 
@@ -109,8 +112,9 @@ def open_scaled(
 ) -> tuple[PIL.Image.Image, Scale | None]:
     """`open_image` for "jpeg_scaled"; also returns the `scale` for `to_pixels`.
 
-    Of an eighth, a quarter or a half, takes the smallest that stays SCALED_GAP times larger than the resized
-    size. Other formats, and images with a border to cut, are decoded in full.
+    Takes the smallest of an eighth, a quarter and a half that stays SCALED_GAP times larger than the resized
+    size. Other formats, and images with a border to cut, are decoded in full. Pixel values change; positions
+    do not.
     """
     scales: list[Scale] = []
 
