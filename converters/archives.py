@@ -1,7 +1,6 @@
 """Zip archives (torch.save, TorchScript, npz) and torch's older plain pickles, as mappings of tensors.
 
-Nothing in a file is run (`converters.pickles`). Every size in a file is checked against the file's own before
-use.
+Nothing in a file is run, and every size in it is checked against its own.
 """
 
 from __future__ import annotations
@@ -111,7 +110,7 @@ class _Archive:
         return offset
 
     def npy(self, name: str) -> Tensor:
-        """An array of an npz file (numpy.lib.format, versions 1 and 2)."""
+        """numpy.lib.format, versions 1 and 2."""
         offset, size = self.extent(name)
         with self.path.open("rb") as file:
             file.seek(offset)
@@ -139,7 +138,7 @@ class _DirectoryFile(io.FileIO):
 
 
 def _npy_header(start: bytes) -> tuple[tuple[int, ...], bool, np.dtype, int]:
-    """(shape, Fortran order, dtype, bytes of the header) from the start of an array file."""
+    """(shape, Fortran order, dtype, bytes of the header)."""
     file = io.BytesIO(start)
     version = np.lib.format.read_magic(file)
     read_header = (
@@ -202,11 +201,7 @@ _WRAPPERS = ("state_dict", "model", "module", "classifier")
 
 
 def _state_dict(value: Any, path: Path) -> Any:
-    """The state dict in a training checkpoint.
-
-    It is under `state_dict` (open_clip), `model`, `module` (DeepSpeed, as BEiT v2), or `classifier`
-    (PyContrast's second file).
-    """
+    """Under `state_dict` (open_clip), `model`, `module` (DeepSpeed) or `classifier` (PyContrast)."""
     if not isinstance(value, dict):
         raise DataError(f"{path} holds a {type(value).__name__}, not a state dict")
     wrappers = [key for key in _WRAPPERS if isinstance(value.get(key), dict)]

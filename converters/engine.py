@@ -4,8 +4,7 @@
     conversion = conversion_of(source, network.abstract_params(), detect_table(source))
     for path, array in conversion.leaves(np.float32): ...
 
-Planning reads names and shapes only, and lists every misfit. Arrays are then read leaf by leaf, so that a
-caller can place or write each one and release it.
+Planning reads names and shapes only.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ UNPLACED = "has no tensor in that layout"
 class ConversionError(DataError):
     """A checkpoint and an architecture that do not fit.
 
-    `problems` has one entry per tensor or leaf; the message shows `hint` (what would fit) and the first few.
+    `problems` lists all, one per tensor or leaf; the message the first, and `hint`: what would fit.
     """
 
     def __init__(self, what: str, problems: list[str], hint: str | None = None) -> None:
@@ -48,8 +47,6 @@ class ConversionError(DataError):
 
 
 class LazyTensor(Protocol):
-    """A source tensor; see `converters.tensors.Tensor`."""
-
     @property
     def shape(self) -> tuple[int, ...]: ...
     @property
@@ -61,8 +58,7 @@ class LazyTensor(Protocol):
 def detect_table(keys: Mapping[str, Any]) -> Table:
     """The layout that covers most of these keys.
 
-    Raises:
-        DataError: no layout covers half of them, or two cover equally many, with as many axes.
+    Raises DataError if none covers half of them, or two fit equally.
     """
     scores = {name: sum(map(load_table(name).knows, keys)) for name in table_names()}
     best = max(scores.values())
@@ -90,7 +86,7 @@ def detect_table(keys: Mapping[str, Any]) -> Table:
 
 @dataclass(frozen=True)
 class Piece:
-    """What fills one layer of a leaf, or all of it if `layer` is None."""
+    """What fills one layer of a leaf, or (`layer` None) all of it."""
 
     layer: int | None
     key: str
@@ -99,11 +95,11 @@ class Piece:
 
 @dataclass(frozen=True)
 class Conversion:
-    """A conversion in which every name and shape is accounted for.
+    """A plan that accounts for every name and shape.
 
     Attributes:
         table: the layout's name.
-        shapes, pieces: of each leaf: its shape, and what fills it.
+        shapes, pieces: of each leaf.
         carried: source tensors that no leaf holds but that its file needs.
     """
 
@@ -118,13 +114,9 @@ class Conversion:
         return {path: self.dtype(path).name for path in self.pieces}
 
     def leaves(self, dtype: Any = None) -> Iterator[tuple[str, np.ndarray]]:
-        """(path, array) for every leaf, the largest first, so that the last copies are small.
+        """(path, array), the largest first, so that the last copies are small.
 
-        Arrays are fresh and aligned: on a CPU `jax.device_put` takes them over without a copy. Do not write
-        to them afterwards.
-
-        Args:
-            dtype: default the source's.
+        On a CPU `jax.device_put` takes the arrays over without a copy: do not write to them.
         """
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
             for path in sorted(self.shapes, key=lambda p: (-math.prod(self.shapes[p]), p)):
@@ -135,7 +127,7 @@ class Conversion:
                 yield path, leaf
 
     def lazy(self) -> dict[str, LazyLeaf]:
-        """Leaves by path, in the source's dtype, each read when asked for."""
+        """In the source's dtype."""
         return {path: LazyLeaf(self, path) for path in self.shapes}
 
     def dtype(self, path: str) -> np.dtype:
@@ -188,12 +180,12 @@ def conversion_of(source: Mapping[str, LazyTensor], target: Mapping[str, Any], t
     """Account for every leaf and every source tensor.
 
     Args:
-        source: tensors by key; only `.shape` and `.dtype` are read.
-        target: the abstract params, nested dict of leaves with `.shape`.
+        source: only `.shape` and `.dtype` are read.
+        target: the abstract params.
 
     Raises:
-        ConversionError: lists every leaf unfilled or filled twice, every source tensor missing, unknown or
-            not used exactly once, and every differing shape.
+        ConversionError: lists leaves not filled once, tensors missing, unknown or not used once, other
+            shapes.
     """
     shapes = {path: tuple(leaf.shape) for path, leaf in flatten(target).items()}
     pieces, problems = _assign(shapes, table)
@@ -206,7 +198,6 @@ def conversion_of(source: Mapping[str, LazyTensor], target: Mapping[str, Any], t
 
 
 def _assign(shapes: Mapping[str, tuple[int, ...]], table: Table) -> tuple[dict[str, list[Piece]], list[str]]:
-    """The pieces of each leaf, from the one row whose path matches."""
     pieces: dict[str, list[Piece]] = {}
     problems = []
     for path, shape in shapes.items():
@@ -224,7 +215,6 @@ def _assign(shapes: Mapping[str, tuple[int, ...]], table: Table) -> tuple[dict[s
 def _compare(
     source: Mapping, shapes: Mapping[str, tuple[int, ...]], pieces: Mapping[str, list[Piece]]
 ) -> list[str]:
-    """Source tensors that are missing, or have another shape or kind than the leaf."""
     problems = []
     for path, parts in pieces.items():
         for piece in parts:
@@ -246,7 +236,6 @@ def _compare(
 
 
 def _unused(source: Mapping[str, Any], pieces: Mapping[str, list[Piece]], table: Table) -> list[str]:
-    """Source tensors used twice, in part, or not at all without a reason."""
     uses: dict[str, list[tuple[Op, str]]] = defaultdict(list)
     for path, parts in pieces.items():
         for piece in parts:
@@ -271,20 +260,19 @@ def _unused(source: Mapping[str, Any], pieces: Mapping[str, list[Piece]], table:
 def convert(
     source: Mapping[str, LazyTensor], target: Mapping[str, Any], table: Table
 ) -> dict[str, np.ndarray]:
-    """All leaves of `target` by path, in the source's dtype; raises as `conversion_of`."""
+    """In the source's dtype."""
     return dict(conversion_of(source, target, table).leaves())
 
 
 def export(
     leaves: Mapping[str, Any], table: Table, carried: Mapping[str, Any] | None = None
 ) -> dict[str, np.ndarray]:
-    """The reference's state dict, bit for bit what `convert` read.
+    """The reference's state dict, bit for bit what `convert` read, C-contiguous.
+
+    A `logit_scale` read from a vector of one element becomes a scalar.
 
     Args:
         leaves: arrays or lazy tensors by path.
-        carried: the plan's carried tensors, by the reference's key.
-
-    Returns: C-contiguous arrays by key. A `logit_scale` read from a vector of one element becomes a scalar.
 
     Raises:
         ConversionError: a leaf that the table lacks, or a tensor not filled exactly once.
@@ -318,10 +306,9 @@ def export(
 
 
 def export_layout(leaves: Mapping[str, Any], origin: str | None) -> Table:
-    """The reference's layout for params that came in layout `origin`; without it, the one that fits.
+    """For params that came in layout `origin`; without it, the one that fits.
 
-    Raises:
-        ConversionError: no layout has a place for all leaves; lists the nearest's problems.
+    Raises ConversionError if none has a place for all leaves; lists the nearest's problems.
     """
     if origin is not None:
         return load_table(load_table(origin).exported)
@@ -361,7 +348,7 @@ def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Zeros in their own pages, aligned so that XLA can take them over.
+    """Zeros in their own pages, which XLA can take over.
 
     NumPy requests huge pages for large arrays; on a fragmented machine those are slower to get than to fill.
     """

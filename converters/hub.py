@@ -3,8 +3,7 @@
     resolved = resolve_source("laion/CLIP-ViT-B-32-laion2B-s34B-b79K")
     resolved.path, resolved.revision
 
-huggingface_hub downloads and caches; HF_HUB_OFFLINE=1 limits it to its cache. All files of a model come from
-the commit of its weights.
+All files of a model come from the commit of its weights. HF_HUB_OFFLINE=1 allows the cache only.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class Resolved:
 
     Attributes:
         path: the weights' file or folder.
-        folder: of the configuration beside the weights.
+        folder: of the configuration.
         repo, file, revision: on the hub; None outside the hub's cache.
     """
 
@@ -55,11 +54,11 @@ def only_cached() -> Iterator[None]:
 
 
 def resolve_source(src: str | Path, filename: str | None = None, revision: str | None = None) -> Resolved:
-    """The files of a checkpoint: an existing path (in the hub's cache: of its repository), else a hub id.
+    """An existing path (in the hub's cache: of its repository), else a hub id.
 
     Args:
         filename: the weights' file; default the first of `WEIGHT_NAMES`.
-        revision: default main's commit; with the cache alone, the snapshot with most of the files.
+        revision: default main's; with the cache alone, that of the snapshot with most of the files.
 
     Raises:
         DataError: there is neither, or the hub (offline: its cache) lacks it.
@@ -193,10 +192,7 @@ def _fullest_snapshot(repo: str, names: Sequence[str]) -> str | None:
 
 
 def _in_cache(path: Path) -> tuple[str | None, str | None, str | None]:
-    """(repository, file in it, commit) of a path in the hub's cache, else Nones.
-
-    The cache has `models--ORG--NAME/snapshots/COMMIT/FILE`; for a commit's folder the file is None.
-    """
+    """(repository, file or None, commit) of `models--ORG--NAME/snapshots/COMMIT/FILE`, else Nones."""
     parts = path.absolute().parts
     for i in range(len(parts) - 2):
         kind, *names = parts[i].split("--")

@@ -1,7 +1,6 @@
 """Which architecture of configs/archs a checkpoint is, after the assumed one did not fit.
 
-The parity record (configs/parity.json) has every registered architecture's number of parameters: only those
-near the checkpoint's are built and compared, tensor by tensor.
+Only those with nearly as many parameters (configs/parity.json) are compared.
 """
 
 from __future__ import annotations
@@ -34,9 +33,8 @@ def conversion_for(source: Mapping[str, LazyTensor], arch: Arch) -> Conversion:
     """`conversion_of` of a checkpoint in its own layout.
 
     Raises:
-        ConversionError: it does not fit; names the architecture that fits, or nearly.
-        DataError: no layout covers its tensors, its head has another number of classes, or its BatchNorms are
-            folded.
+        ConversionError: it does not fit; names the architecture that does, or nearly.
+        DataError: no known layout, another number of classes, or folded BatchNorms.
     """
     files = getattr(source, "files", ())
     where = str(files[0]) if files else "the checkpoint"
@@ -52,7 +50,7 @@ def conversion_for(source: Mapping[str, LazyTensor], arch: Arch) -> Conversion:
 
 
 def _refuse_other_head(source: Mapping[str, LazyTensor], arch: Arch, table: Table, where: str) -> None:
-    """Raises DataError if only the head is another one, of another number of classes."""
+    """Raises DataError if only the head's number of classes is another."""
     key = next((row.source for row in table.rows if row.target == "head/kernel"), "")
     if not arch.num_classes or key not in source or source[key].shape[0] == arch.num_classes:
         return
@@ -73,7 +71,7 @@ def _refuse_other_head(source: Mapping[str, LazyTensor], arch: Arch, table: Tabl
 def _refuse_folded(
     source: Mapping[str, LazyTensor], target: Mapping[str, Any], table: Table, where: str
 ) -> None:
-    """Raises DataError if no BatchNorm of an architecture that has them has its variance in the file."""
+    """Raises DataError if the file has no BatchNorm's variance."""
     paths = [path for path in flatten(target) if path.endswith("/var")]
     rows = [row for row in table.rows if any(row.target_pattern.fullmatch(path) for path in paths)]
     patterns = [re.compile(row.source_pattern) for row in rows]
@@ -85,7 +83,7 @@ def _refuse_folded(
 
 
 def fitting(source: Mapping[str, LazyTensor]) -> list[str]:
-    """Registered architectures that fit by names and shapes; activations may differ."""
+    """By names and shapes; activations may differ."""
     table = detect_table(source)
     params = _registered()
     same = [name for name in params if params[name] == _count(source, table)]
@@ -93,7 +91,7 @@ def fitting(source: Mapping[str, LazyTensor]) -> list[str]:
 
 
 def _hint(source: Mapping[str, LazyTensor], table: Table, worse_than: int) -> str | None:
-    """The architecture of the tensors, or one of the same kind with at most half the problems."""
+    """The architecture of the tensors, or one of the same kind and layout with at most half the problems."""
     if names := fitting(source):
         return f"its tensors are those of {' or '.join(names)}"
     dual = "logit_scale" in source

@@ -1,7 +1,7 @@
 """The permitted moves of a tensor between a foreign checkpoint and a leaf of our params.
 
-An op takes a block of rows (torch stacks attention's q, k and v projections in one array), then permutes
-axes. Both steps are exactly invertible, so params are written back bit for bit.
+Torch stacks attention's q, k and v projections, so an op takes a block of rows; then it permutes axes. Both
+are exactly invertible.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ class Op:
     """leaf = transpose(source rows [part * n, (part + 1) * n), axes), n = rows / parts.
 
     Attributes:
-        axes: the source's axis for each axis of the leaf; None: no permutation.
-        part, parts: which of `parts` equal blocks of rows.
+        axes: the source's axis for each of the leaf's; None: no permutation.
         flat: a vector of one element may fill a scalar leaf.
-        lead, trail: number of leading and trailing axes of length 1 that the leaf lacks.
+        lead, trail: leading and trailing axes of length 1 that the leaf lacks.
     """
 
     axes: tuple[int, ...] | None = None
@@ -39,7 +38,7 @@ class Op:
         return None if self.axes is None else self.lead + len(self.axes) + self.trail
 
     def source_shape(self, leaf: tuple[int, ...]) -> tuple[int, ...] | None:
-        """The shape that the source must have; None if this op cannot make such a leaf.
+        """None if this op cannot make such a leaf.
 
         OPS["q_linear"].source_shape((4, 8)) == (24, 4): q, k and v of [8, 4], stacked.
         """
@@ -55,7 +54,7 @@ class Op:
         return source == self.source_shape(leaf) or (self.flat and source == (1,) and leaf == ())
 
     def to_leaf(self, block: np.ndarray) -> np.ndarray:
-        """A view of the source's block of rows, in the leaf's layout."""
+        """A view, in the leaf's layout."""
         if self.flat:
             return block.reshape(())
         block = block.reshape(block.shape[self.lead : block.ndim - self.trail])

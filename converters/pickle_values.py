@@ -1,7 +1,6 @@
-"""What a torch pickle may hold: the values that it builds, and the only names that it may call.
+"""The values that a torch pickle may build, and the only names that it may call; none is imported.
 
-No name is imported: each stands for a function here. Limits stop a short pickle from describing a value that
-takes forever to build, hash or print.
+Limits stop a short pickle from describing a value that takes forever to build, hash or print.
 """
 
 from __future__ import annotations
@@ -45,10 +44,7 @@ _TORCH_DTYPES = {
 
 @dataclass(frozen=True)
 class StorageRef:
-    """A storage outside the pickle: `count` elements of `dtype` under `key`.
-
-    `start` is the first element, for a legacy file's view of another storage.
-    """
+    """`count` elements outside the pickle; `start` is the first, for a legacy file's view of a storage."""
 
     key: str
     dtype: np.dtype
@@ -68,14 +64,14 @@ class TensorRef:
 
 @dataclass
 class Inert:
-    """An object whose class is only a name: a TorchScript module, or a `Namespace` of options."""
+    """Its class is only a name: a TorchScript module, or a `Namespace` of options."""
 
     name: str
     state: dict[Any, Any] = field(default_factory=dict)
 
 
 def cut(value: object, most: int = 200) -> str:
-    """A text from a file that may be hostile: short, without control characters."""
+    """Short, without control characters: the file may be hostile."""
     text = str(value)
     text = text if len(text) <= most else f"{text[:most]}..."
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
@@ -114,7 +110,7 @@ def pairs(items: list[Any]) -> dict[Any, Any]:
 
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> TensorRef:
-    """A window inside a storage, checked. `rest` may end in the metadata of negated views."""
+    """`rest` may end in the metadata of negated views."""
     if not isinstance(storage, StorageRef) or not is_index(offset) or len(shape) != len(strides):
         raise ValueError("a tensor without a storage")
     if len(shape) > _MOST_DIMENSIONS or not all(is_index(n) for n in (*shape, *strides)):

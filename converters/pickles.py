@@ -1,8 +1,7 @@
 """Torch's pickles, read without torch and without running anything.
 
 A pickle is a program for a stack machine, interpreted here opcode by opcode. Only a state dict's opcodes are
-known, and only the names in `BUILDERS`, `CLASSES`, `DTYPES` and (in a TorchScript archive) its own module
-classes; none is imported. The rest is refused by name.
+known, and only the names in `BUILDERS`, `CLASSES`, `DTYPES` and a TorchScript archive's own classes.
 
 A short pickle can describe a value that takes forever to hash, print or copy: tuples that each hold the one
 before twice. So nothing nested is hashed or printed, and bytes, opcodes and copies are counted.
@@ -45,21 +44,17 @@ _MOST_COPIED = 2**26  # approximate bytes in all that calls copy from their argu
 
 @dataclass(frozen=True)
 class _Global:
-    """A name on the stack, and what REDUCE or NEWOBJ may build with it, if anything."""
+    """A name on the stack, and what REDUCE or NEWOBJ may build with it."""
 
     name: str
     build: Callable[..., Any] | None = None
 
 
 def read_pickle(file: BinaryIO, where: str, torchscript: bool = False) -> tuple[Any, dict[str, StorageRef]]:
-    """Interpret one pickle, leaving `file` just after its STOP opcode.
+    """Interpret one pickle, leaving `file` just after its STOP opcode; returns the value and storages by key.
 
     Args:
-        where: file name for error messages.
         torchscript: allow the archive's own `__torch__` classes, as `Inert` objects.
-
-    Returns: the value (plain Python objects, `TensorRef`s and `Inert` objects), and every named storage,
-    whole, by its key.
 
     Raises:
         DataError: a name outside a state dict, or a damaged pickle.
@@ -102,12 +97,9 @@ class _Bounded:
 
 
 def tensor_names(root: Any, where: str) -> dict[str, TensorRef]:
-    """The tensors of a state dict, or of a tree of TorchScript modules under their dotted names.
+    """The tensors of a state dict, or of TorchScript modules under their dotted names.
 
-    Other module attributes (`training`, hooks) are left out.
-
-    Raises:
-        DataError: an entry of a state dict is not a tensor, or modules contain themselves.
+    Raises DataError for another entry in a state dict, or modules that contain themselves.
     """
     if isinstance(root, Inert):
         return _module_tensors(root, where)
@@ -140,7 +132,7 @@ def _module_tensors(root: Inert, where: str) -> dict[str, TensorRef]:
 
 
 class _Machine:
-    """The stack machine of one pickle; pickletools explains each opcode."""
+    """pickletools explains each opcode."""
 
     def __init__(self, where: str, torchscript: bool) -> None:
         self.where = where

@@ -1,8 +1,6 @@
 """PyContrast's ResNets: an encoder that was trained without labels, and its classifier in a second file.
 
-Source: bethgelab/model-vs-human, `pycontrast_resnet50.py`; the files themselves were not seen. The encoder's
-state dict has `encoder.*`, and `head.*` and `head_jig.*` (projections of the training, not used); the
-classifier's `weight` and `bias` are read as `classifier.weight` and `classifier.bias`.
+Source: bethgelab/model-vs-human, `pycontrast_resnet50.py`; the files themselves were not seen.
 """
 
 from __future__ import annotations
@@ -17,13 +15,11 @@ _PARTS = ("encoder.", "head.", "head_jig.")
 
 
 def with_classifier(source: Source, path: Path, open_file: Callable[[Path], Source]) -> Source:
-    """A PyContrast encoder joined with its classifier; any other source as it is.
+    """A PyContrast encoder joined with its classifier (`classifier.*`); any other source as it is.
 
-    The classifier is NAME_classifier.pth in the encoder's folder, under the names of their release: the
-    encoder's own, or what stands before its first underscore (InfoMin_800.pth, InfoMin_classifier.pth).
+    The classifier is beside it: NAME_classifier.pth for NAME.pth, or for NAME_800.pth.
 
-    Raises:
-        DataError: there is no such file, or it holds more than a weight and a bias.
+    Raises DataError if there is no such file, or it holds more than a weight and a bias.
     """
     if "encoder.conv1.weight" not in source or not all(key.startswith(_PARTS) for key in source):
         return source

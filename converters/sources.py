@@ -3,8 +3,7 @@
     source = open_source("open_clip_model.safetensors")
     source["logit_scale"].shape, source["logit_scale"].read()
 
-Content decides the format: safetensors; torch's zip archives and older plain pickles, TorchScript and NumPy's
-npz (archives.py); or a JSON index of such files.
+Content decides the format: safetensors, what archives.py reads, or a JSON index of such files.
 """
 
 from __future__ import annotations
@@ -59,12 +58,12 @@ _MOST_HEADER = 25_000_000  # bytes of a safetensors header, as huggingface_hub; 
 def open_source(path: str | Path) -> Source:
     """Open a checkpoint file, or the weights in a folder (the first of `WEIGHT_NAMES`).
 
-    Training checkpoints are unwrapped as by open_clip: the state dict under `state_dict`, without distributed
-    training's prefix `module.`. A PyContrast encoder is opened with the classifier beside it.
+    Training checkpoints are unwrapped, and lose distributed training's prefix `module.`. A PyContrast encoder
+    is joined with its classifier.
 
     Raises:
-        DataError: no such file, an unknown format, a damaged or truncated file, or a pickle that names
-            anything outside a state dict.
+        DataError: no such file, an unknown format, a damaged file, or a pickle that names anything outside a
+            state dict.
     """
     path = Path(path)
     if is_dir(path):
@@ -78,7 +77,7 @@ def open_source(path: str | Path) -> Source:
 
 
 def _open_file(path: Path, part: bool = False) -> Source:
-    """A `part` of an index may not be an index itself."""
+    """A `part` of an index may not be an index."""
     check_regular(path)
     try:
         with path.open("rb") as file:
@@ -199,11 +198,7 @@ def _damaged(path: Path, key: str, what: str) -> DataError:
 
 
 def index_parts(path: Path) -> dict[str, str]:
-    """The file of each tensor of an index, a name in the index's folder.
-
-    Raises:
-        DataError: it cannot be read, is not an index, or names a file elsewhere.
-    """
+    """{tensor: file in the index's folder}. Raises DataError for anything else."""
     weight_map = read_json(path).get("weight_map")
     if not isinstance(weight_map, dict):
         raise DataError(f"{path} is not an index of weight files: it has no object 'weight_map'")

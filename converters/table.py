@@ -1,13 +1,13 @@
 """Tables: which tensor of a foreign checkpoint fills which leaf of ours, one `tables/*.txt` per layout.
 
-A row has a leaf's path, the source's key and an op of `converters.ops`. `{i}` in a key is the index on the
-leaf's stacked axis 0, `{i+1}` one more. `{name}` in a path matches one part of it (`{name:pattern}` a
-pattern) and fills the key's `{name}`. Other lines:
+A row has a leaf's path, the source's key and an op. `{i}` in a key is the index on the leaf's stacked axis 0,
+`{i+1}` one more. `{name}` in a path matches one part of it (`{name:pattern}` a pattern) and fills the key's
+`{name}`. Other lines:
 
     ignore PATTERN reason            tensors to drop
     carry PATTERN reason             tensors that no model needs but the reference's file has
     include NAME name=value ...      another table's rows, names filled, `prefix=` before their keys
-    export as NAME                   the layout in which to write such params
+    export as NAME                   the layout in which to write
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ _LAYER = re.compile(r"i(?:\+(\d+))?")
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: leaf's path, source's key, op's name, and where the line is."""
-
     target: str
     source: str
     op: str
@@ -49,7 +47,7 @@ class Row:
         return any(_LAYER.fullmatch(name) for name in re.findall(r"\{([^}]+)\}", self.source))
 
     def key(self, names: Mapping[str, str], layer: int | None) -> str:
-        """The source's key, names and layer filled: "h.{i+1}.{part}.w", {"part": "mlp"}, 2 -> "h.3.mlp.w"."""
+        """The source's key: "h.{i+1}.{part}.w", {"part": "mlp"}, 2 -> "h.3.mlp.w"."""
 
         def value(match: re.Match[str]) -> str:
             if index := _LAYER.fullmatch(match[1]):
@@ -69,11 +67,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """The layout of one kind of foreign checkpoint.
+    """The layout of one kind of checkpoint.
 
     Attributes:
         ignored, carried: {pattern of keys: reason}.
-        exported: the layout in which to write such params.
+        exported: the layout to write.
     """
 
     name: str
@@ -88,11 +86,11 @@ class Table:
         return re.compile("|".join([*(row.source_pattern for row in self.rows), *others]))
 
     def knows(self, key: str) -> bool:
-        """Whether a row, or an ignore or carry line, covers this source key."""
+        """By a row, or an ignore or carry line."""
         return self._known.fullmatch(key) is not None
 
     def fits(self, key: str, tensor: Any) -> bool:
-        """Whether a row covers this source key with the tensor's number of axes."""
+        """By a row, with the tensor's number of axes."""
         axes = len(tensor.shape)
         return any(
             OPS[row.op].rank in (None, axes) for row in self.rows if re.fullmatch(row.source_pattern, key)
@@ -106,18 +104,13 @@ class Table:
 
 
 def table_names() -> list[str]:
-    """The layouts that can be read; `_*.txt` files are parts of others."""
+    """`_*.txt` files are parts of others."""
     return sorted(path.stem for path in TABLES.glob("*.txt") if not path.stem.startswith("_"))
 
 
 @functools.cache
 def load_table(name: str) -> Table:
-    """Read converters/tables/NAME.txt.
-
-    Raises:
-        UsageError: no such table.
-        DataError: a malformed line; names its number.
-    """
+    """Raises UsageError for an unknown table, DataError for a malformed line."""
     path = TABLES / f"{name}.txt"
     if not path.is_file():
         raise UsageError(f"unknown checkpoint layout {name!r}; known: {', '.join(table_names())}")
@@ -152,6 +145,6 @@ def parse_table(text: str, name: str) -> Table:
 
 
 def _substitute(template: str, group: Callable[[str, str], str]) -> str:
-    """A regular expression of the text, with `group(name, pattern)` for each `{name:pattern}`."""
+    """A regular expression, with `group(name, pattern)` for each `{name:pattern}`."""
     parts = re.split(r"\{([^}]+)\}", template)
     return "".join(re.escape(p) if n % 2 == 0 else group(*p.partition(":")[::2]) for n, p in enumerate(parts))

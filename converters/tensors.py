@@ -1,7 +1,6 @@
 """A tensor as a part of a file, and a file of such tensors.
 
-Opening reads headers and pickles only; `preadv` reads data into the caller's memory. Nothing is
-memory-mapped: no pages of the file count as ours.
+Nothing is memory-mapped: no pages of the file count as ours.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ def is_shape(shape: Iterable[object]) -> bool:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor in a file: its first element's offset and, unless C-contiguous, its strides in elements."""
+    """`offset` in bytes; `strides` in elements, None if C-contiguous."""
 
     path: Path
     offset: int
@@ -39,7 +38,7 @@ class Tensor:
 
     @property
     def span(self) -> int:
-        """Bytes of the file from the first element to the last."""
+        """Bytes from the first element to the last."""
         if self.strides is None or 0 in self.shape:
             return self.nbytes
         return (1 + sum((n - 1) * s for n, s in zip(self.shape, self.strides))) * self.dtype.itemsize
@@ -51,10 +50,9 @@ class Tensor:
         return replace(self, offset=offset, shape=(stop - start, *self.shape[1:]))
 
     def read(self, out: np.ndarray | None = None) -> np.ndarray:
-        """The values, in a fresh array or in `out` (C-contiguous, same shape and dtype).
+        """In a fresh array or in `out` (C-contiguous, same shape and dtype).
 
-        Raises:
-            DataError: the file cannot be read, or is shorter than when opened.
+        Raises DataError if the file cannot be read, or is shorter than when opened.
         """
         if out is None:
             out = np.empty(self.shape, self.dtype)
@@ -86,7 +84,6 @@ class Source(Mapping[str, Tensor]):
 
     Attributes:
         format: e.g. "safetensors" or "torch zip".
-        files: the files that hold the tensors.
         metadata: a safetensors file's strings.
     """
 

@@ -1,13 +1,7 @@
 """The configuration beside foreign weights -> an architecture record and the fields of a model card.
 
-    open_clip.py       open_clip_config.json
-    transformers.py    config.json of a CLIPModel or SiglipModel, with its preprocessor_config.json
-    timm.py            config.json
-    templates.py       towers of a known kind with their own sizes
-    card.py            strict reading, and the card record
-
-The architecture is one of configs/archs if the library's name or config identifies it. Otherwise it is
-derived: every field that changes the computation is understood or refused by name, as is a missing number.
+An architecture that is not in configs/archs is derived: every field that changes the computation is
+understood or refused by name, as is a missing number.
 """
 
 from __future__ import annotations
@@ -21,11 +15,9 @@ from converters.foreign import open_clip, timm, transformers
 
 
 def read_foreign_card(folder: Path) -> dict[str, Any] | None:
-    """The card record of the configuration in `folder`, for `card_from_dict`; None without one.
+    """The record for `card_from_dict`; None without a configuration in `folder`.
 
-    Raises:
-        DataError: the configuration is of an unknown kind, has an unknown field, contradicts itself, or lacks
-            a number that changes the result.
+    Raises DataError for an unknown kind or field, a contradiction, or a missing number.
     """
     own, config = folder / "open_clip_config.json", folder / "config.json"
     if exists(own):

@@ -1,4 +1,4 @@
-"""Strict reading of JSON configuration, and the card record of every format."""
+"""Strict reading of JSON configuration, and the card record."""
 
 from __future__ import annotations
 
@@ -17,13 +17,9 @@ _AT_CONVERSION = "filled at conversion: only the weights can tell"
 
 
 def get(record: Mapping[str, Any], key: str, where: str, kind: str) -> Any:
-    """A required value of one of the `_KINDS`.
+    """A required value; raises DataError if it is missing or not of the kind (`_KINDS`).
 
-    Args:
-        where: the file, or "file: section".
-
-    Raises:
-        DataError: it is missing or of another kind.
+    `where`: the file, or "file: section".
     """
     if key not in record:
         raise DataError(f"{where} lacks {key!r}, and clipjax does not guess it; name a card instead")
@@ -34,7 +30,7 @@ def get(record: Mapping[str, Any], key: str, where: str, kind: str) -> Any:
 
 
 def choose(record: Mapping[str, Any], key: str, where: str, known: Mapping[Any, str]) -> str:
-    """The meaning of a required value; raises DataError if it is not in `known`."""
+    """The meaning of a required value; raises DataError if unknown."""
     value = get(record, key, where, "any")
     if value not in list(known):  # not `in known`: JSON values may be unhashable
         names = ", ".join(map(str, known))
@@ -60,7 +56,7 @@ def square(record: Mapping[str, Any], key: str, where: str) -> int:
 
 
 def at(where: str, key: str) -> str:
-    """A key in errors: "file: key" or "file: section.key"."""
+    """ "file: key" or "file: section.key", for errors."""
     return f"{where}{': ' if where.endswith('.json') else '.'}{key}"
 
 
@@ -109,11 +105,10 @@ def card_record(
     preprocess: Mapping[str, Any],
     clean: str | None = None,
 ) -> dict[str, Any]:
-    """The card's JSON record; what the configuration lacks is null, with its reason.
+    """What the configuration lacks is null, with its reason.
 
     Args:
-        arch: the arch record; checked, and named if configs/archs has it.
-        where: the configuration's file.
+        arch: checked, and named if configs/archs has it.
         clean: how texts are cleaned; default: as in the tokenizer's own training.
     """
     whole = named(arch_to_dict(arch_from_dict(dict(arch), where)))
@@ -144,7 +139,6 @@ def card_record(
 
 
 def named(record: dict[str, Any]) -> dict[str, Any]:
-    """An arch record, with its name in configs/archs if it is there."""
     for name in arch_names():
         known = arch_to_dict(load_arch(name))
         if {**record, "name": name} == known:
@@ -153,7 +147,7 @@ def named(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tokenizer(text: Mapping[str, Any], clean: str | None, unknown: dict[str, str]) -> dict[str, Any] | None:
-    """The tokenizer with the text tower's number of ids; None if unknown, with the reason in `unknown`."""
+    """By the number of ids; None if unknown."""
     folder, size = config_dir() / "tokenizers", text["vocab_size"]
     context = {"context_length": text["context_length"]}
     if size == _OPENAI_IDS:

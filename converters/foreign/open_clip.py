@@ -1,8 +1,7 @@
 """`open_clip_config.json` (open_clip 3.3 model.py: CLIPVisionCfg and CLIPTextCfg; coca_model.py).
 
-The classes' defaults are part of the format. A tower whose fields equal one in configs/open_clip.json (the
-library's configs for configs/archs) is that tower. A plain CLIP tower is derived at any size. Others are
-refused, naming the field that differs from the nearest one.
+The classes' defaults are part of the format. A tower with the fields of one in configs/open_clip.json (the
+library's configs for configs/archs) is that tower; a plain CLIP tower is derived at any size.
 """
 
 from __future__ import annotations
@@ -145,7 +144,7 @@ def known_configs() -> dict[str, dict[str, Any]]:
 
 
 def _clean(text: Mapping[str, Any], where: str) -> str | None:
-    """How texts are cleaned; None if the file does not state it."""
+    """None if the file does not state it."""
     given = {"tokenizer_kwargs": {}, **{key: value for key, value in text.items() if value is not None}}
     options = get(given, "tokenizer_kwargs", where, "object")
     return choose({"clean": None, **options}, "clean", at(where, "tokenizer_kwargs"), _CLEANINGS)
@@ -188,7 +187,7 @@ def _tower(model: Mapping[str, Any], kind: Kind, where: str) -> dict[str, Any]:
 
 
 def _meaning(model: Mapping[str, Any], kind: Kind, where: str = "") -> dict[str, Any]:
-    """Everything that decides a tower's numbers: the fields that its class reads, with defaults."""
+    """All that decides a tower's numbers: the fields that its class reads, with defaults."""
     given = model[f"{kind}_cfg"]
     foreign = next((key for key in ("timm_model_name", "hf_model_name") if given.get(key)), None)
     fields = {foreign: None} if foreign else {**_SIZES[kind], **_KIND[kind]}

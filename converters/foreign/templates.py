@@ -1,8 +1,4 @@
-"""Towers of a kind in configs/archs, with their own sizes.
-
-A foreign configuration without an architecture's name still states its kind, CLIP or SigLIP: an architecture
-of that kind supplies everything but the sizes.
-"""
+"""Towers of a kind in configs/archs, which supplies everything but the sizes."""
 
 from __future__ import annotations
 
@@ -18,12 +14,11 @@ _OWN = {
 
 
 def tower_like(name: str, tower: Literal["vision", "text"], **own: Any) -> dict[str, Any]:
-    """The tower record of architecture `name`, with its own sizes, activation and eps."""
     return {**arch_to_dict(load_arch(name))[tower], **own}
 
 
 def is_like(record: dict[str, Any], name: str) -> bool:
-    """Whether both towers equal those of `name` except in `_OWN`."""
+    """Both towers equal those of `name` except in `_OWN`."""
     known = arch_to_dict(load_arch(name))
 
     def kind(tower: dict[str, Any]) -> dict[str, Any]:

@@ -1,11 +1,7 @@
 """timm's `config.json` (timm 1.0 models/_hub.py `save_config_for_hf`): a name and what changed.
 
-configs/timm_archs.json has what timm builds by that name; `model_args` override it (`timm_options`). The
-number of classes and the image size are the file's. A record that is one of configs/archs gets its name.
-
 Weights that were trained further keep the tag. So the card gets the registered id, `name.tag`, only if its
-architecture, number of classes included, equals that model's and the file has no `label_names`. Otherwise
-its id is `name-folder`.
+architecture, number of classes included, equals that model's and the file has no `label_names`.
 """
 
 from __future__ import annotations
@@ -61,7 +57,7 @@ def _image_size(config: Mapping[str, Any], where: str) -> int:
 
 
 def _model_args(args: Mapping[str, Any], classes: int, size: int, where: str) -> dict[str, Any]:
-    """`model_args` without those that other fields state; these must agree."""
+    """Without those that other fields state; these must agree."""
     said = {"in_chans": (3,), "num_classes": (classes,), "img_size": (size, [size, size])}
     for key, values in said.items():
         if key in args and args[key] not in values:
@@ -70,7 +66,7 @@ def _model_args(args: Mapping[str, Any], classes: int, size: int, where: str) ->
 
 
 def _row(name: str, tag: str | None) -> dict[str, str] | None:
-    """The registered row of a timm name with this tag, else any row of the name, else None."""
+    """The row of a timm name with this tag, else any row of the name, else None."""
     rows = [row for row in read_csv(config_dir() / "models.csv") if row["library"] == "timm"]
     named = [row for row in rows if row["library_arch"] == name]
     return next((row for row in named if row["tag"] == tag), named[0] if named else None)

@@ -1,8 +1,6 @@
 """What timm builds by an architecture's name and `model_args`, and our record of it.
 
-configs/timm_archs.json has every option of timm's architectures (`converters.golden.timm_archs` makes it).
-Each family of `timm_families/` takes every option of its classes by name and lists the values it supports.
-Other values and other options are refused: nothing is guessed from shapes.
+A family takes every option of its classes by name and lists the values it supports; all else is refused.
 """
 
 from __future__ import annotations
@@ -48,8 +46,7 @@ class Options:
     """The options of one architecture; each is taken once.
 
     Attributes:
-        image_size: side of the images in pixels.
-        timm_class: of the network.
+        image_size: in pixels.
     """
 
     def __init__(
@@ -81,7 +78,7 @@ class Options:
         return value
 
     def only(self, option: str, *values: Any) -> Any:
-        """The option's value, which must be one of `values`."""
+        """Must be one of `values`."""
         value = self.take(option)
         # In Python 1 == True: a number must not pass as a flag.
         if not any(value == known and isinstance(value, bool) == isinstance(known, bool) for known in values):
@@ -89,7 +86,7 @@ class Options:
         return value
 
     def activation(self, option: str, default: str, *known: str) -> str:
-        """An activation's name in `clipjax.models.layers`, one of `known`; null is `default`."""
+        """Its name in `clipjax.models.layers`; null is `default`."""
         value = self.take(option)
         name = default if value is None else self.named(value)
         if name not in known:
@@ -97,11 +94,10 @@ class Options:
         return name
 
     def named(self, activation: Any) -> str | None:
-        """The name of timm's activation in `clipjax.models.layers`."""
         return _ACTIVATIONS.get(activation) if isinstance(activation, str) else None
 
     def eps(self, option: str, default: str, *known: str) -> float:
-        """The eps of a norm whose class is one of `known`; null is the class `default`."""
+        """Of a norm whose class is one of `known`; null is the class `default`."""
         value = self.take(option)
         kind, stated = default if value is None else value, {}
         if isinstance(kind, Mapping):
@@ -114,7 +110,7 @@ class Options:
         return float(eps)
 
     def call(self, option: str, known: str, *keywords: str) -> dict[str, Any]:
-        """The keywords stated for a class, which must be `known`."""
+        """The keywords of a class, which must be `known`."""
         value = self.take(option)
         stated = dict(value) if isinstance(value, Mapping) else {"call": value}
         named = stated.pop("call", None) == known
@@ -162,33 +158,27 @@ def _record() -> dict[str, Any]:
 
 
 def architectures() -> list[str]:
-    """The names in configs/timm_archs.json."""
     return list(_record()["archs"])
 
 
 def default_tag(name: str) -> str | None:
-    """The tag of the weights that timm loads by the bare name of an architecture, or None."""
+    """The tag that timm's bare name loads, or None."""
     return _record()["archs"][name][2] or None if name in _record()["archs"] else None
 
 
 def options_of(name: str) -> dict[str, Any]:
-    """Every option of an architecture, as timm has it."""
     timm_class, options, _ = _record()["archs"][name]
     return {**_record()["classes"][timm_class], **options}
 
 
 def has_family(name: str) -> bool:
-    """Whether a family supports this architecture's class."""
     return name in _record()["archs"] and _record()["archs"][name][0] in _families()
 
 
 def tower(name: str, args: Mapping[str, Any], size: int, where: str) -> dict[str, Any]:
     """Our `[vision]` record of timm's `create_model(name, **args)`.
 
-    Args:
-        args: a file's `model_args`, without those of the head and the image size.
-        size: side of the images.
-        where: the file, for errors.
+    `args` lacks those of the head and the image size.
 
     Raises:
         DataError: an unknown architecture or argument, or the first option that clipjax does not have.

@@ -3,9 +3,8 @@ r"""The PyTorch reference, stage by stage: the only part of clipjax that imports
     python -m converters.golden run --checkpoint w.safetensors --arch ViT-B-32 --library open_clip \
         --inputs in.npz --out out.npz
 
-It builds the reference's own model, loads weights strictly, and records every stage with forward hooks, in
-clipjax's layout (channels last) and names. towers/ has one file per family, named as in
-`clipjax.models.families` (hf.py: transformers), with
+Forward hooks record every stage of the reference's own model, in clipjax's layout (channels last) and names.
+towers/ has one file per family of `clipjax.models.families`, and hf.py for transformers, with
 
     TOWERS              a list of `Tower`
     open_clip_sizes     our record of the tower -> overrides of open_clip's vision_cfg or text_cfg

@@ -85,7 +85,7 @@ def open_clip_class(config: dict[str, Any]) -> type[nn.Module]:
 
 
 def resize(config: dict[str, Any], sizes: dict[str, Any]) -> dict[str, Any]:
-    """Put a record's sizes into an open_clip config; returns arguments for a timm trunk."""
+    """Returns arguments for a timm trunk."""
     vision, text = config["vision_cfg"], config["text_cfg"]
     narrow = config.get("embed_dim") != sizes["vision"]["embed_dim"]
     config["embed_dim"] = sizes["vision"]["embed_dim"]
@@ -117,10 +117,7 @@ def model_config(arch: str | dict[str, Any]) -> dict[str, Any]:
 
 
 def from_record(record: dict[str, Any]) -> dict[str, Any]:
-    """The open_clip config of a clipjax arch record without a name there: plain CLIP towers only.
-
-    Here the flags come from the record too.
-    """
+    """Plain CLIP towers without a name in open_clip; here the flags come from the record too."""
     if not (is_like(record, PLAIN) or is_like(record, RESNET)):
         raise SystemExit(
             f"{record['name']}: name the reference's architecture (--arch), this one is not plain"

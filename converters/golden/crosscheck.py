@@ -6,12 +6,11 @@ The job is a JSON object:
     tag, config                        the weights' name in the library; their configuration's folder
     preprocess, tokenizer              clipjax's card, for what the library does not state
     resized                            is the image size another than the weights'?
-    ids, images, lengths               the images' names; one file of encoded images; bytes of each
+    ids, images, lengths               names; one file of encoded images; bytes of each
     pre_crop, already_cropped          the data set's protocol
     texts                              prompts and class names of a zero-shot head, or null
     projection                         {kind, groups} to the data set's classes, or null
     accepted                           the correct labels of each image, or null
-    batch                              images at once
 
 Every array becomes a .npy file; `meta.json`, written last, has the rest.
 """

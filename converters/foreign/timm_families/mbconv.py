@@ -23,9 +23,7 @@ _ACTIVATIONS = ("relu", "relu6", "silu", "hard_swish")
 
 
 class _Squeeze(NamedTuple):
-    """Squeeze-excitations: width from the block's middle or its input, rounding, activation (None: the
-    block's), gate.
-    """
+    """`from_middle`: the width is a share of the block's middle, not its input."""
 
     from_middle: bool
     rounded: Callable[[float], int]
@@ -80,7 +78,6 @@ def _stage(
     rounded: Callable[[float], int],
     squeeze: _Squeeze,
 ) -> tuple[dict[str, Any], str]:
-    """A stage's record and its activation."""
     first, each = blocks[0], [block for block in blocks for _ in range(block["repeat"])]
     kind = first["block_type"]
     kernel = first.get(_KERNELS.get(kind, ""))
@@ -136,7 +133,7 @@ def _skips(block: Mapping[str, Any]) -> bool:
 
 
 def _factor(large: Sequence[int], small: Sequence[int]) -> int | None:
-    """The whole number by which every one of `small` was multiplied to give `large`, or None."""
+    """The whole number by which each of `small` was multiplied to give `large`, or None."""
     ratios = {a // b for a, b in zip(large, small, strict=True) if a % b == 0}
     return ratios.pop() if len(ratios) == 1 and all(a % b == 0 for a, b in zip(large, small)) else None
 

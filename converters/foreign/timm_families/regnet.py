@@ -48,7 +48,7 @@ def tower(options: Options) -> dict[str, Any]:
 
 
 def _stages(first: int, slope: float, factor: float, depth: int) -> tuple[list[int], list[int]]:
-    """Widths and depths of the stages, in the precision of timm's `generate_regnet`."""
+    """Widths and depths, in the precision of timm's `generate_regnet`."""
     wanted = np.arange(depth, dtype=np.float32) * np.float32(slope) + np.float32(first)
     powers = np.round(np.log(wanted / np.float32(first)) / np.float32(math.log(factor)))
     each = np.round(first * np.float32(factor) ** powers / _STEP) * _STEP
