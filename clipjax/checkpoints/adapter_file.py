@@ -7,8 +7,8 @@
     base     id, SHA-256 of the weights, and `source` (a registered id, hub repository or URL) or `path`
              (relative to the folder; the user's cache has the absolute one)
 
-The base is copied into the subfolder `base` only if it is not a file yet, is inside the folder to be written,
-or is on this disk while the folder is on a bucket.
+A base that is not a file yet, or that the folder would lose (inside it, or here and the folder on a bucket),
+is saved in the subfolder `base`.
 """
 
 from __future__ import annotations

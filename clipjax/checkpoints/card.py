@@ -154,7 +154,6 @@ class Card:
         classes: a classifier's outputs: a name in configs/labels, or a CSV file (`LABELS` in a checkpoint).
         normalize_features: the head reads features of unit norm (a CLIP fine-tuned by cross-entropy).
         lineage: our own training: method, recipe, data, start model.
-        facts_origin, facts_of: see `clipjax.checkpoints.identity.facts`.
         label_space: the classes in `LABELS`.
 
     Raises:

@@ -15,11 +15,11 @@ from clipjax.models.outputs import count
 
 
 def stated_classes(card: Card, labels: LabelSpace) -> Card:
-    """The card of a classifier whose files do not name its classes, with these.
+    """The card with these classes, which no file of the classifier names.
 
     Raises:
-        UsageError: the model is not a classifier, or its card names its classes.
-        DataError: there are more or fewer classes than outputs.
+        UsageError: not a classifier with a head, or its card names its classes.
+        DataError: more or fewer classes than outputs.
     """
     if card.kind != "classifier" or not card.arch.num_classes:
         raise UsageError(f"{card.id} has no outputs for classes: leave classes out")

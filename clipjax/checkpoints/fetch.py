@@ -27,8 +27,7 @@ def on_this_disk(source: Any) -> Any:
 
     Fetches a folder's files and an adapter's base, no other subfolders.
 
-    Raises:
-        DataError: nothing at the URL, it changes during the fetch, or a full disk.
+    Raises DataError if nothing is at the URL, it changes during the fetch, or the disk is full.
     """
     if not isinstance(source, str | os.PathLike):
         return source

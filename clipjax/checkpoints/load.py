@@ -56,18 +56,18 @@ def load_model(
         file: of a hub repository.
         image_size: in pixels, if not the model's own: resamples the position table.
         position_rule: resample as "open_clip", "timm", "transformers" or "dinov2", not as its own library.
-        name: default: the registered id if the weights are its own, else that of the file (without its
-            ending), folder or repository.
+        name: default: the registered id if the weights are its own, else that of the file, folder or
+            repository.
         facts_of: the registered model that you state these weights are.
         facts: or single facts, {"train_source": "LAION-2B"}: columns of configs/models.csv.
-        mesh: where to place the params (`clipjax.devices.sharding.make_mesh`); default: the default device.
+        mesh: where to place the params; default: the default device.
         rules: a table of `clipjax.devices.sharding`; default `FSDP`: every large leaf cut over the devices.
         mesh_of: alternative to `mesh`: picks it from the card. Not called for an adapter's base.
 
     Raises:
         UsageError: an unknown id, bare weights without a card, or a name or facts that are not theirs.
-        DataError: weights that are missing, truncated, foreign, unfit for the architecture, or changed on the
-            hub since their first download; or an unknown kind of adapter.
+        DataError: weights that are missing, damaged, unfit for the architecture, or changed on the hub since
+            their first download; or an unknown kind of adapter.
     """
     if position_rule is not None and image_size is None:
         raise UsageError(f"position_rule {position_rule!r} says how to resample: give image_size too")
@@ -171,10 +171,10 @@ def convert_model(
         source, card, name, facts_of, facts: as in `load_model`; the default name is that of `folder`.
         folder: default: the card's id, with "-N" for images of another size.
         image_size: as in `load_model`; such a model is loaded whole.
-        classes: of a classifier whose files do not name them: a name in configs/labels, or a CSV file.
+        classes: if the files of a classifier do not name them: a name in configs/labels, or a CSV file.
 
     Raises:
-        UsageError, DataError: as `load_model`; or the folder cannot be written, and is left as it was.
+        UsageError, DataError: as `load_model`, or the folder cannot be written; it is left as it was.
     """
     with fetched(source) as copy:
         own = card_file(copy)

@@ -54,9 +54,8 @@ class Model:
         card: `card.weights` is ignored unless passed as `weights`: the files must hold these very params.
         params: nested dict of float32 arrays. Do not write into it: nothing notices.
         carried: tensors of the source file that no forward needs, by its keys.
-        tokenizer_files: a vocabulary that came with the weights.
         base: the card of the model that the adapter was trained on.
-        location: where `load_model` found the params (with an adapter: the base's); None if not in a file.
+        location: where the params (with an adapter: the base's) can be loaded again; None if not in a file.
     """
 
     card: Card
@@ -89,11 +88,11 @@ class Model:
         return dataclasses.replace(self, **(own | changes))
 
     def settled(self) -> Model:
-        """With the tokenizer files that were found after loading: their digest is in its card."""
+        """With the tokenizer files found after loading: their digest is in its card."""
         return self.with_tokenizer() if "_tokenizer" in vars(self) else self
 
     def with_params(self, params: Mapping[str, Any]) -> Model:
-        """The card loses the files and so its fingerprint; logit scale and bias follow the params.
+        """The card loses its fingerprint, as the files; logit scale and bias follow the params.
 
         A registered model loses its name, unless its lineage records what it became. An adapter's base
         changes too.
@@ -136,9 +135,7 @@ class Model:
     def preprocess(self, image: PIL.Image.Image) -> np.ndarray:
         """One image as the reference prepares it: float32 [H, W, 3].
 
-        Raises:
-            UsageError: not a PIL image.
-            DataError: PIL cannot convert its mode to RGB.
+        Raises UsageError for another object, DataError for a mode that PIL cannot convert to RGB.
         """
         if not isinstance(image, PIL.Image.Image):
             raise UsageError(

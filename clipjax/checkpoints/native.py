@@ -1,12 +1,10 @@
 """Our own checkpoint: a folder with `model.safetensors` and `card.json`, written whole or not at all.
 
-    model.safetensors  leaves by path ("vision/blocks/attn/q/kernel") in the dtypes of the source file, and
-                       under "carried/" its tensors that no model needs. The metadata names the source's
-                       layout (a table of `converters`), to write it back bit by bit.
-    card.json          the model card; under `files` the SHA-256 of weights, classes and card
-    labels.csv         a classifier's classes, if configs/labels does not have them
-
-A vocabulary that came with the weights may be there, too.
+model.safetensors  leaves by path ("vision/blocks/attn/q/kernel") in the dtypes of the source file, and
+                   under "carried/" its tensors that no model needs. The metadata names the source's
+                   layout (a table of `converters`), to write it back bit by bit.
+card.json          the model card; under `files` the SHA-256 of weights, classes and card
+labels.csv         a classifier's classes, if configs/labels does not have them
 """
 
 from __future__ import annotations
@@ -108,7 +106,7 @@ def read_card_file(folder: str | Path) -> CardFile:
 
 
 def load_checkpoint(file: CardFile, target: Mapping[str, Any], *, verify: bool = False) -> Checkpoint:
-    """Open a checkpoint for an architecture; `load_params` reads it.
+    """Open a checkpoint; `load_params` reads it.
 
     Args:
         target: the abstract params.
@@ -193,7 +191,7 @@ def save_checkpoint(
     labels: LabelSpace | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Path:
-    """Write a checkpoint and return its folder. Raises as `write_folder`.
+    """Write a checkpoint. Raises as `write_folder`.
 
     Args:
         leaves: by path, in the dtype to keep; lazy ones are read when written.
@@ -226,8 +224,7 @@ def write_folder(folder: str | Path, fill: Callable[[Path], Mapping[str, Any]]) 
         folder: a path, or a URL on a bucket, where card.json is uploaded last.
         fill: writes the other files into a draft folder; returns the contents of card.json.
 
-    Raises:
-        DataError: the folder holds something else, or cannot be written.
+    Raises DataError if the folder holds something else, or cannot be written.
     """
     folder = place(folder)
     if not (is_checkpoint(folder) or is_unfinished(folder) or _is_empty(folder)):

@@ -182,7 +182,7 @@ def _refuse_other_config(card: Card, folder: Path) -> None:
 
     Not refused: a configuration that cannot be read (the card is needed to load), or of the other kind (a
         CLIP's
-    beside a classifier). Another family of towers fails at the tensors.
+    beside a classifier). Other families fail at the tensors.
     """
     file = next((folder / name for name in CONFIG_NAMES if (folder / name).is_file()), folder)
     try:

@@ -22,10 +22,7 @@ def find_tokenizer_files(
     """The vocabulary of a tokenizer that clipjax does not ship; else ().
 
     Searched in the folder, then in the hub's cache, then, with `download`, on the hub. Files with the digest
-    of `spec` are preferred to nearer ones.
-
-    Args:
-        repo, revision: of the weights, searched before the known repositories.
+    of `spec` are preferred to nearer ones. `repo`, that of the weights, comes before the known ones.
     """
     own = vocabularies.rules().get(spec.name)
     if own is None:

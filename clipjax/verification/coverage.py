@@ -40,7 +40,7 @@ class Coverage:
     Attributes:
         vision, text: families of the towers; text is None for a classifier.
         params_m: millions of parameters of the image tower (with a classifier's head).
-        image_size: side in pixels.
+        image_size: in pixels.
         status: one of STATUSES. "verified": full-size keys and shapes, and narrow numbers with the same
             flags. "unverified": no record of this version of the forward pass, or a failed one.
         why: what is missing; empty for a verified model.

@@ -1,6 +1,6 @@
 """The parity record: does every registered architecture compute the same as in its reference library?
 
-Shown for every architecture of configs/models.csv, without any model's weights:
+Shown without any model's weights:
 
 * full size: the reference's state dict maps one to one onto our params, by key and shape;
 * numbers: a narrow model with the library's flags, and weights in which every tensor matters, passes

@@ -116,9 +116,8 @@ def verify(
         against: "open_clip", "timm", "transformers" or "golden"; default: the card's library, else open_clip.
         golden: the golden file; its inputs are used.
         arch: the reference's name of the architecture, or its configuration (JSON); default: that beside the
-            weights, else the card's name or arch record.
+            weights, else the card's.
         checkpoint: weights for the reference; default: the model's own, in its format.
-        batch, seed: of the random inputs.
 
     Raises:
         UsageError: unknown `against`, no golden file given, or a classifier that the library does not have
@@ -238,10 +237,7 @@ def reference_model(
     arch: str | Path | None = None,
     checkpoint: str | Path | None = None,
 ) -> dict[str, str | Path]:
-    """What the reference's process builds and loads: `arch`, `library`, `checkpoint` and perhaps `sizes`.
-
-    `folder`: for the files written for it.
-    """
+    """What the reference's process builds and loads: `arch`, `library`, `checkpoint` and perhaps `sizes`."""
     record, source = folder / "arch.json", model.card.source
     record.write_text(json.dumps(arch_to_dict(model.card.arch)))
     if arch is None and source.library == library and source.arch is not None:

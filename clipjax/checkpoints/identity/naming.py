@@ -35,7 +35,7 @@ class Stated:
     Attributes:
         facts_of: the registered model that they are.
         facts: or single facts: columns of configs/models.csv.
-        fallback: the name if the model needs its own and `name` is None.
+        fallback: if the model needs its own name and `name` is None.
 
     Raises:
         UsageError: an unknown id or fact, an empty name, or both `facts_of` and `facts`.
@@ -70,7 +70,6 @@ def identified(card: Card, resolved: Resolved, stated: Stated, fallback: str) ->
     """The card of foreign weights, with their own name and facts.
 
     Args:
-        card: with its weights.
         fallback: name for weights that are not a registered model's.
 
     Raises:

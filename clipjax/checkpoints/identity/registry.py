@@ -76,7 +76,7 @@ def pinned_revision(model_id: str) -> str | None:
 
 @functools.cache
 def model_card(model_id: str) -> Card:
-    """The card of a registered model, before its weights are opened.
+    """Before its weights are opened.
 
     Raises:
         UsageError: unknown id, with the nearest ones.

@@ -23,11 +23,9 @@ from clipjax.verification.crosscheck.side import Side
 
 
 def our_side(subject: Subject, folder: Path, *, batch: int = 32, progress: bool = False) -> Side:
-    """Every stage of a resolved run of the task zeroshot.
-
-    Args:
-        folder: an existing one, for the images' arrays.
-        batch: images per device.
+    """Args:
+    folder: an existing one, for the images' arrays.
+    batch: images per device.
     """
     pixels, tensor = _images(subject, folder, batch)
     embeddings, inputs = prepare(subject, "parity", Compute(per_device_batch=batch, progress=progress))

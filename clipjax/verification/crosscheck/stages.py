@@ -5,13 +5,12 @@
     pixels             grey levels, 0 to 255; 0
     tensor             units in the last place of float32, of max(1, the reference's value); 1
     token ids          differing ids among those that the text tower reads; 0
-    image embeddings, head, features, logits
+    embeddings, head, features, logits
                        as in `clipjax.verification.verify` (head: as an embedding)
     top-1              of a flip, the reference's margin / the image's largest score; TIE
     metric             the difference of the accuracies; what ties account for
 
-A flip within TIE is a tie: on another machine the reference itself might decide otherwise. Ties are listed,
-but are not differences.
+A flip within TIE is a tie, not a difference: on another machine the reference itself might decide otherwise.
 """
 
 from __future__ import annotations
