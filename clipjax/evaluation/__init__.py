@@ -1,1 +1,1 @@
-"""A run: resolve a model, a data set and a task; embed and measure; write rows with provenance."""
+"""A run: resolve a model, a data set and a task; embed, measure, write rows."""

@@ -1,8 +1,4 @@
-"""Embed small data sets together, before the runs that read them.
-
-Alone, a small data set leaves most of a large step empty. Those with one pixel recipe share a stream
-(`clipjax.embeddings.images.embed_many`) into the store, where each run finds its own.
-"""
+"""Embed small data sets together: alone, one leaves most of a large step empty."""
 
 from __future__ import annotations
 
@@ -42,9 +38,8 @@ def embed_ahead(
 
     Args:
         runs: tasks and requests (with `Dataset` objects), all with the same precisions.
-        compute: of the runs; without a store nothing is done.
 
-    Returns: each data set's statistics, by its name.
+    Returns: statistics by data set.
     """
     if compute.store is None or model.card.fingerprint is None or not runs:
         return {}
@@ -61,7 +56,7 @@ def embed_ahead(
 def _agreed(
     model: Encoder, runs: Sequence[tuple[str, Request]], compute: Compute
 ) -> dict[PixelRecipe, dict[str, Part]]:
-    """By recipe and name; empty if a process cannot read a data set, or the processes differ."""
+    """Empty if a process cannot read a data set, or the processes differ."""
     try:
         small = on_all(lambda: _small(model, runs, compute), "read the small data sets")
         names = [[recipe.key(), list(parts)] for recipe, parts in small.items()]
@@ -88,7 +83,7 @@ def _small(
 
 
 def _parts(model: Encoder, runs: Sequence[tuple[str, Request]]) -> Iterator[Part]:
-    """The data sets that the runs will embed; skips runs that fail to resolve."""
+    """Skips runs that fail to resolve."""
     for name, asked in runs:
         with contextlib.suppress(ClipjaxError):
             task = find_task(name)

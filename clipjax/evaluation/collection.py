@@ -4,10 +4,7 @@
     compute = Compute(store=Store("store"))
     for done in evaluate_all(model, planned.jobs, Request(), compute, results="results"): ...
 
-A data set's card names its tasks and its folder below the common one (`place`). The user's cards (*.toml in
-the common folder) join the shipped ones. A collection names several tasks: `shifts` is classification on
-every natural and synthetic shift; `prompts` repeats accuracy, factors, OOD detection and calibration with
-each prompt set, from the same stored image embeddings.
+A data set's card names its tasks and its folder (`place`).
 """
 
 from __future__ import annotations
@@ -43,7 +40,7 @@ NAMED = 3  # missing data sets that an error names
 
 
 class Located(NamedTuple):
-    """A data set and its folder, which may not exist."""
+    """The folder may not exist."""
 
     card: DatasetCard
     root: Path
@@ -51,12 +48,7 @@ class Located(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """One planned run.
-
-    Attributes:
-        id: the in-distribution images, if the task needs them.
-        prompts: None: the data set's own.
-    """
+    """One planned run; `prompts` None: the data set's own."""
 
     task: str
     data: Located
@@ -82,7 +74,7 @@ class Done:
 
 
 class Loaded:
-    """A cache: each data set is read and hashed once."""
+    """Each data set is read and hashed once."""
 
     def __init__(self) -> None:
         self._datasets: dict[tuple[str, Path], Dataset] = {}
@@ -95,10 +87,7 @@ class Loaded:
         return self._datasets[key]
 
     def request(self, job: Job, request: Request) -> Request:
-        """`request` with the job's data sets and prompts.
-
-        Annotations go only to tasks that read some, on data sets whose cards name none.
-        """
+        """Annotations go only to tasks that read some, on data sets whose cards name none."""
         reads = find_task(job.task).load_annotations is not None and job.data.card.annotations is None
         return replace(
             request,
@@ -134,16 +123,16 @@ def plan(
 
     Args:
         name: a task, a collection, or "all".
-        prompts: prompt sets to repeat each run with; default: the collection's, else the cards' own.
+        prompts: repeat each run; default: the collection's, else the cards' own.
         only: names of data sets or of families; empty: all.
-        folders: those of data sets that are elsewhere, by name.
+        folders: of data sets that are elsewhere, by name.
 
     Raises:
         UsageError: no task, collection or prompt set has that name.
-        DataError: no data set exists; names the folders.
+        DataError: no data set exists.
     """
     chosen = collection(name)
-    sets = _prompt_sets(prompts or chosen.prompts)
+    sets = _prompt_sets(prompts or chosen.prompts)  # first: a wrong name costs nothing
     base, jobs, missing = place(data_root).expanduser(), [], _Missing()
     folders, located = folders or {}, cards_below(base)
     for task in map(find_task, chosen.tasks):
@@ -167,7 +156,7 @@ def plan(
 
 
 def survey(data_root: str | Path, *, decode: bool = False) -> Iterator[tuple[Located, list[str] | None]]:
-    """Each data set with its problems, None if it is missing; `decode` as in `check_dataset`."""
+    """Each data set with its problems; None if it is missing."""
     for located in cards_below(data_root):
         if not exists(located.root):
             if located.card.tasks and not located.card.demo:
@@ -204,17 +193,13 @@ def evaluate_all(
 ) -> Iterator[Done]:
     """Run the jobs in order; a failed job does not stop the others.
 
-    With a store, small data sets are embedded first, in one stream, whose cost is in the statistics of the
-    first job that reads them.
+    Small data sets are embedded first, in one stream; its cost is in the statistics of the first job that
+    reads them.
 
     Args:
-        model: not a name. If its own head has other classes than a data set, the result is a row "not
-            applicable".
-        jobs: from `plan`. For a model with its own head, jobs that differ only in prompts run once.
-        request: for all jobs, which override data sets and prompts.
-        results: as in `clipjax.evaluate`.
-        announce: called before each job with its number (from 1), the number of jobs, and the job.
-        loaded: data sets that other calls have read.
+        model: not a name. With its own head, jobs that differ only in prompts run once.
+        request: the jobs override its data sets and prompts.
+        announce: takes the job's number (from 1), the number of jobs, and the job.
         catch: exceptions, besides ClipjaxError, that fail one job only.
     """
     encoder = encoder_of(model)
@@ -263,7 +248,6 @@ def distinct(jobs: Iterable[Job], own_head: bool) -> list[Job]:
 
 
 def _prompt_sets(names: Sequence[str | Path]) -> list[PromptSet | None]:
-    """Read before anything runs, so that a wrong name costs nothing."""
     return [load_prompts(name) for name in names] or [None]
 
 
@@ -274,7 +258,7 @@ def _id_of(base: Path, card: DatasetCard, folders: Mapping[str, Path]) -> Locate
 
 @dataclass
 class _Missing:
-    """One line for each family of missing data sets, with its tasks and folders."""
+    """One line for each family of data sets."""
 
     tasks: dict[str, dict[str, None]] = field(default_factory=dict)
     folders: dict[str, dict[Path, None]] = field(default_factory=dict)

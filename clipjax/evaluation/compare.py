@@ -3,10 +3,9 @@
     for comparison in compare_runs("vit_b_32-openai", "vit_b_16-openai", "results"):
         print(comparison.metric, comparison.difference, comparison.interval, comparison.p_holm)
 
-Images are joined by id (a paired comparison), so those that are hard for both models do not blur the
-difference. Proportions: McNemar's exact test, and an interval of the difference (MOVER). Other numbers: a
-bootstrap that draws the same images for both runs. The p-values of one call are corrected together (Holm).
-`Task.paired` defines what is compared; the rest is left out with a reason.
+Images are joined by id: those that are hard for both models do not blur the difference. Proportions:
+McNemar's exact test, and an interval of the difference (MOVER). Other numbers: a bootstrap that draws the
+same images for both runs. The p-values of one call are corrected together (Holm).
 """
 
 from __future__ import annotations
@@ -34,15 +33,13 @@ class Comparison:
     """One metric of two runs.
 
     Attributes:
-        metric: as in the rows, followed by its slice, if any ("auroc score:msp").
+        metric: with its slice ("auroc score:msp").
         difference: second - first.
-        interval: of the difference; None if all resamples are equal.
-        p_value: two-sided, of no difference.
+        interval: None if all resamples are equal.
+        p_value: two-sided.
         p_holm: corrected for all comparisons of the call.
         test: "mcnemar_exact" or "paired_bootstrap_1000", with p of at least 2 / 1001.
-        n: number of images.
         gained, lost: images that only the second or only the first run has right; None for other metrics.
-        runs, models: of the first and of the second.
         differs: other differences between the runs ("prompts": (first's, second's)).
         left_out: metrics that are not compared -> why.
     """
@@ -92,7 +89,7 @@ class _Found(NamedTuple):
 
 
 class _Pair(NamedTuple):
-    """Two runs with their images in the same order."""
+    """The images are in the same order."""
 
     runs: tuple[_Run, _Run]
     paired: tuple[Paired, Paired]
@@ -116,18 +113,15 @@ def compare_runs(
 
     Args:
         first, second: a run id in `results`, the folder of a run, or a model's id. Named runs may differ;
-            models are compared in runs made in the same way (`clipjax.evaluation.run_pairs`), the newest of
-            repeated ones.
+            models' runs are paired by `clipjax.evaluation.run_pairs`.
         metrics: only these, also for the correction.
-        resamples, seed: of the paired bootstrap; only data set and seed decide which images are drawn.
         prompts, precision, labels: choose among a model's runs: a prompt set, "parity" or "fast", a label
             space.
 
     Raises:
-        UsageError: no run, model or metric of that name; both are one run; or several pairs of runs match for
-            one task and data set.
+        UsageError: no run, model or metric of that name; both are one run; or several pairs of runs match.
         DataError: the runs differ in task, data set, images or annotations, or another version made them; no
-            runs of the models match; or one of `metrics` cannot be compared.
+            runs match; or one of `metrics` cannot be compared.
     """
     check_bootstrap(resamples, seed)
     choice = Choice(prompts, precision, labels)
@@ -240,7 +234,7 @@ def _compare(a: _Run, b: _Run, resamples: int, seed: int) -> _Pair:
 
 
 def _of_other_annotations(pair: _Pair) -> Sequence[str]:
-    """Metrics that depend on annotations which the runs do not share. DataError if all do."""
+    """Metrics of annotations that the runs do not share. Raises DataError if all are."""
     names, digests = pair.paired[0].annotated, [run.row["recipe"].get("annotations") for run in pair.runs]
     if digests[0] == digests[1]:
         return ()
@@ -303,7 +297,7 @@ def _proportion(metric: str, first: np.ndarray, second: np.ndarray) -> _Found:
 def _resampled(
     both: tuple[Paired, Paired], values: Mapping[str, tuple[float, float]], n: int, about: About
 ) -> tuple[list[_Found], dict[str, str]]:
-    """Metrics that are not proportions, on the same resamples; and why others are left out."""
+    """Metrics that are not proportions, and why others are left out."""
     first, second = (paired.resampled for paired in both)
     assert first is not None
     assert second is not None
@@ -331,7 +325,6 @@ def _resampled(
 
 
 def _samples(paired: Paired, n: int, about: About) -> tuple[list[np.ndarray], list[Resampling]]:
-    """The rows and the resamples of each independently drawn sample."""
     groups = np.zeros(n, int) if paired.groups is None else np.asarray(paired.groups, object)
     clusters = np.full(n, None) if paired.clusters is None else np.asarray(paired.clusters, object)
     names = list(dict.fromkeys(groups.tolist()))

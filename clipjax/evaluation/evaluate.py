@@ -1,4 +1,4 @@
-"""`clipjax.evaluate`: the entry for users. Its keywords become the two records that every run takes.
+"""`clipjax.evaluate`: the entry for users.
 
 result = clipjax.evaluate("vit_b_32-openai", dataset="imagenet_val", root="imagenet/val", store="store")
 result.value("top1"), result.interval("top1")
@@ -51,37 +51,33 @@ def evaluate(
 
     Args:
         model: an argument or result of `load_model`, or a model from `clipjax.wrap`.
-        task: a task in `clipjax.tasks`.
         dataset: a data set card (name, file or object) with `root`; a `Dataset`; or just a folder.
         root: the folder of the data. Without a card: class folders, images without labels, or a CSV/JSONL
             manifest.
         labels: the classes, if the card does not name them: a name in configs/labels, a CSV file, or a space.
         prompts: name, file or `PromptSet`; default the card's, else "openai_80". Not for a model with its own
-            head (classifier, adapter). In retrieval: one template for captions; default none.
+            head. In retrieval: one template for captions; default none.
         id_dataset, id_root: the in-distribution images for OOD detection and calibration. Default: the card
             that the data set's card names, else "imagenet_val".
-        annotations: file or folder for a task that reads some; default: the task's own.
+        annotations: a file or folder; default: the task's own.
         limit, seed: evaluate a random sample of this many images; `seed` also seeds the bootstraps.
-        resamples: of the bootstraps.
         per_device_batch: images on a device in one step, or "auto": the fastest here, measured once.
         params: whole on each device ("replicated"), cut over them ("sharded"), or as fits ("auto").
         precision: of the towers, "parity" or "fast"; heads, scores and metrics are always float32.
         compare_precision: run both; report how many predictions flip and how accuracy changes.
-        store: a folder (or `Store`) for embeddings; None keeps none.
-        pixel_store: a folder (or `PixelStore`) for decoded pixels, shared by models with one pixel recipe;
-            None keeps none.
+        store: a folder for embeddings; None keeps none.
+        pixel_store: a folder for decoded pixels, shared by models with one pixel recipe; None keeps none.
         results: a folder for rows and per-image tables; None writes nothing.
         workers: processes that decode; 0 decodes in threads, "auto" picks the fastest here.
         on_error: "raise" on an unreadable image, or "skip" it, name it and count it.
-        decode: "full", or "jpeg_scaled": decode JPEGs much larger than the model's input at a smaller size.
-            Faster, but not the reference's pixels: another pixel recipe.
-        progress: bars on stderr.
+        decode: "full", or "jpeg_scaled": decode large JPEGs at a smaller size. Faster, but not the
+            reference's pixels.
 
     Returns: the result; if the task is not defined for the model, one row with the reason and no value.
 
     Raises:
-        UsageError, DataError: one sentence with the name, file or image, and what to do. One is
-            `clipjax.evaluation.subject.NotApplicableError`: the model's own head has other classes.
+        UsageError, DataError: one sentence with the name, file or image, and what to do.
+        NotApplicableError: a UsageError: the model's own head has other classes.
     """
     request = Request(
         dataset=dataset,

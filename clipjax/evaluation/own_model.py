@@ -33,7 +33,7 @@ Triple = Sequence[float]
 
 @dataclass(frozen=True)
 class OwnCard:
-    """The card of a user's own model; see `clipjax.checkpoints.encoder.ModelCard`."""
+    """As `clipjax.checkpoints.encoder.ModelCard`."""
 
     id: str
     kind: Literal["zero_shot", "classifier"]
@@ -55,7 +55,7 @@ class OwnCard:
 
     @classmethod
     def of(cls, card: Any) -> OwnCard:
-        """A user's card with all fields. Raises UsageError without id, kind or preprocess."""
+        """Raises UsageError without id, kind or preprocess."""
         names = [field.name for field in dataclasses.fields(cls)]
         if missing := [name for name in names[:3] if not hasattr(card, name)]:
             raise UsageError(
@@ -65,11 +65,7 @@ class OwnCard:
 
 
 class OwnModel:
-    """A model for `clipjax.evaluate`, from `wrap` or from a user's own object (`encoder_of`).
-
-    Attributes:
-        params: a classifier's `head`; else empty.
-    """
+    """`params`: a classifier's `head`; else empty."""
 
     network: Network | None = None
 
@@ -99,17 +95,14 @@ class OwnModel:
         return self._encode_image(images)
 
     def encode_text(self, texts: Any) -> Any:
-        """A list of strings -> [B, D], through the tokenizer, if any.
-
-        Raises UsageError without the function.
-        """
+        """A list of strings -> [B, D]. Raises UsageError without the function."""
         if self._encode_text is None:
             raise UsageError(f"{self.card.id} has no encode_text: give one to clipjax.wrap")
         return self._encode_text(texts if self._tokenizer is None else self._tokenizer(list(texts)))
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Raises UsageError: its own `encode_text` reads the texts."""
+        """Raises UsageError: `encode_text` reads the texts."""
         raise UsageError(f"{self.card.id} is not one of clipjax's networks: its encode_text reads the texts")
 
     def with_tokenizer(self) -> Self:
@@ -117,10 +110,9 @@ class OwnModel:
 
 
 def encoder_of(model: Any) -> Encoder:
-    """The model itself, or a user's own object wrapped with every field that evaluation reads.
+    """The model itself, or a user's own object with every field that evaluation reads.
 
-    Raises:
-        UsageError: it has no card, or the card has no id, kind or preprocess.
+    Raises UsageError without a card, id, kind or preprocess.
     """
     if not hasattr(model, "card"):
         raise UsageError(
@@ -162,16 +154,15 @@ def wrap(
         image_size, resize_size: sides in pixels of the crop, and of the image it is cut from (default: the
             same).
         mean, std: of each channel, for pixels in [0, 1].
-        interpolation, resize_mode: as in `clipjax.data.pixels.preprocess.PixelRecipe`; default: CLIP's.
+        interpolation, resize_mode: as in `clipjax.data.pixels.preprocess.PixelRecipe`.
         tokenizer: list of strings -> what `encode_text` takes.
-        logit_scale, logit_bias: logits are scale * cosine + bias; most CLIPs have scale 100. A zero-shot task
-            needs the scale.
+        logit_scale, logit_bias: logits are scale * cosine + bias; most CLIPs have scale 100. Zero-shot tasks
+            need the scale.
         classes: the K outputs of a classifier: a name in configs/labels, a CSV file or a space.
-        facts: what you state, columns of configs/models.csv: {"train_source": "LAION-2B"}.
-        fingerprint: a text that changes whenever the embeddings do. Without one they are not stored.
+        facts: columns of configs/models.csv: {"train_source": "LAION-2B"}.
+        fingerprint: changes whenever the embeddings do. Without one they are not stored.
 
-    Raises:
-        UsageError: an argument is missing or wrong; names it.
+    Raises UsageError naming a missing or wrong argument.
     """
     for what, function in {
         "encode_image": encode_image,
@@ -205,7 +196,7 @@ def wrap(
 
 
 def _identity(size: int) -> dict[str, np.ndarray]:
-    """The head of a classifier whose outputs are already logits."""
+    """The outputs are already logits."""
     return {"kernel": np.eye(size, dtype=np.float32), "bias": np.zeros(size, np.float32)}
 
 

@@ -1,8 +1,4 @@
-"""Resolve a request into data sets, classes, prompts and annotations.
-
-All checks run here, before anything expensive: a missing folder, a class without a prompt, a head with other
-classes than the data set.
-"""
+"""Resolve a request into data sets, classes, prompts and annotations: all checks run here."""
 
 from __future__ import annotations
 
@@ -32,7 +28,7 @@ CAPTION = "{}"  # the caption alone
 
 
 def resolve(model: Encoder, task: Task, asked: Request) -> Subject:
-    """Raises UsageError or DataError: one sentence with the name, file or image, and what to do."""
+    """Raises UsageError or DataError."""
     adapter = adapter_of(model)  # an unknown kind is refused before anything is embedded
     dataset = load_asked(asked)
     if "id" not in task.needs and not (asked.id_dataset is None and asked.id_root is None):
@@ -89,7 +85,7 @@ def resolve(model: Encoder, task: Task, asked: Request) -> Subject:
 
 
 def has_own_head(model: Encoder) -> bool:
-    """Whether the head needs no prompts: a classifier's, or an adapter's."""
+    """A classifier's or an adapter's head needs no prompts."""
     return model.card.kind == "classifier" or model.adapter is not None
 
 
@@ -105,7 +101,7 @@ def _own_classes(model: Encoder, adapter: Adapter | None, asked: Request) -> Lab
 
 
 def not_applicable(model: Encoder, task: Task) -> str | None:
-    """Why the task is not defined for the model; None if it is."""
+    """Why the task is not defined for the model."""
     if "text" in task.needs and model.card.kind == "classifier":
         return f"not applicable: {model.card.id} is a classifier and has no text tower"
     return None
@@ -121,7 +117,7 @@ def _annotations(card: DatasetCard, task: Task, asked: Request) -> Annotations |
 
 
 def annotations_path(card: DatasetCard, given: str | Path | None = None) -> Path | None:
-    """The given file or folder, else the card's, relative to the card's file."""
+    """The given one, else the card's, relative to the card's file."""
     if given is None and card.annotations is not None and card.path is not None:
         return card.path.parent / card.annotations
     return None if given is None else place(given)
@@ -139,7 +135,7 @@ def _part(
     if space is not None and space is not dataset.label_space:
         labels = _renumber(manifest, space)
     if space is not None and labels is not None:
-        _check_labels(manifest, labels, space)
+        _check_labels(manifest, labels, space)  # a reader may not know the classes
     projection = None
     if space is not None and head_space is not None:
         try:
@@ -156,10 +152,9 @@ def _part(
 
 
 def load_asked(asked: Request) -> Dataset:
-    """The data set of the request; without a card, `root` decides the layout.
+    """Without a card, `root` decides the layout.
 
-    Raises:
-        UsageError, DataError: no such card or folder, or the reader refuses the data.
+    Raises UsageError or DataError: no such card or folder, or the reader refuses the data.
     """
     dataset, root = asked.dataset, asked.root
     if isinstance(dataset, Dataset):
@@ -183,7 +178,7 @@ def load_asked(asked: Request) -> Dataset:
 
 
 def id_card(card: DatasetCard) -> DatasetCard:
-    """The card of the in-distribution images: one of that name beside the card, else the shipped one."""
+    """One of that name beside the card, else the shipped one."""
     name = card.id or DEFAULT_ID
     beside = card.path and card.path.parent / f"{name.removesuffix('.toml')}.toml"
     return read_card(beside if beside and is_file(beside) else name)
@@ -236,7 +231,7 @@ def _check_words(space: LabelSpace, prompts: PromptSet) -> None:
 
 
 def _renumber(manifest: Manifest, space: LabelSpace) -> np.ndarray | None:
-    """Indices into another space, matched by the names in the data."""
+    """Matched by the names in the data."""
     if manifest.labels is None or manifest.label_names is None:
         return manifest.labels
     if "accepted" in manifest.columns and space.ids != manifest.label_names:
@@ -251,7 +246,6 @@ def _renumber(manifest: Manifest, space: LabelSpace) -> np.ndarray | None:
 
 
 def _check_labels(manifest: Manifest, labels: np.ndarray, space: LabelSpace) -> None:
-    """A reader may not know the classes: check its labels before images are embedded."""
     outside = np.flatnonzero((labels < 0) | (labels >= len(space)))
     if len(outside):
         first = outside[0]

@@ -1,8 +1,4 @@
-"""Result rows of one run: a task's numbers with their provenance.
-
-A row records its subject (`identity`), how it was measured, and a number. `finish` adds published numbers and
-departures from the protocols.
-"""
+"""Result rows of one run: a task's numbers with their provenance."""
 
 from __future__ import annotations
 
@@ -37,12 +33,11 @@ class Result:
     """The result of `evaluate`.
 
     Attributes:
-        rows: the result rows (configs/result_row.schema.json), also per class. With `compare_precision`: of
-            both profiles and of the comparison.
-        images: one row an image: id, label, prediction, confidence, ... (in a comparison: both predictions).
-        path: the folder written; None without `results` (and in all processes but the first).
-        stats: of the embedding, also of in-distribution images: forward passes, images, compilations,
-            seconds, and `share_waiting` for pixels.
+        rows: as in configs/result_row.schema.json. With `compare_precision`: of both profiles and of the
+            comparison.
+        images: one row an image: id, label, prediction, confidence, ...
+        path: None without `results`, and in all processes but the first.
+        stats: of the embedding, also of in-distribution images.
     """
 
     rows: list[Row]
@@ -51,11 +46,11 @@ class Result:
     stats: EmbedStats
 
     def value(self, metric: str, *, precision: str | None = None) -> float | None:
-        """The number of a metric over the whole data set."""
+        """Over the whole data set."""
         return self._row(metric, precision)["value"]
 
     def interval(self, metric: str, *, precision: str | None = None) -> tuple[float, float] | None:
-        """The limits of its interval; None without one."""
+        """The limits; None without an interval."""
         interval = self._row(metric, precision)["interval"]
         return None if interval is None else (interval["lo"], interval["hi"])
 
@@ -68,7 +63,6 @@ class Result:
 
 
 def identity(model: str, facts: Mapping[str, Any], task: Task, dataset: str) -> Row:
-    """A row's subject, and where it was computed."""
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": new_run_id(),
@@ -101,7 +95,7 @@ def refused_recipe(model: Encoder, task: Task, name: str) -> dict[str, Any]:
 
 
 def finish(common: Row, outcome: Outcome, stats: EmbedStats, results: str | Path | None) -> Result:
-    """Make and check rows; the first process writes them, unless `results` is None."""
+    """Make and check rows; the first process writes them."""
     rows = with_protocols(with_references([common | _fields(measure) for measure in outcome.measures]))
     validate_rows(rows)
     path = None

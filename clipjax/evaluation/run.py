@@ -1,8 +1,4 @@
-"""One task of one model on one data set: embeddings, head, numbers, result rows.
-
-Everything is resolved and checked before images are embedded. With a store, a second task or prompt set on
-the same images runs no forward pass.
-"""
+"""One task of one model on one data set: embeddings, head, numbers, result rows."""
 
 from __future__ import annotations
 
@@ -44,11 +40,7 @@ COMPARISON = "fast against parity"
 def run(
     model: object, task: str, request: Request, compute: Compute, *, results: str | Path | None = None
 ) -> Result:
-    """Run one task, as documented in `clipjax.evaluate`.
-
-    Args:
-        model: what `load_model` takes or returns, or a model made by `clipjax.wrap`.
-    """
+    """Arguments as in `clipjax.evaluate`."""
     definition = _checked(task, request, results)  # first: loading a model takes longer
     encoder = encoder_of(load_model(model) if isinstance(model, str | Path) else model)
     apart = compute.store is None
@@ -70,7 +62,7 @@ def run(
 
 
 def _checked(task: str, request: Request, results: str | Path | None) -> Task:
-    """Find the task, and check that it can run and write. Raises UsageError, DataError."""
+    """Raises UsageError or DataError if the task cannot run or write."""
     definition = find_task(task)
     if results is not None:
         ResultStore(results).check_root(written=True)
@@ -83,7 +75,7 @@ def _checked(task: str, request: Request, results: str | Path | None) -> Task:
 
 
 def hash_images(manifest: Manifest, progress: bool) -> None:
-    """Compute the digest of the images, with a bar: the first time reads them all."""
+    """With a bar: the first time reads all images."""
     shown = progress and jax.process_index() == 0
     with progress_bar(len(manifest), f"hashing {manifest.name}", "image", shown=shown, delay=1) as bar:
 
@@ -216,7 +208,7 @@ def _common(subject: Subject, recipe: dict[str, Any], **measured: Any) -> Row:
 
 
 def _compare(subject: Subject, parity: Result, fast: Result, results: str | Path | None) -> Result:
-    """A third run: how many predictions flip between the profiles, and how accuracy changes."""
+    """A third run, of the changes between the profiles."""
     if parity.images["id"] != fast.images["id"]:
         raise DataError(
             "the two profiles could not read the same images; mend the unreadable ones and run again"

@@ -2,10 +2,9 @@
 
     pairs_of(("vit_b_32-openai", "vit_b_16-openai"), Path("results"), Choice(prompts="openai_80"))
 
-Runs match as in `clipjax results diff`: by task and data set, then by recipe without the model's part. If no
-recipes match: by prompts, label space, projection, ID set, annotations, precision and sample. A model's
-transform, tokenizer and logit scale may differ, and its prompts if it has its own words or head. Of runs with
-one recipe the newest counts.
+Runs match by task and data set, then by recipe without the model's part. If no recipes match: by prompts,
+label space, projection, ID set, annotations, precision and sample. A model's transform, tokenizer and logit
+scale may differ, and its prompts if it has its own words or head. Of equal recipes the newest counts.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ OPTIONS = {"prompts": "prompts", "precision": "precision", "label_space": "label
 
 
 class Choice(NamedTuple):
-    """Chooses among a model's runs; None: any."""
+    """None: any."""
 
     prompts: str | None = None
     precision: str | None = None
@@ -48,7 +47,7 @@ class _Run(NamedTuple):
 
     @property
     def own_prompts(self) -> bool:
-        """Whether the run has no prompt set: a classifier, learned words, predictions of others."""
+        """Whether it has no prompt set: a classifier, learned words, predictions of others."""
         recipe = self.row["recipe"]
         said = str(self.row["convention"].get("prompts") or "not applicable")
         return said.startswith("not applicable") or "adapter" in recipe or "predictions" in recipe
@@ -60,16 +59,11 @@ Pairs = list[tuple[_Run, _Run]]
 def pairs_of(
     names: tuple[str, str], results: Path, choice: Choice
 ) -> tuple[list[tuple[RunAddress, RunAddress]], dict[str, str]]:
-    """A pair of runs for each task and data set that two models, or runs, have in common.
-
-    Args:
-        names: for each, a run id in `results`, the folder of a run, or a model's id.
-
-    Returns: the pairs; and the tasks and data sets without a pair, with the reason.
+    """A pair of runs for each task and data set in common, and why others have none.
 
     Raises:
         UsageError: no run or model of that name, both are one run, or several pairs are possible.
-        DataError: nothing in common, nothing made in the same way, or no run matches `choice`.
+        DataError: nothing in common, or made in the same way, or matching `choice`.
     """
     (first, named_first), (second, named_second) = (_runs_of(name, results) for name in names)
     common = [key for key in first if key in second]
@@ -101,7 +95,7 @@ def pairs_of(
 
 
 def _runs_of(name: str, results: Path) -> tuple[dict[tuple[str, str], list[_Run]], bool]:
-    """A name's runs by task and data set, newest first; and whether the name is a run's."""
+    """By task and data set, newest first; and whether the name is a run's."""
     if ((folder := ResultStore(name).root) / "run.json").is_file():
         folder = folder.resolve()
         run = _Run((folder.parent, folder.name), ResultStore(folder.parent).run(folder.name)[0])
@@ -134,7 +128,7 @@ def _counts(store: ResultStore, model: str, rows: list[Row]) -> bool:
 
 
 def _chosen(runs: Sequence[_Run], choice: Choice) -> list[_Run]:
-    """The prompts of `choice` do not apply to a run without a prompt set."""
+    """Prompts do not apply to a run without a prompt set."""
     return [
         run
         for run in runs
@@ -145,7 +139,7 @@ def _chosen(runs: Sequence[_Run], choice: Choice) -> list[_Run]:
 
 
 def _matching(first: Sequence[_Run], second: Sequence[_Run]) -> Pairs:
-    """Pairs of equal recipes, else of equal `how`; only complete runs, if any."""
+    """Equal recipes, else equal `how`; only complete runs, if any."""
     for key in (_recipe, _words):
         pairs = [(a, b) for a in _newest(first, key) for b in _newest(second, key) if _alike(a, b, key)]
         whole = [pair for pair in pairs if all(is_whole(run.row) for run in pair)]
@@ -176,7 +170,7 @@ def _recipe(run: _Run) -> dict[str, Any]:
 
 
 def _newest(runs: Sequence[_Run], key: Callable[[_Run], dict[str, Any]]) -> list[_Run]:
-    """The newest of runs that are equal in everything, also in weights and transform."""
+    """Of runs equal also in weights and transform."""
     own = ("model", "pixels", "adapter", "predictions")
 
     def everything(run: _Run) -> str:
@@ -196,7 +190,7 @@ def _one(names: tuple[str, str], key: tuple[str, str], pairs: Pairs) -> Pairs:
 
 
 def _listed(runs: Sequence[_Run]) -> str:
-    """How the runs differ, with the option that chooses: "prompts a or b (--prompts)"."""
+    """With the option that chooses: "prompts a or b (--prompts)"."""
     said = []
     for name in runs[0].how:
         ways = sorted({run.how[name] for run in runs if not (name == "prompts" and run.own_prompts)})

@@ -1,4 +1,4 @@
-"""What a run evaluates: the user's `Request` and the resolved `Subject` (`clipjax.evaluation.resolve`)."""
+"""What a run evaluates: the user's `Request` and the resolved `Subject`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SCALED = "JPEGs of four times the input size and more decoded smaller: not the r
 
 
 def check_bootstrap(resamples: int, seed: int) -> None:
-    """Raises UsageError unless `resamples` is positive and the seed is not negative."""
+    """Raises UsageError for no resamples, or a negative seed."""
     if resamples < 1:
         raise UsageError(f"a bootstrap needs 1 resample or more, not {resamples}")
     if seed < 0:
@@ -35,11 +35,7 @@ def check_bootstrap(resamples: int, seed: int) -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """What decides the numbers of a run, as the user gave it; see `clipjax.evaluate`.
-
-    Raises:
-        UsageError: no resamples, or a negative seed.
-    """
+    """What decides the numbers of a run; see `clipjax.evaluate`. Raises UsageError as `check_bootstrap`."""
 
     dataset: str | Path | DatasetCard | Dataset | None = None
     root: str | Path | None = None
@@ -68,12 +64,10 @@ class Part:
     """One data set of a run.
 
     Attributes:
-        name, manifest: the data set, or its `sample`.
-        labels, label_space: int [N] and their classes, or None.
+        labels: int [N].
         projection: from the head's classes to these; None if they are the same.
-        pixels: the model's pixel recipe on this data set.
-        share: which of the card's images exist, before sampling (`missing_of`); None: all.
-        variant: the member of a family of data sets; empty without a family.
+        share: which of the card's images exist, before sampling; None: all.
+        variant: the member of a family of data sets.
     """
 
     name: str
@@ -87,7 +81,7 @@ class Part:
     share: dict[str, int] | None
 
     def recipe(self) -> dict[str, Any]:
-        """What decides this part's numbers; the name does, too: it seeds the bootstrap."""
+        """The name seeds the bootstrap."""
         return {
             "dataset": self.name,
             "images": self.manifest.digest,
@@ -98,10 +92,7 @@ class Part:
 
 
 class NotApplicableError(UsageError):
-    """A model's own head has other classes than the data set, and no projection leads to them.
-
-    A run of many data sets records it and goes on.
-    """
+    """A model's own head has other classes than the data set, without a projection to them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,11 +100,10 @@ class Subject:
     """Everything that a run needs, resolved.
 
     Attributes:
-        part: the data set that is measured.
-        adapter: builds the model's head in place of prompts; None for most models.
+        adapter: builds the head in place of prompts.
         id: the in-distribution data set, if the task needs one.
-        head_space: the head's classes; None without a head.
-        prompts: of a zero-shot head, or the one template of captions; else None.
+        head_space: None without a head.
+        prompts: of a zero-shot head, or the one template of captions.
     """
 
     model: Encoder
@@ -132,11 +122,7 @@ class Subject:
         return (self.part,) if self.id is None else (self.part, self.id)
 
     def recipe(self, precision: str, skipped: tuple[str, ...], params: str = REPLICATED) -> dict[str, Any]:
-        """Everything that decides the numbers; its hash identifies the rows.
-
-        Args:
-            params: their layout on the devices, as in `clipjax.embeddings.sets.image_key`.
-        """
+        """Everything that decides the numbers. `params`: their layout on the devices."""
         card, adapter = self.model.card, self.adapter
         tokenizer = card.tokenizer
         reads_text = self.prompts is not None or (adapter is not None and self.head_space is not None)
@@ -163,7 +149,7 @@ class Subject:
         }
 
     def convention(self) -> dict[str, Any]:
-        """What a reader must know to compare a number with another's, in words."""
+        """What decides whether numbers compare, in words."""
         projection, space = self.part.projection, self.part.label_space
         words = {
             **self.task.convention,

@@ -41,7 +41,6 @@ UNREADABLE = (
 
 
 def read_arrays(file: PredictionsFile) -> Contents:
-    """The columns that the task's own `describe` makes from the logits."""
     arrays = _load_arrays(file.path, file.task.predictions.arrays, file.task.name)
     logits = {
         name: _numbers(file.path, name, values) for name, values in arrays.items() if name.endswith(LOGITS)
@@ -72,7 +71,7 @@ def _contents(file: PredictionsFile, arrays: dict[str, np.ndarray]) -> Contents:
 
 
 def _two_sides(file: PredictionsFile, arrays: dict[str, np.ndarray]) -> Contents:
-    """OOD images have no classes of their own: all logits are over those of the ID images."""
+    """All logits are over the classes of the ID images."""
     path, side, made = file.path, file.task.predictions.prefix, file.task.predictions.of_cosines
     known = _inputs(file, arrays, "id_", "in_distribution", file.columns_of)
     main = _inputs(file, arrays, side, file.dataset, file.columns_of)
@@ -121,7 +120,7 @@ def _cosines(path: Path, arrays: dict[str, np.ndarray], side: str, logits: Input
 def _inputs(
     file: PredictionsFile, arrays: dict[str, np.ndarray], prefix: str, dataset: str, space: LabelSpace | None
 ) -> Inputs:
-    """Images whose features are logits; `space`: of their labels."""
+    """The features are logits; `space`: of the labels."""
     path, logits = file.path, _logits(file.path, arrays, f"{prefix}logits")
     n, k = logits.shape
     numbers = tuple(map(str, range(k)))
@@ -174,10 +173,9 @@ def _logits(path: Path, arrays: dict[str, np.ndarray], name: str) -> np.ndarray:
 
 
 def _numbers(path: Path, name: str, values: np.ndarray) -> np.ndarray:
-    """The same numbers [N, K]: float16 and float32 as float32, others as float64.
+    """[N, K]: float16 and float32 as float32, others as float64.
 
-    Raises:
-        DataError: not numbers [N, K], not finite, or not exact in float64, where two may become equal.
+    Raises DataError if not numbers [N, K], not finite, or not exact in float64, where two may become equal.
     """
     if values.ndim != 2 or values.dtype.kind not in "fiu" or not values.size:
         raise DataError(f"{path}: {name} is {values.dtype} of shape {values.shape}; give numbers [N, K]")
@@ -228,7 +226,7 @@ def _load_arrays(path: Path, known: Mapping[str, bool], task: str) -> dict[str, 
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    """All arrays. NumPy's own messages are left out: they advise allowing pickles."""
+    """NumPy's own messages are left out: they advise allowing pickles."""
     save = "save it again with np.savez(file, name=array, ...)"
     check_regular(path)
     with path.open("rb") as stream:
@@ -244,10 +242,9 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _check_headers(path: Path, file: np.lib.npyio.NpzFile) -> None:
-    """Check all headers before an array is read.
+    """Raises DataError before an array is read.
 
-    Raises DataError if a header contradicts the array's bytes, an array holds Python objects, or the file
-    unpacks to far more than its size.
+    A header may contradict the bytes or declare Python objects; a file may unpack to far more than its size.
     """
     total, archive = 0, cast(zipfile.ZipFile, file.zip)
     for info in archive.infolist():

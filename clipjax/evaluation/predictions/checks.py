@@ -1,4 +1,4 @@
-"""Check a per-image table row by row: a table from elsewhere may be inconsistent."""
+"""Check a per-image table row by row: one from elsewhere may be inconsistent."""
 
 from __future__ import annotations
 
@@ -25,10 +25,8 @@ Table = dict[str, list[Any]]
 def check_table(file: PredictionsFile, columns: Table) -> Table:
     """The columns, classes as int (a table of floats may have 394.0).
 
-    Raises:
-        DataError: a class is missing, a mark is not a bool, a score is not a number or out of range,
-            `correct` contradicts the classes or `correct_top5`, or an OOD image's class has no name; names
-            the row.
+    Raises DataError naming the row: a class is missing, a mark is not a bool, a score is out of range,
+    `correct` contradicts the classes or `correct_top5`, or an OOD image's class has no name.
     """
     columns, own = dict(columns), file.task.predictions
     # A mark of another task counts, too: `annotated` decides which labels may be -1.
@@ -50,7 +48,7 @@ def check_table(file: PredictionsFile, columns: Table) -> Table:
 
 
 def check_named(file: PredictionsFile, name: str, texts: Sequence[Any], of: Sequence[bool]) -> None:
-    """Raises DataError naming the first row among `of` whose text is empty."""
+    """Raises DataError for an empty text where `of` is true."""
     for row, (text, counts) in enumerate(zip(texts, of)):
         if counts and (text is None or not str(text).strip()):
             raise DataError(f"{file.path}: row {row} has an empty {name}; name the class of each OOD image")
@@ -73,13 +71,13 @@ def _check_range(file: PredictionsFile, name: str, values: list[Any], low: float
 
 
 def _has_no_temperature(columns: Table) -> bool:
-    """Whether T was not fitted: the columns that depend on it are then NaN."""
+    """T was not fitted: the columns that depend on it are NaN."""
     first = next(iter(columns.get("temperature", [])), None)
     return not (isinstance(first, int | float) and 0 < first < math.inf)
 
 
 def _classes(file: PredictionsFile, name: str, columns: Table) -> list[int]:
-    """Whole numbers within the label space, if known; -1 if an image of ImageNet-X is not annotated."""
+    """Within the label space, if known; -1 if an image of ImageNet-X is not annotated."""
     space, annotated = file.space, columns.get("annotated")
     expected = "a whole number from 0" if space is None else f"0..{len(space) - 1} ({space.name})"
     classes = []
@@ -106,7 +104,7 @@ def _check_correct(file: PredictionsFile, columns: Table) -> None:
 
 
 def _check_right(file: PredictionsFile, columns: Table, row: int) -> None:
-    """`correct` means that the prediction is a right label: the label, or one of `accepted`."""
+    """The prediction must be the label, or one of `accepted`."""
     label, prediction, correct = (columns[name][row] for name in ("label", "prediction", "correct"))
     accepted = columns["accepted"][row] if "accepted" in columns else None
     if accepted is not None:

@@ -1,4 +1,4 @@
-"""Whether a file of predictions has all images of its data set and of the ID set."""
+"""Whether a file has all images of its data set and of the ID set."""
 
 from __future__ import annotations
 

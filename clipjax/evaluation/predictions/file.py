@@ -1,4 +1,4 @@
-"""A file of predictions, its context, and the checks that all formats share."""
+"""A file of predictions, and the checks that all formats share."""
 
 from __future__ import annotations
 
@@ -19,10 +19,8 @@ class PredictionsFile:
 
     Attributes:
         space: the classes of the labels; None if unknown.
-        columns_of: the classes of the columns of logits: the user's `labels`, else `space`.
-        about: for the task's `measure`; its label space is `space`.
+        columns_of: the classes of the columns of logits.
         run: `run.json` beside a table of ours, else empty.
-        card: of the data set; None if it has none.
     """
 
     path: Path
@@ -40,9 +38,8 @@ class Contents(NamedTuple):
 
     Attributes:
         columns: per image, with `id`.
-        label_space: the classes of the labels.
-        projection: from the logits' classes to these; None without logits, or if they are the same.
-        ids, id_ids: all images in the file, of the data set and of the ID set; None: those of `columns`.
+        projection: from the logits' classes to these; None if they are the same.
+        ids, id_ids: all images, of the data set and of the ID set; None: those of `columns`.
     """
 
     columns: dict[str, Any]
@@ -56,7 +53,7 @@ Read = Callable[[PredictionsFile], Contents]
 
 
 def with_file(path: Path, columns: Mapping[str, Any], measure: Callable[[], Any]) -> Any:
-    """Call `measure`; errors about the columns then name the file, and the row of an empty cell."""
+    """Errors about the columns name the file, and an empty cell's row."""
     try:
         return measure()
     except ClipjaxError as error:

@@ -3,8 +3,7 @@
     rows = people_rows("model_vs_human", "raw-data/cue-conflict")     # a folder, one CSV file a person
     ResultStore("results").add(rows)
 
-The rows have `model` "people" and facts of kind "people" (`of_people`): they are no model's, in no group,
-trend or claim. A figure draws them as a line.
+The rows have `model` "people": they are in no group, trend or claim.
 """
 
 from __future__ import annotations
@@ -37,16 +36,11 @@ def people_sources() -> list[str]:
 def people_rows(source: str, path: str | Path) -> list[Row]:
     """The rows of one run: each number of the whole data set, as the mean over people.
 
-    `n` is the number of images that count for the task. A number that is undefined for a person is left out.
-
-    Args:
-        source: from `people_sources`.
-        path: the folder with the files of its decisions, one a person.
+    A number that is undefined for a person is left out. `n` is the number of images that count for the task.
 
     Raises:
         UsageError: unknown source.
-        DataError: fewer than two people, or people who saw different images; names the folder or the files.
-            As `evaluate_predictions` for a damaged file.
+        DataError: fewer than two people, or different images; as `evaluate_predictions`.
     """
     if source not in people_sources():
         raise UsageError(f"the source {source!r} has no people; known: {', '.join(people_sources())}")
@@ -79,7 +73,7 @@ def _check_images(files: Sequence[Path], results: Sequence[Result]) -> None:
 
 
 def _by_metric(results: Sequence[Result]) -> Iterator[list[Row]]:
-    """The rows of all people of each number of the whole data set that everyone has."""
+    """Numbers of the whole data set that everyone has."""
     tables = [{row["metric"]: row for row in result.rows if row["slice"] is None} for result in results]
     for metric in tables[0]:
         rows = [table[metric] for table in tables if metric in table]

@@ -3,28 +3,14 @@
     result = evaluate_predictions("imagenet_x", "resnet50.csv")
     clipjax eval shape_bias --predictions decisions.csv
 
-`.parquet`, every task: our per-image table (`images.parquet`; a `run.json` beside it names model and data
-set), or one with the same columns. `label` and `prediction` are class numbers from 0, `correct...` bools that
-agree with them. A column `accepted` lists all right labels of an image.
+docs/factors_and_shape.md has each task's formats. Beside them:
 
-`.csv`, imagenet_x: `file_name,predicted_class,predicted_probability`, as in facebookresearch/imagenetx.
-
-`.csv`, shape_bias: `subj,session,trial,rt,object_response,category,condition,imagename`, as in
-rgeirhos/texture-vs-shape and modelvshuman. Required: `object_response` ("na": no decision), `category` (the
-shape), `imagename` (ends in `<shape><i>-<texture><j>.<ending>`).
-
-`.npz`, five tasks. N images, K classes; ids are optional texts, by default the row numbers:
-
-    zeroshot     logits [N, K], labels [N], ids
-    imagenet_d   logits [N, K], labels [N], ids [N] (file names below the split's folder)
-    imagenet_x   logits [N, K], ids [N] (file names), labels
-    ood          id_logits [N, K], ood_logits [M, K], id_ids, ood_ids; id_cosines, ood_cosines (for MCM);
-                 ood_class [M] (the classes of NINCO)
-    calibration  logits [N, K], labels [N], ids; calibration [N], bools: T is fitted on these images, the
-                 others are measured (default: split by file names). For a shift also id_logits, id_labels,
-                 id_ids, id_calibration of the images that T comes from.
-
-Columns of logits are the classes of `labels`, else of the data set's card, else numbered.
+- `.parquet`: `label` and `prediction` are class numbers from 0, `correct...` bools that agree with them. A
+  column `accepted` lists all right labels of an image.
+- `.csv`: imagenet_x as in facebookresearch/imagenetx; shape_bias as in rgeirhos/texture-vs-shape and
+  modelvshuman, `imagename` ending in `<shape><i>-<texture><j>.<ending>`.
+- `.npz`: ids are texts, by default the row numbers; those of imagenet_d are file names below the split's
+  folder. Columns of logits are the classes of `labels`, else of the data set's card, else numbered.
 
 Messages count rows of .parquet and .npz from 0, and lines of .csv from 1, the header.
 """
@@ -74,17 +60,16 @@ def evaluate_predictions(
     resamples: int = RESAMPLES,
     results: str | Path | None = None,
 ) -> Result:
-    """The numbers of a task from a file of predictions (.parquet, .csv or .npz).
+    """The numbers of a task from a file of predictions.
 
     Args:
-        dataset: card of the images (name or file). Its label space defines the labels; its name is in the
-            rows and in the bootstrap's seed. Default: from `run.json` beside the file, else the task's own,
-            else the file's name.
+        dataset: card of the images. Its label space defines the labels; its name seeds the bootstrap.
+            Default: from `run.json` beside the file, else the task's own, else the file's name.
         labels: the classes of the columns of logits and, without a card, of the labels.
         annotations, seed, resamples, results: as in `clipjax.evaluate`.
-        model: its name in the rows; default: from `run.json`, else the file's name. A file does not show
-            whose outputs it has: with a registered model's id, its facts count as stated, and the name ends
-            in "-unverified", so that its published numbers stay its own.
+        model: its name in the rows; default: from `run.json`, else the file's name. A registered model's id
+            gets the ending "-unverified", and its facts count as stated: a file does not show whose outputs
+            it has.
 
     Raises:
         UsageError, DataError: one sentence with the file, the row or key, and what to do.
