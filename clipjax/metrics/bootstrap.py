@@ -31,7 +31,7 @@ class Resampling:
 
     Attributes:
         data: a name; part of the seed.
-        size: number of images.
+
         clusters: int [size], 0..C-1 without a gap, units drawn whole; a resample draws C. None: single
             images.
 

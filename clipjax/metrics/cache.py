@@ -59,7 +59,6 @@ def count_correct(
     Args:
         blocks: features float32 [n, D] of unit norm, logits without the cache float32 [n, K], labels int [n]
             (-1 is padding).
-        values: each key's class.
         betas: fastest if evenly spaced.
 
     Raises:

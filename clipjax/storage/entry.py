@@ -86,8 +86,6 @@ def read_record(path: epath.Path) -> EntryRecord:
 
 
 class Entry:
-    """A stored array of `manifest.rows` rows, in shards."""
-
     def __init__(
         self, path: epath.Path, manifest: EntryManifest, ids: list[str], files: LocalFiles | BucketFiles
     ):
@@ -113,7 +111,7 @@ class Entry:
         return self.path / self.manifest.shard_name(k)
 
     def shard_rows(self, k: int) -> range:
-        """Shard k's rows, as positions in `ids`."""
+        """As positions in `ids`."""
         first = k * self.manifest.rows_per_shard
         return range(first, min(first + self.manifest.rows_per_shard, self.manifest.rows))
 

@@ -162,7 +162,7 @@ def restore_folder(folder: Path) -> None:
 
 
 def sweep(path: Path) -> None:
-    """Remove what dead writers of `path` left beside it: their locks are free."""
+    """Remove what dead writers of `path` left beside it."""
     for left in [*_beside(path, "tmp"), *(_beside(path, "old") if os.path.lexists(path) else [])]:
         with contextlib.suppress(OSError), _locked(left, fcntl.LOCK_NB):
             _remove(left)

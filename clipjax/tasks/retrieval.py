@@ -107,7 +107,7 @@ def statistics(parts: dict[str, np.ndarray], weights: np.ndarray) -> dict[str, n
 
 
 def paired(images: Columns, about: About) -> Paired:
-    """Recall over images is a proportion; the rest is compared on resamples."""
+    """Recall over images is a proportion; the rest is resampled."""
     parts = per_image(images)
     right = {name: part > 0 for name, part in parts.items() if name.startswith("text_retrieval_recall")}
 

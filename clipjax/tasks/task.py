@@ -30,7 +30,7 @@ Columns = Mapping[str, Any]
 
 
 def finite_column(columns: Columns, name: str) -> np.ndarray:
-    """A column of numbers: float32 [N] if stored so, else float64 [N].
+    """float32 [N] if stored so, else float64 [N].
 
     Raises DataError naming the image (column `id`), else the row, if a number is not finite.
     """
@@ -90,7 +90,7 @@ class Inputs:
     """The input of a task.
 
     Attributes:
-        ids: [N], stable names of the images.
+        ids: [N], stable.
         features: float32 [N, D], as stored.
         labels: int [N], indices into `label_space`.
         head: None if the task needs none.
@@ -124,7 +124,7 @@ class Measure:
 
     Attributes:
         metric: e.g. "top1"; accuracies are fractions, 0..1.
-        n: images measured.
+
         slice: e.g. "class:n01440764"; None: the whole data set.
         aggregates: the items of an unweighted mean (e.g. "classes"); None: images.
     """

@@ -25,7 +25,7 @@ COLUMNS = ("anchor", "offset", "set_size")
 
 
 def describe(inputs: Inputs) -> dict[str, Any]:
-    """Adds each frame's anchor, its offset and the size of its set to the columns of `zeroshot.describe`.
+    """The columns of `zeroshot.describe` and COLUMNS.
 
     Raises:
         DataError: such a column or labels are missing; as `zeroshot.describe`.
