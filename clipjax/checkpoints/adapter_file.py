@@ -76,11 +76,7 @@ def check_kind(kind: str, where: str) -> None:
 
 
 def read_adapter_file(file: CardFile) -> AdapterFile:
-    """Read and check a folder with an adapter.
-
-    Raises:
-        DataError: card.json lacks adapter or base, an unknown kind, or a truncated or changed file.
-    """
+    """Raises DataError if card.json lacks adapter or base, or for an unknown kind or a damaged file."""
     folder, record = file.folder, file.record
     try:
         sha256 = record["files"][ADAPTER]

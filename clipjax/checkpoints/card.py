@@ -35,7 +35,7 @@ class Source:
 
     Attributes:
         library: "open_clip", "timm", "transformers", "clipjax", ...
-        arch, tag: the library's names of the architecture and of the weights.
+        arch, tag: its names of architecture and weights.
         repo, file, revision: on the hub.
         format: "safetensors", "torch zip", ...
         sha256: of the file; if sharded, of its parts' digests.

@@ -32,12 +32,7 @@ def stated_classes(card: Card, labels: LabelSpace) -> Card:
 
 
 def head_classes(card: ModelCard, params: Mapping[str, Any]) -> LabelSpace:
-    """The classes of a classifier's outputs.
-
-    Raises:
-        UsageError: not a classifier, no head, or its card does not name its classes.
-        DataError: more or fewer classes than outputs.
-    """
+    """Raises UsageError without a head or named classes, DataError for more or fewer classes than outputs."""
     if card.kind != "classifier":
         raise UsageError(f"{card.id} is not a classifier: build its head from prompts (zeroshot_head)")
     if "head" not in params:

@@ -69,7 +69,7 @@ class Encoder(Protocol):
 
     @property
     def params(self) -> Mapping[str, Any]:
-        """Nested dict of arrays; a user's own model has at most a classifier's `head`."""
+        """Nested dict of arrays; a user's own model has only a classifier's `head`, if any."""
         ...
 
     @property

@@ -32,7 +32,7 @@ def export_model(model: Model, out: str | Path, layout: str | None = None) -> Pa
         layout: a table of `converters`; default: the source's (open_clip's for transformers'), or what fits.
 
     Raises:
-        UsageError: the model has an adapter.
+        UsageError: an adapter.
         ConversionError: the model does not fit the layout.
         DataError: a damaged checkpoint, or the file cannot be written.
     """

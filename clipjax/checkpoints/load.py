@@ -46,7 +46,7 @@ def load_model(
 
     Args:
         source: one of
-            - a folder that `Model.save`, `clipjax convert` or training wrote (with a card.json);
+            - a folder that `Model.save`, `clipjax convert` or training wrote;
             - a folder with weights and an open_clip_config.json, or a Hugging Face or timm config.json;
             - a file of weights, with `card`;
             - a registered model id (`clipjax models`), or a hub repository `org/name`;

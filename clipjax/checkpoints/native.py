@@ -197,8 +197,8 @@ def save_checkpoint(
         leaves: by path, in the dtype to keep; lazy ones are read when written.
         carried: tensors of the reference's file that no leaf holds, by its key.
         layout: a table of `converters`; None for params of our own.
-        origin_metadata: the strings in a safetensors file's header.
-        beside: files to copy into the folder.
+        origin_metadata: a safetensors header's strings.
+        beside: files to copy.
         check: called when all leaves are read; if it raises, nothing is written.
     """
     tensors = {**leaves, **{_CARRIED + key: tensor for key, tensor in carried.items()}}

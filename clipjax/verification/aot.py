@@ -3,8 +3,7 @@
 libtpu (in `pip install "jax[tpu]"`) is the real TPU compiler and runs on any machine. By default a TPU
 multiplies even float32 in bfloat16, so the products at HIGHEST are counted.
 
-Params are replicated. The partitioner splits the batch, not `shard_map`: a forward that mixes examples would
-show a collective.
+The partitioner splits the batch, not `shard_map`: a forward that mixes examples would show a collective.
 """
 
 from __future__ import annotations

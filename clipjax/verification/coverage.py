@@ -60,7 +60,7 @@ class Coverage:
 
 
 def coverage(group: str | None = None) -> list[Coverage]:
-    """A row for every registered model (of one group), in the registry's order.
+    """In the registry's order.
 
     Raises:
         UsageError: no such group; names the nearest.

@@ -1,4 +1,4 @@
-"""Facts of a compiled program, from the optimised HLO (`jax.stages.Compiled.as_text()`) of one device."""
+"""Facts of a compiled program, from one device's optimised HLO (`jax.stages.Compiled.as_text()`)."""
 
 from __future__ import annotations
 

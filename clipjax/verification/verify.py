@@ -66,7 +66,7 @@ class Report:
 
     Attributes:
         model: the card's id.
-        against: "open_clip", "timm", "transformers" or "golden".
+        against: a library, or "golden".
         reference: its library, version, arch, checkpoint_sha256, torch.
         problem: why no comparison could be made.
     """
@@ -112,7 +112,6 @@ def verify(
     """Compare a model with its reference, stage by stage.
 
     Args:
-        model: a loaded model, or an argument of `clipjax.load_model`.
         against: "open_clip", "timm", "transformers" or "golden"; default: the card's library, else open_clip.
         golden: the golden file; its inputs are used.
         arch: the reference's name of the architecture, or its configuration (JSON); default: that beside the

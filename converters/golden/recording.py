@@ -16,7 +16,7 @@ class Tower:
 
     Attributes:
         takes: whether a module is such a tower. For open_clip's `CLIP` the whole model is the text tower.
-        stages: (tower, [B, 3, H, W] or ids [B, L]) -> every stage in forward order, channels last, under our
+        stages: (tower, [B, 3, H, W] or ids [B, L]) -> stages in forward order, channels last, under our
             names; the last is the features.
         condition: (tower, seed) -> None, sets in place what layer classes do not determine.
     """

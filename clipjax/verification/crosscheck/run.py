@@ -40,7 +40,6 @@ def crosscheck(
     """Run both frameworks on the same images and prompts and compare them stage by stage.
 
     Args:
-        model: a loaded model, or an argument of `clipjax.load_model`.
         against: "open_clip", "timm" or "transformers"; default the card's library.
         checkpoint: weights for the reference; default: the safetensors file that the model was read from if
             the library reads it, else the weights in its format.

@@ -44,7 +44,6 @@ class Stage:
         of: "images", "prompts", "classes" or "data set".
         tolerance: for each, in the unit of the stage.
         largest, mean: over all; None if nothing could be compared (see `problem`).
-        differing: how many exceed the tolerance.
         worst: the largest nonzero differences: (id, difference).
     """
 
