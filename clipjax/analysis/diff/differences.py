@@ -92,7 +92,7 @@ class Differences:
 
 
 def compare_rows(a: Sequence[Row], b: Sequence[Row]) -> Differences:
-    """Match the rows of two sets. Rows of one set that share every key have no partner."""
+    """Rows of one set that share every key have no partner."""
     left, right, pairs = list(a), list(b), []
     for key in (_with_recipe, _with_precision, _with_convention, _named):
         matched, left, right = _match(left, right, key)
@@ -141,7 +141,6 @@ def _with_recipe(row: Row) -> Key:
 def _match(
     a: Sequence[Row], b: Sequence[Row], key: Callable[[Row], Key]
 ) -> tuple[list[tuple[Row, Row]], list[Row], list[Row]]:
-    """Pairs of rows whose key occurs once on each side, and the other rows."""
     of_a, of_b = _once(a, key), _once(b, key)
     pairs = [(row, of_b[k]) for k, row in of_a.items() if k in of_b]
     matched = {id(row) for pair in pairs for row in pair}

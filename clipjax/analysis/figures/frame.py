@@ -47,7 +47,7 @@ class Missing(NamedTuple):
 
 
 class Placeless(NamedTuple):
-    """A model with all rows of a panel but in no group. `shown`: as yours."""
+    """A model with all rows of a panel but in no group."""
 
     panel: str
     model: str

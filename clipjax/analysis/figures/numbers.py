@@ -84,7 +84,7 @@ class FigureNumbers:
                 yield place | limits | {"row": f"{term_of(row)} ({row['run_id']})"}
 
     def trend_records(self) -> Iterator[dict[str, Any]]:
-        """A `TREND` record per panel and trend; without a line, with the reason."""
+        """A `TREND` record per panel and trend, even without a line."""
         reference = reference_of(self.spec)
         for number, (content, trends) in enumerate(zip(self.contents, self.trends), 1):
             for trend in trends:

@@ -28,7 +28,7 @@ class Draw(Protocol):
 
 @functools.cache
 def run_figures() -> dict[str, Draw]:
-    """Task -> its function, from the `FIGURES` of every module of `tasks`.
+    """Task -> its function.
 
     Raises:
         ValueError: two modules draw one task.

@@ -97,7 +97,7 @@ def _fill(line: TableLine, index: RowIndex, prompts: str | None, precision: str)
 
 
 def _agrees(row: Row, line: TableLine) -> bool:
-    """Whether conventions agree; absent keys do not count."""
+    """Absent keys do not count."""
     convention = row["convention"]
     return all(convention[key] in _listed(v) for key, v in line.convention.items() if key in convention)
 

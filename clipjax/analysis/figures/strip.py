@@ -1,7 +1,4 @@
-"""One number of many models: a line of points per group, sized by `spec.size` (Fig. 2).
-
-With `spec.people`, the mean of people is a line across all groups, with its interval as a band.
-"""
+"""One number of many models: a line of points per group, sized by `spec.size` (Fig. 2)."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def is_own(facts: Mapping[str, Any]) -> bool:
 
 
 def look_of(spec: Spec, model: str, facts: Mapping[str, Any]) -> Look | None:
-    """How a figure shows a model; None if it does not. Highlighted models show in any figure."""
+    """None if not shown. Highlighted models show in any figure."""
     highlighted = model in spec.highlight
     if not matches(facts, spec.models) and not highlighted:
         return (YOURS, None) if is_own(facts) and not _refuted(facts, spec.models) else None
@@ -49,7 +49,6 @@ def look_of(spec: Spec, model: str, facts: Mapping[str, Any]) -> Look | None:
 
 
 def why_none(spec: Spec, facts: Mapping[str, Any]) -> str:
-    """Unknown facts, or facts that exclude it."""
     wheres = [[spec.models]] if spec.models and not matches(facts, spec.models) else []
     schemes = [scheme for scheme in (spec.groups, spec.shapes) if scheme and group_of(facts, scheme) is None]
     wheres += [[group.where for group in scheme] for scheme in schemes]

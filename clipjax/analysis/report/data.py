@@ -130,7 +130,6 @@ def _is_left_out(part: str | None, parts: bool) -> bool:
 
 
 def _columns(rows: Iterable[Row]) -> Iterator[tuple[Term, Variant, dict[str, list[Row]]]]:
-    """In the order of the paper's summary, then as they appear."""
     terms: dict[Term, list[Row]] = {}
     for row in rows:
         terms.setdefault(term_of(row), []).append(row)

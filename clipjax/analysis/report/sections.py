@@ -45,7 +45,6 @@ def figures_section(specs: Iterable[Spec], index: RowIndex, taken: Taken) -> Sec
 
 
 def tables_section(specs: Iterable[Spec], index: RowIndex, taken: Taken) -> Section:
-    """As `figures_section`; sortable."""
     chosen = [spec for spec in specs if spec.kind == "table"]
     return Section("Tables", _shown(chosen, lambda spec: _table(spec, index, taken)))
 

@@ -67,7 +67,6 @@ def _references(value: str) -> Iterator[str]:
 
 
 def _shorten(node: ET.Element, name: str, used: set[str]) -> None:
-    """Round numbers; prefix used ids with the figure's name, remove others."""
     if node.get("id") is not None and node.attrib["id"] not in used:
         del node.attrib["id"]
     for key, value in node.attrib.items():

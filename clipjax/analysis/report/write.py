@@ -26,7 +26,7 @@ class Choices:
     """What a report shows; see also `report_data` and `cells_of`.
 
     Attributes:
-        figures: names or files of figures and tables; None for all of clipjax.
+        figures: names or files; None for all of clipjax.
         claims: None for configs/claims.toml.
         prompts: default the study's, for claims the file's.
     """

@@ -31,8 +31,6 @@ INDEPENDENT, SHARED = "root_sum_of_squares", "mean_of_half_widths"
 
 
 class Term(NamedTuple):
-    """What identifies a model's row."""
-
     task: str
     dataset: str
     metric: str
@@ -85,7 +83,7 @@ class Cell:
 
     @property
     def n(self) -> int | None:
-        """Images of all rows; None if unknown for one."""
+        """None if unknown for a row."""
         counts = [row["n"] for row in self.rows]
         return None if None in counts or not counts else sum(counts)
 
@@ -107,11 +105,10 @@ class RowIndex:
             self._found.setdefault(term_of(row), {}).setdefault(name, []).append(row)
 
     def of(self, term: Term) -> Mapping[str, Sequence[Row]]:
-        """The rows by model name."""
         return self._found.get(term, {})
 
     def models_of(self, terms: Iterable[Term]) -> list[str]:
-        """With a row of any term; in row order."""
+        """In row order."""
         have = set().union(*(self.of(term) for term in terms))
         return [model for model in self.models if model in have]
 
@@ -155,9 +152,7 @@ def cells_of(
     Among several rows of a number: the whole data set before parts and samples, measured before published,
     then `precision`, `prompts`, and the newest run.
 
-    Args:
-        models: names from `model_name`, in order; default all. A model without any of the rows has no entry.
-        prompts: the set to use where a number has several.
+    `models`: names from `model_name`, in order; default all. A model without any of the rows has no entry.
 
     Raises:
         DataError: a number was measured with several prompt sets and `prompts` picks none, or in several

@@ -63,7 +63,7 @@ def curation_table(
     precision: str = "parity",
     of: Sequence[Column] | None = None,
 ) -> Table:
-    """The table of all models with a row, or of `models` (ids, in order). Other arguments as in `cells_of`.
+    """The table of all models with a row, or of `models` (ids, in order). See also `cells_of`.
 
     Raises:
         UsageError: a model is unknown, or has no row that the columns average.

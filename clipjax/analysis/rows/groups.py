@@ -1,7 +1,7 @@
 """Groups of models by their facts (configs/groups.toml).
 
     scheme = groups("paper")
-    group = group_of(row["model_facts"], scheme)      # None: no group of the scheme fits the model
+    group = group_of(row["model_facts"], scheme)      # None: no group fits the model
 
 A model's group is the first whose conditions it meets. Unknown facts meet none: no model is sorted by a
 guess.
@@ -64,13 +64,12 @@ def group_of(facts: Mapping[str, Any], scheme: Sequence[Group]) -> Group | None:
 
 
 def schemes(file: Path | None = None) -> list[str]:
-    """Names in configs/groups.toml, or in a file of that form."""
     return list(read_toml(_path(file)))
 
 
 @functools.cache
 def groups(scheme: str = "paper", file: Path | None = None) -> tuple[Group, ...]:
-    """The groups of a scheme, in legend order.
+    """In legend order.
 
     Raises:
         UsageError: unknown scheme.

@@ -37,7 +37,7 @@ def correlation(
 
     Raises:
         UsageError: unknown kind, level outside 0 to 1, or negative `resamples`.
-        DataError: a value is not finite, or there are fewer than two models.
+        DataError: a value is not finite, or fewer than two models.
     """
     if kind not in KINDS:
         raise unknown_name("correlation", kind, list(KINDS))

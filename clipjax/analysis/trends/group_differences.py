@@ -31,7 +31,6 @@ class GroupDifference:
     """The trend of group a minus that of group b; `reasons` explain each None.
 
     Attributes:
-        a, b: None with too few models or one x.
         offset: difference of y at x = `at`.
         at: in the metric's own units; by default the middle, on x's scale, of the shared range.
         tan: tangent of the angle between the lines (`ANGLE`; tan(Delta_S) in the paper's Fig. 8).

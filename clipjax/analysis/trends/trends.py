@@ -1,7 +1,7 @@
 """Trends after Taori et al. 2020: a line through models, and how far models or groups are above it.
 
-    baseline = fit_points(standard)                       # Huber's line, on the scales of the points' axes
-    effective_robustness(clips, baseline)                 # per model: y less the y that the trend expects
+    baseline = fit_points(standard)               # Huber's line, on the scales of the points' axes
+    effective_robustness(clips, baseline)         # per model: y less the trend's y
 
 Lines are straight in the axes' scales; results are in the metric's own units. Formulas: docs/trends.md.
 """
@@ -77,7 +77,6 @@ class Fit:
 
     @property
     def convention(self) -> dict[str, Any]:
-        """As in a result row's convention."""
         return _convention(
             self.method, self.scale_x, self.scale_y, len(self.draws) + self.undefined, self.seed
         )
@@ -127,11 +126,11 @@ def fit(
         scale: of x, and of y without `scale_y`.
         n_x, n_y: images per number; see `scales.transform`.
         resamples: 0 for no intervals.
-        stream: groups with different streams are drawn independently.
+        stream: see `draw`.
 
     Raises:
         UsageError: unknown method or scale, value off its scale, level outside 0 to 1, negative `resamples`.
-        DataError: a value is NaN, there are fewer than two models, or all have one x.
+        DataError: a value is NaN, fewer than two models, or one x.
     """
     if method not in METHODS:
         raise unknown_name("regression", method, list(METHODS))

@@ -17,7 +17,7 @@ Row = dict[str, Any]
 def factor_figure(rows: Sequence[Row], out: str | Path, variant: str = "top/filtered") -> list[Path]:
     """Error ratios with intervals: a line per factor, hardest on top, a marker per model.
 
-    `rows` of imagenet_x; `variant` of its annotations, see `clipjax.tasks.imagenet_x`.
+    `variant` of the annotations: see `clipjax.tasks.imagenet_x`.
     """
     ratios = _ratios(rows, f"{variant}/factor:")
     if not ratios:
