@@ -35,7 +35,7 @@ UNPLACED = "has no tensor in that layout"
 class ConversionError(DataError):
     """A checkpoint and an architecture that do not fit.
 
-    `problems` lists all, one per tensor or leaf; the message the first, and `hint`: what would fit.
+    `problems` lists all; the message shows the first few, and `hint` (what would fit).
     """
 
     def __init__(self, what: str, problems: list[str], hint: str | None = None) -> None:
@@ -127,7 +127,7 @@ class Conversion:
                 yield path, leaf
 
     def lazy(self) -> dict[str, LazyLeaf]:
-        """In the source's dtype."""
+        """Leaves in the source's dtype."""
         return {path: LazyLeaf(self, path) for path in self.shapes}
 
     def dtype(self, path: str) -> np.dtype:
@@ -260,7 +260,7 @@ def _unused(source: Mapping[str, Any], pieces: Mapping[str, list[Piece]], table:
 def convert(
     source: Mapping[str, LazyTensor], target: Mapping[str, Any], table: Table
 ) -> dict[str, np.ndarray]:
-    """In the source's dtype."""
+    """All leaves by path, in the source's dtype."""
     return dict(conversion_of(source, target, table).leaves())
 
 
@@ -306,7 +306,7 @@ def export(
 
 
 def export_layout(leaves: Mapping[str, Any], origin: str | None) -> Table:
-    """For params that came in layout `origin`; without it, the one that fits.
+    """The layout for params that came in layout `origin`; without it, the one that fits.
 
     Raises ConversionError if none has a place for all leaves; lists the nearest's problems.
     """

@@ -54,7 +54,7 @@ def only_cached() -> Iterator[None]:
 
 
 def resolve_source(src: str | Path, filename: str | None = None, revision: str | None = None) -> Resolved:
-    """An existing path (in the hub's cache: of its repository), else a hub id.
+    """Find an existing path, else a hub repository. A path in the hub's cache gets repository and commit too.
 
     Args:
         filename: the weights' file; default the first of `WEIGHT_NAMES`.

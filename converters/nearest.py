@@ -71,7 +71,7 @@ def _refuse_other_head(source: Mapping[str, LazyTensor], arch: Arch, table: Tabl
 def _refuse_folded(
     source: Mapping[str, LazyTensor], target: Mapping[str, Any], table: Table, where: str
 ) -> None:
-    """Raises DataError if the file has no BatchNorm's variance."""
+    """Raises DataError if the file lacks the variance of every BatchNorm."""
     paths = [path for path in flatten(target) if path.endswith("/var")]
     rows = [row for row in table.rows if any(row.target_pattern.fullmatch(path) for path in paths)]
     patterns = [re.compile(row.source_pattern) for row in rows]
@@ -83,7 +83,7 @@ def _refuse_folded(
 
 
 def fitting(source: Mapping[str, LazyTensor]) -> list[str]:
-    """By names and shapes; activations may differ."""
+    """Registered architectures that fit by names and shapes; activations may differ."""
     table = detect_table(source)
     params = _registered()
     same = [name for name in params if params[name] == _count(source, table)]

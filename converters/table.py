@@ -86,11 +86,11 @@ class Table:
         return re.compile("|".join([*(row.source_pattern for row in self.rows), *others]))
 
     def knows(self, key: str) -> bool:
-        """By a row, or an ignore or carry line."""
+        """Whether a row, an ignore or a carry line covers this source key."""
         return self._known.fullmatch(key) is not None
 
     def fits(self, key: str, tensor: Any) -> bool:
-        """By a row, with the tensor's number of axes."""
+        """Whether a row covers this source key with the tensor's number of axes."""
         axes = len(tensor.shape)
         return any(
             OPS[row.op].rank in (None, axes) for row in self.rows if re.fullmatch(row.source_pattern, key)

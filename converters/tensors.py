@@ -50,7 +50,7 @@ class Tensor:
         return replace(self, offset=offset, shape=(stop - start, *self.shape[1:]))
 
     def read(self, out: np.ndarray | None = None) -> np.ndarray:
-        """In a fresh array or in `out` (C-contiguous, same shape and dtype).
+        """Read into a fresh array or `out` (C-contiguous, same shape and dtype).
 
         Raises DataError if the file cannot be read, or is shorter than when opened.
         """

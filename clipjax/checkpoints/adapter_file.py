@@ -7,8 +7,8 @@
     base     id, SHA-256 of the weights, and `source` (a registered id, hub repository or URL) or `path`
              (relative to the folder; the user's cache has the absolute one)
 
-A base that is not a file yet, or that the folder would lose (inside it, or here and the folder on a bucket),
-is saved in the subfolder `base`.
+The base is saved in the subfolder `base` if it is not a file yet, is inside the folder to be written, or is
+on this disk while the folder is on a bucket.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ def _reached_from(folder: Path, location: Location) -> bool:
 
 
 def _base_memory(identity: str) -> Path:
-    """A base's absolute path, in case its folder moves. card.json travels, and must not tell it."""
+    """The file that remembers a base's absolute path. card.json travels, and must not tell it."""
     return cache_dir() / "bases" / sha256_bytes(identity.encode())
 
 

@@ -70,7 +70,7 @@ class Preprocess:
     def recipe(
         self, *, rgb: Literal["first", "last"] = "first", pre_crop: int = 0, already_cropped: bool = False
     ) -> PixelRecipe:
-        """To the byte; `already_cropped` images (ImageNet-3DCC's square crops) are only resized."""
+        """Exact to the byte; `already_cropped` images (ImageNet-3DCC's square crops) are only resized."""
         return PixelRecipe(
             image_size=self.image_size,
             resize_size=self.image_size if already_cropped else self.resize_size,
@@ -223,7 +223,6 @@ class Card:
         return dataclasses.replace(self, source=source, unknown=unknown)
 
     def without_weights(self) -> Card:
-        """For params that no file holds any more."""
         unknown = {**self.unknown, "source.sha256": "the params were changed after loading"}
         source = dataclasses.replace(self.source, sha256=None)
         return dataclasses.replace(self, source=source, unknown=unknown, weights=None)

@@ -92,7 +92,7 @@ class Model:
         return self.with_tokenizer() if "_tokenizer" in vars(self) else self
 
     def with_params(self, params: Mapping[str, Any]) -> Model:
-        """The card loses its fingerprint, as the files; logit scale and bias follow the params.
+        """The card loses the files and so its fingerprint; logit scale and bias follow the params.
 
         A registered model loses its name, unless its lineage records what it became. An adapter's base
         changes too.

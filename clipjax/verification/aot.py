@@ -36,7 +36,7 @@ _HIGHEST = "operand_precision={highest,highest}"
 
 @dataclass(frozen=True)
 class Chip:
-    """A kind of TPU, from configs/chips.toml."""
+    """From configs/chips.toml."""
 
     name: str
     topology: str
@@ -47,7 +47,7 @@ class Chip:
 
 @dataclass(frozen=True)
 class Executable:
-    """Facts of a compiled program; bytes and batch are per chip."""
+    """Bytes and batch are per chip."""
 
     batch: int
     argument_bytes: int
@@ -86,7 +86,9 @@ def aot_table(
     towers: Sequence[str] = ("vision", "text"),
     precisions: Sequence[Precision] = get_args(Precision),
 ) -> Iterator[Row]:
-    """Switches JAX to the CPU. A program takes from ten seconds (a ViT, fast) to minutes (a ResNet, parity).
+    """Compile towers for kinds of chips, with JAX switched to the CPU.
+
+    A program takes from ten seconds (a ViT, fast) to many minutes (a ResNet, parity).
 
     Raises:
         UsageError: an unknown model or chip, or an environment without the TPU compiler.
@@ -201,7 +203,7 @@ def _read(compiled: jax.stages.Compiled, batch: int, seconds: float) -> Executab
 
 
 def largest(compile_at: Callable[[int], Executable | None]) -> Executable | None:
-    """From the top: too large a batch is refused in seconds, one that fits compiles for minutes."""
+    """Starts from the top: too large a batch is refused in seconds, one that fits compiles for minutes."""
     batch = LARGEST
     while (executable := compile_at(batch)) is None and batch > 1:
         batch //= 2

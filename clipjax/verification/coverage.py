@@ -97,7 +97,6 @@ def table(rows: Sequence[Coverage]) -> tuple[list[str], list[list[str]]]:
 
 
 def family_table(rows: Sequence[Coverage]) -> tuple[list[str], list[list[str]]]:
-    """One line per pair of tower families."""
     titles = ["image tower", "text tower", "architectures", "models", "verified", "tokenizer"]
     pairs: dict[tuple[str, str], list[Coverage]] = {}
     for row in rows:
@@ -120,7 +119,6 @@ def markdown(which: str, rows: Sequence[Coverage]) -> str:
 
 
 def summary(rows: Sequence[Coverage]) -> str:
-    """Models per status, and the reference versions."""
     said = ", ".join(f"{n} {status}" for status, n in counts(rows).items())
     libraries = ", ".join(f"{name} {version}" for name, version in read_record()["libraries"].items())
     return f"{len(rows)} models: {said}{f', against {libraries}' if libraries else ''}."

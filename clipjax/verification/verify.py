@@ -164,7 +164,7 @@ def chosen_library(model: Model, against: str | None = None, doing: str = "verif
 
 @dataclass(frozen=True)
 class Golden:
-    """Inputs of a reference run, its stages in forward order, and facts about it."""
+    """Inputs, stages in forward order, and facts of a reference run."""
 
     inputs: dict[str, np.ndarray]
     stages: dict[str, np.ndarray]

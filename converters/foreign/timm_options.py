@@ -78,7 +78,7 @@ class Options:
         return value
 
     def only(self, option: str, *values: Any) -> Any:
-        """Must be one of `values`."""
+        """The value, which must be one of `values`."""
         value = self.take(option)
         # In Python 1 == True: a number must not pass as a flag.
         if not any(value == known and isinstance(value, bool) == isinstance(known, bool) for known in values):
@@ -97,7 +97,7 @@ class Options:
         return _ACTIVATIONS.get(activation) if isinstance(activation, str) else None
 
     def eps(self, option: str, default: str, *known: str) -> float:
-        """Of a norm whose class is one of `known`; null is the class `default`."""
+        """A norm's eps; its class is one of `known`, null is `default`."""
         value = self.take(option)
         kind, stated = default if value is None else value, {}
         if isinstance(kind, Mapping):

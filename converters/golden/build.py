@@ -85,7 +85,7 @@ def open_clip_class(config: dict[str, Any]) -> type[nn.Module]:
 
 
 def resize(config: dict[str, Any], sizes: dict[str, Any]) -> dict[str, Any]:
-    """Returns arguments for a timm trunk."""
+    """Put `sizes` into `config`; returns arguments for a timm trunk."""
     vision, text = config["vision_cfg"], config["text_cfg"]
     narrow = config.get("embed_dim") != sizes["vision"]["embed_dim"]
     config["embed_dim"] = sizes["vision"]["embed_dim"]

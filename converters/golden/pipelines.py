@@ -251,7 +251,7 @@ PIPELINES = {"open_clip": OpenClip, "timm": Timm, "transformers": Transformers}
 
 
 def tokenizer_folder(job: Mapping[str, Any]) -> Path:
-    """Or a copy with a tokenizer_config.json if it lacks one."""
+    """The tokenizer's folder, or a copy with a tokenizer_config.json if it lacks one."""
     files = [Path(path) for path in job["tokenizer"]["files"]]
     if (files[0].parent / "tokenizer_config.json").is_file():
         return files[0].parent

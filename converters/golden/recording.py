@@ -37,7 +37,7 @@ def recording(
     *,
     turn: Callable[[Tensor], Tensor] = channels_last,
 ) -> Iterator[dict[str, Tensor]]:
-    """The outputs of `modules` and the inputs of `inputs_of`, in forward order.
+    """Yields the outputs of `modules` and the inputs of `inputs_of`, in forward order.
 
     `turn` makes maps channels last; `torch.clone` for a tower whose maps already are.
     """

@@ -67,7 +67,7 @@ def clip_results(model: Any, image: Tensor, text: Tensor) -> dict[str, Tensor]:
 def write_golden(
     out: Path, arrays: dict[str, np.ndarray], inputs: dict[str, np.ndarray], facts: dict[str, Any]
 ) -> None:
-    """Appears only when complete."""
+    """One .npz, which appears only when complete."""
     meta = {"format": 1, "stages": list(arrays), "torch": torch.__version__, **facts}
     with whole_file(out) as draft, draft.open("wb") as file:
         everything: dict[str, Any] = {"meta": np.array(json.dumps(meta)), **inputs, **arrays}

@@ -51,7 +51,7 @@ def scaled_normal(weight: Tensor, gain: float) -> None:
 
 
 def condition_residual(writers: Iterable[tuple[nn.Linear, ...]]) -> None:
-    """What a transformer's blocks write to the residual stream."""
+    """Scale what a transformer's blocks write to the residual stream."""
     for linears in writers:
         for linear in linears:
             linear.weight.mul_(STREAM)

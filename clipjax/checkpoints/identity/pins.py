@@ -24,7 +24,7 @@ SHORTEST = 8  # digits of a SHA-256 that open_clip's release files have in their
 
 
 def published(row: str) -> tuple[str, ...]:
-    """Whole, or their first digits. Raises DataError for anything else in configs/models.csv."""
+    """Digests in configs/models.csv, or their first digits. Raises DataError for anything else."""
     digests = tuple(registry()[row]["sha256"].split())
     for digest in digests:
         if not SHORTEST <= len(digest) <= 64 or set(digest) - set("0123456789abcdef"):

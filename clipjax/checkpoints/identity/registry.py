@@ -64,7 +64,7 @@ def groups() -> list[str]:
 
 
 def id_of_repo(repo: str) -> str | None:
-    """None unless exactly one row names the repository without a file."""
+    """The registered id; None unless exactly one row names the repository without a file."""
     ids = [row["id"] for row in registry().values() if row["hub_repo"] == repo and not row["hub_file"]]
     return ids[0] if len(ids) == 1 else None
 

@@ -23,9 +23,11 @@ from clipjax.verification.crosscheck.side import Side
 
 
 def our_side(subject: Subject, folder: Path, *, batch: int = 32, progress: bool = False) -> Side:
-    """Args:
-    folder: an existing one, for the images' arrays.
-    batch: images per device.
+    """Every stage of a resolved zeroshot run.
+
+    Args:
+        folder: an existing one, for the images' arrays.
+        batch: images per device.
     """
     pixels, tensor = _images(subject, folder, batch)
     embeddings, inputs = prepare(subject, "parity", Compute(per_device_batch=batch, progress=progress))

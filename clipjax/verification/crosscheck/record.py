@@ -27,7 +27,6 @@ class Crosscheck:
     """The outcome of a crosscheck.
 
     Attributes:
-        about: model, data, recipe, libraries and versions.
         flips: the images with another prediction, largest margin first.
         top1: each side's accuracy; None without labels.
         sheet: the worst images as a PNG.

@@ -44,13 +44,9 @@ def check_installed() -> None:
 
 
 def their_side(job: Mapping[str, Any], folder: Path, *, progress: bool = False) -> Side:
-    """Run a job (`make_job`) in a subprocess.
+    """Run a job (`make_job`) in a subprocess; `folder` exists, for the job and the arrays.
 
-    Args:
-        folder: an existing one, for the job and the arrays.
-
-    Raises:
-        ClipjaxError: the libraries are not installed, or could not be run.
+    Raises ClipjaxError if the libraries are not installed, or could not be run.
     """
     check_installed()
     (folder / "job.json").write_text(json.dumps(job))

@@ -1,4 +1,4 @@
-"""One crosscheck: a run resolved as by `clipjax eval`, both sides, and the comparison."""
+"""One crosscheck of a run resolved as by `clipjax eval`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contact sheet: one image per row, as we see it, as the reference sees it, and their difference."""
+"""The contact sheet, an image per row: ours, the reference's, and their difference."""
 
 from __future__ import annotations
 
@@ -41,7 +41,6 @@ def draw_sheet(
 
 
 def worst_stage(stages: Sequence[Stage]) -> Stage:
-    """The first stage of images that differs, else the logits."""
     of_images = [stage for stage in stages if stage.of == "images"]
     wrong = (stage for stage in of_images if not stage.passed)
     return next(wrong, next(stage for stage in of_images if stage.name == "logits"))

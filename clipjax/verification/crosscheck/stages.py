@@ -64,7 +64,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Flip:
-    """The classes' names, and the margin in the reference's scores."""
+    """An image with another prediction; the margin is in the reference's scores."""
 
     id: str
     ours: str

@@ -27,7 +27,7 @@ class _Squeeze(NamedTuple):
 
     from_middle: bool
     rounded: Callable[[float], int]
-    activation: str | None
+    activation: str | None  # None: the block's
     gate: str
 
 
