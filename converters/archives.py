@@ -1,6 +1,6 @@
 """Zip archives (torch.save, TorchScript, npz) and torch's older plain pickles, as mappings of tensors.
 
-Nothing in a file is run, and every size in it is checked against its own.
+Nothing in a file is run, and every stated size is checked against the file's.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ _WRAPPERS = ("state_dict", "model", "module", "classifier")
 
 
 def _state_dict(value: Any, path: Path) -> Any:
-    """Under `state_dict` (open_clip), `model`, `module` (DeepSpeed) or `classifier` (PyContrast)."""
+    """Unwrap `state_dict` (open_clip), `model`, `module` (DeepSpeed) or `classifier` (PyContrast)."""
     if not isinstance(value, dict):
         raise DataError(f"{path} holds a {type(value).__name__}, not a state dict")
     wrappers = [key for key in _WRAPPERS if isinstance(value.get(key), dict)]

@@ -1,10 +1,12 @@
 """Our own checkpoint: a folder with `model.safetensors` and `card.json`, written whole or not at all.
 
-model.safetensors  leaves by path ("vision/blocks/attn/q/kernel") in the dtypes of the source file, and
-                   under "carried/" its tensors that no model needs. The metadata names the source's
-                   layout (a table of `converters`), to write it back bit by bit.
-card.json          the model card; under `files` the SHA-256 of weights, classes and card
-labels.csv         a classifier's classes, if configs/labels does not have them
+    model.safetensors  leaves by path ("vision/blocks/attn/q/kernel") in the dtypes of the source file, and
+                       under "carried/" its tensors that no model needs. The metadata names the source's
+                       layout (a table of `converters`), to write it back bit by bit.
+    card.json          the model card; under `files` the SHA-256 of weights, classes and card
+    labels.csv         a classifier's classes, if configs/labels does not have them
+
+A vocabulary may be there, too.
 """
 
 from __future__ import annotations

@@ -180,9 +180,8 @@ def _card_beside(resolved: Resolved, facts_of: str | None) -> Card:
 def _refuse_other_config(card: Card, folder: Path) -> None:
     """A given card and the configuration beside the weights must agree.
 
-    Not refused: a configuration that cannot be read (the card is needed to load), or of the other kind (a
-        CLIP's
-    beside a classifier). Other families fail at the tensors.
+    Not refused: a configuration that cannot be read (the card is needed to load), or one of the other kind,
+    as a CLIP's for a classifier. Other families fail at the tensors.
     """
     file = next((folder / name for name in CONFIG_NAMES if (folder / name).is_file()), folder)
     try:

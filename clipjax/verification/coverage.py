@@ -1,6 +1,8 @@
 """The status of every registered model, from the parity record (configs/parity.json).
 
-python -m clipjax.verification.coverage README.md docs/models.md     # rewrite the tables between markers
+    python -m clipjax.verification.coverage README.md docs/models.md
+
+rewrites the tables between markers.
 """
 
 from __future__ import annotations

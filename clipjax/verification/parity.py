@@ -84,7 +84,7 @@ def sweep(path: Path | None = None, *, only: Sequence[str] = (), limit: int | No
 
     Args:
         path: default configs/parity.json of this installation.
-        only: names of architectures; default all.
+        only: architectures.
 
     Raises:
         DataError: `path` holds something else, or cannot be written.

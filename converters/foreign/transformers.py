@@ -1,7 +1,7 @@
 """transformers' `config.json` of a CLIPModel or SiglipModel, with its `preprocessor_config.json`.
 
 Source: transformers 5.24 models/clip, models/siglip. SigLIP's files omit the library's defaults, which never
-changed; a value that CLIP's lack is refused.
+changed; a value that CLIP's files lack is refused.
 
 Pixels follow `CLIPImageProcessorPil` on RGB images: the crop starts at the floor of half the margin.
 """

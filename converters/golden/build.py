@@ -44,8 +44,8 @@ def build_model(
     """With its own initialisation, float32 on the CPU, in eval mode.
 
     Args:
-        arch: the library's name ("resnet50xWIDTH" for simclr), or a config: for open_clip a dict or JSON
-            file, for transformers always.
+        arch: the library's name ("resnet50xWIDTH" for simclr), or for open_clip a config (dict or JSON file);
+            for transformers always a config.
         sizes: our record of a narrow variant (not for transformers) or for another image size.
     """
     if library == "transformers":

@@ -1,4 +1,4 @@
-"""Many architectures in one process: importing the libraries takes longer than most questions.
+"""Many architectures in one process: importing the libraries takes longer than most questions. A question is
 
     {"shapes": NAME, "library": L}                    the state dict of a model at full size
     {"numbers": NAME, "library": L, "sizes": RECORD, "inputs": FILE.npz, "seed": N}

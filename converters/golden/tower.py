@@ -14,7 +14,6 @@ from converters.golden.recording import Tower
 
 @functools.cache
 def families() -> dict[str, ModuleType]:
-    """Named as the family in an arch record."""
     names = sorted(module.name for module in pkgutil.iter_modules(towers.__path__))
     return {name: importlib.import_module(f"{towers.__name__}.{name}") for name in names}
 

@@ -1,7 +1,7 @@
 """Conditioned reference weights by layer: PyTorch models in which every tensor, and every eps, matters.
 
-By default whole tensors do not count: RN50's residual branches are multiplied by zero, attention is uniform,
-biases are zero.
+As initialised, whole tensors do not count: RN50's residual branches are multiplied by zero, attention is
+uniform, biases are zero.
 
 Norms read small inputs, so that every eps counts: a LayerNorm a residual stream of scale STREAM, a BatchNorm
 a convolution of gain CONV_GAIN.

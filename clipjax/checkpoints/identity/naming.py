@@ -1,7 +1,7 @@
 """Names and facts of weights: a registered model's only if the weights are known to be its own.
 
-They are if they come from the row's hub repository or have its SHA-256. `card=ROW` alone only tells how to
-load them.
+They are its own if they come from the row's hub repository or have its SHA-256. `card=ROW` alone only tells
+how to load them.
 """
 
 from __future__ import annotations

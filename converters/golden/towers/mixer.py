@@ -35,7 +35,7 @@ def stages(model: Any, images: Tensor) -> dict[str, Tensor]:
 
 
 def condition(model: Any, seed: int) -> None:
-    """ResMLP has no LayerNorm, the others' read small values."""
+    """ResMLP has no LayerNorm; the others' read small values."""
     if isinstance(model.norm, Affine):
         scaled_normal(model.stem.proj.weight, 1.0)
     else:
