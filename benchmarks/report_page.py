@@ -23,7 +23,7 @@ import typer
 
 from clipjax.analysis.figures.spec import load_spec, spec_names
 from clipjax.analysis.report.write import Choices, write_report
-from clipjax.results.rows import Row
+from clipjax.results.row import Row
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 

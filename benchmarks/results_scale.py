@@ -22,7 +22,7 @@ import itertools
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,7 +40,7 @@ from clipjax.analysis.trends.trends import effective_robustness, fit_points
 from clipjax.results.merge import merge_results
 from clipjax.results.published import read_numbers
 from clipjax.results.published_rows import published_rows
-from clipjax.results.rows import Row
+from clipjax.results.row import AnyRow, Row
 from clipjax.results.store import ResultStore, new_run_id
 from clipjax.results.tables import summary_table
 
@@ -53,7 +53,7 @@ SOURCES = {"open_clip": "openclip", "timm": "timm", "testbed": "testbed"}
 
 def fill(store: ResultStore, n: int, published: Path | None) -> int:
     """Add n rows, or more if more are published; returns the number of runs."""
-    runs: list[list[Row]] = []
+    runs: list[Sequence[AnyRow]] = []
     if published is not None:
         runs = [published_rows(read_numbers(name, published / folder)) for name, folder in SOURCES.items()]
     for copy in itertools.count():

@@ -10,7 +10,6 @@ import numpy as np
 from _rows import row
 
 from clipjax.analysis.claims.ledger import Ledger, ledger
-from clipjax.results.rows import Row
 
 RUN = "20260101T000000.000000Z-00000000"
 HEAD = """
@@ -42,7 +41,7 @@ def claim(parts: str, key: str = "one", **more: Any) -> str:
     return "\n".join(["[[claims]]", *lines])
 
 
-def rows_of(model: str, numbers: Numbers, facts: Mapping[str, Any], **changed: Any) -> list[Row]:
+def rows_of(model: str, numbers: Numbers, facts: Mapping[str, Any], **changed: Any) -> list[Any]:
     """A result row a number; `numbers` go by the columns of `HEAD`."""
     return [
         row(
@@ -57,7 +56,7 @@ def rows_of(model: str, numbers: Numbers, facts: Mapping[str, Any], **changed: A
     ]
 
 
-def group_rows(group: str, numbers: Mapping[str, np.ndarray], **facts: Any) -> list[Row]:
+def group_rows(group: str, numbers: Mapping[str, np.ndarray], **facts: Any) -> list[Any]:
     """Models group_0, group_1, ... with an array of values a column."""
     count = len(next(iter(numbers.values())))
     return [

@@ -8,7 +8,6 @@ from _rows import row
 from _study import models, study_rows
 
 from clipjax.analysis.rows.cells import Term
-from clipjax.results.rows import Row
 
 HOSTILE = '</script><img src=x onerror="alert(1)">&quot;$title'
 FACTOR = "top/filtered/factor:pose"
@@ -25,14 +24,14 @@ REFERENCE = {"value": 0.4, "source": "open_clip", "difference": 0.1, "note": "as
 PROTOCOL = {"name": "paper", "sha256": "c" * 64, "departures": ["limit: 500 of 1000 images", "<i>other</i>"]}
 
 
-def report_rows() -> list[Row]:
+def report_rows() -> list[Any]:
     """A study of five numbers, with six digits as the page has them; and models whose rows are special."""
     known = {**models(every=8), **{model: models()[model] for model in SHAPED}}
     found = study_rows((VAL, SKETCH, POSE, NLL, SHAPE), known)
     return [{**one, "run_id": RUN, "value": float(f"{one['value']:.6g}")} for one in found] + special_rows()
 
 
-def special_rows() -> list[Row]:
+def special_rows() -> list[Any]:
     """Of each of these models at least one number."""
     facts = {"group": "standard", "train_source": HOSTILE, "arch": "vit", "fine_tune": "none"}
     sample = {"limit": 500, "of": 1000, "seed": 0, "digest": "d" * 64}
@@ -59,7 +58,7 @@ def special_rows() -> list[Row]:
     ]
 
 
-def prompted_rows() -> list[Row]:
+def prompted_rows() -> list[Any]:
     """One model under two prompt sets, others under none, one of these, and one that it has learned."""
     sets = [("a", "openai_7", 0.5), ("a", "openai_80", 0.6)]
     known = [_of(model, VAL, value, convention={"prompts": prompts}) for model, prompts, value in sets]
@@ -68,7 +67,7 @@ def prompted_rows() -> list[Row]:
     return [*known, without, one_way, _of("tuned", VAL, 0.8, convention={"prompts": "CoOp, 4 vectors"})]
 
 
-def _of(model: str, term: Term, value: float | None, **changed: Any) -> Row:
+def _of(model: str, term: Term, value: float | None, **changed: Any) -> Any:
     near = (
         None if value is None else {"lo": value - 0.02, "hi": value + 0.02, "level": 0.95, "method": "wilson"}
     )

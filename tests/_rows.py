@@ -6,10 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from clipjax.results.rows import Row
 
-
-def row(run_id: str, **changed: Any) -> Row:
+def row(run_id: str, **changed: Any) -> Any:
     """A complete row, with some fields changed."""
     interval = {"lo": 0.4, "hi": 0.6, "level": 0.95, "method": "wilson"}
     empty = ("aggregates", "note", "sample", "reference", "per_device_batch", "slice")

@@ -17,7 +17,6 @@ from scipy.special import ndtr
 
 from clipjax.analysis.rows.cells import Term
 from clipjax.config import config_dir
-from clipjax.results.rows import Row
 from clipjax.storage.reading import read_csv
 
 RUN = "20260101T000000.000000Z-00000000"
@@ -73,7 +72,7 @@ def study_rows(
     terms: Iterable[Term],
     of: dict[str, dict[str, Any]] | None = None,
     prompts: Iterable[str] = ("openai_80",),
-) -> Iterator[Row]:
+) -> Iterator[Any]:
     """A row for each model, number and prompt set."""
     known = {**models(), **tuned()} if of is None else of
     shift = {name: -0.02 * k for k, name in enumerate(prompts)}

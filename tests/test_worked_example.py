@@ -13,7 +13,6 @@ import pytest
 import clipjax
 from clipjax.data.cards import DatasetCard
 from clipjax.demo.world.files import Split, write_split
-from clipjax.results.rows import Row
 
 DOC = Path(__file__).parent.parent / "docs" / "worked_example.md"
 PHOTOGRAPHS = ("astronaut", "camera", "cat", "clock", "coffee", "rocket", "motorcycle")
@@ -101,7 +100,7 @@ def test_shape_bias_in_the_document(model: Any, test_data: Path) -> None:
     folder = test_data / "cue_conflict"
     result = clipjax.evaluate(model, "shape_bias", dataset="cue_conflict", root=folder, progress=False)
 
-    def cells(row: Row) -> list[str]:
+    def cells(row: Any) -> list[str]:
         limits = row["interval"]
         return [f"{row['value']:.3f}", f"{limits['lo']:.3f} to {limits['hi']:.3f}", str(row["n"])]
 

@@ -15,7 +15,7 @@ from clipjax.config import config_dir
 from clipjax.demo.plan import BASE
 from clipjax.demo.run import Demo
 from clipjax.demo.settings import Column, Figure, has_own_prompts, settings
-from clipjax.results.rows import Row
+from clipjax.results.row import Row
 
 Table = tuple[str, list[str], list[list[str]]]
 """Heading, titles and cells."""

@@ -21,7 +21,7 @@ from clipjax.demo.rendering import render
 
 if TYPE_CHECKING:
     from clipjax.evaluation.rows import Result
-    from clipjax.results.rows import Row
+    from clipjax.results.row import Row
 
 
 @dataclass(frozen=True)

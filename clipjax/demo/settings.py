@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clipjax.config import config_dir
-from clipjax.results.rows import Row
+from clipjax.results.row import Row
 from clipjax.storage.reading import read_toml
 from clipjax.storage.records import read
 

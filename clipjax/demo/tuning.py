@@ -22,7 +22,7 @@ from clipjax.finetune.run import Data, finetune
 from clipjax.finetune.suites import load_suite
 from clipjax.finetune.wise_ft import sweep
 from clipjax.progress import progress_bar
-from clipjax.results.rows import Row
+from clipjax.results.row import Row
 from clipjax.storage.store import Store
 from clipjax.sweep.models import Chosen
 from clipjax.sweep.plan import Item

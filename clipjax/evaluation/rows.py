@@ -16,13 +16,14 @@ from clipjax.errors import UsageError
 from clipjax.results.protocols import with_protocols
 from clipjax.results.provenance import provenance
 from clipjax.results.references import with_references
-from clipjax.results.rows import Row, validate_rows
+from clipjax.results.row import Fields, Row
+from clipjax.results.rows import validate_rows
 from clipjax.results.store import SCHEMA_VERSION, ResultStore, images_table, model_facts, new_run_id
 from clipjax.storage.digests import sha256_json
 from clipjax.tasks.task import Measure, Outcome, Task
 
 # Fields of rows without embedded images.
-NOT_EMBEDDED: Row = dict.fromkeys(
+NOT_EMBEDDED: Fields = dict.fromkeys(
     ("sample", "part", "id_part", "precision", "skipped", "per_device_batch", "wall_time", "compile_count")
 )
 NO_STATS = EmbedStats(0, 0, 0, 0.0, 0.0, (), 0)
@@ -62,7 +63,7 @@ class Result:
         raise UsageError(f"the result has no metric {metric!r}; it has {', '.join(known)}")
 
 
-def identity(model: str, facts: Mapping[str, Any], task: Task, dataset: str) -> Row:
+def identity(model: str, facts: Mapping[str, Any], task: Task, dataset: str) -> Fields:
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": new_run_id(),
@@ -94,17 +95,17 @@ def refused_recipe(model: Encoder, task: Task, name: str) -> dict[str, Any]:
     return {"task": task.name, "task_version": task.version, "model": model.card.id, "dataset": name}
 
 
-def finish(common: Row, outcome: Outcome, stats: EmbedStats, results: str | Path | None) -> Result:
+def finish(common: Fields, outcome: Outcome, stats: EmbedStats, results: str | Path | None) -> Result:
     """Make and check rows; the first process writes them."""
-    rows = with_protocols(with_references([common | _fields(measure) for measure in outcome.measures]))
-    validate_rows(rows)
+    fields = [common | _fields(measure) for measure in outcome.measures]
+    rows = validate_rows(with_protocols(with_references(fields)))
     path = None
     if results is not None and jax.process_index() == 0:
         path = ResultStore(results).add(rows, outcome.images)
     return Result(rows, images_table(outcome.images), path, stats)
 
 
-def _fields(measure: Measure) -> Row:
+def _fields(measure: Measure) -> Fields:
     return {
         "metric": measure.metric,
         "slice": measure.slice,

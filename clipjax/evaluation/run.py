@@ -29,7 +29,7 @@ from clipjax.heads.head import Head
 from clipjax.metrics import intervals
 from clipjax.progress import progress_bar
 from clipjax.results.provenance import count_compiles
-from clipjax.results.rows import Row
+from clipjax.results.row import Fields
 from clipjax.results.store import ResultStore, model_facts
 from clipjax.storage.digests import sha256_json
 from clipjax.tasks.task import Captions, Inputs, Measure, Outcome, Task, find_task, precision_tasks
@@ -193,7 +193,7 @@ def _rows_of(manifest: Manifest, ids: list[str]) -> list[int]:
     return [row[name] for name in ids]
 
 
-def _common(subject: Subject, recipe: dict[str, Any], **measured: Any) -> Row:
+def _common(subject: Subject, recipe: dict[str, Any], **measured: Any) -> Fields:
     return {
         **identity(subject.model.card.id, model_facts(subject.model.card), subject.task, subject.part.name),
         "recipe_hash": sha256_json(recipe),
@@ -236,8 +236,8 @@ def _compare(subject: Subject, parity: Result, fast: Result, results: str | Path
         recipe,
         skipped=first["skipped"],
         per_device_batch=first["per_device_batch"],
-        wall_time=first["wall_time"] + second["wall_time"],
-        compile_count=first["compile_count"] + second["compile_count"],
+        wall_time=(first["wall_time"] or 0) + (second["wall_time"] or 0),
+        compile_count=(first["compile_count"] or 0) + (second["compile_count"] or 0),
     )
     compared = finish(common, Outcome(measures, images), fast.stats, results)
     return dataclasses.replace(compared, rows=[*parity.rows, *fast.rows, *compared.rows])

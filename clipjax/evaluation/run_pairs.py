@@ -17,7 +17,7 @@ from clipjax.analysis.diff.differences import how
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.evaluation.run import COMPARISON
 from clipjax.results.completeness import is_whole
-from clipjax.results.rows import Row
+from clipjax.results.row import Row
 from clipjax.results.store import ResultStore
 from clipjax.storage.digests import canonical_json
 

@@ -12,31 +12,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from clipjax.data.cards import shipped_count
+from clipjax.results.row import AnyRow, Reference, Row
 from clipjax.storage.buckets import readable
 
-Row = dict[str, Any]
 
-
-def part_of(row: Mapping[str, Any]) -> dict[str, int] | None:
+def part_of(row: AnyRow) -> dict[str, int] | None:
     """How many of the data set's images the data had; None for all, or an unknown total."""
     return row.get("part")
 
 
-def id_part_of(row: Mapping[str, Any]) -> dict[str, int] | None:
+def id_part_of(row: AnyRow) -> dict[str, int] | None:
     """The same for in-distribution images."""
     return row.get("id_part")
 
 
-def is_whole(row: Mapping[str, Any]) -> bool:
+def is_whole(row: AnyRow) -> bool:
     """Whether, as far as recorded, the row covers its data set and its ID set."""
     samples = row["sample"], row["convention"].get("id_sample")
     return not any((*samples, part_of(row), id_part_of(row)))
 
 
-def in_words(row: Mapping[str, Any]) -> str | None:
+def in_words(row: AnyRow) -> str | None:
     sides = (
         (part_of(row), row["sample"], "images"),
         (id_part_of(row), row["convention"].get("id_sample"), "in-distribution images"),
@@ -60,7 +59,7 @@ def noted(note: str | None, words: str | None) -> str | None:
     return "; ".join(filter(None, (words and f"ours is of {words}", note))) or None
 
 
-def stated(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def stated(rows: Sequence[AnyRow]) -> list[str]:
     """One line per incomplete data set."""
     found = {(row["dataset"], words): None for row in rows if (words := in_words(row))}
     return [f"{dataset}: {words}" for dataset, words in found]
@@ -83,19 +82,19 @@ def recovered(rows: list[Row], table: Path) -> list[Row]:
         return rows
     named = zip(("part", "id_part"), (row["dataset"], id_set), held, _samples(row))
     parts = {field: _part(dataset, n, sample, row["skipped"] or 0) for field, dataset, n, sample in named}
-    found = [each | parts for each in rows]
+    found = [cast(Row, {**each, **parts}) for each in rows]
     return [_compared(each) for each in found] if any(parts.values()) else found
 
 
 def _compared(row: Row) -> Row:
     words, protocol = in_words(row), row.get("protocol")
-    known = [one | {"note": noted(one["note"], words)} for one in row["reference"] or ()]
+    known: list[Reference] = [{**one, "note": noted(one["note"], words)} for one in row["reference"] or ()]
     if protocol is None:
-        return row | {"reference": known or None}
+        return {**row, "reference": known or None}
     sides = {"images": part_of(row), "ID images": id_part_of(row)}
     departures = [f"{images}: {share(part, None)}, not all" for images, part in sides.items() if part]
     departures = [*protocol["departures"], *departures]
-    return row | {"reference": known or None, "protocol": protocol | {"departures": departures}}
+    return {**row, "reference": known or None, "protocol": {**protocol, "departures": departures}}
 
 
 def _id_set(row: Row) -> str | None:

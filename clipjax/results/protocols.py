@@ -18,7 +18,7 @@ from clipjax.checkpoints.identity.registry_rows import registry
 from clipjax.config import config_dir
 from clipjax.data.labels import load_labels
 from clipjax.results.completeness import id_part_of, part_of, share
-from clipjax.results.rows import Row
+from clipjax.results.row import AnyRow, Fields
 from clipjax.storage.digests import sha256_json
 from clipjax.storage.reading import read_toml
 from clipjax.storage.records import read
@@ -72,7 +72,7 @@ class Protocol:
         whole = {"task": self.task, "datasets": self.datasets, "kind": self.kind, "asks": dict(self.asks)}
         return sha256_json(whole)
 
-    def covers(self, row: Row) -> bool:
+    def covers(self, row: AnyRow) -> bool:
         """Whether the row has its task, data set and kind of model."""
         return (
             row["task"] == self.task
@@ -121,7 +121,7 @@ def protocols() -> tuple[Protocol, ...]:
     return tuple(found)
 
 
-def matches(row: Row) -> list[Match]:
+def matches(row: AnyRow) -> list[Match]:
     """The protocols that cover a measured row, fewest departures first."""
     if row["origin"] != "measured":
         return []
@@ -129,17 +129,17 @@ def matches(row: Row) -> list[Match]:
     return sorted(found, key=lambda match: len(match.departures))
 
 
-def nearest(row: Row) -> Match | None:
+def nearest(row: AnyRow) -> Match | None:
     """The first of `matches`."""
     return next(iter(matches(row)), None)
 
 
-def with_protocols(rows: Sequence[Row]) -> list[Row]:
+def with_protocols(rows: Sequence[Fields]) -> list[Fields]:
     found = [nearest(row) for row in rows]
     return [{**row, "protocol": match and match.field()} for row, match in zip(rows, found)]
 
 
-def _departures(row: Row, protocol: Protocol) -> Iterator[Departure]:
+def _departures(row: AnyRow, protocol: Protocol) -> Iterator[Departure]:
     for key, allowed in protocol.asks.items():
         value = _score(row) if key == "score" else _field(row, key)
         if key == "convention.prompts" and str(value).startswith("not applicable"):
@@ -166,7 +166,7 @@ def _departures(row: Row, protocol: Protocol) -> Iterator[Departure]:
         yield Departure("decoding", "full", str(decode))
 
 
-def _class_names(row: Row) -> Iterator[Departure]:
+def _class_names(row: AnyRow) -> Iterator[Departure]:
     """The head's digest reveals another file's label space that has the name of ours."""
     head = _field(row, "recipe.head_classes")
     if head and row["model_facts"].get("kind") == "zero_shot" and head not in _known_class_names():
@@ -178,7 +178,7 @@ def _known_class_names() -> frozenset[str]:
     return frozenset(load_labels(path).digest for path in (config_dir() / "labels").glob("*.csv"))
 
 
-def _transform(row: Row, protocol: Protocol) -> Iterator[Departure]:
+def _transform(row: AnyRow, protocol: Protocol) -> Iterator[Departure]:
     """Departures from a registered model's own transform, except where the protocol asks."""
     own, pixels = registry().get(row["model"]), _field(row, "recipe.pixels")
     if own is None or not isinstance(pixels, Mapping) or row["model_facts"].get("resized"):
@@ -189,14 +189,14 @@ def _transform(row: Row, protocol: Protocol) -> Iterator[Departure]:
             yield Departure(word, f"the model's own, {own[column]}", ours)
 
 
-def _score(row: Row) -> Any:
+def _score(row: AnyRow) -> Any:
     """The score that ranks images in OOD detection."""
     if (row["slice"] or "").startswith("score:"):
         return row["slice"].removeprefix("score:")
     return _field(row, f"convention.headline.{row['model_facts'].get('kind')}")
 
 
-def _field(row: Row, dotted: str) -> Any:
+def _field(row: AnyRow, dotted: str) -> Any:
     value: Any = row
     for name in dotted.split("."):
         value = value.get(name) if isinstance(value, Mapping) else None

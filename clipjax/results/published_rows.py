@@ -14,14 +14,14 @@ from clipjax.checkpoints.identity.registry import model_card
 from clipjax.metrics.intervals import LEVEL, clopper_pearson_limits
 from clipjax.results.published import Number
 from clipjax.results.references import Score
-from clipjax.results.rows import Row
+from clipjax.results.row import Fields
 from clipjax.results.store import SCHEMA_VERSION, model_facts, new_run_id
 from clipjax.storage.digests import sha256_json
 
 METHOD = "clopper_pearson_of_rounded"  # for the image count nearest to the published value
 
 
-def published_rows(numbers: Sequence[Number]) -> list[Row]:
+def published_rows(numbers: Sequence[Number]) -> list[Fields]:
     """Result rows of one run; unknown fields are null."""
     unknown = (
         "task_version",
@@ -52,7 +52,7 @@ def published_rows(numbers: Sequence[Number]) -> list[Row]:
     return rows
 
 
-def _fields(score: Score) -> Row:
+def _fields(score: Score) -> Fields:
     task, dataset, part, metric = score.key[1:]
     recipe = {"source": score.source, "model": score.model, "task": task, "dataset": dataset}
     recipe |= {"slice": part, "metric": metric, "convention": score.convention}

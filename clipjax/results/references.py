@@ -18,12 +18,12 @@ from typing import Any
 from clipjax.config import config_dir
 from clipjax.errors import DataError
 from clipjax.results.completeness import in_words, noted
+from clipjax.results.row import AnyRow, Fields, Reference, Row
 from clipjax.storage.reading import read_csv, read_toml
-
-Row = dict[str, Any]
 
 _Number = tuple[Any, ...]
 """Model, task, data set, slice, metric."""
+
 NONE = "none"  # in a convention: null in a row
 FIELDS = ("model", "task", "dataset", "slice", "metric", "value", "source", "convention", "note")
 
@@ -118,11 +118,11 @@ def lookup(
     return [score for score in known if score.agrees(convention or {})]
 
 
-def with_references(rows: Sequence[Row]) -> list[Row]:
+def with_references(rows: Sequence[Fields]) -> list[Fields]:
     return [{**row, "reference": references(row)} for row in rows]
 
 
-def references(row: Row) -> list[dict[str, Any]] | None:
+def references(row: AnyRow) -> list[Reference] | None:
     """A row's field `reference`; None without published numbers to compare with."""
     if not _is_compared(row):
         return None
@@ -141,7 +141,7 @@ def with_imported(rows: Sequence[Row]) -> list[Row]:
     for row in rows if wanted else ():
         if row["origin"] == "published" and row["value"] is not None and _number(row) in wanted:
             imported.setdefault(_number(row), []).append(_imported(row))
-    return [_beside(row, imported) if imported and _is_compared(row) else row for row in rows]
+    return [_beside(row, imported) for row in rows] if imported else list(rows)
 
 
 def _number(row: Row) -> _Number:
@@ -153,30 +153,32 @@ def _imported(row: Row) -> Score:
     convention = {k: v for k, v in row["convention"].items() if k != "source" and isinstance(v, str | None)}
     pairs = "; ".join(f"{name}={NONE if value is None else value}" for name, value in convention.items())
     names = ("model", "task", "dataset", "slice", "metric", "value", "note")
-    source = str(row["convention"].get("source"))
-    return Score(**{name: row[name] for name in names}, source=source, convention=pairs or None)
+    fields: Fields = {name: row[name] for name in names}
+    return Score(**fields, source=str(row["convention"].get("source")), convention=pairs or None)
 
 
 def _beside(row: Row, imported: Mapping[_Number, Sequence[Score]]) -> Row:
-    own = row["reference"] or []
+    own, value = row["reference"] or [], row["value"] if _is_compared(row) else None
+    if value is None:
+        return row
     there = {one["source"] for one in own}
     known = [s for s in imported.get(_number(row), ()) if s.source not in there]
     known = [score for score in known if score.agrees(row["convention"])]
-    return {**row, "reference": [*own, *compare(row["value"], known, in_words(row))] or None}
+    return {**row, "reference": [*own, *compare(value, known, in_words(row))] or None}
 
 
-def _is_compared(row: Row) -> bool:
+def _is_compared(row: AnyRow) -> bool:
     measured = row["value"] is not None and row["origin"] == "measured"
     return measured and not row["model_facts"].get("resized")
 
 
-def published_model(row: Row) -> str:
+def published_model(row: AnyRow) -> str:
     """The model whose published numbers belong beside a row: its facts' model, unless it is fine-tuned."""
     facts = row["model_facts"]
     return row["model"] if facts.get("lineage") else facts.get("facts_of") or row["model"]
 
 
-def compare(value: float, known: Sequence[Score], of: str | None = None) -> list[dict[str, Any]]:
+def compare(value: float, known: Sequence[Score], of: str | None = None) -> list[Reference]:
     """Each published number with source, note, and `value` minus it.
 
     `of`: the images of `value`, if not the whole data set; the note starts with them.

@@ -12,16 +12,15 @@ import gc
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jsonschema
 
 from clipjax.config import config_dir
 from clipjax.errors import DataError
+from clipjax.results.row import AnyRow, Fields, Row
 from clipjax.results.row_check import Check, compiled
 from clipjax.storage.reading import parse_json
-
-Row = dict[str, Any]
 
 PEOPLE = "people"  # the kind of facts, and the `model`, of a row that is of people
 
@@ -39,8 +38,8 @@ def of_people(row: Row) -> bool:
     return row["model_facts"].get("kind") == PEOPLE
 
 
-def validate_rows(rows: Sequence[Row]) -> None:
-    """Check the rows of a run.
+def validate_rows(rows: Sequence[AnyRow]) -> list[Row]:
+    """Check the rows of a run; returns them.
 
     Raises:
         DataError: no rows, a row breaks the schema (names the field), or two rows are one number.
@@ -51,9 +50,10 @@ def validate_rows(rows: Sequence[Row]) -> None:
     for row in rows:
         if problem := row_problem(row) or _beyond_schema(row, seen):
             raise DataError(f"result row {row.get('metric')!r}: {problem}")
+    return cast(list[Row], list(rows))
 
 
-def row_problem(row: Row, *, whole: bool = True) -> str | None:
+def row_problem(row: AnyRow, *, whole: bool = True) -> str | None:
     """The field that breaks the schema, and why; None for a good row.
 
     `whole=False` checks only the fields present.
@@ -61,7 +61,7 @@ def row_problem(row: Row, *, whole: bool = True) -> str | None:
     fits, validator = _checks(whole)
     if fits(row):
         return None
-    error = next(validator.iter_errors(row))
+    error = next(validator.iter_errors(cast(Any, row)))
     return f"{'.'.join(map(str, error.absolute_path)) or 'the row'}: {error.message}"
 
 
@@ -71,7 +71,7 @@ def _checks(whole: bool) -> tuple[Check, jsonschema.Draft202012Validator]:
     return compiled(schema), jsonschema.Draft202012Validator(schema)
 
 
-def _beyond_schema(row: Row, seen: set[tuple[Any, ...]]) -> str | None:
+def _beyond_schema(row: AnyRow, seen: set[tuple[Any, ...]]) -> str | None:
     """What else is wrong. Adds the row's number to `seen`."""
     interval = row["interval"]
     if interval is not None and interval["lo"] > interval["hi"]:
@@ -83,7 +83,7 @@ def _beyond_schema(row: Row, seen: set[tuple[Any, ...]]) -> str | None:
     return None
 
 
-def parse_rows(shared: Row, lines: Sequence[str], path: Path) -> list[Row]:
+def parse_rows(shared: Fields, lines: Sequence[str], path: Path) -> list[Row]:
     """The rows of a run, checked.
 
     Args:
@@ -98,7 +98,7 @@ def parse_rows(shared: Row, lines: Sequence[str], path: Path) -> list[Row]:
         return list(_joined(shared, lines, path))
 
 
-def _joined(shared: Row, lines: Sequence[str], path: Path) -> Iterator[Row]:
+def _joined(shared: Fields, lines: Sequence[str], path: Path) -> Iterator[Row]:
     keys, seen = None, set[tuple[Any, ...]]()
     for number, line in enumerate(lines, 1):
         rest = parsed(line, path, f":{number}")
@@ -108,7 +108,7 @@ def _joined(shared: Row, lines: Sequence[str], path: Path) -> Iterator[Row]:
         if problem := problem or _beyond_schema(row, seen):
             raise damaged(path, f":{number}", problem)
         keys = rest.keys()
-        yield row
+        yield cast(Row, row)
 
 
 @contextlib.contextmanager
@@ -123,7 +123,7 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def parsed(data: str | bytes, path: Path, line: str = "") -> Row:
+def parsed(data: str | bytes, path: Path, line: str = "") -> Fields:
     """Parse one JSON object. Raises DataError for anything else."""
     try:
         return parse_json(data, f"{path}{line}")

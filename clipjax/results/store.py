@@ -38,7 +38,8 @@ from clipjax.devices.flags import public_flags
 from clipjax.errors import DataError
 from clipjax.results.completeness import recovered
 from clipjax.results.remarks import remark
-from clipjax.results.rows import Row, damaged, parse_rows, parsed, row_problem, validate_rows
+from clipjax.results.row import AnyRow, Fields, Row
+from clipjax.results.rows import damaged, parse_rows, parsed, row_problem, validate_rows
 from clipjax.results.run_files import IMAGES, ROWS, RUN, RunFiles, described, sealed
 from clipjax.storage.bucket_files import BucketFiles
 from clipjax.storage.buckets import BucketPath, check_folder, place
@@ -88,7 +89,7 @@ class ResultStore:
         if not isinstance(self.root, BucketPath):
             check_folder(self.root, "a folder of results", written=written)
 
-    def add(self, rows: Sequence[Row], images: Mapping[str, Any] | None = None) -> Path:
+    def add(self, rows: Sequence[AnyRow], images: Mapping[str, Any] | None = None) -> Path:
         """Write one run; returns its folder.
 
         Args:
@@ -158,7 +159,7 @@ class ResultStore:
             return recovered(rows, self.root / run_id / IMAGES)
         raise damaged(path, "", "it has no rows")
 
-    def shared(self, run_id: str) -> Row:
+    def shared(self, run_id: str) -> Fields:
         """The fields that all rows of a run share, from `run.json` alone.
 
         Raises:
@@ -185,7 +186,7 @@ class ResultStore:
         if files.has_images():
             self.images(run_id)
 
-    def _opened(self, run_id: str) -> tuple[Row, RunFiles]:
+    def _opened(self, run_id: str) -> tuple[Fields, RunFiles]:
         folder = self.root / run_id
         data = _read(folder / RUN)
         shared = parsed(data, folder / RUN)
@@ -323,7 +324,7 @@ def _values(column: Any) -> Any:
     return column
 
 
-def _split(rows: Sequence[Row]) -> tuple[Row, list[Row]]:
+def _split(rows: Sequence[AnyRow]) -> tuple[Fields, list[Fields]]:
     shared = {key: value for key, value in rows[0].items() if all(row[key] == value for row in rows)}
     return shared, [{key: value for key, value in row.items() if key not in shared} for row in rows]
 

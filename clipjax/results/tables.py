@@ -12,7 +12,8 @@ from clipjax.checkpoints.identity.facts import origin_in_words
 from clipjax.errors import UsageError
 from clipjax.results.completeness import in_words, is_whole
 from clipjax.results.escaping import csv_cell, markdown, tex_row
-from clipjax.results.rows import Row, row_schema
+from clipjax.results.row import Row
+from clipjax.results.rows import row_schema
 
 FORMATS = ("csv", "markdown", "latex")
 

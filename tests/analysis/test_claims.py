@@ -17,7 +17,6 @@ from _claims import HEAD, book, claim, group_rows, rows_of
 from clipjax.analysis.claims.claims import FAILS, HOLDS, UNKNOWN, Finding, check, conjoin, decide
 from clipjax.analysis.claims.ledger import STATISTICS, Ledger
 from clipjax.errors import UsageError
-from clipjax.results.rows import Row
 
 stats: Any = typed_stats  # its stubs do not know all that scipy has
 N = 14
@@ -33,7 +32,7 @@ def limits(found: Finding) -> tuple[float, float]:
     return found.lo, found.hi
 
 
-def one(ledger: Ledger, rows: list[Row], **settings: object) -> Finding:
+def one(ledger: Ledger, rows: list[Any], **settings: object) -> Finding:
     [verdict] = check(ledger, rows, **{"resamples": 300, **settings})  # type: ignore[arg-type]
     [finding] = verdict.findings
     assert verdict.word == finding.word
@@ -43,40 +42,40 @@ def one(ledger: Ledger, rows: list[Row], **settings: object) -> Finding:
 # -------------------------------------------------------------------- studies: an effect, and how noisy it is
 
 
-def above_the_trend(effect: float, noise: float) -> list[Row]:
+def above_the_trend(effect: float, noise: float) -> list[Any]:
     others = group_rows("others", {"x": X, "y": 0.5 * X + 0.002 * NOISE[0]})
     return others + group_rows("ours", {"x": X, "y": 0.5 * X + effect + noise * NOISE[1]})
 
 
-def steeper(effect: float, noise: float) -> list[Row]:
+def steeper(effect: float, noise: float) -> list[Any]:
     others = group_rows("others", {"x": X, "y": 0.5 * X + 0.002 * NOISE[0]})
     return others + group_rows("ours", {"x": X, "y": 0.1 + (0.5 + 4 * effect) * (X - 0.5) + noise * NOISE[1]})
 
 
-def ever_steeper(effect: float, noise: float) -> list[Row]:
+def ever_steeper(effect: float, noise: float) -> list[Any]:
     at_1 = {"x": X, "y1": 0.5 * X}
     others = group_rows("others", {**at_1, "y": 0.4 * X + 0.002 * NOISE[0]})
     more = (0.4 + 4 * effect) * X + noise * NOISE[1]
     return others + group_rows("ours", {**at_1, "y": more + 0.2})
 
 
-def correlated(effect: float, noise: float) -> list[Row]:
+def correlated(effect: float, noise: float) -> list[Any]:
     return group_rows(
         "ours", {"x": X, "y": 0.5 + effect * (X - 0.5) + 0.1 * noise * NOISE[1] + 0.002 * NOISE[2]}
     )
 
 
-def more_correlated(effect: float, noise: float) -> list[Row]:
+def more_correlated(effect: float, noise: float) -> list[Any]:
     """The others' correlation is about 0; ours is about 1, -1 or 0."""
     return group_rows("others", {"x": X, "y": 0.5 + 0.05 * NOISE[3]}) + correlated(effect, noise)
 
 
-def larger(effect: float, noise: float) -> list[Row]:
+def larger(effect: float, noise: float) -> list[Any]:
     others = group_rows("others", {"y": 0.5 + 0.02 * NOISE[0]})
     return others + group_rows("ours", {"y": 0.5 + effect + (0.02 + noise) * NOISE[1]})
 
 
-def changed(effect: float, noise: float) -> list[Row]:
+def changed(effect: float, noise: float) -> list[Any]:
     """Each of ours was made from one of the others."""
     rows = group_rows("others", {"y": X})
     for k, value in enumerate(X + effect + (0.01 + noise) * NOISE[1]):
@@ -87,7 +86,7 @@ def changed(effect: float, noise: float) -> list[Row]:
 AGAINST = 'x = "x", y = "y", group = "ours", against = "others"'
 PAIRS = 'y = "y", group = "ours", pairs = "parent"'
 LINEAR = ', scale = "linear"'
-STUDIES: dict[str, tuple[str, Callable[[float, float], list[Row]]]] = {
+STUDIES: dict[str, tuple[str, Callable[[float, float], list[Any]]]] = {
     "effective_robustness": (AGAINST + LINEAR, above_the_trend),
     "trend_offset": (AGAINST + LINEAR, above_the_trend),
     "slope_difference": (AGAINST + LINEAR, steeper),
@@ -150,7 +149,7 @@ def test_rows_that_are_not_there_are_named(statistic: str, tmp_path: Path) -> No
 # ------------------------------------------------------------------------------------ numbers against scipy's
 
 
-def of(values: np.ndarray, group: str = "ours") -> list[Row]:
+def of(values: np.ndarray, group: str = "ours") -> list[Any]:
     return group_rows(group, {"y": values})
 
 
@@ -261,7 +260,7 @@ def test_holms_correction_asks_at_the_level_of_what_is_left(tmp_path: Path) -> N
     """Parts of p = 0.0001, 0.02, 0.04: alone all are decided; at 97 % together the first, then no other."""
     keys = 'statistic = "paired_mean", group = "ours", pairs = "parent", side = "above", y = '
     ledger = book(tmp_path, claim(f'{keys}["x", "y", "y1"]'))
-    rows: list[Row] = []
+    rows: list[Any] = []
     shape = (NOISE[1] - NOISE[1].mean()) / NOISE[1].std(ddof=1)
     centres = [stats.t.isf(p / 2, N - 1) / math.sqrt(N) for p in (0.0001, 0.02, 0.04)]
     for k in range(N):

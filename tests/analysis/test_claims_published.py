@@ -82,7 +82,8 @@ def verdicts(test_data: Path) -> dict[str, Verdict]:
         for number in read_numbers(source, test_data / "published" / folder)
         if (number.score.task, number.score.dataset, number.score.metric, number.score.slice) in wanted
     ]
-    found = check(ledger(), published_rows(numbers), resamples=RESAMPLES)
+    rows: list[Any] = published_rows(numbers)
+    found = check(ledger(), rows, resamples=RESAMPLES)
     return {each.claim.key: each for each in found}
 
 

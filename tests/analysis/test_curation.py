@@ -31,7 +31,7 @@ from clipjax.analysis.rows.curation import (
 from clipjax.cli import app
 from clipjax.data.cards import read_card
 from clipjax.errors import DataError, UsageError
-from clipjax.results.rows import Row, validate_rows
+from clipjax.results.rows import validate_rows
 from clipjax.results.store import ResultStore, new_run_id
 
 RUN = "20240101T000000.000000Z-00000000"
@@ -39,13 +39,13 @@ MODEL = "vit_b_16-dfn2b"
 HALF = 0.02
 
 
-def row_of(term: Term, value: float, **changed: Any) -> Row:
+def row_of(term: Term, value: float, **changed: Any) -> Any:
     interval = {"lo": value - HALF, "hi": value + 2 * HALF, "level": 0.95, "method": "wilson"}
     named = {"task": term.task, "dataset": term.dataset, "metric": term.metric, "slice": term.slice}
     return row(RUN, model=MODEL, value=value, interval=interval, **named, **{"convention": {}, **changed})
 
 
-def complete(**changed: Any) -> list[Row]:
+def complete(**changed: Any) -> list[Any]:
     """A row for each term; the k-th term of a column has the value (k + 1) / 10."""
     values = {term: (k + 1) / 10 for column in columns() for k, term in enumerate(column.terms)}
     return [row_of(term, value, **changed) for term, value in values.items()]
@@ -189,7 +189,7 @@ def test_what_is_published_stands_beside() -> None:
 
 def test_models_are_chosen_and_ordered() -> None:
     rows = complete()
-    others = [{**one, "model": "other"} for one in rows]
+    others: list[Any] = [{**one, "model": "other"} for one in rows]
     assert list(curation_table([*rows, *others], ["other", MODEL, "other"])) == ["other", MODEL]
     resized = [{**one, "model_facts": {"image_size": 336, "resized": {}}} for one in rows]
     resized = [{**one, "model_facts": {"image_size": 336, "resized": {"rule": "x"}}} for one in resized]
@@ -212,7 +212,7 @@ def test_measured_whole_and_newest_rows_are_taken() -> None:
     ]
     rows = [row_of(term, 0.5) | changed for changed in fields]
 
-    def value(some: list[Row], **settings: Any) -> float | None:
+    def value(some: list[Any], **settings: Any) -> float | None:
         return cell_of(curation_table(some, **settings), "larger").value
 
     assert value(rows) == 0.5

@@ -88,6 +88,7 @@ def test_points_are_the_rows(fig4: Written) -> None:
     for found in fig4.points:
         for which, axis in zip("xy", fig4.spec.panels[0].axes):
             [term] = axis.column.terms
+            row: Any
             [row] = fig4.index.of(term)[found["model"]]
             assert float(found[which]) == row["value"]
             assert [found[f"{which}_{end}"] for end in ENDS] == [str(row["interval"][end]) for end in ENDS]
@@ -267,7 +268,7 @@ def test_models_of_one_x_have_points_and_no_trend(name: str, tmp_path: Path) -> 
     """As with a sample of few images, on which all are alike; it must not cost the figure."""
     spec = load_spec(name)
     [x] = spec.panels[0].x.column.terms
-    rows = [
+    rows: list[Any] = [
         {**row, "value": 0.5} if (row["dataset"], row["metric"]) == (x.dataset, x.metric) else row
         for row in study_rows(spec.terms, some(**LAION) | models(every=6))
     ]

@@ -19,12 +19,11 @@ from clipjax.analysis.figures.strip import draw_strip
 from clipjax.analysis.report.page import _part
 from clipjax.analysis.rows.cells import RowIndex
 from clipjax.analysis.rows.scales import ends_on_scale, transform
-from clipjax.results.rows import Row
 
 WIDE = {"level": 0.95, "method": "wilson"}
 
 
-def wide_rows(spec: Spec, *, certain: bool = False) -> list[Row]:
+def wide_rows(spec: Spec, *, certain: bool = False) -> list[Any]:
     """Rows with intervals far wider than the points lie apart; `certain`: some reach 0 and 1."""
     rows = list(study_rows(spec.terms, models(every=16)))
     for k, each in enumerate(rows):

@@ -23,7 +23,6 @@ from clipjax.analysis.report.data import report_data
 from clipjax.analysis.report.write import Choices, write_report
 from clipjax.analysis.rows.cells import RowIndex
 from clipjax.errors import ClipjaxError
-from clipjax.results.rows import Row
 from clipjax.results.store import ResultStore
 
 SIZE = {"params_m": 90.0, "image_size": 224}
@@ -35,7 +34,7 @@ KNOWN = {"group": "standard", "arch_kind": "cnn", "fine_tune": "none"}
 OWN = {"mine": UNKNOWN, "old_mine": OLD, "tuned": TUNED}
 
 
-def rows_of(spec: Spec, facts: dict[str, dict[str, Any]]) -> list[Row]:
+def rows_of(spec: Spec, facts: dict[str, dict[str, Any]]) -> list[Any]:
     """Rows of all numbers; what the study's noise needs of a model is not written."""
     base = {"group": "clip", "arch_kind": "vit", **SIZE}
     found = list(study_rows(spec.terms, {name: {**base, **of} for name, of in facts.items()}))
@@ -152,7 +151,7 @@ def test_missing_tells_apart_rows_of_all_rows_of_some_and_groups(tmp_path):
     assert done_of("fig4", {}, tmp_path).why_empty == "all"
     spec = load_spec("fig4")
 
-    def why(rows: list[Row]) -> str:
+    def why(rows: list[Any]) -> str:
         done = analyze(spec, RowIndex(rows), tmp_path)
         assert (done.drawn, done.files) == (0, ())
         return done.why_empty

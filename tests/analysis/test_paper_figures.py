@@ -79,7 +79,7 @@ def legend_of(figure: Figure) -> dict[str, Any]:
 def row_value(index: RowIndex, axis: Any, label: str) -> float:
     """The mean of an axis' rows, looked up by what a point is called: the model, and its prompts."""
     model, _, prompts = label.partition(" ")
-    rows = [
+    rows: list[Any] = [
         row
         for term in axis.column.terms
         for row in index.of(term)[model]

@@ -13,16 +13,15 @@ from clipjax.analysis.figures.figure_set import Done, analyze
 from clipjax.analysis.figures.paper_tables import fill_table
 from clipjax.analysis.figures.spec import load_spec
 from clipjax.analysis.rows.cells import RowIndex
-from clipjax.results.rows import Row
 
 TABLES = ["table1", "table2", "table3", "table4"]
 
 
-def rows_of(name: str, of: dict[str, Any] | None = None) -> list[Row]:
+def rows_of(name: str, of: dict[str, Any] | None = None) -> list[Any]:
     return list(study_rows(load_spec(name).terms, of))
 
 
-def write(name: str, rows: list[Row], out: Path) -> tuple[Done, list[dict[str, str]]]:
+def write(name: str, rows: list[Any], out: Path) -> tuple[Done, list[dict[str, str]]]:
     done = analyze(load_spec(name), RowIndex(rows), out)
     with open(out / f"{name}.csv", encoding="utf-8", newline="") as file:
         return done, list(csv.DictReader(file))

@@ -11,7 +11,6 @@ from _rows import row
 from clipjax.analysis.rows.cells import Column, RowIndex, Term, cells_of
 from clipjax.analysis.rows.groups import groups
 from clipjax.analysis.rows.points import coordinates, grouped, points, points_of_prompts
-from clipjax.results.rows import Row
 
 RUN = "20260101T000000.000000Z-00000000"
 X, Y, Z = (Term("zeroshot", name, "top1") for name in ("imagenet_val", "imagenet_a", "imagenet_r"))
@@ -19,7 +18,7 @@ ACROSS = Column("x", "ImageNet", "higher", None, (X,))
 UP = Column("y", "shifts", "higher", None, (Y, Z))
 
 
-def of(model: str, term: Term, value: float | None, **changed: Any) -> Row:
+def of(model: str, term: Term, value: float | None, **changed: Any) -> Any:
     named = {"task": term.task, "dataset": term.dataset, "metric": term.metric, "slice": term.slice}
     return row(RUN, model=model, value=value, **named, **{"convention": {}, **changed})
 

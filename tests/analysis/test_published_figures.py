@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,6 @@ from clipjax.analysis.rows.groups import group_of, groups, matches
 from clipjax.analysis.trends.trends import Fit, effective_robustness, fit_points
 from clipjax.results.published import read_numbers
 from clipjax.results.published_rows import published_rows
-from clipjax.results.rows import Row
 
 FOLDERS = {"open_clip": "openclip", "timm": "timm", "testbed": "testbed"}
 NEEDED = re.compile(r"imagenet_(val|v2:matched-frequency|sketch|r|a)|objectnet|mscoco|flickr30k")
@@ -32,7 +32,7 @@ TITLES = {
 
 @pytest.fixture(scope="module")
 def index(test_data: Path) -> RowIndex:
-    rows: list[Row] = []
+    rows: list[Any] = []
     for source, folder in FOLDERS.items():
         numbers = read_numbers(source, test_data / "published" / folder)
         rows += published_rows([each for each in numbers if NEEDED.fullmatch(each.score.dataset)])

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -162,7 +163,7 @@ def _shown(data: Data, at: int) -> dict[str, Any]:
     }
 
 
-def _stored(one: dict[str, Any]) -> dict[str, Any]:
+def _stored(one: Mapping[str, Any]) -> dict[str, Any]:
     limits = one["interval"] or dict.fromkeys(("lo", "hi", "level", "method"))
     plain = ("n", "convention", "reference", "note", "aggregates", "recipe", "device", "versions")
     return {

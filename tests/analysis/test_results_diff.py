@@ -22,7 +22,7 @@ from clipjax.results.store import ResultStore, new_run_id
 from clipjax.tasks.task import find_task
 
 
-def number(value: float | None, letter: str = "a", **changed: Any) -> dict[str, Any]:
+def number(value: float | None, letter: str = "a", **changed: Any) -> Any:
     """A row with Wilson's interval of 100 images; `letter` is the recipe's hash."""
     interval = None if value is None else wilson(100 * value, 100)._asdict()
     fields = {"value": value, "interval": interval, "recipe_hash": letter * 64}

@@ -365,7 +365,7 @@ def test_ood_of_a_cache_is_without_cosines_and_of_coop_with(base, images, tmp_pa
         "resamples": 10,
     }
     for kind, score in (("coop", "mcm"), ("tip_adapter", "msp")):
-        rows = clipjax.evaluate(make(base, kind, images), "ood", **settings).rows
+        rows: list[Any] = clipjax.evaluate(make(base, kind, images), "ood", **settings).rows
         note = next(row["note"] for row in rows if row["metric"] == "auroc" and not row["slice"])
         assert note.partition("; ")[0] == f"score: {score}"  # then the share of equal scores
         value = next(row["value"] for row in rows if row["slice"] == "score:mcm" and row["metric"] == "auroc")
@@ -407,7 +407,7 @@ def test_other_classes(base, images, tmp_path):
         assert first is not None
         assert second is not None
         assert [row["value"] for row in first.rows] == [None]
-        assert first.rows[0]["note"].startswith(f"not applicable: {model.card.id}: ")
+        assert str(first.rows[0]["note"]).startswith(f"not applicable: {model.card.id}: ")
         assert second.value("top1") is not None
 
 

@@ -117,7 +117,9 @@ def test_nothing_shows_random_weights_as_the_row(weights: Path, tmp_path: Path) 
     assert (facts["said"]["facts_origin"], facts["said"]["facts_of"]) == ("stated", ROW)
     assert facts["said"]["train_source"] == "LAION-2B"
 
-    rows = [{**found, "dataset": "imagenet_val"} for found in measured if found["metric"] == "top1"]
+    rows: list[Any] = [
+        {**found, "dataset": "imagenet_val"} for found in measured if found["metric"] == "top1"
+    ]
     rows += published_rows([Number(score, None, None) for score in scores() if score.model == ROW])
     column = Column("in", "IN", "higher", None, (Term("zeroshot", "imagenet_val", "top1", None),))
     cells = cells_of(rows, [column], models=[ROW, "b32", "said"])
@@ -199,7 +201,8 @@ def test_a_published_number_stands_beside_a_stated_model(weights: Path) -> None:
     assert [one["value"] for one in references(stated) or []] == [0.6656]
     assert not references({**stated, "model_facts": {**stated["model_facts"], "lineage": {"method": "x"}}})
     assert not references({**stated, "model_facts": {}})
-    titles, cells = summary_table([{**stated, "reference": references(stated)}])
+    beside: Any = {**stated, "reference": references(stated)}
+    titles, cells = summary_table([beside])
     assert f"facts stated by the user, of {ROW}" in cells[0]
     assert "published" in titles
 

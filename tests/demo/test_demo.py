@@ -526,7 +526,7 @@ def test_the_demo_is_not_made_again(quick: Quick, monkeypatch: pytest.MonkeyPatc
 
 
 def test_cells_show_the_row_that_the_column_means() -> None:
-    def row(value: float | None, prompts: str, interval: Any = None) -> dict[str, Any]:
+    def row(value: float | None, prompts: str, interval: Any = None) -> Any:
         named = {"model": "m", "task": "zeroshot", "dataset": "d", "metric": "top1", "slice": None}
         return {**named, "value": value, "interval": interval, "convention": {"prompts": prompts}}
 

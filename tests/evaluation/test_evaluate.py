@@ -55,7 +55,9 @@ def test_planted_answers(world):
     assert (right, n) == (14, 19)
     assert result.value("top1") == right / n
     assert result.interval("top1") == intervals.wilson(right, n)[:2]
-    accuracy = {row["slice"]: row["value"] for row in result.rows if row["metric"] == "class_accuracy"}
+    accuracy: dict[str | None, Any] = {
+        row["slice"]: row["value"] for row in result.rows if row["metric"] == "class_accuracy"
+    }
     assert accuracy["class:pink"] == 0
     assert accuracy["class:blue"] == 2 / 3
     assert result.value("mean_per_class") == pytest.approx(np.mean(list(accuracy.values())))
@@ -66,7 +68,7 @@ def test_planted_answers(world):
 
 
 def test_rows_say_where_they_come_from(world):
-    row = run(world).rows[0]
+    row: Any = run(world).rows[0]
     assert (row["model"], row["dataset"], row["task"], row["precision"]) == (
         "colours",
         "world",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from clipjax.analysis.rows.curation import columns
 from clipjax.cli import app
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.predictions.people import people_rows
-from clipjax.results.rows import PEOPLE, Row, of_people
+from clipjax.results.rows import PEOPLE, of_people
 from clipjax.results.store import ResultStore
 
 stats = typed_stats
@@ -59,7 +60,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ten(test_data: Path) -> list[Row]:
+def ten(test_data: Path) -> list[Any]:
     return people_rows("model_vs_human", test_data / "cue_conflict_human")
 
 
@@ -78,7 +79,7 @@ def by_hand(folder: Path) -> list[float]:
     return found
 
 
-def test_the_ten_people(ten: list[Row], test_data: Path):
+def test_the_ten_people(ten: list[Any], test_data: Path):
     each = by_hand(test_data / "cue_conflict_human")
     assert round(each[0], 4) == 0.9617  # 829 and 33 decisions of subject-01, published
     [mine] = [one for one in ten if one["metric"] == "shape_bias"]
@@ -100,6 +101,7 @@ def test_the_ten_people(ten: list[Row], test_data: Path):
 
 def test_three_people_by_hand(folder: Path):
     """Shape and texture decisions in conflict: 3 and 1, 4 and 0, 1 and 1; the second has no fifth answer."""
+    bias: Any
     [bias, shape, *_] = people_rows("model_vs_human", folder)
     assert bias["value"] == pytest.approx((3 / 4 + 1 + 1 / 2) / 3)
     assert shape["value"] == pytest.approx((3 / 4 + 1 + 1 / 4) / 3)
@@ -108,13 +110,13 @@ def test_three_people_by_hand(folder: Path):
     assert bias["recipe_hash"] == people_rows("model_vs_human", folder)[0]["recipe_hash"]
 
 
-def model_row(model: str, value: float, **facts: object) -> Row:
+def model_row(model: str, value: float, **facts: object) -> Any:
     own = {"kind": "classifier", "fine_tune": "none", "params_m": 20, **facts}
     where = {"task": "shape_bias", "dataset": "cue_conflict", "metric": "shape_bias"}
     return row("r", **where, model=model, value=value, model_facts=own)
 
 
-def test_people_are_no_model(ten: list[Row]):
+def test_people_are_no_model(ten: list[Any]):
     """Neither a point, a table's line, a claim's model nor a model of the report."""
     models = [model_row("a", 0.3, group="standard", arch_kind="cnn")]
     index = RowIndex([*models, *ten])
@@ -127,7 +129,7 @@ def test_people_are_no_model(ten: list[Row]):
     assert all(PEOPLE not in each["model"] for v in found for f in v.findings for each in f.rows)
 
 
-def test_the_line_in_figure_2(ten: list[Row], tmp_path: Path):
+def test_the_line_in_figure_2(ten: list[Any], tmp_path: Path):
     """Its numbers in a CSV of its own; without people there is none, and the points are the same."""
     models = [
         model_row("a", 0.2, group="standard", arch_kind="cnn"),
@@ -150,7 +152,7 @@ def test_the_line_in_figure_2(ten: list[Row], tmp_path: Path):
     assert "people" not in (tmp_path / "without" / "fig2.svg").read_text()
 
 
-def test_people_alone_draw_nothing(ten: list[Row], tmp_path: Path):
+def test_people_alone_draw_nothing(ten: list[Any], tmp_path: Path):
     done = analyze(load_spec("fig2"), RowIndex(ten), tmp_path)
     assert (done.files, done.drawn) == ((), 0)
 

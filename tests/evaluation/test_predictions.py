@@ -58,7 +58,7 @@ def table(path: Path, rows: list[dict[str, Any]]) -> Path:
 def test_published_decisions_give_the_published_bias(test_data, model, shape, texture, bias):
     file = test_data / "cue_conflict_decisions" / f"{model}.csv"
     result = evaluate_predictions("shape_bias", file, resamples=50)
-    found = {(row["metric"], row["slice"]): row for row in result.rows}
+    found: dict[Any, Any] = {(row["metric"], row["slice"]): row for row in result.rows}
     row = found["shape_bias", None]
     assert round(row["value"], 4) == bias
     assert (row["model"], row["dataset"], row["n"]) == (model, "cue_conflict", shape + texture)

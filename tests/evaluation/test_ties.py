@@ -26,7 +26,7 @@ def of(path: Path, task: str = "zeroshot", **arrays: Any) -> Result:
     return evaluate_predictions(task, path / "p.npz", dataset=None)
 
 
-def top1(result: Result) -> dict[str, Any]:
+def top1(result: Result) -> Any:
     return next(each for each in result.rows if each["metric"] in ("top1", "accuracy") and not each["slice"])
 
 
@@ -97,7 +97,7 @@ def test_ties_are_counted_among_the_images_of_a_number(tmp_path):
     result = evaluate_predictions(
         "imagenet_x", tmp_path / "p.npz", labels=tmp_path / "letters.csv", annotations=notes, resamples=20
     )
-    found = {r["slice"]: r for r in result.rows if r["metric"] == "average"}
+    found: dict[Any, Any] = {r["slice"]: r for r in result.rows if r["metric"] == "average"}
     counts = {place: each["n"] for place, each in found.items()}
     assert counts[None] < counts["top/kept"]
     for place, n in counts.items():

@@ -24,10 +24,9 @@ from clipjax.cli import app
 from clipjax.commands.runs.summary import show
 from clipjax.data.labels import load_labels
 from clipjax.evaluation.predictions.run import evaluate_predictions
-from clipjax.evaluation.rows import Result
 from clipjax.results.completeness import in_words, is_whole, stated
 from clipjax.results.protocols import nearest
-from clipjax.results.rows import Row, validate_rows
+from clipjax.results.rows import validate_rows
 from clipjax.results.store import ResultStore, new_run_id
 from clipjax.results.tables import export_rows, summary_table
 
@@ -37,12 +36,12 @@ COLUMN = Column("top1", "top-1", "higher", None, (TOP1,))
 OLD, NEW = (f"2026010{k}T000000.000000Z-00000000" for k in (1, 2))
 
 
-def of(run_id: str = OLD, **changed: Any) -> Row:
+def of(run_id: str = OLD, **changed: Any) -> Any:
     fields = {"model": "m", **TOP1._asdict(), "convention": {"prompts": "openai_80"}}
     return row(run_id, **{**fields, **changed})
 
 
-def chosen(*rows: Row, **settings: Any) -> Cell:
+def chosen(*rows: Any, **settings: Any) -> Cell:
     return cells_of(rows, [COLUMN], **settings)["m"][0]
 
 
@@ -123,7 +122,7 @@ def test_curation_marks_a_part():
 # Older results.
 
 
-def write(folder: Path, rows: int = 3, extra: dict[str, Any] | None = None, **changed: Any) -> list[Row]:
+def write(folder: Path, rows: int = 3, extra: dict[str, Any] | None = None, **changed: Any) -> list[Any]:
     """A run of a version without `part`, as it is read."""
     columns = {"id": [f"{k}.png" for k in range(rows)], **(extra or {})}
     run_id = new_run_id()
@@ -188,7 +187,7 @@ def output(*command: str) -> str:
     return done.output
 
 
-def cues(root: Path, results: Path) -> Result:
+def cues(root: Path, results: Path) -> Any:
     how = {"resamples": 20, "results": results, "progress": False}
     return clipjax.evaluate(Random(), "shape_bias", dataset="cue_conflict", root=root, **how)
 
@@ -219,7 +218,7 @@ def test_200_random_logits_do_not_replace_the_published_number(tmp_path):
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(200, 1000)).astype(np.float32)
     np.savez(tmp_path / "mine.npz", logits=logits, labels=rng.integers(0, 1000, 200))
-    made = evaluate_predictions(
+    made: Any = evaluate_predictions(
         "zeroshot", tmp_path / "mine.npz", dataset="imagenet_val", model="m", resamples=20
     )
     assert made.rows[0]["part"] == {"images": 200, "of": 50000}
@@ -234,16 +233,16 @@ def test_both_sides_of_predictions_are_counted(tmp_path):
         f"{side}_logits": rng.normal(size=(n, 1000)) for side, n in (("id", 8), ("ood", 5))
     }
     np.savez(tmp_path / "ninco.npz", **sides, ood_class=np.array(list("aabbb")))
-    first = evaluate_predictions(
+    first: Any = evaluate_predictions(
         "ood", tmp_path / "ninco.npz", dataset="ninco", resamples=20, results=tmp_path / "results"
     )
     [made, *_] = first.rows
     assert (made["part"], made["id_part"]) == ({"images": 5, "of": 5879}, {"images": 8, "of": 50000})
     assert first.path is not None
-    again = evaluate_predictions("ood", first.path / "images.parquet", resamples=20).rows[0]
+    again: Any = evaluate_predictions("ood", first.path / "images.parquet", resamples=20).rows[0]
     assert (again["part"], again["id_part"]) == (made["part"], made["id_part"])
     alone = (first.path / "images.parquet").rename(tmp_path / "alone.parquet")
-    table = evaluate_predictions("ood", alone, dataset="ninco", labels="imagenet", resamples=20).rows[0]
+    table: Any = evaluate_predictions("ood", alone, dataset="ninco", labels="imagenet", resamples=20).rows[0]
     assert (table["part"], table["id_part"]) == (made["part"], made["id_part"])
 
 
@@ -256,14 +255,15 @@ def test_the_two_halves_of_calibration_are_one_set(tmp_path, images):
     marks = np.arange(images) % 2 == 0
     arrays = {"logits": rng.normal(size=(images, 2)), "labels": np.arange(images) // 2 % 2}
     np.savez(tmp_path / "six.npz", **arrays, calibration=marks)
-    first = evaluate_predictions(
+    first: Any = evaluate_predictions(
         "calibration", tmp_path / "six.npz", dataset=card, resamples=20, results=tmp_path / "results"
     )
     part = None if images == 6 else {"images": 4, "of": 6}
     assert first.rows[0]["part"] == part
     assert first.path is not None
     alone = (first.path / "images.parquet").rename(tmp_path / "alone.parquet")
-    assert evaluate_predictions("calibration", alone, dataset=card, resamples=20).rows[0]["part"] == part
+    second: Any = evaluate_predictions("calibration", alone, dataset=card, resamples=20)
+    assert second.rows[0]["part"] == part
 
 
 def test_figures_say_which_points_are_of_parts(tmp_path):

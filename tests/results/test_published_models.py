@@ -6,6 +6,7 @@ import csv
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -368,11 +369,12 @@ def test_no_number_of_imagenet_x_is_kept(test_data: Path) -> None:
 def test_imported_numbers_stand_beside_measured_ones(tmp_path: Path, test_data: Path) -> None:
     """Of the same model, and only where prompts agree; a number that is kept already is not shown twice."""
     numbers = read_numbers("imagenet_x", test_data / "published" / "imagenet_x", registered=True)
-    imported = published_rows(numbers)
+    imported: list[Any] = published_rows(numbers)
     ours = {"task": "imagenet_x", "dataset": "imagenet_x", "metric": "average", "value": 0.62}
     ours["model"] = "vit_b_32-openai"
     conventions = [{"prompts": "openai_80", "label_space": "imagenet"}, {"prompts": "single"}]
     measured = [result_row("r", **ours, convention=convention) for convention in conventions]
+    first: Any
     first, second, *rest = with_imported([*measured, *imported])
     [beside] = first["reference"]
     assert (beside["source"], beside["value"]) == ("imagenet_x", 0.616461)

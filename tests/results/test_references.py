@@ -214,6 +214,7 @@ def test_a_run_writes_what_is_published_of_its_numbers() -> None:
         "convention": {"prompts": "openai_80"},
     }
     outcome = Outcome([Measure("top1", 0.6, 10), Measure("top5", 0.9, 10)], {"id": []})
+    top1: Any
     top1, top5 = run_result.finish(common, outcome, run_result.NO_STATS, None).rows
     assert [(one["value"], one["source"]) for one in top1["reference"]] == [(0.6332, "open_clip")]
     assert top5["reference"] is None

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,7 +102,8 @@ def test_two_runs_at_the_same_time(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         paths = list(pool.map(write, range(40)))
     assert len(set(paths)) == 40
-    assert sorted(r["value"] for r in ResultStore(tmp_path).rows(every=True)) == [k / 40 for k in range(40)]
+    rows: list[Any] = list(ResultStore(tmp_path).rows(every=True))
+    assert sorted(r["value"] for r in rows) == [k / 40 for k in range(40)]
 
 
 @pytest.mark.parametrize("step", ["os.fsync", "os.rename", "pyarrow.parquet.write_table"])

@@ -35,7 +35,7 @@ from clipjax.analysis.trends.resampling import FEWEST as FEWEST_DRAWN
 from clipjax.analysis.trends.resampling import RESAMPLES
 from clipjax.analysis.trends.trends import fit_points, mean_robustness
 from clipjax.errors import ClipjaxError, UsageError
-from clipjax.results.rows import Row
+from clipjax.results.row import Row
 
 RULE = (
     "A part holds if the whole interval of its statistic is on the claimed side, does not hold if the whole "

@@ -20,7 +20,8 @@ from clipjax.analysis.rows.cells import Cell, Column, RowIndex, cells_of, term_o
 from clipjax.analysis.rows.groups import matches
 from clipjax.errors import DataError, counted
 from clipjax.results.completeness import in_words
-from clipjax.results.rows import Row, of_people
+from clipjax.results.row import Row
+from clipjax.results.rows import of_people
 from clipjax.results.tables import model_name
 from clipjax.storage.digests import canonical_json
 

@@ -15,7 +15,7 @@ from typing import Any
 from clipjax.analysis.claims.claims import FAILS, HOLDS, RULE, UNKNOWN, Finding, Verdict
 from clipjax.analysis.claims.ledger import Claim, Part
 from clipjax.analysis.rows.cells import term_of
-from clipjax.results.rows import Row
+from clipjax.results.row import Row
 from clipjax.results.tables import as_markdown, model_name
 
 Table = tuple[list[str], list[list[str]]]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from clipjax.analysis.rows.cells import WAYS, term_of
-from clipjax.results.rows import Row
+from clipjax.results.row import Row
 from clipjax.results.tables import model_name
 from clipjax.storage.digests import canonical_json
 
@@ -166,6 +166,8 @@ def _interval(a: Row, b: Row) -> dict[str, Any] | None:
     change, of_a, of_b = difference(a, b), a["interval"], b["interval"]
     if change is None or of_a is None or of_b is None or of_a["level"] != of_b["level"]:
         return None
+    assert a["value"] is not None
+    assert b["value"] is not None
     if a["recipe_hash"] == b["recipe_hash"]:
         return None
     down = max(of_a["hi"] - a["value"], 0) + max(b["value"] - of_b["lo"], 0)

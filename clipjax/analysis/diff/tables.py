@@ -8,7 +8,7 @@ from typing import Any
 
 from clipjax.analysis.diff.differences import Differences, Pair
 from clipjax.errors import UsageError, counted
-from clipjax.results.rows import Row
+from clipjax.results.row import Row
 from clipjax.results.tables import as_csv, as_markdown, model_name
 
 FORMATS = ("table", "markdown", "csv", "json")
@@ -83,7 +83,8 @@ def _json(diff: Differences, tolerance: float) -> str:
 
 
 def _record(a: Row | None, b: Row | None, pair: Pair | None = None) -> dict[str, Any]:
-    row = a or b or {}
+    row = a or b
+    assert row is not None
     interval = pair.interval if pair and pair.interval else {}
     return {
         **{name: row[name] for name in NAMES},

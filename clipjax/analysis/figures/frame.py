@@ -21,7 +21,7 @@ from clipjax.analysis.rows.groups import Group, matches
 from clipjax.analysis.rows.points import Point
 from clipjax.analysis.rows.scales import ends_on_scale, transform
 from clipjax.analysis.trends.trends import too_little
-from clipjax.results.rows import Row
+from clipjax.results.row import Row
 
 NAMED = 4  # at most this many missing rows in a panel's text
 WIDE = 34  # characters per line of a panel's text

@@ -11,8 +11,7 @@ from typing import Any, Protocol
 
 from clipjax.analysis.figures import tasks
 from clipjax.errors import UsageError
-
-Row = dict[str, Any]
+from clipjax.results.row import AnyRow
 
 
 class Draw(Protocol):
@@ -22,7 +21,7 @@ class Draw(Protocol):
     """
 
     def __call__(
-        self, rows: Sequence[Row], images: Callable[[], Mapping[str, Any]], out: Path
+        self, rows: Sequence[AnyRow], images: Callable[[], Mapping[str, Any]], out: Path
     ) -> list[Path]: ...
 
 

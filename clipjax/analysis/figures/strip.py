@@ -31,7 +31,7 @@ from clipjax.analysis.figures.yours import STATED, YOURS, is_stated
 from clipjax.analysis.rows.groups import Group
 from clipjax.analysis.rows.points import Point
 from clipjax.analysis.rows.scales import ends_on_scale, transform
-from clipjax.results.rows import Row
+from clipjax.results.row import Row
 
 SMALLEST, LARGEST = 14, 120  # of markers, in square points
 STAR = 190  # square points, of a highlighted model's star

@@ -19,6 +19,7 @@ from matplotlib.ticker import FixedFormatter
 
 from clipjax.analysis.figures.named_points import name_points
 from clipjax.errors import visible
+from clipjax.results.row import AnyRow
 from clipjax.storage.writing import write_bytes
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -55,7 +56,7 @@ def new_figure(width: float, height: float) -> Figure:
         return Figure(figsize=(width, height), layout="constrained")
 
 
-def limits_around(rows: Sequence[dict[str, Any]]) -> list[list[float]]:
+def limits_around(rows: Sequence[AnyRow]) -> list[list[float]]:
     """Distances from values to lower and upper limits; 0 without an interval."""
     limits = [row["interval"] or {"lo": row["value"], "hi": row["value"]} for row in rows]
     return [
@@ -64,9 +65,7 @@ def limits_around(rows: Sequence[dict[str, Any]]) -> list[list[float]]:
     ]
 
 
-def draw_points(
-    panel: Axes, rows: Sequence[dict[str, Any]], heights: Sequence[float], k: int, label: str
-) -> None:
+def draw_points(panel: Axes, rows: Sequence[AnyRow], heights: Sequence[float], k: int, label: str) -> None:
     """With intervals, in marker and colour of the k-th model."""
     colour, marker = COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]
     panel.errorbar(
@@ -86,7 +85,7 @@ def draw_points(
         panel.plot(*zip(*bare), marker, **hollow)
 
 
-def explain_hollow(panel: Axes, rows: Sequence[dict[str, Any]]) -> None:
+def explain_hollow(panel: Axes, rows: Sequence[AnyRow]) -> None:
     """Add a last legend entry: why markers are hollow."""
     bare = [row for row in rows if row["interval"] is None]
     if bare:

@@ -17,7 +17,7 @@ from clipjax.analysis.report.data import report_data
 from clipjax.analysis.report.page import page
 from clipjax.analysis.report.sections import Taken, claims_section, figures_section, tables_section
 from clipjax.analysis.rows.cells import RowIndex
-from clipjax.results.rows import Row
+from clipjax.results.row import Row
 from clipjax.storage.writing import write_bytes
 
 

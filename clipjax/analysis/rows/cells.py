@@ -16,7 +16,8 @@ from clipjax.analysis.rows.scales import check_scale
 from clipjax.errors import DataError, UsageError
 from clipjax.results.completeness import in_words, is_whole
 from clipjax.results.references import Score, compare, lookup
-from clipjax.results.rows import Row, of_people
+from clipjax.results.row import Row
+from clipjax.results.rows import of_people
 from clipjax.results.store import run_order
 from clipjax.results.tables import model_name
 
@@ -84,8 +85,8 @@ class Cell:
     @property
     def n(self) -> int | None:
         """None if unknown for a row."""
-        counts = [row["n"] for row in self.rows]
-        return None if None in counts or not counts else sum(counts)
+        counts = [n for row in self.rows if (n := row["n"]) is not None]
+        return sum(counts) if counts and len(counts) == len(self.rows) else None
 
 
 class RowIndex:
@@ -252,19 +253,21 @@ def _published(model: str, column: Column, rows: Sequence[Row]) -> list[Score]:
 
 
 def _interval(column: Column, value: float, rows: Sequence[Row]) -> dict[str, Any] | None:
-    limits = [row["interval"] for row in rows]
-    if None in limits or len({limit["level"] for limit in limits}) > 1:
+    numbers = [(row["value"], row["interval"]) for row in rows]
+    known = [(value, limits) for value, limits in numbers if value is not None and limits is not None]
+    if len(known) < len(rows) or len({limits["level"] for _, limits in known}) > 1:
         return None
-    if len(limits) == 1:
-        return dict(limits[0])
-    down = [max(row["value"] - limit["lo"], 0.0) for row, limit in zip(rows, limits)]
-    up = [max(limit["hi"] - row["value"], 0.0) for row, limit in zip(rows, limits)]
+    [first, *others] = [limits for _, limits in known]
+    if not others:
+        return {**first}
+    down = [max(own - limits["lo"], 0.0) for own, limits in known]
+    up = [max(limits["hi"] - own, 0.0) for own, limits in known]
     # Data sets with their own images err independently: half-widths add up as squares (MOVER, Zou & Donner
     # 2008). Rows that share images err together: the mean half-width is an upper bound.
     combine = sum if column.shared else lambda widths: math.hypot(*widths)
     return {
         "lo": value - combine(down) / len(rows),
         "hi": value + combine(up) / len(rows),
-        "level": limits[0]["level"],
+        "level": first["level"],
         "method": SHARED if column.shared else INDEPENDENT,
     }

@@ -24,7 +24,7 @@ from clipjax.analysis.rows.cells import (
 from clipjax.config import config_dir
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.results.completeness import in_words, is_whole
-from clipjax.results.rows import Row
+from clipjax.results.row import Row
 from clipjax.results.tables import as_csv, as_latex, as_markdown, model_name
 from clipjax.storage.reading import read_toml
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from clipjax.analysis.rows.cells import Cell, Column, RowIndex, cells_of, prompts_of
 from clipjax.analysis.rows.groups import Group, group_of
-from clipjax.results.rows import Row
+from clipjax.results.row import Row
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from clipjax.checkpoints.model import Model
     from clipjax.embeddings.compute import Compute
     from clipjax.finetune.suites import Suite
-    from clipjax.results.rows import Row
+    from clipjax.results.row import Row
 
 
 def measure(

@@ -17,7 +17,7 @@ from clipjax.errors import DataError, UsageError, counted
 if TYPE_CHECKING:
     from clipjax.analysis.diff.differences import Differences, Pair
     from clipjax.analysis.diff.tables import Table
-    from clipjax.results.rows import Row
+    from clipjax.results.row import Row
 
 
 @dataclass(frozen=True, kw_only=True)

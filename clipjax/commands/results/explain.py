@@ -16,7 +16,7 @@ from clipjax.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
     from clipjax.results.protocols import Match
-    from clipjax.results.rows import Row
+    from clipjax.results.row import Row
     from clipjax.results.store import ResultStore
 
 

@@ -15,7 +15,7 @@ from clipjax.commands.shared.result_folder import emit, opened, selected
 from clipjax.errors import UsageError
 
 if TYPE_CHECKING:
-    from clipjax.results.rows import Row
+    from clipjax.results.row import Row
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from clipjax.commands.shared.output import say
 from clipjax.errors import DataError, UsageError, unknown_name
 
 if TYPE_CHECKING:
-    from clipjax.results.rows import Row
+    from clipjax.results.row import Row
     from clipjax.results.store import ResultStore
 
 DEFAULT = "parity"  # of --precision
@@ -78,16 +78,16 @@ def check_choice(rows: Iterable[Row], *, prompts: str | None, precision: str = D
     Raises:
         UsageError: no row has it; the default precision always passes.
     """
-    sets, precisions = set[str](), {DEFAULT}
+    sets, precisions = set[str | None](), set[str | None]((DEFAULT,))
     for row in rows:
         sets.add(row["convention"].get("prompts"))
         precisions.add(row["precision"])
     for kind, asked, known in (("prompt set", prompts, sets), ("precision", precision, precisions)):
         if asked in SHIPPED[kind]() and asked not in known:
-            have = ", ".join(sorted(str(each) for each in known - {None})) or "none"
+            have = ", ".join(sorted(each for each in known if each)) or "none"
             raise UsageError(f"no row was measured with the {kind} {asked!r}; rows have: {have}")
         if asked is not None and asked not in known:
-            raise unknown_name(kind, asked, sorted(known - {None}) or ["none"])
+            raise unknown_name(kind, asked, sorted(each for each in known if each) or ["none"])
 
 
 def check_models(known: Iterable[str], asked: Iterable[str]) -> None:

@@ -19,7 +19,8 @@ from clipjax.evaluation.predictions.run import evaluate_predictions
 from clipjax.evaluation.rows import NOT_EMBEDDED, Result, identity
 from clipjax.metrics.intervals import student_across
 from clipjax.results.references import sources
-from clipjax.results.rows import PEOPLE, Row, validate_rows
+from clipjax.results.row import Fields, Row
+from clipjax.results.rows import PEOPLE, validate_rows
 from clipjax.storage.buckets import place
 from clipjax.storage.digests import sha256_files, sha256_json
 from clipjax.storage.reading import is_dir
@@ -53,10 +54,8 @@ def people_rows(source: str, path: str | Path) -> list[Row]:
     results = [_person(record, file) for file in files]
     _check_images(files, results)
     common = _common(source, record, files, results)
-    images = max(row["n"] for row in results[0].rows if row["slice"] is None)
-    rows = [common | _fields(of_all, images) for of_all in _by_metric(results)]
-    validate_rows(rows)
-    return rows
+    images = max(row["n"] or 0 for row in results[0].rows if row["slice"] is None)
+    return validate_rows([common | _fields(of_all, images) for of_all in _by_metric(results)])
 
 
 def _person(record: dict[str, Any], file: Path) -> Result:
@@ -81,7 +80,7 @@ def _by_metric(results: Sequence[Result]) -> Iterator[list[Row]]:
             yield rows
 
 
-def _common(source: str, record: dict[str, Any], files: Sequence[Path], results: Sequence[Result]) -> Row:
+def _common(source: str, record: dict[str, Any], files: Sequence[Path], results: Sequence[Result]) -> Fields:
     task = find_task(record["task"])
     recipe = {
         **{
@@ -108,7 +107,7 @@ def _common(source: str, record: dict[str, Any], files: Sequence[Path], results:
     }
 
 
-def _fields(rows: Sequence[Row], images: int) -> Row:
+def _fields(rows: Sequence[Row], images: int) -> Fields:
     values = np.array([row["value"] for row in rows])
     return {
         "metric": rows[0]["metric"],

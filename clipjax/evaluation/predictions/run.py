@@ -182,7 +182,7 @@ def _run_beside(path: Path) -> dict[str, Any]:
         return {}
     runs = ResultStore(path.parent.parent)
     runs.images(path.parent.name)  # raises if the table was changed
-    return runs.run(path.parent.name)[0]
+    return dict(runs.run(path.parent.name)[0])
 
 
 def _recipe(file: PredictionsFile, projection: Projection | None) -> dict[str, Any]:

@@ -12,8 +12,7 @@ from matplotlib.ticker import PercentFormatter
 
 from clipjax.analysis.figures.style import COLOURS, INK, QUIET, RC, limits_around, new_figure, save_figure
 from clipjax.errors import DataError
-
-Row = dict[str, Any]
+from clipjax.results.row import AnyRow
 
 # metric -> (name in the legend, marker, whether it is filled)
 _ACCURACIES = {"top1": ("top-1", "o", True), "top5": ("top-5", "s", False)}
@@ -22,7 +21,7 @@ _ACCURACIES = {"top1": ("top-1", "o", True), "top5": ("top-5", "s", False)}
 LABEL = 0.14
 
 
-def accuracy_figure(rows: Sequence[Row], out: str | Path) -> list[Path]:
+def accuracy_figure(rows: Sequence[AnyRow], out: str | Path) -> list[Path]:
     """A panel per data set, a line per model with intervals, best on top.
 
     Shows "top1" and "top5" of whole data sets. Per-class rows give the line of chance.
@@ -47,7 +46,7 @@ def accuracy_figure(rows: Sequence[Row], out: str | Path) -> list[Path]:
     return save_figure(figure, out)
 
 
-def _accuracy_panel(panel: Axes, rows: Sequence[Row], models: Sequence[str], classes: int) -> None:
+def _accuracy_panel(panel: Axes, rows: Sequence[AnyRow], models: Sequence[str], classes: int) -> None:
     chance = 1 / classes if classes else None
     for colour, (metric, (name, marker, filled)) in zip(COLOURS, _ACCURACIES.items()):
         points = [row for row in rows if row["metric"] == metric]
@@ -90,7 +89,7 @@ def _value_label(panel: Axes, value: float, height: int, chance: float | None) -
     )
 
 
-def _by_accuracy(rows: Sequence[Row]) -> list[str]:
+def _by_accuracy(rows: Sequence[AnyRow]) -> list[str]:
     """Lowest best accuracy first."""
     best: dict[str, float] = {}
     for row in rows:
@@ -99,9 +98,9 @@ def _by_accuracy(rows: Sequence[Row]) -> list[str]:
     return sorted(best, key=best.__getitem__)
 
 
-def _classes(rows: Sequence[Row], dataset: str) -> int:
+def _classes(rows: Sequence[AnyRow], dataset: str) -> int:
     return len({row["slice"] for row in rows if _is(row, dataset=dataset, metric="class_accuracy")})
 
 
-def _is(row: Row, **wanted: Any) -> bool:
+def _is(row: AnyRow, **wanted: Any) -> bool:
     return all(row[name] == value for name, value in wanted.items())

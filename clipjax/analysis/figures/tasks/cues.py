@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 from matplotlib.ticker import PercentFormatter
 
 from clipjax.analysis.figures.style import COLOURS, RC, draw_points, explain_hollow, new_figure, save_figure
 from clipjax.errors import DataError
+from clipjax.results.row import AnyRow
 
-Row = dict[str, Any]
 
-
-def shape_bias_figure(rows: Sequence[Row], out: str | Path) -> list[Path]:
+def shape_bias_figure(rows: Sequence[AnyRow], out: str | Path) -> list[Path]:
     """Per category with interval, a marker per model; lines: over all images. `rows`: of shape_bias."""
     biases = [row for row in rows if row["metric"] == "shape_bias" and row["value"] is not None]
     parts = [row for row in biases if (row["slice"] or "").startswith("class:")]

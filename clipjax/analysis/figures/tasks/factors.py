@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 
 from clipjax.analysis.figures.style import QUIET, RC, draw_points, explain_hollow, new_figure, save_figure
 from clipjax.errors import DataError
+from clipjax.results.row import AnyRow
 
-Row = dict[str, Any]
 
-
-def factor_figure(rows: Sequence[Row], out: str | Path, variant: str = "top/filtered") -> list[Path]:
+def factor_figure(rows: Sequence[AnyRow], out: str | Path, variant: str = "top/filtered") -> list[Path]:
     """Error ratios with intervals: a line per factor, hardest on top, a marker per model.
 
     `variant` of the annotations: see `clipjax.tasks.imagenet_x`.
@@ -41,7 +39,7 @@ def factor_figure(rows: Sequence[Row], out: str | Path, variant: str = "top/filt
     return save_figure(figure, out)
 
 
-def _ratios(rows: Sequence[Row], start: str) -> dict[tuple[str, str], Row]:
+def _ratios(rows: Sequence[AnyRow], start: str) -> dict[tuple[str, str], AnyRow]:
     """By (model, factor)."""
     return {
         (row["model"], row["slice"].removeprefix(start)): row
@@ -50,7 +48,7 @@ def _ratios(rows: Sequence[Row], start: str) -> dict[tuple[str, str], Row]:
     }
 
 
-def _by_difficulty(ratios: dict[tuple[str, str], Row]) -> list[str]:
+def _by_difficulty(ratios: dict[tuple[str, str], AnyRow]) -> list[str]:
     """Lowest mean ratio first."""
     of_factor: dict[str, list[float]] = {}
     for (_, factor), row in ratios.items():
@@ -58,7 +56,7 @@ def _by_difficulty(ratios: dict[tuple[str, str], Row]) -> list[str]:
     return sorted(of_factor, key=lambda factor: sum(of_factor[factor]) / len(of_factor[factor]))
 
 
-def _label(factor: str, ratios: dict[tuple[str, str], Row]) -> str:
+def _label(factor: str, ratios: dict[tuple[str, str], AnyRow]) -> str:
     images = max(row["n"] for (_, name), row in ratios.items() if name == factor)
     return f"{factor.replace('_', ' ')} ({images:,})"
 

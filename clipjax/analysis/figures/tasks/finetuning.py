@@ -12,8 +12,7 @@ from matplotlib.ticker import PercentFormatter
 
 from clipjax.analysis.figures.style import COLOURS, INK, QUIET, RC, limits_around, new_figure, save_figure
 from clipjax.errors import DataError
-
-Row = dict[str, Any]
+from clipjax.results.row import AnyRow
 
 
 class Panel(NamedTuple):
@@ -23,7 +22,7 @@ class Panel(NamedTuple):
     metric: str
     slice: str | None = None
 
-    def find(self, rows: Sequence[Row], model: str) -> Row | None:
+    def find(self, rows: Sequence[AnyRow], model: str) -> AnyRow | None:
         """The model's newest row with a value."""
         wanted = (model, self.task, self.dataset, self.metric, self.slice)
         names = ("model", "task", "dataset", "metric", "slice")
@@ -32,7 +31,11 @@ class Panel(NamedTuple):
 
 
 def methods_figure(
-    rows: Sequence[Row], base: str, models: Sequence[str], panels: Sequence[Panel], out: str | Path
+    rows: Sequence[AnyRow],
+    base: str,
+    models: Sequence[str],
+    panels: Sequence[Panel],
+    out: str | Path,
 ) -> list[Path]:
     """A panel per number; a line per fine-tuned model, by method, top to bottom; `base` as a dashed line."""
     everyone = [base, *models]
@@ -69,7 +72,7 @@ def methods_figure(
 
 
 def alpha_figure(
-    rows: Iterable[Row], reference: str, out: str | Path, *, written: float | None = None
+    rows: Iterable[AnyRow], reference: str, out: str | Path, *, written: float | None = None
 ) -> list[Path]:
     """WiSE-FT's curve: accuracy on the fine-tuning data against accuracy on each shift, by alpha.
 
@@ -117,7 +120,7 @@ def alpha_figure(
     return save_figure(figure, out)
 
 
-def _curve(area: Axes, points: Mapping[Any, tuple[Row, Row]], colour: str, label: str) -> None:
+def _curve(area: Axes, points: Mapping[Any, tuple[AnyRow, AnyRow]], colour: str, label: str) -> None:
     if not points:
         return
     across, up = (list(rows) for rows in zip(*points.values()))
@@ -130,11 +133,11 @@ def _curve(area: Axes, points: Mapping[Any, tuple[Row, Row]], colour: str, label
         )
 
 
-def _alpha(row: Row) -> float | None:
+def _alpha(row: AnyRow) -> float | None:
     return (row["model_facts"].get("lineage") or {}).get("alpha")
 
 
-def _name(rows: Sequence[Row], model: str, base: str) -> str:
+def _name(rows: Sequence[AnyRow], model: str, base: str) -> str:
     """The method; "before" for the base."""
     if model == base:
         return "before"

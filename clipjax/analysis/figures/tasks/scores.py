@@ -13,8 +13,8 @@ from matplotlib.ticker import PercentFormatter
 
 from clipjax.analysis.figures.style import COLOURS, INK, QUIET, RC, limits_around, new_figure, save_figure
 from clipjax.errors import DataError
+from clipjax.results.row import AnyRow
 
-Row = dict[str, Any]
 STATES = ("before", "after")
 NAMES = {
     "mcm": "MCM",
@@ -26,7 +26,7 @@ NAMES = {
 }
 
 
-def reliability_figure(rows: Sequence[Row], out: str | Path) -> list[Path]:
+def reliability_figure(rows: Sequence[AnyRow], out: str | Path) -> list[Path]:
     """Accuracy by confidence, before and after temperature scaling; below, the bins' sizes."""
     bins = {state: _bins(rows, state) for state in STATES}
     shown = [state for state in STATES if bins[state]]
@@ -51,7 +51,7 @@ def reliability_figure(rows: Sequence[Row], out: str | Path) -> list[Path]:
     return save_figure(figure, out)
 
 
-def _bins(rows: Sequence[Row], state: str) -> list[tuple[int, Row, int]]:
+def _bins(rows: Sequence[AnyRow], state: str) -> list[tuple[int, AnyRow, int]]:
     """(number of the bin, its row, number of bins)."""
     start, bins = f"reliability/{state}/bin:", []
     for row in rows:
@@ -61,7 +61,7 @@ def _bins(rows: Sequence[Row], state: str) -> list[tuple[int, Row, int]]:
     return bins
 
 
-def _reliability_panel(panel: Axes, bins: Sequence[tuple[int, Row, int]]) -> None:
+def _reliability_panel(panel: Axes, bins: Sequence[tuple[int, AnyRow, int]]) -> None:
     panel.plot([0, 1], [0, 1], color=QUIET, linestyle="--", linewidth=1)
     for k, row, of in bins:
         panel.bar(
@@ -78,13 +78,13 @@ def _reliability_panel(panel: Axes, bins: Sequence[tuple[int, Row, int]]) -> Non
     panel.set_ylim(0, 1)
 
 
-def _title(rows: Sequence[Row], state: str) -> str:
+def _title(rows: Sequence[AnyRow], state: str) -> str:
     whole = {row["metric"]: row["value"] for row in rows if row["slice"] is None}
     words = "before" if state == "before" else f"after, T = {whole['temperature']:.3g}"
     return f"{words}: ECE {whole[f'ece_15_{state}']:.1%}, NLL {whole[f'nll_{state}']:.3f}"
 
 
-def ood_figure(rows: Sequence[Row], images: Mapping[str, Any], out: str | Path) -> list[Path]:
+def ood_figure(rows: Sequence[AnyRow], images: Mapping[str, Any], out: str | Path) -> list[Path]:
     """Histograms of every score, in- against out-of-distribution, with AUROC and the 95 % threshold.
 
     `images`: the run's per-image table, column -> values.
@@ -112,7 +112,7 @@ def ood_figure(rows: Sequence[Row], images: Mapping[str, Any], out: str | Path) 
     return save_figure(figure, out)
 
 
-def _area(row: Row | None) -> str:
+def _area(row: AnyRow | None) -> str:
     if row is None or row["value"] is None:
         return "no AUROC"
     limits = row["interval"]

@@ -1,0 +1,101 @@
+"""A result row as a type. Imports no JAX; a test holds it against configs/result_row.schema.json.
+
+`Row` is a whole row that was checked (`clipjax.results.rows`). `Fields` are those that a writer collects or a
+file holds, not checked yet. `AnyRow` is for readers of both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, NotRequired, TypedDict
+
+Fields = dict[str, Any]
+AnyRow = Mapping[str, Any]
+
+
+class Limits(TypedDict):
+    """An interval of `value`."""
+
+    lo: float
+    hi: float
+    level: float
+    method: str
+
+
+class Sample(TypedDict):
+    """The random images of `--limit`: how many of how many."""
+
+    limit: int
+    seed: int
+    of: int
+
+
+class Held(TypedDict):
+    """The images that the data had, of those of the data set's card."""
+
+    images: int
+    of: int
+    foreign: NotRequired[int]
+
+
+class Reference(TypedDict):
+    """A published number, and ours minus it."""
+
+    value: float
+    source: str
+    difference: float
+    note: str | None
+
+
+class Followed(TypedDict):
+    """The protocol that a number follows, and its departures."""
+
+    name: str
+    sha256: str
+    departures: list[str]
+
+
+class Device(TypedDict):
+    """Where a number was computed."""
+
+    platform: str
+    kind: str
+    count: int
+    processes: int
+
+
+class Row(TypedDict):
+    """One number with its provenance; the schema describes each field."""
+
+    schema_version: Literal[1]
+    run_id: str
+    recipe_hash: str
+    recipe: dict[str, Any]
+    origin: Literal["measured", "published"]
+    task: str
+    task_version: int | None
+    dataset: str
+    slice: str | None
+    model: str
+    model_facts: dict[str, Any]
+    metric: str
+    value: float | None
+    interval: Limits | None
+    n: int | None
+    aggregates: str | None
+    note: str | None
+    convention: dict[str, Any]
+    sample: Sample | None
+    part: NotRequired[Held | None]
+    id_part: NotRequired[Held | None]
+    skipped: int | None
+    reference: list[Reference] | None
+    protocol: NotRequired[Followed | None]
+    precision: str | None
+    per_device_batch: int | None
+    versions: dict[str, str] | None
+    xla_flags: str | None
+    device: Device | None
+    git_revision: str | None
+    wall_time: float | None
+    compile_count: int | None
