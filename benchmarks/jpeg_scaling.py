@@ -65,7 +65,7 @@ def compared(model: Any, images: Path, dataset: str | None, count: int, rounds: 
     import clipjax
     from clipjax.data.pixels.loader import batches
     from clipjax.data.pixels.preprocess import open_scaled
-    from clipjax.evaluation.resolve import load_asked
+    from clipjax.evaluation.resolve import dataset_of
     from clipjax.evaluation.subject import Request
     from clipjax.metrics.intervals import wilson
 
@@ -78,7 +78,7 @@ def compared(model: Any, images: Path, dataset: str | None, count: int, rounds: 
     before, after = (np.asarray(found[way].images["prediction"]) for way in WAYS)
     confidence = [np.asarray(found[way].images["confidence"]) for way in WAYS]
     flips = int((before != after).sum())
-    manifest = load_asked(Request(dataset=dataset, root=images)).manifest.sample(count)
+    manifest = dataset_of(Request(dataset=dataset, root=images)).manifest.sample(count)
     recipe = model.card.preprocess.recipe(rgb="first")
     recipes = {way: dataclasses.replace(recipe, decode=way) for way in WAYS}
     scales = [open_scaled(manifest.open(i), "", recipes["jpeg_scaled"])[1] for i in range(len(manifest))]

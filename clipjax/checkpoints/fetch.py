@@ -48,15 +48,15 @@ def on_this_disk(source: Any) -> Any:
 
 
 @contextlib.contextmanager
-def fetched(asked: Any) -> Iterator[Any]:
-    """Yield `on_this_disk(asked)`; errors inside name the URL instead of its copy."""
-    copy = on_this_disk(asked)
+def fetched(source: Any) -> Iterator[Any]:
+    """Yield `on_this_disk(source)`; errors inside name the URL instead of its copy."""
+    copy = on_this_disk(source)
     try:
         yield copy
     except ClipjaxError as error:
-        if copy is asked or str(copy) not in str(error):
+        if copy is source or str(copy) not in str(error):
             raise
-        raise type(error)(str(error).replace(str(copy), str(place(asked)))) from error
+        raise type(error)(str(error).replace(str(copy), str(place(source)))) from error
 
 
 def _files(path: BucketPath) -> list[BucketPath]:

@@ -72,17 +72,17 @@ def load_model(
     if position_rule is not None and image_size is None:
         raise UsageError(f"position_rule {position_rule!r} says how to resample: give image_size too")
     refuse_wrong_resize(image_size, position_rule)
-    asked, stated = source, Stated(name, facts_of, facts)
-    with fetched(asked) as source:
-        own = card_file(source)
+    stated = Stated(name, facts_of, facts)
+    with fetched(source) as copy:
+        own = card_file(copy)
         if own is not None and own.has_adapter:
-            return _adapted(asked, own, (card, file, image_size, name, facts_of, facts), mesh, rules)
-        opened = open_weights(source, own, card, file, stated, asked)
+            return _adapted(source, own, (card, file, image_size, name, facts_of, facts), mesh, rules)
+        opened = open_weights(copy, own, card, file, stated, source)
         mesh = mesh if mesh_of is None else mesh_of(opened.card)
         model = _read(opened, None if mesh is None else _shardings(opened.card, mesh, rules))
     if image_size is not None:
         model = resize_model(model, image_size, position_rule)
-    where = str(Path(source).resolve() if asked is source and Path(source).exists() else asked)
+    where = str(Path(source).resolve() if copy is source and Path(source).exists() else source)
     given = card.to_dict() if isinstance(card, Card) else card
     return model.with_location(Location(where, given, file, image_size, position_rule, name, facts_of, facts))
 
@@ -114,17 +114,17 @@ def _read(opened: Opened, shardings: dict[str, Any] | None) -> Model:
 
 
 def _adapted(
-    asked: str | Path, file: CardFile, given: tuple[Any, ...], mesh: Mesh | None, rules: Rules | None
+    source: str | Path, file: CardFile, given: tuple[Any, ...], mesh: Mesh | None, rules: Rules | None
 ) -> Model:
-    source = file.folder
+    folder = file.folder
     if any(each is not None for each in given):
         raise UsageError(
-            f"{source} holds an adapter, which belongs to its base as it is: leave card, file, image_size, "
+            f"{folder} holds an adapter, which belongs to its base as it is: leave card, file, image_size, "
             "name and facts out"
         )
     model = _on_base(file, mesh, rules)
-    if source != Path(asked) and model.location is not None:  # name the bucket, not its copy
-        where = model.location.source.replace(str(source.resolve()), str(place(asked)))
+    if folder != Path(source) and model.location is not None:  # name the bucket, not its copy
+        where = model.location.source.replace(str(folder.resolve()), str(place(source)))
         model = model.with_location(dataclasses.replace(model.location, source=where))
     return model
 

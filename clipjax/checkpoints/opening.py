@@ -50,33 +50,33 @@ _FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz", ".json", ".tar
 
 
 def open_weights(
-    source: str | Path,
+    copy: str | Path,
     own: CardFile | None,
     card: str | Card | None,
     file: str | None,
     stated: Stated,
-    asked: str | Path,
+    source: str | Path,
 ) -> Opened:
     """Find weights and check them. Raises as `load_model`.
 
     Args:
-        own: the card.json at `source`, if clipjax wrote it.
-        asked: what the user named: the URL, if `source` is its copy.
+        own: the card.json of `copy`, if clipjax wrote it.
+        source: what the user named: `copy`, or the URL that it is of.
     """
-    if not isinstance(source, str | Path):
-        raise UsageError(f"the model is {source!r}: give a path, a registered id or a hub repository")
+    if not isinstance(copy, str | Path):
+        raise UsageError(f"the model is {copy!r}: give a path, a registered id or a hub repository")
     if not isinstance(card, str | Card | None):
         raise UsageError(f"card is {card!r}: give a registered id or a Card")
     if isinstance(card, str):
         card = model_card(card)
-    path = Path(source)
+    path = Path(copy)
     if file is not None and path.exists():
         raise UsageError(f"file={file!r} names a file of a hub repository, but {path} is here: give its path")
     if own is not None:
         return _open_own(own, card, stated)
     if path.exists():
-        return _open_foreign(resolve_source(path), card, stated, asked)
-    return _open_remote(str(source), card, file, stated)
+        return _open_foreign(resolve_source(path), card, stated, source)
+    return _open_remote(str(copy), card, file, stated)
 
 
 def _open_own(file: CardFile, card: Card | None, stated: Stated) -> Opened:
@@ -134,9 +134,9 @@ def _open_remote(name: str, card: Card | None, file: str | None, stated: Stated)
     return _open_foreign(resolved, card, stated, str(resolved.repo))
 
 
-def _open_foreign(resolved: Resolved, card: Card | None, stated: Stated, asked: str | Path) -> Opened:
+def _open_foreign(resolved: Resolved, card: Card | None, stated: Stated, where: str | Path) -> Opened:
     loose = resolved.repo is None and resolved.path.is_file()
-    fallback = stated.fallback or default_name(resolved.repo or asked, is_file=loose)
+    fallback = stated.fallback or default_name(resolved.repo or where, is_file=loose)
     if card is None and resolved.repo is not None and (known := id_of_repo(resolved.repo)) is not None:
         card = model_card(known)
     if card is None:

@@ -135,12 +135,12 @@ def pack(
     Example: clipjax datasets pack /data/imagenet/val /data/packed/val --dataset imagenet_val
     """
     from clipjax.data.pack import pack, refuse_within
-    from clipjax.evaluation.resolve import load_asked
+    from clipjax.evaluation.resolve import dataset_of
     from clipjax.evaluation.subject import Request
     from clipjax.progress import progress_bar
 
     refuse_within(data, out)
-    manifest = load_asked(Request(dataset=dataset, root=data)).manifest
+    manifest = dataset_of(Request(dataset=dataset, root=data)).manifest
     with progress_bar(len(manifest), "pack", "image") as bar:
         done = pack(manifest, out, kind, images_per_shard=images_per_shard, progress=bar.update)
     shards = counted(done.shards, "shard")

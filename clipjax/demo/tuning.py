@@ -26,7 +26,7 @@ from clipjax.results.row import Row
 from clipjax.storage.store import Store
 from clipjax.sweep.models import Chosen
 from clipjax.sweep.plan import Item
-from clipjax.sweep.state import Newest, asked_of
+from clipjax.sweep.state import Newest, target_of
 
 
 def recipes() -> list[str]:
@@ -89,7 +89,7 @@ def _results(
     model: Model, jobs: Sequence[Job], newest: Newest, loaded: Loaded, out: Path
 ) -> Iterator[Result]:
     compute, chosen = compute_in(out), Chosen(model.card.id, "", model)
-    there = [newest.of(asked_of(model, Item(chosen, job, {}), loaded, compute)) for job in jobs]
+    there = [newest.of(target_of(model, Item(chosen, job, {}), loaded, compute)) for job in jobs]
     missing = [job for job, results in zip(jobs, there) if not results]
     new = evaluate_all(model, missing, Request(), compute, results=out / "results", loaded=loaded)
     for results in there:

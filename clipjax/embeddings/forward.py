@@ -129,15 +129,15 @@ def _network_forward(
 
 
 def choose_params(
-    model: Encoder, precision: Precision, output: str, per_device_batch: int, asked: str
+    model: Encoder, precision: Precision, output: str, per_device_batch: int, placement: str
 ) -> str:
     """Placement of params; "auto" is "replicated" if that fits the device, else "sharded".
 
     "auto" may compile the program. Raises UsageError for a user's own model with sharded params.
     """
-    refuse_own(model, asked)
-    if asked != AUTO:
-        return asked
+    refuse_own(model, placement)
+    if placement != AUTO:
+        return placement
     network, mesh = model.network, local_mesh()
     if network is None:
         return REPLICATED

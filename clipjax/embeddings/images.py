@@ -22,9 +22,9 @@ from clipjax.devices.agreement import failed_process, first_decides, largest_eve
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.forward import OutOfMemoryError
 from clipjax.embeddings.sets import (
-    Asked,
     DataSet,
     Embeddings,
+    LayoutChoice,
     data_set,
 )
 from clipjax.embeddings.stream import Passenger, Span, Stream, UnreadableError
@@ -101,8 +101,8 @@ def embed_many(
     pixels: PixelRecipe = model.card.preprocess.recipe(rgb="first") if recipe is None else recipe
     stream = Stream(model, pixels, how.pixel_store, profile, output, how.workers, how.progress, how.on_error)
     kept = how.store if model.card.fingerprint is not None else None
-    asked = Asked(how.per_device_batch, rows_per_shard, how.params)
-    sets = [data_set(stream, manifest, kept, asked) for manifest in manifests]
+    choice = LayoutChoice(how.per_device_batch, rows_per_shard, how.params)
+    sets = [data_set(stream, manifest, kept, choice) for manifest in manifests]
     first = {each.name: each for each in reversed(sets)}  # the first of those with the same images
     _embed(stream, [each for each in sets if first[each.name] is each])
     return [first[each.name].result(counted=first[each.name] is each) for each in sets]

@@ -22,14 +22,14 @@ REPLICATED, SHARDED, AUTO = "replicated", "sharded", "auto"
 PARAMS = (AUTO, REPLICATED, SHARDED)
 
 
-def placements(asked: str) -> tuple[str, ...]:
-    return (REPLICATED, SHARDED) if asked == AUTO else (asked,)
+def placements(placement: str) -> tuple[str, ...]:
+    return (REPLICATED, SHARDED) if placement == AUTO else (placement,)
 
 
-def check_params(asked: str) -> None:
+def check_params(placement: str) -> None:
     """Raise UsageError for an unknown placement."""
-    if asked not in PARAMS:
-        raise unknown_name("placement of params", asked, list(PARAMS))
+    if placement not in PARAMS:
+        raise unknown_name("placement of params", placement, list(PARAMS))
 
 
 def shardings(params: Any, mesh: Mesh, placement: str) -> Any:
@@ -70,28 +70,28 @@ def fits(needed: Callable[[], int | None], params: Any) -> bool:
     return bytes_ is not None and bytes_ <= limit
 
 
-def mesh_to_load(asked: str) -> Callable[[Any], Mesh | None]:
+def mesh_to_load(placement: str) -> Callable[[Any], Mesh | None]:
     """card -> the mesh to cut params over while reading; None: do not cut.
 
     "auto" cuts unless two copies fit: these params and those placed for embedding. Raises UsageError for an
     unknown placement.
     """
-    check_params(asked)
+    check_params(placement)
 
     def mesh(card: Any) -> Mesh | None:
-        if asked == AUTO:
+        if placement == AUTO:
             limit = device_memory()
             cut = limit is not None and 2 * _bytes(Network(card.arch).abstract_params()) > limit
         else:
-            cut = asked == SHARDED
+            cut = placement == SHARDED
         return local_mesh() if cut and jax.local_device_count() > 1 else None
 
     return mesh
 
 
-def refuse_own(model: Encoder, asked: str) -> None:
+def refuse_own(model: Encoder, placement: str) -> None:
     """Raise UsageError for a user's own model with sharded params."""
-    if asked == SHARDED and model.network is None:
+    if placement == SHARDED and model.network is None:
         raise UsageError(f"{model.card.id} is not one of clipjax's networks: it places its params itself")
 
 

@@ -107,7 +107,7 @@ def image_key(
     }
 
 
-class Asked(NamedTuple):
+class LayoutChoice(NamedTuple):
     """The requested layout; None: decided by the data set's size."""
 
     per_device_batch: BatchSize | None
@@ -233,7 +233,7 @@ class DataSet(Passenger):
         return Embeddings(ids, array, self.entry and self.entry.key_hash, stats)
 
 
-def data_set(stream: Stream, manifest: Manifest, store: Store | None, asked: Asked) -> DataSet:
+def data_set(stream: Stream, manifest: Manifest, store: Store | None, choice: LayoutChoice) -> DataSet:
     """The data set with its layout and any stored entry; all processes call this, and agree.
 
     Raises:
@@ -241,16 +241,16 @@ def data_set(stream: Stream, manifest: Manifest, store: Store | None, asked: Ask
         DataError: the processes embed different things, or do not share the store.
     """
     if store is None:
-        return DataSet(manifest, layout=_choose(stream, manifest, asked))
+        return DataSet(manifest, layout=_choose(stream, manifest, choice))
 
     def key(params: str) -> dict[str, Any]:
         return image_key(stream.model.card, manifest, stream.recipe, stream.precision, stream.output, params)
 
     def decide() -> str:
-        for params in placements(asked.params):
+        for params in placements(choice.params):
             if (kept := store.find(key(params))) is not None:
                 return json.dumps(Layout(params, kept.per_device_batch, kept.rows_per_shard))
-        return json.dumps(_choose(stream, manifest, asked))
+        return json.dumps(_choose(stream, manifest, choice))
 
     layout = Layout(*json.loads(first_decides(decide, "how to embed")))
     entry = _open(store, key(layout.params), stream.model, manifest, layout)
@@ -259,16 +259,16 @@ def data_set(stream: Stream, manifest: Manifest, store: Store | None, asked: Ask
     return DataSet(manifest, layout=layout, store=store, entry=entry)
 
 
-def _choose(stream: Stream, manifest: Manifest, asked: Asked) -> Layout:
-    n, batch, why = len(manifest), asked.per_device_batch, ""
+def _choose(stream: Stream, manifest: Manifest, choice: LayoutChoice) -> Layout:
+    n, batch, why = len(manifest), choice.per_device_batch, ""
     first = batch if isinstance(batch, int) else min(IMAGE_BATCH, _padded(n))
-    params = choose_params(stream.model, stream.precision, stream.output, first, asked.params)
+    params = choose_params(stream.model, stream.precision, stream.output, first, choice.params)
     if batch == AUTO:
-        choice = batch_size.choose(
+        chosen = batch_size.choose(
             stream.model, stream.precision, stream.output, params, n, progress=stream.progress
         )
-        first, why = min(choice.batch, _padded(n)), choice.why
-    shard = default_shard(n, first) if asked.rows_per_shard is None else asked.rows_per_shard
+        first, why = min(chosen.batch, _padded(n)), chosen.why
+    shard = default_shard(n, first) if choice.rows_per_shard is None else choice.rows_per_shard
     if shard < 1 or shard % first:
         raise UsageError(f"{shard} rows a shard is not a multiple of the batch of {first} images")
     return Layout(params, first, shard, why)

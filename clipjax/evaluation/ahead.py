@@ -70,8 +70,8 @@ def _agreed(
 def _small(
     model: Encoder, runs: Sequence[tuple[str, Request]], compute: Compute
 ) -> dict[PixelRecipe, dict[str, Part]]:
-    asked = compute.per_device_batch
-    batch = asked if isinstance(asked, int) else IMAGE_BATCH
+    size = compute.per_device_batch
+    batch = size if isinstance(size, int) else IMAGE_BATCH
     by_recipe: dict[PixelRecipe, dict[str, Part]] = {}
     for part in _parts(model, runs):
         if len(part.manifest) < SMALL * jax.device_count() * batch:
@@ -84,11 +84,11 @@ def _small(
 
 def _parts(model: Encoder, runs: Sequence[tuple[str, Request]]) -> Iterator[Part]:
     """Skips runs that fail to resolve."""
-    for name, asked in runs:
+    for name, request in runs:
         with contextlib.suppress(ClipjaxError):
             task = find_task(name)
             if not_applicable(model, task) is None:
-                subject = resolve(model, task, asked)
+                subject = resolve(model, task, request)
                 yield from subject.parts
 
 

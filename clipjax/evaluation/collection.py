@@ -211,8 +211,8 @@ def evaluate_all(
             announce(number, len(chosen), job)
         try:
             ask = functools.partial(read.request, job, request)
-            asked = on_all(ask, f"read the data of {job}", apart=compute.store is None)
-            result = run(encoder, job.task, asked, compute, results=results)
+            own = on_all(ask, f"read the data of {job}", apart=compute.store is None)
+            result = run(encoder, job.task, own, compute, results=results)
         except NotApplicableError as error:
             reason = f"not applicable: {error}"
             task, name = find_task(job.task), job.data.card.name

@@ -27,24 +27,24 @@ DEFAULT_ID = "imagenet_val"
 CAPTION = "{}"  # the caption alone
 
 
-def resolve(model: Encoder, task: Task, asked: Request) -> Subject:
+def resolve(model: Encoder, task: Task, request: Request) -> Subject:
     """Raises UsageError or DataError."""
     adapter = adapter_of(model)  # an unknown kind is refused before anything is embedded
-    dataset = load_asked(asked)
-    if "id" not in task.needs and not (asked.id_dataset is None and asked.id_root is None):
+    dataset = dataset_of(request)
+    if "id" not in task.needs and not (request.id_dataset is None and request.id_root is None):
         raise UsageError(
             f"the task {task.name!r} compares with no in-distribution images: leave id_dataset and id_root "
             "(--id-dataset, --id-data) out"
         )
-    id_dataset = _id_dataset(dataset.card, asked) if "id" in task.needs else None
+    id_dataset = _id_dataset(dataset.card, request) if "id" in task.needs else None
     space, head_space = dataset.label_space, dataset.head_space or dataset.label_space
-    if asked.labels is not None:
-        space = asked.labels if isinstance(asked.labels, LabelSpace) else load_labels(asked.labels)
+    if request.labels is not None:
+        space = request.labels if isinstance(request.labels, LabelSpace) else load_labels(request.labels)
         head_space = space
     own_prompts = dataset.card.prompts
     if id_dataset is not None and "labels" not in task.needs:
         # OOD images are of other classes than any head's: the ID classes score them.
-        if asked.labels is not None:
+        if request.labels is not None:
             raise UsageError(
                 f"the task {task.name!r} scores images over the ID classes: leave labels (--labels) out"
             )
@@ -52,9 +52,9 @@ def resolve(model: Encoder, task: Task, asked: Request) -> Subject:
         own_prompts = id_dataset.card.prompts
     prompts = None
     if "head" not in task.needs:
-        head_space, prompts = None, _caption_template(model, task, asked.prompts or own_prompts)
+        head_space, prompts = None, _caption_template(model, task, request.prompts or own_prompts)
     elif has_own_head(model):
-        own = _own_classes(model, adapter, asked)
+        own = _own_classes(model, adapter, request)
         if own is not None:
             head_space = own
             space = own if space is None and id_dataset is None else space
@@ -65,8 +65,8 @@ def resolve(model: Encoder, task: Task, asked: Request) -> Subject:
                 "(--labels on the command line)"
             )
         if not has_own_head(model):
-            prompts = _zeroshot_prompts(model, head_space, asked.prompts or own_prompts)
-    annotations = _annotations(dataset.card, task, asked)
+            prompts = _zeroshot_prompts(model, head_space, request.prompts or own_prompts)
+    annotations = _annotations(dataset.card, task, request)
     reads_text = prompts is not None or (adapter is not None and head_space is not None)
     if reads_text:
         model = model.with_tokenizer()  # missing files are reported now, and rows state the digest
@@ -74,13 +74,13 @@ def resolve(model: Encoder, task: Task, asked: Request) -> Subject:
         model=model,
         adapter=adapter,
         task=task,
-        part=_part(model, dataset, space, head_space, asked),
-        id=id_dataset and _part(model, id_dataset, id_dataset.label_space, head_space, asked),
+        part=_part(model, dataset, space, head_space, request),
+        id=id_dataset and _part(model, id_dataset, id_dataset.label_space, head_space, request),
         head_space=head_space,
         prompts=prompts,
         annotations=annotations,
-        resamples=asked.resamples,
-        seed=asked.seed,
+        resamples=request.resamples,
+        seed=request.seed,
     )
 
 
@@ -89,9 +89,9 @@ def has_own_head(model: Encoder) -> bool:
     return model.card.kind == "classifier" or model.adapter is not None
 
 
-def _own_classes(model: Encoder, adapter: Adapter | None, asked: Request) -> LabelSpace | None:
+def _own_classes(model: Encoder, adapter: Adapter | None, request: Request) -> LabelSpace | None:
     """None for an adapter that takes any classes."""
-    if asked.prompts is not None:
+    if request.prompts is not None:
         what = "is a classifier" if adapter is None else f"has words of its own ({adapter.prompts})"
         raise UsageError(f"{model.card.id} {what}: prompts are not applicable, leave them (--prompts) out")
     if adapter is None:
@@ -107,11 +107,11 @@ def not_applicable(model: Encoder, task: Task) -> str | None:
     return None
 
 
-def _annotations(card: DatasetCard, task: Task, asked: Request) -> Annotations | None:
+def _annotations(card: DatasetCard, task: Task, request: Request) -> Annotations | None:
     """From the request, else the card, else the task's own."""
     if task.load_annotations is not None:
-        return task.load_annotations(annotations_path(card, asked.annotations))
-    if asked.annotations is not None:
+        return task.load_annotations(annotations_path(card, request.annotations))
+    if request.annotations is not None:
         raise UsageError(f"the task {task.name!r} takes no annotations: leave them (--annotations) out")
     return None
 
@@ -124,13 +124,17 @@ def annotations_path(card: DatasetCard, given: str | Path | None = None) -> Path
 
 
 def _part(
-    model: Encoder, dataset: Dataset, space: LabelSpace | None, head_space: LabelSpace | None, asked: Request
+    model: Encoder,
+    dataset: Dataset,
+    space: LabelSpace | None,
+    head_space: LabelSpace | None,
+    request: Request,
 ) -> Part:
     whole = dataset.manifest
-    manifest = whole if asked.limit is None else whole.sample(asked.limit, asked.seed)
+    manifest = whole if request.limit is None else whole.sample(request.limit, request.seed)
     sample = None
     if len(manifest) < len(whole):
-        sample = {"limit": len(manifest), "seed": asked.seed, "of": len(whole)}
+        sample = {"limit": len(manifest), "seed": request.seed, "of": len(whole)}
     labels = manifest.labels
     if space is not None and space is not dataset.label_space:
         labels = _renumber(manifest, space)
@@ -145,18 +149,18 @@ def _part(
                 raise
             raise NotApplicableError(f"{model.card.id}: {error}") from None
     pixels = model.card.preprocess.recipe(rgb="first", **dataset.card.pixels)
-    pixels = dataclasses.replace(pixels, decode=asked.decode)
+    pixels = dataclasses.replace(pixels, decode=request.decode)
     card = dataset.card
     share = missing_of(card, whole.ids)
     return Part(card.name, manifest, labels, space, projection, pixels, sample, card.variant, share)
 
 
-def load_asked(asked: Request) -> Dataset:
+def dataset_of(request: Request) -> Dataset:
     """Without a card, `root` decides the layout.
 
     Raises UsageError or DataError: no such card or folder, or the reader refuses the data.
     """
-    dataset, root = asked.dataset, asked.root
+    dataset, root = request.dataset, request.root
     if isinstance(dataset, Dataset):
         return dataset
     if root is None:
@@ -184,19 +188,19 @@ def id_card(card: DatasetCard) -> DatasetCard:
     return read_card(beside if beside and is_file(beside) else name)
 
 
-def _id_dataset(card: DatasetCard, asked: Request) -> Dataset:
-    given = asked.id_dataset or id_card(card)
+def _id_dataset(card: DatasetCard, request: Request) -> Dataset:
+    given = request.id_dataset or id_card(card)
     if isinstance(given, Dataset):
         return given
     name = given.name if isinstance(given, DatasetCard) else read_card(given).name
-    if asked.id_root is None:
-        if name == card.name and asked.root is not None:  # the ID set itself
-            return load_dataset(given, asked.root)
+    if request.id_root is None:
+        if name == card.name and request.root is not None:  # the ID set itself
+            return load_dataset(given, request.root)
         raise UsageError(
             f"{card.name} is compared with in-distribution images: say where {name!r} lies, id_root=FOLDER "
             "(--id-data FOLDER on the command line)"
         )
-    return load_dataset(given, asked.id_root)
+    return load_dataset(given, request.id_root)
 
 
 def _zeroshot_prompts(model: Encoder, space: LabelSpace, prompts: str | Path | PromptSet | None) -> PromptSet:

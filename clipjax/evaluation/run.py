@@ -21,7 +21,7 @@ from clipjax.embeddings.sets import Embeddings
 from clipjax.embeddings.texts import are_cut, caption_texts, embed_texts
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.own_model import encoder_of
-from clipjax.evaluation.resolve import load_asked, not_applicable, resolve
+from clipjax.evaluation.resolve import dataset_of, not_applicable, resolve
 from clipjax.evaluation.rows import Result, finish, identity, refused
 from clipjax.evaluation.subject import Part, Request, Subject
 from clipjax.heads.build import classifier_head, zeroshot_head
@@ -44,7 +44,7 @@ def run(
     definition = _checked(task, request, results)  # first: loading a model takes longer
     encoder = encoder_of(load_model(model) if isinstance(model, str | Path) else model)
     apart = compute.store is None
-    given = on_all(lambda: load_asked(request), f"read the data of {task}", apart=apart)
+    given = on_all(lambda: dataset_of(request), f"read the data of {task}", apart=apart)
     if (reason := not_applicable(encoder, definition)) is not None:
         return refused(encoder, definition, given.card.name, reason, results)
     read = dataclasses.replace(request, dataset=given)
@@ -85,8 +85,8 @@ def hash_images(manifest: Manifest, progress: bool) -> None:
         manifest.compute_digest(advance)
 
 
-def _resolved(model: Encoder, task: Task, asked: Request, progress: bool) -> Subject:
-    subject = resolve(model, task, asked)
+def _resolved(model: Encoder, task: Task, request: Request, progress: bool) -> Subject:
+    subject = resolve(model, task, request)
     for part in subject.parts:
         hash_images(part.manifest, progress)
     _check_apart(subject)

@@ -16,7 +16,7 @@ from clipjax.sweep import cost
 from clipjax.sweep.models import opened
 from clipjax.sweep.plan import Item, SweepPlan
 from clipjax.sweep.shards import cost_of, cut
-from clipjax.sweep.state import Asked, Done, Stored, asked_of, embedding_entries, is_done
+from clipjax.sweep.state import Done, Stored, Target, embedding_entries, is_done, target_of
 
 HOW = (
     "dots and convolutions of the traced forward pass, two a multiply-add, a scan's body as often as it runs"
@@ -44,10 +44,10 @@ class _Known:
     Attributes:
         done: how many have results.
         entries: embeddings that they read: name -> number of images.
-        problem: why some are not in `asked`.
+        problem: why some are not in `targets`.
     """
 
-    asked: list[Asked]
+    targets: list[Target]
     done: int
     entries: dict[str, int]
     problem: str = ""
@@ -85,13 +85,13 @@ def _known(items: Sequence[Item], plan: SweepPlan, compute: Compute, done: Done,
         return known
     for item in items:
         try:
-            asked = asked_of(model, item, plan.loaded, compute)
+            target = target_of(model, item, plan.loaded, compute)
         except ClipjaxError as error:
             known.problem = f"{item.job}: {error}"
             continue
-        known.asked.append(asked)
-        known.done += is_done(asked, done, item)
-        known.entries |= dict(embedding_entries(model, asked, item.request, stored))
+        known.targets.append(target)
+        known.done += is_done(target, done, item)
+        known.entries |= dict(embedding_entries(model, target, item.request, stored))
     return known
 
 
@@ -101,7 +101,7 @@ def _model_row(items: Sequence[Item], known: _Known, stored: Stored) -> list[Any
     weights = cost.weight_bytes(chosen)
     width = 0 if chosen.model is None else chosen.model.card.arch.vision.embed_dim
     images = sum(item.images for item in items)
-    can_tell = bool(known.asked)
+    can_tell = bool(known.targets)
     return [
         chosen.title,
         len(items),
@@ -131,7 +131,7 @@ def _recipe_rows(
             for data in cost.parts(item.job)
         }
         entries = {}
-        subjects = [asked.subject for name in group for asked in known[name].asked]
+        subjects = [target.subject for name in group for target in known[name].targets]
         for part in (part for subject in subjects if subject is not None for part in subject.parts):
             size = cost.pixel_bytes(part.pixels, len(part.manifest))
             entries[key_hash(pixel_key(part.manifest, part.pixels))] = size

@@ -36,7 +36,7 @@ from clipjax.results.rows import headline
 from clipjax.sweep import cost
 from clipjax.sweep.models import opened
 from clipjax.sweep.plan import Item, SweepPlan
-from clipjax.sweep.state import Done, asked_of, is_done
+from clipjax.sweep.state import Done, is_done, target_of
 
 _log = logging.getLogger(__name__)
 
@@ -151,8 +151,8 @@ def _known(
     known = np.zeros(len(visit), bool)
     for i, item in enumerate(visit):
         try:
-            asked = asked_of(model, item, plan.loaded, compute)
-            known[i] = is_done(asked, done, item)
+            target = target_of(model, item, plan.loaded, compute)
+            known[i] = is_done(target, done, item)
         except ClipjaxError:
             continue  # its run reports it
     return known

@@ -61,7 +61,7 @@ def _identity(recipe: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Target:
     """A resolved run.
 
     Attributes:
@@ -73,7 +73,7 @@ class Asked:
     recipes: Sequence[Sequence[Mapping[str, Any]]]
 
 
-def asked_of(model: Encoder, item: Item, loaded: Loaded, compute: Compute) -> Asked:
+def target_of(model: Encoder, item: Item, loaded: Loaded, compute: Compute) -> Target:
     """Resolve one item for a model of `models.opened`.
 
     Raises:
@@ -82,24 +82,24 @@ def asked_of(model: Encoder, item: Item, loaded: Loaded, compute: Compute) -> As
     task, how = find_task(item.job.task), item.computed(compute)
     refused = refused_recipe(model, task, item.job.data.card.name)
     if not_applicable(model, task) is not None:
-        return Asked(None, [[refused]])
+        return Target(None, [[refused]])
     request = loaded.request(item.job, item.request)
     try:
         subject = resolve(model, task, request)
     except NotApplicableError:
-        return Asked(None, [[refused]])
+        return Target(None, [[refused]])
     for part in subject.parts:
         hash_images(part.manifest, how.progress)
     ways = placements(how.params)
     recipes = [[subject.recipe(each, (), way) for way in ways] for each in request.precisions]
     if request.compare_precision:
         recipes.append([{**recipe, "precision": COMPARISON} for recipe in recipes[0]])
-    return Asked(subject, recipes)
+    return Target(subject, recipes)
 
 
-def is_done(asked: Asked, done: Done, item: Item) -> bool:
+def is_done(target: Target, done: Done, item: Item) -> bool:
     skip = item.options.get("on_error") == "skip"
-    return all(any(done.has(recipe, skip=skip) for recipe in those) for those in asked.recipes)
+    return all(any(done.has(recipe, skip=skip) for recipe in those) for those in target.recipes)
 
 
 class Stored:
@@ -120,16 +120,16 @@ class Stored:
 
 
 def embedding_entries(
-    model: Encoder, asked: Asked, request: Request, stored: Stored
+    model: Encoder, target: Target, request: Request, stored: Stored
 ) -> list[tuple[str, int]]:
     """Names and numbers of images of the entries that a run reads.
 
     If entries differ only in the placement of params, the stored one.
     """
-    if asked.subject is None or model.card.fingerprint is None:
+    if target.subject is None or model.card.fingerprint is None:
         return []
     entries = []
-    for part in asked.subject.parts:
+    for part in target.subject.parts:
         for precision in map(known_precision, request.precisions):
             names = [
                 key_hash(image_key(model.card, part.manifest, part.pixels, precision, "embedding", params))
@@ -149,10 +149,10 @@ class Newest:
             by_recipe.setdefault(row["recipe_hash"], []).append(row)
         self._rows = {_identity(rows[0]["recipe"]): rows for rows in by_recipe.values()}
 
-    def of(self, asked: Asked) -> list[Result]:
+    def of(self, target: Target) -> list[Result]:
         """Also results that lack unreadable images."""
         results = []
-        for those in asked.recipes:
+        for those in target.recipes:
             if rows := next(filter(None, (self._rows.get(_identity(recipe)) for recipe in those)), None):
                 run_id = rows[0]["run_id"]
                 results.append(Result(rows, self._store.images(run_id), self._store.root / run_id, NO_STATS))
@@ -166,7 +166,7 @@ def results_of(plan: SweepPlan, results: str | Path) -> list[Result]:
         visit = list(group)
         model = opened(visit[0].chosen)
         for item in visit:
-            item_results += newest.of(asked_of(model, item, plan.loaded, Compute(progress=False)))
+            item_results += newest.of(target_of(model, item, plan.loaded, Compute(progress=False)))
     return item_results
 
 
@@ -185,9 +185,9 @@ def lacking(
             continue
         for item in visit:
             try:
-                asked = asked_of(model, item, plan.loaded, compute)
+                target = target_of(model, item, plan.loaded, compute)
             except ClipjaxError as error:
                 missing.append((item, str(error)))
             else:
-                missing += [] if is_done(asked, done, item) else [(item, "")]
+                missing += [] if is_done(target, done, item) else [(item, "")]
     return missing

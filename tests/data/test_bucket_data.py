@@ -26,7 +26,7 @@ from clipjax.data.readers.karpathy import read_karpathy
 from clipjax.data.readers.tfds import read_tfds
 from clipjax.errors import DataError
 from clipjax.evaluation.collection import cards_below
-from clipjax.evaluation.resolve import load_asked
+from clipjax.evaluation.resolve import dataset_of
 from clipjax.evaluation.subject import Request
 from clipjax.storage.bucket_files import BucketFiles
 from clipjax.storage.buckets import ATTEMPTS, BucketError, place
@@ -102,7 +102,7 @@ def parquet(folder: Path) -> str:
 def packed(folder: Path) -> str:
     class_folders(folder.with_name("unpacked"))
     pack(
-        load_asked(Request(root=folder.with_name("unpacked"))).manifest,
+        dataset_of(Request(root=folder.with_name("unpacked"))).manifest,
         folder,
         "webdataset",
         images_per_shard=4,
@@ -121,9 +121,9 @@ def pixels(manifest: Manifest) -> np.ndarray:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_data_on_a_bucket_is_the_same_data(bucket: type[FakeBucket], tmp_path: Path, layout):
     tail = layout(tmp_path / "data")
-    expected = load_asked(Request(root=f"{tmp_path / 'data'}{tail}")).manifest
+    expected = dataset_of(Request(root=f"{tmp_path / 'data'}{tail}")).manifest
     url = upload(tmp_path / "data")
-    found = load_asked(Request(root=f"{url}{tail}")).manifest
+    found = dataset_of(Request(root=f"{url}{tail}")).manifest
     assert (found.ids, found.columns, found.label_names) == (
         expected.ids,
         expected.columns,
@@ -142,8 +142,8 @@ def test_data_on_a_bucket_is_the_same_data(bucket: type[FakeBucket], tmp_path: P
 def test_digests_are_remembered_until_an_object_changes(bucket: type[FakeBucket], tmp_path: Path, layout):
     layout(tmp_path / "data")
     url = upload(tmp_path / "data")
-    first = load_asked(Request(root=url)).manifest.digest
-    again = load_asked(Request(root=url)).manifest
+    first = dataset_of(Request(root=url)).manifest.digest
+    again = dataset_of(Request(root=url)).manifest
     bucket.requests.clear()
     assert again.digest == first
     assert bucket.asked("cat") == 0
@@ -154,21 +154,21 @@ def test_digests_are_remembered_until_an_object_changes(bucket: type[FakeBucket]
     changed = data.replace(png(0), png(1)) if len(png(0)) == len(png(1)) else data
     assert changed != data
     BucketFiles().create(place(f"fake:/{name}"), changed, replace=True)
-    assert load_asked(Request(root=url)).manifest.digest != first
+    assert dataset_of(Request(root=url)).manifest.digest != first
 
 
 def test_what_may_pass_does(bucket: type[FakeBucket], tmp_path: Path):
     tars(tmp_path / "data")
-    expected = load_asked(Request(root=tmp_path / "data")).manifest
+    expected = dataset_of(Request(root=tmp_path / "data")).manifest
     url = upload(tmp_path / "data")
     bucket.fail("0.tar", ConnectionResetError("gone"), ATTEMPTS - 1)
     bucket.fail("1.tar", TimeoutError("slow"), ATTEMPTS - 1)
-    assert load_asked(Request(root=url)).manifest.digest == expected.digest
+    assert dataset_of(Request(root=url)).manifest.digest == expected.digest
 
 
 def test_an_outage_is_no_unreadable_image(bucket: type[FakeBucket], tmp_path: Path):
     class_folders(tmp_path / "data")
-    manifest = load_asked(Request(root=upload(tmp_path / "data"))).manifest
+    manifest = dataset_of(Request(root=upload(tmp_path / "data"))).manifest
     del bucket.store["/bucket/data/dog/02.png"]
     with batches(manifest, RECIPE, batch_size=10, on_error="skip") as source:
         list(source)
@@ -186,17 +186,17 @@ def test_an_outage_is_no_unreadable_image(bucket: type[FakeBucket], tmp_path: Pa
 
 def test_mistakes_are_named(bucket: type[FakeBucket], tmp_path: Path):
     with pytest.raises(DataError, match="fake://bucket/nowhere does not exist"):
-        load_asked(Request(root=f"{URL}/nowhere"))
+        dataset_of(Request(root=f"{URL}/nowhere"))
     with pytest.raises(DataError, match="fake://bucket/nowhere does not exist"):
-        load_asked(Request(root=f"{URL}/nowhere", dataset="folder"))
+        dataset_of(Request(root=f"{URL}/nowhere", dataset="folder"))
     csv_file(tmp_path / "data")
     url = upload(tmp_path / "data")
     del bucket.store["/bucket/data/dog/02.png"]
     with pytest.raises(DataError, match=r"m\.csv:4: the image dog/02\.png does not exist in fake://"):
-        load_asked(Request(root=f"{url}/m.csv"))
-    pack(load_asked(Request(root=tmp_path / "data")).manifest, tmp_path / "records", "array_record")
+        dataset_of(Request(root=f"{url}/m.csv"))
+    pack(dataset_of(Request(root=tmp_path / "data")).manifest, tmp_path / "records", "array_record")
     with pytest.raises(DataError, match="ArrayRecord files are read on a disk"):
-        load_asked(Request(root=upload(tmp_path / "records")))
+        dataset_of(Request(root=upload(tmp_path / "records")))
     with pytest.raises(DataError, match="a prepared TFDS folder is read on a disk"):
         read_tfds(epath.Path(place(f"{URL}/tfds")), split="test")
 

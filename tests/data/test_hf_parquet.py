@@ -23,7 +23,7 @@ from clipjax.data.readers.folder import read_folder
 from clipjax.data.readers.hf_parquet import read_hf_parquet
 from clipjax.data.readers.reader import recognise
 from clipjax.errors import DataError
-from clipjax.evaluation.resolve import load_asked
+from clipjax.evaluation.resolve import dataset_of
 from clipjax.evaluation.subject import Request
 
 NAMES = [f"{'cat' if i % 2 else 'dog'}/{i:02d}.png" for i in range(10)]
@@ -90,7 +90,7 @@ def test_a_repository_a_folder_a_file_or_a_pattern(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("")
     ids = tuple(f"{i:02d}.png" for i in range(12))
     for root in (tmp_path, tmp_path / "data", tmp_path / "data" / "test-{00000..00002}-of-00003.parquet"):
-        dataset = load_asked(Request(root=root))
+        dataset = dataset_of(Request(root=root))
         assert dataset.manifest.ids == ids
         assert dataset.label_space is not None
         assert list(dataset.label_space.classes) == CLASSES

@@ -35,7 +35,7 @@ from clipjax.data.readers.manifest_file import read_manifest_file
 from clipjax.data.readers.packed import DIGEST, KINDS, MANIFEST, is_packed, read_packed
 from clipjax.data.readers.webdataset import read_webdataset
 from clipjax.errors import DataError, UsageError
-from clipjax.evaluation.resolve import load_asked
+from clipjax.evaluation.resolve import dataset_of
 from clipjax.evaluation.subject import Request
 
 NAMES = [f"{'cat' if i % 2 else 'dog'}/{i:02d}.png" for i in range(10)]
@@ -84,7 +84,7 @@ def test_a_packed_folder_is_the_folder(tmp_path: Path, folder: Manifest, kind: s
     ]
     packed = read(tmp_path / "out")
     same(packed, folder)
-    same(load_asked(Request(root=tmp_path / "out")).manifest, folder)
+    same(dataset_of(Request(root=tmp_path / "out")).manifest, folder)
     part = pickle.loads(pickle.dumps(packed.select([9, 3]).opener))
     assert [part.open(0), part.open(1)] == [folder.open(9), folder.open(3)]
     assert f"0000{2}{KINDS[kind]}" in part.where(0)

@@ -15,7 +15,7 @@ from clipjax.data.readers.flat import read_flat
 from clipjax.data.readers.folder import read_folder
 from clipjax.data.readers.walk import list_folder
 from clipjax.errors import DataError
-from clipjax.evaluation.resolve import load_asked
+from clipjax.evaluation.resolve import dataset_of
 from clipjax.evaluation.subject import Request
 
 COUNT = 6  # images of each class
@@ -88,7 +88,7 @@ def test_a_circle_names_the_links_target(root: Path) -> None:
 def test_what_evaluation_and_the_check_say_of_a_circle(root: Path) -> None:
     _own_folder(root)
     with pytest.raises(DataError, match="circle/loop is a link to"):
-        load_asked(Request(root=root))
+        dataset_of(Request(root=root))
     [problem] = check_dataset(root, "folder", decode=False)
     assert "circle/loop is a link to" in problem
 

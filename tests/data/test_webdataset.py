@@ -27,7 +27,7 @@ from clipjax.data.readers.folder import read_folder
 from clipjax.data.readers.reader import recognise
 from clipjax.data.readers.webdataset import read_webdataset
 from clipjax.errors import DataError
-from clipjax.evaluation.resolve import load_asked
+from clipjax.evaluation.resolve import dataset_of
 from clipjax.evaluation.subject import Request
 
 NAMES = [f"{'cat' if i % 2 else 'dog'}/{i:02d}.png" for i in range(10)]
@@ -97,7 +97,7 @@ def test_clip_benchmarks_own_files_are_read(tmp_path: Path) -> None:
             texts = {"cls": i % 2, "txt": f"number {i}\nan image"}
             sink.write({"__key__": f"s{i:07d}", "webp": png(i), **texts})
     (tmp_path / "test" / "nshards.txt").write_text("11\n")
-    manifest = load_asked(Request(root=tmp_path / "test")).manifest
+    manifest = dataset_of(Request(root=tmp_path / "test")).manifest
     theirs = list(wds.WebDataset(str(tmp_path / "test" / "{0..10}.tar"), shardshuffle=False))
     gc.collect()
     assert list(manifest.ids) == [f"{each['__key__']}.webp" for each in theirs]
@@ -117,7 +117,7 @@ def test_one_shard_a_folder_or_a_pattern(tmp_path: Path) -> None:
     assert read(folder / "{11,3}.tar").ids == ("0011.png", "0003.png")
     for i in range(2):
         (folder / f"{i}.tar").rename(folder / f"x{i:03d}.tar")
-    assert load_asked(Request(root=folder / "x{000..001}.tar")).manifest.ids == whole.ids[:2]
+    assert dataset_of(Request(root=folder / "x{000..001}.tar")).manifest.ids == whole.ids[:2]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -281,7 +281,7 @@ def test_archives_beside_other_things_are_no_shards(tmp_path: Path) -> None:
     assert recognise(tmp_path) == "webdataset"
     write_images(tmp_path, ["cat/0.png"])
     assert recognise(tmp_path) == "folder"
-    assert load_asked(Request(root=tmp_path)).manifest.ids == ("cat/0.png",)
+    assert dataset_of(Request(root=tmp_path)).manifest.ids == ("cat/0.png",)
 
 
 @pytest.mark.usefixtures("settled")

@@ -56,4 +56,4 @@ def columns_from_names(root: epath.Path, ids: Sequence[str], patterns: dict[str,
     return columns
 
 
-READER = Reader(read_flat, IMAGES, exists, asked=4)
+READER = Reader(read_flat, IMAGES, exists, order=4)

@@ -133,4 +133,4 @@ def _recognises(path: Path) -> bool:
     return False
 
 
-READER = Reader(read_folder, CLASS_FOLDERS, _recognises, asked=3)
+READER = Reader(read_folder, CLASS_FOLDERS, _recognises, order=3)

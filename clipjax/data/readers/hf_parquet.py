@@ -327,4 +327,4 @@ def _recognises(path: Path) -> bool:
     return are_shards(entries, PARQUETS)
 
 
-READER = Reader(read_hf_parquet, ARCHIVES, _recognises, asked=1)
+READER = Reader(read_hf_parquet, ARCHIVES, _recognises, order=1)

@@ -84,4 +84,4 @@ def _rows(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
     return ((f"{path}:{number}", dict(row)) for number, row in rows)
 
 
-READER = Reader(read_manifest_file, recognises=is_file, asked=2)
+READER = Reader(read_manifest_file, recognises=is_file, order=2)

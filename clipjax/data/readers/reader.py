@@ -26,13 +26,13 @@ class Reader:
     Attributes:
         layout: where the images are: IMAGES (anywhere below the root), CLASS_FOLDERS, ARCHIVES or OTHER.
         recognises: whether a path without a card has this layout. None: a card is required.
-        asked: lowest first: 0 if the layout is certain, 1 by file endings, 2 to 4 for any list or folder.
+        order: lowest first: 0 if the layout is certain, 1 by file endings, 2 to 4 for any list or folder.
     """
 
     read: Callable[..., Manifest]
     layout: str = OTHER
     recognises: Callable[[Path], bool] | None = None
-    asked: int = 0
+    order: int = 0
 
 
 @functools.cache
@@ -48,7 +48,7 @@ def find_reader(name: str) -> Reader:
 
 def recognise(path: Path) -> str | None:
     """The reader that takes a path, or None. Raises UsageError if there are two ways to read it."""
-    for name in sorted(reader_names(), key=lambda name: find_reader(name).asked):
+    for name in sorted(reader_names(), key=lambda name: find_reader(name).order):
         recognises = find_reader(name).recognises
         if recognises is not None and recognises(path):
             return name

@@ -253,4 +253,4 @@ def _recognises(path: Path) -> bool:
     return only_shards(path, (*TARS, *COMPRESSED))
 
 
-READER = Reader(read_webdataset, ARCHIVES, _recognises, asked=1)
+READER = Reader(read_webdataset, ARCHIVES, _recognises, order=1)
