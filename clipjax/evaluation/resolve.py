@@ -116,11 +116,11 @@ def _annotations(card: DatasetCard, task: Task, request: Request) -> Annotations
     return None
 
 
-def annotations_path(card: DatasetCard, given: str | Path | None = None) -> Path | None:
-    """The given one, else the card's, relative to the card's file."""
-    if given is None and card.annotations is not None and card.path is not None:
+def annotations_path(card: DatasetCard, file: str | Path | None = None) -> Path | None:
+    """The file or folder, else the card's, relative to the card's file."""
+    if file is None and card.annotations is not None and card.path is not None:
         return card.path.parent / card.annotations
-    return None if given is None else place(given)
+    return None if file is None else place(file)
 
 
 def _part(
@@ -189,18 +189,18 @@ def id_card(card: DatasetCard) -> DatasetCard:
 
 
 def _id_dataset(card: DatasetCard, request: Request) -> Dataset:
-    given = request.id_dataset or id_card(card)
-    if isinstance(given, Dataset):
-        return given
-    name = given.name if isinstance(given, DatasetCard) else read_card(given).name
+    dataset = request.id_dataset or id_card(card)
+    if isinstance(dataset, Dataset):
+        return dataset
+    name = dataset.name if isinstance(dataset, DatasetCard) else read_card(dataset).name
     if request.id_root is None:
         if name == card.name and request.root is not None:  # the ID set itself
-            return load_dataset(given, request.root)
+            return load_dataset(dataset, request.root)
         raise UsageError(
             f"{card.name} is compared with in-distribution images: say where {name!r} lies, id_root=FOLDER "
             "(--id-data FOLDER on the command line)"
         )
-    return load_dataset(given, request.id_root)
+    return load_dataset(dataset, request.id_root)
 
 
 def _zeroshot_prompts(model: Encoder, space: LabelSpace, prompts: str | Path | PromptSet | None) -> PromptSet:

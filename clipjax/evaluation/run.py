@@ -44,11 +44,11 @@ def run(
     definition = _checked(task, request, results)  # first: loading a model takes longer
     encoder = encoder_of(load_model(model) if isinstance(model, str | Path) else model)
     apart = compute.store is None
-    given = on_all(lambda: dataset_of(request), f"read the data of {task}", apart=apart)
+    dataset = on_all(lambda: dataset_of(request), f"read the data of {task}", apart=apart)
     if (reason := not_applicable(encoder, definition)) is not None:
-        return refused(encoder, definition, given.card.name, reason, results)
-    read = dataclasses.replace(request, dataset=given)
-    what = f"{task} on {given.card.name}"
+        return refused(encoder, definition, dataset.card.name, reason, results)
+    read = dataclasses.replace(request, dataset=dataset)
+    what = f"{task} on {dataset.card.name}"
     subject = on_all(
         lambda: _resolved(encoder, definition, read, compute.progress), f"prepare {what}", apart=apart
     )

@@ -201,10 +201,10 @@ def _listed(runs: Sequence[_Run]) -> str:
 
 
 def _unlike(names: tuple[str, str], both: Sequence[Sequence[_Run]], choice: Choice) -> str:
-    asked = {option: value for option, value in zip(choice._fields, choice) if value is not None}
+    options = {option: value for option, value in zip(choice._fields, choice) if value is not None}
     for name, runs in zip(names, both):
         if not runs:
-            return f"no run of {name} has {', '.join(f'--{key} {value}' for key, value in asked.items())}"
+            return f"no run of {name} has {', '.join(f'--{key} {value}' for key, value in options.items())}"
     several = [name for name in both[0][0].how if len({run.how[name] for runs in both for run in runs}) > 1]
     said = [
         f"{name} has {', '.join(f'{each} {_ways(runs, each)}' for each in several) or 'other settings'}"

@@ -117,8 +117,8 @@ def finetune(
             shots=shots,
         )
         _refuse_other_shots(shots, folder)
-        asked = _asked(setup)
-        if (done := _finished(folder, asked)) is not None:
+        record = _record_of(setup)
+        if (done := _finished(folder, record)) is not None:
             if name is not None and done.card.id != f"{name}-seed{seed}":
                 raise UsageError(f"{folder} holds {done.card.id}: leave --name out, or name another --out")
             announce(f"{recipe.name}, seed {seed}: finished before, in {folder}")
@@ -126,7 +126,7 @@ def finetune(
             continue
         announce(f"{recipe.name}, seed {seed}")
         with _alone(folder):
-            runs.append(Run(seed, folder, _save(solve(setup, method), folder, asked, name), False))
+            runs.append(Run(seed, folder, _save(solve(setup, method), folder, record, name), False))
     return runs
 
 
@@ -263,22 +263,22 @@ def _refuse_other_shots(shots: Shots | None, folder: Path) -> None:
         return
     there = read_shots(file)
     if shots is None or there.sha256 != shots.sha256:
-        asked = "all images" if shots is None else f"{shots.per_class} other images a class"
+        images = "all images" if shots is None else f"{shots.per_class} other images a class"
         raise DataError(
             f"{file} lists the images of another run ({there.per_class} a class, seed {there.seed}), this "
-            f"one takes {asked} (seed, --hold-out, --limit or data differ): name another --out, or remove "
+            f"one takes {images} (seed, --hold-out, --limit or data differ): name another --out, or remove "
             f"{folder}"
         )
 
 
-def _finished(folder: Path, asked: dict[str, Any]) -> Model | None:
+def _finished(folder: Path, record: dict[str, Any]) -> Model | None:
     if not (folder / RECORD).is_file():
         return None
     try:
         there = flatten(dict(json.loads((folder / RECORD).read_text())))
     except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{folder / RECORD} cannot be read ({error}): remove {folder}") from None
-    here = flatten(asked)
+    here = flatten(record)
     for key in sorted(there.keys() | here.keys(), key=[*here, *there].index):
         if there.get(key) != here.get(key):
             how = f"made with {key.replace('/', '.')} = {there.get(key)}, not {here.get(key)}"
@@ -292,21 +292,21 @@ def _finished(folder: Path, asked: dict[str, Any]) -> Model | None:
         raise DataError(f"{error}; {again}") from None
 
 
-def _asked(setup: Setup) -> dict[str, Any]:
+def _record_of(setup: Setup) -> dict[str, Any]:
     recipe = setup.recipe
     choices = {"select": list(recipe.select), "learning_rates": list(recipe.learning_rates)}
     return {**identity(setup), **choices}
 
 
-def _save(outcome: Outcome, folder: Path, asked: dict[str, Any], name: str | None) -> Model:
+def _save(outcome: Outcome, folder: Path, record: dict[str, Any], name: str | None) -> Model:
     card = outcome.model.card
-    model = outcome.model.with_card(dataclasses.replace(card, id=f"{name or card.id}-seed{asked['seed']}"))
+    model = outcome.model.with_card(dataclasses.replace(card, id=f"{name or card.id}-seed{record['seed']}"))
 
     def write() -> None:
         model.save(folder / "model")
         for name, write_beside in outcome.beside.items():
             write_beside(folder / name)
-        text = json.dumps(asked, indent=1) + "\n"
+        text = json.dumps(record, indent=1) + "\n"
         write_bytes(folder / RECORD, text.encode())
 
     first_writes(write, str(folder))

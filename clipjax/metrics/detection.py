@@ -92,8 +92,8 @@ def rank(id_scores: ArrayLike, ood_scores: ArrayLike) -> Ranking:
     return ranking
 
 
-def _checked(given: ArrayLike, side: str) -> np.ndarray:
-    scores = np.asarray(given)
+def _checked(scores: ArrayLike, side: str) -> np.ndarray:
+    scores = np.asarray(scores)
     if scores.ndim != 1:
         raise ValueError(f"{side} scores must be one number an image, their shape is {scores.shape}")
     if scores.dtype != np.float32:

@@ -46,8 +46,8 @@ def resized_arch(arch: Arch, image_size: int) -> Arch:
     return dataclasses.replace(arch, vision=vision)
 
 
-def rule_of(arch: Arch, library: str, asked: str | None) -> str | None:
-    """`asked`, or the library's own rule; None without a table.
+def rule_of(arch: Arch, library: str, rule: str | None) -> str | None:
+    """`rule`, or the library's own rule; None without a table.
 
     Raises:
         UsageError: a rule without a table, another rule for distances, or an architecture bound to its size.
@@ -59,7 +59,7 @@ def rule_of(arch: Arch, library: str, asked: str | None) -> str | None:
         )
     positions = family.positions(arch.vision) if family.positions else None
     if positions is None:
-        if asked is not None:
+        if rule is not None:
             raise UsageError(f"{arch.name} has no position table: give image_size without a rule")
         return None
     if positions.rule is None:
@@ -67,12 +67,12 @@ def rule_of(arch: Arch, library: str, asked: str | None) -> str | None:
             f"{arch.name} takes images of {arch.vision.image_size} pixels only: its reference does not "
             f"resample the position table {positions.path}"
         )
-    if positions.distances and asked not in (None, positions.rule):
+    if positions.distances and rule not in (None, positions.rule):
         raise UsageError(
             f"{arch.name} has biases for distances, which are resampled by the rule {positions.rule!r}, not "
-            f"{asked!r}"
+            f"{rule!r}"
         )
-    return asked or ("transformers" if library == "transformers" else positions.rule)
+    return rule or ("transformers" if library == "transformers" else positions.rule)
 
 
 def resampled(arch: Arch, vision: dict[str, Any], image_size: int, rule: Rule) -> tuple[str, np.ndarray]:

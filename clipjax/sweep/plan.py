@@ -50,8 +50,8 @@ class Item:
     @property
     def request(self) -> Request:
         """Without the job's data sets and prompts."""
-        asked = {name: self.options[name] for name in REQUESTED if name in self.options}
-        return Request(**asked)
+        options = {name: self.options[name] for name in REQUESTED if name in self.options}
+        return Request(**options)
 
     def computed(self, compute: Compute) -> Compute:
         """The suite's settings, else those of `compute`; no pixel store unless `keep_pixels`."""
@@ -113,12 +113,12 @@ def make_plan(suite: Suite, pixel_budget: int | None) -> SweepPlan:
             "holds checkpoints by model id"
         )
     models = {name: choose(name, suite.model_root, suite.stated.get(name)) for name in suite.models}
-    loaded, missing, asked = Loaded(), [], []
+    loaded, missing, runs = Loaded(), [], []
     for run in suite.runs:
         jobs, lines = _jobs(suite, run, suite.data_root)
         missing += [Missing(line, bool(run.datasets)) for line in lines]
-        asked += [(models[name], run, jobs) for name in run.models]
-    items = [item for chosen, run, jobs in asked for item in _items(chosen, run, jobs)]
+        runs += [(models[name], run, jobs) for name in run.models]
+    items = [item for chosen, run, jobs in runs for item in _items(chosen, run, jobs)]
     if not items:
         raise DataError(f"{suite.data_root} holds none of the data sets of {suite.name}: {missing[0].line}")
     sizes = cost.Sizes(loaded)

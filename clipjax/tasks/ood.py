@@ -197,13 +197,13 @@ Sides = tuple[np.ndarray, np.ndarray]
 
 def _read(columns: Columns, about: About) -> tuple[np.ndarray, dict[str, Sides], np.ndarray | None]:
     inside = np.asarray(columns["in_distribution"], bool)
-    given = [name for name in SCORES if name in columns]
-    if not given:
+    names = [name for name in SCORES if name in columns]
+    if not names:
         raise DataError(f"{about.dataset}: there is no score; give a column {', '.join(SCORES)}")
     if inside.all() or not inside.any():
         side = "in" if inside.any() else "out of"
         raise DataError(f"{about.dataset}: all {len(inside)} images are {side} distribution; give both kinds")
-    scores = {name: _sides(columns, name, inside) for name in given}
+    scores = {name: _sides(columns, name, inside) for name in names}
     classes = np.asarray(columns["ood_class"], str)[~inside] if "ood_class" in columns else None
     return inside, scores, classes
 
@@ -213,8 +213,8 @@ def _sides(columns: Columns, name: str, inside: np.ndarray) -> Sides:
     return values[inside], values[~inside]
 
 
-def _refused(given: list[str], n: int) -> list[Measure]:
-    if set(given) & set(OF_COSINES):
+def _refused(names: list[str], n: int) -> list[Measure]:
+    if set(names) & set(OF_COSINES):
         return []
     note = "not applicable: a score of raw cosines, and a classifier's or a cache's logits are none"
     return [Measure("auroc", None, n, slice=f"score:{name}", note=note) for name in OF_COSINES]

@@ -95,8 +95,8 @@ def sweep(path: Path | None = None, *, only: Sequence[str] = (), limit: int | No
     record = read_record(path)
     if record["libraries"] != versions:
         record = empty_record(versions)
-    asked = [subject for subject in subjects() if not only or subject.arch in only]
-    stale = [subject for subject in asked if not up_to_date(record, subject)][:limit]
+    chosen = [subject for subject in subjects() if not only or subject.arch in only]
+    stale = [subject for subject in chosen if not up_to_date(record, subject)][:limit]
     if stale:
         _check_place(path)
     with progress_bar(len(stale), "verify", "arch", shown=bool(stale)) as bar:
@@ -106,8 +106,8 @@ def sweep(path: Path | None = None, *, only: Sequence[str] = (), limit: int | No
             _write_record(path, record)
             bar.set_postfix_str(subject.arch)
             bar.update()
-    entries = {s.arch: record["archs"][s.arch] for s in asked if up_to_date(record, s)}
-    missing = tuple(s.arch for s in asked if s.arch not in entries)
+    entries = {s.arch: record["archs"][s.arch] for s in chosen if up_to_date(record, s)}
+    missing = tuple(s.arch for s in chosen if s.arch not in entries)
     return Swept(path, entries, tuple(s.arch for s in stale), missing)
 
 

@@ -75,7 +75,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_world(root)
     setup = setup_of(root)
     trained(setup)
-    (root / "run" / "run.json").write_text(json.dumps(run._asked(setup)))
+    (root / "run" / "run.json").write_text(json.dumps(run._record_of(setup)))
     return root
 
 
@@ -99,7 +99,7 @@ def stored(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_same_files_are_the_same_run(world: Path) -> None:
-    assert run._finished(world / "run", run._asked(setup_of(world))) == str(world / "run" / "model")
+    assert run._finished(world / "run", run._record_of(setup_of(world))) == str(world / "run" / "model")
     log = (world / "run/train/metrics.csv").read_bytes()
     trained(setup_of(world))
     assert (world / "run/train/metrics.csv").read_bytes() == log, "no step is done again"
@@ -111,7 +111,7 @@ def test_a_changed_file_is_another_run(world: Path, changed: set[str]) -> None:
     here = flatten(identity(setup))
     assert {key for key in here if here[key] != there[key]} == changed
     with pytest.raises(DataError, match="run holds a model made with "):
-        run._finished(world / "run", run._asked(setup))
+        run._finished(world / "run", run._record_of(setup))
     [*_, last] = (key.replace("/", ".") for key in sorted(changed))
     with pytest.raises(DataError, match=f"holds checkpoints of another run: .*{last} was "):
         trained(setup)

@@ -127,13 +127,13 @@ def check(
     if not 0 < level < 1:
         raise UsageError(f"the level is {level:g}, not between 0 and 1")
     evidence = Evidence(rows, prompts or book.prompts, precision)
-    asked = [(claim, part) for claim in chosen for part in claim.parts]
-    measured = [_measure(claim, part, evidence, resamples) for claim, part in asked]
+    parts = [(claim, part) for claim in chosen for part in claim.parts]
+    measured = [_measure(claim, part, evidence, resamples) for claim, part in parts]
     tests = sum(each.number is not None for each in measured)
     # Holm's first step has the strictest level; its interval needs draws beyond each end.
     draws = math.ceil(DRAWS_BEYOND * 2 * tests / (1 - level))
     if correct == "holm" and draws > resamples:
-        measured = [_measure(claim, part, evidence, draws) for claim, part in asked]
+        measured = [_measure(claim, part, evidence, draws) for claim, part in parts]
     findings = iter(_decide(measured, level, correct, tests))
     verdicts = []
     for claim in chosen:

@@ -162,11 +162,11 @@ def _predictions_file(
 
 
 def _card(
-    asked: str | Path | None, recorded: str | None, own: str | None
+    dataset: str | Path | None, recorded: str | None, own: str | None
 ) -> tuple[DatasetCard | None, str | None]:
     """A recorded name may be a folder's, without a card."""
-    if asked is not None:
-        card = read_card(asked)
+    if dataset is not None:
+        card = read_card(dataset)
         return card, card.name
     for name in filter(None, (recorded, own)):
         try:
