@@ -27,8 +27,6 @@ from converters.table import Table, load_table, table_names
 
 _BLOCK = 64  # rows transposed at a time: they stay in the CPU cache, which is about seven times as fast
 _SHOWN = 4  # problems in the message of a ConversionError
-
-
 UNPLACED = "has no tensor in that layout"
 
 

@@ -210,9 +210,6 @@ def largest(compile_at: Callable[[int], Executable | None]) -> Executable | None
     return executable
 
 
-# --- counting ---
-
-
 # --- showing ---
 
 
