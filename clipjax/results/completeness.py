@@ -61,8 +61,8 @@ def noted(note: str | None, words: str | None) -> str | None:
 
 def stated(rows: Sequence[AnyRow]) -> list[str]:
     """One line per incomplete data set."""
-    found = {(row["dataset"], words): None for row in rows if (words := in_words(row))}
-    return [f"{dataset}: {words}" for dataset, words in found]
+    lines = {(row["dataset"], words): None for row in rows if (words := in_words(row))}
+    return [f"{dataset}: {words}" for dataset, words in lines]
 
 
 # Rows of older versions.
@@ -82,8 +82,8 @@ def recovered(rows: list[Row], table: Path) -> list[Row]:
         return rows
     named = zip(("part", "id_part"), (row["dataset"], id_set), held, _samples(row))
     parts = {field: _part(dataset, n, sample, row["skipped"] or 0) for field, dataset, n, sample in named}
-    found = [cast(Row, {**each, **parts}) for each in rows]
-    return [_compared(each) for each in found] if any(parts.values()) else found
+    known = [cast(Row, {**each, **parts}) for each in rows]
+    return [_compared(each) for each in known] if any(parts.values()) else known
 
 
 def _compared(row: Row) -> Row:

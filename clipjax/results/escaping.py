@@ -67,7 +67,7 @@ def markdown(text: str) -> str:
 
 
 def _unmarked(text: str) -> str:
-    return _MARKUP.sub(lambda found: "&amp;" if found[0] == "&" else f"\\{found[0]}", text)
+    return _MARKUP.sub(lambda mark: "&amp;" if mark[0] == "&" else f"\\{mark[0]}", text)
 
 
 # LaTeX

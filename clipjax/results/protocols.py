@@ -112,21 +112,21 @@ def protocols() -> tuple[Protocol, ...]:
         DataError: configs/protocols.toml lacks a key or has an unknown one; names the protocol.
     """
     path = config_dir() / "protocols.toml"
-    found = []
+    every = []
     for name, table in read_toml(path).items():
         if isinstance(asks := table.get("asks"), dict):  # one value stands for a list of it
             listed = {key: value if isinstance(value, list) else [value] for key, value in asks.items()}
             table = {**table, "asks": listed}
-        found.append(read(Protocol, table, f"{path}: [{name}]", given={"name": name}))
-    return tuple(found)
+        every.append(read(Protocol, table, f"{path}: [{name}]", given={"name": name}))
+    return tuple(every)
 
 
 def matches(row: AnyRow) -> list[Match]:
     """The protocols that cover a measured row, fewest departures first."""
     if row["origin"] != "measured":
         return []
-    found = [Match(each, tuple(_departures(row, each))) for each in protocols() if each.covers(row)]
-    return sorted(found, key=lambda match: len(match.departures))
+    matching = [Match(each, tuple(_departures(row, each))) for each in protocols() if each.covers(row)]
+    return sorted(matching, key=lambda match: len(match.departures))
 
 
 def nearest(row: AnyRow) -> Match | None:
@@ -135,8 +135,8 @@ def nearest(row: AnyRow) -> Match | None:
 
 
 def with_protocols(rows: Sequence[Fields]) -> list[Fields]:
-    found = [nearest(row) for row in rows]
-    return [{**row, "protocol": match and match.field()} for row, match in zip(rows, found)]
+    matched = [nearest(row) for row in rows]
+    return [{**row, "protocol": match and match.field()} for row, match in zip(rows, matched)]
 
 
 def _departures(row: AnyRow, protocol: Protocol) -> Iterator[Departure]:

@@ -40,11 +40,11 @@ def provenance() -> dict[str, Any]:
 @functools.cache
 def versions() -> dict[str, str]:
     """Versions of Python and of packages that may change a number."""
-    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    by_package = {"python": ".".join(map(str, sys.version_info[:3]))}
     for name in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+            by_package[name] = importlib.metadata.version(name)
+    return by_package
 
 
 @functools.cache

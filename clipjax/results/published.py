@@ -91,13 +91,13 @@ def read_numbers(source: str, path: str | Path, *, registered: bool = False) -> 
     if not registered:
         models += _unregistered(source, tables, Path(path).expanduser(), models)
     columns = {name: _all_columns(source, table) for name, table in tables.items()}
-    found = [
+    numbers = [
         _number(source, column, model, table)
         for model in models
         for name, table in tables.items()
         for column in columns[name]
     ]
-    return [number for number in found if number is not None]
+    return [number for number in numbers if number is not None]
 
 
 class _Table:
@@ -192,14 +192,14 @@ def _compared(source: str) -> list[_Column]:
 
 def _all_columns(source: str, table: _Table) -> list[_Column]:
     """The compared columns of a file, then those that match `others`."""
-    found = [column for column in _compared(source) if column.file == table.path.name]
-    taken = {column.title for column in found}
+    columns = [column for column in _compared(source) if column.file == table.path.name]
+    taken = {column.title for column in columns}
     for title in table.titles:
         for record in _records(source, "others"):
             if record["file"] == table.path.name and re.fullmatch(record["column"], title):
-                found += [] if title in taken else [_column(record, title)]
+                columns += [] if title in taken else [_column(record, title)]
                 break
-    return found
+    return columns
 
 
 class _Model(NamedTuple):
@@ -248,17 +248,17 @@ def _unregistered(
     profile = _profile(source, path if is_dir(path) else path.parent)
     spellings = {name: model.id for model in registered for name in model.names}
     own = {next(name for name in m.names if any(name in t.rows for t in tables.values())) for m in registered}
-    found: dict[Name, _Model] = {}
+    by_name: dict[Name, _Model] = {}
     for table in tables.values():
         for name in table.rows:
-            if name in own or name in found:
+            if name in own or name in by_name:
                 continue
             if name in spellings:  # of the same weights: would count twice in a trend
                 known: dict[str, Any] = {"other_spelling_of": spellings[name]}
             else:
                 known = facts(source, name) | _measures(source, table, name) | profile.get(name[0], {})
-            found[name] = _Model(_id(source, name), [name], known)
-    return list(found.values())
+            by_name[name] = _Model(_id(source, name), [name], known)
+    return list(by_name.values())
 
 
 def _id(source: str, name: Name) -> str:
@@ -270,8 +270,8 @@ def _id(source: str, name: Name) -> str:
 
 def _measures(source: str, table: _Table, name: Name) -> dict[str, Any]:
     columns = sources()[source].get("facts", {})
-    found = {fact: table.value(name, column) for fact, column in columns.items()}
-    return _sizes({fact: value for fact, value in found.items() if value is not None})
+    values = {fact: table.value(name, column) for fact, column in columns.items()}
+    return _sizes({fact: value for fact, value in values.items() if value is not None})
 
 
 def _profile(source: str, folder: Path) -> dict[str, dict[str, Any]]:
@@ -286,20 +286,20 @@ def _profile(source: str, folder: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def _sizes(found: Mapping[str, Any]) -> dict[str, Any]:
-    return {fact: int(value) if fact == "image_size" else value for fact, value in found.items()}
+def _sizes(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {fact: int(value) if fact == "image_size" else value for fact, value in values.items()}
 
 
 def _number(source: str, column: _Column, model: _Model, table: _Table) -> Number | None:
     """None if the model is not listed or the cell is blank."""
-    found = next((name for name in model.names if name in table.rows), None)
-    value = None if found is None else table.value(found, column.title)
-    if found is None or value is None:
+    name = next((name for name in model.names if name in table.rows), None)
+    value = None if name is None else table.value(name, column.title)
+    if name is None or value is None:
         return None
     whole = 100 if sources()[source].get("percent") else 1
     if not 0 <= value <= whole:
-        raise table.wrong(found, column.title, f"not between 0 and {whole}")
-    notes = [column.note, model.note, None if found == model.names[0] else f"listed as {' '.join(found)}"]
+        raise table.wrong(name, column.title, f"not between 0 and {whole}")
+    notes = [column.note, model.note, None if name == model.names[0] else f"listed as {' '.join(name)}"]
     score = Score(
         model=model.id,
         task=column.task,
@@ -314,12 +314,12 @@ def _number(source: str, column: _Column, model: _Model, table: _Table) -> Numbe
     return Number(score, column.n, model.facts)
 
 
-def as_csv(found: Iterable[Score]) -> str:
+def as_csv(listed: Iterable[Score]) -> str:
     """Scores in the format of configs/reference_scores.csv."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(FIELDS)
-    writer.writerows([getattr(score, name) for name in FIELDS] for score in found)
+    writer.writerows([getattr(score, name) for name in FIELDS] for score in listed)
     return text.getvalue()
 
 
@@ -337,7 +337,7 @@ def updated(folders: Sequence[str | Path]) -> list[Score]:
             raise DataError(f"{folder} holds the published tables of none of {', '.join(_vendored())}")
         new |= {source: read_published(source, folder) for source in held}
     kept = [score for score in scores() if score.source not in new]
-    return sorted([*kept, *(s for found in new.values() for s in found)], key=lambda s: order.index(s.source))
+    return sorted([*kept, *(s for own in new.values() for s in own)], key=lambda s: order.index(s.source))
 
 
 if __name__ == "__main__":

@@ -53,9 +53,9 @@ def rules(file: Path | None = None) -> dict[str, tuple[Rule, ...]]:
     path = config_dir() / "published_models.toml" if file is None else file
     return {
         source: tuple(
-            _rule(record, f"{path}: [[{source}]] {number}") for number, record in enumerate(found, 1)
+            _rule(record, f"{path}: [[{source}]] {number}") for number, record in enumerate(records, 1)
         )
-        for source, found in read_toml(path).items()
+        for source, records in read_toml(path).items()
     }
 
 
@@ -85,11 +85,11 @@ def facts(source: str, name: Sequence[str]) -> dict[str, Any]:
 
 def _facts(source: str, name: str) -> dict[str, Any]:
     """As `facts`; those that a rule lists as unknown are None."""
-    found: dict[str, Any] = {}
+    known: dict[str, Any] = {}
     for rule in rules().get(source, ()):
         if rule.covers(name):
             own = {**dict.fromkeys(rule.unknown), **rule.facts}
             if rule.like and rule.pattern and (start := rule.pattern.search(name)):
                 own |= _facts(rule.like, name[start.end() :])
-            found = {**own, **found}
-    return found
+            known = {**own, **known}
+    return known

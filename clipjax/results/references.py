@@ -58,13 +58,13 @@ class Score:
     @functools.cached_property
     def pairs(self) -> dict[str, str | None]:
         """`convention` as in a result row. Raises ValueError if malformed."""
-        found: dict[str, str | None] = {}
+        pairs: dict[str, str | None] = {}
         for pair in filter(None, (self.convention or "").split("; ")):
             key, equals, value = pair.partition("=")
-            if not (key and equals and value) or key in found:
+            if not (key and equals and value) or key in pairs:
                 raise ValueError(f"the convention {self.convention!r} is not `key=value; key=value`")
-            found[key] = None if value == NONE else value
-        return found
+            pairs[key] = None if value == NONE else value
+        return pairs
 
     @property
     def key(self) -> tuple[str, str, str, str | None, str]:
@@ -85,7 +85,7 @@ def scores() -> tuple[Score, ...]:
             line of its source also has; names the line.
     """
     path = config_dir() / "reference_scores.csv"
-    found: dict[tuple[Any, ...], Score] = {}
+    by_identity: dict[tuple[Any, ...], Score] = {}
     for line, cells in enumerate(read_csv(path), start=2):
         if cells["source"] not in sources():
             raise DataError(f"{path}:{line}: reference_sources.toml has no source {cells['source']!r}")
@@ -93,10 +93,10 @@ def scores() -> tuple[Score, ...]:
             score = _score(cells)
         except ValueError as error:
             raise DataError(f"{path}:{line}: {error}") from None
-        if (identity := (*score.key, score.source, score.convention)) in found:
+        if (identity := (*score.key, score.source, score.convention)) in by_identity:
             raise DataError(f"{path}:{line}: {score.source} gives this number twice; keep one of the lines")
-        found[identity] = score
-    return tuple(found.values())
+        by_identity[identity] = score
+    return tuple(by_identity.values())
 
 
 def lookup(

@@ -81,8 +81,8 @@ class ResultStore:
         """Raises DataError if the folder is a file or inside one, does not exist (`exists`), or cannot be
         written (`written`).
         """
-        found = self.root.exists()  # on a bucket, this also checks access
-        if exists and not found:
+        is_there = self.root.exists()  # on a bucket, this also checks access
+        if exists and not is_there:
             raise DataError(
                 f"{self.root} does not exist; give the folder that `clipjax eval` wrote results to"
             )
@@ -121,10 +121,10 @@ class ResultStore:
         """The runs, oldest first (`run_order`). Remarks on each run dated in the future."""
         if not self.root.is_dir():
             return []
-        found = sorted((path.parent.name for path in self.root.glob(f"[!.]*/{RUN}")), key=run_order)
-        for run_id in itertools.takewhile(lambda run_id: not run_order(run_id)[0], found):
+        names = sorted((path.parent.name for path in self.root.glob(f"[!.]*/{RUN}")), key=run_order)
+        for run_id in itertools.takewhile(lambda run_id: not run_order(run_id)[0], names):
             remark(FUTURE, str(self.root / run_id))
-        return found
+        return names
 
     def rows(self, *, every: bool = False) -> list[Row]:
         """Rows of the newest run of each recipe, or of every run; oldest run first.

@@ -45,9 +45,9 @@ def summary_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         ]
         for row in rows
     ]
-    found = {title: {row[i] for row in cells} for i, title in enumerate(titles)}
-    hidden = {title for title in optional if found[title] <= {""}}
-    hidden |= {title for title in ("task", "prompts") if len(found[title]) < 2}
+    values = {title: {row[i] for row in cells} for i, title in enumerate(titles)}
+    hidden = {title for title in optional if values[title] <= {""}}
+    hidden |= {title for title in ("task", "prompts") if len(values[title]) < 2}
     used = [i for i, title in enumerate(titles) if title not in hidden]
     return [titles[i] for i in used], [[row[i] for i in used] for row in cells]
 
@@ -66,11 +66,11 @@ def _beside(row: Row) -> tuple[str, str, str]:
 
 
 def _published(row: Row, value: str, difference: str) -> tuple[str, str, str]:
-    found = row["reference"] or []
+    published = row["reference"] or []
     return (
-        "; ".join(value.format(one["value"]) for one in found),
-        "; ".join(one["source"] for one in found),
-        "; ".join(difference.format(one["difference"]) for one in found),
+        "; ".join(value.format(one["value"]) for one in published),
+        "; ".join(one["source"] for one in published),
+        "; ".join(difference.format(one["difference"]) for one in published),
     )
 
 
