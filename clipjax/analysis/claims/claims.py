@@ -150,7 +150,7 @@ def conjoin(needs: int, words: Sequence[str]) -> str:
 
 
 def decide(lo: float, hi: float, part: Part) -> str:
-    """The word for an interval. configs/claims.toml defines the sides."""
+    """configs/claims.toml defines the sides."""
     low, high = part.at - part.margin, part.at + part.margin
     claimed, other = {
         "above": (lo > part.at, hi < part.at),

@@ -1,7 +1,9 @@
 """The claims ledger, configs/claims.toml: statements about models, and the statistics that check them.
 
-for claim in ledger().claims:
-    print(claim.section, claim.statement, len(claim.parts))
+    for claim in ledger().claims:
+        print(claim.section, claim.statement, len(claim.parts))
+
+A part is one statistic, and the side of a number on which it must be.
 """
 
 from __future__ import annotations

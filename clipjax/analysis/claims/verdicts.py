@@ -1,7 +1,9 @@
 """Verdicts on claims as tables and records.
 
-print_table(*summary(verdicts))     # one line per claim
-print_table(*measured(verdicts))    # one line per measured part
+    print_table(*summary(verdicts))     # one line per claim
+    print_table(*measured(verdicts))    # one line per measured part
+
+`export` writes Markdown or JSON.
 """
 
 from __future__ import annotations

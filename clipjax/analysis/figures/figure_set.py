@@ -1,7 +1,9 @@
 """Every figure and table of the paper from result rows.
 
-index = RowIndex(ResultStore("results").rows())
-done = [analyze(load_spec(name), index, Path("figures")) for name in spec_names()]
+    index = RowIndex(ResultStore("results").rows())
+    done = [analyze(load_spec(name), index, Path("figures")) for name in spec_names()]
+
+`Done` has what is missing.
 """
 
 from __future__ import annotations

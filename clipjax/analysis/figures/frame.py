@@ -32,7 +32,7 @@ FEWEST = 3  # models for a trend line
 
 @dataclass
 class Drawing:
-    """A figure to save. `names`: gid of a collection of points -> their names."""
+    """`names`: gid of a collection of points -> their names."""
 
     figure: Figure
     names: dict[str, list[str]] = field(default_factory=dict)

@@ -59,7 +59,6 @@ class FigureNumbers:
 
     @cached_property
     def trends(self) -> list[list[Trend]]:
-        """Per panel, with intervals."""
         return [trends_of(self.spec, content) for content in self.contents]
 
     def files(self) -> Iterator[tuple[str, str]]:

@@ -107,7 +107,6 @@ def draw_panel(area: Axes, spec: Spec, content: Content, gid: str) -> dict[str, 
 
 
 def _series(spec: Spec, content: Content) -> dict[str, Series]:
-    """The series with points, per group (and shape)."""
     pairs = [(group, shape) for group in spec.groups for shape in spec.shapes or [None]]
     kinds = [(pair, star) for star in (False, True) for pair in (*pairs, (YOURS, None))]
     by_key = {

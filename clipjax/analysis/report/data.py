@@ -116,7 +116,6 @@ class Records:
             self.columns.setdefault(name, []).append(value)
 
     def once(self, record: Mapping[str, Any]) -> int:
-        """Index of a record, added if new."""
         key = tuple(record.values())
         if key not in self._index:
             self._index[key] = len(self._index)

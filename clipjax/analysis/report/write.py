@@ -1,6 +1,8 @@
-"""The report: result rows -> one HTML page. Imports no JAX.
+"""The report: result rows -> one HTML page.
 
-write_report(ResultStore("results").rows(), Path("report.html"), "results")
+    write_report(ResultStore("results").rows(), Path("report.html"), "results")
+
+Imports no JAX.
 """
 
 from __future__ import annotations

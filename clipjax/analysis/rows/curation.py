@@ -1,7 +1,9 @@
 """The paper's Table IV for any models: a line per model, a column per aspect of robustness.
 
-table = curation_table(ResultStore("results").rows())
-print(export_curation(table, "markdown"))
+    table = curation_table(ResultStore("results").rows())
+    print(export_curation(table, "markdown"))
+
+configs/curation.toml has the columns.
 """
 
 from __future__ import annotations

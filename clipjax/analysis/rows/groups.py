@@ -55,7 +55,7 @@ class Group:
 
 
 def matches(facts: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
-    """Whether facts meet all conditions; an absent fact meets none."""
+    """An absent fact meets no condition."""
     return all(_meets(facts.get(name), wanted) for name, wanted in where.items())
 
 

@@ -1,6 +1,8 @@
-"""Models as points of two numbers; `Cell.missing` tells why a model is not a point.
+"""Models as points of two numbers.
 
-points(rows, x, y)    # one Point per model that has both
+    points(rows, x, y)    # one Point per model that has both
+
+`Cell.missing` tells why a model is not a point.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def transform(values: ArrayLike, scale: str, n: ArrayLike | None = None) -> np.n
 
 
 def inverse(coordinates: ArrayLike, scale: str) -> np.ndarray:
-    """Coordinates -> the metric's own units. Raises UsageError for an unknown scale."""
+    """Raises UsageError for an unknown scale."""
     check_scale(scale)
     return _BACK[scale](np.asarray(coordinates, np.float64))
 

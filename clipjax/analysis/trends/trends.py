@@ -43,7 +43,7 @@ class Fit:
         ends: smallest and largest x, in the metric's own units.
         weights: float64 [n], below 1 where Huber's loss downweights a model.
         draws: (slope, intercept) of the draws that have a line, [R, 2].
-        undefined: number of other draws, whose models all have one x.
+        undefined: number of other draws: all models have one x.
     """
 
     method: str
@@ -164,7 +164,7 @@ def check_pairs(x: np.ndarray, y: np.ndarray, at_least: int = 2) -> None:
 
 
 def fit_points(points: Sequence[Point], **settings: Any) -> Fit:
-    """`fit`, by default on the scales of the points' columns."""
+    """By default on the scales of the points' columns."""
     x, y, n_x, n_y = coordinates(points)
     scales = {"scale": points[0].x.column.scale, "scale_y": points[0].y.column.scale} if points else {}
     return fit(x, y, n_x=n_x, n_y=n_y, **{**scales, **settings})

@@ -14,7 +14,7 @@ from clipjax.results.row import AnyRow
 
 
 def shape_bias_figure(rows: Sequence[AnyRow], out: str | Path) -> list[Path]:
-    """Per category with interval, a marker per model; lines: over all images. `rows`: of shape_bias."""
+    """Per category with interval, a marker per model; lines: over all images."""
     biases = [row for row in rows if row["metric"] == "shape_bias" and row["value"] is not None]
     parts = [row for row in biases if (row["slice"] or "").startswith("class:")]
     if not parts:
