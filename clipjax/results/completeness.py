@@ -3,9 +3,8 @@
     is_whole(row)     # neither a part of the data set, nor a random sample
     in_words(row)     # "373 of 1,280 images"; None for all of them
 
-`part` (`id_part` for in-distribution images): the data, or the file of predictions, had other images than the
-data set's card, or another number. `sample` (`id_sample` in the convention): `--limit` drew from the data.
-`skipped` counts unreadable images.
+`part` (`id_part` for in-distribution images): the images, or their number, are not those of the card.
+`sample` (`id_sample` in the convention): `--limit` drew from the data.
 """
 
 from __future__ import annotations
@@ -25,12 +24,11 @@ def part_of(row: AnyRow) -> dict[str, int] | None:
 
 
 def id_part_of(row: AnyRow) -> dict[str, int] | None:
-    """The same for in-distribution images."""
+    """Of in-distribution images."""
     return row.get("id_part")
 
 
 def is_whole(row: AnyRow) -> bool:
-    """Whether, as far as recorded, the row covers its data set and its ID set."""
     samples = row["sample"], row["convention"].get("id_sample")
     return not any((*samples, part_of(row), id_part_of(row)))
 
@@ -44,7 +42,7 @@ def in_words(row: AnyRow) -> str | None:
 
 
 def share(part: Mapping[str, int] | None, sample: Mapping[str, int] | None, images: str = "") -> str:
-    """A part or sample in words: "373 of 1,280 images"."""
+    """E.g. "373 of 1,280 images", for a part or sample."""
     held, of = (sample["limit"], sample["of"]) if sample else (0, 0)
     foreign = 0
     if part:
@@ -55,12 +53,11 @@ def share(part: Mapping[str, int] | None, sample: Mapping[str, int] | None, imag
 
 
 def noted(note: str | None, words: str | None) -> str | None:
-    """The note beside a published number. `words`: our images (None: all)."""
+    """`words`: our images (None: all)."""
     return "; ".join(filter(None, (words and f"ours is of {words}", note))) or None
 
 
 def stated(rows: Sequence[AnyRow]) -> list[str]:
-    """One line per incomplete data set."""
     lines = {(row["dataset"], words): None for row in rows if (words := in_words(row))}
     return [f"{dataset}: {words}" for dataset, words in lines]
 
@@ -69,9 +66,9 @@ def stated(rows: Sequence[AnyRow]) -> list[str]:
 
 
 def recovered(rows: list[Row], table: Path) -> list[Row]:
-    """The rows of one run with `part` and `id_part`, for older versions from the per-image table.
+    """One run's rows with `part` and `id_part`: older versions recorded neither.
 
-    If `table` (the run's `images.parquet`) is absent or damaged, the rows stay as they are.
+    They come from the per-image `table`; if it cannot be read, the rows stay as they are.
     """
     row = rows[0]
     if "part" in row or row["origin"] != "measured" or all(each["value"] is None for each in rows):
@@ -106,7 +103,7 @@ def _samples(row: Row) -> tuple[Any, Any]:
 
 
 def _held(row: Row, id_set: str | None, table: Path) -> tuple[int, int] | None:
-    """(images of the data set, of the ID set) in a run's table."""
+    """(images of the data set, of the ID set)."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

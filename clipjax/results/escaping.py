@@ -33,7 +33,7 @@ def xml(text: str) -> str:
 
 
 def csv_cell(value: Any) -> Any:
-    """A cell that no spreadsheet reads as a formula: such text gets a leading `'`.
+    """Text that would be a formula gets a leading `'`.
 
     Numbers stay, also as text ("-0.0312", or "-0.1; +0.2"). Lines end with `\\n`.
     """
@@ -60,7 +60,7 @@ _INTERVAL = re.compile(r"(\[[-+]?[\d.]+, [-+]?[\d.]+\](?![(\[:]))")
 
 
 def markdown(text: str) -> str:
-    """A cell; intervals of numbers keep their brackets."""
+    """Intervals of numbers keep their brackets."""
     line = visible(" ".join(text.split()))
     parts = enumerate(_INTERVAL.split(line))  # odd parts are intervals
     return "".join(part if k % 2 else _unmarked(part) for k, part in parts)
@@ -91,6 +91,6 @@ def tex(text: str) -> str:
 
 
 def tex_row(cells: Sequence[str]) -> str:
-    r"""A line of a LaTeX table. After `\\` or a rule, LaTeX takes a leading `[` or `*` for an argument."""
+    r"""After `\\` or a rule, LaTeX takes a leading `[` or `*` for an argument."""
     line = " & ".join(map(tex, cells))
     return ("{}" if line.startswith(("[", "*")) else "") + line + r" \\"

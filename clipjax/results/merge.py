@@ -15,14 +15,12 @@ from clipjax.storage.writing import write_flushed
 
 
 def merge_results(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> int:
-    """Copy the runs of several result folders into one; returns how many were added.
+    """Copy the runs of several folders into one; returns how many were added.
 
     On one file system copies are hard links: an edit in one folder edits all, and the digest reveals it.
-    Every run is read whole first.
 
     Raises:
-        DataError: a folder has no runs; a run is damaged, copied in part, or has different rows in both
-            folders.
+        DataError: a folder has no runs; a run is damaged, partial, or has different rows in both folders.
     """
     target, added = ResultStore(out), 0
     for folder in folders:
@@ -65,7 +63,7 @@ def _copy(source: Path, folder: Path) -> None:
 
 
 def _linked(path: Path, link: Path) -> bool:
-    """False on a bucket, and on file systems without hard links."""
+    """False on a bucket, and without hard links."""
     if isinstance(path, BucketPath):
         return False
     try:

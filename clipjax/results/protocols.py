@@ -2,8 +2,7 @@
 
     nearest(row)   # -> Match("clip_80", "3f0c...", (Departure("templates", "openai_80", "single"),))
 
-configs/protocols.toml lists, per task and data sets, what a result row must have. Its name and the SHA-256 of
-its requirements identify a protocol: a result records the version it was compared with.
+A result records the version of a protocol: its name, and the SHA-256 of its requirements.
 """
 
 from __future__ import annotations
@@ -49,8 +48,6 @@ class Protocol:
     """One published way to evaluate.
 
     Attributes:
-        name: its key in configs/protocols.toml.
-        title, source: what it is, and where it is written.
         datasets: names, may have `*`.
         asks: dotted name of a result row's field -> allowed values.
         kind: "zero_shot" or "classifier" models; "" for both.
@@ -73,7 +70,6 @@ class Protocol:
         return sha256_json(whole)
 
     def covers(self, row: AnyRow) -> bool:
-        """Whether the row has its task, data set and kind of model."""
         return (
             row["task"] == self.task
             and any(fnmatch.fnmatchcase(row["dataset"], pattern) for pattern in self.datasets)
@@ -83,8 +79,6 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Departure:
-    """What a result does differently."""
-
     aspect: str
     published: str
     ours: str
@@ -96,7 +90,6 @@ class Match:
     departures: tuple[Departure, ...]
 
     def field(self) -> dict[str, Any]:
-        """The row's field `protocol`."""
         return {
             "name": self.protocol.name,
             "sha256": self.protocol.sha256,
@@ -106,10 +99,10 @@ class Match:
 
 @functools.cache
 def protocols() -> tuple[Protocol, ...]:
-    """Every protocol, in file order.
+    """In file order.
 
     Raises:
-        DataError: configs/protocols.toml lacks a key or has an unknown one; names the protocol.
+        DataError: a missing or unknown key; names the protocol.
     """
     path = config_dir() / "protocols.toml"
     every = []
@@ -130,7 +123,6 @@ def matches(row: AnyRow) -> list[Match]:
 
 
 def nearest(row: AnyRow) -> Match | None:
-    """The first of `matches`."""
     return next(iter(matches(row)), None)
 
 
@@ -167,7 +159,7 @@ def _departures(row: AnyRow, protocol: Protocol) -> Iterator[Departure]:
 
 
 def _class_names(row: AnyRow) -> Iterator[Departure]:
-    """The head's digest reveals another file's label space that has the name of ours."""
+    """The head's digest reveals another label space under the name of ours."""
     head = _field(row, "recipe.head_classes")
     if head and row["model_facts"].get("kind") == "zero_shot" and head not in _known_class_names():
         yield Departure("class names", "those of configs/labels", f"others ({head[:12]})")
@@ -179,7 +171,7 @@ def _known_class_names() -> frozenset[str]:
 
 
 def _transform(row: AnyRow, protocol: Protocol) -> Iterator[Departure]:
-    """Departures from a registered model's own transform, except where the protocol asks."""
+    """From a registered model's own transform, except where the protocol asks."""
     own, pixels = registry().get(row["model"]), _field(row, "recipe.pixels")
     if own is None or not isinstance(pixels, Mapping) or row["model_facts"].get("resized"):
         return

@@ -1,4 +1,4 @@
-"""Where a number was computed (versions, devices, revision), and how often XLA compiled."""
+"""Where a number was computed, and how often XLA compiled."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
 
 def provenance() -> dict[str, Any]:
-    """This process's versions, xla_flags, device and git_revision, for a result row."""
     import jax
 
     device = jax.devices()[0]
@@ -39,7 +38,6 @@ def provenance() -> dict[str, Any]:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Versions of Python and of packages that may change a number."""
     by_package = {"python": ".".join(map(str, sys.version_info[:3]))}
     for name in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

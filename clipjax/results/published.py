@@ -3,10 +3,8 @@
     numbers = read_numbers("testbed", "imagenet-testbed")    # a folder or one of its files; all its models
     ResultStore("results").add(published_rows(numbers))      # clipjax.results.published_rows
 
-configs/reference_sources.toml maps columns to our numbers; configs/published_models.toml has facts of
-unregistered models. In a checkout, `python -m clipjax.results.published FOLDER...` (one folder per source)
-updates configs/reference_scores.csv; numbers of other sources stay. A source with `vendored = false` has no
-numbers there, because of its licence: users import it from their own folder.
+`python -m clipjax.results.published FOLDER...` (one per source) updates configs/reference_scores.csv in a
+checkout, except for sources with `vendored = false`: their licence forbids it.
 """
 
 from __future__ import annotations
@@ -36,12 +34,7 @@ Name = tuple[str, ...]
 
 
 class Number(NamedTuple):
-    """A published number, with what a result row needs.
-
-    Attributes:
-        n: images of a proportion; None if unknown or not a proportion.
-        facts: of its model; None for a registered one: the registry has them.
-    """
+    """A published number. `n`: images of a proportion, if known. `facts`: None for a registered model."""
 
     score: Score
     n: int | None
@@ -57,10 +50,7 @@ def _vendored() -> list[str]:
 
 
 def read_published(source: str, path: str | Path) -> list[Score]:
-    """Published numbers of registered models that our tasks also measure, by model in the registry's order.
-
-    Arguments and errors as `read_numbers`.
-    """
+    """Numbers of registered models that our tasks measure too. As `read_numbers`."""
     tables = _tables(source, Path(path).expanduser())
     return [
         number.score
@@ -73,18 +63,16 @@ def read_published(source: str, path: str | Path) -> list[Score]:
 def read_numbers(source: str, path: str | Path, *, registered: bool = False) -> list[Number]:
     """All numbers of a source: registered models in the registry's order, then others in file order.
 
-    An unregistered model is called SOURCE:NAME, e.g. `timm:resnet50.a1_in1k@288px`,
-    `open_clip:ViT-H-14-quickgelu:dfn5b`, `testbed:resnet50`.
+    An unregistered model is called SOURCE:NAME, e.g. `timm:resnet50.a1_in1k@288px`.
 
     Args:
-        source: from `readable_sources`.
-        path: one of its files, under its published name, or a folder with some of them.
+        path: a file of the source, under its published name, or a folder with some.
         registered: leave out unregistered models.
 
     Raises:
         UsageError: unknown source.
-        DataError: no file of the source exists, a column is missing, a model is listed twice, a cell is not a
-            number or not a proportion; names the file, and the line or model.
+        DataError: no file, a missing column, a model listed twice, a cell that is no number or proportion;
+            names the file.
     """
     tables = _tables(source, Path(path).expanduser())
     models = _registered(source, tables)
@@ -101,7 +89,7 @@ def read_numbers(source: str, path: str | Path, *, registered: bool = False) -> 
 
 
 class _Table:
-    """A file of a source. `part`: what the names of its models start with, none or one word."""
+    """`part`: what the names of its models start with, none or one word."""
 
     def __init__(self, path: Path, name: Sequence[str], part: Name = ()) -> None:
         self.path = path
@@ -145,13 +133,12 @@ def _tables(source: str, path: Path) -> dict[str, _Table]:
 
 
 def _files(source: str) -> dict[str, Name]:
-    """The files of a source, and the part of it that each is of."""
     records = [*_records(source, "columns"), *_records(source, "others")]
     return {record["file"]: record["part"] for record in records}
 
 
 def _records(source: str, key: str) -> Iterator[dict[str, Any]]:
-    """The records of `columns` or `others`. A file with `{part}` stands for one file of each part."""
+    """Records of `columns` or `others`. A file with `{part}` stands for one file of each part."""
     own = sources()[source]
     for record in own.get(key, ()):
         parts = [(part,) for part in own["parts"]] if "{part}" in record["file"] else [()]
@@ -160,8 +147,6 @@ def _records(source: str, key: str) -> Iterator[dict[str, Any]]:
 
 
 class _Column(NamedTuple):
-    """A column of a file and the number it holds; `n` as in `Number`."""
-
     file: str
     title: str
     task: str
@@ -191,7 +176,7 @@ def _compared(source: str) -> list[_Column]:
 
 
 def _all_columns(source: str, table: _Table) -> list[_Column]:
-    """The compared columns of a file, then those that match `others`."""
+    """The compared columns, then those that match `others`."""
     columns = [column for column in _compared(source) if column.file == table.path.name]
     taken = {column.title for column in columns}
     for title in table.titles:
@@ -203,10 +188,7 @@ def _all_columns(source: str, table: _Table) -> list[_Column]:
 
 
 class _Model(NamedTuple):
-    """A model of a source. Its first listed name counts; facts as in `Number`.
-
-    `convention` and `note` are of all its numbers, in addition to those of the columns.
-    """
+    """Its first listed name counts; facts as in `Number`. `convention` and `note` add to its columns'."""
 
     id: str
     names: Sequence[Name]
@@ -216,7 +198,6 @@ class _Model(NamedTuple):
 
 
 def _registered(source: str, tables: Mapping[str, _Table]) -> list[_Model]:
-    """The registered models that a source lists: those of its library, and those that it names itself."""
     own, listed = sources()[source], {name for table in tables.values() for name in table.rows}
     named = {of["id"]: (name, of) for name, of in own.get("models", {}).items()}
     models = []
@@ -231,7 +212,7 @@ def _registered(source: str, tables: Mapping[str, _Table]) -> list[_Model]:
 
 
 def _names(model: Mapping[str, str]) -> list[Name]:
-    """The library's names of a registered model, open_clip's other spelling of its architecture last."""
+    """The registry's name first, then open_clip's other spelling of the architecture."""
     arch, tag = model["library_arch"], model["tag"]
     if model["library"] == "timm":
         return [(f"{arch}.{tag}", model["crop_size"])]
@@ -244,7 +225,6 @@ def _names(model: Mapping[str, str]) -> list[Name]:
 def _unregistered(
     source: str, tables: Mapping[str, _Table], path: Path, registered: Sequence[_Model]
 ) -> list[_Model]:
-    """Models under all other names."""
     profile = _profile(source, path if is_dir(path) else path.parent)
     spellings = {name: model.id for model in registered for name in model.names}
     own = {next(name for name in m.names if any(name in t.rows for t in tables.values())) for m in registered}
@@ -315,7 +295,6 @@ def _number(source: str, column: _Column, model: _Model, table: _Table) -> Numbe
 
 
 def as_csv(listed: Iterable[Score]) -> str:
-    """Scores in the format of configs/reference_scores.csv."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(FIELDS)
@@ -324,7 +303,7 @@ def as_csv(listed: Iterable[Score]) -> str:
 
 
 def updated(folders: Sequence[str | Path]) -> list[Score]:
-    """All published numbers by source; sources in the folders are read anew.
+    """By source; those in the folders are read anew.
 
     Raises:
         DataError: a folder has no tables of a source whose numbers may be kept here.

@@ -1,4 +1,4 @@
-"""Facts of published models that are not registered.
+"""Facts of unregistered published models.
 
     facts("timm", ("resnet50.a1_in1k", "288"))   # {"group": "standard", "train_source": "IN1K", ...}
 
@@ -25,11 +25,9 @@ class Rule:
     """Facts of some models of a source.
 
     Attributes:
-        pattern: searched for in the name.
-        names: whole names.
+        pattern: searched for in the name; `names` are whole.
         unknown: facts not established, whatever later rules have.
-        like: another source, which lists the same models: its rules hold, for what stands behind `pattern`.
-        why: the evidence.
+        like: another source of the same models: its rules hold for what follows `pattern`.
     """
 
     why: str
@@ -45,10 +43,10 @@ class Rule:
 
 @functools.cache
 def rules(file: Path | None = None) -> dict[str, tuple[Rule, ...]]:
-    """Each source's rules, in file order, from configs/published_models.toml or another `file`.
+    """Each source's rules, in file order.
 
     Raises:
-        DataError: a rule has no `why`, no models, an unknown key or a wrong pattern; names it.
+        DataError: no `why`, no models, an unknown key or a wrong pattern; names the rule.
     """
     path = config_dir() / "published_models.toml" if file is None else file
     return {
@@ -76,15 +74,12 @@ def _pattern(text: Any, where: str) -> re.Pattern[str]:
 
 
 def facts(source: str, name: Sequence[str]) -> dict[str, Any]:
-    """The facts of a model, by its listed name; the first rule with a fact decides it.
-
-    Facts that no rule has, or that it lists as unknown, are absent.
-    """
+    """By the model's listed name; the first rule with a fact decides it. Unknown facts are absent."""
     return {fact: value for fact, value in _facts(source, " ".join(name)).items() if value is not None}
 
 
 def _facts(source: str, name: str) -> dict[str, Any]:
-    """As `facts`; those that a rule lists as unknown are None."""
+    """As `facts`; None for those that a rule lists as unknown."""
     known: dict[str, Any] = {}
     for rule in rules().get(source, ()):
         if rule.covers(name):

@@ -1,7 +1,4 @@
-"""Published numbers as result rows of origin "published".
-
-Loads JAX: the registry has the facts of registered models.
-"""
+"""Published numbers as result rows. Loads JAX: the registry has the facts of registered models."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ METHOD = "clopper_pearson_of_rounded"  # for the image count nearest to the publ
 
 
 def published_rows(numbers: Sequence[Number]) -> list[Fields]:
-    """Result rows of one run; unknown fields are null."""
+    """Rows of one run; unknown fields are null."""
     unknown = (
         "task_version",
         "aggregates",
@@ -71,7 +68,7 @@ def _fields(score: Score) -> Fields:
 
 
 def _intervals(numbers: Sequence[Number]) -> Iterator[dict[str, Any] | None]:
-    """Intervals of the nearest counts, because published values are rounded."""
+    """Of the nearest counts, because published values are rounded."""
     n = np.array([number.n or 1 for number in numbers])
     values = np.array([number.score.value for number in numbers])
     limits = clopper_pearson_limits(np.rint(values * n), n)

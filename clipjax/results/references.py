@@ -2,10 +2,8 @@
 
     lookup("vit_b_32-openai", "zeroshot", "imagenet_val", "top1")   # -> the scores of every source
 
-configs/reference_scores.csv has the numbers, configs/reference_sources.toml their origin and how they were
-measured. A result is compared with numbers of the same model (at its own image size), task, data set, slice
-and metric whose known conventions agree: prompt set, classes and the projection of scores to them, ID set,
-the model whose category lists were used.
+A result is compared with numbers of the same model (at its own image size), task, data set, slice and metric
+whose known conventions agree.
 """
 
 from __future__ import annotations
@@ -30,15 +28,14 @@ FIELDS = ("model", "task", "dataset", "slice", "metric", "value", "source", "con
 
 @dataclass(frozen=True)
 class Score:
-    """One published number.
+    """One published number of configs/reference_scores.csv.
 
     Attributes:
-        model: id of a registered model, or `llava:...` and `tuned:...` for the paper's unregistered ones.
+        model: a registered id, or `llava:...` and `tuned:...` for the paper's unregistered ones.
         task, dataset, slice, metric: as in result rows. Columns of the paper's Table IV that average data
             sets have the task "curation" and no data set.
-        value: in our units: accuracies are fractions.
-        source: a key of configs/reference_sources.toml.
-        convention: what else must agree: `key=value; key=value` of a row's convention, "none" for null.
+        value: accuracies are fractions.
+        convention: what must agree, as `key=value; key=value` of a row's convention; "none" for null.
     """
 
     model: str
@@ -52,12 +49,12 @@ class Score:
     note: str | None = None
 
     def agrees(self, convention: Mapping[str, Any]) -> bool:
-        """Whether nothing known of a result contradicts the score's convention."""
+        """Nothing known of a result contradicts the score's convention."""
         return all(convention.get(key, value) == value for key, value in self.pairs.items())
 
     @functools.cached_property
     def pairs(self) -> dict[str, str | None]:
-        """`convention` as in a result row. Raises ValueError if malformed."""
+        """`convention` as in a row. Raises ValueError if malformed."""
         pairs: dict[str, str | None] = {}
         for pair in filter(None, (self.convention or "").split("; ")):
             key, equals, value = pair.partition("=")
@@ -78,11 +75,10 @@ def sources() -> dict[str, dict[str, Any]]:
 
 @functools.cache
 def scores() -> tuple[Score, ...]:
-    """Every published number, in file order.
+    """In file order.
 
     Raises:
-        DataError: a line has no number, a malformed convention, an unknown source, or a number that another
-            line of its source also has; names the line.
+        DataError: no number, a malformed convention, an unknown source, or a number twice; names the line.
     """
     path = config_dir() / "reference_scores.csv"
     by_identity: dict[tuple[Any, ...], Score] = {}
@@ -107,12 +103,9 @@ def lookup(
     part: str | None = None,
     convention: Mapping[str, Any] | None = None,
 ) -> list[Score]:
-    """The published scores of one number, in file order.
+    """In file order. `part`: the slice; None for the whole data set.
 
-    Args:
-        part: the slice; None for the whole data set.
-        convention: of our number, e.g. {"prompts": "openai_80"}, to leave out scores of another. Absent keys
-            are not compared.
+    `convention` of our number leaves out scores of another; absent keys are not compared.
     """
     known = _by_key().get((model, task, dataset, part, metric), ())
     return [score for score in known if score.agrees(convention or {})]
@@ -123,7 +116,6 @@ def with_references(rows: Sequence[Fields]) -> list[Fields]:
 
 
 def references(row: AnyRow) -> list[Reference] | None:
-    """A row's field `reference`; None without published numbers to compare with."""
     if not _is_compared(row):
         return None
     rest = (row[name] for name in ("task", "dataset", "metric", "slice", "convention"))
@@ -132,10 +124,7 @@ def references(row: AnyRow) -> list[Reference] | None:
 
 
 def with_imported(rows: Sequence[Row]) -> list[Row]:
-    """Rows of one folder, with the published numbers that the folder itself holds beside the measured ones.
-
-    So numbers that no licence lets clipjax keep are shown, too: `clipjax results import` reads them.
-    """
+    """Measured rows beside the published numbers in their folder, which a licence may keep out of clipjax."""
     wanted = {_number(row) for row in rows if _is_compared(row)}
     imported: dict[_Number, list[Score]] = {}
     for row in rows if wanted else ():
@@ -149,7 +138,6 @@ def _number(row: Row) -> _Number:
 
 
 def _imported(row: Row) -> Score:
-    """A published row as a score."""
     convention = {k: v for k, v in row["convention"].items() if k != "source" and isinstance(v, str | None)}
     pairs = "; ".join(f"{name}={NONE if value is None else value}" for name, value in convention.items())
     names = ("model", "task", "dataset", "slice", "metric", "value", "note")
@@ -173,15 +161,15 @@ def _is_compared(row: AnyRow) -> bool:
 
 
 def published_model(row: AnyRow) -> str:
-    """The model whose published numbers belong beside a row: its facts' model, unless it is fine-tuned."""
+    """The model of the row's facts, unless it is fine-tuned."""
     facts = row["model_facts"]
     return row["model"] if facts.get("lineage") else facts.get("facts_of") or row["model"]
 
 
 def compare(value: float, known: Sequence[Score], of: str | None = None) -> list[Reference]:
-    """Each published number with source, note, and `value` minus it.
+    """Each number with source, note, and `value` minus it.
 
-    `of`: the images of `value`, if not the whole data set; the note starts with them.
+    `of`: the images of `value`, if not all; the note starts with them.
     """
     return [
         {"value": s.value, "source": s.source, "difference": value - s.value, "note": noted(s.note, of)}

@@ -1,9 +1,9 @@
-"""Remarks: what a reader noticed but did not refuse. A command prints each kind once, at its end.
+"""Remarks: what a reader noticed but did not refuse.
 
     remark("no digests, so that damage cannot be noticed", "results/20260101T...")
     remarks()   # ["1 run: no digests, so that damage cannot be noticed: results/20260101T..."]
 
-Prints nothing itself: library users can call `remarks` too.
+A command prints each kind once, at its end.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ _heard: dict[tuple[str, str], dict[str, None]] = {}
 
 
 def remark(about: str, subject: str, noun: str = "run") -> None:
-    """Record a remark on a subject (a path or name, of kind `noun`), once."""
+    """Once per subject (a path or name, of kind `noun`)."""
     _heard.setdefault((noun, about), {})[subject] = None
 
 
 def remarks() -> list[str]:
-    """One sentence per remark since the last call: number of subjects, remark, some names."""
+    """One sentence per remark since the last call."""
     said = []
     for (noun, about), subjects in _heard.items():
         more = f" and {len(subjects) - NAMED} more" if len(subjects) > NAMED else ""

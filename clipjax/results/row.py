@@ -1,7 +1,6 @@
-"""A result row as a type. Imports no JAX; a test holds it against configs/result_row.schema.json.
+"""A result row as a type, which a test holds against configs/result_row.schema.json. Imports no JAX.
 
-`Row` is a whole row that was checked (`clipjax.results.rows`). `Fields` are those that a writer collects or a
-file holds, not checked yet. `AnyRow` is for readers of both.
+`Row` was checked (`clipjax.results.rows`), `Fields` not; `AnyRow` is for readers of both.
 """
 
 from __future__ import annotations
@@ -14,8 +13,6 @@ AnyRow = Mapping[str, Any]
 
 
 class Limits(TypedDict):
-    """An interval of `value`."""
-
     lo: float
     hi: float
     level: float
@@ -23,7 +20,7 @@ class Limits(TypedDict):
 
 
 class Sample(TypedDict):
-    """The random images of `--limit`: how many of how many."""
+    """The random images of `--limit`."""
 
     limit: int
     seed: int
@@ -48,16 +45,12 @@ class Reference(TypedDict):
 
 
 class Followed(TypedDict):
-    """The protocol that a number follows, and its departures."""
-
     name: str
     sha256: str
     departures: list[str]
 
 
 class Device(TypedDict):
-    """Where a number was computed."""
-
     platform: str
     kind: str
     count: int

@@ -3,8 +3,7 @@
     fits = compiled(schema)
     fits(value)   # the same as jsonschema.Draft202012Validator(schema).is_valid(value)
 
-It has only the keywords of configs/result_row.schema.json and checks stores of 100,000 rows while reading;
-jsonschema then explains a misfit.
+It has only the keywords of configs/result_row.schema.json; jsonschema explains a misfit.
 """
 
 from __future__ import annotations
@@ -23,11 +22,7 @@ _EXACT = {"string": str, "object": dict, "array": list, "integer": int, "number"
 
 
 def compiled(schema: Mapping[str, Any]) -> Check:
-    """The check of a schema.
-
-    Raises:
-        ValueError: an unknown keyword or `type`.
-    """
+    """Raises ValueError for an unknown keyword or `type`."""
     if unknown := schema.keys() - _SILENT - _KEYWORDS.keys() - {"properties", "additionalProperties"}:
         raise ValueError(f"{min(unknown)!r} is no keyword that clipjax.results.row_check knows")
     checks = [_KEYWORDS[name](value) for name, value in schema.items() if name in _KEYWORDS]

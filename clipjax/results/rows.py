@@ -1,7 +1,7 @@
 """Result rows: their schema, and the lines of a run as rows. Imports no JAX.
 
-Beyond configs/result_row.schema.json, an interval's lower limit is not above its upper one, and no two rows
-of a run are the same number.
+Beyond the schema, an interval's lower limit is not above its upper one, and no two rows of a run are the same
+number.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def row_schema() -> dict[str, Any]:
 
 
 def of_people(row: Row) -> bool:
-    """Whether a row is of people: no model's, so that no group, trend, table or claim may use it."""
+    """Rows of people are no model's: no group, trend, table or claim may use them."""
     return row["model_facts"].get("kind") == PEOPLE
 
 
 def validate_rows(rows: Sequence[AnyRow]) -> list[Row]:
-    """Check the rows of a run; returns them.
+    """Check and return a run's rows.
 
     Raises:
         DataError: no rows, a row breaks the schema (names the field), or two rows are one number.
@@ -54,10 +54,7 @@ def validate_rows(rows: Sequence[AnyRow]) -> list[Row]:
 
 
 def row_problem(row: AnyRow, *, whole: bool = True) -> str | None:
-    """The field that breaks the schema, and why; None for a good row.
-
-    `whole=False` checks only the fields present.
-    """
+    """The field that breaks the schema, and why. `whole=False`: only of the fields present."""
     fits, validator = _checks(whole)
     if fits(row):
         return None
@@ -72,7 +69,7 @@ def _checks(whole: bool) -> tuple[Check, jsonschema.Draft202012Validator]:
 
 
 def _beyond_schema(row: AnyRow, seen: set[tuple[Any, ...]]) -> str | None:
-    """What else is wrong. Adds the row's number to `seen`."""
+    """Adds the row's number to `seen`."""
     interval = row["interval"]
     if interval is not None and interval["lo"] > interval["hi"]:
         return f"interval: lo ({interval['lo']}) is above hi ({interval['hi']})"
@@ -84,12 +81,7 @@ def _beyond_schema(row: AnyRow, seen: set[tuple[Any, ...]]) -> str | None:
 
 
 def parse_rows(shared: Fields, lines: Sequence[str], path: Path) -> list[Row]:
-    """The rows of a run, checked.
-
-    Args:
-        shared: the fields that the rows share.
-        lines: the others, one JSON object per row.
-        path: the file of the lines, for messages.
+    """The checked rows of a run: `shared` fields, and a JSON object of the others per line.
 
     Raises:
         DataError: a line is not a row, or repeats an earlier number; names the line.
@@ -124,7 +116,7 @@ def _no_collection() -> Iterator[None]:
 
 
 def parsed(data: str | bytes, path: Path, line: str = "") -> Fields:
-    """Parse one JSON object. Raises DataError for anything else."""
+    """Raises DataError for anything but one JSON object."""
     try:
         return parse_json(data, f"{path}{line}")
     except DataError as error:
@@ -132,12 +124,10 @@ def parsed(data: str | bytes, path: Path, line: str = "") -> Fields:
 
 
 def damaged(path: Path, line: str, problem: str) -> DataError:
-    """The error for a damaged run."""
     # It stops every table: one without the run would mislead.
     return DataError(f"{path}{line}: cannot be read ({problem}); delete {path.parent} or restore it")
 
 
 def headline(rows: Sequence[Row]) -> str:
-    """A run's first number, or the note of its first row."""
     row = next((row for row in rows if row["value"] is not None), rows[0])
     return f"{row['metric']} {row['note'] if row['value'] is None else format(row['value'], '.4f')}"

@@ -6,8 +6,8 @@
      "images.parquet": {"sha256": ..., "bytes": ..., "rows": ...}
     }
 
-Readers check the bytes they read: damage is an error, not another number. Runs of older versions have no
-`files`; they stay readable, with a remark.
+Damage is an error, not another number. Runs of older versions have no `files`; they stay readable, with a
+remark.
 """
 
 from __future__ import annotations
@@ -31,25 +31,18 @@ PARTIAL = f"copied in part, without a whole {IMAGES}; copy that file again from 
 
 
 def described(data: bytes, rows: int) -> dict[str, Any]:
-    """A file's entry in `run.json`."""
     return {"sha256": sha256_bytes(data), "bytes": len(data), "rows": rows}
 
 
 def sealed(shared: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]) -> bytes:
-    """The bytes of `run.json`: the shared fields, and digests of all files (entries from `described`), itself
-    included.
-    """
+    """The bytes of `run.json`: shared fields, and the entries of all files (`described`) with its own."""
     record = {FILES: {RUN: {"sha256": ""}, **files}, **shared}  # its own digest must come first
     text = json.dumps(record, indent=1, allow_nan=False).encode()
     return text.replace(b'"sha256": ""', f'"sha256": "{sha256_bytes(text)}"'.encode(), 1)
 
 
 class RunFiles:
-    """The recorded files of one run.
-
-    Args:
-        data: bytes of its `run.json`.
-        record: parsed `data`; loses its `files`.
+    """`record`, parsed from `data`, loses its `files`.
 
     Raises:
         DataError: `run.json` was changed after it was written.
@@ -69,11 +62,10 @@ class RunFiles:
         return self._listed is not None
 
     def has_images(self) -> bool:
-        """Whether the run was written with a per-image table."""
         return IMAGES in self._listed if self._listed is not None else (self.folder / IMAGES).is_file()
 
     def check(self, name: str, data: bytes | None) -> None:
-        """Refuse bytes other than those written; None for an absent file.
+        """Refuse bytes (None: no file) other than those written.
 
         Raises:
             DataError: the file is missing, shorter, changed, or not recorded.
@@ -90,7 +82,7 @@ class RunFiles:
             raise self._changed(name)
 
     def check_sizes(self) -> None:
-        """Check file sizes without reading; not on a bucket, where each check is a request.
+        """Without reading; not on a bucket, where each check is a request.
 
         Raises:
             DataError: the file of rows is missing or shorter.
@@ -129,7 +121,7 @@ class RunFiles:
 
 
 def _is_sealed(data: bytes, listed: Mapping[str, Any] | None) -> bool:
-    """Whether `run.json` matches its own digest, and entries have the right types."""
+    """It matches its own digest, and entries have the right types."""
     try:
         assert listed is not None
         digest = listed[RUN]["sha256"]

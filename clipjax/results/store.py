@@ -6,10 +6,8 @@ A run is a folder named by its run id, written once and never changed:
     rows.jsonl       the other fields, one row per line
     images.parquet   one row per image, from which every metric can be recomputed
 
-It is written under another name, then renamed: whole or absent, and simultaneous runs do not collide. On a
-bucket, `run.json` comes last and makes it a run. A row with the shared fields follows
-configs/result_row.schema.json. Its identity is `recipe_hash`: a rerun adds a run, and `ResultStore.rows`
-returns the newest of each recipe.
+It is written under another name, then renamed: whole or absent. On a bucket, `run.json` comes last and makes
+it a run. `recipe_hash` identifies a row: a rerun adds a run, and readers take the newest.
 """
 
 from __future__ import annotations
@@ -51,7 +49,7 @@ FUTURE = "dated in the future (a wrong clock?), and not counted as the newest un
 
 
 def new_run_id() -> str:
-    """UTC time to the microsecond and a random suffix: sorted by time, unique across processes."""
+    """UTC time to the microsecond and a random suffix: sorted by time, and unique."""
     return f"{_dated(datetime.datetime.now(datetime.UTC))}-{secrets.token_hex(4)}"
 
 
@@ -60,7 +58,7 @@ def _dated(moment: datetime.datetime) -> str:
 
 
 def run_order(run_id: str) -> tuple[bool, str]:
-    """Sort key of runs, oldest first; runs dated in the future come first."""
+    """Oldest first; runs dated in the future come before all."""
     # A wrong clock: as the newest, such a run would hide every later measurement until its date.
     future = run_id > _latest(int(time.time()) // 60) and run_id[:8].isdigit()  # a name may be no date
     return not future, run_id
@@ -72,15 +70,13 @@ def _latest(minute: int) -> str:
 
 
 class ResultStore:
-    """A folder of runs: a directory, or the URL of a folder of a bucket; created by the first `add`."""
+    """A directory of runs, or the URL of a bucket's folder."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = place(root).expanduser()
 
     def check_root(self, *, exists: bool = False, written: bool = False) -> None:
-        """Raises DataError if the folder is a file or inside one, does not exist (`exists`), or cannot be
-        written (`written`).
-        """
+        """Raises DataError for a root in a file, or that is absent (`exists`) or not writable (`written`)."""
         is_there = self.root.exists()  # on a bucket, this also checks access
         if exists and not is_there:
             raise DataError(
@@ -90,15 +86,12 @@ class ResultStore:
             check_folder(self.root, "a folder of results", written=written)
 
     def add(self, rows: Sequence[AnyRow], images: Mapping[str, Any] | None = None) -> Path:
-        """Write one run; returns its folder.
+        """Write one run, with one `run_id`; returns its folder. Nothing of it remains after an error.
 
-        Args:
-            rows: complete rows with one `run_id`.
-            images: column -> N values (lists, or arrays of one or two axes); None for no table.
+        `images`: column -> N values (lists, or arrays of one or two axes).
 
         Raises:
-            DataError: a row breaks the schema (names the field), the run exists, or the disk is full. Nothing
-                of the run remains.
+            DataError: as `validate_rows`; several run ids; the run exists; the disk is full.
         """
         validate_rows(rows)
         if len(ids := {row["run_id"] for row in rows}) != 1:
@@ -118,7 +111,7 @@ class ResultStore:
         return self.create(ids.pop(), write)
 
     def run_ids(self) -> list[str]:
-        """The runs, oldest first (`run_order`). Remarks on each run dated in the future."""
+        """Oldest first (`run_order`). Remarks on each run dated in the future."""
         if not self.root.is_dir():
             return []
         names = sorted((path.parent.name for path in self.root.glob(f"[!.]*/{RUN}")), key=run_order)
@@ -127,7 +120,7 @@ class ResultStore:
         return names
 
     def rows(self, *, every: bool = False) -> list[Row]:
-        """Rows of the newest run of each recipe, or of every run; oldest run first.
+        """Of the newest run of each recipe, or of every run; oldest run first.
 
         Raises:
             DataError: a run is damaged, copied, or written by a newer clipjax; names the file.
@@ -141,12 +134,7 @@ class ResultStore:
         return [row for rows in runs for row in rows if newest[row["recipe_hash"]] == row["run_id"]]
 
     def run(self, run_id: str) -> list[Row]:
-        """Rows of one run.
-
-        Raises:
-            DataError: it is damaged, copied in part, or written by a newer clipjax; names the file and, if
-                possible, the line.
-        """
+        """Raises DataError if the run is damaged, copied in part, or of a newer clipjax; names the file."""
         shared, files = self._opened(run_id)
         path = self.root / run_id / ROWS
         data = _read(path)
@@ -160,7 +148,7 @@ class ResultStore:
         raise damaged(path, "", "it has no rows")
 
     def shared(self, run_id: str) -> Fields:
-        """The fields that all rows of a run share, from `run.json` alone.
+        """From `run.json` alone.
 
         Raises:
             DataError: as `run`, but the file of rows is checked only for its size.
@@ -171,11 +159,7 @@ class ResultStore:
         return shared
 
     def verify(self, run_id: str) -> None:
-        """Read and check every file of a run.
-
-        Raises:
-            DataError: as `run` and `images`; or a recorded file is absent.
-        """
+        """Raises DataError as `run` and `images`, or if a recorded file is absent."""
         _, files = self._opened(run_id)
         if not files.known:  # without digests it must at least be readable
             self.run(run_id)
@@ -201,18 +185,13 @@ class ResultStore:
         return shared, files
 
     def left_out(self) -> list[str]:
-        """Names of visible folders without run.json."""
         if not self.root.is_dir():
             return []
         folders = (path for path in self.root.glob("[!.]*") if path.is_dir())
         return sorted(path.name for path in folders if not (path / "run.json").exists())
 
     def images(self, run_id: str) -> pa.Table:
-        """The per-image table of one run.
-
-        Raises:
-            DataError: it is absent, damaged, or shorter than written.
-        """
+        """Raises DataError if the per-image table is absent, damaged, or shorter than written."""
         path = self.root / run_id / IMAGES
         _, files = self._opened(run_id)
         if not path.is_file():
@@ -243,7 +222,7 @@ class ResultStore:
         return home
 
     def has(self, run_id: str) -> bool:
-        """Whether the run exists; on a disk, anything of its name counts."""
+        """On a disk, anything of its name counts."""
         home = self.root / run_id
         return (home / "run.json" if _on_bucket(home) else home).exists()
 
@@ -290,7 +269,7 @@ def _read(path: Path) -> bytes:
 
 
 def model_facts(card: ModelCard) -> dict[str, Any]:
-    """A card's facts for result rows; with original size and method if resized, with lineage if tuned."""
+    """With original size and method if resized, with lineage if tuned."""
     resized, lineage = card.resized, dict(card.lineage or {})
     if isinstance(recipe := lineage.pop("recipe", None), Mapping):
         lineage["recipe"] = recipe.get("name")  # the name alone
@@ -306,7 +285,7 @@ def model_facts(card: ModelCard) -> dict[str, Any]:
 
 
 def facts_origin(card: ModelCard) -> dict[str, Any]:
-    """As in `clipjax.checkpoints.identity.facts`; empty without an origin."""
+    """Empty without an origin."""
     if card.facts_origin is None:
         return {}
     return {"facts_origin": card.facts_origin, "facts_of": card.facts_of}

@@ -1,4 +1,4 @@
-"""Result rows as tables for people: a summary, and exports as CSV, Markdown and LaTeX. Imports no JAX."""
+"""Result rows as tables. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ FORMATS = ("csv", "markdown", "latex")
 
 
 def summary_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Titles and cells of a short table for a first look.
+    """Task and prompts appear if rows differ in them; slice, published, note, ... if any row has one.
 
-    Task and prompts appear if rows differ in them; slice, published, note, ... if any row has one. "of" has
-    the images of an incomplete row: "373 of 1,280 images".
+    "of" has the images of an incomplete row.
     """
     titles = ["model", "task", "data set", "prompts", "slice", "metric", "value", "interval"]
     titles += ["published", "source", "difference", "n", "of", "precision", "note"]
@@ -59,7 +58,7 @@ def model_name(row: Row) -> str:
 
 
 def _beside(row: Row) -> tuple[str, str, str]:
-    """Value, source and difference of published numbers; a published row's own value and source."""
+    """(value, source, difference) of published numbers; a published row's own value and source."""
     if row["origin"] == "published":
         return (_number(row["value"]), str(row["convention"].get("source") or ""), "")
     return _published(row, "{:.4g}", "{:+.4f}" if is_whole(row) else "{:+.4f} (of a part)")
@@ -80,7 +79,7 @@ def _note(row: Row) -> str:
 
 
 def export_rows(rows: Sequence[Row], form: str) -> str:
-    """Rows as text: "csv" with every field, "markdown" or "latex" (booktabs) with the summary.
+    """As "csv" with every field, or as "markdown" or "latex" (booktabs) with the summary.
 
     Raises:
         UsageError: another form.
@@ -102,7 +101,6 @@ def _interval(interval: Mapping[str, Any] | None) -> str:
 
 
 def _csv(rows: Sequence[Row]) -> str:
-    """Every field, in the schema's order; objects as JSON, interval and reference as own columns."""
     names = [name for name in row_schema()["properties"] if name not in ("interval", "reference")]
     parts = ("lo", "hi", "level", "method")
     lines = []
@@ -118,7 +116,6 @@ def _cell(value: Any) -> Any:
 
 
 def as_csv(titles: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
-    """CSV with the cells of `escaping.csv_cell`."""
     text = io.StringIO()
     safe = (map(csv_cell, line) for line in (titles, *lines))
     csv.writer(text, lineterminator="\n").writerows(safe)
