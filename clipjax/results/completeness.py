@@ -24,7 +24,7 @@ def part_of(row: AnyRow) -> dict[str, int] | None:
 
 
 def id_part_of(row: AnyRow) -> dict[str, int] | None:
-    """Of in-distribution images."""
+    """The same for in-distribution images."""
     return row.get("id_part")
 
 

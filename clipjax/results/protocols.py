@@ -171,7 +171,7 @@ def _known_class_names() -> frozenset[str]:
 
 
 def _transform(row: AnyRow, protocol: Protocol) -> Iterator[Departure]:
-    """From a registered model's own transform, except where the protocol asks."""
+    """Departures from a registered model's own transform, except where the protocol asks."""
     own, pixels = registry().get(row["model"]), _field(row, "recipe.pixels")
     if own is None or not isinstance(pixels, Mapping) or row["model_facts"].get("resized"):
         return

@@ -188,7 +188,10 @@ def _all_columns(source: str, table: _Table) -> list[_Column]:
 
 
 class _Model(NamedTuple):
-    """Its first listed name counts; facts as in `Number`. `convention` and `note` add to its columns'."""
+    """Its first listed name counts; facts as in `Number`.
+
+    `convention` and `note` add to those of its columns.
+    """
 
     id: str
     names: Sequence[Name]
@@ -303,7 +306,7 @@ def as_csv(listed: Iterable[Score]) -> str:
 
 
 def updated(folders: Sequence[str | Path]) -> list[Score]:
-    """By source; those in the folders are read anew.
+    """Published numbers by source; sources in the folders are read anew.
 
     Raises:
         DataError: a folder has no tables of a source whose numbers may be kept here.

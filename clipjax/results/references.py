@@ -35,6 +35,7 @@ class Score:
         task, dataset, slice, metric: as in result rows. Columns of the paper's Table IV that average data
             sets have the task "curation" and no data set.
         value: accuracies are fractions.
+        source: a key of configs/reference_sources.toml.
         convention: what must agree, as `key=value; key=value` of a row's convention; "none" for null.
     """
 
@@ -49,7 +50,7 @@ class Score:
     note: str | None = None
 
     def agrees(self, convention: Mapping[str, Any]) -> bool:
-        """Nothing known of a result contradicts the score's convention."""
+        """Whether nothing known of a result contradicts the score's convention."""
         return all(convention.get(key, value) == value for key, value in self.pairs.items())
 
     @functools.cached_property

@@ -121,7 +121,7 @@ class RunFiles:
 
 
 def _is_sealed(data: bytes, listed: Mapping[str, Any] | None) -> bool:
-    """It matches its own digest, and entries have the right types."""
+    """Whether `run.json` matches its own digest, and entries have the right types."""
     try:
         assert listed is not None
         digest = listed[RUN]["sha256"]

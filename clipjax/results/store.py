@@ -76,7 +76,7 @@ class ResultStore:
         self.root = place(root).expanduser()
 
     def check_root(self, *, exists: bool = False, written: bool = False) -> None:
-        """Raises DataError for a root in a file, or that is absent (`exists`) or not writable (`written`)."""
+        """Raises DataError if the root is (in) a file, absent (`exists`), or not writable (`written`)."""
         is_there = self.root.exists()  # on a bucket, this also checks access
         if exists and not is_there:
             raise DataError(
@@ -120,7 +120,7 @@ class ResultStore:
         return names
 
     def rows(self, *, every: bool = False) -> list[Row]:
-        """Of the newest run of each recipe, or of every run; oldest run first.
+        """Rows of the newest run of each recipe, or of every run; oldest run first.
 
         Raises:
             DataError: a run is damaged, copied, or written by a newer clipjax; names the file.

@@ -58,7 +58,7 @@ class Finding:
         word: HOLDS, FAILS or UNKNOWN.
         value, lo, hi, method: None if not computed.
         n: models of each group, or pairs.
-        left_out: unused numbers, not of whole data sets: model and images.
+        left_out: numbers not of whole data sets, with model and images.
     """
 
     part: Part

@@ -35,7 +35,7 @@ class TooLittle(Exception):
 
 @dataclass(frozen=True)
 class Sample:
-    """Models with their cells. `left_out`: unused numbers, not of whole data sets: model and images."""
+    """Models with their cells. `left_out`: numbers not of whole data sets, with model and images."""
 
     models: tuple[str, ...]
     cells: tuple[Mapping[Column, Cell], ...]

@@ -150,8 +150,6 @@ def ledger(file: Path | None = None) -> Ledger:
 
 @dataclass(frozen=True)
 class _File:
-    """`_Reader` checks columns, groups, pairs and parts."""
-
     claims: tuple[Mapping[str, Any], ...]
     level: float = 0.95
     margin: float = 0.01

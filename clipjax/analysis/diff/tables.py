@@ -48,7 +48,6 @@ def alone(rows: Sequence[Row], side: str, limit: int | None = None) -> Table:
 
 
 def otherwise(diff: Differences, limit: int | None = None) -> Table:
-    """Each departure, for how many numbers."""
     lines = [[*one, str(count)] for one, count in diff.departures()[:limit]]
     return ["departs in", "A", "B", "numbers"], lines
 

@@ -90,7 +90,7 @@ def _part(cell: Cell) -> str:
 
 
 def parts_of(point: Point, panel: Panel) -> list[str]:
-    """For each number not of a whole data set, its axis and images."""
+    """Axis and images of each number that is not of a whole data set."""
     numbers = zip(panel.axes, (point.x, point.y))
     return [f"{axis.column.title}: {cell.part}" for axis, cell in numbers if cell.part]
 

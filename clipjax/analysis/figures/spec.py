@@ -128,7 +128,7 @@ class Spec:
 
     @property
     def by_prompts(self) -> bool:
-        """A model has a point per prompt set."""
+        """Whether a model has a point per prompt set."""
         return any("prompts" in each.where for each in (*self.groups, *self.shapes))
 
 
@@ -258,7 +258,7 @@ def _figure(file: _Strip, path: Path) -> dict[str, Any]:
 
 
 def _groups(key: str, scheme: str | list[Any], only: Sequence[str], path: Path) -> tuple[Group, ...]:
-    """Of a scheme of configs/groups.toml (`only` some), or the file's own."""
+    """Groups of a scheme of configs/groups.toml (`only` some), or the file's own."""
     if not isinstance(scheme, str):
         if only:
             raise DataError(f"{path}: only_{key} is for a scheme of configs/groups.toml")

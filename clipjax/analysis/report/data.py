@@ -105,8 +105,6 @@ class Interner:
 
 
 class Records:
-    """Records with the same fields, as columns."""
-
     def __init__(self) -> None:
         self.columns: dict[str, list[Any]] = {}
         self._index: dict[tuple[Any, ...], int] = {}

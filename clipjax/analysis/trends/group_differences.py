@@ -89,7 +89,10 @@ def compare_fits(one: Fit, two: Fit, *, at: float | None = None) -> GroupDiffere
 
 
 def tan_of_angle(first: ArrayLike, second: ArrayLike) -> np.ndarray:
-    """Of the angle from slope `second` to slope `first`; NaN from 90 degrees on, where it changes sign."""
+    """Tangent of the angle from slope `second` to slope `first`.
+
+    NaN from 90 degrees on, where it changes sign.
+    """
     one, two = np.asarray(first, np.float64), np.asarray(second, np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(1 + one * two > 0, (one - two) / (1 + one * two), np.nan)

@@ -138,7 +138,6 @@ def _alpha(row: AnyRow) -> float | None:
 
 
 def _name(rows: Sequence[AnyRow], model: str, base: str) -> str:
-    """The method; "before" for the base."""
     if model == base:
         return "before"
     facts = next((row["model_facts"] for row in rows if row["model"] == model), {})
