@@ -75,15 +75,20 @@ class Case(NamedTuple):
 
 
 def batches_of(size: int) -> list[dict[str, np.ndarray]]:
-    """Coarse random pictures of random classes, in a new order each epoch."""
+    """The pictures in a new order each epoch."""
     rng = np.random.default_rng(0)
-    cells = np.arange(size) * 6 // size
-    pictures = rng.integers(0, 256, (IMAGES, 6, 6, 3))[:, cells][:, :, cells]
-    pixels = np.clip(pictures + rng.integers(-30, 30, (IMAGES, size, size, 3)), 0, 255).astype(np.uint8)
-    labels = rng.integers(0, CLASSES, IMAGES).astype(np.int32)
+    pixels, labels = pictures(size, rng)
     order = np.concatenate([rng.permutation(IMAGES) for _ in range(7)])
     rows = [order[i * BATCH : (i + 1) * BATCH] for i in range(STEPS)]
     return [{"pixels": pixels[i], "label": labels[i]} for i in rows]
+
+
+def pictures(size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Coarse random pictures of random classes."""
+    cells = np.arange(size) * 6 // size
+    pictures = rng.integers(0, 256, (IMAGES, 6, 6, 3))[:, cells][:, :, cells]
+    pixels = np.clip(pictures + rng.integers(-30, 30, (IMAGES, size, size, 3)), 0, 255).astype(np.uint8)
+    return pixels, rng.integers(0, CLASSES, IMAGES).astype(np.int32)
 
 
 def make_case(name: str, folder: Path) -> Case:
@@ -141,7 +146,7 @@ def ours(case: Case) -> Found:
     setup, problem = case.setup, case.problem
     optimizer, mesh = setup.recipe.optimizer, setup.settings.mesh
     parts = split(problem.params, problem.trained, update_statistics=True)
-    tx = optimizer.transformation(setup.recipe.rate(IMAGES))
+    tx = optimizer.transformation(setup.recipe.rate(len(setup.train)))
     shardings = state_shardings(parts, tx, mesh, DP)
     step = make_step(problem.loss, tx, mesh, shardings, compiler_options=UNOPTIMISED)
     state, losses, gradients = init_state(parts, tx, shardings, 0), [], {}
