@@ -1,9 +1,10 @@
 """Compile time against depth: blocks are scanned, so 24 layers compile in the time of 2.
 
     python benchmarks/compile.py
+    python benchmarks/compile.py --arch resnet50     # blocks of the third stage
 
-Trace, lower and compile a ViT-L-14 image tower with 2, 12 and 24 blocks, from shapes alone (no weights). The
-depths take turns; every compilation starts from empty caches.
+Trace, lower and compile an image tower with 2, 12 and 24 blocks, from shapes alone (no weights). The depths
+take turns; every compilation starts from empty caches.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ DEPTHS = (2, 12, 24)
 
 
 def main(
-    arch: Annotated[str, typer.Option(help="A ViT of configs/archs.")] = "ViT-L-14",
+    arch: Annotated[str, typer.Option(help="A ViT or ResNet of configs/archs.")] = "ViT-L-14",
     rounds: Annotated[int, typer.Option(help="Compilations of each depth.")] = 5,
     json: common.Json = None,
 ) -> None:
@@ -43,7 +44,9 @@ def main(
 
 def with_depth(arch: str, depth: int) -> Network:
     record = load_arch(arch)
-    return Network(dataclasses.replace(record, vision=dataclasses.replace(record.vision, layers=depth)))
+    layers: Any = record.vision.layers  # type: ignore[reportAttributeAccessIssue]
+    layers = depth if isinstance(layers, int) else (*layers[:2], depth, *layers[3:])
+    return Network(dataclasses.replace(record, vision=dataclasses.replace(record.vision, layers=layers)))
 
 
 def compile_once(network: Network) -> Any:

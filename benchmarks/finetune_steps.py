@@ -1,12 +1,12 @@
-"""Training steps: clipjax against open_clip with torch's AdamW, eager; float32, same weights, same batch.
+"""Training steps: clipjax against open_clip or timm with torch's AdamW, eager; float32, same weights.
 
-    python benchmarks/finetune_steps.py                      # all three; some minutes
+    python benchmarks/finetune_steps.py                      # all four; some minutes
     python benchmarks/finetune_steps.py "RN50 CE" --rounds 15
     python benchmarks/finetune_steps.py --quick              # two rounds of small batches: does it run
 
 A step is forward, backward and update: cross-entropy end to end (CE: the image tower and a head of 1,000
-classes over unit features) or contrastive with captions (FLYP: both towers and the temperature). The first
-losses of both sides are compared before timing.
+classes over unit features; a classifier's own head) or contrastive with captions (FLYP: both towers and the
+temperature). The first losses of both sides are compared before timing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from clipjax.finetune.training.trees import split
 from clipjax.models.network import Network
 from clipjax.models.training import Training
 
-CASES = {"ViT-B-32 CE": 32, "ViT-B-32 FLYP": 32, "RN50 CE": 8}  # case -> batch
+CASES = {"ViT-B-32 CE": 32, "ViT-B-32 FLYP": 32, "RN50 CE": 8, "resnet50.tv_in1k CE": 8}  # case -> batch
 CLASSES = 1000
 RATE, DECAY = 1e-5, 0.1
 CHECKED = 3  # steps whose losses are compared
@@ -46,12 +46,12 @@ Step = Callable[[], float]
 
 def main(
     cases: Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join(CASES)}; default: all.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Images in a batch; default 32, 8 for RN50.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images in a batch; default 32, 8 for ResNets.")] = None,
     rounds: Annotated[int, typer.Option(help="Paired rounds.")] = 9,
     quick: Annotated[bool, typer.Option("--quick", help="Two rounds of batches of 4.")] = False,
     json: common.Json = None,
 ) -> None:
-    """Training steps: clipjax against open_clip and torch's AdamW."""
+    """Training steps: clipjax against open_clip or timm and torch's AdamW."""
     cores = common.use_all_cores()
     with common.reported("finetune_steps", json) as results:
         for case in cases or list(CASES):
@@ -64,12 +64,13 @@ def main(
 def measure(case: str, batch: int, rounds: int) -> dict[str, Any]:
     arch, method = case.split()
     with tempfile.TemporaryDirectory() as folder:
-        weights = Path(folder) / "model.safetensors"
-        model = common.save_reference(arch, weights)
-        ours = clipjax.load_model(str(weights), card=card_of(arch))
+        weights, library = Path(folder) / "model.safetensors", "timm" if "." in arch else "open_clip"
+        model = common.save_reference(arch, weights, library)
+        card = arch if library == "timm" else card_of(arch)
+        ours = clipjax.load_model(str(weights), card=card)
     arrays = data(ours.network.arch.vision.embed_dim, batch)
     sides = {
-        "open_clip": torch_steps(model, method, arrays),
+        library: torch_steps(model, method, arrays),
         "clipjax": jax_steps(ours.network, ours.params, method, arrays),
     }
     losses = {name: [step() for _ in range(CHECKED)] for name, step in sides.items()}
@@ -77,8 +78,14 @@ def measure(case: str, batch: int, rounds: int) -> dict[str, Any]:
     if not difference <= LOSS_TOLERANCE:
         raise SystemExit(f"{case}: the losses differ, {losses}: there is nothing to compare")
     times = common.paired(sides, rounds)
-    speed = common.ratio(times["open_clip"], times["clipjax"])
-    return {"batch": batch, "seconds": times, "speed": speed, "largest_difference": difference}
+    speed = common.ratio(times[library], times["clipjax"])
+    return {
+        "batch": batch,
+        "library": library,
+        "seconds": times,
+        "speed": speed,
+        "largest_difference": difference,
+    }
 
 
 def data(width: int, batch: int) -> dict[str, np.ndarray]:
@@ -103,8 +110,9 @@ def torch_steps(model: Any, method: str, arrays: dict[str, np.ndarray]) -> Step:
     labels, tokens = (torch.from_numpy(arrays[name]).long() for name in ("label", "tokens"))
     model.train()
     cross_entropy = torch.nn.functional.cross_entropy
-    head = torch.nn.Linear(model.visual.output_dim, CLASSES)
-    if method == "CE":
+    dual = hasattr(model, "visual")
+    head = torch.nn.Linear(len(arrays["head"]), CLASSES)
+    if method == "CE" and dual:
         head.load_state_dict({"weight": torch.from_numpy(arrays["head"].T), "bias": torch.zeros(CLASSES)})
         trained = [*model.visual.parameters(), *head.parameters()]
     else:
@@ -112,6 +120,8 @@ def torch_steps(model: Any, method: str, arrays: dict[str, np.ndarray]) -> Step:
     optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=DECAY)
 
     def loss() -> torch.Tensor:
+        if not dual:
+            return cross_entropy(model(images), labels)
         features = model.encode_image(images, normalize=True)
         if method == "CE":
             return cross_entropy(head(features), labels)
@@ -135,7 +145,7 @@ def torch_steps(model: Any, method: str, arrays: dict[str, np.ndarray]) -> Step:
 
 def jax_steps(network: Network, params: Any, method: str, arrays: dict[str, np.ndarray]) -> Step:
     params = jax.tree.map(jnp.asarray, params)
-    if method == "CE":
+    if method == "CE" and "head" not in params:
         head = {"kernel": jnp.asarray(arrays["head"]), "bias": jnp.zeros(CLASSES)}
         params = {"vision": params["vision"], "head": head}
     mesh = make_mesh(jax.devices()[:1])
@@ -161,7 +171,8 @@ def cross_entropy(network: Network) -> Loss:
         features, statistics = network.train_image(
             params, batch["images"], precision="parity", training=Training("batch")
         )
-        features = features / jnp.linalg.norm(features, axis=-1, keepdims=True)
+        if network.arch.text is not None:
+            features = features / jnp.linalg.norm(features, axis=-1, keepdims=True)
         logits = jnp.matmul(features, params["head"]["kernel"], precision="highest") + params["head"]["bias"]
         value = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
         return value, Aux({}, statistics)
@@ -188,7 +199,7 @@ def show(case: str, cores: int, result: dict[str, Any]) -> None:
     rows = [(f"{name}, s a step", f"{common.median(times[name]):.3f}") for name in times]
     ratio = f"{speed['ratio']:.2f} (rounds {speed['lowest']:.2f}-{speed['highest']:.2f})"
     rows += [
-        ("clipjax / open_clip", ratio),
+        (f"clipjax / {result['library']}", ratio),
         ("largest difference of losses", f"{result['largest_difference']:.1e}"),
     ]
     common.table(rows)
