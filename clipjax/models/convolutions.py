@@ -50,7 +50,7 @@ def conv2d(
 
     Windows without overlap and padding (1x1, patches) become a matrix product. On a CPU:
         depthwise: a sum of shifted maps; XLA's own is 5 to 90 times slower than torch's.
-        small groups: a few together (`_merged`), up to 5 times faster.
+        groups: each alone, small ones a few together (`_merged`), 2 to 10 times faster.
     """
     height, width = (pads(size, kernel.shape[0], stride, padding) for size in x.shape[1:3])
     groups = x.shape[-1] // kernel.shape[2]
@@ -78,7 +78,7 @@ def conv2d(
         return checkpoint_name(choose(cpu=outlined(shifted)), PRODUCT)
     if groups > 1:
         together = _canonical(dense, height, width) if stride == 1 else dense
-        return choose(cpu=partial(_merged, together)) if kernel.shape[2] <= _SMALL_GROUP else choose()
+        return choose(cpu=partial(_merged, together))
     if kernel.shape[0] == stride and (*height, *width) == (0, 0, 0, 0):
         return patches(x, stride) @ kernel.reshape(-1, kernel.shape[-1])
     if stride == 1:
@@ -101,20 +101,20 @@ def _convolve(
     )
 
 
-_SMALL_GROUP = 8  # merging is faster up to this many inputs per group
-_MERGED = 8  # groups per merged convolution
+_MERGED = 16  # inputs of a merged convolution: fewer are as slow, more multiply more zeros
 
 
 def _merged(dense: Callable[..., Array], x: Array, kernel: Array) -> Array:
-    """A grouped convolution as `dense` ones of up to 8 groups, with zeros between groups.
+    """A grouped convolution as `dense` ones, small groups together with zeros between them.
 
-    XLA's own is slower (ResNeXt-50's first stage on one thread: 56 ms, merged 10, torch 6).
+    XLA's own is slower: benchmarks/grouped_convolutions.py.
     """
     side, width = kernel.shape[0], kernel.shape[2]
     groups = x.shape[-1] // width
+    together = max(1, _MERGED // width)
     parts = []
-    for start in range(0, groups, _MERGED):
-        count = min(_MERGED, groups - start)
+    for start in range(0, groups, together):
+        count = min(together, groups - start)
         mine = kernel.reshape(side, side, 1, width, groups, -1)[..., start : start + count, :]
         # [k, k, group, width, group, O / groups], zero where the two groups differ.
         block = jnp.where(jnp.eye(count, dtype=bool)[:, None, :, None], mine, 0)

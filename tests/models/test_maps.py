@@ -78,7 +78,7 @@ def test_grouped_convolution(groups: int, width: int, stride: int, mode: Mode) -
     assert_same(ours, theirs, (x, nchw), (kernel, oihw))
 
 
-def test_groups_are_merged_on_the_cpu_only_and_where_they_are_narrow() -> None:
+def test_groups_are_dense_convolutions_on_the_cpu_only_narrow_ones_together() -> None:
     def convolved(width: int, groups: int, platform: str) -> list[str]:
         def run(x: jax.Array, kernel: jax.Array) -> jax.Array:
             return convolutions.conv2d(x, kernel, stride=1, padding="symmetric", mode=Mode(None, platform))
@@ -88,10 +88,10 @@ def test_groups_are_merged_on_the_cpu_only_and_where_they_are_narrow() -> None:
         program = jax.jit(run).trace(*args).lower(lowering_platforms=(platform,)).as_text()
         return [line for line in program.splitlines() if "stablehlo.convolution" in line]
 
-    assert len(convolved(4, 32, "cpu")) == 4
-    assert not any("feature_group_count = 32" in line for line in convolved(4, 32, "cpu"))
-    for width, platform in ((4, "tpu"), (8, "tpu"), (16, "tpu"), (16, "cpu")):
-        (line,) = convolved(width, 32, platform)
+    for width, together in ((4, 4), (8, 2), (16, 1), (24, 1)):
+        assert len(convolved(width, 32, "cpu")) == 32 // together
+        assert not any("feature_group_count = 32" in line for line in convolved(width, 32, "cpu"))
+        (line,) = convolved(width, 32, "tpu")
         assert "feature_group_count = 32" in line
 
 
