@@ -172,7 +172,7 @@ def script(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 # Families of ImageNet classifiers whose members were not compiled yet: docs/tpu.md names them.
-NOT_COMPILED = {"beit", "densenet", "mixer", "regnet", "resnet", "resnetv2", "swin", "vgg"}
+NOT_COMPILED = {"densenet", "regnet", "resnet", "resnetv2", "swin", "vgg"}
 
 
 def test_the_kept_table_is_that_of_its_record(monkeypatch: pytest.MonkeyPatch) -> None:
