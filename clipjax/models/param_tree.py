@@ -75,14 +75,18 @@ draw_now = jax.jit(draw, static_argnums=0, compiler_options={"xla_backend_optimi
 
 @functools.cache
 def abstract_tree(arch: Arch, tower: str | None = None) -> tuple[Any, Params]:
-    module = nnx.eval_shape(lambda: build(arch, nnx.Rngs(0)))
+    module = _abstract(arch)
     return _split(getattr(module, tower) if tower else module)
 
 
 @functools.cache
+def _abstract(arch: Arch) -> Any:
+    return nnx.eval_shape(lambda: build(arch, nnx.Rngs(0)))
+
+
+@functools.cache
 def precise_paths(arch: Arch, tower: str) -> frozenset[Any]:
-    module = getattr(nnx.eval_shape(lambda: build(arch, nnx.Rngs(0))), tower)
-    precise = nnx.to_pure_dict(nnx.state(module, Precise))
+    precise = nnx.to_pure_dict(nnx.state(getattr(_abstract(arch), tower), Precise))
     return frozenset(path for path, _ in jax.tree.leaves_with_path(precise))
 
 

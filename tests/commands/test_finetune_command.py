@@ -334,7 +334,10 @@ def test_list_shows_every_method_and_recipe() -> None:
             "^--set options.view=3: .* no option 'view'",
         ),
         (["flyp", "--shots", "0"], "^--shots 0: give at least 1"),
-        (["flyp", "--shots", "none"], "^--shots none: there is no such file; give a number of images per class"),
+        (
+            ["flyp", "--shots", "none"],
+            "^--shots none: there is no such file; give a number of images",
+        ),
         (["flyp", "--workers", "some"], "--workers: a number of processes, or auto, not 'some'"),
         (["flyp", "--seed", "1", "--seed", "1"], "^--seed 1 --seed 1: each seed is one run"),
         (["suite:robust"], "unknown suite 'robust'; did you mean robustness"),

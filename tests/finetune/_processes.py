@@ -9,8 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
-
 SCRIPT = Path(__file__).with_name("_tiny_run.py")
 
 
@@ -22,8 +20,6 @@ def start(folder: Path, *arguments: Any, devices: int, **environ: str) -> subpro
     environment = {
         **os.environ,
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),  # type: ignore[attr-defined]
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         **environ,
     }
     return subprocess.Popen(
