@@ -182,8 +182,8 @@ def conversion_of(source: Mapping[str, LazyTensor], target: Mapping[str, Any], t
         target: the abstract params.
 
     Raises:
-        ConversionError: lists leaves not filled once, tensors missing, unknown or not used once, other
-            shapes.
+        ConversionError: lists leaves not filled once, tensors missing, unknown or not used once, and
+            differing shapes.
     """
     shapes = {path: tuple(leaf.shape) for path, leaf in flatten(target).items()}
     pieces, problems = _assign(shapes, table)

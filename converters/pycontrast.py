@@ -1,6 +1,7 @@
 """PyContrast's ResNets: an encoder that was trained without labels, and its classifier in a second file.
 
 Source: bethgelab/model-vs-human, `pycontrast_resnet50.py`; the files themselves were not seen.
+The encoder's `head.*` and `head_jig.*` are not used.
 """
 
 from __future__ import annotations

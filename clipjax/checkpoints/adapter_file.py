@@ -56,7 +56,10 @@ class AdapterFile:
         return str(self.folder / CARD)
 
     def card_on(self, base: Card) -> Card:
-        """Raises DataError if the base has other weights than in training, or the card contradicts it."""
+        """The adapted model's card, completed by its base's.
+
+        Raises DataError if the base has other weights than in training, or the card contradicts it.
+        """
         _refuse_other_base(self.where, base, str(self.base["id"]), self.base["sha256"])
         _refuse_other_fields(self.where, self.card, base)
         return dataclasses.replace(base, **{name: getattr(self.card, name) for name in _OWN})

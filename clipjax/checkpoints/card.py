@@ -70,7 +70,10 @@ class Preprocess:
     def recipe(
         self, *, rgb: Literal["first", "last"] = "first", pre_crop: int = 0, already_cropped: bool = False
     ) -> PixelRecipe:
-        """Exact to the byte; `already_cropped` images (ImageNet-3DCC's square crops) are only resized."""
+        """The steps on the host, exact to the byte.
+
+        `already_cropped` images (ImageNet-3DCC's square crops) are only resized.
+        """
         return PixelRecipe(
             image_size=self.image_size,
             resize_size=self.image_size if already_cropped else self.resize_size,
@@ -110,7 +113,7 @@ class Weights:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """The file's digest, or that of several files' digests. DataError if one changed since opened."""
+        """The file's digest, or that of several files' digests. DataError if one changed since opening."""
         digests = sha256_files(self.files)
         self.refuse_changed()
         return digests[0] if len(digests) == 1 else sha256_json(digests)

@@ -74,7 +74,7 @@ def head_file(out: str | Path) -> Path:
 
 
 def export_tower(model: Model, out: str | Path) -> Path:
-    """Returns the tower's file.
+    """Write tower and head; returns the tower's file.
 
     Raises:
         ConversionError: open_clip does not have the tower.

@@ -58,7 +58,7 @@ def load_model(
         position_rule: resample as "open_clip", "timm", "transformers" or "dinov2", not as its own library.
         name: default: the registered id if the weights are its own, else that of the file, folder or
             repository.
-        facts_of: the registered model that you state these weights are.
+        facts_of: the registered model that you state these weights are; the card marks its facts as stated.
         facts: or single facts, {"train_source": "LAION-2B"}: columns of configs/models.csv.
         mesh: where to place the params; default: the default device.
         rules: a table of `clipjax.devices.sharding`; default `FSDP`: every large leaf cut over the devices.

@@ -204,7 +204,9 @@ class Model:
     def encode_dense(
         self, images: Any, *, layers: int | Sequence[int], precision: Precision = "parity"
     ) -> tuple[jax.Array, ...]:
-        """Feature maps of layers of the image tower: float32 [B, h, w, C], without final norm or class token.
+        """Feature maps of layers of the image tower: float32 [B, h, w, C].
+
+        Without class token or final norm (but DenseNet's last map is normalised).
 
         Args:
             layers: indices of transformer blocks or of a convolutional net's stages; or n for the last n.

@@ -226,7 +226,7 @@ def write_folder(folder: str | Path, fill: Callable[[Path], Mapping[str, Any]]) 
         folder: a path, or a URL on a bucket, where card.json is uploaded last.
         fill: writes the other files into a draft folder; returns the contents of card.json.
 
-    Raises DataError if the folder holds something else, or cannot be written.
+    Raises DataError if the folder holds something else, or cannot be written; nothing half-written is left.
     """
     folder = place(folder)
     if not (is_checkpoint(folder) or is_unfinished(folder) or _is_empty(folder)):

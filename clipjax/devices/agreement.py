@@ -86,7 +86,7 @@ def first_writes(write: Callable[[], object], what: str) -> None:
 
 
 def first_decides(decide: Callable[[], str], what: str) -> str:
-    """The first process's decision; raises as `first_writes`."""
+    """The first process's decision, on all processes; raises as `first_writes`."""
     decided: list[str] = []
     first_writes(lambda: decided.append(decide()), what)
     if jax.process_count() == 1:

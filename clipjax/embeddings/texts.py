@@ -35,7 +35,7 @@ def embed_texts(
     store: Any = None,
     progress: bool = False,
 ) -> np.ndarray:
-    """Embed texts: float32 [M, D], unit norm.
+    """Embed texts with a zero-shot model: float32 [M, D], unit norm.
 
     Args:
         name: of the texts in the store's listing.

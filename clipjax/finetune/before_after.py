@@ -91,6 +91,8 @@ def before_and_after(
 ) -> list[Change]:
     """Evaluate the base and its tuned models (one per seed) on the suite, and compare them.
 
+    `request` is for all runs, except data sets and prompts.
+
     Returns: the table; empty on all processes but the first.
 
     Raises:

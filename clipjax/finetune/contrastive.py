@@ -53,7 +53,7 @@ class Recipe:
     """Everything but data and architecture that decides the trained weights.
 
     Attributes:
-        warmup: steps in which the learning rate rises from 0.
+        warmup: steps in which the learning rate rises from 0, before its cosine to 0.
         batch_size: images in the global batch.
     """
 

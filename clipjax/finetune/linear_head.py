@@ -1,7 +1,8 @@
 """The linear head over the training classes.
 
-A CLIP's head reads unit-norm features and starts with the scale in the kernel and a bias of zeros, or
-SigLIP's own (wise-ft, `src/models/zeroshot.py`). A classifier's head reads features as they are.
+A CLIP's head reads unit-norm features and starts as the zero-shot classifier, the scale in the kernel and a
+bias of zeros, or SigLIP's own (wise-ft, `src/models/zeroshot.py`). A classifier's head reads features as they
+are.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class FinetunePlan:
         params, trained: numbers in total and moved by gradients, without BatchNorm's running statistics.
         memory: bytes per device for "params", "gradients", "optimizer" and "activations" (None if not
             compiled).
-        rates: learning rate at some steps.
+        rates: learning rate by step, including the first, the peak and the last.
     """
 
     recipe: str

@@ -77,7 +77,7 @@ def interpolate(base: Model, tuned: Model, alpha: float) -> Model:
 
 
 def sweep(base: Model, tuned: Model, alphas: Sequence[float] = ALPHAS) -> Iterator[Model]:
-    """Errors as `interpolate`."""
+    """The model of each alpha in turn; errors as `interpolate`."""
     return (interpolate(base, tuned, alpha) for alpha in alphas)
 
 

@@ -23,7 +23,7 @@ from clipjax.storage.store import Store
 
 
 def classifier_head(model: Encoder) -> Head:
-    """A classifier's linear head.
+    """A classifier's linear head; it normalises features if the card says so.
 
     Raises:
         UsageError, DataError: as `clipjax.checkpoints.classes.head_classes`.

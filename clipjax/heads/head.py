@@ -212,7 +212,7 @@ def score_blocks(
     Args:
         features: float32, N > 0; for `identity_head` also float64, which gives float64 scores.
         projection: to the data set's label space.
-        ids: [N], image names, to refuse scores that are not finite.
+        ids: [N], image names, to refuse scores that are not finite; None: no check.
 
     Raises:
         DataError: a score is not finite; names the image.
@@ -254,7 +254,10 @@ def _project(scores: Float[jax.Array, "B K"], projection: Projection | None) -> 
 
 
 def cosine_head(head: Head) -> Head | None:
-    """The head without scale and bias: its logits are cosines; None where they would not be."""
+    """The head without scale and bias: its logits are cosines.
+
+    None where they would not be: raw features, a freely trained kernel, or a cache.
+    """
     if not (head.normalize and head.directions) or head.cache is not None:
         return None
     return dataclasses.replace(head, scale=1.0, bias=None)

@@ -90,7 +90,7 @@ class Family:
 
 @dataclass(frozen=True)
 class Arch:
-    """One architecture: a dual encoder (`text` set) or a classifier (`num_classes` set).
+    """One architecture: a dual encoder (`text` set) or a classifier (`num_classes` set). Hashable.
 
     Attributes:
         name: open_clip's or timm's where they have one.
@@ -107,7 +107,7 @@ class Arch:
 
 @functools.cache
 def families() -> dict[str, Family]:
-    """Raises DataError as `register`."""
+    """Every family by name. Raises DataError as `register`."""
     by_name: dict[str, Family] = {}
     for module in pkgutil.iter_modules(clipjax.models.families.__path__):
         family = getattr(importlib.import_module(f"clipjax.models.families.{module.name}"), "FAMILY", None)
@@ -117,7 +117,7 @@ def families() -> dict[str, Family]:
 
 
 def register(by_name: dict[str, Family], family: Family) -> None:
-    """Raises DataError if the family's name or config class is taken."""
+    """Adds a family. Raises DataError if its name or config class is taken."""
     for other in by_name.values():
         if other.name == family.name or other.config is family.config:
             raise DataError(f"two model families are named {family.name!r} or share a config: rename one")

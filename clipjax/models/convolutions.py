@@ -27,8 +27,8 @@ Padding = Literal["symmetric", "tf_same", "none"]
 def pads(size: int, kernel: int, stride: int, padding: Padding) -> tuple[int, int]:
     """Zeros before and after an axis of `size`.
 
-    "symmetric" is PyTorch's, on both sides; "tf_same" is TensorFlow's SAME, with an odd zero at the end.
-    Size 4, kernel 3, stride 2: (1, 1), (0, 1) and for "none" (0, 0).
+    "symmetric" is PyTorch's (kernel - 1) // 2 on both sides; "tf_same" is TensorFlow's SAME, with an odd zero
+    at the end. Size 4, kernel 3, stride 2: (1, 1), (0, 1) and for "none" (0, 0).
     """
     if padding == "none":
         return 0, 0
@@ -150,7 +150,7 @@ def _canonical(
 
 
 def patches(x: Float[Array, "B H W C"], size: int) -> Float[Array, "B h w {size}*{size}*C"]:
-    """h is H // size, w is W // size."""
+    """The whole patches side by side: h is H // size, w is W // size."""
     rows, cols = x.shape[1] // size, x.shape[2] // size
     x = x[:, : rows * size, : cols * size].reshape(x.shape[0], rows, size, cols, size, x.shape[3])
     return x.swapaxes(2, 3).reshape(x.shape[0], rows, cols, -1)

@@ -120,7 +120,7 @@ def attend(
 ) -> Float[Array, "B M D"]:
     """Multi-head attention without the projections.
 
-    visible: which keys a query sees, broadcast to [B, heads, M, N].
+    visible: which keys a query sees, broadcast to [B, heads, M, N]; None: all.
     """
     q, k, v = (split_heads(x, heads) for x in (q, k, v))
     return attend_heads(q, k, v, visible, mode=mode)
@@ -287,7 +287,7 @@ def stack(make: Callable[[nnx.Rngs], M], depth: int, rngs: nnx.Rngs) -> M:
 
 
 def scan(blocks: Any, x: Array, *shared: Any, mode: Mode, capture: bool) -> tuple[Array, Array | None]:
-    """Applies stacked modules in turn; compile time does not depend on the depth.
+    """Applies stacked modules in turn, all with `shared`; compile time does not depend on the depth.
 
     Returns: the last output; if `capture`, all outputs on a new leading axis.
     """

@@ -36,14 +36,14 @@ _MATMUL = {"parity": "highest", "fast": "default"}
 
 
 def known_precision(name: str) -> Precision:
-    """Raises UsageError."""
+    """`name`, checked. Raises UsageError."""
     if name not in get_args(Precision):
         raise unknown_name("precision", str(name), list(get_args(Precision)))
     return cast(Precision, name)
 
 
 def layer_indices(layers: Any) -> int | tuple[int, ...]:
-    """As integers: static arguments of `jax.jit` must be hashable. Raises UsageError for other types."""
+    """`layers` as integers: static arguments of `jax.jit` must be hashable. Raises UsageError for others."""
     try:
         return tuple(map(operator.index, layers)) if isinstance(layers, Iterable) else operator.index(layers)
     except TypeError:
@@ -135,7 +135,7 @@ class Network:
         """images [B, S, S, 3] float32, normalised -> one map [B, h, w, C] float32 per layer.
 
         As timm's `forward_intermediates` without a norm (but DenseNet's last map is normalised): outputs of
-        blocks without the class token, or of a convolutional net's stages.
+        blocks without the class token, or of a convolutional net's stages. Later layers do not run.
 
         Args:
             layers: indices from 0 (negative: from the end) in any order; or n for the last n.

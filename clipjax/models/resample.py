@@ -35,7 +35,10 @@ _OFFSET = 0.1  # dinov2's `interpolate_offset`, in patches
 
 
 def resized_arch(arch: Arch, image_size: int) -> Arch:
-    """Raises UsageError if the patches, or the strides of stages, do not divide `image_size` (pixels)."""
+    """The architecture for images of `image_size` pixels.
+
+    Raises UsageError if its patches, or the strides of its stages, do not divide that size.
+    """
     patch = getattr(arch.vision, "patch_size", 1)
     try:
         if image_size < 1 or image_size % patch:

@@ -139,7 +139,7 @@ def _row(card: Card, tower: str, precision: Precision, chip: Chip, forward: Forw
 
 
 def use_tpu_compiler() -> None:
-    """Raises UsageError without the TPU compiler.
+    """Switches JAX to the CPU. Raises UsageError without the TPU compiler.
 
     The environment variables replace libtpu's questions to a TPU machine's metadata server.
     """

@@ -1,7 +1,8 @@
 """timm's `config.json` (timm 1.0 models/_hub.py `save_config_for_hf`): a name and what changed.
 
 Weights that were trained further keep the tag. So the card gets the registered id, `name.tag`, only if its
-architecture, number of classes included, equals that model's and the file has no `label_names`.
+architecture, number of classes included, equals that model's and the file has no `label_names`;
+else `name-folder`.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ The job is a JSON object:
     texts                              prompts and class names of a zero-shot head, or null
     projection                         {kind, groups} to the data set's classes, or null
     accepted                           the correct labels of each image, or null
+    batch                              images at once
 
 Every array becomes a .npy file; `meta.json`, written last, has the rest.
 """

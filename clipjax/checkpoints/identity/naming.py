@@ -33,7 +33,7 @@ class Stated:
     """What a user states about weights.
 
     Attributes:
-        facts_of: the registered model that they are.
+        facts_of: the registered model whose weights they are.
         facts: or single facts: columns of configs/models.csv.
         fallback: if the model needs its own name and `name` is None.
 

@@ -9,8 +9,9 @@ Options:
     csc: each class has its own vectors.
     init: a text ("a photo of a") whose token embeddings are the initial vectors.
 
-Differences: the reference counts the words of `init`, not its tokens, ignores csc with an `init`, and
-computes in half precision. Dassl drops each epoch's incomplete batch; here the next epoch fills it.
+Differences: the reference counts the words of `init`, not its tokens, ignores csc with an `init`
+(here every class starts from it), and computes in half precision. Dassl drops each epoch's incomplete batch;
+here the next epoch fills it: a few steps more.
 """
 
 from __future__ import annotations
@@ -120,9 +121,9 @@ def first_context(setup: Setup) -> np.ndarray:
 
 
 def coop_loss(setup: Setup, size: int) -> Loss:
-    """The loss on {"features" float32 [B,E], "label" int32 [B]}; `size` is the number of context vectors.
+    """Cross-entropy of exp(logit_scale) * cosine on {"features" float32 [B,E], "label" int32 [B]}.
 
-    With augmentation, "pixels" uint8 [B,S,S,3] replace the features.
+    `size` is the number of context vectors. With augmentation, "pixels" uint8 [B,S,S,3] replace the features.
     """
     model, recipe, mesh = setup.model, setup.recipe, setup.settings.mesh
     network, preprocess = model.network, model.card.preprocess

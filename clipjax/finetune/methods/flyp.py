@@ -4,8 +4,8 @@ Source: Goyal et al. 2023 (arXiv 2212.00638); locuslab/FLYP 215d5bb, `src/models
 one of the recipe's prompts with the class name, redrawn for each use. Images of one class are each other's
 negatives (unless `mask_collisions`).
 
-Differences: the reference shuffles a file with a row per image and template. SigLIP's logit_bias is not
-trained: it shifts all logits alike, so it has no gradient.
+Differences: the reference shuffles a file with a row per image and template; epochs have equally many steps.
+SigLIP's logit_bias is not trained: it shifts all logits alike, so it has no gradient.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ def collisions(labels: Array) -> Array:
 
         labels 0, 1, 0: true at (0, 2) and (2, 0)
 
-    With s_ij = exp(logit_scale) * cosine(image i, text j), the masked loss is the mean over i of
+    Such a text fits the image as well. With s_ij = exp(logit_scale) * cosine(image i, text j), the masked
+    loss is the mean over i of
 
         (log sum_j exp s_ij - s_ii) / 2 + (log sum_j exp s_ji - s_ii) / 2
 

@@ -1,7 +1,8 @@
 """Tip-Adapter-F: the keys of Tip-Adapter's cache, trained.
 
 Source: run_tip_adapter_F in the `main_imagenet.py` that `clipjax.finetune.methods.tip_adapter` names.
-Training and the choice of an epoch use the options' alpha and beta; `search` comes last, as in the reference.
+Towers, prompts and values stay fixed. Training and the choice of an epoch use the options' alpha and beta;
+`search` comes last, as in the reference.
 
 Difference: the reference ends an epoch with a smaller batch; here batches continue into the next.
 """

@@ -108,7 +108,7 @@ def _epoch_cosine(step: jax.Array, base: float, schedule: Schedule, steps: int, 
 
 
 def decays(path: str) -> bool:
-    """Whether a leaf decays, by name.
+    """Whether a leaf decays, by name: not norms, biases, class token or logit scale.
 
     open_clip (`open_clip_train/main.py`) also exempts leaves of fewer than two dimensions, but stacked blocks
     here add one.

@@ -153,7 +153,8 @@ class Checkpoints:
             batches: fresh, over the same data.
 
         Raises:
-            DataError: no checkpoint is readable as such a state, or another run wrote them.
+            DataError: no checkpoint is readable as such a state, or another run wrote them; nothing is
+                changed.
         """
         damaged = []
         for step in self.steps:

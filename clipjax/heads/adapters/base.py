@@ -51,7 +51,7 @@ class Adapter(Protocol):
         ...
 
     def head(self, model: Encoder, labels: LabelSpace, *, precision: str, store: Any, progress: bool) -> Head:
-        """Raises UsageError for classes that the adapter lacks."""
+        """The head over `labels`. Raises UsageError for classes that the adapter lacks."""
         ...
 
 
@@ -68,7 +68,10 @@ def all_adapters() -> dict[str, type[Adapter]]:
 
 
 def adapter_of(model: Encoder) -> Adapter | None:
-    """Raises DataError, naming the model: an unknown kind, or parts that do not fit each other."""
+    """The model's adapter, if any.
+
+    Raises DataError, naming the model, for an unknown kind or parts that do not fit each other.
+    """
     parts = model.adapter
     if parts is None:
         return None

@@ -61,6 +61,8 @@ class Prompts(NamedTuple):
 def class_prompts(model: Encoder, names: Sequence[str], size: int, position: str, *, csc: bool) -> Prompts:
     """Prompts around a context of `size` vectors; with `csc` each class has its own context.
 
+    An underscore in a name becomes a space.
+
     Raises:
         UsageError: an unknown position, or a text tower that takes no vectors.
         DataError: a prompt longer than the tower's context; names the class.
@@ -254,7 +256,7 @@ class CoOp:
         store: Any = None,
         progress: bool = False,
     ) -> Head:
-        """Class-specific contexts take only (some of) their own classes.
+        """The head over any label space; class-specific contexts take only (some of) their own classes.
 
         Raises:
             UsageError: another class, a tower of another width, or as `class_prompts`.

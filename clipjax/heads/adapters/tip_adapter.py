@@ -1,6 +1,7 @@
 """Tip-Adapter: a cache of training images beside the zero-shot head.
 
 Source: Zhang et al. 2022 (ECCV, arXiv 2207.09519); gaopengcuhk/Tip-Adapter d0e2d6f, `main_imagenet.py`.
+Logits: `clipjax.heads.head.Cache`.
 alpha is the paper's residual ratio, beta its sharpness (the reference's first release swapped the names:
 its issue 4). An alpha has meaning only beside its scale: the model's own, mostly 100, which the reference
 always takes.

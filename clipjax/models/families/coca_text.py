@@ -3,9 +3,9 @@
 Sources: Yu et al. 2022 (arXiv 2205.01917) section 3.2; open_clip 3.3.0 `transformer.TextTransformer` with
 `embed_cls`. The captioning decoder is left out.
 
-The features are the last token's. It should see the text and not the padding, but open_clip's mask is one
-column off (`shifted_mask`): it sees the first padding token, and itself only if the text fills the context.
-The released weights are trained so.
+The features are the appended token's. It should see the text and not the padding, but open_clip's mask is
+one column off (`shifted_mask`; False is correct): it sees the first padding token, and itself only if the
+text fills the context. The released weights are trained so.
 
 Params: token_embedding [V,D], cls_embedding [D], positional_embedding [L+1,D], blocks/... as in vit.py,
 ln_final/{scale,bias}, text_projection [D,E].

@@ -137,7 +137,10 @@ class DenseNet(nnx.Module):
     def blocks(
         self, x: Float[Array, "B H W C"], mode: Mode, last: int
     ) -> tuple[list[Array], dict[str, Array]]:
-        """The outputs of the blocks up to index `last` (after norm5 for the last block), and the stages."""
+        """The outputs of the blocks up to index `last`, and the stages.
+
+        The network's last block: after norm5 and ReLU.
+        """
         outputs: list[Array] = []
         stages: dict[str, Array] = {}
         for i in range(1, last + 2):

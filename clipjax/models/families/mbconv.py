@@ -66,7 +66,7 @@ class SqueezeConfig:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of one block; `squeezed` is 0 without a squeeze-excitation."""
+    """Sizes of one block; `squeezed` is 0 without a squeeze-excitation."""
 
     in_dim: int
     middle: int
@@ -120,7 +120,8 @@ class MBConvConfig:
     """`activation`: one for all, or a list: the stem's, each stage's and the last convolution's.
 
     padding: "tf_same" for every `tf_` model.
-    final: "pooled" (MobileNetV3): the last convolution follows the pooling, with a bias instead of BatchNorm.
+    final: "pooled" (MobileNetV3): the last convolution follows the pooling, with a bias instead of BatchNorm;
+        None: on the map.
     """
 
     image_size: int

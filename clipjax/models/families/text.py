@@ -122,7 +122,9 @@ def block_behind(
     visible: Bool[Array, "P+L P+L"] | None,
     mode: Mode,
 ) -> tuple[Float[Array, "1 P D"], Float[Array, "B L D"]]:
-    """A block on texts after a shared beginning, which runs once; all texts read its keys and values.
+    """A block on texts after a shared beginning that does not see them.
+
+    The beginning runs once; all texts read its keys and values.
 
     visible: causal; None (no mask) only if P = 0.
     """

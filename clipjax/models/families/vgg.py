@@ -85,7 +85,7 @@ class VGG(nnx.Module):
     def groups(self, x: Array, mode: Mode, last: int) -> tuple[list[Array], dict[str, Array]]:
         """The outputs of the groups up to index `last`, before their pools; and the stages.
 
-        Index len(depths) is the last output after its pool.
+        Index len(depths) is the last group's output after its pool.
         """
         outputs: list[Array] = []
         stages: dict[str, Array] = {}

@@ -22,8 +22,8 @@ def timm_sizes(record: dict[str, Any]) -> dict[str, Any]:
 def simclr_model(name: str, sizes: dict[str, Any] | None) -> ResNet:
     """SimCLR's ResNet-50, "resnet50xWIDTH": the stem is widened too, which timm cannot do.
 
-    Source: bethgelab/model-vs-human, `simclr/zoo`: torchvision's, with `width_per_group` and planes
-        multiplied.
+    Source: bethgelab/model-vs-human, `simclr/zoo`: torchvision's, with `width_per_group` and all
+    planes multiplied.
     """
     width = int(name.rpartition("x")[2])
     layers, stem, classes = (3, 4, 6, 3), 64 * width, 1000
