@@ -47,7 +47,7 @@ class DatasetCard:
             labels as the data spells them.
         classes: instead, those labels in order: a list, or a text file beside the card, one per line.
             Default: the data's own.
-        head_space: the zero-shot head's label space, if another; scores are projected.
+        head_space: the zero-shot head's label space, if another; scores are projected (`load_projection`).
         prompts: default prompt set in configs/prompts.
         pixels: `pre_crop`, pixels cut from each side before the model's transform; or `already_cropped =
             true` (square crops, only resized).
@@ -123,7 +123,9 @@ def cards_in(folder: Path) -> list[DatasetCard]:
 
 
 def read_card(name_or_path: str | Path) -> DatasetCard:
-    """A card by its name or file (anything ending in .toml); of a family NAME:VALUE, one value per axis.
+    """A card by its name or file (anything ending in .toml).
+
+    A member of a family is NAME:VALUE or FILE.toml:VALUE, one value per axis.
 
     Raises:
         UsageError: an unknown name, or a family without its member.

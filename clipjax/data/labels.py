@@ -44,7 +44,7 @@ class LabelSpace:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Leaves out `name`."""
+        """SHA-256 without `name`."""
         return sha256_json([self.ids, self.classes])
 
 
@@ -94,7 +94,7 @@ class PromptSet:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Leaves out `name`."""
+        """SHA-256 without `name`."""
         return sha256_json([self.templates, None if self.sentences is None else dict(self.sentences)])
 
 

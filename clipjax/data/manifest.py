@@ -31,7 +31,7 @@ IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".t
 
 
 class Opener(Protocol):
-    """Small and picklable: worker processes get it."""
+    """Encoded images by row. Small and picklable: worker processes get it."""
 
     def open(self, i: int) -> bytes:
         """Raises DataError if unreadable."""

@@ -1,8 +1,10 @@
-"""A figure, claims and the report page, from the results alone, as these commands make them:
+"""A figure, claims and the report page, as these commands make them:
 
-clipjax analyze demo-out/results --figure .../fine_tuning.toml --prompts demo
-clipjax claims demo-out/results --claims .../claims_demo.toml
-clipjax report demo-out/results --figure .../fine_tuning.toml --claims .../claims_demo.toml --prompts demo
+    clipjax analyze demo-out/results --figure .../fine_tuning.toml --prompts demo
+    clipjax claims demo-out/results --claims .../claims_demo.toml
+    clipjax report demo-out/results --figure .../fine_tuning.toml --claims .../claims_demo.toml --prompts demo
+
+All read the results alone.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""Parts of the demo side by side: one model as small as the demo's leaves a core idle.
+"""Parts of the demo side by side.
 
-side_by_side(partial(train_one, out), partial(train_two, out))
+    side_by_side(partial(train_one, out), partial(train_two, out))
+
+One model as small as the demo's leaves a core idle.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
-"""The demo; all is below one folder, and existing parts are not made again.
+"""The demo, all below one folder.
 
-world/      the data sets                 models/    one checkpoint per model
-training/   resume points                 store/     embeddings
-results/    result rows                   pixels/    decoded images
-finetuned/  a folder per method           programs/  compiled programs
-*.png, *.pdf   figures                    report.html
+    world/      the data sets                 models/    one checkpoint per model
+    training/   resume points                 store/     embeddings
+    results/    result rows                   pixels/    decoded images
+    finetuned/  a folder per method           programs/  compiled programs
+    *.png, *.pdf   figures                    report.html
+
+Existing parts are not made again.
 """
 
 from __future__ import annotations

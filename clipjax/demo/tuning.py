@@ -45,7 +45,10 @@ def is_tuned(out: Path) -> bool:
 
 
 def fine_tune(out: Path, *, quick: bool = False, progress: bool = True) -> list[Model]:
-    """The base, and what every method makes of it in `out/finetuned`; finished runs are read."""
+    """The base, and what every method makes of it in `out/finetuned`; finished runs are read.
+
+    `quick` hardly trains.
+    """
     base = load_model(out / "models" / BASE)
     train = load_dataset("demo_train", out / "world" / "narrow.jsonl")
     data = Data(train, hold_out=2 if quick else settings().tuning.held_out)

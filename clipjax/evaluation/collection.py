@@ -194,7 +194,7 @@ def evaluate_all(
     """Run the jobs in order; a failed job does not stop the others.
 
     Small data sets are embedded first, in one stream; its cost is in the statistics of the first job that
-    reads them.
+    reads them. Where the model's own head has other classes, the result is a row "not applicable".
 
     Args:
         model: not a name. With its own head, jobs that differ only in prompts run once.

@@ -1,4 +1,7 @@
-"""Resolve a request into data sets, classes, prompts and annotations: all checks run here."""
+"""Resolve a request into data sets, classes, prompts and annotations.
+
+All checks run here, before anything costly.
+"""
 
 from __future__ import annotations
 

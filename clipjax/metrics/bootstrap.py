@@ -31,7 +31,7 @@ class Resampling:
 
     Attributes:
         data: a name; part of the seed.
-
+        size: number of images.
         clusters: int [size], 0..C-1 without a gap, units drawn whole; a resample draws C. None: single
             images.
 
@@ -173,7 +173,7 @@ def interval_of_mean(
     Args:
         mean: of numbers in 0..1.
         draws: None where there is too little to resample.
-        units, what: independent units in the mean (at least), and their name.
+        units, what: the least number of independent units in the mean, and their name.
     """
     if draws is not None and len(draws):
         limits = percentile_interval(draws, level, clustered=clustered)

@@ -199,8 +199,8 @@ def measures(
     """The named measures, as fractions, of the images or of B resamples.
 
     Args:
-        id_weights, ood_weights: integers >= 0 or bools, [B, N] and [B, M], no row all zero. None: once each,
-            B = 1.
+        id_weights, ood_weights: how often each image counts: integers >= 0 or bools, [B, N] and [B, M], no
+            row all zero. None: once each, B = 1.
 
     Raises:
         ValueError: an unknown name, or other weights.

@@ -116,7 +116,9 @@ def correct_among(predicted: ArrayLike | jax.Array, accepted: ArrayLike) -> Bool
 def worst_classes(
     hits: Int[np.ndarray, " K"], total: Int[np.ndarray, " K"], k: int
 ) -> tuple[Int[np.ndarray, " worst"], float]:
-    """The k (or fewer) classes with images of lowest accuracy, and the accuracy over their images.
+    """The k classes of lowest accuracy, worst first, and the accuracy over their images.
+
+    Fewer if fewer have images.
 
     Raises:
         ValueError: k < 1, or no class has an image.

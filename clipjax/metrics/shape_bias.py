@@ -1,7 +1,8 @@
 """Shape bias: does a model decide by an object's shape or its texture, where they disagree?
 
 Geirhos et al. 2019: among images whose shape and texture differ in category, S decisions follow the shape and
-T the texture; the bias is S / (S + T). -1 is "no decision".
+T the texture; the bias is S / (S + T). Categories and decisions are indices; -1
+is "no decision".
 
 The category whose classes have the largest mean probability wins, as in `modelvshuman`; a sum would favour
 the 109 kinds of dog. Ties go to the first.

@@ -2,7 +2,7 @@
 
     nearest(row)   # -> Match("clip_80", "3f0c...", (Departure("templates", "openai_80", "single"),))
 
-A result records the version of a protocol: its name, and the SHA-256 of its requirements.
+configs/protocols.toml lists them. A result records a version: a name, and the SHA-256 of the requirements.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
     numbers = read_numbers("testbed", "imagenet-testbed")    # a folder or one of its files; all its models
     ResultStore("results").add(published_rows(numbers))      # clipjax.results.published_rows
 
-`python -m clipjax.results.published FOLDER...` (one per source) updates configs/reference_scores.csv in a
-checkout, except for sources with `vendored = false`: their licence forbids it.
+configs/reference_sources.toml maps columns to our numbers. `python -m clipjax.results.published FOLDER...`
+(one per source) updates configs/reference_scores.csv in a checkout, except for sources with `vendored =
+false`: their licence forbids it.
 """
 
 from __future__ import annotations

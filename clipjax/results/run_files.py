@@ -42,7 +42,7 @@ def sealed(shared: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]) ->
 
 
 class RunFiles:
-    """`record`, parsed from `data`, loses its `files`.
+    """The files of one run. `data`: of `run.json`; `record`: that parsed, which loses its `files`.
 
     Raises:
         DataError: `run.json` was changed after it was written.

@@ -17,7 +17,7 @@ from clipjax.storage.buckets import BLOCK, BucketPath
 
 
 class BucketFiles:
-    """An upload is all or nothing by itself. A bucket has no locks, so nothing in use is removed."""
+    """An upload is all or nothing by itself. A bucket has no locks, so nothing is removed."""
 
     def create(self, path: Path | epath.Path, data: bytes, *, replace: bool = False) -> bool:
         """False if an object exists and `replace` is false. Raises DataError if the upload fails."""

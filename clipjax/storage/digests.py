@@ -93,7 +93,10 @@ def read_still(path: Path, read: Callable[[Version], T]) -> tuple[T, Version]:
 
 
 def clock_ns(folder: Path) -> int:
-    """The earlier of this machine's and the folder's clock (may be slow), in ns since the epoch."""
+    """Nanoseconds since the epoch, by the earlier of this machine's clock and the folder's.
+
+    A file server's clock may be slow.
+    """
     now = time.time_ns()
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)

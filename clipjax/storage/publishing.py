@@ -2,8 +2,8 @@
 
     CACHE/working/gs/bucket/folder/file        the working copy of gs://bucket/folder/file
 
-The file that identifies a folder goes up last (card.json of a model, sizes.json of a resume point). A failed
-upload keeps the working copy and names it.
+The file that identifies a folder goes up last (card.json of a model, sizes.json of a resume point); without
+it the folder counts as absent. A failed upload keeps the working copy and names it.
 """
 
 from __future__ import annotations

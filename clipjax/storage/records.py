@@ -57,7 +57,7 @@ def read(
 
     Args:
         where: a message begins with it.
-        given: fields that the record may not set.
+        given: fields that the caller sets; the record may not.
         how: readers for other kinds, or in place of the usual ones.
         whole: for a program's record (card.json): fields with defaults are required, too, and numbers stay
             as written, because a digest may cover them.

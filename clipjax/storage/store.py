@@ -80,7 +80,7 @@ class Store:
             ids: one unique string a row, in order.
             rows_per_shard, per_device_batch: an existing entry keeps its own.
             row_shape: None leaves it to the first shard.
-            about: names for `clipjax store ls`.
+            about: names for `clipjax store ls`; not in the key.
 
         Raises:
             DataError: a repeated id; or the entry has other ids, shape or dtype: the key lacks something.
@@ -187,7 +187,8 @@ class Store:
     def gc(self, budget_bytes: int, *, dry_run: bool = False) -> list[EntryInfo]:
         """Remove and return the longest unused entries, until the store fits the budget.
 
-        Raises UsageError on a bucket, except for a dry run.
+        Entries that a run holds or another user owns stay. Raises UsageError on a bucket, but not for a dry
+        run.
         """
         if self.on_bucket and not dry_run:
             raise UsageError(

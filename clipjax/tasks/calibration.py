@@ -5,7 +5,8 @@ model's own logits ("before") and of logits / T ("after"). With fewer or coarser
 projected.
 
 T is fitted on the calibration half of the in-distribution (ID) set and applied to every data set; the ID set
-is reported on its test half alone. A bootstrap keeps the data set's bin edges.
+is reported on its test half alone. `half_split` or a column `calibration` splits it. A bootstrap keeps the
+data set's bin edges.
 """
 
 from __future__ import annotations

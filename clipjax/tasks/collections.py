@@ -24,7 +24,7 @@ class Collection:
 
     Attributes:
         section: of the paper.
-        prompts: repeats each task; empty: each data set's own.
+        prompts: each task runs with each of these sets; empty: each data set's own.
         corrupted: include data sets with a variant `corruption` (3DCC's sixty).
     """
 

@@ -124,7 +124,7 @@ class Measure:
 
     Attributes:
         metric: e.g. "top1"; accuracies are fractions, 0..1.
-
+        n: number of images measured.
         slice: e.g. "class:n01440764"; None: the whole data set.
         aggregates: the items of an unweighted mean (e.g. "classes"); None: images.
     """

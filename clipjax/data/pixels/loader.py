@@ -146,7 +146,7 @@ def process_rows(n_rows: int, batch_size: int, process_index: int, process_count
 
 
 class TrainingBatches(grain.DatasetIterator[dict[str, Any]]):
-    """Batches of some epochs, or endless.
+    """Batches of some epochs, or endless; `get_state()` and `set_state(state)` resume exactly.
 
     The number of batches read is the whole state: seed, epoch and image decide all randomness.
     """

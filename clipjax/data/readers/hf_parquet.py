@@ -59,6 +59,7 @@ def read_hf_parquet(
 
     Args:
         split: first part of the file names (`test-00000-of-00001.parquet`).
+        image: the images' column, if several could be.
         label: column of an int or class name. Default: the only declared class label, else "label" if it
             exists.
         captions: column of captions, or of lists of them.

@@ -48,6 +48,7 @@ def read_karpathy(
     """Images and their captions from one annotation file.
 
     Args:
+        label_names: ignored.
         file: below `root`; of several names, the first that exists.
         folder: for images whose record names none.
         filepath: images are in their record's folder (COCO: train2014, val2014); False: all in `folder`.

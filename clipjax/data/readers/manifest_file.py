@@ -18,8 +18,8 @@ from clipjax.storage.reading import exists, is_dir, is_file, numbered_csv, read_
 def read_manifest_file(root: epath.Path, label_names: Names = None, *, file: str = "") -> Manifest:
     """A CSV, TSV or JSONL file with one image per row; other columns are kept.
 
-    `path` is relative to the file; `label` is an int or class name; `id` replaces `path` as the image's id. A
-    JSONL value may be a list (several captions).
+    `path` is relative to the file; `label` is an int or class name; `id` replaces `path` as the image's id:
+    images with several rows need it. A JSONL value may be a list (several captions).
 
     Args:
         root: the file, or its folder if `file` is given.

@@ -62,8 +62,9 @@ def read_webdataset(
     Args:
         label_names: default the lines of CLIP_benchmark's `classnames.txt` beside or above the shards.
         image: the image's extension if a sample has several, e.g. "jpg".
-        label: an extension ("cls"), or a key of a JSON member ("json:class"). A number in "cls" is always an
-            index. Default: "cls" if the first sample has it.
+        label: an extension ("cls"), or a key of a JSON member ("json:class"), with an int or class name. A
+            number in "cls" is always an index, even if numbers name classes. Default: "cls" if the first
+            sample has it.
         captions: extension whose lines are captions; default "txt" if the first sample has it.
         shard_in_id: ids are `shard.tar/member`, for shards that repeat their keys.
 

@@ -154,7 +154,7 @@ class Tokenizer:
         return tokens.ids
 
     def encode(self, texts: str | Sequence[str]) -> Tokens:
-        """`__call__` without a warning. A cut text keeps its first tokens and its end tokens.
+        """`Tokens`, without a warning. A cut text keeps its first tokens and its end tokens.
 
         Raises:
             DataError: a text is not a string.
