@@ -176,6 +176,7 @@ def convert_model(
     Raises:
         UsageError, DataError: as `load_model`, or the folder cannot be written; it is left as it was.
     """
+    labels = None if classes is None else load_labels(classes)  # before a download
     with fetched(source) as copy:
         own = card_file(copy)
         if own is not None and own.has_adapter:
@@ -184,9 +185,8 @@ def convert_model(
             )
         stated = Stated(name, facts_of, facts, None if folder is None else default_name(folder))
         opened = open_weights(copy, own, card, None, stated, source)
-        if classes is not None:
-            named = stated_classes(opened.card, load_labels(classes))
-            opened = dataclasses.replace(opened, card=named)
+        if labels is not None:
+            opened = dataclasses.replace(opened, card=stated_classes(opened.card, labels))
         if image_size is not None:
             larger = resize_model(_read(opened, None), image_size, None)
             card = larger.card.stamped()

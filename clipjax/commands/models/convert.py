@@ -48,7 +48,8 @@ class ConvertOptions:
         str | None,
         typer.Option(
             metavar="LABELS",
-            help="Classes of a classifier whose files name none: a label space (imagenet) or a CSV file.",
+            help="What the outputs of a classifier are, if its files do not say it: imagenet, or a CSV file "
+            "`id,name` with a line for each output.",
         ),
     ] = None
     name: NameOption = None
