@@ -20,7 +20,7 @@ def with_classifier(source: Source, path: Path, open_file: Callable[[Path], Sour
 
     The classifier is beside it: NAME_classifier.pth for NAME.pth, or for NAME_800.pth.
 
-    Raises DataError if there is no such file, or it holds more than a weight and a bias.
+    Raises DataError if that file is missing, or holds more than a weight and a bias.
     """
     if "encoder.conv1.weight" not in source or not all(key.startswith(_PARTS) for key in source):
         return source

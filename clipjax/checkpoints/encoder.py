@@ -79,7 +79,7 @@ class Encoder(Protocol):
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Raises UsageError if there is none, DataError for missing files."""
+        """Raises UsageError if the model has no text tower, DataError for missing files."""
         ...
 
     def with_tokenizer(self) -> Self:

@@ -51,7 +51,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Figure:
-    """Of all models, or of the last one on `dataset`."""
+    """A figure of a task: it shows all models, or with `dataset` the last model on it."""
 
     name: str
     task: str

@@ -143,7 +143,7 @@ def _parts(suite: Suite, data_root: str | Path) -> list[CollectionPlan | DataErr
 
 
 def jobs_of(suite: Suite, data_root: str | Path) -> dict[_Key, Job]:
-    """The suite's runs in the folder, by task and data set. Raises DataError if there are none."""
+    """The runs in the folder, by task and data set. Raises DataError if it holds none of the data sets."""
     jobs: dict[_Key, Job] = {}
     why: DataError | None = None
     tasks = {metric.task for metric in suite.metrics}

@@ -1,4 +1,4 @@
-"""The runs behind a table of the study.
+"""Fine-tuning runs that a table of the study shows, and the numbers it compares.
 
 Files of configs/before_after have `run` and `[[metrics]]`, those of configs/finetune_runs `[[runs]]`; a
 user's file may have both.

@@ -262,7 +262,7 @@ def auroc(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
 
 
 def tied_share(ranking: Ranking) -> float:
-    """Of the (ID, OOD) pairs."""
+    """The share of (ID, OOD) pairs whose two scores are equal."""
     ends = (np.searchsorted(ranking.ood_sorted, ranking.id_sorted, side=side) for side in ("left", "right"))
     left, right = (end.sum(dtype=np.int64) for end in ends)
     return float(right - left) / (len(ranking.id_scores) * len(ranking.ood_scores))

@@ -50,7 +50,7 @@ def conv2d(
 
     Windows without overlap and padding (1x1, patches) become a matrix product. On a CPU:
         depthwise: a sum of shifted maps; XLA's own is 5 to 90 times slower than torch's.
-        groups: each alone, small ones a few together (`_merged`), 2 to 10 times faster.
+        groups: each alone, small ones a few together (`_merged`), 2 to 9 times faster.
     """
     height, width = (pads(size, kernel.shape[0], stride, padding) for size in x.shape[1:3])
     groups = x.shape[-1] // kernel.shape[2]

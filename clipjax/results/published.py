@@ -72,7 +72,7 @@ def read_numbers(source: str, path: str | Path, *, registered: bool = False) -> 
 
     Raises:
         UsageError: unknown source.
-        DataError: no file, a missing column, a model listed twice, a cell that is no number or proportion;
+        DataError: no file, a missing column, a model listed twice, a cell that is not a number or proportion;
             names the file.
     """
     tables = _tables(source, Path(path).expanduser())

@@ -136,7 +136,7 @@ def _hits(counts: CueCounts) -> tuple[int, int, int]:
 
 
 def _limits(images: Columns, about: About) -> dict[str, Interval]:
-    """Of the overall numbers that resamples of objects change."""
+    """Intervals of the overall numbers that change when objects are resampled."""
     kept = np.asarray(images["conflict"], bool)
     objects, cluster = np.unique(np.asarray(images["object"], str)[kept], return_inverse=True)
     if len(objects) < 2:

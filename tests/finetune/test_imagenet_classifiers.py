@@ -176,9 +176,10 @@ def test_a_linear_probe_and_lp_ft_follow_timm(model_id: str, tmp_path: Path) -> 
     setup = start.setup("lp_ft", TrainSplit("demo", manifest, labels, SPACE), **options)
     first = lp_ft.probe_setup(setup)
     probe = linear_probe.probe(first)
-    probing = ours(Run(first, probe, taken(probe), nothing))
+    steps = taken(probe)
+    probing = ours(Run(first, probe, steps, start.in_torch))
     head = nn.Linear(*probe.params["head"]["kernel"].shape)
-    wanted = probed(start, setup, head, [batch["row"] for batch in taken(probe)])
+    wanted = probed(start, setup, head, [batch["row"] for batch in steps])
     np.testing.assert_allclose(probing.losses, wanted, rtol=1e-3)
     assert wanted[-1] < 0.98 * wanted[0]
 
@@ -192,7 +193,7 @@ def test_a_linear_probe_and_lp_ft_follow_timm(model_id: str, tmp_path: Path) -> 
         theirs.get_classifier().bias.copy_(torch.tensor(np.asarray(probed_head["bias"])))
     batches = batches_of(size)
     wanted = decided(start._replace(theirs=theirs).in_torch(batches))
-    actual = decided(ours(Run(setup, problem, batches, nothing)))
+    actual = decided(ours(Run(setup, problem, batches, start.in_torch)))
     distance = errors(actual, wanted)  # its last weights: see test_a_classifier_follows_timm
     assert max(distance["losses"], distance["gradients"]) <= 1, distance
 
@@ -203,10 +204,6 @@ def taken(problem: Problem) -> list[dict[str, np.ndarray]]:
         return list(itertools.islice(batches, problem.steps))
     finally:
         batches.close()
-
-
-def nothing(**changes: Any) -> Found:
-    raise NotImplementedError
 
 
 def probed(start: Start, setup: Setup, head: nn.Linear, rows: list[np.ndarray]) -> list[float]:

@@ -3,8 +3,8 @@
     report_data(rows, "results")
 
 A column per number (task, data set, slice, metric), and per way of measuring it where a model has several.
-Shared values are stored once in `interned`, referred to by index (-1 for null). An interned object is [index
-of its keys, index of each value ...].
+Shared values are stored once in `interned`; others refer to them by index (-1 for null). `interned` holds an
+object as a list: the index of its keys, then the index of each value.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def read_flat(
     """Every image below `root`; `extensions` adds endings, e.g. ".gif" (its first frame).
 
     Raises:
-        DataError: there is none.
+        DataError: `root` holds no image.
     """
     known = (*IMAGE_EXTENSIONS, *extensions)
     ids = tuple(sorted(Walk(root).files(known)))
