@@ -27,6 +27,7 @@ from clipjax.config import config_dir
 from clipjax.data.card_images import CardIds
 from clipjax.data.labels import LabelSpace, load_labels
 from clipjax.data.manifest import Manifest
+from clipjax.data.pairs.matching import Matching
 from clipjax.data.readers.packed import is_packed, read_packed
 from clipjax.data.readers.reader import find_reader, reader_names
 from clipjax.errors import ClipjaxError, DataError, UsageError, unknown_name
@@ -51,6 +52,8 @@ class DatasetCard:
         prompts: default prompt set in configs/prompts.
         pixels: `pre_crop`, pixels cut from each side before the model's transform; or `already_cropped =
             true` (square crops, only resized).
+        matching: how the pairs of a data set of pairs are prepared and matched.
+        pairs: number of pairs.
         tasks: what `--data-root` runs.
         place: folder below the data root; default `name`.
         id: card of the in-distribution images, for OOD detection and calibration.
@@ -72,6 +75,8 @@ class DatasetCard:
     head_space: str | None = None
     prompts: str | None = None
     pixels: dict[str, Any] = dataclasses.field(default_factory=dict)
+    matching: Matching | None = None
+    pairs: int | None = None
     tasks: tuple[str, ...] = ()
     place: str | None = None
     id: str | None = None
@@ -225,10 +230,15 @@ def load_dataset(card: str | Path | DatasetCard, root: str | Path) -> Dataset:
     if is_packed(root):  # whatever its reader and options were when packed
         manifest = read_packed(epath.Path(place(root)), names)
     else:
-        manifest = find_reader(card.reader).read(epath.Path(place(root)), names, **card.options)
+        manifest = _read_loose(card, epath.Path(place(root)), names)
     if space is None and manifest.label_names is not None:
         space = LabelSpace(card.name, manifest.label_names, manifest.label_names)
     return Dataset(card, dataclasses.replace(manifest, name=card.name), space, head or space)
+
+
+def _read_loose(card: DatasetCard, root: epath.Path, names: tuple[str, ...] | None) -> Manifest:
+    reader = find_reader(card.reader)
+    return reader.read(root, card.matching if reader.pairs else names, **card.options)
 
 
 def label_spaces(card: DatasetCard) -> tuple[LabelSpace | None, LabelSpace | None]:
@@ -267,5 +277,8 @@ def _check_reader(card: DatasetCard) -> None:
     for key, default in options.items():
         if default is inspect.Parameter.empty and key not in card.options:
             raise DataError(f"{card.path}: the reader {card.reader!r} needs the option {key!r}")
+    if find_reader(card.reader).pairs != (card.matching is not None):
+        needs = "has no pairs: leave [matching] out" if card.matching else "needs the table [matching]"
+        raise DataError(f"{card.path}: the reader {card.reader!r} {needs}")
     if card.label_space is not None and card.classes is not None:
         raise DataError(f"{card.path}: give 'label_space' or 'classes', not both")

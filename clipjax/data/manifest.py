@@ -18,6 +18,7 @@ from typing import Protocol
 import numpy as np
 from etils import epath
 
+from clipjax.data.pairs.pair import PairSet
 from clipjax.data.pixels.limits import check_bytes
 from clipjax.errors import DataError, UsageError
 from clipjax.storage.buckets import REQUESTS, BucketPath, place
@@ -98,6 +99,7 @@ class Manifest:
         columns: further JSON values, N by name (captions, groups, ...).
         label_names: as the data spells them.
         selection: how it was cut from the data set, "" for all.
+        pairs: the pairs of these images, in a data set of pairs.
     """
 
     ids: tuple[str, ...]
@@ -107,6 +109,7 @@ class Manifest:
     label_names: tuple[str, ...] | None = None
     name: str = ""
     selection: str = ""
+    pairs: PairSet | None = None
 
     def __post_init__(self) -> None:
         sizes = {name: len(values) for name, values in self.columns.items()}
@@ -127,7 +130,10 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over ids, contents, labels and columns in order: equal for copies. May read all images."""
+        """SHA-256 over ids, contents, labels, columns and pairs in order: equal for copies.
+
+        May read all images.
+        """
         return self.compute_digest()
 
     @property
@@ -145,6 +151,8 @@ class Manifest:
                 values = {name: column[i] for name, column in self.columns.items()}
                 rows.update(canonical_json([self.ids[i], content, label, values]).encode() + b"\n")
                 images.update(canonical_json([self.ids[i], content]).encode() + b"\n")
+            if self.pairs is not None:
+                rows.update(canonical_json({"pairs": self.pairs.digest}).encode() + b"\n")
             self.__dict__["_digest"] = rows.hexdigest()
             self.__dict__["_images_digest"] = images.hexdigest()
         return self.__dict__["_digest"]
@@ -155,27 +163,40 @@ class Manifest:
         return hashlib.sha256("\n".join(self.ids).encode()).hexdigest()
 
     def select(self, rows: Sequence[int] | np.ndarray, selection: str = "") -> Manifest:
-        """Images keep their ids."""
+        """Images keep their ids. A pair stays if both its images do."""
         rows = [int(i) for i in rows]
+        ids = tuple(self.ids[i] for i in rows)
+        pairs, kept = self.pairs, set(ids)
+        if pairs is not None:
+            pairs = pairs.select([i for i in range(len(pairs)) if kept.issuperset(pairs.image_ids(i))])
         return dataclasses.replace(
             self,
-            ids=tuple(self.ids[i] for i in rows),
+            ids=ids,
             opener=self.opener.select(rows),
             labels=None if self.labels is None else self.labels[rows],
             columns={name: [values[i] for i in rows] for name, values in self.columns.items()},
             selection=selection or self.selection,
+            pairs=pairs,
         )
 
     def sample(self, limit: int, seed: int = 0) -> Manifest:
         """A uniform random sample in manifest order; all if there are no more than `limit`.
 
         Takes the smallest hashes of (seed, id): image order does not matter, and larger samples contain
-        smaller ones.
+        smaller ones. In a data set of pairs, draws pairs and keeps their images.
         """
         if limit < 1:
             raise UsageError(f"the limit must be at least 1 image, not {limit}")
-        if limit >= len(self):
+        names = self.ids if self.pairs is None else self.pairs.ids
+        if limit >= len(names):
             return self
-        rank = [hashlib.sha256(f"{seed}\n{name}".encode()).digest() for name in self.ids]
-        rows = sorted(sorted(range(len(self)), key=rank.__getitem__)[:limit])
-        return self.select(rows, f"random sample of {limit} of {len(self)} images, seed {seed}")
+        rank = [hashlib.sha256(f"{seed}\n{name}".encode()).digest() for name in names]
+        rows = sorted(sorted(range(len(names)), key=rank.__getitem__)[:limit])
+        what = "images" if self.pairs is None else "pairs"
+        selection = f"random sample of {limit} of {len(names)} {what}, seed {seed}"
+        if self.pairs is None:
+            return self.select(rows, selection)
+        pairs = self.pairs.select(rows)
+        images = {name for i in range(limit) for name in pairs.image_ids(i)}
+        kept = self.select([i for i, name in enumerate(self.ids) if name in images], selection)
+        return dataclasses.replace(kept, pairs=pairs)

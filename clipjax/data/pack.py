@@ -79,7 +79,7 @@ def pack(
         progress: called with each finished shard's number of images.
 
     Raises:
-        UsageError: an unknown kind, a shard of no images, ArrayRecord on a bucket.
+        UsageError: an unknown kind, a shard of no images, ArrayRecord on a bucket, a data set of pairs.
         DataError: a folder of something else, an unreadable image, a full disk, a shard that does not read
             back.
     """
@@ -89,6 +89,10 @@ def pack(
         raise UsageError(f"a shard holds at least 1 image, not {images_per_shard}")
     if len(manifest) == 0:
         raise DataError(f"{manifest.name or 'the data set'} has no images to pack")
+    if manifest.pairs is not None:
+        raise UsageError(
+            f"{manifest.name} has pairs: its depths, poses and annotations cannot be packed: copy the folder"
+        )
     folder = place(folder).expanduser()
     if kind == "array_record" and isinstance(folder, BucketPath):
         raise UsageError(f"{folder}: ArrayRecord files are read on a disk: pack to one, or as webdataset")

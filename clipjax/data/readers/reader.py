@@ -1,7 +1,8 @@
 """Readers: a module of this folder that sets `READER` is one; cards use the module's name.
 
 `read(root, label_names, **options)` gives a Manifest. On a bucket, `root` is a `BucketPath`. `label_names`
-are in label order, spelled as in the data. No reader decodes an image, or needs TensorFlow or PyTorch.
+are in label order, spelled as in the data; a reader of pairs gets a `Matching` in their place. No reader
+decodes an image, or needs TensorFlow or PyTorch.
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ class Reader:
         layout: where the images are: IMAGES (anywhere below the root), CLASS_FOLDERS, ARCHIVES or OTHER.
         recognises: whether a path without a card has this layout. None: a card is required.
         order: lowest first: 0 if the layout is certain, 1 by file endings, 2 to 4 for any list or folder.
+        pairs: it reads pairs: `Manifest.pairs` is set, and the card has a table `[matching]`.
     """
 
     read: Callable[..., Manifest]
     layout: str = OTHER
     recognises: Callable[[Path], bool] | None = None
     order: int = 0
+    pairs: bool = False
 
 
 @functools.cache

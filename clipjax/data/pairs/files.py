@@ -1,0 +1,100 @@
+"""Pairs whose images, depths, poses and annotations are files below one folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from clipjax.data.manifest import FileOpener
+from clipjax.data.pairs.matching import NORMALISATIONS, Matching
+from clipjax.data.pairs.pair import Pair
+from clipjax.errors import DataError
+from clipjax.storage.buckets import place
+from clipjax.storage.digests import canonical_json, sha256_files
+from clipjax.storage.reading import is_file
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FilePairs:
+    """The part of a `PairSet` that all layouts of files share; `load` is each layout's own.
+
+    Attributes:
+        root: a folder or its URL.
+        images: the ids of each pair's images, paths relative to the root.
+        files: the files beside the images that each pair's geometry comes from, relative to the root.
+    """
+
+    root: str
+    ids: tuple[str, ...]
+    clusters: tuple[str, ...]
+    images: tuple[tuple[str, str], ...]
+    files: tuple[tuple[str, ...], ...]
+    columns: dict[str, list]
+    matching: Matching
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def image_ids(self, i: int) -> tuple[str, str]:
+        return self.images[i]
+
+    def load(self, i: int) -> Pair:
+        raise NotImplementedError
+
+    def problems(self, i: int) -> list[str]:
+        try:
+            self.load(i)
+        except DataError as error:
+            return [str(error)]
+        return []
+
+    def select(self, rows: Sequence[int]) -> FilePairs:
+        return dataclasses.replace(
+            self,
+            ids=tuple(self.ids[i] for i in rows),
+            clusters=tuple(self.clusters[i] for i in rows),
+            images=tuple(self.images[i] for i in rows),
+            files=tuple(self.files[i] for i in rows),
+            columns={name: [values[i] for i in rows] for name, values in self.columns.items()},
+        )
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """A file that does not exist counts as null, because its pair may be skipped."""
+        root = place(self.root)
+        names = sorted({name for each in self.files for name in each})
+        there = [name for name in names if is_file(root / name)]
+        content = dict(zip(there, sha256_files([root / name for name in there])))
+        text = hashlib.sha256(canonical_json(self.preparation()).encode() + b"\n")
+        for i in range(len(self)):
+            values = {name: column[i] for name, column in self.columns.items()}
+            files = [content.get(name) for name in self.files[i]]
+            line = [self.ids[i], self.clusters[i], self.images[i], values, files]
+            text.update(canonical_json(line).encode() + b"\n")
+        return text.hexdigest()
+
+    def preparation(self) -> dict[str, object]:
+        """As JSON, what decides the pairs' arrays beside the files."""
+        return self.matching.preparation()
+
+    def where(self, i: int) -> str:
+        """Pair i in messages."""
+        return f"pair {self.ids[i]}"
+
+    def open(self, i: int) -> Iterator[bytes]:
+        """The encoded images 0 and 1. Raises DataError if unreadable."""
+        opener = FileOpener(self.root, self.images[i])
+        for k in range(2):
+            try:
+                yield opener.open(k)
+            except DataError as error:
+                raise DataError(f"{self.where(i)}: {error}") from None
+
+    def normalised(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
+        """Two uint8 images [H, W, 3] -> float32 [2, H, W, 3]."""
+        mean, std = (np.array(each, np.float32) for each in NORMALISATIONS[self.matching.normalisation])
+        return (np.stack(pixels).astype(np.float32) / np.float32(255) - mean) / std
