@@ -22,6 +22,7 @@ ROOMS = {
     "storage": ("bytes: whole files, buckets, digests, the store", "ground"),
     "devices": ("meshes, processes, signals", "ground"),
     "models": ("architectures: params, pixels → features", "stage"),
+    "corruptions": ("pixels → worse pixels", "stage"),
     "data": ("data sets → batches", "stage"),
     "converters": ("foreign files → params", "stage"),
     "checkpoints": ("files → Model (card, params)", "stage"),

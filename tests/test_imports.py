@@ -20,7 +20,7 @@ LAYERS = (
     ("config",),
     ("storage",),
     ("devices",),
-    ("models",),
+    ("models", "corruptions"),
     ("data", "converters"),
     ("checkpoints",),
     ("embeddings", "results"),

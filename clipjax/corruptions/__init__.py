@@ -1,0 +1,1 @@
+"""Image corruptions as pure functions, and their run over devices."""

@@ -1,0 +1,121 @@
+"""The contract of a corruption: its record, its constants, and each image's own random key.
+
+A module of `clipjax.corruptions.kinds` that sets `CORRUPTIONS` (a tuple of records) adds kinds. The constants
+of the five severities are in configs/corruptions.toml.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from clipjax.config import config_dir, plug_ins
+from clipjax.corruptions import kinds
+from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.storage.reading import read_toml
+
+SEVERITIES = (1, 2, 3, 4, 5)
+PER_IMAGE = ("depth", "reshading")  # entries of `extra` with a row an image; all others are shared
+
+Constants = Mapping[str, float]
+Extra = Mapping[str, Any]
+Apply = Callable[[Any, Any, Constants, Extra], Any]
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """One kind.
+
+    Attributes:
+        apply: (images float32 [B, S, S, 3] in [0, 1], keys [B], constants, extra) -> float32 [B, S, S, 3].
+            Pure and jit-able; an image's result depends on its own row and key alone. `constants` are Python
+            numbers. The caller clips to [0, 1] and truncates to uint8.
+        source: where the definition is published.
+        convention: the choices made where the source leaves one, in one sentence; "" for none.
+        needs: entries of `extra`: "depth" float32 [B, S, S], "reshading" float32 [B, S, S], or a shared one.
+        approximate: how it differs from its source, in one sentence; "" if it does not.
+        on_host: `apply` is NumPy code that is not jitted.
+        version: raise it when a byte may change; it is in the keys of stored pixels.
+    """
+
+    name: str
+    apply: Apply
+    source: str
+    convention: str = ""
+    needs: tuple[str, ...] = ()
+    approximate: str = ""
+    on_host: bool = False
+    version: int = 1
+
+
+@functools.cache
+def corruptions() -> dict[str, Corruption]:
+    """Every kind by name. Raises DataError if two modules add one name."""
+    found: dict[str, Corruption] = {}
+    for module in plug_ins(kinds.__path__, "CORRUPTIONS"):
+        for record in importlib.import_module(f"{kinds.__name__}.{module}").CORRUPTIONS:
+            if record.name in found:
+                raise DataError(f"two corruptions have the name {record.name!r}")
+            found[record.name] = record
+    return found
+
+
+def find_corruption(name: str) -> Corruption:
+    """Raises UsageError for an unknown name."""
+    if name not in corruptions():
+        raise unknown_name("corruption", name, sorted(corruptions()))
+    return corruptions()[name]
+
+
+def constants_of(kind: str, severity: int) -> dict[str, float]:
+    """A kind's constants at a severity, 1 to 5.
+
+    Raises:
+        UsageError: another severity.
+        DataError: the file has no such kind, or not five numbers a constant.
+    """
+    if severity not in SEVERITIES:
+        raise UsageError(f"a severity is one of 1, 2, 3, 4, 5, not {severity}")
+    path = config_dir() / "corruptions.toml"
+    tables = _tables()
+    if kind not in tables:
+        raise DataError(f"{path}: no table [{kind}] with the constants of this corruption")
+    constants = {}
+    for name, values in tables[kind].items():
+        if name == "source":
+            continue
+        if not isinstance(values, list) or len(values) != 5 or not all(map(_is_number, values)):
+            raise DataError(f"{path}: {kind}.{name} must be a list of five numbers, one a severity")
+        constants[name] = values[severity - 1]
+    return constants
+
+
+def image_keys(kind: str, ids: Sequence[str], seed: int = 0) -> np.ndarray:
+    """uint32 [N, 2]: each image's random key, from (seed, kind, id) alone.
+
+    Order, batch, severity and devices do not matter: the severities of an image share its draws.
+    `jax.random.wrap_key_data(words, impl="threefry2x32")` makes keys of them.
+    """
+    digests = [hashlib.sha256(f"{seed}\n{kind}\n{name}".encode()).digest()[:8] for name in ids]
+    return np.frombuffer(b"".join(digests), ">u4").astype(np.uint32).reshape(-1, 2)
+
+
+def wrapped(words: Any) -> jax.Array:
+    """Keys [N] of the words [N, 2]."""
+    return jax.random.wrap_key_data(words, impl="threefry2x32")
+
+
+@functools.cache
+def _tables() -> dict[str, Any]:
+    return read_toml(config_dir() / "corruptions.toml")
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float)

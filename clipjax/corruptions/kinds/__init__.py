@@ -1,0 +1,1 @@
+"""Kinds of corruption: a module that sets `CORRUPTIONS` adds its records."""

@@ -1,0 +1,32 @@
+"""Fog and flash of 3D common corruptions (Kar et al., CVPR 2022), from depth or reshading."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from clipjax.corruptions.corruption import Constants, Corruption, Extra
+
+_SOURCE = (
+    "Kar et al., 3D common corruptions and data augmentation, CVPR 2022, and its reference code (4fc007b)"
+)
+
+
+def fog(images: Any, keys: Any, constants: Constants, extra: Extra) -> Any:
+    """t I + (1 - t) A with t = exp(-a D); A is the image's mean over pixels and channels."""
+    del keys
+    through = jnp.exp(-constants["attenuation"] * extra["depth"])[..., None]
+    air = images.mean((1, 2, 3), keepdims=True)
+    return through * images + (1 - through) * air
+
+
+CORRUPTIONS = (
+    Corruption(
+        "fog_3d",
+        fog,
+        _SOURCE,
+        convention="the airlight is each image's own mean (the reference takes the mean of its batch)",
+        needs=("depth",),
+    ),
+)

@@ -1,0 +1,85 @@
+"""The frame of corruptions: kinds, constants, keys, and the run over devices."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from clipjax.config import config_dir
+from clipjax.corruptions.corruption import (
+    SEVERITIES,
+    Corruption,
+    constants_of,
+    corruptions,
+    find_corruption,
+    image_keys,
+)
+from clipjax.corruptions.run import Runner
+from clipjax.devices.sharding import make_mesh
+from clipjax.errors import UsageError
+from clipjax.storage.reading import read_toml
+
+FOG = "fog_3d"
+
+
+def images(count: int, size: int = 16) -> tuple[np.ndarray, list[str], dict[str, np.ndarray]]:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (count, size, size, 3), np.uint8)
+    depth = rng.uniform(0.01, 0.5, (count, size, size)).astype(np.float32)
+    return pixels, [f"class/{i}.png" for i in range(count)], {"depth": depth}
+
+
+def test_every_kind_has_constants_and_every_table_a_kind() -> None:
+    assert set(read_toml(config_dir() / "corruptions.toml")) == set(corruptions())
+    for kind in corruptions():
+        assert all(constants_of(kind, severity) for severity in SEVERITIES)
+
+
+def test_a_key_depends_on_seed_kind_and_id_alone() -> None:
+    keys = image_keys(FOG, ["a", "b"])
+    assert keys.shape == (2, 2)
+    assert keys.dtype == np.uint32
+    np.testing.assert_array_equal(keys[::-1], image_keys(FOG, ["b", "a"]))
+    others = [image_keys("flash", ["a"])[0], image_keys(FOG, ["a"], seed=1)[0], keys[1]]
+    assert not any((keys[0] == other).all() for other in others)
+
+
+def test_an_identity_keeps_every_byte() -> None:
+    same = Corruption(FOG, lambda images, *_: images, "none")
+    ramp = np.broadcast_to(np.arange(256, dtype=np.uint8).reshape(16, 16)[None, ..., None], (1, 16, 16, 3))
+    np.testing.assert_array_equal(Runner(same, 1)(ramp, ["a"]), ramp)
+
+
+@pytest.mark.parametrize("on_host", [False, True])
+def test_draws_follow_an_image_wherever_it_is(on_host: bool) -> None:
+    def apply(images, keys, constants, extra):
+        del constants, extra
+        draws = jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:]))(keys)
+        return np.asarray(draws) if on_host else draws
+
+    pixels, ids, _ = images(11)
+    noise = Corruption(FOG, apply, "none", on_host=on_host)
+    whole = Runner(noise, 1)(pixels, ids)
+    np.testing.assert_array_equal(Runner(noise, 1)(pixels[7:9][::-1], ids[7:9][::-1]), whole[7:9][::-1])
+
+
+def test_the_same_bits_on_any_number_of_devices() -> None:
+    pixels, ids, extra = images(20)
+    alone = Runner(find_corruption(FOG), 3, make_mesh(jax.devices()[:1]))(pixels, ids, extra)
+    assert alone.shape == pixels.shape
+    assert alone.dtype == np.uint8
+    assert (alone != pixels).any()
+    for count in (3, 8):
+        mesh = make_mesh(jax.devices()[:count])
+        np.testing.assert_array_equal(Runner(find_corruption(FOG), 3, mesh)(pixels, ids, extra), alone)
+
+
+def test_what_is_refused() -> None:
+    pixels, ids, _ = images(1)
+    with pytest.raises(UsageError, match="fog_3d needs depth"):
+        Runner(find_corruption(FOG), 1)(pixels, ids)
+    with pytest.raises(UsageError, match="a severity is one of 1, 2, 3, 4, 5, not 6"):
+        constants_of(FOG, 6)
+    with pytest.raises(UsageError, match="unknown corruption 'fog'; did you mean fog_3d"):
+        find_corruption("fog")
