@@ -1,0 +1,132 @@
+"""How far matches are off, and the share that is near enough, by viewpoint change.
+
+As in probe3d (El Banani et al. 2024): errors in metres and pixels for pairs with depth and cameras (NAVI,
+ScanNet), the share of keypoints within a part of the object's box for SPair-71k (PCK). A match that is not
+there has the error NaN: it counts neither as right nor as wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Bool, Float, Float32, Float64, Int, Real
+
+from clipjax.metrics.correspondence import Matches
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+_LEAST_DEPTH = 1e-9  # metres
+_ROUNDING = 1e-4  # how far the trace of a rotation may be outside -1..3
+
+
+class Bin(NamedTuple):
+    n: int  # pairs with a match
+    value: float | None  # the mean of their recalls; None where n is 0
+
+
+@jax.jit
+def match_errors(
+    matches: Matches,
+    points: Float[Array, "2 H W 3"],
+    intrinsics: Float[Array, "3 3"],
+    motion: Float[Array, "4 4"],
+) -> tuple[Float32[Array, " K"], Float32[Array, " K"]]:
+    """The error of each match in metres (3D) and in pixels of image 1 (2D); NaN where none is there.
+
+    Args:
+        points: of image 0 and 1, each in its own camera's coordinates, in metres.
+        intrinsics: of image 1, in the pixels that errors are wanted in.
+        motion: from camera 0 to camera 1.
+    """
+    from0, at1 = points[0].reshape(-1, 3)[matches.query], points[1].reshape(-1, 3)[matches.key]
+    moved = jnp.matmul(from0, motion[:3, :3].T, precision=_HIGHEST) + motion[:3, 3]
+    off3d = jnp.linalg.norm(moved - at1, axis=1)
+    off2d = jnp.linalg.norm(_pixels(moved, intrinsics) - _pixels(at1, intrinsics), axis=1)
+    return jnp.where(matches.there, off3d, jnp.nan), jnp.where(matches.there, off2d, jnp.nan)
+
+
+def _pixels(points: Array, intrinsics: Array) -> Array:
+    seen = jnp.matmul(points, intrinsics.T, precision=_HIGHEST)
+    return seen[:, :2] / jnp.maximum(seen[:, 2:], _LEAST_DEPTH)
+
+
+@jax.jit
+def keypoint_errors(
+    places: Float[Array, "K 2"],
+    keypoints: Float[Array, "K 2"],
+    visible: Bool[Array, " K"],
+    side: float | Float[Array, ""],
+    extent: float | Float[Array, ""],
+) -> Float32[Array, " K"]:
+    """Distances from each keypoint of image 1 as a share of the object's extent; NaN where not visible.
+
+    Args:
+        places: what `keypoint_matches` returns, shares of the side.
+        keypoints: (x, y) of image 1, in pixels of the square image.
+        visible: in both images.
+        side: of the square image, in pixels.
+        extent: the longer side of the object's box in image 1 as a share of the side.
+    """
+    off = jnp.linalg.norm(places - keypoints / side, axis=1) / extent
+    return jnp.where(visible, off, jnp.nan)
+
+
+def recall(errors: Real[np.ndarray, "P K"], thresholds: Sequence[float]) -> Float64[np.ndarray, " T"]:
+    """The share of the matches of all pairs with an error < threshold; NaN without a match."""
+    return recall_of_groups(errors, np.zeros(len(errors), np.int64), thresholds, 1)[0]
+
+
+def recall_of_pairs(
+    errors: Real[np.ndarray, "P K"], thresholds: Sequence[float]
+) -> Float64[np.ndarray, "P T"]:
+    """The share of each pair's matches with an error < threshold; NaN for a pair without a match."""
+    return recall_of_groups(errors, np.arange(len(errors)), thresholds, len(errors))
+
+
+def recall_of_groups(
+    errors: Real[np.ndarray, "P K"], groups: Int[np.ndarray, " P"], thresholds: Sequence[float], count: int
+) -> Float64[np.ndarray, "{count} T"]:
+    """The share of the matches of all of a group's pairs with an error < threshold.
+
+    On SPair-71k a group is a class, and the published number is the mean over the classes that have pairs.
+
+    Args:
+        groups: of each pair, 0..count-1.
+
+    Returns:
+        NaN for a group without a match.
+    """
+    right, total = np.zeros((count, len(thresholds))), np.zeros(count)
+    np.add.at(right, groups, np.stack([(errors < each).sum(axis=1) for each in thresholds], axis=1))
+    np.add.at(total, groups, (~np.isnan(errors)).sum(axis=1))
+    out = np.full(right.shape, np.nan)
+    return np.divide(right, total[:, None], out=out, where=total[:, None] > 0)
+
+
+def in_bins(values: Real[np.ndarray, " P"], edges: Sequence[Sequence[float]]) -> Bool[np.ndarray, "B P"]:
+    """Which pairs are in each bin: lo <= value < hi."""
+    return np.array([(values >= lo) & (values < hi) for lo, hi in edges])
+
+
+def mean_of_bins(recalls: Real[np.ndarray, " P"], members: Bool[np.ndarray, "B P"]) -> tuple[Bin, ...]:
+    """The mean recall of each bin's pairs. A pair without a match (NaN) does not count."""
+    there = members & ~np.isnan(recalls)
+    return tuple(Bin(int(here.sum()), float(recalls[here].mean()) if here.any() else None) for here in there)
+
+
+def rotation_angle(rotations: Real[np.ndarray, "*P 3 3"]) -> Float64[np.ndarray, "*P"]:
+    """The angle of each rotation in degrees, 0..180.
+
+    Raises:
+        ValueError: a trace outside -1..3 by more than 1e-4: not a rotation.
+    """
+    trace = np.trace(np.asarray(rotations, np.float64), axis1=-2, axis2=-1)
+    bad = ~((trace >= -1 - _ROUNDING) & (trace <= 3 + _ROUNDING))
+    if bad.any():
+        worst = float(np.atleast_1d(trace)[np.atleast_1d(bad)][0])
+        raise ValueError(f"a matrix with trace {worst:.6g} is not a rotation: it is outside -1..3")
+    return np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1)))
