@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from etils import epath
 
-from clipjax.data.manifest import FileOpener
+from clipjax.data.manifest import FileOpener, Manifest, missing_files
 from clipjax.data.pairs.matching import NORMALISATIONS, Matching
 from clipjax.data.pairs.pair import Pair
 from clipjax.errors import DataError
@@ -62,9 +62,14 @@ class FilePairs:
             columns={name: [values[i] for i in rows] for name, values in self.columns.items()},
         )
 
-    @functools.cached_property
+    @property
     def digest(self) -> str:
         """A file that does not exist counts as null, because its pair may be skipped."""
+        if "_digest" not in self.__dict__:
+            self.__dict__["_digest"] = self._compute_digest()
+        return self.__dict__["_digest"]
+
+    def _compute_digest(self) -> str:
         root = place(self.root)
         names = sorted({name for each in self.files for name in each})
         there = [name for name in names if is_file(root / name)]
@@ -81,9 +86,23 @@ class FilePairs:
         """As JSON, what decides the pairs' arrays beside the files."""
         return self.matching.preparation()
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Raises DataError for the matching of keypoints."""
+        if self.matching.grid is None:
+            raise DataError(f"{self.root} has points: [matching] needs kind = 'geometric' and a grid")
+        return self.matching.grid
+
     def where(self, i: int) -> str:
         """Pair i in messages."""
         return f"pair {self.ids[i]}"
+
+    def file(self, i: int, name: str) -> epath.Path:
+        """A file beside the images of pair i. Raises DataError if it does not exist."""
+        path = epath.Path(place(self.root)) / name
+        if not is_file(path):
+            raise DataError(f"{self.where(i)}: {path} does not exist")
+        return path
 
     def open(self, i: int) -> Iterator[bytes]:
         """The encoded images 0 and 1. Raises DataError if unreadable."""
@@ -98,3 +117,13 @@ class FilePairs:
         """Two uint8 images [H, W, 3] -> float32 [2, H, W, 3]."""
         mean, std = (np.array(each, np.float32) for each in NORMALISATIONS[self.matching.normalisation])
         return (np.stack(pixels).astype(np.float32) / np.float32(255) - mean) / std
+
+
+def manifest_of(pairs: FilePairs) -> Manifest:
+    """The images of `pairs` that exist, sorted, each once. Raises DataError if there are none."""
+    named = sorted({name for both in pairs.images for name in both})
+    gone = set(missing_files(epath.Path(place(pairs.root)), named))
+    if len(gone) == len(named):
+        raise DataError(f"{pairs.root} has none of the {len(named)} images of its pairs, such as {named[0]}")
+    ids = tuple(name for name in named if name not in gone)
+    return Manifest(ids, FileOpener(pairs.root, ids), pairs=pairs)
