@@ -1,4 +1,4 @@
-"""Check a data set before a run: layout, counts, class order, prompts, unreadable images.
+"""Check a data set before a run: layout, counts, class order, prompts, unreadable images, unusable pairs.
 
 A problem's sentence names the right folder if that is near.
 """
@@ -50,7 +50,8 @@ def check_dataset(
 
     Args:
         progress: called with each image's bytes.
-        decode: also read every image, JPEGs at an eighth of their size; truncation still shows.
+        decode: also read every image, JPEGs at an eighth of their size (truncation still shows), and every
+            pair with its depths, poses, keypoints and masks.
 
     Raises:
         UsageError, DataError: as `read_card`.
@@ -68,7 +69,9 @@ def check_dataset(
         *_unread_images(near, card),
         *_mapping_problems(near.parent / "mappings", dataset),
     ]
-    return [*problems, *_unreadable(dataset.manifest, progress)] if decode else problems
+    if decode:
+        problems += [*_unreadable(dataset.manifest, progress), *_unusable(dataset.manifest)]
+    return problems
 
 
 def _count_problems(root: Path, dataset: Dataset) -> Iterator[str]:
@@ -77,6 +80,8 @@ def _count_problems(root: Path, dataset: Dataset) -> Iterator[str]:
         other = None if _names_classes(card) else _right_folder(root, card)
         hint = f"; {other} holds {card.images}: give that folder" if other else ""
         yield f"{root} holds {counted(len(manifest), 'image')}; {card.title} has {card.images}{hint}"
+    if card.pairs is not None and manifest.pairs is not None and len(manifest.pairs) != card.pairs:
+        yield f"{root} lists {counted(len(manifest.pairs), 'pair')}; {card.title} has {card.pairs}"
     if card.per_class is not None and manifest.labels is not None and manifest.label_names is not None:
         counts = np.bincount(manifest.labels, minlength=len(manifest.label_names))
         wrong = [(name, n) for name, n in zip(manifest.label_names, counts) if n != card.per_class]
@@ -154,6 +159,14 @@ def _unreadable(manifest: Manifest, progress: Progress | None) -> Iterator[str]:
                 yield problem
             if progress is not None:
                 progress(size)
+
+
+def _unusable(manifest: Manifest) -> Iterator[str]:
+    pairs = manifest.pairs
+    if pairs is not None:
+        with ThreadPoolExecutor() as pool:
+            for problems in pool.map(pairs.problems, range(len(pairs))):
+                yield from problems
 
 
 def _hints(root: Path, card: DatasetCard, message: str) -> Iterator[str]:

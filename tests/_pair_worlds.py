@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent
 SMALL = {"navi": ([64, 64], [16, 16]), "scannet_pairs": ([48, 64], [12, 16]), "spair71k": ([80, 80], None)}
 
 
