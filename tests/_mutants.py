@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from _compile import QUICKLY
 from _parity import Case, Tensor, narrow_case, source_of
 
 from clipjax.models.network import Network
@@ -59,7 +58,7 @@ def gradient_errors(case: Case) -> dict[str, float]:
     def loss(params: Any) -> jax.Array:
         return jnp.sum(encode(params, jnp.asarray(images)) * weights)
 
-    ours = jax.jit(jax.grad(loss), compiler_options=QUICKLY)(case.params)
+    ours = jax.jit(jax.grad(loss))(case.params)
     theirs = _torch_gradients(case, images, weights)
     errors = {}
     for path, gradient in flatten(ours).items():
@@ -90,7 +89,7 @@ def size_error(case: Case, size: int) -> float:
     """The largest difference of features on images of another size, relative to the largest feature."""
     images = verify.random_inputs(_sized(case, size), 2, 1)["images"]
     encode = functools.partial(Network(_sized(case, size)).encode_image, precision="parity")
-    ours = np.asarray(jax.jit(encode, compiler_options=QUICKLY)(case.params, images))
+    ours = np.asarray(jax.jit(encode)(case.params, images))
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
     theirs = case.theirs.forward_head(case.theirs.forward_features(pixels), pre_logits=True).numpy()
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
@@ -105,7 +104,7 @@ def dense_errors(case: Case, indices: list[int], theirs: list[int]) -> list[floa
     """Of each map of `encode_dense(indices)`, against `forward_intermediates(theirs)`."""
     images = case.golden.inputs["images"]
     encode = functools.partial(Network(case.arch).encode_dense, layers=indices, precision="parity")
-    ours = jax.jit(encode, compiler_options=QUICKLY)(case.params, jnp.asarray(images))
+    ours = jax.jit(encode)(case.params, jnp.asarray(images))
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
     wanted = case.theirs.forward_intermediates(pixels, indices=theirs, intermediates_only=True)
     wanted = [x.permute(0, 2, 3, 1).numpy() for x in wanted]

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from _compile import QUICKLY
 
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.model import Model
@@ -114,7 +113,7 @@ class Case:
 def program(arch: Arch) -> Any:
     """(params, images) -> features and stages, compiled once."""
     encode = functools.partial(Network(arch).encode_image, precision="parity", capture=True)
-    return jax.jit(encode, compiler_options=QUICKLY)
+    return jax.jit(encode)
 
 
 def edited(params: Any, part: str, edit: Callable[[np.ndarray], np.ndarray]) -> Any:

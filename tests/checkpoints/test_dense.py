@@ -21,7 +21,6 @@ from clipjax.models.arch import load_arch, narrow_arch
 from clipjax.models.network import Network
 from clipjax.verification import verify
 
-QUICKLY = {"xla_backend_optimization_level": 0}  # what is compiled here runs once
 TIMM = {"vit_base_patch16_clip_224", "deit3_large_patch16_384", "vit_large_patch14_dinov2"}
 TRUNKS = {"ViT-SO400M-14-SigLIP-384", "EVA02-B-16", "EVA02-E-14", "convnext_base_w"}
 OWN = {"ViT-B-32", "coca_ViT-B-32", "RN50"}
@@ -33,10 +32,7 @@ def case(name: str) -> Case:
 
 def ours(own: Case, layers: Any) -> list[np.ndarray]:
     encode = functools.partial(Network(own.arch).encode_dense, layers=layers, precision="parity")
-    return [
-        np.asarray(x)
-        for x in jax.jit(encode, compiler_options=QUICKLY)(own.params, own.golden.inputs["images"])
-    ]
+    return [np.asarray(x) for x in jax.jit(encode)(own.params, own.golden.inputs["images"])]
 
 
 @torch.no_grad()
@@ -111,7 +107,7 @@ def maps(deep: tuple[Network, Any], layers: Any) -> tuple[jax.Array, ...]:
     size = network.arch.vision.image_size
     images = jax.random.normal(jax.random.key(1), (2, size, size, 3))
     encode = functools.partial(network.encode_dense, layers=layers, precision="parity")
-    return jax.jit(encode, compiler_options=QUICKLY)(params, images)
+    return jax.jit(encode)(params, images)
 
 
 def test_any_layers_in_any_order(deep: tuple[Network, Any]):

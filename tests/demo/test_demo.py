@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import PIL.Image
 import pytest
-from _compile import unoptimised
 from scipy.stats import chi2_contingency
 from typer.testing import CliRunner
 
@@ -239,7 +238,7 @@ def counted(*arguments: Any, **options: Any) -> Report:
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Quick]:
     out = tmp_path_factory.mktemp("demo")
-    with pytest.MonkeyPatch.context() as patch, unoptimised(tmp_path_factory.mktemp("compiled")):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLIPJAX_CACHE", str(out / "cache"))
         patch.setattr(sweeps, "run_sweep", counted)
         first = invoke(out, "--quick")

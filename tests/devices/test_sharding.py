@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from _xla_flags import flags_of
 from jax.sharding import AxisType, PartitionSpec
 
 from clipjax.devices.agreement import assert_same_everywhere, barrier
@@ -146,7 +147,7 @@ def _two_processes(mode: str) -> list:
         port = free.getsockname()[1]
     tests = Path(__file__).parents[1]
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "XLA_FLAGS": flags_of(2),
         "PYTHONPATH": os.pathsep.join([str(tests / "data"), str(tests.parent)]),
     }
     command = [sys.executable, str(tests / "data" / "_two_processes.py"), str(port)]

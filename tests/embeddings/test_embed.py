@@ -19,6 +19,7 @@ import PIL.Image
 import pytest
 from _embed_tools import SIZE, TinyModel, manifest_of, write_images
 from _records import embed_images
+from _xla_flags import flags_of
 
 from clipjax.data.pixels.loader import batches
 from clipjax.data.pixels.normalize import normalize_host
@@ -60,10 +61,13 @@ def run(model: Any, manifest: Any, store: Store | None = None, **options: Any) -
 
 def start(work: Path, counts: str, devices: int, *arguments: str) -> subprocess.Popen:
     """The script of _embed_tools.py in a process of its own, with that many devices."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
     root = str(SCRIPT.parent.parent)
     # A compile cache of the test's own: what another run has left there must not matter.
-    environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": root, "CLIPJAX_CACHE": str(work / "cache")}
+    environment = os.environ | {
+        "XLA_FLAGS": flags_of(devices),
+        "PYTHONPATH": root,
+        "CLIPJAX_CACHE": str(work / "cache"),
+    }
     command = [sys.executable, "-W", "error", str(SCRIPT), str(work), counts, *arguments]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 

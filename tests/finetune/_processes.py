@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from _xla_flags import flags_of
+
 SCRIPT = Path(__file__).with_name("_tiny_run.py")
 
 
@@ -19,7 +21,7 @@ def start(folder: Path, *arguments: Any, devices: int, **environ: str) -> subpro
     """
     environment = {
         **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": flags_of(devices),
         **environ,
     }
     return subprocess.Popen(

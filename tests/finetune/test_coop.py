@@ -109,8 +109,7 @@ def first_step(problem: Problem, setup: Setup, batch: dict[str, np.ndarray]) -> 
         return problem.loss({"context": context, **rest}, batch, jax.random.key(0))[0]
 
     on_mesh = shard_batch(batch, setup.settings.mesh)
-    # Unoptimised it compiles faster, and it runs once.
-    step = jax.jit(jax.value_and_grad(of), compiler_options={"xla_backend_optimization_level": 0})
+    step = jax.jit(jax.value_and_grad(of))
     value, gradient = step(np.asarray(problem.params["context"]), on_mesh)
     return float(value), np.asarray(gradient)
 

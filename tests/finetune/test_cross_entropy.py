@@ -52,8 +52,6 @@ OPTIMIZERS = {
     "RN50": Optimizer(learning_rate=1e-5, weight_decay=30.0, clip_norm=1.0),
 }
 TOLERANCES = {"losses": 1e-3, "gradients": 1e-4, "weights": 1e-4}
-# Compiled four times faster; the same products and sums.
-UNOPTIMISED = {"xla_backend_optimization_level": "0"}
 SPACE = LabelSpace("eight", tuple("abcdefgh"), tuple("abcdefgh"))
 
 
@@ -148,7 +146,7 @@ def ours(case: Case) -> Found:
     parts = split(problem.params, problem.trained, update_statistics=True)
     tx = optimizer.transformation(setup.recipe.rate(len(setup.train)))
     shardings = state_shardings(parts, tx, mesh, DP)
-    step = make_step(problem.loss, tx, mesh, shardings, compiler_options=UNOPTIMISED)
+    step = make_step(problem.loss, tx, mesh, shardings)
     state, losses, gradients = init_state(parts, tx, shardings, 0), [], {}
     for batch in case.batches:
         state, metrics = step(state, shard_batch(batch, mesh))
@@ -267,7 +265,7 @@ def demo_setup(model: Model, manifest: Manifest) -> Setup:
 def test_a_run_comes_out_as_a_classifier(base: Model, manifest: Manifest) -> None:
     """From images to a model, which WiSE-FT then takes together with its base."""
     setup = demo_setup(base, manifest)
-    problem = dataclasses.replace(cross_entropy.prepare(setup), compiler_options=UNOPTIMISED)
+    problem = cross_entropy.prepare(setup)
     start = zero_shot_classifier(base, setup.train.label_space, load_prompts("single"))
     assert problem.params["vision"] is start.params["vision"]
     np.testing.assert_array_equal(problem.params["head"]["kernel"], start.params["head"]["kernel"])
@@ -305,7 +303,7 @@ def test_a_classifiers_head_reads_features_as_they_are(base: Model, manifest: Ma
     size = card.preprocess.image_size
     pixels = rng.integers(0, 256, (8, size, size, 3)).astype(np.uint8)
     batch: Any = {"pixels": pixels, "label": setup.train.labels[:8]}
-    value, _ = jax.jit(problem.loss, compiler_options=UNOPTIMISED)(problem.params, batch, jax.random.key(0))
+    value, _ = jax.jit(problem.loss)(problem.params, batch, jax.random.key(0))
     images = normalize_host(pixels, card.preprocess.mean, card.preprocess.std)
     logits = np.asarray(model.encode_image(images)) @ head["kernel"] + head["bias"]
     wanted = cross_entropy_of(jax.numpy.asarray(logits), jax.numpy.asarray(batch["label"]))

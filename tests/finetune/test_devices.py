@@ -35,8 +35,6 @@ from clipjax.models.training import Training
 from tests.finetune.conftest import batch
 
 B1 = 0.9
-# The programs run twenty times: unoptimised they compile in a fraction of the time.
-QUICKLY = {"xla_backend_optimization_level": "0"}
 STATISTICS = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 
@@ -119,7 +117,7 @@ def trained(case: Case, devices: int, rules: Rules, alone: Sequence[Step] = ()) 
     parts = split(case.params, lambda _: True, update_statistics=True)
     shardings = state_shardings(parts, tx, mesh, rules)
     state = init_state(parts, tx, shardings, seed=0)
-    step = make_step(case.loss(devices), tx, mesh, shardings, case.constrain, compiler_options=QUICKLY)
+    step = make_step(case.loss(devices), tx, mesh, shardings, case.constrain)
     steps = []
     for number in range(20):
         if alone:

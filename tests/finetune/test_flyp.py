@@ -131,7 +131,6 @@ def follow(
     setup: Setup,
     batches: list[dict[str, np.ndarray]],
     by_key: Callable[[Mapping[str, Any]], dict[str, np.ndarray]] = by_key,
-    **options: str,
 ) -> Trace:
     """What `training.train` does, with the loss of every step, and AdamW's first moment after the first."""
     problem, recipe, mesh = METHOD.prepare(setup), setup.recipe, setup.settings.mesh
@@ -140,7 +139,7 @@ def follow(
     tx = recipe.optimizer.transformation(rate)
     shardings = state_shardings(parts, tx, mesh, DP)
     state = init_state(parts, tx, shardings, setup.seed)
-    options = dict(problem.compiler_options or {}) | options
+    options = problem.compiler_options
     step = make_step(
         problem.loss, tx, mesh, shardings, problem.constrain, rate=rate, compiler_options=options
     )
@@ -337,7 +336,7 @@ def test_batch_norm_follows_pytorch(resnets: tuple[Any, Model]) -> None:
         label = rng.permutation(CLASSES).astype(np.int32)
         pixels = np.stack([picture(k, model, rng) for k in label])
         batches.append({"pixels": pixels, "tokens": ids[label], "label": label, "row": label})
-    ours = follow(setup_of(model), batches, resnet_by_key, xla_backend_optimization_level="0")
+    ours = follow(setup_of(model), batches, resnet_by_key)
     right, frozen = (
         dataclasses.replace(LOOP, frozen=frozen).run(theirs, torch_batches(model, batches))
         for frozen in (False, True)

@@ -7,7 +7,7 @@ study's sixteen runs at full size. The demo's recipes run on the demo's own mode
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,7 +15,6 @@ from unittest import mock
 import jax
 import numpy as np
 import pytest
-from _compile import unoptimised
 from _small import small_model, write_colours
 
 import clipjax
@@ -55,12 +54,6 @@ TRAINED = {
     "flyp": {"vision", "text", "logit_scale"},
     "lora": {"vision", "text"},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_to_compile() -> Iterator[None]:
-    with unoptimised():
-        yield
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from _compile import QUICKLY
 from torch import nn
 
 from clipjax.models.arch import Arch, family_of, load_arch
@@ -29,7 +28,7 @@ def network(config: Any) -> Network:
 
 def features(config: Any, params: Any, ids: np.ndarray, precision: Precision = "parity") -> np.ndarray:
     encode = functools.partial(network(config).encode_text, precision=precision)
-    return np.asarray(jax.jit(encode, compiler_options=QUICKLY)({"text": params}, jnp.asarray(ids)))
+    return np.asarray(jax.jit(encode)({"text": params}, jnp.asarray(ids)))
 
 
 def ids_of(config: Any, batch: int = 5) -> Any:

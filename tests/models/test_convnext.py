@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from _compile import QUICKLY
 from flax import nnx
 from torch.nn import functional as F
 
@@ -119,9 +118,7 @@ def test_a_depthwise_convolution_has_the_gradient_of_the_plain_one() -> None:
         )
         return jnp.sin(y).sum()
 
-    gradients = [
-        jax.jit(jax.grad(f, argnums=(0, 1)), compiler_options=QUICKLY)(x, weight) for f in (ours, plain)
-    ]
+    gradients = [jax.jit(jax.grad(f, argnums=(0, 1)))(x, weight) for f in (ours, plain)]
     for found, expected in zip(*gradients, strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
@@ -168,13 +165,13 @@ def test_stages_and_dense_features(params: Any) -> None:
     """The dense maps are the outputs of the four stages, at 1/4 to 1/32 of the image's side."""
     network, images = Network(NARROW), pixels(NARROW)
     encode = partial(network.encode_image, precision="parity", capture=True)
-    run = jax.jit(encode, compiler_options=QUICKLY)
+    run = jax.jit(encode)
     features, stages = run(params, images)
     blocks = [f"stages.{i}.{j}" for i, depth in enumerate(NARROW.vision.depths) for j in range(depth)]
     assert list(stages) == ["stem", *blocks, "pooled"]
     np.testing.assert_array_equal(features, stages["pooled"])
     encode_dense = partial(network.encode_dense, layers=[0, 1, 2, 3], precision="parity")
-    dense = jax.jit(encode_dense, compiler_options=QUICKLY)
+    dense = jax.jit(encode_dense)
     maps = dense(params, images)
     last = [f"stages.{i}.{depth - 1}" for i, depth in enumerate(NARROW.vision.depths)]
     for i, (found, name) in enumerate(zip(maps, last, strict=True)):

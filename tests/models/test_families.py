@@ -14,7 +14,6 @@ import open_clip.transformer as reference
 import pytest
 import timm
 import torch
-from _compile import QUICKLY
 from open_clip.modified_resnet import ModifiedResNet
 from torch import nn
 
@@ -42,7 +41,7 @@ def features(vision: Any, params: Any, inputs: np.ndarray, text: Any = None) -> 
     arch = Arch("narrow", vision, text if text is not None else TEXT, None, False)
     network = Network(arch)
     name, encode = ("text", network.encode_text) if text is not None else ("vision", network.encode_image)
-    encode = jax.jit(partial(encode, precision="parity"), compiler_options=QUICKLY)
+    encode = jax.jit(partial(encode, precision="parity"))
     return np.asarray(encode({name: params}, jnp.asarray(inputs)))
 
 
@@ -191,7 +190,7 @@ def test_mbconv(lite0: Any, size: int) -> None:
     """75 is odd at every stride but the first: TensorFlow's padding is then symmetric, at 64 it is not."""
     arch = load_arch("tf_efficientnet_lite0")
     arch = dataclasses.replace(arch, vision=dataclasses.replace(arch.vision, image_size=size))
-    encode = jax.jit(partial(Network(arch).encode_image, precision="parity"), compiler_options=QUICKLY)
+    encode = jax.jit(partial(Network(arch).encode_image, precision="parity"))
     ours = np.asarray(encode({"vision": weights.mbconv(lite0)}, pixels(size, batch=2)))
     theirs = run(_Pooled(lite0), pixels(size, batch=2))
     assert error(ours, theirs) < 2 * TOLERANCE
@@ -213,6 +212,6 @@ def test_a_wrong_number_in_an_mbconv_net_is_seen(lite0: Any, mutation: dict[str,
     arch = load_arch("tf_efficientnet_lite0")
     vision = dataclasses.replace(arch.vision, image_size=64, **mutation)
     network = Network(dataclasses.replace(arch, vision=vision))
-    encode = jax.jit(partial(network.encode_image, precision="parity"), compiler_options=QUICKLY)
+    encode = jax.jit(partial(network.encode_image, precision="parity"))
     wrong = np.asarray(encode({"vision": weights.mbconv(lite0)}, pixels(64, batch=2)))
     assert error(wrong, run(_Pooled(lite0), pixels(64, batch=2))) > 100 * TOLERANCE

@@ -26,7 +26,6 @@ from converters.golden.weights import images
 RATE = 1e-5  # of plain gradient descent; gradients are some hundreds
 SIZE, BATCH = 64, 8
 TOLERANCE = 1e-4
-QUICKLY = {"xla_backend_optimization_level": 0}  # what runs once
 
 
 @functools.cache
@@ -274,7 +273,7 @@ def test_efficientnet_lite0_as_timm() -> None:
             model.forward_features(torch.from_numpy(pixels.transpose(0, 3, 1, 2))), pre_logits=True
         )
     train = functools.partial(network.train_image, precision="parity", training=Training("batch"))
-    features, statistics = jax.jit(train, compiler_options=QUICKLY)(case.params, pixels)
+    features, statistics = jax.jit(train)(case.params, pixels)
     assert worst({"": features}, {"": wanted.numpy()}) <= TOLERANCE
     after = {path: x for path, x in vision(source_of(model), network).items() if is_statistic(path)}
     assert worst(flatten(statistics), after) <= TOLERANCE

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests._xla_flags import flags_of
 from tests.signals._forks import Forked, Forks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +31,7 @@ Running = subprocess.Popen[str] | Forked
 def environment() -> dict[str, str]:
     """Of a command: it finds `tests`, and compiles what it runs, for one device."""
     settings = {"JAX_ENABLE_COMPILATION_CACHE": "0", "PYTHONPATH": str(ROOT)}
-    return {**os.environ, **settings, "XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"}
+    return {**os.environ, **settings, "XLA_FLAGS": flags_of(1), "PYTHONUNBUFFERED": "1"}
 
 
 class Command(NamedTuple):

@@ -135,11 +135,13 @@ def start(
     Args:
         process: its number, how many there are, and the number of their job: as Slurm says it.
     """
+    from _xla_flags import flags_of
+
     out.mkdir(exist_ok=True)
     number, count, job = process
     environment = {
         **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": flags_of(devices),
         "JAX_COMPILATION_CACHE_DIR": str(suite.parent / "xla"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",

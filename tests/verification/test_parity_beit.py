@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from _compile import QUICKLY
 from _mutants import assert_same, dense_errors, worst
 from _parity import Case, Tensor, case_of, edited, source_of
 from timm.models.beit import checkpoint_filter_fn
@@ -124,7 +123,6 @@ def test_images_of_another_size(size: int) -> None:
     params = nest({**flatten(case.params), f"vision/{path}": jnp.asarray(tables)})
     encode = jax.jit(
         lambda params, images: Network(arch).encode_image(params, images, precision="parity"),
-        compiler_options=QUICKLY,
     )
     np.testing.assert_allclose(encode(params, images), run(theirs, images)["features"], atol=1e-5)
 

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from _compile import QUICKLY
 from _parity import Case, Tensor, case_of, narrow_case, source_of
 from timm.models.mlp_mixer import Affine
 
@@ -93,7 +92,7 @@ def test_maps_are_timms(name: str):
         theirs = own.theirs.forward_intermediates(pixels, indices=[0, 1], intermediates_only=True)
     network = Network(own.arch)
     encode = functools.partial(network.encode_dense, layers=[0, 1], precision="parity")
-    ours = jax.jit(encode, compiler_options=QUICKLY)({"vision": own.params["vision"]}, images)
+    ours = jax.jit(encode)({"vision": own.params["vision"]}, images)
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b.permute(0, 2, 3, 1).numpy(), atol=1e-5 * float(b.abs().max()))
 
@@ -360,6 +359,6 @@ def test_drawn_params_give_features():
     arch = case(GMLP).arch
     params = Network(arch).init_params(jax.random.key(0))
     encode = functools.partial(Network(arch).encode_image, precision="parity")
-    features = jax.jit(encode, compiler_options=QUICKLY)(params, case(GMLP).golden.inputs["images"])
+    features = jax.jit(encode)(params, case(GMLP).golden.inputs["images"])
     assert np.isfinite(features).all()
     assert float(jnp.ptp(features, axis=0).max()) > 1e-3

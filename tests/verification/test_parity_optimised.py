@@ -1,0 +1,73 @@
+"""Parity of programs that are compiled as a user's are: the rest of the suite compiles quickly instead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from _parity import narrow_case
+from _xla_flags import FULLY, QUICKLY
+
+from clipjax.models.arch import families, family_of, load_arch
+from clipjax.models.network import Network
+from clipjax.verification import verify
+
+# Architecture -> its library: one for every family of towers.
+CASES = {
+    "ViT-B-32": "open_clip",
+    "RN50": "open_clip",
+    "EVA02-B-16": "open_clip",
+    "convnext_base_w": "open_clip",
+    "coca_ViT-B-32": "open_clip",
+    "roberta-ViT-B-32": "open_clip",
+    "beit_base_patch16_224": "timm",
+    "densenet121": "timm",
+    "mixer_b16_224": "timm",
+    "tf_efficientnet_b0": "timm",
+    "regnety_016": "timm",
+    "resnet50": "timm",
+    "resnetv2_50x1_bit": "timm",
+    "swin_tiny_patch4_window7_224": "timm",
+    "vgg16": "timm",
+}
+FEATURES = ("features", "image_embedding", "text_embedding")
+CAPTURE: Any = verify._capture.__wrapped__  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def compiled(options: dict[str, Any], network: Network, tower: Any, params: Any, inputs: jax.Array) -> Any:
+    """The program of `verify._capture` with these options and the family's own."""
+    options = options | (network.compiler_options(tower) or {})
+    program = jax.jit(CAPTURE, static_argnums=(0, 1), compiler_options=options)
+    return program.lower(network, tower, params, inputs).compile()
+
+
+def test_every_family_is_compared() -> None:
+    towers = [tower for name in CASES for tower in (load_arch(name).vision, load_arch(name).text)]
+    assert {family_of(tower).name for tower in towers if tower is not None} == set(families())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_stage(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def capture(network: Network, tower: str, params: Any, inputs: jax.Array) -> Any:
+        return compiled(FULLY, network, tower, params, inputs)(params, inputs)
+
+    case = narrow_case(name, CASES[name])
+    monkeypatch.setattr(verify, "_capture", capture)
+    report = case.compare()
+    assert report.passed, report.to_json()
+    errors = {stage.name: stage.error or 0 for stage in report.stages}
+    assert errors.keys() == case.golden.stages.keys()
+    # Said again, so that nobody loosens them in one place.
+    assert errors.pop("logits") <= 1e-3
+    assert max(errors.values()) <= 5e-5
+    assert max(error for stage, error in errors.items() if stage in FEATURES) <= 1e-5
+
+
+def test_the_options_override_xla_flags() -> None:
+    """Whatever XLA_FLAGS is, at least one of the two programs is not compiled by it."""
+    case = narrow_case("densenet121", "timm")
+    inputs = Network(case.arch), "vision", case.params, jnp.asarray(case.golden.inputs["images"])
+    fully, quickly = (compiled(options, *inputs).as_text() for options in (FULLY, QUICKLY))
+    assert fully != quickly
