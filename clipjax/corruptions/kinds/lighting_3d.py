@@ -21,6 +21,13 @@ def fog(images: Any, keys: Any, constants: Constants, extra: Extra) -> Any:
     return through * images + (1 - through) * air
 
 
+def flash(images: Any, keys: Any, constants: Constants, extra: Extra) -> Any:
+    """I + I R / k, at most 1; R is the reshading in [0, 1]."""
+    del keys
+    light = extra["reshading"][..., None] / constants["distance"]
+    return jnp.minimum(images + images * light, 1)
+
+
 CORRUPTIONS = (
     Corruption(
         "fog_3d",
@@ -29,4 +36,5 @@ CORRUPTIONS = (
         convention="the airlight is each image's own mean (the reference takes the mean of its batch)",
         needs=("depth",),
     ),
+    Corruption("flash", flash, _SOURCE, needs=("reshading",)),
 )
