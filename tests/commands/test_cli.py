@@ -37,6 +37,12 @@ def lite0(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "m"
 
 
+def eval_of(model: Path, data: Path, folder: Path) -> list[object]:
+    """`clipjax eval zeroshot` with a store and results in `folder`; the three photos in a small batch."""
+    places = ["--data", data, "--store", folder / "store", "--results", folder / "results"]
+    return ["eval", "zeroshot", "-m", model, *places, "--batch-size", 1]
+
+
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
@@ -83,7 +89,7 @@ def test_eval_prints_rows_on_stdout_and_progress_on_stderr(
     lite0: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store, results = tmp_path / "store", tmp_path / "results"
-    command = ["eval", "zeroshot", "-m", lite0, "--data", photos, "--store", store, "--results", results]
+    command = eval_of(lite0, photos, tmp_path)
     capsys.readouterr()
     assert invoke(*command, "--json")[0] == 0
     printed = capsys.readouterr()
@@ -105,10 +111,8 @@ def test_eval_prints_rows_on_stdout_and_progress_on_stderr(
 def test_without_labels_only_predictions_are_printed(
     lite0: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flat = photos / "n01440764"
-    command = ["eval", "zeroshot", "-m", lite0, "--data", flat, "--store", tmp_path / "s"]
     capsys.readouterr()
-    assert invoke(*command, "--results", tmp_path / "r") == (0, "")
+    assert invoke(*eval_of(lite0, photos / "n01440764", tmp_path)) == (0, "")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["image", "prediction", "confidence"]
     assert [line.split()[0] for line in lines[2:4]] == ["a.png", "b.png"]
@@ -118,9 +122,9 @@ def test_without_labels_only_predictions_are_printed(
 def test_a_seed_without_a_limit_is_that_of_bootstraps(
     lite0: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["eval", "zeroshot", "-m", lite0, "--data", photos, "--store", tmp_path / "store"]
     capsys.readouterr()
-    code, says = invoke(*command, "--results", tmp_path / "r", "--seed", 3, "--resamples", 100, "--json")
+    command = eval_of(lite0, photos, tmp_path)
+    code, says = invoke(*command, "--seed", 3, "--resamples", 100, "--json")
     assert (code, says) == (0, "")
     row = json.loads(capsys.readouterr().out)[0]
     assert row["recipe"]["bootstrap"] == {"resamples": 100, "seed": 3}
@@ -150,13 +154,11 @@ def test_rows_of_a_resized_model_say_so(
     lite0: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert invoke("convert", lite0, "-o", tmp_path / "m", "--image-size", 64)[0] == 0
-    results = tmp_path / "results"
-    command = ["eval", "zeroshot", "-m", tmp_path / "m", "--data", photos, "--results", results, "--json"]
     capsys.readouterr()
-    assert invoke(*command, "--store", tmp_path / "store")[0] == 0
+    assert invoke(*eval_of(tmp_path / "m", photos, tmp_path), "--json")[0] == 0
     facts = json.loads(capsys.readouterr().out)[0]["model_facts"]
     assert (facts["image_size"], facts["resized"]) == (64, {"image_size": 224, "rule": None})
-    assert invoke("results", "list", results)[0] == 0
+    assert invoke("results", "list", tmp_path / "results")[0] == 0
     assert "random-lite0@64px" in capsys.readouterr().out
 
 
@@ -253,15 +255,14 @@ def test_help_loses_no_bracket(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bad_data_is_named(
     lite0: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    base = ["eval", "zeroshot", "-m", lite0, "--store", tmp_path / "store", "--results", tmp_path / "results"]
     (tmp_path / "empty").mkdir()
-    code, says = invoke(*base, "--data", tmp_path / "empty")
+    code, says = invoke(*eval_of(lite0, tmp_path / "empty", tmp_path))
     assert (code, "empty" in says) == (1, True)
     (photos / "n02123045" / "broken.png").write_bytes(b"not an image")
-    code, says = invoke(*base, "--data", photos)
+    code, says = invoke(*eval_of(lite0, photos, tmp_path))
     assert (code, "broken.png" in says) == (1, True)
     assert not (tmp_path / "results").exists(), "nothing half-written"
-    code, says = invoke(*base, "--data", photos, "--on-error", "skip")
+    code, says = invoke(*eval_of(lite0, photos, tmp_path), "--on-error", "skip")
     assert (code, says) == (0, "")
     assert "1 unreadable image skipped: n02123045/broken.png" in capsys.readouterr().err
 
