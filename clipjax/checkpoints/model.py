@@ -185,7 +185,7 @@ class Model:
         """
         static = {"precision": known_precision(precision), "unit": embeds_at_unit_norm(self.card)}
         encode = _jitted(_encode_image, "vision", self.network, **static)
-        return _run(encode, self.params, self._images(images))
+        return _run(encode, self.params, self._own_size(self._images(images)))
 
     def _images(self, images: Any) -> jax.Array:
         try:
@@ -194,6 +194,9 @@ class Model:
             raise UsageError(
                 f"images are a float32 array [B, H, W, 3], not {described(images)}: see Model.preprocess"
             ) from None
+        return images
+
+    def _own_size(self, images: jax.Array) -> jax.Array:
         size = self.card.preprocess.image_size
         if images.ndim != 4 or images.shape[1:] != (size, size, 3):
             raise UsageError(
@@ -204,9 +207,10 @@ class Model:
     def encode_dense(
         self, images: Any, *, layers: int | Sequence[int], precision: Precision = "parity"
     ) -> tuple[jax.Array, ...]:
-        """Feature maps of layers of the image tower: float32 [B, h, w, C].
+        """float32 [B, H, W, 3], preprocessed -> feature maps of layers of the image tower [B, h, w, C].
 
-        Without class token or final norm (but DenseNet's last map is normalised).
+        Without class token or final norm (but DenseNet's last map is normalised). Images may have any sides
+        that are multiples of the patch; `clipjax.models.dense.center_padding` pads others.
 
         Args:
             layers: indices of transformer blocks or of a convolutional net's stages; or n for the last n.

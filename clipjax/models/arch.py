@@ -43,6 +43,7 @@ class Positions(NamedTuple):
     rule: how the reference resamples it; None: not at all.
     distances: each block has a table [R, heads], a row per distance of two patches
         (`relative_position.relative_index`); its `prefix` other rows come last.
+    probe3d: where probe3d's wrapper differs from `rule` (`resample.on_grid`).
     """
 
     path: str
@@ -50,6 +51,7 @@ class Positions(NamedTuple):
     grid: int
     rule: str | None
     distances: bool = False
+    probe3d: Literal["count", "dinov2"] | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,11 @@ class Family:
         narrow: config -> the same flags at small sizes.
         depth: config -> the number of blocks or stages.
         dense: (tower, images, ascending indices of blocks or stages, mode) -> each one's output as a map
-            [B, h, w, C], without class token. Runs nothing after the last index.
+            [B, h, w, C], without class token. Runs nothing after the last index. Images may have any sides.
+        patch: config -> pixels along a side of a patch, where every layer has the grid of the patches; None:
+            a net of stages.
+        batch_attention: config -> whether open_clip 2.23 can run the tower as `Network.encode_dense`'s
+            "reference_batch".
         one_size: why the tower takes images of one size only, as the end of a message.
         heads: config -> how many vectors the features are, side by side; each has its own linear layer.
         embedded: (tower, beginning, tokens, positions, mode) -> features, for `Network.encode_embedded`.
@@ -81,6 +87,8 @@ class Family:
     narrow: Callable[[Any], Any]
     depth: Callable[[Any], int] | None = None
     dense: Callable[[Any, Any, Sequence[int], Any], list[Any]] | None = None
+    patch: Callable[[Any], int] | None = None
+    batch_attention: Callable[[Any], bool] | None = None
     positions: Callable[[Any], Positions] | None = None
     one_size: str | None = None
     heads: Callable[[Any], int] | None = None

@@ -206,7 +206,11 @@ class Attention(nnx.Module):
     def __call__(
         self, x: Float[Array, "B N D"], visible: Visible | None = None, *, mode: Mode
     ) -> Float[Array, "B N D"]:
-        return self.out(attend(self.q(x), self.k(x), self.v(x), visible, heads=self.heads, mode=mode))
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        if mode.attention == "tokens":
+            return self.out(attend(q, k, v, visible, heads=self.heads, mode=mode))
+        q, k, v = (y.swapaxes(0, 1) for y in (q, k, v))
+        return self.out(attend(q, k, v, heads=self.heads, mode=mode).swapaxes(0, 1))
 
 
 class Mlp(nnx.Module):

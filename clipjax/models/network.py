@@ -23,7 +23,8 @@ from jaxtyping import Float32
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.models.arch import Arch, family_of
 from clipjax.models.param_tree import Params, abstract_tree, check_tree, draw, draw_now, precise_paths
-from clipjax.models.training import INFERENCE, Mode, Training, running, statistics
+from clipjax.models.resample import GridRule, on_grid, resized_arch
+from clipjax.models.training import Attends, Mode, Training, running, statistics
 
 Stages = OrderedDict[str, Array]
 Features = Float32[Array, "B E"]
@@ -32,6 +33,7 @@ Features = Float32[Array, "B E"]
 # fast: the towers in bfloat16; LayerNorm statistics, softmax and the returned features in float32.
 Precision = Literal["parity", "fast"]
 _DTYPE = {"parity": jnp.float32, "fast": jnp.bfloat16}
+_SMALLEST = 32  # pixels: the stride of the last stage of most nets
 _MATMUL = {"parity": "highest", "fast": "default"}
 
 
@@ -130,29 +132,45 @@ class Network:
         return self._run("vision", params, images, precision, Mode(None, platform), capture)
 
     def encode_dense(
-        self, params: Params, images: Array, *, layers: int | Sequence[int], precision: Precision
+        self,
+        params: Params,
+        images: Array,
+        *,
+        layers: int | Sequence[int],
+        precision: Precision,
+        attention: Attends = "tokens",
+        positions: GridRule = "library",
     ) -> tuple[Float32[Array, "B _ _ _"], ...]:
-        """images [B, S, S, 3] float32, normalised -> one map [B, h, w, C] float32 per layer.
+        """images [B, H, W, 3] float32, normalised -> one map [B, h, w, C] float32 per layer.
 
         As timm's `forward_intermediates` without a norm (but DenseNet's last map is normalised): outputs of
         blocks without the class token, or of a convolutional net's stages. Later layers do not run.
+        H and W may differ from the architecture's size. Then the position table is resized.
 
         Args:
             layers: indices from 0 (negative: from the end) in any order; or n for the last n.
+            attention: "reference_batch" makes each token of one of open_clip's vision transformers attend to
+                the same token of the batch's other images. probe3d's pinned open_clip 2.23 does so.
+            positions: how the position table is resized, see `clipjax.models.resample`.
 
         Raises:
             DataError: params or images that do not fit.
-            UsageError: a layer does not exist, or `layers` are not integers.
+            UsageError: a layer does not exist, `layers` are not integers, or no such attention.
         """
-        self._check_images(images)
         family = family_of(self.arch.vision)
         assert family.dense is not None
         assert family.depth is not None
+        self._check_sides(images)
+        self._check_attention(attention)
         wanted = _indices(layer_indices(layers), family.depth(self.arch.vision), self.arch.name)
         ascending = sorted(set(wanted))
-        tower = self._tower("vision", params, precision)
+        patch = family.patch(self.arch.vision) if family.patch else 1
+        height, width = (side // patch for side in images.shape[1:3])
+        vision = self._checked("vision", params)
+        tower = self._tower("vision", on_grid(self.arch, vision, height, width, positions), precision)
+        mode = Mode(attention=attention)
         with jax.default_matmul_precision(_MATMUL[precision]):
-            maps = family.dense(tower, images.astype(_DTYPE[precision]), ascending, INFERENCE)
+            maps = family.dense(tower, images.astype(_DTYPE[precision]), ascending, mode)
         map_of = dict(zip(ascending, maps, strict=True))
         return tuple(map_of[index].astype(jnp.float32) for index in wanted)
 
@@ -160,6 +178,37 @@ class Network:
         size = self.arch.vision.image_size
         if images.ndim != 4 or images.shape[1:] != (size, size, 3):
             raise DataError(f"{self.arch.name} takes images [B, {size}, {size}, 3], not {list(images.shape)}")
+
+    def _check_sides(self, images: Array) -> None:
+        """Of images for dense features."""
+        name, config, family = self.arch.name, self.arch.vision, family_of(self.arch.vision)
+        if images.ndim != 4 or images.shape[3] != 3:
+            raise DataError(f"{name} takes images [B, H, W, 3], not {list(images.shape)}")
+        height, width = images.shape[1:3]
+        if height == width == config.image_size:
+            return
+        refusal = f"{name} cannot take images of {height} x {width} pixels"
+        if family.one_size is not None:
+            raise DataError(f"{refusal}, only of its own {config.image_size}: {family.one_size}")
+        if min(height, width) < _SMALLEST:
+            raise DataError(f"{refusal}: dense features need sides of {_SMALLEST} pixels or more")
+        try:
+            if hasattr(config, "patch_size"):
+                for side in (height, width):
+                    resized_arch(self.arch, side)
+        except UsageError as error:
+            reason = str(error).split(": ", 1)[1]
+            raise DataError(f"{refusal}: {reason}") from None
+
+    def _check_attention(self, attention: Attends) -> None:
+        if attention not in get_args(Attends):
+            raise unknown_name("attention", str(attention), list(get_args(Attends)))
+        batch_attention = family_of(self.arch.vision).batch_attention
+        if attention != "tokens" and not (batch_attention and batch_attention(self.arch.vision)):
+            raise UsageError(
+                f"{self.arch.name} is not one of open_clip's own vision transformers: only these attend over "
+                f"the batch, so leave out attention={attention!r}"
+            )
 
     @overload
     def encode_text(
@@ -256,7 +305,7 @@ class Network:
             raise DataError(f"{self.arch.name} takes {lengths} tokens, not {shapes}")
         if len(first) and not text.causal:
             raise DataError(f"the beginning of a text of {self.arch.name} sees the rest: it cannot be shared")
-        tower, dtype = self._tower("text", params, precision), _DTYPE[precision]
+        tower, dtype = self._tower("text", self._checked("text", params), precision), _DTYPE[precision]
         mode = Mode(Training(remat=True) if remat else None, platform)
         with jax.default_matmul_precision(_MATMUL[precision]):
             features = embedded(tower, first.astype(dtype), tokens.astype(dtype), positions, mode)
@@ -277,7 +326,7 @@ class Network:
             {"vision": {...}} or {}.
         """
         self._check_images(images)
-        tower = self._tower("vision", params, precision)
+        tower = self._tower("vision", self._checked("vision", params), precision)
         with jax.default_matmul_precision(_MATMUL[precision]):
             features, _ = tower(images.astype(_DTYPE[precision]), Mode(training, platform), capture=False)
         of_batch = {} if training.batch_norm == "frozen" else statistics(tower)
@@ -302,7 +351,7 @@ class Network:
     def _run(
         self, tower: str, params: Params, inputs: Array, precision: Precision, mode: Mode, capture: bool
     ) -> Features | tuple[Features, Stages]:
-        module = self._tower(tower, params, precision)
+        module = self._tower(tower, self._checked(tower, params), precision)
         with jax.default_matmul_precision(_MATMUL[precision]):
             features, stages = module(inputs, mode, capture)
         features = features.astype(jnp.float32)
@@ -311,15 +360,19 @@ class Network:
         # Ordered, because jax.jit returns a plain dict sorted by its keys.
         return features, OrderedDict((name, stage.astype(jnp.float32)) for name, stage in stages.items())
 
-    def _tower(self, name: str, params: Params, precision: Precision) -> Any:
-        graphdef, abstract = abstract_tree(self.arch, name)
+    def _checked(self, name: str, params: Params) -> Params:
+        _, abstract = abstract_tree(self.arch, name)
         check_tree(params.get(name, {}), abstract, f"{self.arch.name}: params/{name}")
+        return params[name]
+
+    def _tower(self, name: str, leaves: Params, precision: Precision) -> Any:
+        graphdef, _ = abstract_tree(self.arch, name)
         precise = precise_paths(self.arch, name)
 
         def cast(path: Any, leaf: Any) -> Array:
             return jnp.asarray(leaf, jnp.float32 if path in precise else _DTYPE[precision])
 
-        return nnx.merge(graphdef, jax.tree.map_with_path(cast, params[name]))
+        return nnx.merge(graphdef, jax.tree.map_with_path(cast, leaves))
 
 
 def _moved(before: Params, of_batch: Params) -> Params:

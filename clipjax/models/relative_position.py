@@ -42,7 +42,7 @@ def relative_bias(
 
 
 class RelativeAttention(nnx.Module):
-    """Self-attention within a square window.
+    """Self-attention within a window of height x width patches.
 
     Params: {q,k,v,out}/{kernel,bias}, no k/bias without `key_bias`, and table [R, heads].
     """
@@ -52,7 +52,7 @@ class RelativeAttention(nnx.Module):
         dim: int,
         heads: int,
         *,
-        side: int,
+        window: tuple[int, int],
         class_token: bool,
         key_bias: bool,
         init: Initializer,
@@ -62,19 +62,17 @@ class RelativeAttention(nnx.Module):
         self.k = layers.Linear(dim, dim, kernel_init=init, use_bias=key_bias, rngs=rngs)
         self.v = layers.Linear(dim, dim, kernel_init=init, rngs=rngs)
         self.out = layers.Linear(dim, dim, kernel_init=init, rngs=rngs)
-        rows = (2 * side - 1) ** 2 + (3 if class_token else 0)
+        rows = (2 * window[0] - 1) * (2 * window[1] - 1) + (3 if class_token else 0)
         self.table = nnx.Param(init(rngs.params(), (rows, heads), jnp.float32))
         self.heads = heads
-        self.side = side
+        self.window = window
         self.class_token = class_token
 
     def __call__(
         self, x: Float[Array, "B N D"], more: Float[Array, "P 1 N N"] | None = None, *, mode: Mode
     ) -> Float[Array, "B N D"]:
         """more: added to the bias; row b of the batch gets `more[b % P]`."""
-        bias = relative_bias(
-            self.table[...], relative_index(self.side, self.side, class_token=self.class_token)
-        )
+        bias = relative_bias(self.table[...], relative_index(*self.window, class_token=self.class_token))
         bias = bias if more is None else bias + more
         q, k, v = (layers.split_heads(linear(x), self.heads) for linear in (self.q, self.k, self.v))
         return self.out(layers.attend_heads(q, k, v, mode=mode, bias=bias))

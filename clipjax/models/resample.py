@@ -13,6 +13,11 @@ Bicubic is `torch.nn.functional.interpolate` with align_corners false, in float6
 a = -0.75, edges repeated. With antialiasing (as in PIL) a = -0.5, the kernel widens where the grid shrinks,
 and edges are left out.
 
+probe3d (mbanani/probe3d a1f1464), whose dense features take images of any shape, differs for some models
+(`on_grid` with the rule "probe3d"):
+    CLIP, DeiT III   the table is kept where the number of patches is the same, whatever the grid's shape
+    DINOv2           the rule dinov2; with registers as timm
+
 BEiT's distance biases follow timm 1.0 `layers.resize_rel_pos_bias_table` (BEiT's own code): linear
 interpolation, with the old distances in a geometric progression so that short ones keep their biases.
 """
@@ -20,15 +25,22 @@ interpolation, with the old distances in a geometric progression so that short o
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from clipjax.errors import UsageError
-from clipjax.models.arch import Arch, family_of
+from clipjax.models.arch import Arch, Positions, family_of
 
 Rule = Literal["open_clip", "timm", "transformers", "dinov2"]
 RULES: tuple[Rule, ...] = get_args(Rule)
+
+# How dense features of other image sizes get their table: as the architecture's library resizes it, or as
+# probe3d's wrapper of the model does.
+GridRule = Literal["library", "probe3d"]
 
 _ANTIALIASED = ("open_clip", "timm")
 _OFFSET = 0.1  # dinov2's `interpolate_offset`, in patches
@@ -98,10 +110,65 @@ def resample_table(table: np.ndarray, prefix: int, grid: int, rule: Rule) -> np.
     if side == grid:
         return table
     patches = table[prefix:].reshape(side, side, -1).astype(np.float64)
-    scale = side / (grid + _OFFSET) if rule == "dinov2" else side / grid
-    weights = antialiased(side, grid) if rule in _ANTIALIASED else bicubic(side, grid, scale)
+    weights = _weights(side, grid, rule)
     resized = np.einsum("yi,xj,ijd->yxd", weights, weights, patches, optimize=True)
     return np.concatenate([table[:prefix], resized.reshape(grid * grid, -1).astype(table.dtype)])
+
+
+def on_grid(arch: Arch, vision: Any, height: int, width: int, rule: GridRule) -> Any:
+    """`vision` with its position table resized to a grid of height x width patches; may be traced.
+
+    A table that fits is returned as it is. Distance biases are resized along each axis.
+    """
+    family = family_of(arch.vision)
+    positions = family.positions(arch.vision) if family.positions else None
+    if positions is None or family.patch is None or _fits(positions, height, width, rule):
+        return vision
+    name: Rule = "dinov2" if rule == "probe3d" and positions.probe3d == "dinov2" else "timm"
+
+    def change(table: Any) -> jax.Array:
+        table = jnp.asarray(table, jnp.float32)
+        if positions.distances:
+            return _resized_biases(table, positions, height, width)
+        return _resized(table, positions, height, width, name)
+
+    return _replaced(vision, positions.path.split("/"), change)
+
+
+def _fits(positions: Positions, height: int, width: int, rule: GridRule) -> bool:
+    if rule == "probe3d" and positions.probe3d == "count":
+        return height * width == positions.grid**2
+    return height == width == positions.grid
+
+
+def _resized(table: jax.Array, positions: Positions, height: int, width: int, rule: Rule) -> jax.Array:
+    side, prefix = positions.grid, positions.prefix
+    rows, columns = (jnp.asarray(_weights(side, new, rule), jnp.float32) for new in (height, width))
+    patches = table[prefix:].reshape(side, side, -1)
+    resized = jnp.einsum("yi,xj,ijd->yxd", rows, columns, patches, precision="highest")
+    return jnp.concatenate([table[:prefix], resized.reshape(height * width, -1)])
+
+
+def _resized_biases(tables: jax.Array, positions: Positions, height: int, width: int) -> jax.Array:
+    source, (blocks, rows, heads) = 2 * positions.grid - 1, tables.shape
+    down, across = (
+        jnp.asarray(_distance_weights(source, 2 * new - 1), jnp.float32) for new in (height, width)
+    )
+    old = tables[:, : rows - positions.prefix].reshape(blocks, source, source, heads)
+    new = jnp.einsum("yi,xj,lijd->lyxd", down, across, old, precision="highest")
+    return jnp.concatenate([new.reshape(blocks, -1, heads), tables[:, rows - positions.prefix :]], axis=1)
+
+
+def _replaced(tree: Any, path: list[str], change: Callable[[Any], Any]) -> Any:
+    name, *rest = path
+    return {**tree, name: _replaced(tree[name], rest, change) if rest else change(tree[name])}
+
+
+def _weights(source: int, target: int, rule: Rule) -> np.ndarray:
+    """[target, source]"""
+    if rule in _ANTIALIASED:
+        return antialiased(source, target)
+    return bicubic(source, target, source / (target + _OFFSET if rule == "dinov2" else target))
 
 
 def resample_biases(tables: np.ndarray, others: int, grid: int) -> np.ndarray:
@@ -111,12 +178,16 @@ def resample_biases(tables: np.ndarray, others: int, grid: int) -> np.ndarray:
     if source == target:
         return tables
     old = tables[:, :rows].reshape(len(tables), source, source, -1).astype(np.float64)
-    new, points = np.arange(target) - target // 2, _drawn_apart(source, target)
-    # [target, source]: linear interpolation as a matrix; column i interpolates the i-th unit vector.
-    weights = np.stack([np.interp(new, points, row) for row in np.eye(source)], axis=1)
+    weights = _distance_weights(source, target)
     resized = np.einsum("yi,xj,lijd->lyxd", weights, weights, old, optimize=True)
     resized = resized.reshape(len(tables), target**2, -1).astype(tables.dtype)
     return np.concatenate([resized, tables[:, rows:]], axis=1)
+
+
+def _distance_weights(source: int, target: int) -> np.ndarray:
+    """[target, source]: linear interpolation as a matrix; column i interpolates the i-th unit vector."""
+    new, points = np.arange(target) - target // 2, _drawn_apart(source, target)
+    return np.stack([np.interp(new, points, row) for row in np.eye(source)], axis=1)
 
 
 def _drawn_apart(source: int, target: int) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from flax import nnx
 from jax import Array
 
+Attends = Literal["tokens", "reference_batch"]
 PRODUCT = "product"  # names the convolutions that a checkpointed block keeps, beside its matrix products
 
 
@@ -33,10 +34,13 @@ class Mode:
     """How one forward pass runs; without `training` it keeps no activations.
 
     platform: where it runs; see `clipjax.devices.platforms.by_platform`.
+    attention: what a token attends to: all tokens of its image ("tokens"), or the same token of all images of
+        the batch ("reference_batch"; see `Network.encode_dense`).
     """
 
     training: Training | None = None
     platform: str | None = None
+    attention: Attends = "tokens"
 
     @property
     def batch_norm(self) -> Literal["batch", "per_device", "frozen"]:

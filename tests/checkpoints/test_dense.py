@@ -16,7 +16,7 @@ from _parity import Case, narrow_case
 
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.model import Model
-from clipjax.errors import UsageError
+from clipjax.errors import DataError, UsageError
 from clipjax.models.arch import load_arch, narrow_arch
 from clipjax.models.network import Network
 from clipjax.verification import verify
@@ -171,5 +171,6 @@ def test_through_a_model():
     fast = model.encode_dense(images, layers=1, precision="fast")[0]
     assert fast.dtype == jnp.float32
     assert 1e-5 < float(jnp.abs(fast - found[1]).max() / jnp.abs(found[1]).max()) < 0.05
-    with pytest.raises(UsageError, match="takes images of shape"):
+    message = "cannot take images of 47 x 48 pixels: image_size 47 is not a multiple of patch_size 16"
+    with pytest.raises(DataError, match=message):
         model.encode_dense(images[:, :-1], layers=1)

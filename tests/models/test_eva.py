@@ -40,7 +40,7 @@ def test_rotary_tables_are_timms(name: str):
     config: Any = load_arch(name).vision
     side = config.image_size // config.patch_size
     sine, cosine = rope(side).get_embed().numpy().reshape(side**2, 2, 32, 2).transpose(1, 3, 0, 2)[:, 0]
-    cos, sin = eva.rotary_tables(config)
+    cos, sin = eva.rotary_tables(config, side, side)
     assert cos.dtype == sin.dtype == np.float32
     assert cos.shape == sin.shape == (side**2 + 1, 32)
     np.testing.assert_allclose(cos[1:], cosine, rtol=0, atol=ULPS)
@@ -50,8 +50,7 @@ def test_rotary_tables_are_timms(name: str):
 
 
 def test_rows_turn_the_first_half_and_columns_the_second():
-    config = dataclasses.replace(EVA02, image_size=48)
-    _, sin = eva.rotary_tables(config)
+    _, sin = eva.rotary_tables(EVA02, 3, 3)
     grid = sin[1:].reshape(3, 3, 2, 16)
     assert (grid[:, 0, 0] == grid[:, 2, 0]).all()
     assert (grid[0, :, 1] == grid[2, :, 1]).all()
@@ -66,7 +65,7 @@ def test_rotated_scores_are_timms():
     x = rng.standard_normal((2, side**2 + 1, width)).astype(np.float32)
     kernels = [0.1 * rng.standard_normal((width, width)).astype(np.float32) for _ in "qk"]
     bias = rng.standard_normal(width).astype(np.float32)
-    tables = tuple(map(jnp.asarray, eva.rotary_tables(config)))
+    tables = tuple(map(jnp.asarray, eva.rotary_tables(config, side, side)))
 
     def ours(kernel: np.ndarray) -> jax.Array:
         linear: Any = layers.Linear(width, width, rngs=nnx.Rngs(0))

@@ -279,8 +279,8 @@ def test_other_rotary_tables_are_seen(
 ):
     right = eva.rotary_tables
 
-    def wrong(config: Any) -> tuple[np.ndarray, np.ndarray]:
-        cos, sin = right(config)
+    def wrong(*args: Any) -> tuple[np.ndarray, np.ndarray]:
+        cos, sin = right(*args)
         return change(cos), change(sin)
 
     monkeypatch.setattr(eva, "rotary_tables", wrong)

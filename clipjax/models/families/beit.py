@@ -70,7 +70,7 @@ class Block(nnx.Module):
         c = config
         self.ln_1 = layers.LayerNorm(c.width, eps=c.ln_eps)
         self.attn = RelativeAttention(
-            c.width, c.heads, side=c.grid, class_token=True, key_bias=False, init=_INIT, rngs=rngs
+            c.width, c.heads, window=(c.grid, c.grid), class_token=True, key_bias=False, init=_INIT, rngs=rngs
         )
         self.ls_1 = layers.LayerScale(c.width, init=LAYER_SCALE)
         self.ln_2 = layers.LayerNorm(c.width, eps=c.ln_eps)
@@ -119,9 +119,10 @@ class Beit(nnx.Module):
 
 
 def dense(
-    tower: Beit, images: Float[Array, "B S S 3"], blocks: Sequence[int], mode: Mode
+    tower: Beit, images: Float[Array, "B H W 3"], blocks: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B h w D"]]:
     patches = tower.patch_embed(images)
+    tower.blocks.attn.window = patches.shape[1:3]
     outputs = layers.scan_at(tower.blocks, tower.embed(patches), mode=mode, at=blocks)
     return [x[:, 1:].reshape(patches.shape) for x in outputs]
 
@@ -139,6 +140,7 @@ FAMILY = Family(
     narrow=narrow,
     dense=dense,
     depth=lambda config: config.layers,
+    patch=lambda config: config.patch_size,
     positions=lambda config: Positions("blocks/attn/table", 3, config.grid, "timm", distances=True),
     cpu_options=layers.CPU_OPTIONS,
 )

@@ -183,7 +183,7 @@ def narrow(config: ConvNeXtConfig) -> ConvNeXtConfig:
 
 
 def dense(
-    tower: ConvNeXt, images: Float[Array, "B S S 3"], stages: Sequence[int], mode: Mode
+    tower: ConvNeXt, images: Float[Array, "B H W 3"], stages: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B _ _ _"]]:
     """Stage i: [B, S / (4 * 2**i), S / (4 * 2**i), widths[i]]."""
     modules = [getattr(tower, f"stage{i}") for i in range(stages[-1] + 1)]

@@ -163,7 +163,7 @@ class DenseNet(nnx.Module):
 
 
 def dense(
-    tower: DenseNet, images: Float[Array, "B S S 3"], stages: Sequence[int], mode: Mode
+    tower: DenseNet, images: Float[Array, "B H W 3"], stages: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B _ _ _"]]:
     outputs, _ = tower.blocks(tower.stem(images, mode), mode, stages[-1])
     return [outputs[i] for i in stages]

@@ -79,19 +79,22 @@ class EvaConfig:
 # ------------------------------------------------------------------------------------ rotary positions
 
 
-def rotary_tables(config: EvaConfig) -> tuple[np.ndarray, np.ndarray]:
+def rotary_tables(config: EvaConfig, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Cosines and sines [N, head / 2] float32 of each token's angles, one per pair of channels.
 
     The first half of the pairs turns by the row, the second by the column; the class token does not turn. As
     timm's `RotaryEmbeddingCat`.
     """
-    side, bands = config.image_size // config.patch_size, config.width // config.heads // 4
+    bands = config.width // config.heads // 4
     exponents = np.arange(bands, dtype=np.float32) / np.float32(bands)
     frequencies = 1 / np.float32(ROPE_TEMPERATURE) ** exponents
-    steps = np.arange(side, dtype=np.float32) / np.float32(side) * np.float32(config.rope_grid)
-    rows, columns = np.meshgrid(steps, steps, indexing="ij")
+    down, across = (
+        np.arange(side, dtype=np.float32) / np.float32(side) * np.float32(config.rope_grid)
+        for side in (height, width)
+    )
+    rows, columns = np.meshgrid(down, across, indexing="ij")
     angles = np.stack([rows, columns], axis=-1)[..., None] * frequencies
-    angles = np.concatenate([np.zeros((1, 2 * bands), np.float32), angles.reshape(side**2, -1)])
+    angles = np.concatenate([np.zeros((1, 2 * bands), np.float32), angles.reshape(height * width, -1)])
     return np.cos(angles), np.sin(angles)
 
 
@@ -192,7 +195,7 @@ class Eva(nnx.Module):
     ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
         patches = self.patch_embed(images)
         embedded = self.embed(patches)
-        x, outputs = layers.scan(self.blocks, embedded, self.tables(), mode=mode, capture=capture)
+        x, outputs = layers.scan(self.blocks, embedded, self.tables(patches), mode=mode, capture=capture)
         pooled = self.ln_post(x[:, 0])
         features = self.proj(pooled)
         if outputs is None:
@@ -207,19 +210,19 @@ class Eva(nnx.Module):
         x = jnp.concatenate([token, patches.reshape(batch, -1, width)], axis=1)
         return x + self.positional_embedding[...]
 
-    def tables(self) -> tuple[Array, Array] | None:
+    def tables(self, patches: Float[Array, "B h w D"]) -> tuple[Array, Array] | None:
         """float32 at every precision."""
         if not self.config.rope_grid:
             return None
-        cos, sin = rotary_tables(self.config)
+        cos, sin = rotary_tables(self.config, *patches.shape[1:3])
         return jnp.asarray(cos), jnp.asarray(sin)
 
 
 def dense(
-    tower: Eva, images: Float[Array, "B S S 3"], blocks: Sequence[int], mode: Mode
+    tower: Eva, images: Float[Array, "B H W 3"], blocks: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B h w D"]]:
     patches = tower.patch_embed(images)
-    outputs = layers.scan_at(tower.blocks, tower.embed(patches), tower.tables(), mode=mode, at=blocks)
+    outputs = layers.scan_at(tower.blocks, tower.embed(patches), tower.tables(patches), mode=mode, at=blocks)
     return [x[:, 1:].reshape(patches.shape) for x in outputs]
 
 
@@ -235,6 +238,7 @@ FAMILY = Family(
     narrow=narrow,
     dense=dense,
     depth=lambda config: config.layers,
+    patch=lambda config: config.patch_size,
     positions=lambda c: Positions("positional_embedding", 1, c.image_size // c.patch_size, "timm"),
     cpu_options=layers.CPU_OPTIONS,
 )

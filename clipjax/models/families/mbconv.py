@@ -273,7 +273,7 @@ class MBConvNet(nnx.Module):
 
 
 def dense(
-    tower: MBConvNet, images: Float[Array, "B S S 3"], stages: Sequence[int], mode: Mode
+    tower: MBConvNet, images: Float[Array, "B H W 3"], stages: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B _ _ _"]]:
     modules = [getattr(tower, f"stage{i}") for i in range(stages[-1] + 1)]
     return maps_at(modules, tower.stem(images, mode), mode=mode, at=stages)

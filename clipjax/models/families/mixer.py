@@ -220,7 +220,7 @@ def tokens_first(patches: Float[Array, "B h w D"]) -> Float[Array, "N B D"]:
 
 
 def dense(
-    tower: Mixer, images: Float[Array, "B S S 3"], blocks: Sequence[int], mode: Mode
+    tower: Mixer, images: Float[Array, "B H W 3"], blocks: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B h w D"]]:
     patches = tower.patch_embed(images)
     outputs = layers.scan_at(tower.blocks, tokens_first(patches), mode=mode, at=blocks)
@@ -243,6 +243,7 @@ FAMILY = Family(
     narrow=narrow,
     dense=dense,
     depth=lambda config: config.layers,
+    patch=lambda config: config.patch_size,
     one_size="its layers over tokens are as wide as its images have patches",
     cpu_options=layers.CPU_OPTIONS,
 )

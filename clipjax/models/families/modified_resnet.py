@@ -157,7 +157,7 @@ class ModifiedResNet(nnx.Module):
 
 
 def dense(
-    tower: ModifiedResNet, images: Float[Array, "B S S 3"], stages: Sequence[int], mode: Mode
+    tower: ModifiedResNet, images: Float[Array, "B H W 3"], stages: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B _ _ _"]]:
     """Stage 0: [B, S / 4, S / 4, 4 width]."""
     modules = [getattr(tower, f"layer{i + 1}") for i in range(stages[-1] + 1)]

@@ -140,7 +140,7 @@ class RegNet(nnx.Module):
 
 
 def dense(
-    tower: RegNet, images: Float[Array, "B S S 3"], stages: Sequence[int], mode: Mode
+    tower: RegNet, images: Float[Array, "B H W 3"], stages: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B _ _ _"]]:
     """Stage i: [B, S / (4 * 2**i), S / (4 * 2**i), widths[i]]."""
     wanted = [getattr(tower, f"stage{i + 1}") for i in range(stages[-1] + 1)]

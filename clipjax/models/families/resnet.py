@@ -157,7 +157,7 @@ class ResNet(nnx.Module):
 
 
 def dense(
-    tower: ResNet, images: Float[Array, "B S S 3"], stages: Sequence[int], mode: Mode
+    tower: ResNet, images: Float[Array, "B H W 3"], stages: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B _ _ _"]]:
     """Stage 0: [B, S / 4, S / 4, widths[0]]."""
     wanted = [getattr(tower, f"layer{i + 1}") for i in range(stages[-1] + 1)]

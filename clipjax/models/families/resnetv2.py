@@ -146,7 +146,7 @@ class ResNetV2(nnx.Module):
 
 
 def dense(
-    tower: ResNetV2, images: Float[Array, "B S S 3"], stages: Sequence[int], mode: Mode
+    tower: ResNetV2, images: Float[Array, "B H W 3"], stages: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B _ _ _"]]:
     """Stage 0: [B, S / 4, S / 4, widths[0]]."""
     modules = [getattr(tower, f"stage{i}") for i in range(stages[-1] + 1)]

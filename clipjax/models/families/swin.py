@@ -42,6 +42,8 @@ from clipjax.models.training import Mode
 EXPANSION = 4  # of a block's MLP
 APART = -100.0  # added to scores between tokens from opposite ends of the map, which share a moved window
 
+MOVES = (False, True)  # whether the windows of even and of odd blocks are moved
+
 # timm's `init_weights_vit_timm`, for every matrix and table.
 _INIT = normal(0.02)
 
@@ -86,13 +88,13 @@ class SwinConfig:
         """Tokens along a side of the map."""
         return self.image_size // self.patch_size // 2**stage
 
-    def shifts(self, stage: int) -> tuple[int, int]:
-        """How many tokens windows of even and odd blocks are moved; 0 where one window is the whole map."""
-        window = self.windows[stage]
-        return 0, window // 2 if self.side(stage) > window else 0
-
 
 # ---------------------------------------------------------------------------------------------- windows
+
+
+def shifts(height: int, width: int, window: int) -> tuple[int, int]:
+    """How many tokens windows are moved along each axis of a map; 0 along an axis with one window."""
+    return window // 2 if height > window else 0, window // 2 if width > window else 0
 
 
 def partition(x: Float[Array, "B H W C"], window: int) -> Float[Array, "windows N C"]:
@@ -102,20 +104,22 @@ def partition(x: Float[Array, "B H W C"], window: int) -> Float[Array, "windows 
     return x.swapaxes(2, 3).reshape(-1, window * window, channels)
 
 
-def joined(x: Float[Array, "windows N C"], window: int, side: int) -> Float[Array, "B H H C"]:
+def joined(x: Float[Array, "windows N C"], window: int, height: int, width: int) -> Float[Array, "B H W C"]:
     """The inverse of `partition`."""
-    rows, channels = side // window, x.shape[-1]
-    x = x.reshape(-1, rows, rows, window, window, channels)
-    return x.swapaxes(2, 3).reshape(-1, side, side, channels)
+    x = x.reshape(-1, height // window, width // window, window, window, x.shape[-1])
+    return x.swapaxes(2, 3).reshape(-1, height, width, x.shape[-1])
 
 
-def apart(side: int, window: int, shift: int) -> Float[np.ndarray, "P 1 N N"]:
+def apart(sides: tuple[int, int], window: int, shifts: tuple[int, int]) -> Float[np.ndarray, "P 1 N N"]:
     """Added to the scores in moved windows: 0, or `APART` where the map's two ends meet."""
     # Only tokens of one region see each other. Regions along an axis for side 4, window 2, shift 1, whose
     # rows 0 1 2 3 were rolled to 1 2 3 0: windows [0 0] [1 2].
-    place = np.arange(side).reshape(-1, window)
-    end = (place >= side - window).astype(int) + (place >= side - shift)
-    region = 3 * end[:, None, :, None] + end[None, :, None, :]
+    down, across = (
+        (place >= side - window).astype(int) + (place >= side - shift)
+        for side, shift in zip(sides, shifts, strict=True)
+        for place in [np.arange(side).reshape(-1, window)]
+    )
+    region = 3 * down[:, None, :, None] + across[None, :, None, :]
     region = region.reshape(-1, 1, window * window)
     return np.where(region[..., :, None] == region[..., None, :], 0.0, APART).astype(np.float32)
 
@@ -127,26 +131,28 @@ class Block(nnx.Module):
     def __init__(self, dim: int, heads: int, window: int, config: SwinConfig, *, rngs: nnx.Rngs):
         self.ln_1 = layers.LayerNorm(dim, eps=config.ln_eps)
         self.attn = RelativeAttention(
-            dim, heads, side=window, class_token=False, key_bias=True, init=_INIT, rngs=rngs
+            dim, heads, window=(window, window), class_token=False, key_bias=True, init=_INIT, rngs=rngs
         )
         self.ln_2 = layers.LayerNorm(dim, eps=config.ln_eps)
         self.mlp = layers.Mlp(
             dim, EXPANSION * dim, activation=config.activation, fc_init=_INIT, proj_init=_INIT, rngs=rngs
         )
         self.window = window
-        self.shift = 0
+        self.moves = False
 
-    def __call__(self, x: Float[Array, "B H H C"], *, mode: Mode) -> Float[Array, "B H H C"]:
+    def __call__(self, x: Float[Array, "B H W C"], *, mode: Mode) -> Float[Array, "B H W C"]:
         x = x + self.attend(self.ln_1(x), mode)
         return x + self.mlp(self.ln_2(x))
 
     def attend(self, x: Array, mode: Mode) -> Array:
-        side, window, shift = x.shape[1], self.window, self.shift
-        if not shift:
-            return joined(self.attn(partition(x, window), mode=mode), window, side)
-        x = partition(jnp.roll(x, (-shift, -shift), axis=(1, 2)), window)
-        x = joined(self.attn(x, jnp.asarray(apart(side, window, shift)), mode=mode), window, side)
-        return jnp.roll(x, (shift, shift), axis=(1, 2))
+        height, width, window = *x.shape[1:3], self.window
+        down, across = shifts(height, width, window) if self.moves else (0, 0)
+        if not (down or across):
+            return joined(self.attn(partition(x, window), mode=mode), window, height, width)
+        x = partition(jnp.roll(x, (-down, -across), axis=(1, 2)), window)
+        more = jnp.asarray(apart((height, width), window, (down, across)))
+        x = joined(self.attn(x, more, mode=mode), window, height, width)
+        return jnp.roll(x, (down, across), axis=(1, 2))
 
 
 class Merge(nnx.Module):
@@ -170,15 +176,14 @@ class Stage(nnx.Module):
         self.merge = Merge(c.dim(index - 1), eps=c.ln_eps, rngs=rngs) if index else None
         sizes = c.dim(index), c.heads[index], c.windows[index]
         self.blocks = layers.stack(lambda rngs: Block(*sizes, c, rngs=rngs), c.depths[index], rngs)
-        self.shifts = c.shifts(index)
 
     def __call__(self, x: Array, mode: Mode, capture: bool) -> tuple[Array, Array | None]:
-        # An even and an odd block differ in their shift, which is static: the scan runs over pairs.
+        # An even and an odd block differ in their moves, which are static: the scan runs over pairs.
         def step(x: Array, pair: Block) -> tuple[Array, Array | None]:
             pair, outputs = whole(pair), []
-            for i, shift in enumerate(self.shifts):
+            for i, moves in enumerate(MOVES):
                 block = jax.tree.map(lambda param, i=i: param[i], pair)
-                block.shift = shift
+                block.moves = moves
                 x = layers.apply(block, x, mode=mode)
                 outputs.append(x)
             return x, jnp.stack(outputs) if capture else None
@@ -224,7 +229,7 @@ def narrow(config: SwinConfig) -> SwinConfig:
 
 
 def dense(
-    tower: Swin, images: Float[Array, "B S S 3"], stages: Sequence[int], mode: Mode
+    tower: Swin, images: Float[Array, "B H W 3"], stages: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B _ _ _"]]:
     """Stage 0: [B, S / P, S / P, width]."""
     modules = [getattr(tower, f"stage{i}") for i in range(stages[-1] + 1)]

@@ -110,7 +110,7 @@ class VGG(nnx.Module):
 
 
 def dense(
-    tower: VGG, images: Float[Array, "B S S 3"], stages: Sequence[int], mode: Mode
+    tower: VGG, images: Float[Array, "B H W 3"], stages: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B _ _ _"]]:
     outputs, _ = tower.groups(images, mode, stages[-1])
     return [outputs[i] for i in stages]

@@ -222,7 +222,7 @@ def _pool(config: ViTConfig, rngs: nnx.Rngs) -> MapPool | CocaPool | None:
 
 
 def dense(
-    tower: VisionTransformer, images: Float[Array, "B S S 3"], blocks: Sequence[int], mode: Mode
+    tower: VisionTransformer, images: Float[Array, "B H W 3"], blocks: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B h w D"]]:
     patches = tower.patch_embed(images)
     outputs = layers.scan_at(tower.blocks, tower.embed(patches), mode=mode, at=blocks)
@@ -241,9 +241,17 @@ def narrow(config: ViTConfig) -> ViTConfig:
 
 
 def positions(config: ViTConfig) -> Positions:
-    """open_clip resamples its own towers (with a projection), timm the others."""
+    """open_clip resamples its own towers (with a projection), timm the others.
+
+    probe3d counts the tokens of open_clip's towers and of DeiT III (whose class token has no row). DINOv2 has
+    LayerScale and a class token with a row.
+    """
     rule = "open_clip" if config.projection else "timm"
-    return Positions("positional_embedding", config.table_prefix, config.grid, rule)
+    deit3 = config.positions == "patches" and config.class_token
+    counts = config.projection or deit3
+    dinov2 = config.layer_scale and config.positions == "all"
+    probe3d = "count" if counts else "dinov2" if dinov2 else None
+    return Positions("positional_embedding", config.table_prefix, config.grid, rule, probe3d=probe3d)
 
 
 FAMILY = Family(
@@ -254,6 +262,8 @@ FAMILY = Family(
     narrow=narrow,
     dense=dense,
     depth=lambda config: config.layers,
+    patch=lambda config: config.patch_size,
+    batch_attention=lambda config: config.projection,
     positions=positions,
     heads=lambda config: config.read_tokens,
     cpu_options=layers.CPU_OPTIONS,
