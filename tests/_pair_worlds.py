@@ -146,12 +146,11 @@ def write_navi(
     lists: dict[str, list[str]] = {"wild_set": [], "multiview": []}
     for thing in objects:
         for kind, scene in (("wild_set", "wild_set"), ("multiview", f"multiview{dash}00-made")):
-            records = []
+            records, folder = [], root / thing / scene
             for k in range(views):
                 pose = navi_pose(k)
                 intrinsics = np.array([[NAVI_FOCAL, 0, 60], [0, NAVI_FOCAL, 45], [0, 0, 1]])
                 picture, depth = view(NAVI_SIZE, intrinsics, pose, BOX)
-                folder = root / thing / scene
                 save(folder / f"images/{k:03d}.jpg", picture, quality=95)
                 save(folder / f"depth/{k:03d}.png", disparity(depth))
                 save(folder / f"masks/{k:03d}.png", (depth > 0).astype(np.uint8) * 255)

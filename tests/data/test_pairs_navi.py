@@ -1,0 +1,393 @@
+"""NAVI's pairs against an independent reading of the protocol, and against the world's true geometry."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from _pair_worlds import BOX, disparity, navi_pose, navi_record, save, small_card, write_navi
+from PIL import Image
+
+from clipjax.data.cards import load_dataset
+from clipjax.data.check import check_dataset
+from clipjax.data.pairs import navi, navi_view
+from clipjax.data.pairs.pair import Pair, PairSet
+from clipjax.errors import DataError
+
+SIDE, GRID = 64, 16
+MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
+FIRST = "pair box/wild_set/000 box/wild_set/001: "
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    return write_navi(tmp_path_factory.mktemp("navi") / "data")
+
+
+@pytest.fixture(scope="module")
+def near_world(world, tmp_path_factory) -> Path:
+    """11 times nearer: numbers in the depth pictures on both sides of 32,767."""
+    root = tmp_path_factory.mktemp("near") / "data"
+    shutil.copytree(world, root)
+    for path in (paths := list(root.glob("*/*/depth/*.png"))):
+        save(path, np.asarray(Image.open(path)) * np.uint16(11))
+    numbers = np.asarray(Image.open(paths[0]))
+    assert numbers[numbers > 0].min() < 32767 < numbers.max()
+    return root
+
+
+@pytest.fixture
+def copy(world, tmp_path) -> Path:
+    return Path(shutil.copytree(world, tmp_path / "data"))
+
+
+def read(root: Path, folder: Path, **options) -> PairSet:
+    pairs = load_dataset(small_card("navi", folder, options), root).manifest.pairs
+    assert pairs is not None
+    return pairs
+
+
+def reading(root: Path, pair: str, crop: bool) -> Pair:
+    """The protocol, pixel by pixel, from raw images."""
+    images, points, poses, focal = [], [], [], 0.0
+    for name in pair.split(" "):
+        scene, stem = root / name.rsplit("/", 1)[0], name.rsplit("/", 1)[1]
+        record = next(
+            r for r in json.loads((scene / "annotations.json").read_text()) if r["filename"] == f"{stem}.jpg"
+        )
+        image = Image.open(scene / f"images/{stem}.jpg")
+        depth = Image.fromarray(np.asarray(Image.open(scene / f"depth/{stem}.png")).astype(np.int32))
+        factor = 1024 / min(image.size)
+        size = (int(image.width * factor), int(image.height * factor))
+        jpeg = io.BytesIO()
+        image.resize(size, Image.Resampling.BILINEAR).save(jpeg, "JPEG")
+        picture = np.asarray(Image.open(jpeg)).astype(np.float32) / np.float32(255)
+        picture = (picture - MEAN) / STD
+        numbers = np.asarray(depth.resize(size, Image.Resampling.NEAREST)).astype(np.float64)
+        metres = np.where(numbers > 0, 655350 / np.maximum(numbers, 1) / 1000, 0)
+        rows, columns = (nearest_and_middle(length, min(size)) for length in (size[1], size[0]))
+        picture, metres = picture[rows][:, columns], metres[rows][:, columns]
+        focal = record["camera"]["focal_length"] * SIDE / min(record["image_size"])
+        xyz = np.zeros((SIDE, SIDE, 3))
+        for v in range(SIDE):
+            for u in range(SIDE):
+                ray = ((u + 0.5 - SIDE / 2) / focal, (v + 0.5 - SIDE / 2) / focal, 1)
+                xyz[v, u] = metres[v, u] * np.array(ray)
+        if crop:
+            picture, xyz, length = cropped(picture, xyz, metres)
+            focal *= SIDE / length
+        images.append(picture)
+        points.append(xyz[:: SIDE // GRID, :: SIDE // GRID])
+        poses.append(pose(record))
+    motion = poses[1] @ np.linalg.inv(poses[0])
+    geometry = {"points": np.stack(points), "intrinsics": np.diag([focal, focal, 1]), "motion": motion}
+    return Pair(np.stack(images), geometry)
+
+
+def nearest_and_middle(length: int, short: int) -> list[int]:
+    resized = SIDE if length == short else int(SIDE * length / short)
+    scale = np.float32(length / resized)
+    taken = [min(int(np.floor(np.float32(i) * scale)), length - 1) for i in range(resized)]
+    start = round((resized - SIDE) / 2)
+    return taken[start : start + SIDE]
+
+
+def cropped(picture: np.ndarray, xyz: np.ndarray, metres: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    seen = [(v, u) for v in range(SIDE) for u in range(SIDE) if metres[v, u] > 0]
+    first, last = [min(axis) for axis in zip(*seen)], [max(axis) for axis in zip(*seen)]
+    size = [b - a for a, b in zip(first, last)]
+    length = max(size)
+    corner = [a - (length - s) // 2 for a, s in zip(first, size)]
+    if not all(c >= 0 and c + length <= SIDE for c in corner):
+        corner = [max(a - (length - s), 0) for a, s in zip(first, size)]
+    step = 1 / (SIDE / length)
+    rows, columns = ([c + math.floor(i * step) for i in range(SIDE)] for c in corner)
+    return picture[rows][:, columns], xyz[rows][:, columns], length
+
+
+def pose(record: dict) -> np.ndarray:
+    w, *v = np.array(record["camera"]["q"]) / np.linalg.norm(record["camera"]["q"])
+    cross = np.array([[0, -v[2], v[1]], [v[2], 0, -v[0]], [-v[1], v[0], 0]])
+    made = np.eye(4)
+    made[:3, :3] = np.eye(3) + 2 * w * cross + 2 * cross @ cross
+    made[:3, 3] = np.array(record["camera"]["t"]) / 1000
+    return made
+
+
+def differences(ours: Pair, theirs: Pair) -> dict[str, float]:
+    off = {key: float(np.abs(ours.geometry[key] - value).max()) for key, value in theirs.geometry.items()}
+    return off | {"images": float(np.abs(ours.images - theirs.images).max())}
+
+
+def is_same(ours: Pair, theirs: Pair) -> bool:
+    off = differences(ours, theirs)
+    return off["images"] == 0 and off["points"] < 1e-6 and off["motion"] < 1e-6 and off["intrinsics"] < 1e-4
+
+
+@pytest.mark.parametrize("crop", [True, False])
+def test_a_pair_is_what_the_protocol_says(near_world, world, tmp_path, crop):
+    for root in (near_world, world):
+        pairs = read(root, tmp_path, crop=crop)
+        for i in (1, 2):
+            pair = pairs.load(i)
+            assert is_same(pair, reading(root, pairs.ids[i], crop))
+            assert {each.dtype for each in (pair.images, *pair.geometry.values())} == {np.dtype("float32")}
+
+
+def test_points_lie_on_the_box_and_meet_under_the_motion(world, tmp_path):
+    pairs = read(world, tmp_path, crop=False)
+    for i, k in ((0, 0), (1, 1)):
+        geometry = pairs.load(i).geometry
+        for view, shift in ((0, geometry["motion"]), (1, np.eye(4))):
+            points = geometry["points"][view]
+            points = points[points[..., 2] > 0]
+            assert len(points) > 50
+            at_1 = np.c_[points, np.ones(len(points))] @ shift.T
+            metric = navi_pose(k + 1)
+            metric[:3, 3] /= 1000
+            in_box = (at_1 @ np.linalg.inv(metric).T)[:, :3] / (np.array(BOX) / 1000)
+            # A pixel is two millimetres wide, and both crops move the centre by a part of one.
+            assert np.abs(np.abs(in_box).max(-1) - 1).max() < 0.1
+
+
+WRONG: dict[str, tuple[object, str, Callable]] = {
+    "camera inverted": (navi.NaviPairs, "motion", lambda f: lambda self, i: np.linalg.inv(f(self, i))),
+    "quaternion inverted": (
+        navi_view,
+        "motion_of",
+        lambda f: lambda q, t: f([q[0], -q[1], -q[2], -q[3]], t),
+    ),
+    "translation in mm": (navi_view, "motion_of", lambda f: lambda q, t: f(q, [1000 * x for x in t])),
+    "disparity as depth": (navi_view, "_metres", lambda f: lambda d: d / 1000),
+    "signed depth": (
+        navi,
+        "decode_depth",
+        lambda f: lambda *args: f(*args).astype(np.int16).astype(np.int32),
+    ),
+    "full-size intrinsics": (
+        navi_view.View,
+        "prepare",
+        lambda f: lambda self, *args: f(navi_view.View(self.pose, self.focal * 90 / SIDE, self.size), *args),
+    ),
+    "intrinsics before the crop": (
+        navi_view.View,
+        "prepare",
+        lambda f: lambda self, *args: f(self, *args)._replace(focal=self.focal * SIDE / 90),
+    ),
+    "no half pixels": (
+        navi_view,
+        "unproject",
+        lambda f: lambda depth, k: f(depth, k + np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])),
+    ),
+    "torch's nearest at pixel centres": (navi_view, "_torch_nearest", lambda f: lambda n, m: centres(n, m)),
+    "OpenCV's nearest at pixel centres": (navi_view, "_opencv_nearest", lambda f: lambda n, m: centres(n, m)),
+    "the last row kept": (navi_view, "_box", lambda f: lambda *args: (*f(*args)[:2], f(*args)[2] + 1)),
+    "another JPEG": (navi_view, "_QUALITY", lambda f: 95),
+    "another short side": (navi_view, "SHORT", lambda f: 1000),
+}
+
+
+def centres(length: int, resized: int) -> np.ndarray:
+    return np.floor((np.arange(resized) + 0.5) * length / resized).astype(int)
+
+
+@pytest.mark.parametrize("mistake", WRONG)
+def test_a_mistake_is_seen(near_world, tmp_path, monkeypatch, mistake):
+    owner, name, make = WRONG[mistake]
+    monkeypatch.setattr(owner, name, make(getattr(owner, name)))
+    pairs = read(near_world, tmp_path)
+    assert not is_same(pairs.load(1), reading(near_world, pairs.ids[1], True))
+
+
+def test_prepared_images_give_the_same_pair(copy, tmp_path):
+    """As resize_navi.py of the reference writes them; an image turned by its EXIF data is upright in both."""
+    sideways = Image.open(copy / "box/wild_set/images/001.jpg").transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 270 degrees to see it
+    sideways.save(copy / "box/wild_set/images/001.jpg", exif=exif, quality=95)
+    raw = read(copy, tmp_path)
+    assert raw.load(0).images.shape == (2, SIDE, SIDE, 3)
+    before = [raw.load(i) for i in range(len(raw))]
+    for folder, resample in (("images", Image.Resampling.BILINEAR), ("depth", Image.Resampling.NEAREST)):
+        for path in copy.glob(f"*/wild_set/{folder}/0*"):
+            image = Image.open(path)
+            turned = image.transpose(Image.Transpose.ROTATE_270) if 0x0112 in image.getexif() else image
+            turned = Image.fromarray(np.asarray(turned).astype(np.int32)) if folder == "depth" else turned
+            factor = 1024 / min(turned.size)
+            small = turned.resize((int(turned.width * factor), int(turned.height * factor)), resample)
+            if folder == "depth":
+                small = Image.fromarray(np.asarray(small).astype(np.uint16))
+            small.save(path.with_name(f"downsampled_{path.name}"))
+            path.unlink()
+    prepared = read(copy, tmp_path)
+    assert prepared.ids == raw.ids
+    assert prepared.image_ids(0)[0] == "box/wild_set/images/downsampled_000.jpg"
+    assert prepared.digest != raw.digest
+    for i, pair in enumerate(before):
+        assert is_same(prepared.load(i), pair)
+
+
+def test_both_spellings_of_folders_and_every_list(world, tmp_path):
+    data = write_navi(tmp_path / "underscore", objects=("box",), dash="_")
+    lists = data / "custom_splits/pairwise_pixel_correspondences"
+    spelled = (lists / "pairs-multiview.txt").read_text()
+    (lists / "pairs-multiview.txt").write_text(spelled.replace("multiview_", "multiview-"))
+    pairs = read(data, tmp_path, pairs="multiview")
+    assert pairs.ids[0] == "box/multiview_00-made/000 box/multiview_00-made/001"
+    assert read(world, tmp_path, pairs="multiview").ids[0].startswith("box/multiview-00-made/000 ")
+    assert pairs.load(0).images.shape == (2, SIDE, SIDE, 3)
+
+    drawn = tmp_path / "drawn.txt"
+    drawn.write_text("box/wild_set/images/002.jpg box/wild_set/000.jpg\n\n")
+    for given in (str(drawn), "drawn.txt"):
+        shutil.copy(drawn, world / "drawn.txt")
+        pairs = read(world, tmp_path, pairs=given)
+        assert (pairs.ids, pairs.clusters) == (("box/wild_set/002 box/wild_set/000",), ("box",))
+        assert pairs.columns == {"angle": [50.0]}
+    (world / "drawn.txt").unlink()
+
+
+def test_values_beside_the_camera_do_not_matter(copy, tmp_path):
+    before = read(copy, tmp_path).load(0)
+    path = copy / "box/wild_set/annotations.json"
+    records = json.loads(path.read_text())
+    records[0] |= {"video_id": None, "occluded": None, "more": [1]}
+    path.write_text(json.dumps(records))
+    assert is_same(read(copy, tmp_path).load(0), before)
+
+
+def _edit(root: Path, k: int, change: Callable[[dict], object]) -> None:
+    path = root / "box/wild_set/annotations.json"
+    records = json.loads(path.read_text())
+    change(records[k])
+    path.write_text(json.dumps(records))
+
+
+DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no depth": (
+        lambda root: (root / "box/wild_set/depth/001.png").unlink(),
+        "depth/001.png does not exist",
+    ),
+    "no image": (
+        lambda root: (root / "box/wild_set/images/001.jpg").unlink(),
+        "images/001.jpg: cannot be read",
+    ),
+    "all zeros": (
+        lambda root: save(root / "box/wild_set/depth/001.png", np.zeros((90, 120), np.uint16)),
+        "depth/001.png: all depths are 0",
+    ),
+    "one pixel": (
+        lambda root: save(root / "box/wild_set/depth/001.png", disparity(_spot(1))),
+        "depth/001.png: one pixel alone has a depth",
+    ),
+    "eight bits": (
+        lambda root: save(root / "box/wild_set/depth/001.png", np.ones((90, 120), np.uint8)),
+        "depth/001.png: expected one channel of 16 bits, found mode L",
+    ),
+    "depth of another size": (
+        lambda root: save(root / "box/wild_set/depth/001.png", np.ones((90, 90), np.uint16)),
+        "depth/001.png has 90 x 90 pixels, and its image another size",
+    ),
+    "image of another size": (
+        lambda root: save(root / "box/wild_set/images/001.jpg", np.zeros((90, 90, 3), np.uint8)),
+        "images/001.jpg has 90 x 90 pixels; annotations.json says 120 x 90",
+    ),
+    "mask of another size": (
+        lambda root: save(root / "box/wild_set/masks/001.png", np.zeros((9, 12), np.uint8)),
+        "masks/001.png has 12 x 9 pixels, and its image 120 x 90",
+    ),
+    "no rotation": (
+        lambda root: _edit(root, 1, lambda r: r["camera"].update(q=[0, 0, 0, 0])),
+        "001.jpg: the quaternion [0.0, 0.0, 0.0, 0.0] is not a rotation",
+    ),
+    "no camera": (
+        lambda root: _edit(root, 1, lambda r: r.pop("camera")),
+        "001.jpg: the key 'camera' is missing",
+    ),
+    "focal length 0": (
+        lambda root: _edit(root, 1, lambda r: r["camera"].update(focal_length=0)),
+        "001.jpg: its image_size [90, 120] or focal_length 0 is not positive",
+    ),
+    "not annotated": (
+        lambda root: _edit(root, 1, lambda r: r.update(filename="x.jpg")),
+        "box/wild_set/annotations.json has no image 001",
+    ),
+}
+
+
+def _spot(pixels: int) -> np.ndarray:
+    depth = np.zeros((90, 120))
+    depth[45 : 45 + pixels, 60 : 60 + pixels] = 100
+    return depth
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_what_is_wrong_with_a_pair_is_one_sentence_and_the_others_are_read(copy, tmp_path, damage):
+    change, sentence = DAMAGED[damage]
+    change(copy)
+    problems = check_dataset(copy, small_card("navi", tmp_path))
+    of_pair = [problem for problem in problems if problem.startswith(FIRST)]
+    assert len(of_pair) == 1
+    assert sentence in of_pair[0]
+    assert all(problem.startswith("pair box/wild_set/") for problem in problems), problems
+    pairs = read(copy, tmp_path)
+    assert pairs.load(2).images.shape == (2, SIDE, SIDE, 3)
+    assert len(pairs.digest) == 64, "what cannot be read does not stop the others"
+    if "mask" not in damage:
+        with pytest.raises(DataError) as raised:
+            pairs.load(0)
+        assert str(raised.value) == of_pair[0]
+
+
+LISTS: dict[str, tuple[str, str]] = {
+    "empty": ("\n", "lists no pairs"),
+    "one path": ("box/wild_set/images/000.jpg\n", ":1: expected two image paths and an angle"),
+    "two objects": (
+        "box/wild_set/images/000.jpg crate/wild_set/images/000.jpg 3\n",
+        ":1: a pair of two objects, box and crate",
+    ),
+    "angle": ("box/wild_set/0.jpg box/wild_set/1.jpg 181", ":1: the angle '181' is not a number of degrees"),
+    "no scene": ("box/wild_set/0.jpg box/wild/1.jpg 3\n", ":1: the scene box/wild does not exist"),
+    "up": ("box/../wild_set/0.jpg box/wild_set/1.jpg 3\n", "is not <object>/<scene>/images/<number>.jpg"),
+    "twice": (
+        "box/wild_set/000.jpg box/wild_set/001.jpg\n" * 2,
+        ":2: the pair box/wild_set/000 box/wild_set",
+    ),
+    "no image at all": ("box/wild_set/7.jpg box/wild_set/8.jpg\n", "has none of the 2 images of its pairs"),
+}
+
+
+@pytest.mark.parametrize("case", LISTS)
+def test_wrong_lists_name_file_and_line(world, tmp_path, case):
+    text, sentence = LISTS[case]
+    (tmp_path / "list.txt").write_text(text)
+    with pytest.raises(DataError) as raised:
+        read(world, tmp_path, pairs=str(tmp_path / "list.txt"))
+    assert sentence in str(raised.value)
+
+
+def test_what_is_missing_as_a_whole(copy, tmp_path):
+    with pytest.raises(DataError, match="the option pairs is wild_set or multiview, or a file of pairs"):
+        read(copy, tmp_path, pairs="wild")
+    with pytest.raises(DataError, match=r"\[matching\] cannot have another size"):
+        load_dataset(small_card("navi", tmp_path, size=[64, 48]), copy)
+    (copy / "box/wild_set/annotations.json").write_text(json.dumps([{"camera": {}}]))
+    with pytest.raises(DataError, match=r"annotations.json: image 0 .* has no 'filename'"):
+        read(copy, tmp_path)
+    shutil.rmtree(copy / "custom_splits")
+    [problem] = check_dataset(copy, small_card("navi", tmp_path))
+    assert "pairs-wild_set.txt does not exist: which NAVI's archive has in custom_splits" in problem
+
+
+def test_a_record_needs_whole_sizes():
+    record = navi_record(0, "box", "wild_set", navi_pose(0))
+    assert navi_view.view_of(record).size == (90, 120)
+    for size in ([90.5, 120], [0, 120]):
+        with pytest.raises(ValueError, match="image_size"):
+            navi_view.view_of(record | {"image_size": size})
