@@ -22,10 +22,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float, Float32, Int32
+from jaxtyping import Bool, Float, Float32, Int32, Real
 
 _HIGHEST = jax.lax.Precision.HIGHEST
-_ROWS = 8  # rows of points of image 1 in a block
+_BLOCK = 2**17  # products of points held at once
 _LEAST_NORM = 1e-12  # as torch.nn.functional.normalize
 _LEAST_DISTANCE = 1e-9
 _CUBIC = -0.75  # the parameter of torch's bicubic kernel; OpenCV has the same, Pillow -0.5
@@ -103,7 +103,6 @@ def _tent(place: np.ndarray | Array, cell: np.ndarray) -> np.ndarray | Array:
     return (1 - abs(place[:, None] - cell)).clip(0)
 
 
-@functools.partial(jax.jit, static_argnames="keep")
 def strongest_matches(
     map0: Float[Array, "h w C"],
     map1: Float[Array, "h w C"],
@@ -126,6 +125,7 @@ def nearest(
     """
     map0, map1 = map0.astype(jnp.float32), map1.astype(jnp.float32)
     rows, columns = (jnp.asarray(each) for each in sampling)
+    together = max(1, _BLOCK // len(columns) ** 2)  # rows of points of image 1
     scale0, scale1 = _inverse_norms(map0, sampling), _inverse_norms(map1, sampling)
     products = jnp.einsum("ijc,klc->ijkl", map0, map1, precision=_HIGHEST)
 
@@ -139,7 +139,7 @@ def nearest(
             cosines = jnp.matmul(columns, cosines, precision=_HIGHEST) * scale[:, None]
             return _two_largest(jnp.where(valid[:, None], cosines, -jnp.inf))
 
-        best, column, second = jax.lax.map(row_of_keys, (rows, scale1, valid1), batch_size=_ROWS)
+        best, column, second = jax.lax.map(row_of_keys, (rows, scale1, valid1), batch_size=together)
         best, row, second = _two_largest(best, second)
         column = jnp.take_along_axis(column, row[None], axis=0)[0]
         return best, row * len(columns) + column, second
@@ -214,7 +214,7 @@ def keypoint_matches(
     map0: Float[Array, "h w C"],
     map1: Float[Array, "h w C"],
     keypoints: Float[Array, "K 2"],
-    side: float | Float[Array, ""],
+    side: float | Real[Array, ""],
 ) -> Float32[Array, "K 2"]:
     """Where image 1 is most like each keypoint of image 0: (x, y) as a share of the square image's side.
 
@@ -228,13 +228,13 @@ def keypoint_matches(
     """
     cells0, cells1 = (_unit_cells(each.astype(jnp.float32)) for each in (map0, map1))
     height, width = cells1.shape[:2]
-    last = jnp.array([width - 1, height - 1])
+    last = jnp.array([width - 1, height - 1], jnp.float32)
     x, y = (keypoints / side * last).T
-    rows, columns = _tent(y, np.arange(height)), _tent(x, np.arange(width))
+    rows, columns = (_tent(at, np.arange(n, dtype=np.float32)) for at, n in ((y, height), (x, width)))
     wanted = jnp.einsum("ni,nj,ijc->nc", rows, columns, cells0, precision=_HIGHEST)
     likeness = jnp.einsum("nc,ijc->nij", wanted, cells1, precision=_HIGHEST)
     best = jnp.argmax(likeness.reshape(len(keypoints), -1), axis=1)
-    return jnp.stack([best % width, best // width], axis=1) / jnp.float32(width)
+    return jnp.stack([best % width, best // width], axis=1).astype(jnp.float32) / width
 
 
 def _unit_cells(features: Array) -> Array:

@@ -59,8 +59,8 @@ def keypoint_errors(
     places: Float[Array, "K 2"],
     keypoints: Float[Array, "K 2"],
     visible: Bool[Array, " K"],
-    side: float | Float[Array, ""],
-    extent: float | Float[Array, ""],
+    side: float | Real[Array, ""],
+    extent: float | Real[Array, ""],
 ) -> Float32[Array, " K"]:
     """Distances from each keypoint of image 1 as a share of the object's extent; NaN where not visible.
 
@@ -129,4 +129,4 @@ def rotation_angle(rotations: Real[np.ndarray, "*P 3 3"]) -> Float64[np.ndarray,
     if bad.any():
         worst = float(np.atleast_1d(trace)[np.atleast_1d(bad)][0])
         raise ValueError(f"a matrix with trace {worst:.6g} is not a rotation: it is outside -1..3")
-    return np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1)))
+    return np.asarray(np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1))))
