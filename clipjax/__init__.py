@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from clipjax.checkpoints.load import load_model as load_model
     from clipjax.checkpoints.model import Model as Model
+    from clipjax.evaluation.corrupted import corrupt as corrupt
     from clipjax.evaluation.evaluate import evaluate as evaluate
     from clipjax.evaluation.own_model import wrap as wrap
 
@@ -19,11 +20,12 @@ __version__ = "0.1.0"
 _HOMES = {
     "load_model": "clipjax.checkpoints.load",
     "Model": "clipjax.checkpoints.model",
+    "corrupt": "clipjax.evaluation.corrupted",
     "evaluate": "clipjax.evaluation.evaluate",
     "wrap": "clipjax.evaluation.own_model",
 }
 
-__all__ = ["Model", "__version__", "evaluate", "load_model", "wrap"]
+__all__ = ["Model", "__version__", "corrupt", "evaluate", "load_model", "wrap"]
 
 
 def __getattr__(name: str) -> Any:

@@ -208,7 +208,7 @@ def to_pixels(image: PIL.Image.Image, recipe: PixelRecipe, scale: Scale | None =
     size = resized_size(image.size if scale is None else scale.full, recipe)
     if size != image.size:
         image = image.resize(size, RESAMPLING[recipe.interpolation], scale and scale.box)
-    return np.asarray(to_rgb(_center_crop(image, recipe.image_size, recipe.crop)))
+    return np.asarray(to_rgb(center_crop(image, recipe.image_size, recipe.crop)))
 
 
 def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
@@ -255,7 +255,7 @@ def _scaled_sides(size: tuple[int, int], recipe: PixelRecipe) -> tuple[int, int]
     return int(target * width / height), target
 
 
-def _center_crop(image: PIL.Image.Image, size: int, crop: Crop) -> PIL.Image.Image:
+def center_crop(image: PIL.Image.Image, size: int, crop: Crop) -> PIL.Image.Image:
     """Beyond the edge PIL fills with zero in the image's *own* mode, as the reference: white in CMYK."""
     width, height = image.size
     left, top = _offset(width, size, crop), _offset(height, size, crop)

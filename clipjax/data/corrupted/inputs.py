@@ -1,0 +1,111 @@
+"""What corruptions take beside an image: read from files, prepared as the image is."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import PIL.Image
+
+from clipjax.corruptions.corruption import PER_IMAGE, Corruption
+from clipjax.data.corrupted import depth as depths
+from clipjax.data.manifest import Manifest
+from clipjax.data.pixels.preprocess import open_image, to_pixels
+from clipjax.errors import DataError, UsageError
+from clipjax.storage.reading import is_dir
+
+SUBSTITUTE = (
+    "N . L from the normals of the depth, the light at the camera: a substitute for a reshading network"
+)
+
+
+class Source(NamedTuple):
+    """One image: pixels uint8 [224, 224, 3], and its own entries of `extra`."""
+
+    pixels: np.ndarray
+    extra: Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """Where the inputs of corruptions are.
+
+    Attributes:
+        depth: folder of depth files.
+        depth_kind: "inverse" or "metric", see `prepared_depth`.
+        reshading: folder of reshading files. Without it, the substitute from the depth is taken.
+        shared: entries of `extra` that all images share.
+    """
+
+    depth: Path | None = None
+    depth_kind: str = "inverse"
+    reshading: Path | None = None
+    shared: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def check(self, corruptions: Sequence[Corruption]) -> None:
+        """Raises UsageError, or DataError for a missing folder, unless everything that is needed is given."""
+        depths.check_kind(self.depth_kind)
+        for folder in (self.depth, self.reshading):
+            if folder is not None and not is_dir(folder):
+                raise DataError(f"{folder} is not a folder")
+        for each in corruptions:
+            for name in each.needs:
+                if not self._has(name):
+                    raise UsageError(
+                        f"the corruption {each.name} needs {name}: give the folder of it (--{_option(name)})"
+                    )
+
+    def _has(self, name: str) -> bool:
+        if name == "depth":
+            return self.depth is not None
+        if name == "reshading":
+            return self.reshading is not None or self.depth is not None
+        return name in self.shared
+
+    def conventions(self, corruption: Corruption) -> dict[str, str]:
+        """What a record of the written images says about them."""
+        said = {}
+        if "depth" in corruption.needs:
+            said["depth"] = self.depth_kind
+        if "reshading" in corruption.needs:
+            said["reshading"] = "files" if self.reshading is not None else SUBSTITUTE
+        return said
+
+    def read(self, manifest: Manifest, row: int, needed: Sequence[str]) -> Source:
+        """An image and its entries of `extra`. Raises DataError naming the file."""
+        image_id = manifest.ids[row]
+        image = open_image(manifest.open(row), manifest.opener.where(row))
+        extra: dict[str, np.ndarray] = {}
+        if self.depth is not None and ("depth" in needed or ("reshading" in needed and not self.reshading)):
+            path = depths.file_of(self.depth, image_id)
+            extra["depth"] = depths.prepared_depth(path, image_id, image.size, self.depth_kind)
+        if "reshading" in needed and self.reshading is not None:
+            path = depths.file_of(self.reshading, image_id)
+            extra["reshading"] = depths.prepared_reshading(path, image_id, image.size)
+        elif "reshading" in needed:
+            extra["reshading"] = depths.shading_of_depth(extra["depth"])
+        return Source(to_pixels(image, depths.PREPARATION), extra)
+
+
+def needed_of(corruptions: Sequence[Corruption]) -> tuple[str, ...]:
+    """Entries with a row an image."""
+    return tuple(sorted({name for each in corruptions for name in each.needs if name in PER_IMAGE}))
+
+
+def encoded(pixels: np.ndarray, jpeg_quality: int | None) -> bytes:
+    """A PNG file, or a JPEG file of this quality."""
+    file = io.BytesIO()
+    image = PIL.Image.fromarray(pixels)
+    if jpeg_quality is None:
+        image.save(file, "PNG")
+    else:
+        image.save(file, "JPEG", quality=jpeg_quality, optimize=True)
+    return file.getvalue()
+
+
+def _option(name: str) -> str:
+    return "depth" if name == "reshading" else name

@@ -1,0 +1,259 @@
+"""Write corrupted copies of a data set in the layout of ImageNet-3DCC.
+
+OUT/fog_3d/3/n01440764/ILSVRC2012_val_00000293.png
+OUT/fog_3d/3/corruption.json     how they were made, and what is approximate
+OUT/fog_3d/.3.part/              a severity until it is complete; the same run continues it
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from clipjax.corruptions.corruption import Corruption, constants_of, find_corruption
+from clipjax.corruptions.run import PER_DEVICE, Runner
+from clipjax.data.corrupted.depth import PREPARATION
+from clipjax.data.corrupted.inputs import Inputs, Source, encoded, needed_of
+from clipjax.data.manifest import Manifest
+from clipjax.devices.sharding import local_mesh
+from clipjax.errors import DataError, UsageError
+from clipjax.progress import Bar, progress_bar
+from clipjax.storage.local_files import LocalFiles
+from clipjax.storage.reading import exists, is_file, read_json
+from clipjax.storage.writing import put_bytes, writing
+
+RECORD = "corruption.json"
+_JPEG = (".jpg", ".jpeg")
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """One kind at one severity; `skipped` has a sentence for each image left out."""
+
+    folder: Path
+    images: int
+    kept: int
+    skipped: tuple[str, ...]
+
+
+def write_corrupted(
+    manifest: Manifest,
+    out: Path,
+    kinds: Sequence[str],
+    severities: Sequence[int],
+    inputs: Inputs,
+    *,
+    jpeg_quality: int | None = None,
+    seed: int = 0,
+    on_error: str = "raise",
+    progress: bool = False,
+) -> list[Written]:
+    """Corrupt every image with every kind at every severity.
+
+    Finished folders are kept, begun ones continued. The bytes do not depend on the number of devices, on the
+    other images or on interruptions.
+
+    Args:
+        jpeg_quality: write JPEG files of this quality instead of PNG files.
+        on_error: "raise", or "skip" to leave out an image whose files cannot be used.
+
+    Raises:
+        UsageError: an unknown kind or severity, a missing input, other options that do not exist.
+        DataError: an unusable file; a folder that another run made; two images of one name; a full disk.
+    """
+    if on_error not in ("raise", "skip"):
+        raise UsageError(f"on_error must be 'raise' or 'skip', not {on_error!r}")
+    if jpeg_quality is not None and not 1 <= jpeg_quality <= 100:
+        raise UsageError(f"a JPEG quality is 1 to 100, not {jpeg_quality}")
+    corruptions = [find_corruption(kind) for kind in dict.fromkeys(kinds)]
+    inputs.check(corruptions)
+    names = _names(manifest, jpeg_quality is not None)
+    targets = [
+        _Target(each, severity, out, names, _record(manifest, each, severity, inputs, jpeg_quality, seed))
+        for each in corruptions
+        for severity in dict.fromkeys(severities)
+    ]
+    for target in targets:
+        target.begin()
+    missing = [target.missing() for target in targets]
+    with progress_bar(sum(map(len, missing)), "corrupt", "image", shown=progress) as bar:
+        skipped = _fill(manifest, targets, missing, inputs, jpeg_quality, seed, on_error == "skip", bar)
+    return [target.finish(len(rows), skipped) for target, rows in zip(targets, missing)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Target:
+    """One kind at one severity: its folder, and the begun one beside it."""
+
+    corruption: Corruption
+    severity: int
+    out: Path
+    names: tuple[str, ...]
+    record: dict[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        return self.out / self.corruption.name / str(self.severity)
+
+    @property
+    def begun(self) -> Path:
+        return self.folder.with_name(f".{self.severity}.part")
+
+    def begin(self) -> None:
+        """Raises DataError if another run made the folder."""
+        for folder in (self.folder, self.begun):
+            if not exists(folder):
+                continue
+            path = folder / RECORD
+            made = read_json(path) if is_file(path) else {}
+            if {key: made.get(key) for key in self.record} != json.loads(json.dumps(self.record)):
+                raise DataError(f"{folder} holds another corruption or other images; choose another folder")
+            return
+        with writing(self.begun):
+            put_bytes(self.begun / RECORD, _json(self.record))
+
+    def missing(self) -> list[int]:
+        if exists(self.folder):
+            return []
+        LocalFiles().clean(epath.Path(self.begun))
+        return [row for row, name in enumerate(self.names) if not is_file(self.begun / name)]
+
+    def put(self, row: int, data: bytes) -> None:
+        LocalFiles().create(epath.Path(self.begun / self.names[row]), data, replace=True)
+
+    def finish(self, rows: int, skipped: dict[int, str]) -> Written:
+        """Makes the folder visible."""
+        if exists(self.folder):
+            made = read_json(self.folder / RECORD)
+            return Written(self.folder, made["images"], made["images"], tuple(made["skipped"]))
+        reasons = [skipped[row] for row in self.missing()]
+        images = len(self.names) - len(reasons)
+        if not images:
+            raise DataError(f"{self.folder}: not one image can be corrupted; the first: {reasons[0]}")
+        done = {**self.record, "images": images, "skipped": reasons}
+        with writing(self.folder):
+            put_bytes(self.begun / RECORD, _json(done))
+            os.rename(self.begun, self.folder)
+        return Written(self.folder, images, len(self.names) - rows, tuple(reasons))
+
+
+def _fill(
+    manifest: Manifest,
+    targets: Sequence[_Target],
+    missing: Sequence[Sequence[int]],
+    inputs: Inputs,
+    jpeg_quality: int | None,
+    seed: int,
+    skip: bool,
+    bar: Bar,
+) -> dict[int, str]:
+    """Reads each image once for all targets. Returns the rows left out, with the reason."""
+    mesh = local_mesh()
+    runners = [Runner(each.corruption, each.severity, mesh, seed) for each in targets]
+    needed = needed_of([target.corruption for target, rows in zip(targets, missing) if rows])
+    wanted = [set(rows) for rows in missing]
+    rows = sorted(set().union(*wanted))
+    skipped: dict[int, str] = {}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for chunk, sources in _chunks(manifest, rows, PER_DEVICE * mesh.size, inputs, needed, pool):
+            read: dict[int, Source] = {}
+            for row, source in zip(chunk, sources):
+                if isinstance(source, Source):
+                    read[row] = source
+                elif not skip:
+                    raise source
+                else:
+                    skipped[row] = str(source)
+            for target, runner, own in zip(targets, runners, wanted):
+                todo = [row for row in read if row in own]
+                out = _corrupt(runner, manifest, todo, read, inputs)
+                files = pool.map(lambda pixels: encoded(pixels, jpeg_quality), out)
+                list(pool.map(target.put, todo, files))
+                bar.update(sum(row in own for row in chunk))
+    return skipped
+
+
+def _corrupt(
+    runner: Runner, manifest: Manifest, rows: Sequence[int], read: dict[int, Source], inputs: Inputs
+) -> np.ndarray:
+    if not rows:
+        return np.zeros((0, 0, 0, 3), np.uint8)
+    own = {name: np.stack([read[row].extra[name] for row in rows]) for name in needed_of([runner.corruption])}
+    pixels = np.stack([read[row].pixels for row in rows])
+    return runner(pixels, [manifest.ids[row] for row in rows], {**own, **inputs.shared})
+
+
+def _chunks(
+    manifest: Manifest,
+    rows: Sequence[int],
+    size: int,
+    inputs: Inputs,
+    needed: Sequence[str],
+    pool: ThreadPoolExecutor,
+) -> Iterator[tuple[Sequence[int], list[Source | DataError]]]:
+    """Rows with what was read of each; the next ones are read meanwhile."""
+
+    def read(row: int) -> Source | DataError:
+        try:
+            return inputs.read(manifest, row, needed)
+        except DataError as error:
+            return error
+
+    parts = [rows[at : at + size] for at in range(0, len(rows), size)]
+    ahead = [pool.submit(read, row) for row in parts[0]] if parts else []
+    for number, part in enumerate(parts):
+        now, after = ahead, parts[number + 1] if number + 1 < len(parts) else []
+        ahead = [pool.submit(read, row) for row in after]
+        yield part, [each.result() for each in now]
+
+
+def _names(manifest: Manifest, jpeg: bool) -> tuple[str, ...]:
+    """The ids with the ending of what is written; a JPEG keeps its own name."""
+    names, first = [], {}
+    for image_id in manifest.ids:
+        path = PurePosixPath(image_id)
+        if not jpeg or path.suffix.lower() not in _JPEG:
+            path = path.with_suffix(".jpg" if jpeg else ".png")
+        name = str(path)
+        if name in first:
+            raise DataError(f"{first[name]} and {image_id} would both be written as {name}; rename one")
+        first[name] = image_id
+        names.append(name)
+    return tuple(names)
+
+
+def _record(
+    manifest: Manifest,
+    corruption: Corruption,
+    severity: int,
+    inputs: Inputs,
+    jpeg_quality: int | None,
+    seed: int,
+) -> dict[str, Any]:
+    """Everything that decides the images, and what to know about them."""
+    return {
+        "corruption": corruption.name,
+        "severity": severity,
+        "version": corruption.version,
+        "constants": constants_of(corruption.name, severity),
+        "source": corruption.source,
+        "approximate": corruption.approximate,
+        "convention": corruption.convention,
+        "inputs": inputs.conventions(corruption),
+        "seed": seed,
+        "preparation": PREPARATION.key(),
+        "format": "PNG" if jpeg_quality is None else f"JPEG, quality {jpeg_quality}",
+        "data_set": {"name": manifest.name, "images": len(manifest), "order": manifest.order_digest},
+    }
+
+
+def _json(record: dict[str, Any]) -> bytes:
+    return json.dumps(record, indent=1, ensure_ascii=False).encode() + b"\n"

@@ -1,0 +1,196 @@
+"""Corrupted copies on disk: depth files, the layout of ImageNet-3DCC, interruptions, bad input."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import PIL.Image
+import pytest
+from typer.testing import CliRunner
+
+import clipjax
+from clipjax.cli import app
+from clipjax.commands.runs.corrupt import severities_of
+from clipjax.corruptions.corruption import find_corruption
+from clipjax.corruptions.run import Runner
+from clipjax.data.cards import load_dataset, read_card
+from clipjax.data.corrupted import depth as depths
+from clipjax.data.corrupted import write
+from clipjax.data.pixels.preprocess import to_pixels
+from clipjax.devices.sharding import make_mesh
+from clipjax.errors import DataError, UsageError
+
+CLASSES = ("n01440764", "n01443537")
+SIZE = (300, 280)  # width, height
+FOG = "fog_3d"
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    """images/ and depth/: three images of two classes, inverse depth of 16 bits."""
+    rng = np.random.default_rng(0)
+    for number, name in enumerate(("n01440764/a.JPEG", "n01440764/b.png", "n01443537/c.JPEG")):
+        coarse = PIL.Image.fromarray(rng.integers(0, 256, (7, 9, 3), np.uint8)).resize(SIZE)
+        inverse = np.linspace(1500 + number, 40000, SIZE[0] * SIZE[1]).reshape(SIZE[::-1])
+        image, depth = tmp_path / "images" / name, depths.file_of(tmp_path / "depth", name)
+        for path in (image, depth):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        coarse.save(image)
+        PIL.Image.fromarray(inverse.astype(np.uint16)).save(depth)
+    return tmp_path
+
+
+def corrupt(world: Path, kinds: tuple[str, ...] = (FOG,), out: str = "out", **options) -> list[write.Written]:
+    options = {"depth": world / "depth", "severities": [3], **options}
+    return clipjax.corrupt(world / "images", world / out, kinds, **options)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_card_of_imagenet_3dcc_reads_what_is_written(world: Path) -> None:
+    [done] = corrupt(world, out="ImageNet-3DCC")
+    assert (done.images, done.kept, done.skipped) == (3, 0, ())
+    card = read_card(f"imagenet_3dcc:{FOG}:3")
+    assert world / str(card.place) == done.folder
+    small = dataclasses.replace(card, label_space=None, classes=CLASSES)
+    manifest = load_dataset(small, done.folder).manifest
+    assert manifest.ids == ("n01440764/a.png", "n01440764/b.png", "n01443537/c.png")
+    with PIL.Image.open(world / "images/n01443537/c.JPEG") as image:
+        pixels = to_pixels(image, depths.PREPARATION)[None]
+    depth = depths.prepared_depth(world / "depth/n01443537/c.png", "c", SIZE, "inverse")
+    expected = Runner(find_corruption(FOG), 3)(pixels, ["n01443537/c.JPEG"], {"depth": depth[None]})[0]
+    with PIL.Image.open(done.folder / "n01443537/c.png") as image:
+        assert image.size == (224, 224)
+        np.testing.assert_array_equal(np.asarray(image), expected)
+
+
+def test_the_record_beside_the_images(world: Path) -> None:
+    done = corrupt(world, ("flash", FOG), jpeg_quality=85)
+    flash, fog = (json.loads((each.folder / write.RECORD).read_text()) for each in done)
+    assert "substitute" in flash["inputs"]["reshading"]
+    assert fog["inputs"] == {"depth": "inverse"}
+    assert fog["constants"] == {"attenuation": 12}
+    assert fog["format"] == "JPEG, quality 85"
+    assert "own mean" in fog["convention"]
+    assert (done[1].folder / "n01440764/a.JPEG").is_file()
+    assert (done[1].folder / "n01440764/b.jpg").is_file()
+
+
+def test_the_same_files_on_one_device_and_after_an_interruption(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [whole] = corrupt(world)
+    monkeypatch.setattr(write, "local_mesh", lambda: make_mesh(jax.devices()[:1]))
+    put, puts = write._Target.put, []
+
+    def stop(target: write._Target, row: int, data: bytes) -> None:
+        if puts:
+            raise KeyboardInterrupt
+        puts.append(row)
+        put(target, row, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(write._Target, "put", stop)
+        with pytest.raises(KeyboardInterrupt):
+            corrupt(world, out="again")
+    assert not (world / "again" / FOG / "3").exists()
+    [resumed] = corrupt(world, out="again")
+    assert resumed.kept == 1
+    assert files(resumed.folder) == files(whole.folder)
+    assert corrupt(world, out="again")[0].kept == 3
+    with pytest.raises(DataError, match="holds another corruption or other images"):
+        corrupt(world, out="again", seed=1)
+    with pytest.raises(DataError, match="holds another corruption or other images"):
+        corrupt(world, out="again", limit=2)
+
+
+def test_depth_is_read_as_unsigned_16_bit(tmp_path: Path) -> None:
+    values = np.full((224, 224), 40000, np.uint16)  # -25536 as signed
+    values[:, 112:] = 65535
+    PIL.Image.fromarray(values).save(tmp_path / "d.png")
+    inverse = depths.prepared_depth(tmp_path / "d.png", "d", (224, 224), "inverse")
+    assert inverse[0, 0] == np.float32(1 / (40000 / 512 + 1e-6))
+    assert inverse[0, -1] == np.float32(1 / (65535 / 512 + 1e-6))
+    values[:, :112] = 4000
+    values[0, 0] = 7999
+    PIL.Image.fromarray(values).save(tmp_path / "d.png")
+    metric = depths.prepared_depth(tmp_path / "d.png", "d", (224, 224), "metric")
+    assert metric[100, 20] == 0.5
+    assert metric[100, 200] == np.float32(7999 / 8000)  # not a measurement: the largest
+
+
+def test_far_inverse_depth_is_clamped(tmp_path: Path) -> None:
+    PIL.Image.fromarray(np.full((50, 60), 3, np.uint16)).save(tmp_path / "d.png")
+    assert (depths.prepared_depth(tmp_path / "d.png", "d", (60, 50), "inverse") == 0.5).all()
+
+
+def test_a_wall_seen_straight_is_bright_and_a_tilted_one_is_dark() -> None:
+    flat = depths.shading_of_depth(np.ones((32, 32), np.float32))
+    assert flat[16, 16] > 0.99
+    ramp = np.tile(np.linspace(1, 3, 32, dtype=np.float32), (32, 1))
+    assert depths.shading_of_depth(ramp)[16, 16] < 0.8
+
+
+def test_bad_files_are_one_sentence_each_and_can_be_skipped(world: Path) -> None:
+    missing, zeros = world / "depth/n01440764/a.png", world / "depth/n01440764/b.png"
+    missing.unlink()
+    with pytest.raises(DataError, match=r"a\.png: the depth of n01440764/a.JPEG does not exist"):
+        corrupt(world)
+    PIL.Image.fromarray(np.zeros(SIZE[::-1], np.uint16)).save(zeros)
+    [done] = corrupt(world, on_error="skip")
+    assert done.images == 1
+    assert [reason.split(": ")[1] for reason in done.skipped] == [
+        "the depth of n01440764/a.JPEG does not exist",
+        "the depth of n01440764/b.png is zero everywhere; replace it",
+    ]
+    assert json.loads((done.folder / write.RECORD).read_text())["images"] == 1
+
+
+@pytest.mark.parametrize(
+    ("depth", "kind", "message"),
+    [
+        (np.ones((4, 5), np.uint16), "inverse", "the depth has 5 x 4 pixels, and its image i has 6 x 4"),
+        (np.ones((4, 6), np.uint8), "inverse", "a PNG of one 16-bit channel, not of mode L"),
+        (np.full((4, 6), 65535, np.uint16), "metric", "no value of the depth of i is between 1 and 7999"),
+    ],
+)
+def test_depth_that_is_refused(tmp_path: Path, depth: np.ndarray, kind: str, message: str) -> None:
+    PIL.Image.fromarray(depth).save(tmp_path / "i.png")
+    with pytest.raises(DataError, match=message):
+        depths.prepared_depth(tmp_path / "i.png", "i", (6, 4), kind)
+
+
+def test_what_is_refused_before_anything_is_read(world: Path) -> None:
+    with pytest.raises(UsageError, match="fog_3d needs depth: give the folder of it"):
+        corrupt(world, depth=None)
+    with pytest.raises(UsageError, match="unknown kind of depth 'metres'"):
+        corrupt(world, depth_kind="metres")
+    with pytest.raises(DataError, match="nowhere is not a folder"):
+        corrupt(world, depth=world / "nowhere")
+    with pytest.raises(UsageError, match="a JPEG quality is 1 to 100, not 0"):
+        corrupt(world, jpeg_quality=0)
+    with pytest.raises(UsageError, match="on_error must be"):
+        corrupt(world, on_error="ignore")
+    with pytest.raises(UsageError, match="lies in the data set"):
+        corrupt(world, out="images/out")
+    (world / "images/n01440764/a.png").write_bytes((world / "images/n01440764/b.png").read_bytes())
+    with pytest.raises(DataError, match=r"would both be written as n01440764/a\.png"):
+        corrupt(world)
+
+
+def test_the_command(world: Path) -> None:
+    given = ["corrupt", str(world / "images"), "--depth", str(world / "depth"), "--out", str(world / "out")]
+    done = CliRunner().invoke(app, [*given, "--kind", f"{FOG}, flash", "--severity", "2", "--limit", "2"])
+    assert done.exit_code == 0, done.output
+    assert f"{world}/out/flash/2: 2 images, 0 of them kept" in done.output
+    assert sorted(path.name for path in (world / "out").iterdir()) == ["flash", FOG]
+    assert severities_of("1-3, 5") == [1, 2, 3, 5]
+    for wrong in ("0", "3-1", "", "1-6"):
+        with pytest.raises(UsageError, match="a range 1-5"):
+            severities_of(wrong)
