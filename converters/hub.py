@@ -72,7 +72,8 @@ def resolve_source(src: str | Path, filename: str | None = None, revision: str |
     if re.match(r"https?://", str(src)):
         raise DataError(f"{src} is an address: download the file and give its path")
     if match := re.match(r"hf[-_]hub:", str(src)):
-        raise DataError(f"{src}: leave {match[0]!r} out, a hub repository is org/name")
+        repo = str(src).removeprefix(match[0])
+        raise DataError(f"a hub repository is written org/name: give {repo}, without the prefix")
     if not _REPO.fullmatch(str(src)):
         raise DataError(f"{src} is neither a file or folder here nor a hub repository (org/name)")
     return _from_hub(str(src), filename, revision)

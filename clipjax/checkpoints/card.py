@@ -210,10 +210,11 @@ class Card:
 
     def with_classes(self, labels: LabelSpace) -> Card:
         """The card with these classes: by name if configs/labels has the same, else in `LABELS`."""
+        unknown = {name: why for name, why in self.unknown.items() if name != "classes"}
         named = (config_dir() / "labels" / f"{labels.name}.csv").is_file()
         if named and load_labels(labels.name).digest == labels.digest:
-            return dataclasses.replace(self, classes=labels.name, label_space=None)
-        return dataclasses.replace(self, classes=LABELS, label_space=labels)
+            return dataclasses.replace(self, classes=labels.name, label_space=None, unknown=unknown)
+        return dataclasses.replace(self, classes=LABELS, label_space=labels, unknown=unknown)
 
     def stamped(self) -> Card:
         """Set `source.sha256` to the foreign file's; clear it for params without a file."""

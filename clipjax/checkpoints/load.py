@@ -171,7 +171,8 @@ def convert_model(
         source, card, name, facts_of, facts: as in `load_model`; the default name is that of `folder`.
         folder: default: the card's id, with "-N" for images of another size.
         image_size: as in `load_model`; such a model is loaded whole.
-        classes: if the files of a classifier do not name them: a name in configs/labels, or a CSV file.
+        classes: if the files of a classifier do not name them: a name in configs/labels, or a CSV file
+            (a path, or a URL on a bucket).
 
     Raises:
         UsageError, DataError: as `load_model`, or the folder cannot be written; it is left as it was.
@@ -186,7 +187,10 @@ def convert_model(
         stated = Stated(name, facts_of, facts, None if folder is None else default_name(folder))
         opened = open_weights(copy, own, card, None, stated, source)
         if labels is not None:
-            opened = dataclasses.replace(opened, card=stated_classes(opened.card, labels))
+            known_by = f"the card {card if isinstance(card, str) else card.id}" if card is not None else None
+            known_by = known_by if own is None else "its card.json"
+            named = stated_classes(opened.card, labels, str(classes), source, known_by)
+            opened = dataclasses.replace(opened, card=named)
         if image_size is not None:
             larger = resize_model(_read(opened, None), image_size, None)
             card = larger.card.stamped()

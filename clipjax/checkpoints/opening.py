@@ -24,10 +24,11 @@ from clipjax.checkpoints.identity.registry_rows import model_ids, unknown_model
 from clipjax.checkpoints.native import CardFile, load_checkpoint
 from clipjax.checkpoints.origin import Origin
 from clipjax.checkpoints.tokenizer_files import with_tokenizer_files
+from clipjax.data.labels import LabelSpace
 from clipjax.errors import DataError, UsageError
 from clipjax.models.network import Network
 from converters.engine import Conversion
-from converters.foreign import read_foreign_card
+from converters.foreign import read_foreign_card, read_label_names
 from converters.hub import CONFIG_NAMES, Resolved, resolve_source
 from converters.nearest import conversion_for
 from converters.sources import open_source
@@ -167,7 +168,11 @@ def _card_beside(resolved: Resolved, facts_of: str | None) -> Card:
     """From the configuration beside the weights, else that of `facts_of`."""
     record = read_foreign_card(resolved.folder)
     if record is not None:
-        return card_from_dict(record, str(resolved.folder))
+        card = card_from_dict(record, str(resolved.folder))
+        names = read_label_names(resolved.folder) if card.classes is None else None
+        if names is None:
+            return card
+        return card.with_classes(LabelSpace("label_names", tuple(names.values()), tuple(names)))
     open_source(resolved.path)  # raises if there are no weights at all
     if facts_of is not None:
         return model_card(facts_of)

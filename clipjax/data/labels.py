@@ -15,6 +15,7 @@ from typing import Literal, get_args
 
 from clipjax.config import config_dir
 from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.storage.buckets import place
 from clipjax.storage.digests import sha256_json
 from clipjax.storage.reading import exists, is_file, read_csv, read_json, read_lines, read_toml
 
@@ -99,7 +100,7 @@ class PromptSet:
 
 
 def load_labels(name: str | Path) -> LabelSpace:
-    """By its name in configs/labels, or from a CSV file `id,name`."""
+    """By its name in configs/labels, or from a CSV file `id,name`: a path, or a URL on a bucket."""
     path = _find(name, "labels", "label space", (".csv",))
     rows = read_csv(path)
     if not rows or set(rows[0]) != {"id", "name"}:
@@ -117,7 +118,7 @@ def load_projection(source: LabelSpace, target: LabelSpace) -> Projection | None
     those classes.
 
     Raises:
-        UsageError: no such file, and other classes.
+        UsageError: no such file, and a class that the source does not have.
         DataError: the file does not fit the two spaces.
     """
     if source.ids == target.ids:
@@ -125,11 +126,14 @@ def load_projection(source: LabelSpace, target: LabelSpace) -> Projection | None
     path = config_dir() / "labels" / f"{source.name}-to-{target.name}.toml"
     if is_file(path):
         return _read_projection(path, source, target)
-    if set(target.ids) <= set(source.ids):
+    others = [item for item in target.ids if item not in source.ids]
+    if not others:
         groups = tuple((source.ids.index(item),) for item in target.ids)
         return Projection(source.name, target.name, "select", groups)
     raise UsageError(
-        f"a head over the classes of {source.name!r} cannot be scored on {target.name!r}: there is no {path}"
+        f"a head over the classes of {source.name!r} cannot be scored on {target.name!r}, whose class "
+        f"{others[0]!r} is not one of its ids ({source.ids[0]!r}, ...): rename the classes to such ids (an "
+        f"image folder is named after its class), or map them to {source.name!r} in {path}"
     )
 
 
@@ -209,7 +213,7 @@ def _read_sentences(path: Path) -> PromptSet:
 
 
 def _find(name: str | Path, folder: str, kind: str, suffixes: tuple[str, ...]) -> Path:
-    path = Path(name)
+    path = place(name)
     if path.suffix in suffixes:
         if not exists(path):
             raise DataError(f"{path} does not exist")

@@ -33,3 +33,12 @@ def read_foreign_card(folder: Path) -> dict[str, Any] | None:
         return timm.read(record, str(config), folder.name)
     known = "neither open_clip's, nor a CLIPModel's or SiglipModel's, nor timm's"
     raise DataError(f"{config} is {known}; name a card instead")
+
+
+def read_label_names(folder: Path) -> dict[str, str] | None:
+    """{label: description} of a classifier's outputs, in their order, where the configuration names them all.
+
+    Only timm's config.json has such names.
+    """
+    config = folder / "config.json"
+    return timm.label_names(read_json(config)) if exists(config) else None

@@ -1,8 +1,8 @@
 """timm's `config.json` (timm 1.0 models/_hub.py `save_config_for_hf`): a name and what changed.
 
 Weights that were trained further keep the tag. So the card gets the registered id, `name.tag`, only if its
-architecture, number of classes included, equals that model's and the file has no `label_names`;
-else `name-folder`.
+architecture, number of classes included, equals that model's and the file's `label_names`, if any, are the
+registered classes; else `name-folder`.
 """
 
 from __future__ import annotations
@@ -44,10 +44,53 @@ def read(record: Mapping[str, Any], where: str, folder: str) -> dict[str, Any]:
         known = arch_to_dict(load_arch(row["arch"]))
         if {**known["vision"], "image_size": size} == vision:
             arch["name"] = known["name"]
+    labels = label_names(record)
+    space = None if labels is None else _label_space(list(labels))
     source = {"library": "timm", "arch": name, "tag": tag}
     card = card_record(f"{name}-{folder}", arch, where, source, _preprocess(config, size, inside))
-    _identify(card, row, tag, bool(record.get("label_names") or config.get("label_names")))
+    if not _stated(record, config, "label_names"):
+        _identify(card, row, tag)
+    elif space is not None:
+        if row is not None and row["classes"] == space:
+            _identify(card, row, tag)
+        card["classes"] = space
+        card["unknown"].pop("classes", None)
+    elif labels is None:
+        card["unknown"]["classes"] = f"the label_names of its config.json do not name {classes} outputs"
     return card
+
+
+def label_names(record: Mapping[str, Any]) -> dict[str, str] | None:
+    """{label: description} of the outputs, in their order; None unless `label_names` names each output once.
+
+    timm's form: a list, or {"0": label, ...}; `label_descriptions` may describe some labels in words.
+    """
+    config = record.get("pretrained_cfg")
+    config = config if isinstance(config, Mapping) else {}
+    names, count = _stated(record, config, "label_names"), record.get("num_classes")
+    if isinstance(names, Mapping):
+        names = [names.get(str(output)) for output in range(len(names))]
+    if not isinstance(names, list) or not names or len(names) != count:
+        return None
+    words = _stated(record, config, "label_descriptions")
+    words = words if isinstance(words, Mapping) else {}
+    described = {str(name): _text(words.get(name)) or str(name) for name in names if _text(name)}
+    return described if len(described) == count else None
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value.strip() else None
+
+
+def _stated(record: Mapping[str, Any], config: Mapping[str, Any], key: str) -> Any:
+    """timm reads both places, the outer one first."""
+    return record.get(key) or config.get(key)
+
+
+def _label_space(ids: list[str]) -> str | None:
+    """The name in configs/labels of these ids in this order, if any."""
+    files = sorted((config_dir() / "labels").glob("*.csv"))
+    return next((file.stem for file in files if [row["id"] for row in read_csv(file)] == ids), None)
 
 
 def _image_size(config: Mapping[str, Any], where: str) -> int:
@@ -73,13 +116,11 @@ def _row(name: str, tag: str | None) -> dict[str, str] | None:
     return next((row for row in named if row["tag"] == tag), named[0] if named else None)
 
 
-def _identify(card: dict[str, Any], row: Mapping[str, str] | None, tag: str | None, labelled: bool) -> None:
-    registered = None if row is None else arch_to_dict(load_arch(row["arch"]))
-    if labelled:
-        card["unknown"]["classes"] = "the file's label_names are no label space of clipjax's"
-    elif row is None or registered is None:
-        pass
-    elif row["tag"] == tag and card["arch"]["num_classes"] == registered["num_classes"]:
+def _identify(card: dict[str, Any], row: Mapping[str, str] | None, tag: str | None) -> None:
+    if row is None or row["tag"] != tag:
+        return
+    registered = arch_to_dict(load_arch(row["arch"]))
+    if card["arch"]["num_classes"] == registered["num_classes"]:
         if card["arch"] == registered:
             card["id"] = f"{row['library_arch']}.{tag}"
         if row["classes"].startswith("?"):

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from clipjax.config import config_dir
-from clipjax.errors import DataError, unknown_name
+from clipjax.errors import DataError
 from clipjax.models.arch import families
 from clipjax.storage.reading import read_json
 from converters.foreign import timm_families
@@ -175,6 +175,10 @@ def has_family(name: str) -> bool:
     return name in _record()["archs"] and _record()["archs"][name][0] in _families()
 
 
+def _supported() -> str:
+    return f"it has timm's families {', '.join(sorted({family for family, _ in _families().values()}))}"
+
+
 def tower(name: str, args: Mapping[str, Any], size: int, where: str) -> dict[str, Any]:
     """Our `[vision]` record of timm's `create_model(name, **args)`.
 
@@ -185,11 +189,12 @@ def tower(name: str, args: Mapping[str, Any], size: int, where: str) -> dict[str
     """
     record = _record()
     if name not in record["archs"]:
-        unknown = unknown_name("architecture of clipjax's families in timm", name, list(record["archs"]))
-        raise DataError(f"{where}: {unknown}")
+        raise DataError(f"{where}: clipjax does not have timm's architecture {name!r}; {_supported()}")
     timm_class, values = record["archs"][name][0], options_of(name)
     if timm_class not in _families():
-        raise DataError(f"{where}: timm's {name} is a {timm_class}, and clipjax has no family of these")
+        raise DataError(
+            f"{where}: timm's {name} is a {timm_class}, which clipjax does not have; {_supported()}"
+        )
     for option, value in args.items():
         given = f"{where}: model_args.{option} is {value!r}"
         if isinstance(values.get("cfg"), Mapping) and option in values["cfg"]:  # RegNet's

@@ -14,7 +14,9 @@ from typer.testing import CliRunner
 import clipjax.commands
 from clipjax import cli
 from clipjax.commands.shared.exclusions import refuse_beside, refuse_without
+from clipjax.commands.shared.options import LABEL_SPACES
 from clipjax.commands.shared.records import fields_of, taking
+from clipjax.config import config_dir
 from clipjax.errors import UsageError
 
 COMMANDS = Path(clipjax.commands.__file__).parent
@@ -92,3 +94,10 @@ def test_options_become_a_record_and_those_of_a_record_inside_keep_their_place()
     assert command.help == "Paint it."
     assert [each.name for each in command.params] == ["name", "colours", "size"]
     assert fields_of(_Inside, seen[0], colours=["green"]) == _Inside(colours=["green"])
+
+
+def test_help_lists_the_label_spaces() -> None:
+    shipped = {
+        file.stem for file in (config_dir() / "labels").glob("*.csv") if not file.stem.startswith("demo_")
+    }
+    assert set(LABEL_SPACES.split(", ")) == shipped

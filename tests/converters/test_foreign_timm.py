@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 from _foreign import card, change, known, write
+from timm.data import ImageNetInfo  # type: ignore[reportPrivateImportUsage]
 from timm.models import get_pretrained_cfg
 from timm.models._hub import save_config_for_hf
 
@@ -18,7 +19,7 @@ from clipjax.checkpoints.card import card_from_dict
 from clipjax.config import config_dir
 from clipjax.errors import DataError
 from clipjax.storage.reading import read_csv
-from converters.foreign import read_foreign_card
+from converters.foreign import read_foreign_card, read_label_names
 from converters.nearest import conversion_for
 
 ROWS = [row for row in read_csv(config_dir() / "models.csv") if row["library"] == "timm"]
@@ -88,7 +89,55 @@ def test_classes_of_its_own(tmp_path: Path) -> None:
     record = card(tmp_path)
     assert record["id"] == f"tf_efficientnet_lite0-{tmp_path.name}"
     assert record["classes"] is None
-    assert "label_names" in record["unknown"]["classes"]
+    assert read_label_names(tmp_path) == {f"pet {i}": f"pet {i}" for i in range(1000)}
+
+
+@pytest.mark.parametrize("place", ["", "pretrained_cfg."])
+def test_label_names_that_are_a_label_space(place: str, tmp_path: Path) -> None:
+    """timm's own list of ImageNet; the weights of a registered model keep its id."""
+    imagenet = ImageNetInfo()
+    changes = {
+        f"{place}label_names": imagenet.label_names(),
+        f"{place}label_descriptions": {"n01440764": "x"},
+    }
+    write(tmp_path, timm_record(**changes), "config.json")
+    record = card(tmp_path)
+    assert (record["id"], record["classes"]) == ("tf_efficientnet_lite0.in1k", "imagenet")
+    write(tmp_path, timm_record(**changes, **{"pretrained_cfg.tag": "mine"}), "config.json")
+    record = card(tmp_path)
+    assert (record["id"], record["classes"]) == (f"tf_efficientnet_lite0-{tmp_path.name}", "imagenet")
+    assert "classes" not in record["unknown"]
+
+
+@pytest.mark.parametrize(
+    ("names", "words", "read"),
+    [
+        (["b", "a"], None, {"b": "b", "a": "a"}),
+        ({"1": "a", "0": "b"}, {"a": "an a", "c": "not there"}, {"b": "b", "a": "an a"}),
+        (["a"], None, None),
+        (["a", "b", "c"], None, None),
+        ({"0": "a", "2": "b"}, None, None),
+        (["a", "a"], None, None),
+        (["a", " "], None, None),
+        (["a", 1], None, None),
+        ("ab", None, None),
+        (7, None, None),
+        (["a", "b"], ["an a", "a b"], {"a": "a", "b": "b"}),
+        (["a", "b"], {"a": "", "b": 3}, {"a": "a", "b": "b"}),
+    ],
+)
+def test_label_names_fit_the_outputs_or_are_not_used(
+    names: Any, words: Any, read: Any, tmp_path: Path
+) -> None:
+    changes = {"label_names": names} | ({} if words is None else {"label_descriptions": words})
+    write(tmp_path, timm_record(num_classes=2, **changes), "config.json")
+    assert read_label_names(tmp_path) == read
+    told = card(tmp_path)["unknown"]["classes"]
+    assert told == (
+        "the configuration names no classes"
+        if read
+        else "the label_names of its config.json do not name 2 outputs"
+    )
 
 
 @pytest.mark.parametrize(
@@ -121,9 +170,8 @@ def test_what_timm_itself_writes(name: str, changes: dict, registered: bool, tmp
         (
             "architecture",
             "resnet51",
-            "unknown architecture of clipjax's families in timm 'resnet51'; did you mean resnet",
+            "does not have timm's architecture 'resnet51'; it has timm's families beit, conv.*, vgg, vit$",
         ),
-        ("architecture", "ViT-B-32", "unknown architecture of clipjax's families in timm 'ViT-B-32'"),
         ("model_args", {"act_layer": "tanh"}, "has act_layer = 'tanh', which clipjax's family 'mbconv' does"),
         (
             "model_args",

@@ -89,7 +89,7 @@ def test_local_paths(tmp_path: Path) -> None:
         ("a/b/c.pt", "neither a file or folder here nor a hub repository"),
         (
             "hf-hub:timm/resnet26.bt_in1k",
-            r"timm/resnet26\.bt_in1k: leave 'hf-hub:' out, a hub repository is org/name",
+            r"^a hub repository is written org/name: give timm/resnet26\.bt_in1k, without the prefix",
         ),
         ("https://example.org/w.pt", r"https://example\.org/w\.pt is an address: download the file"),
     ],

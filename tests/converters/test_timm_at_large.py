@@ -72,7 +72,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "convnextv2_atto": ({}, "ls_init_value = None"),
     "convnext_atto_ols": ({}, "stem_type = 'overlap_tiered'"),
     "convnext_zepto_rms": ({}, "norm_layer = 'simplenorm'"),
-    "vit_small_patch16_rope_224": ({}, "unknown architecture"),
+    "vit_small_patch16_rope_224": (
+        {},
+        "does not have timm's architecture 'vit_small_patch16_rope_224'; it has",
+    ),
     "vit_base_patch16_siglip_gap_224": ({}, "global_pool = 'avg'"),
     "vit_small_patch14_reg4_dinov2": ({}, "reg_tokens = 4"),
     "vit_base_patch16_224_miil": ({}, "qkv_bias = False"),
@@ -132,7 +135,7 @@ def test_convert_states_the_classes_that_no_file_names(tmp_path: Path) -> None:
     save_for_hf(theirs, str(tmp_path / "test_vit"), safe_serialization=True)
     with pytest.raises(UsageError, match=r"convert SRC --classes imagenet"):
         classifier_head(load_model(tmp_path / "test_vit"))
-    with pytest.raises(DataError, match="has 1000 outputs, but 'imagenet_r' has 200 classes"):
+    with pytest.raises(DataError, match="test_vit has 1000 outputs, but imagenet_r has 200 classes"):
         convert_model(tmp_path / "test_vit", tmp_path / "wrong", classes="imagenet_r")
     assert not (tmp_path / "wrong").exists()
     out = tmp_path / "named"
@@ -140,13 +143,70 @@ def test_convert_states_the_classes_that_no_file_names(tmp_path: Path) -> None:
         app, ["convert", str(tmp_path / "test_vit"), "--classes", "imagenet", "-o", str(out)]
     )
     assert invoked.exit_code == 0, invoked.output
+    assert f"next: clipjax eval zeroshot --model {out} --data FOLDER" in " ".join(invoked.output.split())
     named = load_model(out)
     assert classifier_head(named).label_space.ids[0] == "n01440764"
     assert "classes" not in named.card.unknown
-    with pytest.raises(UsageError, match="names its classes, imagenet: leave classes out"):
+    with pytest.raises(
+        UsageError, match=r"classes of \S+named are known, imagenet, from its card\.json: leave"
+    ):
         convert_model(out, tmp_path / "again", classes="imagenet")
-    with pytest.raises(UsageError, match="has no outputs for classes"):
-        convert_model(Path(__file__).parents[1] / "golden" / "tiny_vit", classes="imagenet")
+    with pytest.raises(UsageError, match="tiny_vit has no outputs for classes"):
+        convert_model(Path(__file__).parents[1] / "golden" / "tiny_vit", tmp_path / "o", classes="imagenet")
+
+
+def convert(*arguments: str | Path) -> str:
+    invoked = CliRunner().invoke(app, ["convert", *map(str, arguments)])
+    assert invoked.exit_code == 0, invoked.output
+    return " ".join(invoked.output.split())
+
+
+def saved(folder: Path, name: str = "test_vit", **more: Any) -> Path:
+    """As timm's `save_for_hf` writes it, then `more` in its config.json."""
+    theirs: Any = timm.create_model(name, num_classes=3)  # type: ignore[reportPrivateImportUsage]
+    save_for_hf(theirs, str(folder), model_config=more or None, safe_serialization=True)
+    return folder
+
+
+def test_label_names_are_the_classes(tmp_path: Path) -> None:
+    source = saved(tmp_path / "pets", label_names=["c", "d", "x"], label_descriptions={"c": "a cat"})
+    loaded = load_model(source)
+    assert classifier_head(loaded).label_space.ids == ("c", "d", "x")
+    assert "next: clipjax eval zeroshot" in convert(source, "-o", tmp_path / "out")
+    head = classifier_head(load_model(tmp_path / "out"))
+    assert (head.label_space.ids, head.label_space.classes) == (("c", "d", "x"), ("a cat", "d", "x"))
+    with pytest.raises(
+        UsageError, match=r"pets are known, a list of its own, from the label_names in its con"
+    ):
+        convert_model(source, tmp_path / "again", classes="imagenet")
+
+
+def test_label_names_that_do_not_fit_are_said(tmp_path: Path) -> None:
+    source = saved(tmp_path / "pets", label_names=["c", "d"])
+    said = convert(source, "-o", tmp_path / "out")
+    assert "no classes, as the label_names of its config.json do not name 3 outputs; convert it with" in said
+    assert f"next: clipjax convert {tmp_path}/out --classes LABELS" in said
+    with pytest.raises(
+        UsageError, match=r"outputs are \(the label_names of its config\.json do not name 3 out"
+    ):
+        classifier_head(load_model(tmp_path / "out"))
+
+
+def test_classes_from_a_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source, file = saved(tmp_path / "pets"), tmp_path / "mine.csv"
+    file.write_text("id,name\nc,cat\nd,dog\n")
+    with pytest.raises(DataError, match=r"pets has 3 outputs, but \S+mine\.csv has 2 classes"):
+        convert_model(source, tmp_path / "out", classes=file)
+    file.write_text("id,name\nc,cat\nd,dog\ne,cat\n")
+    convert_model(source, tmp_path / "out", classes=file)
+    assert f"{file} gives several classes the name 'cat'" in caplog.text
+    assert classifier_head(load_model(tmp_path / "out")).label_space.classes == ("cat", "dog", "cat")
+
+
+def test_a_model_of_features_is_trained_next(tmp_path: Path) -> None:
+    theirs: Any = timm.create_model("test_vit", num_classes=0)  # type: ignore[reportPrivateImportUsage]
+    save_for_hf(theirs, str(tmp_path / "bare"), safe_serialization=True)
+    assert "next: clipjax finetune linear_probe --model" in convert(tmp_path / "bare", "-o", tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", [name for name in REFUSED if has_family(name) or "rope" in name])

@@ -19,6 +19,7 @@ from etils import epath
 
 from clipjax.data.annotations import load_factors
 from clipjax.data.check import check_dataset
+from clipjax.data.labels import load_labels, load_prompts
 from clipjax.data.manifest import Manifest
 from clipjax.data.pack import pack
 from clipjax.data.pixels.loader import batches
@@ -236,3 +237,16 @@ def test_a_folder_of_data_sets_may_be_a_url(bucket: type[FakeBucket], tmp_path: 
     assert check_dataset(pets.root, pets.card) == []
     del bucket.store["/bucket/all/pets/dog/02.png"]
     assert "holds 9 images" in check_dataset(pets.root, pets.card)[0]
+
+
+def test_label_and_prompt_files(bucket: type[FakeBucket], tmp_path: Path):
+    folder = tmp_path / "words"
+    folder.mkdir()
+    (folder / "pets.csv").write_text("id,name\nc,cat\nd,dog\n")
+    (folder / "one.txt").write_text("a photo of a {}.\n")
+    url = upload(folder)
+    labels = load_labels(f"{url}/pets.csv")
+    assert (labels.name, labels.classes, labels.ids) == ("pets", ("cat", "dog"), ("c", "d"))
+    assert load_prompts(f"{url}/one.txt").templates == ("a photo of a {}.",)
+    with pytest.raises(DataError, match=rf"^{url}/absent\.csv does not exist$"):
+        load_labels(f"{url}/absent.csv")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipjax.commands.shared.facts import FactOptions, say_unknown_facts
-from clipjax.commands.shared.options import NameOption
+from clipjax.commands.shared.facts import FactOptions, say_unknown_classes, say_unknown_facts
+from clipjax.commands.shared.options import LABEL_SPACES, NameOption
 from clipjax.commands.shared.output import say
 from clipjax.commands.shared.records import taking
 
 if TYPE_CHECKING:
+    from clipjax.checkpoints.card import Card
     from clipjax.models.arch import Arch
 
 
@@ -48,8 +50,8 @@ class ConvertOptions:
         str | None,
         typer.Option(
             metavar="LABELS",
-            help="What the outputs of a classifier are, if its files do not say it: imagenet, or a CSV file "
-            "`id,name` with a line for each output.",
+            help="What the outputs of a classifier are, if its files do not name them: a label space "
+            f"({LABEL_SPACES}), or a CSV file `id,name` with a line for each output.",
         ),
     ] = None
     name: NameOption = None
@@ -82,7 +84,19 @@ def convert(options: ConvertOptions) -> None:
         **stated,
     )
     say_unknown_facts(options.source, card)
+    say_unknown_classes(card)
     say(f"{folder}: {card.id} ({card.arch.name}), {_millions(card.arch):.1f} M parameters")
+    say(f"next: {_next(folder, card)}")
+
+
+def _next(folder: Path, card: Card) -> str:
+    """The command that makes the most of such a model: it is evaluated, or first gets a head."""
+    model = shlex.quote(str(folder))
+    if card.kind == "zero_shot" or card.classes is not None:
+        return f"clipjax eval zeroshot --model {model} --data FOLDER --dataset NAME (`clipjax datasets list`)"
+    if card.arch.num_classes:
+        return f"clipjax convert {model} --classes LABELS --out ANOTHER_FOLDER, then clipjax eval zeroshot"
+    return f"clipjax finetune linear_probe --model {model} --data FOLDER --out TUNED"
 
 
 def _millions(arch: Arch) -> float:

@@ -42,6 +42,17 @@ class FactOptions:
         return {"name": name, "facts_of": self.facts_of, "facts": fact_table(self.fact, self.facts)}
 
 
+def say_unknown_classes(card: Card) -> None:
+    """If nothing names the outputs of a classifier, say so on stderr, with the option that helps."""
+    if card.arch.num_classes and card.classes is None:
+        why = card.unknown.get("classes", "nobody stated them")
+        say(
+            f"{card.id}: no classes, as {why}; convert it with --classes LABELS to name its "
+            f"{card.arch.num_classes} outputs",
+            err=True,
+        )
+
+
 def say_unknown_facts(source: str | Path | None, card: Card) -> None:
     """If foreign weights have no facts, say so on stderr, with the option that helps."""
     from clipjax.storage.buckets import place

@@ -31,9 +31,13 @@ DatasetOption = Annotated[
     str | None,
     typer.Option("--dataset", "-d", help="Data set card (see `clipjax datasets list`) or a card's file."),
 ]
+# The files of configs/labels without the demo's.
+LABEL_SPACES = "imagenet, imagenet_a, imagenet_d, imagenet_r, imagenet_vid, objectnet, cue_conflict"
 LabelsOption = Annotated[
     str | None,
-    typer.Option(help="The classes, if no card names them: a label space (imagenet) or a CSV file."),
+    typer.Option(
+        help=f"The classes, if no card names them: a label space ({LABEL_SPACES}) or a CSV file `id,name`."
+    ),
 ]
 
 # How it is computed.
