@@ -81,5 +81,5 @@ def test_what_is_refused() -> None:
         Runner(find_corruption(FOG), 1)(pixels, ids)
     with pytest.raises(UsageError, match="a severity is one of 1, 2, 3, 4, 5, not 6"):
         constants_of(FOG, 6)
-    with pytest.raises(UsageError, match="unknown corruption 'fog'; did you mean fog_3d"):
-        find_corruption("fog")
+    with pytest.raises(UsageError, match="unknown corruption 'fog3d'; did you mean fog_3d"):
+        find_corruption("fog3d")
