@@ -18,6 +18,7 @@ LEVELS = 9  # the quantiles 0, 1/8, ..., 1 of the depth
 SHARP = 0.1  # a smaller radius, in pixels, leaves the copy as it is
 WIDEST = 680.0  # pixels; larger radii are set to it
 _TAPS = 1024  # more than half the taps of WIDEST
+_EXACT = jax.lax.Precision.HIGHEST
 _MARGIN = 1e-4  # moves the outer quantiles outwards
 
 
@@ -34,11 +35,10 @@ def _focus_one(in_focus: int, aperture: float, image: Any, depth: Any) -> Any:
     radii = jnp.minimum(aperture * jnp.abs(levels - levels[in_focus]) / levels, WIDEST)
     others = np.delete(np.arange(LEVELS), in_focus)  # the level in focus has radius 0
     blurs = jax.vmap(functools.partial(blur_matrix, size=len(image)))(radii[others])
-    exact = {"precision": jax.lax.Precision.HIGHEST}
-    rows = jnp.einsum("lij,jkc->likc", blurs, image, **exact)
-    copies = jnp.einsum("lkm,limc->likc", blurs, rows, **exact)
+    rows = jnp.einsum("lij,jkc->likc", blurs, image, precision=_EXACT)
+    copies = jnp.einsum("lkm,limc->likc", blurs, rows, precision=_EXACT)
     shares = level_shares(levels, depth)
-    blended = jnp.einsum("likc,lik->ikc", copies, shares[others], **exact)
+    blended = jnp.einsum("likc,lik->ikc", copies, shares[others], precision=_EXACT)
     return blended + shares[in_focus][..., None] * image
 
 
