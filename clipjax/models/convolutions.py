@@ -242,9 +242,10 @@ class BatchNorm(nnx.Module):
 
 
 def average_pool(x: Float[Array, "B H W C"], window: int) -> Float[Array, "B h w C"]:
-    """Mean over non-overlapping windows, which must fill the map."""
+    """Mean over non-overlapping windows: h is H // window, w is W // window."""
     batch, height, width, channels = x.shape
-    x = x.reshape(batch, height // window, window, width // window, window, channels)
+    rows, cols = height // window, width // window
+    x = x[:, : rows * window, : cols * window].reshape(batch, rows, window, cols, window, channels)
     return x.mean(axis=(2, 4))
 
 

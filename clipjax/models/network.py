@@ -190,15 +190,14 @@ class Network:
         refusal = f"{name} cannot take images of {height} x {width} pixels"
         if family.one_size is not None:
             raise DataError(f"{refusal}, only of its own {config.image_size}: {family.one_size}")
-        if min(height, width) < _SMALLEST:
+        if family.patch is None and min(height, width) < _SMALLEST:
             raise DataError(f"{refusal}: dense features need sides of {_SMALLEST} pixels or more")
         try:
             if hasattr(config, "patch_size"):
                 for side in (height, width):
                     resized_arch(self.arch, side)
         except UsageError as error:
-            reason = str(error).split(": ", 1)[1]
-            raise DataError(f"{refusal}: {reason}") from None
+            raise DataError(f"{refusal}: {str(error).split(': ', 1)[1]}") from None
 
     def _check_attention(self, attention: Attends) -> None:
         if attention not in get_args(Attends):

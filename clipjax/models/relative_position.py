@@ -73,6 +73,6 @@ class RelativeAttention(nnx.Module):
     ) -> Float[Array, "B N D"]:
         """more: added to the bias; row b of the batch gets `more[b % P]`."""
         bias = relative_bias(self.table[...], relative_index(*self.window, class_token=self.class_token))
-        bias = bias if more is None else bias + more
+        bias = bias if more is None else bias.astype(more.dtype) + more
         q, k, v = (layers.split_heads(linear(x), self.heads) for linear in (self.q, self.k, self.v))
         return self.out(layers.attend_heads(q, k, v, mode=mode, bias=bias))

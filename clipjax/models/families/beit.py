@@ -122,7 +122,8 @@ def dense(
     tower: Beit, images: Float[Array, "B H W 3"], blocks: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B h w D"]]:
     patches = tower.patch_embed(images)
-    tower.blocks.attn.window = patches.shape[1:3]
+    _, height, width, _ = patches.shape
+    tower.blocks.attn.window = height, width
     outputs = layers.scan_at(tower.blocks, tower.embed(patches), mode=mode, at=blocks)
     return [x[:, 1:].reshape(patches.shape) for x in outputs]
 
