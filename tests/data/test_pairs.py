@@ -203,7 +203,7 @@ def test_poses_by_hand():
     assert angle_of(motion) == 90
     assert angle_of(np.eye(4)) == 0
     assert angle_of(motion_of([0, 1, 0, 0], [0, 0, 0])) == 180
-    with pytest.raises(ValueError, match="is not finite"):
+    with pytest.raises(ValueError, match="is not a place of a camera"):
         motion_of([1, 0, 0, 0], [np.inf, 0, 0])
 
 

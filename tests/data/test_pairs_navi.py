@@ -312,7 +312,7 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "focal length 0": (
         lambda root: _edit(root, 1, lambda r: r["camera"].update(focal_length=0)),
-        "001.jpg: its image_size [90, 120] or focal_length 0 is not positive",
+        "001.jpg: its image_size [90, 120] or focal_length 0 is impossible",
     ),
     "not annotated": (
         lambda root: _edit(root, 1, lambda r: r.update(filename="x.jpg")),
@@ -391,3 +391,32 @@ def test_a_record_needs_whole_sizes():
     for size in ([90.5, 120], [0, 120]):
         with pytest.raises(ValueError, match="image_size"):
             navi_view.view_of(record | {"image_size": size})
+
+
+def test_the_references_draw_becomes_a_file(tmp_path):
+    """Eight images, 50 degrees apart: every fourth of them, with one of its four neighbours."""
+    from _navi_draw import drawn
+
+    root = write_navi(tmp_path / "data", objects=("box",), views=3)
+    path = root / "box/wild_set/annotations.json"
+    record = json.loads(path.read_text())[0]
+    turns = [50.0 * k for k in range(8)]
+    records = [record | {"filename": f"{k:03d}.jpg", "camera": _turned(record, turns[k])} for k in range(8)]
+    path.write_text(json.dumps(records))
+    for k in range(8):
+        save(root / f"box/wild_set/images/{k:03d}.jpg", np.zeros((90, 120, 3), np.uint8))
+    lines = drawn(root)
+    assert [line.split(" ")[0][-7:-4] for line in lines] == ["000", "004"]
+    (tmp_path / "drawn.txt").write_text("\n".join(lines))
+    pairs = read(root, tmp_path, pairs=str(tmp_path / "drawn.txt"))
+    for angle, listed, name in zip(pairs.columns["angle"], pairs.columns["listed_angle"], pairs.ids):
+        first, second = (turns[int(each[-3:])] for each in name.split(" "))
+        assert 0 < angle <= 120
+        assert angle == pytest.approx(listed, abs=0.01)
+        assert angle == pytest.approx(abs((first - second + 180) % 360 - 180), abs=1e-3)
+    assert drawn(root) == lines, "the generator starts anew"
+
+
+def _turned(record: dict, degrees: float) -> dict:
+    half = np.radians(degrees / 2)
+    return record["camera"] | {"q": [float(np.cos(half)), 0.0, float(np.sin(half)), 0.0]}

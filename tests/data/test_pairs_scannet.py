@@ -224,7 +224,7 @@ WHOLE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "focal length 0": (
         lambda root: np.savez(root / "intrinsics.npz", scene0707_00=np.zeros((3, 3))),
-        "the matrix of scene0707_00 has no positive focal lengths",
+        "the matrix of scene0707_00 is not that of a camera",
     ),
     "no image at all": (
         lambda root: [path.unlink() for path in root.glob("*/color/*")],

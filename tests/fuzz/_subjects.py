@@ -558,6 +558,47 @@ def register_images() -> None:
 register_images()
 
 
+# --- pairs ---
+
+
+def pairs(reader: str) -> Read:
+    """The pairs of a small world, and the first of them."""
+
+    def read(folder: Path) -> Any:
+        from _pair_worlds import small_card
+
+        from clipjax.data.cards import load_dataset
+
+        with tempfile.TemporaryDirectory() as cards:
+            found = load_dataset(small_card(reader, Path(cards)), folder).manifest.pairs
+        assert found is not None
+        first = [] if reader == "navi" else [found.load(0).images, found.load(0).geometry]
+        return plain([found.ids, found.columns, *first])
+
+    return read
+
+
+def register_pairs() -> None:
+    import _pair_worlds
+
+    pair, lists = "000000-2008_000000-2008_000001:bus.json", "custom_splits/pairwise_pixel_correspondences"
+    for reader, write, file, kind in (
+        ("navi", _pair_worlds.write_navi, "box/wild_set/annotations.json", "text"),
+        ("navi", _pair_worlds.write_navi, f"{lists}/pairs-wild_set.txt", "text"),
+        ("scannet_pairs", _pair_worlds.write_scannet, "test.npz", "zip"),
+        ("scannet_pairs", _pair_worlds.write_scannet, "intrinsics.npz", "zip"),
+        ("scannet_pairs", _pair_worlds.write_scannet, "scene0707_00/pose/0.txt", "text"),
+        ("scannet_pairs", _pair_worlds.write_scannet, "scene0707_00/depth/0.png", "bytes"),
+        ("spair71k", _pair_worlds.write_spair, f"PairAnnotation/test/{pair}", "text"),
+        ("spair71k", _pair_worlds.write_spair, "ImageAnnotation/bus/2008_000000.json", "text"),
+    ):
+        name = f"pairs: {reader}: {file.rsplit('/', 1)[-1].split('-')[0]}"
+        subject(file, kind, pairs(reader), name=name)(write)
+
+
+register_pairs()
+
+
 def webdataset(folder: Path) -> Any:
     from clipjax.data.readers.webdataset import read_webdataset
 

@@ -17,7 +17,7 @@ import PIL.ImageOps
 from etils import epath
 
 from clipjax.data.pairs.depth import unproject
-from clipjax.data.pairs.poses import motion_of
+from clipjax.data.pairs.poses import LARGEST, motion_of
 from clipjax.data.pixels.preprocess import open_image, to_rgb
 from clipjax.errors import DataError
 from clipjax.storage.reading import read_bytes
@@ -52,7 +52,7 @@ class View:
 
     def open(self, encoded: bytes, name: str, prepared: bool) -> PIL.Image.Image:
         """The prepared image; a raw one is made upright, resized and saved as a JPEG in memory."""
-        image = to_rgb(_upright(open_image(encoded, name)))
+        image = to_rgb(_upright(open_image(encoded, name), name))
         expected = _prepared_size(self.size) if prepared else self.size[::-1]
         if image.size != expected:
             sizes = [f"{width} x {height}" for width, height in (image.size, expected)]
@@ -107,8 +107,8 @@ def view_of(record: Mapping[str, Any]) -> View:
     height, width = size
     focal, translation = float(camera["focal_length"]), [float(each) / 1000 for each in camera["t"]]
     whole = type(height) is int and type(width) is int
-    if not (whole and min(size) >= 1 and np.isfinite(focal) and focal > 0):
-        raise ValueError(f"its image_size {size} or focal_length {focal:g} is not positive")
+    if not (whole and min(size) >= 1 and 0 < focal < LARGEST):
+        raise ValueError(f"its image_size {size} or focal_length {focal:g} is impossible")
     if len(camera["q"]) != 4 or len(translation) != 3:
         raise ValueError("its camera needs q of 4 numbers and t of 3")
     return View(motion_of([float(each) for each in camera["q"]], translation), focal, (height, width))
@@ -117,7 +117,7 @@ def view_of(record: Mapping[str, Any]) -> View:
 def mask_problem(path: epath.Path, view: View, where: str) -> list[str]:
     """A sentence if the mask cannot be read or has another size; no number depends on the mask."""
     try:
-        width, height = _upright(open_image(read_bytes(path), str(path))).size
+        width, height = _upright(open_image(read_bytes(path), str(path)), str(path)).size
     except DataError as error:
         return [f"{where}: {error}"]
     if (height, width) == view.size:
@@ -126,8 +126,11 @@ def mask_problem(path: epath.Path, view: View, where: str) -> list[str]:
     return [f"{where}: the mask {path} has {width} x {height} pixels, and its image {expected}"]
 
 
-def _upright(image: PIL.Image.Image) -> PIL.Image.Image:
-    return PIL.ImageOps.exif_transpose(image)
+def _upright(image: PIL.Image.Image, name: str) -> PIL.Image.Image:
+    try:
+        return PIL.ImageOps.exif_transpose(image)
+    except Exception as error:  # Pillow raises nearly anything on damaged metadata
+        raise DataError(f"{name}: its EXIF data are damaged ({error}); save it again without them") from None
 
 
 def _prepared_size(size: tuple[int, int]) -> tuple[int, int]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+LARGEST = 1e6  # of a pose's numbers, a focal length, a place in an image: beyond it, nothing is one
 _NEAR = 1e-3  # how far a pose written with few digits may be from a rotation
 
 
@@ -15,11 +16,10 @@ def motion_of(quaternion: Sequence[float], translation: Sequence[float]) -> np.n
     Args:
         quaternion: w, x, y, z; need not have length 1.
 
-    Raises ValueError for numbers that are not finite, and for a quaternion of zeros.
+    Raises ValueError for impossible numbers, and for a quaternion of zeros.
     """
     q = np.asarray(quaternion, np.float64)
-    square = float(q @ q)
-    if not np.isfinite(square) or square <= 0:
+    if not np.abs(q).max() < LARGEST or (square := float(q @ q)) <= 0:
         raise ValueError(f"the quaternion {q.tolist()} is not a rotation")
     w, x, y, z = q * np.sqrt(2 / square)
     motion = np.eye(4)
@@ -29,20 +29,21 @@ def motion_of(quaternion: Sequence[float], translation: Sequence[float]) -> np.n
         [x * z - y * w, y * z + x * w, 1 - x * x - y * y],
     ]
     motion[:3, 3] = translation
-    if not np.isfinite(motion).all():
-        raise ValueError(f"the translation {list(translation)} is not finite")
+    if not np.abs(motion).max() < LARGEST:
+        raise ValueError(f"the translation {list(translation)} is not a place of a camera")
     return motion
 
 
 def check_motion(motion: np.ndarray) -> None:
-    """Raises ValueError unless [4, 4], finite, a rotation and a translation."""
+    """Raises ValueError unless [4, 4], a rotation and a translation."""
     if motion.shape != (4, 4):
         raise ValueError(f"a pose has 4 x 4 numbers, not {' x '.join(map(str, motion.shape))}")
     if not np.isfinite(motion).all():
         raise ValueError("the pose has a number that is not finite: its camera was not located")
-    rotation = motion[:3, :3]
+    rotation = np.clip(motion[:3, :3], -2, 2)
     is_rotation = np.abs(rotation @ rotation.T - np.eye(3)).max() <= _NEAR and np.linalg.det(rotation) > 0
-    if not is_rotation or np.abs(motion[3] - (0, 0, 0, 1)).max() > _NEAR:
+    last = np.abs(motion[3] - (0, 0, 0, 1)).max()
+    if not is_rotation or last > _NEAR or np.abs(motion).max() > LARGEST:
         raise ValueError("the pose is not a rotation with a translation")
 
 

@@ -26,6 +26,7 @@ from clipjax.data.manifest import Manifest
 from clipjax.data.pairs.files import FilePairs, manifest_of
 from clipjax.data.pairs.matching import Matching
 from clipjax.data.pairs.pair import Pair
+from clipjax.data.pairs.poses import LARGEST
 from clipjax.data.pixels.preprocess import open_image, to_rgb
 from clipjax.data.readers.walk import list_folder
 from clipjax.errors import DataError
@@ -152,7 +153,9 @@ def _is_name(value: Any) -> bool:
 
 
 def _is_point(value: Any, count: int) -> bool:
-    return isinstance(value, list) and len(value) == count and all(type(v) in (int, float) for v in value)
+    if not isinstance(value, list) or len(value) != count:
+        return False
+    return all(type(v) in (int, float) and abs(v) < LARGEST for v in value)
 
 
 def _numbers(path: epath.Path, record: dict[str, Any], key: str, count: int) -> list[float]:
