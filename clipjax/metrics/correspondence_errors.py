@@ -8,24 +8,18 @@ there has the error NaN: it counts neither as right nor as wrong.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float, Float32, Float64, Int, Real
+from jaxtyping import Bool, Float, Float32, Float64, Real
 
 from clipjax.metrics.correspondence import Matches
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 _LEAST_DEPTH = 1e-9  # metres
 _ROUNDING = 1e-4  # how far the trace of a rotation may be outside -1..3
-
-
-class Bin(NamedTuple):
-    n: int  # pairs with a match
-    value: float | None  # the mean of their recalls; None where n is 0
 
 
 @jax.jit
@@ -75,47 +69,18 @@ def keypoint_errors(
     return jnp.where(visible, off, jnp.nan)
 
 
-def recall(errors: Real[np.ndarray, "P K"], thresholds: Sequence[float]) -> Float64[np.ndarray, " T"]:
-    """The share of the matches of all pairs with an error < threshold; NaN without a match."""
-    return recall_of_groups(errors, np.zeros(len(errors), np.int64), thresholds, 1)[0]
-
-
 def recall_of_pairs(
     errors: Real[np.ndarray, "P K"], thresholds: Sequence[float]
 ) -> Float64[np.ndarray, "P T"]:
     """The share of each pair's matches with an error < threshold; NaN for a pair without a match."""
-    return recall_of_groups(errors, np.arange(len(errors)), thresholds, len(errors))
-
-
-def recall_of_groups(
-    errors: Real[np.ndarray, "P K"], groups: Int[np.ndarray, " P"], thresholds: Sequence[float], count: int
-) -> Float64[np.ndarray, "{count} T"]:
-    """The share of the matches of all of a group's pairs with an error < threshold.
-
-    On SPair-71k a group is a class, and the published number is the mean over the classes that have pairs.
-
-    Args:
-        groups: of each pair, 0..count-1.
-
-    Returns:
-        NaN for a group without a match.
-    """
-    right, total = np.zeros((count, len(thresholds))), np.zeros(count)
-    np.add.at(right, groups, np.stack([(errors < each).sum(axis=1) for each in thresholds], axis=1))
-    np.add.at(total, groups, (~np.isnan(errors)).sum(axis=1))
-    out = np.full(right.shape, np.nan)
-    return np.divide(right, total[:, None], out=out, where=total[:, None] > 0)
+    right = np.stack([(errors < each).sum(axis=1) for each in thresholds], axis=1)
+    count = (~np.isnan(errors)).sum(axis=1, keepdims=True)
+    return np.divide(right, count, out=np.full(right.shape, np.nan), where=count > 0)
 
 
 def in_bins(values: Real[np.ndarray, " P"], edges: Sequence[Sequence[float]]) -> Bool[np.ndarray, "B P"]:
-    """Which pairs are in each bin: lo <= value < hi."""
+    """Which pairs are in each bin: lo <= value < hi. A NaN is in none."""
     return np.array([(values >= lo) & (values < hi) for lo, hi in edges])
-
-
-def mean_of_bins(recalls: Real[np.ndarray, " P"], members: Bool[np.ndarray, "B P"]) -> tuple[Bin, ...]:
-    """The mean recall of each bin's pairs. A pair without a match (NaN) does not count."""
-    there = members & ~np.isnan(recalls)
-    return tuple(Bin(int(here.sum()), float(recalls[here].mean()) if here.any() else None) for here in there)
 
 
 def rotation_angle(rotations: Real[np.ndarray, "*P 3 3"]) -> Float64[np.ndarray, "*P"]:
