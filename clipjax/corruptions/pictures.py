@@ -7,26 +7,20 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from clipjax.errors import DataError, UsageError
+from clipjax.errors import DataError
 
 _KINDS = (".png", ".jpg", ".jpeg")
 
 
-def frost_pictures(folder: str | Path | None, size: int) -> tuple[np.ndarray, np.ndarray]:
+def frost_pictures(folder: str | Path, size: int) -> tuple[np.ndarray, np.ndarray]:
     """(uint8 [F, H, W, 3], int32 [F, 2]): a folder's pictures by name, padded with zeros, and their sizes.
 
     Args:
         size: the side of the images to corrupt; both sides of a picture are longer.
 
     Raises:
-        UsageError: no folder.
         DataError: no picture in it, or one that is too small or unreadable.
     """
-    if folder is None:
-        raise UsageError(
-            "frost needs a folder of pictures of frost; those of ImageNet-C are in hendrycks/robustness, "
-            "ImageNet-C/create_c"
-        )
     files = sorted(file for file in Path(folder).glob("*") if file.suffix.lower() in _KINDS)
     if not files:
         raise DataError(f"{folder}: no picture of frost (.png, .jpg) in this folder")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from clipjax.corruptions.pictures import frost_pictures
+from clipjax.data.corrupted.depth import PREPARATION
 from clipjax.data.corrupted.inputs import Inputs
 from clipjax.data.corrupted.write import Written, write_corrupted
 from clipjax.data.pack import refuse_within
@@ -22,6 +25,7 @@ def corrupt(
     depth: str | Path | None = None,
     depth_kind: str = "inverse",
     reshading: str | Path | None = None,
+    frost: str | Path | None = None,
     jpeg_quality: int | None = None,
     limit: int | None = None,
     seed: int = 0,
@@ -37,6 +41,7 @@ def corrupt(
         depth: folder of 16-bit PNG files, <id> with the ending .png.
         depth_kind: "inverse", or "metric" in 1/8000.
         reshading: folder of reshading files, for flash. Default: a substitute from the depth.
+        frost: folder of pictures of frost, larger than 224 pixels on both sides, for frost.
         jpeg_quality: write JPEG instead of PNG.
         limit: only a random sample of this many images.
         seed: of the sample and of the random draws.
@@ -49,7 +54,7 @@ def corrupt(
     """
     refuse_within(data, out)
     manifest = dataset_of(Request(dataset=dataset, root=data)).manifest
-    inputs = Inputs(_path(depth), depth_kind, _path(reshading))
+    inputs = Inputs(_path(depth), depth_kind, _path(reshading), _shared(_path(frost)))
     return write_corrupted(
         manifest if limit is None else manifest.sample(limit, seed),
         Path(out).expanduser(),
@@ -61,6 +66,10 @@ def corrupt(
         on_error=on_error,
         progress=progress,
     )
+
+
+def _shared(frost: Path | None) -> dict[str, Any]:
+    return {} if frost is None else {"frost": frost_pictures(frost, PREPARATION.image_size)}
 
 
 def _path(folder: str | Path | None) -> Path | None:

@@ -192,8 +192,8 @@ def test_devices_and_batches_do_not_matter(pixels):
 
 
 def test_frost_without_pictures_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="frost needs a folder of pictures"):
-        frost_pictures(None, SIZE)
+    with pytest.raises(UsageError, match="the corruption frost needs frost"):
+        Runner(find_corruption("frost"), 1)(np.zeros((1, SIZE, SIZE, 3), np.uint8), ["a"])
     with pytest.raises(DataError, match="no picture of frost"):
         frost_pictures(tmp_path, SIZE)
     Image.new("RGB", (SIZE, 2 * SIZE)).save(tmp_path / "a.png")

@@ -194,3 +194,22 @@ def test_the_command(world: Path) -> None:
     for wrong in ("0", "3-1", "", "1-6"):
         with pytest.raises(UsageError, match="a range 1-5"):
             severities_of(wrong)
+
+
+def test_frost_is_taken_from_a_folder_and_named_in_the_record(world: Path) -> None:
+    frost = world / "frost"
+    frost.mkdir()
+    for seed in (0, 1):
+        picture = np.random.default_rng(seed).integers(0, 256, (230, 260, 3), np.uint8)
+        PIL.Image.fromarray(picture).save(frost / f"frost{seed}.png")
+    with pytest.raises(UsageError, match=r"frost needs frost: give the folder of it \(--frost\)"):
+        corrupt(world, ("frost",))
+    records = []
+    for out in ("one", "two"):
+        [done] = corrupt(world, ("frost",), out=out, frost=frost, severities=[5], jpeg_quality=85)
+        assert done.images == 3
+        records.append(json.loads((done.folder / write.RECORD).read_text()))
+        PIL.Image.fromarray(picture[::-1]).save(frost / "frost1.png")
+    assert len(records[0]["inputs"]["frost"]) == 64
+    assert records[0]["inputs"] != records[1]["inputs"]
+    assert files(world / "one") != files(world / "two")

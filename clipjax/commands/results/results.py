@@ -9,6 +9,7 @@ import typer
 
 from clipjax.commands.results.curation import CurationOptions, curation
 from clipjax.commands.results.diff import DiffOptions, diff
+from clipjax.commands.results.mce import MceOptions, mce
 from clipjax.commands.results.rows import ExportOptions, ListOptions, export, list_rows
 from clipjax.commands.shared.exclusions import refuse_beside
 from clipjax.commands.shared.options import ResultsOption
@@ -25,6 +26,7 @@ def register(root: typer.Typer) -> None:
     app.command("export")(taking(ExportOptions, export))
     app.command("import")(import_published)
     app.command("curation")(taking(CurationOptions, curation))
+    app.command("mce")(taking(MceOptions, mce))
     app.command("plot")(plot)
     app.command("diff")(taking(DiffOptions, diff))
     root.add_typer(app, name="results")

@@ -39,6 +39,13 @@ def corrupt(
             "--reshading", help="Folder of reshadings, for flash. Default: a substitute from the depth."
         ),
     ] = None,
+    frost: Annotated[
+        Path | None,
+        typer.Option(
+            "--frost",
+            help="Folder of pictures of frost, for frost (ImageNet-C's: hendrycks/robustness, create_c).",
+        ),
+    ] = None,
     dataset: DatasetOption = None,
     jpeg: Annotated[
         int | None,
@@ -50,10 +57,10 @@ def corrupt(
         str, typer.Option(help="What to do with an unusable file: raise, or skip (named and counted).")
     ] = "raise",
 ) -> None:
-    """Write corrupted copies of images, in the layout of ImageNet-3DCC.
+    """Write corrupted copies of images, in the layout of ImageNet-3DCC and ImageNet-C.
 
-    The card imagenet_3dcc reads them. Each folder's corruption.json says how it was made and what is
-    approximate. Run an interrupted command again: finished images are kept.
+    The cards imagenet_3dcc and imagenet_c read them. Each folder's corruption.json says how it was made and
+    what is approximate. Run an interrupted command again: finished images are kept.
 
     Example: clipjax corrupt /data/imagenet/val --depth /data/depth -k fog_3d,flash -o /data/ImageNet-3DCC
     """
@@ -68,6 +75,7 @@ def corrupt(
         depth=depth,
         depth_kind=depth_kind,
         reshading=reshading,
+        frost=frost,
         jpeg_quality=jpeg,
         limit=limit,
         seed=seed,

@@ -16,6 +16,7 @@ from clipjax.data.corrupted import depth as depths
 from clipjax.data.manifest import Manifest
 from clipjax.data.pixels.preprocess import open_image, to_pixels
 from clipjax.errors import DataError, UsageError
+from clipjax.storage.digests import sha256_bytes
 from clipjax.storage.reading import is_dir
 
 SUBSTITUTE = (
@@ -38,7 +39,7 @@ class Inputs:
         depth: folder of depth files.
         depth_kind: "inverse" or "metric", see `prepared_depth`.
         reshading: folder of reshading files. Without it, the substitute from the depth is taken.
-        shared: entries of `extra` that all images share.
+        shared: entries of `extra` that all images share, each a tuple of arrays.
     """
 
     depth: Path | None = None
@@ -73,6 +74,9 @@ class Inputs:
             said["depth"] = self.depth_kind
         if "reshading" in corruption.needs:
             said["reshading"] = "files" if self.reshading is not None else SUBSTITUTE
+        for name in sorted(set(corruption.needs) & set(self.shared)):
+            arrays = [np.ascontiguousarray(each) for each in self.shared[name]]
+            said[name] = sha256_bytes(b"".join(str(each.shape).encode() + each.tobytes() for each in arrays))
         return said
 
     def read(self, manifest: Manifest, row: int, needed: Sequence[str]) -> Source:
