@@ -15,7 +15,7 @@ demo: $(VENV)/.installed  ## render a small world, train three CLIPs on it, run 
 	$(BIN)/python -m clipjax.demo --out demo-out
 
 test: lint  ## lint, types and the test suite
-	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.installed-dev  ## the full-size and long checks left out of `make test`
 	$(BIN)/python -m pytest -m slow

@@ -37,6 +37,31 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 gc.set_threshold(5_000, 20, 30)
 
 
+# Half a minute and more each, most of it in a few tests that start processes.
+LONG_FILES = (
+    "sweep/test_sweep_processes.py",
+    "finetune/test_imagenet_classifiers.py",
+    "sweep/test_sweep_survives.py",
+    "demo/test_demo.py",
+    "signals/test_random_moments.py",
+    "embeddings/test_embed.py",
+    "models/test_network.py",
+    "finetune/test_preemption.py",
+    "verification/test_parity_optimised.py",
+    "verification/test_verify.py",
+    "embeddings/test_embed_memory.py",
+    "finetune/test_bucket_run.py",
+    "finetune/test_recipes_run.py",
+    "finetune/test_contrastive.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first: at the end no worker waits for another one's."""
+    place = {Path(__file__).parent / name: number for number, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
 @pytest.fixture(scope="session")
 def test_data() -> Path:
     """The folder of shared real files, from CLIPJAX_TEST_DATA; skips where it is not set."""

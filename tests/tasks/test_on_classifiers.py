@@ -141,7 +141,7 @@ class Measured:
                 for key, name in DATA[task].items()
             }
             self.results[task] = clipjax.evaluate(
-                self.model, task, **given, resamples=100, per_device_batch=16, progress=False
+                self.model, task, **given, resamples=100, per_device_batch=3, progress=False
             )
         return self.results[task]
 
@@ -287,7 +287,7 @@ def test_a_resnet_50_makes_the_lists_of_table_iii(world: Path, tmp_path: Path):
             "dataset": f"imagenet_d:{nuisance}",
             "root": world / "d" / nuisance,
             "progress": False,
-            "per_device_batch": 16,
+            "per_device_batch": 3,
         }
         lists = clipjax.evaluate(selection, "imagenet_d", results=tmp_path / "runs", **common)
         of_hand = Measured(selection, world)
