@@ -19,7 +19,6 @@ from clipjax.metrics.correspondence import Matches
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 _LEAST_DEPTH = 1e-9  # metres
-_ROUNDING = 1e-4  # how far the trace of a rotation may be outside -1..3
 
 
 @jax.jit
@@ -81,17 +80,3 @@ def recall_of_pairs(
 def in_bins(values: Real[np.ndarray, " P"], edges: Sequence[Sequence[float]]) -> Bool[np.ndarray, "B P"]:
     """Which pairs are in each bin: lo <= value < hi. A NaN is in none."""
     return np.array([(values >= lo) & (values < hi) for lo, hi in edges])
-
-
-def rotation_angle(rotations: Real[np.ndarray, "*P 3 3"]) -> Float64[np.ndarray, "*P"]:
-    """The angle of each rotation in degrees, 0..180.
-
-    Raises:
-        ValueError: a trace outside -1..3 by more than 1e-4: not a rotation.
-    """
-    trace = np.trace(np.asarray(rotations, np.float64), axis1=-2, axis2=-1)
-    bad = ~((trace >= -1 - _ROUNDING) & (trace <= 3 + _ROUNDING))
-    if bad.any():
-        worst = float(np.atleast_1d(trace)[np.atleast_1d(bad)][0])
-        raise ValueError(f"a matrix with trace {worst:.6g} is not a rotation: it is outside -1..3")
-    return np.asarray(np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1))))

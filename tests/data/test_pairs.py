@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from _pair_worlds import small_card, write_navi, write_scannet, write_spair
 from PIL import Image
+from scipy.spatial.transform import Rotation
 
 from clipjax.data.cards import Dataset, load_dataset, read_card
 from clipjax.data.manifest import Manifest
@@ -205,6 +206,19 @@ def test_poses_by_hand():
     assert angle_of(motion_of([0, 1, 0, 0], [0, 0, 0])) == 180
     with pytest.raises(ValueError, match="is not a place of a camera"):
         motion_of([1, 0, 0, 0], [np.inf, 0, 0])
+
+
+def test_angles_are_scipys():
+    for vector in np.random.default_rng(0).normal(size=(20, 3)):
+        turn = Rotation.from_rotvec(vector)
+        assert angle_of(turn.as_matrix()) == pytest.approx(np.degrees(turn.magnitude()), abs=1e-4)
+    assert angle_of(np.eye(3) * (1 + 3e-5)) == 0  # rounding
+
+
+@pytest.mark.parametrize("scale", [1.001, -1, np.nan])
+def test_a_trace_that_no_rotation_has(scale):
+    with pytest.raises(ValueError, match=r"a matrix with trace \S+ is not a rotation"):
+        angle_of(scale * np.eye(3))
 
 
 def test_numbers_of_a_depth_picture_are_unsigned(tmp_path):

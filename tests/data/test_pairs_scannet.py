@@ -213,6 +213,10 @@ WHOLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no npz": (lambda root: (root / "test.npz").write_text("x"), "test.npz is not an npz of arrays"),
     "no names": (lambda root: _names(root, name=None), "expected the array 'name' of 4 numbers a pair"),
     "fewer motions": (lambda root: _names(root, rel_pose=np.ones((1, 12))), "4 names and 1 motions"),
+    "no rotation": (
+        lambda root: _names(root, rel_pose=np.full((4, 12), 2.0)),
+        "test.npz: the motion of scene0707_00/0-15: a matrix with trace 6 is not a rotation",
+    ),
     "names of floats": (lambda root: _names(root, name=np.ones((4, 4))), "a name has whole numbers from 0"),
     "twice": (
         lambda root: _names(root, name=np.array([[707, 0, 0, 15]] * 4, np.uint16)),

@@ -1,10 +1,9 @@
-"""Errors, recalls, bins and angles: by hand, and against a float64 NumPy reading of probe3d's protocol."""
+"""Errors, recalls and bins: by hand, and against a float64 NumPy reading of probe3d's protocol."""
 
 from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from scipy.spatial.transform import Rotation
 
 from clipjax.metrics import correspondence_errors as e
@@ -120,18 +119,3 @@ def test_bins_by_hand():
     edges = [[0, 15], [15, 30], [30, 60], [60, 180]]
     members = e.in_bins(np.array([0, 14.9, 15, 30, 59, 180, 200, np.nan]), edges)
     assert [np.flatnonzero(each).tolist() for each in members] == [[0, 1], [2], [3, 4], []]
-
-
-def test_angles_are_scipys():
-    turns = Rotation.from_rotvec(np.random.default_rng(0).normal(size=(50, 3)))
-    degrees = e.rotation_angle(turns.as_matrix())
-    np.testing.assert_allclose(degrees, np.degrees(turns.magnitude()), atol=1e-5)
-    assert e.rotation_angle(np.eye(3)) == 0
-    assert e.rotation_angle(np.diag([1.0, -1.0, -1.0])) == 180
-    assert e.rotation_angle(np.eye(3) * (1 + 3e-5)) == 0  # rounding
-
-
-@pytest.mark.parametrize("scale", [1.001, -1, np.nan])
-def test_what_is_not_a_rotation(scale):
-    with pytest.raises(ValueError, match=r"a matrix with trace \S+ is not a rotation"):
-        e.rotation_angle(np.stack([np.eye(3), scale * np.eye(3)]))

@@ -8,6 +8,7 @@ import numpy as np
 
 LARGEST = 1e6  # of a pose's numbers, a focal length, a place in an image: beyond it, nothing is one
 _NEAR = 1e-3  # how far a pose written with few digits may be from a rotation
+_ROUNDING = 1e-4  # how far the trace of a rotation may be outside -1..3
 
 
 def motion_of(quaternion: Sequence[float], translation: Sequence[float]) -> np.ndarray:
@@ -51,6 +52,10 @@ def angle_of(motion: np.ndarray) -> float:
     """The angle of a motion's rotation in degrees, 0 to 180, with four decimals.
 
     The decimals make the number, which is part of a digest, the same on every machine.
+
+    Raises ValueError for a trace that no rotation has.
     """
-    trace = float(np.trace(motion[:3, :3]))
+    trace = float(np.trace(motion[:3, :3].astype(np.float64)))
+    if not -1 - _ROUNDING <= trace <= 3 + _ROUNDING:
+        raise ValueError(f"a matrix with trace {trace:.6g} is not a rotation: it is outside -1..3")
     return round(float(np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1)))), 4)

@@ -54,11 +54,18 @@ def read_pairs(root: epath.Path, matching: Matching) -> Manifest:
             (INTRINSICS, *(_beside(f, *kind) for f in both for kind in (("depth", "png"), ("pose", "txt"))))
             for both in frames
         ),
-        columns={"angle": [angle_of(motion) for motion in motions]},
+        columns={"angle": [_angle(root / PAIRS, *each) for each in zip(ids, motions)]},
         matching=matching,
         intrinsics=intrinsics,
     )
     return manifest_of(pairs)
+
+
+def _angle(path: epath.Path, pair: str, motion: np.ndarray) -> float:
+    try:
+        return angle_of(motion)
+    except ValueError as error:
+        raise DataError(f"{path}: the motion of {pair}: {error}") from None
 
 
 def _beside(frame: str, folder: str, ending: str) -> str:
