@@ -1,4 +1,4 @@
-"""ImageNet-C in NumPy, SciPy, scikit-image and Pillow, one image at a time, from the draws of jax.random.
+"""ImageNet-C and other 2D kinds in NumPy, SciPy, scikit-image and Pillow, from the draws of jax.random.
 
 A reference takes (x, key, *constants): x float64 [S, S, 3] in [0, 1]. It returns values in [0, 1], before the
 last clipping. The constants of each severity are written here again, in the order of the reference code.
@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from scipy import ndimage, stats
 from skimage.color import hsv2rgb, rgb2hsv
 from skimage.filters import gaussian
@@ -54,6 +54,9 @@ CONSTANTS: dict[str, list[Any]] = {
         (244 * 0.07, 244 * 0.01, 244 * 0.02),
         (244 * 0.12, 244 * 0.01, 244 * 0.02),
     ],
+    "iso_noise": [(80, 0.03), (40, 0.05), (20, 0.08), (10, 0.12), (5, 0.18)],
+    "low_light": [(1, 80, 0.005), (1.5, 80, 0.005), (2, 80, 0.005), (2.5, 80, 0.005), (3, 80, 0.005)],
+    "color_quant": [(5,), (4,), (3,), (2,), (1,)],
     "pixelate": [(0.6,), (0.5,), (0.4,), (0.3,), (0.25,)],
     "jpeg_compression": [(25,), (18,), (15,), (10,), (7,)],
 }
@@ -305,3 +308,18 @@ def jpeg_compression(x, key, c):
     file = io.BytesIO()
     Image.fromarray(np.round(x * 255).astype(np.uint8)).save(file, "JPEG", quality=c)
     return np.asarray(Image.open(file)) / 255
+
+
+def iso_noise(x, key, photons, deviation):
+    shot, read = jax.random.split(key)
+    return shot_noise(x, shot, photons) + deviation * normal(read, x.shape)
+
+
+def low_light(x, key, stops, photons, deviation):
+    light = np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
+    sensed = np.clip(iso_noise(light / 2**stops, key, photons, deviation), 0, 1)
+    return np.where(sensed <= 0.0031308, 12.92 * sensed, 1.055 * sensed ** (1 / 2.4) - 0.055)
+
+
+def color_quant(x, key, bits):
+    return np.asarray(ImageOps.posterize(Image.fromarray(np.round(x * 255).astype(np.uint8)), bits)) / 255

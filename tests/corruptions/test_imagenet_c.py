@@ -79,7 +79,7 @@ def expected(kind, pixels, severity, key, pictures, **wrong):
 def agree(kind, ours, theirs) -> bool:
     """Equal to 2e-5; where levels are rounded, all but 1 % of them, and the mean."""
     apart = np.abs(np.clip(ours, 0, 1) - np.clip(theirs, 0, 1))
-    if kind == "shot_noise":  # a draw at the edge of two counts
+    if kind in ("shot_noise", "iso_noise", "low_light"):  # a draw at the edge of two counts
         return (apart > 1e-5).mean() < 2e-3
     if kind in ROUNDED:
         return (apart > 1e-4).mean() < 0.01 and apart.mean() < 1e-4
@@ -122,6 +122,9 @@ MISTAKES = {
     "elastic_transform": {"edge_twice": lambda x, key, *c: reference.elastic_transform(
         x, key, *c, border="reflect"
     )},
+    "iso_noise": {"no_reading": lambda x, key, p, d: reference.iso_noise(x, key, p, 0)},
+    "low_light": {"gamma_kept": lambda x, key, s, p, d: reference.iso_noise(x / 2**s, key, p, d)},
+    "color_quant": {"nearest": lambda x, key, bits: np.round(x * (2**bits - 1)) / (2**bits - 1)},
     "pixelate": {"bilinear": lambda x, key, c: reference.pixelate(x, key, c, Image.Resampling.BILINEAR)},
     "jpeg_compression": {"quality": lambda x, key, c: reference.jpeg_compression(x, key, c + 1)},
 }  # fmt: skip

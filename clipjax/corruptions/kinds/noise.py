@@ -23,8 +23,15 @@ def speckle_noise(image: jax.Array, key: jax.Array, constants: Constants) -> jax
 
 
 def shot_noise(image: jax.Array, key: jax.Array, constants: Constants) -> jax.Array:
-    """Poisson(photons x) / photons: the smallest count whose probability reaches a uniform draw."""
-    photons = constants["photons"]
+    """Poisson(photons x) / photons."""
+    return poisson(key, image, constants["photons"])
+
+
+def poisson(key: jax.Array, image: jax.Array, photons: float) -> jax.Array:
+    """Poisson(photons x) / photons: the smallest count whose probability reaches a uniform draw.
+
+    `photons` is at most 80, so that the probability of 0 is a float32.
+    """
     level = jax.random.uniform(key, image.shape)
     rate = image * photons
 
