@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from clipjax.corruptions.corruption import Constants, Corruption, Extra
-from clipjax.corruptions.kinds.filling import filled_holes
+from clipjax.corruptions.filling import filled_holes
 
 SIDE = 512  # pixels a side of the reference's images, and its focal length
 _BASELINE = 40.0  # also the largest disparity
