@@ -42,6 +42,7 @@ class Corruption:
         needs: entries of `extra`: "depth" float32 [B, S, S], "reshading" float32 [B, S, S], or a shared one.
         approximate: how it differs from its source, in one sentence; "" if it does not.
         on_host: `apply` is NumPy code that is not jitted.
+        program: what `apply` runs, a name on the PATH; "" for none.
         version: raise it when a byte may change; it is in the keys of stored pixels.
     """
 
@@ -52,6 +53,7 @@ class Corruption:
     needs: tuple[str, ...] = ()
     approximate: str = ""
     on_host: bool = False
+    program: str = ""
     version: int = 1
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from clipjax.corruptions.corruption import PER_IMAGE, Corruption, constants_of, image_keys, wrapped
+from clipjax.corruptions.program import check_program
 from clipjax.devices.sharding import DATA, local_mesh
 from clipjax.errors import UsageError
 
@@ -50,8 +51,9 @@ class Runner:
         Returns: uint8 [N, S, S, 3]: x * 255 truncated, as the reference does.
 
         Raises:
-            UsageError: `extra` lacks an entry.
+            UsageError: `extra` lacks an entry, or its program is not installed.
         """
+        check_program(self.corruption.name, self.corruption.program)
         extra = dict(extra or {})
         for name in self.corruption.needs:
             if name not in extra:

@@ -12,6 +12,7 @@ import numpy as np
 import PIL.Image
 
 from clipjax.corruptions.corruption import PER_IMAGE, Corruption
+from clipjax.corruptions.program import check_program, version_of
 from clipjax.data.corrupted import depth as depths
 from clipjax.data.manifest import Manifest
 from clipjax.data.pixels.preprocess import open_image, to_pixels
@@ -54,6 +55,7 @@ class Inputs:
             if folder is not None and not is_dir(folder):
                 raise DataError(f"{folder} is not a folder")
         for each in corruptions:
+            check_program(each.name, each.program)
             for name in each.needs:
                 if not self._has(name):
                     raise UsageError(
@@ -77,6 +79,8 @@ class Inputs:
         for name in sorted(set(corruption.needs) & set(self.shared)):
             arrays = [np.ascontiguousarray(each) for each in self.shared[name]]
             said[name] = sha256_bytes(b"".join(str(each.shape).encode() + each.tobytes() for each in arrays))
+        if corruption.program:
+            said["program"] = version_of(corruption.program)
         return said
 
     def read(self, manifest: Manifest, row: int, needed: Sequence[str]) -> Source:

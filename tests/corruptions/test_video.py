@@ -1,0 +1,113 @@
+"""Images through a video codec: the commands to a program in ffmpeg's place; ffmpeg itself if installed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clipjax.corruptions.corruption import constants_of, find_corruption
+from clipjax.corruptions.run import Runner
+from clipjax.data.corrupted.inputs import Inputs
+from clipjax.errors import DataError, UsageError
+
+SIZE = 8
+STREAM = 4000  # bytes that the program in ffmpeg's place encodes a clip as
+# Encodes a clip as its options, decodes it as frames 0, 1, 2, ..., of which the last is the quality or rate.
+PROGRAM = f"""#!{sys.executable} -S
+import json, os, sys
+given = sys.argv[1:]
+with open(os.environ["SEEN"], "a") as seen:
+    print(json.dumps(given), file=seen)
+if given == ["-version"]:
+    print("ffmpeg version 1\\nmore")
+    sys.exit()
+data = sys.stdin.buffer.read()
+if "libx265" in given:
+    name = "-crf" if "-crf" in given else "-b:v"
+    value = int(given[given.index(name) + 1])
+    if len(data) != 30 * {SIZE * SIZE * 3} or value == 51:
+        sys.exit("first\\nno such quality")
+    sys.stdout.buffer.write(value.to_bytes(4, "big").ljust({STREAM}, b"x"))
+else:
+    value = int.from_bytes(data[:4], "big")
+    last = value if value < 200 else value // 100
+    frames = [*range(29), last]
+    sys.stdout.buffer.write(b"".join(bytes([frame]) * {SIZE * SIZE * 3} for frame in frames))
+"""
+
+
+@pytest.fixture
+def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file with the options of every call."""
+    program = tmp_path / "ffmpeg"
+    program.write_text(PROGRAM)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("SEEN", str(tmp_path / "seen"))
+    return tmp_path / "seen"
+
+
+def run(kind: str, severity: int) -> np.ndarray:
+    pixels = np.random.default_rng(0).integers(0, 256, (1, SIZE, SIZE, 3), np.uint8)
+    corruption = find_corruption(kind)
+    out = corruption.apply((pixels / 255).astype(np.float32), None, constants_of(kind, severity), {})
+    return np.round(out * 255).astype(int)
+
+
+def test_the_last_frame_at_a_quality(seen: Path) -> None:
+    assert (run("h265_crf", 3) == 39).all()
+    encode, decode = map(json.loads, seen.read_text().splitlines())
+    assert encode[encode.index("-s") + 1] == f"{SIZE}x{SIZE}"
+    assert decode[decode.index("-i") + 1] == "-"
+
+
+def test_a_bit_rate_is_a_share_of_the_clips(seen: Path) -> None:
+    """8 * STREAM bits a second at x265's own quality, 28, divided by 8."""
+    assert (run("h265_abr", 3) == 8 * STREAM / 8 // 100).all()
+    first, second, _ = map(json.loads, seen.read_text().splitlines())
+    assert first[first.index("-crf") + 1] == "28"
+    rates = [second[second.index(name) + 1] for name in ("-b:v", "-maxrate", "-bufsize")]
+    assert rates == [str(STREAM)] * 3
+
+
+def test_a_failure_is_one_sentence(seen: Path) -> None:
+    with pytest.raises(DataError, match=r"^ffmpeg ended with 1: no such quality$"):
+        run("h265_crf", 5)
+
+
+def test_its_version_is_in_the_record(seen: Path) -> None:
+    assert Inputs().conventions(find_corruption("h265_crf")) == {"program": "ffmpeg version 1"}
+
+
+def test_without_ffmpeg_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    corruption = find_corruption("h265_abr")
+    with pytest.raises(UsageError, match=r"^the corruption h265_abr needs ffmpeg, which is not on the PATH"):
+        Inputs().check([corruption])
+    with pytest.raises(UsageError, match="needs ffmpeg"):
+        Runner(corruption, 1)(np.zeros((1, SIZE, SIZE, 3), np.uint8), ["a"])
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="no ffmpeg on this machine")
+@pytest.mark.parametrize("kind", ["h265_crf", "h265_abr"])
+def test_ffmpeg_itself(kind: str) -> None:
+    """Severity 1 is close to the image, 4 is farther, and a second run gives the same bytes."""
+    row = np.linspace(0, 1, 64)
+    image = np.stack(
+        [np.outer(row, row), np.outer(row, 1 - row), np.sin(9 * row) * np.ones((64, 1)) / 2 + 0.5], -1
+    )
+    images = np.round(image * 255)[None].astype(np.float32) / 255
+    corruption = find_corruption(kind)
+
+    def damaged(severity: int) -> np.ndarray:
+        return corruption.apply(images, None, constants_of(kind, severity), {})
+
+    near, far = (float(np.abs(damaged(severity) - images).mean()) for severity in (1, 4))
+    assert near < 0.05
+    assert far > 1.5 * near
+    assert (damaged(4) == damaged(4)).all()
