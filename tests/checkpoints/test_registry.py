@@ -160,6 +160,7 @@ def test_objectives() -> None:
     classifiers = {name for name, row in ROWS.items() if row["group"] in ("clip_ft", *IMAGENET)}
     assert {name for name, objective in unusual.items() if objective == "cross_entropy"} == {
         *classifiers,
+        "deit3_base_patch16_384.fb_in22k_ft_in1k",
         "deit3_large_patch16_384.fb_in22k_ft_in1k",
         "convnext_base.fb_in22k",
         "tf_efficientnet_lite0-in1k",
@@ -169,6 +170,8 @@ def test_objectives() -> None:
         "coca_vit_b_32-laion2b_s13b_b90k": "coca",
         "coca_vit_l_14-laion2b_s13b_b90k": "coca",
         "vit_so400m_14_siglip_384-webli": "sigmoid",
+        "vit_base_patch14_dinov2.lvd142m": "self_distillation",
+        "vit_base_patch14_reg4_dinov2.lvd142m": "self_distillation",
         "vit_large_patch14_dinov2.lvd142m": "self_distillation",
     }
 

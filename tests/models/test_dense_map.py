@@ -32,6 +32,7 @@ WRAPPERS: dict[str, tuple[str, Callable[..., torch.Tensor]]] = {
     "ViT-B-16-SigLIP": ("open_clip", _probe3d.siglip),
     "deit3_large_patch16_384": ("timm", _probe3d.deit3),
     "vit_large_patch14_dinov2": ("timm", _probe3d.dinov2),
+    "vit_base_patch14_reg4_dinov2": ("timm", _probe3d.dinov2_registers),
     "convnext_base_w": ("open_clip", _probe3d.convnext),
     "RN50": ("open_clip", _probe3d.modified_resnet),
 }
@@ -182,8 +183,9 @@ def test_dinov2_resizes_by_a_factor(monkeypatch: pytest.MonkeyPatch) -> None:
     assert error(on_grid(name, 6, 5, "probe3d"), _probe3d.by_factor(old, 1, 6, 5).numpy()) > 1e-2
 
 
-def test_siglip_resizes_every_other_grid() -> None:
-    name, old = "ViT-B-16-SigLIP", table("ViT-B-16-SigLIP")
+@pytest.mark.parametrize("name", ["ViT-B-16-SigLIP", "vit_base_patch14_reg4_dinov2"])
+def test_others_resize_every_other_grid(name: str) -> None:
+    old = table(name)
     for grid in ((8, 2), (3, 5)):
         wanted = _probe3d.by_timm(old, 0, *grid).numpy()
         assert error(on_grid(name, *grid, "probe3d"), wanted) <= 1e-6

@@ -46,6 +46,8 @@ def test_each_variant_has_its_params_and_no_others():
     assert parts(CLIP) == common | token | pre | {"proj"}
     assert parts("vit_base_patch16_clip_224") == common | token | pre
     assert parts(DEIT) == parts("vit_large_patch14_dinov2") == common | token | bias | scale
+    registers = {"register_embedding"}
+    assert parts("vit_base_patch14_reg4_dinov2") == parts(DEIT) | registers
     pool = {"pool/query", "pool/attn"}
     assert parts(SIGLIP) == common | bias | pool | {"pool/ln", "pool/mlp"}
     assert parts(COCA) == common | token | pre | pool | {"pool/ln_q", "pool/ln_k", "proj"}
@@ -62,6 +64,8 @@ def test_a_network_of_features_alone_has_no_head():
     ("name", "change", "message"),
     [
         (CLIP, {"image_size": 100}, "image_size 100 is not a multiple of patch_size 32"),
+        (CLIP, {"registers": 4}, "4 registers: give 1 or more, pooling 'class' and positions 'patches'"),
+        (DEIT, {"registers": 0}, "0 registers: give 1 or more"),
         (CLIP, {"heads": 7}, "width 768 is not a multiple of heads 7"),
         (CLIP, {"class_token": False}, "need class_token = true"),
         (SIGLIP, {"positions": "all"}, "need class_token = true"),
@@ -85,8 +89,11 @@ def test_an_impossible_record_is_refused(name: str, change: dict[str, Any], mess
         arch_from_dict(record, "here")
 
 
-@pytest.mark.parametrize("key", [field.name for field in dataclasses.fields(ViTConfig)])
+@pytest.mark.parametrize(
+    "key", [field.name for field in dataclasses.fields(ViTConfig) if field.name != "registers"]
+)
 def test_no_field_has_a_default(key: str):
+    """But `registers`: without it the checkpoint's have no place (test_parity_vit.py)."""
     record = arch_to_dict(load_arch(DEIT))
     del record["vision"][key]
     with pytest.raises(DataError, match=f"the key '{key}' is missing"):

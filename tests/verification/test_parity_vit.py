@@ -39,6 +39,7 @@ TABLE = {"timm": "timm_vit", SIGLIP: "open_clip_siglip", COCA: "open_clip_coca"}
 # One of each kind: patch size and width of a head among the classifiers.
 KINDS = [B16, "vit_base_patch32_clip_448", "vit_large_patch14_clip_224", H14, DEIT, DINO, SIGLIP, COCA]
 KINDS += ["coca_ViT-L-14", "vit_base_patch8_224", "vit_tiny_patch16_224", "vit_small_patch32_224"]
+KINDS += ["vit_base_patch14_reg4_dinov2"]
 KINDS += ["deit_tiny_distilled_patch16_224"]  # its faults are in test_parity_distilled.py
 
 
@@ -68,6 +69,14 @@ def test_every_stage(name: str):
     stages = ["patch_embed", "embed", "blocks.0", "blocks.1", "pooled"]
     stages += ["projected"] if load_arch(name).vision.projection else []
     assert vision == [f"vision.{stage}" for stage in stages]
+
+
+def test_registers_are_not_forgotten():
+    own = case("vit_base_patch14_reg4_dinov2")
+    arch = dataclasses.replace(own.arch, vision=dataclasses.replace(own.arch.vision, registers=None))
+    source = source_of(own.theirs)
+    with pytest.raises(ConversionError, match="reg_token is in the checkpoint but has no place"):
+        conversion_of(source, Network(arch).abstract_params(), detect_table(source))
 
 
 def test_every_architecture_is_of_a_kind_shown():

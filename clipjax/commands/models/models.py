@@ -24,8 +24,8 @@ class ModelsOptions:
     group: Annotated[
         str | None,
         typer.Option(
-            help="Only this group: clip, clip_ft, curated, standard, more_data, contrastive, dense_baseline "
-            "or example."
+            help="Only this group: clip, clip_ft, curated, standard, more_data, contrastive, dense_baseline, "
+            "probe3d or example."
         ),
     ] = None
     by_family: Annotated[

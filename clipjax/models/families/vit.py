@@ -3,13 +3,13 @@
 Sources: Dosovitskiy et al. 2021 (arXiv 2010.11929) section 3.1; Radford et al. 2021 (arXiv 2103.00020)
 section 2.4 for the LayerNorm before the blocks; Touvron et al. 2022 (arXiv 2204.07118) for the class token
 outside the position table and LayerScale; Touvron et al. 2020 (arXiv 2012.12877) section 4 for the
-distillation token; open_clip 3.3.0 `transformer.VisionTransformer` and timm 1.0
-`vision_transformer.VisionTransformer`. Names are open_clip's.
+distillation token; Darcet et al. 2023 (arXiv 2309.16588) for registers; open_clip 3.3.0
+`transformer.VisionTransformer` and timm 1.0 `vision_transformer.VisionTransformer`. Names are open_clip's.
 
 Difference: new params are drawn as in open_clip, also for timm's variants.
 
 Params, in parentheses those of some variants: patch_embed/kernel [P,P,3,D] (patch_embed/bias [D]),
-(class_embedding [D]), (distillation_embedding [D]), positional_embedding [N,D],
+(class_embedding [D]), (register_embedding [R,D]), (distillation_embedding [D]), positional_embedding [N,D],
 (ln_pre/{scale,bias}), blocks/{ln_1,ln_2}/{scale,bias},
 blocks/attn/{q,k,v,out}/{kernel,bias}, (blocks/{ls_1,ls_2}/scale), blocks/mlp/{c_fc,c_proj}/{kernel,bias}
 (pool/... as in pooling.py), ln_post/{scale,bias}, (proj [D,E]; [E,E] in CoCa).
@@ -50,6 +50,7 @@ class ViTConfig:
             "attention": what CoCa's first query reads, then normalised.
         pool_queries, pool_heads: 0 without attention pooling.
         projection: a matrix without bias maps the pooled vector to `embed_dim` channels.
+        registers: learned tokens between the class token and the patches that nothing reads; None: none.
     """
 
     image_size: int
@@ -71,6 +72,7 @@ class ViTConfig:
     pool_heads: int
     projection: bool
     embed_dim: int
+    registers: int | None = None
 
     def __post_init__(self) -> None:
         if self.image_size % self.patch_size and not self.crop_to_patches:
@@ -79,6 +81,12 @@ class ViTConfig:
             )
         refuse_uneven_heads(self.width, self.heads)
         self._check_pooling()
+        if self.registers is not None and (
+            self.registers < 1 or (self.pooling, self.positions) != ("class", "patches")
+        ):
+            raise ValueError(
+                f"{self.registers} registers: give 1 or more, pooling 'class' and positions 'patches'"
+            )
 
     def _check_pooling(self) -> None:
         if not self.class_token and (self.pooling == "class" or self.positions == "all"):
@@ -111,7 +119,7 @@ class ViTConfig:
     @property
     def prefix(self) -> int:
         """Tokens before the patches."""
-        return int(self.class_token) + int(self.pooling == "distilled")
+        return int(self.class_token) + int(self.pooling == "distilled") + (self.registers or 0)
 
     @property
     def table_prefix(self) -> int:
@@ -145,6 +153,8 @@ class VisionTransformer(nnx.Module):
         self.patch_embed = PatchEmbed(c.patch_size, c.width, use_bias=c.patch_bias, rngs=rngs)
         table = (c.grid**2 + c.table_prefix, c.width)
         self.class_embedding = nnx.Param(normal(scale)(rngs.params(), (c.width,))) if c.class_token else None
+        registers = (c.registers, c.width)
+        self.register_embedding = nnx.Param(normal(1e-6)(rngs.params(), registers)) if c.registers else None
         distilled = c.pooling == "distilled"
         self.distillation_embedding = (
             nnx.Param(normal(scale)(rngs.params(), (c.width,))) if distilled else None
@@ -191,10 +201,12 @@ class VisionTransformer(nnx.Module):
         x = patches.reshape(batch, -1, width)
         if self.config.positions == "patches":
             x = x + self.positional_embedding[...]
-        for embedding in (self.distillation_embedding, self.class_embedding):  # the class token is first
+        # The class token is first.
+        for embedding in (self.register_embedding, self.distillation_embedding, self.class_embedding):
             if embedding is not None:
-                token = jnp.broadcast_to(embedding[...], (batch, 1, width))
-                x = jnp.concatenate([token, x], axis=1)
+                tokens = jnp.atleast_2d(embedding[...])
+                tokens = jnp.broadcast_to(tokens, (batch, *tokens.shape))
+                x = jnp.concatenate([tokens, x], axis=1)
         if self.config.positions == "all":
             x = x + self.positional_embedding[...]
         return x if self.ln_pre is None else self.ln_pre(x)
@@ -244,10 +256,10 @@ def positions(config: ViTConfig) -> Positions:
     """open_clip resamples its own towers (with a projection), timm the others.
 
     probe3d counts the tokens of open_clip's towers and of DeiT III (whose class token has no row). DINOv2 has
-    LayerScale and a class token with a row.
+    LayerScale and a class token with a row. With registers it has neither such a row nor another rule.
     """
     rule = "open_clip" if config.projection else "timm"
-    deit3 = config.positions == "patches" and config.class_token
+    deit3 = config.positions == "patches" and config.class_token and config.registers is None
     counts = config.projection or deit3
     dinov2 = config.layer_scale and config.positions == "all"
     probe3d = "count" if counts else "dinov2" if dinov2 else None

@@ -28,7 +28,7 @@ def tower(options: Options) -> dict[str, Any]:
     class_token = o.only("class_token", *([False] if pool == "map" else [True, False]))
     o.only("pos_embed", "learn")
     patches_only = o.only("no_embed_class", False, True)
-    o.only("reg_tokens", 0)
+    registers = o.only("reg_tokens", 0, *(range(1, 17) if pool == "token" and patches_only else ()))
     pre_norm = o.only("pre_norm", False, True)
     o.only("final_norm", True)
     o.only("fc_norm", None, False)
@@ -62,4 +62,5 @@ def tower(options: Options) -> dict[str, Any]:
         "pool_heads": heads if pool == "map" else 0,
         "projection": False,
         "embed_dim": 2 * width if distilled else width,
+        **({"registers": registers} if registers else {}),
     }

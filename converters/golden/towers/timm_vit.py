@@ -53,6 +53,8 @@ def condition(model: Any, seed: int) -> None:
         trunk.patch_embed.proj.bias.mul_(STREAM)
     if trunk.cls_token is not None:
         trunk.cls_token.normal_(std=STREAM)
+    if trunk.reg_token is not None:
+        trunk.reg_token.normal_(std=STREAM)
     if distilled:
         trunk.dist_token.normal_(std=STREAM)
     if isinstance(trunk.norm_pre, nn.LayerNorm):
