@@ -191,10 +191,10 @@ def test_a_card_has_the_table_where_its_reader_has_pairs(worlds, tmp_path):
         read_card(path)
     spair = small_card("spair71k", tmp_path).read_text()
     path.write_text(text[: text.index("[matching]")] + spair[spair.index("[matching]") :])
-    pairs = load_dataset(path, worlds["navi"]).manifest.pairs
-    assert pairs is not None
-    with pytest.raises(DataError, match="has points: "):
-        pairs.load(0)
+    with pytest.raises(DataError, match=r"has geometric pairs, and the card's \[matching\] is for keypoints"):
+        load_dataset(path, worlds["navi"])
+    with pytest.raises(DataError, match="has by = 'viewpoint'; known: angle, listed_angle"):
+        load_dataset(small_card("navi", tmp_path, by="viewpoint"), worlds["navi"])
 
 
 def test_poses_by_hand():

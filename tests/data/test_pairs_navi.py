@@ -382,7 +382,9 @@ def test_what_is_missing_as_a_whole(copy, tmp_path):
         read(copy, tmp_path)
     shutil.rmtree(copy / "custom_splits")
     [problem] = check_dataset(copy, small_card("navi", tmp_path))
-    assert "pairs-wild_set.txt does not exist: which NAVI's archive has in custom_splits" in problem
+    assert (
+        "pairs-wild_set.txt does not exist: give the folder with NAVI's objects and custom_splits" in problem
+    )
 
 
 def test_a_record_needs_whole_sizes():

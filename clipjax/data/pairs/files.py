@@ -88,9 +88,8 @@ class FilePairs:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Raises DataError for the matching of keypoints."""
-        if self.matching.grid is None:
-            raise DataError(f"{self.root} has points: [matching] needs kind = 'geometric' and a grid")
+        """Of geometric pairs: `manifest_of` refuses others."""
+        assert self.matching.grid is not None
         return self.matching.grid
 
     def where(self, i: int) -> str:
@@ -119,8 +118,18 @@ class FilePairs:
         return (np.stack(pixels).astype(np.float32) / np.float32(255) - mean) / std
 
 
-def manifest_of(pairs: FilePairs) -> Manifest:
-    """The images of `pairs` that exist, sorted, each once. Raises DataError if there are none."""
+def manifest_of(pairs: FilePairs, kind: str) -> Manifest:
+    """The images of `pairs` that exist, sorted, each once.
+
+    Raises:
+        DataError: no image exists; the card's [matching] is of another kind, or by an unknown column.
+    """
+    matching = pairs.matching
+    if matching.kind != kind:
+        raise DataError(f"{pairs.root} has {kind} pairs, and the card's [matching] is for {matching.kind}")
+    if matching.by not in pairs.columns:
+        known = ", ".join(pairs.columns)
+        raise DataError(f"{pairs.root}: the card's [matching] has by = {matching.by!r}; known: {known}")
     named = sorted({name for both in pairs.images for name in both})
     gone = set(missing_files(epath.Path(place(pairs.root)), named))
     if len(gone) == len(named):

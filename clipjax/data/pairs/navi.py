@@ -62,8 +62,8 @@ def read_pairs(root: epath.Path, matching: Matching, pairs: str, crop: bool) -> 
     `listed_angle`, where each line has one.
 
     Args:
-        pairs: "wild_set" or "multiview" (the official lists), or a file of lines of that form, below the root
-            or anywhere.
+        pairs: "wild_set" or "multiview" (the official lists), or a file of lines of that form: a path
+            relative to the root, or an absolute one.
         crop: to the object's box.
 
     Raises:
@@ -95,13 +95,13 @@ def read_pairs(root: epath.Path, matching: Matching, pairs: str, crop: bool) -> 
     )
     listed = [angle for *_, angle in lines]
     columns = {"angle": found.angles()} | ({} if None in listed else {"listed_angle": listed})
-    return manifest_of(dataclasses.replace(found, columns=columns))
+    return manifest_of(dataclasses.replace(found, columns=columns), "geometric")
 
 
 def _list_file(root: epath.Path, pairs: str) -> epath.Path:
     if pairs in OFFICIAL:
         path = root / LISTS.format(pairs)
-        hint = "which NAVI's archive has in custom_splits; or give the option pairs a file"
+        hint = "give the folder with NAVI's objects and custom_splits, or a file as the option pairs"
     else:
         path = epath.Path(place(pairs)).expanduser()
         path = path if path.is_absolute() or "://" in pairs else root / pairs

@@ -58,7 +58,7 @@ def read_pairs(root: epath.Path, matching: Matching) -> Manifest:
         matching=matching,
         intrinsics=intrinsics,
     )
-    return manifest_of(pairs)
+    return manifest_of(pairs, "geometric")
 
 
 def _angle(path: epath.Path, pair: str, motion: np.ndarray) -> float:

@@ -92,7 +92,8 @@ def read_pairs(root: epath.Path, matching: Matching, split: str, per_draw: int, 
             matching=matching,
             sizes=tuple(each.sizes for each in kept),
             boxes=tuple(each.box for each in kept),
-        )
+        ),
+        "keypoints",
     )
 
 
@@ -208,9 +209,7 @@ class SpairPairs(FilePairs):
 
     @property
     def _most(self) -> int:
-        """Raises DataError for the matching of points."""
-        if self.matching.keypoints is None:
-            raise DataError(f"{self.root} has keypoints: [matching] needs kind = 'keypoints'")
+        assert self.matching.keypoints is not None
         return self.matching.keypoints
 
     def _keypoints(self, i: int, path: epath.Path) -> dict[int, tuple[float, float]]:
