@@ -17,6 +17,7 @@ from clipjax.data.cards import Dataset, load_dataset, read_card
 from clipjax.data.manifest import Manifest
 from clipjax.data.pack import pack
 from clipjax.data.pairs.depth import decode_depth
+from clipjax.data.pairs.matching import Curve
 from clipjax.data.pairs.poses import angle_of, motion_of
 from clipjax.errors import DataError, UsageError
 from clipjax.storage.records import read
@@ -42,6 +43,47 @@ def load(name: str, root: Path, folder: Path) -> Dataset:
 def digest(manifest: Manifest) -> str:
     assert manifest.pairs is not None
     return manifest.pairs.digest
+
+
+# probe3d's protocol (evals/ at a1f1464): a card with 500 matches or another threshold would pass unnoticed.
+PROTOCOL = {
+    "navi": {
+        "size": (512, 512),
+        "normalisation": "imagenet",
+        "features": "bicubic",
+        "grid": (128, 128),
+        "keep": 1000,
+        "thresholds_3d": (0.01, 0.02, 0.05),
+        "thresholds_2d": (5, 25, 50),
+        "curve": Curve("3d", 0.02),
+        "bins": ((0, 30), (30, 60), (60, 90), (90, 120)),
+    },
+    "scannet_pairs": {
+        "size": (480, 640),
+        "normalisation": "half",
+        "features": "bilinear",
+        "grid": (120, 160),
+        "keep": 1000,
+        "thresholds_3d": (),
+        "thresholds_2d": (5, 10, 20),
+        "curve": Curve("2d", 10),
+        "bins": ((0, 15), (15, 30), (30, 60), (60, 180)),
+    },
+    "spair71k": {
+        "size": (800, 800),
+        "normalisation": "imagenet",
+        "features": "corners",
+        "thresholds_pck": (0.1,),
+        "curve": Curve("pck", 0.1),
+        "groups": ("0", "1", "2", "all"),
+    },
+}
+
+
+@pytest.mark.parametrize("name", PROTOCOL)
+def test_the_cards_are_the_protocol(name):
+    matching = read_card(name).matching
+    assert {key: getattr(matching, key) for key in PROTOCOL[name]} == PROTOCOL[name]
 
 
 @pytest.mark.parametrize("name", WRITERS)
