@@ -13,6 +13,7 @@ SPACE = LabelSpace("six", tuple("abcdef"), tuple("abcdef"))
 RIGHT = np.array([True, False, True, True])
 ACCURACY = {"label": [0, 0, 1, 1], "prediction": [0, 1, 1, 1], "correct": RIGHT, "correct_top5": RIGHT}
 SCORES = {"in_distribution": [True] * 3 + [False] * 2, "mcm": [0.9, 0.8, 0.3, 0.5, 0.1]}
+BINS = ["angle:0-30", "angle:30-60", "angle:60-90", "angle:90-120"]
 PLANTED: dict[str, dict[str, Any]] = {
     "zeroshot": ACCURACY,
     "vid_robust": ACCURACY
@@ -43,6 +44,15 @@ PLANTED: dict[str, dict[str, Any]] = {
         "object": ["cat1", "cat2", "dog1"],
         "conflict": [True] * 3,
         "decided_for": ["shape", "texture", "shape"],
+    },
+    "correspondence": {
+        "matches": [4, 4, 2, 4],
+        **{name: [0.5, 0.75, 0.5, 1.0] for name in ("recall", "recall_3d@0.02", "recall_2d@10", "pck@0.1")},
+        "counted": [True] * 4,
+        "bin": [[name] for name in BINS[:4]],
+        "bins": [BINS] * 4,
+        "unit": list("abcd"),
+        "cluster": ["x", "x", "y", "y"],
     },
     "imagenet_d": ACCURACY | {"correct_4way_own": RIGHT, "correct_4way_list": RIGHT},
 }

@@ -119,7 +119,7 @@ def _embed(stream: Stream, sets: Sequence[DataSet]) -> None:
         except Exception as error:
             failure = error
         if stored:
-            _finish_together(failure)
+            finish_together(failure)
             too_many = largest_everywhere(too_many)
         elif failure is not None:
             raise failure
@@ -178,7 +178,8 @@ def _halve(stream: Stream, sets: Sequence[DataSet], too_many: int) -> None:
         )
 
 
-def _finish_together(failure: Exception | None) -> None:
+def finish_together(failure: Exception | None) -> None:
+    """Every process calls this once its shards are stored, or it failed; raises if any did."""
     # This process must not leave, or the others would wait for ever. They store their current shards.
     if failure is not None and jax.process_count() > 1:
         _log.error("%s (waiting for the other processes to store their shards)", failure)

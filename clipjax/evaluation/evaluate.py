@@ -45,6 +45,9 @@ def evaluate(
     workers: Workers = 0,
     on_error: str = "raise",
     decode: str = "full",
+    layers: str | None = None,
+    attention: str | None = None,
+    positions: str | None = None,
     progress: bool = True,
 ) -> Result:
     """Run one task.
@@ -60,7 +63,7 @@ def evaluate(
         id_dataset, id_root: the in-distribution images for OOD detection and calibration. Default: the card
             that the data set's card names, else "imagenet_val".
         annotations: a file or folder; default: the task's own.
-        limit, seed: evaluate a random sample of this many images; `seed` also seeds the bootstraps.
+        limit, seed: evaluate a random sample of this many images, or pairs; `seed` also seeds the bootstraps.
         per_device_batch: images on a device in one step, or "auto": the fastest here, measured once.
         params: whole on each device ("replicated"), cut over them ("sharded"), or as fits ("auto").
         precision: of the towers, "parity" or "fast"; heads, scores and metrics are always float32.
@@ -72,6 +75,8 @@ def evaluate(
         on_error: "raise" on an unreadable image, or "skip" it, name it and count it.
         decode: "full", or "jpeg_scaled": decode large JPEGs at a smaller size. Faster, but not the
             reference's pixels.
+        layers, attention, positions: how a task of pairs makes maps of features, as
+            `clipjax.models.dense.DenseRecipe`; default: as probe3d, with attention over the tokens.
 
     Returns: the result; if the task is not defined for the model, one row with the reason and no value.
 
@@ -93,6 +98,9 @@ def evaluate(
         decode=decode,
         precision=precision,
         compare_precision=compare_precision,
+        layers=layers,
+        attention=attention,
+        positions=positions,
     )
     compute = Compute(
         store=store_at(store),

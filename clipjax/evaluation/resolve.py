@@ -21,6 +21,7 @@ from clipjax.errors import DataError, UsageError, counted
 from clipjax.evaluation.subject import NotApplicableError, Part, Request, Subject
 from clipjax.heads.adapters.base import Adapter, adapter_of
 from clipjax.heads.build import classifier_head, logit_scale
+from clipjax.models.dense import PROBE3D, layers_of
 from clipjax.storage.buckets import place
 from clipjax.storage.reading import exists, is_dir, is_file
 from clipjax.tasks.task import Annotations, Task
@@ -38,6 +39,13 @@ def resolve(model: Encoder, task: Task, request: Request) -> Subject:
         raise UsageError(
             f"the task {task.name!r} compares with no in-distribution images: leave id_dataset and id_root "
             "(--id-dataset, --id-data) out"
+        )
+    if "pairs" in task.needs:
+        return _of_pairs(model, adapter, task, dataset, request)
+    if any(each is not None for each in (request.layers, request.attention, request.positions)):
+        raise UsageError(
+            f"the task {task.name!r} reads no maps of features: leave layers, attention and positions "
+            "(--layers, --attention, --positions) out"
         )
     id_dataset = _id_dataset(dataset.card, request) if "id" in task.needs else None
     space, head_space = dataset.label_space, dataset.head_space or dataset.label_space
@@ -87,6 +95,43 @@ def resolve(model: Encoder, task: Task, request: Request) -> Subject:
     )
 
 
+def _of_pairs(
+    model: Encoder, adapter: Adapter | None, task: Task, dataset: Dataset, request: Request
+) -> Subject:
+    card, network = dataset.card, model.network
+    if dataset.manifest.pairs is None or card.matching is None:
+        raise UsageError(
+            f"{card.name} has no pairs of images: the task {task.name!r} is for data sets whose card has the "
+            "table [matching]"
+        )
+    if not (request.labels is None and request.prompts is None):
+        raise UsageError(
+            f"the task {task.name!r} reads neither classes nor text: leave labels and prompts (--labels, "
+            "--prompts) out"
+        )
+    asked = {name: getattr(request, name) for name in ("layers", "attention", "positions")}
+    maps = dataclasses.replace(PROBE3D, **{name: value for name, value in asked.items() if value is not None})
+    assert network is not None
+    layers_of(network.arch, maps.layers)  # refused now if the network has too few
+    held, of = len(dataset.manifest.pairs), card.pairs
+    share = None if of in (None, held) else {"images": held, "of": of, "unit": "pairs"}
+    part = _part(model, dataset, None, None, request)
+    part = dataclasses.replace(part, matching=card.matching, share=share)
+    return Subject(
+        model=model,
+        adapter=adapter,
+        task=task,
+        part=part,
+        id=None,
+        head_space=None,
+        prompts=None,
+        annotations=None,
+        resamples=request.resamples,
+        seed=request.seed,
+        maps=maps,
+    )
+
+
 def has_own_head(model: Encoder) -> bool:
     """A classifier's or an adapter's head needs no prompts."""
     return model.card.kind == "classifier" or model.adapter is not None
@@ -107,6 +152,8 @@ def not_applicable(model: Encoder, task: Task) -> str | None:
     """Why the task is not defined for the model."""
     if "text" in task.needs and model.card.kind == "classifier":
         return f"not applicable: {model.card.id} is a classifier and has no text tower"
+    if "pairs" in task.needs and model.network is None:
+        return f"not applicable: {model.card.id} is not one of clipjax's networks: it has no maps of features"
     return None
 
 
@@ -136,8 +183,9 @@ def _part(
     whole = dataset.manifest
     manifest = whole if request.limit is None else whole.sample(request.limit, request.seed)
     sample = None
-    if len(manifest) < len(whole):
-        sample = {"limit": len(manifest), "seed": request.seed, "of": len(whole)}
+    if (size := _size(manifest)) < _size(whole):
+        sample = {"limit": size, "seed": request.seed, "of": _size(whole)}
+        sample |= {} if manifest.pairs is None else {"unit": "pairs"}
     labels = manifest.labels
     if space is not None and space is not dataset.label_space:
         labels = _renumber(manifest, space)
@@ -156,6 +204,10 @@ def _part(
     card = dataset.card
     share = missing_of(card, whole.ids)
     return Part(card.name, manifest, labels, space, projection, pixels, sample, card.variant, share)
+
+
+def _size(manifest: Manifest) -> int:
+    return len(manifest) if manifest.pairs is None else len(manifest.pairs)
 
 
 def dataset_of(request: Request) -> Dataset:

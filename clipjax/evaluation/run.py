@@ -17,6 +17,7 @@ from clipjax.data.manifest import Manifest
 from clipjax.devices.agreement import on_all
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.images import embed_images
+from clipjax.embeddings.pairs import match_pairs
 from clipjax.embeddings.sets import Embeddings
 from clipjax.embeddings.texts import are_cut, caption_texts, embed_texts
 from clipjax.errors import DataError, UsageError
@@ -27,6 +28,7 @@ from clipjax.evaluation.subject import Part, Request, Subject
 from clipjax.heads.build import classifier_head, zeroshot_head
 from clipjax.heads.head import Head
 from clipjax.metrics import intervals
+from clipjax.models.dense import DenseRecipe
 from clipjax.progress import progress_bar
 from clipjax.results.provenance import count_compiles
 from clipjax.results.row import Fields
@@ -130,11 +132,43 @@ def _profile(subject: Subject, precision: str, compute: Compute, results: str | 
 
 
 def prepare(subject: Subject, precision: str, compute: Compute) -> tuple[Embeddings, Inputs]:
+    if subject.maps is not None:
+        return _matched(subject, subject.maps, precision, compute)
     # Build the head first: it is cheap and the likelier to fail.
     make = functools.partial(_head, subject, precision, compute)
     head = on_all(make, f"make the head for {subject.part.name}", apart=compute.store is None)
     embeddings = _embed(subject.model, subject.part, precision, compute)
     return embeddings, _inputs(subject, subject.part, head, embeddings)
+
+
+def _matched(
+    subject: Subject, maps: DenseRecipe, precision: str, compute: Compute
+) -> tuple[Embeddings, Inputs]:
+    """Pairs in place of images."""
+    part, pairs = subject.part, subject.part.manifest.pairs
+    assert pairs is not None
+    found = match_pairs(subject.model, part.manifest, subject.matcher, maps, compute, precision=precision)
+    row = {name: i for i, name in enumerate(pairs.ids)}
+    kept = [row[name] for name in found.ids]
+    images = [pairs.image_ids(i) for i in kept]
+    columns = {
+        "image_0": [first for first, _ in images],
+        "image_1": [second for _, second in images],
+        "cluster": [pairs.clusters[i] for i in kept],
+        **{name: [column[i] for i in kept] for name, column in pairs.columns.items()},
+    }
+    return found, Inputs(
+        ids=found.ids,
+        features=found.array,
+        labels=None,
+        head=None,
+        label_space=None,
+        columns=columns,
+        dataset=part.name,
+        matching=part.matching,
+        resamples=subject.resamples,
+        seed=subject.seed,
+    )
 
 
 def _embed(model: Encoder, part: Part, precision: str, compute: Compute) -> Embeddings:

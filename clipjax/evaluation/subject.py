@@ -14,11 +14,13 @@ from clipjax.checkpoints.encoder import Encoder
 from clipjax.data.cards import Dataset, DatasetCard
 from clipjax.data.labels import LabelSpace, Projection, PromptSet
 from clipjax.data.manifest import Manifest
+from clipjax.data.pairs.matching import Matching
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.embeddings.params import REPLICATED
 from clipjax.errors import UsageError
 from clipjax.heads.adapters.base import Adapter, adapter_digest
 from clipjax.metrics.bootstrap import RESAMPLES
+from clipjax.models.dense import DenseRecipe
 from clipjax.models.version import FORWARD_VERSION
 from clipjax.tasks.task import Annotations, Task
 
@@ -50,6 +52,9 @@ class Request:
     decode: str = "full"
     precision: str = "parity"
     compare_precision: bool = False
+    layers: str | None = None
+    attention: str | None = None
+    positions: str | None = None
 
     def __post_init__(self) -> None:
         check_bootstrap(self.resamples, self.seed)
@@ -68,6 +73,7 @@ class Part:
         projection: from the head's classes to these; None if they are the same.
         share: which of the card's images exist, before sampling; None: all.
         variant: the member of a family of data sets.
+        matching: of a task of pairs; such a task does not use `pixels`.
     """
 
     name: str
@@ -76,18 +82,20 @@ class Part:
     label_space: LabelSpace | None
     projection: Projection | None
     pixels: PixelRecipe
-    sample: dict[str, int] | None
+    sample: dict[str, Any] | None
     variant: Mapping[str, str | int]
-    share: dict[str, int] | None
+    share: dict[str, Any] | None
+    matching: Matching | None = None
 
     def recipe(self) -> dict[str, Any]:
         """The name seeds the bootstrap."""
         return {
             "dataset": self.name,
             "images": self.manifest.digest,
-            "pixels": self.pixels.key(),
+            "pixels": self.pixels.key() if self.matching is None else None,
             "labels": self.label_space and self.label_space.digest,
             "projection": self.projection and self.projection.digest,
+            **({} if self.matching is None else {"matching": dataclasses.asdict(self.matching)}),
         }
 
 
@@ -104,6 +112,7 @@ class Subject:
         id: the in-distribution data set, if the task needs one.
         head_space: None without a head.
         prompts: of a zero-shot head, or the one template of captions.
+        maps: how a task of pairs makes maps of features.
     """
 
     model: Encoder
@@ -116,6 +125,14 @@ class Subject:
     annotations: Annotations | None
     resamples: int
     seed: int
+    maps: DenseRecipe | None = None
+
+    @property
+    def matcher(self) -> Any:
+        """Of a task of pairs."""
+        assert self.task.matcher is not None
+        assert self.part.matching is not None
+        return self.task.matcher(self.part.matching)
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -146,6 +163,7 @@ class Subject:
             **({} if params == REPLICATED else {"params": params}),
             **({} if adapter is None else {"adapter": adapter_digest(adapter)}),
             **({"normalize_features": True} if card.normalize_features else {}),
+            **({} if self.maps is None else {"maps": dataclasses.asdict(self.maps)}),
         }
 
     def convention(self) -> dict[str, Any]:
@@ -159,6 +177,8 @@ class Subject:
         }
         if self.part.variant:
             words["variant"] = dict(self.part.variant)
+        if self.maps is not None:
+            return {**words, **dataclasses.asdict(self.maps), "matching": self.matcher.words()}
         if self.part.pixels.decode != "full":
             words["decode"] = SCALED
         if self.id is not None:
@@ -175,4 +195,6 @@ class Subject:
             return self.prompts.name
         if adapter is not None and self.head_space is not None:
             return adapter.prompts
+        if "head" not in self.task.needs:
+            return "not applicable: the task reads no text"
         return "not applicable: a classifier has its own head"

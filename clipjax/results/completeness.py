@@ -18,7 +18,7 @@ from clipjax.results.row import AnyRow, Reference, Row
 from clipjax.storage.buckets import readable
 
 
-def part_of(row: AnyRow) -> dict[str, int] | None:
+def part_of(row: AnyRow) -> dict[str, Any] | None:
     """How many of the data set's images the data had; None for all, or an unknown total."""
     return row.get("part")
 
@@ -35,13 +35,13 @@ def is_whole(row: AnyRow) -> bool:
 
 def in_words(row: AnyRow) -> str | None:
     sides = (
-        (part_of(row), row["sample"], "images"),
+        (part_of(row), row["sample"], (part_of(row) or row["sample"] or {}).get("unit", "images")),
         (id_part_of(row), row["convention"].get("id_sample"), "in-distribution images"),
     )
     return ", ".join(share(*side) for side in sides if side[0] or side[1]) or None
 
 
-def share(part: Mapping[str, int] | None, sample: Mapping[str, int] | None, images: str = "") -> str:
+def share(part: Mapping[str, Any] | None, sample: Mapping[str, Any] | None, images: str = "") -> str:
     """E.g. "373 of 1,280 images", for a part or sample."""
     held, of = (sample["limit"], sample["of"]) if sample else (0, 0)
     foreign = 0

@@ -20,19 +20,21 @@ class Limits(TypedDict):
 
 
 class Sample(TypedDict):
-    """The random images of `--limit`."""
+    """The random images of `--limit`; `unit` "pairs" if they are pairs of images."""
 
     limit: int
     seed: int
     of: int
+    unit: NotRequired[Literal["pairs"]]
 
 
 class Held(TypedDict):
-    """The images that the data had, of those of the data set's card."""
+    """The images that the data had, of those of the data set's card; `unit` as in `Sample`."""
 
     images: int
     of: int
     foreign: NotRequired[int]
+    unit: NotRequired[Literal["pairs"]]
 
 
 class Reference(TypedDict):

@@ -33,6 +33,7 @@ class Images(NamedTuple):
     Attributes:
         folder: the data set's: cards may share images.
         sample: limit and seed, None for all images.
+        pairs: height and width of the images of pairs, which are not kept as pixels; None: single images.
     """
 
     model: str
@@ -40,6 +41,7 @@ class Images(NamedTuple):
     sample: tuple[int, int] | None
     precision: str
     decode: str
+    pairs: tuple[int, int] | None = None
 
 
 class Texts(NamedTuple):
@@ -51,26 +53,38 @@ class Texts(NamedTuple):
 
 @dataclass(frozen=True)
 class Sizes:
-    """Numbers of images; 0 for an unreadable data set."""
+    """Numbers of images, in a task of pairs two a pair; 0 for an unreadable data set."""
 
     loaded: Loaded
 
-    def of(self, data: Located, limit: int | None) -> int:
+    def of(self, data: Located, limit: int | None, *, pairs: bool = False) -> int:
         try:
-            whole = len(self.loaded.dataset(data).manifest)
+            manifest = self.loaded.dataset(data).manifest
         except ClipjaxError:  # its own run reports it
             return 0
-        return whole if limit is None else min(limit, whole)
+        of_pairs = manifest.pairs if pairs else None
+        whole = len(manifest) if of_pairs is None else len(of_pairs)
+        return (1 + pairs) * (whole if limit is None else min(limit, whole))
 
 
 def parts(job: Job) -> list[Located]:
     return [job.data] if job.id is None else [job.data, job.id]
 
 
+def of_pairs(job: Job) -> bool:
+    return "pairs" in find_task(job.task).needs
+
+
+def pixels_of(job: Job) -> list[Located]:
+    """The data sets whose pixels a pixel store keeps."""
+    return [] if of_pairs(job) else parts(job)
+
+
 def images_of(chosen: Chosen, job: Job, request: Request) -> list[tuple[Images, Located]]:
     sample = None if request.limit is None else (request.limit, request.seed)
+    size = job.data.card.matching.size if of_pairs(job) and job.data.card.matching is not None else None
     return [
-        (Images(chosen.name, str(data.root), sample, precision, request.decode), data)
+        (Images(chosen.name, str(data.root), sample, precision, request.decode, size), data)
         for data in parts(job)
         for precision in request.precisions
     ]
@@ -105,6 +119,12 @@ def flops(card: Card, tower: str) -> int:
         program = jax.make_jaxpr(forward.function)(forward.params, forward.batch(1))
         _FLOPS[card.arch, tower] = product_flops(program.jaxpr)
     return _FLOPS[card.arch, tower]
+
+
+def image_flops(card: Card, size: tuple[int, int] | None) -> int:
+    """For one image of the tower's own size or, in proportion to its area, of `size`."""
+    whole = flops(card, "vision")
+    return whole if size is None else round(whole * math.prod(size) / card.arch.vision.image_size**2)
 
 
 def weight_bytes(chosen: Chosen) -> int:

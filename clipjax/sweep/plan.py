@@ -179,12 +179,12 @@ def _waves(
     for group in connected(items):
         needs: dict[str, int] = {}
         for item in group:
-            for data in cost.parts(item.job):
+            for data in cost.pixels_of(item.job):
                 count = sizes.of(data, item.request.limit)
                 folder = str(data.root)
                 # Items may take different limits of one data set: the largest counts.
                 needs[folder] = max(needs.get(folder, 0), cost.pixel_bytes(recipe, count))
-        if max(needs.values()) > budget:  # can never fit: not kept
+        if max(needs.values(), default=0) > budget:  # can never fit: not kept
             yield _Wave(group, False)
             continue
         if wave and sum((held | needs).values()) > budget:
@@ -228,9 +228,9 @@ def _with_costs(items: Sequence[Item], sizes: cost.Sizes) -> list[Item]:
         card = None if item.chosen.model is None else item.chosen.model.card
         for key, data in cost.images_of(item.chosen, item.job, item.request):
             if card is not None and key not in counted:
-                count = sizes.of(data, item.request.limit)
+                count = sizes.of(data, item.request.limit, pairs=key.pairs is not None)
                 images += count
-                flops += count * cost.flops(card, "vision")
+                flops += count * cost.image_flops(card, key.pairs)
                 counted.add(key)
         for texts, count in cost.texts_of(item.chosen, item.job, item.request):
             if card is not None and texts not in counted:

@@ -128,11 +128,12 @@ def _recipe_rows(
         counts = {
             str(data.root): sizes.of(data, item.request.limit)
             for item in items
-            for data in cost.parts(item.job)
+            for data in cost.pixels_of(item.job)
         }
         entries = {}
         subjects = [target.subject for name in group for target in known[name].targets]
-        for part in (part for subject in subjects if subject is not None for part in subject.parts):
+        single = (subject for subject in subjects if subject is not None and subject.maps is None)
+        for part in (part for subject in single for part in subject.parts):
             size = cost.pixel_bytes(part.pixels, len(part.manifest))
             entries[key_hash(pixel_key(part.manifest, part.pixels))] = size
         there = 0 if kept is None else sum(size * kept.share(name) for name, size in entries.items())

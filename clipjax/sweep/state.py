@@ -14,6 +14,7 @@ from typing import Any
 
 from clipjax.checkpoints.encoder import Encoder
 from clipjax.embeddings.compute import Compute
+from clipjax.embeddings.pairs import pair_key
 from clipjax.embeddings.params import AUTO, placements
 from clipjax.embeddings.sets import image_key
 from clipjax.errors import ClipjaxError
@@ -21,8 +22,8 @@ from clipjax.evaluation.collection import Loaded
 from clipjax.evaluation.resolve import not_applicable, resolve
 from clipjax.evaluation.rows import NO_STATS, Result, refused_recipe
 from clipjax.evaluation.run import COMPARISON, hash_images
-from clipjax.evaluation.subject import NotApplicableError, Request, Subject
-from clipjax.models.network import known_precision
+from clipjax.evaluation.subject import NotApplicableError, Part, Request, Subject
+from clipjax.models.network import Precision, known_precision
 from clipjax.results.store import ResultStore
 from clipjax.storage.digests import sha256_json
 from clipjax.storage.store import EntryInfo, Store, key_hash
@@ -126,18 +127,23 @@ def embedding_entries(
 
     If entries differ only in the placement of params, the stored one.
     """
-    if target.subject is None or model.card.fingerprint is None:
+    subject = target.subject
+    if subject is None or model.card.fingerprint is None:
         return []
     entries = []
-    for part in target.subject.parts:
+    for part in subject.parts:
         for precision in map(known_precision, request.precisions):
-            names = [
-                key_hash(image_key(model.card, part.manifest, part.pixels, precision, "embedding", params))
-                for params in placements(AUTO)
-            ]
+            names = [key_hash(_key(model, subject, part, precision, params)) for params in placements(AUTO)]
             name = next((name for name in names if name in stored.entries), names[0])
-            entries.append((name, len(part.manifest)))
+            pairs = None if subject.maps is None else part.manifest.pairs
+            entries.append((name, len(part.manifest) if pairs is None else 2 * len(pairs)))
     return entries
+
+
+def _key(model: Encoder, subject: Subject, part: Part, precision: Precision, params: str) -> dict[str, Any]:
+    if subject.maps is not None:
+        return pair_key(model.card, part.manifest, subject.matcher, subject.maps, precision, params)
+    return image_key(model.card, part.manifest, part.pixels, precision, "embedding", params)
 
 
 class Newest:

@@ -93,6 +93,9 @@ class _Options:
     params: Literal["auto", "replicated", "sharded"] | None = None
     compare_precision: bool | None = None
     annotations: str | None = None
+    layers: Literal["last", "multilayer"] | None = None
+    attention: Literal["tokens", "reference_batch"] | None = None
+    positions: Literal["library", "probe3d"] | None = None
 
     def __post_init__(self) -> None:
         for key, least in LEAST.items():

@@ -17,6 +17,7 @@ import numpy as np
 
 import clipjax.tasks
 from clipjax.data.labels import LabelSpace, Projection
+from clipjax.data.pairs.matching import Matching
 from clipjax.errors import DataError
 from clipjax.metrics.bootstrap import RESAMPLES
 from clipjax.metrics.intervals import Interval
@@ -90,13 +91,14 @@ class Inputs:
     """The input of a task.
 
     Attributes:
-        ids: [N], stable.
-        features: float32 [N, D], as stored.
+        ids: [N], stable; of pairs, in a task of pairs.
+        features: float32 [N, D], as stored; in a task of pairs, the numbers of their matches, [N, K, m].
         labels: int [N], indices into `label_space`.
         head: None if the task needs none.
         projection: from the head's label space to the data set's; None if they are the same.
         columns: the manifest's other columns, [N] each.
         id: the in-distribution images (OOD detection, calibration).
+        matching: the card's, of pairs.
     """
 
     ids: Sequence[str]
@@ -110,6 +112,7 @@ class Inputs:
     id: Inputs | None = None
     captions: Captions | None = None
     annotations: Any = None
+    matching: Matching | None = None
     resamples: int = RESAMPLES
     seed: int = 0
 
@@ -222,12 +225,14 @@ class Task:
         version: raised whenever the same inputs may give another number.
         section: of the paper; like `needs` a literal, read without an import.
         needs: "head", "labels", "text" (a zero-shot model), "id" (an in-distribution data set), "captions",
-            "annotations".
+            "annotations", "pairs" (pairs of images: no head and no single images).
         convention: choices that the literature leaves open.
         describe: raises DataError naming an unusable image.
         measure: also takes the columns of a run's images.parquet.
         load_annotations: the user's file or folder; None: the default.
         paired: its `About` has no label space or annotations. Without it, runs are not compared.
+        matcher: of a task of pairs: a card's matching -> a `Matcher` of `clipjax.embeddings.pairs` that also
+            has `words()`, for the convention.
         compares_precisions: `describe` returns `prediction` and, with labels, `correct`.
     """
 
@@ -240,6 +245,7 @@ class Task:
     measure: Callable[[Columns, About], list[Measure]]
     load_annotations: Callable[[Path | None], Annotations] | None = None
     paired: Callable[[Columns, About], Paired] | None = None
+    matcher: Callable[[Matching], Any] | None = None
     predictions: PredictionFiles = field(default_factory=PredictionFiles)
     compares_precisions: bool = False
 

@@ -89,7 +89,7 @@ def test_the_demo_compares_ood_detection_by_one_score():
     [
         (('paper = "none"', 'papr = "none"'), "unknown key 'papr'; did you mean paper"),
         (('paper = "none"', 'paper = "none"\ncaptions = "c"'), "unknown key 'captions'"),
-        (('kind = "scatter"', 'kind = "pie"'), "kind = 'pie' is not one of scatter, strip, table, to_come"),
+        (('kind = "scatter"', 'kind = "pie"'), "kind = 'pie' is not one of scatter, strip, curves, table"),
         (('title = "x"', 'title = "x"\nlog = true'), "panel: x: unknown key 'log'"),
         (('scale = "linear"', 'scale = "square"'), "panel: y: scale = 'square' is not one of probit"),
         (('"{data}"', '"{dat}"'), "'{dat}' has a word that is not in across"),
@@ -189,14 +189,13 @@ def test_an_unknown_name_has_its_nearest():
 def test_the_papers_figures_are_there_in_its_order():
     assert spec_names()[: len(PAPER)] == PAPER
     slots = [line for line in load_spec("table3").lines if line.to_come]
-    assert load_spec("fig7").kind == "to_come"
     assert len(slots) == 18
     assert all(line.where["model"].startswith("llava:") for line in slots)
 
 
 # ------------------------------------------------------------------------- each figure and its suite
 
-DRAWN = [name for name in spec_names() if load_spec(name).kind != "to_come"]
+DRAWN = spec_names()
 
 
 def test_every_figure_and_table_has_a_suite():
@@ -274,6 +273,8 @@ def plain_columns() -> dict[str, dict[str, Any]]:
     of_states = [
         f"{name}_{state}" for name in ("confidence", "nll", "brier") for state in ("before", "after")
     ]
+    ends = ("0-15", "15-30", "30-60", "60-180", "0-30", "60-90", "90-120")
+    bins = [*(f"angle:{each}" for each in ends), *(f"groups:{k}" for k in range(3))]
     fitted = {"temperature": np.ones(N), "temperature_error": np.ones(N), "calibration_images": np.full(N, N)}
     return {
         "zeroshot": each,
@@ -297,6 +298,15 @@ def plain_columns() -> dict[str, dict[str, Any]]:
         },
         "shape_bias": shape_bias.cues([f"c/c{k}-d.png" for k in range(N)], *words),
         "vid_robust": {**each, "anchor": np.arange(N), "offset": np.zeros(N), "set_size": np.ones(N)},
+        "correspondence": {
+            **{name: rng.random(N) for name in ("recall", "recall_3d@0.02", "recall_2d@10", "pck@0.1")},
+            "matches": np.full(N, 9),
+            "counted": np.ones(N, bool),
+            "bin": [[name] for name in np.resize(bins, N)],
+            "bins": [bins] * N,
+            "unit": np.arange(N),
+            "cluster": label,
+        },
         "imagenet_d": {**each, "correct_4way_own": right, "correct_4way_list": right},
     }
 

@@ -38,7 +38,6 @@ def test_statements_of_every_part_of_the_study() -> None:
     assert f"that can check it: {len(PARTS)} parts" in text
     assert {part.statistic for part in PARTS} == STATISTICS.keys()
     assert {one.key for one in CLAIMS if one.no_task} == {
-        "correspondence_cnn",
         "llava_hard",
         "llava_easy",
         "llava_parts",
@@ -89,6 +88,15 @@ IMAGES: dict[str, dict[str, Any]] = {
         "temperature_error": np.full(N, 0.1),
         "calibration_images": np.full(N, 10),
     },
+    "correspondence": {
+        "matches": np.full(N, 9),
+        "recall": RNG.random(N),
+        "counted": RIGHT,
+        "bin": [[]] * N,
+        "bins": [[]] * N,
+        "unit": SEEN["id"],
+        "cluster": LABELS,
+    },
     "retrieval": {
         "image_ranks": [[0, 3]] * N,
         "caption_ranks": [[0, 7]] * N,
@@ -116,13 +124,13 @@ def terms() -> list[tuple[str, Term]]:
 
 
 def test_every_row_of_a_claim_is_one_that_a_task_makes(made: set[tuple[str, str, str | None]]) -> None:
-    """Of a data set that the task is for; but for the claims that say which task is missing."""
+    """Of a data set that the task is for."""
     lacking = {
         key
         for key, term in terms()
         if (term.task, term.metric, term.slice) not in made or term.task not in read_card(term.dataset).tasks
     }
-    assert lacking == {"correspondence_cnn"}
+    assert lacking == set()
 
 
 def test_llava_models_are_the_only_ones_that_a_claim_waits_for() -> None:
@@ -168,7 +176,7 @@ def test_a_whole_study_answers_every_claim_but_those_without_a_task() -> None:
         m: facts | {"resolution_pair": pairs.get(m, "none")} for m, facts in {**models(), **tuned()}.items()
     }
     wit = {m: facts for m, facts in known.items() if facts.get("train_source") == "WIT"}
-    every = {term for _, term in terms() if term.task != "correspondence"}
+    every = {term for _, term in terms()}
     varied = {
         t
         for one in CLAIMS

@@ -125,7 +125,7 @@ def test_prompts_leave_corrupted_copies_out(data):
 
 def test_nothing_there_and_no_such_name(data, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"holds no data set for 'zeroshot': .*imagenet_r \(zeroshot\)"):
+    with pytest.raises(DataError, match=r"holds no data set for 'zeroshot': .*imagenet_a \(zeroshot\)"):
         plan("zeroshot", tmp_path / "empty")
     with pytest.raises(DataError, match=r"(.* does not exist[^;]*; ){3}and \d+ more$"):
         plan("shifts", tmp_path / "empty")

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from clipjax.analysis.figures.above import above_trend
+from clipjax.analysis.figures.curves import draw_curves
 from clipjax.analysis.figures.frame import Content, Missing, Placeless, drawn, name_of, parts_of
 from clipjax.analysis.figures.numbers import FigureNumbers
 from clipjax.analysis.figures.paper_tables import TABLE_FORMATS, FilledLine, export_table, fill_table
@@ -33,6 +34,7 @@ from clipjax.storage.writing import write_bytes
 
 FIGURE_FORMATS = ("png", "pdf", "svg")
 FORMATS = (*FIGURE_FORMATS, *TABLE_FORMATS)
+DRAW = {"scatter": draw_scatter, "strip": draw_strip, "curves": draw_curves}  # by the kind of a figure
 NO_LINE = "no line of the table is of it"
 PROMPTS = "openai_80"  # the study's prompt set, for numbers measured with several
 
@@ -87,15 +89,13 @@ def analyze(
     Raises:
         DataError: as `cells_of`; a number is off its axis's scale; a file cannot be written.
     """
-    if spec.kind == "to_come":
-        return Done(spec, (), 0, 0, frozenset(), ())
     if spec.kind == "table":
         return _table(spec, index, out, formats, prompts, precision)
     panels = contents(spec, index, prompts, precision)
     shown = [{point.model for point in drawn(spec, content)} for content in panels]
     files: list[Path] = []
     if wanted := [form for form in FIGURE_FORMATS if form in formats and any(shown)]:
-        drawing = (draw_strip if spec.kind == "strip" else draw_scatter)(spec, panels, commands(spec))
+        drawing = DRAW[spec.kind](spec, panels, commands(spec))
         files = save_figure(drawing.figure, out / spec.name, wanted, drawing.names)
     numbers = FigureNumbers(spec, panels)
     for ending, text in numbers.files() if "csv" in formats and any(shown) else ():

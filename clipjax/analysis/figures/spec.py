@@ -23,7 +23,7 @@ from clipjax.errors import DataError, unknown_name
 from clipjax.storage.reading import read_toml
 from clipjax.storage.records import check_keys, one_of, read
 
-KINDS = ("scatter", "strip", "table", "to_come")
+KINDS = ("scatter", "strip", "curves", "table")
 STYLES = ("solid", "dashed", "dotted", "dashdot")
 UNITS = ("%", "points", "")
 
@@ -45,7 +45,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Panel:
-    """A strip has no `y`. `above`: key of a fit; y is then the number minus that trend."""
+    """`above`: key of a fit; y is then the number minus that trend. Strips and bins of curves have no `y`."""
 
     title: str
     x: Axis
@@ -55,6 +55,18 @@ class Panel:
     @property
     def axes(self) -> tuple[Axis, ...]:
         return (self.x,) if self.y is None else (self.x, self.y)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """A line per model over bins; each bin is a panel of the spec, one after the other.
+
+    `x`: title of the axis of bins.
+    """
+
+    title: str
+    x: str
+    bins: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -93,9 +105,10 @@ class Spec:
     """A figure or table.
 
     Attributes:
-        caption: of a table, or of a figure to come.
+        caption: of a table.
         made_by: commands for rows that its suite does not make.
         across: panels per line.
+        curves: the areas of a figure of curves; `panels` are their bins, in order.
         people: a strip draws people's number as a line with its interval.
         highlight: models to draw as stars with names; never set by a file.
     """
@@ -110,6 +123,7 @@ class Spec:
     shapes: tuple[Group, ...] = ()
     models: Where = field(default_factory=dict)
     panels: tuple[Panel, ...] = ()
+    curves: tuple[Curves, ...] = ()
     across: int = 1
     ideal: bool = False
     fits: tuple[FitLine, ...] = ()
@@ -164,11 +178,6 @@ class _File:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _ToCome(_File):
-    caption: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Strip(_File):
     """Either `panels`, or a `panel` filled in with the words of each `across` and `down`."""
 
@@ -193,6 +202,28 @@ class _Scatter(_Strip):
     ideal: bool = False
     fits: tuple[FitLine, ...] = ()
     difference: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _CurvePanel:
+    """`y` has the word {bin}."""
+
+    title: str
+    x: str
+    y: Where
+    bins: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.bins:
+            raise ValueError("bins = [] must hold at least one bin")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Curves(_File):
+    groups: str | list[Any]
+    panels: tuple[_CurvePanel, ...]
+    only_groups: tuple[str, ...] = ()
+    models: Where = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -229,12 +260,14 @@ def _spec(record: Mapping[str, Any], path: Path) -> Spec:
     check_keys(record, record, path, ["kind"])
     if record["kind"] not in KINDS:
         raise DataError(f"{path}: kind = {record['kind']!r} is not one of {', '.join(KINDS)}")
-    cls = {"scatter": _Scatter, "strip": _Strip, "table": _Table}.get(record["kind"], _ToCome)
-    file = read(cls, record, path, how={FitLine: _fit})
+    classes = {"scatter": _Scatter, "strip": _Strip, "curves": _Curves, "table": _Table}
+    file = read(classes[record["kind"]], record, path, how={FitLine: _fit})
     shared: dict[str, Any] = {"caption": getattr(file, "caption", "")}
     if isinstance(file, _Table):
         shared |= {"head": file.head, "lines": tuple(_lines(file, path))}
-    elif isinstance(file, _Strip):
+    elif isinstance(file, _Curves):
+        shared |= _curves(file, path)
+    else:
         shared |= _figure(file, path)
     return Spec(path.stem, file.title, file.paper, file.kind, made_by=file.made_by, **shared)
 
@@ -255,6 +288,20 @@ def _figure(file: _Strip, path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: above = {min(unknown)!r} must be the key of a fit")
     shared["shapes"] = _groups("shapes", file.shapes or [], file.only_shapes, path)
     return shared | {"ideal": file.ideal, "fits": file.fits, "difference": difference}
+
+
+def _curves(file: _Curves, path: Path) -> dict[str, Any]:
+    if not file.panels:
+        raise DataError(f"{path}: panels = [] must hold at least one panel")
+    panels = []
+    for i, each in enumerate(file.panels):
+        where = f"{path}: panels[{i}]"
+        for label in each.bins:
+            axis = _axis(_filled(each.y, {"bin": label}, where), f"{where}.y")
+            panels.append(Panel(f"{each.title}, {label}", axis, None))
+    curves = tuple(Curves(each.title, each.x, each.bins) for each in file.panels)
+    shared = {"panels": tuple(panels), "curves": curves, "across": len(curves), "models": file.models}
+    return shared | {"groups": _groups("groups", file.groups, file.only_groups, path)}
 
 
 def _groups(key: str, scheme: str | list[Any], only: Sequence[str], path: Path) -> tuple[Group, ...]:

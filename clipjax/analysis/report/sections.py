@@ -39,7 +39,7 @@ class Taken:
 
 def figures_section(specs: Iterable[Spec], index: RowIndex, taken: Taken) -> Section:
     """The figures that have a row; below, what the others lack."""
-    chosen = [spec for spec in specs if spec.kind not in ("table", "to_come")]
+    chosen = [spec for spec in specs if spec.kind != "table"]
     with tempfile.TemporaryDirectory() as folder:
         return Section("Figures", _shown(chosen, lambda spec: _figure(spec, index, taken, Path(folder))))
 

@@ -27,6 +27,9 @@ WAYS = {
     "projection": "projections",
     "id": "ID sets",
     "annotations": "annotations",
+    "layers": "layers",
+    "attention": "attentions",
+    "positions": "rules of positions",
 }
 INDEPENDENT, SHARED = "root_sum_of_squares", "mean_of_half_widths"
 

@@ -154,14 +154,12 @@ def _distinct(specs: list[Spec]) -> list[Spec]:
 
 
 def _about(spec: Spec) -> list[str]:
-    panels = {"table": f"{len(spec.lines)} lines", "to_come": "to come"}.get(spec.kind, str(len(spec.panels)))
+    panels = f"{len(spec.lines)} lines" if spec.kind == "table" else str(len(spec.panels))
     return [spec.name, spec.paper, spec.kind, panels, spec.title]
 
 
 def _line(done: Done) -> list[str]:
     spec = done.spec
-    if spec.kind == "to_come":
-        return [spec.name, spec.paper, "", "", spec.caption, ""]
     panels = f"{done.drawn} of {done.panels}"
     if not done.drawn:
         return [spec.name, spec.paper, panels, "0", done.why_empty, ""]
@@ -175,7 +173,7 @@ def _why_nothing(found: Sequence[Done]) -> str:
     if models:
         named = ", ".join([*list(models)[:NAMED], *(["..."] if len(models) > NAMED else [])])
         return f"no group of these figures has a place for the models with their rows ({named}): see above"
-    if any(done.why_empty != "all" for done in found if done.spec.kind != "to_come"):
+    if any(done.why_empty != "all" for done in found):
         return "no model has all rows of a figure: `clipjax analyze --missing` lists what each lacks"
     return "it has no row of these figures: `clipjax analyze --list` says what there is"
 

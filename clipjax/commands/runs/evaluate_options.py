@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 OF_A_MODEL = (
     *("id_data", "id_dataset", "prompts", "card", "name", "facts_of", "fact", "facts", "limit", "batch_size"),
     *("params", "precision", "compare_precision", "workers", "on_error", "decode", "store", "pixel_store"),
-    *("pixel_budget", "distributed"),
+    *("pixel_budget", "distributed", "layers", "attention", "positions"),
 )
 # Without effect beside --data-root: the cards decide.
 OF_ONE_RUN = ("dataset", "labels", "id_data", "id_dataset")
@@ -96,7 +96,8 @@ class EvaluateOptions:
     name: NameOption = None
     facts: FactOptions
     limit: Annotated[
-        int | None, typer.Option(help="Evaluate a seeded random sample of this many images.")
+        int | None,
+        typer.Option(help="Evaluate a seeded random sample of this many images, or pairs of images."),
     ] = None
     seed: Annotated[int, typer.Option(min=0, help="Seed of the --limit sample and of bootstraps.")] = 0
     resamples: Annotated[int, typer.Option(min=100, help="Number of bootstrap resamples.")] = 1000
@@ -123,6 +124,21 @@ class EvaluateOptions:
             "input, but changes pixels."
         ),
     ] = "full"
+    layers: Annotated[
+        str | None,
+        typer.Option(help="Layers that make a map of features to match: last, or multilayer (four of them)."),
+    ] = None
+    attention: Annotated[
+        str | None,
+        typer.Option(
+            help="What a token of such a map attends to: tokens, or reference_batch, a pair's two images at "
+            "its own place, as probe3d's pinned open_clip does."
+        ),
+    ] = None
+    positions: Annotated[
+        str | None,
+        typer.Option(help="How such a map's position table is resized: probe3d, or library."),
+    ] = None
     stores: StoreOptions
     results: Annotated[Path, typer.Option(help="Folder for result rows and per-image tables.")] = Path(
         "results"

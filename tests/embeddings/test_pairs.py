@@ -1,0 +1,157 @@
+"""Matching pairs: the same bits on any number of devices and processes, stopped and resumed or not."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from _embed_tools import TinyModel
+from _pair_tools import MATCHING, MemoryPairs, manifest_of
+from _xla_flags import flags_of
+
+from clipjax.devices.sharding import make_mesh
+from clipjax.embeddings import pairs
+from clipjax.embeddings.compute import Compute
+from clipjax.embeddings.pairs import match_pairs, pair_key
+from clipjax.embeddings.sets import Embeddings
+from clipjax.errors import DataError, UsageError
+from clipjax.models.dense import PROBE3D, dense_map
+from clipjax.storage.store import Store
+from clipjax.tasks.correspondence import Matcher
+
+MATCHER = Matcher(MATCHING)
+ALL = MemoryPairs(tuple(range(12)))
+FEW = MemoryPairs(tuple(range(5)))
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return TinyModel()
+
+
+@pytest.fixture(scope="module")
+def reference(model: Any) -> Embeddings:
+    return run(model, ALL)
+
+
+def run(model: Any, some: MemoryPairs, store: Store | None = None, **options: Any) -> Embeddings:
+    how = Compute(store=store, progress=False, **options)
+    return match_pairs(model, manifest_of(some), MATCHER, PROBE3D, how)
+
+
+def test_against_the_plain_forward(model: Any, reference: Embeddings) -> None:
+    assert reference.ids == list(ALL.ids)
+    assert reference.array.shape == (12, *MATCHER.shape)
+
+    @jax.jit
+    def plain(pair: Any) -> jax.Array:
+        map0, map1 = dense_map(model.network, model.params, pair.images, PROBE3D, "parity")
+        return MATCHER(map0, map1, pair.geometry)
+
+    for i in (0, 11):
+        np.testing.assert_allclose(reference.array[i], plain(ALL.load(i)), atol=1e-4)
+    assert (reference.array[..., 0] >= 0).all()  # 48 points are known in image 0, of which 20 are kept
+    assert len(np.unique(reference.array[:, 0, 0])) == 12
+
+
+@pytest.mark.parametrize("devices", [1, 3])
+def test_bit_equal_on_any_number_of_devices(
+    devices: int, model: Any, reference: Embeddings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert jax.local_device_count() == 8
+    monkeypatch.setattr(pairs, "local_mesh", lambda: make_mesh(jax.local_devices()[:devices]))
+    found = run(model, ALL)
+    np.testing.assert_array_equal(found.array, reference.array)
+    assert found.stats.forward_passes == -(-12 // devices)
+
+
+def test_stopped_and_resumed(model: Any, reference: Embeddings, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(DataError, match=r"depth/9.png: pair pair9: cannot be read"):
+        run(model, dataclasses.replace(ALL, broken=(9,)), store)
+    resumed = run(model, ALL, store)
+    np.testing.assert_array_equal(resumed.array, reference.array)
+    assert 0 < resumed.stats.images < 2 * 12
+    again = run(model, ALL, store)
+    assert (again.stats.images, again.stats.forward_passes) == (0, 0)
+    np.testing.assert_array_equal(again.array, reference.array)
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_pairs_that_cannot_be_used_are_skipped_and_named(
+    stored: bool, model: Any, reference: Embeddings, tmp_path: Path
+) -> None:
+    store = Store(tmp_path) if stored else None
+    some = dataclasses.replace(FEW, broken=(1,), empty=(3,))
+    found = run(model, some, store, on_error="skip")
+    assert found.ids == ["pair0", "pair2", "pair4"]
+    assert found.stats.skipped == ("pair1", "pair3")
+    np.testing.assert_array_equal(found.array, reference.array[[0, 2, 4]])
+    if stored:  # mended, they are matched
+        np.testing.assert_array_equal(run(model, FEW, store, on_error="raise").array, reference.array[:5])
+
+
+def test_a_pair_without_a_match_is_named(model: Any) -> None:
+    said = r"views: pair pair3 \(3-0.png, 3-1.png\) has no match: no point is known in both images"
+    with pytest.raises(DataError, match=said):
+        run(model, dataclasses.replace(FEW, empty=(3,)))
+    with pytest.raises(DataError, match="views: no pair could be used, all were skipped"):
+        run(model, dataclasses.replace(FEW, broken=FEW.numbers), on_error="skip")
+
+
+def test_every_choice_is_part_of_the_key(model: Any) -> None:
+    manifest, shifted = manifest_of(FEW), dataclasses.replace(MATCHING, keep=19)
+
+    def key(**changes: Any) -> str:
+        given = {"manifest": manifest, "matcher": MATCHER, "recipe": PROBE3D, "precision": "parity"} | changes
+        return str(pair_key(model.card, **given))
+
+    others = [
+        key(manifest=manifest_of(ALL)),
+        key(matcher=Matcher(shifted)),
+        key(recipe=dataclasses.replace(PROBE3D, attention="reference_batch")),
+        key(precision="fast"),
+        key(params="sharded"),
+    ]
+    assert len({key(), *others}) == 6
+
+
+def test_what_has_no_maps_or_no_pairs_is_refused(model: Any) -> None:
+    with pytest.raises(UsageError, match="views has no pairs of images"):
+        match_pairs(model, dataclasses.replace(manifest_of(FEW), pairs=None), MATCHER, PROBE3D)
+    own: Any = TinyModel()
+    own.network = None
+    with pytest.raises(UsageError, match="tiny is not one of clipjax's networks: it has no maps of features"):
+        match_pairs(own, manifest_of(FEW), MATCHER, PROBE3D)
+
+
+def test_two_processes_share_the_work(reference: Embeddings, tmp_path: Path) -> None:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = str(found.getsockname()[1])
+    script = Path(__file__).parents[1] / "_pair_tools.py"
+    environment = os.environ | {"XLA_FLAGS": flags_of(2)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, script, tmp_path / "store", tmp_path / f"{i}.npz", str(i), "2", port],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    for process in started:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    both = [np.load(tmp_path / f"{i}.npz") for i in range(2)]
+    for one in both:
+        np.testing.assert_array_equal(one["array"], reference.array)
+    assert sorted(int(one["images"]) for one in both) == [12, 12]

@@ -1,0 +1,321 @@
+"""Correspondence: planted errors and the recalls they must give, by pair, bin and cluster."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from _embed_tools import TinyModel
+from _pair_worlds import small_card, write_navi, write_scannet, write_spair
+
+import clipjax
+from clipjax.analysis.diff.differences import how
+from clipjax.data.cards import load_dataset
+from clipjax.data.pairs.matching import Curve, Matching
+from clipjax.data.pairs.pair import Pair
+from clipjax.errors import DataError, UsageError
+from clipjax.evaluation.compare import compare_runs
+from clipjax.evaluation.predictions.run import evaluate_predictions
+from clipjax.results.store import images_table
+from clipjax.tasks.correspondence import TASK, Matcher, paired
+from clipjax.tasks.task import About, Inputs, Measure
+
+GEOMETRIC = Matching(
+    kind="geometric",
+    size=(32, 32),
+    normalisation="imagenet",
+    features="bicubic",
+    by="angle",
+    curve=Curve("3d", 0.02),
+    grid=(8, 8),
+    keep=4,
+    thresholds_3d=(0.01, 0.02),
+    thresholds_2d=(5,),
+    bins=((0, 30), (30, 60), (60, 90)),
+)
+KEYPOINTS = Matching(
+    kind="keypoints",
+    size=(32, 32),
+    normalisation="imagenet",
+    features="corners",
+    by="groups",
+    curve=Curve("pck", 0.1),
+    thresholds_pck=(0.05, 0.1),
+    keypoints=3,
+    groups=("0", "1", "all"),
+)
+X = -1.0  # no match
+
+
+def geometric(**changes: Any) -> Inputs:
+    """Three pairs of two objects: errors in metres and pixels, weights; the last has two matches."""
+    metres = [[0.005, 0.015, 0.02, 0.5], [0.019, 0.019, 0.019, 0.03], [0.001, 0.4, X, X]]
+    pixels = [[1, 5, 4.9, 300], [9, 9, 9, 9], [0, 60, X, X]]
+    weights = [[0.9, 0.8, 0.7, 0.6], [0.5, 0.4, 0.3, 0.2], [1, 0, X, X]]
+    numbers = np.stack([np.array(each, np.float32) for each in (metres, pixels, weights)], axis=-1)
+    given = {"matching": GEOMETRIC, "features": numbers} | changes
+    columns: dict[str, Any] = {
+        "image_0": ["a", "b", "c"],
+        "image_1": ["d", "e", "f"],
+        "cluster": ["cup", "cup", "toy"],
+    }
+    columns["angle"] = [29.99, 30.0, 30.5]
+    return Inputs(
+        ["p", "q", "r"],
+        labels=None,
+        head=None,
+        label_space=None,
+        columns=columns,
+        dataset="planted",
+        resamples=200,
+        **given,
+    )
+
+
+def keypoints() -> Inputs:
+    """Classes x (two pairs) and y (one pair), and a pair of x that is in no number of all."""
+    errors = [[0.01, 0.09, 0.1], [0.2, X, 0.04], [0.06, X, X], [0.5, 0.5, 0.5]]
+    columns = {"cluster": ["x", "x", "y", "x"], "groups": [["0", "all"], ["1", "all"], ["0", "all"], ["0"]]}
+    return Inputs(
+        ["p", "q", "r", "s"],
+        np.array(errors, np.float32)[..., None],
+        labels=None,
+        head=None,
+        label_space=None,
+        columns=columns,
+        dataset="planted",
+        matching=KEYPOINTS,
+        resamples=200,
+    )
+
+
+def numbers(inputs: Inputs) -> dict[tuple[str, str | None], Measure]:
+    return {(each.metric, each.slice): each for each in TASK.run(inputs).measures}
+
+
+def test_recalls_are_means_over_pairs_of_the_shares_below_a_threshold() -> None:
+    found = numbers(geometric())
+    third = 1 / 3
+    # A threshold itself is not below it: 0.02 m of the first pair, 5 px of the first.
+    wanted = {
+        "recall": 0.5 + 0.75 + 0.5,
+        "recall_3d@0.01": 0.25 + 0 + 0.5,
+        "recall_3d@0.02": 0.5 + 0.75 + 0.5,
+    }
+    wanted["recall_2d@5"] = 0.5 + 0 + 0.5
+    assert {name: each.value for (name, part), each in found.items() if part is None} == pytest.approx(
+        {name: third * total for name, total in wanted.items()}
+    )
+    recall = found["recall", None]
+    assert (recall.n, recall.aggregates) == (3, "pairs")
+    assert recall.note == "10 matches of 3 pairs in 2 clusters"
+    assert recall.interval is not None
+    assert recall.interval.method == "cluster_bootstrap_200"
+    # Only whole objects are drawn: the cup's two pairs, the toy's one.
+    assert (recall.interval.lo, recall.interval.hi) == pytest.approx((0.5, 0.625))
+
+
+def test_a_bin_has_its_own_pairs_and_an_empty_one_no_value() -> None:
+    found = numbers(geometric())
+    bins = {part: (each.value, each.n) for (_, part), each in found.items() if part}
+    assert bins == {"angle:0-30": (0.5, 1), "angle:30-60": (0.625, 2), "angle:60-90": (None, 0)}
+    assert found["recall", "angle:60-90"].note == "no pair is in this bin"
+    assert found["recall", "angle:60-90"].interval is None
+    alone = found["recall", "angle:0-30"].interval
+    assert alone is not None
+    assert alone.method == "wilson_clusters"
+    assert {name for name, part in found if part} == {"recall"}
+
+
+def test_keypoints_are_counted_by_class() -> None:
+    found = numbers(keypoints())
+    # x: 0.01, 0.09, 0.1 and 0.2, 0.04; y: 0.06.
+    assert found["pck@0.1", None].value == pytest.approx((3 / 5 + 1) / 2)
+    assert found["pck@0.05", None].value == pytest.approx((2 / 5 + 0) / 2)
+    assert found["recall", None].value == found["pck@0.1", None].value
+    assert (found["recall", None].n, found["recall", None].aggregates) == (3, "clusters")
+    assert found["recall", "groups:0"].value == pytest.approx(
+        (2 / 6 + 1) / 2
+    )  # with the pair of no number of all
+    assert found["recall", "groups:1"].value == pytest.approx(1 / 2)
+    assert {part for _, part in found} == {None, "groups:0", "groups:1"}
+
+
+def test_a_row_has_the_errors_of_its_matches_alone() -> None:
+    table = TASK.describe(geometric())
+    assert list(table["matches"]) == [4, 4, 2]
+    assert [list(map(float, each)) for each in table["error_3ds"]][2] == pytest.approx([0.001, 0.4])
+    assert [len(each) for each in table["weights"]] == [4, 4, 2]
+    assert table["bin"] == [["angle:0-30"], ["angle:30-60"], ["angle:30-60"]]
+
+
+@pytest.mark.parametrize("inputs", [geometric(), keypoints()], ids=["geometric", "keypoints"])
+def test_a_stored_table_gives_the_same_numbers(inputs: Inputs) -> None:
+    table = {"id": list(inputs.ids), **TASK.describe(inputs)}
+    again = images_table(table).to_pydict()
+    assert TASK.measure(again, inputs.about) == TASK.measure(table, inputs.about)
+
+
+def test_runs_are_compared_by_clusters() -> None:
+    table = TASK.describe(geometric())
+    pairs = paired(table, About("planted", None))
+    assert pairs.clusters == ["cup", "cup", "toy"]
+    assert pairs.resampled is not None
+    drawn = pairs.resampled(np.array([[1, 1, 1], [2, 2, 0], [0, 0, 2]]))
+    np.testing.assert_allclose(drawn["recall"], [1.75 / 3, 0.625, 0.5])
+    np.testing.assert_allclose(drawn["recall angle:0-30"], [0.5, 0.5, np.nan])
+    assert "recall angle:60-90" not in drawn
+
+
+def test_a_table_from_elsewhere_is_checked(tmp_path: Any) -> None:
+    import pyarrow.parquet as pq
+
+    table = {"id": ["p", "q", "r"], **TASK.describe(geometric())}
+    pq.write_table(images_table(table), tmp_path / "mine.parquet")
+    result = evaluate_predictions("correspondence", tmp_path / "mine.parquet", resamples=200)
+    assert result.value("recall") == pytest.approx(1.75 / 3)
+    for name, value, said in (("recall", 1.5, "q: its recall is 1.5"), ("matches", 0, "q: its matches is 0")):
+        wrong = {**table, name: [table[name][0], value, table[name][2]]}
+        with pytest.raises(DataError, match=said):
+            TASK.measure(wrong, About("planted", None))
+
+
+def test_what_is_stored_does_not_depend_on_how_it_is_counted() -> None:
+    other = dataclasses.replace(GEOMETRIC, thresholds_3d=(0.02, 0.3), bins=((0, 90),))
+    assert Matcher(other).key() == Matcher(GEOMETRIC).key()
+    assert Matcher(dataclasses.replace(GEOMETRIC, keep=5)).key() != Matcher(GEOMETRIC).key()
+    assert Matcher(other).words() != Matcher(GEOMETRIC).words()
+    assert (Matcher(GEOMETRIC).shape, Matcher(KEYPOINTS).shape) == ((4, 3), (3, 1))
+
+
+# -------------------------------------------------------------------------------- runs on small worlds
+
+LAYOUTS = {"navi": write_navi, "scannet_pairs": write_scannet, "spair71k": write_spair}
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What `clipjax.evaluate` takes, by data set."""
+    root, few = tmp_path_factory.mktemp("worlds"), {"keep": 50}
+    return {
+        name: {"dataset": small_card(name, root / "cards", None, **({} if name == "spair71k" else few))}
+        | {"root": write(root / name)}
+        for name, write in LAYOUTS.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return TinyModel()
+
+
+def evaluate(model: Any, worlds: Any, name: str, **options: Any) -> Any:
+    given = {"resamples": 100, "progress": False, **worlds[name], **options}
+    return clipjax.evaluate(model, "correspondence", **given)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_run_on_each_layout(name: str, model: Any, worlds: Any) -> None:
+    result = evaluate(model, worlds, name)
+    [row] = [row for row in result.rows if row["metric"] == "recall" and row["slice"] is None]
+    assert 0 <= row["value"] <= 1
+    assert row["interval"]["lo"] <= row["value"] <= row["interval"]["hi"]
+    assert row["n"] == result.images.num_rows
+    assert (row["skipped"], row["per_device_batch"], row["sample"]) == (0, 1, None)
+    empty = [each for each in result.rows if each["value"] is None]
+    assert empty
+    assert {each["n"] for each in empty} == {0}
+    convention = row["convention"]
+    assert (convention["layers"], convention["attention"], convention["positions"]) == (
+        "last",
+        "tokens",
+        "probe3d",
+    )
+    assert convention["prompts"] == "not applicable: the task reads no text"
+    assert convention["matching"]["features"] == {"navi": "bicubic", "scannet_pairs": "bilinear"}.get(
+        name, "corners"
+    )
+    assert row["recipe"]["pixels"] is None
+    metrics = {"navi": "recall_3d@0.05", "scannet_pairs": "recall_2d@20", "spair71k": "pck@0.1"}
+    assert result.value(metrics[name]) is not None
+
+
+def test_a_view_matches_itself(model: Any, worlds: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each point of an image is its own nearest: with a still camera no match is off."""
+    real = load_dataset(worlds["navi"]["dataset"], worlds["navi"]["root"])
+    kind: Any = type(real.manifest.pairs)
+    load = kind.load
+
+    def still(self: Any, i: int) -> Pair:
+        pair = load(self, i)
+        geometry = pair.geometry | {"motion": np.eye(4, dtype=np.float32)}
+        geometry["points"] = np.stack([pair.geometry["points"][1]] * 2)
+        return Pair(np.stack([pair.images[1]] * 2), geometry)
+
+    monkeypatch.setattr(kind, "load", still)
+    result = clipjax.evaluate(model, "correspondence", dataset=real, progress=False, resamples=100)
+    assert result.value("recall_3d@0.01") == 1.0
+    assert result.value("recall_2d@5") == 1.0
+
+
+def test_a_limit_draws_pairs(model: Any, worlds: Any) -> None:
+    result = evaluate(model, worlds, "navi", limit=2)
+    assert result.images.num_rows == 2
+    assert result.rows[0]["sample"] == {"limit": 2, "seed": 0, "of": 4, "unit": "pairs"}
+
+
+def test_options_of_maps_are_recorded_and_refused_elsewhere(model: Any, worlds: Any) -> None:
+    result = evaluate(model, worlds, "navi", attention="reference_batch", limit=2)
+    plain = evaluate(model, worlds, "navi", limit=2)
+    assert result.rows[0]["convention"]["attention"] == "reference_batch"
+    assert how(result.rows[0]) != how(plain.rows[0])
+    assert result.rows[0]["recipe_hash"] != plain.rows[0]["recipe_hash"]
+    assert result.images["error_3ds"].to_pylist() != plain.images["error_3ds"].to_pylist()
+    with pytest.raises(UsageError, match="has 2 layers, and layers='multilayer' needs 4: use 'last'"):
+        evaluate(model, worlds, "navi", layers="multilayer")
+    with pytest.raises(UsageError, match="reads neither classes nor text: leave labels and prompts"):
+        evaluate(model, worlds, "navi", prompts="single")
+    with pytest.raises(
+        UsageError, match="'zeroshot' reads no maps of features: leave layers, attention and pos"
+    ):
+        clipjax.evaluate(model, "zeroshot", **worlds["navi"], layers="last", progress=False)
+
+
+def test_a_set_without_pairs_and_a_model_without_maps(model: Any, worlds: Any, tmp_path: Any) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
+    with pytest.raises(
+        UsageError, match="has no pairs of images: the task 'correspondence' is for data sets"
+    ):
+        clipjax.evaluate(model, "correspondence", root=tmp_path, progress=False)
+    own: Any = TinyModel()
+    own.network = None
+    [row] = evaluate(own, worlds, "navi").rows
+    assert (row["value"], row["note"]) == (
+        None,
+        "not applicable: tiny is not one of clipjax's networks: it has no maps of features",
+    )
+
+
+def test_two_models_are_compared_on_the_same_pairs(model: Any, worlds: Any, tmp_path: Any) -> None:
+    other: Any = TinyModel(seed=1, id="other", fingerprint="other-1")
+    runs = [evaluate(each, worlds, "navi", results=tmp_path).path.name for each in (model, other)]
+    found = {each.metric: each for each in compare_runs(runs[0], runs[1], tmp_path, resamples=100)}
+    assert {"recall", "recall_3d@0.01", "recall_2d@50"} <= set(found)
+    assert found["recall"].test == "paired_bootstrap_100"
+    assert found["recall"].n == 4
+
+
+def test_a_damaged_pair_is_named_or_skipped_and_counted(model: Any, tmp_path: Any) -> None:
+    root = write_navi(tmp_path / "navi")
+    damaged = sorted(root.rglob("*wild_set/depth/*.png"))[0]
+    damaged.write_bytes(b"no image")
+    where = {"navi": {"dataset": small_card("navi", tmp_path, keep=50), "root": root}}
+    with pytest.raises(DataError, match=damaged.name):
+        evaluate(model, where, "navi")
+    result = evaluate(model, where, "navi", on_error="skip")
+    assert result.rows[0]["skipped"] == len(result.stats.skipped) > 0
+    assert result.images.num_rows == 4 - len(result.stats.skipped)
