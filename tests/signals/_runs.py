@@ -194,7 +194,7 @@ def _compile_slowly(mark: Path, seconds: float) -> None:
         size, until = 10, start() + seconds
         while start() < until:
             jax.jit(program).lower(jax.ShapeDtypeStruct((300, 300), "float32")).compile()
-            size = round(size * 2)
+            size = round(size * 1.5)
 
     compiler.backend_compile_and_load = marked
 

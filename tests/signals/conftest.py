@@ -13,8 +13,7 @@ from tests.signals._kinds import KINDS, RECIPE, Whole
 from tests.signals._runs import Command, environment
 from tests.sweep._sweep_world import write_world
 
-COMPILING = 2.0  # seconds that the first compilation of a real command takes at least
-FORKED_COMPILING = 1.0
+COMPILING = 1.0  # seconds that the first compilation of a command takes at least
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +35,7 @@ class Wholes(dict[str, Whole]):
     def __missing__(self, name: str) -> Whole:
         kind = KINDS[name]
         folder = self._world / f"whole-{name}{'-forked' if self._forks else ''}"
-        compiling = (FORKED_COMPILING if self._forks else COMPILING) if kind.compiles else 0.0
+        compiling = COMPILING if kind.compiles else 0.0
         command = Command(folder, kind.arguments(self._world, self), compiling, self._forks)
         seconds = command.finish()
         self[name] = Whole(folder, *seconds, compiling, kind.results(folder))
