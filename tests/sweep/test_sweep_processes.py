@@ -18,12 +18,14 @@ def codes(processes: list[subprocess.Popen[str]]) -> list[int]:
     return [process.wait(SECONDS) for process in processes]
 
 
-@pytest.mark.parametrize("count", [2, 4])
 def test_several_processes_find_what_one_finds(
-    suite: Path, done: tuple[Path, Result, int], tmp_path: Path, count: int
+    suite: Path, done: tuple[Path, Result, int], tmp_path: Path
 ) -> None:
-    """Bit for bit, in the rows and in the tables of single images; each image is computed once."""
-    assert codes(start_all(suite, tmp_path, processes=count, devices=2)) == [0] * count, said(tmp_path)
+    """Bit for bit, in the rows and in the tables of single images; each image is computed once.
+
+    Three, among which the shards cannot be divided evenly; two are in the last test.
+    """
+    assert codes(start_all(suite, tmp_path, processes=3, devices=2)) == [0, 0, 0], said(tmp_path)
     assert rows_of(tmp_path) == rows_of(done[0])
     images = Counter(line for line in log_of(tmp_path) if line.startswith("image"))
     assert (len(images), images.total()) == (EMBEDDED, EMBEDDED)
