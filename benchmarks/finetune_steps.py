@@ -169,7 +169,7 @@ def jax_steps(network: Network, params: Any, method: str, arrays: dict[str, np.n
 def cross_entropy(network: Network) -> Loss:
     def loss(params: Any, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Aux]:
         features, statistics = network.train_image(
-            params, batch["images"], precision="parity", training=Training("batch")
+            params, batch["images"], precision="parity", training=Training("batch"), platform="cpu"
         )
         if network.arch.text is not None:
             features = features / jnp.linalg.norm(features, axis=-1, keepdims=True)
@@ -184,9 +184,11 @@ def contrastive(network: Network) -> Loss:
     def loss(params: Any, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Aux]:
         training = Training("batch")
         images, statistics = network.train_image(
-            params, batch["images"], precision="parity", training=training
+            params, batch["images"], precision="parity", training=training, platform="cpu"
         )
-        texts = network.train_text(params, batch["tokens"], precision="parity", training=training)
+        texts = network.train_text(
+            params, batch["tokens"], precision="parity", training=training, platform="cpu"
+        )
         value, metrics = contrastive_loss(images, texts, params["logit_scale"])
         return value, Aux(metrics, statistics)
 

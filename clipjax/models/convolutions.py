@@ -51,6 +51,7 @@ def conv2d(
     Windows without overlap and padding (1x1, patches) become a matrix product. On a CPU:
         depthwise: a sum of shifted maps; XLA's own is 5 to 90 times slower than torch's.
         groups: each alone, small ones a few together (`_merged`), 2 to 9 times faster.
+        1x1 and patches, in training: the kernel's gradient as one product of matrices, up to 3 times faster.
     """
     height, width = (pads(size, kernel.shape[0], stride, padding) for size in x.shape[1:3])
     groups = x.shape[-1] // kernel.shape[2]
@@ -80,10 +81,10 @@ def conv2d(
         together = _canonical(dense, height, width) if stride == 1 else dense
         return choose(cpu=partial(_merged, together))
     if kernel.shape[0] == stride and (*height, *width) == (0, 0, 0, 0):
-        return patches(x, stride) @ kernel.reshape(-1, kernel.shape[-1])
+        return _product(jnp.matmul, 1, mode)(patches(x, stride), kernel.reshape(-1, kernel.shape[-1]))
     if stride == 1:
         return choose(cpu=_canonical(plain, height, width))
-    return plain(x, kernel)
+    return _product(plain, stride, mode)(x, kernel) if kernel.shape[0] == 1 else plain(x, kernel)
 
 
 def _convolve(
@@ -143,6 +144,26 @@ def _canonical(
         # The sum is over the pixels of all images, so channels act as the batch and images as channels.
         dk = _convolve(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), height, width)
         return dx, dk.transpose(1, 2, 0, 3)
+
+    call = jax.custom_vjp(plain)
+    call.defvjp(lambda x, kernel: (plain(x, kernel), (x, kernel)), backward)
+    return call
+
+
+def _product(plain: Callable[..., Array], stride: int, mode: Mode) -> Callable[..., Array]:
+    """A convolution of single pixels; in a CPU's training step with a faster gradient by its kernel.
+
+    XLA's CPU compiler sums over the three axes of pixels after a transposition, and one by one with a stride
+    (benchmarks/resnet_step.py). Training steps state the platform; other programs stay `plain`.
+    """
+    if mode.platform != "cpu":
+        return plain
+
+    def backward(kept: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+        x, kernel = kept
+        (dx,) = jax.vjp(lambda x: plain(x, kernel), x)[1](dy)
+        pixels, outputs = (y.reshape(-1, y.shape[-1]) for y in (x[:, ::stride, ::stride], dy))
+        return dx, (pixels.T @ outputs).reshape(kernel.shape)
 
     call = jax.custom_vjp(plain)
     call.defvjp(lambda x, kernel: (plain(x, kernel), (x, kernel)), backward)
