@@ -27,10 +27,10 @@ def shot_noise(image: jax.Array, key: jax.Array, constants: Constants) -> jax.Ar
     return poisson(key, image, constants["photons"])
 
 
-def poisson(key: jax.Array, image: jax.Array, photons: float) -> jax.Array:
+def poisson(key: jax.Array, image: jax.Array, photons: float, highest: float = 1.0) -> jax.Array:
     """Poisson(photons x) / photons: the smallest count whose probability reaches a uniform draw.
 
-    `photons` is at most 80, so that the probability of 0 is a float32.
+    `photons` is at most 80, so that the probability of 0 is a float32; no value is above `highest`.
     """
     level = jax.random.uniform(key, image.shape)
     rate = image * photons
@@ -41,7 +41,8 @@ def poisson(key: jax.Array, image: jax.Array, photons: float) -> jax.Array:
         return count + (reached < level).astype(rate.dtype), more, reached + more
 
     # No draw in 2^23 lies beyond.
-    most = int(photons + 8 * math.sqrt(photons) + 12)
+    largest = photons * highest
+    most = int(largest + 8 * math.sqrt(largest) + 12)
     start = jnp.exp(-rate)
     count, _, _ = jax.lax.fori_loop(0, most, count_one, (jnp.zeros_like(image), start, start))
     return count / photons

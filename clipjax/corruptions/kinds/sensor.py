@@ -22,15 +22,18 @@ def iso_noise(image: jax.Array, key: jax.Array, constants: Constants) -> jax.Arr
 def low_light(image: jax.Array, key: jax.Array, constants: Constants) -> jax.Array:
     """Linear light, `stops` darker, with a sensor's noise, as sRGB again."""
     light = jnp.where(image <= 0.04045, image / 12.92, ((image + 0.055) / 1.055) ** 2.4)
-    dark = light * 2.0 ** -constants["stops"]
-    sensed = jnp.clip(_sensed(dark, key, constants["photons"], constants["deviation"]), 0, 1)
+    exposure = 2.0 ** -constants["stops"]
+    sensed = _sensed(light * exposure, key, constants["photons"], constants["deviation"], exposure)
+    sensed = jnp.clip(sensed, 0, 1)
     bright = 1.055 * jnp.maximum(sensed, 0.0031308) ** (1 / 2.4) - 0.055
     return jnp.where(sensed <= 0.0031308, 12.92 * sensed, bright)
 
 
-def _sensed(light: jax.Array, key: jax.Array, photons: float, deviation: float) -> jax.Array:
+def _sensed(
+    light: jax.Array, key: jax.Array, photons: float, deviation: float, highest: float = 1.0
+) -> jax.Array:
     shot, read = jax.random.split(key)
-    return poisson(shot, light, photons) + deviation * jax.random.normal(read, light.shape)
+    return poisson(shot, light, photons, highest) + deviation * jax.random.normal(read, light.shape)
 
 
 def color_quant(image: jax.Array, key: jax.Array, constants: Constants) -> jax.Array:
