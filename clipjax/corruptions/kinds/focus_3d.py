@@ -15,9 +15,10 @@ import numpy as np
 from clipjax.corruptions.corruption import Constants, Corruption, Extra
 
 LEVELS = 9  # the quantiles 0, 1/8, ..., 1 of the depth
-SHARP = 0.1  # a smaller radius, in pixels, leaves the copy as it is
+SHARP = 0.1  # pixels: a smaller radius changes nothing
 WIDEST = 680.0  # pixels; larger radii are set to it
 _TAPS = 1024  # more than half the taps of WIDEST
+_REACHES = (0, 3, 6)  # taps on one side that are summed one by one; the matrix is faster above
 _EXACT = jax.lax.Precision.HIGHEST
 _MARGIN = 1e-4  # moves the outer quantiles outwards
 
@@ -26,20 +27,52 @@ def focus(in_focus: int, images: Any, keys: Any, constants: Constants, extra: Ex
     """Blur by the distance to the quantile number `in_focus`; `aperture` scales the radii."""
     del keys
     blur = functools.partial(_focus_one, in_focus, constants["aperture"])
-    return jax.vmap(blur)(images, extra["depth"])
+    return jax.lax.map(lambda each: blur(*each), (images, extra["depth"]))
 
 
 def _focus_one(in_focus: int, aperture: float, image: Any, depth: Any) -> Any:
     """[S, S, 3], [S, S] -> [S, S, 3]."""
     levels = depth_levels(depth)
     radii = jnp.minimum(aperture * jnp.abs(levels - levels[in_focus]) / levels, WIDEST)
-    others = np.delete(np.arange(LEVELS), in_focus)  # the level in focus has radius 0
-    blurs = jax.vmap(functools.partial(blur_matrix, size=len(image)))(radii[others])
-    rows = jnp.einsum("lij,jkc->likc", blurs, image, precision=_EXACT)
-    copies = jnp.einsum("lkm,limc->likc", blurs, rows, precision=_EXACT)
     shares = level_shares(levels, depth)
-    blended = jnp.einsum("likc,lik->ikc", copies, shares[others], precision=_EXACT)
-    return blended + shares[in_focus][..., None] * image
+    others = np.delete(np.arange(LEVELS), in_focus)  # the level in focus has radius 0
+
+    def add(total: Any, level: Any) -> tuple[Any, None]:
+        radius, share = level
+        return total + share[..., None] * blurred(image, radius), None
+
+    sharp = shares[in_focus][..., None] * image
+    return jax.lax.scan(add, sharp, (radii[others], shares[others]))[0]
+
+
+def blurred(image: Any, radius: Any) -> Any:
+    """A Gaussian blur, tap by tap if they are few, else by a matrix; the edge pixels repeat outwards."""
+    ways = [functools.partial(_by_taps, reach) for reach in _REACHES] + [_by_matrix]
+    half = _half(radius)
+    way = sum((half > reach).astype(jnp.int32) for reach in _REACHES)
+    return jax.lax.switch(way, ways, image, radius)
+
+
+def _by_taps(reach: int, image: Any, radius: Any) -> Any:
+    weights, _ = _taps(radius, reach + 2)
+    for axis in (0, 1):
+        size = image.shape[axis]
+        padded = jnp.pad(
+            image, [(reach, reach) if each == axis else (0, 0) for each in range(3)], mode="edge"
+        )
+        cut = functools.partial(jax.lax.slice_in_dim, padded, axis=axis)
+        pairs = (
+            weights[n] * (cut(reach - n, reach - n + size) + cut(reach + n, reach + n + size))
+            for n in range(1, reach + 1)
+        )
+        image = sum(pairs, weights[0] * image)
+    return image
+
+
+def _by_matrix(image: Any, radius: Any) -> Any:
+    matrix = blur_matrix(radius, len(image))
+    rows = jnp.einsum("ij,jkc->ikc", matrix, image, precision=_EXACT)
+    return jnp.einsum("km,imc->ikc", matrix, rows, precision=_EXACT)
 
 
 def depth_levels(depth: Any) -> Any:
@@ -59,31 +92,41 @@ def level_shares(levels: Any, depth: Any) -> Any:
 
     With d the position between them in [0, 1], their shares are as 1 - d^2 to 1 - (1 - d)^2.
     """
-    upper = jnp.clip((levels[:, None, None] < depth).sum(0), 1, LEVELS - 1)
-    near, far = levels[upper - 1], levels[upper]
-    left = (depth - near) / (far - near)
-    right = 1 - left
-    whole = (1 - left**2) + (1 - right**2)
-    number = jnp.arange(LEVELS)[:, None, None]
-    shares = jnp.where(number == upper - 1, 1 - left**2, 0) + jnp.where(number == upper, 1 - right**2, 0)
-    return shares / whole
+    shares = [jnp.zeros_like(depth)] * LEVELS
+    for j in range(1, LEVELS):
+        above = depth > levels[j - 1] if j > 1 else True
+        between = above & (depth <= levels[j]) if j < LEVELS - 1 else above
+        left = (depth - levels[j - 1]) / (levels[j] - levels[j - 1])
+        near, far = 1 - left**2, 1 - (1 - left) ** 2
+        shares[j - 1] = jnp.where(between, near / (near + far), shares[j - 1])
+        shares[j] = jnp.where(between, far / (near + far), shares[j])
+    return jnp.stack(shares)
 
 
 def blur_matrix(radius: Any, size: int) -> Any:
-    """float32 [S, S]: a Gaussian blur of one axis as a matrix; the edge pixels repeat outwards.
+    """float32 [S, S]: the blur of one axis."""
+    weights, tails = _taps(radius, _TAPS)
+    at = np.arange(size)
+    matrix = weights[np.abs(at[:, None] - at)]
+    return matrix.at[:, 0].set(tails[at]).at[:, -1].set(tails[size - 1 - at])
+
+
+def _taps(radius: Any, count: int) -> tuple[Any, Any]:
+    """float32 [count] twice: the taps 0, 1, ... on one side, more than there are; sums of those from n on.
 
     int(3 radius) taps, or one more if that is even, with sigma = radius: one tap below 2/3, three below 1.
     """
+    n = jnp.arange(count)
     sigma = jnp.maximum(radius, SHARP)
-    half = (3 * radius).astype(jnp.int32) // 2
-    n = jnp.arange(_TAPS)
-    weights = jnp.where(n <= half, jnp.exp(-(n.astype(jnp.float32) ** 2) / (2 * sigma**2)), 0)
-    tails = jnp.cumsum(weights[::-1])[::-1]  # of the taps from n on
-    weights, tails = (each / (tails[0] + tails[1]) for each in (weights, tails))
-    at = np.arange(size)
-    matrix = weights[np.abs(at[:, None] - at)]
-    matrix = matrix.at[:, 0].set(tails[at]).at[:, -1].set(tails[size - 1 - at])
-    return jnp.where(radius < SHARP, jnp.eye(size, dtype=jnp.float32), matrix)
+    weights = jnp.where(n <= _half(radius), jnp.exp(-(n.astype(jnp.float32) ** 2) / (2 * sigma**2)), 0)
+    tails = jnp.cumsum(weights[::-1])[::-1]
+    whole = tails[0] + tails[1]
+    return weights / whole, tails / whole
+
+
+def _half(radius: Any) -> Any:
+    """Taps on one side. A radius below SHARP has none, so that its blur changes nothing."""
+    return (3 * radius).astype(jnp.int32) // 2
 
 
 _SOURCE = "Kar et al., 3D common corruptions and data augmentation, CVPR 2022; its reference code at 4fc007b"
