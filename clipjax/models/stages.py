@@ -43,10 +43,10 @@ def run_stages(
     return x, captured
 
 
-def maps_at(stages: Sequence[Any], x: Array, *, mode: Mode, at: Sequence[int]) -> list[Array]:
-    """The outputs of the stages `at` (ascending). `stages` ends with the last of `at`."""
+def maps_at(stages: Mapping[str, Any], x: Array, *, mode: Mode, at: Sequence[int]) -> list[Array]:
+    """The outputs of the stages `at` (numbers, ascending); those after the last are not run."""
     maps = []
-    for stage in stages:
+    for stage in list(stages.values())[: at[-1] + 1]:
         x, _ = stage(x, mode=mode, capture=False)
         maps.append(x)
     return [maps[i] for i in at]

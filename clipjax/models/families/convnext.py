@@ -26,7 +26,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import nnx
@@ -164,12 +164,15 @@ class ConvNeXt(nnx.Module):
         self.head = Head(c, rngs=rngs)
         self.projects = c.projection != "none"
 
+    @property
+    def stages(self) -> dict[str, Any]:
+        return {f"stages.{i}": getattr(self, f"stage{i}") for i in range(4)}
+
     def __call__(
         self, images: Float[Array, "B S S 3"], mode: Mode, capture: bool
     ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
         stem = self.stem(images, mode)
-        stages = {f"stages.{i}": getattr(self, f"stage{i}") for i in range(4)}
-        x, outputs = run_stages(stages, stem, mode, capture)
+        x, outputs = run_stages(self.stages, stem, mode, capture)
         pooled, features = self.head(x)
         captured = {"stem": stem, **outputs, "pooled": pooled}
         return features, captured | ({"projected": features} if self.projects else {})
@@ -186,8 +189,7 @@ def dense(
     tower: ConvNeXt, images: Float[Array, "B H W 3"], stages: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B _ _ _"]]:
     """Stage i: [B, S / (4 * 2**i), S / (4 * 2**i), widths[i]]."""
-    modules = [getattr(tower, f"stage{i}") for i in range(stages[-1] + 1)]
-    return maps_at(modules, tower.stem(images, mode), mode=mode, at=stages)
+    return maps_at(tower.stages, tower.stem(images, mode), mode=mode, at=stages)
 
 
 FAMILY = Family(

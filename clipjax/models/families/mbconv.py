@@ -31,7 +31,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import nnx
@@ -257,12 +257,15 @@ class MBConvNet(nnx.Module):
         self.activation = c.activations[-1]
         self.depth = len(c.stages)
 
+    @property
+    def stages(self) -> dict[str, Any]:
+        return {f"blocks.{i}": getattr(self, f"stage{i}") for i in range(self.depth)}
+
     def __call__(
         self, images: Float[Array, "B S S 3"], mode: Mode, capture: bool
     ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
         stem = self.stem(images, mode)
-        stages = {f"blocks.{i}": getattr(self, f"stage{i}") for i in range(self.depth)}
-        x, outputs = run_stages(stages, stem, mode, capture)
+        x, outputs = run_stages(self.stages, stem, mode, capture)
         if self.pooled_first:
             pooled = jnp.mean(x, axis=(1, 2))
             features = layers.ACTIVATIONS[self.activation](self.hidden(pooled))
@@ -275,8 +278,7 @@ class MBConvNet(nnx.Module):
 def dense(
     tower: MBConvNet, images: Float[Array, "B H W 3"], stages: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B _ _ _"]]:
-    modules = [getattr(tower, f"stage{i}") for i in range(stages[-1] + 1)]
-    return maps_at(modules, tower.stem(images, mode), mode=mode, at=stages)
+    return maps_at(tower.stages, tower.stem(images, mode), mode=mode, at=stages)
 
 
 def narrow(config: MBConvConfig) -> MBConvConfig:

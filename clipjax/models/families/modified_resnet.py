@@ -21,6 +21,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -146,12 +147,15 @@ class ModifiedResNet(nnx.Module):
         tokens = (c.image_size // REDUCTION) ** 2
         self.attnpool = AttentionPool(tokens, in_dim, c.heads, c.embed_dim, rngs=rngs)
 
+    @property
+    def stages(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("layer1", "layer2", "layer3", "layer4")}
+
     def __call__(
         self, images: Float[Array, "B S S 3"], mode: Mode, capture: bool
     ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
         stem = self.stem(images, mode)
-        stages = {name: getattr(self, name) for name in ("layer1", "layer2", "layer3", "layer4")}
-        x, outputs = run_stages(stages, stem, mode, capture)
+        x, outputs = run_stages(self.stages, stem, mode, capture)
         features = self.attnpool(x, mode)
         return features, {"stem": stem, **outputs, "projected": features}
 
@@ -160,8 +164,7 @@ def dense(
     tower: ModifiedResNet, images: Float[Array, "B H W 3"], stages: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B _ _ _"]]:
     """Stage 0: [B, S / 4, S / 4, 4 width]."""
-    modules = [getattr(tower, f"layer{i + 1}") for i in range(stages[-1] + 1)]
-    return maps_at(modules, tower.stem(images, mode), mode=mode, at=stages)
+    return maps_at(tower.stages, tower.stem(images, mode), mode=mode, at=stages)
 
 
 def narrow(config: ModifiedResNetConfig) -> ModifiedResNetConfig:

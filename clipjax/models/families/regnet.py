@@ -19,6 +19,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -129,12 +130,15 @@ class RegNet(nnx.Module):
             setattr(self, f"stage{i + 1}", stage_of(in_dim, i, config, rngs))
             in_dim = width
 
+    @property
+    def stages(self) -> dict[str, Any]:
+        return {f"s{i}": getattr(self, f"stage{i}") for i in range(1, 5)}
+
     def __call__(
         self, images: Float[Array, "B S S 3"], mode: Mode, capture: bool
     ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
         stem = jax.nn.relu(self.stem(images, mode))
-        stages = {f"s{i}": getattr(self, f"stage{i}") for i in range(1, 5)}
-        x, outputs = run_stages(stages, stem, mode, capture)
+        x, outputs = run_stages(self.stages, stem, mode, capture)
         features = jnp.mean(x, axis=(1, 2))
         return features, {"stem": stem, **outputs, "pooled": features}
 
@@ -143,8 +147,7 @@ def dense(
     tower: RegNet, images: Float[Array, "B H W 3"], stages: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B _ _ _"]]:
     """Stage i: [B, S / (4 * 2**i), S / (4 * 2**i), widths[i]]."""
-    wanted = [getattr(tower, f"stage{i + 1}") for i in range(stages[-1] + 1)]
-    return maps_at(wanted, jax.nn.relu(tower.stem(images, mode)), mode=mode, at=stages)
+    return maps_at(tower.stages, jax.nn.relu(tower.stem(images, mode)), mode=mode, at=stages)
 
 
 def narrow(config: RegNetConfig) -> RegNetConfig:

@@ -21,7 +21,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -146,12 +146,15 @@ class ResNet(nnx.Module):
             setattr(self, f"layer{i + 1}", stage_of(in_dim, i, config, rngs))
             in_dim = width
 
+    @property
+    def stages(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("layer1", "layer2", "layer3", "layer4")}
+
     def __call__(
         self, images: Float[Array, "B S S 3"], mode: Mode, capture: bool
     ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
         stem = self.stem(images, mode)
-        stages = {name: getattr(self, name) for name in ("layer1", "layer2", "layer3", "layer4")}
-        x, outputs = run_stages(stages, stem, mode, capture)
+        x, outputs = run_stages(self.stages, stem, mode, capture)
         features = jnp.mean(x, axis=(1, 2))
         return features, {"stem": stem, **outputs, "pooled": features}
 
@@ -160,8 +163,7 @@ def dense(
     tower: ResNet, images: Float[Array, "B H W 3"], stages: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B _ _ _"]]:
     """Stage 0: [B, S / 4, S / 4, widths[0]]."""
-    wanted = [getattr(tower, f"layer{i + 1}") for i in range(stages[-1] + 1)]
-    return maps_at(wanted, tower.stem(images, mode), mode=mode, at=stages)
+    return maps_at(tower.stages, tower.stem(images, mode), mode=mode, at=stages)
 
 
 def narrow(config: ResNetConfig) -> ResNetConfig:

@@ -20,7 +20,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import nnx
@@ -128,12 +128,15 @@ class ResNetV2(nnx.Module):
             setattr(self, f"stage{i}", stage_of(i, c, rngs))
         self.norm = NormAct(c.embed_dim, c)
 
+    @property
+    def stages(self) -> dict[str, Any]:
+        return {f"stages.{i}": getattr(self, f"stage{i}") for i in range(len(self.config.depths))}
+
     def __call__(
         self, images: Float[Array, "B S S 3"], mode: Mode, capture: bool
     ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
         stem = self.pooled_stem(images, mode)
-        stages = {f"stages.{i}": getattr(self, f"stage{i}") for i in range(len(self.config.depths))}
-        x, outputs = run_stages(stages, stem, mode, capture)
+        x, outputs = run_stages(self.stages, stem, mode, capture)
         x = self.norm(x)
         features = jnp.mean(x, axis=(1, 2))
         return features, {"stem": stem, **outputs, "head": x, "pooled": features}
@@ -149,8 +152,7 @@ def dense(
     tower: ResNetV2, images: Float[Array, "B H W 3"], stages: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B _ _ _"]]:
     """Stage 0: [B, S / 4, S / 4, widths[0]]."""
-    modules = [getattr(tower, f"stage{i}") for i in range(stages[-1] + 1)]
-    return maps_at(modules, tower.pooled_stem(images, mode), mode=mode, at=stages)
+    return maps_at(tower.stages, tower.pooled_stem(images, mode), mode=mode, at=stages)
 
 
 def narrow(config: ResNetV2Config) -> ResNetV2Config:

@@ -22,6 +22,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -204,12 +205,15 @@ class Swin(nnx.Module):
             setattr(self, f"stage{i}", Stage(i, c, rngs=rngs))
         self.ln_post = layers.LayerNorm(c.embed_dim, eps=c.ln_eps)
 
+    @property
+    def stages(self) -> dict[str, Any]:
+        return {f"layers.{i}": getattr(self, f"stage{i}") for i in range(self.depth)}
+
     def __call__(
         self, images: Float[Array, "B S S 3"], mode: Mode, capture: bool
     ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
         stem = self.stem(images)
-        stages = {f"layers.{i}": getattr(self, f"stage{i}") for i in range(self.depth)}
-        x, outputs = run_stages(stages, stem, mode, capture)
+        x, outputs = run_stages(self.stages, stem, mode, capture)
         features = self.pooled(x)
         return features, {"stem": stem, **outputs, "pooled": features}
 
@@ -232,8 +236,7 @@ def dense(
     tower: Swin, images: Float[Array, "B H W 3"], stages: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B _ _ _"]]:
     """Stage 0: [B, S / P, S / P, width]."""
-    modules = [getattr(tower, f"stage{i}") for i in range(stages[-1] + 1)]
-    return maps_at(modules, tower.stem(images), mode=mode, at=stages)
+    return maps_at(tower.stages, tower.stem(images), mode=mode, at=stages)
 
 
 FAMILY = Family(
