@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clipjax.verification.aot import Executable, Row, aot_table, table_cells, table_titles
+from clipjax.verification.aot import LARGEST, Executable, Row, aot_table, table_cells, table_titles
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 RECORD, PAGE = DOCS / "tpu.json", DOCS / "tpu.md"
@@ -31,9 +31,10 @@ def main(
     tower: Annotated[
         str, typer.Option(help="vision or text; default: both, separated by a comma.")
     ] = "vision,text",
+    start: Annotated[int, typer.Option(help="The first batch tried; what does not fit is halved.")] = LARGEST,
 ) -> None:
     """Compile models ahead of time for TPU chips and keep the table of docs/tpu.md."""
-    for row in aot_table(ids or [], chips.split(","), towers=tower.split(",")) if ids else ():
+    for row in aot_table(ids or [], chips.split(","), towers=tower.split(","), start=start) if ids else ():
         print(" | ".join(table_cells(row)), flush=True)
         keep({**dataclasses.asdict(row), "jax": version("jax"), "libtpu": version("libtpu")})
     PAGE.write_text(page(json.loads(RECORD.read_text())))
@@ -58,7 +59,7 @@ def page(records: list[dict[str, Any]]) -> str:
 
 
 def row_of(record: dict[str, Any]) -> Row:
-    fields = {name: record[name] for name in (field.name for field in dataclasses.fields(Row))}
+    fields = {field.name: record[field.name] for field in dataclasses.fields(Row) if field.name in record}
     program = fields.pop("executable")
     return Row(**fields, executable=Executable(**program) if program else None)
 

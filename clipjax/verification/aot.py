@@ -64,7 +64,8 @@ class Row:
 
     Attributes:
         gflops: of the dots and convolutions, for one example.
-        executable: of the largest batch (a power of two, up to `LARGEST`) that fits; None with a `problem`.
+        executable: of the largest batch (`start`, or that halved) that fits; None with a `problem`.
+        start: the first batch tried: larger ones may fit.
     """
 
     model: str
@@ -74,6 +75,7 @@ class Row:
     gflops: float
     executable: Executable | None
     problem: str | None = None
+    start: int = LARGEST
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -85,10 +87,14 @@ def aot_table(
     *,
     towers: Sequence[str] = ("vision", "text"),
     precisions: Sequence[Precision] = get_args(Precision),
+    start: int = LARGEST,
 ) -> Iterator[Row]:
     """Compile towers for kinds of chips, with JAX switched to the CPU.
 
     A program takes from ten seconds (a ViT, fast) to many minutes (a ResNet, parity).
+
+    Args:
+        start: the first batch tried; each that does not fit is halved.
 
     Raises:
         UsageError: an unknown model or chip, or an environment without the TPU compiler.
@@ -101,7 +107,7 @@ def aot_table(
     for card, tower, precision in wanted:
         forward = forward_of(card, tower, precision)
         for chip in chips:
-            yield _row(card, tower, precision, known[chip], forward)
+            yield _row(card, tower, precision, known[chip], forward, start)
 
 
 def programs(
@@ -125,14 +131,15 @@ def load_chips() -> dict[str, Chip]:
     return {name: Chip(name, **facts | {"slices": tuple(facts["slices"])}) for name, facts in records.items()}
 
 
-def _row(card: Card, tower: str, precision: Precision, chip: Chip, forward: Forward) -> Row:
+def _row(card: Card, tower: str, precision: Precision, chip: Chip, forward: Forward, start: int) -> Row:
     flops = product_flops(jax.make_jaxpr(forward.function)(forward.params, forward.batch(1)).jaxpr)
     facts = (card.id, tower, precision, chip.name, flops / 1e9)
     try:
-        executable = largest(lambda batch: compile_forward(forward, chip, batch))
+        executable = largest(lambda batch: compile_forward(forward, chip, batch), start)
     except jax.errors.JaxRuntimeError as error:
-        return Row(*facts, None, str(error).splitlines()[0])
-    return Row(*facts, executable, None if executable else f"not one example fits {chip.memory_gib} GiB")
+        return Row(*facts, None, str(error).splitlines()[0], start)
+    problem = None if executable else f"not one example fits {chip.memory_gib} GiB"
+    return Row(*facts, executable, problem, start)
 
 
 # --- compiling ---
@@ -202,9 +209,9 @@ def _read(compiled: jax.stages.Compiled, batch: int, seconds: float) -> Executab
     )
 
 
-def largest(compile_at: Callable[[int], Executable | None]) -> Executable | None:
+def largest(compile_at: Callable[[int], Executable | None], start: int) -> Executable | None:
     """Starts from the top: too large a batch is refused in seconds, one that fits compiles for minutes."""
-    batch = LARGEST
+    batch = start
     while (executable := compile_at(batch)) is None and batch > 1:
         batch //= 2
     return executable
@@ -229,7 +236,7 @@ def table_cells(row: Row) -> tuple[str, ...]:
         *facts,
         f"{program.seconds:.0f} s",
         f"{row.gflops:.1f}",
-        f"{program.batch}+" if program.batch == LARGEST else str(program.batch),
+        f"{program.batch}+" if program.batch == row.start else str(program.batch),
         f"{program.argument_bytes / 1e6:.0f}",
         f"{program.temporary_bytes / 1e6:.0f}",
         ", ".join(f"{count} {name}" for name, count in program.collectives.items()) or "0",
