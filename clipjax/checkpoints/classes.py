@@ -72,7 +72,7 @@ def head_classes(card: ModelCard, params: Mapping[str, Any]) -> LabelSpace:
     if card.classes is None:
         why = card.unknown.get("classes", "no file of it names its classes")
         raise UsageError(
-            f"{card.id} does not say what its outputs are ({why}): `clipjax convert SRC --classes imagenet` "
+            f"{card.id} does not name its outputs ({why}): `clipjax convert SRC --classes imagenet` "
             "writes a checkpoint that does (imagenet: the label space, or a CSV file)"
         )
     labels = card.label_space or load_labels(card.classes)

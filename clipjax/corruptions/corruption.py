@@ -43,7 +43,7 @@ class Corruption:
         approximate: how it differs from its source, in one sentence; "" if it does not.
         on_host: `apply` is NumPy code that is not jitted.
         program: what `apply` runs, a name on the PATH; "" for none.
-        version: raise it when a byte may change; it is in the keys of stored pixels.
+        version: raise it when a byte may change; the record beside written images contains it.
     """
 
     name: str

@@ -45,9 +45,10 @@ def corrupt(
         jpeg_quality: write JPEG instead of PNG.
         limit: only a random sample of this many images.
         seed: of the sample and of the random draws.
-        on_error: "raise", or "skip" to leave out (and name) images whose files cannot be used.
+        on_error: "raise", or "skip" to leave an image out of each kind that needs an unusable file, named and
+            counted.
 
-    Returns: a record of each folder, whose corruption.json says how it was made.
+    Returns: one entry a folder; its corruption.json records how it was made.
 
     Raises:
         UsageError, DataError: as `write_corrupted`.

@@ -110,6 +110,35 @@ def test_the_same_files_on_one_device_and_after_an_interruption(
         corrupt(world, out="again", limit=2)
 
 
+def test_other_files_of_the_same_names_are_not_mixed_in(world: Path) -> None:
+    corrupt(world, (FOG, "gaussian_noise"))
+    depth, image = world / "depth/n01440764/a.png", world / "images/n01440764/a.JPEG"
+    depth.unlink()
+    assert corrupt(world)[0].kept == 3  # an unusable file may be any
+    PIL.Image.fromarray(np.full(SIZE[::-1], 9000, np.uint16)).save(depth)
+    with pytest.raises(DataError, match=r"or other images \(corruption.json differs in first_files\)"):
+        corrupt(world)
+    assert corrupt(world, ("gaussian_noise",))[0].kept == 3  # it uses no depth
+    PIL.Image.new("RGB", SIZE).save(image)
+    with pytest.raises(DataError, match="differs in first_files"):
+        corrupt(world, ("gaussian_noise",))
+    (world / "out" / FOG / "3" / write.RECORD).unlink()
+    with pytest.raises(DataError, match=r"\(it has no corruption.json\)"):
+        corrupt(world)
+
+
+def test_a_missing_depth_leaves_an_image_out_of_the_kinds_that_need_it(world: Path) -> None:
+    (world / "depth/n01440764/b.png").unlink()
+    noise, fog, flash = corrupt(world, ("gaussian_noise", FOG, "flash"), on_error="skip")
+    assert (noise.images, noise.skipped) == (3, ())
+    assert fog.images == flash.images == 2
+    assert len(fog.skipped) == 1
+    assert fog.skipped == flash.skipped
+    (world / "images/n01440764/a.JPEG").write_bytes(b"damaged")
+    noise, fog = corrupt(world, ("gaussian_noise", FOG), out="again", on_error="skip")
+    assert (noise.images, fog.images) == (2, 1)
+
+
 def test_depth_is_read_as_unsigned_16_bit(tmp_path: Path) -> None:
     values = np.full((224, 224), 40000, np.uint16)  # -25536 as signed
     values[:, 112:] = 65535
@@ -169,6 +198,10 @@ def test_depth_that_is_refused(tmp_path: Path, depth: np.ndarray, kind: str, mes
 def test_what_is_refused_before_anything_is_read(world: Path) -> None:
     with pytest.raises(UsageError, match="fog_3d needs depth: give the folder of it"):
         corrupt(world, depth=None)
+    with pytest.raises(UsageError, match=r"flash needs reshading: .* \(--reshading\), or --depth for a sub"):
+        corrupt(world, ("flash",), depth=None)
+    with pytest.raises(UsageError, match="name at least one kind"):
+        corrupt(world, ())
     with pytest.raises(UsageError, match="unknown kind of depth 'metres'"):
         corrupt(world, depth_kind="metres")
     with pytest.raises(DataError, match="nowhere is not a folder"):

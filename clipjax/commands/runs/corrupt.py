@@ -59,8 +59,8 @@ def corrupt(
 ) -> None:
     """Write corrupted copies of images, in the layout of ImageNet-3DCC and ImageNet-C.
 
-    The cards imagenet_3dcc and imagenet_c read them. Each folder's corruption.json says how it was made and
-    what is approximate. Run an interrupted command again: finished images are kept.
+    The cards imagenet_3dcc and imagenet_c read them. Each folder's corruption.json records how it was made
+    and what is approximate. Run an interrupted command again: finished images are kept.
 
     Example: clipjax corrupt /data/imagenet/val --depth /data/depth -k fog_3d,flash -o /data/ImageNet-3DCC
     """

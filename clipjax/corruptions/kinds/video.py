@@ -15,6 +15,7 @@ import numpy as np
 
 from clipjax.corruptions.corruption import Constants, Corruption, Extra
 from clipjax.corruptions.program import output_of
+from clipjax.errors import DataError
 
 FRAMES = 30  # of a clip, and a second
 DEFAULT_CRF = 28  # x265's own, of the clip whose bit rate is divided
@@ -61,9 +62,12 @@ def _clip(image: np.ndarray, quality: Sequence[str]) -> bytes:
 
 
 def _frame(stream: bytes, image: np.ndarray) -> np.ndarray:
-    """The last frame of a stream, uint8 as `image`."""
+    """The last frame of a stream, uint8 as `image`. Raises DataError if there is none."""
     command = [_PROGRAM, "-v", "error", "-f", "hevc", "-i", "-", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
-    return np.frombuffer(output_of(command, stream)[-image.size :], np.uint8).reshape(image.shape)
+    frames = output_of(command, stream)
+    if len(frames) < image.size:
+        raise DataError(f"{_PROGRAM} decoded no whole frame of the clip that it made")
+    return np.frombuffer(frames[-image.size :], np.uint8).reshape(image.shape)
 
 
 _SOURCE = (

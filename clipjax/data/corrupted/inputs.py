@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from clipjax.data.manifest import Manifest
 from clipjax.data.pixels.preprocess import open_image, to_pixels
 from clipjax.errors import DataError, UsageError
 from clipjax.storage.digests import sha256_bytes
-from clipjax.storage.reading import is_dir
+from clipjax.storage.reading import is_dir, is_file
 
 SUBSTITUTE = (
     "N . L from the normals of the depth, the light at the camera: a substitute for a reshading network"
@@ -26,10 +27,13 @@ SUBSTITUTE = (
 
 
 class Source(NamedTuple):
-    """One image: pixels uint8 [224, 224, 3], and its own entries of `extra`."""
+    """One image: pixels uint8 [224, 224, 3], and its own entries of `extra`.
+
+    An entry is an array, or the DataError of a file that cannot be used.
+    """
 
     pixels: np.ndarray
-    extra: Mapping[str, np.ndarray]
+    extra: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +62,9 @@ class Inputs:
             check_program(each.name, each.program)
             for name in each.needs:
                 if not self._has(name):
+                    instead = ", or --depth for a substitute" if name == "reshading" else ""
                     raise UsageError(
-                        f"the corruption {each.name} needs {name}: give the folder of it (--{_option(name)})"
+                        f"the corruption {each.name} needs {name}: give the folder of it (--{name}){instead}"
                     )
 
     def _has(self, name: str) -> bool:
@@ -83,19 +88,49 @@ class Inputs:
             said["program"] = version_of(corruption.program)
         return said
 
+    def folders(self, needed: Sequence[str]) -> dict[str, Path]:
+        """The folders that are read for these entries of `extra`, with one file for each image."""
+        folders = {}
+        if self.depth is not None and (
+            "depth" in needed or ("reshading" in needed and self.reshading is None)
+        ):
+            folders["depth"] = self.depth
+        if self.reshading is not None and "reshading" in needed:
+            folders["reshading"] = self.reshading
+        return folders
+
+    def first_files(self, manifest: Manifest, needed: Sequence[str]) -> dict[str, str | None]:
+        """SHA-256 of the first image's file and of its file in each folder; None for an unusable one.
+
+        They tell apart data sets and folders whose files have the same names.
+        """
+        digests: dict[str, str | None] = {"image": None}
+        with contextlib.suppress(DataError):
+            digests["image"] = sha256_bytes(manifest.open(0))
+        for name, folder in self.folders(needed).items():
+            path = depths.file_of(folder, manifest.ids[0])
+            digests[name] = None
+            with contextlib.suppress(OSError):
+                digests[name] = sha256_bytes(path.read_bytes()) if is_file(path) else None
+        return digests
+
     def read(self, manifest: Manifest, row: int, needed: Sequence[str]) -> Source:
-        """An image and its entries of `extra`. Raises DataError naming the file."""
+        """An image and its entries of `extra`. Raises DataError naming the image's file."""
         image_id = manifest.ids[row]
         image = open_image(manifest.open(row), manifest.opener.where(row))
-        extra: dict[str, np.ndarray] = {}
-        if self.depth is not None and ("depth" in needed or ("reshading" in needed and not self.reshading)):
-            path = depths.file_of(self.depth, image_id)
-            extra["depth"] = depths.prepared_depth(path, image_id, image.size, self.depth_kind)
-        if "reshading" in needed and self.reshading is not None:
-            path = depths.file_of(self.reshading, image_id)
-            extra["reshading"] = depths.prepared_reshading(path, image_id, image.size)
-        elif "reshading" in needed:
-            extra["reshading"] = depths.shading_of_depth(extra["depth"])
+        extra: dict[str, Any] = {}
+        for name, folder in self.folders(needed).items():
+            path = depths.file_of(folder, image_id)
+            try:
+                if name == "depth":
+                    extra[name] = depths.prepared_depth(path, image_id, image.size, self.depth_kind)
+                else:
+                    extra[name] = depths.prepared_reshading(path, image_id, image.size)
+            except DataError as error:
+                extra[name] = error
+        if "reshading" in needed and self.reshading is None:
+            depth = extra["depth"]
+            extra["reshading"] = depth if isinstance(depth, DataError) else depths.shading_of_depth(depth)
         return Source(to_pixels(image, depths.PREPARATION), extra)
 
 
@@ -113,7 +148,3 @@ def encoded(pixels: np.ndarray, jpeg_quality: int | None) -> bytes:
     else:
         image.save(file, "JPEG", quality=jpeg_quality, optimize=True)
     return file.getvalue()
-
-
-def _option(name: str) -> str:
-    return "depth" if name == "reshading" else name

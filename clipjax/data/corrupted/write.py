@@ -10,12 +10,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import jax
 import numpy as np
+import PIL
 from etils import epath
 
 from clipjax.corruptions.corruption import Corruption, constants_of, find_corruption
@@ -31,6 +33,7 @@ from clipjax.storage.reading import exists, is_file, read_json
 from clipjax.storage.writing import put_bytes, writing
 
 RECORD = "corruption.json"
+_FIRST = "first_files"
 _JPEG = (".jpg", ".jpeg")
 
 
@@ -63,21 +66,26 @@ def write_corrupted(
 
     Args:
         jpeg_quality: write JPEG files of this quality instead of PNG files.
-        on_error: "raise", or "skip" to leave out an image whose files cannot be used.
+        on_error: "raise", or "skip" to leave an image out of each kind that needs an unusable file.
 
     Raises:
-        UsageError: an unknown kind or severity, a missing input, other options that do not exist.
+        UsageError: no kind or severity, or an unknown one; a missing input, other options that do not exist.
         DataError: an unusable file; a folder that another run made; two images of one name; a full disk.
     """
     if on_error not in ("raise", "skip"):
         raise UsageError(f"on_error must be 'raise' or 'skip', not {on_error!r}")
     if jpeg_quality is not None and not 1 <= jpeg_quality <= 100:
         raise UsageError(f"a JPEG quality is 1 to 100, not {jpeg_quality}")
+    if not kinds or not severities:
+        raise UsageError("name at least one kind and one severity")
     corruptions = [find_corruption(kind) for kind in dict.fromkeys(kinds)]
     inputs.check(corruptions)
     names = _names(manifest, jpeg_quality is not None)
+    first = inputs.first_files(manifest, needed_of(corruptions))
     targets = [
-        _Target(each, severity, out, names, _record(manifest, each, severity, inputs, jpeg_quality, seed))
+        _Target(
+            each, severity, out, names, _record(manifest, each, severity, inputs, first, jpeg_quality, seed)
+        )
         for each in corruptions
         for severity in dict.fromkeys(severities)
     ]
@@ -86,7 +94,7 @@ def write_corrupted(
     missing = [target.missing() for target in targets]
     with progress_bar(sum(map(len, missing)), "corrupt", "image", shown=progress) as bar:
         skipped = _fill(manifest, targets, missing, inputs, jpeg_quality, seed, on_error == "skip", bar)
-    return [target.finish(len(rows), skipped) for target, rows in zip(targets, missing)]
+    return [target.finish(len(rows), reasons) for target, rows, reasons in zip(targets, missing, skipped)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,8 +122,11 @@ class _Target:
                 continue
             path = folder / RECORD
             made = read_json(path) if is_file(path) else {}
-            if {key: made.get(key) for key in self.record} != json.loads(json.dumps(self.record)):
-                raise DataError(f"{folder} holds another corruption or other images; choose another folder")
+            if others := _different(made, json.loads(json.dumps(self.record))):
+                why = f"{RECORD} differs in {', '.join(others)}" if made else f"it has no {RECORD}"
+                raise DataError(
+                    f"{folder} holds another corruption or other images ({why}); choose another folder"
+                )
             return
         with writing(self.begun):
             put_bytes(self.begun / RECORD, _json(self.record))
@@ -138,7 +149,8 @@ class _Target:
         images = len(self.names) - len(reasons)
         if not images:
             raise DataError(f"{self.folder}: not one image can be corrupted; the first: {reasons[0]}")
-        done = {**self.record, "images": images, "skipped": reasons}
+        software = {"jax": jax.__version__, "pillow": PIL.__version__, "platform": jax.default_backend()}
+        done = {**self.record, "software": software, "images": images, "skipped": reasons}
         with writing(self.folder):
             put_bytes(self.begun / RECORD, _json(done))
             os.rename(self.begun, self.folder)
@@ -154,41 +166,52 @@ def _fill(
     seed: int,
     skip: bool,
     bar: Bar,
-) -> dict[int, str]:
-    """Reads each image once for all targets. Returns the rows left out, with the reason."""
+) -> list[dict[int, str]]:
+    """Reads each image once for all targets. Returns each target's rows left out, with the reason."""
     mesh = local_mesh()
     runners = [Runner(each.corruption, each.severity, mesh, seed) for each in targets]
     needed = needed_of([target.corruption for target, rows in zip(targets, missing) if rows])
     wanted = [set(rows) for rows in missing]
     rows = sorted(set().union(*wanted))
-    skipped: dict[int, str] = {}
+    skipped: list[dict[int, str]] = [{} for _ in targets]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for chunk, sources in _chunks(manifest, rows, PER_DEVICE * mesh.size, inputs, needed, pool):
-            read: dict[int, Source] = {}
-            for row, source in zip(chunk, sources):
-                if isinstance(source, Source):
-                    read[row] = source
-                elif not skip:
-                    raise source
-                else:
-                    skipped[row] = str(source)
-            for target, runner, own in zip(targets, runners, wanted):
-                todo = [row for row in read if row in own]
-                out = _corrupt(runner, manifest, todo, read, inputs)
+            for target, runner, own, reasons in zip(targets, runners, wanted, skipped):
+                usable: dict[int, Source] = {}
+                for row, source in zip(chunk, sources):
+                    if row not in own:
+                        continue
+                    source = _usable(source, needed_of([target.corruption]))
+                    if isinstance(source, Source):
+                        usable[row] = source
+                    elif not skip:
+                        raise source
+                    else:
+                        reasons[row] = str(source)
+                out = _corrupt(runner, manifest, usable, inputs)
                 files = pool.map(lambda pixels: encoded(pixels, jpeg_quality), out)
-                list(pool.map(target.put, todo, files))
+                list(pool.map(target.put, usable, files))
                 bar.update(sum(row in own for row in chunk))
     return skipped
 
 
-def _corrupt(
-    runner: Runner, manifest: Manifest, rows: Sequence[int], read: dict[int, Source], inputs: Inputs
-) -> np.ndarray:
-    if not rows:
+def _usable(source: Source | DataError, needed: Sequence[str]) -> Source | DataError:
+    """The error of the image or of a needed entry, if there is one."""
+    if isinstance(source, DataError):
+        return source
+    return next((each for name in needed if isinstance(each := source.extra[name], DataError)), source)
+
+
+def _corrupt(runner: Runner, manifest: Manifest, sources: dict[int, Source], inputs: Inputs) -> np.ndarray:
+    if not sources:
         return np.zeros((0, 0, 0, 3), np.uint8)
-    own = {name: np.stack([read[row].extra[name] for row in rows]) for name in needed_of([runner.corruption])}
-    pixels = np.stack([read[row].pixels for row in rows])
-    return runner(pixels, [manifest.ids[row] for row in rows], {**own, **inputs.shared})
+    needed, ids = needed_of([runner.corruption]), [manifest.ids[row] for row in sources]
+    own = {name: np.stack([each.extra[name] for each in sources.values()]) for name in needed}
+    pixels = np.stack([each.pixels for each in sources.values()])
+    try:
+        return runner(pixels, ids, {**own, **inputs.shared})
+    except DataError as error:  # of a program
+        raise DataError(f"{runner.corruption.name} of the images {ids[0]} to {ids[-1]}: {error}") from None
 
 
 def _chunks(
@@ -235,6 +258,7 @@ def _record(
     corruption: Corruption,
     severity: int,
     inputs: Inputs,
+    first: Mapping[str, str | None],
     jpeg_quality: int | None,
     seed: int,
 ) -> dict[str, Any]:
@@ -248,11 +272,21 @@ def _record(
         "approximate": corruption.approximate,
         "convention": corruption.convention,
         "inputs": inputs.conventions(corruption),
+        _FIRST: {name: first[name] for name in ("image", *inputs.folders(corruption.needs))},
         "seed": seed,
         "preparation": PREPARATION.key(),
         "format": "PNG" if jpeg_quality is None else f"JPEG, quality {jpeg_quality}",
         "data_set": {"name": manifest.name, "images": len(manifest), "order": manifest.order_digest},
     }
+
+
+def _different(made: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
+    """Entries of `record` that differ in the one on disk. A first file that was unusable may be any file."""
+    others = [name for name in record if name != _FIRST and made.get(name) != record[name]]
+    before, now = made.get(_FIRST, {}), record[_FIRST]
+    if any(now[name] and before.get(name) not in (None, now[name]) for name in now):
+        others.append(_FIRST)
+    return others
 
 
 def _json(record: dict[str, Any]) -> bytes:
