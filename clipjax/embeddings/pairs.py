@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -80,8 +81,8 @@ def match_pairs(
         recipe: of the maps.
 
     Raises:
-        DataError: a pair cannot be read or has no match (the pairs before it are stored first), none is left,
-            or two images do not fit a device.
+        DataError: a pair cannot be read or has no match (the full shards before it are stored first), none is
+            left, two images do not fit a device, or a map is not finite.
         UsageError: no pairs, or a user's own model.
     """
     how = Compute() if compute is None else compute
@@ -223,18 +224,21 @@ class _Stream:
         rows = list(itertools.chain(*spans))
         done: dict[int, np.ndarray | None] = {}
         waiting = collections.deque(spans)
+        stops = self.how.on_error == "raise"
         shown = self.how.progress and jax.process_index() == 0
         with progress_bar(len(rows), f"matching {self.name}", "pair", shown=shown) as bar:
             for results in self._results(rows):
                 bar.update(len(results))
-                done |= {row: None if isinstance(each, DataError) else each for row, each in results.items()}
-                stop = next((each for each in results.values() if isinstance(each, DataError)), None)
-                if stop is not None and self.how.on_error == "raise":
-                    raise stop
+                unusable = {row: each for row, each in results.items() if isinstance(each, DataError)}
+                done |= {row: each for row, each in results.items() if not isinstance(each, DataError)}
+                if not stops:
+                    done |= dict.fromkeys(unusable)
                 while waiting and all(row in done for row in waiting[0]):
                     span = waiting.popleft()
                     numbers = {row: done.pop(row) for row in span}
                     yield {row: each for row, each in numbers.items() if each is not None}
+                if unusable and stops:
+                    raise next(iter(unusable.values()))
 
     def _results(self, rows: Sequence[int]) -> Iterator[dict[int, np.ndarray | DataError]]:
         """A step's pairs by row, each with its numbers or why it has none."""
@@ -310,7 +314,7 @@ class _Stream:
         return numbers
 
     def _checked(self, row: int, numbers: np.ndarray) -> np.ndarray | DataError:
-        if (numbers[:, 0] >= 0).any():
+        if not (numbers[:, 0] < 0).all():  # NaN is refused where numbers are kept
             return numbers
         first, second = self.pairs.image_ids(row)
         return DataError(
@@ -329,7 +333,9 @@ def _step(
         images, geometry = pair.images[0], {name: each[0] for name, each in pair.geometry.items()}
         compiled[Program(network.arch.name, "pairs", images.shape[1], 1, precision)] += 1
         map0, map1 = dense_map(network, params, images, recipe, precision)
-        return matcher(map0, map1, geometry)[None]
+        # A matcher may return finite numbers for a map that is not finite.
+        finite = jnp.isfinite(map0).all() & jnp.isfinite(map1).all()
+        return jnp.where(finite, matcher(map0, map1, geometry), jnp.nan)[None]
 
     where: Any = replicated(mesh)
     if placement == SHARDED:

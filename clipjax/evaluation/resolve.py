@@ -109,8 +109,10 @@ def _of_pairs(
             f"the task {task.name!r} reads neither classes nor text: leave labels and prompts (--labels, "
             "--prompts) out"
         )
-    asked = {name: getattr(request, name) for name in ("layers", "attention", "positions")}
-    maps = dataclasses.replace(PROBE3D, **{name: value for name, value in asked.items() if value is not None})
+    options = {name: getattr(request, name) for name in ("layers", "attention", "positions")}
+    maps = dataclasses.replace(
+        PROBE3D, **{name: value for name, value in options.items() if value is not None}
+    )
     assert network is not None
     layers_of(network.arch, maps.layers)  # refused now if the network has too few
     held, of = len(dataset.manifest.pairs), card.pairs

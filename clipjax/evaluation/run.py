@@ -147,9 +147,9 @@ def _matched(
     """Pairs in place of images."""
     part, pairs = subject.part, subject.part.manifest.pairs
     assert pairs is not None
-    found = match_pairs(subject.model, part.manifest, subject.matcher, maps, compute, precision=precision)
+    matches = match_pairs(subject.model, part.manifest, subject.matcher, maps, compute, precision=precision)
     row = {name: i for i, name in enumerate(pairs.ids)}
-    kept = [row[name] for name in found.ids]
+    kept = [row[name] for name in matches.ids]
     images = [pairs.image_ids(i) for i in kept]
     columns = {
         "image_0": [first for first, _ in images],
@@ -157,9 +157,9 @@ def _matched(
         "cluster": [pairs.clusters[i] for i in kept],
         **{name: [column[i] for i in kept] for name, column in pairs.columns.items()},
     }
-    return found, Inputs(
-        ids=found.ids,
-        features=found.array,
+    return matches, Inputs(
+        ids=matches.ids,
+        features=matches.array,
         labels=None,
         head=None,
         label_space=None,

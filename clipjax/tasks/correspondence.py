@@ -29,6 +29,9 @@ from clipjax.metrics.correspondence import interpolation, keypoint_matches, stro
 from clipjax.metrics.correspondence_errors import in_bins, keypoint_errors, match_errors, recall_of_pairs
 from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, Task, finite_column, metric_name
 
+# Raise it whenever a change in `clipjax.data.pairs`, in matching or in counting may change a pair's numbers:
+# rows and the keys of stored matches contain it.
+VERSION = 1
 CURVE = "recall"
 NUMBERS = (CURVE, "recall_3d@", "recall_2d@", "pck@")  # how the columns of shares begin
 ALL = "all"  # a group of the card that is no bin: the pairs of numbers over the whole data set
@@ -57,7 +60,8 @@ class Matcher:
     def key(self) -> dict[str, Any]:
         """As JSON, what decides the numbers; not how they are counted."""
         counted = ("thresholds_3d", "thresholds_2d", "thresholds_pck", "curve", "by", "bins", "groups")
-        return {name: value for name, value in self._stated().items() if name not in counted}
+        stated = {name: value for name, value in self._stated().items() if name not in counted}
+        return {"version": VERSION, **stated}
 
     def words(self) -> dict[str, Any]:
         """What decides whether two results compare."""
@@ -266,7 +270,7 @@ def paired(pairs: Columns, about: About) -> Paired:
 
 TASK = Task(
     name="correspondence",
-    version=1,
+    version=VERSION,
     section="VIII-A",
     needs=("pairs",),
     convention={

@@ -17,6 +17,8 @@ from _embed_tools import TinyModel
 from _pair_tools import MATCHING, MemoryPairs, manifest_of
 from _xla_flags import flags_of
 
+from clipjax.data.pairs.matching import Curve, Matching
+from clipjax.data.pairs.pair import Pair
 from clipjax.devices.sharding import make_mesh
 from clipjax.embeddings import pairs
 from clipjax.embeddings.compute import Compute
@@ -25,11 +27,30 @@ from clipjax.embeddings.sets import Embeddings
 from clipjax.errors import DataError, UsageError
 from clipjax.models.dense import PROBE3D, dense_map
 from clipjax.storage.store import Store
+from clipjax.tasks import correspondence
 from clipjax.tasks.correspondence import Matcher
 
 MATCHER = Matcher(MATCHING)
 ALL = MemoryPairs(tuple(range(12)))
 FEW = MemoryPairs(tuple(range(5)))
+KEYPOINTS = Matching(
+    kind="keypoints",
+    size=MATCHING.size,
+    normalisation="imagenet",
+    features="corners",
+    by="groups",
+    curve=Curve("pck", 0.1),
+    thresholds_pck=(0.1,),
+    keypoints=3,
+    groups=("all",),
+)
+
+
+class KeypointPairs(MemoryPairs):
+    def load(self, i: int) -> Pair:
+        keypoints, extent = np.ones((2, 3, 2), np.float32), np.array(1, np.float32)
+        geometry = {"keypoints": keypoints, "visible": np.ones(3, bool), "extent": extent}
+        return Pair(super().load(i).images, geometry)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +100,7 @@ def test_stopped_and_resumed(model: Any, reference: Embeddings, tmp_path: Path) 
         run(model, dataclasses.replace(ALL, broken=(9,)), store)
     resumed = run(model, ALL, store)
     np.testing.assert_array_equal(resumed.array, reference.array)
-    assert 0 < resumed.stats.images < 2 * 12
+    assert resumed.stats.images == 2 * 3, "pair 8 was in the step of the broken one"
     again = run(model, ALL, store)
     assert (again.stats.images, again.stats.forward_passes) == (0, 0)
     np.testing.assert_array_equal(again.array, reference.array)
@@ -107,7 +128,17 @@ def test_a_pair_without_a_match_is_named(model: Any) -> None:
         run(model, dataclasses.replace(FEW, broken=FEW.numbers), on_error="skip")
 
 
-def test_every_choice_is_part_of_the_key(model: Any) -> None:
+@pytest.mark.parametrize("stored", [True, False])
+def test_maps_that_are_not_finite_are_refused_even_if_pairs_are_skipped(stored: bool, tmp_path: Path) -> None:
+    broken: Any = TinyModel()
+    broken.params = jax.tree.map(lambda leaf: leaf * np.float32(np.nan), broken.params)
+    how = Compute(store=Store(tmp_path) if stored else None, progress=False, on_error="skip")
+    for some, matching in ((FEW, MATCHING), (KeypointPairs(FEW.numbers), KEYPOINTS)):
+        with pytest.raises(DataError, match="pair0: values not finite"):
+            match_pairs(broken, manifest_of(some), Matcher(matching), PROBE3D, how)
+
+
+def test_every_choice_is_part_of_the_key(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest, shifted = manifest_of(FEW), dataclasses.replace(MATCHING, keep=19)
 
     def key(**changes: Any) -> str:
@@ -121,7 +152,9 @@ def test_every_choice_is_part_of_the_key(model: Any) -> None:
         key(precision="fast"),
         key(params="sharded"),
     ]
-    assert len({key(), *others}) == 6
+    first = key()
+    monkeypatch.setattr(correspondence, "VERSION", correspondence.VERSION + 1)
+    assert len({first, key(), *others}) == 7
 
 
 def test_what_has_no_maps_or_no_pairs_is_refused(model: Any) -> None:

@@ -83,7 +83,7 @@ class FilePairs:
         return text.hexdigest()
 
     def preparation(self) -> dict[str, object]:
-        """As JSON, what decides the pairs' arrays beside the files."""
+        """As JSON, everything but the files that decides the pairs' arrays."""
         return self.matching.preparation()
 
     @property

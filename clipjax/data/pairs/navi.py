@@ -82,7 +82,7 @@ def read_pairs(root: epath.Path, matching: Matching, pairs: str, crop: bool) -> 
     if len(set(ids)) != len(ids):
         where = lines[len(ids) - 1 - ids[::-1].index(twice := max(ids, key=ids.count))][0]
         raise DataError(f"{where}: the pair {twice} is listed twice")
-    found = NaviPairs(
+    navi_pairs = NaviPairs(
         root=str(root),
         ids=tuple(ids),
         clusters=tuple(a.object for _, a, _, _ in lines),
@@ -94,8 +94,8 @@ def read_pairs(root: epath.Path, matching: Matching, pairs: str, crop: bool) -> 
         crop=crop,
     )
     listed = [angle for *_, angle in lines]
-    columns = {"angle": found.angles()} | ({} if None in listed else {"listed_angle": listed})
-    return manifest_of(dataclasses.replace(found, columns=columns), "geometric")
+    columns = {"angle": navi_pairs.angles()} | ({} if None in listed else {"listed_angle": listed})
+    return manifest_of(dataclasses.replace(navi_pairs, columns=columns), "geometric")
 
 
 def _list_file(root: epath.Path, pairs: str) -> epath.Path:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-LARGEST = 1e6  # of a pose's numbers, a focal length, a place in an image: beyond it, nothing is one
+LARGEST = 1e6  # numbers of poses, focal lengths and places in images are refused from here on
 _NEAR = 1e-3  # how far a pose written with few digits may be from a rotation
 _ROUNDING = 1e-4  # how far the trace of a rotation may be outside -1..3
 

@@ -217,7 +217,7 @@ class SpairPairs(FilePairs):
         named = read_json(path).get("kps")
         if not isinstance(named, dict):
             raise DataError(f"{self.where(i)}: {path} has no keypoints (kps)")
-        found = {}
+        points = {}
         for number, point in named.items():
             if not number.isdecimal() or int(number) >= self._most:
                 raise DataError(
@@ -228,8 +228,8 @@ class SpairPairs(FilePairs):
                 continue
             if not _is_point(point, 2):
                 raise DataError(f"{self.where(i)}: {path}: the keypoint {number} is not [x, y] or null")
-            found[int(number)] = tuple(point)
-        return found
+            points[int(number)] = tuple(point)
+        return points
 
     def _image_name(self, i: int, k: int) -> str:
         return f"{self.where(i)}: {self.images[i][k]}"

@@ -11,11 +11,11 @@ from clipjax.data.readers.reader import Reader
 
 
 def read_spair71k(root: epath.Path, matching: Matching, *, split: str, per_draw: int, seed: int) -> Manifest:
-    """The pairs of a split that a seeded draw a class and viewpoint takes: see `clipjax.data.pairs.spair`.
+    """Seeded draws from a split, one for each class and viewpoint: see `clipjax.data.pairs.spair`.
 
     Args:
         split: "trn", "val" or "test".
-        per_draw: pairs a draw; 0 for all.
+        per_draw: pairs of each draw; 0 for all.
     """
     return read_pairs(root, matching, split, per_draw, seed)
 
