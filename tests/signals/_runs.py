@@ -8,6 +8,7 @@ under way the file MARK is there.
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import signal
@@ -185,7 +186,7 @@ def _compile_slowly(mark: Path, seconds: float) -> None:
             mark.unlink(missing_ok=True)
 
     def _compile_for(seconds: float) -> None:
-        def program(x: Any) -> Any:
+        def program(size: int, x: Any) -> Any:
             for i in range(size):
                 x = jnp.tanh(x[: 300 - i % 7] @ x[: 300 - i % 7].T @ x[: 300 - i % 7]) + i
                 x = jnp.pad(x, ((0, 300 - x.shape[0]), (0, 0)))
@@ -193,7 +194,9 @@ def _compile_slowly(mark: Path, seconds: float) -> None:
 
         size, until = 10, start() + seconds
         while start() < until:
-            jax.jit(program).lower(jax.ShapeDtypeStruct((300, 300), "float32")).compile()
+            # Not one function again and again: JAX would give the first program back.
+            longer = functools.partial(program, size)
+            jax.jit(longer).lower(jax.ShapeDtypeStruct((300, 300), "float32")).compile()
             size = round(size * 1.5)
 
     compiler.backend_compile_and_load = marked

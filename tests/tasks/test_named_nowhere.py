@@ -18,6 +18,7 @@ ALLOWED = {
     ("finetune/wise_ft.py", "zeroshot"): "a lineage's method: the zero-shot end of WiSE-FT",
     ("finetune/linear_head.py", "zeroshot"): "the initialisation of a head, no task",
     ("verification/crosscheck/run.py", "zeroshot"): "what both sides compute",
+    ("analysis/rows/corruption_error.py", "zeroshot"): "mCE is of the errors of classification",
     ("results/completeness.py", "ood"): "rows of older versions, which no new task has",
     ("results/completeness.py", "calibration"): "rows of older versions, which no new task has",
     ("evaluation/predictions/arrays.py", "calibration"): "the name of an array",

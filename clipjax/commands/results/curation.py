@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipjax.commands.shared.exclusions import refuse_beside
-from clipjax.commands.shared.options import OutFileOption, PrecisionOption, PromptSetOption, ResultsArgument
+from clipjax.commands.shared.options import (
+    OnlyModelsOption,
+    OutFileOption,
+    PrecisionOption,
+    PromptSetOption,
+    ResultsArgument,
+)
 from clipjax.commands.shared.output import print_table, say
 from clipjax.commands.shared.result_folder import check_choice, check_form, emit, opened
 
@@ -20,10 +26,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class CurationOptions:
     folder: ResultsArgument = Path("results")
-    models: Annotated[
-        list[str] | None,
-        typer.Option("--models", "-m", help="Only this model; may be repeated. Default: all."),
-    ] = None
+    models: OnlyModelsOption = None
     prompts: PromptSetOption = None
     precision: PrecisionOption = "parity"
     form: Annotated[

@@ -8,7 +8,13 @@ from typing import Annotated
 
 import typer
 
-from clipjax.commands.shared.options import OutFileOption, PrecisionOption, PromptSetOption, ResultsArgument
+from clipjax.commands.shared.options import (
+    OnlyModelsOption,
+    OutFileOption,
+    PrecisionOption,
+    PromptSetOption,
+    ResultsArgument,
+)
 from clipjax.commands.shared.output import print_table, say
 from clipjax.commands.shared.result_folder import check_choice, check_form, emit, opened
 
@@ -16,10 +22,7 @@ from clipjax.commands.shared.result_folder import check_choice, check_form, emit
 @dataclass(frozen=True, kw_only=True)
 class MceOptions:
     folder: ResultsArgument = Path("results")
-    models: Annotated[
-        list[str] | None,
-        typer.Option("--models", "-m", help="Only this model; may be repeated. Default: all."),
-    ] = None
+    models: OnlyModelsOption = None
     prompts: PromptSetOption = None
     precision: PrecisionOption = "parity"
     form: Annotated[

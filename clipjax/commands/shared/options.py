@@ -13,6 +13,10 @@ from clipjax.errors import UsageError
 _MODEL = typer.Option("--model", "-m", help="Model id, hub repository, folder or checkpoint.")
 ModelOption = Annotated[str | None, _MODEL]
 NeededModelOption = Annotated[str, _MODEL]
+OnlyModelsOption = Annotated[
+    list[str] | None,
+    typer.Option("--models", "-m", help="Only this model; may be repeated. Default: all."),
+]
 CardOption = Annotated[
     str | None,
     typer.Option(metavar="ID", help="Registered model to load --model as, if --model is bare weights."),
