@@ -176,8 +176,8 @@ def script(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module(name)
 
 
-# Families of ImageNet classifiers whose members were not compiled yet: docs/tpu.md names them.
-NOT_COMPILED = {"densenet", "resnetv2", "vgg"}
+# Families whose members were not compiled yet: docs/tpu.md names them.
+NOT_COMPILED = {"densenet"}
 
 
 def test_the_kept_table_is_that_of_its_record(monkeypatch: pytest.MonkeyPatch) -> None:
