@@ -34,6 +34,7 @@ from clipjax.finetune.training.trees import split
 from clipjax.models.network import Network
 from clipjax.models.training import Training
 
+PLATFORM = jax.default_backend()  # training steps state where they run
 CASES = {"ViT-B-32 CE": 32, "ViT-B-32 FLYP": 32, "RN50 CE": 8, "resnet50.tv_in1k CE": 8}  # case -> batch
 CLASSES = 1000
 RATE, DECAY = 1e-5, 0.1
@@ -169,7 +170,11 @@ def jax_steps(network: Network, params: Any, method: str, arrays: dict[str, np.n
 def cross_entropy(network: Network) -> Loss:
     def loss(params: Any, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Aux]:
         features, statistics = network.train_image(
-            params, batch["images"], precision="parity", training=Training("batch"), platform="cpu"
+            params,
+            batch["images"],
+            precision="parity",
+            training=Training("batch"),
+            platform=PLATFORM,
         )
         if network.arch.text is not None:
             features = features / jnp.linalg.norm(features, axis=-1, keepdims=True)
@@ -184,10 +189,10 @@ def contrastive(network: Network) -> Loss:
     def loss(params: Any, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Aux]:
         training = Training("batch")
         images, statistics = network.train_image(
-            params, batch["images"], precision="parity", training=training, platform="cpu"
+            params, batch["images"], precision="parity", training=training, platform=PLATFORM
         )
         texts = network.train_text(
-            params, batch["tokens"], precision="parity", training=training, platform="cpu"
+            params, batch["tokens"], precision="parity", training=training, platform=PLATFORM
         )
         value, metrics = contrastive_loss(images, texts, params["logit_scale"])
         return value, Aux(metrics, statistics)

@@ -4,7 +4,8 @@
 
 The photos are `skimage.data.stereo_motorcycle` (Middlebury 2014, Scharstein et al.): the point (x, y) of the
 left one is at (x - disparity, y) in the right one. They are matched by EfficientNet-Lite0 with ImageNet's
-weights and by the same architecture with random ones. "The same place" is no model: (x, y) for (x, y).
+weights, and by the same architecture with random weights. "The same place" needs no model: it matches (x, y)
+with (x, y).
 
 Points are 4 pixels apart. A point of the left image counts if its disparity is known and the right image
 reaches as far; whether something hides it there is not asked. The interval is a bootstrap that draws square

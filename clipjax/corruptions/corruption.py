@@ -1,7 +1,7 @@
 """The contract of a corruption: its record, its constants, and each image's own random key.
 
-A module of `clipjax.corruptions.kinds` that sets `CORRUPTIONS` (a tuple of records) adds kinds. The constants
-of the five severities are in configs/corruptions.toml.
+A module of `clipjax.corruptions.kinds` that sets `CORRUPTIONS` (a tuple of records) adds kinds.
+configs/corruptions.toml lists the constants of each severity.
 """
 
 from __future__ import annotations

@@ -15,13 +15,13 @@ import numpy as np
 
 Border = Literal["edge", "mirror"]
 
-_UNIT = (np.arange(256) / 255).astype(np.float32)  # a table: XLA's division differs from IEEE's
+UNIT = (np.arange(256) / 255).astype(np.float32)  # a table: XLA's division differs from IEEE's
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def of_levels(levels: Any) -> jax.Array:
     """float32 in [0, 1] of levels 0 to 255: whoever multiplies by 255 and truncates gets them back."""
-    return jnp.take(_UNIT, levels.astype(jnp.int32), axis=0)
+    return jnp.take(UNIT, levels.astype(jnp.int32), axis=0)
 
 
 def truncated(image: Any) -> jax.Array:

@@ -16,12 +16,12 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from clipjax.corruptions.corruption import PER_IMAGE, Corruption, constants_of, image_keys, wrapped
+from clipjax.corruptions.filters import UNIT, of_levels
 from clipjax.corruptions.program import check_program
 from clipjax.devices.sharding import DATA, local_mesh
 from clipjax.errors import UsageError
 
 PER_DEVICE = 8  # images a step; the compiler may choose other bits for another number
-_UNIT = (np.arange(256) / 255).astype(np.float32)  # a table: XLA's division differs from IEEE's
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +80,7 @@ class Runner:
         constants = constants_of(self.corruption.name, self.severity)
 
         def program(pixels: Any, words: Any, own: Any, shared: Any) -> Any:
-            images = jnp.take(_UNIT, pixels.astype(jnp.int32), axis=0)
-            out = self.corruption.apply(images, wrapped(words), constants, {**own, **shared})
+            out = self.corruption.apply(of_levels(pixels), wrapped(words), constants, {**own, **shared})
             return (jnp.clip(out, 0, 1) * 255).astype(jnp.uint8)
 
         if self.corruption.on_host:
@@ -93,7 +92,7 @@ class Runner:
                 mesh=self._mesh,
                 in_specs=(split, split, split, whole),
                 out_specs=split,
-                check_vma=False,
+                check_vma=False,  # loops of kinds start from constants, which are the same on all devices
             )
         )
 
@@ -106,7 +105,7 @@ def _on_host(
     own: Mapping[str, Any],
     shared: Mapping[str, Any],
 ) -> np.ndarray:
-    out = corruption.apply(_UNIT[pixels], wrapped(words), constants, {**own, **shared})
+    out = corruption.apply(UNIT[pixels], wrapped(words), constants, {**own, **shared})
     return (np.clip(out, 0, 1) * np.float32(255)).astype(np.uint8)
 
 

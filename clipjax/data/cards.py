@@ -25,6 +25,7 @@ from etils import epath
 
 from clipjax.config import config_dir
 from clipjax.data.card_images import CardIds
+from clipjax.data.corrupted.record import making_of
 from clipjax.data.labels import LabelSpace, load_labels
 from clipjax.data.manifest import Manifest
 from clipjax.data.pairs.matching import Matching
@@ -98,12 +99,13 @@ class DatasetCard:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """The label spaces are None without labels."""
+    """The label spaces are None without labels. `made`: how `clipjax corrupt` made the images, if it did."""
 
     card: DatasetCard
     manifest: Manifest
     label_space: LabelSpace | None
     head_space: LabelSpace | None = None
+    made: str | None = None
 
 
 SPLITS = ("train", "validation")
@@ -226,14 +228,13 @@ def load_dataset(card: str | Path | DatasetCard, root: str | Path) -> Dataset:
     if not isinstance(card, DatasetCard):
         card = read_card(card)
     space, head = label_spaces(card)
-    names = space.ids if space else None
-    if is_packed(root):  # whatever its reader and options were when packed
-        manifest = read_packed(epath.Path(place(root)), names)
-    else:
-        manifest = _read_loose(card, epath.Path(place(root)), names)
+    names, folder = (space.ids if space else None), epath.Path(place(root))
+    # A packed copy is read as such, whatever its reader and options were.
+    manifest = read_packed(folder, names) if is_packed(root) else _read_loose(card, folder, names)
     if space is None and manifest.label_names is not None:
         space = LabelSpace(card.name, manifest.label_names, manifest.label_names)
-    return Dataset(card, dataclasses.replace(manifest, name=card.name), space, head or space)
+    manifest = dataclasses.replace(manifest, name=card.name)
+    return Dataset(card, manifest, space, head or space, making_of(folder))
 
 
 def _read_loose(card: DatasetCard, root: epath.Path, names: tuple[str, ...] | None) -> Manifest:

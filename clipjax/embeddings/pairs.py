@@ -61,7 +61,7 @@ class Matcher(Protocol):
         ...
 
     def __call__(self, map0: jax.Array, map1: jax.Array, geometry: Mapping[str, jax.Array]) -> jax.Array:
-        """Maps [h, w, C] -> float32 `shape`: a line per match, negative where there is none."""
+        """Maps [h, w, C] -> float32 `shape`: a line per match; negative numbers mark an absent one."""
         ...
 
 

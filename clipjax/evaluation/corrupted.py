@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clipjax.corruptions.pictures import frost_pictures
 from clipjax.data.corrupted.depth import PREPARATION
+from clipjax.data.corrupted.frost import frost_pictures
 from clipjax.data.corrupted.inputs import Inputs
 from clipjax.data.corrupted.write import Written, write_corrupted
 from clipjax.data.pack import refuse_within

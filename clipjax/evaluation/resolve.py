@@ -40,8 +40,13 @@ def resolve(model: Encoder, task: Task, request: Request) -> Subject:
             f"the task {task.name!r} compares with no in-distribution images: leave id_dataset and id_root "
             "(--id-dataset, --id-data) out"
         )
-    if "pairs" in task.needs:
-        return _of_pairs(model, adapter, task, dataset, request)
+    of = _of_pairs if "pairs" in task.needs else _of_images
+    return of(model, adapter, task, dataset, request)
+
+
+def _of_images(
+    model: Encoder, adapter: Adapter | None, task: Task, dataset: Dataset, request: Request
+) -> Subject:
     if any(each is not None for each in (request.layers, request.attention, request.positions)):
         raise UsageError(
             f"the task {task.name!r} reads no maps of features: leave layers, attention and positions "
@@ -104,21 +109,23 @@ def _of_pairs(
             f"{card.name} has no pairs of images: the task {task.name!r} is for data sets whose card has the "
             "table [matching]"
         )
-    if not (request.labels is None and request.prompts is None):
+    if not (request.labels is None and request.prompts is None and request.decode == "full"):
         raise UsageError(
-            f"the task {task.name!r} reads neither classes nor text: leave labels and prompts (--labels, "
-            "--prompts) out"
+            f"the task {task.name!r} reads neither classes nor text, and prepares its images itself: leave "
+            "labels, prompts and decode (--labels, --prompts, --decode) out"
         )
     options = {name: getattr(request, name) for name in ("layers", "attention", "positions")}
     maps = dataclasses.replace(
         PROBE3D, **{name: value for name, value in options.items() if value is not None}
     )
     assert network is not None
-    layers_of(network.arch, maps.layers)  # refused now if the network has too few
+    layers_of(network.arch, maps.layers)  # both are refused now, before anything is read
+    network.check_attention(maps.attention)
     held, of = len(dataset.manifest.pairs), card.pairs
     share = None if of in (None, held) else {"images": held, "of": of, "unit": "pairs"}
-    part = _part(model, dataset, None, None, request)
-    part = dataclasses.replace(part, matching=card.matching, share=share)
+    part = dataclasses.replace(
+        _part(model, dataset, None, None, request), matching=card.matching, share=share
+    )
     return Subject(
         model=model,
         adapter=adapter,
@@ -205,7 +212,8 @@ def _part(
     pixels = dataclasses.replace(pixels, decode=request.decode)
     card = dataset.card
     share = missing_of(card, whole.ids)
-    return Part(card.name, manifest, labels, space, projection, pixels, sample, card.variant, share)
+    part = Part(card.name, manifest, labels, space, projection, pixels, sample, card.variant, share)
+    return dataclasses.replace(part, made=dataset.made)
 
 
 def _size(manifest: Manifest) -> int:

@@ -74,6 +74,7 @@ class Part:
         share: which of the card's images exist, before sampling; None: all.
         variant: the member of a family of data sets.
         matching: of a task of pairs; such a task does not use `pixels`.
+        made: as in `Dataset`.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Part:
     variant: Mapping[str, str | int]
     share: dict[str, Any] | None
     matching: Matching | None = None
+    made: str | None = None
 
     def recipe(self) -> dict[str, Any]:
         """The name seeds the bootstrap."""
@@ -129,7 +131,7 @@ class Subject:
 
     @property
     def matcher(self) -> Any:
-        """Of a task of pairs."""
+        """What matches the maps, in a task of pairs."""
         assert self.task.matcher is not None
         assert self.part.matching is not None
         return self.task.matcher(self.part.matching)
@@ -177,6 +179,8 @@ class Subject:
         }
         if self.part.variant:
             words["variant"] = dict(self.part.variant)
+        if self.part.made is not None:
+            words["made"] = self.part.made
         if self.maps is not None:
             return {**words, **dataclasses.asdict(self.maps), "matching": self.matcher.words()}
         if self.part.pixels.decode != "full":

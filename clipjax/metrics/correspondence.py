@@ -45,7 +45,7 @@ class Nearest(NamedTuple):
 
     key: Int32[Array, " N"]  # the nearest point of image 1, y W + x
     first: Float32[Array, " N"]  # its cosine distance, at least 1e-9
-    second: Float32[Array, " N"]  # that of the second nearest; infinite where there is none
+    second: Float32[Array, " N"]  # that of the second nearest; infinite if only one is valid
 
 
 class Matches(NamedTuple):

@@ -151,10 +151,10 @@ def _canonical(
 
 
 def _product(plain: Callable[..., Array], stride: int, mode: Mode) -> Callable[..., Array]:
-    """A convolution of single pixels; in a CPU's training step with a faster gradient by its kernel.
+    """A convolution of single pixels; with `mode.platform` "cpu", a faster gradient by its kernel.
 
     XLA's CPU compiler sums over the three axes of pixels after a transposition, and one by one with a stride
-    (benchmarks/resnet_step.py). Training steps state the platform; other programs stay `plain`.
+    (benchmarks/resnet_step.py). Training steps state the platform. The forward pass is that of `plain`.
     """
     if mode.platform != "cpu":
         return plain

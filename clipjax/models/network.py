@@ -161,7 +161,7 @@ class Network:
         assert family.dense is not None
         assert family.depth is not None
         self._check_sides(images)
-        self._check_attention(attention)
+        self.check_attention(attention)
         wanted = _indices(layer_indices(layers), family.depth(self.arch.vision), self.arch.name)
         ascending = sorted(set(wanted))
         patch = family.patch(self.arch.vision) if family.patch else 1
@@ -192,14 +192,15 @@ class Network:
             raise DataError(f"{refusal}, only of its own {config.image_size}: {family.one_size}")
         if family.patch is None and min(height, width) < _SMALLEST:
             raise DataError(f"{refusal}: dense features need sides of {_SMALLEST} pixels or more")
-        try:
-            if hasattr(config, "patch_size"):
+        if getattr(config, "patch_size", None):  # a net without patches takes any sides
+            try:
                 for side in (height, width):
                     resized_arch(self.arch, side)
-        except UsageError as error:
-            raise DataError(f"{refusal}: {str(error).split(': ', 1)[1]}") from None
+            except UsageError as error:
+                raise DataError(str(error)) from None
 
-    def _check_attention(self, attention: Attends) -> None:
+    def check_attention(self, attention: Attends) -> None:
+        """Raises UsageError if the image tower cannot attend so."""
         if attention not in get_args(Attends):
             raise unknown_name("attention", str(attention), list(get_args(Attends)))
         batch_attention = family_of(self.arch.vision).batch_attention

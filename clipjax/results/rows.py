@@ -1,7 +1,7 @@
 """Result rows: their schema, and the lines of a run as rows. Imports no JAX.
 
-Beyond configs/result_row.schema.json, an interval's lower limit is not above its upper one, and no two rows
-of a run are the same number.
+Two rules go beyond configs/result_row.schema.json: an interval's lower limit is not above its upper one, and
+a run has each number once.
 """
 
 from __future__ import annotations

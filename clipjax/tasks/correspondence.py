@@ -34,7 +34,7 @@ from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, Task, fi
 VERSION = 1
 CURVE = "recall"
 NUMBERS = (CURVE, "recall_3d@", "recall_2d@", "pck@")  # how the columns of shares begin
-ALL = "all"  # a group of the card that is no bin: the pairs of numbers over the whole data set
+ALL = "all"  # this group of a card is not a bin: its pairs count over the whole data set
 
 
 # Matching a pair, on the device.
@@ -199,7 +199,7 @@ class Shares:
 
 
 def shares_of(pairs: Columns) -> Shares:
-    """Raises DataError naming a pair whose share is no number from 0 to 1, or that has no match."""
+    """Raises DataError naming a pair without a match, or with a share outside 0..1."""
     matches = finite_column(pairs, "matches")
     metrics = [name for name in pairs if name.startswith(NUMBERS[1:]) or name == CURVE]
     of = {name: finite_column(pairs, name) for name in metrics}

@@ -31,7 +31,7 @@ def rows_of(model: str, share: float, **changed: Any) -> list[Any]:
     """A model with `share` of AlexNet's error, spread over the severities."""
     rows = []
     for kind, error in reference_errors().error.items():
-        for severity in range(1, 6):
+        for severity in reference_errors().severities:
             value = 1 - share * error * (0.8 + 0.1 * (severity - 1))
             interval = {"lo": value - HALF, "hi": value + 2 * HALF, "level": 0.95, "method": "wilson"}
             named = {"dataset": f"imagenet_c:{kind}:{severity}", "model": model, "n": 50000}
@@ -64,6 +64,17 @@ def test_a_missing_row_leaves_its_kind_and_the_mean_empty():
     assert line.mce.missing == ("zeroshot imagenet_c:snow:3 top1",)
     assert line.kinds["snow"].value is None
     assert line.kinds["fog"].value == pytest.approx(0.5)
+
+
+def test_copies_of_our_own_never_stand_for_the_published_images():
+    published, copies = rows_of("a", 0.5), rows_of("a", 0.2)
+    for each in copies:
+        each |= {"convention": {"made": "by us"}, "run_id": RUN.replace("2024", "2025")}
+    assert corruption_table([*published, *copies])["a"].mce.value == pytest.approx(0.5)
+    assert corruption_table(copies)["a"].mce.value == pytest.approx(0.2)
+    others = [each | {"convention": {"made": "otherwise"}} for each in copies]
+    with pytest.raises(DataError, match=r"with several makings of the images: by us .*, otherwise"):
+        corruption_table([*copies, *others])
 
 
 def test_the_extra_kinds_do_not_count():

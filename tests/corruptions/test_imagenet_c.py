@@ -14,8 +14,8 @@ from skimage.filters import gaussian
 
 from clipjax.corruptions.corruption import constants_of, find_corruption, image_keys, wrapped
 from clipjax.corruptions.kinds import blur, spatter
-from clipjax.corruptions.pictures import frost_pictures
 from clipjax.corruptions.run import Runner
+from clipjax.data.corrupted.frost import frost_pictures
 from clipjax.errors import DataError, UsageError
 
 SIZE = 48
@@ -203,5 +203,5 @@ def test_frost_without_pictures_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"a\.png: 48 x 96 pixels; a picture of frost must be larger"):
         frost_pictures(tmp_path, SIZE)
     (tmp_path / "a.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"a\.png: not a readable picture of frost"):
+    with pytest.raises(DataError, match=r"a\.png: not an image that Pillow can read"):
         frost_pictures(tmp_path, SIZE)

@@ -70,6 +70,21 @@ def test_the_card_of_imagenet_3dcc_reads_what_is_written(world: Path) -> None:
         np.testing.assert_array_equal(np.asarray(image), expected)
 
 
+def test_a_row_on_copies_says_how_they_were_made(world: Path) -> None:
+    [flash] = corrupt(world, ("flash",))
+    card = dataclasses.replace(read_card("imagenet_3dcc:flash:3"), label_space=None, classes=CLASSES)
+    made = load_dataset(card, flash.folder).made
+    assert made is not None
+    assert made.startswith(
+        "clipjax corrupt, not the published images: flash (version 1), severity 3, seed 0, PNG"
+    )
+    assert "a substitute for a reshading network" in made
+    assert load_dataset(card, world / "images").made is None
+    (flash.folder / write.RECORD).write_text('{"corruption": "flash"}')
+    with pytest.raises(DataError, match=r"corruption\.json has no 'severity': write the images again"):
+        load_dataset(card, flash.folder)
+
+
 def test_the_record_beside_the_images(world: Path) -> None:
     done = corrupt(world, ("flash", FOG), jpeg_quality=85)
     flash, fog = (json.loads((each.folder / write.RECORD).read_text()) for each in done)
@@ -185,7 +200,7 @@ def test_bad_files_are_one_sentence_each_and_can_be_skipped(world: Path) -> None
     ("depth", "kind", "message"),
     [
         (np.ones((4, 5), np.uint16), "inverse", "the depth has 5 x 4 pixels, and its image i has 6 x 4"),
-        (np.ones((4, 6), np.uint8), "inverse", "a PNG of one 16-bit channel, not of mode L"),
+        (np.ones((4, 6), np.uint8), "inverse", "expected one channel of 16 bits, found mode L"),
         (np.full((4, 6), 65535, np.uint16), "metric", "no value of the depth of i is between 1 and 7999"),
     ],
 )

@@ -292,7 +292,7 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "depth of another size": (
         lambda root: save(root / "box/wild_set/depth/001.png", np.ones((90, 90), np.uint16)),
-        "depth/001.png has 90 x 90 pixels, and its image another size",
+        "depth/001.png has 90 x 90 pixels, and its image 120 x 90",
     ),
     "image of another size": (
         lambda root: save(root / "box/wild_set/images/001.jpg", np.zeros((90, 90, 3), np.uint8)),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from _pair_worlds import ROOM, SCANNET_K, save, scannet_pose, small_card, write_scannet
+from _pair_worlds import ROOM, SCANNET_K, rotation, save, scannet_pose, small_card, write_scannet
 from PIL import Image
 
 from clipjax.data.cards import load_dataset, read_card
@@ -245,6 +245,20 @@ def test_what_is_wrong_with_the_whole(copy, tmp_path, damage):
         read(copy, tmp_path)
     assert sentence in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_bins_and_errors_go_by_one_motion(copy, tmp_path):
+    """Another pair's motion in test.npz, 20 degrees as well, is not seen; one of 25 degrees is."""
+    with np.load(copy / "test.npz") as file:
+        motions = file["rel_pose"].copy()
+    turned = rotation((0.0, 1.0, 0.0), 25.0)
+    motions[0] = np.concatenate([turned, np.zeros((3, 1))], axis=1).ravel()
+    _names(copy, rel_pose=motions)
+    sentence = "pair scene0707_00/0-15: its poses are 20 degrees apart, and test.npz says 25"
+    with pytest.raises(DataError) as raised:
+        read(copy, tmp_path).load(0)
+    assert str(raised.value) == sentence
+    assert check_dataset(copy, small_card("scannet_pairs", tmp_path)) == [sentence]
 
 
 def test_fewer_pairs_than_the_card_has(world, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,17 @@ def test_rows_say_where_they_come_from(world):
     assert row["versions"]["jax"]
     assert row["wall_time"] > 0
     assert (row["sample"], row["skipped"], row["reference"], row["origin"]) == (None, 0, None, "measured")
+
+
+def test_rows_on_corrupted_copies_say_so(world):
+    plain = run(world).rows[0]
+    assert "made" not in plain["convention"]
+    record = {"corruption": "fog", "severity": 3, "version": 1, "seed": 0, "format": "PNG", "inputs": {}}
+    (world / "corruption.json").write_text(json.dumps(record | {"approximate": "", "convention": "ours"}))
+    row = run(world).rows[0]
+    made = "clipjax corrupt, not the published images: fog (version 1), severity 3, seed 0, PNG; ours"
+    assert row["convention"]["made"] == made
+    assert (row["recipe_hash"], row["value"]) == (plain["recipe_hash"], plain["value"])
 
 
 def test_every_number_can_be_made_again_from_parquet(world, tmp_path):

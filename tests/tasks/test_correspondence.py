@@ -275,8 +275,11 @@ def test_options_of_maps_are_recorded_and_refused_elsewhere(model: Any, worlds: 
     assert result.images["error_3ds"].to_pylist() != plain.images["error_3ds"].to_pylist()
     with pytest.raises(UsageError, match="has 2 layers, and layers='multilayer' needs 4: use 'last'"):
         evaluate(model, worlds, "navi", layers="multilayer")
-    with pytest.raises(UsageError, match="reads neither classes nor text: leave labels and prompts"):
-        evaluate(model, worlds, "navi", prompts="single")
+    for option in ({"prompts": "single"}, {"decode": "jpeg_scaled"}):
+        with pytest.raises(
+            UsageError, match="reads neither classes nor text, and prepares its images itself"
+        ):
+            evaluate(model, worlds, "navi", **option)
     with pytest.raises(
         UsageError, match="'zeroshot' reads no maps of features: leave layers, attention and pos"
     ):

@@ -30,6 +30,7 @@ WAYS = {
     "layers": "layers",
     "attention": "attentions",
     "positions": "rules of positions",
+    "made": "makings of the images",
 }
 INDEPENDENT, SHARED = "root_sum_of_squares", "mean_of_half_widths"
 
@@ -153,8 +154,9 @@ def cells_of(
 ) -> dict[str, list[Cell]]:
     """The cells of every model, in the columns' order.
 
-    Among several rows of a number: the whole data set before parts and samples, measured before published,
-    then `precision`, `prompts`, and the newest run.
+    Among several rows of a number: the whole data set before parts and samples, published images before own
+    copies (`clipjax corrupt`), measured before published numbers, then `precision`, `prompts`, and the newest
+    run.
 
     `models`: names from `model_name`, in order; default all. A model without any of the rows has no entry.
 
@@ -190,6 +192,7 @@ def prompts_of(row: Row) -> str | None:
 def _choose(model: str, term: Term, rows: Sequence[Row], prompts: str | None, precision: str) -> Row:
     for wanted in (
         is_whole,
+        lambda row: "made" not in row["convention"],
         lambda row: row["origin"] == "measured",
         lambda row: row["precision"] == precision,
         lambda row: prompts is not None and prompts_of(row) == prompts,

@@ -23,18 +23,21 @@ from clipjax.results.tables import as_csv, as_markdown
 from clipjax.storage.reading import read_toml
 from clipjax.storage.records import read
 
-SEVERITIES = (1, 2, 3, 4, 5)
 FORMATS = ("table", "markdown", "csv", "json")
 _FIELDS = ("model", "kind", "value", "lo", "hi", "level", "method", "n", "reference", "missing")
 
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """configs/corruption_errors.toml: the errors of `model` by kind, and the data set of a kind's images."""
+    """configs/corruption_errors.toml: the mean errors of `model` over the severities, by kind.
+
+    `dataset`: of the images of a kind and severity.
+    """
 
     model: str
     source: str
     dataset: str
+    severities: tuple[int, ...]
     error: Mapping[str, float]
 
 
@@ -92,24 +95,22 @@ def corruption_table(
 
 def _columns() -> list[Column]:
     reference = reference_errors()
-    return [
-        Column(kind, kind, "lower", "images", tuple(_term(reference.dataset, kind, s) for s in SEVERITIES))
-        for kind in reference.error
-    ]
+    return [Column(kind, kind, "lower", "images", _terms(reference, kind)) for kind in reference.error]
 
 
-def _term(dataset: str, kind: str, severity: int) -> Term:
-    return Term("zeroshot", dataset.format(kind=kind, severity=severity), "top1")
+def _terms(reference: Reference, kind: str) -> tuple[Term, ...]:
+    names = [reference.dataset.format(kind=kind, severity=severity) for severity in reference.severities]
+    return tuple(Term("zeroshot", name, "top1") for name in names)
 
 
 def _line(cells: Sequence[Cell]) -> Line:
     kinds = {cell.column.key: _of_kind(cell) for cell in cells}
     missing = tuple(name for each in kinds.values() for name in each.missing)
-    known = [each.value for each in kinds.values() if each.value is not None]
     if missing:
         return Line(CorruptionError(None, None, None, missing), kinds)
-    counts = [each.n for each in kinds.values()]
-    n = sum(count for count in counts if count is not None) if None not in counts else None
+    known = [each.value for each in kinds.values() if each.value is not None]
+    counts = [each.n for each in kinds.values() if each.n is not None]
+    n = sum(counts) if len(counts) == len(kinds) else None
     limits = [each.interval for each in kinds.values() if each.interval is not None]
     return Line(CorruptionError(sum(known) / len(known), _mean_of(limits, len(known)), n, ()), kinds)
 

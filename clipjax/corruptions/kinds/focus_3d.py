@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from clipjax.corruptions.corruption import Constants, Corruption, Extra
+from clipjax.corruptions.kinds._common_3d import SOURCE
 
 LEVELS = 9  # the quantiles 0, 1/8, ..., 1 of the depth
 SHARP = 0.1  # pixels: a smaller radius changes nothing
@@ -129,10 +130,9 @@ def _half(radius: Any) -> Any:
     return (3 * radius).astype(jnp.int32) // 2
 
 
-_SOURCE = "Kar et al., 3D common corruptions and data augmentation, CVPR 2022; its reference code at 4fc007b"
 _GUARD = f"blur radii above {WIDEST:.0f} pixels are set to it"
 
 CORRUPTIONS = (
-    Corruption("near_focus", functools.partial(focus, 0), _SOURCE, _GUARD, ("depth",)),
-    Corruption("far_focus", functools.partial(focus, LEVELS - 2), _SOURCE, _GUARD, ("depth",)),
+    Corruption("near_focus", functools.partial(focus, 0), SOURCE, _GUARD, ("depth",)),
+    Corruption("far_focus", functools.partial(focus, LEVELS - 2), SOURCE, _GUARD, ("depth",)),
 )

@@ -7,10 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from clipjax.corruptions.corruption import Constants, Corruption, Extra
-
-_SOURCE = (
-    "Kar et al., 3D common corruptions and data augmentation, CVPR 2022, and its reference code (4fc007b)"
-)
+from clipjax.corruptions.kinds._common_3d import SOURCE
 
 
 def fog(images: Any, keys: Any, constants: Constants, extra: Extra) -> Any:
@@ -32,9 +29,9 @@ CORRUPTIONS = (
     Corruption(
         "fog_3d",
         fog,
-        _SOURCE,
+        SOURCE,
         convention="the airlight is each image's own mean (the reference takes the mean of its batch)",
         needs=("depth",),
     ),
-    Corruption("flash", flash, _SOURCE, needs=("reshading",)),
+    Corruption("flash", flash, SOURCE, needs=("reshading",)),
 )

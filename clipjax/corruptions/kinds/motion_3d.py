@@ -15,6 +15,8 @@ import numpy as np
 
 from clipjax.corruptions.corruption import Constants, Corruption, Extra
 from clipjax.corruptions.filling import filled_holes
+from clipjax.corruptions.filters import of_levels
+from clipjax.corruptions.kinds._common_3d import SOURCE
 
 SIDE = 512  # pixels a side of the reference's images, and its focal length
 _BASELINE = 40.0  # also the largest disparity
@@ -22,10 +24,9 @@ _PATH = 59  # steps of the whole path; only its first frames are taken
 _EDGE = 0.03  # points where the disparity bends more are left out
 _NEAREST = 0.001
 _SURFACE = 1e6  # the depth buffer holds this less the disparity, in float32: steps of 1/16
-_LAYER = 1.0  # of disparity: points this far behind the nearest are seen with it
+_LAYER = 1.0  # disparity: a point that is at most this far behind the nearest one is still seen
 _LEAST = 2.0**-12  # smaller shares of a point in a pixel are rounding errors, and could fill a hole
 _FIXED = 2.0**20  # sums are of whole numbers, so that their order does not matter
-_UNIT = (np.arange(256) / 255).astype(np.float32)
 _BENDING = {(0, 0): 4, (-1, 0): -1, (-1, 1): -1, (0, -1): -1, (1, -1): -1}  # (row, column) offsets
 
 
@@ -79,7 +80,7 @@ def blurred(image: Any, depth: Any, move: Move, frames: int) -> Any:
         return total + frame, None
 
     total, _ = jax.lax.scan(add, jnp.zeros(image.shape, jnp.int32), jnp.arange(frames))
-    return jnp.take(_UNIT, total // frames, axis=0)
+    return of_levels(total // frames)
 
 
 def point_cloud(depth: Any) -> Cloud:
@@ -180,10 +181,7 @@ def _float(number: Any) -> Any:
     return number.astype(jnp.float32)
 
 
-_SOURCE = (
-    "Kar et al., 3D common corruptions and data augmentation, CVPR 2022; its reference code at 4fc007b, and "
-    "the renderer of Niklaus et al., 3D Ken Burns effect from a single image, 2019"
-)
+_SOURCE = f"{SOURCE}; the renderer of Niklaus et al., 3D Ken Burns effect from a single image, 2019"
 _CONVENTION = (
     "the image plane has the image's size instead of 512 pixels, and the camera's path is scaled with it; "
     "the depth buffer is closed from a copy; shares below 1/4096 of a point are dropped; the draws are "

@@ -1,8 +1,8 @@
 """Images as frames of compressed video, through the system's ffmpeg.
 
 An image becomes a clip of a second without motion. It is compressed as H.265, and the last frame is the
-result. The constants are those of Mini Kinetics-C (Yi et al. 2021), where clips move; ImageNet-3DCC has kinds
-of the same names.
+result. The constants are those of Mini Kinetics-C (Yi et al. 2021), whose clips move. ImageNet-3DCC uses the
+same names for its own kinds.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _clip(image: np.ndarray, quality: Sequence[str]) -> bytes:
 
 
 def _frame(stream: bytes, image: np.ndarray) -> np.ndarray:
-    """The last frame of a stream, uint8 as `image`. Raises DataError if there is none."""
+    """The last frame of a stream, uint8 as `image`. Raises DataError for a stream without a whole frame."""
     command = [_PROGRAM, "-v", "error", "-f", "hevc", "-i", "-", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
     frames = output_of(command, stream)
     if len(frames) < image.size:

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import PIL.Image
 
+from clipjax.data.pixels.depth_png import depth_values
 from clipjax.data.pixels.preprocess import PixelRecipe, center_crop, open_image, resized_size, to_pixels
 from clipjax.errors import DataError, unknown_name
 from clipjax.storage.reading import exists
@@ -23,7 +24,7 @@ PREPARATION = PixelRecipe(224, 256, interpolation="bilinear", rgb="first")
 
 _BILINEAR = PIL.Image.Resampling.BILINEAR
 _INVERSE_UNIT, _FARTHEST = 512, 0.5  # D = 1 / (v / 512 + 1e-6), at most 1/2
-_METRIC_UNIT, _METRIC_END = 8000, 1.0  # D = v / 8000; 1 and more is no measurement
+_METRIC_UNIT, _METRIC_END = 8000, 1.0  # D = v / 8000, measured where it is below 1
 
 
 def check_kind(kind: str) -> None:
@@ -38,8 +39,8 @@ def prepared_depth(path: Path, image_id: str, size: tuple[int, int], kind: str) 
     Args:
         size: (width, height) of the image.
         kind: "inverse": D = min(1 / (v / 512 + 1e-6), 1/2) of the resized 16-bit v, as the reference reads
-            ImageNet's. "metric": D = v / 8000, as it reads Taskonomy's; what is no measurement (0, and D of 1
-            or more) becomes the largest below 1, before the resize.
+            ImageNet's. "metric": D = v / 8000, as it reads Taskonomy's. Where nothing was measured (v = 0, or
+            D of 1 or more), D becomes the largest one below 1, before the resize.
 
     Returns: float32 [224, 224], above 0.
 
@@ -47,11 +48,11 @@ def prepared_depth(path: Path, image_id: str, size: tuple[int, int], kind: str) 
         DataError: naming the file: missing, not a 16-bit PNG of one channel, of another size, zero
             everywhere, or without a measurement.
     """
-    values = _uint16(path, image_id, size)
+    values = depth_values(_open(path, image_id, "depth", size), str(path))
     if not values.any():
         raise DataError(f"{path}: the depth of {image_id} is zero everywhere; replace it")
     if kind == "inverse":
-        inverse = np.asarray(_prepared(PIL.Image.fromarray(values.astype(np.int32))))
+        inverse = np.asarray(_prepared(PIL.Image.fromarray(values)))
         return np.minimum(1 / (inverse / _INVERSE_UNIT + 1e-6), _FARTHEST).astype(np.float32)
     metric = values / np.float32(_METRIC_UNIT)
     measured = (metric > 0) & (metric < _METRIC_END)
@@ -62,17 +63,6 @@ def prepared_depth(path: Path, image_id: str, size: tuple[int, int], kind: str) 
         )
     metric = np.where(measured, metric, metric[measured].max()).astype(np.float32)
     return np.array(_prepared(PIL.Image.fromarray(metric)))
-
-
-def _uint16(path: Path, image_id: str, size: tuple[int, int]) -> np.ndarray:
-    """uint16 [H, W]. Pillow opens such a PNG as "I;16", or as "I"; never read it as signed 16 bit."""
-    image = _open(path, image_id, "depth", size)
-    if image.mode not in ("I;16", "I;16B", "I"):
-        raise DataError(f"{path}: a depth is a PNG of one 16-bit channel, not of mode {image.mode}")
-    values = np.asarray(image)
-    if values.min() < 0 or values.max() > np.iinfo(np.uint16).max:
-        raise DataError(f"{path}: a depth has values of 16 bits, not {values.min()} to {values.max()}")
-    return values.astype(np.uint16)
 
 
 def prepared_reshading(path: Path, image_id: str, size: tuple[int, int]) -> np.ndarray:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import PIL.Image
 
 from clipjax.corruptions.corruption import PER_IMAGE, Corruption
 from clipjax.corruptions.program import check_program, version_of
@@ -19,7 +17,7 @@ from clipjax.data.manifest import Manifest
 from clipjax.data.pixels.preprocess import open_image, to_pixels
 from clipjax.errors import DataError, UsageError
 from clipjax.storage.digests import sha256_bytes
-from clipjax.storage.reading import is_dir, is_file
+from clipjax.storage.reading import is_dir, read_bytes
 
 SUBSTITUTE = (
     "N . L from the normals of the depth, the light at the camera: a substitute for a reshading network"
@@ -110,8 +108,8 @@ class Inputs:
         for name, folder in self.folders(needed).items():
             path = depths.file_of(folder, manifest.ids[0])
             digests[name] = None
-            with contextlib.suppress(OSError):
-                digests[name] = sha256_bytes(path.read_bytes()) if is_file(path) else None
+            with contextlib.suppress(DataError):
+                digests[name] = sha256_bytes(read_bytes(path))
         return digests
 
     def read(self, manifest: Manifest, row: int, needed: Sequence[str]) -> Source:
@@ -137,14 +135,3 @@ class Inputs:
 def needed_of(corruptions: Sequence[Corruption]) -> tuple[str, ...]:
     """Entries with a row an image."""
     return tuple(sorted({name for each in corruptions for name in each.needs if name in PER_IMAGE}))
-
-
-def encoded(pixels: np.ndarray, jpeg_quality: int | None) -> bytes:
-    """A PNG file, or a JPEG file of this quality."""
-    file = io.BytesIO()
-    image = PIL.Image.fromarray(pixels)
-    if jpeg_quality is None:
-        image.save(file, "PNG")
-    else:
-        image.save(file, "JPEG", quality=jpeg_quality, optimize=True)
-    return file.getvalue()

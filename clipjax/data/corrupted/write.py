@@ -8,6 +8,7 @@ OUT/fog_3d/.3.part/              a severity until it is complete; the same run c
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,13 +18,14 @@ from typing import Any
 
 import jax
 import numpy as np
-import PIL
+import PIL.Image
 from etils import epath
 
 from clipjax.corruptions.corruption import Corruption, constants_of, find_corruption
 from clipjax.corruptions.run import PER_DEVICE, Runner
 from clipjax.data.corrupted.depth import PREPARATION
-from clipjax.data.corrupted.inputs import Inputs, Source, encoded, needed_of
+from clipjax.data.corrupted.inputs import Inputs, Source, needed_of
+from clipjax.data.corrupted.record import RECORD
 from clipjax.data.manifest import Manifest
 from clipjax.devices.sharding import local_mesh
 from clipjax.errors import DataError, UsageError
@@ -32,7 +34,6 @@ from clipjax.storage.local_files import LocalFiles
 from clipjax.storage.reading import exists, is_file, read_json
 from clipjax.storage.writing import put_bytes, writing
 
-RECORD = "corruption.json"
 _FIRST = "first_files"
 _JPEG = (".jpg", ".jpeg")
 
@@ -189,7 +190,7 @@ def _fill(
                     else:
                         reasons[row] = str(source)
                 out = _corrupt(runner, manifest, usable, inputs)
-                files = pool.map(lambda pixels: encoded(pixels, jpeg_quality), out)
+                files = pool.map(lambda pixels: _encoded(pixels, jpeg_quality), out)
                 list(pool.map(target.put, usable, files))
                 bar.update(sum(row in own for row in chunk))
     return skipped
@@ -236,6 +237,17 @@ def _chunks(
         now, after = ahead, parts[number + 1] if number + 1 < len(parts) else []
         ahead = [pool.submit(read, row) for row in after]
         yield part, [each.result() for each in now]
+
+
+def _encoded(pixels: np.ndarray, jpeg_quality: int | None) -> bytes:
+    """A PNG file, or a JPEG file of this quality."""
+    file = io.BytesIO()
+    image = PIL.Image.fromarray(pixels)
+    if jpeg_quality is None:
+        image.save(file, "PNG")
+    else:
+        image.save(file, "JPEG", quality=jpeg_quality, optimize=True)
+    return file.getvalue()
 
 
 def _names(manifest: Manifest, jpeg: bool) -> tuple[str, ...]:

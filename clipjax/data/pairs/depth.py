@@ -1,25 +1,17 @@
-"""Depth pictures of 16 bits, and the points that they show."""
+"""Depth pictures, and the points that they show."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from clipjax.data.pixels.depth_png import depth_values
 from clipjax.data.pixels.preprocess import open_image
 from clipjax.errors import DataError
 
 
 def decode_depth(data: bytes, name: str) -> np.ndarray:
-    """The numbers of a PNG of 16 bits, int32 [H, W] from 0 to 65,535.
-
-    Raises DataError for another kind of picture.
-    """
-    image = open_image(data, name)
-    if not image.mode.startswith("I"):  # "I;16", or "I" in older versions of Pillow
-        raise DataError(f"{name}: expected one channel of 16 bits, found mode {image.mode}")
-    values = np.asarray(image).astype(np.int32)
-    if values.min() < 0:  # a version of Pillow that reads them as signed
-        values &= 0xFFFF
-    return values
+    """`depth_values` of an encoded picture."""
+    return depth_values(open_image(data, name), name)
 
 
 def unproject(depth: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:

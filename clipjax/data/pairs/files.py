@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 
@@ -19,7 +21,7 @@ from clipjax.storage.reading import is_file
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class FilePairs:
+class FilePairs(abc.ABC):
     """The part of a `PairSet` that all layouts of files share; `load` is each layout's own.
 
     Attributes:
@@ -42,8 +44,8 @@ class FilePairs:
     def image_ids(self, i: int) -> tuple[str, str]:
         return self.images[i]
 
-    def load(self, i: int) -> Pair:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def load(self, i: int) -> Pair: ...
 
     def problems(self, i: int) -> list[str]:
         try:
@@ -65,11 +67,10 @@ class FilePairs:
     @property
     def digest(self) -> str:
         """A file that does not exist counts as null, because its pair may be skipped."""
-        if "_digest" not in self.__dict__:
-            self.__dict__["_digest"] = self._compute_digest()
-        return self.__dict__["_digest"]
+        return self._digest
 
-    def _compute_digest(self) -> str:
+    @functools.cached_property
+    def _digest(self) -> str:
         root = place(self.root)
         names = sorted({name for each in self.files for name in each})
         there = [name for name in names if is_file(root / name)]

@@ -77,9 +77,10 @@ class View:
             DataError: another size; no depth; a box without pixels.
         """
         small = _prepared_size(self.size)
-        if disparity.shape[::-1] != (small if prepared else self.size[::-1]):
-            height, width = disparity.shape
-            raise DataError(f"{where} has {width} x {height} pixels, and its image another size")
+        expected = small if prepared else self.size[::-1]
+        if disparity.shape[::-1] != expected:
+            sizes = [f"{width} x {height}" for width, height in (disparity.shape[::-1], expected)]
+            raise DataError(f"{where} has {sizes[0]} pixels, and its image {sizes[1]}")
         if not prepared:
             picture = PIL.Image.fromarray(disparity).resize(small, PIL.Image.Resampling.NEAREST)
             disparity = np.asarray(picture)

@@ -29,6 +29,7 @@ from clipjax.errors import DataError
 from clipjax.storage.reading import exists, read_bytes, read_lines
 
 PAIRS, INTRINSICS = "test.npz", "intrinsics.npz"
+_APART = 1.0  # degrees between the two sources of a pair's motion: rounding is far below
 
 
 def read_pairs(root: epath.Path, matching: Matching) -> Manifest:
@@ -136,8 +137,17 @@ class ScanNetPairs(FilePairs):
         )
         check_points(points, self.where(i))
         motion = np.linalg.inv(poses[1]) @ poses[0]
+        self._check_angle(i, motion)
         geometry = {"points": points, "intrinsics": intrinsics, "motion": motion}
         return Pair(self.normalised(pixels), {key: each.astype(np.float32) for key, each in geometry.items()})
+
+    def _check_angle(self, i: int, motion: np.ndarray) -> None:
+        """The bins go by test.npz, the errors by the poses: they have to be of one motion."""
+        turned, listed = angle_of(motion), self.columns["angle"][i]
+        if abs(turned - listed) > _APART:
+            raise DataError(
+                f"{self.where(i)}: its poses are {turned:g} degrees apart, and {PAIRS} says {listed:g}"
+            )
 
     def _pose(self, i: int, name: str) -> np.ndarray:
         path = self.file(i, name)

@@ -1,0 +1,8 @@
+"""What the kinds of 3D common corruptions share."""
+
+from __future__ import annotations
+
+SOURCE = (
+    "Kar et al., 3D common corruptions and data augmentation, CVPR 2022, and its reference code "
+    "(EPFL-VILAB/3DCommonCorruptions 4fc007b)"
+)

@@ -1,0 +1,28 @@
+"""corruption.json: how `clipjax corrupt` made the images of a folder. Imports no JAX."""
+
+from __future__ import annotations
+
+from clipjax.errors import DataError
+from clipjax.storage.reading import AnyPath, is_file, read_json
+
+RECORD = "corruption.json"
+_NEEDED = ("corruption", "severity", "version", "seed", "format")
+_SAID = ("approximate", "convention")
+
+
+def making_of(root: AnyPath) -> str | None:
+    """For the convention of a row on these images: what made them; None unless they are such copies.
+
+    Raises DataError for a damaged record.
+    """
+    path = root / RECORD
+    if not is_file(path):
+        return None
+    record = read_json(path)
+    if missing := [key for key in _NEEDED if key not in record]:
+        raise DataError(f"{path} has no {missing[0]!r}: write the images again with `clipjax corrupt`")
+    kind, severity, version = (record[key] for key in ("corruption", "severity", "version"))
+    made = f"clipjax corrupt, not the published images: {kind} (version {version}), severity {severity}"
+    inputs = [f"{name} {value}" for name, value in record.get("inputs", {}).items()]
+    said = [str(record[key]) for key in _SAID if record.get(key)]
+    return "; ".join([f"{made}, seed {record['seed']}, {record['format']}", *inputs, *said])
