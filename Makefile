@@ -29,7 +29,7 @@ records: $(VENV)/.installed-dev  ## rebuild everything that is made from the res
 lint: $(VENV)/.installed-dev  ## ruff and pyright
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --threads 2
 
 format: $(VENV)/.installed-dev  ## let ruff rewrite the files
 	$(BIN)/ruff check --fix .
