@@ -2,7 +2,7 @@
 
     python tests/_pair_tools.py STORE OUT.npz INDEX COUNT PORT
 
-matches twelve pairs with the tiny CLIP of `_embed_tools`. The number of devices is XLA_FLAGS'.
+matches twelve pairs with the tiny CLIP of `_embed_tools`. XLA_FLAGS sets the number of devices.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from clipjax.data.pairs.pair import Pair
 from clipjax.errors import DataError
 
 GRID = 8
-MATCHING = Matching(
+GEOMETRIC = Matching(
     kind="geometric",
     size=(SIZE, SIZE),
     normalisation="imagenet",
@@ -33,6 +33,17 @@ MATCHING = Matching(
     keep=20,
     thresholds_3d=(0.5, 1.0),
     bins=((0, 30), (30, 60), (60, 90)),
+)
+KEYPOINTS = Matching(
+    kind="keypoints",
+    size=(SIZE, SIZE),
+    normalisation="imagenet",
+    features="corners",
+    by="groups",
+    curve=Curve("pck", 0.1),
+    thresholds_pck=(0.1,),
+    keypoints=3,
+    groups=("all",),
 )
 
 
@@ -88,7 +99,7 @@ class MemoryPairs:
 
 @dataclasses.dataclass(frozen=True)
 class MemoryImages:
-    """Their files are never decoded."""
+    """Opens the images of `MemoryPairs`, which nothing decodes."""
 
     names: tuple[str, ...]
 
@@ -123,10 +134,10 @@ def main(store: str, out: str, index: int, count: int, port: str) -> None:
     from clipjax.tasks.correspondence import Matcher
 
     how = Compute(store=Store(store), progress=False)
-    found = match_pairs(
-        TinyModel(), manifest_of(MemoryPairs(tuple(range(12)))), Matcher(MATCHING), PROBE3D, how
+    matches = match_pairs(
+        TinyModel(), manifest_of(MemoryPairs(tuple(range(12)))), Matcher(GEOMETRIC), PROBE3D, how
     )
-    np.savez(Path(out), ids=np.array(found.ids), array=found.array, images=found.stats.images)
+    np.savez(Path(out), ids=np.array(matches.ids), array=matches.array, images=matches.stats.images)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,24 @@
 """Small data sets of pairs with exact geometry, in the three layouts: a textured box seen by known cameras.
 
 root = write_navi(tmp_path / "navi")
-dataset = load_dataset(small_card("navi", tmp_path), root)
-dataset.manifest.pairs.load(0)
+pairs_of("navi", root, tmp_path).load(0)
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from clipjax.data.cards import load_dataset
+from clipjax.data.pairs.pair import PairSet
+from clipjax.errors import DataError
 
 ROOT = Path(__file__).parent.parent
 SMALL = {"navi": ([64, 64], [16, 16]), "scannet_pairs": ([48, 64], [12, 16]), "spair71k": ([80, 80], None)}
@@ -37,6 +42,31 @@ def small_card(name: str, folder: Path, options: dict | None = None, **matching)
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def pairs_of(name: str, root: Path, folder: Path, **options) -> PairSet:
+    """The pairs of a small card, written into `folder`, with these options of the reader."""
+    pairs = load_dataset(small_card(name, folder, options), root).manifest.pairs
+    assert pairs is not None
+    return pairs
+
+
+def refusal_of(name: str, root: Path, folder: Path, **options) -> str:
+    """The line with which the reader refuses the data set."""
+    with pytest.raises(DataError) as raised:
+        pairs_of(name, root, folder, **options)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def with_large_numbers(world: Path, root: Path, factor: int) -> Path:
+    """A copy whose depth pictures have `factor` times the numbers, on both sides of 32,767."""
+    shutil.copytree(world, root)
+    for path in sorted(root.rglob("depth/*.png")):
+        numbers = np.asarray(Image.open(path)).astype(int) * factor
+        assert numbers[numbers > 0].min() < 32767 < numbers.max() <= 65535
+        save(path, numbers.astype(np.uint16))
+    return root
 
 
 def rotation(axis: Sequence[float], degrees: float) -> np.ndarray:

@@ -57,7 +57,7 @@ LONG_FILES = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first: at the end no worker waits for another one's."""
+    """Long files first, so that no worker waits at the end for another worker's long file."""
     place = {Path(__file__).parent / name: number for number, name in enumerate(LONG_FILES)}
     items.sort(key=lambda item: place.get(item.path, len(place)))
 

@@ -83,7 +83,7 @@ def points_of(drawing: Drawing) -> dict[tuple[str, str], dict[int, float]]:
 
 
 def test_points_are_the_rows_and_an_empty_bin_has_none(index: RowIndex, drawing: Drawing) -> None:
-    found = points_of(drawing)
+    found, every = points_of(drawing), rows()
     bins = {
         "ScanNet": ("scannet_pairs", "angle"),
         "NAVI": ("navi", "angle"),
@@ -97,7 +97,7 @@ def test_points_are_the_rows_and_an_empty_bin_has_none(index: RowIndex, drawing:
             wanted = {
                 k: row["value"]
                 for k, label in enumerate(curves.bins)
-                for row in rows()
+                for row in every
                 if (row["model"], row["dataset"], row["slice"]) == (model, data, f"{by}:{label}")
                 and row["value"] is not None
             }
@@ -121,10 +121,12 @@ def test_colours_are_groups_and_each_is_in_the_legend(drawing: Drawing) -> None:
     texts = [text.get_text() for text in legend.get_texts()]
     for group in SPEC.groups:
         assert any(text.startswith(f"{group.title} (") for text in texts)
-    for marks in drawing.figure.axes[0].collections:
-        if gid := marks.get_gid():
-            group = next(each for each in SPEC.groups if gid == f"fig7-1-{each.key}")
-            assert {to_hex(colour) for colour in np.asarray(marks.get_facecolor())} == {group.colour.lower()}
+    colours = {
+        marks.get_gid(): {to_hex(colour) for colour in np.asarray(marks.get_facecolor())}
+        for marks in drawing.figure.axes[0].collections
+        if marks.get_gid()
+    }
+    assert colours == {f"fig7-1-{group.key}": {group.colour.lower()} for group in SPEC.groups}
 
 
 def test_bars_are_the_intervals(index: RowIndex, drawing: Drawing) -> None:
@@ -137,6 +139,7 @@ def test_bars_are_the_intervals(index: RowIndex, drawing: Drawing) -> None:
     heights = sorted((float(low), float(high)) for (_, low), (_, high) in bars)
     panels = contents(SPEC, index)[: len(SPEC.curves[0].bins)]
     cells = [p.x for c in panels for p in c.points if group_of(p.facts, SPEC.groups)]
+    assert len(heights) > 4 * len(SPEC.groups)
     np.testing.assert_allclose(
         heights, sorted((c.interval["lo"], c.interval["hi"]) for c in cells if c.interval)
     )
@@ -155,7 +158,7 @@ def test_the_table_has_a_line_per_model_and_bin(index: RowIndex, tmp_path: Path)
     assert ("NAVI, 30-60", EMPTY[0]) not in table
 
 
-def test_a_panel_without_rows_says_what_makes_them(tmp_path: Path) -> None:
+def test_a_panel_without_rows_names_the_command_that_makes_them(tmp_path: Path) -> None:
     few = RowIndex(row for row in rows() if row["dataset"] == "navi")
     done = analyze(SPEC, few, tmp_path, formats=["svg"])
     assert (done.drawn, done.panels) == (4, 11)
@@ -179,14 +182,14 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ('bins = ["0-30", "30-60"]', "bins = []", r"panels\[0\]: bins = \[\] must hold at least one bin"),
         ("angle:{bin}", "angle:{angle}", r"panels\[0\].*has a word that is not in across, down or words"),
         ('x = "degrees"', "", r"panels\[0\].*'x' is missing"),
-        ('scale = "linear"', 'scale = "bent"', "bent"),
+        ('scale = "linear"', 'scale = "bent"', r"panels\[0\]\.y: scale = 'bent' is not one of"),
     ],
 )
-def test_what_is_wrong_is_said_by_file_and_key(tmp_path: Path, old: str, new: str, said: str) -> None:
-    with pytest.raises(DataError, match=f"mine.toml.*{said}"):
+def test_an_error_names_file_and_key(tmp_path: Path, old: str, new: str, message: str) -> None:
+    with pytest.raises(DataError, match=f"mine.toml.*{message}"):
         mine(tmp_path, old, new)

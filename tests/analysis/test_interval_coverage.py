@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+from _scripts import script as benchmark
 
-SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 STUDIES = 80
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
     """The benchmark whose table docs/trends.md has."""
-    sys.path.insert(0, str(SCRIPTS))
-    try:
-        spec = importlib.util.spec_from_file_location("benchmark_of_trends", SCRIPTS / "trends.py")
-        assert spec is not None
-        assert spec.loader is not None
-        found = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(found)
-    finally:
-        sys.path.remove(str(SCRIPTS))
-        sys.modules.pop("common", None)
-    return found
+    return benchmark("trends")
 
 
 def test_intervals_of_95_percent(script: ModuleType) -> None:

@@ -71,7 +71,7 @@ def normal(key, shape):
 
 
 def levels(x):
-    """Truncated; a thousandth of a level keeps flat areas from falling."""
+    """uint8, rounded down; with a thousandth more, so that flat areas keep their level."""
     return (np.clip(x, 0, 1) * 255 + 1e-3).astype(np.uint8)
 
 
@@ -201,7 +201,7 @@ def frost(x, key, share, frost_share, pictures):
 
 
 def canny(image):
-    """Ridges of the slope along its direction by angle; those that a strong one is part of."""
+    """Canny's edges: connected ridges of the slope, at least one of them strong."""
     down, right = (ndimage.sobel(image.astype(int), axis, mode="nearest") for axis in (0, 1))
     strength = np.abs(down) + np.abs(right)
     around = np.pad(strength, 1)
@@ -221,7 +221,7 @@ def canny(image):
 
 
 def ways(marked):
-    """Dijkstra over steps of 1, 1.4 and 2.1969."""
+    """Distances from the marked cells: Dijkstra over steps of 1, 1.4 and 2.1969."""
     steps = [(y, x, 1.0) for y, x in ((0, 1), (1, 0), (0, -1), (-1, 0))]
     steps += [(y, x, 1.4) for y in (-1, 1) for x in (-1, 1)]
     steps += [(y, x, 2.1969) for a in (-1, 1) for b in (-2, 2) for y, x in ((a, b), (b, a))]

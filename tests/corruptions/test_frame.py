@@ -37,6 +37,23 @@ def test_every_kind_has_constants_and_every_table_a_kind() -> None:
         assert all(constants_of(kind, severity) for severity in SEVERITIES)
 
 
+# Kinds whose constants no reference of these tests has for all severities.
+CONSTANTS = {
+    "near_focus": {"aperture": [3, 4, 5, 6, 7]},
+    "far_focus": {"aperture": [1.5, 2.5, 3.5, 4.5, 5.5]},
+    "xy_motion_blur": {"frames": [20, 30, 40, 50, 60]},
+    "z_motion_blur": {"frames": [20, 25, 30, 35, 38]},
+    "h265_crf": {"crf": [27, 33, 39, 45, 51]},
+    "h265_abr": {"divisor": [2, 4, 8, 16, 32]},
+}
+
+
+@pytest.mark.parametrize("kind", CONSTANTS)
+def test_constants_of_every_severity(kind: str) -> None:
+    for k, severity in enumerate(SEVERITIES):
+        assert constants_of(kind, severity) == {name: each[k] for name, each in CONSTANTS[kind].items()}
+
+
 def test_a_key_depends_on_seed_kind_and_id_alone() -> None:
     keys = image_keys(FOG, ["a", "b"])
     assert keys.shape == (2, 2)

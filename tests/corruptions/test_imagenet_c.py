@@ -16,6 +16,7 @@ from clipjax.corruptions.corruption import constants_of, find_corruption, image_
 from clipjax.corruptions.kinds import blur, spatter
 from clipjax.corruptions.run import Runner
 from clipjax.data.corrupted.frost import frost_pictures
+from clipjax.devices.sharding import make_mesh
 from clipjax.errors import DataError, UsageError
 
 SIZE = 48
@@ -155,7 +156,7 @@ def test_constants_are_the_reference_codes(kind):
 
 
 def test_counts_are_poisson():
-    """Of one rate, against SciPy's shares of the counts."""
+    """The counts of one rate against SciPy's."""
     corruption, constants = find_corruption("shot_noise"), constants_of("shot_noise", 5)
     x = np.full((1, 64, 64, 3), 0.8, np.float32)
     out = np.asarray(corruption.apply(x, wrapped(image_keys("shot_noise", ["b"])), constants, {}))
@@ -188,10 +189,11 @@ def test_devices_and_batches_do_not_matter(pixels):
     ids = [f"{k}.jpg" for k in range(3)]
     images = np.stack([pixels, pixels[::-1], pixels[:, ::-1]])
     for kind in ("gaussian_noise", "jpeg_compression"):
-        runner = Runner(find_corruption(kind), 3)
-        whole = runner(images, ids)
-        alone = np.concatenate([runner(images[k : k + 1], ids[k : k + 1]) for k in (2, 0, 1)])
+        whole = Runner(find_corruption(kind), 3)(images, ids)
+        one_device = Runner(find_corruption(kind), 3, make_mesh(jax.devices()[:1]))
+        alone = np.concatenate([one_device(images[k : k + 1], ids[k : k + 1]) for k in (2, 0, 1)])
         assert (whole == alone[[1, 2, 0]]).all()
+        assert (whole != images).any()
 
 
 def test_frost_without_pictures_is_refused(tmp_path):

@@ -20,7 +20,7 @@ FOCUS = ("near_focus", "far_focus")
 
 @cache
 def world() -> dict[str, np.ndarray]:
-    """Two images; a smooth depth from near to far, and one of two planes, clamped as the farthest."""
+    """Two images; a smooth depth from near to far, and one of two planes, the farther of them clamped."""
     rng = np.random.default_rng(3)
     image = rng.uniform(0, 1, (2, SIZE, SIZE, 3)).astype(np.float32)
     y, x = np.mgrid[:SIZE, :SIZE] / SIZE
@@ -30,13 +30,13 @@ def world() -> dict[str, np.ndarray]:
 
 
 def corrupted(kind: str, severity: int, **changed: np.ndarray) -> np.ndarray:
-    record, given = find_corruption(kind), {**world(), **changed}
-    extra = {name: given[name] for name in record.needs}
+    record, arrays = find_corruption(kind), {**world(), **changed}
+    extra = {name: arrays[name] for name in record.needs}
 
     def apply(image: Any, extra: Any) -> Any:
         return record.apply(image, None, constants_of(kind, severity), extra)
 
-    return np.asarray(jax.jit(apply)(given["image"], extra))
+    return np.asarray(jax.jit(apply)(arrays["image"], extra))
 
 
 def expected(reading: Callable[..., np.ndarray], *of: Any, extra: str = "depth") -> np.ndarray:

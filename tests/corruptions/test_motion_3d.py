@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import _numpy_motion as by_hand
 import jax
 import numpy as np
@@ -18,7 +21,7 @@ blurred = jax.jit(motion_3d.blurred, static_argnums=3)
 
 
 def scene() -> tuple[np.ndarray, np.ndarray]:
-    """A near square before a tilted wall."""
+    """A near square in front of a tilted wall."""
     rng = np.random.default_rng(1)
     image = rng.uniform(0.2, 1, (SIZE, SIZE, 3)).astype(np.float32)
     y, x = np.mgrid[:SIZE, :SIZE]
@@ -64,12 +67,17 @@ def test_draws_are_in_their_ranges_and_reach_both_ends() -> None:
     assert 0.599 < z.depth.max() < 0.6
 
 
-def test_the_kind_blurs_each_image_by_its_own_key() -> None:
+@pytest.mark.parametrize(
+    ("name", "draw"), [("xy_motion_blur", motion_3d.sideways), ("z_motion_blur", motion_3d.inwards)]
+)
+def test_a_kind_blurs_each_image_by_its_own_draw(name: str, draw: Callable[[Any], Move]) -> None:
     image, depth = scene()
-    kind, keys = find_corruption("z_motion_blur"), wrapped(image_keys("z_motion_blur", ["a", "b"]))
+    kind, keys = find_corruption(name), wrapped(image_keys(name, ["a", "b"]))
     extra = {"depth": np.stack([depth, depth])}
-    constants = {**constants_of(kind.name, 1), "frames": 5}
+    constants = {**constants_of(name, 1), "frames": 5}
     both = np.asarray(kind.apply(np.stack([image, image]), keys, constants, extra))
+    for ours, key in zip(both, keys):
+        np.testing.assert_array_equal(ours, blurred(image, depth, draw(key), 5))
     assert (both[0] != both[1]).any()
     assert "inpainting" in kind.approximate
 

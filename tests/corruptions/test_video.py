@@ -1,4 +1,4 @@
-"""Images through a video codec: the commands to a program in ffmpeg's place; ffmpeg itself if installed."""
+"""Images through a video codec: the commands that a stand-in for ffmpeg gets, and ffmpeg where installed."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from clipjax.data.corrupted.inputs import Inputs
 from clipjax.errors import DataError, UsageError
 
 SIZE = 8
-STREAM = 4000  # bytes that the program in ffmpeg's place encodes a clip as
-# Encodes a clip as its options, decodes it as frames 0, 1, 2, ..., of which the last is the quality or rate.
+STREAM = 4000  # bytes of a clip that the stand-in encodes
+# Encodes a clip as its quality or rate. Decodes it as the frames 0 to 28 and one with that number.
 PROGRAM = f"""#!{sys.executable} -S
 import json, os, sys
-given = sys.argv[1:]
+options = sys.argv[1:]
 with open(os.environ["SEEN"], "a") as seen:
-    print(json.dumps(given), file=seen)
-if given == ["-version"]:
+    print(json.dumps(options), file=seen)
+if options == ["-version"]:
     print("ffmpeg version 1\\nmore")
     sys.exit()
 data = sys.stdin.buffer.read()
-if "libx265" in given:
-    name = "-crf" if "-crf" in given else "-b:v"
-    value = int(given[given.index(name) + 1])
+if "libx265" in options:
+    name = "-crf" if "-crf" in options else "-b:v"
+    value = int(options[options.index(name) + 1])
     if len(data) != 30 * {SIZE * SIZE * 3} or value == 51:
         sys.exit("first\\nno such quality")
     sys.stdout.buffer.write(value.to_bytes(4, "big").ljust({STREAM}, b"x"))

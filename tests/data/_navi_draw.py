@@ -80,5 +80,5 @@ if __name__ == "__main__":
     parser.add_argument("root", type=Path, help="the folder of NAVI's objects")
     parser.add_argument("--listing", action="store_true", help="the file system's order, as the reference")
     parser.add_argument("--self", action="store_true", help="allow an image as its own partner")
-    given = parser.parse_args()
-    print("\n".join(drawn(given.root, listing=given.listing, with_self=given.self)))
+    options = parser.parse_args()
+    print("\n".join(drawn(options.root, listing=options.listing, with_self=options.self)))

@@ -97,6 +97,25 @@ def test_the_record_beside_the_images(world: Path) -> None:
     assert (done[1].folder / "n01440764/b.jpg").is_file()
 
 
+def test_a_folder_of_reshadings_replaces_the_substitute(world: Path) -> None:
+    """Its first channel counts: 51/255 everywhere."""
+    for path in (world / "depth").rglob("*.png"):
+        file = world / "reshading" / path.relative_to(world / "depth")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.new("RGB", SIZE, (51, 200, 90)).save(file)
+    [done] = corrupt(world, ("flash",), depth=None, reshading=world / "reshading")
+    assert json.loads((done.folder / write.RECORD).read_text())["inputs"] == {"reshading": "files"}
+    with PIL.Image.open(world / "images/n01440764/b.png") as image:
+        pixels = to_pixels(image, depths.PREPARATION)[None]
+    shading = np.full((1, 224, 224), 0.2, np.float32)
+    expected = Runner(find_corruption("flash"), 3)(pixels, ["n01440764/b.png"], {"reshading": shading})[0]
+    with PIL.Image.open(done.folder / "n01440764/b.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), expected)
+    (world / "reshading/n01440764/a.png").unlink()
+    with pytest.raises(DataError, match=r"a\.png: the reshading of n01440764/a.JPEG does not exist"):
+        corrupt(world, ("flash",), out="again", depth=None, reshading=world / "reshading")
+
+
 def test_the_same_files_on_one_device_and_after_an_interruption(
     world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,11 +148,11 @@ def test_other_files_of_the_same_names_are_not_mixed_in(world: Path) -> None:
     corrupt(world, (FOG, "gaussian_noise"))
     depth, image = world / "depth/n01440764/a.png", world / "images/n01440764/a.JPEG"
     depth.unlink()
-    assert corrupt(world)[0].kept == 3  # an unusable file may be any
+    assert corrupt(world)[0].kept == 3  # a missing first file is not compared
     PIL.Image.fromarray(np.full(SIZE[::-1], 9000, np.uint16)).save(depth)
     with pytest.raises(DataError, match=r"or other images \(corruption.json differs in first_files\)"):
         corrupt(world)
-    assert corrupt(world, ("gaussian_noise",))[0].kept == 3  # it uses no depth
+    assert corrupt(world, ("gaussian_noise",))[0].kept == 3  # noise needs no depth
     PIL.Image.new("RGB", SIZE).save(image)
     with pytest.raises(DataError, match="differs in first_files"):
         corrupt(world, ("gaussian_noise",))
@@ -260,4 +279,8 @@ def test_frost_is_taken_from_a_folder_and_named_in_the_record(world: Path) -> No
         PIL.Image.fromarray(picture[::-1]).save(frost / "frost1.png")
     assert len(records[0]["inputs"]["frost"]) == 64
     assert records[0]["inputs"] != records[1]["inputs"]
-    assert files(world / "one") != files(world / "two")
+    one, two = (files(world / out / "frost" / "5") for out in ("one", "two"))
+    assert one.pop(write.RECORD) != two.pop(write.RECORD)
+    assert len(one) == 3
+    assert one.keys() == two.keys()
+    assert one != two

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-import io
 import json
-import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from _pair_worlds import BOX, disparity, navi_pose, navi_record, save, small_card, write_navi
+from _navi_draw import drawn
+from _navi_reading import SIDE, reading
+from _pair_worlds import (
+    BOX,
+    disparity,
+    navi_pose,
+    navi_record,
+    pairs_of,
+    refusal_of,
+    save,
+    small_card,
+    with_large_numbers,
+    write_navi,
+)
 from PIL import Image
 
 from clipjax.data.cards import load_dataset
@@ -20,8 +31,6 @@ from clipjax.data.pairs import navi, navi_view
 from clipjax.data.pairs.pair import Pair, PairSet
 from clipjax.errors import DataError
 
-SIDE, GRID = 64, 16
-MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
 FIRST = "pair box/wild_set/000 box/wild_set/001: "
 
 
@@ -33,13 +42,7 @@ def world(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def near_world(world, tmp_path_factory) -> Path:
     """11 times nearer: numbers in the depth pictures on both sides of 32,767."""
-    root = tmp_path_factory.mktemp("near") / "data"
-    shutil.copytree(world, root)
-    for path in (paths := list(root.glob("*/*/depth/*.png"))):
-        save(path, np.asarray(Image.open(path)) * np.uint16(11))
-    numbers = np.asarray(Image.open(paths[0]))
-    assert numbers[numbers > 0].min() < 32767 < numbers.max()
-    return root
+    return with_large_numbers(world, tmp_path_factory.mktemp("near") / "data", 11)
 
 
 @pytest.fixture
@@ -48,76 +51,7 @@ def copy(world, tmp_path) -> Path:
 
 
 def read(root: Path, folder: Path, **options) -> PairSet:
-    pairs = load_dataset(small_card("navi", folder, options), root).manifest.pairs
-    assert pairs is not None
-    return pairs
-
-
-def reading(root: Path, pair: str, crop: bool) -> Pair:
-    """The protocol, pixel by pixel, from raw images."""
-    images, points, poses, focal = [], [], [], 0.0
-    for name in pair.split(" "):
-        scene, stem = root / name.rsplit("/", 1)[0], name.rsplit("/", 1)[1]
-        record = next(
-            r for r in json.loads((scene / "annotations.json").read_text()) if r["filename"] == f"{stem}.jpg"
-        )
-        image = Image.open(scene / f"images/{stem}.jpg")
-        depth = Image.fromarray(np.asarray(Image.open(scene / f"depth/{stem}.png")).astype(np.int32))
-        factor = 1024 / min(image.size)
-        size = (int(image.width * factor), int(image.height * factor))
-        jpeg = io.BytesIO()
-        image.resize(size, Image.Resampling.BILINEAR).save(jpeg, "JPEG")
-        picture = np.asarray(Image.open(jpeg)).astype(np.float32) / np.float32(255)
-        picture = (picture - MEAN) / STD
-        numbers = np.asarray(depth.resize(size, Image.Resampling.NEAREST)).astype(np.float64)
-        metres = np.where(numbers > 0, 655350 / np.maximum(numbers, 1) / 1000, 0)
-        rows, columns = (nearest_and_middle(length, min(size)) for length in (size[1], size[0]))
-        picture, metres = picture[rows][:, columns], metres[rows][:, columns]
-        focal = record["camera"]["focal_length"] * SIDE / min(record["image_size"])
-        xyz = np.zeros((SIDE, SIDE, 3))
-        for v in range(SIDE):
-            for u in range(SIDE):
-                ray = ((u + 0.5 - SIDE / 2) / focal, (v + 0.5 - SIDE / 2) / focal, 1)
-                xyz[v, u] = metres[v, u] * np.array(ray)
-        if crop:
-            picture, xyz, length = cropped(picture, xyz, metres)
-            focal *= SIDE / length
-        images.append(picture)
-        points.append(xyz[:: SIDE // GRID, :: SIDE // GRID])
-        poses.append(pose(record))
-    motion = poses[1] @ np.linalg.inv(poses[0])
-    geometry = {"points": np.stack(points), "intrinsics": np.diag([focal, focal, 1]), "motion": motion}
-    return Pair(np.stack(images), geometry)
-
-
-def nearest_and_middle(length: int, short: int) -> list[int]:
-    resized = SIDE if length == short else int(SIDE * length / short)
-    scale = np.float32(length / resized)
-    taken = [min(int(np.floor(np.float32(i) * scale)), length - 1) for i in range(resized)]
-    start = round((resized - SIDE) / 2)
-    return taken[start : start + SIDE]
-
-
-def cropped(picture: np.ndarray, xyz: np.ndarray, metres: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    seen = [(v, u) for v in range(SIDE) for u in range(SIDE) if metres[v, u] > 0]
-    first, last = [min(axis) for axis in zip(*seen)], [max(axis) for axis in zip(*seen)]
-    size = [b - a for a, b in zip(first, last)]
-    length = max(size)
-    corner = [a - (length - s) // 2 for a, s in zip(first, size)]
-    if not all(c >= 0 and c + length <= SIDE for c in corner):
-        corner = [max(a - (length - s), 0) for a, s in zip(first, size)]
-    step = 1 / (SIDE / length)
-    rows, columns = ([c + math.floor(i * step) for i in range(SIDE)] for c in corner)
-    return picture[rows][:, columns], xyz[rows][:, columns], length
-
-
-def pose(record: dict) -> np.ndarray:
-    w, *v = np.array(record["camera"]["q"]) / np.linalg.norm(record["camera"]["q"])
-    cross = np.array([[0, -v[2], v[1]], [v[2], 0, -v[0]], [-v[1], v[0], 0]])
-    made = np.eye(4)
-    made[:3, :3] = np.eye(3) + 2 * w * cross + 2 * cross @ cross
-    made[:3, 3] = np.array(record["camera"]["t"]) / 1000
-    return made
+    return pairs_of("navi", root, folder, **options)
 
 
 def differences(ours: Pair, theirs: Pair) -> dict[str, float]:
@@ -131,7 +65,7 @@ def is_same(ours: Pair, theirs: Pair) -> bool:
 
 
 @pytest.mark.parametrize("crop", [True, False])
-def test_a_pair_is_what_the_protocol_says(near_world, world, tmp_path, crop):
+def test_a_pair_follows_the_protocol(near_world, world, tmp_path, crop):
     for root in (near_world, world):
         pairs = read(root, tmp_path, crop=crop)
         for i in (1, 2):
@@ -233,7 +167,7 @@ def test_prepared_images_give_the_same_pair(copy, tmp_path):
         assert is_same(prepared.load(i), pair)
 
 
-def test_both_spellings_of_folders_and_every_list(world, tmp_path):
+def test_both_spellings_of_folders_and_every_list(world, copy, tmp_path):
     data = write_navi(tmp_path / "underscore", objects=("box",), dash="_")
     lists = data / "custom_splits/pairwise_pixel_correspondences"
     spelled = (lists / "pairs-multiview.txt").read_text()
@@ -243,17 +177,16 @@ def test_both_spellings_of_folders_and_every_list(world, tmp_path):
     assert read(world, tmp_path, pairs="multiview").ids[0].startswith("box/multiview-00-made/000 ")
     assert pairs.load(0).images.shape == (2, SIDE, SIDE, 3)
 
-    drawn = tmp_path / "drawn.txt"
-    drawn.write_text("box/wild_set/images/002.jpg box/wild_set/000.jpg\n\n")
-    for given in (str(drawn), "drawn.txt"):
-        shutil.copy(drawn, world / "drawn.txt")
-        pairs = read(world, tmp_path, pairs=given)
+    own = tmp_path / "own.txt"
+    own.write_text("box/wild_set/images/002.jpg box/wild_set/000.jpg\n\n")
+    shutil.copy(own, copy / "in_root.txt")
+    for option in (str(own), "in_root.txt"):
+        pairs = read(copy, tmp_path, pairs=option)
         assert (pairs.ids, pairs.clusters) == (("box/wild_set/002 box/wild_set/000",), ("box",))
         assert pairs.columns == {"angle": [50.0]}
-    (world / "drawn.txt").unlink()
 
 
-def test_values_beside_the_camera_do_not_matter(copy, tmp_path):
+def test_other_values_of_an_annotation_have_no_effect(copy, tmp_path):
     before = read(copy, tmp_path).load(0)
     path = copy / "box/wild_set/annotations.json"
     records = json.loads(path.read_text())
@@ -328,7 +261,7 @@ def _spot(pixels: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("damage", DAMAGED)
-def test_what_is_wrong_with_a_pair_is_one_sentence_and_the_others_are_read(copy, tmp_path, damage):
+def test_a_damaged_pair_is_one_sentence_and_the_others_are_read(copy, tmp_path, damage):
     change, sentence = DAMAGED[damage]
     change(copy)
     problems = check_dataset(copy, small_card("navi", tmp_path))
@@ -367,12 +300,10 @@ LISTS: dict[str, tuple[str, str]] = {
 def test_wrong_lists_name_file_and_line(world, tmp_path, case):
     text, sentence = LISTS[case]
     (tmp_path / "list.txt").write_text(text)
-    with pytest.raises(DataError) as raised:
-        read(world, tmp_path, pairs=str(tmp_path / "list.txt"))
-    assert sentence in str(raised.value)
+    assert sentence in refusal_of("navi", world, tmp_path, pairs=str(tmp_path / "list.txt"))
 
 
-def test_what_is_missing_as_a_whole(copy, tmp_path):
+def test_a_data_set_that_is_refused(copy, tmp_path):
     with pytest.raises(DataError, match="the option pairs is wild_set or multiview, or a file of pairs"):
         read(copy, tmp_path, pairs="wild")
     with pytest.raises(DataError, match=r"\[matching\] cannot have another size"):
@@ -397,8 +328,6 @@ def test_a_record_needs_whole_sizes():
 
 def test_the_references_draw_becomes_a_file(tmp_path):
     """Eight images, 50 degrees apart: every fourth of them, with one of its four neighbours."""
-    from _navi_draw import drawn
-
     root = write_navi(tmp_path / "data", objects=("box",), views=3)
     path = root / "box/wild_set/annotations.json"
     record = json.loads(path.read_text())[0]

@@ -14,10 +14,9 @@ import jax
 import numpy as np
 import pytest
 from _embed_tools import TinyModel
-from _pair_tools import MATCHING, MemoryPairs, manifest_of
+from _pair_tools import GEOMETRIC, KEYPOINTS, MemoryPairs, manifest_of
 from _xla_flags import flags_of
 
-from clipjax.data.pairs.matching import Curve, Matching
 from clipjax.data.pairs.pair import Pair
 from clipjax.devices.sharding import make_mesh
 from clipjax.embeddings import pairs
@@ -30,20 +29,9 @@ from clipjax.storage.store import Store
 from clipjax.tasks import correspondence
 from clipjax.tasks.correspondence import Matcher
 
-MATCHER = Matcher(MATCHING)
+MATCHER = Matcher(GEOMETRIC)
 ALL = MemoryPairs(tuple(range(12)))
 FEW = MemoryPairs(tuple(range(5)))
-KEYPOINTS = Matching(
-    kind="keypoints",
-    size=MATCHING.size,
-    normalisation="imagenet",
-    features="corners",
-    by="groups",
-    curve=Curve("pck", 0.1),
-    thresholds_pck=(0.1,),
-    keypoints=3,
-    groups=("all",),
-)
 
 
 class KeypointPairs(MemoryPairs):
@@ -121,8 +109,8 @@ def test_pairs_that_cannot_be_used_are_skipped_and_named(
 
 
 def test_a_pair_without_a_match_is_named(model: Any) -> None:
-    said = r"views: pair pair3 \(3-0.png, 3-1.png\) has no match: no point is known in both images"
-    with pytest.raises(DataError, match=said):
+    message = r"views: pair pair3 \(3-0.png, 3-1.png\) has no match: no point is known in both images"
+    with pytest.raises(DataError, match=message):
         run(model, dataclasses.replace(FEW, empty=(3,)))
     with pytest.raises(DataError, match="views: no pair could be used, all were skipped"):
         run(model, dataclasses.replace(FEW, broken=FEW.numbers), on_error="skip")
@@ -133,17 +121,17 @@ def test_maps_that_are_not_finite_are_refused_even_if_pairs_are_skipped(stored: 
     broken: Any = TinyModel()
     broken.params = jax.tree.map(lambda leaf: leaf * np.float32(np.nan), broken.params)
     how = Compute(store=Store(tmp_path) if stored else None, progress=False, on_error="skip")
-    for some, matching in ((FEW, MATCHING), (KeypointPairs(FEW.numbers), KEYPOINTS)):
+    for some, matching in ((FEW, GEOMETRIC), (KeypointPairs(FEW.numbers), KEYPOINTS)):
         with pytest.raises(DataError, match="pair0: values not finite"):
             match_pairs(broken, manifest_of(some), Matcher(matching), PROBE3D, how)
 
 
 def test_every_choice_is_part_of_the_key(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    manifest, shifted = manifest_of(FEW), dataclasses.replace(MATCHING, keep=19)
+    manifest, shifted = manifest_of(FEW), dataclasses.replace(GEOMETRIC, keep=19)
 
     def key(**changes: Any) -> str:
-        given = {"manifest": manifest, "matcher": MATCHER, "recipe": PROBE3D, "precision": "parity"} | changes
-        return str(pair_key(model.card, **given))
+        parts = {"manifest": manifest, "matcher": MATCHER, "recipe": PROBE3D, "precision": "parity"} | changes
+        return str(pair_key(model.card, **parts))
 
     others = [
         key(manifest=manifest_of(ALL)),
@@ -167,9 +155,9 @@ def test_what_has_no_maps_or_no_pairs_is_refused(model: Any) -> None:
 
 
 def test_two_processes_share_the_work(reference: Embeddings, tmp_path: Path) -> None:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = str(found.getsockname()[1])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
     script = Path(__file__).parents[1] / "_pair_tools.py"
     environment = os.environ | {"XLA_FLAGS": flags_of(2)}
     started = [
@@ -186,5 +174,6 @@ def test_two_processes_share_the_work(reference: Embeddings, tmp_path: Path) -> 
         assert process.returncode == 0, errors
     both = [np.load(tmp_path / f"{i}.npz") for i in range(2)]
     for one in both:
+        assert one["ids"].tolist() == reference.ids
         np.testing.assert_array_equal(one["array"], reference.array)
     assert sorted(int(one["images"]) for one in both) == [12, 12]

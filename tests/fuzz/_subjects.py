@@ -1,8 +1,6 @@
 """What is fuzzed: for every reader of files, a whole file and the function that reads it.
 
-A subject writes its files into an empty folder; one of them is injured; `read` then answers or raises a
-`ClipjaxError`. Answers are plain values that can be compared. Where `digest` is true, clipjax keeps a digest
-of the file: an answer other than the whole file's is an error that it should have seen.
+The readers of pairs are in `_pair_subjects.py`.
 """
 
 from __future__ import annotations
@@ -13,62 +11,18 @@ import io
 import json
 import tarfile
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _pair_subjects import register_pairs
+from _subject import SUBJECTS, Read, plain, subject
 from etils import epath
 
 from clipjax.errors import DataError
 
-Read = Callable[[Path], Any]
-SUBJECTS: dict[str, Subject] = {}
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A reader.
-
-    Attributes:
-        make: writes whole files into a folder.
-        file: the one that is injured.
-        kind: of its format, see `_mutate.KINDS`.
-        read: reads the folder.
-    """
-
-    name: str
-    make: Callable[[Path], object]
-    file: str
-    kind: str
-    read: Read
-    digest: bool = False
-
-
-def subject(
-    file: str, kind: str, read: Read, name: str = "", digest: bool = False
-) -> Callable[[Callable[[Path], object]], Callable[[Path], object]]:
-    """Register what follows, which writes the files, as a subject."""
-
-    def register(make: Callable[[Path], object]) -> Callable[[Path], object]:
-        title = name or make.__name__.strip("_").replace("_", " ")
-        SUBJECTS[title] = Subject(title, make, file, kind, read, digest)
-        return make
-
-    return register
-
-
-def plain(value: Any) -> Any:
-    """A value that compares by its contents."""
-    if isinstance(value, np.ndarray):
-        return value.dtype.str, value.shape, value.tobytes()
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value
-
+__all__ = ["SUBJECTS"]  # complete once this module is imported
 
 # --- checkpoints ---
 
@@ -558,42 +512,18 @@ def register_images() -> None:
 register_images()
 
 
-# --- pairs ---
+def depth(folder: Path) -> Any:
+    from clipjax.data.corrupted.depth import prepared_depth
+
+    return plain(prepared_depth(folder / "w.png", "an image", (12, 9), "metric"))
 
 
-def pairs(reader: str) -> Read:
-    """The pairs of a small world, and the first of them."""
+@subject("w.png", "bytes", depth, name="depth of corruptions")
+def _depth(folder: Path) -> None:
+    import PIL.Image
 
-    def read(folder: Path) -> Any:
-        from _pair_worlds import small_card
-
-        from clipjax.data.cards import load_dataset
-
-        with tempfile.TemporaryDirectory() as cards:
-            found = load_dataset(small_card(reader, Path(cards)), folder).manifest.pairs
-        assert found is not None
-        first = [] if reader == "navi" else [found.load(0).images, found.load(0).geometry]
-        return plain([found.ids, found.columns, *first])
-
-    return read
-
-
-def register_pairs() -> None:
-    import _pair_worlds
-
-    pair, lists = "000000-2008_000000-2008_000001:bus.json", "custom_splits/pairwise_pixel_correspondences"
-    for reader, write, file, kind in (
-        ("navi", _pair_worlds.write_navi, "box/wild_set/annotations.json", "text"),
-        ("navi", _pair_worlds.write_navi, f"{lists}/pairs-wild_set.txt", "text"),
-        ("scannet_pairs", _pair_worlds.write_scannet, "test.npz", "zip"),
-        ("scannet_pairs", _pair_worlds.write_scannet, "intrinsics.npz", "zip"),
-        ("scannet_pairs", _pair_worlds.write_scannet, "scene0707_00/pose/0.txt", "text"),
-        ("scannet_pairs", _pair_worlds.write_scannet, "scene0707_00/depth/0.png", "bytes"),
-        ("spair71k", _pair_worlds.write_spair, f"PairAnnotation/test/{pair}", "text"),
-        ("spair71k", _pair_worlds.write_spair, "ImageAnnotation/bus/2008_000000.json", "text"),
-    ):
-        name = f"pairs: {reader}: {file.rsplit('/', 1)[-1].split('-')[0]}"
-        subject(file, kind, pairs(reader), name=name)(write)
+    values = np.arange(1, 109, dtype=np.uint16).reshape(9, 12) * 70
+    PIL.Image.fromarray(values).save(folder / "w.png")
 
 
 register_pairs()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from _mutate import mutate
-from _subjects import Subject
+from _subject import Subject
 
 from clipjax.errors import ClipjaxError
 

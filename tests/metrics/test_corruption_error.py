@@ -25,7 +25,7 @@ def test_hand_worked():
     np.testing.assert_allclose(relative, [(0.3 - 0.1) / 0.2, (0.6 - 0.1) / 0.4])
 
 
-def test_a_ratio_of_sums_is_no_mean_of_ratios():
+def test_a_ratio_of_sums_is_not_a_mean_of_ratios():
     """Severities are summed first, and kinds are averaged last."""
     reference = np.array([[0.4, 0.8], [0.7, 0.9]])
     ours = mean_corruption_error(ERRORS, reference.mean(1))

@@ -26,9 +26,9 @@ class Scene(NamedTuple):
 
 
 def scene(seed=0):
-    """Two maps of like content, with a few cells of large norm as in ViTs, and holes in the depth.
+    """Two similar maps, with a few cells of large norm as in ViTs, and holes in the depth.
 
-    Not too like: a float32 cosine is off by 1e-7, so weights are off by 1e-7 / d2.
+    Not too similar: a float32 cosine is off by 1e-7, so weights are off by 1e-7 / d2.
     """
     rng = np.random.default_rng(seed)
     norms = rng.choice([1, 1, 1, 4], (*CELLS, 1))
@@ -181,7 +181,7 @@ def test_the_fast_form_agrees_with_the_definition(kind):
     np.testing.assert_array_equal(np.asarray(fast.key)[clear], np.asarray(direct.key)[clear])
 
 
-def test_what_a_point_without_depth_looks_like_has_no_effect():
+def test_only_points_with_depth_are_matched():
     views = scene()
     valid0, valid1 = np.zeros(POINTS, bool), np.zeros(POINTS, bool)
     valid0[3:9, 4:20], valid1[20:31, 40:61] = True, True

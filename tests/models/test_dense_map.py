@@ -1,4 +1,4 @@
-"""Dense features of images of any shape equal probe3d's wrappers; a wrong rule is seen."""
+"""Dense features of images of any shape equal those of probe3d's wrappers; wrong rules differ."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from converters.golden import build_model
 
 REFERENCE = dataclasses.replace(PROBE3D, attention="reference_batch")
 MULTILAYER = dataclasses.replace(PROBE3D, layers="multilayer")
-LIBRARY = dataclasses.replace(PROBE3D, positions="library")
 
 # Ours -> the library, probe3d's wrapper.
 WRAPPERS: dict[str, tuple[str, Callable[..., torch.Tensor]]] = {
@@ -193,7 +192,7 @@ def test_others_resize_every_other_grid(name: str) -> None:
 
 
 def test_always_from_the_original_table() -> None:
-    """probe3d's wrapper of SigLIP resizes what it resized for the last image."""
+    """probe3d's wrapper of SigLIP resizes the table that it resized for the last image."""
     name, old = "ViT-B-16-SigLIP", table("ViT-B-16-SigLIP")
     before = on_grid(name, 5, 5, "probe3d")
     on_grid(name, 3, 3, "probe3d")
@@ -237,14 +236,14 @@ def test_maps_are_timms(name: str, sides: tuple[int, int]) -> None:
     pixels = images(*sides)
     got = Network(own.arch).encode_dense(own.params, jnp.asarray(pixels), layers=[0, 1], precision="parity")
     with torch.no_grad():
-        given = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-        wanted = trunk.forward_intermediates(given, indices=[0, 1], norm=False, intermediates_only=True)
+        channels = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        wanted = trunk.forward_intermediates(channels, indices=[0, 1], norm=False, intermediates_only=True)
     for a, b in zip(got, wanted, strict=True):
         assert error(np.asarray(a), b.permute(0, 2, 3, 1).numpy()) <= 1e-5
 
 
 def other_families() -> list[str]:
-    """An architecture of each family that no test above runs."""
+    """An architecture of each family that no test above runs; a mixer takes no other shape."""
     names = {family_of(load_arch(name).vision).name: name for name in arch_names()}
     above = ("vit", "eva", "beit", "swin", "convnext", "modified_resnet", "mixer")
     return sorted(name for family, name in names.items() if family not in above)

@@ -25,11 +25,15 @@ def test_gradients_are_xlas_and_the_forward_pass_is_the_same(
     x = jnp.asarray(rng.normal(size=(3, side, side, 5)), dtype)
     weight = jnp.asarray(rng.normal(size=(kernel, kernel, 5, 4)), dtype)
 
+    def forward(platform: str | None) -> Any:
+        return partial(conv2d, stride=stride, padding="none", mode=Mode(None, platform))
+
     def run(platform: str | None) -> Any:
-        forward = partial(conv2d, stride=stride, padding="none", mode=Mode(None, platform))
-        y, back = jax.vjp(jax.jit(forward), x, weight)
+        y, back = jax.vjp(jax.jit(forward(platform)), x, weight)
         return y, back(jnp.asarray(np.random.default_rng(1).normal(size=y.shape), dtype))
 
+    own = ["custom_vjp" in str(jax.make_jaxpr(forward(name))(x, weight)) for name in ("cpu", None)]
+    assert own == [True, False]
     (y, gradients), (expected_y, expected) = run("cpu"), run(None)
     np.testing.assert_array_equal(y, expected_y)
     for ours, theirs in zip(gradients, expected, strict=True):

@@ -194,7 +194,7 @@ def _compile_slowly(mark: Path, seconds: float) -> None:
 
         size, until = 10, start() + seconds
         while start() < until:
-            # Not one function again and again: JAX would give the first program back.
+            # A new function each time: for the same one JAX returns the first program.
             longer = functools.partial(program, size)
             jax.jit(longer).lower(jax.ShapeDtypeStruct((300, 300), "float32")).compile()
             size = round(size * 1.5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import _pair_tools
 import numpy as np
 import pytest
 from _embed_tools import TinyModel
@@ -13,7 +14,7 @@ from _pair_worlds import small_card, write_navi, write_scannet, write_spair
 import clipjax
 from clipjax.analysis.diff.differences import how
 from clipjax.data.cards import load_dataset
-from clipjax.data.pairs.matching import Curve, Matching
+from clipjax.data.pairs.matching import Curve
 from clipjax.data.pairs.pair import Pair
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.compare import compare_runs
@@ -22,30 +23,14 @@ from clipjax.results.store import images_table
 from clipjax.tasks.correspondence import TASK, Matcher, paired
 from clipjax.tasks.task import About, Inputs, Measure
 
-GEOMETRIC = Matching(
-    kind="geometric",
-    size=(32, 32),
-    normalisation="imagenet",
-    features="bicubic",
-    by="angle",
+GEOMETRIC = dataclasses.replace(
+    _pair_tools.GEOMETRIC,
     curve=Curve("3d", 0.02),
-    grid=(8, 8),
     keep=4,
     thresholds_3d=(0.01, 0.02),
     thresholds_2d=(5,),
-    bins=((0, 30), (30, 60), (60, 90)),
 )
-KEYPOINTS = Matching(
-    kind="keypoints",
-    size=(32, 32),
-    normalisation="imagenet",
-    features="corners",
-    by="groups",
-    curve=Curve("pck", 0.1),
-    thresholds_pck=(0.05, 0.1),
-    keypoints=3,
-    groups=("0", "1", "all"),
-)
+KEYPOINTS = dataclasses.replace(_pair_tools.KEYPOINTS, thresholds_pck=(0.05, 0.1), groups=("0", "1", "all"))
 X = -1.0  # no match
 
 
@@ -55,13 +40,13 @@ def geometric(**changes: Any) -> Inputs:
     pixels = [[1, 5, 4.9, 300], [9, 9, 9, 9], [0, 60, X, X]]
     weights = [[0.9, 0.8, 0.7, 0.6], [0.5, 0.4, 0.3, 0.2], [1, 0, X, X]]
     numbers = np.stack([np.array(each, np.float32) for each in (metres, pixels, weights)], axis=-1)
-    given = {"matching": GEOMETRIC, "features": numbers} | changes
+    planted = {"matching": GEOMETRIC, "features": numbers} | changes
     columns: dict[str, Any] = {
         "image_0": ["a", "b", "c"],
         "image_1": ["d", "e", "f"],
         "cluster": ["cup", "cup", "toy"],
+        "angle": [29.99, 30.0, 30.5],
     }
-    columns["angle"] = [29.99, 30.0, 30.5]
     return Inputs(
         ["p", "q", "r"],
         labels=None,
@@ -70,12 +55,12 @@ def geometric(**changes: Any) -> Inputs:
         columns=columns,
         dataset="planted",
         resamples=200,
-        **given,
+        **planted,
     )
 
 
 def keypoints() -> Inputs:
-    """Classes x (two pairs) and y (one pair), and a pair of x that is in no number of all."""
+    """Two pairs of class x, one of y, and one of x that does not count over the whole data set."""
     errors = [[0.01, 0.09, 0.1], [0.2, X, 0.04], [0.06, X, X], [0.5, 0.5, 0.5]]
     columns = {"cluster": ["x", "x", "y", "x"], "groups": [["0", "all"], ["1", "all"], ["0", "all"], ["0"]]}
     return Inputs(
@@ -96,19 +81,18 @@ def numbers(inputs: Inputs) -> dict[tuple[str, str | None], Measure]:
 
 
 def test_recalls_are_means_over_pairs_of_the_shares_below_a_threshold() -> None:
-    found = numbers(geometric())
-    third = 1 / 3
-    # A threshold itself is not below it: 0.02 m of the first pair, 5 px of the first.
-    wanted = {
+    measures = numbers(geometric())
+    # An error of the threshold itself is not below it: in the first pair 0.02 m, and 5 px.
+    totals = {
         "recall": 0.5 + 0.75 + 0.5,
         "recall_3d@0.01": 0.25 + 0 + 0.5,
         "recall_3d@0.02": 0.5 + 0.75 + 0.5,
+        "recall_2d@5": 0.5 + 0 + 0.5,
     }
-    wanted["recall_2d@5"] = 0.5 + 0 + 0.5
-    assert {name: each.value for (name, part), each in found.items() if part is None} == pytest.approx(
-        {name: third * total for name, total in wanted.items()}
+    assert {name: each.value for (name, part), each in measures.items() if part is None} == pytest.approx(
+        {name: total / 3 for name, total in totals.items()}
     )
-    recall = found["recall", None]
+    recall = measures["recall", None]
     assert (recall.n, recall.aggregates) == (3, "pairs")
     assert recall.note == "10 matches of 3 pairs in 2 clusters"
     assert recall.interval is not None
@@ -118,29 +102,28 @@ def test_recalls_are_means_over_pairs_of_the_shares_below_a_threshold() -> None:
 
 
 def test_a_bin_has_its_own_pairs_and_an_empty_one_no_value() -> None:
-    found = numbers(geometric())
-    bins = {part: (each.value, each.n) for (_, part), each in found.items() if part}
+    measures = numbers(geometric())
+    bins = {part: (each.value, each.n) for (_, part), each in measures.items() if part}
     assert bins == {"angle:0-30": (0.5, 1), "angle:30-60": (0.625, 2), "angle:60-90": (None, 0)}
-    assert found["recall", "angle:60-90"].note == "no pair is in this bin"
-    assert found["recall", "angle:60-90"].interval is None
-    alone = found["recall", "angle:0-30"].interval
+    assert measures["recall", "angle:60-90"].note == "no pair is in this bin"
+    assert measures["recall", "angle:60-90"].interval is None
+    alone = measures["recall", "angle:0-30"].interval
     assert alone is not None
     assert alone.method == "wilson_clusters"
-    assert {name for name, part in found if part} == {"recall"}
+    assert {name for name, part in measures if part} == {"recall"}
 
 
 def test_keypoints_are_counted_by_class() -> None:
-    found = numbers(keypoints())
+    measures = numbers(keypoints())
     # x: 0.01, 0.09, 0.1 and 0.2, 0.04; y: 0.06.
-    assert found["pck@0.1", None].value == pytest.approx((3 / 5 + 1) / 2)
-    assert found["pck@0.05", None].value == pytest.approx((2 / 5 + 0) / 2)
-    assert found["recall", None].value == found["pck@0.1", None].value
-    assert (found["recall", None].n, found["recall", None].aggregates) == (3, "clusters")
-    assert found["recall", "groups:0"].value == pytest.approx(
-        (2 / 6 + 1) / 2
-    )  # with the pair of no number of all
-    assert found["recall", "groups:1"].value == pytest.approx(1 / 2)
-    assert {part for _, part in found} == {None, "groups:0", "groups:1"}
+    assert measures["pck@0.1", None].value == pytest.approx((3 / 5 + 1) / 2)
+    assert measures["pck@0.05", None].value == pytest.approx((2 / 5 + 0) / 2)
+    assert measures["recall", None].value == measures["pck@0.1", None].value
+    assert (measures["recall", None].n, measures["recall", None].aggregates) == (3, "clusters")
+    # The fourth pair counts in this group alone.
+    assert measures["recall", "groups:0"].value == pytest.approx((2 / 6 + 1) / 2)
+    assert measures["recall", "groups:1"].value == pytest.approx(1 / 2)
+    assert {part for _, part in measures} == {None, "groups:0", "groups:1"}
 
 
 def test_a_row_has_the_errors_of_its_matches_alone() -> None:
@@ -176,9 +159,12 @@ def test_a_table_from_elsewhere_is_checked(tmp_path: Any) -> None:
     pq.write_table(images_table(table), tmp_path / "mine.parquet")
     result = evaluate_predictions("correspondence", tmp_path / "mine.parquet", resamples=200)
     assert result.value("recall") == pytest.approx(1.75 / 3)
-    for name, value, said in (("recall", 1.5, "q: its recall is 1.5"), ("matches", 0, "q: its matches is 0")):
+    for name, value, message in (
+        ("recall", 1.5, "^q: its recall is 1.5"),
+        ("matches", 0, "^q: its matches is 0"),
+    ):
         wrong = {**table, name: [table[name][0], value, table[name][2]]}
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(DataError, match=message):
             TASK.measure(wrong, About("planted", None))
 
 
@@ -197,11 +183,11 @@ LAYOUTS = {"navi": write_navi, "scannet_pairs": write_scannet, "spair71k": write
 
 @pytest.fixture(scope="module")
 def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """What `clipjax.evaluate` takes, by data set."""
-    root, few = tmp_path_factory.mktemp("worlds"), {"keep": 50}
+    """Data set -> what `clipjax.evaluate` takes."""
+    root = tmp_path_factory.mktemp("worlds")
+    options = {name: {} if name == "spair71k" else {"keep": 50} for name in LAYOUTS}
     return {
-        name: {"dataset": small_card(name, root / "cards", None, **({} if name == "spair71k" else few))}
-        | {"root": write(root / name)}
+        name: {"dataset": small_card(name, root / "cards", None, **options[name]), "root": write(root / name)}
         for name, write in LAYOUTS.items()
     }
 
@@ -212,8 +198,8 @@ def model() -> Any:
 
 
 def evaluate(model: Any, worlds: Any, name: str, **options: Any) -> Any:
-    given = {"resamples": 100, "progress": False, **worlds[name], **options}
-    return clipjax.evaluate(model, "correspondence", **given)
+    settings = {"resamples": 100, "progress": False, **worlds[name], **options}
+    return clipjax.evaluate(model, "correspondence", **settings)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -234,9 +220,8 @@ def test_a_run_on_each_layout(name: str, model: Any, worlds: Any) -> None:
         "probe3d",
     )
     assert convention["prompts"] == "not applicable: the task reads no text"
-    assert convention["matching"]["features"] == {"navi": "bicubic", "scannet_pairs": "bilinear"}.get(
-        name, "corners"
-    )
+    features = {"navi": "bicubic", "scannet_pairs": "bilinear", "spair71k": "corners"}
+    assert convention["matching"]["features"] == features[name]
     assert row["recipe"]["pixels"] is None
     metrics = {"navi": "recall_3d@0.05", "scannet_pairs": "recall_2d@20", "spair71k": "pck@0.1"}
     assert result.value(metrics[name]) is not None
@@ -306,10 +291,10 @@ def test_a_set_without_pairs_and_a_model_without_maps(model: Any, worlds: Any, t
 def test_two_models_are_compared_on_the_same_pairs(model: Any, worlds: Any, tmp_path: Any) -> None:
     other: Any = TinyModel(seed=1, id="other", fingerprint="other-1")
     runs = [evaluate(each, worlds, "navi", results=tmp_path).path.name for each in (model, other)]
-    found = {each.metric: each for each in compare_runs(runs[0], runs[1], tmp_path, resamples=100)}
-    assert {"recall", "recall_3d@0.01", "recall_2d@50"} <= set(found)
-    assert found["recall"].test == "paired_bootstrap_100"
-    assert found["recall"].n == 4
+    compared = {each.metric: each for each in compare_runs(runs[0], runs[1], tmp_path, resamples=100)}
+    assert {"recall", "recall_3d@0.01", "recall_2d@50"} <= set(compared)
+    assert compared["recall"].test == "paired_bootstrap_100"
+    assert compared["recall"].n == 4
 
 
 def test_a_damaged_pair_is_named_or_skipped_and_counted(model: Any, tmp_path: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import importlib.util
 import json
 import os
@@ -17,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
+from _scripts import script
 
 from clipjax.checkpoints.card import Card
 from clipjax.checkpoints.identity.registry import model_card
@@ -170,14 +170,8 @@ def test_the_programs_of_models() -> None:
 # --- the kept table ---
 
 
-def script(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A script of benchmarks/ as a module."""
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    return importlib.import_module(name)
-
-
-def test_the_kept_table_is_that_of_its_record(monkeypatch: pytest.MonkeyPatch) -> None:
-    tpu_table = script("tpu_table", monkeypatch)
+def test_the_kept_table_is_that_of_its_record() -> None:
+    tpu_table = script("tpu_table")
     records = json.loads((ROOT / "docs" / "tpu.json").read_text())
     assert (ROOT / "docs" / "tpu.md").read_text() == tpu_table.page(records)
     seen = set()
@@ -190,9 +184,9 @@ def test_the_kept_table_is_that_of_its_record(monkeypatch: pytest.MonkeyPatch) -
     assert not missing, "benchmarks/tpu_table.py compiles a member of the missing family"
 
 
-def test_the_kept_slices_are_those_of_their_record(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kept_slices_are_those_of_their_record() -> None:
     """A chip does what the traced program does, on 4 to 256 chips of every kind, and waits for none."""
-    weak_scaling = script("weak_scaling", monkeypatch)
+    weak_scaling = script("weak_scaling")
     records = json.loads((ROOT / "docs" / "weak_scaling.json").read_text())
     assert (ROOT / "docs" / "tpu.md").read_text() == weak_scaling.page(records)
     weak_scaling.check(records)

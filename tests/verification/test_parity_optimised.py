@@ -1,4 +1,4 @@
-"""Parity of programs that are compiled as a user's are: the rest of the suite compiles quickly instead."""
+"""Parity of programs that XLA optimises as it does a user's; the rest of the suite compiles quickly."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_every_stage(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert report.passed, report.to_json()
     errors = {stage.name: stage.error or 0 for stage in report.stages}
     assert errors.keys() == case.golden.stages.keys()
-    # Said again, so that nobody loosens them in one place.
+    # Stated a second time, so that nobody loosens them in one place.
     assert errors.pop("logits") <= 1e-3
     assert max(errors.values()) <= 5e-5
     assert max(error for stage, error in errors.items() if stage in FEATURES) <= 1e-5

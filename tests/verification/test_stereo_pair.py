@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from _scripts import script as benchmark
 
 from clipjax.models.dense import PROBE3D
-
-SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
     """The benchmark whose figures docs/correspondence.md has."""
-    sys.path.insert(0, str(SCRIPTS))
-    try:
-        spec = importlib.util.spec_from_file_location(
-            "benchmark_of_a_stereo_pair", SCRIPTS / "stereo_pair.py"
-        )
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(SCRIPTS))
-        sys.modules.pop("common", None)
-    return module
+    return benchmark("stereo_pair")
 
 
 @pytest.fixture(scope="module")
