@@ -23,7 +23,7 @@ from jaxtyping import Float32
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.models.arch import Arch, family_of
 from clipjax.models.param_tree import Params, abstract_tree, check_tree, draw, draw_now, precise_paths
-from clipjax.models.resample import GridRule, on_grid, resized_arch
+from clipjax.models.resample import GridRule, on_grid, resized_vision
 from clipjax.models.training import Attends, Mode, Training, running, statistics
 
 Stages = OrderedDict[str, Array]
@@ -195,9 +195,9 @@ class Network:
         if getattr(config, "patch_size", None):  # a net without patches takes any sides
             try:
                 for side in (height, width):
-                    resized_arch(self.arch, side)
-            except UsageError as error:
-                raise DataError(str(error)) from None
+                    resized_vision(config, side)
+            except ValueError as error:
+                raise DataError(f"{refusal}: {error}") from None
 
     def check_attention(self, attention: Attends) -> None:
         """Raises UsageError if the image tower cannot attend so."""

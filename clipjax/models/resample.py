@@ -51,14 +51,21 @@ def resized_arch(arch: Arch, image_size: int) -> Arch:
 
     Raises UsageError if its patches, or the strides of its stages, do not divide that size.
     """
-    patch = getattr(arch.vision, "patch_size", 1)
     try:
-        if image_size < 1 or image_size % patch:
-            raise ValueError(f"image_size {image_size} is not a multiple of patch_size {patch}")
-        vision = dataclasses.replace(arch.vision, image_size=image_size)
+        return dataclasses.replace(arch, vision=resized_vision(arch.vision, image_size))
     except ValueError as error:
         raise UsageError(f"{arch.name} cannot take images of {image_size} pixels: {error}") from None
-    return dataclasses.replace(arch, vision=vision)
+
+
+def resized_vision(config: Any, image_size: int) -> Any:
+    """The image tower for images of `image_size` pixels.
+
+    Raises ValueError if its patches, or the strides of its stages, do not divide that size.
+    """
+    patch = getattr(config, "patch_size", 1)
+    if image_size < 1 or image_size % patch:
+        raise ValueError(f"image_size {image_size} is not a multiple of patch_size {patch}")
+    return dataclasses.replace(config, image_size=image_size)
 
 
 def rule_of(arch: Arch, library: str, rule: str | None) -> str | None:

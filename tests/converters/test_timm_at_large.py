@@ -188,7 +188,7 @@ def test_label_names_that_do_not_fit_are_said(tmp_path: Path) -> None:
     assert "no classes, as the label_names of its config.json do not name 3 outputs; convert it with" in said
     assert f"next: clipjax convert {tmp_path}/out --classes LABELS" in said
     with pytest.raises(
-        UsageError, match=r"outputs are \(the label_names of its config\.json do not name 3 out"
+        UsageError, match=r"its outputs \(the label_names of its config\.json do not name 3 outputs\)"
     ):
         classifier_head(load_model(tmp_path / "out"))
 

@@ -123,7 +123,7 @@ def real(test_data) -> tuple[Manifest, dict, dict]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("clipjax.data.readers.vid_robust.LABELS", "labels.json")
         patch.setattr("clipjax.data.readers.vid_robust.SETS", "pmsets.json")
-        patch.setattr(type(epath.Path(test_data)), "is_file", lambda _: True)
+        patch.setattr(type(epath.Path(test_data)), "is_file", lambda path: path.name != "corruption.json")
         return load_dataset("imagenet_vid_robust", test_data / FOLDER).manifest, labels, sets
 
 
