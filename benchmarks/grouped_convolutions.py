@@ -2,8 +2,8 @@
 
     python benchmarks/grouped_convolutions.py
 
-On a CPU a grouped convolution is several dense ones (`clipjax.models.convolutions`). The results are compared
-first.
+On a CPU a grouped convolution is several dense ones (`clipjax.models.modules.convolutions`). The results are
+compared first.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import typer
 
-from clipjax.models.convolutions import conv2d
+from clipjax.models.modules.convolutions import conv2d
 from clipjax.models.training import Mode
 
 # Side of the map, channels, channels of a group, of the blocks with stride 1.

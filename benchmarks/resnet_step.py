@@ -26,7 +26,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import torch  # noqa: E402
 
-from clipjax.models.convolutions import BatchNorm, conv2d  # noqa: E402
+from clipjax.models.modules.convolutions import BatchNorm, conv2d  # noqa: E402
 from clipjax.models.training import Mode, Training  # noqa: E402
 
 MODE = Mode(Training("batch"), "cpu")

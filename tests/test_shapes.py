@@ -10,7 +10,7 @@ from jaxtyping import TypeCheckError
 from clipjax.data.labels import LabelSpace
 from clipjax.heads.head import Head
 from clipjax.metrics import bootstrap, classification
-from clipjax.models import layers
+from clipjax.models.modules import layers
 from clipjax.models.training import INFERENCE
 
 

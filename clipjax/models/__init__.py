@@ -1,1 +1,1 @@
-"""Models: architecture records, layers, one family of towers per file, pure forward functions."""
+"""Models: architecture records, their modules, one family of towers per file, pure forward functions."""

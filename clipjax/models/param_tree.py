@@ -12,9 +12,9 @@ from flax import nnx
 from jax import Array
 
 from clipjax.errors import DataError
-from clipjax.models import layers
 from clipjax.models.arch import Arch, family_of
 from clipjax.models.cut import is_cut
+from clipjax.models.modules import layers
 from clipjax.models.outputs import parts_of
 from clipjax.models.training import Precise
 

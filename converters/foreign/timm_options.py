@@ -86,7 +86,7 @@ class Options:
         return value
 
     def activation(self, option: str, default: str, *known: str) -> str:
-        """Its name in `clipjax.models.layers`; null is `default`."""
+        """Its name in `clipjax.models.modules.layers`; null is `default`."""
         value = self.take(option)
         name = default if value is None else self.named(value)
         if name not in known:

@@ -12,7 +12,7 @@ import torch
 from flax import nnx
 
 from clipjax.errors import UsageError
-from clipjax.models import convolutions, layers
+from clipjax.models.modules import convolutions, layers
 from clipjax.models.training import INFERENCE, Mode, Training, running, statistics
 
 DIM = 5

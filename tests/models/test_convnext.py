@@ -18,8 +18,8 @@ from flax import nnx
 from torch.nn import functional as F
 
 from clipjax.errors import DataError
-from clipjax.models import convolutions
 from clipjax.models.arch import Arch, arch_from_dict, arch_to_dict, load_arch, narrow_arch
+from clipjax.models.modules import convolutions
 from clipjax.models.network import Network
 from clipjax.models.training import INFERENCE
 

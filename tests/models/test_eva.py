@@ -15,9 +15,9 @@ import torch
 from flax import nnx
 from timm.layers.pos_embed_sincos import RotaryEmbeddingCat, apply_rot_embed_cat
 
-from clipjax.models import layers
 from clipjax.models.arch import Arch, arch_to_dict, load_arch, narrow_arch
 from clipjax.models.families import eva
+from clipjax.models.modules import layers
 from clipjax.models.network import Network
 from clipjax.models.training import INFERENCE
 from converters.engine import convert, detect_table, nest

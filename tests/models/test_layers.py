@@ -13,7 +13,7 @@ import torch
 from timm.layers.padding import pad_same
 from torch.nn import functional as F
 
-from clipjax.models import convolutions, layers
+from clipjax.models.modules import convolutions, layers
 from clipjax.models.training import INFERENCE
 
 RNG = np.random.default_rng(0)

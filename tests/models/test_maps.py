@@ -15,7 +15,7 @@ from timm.layers.squeeze_excite import SEModule
 from timm.layers.std_conv import StdConv2d
 from torch.nn import functional as F
 
-from clipjax.models import convolutions, maps
+from clipjax.models.modules import convolutions, maps
 from clipjax.models.training import INFERENCE, Mode
 
 PLAIN = Mode(platform="tpu")  # the form of other platforms, run here

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clipjax.models.convolutions import conv2d
+from clipjax.models.modules.convolutions import conv2d
 from clipjax.models.training import Mode
 
 

@@ -10,8 +10,8 @@ import torch
 from timm.models import beit, swin_transformer
 from torch.nn import functional as F
 
-from clipjax.models import layers
-from clipjax.models.relative_position import relative_bias, relative_index
+from clipjax.models.modules import layers
+from clipjax.models.modules.relative_position import relative_bias, relative_index
 from clipjax.models.training import INFERENCE
 
 

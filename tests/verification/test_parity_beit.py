@@ -20,9 +20,9 @@ from _parity import Case, Tensor, case_of, edited, source_of
 from timm.models.beit import checkpoint_filter_fn
 
 from clipjax.errors import DataError, UsageError
-from clipjax.models import layers
 from clipjax.models.arch import arch_to_dict, load_arch
 from clipjax.models.families import beit
+from clipjax.models.modules import layers
 from clipjax.models.network import Network
 from clipjax.models.resample import resampled, resized_arch, rule_of
 from clipjax.verification import verify

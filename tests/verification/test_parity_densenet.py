@@ -15,8 +15,8 @@ from _mutants import (
 )
 from _parity import source_of
 
-from clipjax.models import convolutions
 from clipjax.models.families import densenet
+from clipjax.models.modules import convolutions
 from clipjax.models.network import Network
 from converters.engine import convert, detect_table, flatten
 

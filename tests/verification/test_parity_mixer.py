@@ -17,9 +17,9 @@ from _parity import Case, Tensor, case_of, narrow_case, source_of
 from timm.models.mlp_mixer import Affine
 
 from clipjax.errors import DataError, UsageError
-from clipjax.models import layers
 from clipjax.models.arch import arch_from_dict, arch_names, arch_to_dict, load_arch
 from clipjax.models.families import mixer
+from clipjax.models.modules import layers
 from clipjax.models.network import Network
 from clipjax.models.resample import rule_of
 from clipjax.verification import verify

@@ -14,8 +14,8 @@ from _mutants import (
     with_attributes,
 )
 
-from clipjax.models import convolutions, maps
 from clipjax.models.families import regnet
+from clipjax.models.modules import convolutions, maps
 
 # --- mutations ---
 

@@ -26,9 +26,9 @@ from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.load import load_model
 from clipjax.embeddings import texts
 from clipjax.finetune import contrastive
-from clipjax.models import layers
 from clipjax.models.arch import arch_to_dict, load_arch
 from clipjax.models.families import roberta
+from clipjax.models.modules import layers
 from clipjax.models.network import Network
 from clipjax.verification import verify
 from converters.engine import ConversionError, conversion_of, convert, detect_table, flatten, nest

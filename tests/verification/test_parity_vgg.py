@@ -14,9 +14,9 @@ from _mutants import (
 )
 
 from clipjax.errors import UsageError
-from clipjax.models import convolutions
 from clipjax.models.arch import load_arch
 from clipjax.models.families import vgg
+from clipjax.models.modules import convolutions
 from clipjax.models.resample import resized_arch
 
 

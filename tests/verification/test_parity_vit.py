@@ -14,9 +14,9 @@ import pytest
 import torch
 from _parity import Case, case_of, narrow_case, source_of
 
-from clipjax.models import pooling
 from clipjax.models.arch import arch_names, load_arch
 from clipjax.models.families import vit
+from clipjax.models.modules import pooling
 from clipjax.models.network import Network
 from clipjax.verification import verify
 from converters.engine import ConversionError, conversion_of, detect_table, export, flatten, nest

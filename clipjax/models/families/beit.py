@@ -23,10 +23,10 @@ from jax import Array
 from jax.nn.initializers import normal
 from jaxtyping import Float
 
-from clipjax.models import layers
 from clipjax.models.arch import Family, Positions, refuse_uneven_heads, two_heads
 from clipjax.models.families.vit import PatchEmbed
-from clipjax.models.relative_position import RelativeAttention
+from clipjax.models.modules import layers
+from clipjax.models.modules.relative_position import RelativeAttention
 from clipjax.models.training import Mode
 
 LAYER_SCALE = 0.1  # at initialisation

@@ -34,9 +34,9 @@ from jax import Array
 from jax.nn.initializers import normal
 from jaxtyping import Float
 
-from clipjax.models import convolutions, layers
 from clipjax.models.arch import Family
-from clipjax.models.stages import maps_at, run_stages
+from clipjax.models.modules import convolutions, layers
+from clipjax.models.modules.stages import maps_at, run_stages
 from clipjax.models.training import Mode
 
 PATCH = 4  # of the stem

@@ -26,8 +26,8 @@ from jax import Array
 from jax.nn.initializers import he_normal
 from jaxtyping import Float
 
-from clipjax.models import convolutions, layers
 from clipjax.models.arch import Family
+from clipjax.models.modules import convolutions, layers
 from clipjax.models.training import Mode
 
 SMALLEST = 29  # pixels that leave one cell after five halvings

@@ -30,9 +30,9 @@ from jax import Array
 from jax.nn.initializers import normal
 from jaxtyping import Float
 
-from clipjax.models import layers
 from clipjax.models.arch import Family, Positions, refuse_uneven_heads, two_heads
 from clipjax.models.families.vit import PatchEmbed
+from clipjax.models.modules import layers
 from clipjax.models.training import Mode
 
 ROPE_TEMPERATURE = 10000.0

@@ -39,10 +39,10 @@ from jax import Array
 from jax.nn.initializers import variance_scaling
 from jaxtyping import Float
 
-from clipjax.models import convolutions, layers
 from clipjax.models.arch import Family
-from clipjax.models.maps import SqueezeExcite
-from clipjax.models.stages import Stage, maps_at, run_stages
+from clipjax.models.modules import convolutions, layers
+from clipjax.models.modules.maps import SqueezeExcite
+from clipjax.models.modules.stages import Stage, maps_at, run_stages
 from clipjax.models.training import Mode
 
 Activation = Literal["relu", "relu6", "silu", "hard_swish"]

@@ -37,9 +37,9 @@ from jax import Array
 from jax.nn.initializers import normal, ones, xavier_uniform
 from jaxtyping import Float
 
-from clipjax.models import layers
 from clipjax.models.arch import Family
 from clipjax.models.families.vit import PatchEmbed
+from clipjax.models.modules import layers
 from clipjax.models.training import Mode
 
 LAYER_SCALE_INIT = 1e-5  # of timm's resmlp_24_224

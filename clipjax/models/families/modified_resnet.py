@@ -30,9 +30,9 @@ from jax import Array
 from jax.nn.initializers import normal, zeros
 from jaxtyping import Float
 
-from clipjax.models import convolutions, layers
 from clipjax.models.arch import Family, Positions
-from clipjax.models.stages import Stage, maps_at, run_stages
+from clipjax.models.modules import convolutions, layers
+from clipjax.models.modules.stages import Stage, maps_at, run_stages
 from clipjax.models.training import Mode
 
 EXPANSION = 4  # a block's output is this many times wider than its 3x3 convolution

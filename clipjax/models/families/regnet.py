@@ -28,10 +28,10 @@ from jax import Array
 from jax.nn.initializers import ones, variance_scaling, zeros
 from jaxtyping import Float
 
-from clipjax.models import convolutions
 from clipjax.models.arch import Family
-from clipjax.models.maps import SqueezeExcite
-from clipjax.models.stages import Stage, maps_at, run_stages
+from clipjax.models.modules import convolutions
+from clipjax.models.modules.maps import SqueezeExcite
+from clipjax.models.modules.stages import Stage, maps_at, run_stages
 from clipjax.models.training import Mode
 
 # timm draws every convolution from a normal of variance 2 / fan_out, where a group has a share of fan_out.

@@ -28,10 +28,10 @@ from jax import Array
 from jax.nn.initializers import variance_scaling
 from jaxtyping import Float
 
-from clipjax.models import convolutions, layers
 from clipjax.models.arch import Family
-from clipjax.models.maps import GroupNorm, StandardConv
-from clipjax.models.stages import Stage, maps_at, run_stages
+from clipjax.models.modules import convolutions, layers
+from clipjax.models.modules.maps import GroupNorm, StandardConv
+from clipjax.models.modules.stages import Stage, maps_at, run_stages
 from clipjax.models.training import Mode
 
 # timm's `_init_weights`: kaiming_normal_ by fan-out, for ReLU.

@@ -32,12 +32,12 @@ from jax import Array
 from jax.nn.initializers import normal
 from jaxtyping import Float
 
-from clipjax.models import layers
 from clipjax.models.arch import Family, refuse_uneven_heads
 from clipjax.models.cut import whole
 from clipjax.models.families.vit import PatchEmbed
-from clipjax.models.relative_position import RelativeAttention
-from clipjax.models.stages import maps_at, run_stages
+from clipjax.models.modules import layers
+from clipjax.models.modules.relative_position import RelativeAttention
+from clipjax.models.modules.stages import maps_at, run_stages
 from clipjax.models.training import Mode
 
 EXPANSION = 4  # of a block's MLP

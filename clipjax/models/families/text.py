@@ -25,8 +25,8 @@ from jax import Array
 from jax.nn.initializers import normal
 from jaxtyping import Bool, Float, Int
 
-from clipjax.models import layers
 from clipjax.models.arch import Family, Frame, refuse_uneven_heads, two_heads
+from clipjax.models.modules import layers
 from clipjax.models.training import Mode
 
 

@@ -23,8 +23,8 @@ from jax import Array
 from jax.nn.initializers import variance_scaling
 from jaxtyping import Float
 
-from clipjax.models import convolutions
 from clipjax.models.arch import Family
+from clipjax.models.modules import convolutions
 from clipjax.models.training import Mode
 
 _FAN_OUT = variance_scaling(2.0, "fan_out", "normal")

@@ -29,9 +29,9 @@ from jax import Array
 from jax.nn.initializers import normal, variance_scaling
 from jaxtyping import Float
 
-from clipjax.models import layers
 from clipjax.models.arch import Family, Positions, refuse_uneven_heads, two_heads
-from clipjax.models.pooling import CocaPool, MapPool
+from clipjax.models.modules import layers
+from clipjax.models.modules.pooling import CocaPool, MapPool
 from clipjax.models.training import Mode
 
 LAYER_SCALE_INIT = 1e-5  # of timm's DINOv2

@@ -16,7 +16,7 @@ from jax import Array
 from jax.nn.initializers import normal, xavier_uniform
 from jaxtyping import Float
 
-from clipjax.models import layers
+from clipjax.models.modules import layers
 from clipjax.models.training import Mode
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from flax import nnx
 from jax import Array
 
-from clipjax.models import layers
+from clipjax.models.modules import layers
 from clipjax.models.training import Mode
 
 

@@ -10,7 +10,7 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float
 
-from clipjax.models import convolutions, layers
+from clipjax.models.modules import convolutions, layers
 from clipjax.models.training import Mode, Precise
 
 

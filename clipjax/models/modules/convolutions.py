@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from clipjax.devices.platforms import by_platform
 from clipjax.errors import UsageError
-from clipjax.models.layers import torch_uniform
+from clipjax.models.modules.layers import torch_uniform
 from clipjax.models.training import PRODUCT, Mode, Statistic
 
 Padding = Literal["symmetric", "tf_same", "none"]

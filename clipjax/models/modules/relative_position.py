@@ -13,7 +13,7 @@ from jax import Array
 from jax.nn.initializers import Initializer
 from jaxtyping import Float, Int32
 
-from clipjax.models import layers
+from clipjax.models.modules import layers
 from clipjax.models.training import Mode
 
 

@@ -1,0 +1,1 @@
+"""What towers are made of: layers, convolutions, pools, and their sequences."""
