@@ -186,7 +186,9 @@ class Card:
             raise DataError(f"card {self.id}: {problem}")
 
     @property
-    def kind(self) -> Literal["zero_shot", "classifier"]:
+    def kind(self) -> Literal["zero_shot", "classifier", "vision_language"]:
+        if self.arch.language is not None:
+            return "vision_language"
         return "zero_shot" if self.arch.text is not None else "classifier"
 
     @property

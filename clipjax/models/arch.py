@@ -8,7 +8,7 @@ wrong activation or epsilon does not fail, it gives slightly wrong embeddings.
     family = "vit"                  # a module of clipjax.models.families
     ...                             # the fields of its config class
     [text]                          # or num_classes = K at the top: a classifier
-    ...
+    ...                             # or [language], a vision-language model: the fields of LanguageConfig
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any, Literal, NamedTuple
 import clipjax.models.families
 from clipjax.config import config_dir
 from clipjax.errors import DataError, unknown_name
+from clipjax.models.language.config import LanguageConfig, narrow_decoder
 from clipjax.storage.reading import read_toml
 from clipjax.storage.records import read
 
@@ -98,7 +99,9 @@ class Family:
 
 @dataclass(frozen=True)
 class Arch:
-    """One architecture: a dual encoder (`text` set) or a classifier (`num_classes` set). Hashable.
+    """A dual encoder (`text` set), classifier (`num_classes`) or vision-language model (`language`).
+
+    Hashable.
 
     Attributes:
         name: open_clip's or timm's where they have one.
@@ -111,6 +114,7 @@ class Arch:
     text: Any | None
     num_classes: int | None
     logit_bias: bool
+    language: LanguageConfig | None = None
 
 
 @functools.cache
@@ -177,7 +181,10 @@ def narrow_arch(arch: Arch) -> Arch:
     if text is not None:
         text = dataclasses.replace(family_of(text).narrow(text), embed_dim=vision.embed_dim)
     classes = min(arch.num_classes, 10) if arch.num_classes is not None else None
-    return dataclasses.replace(arch, vision=vision, text=text, num_classes=classes)
+    language = arch.language
+    if language is not None:
+        language = dataclasses.replace(language, decoder=narrow_decoder(language.decoder))
+    return dataclasses.replace(arch, vision=vision, text=text, num_classes=classes, language=language)
 
 
 def arch_from_dict(record: dict[str, Any], where: str) -> Arch:
@@ -212,12 +219,22 @@ class _Classifier:
     logit_bias: bool = field(default=False, init=False)
 
 
+@dataclass(frozen=True)
+class _VisionLanguage:
+    name: str
+    vision: Mapping[str, Any]
+    language: LanguageConfig
+    num_classes: None = field(default=None, init=False)
+    logit_bias: bool = field(default=False, init=False)
+
+
 def _read(record: dict[str, Any], where: str) -> Arch:
-    dual = "text" in record
-    top = read(_DualEncoder if dual else _Classifier, record, where)
+    kind = _VisionLanguage if "language" in record else _DualEncoder if "text" in record else _Classifier
+    top = read(kind, record, where)
     text = _tower("text", top.text, where) if isinstance(top, _DualEncoder) else None
+    language = top.language if isinstance(top, _VisionLanguage) else None
     vision = _tower("vision", top.vision, where)
-    arch = Arch(top.name, vision, text, top.num_classes, top.logit_bias)
+    arch = Arch(top.name, vision, text, top.num_classes, top.logit_bias, language)
     if arch.text is not None and arch.vision.embed_dim != arch.text.embed_dim:
         widths = f"vision's is {arch.vision.embed_dim}, text's is {arch.text.embed_dim}"
         raise DataError(f"{where}: both towers need one embed_dim, but {widths}")
@@ -254,6 +271,8 @@ def arch_to_dict(arch: Arch) -> dict[str, Any]:
         return {"family": family_of(config).name, **_plain(config)}
 
     record = {"name": arch.name, "vision": tower(arch.vision)}
+    if arch.language is not None:
+        return {**record, "language": _plain(arch.language)}
     if arch.text is None:
         return {**record, "num_classes": arch.num_classes}
     return {**record, "logit_bias": arch.logit_bias, "text": tower(arch.text)}

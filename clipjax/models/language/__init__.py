@@ -1,0 +1,1 @@
+"""Language models: decoders, what joins one to an image tower, and how they answer."""
