@@ -134,15 +134,24 @@ def pack(
 
     Example: clipjax datasets pack /data/imagenet/val /data/packed/val --dataset imagenet_val
     """
+    from clipjax.data.corrupted.record import files_of_record
     from clipjax.data.pack import pack, refuse_within
     from clipjax.evaluation.resolve import dataset_of
     from clipjax.evaluation.subject import Request
     from clipjax.progress import progress_bar
+    from clipjax.storage.buckets import place
 
     refuse_within(data, out)
     manifest = dataset_of(Request(dataset=dataset, root=data)).manifest
     with progress_bar(len(manifest), "pack", "image") as bar:
-        done = pack(manifest, out, kind, images_per_shard=images_per_shard, progress=bar.update)
+        done = pack(
+            manifest,
+            out,
+            kind,
+            images_per_shard=images_per_shard,
+            beside=files_of_record(place(data).expanduser()),
+            progress=bar.update,
+        )
     shards = counted(done.shards, "shard")
     say(f"{done.folder}: {counted(done.images, 'image')} in {shards}, {done.kept} of them kept")
     say(f"digest {done.digest}")

@@ -12,7 +12,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -69,6 +69,7 @@ def pack(
     kind: str,
     *,
     images_per_shard: int = IMAGES_PER_SHARD,
+    beside: Mapping[str, bytes] | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Packed:
     """Write a data set's images as shards, in order.
@@ -76,6 +77,7 @@ def pack(
     Args:
         folder: new, empty, or from an earlier run of this packing; on a disk or bucket.
         kind: "webdataset" or "array_record".
+        beside: further files of the data set's folder, by name (`files_of_record`), for the packed one.
         progress: called with each finished shard's number of images.
 
     Raises:
@@ -101,6 +103,8 @@ def pack(
         _refuse_other(manifest, folder, kind, images_per_shard)
         sizes = {shard["file"]: shard["bytes"] for shard in read_record(folder)["shards"]}
         if _is_whole(folder):
+            with _writing(folder, "the folder"):
+                _put_beside(folder, beside or {})
             shards = -(-len(manifest) // images_per_shard)
             return Packed(folder, manifest.digest, len(manifest), shards, shards)
     else:
@@ -121,8 +125,15 @@ def pack(
     if digests != manifest.opener.content_digests():
         raise DataError(f"images of {manifest.name or folder} have changed while they were packed; run again")
     with _writing(folder, MANIFEST):
+        _put_beside(folder, beside or {})
         _finish(folder, manifest, kind, entries, digests)
     return Packed(folder, _digest(folder, manifest), len(manifest), len(entries), kept)
+
+
+def _put_beside(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, data in files.items():
+        if not is_file(folder / name) or (folder / name).read_bytes() != data:
+            put_bytes(folder / name, data)
 
 
 def _digest(folder: Path, manifest: Manifest) -> str:

@@ -85,6 +85,19 @@ def test_a_row_on_copies_says_how_they_were_made(world: Path) -> None:
         load_dataset(card, flash.folder)
 
 
+def test_a_packed_copy_keeps_the_record(world: Path) -> None:
+    [flash] = corrupt(world, ("flash",))
+    card = dataclasses.replace(read_card("imagenet_3dcc:flash:3"), label_space=None, classes=CLASSES)
+    loose = load_dataset(card, flash.folder)
+    for attempt in ("packed", "packed again"):
+        given = ["datasets", "pack", str(flash.folder), str(world / "packed")]
+        assert CliRunner().invoke(app, given).exit_code == 0, attempt
+        packed = load_dataset(card, world / "packed")
+        assert (packed.made, packed.manifest.digest) == (loose.made, loose.manifest.digest)
+        (world / "packed" / write.RECORD).unlink()  # as packed before it was kept
+    assert load_dataset(card, world / "packed").made is None
+
+
 def test_the_record_beside_the_images(world: Path) -> None:
     done = corrupt(world, ("flash", FOG), jpeg_quality=85)
     flash, fog = (json.loads((each.folder / write.RECORD).read_text()) for each in done)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clipjax.errors import DataError
-from clipjax.storage.reading import AnyPath, is_file, read_json
+from clipjax.storage.reading import AnyPath, is_file, read_bytes, read_json
 
 RECORD = "corruption.json"
 _NEEDED = ("corruption", "severity", "version", "seed", "format")
@@ -26,3 +26,9 @@ def making_of(root: AnyPath) -> str | None:
     inputs = [f"{name} {value}" for name, value in record.get("inputs", {}).items()]
     said = [str(record[key]) for key in _SAID if record.get(key)]
     return "; ".join([f"{made}, seed {record['seed']}, {record['format']}", *inputs, *said])
+
+
+def files_of_record(root: AnyPath) -> dict[str, bytes]:
+    """The record as a file by name, for a packed copy of these images; empty without one."""
+    path = root / RECORD
+    return {RECORD: read_bytes(path)} if is_file(path) else {}
