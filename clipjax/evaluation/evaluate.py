@@ -71,7 +71,8 @@ def evaluate(
         store: a folder for embeddings; None keeps none.
         pixel_store: a folder for decoded pixels, shared by models with one pixel recipe; None keeps none.
         results: a folder for rows and per-image tables; None writes nothing.
-        workers: processes that decode; 0 decodes in threads, "auto" picks the fastest here.
+        workers: processes that decode; 0 decodes in threads, "auto" picks the fastest here. A task of pairs
+            uses neither this nor `per_device_batch` and `pixel_store`.
         on_error: "raise" on an unreadable image, or "skip" it, name it and count it.
         decode: "full", or "jpeg_scaled": decode large JPEGs at a smaller size. Faster, but not the
             reference's pixels.

@@ -21,7 +21,7 @@ from clipjax.errors import DataError, UsageError, counted
 from clipjax.evaluation.subject import NotApplicableError, Part, Request, Subject
 from clipjax.heads.adapters.base import Adapter, adapter_of
 from clipjax.heads.build import classifier_head, logit_scale
-from clipjax.models.dense import PROBE3D, layers_of
+from clipjax.models.dense import PROBE3D, DenseRecipe, layers_of
 from clipjax.storage.buckets import place
 from clipjax.storage.reading import exists, is_dir, is_file
 from clipjax.tasks.task import Annotations, Task
@@ -44,14 +44,32 @@ def resolve(model: Encoder, task: Task, request: Request) -> Subject:
     return of(model, adapter, task, dataset, request)
 
 
+def maps_of(model: Encoder, task: Task, request: Request) -> DenseRecipe | None:
+    """How a task of pairs makes its maps; None for other tasks and models without maps. Reads no data.
+
+    Raises UsageError for options that the task or the model's architecture does not have.
+    """
+    options = {name: getattr(request, name) for name in ("layers", "attention", "positions")}
+    given = {name: value for name, value in options.items() if value is not None}
+    if "pairs" not in task.needs:
+        if given:
+            raise UsageError(
+                f"the task {task.name!r} reads no maps of features: leave layers, attention and positions "
+                "(--layers, --attention, --positions) out"
+            )
+        return None
+    maps, network = dataclasses.replace(PROBE3D, **given), model.network
+    if network is None:
+        return None
+    layers_of(network.arch, maps.layers)
+    network.check_attention(maps.attention)
+    return maps
+
+
 def _of_images(
     model: Encoder, adapter: Adapter | None, task: Task, dataset: Dataset, request: Request
 ) -> Subject:
-    if any(each is not None for each in (request.layers, request.attention, request.positions)):
-        raise UsageError(
-            f"the task {task.name!r} reads no maps of features: leave layers, attention and positions "
-            "(--layers, --attention, --positions) out"
-        )
+    maps_of(model, task, request)
     id_dataset = _id_dataset(dataset.card, request) if "id" in task.needs else None
     space, head_space = dataset.label_space, dataset.head_space or dataset.label_space
     if request.labels is not None:
@@ -103,7 +121,7 @@ def _of_images(
 def _of_pairs(
     model: Encoder, adapter: Adapter | None, task: Task, dataset: Dataset, request: Request
 ) -> Subject:
-    card, network = dataset.card, model.network
+    card = dataset.card
     if dataset.manifest.pairs is None or card.matching is None:
         raise UsageError(
             f"{card.name} has no pairs of images: the task {task.name!r} is for data sets whose card has the "
@@ -114,13 +132,6 @@ def _of_pairs(
             f"the task {task.name!r} reads neither classes nor text, and prepares its images itself: leave "
             "labels, prompts and decode (--labels, --prompts, --decode) out"
         )
-    options = {name: getattr(request, name) for name in ("layers", "attention", "positions")}
-    maps = dataclasses.replace(
-        PROBE3D, **{name: value for name, value in options.items() if value is not None}
-    )
-    assert network is not None
-    layers_of(network.arch, maps.layers)  # both are refused now, before anything is read
-    network.check_attention(maps.attention)
     held, of = len(dataset.manifest.pairs), card.pairs
     share = None if of in (None, held) else {"images": held, "of": of, "unit": "pairs"}
     part = dataclasses.replace(
@@ -137,7 +148,7 @@ def _of_pairs(
         annotations=None,
         resamples=request.resamples,
         seed=request.seed,
-        maps=maps,
+        maps=maps_of(model, task, request),
     )
 
 

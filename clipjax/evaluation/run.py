@@ -22,7 +22,7 @@ from clipjax.embeddings.sets import Embeddings
 from clipjax.embeddings.texts import are_cut, caption_texts, embed_texts
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.own_model import encoder_of
-from clipjax.evaluation.resolve import dataset_of, not_applicable, resolve
+from clipjax.evaluation.resolve import dataset_of, maps_of, not_applicable, resolve
 from clipjax.evaluation.rows import Result, finish, identity, refused
 from clipjax.evaluation.subject import Part, Request, Subject
 from clipjax.heads.build import classifier_head, zeroshot_head
@@ -45,6 +45,7 @@ def run(
     """Arguments as in `clipjax.evaluate`."""
     definition = _checked(task, request, results)  # first: loading a model takes longer
     encoder = encoder_of(load_model(model) if isinstance(model, str | Path) else model)
+    maps_of(encoder, definition, request)  # refused before any data is read
     apart = compute.store is None
     dataset = on_all(lambda: dataset_of(request), f"read the data of {task}", apart=apart)
     if (reason := not_applicable(encoder, definition)) is not None:

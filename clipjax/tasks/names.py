@@ -38,6 +38,11 @@ def unknown_task(name: str, known: list[str]) -> UsageError:
     return unknown_name("task", name, known)
 
 
+def needs_of(name: str) -> tuple[str, ...]:
+    """What a task needs, as `Task.needs`."""
+    return _read(name).needs
+
+
 def listing() -> list[Listed]:
     """Section and needs are read from the source."""
     return [_read(name) for name in task_names()]

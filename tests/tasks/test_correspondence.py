@@ -19,6 +19,8 @@ from clipjax.data.pairs.pair import Pair
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.compare import compare_runs
 from clipjax.evaluation.predictions.run import evaluate_predictions
+from clipjax.models.arch import load_arch
+from clipjax.models.network import Network
 from clipjax.results.store import images_table
 from clipjax.tasks.correspondence import TASK, Matcher, paired
 from clipjax.tasks.task import About, Inputs, Measure
@@ -258,8 +260,13 @@ def test_options_of_maps_are_recorded_and_refused_elsewhere(model: Any, worlds: 
     assert how(result.rows[0]) != how(plain.rows[0])
     assert result.rows[0]["recipe_hash"] != plain.rows[0]["recipe_hash"]
     assert result.images["error_3ds"].to_pylist() != plain.images["error_3ds"].to_pylist()
+    nowhere = {"root": "nowhere"}  # refused before any data is read
     with pytest.raises(UsageError, match="has 2 layers, and layers='multilayer' needs 4: use 'last'"):
-        evaluate(model, worlds, "navi", layers="multilayer")
+        evaluate(model, worlds, "navi", layers="multilayer", **nowhere)
+    net: Any = TinyModel()
+    net.network = Network(load_arch("RN50"))
+    with pytest.raises(UsageError, match="RN50 is not one of open_clip's own vision transformers"):
+        evaluate(net, worlds, "navi", attention="reference_batch", **nowhere)
     for option in ({"prompts": "single"}, {"decode": "jpeg_scaled"}):
         with pytest.raises(
             UsageError, match="reads neither classes nor text, and prepares its images itself"

@@ -38,6 +38,8 @@ OF_A_MODEL = (
     *("params", "precision", "compare_precision", "workers", "on_error", "decode", "store", "pixel_store"),
     *("pixel_budget", "distributed", "layers", "attention", "positions"),
 )
+# Without effect on pairs of images: a device takes one pair at a time, prepared as its card says.
+OF_IMAGES = ("labels", "prompts", "batch_size", "workers", "decode", "pixel_store", "pixel_budget")
 # Without effect beside --data-root: the cards decide.
 OF_ONE_RUN = ("dataset", "labels", "id_data", "id_dataset")
 
@@ -171,13 +173,15 @@ class EvaluateOptions:
 
     def _check_task(self) -> None:
         from clipjax.tasks.collections import ALL, collections
-        from clipjax.tasks.names import check_name
+        from clipjax.tasks.names import check_name, needs_of
 
         if self.task in (*collections(), ALL):
             raise UsageError(
                 f"{self.task!r} is a collection of tasks: run it on a folder of data sets, --data-root FOLDER"
             )
         check_name(self.task)
+        if "pairs" in needs_of(self.task):
+            refuse_beside(f"the task {self.task}", on_command_line(self.context, OF_IMAGES))
 
     def request(self) -> Request:
         """The first of several --prompts."""
