@@ -91,7 +91,7 @@ def dinov2_registers(model: Any, images: torch.Tensor, blocks: list[int]) -> tor
 
 
 def siglip(visual: Any, images: torch.Tensor, blocks: list[int]) -> torch.Tensor:
-    trunk = visual.trunk
+    trunk = getattr(visual, "trunk", visual)
     grid = trunk.patch_embed.proj(images)
     table = by_timm(trunk.pos_embed[0], 0, *grid.shape[2:])
     return _maps(trunk.blocks, _with_tokens(grid + _as_grid(table, grid), []), blocks, 0, grid)

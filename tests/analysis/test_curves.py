@@ -45,7 +45,9 @@ rows = [{ task = "correspondence", dataset = "navi", metric = "recall", slice = 
 
 def some_models() -> dict[str, dict[str, Any]]:
     everyone = models()
-    named = {m: f for m, f in everyone.items() if f["group"] == "dense_baseline" or "openai" in m}
+    named = {
+        m: f for m, f in everyone.items() if f["group"] in ("dense_baseline", "probe3d") or "openai" in m
+    }
     return {**models(every=9), **named}
 
 

@@ -43,6 +43,7 @@ KINDS = {
     "mixer": "mlp",
 }
 IMAGENET = ("standard", "contrastive", "more_data")  # the study's groups of ImageNet classifiers
+SIGLIP = ("vit_base_patch16_siglip_384.webli", "vit_large_patch16_siglip_384.webli")  # towers alone
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 HALF = (0.5, 0.5, 0.5)
 
@@ -163,6 +164,7 @@ def test_objectives() -> None:
         "deit3_base_patch16_384.fb_in22k_ft_in1k",
         "deit3_large_patch16_384.fb_in22k_ft_in1k",
         "convnext_base.fb_in22k",
+        "convnextv2_base.fcmae_ft_in22k_in1k_384",
         "tf_efficientnet_lite0-in1k",
     }
     rest = {name: objective for name, objective in unusual.items() if objective != "cross_entropy"}
@@ -170,6 +172,7 @@ def test_objectives() -> None:
         "coca_vit_b_32-laion2b_s13b_b90k": "coca",
         "coca_vit_l_14-laion2b_s13b_b90k": "coca",
         "vit_so400m_14_siglip_384-webli": "sigmoid",
+        **dict.fromkeys(SIGLIP, "sigmoid"),
         "vit_base_patch14_dinov2.lvd142m": "self_distillation",
         "vit_base_patch14_reg4_dinov2.lvd142m": "self_distillation",
         "vit_large_patch14_dinov2.lvd142m": "self_distillation",
@@ -310,7 +313,13 @@ def test_trap_l14_laion2b_and_its_fine_tunes_use_inception_statistics() -> None:
     children = {name for name in FINE_TUNES if ROWS[name]["parent"] == parent}
     assert len(children) == 4
     half -= {name for name in half if ROWS[name]["group"] in IMAGENET}  # compared with timm's record above
-    assert half == {parent, *children, "vit_so400m_14_siglip_384-webli", "tf_efficientnet_lite0-in1k"}
+    assert half == {
+        parent,
+        *children,
+        "vit_so400m_14_siglip_384-webli",
+        "tf_efficientnet_lite0-in1k",
+        *SIGLIP,
+    }
     assert {model_card(name).preprocess.std for name in half} == {HALF}
 
 

@@ -41,6 +41,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "convnext_atto": SMALL,
     "convnext_nano": CONVNEXT,  # 1x1 convolutions for its MLPs
     "convnext_tiny_hnf": {**CONVNEXT, "head_norm_first": False},
+    "convnextv2_nano": CONVNEXT,  # 1x1 convolutions here too
+    "convnextv2_tiny": CONVNEXT,
     "test_vit": {},
     "vit_base_patch16_siglip_224": {**VIT, "num_classes": 7},
     "vit_wee_patch16_reg1_gap_256": {**VIT, "reg_tokens": 0, "class_token": True, "global_pool": "token"},
@@ -70,7 +72,8 @@ MODELS: dict[str, dict[str, Any]] = {
 # {timm's name: (arguments, the first field that is another network)}.
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "vit_small_patch16_18x2_224": ({}, "block_fn = 'ParallelThingsBlock'"),
-    "convnextv2_atto": ({}, "ls_init_value = None"),
+    "convnextv2_atto": ({"use_grn": False}, "ls_init_value = None"),
+    "convnext_atto": ({"use_grn": True}, "ls_init_value = 1e-06"),
     "convnext_atto_ols": ({}, "stem_type = 'overlap_tiered'"),
     "convnext_zepto_rms": ({}, "norm_layer = 'simplenorm'"),
     "vit_small_patch16_rope_224": (

@@ -15,15 +15,18 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
+from timm.layers.grn import GlobalResponseNorm as timm_grn
 from torch.nn import functional as F
 
 from clipjax.errors import DataError
 from clipjax.models.arch import Arch, arch_from_dict, arch_to_dict, load_arch, narrow_arch
+from clipjax.models.families.convnext import GlobalResponseNorm
 from clipjax.models.modules import convolutions
 from clipjax.models.network import Network
 from clipjax.models.training import INFERENCE
 
 NARROW = narrow_arch(load_arch("convnext_base-in1k"))
+V2 = "convnextv2_base-in1k-384"
 
 
 def normal(*shape: int) -> np.ndarray:
@@ -48,6 +51,7 @@ def torch_conv(x: np.ndarray, weight: np.ndarray, **options: Any) -> np.ndarray:
         ({"projection": "conv"}, "projection = 'conv'"),
         ({"activation": "relu6"}, "activation = 'relu6'"),
         ({"mlp_ratio": 4}, "unknown key 'mlp_ratio'"),
+        ({"grn": False}, "grn = False must be True"),
     ],
 )
 def test_an_impossible_record_is_refused(change: dict[str, Any], message: str) -> None:
@@ -57,6 +61,7 @@ def test_an_impossible_record_is_refused(change: dict[str, Any], message: str) -
 
 
 def test_nothing_has_a_default() -> None:
+    """But `grn`: without it the checkpoint's norms have no place (test_parity_convnext.py)."""
     record = arch_to_dict(NARROW)
     for key in set(record["vision"]) - {"family"}:
         vision = {name: value for name, value in record["vision"].items() if name != key}
@@ -64,7 +69,7 @@ def test_nothing_has_a_default() -> None:
             arch_from_dict({**record, "vision": vision}, "here")
 
 
-@pytest.mark.parametrize("name", ["convnext_base_w", "convnext_large_d", "convnext_large_mlp"])
+@pytest.mark.parametrize("name", ["convnext_base_w", "convnext_large_d", "convnext_large_mlp", V2])
 def test_narrow_keeps_the_flags(name: str) -> None:
     full, narrow = load_arch(name), narrow_arch(load_arch(name))
     sizes = {"image_size", "widths", "depths", "embed_dim"}
@@ -146,6 +151,25 @@ def test_a_depthwise_convolution_is_computed_once() -> None:
     once = products(partial(convolutions.conv2d, stride=1, padding="symmetric", mode=INFERENCE))
     assert 49 <= once < 60
     assert products(inlined) >= 3 * 49  # what `outlined` is for: remove it when XLA no longer does this
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-6])
+def test_response_norm_is_timms(size: float) -> None:
+    """Inputs as small as its eps show the eps. A channel without any response has a gradient."""
+    norm, theirs = GlobalResponseNorm(6), timm_grn(6)
+    x = size * normal(2, 5, 4, 6)
+    x[1, ..., 3] = 0
+    ours, given = jnp.asarray(x), torch.from_numpy(x).requires_grad_()
+    for ours_of, of_theirs, value in ((norm.scale, theirs.weight, 0.7), (norm.bias, theirs.bias, 0.1)):
+        vector = value * normal(6)
+        ours_of[...] = jnp.asarray(vector)
+        of_theirs.data = torch.from_numpy(vector)
+    expected = theirs(given)
+    np.testing.assert_allclose(norm(ours), expected.detach(), atol=1e-6 * size, rtol=1e-5)
+    (expected - theirs.bias).square().sum().backward()
+    gradient = jax.grad(lambda x: jnp.square(norm(x) - norm.bias[...]).sum())(ours)
+    assert given.grad is not None
+    np.testing.assert_allclose(gradient, given.grad, atol=1e-5 * size, rtol=1e-4)
 
 
 # --------------------------------------------------------------------------------------------- stages

@@ -32,10 +32,12 @@ WRAPPERS: dict[str, tuple[str, Callable[..., torch.Tensor]]] = {
     "deit3_large_patch16_384": ("timm", _probe3d.deit3),
     "vit_large_patch14_dinov2": ("timm", _probe3d.dinov2),
     "vit_base_patch14_reg4_dinov2": ("timm", _probe3d.dinov2_registers),
+    "vit_base_patch16_siglip_384": ("timm", _probe3d.siglip),
     "convnext_base_w": ("open_clip", _probe3d.convnext),
+    "convnextv2_base-in1k-384": ("timm", _probe3d.convnext),
     "RN50": ("open_clip", _probe3d.modified_resnet),
 }
-STAGED = ("convnext_base_w", "RN50")
+STAGED = ("convnext_base_w", "convnextv2_base-in1k-384", "RN50")
 
 
 @functools.cache
@@ -45,7 +47,8 @@ def case(name: str, blocks: int = 2) -> Case:
     if name not in STAGED:
         sizes = {"image_size": 4 * arch.vision.patch_size, "layers": blocks}
         arch = dataclasses.replace(arch, vision=dataclasses.replace(arch.vision, **sizes))
-    return case_of(arch, build_model(name, WRAPPERS[name][0], arch_to_dict(arch)))
+    theirs = arch.name.removesuffix("-in1k-384")
+    return case_of(arch, build_model(theirs, WRAPPERS[name][0], arch_to_dict(arch)))
 
 
 def images(height: int, width: int, count: int = 2) -> np.ndarray:

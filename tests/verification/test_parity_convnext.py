@@ -7,17 +7,18 @@ from collections.abc import Callable
 from typing import Any
 
 import _parity
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from _parity import Case, case_of, edited, source_of
+from _parity import Case, case_of, edited, program, source_of
 from jax import Array
 
 from clipjax.models.arch import arch_to_dict, load_arch, narrow_arch
 from clipjax.models.families import convnext
 from clipjax.models.network import Network
 from clipjax.verification import verify
-from converters.engine import conversion_of, detect_table
+from converters.engine import ConversionError, conversion_of, detect_table
 from converters.golden import build_model
 from converters.golden.condition import condition
 
@@ -36,10 +37,12 @@ REFERENCES = {
     "convnext_large_mlp-320": ("timm", "convnext_large_mlp.clip_laion2b_soup_ft_in12k_in1k_320"),
     "convnext_large_mlp-384": ("timm", "convnext_large_mlp.clip_laion2b_augreg_ft_in1k_384"),
     "convnext_xxlarge-in1k": ("timm", "convnext_xxlarge.clip_laion2b_soup_ft_in1k"),
+    "convnextv2_base-in1k-384": ("timm", "convnextv2_base.fcmae_ft_in22k_in1k_384"),
 }
-# One of each kind: projection and eps.
+# One of each kind: projection, eps, response norm.
 KINDS = ["convnext_base_w", "convnext_large_d", "convnext_xxlarge"]
 KINDS += ["convnext_base-in1k", "convnext_large_mlp", "convnext_xxlarge-in1k"]
+KINDS += ["convnextv2_base-in1k-384"]
 
 
 def narrow_case(name: str) -> Case:
@@ -69,7 +72,7 @@ def test_every_stage(name: str):
 def test_every_architecture_is_of_a_kind_shown():
     def kind(name: str) -> tuple[Any, ...]:
         vision = load_arch(name).vision
-        return vision.projection, vision.ln_eps, vision.activation
+        return vision.projection, vision.ln_eps, vision.activation, vision.grn
 
     assert {kind(name) for name in REFERENCES} == {kind(name) for name in KINDS}
 
@@ -174,6 +177,47 @@ def test_another_eps_is_seen(name: str, eps: float):
 def test_another_tensor_is_seen(part: str, edit: Callable[[np.ndarray], np.ndarray], seen: str):
     case = narrow_case("convnext_large_d")
     assert first_difference(case.compare(edited(case.params, part, edit))) == seen
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda self, x: x,
+        lambda self, x: self.bias + self.scale * x * self.share(x),  # without the identity
+        lambda self, x: x + self.bias + self.scale * self.share(x),
+        lambda self, x: x + self.bias + self.scale * x * self.norm(x),  # not divided by the channels' mean
+        lambda self, x: x + self.bias + self.scale * x * self.norm(x) / self.norm(x).mean((0, 1, 2)),
+        lambda self, x: x + self.bias + self.scale * x * self.share(x, axis=1),
+    ],
+)
+def test_another_response_norm_is_seen(wrong: Any, monkeypatch: pytest.MonkeyPatch):
+    def norm(self: Any, x: Array, axis: Any = (1, 2)) -> Array:
+        return jnp.sqrt(jnp.square(x).sum(axis, keepdims=True))
+
+    def share(self: Any, x: Array, axis: Any = (1, 2)) -> Array:
+        each = norm(self, x, axis)
+        return each / (each.mean(-1, keepdims=True) + 1e-6)
+
+    monkeypatch.setattr(convnext.GlobalResponseNorm, "norm", norm, raising=False)
+    monkeypatch.setattr(convnext.GlobalResponseNorm, "share", share, raising=False)
+    monkeypatch.setattr(convnext.GlobalResponseNorm, "__call__", wrong)
+    case = narrow_case("convnextv2_base-in1k-384")
+    encode = program(dataclasses.replace(case.arch, name=f"another norm {id(wrong)}"))
+    assert case._first_difference(encode, case.params) == "vision.stages.0.0"
+
+
+@pytest.mark.parametrize("part", ["grn/scale", "grn/bias"])
+def test_another_tensor_of_the_response_norm_is_seen(part: str):
+    case = narrow_case("convnextv2_base-in1k-384")
+    assert case.difference_of(edited(case.params, part, np.zeros_like)) == "vision.stages.0.0"
+
+
+def test_response_norms_are_not_forgotten():
+    case = narrow_case("convnextv2_base-in1k-384")
+    arch = dataclasses.replace(case.arch, vision=dataclasses.replace(case.arch.vision, grn=None))
+    source = source_of(case.theirs)
+    with pytest.raises(ConversionError, match=r"stages\.0\.blocks\.0\.gamma|mlp\.grn"):
+        conversion_of(source, Network(arch).abstract_params(), detect_table(source))
 
 
 def test_a_norm_before_the_pooling_is_seen(monkeypatch: pytest.MonkeyPatch):

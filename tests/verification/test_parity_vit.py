@@ -39,7 +39,7 @@ TABLE = {"timm": "timm_vit", SIGLIP: "open_clip_siglip", COCA: "open_clip_coca"}
 # One of each kind: patch size and width of a head among the classifiers.
 KINDS = [B16, "vit_base_patch32_clip_448", "vit_large_patch14_clip_224", H14, DEIT, DINO, SIGLIP, COCA]
 KINDS += ["coca_ViT-L-14", "vit_base_patch8_224", "vit_tiny_patch16_224", "vit_small_patch32_224"]
-KINDS += ["vit_base_patch14_reg4_dinov2"]
+KINDS += ["vit_base_patch14_reg4_dinov2", "vit_base_patch16_siglip_384"]
 KINDS += ["deit_tiny_distilled_patch16_224"]  # its faults are in test_parity_distilled.py
 
 

@@ -1,7 +1,7 @@
-"""ConvNeXt (v1), as an image tower of CLIP and as a classifier.
+"""ConvNeXt and ConvNeXt V2, as an image tower of CLIP and as a classifier.
 
-Sources: Liu et al. 2022 (arXiv 2201.03545); timm 1.0 `convnext.ConvNeXt` with `NormMlpClassifierHead`,
-open_clip 3.3 `timm_model.TimmModel` for the projections.
+Sources: Liu et al. 2022 (arXiv 2201.03545); Woo et al. 2023 (arXiv 2301.00808) for V2; timm 1.0
+`convnext.ConvNeXt` with `NormMlpClassifierHead`, open_clip 3.3 `timm_model.TimmModel` for the projections.
 
 Params:
     stem/conv/{kernel [4,4,3,C],bias}   stem/norm            [stem.0, stem.1]
@@ -10,7 +10,8 @@ Params:
     stage{0..3}/blocks/...              [stages.i.blocks.j]
         conv/{kernel [7,7,1,C],bias}                         [conv_dw]
         norm   mlp/{c_fc,c_proj}/{kernel,bias}               [norm, mlp.fc1, mlp.fc2]
-        ls/scale [C]                                         [gamma]
+        ls/scale [C]                    not with grn         [gamma]
+        mlp/grn/{scale,bias} [4C]       with grn             [mlp.grn.weight, mlp.grn.bias]
     head/norm
     head/proj/kernel [C,E]              projection "linear"; open_clip's
     head/c_fc/{kernel [C,2E],bias}      projection "mlp"; open_clip's [head.mlp.fc1]
@@ -44,6 +45,7 @@ KERNEL = 7  # of a block's depthwise convolution
 EXPANSION = 4  # of a block's MLP
 REDUCTION = 32  # image pixels per cell of the last map
 LAYER_SCALE = 1e-6  # at initialisation
+GRN_EPS = 1e-6
 
 # timm's `_init_weights`, for every kernel of the trunk; biases are zero.
 _INIT = normal(0.02)
@@ -53,6 +55,8 @@ _INIT = normal(0.02)
 class ConvNeXtConfig:
     """projection of the normalised features: "linear": a matrix; "mlp": a layer of 2 embed_dim with bias, the
     activation, a matrix; "hidden": a layer with bias and the activation.
+
+    grn: V2: a global response normalization in each block's MLP in place of its layer scale.
     """
 
     image_size: int
@@ -62,6 +66,7 @@ class ConvNeXtConfig:
     ln_eps: float
     projection: Literal["none", "linear", "mlp", "hidden"]
     embed_dim: int
+    grn: Literal[True] | None = None
 
     def __post_init__(self) -> None:
         if self.image_size < 1 or self.image_size % REDUCTION:
@@ -103,19 +108,48 @@ def patch_conv(in_dim: int, out_dim: int, *, size: int, rngs: nnx.Rngs) -> convo
     )
 
 
+class GlobalResponseNorm(nnx.Module):
+    """Scales each channel by its norm over an image's cells, as a share of the channels' mean norm.
+
+    Woo et al. 2023, section 4; computed in float32.
+    """
+
+    def __init__(self, dim: int):
+        self.scale = nnx.Param(jnp.zeros((dim,)))
+        self.bias = nnx.Param(jnp.zeros((dim,)))
+
+    def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B H W D"]:
+        wide = x.astype(jnp.float32)
+        square = jnp.square(wide).sum(axis=(1, 2), keepdims=True)
+        some = square > 0  # the root has no gradient at 0
+        norm = jnp.where(some, jnp.sqrt(jnp.where(some, square, 1)), 0)
+        share = norm / (norm.mean(axis=-1, keepdims=True) + GRN_EPS)
+        scale, bias = (each[...].astype(jnp.float32) for each in (self.scale, self.bias))
+        return (wide + (bias + scale * (wide * share))).astype(x.dtype)
+
+
+class NormedMlp(layers.Mlp):
+    def __init__(self, dim: int, width: int, *, activation: str, rngs: nnx.Rngs):
+        super().__init__(dim, width, activation=activation, fc_init=_INIT, proj_init=_INIT, rngs=rngs)
+        self.grn = GlobalResponseNorm(width)
+
+    def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B H W D"]:
+        return self.c_proj(self.grn(layers.ACTIVATIONS[self.activation](self.c_fc(x))))
+
+
 class Block(nnx.Module):
-    def __init__(self, dim: int, *, activation: str, eps: float, rngs: nnx.Rngs):
+    def __init__(self, dim: int, *, activation: str, eps: float, grn: bool, rngs: nnx.Rngs):
         self.conv = convolutions.Conv(
             dim, dim, kernel=KERNEL, groups=dim, use_bias=True, kernel_init=_INIT, rngs=rngs
         )
         self.norm = layers.LayerNorm(dim, eps=eps)
-        self.mlp = layers.Mlp(
-            dim, EXPANSION * dim, activation=activation, fc_init=_INIT, proj_init=_INIT, rngs=rngs
-        )
-        self.ls = layers.LayerScale(dim, init=LAYER_SCALE)
+        mlp = NormedMlp if grn else partial(layers.Mlp, fc_init=_INIT, proj_init=_INIT)
+        self.mlp = mlp(dim, EXPANSION * dim, activation=activation, rngs=rngs)
+        self.ls = None if grn else layers.LayerScale(dim, init=LAYER_SCALE)
 
     def __call__(self, x: Array, mode: Mode) -> Array:
-        return x + self.ls(self.mlp(self.norm(self.conv(x, mode))))
+        branch = self.mlp(self.norm(self.conv(x, mode)))
+        return x + (branch if self.ls is None else self.ls(branch))
 
 
 class Stage(nnx.Module):
@@ -123,7 +157,8 @@ class Stage(nnx.Module):
         self, in_dim: int, dim: int, depth: int, config: ConvNeXtConfig, *, first: bool, rngs: nnx.Rngs
     ):
         self.downsample = None if first else Downsample(in_dim, dim, eps=config.ln_eps, rngs=rngs)
-        block = partial(Block, dim, activation=config.activation, eps=config.ln_eps)
+        flags = {"activation": config.activation, "eps": config.ln_eps, "grn": bool(config.grn)}
+        block = partial(Block, dim, **flags)
         self.blocks = layers.stack(lambda rngs: block(rngs=rngs), depth, rngs)
 
     def __call__(self, x: Array, mode: Mode, capture: bool) -> tuple[Array, Array | None]:

@@ -55,7 +55,13 @@ def condition(model: Any, seed: int) -> None:
         for block in stage.blocks:
             scaled_normal(block.conv_dw.weight, 1.0)
             block.conv_dw.bias.uniform_(-STREAM, STREAM)
-            block.gamma.uniform_(0.6, 1.4).mul_(STREAM)
+            if block.gamma is not None:
+                block.gamma.uniform_(0.6, 1.4).mul_(STREAM)
+                continue
+            block.mlp.grn.weight.uniform_(0.6, 1.4)
+            block.mlp.grn.bias.uniform_(-0.2, 0.2)
+            block.mlp.fc2.weight *= STREAM
+            block.mlp.fc2.bias *= STREAM
 
 
 def takes(module: nn.Module) -> bool:
