@@ -29,6 +29,7 @@ from clipjax.data.corrupted.record import making_of
 from clipjax.data.labels import LabelSpace, load_labels
 from clipjax.data.manifest import Manifest
 from clipjax.data.pairs.matching import Matching
+from clipjax.data.questions import Question
 from clipjax.data.readers.packed import is_packed, read_packed
 from clipjax.data.readers.reader import find_reader, reader_names
 from clipjax.errors import ClipjaxError, DataError, UsageError, unknown_name
@@ -55,6 +56,7 @@ class DatasetCard:
             true` (square crops, only resized).
         matching: how the pairs of a data set of pairs are prepared and matched.
         pairs: number of pairs.
+        question: what a model that answers is asked about each image.
         tasks: what `--data-root` runs.
         place: folder below the data root; default `name`.
         id: card of the in-distribution images, for OOD detection and calibration.
@@ -78,6 +80,7 @@ class DatasetCard:
     pixels: dict[str, Any] = dataclasses.field(default_factory=dict)
     matching: Matching | None = None
     pairs: int | None = None
+    question: Question | None = None
     tasks: tuple[str, ...] = ()
     place: str | None = None
     id: str | None = None

@@ -19,6 +19,7 @@ from clipjax.data.labels import load_projection, load_prompts
 from clipjax.data.manifest import IMAGE_EXTENSIONS, Manifest, Progress
 from clipjax.data.pixels.limits import DECODED
 from clipjax.data.pixels.preprocess import PixelRecipe, open_image, resized_size
+from clipjax.data.questions import questions_of
 from clipjax.data.readers.reader import ARCHIVES, CLASS_FOLDERS, IMAGES, find_reader
 from clipjax.data.readers.walk import Listed, Walk, list_folder
 from clipjax.errors import ClipjaxError, DataError, counted
@@ -66,6 +67,7 @@ def check_dataset(
         *_count_problems(near, dataset),
         *_order_problems(dataset.manifest),
         *_name_problems(dataset),
+        *_question_problems(dataset),
         *_unread_images(near, card),
         *_mapping_problems(near.parent / "mappings", dataset),
     ]
@@ -115,6 +117,27 @@ def _name_problems(dataset: Dataset) -> Iterator[str]:
             load_projection(head, space)
     except ClipjaxError as error:
         yield f"card {card.name}: {error}"
+
+
+def _question_problems(dataset: Dataset) -> Iterator[str]:
+    """With lists, an image's options are known when a run gives them: only its category is checked."""
+    question, manifest, space = dataset.card.question, dataset.manifest, dataset.label_space
+    if question is None:
+        return
+    if question.lists and (manifest.labels is None or space is None):
+        yield f"card {dataset.card.name}: [question] with lists needs classes, and the images have none"
+        return
+    wrong = None
+    if question.lists:
+        if len(space or ()) < 2:
+            yield f"card {dataset.card.name}: [question] with lists needs two classes or more"
+            return
+        labels = np.asarray(manifest.labels)
+        wrong = ((labels + 1) % len(space or ()))[:, None]
+    try:
+        questions_of(question, manifest, space, manifest.labels, wrong)
+    except DataError as error:
+        yield str(error)
 
 
 def _unread_images(root: Path, card: DatasetCard) -> Iterator[str]:

@@ -1,0 +1,119 @@
+"""The rules that turn an answer, or scores of options, into the chosen option."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from clipjax.config import config_dir
+from clipjax.metrics.answers import best, contained, given_order, parsed, plain, rotated, strict
+from clipjax.storage.reading import read_csv, read_toml
+
+FOUR = ["teapot", "wine bottle", "t shirt", "weight scale"]
+SYNONYMS = {"t shirt": ["t-shirt", "shirt"], "weight scale": ["scale"]}
+
+
+@pytest.mark.parametrize(
+    ("answer", "option"),
+    [
+        ("A", 0),
+        (" (B)", 1),
+        ("C.", 2),
+        ("D: weight scale", 3),
+        ("A.teapot", 0),
+        ("B) a teapot", 1),  # the letter comes first
+        ("A\n", 0),
+        ("A teapot", 0),
+        ("A wine bottle", 1),  # an article, not option A
+        ("A t-shirt on a hanger.", 2),
+        ("The main object is a wine bottle.", 1),
+        ("It is a shirt", 2),
+        ("a WINE_BOTTLE!", 1),
+        ("E.", None),  # there are four
+        ("a teapot and a wine bottle", None),
+        ("a kettle", None),
+        ("teapots", None),  # whole words
+        ("", None),
+    ],
+)
+def test_parsed(answer, option):
+    assert parsed(answer, FOUR, SYNONYMS) == option
+
+
+@pytest.mark.parametrize(
+    ("one", "within", "answer"),
+    [
+        ("pen", "can opener", "can opener"),
+        ("pen", "letter opener", "A letter opener"),
+        ("plate", "drying rack for plates", "a drying rack for plates"),
+        ("bicycle", "wheel", "It shows a bicycle wheel"),
+        ("weight (exercise)", "weight scale", "weight scale"),
+        ("pill bottle", "pillow", "a pillow"),
+    ],
+)
+def test_a_name_within_another_is_not_chosen(one, within, answer):
+    synonyms = read_toml(config_dir() / "datasets" / "imagenet_d.toml")["question"]["synonyms"]
+    for options in ([one, within], [within, one]):
+        assert parsed(answer, options, synonyms) == options.index(within)
+
+
+def test_the_substring_test_reads_no_whole_words():
+    assert contained("teapots", FOUR) == 0
+    assert contained("a can opener", ["pen", "can opener"]) is None  # two
+    assert contained("B", FOUR) is None
+    assert contained("a scale", FOUR, SYNONYMS) == 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "option"),
+    [
+        ("B", 1),
+        ("(B)", 1),
+        ("B.", 1),
+        ("B. wine bottle.", 1),
+        ("B.Wine Bottle", 1),
+        ("wine bottle", 1),
+        ("Wine bottle.", 1),
+        ("A. wine bottle", None),  # the letter and the text disagree
+        ("B wine bottle", None),
+        ("a wine bottle", None),
+        ("shirt", None),  # no synonyms
+        ("E", None),
+    ],
+)
+def test_strict(answer, option):
+    assert strict(answer, FOUR, SYNONYMS) == option
+
+
+def test_every_category_is_read_from_its_own_name_among_any_three_others():
+    names = [row["name"] for row in read_csv(config_dir() / "labels" / "imagenet_d.csv")]
+    synonyms = read_toml(config_dir() / "datasets" / "imagenet_d.toml")["question"]["synonyms"]
+    assert len(synonyms) == 32
+    assert set(synonyms) <= set(names)
+    for i, name in enumerate(names):
+        options = [name, *(names[(i + step) % len(names)] for step in (1, 17, 50))]
+        assert parsed(f"The main object is a {name}.", options, synonyms) == 0, name
+        assert strict(name.upper(), options) == 0
+
+
+def test_plain():
+    assert plain("  Coffee/French-Press_1 ") == "coffee or french press 1"
+
+
+def test_best_refuses_ties_and_missing_options():
+    scores = np.array([[[1.0, 3.0, 2.0], [3.0, 3.0, 1.0]], [[np.nan, -9.0, -8.0], [2.0, np.nan, np.nan]]])
+    assert best(scores).tolist() == [[1, -1], [2, 0]]
+
+
+def test_rotations_are_undone():
+    for n, rotation in itertools.product((2, 3, 4), range(4)):
+        options = [f"o{i}" for i in range(n)]
+        placed = rotated(options, rotation % n)
+        for place, option in enumerate(placed):
+            choices = np.full((1, n), -1, np.int32)
+            choices[0, rotation % n] = place
+            undone = given_order(choices, np.array([n], np.int32))
+            assert undone[0, rotation % n] == options.index(option)
+            assert (np.delete(undone[0], rotation % n) == -1).all()
