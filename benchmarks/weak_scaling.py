@@ -37,7 +37,8 @@ from clipjax.devices.sharding import local_mesh, make_mesh
 from clipjax.embeddings.batch_size import IMAGE_BATCH
 from clipjax.embeddings.forward import TEXT_BATCH, image_step, text_step
 from clipjax.errors import unknown_name
-from clipjax.models.network import Network, Precision
+from clipjax.models.network import Network
+from clipjax.models.precision import Precision
 from clipjax.verification.aot import load_chips, slice_mesh, use_tpu_compiler
 from clipjax.verification.hlo import CompiledProgram
 

@@ -21,7 +21,7 @@ from clipjax.config import cache_dir
 from clipjax.embeddings.forward import Forward, OutOfMemoryError, image_forward, watched
 from clipjax.embeddings.params import device_memory
 from clipjax.errors import DataError
-from clipjax.models.network import Precision
+from clipjax.models.precision import Precision
 from clipjax.models.version import FORWARD_VERSION
 from clipjax.progress import progress_bar
 from clipjax.storage.digests import sha256_json

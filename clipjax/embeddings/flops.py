@@ -13,7 +13,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from clipjax.checkpoints.card import Card
 from clipjax.data.pixels.normalize import normalize
-from clipjax.models.network import Network, Precision
+from clipjax.models.network import Network
+from clipjax.models.precision import Precision
 from clipjax.models.unit_norm import unit_norm
 
 

@@ -22,7 +22,8 @@ from clipjax.data.pixels.normalize import normalize, normalize_host
 from clipjax.devices.sharding import DATA, batch_sharding, local_mesh, replicated
 from clipjax.embeddings.params import AUTO, REPLICATED, SHARDED, fits, refuse_own, seen_whole, shardings
 from clipjax.errors import DataError, UsageError
-from clipjax.models.network import Network, Precision, known_precision
+from clipjax.models.network import Network
+from clipjax.models.precision import Precision, known_precision
 from clipjax.models.text_ids import token_ids
 from clipjax.models.unit_norm import unit_norm
 

@@ -29,7 +29,7 @@ from clipjax.embeddings.sets import (
 )
 from clipjax.embeddings.stream import Passenger, Span, Stream, UnreadableError
 from clipjax.errors import DataError, unknown_name
-from clipjax.models.network import known_precision
+from clipjax.models.precision import known_precision
 
 _log = logging.getLogger(__name__)
 

@@ -40,7 +40,8 @@ from clipjax.embeddings.params import AUTO, REPLICATED, SHARDED, refuse_own, sha
 from clipjax.embeddings.sets import SHARDS, Embeddings, EmbedStats
 from clipjax.errors import DataError, UsageError
 from clipjax.models.dense import DenseRecipe, dense_map
-from clipjax.models.network import Network, Precision, known_precision
+from clipjax.models.network import Network
+from clipjax.models.precision import Precision, known_precision
 from clipjax.models.version import FORWARD_VERSION
 from clipjax.progress import progress_bar
 from clipjax.storage.entry import Entry, check_finite, key_hash

@@ -27,7 +27,7 @@ from clipjax.data.pixels.pixel_store import PixelStore
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.embeddings.forward import Forward, image_forward, watched
 from clipjax.errors import DataError
-from clipjax.models.network import Precision
+from clipjax.models.precision import Precision
 from clipjax.progress import Bar, progress_bar
 
 IN_FLIGHT = 2  # batches on the devices at once: one computes while the next is handed over

@@ -41,7 +41,8 @@ from clipjax.finetune.training.step import (
 )
 from clipjax.finetune.training.trees import Params, split
 from clipjax.models.arch import arch_to_dict
-from clipjax.models.network import Network, Precision
+from clipjax.models.network import Network
+from clipjax.models.precision import Precision
 from clipjax.models.training import Training
 from clipjax.storage.digests import sha256_json
 

@@ -17,8 +17,9 @@ from jaxtyping import Float, Float32
 
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.models.arch import Arch, family_of
-from clipjax.models.network import Network, Precision
+from clipjax.models.network import Network
 from clipjax.models.param_tree import Params
+from clipjax.models.precision import Precision
 from clipjax.models.resample import GridRule
 from clipjax.models.training import Attends
 

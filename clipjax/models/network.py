@@ -11,7 +11,7 @@ import functools
 import operator
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, cast, get_args, overload
+from typing import Any, Literal, get_args, overload
 
 import jax
 import jax.numpy as jnp
@@ -23,25 +23,14 @@ from jaxtyping import Float32
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.models.arch import Arch, family_of
 from clipjax.models.param_tree import Params, abstract_tree, check_tree, draw, draw_now, precise_paths
+from clipjax.models.precision import DTYPE, MATMUL, Precision
 from clipjax.models.resample import GridRule, on_grid, resized_vision
 from clipjax.models.training import Attends, Mode, Training, running, statistics
 
 Stages = OrderedDict[str, Array]
 Features = Float32[Array, "B E"]
 
-# parity: float32, with the highest precision for every product, which is not the default on a TPU.
-# fast: the towers in bfloat16; LayerNorm statistics, softmax and the returned features in float32.
-Precision = Literal["parity", "fast"]
-_DTYPE = {"parity": jnp.float32, "fast": jnp.bfloat16}
 _SMALLEST = 32  # pixels: the stride of the last stage of most nets
-_MATMUL = {"parity": "highest", "fast": "default"}
-
-
-def known_precision(name: str) -> Precision:
-    """`name`, checked. Raises UsageError."""
-    if name not in get_args(Precision):
-        raise unknown_name("precision", str(name), list(get_args(Precision)))
-    return cast(Precision, name)
 
 
 def layer_indices(layers: Any) -> int | tuple[int, ...]:
@@ -128,7 +117,7 @@ class Network:
             DataError: params or images that do not fit.
         """
         self._check_images(images)
-        images = images.astype(_DTYPE[precision])
+        images = images.astype(DTYPE[precision])
         return self._run("vision", params, images, precision, Mode(None, platform), capture)
 
     def encode_dense(
@@ -169,8 +158,8 @@ class Network:
         vision = self._checked("vision", params)
         tower = self._tower("vision", on_grid(self.arch, vision, height, width, positions), precision)
         mode = Mode(attention=attention)
-        with jax.default_matmul_precision(_MATMUL[precision]):
-            maps = family.dense(tower, images.astype(_DTYPE[precision]), ascending, mode)
+        with jax.default_matmul_precision(MATMUL[precision]):
+            maps = family.dense(tower, images.astype(DTYPE[precision]), ascending, mode)
         map_of = dict(zip(ascending, maps, strict=True))
         return tuple(map_of[index].astype(jnp.float32) for index in wanted)
 
@@ -305,9 +294,9 @@ class Network:
             raise DataError(f"{self.arch.name} takes {lengths} tokens, not {shapes}")
         if len(first) and not text.causal:
             raise DataError(f"the beginning of a text of {self.arch.name} sees the rest: it cannot be shared")
-        tower, dtype = self._tower("text", self._checked("text", params), precision), _DTYPE[precision]
+        tower, dtype = self._tower("text", self._checked("text", params), precision), DTYPE[precision]
         mode = Mode(Training(remat=True) if remat else None, platform)
-        with jax.default_matmul_precision(_MATMUL[precision]):
+        with jax.default_matmul_precision(MATMUL[precision]):
             features = embedded(tower, first.astype(dtype), tokens.astype(dtype), positions, mode)
         return features.astype(jnp.float32)
 
@@ -327,8 +316,8 @@ class Network:
         """
         self._check_images(images)
         tower = self._tower("vision", self._checked("vision", params), precision)
-        with jax.default_matmul_precision(_MATMUL[precision]):
-            features, _ = tower(images.astype(_DTYPE[precision]), Mode(training, platform), capture=False)
+        with jax.default_matmul_precision(MATMUL[precision]):
+            features, _ = tower(images.astype(DTYPE[precision]), Mode(training, platform), capture=False)
         of_batch = {} if training.batch_norm == "frozen" else statistics(tower)
         # Start from the params, which are float32: the tower's own copy may be bfloat16.
         moved = _moved(params["vision"], of_batch)
@@ -352,7 +341,7 @@ class Network:
         self, tower: str, params: Params, inputs: Array, precision: Precision, mode: Mode, capture: bool
     ) -> Features | tuple[Features, Stages]:
         module = self._tower(tower, self._checked(tower, params), precision)
-        with jax.default_matmul_precision(_MATMUL[precision]):
+        with jax.default_matmul_precision(MATMUL[precision]):
             features, stages = module(inputs, mode, capture)
         features = features.astype(jnp.float32)
         if not capture:
@@ -370,7 +359,7 @@ class Network:
         precise = precise_paths(self.arch, name)
 
         def cast(path: Any, leaf: Any) -> Array:
-            return jnp.asarray(leaf, jnp.float32 if path in precise else _DTYPE[precision])
+            return jnp.asarray(leaf, jnp.float32 if path in precise else DTYPE[precision])
 
         return nnx.merge(graphdef, jax.tree.map_with_path(cast, leaves))
 

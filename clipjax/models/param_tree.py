@@ -58,7 +58,7 @@ def build(arch: Arch, rngs: nnx.Rngs) -> nnx.Module:
     return DualEncoder(arch, rngs) if arch.text is not None else Classifier(arch, rngs)
 
 
-def _split(module: nnx.Module) -> tuple[Any, Params]:
+def split(module: nnx.Module) -> tuple[Any, Params]:
     """A module's structure and params; asserts that it holds nothing else."""
     graphdef, state, rest = nnx.split(module, nnx.Param, ...)
     assert not nnx.to_pure_dict(rest), f"{type(module).__name__} holds more than params: {rest}"
@@ -66,7 +66,7 @@ def _split(module: nnx.Module) -> tuple[Any, Params]:
 
 
 def draw(arch: Arch, key: Array) -> Params:
-    return _split(build(arch, nnx.Rngs(key)))[1]
+    return split(build(arch, nnx.Rngs(key)))[1]
 
 
 # It runs once, and compiles four times faster unoptimised.
@@ -76,7 +76,7 @@ draw_now = jax.jit(draw, static_argnums=0, compiler_options={"xla_backend_optimi
 @functools.cache
 def abstract_tree(arch: Arch, tower: str | None = None) -> tuple[Any, Params]:
     module = _abstract(arch)
-    return _split(getattr(module, tower) if tower else module)
+    return split(getattr(module, tower) if tower else module)
 
 
 @functools.cache

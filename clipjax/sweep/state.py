@@ -23,7 +23,7 @@ from clipjax.evaluation.resolve import not_applicable, resolve
 from clipjax.evaluation.rows import NO_STATS, Result, refused_recipe
 from clipjax.evaluation.run import COMPARISON, hash_images
 from clipjax.evaluation.subject import NotApplicableError, Part, Request, Subject
-from clipjax.models.network import Precision, known_precision
+from clipjax.models.precision import Precision, known_precision
 from clipjax.results.store import ResultStore
 from clipjax.storage.digests import sha256_json
 from clipjax.storage.store import EntryInfo, Store, key_hash

@@ -25,7 +25,7 @@ from clipjax.config import config_dir
 from clipjax.devices.sharding import batch_sharding, make_mesh, replicated
 from clipjax.embeddings.flops import Forward, forward_of, product_flops
 from clipjax.errors import UsageError, unknown_name
-from clipjax.models.network import Precision
+from clipjax.models.precision import Precision
 from clipjax.storage.reading import read_toml
 from clipjax.verification.hlo import CompiledProgram
 

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from clipjax.models.arch import Arch, family_of, load_arch
-from clipjax.models.network import Network, Precision
+from clipjax.models.network import Network
+from clipjax.models.precision import Precision
 from clipjax.verification.verify import random_ids
 
 TOLERANCE = 2e-6  # relative to the largest feature

@@ -17,7 +17,7 @@ from transformers import RobertaConfig, RobertaModel, XLMRobertaConfig
 
 from clipjax.errors import DataError
 from clipjax.models.arch import Frame, arch_from_dict, arch_to_dict
-from clipjax.models.network import Precision
+from clipjax.models.precision import Precision
 
 ROBERTA = narrow("roberta-ViT-B-32")
 PRECISIONS: tuple[Precision, ...] = ("parity", "fast")

@@ -26,7 +26,8 @@ from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.heads.adapters.base import adapter_digest
 from clipjax.heads.build import logit_scale
 from clipjax.heads.head import Head
-from clipjax.models.network import Network, Precision, known_precision
+from clipjax.models.network import Network
+from clipjax.models.precision import Precision, known_precision
 from clipjax.models.unit_norm import unit_norm
 from clipjax.progress import progress_bar
 

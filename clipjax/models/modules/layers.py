@@ -147,13 +147,13 @@ def attend_heads(
 
     def chunked(q: Array, k: Array, v: Array) -> Array:
         flat = [x.reshape(-1, *x.shape[2:]) for x in (q, k, v)]
-        mixed = jax.lax.map(lambda head: _mix(*head), tuple(flat), batch_size=_CHUNK_HEADS)
+        mixed = jax.lax.map(lambda head: mix(*head), tuple(flat), batch_size=_CHUNK_HEADS)
         return mixed.reshape(q.shape)
 
     if visible is None and bias is None and q.shape[2] * k.shape[2] >= _LONG:
-        mixed = by_platform(q, k, v, platform=mode.platform, cpu=chunked, default=_mix)
+        mixed = by_platform(q, k, v, platform=mode.platform, cpu=chunked, default=mix)
     else:
-        mixed = _mix(q, k, v, visible, bias)
+        mixed = mix(q, k, v, visible, bias)
     mixed = mixed.transpose(0, 2, 1, 3)
     return mixed.reshape(*mixed.shape[:2], -1)
 
@@ -166,7 +166,7 @@ _LONG = 2**17  # scores of a head: half a million bytes; a core's cache holds a 
 _CHUNK_HEADS = 4
 
 
-def _mix(q: Array, k: Array, v: Array, visible: Array | None = None, bias: Array | None = None) -> Array:
+def mix(q: Array, k: Array, v: Array, visible: Array | None = None, bias: Array | None = None) -> Array:
     """softmax(q k^T / sqrt(d) + bias) v over the last two axes; the softmax in float32.
 
     Dividing the result [M, D] by the softmax's sum, not the scores [M, N], saves a pass over the scores.

@@ -1,0 +1,194 @@
+"""The layers of a decoder of the Llama kind.
+
+Sources: Touvron et al. 2023 (arXiv 2302.13971) section 2.2 and Jiang et al. 2023 (arXiv 2310.06825);
+transformers' `LlamaForCausalLM` and `MistralForCausalLM`.
+
+Params: embedding [V,D], blocks/{attn_norm,mlp_norm}/scale, blocks/attn/{q,k,v,out}/kernel,
+blocks/mlp/{gate,up,down}/kernel, norm/scale and, unless the matrices are tied, head/kernel [D,V]. Blocks are
+stacked on axis 0, kernels are [in, out], and nothing has a bias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+from jax.nn.initializers import normal
+from jaxtyping import Bool, Float, Int
+
+from clipjax.models.language.config import DecoderConfig
+from clipjax.models.modules import layers
+
+INIT = normal(0.02)  # of every matrix, as transformers draws it
+
+Tables = tuple[Array, Array]
+Kept = Any  # the keys and values of earlier positions, of all blocks
+# (kept, block's index, its new keys, its new values) -> kept, and the keys and values that the block reads
+Remember = Callable[[Kept, Array, Array, Array], tuple[Kept, Array, Array]]
+
+
+def nothing(kept: Kept, block: Array, keys: Array, values: Array) -> tuple[Kept, Array, Array]:
+    """A pass without earlier positions."""
+    return kept, keys, values
+
+
+# ------------------------------------------------------------------------------------------- positions
+
+
+def positions_of(valid: Bool[Array, "B L"]) -> Int[Array, "B L"]:
+    """0 at each row's first valid position; the padding before it has 0 too."""
+    return jnp.maximum(jnp.cumsum(valid, axis=1, dtype=jnp.int32) - 1, 0)
+
+
+def sees(
+    queries: Int[Array, "B M"],
+    keys: Int[Array, "B N"],
+    valid: Bool[Array, "B N"],
+    window: int | None,
+) -> Bool[Array, "B M N"]:
+    """Which keys a query sees, from the positions of both: valid ones from its own position down.
+
+    A query at padding sees the padding before it, because a softmax needs at least one key.
+    """
+    distance = queries[:, :, None] - keys[:, None, :]
+    visible = (distance >= 0) & valid[:, None, :]
+    return visible if window is None else visible & (distance < window)
+
+
+def rotary_tables(config: DecoderConfig, positions: Int[Array, "B L"]) -> Tables:
+    """Cosines and sines [B, 1, L, head_dim / 2] float32 (Su et al. 2021, arXiv 2104.09864, section 3.2.2)."""
+    exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
+    # The power rounded to float32 before its inverse is taken: PyTorch's frequencies to the bit.
+    frequencies = np.float32(1) / (config.rope_theta ** exponents.astype(np.float64)).astype(np.float32)
+    angles = positions[:, None, :, None].astype(jnp.float32) * frequencies
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x: Float[Array, "B heads L head"], cos: Array, sin: Array) -> Float[Array, "B heads L head"]:
+    """Turns channel i of a head's first half with channel i of its second half."""
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+
+
+# ---------------------------------------------------------------------------------------------- layers
+
+
+class RMSNorm(nnx.Module):
+    """x / sqrt(mean(x^2) + eps) in float32, cast to the dtype of `x`, then times the scale."""
+
+    def __init__(self, dim: int, *, eps: float):
+        self.scale = nnx.Param(jnp.ones((dim,)))
+        self.eps = eps
+
+    def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
+        wide = x.astype(jnp.float32)
+        y = wide * jax.lax.rsqrt(jnp.square(wide).mean(axis=-1, keepdims=True) + self.eps)
+        return self.scale[...] * y.astype(x.dtype)
+
+
+def attend_grouped(
+    q: Float[Array, "B heads M d"],
+    k: Float[Array, "B kv N d"],
+    v: Float[Array, "B kv N d"],
+    visible: Bool[Array, "B M N"],
+) -> Float[Array, "B M heads*d"]:
+    """Attention of neighbouring query heads to the key head that they share, which is not copied for them."""
+    batch, heads, length, dim = q.shape
+    group = heads // k.shape[1]
+    q = q.reshape(batch, k.shape[1], group * length, dim)
+    visible = jnp.tile(visible, (1, group, 1))[:, None]
+    mixed = layers.mix(q, k, v, visible).reshape(batch, heads, length, dim)
+    return mixed.transpose(0, 2, 1, 3).reshape(batch, length, heads * dim)
+
+
+class Attention(nnx.Module):
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
+        c = config
+        linear = partial(layers.Linear, use_bias=False, kernel_init=INIT, rngs=rngs)
+        self.q = linear(c.width, c.heads * c.head_dim)
+        self.k = linear(c.width, c.kv_heads * c.head_dim)
+        self.v = linear(c.width, c.kv_heads * c.head_dim)
+        self.out = linear(c.heads * c.head_dim, c.width)
+        self.config = c
+
+    def project(self, x: Float[Array, "B L D"], tables: Tables) -> tuple[Array, Array, Array]:
+        """Queries, keys and values, split into heads [B, heads, L, head_dim]."""
+        q = layers.split_heads(self.q(x), self.config.heads)
+        k, v = (layers.split_heads(linear(x), self.config.kv_heads) for linear in (self.k, self.v))
+        return rotate(q, *tables), rotate(k, *tables), v
+
+
+class Mlp(nnx.Module):
+    """SwiGLU (Shazeer 2020, arXiv 2002.05202)."""
+
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
+        linear = partial(layers.Linear, use_bias=False, kernel_init=INIT, rngs=rngs)
+        self.gate = linear(config.width, config.mlp_width)
+        self.up = linear(config.width, config.mlp_width)
+        self.down = linear(config.mlp_width, config.width)
+
+    def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
+        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+
+
+class Block(nnx.Module):
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
+        self.attn_norm = RMSNorm(config.width, eps=config.norm_eps)
+        self.attn = Attention(config, rngs)
+        self.mlp_norm = RMSNorm(config.width, eps=config.norm_eps)
+        self.mlp = Mlp(config, rngs)
+
+
+class Transformer(nnx.Module):
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
+        c = config
+        self.embedding = nnx.Param(INIT(rngs.params(), (c.vocab_size, c.width)))
+        self.blocks = layers.stack(partial(Block, c), c.layers, rngs)
+        self.norm = RMSNorm(c.width, eps=c.norm_eps)
+        self.head = (
+            None
+            if c.tied
+            else layers.Linear(c.width, c.vocab_size, use_bias=False, kernel_init=INIT, rngs=rngs)
+        )
+        self.config = c
+
+    def __call__(
+        self,
+        embedded: Float[Array, "B L D"],
+        positions: Int[Array, "B L"],
+        visible: Bool[Array, "B L N"],
+        *,
+        kept: Kept = None,
+        remember: Remember = nothing,
+        capture: bool = False,
+    ) -> tuple[Float[Array, "B L D"], Kept, Array | None]:
+        """All blocks.
+
+        visible: which of the keys that `remember` returns a position sees.
+
+        Returns: the last block's output; what is kept; if `capture`, the outputs [layers, B, L, D].
+        """
+        tables = rotary_tables(self.config, positions)
+
+        def step(carry: tuple[Array, Kept], layer: tuple[Array, Any]) -> tuple[tuple[Array, Kept], Any]:
+            (x, kept), (index, block) = carry, layer
+            q, k, v = block.attn.project(block.attn_norm(x), tables)
+            kept, keys, values = remember(kept, index, k, v)
+            x = x + block.attn.out(attend_grouped(q, keys, values, visible))
+            x = x + block.mlp(block.mlp_norm(x))
+            return (x, kept), (x if capture else None)
+
+        numbered = jnp.arange(self.config.layers), self.blocks
+        (x, kept), outputs = jax.lax.scan(step, (embedded, kept), numbered)
+        return x, kept, outputs
+
+    def logits(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
+        """Of the last block's output; float32."""
+        table = self.embedding[...].T if self.head is None else self.head.kernel[...]
+        return jnp.matmul(self.norm(x), table, preferred_element_type=jnp.float32)

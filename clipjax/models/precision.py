@@ -1,0 +1,22 @@
+"""The two precisions of a forward pass."""
+
+from __future__ import annotations
+
+from typing import Literal, cast, get_args
+
+import jax.numpy as jnp
+
+from clipjax.errors import unknown_name
+
+# parity: float32, with the highest precision for every product, which is not the default on a TPU.
+# fast: towers and decoders in bfloat16; norms, softmax and what is returned in float32.
+Precision = Literal["parity", "fast"]
+DTYPE = {"parity": jnp.float32, "fast": jnp.bfloat16}
+MATMUL = {"parity": "highest", "fast": "default"}
+
+
+def known_precision(name: str) -> Precision:
+    """`name`, checked. Raises UsageError."""
+    if name not in get_args(Precision):
+        raise unknown_name("precision", str(name), list(get_args(Precision)))
+    return cast(Precision, name)
