@@ -29,9 +29,11 @@ class Compute:
             whole if that fits. A stored entry keeps its own.
         workers: decoding processes; 0: threads, one per core; "auto": the fastest, measured once.
         on_error: "raise" on an unreadable image, or "skip" and list it.
+        keep_maps: of pairs of images, keep the maps of features in the store and match from there, so that
+            another matching runs no model.
 
     Raises:
-        UsageError: a batch below 1, negative workers, or an unknown name.
+        UsageError: a batch below 1, negative workers, an unknown name, or `keep_maps` without a store.
     """
 
     store: Store | None = None
@@ -40,6 +42,7 @@ class Compute:
     params: str = AUTO
     workers: Workers = 0
     on_error: str = "raise"
+    keep_maps: bool = False
     progress: bool = True
 
     def __post_init__(self) -> None:
@@ -51,6 +54,8 @@ class Compute:
         if self.on_error not in ON_ERROR:
             raise UsageError(f"on_error must be 'raise' or 'skip', not {self.on_error!r}")
         check_params(self.params)
+        if self.keep_maps and self.store is None:
+            raise UsageError("keep_maps keeps maps in the store of embeddings: give one with store")
 
 
 def store_at(place: str | PathLike[str] | Store | None) -> Store | None:

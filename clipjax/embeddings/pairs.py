@@ -1,20 +1,18 @@
 """Pairs of images -> stored numbers of their matches.
 
-A device takes one pair at a time: both images through the tower, the two maps through a matcher. Maps are not
-kept. Bits do not depend on the number of devices, or on the pairs beside a pair. Every process takes its
-share of the missing shards, as for embeddings.
+The tower and the matcher are two programs, so the numbers of a pair are the same whether its maps were just
+computed or kept in the store (`Compute.keep_maps`). A device takes one pair at a time. Bits do not depend on
+the number of devices, or on the pairs beside a pair. Every process takes its share of the missing shards, as
+for embeddings.
 """
 
 from __future__ import annotations
 
-import collections
-import dataclasses
+import contextlib
 import functools
-import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -25,30 +23,21 @@ from clipjax.checkpoints.encoder import Encoder, ModelCard
 from clipjax.data.manifest import Manifest
 from clipjax.data.pairs.pair import Pair, PairSet
 from clipjax.devices.agreement import assert_same_everywhere
-from clipjax.devices.sharding import local_mesh, replicated
+from clipjax.devices.sharding import replicated
 from clipjax.embeddings.compute import Compute
-from clipjax.embeddings.forward import (
-    OutOfMemoryError,
-    Program,
-    Step,
-    compiled,
-    enable_compile_cache,
-    watched,
-)
+from clipjax.embeddings.forward import OutOfMemoryError, Step, watched
 from clipjax.embeddings.images import finish_together
-from clipjax.embeddings.params import AUTO, REPLICATED, SHARDED, refuse_own, shardings
+from clipjax.embeddings.pair_maps import StoredMaps, Tower, filled, keep_maps, maps_entry, maps_key
+from clipjax.embeddings.pair_stream import PairStream, Work
+from clipjax.embeddings.params import AUTO, REPLICATED, refuse_own
 from clipjax.embeddings.sets import SHARDS, Embeddings, EmbedStats
 from clipjax.errors import DataError, UsageError
-from clipjax.models.dense import DenseRecipe, dense_map
-from clipjax.models.network import Network
-from clipjax.models.precision import Precision, known_precision
-from clipjax.models.version import FORWARD_VERSION
-from clipjax.progress import progress_bar
+from clipjax.models.dense import DenseRecipe
+from clipjax.models.precision import known_precision
 from clipjax.storage.entry import Entry, check_finite, key_hash
+from clipjax.storage.store import Store
 
 SHARD_PAIRS = 32  # at most, and lost by a killed run
-LOADERS = 8  # threads that read pairs
-AHEAD = 2  # steps whose pairs are read ahead
 
 
 class Matcher(Protocol):
@@ -78,7 +67,8 @@ def match_pairs(
     """Match the pairs of a data set, or read what is stored: ids and float32 [N, *matcher.shape].
 
     Args:
-        compute: default: without a store. Params are whole on each device unless "sharded" is asked for.
+        compute: default: without a store. Params are whole on each device unless "sharded" is asked for. With
+            `keep_maps` the maps that the store lacks are made and kept first, then matched from there.
         recipe: of the maps.
 
     Raises:
@@ -94,24 +84,27 @@ def match_pairs(
         raise UsageError(f"{model.card.id} is not one of clipjax's networks: it has no maps of features")
     params = REPLICATED if how.params == AUTO else how.params
     refuse_own(model, params)
-    stream = _Stream(model, name, pairs, matcher, recipe, known_precision(precision), params, how)
-    entry = None
-    if how.store is not None and model.card.fingerprint is not None:
-        entry = _entry(stream, manifest, pair_key(model.card, manifest, matcher, recipe, precision, params))
-    kept: dict[int, np.ndarray] = {}
-    failure = None
-    try:
-        _run(stream, entry, kept)
-    except Exception as error:
-        failure = error
-    if entry is not None:
-        finish_together(failure)
-    elif failure is not None:
-        raise failure
-    ids, array = _in_memory(stream, kept) if entry is None else entry.read()
+    store = None if model.card.fingerprint is None else how.store
+    if store is None and how.keep_maps:
+        raise UsageError(
+            f"{model.card.id} has no fingerprint, under which its maps could be kept: save and load it, or "
+            "leave keep_maps (--keep-maps) out"
+        )
+    job = _Job(name, pairs, matcher, Tower(model, recipe, known_precision(precision), params), how)
+    if store is None:
+        ids, array = job.match_in_memory()
+        name_of_entry = None
+    else:
+        key = maps_key(model.card, manifest, recipe, precision, params)
+        if how.keep_maps:
+            _together(functools.partial(job.keep, maps_entry(store, model, manifest, key)))
+        entry = _entry(store, model, manifest, matcher, key)
+        _together(functools.partial(job.match, entry))
+        ids, array = entry.read()
+        name_of_entry = entry.key_hash
     if not ids:
         raise DataError(f"{name}: no pair could be used, all were skipped")
-    return Embeddings(ids, array, entry and entry.key_hash, stream.stats(ids))
+    return Embeddings(ids, array, name_of_entry, job.stats(ids, params))
 
 
 def pair_key(
@@ -122,223 +115,141 @@ def pair_key(
     precision: str,
     params: str = REPLICATED,
 ) -> dict[str, Any]:
-    """Everything that a pair's numbers depend on; the fingerprint covers weights and architecture."""
+    """Everything that a pair's numbers depend on."""
+    return _of_matches(maps_key(card, manifest, recipe, precision, params), matcher)
+
+
+def _of_matches(key: dict[str, Any], matcher: Matcher) -> dict[str, Any]:
+    """`key`: of the maps."""
+    return {**key, "output": "matches", "matching": matcher.key()}
+
+
+def _entry(store: Store, model: Encoder, manifest: Manifest, matcher: Matcher, maps: dict[str, Any]) -> Entry:
     assert manifest.pairs is not None
-    return {
-        "model": card.fingerprint,
-        "forward": FORWARD_VERSION,
-        "output": "matches",
-        "maps": dataclasses.asdict(recipe),
-        "matching": matcher.key(),
-        "data": manifest.images_digest,
-        "pairs": manifest.pairs.digest,
-        "precision": precision,
-        **({} if params == REPLICATED else {"params": params}),
-    }
-
-
-def _entry(stream: _Stream, manifest: Manifest, key: dict[str, Any]) -> Entry:
-    store, ids = stream.how.store, stream.pairs.ids
-    assert store is not None
+    key, ids = _of_matches(maps, matcher), manifest.pairs.ids
     assert_same_everywhere("what to match (the hash of model, data set and settings)", key_hash(key))
     entry = store.entry(
         key,
         ids=ids,
         rows_per_shard=max(1, min(SHARD_PAIRS, len(ids) // SHARDS)),
         per_device_batch=1,
-        row_shape=stream.matcher.shape,
-        about={"model": str(stream.model.card.id), "data": manifest.name, "selection": manifest.selection},
+        row_shape=matcher.shape,
+        about={"model": str(model.card.id), "data": manifest.name, "selection": manifest.selection},
     )
     assert_same_everywhere(f"the store {store.root} (one directory that all hosts see)", entry.manifest.nonce)
     return entry
 
 
-def _run(stream: _Stream, entry: Entry | None, kept: dict[int, np.ndarray]) -> None:
-    """Match what is missing, span by span, into the entry or `kept` (by row)."""
-    if entry is None:
-        kept.update(next(iter(stream.run([range(len(stream.pairs))]))))
-        return
-    missing = entry.missing_shards(allow_skipped=stream.how.on_error == "skip")
-    # Dealt by number: while another run fills the store, processes see different lists.
-    mine = [k for k in missing if k % jax.process_count() == jax.process_index()]
-    for k, numbers in zip(mine, stream.run([entry.shard_rows(k) for k in mine])):
-        skipped = [entry.ids[row] for row in entry.shard_rows(k) if row not in numbers]
-        array = _stacked([*numbers.values()], stream.matcher)
-        entry.write_shard(k, [entry.ids[row] for row in numbers], array, skipped=skipped)
+def _together(fill: Callable[[], None]) -> None:
+    """All processes fill an entry; raises on each if one fails."""
+    failure = None
+    try:
+        fill()
+    except Exception as error:
+        failure = error
+    finish_together(failure)
 
 
-def _in_memory(stream: _Stream, kept: Mapping[int, np.ndarray]) -> tuple[list[str], np.ndarray]:
-    ids = [stream.pairs.ids[row] for row in sorted(kept)]
-    array = _stacked([kept[row] for row in sorted(kept)], stream.matcher)
-    check_finite(ids, array)
-    return ids, array
+class _Job:
+    """The pairs of one data set through tower and matcher, on the devices of this process."""
 
+    def __init__(self, name: str, pairs: PairSet, matcher: Matcher, tower: Tower, how: Compute) -> None:
+        self._name, self._pairs, self._matcher, self._tower, self._how = name, pairs, matcher, tower, how
+        self._match = _match_step(tower.mesh, matcher)
+        self._before, self._waited, self._computed = self._match.compiles, 0.0, 0.0
+        self._kept: Entry | None = None
 
-def _stacked(rows: Sequence[np.ndarray], matcher: Matcher) -> np.ndarray:
-    return np.array(rows, np.float32).reshape(len(rows), *matcher.shape)
-
-
-class _Loaded(NamedTuple):
-    row: int
-    pair: Pair | DataError
-
-
-class _Stream:
-    """The pairs of one data set through the devices of this process."""
-
-    def __init__(
-        self,
-        model: Encoder,
-        name: str,
-        pairs: PairSet,
-        matcher: Matcher,
-        recipe: DenseRecipe,
-        precision: Precision,
-        params: str,
-        how: Compute,
-    ) -> None:
-        self.model, self.name, self.pairs, self.matcher, self.how = model, name, pairs, matcher, how
-        self._recipe, self._precision, self._placement = recipe, precision, params
-        self._steps = self._matched = self._compiles = 0
-        self._waited = self._computed = 0.0
-
-    def stats(self, ids: Sequence[str]) -> EmbedStats:
+    def stats(self, ids: Sequence[str], params: str) -> EmbedStats:
         present = set(ids)
         return EmbedStats(
-            forward_passes=self._steps,
-            images=2 * self._matched,
-            compiles=self._compiles,
+            forward_passes=self._tower.steps,
+            images=2 * self._tower.pairs,
+            compiles=self._tower.compiles + self._match.compiles - self._before,
             decode_seconds=self._waited,
             compute_seconds=self._computed,
-            skipped=tuple(name for name in self.pairs.ids if name not in present),
+            skipped=tuple(name for name in self._pairs.ids if name not in present),
             per_device_batch=1,
-            params=self._placement,
+            params=params,
         )
 
-    def run(self, spans: Sequence[range]) -> Iterator[dict[int, np.ndarray]]:
-        """The numbers of each span's pairs by row, in turn; a skipped pair has none.
+    def keep(self, entry: Entry) -> None:
+        """Make and keep the maps that an entry lacks; `match` then reads it."""
+        keep_maps(entry, self._how.on_error == "skip", lambda spans: self._run(spans, self._maps, "mapping"))
+        self._kept = entry
 
-        Raises DataError for a pair that cannot be used, after the spans before it.
-        """
-        if not spans:
-            return
-        rows = list(itertools.chain(*spans))
-        done: dict[int, np.ndarray | None] = {}
-        waiting = collections.deque(spans)
-        stops = self.how.on_error == "raise"
-        shown = self.how.progress and jax.process_index() == 0
-        with progress_bar(len(rows), f"matching {self.name}", "pair", shown=shown) as bar:
-            for results in self._results(rows):
-                bar.update(len(results))
-                unusable = {row: each for row, each in results.items() if isinstance(each, DataError)}
-                done |= {row: each for row, each in results.items() if not isinstance(each, DataError)}
-                if not stops:
-                    done |= dict.fromkeys(unusable)
-                while waiting and all(row in done for row in waiting[0]):
-                    span = waiting.popleft()
-                    numbers = {row: done.pop(row) for row in span}
-                    yield {row: each for row, each in numbers.items() if each is not None}
-                if unusable and stops:
-                    raise next(iter(unusable.values()))
+    def match(self, entry: Entry) -> None:
+        """Match what is missing, span by span."""
+        missing = entry.missing_shards(allow_skipped=self._how.on_error == "skip")
+        # Dealt by number: while another run fills the store, processes see different lists.
+        mine = [k for k in missing if k % jax.process_count() == jax.process_index()]
+        spans = [entry.shard_rows(k) for k in mine]
+        for k, numbers in zip(mine, self._run(spans, self._numbers, "matching")):
+            skipped = [entry.ids[row] for row in entry.shard_rows(k) if row not in numbers]
+            entry.write_shard(k, [entry.ids[row] for row in numbers], self._stacked(numbers), skipped=skipped)
 
-    def _results(self, rows: Sequence[int]) -> Iterator[dict[int, np.ndarray | DataError]]:
-        """A step's pairs by row, each with its numbers or why it has none."""
-        enable_compile_cache()
-        mesh = local_mesh()
-        network = self.model.network
-        assert network is not None
-        step = _step(network, mesh, self._precision, self._recipe, self.matcher, self._placement)
-        params = jax.device_put({"vision": self.model.params["vision"]}, step.params_shardings)
-        before = step.compiles
+    def match_in_memory(self) -> tuple[list[str], np.ndarray]:
+        [numbers] = self._run([range(len(self._pairs))], self._numbers, "matching")
+        ids, array = [self._pairs.ids[row] for row in numbers], self._stacked(numbers)
+        check_finite(ids, array)
+        return ids, array
+
+    def _stacked(self, numbers: Mapping[int, np.ndarray]) -> np.ndarray:
+        return np.array([*numbers.values()], np.float32).reshape(len(numbers), *self._matcher.shape)
+
+    def _run(self, spans: Sequence[range], work: Work, doing: str) -> Iterator[dict[int, np.ndarray]]:
+        pairs = self._pairs if self._kept is None else StoredMaps(self._name, self._pairs, self._kept)
+        stream = PairStream(self._name, pairs, self._tower.mesh.size, self._how)
         try:
-            for group in self._groups(rows, mesh.size):
-                unusable = {each.row: each.pair for each in group if isinstance(each.pair, DataError)}
-                usable = [(each.row, each.pair) for each in group if isinstance(each.pair, Pair)]
-                numbers = self._matches(step, params, [pair for _, pair in usable], mesh.size)
-                yield unusable | {row: self._checked(row, own) for (row, _), own in zip(usable, numbers)}
+            yield from stream.run(spans, work, doing)
         finally:
-            self._compiles += step.compiles - before
+            self._waited += stream.waited
 
-    def _groups(self, rows: Sequence[int], size: int) -> Iterator[list[_Loaded]]:
-        """Up to `size` readable pairs, in order, with the unreadable ones among them."""
-        group: list[_Loaded] = []
-        for each in self._loaded(rows, AHEAD * size):
-            group.append(each)
-            stops = self.how.on_error == "raise" and isinstance(each.pair, DataError)
-            if stops or sum(isinstance(one.pair, Pair) for one in group) == size:
-                yield group
-                group = []
-        if group:
-            yield group
+    def _maps(self, rows: Sequence[int], pairs: Sequence[Pair]) -> list[np.ndarray]:
+        """[2, h, w, C] each."""
+        with self._computing():
+            return list(np.asarray(self._tower(pairs))[: len(pairs)])
 
-    def _loaded(self, rows: Sequence[int], ahead: int) -> Iterator[_Loaded]:
-        with ThreadPoolExecutor(LOADERS, "pairs") as pool:
-            running: collections.deque[Future[_Loaded]] = collections.deque()
-            remaining = iter(rows)
-            try:
-                while True:
-                    for row in itertools.islice(remaining, ahead - len(running)):
-                        running.append(pool.submit(self._load, row))
-                    if not running:
-                        return
-                    start = time.perf_counter()
-                    each = running.popleft().result()
-                    self._waited += time.perf_counter() - start
-                    yield each
-            finally:
-                for future in running:
-                    future.cancel()
+    def _numbers(self, rows: Sequence[int], pairs: Sequence[Pair]) -> list[np.ndarray | DataError]:
+        size = self._tower.mesh.size
+        with self._computing():
+            maps = self._tower(pairs) if self._kept is None else filled([pair.images for pair in pairs], size)
+            geometry = jax.tree.map(lambda *each: filled(each, size), *[pair.geometry for pair in pairs])
+            batch: Any = {"maps": maps, "geometry": geometry}
+            numbers = np.asarray(self._match((), batch), np.float32)
+        return [self._checked(row, own) for row, own in zip(rows, numbers)]
 
-    def _load(self, row: int) -> _Loaded:
-        try:
-            return _Loaded(row, self.pairs.load(row))
-        except DataError as error:
-            return _Loaded(row, error)
-
-    def _matches(self, step: Step, params: Any, pairs: Sequence[Pair], size: int) -> np.ndarray:
-        """float32 [len(pairs), ...]; the last pair fills up the step."""
-        if not pairs:
-            return np.empty((0, *self.matcher.shape), np.float32)
+    @contextlib.contextmanager
+    def _computing(self) -> Iterator[None]:
         start = time.perf_counter()
-        batch: Any = jax.tree.map(lambda *each: np.stack(each), *pairs, *[pairs[-1]] * (size - len(pairs)))
         try:
             with watched(1):
-                numbers = np.asarray(step(params, batch), np.float32)[: len(pairs)]
+                yield
         except OutOfMemoryError:
             raise DataError(
-                f"{self.name}: not even one pair fits a device's memory: end what else uses the device, cut "
+                f"{self._name}: not even one pair fits a device's memory: end what else uses the device, cut "
                 "the params over several (--params sharded), or take fewer bits (--precision fast)"
             ) from None
-        self._steps += 1
-        self._matched += len(pairs)
         self._computed += time.perf_counter() - start
-        return numbers
 
     def _checked(self, row: int, numbers: np.ndarray) -> np.ndarray | DataError:
         if not (numbers[:, 0] < 0).all():  # NaN is refused where numbers are kept
             return numbers
-        first, second = self.pairs.image_ids(row)
+        first, second = self._pairs.image_ids(row)
         return DataError(
-            f"{self.name}: pair {self.pairs.ids[row]} ({first}, {second}) has no match: no point is known in "
-            "both images"
+            f"{self._name}: pair {self._pairs.ids[row]} ({first}, {second}) has no match: no point is "
+            "known in both images"
         )
 
 
 @functools.lru_cache(maxsize=16)
-def _step(
-    network: Network, mesh: Mesh, precision: Precision, recipe: DenseRecipe, matcher: Matcher, placement: str
-) -> Step:
-    """Params and a pair a device -> the numbers of its matches."""
+def _match_step(mesh: Mesh, matcher: Matcher) -> Step:
+    """A pair's maps and geometry a device -> the numbers of its matches."""
 
-    def match_pair(params: Any, pair: Any) -> jax.Array:
-        images, geometry = pair.images[0], {name: each[0] for name, each in pair.geometry.items()}
-        compiled[Program(network.arch.name, "pairs", images.shape[1], 1, precision)] += 1
-        map0, map1 = dense_map(network, params, images, recipe, precision)
+    def match_pair(_: Any, pair: Any) -> jax.Array:
+        [[map0, map1]] = pair["maps"]
+        geometry = {name: each[0] for name, each in pair["geometry"].items()}
         # A matcher may return finite numbers for a map that is not finite.
         finite = jnp.isfinite(map0).all() & jnp.isfinite(map1).all()
         return jnp.where(finite, matcher(map0, map1, geometry), jnp.nan)[None]
 
-    where: Any = replicated(mesh)
-    if placement == SHARDED:
-        where = shardings({"vision": network.abstract_params()["vision"]}, mesh, placement)
-    return Step(match_pair, mesh, network.compiler_options("vision"), where)
+    return Step(match_pair, mesh, None, replicated(mesh))

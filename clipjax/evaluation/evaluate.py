@@ -14,11 +14,13 @@ from clipjax.data.labels import LabelSpace, PromptSet
 from clipjax.data.pixels.decoders import Workers
 from clipjax.data.pixels.pixel_store import PixelStore
 from clipjax.embeddings.compute import BatchSize, Compute, pixel_store_at, store_at
+from clipjax.errors import UsageError
 from clipjax.evaluation.rows import Result
 from clipjax.evaluation.run import run
 from clipjax.evaluation.subject import Request
 from clipjax.metrics.bootstrap import RESAMPLES
 from clipjax.storage.store import Store
+from clipjax.tasks.task import find_task
 
 
 def evaluate(
@@ -48,6 +50,7 @@ def evaluate(
     layers: str | None = None,
     attention: str | None = None,
     positions: str | None = None,
+    keep_maps: bool = False,
     progress: bool = True,
 ) -> Result:
     """Run one task.
@@ -78,6 +81,8 @@ def evaluate(
             reference's pixels.
         layers, attention, positions: how a task of pairs makes maps of features, as
             `clipjax.models.dense.DenseRecipe`; default: as probe3d, with attention over the tokens.
+        keep_maps: keep these maps in the store; another matching then runs no model. Tasks of single images
+            have none.
 
     Returns: the result; if the task is not defined for the model, one row with the reason and no value.
 
@@ -85,6 +90,8 @@ def evaluate(
         UsageError, DataError: one sentence with the name, file or image, and what to do.
         NotApplicableError: a UsageError: the model's own head has other classes.
     """
+    if keep_maps and "pairs" not in find_task(task).needs:
+        raise UsageError(f"the task {task!r} reads no maps of features: leave keep_maps (--keep-maps) out")
     request = Request(
         dataset=dataset,
         root=root,
@@ -110,6 +117,7 @@ def evaluate(
         params=params,
         workers=workers,
         on_error=on_error,
+        keep_maps=keep_maps,
         progress=progress,
     )
     return run(model, task, request, compute, results=results)

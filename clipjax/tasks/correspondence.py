@@ -31,7 +31,7 @@ from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, Task, fi
 
 # Raise it whenever a change in `clipjax.data.pairs`, in matching or in counting may change a pair's numbers:
 # rows and the keys of stored matches contain it.
-VERSION = 1
+VERSION = 2
 CURVE = "recall"
 NUMBERS = (CURVE, "recall_3d@", "recall_2d@", "pck@")  # how the columns of shares begin
 ALL = "all"  # this group of a card is not a bin: its pairs count over the whole data set

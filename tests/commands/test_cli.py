@@ -223,6 +223,10 @@ def test_bad_input_is_one_sentence(arguments: list[str], code: int, says: str) -
             ["eval", "correspondence", "-m", "x", "--data", ".", "--decode", "full", "--batch-size", "64"],
             "the task correspondence and --batch-size, --decode do not go together",
         ),
+        (
+            ["eval", "zeroshot", "-m", "x", "--data", ".", "--keep-maps"],
+            "the task zeroshot and --keep-maps do not go together",
+        ),
         (["eval", "all", "--predictions", "p.csv"], "'all' is a collection of tasks"),
     ],
 )

@@ -19,7 +19,7 @@ from _xla_flags import flags_of
 
 from clipjax.data.pairs.pair import Pair
 from clipjax.devices.sharding import make_mesh
-from clipjax.embeddings import pairs
+from clipjax.embeddings import pair_maps
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.pairs import match_pairs, pair_key
 from clipjax.embeddings.sets import Embeddings
@@ -76,7 +76,7 @@ def test_bit_equal_on_any_number_of_devices(
     devices: int, model: Any, reference: Embeddings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert jax.local_device_count() == 8
-    monkeypatch.setattr(pairs, "local_mesh", lambda: make_mesh(jax.local_devices()[:devices]))
+    monkeypatch.setattr(pair_maps, "local_mesh", lambda: make_mesh(jax.local_devices()[:devices]))
     found = run(model, ALL)
     np.testing.assert_array_equal(found.array, reference.array)
     assert found.stats.forward_passes == -(-12 // devices)

@@ -16,6 +16,7 @@ from clipjax.commands.shared.options import (
     DatasetOption,
     DistributedOption,
     JsonOption,
+    KeepMapsOption,
     LabelsOption,
     ModelOption,
     NameOption,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 OF_A_MODEL = (
     *("id_data", "id_dataset", "prompts", "card", "name", "facts_of", "fact", "facts", "limit", "batch_size"),
     *("params", "precision", "compare_precision", "workers", "on_error", "decode", "store", "pixel_store"),
-    *("pixel_budget", "distributed", "layers", "attention", "positions"),
+    *("pixel_budget", "distributed", "layers", "attention", "positions", "keep_maps"),
 )
 # Without effect on pairs of images: a device takes one pair at a time, prepared as its card says.
 OF_IMAGES = ("labels", "prompts", "batch_size", "workers", "decode", "pixel_store", "pixel_budget")
@@ -141,6 +142,7 @@ class EvaluateOptions:
         str | None,
         typer.Option(help="How such a map's position table is resized: probe3d, or library."),
     ] = None
+    keep_maps: KeepMapsOption = False
     stores: StoreOptions
     results: Annotated[Path, typer.Option(help="Folder for result rows and per-image tables.")] = Path(
         "results"
@@ -180,8 +182,8 @@ class EvaluateOptions:
                 f"{self.task!r} is a collection of tasks: run it on a folder of data sets, --data-root FOLDER"
             )
         check_name(self.task)
-        if "pairs" in needs_of(self.task):
-            refuse_beside(f"the task {self.task}", on_command_line(self.context, OF_IMAGES))
+        others = OF_IMAGES if "pairs" in needs_of(self.task) else ("keep_maps",)
+        refuse_beside(f"the task {self.task}", on_command_line(self.context, others))
 
     def request(self) -> Request:
         """The first of several --prompts."""
@@ -196,6 +198,7 @@ class EvaluateOptions:
             params=self.params,
             workers=workers_asked(self.workers),
             on_error=self.on_error,
+            keep_maps=self.keep_maps,
         )
 
     def loading(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from clipjax.commands.shared.exclusions import refuse_beside, refuse_without
 from clipjax.commands.shared.options import (
     BatchSizeOption,
     DistributedOption,
+    KeepMapsOption,
     ParamsOption,
     WorkersOption,
     batch_asked,
@@ -65,6 +66,7 @@ class SweepOptions:
     batch_size: BatchSizeOption = "auto"
     params: ParamsOption = "auto"
     workers: WorkersOption = "auto"
+    keep_maps: KeepMapsOption = False
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Run part I of N, for the jobs of an array.")
     ] = None
@@ -108,6 +110,7 @@ class SweepOptions:
             per_device_batch=batch_asked(self.batch_size),
             params=self.params,
             workers=workers_asked(self.workers),
+            keep_maps=self.keep_maps,
         )
 
 

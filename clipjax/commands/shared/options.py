@@ -79,6 +79,14 @@ PixelStoreOption = Annotated[
 PixelBudgetOption = Annotated[
     str | None, typer.Option("--pixel-budget", help="The most that the pixel store may take; default 100GB.")
 ]
+KeepMapsOption = Annotated[
+    bool,
+    typer.Option(
+        "--keep-maps",
+        help="Keep the maps of features of pairs of images in the store, some MB a pair, so that another "
+        "matching runs no model.",
+    ),
+]
 DistributedOption = Annotated[
     bool, typer.Option("--distributed", help="Join the other processes first: this is one of several.")
 ]
