@@ -54,6 +54,26 @@ class Parts(nnx.Module):
             setattr(self, name, module)
 
 
+class _Stream(nnx.RngStream):
+    """Gives the keys that flax's stream gives, without comparing the shardings of traced counts.
+
+    flax's `count[...] += 1` asks a tracer for its sharding. The tracer has none, and its AttributeError
+    describes the whole program so far: most of the time of tracing a deep network.
+    """
+
+    def __call__(self) -> Array:
+        key = jax.random.fold_in(self.key[...], self.count[...])
+        self.count.set_value(self.count[...] + 1)
+        return key
+
+
+def rngs_of(key: Array | int) -> nnx.Rngs:
+    """`nnx.Rngs(key)`, traced faster."""
+    rngs: Any = nnx.Rngs(key)
+    rngs.default = _Stream(rngs.default.key[...], tag="default")
+    return rngs
+
+
 def build(arch: Arch, rngs: nnx.Rngs) -> nnx.Module:
     return DualEncoder(arch, rngs) if arch.text is not None else Classifier(arch, rngs)
 
@@ -66,7 +86,7 @@ def split(module: nnx.Module) -> tuple[Any, Params]:
 
 
 def draw(arch: Arch, key: Array) -> Params:
-    return split(build(arch, nnx.Rngs(key)))[1]
+    return split(build(arch, rngs_of(key)))[1]
 
 
 # It runs once, and compiles four times faster unoptimised.
@@ -75,18 +95,19 @@ draw_now = jax.jit(draw, static_argnums=0, compiler_options={"xla_backend_optimi
 
 @functools.cache
 def abstract_tree(arch: Arch, tower: str | None = None) -> tuple[Any, Params]:
-    module = _abstract(arch)
+    module = abstract_module(arch)
     return split(getattr(module, tower) if tower else module)
 
 
 @functools.cache
-def _abstract(arch: Arch) -> Any:
-    return nnx.eval_shape(lambda: build(arch, nnx.Rngs(0)))
+def abstract_module(arch: Arch) -> Any:
+    """The module of an architecture with shapes and dtypes in place of params."""
+    return nnx.eval_shape(lambda: build(arch, rngs_of(0)))
 
 
 @functools.cache
 def precise_paths(arch: Arch, tower: str) -> frozenset[Any]:
-    precise = nnx.to_pure_dict(nnx.state(getattr(_abstract(arch), tower), Precise))
+    precise = nnx.to_pure_dict(nnx.state(getattr(abstract_module(arch), tower), Precise))
     return frozenset(path for path, _ in jax.tree.leaves_with_path(precise))
 
 

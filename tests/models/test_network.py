@@ -26,7 +26,7 @@ from clipjax.models.families.modified_resnet import ModifiedResNetConfig
 from clipjax.models.families.text import TextConfig
 from clipjax.models.families.vit import ViTConfig
 from clipjax.models.network import Network
-from clipjax.models.param_tree import build
+from clipjax.models.param_tree import abstract_module, build, draw
 
 TEXT = TextConfig(16, 300, 64, 2, 2, 256, "gelu", 1e-5, True, "argmax", False, 32)
 PLAIN = (False, False, True, "all", True, False)  # crop to patches, bias, class token, positions, norm, scale
@@ -101,12 +101,20 @@ def test_networks_of_one_arch_are_one_static_argument() -> None:
 
 @pytest.mark.parametrize("arch", [*ARCHS, *map(load_arch, arch_names())], ids=lambda arch: arch.name)
 def test_a_module_holds_params_and_nothing_else(arch: Arch) -> None:
-    module = nnx.eval_shape(lambda: build(arch, nnx.Rngs(0)))
-    _, params, rest = nnx.split(module, nnx.Param, ...)
+    _, params, rest = nnx.split(abstract_module(arch), nnx.Param, ...)
     assert not jax.tree.leaves(rest)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
     keys = [key for path, _ in jax.tree.leaves_with_path(Network(arch).abstract_params()) for key in path]
     assert all(isinstance(key, jax.tree_util.DictKey) and isinstance(key.key, str) for key in keys)
+
+
+@each_arch
+def test_params_are_drawn_by_the_keys_of_flax(arch: Arch) -> None:
+    def plainly(key: jax.Array) -> Any:
+        return nnx.to_pure_dict(nnx.state(build(arch, nnx.Rngs(key)), nnx.Param))
+
+    ours, flaxs = (jax.make_jaxpr(function)(jax.random.key(0)) for function in (partial(draw, arch), plainly))
+    assert str(ours) == str(flaxs)
 
 
 @each_arch
