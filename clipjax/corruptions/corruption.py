@@ -1,7 +1,7 @@
 """The contract of a corruption: its record, its constants, and each image's own random key.
 
 A module of `clipjax.corruptions.kinds` that sets `CORRUPTIONS` (a tuple of records) adds kinds.
-configs/corruptions.toml lists the constants of each severity.
+configs/corruptions.toml lists the constants of each severity. Imports no JAX; the kinds do.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 
 from clipjax.config import config_dir, plug_ins
@@ -55,6 +54,11 @@ class Corruption:
     on_host: bool = False
     program: str = ""
     version: int = 1
+
+
+def kind_names() -> list[str]:
+    """The kinds that have constants; imports none."""
+    return sorted(_tables())
 
 
 @functools.cache
@@ -103,15 +107,10 @@ def image_keys(kind: str, ids: Sequence[str], seed: int = 0) -> np.ndarray:
     """uint32 [N, 2]: each image's random key, from (seed, kind, id) alone.
 
     Order, batch, severity and devices do not matter: the severities of an image share its draws.
-    `jax.random.wrap_key_data(words, impl="threefry2x32")` makes keys of them.
+    `clipjax.corruptions.run.wrapped` makes keys of them.
     """
     digests = [hashlib.sha256(f"{seed}\n{kind}\n{name}".encode()).digest()[:8] for name in ids]
     return np.frombuffer(b"".join(digests), ">u4").astype(np.uint32).reshape(-1, 2)
-
-
-def wrapped(words: Any) -> jax.Array:
-    """Keys [N] of the words [N, 2]."""
-    return jax.random.wrap_key_data(words, impl="threefry2x32")
 
 
 @functools.cache

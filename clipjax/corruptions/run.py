@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from clipjax.corruptions.corruption import PER_IMAGE, Corruption, constants_of, image_keys, wrapped
+from clipjax.corruptions.corruption import PER_IMAGE, Corruption, constants_of, image_keys
 from clipjax.corruptions.filters import UNIT, of_levels
 from clipjax.corruptions.program import check_program
 from clipjax.devices.sharding import DATA, local_mesh
@@ -70,6 +70,11 @@ class Runner:
         whole = [np.asarray(part) for part in parts]
         return np.concatenate(whole)[: len(pixels)] if whole else pixels[:0]
 
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Entries of `extra` with a row an image."""
+        return tuple(name for name in self.corruption.needs if name in PER_IMAGE)
+
     @functools.cached_property
     def _mesh(self) -> Mesh:
         return local_mesh() if self.mesh is None else self.mesh
@@ -95,6 +100,11 @@ class Runner:
                 check_vma=False,  # loops of kinds start from constants, which are the same on all devices
             )
         )
+
+
+def wrapped(words: Any) -> jax.Array:
+    """Keys [N] of the words [N, 2]."""
+    return jax.random.wrap_key_data(words, impl="threefry2x32")
 
 
 def _on_host(

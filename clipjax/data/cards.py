@@ -1,7 +1,8 @@
 """Data set cards: configs/datasets/*.toml, or a user's own file, -> a data set.
 
 Each combination of the values in `[variants]` is a card of its own (`imagenet_3dcc:fog_3d:5`). `{axis}` in
-texts becomes the value; a value that is a table adds its keys.
+texts becomes the value, and a text that is `{axis}` alone the value itself; a value that is a table adds its
+keys.
 
     [variants]
     severity = [1, 2, 3]
@@ -25,7 +26,8 @@ from etils import epath
 
 from clipjax.config import config_dir
 from clipjax.data.card_images import CardIds
-from clipjax.data.corrupted.record import making_of
+from clipjax.data.corrupted.opener import CorruptionTable, corrupted
+from clipjax.data.corrupted.record import RECORD, making_of
 from clipjax.data.labels import LabelSpace, load_labels
 from clipjax.data.manifest import Manifest
 from clipjax.data.pairs.matching import Matching
@@ -54,6 +56,7 @@ class DatasetCard:
         prompts: default prompt set in configs/prompts.
         pixels: `pre_crop`, pixels cut from each side before the model's transform; or `already_cropped =
             true` (square crops, only resized).
+        corruption: the images are corrupted so while they are read.
         matching: how the pairs of a data set of pairs are prepared and matched.
         pairs: number of pairs.
         question: what a model that answers is asked about each image.
@@ -78,6 +81,7 @@ class DatasetCard:
     head_space: str | None = None
     prompts: str | None = None
     pixels: dict[str, Any] = dataclasses.field(default_factory=dict)
+    corruption: CorruptionTable | None = None
     matching: Matching | None = None
     pairs: int | None = None
     question: Question | None = None
@@ -102,7 +106,7 @@ class DatasetCard:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """The label spaces are None without labels. `made`: how `clipjax corrupt` made the images, if it did."""
+    """The label spaces are None without labels. `made`: how clipjax corrupted the images, if it did."""
 
     card: DatasetCard
     manifest: Manifest
@@ -199,8 +203,12 @@ def _members(path: Path, record: dict[str, Any]) -> dict[Any, tuple[dict[str, An
 
 
 def _filled(value: Any, variant: Variant) -> Any:
+    if isinstance(value, dict):
+        return {key: _filled(each, variant) for key, each in value.items()}
     if isinstance(value, str):
         for axis, own in variant.items():
+            if value == f"{{{axis}}}":
+                return own
             value = value.replace(f"{{{axis}}}", str(own))
     return value
 
@@ -214,6 +222,11 @@ def _card(path: Path, record: dict[str, Any], variant: Variant) -> DatasetCard:
             f"{path}: 'split' must be {' or '.join(SPLITS)}, not {card.split!r}; leave it out for a test set"
         )
     _check_reader(card)
+    if card.corruption is not None and (card.split is not None or card.matching is not None):
+        raise DataError(
+            f"{path}: images that are corrupted while they are read are for evaluation, one by one: leave "
+            "[corruption] out, or 'split' and [matching]"
+        )
     read(_Pixels, card.pixels, f"{path}: pixels")
     return card
 
@@ -236,8 +249,15 @@ def load_dataset(card: str | Path | DatasetCard, root: str | Path) -> Dataset:
     manifest = read_packed(folder, names) if is_packed(root) else _read_loose(card, folder, names)
     if space is None and manifest.label_names is not None:
         space = LabelSpace(card.name, manifest.label_names, manifest.label_names)
-    manifest = dataclasses.replace(manifest, name=card.name)
-    return Dataset(card, manifest, space, head or space, making_of(folder))
+    manifest, made = dataclasses.replace(manifest, name=card.name), making_of(folder)
+    if card.corruption is not None:
+        if made is not None:
+            raise DataError(
+                f"{folder} holds corrupted copies ({RECORD}): give the images they were made from"
+            )
+        beside = Path() if card.path is None else card.path.parent
+        manifest, made = corrupted(manifest, card.corruption, beside)
+    return Dataset(card, manifest, space, head or space, made)
 
 
 def _read_loose(card: DatasetCard, root: epath.Path, names: tuple[str, ...] | None) -> Manifest:

@@ -15,6 +15,7 @@ import numpy as np
 import PIL.Image
 
 from clipjax.data.cards import Dataset, DatasetCard, load_dataset, read_card
+from clipjax.data.corrupted.opener import CorruptedOpener, source_of
 from clipjax.data.labels import load_projection, load_prompts
 from clipjax.data.manifest import IMAGE_EXTENSIONS, Manifest, Progress
 from clipjax.data.pixels.limits import DECODED
@@ -52,7 +53,7 @@ def check_dataset(
     Args:
         progress: called with each image's bytes.
         decode: also read every image, JPEGs at an eighth of their size (truncation still shows), and every
-            pair with its depths, poses, keypoints and masks.
+            pair with its depths, poses, keypoints and masks, and what a card's [corruption] reads.
 
     Raises:
         UsageError, DataError: as `read_card`.
@@ -72,7 +73,7 @@ def check_dataset(
         *_mapping_problems(near.parent / "mappings", dataset),
     ]
     if decode:
-        problems += [*_unreadable(dataset.manifest, progress), *_unusable(dataset.manifest)]
+        problems += [*_unreadable(source_of(dataset.manifest), progress), *_unusable(dataset.manifest)]
     return problems
 
 
@@ -185,7 +186,11 @@ def _unreadable(manifest: Manifest, progress: Progress | None) -> Iterator[str]:
 
 
 def _unusable(manifest: Manifest) -> Iterator[str]:
-    pairs = manifest.pairs
+    pairs, opener = manifest.pairs, manifest.opener
+    if isinstance(opener, CorruptedOpener):
+        with ThreadPoolExecutor() as pool:
+            for problems in pool.map(opener.problems, range(len(manifest))):
+                yield from problems
     if pairs is not None:
         with ThreadPoolExecutor() as pool:
             for problems in pool.map(pairs.problems, range(len(pairs))):

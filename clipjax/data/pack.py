@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from etils import epath
 
+from clipjax.data.corrupted.opener import refuse_corrupted
 from clipjax.data.manifest import IMAGE_EXTENSIONS, Manifest
 from clipjax.data.readers.packed import (
     DIGEST,
@@ -81,7 +82,8 @@ def pack(
         progress: called with each finished shard's number of images.
 
     Raises:
-        UsageError: an unknown kind, a shard of no images, ArrayRecord on a bucket, a data set of pairs.
+        UsageError: an unknown kind, a shard of no images, ArrayRecord on a bucket, a data set of pairs, or
+            images that are corrupted while they are read.
         DataError: a folder of something else, an unreadable image, a full disk, a shard that does not read
             back.
     """
@@ -95,6 +97,7 @@ def pack(
         raise UsageError(
             f"{manifest.name} has pairs: its depths, poses and annotations cannot be packed: copy the folder"
         )
+    refuse_corrupted(manifest)
     folder = place(folder).expanduser()
     if kind == "array_record" and isinstance(folder, BucketPath):
         raise UsageError(f"{folder}: ArrayRecord files are read on a disk: pack to one, or as webdataset")

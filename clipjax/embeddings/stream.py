@@ -19,10 +19,12 @@ import jax
 import numpy as np
 
 from clipjax.checkpoints.encoder import Encoder
+from clipjax.data.corrupted.opener import is_corrupted, source_of
 from clipjax.data.manifest import Manifest
+from clipjax.data.pixels.batching import Batches, Skipped, pad_rows
 from clipjax.data.pixels.decoders import AUTO, Decoders, Workers, choose
 from clipjax.data.pixels.joined import joined
-from clipjax.data.pixels.loader import Batches, Skipped, batches, pad_rows
+from clipjax.data.pixels.loader import batches
 from clipjax.data.pixels.pixel_store import PixelStore
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.embeddings.forward import Forward, image_forward, watched
@@ -127,19 +129,18 @@ class Stream:
 
     def _pixels(self, order: _Order, per_device_batch: int, how: dict[str, Any]) -> Generator[_Pixels]:
         parts, size = order.parts(), order.batch_size
-        if self.pixel_store is not None:
+        if self.pixel_store is not None or any(is_corrupted(of.manifest) for of, _ in parts):
             piece = size if len(parts) == 1 else per_device_batch
-            with contextlib.closing(self._stored(self.pixel_store, parts, batch_size=piece, **how)) as pieces:
+            with contextlib.closing(self._apart(parts, batch_size=piece, **how)) as pieces:
                 yield from _stacked(pieces, size // piece)
             return
         whole, rows = order.joined()
         yield from _taken(batches(whole, self.recipe, batch_size=size, rows=rows, **how))
 
-    def _stored(
-        self, store: PixelStore, parts: Sequence[tuple[Passenger, np.ndarray]], **how: Any
-    ) -> Generator[_Pixels]:
+    def _apart(self, parts: Sequence[tuple[Passenger, np.ndarray]], **how: Any) -> Generator[_Pixels]:
+        read = batches if self.pixel_store is None else self.pixel_store.batches
         for of, rows in parts:
-            yield from _taken(store.batches(of.manifest, self.recipe, rows=rows, **how))
+            yield from _taken(read(of.manifest, self.recipe, rows=rows, **how))
 
     def _features(
         self, forward: Forward, per_device_batch: int, source: Iterator[_Pixels], order: _Order, bar: Bar
@@ -186,12 +187,13 @@ class _Order:
         return [(of, np.concatenate([rows for _, rows in group])) for of, group in groups]
 
     def joined(self) -> tuple[Manifest, np.ndarray]:
+        """Images as they are before a corruption."""
         rows, start = [], 0
         for of, part in self.parts():
             # Rows of the joined manifest.
             rows.append(np.where(part < 0, part, part + start))
             start += len(of.manifest)
-        return joined([of.manifest for of, _ in self.parts()]), np.concatenate(rows)
+        return joined([source_of(of.manifest) for of, _ in self.parts()]), np.concatenate(rows)
 
     def first(self, step: int) -> Passenger:
         """The data set that owns the step's first row (past the end: the last row)."""

@@ -14,6 +14,7 @@ import numpy as np
 from clipjax.checkpoints.encoder import Encoder
 from clipjax.data.card_images import missing_of
 from clipjax.data.cards import Dataset, DatasetCard, load_dataset, read_card
+from clipjax.data.corrupted.opener import is_corrupted
 from clipjax.data.labels import LabelSpace, PromptSet, load_labels, load_projection, load_prompts
 from clipjax.data.manifest import Manifest
 from clipjax.data.readers.reader import recognise
@@ -219,6 +220,11 @@ def _part(
             if not has_own_head(model):
                 raise
             raise NotApplicableError(f"{model.card.id}: {error}") from None
+    if request.decode != "full" and is_corrupted(manifest):
+        raise UsageError(
+            f"images of {dataset.card.name} are decoded in full before they are corrupted: leave decode "
+            "(--decode) out"
+        )
     pixels = model.card.preprocess.recipe(rgb="first", **dataset.card.pixels)
     pixels = dataclasses.replace(pixels, decode=request.decode)
     card = dataset.card

@@ -10,10 +10,11 @@ import jax
 import numpy as np
 import pytest
 
-from clipjax.corruptions.corruption import constants_of, find_corruption, image_keys, wrapped
+from clipjax.corruptions.corruption import constants_of, find_corruption, image_keys
 from clipjax.corruptions.filling import filled_holes
 from clipjax.corruptions.kinds import motion_3d
 from clipjax.corruptions.kinds.motion_3d import Move
+from clipjax.corruptions.run import wrapped
 
 SIZE = 32
 FRAMES = 20

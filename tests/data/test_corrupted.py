@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import PIL.Image
 import pytest
+from _corrupted_world import CLASSES, FOG, SIZE, write_world
 from typer.testing import CliRunner
 
 import clipjax
@@ -24,24 +25,10 @@ from clipjax.data.pixels.preprocess import to_pixels
 from clipjax.devices.sharding import make_mesh
 from clipjax.errors import DataError, UsageError
 
-CLASSES = ("n01440764", "n01443537")
-SIZE = (300, 280)  # width, height
-FOG = "fog_3d"
-
 
 @pytest.fixture
 def world(tmp_path: Path) -> Path:
-    """images/ and depth/: three images of two classes, inverse depth of 16 bits."""
-    rng = np.random.default_rng(0)
-    for number, name in enumerate(("n01440764/a.JPEG", "n01440764/b.png", "n01443537/c.JPEG")):
-        coarse = PIL.Image.fromarray(rng.integers(0, 256, (7, 9, 3), np.uint8)).resize(SIZE)
-        inverse = np.linspace(1500 + number, 40000, SIZE[0] * SIZE[1]).reshape(SIZE[::-1])
-        image, depth = tmp_path / "images" / name, depths.file_of(tmp_path / "depth", name)
-        for path in (image, depth):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        coarse.save(image)
-        PIL.Image.fromarray(inverse.astype(np.uint16)).save(depth)
-    return tmp_path
+    return write_world(tmp_path)
 
 
 def corrupt(world: Path, kinds: tuple[str, ...] = (FOG,), out: str = "out", **options) -> list[write.Written]:

@@ -21,7 +21,8 @@ import pytest
 from _images import RECIPE, memory_manifest, row_of, write_images
 from etils import epath
 
-from clipjax.data.pixels.loader import batches, pad_rows, process_rows, training_batches
+from clipjax.data.pixels.batching import pad_rows
+from clipjax.data.pixels.loader import batches, process_rows, training_batches
 from clipjax.data.readers.flat import read_flat
 from clipjax.data.readers.folder import read_folder
 from clipjax.devices.sharding import batch_sharding, make_mesh, shard_batch

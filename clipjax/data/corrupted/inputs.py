@@ -1,4 +1,4 @@
-"""What corruptions take beside an image: read from files, prepared as the image is."""
+"""What corruptions take beside an image: read from files, prepared as the image is. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import numpy as np
 from clipjax.corruptions.corruption import PER_IMAGE, Corruption
 from clipjax.corruptions.program import check_program, version_of
 from clipjax.data.corrupted import depth as depths
-from clipjax.data.manifest import Manifest
+from clipjax.data.manifest import Manifest, Opener
+from clipjax.data.pixels.limits import DECODED
 from clipjax.data.pixels.preprocess import open_image, to_pixels
 from clipjax.errors import DataError, UsageError
 from clipjax.storage.digests import sha256_bytes
@@ -62,7 +63,8 @@ class Inputs:
                 if not self._has(name):
                     instead = ", or --depth for a substitute" if name == "reshading" else ""
                     raise UsageError(
-                        f"the corruption {each.name} needs {name}: give the folder of it (--{name}){instead}"
+                        f"the corruption {each.name} needs {name}: give the folder of it (--{name}){instead} "
+                        f"(in a card's table [corruption]: {name})"
                     )
 
     def _has(self, name: str) -> bool:
@@ -112,24 +114,32 @@ class Inputs:
                 digests[name] = sha256_bytes(read_bytes(path))
         return digests
 
-    def read(self, manifest: Manifest, row: int, needed: Sequence[str]) -> Source:
+    def read(self, opener: Opener, row: int, image_id: str, needed: Sequence[str]) -> Source:
         """An image and its entries of `extra`. Raises DataError naming the image's file."""
-        image_id = manifest.ids[row]
-        image = open_image(manifest.open(row), manifest.opener.where(row))
+        where = opener.where(row)
+        with DECODED.waiting() as before:
+            image = open_image(opener.open(row), where, before=before)
+            try:
+                pixels = to_pixels(image, depths.PREPARATION)
+            except DataError as error:
+                raise DataError(f"{where}: {error}; replace or remove it") from None
+        return Source(pixels, self._extra(image_id, image.size, needed))
+
+    def _extra(self, image_id: str, size: tuple[int, int], needed: Sequence[str]) -> dict[str, Any]:
         extra: dict[str, Any] = {}
         for name, folder in self.folders(needed).items():
             path = depths.file_of(folder, image_id)
             try:
                 if name == "depth":
-                    extra[name] = depths.prepared_depth(path, image_id, image.size, self.depth_kind)
+                    extra[name] = depths.prepared_depth(path, image_id, size, self.depth_kind)
                 else:
-                    extra[name] = depths.prepared_reshading(path, image_id, image.size)
+                    extra[name] = depths.prepared_reshading(path, image_id, size)
             except DataError as error:
                 extra[name] = error
         if "reshading" in needed and self.reshading is None:
             depth = extra["depth"]
             extra["reshading"] = depth if isinstance(depth, DataError) else depths.shading_of_depth(depth)
-        return Source(to_pixels(image, depths.PREPARATION), extra)
+        return extra
 
 
 def needed_of(corruptions: Sequence[Corruption]) -> tuple[str, ...]:

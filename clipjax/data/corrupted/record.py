@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from clipjax.corruptions.corruption import Corruption, constants_of
+from clipjax.data.corrupted.depth import PREPARATION
+from clipjax.data.corrupted.inputs import Inputs
 from clipjax.errors import DataError
 from clipjax.storage.reading import AnyPath, is_file, read_bytes, read_json
 
 RECORD = "corruption.json"
 _NEEDED = ("corruption", "severity", "version", "seed", "format")
 _SAID = ("approximate", "convention")
+
+
+def record_of(corruption: Corruption, severity: int, seed: int, inputs: Inputs) -> dict[str, Any]:
+    """Everything that decides corrupted images besides the files that are read, and what to know of them."""
+    return {
+        "corruption": corruption.name,
+        "severity": severity,
+        "version": corruption.version,
+        "constants": constants_of(corruption.name, severity),
+        "source": corruption.source,
+        "approximate": corruption.approximate,
+        "convention": corruption.convention,
+        "inputs": inputs.conventions(corruption),
+        "seed": seed,
+        "preparation": PREPARATION.key(),
+    }
 
 
 def making_of(root: AnyPath) -> str | None:
@@ -21,6 +43,11 @@ def making_of(root: AnyPath) -> str | None:
     record = read_json(path)
     if missing := [key for key in _NEEDED if key not in record]:
         raise DataError(f"{path} has no {missing[0]!r}: write the images again with `clipjax corrupt`")
+    return in_words(record)
+
+
+def in_words(record: Mapping[str, Any]) -> str:
+    """How images were made, from a record with its `format`."""
     kind, severity, version = (record[key] for key in ("corruption", "severity", "version"))
     made = f"clipjax corrupt, not the published images: {kind} (version {version}), severity {severity}"
     inputs = [f"{name} {value}" for name, value in record.get("inputs", {}).items()]

@@ -16,16 +16,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import jax
 import numpy as np
 import PIL.Image
 from etils import epath
 
-from clipjax.corruptions.corruption import Corruption, constants_of, find_corruption
-from clipjax.corruptions.run import PER_DEVICE, Runner
-from clipjax.data.corrupted.depth import PREPARATION
+from clipjax.corruptions.corruption import Corruption, find_corruption
+from clipjax.corruptions.run import PER_DEVICE
+from clipjax.data.corrupted.batches import corrupt_sources, runner_of, software
 from clipjax.data.corrupted.inputs import Inputs, Source, needed_of
-from clipjax.data.corrupted.record import RECORD
+from clipjax.data.corrupted.opener import refuse_corrupted
+from clipjax.data.corrupted.record import RECORD, record_of
 from clipjax.data.manifest import Manifest
 from clipjax.devices.sharding import local_mesh
 from clipjax.errors import DataError, UsageError
@@ -77,6 +77,7 @@ def write_corrupted(
         raise UsageError(f"on_error must be 'raise' or 'skip', not {on_error!r}")
     if jpeg_quality is not None and not 1 <= jpeg_quality <= 100:
         raise UsageError(f"a JPEG quality is 1 to 100, not {jpeg_quality}")
+    refuse_corrupted(manifest)
     if not kinds or not severities:
         raise UsageError("name at least one kind and one severity")
     corruptions = [find_corruption(kind) for kind in dict.fromkeys(kinds)]
@@ -150,8 +151,7 @@ class _Target:
         images = len(self.names) - len(reasons)
         if not images:
             raise DataError(f"{self.folder}: not one image can be corrupted; the first: {reasons[0]}")
-        software = {"jax": jax.__version__, "pillow": PIL.__version__, "platform": jax.default_backend()}
-        done = {**self.record, "software": software, "images": images, "skipped": reasons}
+        done = {**self.record, "software": software(), "images": images, "skipped": reasons}
         with writing(self.folder):
             put_bytes(self.begun / RECORD, _json(done))
             os.rename(self.begun, self.folder)
@@ -170,7 +170,7 @@ def _fill(
 ) -> list[dict[int, str]]:
     """Reads each image once for all targets. Returns each target's rows left out, with the reason."""
     mesh = local_mesh()
-    runners = [Runner(each.corruption, each.severity, mesh, seed) for each in targets]
+    runners = [runner_of(each.corruption.name, each.severity, seed, mesh) for each in targets]
     needed = needed_of([target.corruption for target, rows in zip(targets, missing) if rows])
     wanted = [set(rows) for rows in missing]
     rows = sorted(set().union(*wanted))
@@ -189,7 +189,8 @@ def _fill(
                         raise source
                     else:
                         reasons[row] = str(source)
-                out = _corrupt(runner, manifest, usable, inputs)
+                ids = [manifest.ids[row] for row in usable]
+                out = corrupt_sources(runner, ids, list(usable.values()), inputs)
                 files = pool.map(lambda pixels: _encoded(pixels, jpeg_quality), out)
                 list(pool.map(target.put, usable, files))
                 bar.update(sum(row in own for row in chunk))
@@ -201,18 +202,6 @@ def _usable(source: Source | DataError, needed: Sequence[str]) -> Source | DataE
     if isinstance(source, DataError):
         return source
     return next((each for name in needed if isinstance(each := source.extra[name], DataError)), source)
-
-
-def _corrupt(runner: Runner, manifest: Manifest, sources: dict[int, Source], inputs: Inputs) -> np.ndarray:
-    if not sources:
-        return np.zeros((0, 0, 0, 3), np.uint8)
-    needed, ids = needed_of([runner.corruption]), [manifest.ids[row] for row in sources]
-    own = {name: np.stack([each.extra[name] for each in sources.values()]) for name in needed}
-    pixels = np.stack([each.pixels for each in sources.values()])
-    try:
-        return runner(pixels, ids, {**own, **inputs.shared})
-    except DataError as error:  # of a program
-        raise DataError(f"{runner.corruption.name} of the images {ids[0]} to {ids[-1]}: {error}") from None
 
 
 def _chunks(
@@ -227,7 +216,7 @@ def _chunks(
 
     def read(row: int) -> Source | DataError:
         try:
-            return inputs.read(manifest, row, needed)
+            return inputs.read(manifest.opener, row, manifest.ids[row], needed)
         except DataError as error:
             return error
 
@@ -276,17 +265,8 @@ def _record(
 ) -> dict[str, Any]:
     """Everything that decides the images, and what to know about them."""
     return {
-        "corruption": corruption.name,
-        "severity": severity,
-        "version": corruption.version,
-        "constants": constants_of(corruption.name, severity),
-        "source": corruption.source,
-        "approximate": corruption.approximate,
-        "convention": corruption.convention,
-        "inputs": inputs.conventions(corruption),
+        **record_of(corruption, severity, seed, inputs),
         _FIRST: {name: first[name] for name in ("image", *inputs.folders(corruption.needs))},
-        "seed": seed,
-        "preparation": PREPARATION.key(),
         "format": "PNG" if jpeg_quality is None else f"JPEG, quality {jpeg_quality}",
         "data_set": {"name": manifest.name, "images": len(manifest), "order": manifest.order_digest},
     }

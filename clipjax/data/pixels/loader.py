@@ -6,79 +6,25 @@ Every batch has one shape: row -1 is padding or a skipped image.
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
-import os
-import signal
-import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grain
 import numpy as np
-from absl import flags
 
+from clipjax.data.corrupted.batches import CorruptedElement, CorruptedStack
+from clipjax.data.corrupted.opener import CorruptedOpener, refuse_corrupted
 from clipjax.data.manifest import Manifest, Opener
 from clipjax.data.pixels.augment import Augmentation, augmented_pixels, image_generator
+from clipjax.data.pixels.batching import Batches, batched, check_options, pad_rows, stacked
 from clipjax.data.pixels.limits import DECODED
 from clipjax.data.pixels.preprocess import PixelRecipe, open_image, open_scaled, to_pixels
 from clipjax.errors import DataError, UsageError
 from clipjax.storage.buckets import BucketError
 
-Batch = dict[str, np.ndarray]
-
-# Batches decoded ahead: enough to hide a slow file, small beside the model.
-_BATCHES_AHEAD = 2
 # A training set of at most this many bytes of pixels is decoded once, not in every epoch.
 _KEPT_BYTES = 2**28
-
-
-@dataclasses.dataclass(frozen=True)
-class Skipped:
-    """`reason` names the file."""
-
-    row: int
-    id: str
-    reason: str
-
-    def error(self) -> DataError:
-        return DataError(f"{self.reason} (clipjax eval can leave such images out: --on-error skip)")
-
-
-class Batches(Iterator[Batch]):
-    """Iterator of {"pixels": uint8 [B,S,S,3], "row": int32 [B]}; `skipped` lists images left out so far.
-
-    Closing it ends threads and workers early.
-    """
-
-    def __init__(self, elements: grain.IterDataset, ids: tuple[str, ...], skip: bool) -> None:
-        self._iterator = iter(elements)
-        self._ids = ids
-        self._skip = skip
-        self.skipped: list[Skipped] = []
-
-    def __next__(self) -> Batch:
-        try:
-            batch = next(self._iterator)
-        except StopIteration:
-            self.close()
-            raise
-        for row, reason in batch.pop("failed"):
-            skipped = Skipped(row, self._ids[row], reason)
-            if not self._skip:
-                self.close()
-                raise skipped.error()
-            self.skipped.append(skipped)
-        return batch
-
-    def close(self) -> None:
-        self._iterator.close()
-
-    def __enter__(self) -> Batches:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def batches(
@@ -106,30 +52,18 @@ def batches(
 
     Raises:
         DataError: on iteration, in the order of the rows.
-        UsageError: see `check_options`.
+        UsageError: see `check_options`; a random view of images that are corrupted while they are read.
     """
     check_options(batch_size, workers, threads, on_error)
+    if augmentation is not None:
+        refuse_corrupted(manifest)
     rows = np.arange(len(manifest)) if rows is None else np.asarray(rows)
     padded = pad_rows(rows, batch_size)
-    decode = _Decode(manifest.opener, recipe, manifest.ids, augmentation, seed)
-    elements = grain.MapDataset.source([(epoch, row) for row in padded.tolist()]).map(decode)
-    return Batches(_batched(elements, batch_size, workers, threads, _stack), manifest.ids, on_error == "skip")
-
-
-def check_options(batch_size: int, workers: int, threads: int | None, on_error: str) -> None:
-    """Raises UsageError for a batch size below 1, a negative count or an unknown `on_error`."""
-    if batch_size < 1 or workers < 0 or (threads is not None and threads < 0):
-        raise UsageError(
-            "the batch size must be at least 1, and the numbers of workers and threads at least 0"
-        )
-    if on_error not in ("raise", "skip"):
-        raise UsageError(f"on_error must be 'raise' or 'skip', not {on_error!r}")
-
-
-def pad_rows(rows: np.ndarray, multiple: int) -> np.ndarray:
-    """int32 rows, with -1 appended up to a multiple."""
-    padding = np.full(-len(rows) % multiple, -1, np.int32)
-    return np.concatenate([rows.astype(np.int32), padding])
+    read, stack = _Decode(manifest.opener, recipe, manifest.ids, augmentation, seed), stacked
+    if augmentation is None and isinstance(manifest.opener, CorruptedOpener):
+        read, stack = CorruptedElement(manifest.opener), CorruptedStack(manifest.opener, recipe)
+    elements = grain.MapDataset.source([(epoch, row) for row in padded.tolist()]).map(read)
+    return Batches(batched(elements, batch_size, workers, threads, stack), manifest.ids, on_error == "skip")
 
 
 def process_rows(n_rows: int, batch_size: int, process_index: int, process_count: int) -> np.ndarray:
@@ -226,8 +160,10 @@ def training_batches(
 
     Raises:
         DataError: the manifest lacks the column; on iteration, an unreadable image.
-        UsageError: class tokens without labels, or together with captions.
+        UsageError: class tokens without labels, or together with captions; images that are corrupted while
+            they are read.
     """
+    refuse_corrupted(manifest)
     if captions is not None and captions not in manifest.columns:
         raise DataError(
             f"{manifest.name}: no column {captions!r}; it has {', '.join(manifest.columns) or 'none'}"
@@ -244,7 +180,7 @@ def training_batches(
 
     def batches_from(done: int) -> grain.IterDataset:
         elements = order.slice(slice(done * batch_size, None)).map(element)
-        return _batched(elements, batch_size, workers, threads, stack, drop_remainder=True)
+        return batched(elements, batch_size, workers, threads, stack, drop_remainder=True)
 
     return TrainingBatches(batches_from)
 
@@ -330,14 +266,6 @@ class _TrainingElement:
         return int(rng.integers(choices))
 
 
-def _stack(elements: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "pixels": np.stack([element["pixels"] for element in elements]),
-        "row": np.stack([element["row"] for element in elements]),
-        "failed": [element["failed"] for element in elements if element["failed"] is not None],
-    }
-
-
 @dataclasses.dataclass(frozen=True)
 class _StackForTraining:
     tokenize: Callable[[list[str]], np.ndarray] | None
@@ -345,7 +273,7 @@ class _StackForTraining:
     class_tokens: np.ndarray | None
 
     def __call__(self, elements: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        batch = _stack(elements)
+        batch = stacked(elements)
         if batch["failed"]:  # raised by the consumer: grain adds its own words to an error
             return batch
         if self.labels is not None:
@@ -357,43 +285,3 @@ class _StackForTraining:
             texts = [element["text"] for element in elements]
             batch |= {"text": texts} if self.tokenize is None else {"tokens": self.tokenize(texts)}
         return batch
-
-
-def _batched(
-    elements: grain.MapDataset,
-    batch_size: int,
-    workers: int,
-    threads: int | None,
-    stack: Callable[[Sequence[dict[str, Any]]], dict[str, Any]],
-    drop_remainder: bool = False,
-) -> grain.IterDataset:
-    """Workers take single elements, so their number does not change the order."""
-    if threads is None:
-        threads = 1 if workers else os.cpu_count() or 1
-    # Elements that each process reads ahead: two batches in all, and work for every thread.
-    ahead = max(threads, _BATCHES_AHEAD * batch_size // max(1, workers))
-    dataset = elements.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead))
-    if workers:
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # grain reads an absl flag, and nothing else here parses them
-        # Elements travel through pipes, not shared memory: copying is cheap beside decoding, and a killed
-        # process would leak shared memory.
-        options = grain.experimental.DatasetOptions(min_shm_size=2**62)
-        processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead)
-        dataset = grain.experimental.WithOptionsIterDataset(dataset, options)
-        dataset = dataset.mp_prefetch(processes, worker_init_fn=_end_with_parent)
-    dataset = dataset.batch(batch_size, drop_remainder=drop_remainder, batch_fn=stack)
-    return grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=_BATCHES_AHEAD)
-
-
-def _end_with_parent(worker: int, workers: int) -> None:
-    """In a worker: exit with the parent, even a killed one; leave Ctrl-C to it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def wait() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()

@@ -24,8 +24,11 @@ import numpy as np
 import PIL
 import PIL.features
 
+from clipjax.data.corrupted.batches import software
+from clipjax.data.corrupted.opener import is_corrupted
 from clipjax.data.manifest import Manifest
-from clipjax.data.pixels.loader import Batches, batches, check_options, pad_rows
+from clipjax.data.pixels.batching import Batches, check_options, pad_rows
+from clipjax.data.pixels.loader import batches
 from clipjax.data.pixels.preprocess import PIXELS_VERSION, PixelRecipe
 from clipjax.errors import DataError, UsageError
 from clipjax.storage.entry import Entry
@@ -53,6 +56,8 @@ def pixel_key(manifest: Manifest, recipe: PixelRecipe) -> dict[str, Any]:
     """
     decoder = {"pillow": PIL.__version__, "libjpeg_turbo": PIL.features.version("libjpeg_turbo")}
     made_by = {"transform": PIXELS_VERSION, "decoder": decoder}
+    if is_corrupted(manifest):
+        made_by |= {"corrupted_by": software()}
     return {"kind": KIND, "pixels": recipe.key(), **made_by, "data": manifest.images_digest}
 
 

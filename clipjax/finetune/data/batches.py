@@ -9,8 +9,9 @@ import grain
 import jax
 import numpy as np
 
+from clipjax.data.pixels.batching import Batches
 from clipjax.data.pixels.decoders import AUTO, WORTH, choose
-from clipjax.data.pixels.loader import Batches, TrainingBatches, batches, training_batches, training_order
+from clipjax.data.pixels.loader import TrainingBatches, batches, training_batches, training_order
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.images import embed_images
