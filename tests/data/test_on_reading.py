@@ -154,7 +154,7 @@ def test_devices_workers_and_the_pixel_store_change_no_bit(
 def test_in_one_stream_with_other_data_sets(world: Path) -> None:
     sets = [load_dataset("folder", world / "images").manifest, load(world).manifest]
     model = TinyModel()
-    how = {"per_device_batch": 2, "progress": False, "recipe": PixelRecipe(8, 8, rgb="first")}
+    how = {"per_device_batch": 2, "progress": False, "recipe": RECIPE}
     alone = [embed_images(model, each, **how).array for each in sets]
     together = embed_many(model, sets, store=Store(world / "store"), **how)
     for one, other in zip(alone, together, strict=True):
