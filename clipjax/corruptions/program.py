@@ -19,10 +19,13 @@ def version_of(program: str) -> str:
     return output_of([program, "-version"]).decode(errors="replace").partition("\n")[0]
 
 
-def output_of(command: list[str], data: bytes = b"") -> bytes:
-    """What a command prints, given `data` on stdin. Raises DataError with its last line if it fails."""
+def output_of(command: list[str], data: bytes = b"", *, check: bool = True) -> bytes:
+    """What a command prints, given `data` on stdin.
+
+    Raises DataError with its last line if it fails, unless `check` is false.
+    """
     done = subprocess.run(command, input=data, capture_output=True, check=False)
-    if done.returncode:
+    if done.returncode and check:
         said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         raise DataError(f"{command[0]} ended with {done.returncode}: {said}")
     return done.stdout

@@ -17,7 +17,8 @@ from clipjax.errors import DataError, UsageError
 
 SIZE = 8
 STREAM = 4000  # bytes of a clip that the stand-in encodes
-# Encodes a clip as its quality or rate. Decodes it as the frames 0 to 28 and one with that number.
+# Encodes a clip as its quality, its rate, or the thousands of bytes of which one is damaged (150: none is).
+# Decodes it as the frames 0 to 28 and one with that number.
 PROGRAM = f"""#!{sys.executable} -S
 import json, os, sys
 options = sys.argv[1:]
@@ -33,8 +34,14 @@ if "libx265" in options:
     if len(data) != 30 * {SIZE * SIZE * 3} or value == 51:
         sys.exit("first\\nno such quality")
     sys.stdout.buffer.write(value.to_bytes(4, "big").ljust({STREAM}, b"x"))
+elif "libx264" in options:
+    noise = options[options.index("-bsf:v") + 1] if "-bsf:v" in options else "noise=amount=150000"
+    value = int(noise.removeprefix("noise=amount=")) // 1000
+    sys.stdout.buffer.write(value.to_bytes(4, "big").ljust({STREAM}, b"x"))
 else:
     value = int.from_bytes(data[:4], "big")
+    if value in json.loads(os.environ.get("LOST", "[]")):
+        sys.exit("no frame")
     last = value if value < 200 else value // 100
     frames = [*range(29), last]
     sys.stdout.buffer.write(b"".join(bytes([frame]) * {SIZE * SIZE * 3} for frame in frames))
@@ -75,6 +82,25 @@ def test_a_bit_rate_is_a_share_of_the_clips(seen: Path) -> None:
     assert rates == [str(STREAM)] * 3
 
 
+def test_the_last_frame_of_a_damaged_stream(seen: Path) -> None:
+    assert (run("bit_error", 1) == 100).all()
+    encode, decode = map(json.loads, seen.read_text().splitlines())
+    assert encode[encode.index("-bsf:v") + 1] == "noise=amount=100000"
+    for command in (encode, decode):
+        assert command[command.index("-threads") + 1] == "1"
+    assert decode[decode.index("-f") + 1] == "h264"
+
+
+def test_an_image_without_a_frame_is_grey_unless_ffmpeg_fails(
+    seen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOST", "[10]")
+    assert (run("bit_error", 5) == 128).all()
+    monkeypatch.setenv("LOST", "[10, 150]")
+    with pytest.raises(DataError, match=r"^ffmpeg ended with 1: no frame$"):
+        run("bit_error", 5)
+
+
 def test_a_failure_is_one_sentence(seen: Path) -> None:
     with pytest.raises(DataError, match=r"^ffmpeg ended with 1: no such quality$"):
         run("h265_crf", 5)
@@ -111,3 +137,18 @@ def test_ffmpeg_itself(kind: str) -> None:
     assert near < 0.05
     assert far > 1.5 * near
     assert (damaged(4) == damaged(4)).all()
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="no ffmpeg on this machine")
+def test_damage_by_ffmpeg_itself() -> None:
+    """The stream of noise is long: severity 5 replaces several bytes, and always the same ones."""
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.float32) / 255
+
+    def damaged(severity: int) -> np.ndarray:
+        constants = constants_of("bit_error", severity)
+        return find_corruption("bit_error").apply(images, None, constants, {})
+
+    worst = damaged(5)
+    assert worst.shape == images.shape
+    assert (worst == damaged(5)).all()
+    assert np.abs(worst - images).mean() > np.abs(damaged(1) - images).mean()

@@ -1,8 +1,8 @@
 """Images as frames of compressed video, through the system's ffmpeg.
 
-An image becomes a clip of a second without motion. It is compressed as H.265, and the last frame is the
-result. The constants are those of Mini Kinetics-C (Yi et al. 2021), whose clips move. ImageNet-3DCC uses the
-same names for its own kinds.
+An image becomes a clip of a second without motion. It is compressed as H.265, or as H.264 whose bytes are
+damaged, and the last frame is the result. The constants are those of Mini Kinetics-C (Yi et al. 2021), whose
+clips move. ImageNet-3DCC uses the same names for its own kinds.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from clipjax.corruptions.corruption import Constants, Corruption, Extra
+from clipjax.corruptions.corruption import Apply, Constants, Corruption, Extra
 from clipjax.corruptions.program import output_of
 from clipjax.errors import DataError
 
 FRAMES = 30  # of a clip, and a second
 DEFAULT_CRF = 28  # x265's own, of the clip whose bit rate is divided
+GREY = 128  # of an image without a frame
 _PROGRAM = "ffmpeg"
+_H264 = ("-c:v", "libx264", "-threads", "1")  # at x264's own quality
 _AT_ONCE = 4
 
 
@@ -41,6 +43,24 @@ def h265_abr(images: np.ndarray, keys: Any, constants: Constants, extra: Extra) 
     return _each(images, one)
 
 
+def bit_error(images: np.ndarray, keys: Any, constants: Constants, extra: Extra) -> np.ndarray:
+    """About one byte of `amount` is replaced, by ffmpeg's bitstream filter `noise`: it draws nothing.
+
+    Where no frame can be decoded, the image is grey.
+    """
+    del keys, extra
+    noise = ["-bsf:v", f"noise=amount={int(constants['amount'])}"]
+
+    def one(image: np.ndarray) -> np.ndarray:
+        frames = output_of(_decoder("h264"), _coded(image, [*_H264, *noise], "h264"), check=False)
+        if len(frames) >= image.size:
+            return _last(frames, image)
+        _last(output_of(_decoder("h264"), _coded(image, _H264, "h264")), image)  # ffmpeg itself is fine
+        return np.full_like(image, GREY)
+
+    return _each(images, one)
+
+
 def _each(images: np.ndarray, one: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         frames = list(pool.map(one, np.round(images * 255).astype(np.uint8)))
@@ -53,18 +73,29 @@ def _rate_factor(crf: float) -> list[str]:
 
 def _clip(image: np.ndarray, quality: Sequence[str]) -> bytes:
     """An H.265 stream of FRAMES copies; one thread, so that its bytes do not depend on the machine."""
+    alone = ["-x265-params", "log-level=error:pools=1:frame-threads=1"]
+    return _coded(image, ["-c:v", "libx265", *quality, *alone], "hevc")
+
+
+def _coded(image: np.ndarray, codec: Sequence[str], form: str) -> bytes:
     height, width = image.shape[:2]
     size = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(FRAMES), "-i", "-"]
-    coded = ["-c:v", "libx265", "-pix_fmt", "yuv420p", *quality]
-    alone = ["-x265-params", "log-level=error:pools=1:frame-threads=1"]
-    command = [_PROGRAM, "-v", "error", *size, *coded, *alone, "-f", "hevc", "-"]
+    command = [_PROGRAM, "-v", "error", *size, "-pix_fmt", "yuv420p", *codec, "-f", form, "-"]
     return output_of(command, image.tobytes() * FRAMES)
 
 
 def _frame(stream: bytes, image: np.ndarray) -> np.ndarray:
-    """The last frame of a stream, uint8 as `image`. Raises DataError for a stream without a whole frame."""
-    command = [_PROGRAM, "-v", "error", "-f", "hevc", "-i", "-", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
-    frames = output_of(command, stream)
+    """The last frame of an H.265 stream, uint8 as `image`. Raises DataError without a whole frame."""
+    return _last(output_of(_decoder("hevc"), stream), image)
+
+
+def _decoder(form: str) -> list[str]:
+    """One thread: what becomes of damage must not depend on the machine."""
+    read = ["-threads", "1", "-f", form, "-i", "-"]
+    return [_PROGRAM, "-v", "error", *read, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+
+
+def _last(frames: bytes, image: np.ndarray) -> np.ndarray:
     if len(frames) < image.size:
         raise DataError(f"{_PROGRAM} decoded no whole frame of the clip that it made")
     return np.frombuffer(frames[-image.size :], np.uint8).reshape(image.shape)
@@ -74,12 +105,22 @@ _SOURCE = (
     "Yi et al., Benchmarking the robustness of spatial-temporal models against corruptions, NeurIPS 2021, "
     "and its reference code (Newbeeyoung/Video-Corruption-Robustness fbe8fb5)"
 )
-_STILL = (
-    f"the clip is {FRAMES} copies of the image and its last frame is taken: ours, never compare with "
-    "published numbers of ImageNet-3DCC"
-)
+_STILL = f"the clip is {FRAMES} copies of the image and its last frame is taken"
+_OURS = "ours, never compare with published numbers of ImageNet-3DCC"
+
+
+def _kind(name: str, apply: Apply, choice: str = "") -> Corruption:
+    convention = "; ".join(filter(None, (_STILL, choice))) + f": {_OURS}"
+    return Corruption(name, apply, _SOURCE, convention=convention, on_host=True, program=_PROGRAM)
+
 
 CORRUPTIONS = (
-    Corruption("h265_crf", h265_crf, _SOURCE, convention=_STILL, on_host=True, program=_PROGRAM),
-    Corruption("h265_abr", h265_abr, _SOURCE, convention=_STILL, on_host=True, program=_PROGRAM),
+    _kind("h265_crf", h265_crf),
+    _kind("h265_abr", h265_abr),
+    _kind(
+        "bit_error",
+        bit_error,
+        "an H.264 stream of x264's own quality is damaged, so a large share of images keeps every byte; an "
+        "image without a frame is grey",
+    ),
 )
