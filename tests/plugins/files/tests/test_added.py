@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 import pytest
 from _colours import ColourModel, paint
 from clipjax.metrics.evenness import evenness
@@ -55,6 +56,15 @@ def test_the_reader_the_card_and_the_prompts(tinted: Path) -> None:
     paint(tinted / "odd.png", "pink")
     with pytest.raises(DataError, match="does not begin with a class"):
         load_dataset("tinted", tinted)
+
+
+def test_the_corruption(tinted: Path, tmp_path: Path) -> None:
+    said("corrupt", tinted, "--kind", "dim", "--severity", "3", "--out", tmp_path / "out")
+    with PIL.Image.open(tmp_path / "out/dim/3/pink_1.png") as image:
+        values = np.asarray(image)
+    with PIL.Image.open(tinted / "pink_1.png") as image:
+        colour = np.asarray(image.convert("RGB"))[0, 0]
+    assert (values == colour // 2).all()
 
 
 def test_the_task_of_a_model_and_of_predictions(tinted: Path, tmp_path: Path) -> None:
