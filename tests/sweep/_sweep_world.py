@@ -15,6 +15,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ import PIL.Image
 
 if TYPE_CHECKING:
     from typer.testing import Result
+
+    from tests._forks import Running
 
 CLASSES = ("red", "green", "blue", "black")
 IMAGES = 48  # of the data set that has several shards
@@ -128,14 +131,22 @@ def _places(suite: Path, out: Path, pixels: bool = True) -> list[str]:
 
 
 def start(
-    suite: Path, out: Path, *arguments: str, devices: int, process: tuple[int, int, int] = (0, 1, 0)
-) -> subprocess.Popen[str]:
+    suite: Path,
+    out: Path,
+    *arguments: str,
+    devices: int,
+    process: tuple[int, int, int] = (0, 1, 0),
+    fresh: bool = False,
+) -> Running:
     """`clipjax sweep` in a process of its own, whose output is in `out`/output and whose log in `out`/log.
 
     Args:
         process: its number, how many there are, and the number of their job: as Slurm says it.
+        fresh: an interpreter that is started for it, which has other hashes than a forked process.
     """
     from _xla_flags import flags_of
+
+    from tests import _forks
 
     out.mkdir(exist_ok=True)
     number, count, job = process
@@ -152,22 +163,24 @@ def start(
         "SLURM_LOCALID": str(number),
     }
     joined = ["--distributed"] if count > 1 else []
+    command = [str(out / "log"), *_places(suite, out), *joined, *arguments]
     with (out / f"output{number}").open("a") as output:
+        if not fresh:
+            return _forks.start(Path(__file__), command, environment, stdout=output, stderr=output)
         return subprocess.Popen(
-            [sys.executable, __file__, str(out / "log"), *_places(suite, out), *joined, *arguments],
-            env=environment,
-            stdout=output,
-            stderr=output,
-            text=True,
+            [sys.executable, __file__, *command], env=environment, stdout=output, stderr=output, text=True
         )
 
 
 def start_all(
-    suite: Path, out: Path, *arguments: str, processes: int, devices: int
-) -> list[subprocess.Popen[str]]:
+    suite: Path, out: Path, *arguments: str, processes: int, devices: int, fresh: Container[int] = ()
+) -> list[Running]:
+    """`fresh`: the numbers of the processes that are started, not forked."""
     job = free_job()
     return [
-        start(suite, out, *arguments, devices=devices, process=(number, processes, job))
+        start(
+            suite, out, *arguments, devices=devices, process=(number, processes, job), fresh=number in fresh
+        )
         for number in range(processes)
     ]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +13,8 @@ import pytest
 from _sweep_world import BATCH, EMBEDDED, RUNS, log_of, rows_of, said, start_all
 from typer.testing import Result
 
+from tests._forks import Running
+
 SECONDS = 300  # that the slowest machine may take
 NOTICE = 20  # seconds between SIGTERM and the end
 SHARD = BATCH  # rows of a shard of `many`, and of `few` and `odd`
@@ -21,7 +22,7 @@ SHARD = BATCH  # rows of a shard of `many`, and of `few` and `odd`
 MACHINES = ((1, 1), (2, 2), (1, 4))
 
 
-def wait_for(processes: Sequence[subprocess.Popen[str]], out: Path, lines: int) -> bool:
+def wait_for(processes: Sequence[Running], out: Path, lines: int) -> bool:
     """Until so many lines are in the log; False where the processes have ended before."""
     until = time.monotonic() + SECONDS
     while len(log_of(out)) < lines:
