@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from clipjax.devices.sharding import (
     state_sharding,
 )
 from clipjax.errors import UsageError
+from tests import _forks
 
 
 @pytest.fixture(scope="module")
@@ -150,16 +150,9 @@ def _two_processes(mode: str) -> list:
         "XLA_FLAGS": flags_of(2),
         "PYTHONPATH": os.pathsep.join([str(tests / "data"), str(tests.parent)]),
     }
-    command = [sys.executable, str(tests / "data" / "_two_processes.py"), str(port)]
+    script, pipe = tests / "data" / "_two_processes.py", subprocess.PIPE
     processes = [
-        subprocess.Popen(
-            [*command, str(i), mode],
-            env=environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for i in range(2)
+        _forks.start(script, [port, i, mode], environment, stdout=pipe, stderr=pipe) for i in range(2)
     ]
     try:
         outputs = [process.communicate(timeout=90) for process in processes]

@@ -30,6 +30,8 @@ from clipjax.embeddings.sets import Embeddings, default_shard, image_key
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.own_model import OwnModel
 from clipjax.storage.store import Store
+from tests import _forks
+from tests._forks import Running
 
 COUNT = 100
 BATCH, SHARD = 4, 16
@@ -59,8 +61,8 @@ def run(model: Any, manifest: Any, store: Store | None = None, **options: Any) -
     return embed_images(model, manifest, store=store, **options)
 
 
-def start(work: Path, counts: str, devices: int, *arguments: str) -> subprocess.Popen:
-    """The script of _embed_tools.py in a process of its own, with that many devices."""
+def start(work: Path, counts: str, devices: int, *arguments: str, fresh: bool = False) -> Running:
+    """The script of _embed_tools.py in a process of its own: forked, unless `fresh`."""
     root = str(SCRIPT.parent.parent)
     # A compile cache of the test's own: what another run has left there must not matter.
     environment = os.environ | {
@@ -68,11 +70,14 @@ def start(work: Path, counts: str, devices: int, *arguments: str) -> subprocess.
         "PYTHONPATH": root,
         "CLIPJAX_CACHE": str(work / "cache"),
     }
-    command = [sys.executable, "-W", "error", str(SCRIPT), str(work), counts, *arguments]
+    asked = [str(work), counts, *arguments]
+    if not fresh:
+        return _forks.start(SCRIPT, asked, environment, stderr=subprocess.PIPE, warnings=["error"])
+    command = [sys.executable, "-W", "error", str(SCRIPT), *asked]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-def finish(*processes: subprocess.Popen) -> None:
+def finish(*processes: Running) -> None:
     for process in processes:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
@@ -84,8 +89,9 @@ def sizes(work: Path) -> tuple[str, str, str, str]:
 
 @pytest.fixture(scope="module")
 def reference(work: Path) -> dict[str, Any]:
-    """Embeddings of the first 1, 7, 8, 9 and all images on one device, made in one go."""
-    finish(start(work, f"1,7,8,9,{COUNT}", 1, *sizes(work), "--out", str(work / "reference.npz")))
+    """Embeddings of the first 1, 7, 8, 9 and all images on one device, made in one go by a fresh process."""
+    out = str(work / "reference.npz")
+    finish(start(work, f"1,7,8,9,{COUNT}", 1, *sizes(work), "--out", out, fresh=True))
     return dict(np.load(work / "reference.npz"))
 
 
@@ -336,7 +342,7 @@ def free_port() -> str:
 
 def two_processes(
     work: Path, stores: tuple[str, str], *arguments: str, counts: str = str(COUNT)
-) -> list[subprocess.Popen]:
+) -> list[Running]:
     port = free_port()
     return [
         start(

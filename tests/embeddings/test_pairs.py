@@ -6,7 +6,6 @@ import dataclasses
 import os
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from clipjax.models.dense import PROBE3D, dense_map
 from clipjax.storage.store import Store
 from clipjax.tasks import correspondence
 from clipjax.tasks.correspondence import Matcher
+from tests import _forks
 
 MATCHER = Matcher(GEOMETRIC)
 ALL = MemoryPairs(tuple(range(12)))
@@ -161,11 +161,11 @@ def test_two_processes_share_the_work(reference: Embeddings, tmp_path: Path) -> 
     script = Path(__file__).parents[1] / "_pair_tools.py"
     environment = os.environ | {"XLA_FLAGS": flags_of(2)}
     started = [
-        subprocess.Popen(
-            [sys.executable, script, tmp_path / "store", tmp_path / f"{i}.npz", str(i), "2", port],
-            env=environment,
+        _forks.start(
+            script,
+            [tmp_path / "store", tmp_path / f"{i}.npz", i, 2, port],
+            environment,
             stderr=subprocess.PIPE,
-            text=True,
         )
         for i in range(2)
     ]

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from clipjax.devices import signals
-from tests.signals._forks import Forks
 from tests.signals._kinds import KINDS, Whole
 from tests.signals._runs import SLACK, Command, Ending, disturb, kill
 
@@ -24,11 +23,11 @@ class Disturbed:
         wholes: Mapping[str, Whole],
         folder: Path,
         seed: int,
-        forks: Forks | None = None,
+        forked: bool = False,
     ) -> None:
         self.name, self.seed, self.rng = name, seed, random.Random(seed)
         self.whole, self.folder = wholes[name], folder
-        self.command = Command(folder, KINDS[name].arguments(world, wholes), self.whole.compiling, forks)
+        self.command = Command(folder, KINDS[name].arguments(world, wholes), self.whole.compiling, forked)
 
     def signal(self, number: signal.Signals, compiling: bool) -> Ending | None:
         """The end by this signal; None where the command had done its work before, with the same results."""

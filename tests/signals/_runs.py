@@ -18,15 +18,13 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests import _forks
+from tests._forks import Running
 from tests._xla_flags import flags_of
-from tests.signals._forks import Forked, Forks
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 240.0  # seconds for what takes a few, on a machine that is busy
 SLACK = 3.0  # seconds beside the grace, for a busy machine to notice
-
-
-Running = subprocess.Popen[str] | Forked
 
 
 def environment() -> dict[str, str]:
@@ -36,12 +34,12 @@ def environment() -> dict[str, str]:
 
 
 class Command(NamedTuple):
-    """A command line, and the folder in which it is given; with `forks` it is forked from that process."""
+    """A command line, and the folder in which it is given; `forked`, or in an interpreter of its own."""
 
     folder: Path
     arguments: tuple[str, ...]
     compiling: float = 0.0
-    forks: Forks | None = None
+    forked: bool = False
 
     def start(self) -> Running:
         self.folder.mkdir(exist_ok=True)
@@ -49,16 +47,15 @@ class Command(NamedTuple):
         said = self.folder / "said"
         said.write_text("")
         arguments = [str(self.mark), str(self.compiling), *self.arguments]
-        if self.forks is not None:
-            return self.forks.start(self.folder, said, arguments)
+        nothing = subprocess.DEVNULL
         with said.open("w") as file:
+            if self.forked:
+                return _forks.start(
+                    Path(__file__), arguments, environment(), folder=self.folder, stdout=nothing, stderr=file
+                )
+            command = [sys.executable, __file__, *arguments]
             return subprocess.Popen(
-                [sys.executable, __file__, *arguments],
-                env=environment(),
-                cwd=self.folder,
-                stdout=subprocess.DEVNULL,
-                stderr=file,
-                text=True,
+                command, env=environment(), cwd=self.folder, stdout=nothing, stderr=file, text=True
             )
 
     @property
@@ -137,7 +134,7 @@ def disturb(
 def kill(command: Command, rng: random.Random, seconds: float) -> None:
     """Start a command, which takes so many seconds, and kill it; a real one imports in their first half."""
     process = command.start()
-    time.sleep(seconds * rng.uniform(0.5 if command.forks is None else 0, 1))
+    time.sleep(seconds * rng.uniform(0.5 if not command.forked else 0, 1))
     process.kill()
     process.wait()
 

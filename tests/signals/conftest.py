@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.finetune._small import small_model, write_colours
-from tests.signals._forks import Forks
 from tests.signals._kinds import KINDS, RECIPE, Whole
-from tests.signals._runs import Command, environment
+from tests.signals._runs import Command
 from tests.sweep._sweep_world import write_world
 
 COMPILING = 1.0  # seconds that the first compilation of a command takes at least
@@ -29,14 +27,14 @@ def disturbed_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Wholes(dict[str, Whole]):
     """Undisturbed runs, each made when it is asked for."""
 
-    def __init__(self, world: Path, forks: Forks | None = None) -> None:
-        self._world, self._forks = world, forks
+    def __init__(self, world: Path, forked: bool = False) -> None:
+        self._world, self._forked = world, forked
 
     def __missing__(self, name: str) -> Whole:
         kind = KINDS[name]
-        folder = self._world / f"whole-{name}{'-forked' if self._forks else ''}"
+        folder = self._world / f"whole-{name}{'-forked' if self._forked else ''}"
         compiling = COMPILING if kind.compiles else 0.0
-        command = Command(folder, kind.arguments(self._world, self), compiling, self._forks)
+        command = Command(folder, kind.arguments(self._world, self), compiling, self._forked)
         seconds = command.finish()
         self[name] = Whole(folder, *seconds, compiling, kind.results(folder))
         assert self[name].results
@@ -50,12 +48,6 @@ def wholes(disturbed_world: Path) -> dict[str, Whole]:
 
 
 @pytest.fixture(scope="session")
-def forks() -> Iterator[Forks]:
-    with Forks(environment()) as process:
-        yield process
-
-
-@pytest.fixture(scope="session")
-def forked_wholes(disturbed_world: Path, forks: Forks) -> dict[str, Whole]:
+def forked_wholes(disturbed_world: Path) -> dict[str, Whole]:
     """Of forked commands."""
-    return Wholes(disturbed_world, forks)
+    return Wholes(disturbed_world, forked=True)

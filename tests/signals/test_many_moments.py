@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from tests.signals._disturbed import Disturbed, new_seed
-from tests.signals._forks import Forks
 from tests.signals._kinds import Whole
 from tests.signals._runs import Ending
 
@@ -40,7 +39,6 @@ def test_a_hundred_signals(
     wanted: int,
     inside: int,
     disturbed_world: Path,
-    forks: Forks,
     forked_wholes: dict[str, Whole],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -48,7 +46,7 @@ def test_a_hundred_signals(
     """At least `wanted` ends by the signal, `inside` of them during compilation."""
     seed, runs, endings = new_seed(), 0, list[Ending]()
     while len(endings) < wanted or _compiling(endings) < inside:
-        run = Disturbed(name, disturbed_world, forked_wholes, tmp_path / f"{runs}", seed + runs, forks)
+        run = Disturbed(name, disturbed_world, forked_wholes, tmp_path / f"{runs}", seed + runs, True)
         for _ in range(CHAIN):
             ending = run.signal(number, compiling=_compiling(endings) < inside)
             if ending is None:
@@ -87,7 +85,6 @@ def test_killed_at_fifty_points(
     name: str,
     kills: int,
     disturbed_world: Path,
-    forks: Forks,
     forked_wholes: dict[str, Whole],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -95,6 +92,6 @@ def test_killed_at_fifty_points(
     seed = new_seed()
     for run in range(kills // 4):
         folder = tmp_path / f"{run}"
-        Disturbed(name, disturbed_world, forked_wholes, folder, seed + run, forks).kill_and_finish(4)
+        Disturbed(name, disturbed_world, forked_wholes, folder, seed + run, True).kill_and_finish(4)
     with capsys.disabled():
         print(f"\n{name}, seed {seed}: {kills} kills, {kills // 4} runs finished with the same results")
