@@ -68,7 +68,7 @@ def test_a_row_on_copies_says_how_they_were_made(world: Path) -> None:
     assert "a substitute for a reshading network" in made
     assert load_dataset(card, world / "images").made is None
     (flash.folder / write.RECORD).write_text('{"corruption": "flash"}')
-    with pytest.raises(DataError, match=r"corruption\.json has no 'severity': write the images again"):
+    with pytest.raises(DataError, match=r"corruption\.json has no usable 'severity': write the images again"):
         load_dataset(card, flash.folder)
 
 

@@ -1,6 +1,6 @@
 """What is fuzzed: for every reader of files, a whole file and the function that reads it.
 
-The readers of pairs are in `_pair_subjects.py`.
+The readers of pairs are in `_pair_subjects.py`, those of corruptions in `_corruption_subjects.py`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _corruption_subjects import register_corruptions
 from _pair_subjects import register_pairs
 from _subject import SUBJECTS, Read, plain, subject
 from etils import epath
@@ -136,6 +137,19 @@ def _timm(folder: Path) -> None:
     pixels = {"tag": tag, "input_size": [3, 224, 224], "crop_pct": 0.95, "interpolation": "bicubic"}
     pixels |= {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
     record = {"architecture": name, "num_classes": 1000, "global_pool": "token", "pretrained_cfg": pixels}
+    (folder / "config.json").write_text(json.dumps(record, indent=1))
+
+
+def label_names(folder: Path) -> Any:
+    from converters.foreign import read_label_names
+
+    return read_label_names(folder)
+
+
+@subject("config.json", "text", label_names, name="label names of timm")
+def _label_names(folder: Path) -> None:
+    words = {"label_names": ["n1", "n2", "n3"], "label_descriptions": {"n1": "tench", "n3": "shark"}}
+    record = {"architecture": "resnet18", "num_classes": 3, "pretrained_cfg": words}
     (folder / "config.json").write_text(json.dumps(record, indent=1))
 
 
@@ -512,20 +526,7 @@ def register_images() -> None:
 register_images()
 
 
-def depth(folder: Path) -> Any:
-    from clipjax.data.corrupted.depth import prepared_depth
-
-    return plain(prepared_depth(folder / "w.png", "an image", (12, 9), "metric"))
-
-
-@subject("w.png", "bytes", depth, name="depth of corruptions")
-def _depth(folder: Path) -> None:
-    import PIL.Image
-
-    values = np.arange(1, 109, dtype=np.uint16).reshape(9, 12) * 70
-    PIL.Image.fromarray(values).save(folder / "w.png")
-
-
+register_corruptions()
 register_pairs()
 
 

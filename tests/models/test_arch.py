@@ -180,7 +180,7 @@ def test_quickgelu_files_differ_in_the_activation_only() -> None:
 def test_every_architecture_but_the_demos_has_a_source() -> None:
     # Behind a dash timm's ConvNeXts have the classes and pixels of a tag; SimCLR's wide ResNets are its own.
     own = [name for name in arch_names() if not name.startswith("demo_")]
-    others = r"convnext_\w+-(in1k|in22k|\d{3}|in1k-\d{3})|resnet50x\d_simclr"
+    others = r"convnext(v2)?_\w+-(in1k|in22k|\d{3}|in1k-\d{3})|resnet50x\d_simclr"
     assert [name for name in own if name not in open_clip.list_models() and not timm.is_model(name)] == [
         name for name in own if re.fullmatch(others, name)
     ]

@@ -12,7 +12,7 @@ from clipjax.errors import DataError
 from clipjax.storage.reading import AnyPath, is_file, read_bytes, read_json
 
 RECORD = "corruption.json"
-_NEEDED = ("corruption", "severity", "version", "seed", "format")
+_NEEDED = {"corruption": str, "severity": int, "version": int, "seed": int, "format": str, "inputs": dict}
 _SAID = ("approximate", "convention")
 
 
@@ -41,8 +41,8 @@ def making_of(root: AnyPath) -> str | None:
     if not is_file(path):
         return None
     record = read_json(path)
-    if missing := [key for key in _NEEDED if key not in record]:
-        raise DataError(f"{path} has no {missing[0]!r}: write the images again with `clipjax corrupt`")
+    if wrong := [key for key, kind in _NEEDED.items() if type(record.get(key)) is not kind]:
+        raise DataError(f"{path} has no usable {wrong[0]!r}: write the images again with `clipjax corrupt`")
     return in_words(record)
 
 
@@ -50,7 +50,7 @@ def in_words(record: Mapping[str, Any]) -> str:
     """How images were made, from a record with its `format`."""
     kind, severity, version = (record[key] for key in ("corruption", "severity", "version"))
     made = f"clipjax corrupt, not the published images: {kind} (version {version}), severity {severity}"
-    inputs = [f"{name} {value}" for name, value in record.get("inputs", {}).items()]
+    inputs = [f"{name} {value}" for name, value in record["inputs"].items()]
     said = [str(record[key]) for key in _SAID if record.get(key)]
     return "; ".join([f"{made}, seed {record['seed']}, {record['format']}", *inputs, *said])
 
