@@ -9,6 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from clipjax.checkpoints.language import LanguageModel as LanguageModel
+    from clipjax.checkpoints.language import load_language_model as load_language_model
     from clipjax.checkpoints.load import load_model as load_model
     from clipjax.checkpoints.model import Model as Model
     from clipjax.evaluation.corrupted import corrupt as corrupt
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "LanguageModel": "clipjax.checkpoints.language",
+    "load_language_model": "clipjax.checkpoints.language",
     "load_model": "clipjax.checkpoints.load",
     "Model": "clipjax.checkpoints.model",
     "corrupt": "clipjax.evaluation.corrupted",
@@ -25,7 +29,16 @@ _HOMES = {
     "wrap": "clipjax.evaluation.own_model",
 }
 
-__all__ = ["Model", "__version__", "corrupt", "evaluate", "load_model", "wrap"]
+__all__ = [
+    "LanguageModel",
+    "Model",
+    "__version__",
+    "corrupt",
+    "evaluate",
+    "load_language_model",
+    "load_model",
+    "wrap",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -79,6 +79,13 @@ def resolve_source(src: str | Path, filename: str | None = None, revision: str |
     return _from_hub(str(src), filename, revision)
 
 
+def fetch_beside(resolved: Resolved, names: Iterable[str]) -> None:
+    """Bring files of the same commit into the folder of the configuration; missing ones are skipped."""
+    for name in names:
+        if resolved.repo is not None and not exists(resolved.folder / name):
+            _file(resolved.repo, name, resolved.revision)
+
+
 def found_files(
     repos: Iterable[str],
     sets: Sequence[Sequence[str]],

@@ -3,7 +3,7 @@
     source = open_source("open_clip_model.safetensors")
     source["logit_scale"].shape, source["logit_scale"].read()
 
-Content decides the format: safetensors, what archives.py reads, or a JSON index of such files.
+Content decides the format: safetensors, what archives.py reads, GGUF, or a JSON index of such files.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ import ml_dtypes
 import numpy as np
 
 from clipjax.errors import DataError
+from clipjax.storage.gguf import MAGIC
 from clipjax.storage.reading import check_regular, exists, is_dir, parse_json, read_json
 from converters.archives import open_legacy, open_zip
+from converters.gguf_tensors import open_gguf
 from converters.pickle_values import cut
 from converters.pycontrast import with_classifier
 from converters.tensors import Source, Tensor, is_shape
@@ -107,6 +109,8 @@ def _reader(start: bytes, path: Path) -> Callable[[Path], Source]:
         return _open_safetensors
     if start[:1] == b"\x80":
         return open_legacy
+    if start[:4] == MAGIC:
+        return open_gguf
     if start.lstrip()[:1] == b"{":
         return _open_index
     if start.startswith(b"version https://git-lfs"):
@@ -114,7 +118,7 @@ def _reader(start: bytes, path: Path) -> Callable[[Path], Source]:
             f"{path} is a git-lfs pointer, not the weights: run `git lfs pull`, or download the file"
         )
     raise DataError(
-        f"{path} is not a checkpoint: neither safetensors, torch, TorchScript, npz nor an index of such"
+        f"{path} is not a checkpoint: neither safetensors, torch, TorchScript, npz, GGUF nor an index of such"
     )
 
 

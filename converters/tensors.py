@@ -57,16 +57,17 @@ class Tensor:
         if out is None:
             out = np.empty(self.shape, self.dtype)
         if self.strides is None:
-            _fill(self.path, self.offset, out)
+            fill(self.path, self.offset, out)
         else:
             flat = np.empty(self.span // self.dtype.itemsize, self.dtype)
-            _fill(self.path, self.offset, flat)
+            fill(self.path, self.offset, flat)
             steps = tuple(s * self.dtype.itemsize for s in self.strides)
             out[...] = np.lib.stride_tricks.as_strided(flat, self.shape, steps, writeable=False)
         return out
 
 
-def _fill(path: Path, offset: int, out: np.ndarray) -> None:
+def fill(path: Path, offset: int, out: np.ndarray) -> None:
+    """Read the bytes at `offset` into a C-contiguous array. Raises as `Tensor.read`."""
     view = memoryview(out.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
     try:
         with path.open("rb", buffering=0) as file:

@@ -165,21 +165,25 @@ def _trained_classes(lineage: Mapping[str, Any] | None) -> str | None:
     return None
 
 
-def load_params(conversion: Conversion, shardings: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Read float32 params; at most one leaf is held twice.
+def load_params(
+    conversion: Conversion, shardings: Mapping[str, Any] | None = None, dtype: Any = np.float32
+) -> dict[str, Any]:
+    """Read params; at most one leaf is held twice.
 
     Args:
         shardings: of each leaf; a process keeps its own shards. Default: the default device; a CPU takes
             arrays over without a copy.
     """
-    if shardings is None:
-        return nest({path: jax.device_put(leaf) for path, leaf in conversion.leaves(np.float32)})
-    sharding_of = flatten(shardings)
-
-    def on_mesh(path: str, leaf: np.ndarray) -> Any:
-        return jax.make_array_from_callback(leaf.shape, sharding_of[path], lambda index: leaf[index])
-
-    return nest({path: on_mesh(path, leaf) for path, leaf in conversion.leaves(np.float32)})
+    sharding_of = None if shardings is None else flatten(shardings)
+    params: dict[str, Any] = {}
+    for path, leaf in conversion.leaves(dtype):
+        if sharding_of is None:
+            params[path] = jax.device_put(leaf)
+        else:
+            params[path] = jax.make_array_from_callback(leaf.shape, sharding_of[path], leaf.__getitem__)
+            params[path].block_until_ready()  # before the next leaf takes memory
+        del leaf
+    return nest(params)
 
 
 def save_checkpoint(

@@ -45,7 +45,7 @@ _PIXEL_DEFAULTS = {"do_rescale": True, "rescale_factor": 1 / 255, "do_center_cro
 _READ = {*_SIGLIP_DEFAULTS, "eos_token_id", "projection_dim", "projection_size"}
 # Fields that change no number of a tower's features: of training, storage and a forward pass's output, and of
 # text generation (transformers 4 wrote those into every file).
-_WITHOUT_EFFECT = {
+WITHOUT_EFFECT = {
     *("attention_dropout", "dropout", "initializer_factor", "initializer_range", "gradient_checkpointing"),
     *("model_type", "architectures", "_name_or_path", "transformers_version", "dtype", "torch_dtype"),
     *("use_bfloat16", "torchscript", "_attn_implementation", "_attn_implementation_autoset"),
@@ -70,7 +70,7 @@ def read(record: Mapping[str, Any], where: str, folder: Path) -> dict[str, Any]:
         raise DataError(f"{where}: architectures is {record['architectures']!r}, not [{MODELS[kind]!r}]")
     vision, text = (get(record, f"{tower}_config", where, "object") for tower in ("vision", "text"))
     for tower, config in (("vision", vision), ("text", text)):
-        refuse_unknown(config, _READ | _WITHOUT_EFFECT, f"{where}: {tower}_config")
+        refuse_unknown(config, _READ | WITHOUT_EFFECT, f"{where}: {tower}_config")
     towers = (_clip if kind == "clip" else _siglip)(record, vision, text, where)
     arch = {"name": folder.name, "logit_bias": kind == "siglip", **towers}
     pixels = _preprocess(folder / "preprocessor_config.json", towers["vision"]["image_size"])

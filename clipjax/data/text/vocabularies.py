@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import base64
 import functools
-import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from tokenizers import AddedToken, normalizers, pre_tokenizers
 from tokenizers.models import BPE, Unigram
 
 from clipjax.config import config_dir
+from clipjax.data.text.sentencepiece_model import parse_model
 from clipjax.errors import DataError
 from clipjax.storage.digests import sha256_files, sha256_json
 from clipjax.storage.reading import is_file, parse_json, read_json, read_text, read_toml
@@ -211,15 +211,9 @@ def _characters(normalizer: dict[str, Any] | None) -> bytes:
 
 
 def _from_sentencepiece(own: Rules, data: bytes) -> tokenizers.Tokenizer:
-    """A ModelProto (sentencepiece_model.proto); our special tokens replace its first pieces."""
-    pieces: list[tuple[str, float]] = []
-    characters = b""
-    for field, value in _fields(data):
-        if field == 1:
-            piece = dict(_fields(value))
-            pieces.append((piece[1].decode(), struct.unpack("<f", piece[2])[0]))
-        elif field == 3:
-            characters = dict(_fields(value)).get(2, b"")
+    """Our special tokens replace the file's first pieces."""
+    model = parse_model(data)
+    pieces = [(piece.text, piece.score) for piece in model.pieces]
     foreign = {piece for piece, _ in pieces[:_OWN_SPECIALS]} - set(own.special)
     if foreign:
         raise ValueError(f"a vocabulary of {own.name} does not begin with {', '.join(sorted(foreign))}")
@@ -229,30 +223,4 @@ def _from_sentencepiece(own: Rules, data: bytes) -> tokenizers.Tokenizer:
     first = [token for number, token in enumerate(special) if own.special[token] == number]
     last = special[len(first) :]
     whole = [(token, 0.0) for token in first] + rest + [(token, 0.0) for token in last]
-    return _with_added(own, _unigram(own, whole, characters), {})
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
-    """(number, value) of a protobuf message's fields; a varint's value is an int, any other's bytes."""
-    offset = 0
-    while offset < len(data):
-        tag, offset = _varint(data, offset)
-        kind = tag & 7
-        if kind == 0:
-            value, offset = _varint(data, offset)
-        else:
-            size, offset = _varint(data, offset) if kind == 2 else ({1: 8, 5: 4}[kind], offset)
-            value = data[offset : offset + size]
-            offset += size
-        yield tag >> 3, value
-
-
-def _varint(data: bytes, offset: int) -> tuple[int, int]:
-    """(number, offset after it): seven bits a byte, lowest first; the top bit means more follow."""
-    number = shift = 0
-    while True:
-        byte = data[offset]
-        number |= (byte & 0x7F) << shift
-        offset, shift = offset + 1, shift + 7
-        if byte < 0x80:
-            return number, offset
+    return _with_added(own, _unigram(own, whole, model.characters), {})

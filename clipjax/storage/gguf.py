@@ -1,0 +1,168 @@
+"""The header of a GGUF file: its metadata, and where each tensor is.
+
+Source: github.com/ggml-org/ggml docs/gguf.md, versions 2 and 3. Every stated size is compared with the file's
+before memory is taken for it.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipjax.errors import DataError
+from clipjax.storage.reading import check_regular
+
+MAGIC = b"GGUF"
+_MOST_HEADER = 2**26  # bytes; a vocabulary of 256,000 tokens with its merges takes 12 million
+_MOST_AXES = 4  # GGML_MAX_DIMS
+_NUMBERS = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?"} | {
+    10: "<u8",
+    11: "<i8",
+    12: "<f8",
+}
+_STRING, _ARRAY = 8, 9
+
+
+@dataclass(frozen=True)
+class GgufTensor:
+    """Attributes:
+    shape: NumPy's; the file lists axes reversed.
+    kind: ggml's number of its type.
+    offset: in bytes from the start of the file.
+    """
+
+    shape: tuple[int, ...]
+    kind: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class GgufHeader:
+    """`metadata` has numbers, strings, booleans, and lists of one of them."""
+
+    path: Path
+    metadata: dict[str, Any]
+    tensors: dict[str, GgufTensor]
+
+
+def is_gguf(path: Path) -> bool:
+    """By its first bytes. False for what is not a readable file."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == MAGIC
+    except (OSError, ValueError):
+        return False
+
+
+def read_gguf(path: Path) -> GgufHeader:
+    """Raises DataError: not GGUF of version 2 or 3, truncated or damaged."""
+    check_regular(path)
+    try:
+        with path.open("rb") as file:
+            return _read(_Header(file, path))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+class _Header:
+    """The bytes of the header, from the front."""
+
+    def __init__(self, file: io.BufferedReader, path: Path) -> None:
+        self.file, self.path = file, path
+        self.at, self.end = 0, min(path.stat().st_size, _MOST_HEADER)
+
+    def take(self, count: int) -> bytes:
+        data = self.file.read(count) if count <= self.end - self.at else b""
+        if len(data) != count:
+            long = self.end == _MOST_HEADER
+            raise DataError(
+                f"{self.path}: its header takes more than {_MOST_HEADER} bytes"
+                if long
+                else f"{self.path} is truncated: it ends inside its header; get the file again"
+            )
+        self.at += count
+        return data
+
+    def integer(self, format: str) -> int:
+        return struct.unpack(format, self.take(struct.calcsize(format)))[0]
+
+    def text(self) -> str:
+        try:
+            return self.take(self.integer("<Q")).decode()
+        except UnicodeDecodeError:
+            raise self.damaged("a string is not UTF-8") from None
+
+    def value(self, kind: int) -> Any:
+        if kind == _STRING:
+            return self.text()
+        if kind == _ARRAY:
+            return self.array()
+        return self.numbers(kind, 1)[0]
+
+    def array(self) -> list[Any]:
+        kind, count = self.integer("<I"), self.integer("<Q")
+        if kind != _STRING:
+            return self.numbers(kind, count)
+        if count > (self.end - self.at) // 8:  # each has its length before it
+            self.take(self.end)
+        return [self.text() for _ in range(count)]
+
+    def numbers(self, kind: int, count: int) -> list[Any]:
+        if kind not in _NUMBERS:
+            raise self.damaged(f"a value of type {kind}, which clipjax does not read")
+        dtype = np.dtype(_NUMBERS[kind])
+        return np.frombuffer(self.take(count * dtype.itemsize), dtype).tolist()
+
+    def damaged(self, what: str) -> DataError:
+        return DataError(f"{self.path}: damaged GGUF header ({what})")
+
+
+def _read(header: _Header) -> GgufHeader:
+    if header.take(4) != MAGIC:
+        raise DataError(f"{header.path} is not a GGUF file")
+    version = header.integer("<I")
+    if version not in (2, 3):
+        big = version in (2 << 24, 3 << 24)
+        what = "was written for a big-endian machine" if big else f"is GGUF of version {version}"
+        raise DataError(f"{header.path} {what}; clipjax reads versions 2 and 3, little-endian")
+    tensors, values = header.integer("<Q"), header.integer("<Q")
+    metadata: dict[str, Any] = {}
+    for _ in range(values):
+        key = header.text()
+        if key in metadata:
+            raise header.damaged(f"the key {key[:80]!r} appears twice")
+        metadata[key] = header.value(header.integer("<I"))
+    found: dict[str, GgufTensor] = {}
+    for _ in range(tensors):
+        name = header.text()
+        if name in found:
+            raise header.damaged(f"the tensor {name[:80]!r} appears twice")
+        found[name] = _tensor(header, name)
+    return GgufHeader(header.path, metadata, _placed(header, metadata, found))
+
+
+def _tensor(header: _Header, name: str) -> GgufTensor:
+    axes = header.integer("<I")
+    if not 1 <= axes <= _MOST_AXES:
+        raise header.damaged(f"tensor {name[:80]!r} has {axes} axes")
+    sizes = struct.unpack(f"<{axes}Q", header.take(8 * axes))
+    if not all(0 < size < 2**40 for size in sizes):
+        raise header.damaged(f"tensor {name[:80]!r} has a shape of no tensor")
+    return GgufTensor(sizes[::-1], header.integer("<I"), header.integer("<Q"))
+
+
+def _placed(header: _Header, metadata: dict[str, Any], found: dict[str, GgufTensor]) -> dict[str, GgufTensor]:
+    """Offsets from the start of the file; in the header they count from the first aligned byte after it."""
+    alignment = metadata.get("general.alignment", 32)
+    if type(alignment) is not int or not 1 <= alignment <= 2**20 or alignment & (alignment - 1):
+        raise header.damaged("general.alignment is not a power of two")
+    base = -(-header.at // alignment) * alignment
+    for name, tensor in found.items():
+        if tensor.offset % alignment:
+            raise header.damaged(f"tensor {name[:80]!r} does not begin at a multiple of {alignment} bytes")
+    return {name: GgufTensor(t.shape, t.kind, base + t.offset) for name, t in found.items()}
