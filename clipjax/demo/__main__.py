@@ -66,8 +66,9 @@ def _report(demo: Demo, plan: Plan) -> None:
 
 
 def _next_steps(out: Path, names: Sequence[str], drawn: Sequence[Path], report: Path) -> str:
-    from clipjax.demo.analysis import CLAIMS, FIGURE, PROMPTS
+    from clipjax.demo.analysis import CLAIMS, FIGURES, PROMPTS
 
+    figures = " ".join(f"--figure {figure}" for figure in FIGURES)
     best = out / "models" / names[-1]
     # `make demo` uses an environment whose commands the user's shell does not find.
     clipjax = (
@@ -85,7 +86,7 @@ Try next: all rows as a table; two models, paired; the report, and what its clai
 data set; what fine-tuning would take
   {clipjax} results list {out / "results"}
   {clipjax} compare {names[0]} {names[-1]} --metric top1 --results {out / "results"}
-  {clipjax} report {out / "results"} --figure {FIGURE} --claims {CLAIMS} --prompts {PROMPTS}
+  {clipjax} report {out / "results"} {figures} --claims {CLAIMS} --prompts {PROMPTS}
   {clipjax} claims {out / "results"} --claims {CLAIMS} --rows
   {clipjax} eval ood --model {best} --data-root {out}/world
   {clipjax} finetune flyp --recipe demo_flyp --model {best} --data {out}/world/narrow.jsonl \\

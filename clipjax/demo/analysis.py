@@ -1,8 +1,10 @@
-"""A figure, claims and the report page, as these commands make them:
+"""Figures, claims and the report page, as these commands make them:
 
     clipjax analyze demo-out/results --figure .../fine_tuning.toml --prompts demo
     clipjax claims demo-out/results --claims .../claims_demo.toml
     clipjax report demo-out/results --figure .../fine_tuning.toml --claims .../claims_demo.toml --prompts demo
+
+The figures are those of configs/figures_demo.
 
 All read the results alone.
 """
@@ -23,7 +25,7 @@ from clipjax.analysis.rows.cells import RowIndex
 from clipjax.config import config_dir
 from clipjax.results.store import ResultStore
 
-FIGURE = config_dir() / "figures_demo" / "fine_tuning.toml"
+FIGURES = tuple(sorted((config_dir() / "figures_demo").glob("*.toml")))
 CLAIMS = config_dir() / "claims_demo.toml"
 PROMPTS = "demo"
 
@@ -44,8 +46,9 @@ class Analysis:
 def analyse(out: Path) -> Analysis:
     """Writes below `out`; raises DataError for damaged results, or a file that cannot be written."""
     rows = ResultStore(out / "results").rows()
-    done = analyze(load_spec(FIGURE), RowIndex(rows), out, prompts=PROMPTS)
+    index = RowIndex(rows)
+    drawn = [analyze(load_spec(figure), index, out, prompts=PROMPTS) for figure in FIGURES]
     verdicts = check(ledger(CLAIMS), rows)
     page = out / "report.html"
-    write_report(rows, page, "demo", Choices(figures=[str(FIGURE)], claims=CLAIMS, prompts=PROMPTS))
-    return Analysis(done.files, verdicts, page)
+    write_report(rows, page, "demo", Choices(figures=list(map(str, FIGURES)), claims=CLAIMS, prompts=PROMPTS))
+    return Analysis([file for done in drawn for file in done.files], verdicts, page)

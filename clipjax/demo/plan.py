@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from clipjax.demo.world.depths import depths
 from clipjax.demo.world.factors import annotated
 from clipjax.demo.world.files import ImageSet, Split
 from clipjax.demo.world.probes import probes
@@ -43,15 +44,26 @@ class Plan:
     batch_size: int
     quick: bool = False
 
+    @property
+    def objects(self) -> int:
+        """Of each set of pairs."""
+        return max(2, self.each // 5)
+
     def training_sets(self) -> list[Split]:
         kinds = sorted({model.data for model in self.models})
         return [Split(kind, kind, self.images, class_folders=False) for kind in kinds]
 
+    def held_out(self) -> list[ImageSet]:
+        """The held-out images, and their depth."""
+        return [annotated(val := self._val()), depths(val)]
+
     def test_sets(self) -> Iterator[ImageSet]:
-        val = Split("demo-val", "varied", len(SHAPES) * self.per_class, class_folders=True).image_set(SEED)
-        yield annotated(val)
-        yield from shifted(self.each, SEED, val)
+        """The others."""
+        yield from shifted(self.each, SEED, self._val())
         yield from probes(self.each, SEED)
+
+    def _val(self) -> ImageSet:
+        return Split("demo-val", "varied", len(SHAPES) * self.per_class, class_folders=True).image_set(SEED)
 
 
 FULL = Plan(

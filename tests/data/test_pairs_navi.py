@@ -13,9 +13,7 @@ from _navi_draw import drawn
 from _navi_reading import SIDE, reading
 from _pair_worlds import (
     BOX,
-    disparity,
     navi_pose,
-    navi_record,
     pairs_of,
     refusal_of,
     save,
@@ -29,6 +27,7 @@ from clipjax.data.cards import load_dataset
 from clipjax.data.check import check_dataset
 from clipjax.data.pairs import navi, navi_view
 from clipjax.data.pairs.pair import Pair, PairSet
+from clipjax.demo.world.pair_files import disparity, navi_record
 from clipjax.errors import DataError
 
 FIRST = "pair box/wild_set/000 box/wild_set/001: "

@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 from _pair_worlds import (
     ROOM,
-    SCANNET_K,
     pairs_of,
     refusal_of,
-    rotation,
     save,
     scannet_pose,
     small_card,
@@ -25,6 +23,8 @@ from PIL import Image
 from clipjax.data.check import check_dataset
 from clipjax.data.pairs import scannet
 from clipjax.data.pairs.pair import Pair, PairSet
+from clipjax.demo.world.pair_files import SCANNET_K
+from clipjax.demo.world.solids import rotation
 from clipjax.errors import DataError
 
 FIRST = "pair scene0707_00/0-15: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import functools
 import itertools
@@ -28,6 +29,7 @@ from clipjax.data.labels import load_labels
 from clipjax.demo import plan, report, run, sweeps, training, tuning
 from clipjax.demo.__main__ import app
 from clipjax.demo.analysis import CLAIMS
+from clipjax.demo.corrupting import IMAGES, KINDS, SEVERITIES
 from clipjax.demo.settings import Column, settings
 from clipjax.demo.world.factors import KEYS, PROTOTYPES, TICKED, unusual
 from clipjax.demo.world.files import Split, write_split
@@ -263,7 +265,10 @@ COUNTS = {
     "demo_captions": 20,
     **{f"demo_corrupted:{name}:{severity}": 12 for name in ("blur", "fog") for severity in (1, 3, 5)},
     **{f"demo_nuisance:{name}": 12 for name in ("background", "texture", "material")},
+    **{f"demo_3dcc:{name}:{severity}": 60 for name in KINDS for severity in SEVERITIES},
 }
+# Card -> images and pairs of the quick world's two objects.
+PAIRS = {"demo_navi": (8, 12), "demo_scannet": (8, 12), "demo_spair": (8, 24)}
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -273,18 +278,33 @@ def test_the_readers_of_real_data_read_every_set(quick: Quick, name: str) -> Non
     assert check_dataset(quick.world / card.place, card) == []
 
 
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_readers_of_real_pairs_read_every_set(quick: Quick, name: str) -> None:
+    card, (images, pairs) = read_card(name), PAIRS[name]
+    assert (
+        check_dataset(quick.world / str(card.place), dataclasses.replace(card, pairs=pairs, images=images))
+        == []
+    )
+    share = plan.FULL.objects / plan.QUICK.objects
+    assert (card.images, card.pairs) == (share * images, share * pairs)
+
+
 def test_a_quick_world_has_cards_of_its_own(quick: Quick) -> None:
     """`clipjax datasets check --all` complains of nothing, and the full world keeps the shipped counts."""
     found = {located.card.name: problems for located, problems in survey(quick.world, decode=True)}
-    assert {*COUNTS, "demo_x"} <= set(found)
+    assert {*COUNTS, *PAIRS, "demo_x"} <= set(found)
     assert {name: problems for name, problems in found.items() if problems} == {}
 
 
 def test_cards_count_what_the_full_world_holds() -> None:
-    sizes = {images.name: [p.path for p in images.pictures] for images in plan.FULL.test_sets()}
+    full = [*plan.FULL.held_out(), *plan.FULL.test_sets()]
+    sizes = {images.name: [p.path for p in images.pictures] for images in full}
     for name in COUNTS:
         card = read_card(name)
         assert card.place is not None
+        if name.startswith("demo_3dcc"):
+            assert card.images == IMAGES
+            continue
         [paths] = [
             [path for path in paths if path.startswith(f"{card.place}/")]
             for folder, paths in sizes.items()
@@ -434,7 +454,7 @@ def test_the_demo_runs_every_task_on_every_set(quick: Quick) -> None:
     wanted = {(job.task, job.data.card.name) for job in plan_of("all", quick.world).jobs}
     shown = [card for card in cards_in(config_dir() / "datasets") if card.demo]
     assert {task for task, _ in wanted} == {task for card in shown for task in card.tasks} | {"imagenet_x"}
-    assert {name for _, name in wanted} == {*COUNTS, "demo_x"}
+    assert {name for _, name in wanted} == {*COUNTS, *PAIRS, "demo_x"}
     for model in plan.QUICK.models:
         assert f"\n{model.id} " in quick.stdout
         assert clipjax.load_model(quick.out / "models" / model.id).card.id == model.id
@@ -487,7 +507,8 @@ def test_the_demo_ends_with_figures_claims_and_a_report(quick: Quick) -> None:
     assert len(models) == len(plan.QUICK.models) + len(tuning.recipes()) + len(settings().tuning.alphas)
     assert all(f'"{model}"' in text for model in models)
     assert "Not here" not in text
-    assert all((quick.out / f"fine_tuning.{ending}").is_file() for ending in ("png", "pdf", "svg"))
+    for figure in ("correspondence", "corruptions_3d", "fine_tuning"):
+        assert all((quick.out / f"{figure}.{ending}").is_file() for ending in ("png", "pdf", "svg"))
     claims = ledger(CLAIMS).claims
     assert len(claims) == 5
     for claim in claims:
@@ -495,6 +516,35 @@ def test_the_demo_ends_with_figures_claims_and_a_report(quick: Quick) -> None:
         assert re.search(rf"\n{claim.key} .* 0\.95 +1[0-9]\n", quick.stdout), (
             "measured, on ten models or more"
         )
+
+
+def test_figures_7_and_8_are_drawn_from_the_demos_rows(quick: Quick) -> None:
+    def lines(file: str) -> list[dict[str, str]]:
+        return list(csv.DictReader((quick.out / file).read_text().splitlines()))
+
+    points = Counter(point["title"].rsplit(", ", 1)[0] for point in lines("correspondence_points.csv"))
+    assert sorted(points.values()) == [2 * 3, 2 * 4, 2 * 4], "two models in every bin"
+    trends = [line for line in lines("corruptions_3d_trends.csv") if line["trend"] == "whole"]
+    assert [line["title"] for line in trends] == [
+        f"{name}, level {severity}" for severity in SEVERITIES for name in ("Fog", "Flash")
+    ]
+    for line in trends:
+        limits = [line[f"tan_angle{end}"] for end in ("_lo", "", "_hi")]
+        assert line["reason"] or sorted(limits, key=float) == limits, (
+            "tan(delta) with its interval, or why not"
+        )
+
+
+def test_corruptions_from_depth_are_those_of_the_command(quick: Quick) -> None:
+    folder = quick.world / "demo-3dcc/fog_3d/3"
+    made = json.loads((folder / "corruption.json").read_text())
+    assert (made["corruption"], made["severity"], made["images"], made["skipped"]) == ("fog_3d", 3, 60, [])
+    for path in folder.rglob("*.JPEG"):
+        image = PIL.Image.open(path)
+        clean = PIL.Image.open(quick.world / "demo-val" / path.relative_to(folder)).resize((256, 256))
+        ours, theirs = (np.asarray(each, float) for each in (image, clean.crop((16, 16, 240, 240))))
+        assert image.size == (224, 224)
+        assert ours.std() < 0.8 * theirs.std(), "fog hides what is far"
 
 
 def test_the_demo_compiles_each_program_once(quick: Quick) -> None:

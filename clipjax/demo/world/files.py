@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,13 +28,14 @@ _FORMATS = {".jpeg": "JPEG", ".jpg": "JPEG", ".png": "PNG", ".gif": "GIF"}
 
 
 class Picture(NamedTuple):
-    """`finish` is applied after rendering."""
+    """`finish` is applied after rendering; `draw` takes its place."""
 
     path: str
     scene: Scene
     seed: int
     caption: str
     finish: Callable[[Image.Image], Image.Image] | None = None
+    draw: Callable[[Scene], Image.Image] | None = None
 
 
 @dataclass(frozen=True)
@@ -82,17 +84,13 @@ def write_set(root: Path, images: ImageSet, *, seed: int = 0, progress: bool = T
         DataError: the folder holds another such set (images, seed, version), or cannot be written.
     """
     root = Path(root)
-    manifest, made_of = root / f"{images.name}.jsonl", root / f"{images.name}.recipe.json"
-    recipe = {"world_version": WORLD_VERSION, "seed": seed, **images.recipe}
+    manifest, made_of, recipe = (
+        root / f"{images.name}.jsonl",
+        *_recipe(root, images.name, seed, images.recipe),
+    )
     try:
-        if made_of.is_file():
-            if json.loads(made_of.read_text()) != recipe:
-                raise DataError(
-                    f"{root / images.name} holds a world of other settings; "
-                    "choose another folder or delete it"
-                )
-            if manifest.is_file():
-                return manifest
+        if _is_begun(made_of, recipe) and manifest.is_file():
+            return manifest
         (root / images.name).mkdir(parents=True, exist_ok=True)
         _write(made_of, json.dumps(recipe).encode())
         pictures, what = images.pictures, f"render {images.name}"
@@ -105,6 +103,44 @@ def write_set(root: Path, images: ImageSet, *, seed: int = 0, progress: bool = T
     except OSError as error:
         raise DataError(f"{root} cannot be written ({error.strerror or error})") from error
     return manifest
+
+
+def write_once(
+    root: Path, name: str, recipe: Mapping[str, Any], seed: int, write: Callable[[Path], object]
+) -> None:
+    """Let `write` fill the folder of a set below `root`, unless it is complete.
+
+    Raises:
+        DataError: as `write_set`.
+    """
+    made_of, whole = _recipe(root, name, seed, recipe)
+    try:
+        if _is_begun(made_of, whole):
+            return
+        shutil.rmtree(root / name, ignore_errors=True)
+        (root / name).mkdir(parents=True)
+        write(root / name)
+        _write(made_of, json.dumps(whole).encode())
+    except OSError as error:
+        raise DataError(f"{root} cannot be written ({error.strerror or error})") from error
+
+
+def _recipe(root: Path, name: str, seed: int, recipe: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """The file of a set's settings, and the settings, as JSON."""
+    whole = {"world_version": WORLD_VERSION, "seed": seed, **recipe}
+    return root / f"{name}.recipe.json", json.loads(json.dumps(whole))
+
+
+def _is_begun(made_of: Path, recipe: Mapping[str, Any]) -> bool:
+    """Raises DataError if the file has other settings."""
+    if not made_of.is_file():
+        return False
+    if json.loads(made_of.read_text()) == recipe:
+        return True
+    name = made_of.name.removesuffix(".recipe.json")
+    raise DataError(
+        f"{made_of.parent / name} holds a world of other settings; choose another folder or delete it"
+    )
 
 
 def jsonl(rows: Any) -> str:
@@ -122,7 +158,8 @@ def _row(picture: Picture) -> dict[str, Any]:
 
 
 def _encoded(picture: Picture) -> bytes:
-    image = render(picture.scene, picture.seed)
+    draw = picture.draw
+    image = render(picture.scene, picture.seed) if draw is None else draw(picture.scene)
     if picture.finish is not None:
         image = picture.finish(image)
     buffer = io.BytesIO()

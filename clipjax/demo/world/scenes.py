@@ -191,10 +191,14 @@ def render(scene: Scene, seed: int, side: int = 64) -> Image.Image:
     texture = (TEXTURES | UNSEEN_TEXTURES)[scene.texture](x, y, rng)
     surface = _mix(tuple(colour), tuple(0.65 * colour), texture)
     pixels = STYLES[scene.style](canvas, surface, mask(scene, side)[..., None])
-    post = np.abs(x / 64 - scene.x) < scene.blocked * scene.size / 2
-    pixels = np.where(post[..., None], np.array(_POST), pixels) * scene.light
+    pixels = np.where(post(scene, x)[..., None], np.array(_POST), pixels) * scene.light
     pixels = pixels + rng.normal(0, 4, (side, side, 1))
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+def post(scene: Scene, x: np.ndarray) -> np.ndarray:
+    """Whether the post is in front, at `x` in pixels of a 64-pixel image."""
+    return np.abs(x / 64 - scene.x) < scene.blocked * scene.size / 2
 
 
 def _mix(first: tuple, second: tuple, amount: np.ndarray) -> np.ndarray:
