@@ -26,6 +26,7 @@ import numpy as np
 import typer
 
 import clipjax
+from clipjax.analysis.figures.matches import Matched, matches_figure
 from clipjax.metrics import correspondence
 from clipjax.metrics.bootstrap import Resampling, bootstrap, interval_of_mean, weighted_mean
 from clipjax.models.dense import PROBE3D, DenseRecipe, dense_map
@@ -37,11 +38,7 @@ CELL = 32  # pixels of a cell of the last stage: with sides of whole cells a map
 BLOCKS = 12  # side by side in the image
 KEEP = 1000
 SHARES = (0.01, 0.02, 0.05)  # thresholds, of the image's width
-DRAWN, RIGHT = 80, 0.02  # matches in the picture, and which of them are right
-STYLES: dict[bool, dict[str, Any]] = {
-    True: {"color": "#007a2f"},
-    False: {"color": "#d0001c", "linestyle": "--"},
-}
+RIGHT = 0.02  # the share of the width below which a match is right in the picture
 
 Program = Callable[[Any, np.ndarray], jax.Array]  # params, images [2, H, W, 3] -> maps [2, h, w, C]
 
@@ -175,35 +172,14 @@ def _recall(right: np.ndarray, resampling: Resampling) -> Recall:
 
 def draw(sides: dict[str, correspondence.Matches], pair: StereoPair, path: Path) -> None:
     """The two views beside each other, once for each side, with some of the matches."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    from matplotlib.lines import Line2D
-
-    rows, size = len(sides), (10, 3.45 * len(sides) + 0.3)
-    figure, axes = pyplot.subplots(rows, 1, figsize=size, layout="constrained", squeeze=False)
-    for ax, (name, matches) in zip(axes[:, 0], sides.items()):
-        right = errors(matches, pair) < RIGHT * pair.images.shape[2]
-        _draw_matches(ax, matches, pair, right)
-        ax.set_title(f"{name}: {right.mean():.0%} of {len(right):,} matches are right", fontsize=10)
-    words = {True: f"right: less than {RIGHT:.0%} of the width off", False: "wrong"}
-    lines = [Line2D([], [], label=words[right], **style) for right, style in STYLES.items()]
-    figure.legend(handles=lines, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    figure.savefig(path, dpi=100, pil_kwargs={"quality": 82} if path.suffix == ".jpg" else None)
-    pyplot.close(figure)
-
-
-def _draw_matches(ax: Any, matches: correspondence.Matches, pair: StereoPair, right: np.ndarray) -> None:
-    height, width = pair.images.shape[1:3]
-    ax.imshow(np.concatenate([*pair.images], axis=1) // 2 + 127)  # pale, so that lines are seen
     x, y = places(pair)
-    for k in np.linspace(0, len(right) - 1, DRAWN).astype(int):
-        query, key = int(matches.query[k]), int(matches.key[k])
-        ends = [x[query], x[key] + width], [y[query], y[key]]
-        ax.plot(*ends, marker="o", markersize=3, linewidth=0.9, **STYLES[bool(right[k])])
-    ax.set(xlim=(-0.5, 2 * width - 0.5), ylim=(height - 0.5, -0.5))
-    ax.axis("off")
+    drawn = []
+    for name, matches in sides.items():
+        query, key = (np.asarray(each)[np.asarray(matches.there)] for each in matches[:2])
+        ends = np.stack([np.stack([x[each], y[each]], axis=1) for each in (query, key)], axis=1)
+        right = errors(matches, pair) < RIGHT * pair.images.shape[2]
+        drawn.append(Matched(name, pair.images, ends, right))
+    matches_figure(drawn, path, f"less than {RIGHT:.0%} of the width off")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from clipjax.checkpoints.model import Model as Model
     from clipjax.evaluation.corrupted import corrupt as corrupt
     from clipjax.evaluation.evaluate import evaluate as evaluate
+    from clipjax.evaluation.matches import draw_matches as draw_matches
     from clipjax.evaluation.own_model import wrap as wrap
 
 __version__ = "0.1.0"
@@ -25,6 +26,7 @@ _HOMES = {
     "load_model": "clipjax.checkpoints.load",
     "Model": "clipjax.checkpoints.model",
     "corrupt": "clipjax.evaluation.corrupted",
+    "draw_matches": "clipjax.evaluation.matches",
     "evaluate": "clipjax.evaluation.evaluate",
     "wrap": "clipjax.evaluation.own_model",
 }
@@ -34,6 +36,7 @@ __all__ = [
     "Model",
     "__version__",
     "corrupt",
+    "draw_matches",
     "evaluate",
     "load_language_model",
     "load_model",

@@ -34,6 +34,7 @@ from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, Task, fi
 VERSION = 2
 CURVE = "recall"
 NUMBERS = (CURVE, "recall_3d@", "recall_2d@", "pck@")  # how the columns of shares begin
+PLACES = ("x0", "y0", "x1", "y1")  # in pixels of the prepared images; 0 is the centre of the first
 ALL = "all"  # this group of a card is not a bin: its pairs count over the whole data set
 
 
@@ -42,13 +43,19 @@ ALL = "all"  # this group of a card is not a bin: its pairs count over the whole
 
 @dataclasses.dataclass(frozen=True)
 class Matcher:
-    """Two maps and what is known of the pair -> the numbers of each match, as a card asks for them."""
+    """Two maps and what is known of the pair -> the numbers of each match, as a card asks for them.
+
+    Attributes:
+        places: also where its points are, `PLACES`.
+    """
 
     matching: Matching
+    places: bool = False
 
     @property
     def numbers(self) -> tuple[str, ...]:
-        return ("error",) if self.matching.kind == "keypoints" else ("error_3d", "error_2d", "weight")
+        own = ("error",) if self.matching.kind == "keypoints" else ("error_3d", "error_2d", "weight")
+        return (*own, *PLACES) if self.places else own
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -61,7 +68,7 @@ class Matcher:
         """As JSON, what decides the numbers; not how they are counted."""
         counted = ("thresholds_3d", "thresholds_2d", "thresholds_pck", "curve", "by", "bins", "groups")
         stated = {name: value for name, value in self._stated().items() if name not in counted}
-        return {"version": VERSION, **stated}
+        return {"version": VERSION, **stated, **({"places": True} if self.places else {})}
 
     def words(self) -> dict[str, Any]:
         """What decides whether two results compare."""
@@ -86,13 +93,22 @@ class Matcher:
         valid = points[..., 2] > 0
         matches = strongest_matches(map0, map1, sampling, valid[0], valid[1], keep)
         errors = match_errors(matches, points, geometry["intrinsics"], geometry["motion"])
-        return (*errors, matches.weight)
+        ends = [_middles(each, grid, self.matching.size) for each in (matches.query, matches.key)]
+        return (*errors, matches.weight, *(jnp.concatenate(ends) if self.places else ()))
 
     def _keypoints(self, map0: Array, map1: Array, geometry: Mapping[str, Array]) -> tuple[Array, ...]:
         source, target = geometry["keypoints"]
         side = float(self.matching.size[0])
         places = keypoint_matches(map0, map1, source, side)
-        return (keypoint_errors(places, target, geometry["visible"], side, geometry["extent"]),)
+        errors = keypoint_errors(places, target, geometry["visible"], side, geometry["extent"])
+        return (errors, *source.T, *(side * places.T)) if self.places else (errors,)
+
+
+def _middles(point: Array, grid: tuple[int, int], size: tuple[int, int]) -> Array:
+    """Numbers of points of a grid [K] -> x and y of their middles in an image of `size`, [2, K]."""
+    place = jnp.stack([point % grid[1], point // grid[1]]).astype(jnp.float32)
+    cells = jnp.array([size[1] / grid[1], size[0] / grid[0]], jnp.float32)
+    return (place + 0.5) * cells[:, None] - 0.5
 
 
 # From a pair's numbers to its row.

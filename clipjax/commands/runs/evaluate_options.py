@@ -11,6 +11,7 @@ import typer
 from clipjax.commands.shared.exclusions import on_command_line, refuse_beside
 from clipjax.commands.shared.facts import FactOptions
 from clipjax.commands.shared.options import (
+    AttentionOption,
     BatchSizeOption,
     CardOption,
     DatasetOption,
@@ -18,9 +19,12 @@ from clipjax.commands.shared.options import (
     JsonOption,
     KeepMapsOption,
     LabelsOption,
+    LayersOption,
     ModelOption,
     NameOption,
     ParamsOption,
+    PositionsOption,
+    TowerPrecisionOption,
     WorkersOption,
     batch_asked,
     workers_asked,
@@ -106,9 +110,7 @@ class EvaluateOptions:
     resamples: Annotated[int, typer.Option(min=100, help="Number of bootstrap resamples.")] = 1000
     batch_size: BatchSizeOption = "64"
     params: ParamsOption = "auto"
-    precision: Annotated[
-        str, typer.Option(help="Precision of the towers: parity (float32 HIGHEST) or fast (bfloat16).")
-    ] = "parity"
+    precision: TowerPrecisionOption = "parity"
     compare_precision: Annotated[
         bool,
         typer.Option(
@@ -127,21 +129,9 @@ class EvaluateOptions:
             "input, but changes pixels."
         ),
     ] = "full"
-    layers: Annotated[
-        str | None,
-        typer.Option(help="Layers that make a map of features to match: last, or multilayer (four of them)."),
-    ] = None
-    attention: Annotated[
-        str | None,
-        typer.Option(
-            help="What a token of such a map attends to: tokens, or reference_batch, a pair's two images at "
-            "its own place, as probe3d's pinned open_clip does."
-        ),
-    ] = None
-    positions: Annotated[
-        str | None,
-        typer.Option(help="How such a map's position table is resized: probe3d, or library."),
-    ] = None
+    layers: LayersOption = None
+    attention: AttentionOption = None
+    positions: PositionsOption = None
     keep_maps: KeepMapsOption = False
     stores: StoreOptions
     results: Annotated[Path, typer.Option(help="Folder for result rows and per-image tables.")] = Path(

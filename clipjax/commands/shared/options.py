@@ -65,6 +65,24 @@ ParamsOption = Annotated[
         "(sharded), or as memory allows (auto)."
     ),
 ]
+TowerPrecisionOption = Annotated[
+    str,
+    typer.Option("--precision", help="Precision of the towers: parity (float32 HIGHEST) or fast (bfloat16)."),
+]
+LayersOption = Annotated[
+    str | None,
+    typer.Option(help="Layers that make a map of features to match: last, or multilayer (four of them)."),
+]
+AttentionOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What a token of such a map attends to: tokens, or reference_batch, a pair's two images at "
+        "its own place, as probe3d's pinned open_clip does."
+    ),
+]
+PositionsOption = Annotated[
+    str | None, typer.Option(help="How such a map's position table is resized: probe3d, or library.")
+]
 StoreOption = Annotated[
     Path | None,
     typer.Option("--store", help="Folder of the store, or its URL; default: the user's cache."),

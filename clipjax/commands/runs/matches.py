@@ -1,0 +1,69 @@
+"""`clipjax matches`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipjax.commands.shared.options import (
+    AttentionOption,
+    DatasetOption,
+    LayersOption,
+    PositionsOption,
+    TowerPrecisionOption,
+)
+from clipjax.commands.shared.output import say
+from clipjax.commands.shared.records import taking
+
+
+def register(app: typer.Typer) -> None:
+    app.command("matches")(taking(MatchesOptions, matches))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchesOptions:
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="Folder of a data set of pairs, as `clipjax eval --data`.")
+    ]
+    model: Annotated[
+        list[str],
+        typer.Option("--model", "-m", help="Model, as `clipjax eval --model` takes it; may be repeated."),
+    ]
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .png, .jpg, .pdf or .svg.")]
+    dataset: DatasetOption = None
+    pair: Annotated[
+        list[str] | None,
+        typer.Option(help="Id of a pair, as in images.parquet; may be repeated. Default: the first pair."),
+    ] = None
+    drawn: Annotated[
+        int, typer.Option(min=1, help="Draw at most this many matches, from the strongest to the weakest.")
+    ] = 80
+    precision: TowerPrecisionOption = "parity"
+    layers: LayersOption = None
+    attention: AttentionOption = None
+    positions: PositionsOption = None
+
+
+def matches(options: MatchesOptions) -> None:
+    """Draw the matches between two views: right ones, and wrong ones dashed.
+
+    What is right is decided by the data set's card, as in the recall of `clipjax eval correspondence`.
+
+    Example: clipjax matches /data/navi --dataset navi --model vit_b_16-openai --out pair.png
+    """
+    from clipjax.evaluation.matches import draw_matches
+
+    named = ("dataset", "drawn", "precision", "layers", "attention", "positions")
+    sides = draw_matches(
+        options.model,
+        options.out,
+        root=options.data,
+        pairs=options.pair or (),
+        **{name: getattr(options, name) for name in named},
+    )
+    for side in sides:
+        say(f"{side.name}: {side.right.sum()} of {len(side.right)} matches are right")
+    say(str(options.out))

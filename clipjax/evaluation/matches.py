@@ -1,0 +1,128 @@
+"""`clipjax.draw_matches`: a picture of the matches of pairs of images.
+
+clipjax.draw_matches("vit_b_16-openai", "pair.png", dataset="navi", root="/data/navi")
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from clipjax.analysis.figures.matches import Matched, matches_figure
+from clipjax.checkpoints.encoder import Encoder
+from clipjax.checkpoints.load import load_model
+from clipjax.data.cards import Dataset
+from clipjax.data.pairs.matching import NORMALISATIONS, Matching
+from clipjax.data.pairs.pair import PairSet
+from clipjax.embeddings.compute import Compute
+from clipjax.embeddings.pairs import match_pairs
+from clipjax.errors import UsageError, unknown_name
+from clipjax.evaluation.own_model import encoder_of
+from clipjax.evaluation.resolve import dataset_of, not_applicable, resolve
+from clipjax.evaluation.subject import Request, Subject
+from clipjax.tasks.correspondence import CURVE, PLACES, Matcher, limits_of
+from clipjax.tasks.task import find_task
+
+FORMATS = (".png", ".jpg", ".jpeg", ".pdf", ".svg")
+UNITS = {"3d": " m", "2d": " px", "pck": " of the larger side of the box"}
+
+
+def draw_matches(
+    models: object,
+    out: str | Path,
+    *,
+    dataset: str | Path | Dataset | None = None,
+    root: str | Path | None = None,
+    pairs: Sequence[str] = (),
+    drawn: int = 80,
+    precision: str = "parity",
+    layers: str | None = None,
+    attention: str | None = None,
+    positions: str | None = None,
+) -> list[Matched]:
+    """Draw the matches of the task `correspondence`, right and wrong ones by the card's `curve`.
+
+    Args:
+        models: a model as `clipjax.evaluate` takes it, or a list of them.
+        out: .png, .jpg, .pdf or .svg.
+        dataset, root: a data set of pairs, as in `clipjax.evaluate`.
+        pairs: ids as in images.parquet; default: the first pair.
+        drawn: at most this many lines a pair, spread over the ranks of the matches.
+        precision, layers, attention, positions: as in `clipjax.evaluate`.
+
+    Returns: what is drawn, for each model and pair.
+
+    Raises:
+        UsageError, DataError: as `clipjax.evaluate`; an unknown pair or format.
+    """
+    out = Path(out).expanduser()
+    if out.suffix not in FORMATS:
+        raise UsageError(f"{out} must end in {', '.join(FORMATS)}")
+    if drawn < 1:
+        raise UsageError(f"draw at least one match, not {drawn}")
+    request = Request(
+        dataset=dataset,
+        root=root,
+        precision=precision,
+        layers=layers,
+        attention=attention,
+        positions=positions,
+    )
+    data = dataset_of(request)
+    request, sides = dataclasses.replace(request, dataset=data), []
+    for model in models if isinstance(models, list | tuple) else [models]:
+        subject = _subject(encoder_of(load_model(model) if isinstance(model, str | Path) else model), request)
+        sides += [_matched(subject, row, precision) for row in _rows(subject, pairs)]
+    assert data.card.matching is not None  # else no subject
+    matches_figure(sides, out, right_words(data.card.matching), drawn)
+    return sides
+
+
+def right_words(matching: Matching) -> str:
+    """ "less than 0.02 m off" """
+    return f"less than {matching.curve.threshold:g}{UNITS[matching.curve.metric]} off"
+
+
+def _subject(model: Encoder, request: Request) -> Subject:
+    task = find_task("correspondence")
+    if (reason := not_applicable(model, task)) is not None:
+        raise UsageError(reason)
+    return resolve(model, task, request)
+
+
+def _rows(subject: Subject, names: Sequence[str]) -> list[int]:
+    ids = list(_pairs(subject).ids)
+    for name in names:
+        if name not in ids:
+            raise unknown_name("pair", name, ids)
+    return [ids.index(name) for name in names] or [0]
+
+
+def _pairs(subject: Subject) -> PairSet:
+    pairs = subject.part.manifest.pairs
+    assert pairs is not None
+    return pairs
+
+
+def _matched(subject: Subject, row: int, precision: str) -> Matched:
+    pairs, matching, maps = _pairs(subject), subject.part.matching, subject.maps
+    assert matching is not None
+    assert maps is not None
+    matcher = Matcher(matching, places=True)
+    alone = dataclasses.replace(subject.part.manifest, pairs=pairs.select([row]))
+    compute = Compute(progress=False)
+    [numbers] = match_pairs(subject.model, alone, matcher, maps, compute, precision=precision).array
+    by_name = dict(zip(matcher.numbers, numbers[numbers[:, 0] >= 0].T))
+    error, threshold = limits_of(matching)[CURVE]
+    ends = np.stack([by_name[name] for name in PLACES], axis=1).reshape(-1, 2, 2)
+    name = f"{subject.model.card.id}, {pairs.ids[row]}"
+    return Matched(name, _pixels(pairs.load(row).images, matching), ends, by_name[error] < threshold)
+
+
+def _pixels(images: np.ndarray, matching: Matching) -> np.ndarray:
+    """Normalised images [2, H, W, 3] -> uint8."""
+    mean, std = (np.array(each, np.float32) for each in NORMALISATIONS[matching.normalisation])
+    return np.clip(np.round((images * std + mean) * 255), 0, 255).astype(np.uint8)
