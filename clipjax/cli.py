@@ -22,7 +22,18 @@ from clipjax.results.remarks import remarks
 
 # Modules in the order in which `clipjax --help` lists their commands; others follow by name.
 ORDER = (
-    *("models", "convert", "export", "verify", "evaluate", "sweep", "crosscheck", "tasks", "compare"),
+    *(
+        "models",
+        "convert",
+        "export",
+        "verify",
+        "evaluate",
+        "sweep",
+        "crosscheck",
+        "tasks",
+        "compare",
+        "generate",
+    ),
     *("doctor", "explain", "analyze", "report", "claims", "finetune", "wise_ft"),
     *("datasets", "results", "store"),
 )

@@ -309,9 +309,17 @@ PICKLED = [
 ]
 
 Edit = Callable[[random.Random, bytes], bytes]
+
+
+def front(rng: random.Random, data: bytes) -> bytes:
+    """An injury of the first 4,096 bytes, where a small file's header is."""
+    return rng.choice(BYTES)(rng, data[:4096]) + data[4096:]
+
+
 KINDS: dict[str, list[Edit]] = {
     "zip": [zip_entries, zip_entries, zip_fields],
     "tar": [tar_fields, tar_fields, tar_members],
     "safetensors": [safetensors_header],
     "pickle": [opcodes],
+    "front": [front],
 }

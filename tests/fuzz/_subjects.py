@@ -1,6 +1,7 @@
 """What is fuzzed: for every reader of files, a whole file and the function that reads it.
 
-The readers of pairs are in `_pair_subjects.py`, those of corruptions in `_corruption_subjects.py`.
+The readers of pairs, corruptions and language models are in `_pair_subjects.py`,
+`_corruption_subjects.py` and `_language_subjects.py`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from _corruption_subjects import register_corruptions
+from _language_subjects import register_language
 from _pair_subjects import register_pairs
 from _subject import SUBJECTS, Read, plain, subject
 from etils import epath
@@ -629,3 +631,4 @@ def _trained() -> tempfile.TemporaryDirectory[str]:
 
 
 register_tokenizers()
+register_language()
