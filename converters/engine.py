@@ -195,6 +195,27 @@ def conversion_of(source: Mapping[str, LazyTensor], target: Mapping[str, Any], t
     return Conversion(table.name, shapes, pieces, source, carried)
 
 
+def joined(conversions: Mapping[str, Conversion], table: str) -> Conversion:
+    """The conversions of files that fill different leaves, as one. Source keys get "NAME/" before them."""
+
+    def under(name: str, tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+        return {f"{name}/{key}": tensor for key, tensor in tensors.items()}
+
+    shapes: dict[str, tuple[int, ...]] = {}
+    pieces: dict[str, list[Piece]] = {}
+    source: dict[str, LazyTensor] = {}
+    carried: dict[str, LazyTensor] = {}
+    for name, one in conversions.items():
+        shapes |= one.shapes
+        pieces |= {
+            path: [Piece(piece.layer, f"{name}/{piece.key}", piece.op) for piece in parts]
+            for path, parts in one.pieces.items()
+        }
+        source |= under(name, one.source)
+        carried |= under(name, one.carried)
+    return Conversion(table, shapes, pieces, source, carried)
+
+
 def _assign(shapes: Mapping[str, tuple[int, ...]], table: Table) -> tuple[dict[str, list[Piece]], list[str]]:
     pieces: dict[str, list[Piece]] = {}
     problems = []

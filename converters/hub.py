@@ -21,6 +21,8 @@ from converters.sources import WEIGHT_NAMES, index_parts
 
 # Configuration beside weights, read by `converters.foreign`.
 CONFIG_NAMES = ("open_clip_config.json", "config.json", "preprocessor_config.json")
+# Where a checkpoint of Prismatic has its weights, below its configuration.
+PRISMATIC = "checkpoints/latest-checkpoint.pt"
 _REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
@@ -68,7 +70,9 @@ def resolve_source(src: str | Path, filename: str | None = None, revision: str |
         path = path / filename if filename else path
         if not exists(path):
             raise DataError(f"{path} does not exist")
-        return Resolved(path, path if is_dir(path) else path.parent, *_in_cache(path))
+        if is_dir(path) and is_file(path / PRISMATIC):
+            path = path / PRISMATIC
+        return Resolved(path, path if is_dir(path) else _home(path), *_in_cache(path))
     if re.match(r"https?://", str(src)):
         raise DataError(f"{src} is an address: download the file and give its path")
     if match := re.match(r"hf[-_]hub:", str(src)):
@@ -141,9 +145,15 @@ def _from_hub(repo: str, filename: str | None, revision: str | None) -> Resolved
         for part in sorted(set(index_parts(path).values())):
             if _file(repo, part, revision) is None:
                 raise DataError(f"hub repository {repo} lacks {part}, a part of {name}; download it again")
+    folder = name.removesuffix(PRISMATIC) if name.endswith(f"/{PRISMATIC}") else ""
     for config in CONFIG_NAMES:
-        _file(repo, config, revision)
-    return Resolved(path, path.parent, repo, name, revision)
+        _file(repo, f"{folder}{config}", revision)
+    return Resolved(path, _home(path), repo, name, revision)
+
+
+def _home(path: Path) -> Path:
+    """The folder of a file's configuration."""
+    return path.parent.parent if path.as_posix().endswith(f"/{PRISMATIC}") else path.parent
 
 
 def _file(repo: str, name: str, revision: str | None) -> Path | None:

@@ -24,6 +24,8 @@ from clipjax.errors import DataError, UsageError
 from converters.ops import OPS
 
 TABLES = Path(__file__).parent / "tables"
+_GAP = re.compile(r"\{[^}]+\}")
+_PROJECTION, _NOT_READ = "vision/proj", "a part that no vision-language model reads"
 _LAYER = re.compile(r"i(?:\+(\d+))?")
 
 
@@ -95,6 +97,12 @@ class Table:
         return any(
             OPS[row.op].rank in (None, axes) for row in self.rows if re.fullmatch(row.source_pattern, key)
         )
+
+    def image_tower(self) -> Table:
+        """The rows of the image tower; it passes over the tensors of others and of a CLIP's projection."""
+        kept = [row for row in self.rows if row.target.startswith("vision/") and row.target != _PROJECTION]
+        others = {re.sub(_GAP, "*", row.source): _NOT_READ for row in self.rows if row not in kept}
+        return Table(self.name, tuple(kept), {**self.ignored, **others}, self.carried, self.exported)
 
     def drops(self, key: str) -> bool:
         return any(fnmatch.fnmatchcase(key, pattern) for pattern in self.ignored)

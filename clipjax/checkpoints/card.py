@@ -17,6 +17,7 @@ from clipjax.checkpoints.identity.pins import row_of_old_card
 from clipjax.config import config_dir
 from clipjax.data.labels import LabelSpace, load_labels
 from clipjax.data.pixels.preprocess import PixelRecipe
+from clipjax.data.text.image_prompts import ImagePrompt
 from clipjax.data.text.tokenizers import TokenizerSpec, vocab_size
 from clipjax.errors import DataError, UsageError
 from clipjax.models.arch import Arch, arch_from_dict, arch_to_dict
@@ -53,6 +54,21 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Chat:
+    """How a vision-language model is asked: part of what decides an answer.
+
+    Attributes:
+        prompt: as `ImagePrompt.prompt`.
+        template: the file of configs/chat_templates that it is from; None: the checkpoint's own.
+        sha256: of the tokenizer's files; None until they are found.
+    """
+
+    prompt: str
+    template: str | None
+    sha256: str | None
+
+
+@dataclass(frozen=True)
 class Preprocess:
     """Resize, crop, then (x / 255 - mean) / std per channel; sizes in pixels.
 
@@ -82,7 +98,15 @@ class Preprocess:
             rgb=rgb,
             pre_crop=pre_crop,
             crop=self.crop,  # type: ignore[arg-type]
+            fill=self._fill(),
         )
+
+    def _fill(self) -> tuple[int, int, int] | None:
+        """Prismatic's: the mean, cut to a whole number."""
+        if self.resize_mode != "letterbox":
+            return None
+        red, green, blue = (int(255 * mean) for mean in self.mean)
+        return red, green, blue
 
 
 @dataclass(frozen=True)
@@ -101,14 +125,21 @@ class Weights:
 
     Args:
         expected: digest when written, for a checkpoint of ours; None for foreign files.
+        beside: files of other parts of the model, by the part's name in `Card.parts`.
 
     Raises:
         DataError: a file cannot be read.
     """
 
-    def __init__(self, files: Sequence[Path], expected: str | None = None) -> None:
+    def __init__(
+        self,
+        files: Sequence[Path],
+        expected: str | None = None,
+        beside: Mapping[str, Weights] | None = None,
+    ) -> None:
         self.files = tuple(files)
         self.expected = expected
+        self.beside = dict(beside or {})
         self._versions = self._now()
 
     @functools.cached_property
@@ -120,12 +151,14 @@ class Weights:
 
     @functools.cached_property
     def identity(self) -> str:
-        """`sha256`; DataError if card.json of a checkpoint of ours has another."""
+        """The digest of all parts; DataError if card.json of a checkpoint of ours has another."""
         if self.expected not in (None, self.sha256):
             raise DataError(
                 f"{self.files[0]} was changed after it was written (see `files` in card.json): convert again"
             )
-        return self.sha256
+        if not self.beside:
+            return self.sha256
+        return sha256_json([self.sha256, {name: part.identity for name, part in self.beside.items()}])
 
     def check(self) -> None:
         """Read all files; DataError if one changed since it was written or opened."""
@@ -141,6 +174,8 @@ class Weights:
         for file, then, now in zip(self.files, self._versions, self._now()):
             if then != now:
                 raise DataError(f"{file} has changed since it was opened: load the model again")
+        for part in self.beside.values():
+            part.refuse_changed()
 
     def _now(self) -> list[Version]:
         try:
@@ -158,6 +193,8 @@ class Card:
         normalize_features: the head reads features of unit norm (a CLIP fine-tuned by cross-entropy).
         lineage: our own training: method, recipe, data, start model.
         label_space: the classes in `LABELS`.
+        chat: how a vision-language model is asked; None for others.
+        parts: {"vision": ...}: where an image tower came from that is not in the file of `source`.
 
     Raises:
         DataError: the tokenizer is unknown, or does not fit the text tower.
@@ -178,11 +215,13 @@ class Card:
     lineage: Mapping[str, Any] | None = None
     facts_origin: str | None = None
     facts_of: str | None = None
+    chat: Chat | None = None
+    parts: Mapping[str, Source] = field(default_factory=dict)
     weights: Weights | None = field(default=None, compare=False, repr=False)
     label_space: LabelSpace | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if problem := _tokenizer_problem(self.tokenizer, self.arch):
+        if problem := _tokenizer_problem(self.tokenizer, self.arch) or _chat_problem(self.chat, self.arch):
             raise DataError(f"card {self.id}: {problem}")
 
     @property
@@ -226,18 +265,29 @@ class Card:
             return self
         unknown = {name: why for name, why in self.unknown.items() if name != "source.sha256"}
         source = dataclasses.replace(self.source, sha256=self.weights.sha256)
-        return dataclasses.replace(self, source=source, unknown=unknown)
+        beside = self.weights.beside
+        parts = {
+            name: dataclasses.replace(part, sha256=beside[name].sha256) for name, part in self.parts.items()
+        }
+        return dataclasses.replace(self, source=source, unknown=unknown, parts=parts)
 
     def without_weights(self) -> Card:
         unknown = {**self.unknown, "source.sha256": "the params were changed after loading"}
         source = dataclasses.replace(self.source, sha256=None)
-        return dataclasses.replace(self, source=source, unknown=unknown, weights=None)
+        parts = {name: dataclasses.replace(part, sha256=None) for name, part in self.parts.items()}
+        return dataclasses.replace(self, source=source, unknown=unknown, weights=None, parts=parts)
 
     def with_tokenizer_files(self, sha256: str) -> Card:
         assert self.tokenizer is not None
         unknown = {name: why for name, why in self.unknown.items() if name != "tokenizer.sha256"}
         tokenizer = dataclasses.replace(self.tokenizer, sha256=sha256)
         return dataclasses.replace(self, tokenizer=tokenizer, unknown=unknown)
+
+    def with_chat_files(self, sha256: str) -> Card:
+        """The digest of the language model's tokenizer."""
+        assert self.chat is not None
+        unknown = {name: why for name, why in self.unknown.items() if name != "chat.sha256"}
+        return dataclasses.replace(self, chat=dataclasses.replace(self.chat, sha256=sha256), unknown=unknown)
 
     def to_dict(self) -> dict[str, Any]:
         tokenizer = dataclasses.asdict(self.tokenizer) if self.tokenizer else None
@@ -259,7 +309,14 @@ class Card:
             "unknown": dict(self.unknown),
             "normalize_features": self.normalize_features,
             "lineage": None if self.lineage is None else dict(self.lineage),
+            # Of a vision-language model alone, so that cards of others stay as they were.
+            **({} if self.chat is None else {"chat": dataclasses.asdict(self.chat)}),
+            **({"parts": _as_dicts(self.parts)} if self.parts else {}),
         }
+
+
+def _as_dicts(parts: Mapping[str, Source]) -> dict[str, Any]:
+    return {name: dataclasses.asdict(part) for name, part in parts.items()}
 
 
 def card_from_dict(record: Mapping[str, Any], where: str) -> Card:
@@ -271,6 +328,7 @@ def card_from_dict(record: Mapping[str, Any], where: str) -> Card:
     """
     # Older cards lack these.
     record = {"resized": None, "normalize_features": False, "lineage": None, **record}
+    record = {"chat": None, "parts": {}, **record}
     if "facts_origin" not in record:
         row = _row_of_old_card(record)
         record |= {"facts_origin": row and REGISTRY, "facts_of": row}
@@ -313,4 +371,16 @@ def _tokenizer_problem(spec: TokenizerSpec | None, arch: Arch) -> str | None:
             f"tokenizer.context_length is {spec.context_length} and arch.text.context_length is "
             f"{arch.text.context_length}: they must be the same"
         )
+    return None
+
+
+def _chat_problem(chat: Chat | None, arch: Arch) -> str | None:
+    if chat is None:
+        return None
+    if arch.language is None:
+        return f"chat is for a vision-language model, which {arch.name} is not: leave it out"
+    try:
+        ImagePrompt(chat.prompt)
+    except ValueError as error:
+        return f"chat.{error}"
     return None

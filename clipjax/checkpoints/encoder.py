@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 if TYPE_CHECKING:
     from clipjax.checkpoints.card import Preprocess, Resized
     from clipjax.checkpoints.origin import AdapterParts
+    from clipjax.checkpoints.vision_language import Language
     from clipjax.data.labels import LabelSpace
     from clipjax.data.text.tokenizers import Tokenizer, TokenizerSpec
     from clipjax.models.arch import Arch
@@ -75,6 +76,11 @@ class Encoder(Protocol):
     @property
     def adapter(self) -> AdapterParts | None:
         """Builds the head in place of prompts; None for most models."""
+        ...
+
+    @property
+    def language(self) -> Language | None:
+        """The language side of a vision-language model; None for others."""
         ...
 
     @property

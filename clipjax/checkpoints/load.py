@@ -20,6 +20,7 @@ from clipjax.checkpoints.model import Model
 from clipjax.checkpoints.native import CardFile, card_file, load_params, save_checkpoint
 from clipjax.checkpoints.opening import Opened, open_weights
 from clipjax.checkpoints.origin import Location
+from clipjax.checkpoints.parts import Named
 from clipjax.checkpoints.resize import refuse_wrong_resize, resize_model
 from clipjax.data.labels import load_labels
 from clipjax.devices.sharding import FSDP, Rules, params_sharding
@@ -38,6 +39,8 @@ def load_model(
     name: str | None = None,
     facts_of: str | None = None,
     facts: Mapping[str, Any] | None = None,
+    vision: str | Path | None = None,
+    tokenizer: str | Path | None = None,
     mesh: Mesh | None = None,
     rules: Rules | None = None,
     mesh_of: Callable[[Card], Mesh | None] | None = None,
@@ -48,6 +51,7 @@ def load_model(
         source: one of
             - a folder that `Model.save`, `clipjax convert` or training wrote;
             - a folder with weights and an open_clip_config.json, or a Hugging Face or timm config.json;
+            - a folder of Prismatic, also one of a hub repository: `org/name/folder`;
             - a file of weights, with `card`;
             - a registered model id (`clipjax models`), or a hub repository `org/name`;
             - the URL of such a folder or file on a bucket: fetched once into the user's cache.
@@ -60,6 +64,10 @@ def load_model(
             repository.
         facts_of: the registered model that you state these weights are; the card marks its facts as stated.
         facts: or single facts, {"train_source": "LAION-2B"}: columns of configs/models.csv.
+        vision: folder, file or hub repository with the image tower of a Prismatic model; default: the
+            repository that it was trained with.
+        tokenizer: folder, file or hub repository with a vision-language model's tokenizer; default: beside
+            the weights, else the repository of its language model.
         mesh: where to place the params; default: the default device.
         rules: a table of `clipjax.devices.sharding`; default `FSDP`: every large leaf cut over the devices.
         mesh_of: alternative to `mesh`: picks it from the card. Not called for an adapter's base.
@@ -72,19 +80,23 @@ def load_model(
     if position_rule is not None and image_size is None:
         raise UsageError(f"position_rule {position_rule!r} says how to resample: give image_size too")
     refuse_wrong_resize(image_size, position_rule)
-    stated = Stated(name, facts_of, facts)
+    stated, named = Stated(name, facts_of, facts), Named(vision, tokenizer)
     with fetched(source) as copy:
         own = card_file(copy)
         if own is not None and own.has_adapter:
+            named.refuse(f"{source} holds an adapter")
             return _adapted(source, own, (card, file, image_size, name, facts_of, facts), mesh, rules)
-        opened = open_weights(copy, own, card, file, stated, source)
+        opened = open_weights(copy, own, card, file, stated, source, named)
         mesh = mesh if mesh_of is None else mesh_of(opened.card)
         model = _read(opened, None if mesh is None else _shardings(opened.card, mesh, rules))
     if image_size is not None:
         model = resize_model(model, image_size, position_rule)
     where = str(Path(source).resolve() if copy is source and Path(source).exists() else source)
     given = card.to_dict() if isinstance(card, Card) else card
-    return model.with_location(Location(where, given, file, image_size, position_rule, name, facts_of, facts))
+    others = (None if each is None else str(each) for each in (vision, tokenizer))
+    return model.with_location(
+        Location(where, given, file, image_size, position_rule, name, facts_of, facts, *others)
+    )
 
 
 @contextlib.contextmanager
@@ -164,11 +176,14 @@ def convert_model(
     facts_of: str | None = None,
     facts: Mapping[str, Any] | None = None,
     classes: str | Path | None = None,
+    vision: str | Path | None = None,
+    tokenizer: str | Path | None = None,
 ) -> tuple[Path, Card]:
     """Write a model as a checkpoint of ours, leaf by leaf; returns its folder and card.
 
     Args:
-        source, card, name, facts_of, facts: as in `load_model`; the default name is that of `folder`.
+        source, card, name, facts_of, facts, vision, tokenizer: as in `load_model`; the default name is that
+            of `folder`.
         folder: default: the card's id, with "-N" for images of another size.
         image_size: as in `load_model`; such a model is loaded whole.
         classes: if the files of a classifier do not name them: a name in configs/labels, or a CSV file
@@ -185,7 +200,7 @@ def convert_model(
                 f"{source} holds an adapter and no weights: convert its base (see `base` in its card.json)"
             )
         stated = Stated(name, facts_of, facts, None if folder is None else default_name(folder))
-        opened = open_weights(copy, own, card, None, stated, source)
+        opened = open_weights(copy, own, card, None, stated, source, Named(vision, tokenizer))
         if labels is not None:
             known_by = f"the card {card if isinstance(card, str) else card.id}" if card is not None else None
             known_by = known_by if own is None else "its card.json"

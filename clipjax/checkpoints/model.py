@@ -33,6 +33,7 @@ from clipjax.checkpoints.identity.naming import disowned
 from clipjax.checkpoints.native import save_checkpoint
 from clipjax.checkpoints.origin import AdapterParts, Location, Origin
 from clipjax.checkpoints.tokenizer_files import find_tokenizer_files
+from clipjax.checkpoints.vision_language import Language, answer_ids, load_language, padded
 from clipjax.data.pixels.normalize import normalize_host
 from clipjax.data.pixels.preprocess import to_pixels
 from clipjax.data.text.tokenizers import Tokenizer, load_tokenizer
@@ -44,7 +45,7 @@ from clipjax.models.unit_norm import unit_norm
 from converters.engine import flatten
 
 # Libraries that convert an image to RGB before they resize it; open_clip does after.
-_RGB_FIRST = ("timm", "transformers", "pycontrast", "simclr")
+_RGB_FIRST = ("timm", "transformers", "pycontrast", "simclr", "prismatic")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -118,7 +119,12 @@ class Model:
         return self._replace(location=location)
 
     def with_tokenizer(self) -> Model:
-        """Find the tokenizer's files now and put their digest into the card. Raises as `tokenizer`."""
+        """Find the tokenizer's files now and put their digest into the card. Raises as `tokenizer`.
+
+        A vision-language model's were found when it was loaded.
+        """
+        if self.language is not None:
+            return self
         tokenizer, spec = self.tokenizer, self.card.tokenizer
         assert spec is not None
         if spec.sha256 is not None and self.tokenizer_files == self._tokenizer_files:
@@ -156,12 +162,31 @@ class Model:
             DataError: its files are missing, or not the card's.
         """
         spec = self.card.tokenizer
-        if self.card.arch.text is None:
-            raise UsageError(f"{self.card.id} is a classifier: it has no text tower")
+        self._refuse_without_text()
         if spec is None:
             why = self.card.unknown.get("tokenizer", "its card does not name one")
             raise UsageError(f"{self.card.id} has no known tokenizer ({why}): give token ids")
         return self._tokenizer
+
+    def _refuse_without_text(self) -> None:
+        if self.card.kind == "classifier":
+            raise UsageError(f"{self.card.id} is a classifier: it has no text tower")
+        if self.card.kind == "vision_language":
+            raise UsageError(
+                f"{self.card.id} is a vision-language model: it has no text tower, ask it with Model.answer"
+            )
+
+    @property
+    def language(self) -> Language | None:
+        """The language side of a vision-language model; None for others.
+
+        Raises DataError for tokenizer files that are missing, or not the card's.
+        """
+        return None if self.card.arch.language is None else self._language
+
+    @functools.cached_property
+    def _language(self) -> Language:
+        return load_language(self.card, self.tokenizer_files)
 
     @functools.cached_property
     def _tokenizer(self) -> Tokenizer:
@@ -179,7 +204,8 @@ class Model:
     def encode_image(self, images: Any, *, precision: Precision = "parity") -> jax.Array:
         """float32 [B, H, W, 3], preprocessed -> float32 [B, D].
 
-        Unit norm for a zero-shot model and a classifier whose card says so, else raw pooled features.
+        Unit norm for a zero-shot model and a classifier whose card says so, else raw pooled features. Those
+        of a vision-language model are its image tower's own, which its decoder does not read.
 
         Args:
             precision: "parity" (float32, HIGHEST) or "fast" (bfloat16 tower).
@@ -199,11 +225,15 @@ class Model:
 
     def _own_size(self, images: jax.Array) -> jax.Array:
         size = self.card.preprocess.image_size
-        if images.ndim != 4 or images.shape[1:] != (size, size, 3):
+        if images.ndim != 4 or images.shape[1:] != self._own_shape:
             raise UsageError(
                 f"{self.card.id} takes images of shape [B, {size}, {size}, 3], not {list(images.shape)}"
             )
         return images
+
+    @property
+    def _own_shape(self) -> tuple[int, int, int]:
+        return (self.card.preprocess.image_size, self.card.preprocess.image_size, 3)
 
     def encode_dense(
         self, images: Any, *, layers: int | Sequence[int], precision: Precision = "parity"
@@ -229,14 +259,52 @@ class Model:
         """
         if isinstance(texts, str):
             raise UsageError("encode_text takes a list of strings: write [text] for a single one")
-        if self.card.arch.text is None:
-            raise UsageError(f"{self.card.id} is a classifier: it has no text tower")
+        self._refuse_without_text()
         if isinstance(texts, Iterable) and not isinstance(texts, jax.Array):
             texts = list(texts)
             if any(isinstance(text, str) for text in texts):
                 texts = self.tokenizer(texts)
         encode = _jitted(_encode_text, "text", self.network, precision=known_precision(precision))
         return _run(encode, self.params, jnp.asarray(token_ids(texts, self.card.arch)))
+
+    def answer(
+        self,
+        images: Sequence[PIL.Image.Image] | Any,
+        questions: str | Sequence[str],
+        *,
+        steps: int = 128,
+        precision: Precision = "parity",
+    ) -> list[str]:
+        """What a vision-language model says, greedily, about each image.
+
+        Args:
+            images: PIL images, or float32 [B, H, W, 3], preprocessed.
+            questions: one for all images, or one for each.
+            steps: the most ids of an answer.
+
+        Raises:
+            UsageError: another kind of model, another number of questions, or images of another shape.
+            DataError: no tokenizer, or a prompt and answer longer than the context.
+        """
+        language = self.language
+        if language is None:
+            raise UsageError(f"{self.card.id} has no language model: it answers no questions")
+        if isinstance(images, Sequence):
+            images = [self.preprocess(x) if isinstance(x, PIL.Image.Image) else np.asarray(x) for x in images]
+            images = np.stack(images) if images else np.zeros((0, *self._own_shape), np.float32)
+        pixels = self._own_size(self._images(images))
+        asked = [questions] * len(pixels) if isinstance(questions, str) else list(questions)
+        if len(asked) != len(pixels):
+            raise UsageError(
+                f"{len(asked)} questions for {len(pixels)} images: give one for all, or one for each"
+            )
+        if not asked:
+            return []
+        prompts = padded([language.prompt(question) for question in asked], language.image_tokens)
+        settings = {"steps": steps, "stop": language.stop, "precision": known_precision(precision)}
+        rows = (prompts.ids, prompts.image_at, prompts.valid)
+        answers = answer_ids(self.network, self.params, pixels, *rows, **settings)
+        return [language.tokenizer.decode(ids).strip() for ids in np.asarray(answers.ids)]
 
     def save(self, folder: str | Path) -> Path:
         """Write a folder that `load_model` reads (`clipjax.checkpoints.native`, `adapter_file`).

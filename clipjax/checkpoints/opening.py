@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from clipjax.checkpoints.card import Card, Weights, card_from_dict
 from clipjax.checkpoints.identity.facts import REGISTRY, UNKNOWN
 from clipjax.checkpoints.identity.naming import Stated, default_name, edited, identified, own_name, restated
 from clipjax.checkpoints.identity.registry import (
+    id_of_file,
     id_of_repo,
     model_card,
     pinned_revision,
@@ -23,13 +25,21 @@ from clipjax.checkpoints.identity.registry import (
 from clipjax.checkpoints.identity.registry_rows import model_ids, unknown_model
 from clipjax.checkpoints.native import CardFile, load_checkpoint
 from clipjax.checkpoints.origin import Origin
+from clipjax.checkpoints.parts import (
+    NOTHING_NAMED,
+    Named,
+    conversion_with_tower,
+    with_chat,
+    with_chat_files,
+)
 from clipjax.checkpoints.tokenizer_files import with_tokenizer_files
 from clipjax.data.labels import LabelSpace
 from clipjax.errors import DataError, UsageError
+from clipjax.models.arch import Arch
 from clipjax.models.network import Network
 from converters.engine import Conversion
 from converters.foreign import read_foreign_card, read_label_names
-from converters.hub import CONFIG_NAMES, Resolved, resolve_source
+from converters.hub import CONFIG_NAMES, PRISMATIC, Resolved, resolve_source
 from converters.nearest import conversion_for
 from converters.sources import open_source
 from converters.tensors import Source
@@ -47,6 +57,7 @@ class Opened:
 
 
 # A name with such an ending is a path; a registered name has dots, too.
+_PRISMATIC = re.compile(r"(?P<repo>[\w.-]+/[\w-]*prismatic[\w-]*)/(?P<folder>[\w.+-]+)")
 _FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz", ".json", ".tar", ".zip")
 
 
@@ -57,12 +68,14 @@ def open_weights(
     file: str | None,
     stated: Stated,
     source: str | Path,
+    named: Named = NOTHING_NAMED,
 ) -> Opened:
     """Find weights and check them. Raises as `load_model`.
 
     Args:
         own: the card.json of `copy`, if clipjax wrote it.
         source: what the user named: `copy`, or the URL that it is of.
+        named: other files of a vision-language model.
     """
     if not isinstance(copy, str | Path):
         raise UsageError(f"the model is {copy!r}: give a path, a registered id or a hub repository")
@@ -74,21 +87,23 @@ def open_weights(
     if file is not None and path.exists():
         raise UsageError(f"file={file!r} names a file of a hub repository, but {path} is here: give its path")
     if own is not None:
-        return _open_own(own, card, stated)
+        return _open_own(own, card, stated, named)
     if path.exists():
-        return _open_foreign(resolve_source(path), card, stated, source)
-    return _open_remote(str(copy), card, file, stated)
+        return _open_foreign(resolve_source(path), card, stated, source, named)
+    return _open_remote(str(copy), card, file, stated, named)
 
 
-def _open_own(file: CardFile, card: Card | None, stated: Stated) -> Opened:
+def _open_own(file: CardFile, card: Card | None, stated: Stated, named: Named) -> Opened:
     folder = file.folder
     own = card_from_dict(file.card, str(file.path))
     refuse_wrong_activation(own, str(file.path))
     _refuse_other_card(folder, own, card)
+    if named.vision is not None:
+        raise UsageError(f"{folder} has its image tower in its own file: leave vision (--vision) out")
     opened = load_checkpoint(file, Network(own.arch).abstract_params())
     weights = Weights([opened.weights], expected=opened.sha256)
     own = dataclasses.replace(own, weights=weights, label_space=opened.labels)
-    own, files = with_tokenizer_files(own, Resolved(folder, folder))
+    own, files = _with_texts(own, Resolved(folder, folder), named)
     own = restated(edited(own, file.path) if file.is_edited else own, stated)
     return Opened(own, opened.conversion, opened.origin, opened.carried(), files)
 
@@ -111,7 +126,15 @@ def _refuse_other_card(folder: Path, own: Card, card: Card | None) -> None:
             )
 
 
-def _open_remote(name: str, card: Card | None, file: str | None, stated: Stated) -> Opened:
+def _with_texts(card: Card, resolved: Resolved, named: Named) -> tuple[Card, tuple[Path, ...]]:
+    """The card with the digest of its tokenizer, and the tokenizer's files, or ()."""
+    if card.chat is not None:
+        return with_chat_files(card, resolved, named)
+    named.refuse(f"{card.id} has no language model")
+    return with_tokenizer_files(card, resolved)
+
+
+def _open_remote(name: str, card: Card | None, file: str | None, stated: Stated, named: Named) -> Opened:
     if name in model_ids():
         card = card or model_card(name)
         registered = model_card(name).source
@@ -128,17 +151,20 @@ def _open_remote(name: str, card: Card | None, file: str | None, stated: Stated)
             resolved = resolve_source(name, file, None if known is None else pinned_revision(known))
         except DataError as error:
             raise DataError(f"there is no file or folder {name} here, and {error}") from None
+    elif (folder := _PRISMATIC.fullmatch(name)) is not None and file is None:
+        resolved = resolve_source(folder["repo"], f"{folder['folder']}/{PRISMATIC}")
     elif "/" in name or name.endswith(_FILES):
         raise DataError(f"{name} does not exist")
     else:
         raise unknown_model(name)
-    return _open_foreign(resolved, card, stated, str(resolved.repo))
+    return _open_foreign(resolved, card, stated, str(resolved.repo), named)
 
 
-def _open_foreign(resolved: Resolved, card: Card | None, stated: Stated, where: str | Path) -> Opened:
-    loose = resolved.repo is None and resolved.path.is_file()
-    fallback = stated.fallback or default_name(resolved.repo or where, is_file=loose)
-    if card is None and resolved.repo is not None and (known := id_of_repo(resolved.repo)) is not None:
+def _open_foreign(
+    resolved: Resolved, card: Card | None, stated: Stated, where: str | Path, named: Named
+) -> Opened:
+    fallback = stated.fallback or _fallback(resolved, where)
+    if card is None and (known := _known_by_place(resolved)) is not None:
         card = model_card(known)
     if card is None:
         card = _card_beside(resolved, stated.facts_of)
@@ -147,21 +173,49 @@ def _open_foreign(resolved: Resolved, card: Card | None, stated: Stated, where: 
     elif resolved.repo is None or resolved.repo != card.source.repo:  # for its own the registry decides
         _refuse_other_config(card, resolved.folder)
     refuse_wrong_activation(card)
+    card = _with_own_pixels(card, resolved.folder)
     source = open_source(resolved.path)
-    conversion = conversion_for(source, card.arch)
+    if card.arch.language is None:
+        conversion, weights = conversion_for(source, card.arch), Weights(source.files)
+    else:
+        card, conversion, weights = conversion_with_tower(with_chat(card, resolved.folder), source, named)
     carried = {key: tensor.read() for key, tensor in conversion.carried.items()}
     scalars = {
         path: conversion.read(path) for path in ("logit_scale", "logit_bias") if path in conversion.shapes
     }
-    card = identified(complete_card(card, scalars, source), resolved, stated, fallback)
+    completed = dataclasses.replace(complete_card(card, scalars, source), weights=weights)
+    card = identified(completed, resolved, stated, fallback)
     if resolved.repo is not None:
         hub_file = {"repo": resolved.repo, "file": resolved.file, "revision": resolved.revision}
         card = dataclasses.replace(card, source=dataclasses.replace(card.source, **hub_file))
     origin = Origin(
         conversion.table, conversion.dtypes, source.metadata if source.format == "safetensors" else None
     )
-    card, files = with_tokenizer_files(card, resolved)
+    card, files = _with_texts(card, resolved, named)
     return Opened(card, conversion, origin, carried, files)
+
+
+def _fallback(resolved: Resolved, where: str | Path) -> str:
+    """The name of the file, of the folder or of the repository."""
+    if resolved.path.name == Path(PRISMATIC).name and resolved.path.parent != resolved.folder:
+        return default_name(where if resolved.repo is None else resolved.folder)
+    loose = resolved.repo is None and resolved.path.is_file()
+    return default_name(resolved.repo or where, is_file=loose)
+
+
+def _known_by_place(resolved: Resolved) -> str | None:
+    """The registered model of a hub repository, or of a file of one with several models."""
+    if resolved.repo is None:
+        return None
+    return id_of_repo(resolved.repo) or id_of_file(resolved.repo, resolved.file)
+
+
+def _with_own_pixels(card: Card, folder: Path) -> Card:
+    """A card of Prismatic's, with the resize strategy of the configuration beside the weights."""
+    beside = read_foreign_card(folder) if card.source.library == "prismatic" else None
+    if beside is None:
+        return card
+    return dataclasses.replace(card, preprocess=card_from_dict(beside, str(folder)).preprocess)
 
 
 def _card_beside(resolved: Resolved, facts_of: str | None) -> Card:
@@ -196,6 +250,7 @@ def _refuse_other_config(card: Card, folder: Path) -> None:
         return
     if beside is None or (beside.text is None) != (card.arch.text is None):
         return
+    _refuse_other_language(card, beside, file)
     for tower in ("vision", "text"):
         given, other = getattr(card.arch, tower), getattr(beside, tower)
         if given is None or type(given) is not type(other):
@@ -206,6 +261,14 @@ def _refuse_other_config(card: Card, folder: Path) -> None:
                     f"{file} says {tower}.{name} = {theirs!r}, but the given card, {card.id}, {value!r}: "
                     "leave the card out to take the file's word, or remove the file if it is wrong"
                 )
+
+
+def _refuse_other_language(card: Card, beside: Arch, file: Path) -> None:
+    if beside.language is not None and beside.language != card.arch.language:
+        raise DataError(
+            f"{file} describes the language model of {beside.name}, but the given card, {card.id}, has "
+            "another: leave the card out"
+        )
 
 
 def complete_card(card: Card, params: Mapping[str, Any], source: Source | None = None) -> Card:

@@ -41,6 +41,8 @@ class Location:
     name: str | None = None
     facts_of: str | None = None
     facts: Mapping[str, Any] | None = None
+    vision: str | None = None
+    tokenizer: str | None = None
 
 
 @dataclass(frozen=True, eq=False)

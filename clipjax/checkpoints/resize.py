@@ -31,13 +31,19 @@ def resize_model(model: Model, image_size: int, rule: str | None = None) -> Mode
         rule: "open_clip", "timm", "transformers" or "dinov2" instead of the model's own.
 
     Raises:
-        UsageError: an impossible size, an unknown rule, an adapter, or a model resized before.
+        UsageError: an impossible size, an unknown rule, an adapter, a vision-language model, or a model
+            resized before.
     """
     refuse_wrong_resize(image_size, rule)
     model = model.settled()
     card, size = model.card, model.card.arch.vision.image_size
     if image_size == size:
         return model
+    if card.arch.language is not None:
+        raise UsageError(
+            f"{card.id} reads images of {size} pixels: its decoder was trained on that many patches, so "
+            "leave image_size (--image-size) out"
+        )
     if model.adapter is not None:
         raise UsageError(f"{card.id} has an adapter, which was trained at {size} pixels: resize its base")
     chosen: Any = rule_of(card.arch, card.source.library, rule)

@@ -68,6 +68,7 @@ class OwnModel:
     """`params`: a classifier's `head`; else empty."""
 
     network: Network | None = None
+    language: None = None
 
     def __init__(
         self,

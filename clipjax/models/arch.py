@@ -235,10 +235,26 @@ def _read(record: dict[str, Any], where: str) -> Arch:
     language = top.language if isinstance(top, _VisionLanguage) else None
     vision = _tower("vision", top.vision, where)
     arch = Arch(top.name, vision, text, top.num_classes, top.logit_bias, language)
+    if language is not None:
+        _refuse_unreadable(vision, language.layer, where)
     if arch.text is not None and arch.vision.embed_dim != arch.text.embed_dim:
         widths = f"vision's is {arch.vision.embed_dim}, text's is {arch.text.embed_dim}"
         raise DataError(f"{where}: both towers need one embed_dim, but {widths}")
     return arch
+
+
+def _refuse_unreadable(vision: Any, layer: int, where: str) -> None:
+    """Raises DataError for a tower that a projector cannot read: one without a grid of patches."""
+    family = family_of(vision)
+    if family.patch is None or family.depth is None or not hasattr(vision, "width"):
+        raise DataError(
+            f"{where}: [vision] is {family.name!r}, but a language model reads a tower whose layers all have "
+            "the grid of its patches, as vit's"
+        )
+    if not -family.depth(vision) <= layer <= -1:
+        raise DataError(
+            f"{where}: [language] layer = {layer} is counted from the end: -1 to -{family.depth(vision)}"
+        )
 
 
 def _nearest(record: dict[str, Any]) -> str:

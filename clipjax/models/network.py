@@ -2,7 +2,8 @@
 
 A `Network` compares by its arch: it can be a static argument of `jax.jit`. Params are nested float32 arrays
 under "vision" and "text" or "head" (leaves: each family's docstring). A dual encoder also has `logit_scale`
-[] (and `logit_bias` []).
+[] (and `logit_bias` []). A vision-language model has "vision", "projector" and "decoder" instead
+(`clipjax.models.language`).
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ class Network:
         Raises:
             DataError: params or images that do not fit.
         """
-        self._check_images(images)
+        self.check_images(images)
         images = images.astype(DTYPE[precision])
         return self._run("vision", params, images, precision, Mode(None, platform), capture)
 
@@ -163,7 +164,8 @@ class Network:
         map_of = dict(zip(ascending, maps, strict=True))
         return tuple(map_of[index].astype(jnp.float32) for index in wanted)
 
-    def _check_images(self, images: Array) -> None:
+    def check_images(self, images: Array) -> None:
+        """Raises DataError unless they have the architecture's own size."""
         size = self.arch.vision.image_size
         if images.ndim != 4 or images.shape[1:] != (size, size, 3):
             raise DataError(f"{self.arch.name} takes images [B, {size}, {size}, 3], not {list(images.shape)}")
@@ -241,7 +243,8 @@ class Network:
 
     def _check_ids(self, ids: Array) -> None:
         if self.arch.text is None:
-            raise DataError(f"{self.arch.name} is a classifier: it has no text tower")
+            kind = "a classifier" if self.arch.language is None else "a vision-language model"
+            raise DataError(f"{self.arch.name} is {kind}: it has no text tower")
         shortest, longest = self.arch.text.min_length, self.arch.text.context_length
         if ids.ndim != 2 or not shortest <= ids.shape[1] <= longest:
             lengths = f"{shortest}..{longest}" if shortest < longest else f"{longest}"
@@ -314,7 +317,7 @@ class Network:
         Returns: features [B, E] float32, not of unit norm; BatchNorm's changed running statistics,
             {"vision": {...}} or {}.
         """
-        self._check_images(images)
+        self.check_images(images)
         tower = self._tower("vision", self._checked("vision", params), precision)
         with jax.default_matmul_precision(MATMUL[precision]):
             features, _ = tower(images.astype(DTYPE[precision]), Mode(training, platform), capture=False)

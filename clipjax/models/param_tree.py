@@ -14,6 +14,8 @@ from jax import Array
 from clipjax.errors import DataError
 from clipjax.models.arch import Arch, family_of
 from clipjax.models.cut import is_cut
+from clipjax.models.language.projector import Projector
+from clipjax.models.language.transformer import Transformer
 from clipjax.models.modules import layers
 from clipjax.models.outputs import parts_of
 from clipjax.models.training import Precise
@@ -48,6 +50,15 @@ class Classifier(nnx.Module):
         self.head = Parts({name: linear() for name in parts}) if parts else linear()
 
 
+class VisionLanguage(nnx.Module):
+    def __init__(self, arch: Arch, rngs: nnx.Rngs):
+        language = arch.language
+        assert language is not None
+        self.vision = family_of(arch.vision).build(arch.vision, rngs)
+        self.projector = Projector(language.projector, arch.vision.width, language.decoder.width, rngs)
+        self.decoder = Transformer(language.decoder, rngs)
+
+
 class Parts(nnx.Module):
     def __init__(self, modules: dict[str, nnx.Module]):
         for name, module in modules.items():
@@ -75,6 +86,8 @@ def rngs_of(key: Array | int) -> nnx.Rngs:
 
 
 def build(arch: Arch, rngs: nnx.Rngs) -> nnx.Module:
+    if arch.language is not None:
+        return VisionLanguage(arch, rngs)
     return DualEncoder(arch, rngs) if arch.text is not None else Classifier(arch, rngs)
 
 

@@ -31,6 +31,7 @@ VERIFIED, SHAPES, UNVERIFIED, UNSUPPORTED = STATUSES = (
     "unverified",
     "not supported",
 )
+_DECODER = "decoder"
 _RECORD_IT = "run `clipjax verify --all --random-init`"
 _MARKED = re.compile(r"(<!-- coverage: (\w+) -->\n).*?(<!-- end of coverage -->)", re.DOTALL)
 
@@ -40,7 +41,8 @@ class Coverage:
     """One registered model.
 
     Attributes:
-        vision, text: families of the towers; text is None for a classifier.
+        vision, text: families of the towers; text is None for a classifier, and "decoder" for a
+            vision-language model.
         params_m: millions of parameters of the image tower (with a classifier's head).
         image_size: in pixels.
         status: one of STATUSES. "verified": full-size keys and shapes, and narrow numbers with the same
@@ -168,7 +170,8 @@ def _tokenizer(name: str) -> str | None:
 def _families(arch: str) -> tuple[str | None, str | None]:
     path = config_dir() / "archs" / f"{arch}.toml"
     towers = read_toml(path) if path.is_file() else {}
-    return towers.get("vision", {}).get("family"), towers.get("text", {}).get("family")
+    text = _DECODER if "language" in towers else towers.get("text", {}).get("family")
+    return towers.get("vision", {}).get("family"), text
 
 
 def _status(row: Mapping[str, str], subject: Subject, record: Mapping[str, Any]) -> tuple[str, str]:

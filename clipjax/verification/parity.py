@@ -31,6 +31,7 @@ from clipjax.checkpoints.identity.registry import Subject, model_card, subjects
 from clipjax.checkpoints.identity.registry_rows import registry
 from clipjax.checkpoints.model import Model
 from clipjax.checkpoints.native import load_params
+from clipjax.checkpoints.parts import conversion_of_parts
 from clipjax.errors import ClipjaxError, DataError
 from clipjax.models.arch import arch_to_dict, load_arch, narrow_arch
 from clipjax.models.network import Network
@@ -39,7 +40,7 @@ from clipjax.models.version import FORWARD_VERSION
 from clipjax.progress import progress_bar
 from clipjax.storage.writing import draft_file, put_bytes
 from clipjax.verification.verify import Report, compare, random_inputs, read_golden
-from converters.engine import ConversionError, conversion_of, detect_table, flatten
+from converters.engine import Conversion, ConversionError, conversion_of, detect_table, flatten
 from converters.sources import open_source
 
 EQUAL = "equal"
@@ -171,7 +172,9 @@ def _entries(stale: Sequence[Subject]) -> Iterator[tuple[Subject, dict[str, Any]
         for subject in stale:
             full = _full_size(subject, [next(answers) for _ in subject.names])
             numbers = _numbers(subject, next(answers))
-            entry = {"library": subject.library, "library_arch": subject.names[0].partition(".")[0]}
+            name = subject.names[0]
+            name = name.partition(".")[0] if subject.library == "timm" else name  # timm's have tags
+            entry = {"library": subject.library, "library_arch": name}
             entry |= {"arch_hash": subject.digest, **full, "narrow": numbers}
             today = datetime.datetime.now(datetime.UTC).date().isoformat()
             yield subject, {**entry, "forward_version": FORWARD_VERSION, "date": today}
@@ -219,24 +222,35 @@ def _full_size(subject: Subject, answers: Sequence[Mapping[str, Any]]) -> dict[s
     target = Network(load_arch(subject.arch)).abstract_params()
     facts = {"keys": 0, "params": sum(math.prod(leaf.shape) for leaf in flatten(target).values())}
     for name, answer in zip(subject.names, answers):
-        problem = answer.get("problem") or account(answer["shapes"], target)
+        problem = answer.get("problem") or account(answer["shapes"], target, subject.arch)
         if problem:
             return {**facts, "full_size": f"{name}: {problem}"}
         facts["keys"] = len(answer["shapes"])
     return {**facts, "full_size": EQUAL}
 
 
-def account(shapes: Mapping[str, Any], target: Mapping[str, Any]) -> str | None:
+def account(shapes: Mapping[str, Any], target: Mapping[str, Any], arch: str = "it") -> str | None:
     """What keeps a state dict from mapping onto our params, or None."""
     source: Any = {key: _Described(tuple(shape), np.dtype(kind)) for key, (shape, kind) in shapes.items()}
     try:
-        conversion_of(source, target, detect_table(source))
+        _conversion(source, target, arch)
     except ConversionError as error:
         count = len(error.problems)
         return f"{count} problem{'s' * (count > 1)}, the first: {error.problems[0]}"
     except DataError as error:
         return str(error)
     return None
+
+
+def _conversion(source: Any, target: Mapping[str, Any], arch: str) -> Conversion:
+    """A vision-language model's keys begin with the name of their file."""
+    if "decoder" not in target:
+        return conversion_of(source, target, detect_table(source))
+    model, vision = (
+        {key.removeprefix(f"{part}."): x for key, x in source.items() if key.startswith(f"{part}.")}
+        for part in ("model", "vision")
+    )
+    return conversion_of_parts(model, vision, target, arch)
 
 
 def _numbers(subject: Subject, answer: Mapping[str, Any]) -> dict[str, Any]:
@@ -260,7 +274,7 @@ def _narrow_model(subject: Subject, checkpoint: Path) -> Model:
     arch = dataclasses.replace(narrow_arch(load_arch(subject.arch)), name="narrow")
     card = dataclasses.replace(card, arch=arch, tokenizer=None)
     source = open_source(checkpoint)
-    conversion = conversion_of(source, Network(card.arch).abstract_params(), detect_table(source))
+    conversion = _conversion(source, Network(card.arch).abstract_params(), subject.arch)
     return Model(card, load_params(conversion))
 
 

@@ -32,6 +32,8 @@ from clipjax.checkpoints.load import load_model
 from clipjax.checkpoints.model import Model
 from clipjax.errors import DataError, UsageError
 from clipjax.models.arch import Arch, arch_to_dict
+from clipjax.models.language.decoder import Decoder
+from clipjax.models.language.vision_language import assemble, image_tokens, language_of
 from clipjax.models.network import Network
 from clipjax.models.outputs import one_layer
 from clipjax.models.text_ids import token_ids
@@ -44,6 +46,7 @@ STAGE_TOLERANCE = 5e-5
 EMBEDDING_TOLERANCE = 1e-5
 LOGIT_TOLERANCE = 1e-3
 INPUTS = ("images", "ids")
+_PROMPT = 9  # ids of a random prompt
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,11 @@ def chosen_library(model: Model, against: str | None = None, doing: str = "verif
             f"{card.id} is a classifier fine-tuned from {base}, and no library has its counterpart: {doing} "
             f"{base}, or compare the tower that `clipjax export` writes with open_clip's model.visual"
         )
+    if card.kind == "vision_language":
+        raise UsageError(
+            f"{card.id} is a vision-language model, which has no checkpoint of one library: `clipjax verify "
+            "--all --random-init` compares the architecture with open_clip's and transformers' parts"
+        )
     if library != "timm" and card.arch.text is None:
         raise UsageError(f"{card.id} is a classifier, which {library} does not have: {doing} it against timm")
     return library
@@ -188,10 +196,13 @@ def read_golden(path: Path) -> Golden:
 
 
 def random_inputs(arch: Arch, batch: int, seed: int) -> dict[str, np.ndarray]:
-    """Standard normal images [B, S, S, 3] float32; for a dual encoder also ids [B, L] int32."""
+    """Standard normal images [B, S, S, 3] float32; for a dual encoder or a decoder also ids [B, L] int32."""
     rng = np.random.default_rng(seed)
     size = arch.vision.image_size
     images = rng.normal(size=(batch, size, size, 3)).astype(np.float32)
+    if arch.language is not None:
+        ids = rng.integers(0, arch.language.decoder.vocab_size, (batch, _PROMPT)).astype(np.int32)
+        return {"images": images, "ids": ids}
     return {"images": images} | ({} if arch.text is None else {"ids": random_ids(arch.text, batch, rng)})
 
 
@@ -282,6 +293,8 @@ def _capture(
 
 def our_stages(model: Model, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Named as in `converters.golden.run`."""
+    if model.card.arch.language is not None:
+        return _llava_stages(model, inputs)
     stages: dict[str, Any] = {}
     features: dict[str, jax.Array] = {}
     towers = ("vision",) if model.card.arch.text is None else ("vision", "text")
@@ -304,6 +317,29 @@ def our_stages(model: Model, inputs: dict[str, np.ndarray]) -> dict[str, np.ndar
         results |= {} if bias is None else {"logit_bias": bias}
         results["logits"] = logits if bias is None else logits + bias
     return {name: np.asarray(x) for name, x in (stages | results).items()}
+
+
+def _llava_stages(model: Model, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The image's tokens come after the first id."""
+    images, ids = (jnp.asarray(inputs[name]) for name in INPUTS)
+    _, captured = _capture(model.network, "vision", model.params, images)
+    tokens, stages, logits = _read(model.network, model.params, images, ids)
+    named = {f"vision.{name}": x for name, x in captured.items()} | {"image_tokens": tokens}
+    named |= {f"decoder.{name}": x for name, x in stages.items()} | {"logits": logits}
+    return {name: np.asarray(x) for name, x in named.items()}
+
+
+@functools.partial(jax.jit, static_argnames="network")
+def _read(
+    network: Network, params: Any, images: jax.Array, ids: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array], jax.Array]:
+    decoder = Decoder(language_of(network.arch).decoder)
+    tokens = image_tokens(network, params, images, "parity")
+    after_first = jnp.ones(len(ids), jnp.int32)
+    embedded = assemble(decoder, params["decoder"], ids, after_first, tokens)
+    valid = jnp.ones(embedded.shape[:2], bool)
+    logits, stages = decoder.forward(params["decoder"], embedded, valid, precision="parity", capture=True)
+    return tokens, dict(stages), logits[:, -1]
 
 
 # ------------------------------------------------------------------------------------------ comparison

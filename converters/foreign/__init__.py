@@ -11,7 +11,7 @@ from typing import Any
 
 from clipjax.errors import DataError
 from clipjax.storage.reading import exists, read_json
-from converters.foreign import open_clip, timm, transformers
+from converters.foreign import llava, open_clip, prismatic, timm, transformers
 
 
 def read_foreign_card(folder: Path) -> dict[str, Any] | None:
@@ -29,9 +29,13 @@ def read_foreign_card(folder: Path) -> dict[str, Any] | None:
         return open_clip.read(record, str(config), folder.name)
     if record.get("model_type") in list(transformers.MODELS):
         return transformers.read(record, str(config), folder)
+    if record.get("model_type") == llava.MODEL:
+        return llava.read(record, str(config), folder)
+    if prismatic.is_prismatic(record):
+        return prismatic.read(record, str(config), folder.name)
     if "architecture" in record and "pretrained_cfg" in record:
         return timm.read(record, str(config), folder.name)
-    known = "neither open_clip's, nor a CLIPModel's or SiglipModel's, nor timm's"
+    known = "neither open_clip's, nor a CLIPModel's, SiglipModel's or LLaVA's, nor Prismatic's or timm's"
     raise DataError(f"{config} is {known}; name a card instead")
 
 

@@ -118,7 +118,7 @@ def card_record(
     if "text" in whole:
         unknown |= dict.fromkeys(("logit_scale", "logit_bias"), _AT_CONVERSION)
         tokenizer = _tokenizer(whole["text"], clean, unknown)
-    else:
+    elif "language" not in whole:
         unknown["classes"] = "the configuration names no classes"
     empty = dict.fromkeys(("arch", "tag", "repo", "file", "url", "revision", "format", "sha256"))
     return {

@@ -42,7 +42,7 @@ _SIGLIP_DEFAULTS = {  # of SiglipTextConfig and SiglipVisionConfig
 _RESAMPLE = {2: "bilinear", 3: "bicubic"}  # PIL.Image.Resampling
 # For old files without these steps, for which the library rescales and does not crop.
 _PIXEL_DEFAULTS = {"do_rescale": True, "rescale_factor": 1 / 255, "do_center_crop": False}
-_READ = {*_SIGLIP_DEFAULTS, "eos_token_id", "projection_dim", "projection_size"}
+READ = {*_SIGLIP_DEFAULTS, "eos_token_id", "projection_dim", "projection_size"}
 # Fields that change no number of a tower's features: of training, storage and a forward pass's output, and of
 # text generation (transformers 4 wrote those into every file).
 WITHOUT_EFFECT = {
@@ -70,12 +70,12 @@ def read(record: Mapping[str, Any], where: str, folder: Path) -> dict[str, Any]:
         raise DataError(f"{where}: architectures is {record['architectures']!r}, not [{MODELS[kind]!r}]")
     vision, text = (get(record, f"{tower}_config", where, "object") for tower in ("vision", "text"))
     for tower, config in (("vision", vision), ("text", text)):
-        refuse_unknown(config, _READ | WITHOUT_EFFECT, f"{where}: {tower}_config")
+        refuse_unknown(config, READ | WITHOUT_EFFECT, f"{where}: {tower}_config")
     towers = (_clip if kind == "clip" else _siglip)(record, vision, text, where)
     arch = {"name": folder.name, "logit_bias": kind == "siglip", **towers}
-    pixels = _preprocess(folder / "preprocessor_config.json", towers["vision"]["image_size"])
+    preprocess = pixels(folder / "preprocessor_config.json", towers["vision"]["image_size"])
     clean = "canonicalize_hf" if kind == "siglip" else None
-    return card_record(folder.name, arch, where, {"library": "transformers"}, pixels, clean)
+    return card_record(folder.name, arch, where, {"library": "transformers"}, preprocess, clean)
 
 
 def _clip(
@@ -88,7 +88,7 @@ def _clip(
         get({"second": second}, "second", f"{where}: {tower}_config_dict", "object")
         _refuse_second_values(config, second, f"{where}: {tower}_config_dict")
     return {
-        "vision": tower_like(CLIP, "vision", **_image(vision, f"{where}: vision_config"), **embed_dim),
+        "vision": tower_like(CLIP, "vision", **image_tower(vision, f"{where}: vision_config"), **embed_dim),
         "text": tower_like(CLIP, "text", **_words(text, f"{where}: text_config"), **embed_dim),
     }
 
@@ -96,7 +96,7 @@ def _clip(
 def _refuse_second_values(config: Mapping[str, Any], second: Any, where: str) -> None:
     """In old files transformers prefers the values of `*_config_dict` to those of `*_config`."""
     for key, value in (second or {}).items():
-        if key in _READ and value != config.get(key, value):
+        if key in READ and value != config.get(key, value):
             raise DataError(f"{where}.{key} is {value!r}, but {config[key]!r} in the section without _dict")
 
 
@@ -108,7 +108,7 @@ def _siglip(
         raise DataError(
             f"{where}: vision_config.vision_use_head is not true; clipjax has SigLIP with its head"
         )
-    image = _image(vision, f"{where}: vision_config")
+    image = image_tower(vision, f"{where}: vision_config")
     words = _words(text, f"{where}: text_config")
     image |= {"embed_dim": image["width"], "pool_heads": image["heads"]}
     words |= {"embed_dim": words["width"]}
@@ -117,7 +117,7 @@ def _siglip(
     return {"vision": tower_like(SIGLIP, "vision", **image), "text": tower_like(SIGLIP, "text", **words)}
 
 
-def _image(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+def image_tower(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     if config.get("num_channels", 3) != 3:
         raise DataError(f"{where}.num_channels is {config['num_channels']!r}; clipjax has RGB images only")
     sizes = {name: square(config, name, where) for name in ("image_size", "patch_size")}
@@ -153,7 +153,7 @@ def _pools_at_highest_id(text: Mapping[str, Any], where: str) -> None:
         raise DataError(f"{where}.eos_token_id is {end!r}; clipjax reads out at the highest id, {size - 1}")
 
 
-def _preprocess(path: Path, image_size: int) -> dict[str, Any]:
+def pixels(path: Path, image_size: int) -> dict[str, Any]:
     where = str(path)
     if not exists(path):
         raise DataError(f"{path} does not exist, so the model's pixels are unknown; name a card instead")

@@ -23,6 +23,7 @@ from torch import nn
 
 from converters.foreign.templates import CLIP as PLAIN
 from converters.foreign.templates import RESNET, is_like
+from converters.golden.llava import build_llava
 from converters.golden.tower import families
 from converters.golden.towers.resnet import simclr_model
 from converters.golden.towers.roberta import hub_configs
@@ -33,6 +34,7 @@ LIBRARIES = {
     "timm": timm.__version__,
     "simclr": timm.__version__,  # built of timm's blocks
     "transformers": version("transformers"),
+    "prismatic": version("transformers"),  # built of open_clip's and transformers' parts
 }
 
 TIMM_BUFFERS = ("*.attn.relative_position_index", "layers.*.blocks.*.attn_mask")
@@ -44,8 +46,8 @@ def build_model(
     """With its own initialisation, float32 on the CPU, in eval mode.
 
     Args:
-        arch: the library's name ("resnet50xWIDTH" for simclr), or for open_clip a config (dict or JSON file);
-            for transformers always a config.
+        arch: the library's name ("resnet50xWIDTH" for simclr, "VISION+LANGUAGE" for prismatic), or for
+            open_clip a config (dict or JSON file); for transformers always a config.
         sizes: our record of a narrow variant (not for transformers) or for another image size.
     """
     if library == "transformers":
@@ -54,6 +56,8 @@ def build_model(
         return timm_model(str(arch), sizes).eval()
     if library == "simclr":
         return simclr_model(str(arch), sizes).eval()
+    if library == "prismatic":
+        return build_llava(str(arch), sizes, build_model)
     config = copy.deepcopy(model_config(arch))
     trunk: dict[str, Any] = {}
     if sizes is not None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from converters.golden.llava import Llava, condition_decoder, condition_projector
 from converters.golden.run import towers_of
 from converters.golden.tower import tower_of
 from converters.golden.weights import set_by_class
@@ -22,5 +23,8 @@ def condition(model: Any, seed: int) -> None:
             set_by_class(module)
         for tower in towers_of(model):
             tower_of(tower).condition(tower, seed)
-        if hasattr(model, "logit_scale"):
+        if isinstance(model, Llava):
+            condition_projector(model.projector)
+            condition_decoder(model.llm)
+        elif hasattr(model, "logit_scale"):
             model.logit_scale.fill_(math.log(LOGIT_SCALE))

@@ -12,12 +12,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipjax.storage.writing import whole_file
+from converters.golden.llava import Llava, llava_stages
 from converters.golden.tower import tower_of
 from converters.golden.towers import hf
 
 
 def towers_of(model: Any) -> list[Any]:
-    """[image tower, text tower] of an open_clip or transformers model; [itself] of a timm one."""
+    """[image tower, text tower] of an open_clip or transformers model; [itself] of a timm one.
+
+    Of a vision-language model those that its image tower came with.
+    """
+    if isinstance(model, Llava):
+        return towers_of(model.vision)
     if hasattr(model, "vision_model"):
         return [hf.ImageTower(model), hf.TextTower(model)]
     if not hasattr(model, "visual"):
@@ -30,9 +36,14 @@ def run(model: Any, images: np.ndarray, ids: np.ndarray | None = None) -> dict[s
     """Every stage and the results.
 
     A dual encoder gives `image_embedding`, `text_embedding` (unit norm), `logit_scale` (its logarithm),
-    `logit_bias` if any, and `logits` [images, texts]; a classifier `features` and, with a head, `logits`.
+    `logit_bias` if any, and `logits` [images, texts]; a classifier `features` and, with a head, `logits`; a
+    vision-language model `image_tokens`, the decoder's stages and the `logits` of the next id.
     """
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    if isinstance(model, Llava):
+        assert ids is not None
+        of_llava = llava_stages(model, pixels, torch.from_numpy(ids).long())
+        return {name: x.contiguous().numpy() for name, x in of_llava.items()}
     visual, *texts = towers_of(model)
     named = {"vision": tower_of(visual).stages(visual, pixels)}
     if ids is None:

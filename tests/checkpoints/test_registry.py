@@ -6,6 +6,7 @@ embeddings and no error) each have a test named after them.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import re
@@ -22,19 +23,21 @@ from timm.models import get_pretrained_cfg as get_timm_cfg
 
 from clipjax.checkpoints.card import Card, card_from_dict
 from clipjax.checkpoints.identity import registry as module
-from clipjax.checkpoints.identity.registry import id_of_repo, model_card
+from clipjax.checkpoints.identity.registry import id_of_file, id_of_repo, model_card, part_row
 from clipjax.checkpoints.identity.registry_rows import model_ids, registry
 from clipjax.data.text.vocabularies import rules
 from clipjax.errors import DataError, UsageError
 from clipjax.models.arch import family_of, load_arch
 from clipjax.models.network import Network
 from clipjax.storage.reading import read_csv
+from converters.hub import PRISMATIC
 
 ROWS = registry()
 CLIP = [name for name, row in ROWS.items() if row["library"] == "open_clip"]
 TIMM = [name for name, row in ROWS.items() if row["library"] == "timm"]
 STUDY = {row["id"]: row["group"] for row in read_csv(Path(__file__).with_name("study.csv"))}
 FINE_TUNES = [name for name, row in ROWS.items() if row["group"] == "clip_ft"]
+LLAVA = [name for name, row in ROWS.items() if row["library"] == "prismatic"]
 IN_FILES = [name for name, row in ROWS.items() if row["train_source"] == "LAION-80M"]
 KINDS = {
     **dict.fromkeys(["modified_resnet", "convnext", "mbconv", "resnet", "resnetv2", "regnet"], "cnn"),
@@ -69,8 +72,10 @@ def test_rows_of_the_study_are_in_its_groups() -> None:
 
 def test_every_row_of_the_study_is_registered() -> None:
     sizes = {"clip": 84, "clip_ft": 32, "curated": 5, "dense_baseline": 3}
-    sizes |= {"standard": 71, "contrastive": 8, "more_data": 48}
+    sizes |= {"standard": 71, "contrastive": 8, "more_data": 48, "vlm": 6}
     assert Counter(STUDY.values()) == sizes
+    # The 12 others of the study's 269 are CLIPs that nobody published: recipes of `clipjax finetune`.
+    assert sum(sizes.values()) == 269 - 12
     assert sorted(STUDY.keys() - ROWS.keys()) == []
 
 
@@ -87,8 +92,12 @@ def test_card_round_trip_and_reasons(model_id: str) -> None:
         assert card.tokenizer.sha256 is not None or card.unknown["tokenizer.sha256"]
         assert card.logit_scale is None
         assert card.unknown["logit_scale"]
-    else:
+    elif card.kind == "classifier":
         assert card.classes is not None or card.unknown["classes"]
+    else:
+        assert card.chat is not None
+        assert card.chat.sha256 is None
+        assert card.unknown["chat.sha256"].endswith(ROWS[model_id]["tokenizer"])
 
 
 @pytest.mark.parametrize("model_id", sorted(set(CLIP) - set(IN_FILES)))
@@ -146,8 +155,10 @@ def test_params_m_is_the_size_of_the_image_tower(arch: str) -> None:
 def test_facts_are_of_their_vocabulary(model_id: str) -> None:
     facts = model_card(model_id).facts
     assert facts["arch_kind"] == KINDS[family(model_card(model_id))]
-    assert facts["objective"] in ("softmax", "coca", "sigmoid", "cross_entropy", "self_distillation")
-    assert facts["fine_tune"] in ("none", "ft_in1k", "ft_in12k_in1k", "ft_in22k_in1k", "lc_in1k")
+    objectives = ("softmax", "coca", "sigmoid", "cross_entropy", "self_distillation", "next_token")
+    assert facts["objective"] in objectives
+    tuned = ("none", "ft_in1k", "ft_in12k_in1k", "ft_in22k_in1k", "lc_in1k", "llava_v15_instruct")
+    assert facts["fine_tune"] in tuned
     if facts["train_crop_scale"] is not None:
         low, high = map(float, facts["train_crop_scale"].split("-"))
         assert 0 < low < high == 1.0
@@ -173,6 +184,7 @@ def test_objectives() -> None:
         "coca_vit_l_14-laion2b_s13b_b90k": "coca",
         "vit_so400m_14_siglip_384-webli": "sigmoid",
         **dict.fromkeys(SIGLIP, "sigmoid"),
+        **dict.fromkeys(LLAVA, "next_token"),
         "vit_base_patch14_dinov2.lvd142m": "self_distillation",
         "vit_base_patch14_reg4_dinov2.lvd142m": "self_distillation",
         "vit_large_patch14_dinov2.lvd142m": "self_distillation",
@@ -313,6 +325,7 @@ def test_trap_l14_laion2b_and_its_fine_tunes_use_inception_statistics() -> None:
     children = {name for name in FINE_TUNES if ROWS[name]["parent"] == parent}
     assert len(children) == 4
     half -= {name for name in half if ROWS[name]["group"] in IMAGENET}  # compared with timm's record above
+    half -= {name for name in LLAVA if "siglip" in name}  # compared with their tower below
     assert half == {
         parent,
         *children,
@@ -366,11 +379,35 @@ def test_trap_convnext_xxlarge_has_another_epsilon() -> None:
 def test_trap_vit_head_widths() -> None:
     """Not always 64: 80 in H/14, 88 in g/14, 104 in bigG/14."""
     unusual = {"ViT-H-14": 80, "ViT-g-14": 88, "ViT-bigG-14": 104, "vit_huge_patch14": 80, "SO400M": 72}
+    unusual |= {"siglip_so400m": 72}
     for name in model_ids():
         card = model_card(name)
         if family(card) == "vit":
             width = next((w for key, w in unusual.items() if key in card.arch.name), 64)
             assert card.arch.vision.width // card.arch.vision.heads == width
+
+
+def test_llavas_are_the_studys_pairs_of_a_tower_and_a_language_model() -> None:
+    """Pixels, facts and architecture are those of the tower's own row; its projection to text is left out."""
+    assert len(LLAVA) == 6
+    pairs = {(ROWS[name]["parent"], ROWS[name]["library_arch"].partition("+")[2]) for name in LLAVA}
+    towers = ("vit_l_14_336-openai", "vit_so400m_14_siglip_384-webli")
+    languages = ("mistral-v0.2-7b-instruct", "llama2-7b-chat", "vicuna-v15-7b")
+    assert pairs == {(tower, language) for tower in towers for language in languages}
+    for name in LLAVA:
+        card, row = model_card(name), ROWS[name]
+        tower = model_card(row["parent"])
+        assert part_row(card, "vision") == tower.id
+        for fact in ("train_source", "train_size_m", "samples_seen_m", "arch_kind"):
+            assert card.facts[fact] == tower.facts[fact]
+        assert (card.preprocess.mean, card.preprocess.std) == (tower.preprocess.mean, tower.preprocess.std)
+        assert card.preprocess.resize_mode == "letterbox"
+        own, theirs = dataclasses.asdict(card.arch.vision), dataclasses.asdict(tower.arch.vision)
+        different = {key for key in own if own[key] != theirs[key]}
+        assert different == ({"projection", "embed_dim"} if theirs["projection"] else set())
+        assert (card.source.repo, card.source.file) == (row["hub_repo"], f"{row['tag']}/{PRISMATIC}")
+        assert id_of_file(row["hub_repo"], row["hub_file"]) == name
+        assert id_of_repo(row["hub_repo"]) is None
 
 
 # --- look-ups ---

@@ -18,7 +18,7 @@ def test_kinds_are_told_apart_by_their_fields(tmp_path: Path) -> None:
     assert card(tmp_path)["source"]["library"] == "open_clip"
     write(tmp_path, {"model_type": "bert"}, "config.json")
     with pytest.raises(
-        DataError, match="neither open_clip's, nor a CLIPModel's or SiglipModel's, nor timm's"
+        DataError, match="neither open_clip's, nor a CLIPModel's, SiglipModel's or LLaVA's, nor Prismatic's"
     ):
         read_foreign_card(tmp_path)
     write(tmp_path, {"model_cfg": model_config("ViT-B-16"), "preprocess_cfg": {}})

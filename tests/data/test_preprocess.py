@@ -241,6 +241,37 @@ def test_images_equal_transformers(resize, generated, photographs):
     assert mismatches(images, dataclasses.replace(recipe, crop="round"), reference)
 
 
+class PaddedToSquare:
+    """Prismatic's LetterboxPad (models/backbones/vision/base_vision.py at 874c5bb), by its description."""
+
+    def __init__(self, fill: tuple[int, int, int]) -> None:
+        self.fill = fill
+
+    def __call__(self, image: Image) -> Image:
+        (w, h), side = image.size, max(image.size)
+        across, down = int((side - w) / 2), int((side - h) / 2)
+        return F.pad(image, [across, down, across, down], fill=self.fill, padding_mode="constant")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("statistics", "size"), [("openai", 336), ("inception", 384)])
+def test_images_equal_prismatics_letterbox(statistics, size, generated, photographs):
+    mean, _ = STATISTICS[statistics]
+    fill = {"openai": (122, 116, 104), "inception": (127, 127, 127)}[statistics]
+    assert fill == tuple(int(255 * each) for each in mean)
+    bicubic = F.InterpolationMode.BICUBIC
+    steps = Compose([PaddedToSquare(fill), Resize(size, interpolation=bicubic), CenterCrop(size)])
+    recipe = PixelRecipe(size, size, "letterbox", rgb="first", fill=fill)
+
+    def reference(image: Image) -> np.ndarray:
+        return np.asarray(steps(image.convert("RGB")))
+
+    images = {k: v for k, v in (generated | photographs).items() if v.mode in ("RGB", "L", "RGBA", "P")}
+    assert mismatches(images, recipe, reference) == []
+    lighter = dataclasses.replace(recipe, fill=tuple(each + 1 for each in fill))
+    assert mismatches(images, lighter, reference)
+    assert preprocess.letterboxed(PIL.Image.new("RGB", (451, 300)), fill).size == (451, 450)
+
+
 def _margins(image: Image, resize: int) -> list[int]:
     return [int(resize * side / min(image.size)) - 224 for side in image.size]
 
@@ -394,6 +425,8 @@ def test_recipe_key_is_json_ready_and_complete():
         "pre_crop": 2,
     }  # nothing of "round": that is how keys were before there was another crop
     assert dataclasses.replace(recipe, crop="floor").key() == {**recipe.key(), "crop": "floor"}
+    boxed = dataclasses.replace(recipe, resize_mode="letterbox", fill=(1, 2, 3))
+    assert boxed.key() == {**recipe.key(), "resize_mode": "letterbox", "fill": (1, 2, 3)}
 
 
 @pytest.mark.parametrize(
@@ -405,6 +438,9 @@ def test_recipe_key_is_json_ready_and_complete():
         ({"crop": "ceil"}, "unknown crop 'ceil'"),
         ({"image_size": 0}, "positive sizes"),
         ({"pre_crop": -1}, "positive sizes"),
+        ({"resize_mode": "letterbox"}, "a colour to fill with belongs to the resize mode letterbox"),
+        ({"fill": (0, 0, 0)}, "a colour to fill with belongs to the resize mode letterbox"),
+        ({"resize_mode": "letterbox", "fill": (0, 0, 0)}, "letterbox pads RGB images"),
     ],
 )
 def test_recipe_refuses_what_does_not_exist(change, message):

@@ -65,11 +65,18 @@ def test_rows_are_those_of_the_registry_with_their_families() -> None:
     for row in rows:
         arch = model_card(row.id).arch
         assert row.vision == family_of(arch.vision).name
-        assert row.text == (family_of(arch.text).name if arch.text is not None else None)
+        reader = "decoder" if arch.language is not None else None
+        assert row.text == (family_of(arch.text).name if arch.text is not None else reader)
         assert row.image_size == arch.vision.image_size
-        assert (row.tokenizer is None) == (arch.text is None)
+        assert (row.tokenizer is None) == (arch.text is arch.language is None)
     of_the_repo = {row.id for row in rows if row.tokenizer == "needs files from the repo"}
-    assert of_the_repo == {"roberta_vit_b_32-laion2b_s12b_b32k", "vit_so400m_14_siglip_384-webli"}
+    decoders = {row.id for row in rows if row.text == "decoder"}
+    assert len(decoders) == 6
+    assert of_the_repo == {
+        "roberta_vit_b_32-laion2b_s12b_b32k",
+        "vit_so400m_14_siglip_384-webli",
+        *decoders,
+    }
 
 
 def status(monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], record: Any = None) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from typing import Any
 from clipjax.checkpoints.card import Card
 from clipjax.checkpoints.identity.facts import REGISTRY, STATED, UNKNOWN, check_facts
 from clipjax.checkpoints.identity.pins import check_download, is_known
-from clipjax.checkpoints.identity.registry import model_card
+from clipjax.checkpoints.identity.registry import model_card, part_row
 from clipjax.checkpoints.identity.registry_rows import model_ids, registry
 from clipjax.config import config_dir
 from clipjax.errors import UsageError
@@ -77,7 +77,7 @@ def identified(card: Card, resolved: Resolved, stated: Stated, fallback: str) ->
         DataError: the file in the row's own repository has changed.
     """
     row = card.facts_of if card.facts_origin == REGISTRY else None
-    known = row is not None and _is_own(row, card, resolved)
+    known = row is not None and _is_own(row, card, resolved) and _parts_are_own(card)
     if row is not None and not known:
         card = _without_facts(card, row)
     if not known and card.id in taken_names():
@@ -151,6 +151,18 @@ def _is_own(row: str, card: Card, resolved: Resolved) -> bool:
         check_download(row, file, resolved.revision, weights.sha256)
         return True
     return is_known(row, lambda: weights.sha256)
+
+
+def _parts_are_own(card: Card) -> bool:
+    """Whether parts in files of their own are those that the model was trained with. Raises as `_is_own`."""
+    assert card.weights is not None
+    for name, part in card.parts.items():
+        row, weights = part_row(card, name), card.weights.beside[name]
+        if part.repo is not None and part.repo == registry()[row]["hub_repo"]:
+            check_download(row, str(part.file), part.revision, weights.sha256)
+        elif not is_known(row, lambda weights=weights: weights.sha256):
+            return False
+    return True
 
 
 def _without_facts(card: Card, row: str) -> Card:

@@ -11,15 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from clipjax.checkpoints.card import Card, Preprocess, Source
+from clipjax.checkpoints.card import Card, Chat, Preprocess, Source
 from clipjax.checkpoints.identity.facts import FACTS, REGISTRY
 from clipjax.checkpoints.identity.registry_rows import registry, unknown_model, why_unknown
 from clipjax.config import config_dir
+from clipjax.data.text.image_prompts import image_prompt
 from clipjax.data.text.tokenizers import TokenizerSpec, tokenizer_spec
 from clipjax.errors import DataError
 from clipjax.models.arch import Arch, load_arch
 from clipjax.storage.digests import sha256_json
 from clipjax.storage.reading import read_toml
+from converters.foreign.prismatic import backbones
 
 _FROM_WEIGHTS = "filled at conversion: only the weights can tell"
 
@@ -69,6 +71,27 @@ def id_of_repo(repo: str) -> str | None:
     return ids[0] if len(ids) == 1 else None
 
 
+def id_of_file(repo: str, file: str | None) -> str | None:
+    """The registered id whose weights are this file of a repository with several models."""
+    rows = [row for row in registry().values() if row["library"] == "prismatic"]
+    return next((row["id"] for row in rows if (row["hub_repo"], row["hub_file"]) == (repo, file)), None)
+
+
+def part_row(card: Card, part: str) -> str:
+    """The registered model whose weights a part of `card` is: Prismatic's image towers."""
+    assert part == "vision"
+    tower, _ = backbones().of(str(card.source.arch))
+    return tower.model
+
+
+def chat_of(library: str, arch: str | None) -> Chat | None:
+    """How Prismatic asks; None for others, whose checkpoints say."""
+    if library != "prismatic":
+        return None
+    _, language = backbones().of(str(arch))
+    return Chat(image_prompt(language.template).prompt, language.template, None)
+
+
 def pinned_revision(model_id: str) -> str | None:
     """A commit; None: the newest."""
     return registry()[model_id]["hub_revision"] or None
@@ -91,6 +114,9 @@ def model_card(model_id: str) -> Card:
     if arch.text is not None:
         unknown["logit_scale"] = _FROM_WEIGHTS
         unknown["logit_bias"] = f"{_FROM_WEIGHTS} (null there means the model has none)"
+    chat = chat_of(row["library"], row["library_arch"])
+    if chat is not None:
+        unknown["chat.sha256"] = f"its files lie in the repository {row['tokenizer']}"
     facts = {name: _value(row, name, kind, unknown) for name, kind in FACTS.items()}
     return Card(
         id=model_id,
@@ -112,6 +138,7 @@ def model_card(model_id: str) -> Card:
         facts_of=model_id,
         unknown=unknown,
         classes=_classes(row, unknown),
+        chat=chat,
     )
 
 

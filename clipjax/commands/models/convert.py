@@ -54,6 +54,22 @@ class ConvertOptions:
             f"({LABEL_SPACES}), or a CSV file `id,name` with a line for each output.",
         ),
     ] = None
+    vision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLACE",
+            help="Folder, file or hub repository with the image tower of a Prismatic model; default: the "
+            "repository that it was trained with.",
+        ),
+    ] = None
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLACE",
+            help="Folder, file or hub repository with the tokenizer of a vision-language model; default: "
+            "beside the weights, else that of its language model.",
+        ),
+    ] = None
     name: NameOption = None
     facts: FactOptions
 
@@ -71,6 +87,8 @@ def convert(options: ConvertOptions) -> None:
         clipjax convert w.pt --card vit_b_32-openai --name mine --fact train_source=CC12M
 
         clipjax convert timm/resnet26.bt_in1k --classes imagenet --out resnet26
+
+        clipjax convert TRI-ML/prismatic-vlms/one-stage+7b --out llava
     """
     from clipjax.checkpoints.load import convert_model
 
@@ -81,6 +99,8 @@ def convert(options: ConvertOptions) -> None:
         card=options.card,
         image_size=options.image_size,
         classes=options.classes,
+        vision=options.vision,
+        tokenizer=options.tokenizer,
         **stated,
     )
     say_unknown_facts(options.source, card)
@@ -94,6 +114,8 @@ def _next(folder: Path, card: Card) -> str:
     model = shlex.quote(str(folder))
     if card.kind == "zero_shot" or card.classes is not None:
         return f"clipjax eval zeroshot --model {model} --data FOLDER --dataset NAME (`clipjax datasets list`)"
+    if card.kind == "vision_language":
+        return f"clipjax.load_model({str(folder)!r}).answer(images, question) (docs/vision_language.md)"
     if card.arch.num_classes:
         return f"clipjax convert {model} --classes LABELS --out ANOTHER_FOLDER, then clipjax eval zeroshot"
     return f"clipjax finetune linear_probe --model {model} --data FOLDER --out TUNED"

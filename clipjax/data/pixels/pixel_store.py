@@ -170,8 +170,16 @@ def _size(count: int) -> str:
     return f"{count / 1e9:.3g} GB" if count >= 1e8 else f"{count / 1e6:.3g} MB"
 
 
+_RESIZED = {
+    "shortest": "short side",
+    "longest": "long side",
+    "squash": "both sides",
+    "letterbox": "a padded square's side",
+}
+
+
 def in_words(recipe: PixelRecipe) -> str:
-    resize = {"shortest": "short side", "longest": "long side", "squash": "both sides"}[recipe.resize_mode]
+    resize = _RESIZED[recipe.resize_mode]
     parts = [f"{recipe.image_size} px", f"{resize} {recipe.resize_size}", recipe.interpolation]
     parts += [f"RGB {recipe.rgb}"]
     parts += [f"border {recipe.pre_crop} cut"] if recipe.pre_crop else []

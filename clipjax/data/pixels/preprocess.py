@@ -4,6 +4,8 @@ Byte-equal to open_clip's `image_transform` (open_clip 3.3, open_clip/transform.
 `transforms_imagenet_eval` (timm 1.0, timm/data/transforms_factory.py) on PIL images, and to transformers'
 `CLIPImageProcessorPil` (5.24) on RGB images. transformers' tensor backend differs by 1/255; both its
 processors put transparent images on white. The EXIF orientation is not applied.
+
+"letterbox" is Prismatic's (TRI-ML/prismatic-vlms at 874c5bb, models/backbones/vision/base_vision.py).
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import PIL.Image
 from clipjax.data.pixels.limits import MAX_PIXELS, check_bytes
 from clipjax.errors import DataError, UsageError, unknown_name
 
-ResizeMode = Literal["shortest", "longest", "squash"]
+ResizeMode = Literal["shortest", "longest", "squash", "letterbox"]
 Interpolation = Literal["bicubic", "bilinear"]
 RgbOrder = Literal["first", "last"]
 Crop = Literal["round", "floor"]
@@ -44,7 +46,7 @@ class PixelRecipe:
         image_size: S, side of the model's square input, in pixels.
         resize_size: side before the crop (timm: floor(image_size / crop_pct)).
         resize_mode: the side that becomes resize_size: "shortest", "longest" (then padded) or "squash"
-            (both).
+            (both). "letterbox": the short side, after the image was padded to a square (see `letterboxed`).
         interpolation: antialiased; but PIL resizes palette and 1-bit images with nearest.
         rgb: the image becomes RGB "first" (torchvision's folder loader) or "last", after the crop (open_clip;
             timm takes RGB only).
@@ -52,9 +54,11 @@ class PixelRecipe:
         crop: start of the centre crop for an odd margin: "round" (half, to even: torchvision) or "floor"
             (transformers).
         decode: "full", or "jpeg_scaled", which equals no reference: see `open_scaled`.
+        fill: the colour of "letterbox", 0 to 255 a channel; else None.
 
     Raises:
-        UsageError: a size that is not positive, or an unknown name.
+        UsageError: a size that is not positive, an unknown name, or "letterbox" without a colour or with rgb
+            "last".
     """
 
     image_size: int
@@ -65,6 +69,7 @@ class PixelRecipe:
     pre_crop: int = 0
     crop: Crop = "round"
     decode: Decode = "full"
+    fill: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
         for kind, name, known in (
@@ -78,11 +83,17 @@ class PixelRecipe:
                 raise unknown_name(kind, name, list(known))
         if self.image_size < 1 or self.resize_size < 1 or self.pre_crop < 0:
             raise UsageError(f"a pixel recipe needs positive sizes and a pre_crop of at least 0, not {self}")
+        if (self.resize_mode == "letterbox") != (self.fill is not None):
+            raise UsageError(
+                f"a colour to fill with belongs to the resize mode letterbox alone, not to {self}"
+            )
+        if self.fill is not None and self.rgb != "first":
+            raise UsageError("the resize mode letterbox pads RGB images: it needs rgb 'first'")
 
     def key(self) -> dict[str, Any]:
-        """As JSON. "round" and "full" are left out: keys from before these fields must stay equal."""
+        """As JSON. The usual values are left out: keys from before these fields must stay equal."""
         key = dataclasses.asdict(self)
-        for name, usual in (("crop", "round"), ("decode", "full")):
+        for name, usual in (("crop", "round"), ("decode", "full"), ("fill", None)):
             if key[name] == usual:
                 del key[name]
         return key
@@ -113,13 +124,13 @@ def open_scaled(
     """`open_image` for "jpeg_scaled"; also returns the `scale` for `to_pixels`.
 
     Takes the smallest of an eighth, a quarter and a half that stays SCALED_GAP times larger than the resized
-    size. Other formats, and images with a border to cut, are decoded in full. Pixel values change; positions
-    do not.
+    size. Other formats, and images with a border to cut or to add, are decoded in full. Pixel values change;
+    positions do not.
     """
     scales: list[Scale] = []
 
     def shrink(image: PIL.Image.Image) -> int:
-        if image.format not in ("JPEG", "MPO") or recipe.pre_crop:
+        if image.format not in ("JPEG", "MPO") or recipe.pre_crop or recipe.fill is not None:
             return 1
         wanted = [SCALED_GAP * side for side in _scaled_sides(image.size, recipe)]
         fits = (s for s in (8, 4, 2) if all(side >= s * least for side, least in zip(image.size, wanted)))
@@ -205,6 +216,8 @@ def to_pixels(image: PIL.Image.Image, recipe: PixelRecipe, scale: Scale | None =
         image = to_rgb(image)
     if recipe.pre_crop:
         image = _cut_border(image, recipe.pre_crop)
+    if recipe.fill is not None:
+        image = letterboxed(image, recipe.fill)
     size = resized_size(image.size if scale is None else scale.full, recipe)
     if size != image.size:
         image = image.resize(size, RESAMPLING[recipe.interpolation], scale and scale.box)
@@ -226,6 +239,26 @@ def _cut_border(image: PIL.Image.Image, border: int) -> PIL.Image.Image:
             f"an image of {width} x {height} pixels has no inside once {border} pixels a side are cut"
         )
     return image.crop((border, border, width - border, height - border))
+
+
+def letterboxed(image: PIL.Image.Image, fill: tuple[int, int, int]) -> PIL.Image.Image:
+    """An RGB image padded to a square, equally on both sides: an odd pixel is left out.
+
+    451 x 300 pixels become 451 x 450.
+
+    Raises DataError if that would be above `MAX_PIXELS`.
+    """
+    width, height = image.size
+    side = max(width, height)
+    across, down = (side - width) // 2, (side - height) // 2
+    if side * side > MAX_PIXELS:
+        raise DataError(
+            f"an image of {width} x {height} pixels is so thin that a square around it has {side * side:,} "
+            f"pixels, and {MAX_PIXELS:,} is the limit"
+        )
+    square = PIL.Image.new("RGB", (width + 2 * across, height + 2 * down), fill)
+    square.paste(image, (across, down))
+    return square
 
 
 def resized_size(size: tuple[int, int], recipe: PixelRecipe) -> tuple[int, int]:

@@ -16,14 +16,16 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from clipjax.errors import DataError, UsageError
 
-Message = Mapping[str, str]  # {"role": "user", "content": "..."}
+# {"role": "user", "content": "..."}; to a model that sees, a list of {"type": "image"} and {"type": "text",
+# "text": "..."}.
+Message = Mapping[str, Any]
 
 
 def render_chat(template: str, messages: Sequence[Message], tokens: Mapping[str, str], where: str) -> str:
     """The text of a conversation, up to where the model's answer begins.
 
     Args:
-        messages: each with "role" and "content", both strings.
+        messages: each with a "role", and a "content" of text or parts.
         tokens: the tokenizer's own, by name: {"bos_token": "<s>", ...}.
 
     Raises:
@@ -31,9 +33,7 @@ def render_chat(template: str, messages: Sequence[Message], tokens: Mapping[str,
         DataError: a template that fails, or refuses these messages.
     """
     for message in messages:
-        if not isinstance(message, Mapping) or not all(
-            isinstance(message.get(name), str) for name in ("role", "content")
-        ):
+        if not _is_message(message):
             raise UsageError(f"{message!r} is not a message: it needs a role and a content, both text")
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
@@ -47,6 +47,17 @@ def render_chat(template: str, messages: Sequence[Message], tokens: Mapping[str,
         raise DataError(
             f"{where}: the chat template does not take these messages ({type(error).__name__}: {error})"
         ) from None
+
+
+def _is_message(message: Any) -> bool:
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+        return False
+    content = message.get("content")
+    parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+    return all(
+        isinstance(part, Mapping) and (part.get("type") == "image" or isinstance(part.get("text"), str))
+        for part in parts
+    )
 
 
 def _json(value: Any, indent: int | None = None) -> str:

@@ -1,0 +1,220 @@
+"""What a vision-language model needs beside its own file.
+
+The image tower's weights, where the file has none; how it is asked; and the language model's tokenizer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipjax.checkpoints.card import Card, Chat, Source, Weights
+from clipjax.checkpoints.identity.registry import chat_of, part_row, pinned_revision
+from clipjax.checkpoints.identity.registry_rows import registry
+from clipjax.data.text import vocabularies
+from clipjax.data.text.chat_template import render_chat
+from clipjax.data.text.image_prompts import IMAGE, IMAGE_WORD, QUESTION, image_prompt
+from clipjax.data.text.language_tokenizers import CONFIGS, FILES
+from clipjax.errors import DataError, UsageError
+from clipjax.models.network import Network
+from clipjax.storage.reading import exists, is_dir, read_json, read_text
+from converters.engine import (
+    Conversion,
+    ConversionError,
+    LazyTensor,
+    conversion_of,
+    detect_table,
+    joined,
+)
+from converters.foreign.prismatic import backbones
+from converters.hub import Resolved, found_files, resolve_source
+from converters.nearest import conversion_for
+from converters.sources import open_source
+from converters.table import Table
+from converters.tensors import Source as File
+
+_TEMPLATE = "chat_template.json"  # a processor's, of older transformers
+_TOKENIZERS = tuple((name, CONFIGS[0]) for name in FILES)
+_SLOT = "a question goes here"
+
+
+@dataclass(frozen=True)
+class Named:
+    """What the user names: paths or hub repositories. None: those of the checkpoint.
+
+    Attributes:
+        vision: weights of the image tower.
+        tokenizer: the folder, or a file, of the language model's tokenizer.
+    """
+
+    vision: str | Path | None = None
+    tokenizer: str | Path | None = None
+
+    def refuse(self, what: str) -> None:
+        """Raises UsageError for a model that needs neither."""
+        for name, value in dataclasses.asdict(self).items():
+            if value is not None:
+                raise UsageError(f"{what}: leave {name} (--{name}) out")
+
+
+NOTHING_NAMED = Named()
+
+
+def conversion_with_tower(card: Card, source: File, named: Named) -> tuple[Card, Conversion, Weights]:
+    """The conversion of all parts, with the source of the image tower in the card.
+
+    Raises:
+        UsageError: an image tower is named for a model that has its own.
+        DataError: weights that are missing, or do not fit.
+    """
+    if card.source.library != "prismatic":
+        if named.vision is not None:
+            raise UsageError(f"{card.id} has its image tower in its own file: leave vision (--vision) out")
+        return card, conversion_for(source, card.arch), Weights(source.files)
+    tower = _tower_weights(card, named.vision)
+    vision = open_source(tower.path)
+    conversion = conversion_of_parts(source, vision, Network(card.arch).abstract_params(), card.arch.name)
+    row = registry()[part_row(card, "vision")]
+    about = Source(
+        row["library"],
+        arch=row["library_arch"],
+        tag=row["tag"],
+        repo=tower.repo,
+        file=tower.file,
+        revision=tower.revision,
+        format=vision.format,
+    )
+    weights = Weights(source.files, beside={"vision": Weights(vision.files)})
+    return dataclasses.replace(card, parts={"vision": about}), conversion, weights
+
+
+def conversion_of_parts(
+    source: Mapping[str, LazyTensor], vision: Mapping[str, LazyTensor], target: Mapping[str, Any], arch: str
+) -> Conversion:
+    """Of projector and decoder in one file, and an image tower in the file of a whole CLIP.
+
+    Raises:
+        ConversionError: tensors that do not fit `target`, the params of the architecture named `arch`.
+        DataError: an unknown layout.
+    """
+    table, rest = detect_table(source), {name: leaves for name, leaves in target.items() if name != "vision"}
+    of_tower = detect_table(vision).image_tower()
+    parts = {
+        "model": _fitted(source, rest, table, arch),
+        "vision": _fitted(vision, {"vision": target["vision"]}, of_tower, arch),
+    }
+    return joined(parts, table.name)
+
+
+def _tower_weights(card: Card, named: str | Path | None) -> Resolved:
+    row = registry()[part_row(card, "vision")]
+    if named is not None:
+        return resolve_source(named)
+    try:
+        return resolve_source(row["hub_repo"], row["hub_file"] or None, pinned_revision(row["id"]))
+    except DataError as error:
+        raise DataError(
+            f"{card.id} needs the image tower of {row['id']}, which its own file does not have, and {error}; "
+            "or name a folder with it as vision (--vision)"
+        ) from None
+
+
+def _fitted(
+    source: Mapping[str, LazyTensor], target: Mapping[str, Any], table: Table, arch: str
+) -> Conversion:
+    try:
+        return conversion_of(source, target, table)
+    except ConversionError as error:
+        where = str(source.files[0]) if isinstance(source, File) else "the file"
+        parts = " and ".join(sorted(target, reverse=True))
+        what = f"{where} does not fit the {parts} of {arch} (layout {table.name})"
+        raise ConversionError(what, error.problems) from None
+
+
+# --- how it is asked ---
+
+
+def with_chat(card: Card, folder: Path) -> Card:
+    """The card of foreign weights, with the prompt of its library or of the checkpoint's own template."""
+    if card.chat is not None:
+        return card
+    chat = chat_of(card.source.library, card.source.arch) or _own_chat(folder)
+    why = "the tokenizer of its language model is not beside it"
+    return dataclasses.replace(card, chat=chat, unknown={**card.unknown, "chat.sha256": why})
+
+
+def _own_chat(folder: Path) -> Chat:
+    """From the folder's chat template, rendered with a mark for the question; else LLaVA-1.5's."""
+    template = _template(folder)
+    if template is None:
+        return Chat(image_prompt("llava_v15").prompt, "llava_v15", None)
+    content = [{"type": "image"}, {"type": "text", "text": _SLOT}]
+    names = {"bos_token": "", "eos_token": ""}
+    text = render_chat(template, [{"role": "user", "content": content}], names, str(folder))
+    if text.count(_SLOT) != 1 or text.count(IMAGE_WORD) != 1 or "{" in text or "}" in text:
+        raise DataError(
+            f"{folder}: the chat template does not write the question and {IMAGE_WORD} once each: "
+            f"{text[:200]!r}"
+        )
+    prompt = text.replace(IMAGE_WORD, IMAGE).replace(_SLOT, QUESTION)
+    return Chat(prompt.removeprefix("<s>").rstrip(), None, None)
+
+
+def _template(folder: Path) -> str | None:
+    if exists(folder / CONFIGS[2]):
+        return read_text(folder / CONFIGS[2])
+    for name in (_TEMPLATE, CONFIGS[0]):
+        template = read_json(folder / name).get("chat_template") if exists(folder / name) else None
+        if isinstance(template, str):
+            return template
+    return None
+
+
+# --- the tokenizer ---
+
+
+def with_chat_files(card: Card, resolved: Resolved, named: Named) -> tuple[Card, tuple[Path, ...]]:
+    """The card with its tokenizer's digest, and the files, or ().
+
+    They are those that the user names, else those beside the weights, else on the hub.
+    """
+    assert card.chat is not None
+    if named.tokenizer is not None:
+        files = _named_files(named.tokenizer)
+    else:
+        files = next((files for files in _places(card, resolved) if files), ())
+    if files and card.chat.sha256 is None:
+        card = card.with_chat_files(vocabularies.digest(files))
+    return card, files
+
+
+def _named_files(tokenizer: str | Path) -> tuple[Path, ...]:
+    path = Path(tokenizer)
+    if exists(path) and not is_dir(path):
+        return (path, *(path.parent / name for name in CONFIGS if exists(path.parent / name)))
+    if exists(path):
+        files = files_in(path)
+    else:
+        files = next(iter(found_files([str(tokenizer)], _TOKENIZERS, download=True)), ())
+    if not files:
+        raise DataError(f"{tokenizer} has no tokenizer: neither {' nor '.join(FILES)}")
+    return files
+
+
+def _places(card: Card, resolved: Resolved) -> Iterator[tuple[Path, ...]]:
+    yield files_in(resolved.folder)
+    repos, revisions = [], {}
+    if resolved.repo is not None and card.source.library != "prismatic":
+        repos, revisions = [resolved.repo], {resolved.repo: resolved.revision}
+    elif card.source.library == "prismatic":
+        repos = [backbones().of(str(card.source.arch))[1].tokenizer]
+    yield from found_files(repos, _TOKENIZERS, download=resolved.repo is not None, revisions=revisions)
+
+
+def files_in(folder: Path) -> tuple[Path, ...]:
+    """The tokenizer's files in a folder, or ()."""
+    name = next((name for name in FILES if exists(folder / name)), None)
+    return () if name is None else tuple(folder / each for each in (name, *CONFIGS) if exists(folder / each))

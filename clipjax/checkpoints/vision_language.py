@@ -1,0 +1,186 @@
+"""The language side of a vision-language model: from a question to ids, and from ids to an answer.
+
+model = clipjax.load_model("one-stage+7b", vision="timm/vit_large_patch14_clip_336.openai")
+model.answer([image], "What is the main object in this image?")     # ["A teapot."]
+"""
+
+from __future__ import annotations
+
+import functools
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from clipjax.checkpoints.card import Card
+from clipjax.data.text import vocabularies
+from clipjax.data.text.image_prompts import IMAGE_WORD, ImagePrompt
+from clipjax.data.text.language_tokenizers import FILES, LanguageTokenizer, load_language_tokenizer
+from clipjax.errors import DataError, UsageError
+from clipjax.models.language.decoder import Decoder
+from clipjax.models.language.generation import Generated, generate
+from clipjax.models.language.vision_language import assemble, image_positions, image_tokens, language_of
+from clipjax.models.network import Network
+from clipjax.models.param_tree import Params
+from clipjax.models.precision import Precision
+
+BUCKET = 64  # prompts with their image are padded to multiples of this many positions: few programs
+
+
+@dataclass(frozen=True, eq=False)
+class Language:
+    """Attributes:
+    image_tokens: positions that an image takes.
+    """
+
+    tokenizer: LanguageTokenizer
+    form: ImagePrompt
+    decoder: Decoder
+    image_tokens: int
+
+    @property
+    def stop(self) -> tuple[int, ...]:
+        """Ids that end an answer."""
+        return self.tokenizer.eos
+
+    def prompt(self, question: str) -> tuple[list[int], int]:
+        """The ids of the finished prompt, and where among them the image's tokens go.
+
+        In Prismatic's order that is 1: [BOS][image][rest].
+
+        Raises DataError for a prompt that, with the image, leaves no position for an answer.
+        """
+        before, after = self.form.parts(question)
+        if not self.form.names_image:
+            ids = self.tokenizer.encode(after, special=True)
+            at = int(ids[:1] == [self.tokenizer.bos])
+        else:
+            ids, at = self._around_image(before, after)
+        most = self.decoder.config.context_length
+        if len(ids) + self.image_tokens >= most:
+            raise DataError(
+                f"the prompt takes {len(ids)} ids and the image {self.image_tokens} positions, and the "
+                f"decoder's context has {most}: shorten the question"
+            )
+        return ids, at
+
+    def _around_image(self, before: str, after: str) -> tuple[list[int], int]:
+        """Tokenised as one text where the tokenizer has a token for the image, which is then left out."""
+        mark = self.tokenizer.encode(IMAGE_WORD)
+        if len(mark) == 1:
+            ids = self.tokenizer.encode(before + IMAGE_WORD + after, special=True)
+            at = ids.index(mark[0])
+            return ids[:at] + ids[at + 1 :], at
+        ids = self.tokenizer.encode(before, special=True)
+        return ids + self.tokenizer.encode(after), len(ids)
+
+    def letters(self, n: int) -> list[int]:
+        """The ids of A, B, ... as an answer begins with them: a word of its own after the prompt.
+
+        Raises:
+            UsageError: more than 26.
+            DataError: the tokenizer has no single token for one of them.
+        """
+        if not 0 < n <= len(string.ascii_uppercase):
+            raise UsageError(f"{n} options have no letters: give 1 to {len(string.ascii_uppercase)}")
+        _, prompt = self.form.parts("A question")
+        start = self.tokenizer.encode(prompt)
+        gap = "" if prompt[-1:].isspace() else " "
+        found = []
+        for letter in string.ascii_uppercase[:n]:
+            ids = self.tokenizer.encode(prompt + gap + letter)
+            if len(ids) != len(start) + 1 or ids[:-1] != start:
+                raise DataError(
+                    f"the tokenizer has no single token for an answer that begins with {letter!r}: no rule "
+                    "by letters for this model"
+                )
+            found.append(ids[-1])
+        return found
+
+
+def load_language(card: Card, files: Sequence[Path]) -> Language:
+    """Of a vision-language model.
+
+    Args:
+        files: its tokenizer's.
+
+    Raises:
+        DataError: files that are missing, damaged or not the card's, or a tokenizer that does not fit the
+            embedding.
+    """
+    language, chat = language_of(card.arch), card.chat
+    if chat is None:
+        raise DataError(f"the card of {card.id} does not say how the model is asked: chat is missing")
+    if not files:
+        why = card.unknown.get("chat.sha256", "its folder has none")
+        raise DataError(
+            f"{card.id} has no tokenizer ({why}): name a folder with {' or '.join(FILES)} as tokenizer "
+            "(--tokenizer)"
+        )
+    if chat.sha256 is not None and chat.sha256 != vocabularies.digest(files):
+        raise DataError(
+            f"{files[0]} is not the tokenizer that the model card names (sha256 {chat.sha256[:12]}...): "
+            "bring back the one of the card, or convert the checkpoint again"
+        )
+    tokenizer = load_language_tokenizer(files[0])
+    if tokenizer.vocab_size > language.decoder.vocab_size:
+        raise DataError(
+            f"{files[0]} has {tokenizer.vocab_size} tokens, and the embedding of {card.id} has "
+            f"{language.decoder.vocab_size} rows: name the tokenizer that the model was trained with"
+        )
+    return Language(
+        tokenizer, ImagePrompt(chat.prompt), Decoder(language.decoder), image_positions(card.arch)
+    )
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts of a batch, padded on the left.
+
+    Attributes:
+        ids: int32 [B, L].
+        image_at: int32 [B], where an image's tokens go.
+        valid: bool [B, L + P], False at padding; P positions are an image's.
+    """
+
+    ids: np.ndarray
+    image_at: np.ndarray
+    valid: np.ndarray
+
+
+def padded(prompts: Sequence[tuple[list[int], int]], image_tokens: int, bucket: int = BUCKET) -> Prompts:
+    """Pads to the longest, and then until a prompt with its image takes a multiple of `bucket` positions."""
+    longest = max(len(ids) for ids, _ in prompts)
+    length = -(-(longest + image_tokens) // bucket) * bucket - image_tokens
+    ids, valid = np.zeros((len(prompts), length), np.int32), np.zeros((len(prompts), length), bool)
+    image_at = np.zeros(len(prompts), np.int32)
+    for row, (own, at) in enumerate(prompts):
+        ids[row, length - len(own) :] = own
+        valid[row, length - len(own) :] = True
+        image_at[row] = length - len(own) + at
+    return Prompts(ids, image_at, np.pad(valid, ((0, 0), (0, image_tokens)), constant_values=True))
+
+
+@functools.partial(jax.jit, static_argnames=("network", "steps", "stop", "precision"))
+def answer_ids(
+    network: Network,
+    params: Params,
+    images: Array,
+    ids: Array,
+    image_at: Array,
+    valid: Array,
+    *,
+    steps: int,
+    stop: tuple[int, ...],
+    precision: Precision,
+) -> Generated:
+    """Greedy answers. images float32 [B, S, S, 3], preprocessed; the rest as in `Prompts`."""
+    decoder = Decoder(language_of(network.arch).decoder)
+    tokens = image_tokens(network, params, jnp.asarray(images), precision)
+    embedded = assemble(decoder, params["decoder"], ids, image_at, tokens)
+    return generate(decoder, params["decoder"], embedded, valid, steps=steps, stop=stop, precision=precision)

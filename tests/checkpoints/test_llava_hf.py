@@ -1,0 +1,217 @@
+"""Folders of transformers' LlavaForConditionalGeneration, of LLaVA-1.5's kind, against the library itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import _llava
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from transformers import (
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
+
+import clipjax
+from clipjax.checkpoints.export import export_model
+from clipjax.checkpoints.model import Model
+from clipjax.checkpoints.vision_language import answer_ids, padded
+from clipjax.errors import DataError
+from converters.golden.llava import condition_decoder, condition_projector
+from converters.golden.weights import set_by_class
+from converters.sources import open_source
+
+SIZE, PATCHES, STEPS = 28, 4, 5
+TEMPLATE = (
+    "{% for message in messages %}{{ message['role'].upper() + ': ' }}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'image') %}"
+    "{{ '<image>\\n' }}{% endfor %}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'text') %}"
+    "{{ part['text'] + ' ' }}{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+
+
+@torch.no_grad()
+def condition(model: Any) -> None:
+    torch.manual_seed(0)
+    for module in model.modules():
+        set_by_class(module)
+    projector = model.model.multi_modal_projector
+    condition_projector({0: projector.linear_1, 2: projector.linear_2})
+    condition_decoder(SimpleNamespace(model=model.model.language_model))
+
+
+def llava() -> Any:
+    vision = CLIPVisionConfig(
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=SIZE,
+        patch_size=14,
+        projection_dim=48,
+    )
+    text = LlamaConfig(
+        hidden_size=48,
+        intermediate_size=80,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=_llava.PIECES + 28,
+        max_position_embeddings=256,
+        rms_norm_eps=1e-5,
+    )
+    config = LlavaConfig(
+        vision_config=vision, text_config=text, image_token_index=3, image_seq_length=PATCHES
+    )
+    config._attn_implementation = "eager"
+    model: Any = LlavaForConditionalGeneration(config).eval()
+    condition(model)
+    return model
+
+
+@dataclass(frozen=True)
+class Case:
+    torch_model: Any
+    folder: Path
+    model: Model
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    folder = tmp_path_factory.mktemp("llava") / "narrow-llava"
+    model = llava()
+    model.save_pretrained(folder)
+    CLIPImageProcessor(size={"shortest_edge": SIZE}, crop_size=SIZE).save_pretrained(folder)  # type: ignore[reportCallIssue]
+    pieces = _llava.sentencepiece_model(user_defined_symbols=["<image>"])
+    (folder / "tokenizer.model").write_bytes(pieces)
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": TEMPLATE}))
+    return Case(model, folder, clipjax.load_model(folder))
+
+
+@torch.no_grad()
+def reference_logits(case: Case, pixels: np.ndarray, ids: list[int], at: int) -> torch.Tensor:
+    marked = [*ids[:at], *[3] * PATCHES, *ids[at:]]
+    images = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2)
+    rows = torch.tensor([marked] * len(pixels))
+    return case.torch_model(input_ids=rows, pixel_values=images, attention_mask=torch.ones_like(rows)).logits
+
+
+def image() -> PIL.Image.Image:
+    return PIL.Image.fromarray(np.random.default_rng(1).integers(0, 255, (50, 41, 3), dtype=np.uint8))
+
+
+def test_the_prompt_is_the_checkpoints_own(case: Case) -> None:
+    chat, language = case.model.card.chat, case.model.language
+    assert chat is not None
+    assert language is not None
+    assert (chat.prompt, chat.template) == ("USER: {image}\n{question} ASSISTANT:", None)
+    ids, at = language.prompt("What is this?")
+    whole = language.tokenizer.encode("USER: <image>\nWhat is this? ASSISTANT:")
+    assert whole.count(3) == 1
+    assert ids == [1, *(i for i in whole if i != 3)]
+    assert at == 1 + whole.index(3) > 1
+
+
+def test_logits_and_answers_are_transformers(case: Case) -> None:
+    language = case.model.language
+    assert language is not None
+    pixels = case.model.preprocess(image())[None]
+    prompt = language.prompt("What is this?")
+    rows = padded([prompt], language.image_tokens)
+    given = (case.model.network, case.model.params, pixels, rows.ids, rows.image_at, rows.valid)
+    answers = answer_ids(*given, steps=STEPS, stop=language.stop, precision="parity")
+    theirs = reference_logits(case, pixels, *prompt)[:, -1].numpy()
+    assert np.abs(answers.first - theirs).max() < 1e-4 * np.abs(theirs).max()
+    # The image in Prismatic's place is seen.
+    elsewhere = reference_logits(case, pixels, prompt[0], 1)[:, -1].numpy()
+    assert np.abs(answers.first - elsewhere).max() > 1e-2 * np.abs(theirs).max()
+    ids = [int(i) for i in np.asarray(answers.ids)[0] if i >= 0]
+    for step in range(len(ids)):
+        after = reference_logits(case, pixels, [*prompt[0], *ids[:step]], prompt[1])
+        assert int(after[0, -1].argmax()) == ids[step]
+    answer = language.tokenizer.decode(ids).strip()
+    assert case.model.answer([image()], "What is this?", steps=STEPS) == [answer]
+
+
+def test_the_file_comes_back(case: Case, tmp_path: Path) -> None:
+    """In the layout of LLaVA-1.5's own files and of transformers 5, which is the case's."""
+    again = export_model(
+        clipjax.load_model(case.model.save(tmp_path / "own")), tmp_path / "model.safetensors"
+    )
+    written, theirs = open_source(again), open_source(case.folder / "model.safetensors")
+    assert {*written} == {*theirs}
+    assert all(np.array_equal(written[key].read(), theirs[key].read()) for key in theirs)
+    older = Path(shutil.copytree(case.folder, tmp_path / "older"))
+    _llava.renamed(older, lambda key: key.replace("vision_tower.", "vision_tower.vision_model."))
+    loaded = clipjax.load_model(older)
+    assert loaded.origin.layout == "hf_llava"
+    assert loaded.answer([image()], "Why?", steps=STEPS) == case.model.answer([image()], "Why?", steps=STEPS)
+
+
+def test_a_file_without_defaults_is_read(case: Case, tmp_path: Path) -> None:
+    """Fields as in the config.json of llava-hf/llava-1.5-7b-hf, without the defaults."""
+    folder = Path(shutil.copytree(case.folder, tmp_path / "llava-1.5"))
+    record = json.loads((folder / "config.json").read_text())
+    for name in ("hidden_act", "layer_norm_eps", "num_channels"):
+        del record["vision_config"][name]
+    for name in ("vision_feature_layer", "vision_feature_select_strategy", "projector_hidden_act"):
+        del record[name]
+    for name in ("hidden_act", "attention_bias", "mlp_bias", "rope_parameters", "tie_word_embeddings"):
+        del record["text_config"][name]
+    record |= {"ignore_index": -100, "vocab_size": _llava.PIECES + 28, "torch_dtype": "float16"}
+    (folder / "config.json").write_text(json.dumps(record))
+    (folder / "chat_template.json").unlink()
+    model = clipjax.load_model(folder)
+    assert model.card.arch == case.model.card.arch or model.card.arch.name == "llava-1.5"
+    assert model.card.chat is not None
+    assert (model.card.chat.template, model.card.chat.prompt) == (
+        "llava_v15",
+        "USER: {image}\n{question} ASSISTANT:",
+    )
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value", "says"),
+    [
+        ("", "vision_feature_select_strategy", "full", "'full'; clipjax knows default"),
+        ("", "projector_hidden_act", "gelu_new", "'gelu_new'; clipjax knows gelu"),
+        ("", "vision_feature_layer", [-2, -5], "clipjax reads one layer, counted from the end"),
+        ("", "vision_feature_layer", -9, r"layer = -9 is counted from the end: -1 to -3"),
+        ("", "multimodal_projector_bias", False, "False; clipjax knows True"),
+        ("", "architectures", ["Other"], r"architectures is \['Other'\], not"),
+        ("", "something", 1, "the field 'something', which clipjax does not know"),
+        ("vision_config", "model_type", "siglip_vision_model", "clipjax knows clip_vision_model"),
+        ("text_config", "model_type", "qwen2", "clipjax has decoders of llama, mistral"),
+    ],
+)
+def test_another_kind_is_refused(
+    section: str, name: str, value: Any, says: str, case: Case, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(case.folder, tmp_path / "other"))
+    record = json.loads((folder / "config.json").read_text())
+    (record[section] if section else record)[name] = value
+    (folder / "config.json").write_text(json.dumps(record))
+    with pytest.raises(DataError, match=says):
+        clipjax.load_model(folder)
+
+
+def test_a_template_without_a_place_for_the_image_is_refused(case: Case, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(case.folder, tmp_path / "other"))
+    template = "{% for message in messages %}{{ message['content'][1]['text'] }}{% endfor %}"
+    (folder / "chat_template.jinja").write_text(template)
+    with pytest.raises(
+        DataError, match="the chat template does not write the question and <image> once each"
+    ):
+        clipjax.load_model(folder)
