@@ -24,7 +24,7 @@ from clipjax.embeddings.params import REPLICATED, SHARDED
 from clipjax.embeddings.sets import image_key, share_waiting
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.own_model import OwnModel
-from clipjax.models.arch import arch_from_dict, family_of, load_arch
+from clipjax.models.arch import arch_from_dict, load_arch, narrow_arch
 from clipjax.models.network import Network
 from clipjax.storage.store import Store
 
@@ -317,8 +317,8 @@ def features(model: Any, precision: Any, placement: str, batch: int = 2) -> np.n
 
 @pytest.mark.parametrize("name", ARCHS)
 def test_cut_params_give_the_same_bits(name: str):
-    arch: Any = load_arch(name)
-    vision = family_of(arch.vision).narrow(arch.vision)
+    arch: Any = narrow_arch(load_arch(name))
+    vision = arch.vision
     if name == "tf_efficientnet_lite0":  # both kinds of blocks and strides; all sixteen compile for a minute
         vision = dataclasses.replace(vision, stages=vision.stages[:2])
     model = AnyModel(dataclasses.replace(arch, vision=vision))
