@@ -233,6 +233,7 @@ def test_by_default_a_folder_of_transformers_is_verified_against_transformers(si
     assert (report.against, report.reference["library"]) == ("transformers", "transformers")
 
 
+@pytest.mark.usefixtures("reference_here")
 def test_a_record_alone_is_verified_against_transformers(clip: Case, siglip: Case, tmp_path: Path) -> None:
     """Only the converted folder is at hand: config and weights go back to what transformers reads."""
     clip.model.save(tmp_path / "clip")

@@ -271,12 +271,14 @@ def test_the_reason_of_a_failed_reference(stderr: str, reason: str):
     assert verify.failure_reason(stderr) == reason
 
 
+@pytest.mark.usefixtures("reference_here")
 def test_a_reference_of_other_shapes_says_which(gelu: Case):
     report = verify.verify(gelu.model, "open_clip", arch="ViT-B-32")
     assert "RuntimeError: Error(s) in loading state_dict for CLIP: Missing key(s)" in str(report.problem)
     assert len(str(report.problem)) < 400
 
 
+@pytest.mark.usefixtures("reference_here")
 @pytest.mark.parametrize("name", ["ViT-B-32", "coca_ViT-B-32"])
 def test_a_resized_and_saved_model_against_open_clip(name: str, tmp_path: Path):
     """The reference is built by name, and so for other images than the name's."""
@@ -328,6 +330,7 @@ def test_a_converted_folder_against_open_clip(gelu: Case, tmp_path: Path):
     ] == "logits"
 
 
+@pytest.mark.usefixtures("reference_here")
 def test_a_wrong_record_against_the_reference_of_the_config(gelu: Case):
     wrong = with_arch(gelu.model, "vision", activation="gelu_tanh")
     config = gelu.folder / "open_clip_config.json"
