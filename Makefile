@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Processes that run the tests; each takes up to 8 GB.
 WORKERS := 2
 
-.PHONY: help demo test test-slow fuzz records lint format tpu-env clean
+.PHONY: help demo test test-slow fuzz records lint style format tpu-env clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -14,8 +14,11 @@ help:  ## list the commands
 demo: $(VENV)/.installed  ## render a small world, train three CLIPs on it, run every task, fine-tune by every method, draw figures, write a report page
 	$(BIN)/python -m clipjax.demo --out demo-out
 
-test: lint  ## lint, types and the test suite
-	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# pyright runs beside the tests, on the time that their processes wait; what it says comes after theirs.
+test: style  ## lint, types and the test suite
+	@types=$$(mktemp); $(BIN)/pyright > $$types 2>&1 & pyright=$$!; \
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder; tests=$$?; \
+	wait $$pyright; pyright=$$?; cat $$types; rm -f $$types; exit $$((tests || pyright))
 
 test-slow: $(VENV)/.installed-dev  ## the full-size and long checks left out of `make test`
 	$(BIN)/python -m pytest -m slow
@@ -26,10 +29,12 @@ fuzz: $(VENV)/.installed-dev  ## 100,000 injured files into every reader: no tra
 records: $(VENV)/.installed-dev  ## rebuild everything that is made from the rest: parity record, tables, lists
 	$(BIN)/python tests/records.py
 
-lint: $(VENV)/.installed-dev  ## ruff and pyright
+lint: style  ## ruff and pyright
+	$(BIN)/pyright --threads 2
+
+style: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright --threads 2
 
 format: $(VENV)/.installed-dev  ## let ruff rewrite the files
 	$(BIN)/ruff check --fix .
