@@ -69,12 +69,13 @@ class Forward:
     """A forward pass of one batch size.
 
     Attributes:
-        run: pixels uint8 [batch_size, S, S, 3] -> features [batch_size, D], perhaps not computed yet.
+        run: pixels uint8 [batch_size, S, S, 3] (in `answers` with prompts) -> features [batch_size, D],
+            perhaps not computed yet.
         batch_size: images on all devices together.
         memory: () -> bytes per device, params included; compiles the program. None for a user's own model.
     """
 
-    run: Callable[[np.ndarray], Any]
+    run: Callable[[Any], Any]
     batch_size: int
     compiles: Callable[[], int]
     memory: Callable[[], int | None]

@@ -100,7 +100,14 @@ def embed_many(
         raise unknown_name("output", output, list(OUTPUTS))
     pixels: PixelRecipe = model.card.preprocess.recipe(rgb="first") if recipe is None else recipe
     stream = Stream(model, pixels, how.pixel_store, profile, output, how.workers, how.progress, how.on_error)
-    kept = how.store if model.card.fingerprint is not None else None
+    return rows_of(stream, manifests, how, rows_per_shard)
+
+
+def rows_of(
+    stream: Stream, manifests: Sequence[Manifest], how: Compute, rows_per_shard: int | None = None
+) -> list[Embeddings]:
+    """The stored rows of each data set, made by the stream where they are missing; raises as `embed_many`."""
+    kept = how.store if stream.model.card.fingerprint is not None else None
     choice = LayoutChoice(how.per_device_batch, rows_per_shard, how.params)
     sets = [data_set(stream, manifest, kept, choice) for manifest in manifests]
     first = {each.name: each for each in reversed(sets)}  # the first of those with the same images

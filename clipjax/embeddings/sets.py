@@ -14,19 +14,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from clipjax.checkpoints.encoder import Encoder, ModelCard, embeds_at_unit_norm
+from clipjax.checkpoints.encoder import Encoder
 from clipjax.data.manifest import Manifest
 from clipjax.data.pixels.decoders import AUTO
-from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.devices.agreement import assert_same_everywhere, first_decides, first_writes
-from clipjax.embeddings import batch_size
-from clipjax.embeddings.batch_size import IMAGE_BATCH
 from clipjax.embeddings.compute import BatchSize
-from clipjax.embeddings.forward import choose_params
 from clipjax.embeddings.params import REPLICATED, placements
 from clipjax.embeddings.stream import Passenger, Span, Stream
 from clipjax.errors import DataError, UsageError
-from clipjax.models.version import FORWARD_VERSION
 from clipjax.storage.entry import Entry, check_finite, key_hash
 from clipjax.storage.store import Store
 
@@ -82,29 +77,6 @@ class Embeddings:
     array: np.ndarray
     key_hash: str | None
     stats: EmbedStats
-
-
-def image_key(
-    card: ModelCard,
-    manifest: Manifest,
-    recipe: PixelRecipe,
-    precision: str,
-    output: str,
-    params: str = REPLICATED,
-) -> dict[str, Any]:
-    """Everything that an embedding depends on; the fingerprint covers weights, architecture, mean and std.
-
-    Sharded params have their own key: equal bits are not guaranteed.
-    """
-    return {
-        "model": card.fingerprint,
-        "forward": FORWARD_VERSION,
-        "output": output if embeds_at_unit_norm(card) else "features",
-        "pixels": recipe.key(),
-        "data": manifest.images_digest,
-        "precision": precision,
-        **({} if params == REPLICATED else {"params": params}),
-    }
 
 
 class LayoutChoice(NamedTuple):
@@ -244,7 +216,7 @@ def data_set(stream: Stream, manifest: Manifest, store: Store | None, choice: La
         return DataSet(manifest, layout=_choose(stream, manifest, choice))
 
     def key(params: str) -> dict[str, Any]:
-        return image_key(stream.model.card, manifest, stream.recipe, stream.precision, stream.output, params)
+        return stream.key(manifest, params)
 
     def decide() -> str:
         for params in placements(choice.params):
@@ -261,12 +233,10 @@ def data_set(stream: Stream, manifest: Manifest, store: Store | None, choice: La
 
 def _choose(stream: Stream, manifest: Manifest, choice: LayoutChoice) -> Layout:
     n, batch, why = len(manifest), choice.per_device_batch, ""
-    first = batch if isinstance(batch, int) else min(IMAGE_BATCH, _padded(n))
-    params = choose_params(stream.model, stream.precision, stream.output, first, choice.params)
+    first = batch if isinstance(batch, int) else min(stream.batch, _padded(n))
+    params = stream.placement(first, choice.params)
     if batch == AUTO:
-        chosen = batch_size.choose(
-            stream.model, stream.precision, stream.output, params, n, progress=stream.progress
-        )
+        chosen = stream.fastest(params, n)
         first, why = min(chosen.batch, _padded(n)), chosen.why
     shard = default_shard(n, first) if choice.rows_per_shard is None else choice.rows_per_shard
     if shard < 1 or shard % first:

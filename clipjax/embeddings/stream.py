@@ -13,7 +13,7 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Generator, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -27,7 +27,10 @@ from clipjax.data.pixels.joined import joined
 from clipjax.data.pixels.loader import batches
 from clipjax.data.pixels.pixel_store import PixelStore
 from clipjax.data.pixels.preprocess import PixelRecipe
-from clipjax.embeddings.forward import Forward, image_forward, watched
+from clipjax.embeddings.batch_size import IMAGE_BATCH, Choice
+from clipjax.embeddings.batch_size import choose as choose_batch
+from clipjax.embeddings.forward import Forward, choose_params, image_forward, watched
+from clipjax.embeddings.keys import image_key
 from clipjax.errors import DataError
 from clipjax.models.precision import Precision
 from clipjax.progress import Bar, progress_bar
@@ -73,6 +76,8 @@ class _Pixels(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
+    """Images through the image tower; a subclass has another forward pass, and its own key."""
+
     model: Encoder
     recipe: PixelRecipe
     pixel_store: PixelStore | None
@@ -81,6 +86,28 @@ class Stream:
     workers: Workers
     progress: bool
     on_error: str
+
+    verb: ClassVar[str] = "embedding"
+    batch: ClassVar[int] = IMAGE_BATCH  # of a device, by default
+
+    def key(self, manifest: Manifest, params: str) -> dict[str, Any]:
+        """Everything that a data set's rows depend on."""
+        return image_key(self.model.card, manifest, self.recipe, self.precision, self.output, params)
+
+    def placement(self, per_device_batch: int, params: str) -> str:
+        """As `choose_params`."""
+        return choose_params(self.model, self.precision, self.output, per_device_batch, params)
+
+    def fastest(self, params: str, images: int) -> Choice:
+        """As `batch_size.choose`."""
+        return choose_batch(self.model, self.precision, self.output, params, images, progress=self.progress)
+
+    def forward(self, per_device_batch: int, params: str) -> Forward:
+        return image_forward(self.model, self.precision, self.output, per_device_batch, params)
+
+    def step(self, forward: Forward, pixels: np.ndarray, rows: np.ndarray) -> Any:
+        """Run one batch; `rows` int [B] of its data set, -1 for padding."""
+        return forward.run(pixels)
 
     def run(
         self, spans: Sequence[Span], per_device_batch: int, params: str
@@ -93,7 +120,7 @@ class Stream:
         """
         if not spans:
             return
-        forward = image_forward(self.model, self.precision, self.output, per_device_batch, params)
+        forward = self.forward(per_device_batch, params)
         rows = [pad_rows(np.arange(span.rows.start, span.rows.stop), per_device_batch) for span in spans]
         order = _Order([span.of for span in spans], rows, forward.batch_size)
         how = self._how_to_decode(order)
@@ -115,7 +142,7 @@ class Stream:
         what = names[0] if len(names) == 1 else f"{len(names)} data sets"
         shown = self.progress and jax.process_index() == 0
         total = sum(len(span.rows) for span in spans)
-        return progress_bar(total, f"embedding {what}".rstrip(), "image", shown=shown)
+        return progress_bar(total, f"{self.verb} {what}".rstrip(), "image", shown=shown)
 
     def _how_to_decode(self, order: _Order) -> dict[str, Any]:
         if self.workers != AUTO:
@@ -156,7 +183,7 @@ class Stream:
             errors = {} if batch is None or self.on_error == "skip" else order.errors(step, batch)
             if batch is not None and not errors:
                 with watched(per_device_batch):
-                    waiting.append((batch.read, forward.run(batch.pixels)))
+                    waiting.append((batch.read, self.step(forward, batch.pixels, order.rows(step))))
                 account.forward_passes += 1
             last = batch is None or bool(errors)
             while waiting and (last or len(waiting) == IN_FLIGHT):
@@ -194,6 +221,11 @@ class _Order:
             rows.append(np.where(part < 0, part, part + start))
             start += len(of.manifest)
         return joined([source_of(of.manifest) for of, _ in self.parts()]), np.concatenate(rows)
+
+    def rows(self, step: int) -> np.ndarray:
+        """A step's rows, each of its own data set; -1 for padding. int [B]"""
+        rows = self._rows[step * self.batch_size : (step + 1) * self.batch_size]
+        return pad_rows(rows, self.batch_size)
 
     def first(self, step: int) -> Passenger:
         """The data set that owns the step's first row (past the end: the last row)."""

@@ -14,9 +14,9 @@ from typing import Any
 
 from clipjax.checkpoints.encoder import Encoder
 from clipjax.embeddings.compute import Compute
+from clipjax.embeddings.keys import image_key
 from clipjax.embeddings.pairs import pair_key
 from clipjax.embeddings.params import AUTO, placements
-from clipjax.embeddings.sets import image_key
 from clipjax.errors import ClipjaxError
 from clipjax.evaluation.collection import Loaded
 from clipjax.evaluation.resolve import not_applicable, resolve

@@ -151,12 +151,13 @@ def wrong_of(ranked: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def choose(inputs: Inputs, options: np.ndarray) -> np.ndarray:
-    """Ties go to the lowest category. int [N, 4] -> int32 [N]."""
+    """Ties go to the lowest category; -1 is no option. int [N, 4] -> int32 [N]."""
     options = np.sort(options, axis=1)
     best = np.empty(len(options), np.int32)
     assert inputs.head is not None
     for rows, scores in score_blocks(inputs.head, inputs.features, inputs.projection):
         among = np.take_along_axis(np.asarray(scores.values), options[rows], axis=1)
+        among = np.where(options[rows] < 0, -np.inf, among)
         best[rows] = np.take_along_axis(options[rows], among.argmax(axis=1)[:, None], axis=1)[:, 0]
     return best
 

@@ -24,9 +24,10 @@ from _xla_flags import flags_of
 from clipjax.data.pixels.loader import batches
 from clipjax.data.pixels.normalize import normalize_host
 from clipjax.data.pixels.preprocess import PixelRecipe
-from clipjax.embeddings import forward, sets
+from clipjax.embeddings import forward, keys
 from clipjax.embeddings.forward import text_encoder
-from clipjax.embeddings.sets import Embeddings, default_shard, image_key
+from clipjax.embeddings.keys import image_key
+from clipjax.embeddings.sets import Embeddings, default_shard
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.own_model import OwnModel
 from clipjax.storage.store import Store
@@ -242,7 +243,7 @@ def test_the_batch_reported_is_the_one_used(model: TinyModel, work: Path, store:
 def test_forward_version_is_part_of_the_key(model: TinyModel, work: Path, monkeypatch: pytest.MonkeyPatch):
     manifest, recipe = manifest_of(work / "images", 2), model.card.preprocess.recipe(rgb="first")
     before = image_key(model.card, manifest, recipe, "parity", "embedding")
-    monkeypatch.setattr(sets, "FORWARD_VERSION", sets.FORWARD_VERSION + 1)
+    monkeypatch.setattr(keys, "FORWARD_VERSION", keys.FORWARD_VERSION + 1)
     assert image_key(model.card, manifest, recipe, "parity", "embedding") != before
 
 
