@@ -54,6 +54,12 @@ PLANTED: dict[str, dict[str, Any]] = {
         "unit": list("abcd"),
         "cluster": ["x", "x", "y", "y"],
     },
+    "multiple_choice": {
+        "options": [["a", "b"]] * 3,
+        "right": [0, 1, 0],
+        "choice_parsed": [[0, 0], [-1, 1], [1, 0]],
+        "choice_letter": [[0, 1], [1, 1], [0, 0]],
+    },
     "imagenet_d": ACCURACY | {"correct_4way_own": RIGHT, "correct_4way_list": RIGHT},
 }
 

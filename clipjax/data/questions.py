@@ -21,7 +21,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -105,6 +105,16 @@ class Questions:
     options: tuple[tuple[str, ...], ...]
     answers: np.ndarray
     categories: np.ndarray | None
+
+    def select(self, rows: Sequence[int]) -> Questions:
+        return replace(
+            self,
+            ids=tuple(self.ids[i] for i in rows),
+            columns={name: [values[i] for i in rows] for name, values in self.columns.items()},
+            options=tuple(self.options[i] for i in rows),
+            answers=self.answers[list(rows)],
+            categories=None if self.categories is None else self.categories[list(rows)],
+        )
 
     @property
     def most(self) -> int:

@@ -89,7 +89,7 @@ def _parts(model: Encoder, runs: Sequence[tuple[str, Request]]) -> Iterator[Part
             task = find_task(name)
             if not_applicable(model, task) is None:
                 subject = resolve(model, task, request)
-                yield from subject.parts if subject.maps is None else ()
+                yield from subject.parts if subject.maps is None and subject.asking is None else ()
 
 
 def _embed(

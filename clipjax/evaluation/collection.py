@@ -31,6 +31,7 @@ from clipjax.evaluation.resolve import annotations_path, has_own_head, id_card
 from clipjax.evaluation.rows import Result, refused
 from clipjax.evaluation.run import run
 from clipjax.evaluation.subject import NotApplicableError, Request
+from clipjax.results.run_of import annotations_at
 from clipjax.storage.buckets import place
 from clipjax.storage.reading import exists, is_dir
 from clipjax.tasks.collections import collection
@@ -77,6 +78,7 @@ class Loaded:
     """Each data set is read and hashed once."""
 
     def __init__(self) -> None:
+        self.results: str | Path | None = None  # where annotations by runs are looked up
         self._datasets: dict[tuple[str, Path], Dataset] = {}
 
     def dataset(self, data: Located) -> Dataset:
@@ -88,13 +90,16 @@ class Loaded:
 
     def request(self, job: Job, request: Request) -> Request:
         """Annotations go only to tasks that read some, on data sets whose cards name none."""
-        reads = find_task(job.task).load_annotations is not None and job.data.card.annotations is None
+        task, name = find_task(job.task), job.data.card.name
+        annotations = None
+        if task.load_annotations is not None and job.data.card.annotations is None:
+            annotations = annotations_at(request.annotations, task.annotated_by, name, self.results)
         return replace(
             request,
             dataset=self.dataset(job.data),
             id_dataset=None if job.id is None else self.dataset(job.id),
             prompts=job.prompts,
-            annotations=request.annotations if reads else None,
+            annotations=annotations,
         )
 
 
@@ -205,6 +210,7 @@ def evaluate_all(
     encoder = encoder_of(model)
     chosen = distinct(jobs, own_head=has_own_head(encoder))
     read = Loaded() if loaded is None else loaded
+    read.results = results
     ahead = _embed_ahead(encoder, chosen, read, request, compute)
     for number, job in enumerate(chosen, 1):
         if announce is not None:

@@ -50,6 +50,8 @@ def evaluate(
     layers: str | None = None,
     attention: str | None = None,
     positions: str | None = None,
+    rotations: str | None = None,
+    steps: int | None = None,
     keep_maps: bool = False,
     progress: bool = True,
 ) -> Result:
@@ -65,7 +67,8 @@ def evaluate(
             head. In retrieval: one template for captions; default none.
         id_dataset, id_root: the in-distribution images for OOD detection and calibration. Default: the card
             that the data set's card names, else "imagenet_val".
-        annotations: a file or folder; default: the task's own.
+        annotations: a file or folder, or "run_of:MODEL", that model's newest run in `results`; default: the
+            task's own.
         limit, seed: evaluate a random sample of this many images, or pairs; `seed` also seeds the bootstraps.
         per_device_batch: images on a device in one step, or "auto": the fastest here, measured once.
         params: whole on each device ("replicated"), cut over them ("sharded"), or as fits ("auto").
@@ -83,6 +86,8 @@ def evaluate(
             `clipjax.models.dense.DenseRecipe`; default: as probe3d, with attention over the tokens.
         keep_maps: keep these maps in the store; another matching then runs no model. Tasks of single images
             have none.
+        rotations: ask a model that answers in all cyclic orders of the options ("all"), or the "given" one.
+        steps: the most tokens of its answer; default 128.
 
     Returns: the result; if the task is not defined for the model, one row with the reason and no value.
 
@@ -109,6 +114,8 @@ def evaluate(
         layers=layers,
         attention=attention,
         positions=positions,
+        rotations=rotations,
+        steps=steps,
     )
     compute = Compute(
         store=store_at(store),

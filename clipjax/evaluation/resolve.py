@@ -19,6 +19,7 @@ from clipjax.data.labels import LabelSpace, PromptSet, load_labels, load_project
 from clipjax.data.manifest import Manifest
 from clipjax.data.readers.reader import recognise
 from clipjax.errors import DataError, UsageError, counted
+from clipjax.evaluation.asked import ANSWERING, asked, asking_of
 from clipjax.evaluation.subject import NotApplicableError, Part, Request, Subject
 from clipjax.heads.adapters.base import Adapter, adapter_of
 from clipjax.heads.build import classifier_head, logit_scale
@@ -41,6 +42,8 @@ def resolve(model: Encoder, task: Task, request: Request) -> Subject:
             f"the task {task.name!r} compares with no in-distribution images: leave id_dataset and id_root "
             "(--id-dataset, --id-data) out"
         )
+    if asking_of(model, task, request) is not None:
+        return _of_questions(model, task, dataset, request)
     of = _of_pairs if "pairs" in task.needs else _of_images
     return of(model, adapter, task, dataset, request)
 
@@ -102,6 +105,8 @@ def _of_images(
         if not has_own_head(model):
             prompts = _zeroshot_prompts(model, head_space, request.prompts or own_prompts)
     annotations = _annotations(dataset.card, task, request)
+    part = _part(model, dataset, space, head_space, request)
+    questions = asked(model, part, dataset.card, annotations) if "answers" in task.needs else None
     reads_text = prompts is not None or (adapter is not None and head_space is not None)
     if reads_text:
         model = model.with_tokenizer()  # missing files are reported now, and rows state the digest
@@ -109,13 +114,43 @@ def _of_images(
         model=model,
         adapter=adapter,
         task=task,
-        part=_part(model, dataset, space, head_space, request),
+        part=part,
         id=id_dataset and _part(model, id_dataset, id_dataset.label_space, head_space, request),
         head_space=head_space,
         prompts=prompts,
         annotations=annotations,
         resamples=request.resamples,
         seed=request.seed,
+        questions=questions,
+    )
+
+
+def _of_questions(model: Encoder, task: Task, dataset: Dataset, request: Request) -> Subject:
+    """A vision-language model is asked the data set's question: it has no prompts and no head."""
+    maps_of(model, task, request)
+    if request.prompts is not None:
+        raise UsageError(
+            f"{model.card.id} is asked the question of {dataset.card.name}'s card: leave prompts (--prompts) "
+            "out"
+        )
+    space = dataset.label_space
+    if request.labels is not None:
+        space = request.labels if isinstance(request.labels, LabelSpace) else load_labels(request.labels)
+    annotations = _annotations(dataset.card, task, request)
+    part = _part(model, dataset, space, None, request)
+    return Subject(
+        model=model,
+        adapter=None,
+        task=task,
+        part=part,
+        id=None,
+        head_space=None,
+        prompts=None,
+        annotations=annotations,
+        resamples=request.resamples,
+        seed=request.seed,
+        questions=asked(model, part, dataset.card, annotations),
+        asking=asking_of(model, task, request),
     )
 
 
@@ -171,6 +206,8 @@ def _own_classes(model: Encoder, adapter: Adapter | None, request: Request) -> L
 
 def not_applicable(model: Encoder, task: Task) -> str | None:
     """Why the task is not defined for the model."""
+    if model.card.kind == ANSWERING and "answers" not in task.needs:
+        return f"not applicable: {model.card.id} is a vision-language model, which this task cannot ask"
     if "text" in task.needs and model.card.kind == "classifier":
         return f"not applicable: {model.card.id} is a classifier and has no text tower"
     if "pairs" in task.needs and model.network is None:

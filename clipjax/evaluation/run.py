@@ -21,6 +21,7 @@ from clipjax.embeddings.pairs import match_pairs
 from clipjax.embeddings.sets import Embeddings
 from clipjax.embeddings.texts import are_cut, caption_texts, embed_texts
 from clipjax.errors import DataError, UsageError
+from clipjax.evaluation.asked import answered
 from clipjax.evaluation.own_model import encoder_of
 from clipjax.evaluation.resolve import dataset_of, maps_of, not_applicable, resolve
 from clipjax.evaluation.rows import Result, finish, identity, refused
@@ -32,6 +33,7 @@ from clipjax.models.dense import DenseRecipe
 from clipjax.progress import progress_bar
 from clipjax.results.provenance import count_compiles
 from clipjax.results.row import Fields
+from clipjax.results.run_of import annotations_at
 from clipjax.results.store import ResultStore, model_facts
 from clipjax.storage.digests import sha256_json
 from clipjax.tasks.task import Captions, Inputs, Measure, Outcome, Task, find_task, precision_tasks
@@ -50,7 +52,11 @@ def run(
     dataset = on_all(lambda: dataset_of(request), f"read the data of {task}", apart=apart)
     if (reason := not_applicable(encoder, definition)) is not None:
         return refused(encoder, definition, dataset.card.name, reason, results)
-    read = dataclasses.replace(request, dataset=dataset)
+    read = dataclasses.replace(
+        request,
+        dataset=dataset,
+        annotations=annotations_at(request.annotations, definition.annotated_by, dataset.card.name, results),
+    )
     what = f"{task} on {dataset.card.name}"
     subject = on_all(
         lambda: _resolved(encoder, definition, read, compute.progress), f"prepare {what}", apart=apart
@@ -121,9 +127,12 @@ def _profile(subject: Subject, precision: str, compute: Compute, results: str | 
             inputs = dataclasses.replace(inputs, captions=_captions(subject, inputs, precision, compute))
         outcome = subject.task.run(inputs)
     images = outcome.images if "id" in outcome.images else {"id": list(embeddings.ids), **outcome.images}
+    recipe = subject.recipe(precision, skipped, stats.params)
+    if (check := subject.task.check_annotations) is not None and subject.annotations is not None:
+        subject = dataclasses.replace(subject, remark=check(subject.annotations, recipe, images))
     common = _common(
         subject,
-        subject.recipe(precision, skipped, stats.params),
+        recipe,
         skipped=len(skipped),
         per_device_batch=stats.per_device_batch,
         wall_time=time.perf_counter() - start,
@@ -133,6 +142,8 @@ def _profile(subject: Subject, precision: str, compute: Compute, results: str | 
 
 
 def prepare(subject: Subject, precision: str, compute: Compute) -> tuple[Embeddings, Inputs]:
+    if subject.asking is not None:
+        return answered(subject, precision, compute)
     if subject.maps is not None:
         return _matched(subject, subject.maps, precision, compute)
     # Build the head first: it is cheap and the likelier to fail.
@@ -199,6 +210,7 @@ def _inputs(subject: Subject, part: Part, head: Head | None, embeddings: Embeddi
         columns={name: [column[i] for i in kept] for name, column in part.manifest.columns.items()},
         dataset=part.name,
         annotations=subject.annotations,
+        questions=subject.questions and subject.questions.select(kept),
         resamples=subject.resamples,
         seed=subject.seed,
     )

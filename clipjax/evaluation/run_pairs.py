@@ -25,7 +25,7 @@ RunAddress = tuple[Path, str]  # a folder of results, a run id in it
 # Keys of a recipe that do not matter here: the model's, the bootstrap's, and those in `how`.
 OF_MODEL = {"model", "forward", "logit_scale", "logit_bias", "pixels", "tokenizer", "adapter", "params"}
 OF_MODEL |= {"head_classes", "normalize_features", "predictions", "format", "bootstrap", "projection"}
-OF_MODEL |= {"prompts", "skipped"}  # `_recipe` adds prompts by name and digest
+OF_MODEL |= {"asking", "prompts", "skipped"}  # `_recipe` adds prompts by name and digest
 OPTIONS = {"prompts": "prompts", "precision": "precision", "label_space": "labels"}
 
 

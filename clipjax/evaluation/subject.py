@@ -16,6 +16,7 @@ from clipjax.data.labels import LabelSpace, Projection, PromptSet
 from clipjax.data.manifest import Manifest
 from clipjax.data.pairs.matching import Matching
 from clipjax.data.pixels.preprocess import PixelRecipe
+from clipjax.data.questions import Questions
 from clipjax.embeddings.params import REPLICATED
 from clipjax.errors import UsageError
 from clipjax.heads.adapters.base import Adapter, adapter_digest
@@ -55,6 +56,8 @@ class Request:
     layers: str | None = None
     attention: str | None = None
     positions: str | None = None
+    rotations: str | None = None
+    steps: int | None = None
 
     def __post_init__(self) -> None:
         check_bootstrap(self.resamples, self.seed)
@@ -101,6 +104,14 @@ class Part:
         }
 
 
+@dataclass(frozen=True)
+class Asking:
+    """How a model is asked: the orders of the options ("all", "given"), and the most tokens of an answer."""
+
+    rotations: str
+    steps: int
+
+
 class NotApplicableError(UsageError):
     """A model's own head has other classes than the data set, without a projection to them."""
 
@@ -115,6 +126,9 @@ class Subject:
         head_space: None without a head.
         prompts: of a zero-shot head, or the one template of captions.
         maps: how a task of pairs makes maps of features.
+        questions: of a task of answers, about all images of `part`; None: the task makes its own lists.
+        asking: None for a model that does not answer.
+        remark: what the annotations were compared with.
     """
 
     model: Encoder
@@ -128,6 +142,9 @@ class Subject:
     resamples: int
     seed: int
     maps: DenseRecipe | None = None
+    questions: Questions | None = None
+    asking: Asking | None = None
+    remark: str | None = None
 
     @property
     def matcher(self) -> Any:
@@ -166,7 +183,13 @@ class Subject:
             **({} if adapter is None else {"adapter": adapter_digest(adapter)}),
             **({"normalize_features": True} if card.normalize_features else {}),
             **({} if self.maps is None else {"maps": dataclasses.asdict(self.maps)}),
+            **({} if self.questions is None else {"questions": self.questions.digest}),
+            **({} if self.asking is None else {"asking": dataclasses.asdict(self.asking) | self._chat()}),
         }
+
+    def _chat(self) -> dict[str, Any]:
+        chat = getattr(self.model.card, "chat", None)
+        return {"chat": chat and dataclasses.asdict(chat)}
 
     def convention(self) -> dict[str, Any]:
         """What decides whether numbers compare, in words."""
@@ -191,10 +214,16 @@ class Subject:
                 words["id_sample"] = self.id.sample
         if name := getattr(self.annotations, "name", None):
             words["annotations"] = name
+        if self.remark is not None:
+            words["annotations_checked"] = self.remark
+        if self.asking is not None:
+            words |= dataclasses.asdict(self.asking)
         return words
 
     def _prompts(self) -> str:
         adapter = self.adapter
+        if self.asking is not None:
+            return "not applicable: the data set's own question is asked"
         if self.prompts is not None:
             return self.prompts.name
         if adapter is not None and self.head_space is not None:

@@ -21,9 +21,12 @@ from clipjax.evaluation.collection import Job, Loaded, Located
 from clipjax.evaluation.resolve import DEFAULT_PROMPTS
 from clipjax.evaluation.subject import Request
 from clipjax.models.arch import Arch
+from clipjax.models.language.vision_language import image_positions
+from clipjax.models.network import Network
 from clipjax.sweep.models import Chosen
 from clipjax.tasks.task import find_task
 
+PROMPTS, TEXT = 4, 100  # about, of an image
 RUN = 10**9  # operations added to every run, so that those that embed nothing count too
 
 
@@ -122,8 +125,16 @@ def flops(card: Card, tower: str) -> int:
 
 
 def image_flops(card: Card, size: tuple[int, int] | None) -> int:
-    """For one image of the tower's own size or, in proportion to its area, of `size`."""
+    """For one image of the tower's own size or, in proportion to its area, of `size`.
+
+    A model that answers also reads PROMPTS prompts of TEXT tokens with the image's: two operations a weight
+    and token.
+    """
     whole = flops(card, "vision")
+    if card.arch.language is not None:
+        leaves = jax.tree.leaves(Network(card.arch).abstract_params()["decoder"])
+        weights = sum(math.prod(leaf.shape) for leaf in leaves)
+        whole += 2 * weights * PROMPTS * (image_positions(card.arch) + TEXT)
     return whole if size is None else round(whole * math.prod(size) / card.arch.vision.image_size**2)
 
 

@@ -19,6 +19,7 @@ from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.collection import Job, Loaded, distinct
 from clipjax.evaluation.collection import plan as plan_jobs
 from clipjax.evaluation.subject import Request
+from clipjax.results.run_of import names_run
 from clipjax.storage.digests import canonical_json, sha256_json
 from clipjax.storage.reading import is_dir
 from clipjax.sweep import cost
@@ -124,6 +125,8 @@ def make_plan(suite: Suite, pixel_budget: int | None) -> SweepPlan:
     sizes = cost.Sizes(loaded)
     # Entries of a suite may overlap: each run is planned once.
     ordered = list(_in_order(_each_once(items), sizes, pixel_budget))
+    # Runs that read another run as annotations come after all that may be it.
+    ordered.sort(key=lambda item: names_run(item.options.get("annotations")))
     return SweepPlan(suite, _with_costs(ordered, sizes), list(dict.fromkeys(missing)), loaded)
 
 

@@ -56,6 +56,7 @@ class _Known:
 def preview(plan: SweepPlan, items: Sequence[Item], compute: Compute, results: Path, shards: int) -> Preview:
     """`items` are the plan's or a shard's; `shards` is their number."""
     assert compute.store is not None
+    plan.loaded.results = results
     done, stored = Done(results), Stored(compute.store.root)
     by_model: dict[str, list[Item]] = {}
     for item in items:
@@ -86,12 +87,13 @@ def _known(items: Sequence[Item], plan: SweepPlan, compute: Compute, done: Done,
     for item in items:
         try:
             target = target_of(model, item, plan.loaded, compute)
+            entries = embedding_entries(model, target, item.request, stored)
         except ClipjaxError as error:
             known.problem = f"{item.job}: {error}"
             continue
         known.targets.append(target)
         known.done += is_done(target, done, item)
-        known.entries |= dict(embedding_entries(model, target, item.request, stored))
+        known.entries |= dict(entries)
     return known
 
 

@@ -92,6 +92,7 @@ def run_sweep(
         Interrupted: a signal came.
     """
     check_same(plan)
+    plan.loaded.results = results
     how = replace(compute, progress=compute.progress and jax.process_index() == 0)
     done = on_all(lambda: Done(results), "read the results")
     report, before = Report(), Counter(compiled)

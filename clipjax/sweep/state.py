@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from clipjax.checkpoints.encoder import Encoder
+from clipjax.embeddings.answers import answer_key
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.keys import image_key
 from clipjax.embeddings.pairs import pair_key
 from clipjax.embeddings.params import AUTO, placements
 from clipjax.errors import ClipjaxError
+from clipjax.evaluation.asked import prompts_of_run
 from clipjax.evaluation.collection import Loaded
 from clipjax.evaluation.resolve import not_applicable, resolve
 from clipjax.evaluation.rows import NO_STATS, Result, refused_recipe
@@ -141,6 +143,9 @@ def embedding_entries(
 
 
 def _key(model: Encoder, subject: Subject, part: Part, precision: Precision, params: str) -> dict[str, Any]:
+    if subject.asking is not None:
+        prompts, steps = prompts_of_run(subject), subject.asking.steps
+        return answer_key(model.card, part.manifest, part.pixels, prompts, steps, precision, params)
     if subject.maps is not None:
         return pair_key(model.card, part.manifest, subject.matcher, subject.maps, precision, params)
     return image_key(model.card, part.manifest, part.pixels, precision, "embedding", params)
@@ -167,6 +172,7 @@ class Newest:
 
 def results_of(plan: SweepPlan, results: str | Path) -> list[Result]:
     """The newest results, in order; items without results are left out."""
+    plan.loaded.results = results
     newest, item_results = Newest(results), []
     for _, group in itertools.groupby(plan.items, key=lambda item: item.chosen.name):
         visit = list(group)
@@ -180,6 +186,7 @@ def lacking(
     plan: SweepPlan, items: Sequence[Item], results: str | Path, compute: Compute
 ) -> list[tuple[Item, str]]:
     """The items without results, each with the reason why it cannot be resolved, or ""."""
+    plan.loaded.results = results
     done, missing = Done(results), []
     for _, group in itertools.groupby(items, key=lambda item: item.chosen.name):
         visit = list(group)

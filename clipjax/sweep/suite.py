@@ -26,6 +26,7 @@ from clipjax.config import config_dir
 from clipjax.data.cards import cards_in
 from clipjax.data.labels import load_prompts
 from clipjax.errors import ClipjaxError, DataError, near_names, unknown_name
+from clipjax.results.run_of import names_run
 from clipjax.storage.buckets import place
 from clipjax.storage.reading import exists, is_dir, read_toml
 from clipjax.storage.records import read
@@ -33,7 +34,7 @@ from clipjax.tasks.collections import collection
 from clipjax.tasks.task import precision_tasks
 
 NAMED = "suite:"  # prefix of suites that ship with clipjax
-LEAST = {"limit": 1, "seed": 0, "resamples": 100, "batch_size": 1}
+LEAST = {"limit": 1, "seed": 0, "resamples": 100, "batch_size": 1, "steps": 1}
 Names = str | tuple[str, ...]
 
 
@@ -96,6 +97,8 @@ class _Options:
     layers: Literal["last", "multilayer"] | None = None
     attention: Literal["tokens", "reference_batch"] | None = None
     positions: Literal["library", "probe3d"] | None = None
+    rotations: Literal["all", "given"] | None = None
+    steps: int | None = None
 
     def __post_init__(self) -> None:
         for key, least in LEAST.items():
@@ -307,7 +310,7 @@ class _Reader:
     def options(self, options: _Options, where: str) -> dict[str, Any]:
         values = {each.name: getattr(options, each.name) for each in fields(_Options)}
         given = {key: value for key, value in values.items() if value is not None}
-        if "annotations" in given:
+        if "annotations" in given and not names_run(given["annotations"]):
             given["annotations"] = self.place(given["annotations"])
             if not given["annotations"].exists():
                 self.refuse(f"{where}.annotations", f"{given['annotations']} does not exist")

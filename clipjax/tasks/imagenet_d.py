@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from clipjax.data.labels import LabelSpace
-from clipjax.errors import DataError
+from clipjax.errors import DataError, counted
 from clipjax.heads.head import score_blocks
 from clipjax.storage.digests import sha256_json
 from clipjax.storage.parquet import open_parquet, read_columns
@@ -40,12 +40,16 @@ class CategoryLists:
         name: the selection model, from its run, else the file's name.
         wrong: image id -> category ids or names; None: each model's own.
         digest: SHA-256 of the contents.
+        recipe: of the run that made the lists.
+        correct: image id -> was the selection model right among all categories, in that run.
     """
 
     name: str
     wrong: Mapping[str, Sequence[str]] | None
     digest: str
     source: str = ""
+    recipe: Mapping[str, Any] | None = None
+    correct: Mapping[str, bool] = field(default_factory=dict)
 
     def indices(self, ids: Sequence[str], labels: np.ndarray, space: LabelSpace) -> np.ndarray:
         """int32 [N, 3].
@@ -79,20 +83,28 @@ def load_lists(path: Path | None) -> CategoryLists:
         path = path / "images.parquet"
     if not exists(path):
         raise DataError(f"{path} does not exist; give the images.parquet of an imagenet_d run, or a CSV file")
-    wrong = _from_run(path) if path.suffix == ".parquet" else _from_csv(path)
-    return CategoryLists(_selection_model(path), wrong, sha256_json(sorted(wrong.items())), str(path))
+    if path.suffix != ".parquet":
+        wrong = _from_csv(path)
+        return CategoryLists(path.stem, wrong, sha256_json(sorted(wrong.items())), str(path))
+    wrong, correct = _from_run(path)
+    run = _run_beside(path)
+    name, recipe = str(run.get("model", path.stem)), run.get("recipe")
+    recipe = recipe if isinstance(recipe, Mapping) else None
+    return CategoryLists(name, wrong, sha256_json(sorted(wrong.items())), str(path), recipe, correct)
 
 
-def _from_run(path: Path) -> dict[str, list[str]]:
-    if not {"id", "failures"} <= set(open_parquet(path).schema_arrow.names):
+def _from_run(path: Path) -> tuple[dict[str, list[str]], dict[str, bool]]:
+    names = set(open_parquet(path).schema_arrow.names)
+    if not {"id", "failures"} <= names:
         raise DataError(f"{path} has no columns `id` and `failures`: it is not of an imagenet_d run")
-    table = read_columns(path, ["id", "failures"])
+    table = read_columns(path, ["id", "failures", *sorted(names & {"correct"})])
     for name, lists in zip(table["id"], table["failures"]):
         if not isinstance(name, str) or not isinstance(lists, list):
             raise DataError(
                 f"{path}: `failures` of {name!r} is {lists!r:.60}; it must be a list of categories"
             )
-    return dict(zip(table["id"], table["failures"]))
+    correct = {name: right is True for name, right in zip(table["id"], table.get("correct", []))}
+    return dict(zip(table["id"], table["failures"])), correct
 
 
 def _from_csv(path: Path) -> dict[str, list[str]]:
@@ -106,12 +118,57 @@ def _from_csv(path: Path) -> dict[str, list[str]]:
     return wrong
 
 
-def _selection_model(path: Path) -> str:
-    run = path.parent / "run.json"
+def _run_beside(path: Path) -> Mapping[str, Any]:
+    """Empty without a run."""
     try:
-        return str(read_json(run)["model"])
-    except (DataError, KeyError):
-        return path.stem
+        return read_json(path.parent / "run.json")
+    except DataError:
+        return {}
+
+
+# What decides a model's scores of categories, as keys of a recipe, with their words.
+_SCORES = {
+    "prompts": "prompts",
+    "precision": "precision",
+    "pixels": "pixels",
+    "labels": "categories",
+    "head_classes": "categories",
+    "projection": "projection",
+    "forward": "version of the forward pass",
+    "logit_scale": "logit scale",
+    "params": "placement of params",
+    "adapter": "adapter",
+    "normalize_features": "normalisation",
+}
+
+
+def check_own(lists: CategoryLists, recipe: Mapping[str, Any], images: Columns) -> str | None:
+    """Compare four-way answers with the run that made the lists, if it is of the evaluated model.
+
+    The true category beats the three strongest wrong ones exactly if it beats all, so with the same scores an
+    image is right among four if it is right among all categories.
+
+    Raises:
+        DataError: one image differs; names the first.
+    """
+    maker = lists.recipe
+    if maker is None or maker.get("model") != recipe["model"] or lists.wrong is None:
+        return None
+    other = dict.fromkeys(word for key, word in _SCORES.items() if maker.get(key) != recipe.get(key))
+    if other:
+        return f"not compared: the lists are the model's own, made with other {', '.join(other)}"
+    among = "correct_4way_list" if "correct_4way_list" in images else "correct"
+    compared = 0
+    for name, right in zip(images["id"], images[among]):
+        if name in lists.correct:
+            compared += 1
+            if bool(right) != lists.correct[name]:
+                one, whole = ("right" if each else "wrong" for each in (right, lists.correct[name]))
+                raise DataError(
+                    f"{name}: {one} among the four of its own list, but {whole} among all categories in "
+                    f"{lists.source}: the two must agree image by image; make the lists again"
+                )
+    return f"the model's own lists: {counted(compared, 'image')} right or wrong as among all categories"
 
 
 def describe(inputs: Inputs) -> dict[str, Any]:
@@ -196,6 +253,8 @@ TASK = Task(
     describe=describe,
     measure=measure,
     load_annotations=load_lists,
+    annotated_by="imagenet_d",
+    check_annotations=check_own,
     paired=paired,
     predictions=PredictionFiles(arrays={"logits": True, "labels": True, "ids": True}),
 )

@@ -18,12 +18,14 @@ import numpy as np
 import clipjax.tasks
 from clipjax.data.labels import LabelSpace, Projection
 from clipjax.data.pairs.matching import Matching
+from clipjax.data.questions import Questions
 from clipjax.errors import DataError
 from clipjax.metrics.bootstrap import RESAMPLES
 from clipjax.metrics.intervals import Interval
 from clipjax.tasks.names import check_name, task_names
 
 if TYPE_CHECKING:
+    from clipjax.embeddings.answers import Answers
     from clipjax.heads.head import Head
 
 Columns = Mapping[str, Any]
@@ -99,6 +101,8 @@ class Inputs:
         columns: the manifest's other columns, [N] each.
         id: the in-distribution images (OOD detection, calibration).
         matching: the card's, of pairs.
+        questions: in a task of answers, those about these images; None: the task makes its own lists.
+        answers: what a vision-language model answered; its `features` are empty.
     """
 
     ids: Sequence[str]
@@ -113,6 +117,8 @@ class Inputs:
     captions: Captions | None = None
     annotations: Any = None
     matching: Matching | None = None
+    questions: Questions | None = None
+    answers: Answers | None = None
     resamples: int = RESAMPLES
     seed: int = 0
 
@@ -225,11 +231,15 @@ class Task:
         version: raised whenever the same inputs may give another number.
         section: of the paper; like `needs` a literal, read without an import.
         needs: "head", "labels", "text" (a zero-shot model), "id" (an in-distribution data set), "captions",
-            "annotations", "pairs" (pairs of images: no head and no single images).
+            "annotations", "pairs" (pairs of images: no head and no single images), "answers" (the data set's
+            questions: a vision-language model answers them, in place of head and labels).
         convention: choices that the literature leaves open.
         describe: raises DataError naming an unusable image.
         measure: also takes the columns of a run's images.parquet.
         load_annotations: the user's file or folder; None: the default.
+        annotated_by: the task whose runs may be annotations.
+        check_annotations: annotations, the recipe and the images of a run with them -> a remark on what was
+            compared, or None. Raises DataError if they contradict the run.
         paired: its `About` has no label space or annotations. Without it, runs are not compared.
         matcher: of a task of pairs: a card's matching -> a `Matcher` of `clipjax.embeddings.pairs` that also
             has `words()`, for the convention.
@@ -244,6 +254,8 @@ class Task:
     describe: Callable[[Inputs], dict[str, Any]]
     measure: Callable[[Columns, About], list[Measure]]
     load_annotations: Callable[[Path | None], Annotations] | None = None
+    annotated_by: str | None = None
+    check_annotations: Callable[[Any, Mapping[str, Any], Columns], str | None] | None = None
     paired: Callable[[Columns, About], Paired] | None = None
     matcher: Callable[[Matching], Any] | None = None
     predictions: PredictionFiles = field(default_factory=PredictionFiles)

@@ -22,6 +22,7 @@ ALLOWED = {
     ("results/completeness.py", "ood"): "rows of older versions, which no new task has",
     ("results/completeness.py", "calibration"): "rows of older versions, which no new task has",
     ("evaluation/predictions/arrays.py", "calibration"): "the name of an array",
+    ("analysis/report/answers.py", "multiple_choice"): "whose answers the page shows, image by image",
     ("data/annotations.py", "imagenet_x"): "the name of a package",
 }
 

@@ -55,7 +55,7 @@ def claims_section(verdicts: Sequence[Verdict]) -> Section:
     about = tag("p", f"{counted(len(verdicts), 'claim')}: {said}. {RULE}")
     lines = joined(*map(_claim, verdicts))
     heads = ["section", "statement", "verdict"]
-    return Section("Claims", joined(about, _sortable("claims", "Claims", heads, lines)))
+    return Section("Claims", joined(about, sortable("claims", "Claims", heads, lines)))
 
 
 def _shown(specs: Sequence[Spec], draw: Callable[[Spec], Html]) -> Html:
@@ -112,10 +112,10 @@ def _table(spec: Spec, index: RowIndex, taken: Taken) -> Html:
     if all(line.model is None for line in lines):
         raise _nothing(spec, "all")
     heads = [*spec.head, "model", *(column.title for column in lines[0].line.columns)]
-    return _sortable(_anchor(spec), _about(spec), heads, joined(*(tag("tr", *_line(each)) for each in lines)))
+    return sortable(_anchor(spec), _about(spec), heads, joined(*(tag("tr", *_line(each)) for each in lines)))
 
 
-def _sortable(name: str, caption: str, heads: Sequence[str], lines: Html) -> Html:
+def sortable(name: str, caption: str, heads: Sequence[str], lines: Html) -> Html:
     """The page's script sorts it by its head's buttons."""
     buttons = [tag("th", tag("button", title, type="button"), scope="col") for title in heads]
     head = tag("thead", tag("tr", *buttons))

@@ -15,6 +15,7 @@ from clipjax.analysis.claims.claims import check
 from clipjax.analysis.claims.ledger import ledger
 from clipjax.analysis.figures.figure_set import PROMPTS
 from clipjax.analysis.figures.spec import load_spec, spec_names
+from clipjax.analysis.report.answers import Images, answers_section
 from clipjax.analysis.report.data import report_data
 from clipjax.analysis.report.page import page
 from clipjax.analysis.report.sections import Taken, claims_section, figures_section, tables_section
@@ -50,8 +51,18 @@ class Written:
     numbers: int
 
 
-def write_report(rows: Sequence[Row], out: Path, name: str, choices: Choices = Choices()) -> Written:
+def write_report(
+    rows: Sequence[Row],
+    out: Path,
+    name: str,
+    choices: Choices = Choices(),
+    *,
+    images: Images | None = None,
+) -> Written:
     """Write the page, whole or not at all.
+
+    Args:
+        images: a run's id -> its per-image table, for the answers; None shows none.
 
     Raises:
         UsageError: unknown figure.
@@ -68,6 +79,8 @@ def write_report(rows: Sequence[Row], out: Path, name: str, choices: Choices = C
         tables_section(specs, index, taken),
         claims_section(verdicts),
     ]
+    if images is not None:
+        sections.insert(2, answers_section(rows, images))
     text = page(data, [section for section in sections if section.body]).encode()
     write_bytes(out, text)
     return Written(len(text) / 1e6, len(data["models"]), len(data["cells"].get("value", [])))

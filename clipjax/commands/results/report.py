@@ -47,7 +47,7 @@ class ReportOptions:
 
 
 def report(options: ReportOptions) -> None:
-    """Write one HTML page: tables, plots, the paper's figures and tables, and its claims.
+    """Write one HTML page: tables, plots, the paper's figures and tables, answers to questions, and claims.
 
     Tables can be sorted and plots explored; each number comes with how it was made. The page is one file and
     needs no network.
@@ -61,11 +61,12 @@ def report(options: ReportOptions) -> None:
     from clipjax.analysis.report.write import Choices, write_report
     from clipjax.results.tables import model_name
 
-    rows, highlight = opened(options.folder).rows(), tuple(options.highlight or ())
+    store, highlight = opened(options.folder), tuple(options.highlight or ())
+    rows = store.rows()
     check_choice(rows, prompts=options.prompts, precision=options.precision)
     check_models(map(model_name, rows), highlight)
     choices = fields_of(Choices, options, figures=options.figure, highlight=highlight)
     name = options.name or options.folder.resolve().name
-    written = write_report(rows, options.out, name, choices)
+    written = write_report(rows, options.out, name, choices, images=store.images)
     models, numbers = counted(written.models, "model"), counted(written.numbers, "number")
     say(f"{options.out}: {written.megabytes:.1f} MB, {models}, {numbers}")

@@ -48,6 +48,8 @@ def evaluate(options: EvaluateOptions) -> None:
 
         clipjax eval prompts --model b32 --data-root /data --prompts openai_80 --prompts openai_80+cupl.json
 
+        clipjax eval multiple_choice --model llava/ --data-root /data --annotations run_of:resnet50.tv_in1k
+
         clipjax eval imagenet_x --predictions resnet50.csv
     """
     options.check()

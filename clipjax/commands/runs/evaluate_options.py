@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 OF_A_MODEL = (
     *("id_data", "id_dataset", "prompts", "card", "name", "facts_of", "fact", "facts", "limit", "batch_size"),
     *("params", "precision", "compare_precision", "workers", "on_error", "decode", "store", "pixel_store"),
-    *("pixel_budget", "distributed", "layers", "attention", "positions", "keep_maps"),
+    *("pixel_budget", "distributed", "layers", "attention", "positions", "keep_maps", "rotations"),
+    "steps",
 )
 # Without effect on pairs of images: a device takes one pair at a time, prepared as its card says.
 OF_IMAGES = ("labels", "prompts", "batch_size", "workers", "decode", "pixel_store", "pixel_budget")
@@ -89,7 +90,11 @@ class EvaluateOptions:
         ),
     ] = None
     annotations: Annotated[
-        Path | None, typer.Option(help="File or folder that the task reads beside the images.")
+        Path | None,
+        typer.Option(
+            help="File or folder that the task reads beside the images; run_of:MODEL is that model's newest "
+            "run in --results, e.g. of imagenet_d for multiple_choice."
+        ),
     ] = None
     labels: LabelsOption = None
     prompts: Annotated[
@@ -133,6 +138,17 @@ class EvaluateOptions:
     attention: AttentionOption = None
     positions: PositionsOption = None
     keep_maps: KeepMapsOption = False
+    rotations: Annotated[
+        str | None,
+        typer.Option(
+            help="The orders of the options that a vision-language model is asked in: all (each option comes "
+            "first once; the default), or given."
+        ),
+    ] = None
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="The most tokens of a vision-language model's answer; default 128."),
+    ] = None
     stores: StoreOptions
     results: Annotated[Path, typer.Option(help="Folder for result rows and per-image tables.")] = Path(
         "results"

@@ -1,0 +1,341 @@
+"""Questions about images -> stored answers of a vision-language model.
+
+A row holds, for each order of the options, the generated ids, and for each option the log-probability of its
+letter as the first id, the summed one of its text, and the text's length. So every rule and metric can be
+computed again without a forward pass. Rows go the way of embeddings: the same shards, batches and refusals.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from clipjax.checkpoints.encoder import Encoder, ModelCard
+from clipjax.data.manifest import Manifest
+from clipjax.data.pixels.decoders import AUTO as FASTEST
+from clipjax.data.pixels.normalize import normalize
+from clipjax.data.pixels.preprocess import PixelRecipe
+from clipjax.data.questions import Questions
+from clipjax.devices.sharding import DATA, batch_sharding, local_mesh, replicated
+from clipjax.embeddings.batch_size import Choice
+from clipjax.embeddings.compute import Compute
+from clipjax.embeddings.forward import Forward, Program, Step, compiled, enable_compile_cache
+from clipjax.embeddings.images import rows_of
+from clipjax.embeddings.params import AUTO, REPLICATED, SHARDED, fits
+from clipjax.embeddings.sets import Embeddings
+from clipjax.embeddings.stream import Stream
+from clipjax.errors import DataError, UsageError
+from clipjax.models.language.decoder import Decoder
+from clipjax.models.language.generation import continuation_scores, continued, prefill
+from clipjax.models.language.sharding import decoder_mesh, decoder_sharding
+from clipjax.models.language.vision_language import assemble, image_tokens
+from clipjax.models.network import Network
+from clipjax.models.precision import Precision, known_precision
+from clipjax.models.version import FORWARD_VERSION
+from clipjax.storage.digests import sha256_bytes
+
+STEPS = 128  # as vlm-evaluation's max_new_tokens
+BUCKET = 64  # prompts are padded to a multiple of it: one compilation for prompts of nearly one length
+ANSWERS = "answers"  # the kind of what is stored
+BATCH = 8  # images on a device in one step
+
+
+@dataclass(frozen=True, eq=False)
+class Prompts:
+    """The finished prompts about N images, in R orders of n options, in arrays for the devices.
+
+    Attributes:
+        ids: int32 [N, R, L], padded on the left.
+        lengths: int32 [N, R].
+        image_at: int32 [N, R], where the image's tokens go, counted in the padded ids.
+        letters: int32 [N, R, n], the first id of an answer that chooses option i (of the given order).
+        texts: int32 [N, n, T], the options' ids, padded on the right.
+        counts: int32 [N, n]; 0 where an image has fewer options.
+        stop: ids that end an answer.
+    """
+
+    ids: np.ndarray
+    lengths: np.ndarray
+    image_at: np.ndarray
+    letters: np.ndarray
+    texts: np.ndarray
+    counts: np.ndarray
+    stop: tuple[int, ...]
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of everything, without the padding's length."""
+        valid = np.arange(self.ids.shape[2]) >= self.ids.shape[2] - self.lengths[..., None]
+        start = self.image_at - (self.ids.shape[2] - self.lengths)
+        parts = (self.ids[valid], self.lengths, start, self.letters, self.texts, self.counts, self.stop)
+        data = b"|".join(
+            repr(np.shape(part)).encode() + np.asarray(part, np.int32).tobytes() for part in parts
+        )
+        return sha256_bytes(data)
+
+    def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Those of some rows; padding (-1) takes row 0."""
+        rows = np.maximum(rows, 0)
+        names = ("ids", "lengths", "image_at", "letters", "texts", "counts")
+        return {name: getattr(self, name)[rows] for name in names}
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a model answered about N images, in R orders of up to n options.
+
+    Attributes:
+        texts: [N][R], the free answers.
+        letters: float32 [N, R, n], log-probability of option i's letter as the first id (without letters: of
+            the option's own first id). NaN where an image has fewer options.
+        totals: float32 [N, R, n], summed log-probability of the option's text after the prompt.
+        counts: int32 [N, n], ids of that text.
+    """
+
+    texts: list[list[str]]
+    letters: np.ndarray
+    totals: np.ndarray
+    counts: np.ndarray
+
+
+def prompts_of(model: Encoder, questions: Questions, rotations: int, steps: int) -> Prompts:
+    """Tokenise all prompts.
+
+    Raises:
+        UsageError: steps below 1.
+        DataError: a prompt, the image and the answer are longer than the model's context.
+    """
+    if steps < 1:
+        raise UsageError(f"an answer needs 1 step or more, not {steps}")
+    language = model.language
+    assert language is not None
+    n, most = len(questions.ids), questions.most
+    encoded = [[language.prompt(questions.ask(i, r)) for r in range(rotations)] for i in range(n)]
+    texts = [[language.tokenizer.encode(option) for option in own] for own in questions.options]
+    longest = max(len(text) for own in texts for text in own)
+    length = _padded_length(model, questions, encoded, max(steps, longest))
+    ids, options = np.zeros((n, rotations, length), np.int32), np.zeros((n, most, longest), np.int32)
+    lengths, image_at = (np.zeros((n, rotations), np.int32) for _ in range(2))
+    letters, counts = np.zeros((n, rotations, most), np.int32), np.zeros((n, most), np.int32)
+    marks = language.letters(most) if questions.card.has_letters else []
+    for i, of_image in enumerate(encoded):
+        for r, (prompt, at) in enumerate(of_image):
+            ids[i, r, length - len(prompt) :] = prompt
+            lengths[i, r], image_at[i, r] = len(prompt), length - len(prompt) + at
+        size = len(texts[i])
+        for k, text in enumerate(texts[i]):
+            options[i, k, : len(text)], counts[i, k] = text, len(text)
+            for r in range(rotations):
+                letters[i, r, k] = marks[(k + r) % size] if questions.card.has_letters else text[0]
+    return Prompts(ids, lengths, image_at, letters, options, counts, tuple(language.stop))
+
+
+def _padded_length(model: Encoder, questions: Questions, encoded: Sequence[Sequence[Any]], room: int) -> int:
+    language = model.language
+    assert language is not None
+    needed, i = max((len(prompt), i) for i, own in enumerate(encoded) for prompt, _ in own)
+    context = language.decoder.config.context_length
+    if needed + language.image_tokens + room > context:
+        raise DataError(
+            f"{model.card.id}: the question about {questions.ids[i]} has {needed} tokens; with "
+            f"{language.image_tokens} of the image and {room} for an answer that is more than the context of "
+            f"{context}: shorten the question, or answer in fewer steps (--steps)"
+        )
+    return min(-(-needed // BUCKET) * BUCKET, context - language.image_tokens - room)
+
+
+def answer_images(
+    model: Encoder,
+    manifest: Manifest,
+    prompts: Prompts,
+    compute: Compute | None = None,
+    *,
+    steps: int,
+    precision: str = "parity",
+    recipe: PixelRecipe | None = None,
+) -> tuple[Embeddings, Answers]:
+    """Ask about the images of a data set, or read what is stored: the rows, and what they hold.
+
+    Raises:
+        DataError, UsageError: as `embed_images`.
+    """
+    how = Compute() if compute is None else compute
+    if how.per_device_batch == FASTEST:
+        how = dataclasses.replace(how, per_device_batch=None)
+    pixels = model.card.preprocess.recipe(rgb="first") if recipe is None else recipe
+    settings = (how.pixel_store, known_precision(precision), ANSWERS, how.workers, how.progress)
+    stream = AnswerStream(model, pixels, *settings, how.on_error, prompts, steps)
+    [rows] = rows_of(stream, [manifest], how)
+    return rows, read_answers(model, manifest, prompts, steps, rows)
+
+
+def answer_key(
+    card: ModelCard,
+    manifest: Manifest,
+    recipe: PixelRecipe,
+    prompts: Prompts,
+    steps: int,
+    precision: str,
+    params: str = REPLICATED,
+) -> dict[str, Any]:
+    """Everything that answers depend on; the fingerprint covers weights and architecture."""
+    return {
+        "model": card.fingerprint,
+        "forward": FORWARD_VERSION,
+        "output": ANSWERS,
+        "pixels": recipe.key(),
+        "data": manifest.images_digest,
+        "prompts": prompts.digest,
+        "steps": steps,
+        "precision": precision,
+        **({} if params == REPLICATED else {"params": params}),
+    }
+
+
+def read_answers(
+    model: Encoder, manifest: Manifest, prompts: Prompts, steps: int, rows: Embeddings
+) -> Answers:
+    """The answers in stored rows."""
+    language = model.language
+    assert language is not None
+    number = {name: i for i, name in enumerate(manifest.ids)}
+    counts = prompts.counts[[number[name] for name in rows.ids]]
+    rotations, n = prompts.letters.shape[1:]
+    array = rows.array.reshape(len(rows.ids), rotations, steps + 3 * n)
+    ids, letters, totals, _ = np.split(array, [steps, steps + n, steps + 2 * n], axis=2)
+    absent = np.broadcast_to((counts == 0)[:, None, :], letters.shape)
+    texts = [[_text(language, of_order) for of_order in of_image] for of_image in ids.astype(np.int32)]
+    nan = np.float32(np.nan)
+    return Answers(texts, np.where(absent, nan, letters), np.where(absent, nan, totals), counts)
+
+
+def _text(language: Any, ids: np.ndarray) -> str:
+    kept = [int(each) for each in ids if each >= 0 and each not in language.stop]
+    return language.tokenizer.decode(kept).strip()
+
+
+@dataclass(frozen=True)
+class AnswerStream(Stream):
+    """Images through tower, projector and decoder: float32 [B, R * (steps + 3 n)]."""
+
+    prompts: Prompts
+    steps: int
+
+    verb: ClassVar[str] = "asking about"
+    batch: ClassVar[int] = BATCH
+
+    def key(self, manifest: Manifest, params: str) -> dict[str, Any]:
+        how = (self.prompts, self.steps, self.precision, params)
+        return answer_key(self.model.card, manifest, self.recipe, *how)
+
+    def placement(self, per_device_batch: int, params: str) -> str:
+        """Whole params if they fit a device with half again as much for what is computed from them."""
+        if params != AUTO:
+            return params
+        whole = dict(self.model.params)
+        needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(whole)) * 3 // 2
+        return REPLICATED if fits(lambda: needed, whole) else SHARDED
+
+    def fastest(self, params: str, images: int) -> Choice:
+        return Choice(BATCH)
+
+    def forward(self, per_device_batch: int, params: str) -> Forward:
+        language, network = self.model.language, self.model.network
+        assert language is not None
+        assert network is not None
+        enable_compile_cache()
+        preprocess = self.model.card.preprocess
+        pixels = tuple(preprocess.mean), tuple(preprocess.std)
+        program = _Program(network, language.decoder, self.precision, self.steps, self.prompts.stop, *pixels)
+        step = _whole_step(program, local_mesh()) if params == REPLICATED else _cut_step(program)
+        placed = jax.device_put(dict(self.model.params), step.params_shardings)
+        before = step.compiles
+        return Forward(
+            functools.partial(step, placed),
+            per_device_batch * step.batch_sharding.mesh.shape[DATA],
+            lambda: step.compiles - before,
+            lambda: None,
+        )
+
+    def step(self, forward: Forward, pixels: np.ndarray, rows: np.ndarray) -> Any:
+        return forward.run({"pixels": pixels, **self.prompts.batch(rows)})
+
+
+@dataclass(frozen=True)
+class _Program:
+    """Everything static of a forward pass."""
+
+    network: Network
+    decoder: Decoder
+    precision: Precision
+    steps: int
+    stop: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def answer(self, params: Any, batch: Any) -> jax.Array:
+        """Images and prompts of B rows -> float32 [B, R * (steps + 3 n)]."""
+        pixels, name = batch["pixels"], self.network.arch.name
+        compiled[Program(name, ANSWERS, batch["ids"].shape[2], len(pixels), self.precision)] += 1
+        images = normalize(pixels, self.mean, self.std)
+        tokens = image_tokens(self.network, params, images, self.precision)
+        in_order = functools.partial(self._in_order, params["decoder"], tokens, batch)
+        orders = {name: jnp.moveaxis(batch[name], 1, 0) for name in ("ids", "lengths", "image_at", "letters")}
+        rows = jnp.moveaxis(jax.lax.map(in_order, orders), 0, 1)
+        return rows.reshape(len(pixels), -1)
+
+    def _in_order(self, params: Any, tokens: jax.Array, batch: Any, order: Any) -> jax.Array:
+        """One prompt an image -> float32 [B, steps + 3 n]: ids, letters, texts, lengths of texts."""
+        how: Any = {"precision": self.precision}
+        embedded = assemble(self.decoder, params, order["ids"], order["image_at"], tokens)
+        padding = order["ids"].shape[1] - order["lengths"]
+        valid = jnp.arange(embedded.shape[1]) >= padding[:, None]
+        first, cache = prefill(self.decoder, params, embedded, valid, self.steps, **how)
+        ids = continued(self.decoder, params, first, cache, steps=self.steps, stop=self.stop, **how)
+        letters = jnp.take_along_axis(jax.nn.log_softmax(first), order["letters"], axis=1)
+        counts, texts = batch["counts"], batch["texts"]
+        totals = continuation_scores(self.decoder, params, cache, texts, jnp.maximum(counts, 1), first, **how)
+        return jnp.concatenate([ids, letters, totals, counts], axis=1, dtype=jnp.float32)
+
+
+@functools.lru_cache(maxsize=16)
+def _whole_step(program: _Program, mesh: Mesh) -> Step:
+    """Params whole on each device, which takes its own rows."""
+    return Step(program.answer, mesh, program.network.compiler_options("vision"), replicated(mesh))
+
+
+@functools.lru_cache(maxsize=16)
+def _cut_step(program: _Program) -> CutStep:
+    return CutStep(program)
+
+
+class CutStep:
+    """The decoder cut over this process's devices (tensor parallel), as far as its heads divide them."""
+
+    def __init__(self, program: _Program) -> None:
+        self.compiles = 0
+        config, devices = program.decoder.config, jax.local_devices()
+        mesh = decoder_mesh(math.gcd(len(devices), config.kv_heads), devices)
+        decoder = program.decoder.abstract_params()
+        whole = replicated(mesh)
+        self.params_shardings = {"decoder": decoder_sharding(config, decoder, mesh)}
+        self.params_shardings |= dict.fromkeys(("vision", "projector"), whole)
+        self.batch_sharding = batch_sharding(mesh)
+
+        def counted(params: Any, batch: Any) -> jax.Array:
+            self.compiles += 1
+            return program.answer(params, batch)
+
+        self._run = jax.jit(counted, out_shardings=self.batch_sharding)
+
+    def __call__(self, params: Any, batch: Any) -> jax.Array:
+        return self._run(params, jax.device_put(batch, self.batch_sharding))

@@ -1,0 +1,233 @@
+"""Multiple choice: which of an image's options a model chooses (the study's Section IX, Table III).
+
+A vision-language model is asked the question of the data card, once in each order of the options; `RULES`
+turn its stored answers into choices. A CLIP or a classifier takes the option of its largest score, if the
+options are classes; its order does not matter. Lists are `annotations`, as in `imagenet_d`.
+
+    top1                 the headline: `parsed` of a vision-language model, else the largest score
+    top1@RULE            the options in the given order (the true category first, in ImageNet-D)
+    top1_debiased@RULE   the mean over all orders
+    spread@RULE          the largest accuracy of an order minus the smallest
+    unanswered@RULE      answers in the given order that choose no option: they are wrong, and counted here
+
+Rules: `parsed` (leading letter, else the one option named), `strict` (only a letter or an option's text),
+`contained` (ImageNet-D's own substring test), `letter` (the letter of highest probability as the first
+token; of a question without letters, the option's first token), `text` (the option of highest likelihood)
+and `text_per_token` (the same divided by its number of tokens).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from clipjax.data.questions import Questions
+from clipjax.embeddings.answers import Answers
+from clipjax.errors import DataError, counted
+from clipjax.metrics import intervals
+from clipjax.metrics.answers import NONE, best, contained, given_order, parsed, strict
+from clipjax.metrics.bootstrap import Resampling, bootstrap, interval_of_mean, weighted_mean
+from clipjax.tasks import imagenet_d, zeroshot
+from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, Task
+
+READ: Mapping[str, Callable[..., int | None]] = {"parsed": parsed, "strict": strict, "contained": contained}
+SCORED = ("letter", "text", "text_per_token")
+RULES = (*READ, *SCORED)
+SCORES = "scores"  # the rule of a model with scores of classes
+CHOICE = "choice_"
+TIED = {
+    "letter": "images have options that share the first token, which this rule cannot tell apart",
+    "text": "images have options of one likelihood",
+    "text_per_token": "images have options of one likelihood per token",
+}
+
+
+def describe(inputs: Inputs) -> dict[str, Any]:
+    """Each image's options, the right one, and the chosen one of every rule and order, int32 [N, R].
+
+    Choices are places in the given order, -1 for none.
+
+    Raises:
+        DataError: no images, no labels; as `imagenet_d.describe`.
+    """
+    if inputs.answers is None:
+        return _from_scores(inputs)
+    assert inputs.questions is not None
+    questions, answers = inputs.questions, inputs.answers
+    choices = choices_of(questions, answers)
+    headline = choices[RULES[0]][:, 0]
+    return {
+        "options": [list(each) for each in questions.options],
+        "right": questions.answers,
+        "truth": [own[k] for own, k in zip(questions.options, questions.answers)],
+        "answer": [texts[0] for texts in answers.texts],
+        "answers": [list(texts) for texts in answers.texts],
+        "chosen": _named(questions.options, headline),
+        "correct": headline == questions.answers,
+        **{f"{CHOICE}{rule}": choice for rule, choice in choices.items()},
+        **{f"tied_{rule}": _tied(scores) for rule, scores in _scores(answers).items()},
+    }
+
+
+def choices_of(questions: Questions, answers: Answers) -> dict[str, np.ndarray]:
+    """Rule -> the chosen options in the given order, int32 [N, R]."""
+    counts = np.array([len(own) for own in questions.options], np.int32)
+    rotations = len(answers.texts[0])
+    synonyms = questions.card.synonyms
+    choices = {}
+    for rule, read in READ.items():
+        places = np.full((len(counts), rotations), NONE, np.int32)
+        for i, (texts, own) in enumerate(zip(answers.texts, questions.options)):
+            for r, text in enumerate(texts):
+                shown = [own[(place - r) % len(own)] for place in range(len(own))]
+                chosen = read(text, shown, synonyms)
+                places[i, r] = NONE if chosen is None else chosen
+        choices[rule] = given_order(places, counts)
+    return choices | {rule: best(scores) for rule, scores in _scores(answers).items()}
+
+
+def _scores(answers: Answers) -> dict[str, np.ndarray]:
+    return {
+        "letter": answers.letters,
+        "text": answers.totals,
+        "text_per_token": answers.totals / np.maximum(answers.counts, 1)[:, None, :],
+    }
+
+
+def _tied(scores: np.ndarray) -> np.ndarray:
+    """Whether two options of an image have one score in the given order. bool [N]."""
+    ordered = np.sort(scores[:, 0], axis=1)
+    return (ordered[:, 1:] == ordered[:, :-1]).any(axis=1)
+
+
+def _from_scores(inputs: Inputs) -> dict[str, Any]:
+    space = inputs.label_space
+    if space is None or inputs.labels is None:
+        raise DataError(f"{inputs.dataset}: a model with scores of classes needs labels")
+    questions = inputs.questions
+    if questions is None:  # lists of the model's own
+        own = zeroshot.predict(inputs).ranked
+        labels = np.asarray(inputs.labels, np.int32)
+        zeroshot.check_labels(labels, inputs.ids, space)
+        categories = np.concatenate([labels[:, None], imagenet_d.wrong_of(own, labels)], axis=1)
+        right = np.zeros(len(labels), np.int32)
+    else:
+        assert questions.categories is not None
+        categories, right = questions.categories, questions.answers
+    chosen = (categories == imagenet_d.choose(inputs, categories)[:, None]).argmax(axis=1).astype(np.int32)
+    options = [[space.classes[k] for k in row if k >= 0] for row in categories]
+    return {
+        "options": options,
+        "right": right,
+        "truth": [own[k] for own, k in zip(options, right)],
+        "answer": _named(options, chosen),
+        "correct": chosen == right,
+        f"{CHOICE}{SCORES}": chosen[:, None],
+    }
+
+
+def _named(options: Sequence[Sequence[str]], chosen: np.ndarray) -> list[str | None]:
+    return [None if k == NONE else own[int(k)] for own, k in zip(options, chosen)]
+
+
+# From rows to numbers.
+
+
+def rights(images: Columns) -> dict[str, np.ndarray]:
+    """Rule -> is the choice right, bool [N, R]."""
+    right = np.asarray(images["right"])[:, None]
+    names = [name for name in images if name.startswith(CHOICE)]
+    return {name.removeprefix(CHOICE): np.asarray(_table(images[name])) == right for name in names}
+
+
+def _table(column: Any) -> np.ndarray:
+    return np.asarray(column if isinstance(column, np.ndarray) else [list(row) for row in column], np.int32)
+
+
+def headline(rules: Mapping[str, Any]) -> str:
+    return SCORES if SCORES in rules else RULES[0]
+
+
+def measure(images: Columns, about: About) -> list[Measure]:
+    right = rights(images)
+    if not len(images["right"]):
+        raise DataError(f"{about.dataset}: there are no images to evaluate")
+    main = headline(right)
+    chance = float(np.mean([1 / len(options) for options in images["options"]]))
+    note = f"rule {main}; chance {chance:.3f}"
+    first = right[main][:, 0]
+    measures = [_share("top1", first, note)]
+    if main == SCORES:
+        return measures
+    for rule, correct in right.items():
+        measures += _of_rule(rule, correct, images, about)
+    return measures
+
+
+def _of_rule(rule: str, correct: np.ndarray, images: Columns, about: About) -> list[Measure]:
+    tied = int(np.sum(images.get(f"tied_{rule}", 0)))
+    note = f"{tied:,} {TIED[rule]}" if tied else None
+    none = _table(images[f"{CHOICE}{rule}"]) == NONE
+    n, rotations = correct.shape
+    lost = f"{int(none.sum()):,} of {counted(none.size, 'answer')} in {counted(rotations, 'order')}"
+    measures = [
+        _share(f"top1@{rule}", correct[:, 0], note),
+        _share(f"unanswered@{rule}", none[:, 0], lost),
+    ]
+    if rotations == 1:
+        return measures
+    mean, by_order = correct.mean(axis=1), correct.mean(axis=0)
+    draws = None
+    if n > 1:
+        resampling = Resampling(about.dataset, n, None, about.resamples, about.seed)
+        draws = bootstrap(lambda weights: {"mean": weighted_mean(mean, weights)}, resampling)["mean"]
+    value = float(mean.mean())
+    orders = "orders: " + ", ".join(f"{share:.3f}" for share in by_order)
+    debiased = Measure(
+        f"top1_debiased@{rule}", value, n, interval_of_mean(value, draws, n, "images"), note=orders
+    )
+    return [*measures, debiased, Measure(f"spread@{rule}", float(np.ptp(by_order)), n, note=orders)]
+
+
+def _share(metric: str, hits: np.ndarray, note: str | None) -> Measure:
+    k, n = int(hits.sum()), len(hits)
+    return Measure(metric, k / n, n, intervals.wilson(k, n), note=note)
+
+
+def paired(images: Columns, about: About) -> Paired:
+    right = rights(images)
+    main = headline(right)
+    given = {"top1": right[main][:, 0]}
+    if main != SCORES:
+        given |= {f"top1@{rule}": each[:, 0] for rule, each in right.items()}
+    over = {f"top1_debiased@{rule}": each.mean(axis=1) for rule, each in right.items() if each.shape[1] > 1}
+
+    def resampled(weights: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: weighted_mean(values, weights) for name, values in over.items()}
+
+    return Paired(given, resampled if over else None)
+
+
+TASK = Task(
+    name="multiple_choice",
+    version=1,
+    section="IX",
+    needs=("head", "labels", "answers"),
+    convention={
+        "headline": "parsed; of a model with scores of classes, the largest score",
+        "unanswered": "wrong, and counted",
+        "letters": "log-probability over the whole vocabulary at the first new token",
+        "texts": "log-probability of the option's tokens after the prompt, without an end",
+        "orders": "rotations of the given order, the right option first in lists",
+        "decoding": "greedy",
+        "ties": "lowest class index; among options of one question, unanswered",
+    },
+    describe=describe,
+    measure=measure,
+    load_annotations=imagenet_d.load_lists,
+    annotated_by="imagenet_d",
+    check_annotations=imagenet_d.check_own,
+    paired=paired,
+)
