@@ -31,7 +31,7 @@ class Score:
     """One published number of configs/reference_scores.csv.
 
     Attributes:
-        model: a registered id, or `llava:...` and `tuned:...` for the paper's unregistered ones.
+        model: a registered id, or `tuned:...` for the paper's unregistered ones.
         task, dataset, slice, metric: as in result rows. Columns of the paper's Table IV that average data
             sets have the task "curation" and no data set.
         value: accuracies are fractions.

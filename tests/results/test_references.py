@@ -33,7 +33,7 @@ def values(*arguments: str, convention: Any = None) -> list[tuple[str, float]]:
 def test_every_score_is_of_a_registered_model_or_marked() -> None:
     known = {model["id"] for model in read_csv(config_dir() / "models.csv")}
     others = {score.model for score in scores()} - known
-    assert {name.split(":")[0] for name in others} == {"llava", "tuned"}
+    assert {name.split(":")[0] for name in others} == {"tuned"}
     for name in others:
         assert name.split(":")[1].split("+")[0] in known
     assert all(score.source == "paper" for score in scores() if score.model in others)
@@ -90,8 +90,9 @@ def test_the_papers_zero_shot_numbers_are_of_80_prompts() -> None:
     for score in scores():
         if score.source != "paper" or kinds.get(score.model, "timm") == "timm":
             assert score.source != "paper" or "prompts" not in score.pairs
-        elif score.task == "imagenet_d":
-            assert score.pairs["prompts"] == "imagenet_d"
+        elif score.task == "multiple_choice":
+            asked = kinds[score.model] == "prismatic"
+            assert score.pairs.get("prompts") == (None if asked else "imagenet_d")
         else:
             captions = score.metric == "retrieval"
             assert score.pairs["prompts"] == (CAPTIONS if captions else "openai_80")
@@ -116,7 +117,9 @@ def test_the_papers_tables_are_complete() -> None:
     assert count == NAMES
     assert values(B32, "shape_bias", "cue_conflict", "shape_bias") == [("paper", 0.575)]
     own = "vit_l_14_336-openai"
-    assert values(own, "imagenet_d", "imagenet_d:texture", "top1_4way_own") == [("paper", 0.13)]
+    listed = {"annotations": own}
+    texture = ("multiple_choice", "imagenet_d:texture", "top1")
+    assert values(own, *texture, convention=listed) == [("paper", 0.13)]
     assert values("vit_b_16-dfn2b", "curation", "", "ood_auroc") == [("paper", 0.88)]
     assert values("vit_l_14-dfn2b", "curation", "", "corruptions_3d") == [("paper", 0.5)]
     larger = lookup("vit_b_16-laion400m_e32", "imagenet_x", "imagenet_x", "accuracy", LARGER)
@@ -149,7 +152,7 @@ def test_lookup_tells_conventions_apart() -> None:
     assert values(B32, "zeroshot", "imagenet_val", "top5") == []
     assert values("unknown", "zeroshot", "imagenet_val", "top1") == []
     siglip = "vit_so400m_14_siglip_384-webli"
-    listed = ("vit_l_14_336-openai", "imagenet_d", "imagenet_d:material", "top1_4way_list")
+    listed = ("vit_l_14_336-openai", "multiple_choice", "imagenet_d:material", "top1")
     assert values(*listed, convention={"annotations": siglip}) == [("paper", 0.24)]
     assert values(*listed, convention={"annotations": "resnet50"}) == [("paper", 0.92)]
     assert values(*listed, convention={"annotations": "own"}) == []

@@ -184,7 +184,7 @@ def softmax(values: np.ndarray) -> np.ndarray:
 
 
 def test_all_tasks_are_here():
-    assert {"correspondence", *DATA} >= set(task_names())
+    assert {"correspondence", "multiple_choice", *DATA} >= set(task_names())
 
 
 def test_accuracy(measured: Measured):
@@ -295,11 +295,12 @@ def test_a_resnet_50_makes_the_lists_of_table_iii(world: Path, tmp_path: Path):
         assert lists.images["failures"].to_pylist() == lists_by_hand(
             of_hand.logits_of(paths), lists.images["id"].to_pylist()
         )
-        answered = clipjax.evaluate(answers, "imagenet_d", annotations=lists.path, **common)
-        assert answered.images["list"].to_pylist() == lists.images["failures"].to_pylist()
+        answered = clipjax.evaluate(answers, "multiple_choice", annotations=lists.path, **common)
+        names = dict(zip(load_labels("imagenet_d").ids, load_labels("imagenet_d").classes))
+        wrong = [[names[each] for each in row] for row in lists.images["failures"].to_pylist()]
+        assert [options[1:] for options in answered.images["options"].to_pylist()] == wrong
         rows += answered.rows
-    [note, *_] = [row["note"] for row in rows if row["metric"] == "top1_4way_list"]
-    assert note == f"lists of {selection.card.id}"
+    assert {row["convention"]["annotations"] for row in rows} == {selection.card.id}
     done = analyze(load_spec("table3"), RowIndex([as_the_registered(row) for row in rows]), tmp_path)
     assert done.drawn == 1
     table = (tmp_path / "table3.csv").read_text()

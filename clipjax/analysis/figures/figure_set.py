@@ -202,7 +202,7 @@ def _table(
     for form in (form for form in TABLE_FORMATS if form in formats and filled):
         files.append(out / f"{spec.name}.{TABLE_FORMATS[form]}")
         write_bytes(files[-1], export_table(spec, lines, form).encode())
-    missing = tuple(each for line in lines if not line.line.to_come for each in _missing_of(line))
+    missing = tuple(each for line in lines for each in _missing_of(line))
     models = frozenset(each.model for each in filled if each.model is not None)
     drawn_lines = len({each.line.cells for each in filled})
     own = [each for each in filled if each.line not in spec.lines]

@@ -62,16 +62,16 @@ def fill_table(
 
 
 def _own_lines(spec: Spec) -> list[TableLine]:
-    """A line for any model, per different set of columns."""
-    by_columns: dict[tuple[Column, ...], TableLine] = {}
+    """A line for any model, per different set of columns and convention (whose first values count)."""
+    distinct: dict[Any, TableLine] = {}
     for line in spec.lines:
-        if not line.to_come:
-            by_columns.setdefault(line.columns, line)
-    several, blank = len(by_columns) > 1, ("",) * (len(spec.head) - 1)
-    titles = {key: f"yours, as {line.cells[0]}" if several else "yours" for key, line in by_columns.items()}
+        convention = tuple((key, _listed(value)[0]) for key, value in sorted(line.convention.items()))
+        distinct.setdefault((line.columns, convention), line)
+    several, blank = len(distinct) > 1, ("",) * (len(spec.head) - 1)
+    titles = {key: f"yours, as {line.cells[0]}" if several else "yours" for key, line in distinct.items()}
     return [
         replace(line, cells=(titles[key], *blank)[: len(spec.head)], where={}, published=None)
-        for key, line in by_columns.items()
+        for key, line in distinct.items()
     ]
 
 
@@ -125,18 +125,13 @@ def export_table(spec: Spec, lines: Sequence[FilledLine], form: str) -> str:
         return _csv(spec, lines)
     titles = [*spec.head, *(column.title for column in spec.lines[0].columns), "model"]
     cells = [
-        [*each.line.cells, *map(_text, each.cells, each.published), each.name or _empty(each.line)]
-        for each in lines
+        [*each.line.cells, *map(_text, each.cells, each.published), each.name or "no rows"] for each in lines
     ]
     about = f"{spec.paper}: {spec.title}. Value [interval] (the paper's value). {_counts(spec, lines)}"
     about = " ".join(f"{about} {spec.caption}".split())  # one line: a comment in LaTeX
     if form == "markdown":
         return f"{about}\n\n{as_markdown(titles, cells)}"
     return f"% {about}\n{as_latex(titles, cells)}"
-
-
-def _empty(line: TableLine) -> str:
-    return "to come" if line.to_come else "no rows"
 
 
 def _counts(spec: Spec, lines: Sequence[FilledLine]) -> str:

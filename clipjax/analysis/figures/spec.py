@@ -90,14 +90,13 @@ class FitLine:
 
 @dataclass(frozen=True)
 class TableLine:
-    """`cells` are those below the head. `to_come`: no task makes its rows yet."""
+    """`cells` are those below the head."""
 
     cells: tuple[str, ...]
     where: Where
     columns: tuple[Column, ...]
     published: str | None
     convention: Where
-    to_come: bool
 
 
 @dataclass(frozen=True)
@@ -233,7 +232,6 @@ class _Line:
     words: Where = field(default_factory=dict)
     published: str | None = None
     convention: Where = field(default_factory=dict)
-    to_come: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -385,4 +383,4 @@ def _lines(file: _Table, path: Path) -> Iterator[TableLine]:
             column_from(_filled(each, line.words, where), f"{path}: column {number}")
             for number, each in enumerate(columns or [], 1)
         ]
-        yield TableLine(line.cells, line.where, tuple(filled), line.published, line.convention, line.to_come)
+        yield TableLine(line.cells, line.where, tuple(filled), line.published, line.convention)

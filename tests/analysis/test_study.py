@@ -1,0 +1,137 @@
+"""The whole study: its suite plans what figures and tables show, and made-up rows leave none incomplete."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+from _study import models, study_rows, tuned
+
+from clipjax.analysis.claims.claims import check
+from clipjax.analysis.claims.ledger import ledger
+from clipjax.analysis.figures.figure_set import analyze
+from clipjax.analysis.figures.spec import load_spec, spec_names
+from clipjax.analysis.rows.cells import RowIndex, Term
+from clipjax.analysis.rows.groups import matches
+from clipjax.config import config_dir
+from clipjax.data.cards import cards_in
+from clipjax.storage.reading import read_csv
+from clipjax.sweep.suite import Suite, load_suite
+from clipjax.tasks.names import task_names
+
+PAPER = [f"fig{i}" for i in range(1, 11)] + [f"table{i}" for i in range(1, 5)]
+VARIED = ("openai_30_of_80", "mcm_5", "single", "cupl")
+MAKERS = ("resnet50.tv_in1k", "vit_l_14_336-openai", "vit_so400m_14_siglip_384-webli")
+LISTED = "multiple_choice"
+
+# ------------------------------------------------------------------------------------------- the suite
+
+
+def members() -> dict[str, list[str]]:
+    """The name of a card, or of its family -> names of cards."""
+    by_name: dict[str, list[str]] = {}
+    for card in cards_in(config_dir() / "datasets"):
+        for name in {card.name, card.name.partition(":")[0]}:
+            by_name.setdefault(name, []).append(card.name)
+    return by_name
+
+
+def planned(suite: Suite) -> set[tuple[str, ...]]:
+    """(task, model, data set, prompts, annotations) of every run."""
+    cards = members()
+    return {
+        (run.task, model, card, prompts, str(run.options.get("annotations", "")))
+        for run in suite.runs
+        for model, name in itertools.product(run.models, run.datasets)
+        for card in cards[name]
+        for prompts in run.prompts or ("",)
+    }
+
+
+@pytest.fixture(scope="module")
+def study() -> set[tuple[str, ...]]:
+    return planned(load_suite("suite:study"))
+
+
+@pytest.mark.parametrize("name", [*PAPER, "effective_robustness"])
+def test_the_suite_of_the_study_has_the_runs_of_every_figure(name, study):
+    assert planned(load_suite(f"suite:{name}")) - study == set()
+
+
+def test_every_model_and_task_of_the_study_is_planned(study):
+    assert {task for task, *_ in study} == set(task_names())
+    rows = read_csv(config_dir() / "models.csv")
+    assert {model for _, model, *_ in study} == {row["id"] for row in rows if row["group"] != "example"}
+
+
+# ----------------------------------------------------------------------------------- rows of everything
+
+
+def terms() -> list[Term]:
+    shown = [term for name in PAPER for term in load_spec(name).terms]
+    parts = [part for claim in ledger().claims for part in claim.parts]
+    return list(
+        dict.fromkeys([*shown, *(t for part in parts for column in part.columns() for t in column.terms)])
+    )
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[Any]:
+    pairs = {row["id"]: row["resolution_pair"] for row in read_csv(config_dir() / "models.csv")}
+    everyone = {
+        name: facts | {"resolution_pair": pairs.get(name, "none")}
+        for name, facts in {**models(), **tuned()}.items()
+    }
+    wit = {name: facts for name, facts in everyone.items() if facts.get("train_source") == "WIT"}
+    every = terms()
+    made = list(study_rows([term for term in every if term.task != LISTED], everyone))
+    by_prompts = {
+        *load_spec("fig9").terms,
+        *(
+            t
+            for claim in ledger().claims
+            if "prompts" in claim.key
+            for part in claim.parts
+            for column in part.columns()
+            for t in column.terms
+        ),
+    }
+    made += study_rows(sorted(by_prompts, key=str), wit, VARIED)
+    for maker in MAKERS:
+        for row in study_rows([term for term in every if term.task == LISTED], everyone):
+            row["convention"]["annotations"] = maker
+            made.append(row)
+    return made
+
+
+@pytest.fixture(scope="module")
+def index(rows) -> RowIndex:
+    return RowIndex(rows)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_nothing_is_missing_from_a_figure_or_table(name, index, tmp_path):
+    spec = load_spec(name)
+    done = analyze(spec, index, tmp_path, formats=("markdown",))  # figures are drawn elsewhere
+    assert done.missing == ()
+    assert done.drawn == done.panels
+    shown = done.models
+    for group in spec.groups:
+        assert any(
+            matches({**row["model_facts"], "model": row["model"]}, group.where) and row["model"] in shown
+            for row in index
+        ), group
+
+
+def test_every_claim_is_decided(rows):
+    untold = {
+        each.claim.key
+        for each in check(ledger(), rows, resamples=20)
+        if not all(finding.measured for finding in each.findings)
+    }
+    assert untold == set()
+
+
+def test_the_papers_names_are_those_of_the_figures():
+    assert spec_names()[: len(PAPER)] == PAPER
