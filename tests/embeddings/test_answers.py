@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from _embed_tools import manifest_of, write_images
 from _tiny_language import TinyVisionLanguage
-from clipjax.models.language.vision_language import assemble, image_tokens
 
 from clipjax.data.manifest import Manifest
 from clipjax.data.pixels.normalize import normalize
@@ -25,6 +24,7 @@ from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.sets import Embeddings
 from clipjax.errors import DataError, UsageError
 from clipjax.models.language.generation import generate
+from clipjax.models.language.vision_language import assemble, image_tokens
 from clipjax.storage.store import Store
 
 N, STEPS = 8, 5

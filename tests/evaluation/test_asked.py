@@ -33,10 +33,9 @@ classes = ["cat", "dog", "cup", "car", "bus"]
 tasks = ["imagenet_d", "multiple_choice"]
 prompts = "single"
 [question]
-text = "What is it?\\n{{options}}"
 {question}
 """
-LISTS = 'option = "{letter}.{option}"\nlists = true\n'
+LISTS = 'text = "What is it?\\n{options}"\noption = "{letter}.{option}"\nlists = true\n'
 N, STEPS = 8, 4
 
 
@@ -46,7 +45,10 @@ def world(tmp_path_factory) -> Path:
     write_images(folder / "data", N)
     rows = [f"{i:04d}.png,{CLASSES[i % 5]},yes" for i in range(N)]
     (folder / "data" / "images.csv").write_text("\n".join(["path,label,right", *rows]) + "\n")
-    for name, question in {"small": LISTS, "yes": 'options = ["yes", "no"]\nanswer = "right"\n'}.items():
+    for name, question in {
+        "small": LISTS,
+        "yes": 'text = "Is it?"\noptions = ["yes", "no"]\nanswer = "right"\n',
+    }.items():
         (folder / f"{name}.toml").write_text(CARD.format(question=question))
     return folder
 
