@@ -150,7 +150,7 @@ def scene_name(room: int, scan: int) -> str:
 
 SPAIR_SIZE = (60, 75)
 SPAIR_FOCAL = 90.0
-_TURNED = (25, 50)  # degrees from which on the viewpoints vary by 1, by 2
+_TURNED = (25, 50)  # degrees above which the viewpoint variation is 1, is 2
 
 
 class Shot(NamedTuple):
