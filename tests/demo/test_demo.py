@@ -526,7 +526,7 @@ def test_figures_7_and_8_are_drawn_from_the_demos_rows(quick: Quick) -> None:
     assert sorted(points.values()) == [2 * 3, 2 * 4, 2 * 4], "two models in every bin"
     trends = [line for line in lines("corruptions_3d_trends.csv") if line["trend"] == "whole"]
     assert [line["title"] for line in trends] == [
-        f"{name}, level {severity}" for severity in SEVERITIES for name in ("Fog", "Flash")
+        f"{name}, level {severity}" for name in ("Fog", "Flash") for severity in SEVERITIES
     ]
     for line in trends:
         limits = [line[f"tan_angle{end}"] for end in ("_lo", "", "_hi")]

@@ -84,10 +84,8 @@ def write_set(root: Path, images: ImageSet, *, seed: int = 0, progress: bool = T
         DataError: the folder holds another such set (images, seed, version), or cannot be written.
     """
     root = Path(root)
-    manifest, made_of, recipe = (
-        root / f"{images.name}.jsonl",
-        *_recipe(root, images.name, seed, images.recipe),
-    )
+    manifest = root / f"{images.name}.jsonl"
+    made_of, recipe = _recipe(root, images.name, seed, images.recipe)
     try:
         if _is_begun(made_of, recipe) and manifest.is_file():
             return manifest
