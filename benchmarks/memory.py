@@ -28,7 +28,6 @@ import typer
 
 SHARD_BYTES = 2 * 10**9
 STEPS = ("convert", "load", "mesh")
-INDEX = "open_clip_model.safetensors.index.json"
 
 
 def main(
@@ -101,10 +100,15 @@ def measured(step: str, arch: str, folder: Path) -> dict[str, float]:
 
 
 def write_checkpoint(arch: str, dtype: str, folder: Path) -> int:
-    """The reference's tensors with random values, one in memory at a time; returns the files' bytes."""
+    """The reference's tensors; returns the files' bytes."""
+    return write_shards(reference_shapes(arch), dtype, folder, "open_clip_model")
+
+
+def write_shards(shapes: dict[str, tuple[int, ...]], dtype: str, folder: Path, stem: str) -> int:
+    """Random values, one tensor in memory at a time, and an index; returns the files' bytes."""
+    import ml_dtypes  # noqa: F401  (NumPy's bfloat16)
     import numpy as np
 
-    shapes = reference_shapes(arch)
     itemsize = np.dtype(dtype).itemsize
     shards: list[list[str]] = [[]]
     filled = 0
@@ -115,11 +119,11 @@ def write_checkpoint(arch: str, dtype: str, folder: Path) -> int:
             filled = 0
         shards[-1].append(key)
         filled += count
-    names = [f"open_clip_model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+    names = [f"{stem}-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
     for name, keys in zip(names, shards, strict=True):
         write_shard(folder / name, {key: shapes[key] for key in keys}, dtype)
     weight_map = {key: name for name, keys in zip(names, shards, strict=True) for key in keys}
-    (folder / INDEX).write_text(json_module.dumps({"weight_map": weight_map}))
+    (folder / f"{stem}.safetensors.index.json").write_text(json_module.dumps({"weight_map": weight_map}))
     return sum((folder / name).stat().st_size for name in names)
 
 
@@ -132,7 +136,7 @@ def write_shard(path: Path, shapes: dict[str, tuple[int, ...]], dtype: str) -> N
     end = 0
     for key, shape in shapes.items():
         start, end = end, end + int(np.prod(shape)) * kind.itemsize
-        name = {"float32": "F32", "float16": "F16"}[dtype]
+        name = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}[dtype]
         header[key] = {"dtype": name, "shape": list(shape), "data_offsets": [start, end]}
     raw = json_module.dumps(header).encode()
     with path.open("wb") as file:

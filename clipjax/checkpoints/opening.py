@@ -37,6 +37,7 @@ from clipjax.data.labels import LabelSpace
 from clipjax.errors import DataError, UsageError
 from clipjax.models.arch import Arch
 from clipjax.models.network import Network
+from clipjax.storage.gguf import is_gguf
 from converters.engine import Conversion
 from converters.foreign import read_foreign_card, read_label_names
 from converters.hub import CONFIG_NAMES, PRISMATIC, Resolved, resolve_source
@@ -227,6 +228,8 @@ def _card_beside(resolved: Resolved, facts_of: str | None) -> Card:
         if names is None:
             return card
         return card.with_classes(LabelSpace("label_names", tuple(names.values()), tuple(names)))
+    if is_gguf(resolved.path):
+        raise DataError(f"{resolved.path} is a language model: load it with clipjax.load_language_model")
     open_source(resolved.path)  # raises if there are no weights at all
     if facts_of is not None:
         return model_card(facts_of)

@@ -11,7 +11,7 @@ from typing import Any
 
 from clipjax.errors import DataError
 from clipjax.storage.reading import exists, read_json
-from converters.foreign import llava, open_clip, prismatic, timm, transformers
+from converters.foreign import llama, llava, open_clip, prismatic, timm, transformers
 
 
 def read_foreign_card(folder: Path) -> dict[str, Any] | None:
@@ -35,6 +35,8 @@ def read_foreign_card(folder: Path) -> dict[str, Any] | None:
         return prismatic.read(record, str(config), folder.name)
     if "architecture" in record and "pretrained_cfg" in record:
         return timm.read(record, str(config), folder.name)
+    if record.get("model_type") in list(llama.MODELS):
+        raise DataError(f"{config} is a language model's: load it with clipjax.load_language_model")
     known = "neither open_clip's, nor a CLIPModel's, SiglipModel's or LLaVA's, nor Prismatic's or timm's"
     raise DataError(f"{config} is {known}; name a card instead")
 

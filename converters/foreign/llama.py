@@ -85,8 +85,8 @@ def _rope_theta(record: Mapping[str, Any], where: str) -> float:
         if name not in record:
             continue
         rope |= get(record, name, where, "object")
-        kinds = {rope.pop(key, "default") for key in ("rope_type", "type")}
-        if kinds != {"default"} or set(rope) != {"rope_theta"}:
+        kinds = [rope.pop(key, "default") for key in ("rope_type", "type")]
+        if kinds != ["default"] * 2 or set(rope) != {"rope_theta"}:
             raise DataError(
                 f"{at(where, name)} scales the rotary positions ({record[name]!r}); clipjax has them unscaled"
             )

@@ -114,6 +114,12 @@ def test_the_public_names() -> None:
     assert clipjax.LanguageModel is LanguageModel
 
 
+def test_load_model_points_here(file: Path, folder: Path) -> None:
+    for source in (file, folder):
+        with pytest.raises(DataError, match=r"load it with clipjax\.load_language_model"):
+            clipjax.load_model(source)
+
+
 def test_a_folder_with_one_gguf_file(file: Path, model: LanguageModel, tmp_path: Path) -> None:
     shutil.copy(file, tmp_path / "a.gguf")
     other = load_language_model(tmp_path)

@@ -114,6 +114,7 @@ def test_what_a_file_of_a_larger_model_leaves_out_is_the_librarys() -> None:
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; clipjax has decoders with 'silu'"),
         ({"pretraining_tp": 2}, "pretraining_tp is 2"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling scales the rotary positions"),
+        ({"rope_scaling": {"type": []}}, "rope_scaling scales the rotary positions"),
         ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "rope_parameters scales"),
         ({"rope_theta": 0}, "rope_theta is 0; it should be a finite number above 0"),
         ({"rms_norm_eps": None}, "rms_norm_eps is None"),
