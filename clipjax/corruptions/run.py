@@ -125,4 +125,6 @@ def _all_rows(arrays: Mapping[str, np.ndarray], at: int, count: int) -> dict[str
 
 def _rows(array: np.ndarray, at: int, count: int) -> np.ndarray:
     """`count` rows from `at`; past the end the last row again."""
+    if at + count <= len(array):
+        return array[at : at + count]
     return np.take(array, np.minimum(np.arange(at, at + count), len(array) - 1), axis=0)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from clipjax.corruptions.corruption import SEVERITIES, constants_of, find_corruption
-from clipjax.corruptions.kinds.focus_3d import blur_matrix
+from clipjax.corruptions.kinds import focus_3d
 
 SIZE = 32
 FOCUS = ("near_focus", "far_focus")
@@ -75,7 +75,11 @@ def test_the_airlight_is_each_images_own() -> None:
     ],
 )
 def test_taps_of_a_radius(radius: float, middle: list[float]) -> None:
-    row = np.asarray(blur_matrix(np.float32(radius), 9))[4]
+    border, size = focus_3d._BORDER, 9
+    point = np.zeros((3, size, size), np.float32)
+    point[:, 4] = 1
+    padded = np.pad(point, [(0, 0), (border, border), (border, border)], mode="edge")
+    row = np.asarray(focus_3d.blurred(padded, np.float32(radius)))[0, :, 0]
     taps = row[row > 0]
     np.testing.assert_allclose(taps.sum(), 1, atol=1e-6)
     np.testing.assert_allclose(taps, middle, atol=5e-4)

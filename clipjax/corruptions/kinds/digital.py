@@ -49,10 +49,10 @@ def _affine(draws: jax.Array, size: int, reach: float, row: jax.Array, column: j
     new = old + reach * draws
     # The inverse map takes the new corners to the old ones: x = old[2] + edges of old (edges of new)^-1.
     a, b = new[0] - new[2], new[1] - new[2]
-    determinant = a[0] * b[1] - a[1] * b[0]
+    inverse = 1 / (a[0] * b[1] - a[1] * b[0])  # XLA divides by a scalar otherwise for several devices
     right, down = column - new[2, 0], row - new[2, 1]
-    along_a = (right * b[1] - down * b[0]) / determinant
-    along_b = (down * a[0] - right * a[1]) / determinant
+    along_a = (right * b[1] - down * b[0]) * inverse
+    along_b = (down * a[0] - right * a[1]) * inverse
     edge_a, edge_b = old[0] - old[2], old[1] - old[2]
     x = old[2, 0] + along_a * edge_a[0] + along_b * edge_b[0]
     y = old[2, 1] + along_a * edge_a[1] + along_b * edge_b[1]
@@ -93,7 +93,7 @@ _ELASTIC = (
 )
 
 CORRUPTIONS = (
-    Corruption("elastic_transform", per_image(elastic_transform), SOURCE, convention=_ELASTIC),
+    Corruption("elastic_transform", per_image(elastic_transform), SOURCE, convention=_ELASTIC, version=2),
     Corruption("pixelate", per_image(pixelate), SOURCE),
     Corruption(
         "jpeg_compression", jpeg_compression, SOURCE, convention="Pillow's encoder and decoder", on_host=True

@@ -19,8 +19,11 @@ LEVELS = 9  # the quantiles 0, 1/8, ..., 1 of the depth
 SHARP = 0.1  # pixels: a smaller radius changes nothing
 WIDEST = 680.0  # pixels; larger radii are set to it
 _TAPS = 1024  # more than half the taps of WIDEST
-_REACHES = (0, 3, 6)  # taps on one side that are summed one by one; the matrix is faster above
-_EXACT = jax.lax.Precision.HIGHEST
+# Taps on one side of blurs that are compiled whole; longer ones take a loop over _BLOCK taps. Of fewer than
+# eight, XLA would make one loop over both axes and blur every row anew for each pixel of a column.
+_REACHES = (0, 8, 16)
+_BORDER = _REACHES[-1]
+_BLOCK = 16
 _MARGIN = 1e-4  # moves the outer quantiles outwards
 
 
@@ -35,81 +38,105 @@ def _focus_one(in_focus: int, aperture: float, image: Any, depth: Any) -> Any:
     """[S, S, 3], [S, S] -> [S, S, 3]."""
     levels = depth_levels(depth)
     radii = jnp.minimum(aperture * jnp.abs(levels - levels[in_focus]) / levels, WIDEST)
-    shares = level_shares(levels, depth)
+    upper, near, far = between_levels(levels, depth)
+    planes = jnp.moveaxis(image, -1, 0)
+    padded = jnp.pad(planes, [(0, 0), (_BORDER, _BORDER), (_BORDER, _BORDER)], mode="edge")
     others = np.delete(np.arange(LEVELS), in_focus)  # the level in focus has radius 0
 
+    def share(level: Any) -> Any:
+        return jnp.where(upper == level, far, jnp.where(upper == level + 1, near, 0))
+
     def add(total: Any, level: Any) -> tuple[Any, None]:
-        radius, share = level
-        return total + share[..., None] * blurred(image, radius), None
+        radius, number = level
+        return total + share(number) * blurred(padded, radius), None
 
-    sharp = shares[in_focus][..., None] * image
-    return jax.lax.scan(add, sharp, (radii[others], shares[others]))[0]
+    total, _ = jax.lax.scan(add, share(in_focus) * planes, (radii[others], jnp.asarray(others)))
+    return jnp.moveaxis(total, 0, -1)
 
 
-def blurred(image: Any, radius: Any) -> Any:
-    """A Gaussian blur, tap by tap if they are few, else by a matrix; the edge pixels repeat outwards."""
-    ways = [functools.partial(_by_taps, reach) for reach in _REACHES] + [_by_matrix]
+def blurred(padded: Any, radius: Any) -> Any:
+    """A Gaussian blur; the edge pixels repeat outwards.
+
+    [3, S + 2 _BORDER, ...] -> [3, S, S].
+    """
+    ways = [functools.partial(_few_taps, reach) for reach in _REACHES] + [_many_taps]
     half = _half(radius)
     way = sum((half > reach).astype(jnp.int32) for reach in _REACHES)
-    return jax.lax.switch(way, ways, image, radius)
+    return jax.lax.switch(way, ways, padded, radius)
 
 
-def _by_taps(reach: int, image: Any, radius: Any) -> Any:
-    weights, _ = _taps(radius, reach + 2)
-    for axis in (0, 1):
-        size = image.shape[axis]
-        padded = jnp.pad(
-            image, [(reach, reach) if each == axis else (0, 0) for each in range(3)], mode="edge"
-        )
-        cut = functools.partial(jax.lax.slice_in_dim, padded, axis=axis)
+def _few_taps(reach: int, padded: Any, radius: Any) -> Any:
+    weights, size = _taps(radius, reach + 2)[0], padded.shape[1] - 2 * _BORDER
+    image: Any = padded[:, :, _BORDER - reach : _BORDER + reach + size]
+    first = _BORDER
+    for axis in (1, 2):
+        cut = functools.partial(jax.lax.slice_in_dim, image, axis=axis)
         pairs = (
-            weights[n] * (cut(reach - n, reach - n + size) + cut(reach + n, reach + n + size))
+            weights[n] * (cut(first - n, first - n + size) + cut(first + n, first + n + size))
             for n in range(1, reach + 1)
         )
-        image = sum(pairs, weights[0] * image)
+        image, first = sum(pairs, weights[0] * cut(first, first + size)), reach
     return image
 
 
-def _by_matrix(image: Any, radius: Any) -> Any:
-    matrix = blur_matrix(radius, len(image))
-    rows = jnp.einsum("ij,jkc->ikc", matrix, image, precision=_EXACT)
-    return jnp.einsum("km,imc->ikc", matrix, rows, precision=_EXACT)
+def _many_taps(padded: Any, radius: Any) -> Any:
+    image = padded[:, _BORDER:-_BORDER, _BORDER:-_BORDER]
+    size = image.shape[1]
+    blocks = -(-size // _BLOCK)
+    reach = blocks * _BLOCK  # taps beyond it see the edges alone
+    weights, tails = _taps(radius, max(_TAPS, reach + 2))
+    needed = jnp.minimum(-(-_half(radius) // _BLOCK), blocks)
+    for axis in (1, 2):
+        border = [(reach, reach) if each == axis else (0, 0) for each in range(3)]
+        wide = jnp.pad(image, border, mode="edge")
+        ends = (jax.lax.slice_in_dim(image, at, at + 1, axis=axis) for at in (0, size - 1))
+
+        def add(block: Any, total: Any, wide: Any = wide, axis: int = axis) -> Any:
+            cut = functools.partial(jax.lax.dynamic_slice_in_dim, wide, slice_size=size, axis=axis)
+            taps = (block * _BLOCK + n for n in range(1, _BLOCK + 1))
+            return sum((weights[n] * (cut(reach - n) + cut(reach + n)) for n in taps), total)
+
+        start = weights[0] * image + tails[reach + 1] * sum(ends)
+        image = jax.lax.fori_loop(0, needed, add, start)
+    return image
 
 
 def depth_levels(depth: Any) -> Any:
     """float32 [9]: the quantiles, with linear interpolation; the outer ones a margin further out."""
-    ordered = jnp.sort(depth.reshape(-1))
+    ordered = _sorted(depth.reshape(-1))
     ranks = np.arange(LEVELS) / (LEVELS - 1) * (len(ordered) - 1)
     low = np.floor(ranks).astype(np.int32)
     high, share = np.minimum(low + 1, len(ordered) - 1), (ranks - low).astype(np.float32)
-    levels = ordered[low] + share * (ordered[high] - ordered[low])
+    below, above = (jax.lax.bitcast_convert_type(_flipped(ordered[at]), jnp.float32) for at in (low, high))
+    levels = below + share * (above - below)
     margin = np.zeros(LEVELS, np.float32)
     margin[0], margin[-1] = -_MARGIN, _MARGIN
     return levels + margin
 
 
-def level_shares(levels: Any, depth: Any) -> Any:
-    """float32 [9, S, S], of sum 1: each pixel is between the levels j - 1 and j, the first with q_j >= D.
+def _sorted(depth: Any) -> Any:
+    """int32: `_flipped` bits in order. On a CPU XLA sorts integers ten times as fast as floats."""
+    return jax.lax.sort(_flipped(jax.lax.bitcast_convert_type(depth, jnp.int32)), is_stable=False)
+
+
+def _flipped(bits: Any) -> Any:
+    """The bits of floats as integers of the same order, and back."""
+    return jnp.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+
+
+def between_levels(levels: Any, depth: Any) -> tuple[Any, Any, Any]:
+    """The first level j from 1 with q_j >= D, and the shares of the levels j - 1 and j, all [S, S].
 
     With d the position between them in [0, 1], their shares are as 1 - d^2 to 1 - (1 - d)^2.
     """
-    shares = [jnp.zeros_like(depth)] * LEVELS
-    for j in range(1, LEVELS):
-        above = depth > levels[j - 1] if j > 1 else True
-        between = above & (depth <= levels[j]) if j < LEVELS - 1 else above
-        left = (depth - levels[j - 1]) / (levels[j] - levels[j - 1])
-        near, far = 1 - left**2, 1 - (1 - left) ** 2
-        shares[j - 1] = jnp.where(between, near / (near + far), shares[j - 1])
-        shares[j] = jnp.where(between, far / (near + far), shares[j])
-    return jnp.stack(shares)
-
-
-def blur_matrix(radius: Any, size: int) -> Any:
-    """float32 [S, S]: the blur of one axis."""
-    weights, tails = _taps(radius, _TAPS)
-    at = np.arange(size)
-    matrix = weights[np.abs(at[:, None] - at)]
-    return matrix.at[:, 0].set(tails[at]).at[:, -1].set(tails[size - 1 - at])
+    upper, below, above = jnp.ones(depth.shape, jnp.int32), levels[0], levels[1]
+    for j in range(1, LEVELS - 1):
+        beyond = depth > levels[j]
+        upper += beyond.astype(jnp.int32)
+        below, above = jnp.where(beyond, levels[j], below), jnp.where(beyond, levels[j + 1], above)
+    left = (depth - below) / (above - below)
+    near, far = 1 - left**2, 1 - (1 - left) ** 2
+    return upper, near / (near + far), far / (near + far)
 
 
 def _taps(radius: Any, count: int) -> tuple[Any, Any]:
@@ -121,8 +148,8 @@ def _taps(radius: Any, count: int) -> tuple[Any, Any]:
     sigma = jnp.maximum(radius, SHARP)
     weights = jnp.where(n <= _half(radius), jnp.exp(-(n.astype(jnp.float32) ** 2) / (2 * sigma**2)), 0)
     tails = jnp.cumsum(weights[::-1])[::-1]
-    whole = tails[0] + tails[1]
-    return weights / whole, tails / whole
+    share = 1 / (tails[0] + tails[1])  # of arrays by a scalar, XLA makes other divisions for several devices
+    return share * weights, share * tails
 
 
 def _half(radius: Any) -> Any:
@@ -133,6 +160,6 @@ def _half(radius: Any) -> Any:
 _GUARD = f"blur radii above {WIDEST:.0f} pixels are set to it"
 
 CORRUPTIONS = (
-    Corruption("near_focus", functools.partial(focus, 0), SOURCE, _GUARD, ("depth",)),
-    Corruption("far_focus", functools.partial(focus, LEVELS - 2), SOURCE, _GUARD, ("depth",)),
+    Corruption("near_focus", functools.partial(focus, 0), SOURCE, _GUARD, ("depth",), version=2),
+    Corruption("far_focus", functools.partial(focus, LEVELS - 2), SOURCE, _GUARD, ("depth",), version=2),
 )

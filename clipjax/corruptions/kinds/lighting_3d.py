@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from clipjax.corruptions.corruption import Constants, Corruption, Extra
@@ -14,8 +15,11 @@ def fog(images: Any, keys: Any, constants: Constants, extra: Extra) -> Any:
     """t I + (1 - t) A with t = exp(-a D); A is the image's mean over pixels and channels."""
     del keys
     through = jnp.exp(-constants["attenuation"] * extra["depth"])[..., None]
-    air = images.mean(1).mean((1, 2))[:, None, None, None]  # one axis first: the compiler's sums are slow
-    return through * images + (1 - through) * air
+    values = images.reshape(len(images), -1)
+    # A product with ones: the compiler's sums are slow.
+    total = jnp.matmul(values, jnp.ones(values.shape[1]), precision=jax.lax.Precision.HIGHEST)
+    air = (total / values.shape[1])[:, None, None, None]
+    return air + through * (images - air)
 
 
 def flash(images: Any, keys: Any, constants: Constants, extra: Extra) -> Any:
@@ -32,6 +36,7 @@ CORRUPTIONS = (
         SOURCE,
         convention="the airlight is each image's own mean (the reference takes the mean of its batch)",
         needs=("depth",),
+        version=2,
     ),
     Corruption("flash", flash, SOURCE, needs=("reshading",)),
 )

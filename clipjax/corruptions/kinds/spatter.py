@@ -132,4 +132,6 @@ def _neighbours(image: jax.Array, steps: Sequence[tuple[int, int]], border: str)
     return [padded[1 + y : 1 + y + height, 1 + x : 1 + x + width] for y, x in steps]
 
 
-CORRUPTIONS = (Corruption("spatter", per_image(spatter), SOURCE, convention="OpenCV's steps, computed here"),)
+CORRUPTIONS = (
+    Corruption("spatter", per_image(spatter), SOURCE, convention="OpenCV's steps, computed here", version=2),
+)
