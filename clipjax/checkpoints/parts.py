@@ -37,7 +37,7 @@ from converters.table import Table
 from converters.tensors import Source as File
 
 _TEMPLATE = "chat_template.json"  # a processor's, of older transformers
-_TOKENIZERS = tuple((name, CONFIGS[0]) for name in FILES)
+_TOKENIZERS = (*((name, CONFIGS[0]) for name in FILES), (FILES[1],))  # sets of files, the preferred first
 _SLOT = "a question goes here"
 
 
@@ -141,12 +141,12 @@ def with_chat(card: Card, folder: Path) -> Card:
     """The card of foreign weights, with the prompt of its library or of the checkpoint's own template."""
     if card.chat is not None:
         return card
-    chat = chat_of(card.source.library, card.source.arch) or _own_chat(folder)
+    chat = chat_of(card.source.library, card.source.arch) or own_chat(folder)
     why = "the tokenizer of its language model is not beside it"
     return dataclasses.replace(card, chat=chat, unknown={**card.unknown, "chat.sha256": why})
 
 
-def _own_chat(folder: Path) -> Chat:
+def own_chat(folder: Path) -> Chat:
     """From the folder's chat template, rendered with a mark for the question; else LLaVA-1.5's."""
     template = _template(folder)
     if template is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -338,3 +339,69 @@ def test_the_prompt_of_mistrals_own_tokenizer(tmp_path: Path) -> None:
     own = sentencepiece.SentencePieceProcessor(model_file=str(file))
     assert ids[1:] == own.encode(MISTRAL.format(_llava.QUESTION))
     assert language.stop == (2,)
+
+
+def test_the_example_of_the_documents_runs() -> None:
+    if importlib.util.find_spec("mistral_common") is None:
+        pytest.skip("mistral-common, which has the tokenizer, is not installed: see the Makefile")
+    text = (Path(__file__).parents[2] / "docs" / "vision_language.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(blocks[-1], names)
+    model = names["model"]
+    assert model.language.letters(4) == [330, 365, 334, 384]
+    [answer] = model.answer([PIL.Image.new("RGB", (60, 40))], "What is this?", steps=4)
+    assert isinstance(answer, str)
+
+
+# --- the hub ---
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("CLIPJAX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "hub"
+
+
+def snapshot(hub: Path, repo: str, folder: Path, inside: str = "") -> None:
+    files = hub / f"models--{repo.replace('/', '--')}"
+    shutil.copytree(folder, files / "snapshots" / COMMIT / inside)
+    (files / "refs").mkdir()
+    (files / "refs" / "main").write_text(COMMIT)
+
+
+def test_a_folder_of_a_hub_repository(clip: _llava.Prismatic, hub: Path, copied: Path) -> None:
+    """Facts are the row's only if projector, decoder and tower are its files."""
+    (copied / "tokenizer.model").unlink()
+    snapshot(hub, "TRI-ML/prismatic-vlms", copied, "one-stage+7b")
+    edit(copied, llm_backbone_id="vicuna-v15-7b")
+    config = hub / "models--TRI-ML--prismatic-vlms" / "snapshots" / COMMIT / "one-stage+7b" / "config.json"
+    config.write_text((copied / "config.json").read_text())
+    place = "TRI-ML/prismatic-vlms/one-stage+7b"
+    with pytest.raises(
+        DataError, match=r"needs the image tower of vit_l_14_336-openai, .* as vision \(--vision\)"
+    ):
+        clipjax.load_model(place, card=narrow_card())
+    snapshot(hub, "timm/vit_large_patch14_clip_336.openai", clip.vision)
+    snapshot(hub, "lmsys/vicuna-7b-v1.5", clip.folder)
+    card = clipjax.load_model(place, card=narrow_card()).card
+    assert (card.id, card.facts_origin) == ("prism-clip_l14_336-vicuna_v15_7b", "registry")
+    assert (card.source.repo, card.source.revision) == ("TRI-ML/prismatic-vlms", COMMIT)
+    assert card.source.file == "one-stage+7b/checkpoints/latest-checkpoint.pt"
+    assert card.parts["vision"].repo == "timm/vit_large_patch14_clip_336.openai"
+    assert card.preprocess.resize_mode == "squash"  # of its config.json; the row assumes letterbox
+    assert card.chat is not None
+    assert (card.chat.template, card.chat.sha256 is None) == ("vicuna_v15", False)
+    other = clipjax.load_model(place, card=narrow_card(), vision=clip.vision).card
+    assert other.facts_origin == "registry"  # the same file, known by its digest since its download
+
+
+def narrow_card() -> Any:
+    card = model_card("prism-clip_l14_336-vicuna_v15_7b")
+    return dataclasses.replace(card, arch=_llava.narrowed(card.arch))

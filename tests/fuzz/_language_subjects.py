@@ -77,7 +77,59 @@ def _config(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(record, indent=1))
 
 
+def foreign(folder: Path) -> Any:
+    from clipjax.checkpoints.card import card_from_dict
+    from converters.foreign import read_foreign_card
+
+    record = read_foreign_card(folder)
+    return None if record is None else card_from_dict(record, "here").to_dict()
+
+
+def prompt(folder: Path) -> Any:
+    from clipjax.checkpoints.parts import own_chat
+
+    return str(own_chat(folder))
+
+
+def file_of_parts(folder: Path) -> Any:
+    from converters.sources import open_source
+
+    return plain(
+        {name: tensor.read() for name, tensor in open_source(folder / "latest-checkpoint.pt").items()}
+    )
+
+
+def _prismatic(folder: Path) -> None:
+    model = {"vision_backbone_id": "clip-vit-l-336px", "llm_backbone_id": "vicuna-v15-7b"}
+    model |= {"arch_specifier": "no-align+gelu-mlp", "image_resize_strategy": "letterbox"}
+    (folder / "config.json").write_text(json.dumps({"model": model, "seed": 7}, indent=1))
+
+
+def _llava(folder: Path) -> None:
+    from transformers import CLIPImageProcessor, LlavaConfig
+
+    size: Any = {"shortest_edge": 336}
+    CLIPImageProcessor(size=size, crop_size=336).save_pretrained(folder)  # type: ignore[reportCallIssue]
+    LlavaConfig().save_pretrained(folder)
+
+
+def _template(folder: Path) -> None:
+    turn = "USER: <image>\n{% for m in messages %}{{ m['content'][1]['text'] }}{% endfor %} ASSISTANT:"
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": turn}))
+
+
+def _parts(folder: Path) -> None:
+    import torch
+
+    parts = {"projector": {"projector.0.weight": torch.ones(3, 2)}, "llm_backbone": {"llm.w": torch.zeros(2)}}
+    torch.save({"model": parts}, folder / "latest-checkpoint.pt")
+
+
 def register_language() -> None:
+    subject("config.json", "text", foreign, name="config of Prismatic")(_prismatic)
+    subject("config.json", "text", foreign, name="config of LLaVA")(_llava)
+    subject("chat_template.json", "text", prompt, name="chat template of LLaVA")(_template)
+    subject("latest-checkpoint.pt", "bytes", file_of_parts, name="checkpoint of Prismatic")(_parts)
     subject("w.gguf", "front", weights, name="GGUF")(_gguf)
     subject("w.gguf", "bytes", texts, name="tokenizer: GGUF")(_gguf_vocabulary)
     subject("tokenizer.model", "bytes", texts, name="tokenizer: llama tokenizer.model")(_sentencepiece)
