@@ -1,7 +1,7 @@
-"""The table of docs/tpu.md: towers compiled ahead of time for TPU chips, without one.
+"""The table of docs/tpu.md: towers and decoders compiled ahead of time for TPU chips, without one.
 
     make tpu-env
-    .venv-tpu/bin/python benchmarks/tpu_table.py v5e,v4 vit_b_32-openai --tower vision
+    .venv-tpu/bin/python benchmarks/tpu_table.py v5e,v4 vit_b_32-openai --part vision
 
 Saves every row in docs/tpu.json at once (replacing an older one of the same tower, precision and chip), and
 rewrites the table. Without ids it only rewrites the table.
@@ -17,7 +17,9 @@ from typing import Annotated, Any
 
 import typer
 
-from clipjax.verification.aot import LARGEST, Executable, Row, aot_table, table_cells, table_titles
+from clipjax.models.precision import known_precision
+from clipjax.verification.aot import LARGEST, Executable, Row, table_cells, table_titles
+from clipjax.verification.aot_language import table_of
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 RECORD, PAGE = DOCS / "tpu.json", DOCS / "tpu.md"
@@ -28,13 +30,16 @@ KEY = ("model", "tower", "precision", "chip")
 def main(
     chips: Annotated[str, typer.Argument(help="Chips of configs/chips.toml, separated by commas.")] = "v5e",
     ids: Annotated[list[str] | None, typer.Argument(help="Registered models.")] = None,
-    tower: Annotated[
-        str, typer.Option(help="vision or text; default: both, separated by a comma.")
-    ] = "vision,text",
+    part: Annotated[
+        str, typer.Option(help="Of vision, text, prefill and decode, separated by commas.")
+    ] = "vision,text,prefill,decode",
+    precision: Annotated[str, typer.Option(help="Of parity and fast.")] = "parity,fast",
     start: Annotated[int, typer.Option(help="The first batch tried; what does not fit is halved.")] = LARGEST,
 ) -> None:
     """Compile models ahead of time for TPU chips and keep the table of docs/tpu.md."""
-    for row in aot_table(ids or [], chips.split(","), towers=tower.split(","), start=start) if ids else ():
+    precisions = list(map(known_precision, precision.split(",")))
+    options: dict[str, Any] = {"parts": part.split(","), "precisions": precisions, "start": start}
+    for row in table_of(ids, chips.split(","), **options) if ids else ():
         print(" | ".join(table_cells(row)), flush=True)
         keep({**dataclasses.asdict(row), "jax": version("jax"), "libtpu": version("libtpu")})
     PAGE.write_text(page(json.loads(RECORD.read_text())))

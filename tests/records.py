@@ -92,7 +92,12 @@ def tpu() -> None:
 
     def compiled() -> set[str]:
         rows = json.loads(tpu_table.RECORD.read_text())
-        return {family_of(getattr(model_card(row["model"]).arch, row["tower"])).name for row in rows}
+        towers = [
+            getattr(model_card(row["model"]).arch, row["tower"])
+            for row in rows
+            if row["tower"] in ("vision", "text")
+        ]
+        return {family_of(tower).name for tower in towers}
 
     compiler = ROOT / ".venv-tpu" / "bin" / "python"
     for family in sorted(set(families()) - compiled()):
@@ -107,7 +112,7 @@ def tpu() -> None:
         if not found:  # no registered model has it
             continue
         one, tower = found[0]
-        command = [compiler, ROOT / "benchmarks" / "tpu_table.py", "v5e", one, "--tower", tower]
+        command = [compiler, ROOT / "benchmarks" / "tpu_table.py", "v5e", one, "--part", tower]
         subprocess.run(command, check=True, cwd=ROOT)
     write(tpu_table.PAGE, tpu_table.page(json.loads(tpu_table.RECORD.read_text())))
     write(tpu_table.PAGE, weak_scaling.page(json.loads(weak_scaling.RECORD.read_text())))

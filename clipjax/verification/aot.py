@@ -12,7 +12,7 @@ import dataclasses
 import importlib.util
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -27,6 +27,7 @@ from clipjax.embeddings.flops import Forward, forward_of, product_flops
 from clipjax.errors import UsageError, unknown_name
 from clipjax.models.precision import Precision
 from clipjax.storage.reading import read_toml
+from clipjax.storage.records import read
 from clipjax.verification.hlo import CompiledProgram
 
 LARGEST = 4096  # examples per chip; larger batches gain nothing
@@ -42,12 +43,16 @@ class Chip:
     topology: str
     memory_gib: int
     slices: tuple[str, ...]
+    answers: tuple[str, ...] = ()
     cores: str = "default"
 
 
 @dataclass(frozen=True)
 class Executable:
-    """Bytes and batch are per chip."""
+    """Bytes and batch are per chip, but a decoder's batch is that of the chips which share it.
+
+    temporary_bytes: with the results that take no argument's place.
+    """
 
     batch: int
     argument_bytes: int
@@ -116,19 +121,23 @@ def programs(
     towers: Sequence[str] = ("vision", "text"),
     precisions: Sequence[Precision] = get_args(Precision),
 ) -> list[tuple[Card, str, Precision]]:
-    """What `aot_table` compiles per chip. Raises UsageError for an unknown model."""
+    """What `aot_table` compiles per chip: towers, but not those of vision-language models.
+
+    Raises UsageError for an unknown model.
+    """
     cards = [model_card(name) for name in ids]
     return [
         (card, tower, precision)
         for card in cards
+        if card.arch.language is None
         for tower in (towers if card.arch.text is not None else {"vision"}.intersection(towers))
         for precision in precisions
     ]
 
 
 def load_chips() -> dict[str, Chip]:
-    records = read_toml(config_dir() / "chips.toml")
-    return {name: Chip(name, **facts | {"slices": tuple(facts["slices"])}) for name, facts in records.items()}
+    path = config_dir() / "chips.toml"
+    return {name: read(Chip, {"name": name, **facts}, str(path)) for name, facts in read_toml(path).items()}
 
 
 def _row(card: Card, tower: str, precision: Precision, chip: Chip, forward: Forward, start: int) -> Row:
@@ -163,12 +172,12 @@ def use_tpu_compiler() -> None:
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 
 
-def slice_mesh(chip: Chip, topology: str) -> Mesh:
-    """The chips of a slice, such as "v5e:16x16", as a mesh with only the data axis."""
+def slice_mesh(chip: Chip, topology: str, axes: Mapping[str, int] | None = None) -> Mesh:
+    """The chips of a slice, such as "v5e:16x16", as a mesh (default: with only the data axis)."""
     from jax.experimental import topologies
 
     described = topologies.get_topology_desc(topology, platform="tpu", chip_config_name=chip.cores)
-    return make_mesh(described.devices)
+    return make_mesh(described.devices, axes)
 
 
 def compile_forward(forward: Forward, chip: Chip, batch: int) -> Executable | None:
@@ -182,6 +191,11 @@ def compile_forward(forward: Forward, chip: Chip, batch: int) -> Executable | No
     lowered = jax.jit(forward.function, out_shardings=split).lower(
         params, forward.batch(batch * mesh.size, split)
     )
+    return compiled_within(chip, lowered, batch)
+
+
+def compiled_within(chip: Chip, lowered: jax.stages.Lowered, batch: int) -> Executable | None:
+    """None if the chip's memory is too small. Raises JaxRuntimeError as `compile_forward`."""
     start = time.perf_counter()
     try:
         compiled = lowered.compile()
@@ -201,7 +215,7 @@ def _read(compiled: jax.stages.Compiled, batch: int, seconds: float) -> Executab
     return Executable(
         batch=batch,
         argument_bytes=memory.argument_size_in_bytes,
-        temporary_bytes=memory.temp_size_in_bytes,
+        temporary_bytes=memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
         collectives=program.collectives,
         products=len(program.products),
         highest=sum(_HIGHEST in product.attributes for product in program.products),

@@ -23,7 +23,7 @@ from clipjax.checkpoints.identity.registry import model_card
 from clipjax.embeddings.flops import forward_of, product_flops
 from clipjax.errors import UsageError
 from clipjax.models.arch import families, family_of, load_arch
-from clipjax.verification import aot
+from clipjax.verification import aot, aot_language
 from clipjax.verification.aot import (
     Executable,
     Row,
@@ -136,7 +136,8 @@ ROOT %d.1 = f32[8,8]{1,0} dot(%a, %b), lhs_contracting_dims={1}, operand_precisi
 
 
 def test_what_is_read_from_an_executable() -> None:
-    memory = SimpleNamespace(argument_size_in_bytes=5, temp_size_in_bytes=7)
+    sizes = {"argument": 5, "temp": 6, "output": 4, "alias": 3}
+    memory = SimpleNamespace(**{f"{name}_size_in_bytes": size for name, size in sizes.items()})
     compiled: Any = SimpleNamespace(memory_analysis=lambda: memory, as_text=lambda: HLO)
     assert aot._read(compiled, 8, 1.0) == Executable(8, 5, 7, {"all-reduce": 1, "all-gather": 1}, 2, 1, 1.0)
 
@@ -177,11 +178,34 @@ def test_the_kept_table_is_that_of_its_record() -> None:
     seen = set()
     for row in map(tpu_table.row_of, records):
         assert row.executable is not None, row
-        assert row.executable.collectives == {}, row
         assert row.executable.highest == (row.executable.products if row.precision == "parity" else 0), row
+        if row.tower in aot_language.PROGRAMS:
+            continue
+        assert row.executable.collectives == {}, row
         seen.add(family_of(getattr(model_card(row.model).arch, row.tower)).name)
     missing = set(families()) - seen
     assert not missing, "benchmarks/tpu_table.py compiles a member of the missing family"
+
+
+def test_the_kept_programs_of_vision_language_models() -> None:
+    """Both decoders and both image towers, on 4 and 8 chips; a layer sums twice and gathers nothing."""
+    records = json.loads((ROOT / "docs" / "tpu.json").read_text())
+    rows = [record for record in records if record["tower"] in aot_language.PROGRAMS]
+    slices = {topology for chip in load_chips().values() for topology in chip.answers}
+    assert {row["chip"] for row in rows} == slices >= {"v5e:2x2", "v5e:2x4", "v6e:2x2"}
+    for name in aot_language.PROGRAMS:
+        archs = [model_card(row["model"]).arch for row in rows if row["tower"] == name]
+        assert {arch.vision.image_size for arch in archs} == {336, 384}
+        assert {arch.language.decoder.kv_heads for arch in archs if arch.language} == {8, 32}
+    for row in rows:
+        found = row["executable"]
+        # Beside a layer's two: the embedding, and the logits where they leave the program.
+        assert found["collectives"].get("all-reduce", 0) in (3, 4), row
+        assert sum(found["collectives"].values()) <= 5, row
+        assert (
+            found["argument_bytes"] + found["temporary_bytes"]
+            <= load_chips()[row["chip"][:3]].memory_gib * 2**30
+        )
 
 
 def test_the_kept_slices_are_those_of_their_record() -> None:
@@ -209,7 +233,7 @@ COMPILE = """
 import dataclasses, json, sys
 from clipjax.checkpoints.card import card_from_dict
 from clipjax.embeddings.flops import forward_of
-from clipjax.verification import aot
+from clipjax.verification import aot, aot_language
 
 card = card_from_dict(json.load(sys.stdin), "the test's card")
 aot.use_tpu_compiler()

@@ -88,10 +88,10 @@ def _list(options: ModelsOptions) -> None:
 def _compile_ahead(ids: list[str], chips: list[str], as_json: bool) -> None:
     """As JSON, each executable as soon as it is known."""
     from clipjax.progress import progress_through
-    from clipjax.verification.aot import aot_table, programs, table_cells, table_titles
+    from clipjax.verification.aot import table_cells, table_titles
+    from clipjax.verification.aot_language import count, table_of
 
-    total = len(programs(ids)) * len(chips)
-    rows = progress_through(aot_table(ids, chips), total, "compiling", "program")
+    rows = progress_through(table_of(ids, chips), count(ids, chips), "compiling", "program")
     if as_json:
         for row in rows:
             say(json.dumps(row.to_dict()))

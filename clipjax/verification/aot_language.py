@@ -1,0 +1,196 @@
+"""Programs of vision-language models compiled for TPU slices, as `clipjax.verification.aot` does with towers.
+
+"prefill" reads an image and a question, "decode" one more id of the answer. The decoder is cut over
+groups of four chips, each of which takes rows of its own; the image tower is on every chip. All is compiled
+from shapes: no weights are made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from clipjax.checkpoints.card import Card
+from clipjax.checkpoints.identity.registry import model_card
+from clipjax.data.pixels.normalize import normalize
+from clipjax.devices.sharding import DATA, batch_sharding, replicated
+from clipjax.embeddings.flops import product_flops
+from clipjax.models.language.decoder import Decoder
+from clipjax.models.language.generation import decode_step, prefill
+from clipjax.models.language.sharding import MODEL, cache_sharding, decoder_sharding
+from clipjax.models.language.vision_language import assemble, image_positions, image_tokens
+from clipjax.models.network import Network
+from clipjax.models.precision import DTYPE, Precision
+from clipjax.verification import aot
+from clipjax.verification.aot import Chip, Executable, Row
+
+PARTS = 4  # chips that share a decoder: of 7B in bfloat16 each holds 3.4 GB
+QUESTION = 128  # ids: the bucket of a question with four options
+ANSWER = 128  # ids, as many as the reference lets a model answer
+LARGEST = 256  # rows of a group
+
+PROGRAMS = ("prefill", "decode")
+
+
+@dataclass(frozen=True)
+class Program:
+    """One step of a slice.
+
+    Attributes:
+        arguments: (mesh, rows of the slice) -> abstract arguments with their shardings.
+        results: mesh -> shardings of what it returns.
+        donated: indices of the arguments whose memory the results take.
+    """
+
+    function: Callable[..., Any]
+    arguments: Callable[[Mesh, int], tuple[Any, ...]]
+    results: Callable[[Mesh], Any]
+    donated: tuple[int, ...] = ()
+
+    def lower(self, mesh: Mesh, rows: int) -> jax.stages.Lowered:
+        options: dict[str, Any] = {"out_shardings": self.results(mesh), "donate_argnums": self.donated}
+        return jax.jit(self.function, **options).lower(*self.arguments(mesh, rows))
+
+
+def table_of(
+    ids: Sequence[str],
+    chips: Sequence[str],
+    *,
+    parts: Sequence[str] = ("vision", "text", *PROGRAMS),
+    precisions: Sequence[Precision] = get_args(Precision),
+    start: int = aot.LARGEST,
+) -> Iterator[Row]:
+    """The rows of models of any kind: towers per chip, and programs per slice. Errors as `aot_table`."""
+    towers = [part for part in parts if part not in PROGRAMS]
+    yield from aot.aot_table(ids, chips, towers=towers, precisions=precisions, start=start)
+    known = aot.load_chips()
+    for card, name, precision in programs(ids, parts=parts, precisions=precisions):
+        program = program_of(card, name, precision)
+        for chip in map(known.__getitem__, chips):
+            for topology in chip.answers:
+                facts = card.id, name, precision
+                yield _row(facts, chip, topology, program, min(start, LARGEST))
+
+
+def count(ids: Sequence[str], chips: Sequence[str]) -> int:
+    """The rows of `table_of`, if the chips are known."""
+    known = aot.load_chips()
+    slices = sum(len(known[chip].answers) for chip in chips if chip in known)
+    return len(aot.programs(ids)) * len(chips) + len(programs(ids)) * slices
+
+
+def programs(
+    ids: Sequence[str],
+    *,
+    parts: Sequence[str] = PROGRAMS,
+    precisions: Sequence[Precision] = get_args(Precision),
+) -> list[tuple[Card, str, Precision]]:
+    """Of the vision-language models among `ids`."""
+    cards = [card for card in map(model_card, ids) if card.arch.language is not None]
+    return [
+        (card, name, precision)
+        for card in cards
+        for precision in precisions
+        for name in PROGRAMS
+        if name in parts
+    ]
+
+
+def _row(facts: tuple[str, str, Precision], chip: Chip, topology: str, program: Program, start: int) -> Row:
+    mesh = aot.slice_mesh(chip, topology, {DATA: -1, MODEL: PARTS})
+    groups = mesh.shape[DATA]
+    one = program.arguments(mesh, groups)
+    flops = product_flops(jax.make_jaxpr(program.function)(*one).jaxpr) / groups
+    row = Row(*facts, topology, flops / 1e9, None, start=start)
+
+    def compile_at(rows: int) -> Executable | None:
+        return aot.compiled_within(chip, program.lower(mesh, rows * groups), rows)
+
+    try:
+        executable = aot.largest(compile_at, start)
+    except jax.errors.JaxRuntimeError as error:
+        return dataclasses.replace(row, problem=str(error).splitlines()[0])
+    problem = None if executable else f"not one row fits {chip.memory_gib} GiB"
+    return dataclasses.replace(row, executable=executable, problem=problem)
+
+
+def program_of(card: Card, name: str, precision: Precision) -> Program:
+    """Of a vision-language model, in `PROGRAMS`."""
+    return (_prefill if name == "prefill" else _decode)(card, precision)
+
+
+def _prefill(card: Card, precision: Precision) -> Program:
+    network, decoder = Network(card.arch), _decoder(card)
+    mean, std, size = card.preprocess.mean, card.preprocess.std, card.arch.vision.image_size
+
+    def read(params: Any, pixels: Any, ids: Any, image_at: Any, valid: Any) -> Any:
+        tokens = image_tokens(network, params, normalize(pixels, mean, std), precision)
+        embedded = assemble(decoder, params["decoder"], ids, image_at, tokens)
+        return prefill(decoder, params["decoder"], embedded, valid, ANSWER, precision=precision)
+
+    def arguments(mesh: Mesh, rows: int) -> tuple[Any, ...]:
+        split = batch_sharding(mesh)
+
+        def batch(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=split)
+
+        return (
+            _params(card, precision, mesh),
+            batch(jnp.uint8, size, size, 3),
+            batch(jnp.int32, QUESTION),
+            batch(jnp.int32),
+            batch(jnp.bool_, _positions(card)),
+        )
+
+    return Program(read, arguments, lambda mesh: (batch_sharding(mesh), cache_sharding(decoder.config, mesh)))
+
+
+def _decode(card: Card, precision: Precision) -> Program:
+    decoder = _decoder(card)
+
+    def step(params: Any, ids: Any, cache: Any) -> Any:
+        return decode_step(decoder, params, ids, cache, precision=precision)
+
+    def arguments(mesh: Mesh, rows: int) -> tuple[Any, ...]:
+        embedded = jax.ShapeDtypeStruct((rows, _positions(card), decoder.config.width), DTYPE[precision])
+        valid = jax.ShapeDtypeStruct(embedded.shape[:2], jnp.bool_)
+        params = _params(card, precision, mesh)["decoder"]
+        _, cache = jax.eval_shape(
+            lambda *args: prefill(decoder, *args, ANSWER, precision=precision), params, embedded, valid
+        )
+        cache = jax.tree.map(_placed, cache, cache_sharding(decoder.config, mesh))
+        return params, jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=batch_sharding(mesh)), cache
+
+    return Program(
+        step, arguments, lambda mesh: (batch_sharding(mesh), cache_sharding(decoder.config, mesh)), (2,)
+    )
+
+
+def _decoder(card: Card) -> Decoder:
+    assert card.arch.language is not None
+    return Decoder(card.arch.language.decoder)
+
+
+def _positions(card: Card) -> int:
+    return image_positions(card.arch) + QUESTION
+
+
+def _params(card: Card, precision: Precision, mesh: Mesh) -> Any:
+    """Decoder in the dtype of the precision, image tower and projector in float32."""
+    params = Network(card.arch).abstract_params()
+    decoder = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, DTYPE[precision]), params.pop("decoder")
+    )
+    shardings = decoder_sharding(_decoder(card).config, decoder, mesh)
+    rest = jax.tree.map(lambda leaf: _placed(leaf, replicated(mesh)), params)
+    return rest | {"decoder": jax.tree.map(_placed, decoder, shardings)}
+
+
+def _placed(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
