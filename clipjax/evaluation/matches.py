@@ -23,8 +23,7 @@ from clipjax.errors import UsageError, unknown_name
 from clipjax.evaluation.own_model import encoder_of
 from clipjax.evaluation.resolve import dataset_of, not_applicable, resolve
 from clipjax.evaluation.subject import Request, Subject
-from clipjax.tasks.correspondence import CURVE, PLACES, Matcher, limits_of
-from clipjax.tasks.task import find_task
+from clipjax.tasks.correspondence import CURVE, PLACES, TASK, Matcher, limits_of
 
 FORMATS = (".png", ".jpg", ".jpeg", ".pdf", ".svg")
 UNITS = {"3d": " m", "2d": " px", "pck": " of the larger side of the box"}
@@ -87,10 +86,9 @@ def right_words(matching: Matching) -> str:
 
 
 def _subject(model: Encoder, request: Request) -> Subject:
-    task = find_task("correspondence")
-    if (reason := not_applicable(model, task)) is not None:
+    if (reason := not_applicable(model, TASK)) is not None:
         raise UsageError(reason)
-    return resolve(model, task, request)
+    return resolve(model, TASK, request)
 
 
 def _rows(subject: Subject, names: Sequence[str]) -> list[int]:
