@@ -71,6 +71,7 @@ class TinyModel:
 
     adapter: Any = None
     tokenizer: Any = None
+    language: Any = None
     encode_image: Any = None  # the runner calls the network itself
     encode_text: Any = None
 

@@ -179,7 +179,7 @@ def _open_foreign(
     if card.arch.language is None:
         conversion, weights = conversion_for(source, card.arch), Weights(source.files)
     else:
-        card, conversion, weights = conversion_with_tower(with_chat(card, resolved.folder), source, named)
+        card, conversion, weights = conversion_with_tower(with_chat(card, resolved), source, named)
     carried = {key: tensor.read() for key, tensor in conversion.carried.items()}
     scalars = {
         path: conversion.read(path) for path in ("logit_scale", "logit_bias") if path in conversion.shapes

@@ -137,13 +137,26 @@ def _fitted(
 # --- how it is asked ---
 
 
-def with_chat(card: Card, folder: Path) -> Card:
+def with_chat(card: Card, resolved: Resolved) -> Card:
     """The card of foreign weights, with the prompt of its library or of the checkpoint's own template."""
     if card.chat is not None:
         return card
-    chat = chat_of(card.source.library, card.source.arch) or own_chat(folder)
+    chat = chat_of(card.source.library, card.source.arch)
+    if chat is None:
+        _fetch_templates(resolved)
+        chat = own_chat(resolved.folder)
     why = "the tokenizer of its language model is not beside it"
     return dataclasses.replace(card, chat=chat, unknown={**card.unknown, "chat.sha256": why})
+
+
+def _fetch_templates(resolved: Resolved) -> None:
+    """Download those of a hub repository, beside its weights."""
+    if resolved.repo is None:
+        return
+    sets = [(name,) for name in (CONFIGS[2], _TEMPLATE, CONFIGS[0])]
+    revisions = {resolved.repo: resolved.revision}
+    for _ in found_files([resolved.repo], sets, download=True, revisions=revisions):
+        pass
 
 
 def own_chat(folder: Path) -> Chat:

@@ -26,6 +26,7 @@ import clipjax
 from clipjax.checkpoints.export import export_model
 from clipjax.checkpoints.model import Model
 from clipjax.checkpoints.vision_language import answer_ids, padded
+from clipjax.devices.sharding import make_mesh
 from clipjax.errors import DataError
 from converters.golden.llava import condition_decoder, condition_projector
 from converters.golden.weights import set_by_class
@@ -215,3 +216,22 @@ def test_a_template_without_a_place_for_the_image_is_refused(case: Case, tmp_pat
         DataError, match="the chat template does not write the question and <image> once each"
     ):
         clipjax.load_model(folder)
+
+
+def test_a_hub_repository(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    commit, files = "0123456789abcdef0123456789abcdef01234567", tmp_path / "hub" / "models--org--narrow-llava"
+    shutil.copytree(case.folder, files / "snapshots" / commit)
+    (files / "refs").mkdir()
+    (files / "refs" / "main").write_text(commit)
+    model = clipjax.load_model("org/narrow-llava")
+    assert (model.card.id, model.card.source.revision) == ("narrow-llava", commit)
+    assert model.card.chat == case.model.card.chat
+
+
+def test_a_mesh_of_devices_answers_the_same(case: Case) -> None:
+    model = clipjax.load_model(case.folder, mesh=make_mesh())
+    assert model.answer([image()], "Why?", steps=STEPS) == case.model.answer([image()], "Why?", steps=STEPS)
