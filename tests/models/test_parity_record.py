@@ -45,14 +45,15 @@ def test_every_architecture_is_the_references(name: str) -> None:
     assert problem_of(entry) is None
     assert entry["full_size"] == parity.EQUAL
     assert entry["keys"] >= 32  # VGG-16 has fewest
-    narrow, dual = entry["narrow"], load_arch(name).text is not None
+    narrow, arch = entry["narrow"], load_arch(name)
+    dual = arch.text is not None
     assert narrow["passed"]
     assert narrow["worst_stage"][1] > 0  # numbers were compared, and not with themselves
     if dual:
         assert 0 < narrow["image_embedding"] <= EMBEDDING_TOLERANCE
         assert 0 < narrow["text_embedding"] <= EMBEDDING_TOLERANCE
-    assert (narrow["features"] is None) == dual
-    if load_arch(name).num_classes != 0:
+    assert (narrow["features"] is None) == (dual or arch.language is not None)
+    if arch.num_classes != 0:
         assert 0 < narrow["logits"] <= LOGIT_TOLERANCE
 
 
