@@ -29,7 +29,7 @@ def main(
         bool, typer.Option("--quick", help="Only show that it runs: few images, hardly any training.")
     ] = False,
 ) -> None:
-    """Render a small world, train three CLIPs on it, run all tasks, fine-tune one by every method, report.
+    """Render a small world, train three CLIPs and a LLaVA on it, run all tasks, fine-tune by every method.
 
     About four minutes on two cores. What is in --out already is not made again.
     """
@@ -58,7 +58,12 @@ def _report(demo: Demo, plan: Plan) -> None:
     typer.echo(
         f"\n{len(names)} models of the demo world, {len(demo.results)} runs; 95 % intervals in brackets"
     )
-    tables = (*report.tables(demo.rows, names), report.tuning_table(demo.tuned), *analysis.tables())
+    tables = (
+        *report.tables(demo.rows, names),
+        report.asked_table(demo.asked, plan.tower.id),
+        report.tuning_table(demo.tuned),
+        *analysis.tables(),
+    )
     for heading, titles, cells in tables:
         typer.echo(f"\n{heading}\n")
         print_table(titles, cells)
@@ -67,6 +72,7 @@ def _report(demo: Demo, plan: Plan) -> None:
 
 def _next_steps(out: Path, names: Sequence[str], drawn: Sequence[Path], report: Path) -> str:
     from clipjax.demo.analysis import CLAIMS, FIGURES, PROMPTS
+    from clipjax.demo.plan import LLAVA
 
     figures = " ".join(f"--figure {figure}" for figure in FIGURES)
     best = out / "models" / names[-1]
@@ -78,7 +84,7 @@ def _next_steps(out: Path, names: Sequence[str], drawn: Sequence[Path], report: 
 figures  {", ".join(str(path) for path in drawn if path.suffix in (".png", ".jpg"))} (and .pdf)
 report   {report}: open it in a browser, it needs no network
 results  {out / "results"}: rows with provenance, and one row an image
-models   {out / "models"}: load with clipjax.load_model("{best}")
+models   {out / "models"}: load with clipjax.load_model("{best}"); {LLAVA} answers questions
 tuned    {out / "finetuned"}: a folder a method, with its model, log and few-shot list
 images   {out / "world"}
 

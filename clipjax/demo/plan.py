@@ -15,6 +15,7 @@ from clipjax.demo.world.shifts import shifted
 SEED = 0
 BASE = "demo-small-diverse"
 """The model that is fine-tuned."""
+LLAVA = "demo-llava"
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Plan:
         images: per training split.
         per_class: held-out images of each class.
         each: about the images per class of the other test sets.
+        language_images, language_steps, language_batch: of the vision-language model's training.
         quick: only show that everything runs.
     """
 
@@ -42,7 +44,15 @@ class Plan:
     steps: int
     warmup: int
     batch_size: int
+    language_images: int
+    language_steps: int
+    language_batch: int
     quick: bool = False
+
+    @property
+    def tower(self) -> DemoModel:
+        """The CLIP whose image tower the vision-language model has: the last that is not fine-tuned."""
+        return [model for model in self.models if model.id != BASE][-1]
 
     @property
     def objects(self) -> int:
@@ -78,6 +88,9 @@ FULL = Plan(
     steps=600,
     warmup=60,
     batch_size=96,
+    language_images=4000,
+    language_steps=800,
+    language_batch=48,
 )
 QUICK = replace(
     FULL,
@@ -88,5 +101,8 @@ QUICK = replace(
     steps=4,
     warmup=1,
     batch_size=24,
+    language_images=240,
+    language_steps=4,
+    language_batch=12,
     quick=True,
 )

@@ -12,9 +12,11 @@ from clipjax.analysis.figures.tasks.accuracy import accuracy_figure
 from clipjax.analysis.figures.tasks.finetuning import Panel, alpha_figure, methods_figure
 from clipjax.analysis.rows import curation
 from clipjax.config import config_dir
-from clipjax.demo.plan import BASE
+from clipjax.demo.llava.asking import CHANCE, DEBIASED, RULE, Asked, by_order
+from clipjax.demo.plan import BASE, LLAVA
 from clipjax.demo.run import Demo
 from clipjax.demo.settings import Column, Figure, has_own_prompts, settings
+from clipjax.evaluation.rows import Result
 from clipjax.results.row import Row
 
 Table = tuple[str, list[str], list[list[str]]]
@@ -37,18 +39,54 @@ def tables(rows: Sequence[Row], models: Sequence[str]) -> Iterator[Table]:
     yield "The study's summary (its Table IV): a column an aspect", *curation.wide(summary)
 
 
+def asked_table(asked: Sequence[Asked], model: str) -> Table:
+    """Accuracy among the four options of the lists; the last columns are checks."""
+    heading = f"{LLAVA}, which has the image tower of {model}, asked which of four shapes an image shows, %"
+    titles = [
+        *("unseen", f"{model}", "asked", "in all orders", "right one first, ..., last", "beats chance"),
+        *("shuffled images", "no more than chance"),
+    ]
+    lines = [
+        [
+            each.dataset.rpartition(":")[2],
+            _of(each.clip, "top1"),
+            _of(each.llava, f"top1@{RULE}"),
+            _of(each.llava, DEBIASED),
+            _orders([each]),
+            "yes" if each.beats_chance else "no",
+            _of(each.shuffled, DEBIASED),
+            "yes" if each.needs_images else "no",
+        ]
+        for each in asked
+    ]
+    beaten = all(low > CHANCE for _, low in by_order([each.llava for each in asked]))
+    lines.append(["all three", "-", "-", "-", _orders(asked), "in every order" if beaten else "no", "-", "-"])
+    return heading, titles, lines
+
+
+def _orders(asked: Sequence[Asked]) -> str:
+    return " ".join(f"{100 * share:.0f}" for share, _ in by_order([each.llava for each in asked]))
+
+
+def _of(result: Result, metric: str) -> str:
+    return _with_limits(next(row for row in result.rows if row["metric"] == metric))
+
+
 def cell(column: Column, rows: Sequence[Row], model: str) -> str:
     """`81.1 [78.8, 83.2]`: the value and its 95 % interval."""
     row = column.find(rows, model)
-    if row is None or row["value"] is None:
-        return "-"
-    limits = row["interval"]
-    scale, digits, limit_digits = (100, 1, 0) if column.percent else (1, 2, 2)
-    value = f"{scale * row['value']:.{digits}f}"
+    return "-" if row is None or row["value"] is None else _with_limits(row, column.percent)
+
+
+def _with_limits(row: Row, percent: bool = True) -> str:
+    value, limits = row["value"], row["interval"]
+    assert value is not None
+    scale, digits, limit_digits = (100, 1, 0) if percent else (1, 2, 2)
+    shown = f"{scale * value:.{digits}f}"
     if limits is None:
-        return value
+        return shown
     lo, hi = (f"{scale * limits[end]:.{limit_digits}f}" for end in ("lo", "hi"))
-    return f"{value} [{lo}, {hi}]"
+    return f"{shown} [{lo}, {hi}]"
 
 
 def figures(demo: Demo) -> list[Path]:

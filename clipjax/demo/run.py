@@ -22,17 +22,19 @@ from clipjax.demo.plan import BASE, FULL, DemoModel, Plan
 from clipjax.demo.rendering import render
 
 if TYPE_CHECKING:
+    from clipjax.demo.llava.asking import Asked
     from clipjax.evaluation.rows import Result
     from clipjax.results.row import Row
 
 
 @dataclass(frozen=True)
 class Demo:
-    """`tuned`: rows of the base and the fine-tuned models."""
+    """`tuned`: rows of the base and the fine-tuned models. `asked`: the vision-language model's results."""
 
     out: Path
     results: list[Result]
     tuned: list[Row]
+    asked: list[Asked]
 
     @property
     def rows(self) -> list[Row]:
@@ -49,13 +51,16 @@ def run(out: Path, plan: Plan = FULL, *, progress: bool = True) -> Demo:
     render(out / "world", plan, progress=progress)
     # Here, so that JAX is not loaded before the world is rendered.
     from clipjax.demo import sweeps, training, tuning
+    from clipjax.demo.llava import asking, making
 
-    if not (all(training.is_made(model, out) for model in plan.models) and tuning.is_tuned(out)):
+    made = all(training.is_made(model, out) for model in plan.models) and making.is_made(out)
+    if not (made and tuning.is_tuned(out)):
         _make(out, plan, progress)
     _keep_programs(out)
     results = sweeps.all_results(plan, out, progress)
     tuned = tuning.fine_tune(out, quick=plan.quick, progress=False)
-    return Demo(out, results, tuning.evaluate(tuned, out, progress=False))
+    rows = tuning.evaluate(tuned, out, progress=False)
+    return Demo(out, results, rows, asking.ask(plan, out, results, progress))
 
 
 def _make(out: Path, plan: Plan, progress: bool) -> None:
@@ -83,10 +88,12 @@ def _train(
     out: Path, plan: Plan, models: Sequence[DemoModel], evaluated: Sequence[DemoModel], progress: bool
 ) -> None:
     from clipjax.demo import sweeps, training
+    from clipjax.demo.llava import making
 
     _keep_programs(out)
     for model in models:
         training.make(model, plan, out, progress)
+    making.make(plan, out)
     sweeps.evaluate([model.id for model in evaluated], out, progress)
 
 

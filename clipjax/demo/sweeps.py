@@ -26,7 +26,7 @@ def evaluate(models: Sequence[str], out: Path, progress: bool) -> SweepPlan:
         DataError: a run failed, or the disk is full.
     """
     paths = tuple(str(out / "models" / model) for model in models)
-    return _swept(out, [Run(run.task, paths, run.datasets, run.prompts) for run in settings().runs], progress)
+    return swept(out, [Run(run.task, paths, run.datasets, run.prompts) for run in settings().runs], progress)
 
 
 def all_results(plan: Plan, out: Path, progress: bool) -> list[Result]:
@@ -34,7 +34,7 @@ def all_results(plan: Plan, out: Path, progress: bool) -> list[Result]:
     names = [model.id for model in plan.models]
     results = results_of(evaluate(names, out, progress), out / "results")
     if second := list(_second_runs(names, results, out)):
-        results += results_of(_swept(out, second, progress), out / "results")
+        results += results_of(swept(out, second, progress), out / "results")
     return sorted(results, key=lambda result: names.index(result.rows[0]["model"]))
 
 
@@ -50,7 +50,8 @@ def _second_runs(names: Sequence[str], results: Sequence[Result], out: Path) -> 
     ]
 
 
-def _swept(out: Path, runs: Sequence[Run], progress: bool) -> SweepPlan:
+def swept(out: Path, runs: Sequence[Run], progress: bool) -> SweepPlan:
+    """Raises as `evaluate`."""
     suite = Suite("demo", "The demo world", tuple(runs), data_root=out / "world")
     sweep = make_plan(suite, BUDGET)
     with progress_bar(len(sweep.items), "evaluate", "run", shown=progress) as bar:

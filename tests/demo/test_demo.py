@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import PIL.Image
 import pytest
@@ -30,6 +31,7 @@ from clipjax.demo import plan, report, run, sweeps, training, tuning
 from clipjax.demo.__main__ import app
 from clipjax.demo.analysis import CLAIMS
 from clipjax.demo.corrupting import IMAGES, KINDS, SEVERITIES
+from clipjax.demo.llava.asking import DEBIASED
 from clipjax.demo.settings import Column, settings
 from clipjax.demo.world.factors import KEYS, PROTOTYPES, TICKED, unusual
 from clipjax.demo.world.files import Split, write_split
@@ -504,7 +506,7 @@ def test_the_demo_ends_with_figures_claims_and_a_report(quick: Quick) -> None:
     """Made of its results alone: every model is on the page, every claim was told by rows of all methods."""
     text = (quick.out / "report.html").read_text(encoding="utf-8")
     models = {row["model"] for row in ResultStore(quick.out / "results").rows()}
-    assert len(models) == len(plan.QUICK.models) + len(tuning.recipes()) + len(settings().tuning.alphas)
+    assert len(models) == len(plan.QUICK.models) + 1 + len(tuning.recipes()) + len(settings().tuning.alphas)
     assert all(f'"{model}"' in text for model in models)
     assert "Not here" not in text
     for figure in ("correspondence", "corruptions_3d", "fine_tuning"):
@@ -547,9 +549,36 @@ def test_corruptions_from_depth_are_those_of_the_command(quick: Quick) -> None:
         assert ours.std() < 0.8 * theirs.std(), "fog hides what is far"
 
 
+def test_the_demo_asks_a_llava_beside_its_clip(quick: Quick) -> None:
+    rows = ResultStore(quick.out / "results").rows()
+    lists = plan.QUICK.models[-1].id
+    asked = [row for row in rows if row["convention"].get("annotations") == lists]
+    asked = [row for row in asked if row["task"] == "multiple_choice"]
+    for model, metrics in ((plan.QUICK.tower.id, ["top1"]), (plan.LLAVA, ["top1", DEBIASED])):
+        own = [row for row in asked if row["model"] == model]
+        assert {row["dataset"] for row in own} == {
+            name for name in COUNTS if name.startswith("demo_nuisance")
+        }
+        assert set(metrics) <= {row["metric"] for row in own}
+    model, tower = (
+        clipjax.load_model(quick.out / "models" / name) for name in (plan.LLAVA, plan.QUICK.tower.id)
+    )
+    same = jax.tree.map(np.array_equal, model.params["vision"], tower.params["vision"])
+    assert all(jax.tree.leaves(same)), "the tower is frozen"
+    heading = f"{plan.LLAVA}, which has the image tower of {plan.QUICK.tower.id}, asked which of four shapes"
+    table = quick.stdout.split(heading)[1].strip().split("\n\n")[1]
+    assert "beats chance" in table
+    for name in ("background", "material", "texture", "all three"):
+        assert f"\n{name} " in table
+    [answer] = model.answer([PIL.Image.new("RGB", (40, 30))], "What shape is it?", steps=4)
+    assert isinstance(answer, str)
+
+
 def test_the_demo_compiles_each_program_once(quick: Quick) -> None:
     programs = sum((report.compiles for report in swept), Counter())
-    assert {program.arch for program in programs} == {model.arch for model in plan.QUICK.models}
+    assert {program.arch for program in programs} == {model.arch for model in plan.QUICK.models} | {
+        "demo_llava"
+    }
     assert {program.batch for program in programs if program.tower == "image"} == {64}
     assert set(programs.values()) == {1}
     assert [report.failures for report in swept] == [[]] * len(swept)
