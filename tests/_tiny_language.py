@@ -55,6 +55,9 @@ class TinyLanguage:
     def prompt(self, question: str) -> tuple[list[int], int]:
         return self.tokenizer.encode(question, special=True), 1
 
+    def said(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text)
+
     def letters(self, n: int) -> list[int]:
         return self.tokenizer.encode("ABCDEFGH"[:n])
 

@@ -28,6 +28,7 @@ from clipjax.data.text.language_tokenizers import (
     CONFIGS,
     FILES,
     LanguageTokenizer,
+    check_vocabulary,
     load_language_tokenizer,
     tokenizer_of_gguf,
 )
@@ -36,6 +37,7 @@ from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.models.language.config import DecoderConfig
 from clipjax.models.language.decoder import Decoder
 from clipjax.models.language.generation import generate
+from clipjax.models.language.padding import padded_left
 from clipjax.models.language.sharding import MODEL, decoder_sharding
 from clipjax.models.param_tree import Params
 from clipjax.models.precision import Precision, known_precision
@@ -51,7 +53,6 @@ from converters.tensors import Source
 
 Dtype = Literal["float32", "bfloat16"]
 Prompt = str | Sequence[Message]
-BUCKET = 64  # positions; prompts are padded to a multiple, and each multiple is compiled once
 _BATCH = 16
 _DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 _PRECISIONS: dict[str, Precision] = {"float32": "parity", "bfloat16": "fast"}
@@ -178,22 +179,6 @@ class LanguageModel:
         return (self.tokenizer.decode(row.tolist()) for row in np.asarray(answers.ids)[: len(rows)])
 
 
-def padded_left(rows: Sequence[Sequence[int]], most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ids int32 [B, S] and valid bool [B, S]: S is the longest row's length, up to a multiple of `BUCKET`.
-
-    Args:
-        most: positions that S may not exceed.
-    """
-    longest = max(map(len, rows))
-    length = max(longest, min(-(-longest // BUCKET) * BUCKET, most))
-    ids = np.zeros((len(rows), length), np.int32)
-    valid = np.zeros((len(rows), length), bool)
-    for i, row in enumerate(rows):
-        ids[i, length - len(row) :] = row
-        valid[i, length - len(row) :] = True
-    return ids, valid
-
-
 def _is_chat(prompts: Any) -> bool:
     return bool(prompts) and all(isinstance(message, Mapping) for message in prompts)
 
@@ -232,7 +217,7 @@ def load_language_model(
     with fetched(source) as copy:
         opened = _opened(copy)
         config, weights = opened.config, Weights(opened.tensors.files)
-        check_vocabulary(opened.tokenizer, config, opened.path)
+        check_vocabulary(opened.tokenizer, config.vocab_size, opened.path)
         conversion = conversion_of(
             opened.tensors, Decoder(config).abstract_params(), load_table(opened.layout)
         )
@@ -249,15 +234,6 @@ def _shardings(config: DecoderConfig, mesh: Mesh) -> Any:
     if MODEL in mesh.axis_names:
         return decoder_sharding(config, params, mesh)
     return params_sharding(params, mesh, FSDP)
-
-
-def check_vocabulary(tokenizer: LanguageTokenizer, config: DecoderConfig, where: str | Path) -> None:
-    """Raises DataError if the tokenizer has ids without a row in the embedding."""
-    if tokenizer.vocab_size > config.vocab_size:
-        raise DataError(
-            f"{where}: the tokenizer has {tokenizer.vocab_size} ids and the embedding {config.vocab_size} "
-            "rows: they belong to different models"
-        )
 
 
 @dataclass(frozen=True)

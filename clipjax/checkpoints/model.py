@@ -300,7 +300,7 @@ class Model:
             )
         if not asked:
             return []
-        prompts = padded([language.prompt(question) for question in asked], language.image_tokens)
+        prompts = padded(language, [language.prompt(question) for question in asked], steps)
         settings = {"steps": steps, "stop": language.stop, "precision": known_precision(precision)}
         rows = (prompts.ids, prompts.image_at, prompts.valid)
         answers = answer_ids(self.network, self.params, pixels, *rows, **settings)

@@ -17,10 +17,10 @@ from clipjax.checkpoints.identity.registry_rows import registry
 from clipjax.data.text import vocabularies
 from clipjax.data.text.chat_template import render_chat
 from clipjax.data.text.image_prompts import IMAGE, IMAGE_WORD, QUESTION, image_prompt
-from clipjax.data.text.language_tokenizers import CONFIGS, FILES
+from clipjax.data.text.language_tokenizers import CONFIGS, FILES, chat_template_in
 from clipjax.errors import DataError, UsageError
 from clipjax.models.network import Network
-from clipjax.storage.reading import exists, is_dir, read_json, read_text
+from clipjax.storage.reading import exists, is_dir, read_json
 from converters.engine import (
     Conversion,
     ConversionError,
@@ -173,17 +173,14 @@ def own_chat(folder: Path) -> Chat:
             f"{text[:200]!r}"
         )
     prompt = text.replace(IMAGE_WORD, IMAGE).replace(_SLOT, QUESTION)
-    return Chat(prompt.removeprefix("<s>").rstrip(), None, None)
+    return Chat(prompt.removeprefix("<s>"), None, None)
 
 
 def _template(folder: Path) -> str | None:
-    if exists(folder / CONFIGS[2]):
-        return read_text(folder / CONFIGS[2])
-    for name in (_TEMPLATE, CONFIGS[0]):
-        template = read_json(folder / name).get("chat_template") if exists(folder / name) else None
-        if isinstance(template, str):
-            return template
-    return None
+    if exists(folder / CONFIGS[2]) or not exists(folder / _TEMPLATE):
+        return chat_template_in(folder)
+    template = read_json(folder / _TEMPLATE).get("chat_template")
+    return template if isinstance(template, str) else chat_template_in(folder)
 
 
 # --- the tokenizer ---

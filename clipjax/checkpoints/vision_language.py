@@ -20,16 +20,20 @@ from jax import Array
 from clipjax.checkpoints.card import Card
 from clipjax.data.text import vocabularies
 from clipjax.data.text.image_prompts import IMAGE_WORD, ImagePrompt
-from clipjax.data.text.language_tokenizers import FILES, LanguageTokenizer, load_language_tokenizer
+from clipjax.data.text.language_tokenizers import (
+    FILES,
+    LanguageTokenizer,
+    check_vocabulary,
+    load_language_tokenizer,
+)
 from clipjax.errors import DataError, UsageError
 from clipjax.models.language.decoder import Decoder
 from clipjax.models.language.generation import Generated, generate
+from clipjax.models.language.padding import padded_left
 from clipjax.models.language.vision_language import assemble, image_positions, image_tokens, language_of
 from clipjax.models.network import Network
 from clipjax.models.param_tree import Params
 from clipjax.models.precision import Precision
-
-BUCKET = 64  # prompts with their image are padded to multiples of this many positions: few programs
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,22 +56,12 @@ class Language:
         """The ids of the finished prompt, and where among them the image's tokens go.
 
         In Prismatic's order that is 1: [BOS][image][rest].
-
-        Raises DataError for a prompt that, with the image, leaves no position for an answer.
         """
         before, after = self.form.parts(question)
         if not self.form.names_image:
             ids = self.tokenizer.encode(after, special=True)
-            at = int(ids[:1] == [self.tokenizer.bos])
-        else:
-            ids, at = self._around_image(before, after)
-        most = self.decoder.config.context_length
-        if len(ids) + self.image_tokens >= most:
-            raise DataError(
-                f"the prompt takes {len(ids)} ids and the image {self.image_tokens} positions, and the "
-                f"decoder's context has {most}: shorten the question"
-            )
-        return ids, at
+            return ids, int(ids[:1] == [self.tokenizer.bos])
+        return self._around_image(before, after)
 
     def _around_image(self, before: str, after: str) -> tuple[list[int], int]:
         """Tokenised as one text where the tokenizer has a token for the image, which is then left out."""
@@ -88,19 +82,24 @@ class Language:
         """
         if not 0 < n <= len(string.ascii_uppercase):
             raise UsageError(f"{n} options have no letters: give 1 to {len(string.ascii_uppercase)}")
-        _, prompt = self.form.parts("A question")
-        start = self.tokenizer.encode(prompt)
-        gap = "" if prompt[-1:].isspace() else " "
         found = []
         for letter in string.ascii_uppercase[:n]:
-            ids = self.tokenizer.encode(prompt + gap + letter)
-            if len(ids) != len(start) + 1 or ids[:-1] != start:
+            ids = self.said(letter)
+            if len(ids) != 1:
                 raise DataError(
-                    f"the tokenizer has no single token for an answer that begins with {letter!r}: no rule "
-                    "by letters for this model"
+                    f"{self.tokenizer.where} has no single token for an answer that begins with {letter!r}: "
+                    "no rule by letters for this model"
                 )
-            found.append(ids[-1])
+            found += ids
         return found
+
+    def said(self, text: str) -> list[int]:
+        """The ids of an answer, as they follow the prompt: after a space, unless the prompt ends with one."""
+        _, prompt = self.form.parts("A question")
+        start = self.tokenizer.encode(prompt)
+        ids = self.tokenizer.encode(prompt + ("" if prompt[-1:].isspace() else " ") + text)
+        # A tokenizer that joins the prompt's end with the text has no ids for the text alone.
+        return ids[len(start) :] if ids[: len(start)] == start else self.tokenizer.encode(text)
 
 
 def load_language(card: Card, files: Sequence[Path]) -> Language:
@@ -128,11 +127,7 @@ def load_language(card: Card, files: Sequence[Path]) -> Language:
             "bring back the one of the card, or convert the checkpoint again"
         )
     tokenizer = load_language_tokenizer(files[0])
-    if tokenizer.vocab_size > language.decoder.vocab_size:
-        raise DataError(
-            f"{files[0]} has {tokenizer.vocab_size} tokens, and the embedding of {card.id} has "
-            f"{language.decoder.vocab_size} rows: name the tokenizer that the model was trained with"
-        )
+    check_vocabulary(tokenizer, language.decoder.vocab_size, files[0])
     return Language(
         tokenizer, ImagePrompt(chat.prompt), Decoder(language.decoder), image_positions(card.arch)
     )
@@ -153,17 +148,13 @@ class Prompts:
     valid: np.ndarray
 
 
-def padded(prompts: Sequence[tuple[list[int], int]], image_tokens: int, bucket: int = BUCKET) -> Prompts:
-    """Pads to the longest, and then until a prompt with its image takes a multiple of `bucket` positions."""
-    longest = max(len(ids) for ids, _ in prompts)
-    length = -(-(longest + image_tokens) // bucket) * bucket - image_tokens
-    ids, valid = np.zeros((len(prompts), length), np.int32), np.zeros((len(prompts), length), bool)
-    image_at = np.zeros(len(prompts), np.int32)
-    for row, (own, at) in enumerate(prompts):
-        ids[row, length - len(own) :] = own
-        valid[row, length - len(own) :] = True
-        image_at[row] = length - len(own) + at
-    return Prompts(ids, image_at, np.pad(valid, ((0, 0), (0, image_tokens)), constant_values=True))
+def padded(language: Language, prompts: Sequence[tuple[list[int], int]], steps: int) -> Prompts:
+    """Those of `Language.prompt`, with room for answers of `steps` ids where the context has it."""
+    most = language.decoder.config.context_length - language.image_tokens - steps
+    ids, valid = padded_left([own for own, _ in prompts], most)
+    image_at = np.array([ids.shape[1] - len(own) + at for own, at in prompts], np.int32)
+    image = ((0, 0), (0, language.image_tokens))
+    return Prompts(ids, image_at, np.pad(valid, image, constant_values=True))
 
 
 @functools.partial(jax.jit, static_argnames=("network", "steps", "stop", "precision"))

@@ -140,9 +140,10 @@ class Questions:
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of the questions, options and right answers."""
+        """SHA-256 of the questions, options, right answers and further names."""
         texts = [self.ask(row) for row in range(len(self.ids))]
-        return sha256_json([self.card.option, texts, self.options, self.answers.tolist()])
+        names = sorted((option, list(more)) for option, more in self.card.synonyms.items())
+        return sha256_json([self.card.option, texts, self.options, self.answers.tolist(), names])
 
 
 GIVEN, ALL = "given", "all"

@@ -36,6 +36,7 @@ from clipjax.embeddings.stream import Stream
 from clipjax.errors import DataError, UsageError
 from clipjax.models.language.decoder import Decoder
 from clipjax.models.language.generation import continuation_scores, continued, prefill
+from clipjax.models.language.padding import padded_left
 from clipjax.models.language.sharding import decoder_mesh, decoder_sharding
 from clipjax.models.language.vision_language import assemble, image_tokens
 from clipjax.models.network import Network
@@ -44,7 +45,6 @@ from clipjax.models.version import FORWARD_VERSION
 from clipjax.storage.digests import sha256_bytes
 
 STEPS = 128  # as vlm-evaluation's max_new_tokens
-BUCKET = 64  # prompts are padded to a multiple of it: one compilation for prompts of nearly one length
 ANSWERS = "answers"  # the kind of what is stored
 BATCH = 8  # images on a device in one step
 
@@ -119,38 +119,38 @@ def prompts_of(model: Encoder, questions: Questions, rotations: int, steps: int)
     language = model.language
     assert language is not None
     n, most = len(questions.ids), questions.most
-    encoded = [[language.prompt(questions.ask(i, r)) for r in range(rotations)] for i in range(n)]
-    texts = [[language.tokenizer.encode(option) for option in own] for own in questions.options]
+    prompts = [[language.prompt(questions.ask(i, r)) for r in range(rotations)] for i in range(n)]
+    texts = [[language.said(option) for option in own] for own in questions.options]
     longest = max(len(text) for own in texts for text in own)
-    length = _padded_length(model, questions, encoded, max(steps, longest))
-    ids, options = np.zeros((n, rotations, length), np.int32), np.zeros((n, most, longest), np.int32)
-    lengths, image_at = (np.zeros((n, rotations), np.int32) for _ in range(2))
-    letters, counts = np.zeros((n, rotations, most), np.int32), np.zeros((n, most), np.int32)
+    rows = [ids for own in prompts for ids, _ in own]
+    ids, valid = padded_left(rows, _room(model, questions, prompts, max(steps, longest)))
+    lengths = valid.sum(axis=1, dtype=np.int32).reshape(n, rotations)
+    start = np.array([[at for _, at in own] for own in prompts], np.int32)
+    options, letters = np.zeros((n, most, longest), np.int32), np.zeros((n, rotations, most), np.int32)
+    counts = np.zeros((n, most), np.int32)
     marks = language.letters(most) if questions.card.has_letters else []
-    for i, of_image in enumerate(encoded):
-        for r, (prompt, at) in enumerate(of_image):
-            ids[i, r, length - len(prompt) :] = prompt
-            lengths[i, r], image_at[i, r] = len(prompt), length - len(prompt) + at
-        size = len(texts[i])
-        for k, text in enumerate(texts[i]):
+    for i, own in enumerate(texts):
+        for k, text in enumerate(own):
             options[i, k, : len(text)], counts[i, k] = text, len(text)
             for r in range(rotations):
-                letters[i, r, k] = marks[(k + r) % size] if questions.card.has_letters else text[0]
+                letters[i, r, k] = marks[(k + r) % len(own)] if questions.card.has_letters else text[0]
+    ids, image_at = ids.reshape(n, rotations, -1), ids.shape[1] - lengths + start
     return Prompts(ids, lengths, image_at, letters, options, counts, tuple(language.stop))
 
 
-def _padded_length(model: Encoder, questions: Questions, encoded: Sequence[Sequence[Any]], room: int) -> int:
+def _room(model: Encoder, questions: Questions, prompts: Sequence[Sequence[Any]], after: int) -> int:
+    """The most ids of a prompt, with the image and `after` ids of an answer or option."""
     language = model.language
     assert language is not None
-    needed, i = max((len(prompt), i) for i, own in enumerate(encoded) for prompt, _ in own)
+    needed, i = max((len(ids), i) for i, own in enumerate(prompts) for ids, _ in own)
     context = language.decoder.config.context_length
-    if needed + language.image_tokens + room > context:
+    if needed + language.image_tokens + after > context:
         raise DataError(
             f"{model.card.id}: the question about {questions.ids[i]} has {needed} tokens; with "
-            f"{language.image_tokens} of the image and {room} for an answer that is more than the context of "
-            f"{context}: shorten the question, or answer in fewer steps (--steps)"
+            f"{language.image_tokens} of the image and {after} for an answer that is more than the context "
+            f"of {context}: shorten the question, or answer in fewer steps (--steps)"
         )
-    return min(-(-needed // BUCKET) * BUCKET, context - language.image_tokens - room)
+    return context - language.image_tokens - after
 
 
 def answer_images(

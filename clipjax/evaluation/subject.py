@@ -217,8 +217,18 @@ class Subject:
         if self.remark is not None:
             words["annotations_checked"] = self.remark
         if self.asking is not None:
-            words |= dataclasses.asdict(self.asking)
+            words |= dataclasses.asdict(self.asking) | self._asked()
         return words
+
+    def _asked(self) -> dict[str, Any]:
+        """What else decides an answer: the question, the turn of the chat around it, and the pixels."""
+        chat, card = self._chat()["chat"], self.questions and self.questions.card
+        return {
+            "question": card and card.text,
+            "option": card and card.option,
+            "chat": chat and (chat["template"] or "the checkpoint's own"),
+            "resize": self.part.pixels.resize_mode,
+        }
 
     def _prompts(self) -> str:
         adapter = self.adapter

@@ -37,12 +37,12 @@ def plain(text: str) -> str:
 def parsed(answer: str, options: Sequence[str], synonyms: Synonyms | None = None) -> int | None:
     """The leading letter, else the one option that the answer names.
 
-    A letter counts if the answer ends after it, or one of ". ) : ," follows. Names are whole words, the
-    longest first: "weight scale" does not name "weight". An answer with names of two options chooses none.
+    A letter counts if an option has it and the answer ends after it, or one of ". ) : ," follows. Names are
+    whole words, the longest first: "weight scale" does not name "weight". An answer with names of two options
+    chooses none.
     """
-    if (letter := _LEADING.match(answer)) is not None:
-        place = LETTERS.index(letter[1])
-        return place if place < len(options) else None
+    if (letter := _LEADING.match(answer)) is not None and (place := LETTERS.index(letter[1])) < len(options):
+        return place
     rest, found = plain(answer), set[int]()
     names = _names(options, synonyms)
     for name in sorted(names, key=len, reverse=True):

@@ -12,7 +12,7 @@ images.parquet of a run of this task, or a CSV file `id,category1,category2,cate
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -158,17 +158,28 @@ def check_own(lists: CategoryLists, recipe: Mapping[str, Any], images: Columns) 
     if other:
         return f"not compared: the lists are the model's own, made with other {', '.join(other)}"
     among = "correct_4way_list" if "correct_4way_list" in images else "correct"
-    compared = 0
-    for name, right in zip(images["id"], images[among]):
-        if name in lists.correct:
-            compared += 1
-            if bool(right) != lists.correct[name]:
-                one, whole = ("right" if each else "wrong" for each in (right, lists.correct[name]))
-                raise DataError(
-                    f"{name}: {one} among the four of its own list, but {whole} among all categories in "
-                    f"{lists.source}: the two must agree image by image; make the lists again"
-                )
+    compared = refuse_difference(zip(images["id"], images[among]), lists.correct, lists.source)
     return f"the model's own lists: {counted(compared, 'image')} right or wrong as among all categories"
+
+
+def refuse_difference(among: Iterable[tuple[str, bool]], whole: Mapping[str, bool], source: str) -> int:
+    """How many images were compared. Raises DataError for the first that differs.
+
+    Args:
+        among: image id, and whether the model is right among the four of its own list.
+        whole: whether it is right among all categories, in `source`.
+    """
+    compared = 0
+    for name, right in among:
+        if name in whole:
+            compared += 1
+            if bool(right) != whole[name]:
+                one, other = ("right" if each else "wrong" for each in (right, whole[name]))
+                raise DataError(
+                    f"{name}: {one} among the four of its own list, but {other} among all categories in "
+                    f"{source}: the two must agree image by image; make the lists again"
+                )
+    return compared
 
 
 def describe(inputs: Inputs) -> dict[str, Any]:

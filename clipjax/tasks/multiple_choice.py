@@ -106,17 +106,20 @@ def _from_scores(inputs: Inputs) -> dict[str, Any]:
     space = inputs.label_space
     if space is None or inputs.labels is None:
         raise DataError(f"{inputs.dataset}: a model with scores of classes needs labels")
-    questions = inputs.questions
+    questions, ranked = inputs.questions, None
+    labels = np.asarray(inputs.labels, np.int32)
     if questions is None:  # lists of the model's own
-        own = zeroshot.predict(inputs).ranked
-        labels = np.asarray(inputs.labels, np.int32)
         zeroshot.check_labels(labels, inputs.ids, space)
-        categories = np.concatenate([labels[:, None], imagenet_d.wrong_of(own, labels)], axis=1)
+        ranked = zeroshot.predict(inputs).ranked
+        categories = np.concatenate([labels[:, None], imagenet_d.wrong_of(ranked, labels)], axis=1)
         right = np.zeros(len(labels), np.int32)
     else:
         assert questions.categories is not None
         categories, right = questions.categories, questions.answers
     chosen = (categories == imagenet_d.choose(inputs, categories)[:, None]).argmax(axis=1).astype(np.int32)
+    if ranked is not None:
+        whole = dict(zip(inputs.ids, (ranked[:, 0] == labels).tolist()))
+        imagenet_d.refuse_difference(zip(inputs.ids, (chosen == right).tolist()), whole, "this run")
     options = [[space.classes[k] for k in row if k >= 0] for row in categories]
     return {
         "options": options,

@@ -18,10 +18,11 @@ from safetensors.numpy import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import clipjax
-from clipjax.checkpoints.language import BUCKET, LanguageModel, load_language_model, padded_left
+from clipjax.checkpoints.language import LanguageModel, load_language_model
 from clipjax.devices.sharding import make_mesh
 from clipjax.errors import DataError, UsageError
 from clipjax.models.language.generation import generate
+from clipjax.models.language.padding import BUCKET, padded_left
 from clipjax.models.language.sharding import decoder_mesh
 from converters.engine import flatten
 

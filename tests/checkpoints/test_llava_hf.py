@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from dataclasses import dataclass
@@ -25,9 +26,12 @@ from transformers import (
 import clipjax
 from clipjax.checkpoints.export import export_model
 from clipjax.checkpoints.model import Model
+from clipjax.checkpoints.parts import own_chat
 from clipjax.checkpoints.vision_language import answer_ids, padded
+from clipjax.data.text.image_prompts import ImagePrompt
 from clipjax.devices.sharding import make_mesh
 from clipjax.errors import DataError
+from clipjax.models.language.padding import BUCKET
 from converters.golden.llava import condition_decoder, condition_projector
 from converters.golden.weights import set_by_class
 from converters.sources import open_source
@@ -125,12 +129,39 @@ def test_the_prompt_is_the_checkpoints_own(case: Case) -> None:
     assert at == 1 + whole.index(3) > 1
 
 
+def test_a_prompt_may_end_with_a_line(case: Case, tmp_path: Path) -> None:
+    """As ChatML's and Llama 3's do; what follows it begins no word."""
+    (tmp_path / "chat_template.jinja").write_text(TEMPLATE.replace("'ASSISTANT:'", "'ASSISTANT:\\n'"))
+    chat, own = own_chat(tmp_path), case.model.language
+    assert chat.prompt == "USER: {image}\n{question} ASSISTANT:\n"
+    assert own is not None
+    language = dataclasses.replace(own, form=ImagePrompt(chat.prompt))
+    longer, prompt = language.prompt("Why?")[0], own.prompt("Why?")[0]
+    [line] = longer[len(prompt) :]
+    assert (longer[:-1], line) == (prompt, own.tokenizer.encode("a\n")[-1])
+    assert language.letters(2) == [own.tokenizer.encode(f"\n{letter}")[-1] for letter in "AB"]
+    assert own.letters(2) == [own.tokenizer.encode(letter)[0] for letter in "AB"] != language.letters(2)
+    assert own.said("teapot") == own.tokenizer.encode("teapot")
+    assert language.said("teapot") == own.tokenizer.encode("\nteapot")[-len(language.said("teapot")) :]
+
+
+def test_a_prompt_that_fits_is_answered(case: Case) -> None:
+    """Padding ends where the context does."""
+    language = case.model.language
+    assert language is not None
+    own, at = language.prompt("Why?")
+    room = language.decoder.config.context_length - PATCHES - len(own)
+    rows = padded(language, [(own, at)], room - 1)
+    assert (rows.ids.shape[1], rows.image_at.tolist()) == (len(own) + 1, [at + 1])
+    assert padded(language, [(own, at)], STEPS).ids.shape == (1, BUCKET)
+
+
 def test_logits_and_answers_are_transformers(case: Case) -> None:
     language = case.model.language
     assert language is not None
     pixels = case.model.preprocess(image())[None]
     prompt = language.prompt("What is this?")
-    rows = padded([prompt], language.image_tokens)
+    rows = padded(language, [prompt], STEPS)
     given = (case.model.network, case.model.params, pixels, rows.ids, rows.image_at, rows.valid)
     answers = answer_ids(*given, steps=STEPS, stop=language.stop, precision="parity")
     theirs = reference_logits(case, pixels, *prompt)[:, -1].numpy()

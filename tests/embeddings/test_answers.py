@@ -25,6 +25,7 @@ from clipjax.embeddings.sets import Embeddings
 from clipjax.errors import DataError, UsageError
 from clipjax.models.language.generation import generate
 from clipjax.models.language.vision_language import assemble, image_tokens
+from clipjax.storage.digests import canonical_json
 from clipjax.storage.store import Store
 
 N, STEPS = 8, 5
@@ -152,33 +153,34 @@ def test_a_second_run_reads_what_is_stored(model, images, reference, tmp_path):
     assert texts.texts == reference[1].texts
 
 
-def test_everything_that_decides_an_answer_is_in_the_key(model, images, tmp_path):
-    store, manifest = Store(tmp_path), data_set(images)
-    keys = {
-        answers.AnswerStream(
-            each,
-            each.card.preprocess.recipe(),
-            None,
-            "parity",
-            "answers",
-            0,
-            False,
-            "raise",
-            prompts_of(each, asked(data), rotations, steps),
-            steps,
-        ).key(data, "replicated")["prompts"]
-        + str((each.card.fingerprint, steps))
-        for each, data, rotations, steps in [
-            (model, manifest, 3, STEPS),
-            (model, manifest, 1, STEPS),
-            (model, manifest, 3, STEPS + 1),
-            (model, data_set(images, what=["new"] * N), 3, STEPS),
-            (model, data_set(images, c=["wall"] * N), 3, STEPS),
-            (TinyVisionLanguage(fingerprint="other"), manifest, 3, STEPS),
-        ]
-    }
-    assert len(keys) == 6
-    assert store.ls() == []
+def test_everything_that_decides_an_answer_is_in_the_key(model, images):
+    plain = data_set(images)
+
+    def key(each: Any = model, data: Manifest = plain, rotations: int = 3, **how: Any) -> str:
+        recipe = dataclasses.replace(each.card.preprocess.recipe(rgb="first"), **how.get("recipe", {}))
+        prompts = prompts_of(each, asked(data), rotations, how.get("steps", STEPS))
+        prompts = dataclasses.replace(prompts, **how.get("prompts", {}))
+        settings = recipe, prompts, how.get("steps", STEPS), how.get("precision", "parity")
+        return canonical_json(answers.answer_key(each.card, data, *settings, how.get("params", "replicated")))
+
+    letterbox = {"resize_mode": "letterbox", "fill": (122, 116, 104)}
+    keys = [
+        key(),
+        key(rotations=1),
+        key(steps=STEPS + 1),
+        key(precision="fast"),
+        key(params="sharded"),
+        key(recipe=letterbox),
+        key(recipe=letterbox | {"fill": (127, 127, 127)}),
+        key(prompts={"stop": (1, 2)}),
+        key(prompts={"image_at": prompts_of(model, asked(plain), 3, STEPS).image_at + 1}),
+        key(data=data_set(images, what=["new"] * N)),
+        key(data=data_set(images, c=["wall"] * N)),
+        key(data=dataclasses.replace(plain, opener=plain.opener.select(range(N - 1, -1, -1)))),
+        key(TinyVisionLanguage(fingerprint="other")),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert key(data=data_set(images, right=["B"] * N)) == key()  # the right answer is no part
 
 
 def test_an_unreadable_image_is_one_sentence_and_stored_answers_survive(

@@ -98,6 +98,10 @@ def test_a_model_that_answers_is_measured_by_every_rule(asked, lists):
     assert (
         row["convention"] | {"annotations": "clip", "rotations": "all", "steps": STEPS} == row["convention"]
     )
+    assert (row["convention"]["question"], row["convention"]["resize"]) == (
+        "What is it?\n{options}",
+        "shortest",
+    )
     assert row["convention"]["prompts"].startswith("not applicable")
     assert row["recipe"]["asking"]["rotations"] == "all"
     wrong = lists.images["failures"].to_pylist()

@@ -32,6 +32,7 @@ SYNONYMS = {"t shirt": ["t-shirt", "shirt"], "weight scale": ["scale"]}
         ("It is a shirt", 2),
         ("a WINE_BOTTLE!", 1),
         ("E.", None),  # there are four
+        ("I, too, see a teapot", 0),
         ("a teapot and a wine bottle", None),
         ("a kettle", None),
         ("teapots", None),  # whole words

@@ -179,6 +179,13 @@ def test_with_its_own_lists_a_model_is_right_where_it_is_right_among_all():
     assert outcome.images["correct"].tolist() == (values.argmax(axis=1) == LABELS).tolist()
 
 
+def test_with_its_own_lists_a_difference_ends_the_run(monkeypatch):
+    monkeypatch.setattr(imagenet_d, "choose", lambda inputs, options: options[:, 1])
+    values = np.eye(K, dtype=np.float32)[LABELS]
+    with pytest.raises(DataError, match=rf"^{IDS[0]}: wrong among the four of its own list, but right among"):
+        of_scores(values)
+
+
 def test_fixed_options_of_several_lengths():
     card = Question("Which?\n{options}", columns=("a", "b", "c"), answer="right")
     rows = [[NAMES[k], NAMES[(k + 1) % K], "" if k % 2 else NAMES[(k + 2) % K]] for k in LABELS]

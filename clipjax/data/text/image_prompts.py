@@ -47,7 +47,7 @@ class ImagePrompt:
         """The texts before and after the image. The question's own spaces around it are left out."""
         question = question.replace(IMAGE_WORD, "").strip()
         before, after = self.prompt.split(IMAGE) if self.names_image else ("", self.prompt)
-        return before, after.replace(QUESTION, question).rstrip()
+        return before, after.replace(QUESTION, question)
 
     def text(self, question: str) -> str:
         return "".join(self.parts(question))

@@ -30,11 +30,14 @@ _NAMES = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 class LanguageTokenizer(Protocol):
     """Attributes:
+    where: the file, for errors.
     vocab_size: one more than the highest id.
     bos: the token before every text, where the model has one.
     eos: the tokens that end an answer.
     """
 
+    @property
+    def where(self) -> str: ...
     @property
     def vocab_size(self) -> int: ...
     @property
@@ -113,6 +116,15 @@ def load_language_tokenizer(path: str | Path) -> BuiltTokenizer:
     return _from_files(path)
 
 
+def check_vocabulary(tokenizer: LanguageTokenizer, rows: int, where: str | Path) -> None:
+    """Raises DataError if the tokenizer has ids without a row in the embedding."""
+    if tokenizer.vocab_size > rows:
+        raise DataError(
+            f"{where}: the tokenizer has {tokenizer.vocab_size} ids and the embedding {rows} rows: they "
+            "belong to different models"
+        )
+
+
 # --- transformers' files ---
 
 
@@ -144,7 +156,7 @@ def _from_files(path: Path) -> BuiltTokenizer:
         tuple(sorted({*eos, *_ends(path.parent)})),
         before,
         after,
-        _template(path.parent, config),
+        chat_template_in(path.parent),
         names,
     )
 
@@ -201,10 +213,12 @@ def _ends(folder: Path) -> list[int]:
     return []
 
 
-def _template(folder: Path, config: Mapping[str, Any]) -> str | None:
+def chat_template_in(folder: Path) -> str | None:
+    """The folder's chat template: a file of its own, else in the tokenizer's configuration."""
     if exists(folder / CONFIGS[2]):
         return read_text(folder / CONFIGS[2])
-    template = config.get("chat_template")
+    beside = folder / CONFIGS[0]
+    template = read_json(beside).get("chat_template") if exists(beside) else None
     if isinstance(template, list):  # several, by name
         named = {each.get("name"): each.get("template") for each in template if isinstance(each, Mapping)}
         template = named.get("default")
