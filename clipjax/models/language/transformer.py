@@ -54,7 +54,7 @@ def sees(
 ) -> Bool[Array, "B M N"]:
     """Which keys a query sees, from the positions of both: valid ones from its own position down.
 
-    A query at padding sees the padding before it, because a softmax needs at least one key.
+    A query at padding has position 0 and sees the row's first id: a softmax needs at least one key.
     """
     distance = queries[:, :, None] - keys[:, None, :]
     visible = (distance >= 0) & valid[:, None, :]
