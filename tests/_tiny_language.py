@@ -55,7 +55,7 @@ class TinyLanguage:
     def prompt(self, question: str) -> tuple[list[int], int]:
         return self.tokenizer.encode(question, special=True), 1
 
-    def said(self, text: str) -> list[int]:
+    def continuation(self, text: str) -> list[int]:
         return self.tokenizer.encode(text)
 
     def letters(self, n: int) -> list[int]:

@@ -82,18 +82,18 @@ class Language:
         """
         if not 0 < n <= len(string.ascii_uppercase):
             raise UsageError(f"{n} options have no letters: give 1 to {len(string.ascii_uppercase)}")
-        found = []
+        letters = []
         for letter in string.ascii_uppercase[:n]:
-            ids = self.said(letter)
+            ids = self.continuation(letter)
             if len(ids) != 1:
                 raise DataError(
                     f"{self.tokenizer.where} has no single token for an answer that begins with {letter!r}: "
                     "no rule by letters for this model"
                 )
-            found += ids
-        return found
+            letters += ids
+        return letters
 
-    def said(self, text: str) -> list[int]:
+    def continuation(self, text: str) -> list[int]:
         """The ids of an answer, as they follow the prompt: after a space, unless the prompt ends with one."""
         _, prompt = self.form.parts("A question")
         start = self.tokenizer.encode(prompt)

@@ -120,7 +120,7 @@ def prompts_of(model: Encoder, questions: Questions, rotations: int, steps: int)
     assert language is not None
     n, most = len(questions.ids), questions.most
     prompts = [[language.prompt(questions.ask(i, r)) for r in range(rotations)] for i in range(n)]
-    texts = [[language.said(option) for option in own] for own in questions.options]
+    texts = [[language.continuation(option) for option in own] for own in questions.options]
     longest = max(len(text) for own in texts for text in own)
     rows = [ids for own in prompts for ids, _ in own]
     ids, valid = padded_left(rows, _room(model, questions, prompts, max(steps, longest)))

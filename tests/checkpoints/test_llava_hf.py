@@ -141,8 +141,11 @@ def test_a_prompt_may_end_with_a_line(case: Case, tmp_path: Path) -> None:
     assert (longer[:-1], line) == (prompt, own.tokenizer.encode("a\n")[-1])
     assert language.letters(2) == [own.tokenizer.encode(f"\n{letter}")[-1] for letter in "AB"]
     assert own.letters(2) == [own.tokenizer.encode(letter)[0] for letter in "AB"] != language.letters(2)
-    assert own.said("teapot") == own.tokenizer.encode("teapot")
-    assert language.said("teapot") == own.tokenizer.encode("\nteapot")[-len(language.said("teapot")) :]
+    assert own.continuation("teapot") == own.tokenizer.encode("teapot")
+    assert (
+        language.continuation("teapot")
+        == own.tokenizer.encode("\nteapot")[-len(language.continuation("teapot")) :]
+    )
 
 
 def test_a_prompt_that_fits_is_answered(case: Case) -> None:
