@@ -259,6 +259,9 @@ def test_prompt_sets_are_never_mixed_up() -> None:
             "max from imagenet (run {}), none (run {})",
         ),
         ("ID sets", {"id": "imagenet_val"}, {"id": "mine"}, "imagenet_val (run {}), mine (run {})"),
+        ("questions", {"question": "Which?\nA"}, {"question": "What?"}, "Which? A (run {}), What? (run {})"),
+        ("lengths of answers", {"steps": 128}, {"steps": 8}, "128 (run {}), 8 (run {})"),
+        ("forms of a chat", {"chat": "base"}, {"chat": "vicuna_v15"}, "base (run {}), vicuna_v15 (run {})"),
     ],
 )
 def test_different_numbers_are_never_mixed_up(

@@ -32,6 +32,14 @@ WAYS = {
     "positions": "rules of positions",
     "made": "makings of the images",
 }
+# Also those of a model that answers. A CLIP has none of them, and is compared with it.
+_WAYS_OF_ANSWERS = {
+    "question": "questions",
+    "option": "forms of an option",
+    "chat": "forms of a chat",
+    "resize": "resize modes",
+    "steps": "lengths of answers",
+}
 INDEPENDENT, SHARED = "root_sum_of_squares", "mean_of_half_widths"
 
 
@@ -162,7 +170,7 @@ def cells_of(
 
     Raises:
         DataError: a number was measured with several prompt sets and `prompts` picks none, or in several
-            other ways (`WAYS`).
+            other ways (`WAYS` and those of answers).
     """
     index = rows if isinstance(rows, RowIndex) else RowIndex(rows)
     terms = dict.fromkeys(term for column in columns for term in column.terms)
@@ -204,9 +212,9 @@ def _choose(model: str, term: Term, rows: Sequence[Row], prompts: str | None, pr
             f"{model}: {term} was measured with the prompts {', '.join(sets)}{asked}: say which "
             "(--prompts NAME)"
         )
-    for name, title in WAYS.items():
+    for name, title in {**WAYS, **_WAYS_OF_ANSWERS}.items():
         if len(ways := ways_of(rows, name)) > 1:
-            listed = ", ".join(f"{way} (run {run})" for way, run in ways.items())
+            listed = ", ".join(f"{' '.join(way.split())} (run {run})" for way, run in ways.items())
             raise DataError(
                 f"{model}: {term} was measured with several {title}: {listed}; these are different numbers: "
                 "move the folders of the runs that are not wanted out of the results"
