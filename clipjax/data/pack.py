@@ -37,7 +37,7 @@ from clipjax.storage.buckets import BucketError, BucketPath, place
 from clipjax.storage.digests import sha256_bytes, sha256_json, version_of
 from clipjax.storage.local_files import LocalFiles
 from clipjax.storage.reading import exists, is_dir, is_file
-from clipjax.storage.writing import put_bytes, whole_file
+from clipjax.storage.writing import put_bytes, sweep, whole_file
 
 PLAN = "packing.json"  # exists until the folder is finished
 IMAGES_PER_SHARD = 1000
@@ -203,10 +203,12 @@ def _claim(folder: Path, plan: dict[str, Any]) -> None:
             )
         if not isinstance(folder, BucketPath):
             LocalFiles().clean(epath.Path(folder))
-    elif exists(folder) and any(folder.iterdir()):
+        return
+    if not isinstance(folder, BucketPath):
+        sweep(path)  # a run that was killed here left a draft
+    if exists(folder) and any(folder.iterdir()):
         raise DataError(f"{folder} is not empty; choose a new folder")
-    else:
-        put_bytes(path, json.dumps(plan).encode())
+    put_bytes(path, json.dumps(plan).encode())
 
 
 def _record(manifest: Manifest, kind: str, digests: Sequence[str]) -> dict[str, Any]:

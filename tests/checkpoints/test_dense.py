@@ -171,6 +171,6 @@ def test_through_a_model():
     fast = model.encode_dense(images, layers=1, precision="fast")[0]
     assert fast.dtype == jnp.float32
     assert 1e-5 < float(jnp.abs(fast - found[1]).max() / jnp.abs(found[1]).max()) < 0.05
-    message = "cannot take images of 47 pixels: image_size 47 is not a multiple of patch_size 16"
+    message = "cannot take images of 47 x 48 pixels: image_size 47 is not a multiple of patch_size 16"
     with pytest.raises(DataError, match=message):
         model.encode_dense(images[:, :-1], layers=1)

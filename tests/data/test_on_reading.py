@@ -19,6 +19,7 @@ from _embed_tools import TinyModel
 from _records import embed_images, embed_many
 
 import clipjax
+from clipjax.corruptions.corruption import find_corruption
 from clipjax.data.cards import Dataset, load_dataset, read_card
 from clipjax.data.check import check_dataset
 from clipjax.data.corrupted import batches as corrupted_batches
@@ -99,7 +100,8 @@ def test_a_row_is_that_of_the_copies(world: Path) -> None:
     for column in ("prediction", "confidence", "correct"):
         assert copies.images[column].to_pylist() == reading.images[column].to_pylist()
     assert reading.images["id"].to_pylist() == ["n01440764/a.JPEG", "n01440764/b.png", "n01443537/c.JPEG"]
-    made = "clipjax corrupt, not the published images: fog_3d (version 1), severity 3, seed 0, {}; depth inve"
+    version = find_corruption("fog_3d").version
+    made = f"clipjax corrupt, not the published images: fog_3d (version {version}), severity 3, seed 0, {{}};"
     assert copies.rows[0]["convention"]["made"].startswith(made.format("PNG"))
     assert reading.rows[0]["convention"]["made"].startswith(made.format("on reading"))
     assert copies.rows[0]["recipe"]["images"] != reading.rows[0]["recipe"]["images"]

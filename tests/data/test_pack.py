@@ -253,6 +253,14 @@ def test_what_is_written_is_read_back(tmp_path: Path, monkeypatch: pytest.Monkey
     assert visible(tmp_path / "out") == [PLAN]
 
 
+def test_a_run_killed_in_its_first_write_goes_on(tmp_path: Path, folder: Manifest) -> None:
+    """All it left is the draft of its plan."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / f".{PLAN}.{'0' * 32}.tmp").write_text("{")
+    pack(folder, tmp_path / "out", "webdataset")
+    assert not list((tmp_path / "out").glob(".*"))
+
+
 def test_folders_of_something_else_are_left_alone(tmp_path: Path, folder: Manifest) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / ".mine.tmp").write_text("mine")

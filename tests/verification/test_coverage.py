@@ -181,7 +181,7 @@ def test_ahead_of_time_compilation_takes_one_model_or_a_group(monkeypatch: pytes
         batch=8, argument_bytes=1, temporary_bytes=1, collectives={}, products=2, highest=2, seconds=1.0
     )
 
-    def table(ids: list[str], chips: list[str]) -> list[Row]:
+    def table(ids: list[str], chips: list[str], **_: object) -> list[Row]:
         asked.append((ids, chips))
         return [Row(ids[0], "vision", "parity", chips[0], 1.0, program)]
 

@@ -20,9 +20,8 @@ from clipjax.evaluation.subject import Request
 from clipjax.metrics.intervals import wilson
 from clipjax.sweep.state import results_of
 from clipjax.sweep.suite import Run
-from clipjax.tasks.multiple_choice import rights
+from clipjax.tasks.multiple_choice import TASK, rights
 
-TASK = "multiple_choice"
 RULE = "parsed"
 DEBIASED = f"top1_debiased@{RULE}"
 STEPS = 3  # a letter, the end, and one to spare
@@ -75,7 +74,7 @@ def ask(plan: Plan, out: Path, results: Sequence[Result], progress: bool) -> lis
     }
     models = {plan.tower.id: {}, LLAVA: {"steps": STEPS}}
     runs = [
-        Run(TASK, (str(out / "models" / model),), (dataset,), (), {"annotations": path, **options})
+        Run(TASK.name, (str(out / "models" / model),), (dataset,), (), {"annotations": path, **options})
         for model, options in models.items()
         for dataset, path in lists.items()
     ]
@@ -98,4 +97,4 @@ def _shuffled(out: Path, name: str, lists: str) -> Result:
     opener = data.manifest.opener.select([int(i) for i in order])
     shuffled = dataclasses.replace(data, manifest=dataclasses.replace(data.manifest, opener=opener))
     request = Request(dataset=shuffled, annotations=lists, steps=STEPS)
-    return run(load_model(out / "models" / LLAVA), TASK, request, compute_in(out))
+    return run(load_model(out / "models" / LLAVA), TASK.name, request, compute_in(out))
