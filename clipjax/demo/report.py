@@ -154,8 +154,9 @@ def _models(rows: Sequence[Row]) -> list[str]:
 
 
 def _with_ends(rows: Sequence[Row]) -> Iterator[Row]:
-    """WiSE-FT's curve: the base has alpha 0, the tuned model 1."""
-    for row in rows:
+    """WiSE-FT's curve on the table's data sets: the base has alpha 0, the tuned model 1."""
+    datasets = {column.dataset for column in settings().tuning.columns}
+    for row in (row for row in rows if row["dataset"] in datasets):
         lineage = row["model_facts"].get("lineage") or {}
         tuned = lineage.get("recipe") == settings().tuning.interpolated
         end = 0.0 if row["model"] == BASE else 1.0 if tuned else None
