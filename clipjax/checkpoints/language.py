@@ -250,7 +250,7 @@ def _opened(source: Any) -> _Opened:
     path = Path(source)
     if exists(path) and is_dir(path) and not exists(path / "config.json"):
         path = _only_gguf(path)
-    if exists(path) and is_gguf(path):
+    if exists(path) and (is_gguf(path) or (path.suffix == ".gguf" and not is_dir(path))):
         header = read_gguf(path)
         tokenizer = tokenizer_of_gguf(header.metadata, str(path))
         return _Opened(path, gguf_config(header), gguf_source(header), "gguf_llama", tokenizer)

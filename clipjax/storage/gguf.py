@@ -124,7 +124,7 @@ class _Header:
 
 def _read(header: _Header) -> GgufHeader:
     if header.take(4) != MAGIC:
-        raise DataError(f"{header.path} is not a GGUF file")
+        raise DataError(f"{header.path} is not a GGUF file; get the file again")
     version = header.integer("<I")
     if version not in (2, 3):
         big = version in (2 << 24, 3 << 24)

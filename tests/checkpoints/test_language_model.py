@@ -228,6 +228,13 @@ def test_files_that_are_no_language_model(file: Path, folder: Path, tmp_path: Pa
     broken.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(DataError, match="is truncated"):
         load_language_model(broken)
+    for other, message in (
+        (b"GG", r"broken\.gguf is truncated"),
+        (b"<html>", r"broken\.gguf is not a GGUF file"),
+    ):
+        broken.write_bytes(other)
+        with pytest.raises(DataError, match=message):
+            load_language_model(broken)
     save_file({"x": np.ones(3, "f4")}, tmp_path / "model.safetensors")
     with pytest.raises(DataError, match=r"config\.json is missing: it says what the decoder computes"):
         load_language_model(tmp_path / "model.safetensors")
