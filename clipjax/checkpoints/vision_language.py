@@ -118,8 +118,8 @@ def load_language(card: Card, files: Sequence[Path]) -> Language:
     if not files:
         why = card.unknown.get("chat.sha256", "its folder has none")
         raise DataError(
-            f"{card.id} has no tokenizer ({why}): name a folder with {' or '.join(FILES)} as tokenizer "
-            "(--tokenizer)"
+            f"{card.id} has no tokenizer ({why}): convert it again with --tokenizer FOLDER (tokenizer=), a "
+            f"folder with {' or '.join(FILES)}"
         )
     if chat.sha256 is not None and chat.sha256 != vocabularies.digest(files):
         raise DataError(

@@ -64,6 +64,8 @@ class Question:
             raise ValueError("give the options by one of options, columns and lists = true")
         if not self.text.strip():
             raise ValueError("text is empty")
+        if set("{}") & set(_FIELD.sub("", self.text)):
+            raise ValueError(f"text = {self.text!r} has a brace that is not of {{options}} or a {{COLUMN}}")
         if "{option}" not in self.option or set(_FIELD.findall(self.option)) - {"letter", "option"}:
             raise ValueError(f"option = {self.option!r} must have {{option}}, and may have {{letter}}")
         if self.lists and (self.answer is not None or not self.shows_options):

@@ -116,6 +116,7 @@ def test_the_digest_follows_questions_and_answers(tmp_path):
     [
         ('text = "Which?\\n{options}"', "give the options by one of options, columns and lists = true"),
         ('text = " "\noptions = ["a", "b"]', "text is empty"),
+        ('text = "Which? {options"\noptions = ["a", "b"]', "has a brace that is not of {options}"),
         ('text = "q"\noptions = ["a"]', "a question needs 2 to 26 options, not 1"),
         ('text = "q"\noptions = ["T-shirt", "t shirt"]', "must be different texts"),
         ('text = "q"\noption = "x"\noptions = ["a", "b"]', "must have {option}"),
