@@ -225,7 +225,7 @@ def test_saved_and_converted_it_is_the_same(clip: _llava.Prismatic, copied: Path
     without = clipjax.load_model(folder)
     assert without.encode_image(np.zeros((1, 42, 42, 3))).shape == (1, 128)
     with pytest.raises(
-        DataError, match=r"mine has no tokenizer .*: name a folder with tokenizer.json or token"
+        DataError, match=r"mine has no tokenizer .*: convert it again with --tokenizer FOLDER"
     ):
         without.answer([image], "What is this?")
     other = tmp_path / "other"
