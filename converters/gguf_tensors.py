@@ -38,7 +38,7 @@ class Quantised(Tensor):
         return math.prod(self.shape) // block * size
 
     def rows(self, start: int, stop: int) -> Quantised:
-        """Of a tensor with two axes or more."""
+        """Rows `start` to `stop` of a tensor with two axes or more."""
         offset = self.offset + start * (self.span // self.shape[0])
         return replace(self, offset=offset, shape=(stop - start, *self.shape[1:]))
 

@@ -204,8 +204,8 @@ class Model:
     def encode_image(self, images: Any, *, precision: Precision = "parity") -> jax.Array:
         """float32 [B, H, W, 3], preprocessed -> float32 [B, D].
 
-        Unit norm for a zero-shot model and a classifier whose card says so, else raw pooled features. Those
-        of a vision-language model are its image tower's own, which its decoder does not read.
+        Unit norm for a zero-shot model and a classifier whose card says so, else raw pooled features. A
+        vision-language model gives those of its image tower; its decoder reads patches instead.
 
         Args:
             precision: "parity" (float32, HIGHEST) or "fast" (bfloat16 tower).
@@ -224,16 +224,15 @@ class Model:
         return images
 
     def _own_size(self, images: jax.Array) -> jax.Array:
-        size = self.card.preprocess.image_size
         if images.ndim != 4 or images.shape[1:] != self._own_shape:
-            raise UsageError(
-                f"{self.card.id} takes images of shape [B, {size}, {size}, 3], not {list(images.shape)}"
-            )
+            shape = ", ".join(map(str, self._own_shape))
+            raise UsageError(f"{self.card.id} takes images of shape [B, {shape}], not {list(images.shape)}")
         return images
 
     @property
     def _own_shape(self) -> tuple[int, int, int]:
-        return (self.card.preprocess.image_size, self.card.preprocess.image_size, 3)
+        size = self.card.preprocess.image_size
+        return size, size, 3
 
     def encode_dense(
         self, images: Any, *, layers: int | Sequence[int], precision: Precision = "parity"

@@ -94,7 +94,7 @@ def conversion_with_tower(card: Card, source: File, named: Named) -> tuple[Card,
 def conversion_of_parts(
     source: Mapping[str, LazyTensor], vision: Mapping[str, LazyTensor], target: Mapping[str, Any], arch: str
 ) -> Conversion:
-    """Of projector and decoder in one file, and an image tower in the file of a whole CLIP.
+    """The conversion of a projector and decoder in one file, and an image tower in the file of a whole CLIP.
 
     Raises:
         ConversionError: tensors that do not fit `target`, the params of the architecture named `arch`.

@@ -103,7 +103,7 @@ class Language:
 
 
 def load_language(card: Card, files: Sequence[Path]) -> Language:
-    """Of a vision-language model.
+    """The language side of a vision-language model, by its card and tokenizer files.
 
     Args:
         files: its tokenizer's.

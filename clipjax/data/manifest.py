@@ -162,6 +162,11 @@ class Manifest:
         """SHA-256 over the ids in order; reads no image."""
         return hashlib.sha256("\n".join(self.ids).encode()).hexdigest()
 
+    def rows_of(self, ids: Sequence[str]) -> list[int]:
+        """The rows of some images, as when unreadable ones were skipped."""
+        row = {name: i for i, name in enumerate(self.ids)}
+        return [row[name] for name in ids]
+
     def select(self, rows: Sequence[int] | np.ndarray, selection: str = "") -> Manifest:
         """Images keep their ids. A pair stays if both its images do."""
         rows = [int(i) for i in rows]

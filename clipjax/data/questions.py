@@ -44,7 +44,7 @@ class Question:
         text: {options} stands for the lines of options, {NAME} for the image's value in the column NAME.
         option: one such line, with {option} and perhaps {letter}; lines are joined by a line break.
         options: the same for all images.
-        columns: an option in each column (an empty one is none), or one column of lists.
+        columns: one option per column (empty cells are skipped), or one column of lists.
         lists: the image's category, then the wrong ones of its list.
         answer: the column with the right option, as its text or letter. Default: the image's class.
         synonyms: option -> further names that an answer may use.
@@ -167,7 +167,7 @@ def questions_of(
 
     Raises:
         DataError: a column is missing; or an image has fewer than two options, equal ones, or an answer that
-            is none of them.
+            is not one of them.
     """
     name = manifest.name or "the data set"
     if missing := [each for each in card.read_columns if each not in manifest.columns]:
@@ -239,8 +239,8 @@ def _answers(
         place = next((place for each in said if (place := _place(each, own)) is not None), None)
         if place is None:
             raise DataError(
-                f"{name}: {manifest.ids[row]}: the answer {said[0]!r} is none of its options "
-                f"({', '.join(own)}), and no letter of one"
+                f"{name}: {manifest.ids[row]}: the answer {said[0]!r} is not one of its options "
+                f"({', '.join(own)}), nor the letter of one"
             )
         places[row] = place
     return places

@@ -56,7 +56,7 @@ class Plan:
 
     @property
     def objects(self) -> int:
-        """Of each set of pairs."""
+        """Objects, rooms or classes in each set of pairs."""
         return max(2, self.each // 5)
 
     def training_sets(self) -> list[Split]:

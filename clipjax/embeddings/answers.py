@@ -207,8 +207,7 @@ def read_answers(
     """The answers in stored rows."""
     language = model.language
     assert language is not None
-    number = {name: i for i, name in enumerate(manifest.ids)}
-    counts = prompts.counts[[number[name] for name in rows.ids]]
+    counts = prompts.counts[manifest.rows_of(rows.ids)]
     rotations, n = prompts.letters.shape[1:]
     array = rows.array.reshape(len(rows.ids), rotations, steps + 3 * n)
     ids, letters, totals, _ = np.split(array, [steps, steps + n, steps + 2 * n], axis=2)

@@ -71,7 +71,7 @@ def asked(model: Encoder, part: Part, card: DatasetCard, annotations: Any) -> Qu
 
 
 def prompts_of_run(subject: Subject) -> Prompts:
-    """Of all images of the run's data set. Raises DataError as `prompts_of`."""
+    """The prompts about all images of the run's data set. Raises DataError as `prompts_of`."""
     questions, how = subject.questions, subject.asking
     assert questions is not None
     assert how is not None
@@ -92,8 +92,7 @@ def answered(subject: Subject, precision: str, compute: Compute) -> tuple[Embedd
         precision=precision,
         recipe=part.pixels,
     )
-    number = {name: i for i, name in enumerate(part.manifest.ids)}
-    kept = [number[name] for name in rows.ids]
+    kept = part.manifest.rows_of(rows.ids)
     return rows, Inputs(
         ids=rows.ids,
         features=rows.array[:, :0],

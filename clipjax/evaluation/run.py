@@ -199,7 +199,7 @@ def _head(subject: Subject, precision: str, compute: Compute) -> Head | None:
 
 
 def _inputs(subject: Subject, part: Part, head: Head | None, embeddings: Embeddings) -> Inputs:
-    kept = _rows_of(part.manifest, embeddings.ids)
+    kept = part.manifest.rows_of(embeddings.ids)
     return Inputs(
         ids=embeddings.ids,
         features=embeddings.array,
@@ -232,12 +232,6 @@ def _captions(subject: Subject, inputs: Inputs, precision: str, compute: Compute
         progress=compute.progress,
     )
     return Captions(features, image_of_text, are_cut(subject.model, texts))
-
-
-def _rows_of(manifest: Manifest, ids: list[str]) -> list[int]:
-    """All rows, unless unreadable images were skipped."""
-    row = {name: i for i, name in enumerate(manifest.ids)}
-    return [row[name] for name in ids]
 
 
 def _common(subject: Subject, recipe: dict[str, Any], **measured: Any) -> Fields:

@@ -30,7 +30,7 @@ def annotations_at(
 
     Raises:
         UsageError: no task, or no results.
-        DataError: there is no such run.
+        DataError: no such run is among the results.
     """
     if not names_run(annotations):
         return annotations

@@ -219,7 +219,7 @@ def wrong_of(ranked: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def choose(inputs: Inputs, options: np.ndarray) -> np.ndarray:
-    """Ties go to the lowest category; -1 is no option. int [N, 4] -> int32 [N]."""
+    """The option of the largest score: int [N, 4] -> int32 [N]. Ties: the lowest category. -1 is padding."""
     options = np.sort(options, axis=1)
     best = np.empty(len(options), np.int32)
     assert inputs.head is not None

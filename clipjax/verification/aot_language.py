@@ -91,7 +91,7 @@ def programs(
     parts: Sequence[str] = PROGRAMS,
     precisions: Sequence[Precision] = get_args(Precision),
 ) -> list[tuple[Card, str, Precision]]:
-    """Of the vision-language models among `ids`."""
+    """What `table_of` compiles of the vision-language models among `ids`."""
     cards = [card for card in map(model_card, ids) if card.arch.language is not None]
     return [
         (card, name, precision)
@@ -121,7 +121,7 @@ def _row(facts: tuple[str, str, Precision], chip: Chip, topology: str, program: 
 
 
 def program_of(card: Card, name: str, precision: Precision) -> Program:
-    """Of a vision-language model, in `PROGRAMS`."""
+    """One of a vision-language model's `PROGRAMS`."""
     return (_prefill if name == "prefill" else _decode)(card, precision)
 
 

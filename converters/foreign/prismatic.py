@@ -52,7 +52,7 @@ class Backbones:
     language: Mapping[str, Language]
 
     def of(self, name: str) -> tuple[Tower, Language]:
-        """Of "VISION+LANGUAGE", as `source.arch` of a card names them. Raises DataError for unknown ids."""
+        """Both parts of "VISION+LANGUAGE", a card's `source.arch`. Raises DataError for unknown ids."""
         vision, _, language = name.partition("+")
         if vision not in self.vision or language not in self.language:
             raise DataError(f"configs/prismatic.toml has no image tower and language model {name!r}")

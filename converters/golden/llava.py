@@ -84,7 +84,7 @@ class Llava(nn.Module):
 def build_llava(
     name: str, sizes: dict[str, Any] | None, build: Callable[[str, str, dict[str, Any] | None], nn.Module]
 ) -> Llava:
-    """Of "VISION+LANGUAGE", Prismatic's ids. `build`: `build_model`."""
+    """The reference of "VISION+LANGUAGE", Prismatic's ids. `build`: `build_model`."""
     vision, _, language = name.partition("+")
     arch = load_arch(_TOWERS[vision])
     arch = arch if sizes is None else narrow_arch(arch)

@@ -140,14 +140,14 @@ def test_a_wrong_card_is_refused(tmp_path, keys, reason):
         (
             YES_NO,
             PRESENCE.replace("No", "perhaps"),
-            "3: the answer 'perhaps' is none of its options (yes, no)",
+            "3: the answer 'perhaps' is not one of its options (yes, no)",
         ),
         (
             LETTERED,
             CHOICES.replace("park,road,sea", "park,,"),
             "1.png: a question needs 2 to 26 options, not 1",
         ),
-        (LETTERED, CHOICES.replace(",B\n", ",C\n"), "0.png: the answer 'C' is none of its options"),
+        (LETTERED, CHOICES.replace(",B\n", ",C\n"), "0.png: the answer 'C' is not one of its options"),
         ('[question]\ntext = "q"\noptions = ["a", "b"]\n', "path\n0.png\n", "has no classes"),
     ],
 )

@@ -85,7 +85,7 @@ class CorruptedOpener:
     making: str
 
     def open(self, i: int) -> NoReturn:
-        """Raises UsageError: the corrupted image is no file."""
+        """Raises UsageError: a corrupted image is computed, and has no file to read."""
         raise UsageError(
             f"{self.where(i)}: images that a card's [corruption] changes while they are read are only for "
             "evaluation: write them with `clipjax corrupt` and use the copies"
@@ -115,7 +115,7 @@ class CorruptedOpener:
         return dataclasses.replace(self, source=self.source.select(rows), ids=ids)
 
     def content_digests(self, progress: Progress | None = None) -> list[str]:
-        """Of the source's image, its depth and reshading (None: missing), and `making`."""
+        """One digest per image: its source, depth and reshading (None: missing), and `making`."""
         columns: list[list[str | None]] = [[*self.source.content_digests(progress)]]
         for folder in self.inputs.folders(self.needed).values():
             paths = [file_of(folder, name) for name in self.ids]

@@ -82,7 +82,7 @@ class BuiltTokenizer:
         return [*self.before, *ids, *self.after] if special else ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Without special tokens; a negative id (after an answer's end) is none."""
+        """Leaves out special tokens, and negative ids, which follow the end of an answer."""
         return self.core.decode([int(i) for i in ids if i >= 0], skip_special_tokens=True)
 
     def chat(self, messages: Sequence[Message]) -> str:

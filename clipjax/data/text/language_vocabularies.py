@@ -31,7 +31,7 @@ DIGITS_FIRST = {"smollm": True, "gpt-2": False}
 def byte_level_bpe(
     pieces: Sequence[Piece], merges: Sequence[str], *, digits_first: bool
 ) -> tokenizers.Tokenizer:
-    """GPT-2's splitting and merges; scores are not used. Raises ValueError for a vocabulary that is none."""
+    """GPT-2's splitting and merges; scores are not used. Raises ValueError for a damaged vocabulary."""
     vocabulary = _vocabulary(pieces)
     pairs = [tuple(merge.split(" ")) for merge in merges]
     if wrong := [merge for merge, pair in zip(merges, pairs) if len(pair) != 2]:
@@ -55,7 +55,7 @@ def sentencepiece_bpe(
         characters: sentencepiece's compiled table of normalisations.
 
     Raises:
-        ValueError: a vocabulary that is none.
+        ValueError: a damaged vocabulary.
     """
     vocabulary = _vocabulary(pieces)
     if not 0 <= unknown < len(pieces):

@@ -121,7 +121,7 @@ def view(
 
 
 def _lengths(origin: np.ndarray, rays: np.ndarray, solid: Solid) -> np.ndarray:
-    """Of each ray [N, 3] to the nearest surface, 0 without one."""
+    """The distance along each ray [N, 3] to the nearest surface; 0 where it meets none."""
     nearest = np.full(len(rays), np.inf)
     with np.errstate(divide="ignore", invalid="ignore"):
         for side in (-solid.thick, solid.thick):
@@ -163,7 +163,7 @@ def _covered(points: np.ndarray, outline: Outline) -> np.ndarray:
 
 
 def _colours(points: np.ndarray, solid: Solid) -> np.ndarray:
-    """Of points [N, 3]: waves that repeat nowhere, [N, 3] in 0 to 255."""
+    """The colours of points [N, 3], in 0 to 255: waves that do not repeat."""
     place, rng = points / solid.extent, np.random.default_rng(solid.look)
     waves = rng.normal(size=(_WAVES, 3)) * np.geomspace(1.5, 9, _WAVES)[:, None]
     value = np.sin(place @ waves.T + rng.uniform(0, 6, _WAVES)) @ rng.normal(size=(_WAVES, 3)) / _WAVES**0.5

@@ -189,6 +189,6 @@ class Transformer(nnx.Module):
         return x, kept, outputs
 
     def logits(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
-        """Of the last block's output; float32."""
+        """The last block's output [..., D] -> logits [..., V], float32."""
         table = self.embedding[...].T if self.head is None else self.head.kernel[...]
         return jnp.matmul(self.norm(x), table, preferred_element_type=jnp.float32)
