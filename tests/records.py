@@ -137,7 +137,7 @@ def tested_versions() -> None:
 
 
 def published() -> None:
-    from clipjax.results.published import as_csv, updated
+    from clipjax.results.published.numbers import as_csv, updated
 
     tables = Path(os.environ.get("CLIPJAX_TEST_DATA", "")) / "published"
     folders = [tables / "openclip", tables / "timm"]

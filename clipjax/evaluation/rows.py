@@ -13,9 +13,9 @@ import pyarrow as pa
 from clipjax.checkpoints.encoder import Encoder
 from clipjax.embeddings.sets import EmbedStats
 from clipjax.errors import UsageError
-from clipjax.results.protocols import with_protocols
 from clipjax.results.provenance import provenance
-from clipjax.results.references import with_references
+from clipjax.results.published.protocols import with_protocols
+from clipjax.results.published.references import with_references
 from clipjax.results.row import Fields, Row
 from clipjax.results.rows import validate_rows
 from clipjax.results.store import SCHEMA_VERSION, ResultStore, images_table, model_facts, new_run_id

@@ -20,9 +20,9 @@ import statsmodels.api as sm
 from clipjax.analysis.claims.claims import FAILS, HOLDS, RULE, UNKNOWN, Finding, Verdict, check, decide
 from clipjax.analysis.claims.ledger import ledger
 from clipjax.config import config_dir
-from clipjax.results.published import read_numbers
-from clipjax.results.published_rows import published_rows
-from clipjax.results.references import sources
+from clipjax.results.published.numbers import read_numbers
+from clipjax.results.published.references import sources
+from clipjax.results.published.rows import published_rows
 from clipjax.storage.reading import read_csv
 
 stats: Any = typed_stats  # its stubs do not know all that scipy has

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from clipjax.results.published import read_numbers
-from clipjax.results.published_rows import published_rows
+from clipjax.results.published.numbers import read_numbers
+from clipjax.results.published.rows import published_rows
 from clipjax.results.store import ResultStore
 
 PAGE = Path(__file__).parents[2] / "docs" / "trends.md"

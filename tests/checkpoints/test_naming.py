@@ -28,9 +28,9 @@ from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.load import convert_model, load_model
 from clipjax.cli import app
 from clipjax.errors import DataError, UsageError
-from clipjax.results.published import Number
-from clipjax.results.published_rows import published_rows
-from clipjax.results.references import references, scores
+from clipjax.results.published.numbers import Number
+from clipjax.results.published.references import references, scores
+from clipjax.results.published.rows import published_rows
 from clipjax.results.store import ResultStore, model_facts
 from clipjax.results.tables import summary_table
 

@@ -17,8 +17,8 @@ from clipjax.cli import app
 from clipjax.data.cards import dataset_names
 from clipjax.data.labels import load_labels, load_prompts
 from clipjax.errors import DataError
-from clipjax.results import protocols
-from clipjax.results.protocols import matches, nearest, with_protocols
+from clipjax.results.published import protocols
+from clipjax.results.published.protocols import matches, nearest, with_protocols
 from clipjax.results.rows import validate_rows
 from clipjax.results.store import ResultStore, new_run_id
 from clipjax.tasks.task import all_tasks

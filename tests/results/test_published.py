@@ -12,9 +12,9 @@ from clipjax.cli import app
 from clipjax.config import config_dir
 from clipjax.errors import DataError, UsageError
 from clipjax.metrics.intervals import clopper_pearson
-from clipjax.results.published import as_csv, read_numbers, read_published, updated
-from clipjax.results.published_rows import METHOD, published_rows
-from clipjax.results.references import lookup
+from clipjax.results.published.numbers import as_csv, read_numbers, read_published, updated
+from clipjax.results.published.references import lookup
+from clipjax.results.published.rows import METHOD, published_rows
 from clipjax.results.rows import validate_rows
 from clipjax.results.store import ResultStore
 

@@ -17,10 +17,10 @@ from clipjax.checkpoints.identity.registry_rows import registry
 from clipjax.cli import app
 from clipjax.config import config_dir
 from clipjax.errors import DataError
-from clipjax.results.published import Number, read_numbers, updated
-from clipjax.results.published_models import facts, rules
-from clipjax.results.published_rows import METHOD, published_rows
-from clipjax.results.references import scores, sources, with_imported
+from clipjax.results.published.models import facts, rules
+from clipjax.results.published.numbers import Number, read_numbers, updated
+from clipjax.results.published.references import scores, sources, with_imported
+from clipjax.results.published.rows import METHOD, published_rows
 from clipjax.results.rows import validate_rows
 from clipjax.results.store import ResultStore, new_run_id
 from clipjax.storage.reading import read_csv

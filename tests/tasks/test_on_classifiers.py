@@ -32,7 +32,7 @@ from clipjax.heads.build import classifier_head
 from clipjax.heads.head import logits
 from clipjax.models.arch import family_of, narrow_arch
 from clipjax.models.network import Network
-from clipjax.results.references import lookup
+from clipjax.results.published.references import lookup
 from clipjax.tasks.names import task_names
 
 GROUPS = ("standard", "contrastive", "more_data", "example")

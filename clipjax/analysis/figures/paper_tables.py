@@ -13,7 +13,7 @@ from clipjax.analysis.figures.spec import Spec, TableLine
 from clipjax.analysis.figures.yours import STATED, is_own, is_stated
 from clipjax.analysis.rows.cells import Cell, Column, RowIndex, cells_of
 from clipjax.analysis.rows.groups import matches
-from clipjax.results.references import lookup
+from clipjax.results.published.references import lookup
 from clipjax.results.row import Row
 from clipjax.results.tables import as_csv, as_latex, as_markdown
 

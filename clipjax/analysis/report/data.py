@@ -21,7 +21,7 @@ from clipjax.analysis.rows.cells import WAYS, Term, term_of, ways_of
 from clipjax.analysis.rows.curation import columns as curation_columns
 from clipjax.analysis.rows.groups import Group, group_of, groups, schemes
 from clipjax.results.completeness import in_words, is_whole
-from clipjax.results.references import sources
+from clipjax.results.published.references import sources
 from clipjax.results.row import Row
 from clipjax.results.rows import of_people
 from clipjax.results.store import run_order

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from clipjax.analysis.rows.scales import check_scale
 from clipjax.errors import DataError, UsageError
 from clipjax.results.completeness import in_words, is_whole
-from clipjax.results.references import Score, compare, lookup
+from clipjax.results.published.references import Score, compare, lookup
 from clipjax.results.row import Row
 from clipjax.results.rows import of_people
 from clipjax.results.store import run_order

@@ -15,7 +15,7 @@ from clipjax.commands.shared.result_folder import opened
 from clipjax.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
-    from clipjax.results.protocols import Match
+    from clipjax.results.published.protocols import Match
     from clipjax.results.row import Row
     from clipjax.results.store import ResultStore
 
@@ -52,7 +52,7 @@ def explain(
     clipjax explain results --run 20261125T101020...     # all of one run, and what is published of it
     clipjax explain results --against clip_7
     """
-    from clipjax.results.protocols import protocols
+    from clipjax.results.published.protocols import protocols
 
     known = [protocol.name for protocol in protocols()]
     if against is not None and against not in known:
@@ -78,7 +78,7 @@ def _measured(results: ResultStore, folder: Path) -> list[list[Row]]:
 
 
 def _match(row: Row, against: str | None) -> Match | None:
-    from clipjax.results.protocols import matches
+    from clipjax.results.published.protocols import matches
 
     return next((match for match in matches(row) if against in (None, match.protocol.name)), None)
 

@@ -73,13 +73,13 @@ def import_published(
     clipjax results import imagenetx/results/val --source imagenet_x
     clipjax results import model-vs-human/raw-data/cue-conflict --source model_vs_human
     """
-    from clipjax.results.references import sources
+    from clipjax.results.published.references import sources
 
     if "people" in sources().get(source, {}):
         _import_people(source, files, registered, out)
         return
-    from clipjax.results.published import read_numbers
-    from clipjax.results.published_rows import published_rows
+    from clipjax.results.published.numbers import read_numbers
+    from clipjax.results.published.rows import published_rows
     from clipjax.results.store import ResultStore
 
     found = [number for file in files for number in read_numbers(source, file, registered=registered)]

@@ -39,7 +39,7 @@ class RowOptions:
 
     def rows(self, folder: Path) -> list[Row]:
         """The rows, each with the numbers that are kept or in the same folder beside it."""
-        from clipjax.results.references import with_imported
+        from clipjax.results.published.references import with_imported
 
         fields = ("model", "task", "dataset", "metric")
         wanted = {field: getattr(self, field) for field in fields}

@@ -26,8 +26,8 @@ from clipjax.finetune.method import find_method
 from clipjax.heads.adapters.base import all_adapters
 from clipjax.models.arch import Arch, families
 from clipjax.models.network import Network
-from clipjax.results.protocols import protocols
-from clipjax.results.published import read_numbers
+from clipjax.results.published.numbers import read_numbers
+from clipjax.results.published.protocols import protocols
 from clipjax.sweep.suite import load_suite
 
 

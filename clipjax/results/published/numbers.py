@@ -1,11 +1,13 @@
 """Published tables of other projects -> scores of registered models, and numbers of all models.
 
     numbers = read_numbers("testbed", "imagenet-testbed")    # a folder or one of its files; all its models
-    ResultStore("results").add(published_rows(numbers))      # clipjax.results.published_rows
+    ResultStore("results").add(published_rows(numbers))      # clipjax.results.published.rows
 
-configs/reference_sources.toml maps columns to our numbers. `python -m clipjax.results.published FOLDER...`
-(one per source) updates configs/reference_scores.csv in a checkout, except for sources with `vendored =
-false`: their licence forbids it.
+configs/reference_sources.toml maps columns to our numbers. In a checkout,
+
+    python -m clipjax.results.published.numbers FOLDER...    # one per source
+
+updates configs/reference_scores.csv, except for sources with `vendored = false`: their licence forbids it.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ from typing import Any, NamedTuple
 from clipjax.config import config_dir
 from clipjax.data.cards import read_card
 from clipjax.errors import DataError, unknown_name
-from clipjax.results.published_models import facts
-from clipjax.results.references import FIELDS, Score, scores, sources
+from clipjax.results.published.models import facts
+from clipjax.results.published.references import FIELDS, Score, scores, sources
 from clipjax.storage.reading import is_dir, is_file, read_csv
 from clipjax.storage.writing import write_bytes
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.metrics.intervals import LEVEL, clopper_pearson_limits
-from clipjax.results.published import Number
-from clipjax.results.references import Score
+from clipjax.results.published.numbers import Number
+from clipjax.results.published.references import Score
 from clipjax.results.row import Fields
 from clipjax.results.store import SCHEMA_VERSION, model_facts, new_run_id
 from clipjax.storage.digests import sha256_json

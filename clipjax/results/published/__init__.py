@@ -1,0 +1,1 @@
+"""Numbers that others published, and the protocols by which they were computed."""
