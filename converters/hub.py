@@ -3,12 +3,15 @@
     resolved = resolve_source("laion/CLIP-ViT-B-32-laion2B-s34B-b79K")
     resolved.path, resolved.revision
 
-All files of a model come from the commit of its weights. HF_HUB_OFFLINE=1 allows the cache only.
+All files of a model come from the commit of its weights. HF_HUB_OFFLINE=1 allows the cache only. A hub that
+cannot be reached is asked once, without the retries and log lines of huggingface_hub.
 """
 
 from __future__ import annotations
 
+import logging
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -24,6 +27,9 @@ CONFIG_NAMES = ("open_clip_config.json", "config.json", "preprocessor_config.jso
 # Where a checkpoint of Prismatic has its weights, below its configuration.
 PRISMATIC = "checkpoints/latest-checkpoint.pt"
 _REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_TIMEOUT = 5.0  # seconds that the hub has to answer
+_REMEMBERED = 60.0  # seconds that its answer counts
+_answers: dict[str, tuple[float, str | None]] = {}  # endpoint -> when it was asked, why it cannot be reached
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,8 @@ def found_files(
     from huggingface_hub import errors
 
     repos = list(repos)
-    for cached in (True, False) if download and not _cached.get() else (True,):
+    ask = download and not _only_cache() and not _unreachable()
+    for cached in (True, False) if ask else (True,):
         for repo in repos:
             for names in sets:
                 try:
@@ -123,7 +130,8 @@ def _of_one_commit(repo: str, names: Sequence[str], revision: str | None, cached
 
     paths: list[Path] = []
     for name in names:
-        path = huggingface_hub.hf_hub_download(repo, name, revision=revision, local_files_only=cached)
+        with _quiet():
+            path = huggingface_hub.hf_hub_download(repo, name, revision=revision, local_files_only=cached)
         paths.append(Path(path))
         revision = revision or _in_cache(paths[0])[2]
     return tuple(paths)
@@ -131,9 +139,14 @@ def _of_one_commit(repo: str, names: Sequence[str], revision: str | None, cached
 
 def _from_hub(repo: str, filename: str | None, revision: str | None) -> Resolved:
     names = (filename,) if filename else WEIGHT_NAMES
-    if revision is None and _only_cache():
+    if revision is None and (_only_cache() or _unreachable()):
         revision = _fullest_snapshot(repo, names)
     found = next(((name, path) for name in names if (path := _file(repo, name, revision))), None)
+    if found is None and (why := _unreachable()):
+        raise DataError(
+            f"hub repository {repo} is not in the local cache, and the Hugging Face hub cannot be reached "
+            f"({why}); download the weights where there is a network"
+        )
     if found is None:
         raise DataError(
             f"hub repository {repo} has no {' nor '.join(names)} (offline: not in the local cache); "
@@ -160,10 +173,12 @@ def _file(repo: str, name: str, revision: str | None) -> Path | None:
     import huggingface_hub
     from huggingface_hub import errors
 
+    cached = _only_cache() or bool(_unreachable())
     try:
-        return Path(
-            huggingface_hub.hf_hub_download(repo, name, revision=revision, local_files_only=_cached.get())
-        )
+        with _quiet():
+            return Path(
+                huggingface_hub.hf_hub_download(repo, name, revision=revision, local_files_only=cached)
+            )
     except (errors.EntryNotFoundError, errors.LocalEntryNotFoundError):
         return None
     except errors.GatedRepoError:
@@ -184,6 +199,40 @@ def _only_cache() -> bool:
     from huggingface_hub import constants
 
     return _cached.get() or bool(constants.HF_HUB_OFFLINE)
+
+
+def _unreachable() -> str | None:
+    """Why the hub cannot be reached; None if it answers, or is not asked. Asked once per minute."""
+    from huggingface_hub import constants, utils
+
+    if _only_cache():
+        return None
+    asked, why = _answers.get(constants.ENDPOINT, (-_REMEMBERED, None))
+    if time.monotonic() - asked < _REMEMBERED:
+        return why
+    try:
+        with _quiet():
+            utils.get_session().head(constants.ENDPOINT, timeout=_TIMEOUT)
+        why = None
+    except (
+        Exception
+    ) as error:  # of the HTTP library that huggingface_hub uses, which changed with its versions
+        why = str(error) or type(error).__name__
+    _answers[constants.ENDPOINT] = time.monotonic(), why
+    return why
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back the log lines of huggingface_hub: the errors are reported."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    if logger.getEffectiveLevel() > logging.DEBUG:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _fullest_snapshot(repo: str, names: Sequence[str]) -> str | None:

@@ -162,3 +162,29 @@ def test_a_path_in_the_cache_is_its_repositorys(cache: Path) -> None:
     assert (found.repo, found.file, found.revision) == ("org/name", "w.safetensors", COMMIT)
     found = resolve_source(files)
     assert (found.repo, found.file, found.revision) == ("org/name", None, COMMIT)
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once_and_quietly(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing listens at the port. A repository in the cache is still found."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    seen = []
+
+    def download(repo: str, name: str, *, revision: str | None = None, local_files_only: bool = False) -> str:
+        seen.append(local_files_only)
+        return real(repo, name, revision=revision, local_files_only=local_files_only)
+
+    real = huggingface_hub.hf_hub_download
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(DataError, match="not in the local cache, and the Hugging Face hub cannot be"):
+        resolve_source("org/absent")
+    later(cache, "org/cached", COMMIT, "model.safetensors", "config.json")
+    assert resolve_source("org/cached").revision == COMMIT
+    assert list(found_files(["org/absent"], [("tokenizer.json",)], download=True)) == []
+    assert set(seen) == {True}
+    assert not caplog.records
