@@ -18,12 +18,14 @@ from typing import Annotated, Any
 import typer
 
 from clipjax.models.precision import known_precision
-from clipjax.verification.aot import LARGEST, Executable, Row, table_cells, table_titles
+from clipjax.verification.aot import LARGEST, Executable, Row
 from clipjax.verification.aot_language import table_of
+from clipjax.verification.aot_tables import estimate_cells, estimate_titles, table_cells, table_titles
+from clipjax.verification.cycles import Estimate
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 RECORD, PAGE = DOCS / "tpu.json", DOCS / "tpu.md"
-BEGIN, END = "<!-- table: begin -->\n", "<!-- table: end -->\n"
+MARKS = {name: (f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n") for name in ("table", "estimates")}
 KEY = ("model", "tower", "precision", "chip")
 
 
@@ -54,18 +56,30 @@ def keep(record: dict[str, Any]) -> None:
 
 
 def page(records: list[dict[str, Any]]) -> str:
-    """docs/tpu.md with the table of these records between its marks."""
-    lines = [markdown_line(table_titles()), markdown_line(["---"] * len(table_titles()))]
-    lines += [markdown_line(table_cells(row_of(record))) for record in records]
+    """docs/tpu.md with the tables of these records between their marks."""
+    rows = list(map(row_of, records))
     compilers = sorted({f"JAX {record['jax']}, libtpu {record['libtpu']}" for record in records})
+    tables = {
+        "table": markdown_table(table_titles(), list(map(table_cells, rows))),
+        "estimates": markdown_table(estimate_titles(), list(filter(None, map(estimate_cells, rows)))),
+    }
+    tables["table"] += f"\nCompiled with {'; '.join(compilers)}.\n"
     text = PAGE.read_text()
-    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-    return f"{before}{BEGIN}{''.join(lines)}\nCompiled with {'; '.join(compilers)}.\n{END}{after}"
+    for name, table in tables.items():
+        begin, end = MARKS[name]
+        text = f"{text.partition(begin)[0]}{begin}{table}{end}{text.partition(end)[2]}"
+    return text
+
+
+def markdown_table(titles: Any, rows: list[Any]) -> str:
+    return "".join(map(markdown_line, [titles, ["---"] * len(titles), *rows]))
 
 
 def row_of(record: dict[str, Any]) -> Row:
     fields = {field.name: record[field.name] for field in dataclasses.fields(Row) if field.name in record}
-    program = fields.pop("executable")
+    program = dict(fields.pop("executable") or {})
+    if estimate := program.pop("estimate", None):
+        program["estimate"] = Estimate(**estimate)
     return Row(**fields, executable=Executable(**program) if program else None)
 
 

@@ -28,6 +28,7 @@ from clipjax.errors import UsageError, unknown_name
 from clipjax.models.precision import Precision
 from clipjax.storage.reading import read_toml
 from clipjax.storage.records import read
+from clipjax.verification.cycles import Estimate, estimate
 from clipjax.verification.hlo import CompiledProgram
 
 LARGEST = 4096  # examples per chip; larger batches gain nothing
@@ -42,6 +43,9 @@ class Chip:
     name: str
     topology: str
     memory_gib: int
+    tflops: float
+    gbps: float
+    clock_ghz: float
     slices: tuple[str, ...]
     answers: tuple[str, ...] = ()
     cores: str = "default"
@@ -52,6 +56,7 @@ class Executable:
     """Bytes and batch are per chip, but a decoder's batch is that of the chips which share it.
 
     temporary_bytes: with the results that take no argument's place.
+    estimate: the compiler's, of one chip; None in a record older than its reading.
     """
 
     batch: int
@@ -61,6 +66,7 @@ class Executable:
     products: int
     highest: int
     seconds: float
+    estimate: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -220,6 +226,7 @@ def _read(compiled: jax.stages.Compiled, batch: int, seconds: float) -> Executab
         products=len(program.products),
         highest=sum(_HIGHEST in product.attributes for product in program.products),
         seconds=round(seconds, 1),
+        estimate=estimate(program),
     )
 
 
@@ -229,30 +236,3 @@ def largest(compile_at: Callable[[int], Executable | None], start: int) -> Execu
     while (executable := compile_at(batch)) is None and batch > 1:
         batch //= 2
     return executable
-
-
-# --- showing ---
-
-
-def table_titles() -> tuple[str, ...]:
-    return (
-        *("model", "tower", "precision", "chip", "compiles", "GFLOP an example", "largest batch"),
-        *("arguments (MB)", "temporaries (MB)", "collectives", "HIGHEST of products"),
-    )
-
-
-def table_cells(row: Row) -> tuple[str, ...]:
-    facts = (row.model, row.tower, row.precision, row.chip)
-    if row.executable is None:
-        return (*facts, f"no: {row.problem}", f"{row.gflops:.1f}", *("-",) * 5)
-    program = row.executable
-    return (
-        *facts,
-        f"{program.seconds:.0f} s",
-        f"{row.gflops:.1f}",
-        f"{program.batch}+" if program.batch == row.start else str(program.batch),
-        f"{program.argument_bytes / 1e6:.0f}",
-        f"{program.temporary_bytes / 1e6:.0f}",
-        ", ".join(f"{count} {name}" for name, count in program.collectives.items()) or "0",
-        f"{program.highest} of {program.products}",
-    )

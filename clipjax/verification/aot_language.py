@@ -8,12 +8,14 @@ from shapes: no weights are made.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Format, Layout
 from jax.sharding import Mesh
 
 from clipjax.checkpoints.card import Card
@@ -46,16 +48,23 @@ class Program:
         arguments: (mesh, rows of the slice) -> abstract arguments with their shardings.
         results: mesh -> shardings of what it returns.
         donated: indices of the arguments whose memory the results take.
+        loops: the program is a loop's body, so the compiler may lay out arguments and results as it likes.
     """
 
     function: Callable[..., Any]
     arguments: Callable[[Mesh, int], tuple[Any, ...]]
     results: Callable[[Mesh], Any]
     donated: tuple[int, ...] = ()
+    loops: bool = False
 
     def lower(self, mesh: Mesh, rows: int) -> jax.stages.Lowered:
-        options: dict[str, Any] = {"out_shardings": self.results(mesh), "donate_argnums": self.donated}
-        return jax.jit(self.function, **options).lower(*self.arguments(mesh, rows))
+        arguments, results = self.arguments(mesh, rows), self.results(mesh)
+        options: dict[str, Any] = {"out_shardings": results, "donate_argnums": self.donated}
+        if self.loops:
+            free = functools.partial(Format, Layout.AUTO)
+            options["in_shardings"] = jax.tree.map(lambda leaf: free(leaf.sharding), arguments)
+            options["out_shardings"] = jax.tree.map(free, results)
+        return jax.jit(self.function, **options).lower(*arguments)
 
 
 def table_of(
@@ -167,9 +176,10 @@ def _decode(card: Card, precision: Precision) -> Program:
         cache = jax.tree.map(_placed, cache, cache_sharding(decoder.config, mesh))
         return params, jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=batch_sharding(mesh)), cache
 
-    return Program(
-        step, arguments, lambda mesh: (batch_sharding(mesh), cache_sharding(decoder.config, mesh)), (2,)
-    )
+    def results(mesh: Mesh) -> Any:
+        return batch_sharding(mesh), cache_sharding(decoder.config, mesh)
+
+    return Program(step, arguments, results, donated=(2,), loops=True)
 
 
 def _decoder(card: Card) -> Decoder:

@@ -16,7 +16,8 @@ _COLLECTIVE = re.compile(
 _NAMED = re.compile(r"\s*(?:ROOT )?%(?P<name>\S+) = (?P<rest>.*)")
 _OPCODE = re.compile(r"(?P<type>.*?) (?P<opcode>[a-z][\w-]*)\((?P<operands>[^()]*)\)(?P<attributes>.*)")
 _HEADER = re.compile(r"(?P<entry>ENTRY )?%(?P<name>\S+) \(.*\{$")
-_SHAPE = re.compile(r"^\w+\[(?P<sizes>[\d,]*)\]")
+_SHAPE = re.compile(r"^(?P<dtype>\w+)\[(?P<sizes>[\d,]*)\]")
+_BITS = re.compile(r"\d+")
 _CALLED = re.compile(r"\b(?:calls|to_apply|body)=%([\w.-]+)")
 _BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}|\b(?:true|false)_computation=(%[\w.-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
@@ -24,13 +25,20 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 
 @dataclass(frozen=True)
 class Instruction:
-    """`shape` is () for a tuple and for a scalar."""
+    """`shape` is () for a tuple and for a scalar; `dtype`, such as "bf16", is "" for a tuple."""
 
     opcode: str
     shape: tuple[int, ...]
     operands: tuple[str, ...]
     attributes: str
     literal: str = ""  # of a constant
+    dtype: str = ""
+
+    @property
+    def bytes(self) -> int:
+        """Of its result, without the padding of tiles; 0 for a tuple."""
+        bits = _BITS.search(self.dtype)
+        return math.prod(self.shape) * (int(bits[0]) // 8 if bits else self.dtype == "pred")
 
     @property
     def collective(self) -> str | None:
@@ -96,17 +104,15 @@ class CompiledProgram:
             return _dot_flops(computation, each)
         if each.opcode == "convolution":
             return _convolution_flops(computation, each)
-        branches = [
-            name.lstrip("%")
-            for several, one in _BRANCHES.findall(each.attributes)
-            for name in (several or one).split(", ")
-        ]
-        inside = sum(self._flops(name) for name in _CALLED.findall(each.attributes))
-        inside += max(map(self._flops, branches), default=0)
-        return inside * self._trips(each) if each.opcode == "while" and inside else inside
+        inside = sum(map(self._flops, called(each)))
+        inside += max(map(self._flops, branches(each)), default=0)
+        return inside * self.trips(each) if each.opcode == "while" and inside else inside
 
-    def _trips(self, loop: Instruction) -> int:
-        """From XLA, or from the condition of a scan, which counts up from 0."""
+    def trips(self, loop: Instruction) -> int:
+        """How often a loop runs: from XLA, or from the condition of a scan, which counts up from 0.
+
+        Raises ValueError if neither tells.
+        """
         if known := _TRIPS.search(loop.attributes):
             return int(known[1])
         condition = re.search(r"\bcondition=%([\w.-]+)", loop.attributes)
@@ -116,7 +122,18 @@ class CompiledProgram:
             end = lines[tests[0].operands[1]]
             if end.opcode == "constant" and end.literal.isdecimal():
                 return int(end.literal)
-        raise ValueError("products inside a loop of unknown length: their number cannot be counted")
+        raise ValueError("a loop of unknown length: what is inside cannot be counted")
+
+
+def called(each: Instruction) -> list[str]:
+    """The computations that an instruction always runs."""
+    return _CALLED.findall(each.attributes)
+
+
+def branches(each: Instruction) -> list[str]:
+    """The computations of which a conditional runs one."""
+    found = _BRANCHES.findall(each.attributes)
+    return [name.lstrip("%") for several, one in found for name in (several or one).split(", ")]
 
 
 def _instruction(rest: str) -> Instruction:
@@ -127,7 +144,8 @@ def _instruction(rest: str) -> Instruction:
     sizes = tuple(map(int, filter(None, shape["sizes"].split(",")))) if shape else ()
     inside = match["operands"]
     operands = tuple(re.findall(r"%([\w.-]+)", inside))
-    return Instruction(match["opcode"], sizes, operands, match["attributes"], inside)
+    dtype = shape["dtype"] if shape else ""
+    return Instruction(match["opcode"], sizes, operands, match["attributes"], inside, dtype)
 
 
 def _dot_flops(computation: Computation, dot: Instruction) -> int:

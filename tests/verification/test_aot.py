@@ -29,8 +29,8 @@ from clipjax.verification.aot import (
     Row,
     largest,
     load_chips,
-    table_cells,
 )
+from clipjax.verification.aot_tables import table_cells, table_titles
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS, WIDTH, TOKENS = 3, 256, 1 + (64 // 32) ** 2
@@ -145,7 +145,7 @@ def test_what_is_read_from_an_executable() -> None:
 def test_cells_say_why_a_program_does_not_compile() -> None:
     row = Row("m", "vision", "fast", "v4", 1.25, None, "not one example fits 32 GiB")
     assert table_cells(row)[4] == "no: not one example fits 32 GiB"
-    assert len(table_cells(row)) == len(aot.table_titles())
+    assert len(table_cells(row)) == len(table_titles())
 
 
 def test_unknown_chips_and_missing_compilers_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,6 +231,8 @@ def test_the_kept_slices_are_those_of_their_record() -> None:
 
 COMPILE = """
 import dataclasses, json, sys
+import jax
+import jax.numpy as jnp
 from clipjax.checkpoints.card import card_from_dict
 from clipjax.embeddings.flops import forward_of
 from clipjax.verification import aot, aot_language
@@ -249,6 +251,12 @@ mixing = dataclasses.replace(
 )
 found = {"parity": facts(parity, 8), "fast": facts(fast, 8), "mixing": facts(mixing, 8)}
 found["too much"] = facts(fast, 2**21)
+
+# Seven products of 2048 x 2048 in a loop.
+mesh = aot.slice_mesh(chip, chip.topology)
+square = jax.ShapeDtypeStruct((2048, 2048), jnp.bfloat16, sharding=aot.replicated(mesh))
+looped = jax.jit(lambda x, y: jax.lax.scan(lambda x, _: (x @ y, None), x, None, 7)[0]).lower(square, square)
+found["looped"] = dataclasses.asdict(aot.compiled_within(chip, looped, 1))["estimate"]
 print("answer", json.dumps(found))
 """
 
@@ -283,3 +291,9 @@ def test_a_narrow_model_compiles_for_a_tpu(card: Card) -> None:
     assert parity["argument_bytes"] > 4 * 3 * 12 * WIDTH * WIDTH
     assert sum(found["mixing"]["collectives"].values()) > 0
     assert found["too much"] is None
+    # A v5e has four units of 128 x 128: fewer cycles are impossible, and twice as many would be wasteful.
+    name, cycles = next(iter(found["looped"]["costliest"].items()))
+    least = 7 * 2048**3 / (4 * 128 * 128)
+    assert name == "fusion dot_general"
+    assert least < cycles < 2 * least
+    assert not found["looped"]["unknown"]

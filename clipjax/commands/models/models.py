@@ -88,12 +88,14 @@ def _list(options: ModelsOptions) -> None:
 def _compile_ahead(ids: list[str], chips: list[str], as_json: bool) -> None:
     """As JSON, each executable as soon as it is known."""
     from clipjax.progress import progress_through
-    from clipjax.verification.aot import table_cells, table_titles
     from clipjax.verification.aot_language import count, table_of
+    from clipjax.verification.aot_tables import estimate_cells, estimate_titles, table_cells, table_titles
 
     rows = progress_through(table_of(ids, chips), count(ids, chips), "compiling", "program")
     if as_json:
         for row in rows:
             say(json.dumps(row.to_dict()))
         return
-    print_table(table_titles(), [table_cells(row) for row in rows])
+    done = list(rows)
+    print_table(table_titles(), [table_cells(row) for row in done])
+    print_table(estimate_titles(), list(filter(None, map(estimate_cells, done))))
