@@ -7,16 +7,23 @@ the reader of a pipe has gone. Results go to stdout, progress and errors to stde
 from __future__ import annotations
 
 import importlib
+import logging
 import pkgutil
+import platform
 import sys
+from importlib import metadata
+from typing import Annotated
 
 import typer
 
 from clipjax import commands
 from clipjax.commands.shared.failures import in_one_sentence
+from clipjax.commands.shared.help import shape_help
+from clipjax.commands.shared.output import answering, say
 from clipjax.config import plug_ins
 from clipjax.devices import signals
-from clipjax.errors import ClipjaxError
+from clipjax.errors import ClipjaxError, unknown_name
+from clipjax.progress import LEVELS, set_level
 from clipjax.results.escaping import terminal
 from clipjax.results.remarks import remarks
 
@@ -38,12 +45,24 @@ ORDER = (
     *("datasets", "results", "store"),
 )
 
+START = """\
+How robust is CLIP? Evaluation and fine-tuning in JAX. Where to start:
+
+  clipjax doctor                      is this machine ready?
+  clipjax models                      the models that clipjax knows by name
+  clipjax tasks                       what can be measured
+  clipjax datasets list               the data sets that it knows
+
+  clipjax eval zeroshot --model vit_b_32-openai --data FOLDER_OF_CLASS_FOLDERS
+  clipjax results list                what was measured
+
+clipjax --help lists all commands; clipjax COMMAND --help explains one."""
+
 app = typer.Typer(
     name="clipjax",
     help="How robust is CLIP? Convert, verify, evaluate and fine-tune CLIP models in JAX.",
     epilog="First steps: `clipjax models`, then `clipjax eval zeroshot --model ID --data DIR`.",
-    no_args_is_help=True,
-    add_completion=False,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -66,13 +85,51 @@ def command_modules() -> list[str]:
 
 for _module in command_modules():
     importlib.import_module(_module).register(app)
+shape_help(app)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        ours, jax = metadata.version("clipjax"), metadata.version("jax")
+        say(f"clipjax {ours} (Python {platform.python_version()}, JAX {jax})")
+        raise typer.Exit
 
 
 @app.callback()
-def _say_remarks(context: typer.Context) -> None:
-    """When a command ends, print what readers remarked, each kind once."""
+def _begin(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Print the versions of clipjax, Python and JAX.",
+        ),
+    ] = False,
+    log_level: Annotated[
+        str,
+        typer.Option(
+            help="What appears on stderr: error (a failure's sentence alone), warning (also notes), info "
+            "(also progress), or debug (also what the libraries log)."
+        ),
+    ] = "info",
+) -> None:
+    """Begin every command. When it ends, print what readers remarked, each kind once."""
+    del version
+    _set_level(log_level)
+    if context.invoked_subcommand is None:
+        say(START)
     remarks()
-    context.call_on_close(lambda: [typer.echo(terminal(each), err=True) for each in remarks()])
+    context.call_on_close(lambda: [say(each, err=True) for each in remarks()])
+
+
+def _set_level(level: str) -> None:
+    if level not in LEVELS:
+        raise unknown_name("log level", level, list(LEVELS))
+    set_level(level)
+    if level == "debug":
+        logging.basicConfig(level=logging.DEBUG, format="%(name)s: %(message)s")
 
 
 def main() -> None:
@@ -83,7 +140,7 @@ def main() -> None:
 def _command() -> None:
     """Prints every error that a user can cause as one sentence on stderr."""
     try:
-        with in_one_sentence():
+        with in_one_sentence(), answering():
             app()
     except ClipjaxError as error:
         signals.check()  # Ctrl-C also ends the processes that we started: do not report that as a failure

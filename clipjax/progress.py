@@ -1,4 +1,7 @@
-"""Progress of a phase on stderr: a bar on a terminal, a few lines in a job's log."""
+"""Progress of a phase on stderr: a bar on a terminal, a few lines in a job's log.
+
+`set_level` decides what appears on stderr besides a command's error.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,22 @@ from tqdm import tqdm
 _FORMAT = "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 # Seconds between two lines.
 _APART = 1.0
+LEVELS = ("error", "warning", "info", "debug")
 _line = 0  # of this process's bars, see `share_terminal`
 
+_level = "info"
+
 T = TypeVar("T")
+
+
+def set_level(level: str) -> None:
+    """`level`: error (nothing), warning (notes), info (also progress), or debug."""
+    global _level
+    _level = level
+
+
+def is_shown(level: str) -> bool:
+    return LEVELS.index(level) <= LEVELS.index(_level)
 
 
 def progress_bar(
@@ -24,6 +40,7 @@ def progress_bar(
 
     Nothing is shown for `delay` seconds.
     """
+    shown = shown and is_shown("info")
     if shown and not sys.stderr.isatty():
         return Lines(total, description, unit, initial, delay)
     return tqdm(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
@@ -31,6 +31,16 @@ SUITE = "suite:"  # how METHOD begins if it is a suite of runs
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneOptions:
+    PANELS: ClassVar = {
+        "Model": ("model", "facts_of", "fact", "facts"),
+        "Data": ("data", "dataset", "shots", "limit", "validation", "validation_dataset", "hold_out"),
+        "Recipe": ("recipe", "changes", "seeds"),
+        "Evaluation": ("evaluate", "data_root"),
+        "Speed and storage": (
+            *("fsdp", "every", "workers", "store", "pixel_store", "pixel_budget", "distributed"),
+        ),
+        "Output": ("out", "name", "dry_run", "as_json"),
+    }
     method: Annotated[
         str,
         typer.Argument(

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 import typer
 
@@ -33,6 +33,12 @@ def register(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class WiseOptions:
+    PANELS: ClassVar = {
+        "The new model": ("alphas", "prompts", "validation", "validation_dataset", "name"),
+        "Evaluation": ("evaluate", "data_root", "reference"),
+        "Speed and storage": ("workers", "store", "pixel_store", "pixel_budget"),
+        "Output": ("out", "as_json"),
+    }
     base: Annotated[str, typer.Argument(metavar="BASE", help="The pretrained model: id or folder.")]
     tuned: Annotated[str, typer.Argument(metavar="TUNED", help="Folder of the model fine-tuned from BASE.")]
     out: Annotated[

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
@@ -32,6 +32,11 @@ def register(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class CrosscheckOptions:
+    PANELS: ClassVar = {
+        "Both sides": ("model", "card", "against", "checkpoint", "batch_size"),
+        "Data": ("dataset", "labels", "prompts", "limit", "seed"),
+        "Output": ("out", "as_json"),
+    }
     data: Annotated[
         Path, typer.Argument(metavar="DATA", help="Root folder (or CSV/JSONL manifest) of the images.")
     ]

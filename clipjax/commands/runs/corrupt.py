@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
@@ -21,6 +21,11 @@ def register(root: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class CorruptOptions:
+    PANELS: ClassVar = {
+        "Corruptions": ("kind", "severity", "depth", "depth_kind", "reshading", "frost"),
+        "Images": ("dataset", "limit", "seed", "on_error"),
+        "Output": ("out", "jpeg"),
+    }
     data: Annotated[
         Path, typer.Argument(metavar="SRC", help="The images, as `clipjax eval --data` takes them.")
     ]

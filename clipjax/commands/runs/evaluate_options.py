@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
+from clipjax.commands.shared import completion
 from clipjax.commands.shared.exclusions import on_command_line, refuse_beside
 from clipjax.commands.shared.facts import FactOptions
 from clipjax.commands.shared.options import (
@@ -44,6 +45,7 @@ OF_A_MODEL = (
     *("pixel_budget", "distributed", "layers", "attention", "positions", "keep_maps", "rotations"),
     "steps",
 )
+PIXELS = ("pixel_store", "pixel_budget")
 # Without effect on pairs of images: a device takes one pair at a time, prepared as its card says.
 OF_IMAGES = ("labels", "prompts", "batch_size", "workers", "decode", "pixel_store", "pixel_budget")
 # Without effect beside --data-root: the cards decide.
@@ -52,12 +54,30 @@ OF_ONE_RUN = ("dataset", "labels", "id_data", "id_dataset")
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
+    PANELS: ClassVar = {
+        "Model": ("model", "predictions", "card", "name", "facts_of", "fact", "facts"),
+        "Data": ("data", "data_root", "dataset", "id_data", "id_dataset", "labels", "limit", "annotations"),
+        "Measurement": (
+            "prompts",
+            "precision",
+            "compare_precision",
+            "decode",
+            "on_error",
+            "seed",
+            "resamples",
+        ),
+        "Pairs of images": ("layers", "attention", "positions", "keep_maps"),
+        "Vision-language models": ("rotations", "steps"),
+        "Speed and storage": ("batch_size", "workers", "params", "store", *PIXELS, "distributed"),
+        "Output": ("results", "as_json"),
+    }
     context: typer.Context
     task: Annotated[
         str,
         typer.Argument(
             metavar="TASK",
             help="A task, or with --data-root a collection of tasks: shifts, prompts, all.",
+            autocompletion=completion.tasks,
         ),
     ]
     model: ModelOption = None

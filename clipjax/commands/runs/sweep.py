@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
@@ -39,6 +39,14 @@ def register(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepOptions:
+    PANELS: ClassVar = {
+        "Where things are": ("data_root", "model_root", "results"),
+        "What is run": ("dry_run", "shares", "shard", "distributed", "collect", "from_"),
+        "Speed and storage": (
+            *("batch_size", "workers", "params", "store", "pixel_store", "pixel_budget"),
+            *("no_pixel_store", "no_compile_cache", "keep_maps"),
+        ),
+    }
     suite: Annotated[
         str,
         typer.Argument(metavar="SUITE", help="A TOML file, or suite:NAME for one that ships with clipjax."),

@@ -7,10 +7,16 @@ from typing import Annotated, Literal
 
 import typer
 
+from clipjax.commands.shared import completion
 from clipjax.errors import UsageError
 
 # The model.
-_MODEL = typer.Option("--model", "-m", help="Model id, hub repository, folder or checkpoint.")
+_MODEL = typer.Option(
+    "--model",
+    "-m",
+    help="Model id, hub repository, folder or checkpoint.",
+    autocompletion=completion.models,
+)
 ModelOption = Annotated[str | None, _MODEL]
 NeededModelOption = Annotated[str, _MODEL]
 OnlyModelsOption = Annotated[
@@ -33,7 +39,12 @@ NameOption = Annotated[
 # The data.
 DatasetOption = Annotated[
     str | None,
-    typer.Option("--dataset", "-d", help="Data set card (see `clipjax datasets list`) or a card's file."),
+    typer.Option(
+        "--dataset",
+        "-d",
+        help="Data set card (see `clipjax datasets list`) or a card's file.",
+        autocompletion=completion.datasets,
+    ),
 ]
 # The files of configs/labels without the demo's.
 LABEL_SPACES = "imagenet, imagenet_a, imagenet_d, imagenet_r, imagenet_vid, objectnet, cue_conflict"

@@ -2,28 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import sys
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import typer
 
+from clipjax.commands.shared.columns import fitted, terminal_width
 from clipjax.errors import visible
+from clipjax.progress import is_shown
 from clipjax.results.escaping import terminal
+
+SOON = 0.7  # seconds within which a command prints something on a terminal
+_printed = threading.Event()
 
 
 def say(text: object = "", *, err: bool = False, **style: Any) -> None:
     """Print lines; control characters are shown, not obeyed.
 
     Args:
-        err: to stderr.
+        err: to stderr, a note: not with --log-level error.
         style: as in `typer.secho`.
     """
-    typer.secho(terminal(str(text)), err=err, **style)
+    _printed.set()
+    if not err or is_shown("warning"):
+        typer.secho(terminal(str(text)), err=err, **style)
 
 
 def announce(line: str) -> None:
     """Print progress on stderr."""
-    say(line, err=True)
+    if is_shown("info"):
+        say(line, err=True)
+
+
+@contextlib.contextmanager
+def answering() -> Iterator[None]:
+    """On a terminal, say that the command has started unless it prints something soon."""
+    _printed.clear()
+    timer = threading.Timer(SOON, lambda: None if _printed.is_set() else announce("starting ..."))
+    timer.daemon = True
+    if sys.stderr is not None and sys.stderr.isatty():
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def print_table(
@@ -33,27 +58,14 @@ def print_table(
 ) -> None:
     """Print `rows` under `titles`. Columns of numbers are right-aligned.
 
+    On a terminal that is too narrow, columns with one value in all rows go to a headline, long texts are
+    wrapped, and columns that still do not fit follow below (`columns.fitted`).
+
     Args:
         colours: one for each row, on a terminal.
     """
+    _printed.set()
     cells = [["" if cell is None else visible(str(cell)) for cell in row] for row in rows]
-    columns = list(zip(*cells)) if cells else [()] * len(titles)
-    widths = [max(len(title), *map(len, column), 0) for title, column in zip(titles, columns)]
-    right = [bool(column) and all(not cell or _is_number(cell) for cell in column) for column in columns]
-
-    def line(row: Sequence[str]) -> str:
-        parts = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right))
-        return "  ".join(parts).rstrip()
-
-    typer.echo(line(titles))
-    typer.echo("  ".join("-" * width for width in widths))
-    for row, colour in zip(cells, colours or [None] * len(cells)):
-        typer.secho(line(row), fg=colour)
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
+    for line in fitted(titles, cells, terminal_width()):
+        colour = colours[line.row] if colours and line.row is not None else None
+        typer.secho(line.text, fg=colour)

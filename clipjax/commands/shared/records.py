@@ -7,22 +7,25 @@
 
     app.command("eval")(taking(Options, evaluate))     # calls evaluate(Options(...))
 
-A record's `check` raises UsageError for options that exclude or need each other.
+A record with many options names the panels of its help: `PANELS`, title -> names of fields. A record's
+`check` raises UsageError for options that exclude or need each other.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 R = TypeVar("R")
 
 
 def taking(record: type[R], run: Callable[[R], None]) -> Callable[..., None]:
     """`run` as typer takes a command: a parameter for each option of `record`."""
-    parameters = list(_parameters(record))
+    panels = getattr(record, "PANELS", {})
+    parameters = list(_parameters(record, {name: panel for panel in panels for name in panels[panel]}))
 
     def command(**values: object) -> None:
         run(_filled(record, values))
@@ -39,16 +42,24 @@ def fields_of(record: type[R], options: object, **others: object) -> R:
     return record(**{name: getattr(options, name) for name in names if hasattr(options, name)} | others)
 
 
-def _parameters(record: type) -> Iterator[inspect.Parameter]:
+def _parameters(record: type, panels: Mapping[str, str]) -> Iterator[inspect.Parameter]:
     """One for each option; those of a record inside stand in its place."""
     for field, hint in _fields(record):
         if _is_record(hint):
-            yield from _parameters(hint)
+            yield from _parameters(hint, panels)
         else:
             default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
+            shown = _in_panel(hint, panels[field.name]) if field.name in panels else hint
             yield inspect.Parameter(
-                field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint
+                field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=shown
             )
+
+
+def _in_panel(hint: Any, panel: str) -> Any:
+    kind, option = get_args(hint)
+    option = copy.copy(option)
+    option.rich_help_panel = panel
+    return Annotated[kind, option]
 
 
 def _filled(record: type[R], values: Mapping[str, object]) -> R:

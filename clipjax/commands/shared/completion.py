@@ -1,0 +1,27 @@
+"""What a shell completes: names of models, tasks and data sets (`clipjax --install-completion`)."""
+
+from __future__ import annotations
+
+
+def models(incomplete: str) -> list[str]:
+    from clipjax.checkpoints.identity.registry_rows import model_ids
+
+    return _begun(incomplete, model_ids())
+
+
+def tasks(incomplete: str) -> list[str]:
+    from clipjax.tasks.collections import ALL, collections
+    from clipjax.tasks.names import task_names
+
+    return _begun(incomplete, [*task_names(), *collections(), ALL])
+
+
+def datasets(incomplete: str) -> list[str]:
+    from clipjax.config import config_dir
+    from clipjax.data.cards import cards_in
+
+    return _begun(incomplete, [card.name for card in cards_in(config_dir() / "datasets")])
+
+
+def _begun(incomplete: str, names: list[str]) -> list[str]:
+    return [name for name in names if name.startswith(incomplete)]

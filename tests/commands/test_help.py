@@ -1,0 +1,132 @@
+"""What a newcomer sees: the start, help texts and tables on a terminal of 80 columns, levels of notes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from clipjax import __version__, cli, progress
+from clipjax.commands.shared import completion
+from clipjax.commands.shared.columns import fitted
+from clipjax.commands.shared.help import WIDTH, shaped
+from clipjax.commands.shared.output import announce, print_table, say
+
+MOST = 12  # options of a panel
+
+
+def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if not (inner := getattr(command, "commands", {})):
+        yield path, command
+    for name, each in inner.items():
+        yield from commands(each, (*path, name))
+
+
+ALL = dict(commands(typer.main.get_command(cli.app)))
+
+
+@pytest.fixture(autouse=True)
+def level() -> Iterator[None]:
+    yield
+    progress.set_level("info")
+
+
+def test_clipjax_alone_says_where_to_start() -> None:
+    done = CliRunner().invoke(cli.app, [])
+    assert done.exit_code == 0
+    for words in re.findall(r"^  clipjax (.*?)(?:   .*)?$", done.stdout, re.MULTILINE):
+        assert tuple(words.split()[:1]) in ALL or tuple(words.split()[:2]) in ALL, words
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_the_version() -> None:
+    done = CliRunner().invoke(cli.app, ["--version"])
+    assert done.stdout.startswith(f"clipjax {__version__} (Python 3.")
+
+
+def test_examples_survive_80_columns_and_can_be_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for path, command in ALL.items():
+        examples = [each for each in (command.help or "").split("\n\n") if each.startswith("    ")]
+        if not examples:
+            continue
+        screen = [line.strip() for line in CliRunner().invoke(cli.app, [*path, "-h"]).stdout.splitlines()]
+        for line in "\n".join(examples).splitlines():
+            assert len(line) <= WIDTH, (path, line)
+            assert line.strip() in screen, (path, line)
+
+
+def test_paragraphs_flow_and_options_keep_their_values() -> None:
+    text = "Do it.\n\nOne line\nand another.\n\nExample: clipjax do this --with that --out place"
+    assert shaped(text) == (
+        "Do it.\n\nOne line and another.\n\nExample:\n\n    clipjax do this --with that --out place"
+    )
+    long = '    clipjax do "some words" ' + " ".join(f"--option-{n} value" for n in range(9))
+    assert shlex.split(shaped(long).replace("\\\n", " ")) == shlex.split(long)
+    assert not [line for line in shaped(long).splitlines()[1:] if not line.lstrip().startswith("--")]
+
+
+def test_many_options_are_in_named_panels() -> None:
+    """A new option of such a command goes into `PANELS` of its record."""
+    for path, command in ALL.items():
+        options = [p for p in command.params if p.param_type_name == "option" and not p.hidden]
+        panels = [option.rich_help_panel for option in options]
+        if len(options) > MOST - 2:
+            lost = [option.name for option in options if option.rich_help_panel is None]
+            assert not lost, f"clipjax {' '.join(path)}: no panel of {lost}"
+            assert max(map(panels.count, panels)) <= MOST, path
+
+
+def test_a_wide_table_fits(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    titles = ["model", "task", "value", "note"]
+    rows = [[f"a_model_{n}", "zeroshot", n / 7, "words " * 12] for n in range(3)]
+    print_table(titles, rows)
+    piped = capsys.readouterr().out.splitlines()
+    assert len(piped) == 5, "a file or a pipe gets one line per row"
+    monkeypatch.setenv("COLUMNS", "60")
+    print_table(titles, rows)
+    out = capsys.readouterr().out
+    assert out.startswith("task zeroshot\n\nmodel ")
+    assert max(map(len, out.splitlines())) <= 60
+    assert out.count("words") == 3 * 12
+    assert out.count("zeroshot") == 1
+
+
+def test_columns_that_do_not_fit_follow_below() -> None:
+    titles = ["model", *(f"number_{n}" for n in range(12))]
+    cells = [[f"m{row}", *(f"{10 * row + n / 10:.4f}" for n in range(12))] for row in range(2)]
+    lines = list(fitted(titles, cells, 50))
+    assert max(len(line.text) for line in lines) <= 50
+    shown = " ".join(line.text for line in lines)
+    assert all(shown.split().count(cell) == 1 for row in cells for cell in row[1:])
+    assert [line.row for line in lines[:4]] == [None, None, 0, 1]
+    assert sum(line.text.startswith("model") for line in lines) == 3
+    names = [line.text for line in fitted(["model", "b"], [["x" * 40, "y y " * 20]], 60)]
+    assert f"{'x' * 40}  " in names[2], "a name is not broken: it is copied"
+
+
+def test_the_log_level(capsys: pytest.CaptureFixture[str]) -> None:
+    def shown(level: str) -> str:
+        progress.set_level(level)
+        say("result")
+        say("note", err=True)
+        announce("progress")
+        progress.progress_bar(1, "bar", "step").update()
+        return "".join(capsys.readouterr())
+
+    assert shown("error") == "result\n"
+    assert shown("warning") == "result\nnote\n"
+    assert "progress\nbar: 1/1" in shown("info")
+    done = CliRunner().invoke(cli.app, ["--log-level", "wanting", "tasks"])
+    assert "unknown log level 'wanting'; did you mean warning?" in str(done.exception)
+
+
+def test_names_are_completed() -> None:
+    assert completion.tasks("zero") == ["zeroshot"]
+    assert "vit_b_32-openai" in completion.models("vit_b_32-o")
+    assert completion.datasets("imagenet_v") == sorted(completion.datasets("imagenet_v"))
