@@ -1,4 +1,4 @@
-"""Small vocabularies in the formats of SigLIP's, RoBERTa's and XLM-RoBERTa's, in folders like the hub's."""
+"""Small vocabularies in the formats of SigLIP's, SigLIP 2's and (XLM-)RoBERTa's, in folders as the hub's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import sentencepiece
 import tokenizers
 from open_clip import IMAGENET_CLASSNAMES
 from open_clip.tokenizer import HFTokenizer
-from tokenizers import pre_tokenizers, trainers
+from tokenizers import normalizers, pre_tokenizers, trainers
 
 from clipjax.data.text import vocabularies
 
@@ -27,6 +27,11 @@ CONFIGS = {
     "siglip": {"tokenizer_class": "T5Tokenizer", "extra_ids": 0, "pad_token": "</s>", "legacy": False},
     "xlm_roberta": {"tokenizer_class": "XLMRobertaTokenizer"},
     "roberta": {"tokenizer_class": "RobertaTokenizer"},
+    "gemma": {
+        "tokenizer_class": "GemmaTokenizer",
+        "padding_side": "right",
+        **{f"{name}_token": f"<{name}>" for name in ("pad", "eos", "bos", "unk", "mask")},
+    },
 }
 SPECIAL_IDS: dict[str, dict[str, Any]] = {
     "siglip": {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1},
@@ -36,7 +41,8 @@ SPECIAL_IDS: dict[str, dict[str, Any]] = {
 
 def small_rules(real: dict[str, vocabularies.Rules]) -> dict[str, vocabularies.Rules]:
     """The shipped rules with the sizes of these vocabularies: all else is the real tokenizers'."""
-    sizes = {"siglip": PIECES, "xlm_roberta": PIECES + 2, "roberta": 700}
+    sizes = {"siglip": PIECES, "xlm_roberta": PIECES + 2, "xlm_v": PIECES + 2, "roberta": 700}
+    sizes |= {"gemma": 900}
     return {
         name: dataclasses.replace(
             own,
@@ -61,6 +67,7 @@ def write_folders(root: Path) -> None:
     folder = _folder(root, "roberta", "files")
     _write_byte_bpe(folder)
     _write_json(_folder(root, "roberta", "json"), folder)
+    _write_gemma(_folder(root, "gemma", "json"))
 
 
 def _folder(root: Path, name: str, kind: str) -> Path:
@@ -95,6 +102,31 @@ def _write_byte_bpe(folder: Path) -> None:
     (folder / "merges.txt").write_text(
         "\n".join(["#version: 0.2", *map(" ".join, _pairs(model["merges"])), ""])
     )
+
+
+def _write_gemma(folder: Path) -> None:
+    """Special tokens, bytes, then pieces; texts get an end token, as SigLIP 2's file says."""
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.normalizer = normalizers.Replace(" ", "\u2581")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    names = [*special, *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(
+        vocab_size=900, special_tokens=names, max_token_length=12, show_progress=False
+    )
+    tokenizer.train_from_iterator(CORPUS[:1000], trainer)
+    record = json.loads(tokenizer.to_str())
+    record["model"] |= {"unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True}
+    record["added_tokens"] = [token for token in record["added_tokens"] if token["content"] in special]
+    end = {"SpecialToken": {"id": "<eos>", "type_id": 0}}
+    sequence = [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"]
+    record["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [sequence[0], end],
+        "pair": [sequence[0], end, sequence[1], end],
+        "special_tokens": {"<eos>": {"id": "<eos>", "ids": [1], "tokens": ["<eos>"]}},
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(record))
 
 
 def _pairs(merges: Iterable[str | list[str]]) -> Iterable[list[str]]:

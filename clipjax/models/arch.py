@@ -90,7 +90,7 @@ class Family:
     dense: Callable[[Any, Any, Sequence[int], Any], list[Any]] | None = None
     patch: Callable[[Any], int] | None = None
     batch_attention: Callable[[Any], bool] | None = None
-    positions: Callable[[Any], Positions] | None = None
+    positions: Callable[[Any], Positions | None] | None = None
     one_size: str | None = None
     heads: Callable[[Any], int] | None = None
     embedded: Callable[..., Any] | None = None

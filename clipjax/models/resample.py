@@ -103,6 +103,8 @@ def resampled(arch: Arch, vision: dict[str, Any], image_size: int, rule: Rule) -
     assert family.positions is not None
     old = family.positions(arch.vision)
     new = family.positions(resized_arch(arch, image_size).vision)
+    assert old is not None
+    assert new is not None
     leaf: Any = vision
     for part in old.path.split("/"):
         leaf = leaf[part]

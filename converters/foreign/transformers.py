@@ -62,6 +62,8 @@ WITHOUT_EFFECT = {
     *("output_scores", "return_dict_in_generate", "tf_legacy_loss"),
 }
 
+_SIGLIP_2 = "SigLIP 2's tokenizer.json cleans texts itself, and clipjax reads its vocabulary alone"
+
 
 def read(record: Mapping[str, Any], where: str, folder: Path) -> dict[str, Any]:
     """See `converters.foreign.read_foreign_card`."""
@@ -75,7 +77,11 @@ def read(record: Mapping[str, Any], where: str, folder: Path) -> dict[str, Any]:
     arch = {"name": folder.name, "logit_bias": kind == "siglip", **towers}
     preprocess = pixels(folder / "preprocessor_config.json", towers["vision"]["image_size"])
     clean = "canonicalize_hf" if kind == "siglip" else None
-    return card_record(folder.name, arch, where, {"library": "transformers"}, preprocess, clean)
+    card = card_record(folder.name, arch, where, {"library": "transformers"}, preprocess, clean)
+    if card["tokenizer"] and card["tokenizer"]["name"] == "gemma":
+        card["tokenizer"], card["unknown"]["tokenizer"] = None, _SIGLIP_2
+        card["unknown"].pop("tokenizer.sha256")
+    return card
 
 
 def _clip(

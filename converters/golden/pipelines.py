@@ -41,6 +41,12 @@ _TOKENIZERS: dict[str, dict[str, dict[str, Any]]] = {
     "open_clip": {
         "siglip": {"tokenizer_class": "T5Tokenizer", "extra_ids": 0, "pad_token": "</s>", "legacy": False},
         "xlm_roberta": {"tokenizer_class": "XLMRobertaTokenizer"},
+        "xlm_v": {"tokenizer_class": "XLMRobertaTokenizer"},
+        "gemma": {
+            "tokenizer_class": "GemmaTokenizer",
+            "padding_side": "right",
+            **{f"{name}_token": f"<{name}>" for name in ("pad", "eos", "bos", "unk", "mask")},
+        },
         "roberta": {"tokenizer_class": "RobertaTokenizer"},
     },
     "transformers": {

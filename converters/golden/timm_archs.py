@@ -21,7 +21,18 @@ from timm.models import get_pretrained_cfg, model_entrypoint
 
 # timm's modules that have architectures of our families.
 MODULES = (
-    *("beit", "convnext", "deit", "densenet", "efficientnet", "mlp_mixer", "mobilenetv3", "regnet", "resnet"),
+    *(
+        "beit",
+        "convnext",
+        "deit",
+        "densenet",
+        "efficientnet",
+        "eva",
+        "mlp_mixer",
+        "mobilenetv3",
+        "regnet",
+        "resnet",
+    ),
     *("resnetv2", "swin_transformer", "vgg", "vision_transformer"),
 )
 # Of `build_model_with_cfg` itself: how weights are fetched and features taken.

@@ -308,7 +308,10 @@ def test_rules_and_registry_agree() -> None:
         own = REAL[path.stem]
         assert set(own.special.values()) <= set(range(own.vocab_size))
         assert {*own.start, *own.end, own.pad} <= set(own.special.values())
-    for model_id in ("vit_so400m_14_siglip_384-webli", "roberta_vit_b_32-laion2b_s12b_b32k"):
+    for model_id in (
+        *("vit_so400m_14_siglip_384-webli", "roberta_vit_b_32-laion2b_s12b_b32k"),
+        *("vit_b_16_siglip2-webli", "vit_h_14_worldwide-metaclip2_worldwide"),
+    ):
         card = model_card(model_id)
         assert card.tokenizer is not None
         assert card.arch.text is not None

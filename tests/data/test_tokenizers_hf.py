@@ -1,4 +1,4 @@
-"""SigLIP's, RoBERTa's and XLM-RoBERTa's ids against open_clip's own wrappers over transformers.
+"""SigLIP's, SigLIP 2's, RoBERTa's and XLM-RoBERTa's ids against open_clip's own wrappers over transformers.
 
 None of the real vocabularies can be shipped: small ones are trained in the same formats, so what is proved is
 everything around them: cleaning, normalisation, splitting, special ids, truncation, end, padding.
@@ -34,9 +34,9 @@ SPECIALS = [
 ]
 FORMATS = [
     *(("siglip", "model"), ("siglip", "json"), ("xlm_roberta", "model"), ("xlm_roberta", "json")),
-    *(("roberta", "files"), ("roberta", "json")),
+    *(("roberta", "files"), ("roberta", "json"), ("gemma", "json")),
 ]
-CONTEXTS = {"siglip": 64, "xlm_roberta": 77, "roberta": 77}
+CONTEXTS = {"siglip": 64, "xlm_roberta": 77, "roberta": 77, "gemma": 64}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def ours(folders: Path, name: str, kind: str, context: int | None = None) -> Tok
 
 
 def open_clips(folders: Path, name: str, kind: str, context: int | None = None) -> HFTokenizer:
-    clean = {"siglip": "canonicalize"}.get(name, "whitespace")
+    clean = {"siglip": "canonicalize", "gemma": "canonicalize"}.get(name, "whitespace")
     return HFTokenizer(
         str(folders / name / kind),
         context_length=context or CONTEXTS[name],
@@ -231,6 +231,8 @@ def test_shipped_sizes_are_those_of_the_real_vocabularies() -> None:
         "siglip": 32_000,
         "roberta": 50_265,
         "xlm_roberta": 250_002,
+        "xlm_v": 901_629,
+        "gemma": 256_000,
     }
     assert REAL["roberta"].special["<mask>"] == 50_264
     assert REAL["xlm_roberta"].special["<mask>"] == 250_001
@@ -312,6 +314,10 @@ def test_wrong_steps_around_the_vocabulary_are_seen(folders, texts, reference, m
         added = vocabularies._with_added
         patch.setattr(vocabularies, "_with_added", lambda own, tokenizer, _: added(own, tokenizer, {}))
         assert mistakes(folders, "roberta", texts, reference) > 0  # <mask> takes the space before it
+    with monkeypatch.context() as patch:
+        bpe = vocabularies.BPE
+        patch.setattr(vocabularies, "BPE", lambda **steps: bpe(**{**steps, "byte_fallback": False}))
+        assert mistakes(folders, "gemma", texts, reference) > 0
 
 
 def test_end_lost_on_truncation_is_seen(folders, texts, reference):
@@ -356,6 +362,7 @@ def test_missing_files_are_named_with_where_to_put_them(name: str) -> None:
         "siglip": r"tokenizer\.json or spiece\.model into .* timm/ViT-B-16-SigLIP into",
         "roberta": r"tokenizer\.json or vocab\.json and merges\.txt into",
         "xlm_roberta": r"tokenizer\.json or sentencepiece\.bpe\.model into",
+        "gemma": r"tokenizer\.json into",
     }[name]
     with pytest.raises(DataError, match=f"tokenizer {name} are not here: put {wanted}"):
         load_tokenizer(tokenizer_spec(name, 77))
@@ -436,4 +443,8 @@ print(load_tokenizer(tokenizer_spec("siglip", 8), (path,))("a photo").tolist())
 
 
 def test_every_shipped_tokenizer_is_tested_here() -> None:
-    assert set(REAL) == set(CONTEXTS) == set(CONFIGS)
+    assert set(REAL) - {"xlm_v"} == set(CONTEXTS) == set(CONFIGS)
+    own, other = REAL["xlm_v"], REAL["xlm_roberta"]  # the same steps around a larger vocabulary
+    assert own.special == {**other.special, "<mask>": own.vocab_size - 1}
+    steps = ("model", "clean", "start", "end", "pad", "files")
+    assert [getattr(own, step) for step in steps] == [getattr(other, step) for step in steps]

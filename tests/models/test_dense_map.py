@@ -223,6 +223,8 @@ def test_nothing_is_resized_at_the_own_size(name: str) -> None:
     ("name", "sides"),
     [
         ("EVA02-B-16", (80, 48)),
+        ("PE-Core-B-16", (80, 48)),
+        ("vit_small_patch16_dinov3", (80, 48)),
         ("beit_base_patch16_224", (80, 48)),
         ("swin_base_patch4_window7_224", (96, 192)),
     ],
@@ -231,7 +233,7 @@ def test_nothing_is_resized_at_the_own_size(name: str) -> None:
 def test_maps_are_timms(name: str, sides: tuple[int, int]) -> None:
     """Rotary positions, distance biases and moved windows on a grid that is not square."""
     arch = narrow_arch(load_arch(name))
-    library = "open_clip" if name.startswith("EVA") else "timm"
+    library = "open_clip" if name.startswith(("EVA", "PE")) else "timm"
     own = case_of(arch, build_model(name, library, arch_to_dict(arch)))
     trunk = getattr(own.tower, "trunk", own.tower)
     windows = getattr(arch.vision, "windows", None)
@@ -248,7 +250,7 @@ def test_maps_are_timms(name: str, sides: tuple[int, int]) -> None:
 def other_families() -> list[str]:
     """An architecture of each family that no test above runs; a mixer takes no other shape."""
     names = {family_of(load_arch(name).vision).name: name for name in arch_names()}
-    above = ("vit", "eva", "beit", "swin", "convnext", "modified_resnet", "mixer")
+    above = ("vit", "eva", "rope_vit", "beit", "swin", "convnext", "modified_resnet", "mixer")
     return sorted(name for family, name in names.items() if family not in above)
 
 

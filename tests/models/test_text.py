@@ -1,4 +1,4 @@
-"""SigLIP's text tower against open_clip's; CLIP's is in test_families.py."""
+"""SigLIP's and MetaCLIP 2's text towers against open_clip's; CLIP's is in test_families.py."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from clipjax.models.arch import Frame
 
 SIGLIP = narrow("ViT-SO400M-14-SigLIP-384")
 CLIP = narrow("ViT-B-32")
+WORLDWIDE = narrow("ViT-H-14-worldwide-378")  # MetaCLIP 2
 
 
 def torch_tower() -> Any:
@@ -67,6 +68,23 @@ def test_the_padding_is_read(tower: nn.Module):
     assert error(features(SIGLIP, weights.text(tower), other), run(tower, ids)) > 1e-2
 
 
+@pytest.mark.parametrize(("pooling", "end"), [("eos", 2), ("eos", 7), ("argmax", None)])
+def test_the_end_of_text_of_metaclip_2(pooling: str, end: int | None):
+    """Its id is not the highest; another pooling, or another id, is seen."""
+    c, ids = WORLDWIDE, ids_of(WORLDWIDE)
+    torch.manual_seed(0)
+    sizes = (c.context_length, c.vocab_size, c.width, c.heads, c.layers, (c.mlp_width + 0.5) / c.width)
+    theirs = weights.randomised(TextTransformer(*sizes, output_dim=c.embed_dim, pool_type="eos", eos_id=2))
+    config = dataclasses.replace(c, pooling=pooling, eos_id=end)
+    wrong = error(features(config, weights.text(theirs), ids), run(theirs, ids))
+    assert wrong < TOLERANCE if end == 2 else wrong > 10 * TOLERANCE
+
+
+def test_only_the_pooling_eos_has_an_id():
+    with pytest.raises(ValueError, match="eos_id is 2: pooling 'eos' has one, 'argmax' none"):
+        dataclasses.replace(CLIP, eos_id=2)
+
+
 def test_a_short_siglip_text_is_not_taken():
     with pytest.raises(DataError, match=r"takes ids \[B, 16\], not \[2, 15\]"):
         network(SIGLIP).encode_text({}, jnp.ones((2, 15), jnp.int32), precision="parity")
@@ -79,6 +97,9 @@ def test_how_far_a_tower_reads():
     assert CLIP.min_length == 1
     np.testing.assert_array_equal(CLIP.reach(ids), (ids == 299).argmax(axis=1) + 1)
     assert CLIP.reach(ids).dtype == np.int32
+    ids = ids_of(WORLDWIDE, batch=3)
+    assert WORLDWIDE.min_length == 1
+    np.testing.assert_array_equal(WORLDWIDE.reach(ids), (ids == 2).argmax(axis=1) + 1)
     for config in (
         SIGLIP,
         dataclasses.replace(CLIP, causal=False),
@@ -91,6 +112,9 @@ def test_how_far_a_tower_reads():
 def test_frames():
     assert dataclasses.replace(CLIP, vocab_size=49408).frame == Frame((49406,), (49407,), 0)
     assert SIGLIP.frame == Frame((), (1,), 1)
+    assert narrow("ViT-B-16-SigLIP2").frame == Frame((), (1,), 0)
+    assert WORLDWIDE.frame == Frame((0,), (2,), 1)
+    assert dataclasses.replace(WORLDWIDE, eos_id=1, pad_id=0).frame == Frame((), (1,), 0)  # mT5
 
 
 def test_initialised_as_open_clip_does():

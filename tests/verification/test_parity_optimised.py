@@ -19,6 +19,7 @@ CASES = {
     "ViT-B-32": "open_clip",
     "RN50": "open_clip",
     "EVA02-B-16": "open_clip",
+    "PE-Core-B-16": "open_clip",
     "convnext_base_w": "open_clip",
     "coca_ViT-B-32": "open_clip",
     "roberta-ViT-B-32": "open_clip",

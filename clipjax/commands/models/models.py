@@ -25,7 +25,7 @@ class ModelsOptions:
         str | None,
         typer.Option(
             help="Only this group: clip, clip_ft, curated, standard, more_data, contrastive, dense_baseline, "
-            "probe3d or example."
+            "probe3d, recent or example."
         ),
     ] = None
     by_family: Annotated[

@@ -1,7 +1,7 @@
-"""Vocabulary files that clipjax does not ship: SigLIP's, RoBERTa's and XLM-RoBERTa's.
+"""Vocabulary files that clipjax does not ship: SigLIP's, SigLIP 2's, RoBERTa's, XLM-RoBERTa's and XLM-V's.
 
 Only vocabularies are read; the steps around them are those of transformers 5.24 (`T5Tokenizer`,
-`XLMRobertaTokenizer`, `RobertaTokenizer`).
+`XLMRobertaTokenizer`, `RobertaTokenizer`, `GemmaTokenizer`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ from clipjax.errors import DataError
 from clipjax.storage.digests import sha256_files, sha256_json
 from clipjax.storage.reading import is_file, parse_json, read_json, read_text, read_toml
 
-_MODELS = {"unigram": "Unigram", "byte_bpe": "BPE"}  # `Rules.model` -> its name in a tokenizer.json
+_MODELS = {
+    "unigram": "Unigram",
+    "byte_bpe": "BPE",
+    "bpe": "BPE",
+}  # `Rules.model` -> its name in a tokenizer.json
 _OWN_SPECIALS = 3  # a sentencepiece model's own special tokens come first: unknown, start, end or pad
 
 
@@ -32,7 +36,7 @@ class Rules:
     """What a vocabulary must hold: one configs/tokenizers/NAME.toml.
 
     Attributes:
-        model: "unigram" (sentencepiece) or "byte_bpe" (GPT-2's).
+        model: "unigram" (sentencepiece), "byte_bpe" (GPT-2's) or "bpe" (sentencepiece's, as Gemma's).
         special: token -> id.
         start, end: ids around every text.
         pad: fills the rest of the context.
@@ -158,6 +162,14 @@ def _byte_bpe(vocabulary: dict[str, int], merges: list[Any]) -> tokenizers.Token
     return tokenizer
 
 
+def _sentencepiece_bpe(vocabulary: dict[str, int], merges: list[Any]) -> tokenizers.Tokenizer:
+    """A character without a piece becomes its bytes; no space is put before a text."""
+    model = BPE(vocab=vocabulary, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    return tokenizer
+
+
 def _with_added(
     own: Rules, tokenizer: tokenizers.Tokenizer, added: dict[str, AddedToken]
 ) -> tokenizers.Tokenizer:
@@ -185,7 +197,8 @@ def _from_json(own: Rules, record: dict[str, Any]) -> tokenizers.Tokenizer:
         tokenizer = _unigram(own, pieces, _characters(record.get("normalizer")))
     else:
         merges = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]]
-        tokenizer = _byte_bpe(model["vocab"], merges)
+        build = _byte_bpe if own.model == "byte_bpe" else _sentencepiece_bpe
+        tokenizer = build(model["vocab"], merges)
     added = sorted(record["added_tokens"], key=lambda token: token["id"])
     return _with_added(own, tokenizer, {token["content"]: _added(token) for token in added})
 

@@ -144,13 +144,23 @@ class EvaAttention(nnx.Module):
 
 
 class EvaMlp(nnx.Module):
-    def __init__(self, config: EvaConfig, rngs: nnx.Rngs):
-        dim, width = config.width, config.mlp_width
-        self.gate = layers.Linear(dim, width, kernel_init=INIT, rngs=rngs) if config.gated else None
+    """norm_eps: of a norm before the last matrix; None: none."""
+
+    def __init__(
+        self,
+        dim: int,
+        width: int,
+        *,
+        gated: bool,
+        activation: str,
+        norm_eps: float | None,
+        rngs: nnx.Rngs,
+    ):
+        self.gate = layers.Linear(dim, width, kernel_init=INIT, rngs=rngs) if gated else None
         self.c_fc = layers.Linear(dim, width, kernel_init=INIT, rngs=rngs)
-        self.ln = layers.LayerNorm(width, eps=config.ln_eps) if config.mlp_norm else None
+        self.ln = None if norm_eps is None else layers.LayerNorm(width, eps=norm_eps)
         self.c_proj = layers.Linear(width, dim, kernel_init=INIT, rngs=rngs)
-        self.activation = config.activation
+        self.activation = activation
 
     def __call__(self, x: Array) -> Array:
         activation, hidden = layers.ACTIVATIONS[self.activation], self.c_fc(x)
@@ -163,7 +173,14 @@ class EvaBlock(nnx.Module):
         self.ln_1 = layers.LayerNorm(config.width, eps=config.ln_eps)
         self.attn = EvaAttention(config, rngs)
         self.ln_2 = layers.LayerNorm(config.width, eps=config.ln_eps)
-        self.mlp = EvaMlp(config, rngs)
+        self.mlp = EvaMlp(
+            config.width,
+            config.mlp_width,
+            gated=config.gated,
+            activation=config.activation,
+            norm_eps=config.ln_eps if config.mlp_norm else None,
+            rngs=rngs,
+        )
         self.norm = config.norm
 
     def __call__(self, x: Array, tables: tuple[Array, Array] | None, mode: Mode) -> Array:

@@ -1,10 +1,10 @@
-"""The text transformer of CLIP and, without the causal mask, of SigLIP.
+"""The text transformer of CLIP and, without the causal mask, of SigLIP and some MobileCLIPs.
 
 Sources: Radford et al. 2021 (arXiv 2103.00020) section 2.4; Zhai et al. 2023 (arXiv 2303.15343) section 4 for
 SigLIP; open_clip 3.3.0 `transformer.TextTransformer`.
 
 CLIP's causal tower reads out at the end-of-text token: texts may be cut anywhere after it. SigLIP's sees the
-padding and reads out at the last position: its texts fill the context.
+padding (so do some MobileCLIPs) and reads out at the last position: its texts fill the context.
 
 Params: token_embedding [V,D], positional_embedding [L,D], blocks/... as in vit.py, ln_final/{scale,bias},
 text_projection [D,E] and, for SigLIP, text_projection_bias [E].
@@ -34,7 +34,11 @@ from clipjax.models.training import Mode
 class TextConfig:
     """`pooling`: where the features are read.
 
-    "argmax": at the first highest id, which is CLIP's end-of-text id. "last": at the last position.
+    "argmax": at the first highest id, which is CLIP's end-of-text id. "last": at the last
+    position. "eos": at the first `eos_id`, or at the first position of a text without one.
+
+    `eos_id`: None but for "eos" (MetaCLIP 2, whose end-of-text id is not the highest).
+    `pad_id`: what fills the context; None: 0, with "last" its end id, 1.
     """
 
     context_length: int
@@ -46,26 +50,34 @@ class TextConfig:
     activation: layers.Activation
     ln_eps: float
     causal: bool
-    pooling: Literal["argmax", "last"]
+    pooling: Literal["argmax", "last", "eos"]
     projection_bias: bool
     embed_dim: int
+    eos_id: int | None = None
+    pad_id: int | None = None
 
     def __post_init__(self) -> None:
         refuse_uneven_heads(self.width, self.heads)
+        if (self.eos_id is not None) != (self.pooling == "eos"):
+            raise ValueError(f"eos_id is {self.eos_id}: pooling 'eos' has one, {self.pooling!r} none")
 
     @property
     def min_length(self) -> int:
-        return 1 if self.causal and self.pooling == "argmax" else self.context_length
+        return 1 if self.causal and self.pooling != "last" else self.context_length
 
     def reach(self, ids: np.ndarray) -> np.ndarray:
         if self.min_length > 1:
             return np.full(len(ids), ids.shape[1], np.int32)
-        return ids.argmax(axis=1).astype(np.int32) + 1
+        ends = ids if self.eos_id is None else ids == self.eos_id
+        return ends.argmax(axis=1).astype(np.int32) + 1
 
     @property
     def frame(self) -> Frame:
+        pad = self.pad_id
         if self.pooling == "last":  # SigLIP pads with its end token
-            return Frame((), (1,), 1)
+            return Frame((), (1,), 1 if pad is None else pad)
+        if self.eos_id is not None:  # XLM-V's start of text is 0, mT5 has none
+            return Frame((0,) if pad else (), (self.eos_id,), pad or 0)
         return Frame((self.vocab_size - 2,), (self.vocab_size - 1,), 0)
 
 
@@ -78,7 +90,7 @@ class TextTransformer(nnx.Module):
         self.ln_final = layers.LayerNorm(c.width, eps=c.ln_eps)
         self.text_projection = nnx.Param(normal(c.width**-0.5)(rngs.params(), (c.width, c.embed_dim)))
         self.text_projection_bias = nnx.Param(jnp.zeros((c.embed_dim,))) if c.projection_bias else None
-        self.causal, self.pooling = c.causal, c.pooling
+        self.causal, self.pooling, self.eos_id = c.causal, c.pooling, c.eos_id
 
     def __call__(
         self, ids: Int[Array, "B L"], mode: Mode, capture: bool
@@ -87,7 +99,8 @@ class TextTransformer(nnx.Module):
         embedded = lookup(self.token_embedding, ids) + self.positional_embedding[:length]
         visible = layers.causal(length) if self.causal else None
         x, outputs = layers.scan(self.blocks, embedded, visible, mode=mode, capture=capture)
-        pooled = self.ln_final(x[:, -1] if self.pooling == "last" else at_highest_id(x, ids))
+        ends = ids if self.eos_id is None else ids == self.eos_id
+        pooled = self.ln_final(x[:, -1] if self.pooling == "last" else at_highest_id(x, ends))
         features = pooled @ self.text_projection[...]
         if self.text_projection_bias is not None:
             features += self.text_projection_bias[...]
@@ -167,7 +180,9 @@ def lookup(table: nnx.Param, ids: Int[Array, "B L"]) -> Float[Array, "B L D"]:
     return jnp.take(table[...], ids, axis=0, mode="clip")
 
 
-def at_highest_id(x: Float[Array, "B L D"], ids: Int[Array, "B L"]) -> Float[Array, "B D"]:
+def at_highest_id(
+    x: Float[Array, "B L D"], ids: Int[Array, "B L"] | Bool[Array, "B L"]
+) -> Float[Array, "B D"]:
     return at_positions(x, jnp.argmax(ids, axis=1))
 
 

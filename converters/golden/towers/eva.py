@@ -10,6 +10,7 @@ from timm.models.eva import Eva, EvaBlockPostNorm
 from torch import Tensor
 
 from converters.golden.recording import Tower, numbered, recording
+from converters.golden.towers.rope_vit import is_rope_vit
 from converters.golden.weights import ATTENTION_GAIN, STREAM, condition_residual, scaled_normal
 
 
@@ -75,7 +76,7 @@ def condition_post_norm(block: Any) -> None:
 
 
 def takes(module: Any) -> bool:
-    return isinstance(module, TimmModel) and isinstance(module.trunk, Eva)
+    return isinstance(module, TimmModel) and isinstance(module.trunk, Eva) and not is_rope_vit(module.trunk)
 
 
 TOWERS = [Tower(takes, stages, condition)]
