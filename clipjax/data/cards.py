@@ -28,7 +28,7 @@ from clipjax.config import config_dir
 from clipjax.data.card_images import CardIds
 from clipjax.data.corrupted.opener import CorruptionTable, corrupted
 from clipjax.data.corrupted.record import RECORD, making_of
-from clipjax.data.labels import LabelSpace, load_labels
+from clipjax.data.labels import LabelSpace, PromptSet, load_labels, load_prompts
 from clipjax.data.manifest import Manifest
 from clipjax.data.pairs.matching import Matching
 from clipjax.data.questions import Question
@@ -48,12 +48,12 @@ class DatasetCard:
 
     Attributes:
         reader, options: a module of `clipjax.data.readers`, and its keyword options.
-        label_space: a name in configs/labels, or a CSV file (`id,name`) beside the card. Its ids are the
-            labels as the data spells them.
+        label_space: a name in configs/labels, or a file beside the card, as `load_labels` takes them. Its ids
+            are the labels as the data spells them.
         classes: instead, those labels in order: a list, or a text file beside the card, one per line.
             Default: the data's own.
         head_space: the zero-shot head's label space, if another; scores are projected (`load_projection`).
-        prompts: default prompt set in configs/prompts.
+        prompts: default prompt set: a name in configs/prompts, a file beside the card, or a template.
         pixels: `pre_crop`, pixels cut from each side before the model's transform; or `already_cropped =
             true` (square crops, only resized).
         corruption: the images are corrupted so while they are read.
@@ -285,8 +285,12 @@ def _label_space(card: DatasetCard) -> LabelSpace | None:
 
 
 def _labels_of(card: DatasetCard, name: str) -> LabelSpace:
-    beside = name.endswith(".csv") and card.path is not None
-    return load_labels(card.path.parent / name if beside and card.path else name)
+    return load_labels(name, card.path and card.path.parent)
+
+
+def own_prompts(card: DatasetCard) -> PromptSet | None:
+    """The card's default prompt set. Raises UsageError or DataError as `load_prompts`."""
+    return None if card.prompts is None else load_prompts(card.prompts, card.path and card.path.parent)
 
 
 def _check_reader(card: DatasetCard) -> None:

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from clipjax.data.cards import Dataset, DatasetCard, load_dataset, read_card
+from clipjax.data.cards import Dataset, DatasetCard, load_dataset, own_prompts, read_card
 from clipjax.data.corrupted.opener import CorruptedOpener, source_of
-from clipjax.data.labels import load_projection, load_prompts
+from clipjax.data.labels import load_projection
 from clipjax.data.manifest import IMAGE_EXTENSIONS, Manifest, Progress
 from clipjax.data.pixels.limits import DECODED
 from clipjax.data.pixels.preprocess import PixelRecipe, open_image, resized_size
@@ -110,8 +110,7 @@ def _order_problems(manifest: Manifest) -> Iterator[str]:
 def _name_problems(dataset: Dataset) -> Iterator[str]:
     card, space, head = dataset.card, dataset.label_space, dataset.head_space
     try:
-        if card.prompts is not None:
-            prompts = load_prompts(card.prompts)
+        if (prompts := own_prompts(card)) is not None:
             for name in head.classes if head is not None else ():
                 prompts.of_class(name)
         if space is not None and head is not None:

@@ -1,8 +1,10 @@
 """Label spaces, their projections, and prompt sets, from files.
 
-- Label space: configs/labels/NAME.csv (`id,name` in label order).
+- Label space: configs/labels/NAME.csv (`id,name` in label order). A user's may be a .txt, a name per line.
 - Projection: configs/labels/FROM-to-TO.toml.
 - Prompt set: configs/prompts/NAME.txt (templates), or JSON with sentences per class (CuPL's format).
+
+What a user gives may also be the value itself: `cat,dog`, or one template such as "a photo of a {}.".
 """
 
 from __future__ import annotations
@@ -20,6 +22,9 @@ from clipjax.storage.digests import sha256_json
 from clipjax.storage.reading import exists, is_file, read_csv, read_json, read_lines, read_toml
 
 ProjectionKind = Literal["select", "max", "mean_prob"]
+
+LABEL_FILES, PROMPT_FILES = (".csv", ".txt"), (".txt", ".json")
+_SHORT = 60  # characters of classes that are a label space's name, too
 
 
 @dataclass(frozen=True)
@@ -99,9 +104,23 @@ class PromptSet:
         return sha256_json([self.templates, None if self.sentences is None else dict(self.sentences)])
 
 
-def load_labels(name: str | Path) -> LabelSpace:
-    """By its name in configs/labels, or from a CSV file `id,name`: a path, or a URL on a bucket."""
-    path = _find(name, "labels", "label space", (".csv",))
+def load_labels(name: str | Path, beside: Path | None = None) -> LabelSpace:
+    """A label space by its name, from a file, or spelled out.
+
+    Args:
+        name: one of configs/labels; a CSV file `id,name` or a text file with a name per line (a path, or a
+            URL on a bucket); or the names, "cat,dog".
+        beside: folder of the file that names it: paths are relative to it, and its files have names, too.
+
+    Raises:
+        UsageError: an unknown name.
+        DataError: a missing or wrong file, an empty or repeated class.
+    """
+    if "," in str(name) and not str(name).endswith(LABEL_FILES):
+        return _spelled_out(str(name))
+    path = _find(name, "labels", "label space", LABEL_FILES, beside)
+    if path.suffix == ".txt":
+        return _listed(path)
     rows = read_csv(path)
     if not rows or set(rows[0]) != {"id", "name"}:
         raise DataError(f"{path}: expected the header `id,name` and one class a line")
@@ -109,6 +128,20 @@ def load_labels(name: str | Path) -> LabelSpace:
         if not row["id"].strip() or not row["name"].strip():
             raise DataError(f"{path}:{number}: the {'name' if row['id'].strip() else 'id'} is empty")
     return LabelSpace(path.stem, tuple(row["name"] for row in rows), tuple(row["id"] for row in rows))
+
+
+def _spelled_out(text: str) -> LabelSpace:
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise DataError(f"the classes {text!r} have an empty name: write them as cat,dog")
+    return LabelSpace(text if len(text) <= _SHORT else f"{len(names)} classes from {names[0]}", names, names)
+
+
+def _listed(path: Path) -> LabelSpace:
+    names = tuple(line.strip() for line in read_lines(path))
+    if not names:
+        raise DataError(f"{path}: holds no class; write one name a line")
+    return LabelSpace(path.stem, names, names)
 
 
 def load_projection(source: LabelSpace, target: LabelSpace) -> Projection | None:
@@ -161,23 +194,27 @@ def _read_projection(path: Path, source: LabelSpace, target: LabelSpace) -> Proj
     return Projection(source.name, target.name, record["kind"], tuple(tuple(groups[i]) for i in target.ids))
 
 
-def load_prompts(name: str | Path) -> PromptSet:
-    """By its name in configs/prompts, or from a .txt (templates) or .json file (sentences).
+def load_prompts(name: str | Path, beside: Path | None = None) -> PromptSet:
+    """A prompt set by its name, from a file, or one template.
 
-    "A+B" gives A's prompts, then B's, with equal weight in their mean.
+    Args:
+        name: one of configs/prompts; a .txt (templates) or .json file (sentences); or a template with `{}`.
+            "A+B" gives A's prompts, then B's, with equal weight in their mean.
+        beside: as in `load_labels`.
 
     Raises:
         UsageError: an unknown prompt set.
         DataError: a missing or wrong file; both sets hold sentences.
     """
-    if "+" in str(name) and not is_file(Path(name)):
-        parts = str(name).split("+")
+    text = str(name)
+    if "{}" in text and not text.endswith(PROMPT_FILES):
+        return PromptSet(text, (text,))
+    if "+" in text and not is_file(Path(name)):
+        parts = text.split("+")
         if not all(part.strip() for part in parts):
-            raise UsageError(
-                f"the prompt set {str(name)!r} lacks a name beside its '+': write A+B, or one name"
-            )
-        return _joined([load_prompts(part) for part in parts])
-    path = _find(name, "prompts", "prompt set", (".txt", ".json"))
+            raise UsageError(f"the prompt set {text!r} lacks a name beside its '+': write A+B, or one name")
+        return _joined([load_prompts(part, beside) for part in parts])
+    path = _find(name, "prompts", "prompt set", PROMPT_FILES, beside)
     return _read_sentences(path) if path.suffix == ".json" else _read_templates(path)
 
 
@@ -212,17 +249,22 @@ def _read_sentences(path: Path) -> PromptSet:
     return PromptSet(path.stem, sentences={key: tuple(value) for key, value in record.items()})
 
 
-def _find(name: str | Path, folder: str, kind: str, suffixes: tuple[str, ...]) -> Path:
+def _find(
+    name: str | Path, folder: str, kind: str, suffixes: tuple[str, ...], beside: Path | None = None
+) -> Path:
     path = place(name)
+    if beside is not None and "://" not in str(name):
+        path = beside / path
     if path.suffix in suffixes:
         if not exists(path):
             raise DataError(f"{path} does not exist")
         return path
     root = config_dir() / folder
-    for suffix in suffixes:
-        if is_file(root / f"{name}{suffix}"):
-            return root / f"{name}{suffix}"
-    if exists(path):
+    candidates = [root / f"{name}{suffix}" for suffix in suffixes]
+    candidates += [path.with_name(path.name + suffix) for suffix in suffixes if beside is not None]
+    if (file := next(filter(is_file, candidates), None)) is not None:
+        return file
+    if beside is None and exists(path):
         raise UsageError(f"{path} is no {kind}: expected a file that ends in {' or '.join(suffixes)}")
     known = [path.stem for path in root.iterdir() if path.suffix in suffixes]
     raise unknown_name(kind, str(name), known)

@@ -13,7 +13,7 @@ import numpy as np
 
 from clipjax.checkpoints.encoder import Encoder
 from clipjax.data.card_images import missing_of
-from clipjax.data.cards import Dataset, DatasetCard, load_dataset, read_card
+from clipjax.data.cards import Dataset, DatasetCard, load_dataset, own_prompts, read_card
 from clipjax.data.corrupted.opener import is_corrupted
 from clipjax.data.labels import LabelSpace, PromptSet, load_labels, load_projection, load_prompts
 from clipjax.data.manifest import Manifest
@@ -79,7 +79,7 @@ def _of_images(
     if request.labels is not None:
         space = request.labels if isinstance(request.labels, LabelSpace) else load_labels(request.labels)
         head_space = space
-    own_prompts = dataset.card.prompts
+    default = own_prompts(dataset.card)
     if id_dataset is not None and "labels" not in task.needs:
         # OOD images are of other classes than any head's: the ID classes score them.
         if request.labels is not None:
@@ -87,10 +87,10 @@ def _of_images(
                 f"the task {task.name!r} scores images over the ID classes: leave labels (--labels) out"
             )
         space, head_space = None, id_dataset.head_space or id_dataset.label_space
-        own_prompts = id_dataset.card.prompts
+        default = own_prompts(id_dataset.card)
     prompts = None
     if "head" not in task.needs:
-        head_space, prompts = None, _caption_template(model, task, request.prompts or own_prompts)
+        head_space, prompts = None, _caption_template(model, task, request.prompts or default)
     elif has_own_head(model):
         own = _own_classes(model, adapter, request)
         if own is not None:
@@ -103,7 +103,7 @@ def _of_images(
                 "(--labels on the command line)"
             )
         if not has_own_head(model):
-            prompts = _zeroshot_prompts(model, head_space, request.prompts or own_prompts)
+            prompts = _zeroshot_prompts(model, head_space, request.prompts or default)
     annotations = _annotations(dataset.card, task, request)
     part = _part(model, dataset, space, head_space, request)
     questions = asked(model, part, dataset.card, annotations) if "answers" in task.needs else None
@@ -301,8 +301,10 @@ def dataset_of(request: Request) -> Dataset:
 
 
 def id_card(card: DatasetCard) -> DatasetCard:
-    """One of that name beside the card, else the shipped one."""
+    """The card itself if it names itself, else one of that name beside it, else the shipped one."""
     name = card.id or DEFAULT_ID
+    if name == card.name:
+        return card
     beside = card.path and card.path.parent / f"{name.removesuffix('.toml')}.toml"
     return read_card(beside if beside and is_file(beside) else name)
 

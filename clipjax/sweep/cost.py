@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 
 from clipjax.checkpoints.card import Card
-from clipjax.data.cards import label_spaces
+from clipjax.data.cards import label_spaces, own_prompts
 from clipjax.data.labels import load_prompts
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.embeddings.flops import forward_of, product_flops
@@ -101,7 +101,7 @@ def texts_of(chosen: Chosen, job: Job, request: Request) -> list[tuple[Texts, in
     card = job.data.card if job.id is None or "labels" in needs else job.id.card
     try:
         space, head = label_spaces(card)
-        prompts = job.prompts or load_prompts(card.prompts or DEFAULT_PROMPTS)
+        prompts = job.prompts or own_prompts(card) or load_prompts(DEFAULT_PROMPTS)
         classes = head or space
         count = 0 if classes is None else sum(len(prompts.of_class(name)) for name in classes.classes)
     except ClipjaxError:

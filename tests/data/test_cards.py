@@ -7,8 +7,9 @@ import re
 import pytest
 from _images import write_images
 
-from clipjax.data.cards import dataset_names, load_dataset, read_card
+from clipjax.data.cards import dataset_names, load_dataset, own_prompts, read_card
 from clipjax.errors import DataError, UsageError
+from clipjax.evaluation.resolve import id_card
 
 CARD = 'name = "pets"\ntitle = "Pets"\nreader = "folder"\n'
 
@@ -79,6 +80,17 @@ def test_classes_inline_or_beside_the_card(card, tmp_path, given):
     assert data.label_space.ids == ("dog", "cat")
     assert data.label_space.classes == (("a dog", "a cat") if given == "label space" else ("dog", "cat"))
     assert data.manifest.name == "pets"
+
+
+def test_prompts_beside_the_card_and_its_own_name_as_id(card, tmp_path):
+    (tmp_path / "mine.txt").write_text("my {}\n")
+    for given in ("mine", "mine.txt", "my {}"):
+        mine = read_card(card(f'prompts = "{given}"\nid = "pets"\n'))
+        prompts = own_prompts(mine)
+        assert prompts is not None
+        assert prompts.of_class("cat") == ("my cat",)
+        assert id_card(mine) is mine
+    assert own_prompts(read_card(card(""))) is None
 
 
 def test_a_plain_folder_needs_no_card(tmp_path):

@@ -203,3 +203,39 @@ def test_empty_names_and_templates_among_sentences_are_refused(tmp_path) -> None
     (tmp_path / "afile").write_text("a {}.")
     with pytest.raises(UsageError, match=r"ends in .txt or .json"):
         load_prompts(tmp_path / "afile")
+
+
+def test_classes_spelled_out_and_listed(tmp_path):
+    spelled = load_labels("cat, dog")
+    assert (spelled.name, spelled.classes, spelled.ids) == ("cat, dog", ("cat", "dog"), ("cat", "dog"))
+    (tmp_path / "pets.txt").write_text("cat\n\n dog\n")
+    listed = load_labels(tmp_path / "pets.txt")
+    assert (listed.name, listed.digest) == ("pets", spelled.digest)
+    long = load_labels(",".join(f"class {i}" for i in range(200)))
+    assert (long.name, len(long)) == ("200 classes from class 0", 200)
+    with pytest.raises(DataError, match=r"the classes 'cat,' have an empty name"):
+        load_labels("cat,")
+    with pytest.raises(DataError, match="the id 'cat' occurs twice"):
+        load_labels("cat,dog,cat")
+    (tmp_path / "none.txt").write_text("\n")
+    with pytest.raises(DataError, match=r"none\.txt: holds no class"):
+        load_labels(tmp_path / "none.txt")
+    with pytest.raises(DataError, match=r"a,b\.csv does not exist"):  # a file, though its name has a comma
+        load_labels(tmp_path / "a,b.csv")
+
+
+def test_one_template_is_a_prompt_set():
+    prompts = load_prompts("a photo + a sketch of a {}.")
+    assert prompts.name == "a photo + a sketch of a {}."
+    assert prompts.of_class("cat") == ("a photo + a sketch of a cat.",)
+
+
+def test_files_beside_the_one_that_names_them(tmp_path):
+    (tmp_path / "pets.csv").write_text("id,name\nc,cat\n")
+    (tmp_path / "mine.txt").write_text("my {}\n")
+    assert load_labels("pets", tmp_path).classes == load_labels("pets.csv", tmp_path).classes == ("cat",)
+    assert load_prompts("mine+single", tmp_path).of_class("cat") == ("my cat", "a photo of a cat.")
+    (tmp_path / "imagenet.csv").write_text("id,name\nc,cat\n")
+    assert len(load_labels("imagenet", tmp_path)) == 1000  # a shipped name keeps its meaning
+    with pytest.raises(UsageError, match="unknown label space 'pet'"):
+        load_labels("pet", tmp_path)

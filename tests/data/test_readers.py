@@ -13,6 +13,7 @@ from etils import epath
 from clipjax.data.readers.flat import read_flat
 from clipjax.data.readers.folder import read_folder
 from clipjax.data.readers.manifest_file import read_manifest_file
+from clipjax.data.readers.reader import recognise
 from clipjax.data.readers.tfds import read_tfds
 from clipjax.errors import DataError
 
@@ -124,6 +125,30 @@ def write_rows(tmp_path, name: str, text: str):
     write_images(tmp_path, ["img/0.png", "img/1.png"])
     (tmp_path / name).write_text(text, encoding="utf-8")
     return epath.Path(tmp_path / name)
+
+
+def test_a_single_image(root):
+    photo = root / "n01" / "b.jpeg"
+    assert recognise(photo) == "flat"
+    assert recognise(root / "n01" / "list.csv") is None
+    manifest = read_flat(photo)
+    assert manifest.ids == ("b.jpeg",)
+    assert manifest.open(0) == png(1)
+    assert manifest.images_digest == read_flat(root / "n01").select([0]).images_digest
+
+
+@pytest.mark.parametrize("separator", ["\t", ","])
+def test_open_clips_list(tmp_path, separator):
+    """The rows of one image become one: retrieval counts it once."""
+    write_images(tmp_path, ["a.png", "b.png"])
+    rows = [("filepath", "title"), ("b.png", "a bee"), ("a.png", "an ant"), ("b.png", "a bird")]
+    (tmp_path / "pairs.csv").write_text("".join(f"{separator.join(row)}\n" for row in rows))
+    manifest = read_manifest_file(epath.Path(tmp_path / "pairs.csv"))
+    assert manifest.ids == ("b.png", "a.png")
+    assert manifest.columns == {"captions": [["a bee", "a bird"], ["an ant"]]}
+    (tmp_path / "pairs.csv").write_text(f"filepath{separator}title\na.png{separator}x\nc.png{separator}y\n")
+    with pytest.raises(DataError, match=r"pairs\.csv:3: the image c\.png does not exist"):
+        read_manifest_file(epath.Path(tmp_path / "pairs.csv"))
 
 
 def test_csv_manifest(tmp_path):

@@ -210,6 +210,27 @@ def test_classification(tmp_path):
     assert (result.rows[0]["model"], result.rows[0]["dataset"]) == ("m", "m")
 
 
+def test_predictions_of_a_folder_without_a_card(tmp_path):
+    """Its name, class folders and number of images are those of a run on it."""
+    root, names = tmp_path / "photos", ["blue", "green", "red"]
+    ids = [f"{name}/{number}.png" for name in names for number in range(2)]
+    for name in ids:
+        paint(root / name, name.split("/")[0])
+    labels = np.array([names.index(name.split("/")[0]) for name in ids])
+    logits = np.eye(len(names), dtype=np.float32)[(labels + (np.arange(len(ids)) == 0)) % len(names)]
+    file = npz(tmp_path / "mine.npz", ids=np.array(ids[:-1]), logits=logits[:-1], labels=labels[:-1])
+    result = evaluate_predictions("zeroshot", file, root=root, resamples=20)
+    assert result.value("top1") == 1 - 1 / (len(ids) - 1)
+    assert {row["dataset"] for row in result.rows} == {"photos"}
+    assert result.rows[0].get("part") == {"images": len(ids) - 1, "of": len(ids)}
+    assert result.rows[0]["convention"]["label_space"] == "photos"
+    npz(file, ids=np.array([*ids[1:], "other.png"]), logits=logits, labels=labels)
+    with pytest.raises(DataError, match=r"'other\.png' is no image of photos: name them by their paths"):
+        evaluate_predictions("zeroshot", file, root=root, resamples=20)
+    with pytest.raises(UsageError, match=r"says which images they are: leave root \(--data\) out"):
+        evaluate_predictions("zeroshot", file, root=root, dataset="imagenet_a", resamples=20)
+
+
 def test_a_card_restricts_logits_to_its_classes(tmp_path):
     """1000-way logits on a data set of 200 of the classes: as a classifier of ours is evaluated."""
     logits = np.zeros((3, 1000), np.float32)

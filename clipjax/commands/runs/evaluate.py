@@ -70,6 +70,7 @@ def _of_predictions(options: EvaluateOptions, file: Path) -> Result:
         options.task,
         file,
         dataset=options.dataset,
+        root=options.data,
         labels=options.labels,
         annotations=options.annotations,
         model=options.model,

@@ -84,7 +84,8 @@ class EvaluateOptions:
     data: Annotated[
         Path | None,
         typer.Option(
-            "--data", help="Root folder of the images, a CSV/JSONL manifest, or .tar/.parquet shards."
+            "--data",
+            help="Root folder of the images, a CSV/JSONL list of them, .tar/.parquet shards, or one image.",
         ),
     ] = None
     data_root: Annotated[
@@ -120,8 +121,8 @@ class EvaluateOptions:
     prompts: Annotated[
         list[str] | None,
         typer.Option(
-            help="Prompt set by name (openai_80, openai_7, ...) or a file: templates, or CuPL JSON; A+B is "
-            "both. With --data-root it may be repeated."
+            help="Prompt set by name (openai_80, openai_7, ...), a file (templates, or CuPL JSON), or one "
+            "template: 'a photo of a {}.'; A+B is both. With --data-root it may be repeated."
         ),
     ] = None
     card: CardOption = None
@@ -189,10 +190,10 @@ class EvaluateOptions:
             refuse_beside("--predictions", on_command_line(self.context, OF_A_MODEL))
 
     def _check_source(self) -> None:
-        """Exactly one of --data, --data-root and --predictions."""
+        """Exactly one of --data, --data-root and --predictions, but predictions may be of --data."""
         sources = {"--data": self.data, "--data-root": self.data_root, "--predictions": self.predictions}
         given = [name for name, value in sources.items() if value is not None]
-        if len(given) != 1:
+        if len(given) != 1 and given != ["--data", "--predictions"]:
             raise UsageError(
                 f"give one of {', '.join(sources)}{': not ' + ' and '.join(given) if given else ''}"
             )

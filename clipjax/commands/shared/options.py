@@ -51,7 +51,8 @@ LABEL_SPACES = "imagenet, imagenet_a, imagenet_d, imagenet_r, imagenet_vid, obje
 LabelsOption = Annotated[
     str | None,
     typer.Option(
-        help=f"The classes, if no card names them: a label space ({LABEL_SPACES}) or a CSV file `id,name`."
+        help=f"The classes, if no card names them: a label space ({LABEL_SPACES}), a file (.txt with a name "
+        "per line, or CSV `id,name`), or the names: cat,dog."
     ),
 ]
 

@@ -1,4 +1,4 @@
-"""Unlabelled images anywhere below a folder."""
+"""Unlabelled images anywhere below a folder, or a single one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from clipjax.data.readers.label_values import Names
 from clipjax.data.readers.reader import IMAGES, Reader
 from clipjax.data.readers.walk import Walk
 from clipjax.errors import DataError
-from clipjax.storage.reading import exists
+from clipjax.storage.reading import AnyPath, exists, is_file
 
 
 def read_flat(
@@ -22,18 +22,26 @@ def read_flat(
     columns: dict[str, str] | None = None,
     extensions: Sequence[str] = (),
 ) -> Manifest:
-    """Every image below `root`; `extensions` adds endings, e.g. ".gif" (its first frame).
+    """Every image below `root`, or that file; `extensions` adds endings, e.g. ".gif" (its first frame).
 
     Raises:
         DataError: `root` holds no image.
     """
     known = (*IMAGE_EXTENSIONS, *extensions)
-    ids = tuple(sorted(Walk(root).files(known)))
+    if is_image(root, known):
+        root, ids = root.parent, (root.name,)
+    else:
+        ids = tuple(sorted(Walk(root).files(known)))
     if not ids:
         raise DataError(f"{root} holds no images ({', '.join(known)})")
     names = None if label_names is None else tuple(label_names)
     column_values = columns_from_names(root, ids, columns or {})
     return Manifest(ids, FileOpener(str(root), ids), columns=column_values, label_names=names)
+
+
+def is_image(path: AnyPath, extensions: Sequence[str] = IMAGE_EXTENSIONS) -> bool:
+    """By its ending."""
+    return is_file(path) and path.name.lower().endswith(tuple(extensions))
 
 
 def columns_from_names(root: epath.Path, ids: Sequence[str], patterns: dict[str, str]) -> dict[str, list]:

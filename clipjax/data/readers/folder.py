@@ -14,7 +14,7 @@ from clipjax.data.readers.label_values import Names
 from clipjax.data.readers.reader import CLASS_FOLDERS, Reader
 from clipjax.data.readers.walk import Walk, folders_in, list_folder
 from clipjax.errors import DataError, UsageError
-from clipjax.storage.reading import exists
+from clipjax.storage.reading import is_dir
 
 
 def read_folder(
@@ -116,7 +116,7 @@ def _some(names: Sequence[str]) -> str:
 
 def _recognises(path: Path) -> bool:
     """No image is beside the folders. Raises UsageError if both hold images: some would lose labels."""
-    if not exists(path):
+    if not is_dir(path):
         return False
     entries = sorted(list_folder(path))
     stray = next(

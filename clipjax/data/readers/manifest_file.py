@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from etils import epath
 
 from clipjax.data.manifest import FileOpener, Manifest, missing_files
+from clipjax.data.readers.flat import is_image
 from clipjax.data.readers.label_values import Names, number_labels
 from clipjax.data.readers.reader import Reader
 from clipjax.errors import DataError
 from clipjax.storage.buckets import BucketPath
 from clipjax.storage.reading import exists, is_dir, is_file, numbered_csv, read_jsonl, read_text
+
+# The columns of open_clip's training lists (open_clip_train/params.py, --csv-img-key and --csv-caption-key).
+_FILE, _CAPTION = "filepath", "title"
 
 
 def read_manifest_file(root: epath.Path, label_names: Names = None, *, file: str = "") -> Manifest:
@@ -20,6 +26,8 @@ def read_manifest_file(root: epath.Path, label_names: Names = None, *, file: str
 
     `path` is relative to the file; `label` is an int or class name; `id` replaces `path` as the image's id:
     images with several rows need it. A JSONL value may be a list (several captions).
+    open_clip's training lists are read, too: tabs between the columns, whatever the ending, `filepath` and
+    `title`. The rows of one image become one, with all their titles as its `captions`.
 
     Args:
         root: the file, or its folder if `file` is given.
@@ -78,10 +86,32 @@ def _rows(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if path.suffix == ".jsonl":
         rows = read_jsonl(path)
     elif path.suffix in (".csv", ".tsv"):
-        rows = numbered_csv(read_text(path), path, "," if path.suffix == ".csv" else "\t")
+        text = read_text(path)
+        rows = numbered_csv(text, path, _delimiter(path, text))
+        if {_FILE, _CAPTION} <= set(re.split(r"[\t,\r\n]", text.partition("\n")[0])):
+            rows = _captioned(rows)
     else:
         raise DataError(f"{path}: expected a .csv, .tsv or .jsonl file")
     return ((f"{path}:{number}", dict(row)) for number, row in rows)
 
 
-READER = Reader(read_manifest_file, recognises=is_file, order=2)
+def _captioned(rows: Iterator[tuple[int, dict[str, str]]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of open_clip's list as one per image, at its first line."""
+    images: dict[str, tuple[int, dict[str, Any]]] = {}
+    for number, row in rows:
+        file, caption = row.pop(_FILE), row.pop(_CAPTION)
+        _, image = images.setdefault(file, (number, {**row, "path": file, "captions": []}))
+        image["captions"].append(caption)
+    return iter(images.values())
+
+
+def _delimiter(path: epath.Path, text: str) -> str:
+    header = text.partition("\n")[0]
+    return "\t" if path.suffix == ".tsv" or ("\t" in header and "," not in header) else ","
+
+
+def _recognises(path: Path) -> bool:
+    return is_file(path) and not is_image(path)
+
+
+READER = Reader(read_manifest_file, recognises=_recognises, order=2)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clipjax.data.cards import DatasetCard
+from clipjax.data.cards import Dataset, DatasetCard
 from clipjax.data.labels import LabelSpace, Projection
 from clipjax.errors import ClipjaxError, DataError
 from clipjax.tasks.task import About, Task
@@ -78,3 +78,14 @@ def check_ids(path: Path, ids: Sequence[str]) -> None:
             else:
                 where = f"{path}: {name!r} is in row {seen[name]} and in row {row}"
             raise DataError(f"{where}; give each image once")
+
+
+def check_known(path: Path, ids: Sequence[str], images: Dataset | None) -> None:
+    """Raises DataError for an image that the data set does not have."""
+    known = None if images is None else set(images.manifest.ids)
+    stray = next((name for name in ids if known is not None and name not in known), None)
+    if images is not None and stray is not None:
+        raise DataError(
+            f"{path}: {stray!r} is no image of {images.card.name}: name them by their paths in the "
+            f"folder, as in {images.manifest.ids[0]!r}"
+        )

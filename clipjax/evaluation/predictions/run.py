@@ -26,16 +26,16 @@ from clipjax.checkpoints.identity.facts import STATED
 from clipjax.checkpoints.identity.naming import own_name
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.identity.registry_rows import model_ids
-from clipjax.data.cards import DatasetCard, label_spaces, read_card
+from clipjax.data.cards import Dataset, DatasetCard, label_spaces, read_card
 from clipjax.data.labels import Projection, load_labels
 from clipjax.errors import ClipjaxError, DataError, UsageError
 from clipjax.evaluation.predictions.arrays import read_arrays
 from clipjax.evaluation.predictions.counts import shares
-from clipjax.evaluation.predictions.file import PredictionsFile, Read, check_ids, with_file
+from clipjax.evaluation.predictions.file import PredictionsFile, Read, check_ids, check_known, with_file
 from clipjax.evaluation.predictions.tables import read_csv_table, read_table
-from clipjax.evaluation.resolve import annotations_path
+from clipjax.evaluation.resolve import annotations_path, dataset_of
 from clipjax.evaluation.rows import NO_STATS, NOT_EMBEDDED, Result, finish, identity
-from clipjax.evaluation.subject import check_bootstrap
+from clipjax.evaluation.subject import Request, check_bootstrap
 from clipjax.metrics.bootstrap import RESAMPLES
 from clipjax.results.provenance import count_compiles
 from clipjax.results.store import ResultStore
@@ -53,6 +53,7 @@ def evaluate_predictions(
     file: str | Path,
     *,
     dataset: str | Path | None = None,
+    root: str | Path | None = None,
     labels: str | Path | None = None,
     annotations: str | Path | None = None,
     model: str | None = None,
@@ -65,6 +66,8 @@ def evaluate_predictions(
     Args:
         dataset: card of the images. Its label space defines the labels; its name seeds the bootstrap.
             Default: from `run.json` beside the file, else the task's own, else the file's name.
+        root: instead, the folder of the images, which has no card. Its name is the data set's, and its class
+            folders the classes.
         labels: the classes of the columns of logits and, without a card, of the labels.
         annotations, seed, resamples, results: as in `clipjax.evaluate`.
         model: its name in the rows; default: from `run.json`, else the file's name. A registered model's id
@@ -80,11 +83,13 @@ def evaluate_predictions(
         ResultStore(results).check_root(written=True)
     _check_file(path)
     read = _reader(path, definition)
-    predictions = _predictions_file(path, definition, dataset, labels, annotations, resamples, seed)
+    images = None if root is None else _of_folder(root, dataset)
+    predictions = _predictions_file(path, definition, images or dataset, labels, annotations, resamples, seed)
     with count_compiles() as compiles:
         contents = read(predictions)
         columns, space, projection = contents.columns, contents.label_space, contents.projection
         check_ids(path, columns["id"])
+        check_known(path, columns["id"], images)
         about = dataclasses.replace(predictions.about, label_space=space)
         measures = with_file(path, columns, lambda: definition.measure(columns, about))
     predictions = dataclasses.replace(predictions, space=space, about=about)
@@ -138,7 +143,7 @@ def _reader(path: Path, task: Task) -> Read:
 def _predictions_file(
     path: Path,
     task: Task,
-    dataset: str | Path | None,
+    dataset: str | Path | Dataset | None,
     labels: str | Path | None,
     annotations: str | Path | None,
     resamples: int,
@@ -148,6 +153,8 @@ def _predictions_file(
     card, name = _card(dataset, run.get("dataset"), task.predictions.dataset)
     columns_of = None if labels is None else load_labels(labels)
     of_card = None if card is None else label_spaces(card)[0]
+    if isinstance(dataset, Dataset):
+        of_card = dataset.label_space
     space = (columns_of or of_card) if dataset is None else (of_card or columns_of)
     notes = None
     if task.load_annotations is not None and (annotations is not None or path.suffix != ".parquet"):
@@ -161,12 +168,19 @@ def _predictions_file(
     return PredictionsFile(path, task, name, space, columns_of or space, about, run, card)
 
 
+def _of_folder(root: str | Path, dataset: str | Path | None) -> Dataset:
+    if dataset is not None:
+        raise UsageError(f"the card {dataset} says which images they are: leave root (--data) out")
+    images = dataset_of(Request(root=root))
+    return dataclasses.replace(images, card=dataclasses.replace(images.card, images=len(images.manifest)))
+
+
 def _card(
-    dataset: str | Path | None, recorded: str | None, own: str | None
+    dataset: str | Path | Dataset | None, recorded: str | None, own: str | None
 ) -> tuple[DatasetCard | None, str | None]:
     """A recorded name may be a folder's, without a card."""
     if dataset is not None:
-        card = read_card(dataset)
+        card = dataset.card if isinstance(dataset, Dataset) else read_card(dataset)
         return card, card.name
     for name in filter(None, (recorded, own)):
         try:
