@@ -14,6 +14,8 @@ from _xla_flags import suite_flags
 os.environ["XLA_FLAGS"] = suite_flags()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Threads of PyTorch and NumPy that wait for work by spinning took a sixth of the processor's time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Workers and the processes that tests start compile a program that another one compiled no second time.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -62,6 +64,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first, so that no worker waits at the end for another worker's long file."""
     place = {Path(__file__).parent / name: number for number, name in enumerate(LONG_FILES)}
     items.sort(key=lambda item: place.get(item.path, len(place)))
+    # Libraries and tests stay to the end: no search for garbage need look at them.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
