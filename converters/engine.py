@@ -114,11 +114,14 @@ class Conversion:
     def leaves(self, dtype: Any = None) -> Iterator[tuple[str, np.ndarray]]:
         """(path, array), the largest first, so that the last copies are small.
 
+        dtype: of all leaves, or a mapping from their paths; default: the source's.
+
         On a CPU `jax.device_put` takes the arrays over without a copy: do not write to them.
         """
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
             for path in sorted(self.shapes, key=lambda p: (-math.prod(self.shapes[p]), p)):
-                kind = self.dtype(path) if dtype is None else np.dtype(dtype)
+                own = dtype[path] if isinstance(dtype, Mapping) else dtype
+                kind = self.dtype(path) if own is None else np.dtype(own)
                 leaf = aligned_empty(self.shapes[path], kind)
                 for _ in pool.map(lambda piece, leaf=leaf: self._fill(leaf, piece), self.pieces[path]):
                     pass

@@ -10,11 +10,10 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
@@ -33,14 +32,14 @@ from clipjax.data.text.language_tokenizers import (
     tokenizer_of_gguf,
 )
 from clipjax.devices.sharding import FSDP, params_sharding
-from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.errors import DataError, UsageError
 from clipjax.models.language.config import DecoderConfig
 from clipjax.models.language.decoder import Decoder
 from clipjax.models.language.generation import generate
 from clipjax.models.language.padding import padded_left
 from clipjax.models.language.sharding import MODEL, decoder_sharding
 from clipjax.models.param_tree import Params
-from clipjax.models.precision import Precision, known_precision
+from clipjax.models.precision import DTYPE, PRECISION_OF, Dtype, Precision, known_dtype, known_precision
 from clipjax.storage.gguf import is_gguf, read_gguf
 from clipjax.storage.reading import exists, is_dir, read_json
 from converters.engine import conversion_of
@@ -51,11 +50,8 @@ from converters.sources import open_source
 from converters.table import load_table
 from converters.tensors import Source
 
-Dtype = Literal["float32", "bfloat16"]
 Prompt = str | Sequence[Message]
 _BATCH = 16
-_DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
-_PRECISIONS: dict[str, Precision] = {"float32": "parity", "bfloat16": "fast"}
 
 
 @dataclass(frozen=True)
@@ -81,7 +77,7 @@ class LanguageModel:
     @property
     def precision(self) -> Precision:
         """ "parity" for float32 params, "fast" for bfloat16."""
-        return _PRECISIONS[self.params["embedding"].dtype.name]
+        return PRECISION_OF[self.params["embedding"].dtype.name]
 
     def generate(
         self,
@@ -212,8 +208,7 @@ def load_language_model(
         DataError: files that are missing, damaged or of another kind, a quantisation that clipjax does not
             read, or a tokenizer that has more ids than the embedding.
     """
-    if dtype not in get_args(Dtype):
-        raise unknown_name("dtype", str(dtype), list(get_args(Dtype)))
+    held = DTYPE[PRECISION_OF[known_dtype(dtype)]]
     with fetched(source) as copy:
         opened = _opened(copy)
         config, weights = opened.config, Weights(opened.tensors.files)
@@ -222,7 +217,7 @@ def load_language_model(
             opened.tensors, Decoder(config).abstract_params(), load_table(opened.layout)
         )
         shardings = None if mesh is None else _shardings(config, mesh)
-        params = load_params(conversion, shardings, _DTYPES[dtype])
+        params = load_params(conversion, shardings, held)
         weights.refuse_changed()
     is_file = opened.path.is_file()
     name = default_name(opened.path if is_file else opened.repo or source, is_file=is_file)

@@ -26,7 +26,10 @@ from clipjax.data.labels import load_labels
 from clipjax.devices.sharding import FSDP, Rules, params_sharding
 from clipjax.errors import UsageError
 from clipjax.models.network import Network
+from clipjax.models.param_tree import Params
+from clipjax.models.precision import PRECISION_OF, Dtype, known_dtype
 from clipjax.storage.buckets import place
+from converters.engine import flatten
 
 
 def load_model(
@@ -41,11 +44,12 @@ def load_model(
     facts: Mapping[str, Any] | None = None,
     vision: str | Path | None = None,
     tokenizer: str | Path | None = None,
+    dtype: Dtype | Callable[[Card], Dtype] = "float32",
     mesh: Mesh | None = None,
     rules: Rules | None = None,
-    mesh_of: Callable[[Card], Mesh | None] | None = None,
+    mesh_of: Callable[[Params], Mesh | None] | None = None,
 ) -> Model:
-    """Load a model with float32 params.
+    """Load a model.
 
     Args:
         source: one of
@@ -68,12 +72,16 @@ def load_model(
             repository that it was trained with.
         tokenizer: folder, file or hub repository with a vision-language model's tokenizer; default: beside
             the weights, else the repository of its language model.
+        dtype: of the decoder's params, or a function that picks it from the card; others are float32. With
+            "bfloat16" a vision-language model takes half the memory, and answers in precision "fast" alone.
         mesh: where to place the params; default: the default device.
         rules: a table of `clipjax.devices.sharding`; default `FSDP`: every large leaf cut over the devices.
-        mesh_of: alternative to `mesh`: picks it from the card. Not called for an adapter's base.
+        mesh_of: alternative to `mesh`: picks it from the abstract params, in the dtypes that they are read
+            in. Not called for an adapter's base.
 
     Raises:
-        UsageError: an unknown id, bare weights without a card, or a name or facts that are not theirs.
+        UsageError: an unknown id, bare weights without a card, a name or facts that are not theirs, or
+            bfloat16 for a model without a decoder.
         DataError: weights that are missing, damaged, unfit for the architecture, or changed on the hub since
             their first download; or an unknown kind of adapter.
     """
@@ -85,10 +93,13 @@ def load_model(
         own = card_file(copy)
         if own is not None and own.has_adapter:
             named.refuse(f"{source} holds an adapter")
+            if dtype == "bfloat16":
+                raise _without_decoder(source)
             return _adapted(source, own, (card, file, image_size, name, facts_of, facts), mesh, rules)
         opened = open_weights(copy, own, card, file, stated, source, named)
-        mesh = mesh if mesh_of is None else mesh_of(opened.card)
-        model = _read(opened, None if mesh is None else _shardings(opened.card, mesh, rules))
+        params = _abstract(opened.card, dtype)
+        mesh = mesh if mesh_of is None else mesh_of(params)
+        model = _read(opened, params, None if mesh is None else _shardings(params, mesh, rules))
     if image_size is not None:
         model = resize_model(model, image_size, position_rule)
     where = str(Path(source).resolve() if copy is source and Path(source).exists() else source)
@@ -112,9 +123,25 @@ def _verified(weights: Weights | None) -> Iterator[None]:
     weights.refuse_changed()
 
 
-def _read(opened: Opened, shardings: dict[str, Any] | None) -> Model:
+def _abstract(card: Card, dtype: Dtype | Callable[[Card], Dtype] = "float32") -> Params:
+    """The params that `load_model` makes. Raises UsageError for bfloat16 without a decoder."""
+    held = known_dtype(dtype(card) if callable(dtype) else dtype)
+    if held == "bfloat16" and card.arch.language is None:
+        raise _without_decoder(card.id)
+    return Network(card.arch).abstract_params(PRECISION_OF[held])
+
+
+def _without_decoder(name: str | Path) -> UsageError:
+    return UsageError(
+        f"{name} has no decoder, and only a decoder is held in bfloat16: leave dtype out, and take precision "
+        "'fast' when it runs"
+    )
+
+
+def _read(opened: Opened, abstract: Params, shardings: dict[str, Any] | None = None) -> Model:
+    dtypes = {path: leaf.dtype for path, leaf in flatten(abstract).items()}
     with _verified(opened.card.weights):
-        params = load_params(opened.conversion, shardings)
+        params = load_params(opened.conversion, shardings, dtypes)
     return Model(
         opened.card,
         params,
@@ -207,7 +234,7 @@ def convert_model(
             named = stated_classes(opened.card, labels, str(classes), source, known_by)
             opened = dataclasses.replace(opened, card=named)
         if image_size is not None:
-            larger = resize_model(_read(opened, None), image_size, None)
+            larger = resize_model(_read(opened, _abstract(opened.card)), image_size, None)
             card = larger.card.stamped()
             return larger.with_card(card).save(folder or f"{card.id}-{image_size}"), card
         card, origin = opened.card.stamped(), opened.origin
@@ -227,5 +254,5 @@ def convert_model(
     return folder, card
 
 
-def _shardings(card: Card, mesh: Mesh, rules: Rules | None) -> dict[str, Any]:
-    return params_sharding(Network(card.arch).abstract_params(), mesh, FSDP if rules is None else rules)
+def _shardings(params: Params, mesh: Mesh, rules: Rules | None) -> dict[str, Any]:
+    return params_sharding(params, mesh, FSDP if rules is None else rules)

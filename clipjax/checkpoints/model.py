@@ -31,9 +31,9 @@ from clipjax.checkpoints.encoder import embeds_at_unit_norm
 from clipjax.checkpoints.identity.facts import REGISTRY
 from clipjax.checkpoints.identity.naming import disowned
 from clipjax.checkpoints.native import save_checkpoint
-from clipjax.checkpoints.origin import AdapterParts, Location, Origin
+from clipjax.checkpoints.origin import AdapterParts, Location, Origin, in_dtypes_of
 from clipjax.checkpoints.tokenizer_files import find_tokenizer_files
-from clipjax.checkpoints.vision_language import Language, answer_ids, load_language, padded
+from clipjax.checkpoints.vision_language import Language, answer_ids, answering, load_language, padded
 from clipjax.data.pixels.normalize import normalize_host
 from clipjax.data.pixels.preprocess import to_pixels
 from clipjax.data.text.tokenizers import Tokenizer, load_tokenizer
@@ -54,7 +54,8 @@ class Model:
 
     Attributes:
         card: `card.weights` is ignored unless passed as `weights`: the files must hold these very params.
-        params: nested dict of float32 arrays. Do not write into it: nothing notices.
+        params: nested dict of float32 arrays (a decoder's may be bfloat16). Do not write into it: nothing
+            notices.
         carried: tensors of the source file that no forward needs, by its keys.
         base: the card of the model that the adapter was trained on.
         location: where the params (with an adapter: the base's) can be loaded again; None if not in a file.
@@ -272,7 +273,7 @@ class Model:
         questions: str | Sequence[str],
         *,
         steps: int = 128,
-        precision: Precision = "parity",
+        precision: Precision | None = None,
     ) -> list[str]:
         """What a vision-language model says, greedily, about each image.
 
@@ -280,14 +281,17 @@ class Model:
             images: PIL images, or float32 [B, H, W, 3], preprocessed.
             questions: one for all images, or one for each.
             steps: the most ids of an answer.
+            precision: "parity" or "fast"; default: that of the decoder's params.
 
         Raises:
-            UsageError: another kind of model, another number of questions, or images of another shape.
+            UsageError: another kind of model, another number of questions, images of another shape, or
+                "parity" from bfloat16.
             DataError: no tokenizer, or a prompt and answer longer than the context.
         """
         language = self.language
         if language is None:
             raise UsageError(f"{self.card.id} has no language model: it answers no questions")
+        profile = answering(self.card.id, self.params, precision)
         if isinstance(images, Sequence):
             images = [self.preprocess(x) if isinstance(x, PIL.Image.Image) else np.asarray(x) for x in images]
             images = np.stack(images) if images else np.zeros((0, *self._own_shape), np.float32)
@@ -300,7 +304,7 @@ class Model:
         if not asked:
             return []
         prompts = padded(language, [language.prompt(question) for question in asked], steps)
-        settings = {"steps": steps, "stop": language.stop, "precision": known_precision(precision)}
+        settings = {"steps": steps, "stop": language.stop, "precision": profile}
         rows = (prompts.ids, prompts.image_at, prompts.valid)
         answers = answer_ids(self.network, self.params, pixels, *rows, **settings)
         return [language.tokenizer.decode(ids).strip() for ids in np.asarray(answers.ids)]
@@ -332,10 +336,11 @@ class Model:
         )
 
     def source_leaves(self) -> dict[str, np.ndarray]:
-        """Leaves by path, on the host, in the source's dtypes: exact while the values are the source's."""
-        dtypes = self.origin.dtypes or {}
-        leaves = {path: np.asarray(leaf) for path, leaf in flatten(self.params).items()}
-        return {path: leaf.astype(dtypes.get(path, leaf.dtype), copy=False) for path, leaf in leaves.items()}
+        """Leaves by path, on the host, in the source's dtypes: exact while the values are the source's.
+
+        Raises UsageError if they were rounded when they were loaded.
+        """
+        return in_dtypes_of(self.origin, flatten(self.params), self.card.id)
 
 
 def _card_of_others(card: Card, params: Mapping[str, Any]) -> Card:

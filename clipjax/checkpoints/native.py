@@ -173,6 +173,7 @@ def load_params(
     Args:
         shardings: of each leaf; a process keeps its own shards. Default: the default device; a CPU takes
             arrays over without a copy.
+        dtype: of all leaves, or a mapping from their paths.
     """
     sharding_of = None if shardings is None else flatten(shardings)
     params: dict[str, Any] = {}

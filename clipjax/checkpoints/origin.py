@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from clipjax.errors import UsageError
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -58,3 +60,20 @@ class AdapterParts:
     kind: str
     tensors: Mapping[str, np.ndarray]
     facts: Mapping[str, Any]
+
+
+def in_dtypes_of(origin: Origin, leaves: Mapping[str, Any], name: str) -> dict[str, np.ndarray]:
+    """Leaves on the host, in the dtypes of the source file.
+
+    Raises UsageError for a leaf in bfloat16 that the file has in another dtype: it was rounded.
+    """
+    dtypes = origin.dtypes or {}
+    written = {path: np.asarray(leaf) for path, leaf in leaves.items()}
+    for path, leaf in written.items():
+        own = dtypes.get(path, leaf.dtype.name)
+        if leaf.dtype.name == "bfloat16" != own:
+            raise UsageError(
+                f"{name} was loaded with dtype 'bfloat16', and its file has {own}: load it again without "
+                "dtype to write it"
+            )
+    return {path: leaf.astype(dtypes.get(path, leaf.dtype), copy=False) for path, leaf in written.items()}

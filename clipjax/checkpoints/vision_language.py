@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,7 @@ from clipjax.models.language.padding import padded_left
 from clipjax.models.language.vision_language import assemble, image_positions, image_tokens, language_of
 from clipjax.models.network import Network
 from clipjax.models.param_tree import Params
-from clipjax.models.precision import Precision
+from clipjax.models.precision import Precision, known_precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +132,22 @@ def load_language(card: Card, files: Sequence[Path]) -> Language:
     return Language(
         tokenizer, ImagePrompt(chat.prompt), Decoder(language.decoder), image_positions(card.arch)
     )
+
+
+def answering(name: str, params: Mapping[str, Any], precision: str | None) -> Precision:
+    """The precision of a model's answers; None: "parity", or "fast" of a decoder in bfloat16.
+
+    Raises UsageError for an unknown one, or "parity" from bfloat16.
+    """
+    embedding = params.get("decoder", {}).get("embedding")
+    half = embedding is not None and embedding.dtype == jnp.bfloat16
+    chosen = known_precision(precision or ("fast" if half else "parity"))
+    if half and chosen == "parity":
+        raise UsageError(
+            f"{name} was loaded with dtype 'bfloat16', and precision 'parity' needs float32: take precision "
+            "'fast' (--precision fast), or load it again without dtype"
+        )
+    return chosen
 
 
 @dataclass(frozen=True)

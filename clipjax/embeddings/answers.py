@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,6 +20,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from clipjax.checkpoints.encoder import Encoder, ModelCard
+from clipjax.checkpoints.vision_language import answering
 from clipjax.data.manifest import Manifest
 from clipjax.data.pixels.decoders import AUTO as FASTEST
 from clipjax.data.pixels.normalize import normalize
@@ -30,7 +31,7 @@ from clipjax.embeddings.batch_size import Choice
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.forward import Forward, Program, Step, compiled, enable_compile_cache
 from clipjax.embeddings.images import rows_of
-from clipjax.embeddings.params import AUTO, REPLICATED, SHARDED, fits
+from clipjax.embeddings.params import AUTO, REPLICATED, SHARDED, bytes_of, fits
 from clipjax.embeddings.sets import Embeddings
 from clipjax.embeddings.stream import Stream
 from clipjax.errors import DataError, UsageError
@@ -40,7 +41,7 @@ from clipjax.models.language.padding import padded_left
 from clipjax.models.language.sharding import decoder_mesh, decoder_sharding
 from clipjax.models.language.vision_language import assemble, image_tokens
 from clipjax.models.network import Network
-from clipjax.models.precision import Precision, known_precision
+from clipjax.models.precision import DTYPE, Precision
 from clipjax.models.version import FORWARD_VERSION
 from clipjax.storage.digests import sha256_bytes
 
@@ -166,13 +167,14 @@ def answer_images(
     """Ask about the images of a data set, or read what is stored: the rows, and what they hold.
 
     Raises:
-        DataError, UsageError: as `embed_images`.
+        DataError, UsageError: as `embed_images`; or "parity" of a model that was loaded in bfloat16.
     """
     how = Compute() if compute is None else compute
+    profile = answering(model.card.id, model.params, precision)
     if how.per_device_batch == FASTEST:
         how = dataclasses.replace(how, per_device_batch=None)
     pixels = model.card.preprocess.recipe(rgb="first") if recipe is None else recipe
-    settings = (how.pixel_store, known_precision(precision), ANSWERS, how.workers, how.progress)
+    settings = (how.pixel_store, profile, ANSWERS, how.workers, how.progress)
     stream = AnswerStream(model, pixels, *settings, how.on_error, prompts, steps)
     [rows] = rows_of(stream, [manifest], how)
     return rows, read_answers(model, manifest, prompts, steps, rows)
@@ -240,9 +242,9 @@ class AnswerStream(Stream):
         """Whole params if they fit a device with half again as much for what is computed from them."""
         if params != AUTO:
             return params
-        whole = dict(self.model.params)
-        needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(whole)) * 3 // 2
-        return REPLICATED if fits(lambda: needed, whole) else SHARDED
+        placed = jax.eval_shape(functools.partial(_held, self.precision), dict(self.model.params))
+        needed = bytes_of(placed) * 3 // 2
+        return REPLICATED if fits(lambda: needed, placed) else SHARDED
 
     def fastest(self, params: str, images: int) -> Choice:
         return Choice(BATCH)
@@ -256,7 +258,7 @@ class AnswerStream(Stream):
         pixels = tuple(preprocess.mean), tuple(preprocess.std)
         program = _Program(network, language.decoder, self.precision, self.steps, self.prompts.stop, *pixels)
         step = _whole_step(program, local_mesh()) if params == REPLICATED else _cut_step(program)
-        placed = jax.device_put(dict(self.model.params), step.params_shardings)
+        placed = jax.device_put(_held(self.precision, self.model.params), step.params_shardings)
         before = step.compiles
         return Forward(
             functools.partial(step, placed),
@@ -267,6 +269,12 @@ class AnswerStream(Stream):
 
     def step(self, forward: Forward, pixels: np.ndarray, rows: np.ndarray) -> Any:
         return forward.run({"pixels": pixels, **self.prompts.batch(rows)})
+
+
+def _held(precision: Precision, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The params as devices hold them: the decoder's in "fast" as bfloat16, however they were loaded."""
+    decoder = jax.tree.map(lambda leaf: leaf.astype(DTYPE[precision]), params["decoder"])
+    return {**params, "decoder": decoder}
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,17 @@ reaches it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
 from jax.sharding import Mesh, PartitionSpec
 
-from clipjax.checkpoints.encoder import Encoder
+from clipjax.checkpoints.encoder import Encoder, ModelCard
 from clipjax.devices.sharding import DATA, DP, FSDP, STACKS, local_mesh, params_sharding
 from clipjax.errors import UsageError, unknown_name
 from clipjax.models.cut import Cut, whole
-from clipjax.models.network import Network
+from clipjax.models.precision import Dtype
 
 REPLICATED, SHARDED, AUTO = "replicated", "sharded", "auto"
 PARAMS = (AUTO, REPLICATED, SHARDED)
@@ -64,24 +64,24 @@ def fits(needed: Callable[[], int | None], params: Any) -> bool:
     limit = device_memory()
     if limit is None or jax.local_device_count() == 1:
         return True
-    if _bytes(params) > limit:
+    if bytes_of(params) > limit:
         return False
     bytes_ = needed()
     return bytes_ is not None and bytes_ <= limit
 
 
 def mesh_to_load(placement: str) -> Callable[[Any], Mesh | None]:
-    """card -> the mesh to cut params over while reading; None: do not cut.
+    """Abstract params -> the mesh to cut them over while reading; None: do not cut.
 
     "auto" cuts unless two copies fit: these params and those placed for embedding. Raises UsageError for an
     unknown placement.
     """
     check_params(placement)
 
-    def mesh(card: Any) -> Mesh | None:
+    def mesh(params: Any) -> Mesh | None:
         if placement == AUTO:
             limit = device_memory()
-            cut = limit is not None and 2 * _bytes(Network(card.arch).abstract_params()) > limit
+            cut = limit is not None and 2 * bytes_of(params) > limit
         else:
             cut = placement == SHARDED
         return local_mesh() if cut and jax.local_device_count() > 1 else None
@@ -95,5 +95,14 @@ def refuse_own(model: Encoder, placement: str) -> None:
         raise UsageError(f"{model.card.id} is not one of clipjax's networks: it places its params itself")
 
 
-def _bytes(params: Any) -> int:
+def dtype_to_load(precisions: Collection[str]) -> Callable[[ModelCard], Dtype]:
+    """A card -> the dtype of its decoder's params: bfloat16 if it is to answer in "fast" alone."""
+
+    def dtype(card: ModelCard) -> Dtype:
+        return "bfloat16" if card.kind == "vision_language" and {*precisions} == {"fast"} else "float32"
+
+    return dtype
+
+
+def bytes_of(params: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from clipjax.checkpoints.encoder import Encoder
+from clipjax.checkpoints.vision_language import answering
 from clipjax.data.cards import DatasetCard
 from clipjax.data.questions import ALL, ROTATIONS, Questions, questions_of
 from clipjax.embeddings.answers import STEPS, Prompts, answer_images, prompts_of
@@ -20,7 +21,8 @@ ANSWERING = "vision_language"  # the kind of a model that answers
 def asking_of(model: Encoder, task: Task, request: Request) -> Asking | None:
     """None for a model or task without answers. Reads no data.
 
-    Raises UsageError for options that the model or task does not have, an unknown order, or no steps.
+    Raises UsageError for options that the model or task does not have, an unknown order, no steps, or a
+    precision that a decoder in bfloat16 does not have.
     """
     if "answers" not in task.needs or model.card.kind != ANSWERING:
         if request.rotations is not None or request.steps is not None:
@@ -33,6 +35,8 @@ def asking_of(model: Encoder, task: Task, request: Request) -> Asking | None:
         raise unknown_name("order of options", rotations, list(ROTATIONS))
     if steps < 1:
         raise UsageError(f"an answer needs 1 step or more, not {steps}")
+    for precision in request.precisions:
+        answering(model.card.id, model.params, precision)
     return Asking(rotations, steps)
 
 

@@ -18,6 +18,7 @@ from clipjax.devices.agreement import on_all
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.images import embed_images
 from clipjax.embeddings.pairs import match_pairs
+from clipjax.embeddings.params import dtype_to_load
 from clipjax.embeddings.sets import Embeddings
 from clipjax.embeddings.texts import are_cut, caption_texts, embed_texts
 from clipjax.errors import DataError, UsageError
@@ -46,7 +47,9 @@ def run(
 ) -> Result:
     """Arguments as in `clipjax.evaluate`."""
     definition = _checked(task, request, results)  # first: loading a model takes longer
-    encoder = encoder_of(load_model(model) if isinstance(model, str | Path) else model)
+    if isinstance(model, str | Path):
+        model = load_model(model, dtype=dtype_to_load(request.precisions))
+    encoder = encoder_of(model)
     maps_of(encoder, definition, request)  # refused before any data is read
     apart = compute.store is None
     dataset = on_all(lambda: dataset_of(request), f"read the data of {task}", apart=apart)

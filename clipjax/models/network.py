@@ -57,10 +57,15 @@ class Network:
     def __repr__(self) -> str:
         return f"Network({self.arch.name!r})"
 
-    def abstract_params(self) -> Params:
-        """The params as float32 `jax.ShapeDtypeStruct`, without allocating."""
+    def abstract_params(self, precision: Precision = "parity") -> Params:
+        """The params as `jax.ShapeDtypeStruct`, without allocating: float32, in "fast" a decoder bfloat16."""
         _, state = abstract_tree(self.arch)
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
+        params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
+        if "decoder" in params:
+            params["decoder"] = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, DTYPE[precision]), params["decoder"]
+            )
+        return params
 
     def compiler_options(self, tower: Literal["vision", "text"]) -> dict[str, str] | None:
         """Options for a `jax.jit` around one tower that make it faster; only rounding changes."""

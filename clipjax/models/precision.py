@@ -14,9 +14,19 @@ Precision = Literal["parity", "fast"]
 DTYPE = {"parity": jnp.float32, "fast": jnp.bfloat16}
 MATMUL = {"parity": "highest", "fast": "default"}
 
+Dtype = Literal["float32", "bfloat16"]  # of a decoder's params
+PRECISION_OF: dict[str, Precision] = {"float32": "parity", "bfloat16": "fast"}
+
 
 def known_precision(name: str) -> Precision:
     """`name`, checked. Raises UsageError."""
     if name not in get_args(Precision):
         raise unknown_name("precision", str(name), list(get_args(Precision)))
     return cast(Precision, name)
+
+
+def known_dtype(name: str) -> Dtype:
+    """`name`, checked. Raises UsageError."""
+    if name not in get_args(Dtype):
+        raise unknown_name("dtype", str(name), list(get_args(Dtype)))
+    return cast(Dtype, name)

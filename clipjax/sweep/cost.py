@@ -6,6 +6,7 @@ Operations are dots and convolutions, two per multiply-add. Texts count at the m
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from clipjax.data.cards import label_spaces, own_prompts
 from clipjax.data.labels import load_prompts
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.embeddings.flops import forward_of, product_flops
+from clipjax.embeddings.params import bytes_of, dtype_to_load
 from clipjax.errors import ClipjaxError
 from clipjax.evaluation.collection import Job, Loaded, Located
 from clipjax.evaluation.resolve import DEFAULT_PROMPTS
@@ -23,6 +25,7 @@ from clipjax.evaluation.subject import Request
 from clipjax.models.arch import Arch
 from clipjax.models.language.vision_language import image_positions
 from clipjax.models.network import Network
+from clipjax.models.precision import PRECISION_OF
 from clipjax.sweep.models import Chosen
 from clipjax.tasks.task import find_task
 
@@ -138,12 +141,12 @@ def image_flops(card: Card, size: tuple[int, int] | None) -> int:
     return whole if size is None else round(whole * math.prod(size) / card.arch.vision.image_size**2)
 
 
-def weight_bytes(chosen: Chosen) -> int:
-    """The params' bytes in memory, as float32."""
+def weight_bytes(chosen: Chosen, precisions: Collection[str]) -> int:
+    """The params' bytes in memory, as a sweep with these precisions loads them."""
     if chosen.model is None:
         return 0
-    leaves = jax.tree.leaves(chosen.model.network.abstract_params())
-    return sum(4 * math.prod(leaf.shape) for leaf in leaves)
+    held = PRECISION_OF[dtype_to_load(precisions)(chosen.model.card)]
+    return bytes_of(chosen.model.network.abstract_params(held))
 
 
 def pixel_bytes(recipe: PixelRecipe, images: int) -> int:

@@ -101,7 +101,7 @@ def _known(items: Sequence[Item], plan: SweepPlan, compute: Compute, done: Done,
 def _model_row(items: Sequence[Item], known: _Known, stored: Stored) -> list[Any]:
     chosen = items[0].chosen
     there = sum(round(count * stored.share(name)) for name, count in known.entries.items())
-    weights = cost.weight_bytes(chosen)
+    weights = cost.weight_bytes(chosen, {each for item in items for each in item.request.precisions})
     width = 0 if chosen.model is None else chosen.model.card.arch.vision.embed_dim
     images = sum(item.images for item in items)
     can_tell = bool(known.targets)

@@ -27,7 +27,7 @@ from clipjax.checkpoints.load import load_model
 from clipjax.devices.agreement import assert_same_everywhere, failed_process, on_all
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.forward import Program, compiled
-from clipjax.embeddings.params import mesh_to_load
+from clipjax.embeddings.params import dtype_to_load, mesh_to_load
 from clipjax.embeddings.sets import EmbedStats
 from clipjax.errors import ClipjaxError, DataError, counted
 from clipjax.evaluation.collection import evaluate_all
@@ -169,9 +169,12 @@ def _visit(
 ) -> None:
     chosen, model, failure = todo[0].chosen, None, None
     try:
-        mesh_of = mesh_to_load(todo[0].computed(compute).params)
         model = load_model(
-            chosen.source, mesh_of=mesh_of, name=chosen.stated.name, facts_of=chosen.stated.facts_of
+            chosen.source,
+            dtype=dtype_to_load({each for item in todo for each in item.request.precisions}),
+            mesh_of=mesh_to_load(todo[0].computed(compute).params),
+            name=chosen.stated.name,
+            facts_of=chosen.stated.facts_of,
         )
     except Exception as error:  # e.g. out of memory
         failure = error

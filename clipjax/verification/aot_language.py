@@ -193,10 +193,8 @@ def _positions(card: Card) -> int:
 
 def _params(card: Card, precision: Precision, mesh: Mesh) -> Any:
     """Decoder in the dtype of the precision, image tower and projector in float32."""
-    params = Network(card.arch).abstract_params()
-    decoder = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, DTYPE[precision]), params.pop("decoder")
-    )
+    params = Network(card.arch).abstract_params(precision)
+    decoder = params.pop("decoder")
     shardings = decoder_sharding(_decoder(card).config, decoder, mesh)
     rest = jax.tree.map(lambda leaf: _placed(leaf, replicated(mesh)), params)
     return rest | {"decoder": jax.tree.map(_placed, decoder, shardings)}

@@ -19,7 +19,8 @@ from clipjax.data.pixels.preprocess import open_image, to_pixels
 from clipjax.data.questions import Question, Questions, questions_of
 from clipjax.devices.sharding import make_mesh
 from clipjax.embeddings import answers
-from clipjax.embeddings.answers import Answers, answer_images, prompts_of
+from clipjax.embeddings import params as embed_params
+from clipjax.embeddings.answers import Answers, AnswerStream, _held, answer_images, prompts_of
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.sets import Embeddings
 from clipjax.errors import DataError, UsageError
@@ -224,11 +225,36 @@ def test_without_letters_the_first_token_of_an_option_is_its_mark(model, images)
     assert prompts.letters.tolist() == [[[yes, no]]] * N
 
 
-def test_the_fast_profile_traces_to_the_same_rows(model, images):
-    """bfloat16 weights and cache; ids and log-probabilities stay float32."""
-    prompts = prompts_of(model, asked(data_set(images)), 3, STEPS)
-    pixels = tuple(model.card.preprocess.mean), tuple(model.card.preprocess.std)
-    program = answers._Program(model.network, model.language.decoder, "fast", STEPS, (1,), *pixels)
-    batch = {"pixels": np.zeros((2, 16, 16, 3), np.uint8), **prompts.batch(np.arange(2))}
-    rows = jax.eval_shape(program.answer, model.params, batch)
-    assert (rows.shape, rows.dtype) == ((2, 3 * (STEPS + 3 * 3)), jnp.float32)
+def test_the_fast_profile_runs_with_a_decoder_in_bfloat16(model, images, reference):
+    """The same bits however the params were loaded. 0.3: bfloat16 keeps 8 bits, logits go up to 20."""
+    manifest, prompts = data_set(images), prompts_of(model, asked(data_set(images)), 3, STEPS)
+    half = TinyVisionLanguage()
+    half.params = _held("fast", model.params)
+    assert {leaf.dtype for leaf in jax.tree.leaves(half.params["decoder"])} == {np.dtype(jnp.bfloat16)}
+    how: Any = {"compute": Compute(progress=False, per_device_batch=1), "steps": STEPS, "precision": "fast"}
+    [rows, got], [again, _] = (answer_images(each, manifest, prompts, **how) for each in (model, half))
+    np.testing.assert_array_equal(rows.array, again.array)
+    assert np.isfinite(rows.array).all()
+    off = np.nanmax(np.abs(got.letters - reference[1].letters))
+    assert 1e-3 < off < 0.3
+    with pytest.raises(UsageError, match="tiny was loaded with dtype 'bfloat16', and precision 'parity'"):
+        answer_images(half, manifest, prompts, steps=STEPS)
+
+
+def test_params_are_placed_by_the_bytes_that_devices_hold(model, images, monkeypatch):
+    prompts = prompts_of(model, asked(data_set(images)), 1, STEPS)
+    recipe = model.card.preprocess.recipe(rgb="first")
+
+    def stream(precision: Any) -> AnswerStream:
+        return AnswerStream(model, recipe, None, precision, "answers", 0, False, "raise", prompts, STEPS)
+
+    decoder = sum(leaf.size for leaf in jax.tree.leaves(model.params["decoder"]))
+    whole = sum(leaf.size for leaf in jax.tree.leaves(dict(model.params)))
+    for precision, size in (("parity", 4 * whole), ("fast", 4 * whole - 2 * decoder)):
+        for memory, placement in ((size * 3 // 2, "replicated"), (size * 3 // 2 - 1, "sharded")):
+            monkeypatch.setattr(embed_params, "device_memory", lambda memory=memory: memory)
+            assert stream(precision).placement(1, "auto") == placement
+        for memory, cut in ((2 * size, False), (2 * size - 1, True)):
+            monkeypatch.setattr(embed_params, "device_memory", lambda memory=memory: memory)
+            read = model.network.abstract_params(precision)
+            assert (embed_params.mesh_to_load("auto")(read) is not None) == cut

@@ -360,7 +360,7 @@ def test_memory_of_a_device(monkeypatch: pytest.MonkeyPatch):
     for layers in (4, 8):
         model = deep(layers)
         tower = {"vision": model.network.abstract_params()["vision"]}
-        size = params._bytes(tower)
+        size = params.bytes_of(tower)
         pixels = jax.ShapeDtypeStruct((8, SIZE, SIZE, 3), np.uint8)
         for placement in (REPLICATED, SHARDED):
             compiled = image_step(model, "parity", "embedding", mesh, placement).compiled(tower, pixels)
@@ -369,7 +369,7 @@ def test_memory_of_a_device(monkeypatch: pytest.MonkeyPatch):
         text = str(compiled.as_text())
         assert "all-gather" in text
         assert "all-reduce" not in text
-    added = size - params._bytes({"vision": deep(4).network.abstract_params()["vision"]})
+    added = size - params.bytes_of({"vision": deep(4).network.abstract_params()["vision"]})
     assert taken[8, SHARDED] < 0.5 * taken[8, REPLICATED]
     assert taken[8, REPLICATED] - taken[4, REPLICATED] > 0.99 * added
     assert taken[8, SHARDED] - taken[4, SHARDED] < 0.2 * added
@@ -397,7 +397,7 @@ def test_the_memory_chooses(model: TinyModel, folder: Path, monkeypatch: pytest.
         (None, "replicated"),
         (needed, "replicated"),
         (needed - 1, "sharded"),
-        (params._bytes(tower) - 1, "sharded"),
+        (params.bytes_of(tower) - 1, "sharded"),
     ):
         monkeypatch.setattr(params, "device_memory", lambda memory=memory: memory)
         result = run(model, manifest, per_device_batch=4)
@@ -406,8 +406,8 @@ def test_the_memory_chooses(model: TinyModel, folder: Path, monkeypatch: pytest.
 
 
 def test_where_params_are_read_to(model: TinyModel, monkeypatch: pytest.MonkeyPatch):
-    card: Any = dataclasses.make_dataclass("Card", ["arch"])(model.network.arch)
-    both = params._bytes(model.params)
+    tree = model.network.abstract_params()
+    both = params.bytes_of(model.params)
     for memory, asked, cut in (
         (None, "auto", False),
         (2 * both, "auto", False),
@@ -416,7 +416,7 @@ def test_where_params_are_read_to(model: TinyModel, monkeypatch: pytest.MonkeyPa
         (1, "replicated", False),
     ):
         monkeypatch.setattr(params, "device_memory", lambda memory=memory: memory)
-        assert (params.mesh_to_load(asked)(card) is not None) == cut
+        assert (params.mesh_to_load(asked)(tree) is not None) == cut
     with pytest.raises(UsageError, match="unknown placement of params 'shard'; did you mean sharded"):
         params.mesh_to_load("shard")
 

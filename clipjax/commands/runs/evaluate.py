@@ -84,7 +84,7 @@ def _evaluate_one(options: EvaluateOptions) -> Result:
     from clipjax.evaluation.run import run
 
     request, compute, loading = options.request(), options.compute(), options.loading()
-    model = _load(options, loading)
+    model = _load(options, request, loading)
     result = run(model, options.task, request, compute, results=options.results)
     signals.done()
     return result
@@ -97,7 +97,7 @@ def _evaluate_collection(options: EvaluateOptions, data_root: Path) -> None:
     planned = plan(options.task, data_root, options.prompts or [])
     for line in planned.missing:
         say(f"left out: {line}", err=True)
-    model = _load(options, loading)
+    model = _load(options, request, loading)
     results, failed = _run_all(model, planned.jobs, request, compute, options.results)
     signals.done()
     if results or options.as_json:
@@ -130,10 +130,11 @@ def _run_all(
     return results, failed
 
 
-def _load(options: EvaluateOptions, loading: dict[str, Any]) -> Model:
+def _load(options: EvaluateOptions, request: Request, loading: dict[str, Any]) -> Model:
     from clipjax.checkpoints.load import load_model
-    from clipjax.embeddings.params import mesh_to_load
+    from clipjax.embeddings.params import dtype_to_load, mesh_to_load
 
-    model = load_model(options.model or "", mesh_of=mesh_to_load(options.params), **loading)
+    dtype, mesh_of = dtype_to_load(request.precisions), mesh_to_load(options.params)
+    model = load_model(options.model or "", dtype=dtype, mesh_of=mesh_of, **loading)
     say_unknown_facts(options.model, model.card)
     return model
