@@ -63,8 +63,11 @@ class Job:
 
 @dataclass(frozen=True)
 class CollectionPlan:
+    """`absent`: the jobs whose data sets are not there; none unless they were asked for."""
+
     jobs: list[Job]
     missing: list[str]
+    absent: list[Job] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -103,12 +106,16 @@ class Loaded:
         )
 
 
-def cards_below(data_root: str | Path) -> list[Located]:
-    """The user's cards (*.toml in `data_root`) and the shipped ones, by name; the user's win."""
-    base = place(data_root).expanduser()
+def cards_below(data_root: str | Path | None) -> list[Located]:
+    """The user's cards (*.toml in `data_root`) and the shipped ones, by name; the user's win.
+
+    None: the shipped ones, at relative paths.
+    """
+    base = Path() if data_root is None else place(data_root).expanduser()
     if not is_dir(base):
         raise DataError(f"{base} is not a folder; give the one that holds the data sets")
-    cards = {card.name: card for card in [*cards_in(config_dir() / "datasets"), *cards_in(base)]}
+    own = [] if data_root is None else cards_in(base)
+    cards = {card.name: card for card in [*cards_in(config_dir() / "datasets"), *own]}
     return [Located(cards[name], data_folder(base, cards[name])) for name in sorted(cards)]
 
 
@@ -118,28 +125,33 @@ def data_folder(base: Path, card: DatasetCard) -> Path:
 
 def plan(
     name: str,
-    data_root: str | Path,
+    data_root: str | Path | None,
     prompts: Sequence[str | Path] = (),
     *,
     only: Sequence[str] = (),
     folders: Mapping[str, Path] | None = None,
+    absent: bool = False,
 ) -> CollectionPlan:
     """The runs of a task or collection on the data sets below `data_root`, and the missing ones.
 
     Args:
         name: a task, a collection, or "all".
+        data_root: None, with `absent`: only `folders` are there.
         prompts: repeat each run; default: the collection's, else the cards' own.
         only: names of data sets or of families; empty: all.
         folders: of data sets that are elsewhere, by name.
+        absent: also plan runs on data sets that are not there: on those in `only`, or without `data_root` on
+            all.
 
     Raises:
         UsageError: no task, collection or prompt set has that name.
-        DataError: no data set exists.
+        DataError: no data set exists, and none is planned as absent.
     """
     chosen = collection(name)
     sets = _prompt_sets(prompts or chosen.prompts)  # first: a wrong name costs nothing
-    base, jobs, missing = place(data_root).expanduser(), [], _Missing()
-    folders, located = folders or {}, cards_below(base)
+    base = Path() if data_root is None else place(data_root).expanduser()
+    jobs, not_there, missing = [], [], _Missing()
+    folders, located = folders or {}, cards_below(None if data_root is None else base)
     for task in map(find_task, chosen.tasks):
         # Captions take a template, too, but only if the user names the task and the prompts.
         repeated = "head" in task.needs or (name == task.name and bool(prompts))
@@ -148,16 +160,23 @@ def plan(
                 continue
             data = data._replace(root=folders.get(data.card.name, data.root))
             id_ = _id_of(base, data.card, folders) if "id" in task.needs else None
-            absent = [where.root for where in (data, id_) if where is not None and not exists(where.root)]
-            if absent and data.card.demo and not only:
+            own = [Job(task.name, data, id_, prompt) for prompt in (sets if repeated else [None])]
+            roots = [
+                where.root
+                for where in (data, id_)
+                if where is not None
+                and not ((data_root is not None or where.card.name in folders) and exists(where.root))
+            ]
+            if roots and data.card.demo and not only:
                 continue  # a demo data set: its absence is not reported
-            if absent:
-                missing.add(data, task.name, absent)
+            if roots:
+                missing.add(data, task.name, roots)
+                not_there += own if absent and (only or data_root is None) else []
             else:
-                jobs += [Job(task.name, data, id_, prompt) for prompt in (sets if repeated else [None])]
-    if not jobs:
+                jobs += own
+    if not jobs and not not_there:
         raise DataError(f"{base} holds no data set for {name!r}: {missing.sentence()}")
-    return CollectionPlan(jobs, missing.lines())
+    return CollectionPlan(jobs, missing.lines(), not_there)
 
 
 def survey(data_root: str | Path, *, decode: bool = False) -> Iterator[tuple[Located, list[str] | None]]:

@@ -10,13 +10,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.embeddings.compute import Compute
 from clipjax.errors import DataError, UsageError
-from clipjax.evaluation.collection import Job, Loaded, distinct
+from clipjax.evaluation.collection import CollectionPlan, Job, Loaded, distinct
 from clipjax.evaluation.collection import plan as plan_jobs
 from clipjax.evaluation.subject import Request
 from clipjax.results.run_of import names_run
@@ -82,10 +81,13 @@ class Missing:
 
 @dataclass(frozen=True)
 class SweepPlan:
+    """`absent`: runs on data sets that are not there, whose costs are unknown; only to be shown."""
+
     suite: Suite
     items: Sequence[Item]
     missing: Sequence[Missing] = ()
     loaded: Loaded = field(default_factory=Loaded)
+    absent: Sequence[Item] = ()
 
     @property
     def digest(self) -> str:
@@ -97,14 +99,18 @@ class SweepPlan:
         return list({item.chosen.name: item.chosen for item in self.items}.values())
 
 
-def make_plan(suite: Suite, pixel_budget: int | None) -> SweepPlan:
-    """Plan a suite; `pixel_budget`: bytes for the pixel store, None without one.
+def make_plan(suite: Suite, pixel_budget: int | None, *, absent: bool = False) -> SweepPlan:
+    """Plan a suite.
+
+    Args:
+        pixel_budget: bytes for the pixel store, None without one.
+        absent: also list the runs on data sets that are not there. Then none needs to be.
 
     Raises:
         UsageError: no folder of data sets is given.
         DataError: no data set or no folder of models exists.
     """
-    if suite.data_root is None:
+    if suite.data_root is None and not absent:
         raise UsageError(
             f"say where the data sets of {suite.name} lie: --data-root FOLDER, or data_root in its file"
         )
@@ -114,28 +120,32 @@ def make_plan(suite: Suite, pixel_budget: int | None) -> SweepPlan:
             "holds checkpoints by model id"
         )
     models = {name: choose(name, suite.model_root, suite.stated.get(name)) for name in suite.models}
-    loaded, missing, runs = Loaded(), [], []
+    loaded, missing, items, not_there = Loaded(), [], [], []
     for run in suite.runs:
-        jobs, lines = _jobs(suite, run, suite.data_root)
-        missing += [Missing(line, bool(run.datasets)) for line in lines]
-        runs += [(models[name], run, jobs) for name in run.models]
-    items = [item for chosen, run, jobs in runs for item in _items(chosen, run, jobs)]
-    if not items:
+        planned = _planned(suite, run, absent)
+        if suite.data_root is not None:
+            missing += [Missing(line, bool(run.datasets)) for line in planned.missing]
+        for name in run.models:
+            items += _items(models[name], run, planned.jobs)
+            not_there += _items(models[name], run, planned.absent)
+    if not items and not not_there:
         raise DataError(f"{suite.data_root} holds none of the data sets of {suite.name}: {missing[0].line}")
     sizes = cost.Sizes(loaded)
     # Entries of a suite may overlap: each run is planned once.
     ordered = list(_in_order(_each_once(items), sizes, pixel_budget))
     # Runs that read another run as annotations come after all that may be it.
     ordered.sort(key=lambda item: names_run(item.options.get("annotations")))
-    return SweepPlan(suite, _with_costs(ordered, sizes), list(dict.fromkeys(missing)), loaded)
+    costed = _with_costs(ordered, sizes)
+    return SweepPlan(suite, costed, list(dict.fromkeys(missing)), loaded, _each_once(not_there))
 
 
-def _jobs(suite: Suite, run: Run, data_root: Path) -> tuple[list[Job], list[str]]:
+def _planned(suite: Suite, run: Run, absent: bool) -> CollectionPlan:
     try:
-        planned = plan_jobs(run.task, data_root, run.prompts, only=run.datasets, folders=suite.data)
+        return plan_jobs(
+            run.task, suite.data_root, run.prompts, only=run.datasets, folders=suite.data, absent=absent
+        )
     except DataError as error:
-        return [], [str(error)]
-    return planned.jobs, planned.missing
+        return CollectionPlan([], [str(error)])
 
 
 def _items(chosen: Chosen, run: Run, jobs: Sequence[Job]) -> Iterator[Item]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +35,7 @@ class Table(NamedTuple):
 class Preview:
     models: Table
     recipes: Table
+    absent: Table
     shards: Table
     lines: list[str]
 
@@ -64,6 +66,7 @@ def preview(plan: SweepPlan, items: Sequence[Item], compute: Compute, results: P
         by_model.setdefault(item.chosen.name, []).append(item)
     known = {name: _known(group, plan, compute, done, stored) for name, group in by_model.items()}
     rows = [_model_row(by_model[name], known[name], stored) for name in by_model]
+    rows += _absent_models(plan, by_model)
     header = ["model", "runs", "done", "images", "stored", "TFLOP", "weights MB", "embeddings MB", "note"]
     recipes = Table(
         ["pixel recipe", "models", "data sets", "images", "pixels MB", "stored MB"],
@@ -72,6 +75,7 @@ def preview(plan: SweepPlan, items: Sequence[Item], compute: Compute, results: P
     return Preview(
         Table(header, rows),
         recipes,
+        _absent_table(plan),
         _shard_table(plan, shards),
         _lines(plan, items, compute, results, stored),
     )
@@ -116,6 +120,24 @@ def _model_row(items: Sequence[Item], known: _Known, stored: Stored) -> list[Any
         f"{images * width * 4 / 1e6:.1f}",
         known.problem,
     ]
+
+
+def _absent_models(plan: SweepPlan, planned: Mapping[str, Sequence[Item]]) -> Iterator[list[Any]]:
+    """The models of runs whose data sets are not there. Opens none."""
+    runs = Counter(item.chosen.name for item in plan.absent)
+    for name, chosen in {item.chosen.name: item.chosen for item in plan.absent}.items():
+        note = "the data sets of these runs are not there" if chosen.model is not None else chosen.problem
+        yield [chosen.title, runs[name], *[UNKNOWN] * 6, "these too: " * (name in planned) + note]
+
+
+def _absent_table(plan: SweepPlan) -> Table:
+    groups: dict[tuple[str, ...], list[Item]] = {}
+    for item in plan.absent:
+        prompts = "" if item.job.prompts is None else item.job.prompts.name
+        lists = str(item.options.get("annotations", ""))
+        groups.setdefault((item.job.task, item.job.data.card.name, prompts, lists), []).append(item)
+    rows = [[*group, len({item.chosen.name for item in items}), UNKNOWN] for group, items in groups.items()]
+    return Table(["task", "data set that is not there", "prompts", "annotations", "models", "images"], rows)
 
 
 def _recipe_rows(
@@ -166,9 +188,19 @@ def _lines(
         f"results: {results}",
         f"plan {plan.digest[:16]}: shards of one sweep say the same here",
     ]
+    if plan.absent:
+        lines.append(_absent_line(plan))
     for missing in plan.missing:
         lines.append(f"{'missing' if missing.named else 'left out'}: {missing.line}")
     return lines
+
+
+def _absent_line(plan: SweepPlan) -> str:
+    runs = counted(len(plan.absent), "run")
+    models = counted(len({item.chosen.name for item in plan.absent}), "model")
+    sets = counted(len({item.job.data.card.name for item in plan.absent}), "data set")
+    root = ": give their folder with --data-root" if plan.suite.data_root is None else ""
+    return f"not counted, as their data are not there: {runs} of {models} on {sets}, of unknown cost{root}"
 
 
 def _pixel_line(store: PixelStore | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,12 @@ from clipjax.analysis.rows.cells import RowIndex, Term
 from clipjax.analysis.rows.groups import matches
 from clipjax.config import config_dir
 from clipjax.data.cards import cards_in
+from clipjax.embeddings.compute import Compute
 from clipjax.storage.reading import read_csv
+from clipjax.storage.store import Store
+from clipjax.sweep import models as sweep_models
+from clipjax.sweep import preview
+from clipjax.sweep.plan import make_plan
 from clipjax.sweep.suite import Suite, load_suite
 from clipjax.tasks.names import task_names
 
@@ -52,6 +58,35 @@ def planned(suite: Suite) -> set[tuple[str, ...]]:
 @pytest.fixture(scope="module")
 def study() -> set[tuple[str, ...]]:
     return planned(load_suite("suite:study"))
+
+
+def test_a_dry_run_lists_the_whole_study_without_its_data_sets(
+    study: set[tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every model of the suite on every task and data set. No model is opened, and no cost made up."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a model was opened")
+
+    for module in (sweep_models, preview):
+        monkeypatch.setattr(module, "open_model" if module is sweep_models else "opened", refuse)
+    plan = make_plan(load_suite("suite:study"), 10**11, absent=True)
+    assert not plan.items
+    listed = {
+        (each.job.task, each.chosen.name, each.job.data.card.name, str(each.options.get("annotations", "")))
+        for each in plan.absent
+    }
+    assert listed == {(*run[:3], run[4]) for run in study}
+    assert all(each.chosen.model is not None for each in plan.absent)
+    shown = preview.preview(plan, [], Compute(store=Store(tmp_path / "store")), tmp_path / "results", 1)
+    assert {tuple(row[2:8]) for row in shown.models.rows} == {("?",) * 6}
+    assert sum(row[1] for row in shown.models.rows) == len(plan.absent) == 13770
+    assert sum(row[4] for row in shown.absent.rows) == len(plan.absent)
+    assert {row[5] for row in shown.absent.rows} == {"?"}
+    assert shown.lines[-1] == (
+        "not counted, as their data are not there: 13770 runs of 263 models on 45 data sets, of unknown "
+        "cost: give their folder with --data-root"
+    )
 
 
 @pytest.mark.parametrize("name", [*PAPER, "effective_robustness"])

@@ -196,9 +196,7 @@ def test_a_base_that_is_no_file_is_saved_with_it(base, images, tmp_path):
     assert again.base is not None
     assert again.base.id == "changed"
     for each in (base, folder):
-        with pytest.raises(
-            UsageError, match="has no decoder, and only a decoder is held in bfloat16"
-        ):
+        with pytest.raises(UsageError, match="has no decoder, and only a decoder is held in bfloat16"):
             load_model(each, dtype="bfloat16")
     x = np.random.default_rng(0).normal(size=(2, 96, 96, 3)).astype(np.float32)
     assert (np.asarray(again.encode_image(x)) == np.asarray(changed.encode_image(x))).all()

@@ -215,6 +215,26 @@ def test_a_data_set_that_is_named_and_not_there(suite: Path, tmp_path: Path) -> 
     )
     assert "5 runs done now" in result.output
     assert "left out: imagenet_v2" in result.output
+    shown = sweep(named, tmp_path / "new", "--dry-run").output
+    assert re.search(r"^one +5 +0 +62 ", shown, re.MULTILINE)
+    assert re.search(
+        r"^one +1 +(\? +){6}these too: the data sets of these runs are not there", shown, re.MULTILINE
+    )
+    assert re.search(r"^zeroshot +imagenet_r +1 +\?$", shown, re.MULTILINE)
+    assert "5 runs, 62 images to embed" in shown
+    assert "not counted, as their data are not there: 1 run of 1 model on 1 data set, of" in shown
+
+
+def test_a_dry_run_needs_no_folder_of_data_sets(suite: Path, tmp_path: Path) -> None:
+    rootless = suite.with_name("rootless.toml")
+    run = '[[runs]]\ntask = "zeroshot"\ndatasets = ["imagenet_r", "imagenet_v2"]\n'
+    rootless.write_text(f'title = "No data"\nmodels = ["models/one"]\n{run}')
+    assert "say where the data sets of rootless lie" in failure(sweep(rootless, tmp_path))
+    assert "say where the data sets of rootless lie" in failure(sweep(rootless, tmp_path, "--collect"))
+    out = sweep(rootless, tmp_path, "--dry-run")
+    assert out.exit_code == 0, out.output
+    assert "0 runs, 0 images to embed" in out.output
+    assert re.search(r"^one +4 +(\? +){6}the data sets of these runs are not there", out.output, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,8 @@ def sweep(options: SweepOptions) -> None:
 
     Examples:
 
+        clipjax sweep suite:study --dry-run
+
         clipjax sweep suite.toml --data-root /data --dry-run
 
         clipjax sweep suite.toml --data-root /data
@@ -166,7 +168,8 @@ def _plan(options: SweepOptions, compute: Compute) -> SweepPlan:
 
     def read() -> SweepPlan:
         suite = load_suite(options.suite, data_root=options.data_root, model_root=options.model_root)
-        return make_plan(suite, None if compute.pixel_store is None else compute.pixel_store.budget)
+        budget = None if compute.pixel_store is None else compute.pixel_store.budget
+        return make_plan(suite, budget, absent=options.dry_run)
 
     return on_all(read, "make the plan of the sweep")
 
@@ -217,9 +220,10 @@ def _preview(plan: SweepPlan, items: Sequence[Item], compute: Compute, results: 
     from clipjax.sweep.preview import preview
 
     found = preview(plan, items, compute, results, shards)
-    for table in (found.models, found.recipes, *([found.shards] if shards > 1 else [])):
-        print_table(table.header, table.rows)
-        say()
+    for table in (found.models, found.recipes, found.absent, *([found.shards] if shards > 1 else [])):
+        if table.rows:
+            print_table(table.header, table.rows)
+            say()
     for line in found.lines:
         say(line)
 
