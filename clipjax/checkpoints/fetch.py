@@ -18,6 +18,7 @@ from clipjax.storage.buckets import BucketPath, place
 from clipjax.storage.digests import sha256_json
 from clipjax.storage.publishing import is_unfinished
 from clipjax.storage.writing import draft_folder, flush, restore_folder, writing
+from converters.hub import PRISMATIC
 
 BLOCK = 32 * 2**20  # bytes of one request
 
@@ -25,7 +26,7 @@ BLOCK = 32 * 2**20  # bytes of one request
 def on_this_disk(source: Any) -> Any:
     """The source of a model; for a bucket URL, the path of its copy.
 
-    Fetches a folder's files and an adapter's base, no other subfolders.
+    Fetches a folder's files, an adapter's base and Prismatic's last checkpoint, no other subfolders.
 
     Raises DataError if nothing is at the URL, it changes during the fetch, or the disk is full.
     """
@@ -70,7 +71,8 @@ def _files(path: BucketPath) -> list[BucketPath]:
     if is_unfinished(path) and not (path / CARD).exists():
         raise DataError(f"{path} is not whole, its upload was cut off: run again what was to write it")
     base = path / "base"  # where `clipjax.checkpoints.adapter_file` puts the base of an adapter
-    return sorted(files) + (_files(base) if (base / CARD).exists() else [])
+    inner = _files(base) if (base / CARD).exists() else []
+    return [*sorted(files), *inner, *([path / PRISMATIC] if (path / PRISMATIC).exists() else [])]
 
 
 def _fetch(files: list[BucketPath], names: list[str], versions: list[tuple[int, int]], folder: Path) -> None:

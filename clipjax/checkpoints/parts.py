@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from clipjax.checkpoints.card import Card, Chat, Source, Weights
+from clipjax.checkpoints.fetch import fetched, on_this_disk
 from clipjax.checkpoints.identity.registry import chat_of, part_row, pinned_revision
 from clipjax.checkpoints.identity.registry_rows import registry
 from clipjax.data.text import vocabularies
@@ -43,7 +44,7 @@ _SLOT = "a question goes here"
 
 @dataclass(frozen=True)
 class Named:
-    """What the user names: paths or hub repositories. None: those of the checkpoint.
+    """What the user names: paths, URLs or hub repositories. None: those of the checkpoint.
 
     Attributes:
         vision: weights of the image tower.
@@ -112,7 +113,8 @@ def conversion_of_parts(
 def _tower_weights(card: Card, named: str | Path | None) -> Resolved:
     row = registry()[part_row(card, "vision")]
     if named is not None:
-        return resolve_source(named)
+        with fetched(named) as copy:
+            return resolve_source(copy)
     try:
         return resolve_source(row["hub_repo"], row["hub_file"] or None, pinned_revision(row["id"]))
     except DataError as error:
@@ -202,7 +204,7 @@ def with_chat_files(card: Card, resolved: Resolved, named: Named) -> tuple[Card,
 
 
 def _named_files(tokenizer: str | Path) -> tuple[Path, ...]:
-    path = Path(tokenizer)
+    path = Path(on_this_disk(tokenizer))
     if exists(path) and not is_dir(path):
         return (path, *(path.parent / name for name in CONFIGS if exists(path.parent / name)))
     if exists(path):

@@ -1,7 +1,7 @@
 """transformers' `config.json` of a LlavaForConditionalGeneration of LLaVA-1.5's kind.
 
-Source: transformers 5.24 models/llava, models/clip. Files leave out values of the classes that they name, and
-those defaults have never changed. Pixels are in `preprocessor_config.json`.
+Source: transformers 5.24 models/llava, models/clip, models/siglip. Files leave out values of the classes that
+they name, and those defaults have never changed. Pixels are in `preprocessor_config.json`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 from clipjax.errors import DataError
 from converters.foreign.card import at, card_record, choose, get, refuse_unknown
 from converters.foreign.llama import LLAMA_DEFAULTS, decoder_config
-from converters.foreign.templates import CLIP, tower_like
-from converters.foreign.transformers import READ, WITHOUT_EFFECT, image_tower, pixels
+from converters.foreign.templates import CLIP, SIGLIP, tower_like
+from converters.foreign.transformers import READ, WITHOUT_EFFECT, image_tower, pixels, siglip_image_tower
 
 MODEL = "llava"
 _NAME = "LlavaForConditionalGeneration"
@@ -47,12 +47,15 @@ def read(record: Mapping[str, Any], where: str, folder: Path) -> dict[str, Any]:
         raise DataError(f"{where}: architectures is {record['architectures']!r}, not [{_NAME!r}]")
     refuse_unknown(record, {"vision_config", "text_config", *_DEFAULTS, *_REPEATED, *WITHOUT_EFFECT}, where)
     given = {**_DEFAULTS, **record}
-    choose(given, "vision_feature_select_strategy", where, {"default": "without the class token"})
     choose(given, "projector_hidden_act", where, {"gelu": "exact GELU"})
     choose(given, "multimodal_projector_bias", where, {True: "with biases"})
+    vision = _vision(get(given, "vision_config", where, "object"), f"{where}: vision_config")
+    # "default" leaves the first position out: a class token, but a patch of a tower that has none.
+    reads = {"default": "without the class token"} if vision["class_token"] else {"full": "every patch"}
+    choose(given, "vision_feature_select_strategy", where, reads)
     arch = {
         "name": folder.name,
-        "vision": _vision(get(given, "vision_config", where, "object"), f"{where}: vision_config"),
+        "vision": vision,
         "language": {
             "layer": _layer(given, where),
             "projector": "gelu-mlp",
@@ -65,8 +68,11 @@ def read(record: Mapping[str, Any], where: str, folder: Path) -> dict[str, Any]:
 
 def _vision(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     given = {**_VISION_DEFAULTS, **config}
-    choose(given, "model_type", where, {"clip_vision_model": "CLIP's image tower"})
+    kinds = {"clip_vision_model": CLIP, "siglip_vision_model": SIGLIP}
+    kind = choose(given, "model_type", where, kinds)
     refuse_unknown(config, READ | WITHOUT_EFFECT, where)
+    if kind == SIGLIP:
+        return siglip_image_tower(config, where)
     tower = image_tower(given, where)
     # The file has no projection to text: the features are the normalised class token.
     return tower_like(CLIP, "vision", **tower, projection=False, embed_dim=tower["width"])

@@ -109,18 +109,22 @@ def _refuse_second_values(config: Mapping[str, Any], second: Any, where: str) ->
 def _siglip(
     record: Mapping[str, Any], vision: Mapping[str, Any], text: Mapping[str, Any], where: str
 ) -> dict[str, Any]:
-    vision, text = {**_SIGLIP_DEFAULTS, **vision}, {**_SIGLIP_DEFAULTS, **text}
-    if vision["vision_use_head"] is not True:
-        raise DataError(
-            f"{where}: vision_config.vision_use_head is not true; clipjax has SigLIP with its head"
-        )
-    image = image_tower(vision, f"{where}: vision_config")
+    text = {**_SIGLIP_DEFAULTS, **text}
     words = _words(text, f"{where}: text_config")
-    image |= {"embed_dim": image["width"], "pool_heads": image["heads"]}
     words |= {"embed_dim": words["width"]}
     if text.get("projection_size") is not None:
         words |= {"embed_dim": get(text, "projection_size", f"{where}: text_config", "size")}
-    return {"vision": tower_like(SIGLIP, "vision", **image), "text": tower_like(SIGLIP, "text", **words)}
+    image = siglip_image_tower(vision, f"{where}: vision_config")
+    return {"vision": image, "text": tower_like(SIGLIP, "text", **words)}
+
+
+def siglip_image_tower(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A SiglipVisionConfig, which may leave defaults out."""
+    given = {**_SIGLIP_DEFAULTS, **config}
+    if given["vision_use_head"] is not True:
+        raise DataError(f"{where}.vision_use_head is not true; clipjax has SigLIP with its head")
+    image = image_tower(given, where)
+    return tower_like(SIGLIP, "vision", **image, embed_dim=image["width"], pool_heads=image["heads"])
 
 
 def image_tower(config: Mapping[str, Any], where: str) -> dict[str, Any]:

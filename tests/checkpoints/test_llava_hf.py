@@ -22,6 +22,8 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    SiglipImageProcessor,
+    SiglipVisionConfig,
 )
 
 import clipjax
@@ -59,16 +61,16 @@ def condition(model: Any) -> None:
     condition_decoder(SimpleNamespace(model=model.model.language_model))
 
 
-def llava() -> Any:
-    vision = CLIPVisionConfig(
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        image_size=SIZE,
-        patch_size=14,
-        projection_dim=48,
-    )
+def llava(tower: str) -> Any:
+    sizes: Any = {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "image_size": SIZE,
+        "patch_size": 14,
+    }
+    vision = CLIPVisionConfig(**sizes, projection_dim=48) if tower == "clip" else SiglipVisionConfig(**sizes)
     text = LlamaConfig(
         hidden_size=48,
         intermediate_size=80,
@@ -80,7 +82,11 @@ def llava() -> Any:
         rms_norm_eps=1e-5,
     )
     config = LlavaConfig(
-        vision_config=vision, text_config=text, image_token_index=3, image_seq_length=PATCHES
+        vision_config=vision,
+        text_config=text,
+        image_token_index=3,
+        image_seq_length=PATCHES,
+        vision_feature_select_strategy="default" if tower == "clip" else "full",
     )
     config._attn_implementation = "eager"
     model: Any = LlavaForConditionalGeneration(config).eval()
@@ -95,16 +101,28 @@ class Case:
     model: Model
 
 
-@pytest.fixture(scope="module")
-def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    folder = tmp_path_factory.mktemp("llava") / "narrow-llava"
-    model = llava()
+def made(root: Path, tower: str) -> Case:
+    folder = root / "narrow-llava"
+    model = llava(tower)
     model.save_pretrained(folder)
-    CLIPImageProcessor(size={"shortest_edge": SIZE}, crop_size=SIZE).save_pretrained(folder)  # type: ignore[reportCallIssue]
+    if tower == "clip":
+        CLIPImageProcessor(size={"shortest_edge": SIZE}, crop_size=SIZE).save_pretrained(folder)  # type: ignore[reportCallIssue]
+    else:
+        SiglipImageProcessor(size={"height": SIZE, "width": SIZE}).save_pretrained(folder)  # type: ignore[reportCallIssue]
     pieces = _llava.sentencepiece_model(user_defined_symbols=["<image>"])
     (folder / "tokenizer.model").write_bytes(pieces)
     (folder / "chat_template.json").write_text(json.dumps({"chat_template": TEMPLATE}))
     return Case(model, folder, clipjax.load_model(folder))
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return made(tmp_path_factory.mktemp("clip"), "clip")
+
+
+@pytest.fixture(scope="module", params=["clip", "siglip"])
+def either(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, case: Case) -> Case:
+    return case if request.param == "clip" else made(tmp_path_factory.mktemp("siglip"), "siglip")
 
 
 @torch.no_grad()
@@ -161,40 +179,42 @@ def test_a_prompt_that_fits_is_answered(case: Case) -> None:
     assert padded(language, [(own, at)], STEPS).ids.shape == (1, BUCKET)
 
 
-def test_logits_and_answers_are_transformers(case: Case) -> None:
-    language = case.model.language
+def test_logits_and_answers_are_transformers(either: Case) -> None:
+    language = either.model.language
     assert language is not None
-    pixels = case.model.preprocess(image())[None]
+    pixels = either.model.preprocess(image())[None]
     prompt = language.prompt("What is this?")
     rows = padded(language, [prompt], STEPS)
-    given = (case.model.network, case.model.params, pixels, rows.ids, rows.image_at, rows.valid)
+    given = (either.model.network, either.model.params, pixels, rows.ids, rows.image_at, rows.valid)
     answers = answer_ids(*given, steps=STEPS, stop=language.stop, precision="parity")
-    theirs = reference_logits(case, pixels, *prompt)[:, -1].numpy()
+    theirs = reference_logits(either, pixels, *prompt)[:, -1].numpy()
     assert np.abs(answers.first - theirs).max() < 1e-4 * np.abs(theirs).max()
     # The image in Prismatic's place is seen.
-    elsewhere = reference_logits(case, pixels, prompt[0], 1)[:, -1].numpy()
+    elsewhere = reference_logits(either, pixels, prompt[0], 1)[:, -1].numpy()
     assert np.abs(answers.first - elsewhere).max() > 1e-2 * np.abs(theirs).max()
     ids = [int(i) for i in np.asarray(answers.ids)[0] if i >= 0]
     for step in range(len(ids)):
-        after = reference_logits(case, pixels, [*prompt[0], *ids[:step]], prompt[1])
+        after = reference_logits(either, pixels, [*prompt[0], *ids[:step]], prompt[1])
         assert int(after[0, -1].argmax()) == ids[step]
     answer = language.tokenizer.decode(ids).strip()
-    assert case.model.answer([image()], "What is this?", steps=STEPS) == [answer]
+    assert either.model.answer([image()], "What is this?", steps=STEPS) == [answer]
 
 
-def test_the_file_comes_back(case: Case, tmp_path: Path) -> None:
+def test_the_file_comes_back(either: Case, tmp_path: Path) -> None:
     """In the layout of LLaVA-1.5's own files and of transformers 5, which is the case's."""
     again = export_model(
-        clipjax.load_model(case.model.save(tmp_path / "own")), tmp_path / "model.safetensors"
+        clipjax.load_model(either.model.save(tmp_path / "own")), tmp_path / "model.safetensors"
     )
-    written, theirs = open_source(again), open_source(case.folder / "model.safetensors")
+    written, theirs = open_source(again), open_source(either.folder / "model.safetensors")
     assert {*written} == {*theirs}
     assert all(np.array_equal(written[key].read(), theirs[key].read()) for key in theirs)
-    older = Path(shutil.copytree(case.folder, tmp_path / "older"))
+    older = Path(shutil.copytree(either.folder, tmp_path / "older"))
     _llava.renamed(older, lambda key: key.replace("vision_tower.", "vision_tower.vision_model."))
     loaded = clipjax.load_model(older)
-    assert loaded.origin.layout == "hf_llava"
-    assert loaded.answer([image()], "Why?", steps=STEPS) == case.model.answer([image()], "Why?", steps=STEPS)
+    assert f"{loaded.origin.layout}_5" == either.model.origin.layout
+    assert loaded.answer([image()], "Why?", steps=STEPS) == either.model.answer(
+        [image()], "Why?", steps=STEPS
+    )
 
 
 def test_a_file_without_defaults_is_read(case: Case, tmp_path: Path) -> None:
@@ -229,7 +249,8 @@ def test_a_file_without_defaults_is_read(case: Case, tmp_path: Path) -> None:
         ("", "multimodal_projector_bias", False, "False; clipjax knows True"),
         ("", "architectures", ["Other"], r"architectures is \['Other'\], not"),
         ("", "something", 1, "the field 'something', which clipjax does not know"),
-        ("vision_config", "model_type", "siglip_vision_model", "clipjax knows clip_vision_model"),
+        ("vision_config", "model_type", "dinov2", "clipjax knows clip_vision_model, siglip_vision_model"),
+        ("vision_config", "model_type", "siglip_vision_model", "'default'; clipjax knows full"),
         ("text_config", "model_type", "qwen2", "clipjax has decoders of llama, mistral"),
     ],
 )

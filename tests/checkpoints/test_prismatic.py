@@ -17,6 +17,7 @@ import PIL.Image
 import pytest
 import sentencepiece
 import torch
+from _bucket import URL, FakeBucket
 
 import clipjax
 from clipjax.checkpoints.identity.registry import model_card
@@ -29,6 +30,8 @@ from clipjax.errors import ClipjaxError, DataError, UsageError
 from clipjax.models.arch import arch_from_dict, arch_to_dict, load_arch, narrow_arch
 from clipjax.models.language.decoder import Decoder
 from clipjax.models.language.vision_language import image_tokens
+from clipjax.storage.bucket_files import BucketFiles
+from clipjax.storage.buckets import place
 from converters.foreign import prismatic
 from converters.foreign.prismatic import arch_record
 from converters.golden import build_model
@@ -211,8 +214,8 @@ def test_saved_and_converted_it_is_the_same(clip: _llava.Prismatic, copied: Path
     assert (card.id, card.parts["vision"].sha256 is None) == ("mine", False)
     image = PIL.Image.new("RGB", (30, 20), (200, 10, 60))
     answer = model.answer([image], "What is this?", steps=4)
-    for place in (folder, model.save(tmp_path / "saved")):
-        again = clipjax.load_model(place)
+    for each in (folder, model.save(tmp_path / "saved")):
+        again = clipjax.load_model(each)
         assert again.card.chat == model.card.chat
         assert again.card.parts == model.card.stamped().parts
         same = jax.tree.map(
@@ -404,6 +407,29 @@ def test_a_folder_of_a_hub_repository(clip: _llava.Prismatic, hub: Path, copied:
     assert (card.chat.template, card.chat.sha256 is None) == ("vicuna_v15", False)
     other = clipjax.load_model(place, card=narrow_card(), vision=clip.vision).card
     assert other.facts_origin == "registry"  # the same file, known by its digest since its download
+
+
+def test_a_folder_on_a_bucket(
+    clip: _llava.Prismatic, copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its tower and tokenizer there, too. Of the checkpoints the latest is fetched."""
+    monkeypatch.setenv("CLIPJAX_CACHE", str(tmp_path / "cache"))
+    FakeBucket.made(monkeypatch)
+    (copied / "checkpoints" / "step-1.pt").write_bytes(b"not fetched")
+    (copied / "tokenizer.model").rename(tmp_path / "tokenizer.model")
+    files = {f"model/{path.relative_to(copied)}": path for path in copied.rglob("*") if path.is_file()}
+    files |= {f"vision/{path.name}": path for path in clip.vision.iterdir()}
+    for name, path in {**files, "words/tokenizer.model": tmp_path / "tokenizer.model"}.items():
+        BucketFiles().create(place(f"{URL}/{name}"), path.read_bytes())
+    model = clipjax.load_model(f"{URL}/model", vision=f"{URL}/vision", tokenizer=f"{URL}/words")
+    expected = clipjax.load_model(clip.folder, vision=clip.vision)
+    assert model.card.fingerprint == expected.card.fingerprint is not None
+    assert (model.card.id, model.card.chat) == ("model", expected.card.chat)
+    assert not list((tmp_path / "cache").rglob("step-1.pt"))
+    assert model.location is not None
+    assert (model.location.source, model.location.vision) == (f"{URL}/model", f"{URL}/vision")
+    with pytest.raises(DataError, match="fake://bucket/nowhere does not exist; give the file of"):
+        clipjax.load_model(f"{URL}/model", vision=f"{URL}/nowhere")
 
 
 def narrow_card() -> Any:
