@@ -72,8 +72,12 @@ def near_names(name: str, known: list[str]) -> list[str]:
     return difflib.get_close_matches(name, known, n=3, cutoff=0.5)
 
 
-def unknown_name(kind: str, name: str, known: list[str]) -> UsageError:
-    """With the nearest of the `known` names; `kind` is what the name stands for, e.g. "model"."""
+def unknown_name(kind: str, name: str, known: list[str], *, shown: int = 12) -> UsageError:
+    """With the nearest of the `known` names; `kind` is what the name stands for, e.g. "model".
+
+    shown: at most this many names where none is near.
+    """
     near = near_names(name, known)
-    hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(known)[:12])}"
+    more = f" and {len(known) - shown} more" if len(known) > shown else ""
+    hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(known)[:shown])}{more}"
     return UsageError(f"unknown {kind} {name!r}; {hint}")

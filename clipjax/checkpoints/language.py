@@ -253,7 +253,10 @@ def _opened(source: Any) -> _Opened:
     fetch_beside(resolved, (*FILES, *CONFIGS))
     where = resolved.folder / "config.json"
     if not exists(where):
-        raise DataError(f"{where} is missing: it says what the decoder computes")
+        raise DataError(
+            f"{where} is missing: it says what the decoder computes; copy it from the checkpoint, or name a "
+            "GGUF file"
+        )
     config = decoder_config(read_json(where), str(where))
     tensors = open_source(resolved.path)
     refuse_other_head(tensors, config, str(where))

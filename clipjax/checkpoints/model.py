@@ -290,7 +290,9 @@ class Model:
         """
         language = self.language
         if language is None:
-            raise UsageError(f"{self.card.id} has no language model: it answers no questions")
+            raise UsageError(
+                f"{self.card.id} has no language model: it answers no questions; load one that has"
+            )
         profile = answering(self.card.id, self.params, precision)
         if isinstance(images, Sequence):
             images = [self.preprocess(x) if isinstance(x, PIL.Image.Image) else np.asarray(x) for x in images]

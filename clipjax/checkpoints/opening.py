@@ -37,6 +37,7 @@ from clipjax.data.labels import LabelSpace
 from clipjax.errors import DataError, UsageError
 from clipjax.models.arch import Arch
 from clipjax.models.network import Network
+from clipjax.storage.buckets import BucketPath, place
 from clipjax.storage.gguf import is_gguf
 from converters.engine import Conversion
 from converters.foreign import read_foreign_card, read_label_names
@@ -169,7 +170,8 @@ def _open_foreign(
         card = model_card(known)
     if card is None:
         card = _card_beside(resolved, stated.facts_of)
-        if stated.fallback is not None or resolved.repo is not None:  # its folder is named after a commit
+        is_copy = resolved.repo is not None or isinstance(place(where), BucketPath)
+        if stated.fallback is not None or is_copy:  # a copy's folder is named after a commit or a digest
             card = dataclasses.replace(card, id=own_name(fallback))
     elif resolved.repo is None or resolved.repo != card.source.repo:  # for its own the registry decides
         _refuse_other_config(card, resolved.folder)

@@ -171,8 +171,8 @@ def own_chat(folder: Path) -> Chat:
     text = render_chat(template, [{"role": "user", "content": content}], names, str(folder))
     if text.count(_SLOT) != 1 or text.count(IMAGE_WORD) != 1 or "{" in text or "}" in text:
         raise DataError(
-            f"{folder}: the chat template does not write the question and {IMAGE_WORD} once each: "
-            f"{text[:200]!r}"
+            f"{folder}: the chat template does not write the question and {IMAGE_WORD} once each, "
+            f"but {text[:200]!r}: mend it in the folder"
         )
     prompt = text.replace(IMAGE_WORD, IMAGE).replace(_SLOT, QUESTION)
     return Chat(prompt.removeprefix("<s>"), None, None)
@@ -212,7 +212,9 @@ def _named_files(tokenizer: str | Path) -> tuple[Path, ...]:
     else:
         files = next(iter(found_files([str(tokenizer)], _TOKENIZERS, download=True)), ())
     if not files:
-        raise DataError(f"{tokenizer} has no tokenizer: neither {' nor '.join(FILES)}")
+        raise DataError(
+            f"{tokenizer} has no tokenizer: neither {' nor '.join(FILES)}; name another folder (--tokenizer)"
+        )
     return files
 
 

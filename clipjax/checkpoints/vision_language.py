@@ -89,7 +89,7 @@ class Language:
             if len(ids) != 1:
                 raise DataError(
                     f"{self.tokenizer.where} has no single token for an answer that begins with {letter!r}: "
-                    "no rule by letters for this model"
+                    "write the options of the card's question without {letter}"
                 )
             letters += ids
         return letters
@@ -115,7 +115,9 @@ def load_language(card: Card, files: Sequence[Path]) -> Language:
     """
     language, chat = language_of(card.arch), card.chat
     if chat is None:
-        raise DataError(f"the card of {card.id} does not say how the model is asked: chat is missing")
+        raise DataError(
+            f"the card of {card.id} does not say how the model is asked (chat): convert the model again"
+        )
     if not files:
         why = card.unknown.get("chat.sha256", "its folder has none")
         raise DataError(

@@ -240,7 +240,7 @@ def _answers(
         if place is None:
             raise DataError(
                 f"{name}: {manifest.ids[row]}: the answer {said[0]!r} is not one of its options "
-                f"({', '.join(own)}), nor the letter of one"
+                f"({', '.join(own)}), nor the letter of one: mend that row, or name another column (answer)"
             )
         places[row] = place
     return places

@@ -57,7 +57,10 @@ def asked(model: Encoder, part: Part, card: DatasetCard, annotations: Any) -> Qu
     wrong, space, labels = None, part.label_space, part.labels
     if question.lists:
         if space is None or labels is None:
-            raise DataError(f"{card.name} has no classes, and its question is about their lists")
+            raise DataError(
+                f"{card.name} has no classes, and its question is about their lists: give labels=NAME or a "
+                "CSV file (--labels)"
+            )
         if lists is None and model.card.kind == ANSWERING:
             raise NotApplicableError(
                 f"{model.card.id} has no confidence in classes, and so no lists of its own: give those of a "

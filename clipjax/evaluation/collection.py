@@ -27,7 +27,7 @@ from clipjax.embeddings.sets import EmbedStats
 from clipjax.errors import ClipjaxError, DataError
 from clipjax.evaluation.ahead import embed_ahead
 from clipjax.evaluation.own_model import encoder_of
-from clipjax.evaluation.resolve import annotations_path, has_own_head, id_card
+from clipjax.evaluation.resolve import annotations_path, has_own_head, id_card, prompts_name
 from clipjax.evaluation.rows import Result, refused
 from clipjax.evaluation.run import run
 from clipjax.evaluation.subject import NotApplicableError, Request
@@ -96,7 +96,8 @@ class Loaded:
         task, name = find_task(job.task), job.data.card.name
         annotations = None
         if task.load_annotations is not None and job.data.card.annotations is None:
-            annotations = annotations_at(request.annotations, task.annotated_by, name, self.results)
+            prompts = prompts_name(job.prompts, job.data.card)
+            annotations = annotations_at(request.annotations, task.annotated_by, name, self.results, prompts)
         return replace(
             request,
             dataset=self.dataset(job.data),

@@ -21,7 +21,7 @@ from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.pairs import match_pairs
 from clipjax.errors import UsageError, unknown_name
 from clipjax.evaluation.own_model import encoder_of
-from clipjax.evaluation.resolve import dataset_of, not_applicable, resolve
+from clipjax.evaluation.resolve import dataset_of, not_applicable, pairs_of, resolve
 from clipjax.evaluation.subject import Request, Subject
 from clipjax.tasks.correspondence import CURVE, PLACES, TASK, Matcher, limits_of
 
@@ -71,10 +71,11 @@ def draw_matches(
         positions=positions,
     )
     data = dataset_of(request)
+    rows = _rows(pairs_of(data, TASK.name), pairs)  # first: loading a model takes longer
     request, sides = dataclasses.replace(request, dataset=data), []
     for model in models if isinstance(models, list | tuple) else [models]:
         subject = _subject(encoder_of(load_model(model) if isinstance(model, str | Path) else model), request)
-        sides += [_matched(subject, row, precision) for row in _rows(subject, pairs)]
+        sides += [_matched(subject, row, precision) for row in rows]
     assert data.card.matching is not None  # else no subject
     matches_figure(sides, out, right_words(data.card.matching), drawn)
     return sides
@@ -91,11 +92,11 @@ def _subject(model: Encoder, request: Request) -> Subject:
     return resolve(model, TASK, request)
 
 
-def _rows(subject: Subject, names: Sequence[str]) -> list[int]:
-    ids = list(_pairs(subject).ids)
+def _rows(pairs: PairSet, names: Sequence[str]) -> list[int]:
+    ids = list(pairs.ids)
     for name in names:
         if name not in ids:
-            raise unknown_name("pair", name, ids)
+            raise unknown_name("pair", name, ids, shown=3)
     return [ids.index(name) for name in names] or [0]
 
 

@@ -17,6 +17,7 @@ from clipjax.data.cards import Dataset, DatasetCard, load_dataset, own_prompts, 
 from clipjax.data.corrupted.opener import is_corrupted
 from clipjax.data.labels import LabelSpace, PromptSet, load_labels, load_projection, load_prompts
 from clipjax.data.manifest import Manifest
+from clipjax.data.pairs.pair import PairSet
 from clipjax.data.readers.reader import recognise
 from clipjax.errors import DataError, UsageError, counted
 from clipjax.evaluation.asked import ANSWERING, asked, asking_of
@@ -157,18 +158,13 @@ def _of_questions(model: Encoder, task: Task, dataset: Dataset, request: Request
 def _of_pairs(
     model: Encoder, adapter: Adapter | None, task: Task, dataset: Dataset, request: Request
 ) -> Subject:
-    card = dataset.card
-    if dataset.manifest.pairs is None or card.matching is None:
-        raise UsageError(
-            f"{card.name} has no pairs of images: the task {task.name!r} is for data sets whose card has the "
-            "table [matching]"
-        )
+    card, pairs = dataset.card, pairs_of(dataset, task.name)
     if not (request.labels is None and request.prompts is None and request.decode == "full"):
         raise UsageError(
             f"the task {task.name!r} reads neither classes nor text, and prepares its images itself: leave "
             "labels, prompts and decode (--labels, --prompts, --decode) out"
         )
-    held, of = len(dataset.manifest.pairs), card.pairs
+    held, of = len(pairs), card.pairs
     share = None if of in (None, held) else {"images": held, "of": of, "unit": "pairs"}
     part = dataclasses.replace(
         _part(model, dataset, None, None, request), matching=card.matching, share=share
@@ -186,6 +182,17 @@ def _of_pairs(
         seed=request.seed,
         maps=maps_of(model, task, request),
     )
+
+
+def pairs_of(dataset: Dataset, task: str) -> PairSet:
+    """Raises UsageError for a data set without pairs, or without a rule for what is right."""
+    pairs = dataset.manifest.pairs
+    if pairs is None or dataset.card.matching is None:
+        raise UsageError(
+            f"{dataset.card.name} has no pairs of images: the task {task!r} is for data sets whose card has "
+            "the table [matching], which you name with dataset=NAME (--dataset NAME)"
+        )
+    return pairs
 
 
 def has_own_head(model: Encoder) -> bool:
@@ -298,6 +305,12 @@ def dataset_of(request: Request) -> Dataset:
     whole = path.resolve()
     name = whole.name if is_dir(whole) else whole.stem
     return load_dataset(DatasetCard(name=name, title=str(path), reader=reader), path)
+
+
+def prompts_name(prompts: str | Path | PromptSet | None, card: DatasetCard) -> str:
+    """The name of the prompt set of a zero-shot head: the user's, else the card's, else the default."""
+    chosen = prompts or card.prompts or DEFAULT_PROMPTS
+    return chosen.name if isinstance(chosen, PromptSet) else str(chosen)
 
 
 def id_card(card: DatasetCard) -> DatasetCard:

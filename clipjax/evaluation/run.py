@@ -24,7 +24,7 @@ from clipjax.embeddings.texts import are_cut, caption_texts, embed_texts
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.asked import answered
 from clipjax.evaluation.own_model import encoder_of
-from clipjax.evaluation.resolve import dataset_of, maps_of, not_applicable, resolve
+from clipjax.evaluation.resolve import dataset_of, maps_of, not_applicable, prompts_name, resolve
 from clipjax.evaluation.rows import Result, finish, identity, refused
 from clipjax.evaluation.subject import Part, Request, Subject
 from clipjax.heads.build import classifier_head, zeroshot_head
@@ -55,11 +55,9 @@ def run(
     dataset = on_all(lambda: dataset_of(request), f"read the data of {task}", apart=apart)
     if (reason := not_applicable(encoder, definition)) is not None:
         return refused(encoder, definition, dataset.card.name, reason, results)
-    read = dataclasses.replace(
-        request,
-        dataset=dataset,
-        annotations=annotations_at(request.annotations, definition.annotated_by, dataset.card.name, results),
-    )
+    prompts = prompts_name(request.prompts, dataset.card)
+    place = request.annotations, definition.annotated_by, dataset.card.name, results, prompts
+    read = dataclasses.replace(request, dataset=dataset, annotations=annotations_at(*place))
     what = f"{task} on {dataset.card.name}"
     subject = on_all(
         lambda: _resolved(encoder, definition, read, compute.progress), f"prepare {what}", apart=apart

@@ -21,12 +21,19 @@ def names_run(annotations: str | Path | None) -> bool:
 
 
 def annotations_at(
-    annotations: str | Path | None, task: str | None, dataset: str, results: str | Path | None
+    annotations: str | Path | None,
+    task: str | None,
+    dataset: str,
+    results: str | Path | None,
+    prompts: str | None = None,
 ) -> str | Path | None:
-    """The folder of the run that is named, a whole one if there is one; anything else stays.
+    """The folder of the run that is named; anything else stays.
+
+    Whole runs come before samples, then those with `prompts` before others, then the newest.
 
     Args:
         task: whose runs are annotations; None: those of no task.
+        prompts: the name of the prompt set of the run that reads the annotations.
 
     Raises:
         UsageError: no task, or no results.
@@ -39,18 +46,18 @@ def annotations_at(
         raise UsageError(f"the task takes no runs as annotations: leave {annotations} (--annotations) out")
     if results is None:
         raise UsageError(f"{annotations} is a run among results: say where they are, results=FOLDER")
-    store, partial = ResultStore(results), None
+    store = ResultStore(results)
+    found: dict[tuple[bool, bool], Path] = {}
     for run_id in reversed(store.run_ids()):
         row = store.run(run_id)[0]
         if _is_of(row, task, dataset, model):
-            if is_whole(row):
-                return store.root / run_id
-            partial = partial or store.root / run_id
-    if partial is not None:
-        return partial
+            same = (row["convention"] or {}).get("prompts") == prompts
+            found.setdefault((is_whole(row), same), store.root / run_id)
+    if found:
+        return found[max(found)]
     raise DataError(
         f"{store.root} has no run of {task} by {model} on {dataset}: make it first, "
-        f"`clipjax eval {task} --model {model} --dataset {dataset}`"
+        f"`clipjax eval {task} --model {model} --data FOLDER --dataset {dataset} --results {store.root}`"
     )
 
 

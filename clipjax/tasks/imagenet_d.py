@@ -113,7 +113,7 @@ def _from_csv(path: Path) -> dict[str, list[str]]:
         if tuple(row) != HEADER:
             raise DataError(f"{path}: expected the header `{','.join(HEADER)}`")
         if row["id"] in wrong:
-            raise DataError(f"{path}:{number}: the image {row['id']} has two lists")
+            raise DataError(f"{path}:{number}: the image {row['id']} has two lists; keep one")
         wrong[row["id"]] = [row[name] for name in HEADER[1:]]
     return wrong
 

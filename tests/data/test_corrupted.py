@@ -203,8 +203,13 @@ def test_a_wall_seen_straight_is_bright_and_a_tilted_one_is_dark() -> None:
 def test_bad_files_are_one_sentence_each_and_can_be_skipped(world: Path) -> None:
     missing, zeros = world / "depth/n01440764/a.png", world / "depth/n01440764/b.png"
     missing.unlink()
-    with pytest.raises(DataError, match=r"a\.png: the depth of n01440764/a.JPEG does not exist"):
+    with pytest.raises(DataError, match=r"a\.png: the depth of n01440764/a.JPEG does not exist[^;]*$"):
         corrupt(world)
+    assert not [*(world / "out").iterdir()]  # nothing was begun
+    kept = rf"a.JPEG does not exist.*; finished images are kept in {world}/both/gaussian_noise/\.3\.part: the"
+    with pytest.raises(DataError, match=kept):
+        corrupt(world, ("gaussian_noise", FOG), out="both")
+    assert [path.name for path in (world / "both").iterdir()] == ["gaussian_noise"]
     PIL.Image.fromarray(np.zeros(SIZE[::-1], np.uint16)).save(zeros)
     [done] = corrupt(world, on_error="skip")
     assert done.images == 1
@@ -230,9 +235,12 @@ def test_depth_that_is_refused(tmp_path: Path, depth: np.ndarray, kind: str, mes
 
 
 def test_what_is_refused_before_anything_is_read(world: Path) -> None:
-    with pytest.raises(UsageError, match="fog_3d needs depth: give the folder of it"):
+    with pytest.raises(UsageError, match="fog_3d needs depth: name the folder of its files with --depth"):
         corrupt(world, depth=None)
-    with pytest.raises(UsageError, match=r"flash needs reshading: .* \(--reshading\), or --depth for a sub"):
+    with pytest.raises(
+        UsageError,
+        match=r"--reshading, or of its depth for a substitute \(--depth\), or",
+    ):
         corrupt(world, ("flash",), depth=None)
     with pytest.raises(UsageError, match="name at least one kind"):
         corrupt(world, ())
@@ -269,7 +277,7 @@ def test_frost_is_taken_from_a_folder_and_named_in_the_record(world: Path) -> No
     for seed in (0, 1):
         picture = np.random.default_rng(seed).integers(0, 256, (230, 260, 3), np.uint8)
         PIL.Image.fromarray(picture).save(frost / f"frost{seed}.png")
-    with pytest.raises(UsageError, match=r"frost needs frost: give the folder of it \(--frost\)"):
+    with pytest.raises(UsageError, match="frost needs frost: name the folder of its files with --frost, or"):
         corrupt(world, ("frost",))
     records = []
     for out in ("one", "two"):

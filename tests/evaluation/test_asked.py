@@ -19,6 +19,7 @@ from clipjax.evaluation.compare import compare_runs
 from clipjax.evaluation.rows import Result
 from clipjax.evaluation.run import run
 from clipjax.evaluation.subject import NotApplicableError, Request
+from clipjax.results.run_of import annotations_at
 from clipjax.results.store import ResultStore
 from clipjax.storage.store import Store
 from clipjax.tasks.multiple_choice import RULES
@@ -158,11 +159,26 @@ def test_the_two_are_compared_on_their_images(world, asked, lists):
 
 
 def test_lists_are_found_by_the_model_that_made_them(world, lists):
-    with pytest.raises(DataError, match="has no run of imagenet_d by nobody on small: make it first"):
+    command = "`clipjax eval imagenet_d --model nobody --data FOLDER --dataset small --results .*runs`"
+    with pytest.raises(
+        DataError, match=f"has no run of imagenet_d by nobody on small: make it first, {command}"
+    ):
         evaluated(world, clip_of(0), annotations="run_of:nobody")
     request = Request(dataset=world / "small.toml", root=world / "data", annotations="run_of:clip")
     with pytest.raises(UsageError, match=r"results=FOLDER"):
         run(clip_of(0), "multiple_choice", request, Compute(progress=False))
+
+
+def test_lists_of_the_same_prompts_are_preferred_to_newer_ones(world, lists):
+    newer = evaluated(world, clip_of(0), "imagenet_d", prompts="openai_7")
+
+    def named(prompts: str) -> Any:
+        return annotations_at("run_of:clip", "imagenet_d", "small", world / "runs", prompts)
+
+    assert [named("single"), named("openai_7"), named("cupl")] == [lists.path, newer.path, newer.path]
+    by_name = evaluated(world, clip_of(1, "second"), annotations="run_of:clip")  # the card's prompts: single
+    by_path = evaluated(world, clip_of(1, "second"), annotations=lists.path)
+    assert by_name.rows[0]["recipe"] == by_path.rows[0]["recipe"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -131,10 +132,18 @@ def test_the_command_draws_them(
     assert out.is_file()
 
 
-def test_what_cannot_be_drawn(model: Any, worlds: Any, tmp_path: Path) -> None:
+def test_what_cannot_be_drawn(
+    model: Any, worlds: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out, navi = tmp_path / "x.png", worlds["navi"]
     with pytest.raises(UsageError, match="unknown pair 'box/wild_set/000'"):
         clipjax.draw_matches(model, out, **navi, pairs=["box/wild_set/000"])
+    monkeypatch.setattr(matches, "load_model", lambda name: pytest.fail("a model was loaded"))
+    pairs = [f"box/wild_set/{i:03d} box/wild_set/{i + 1:03d}" for i in range(5)]
+    monkeypatch.setattr(matches, "pairs_of", lambda *_: SimpleNamespace(ids=pairs))
+    with pytest.raises(UsageError, match=r"unknown pair 'nope'; known: ([^,]+, ){2}[^,]+ and 2 more$"):
+        clipjax.draw_matches("a/model", out, **navi, pairs=["nope"])
+    monkeypatch.undo()
     with pytest.raises(UsageError, match=r"x.gif must end in .png, .jpg"):
         clipjax.draw_matches(model, tmp_path / "x.gif", **navi)
     with pytest.raises(UsageError, match="draw at least one match, not 0"):
@@ -144,6 +153,6 @@ def test_what_cannot_be_drawn(model: Any, worlds: Any, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="tiny is not one of clipjax's networks"):
         clipjax.draw_matches(own, out, **navi)
     PIL.Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
-    with pytest.raises(UsageError, match="has no pairs of images"):
-        clipjax.draw_matches(model, out, root=tmp_path)
+    with pytest.raises(UsageError, match=r"has no pairs of images: .* name with dataset=NAME \(--dataset"):
+        clipjax.draw_matches("a/model", out, root=tmp_path)  # refused before it is loaded
     assert not out.exists()

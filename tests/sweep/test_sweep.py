@@ -220,7 +220,7 @@ def test_a_data_set_that_is_named_and_not_there(suite: Path, tmp_path: Path) -> 
     assert re.search(
         r"^one +1 +(\? +){6}these too: the data sets of these runs are not there", shown, re.MULTILINE
     )
-    assert re.search(r"^zeroshot +imagenet_r +1 +\? *$", shown, re.MULTILINE)
+    assert re.search(r"^zeroshot +imagenet_r +openai_7 +1 +\? *$", shown, re.MULTILINE)
     assert "5 runs, 62 images to embed" in shown
     assert "not counted, as their data are not there: 1 run of 1 model on 1 data set, of" in shown
 

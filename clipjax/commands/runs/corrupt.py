@@ -64,7 +64,8 @@ def corrupt(options: CorruptOptions) -> None:
     """Write corrupted copies of images, in the layout of ImageNet-3DCC and ImageNet-C.
 
     The cards imagenet_3dcc and imagenet_c read them. Each folder's corruption.json records how it was made
-    and what is approximate. Run an interrupted command again: finished images are kept.
+    and what is approximate. A folder is OUT/KIND/.N.part until it is complete. Run an interrupted command
+    again: finished images are kept.
 
     Example: clipjax corrupt /data/imagenet/val --depth /data/depth -k fog_3d,flash -o /data/ImageNet-3DCC
     """

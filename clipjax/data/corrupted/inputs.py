@@ -61,10 +61,10 @@ class Inputs:
             check_program(each.name, each.program)
             for name in each.needs:
                 if not self._has(name):
-                    instead = ", or --depth for a substitute" if name == "reshading" else ""
+                    instead = ", or of its depth for a substitute (--depth)" if name == "reshading" else ""
                     raise UsageError(
-                        f"the corruption {each.name} needs {name}: give the folder of it (--{name}){instead} "
-                        f"(in a card's table [corruption]: {name})"
+                        f"the corruption {each.name} needs {name}: name the folder of its files with "
+                        f"--{name}{instead}, or in a card as {name} in the table [corruption]"
                     )
 
     def _has(self, name: str) -> bool:

@@ -7,10 +7,12 @@ OUT/fog_3d/.3.part/              a severity until it is complete; the same run c
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -94,9 +96,26 @@ def write_corrupted(
     for target in targets:
         target.begin()
     missing = [target.missing() for target in targets]
-    with progress_bar(sum(map(len, missing)), "corrupt", "image", shown=progress) as bar:
-        skipped = _fill(manifest, targets, missing, inputs, jpeg_quality, seed, on_error == "skip", bar)
-    return [target.finish(len(rows), reasons) for target, rows, reasons in zip(targets, missing, skipped)]
+    with _left_clean(targets):
+        with progress_bar(sum(map(len, missing)), "corrupt", "image", shown=progress) as bar:
+            skipped = _fill(manifest, targets, missing, inputs, jpeg_quality, seed, on_error == "skip", bar)
+        return [target.finish(len(rows), reasons) for target, rows, reasons in zip(targets, missing, skipped)]
+
+
+@contextlib.contextmanager
+def _left_clean(targets: Sequence[_Target]) -> Iterator[None]:
+    """After an error, remove begun folders without images; a refusal names one of the others."""
+    try:
+        yield
+    except BaseException as error:
+        begun = [target.begun for target in targets if target.keeps_images()]
+        if not begun or not isinstance(error, DataError):
+            raise
+        others = f" and {len(begun) - 1} more" if len(begun) > 1 else ""
+        raise DataError(
+            f"{error}; finished images are kept in {begun[0]}{others}: the same command continues there, or "
+            "remove it"
+        ) from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +157,17 @@ class _Target:
             return []
         LocalFiles().clean(epath.Path(self.begun))
         return [row for row, name in enumerate(self.names) if not is_file(self.begun / name)]
+
+    def keeps_images(self) -> bool:
+        """Whether the begun folder has images; it is removed if it has none."""
+        if not exists(self.begun):
+            return False
+        if any(is_file(self.begun / name) for name in self.names):
+            return True
+        shutil.rmtree(self.begun, ignore_errors=True)
+        with contextlib.suppress(OSError):  # other severities are there
+            self.begun.parent.rmdir()
+        return False
 
     def put(self, row: int, data: bytes) -> None:
         LocalFiles().create(epath.Path(self.begun / self.names[row]), data, replace=True)

@@ -109,7 +109,9 @@ def load_language_tokenizer(path: str | Path) -> BuiltTokenizer:
     if is_dir(path):
         found = next((path / name for name in FILES if exists(path / name)), None)
         if found is None:
-            raise DataError(f"{path} has no tokenizer: neither {' nor '.join(FILES)}")
+            raise DataError(
+                f"{path} has no tokenizer: neither {' nor '.join(FILES)}; copy it from the checkpoint"
+            )
         path = found
     if is_gguf(path):
         return tokenizer_of_gguf(read_gguf(path).metadata, str(path))
@@ -121,7 +123,7 @@ def check_vocabulary(tokenizer: LanguageTokenizer, rows: int, where: str | Path)
     if tokenizer.vocab_size > rows:
         raise DataError(
             f"{where}: the tokenizer has {tokenizer.vocab_size} ids and the embedding {rows} rows: they "
-            "belong to different models"
+            "belong to different models, so name the model's own tokenizer"
         )
 
 
@@ -133,7 +135,9 @@ def _from_files(path: Path) -> BuiltTokenizer:
     config = read_json(beside) if exists(beside) else {}
     if path.suffix == ".json":
         if not config:
-            raise DataError(f"{beside} is missing: it says which tokens begin and end a text")
+            raise DataError(
+                f"{beside} is missing: it says which tokens begin and end a text; copy it from the checkpoint"
+            )
         core = _built(path, lambda: tokenizers.Tokenizer.from_str(read_text(path)))
         core.no_truncation()
         core.no_padding()
