@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from _drawn import drawn
 from _parity import Case, narrow_case
 
 from clipjax.checkpoints.identity.registry import model_card
@@ -99,7 +100,7 @@ def deep() -> tuple[Network, Any]:
     """Six blocks."""
     arch = narrow_arch(load_arch("ViT-B-32"))
     network = Network(dataclasses.replace(arch, vision=dataclasses.replace(arch.vision, layers=6)))
-    return network, network.init_params(jax.random.key(0))
+    return network, drawn(network.abstract_params())
 
 
 def maps(deep: tuple[Network, Any], layers: Any) -> tuple[jax.Array, ...]:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 import pytest
+from _drawn import drawn
 from open_clip.transform import image_transform
 from timm.data.transforms_factory import create_transform
 
@@ -38,7 +39,7 @@ def model() -> Model:
     card = dataclasses.replace(
         base, arch=arch_from_dict({**record, "name": "small"}, "here"), preprocess=pixels
     )
-    return Model(card, Network(card.arch).init_params(jax.random.key(0)))
+    return Model(card, drawn(Network(card.arch).abstract_params()))
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
+from _drawn import drawn
 from _vocabularies import PIECES, small_rules, write_folders
 
 from clipjax.checkpoints.card import card_from_dict
@@ -91,7 +91,7 @@ def made() -> Model:
         logit_scale=10.0,
         unknown={**base.unknown, "tokenizer.sha256": "its files have not been seen"},
     )
-    params = Network(card.arch).init_params(jax.random.key(0))
+    params = drawn(Network(card.arch).abstract_params())
     return Model(card, params)
 
 

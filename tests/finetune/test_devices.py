@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from _drawn import drawn
 from jax import Array
 
 from clipjax.data.pixels.normalize import normalize
@@ -28,7 +29,7 @@ from clipjax.finetune.training.step import (
     make_step,
     state_shardings,
 )
-from clipjax.finetune.training.trees import Params, flatten, nest, split
+from clipjax.finetune.training.trees import Params, flatten, split
 from clipjax.models.arch import load_arch, narrow_arch
 from clipjax.models.network import Network
 from clipjax.models.training import Training
@@ -61,21 +62,6 @@ def resnet(seed: int = 0) -> Case:
     head = np.random.default_rng(seed).normal(size=(config.embed_dim, 5)).astype(np.float32)
     params = {"vision": drawn(network.abstract_params()["vision"], seed), "head": {"kernel": head}}
     return Case(params, functools.partial(classify, network), config.image_size, 3e-4)
-
-
-def drawn(abstract: Params, seed: int) -> Params:
-    """Weights that keep the size of what goes through, without a program for it."""
-    rng = np.random.default_rng(seed)
-
-    def draw(path: str, shape: tuple[int, ...]) -> np.ndarray:
-        last = path.rsplit("/", 1)[-1]
-        if last in ("scale", "var"):
-            return np.ones(shape, np.float32)
-        if last in ("bias", "mean"):
-            return np.zeros(shape, np.float32)
-        return (rng.normal(size=shape) / np.sqrt(np.prod(shape[-4:-1]))).astype(np.float32)
-
-    return nest({path: draw(path, leaf.shape) for path, leaf in flatten(abstract).items()})
 
 
 def classify(network: Network, devices: int) -> Loss:

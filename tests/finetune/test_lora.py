@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import PIL.Image
 import pytest
+from _drawn import drawn
 
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.model import Model
@@ -326,7 +327,7 @@ def test_a_classifier_keeps_its_head(model_id: str) -> None:
     size = arch.vision.image_size
     sizes = dataclasses.replace(card.preprocess, image_size=size, resize_size=size)
     card = dataclasses.replace(card, arch=arch, preprocess=sizes)
-    model = Model(card, Network(arch).init_params(jax.random.key(0)))
+    model = Model(card, drawn(Network(arch).abstract_params()))
     problem = METHOD.prepare(setup_of(model, labels=load_labels("imagenet")))
     assert not problem.contrastive
     batch: Any = {

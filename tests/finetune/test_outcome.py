@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import PIL.Image
 import pytest
+from _drawn import drawn
 from _narrow import narrow_pair
 from _records import records
 from _tuned import CLASSES, PROMPTS, make_setup, moved, renamed, with_head, write_images
@@ -242,7 +243,7 @@ def test_a_head_over_two_tokens_is_kept_as_two(images, tmp_path):
     """Distilled DeiT: what was trained as one layer becomes two, and gives that layer again."""
     card = model_card("deit_tiny_distilled_patch16_224.fb_in1k")
     arch = narrow_arch(card.arch)
-    params = Network(arch).init_params(jax.random.key(0))
+    params = drawn(Network(arch).abstract_params())
     base = Model(dataclasses.replace(card, arch=arch), params)
     setup = make_setup(base, images, method="linear_probe")
     rng = np.random.default_rng(0)

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import PIL.Image
 import pytest
+from _drawn import drawn
 from sklearn.metrics import roc_auc_score
 
 import clipjax
@@ -71,10 +71,7 @@ def narrow_classifier(name: str) -> Model:
     size = arch.vision.image_size
     pixels = dataclasses.replace(card.preprocess, image_size=size, resize_size=size)
     card = dataclasses.replace(card, arch=arch, preprocess=pixels)
-    params = Network(arch).init_params(jax.random.key(0))
-    # With the usual initialisation of a head all its logits are nearly equal.
-    kernel = np.random.default_rng(0).normal(size=params["head"]["kernel"].shape).astype(np.float32)
-    params["head"]["kernel"] = jax.numpy.asarray(kernel / np.sqrt(len(kernel)))
+    params = drawn(Network(arch).abstract_params())
     return Model(card, params)
 
 
@@ -152,7 +149,13 @@ class Measured:
 
     def logits_of(self, paths: list[Path]) -> np.ndarray:
         pixels = np.stack([self.model.preprocess(PIL.Image.open(path).convert("RGB")) for path in paths])
-        return np.asarray(logits(self.head, self.model.encode_image(pixels)), np.float64)
+        features = [self.encoded(pixels[start : start + 24]) for start in range(0, len(pixels), 24)]
+        return np.asarray(logits(self.head, np.concatenate(features)), np.float64)
+
+    def encoded(self, pixels: np.ndarray) -> np.ndarray:
+        """Of at most 24 images, filled up to as many: one program."""
+        filled = np.concatenate([pixels, np.zeros((24 - len(pixels), *pixels.shape[1:]), pixels.dtype)])
+        return np.asarray(self.model.encode_image(filled))[: len(pixels)]
 
 
 @pytest.fixture(scope="module")
@@ -322,7 +325,7 @@ def narrow_clip() -> Model:
     arch = dataclasses.replace(arch, text=text)
     size = arch.vision.image_size
     pixels = dataclasses.replace(card.preprocess, image_size=size, resize_size=size)
-    params = Network(arch).init_params(jax.random.key(1))
+    params = drawn(Network(arch).abstract_params(), 1)
     return Model(dataclasses.replace(card, arch=arch, preprocess=pixels, logit_scale=100.0), params)
 
 
