@@ -5,6 +5,8 @@ A classifier on a CLIP's image tower becomes two files:
     OUT.safetensors        "visual.*": all that open_clip's `model.visual` has
     OUT.head.safetensors   "weight" [K, D] and "bias" [K], as in `torch.nn.Linear`; metadata "normalize":
                            does the head read unit-norm features; "classes": a JSON list of ids
+
+A model of Prismatic becomes its .pt file: projector and language model, without the image tower.
 """
 
 from __future__ import annotations
@@ -20,19 +22,20 @@ from clipjax.checkpoints.model import Model
 from clipjax.errors import UsageError
 from clipjax.models.outputs import one_layer
 from clipjax.storage.buckets import place
+from clipjax.storage.torch_files import write_torch
 from clipjax.storage.writing import write_safetensors
 from converters.engine import ConversionError, export, export_layout, flatten
 from converters.table import Table, load_table, table_names
 
 
 def export_model(model: Model, out: str | Path, layout: str | None = None) -> Path:
-    """Write a model as the reference's own safetensors file; open_clip's comes back bit-identical.
+    """Write a model as the reference's own safetensors file (Prismatic's: .pt); open_clip's is bit-identical.
 
     Args:
         layout: a table of `converters`; default: the source's (open_clip's for transformers'), or what fits.
 
     Raises:
-        UsageError: an adapter.
+        UsageError: an adapter; or a model of Prismatic in a file that is not .pt.
         ConversionError: the model does not fit the layout.
         DataError: a damaged checkpoint, or the file cannot be written.
     """
@@ -43,11 +46,27 @@ def export_model(model: Model, out: str | Path, layout: str | None = None) -> Pa
     origin = model.origin
     leaves = flatten(model.params)
     table = load_table(layout) if layout else export_layout(leaves, origin.layout)
+    if table.name.startswith("prismatic"):
+        return _export_prismatic(model, place(out), table)
     same = table.name == origin.layout
     carried = model.carried if same else {}
     metadata = origin.metadata if same and origin.metadata is not None else {"format": "pt"}
     write_safetensors(out, export(model.source_leaves(), table, carried), metadata)
     return place(out)
+
+
+def _export_prismatic(model: Model, out: Path, table: Table) -> Path:
+    """{"model": {"projector": ..., "llm_backbone": ...}}, as Prismatic's loader reads it."""
+    if out.suffix != ".pt":
+        raise UsageError(f"{out} must end in .pt: {model.card.id} is of Prismatic, which reads no other file")
+    leaves = model.source_leaves()
+    own = {path: leaf for path, leaf in leaves.items() if not path.startswith("vision/")}
+    parts: dict[str, dict[str, np.ndarray]] = {}
+    for key, tensor in export(own, table).items():
+        part, _, name = key.partition(".")
+        parts.setdefault(part, {})[name] = tensor
+    write_torch(out, {"model": parts})
+    return out
 
 
 def has_tower_alone(model: Model) -> bool:

@@ -20,6 +20,7 @@ import torch
 from _bucket import URL, FakeBucket
 
 import clipjax
+from clipjax.checkpoints.export import export_model
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.load import convert_model
 from clipjax.checkpoints.model import Model
@@ -224,6 +225,18 @@ def test_saved_and_converted_it_is_the_same(clip: _llava.Prismatic, copied: Path
         assert all(jax.tree.leaves(same))
         assert again.origin.dtypes["decoder/embedding"] == "bfloat16"  # type: ignore[index]
         assert again.answer([image], "What is this?", steps=4) == answer
+    file = export_model(again, copied / "checkpoints" / "exported.pt")
+    written = torch.load(file, weights_only=True)["model"]
+    theirs = torch.load(copied / "checkpoints" / "latest-checkpoint.pt", weights_only=True)["model"]
+    assert {part: state.keys() for part, state in written.items()} == {
+        part: state.keys() for part, state in theirs.items()
+    }
+    for part, state in theirs.items():
+        for key, tensor in state.items():
+            assert written[part][key].dtype == tensor.dtype
+            assert torch.equal(written[part][key], tensor), key
+    with pytest.raises(UsageError, match=r"model\.safetensors must end in \.pt: .* is of Prismatic"):
+        export_model(again, tmp_path / "model.safetensors")
     (folder / "tokenizer.model").unlink()
     without = clipjax.load_model(folder)
     assert without.encode_image(np.zeros((1, 42, 42, 3))).shape == (1, 128)

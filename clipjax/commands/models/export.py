@@ -26,7 +26,7 @@ def export(
 
     Weights from other formats (pickles, transformers) are written as that library would write them today. A
     classifier fine-tuned from a CLIP becomes two files: the image tower (open_clip's `model.visual`) and
-    OUT.head.safetensors, a linear layer.
+    OUT.head.safetensors, a linear layer. A model of Prismatic becomes a .pt file without its image tower.
     """
     from clipjax.checkpoints.export import export_model, has_tower_alone, head_file
     from clipjax.checkpoints.load import load_model
