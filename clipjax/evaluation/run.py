@@ -56,8 +56,8 @@ def run(
     if (reason := not_applicable(encoder, definition)) is not None:
         return refused(encoder, definition, dataset.card.name, reason, results)
     prompts = prompts_name(request.prompts, dataset.card)
-    place = request.annotations, definition.annotated_by, dataset.card.name, results, prompts
-    read = dataclasses.replace(request, dataset=dataset, annotations=annotations_at(*place))
+    named = request.annotations, definition.annotated_by, dataset.card.name, results, prompts
+    read = dataclasses.replace(request, dataset=dataset, annotations=annotations_at(*named))
     what = f"{task} on {dataset.card.name}"
     subject = on_all(
         lambda: _resolved(encoder, definition, read, compute.progress), f"prepare {what}", apart=apart
