@@ -184,6 +184,8 @@ class Transformer(nnx.Module):
             x = x + block.mlp(block.mlp_norm(x))
             return (x, kept), (x if capture else None)
 
+        # A CPU copies each layer's weights out of the stack. With an array a layer SmolLM2 decodes the same
+        # ids in 0.6 of the time, but compiles for 17 s instead of 7 s, and longer the deeper the model.
         numbered = jnp.arange(self.config.layers), self.blocks
         (x, kept), outputs = jax.lax.scan(step, (embedded, kept), numbered)
         return x, kept, outputs
