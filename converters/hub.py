@@ -111,7 +111,7 @@ def found_files(
     from huggingface_hub import errors
 
     repos = list(repos)
-    ask = download and not _only_cache() and not _unreachable()
+    ask = download and not is_offline() and not _unreachable()
     for cached in (True, False) if ask else (True,):
         for repo in repos:
             for names in sets:
@@ -139,7 +139,7 @@ def _of_one_commit(repo: str, names: Sequence[str], revision: str | None, cached
 
 def _from_hub(repo: str, filename: str | None, revision: str | None) -> Resolved:
     names = (filename,) if filename else WEIGHT_NAMES
-    if revision is None and (_only_cache() or _unreachable()):
+    if revision is None and (is_offline() or _unreachable()):
         revision = _fullest_snapshot(repo, names)
     found = next(((name, path) for name in names if (path := _file(repo, name, revision))), None)
     if found is None and (why := _unreachable()):
@@ -173,7 +173,7 @@ def _file(repo: str, name: str, revision: str | None) -> Path | None:
     import huggingface_hub
     from huggingface_hub import errors
 
-    cached = _only_cache() or bool(_unreachable())
+    cached = is_offline() or bool(_unreachable())
     try:
         with _quiet():
             return Path(
@@ -195,7 +195,8 @@ def _file(repo: str, name: str, revision: str | None) -> Path | None:
         raise DataError(f"hub repository {repo}: {name} cannot be had ({error})") from None
 
 
-def _only_cache() -> bool:
+def is_offline() -> bool:
+    """Whether only the cache may be used."""
     from huggingface_hub import constants
 
     return _cached.get() or bool(constants.HF_HUB_OFFLINE)
@@ -205,7 +206,7 @@ def _unreachable() -> str | None:
     """Why the hub cannot be reached; None if it answers, or is not asked. Asked once per minute."""
     from huggingface_hub import constants, utils
 
-    if _only_cache():
+    if is_offline():
         return None
     asked, why = _answers.get(constants.ENDPOINT, (-_REMEMBERED, None))
     if time.monotonic() - asked < _REMEMBERED:

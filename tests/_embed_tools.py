@@ -74,11 +74,13 @@ class TinyModel:
     language: Any = None
     encode_image: Any = None  # the runner calls the network itself
     encode_text: Any = None
+    outside: Any = None
 
     def __init__(self, seed: int = 0, **card: Any):
         import jax
 
         from clipjax.checkpoints.card import Preprocess
+        from clipjax.checkpoints.encoder import JAX
         from clipjax.evaluation.own_model import OwnCard
         from clipjax.models.arch import arch_from_dict
         from clipjax.models.network import Network
@@ -89,6 +91,10 @@ class TinyModel:
         self.card = OwnCard(**fields | card)
         self.network = Network(arch_from_dict(ARCH, "tests"))
         self.params = self.network.init_params(jax.random.key(seed))
+        self.framework = JAX
+
+    def check_weights(self) -> None:
+        """It has no files."""
 
     def with_tokenizer(self) -> Self:
         return self

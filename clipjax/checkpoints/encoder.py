@@ -5,17 +5,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+
+import numpy as np
 
 if TYPE_CHECKING:
     from clipjax.checkpoints.card import Preprocess, Resized
     from clipjax.checkpoints.origin import AdapterParts
     from clipjax.checkpoints.vision_language import Language
     from clipjax.data.labels import LabelSpace
+    from clipjax.data.pixels.preprocess import PixelRecipe
     from clipjax.data.text.tokenizers import Tokenizer, TokenizerSpec
     from clipjax.models.arch import Arch
     from clipjax.models.network import Network
+
+Image = bytes | np.ndarray | None
+"""An encoded image, uint8 [H, W, 3], or None for padding."""
+
+
+@dataclass(frozen=True)
+class Framework:
+    """What runs a model, in result rows.
+
+    Attributes:
+        name: "jax" (clipjax's networks), "python" (a user's own object) or "torch:LIBRARY".
+        versions: package -> version, of another process.
+    """
+
+    name: str
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+JAX, PYTHON = Framework("jax"), Framework("python")
+
+
+class Outside(Protocol):
+    """A model in a process of its own, which decodes and transforms the images itself."""
+
+    def embed(
+        self, images: Sequence[Image], names: Sequence[str], recipe: PixelRecipe
+    ) -> tuple[np.ndarray, list[str | None]]:
+        """B images -> float32 [B, D], and why an image could not be read (None: it was).
+
+        Args:
+            names: of the images in messages.
+            recipe: of a card whose images another library prepares.
+
+        Raises DataError: the process failed, ended or did not answer.
+        """
+        ...
 
 
 class ModelCard(Protocol):
@@ -86,6 +126,18 @@ class Encoder(Protocol):
     @property
     def tokenizer(self) -> Tokenizer:
         """Raises UsageError if the model has no text tower, DataError for missing files."""
+        ...
+
+    @property
+    def framework(self) -> Framework: ...
+
+    @property
+    def outside(self) -> Outside | None:
+        """Embeds images where clipjax does not; None for most models."""
+        ...
+
+    def check_weights(self) -> None:
+        """Raises DataError if files of weights changed since they were opened."""
         ...
 
     def with_tokenizer(self) -> Self:

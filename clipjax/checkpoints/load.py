@@ -15,6 +15,7 @@ from clipjax.checkpoints.adapter_file import base_settings, find_base, read_adap
 from clipjax.checkpoints.card import Card, Weights
 from clipjax.checkpoints.classes import stated_classes
 from clipjax.checkpoints.fetch import fetched
+from clipjax.checkpoints.identity.model_reference import weights_of
 from clipjax.checkpoints.identity.naming import NOTHING, Stated, default_name
 from clipjax.checkpoints.model import Model
 from clipjax.checkpoints.native import CardFile, card_file, load_params, save_checkpoint
@@ -89,7 +90,7 @@ def load_model(
         raise UsageError(f"position_rule {position_rule!r} says how to resample: give image_size too")
     refuse_wrong_resize(image_size, position_rule)
     stated, named = Stated(name, facts_of, facts), Named(vision, tokenizer)
-    with fetched(source) as copy:
+    with fetched(weights_of(source)) as copy:
         own = card_file(copy)
         if own is not None and own.has_adapter:
             named.refuse(f"{source} holds an adapter")
@@ -180,7 +181,7 @@ def open_model(source: str | Path, stated: Stated | None = None) -> Model:
 
     A model with an adapter is loaded whole. Raises as `load_model`.
     """
-    with fetched(source) as copy:
+    with fetched(weights_of(source)) as copy:
         own = card_file(copy)
         if own is not None and own.has_adapter:
             if stated not in (None, NOTHING):
@@ -220,7 +221,7 @@ def convert_model(
         UsageError, DataError: as `load_model`, or the folder cannot be written; it is left as it was.
     """
     labels = None if classes is None else load_labels(classes)  # before a download
-    with fetched(source) as copy:
+    with fetched(weights_of(source)) as copy:
         own = card_file(copy)
         if own is not None and own.has_adapter:
             raise UsageError(

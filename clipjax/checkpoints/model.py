@@ -27,7 +27,7 @@ import PIL.Image
 
 from clipjax.checkpoints.adapter_file import save_adapter
 from clipjax.checkpoints.card import Card, Weights
-from clipjax.checkpoints.encoder import embeds_at_unit_norm
+from clipjax.checkpoints.encoder import JAX, Framework, embeds_at_unit_norm
 from clipjax.checkpoints.identity.facts import REGISTRY
 from clipjax.checkpoints.identity.naming import disowned
 from clipjax.checkpoints.native import save_checkpoint
@@ -84,6 +84,14 @@ class Model:
     @property
     def network(self) -> Network:
         return Network(self.card.arch)
+
+    @property
+    def framework(self) -> Framework:
+        return JAX
+
+    @property
+    def outside(self) -> None:
+        return None
 
     def _replace(self, **changes: Any) -> Model:
         files = vars(self).get("_tokenizer_files", self.tokenizer_files)  # those found after loading, too

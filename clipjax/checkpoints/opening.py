@@ -14,6 +14,7 @@ import numpy as np
 
 from clipjax.checkpoints.card import Card, Weights, card_from_dict
 from clipjax.checkpoints.identity.facts import REGISTRY, UNKNOWN
+from clipjax.checkpoints.identity.model_reference import other_way
 from clipjax.checkpoints.identity.naming import Stated, default_name, edited, identified, own_name, restated
 from clipjax.checkpoints.identity.registry import (
     id_of_file,
@@ -158,7 +159,7 @@ def _open_remote(name: str, card: Card | None, file: str | None, stated: Stated,
     elif "/" in name or name.endswith(_FILES):
         raise DataError(f"{name} does not exist")
     else:
-        raise unknown_model(name)
+        raise unknown_model(name, to_run=True)
     return _open_foreign(resolved, card, stated, str(resolved.repo), named)
 
 
@@ -223,9 +224,12 @@ def _with_own_pixels(card: Card, folder: Path) -> Card:
 
 def _card_beside(resolved: Resolved, facts_of: str | None) -> Card:
     """From the configuration beside the weights, else that of `facts_of`."""
-    record = read_foreign_card(resolved.folder)
-    if record is not None:
-        card = card_from_dict(record, str(resolved.folder))
+    try:
+        record = read_foreign_card(resolved.folder)
+        card = None if record is None else card_from_dict(record, str(resolved.folder))
+    except DataError as error:
+        raise DataError(f"{error}{other_way(resolved.folder, resolved.repo)}") from None
+    if card is not None:
         names = read_label_names(resolved.folder) if card.classes is None else None
         if names is None:
             return card

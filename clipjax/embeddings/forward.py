@@ -21,7 +21,7 @@ from clipjax.config import cache_dir
 from clipjax.data.pixels.normalize import normalize, normalize_host
 from clipjax.devices.sharding import DATA, batch_sharding, local_mesh, replicated
 from clipjax.embeddings.params import AUTO, REPLICATED, SHARDED, fits, refuse_own, seen_whole, shardings
-from clipjax.errors import DataError, UsageError
+from clipjax.errors import ClipjaxError, DataError, UsageError
 from clipjax.models.network import Network
 from clipjax.models.precision import Precision, known_precision
 from clipjax.models.text_ids import token_ids
@@ -95,18 +95,49 @@ def image_forward(
         return _network_forward(model, model.network, precision, output, per_device_batch, params)
     if precision != "parity" or output != "embedding":
         raise UsageError(f"{model.card.id} is not one of clipjax's networks: leave out precision and output")
+    if model.outside is not None:  # the stream's pixels are the features already
+        return Forward(lambda features: features, per_device_batch, lambda: 0, lambda: None)
     mean, std = model.card.preprocess.mean, model.card.preprocess.std
+    call = OwnCalls(model.encode_image, f"encode_image of {model}", "images")
+    return Forward(
+        lambda pixels: call(normalize_host(pixels, mean, std)), per_device_batch, lambda: 0, lambda: None
+    )
 
-    def run(pixels: np.ndarray) -> Any:
-        features = model.encode_image(normalize_host(pixels, mean, std))
-        if len(np.shape(features)) != 2 or len(features) != len(pixels):
+
+class OwnCalls:
+    """A user's own function, batch by batch: its errors and wrong arrays become one sentence each.
+
+    `of` names what it takes: images or strings.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], name: str, of: str) -> None:
+        self._function, self._name, self._of = function, name, of
+        self._batch, self._width = 0, None
+
+    def __call__(self, inputs: Any) -> np.ndarray:
+        """B inputs -> float32 [B, D]. Raises DataError naming the function and the batch, from 1."""
+        self._batch += 1
+        try:
+            features = np.asarray(self._function(inputs), np.float32)
+        except (ClipjaxError, MemoryError, jax.errors.JaxRuntimeError):
+            raise  # JAX: perhaps of memory, which the caller tells apart
+        except Exception as error:
+            line = next(iter(str(error).strip().splitlines()), "")
+            failure = f"{type(error).__name__}: {line}".rstrip(": ")
+            raise DataError(f"{self._name} failed on batch {self._batch}: {failure}") from error
+        shape = list(features.shape)
+        if features.ndim != 2 or len(features) != len(inputs):
             raise DataError(
-                f"encode_image of {model.card.id} made an array {list(np.shape(features))} of {len(pixels)} "
-                f"images: it must return [{len(pixels)}, D]"
+                f"{self._name} made an array {shape} of {len(inputs)} {self._of} in batch {self._batch}: it "
+                f"must return [{len(inputs)}, D]"
+            )
+        self._width = self._width or shape[1]
+        if shape[1] != self._width:
+            raise DataError(
+                f"{self._name} made an array {shape} in batch {self._batch}, and rows of {self._width} "
+                "numbers before: each batch must have as many"
             )
         return features
-
-    return Forward(run, per_device_batch, lambda: 0, lambda: None)
 
 
 def _network_forward(

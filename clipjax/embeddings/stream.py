@@ -31,6 +31,7 @@ from clipjax.embeddings.batch_size import IMAGE_BATCH, Choice
 from clipjax.embeddings.batch_size import choose as choose_batch
 from clipjax.embeddings.forward import Forward, choose_params, image_forward, watched
 from clipjax.embeddings.keys import image_key
+from clipjax.embeddings.outside import answered
 from clipjax.errors import DataError
 from clipjax.models.precision import Precision
 from clipjax.progress import Bar, progress_bar
@@ -65,8 +66,8 @@ class UnreadableError(Exception):
 
 
 class _Pixels(NamedTuple):
-    """Input of a step or of one device: uint8 [B, S, S, 3]; `read` is bool [B], false for padding and
-    `skipped`.
+    """Input of a step or of one device: uint8 [B, S, S, 3], or already the features of a model that runs
+    outside; `read` is bool [B], false for padding and `skipped`.
     """
 
     pixels: np.ndarray
@@ -145,6 +146,8 @@ class Stream:
         return progress_bar(total, f"{self.verb} {what}".rstrip(), "image", shown=shown)
 
     def _how_to_decode(self, order: _Order) -> dict[str, Any]:
+        if self.model.outside is not None:
+            return {}
         if self.workers != AUTO:
             return {"workers": self.workers, "on_error": "skip"}
         whole, rows = order.joined()
@@ -156,6 +159,11 @@ class Stream:
 
     def _pixels(self, order: _Order, per_device_batch: int, how: dict[str, Any]) -> Generator[_Pixels]:
         parts, size = order.parts(), order.batch_size
+        if self.model.outside is not None:
+            for of, rows in parts:
+                for each in answered(self.model.outside, of.manifest, self.recipe, rows, size):
+                    yield _Pixels(*each)
+            return
         if self.pixel_store is not None or any(is_corrupted(of.manifest) for of, _ in parts):
             piece = size if len(parts) == 1 else per_device_batch
             with contextlib.closing(self._apart(parts, batch_size=piece, **how)) as pieces:
@@ -174,22 +182,28 @@ class Stream:
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """For each step: which rows [B] were read, and features [B, D]."""
         waiting: collections.deque[tuple[np.ndarray, Any]] = collections.deque()
+        finished = itertools.count(1)
+        in_flight = 1 if self.model.network is None else IN_FLIGHT  # others are done when they return
         for step in itertools.count():
             account = order.first(step)
             start = time.perf_counter()
             batch = next(source, None)
             loaded = time.perf_counter()
-            account.decode_seconds += loaded - start
+            if self.model.outside is None:
+                account.decode_seconds += loaded - start
+            else:
+                account.compute_seconds += loaded - start
             errors = {} if batch is None or self.on_error == "skip" else order.errors(step, batch)
             if batch is not None and not errors:
                 with watched(per_device_batch):
                     waiting.append((batch.read, self.step(forward, batch.pixels, order.rows(step))))
                 account.forward_passes += 1
             last = batch is None or bool(errors)
-            while waiting and (last or len(waiting) == IN_FLIGHT):
+            while waiting and (last or len(waiting) >= in_flight):
                 read, features = waiting.popleft()
                 with watched(per_device_batch):  # asynchronous: errors on the device are raised here
                     done = read, np.asarray(features, np.float32)
+                self._check_own(done[1][read], next(finished))
                 account.compute_seconds += time.perf_counter() - loaded
                 bar.update(int(read.sum()))
                 yield done
@@ -199,6 +213,14 @@ class Stream:
                 raise UnreadableError(errors)
             if last:
                 return
+
+    def _check_own(self, features: np.ndarray, batch: int) -> None:
+        """Name a user's own model and the batch; of clipjax's networks the entry names the image."""
+        if self.model.network is None and not np.isfinite(features).all():
+            raise DataError(
+                f"encode_image of {self.model} made numbers that are not finite in batch {batch}: what was "
+                "stored before stays"
+            )
 
 
 class _Order:

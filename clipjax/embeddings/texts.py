@@ -15,7 +15,7 @@ import numpy as np
 from clipjax.checkpoints.encoder import Encoder
 from clipjax.data.labels import PromptSet
 from clipjax.data.text.tokenizers import Tokenizer
-from clipjax.embeddings.forward import text_encoder
+from clipjax.embeddings.forward import OwnCalls, text_encoder
 from clipjax.errors import DataError
 from clipjax.models.version import FORWARD_VERSION
 from clipjax.progress import progress_bar
@@ -100,14 +100,16 @@ def are_cut(model: Encoder, texts: Sequence[str]) -> np.ndarray:
 def text_key(model: Encoder, output: str, precision: str, **what: str) -> dict[str, Any] | None:
     """Everything that embeddings of texts depend on; None: must not be stored."""
     card = model.card
-    if card.fingerprint is None or model.network is None:
+    if card.fingerprint is None or (model.network is None and model.outside is None):
         return None
+    # The fingerprint of a model in another process covers its tokenizer.
+    tokenizer = None if model.network is None else dataclasses.asdict(model.tokenizer.spec)
     return {
         "output": output,
         "model": card.fingerprint,
         "forward": FORWARD_VERSION,
         **what,
-        "tokenizer": dataclasses.asdict(model.tokenizer.spec),
+        "tokenizer": tokenizer,
         "precision": precision,
     }
 
@@ -119,27 +121,23 @@ def encode_texts(
     if model.network is not None:
         tokens = _Tokens.of(model.tokenizer, model.network.arch.text, texts)
         return _encode_tokens(text_encoder(model, precision), tokens, chunk)
-    return _encode_strings(model.encode_text, texts, chunk)
+    return _encode_strings(model.encode_text, f"encode_text of {model}", texts, chunk)
 
 
 def _encode_strings(
-    encode: Callable[..., Any], texts: list[str], chunk: int
+    encode: Callable[..., Any], name: str, texts: list[str], chunk: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    call = OwnCalls(encode, name, "strings")
     for start in range(0, len(texts), chunk):
         rows = np.arange(start, min(start + chunk, len(texts)))
         # A user's own text tower may return anything: check shape and norms.
-        embeddings = np.asarray(encode([texts[row] for row in rows]), np.float32)
-        if embeddings.ndim != 2 or len(embeddings) != len(rows):
-            raise DataError(
-                f"encode_text made an array {list(embeddings.shape)} of {len(rows)} strings: it must return "
-                f"[{len(rows)}, D]"
-            )
+        embeddings = call([texts[row] for row in rows])
         norms = np.linalg.norm(embeddings, axis=1)
         unit = np.abs(norms - 1) <= 1e-3
         if not unit.all():
             k = int(np.argmin(unit))
             raise DataError(
-                f"encode_text made a vector of norm {norms[k]:.4g} of {texts[rows[k]]!r}: norms must be 1"
+                f"{name} made a vector of norm {norms[k]:.4g} of {texts[rows[k]]!r}: norms must be 1"
             )
         yield rows, embeddings
 

@@ -58,7 +58,8 @@ def evaluate(
     """Run one task.
 
     Args:
-        model: an argument or result of `load_model`, or a model from `clipjax.wrap`.
+        model: an argument or result of `load_model`, a model from `clipjax.wrap`, or another name of a model:
+            `module:function`, or `torch:LIBRARY:NAME` (`clipjax.checkpoints.identity.model_reference`).
         dataset: a data set card (name, file or object) with `root`; a `Dataset`; or just a folder.
         root: the folder of the data. Without a card: class folders, images without labels, or a CSV/JSONL
             manifest.

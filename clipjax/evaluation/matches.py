@@ -13,14 +13,13 @@ import numpy as np
 
 from clipjax.analysis.figures.matches import Matched, matches_figure
 from clipjax.checkpoints.encoder import Encoder
-from clipjax.checkpoints.load import load_model
 from clipjax.data.cards import Dataset
 from clipjax.data.pairs.matching import NORMALISATIONS, Matching
 from clipjax.data.pairs.pair import PairSet
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.pairs import match_pairs
 from clipjax.errors import UsageError, unknown_name
-from clipjax.evaluation.own_model import encoder_of
+from clipjax.evaluation.models.encoders import encoder
 from clipjax.evaluation.resolve import dataset_of, not_applicable, pairs_of, resolve
 from clipjax.evaluation.subject import Request, Subject
 from clipjax.tasks.correspondence import CURVE, PLACES, TASK, Matcher, limits_of
@@ -74,7 +73,7 @@ def draw_matches(
     rows = _rows(pairs_of(data, TASK.name), pairs)  # first: loading a model takes longer
     request, sides = dataclasses.replace(request, dataset=data), []
     for model in models if isinstance(models, list | tuple) else [models]:
-        subject = _subject(encoder_of(load_model(model) if isinstance(model, str | Path) else model), request)
+        subject = _subject(encoder(model), request)
         sides += [_matched(subject, row, precision) for row in rows]
     assert data.card.matching is not None  # else no subject
     matches_figure(sides, out, right_words(data.card.matching), drawn)

@@ -18,7 +18,7 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from clipjax.checkpoints.card import LABELS, Preprocess, Resized
-from clipjax.checkpoints.encoder import Encoder
+from clipjax.checkpoints.encoder import PYTHON, Encoder, Framework, Outside
 from clipjax.checkpoints.identity.facts import STATED, UNKNOWN, check_facts
 from clipjax.checkpoints.identity.naming import taken_names
 from clipjax.checkpoints.origin import AdapterParts
@@ -65,10 +65,12 @@ class OwnCard:
 
 
 class OwnModel:
-    """`params`: a classifier's `head`; else empty."""
+    """`params`: a classifier's `head`; else empty. `made_by`: the function that made it, in messages."""
 
     network: Network | None = None
     language: None = None
+    framework: Framework = PYTHON
+    outside: Outside | None = None
 
     def __init__(
         self,
@@ -78,13 +80,22 @@ class OwnModel:
         tokenizer: Callable[[list[str]], Any] | None = None,
         params: Mapping[str, Any] | None = None,
         adapter: AdapterParts | None = None,
+        made_by: str | None = None,
     ) -> None:
-        self.adapter = adapter
+        self.adapter, self._made_by = adapter, made_by
         self.card, self.params = card, {} if params is None else params
         self._encode_image, self._encode_text, self._tokenizer = encode_image, encode_text, tokenizer
 
     def __repr__(self) -> str:
         return f"OwnModel({self.card.id!r}, {self.card.kind})"
+
+    def __str__(self) -> str:
+        return self.card.id if self._made_by is None else f"{self.card.id} ({self._made_by})"
+
+    def from_function(self, name: str) -> OwnModel:
+        """The model with the name of the function that made it."""
+        functions = self._encode_image, self._encode_text, self._tokenizer
+        return OwnModel(self.card, *functions, self.params, self.adapter, name)
 
     def encode_image(self, images: Any) -> Any:
         """float32 [B, H, W, 3], normalised -> [B, D], or a classifier's logits [B, K].
@@ -108,6 +119,9 @@ class OwnModel:
 
     def with_tokenizer(self) -> Self:
         return self
+
+    def check_weights(self) -> None:
+        """Nothing: clipjax reads no files of such a model."""
 
 
 def encoder_of(model: Any) -> Encoder:

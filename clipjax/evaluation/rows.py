@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import pyarrow as pa
 
-from clipjax.checkpoints.encoder import Encoder
+from clipjax.checkpoints.encoder import Encoder, Framework
 from clipjax.embeddings.sets import EmbedStats
 from clipjax.errors import UsageError
 from clipjax.results.provenance import provenance
@@ -63,7 +63,13 @@ class Result:
         raise UsageError(f"the result has no metric {metric!r}; it has {', '.join(known)}")
 
 
-def identity(model: str, facts: Mapping[str, Any], task: Task, dataset: str) -> Fields:
+def identity(
+    model: str, facts: Mapping[str, Any], task: Task, dataset: str, framework: Framework | None = None
+) -> Fields:
+    """`framework`: what ran the model; None: a file of predictions does not show it."""
+    made = provenance()
+    if framework is not None:
+        made["versions"] = {**made["versions"], **framework.versions}
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": new_run_id(),
@@ -74,7 +80,8 @@ def identity(model: str, facts: Mapping[str, Any], task: Task, dataset: str) -> 
         "model": model,
         "model_facts": dict(facts),
         "reference": None,
-        **provenance(),
+        "framework": framework and framework.name,
+        **made,
     }
 
 
@@ -82,7 +89,7 @@ def refused(model: Encoder, task: Task, name: str, reason: str, results: str | P
     """The single row if the task is not defined for the model; `name` is the data set's."""
     recipe = refused_recipe(model, task, name)
     common = {
-        **identity(model.card.id, model_facts(model.card), task, name),
+        **identity(model.card.id, model_facts(model.card), task, name, model.framework),
         "recipe_hash": sha256_json(recipe),
         "recipe": recipe,
         "convention": dict(task.convention),

@@ -12,7 +12,6 @@ import jax
 import numpy as np
 
 from clipjax.checkpoints.encoder import Encoder
-from clipjax.checkpoints.load import load_model
 from clipjax.data.manifest import Manifest
 from clipjax.devices.agreement import on_all
 from clipjax.embeddings.compute import Compute
@@ -23,7 +22,7 @@ from clipjax.embeddings.sets import Embeddings
 from clipjax.embeddings.texts import are_cut, caption_texts, embed_texts
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.asked import answered
-from clipjax.evaluation.own_model import encoder_of
+from clipjax.evaluation.models.encoders import encoder
 from clipjax.evaluation.resolve import dataset_of, maps_of, not_applicable, prompts_name, resolve
 from clipjax.evaluation.rows import Result, finish, identity, refused
 from clipjax.evaluation.subject import Part, Request, Subject
@@ -47,20 +46,18 @@ def run(
 ) -> Result:
     """Arguments as in `clipjax.evaluate`."""
     definition = _checked(task, request, results)  # first: loading a model takes longer
-    if isinstance(model, str | Path):
-        model = load_model(model, dtype=dtype_to_load(request.precisions))
-    encoder = encoder_of(model)
-    maps_of(encoder, definition, request)  # refused before any data is read
+    evaluated = encoder(model, dtype=dtype_to_load(request.precisions))
+    maps_of(evaluated, definition, request)  # refused before any data is read
     apart = compute.store is None
     dataset = on_all(lambda: dataset_of(request), f"read the data of {task}", apart=apart)
-    if (reason := not_applicable(encoder, definition)) is not None:
-        return refused(encoder, definition, dataset.card.name, reason, results)
+    if (reason := not_applicable(evaluated, definition)) is not None:
+        return refused(evaluated, definition, dataset.card.name, reason, results)
     prompts = prompts_name(request.prompts, dataset.card)
     named = request.annotations, definition.annotated_by, dataset.card.name, results, prompts
     read = dataclasses.replace(request, dataset=dataset, annotations=annotations_at(*named))
     what = f"{task} on {dataset.card.name}"
     subject = on_all(
-        lambda: _resolved(encoder, definition, read, compute.progress), f"prepare {what}", apart=apart
+        lambda: _resolved(evaluated, definition, read, compute.progress), f"prepare {what}", apart=apart
     )
     done = [
         on_all(
@@ -236,8 +233,9 @@ def _captions(subject: Subject, inputs: Inputs, precision: str, compute: Compute
 
 
 def _common(subject: Subject, recipe: dict[str, Any], **measured: Any) -> Fields:
+    model, task, name = subject.model, subject.task, subject.part.name
     return {
-        **identity(subject.model.card.id, model_facts(subject.model.card), subject.task, subject.part.name),
+        **identity(model.card.id, model_facts(model.card), task, name, model.framework),
         "recipe_hash": sha256_json(recipe),
         "recipe": recipe,
         "convention": subject.convention(),

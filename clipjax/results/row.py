@@ -86,6 +86,7 @@ class Row(TypedDict):
     skipped: int | None
     reference: list[Reference] | None
     protocol: NotRequired[Followed | None]
+    framework: NotRequired[str | None]
     precision: str | None
     per_device_batch: int | None
     versions: dict[str, str] | None

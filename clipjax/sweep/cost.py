@@ -30,6 +30,7 @@ from clipjax.sweep.models import Chosen
 from clipjax.tasks.task import find_task
 
 PROMPTS, TEXT = 4, 100  # about, of an image
+UNKNOWN = 10**10  # operations an image of a model that is not one of clipjax's networks: a ViT-B's, about
 RUN = 10**9  # operations added to every run, so that those that embed nothing count too
 
 
@@ -142,11 +143,11 @@ def image_flops(card: Card, size: tuple[int, int] | None) -> int:
 
 
 def weight_bytes(chosen: Chosen, precisions: Collection[str]) -> int:
-    """The params' bytes in memory, as a sweep with these precisions loads them."""
-    if chosen.model is None:
+    """The params' bytes in memory, as a sweep with these precisions loads them; 0 if clipjax loads none."""
+    if chosen.card is None:
         return 0
-    held = PRECISION_OF[dtype_to_load(precisions)(chosen.model.card)]
-    return bytes_of(chosen.model.network.abstract_params(held))
+    held = PRECISION_OF[dtype_to_load(precisions)(chosen.card)]
+    return bytes_of(Network(chosen.card.arch).abstract_params(held))
 
 
 def pixel_bytes(recipe: PixelRecipe, images: int) -> int:

@@ -119,7 +119,10 @@ def make_plan(suite: Suite, pixel_budget: int | None, *, absent: bool = False) -
             f"{suite.model_root} is not a folder; --model-root, or model_root in the file of {suite.name}, "
             "holds checkpoints by model id"
         )
-    models = {name: choose(name, suite.model_root, suite.stated.get(name)) for name in suite.models}
+    models = {
+        name: choose(name, suite.model_root, suite.stated.get(name), suite.predictions.get(name))
+        for name in suite.models
+    }
     loaded, missing, items, not_there = Loaded(), [], [], []
     for run in suite.runs:
         planned = _planned(suite, run, absent)
@@ -172,7 +175,7 @@ def _in_order(items: Sequence[Item], sizes: cost.Sizes, budget: int | None) -> I
 
 
 def _arch(chosen: Chosen) -> str:
-    return "" if chosen.model is None else chosen.model.card.arch.name
+    return "" if chosen.card is None else chosen.card.arch.name
 
 
 class _Wave(NamedTuple):
@@ -238,12 +241,12 @@ def _with_costs(items: Sequence[Item], sizes: cost.Sizes) -> list[Item]:
     with_costs = []
     for item in items:
         flops, images = cost.RUN, 0
-        card = None if item.chosen.model is None else item.chosen.model.card
+        card = item.chosen.card
         for key, data in cost.images_of(item.chosen, item.job, item.request):
-            if card is not None and key not in counted:
+            if item.chosen.model is not None and key not in counted:
                 count = sizes.of(data, item.request.limit, pairs=key.pairs is not None)
                 images += count
-                flops += count * cost.image_flops(card, key.pairs)
+                flops += count * (cost.UNKNOWN if card is None else cost.image_flops(card, key.pairs))
                 counted.add(key)
         for texts, count in cost.texts_of(item.chosen, item.job, item.request):
             if card is not None and texts not in counted:

@@ -85,7 +85,7 @@ def _known(items: Sequence[Item], plan: SweepPlan, compute: Compute, done: Done,
     known = _Known([], 0, {})
     try:
         model = opened(items[0].chosen)
-        _ = model.card.fingerprint
+        _ = model and model.card.fingerprint
     except (ClipjaxError, OSError) as error:
         known.problem = str(error)
         return known
@@ -106,7 +106,7 @@ def _model_row(items: Sequence[Item], known: _Known, stored: Stored) -> list[Any
     chosen = items[0].chosen
     there = sum(round(count * stored.share(name)) for name, count in known.entries.items())
     weights = cost.weight_bytes(chosen, {each for item in items for each in item.request.precisions})
-    width = 0 if chosen.model is None else chosen.model.card.arch.vision.embed_dim
+    width = 0 if chosen.card is None else chosen.card.arch.vision.embed_dim
     images = sum(item.images for item in items)
     can_tell = bool(known.targets)
     return [
@@ -145,7 +145,7 @@ def _recipe_rows(
 ) -> Iterator[list[Any]]:
     sizes = cost.Sizes(plan.loaded)
     kept = None if store is None else Stored(store.root)
-    usable = [name for name, items in by_model.items() if items[0].chosen.model is not None]
+    usable = [name for name, items in by_model.items() if items[0].chosen.recipe is not None]
     for recipe, names in itertools.groupby(usable, key=lambda name: by_model[name][0].chosen.recipe):
         assert recipe is not None
         group = list(names)

@@ -23,19 +23,20 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from clipjax.checkpoints.encoder import Encoder
-from clipjax.checkpoints.load import load_model
 from clipjax.devices.agreement import assert_same_everywhere, failed_process, on_all
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.forward import Program, compiled
 from clipjax.embeddings.params import dtype_to_load, mesh_to_load
 from clipjax.embeddings.sets import EmbedStats
 from clipjax.errors import ClipjaxError, DataError, counted
+from clipjax.evaluation.collection import Done as Outcome
 from clipjax.evaluation.collection import evaluate_all
 from clipjax.evaluation.rows import Result
 from clipjax.results.rows import headline
 from clipjax.sweep import cost
-from clipjax.sweep.models import opened
+from clipjax.sweep.models import loaded, opened
 from clipjax.sweep.plan import Item, SweepPlan
+from clipjax.sweep.predictions import run_predictions
 from clipjax.sweep.state import Done, is_done, target_of
 
 _log = logging.getLogger(__name__)
@@ -130,14 +131,14 @@ def _not_done(
     model, failure = None, None
     try:
         model = opened(chosen)
-        model.check_weights()
+        if model is not None:
+            model.check_weights()
     except (ClipjaxError, OSError) as error:
         failure = error
     if (failed := failed_process(failure)) is not None:
         reason = str(failure) if failure is not None else f"see the message of process {failed}"
         report.failures.append(Failure(f"{chosen.title} ({counted(len(visit), 'run')})", reason))
         return []
-    assert model is not None
     known = on_all(lambda: _known(model, visit, done, plan, compute), f"tell what of {chosen.title} is done")
     if jax.process_count() > 1:
         known = np.asarray(multihost_utils.broadcast_one_to_all(known))
@@ -146,7 +147,7 @@ def _not_done(
 
 
 def _known(
-    model: Encoder, visit: Sequence[Item], done: Done, plan: SweepPlan, compute: Compute
+    model: Encoder | None, visit: Sequence[Item], done: Done, plan: SweepPlan, compute: Compute
 ) -> np.ndarray:
     """bool [items]: which have results."""
     known = np.zeros(len(visit), bool)
@@ -168,13 +169,14 @@ def _visit(
     progress: _Progress,
 ) -> None:
     chosen, model, failure = todo[0].chosen, None, None
+    if chosen.predictions is not None:
+        _follow(todo, run_predictions(todo, plan.loaded, results), report, progress)
+        return
     try:
-        model = load_model(
-            chosen.source,
+        model = loaded(
+            chosen,
             dtype=dtype_to_load({each for item in todo for each in item.request.precisions}),
             mesh_of=mesh_to_load(todo[0].computed(compute).params),
-            name=chosen.stated.name,
-            facts_of=chosen.stated.facts_of,
         )
     except Exception as error:  # e.g. out of memory
         failure = error
@@ -194,18 +196,22 @@ def _visit(
             loaded=plan.loaded,
             catch=Exception,
         )
-        for item in part:
-            progress.start(item)
-            outcome = next(runs)
-            _stop_at_full_disk(outcome.error)
-            if outcome.result is not None:
-                report.note(outcome.result)
-                progress.end(item, headline(outcome.result.rows))
-            else:
-                assert outcome.error is not None
-                reason = _reason(outcome.error)
-                report.failures.append(Failure(str(item), reason))
-                progress.end(item, f"failed: {reason}")
+        _follow(part, runs, report, progress)
+
+
+def _follow(part: Sequence[Item], runs: Iterator[Outcome], report: Report, progress: _Progress) -> None:
+    for item in part:
+        progress.start(item)
+        outcome = next(runs)
+        _stop_at_full_disk(outcome.error)
+        if outcome.result is not None:
+            report.note(outcome.result)
+            progress.end(item, headline(outcome.result.rows))
+        else:
+            assert outcome.error is not None
+            reason = _reason(outcome.error)
+            report.failures.append(Failure(str(item), reason))
+            progress.end(item, f"failed: {reason}")
 
 
 def _stop_at_full_disk(error: Exception | None) -> None:

@@ -31,6 +31,7 @@ from clipjax.storage.digests import sha256_json
 from clipjax.storage.store import EntryInfo, Store, key_hash
 from clipjax.sweep.models import opened
 from clipjax.sweep.plan import Item, SweepPlan
+from clipjax.sweep.predictions import recipe_of
 from clipjax.tasks.task import find_task
 
 
@@ -68,7 +69,7 @@ class Target:
     """A resolved run.
 
     Attributes:
-        subject: None if the task does not apply.
+        subject: None if the task does not apply, or for files of predictions.
         recipes: per result, the acceptable ones, one per placement of params.
     """
 
@@ -76,12 +77,14 @@ class Target:
     recipes: Sequence[Sequence[Mapping[str, Any]]]
 
 
-def target_of(model: Encoder, item: Item, loaded: Loaded, compute: Compute) -> Target:
-    """Resolve one item for a model of `models.opened`.
+def target_of(model: Encoder | None, item: Item, loaded: Loaded, compute: Compute) -> Target:
+    """Resolve one item for a model of `models.opened`; None: for files of predictions.
 
     Raises:
         UsageError, DataError: as the run itself before embedding.
     """
+    if model is None:
+        return Target(None, [[recipe_of(item, loaded)]])
     task, how = find_task(item.job.task), item.computed(compute)
     refused = refused_recipe(model, task, item.job.data.card.name)
     if not_applicable(model, task) is not None:
@@ -123,14 +126,14 @@ class Stored:
 
 
 def embedding_entries(
-    model: Encoder, target: Target, request: Request, stored: Stored
+    model: Encoder | None, target: Target, request: Request, stored: Stored
 ) -> list[tuple[str, int]]:
     """Names and numbers of images of the entries that a run reads.
 
     If entries differ only in the placement of params, the stored one.
     """
     subject = target.subject
-    if subject is None or model.card.fingerprint is None:
+    if subject is None or model is None or model.card.fingerprint is None:
         return []
     entries = []
     for part in subject.parts:
@@ -192,7 +195,7 @@ def lacking(
         visit = list(group)
         try:
             model = opened(visit[0].chosen)
-            _ = model.card.fingerprint
+            _ = model and model.card.fingerprint
         except (ClipjaxError, OSError) as error:
             missing += [(item, str(error)) for item in visit]
             continue

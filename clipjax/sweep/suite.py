@@ -5,6 +5,9 @@
         "vit_b_32-openai",
         { path = "mine/b32", name = "mine", facts_of = "vit_b_32-openai" },
         { group = "clip", train_source = ["WIT", "LAION-2B"] },
+        "mine:build",
+        "torch:timm:resnet50.a1_in1k",
+        { name = "theirs", predictions = "preds/{dataset}.parquet" },
     ]
 
     [[runs]]
@@ -17,22 +20,25 @@ docs/sweeps.md lists the keys. A wrong file is refused before anything runs. Imp
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+from clipjax.checkpoints.identity.model_reference import model_reference
 from clipjax.checkpoints.identity.registry_rows import registry, unknown_model
 from clipjax.config import config_dir
 from clipjax.data.cards import cards_in
 from clipjax.data.labels import load_prompts
-from clipjax.errors import ClipjaxError, DataError, near_names, unknown_name
+from clipjax.errors import ClipjaxError, DataError, unknown_name
 from clipjax.results.run_of import names_run
 from clipjax.storage.buckets import place
 from clipjax.storage.reading import exists, is_dir, read_toml
 from clipjax.storage.records import read
+from clipjax.sweep.selection import listed, select
 from clipjax.tasks.collections import collection
 from clipjax.tasks.task import precision_tasks
 
+PREDICTIONS = "predictions:"  # before the name of a model that only has files of its outputs
 NAMED = "suite:"  # prefix of suites that ship with clipjax
 LEAST = {"limit": 1, "seed": 0, "resamples": 100, "batch_size": 1, "steps": 1}
 Names = str | tuple[str, ...]
@@ -66,6 +72,7 @@ class Suite:
         model_root: a folder of checkpoints by model id, preferred to the hub's.
         data: data sets elsewhere: name -> folder.
         stated: a model's path -> its name and facts_of.
+        predictions: a model of files -> their path, with {dataset} and {task} in it.
     """
 
     name: str
@@ -75,6 +82,7 @@ class Suite:
     model_root: Path | None = None
     data: Mapping[str, Path] = field(default_factory=dict)
     stated: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    predictions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -133,6 +141,16 @@ class _Own:
     facts_of: str | None = None
 
 
+@dataclass(frozen=True)
+class _Files:
+    name: str
+    predictions: str
+
+    def __post_init__(self) -> None:
+        if not self.name.strip():
+            raise ValueError("the name is empty")
+
+
 def load_suite(
     name: str | Path, *, data_root: str | Path | None = None, model_root: str | Path | None = None
 ) -> Suite:
@@ -154,48 +172,8 @@ def suite_names() -> list[str]:
     return sorted(path.stem for path in (config_dir() / "suites").glob("*.toml"))
 
 
-def select(where: Mapping[str, Any]) -> list[str]:
-    """Registered models whose columns of configs/models.csv have these values (or one of a list).
-
-    Raises:
-        ValueError: an unknown column, or a value that no model has.
-    """
-    rows = registry()
-    columns = list(next(iter(rows.values())))
-    for column, wanted in where.items():
-        if column not in columns:
-            raise ValueError(f"unknown column {column!r} of models.csv; {_near(column, columns)}")
-        known = list(dict.fromkeys(row[column] for row in rows.values() if not row[column].startswith("?")))
-        for value in _listed(wanted):
-            if not any(_same(value, cell) for cell in known):
-                raise ValueError(f"no model has {column} = {value!r}; {_near(str(value), known)}")
-    return [
-        name
-        for name, row in rows.items()
-        if all(any(_same(v, row[column]) for v in _listed(wanted)) for column, wanted in where.items())
-    ]
-
-
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
 def _names(given: Names) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(_listed(given)))
-
-
-def _same(value: Any, cell: str) -> bool:
-    if isinstance(value, str):
-        return value == cell
-    try:
-        return float(cell) == value  # 224 and 224.0 are equal
-    except ValueError:
-        return False
-
-
-def _near(name: str, known: Sequence[str]) -> str:
-    near = near_names(name, list(known))
-    return f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(list(known)[:12])}"
+    return tuple(dict.fromkeys(listed(given)))
 
 
 def _path(name: str) -> Path:
@@ -209,11 +187,12 @@ def _path(name: str) -> Path:
 
 @dataclass(frozen=True)
 class _Reader:
-    """`folder`: base of relative paths. `stated` is filled as models are read."""
+    """`folder`: base of relative paths. `stated` and `predictions` are filled as models are read."""
 
     path: Path
     folder: Path
     stated: dict[str, dict[str, str]] = field(default_factory=dict)
+    predictions: dict[str, str] = field(default_factory=dict)
 
     def suite(self, file: _File, data_root: str | Path | None, model_root: str | Path | None) -> Suite:
         roots = {
@@ -234,6 +213,7 @@ class _Reader:
             **roots,
             data={name: self.place(each) for name, each in file.data.items()},
             stated=self.stated,
+            predictions=self.predictions,
         )
 
     def root(self, given: str | Path | None, own: str | None) -> Path | None:
@@ -264,13 +244,16 @@ class _Reader:
             self.refuse(f"{where}.compare_precision", f"it is for the task {only} alone")
         if run.models is not None:
             models = self.models(run.models, f"{where}.models")
+        self.refuse_parts(models, options, where)
         return Run(task, models, datasets, prompts, options)
 
     def models(self, given: Any, where: str) -> tuple[str, ...]:
         names: dict[str, None] = {}
-        for i, each in enumerate(_listed(given)):
+        for i, each in enumerate(listed(given)):
             if isinstance(each, dict) and "path" in each:
                 names[self.own(each, f"{where}[{i}]")] = None
+            elif isinstance(each, dict) and "predictions" in each:
+                names[self.files(each, f"{where}[{i}]")] = None
             elif isinstance(each, dict):
                 ids = self.call(f"{where}[{i}]", select, each)
                 if not ids:
@@ -296,16 +279,43 @@ class _Reader:
             self.refuse(where, f"{path} is named twice, with other words: say them once")
         return path
 
+    def files(self, record: Mapping[str, Any], where: str) -> str:
+        """The name of a model of which there are only files; adds to `predictions`."""
+        files = read(_Files, record, f"{self.path}: {where}")
+        try:
+            files.predictions.format(dataset="", task="")
+        except (LookupError, ValueError, AttributeError):
+            self.refuse(
+                f"{where}.predictions", f"{files.predictions!r}: of braces, only {{dataset}} and {{task}}"
+            )
+        name, path = PREDICTIONS + files.name, str(self.place(files.predictions))
+        if self.predictions.setdefault(name, path) != path:
+            self.refuse(where, f"{files.name} is named twice, with other files: give each a name of its own")
+        return name
+
+    def refuse_parts(self, models: Sequence[str], options: Mapping[str, Any], where: str) -> None:
+        """Files of predictions are not cut to a sample, and nothing is computed twice."""
+        for name in self.predictions.keys() & set(models):
+            for key in (key for key in ("limit", "compare_precision") if options.get(key)):
+                what = f"{name.removeprefix(PREDICTIONS)} has files of predictions, which it cannot change"
+                self.refuse(f"{where}.{key}", what)
+
     def model(self, name: str, where: str) -> str:
         if name in registry() or "://" in name:
             return name
+        reference = self.call(where, model_reference, name)
+        if reference.kind == "python":
+            return name
+        if reference.library is not None:  # a folder, or the library's own name
+            folder = self.folder / Path(reference.value).expanduser()
+            return str(replace(reference, value=str(folder.absolute()))) if is_dir(folder) else name
         if exists(path := self.folder / Path(name).expanduser()):
             return str(path.absolute())
         if name.count("/") == 1 and not name.startswith((".", "~", "/")):
             return name  # a hub repository
         if "/" in name:
             self.refuse(where, f"{path} does not exist")
-        self.refuse(where, str(unknown_model(name)))
+        self.refuse(where, str(unknown_model(name, to_run=True)))
 
     def options(self, options: _Options, where: str) -> dict[str, Any]:
         values = {each.name: getattr(options, each.name) for each in fields(_Options)}

@@ -45,7 +45,7 @@ def read(record: Mapping[str, Any], where: str, folder: str) -> dict[str, Any]:
         if {**known["vision"], "image_size": size} == vision:
             arch["name"] = known["name"]
     labels = label_names(record)
-    space = None if labels is None else _label_space(list(labels))
+    space = None if labels is None else label_space(list(labels))
     source = {"library": "timm", "arch": name, "tag": tag}
     card = card_record(f"{name}-{folder}", arch, where, source, _preprocess(config, size, inside))
     if not _stated(record, config, "label_names"):
@@ -87,7 +87,7 @@ def _stated(record: Mapping[str, Any], config: Mapping[str, Any], key: str) -> A
     return record.get(key) or config.get(key)
 
 
-def _label_space(ids: list[str]) -> str | None:
+def label_space(ids: list[str]) -> str | None:
     """The name in configs/labels of these ids in this order, if any."""
     files = sorted((config_dir() / "labels").glob("*.csv"))
     return next((file.stem for file in files if [row["id"] for row in read_csv(file)] == ids), None)

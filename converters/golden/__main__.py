@@ -19,6 +19,7 @@ from converters.golden._parent import end_with_parent
 from converters.golden.build import LIBRARIES, build_model, load_strict, model_config
 from converters.golden.crosscheck import crosscheck
 from converters.golden.run import run, write_golden
+from converters.golden.serve import serve
 from converters.golden.sweep import answers
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -76,6 +77,12 @@ def run_crosscheck(
         print(json.dumps({"stage": stage, "done": done, "of": of}), flush=True)
 
     crosscheck(json.loads(job.read_text()), folder, report)
+
+
+@app.command("serve")
+def run_server() -> None:
+    """Run models for a parent process; see `converters.golden.serve`."""
+    serve()
 
 
 @app.command()

@@ -196,7 +196,10 @@ def test_a_folder_without_weights(source: str, tmp_path: Path, monkeypatch: pyte
             {"source": "vit_b_32-opneai"},
             r"unknown model .*did you mean vit_b_32-openai.*\? `clipjax models` l",
         ),
-        ({"source": "zzz"}, "unknown model 'zzz'; `clipjax models` lists the ids$"),
+        (
+            {"source": "zzz"},
+            r"unknown model 'zzz'; `clipjax models` lists the ids; torch:LIBRARY:NAME runs .*--predictions",
+        ),
         ({"card": "zzz"}, "unknown model 'zzz'; `clipjax models` lists the ids$"),
     ],
 )

@@ -281,7 +281,7 @@ def test_decoded_pixels_are_kept(
     for colour in ("red", "blue", "green"):
         paint(tmp_path / "photos" / colour / "0.png", colour)
     monkeypatch.setenv("CLIPJAX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("clipjax.checkpoints.load.load_model", lambda *_, **__: ColourModel())
+    monkeypatch.setattr("clipjax.evaluation.models.encoders.load_model", lambda *_, **__: ColourModel())
     command = ["eval", "zeroshot", "-m", "mine", "--data", tmp_path / "photos", "--prompts", "single"]
     command += ["--results", tmp_path / "results"]
     tables = []

@@ -442,7 +442,7 @@ texture = '-([a-z]+)\\d*\\.[^-/]*$'
 
 def test_the_command_reports_progress_failures_and_what_is_missing(data, tmp_path, monkeypatch):
     model = ColourModel(fingerprint="colours")
-    monkeypatch.setattr("clipjax.checkpoints.load.load_model", lambda *_args, **_kwargs: model)
+    monkeypatch.setattr("clipjax.evaluation.models.encoders.load_model", lambda *_args, **_kwargs: model)
     (data / "shifts" / "few" / "red" / "0.png").write_bytes(b"no image")
     command = ["eval", "shifts", "-m", "x", "--data-root", str(data), "--store", str(tmp_path / "store")]
     command += ["--results", str(tmp_path / "results"), "--prompts", "single", "--prompts", "mcm_5"]

@@ -120,7 +120,7 @@ def test_lines_go_from_point_to_point(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_the_command_draws_them(
     model: Any, worlds: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(matches, "load_model", lambda name: model)
+    monkeypatch.setattr("clipjax.evaluation.models.encoders.load_model", lambda name: model)
     out = tmp_path / "pair.png"
     data = [str(worlds["navi"]["root"]), "--dataset", str(worlds["navi"]["dataset"]), "--model", "tiny"]
     done = CliRunner().invoke(app, ["matches", *data, "--out", str(out)])
@@ -138,7 +138,7 @@ def test_what_cannot_be_drawn(
     out, navi = tmp_path / "x.png", worlds["navi"]
     with pytest.raises(UsageError, match="unknown pair 'box/wild_set/000'"):
         clipjax.draw_matches(model, out, **navi, pairs=["box/wild_set/000"])
-    monkeypatch.setattr(matches, "load_model", lambda name: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(matches, "encoder", lambda name: pytest.fail("a model was loaded"))
     pairs = [f"box/wild_set/{i:03d} box/wild_set/{i + 1:03d}" for i in range(5)]
     monkeypatch.setattr(matches, "pairs_of", lambda *_: SimpleNamespace(ids=pairs))
     with pytest.raises(UsageError, match=r"unknown pair 'nope'; known: ([^,]+, ){2}[^,]+ and 2 more$"):

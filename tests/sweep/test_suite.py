@@ -11,7 +11,8 @@ import pytest
 
 from clipjax.checkpoints.identity.registry_rows import registry
 from clipjax.errors import DataError, UsageError
-from clipjax.sweep.suite import load_suite, select, suite_names
+from clipjax.sweep.selection import select
+from clipjax.sweep.suite import load_suite, suite_names
 
 GOOD = """
 title = "Shifts"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 
+from clipjax.checkpoints.identity.model_reference import OTHER_WAYS
 from clipjax.config import config_dir
 from clipjax.errors import DataError, UsageError
 from clipjax.storage.reading import read_csv
@@ -27,7 +28,8 @@ def model_ids() -> list[str]:
     return list(registry())
 
 
-def unknown_model(name: str) -> UsageError:
+def unknown_model(name: str, *, to_run: bool = False) -> UsageError:
+    """`to_run`: the name is of a model to evaluate, for which there are other ways."""
     rows = registry().values()
     if same := [row["id"] for row in rows if (row["library"], row["library_arch"]) == ("timm", name)]:
         tag = default_tag(name)
@@ -36,8 +38,9 @@ def unknown_model(name: str) -> UsageError:
             f"{name!r} is timm's name of an architecture, not of weights{loads}: give {' or '.join(same)}"
         )
     near = difflib.get_close_matches(name, model_ids(), n=3, cutoff=0.6)
+    ways = f"; {OTHER_WAYS}" if to_run else ""
     hint = f"did you mean {', '.join(near)}? " if near else ""
-    return UsageError(f"unknown model {name!r}; {hint}`clipjax models` lists the ids")
+    return UsageError(f"unknown model {name!r}; {hint}`clipjax models` lists the ids{ways}")
 
 
 def why_unknown(cell: str) -> str | None:

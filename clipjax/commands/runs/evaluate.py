@@ -19,7 +19,7 @@ from clipjax.devices import signals
 from clipjax.errors import DataError, counted
 
 if TYPE_CHECKING:
-    from clipjax.checkpoints.model import Model
+    from clipjax.checkpoints.encoder import Encoder
     from clipjax.embeddings.compute import Compute
     from clipjax.evaluation.collection import Job
     from clipjax.evaluation.rows import Result
@@ -109,7 +109,7 @@ def _evaluate_collection(options: EvaluateOptions, data_root: Path) -> None:
 
 
 def _run_all(
-    model: Model, jobs: Sequence[Job], request: Request, compute: Compute, results_at: Path
+    model: Encoder, jobs: Sequence[Job], request: Request, compute: Compute, results_at: Path
 ) -> tuple[list[Result], list[str]]:
     """The results, and the failed runs with their errors."""
     from clipjax.evaluation.collection import evaluate_all
@@ -130,11 +130,13 @@ def _run_all(
     return results, failed
 
 
-def _load(options: EvaluateOptions, request: Request, loading: dict[str, Any]) -> Model:
-    from clipjax.checkpoints.load import load_model
+def _load(options: EvaluateOptions, request: Request, loading: dict[str, Any]) -> Encoder:
+    from clipjax.checkpoints.encoder import PYTHON
     from clipjax.embeddings.params import dtype_to_load, mesh_to_load
+    from clipjax.evaluation.models.encoders import encoder
 
     dtype, mesh_of = dtype_to_load(request.precisions), mesh_to_load(options.params)
-    model = load_model(options.model or "", dtype=dtype, mesh_of=mesh_of, **loading)
-    say_unknown_facts(options.model, model.card)
+    model = encoder(options.model or "", dtype=dtype, mesh_of=mesh_of, **loading)
+    if model.framework != PYTHON:  # there the user's own card has them
+        say_unknown_facts(options.model, model.card)
     return model

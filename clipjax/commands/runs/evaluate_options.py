@@ -12,6 +12,7 @@ from clipjax.commands.shared import completion
 from clipjax.commands.shared.exclusions import on_command_line, refuse_beside
 from clipjax.commands.shared.facts import FactOptions
 from clipjax.commands.shared.options import (
+    AnyModelOption,
     AttentionOption,
     BatchSizeOption,
     CardOption,
@@ -21,7 +22,6 @@ from clipjax.commands.shared.options import (
     KeepMapsOption,
     LabelsOption,
     LayersOption,
-    ModelOption,
     NameOption,
     ParamsOption,
     PositionsOption,
@@ -80,7 +80,7 @@ class EvaluateOptions:
             autocompletion=completion.tasks,
         ),
     ]
-    model: ModelOption = None
+    model: AnyModelOption = None
     data: Annotated[
         Path | None,
         typer.Option(

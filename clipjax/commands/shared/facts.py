@@ -12,6 +12,7 @@ from clipjax.commands.shared.output import say
 
 if TYPE_CHECKING:
     from clipjax.checkpoints.card import Card
+    from clipjax.checkpoints.encoder import ModelCard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ def say_unknown_classes(card: Card) -> None:
         )
 
 
-def say_unknown_facts(source: str | Path | None, card: Card) -> None:
+def say_unknown_facts(source: str | Path | None, card: Card | ModelCard) -> None:
     """If foreign weights have no facts, say so on stderr, with the option that helps."""
     from clipjax.storage.buckets import place
 

@@ -18,6 +18,16 @@ _MODEL = typer.Option(
     autocompletion=completion.models,
 )
 ModelOption = Annotated[str | None, _MODEL]
+AnyModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Model id, hub repository, folder or checkpoint; torch:LIBRARY:NAME for a model or folder of "
+        "open_clip, timm or transformers, run in PyTorch; or module:function, Python that returns a model.",
+        autocompletion=completion.models,
+    ),
+]
 NeededModelOption = Annotated[str, _MODEL]
 OnlyModelsOption = Annotated[
     list[str] | None,

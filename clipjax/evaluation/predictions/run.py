@@ -31,7 +31,14 @@ from clipjax.data.labels import Projection, load_labels
 from clipjax.errors import ClipjaxError, DataError, UsageError
 from clipjax.evaluation.predictions.arrays import read_arrays
 from clipjax.evaluation.predictions.counts import shares
-from clipjax.evaluation.predictions.file import PredictionsFile, Read, check_ids, check_known, with_file
+from clipjax.evaluation.predictions.file import (
+    Contents,
+    PredictionsFile,
+    Read,
+    check_ids,
+    check_known,
+    with_file,
+)
 from clipjax.evaluation.predictions.tables import read_csv_table, read_table
 from clipjax.evaluation.resolve import annotations_path, dataset_of
 from clipjax.evaluation.rows import NO_STATS, NOT_EMBEDDED, Result, finish, identity
@@ -44,15 +51,17 @@ from clipjax.storage.digests import sha256_files, sha256_json
 from clipjax.storage.reading import check_regular, exists, is_dir, is_file
 from clipjax.tasks.task import About, Outcome, Task, find_task
 
-# Fields about the images, taken from the run beside the table.
-OF_RUN = ("sample", "part", "id_part", "skipped", "precision")
+# Fields about the images and what ran the model, taken from the run beside the table.
+OF_RUN = ("sample", "part", "id_part", "skipped", "precision", "framework")
+
+Given = str | Path | DatasetCard | Dataset | None
 
 
 def evaluate_predictions(
     task: str,
     file: str | Path,
     *,
-    dataset: str | Path | None = None,
+    dataset: str | Path | DatasetCard | None = None,
     root: str | Path | None = None,
     labels: str | Path | None = None,
     annotations: str | Path | None = None,
@@ -77,29 +86,25 @@ def evaluate_predictions(
     Raises:
         UsageError, DataError: one sentence with the file, the row or key, and what to do.
     """
-    start, definition, path = time.perf_counter(), find_task(task), place(file)
+    start, definition = time.perf_counter(), find_task(task)
     check_bootstrap(resamples, seed)
     if results is not None:
         ResultStore(results).check_root(written=True)
-    _check_file(path)
-    read = _reader(path, definition)
     images = None if root is None else _of_folder(root, dataset)
-    predictions = _predictions_file(path, definition, images or dataset, labels, annotations, resamples, seed)
     with count_compiles() as compiles:
-        contents = read(predictions)
-        columns, space, projection = contents.columns, contents.label_space, contents.projection
-        check_ids(path, columns["id"])
-        check_known(path, columns["id"], images)
-        about = dataclasses.replace(predictions.about, label_space=space)
-        measures = with_file(path, columns, lambda: definition.measure(columns, about))
-    predictions = dataclasses.replace(predictions, space=space, about=about)
-    recipe = _recipe(predictions, projection)
+        given = images or dataset
+        predictions, contents = _read(definition, file, given, labels, annotations, resamples, seed)
+        columns = contents.columns
+        measures = with_file(
+            predictions.path, columns, lambda: definition.measure(columns, predictions.about)
+        )
+    recipe = _recipe(predictions, contents.projection)
     name, facts = _named(model, predictions)
     common = {
         **identity(name, {"kind": "predictions", **facts}, definition, predictions.dataset),
         "recipe_hash": sha256_json(recipe),
         "recipe": recipe,
-        "convention": _convention(predictions, projection),
+        "convention": _convention(predictions, contents.projection),
         **NOT_EMBEDDED,
         **shares(predictions, contents),
         **{name: predictions.run[name] for name in OF_RUN if name in predictions.run},
@@ -107,6 +112,40 @@ def evaluate_predictions(
         "compile_count": compiles.count,
     }
     return finish(common, Outcome(measures, columns), NO_STATS, results)
+
+
+def predictions_recipe(
+    task: str,
+    file: str | Path,
+    *,
+    dataset: str | Path | DatasetCard | None = None,
+    annotations: str | Path | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> dict[str, Any]:
+    """The recipe that `evaluate_predictions` would have; raises as it, and measures nothing."""
+    predictions, contents = _read(find_task(task), file, dataset, None, annotations, resamples, seed)
+    return _recipe(predictions, contents.projection)
+
+
+def _read(
+    task: Task,
+    file: str | Path,
+    dataset: Given,
+    labels: str | Path | None,
+    annotations: str | Path | None,
+    resamples: int,
+    seed: int,
+) -> tuple[PredictionsFile, Contents]:
+    path = place(file)
+    _check_file(path)
+    read = _reader(path, task)
+    predictions = _predictions_file(path, task, dataset, labels, annotations, resamples, seed)
+    contents = read(predictions)
+    check_ids(path, contents.columns["id"])
+    check_known(path, contents.columns["id"], dataset if isinstance(dataset, Dataset) else None)
+    about = dataclasses.replace(predictions.about, label_space=contents.label_space)
+    return dataclasses.replace(predictions, space=contents.label_space, about=about), contents
 
 
 def _named(model: str | None, file: PredictionsFile) -> tuple[str, dict[str, Any]]:
@@ -143,7 +182,7 @@ def _reader(path: Path, task: Task) -> Read:
 def _predictions_file(
     path: Path,
     task: Task,
-    dataset: str | Path | Dataset | None,
+    dataset: Given,
     labels: str | Path | None,
     annotations: str | Path | None,
     resamples: int,
@@ -168,19 +207,19 @@ def _predictions_file(
     return PredictionsFile(path, task, name, space, columns_of or space, about, run, card)
 
 
-def _of_folder(root: str | Path, dataset: str | Path | None) -> Dataset:
+def _of_folder(root: str | Path, dataset: str | Path | DatasetCard | None) -> Dataset:
     if dataset is not None:
         raise UsageError(f"the card {dataset} says which images they are: leave root (--data) out")
     images = dataset_of(Request(root=root))
     return dataclasses.replace(images, card=dataclasses.replace(images.card, images=len(images.manifest)))
 
 
-def _card(
-    dataset: str | Path | Dataset | None, recorded: str | None, own: str | None
-) -> tuple[DatasetCard | None, str | None]:
+def _card(dataset: Given, recorded: str | None, own: str | None) -> tuple[DatasetCard | None, str | None]:
     """A recorded name may be a folder's, without a card."""
+    if isinstance(dataset, Dataset):
+        return dataset.card, dataset.card.name
     if dataset is not None:
-        card = dataset.card if isinstance(dataset, Dataset) else read_card(dataset)
+        card = dataset if isinstance(dataset, DatasetCard) else read_card(dataset)
         return card, card.name
     for name in filter(None, (recorded, own)):
         try:

@@ -1,0 +1,112 @@
+"""The name of a model: weights for clipjax's networks, a Python function, or another library's model.
+
+    vit_b_32-openai, org/name, folder/, w.safetensors    weights, as `load_model` takes them
+    mine:build                                           a function of a module that returns a model
+    torch:open_clip:ViT-B-32/laion2b_s34b_b79k           a model of a PyTorch library, run by that library
+    torch:timm:resnet50.a1_in1k
+    torch:transformers:org/name
+
+After `torch:LIBRARY:` a folder in the library's own layout stands for its name. This is the only place that
+reads such a text. Imports no JAX.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.storage.buckets import place
+from clipjax.storage.reading import exists, read_json
+
+TORCH_LIBRARIES = ("open_clip", "timm", "transformers")
+_TORCH = "torch"
+_CONFIGS = ("open_clip_config.json", "config.json")
+_FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+OTHER_WAYS = (
+    "torch:LIBRARY:NAME runs a model of open_clip, timm or transformers, --predictions takes its outputs"
+)
+
+
+@dataclass(frozen=True)
+class ModelReference:
+    """One name of a model.
+
+    Attributes:
+        kind: who runs the model: clipjax, a Python function of the user's, or a PyTorch library.
+        value: for `load_model`; "module:function"; the library's name or a folder.
+        library: of TORCH_LIBRARIES; None for other kinds.
+    """
+
+    kind: Literal["weights", "python", "torch"]
+    value: str
+    library: str | None = None
+
+    def __str__(self) -> str:
+        return self.value if self.library is None else f"{_TORCH}:{self.library}:{self.value}"
+
+
+def model_reference(text: str | Path) -> ModelReference:
+    """Read the name of a model; an existing path is always weights.
+
+    Raises:
+        UsageError: `torch:` without a known library and a name.
+    """
+    name = str(text)
+    if isinstance(text, Path) or "://" in name or exists(place(name)):
+        return ModelReference("weights", name)
+    if name.startswith(f"{_TORCH}:"):
+        return _of_torch(name)
+    if _FUNCTION.fullmatch(name):
+        return ModelReference("python", name)
+    return ModelReference("weights", name)
+
+
+def _of_torch(text: str) -> ModelReference:
+    library, _, name = text.removeprefix(f"{_TORCH}:").partition(":")
+    if library not in TORCH_LIBRARIES:
+        raise unknown_name("PyTorch library", library, list(TORCH_LIBRARIES))
+    if not name.strip():
+        raise UsageError(
+            f"{text}: name the model, torch:{library}:NAME, or a folder in the layout of {library}"
+        )
+    return ModelReference("torch", name, library)
+
+
+def weights_of(source: Any) -> Any:
+    """The source itself. Raises UsageError if it names a model that clipjax's networks do not run."""
+    if isinstance(source, str) and model_reference(source).kind != "weights":
+        raise UsageError(
+            f"{source} is not run by clipjax's networks: only evaluation takes it (clipjax eval, a suite of "
+            "clipjax sweep, clipjax.evaluate)"
+        )
+    return source
+
+
+def other_way(folder: Path, repo: str | None) -> str:
+    """How to run a model whose configuration clipjax's networks refuse, to end their message with.
+
+    "" if nothing there shows whose model it is.
+    """
+    file = next((folder / name for name in _CONFIGS if exists(folder / name)), None)
+    try:
+        record = None if file is None else read_json(file)
+    except DataError:
+        return ""
+    if not isinstance(record, dict):
+        return ""
+    hub = "hf-hub:"
+    if "model_cfg" in record:
+        library = "open_clip"
+    elif "architecture" in record and "pretrained_cfg" in record:
+        library = "timm"
+    elif (
+        "vision_config" in record and "text_config" in record and "llava" not in str(record.get("model_type"))
+    ):
+        library, hub = "transformers", ""
+    else:
+        return ""
+    name = folder if repo is None else f"{hub}{repo}"
+    return f"; to evaluate it all the same, {library} may run it: torch:{library}:{name}"

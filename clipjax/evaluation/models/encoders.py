@@ -1,0 +1,58 @@
+"""The one way from a model's name to a model that can be evaluated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from clipjax.checkpoints.encoder import Encoder
+from clipjax.checkpoints.identity.model_reference import ModelReference, model_reference
+from clipjax.checkpoints.identity.naming import NOTHING, Stated
+from clipjax.checkpoints.load import load_model, open_model
+from clipjax.errors import UsageError
+from clipjax.evaluation.models.functions import model_of_function
+from clipjax.evaluation.models.torch_model import torch_model
+from clipjax.evaluation.own_model import encoder_of
+
+# Arguments of `load_model` that say where and how clipjax's networks run, and what a user states.
+_PLACES, _STATED = ("mesh", "mesh_of", "rules", "dtype"), ("name", "facts_of", "facts")
+
+
+def encoder(model: object, **loading: Any) -> Encoder:
+    """A model for evaluation: from its name (see `model_reference`), or a user's own object.
+
+    Args:
+        loading: as in `load_model`, for a name. Only `name` and the facts may also go to a model of a PyTorch
+            library; a Python function states all of it on the card.
+
+    Raises:
+        UsageError, DataError: as `load_model`; the function or the library made no model; arguments that it
+            does not take.
+    """
+    if not isinstance(model, str | Path):
+        return encoder_of(model)
+    reference = model_reference(model)
+    if reference.kind == "weights":
+        return encoder_of(load_model(reference.value, **loading))
+    stated = {name: value for name, value in loading.items() if name in _STATED and value is not None}
+    others = [name for name in loading if name not in (*_PLACES, *_STATED) and loading[name] is not None]
+    return _made(reference, Stated(**stated), others)
+
+
+def opened_encoder(source: str, stated: Stated = NOTHING) -> Encoder:
+    """As `encoder`, but weights for clipjax's networks are checked and not loaded (`open_model`)."""
+    reference = model_reference(source)
+    if reference.kind == "weights":
+        return open_model(reference.value, stated)
+    return _made(reference, stated, [])
+
+
+def _made(reference: ModelReference, stated: Stated, others: list[str]) -> Encoder:
+    if reference.kind == "python":
+        others += [name for name in _STATED if getattr(stated, name) is not None]
+    if others:
+        whose = "a Python function" if reference.kind == "python" else "PyTorch"
+        raise UsageError(f"{reference} is a model of {whose}, which takes no {others[0]}: leave it out")
+    if reference.kind == "python":
+        return model_of_function(reference.value)
+    return torch_model(reference, stated)

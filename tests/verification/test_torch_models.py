@@ -1,0 +1,115 @@
+"""The same weights through PyTorch, with the library's own transform and tokenizer, and as Flax."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import reference
+import test_crosscheck_libraries as libraries
+import test_parity_hf as hf
+import timm
+from _crosscheck import write_images
+from timm.models._hub import save_config_for_hf
+
+import clipjax
+from clipjax.embeddings.compute import Compute
+from clipjax.embeddings.images import embed_images
+from clipjax.errors import DataError
+from clipjax.evaluation.models import torch_process
+from clipjax.evaluation.models.encoders import encoder
+from clipjax.evaluation.resolve import dataset_of
+from clipjax.evaluation.subject import Request
+from converters.golden.condition import condition
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*texts were cut to 77 tokens")
+LABELS = "labels.csv"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A narrow model in each library's own layout, and images; one process runs all of them."""
+    root = tmp_path_factory.mktemp("torch")
+    write_images(root / "images")
+    config = reference.narrow("ViT-B-32")
+    config["text_cfg"] |= {"vocab_size": 49408, "context_length": 77}
+    reference.save_folder(reference.conditioned(config), config, root / "open_clip")
+    model: Any = timm.create_model("vit_tiny_patch16_224", depth=2, img_size=48, num_classes=3)  # type: ignore[reportPrivateImportUsage]
+    condition(model, 0)
+    (root / "timm").mkdir()
+    reference.save(model, root / "timm" / "model.safetensors")
+    model.pretrained_cfg |= {
+        "label_names": ["cat", "dog", "fox"],
+        "num_classes": 3,
+        "input_size": (3, 48, 48),
+    }
+    save_config_for_hf(
+        model, str(root / "timm" / "config.json"), model_config={"model_args": {"depth": 2, "img_size": 48}}
+    )
+    (root / "transformers").mkdir()
+    config = hf.config("clip")
+    config["text_config"] |= {"vocab_size": 49408, "max_position_embeddings": 77}
+    config["text_config"] |= {"bos_token_id": 49406, "eos_token_id": 49407}
+    libraries.save_transformers(config, root / "transformers")
+    libraries.write_clip_tokenizer(root / "transformers")
+    yield root
+    torch_process.PROCESS.close()
+
+
+def request_of(world: Path, library: str) -> dict[str, Any]:
+    given: dict[str, Any] = {"root": world / "images", "labels": world / "images" / LABELS}
+    return given if library == "timm" else given | {"prompts": world / "images" / "prompts.txt"}
+
+
+@pytest.mark.parametrize("library", ["open_clip", "timm", "transformers"])
+def test_through_torch_and_as_flax(world: Path, library: str, tmp_path: Path) -> None:
+    names = (world / library, f"torch:{library}:{world / library}")
+    how: dict[str, Any] = {**request_of(world, library), "per_device_batch": 8, "progress": False}
+    ours, theirs = (clipjax.evaluate(name, store=tmp_path / "store", **how) for name in names)
+    assert [row.get("framework") for row in (ours.rows[0], theirs.rows[0])] == ["jax", f"torch:{library}"]
+    assert theirs.rows[0]["model"] == f"torch:{library}:{library}"
+    assert "torch" in (theirs.rows[0]["versions"] or {})
+    key = ("task", "dataset", "metric", "slice", "n", "convention", "aggregates")
+    assert [[row[name] for name in key] for row in ours.rows] == [
+        [row[name] for name in key] for row in theirs.rows
+    ]
+    values = [[row["value"] for row in result.rows] for result in (ours, theirs)]
+    np.testing.assert_allclose(*np.array(values, np.float64), atol=1e-4)
+    assert ours.images["prediction"] == theirs.images["prediction"]
+    assert ours.rows[0]["recipe_hash"] != theirs.rows[0]["recipe_hash"]
+
+    manifest = dataset_of(Request(root=world / "images")).manifest
+    features = [
+        embed_images(encoder(name), manifest, Compute(per_device_batch=8, progress=False)).array
+        for name in names
+    ]
+    np.testing.assert_allclose(features[1], features[0], atol=2e-5 * float(np.abs(features[0]).max()))
+    again = clipjax.evaluate(names[1], store=tmp_path / "store", **how)
+    assert again.stats.forward_passes == 0
+    assert again.rows[0]["recipe_hash"] == theirs.rows[0]["recipe_hash"]
+
+
+def test_the_transform_decides(world: Path) -> None:
+    """Other mean and std are another recipe, and other features."""
+    config = world / "open_clip" / "open_clip_config.json"
+    text, how = config.read_text(), Compute(per_device_batch=8, progress=False)
+    model = encoder(f"torch:open_clip:{world / 'open_clip'}")
+    manifest = dataset_of(Request(root=world / "images")).manifest
+    features = embed_images(model, manifest, how).array
+    encoder(f"torch:timm:{world / 'timm'}")  # its process keeps one model
+    try:
+        config.write_text(text.replace("0.48145466", "0.5"))
+        other = encoder(f"torch:open_clip:{world / 'open_clip'}")
+        assert other.card.fingerprint != model.card.fingerprint
+        assert np.abs(embed_images(other, manifest, how).array - features).max() > 1e-3
+    finally:
+        config.write_text(text)
+
+
+def test_what_a_library_cannot_load_is_its_own_sentence(world: Path) -> None:
+    (world / "empty").mkdir()
+    with pytest.raises(DataError, match=r"torch:timm:.*empty: FileNotFoundError: Config file not found"):
+        encoder(f"torch:timm:{world / 'empty'}")
