@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Processes that run the tests; each takes up to 8 GB.
 WORKERS := 2
 
-.PHONY: help demo test test-slow fuzz records lint style format tpu-env clean
+.PHONY: help demo test test-newest test-newest-part test-slow fuzz records lint style format tpu-env clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -19,6 +19,12 @@ test: style  ## lint, types and the test suite
 	@types=$$(mktemp); $(BIN)/pyright > $$types 2>&1 & pyright=$$!; \
 	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder; tests=$$?; \
 	wait $$pyright; pyright=$$?; cat $$types; rm -f $$types; exit $$((tests || pyright))
+
+test-newest:  ## the tests without PyTorch, with the newest packages on the newest Python (3.12 to 3.14)
+	$(PYTHON) tests/newest.py all
+
+test-newest-part:  ## a chosen part of them (tests/newest.toml): the second leg of CI
+	$(PYTHON) tests/newest.py part
 
 test-slow: $(VENV)/.installed-dev  ## the full-size and long checks left out of `make test`
 	$(BIN)/python -m pytest -m slow
@@ -64,4 +70,4 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@touch $@
 
 clean:  ## remove what the commands made, the environment included
-	rm -rf $(VENV) .venv-tpu demo-out build dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-newest .venv-tpu demo-out build dist .pytest_cache .ruff_cache

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from _reference import Reference
 from _shapes import ANNOTATED
 from jaxtyping import install_import_hook
 
@@ -58,6 +59,10 @@ LONG_FILES = (
     "finetune/test_recipes_run.py",
     "finetune/test_contrastive.py",
 )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Reference(config), "reference")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,8 +8,8 @@
     parity            configs/parity.json: architectures that are new or have changed, against their library
     coverage          the tables of models in README.md and docs/models.md
     tpu               the tables of docs/tpu.md; a family that has no row is compiled where .venv-tpu is there
-    tested_versions   configs/tested_versions.toml: the versions installed here, where clipjax requires others
-                      than those that its tests ran with
+    tested_versions   configs/tested_versions.toml: the versions installed in .venv and .venv-newest, where
+                      clipjax requires others than those that its tests ran with
     published         configs/reference_scores.csv, where CLIPJAX_TEST_DATA has the published tables
     refusals          tests/refusals.txt
     house             docs/architecture.svg and the layers in docs/architecture.md
@@ -27,6 +27,7 @@ import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -119,21 +120,35 @@ def tpu() -> None:
 
 
 def tested_versions() -> None:
+    """The stack of this environment, and that of .venv-newest or the recorded one."""
     from clipjax.doctor.machine import this_machine
-    from clipjax.doctor.versions import installed_set
+    from clipjax.doctor.versions import installed_stack, stacks_text
 
-    machine, path = this_machine(), CONFIGS / "tested_versions.toml"
+    path = CONFIGS / "tested_versions.toml"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    texts = [*project["dependencies"], *project["optional-dependencies"]["reference"]]
-    required = {canonicalize_name(one.name): one.specifier for one in map(Requirement, texts)}
-    if absent := [name for name in required if machine.version(name) is None]:
-        raise NotRebuiltError(f"{absent[0]} is not installed: pip install -e '.[reference]'")
-    recorded = tomllib.loads(path.read_text(encoding="utf-8"))["packages"]
-    suits = required.keys() <= recorded.keys() and all(
-        needed.contains(recorded[name], prereleases=True) for name, needed in required.items()
-    )
-    if not suits:
-        write(path, installed_set(machine))
+    dependencies, reference = project["dependencies"], project["optional-dependencies"]["reference"]
+    recorded = tomllib.loads(path.read_text(encoding="utf-8"))["stacks"]
+
+    def suits(stack: dict[str, Any], texts: list[str]) -> bool:
+        versions = stack["packages"]
+        required = {canonicalize_name(one.name): one.specifier for one in map(Requirement, texts)}
+        return required.keys() <= versions.keys() and all(
+            needed.contains(versions[name], prereleases=True) for name, needed in required.items()
+        )
+
+    first, newest = recorded
+    if not suits(first, [*dependencies, *reference]):
+        first = installed_stack(this_machine())
+        if not suits(first, [*dependencies, *reference]):
+            raise NotRebuiltError("this environment lacks requirements: pip install -e '.[reference]'")
+    if not suits(newest, dependencies):
+        python = ROOT / ".venv-newest" / "bin" / "python"
+        if not python.exists():
+            raise NotRebuiltError("no .venv-newest: `make test-newest` makes it")
+        command = [python, "-m", "clipjax.doctor"]
+        printed = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout
+        [newest] = tomllib.loads(printed)["stacks"]
+    write(path, stacks_text([first, newest]))
 
 
 def published() -> None:

@@ -60,7 +60,7 @@ def check_accelerators(machine: Machine) -> Iterator[Line]:
                 "accelerators",
                 BROKEN,
                 f"{name} is here, but this JAX is for CPUs only",
-                f'pip install ".[{extra}]"',
+                f'pip install ".[{_cuda_extra(machine) if extra == "cuda" else extra}]"',
             )
         else:
             yield Line(
@@ -83,6 +83,12 @@ def _plugin_lines(machine: Machine) -> Iterator[Line]:
 
 def _has_gpu(machine: Machine) -> bool:
     return any(map(machine.exists, _NVIDIA))
+
+
+def _cuda_extra(machine: Machine) -> str:
+    """CUDA 13 needs a driver of series 580 or newer (NVIDIA's release notes); CUDA 12 runs with it, too."""
+    driver = re.search(r"Kernel Module.*?\s(\d+)\.\d", machine.read("/proc/driver/nvidia/version") or "")
+    return "cuda13" if driver and int(driver[1]) >= 580 else "cuda12"
 
 
 def _has_tpu(machine: Machine) -> bool:

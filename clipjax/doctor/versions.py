@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from packaging.requirements import Requirement
@@ -14,8 +14,8 @@ from clipjax.doctor.machine import Machine
 from clipjax.storage.reading import read_toml
 
 _HEADER = """\
-# The versions that the tests ran with: `clipjax doctor` says which of the installed ones differ.
-# Written by `python -m clipjax.doctor`; never by hand.
+# The sets of versions that the tests ran with. `clipjax doctor` compares what is installed with the nearest.
+# Written by `make records`; never by hand.
 """
 _EXTRAS = ("reference",)  # checked beside the requirements; the packages of `dev` decide no number
 _BESIDE = ("jaxlib",)  # decides numbers, but is not required by name
@@ -30,27 +30,29 @@ def check_versions(machine: Machine) -> Iterator[Line]:
         has = "it is not installed" if version is None else f"{version} is installed"
         wants = f"{requirement.name}{requirement.specifier}"
         yield Line("versions", BROKEN, f"{owner} needs {wants}: {has}", f'pip install "{wants}"')
-    tested = read_toml(config_dir() / "tested_versions.toml")
-    other = list(differing(machine, tested))
+    stacks = read_toml(config_dir() / "tested_versions.toml")["stacks"]
+    nearest = min(stacks, key=lambda stack: len(list(differing(machine, stack))))
+    other = list(differing(machine, nearest))
     if other:
         yield Line(
             "versions",
             NOTE,
-            f"other than the tested versions: {', '.join(other)}",
+            f"other than the versions tested on Python {nearest['python']}: {', '.join(other)}",
             "nothing, unless a number is not what you expect: then install the tested ones "
             "(configs/tested_versions.toml)",
         )
     elif not unmet:
-        count = len(tested["packages"])
-        yield Line("versions", FINE, f"the {count} packages are those that the tests ran with, if installed")
+        count = len(nearest["packages"])
+        ran = f"the tests ran with on Python {nearest['python']}"
+        yield Line("versions", FINE, f"the {count} packages are those that {ran}, if installed")
 
 
-def differing(machine: Machine, tested: dict[str, Any]) -> Iterator[str]:
+def differing(machine: Machine, stack: dict[str, Any]) -> Iterator[str]:
     """ "numpy 2.5.0 (2.4.6)" for each installed package of another version than the tested one."""
     minor = machine.python.split(".")[:2]
-    if minor != tested["python"].split(".")[:2]:
-        yield f"Python {machine.python} ({tested['python']})"
-    for name, version in tested["packages"].items():
+    if minor != stack["python"].split(".")[:2]:
+        yield f"Python {machine.python} ({stack['python']})"
+    for name, version in stack["packages"].items():
         own = machine.version(name)
         if own is not None and own.partition("+")[0] != version.partition("+")[0]:
             yield f"{name} {own} ({version})"
@@ -70,10 +72,19 @@ def _unmet(machine: Machine, package: str) -> Iterator[tuple[str, Requirement, s
             yield package, requirement, version
 
 
-def installed_set(machine: Machine) -> str:
-    """The text of configs/tested_versions.toml."""
+def installed_stack(machine: Machine) -> dict[str, Any]:
+    """One of the stacks of configs/tested_versions.toml: `python` and `packages`, as installed here."""
     extras = [each for extra in _EXTRAS for each in _requirements(machine, "clipjax", extra)]
     required = [*_requirements(machine, "clipjax"), *extras]
     names = {canonicalize_name(requirement.name) for requirement in required} | set(_BESIDE)
-    lines = [f'{name} = "{version}"' for name in sorted(names) if (version := machine.version(name))]
-    return "\n".join([f'{_HEADER}\npython = "{machine.python}"', "", "[packages]", *lines, ""])
+    packages = {name: version for name in sorted(names) if (version := machine.version(name))}
+    return {"python": machine.python, "packages": packages}
+
+
+def stacks_text(stacks: Sequence[dict[str, Any]]) -> str:
+    """The text of configs/tested_versions.toml."""
+    lines = [_HEADER]
+    for stack in stacks:
+        lines += ["[[stacks]]", f'python = "{stack["python"]}"', "", "[stacks.packages]"]
+        lines += [*(f'{name} = "{version}"' for name, version in stack["packages"].items()), ""]
+    return "\n".join(lines)

@@ -188,7 +188,7 @@ def test_memory_is_bounded(store: PixelStore, monkeypatch: pytest.MonkeyPatch):
     with store.batches(manifest, RECIPE, batch_size=ROWS) as iterator:
         next(iterator)
         time.sleep(0.3)
-        assert loaded == list(range(len(loaded)))
+        assert sorted(loaded) == list(range(len(loaded)))  # by several readers
         assert len(loaded) <= 1 + pixel_store.READERS + 4  # 4: batches that grain reads ahead, and one more
     assert len(shards(store)) == 50
 

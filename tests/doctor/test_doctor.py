@@ -23,7 +23,7 @@ from clipjax.doctor.folders import bytes_in, check_compile_cache, check_folders
 from clipjax.doctor.host import check_host, core_limit, memory_limit
 from clipjax.doctor.line import BROKEN, FINE, NOTE, Line, size
 from clipjax.doctor.machine import Machine, Probe, _reason, installed_version, this_machine
-from clipjax.doctor.versions import check_versions, installed_set
+from clipjax.doctor.versions import check_versions, installed_stack, stacks_text
 from clipjax.errors import DataError, UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -110,12 +110,19 @@ def test_the_reason_is_the_last_line_of_a_traceback() -> None:
     assert _reason("") == ""
 
 
+DRIVER = "proc/driver/nvidia/version"
+NVRM = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {}  Release Build  (x)  Sun Jul 27 2025\n"
 TPU = {"sys/bus/pci/devices/0/vendor": "0x1ae0\n", "sys/bus/pci/devices/0/device": "0x0063\n"}
 
 
 @pytest.mark.parametrize(
     ("files", "package", "extra"),
-    [({"dev/nvidia0": ""}, "jax-cuda12-plugin", "cuda"), (TPU, "libtpu", "tpu")],
+    [
+        ({"dev/nvidia0": ""}, "jax-cuda12-plugin", "cuda12"),
+        ({"dev/nvidia0": "", DRIVER: NVRM.format("575.57.08")}, "jax-cuda12-plugin", "cuda12"),
+        ({"dev/nvidia0": "", DRIVER: NVRM.format("580.65.06")}, "jax-cuda13-plugin", "cuda13"),
+        (TPU, "libtpu", "tpu"),
+    ],
 )
 def test_an_accelerator_that_jax_does_not_use(tmp_path: Path, files: dict, package: str, extra: str) -> None:
     fake = machine(tmp_path, files)
@@ -125,7 +132,7 @@ def test_an_accelerator_that_jax_does_not_use(tmp_path: Path, files: dict, packa
     assert "does not use it" in only(check_accelerators(built)).says
     chosen = replace(fake, environ={"JAX_PLATFORMS": "cpu"})
     assert only(check_accelerators(chosen)).status == NOTE
-    used = Probe([{"platform": "gpu" if extra == "cuda" else "tpu", "kind": "", "memory": None}])
+    used = Probe([{"platform": "tpu" if extra == "tpu" else "gpu", "kind": "", "memory": None}])
     assert list(check_accelerators(replace(fake, probe=lambda: used))) == []
 
 
@@ -182,9 +189,12 @@ def test_memory_that_jax_takes_at_its_start(tmp_path: Path) -> None:
     assert "not installed" in only(check_torch(machine(tmp_path))).says
 
 
-def versions(root: Path, **installed: str | None) -> list[Line]:
-    """Of a machine with the tested versions but for `installed` (an underscore for a dash)."""
-    tested = tomllib.loads((config_dir() / "tested_versions.toml").read_text())
+STACKS = tomllib.loads((config_dir() / "tested_versions.toml").read_text())["stacks"]
+
+
+def versions(root: Path, stack: int = 0, **installed: str | None) -> list[Line]:
+    """Of a machine with the versions of a tested stack but for `installed` (an underscore for a dash)."""
+    tested = STACKS[stack]
     found = {**tested["packages"], **{name.replace("_", "-"): v for name, v in installed.items()}}
     requires = {
         "clipjax": ["jax<0.12,>=0.10.2", 'torch>=2.6; extra == "reference"'],
@@ -209,24 +219,45 @@ def test_versions_against_the_requirements_and_the_tested_set(tmp_path: Path) ->
     assert (gone.status, gone.says) == (BROKEN, "jax needs jaxlib<=0.10.2: it is not installed")
 
 
-def test_the_tested_set_names_what_the_project_requires() -> None:
+def test_either_tested_stack_is_fine_and_another_is_compared_with_the_nearest(tmp_path: Path) -> None:
+    jax, newest = STACKS[1]["packages"]["jax"], STACKS[1]["python"]
+    assert jax > STACKS[0]["packages"]["jax"]
+    requires = {"clipjax": ["jax<0.13,>=0.10.2"], "jax": []}.__getitem__
+    for stack in STACKS:
+        fake = machine(tmp_path, version=stack["packages"].get, python=stack["python"], requires=requires)
+        line = only(check_versions(fake))
+        assert (line.status, f"on Python {stack['python']}," in line.says) == (FINE, True)
+    found = {**STACKS[1]["packages"], "numpy": "9.9"}
+    line = only(check_versions(machine(tmp_path, version=found.get, python=newest, requires=requires)))
+    numpy = STACKS[1]["packages"]["numpy"]
+    assert (line.status, line.says) == (
+        NOTE,
+        f"other than the versions tested on Python {newest}: numpy 9.9 ({numpy})",
+    )
+
+
+@pytest.mark.parametrize(("stack", "extras"), [(0, ["reference"]), (1, [])])
+def test_a_tested_stack_names_what_the_project_requires(stack: int, extras: list[str]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    required = [*project["dependencies"], *project["optional-dependencies"]["reference"]]
-    tested = tomllib.loads((ROOT / "configs" / "tested_versions.toml").read_text())["packages"]
+    required = [*project["dependencies"]]
+    for extra in extras:
+        required += project["optional-dependencies"][extra]
+    tested = STACKS[stack]["packages"]
     assert {canonicalize_name(Requirement(each).name) for each in required} | {"jaxlib"} == set(tested)
     for requirement in map(Requirement, required):
         assert requirement.specifier.contains(tested[canonicalize_name(requirement.name)])
 
 
-def test_the_tested_set_is_written_from_what_is_installed(tmp_path: Path) -> None:
+def test_a_stack_is_written_from_what_is_installed(tmp_path: Path) -> None:
     fake = machine(
         tmp_path,
         python="3.13.0",
         version={"jax": "0.11", "jaxlib": "0.11", "torch": "3.0"}.get,
         requires=lambda name: ["jax>=0.10", "tpu-only; extra == 'tpu'", 'torch>=2; extra == "reference"'],
     )
-    record = tomllib.loads(installed_set(fake))
-    assert record == {"python": "3.13.0", "packages": {"jax": "0.11", "jaxlib": "0.11", "torch": "3.0"}}
+    stack = installed_stack(fake)
+    assert stack == {"python": "3.13.0", "packages": {"jax": "0.11", "jaxlib": "0.11", "torch": "3.0"}}
+    assert tomllib.loads(stacks_text([stack, stack])) == {"stacks": [stack, stack]}
 
 
 def test_folders(tmp_path: Path) -> None:

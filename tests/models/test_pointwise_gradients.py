@@ -28,16 +28,18 @@ def test_gradients_are_xlas_and_the_forward_pass_is_the_same(
     def forward(platform: str | None) -> Any:
         return partial(conv2d, stride=stride, padding="none", mode=Mode(None, platform))
 
-    def run(platform: str | None) -> Any:
-        y, back = jax.vjp(jax.jit(forward(platform)), x, weight)
-        return y, back(jnp.asarray(np.random.default_rng(1).normal(size=y.shape), dtype))
+    def run(platform: str | None, dtype: Any) -> Any:
+        y, back = jax.vjp(jax.jit(forward(platform)), x.astype(dtype), weight.astype(dtype))
+        upper = jnp.asarray(np.random.default_rng(1).normal(size=y.shape), x.dtype)
+        return y, back(upper.astype(dtype))
 
     own = ["custom_vjp" in str(jax.make_jaxpr(forward(name))(x, weight)) for name in ("cpu", None)]
     assert own == [True, False]
-    (y, gradients), (expected_y, expected) = run("cpu"), run(None)
-    np.testing.assert_array_equal(y, expected_y)
-    for ours, theirs in zip(gradients, expected, strict=True):
-        assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
+    y, gradients = run("cpu", dtype)
+    np.testing.assert_array_equal(y, run(None, dtype)[0])
+    _, expected = run(None, jnp.float32)  # jaxlib 0.12's in bfloat16 are less exact than ours
+    for ours, theirs, array in zip(gradients, expected, (x, weight), strict=True):
+        assert (ours.shape, ours.dtype) == (array.shape, dtype)
         ours, theirs = (np.asarray(value, np.float32) for value in (ours, theirs))
-        tolerance = 1e-6 if dtype == jnp.float32 else 2e-2
+        tolerance = 1e-6 if dtype == jnp.float32 else 4e-3
         np.testing.assert_allclose(ours, theirs, atol=tolerance * float(np.abs(theirs).max()))

@@ -112,6 +112,7 @@ def run(scratch: Path, *arguments: str) -> None:
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
 
+@pytest.mark.reference
 def test_nothing_else_has_to_be_touched(scratch: Path) -> None:
     asked = [f"{file}::{test}" for file, tests in OF_EACH_KIND.items() for test in tests]
     whole = [file for file, tests in OF_EACH_KIND.items() if not tests]

@@ -179,8 +179,9 @@ def walk_tar(shard: Path) -> Iterator[Member]:
                     end = archive.offset
                     if not info.isdir():
                         yield _member(shard, info)
+                # Some versions of Python take a damaged extended header for the end, and stop after it.
                 file.seek(archive.offset)
-                if file.read(_BLOCK) != bytes(_BLOCK):
+                if archive.offset != end or file.read(_BLOCK) != bytes(_BLOCK):
                     raise tarfile.ReadError("it has no end-of-archive mark")
         except (
             *(tarfile.TarError, ValueError, OverflowError, RecursionError),
