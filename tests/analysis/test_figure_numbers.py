@@ -15,15 +15,18 @@ import scipy.stats as typed_stats
 import statsmodels.api as typed_sm
 from _study import RUN, models, study_rows, tuned
 
+from clipjax.analysis.figures import numbers, scatter
 from clipjax.analysis.figures.figure_set import Done, analyze, commands, contents
-from clipjax.analysis.figures.frame import drawn
+from clipjax.analysis.figures.frame import Content, drawn
 from clipjax.analysis.figures.numbers import POINT, TREND
+from clipjax.analysis.figures.panel_trends import Trend, trends_of
 from clipjax.analysis.figures.scatter import draw_scatter
 from clipjax.analysis.figures.spec import Spec, load_spec
 from clipjax.analysis.rows.cells import RowIndex
 from clipjax.analysis.rows.groups import matches
 from clipjax.analysis.trends.group_differences import compare_groups
 from clipjax.analysis.trends.regression import K
+from clipjax.analysis.trends.resampling import RESAMPLES
 from clipjax.analysis.trends.trends import fit_points
 
 sm: Any = typed_sm  # their stubs do not know all that they have
@@ -208,6 +211,22 @@ def test_differences_are_those_of_the_groups_and_what_is_written_in_the_panel(fi
         assert float(trend["offset_at_x"]) == found.at
         value, lo, hi = (float(trend[f"tan_angle{end}"]) for end in ("", "_lo", "_hi"))
         assert area.texts[0].get_text() == f"tan Δ = {value:.2f} [{lo:.2f}, {hi:.2f}]"
+
+
+def test_a_picture_and_its_numbers_share_their_trends(
+    fig8: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their intervals take most of the time of `clipjax analyze`."""
+    fitted = []
+
+    def counted(spec: Spec, content: Content, resamples: int = RESAMPLES) -> list[Trend]:
+        fitted.append(resamples)
+        return trends_of(spec, content, 0)
+
+    for module in (numbers, scatter):
+        monkeypatch.setattr(module, "trends_of", counted)
+    analyze(fig8.spec, fig8.index, tmp_path, formats=["svg", "csv"])
+    assert fitted == [RESAMPLES] * len(fig8.spec.panels)
 
 
 # -------------------------------------------------------------------------------------- effective robustness

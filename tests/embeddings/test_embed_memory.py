@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from _drawn import drawn
 from _embed_tools import ARCH, SIZE, TinyModel, manifest_of, write_images
 from _records import embed_images, embed_many
 from jax.sharding import PartitionSpec as P
@@ -306,7 +307,7 @@ class AnyModel:
         preprocess = Preprocess(side, side, "shortest", "bicubic", third, third)
         self.card = dataclasses.replace(TinyModel().card, preprocess=preprocess, fingerprint=arch.name)
         self.network = Network(arch)
-        self.params = self.network.init_params(jax.random.key(0))
+        self.params = drawn(self.network.abstract_params())
 
 
 def features(model: Any, precision: Any, placement: str, batch: int = 2) -> np.ndarray:

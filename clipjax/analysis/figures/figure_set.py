@@ -17,7 +17,7 @@ import numpy as np
 
 from clipjax.analysis.figures.above import above_trend
 from clipjax.analysis.figures.curves import draw_curves
-from clipjax.analysis.figures.frame import Content, Missing, Placeless, drawn, name_of, parts_of
+from clipjax.analysis.figures.frame import Content, Drawing, Missing, Placeless, drawn, name_of, parts_of
 from clipjax.analysis.figures.numbers import FigureNumbers
 from clipjax.analysis.figures.paper_tables import TABLE_FORMATS, FilledLine, export_table, fill_table
 from clipjax.analysis.figures.scatter import draw_scatter
@@ -94,10 +94,10 @@ def analyze(
     panels = contents(spec, index, prompts, precision)
     shown = [{point.model for point in drawn(spec, content)} for content in panels]
     files: list[Path] = []
-    if wanted := [form for form in FIGURE_FORMATS if form in formats and any(shown)]:
-        drawing = DRAW[spec.kind](spec, panels, commands(spec))
-        files = save_figure(drawing.figure, out / spec.name, wanted, drawing.names)
     numbers = FigureNumbers(spec, panels)
+    if wanted := [form for form in FIGURE_FORMATS if form in formats and any(shown)]:
+        drawing = _drawing(numbers)
+        files = save_figure(drawing.figure, out / spec.name, wanted, drawing.names)
     for ending, text in numbers.files() if "csv" in formats and any(shown) else ():
         files.append(out / f"{spec.name}{ending}")
         write_bytes(files[-1], text.encode())
@@ -106,6 +106,13 @@ def analyze(
     models, parts = frozenset[str]().union(*shown), tuple(dict.fromkeys(_parts(spec, panels)))
     drawn_panels = sum(map(bool, shown))
     return Done(spec, tuple(files), drawn_panels, len(shown), models, missing, numbers, placeless, parts)
+
+
+def _drawing(numbers: FigureNumbers) -> Drawing:
+    spec, panels = numbers.spec, numbers.contents
+    if spec.difference:  # its intervals take most of the time: fitted once for the picture and the file
+        return draw_scatter(spec, panels, commands(spec), numbers.trends)
+    return DRAW[spec.kind](spec, panels, commands(spec))
 
 
 def _parts(spec: Spec, panels: Iterable[Content]) -> Iterator[tuple[str, str]]:

@@ -54,8 +54,16 @@ class Series(NamedTuple):
     star: bool = False
 
 
-def draw_scatter(spec: Spec, contents: Sequence[Content], commands: Sequence[str]) -> Drawing:
-    """A panel per `Content`, and one legend. Empty panels show the `commands` for rows."""
+def draw_scatter(
+    spec: Spec,
+    contents: Sequence[Content],
+    commands: Sequence[str],
+    trends: Sequence[Sequence[Trend]] | None = None,
+) -> Drawing:
+    """A panel per `Content`, and one legend. Empty panels show the `commands` for rows.
+
+    trends: of each panel with their intervals, where they are fitted already.
+    """
     lines = -(-len(contents) // spec.across)
     entries, width = handles(spec, contents), max(WIDTH * spec.across, 5.2)
     rows, _ = legend_shape(width, entries)
@@ -69,7 +77,8 @@ def draw_scatter(spec: Spec, contents: Sequence[Content], commands: Sequence[str
         for k, (area, content) in enumerate(zip(grid.ravel(), contents), 1):
             area.set_title(content.panel.title, loc="left", size=9)
             if shown[k - 1]:
-                drawing.names |= draw_panel(area, spec, content, f"{spec.name}-{k}")
+                fits = trends[k - 1] if trends is not None else _fitted(spec, content)
+                drawing.names |= draw_panel(area, spec, content, fits, f"{spec.name}-{k}")
             else:
                 say_missing(area, content, commands)
         title_axes(grid, [content.panel for content in contents], shown)
@@ -78,7 +87,13 @@ def draw_scatter(spec: Spec, contents: Sequence[Content], commands: Sequence[str
     return drawing
 
 
-def draw_panel(area: Axes, spec: Spec, content: Content, gid: str) -> dict[str, list[str]]:
+def _fitted(spec: Spec, content: Content) -> list[Trend]:
+    return trends_of(spec, content, RESAMPLES if spec.difference else 0)  # lines show no interval
+
+
+def draw_panel(
+    area: Axes, spec: Spec, content: Content, trends: Sequence[Trend], gid: str
+) -> dict[str, list[str]]:
     """Returns the points' names by gid of their collection."""
     panel = content.panel
     assert panel.y is not None
@@ -89,7 +104,6 @@ def draw_panel(area: Axes, spec: Spec, content: Content, gid: str) -> dict[str, 
         _draw_series(area, series, x, y, f"{gid}-{key}")
         names[f"{gid}-{key}"] = [said(points[i], panel) for i in series.members]
     limits = [ends(np.append(x.ends, x.at)), ends(np.append(y.ends, y.at))]  # the frame cuts no interval
-    trends = trends_of(spec, content, RESAMPLES if spec.difference else 0)  # lines show no interval
     for trend in trends:
         line = trend.line
         if line.key == panel.above:
