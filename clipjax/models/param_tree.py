@@ -17,6 +17,7 @@ from clipjax.models.cut import is_cut
 from clipjax.models.language.projector import Projector
 from clipjax.models.language.transformer import Transformer
 from clipjax.models.modules import layers
+from clipjax.models.modules.initializers import shapes_only
 from clipjax.models.outputs import parts_of
 from clipjax.models.training import Precise
 
@@ -115,7 +116,8 @@ def abstract_tree(arch: Arch, tower: str | None = None) -> tuple[Any, Params]:
 @functools.cache
 def abstract_module(arch: Arch) -> Any:
     """The module of an architecture with shapes and dtypes in place of params."""
-    return nnx.eval_shape(lambda: build(arch, rngs_of(0)))
+    with shapes_only():
+        return nnx.eval_shape(lambda: build(arch, rngs_of(0)))
 
 
 @functools.cache

@@ -8,14 +8,18 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import pytest
+from flax import nnx
 
 from clipjax.checkpoints.identity.registry import subjects
 from clipjax.checkpoints.identity.registry_rows import registry
 from clipjax.errors import ClipjaxError, DataError
 from clipjax.models import parity_record
-from clipjax.models.arch import load_arch
+from clipjax.models.arch import arch_names, load_arch
 from clipjax.models.network import Network
+from clipjax.models.param_tree import abstract_module
 from clipjax.models.parity_record import read_record
 from clipjax.models.version import FORWARD_VERSION
 from clipjax.verification import coverage, parity
@@ -69,6 +73,17 @@ def test_full_size_rows_map_one_to_one(name: str) -> None:
         state = shapes({"shapes": theirs, "library": subject.library})["shapes"]
         assert account(state, target) is None
         assert len(state) == read_record()["archs"][name]["keys"]
+
+
+@pytest.mark.parametrize("name", arch_names())
+def test_a_module_holds_params_and_nothing_else(name: str) -> None:
+    """Here, because the modules of all architectures are there already."""
+    arch = load_arch(name)
+    _, params, rest = nnx.split(abstract_module(arch), nnx.Param, ...)
+    assert not jax.tree.leaves(rest)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
+    keys = [key for path, _ in jax.tree.leaves_with_path(Network(arch).abstract_params()) for key in path]
+    assert all(isinstance(key, jax.tree_util.DictKey) and isinstance(key.key, str) for key in keys)
 
 
 def test_the_rows_of_the_study_are_all_there() -> None:

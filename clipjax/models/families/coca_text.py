@@ -19,12 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
-from jax.nn.initializers import normal
 from jaxtyping import Float, Int
 
 from clipjax.models.arch import Family, Frame, refuse_uneven_heads
 from clipjax.models.families.text import lookup, narrow, stages, text_blocks
 from clipjax.models.modules import layers
+from clipjax.models.modules.initializers import normal
 from clipjax.models.training import Mode
 
 

@@ -32,11 +32,11 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jax.nn.initializers import normal
 from jaxtyping import Float
 
 from clipjax.models.arch import Family
 from clipjax.models.modules import convolutions, layers
+from clipjax.models.modules.initializers import normal
 from clipjax.models.modules.stages import maps_at, run_stages
 from clipjax.models.training import Mode
 

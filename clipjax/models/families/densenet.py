@@ -23,11 +23,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jax.nn.initializers import he_normal
 from jaxtyping import Float
 
 from clipjax.models.arch import Family
 from clipjax.models.modules import convolutions, layers
+from clipjax.models.modules.initializers import he_normal
 from clipjax.models.training import Mode
 
 SMALLEST = 29  # pixels that leave one cell after five halvings

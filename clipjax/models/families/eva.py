@@ -27,12 +27,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
-from jax.nn.initializers import normal
 from jaxtyping import Float
 
 from clipjax.models.arch import Family, Positions, refuse_uneven_heads, two_heads
 from clipjax.models.families.vit import PatchEmbed
 from clipjax.models.modules import layers
+from clipjax.models.modules.initializers import normal
 from clipjax.models.training import Mode
 
 ROPE_TEMPERATURE = 10000.0

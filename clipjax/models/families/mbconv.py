@@ -36,11 +36,11 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jax.nn.initializers import variance_scaling
 from jaxtyping import Float
 
 from clipjax.models.arch import Family
 from clipjax.models.modules import convolutions, layers
+from clipjax.models.modules.initializers import variance_scaling
 from clipjax.models.modules.maps import SqueezeExcite
 from clipjax.models.modules.stages import Stage, maps_at, run_stages
 from clipjax.models.training import Mode

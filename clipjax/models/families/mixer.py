@@ -34,12 +34,13 @@ from typing import Literal
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jax.nn.initializers import normal, ones, xavier_uniform
+from jax.nn.initializers import ones
 from jaxtyping import Float
 
 from clipjax.models.arch import Family
 from clipjax.models.families.vit import PatchEmbed
 from clipjax.models.modules import layers
+from clipjax.models.modules.initializers import normal, xavier_uniform
 from clipjax.models.training import Mode
 
 LAYER_SCALE_INIT = 1e-5  # of timm's resmlp_24_224

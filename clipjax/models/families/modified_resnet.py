@@ -27,11 +27,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jax.nn.initializers import normal, zeros
+from jax.nn.initializers import zeros
 from jaxtyping import Float
 
 from clipjax.models.arch import Family, Positions
 from clipjax.models.modules import convolutions, layers
+from clipjax.models.modules.initializers import normal
 from clipjax.models.modules.stages import Stage, maps_at, run_stages
 from clipjax.models.training import Mode
 

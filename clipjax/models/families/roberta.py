@@ -22,13 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
-from jax.nn.initializers import normal
 from jaxtyping import Bool, Float, Int
 
 from clipjax.models.arch import Family, Frame, refuse_uneven_heads
 from clipjax.models.families.text import lookup, stages
 from clipjax.models.families.text import narrow as narrow_text
 from clipjax.models.modules import layers
+from clipjax.models.modules.initializers import normal
 from clipjax.models.training import Mode
 
 _INIT = normal(0.02)  # transformers' `initializer_range`, for every matrix but the projection's

@@ -29,13 +29,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
-from jax.nn.initializers import normal
 from jaxtyping import Float
 
 from clipjax.models.arch import Family, refuse_uneven_heads
 from clipjax.models.cut import whole
 from clipjax.models.families.vit import PatchEmbed
 from clipjax.models.modules import layers
+from clipjax.models.modules.initializers import normal
 from clipjax.models.modules.relative_position import RelativeAttention
 from clipjax.models.modules.stages import maps_at, run_stages
 from clipjax.models.training import Mode

@@ -22,11 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
-from jax.nn.initializers import normal
 from jaxtyping import Bool, Float, Int
 
 from clipjax.models.arch import Family, Frame, refuse_uneven_heads, two_heads
 from clipjax.models.modules import layers
+from clipjax.models.modules.initializers import normal
 from clipjax.models.training import Mode
 
 

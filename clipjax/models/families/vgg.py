@@ -20,11 +20,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jax.nn.initializers import variance_scaling
 from jaxtyping import Float
 
 from clipjax.models.arch import Family
 from clipjax.models.modules import convolutions
+from clipjax.models.modules.initializers import variance_scaling
 from clipjax.models.training import Mode
 
 _FAN_OUT = variance_scaling(2.0, "fan_out", "normal")

@@ -26,11 +26,11 @@ from typing import Literal
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jax.nn.initializers import normal, variance_scaling
 from jaxtyping import Float
 
 from clipjax.models.arch import Family, Positions, refuse_uneven_heads, two_heads
 from clipjax.models.modules import layers
+from clipjax.models.modules.initializers import normal, variance_scaling
 from clipjax.models.modules.pooling import CocaPool, MapPool
 from clipjax.models.training import Mode
 

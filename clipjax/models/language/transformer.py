@@ -19,11 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
-from jax.nn.initializers import normal
 from jaxtyping import Bool, Float, Int
 
 from clipjax.models.language.config import DecoderConfig
 from clipjax.models.modules import layers
+from clipjax.models.modules.initializers import normal
 
 INIT = normal(0.02)  # of every matrix, as transformers draws it
 

@@ -16,22 +16,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jax.nn.initializers import Initializer, variance_scaling, zeros
+from jax.nn.initializers import Initializer, zeros
 from jaxtyping import Bool, Float
 
 from clipjax.devices.platforms import by_platform
 from clipjax.models.cut import whole
+from clipjax.models.modules.initializers import uniform, variance_scaling
 from clipjax.models.training import PRODUCT, Mode, statistics
 
 # U(-1/sqrt(fan_in), 1/sqrt(fan_in)): the default of torch.nn.Linear and Conv2d, for weights.
 torch_uniform: Initializer = variance_scaling(1 / 3, "fan_in", "uniform")
-
-
-def uniform(bound: float) -> Initializer:
-    """U(-bound, bound). With 1/sqrt(fan_in) it is torch.nn.Linear's default for biases."""
-    return lambda key, shape, dtype=jnp.float32, out_sharding=None: jax.random.uniform(
-        key, shape, dtype, -bound, bound
-    )
 
 
 # -------------------------------------------------------------------------------------- activations

@@ -13,10 +13,10 @@ from __future__ import annotations
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jax.nn.initializers import normal, xavier_uniform
 from jaxtyping import Float
 
 from clipjax.models.modules import layers
+from clipjax.models.modules.initializers import normal, xavier_uniform
 from clipjax.models.training import Mode
 
 
