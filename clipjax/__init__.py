@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from clipjax.evaluation.evaluate import evaluate as evaluate
     from clipjax.evaluation.matches import draw_matches as draw_matches
     from clipjax.evaluation.own_model import wrap as wrap
+    from clipjax.results.frame import load_results as load_results
 
 __version__ = "0.1.0"
 
@@ -24,6 +25,7 @@ _HOMES = {
     "LanguageModel": "clipjax.checkpoints.language",
     "load_language_model": "clipjax.checkpoints.language",
     "load_model": "clipjax.checkpoints.load",
+    "load_results": "clipjax.results.frame",
     "Model": "clipjax.checkpoints.model",
     "corrupt": "clipjax.evaluation.corrupted",
     "draw_matches": "clipjax.evaluation.matches",
@@ -40,6 +42,7 @@ __all__ = [
     "evaluate",
     "load_language_model",
     "load_model",
+    "load_results",
     "wrap",
 ]
 
@@ -48,3 +51,8 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'clipjax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names, before they are loaded."""
+    return sorted(__all__)

@@ -19,6 +19,7 @@ from clipjax.results.published.references import with_references
 from clipjax.results.row import Fields, Row
 from clipjax.results.rows import validate_rows
 from clipjax.results.store import SCHEMA_VERSION, ResultStore, images_table, model_facts, new_run_id
+from clipjax.results.tables import as_html, summary_table
 from clipjax.storage.digests import sha256_json
 from clipjax.tasks.task import Measure, Outcome, Task
 
@@ -54,6 +55,10 @@ class Result:
         """The limits; None without an interval."""
         interval = self._row(metric, precision)["interval"]
         return None if interval is None else (interval["lo"], interval["hi"])
+
+    def _repr_html_(self) -> str:
+        """The rows of whole data sets as a table, in a notebook."""
+        return as_html(*summary_table([row for row in self.rows if row["slice"] is None]))
 
     def _row(self, metric: str, precision: str | None) -> Row:
         for row in self.rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -101,18 +102,37 @@ def _interval(interval: Mapping[str, Any] | None) -> str:
 
 
 def _csv(rows: Sequence[Row]) -> str:
+    lines = list(map(flat, rows))
+    titles = list(lines[0]) if lines else []
+    return as_csv(titles, ([_cell(value) for value in line.values()] for line in lines))
+
+
+def flat(row: Row) -> dict[str, Any]:
+    """Every field of a row by the title of its column.
+
+    The interval's parts, the published numbers, the prompts and the label space have columns of their own.
+    """
     names = [name for name in row_schema()["properties"] if name not in ("interval", "reference")]
-    parts = ("lo", "hi", "level", "method")
-    lines = []
-    for row in rows:
-        interval = row["interval"] or {}
-        limits = (interval.get(part) for part in parts)
-        lines.append([*(_cell(row.get(name)) for name in names), *limits, *_published(row, "{}", "{}")])
-    return as_csv([*names, *parts, "published", "source", "difference"], lines)
+    interval, convention = row["interval"] or {}, row["convention"] or {}
+    published = zip(("published", "source", "difference"), _published(row, "{}", "{}"))
+    return {
+        **{name: row.get(name) for name in names},
+        **{part: interval.get(part) for part in ("lo", "hi", "level", "method")},
+        **dict(published),
+        **{name: convention.get(name) for name in ("prompts", "label_space")},
+    }
 
 
 def _cell(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, dict | list) else value
+
+
+def as_html(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """For notebooks."""
+    head = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
+    body = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in cells)
+    lines = "".join(f"<tr>{line}</tr>" for line in body)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
 
 
 def as_csv(titles: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:

@@ -19,7 +19,7 @@ import enum
 import functools
 import sys
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from clipjax.errors import DataError, near_names
@@ -63,8 +63,8 @@ def read(
             as written, because a digest may cover them.
 
     Raises:
-        DataError: not a table; a key is missing, unknown or of another kind; `__post_init__` raises
-            ValueError.
+        DataError: not a table; keys are missing, unknown or of another kind (all of them);
+            `__post_init__` raises ValueError.
     """
     return _Reader(how or {}, whole).record(cls, record, str(where), given or {})
 
@@ -89,10 +89,14 @@ class _Reader:
         if not isinstance(record, Mapping):
             raise DataError(f"{where} must be a table, not {_shown(record)}")
         fields = {name: each for name, each in _fields(cls).items() if name not in given}
-        check_keys(
-            record, fields, where, [name for name, (_, needed) in fields.items() if needed or self.whole]
-        )
-        values = {key: self.value(fields[key][0], each, f"{where}: {key}") for key, each in record.items()}
+        needed = [name for name, (_, required) in fields.items() if required or self.whole]
+        problems, values = list(_key_problems(record, fields, where, needed)), {}
+        for key in (key for key in record if key in fields):
+            try:
+                values[key] = self.value(fields[key][0], record[key], f"{where}: {key}")
+            except DataError as error:
+                problems.append(str(error))
+        _refuse(problems)
         try:
             return cls(**values, **given)
         # ArithmeticError: sizes of 0, numbers beyond a float. A DataError does not name `where` yet.
@@ -156,14 +160,24 @@ class _Reader:
 
 def check_keys(record: Mapping[str, Any], known: Any, where: object, needed: Any = ()) -> None:
     """Raises DataError for an unknown key (with the nearest names) or a missing `needed` one."""
+    _refuse(list(_key_problems(record, known, where, needed)))
+
+
+def _key_problems(record: Mapping[str, Any], known: Any, where: object, needed: Any) -> Iterator[str]:
     for key in record:
         if key not in known:
             near = near_names(str(key), list(known))
             hint = f"did you mean {', '.join(near)}? " if near else ""
-            raise DataError(f"{where}: unknown key {key!r}; {hint}known: {', '.join(known)}")
+            yield f"{where}: unknown key {key!r}; {hint}known: {', '.join(known)}"
     for key in needed:
         if key not in record:
-            raise DataError(f"{where}: the key {key!r} is missing")
+            yield f"{where}: the key {key!r} is missing"
+
+
+def _refuse(problems: Sequence[str]) -> None:
+    """All at once, so that a file is mended in one go."""
+    if problems:
+        raise DataError("; and ".join(problems))
 
 
 def one_of(name: str, value: str, known: Sequence[str]) -> None:

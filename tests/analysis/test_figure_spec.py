@@ -132,6 +132,21 @@ def test_what_is_wrong_is_said_by_file_and_key(tmp_path, change, said):
     assert said in str(caught.value)
 
 
+def test_a_figure_needs_no_paper_and_errors_come_at_once(tmp_path):
+    assert load_spec(mine(tmp_path, ('paper = "none"\n', ""))).paper == ""
+    wrong = mine(
+        tmp_path, ('kind = "scatter"', 'kind = "scatter"\nideel = true\nwrap = "2"'), ('title = "t"\n', "")
+    )
+    with pytest.raises(DataError) as refused:
+        load_spec(wrong)
+    problems = str(refused.value).split("; and ")
+    assert [line.removeprefix(f"{wrong}: ").split(";")[0] for line in problems] == [
+        "unknown key 'ideel'",
+        "the key 'title' is missing",
+        "wrap = '2' must be a whole number",
+    ]
+
+
 def test_a_line_is_no_wider_than_the_panels_are_many(tmp_path):
     """A width of 10,000 panels would be a figure of gigabytes."""
     assert load_spec(mine(tmp_path, ('groups = "training"', 'groups = "training"\nwrap = 10000'))).across == 2

@@ -208,7 +208,10 @@ def test_bad_input_is_one_sentence(arguments: list[str], code: int, says: str) -
         (["verify", "m", "--golden", "g.npz"], "--golden"),
         (["eval", "zeroshot", "-m", "x"], "give one of --data, --data-root, --predictions"),
         (["eval", "zeroshot", "-m", "x", "--data", ".", "--data-root", "."], "not --data and --data-root"),
-        (["eval", "zeroshot", "-m", "x", "--data", ".", "--predictions", "p.csv"], "not --data and --pred"),
+        (
+            ["eval", "zeroshot", "-m", "x", "--data-root", ".", "--predictions", "p"],
+            "not --data-root and --pred",
+        ),
         (
             ["eval", "zeroshot", "-m", "x", "--data-root", ".", "--dataset", "folder"],
             "--data-root and --dataset do not go together",

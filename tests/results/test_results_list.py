@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import json
 import re
 
 from _rows import row
 from typer.testing import CliRunner
 
+import clipjax
 from clipjax.cli import app
 from clipjax.errors import UsageError
 from clipjax.results.store import ResultStore, new_run_id
@@ -69,3 +71,46 @@ def test_names_that_no_row_has_are_refused(tmp_path):
             error = invoke(command, tmp_path, *words)[3]
             assert isinstance(error, UsageError)
             assert re.search(message, str(error)), str(error)
+
+
+def test_runs_are_listed_with_their_dates(tmp_path):
+    some_rows(tmp_path)
+    code, shown, said, _ = invoke("list", tmp_path, "--runs", "--limit", 3)
+    titles, _, *lines = shown.splitlines()
+    assert (code, titles.split()) == (0, ["run", "date", "task", "data", "set", "model", "rows"])
+    assert len(lines) == 3
+    assert "13 older runs" in said
+    newest = ResultStore(tmp_path).run_ids()[-1]
+    assert lines[-1].startswith(newest)
+    assert f"{newest[:4]}-{newest[4:6]}-{newest[6:8]} {newest[9:11]}:{newest[11:13]}" in lines[-1]
+
+
+def test_a_run_is_shown_whole(tmp_path):
+    some_rows(tmp_path)
+    run = ResultStore(tmp_path).run_ids()[0]
+    code, shown, _, _ = invoke("show", run, "--results", tmp_path)
+    assert code == 0
+    assert "recipe.prompts: x" in shown
+    assert "model_facts.train_source: demo" in shown
+    assert "[0.4000, 0.6000]" in shown
+    _, text, _, _ = invoke("show", run, "--results", tmp_path, "--json")
+    assert json.loads(text) == ResultStore(tmp_path).run(run)
+    code, _, _, error = invoke("show", "2", "--results", tmp_path)
+    assert isinstance(error, UsageError)
+    assert "unknown run '2'" in str(error)
+
+
+def test_results_as_a_data_frame(tmp_path):
+    some_rows(tmp_path)
+    ResultStore(tmp_path).add([row(new_run_id(), convention={"prompts": "openai_7", "label_space": "pets"})])
+    frame = clipjax.load_results(tmp_path)
+    assert len(frame) == 17
+    assert set(frame["prompts"].dropna()) == {"openai_7"}
+    assert set(frame["label_space"].dropna()) == {"pets"}
+    assert frame[frame.model == "a_1"].lo.tolist() == [0.4] * 8
+    exported = csv.DictReader(io.StringIO(invoke("export", tmp_path)[1]))
+    assert exported.fieldnames == list(frame.columns)
+
+
+def test_the_api_is_listed():
+    assert {"evaluate", "load_model", "load_results", "wrap"} <= set(dir(clipjax))

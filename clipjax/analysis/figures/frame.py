@@ -175,7 +175,7 @@ def draw_cuts(area: Axes, which: str, bars: Bars, beside: np.ndarray, colour: st
 
 
 def draw_own(area: Axes, spec: Spec, shown: Sequence[Point], x: np.ndarray, y: np.ndarray) -> None:
-    """Draw rings around models with stated facts, and names of highlighted ones.
+    """Draw rings around models with stated facts, and names of highlighted ones (with `spec.names`: of all).
 
     Needs the axes' limits: a name stands on the side with room.
     """
@@ -183,7 +183,7 @@ def draw_own(area: Axes, spec: Spec, shown: Sequence[Point], x: np.ndarray, y: n
     if stated:
         area.scatter(x[stated], y[stated], s=95, facecolors="none", edgecolors=INK, linewidths=0.6, zorder=5)
     middle = sum(area.get_xlim()) / 2
-    for k in (k for k, point in enumerate(shown) if point.model in spec.highlight):
+    for k in (k for k, point in enumerate(shown) if spec.names or point.model in spec.highlight):
         left = x[k] > middle
         said = area.annotate(
             name_of(shown[k]),

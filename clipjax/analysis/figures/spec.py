@@ -110,6 +110,7 @@ class Spec:
         curves: the areas of a figure of curves; `panels` are their bins, in order.
         people: a strip draws people's number as a line with its interval.
         highlight: models to draw as stars with names; never set by a file.
+        names: write every model's name beside its point; never set by a file.
     """
 
     name: str
@@ -132,6 +133,7 @@ class Spec:
     head: tuple[str, ...] = ()
     lines: tuple[TableLine, ...] = ()
     highlight: tuple[str, ...] = ()
+    names: bool = False
 
     @property
     def terms(self) -> tuple[Term, ...]:
@@ -165,14 +167,14 @@ def load_spec(name: str | Path) -> Spec:
         if str(name) not in spec_names():
             raise unknown_name("figure", str(name), spec_names())
         path = config_dir() / "figures" / f"{name}.toml"
-    return _spec(read_toml(path), path)
+    return spec_from(read_toml(path), path)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _File:
     title: str
-    paper: str
     kind: str
+    paper: str = ""
     made_by: tuple[str, ...] = ()
 
 
@@ -254,7 +256,8 @@ class _Axis:
         one_of("unit", self.unit, UNITS)
 
 
-def _spec(record: Mapping[str, Any], path: Path) -> Spec:
+def spec_from(record: Mapping[str, Any], path: Path) -> Spec:
+    """A figure from the contents of the file `path`, named by its stem. Raises DataError as `load_spec`."""
     check_keys(record, record, path, ["kind"])
     if record["kind"] not in KINDS:
         raise DataError(f"{path}: kind = {record['kind']!r} is not one of {', '.join(KINDS)}")

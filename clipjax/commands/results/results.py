@@ -11,6 +11,8 @@ from clipjax.commands.results.curation import CurationOptions, curation
 from clipjax.commands.results.diff import DiffOptions, diff
 from clipjax.commands.results.mce import MceOptions, mce
 from clipjax.commands.results.rows import ExportOptions, ListOptions, export, list_rows
+from clipjax.commands.results.show import ShowOptions, show
+from clipjax.commands.results.table import ScatterOptions, TableOptions, scatter, table
 from clipjax.commands.shared.exclusions import refuse_beside
 from clipjax.commands.shared.options import ResultsOption
 from clipjax.commands.shared.output import say
@@ -22,6 +24,9 @@ from clipjax.errors import DataError, UsageError, unknown_name
 def register(root: typer.Typer) -> None:
     app = typer.Typer(help="Result rows: list, compare, merge and export them.", no_args_is_help=True)
     app.command("list")(taking(ListOptions, list_rows))
+    app.command("show")(taking(ShowOptions, show))
+    app.command("table")(taking(TableOptions, table))
+    app.command("scatter")(taking(ScatterOptions, scatter))
     app.command("merge")(merge)
     app.command("export")(taking(ExportOptions, export))
     app.command("import")(import_published)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,9 +40,15 @@ class RowOptions:
 
     def rows(self, folder: Path) -> list[Row]:
         """The rows, each with the numbers that are kept or in the same folder beside it."""
+        return self._rows(folder, ("model", "task", "dataset", "metric"))
+
+    def rows_but_metric(self, folder: Path) -> list[Row]:
+        """The rows of any metric: for a caller who knows a metric by its slice, too."""
+        return self._rows(folder, ("model", "task", "dataset"))
+
+    def _rows(self, folder: Path, fields: tuple[str, ...]) -> list[Row]:
         from clipjax.results.published.references import with_imported
 
-        fields = ("model", "task", "dataset", "metric")
         wanted = {field: getattr(self, field) for field in fields}
         return selected(with_imported(opened(folder).rows(every=self.every)), wanted)
 
@@ -53,6 +60,9 @@ class ListOptions:
     slices: Annotated[
         bool, typer.Option("--slices", help="Also list the rows of slices: each class, ...")
     ] = False
+    runs: Annotated[
+        bool, typer.Option("--runs", help="List the runs instead: id, date, task, data set, model, rows.")
+    ] = False
     limit: LinesOption = 100
 
 
@@ -62,10 +72,14 @@ def list_rows(options: ListOptions) -> None:
     \b
     clipjax results list --model "vit_b_*" --dataset imagenet_r --metric top1
     clipjax results list --slices --limit 0
+    clipjax results list --runs
     """
     from clipjax.results.tables import summary_table
 
     rows = options.which.rows(options.folder)
+    if options.runs:
+        _list_runs(rows, options.limit)
+        return
     whole = [row for row in rows if options.slices or row["slice"] is None]
     if not whole:
         metrics = options.which.metric
@@ -74,6 +88,32 @@ def list_rows(options: ListOptions) -> None:
     shown = whole[: options.limit or None]
     print_table(*summary_table(shown))
     _say_hidden(rows, whole, shown)
+
+
+def _list_runs(rows: Sequence[Row], limit: int) -> None:
+    """The newest last, as the id of a run begins with its date."""
+    runs: dict[str, list[Row]] = {}
+    for row in rows:
+        runs.setdefault(row["run_id"], []).append(row)
+    lines = [
+        [run, _date(run), of[0]["task"], of[0]["dataset"], _names(of), len(of)]
+        for run, of in sorted(runs.items())
+    ]
+    shown = lines[-limit:] if limit else lines
+    print_table(["run", "date", "task", "data set", "model", "rows"], shown)
+    if more := len(lines) - len(shown):
+        say(f"not shown: {more} older runs (--limit 0 shows all)", err=True)
+
+
+def _date(run: str) -> str:
+    """ "20261127T231238.123456Z-..." -> "2026-11-27 23:12"; empty for a run with a name of its own."""
+    match = re.match(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)", run)
+    return "{}-{}-{} {}:{}".format(*match.groups()) if match else ""
+
+
+def _names(rows: Sequence[Row]) -> str:
+    names = dict.fromkeys(row["model"] for row in rows)
+    return next(iter(names)) if len(names) == 1 else f"{len(names)} models"
 
 
 def _say_hidden(rows: Sequence[Row], whole: Sequence[Row], shown: Sequence[Row]) -> None:

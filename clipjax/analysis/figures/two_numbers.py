@@ -1,0 +1,103 @@
+"""A scatter plot of any two numbers of the results.
+
+draw_two(RowIndex(rows), "imagenet_val/top1", "imagenet_r/top1", Path("mine"))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from clipjax.analysis.figures.figure_set import FIGURE_FORMATS, PROMPTS, Done, analyze
+from clipjax.analysis.figures.spec import Spec, spec_from
+from clipjax.analysis.rows.cells import RowIndex, Term
+from clipjax.analysis.rows.groups import Group
+from clipjax.analysis.rows.scales import check_scale
+from clipjax.errors import UsageError, unknown_name
+
+_OTHERS = Group("others", "Other models", "#56B4E9", "D")  # every model is shown
+
+
+def two_numbers(
+    index: RowIndex, x: str, y: str, *, name: str, task: str | None = None, scale: str | None = None
+) -> Spec:
+    """The figure of two numbers, each "DATASET/METRIC" or "DATASET/METRIC SLICE".
+
+    Args:
+        task: only numbers of this task. Needed if several have such a number.
+        scale: of both axes; default: probit if every value is between 0 and 1, else linear.
+
+    Raises:
+        UsageError: an unknown scale, or a number that no row or more than one task has.
+    """
+    if scale is not None:
+        check_scale(scale)
+    terms = [_term(index, text, task) for text in (x, y)]
+    values = [row["value"] for term in terms for some in index.of(term).values() for row in some]
+    fractions = all(value is None or 0 <= value <= 1 for value in values)
+    scale = scale or ("probit" if fractions else "linear")
+    axes = {
+        axis: {
+            "title": f"{term.dataset} {term.slice or ''} {term.metric}".replace("  ", " "),
+            "scale": scale,
+            "unit": "%" if fractions else "",
+            "rows": [{key: value for key, value in term._asdict().items() if value is not None}],
+        }
+        for axis, term in zip("xy", terms)
+    }
+    fits = [{"title": "robust fit: all models", "where": {}}]
+    record = {"title": f"{y} against {x}", "kind": "scatter", "groups": "paper", "fits": fits}
+    panel = {"title": f"{terms[1].dataset} against {terms[0].dataset}", **axes}
+    spec = spec_from({**record, "panels": [panel]}, Path(f"{name}.toml"))
+    facts = [row["model_facts"] for term in terms for some in index.of(term).values() for row in some]
+    there = [group for group in (*spec.groups, _OTHERS) if any(map(group.has, facts))]
+    return replace(spec, groups=tuple(there))
+
+
+def draw_two(
+    index: RowIndex,
+    x: str,
+    y: str,
+    out: Path,
+    *,
+    task: str | None = None,
+    scale: str | None = None,
+    names: bool = False,
+    highlight: Sequence[str] = (),
+    prompts: str | None = None,
+    precision: str = "parity",
+    formats: Sequence[str] = (*FIGURE_FORMATS, "csv"),
+) -> Done:
+    """Write OUT.png, OUT.pdf, OUT.svg and the numbers as OUT.csv.
+
+    Args:
+        names: write every model's name beside its point.
+
+    Raises:
+        UsageError, DataError: as `two_numbers`; or no model has both numbers.
+    """
+    spec = two_numbers(index, x, y, name=out.name, task=task, scale=scale)
+    spec = replace(spec, names=names, highlight=tuple(highlight))
+    options = {"prompts": prompts or PROMPTS, "precision": precision}
+    done = analyze(spec, index, out.parent, formats=formats, **options)
+    if not done.drawn:
+        raise UsageError(f"no model has both {x} and {y}")
+    return done
+
+
+def _term(index: RowIndex, text: str, task: str | None) -> Term:
+    numbers: dict[str, list[Term]] = {}
+    for row in index:
+        if task is None or row["task"] == task:
+            term = Term(row["task"], row["dataset"], row["metric"], row["slice"])
+            name = f"{term.dataset}/{' '.join(filter(None, (term.metric, term.slice)))}"
+            if term not in numbers.setdefault(name, []):
+                numbers[name].append(term)
+    if text not in numbers:
+        raise unknown_name("number", text, sorted(numbers))
+    first, *others = numbers[text]
+    if others:
+        tasks = ", ".join(sorted(term.task for term in numbers[text]))
+        raise UsageError(f"the tasks {tasks} have {text}: say which (--task)")
+    return first

@@ -1,0 +1,140 @@
+"""One metric of every model on every data set.
+
+table = pivot(ResultStore("results").rows(), "top1")
+export_pivot(table, "markdown")      # | model | imagenet_r | ... with the best number of a column in bold
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from clipjax.analysis.rows.cells import Cell, Column, RowIndex, Term, cells_of
+from clipjax.config import config_dir
+from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.results.escaping import markdown, tex
+from clipjax.results.row import Row
+from clipjax.results.tables import as_csv
+from clipjax.storage.reading import read_toml
+
+FORMATS = ("table", "markdown", "latex", "csv")
+
+
+@dataclass(frozen=True)
+class Pivot:
+    """A model is a line, a data set a column (a task and a data set where several tasks have the metric).
+
+    left_out: why a data set has no column: it is not clear which of its rows are meant.
+    """
+
+    metric: str
+    columns: tuple[Column, ...]
+    lines: Mapping[str, Sequence[Cell]]
+    left_out: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def best(self) -> tuple[float | None, ...]:
+        """The best value of each column; None if neither end is good, or only one model has a number."""
+        return tuple(map(self._best, range(len(self.columns))))
+
+    def _best(self, column: int) -> float | None:
+        better = self.columns[column].better
+        values = [value for cells in self.lines.values() if (value := cells[column].value) is not None]
+        if better == "neither" or len(values) < 2:
+            return None
+        return min(values) if better == "lower" else max(values)
+
+
+def pivot(
+    rows: Iterable[Row],
+    metric: str,
+    *,
+    models: Sequence[str] | None = None,
+    prompts: str | None = None,
+    precision: str = "parity",
+) -> Pivot:
+    """The numbers of a metric; which of several rows of a number is taken: see `cells_of`.
+
+    Args:
+        metric: with its slice, if it is of one: "top1", "auroc score:mcm".
+
+    Raises:
+        UsageError: no row has the metric, or none of the models.
+        DataError: as `cells_of`, for every data set.
+    """
+    index = RowIndex(rows)
+    terms = dict.fromkeys(Term(row["task"], row["dataset"], row["metric"], row["slice"]) for row in index)
+    names = {term: " ".join(filter(None, (term.metric, term.slice))) for term in terms}
+    wanted = sorted(term for term in terms if names[term] == metric)
+    if not wanted:
+        raise unknown_name("metric", metric, sorted(set(names.values())))
+    several = len({term.task for term in wanted}) > 1
+    better = better_end(wanted[0].metric)
+    columns = tuple(
+        Column(str(term), f"{term.task} {term.dataset}" if several else term.dataset, better, None, (term,))
+        for term in wanted
+    )
+    clear, refused = [], []
+    for column in columns:
+        try:
+            cells_of(index, [column], models=models, prompts=prompts, precision=precision)
+            clear.append(column)
+        except DataError as error:
+            refused.append(str(error))
+    if not clear:
+        raise DataError(refused[0])
+    lines = cells_of(index, clear, models=models, prompts=prompts, precision=precision)
+    if not lines:
+        raise UsageError(f"none of these models has the metric {metric!r}")
+    return Pivot(metric, tuple(clear), lines, tuple(refused))
+
+
+def better_end(metric: str) -> str:
+    """ "higher", "lower" or "neither"; see configs/metrics.toml."""
+    ends = read_toml(config_dir() / "metrics.toml")
+    return next((end for end in ends if any(fnmatchcase(metric, name) for name in ends[end])), "higher")
+
+
+def export_pivot(table: Pivot, form: str) -> str:
+    """As "markdown" or "latex" with the best numbers in bold, or as "csv" with limits and n in columns."""
+    if form == "csv":
+        parts = ("", " lo", " hi", " n")
+        titles = ["model", *(f"{column.title}{part}" for column in table.columns for part in parts)]
+        lines = ([name, *(x for cell in cells for x in _values(cell))] for name, cells in table.lines.items())
+        return as_csv(titles, lines)
+    escape, bold = (markdown, "**{}**") if form == "markdown" else (tex, r"\textbf{{{}}}")
+    titles, lines = pivot_cells(table, escape, bold)
+    if form == "markdown":
+        body = [titles, ["---", *["---:"] * len(table.columns)], *lines]
+        return "".join(f"| {' | '.join(line)} |\n" for line in body)
+    rows = [" & ".join(line) + r" \\" for line in (titles, *lines)]
+    head = rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}"
+    parts = [head, r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule", r"\end{tabular}", ""]
+    return "\n".join(parts)
+
+
+def pivot_cells(
+    table: Pivot, escape: Callable[[str], str] = str, bold: str = "{}*"
+) -> tuple[list[str], list[list[str]]]:
+    """The titles, and a line of texts per model; the best number of a column goes through `bold`."""
+    lines = [
+        [escape(name), *(_text(cell, best, bold) for cell, best in zip(cells, table.best))]
+        for name, cells in table.lines.items()
+    ]
+    return ["model", *(escape(column.title) for column in table.columns)], lines
+
+
+def _text(cell: Cell, best: float | None, bold: str) -> str:
+    if cell.value is None:
+        return ""
+    value = f"{cell.value:.4f}"
+    limits = cell.interval
+    beside = "" if limits is None else f" [{limits['lo']:.4f}, {limits['hi']:.4f}]"
+    return f"{bold.format(value) if cell.value == best else value}{beside}"
+
+
+def _values(cell: Cell) -> tuple[float | int | None, ...]:
+    limits = cell.interval or {}
+    return cell.value, limits.get("lo"), limits.get("hi"), cell.n

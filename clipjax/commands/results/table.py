@@ -1,0 +1,113 @@
+"""`clipjax results table` and `scatter`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipjax.commands.results.rows import RowOptions
+from clipjax.commands.shared.options import (
+    HighlightOption,
+    OutFileOption,
+    PrecisionOption,
+    PromptSetOption,
+    ResultsArgument,
+    ResultsOption,
+)
+from clipjax.commands.shared.output import print_table, say
+from clipjax.commands.shared.result_folder import check_choice, check_form, check_models, emit, opened
+from clipjax.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableOptions:
+    folder: ResultsArgument = Path("results")
+    which: RowOptions
+    prompts: PromptSetOption = None
+    precision: PrecisionOption = "parity"
+    form: Annotated[
+        str, typer.Option("--format", "-f", help="Form of the output: table, markdown, latex or csv.")
+    ] = "table"
+    out: OutFileOption = None
+
+
+def table(options: TableOptions) -> None:
+    """Print one metric as a table of models and data sets, with intervals; the best number is marked.
+
+    \b
+    clipjax results table --metric top1
+    clipjax results table --metric "auroc score:mcm" --format latex --out ood.tex
+    """
+    from clipjax.analysis.figures.figure_set import PROMPTS
+    from clipjax.analysis.rows.pivot import FORMATS, export_pivot, pivot, pivot_cells
+
+    check_form(options.form, options.out, FORMATS)
+    metrics = options.which.metric or []
+    if len(metrics) != 1:
+        raise UsageError("say which one metric the table is of: --metric top1")
+    rows = options.which.rows_but_metric(options.folder)
+    check_choice(rows, prompts=options.prompts, precision=options.precision)
+    made = pivot(rows, metrics[0], prompts=options.prompts or PROMPTS, precision=options.precision)
+    for line in made.left_out:
+        say(f"left out: {line}", err=True)
+    if options.form != "table":
+        emit(export_pivot(made, options.form), options.out)
+        return
+    print_table(*pivot_cells(made))
+    if any(best is not None for best in made.best):
+        say("* the best of its column", err=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScatterOptions:
+    x: Annotated[str, typer.Argument(metavar="X", help="Number across: DATASET/METRIC.")]
+    y: Annotated[str, typer.Argument(metavar="Y", help="Number upwards: DATASET/METRIC.")]
+    folder: ResultsOption = Path("results")
+    task: Annotated[
+        str | None, typer.Option("--task", "-t", help="Task of both, if several tasks have such a number.")
+    ] = None
+    scale: Annotated[
+        str | None,
+        typer.Option(
+            help="Of both axes: probit, logit, log or linear. Default: probit for fractions, else linear."
+        ),
+    ] = None
+    label: Annotated[bool, typer.Option("--label", help="Write every model's name beside its point.")] = False
+    highlight: HighlightOption = None
+    prompts: PromptSetOption = None
+    precision: PrecisionOption = "parity"
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="File to write, without its ending (png, pdf, svg, csv).")
+    ] = Path("scatter")
+
+
+def scatter(options: ScatterOptions) -> None:
+    """Draw one number of the models against another, with a robust fit.
+
+    \b
+    clipjax results scatter imagenet_val/top1 imagenet_r/top1 --label
+    clipjax results scatter imagenet_val/top1 "ninco/auroc score:mcm" --out ood
+    """
+    from clipjax.analysis.figures.two_numbers import draw_two
+    from clipjax.analysis.rows.cells import RowIndex
+
+    index = RowIndex(opened(options.folder).rows())
+    check_choice(index, prompts=options.prompts, precision=options.precision)
+    check_models(index.models, options.highlight or ())
+    done = draw_two(
+        index,
+        options.x,
+        options.y,
+        options.out,
+        task=options.task,
+        scale=options.scale,
+        names=options.label,
+        highlight=options.highlight or (),
+        prompts=options.prompts,
+        precision=options.precision,
+    )
+    for file in done.files:
+        say(str(file))

@@ -1,0 +1,122 @@
+"""A metric as a table of models and data sets, and two numbers as a scatter plot."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from _rows import row
+from typer.testing import CliRunner
+
+from clipjax.analysis.figures.two_numbers import draw_two, two_numbers
+from clipjax.analysis.rows.cells import RowIndex
+from clipjax.analysis.rows.pivot import better_end, export_pivot, pivot
+from clipjax.cli import app
+from clipjax.errors import DataError, UsageError
+from clipjax.results.store import ResultStore, new_run_id
+
+VALUES = {("a_1", "val"): 0.5, ("b*", "val"): 0.75, ("a_1", "r"): 0.625}
+
+
+def rows(metric: str = "top1", **changed: Any) -> list[Any]:
+    """Two models on two data sets; a number of the second is missing."""
+    return [
+        row(
+            new_run_id(),
+            model=model,
+            dataset=data,
+            metric=metric,
+            value=value,
+            interval={"lo": value - 0.125, "hi": value + 0.125, "level": 0.95, "method": "wilson"},
+            recipe_hash=f"{n:064x}",
+            **changed,
+        )
+        for n, ((model, data), value) in enumerate(VALUES.items())
+    ]
+
+
+def test_the_best_number_of_a_column_is_marked():
+    table = pivot(rows(), "top1")
+    assert [column.title for column in table.columns] == ["r", "val"]
+    assert table.best == (None, 0.75)  # of one model alone none is the best
+    assert export_pivot(table, "markdown").splitlines()[2:] == [
+        "| a_1 | 0.6250 [0.5000, 0.7500] | 0.5000 [0.3750, 0.6250] |",
+        "| b\\* |  | **0.7500** [0.6250, 0.8750] |",
+    ]
+    latex = export_pivot(table, "latex")
+    assert r"\begin{tabular}{lrr}" in latex
+    assert r"b* &  & \textbf{0.7500} [0.6250, 0.8750] \\" in latex
+    lines = list(csv.DictReader(io.StringIO(export_pivot(table, "csv"))))
+    assert lines[1] == {
+        "model": "b*", "r": "", "r lo": "", "r hi": "", "r n": "",
+        "val": "0.75", "val lo": "0.625", "val hi": "0.875", "val n": "100",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("metric", "end", "best"),
+    [
+        ("top1", "higher", 0.75),
+        ("fpr95_mos", "lower", 0.5),
+        ("ece_15_after", "lower", 0.5),
+        ("shape_bias", "neither", None),
+    ],
+)
+def test_each_metric_has_a_good_end(metric, end, best):
+    assert better_end(metric) == end
+    assert pivot(rows(metric), metric).best[1] == best
+
+
+def test_slices_tasks_and_unclear_data_sets():
+    of_score = rows("auroc", slice="score:mcm", task="ood")
+    assert pivot(of_score, "auroc score:mcm").lines["a_1"][1].value == 0.5
+    with pytest.raises(UsageError, match=r"unknown metric 'auroc'; did you mean auroc score:mcm\?"):
+        pivot(of_score, "auroc")
+    both = pivot([*rows(), *rows(task="multiple_choice")], "top1")
+    assert [column.title for column in both.columns][:2] == ["multiple_choice r", "multiple_choice val"]
+    other: list[Any] = [{**each, "convention": {"prompts": "other"}} for each in rows()[:1]]
+    with_x: list[Any] = [{**each, "convention": {"prompts": "x"}} for each in rows()]
+    unclear = pivot([*with_x, *other], "top1")
+    assert [column.title for column in unclear.columns] == ["r"]
+    assert "a_1: zeroshot val top1 was measured with the prompts other, x" in unclear.left_out[0]
+    with pytest.raises(DataError, match="was measured with the prompts"):
+        pivot([with_x[0], *other], "top1")
+
+
+def test_two_numbers_against_each_other(tmp_path):
+    index = RowIndex([*rows(), row(new_run_id(), model="b*", dataset="r", value=0.25, recipe_hash="f" * 64)])
+    spec = two_numbers(index, "val/top1", "r/top1", name="mine")
+    assert [group.key for group in spec.groups] == ["others"]
+    assert {axis.scale for axis in spec.panels[0].axes} == {"probit"}
+    bare = draw_two(index, "val/top1", "r/top1", tmp_path / "bare", formats=("svg",))
+    done = draw_two(index, "val/top1", "r/top1", tmp_path / "mine", names=True, formats=("svg", "csv"))
+    assert done.models == {"a_1", "b*"}
+    assert {file.name for file in done.files} >= {"mine.svg", "mine_points.csv"}
+    texts = [figure.files[0].read_text().count('<g id="text_') for figure in (bare, done)]
+    assert texts[1] == texts[0] + 2
+    with pytest.raises(UsageError, match=r"unknown number 'val/top5'; did you mean val/top1"):
+        two_numbers(index, "val/top5", "r/top1", name="mine")
+    twice = RowIndex([*rows(), *rows(task="multiple_choice")])
+    with pytest.raises(UsageError, match=r"the tasks multiple_choice, zeroshot have val/top1: say which"):
+        two_numbers(twice, "val/top1", "r/top1", name="mine")
+    numbers: list[Any] = [{**each, "value": 7.0, "interval": None} for each in rows("nll")]
+    large = RowIndex(numbers)
+    assert two_numbers(large, "val/nll", "r/nll", name="mine").panels[0].x.scale == "linear"
+
+
+def test_the_commands(tmp_path):
+    for one in rows():
+        ResultStore(tmp_path / "results").add([one])
+    words = ["results", "table", str(tmp_path / "results"), "--metric", "top1"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert "0.7500* [0.6250, 0.8750]" in done.stdout
+    for wrong in (words[:3], [*words, "--metric", "top5"]):
+        assert "say which one metric" in str(CliRunner().invoke(app, wrong).exception)
+    out: Path = tmp_path / "plot"
+    words = ["results", "scatter", "val/top1", "r/top1", "--results", str(tmp_path / "results")]
+    done = CliRunner().invoke(app, [*words, "--out", str(out)])
+    assert (done.exit_code, out.with_suffix(".png").exists()) == (0, True)
