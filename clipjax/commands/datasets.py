@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
@@ -160,10 +161,18 @@ def pack(
 def _check_one(name: str, path: Path, decode: bool) -> None:
     from clipjax.data.cards import read_card
     from clipjax.data.check import check_dataset
-    from clipjax.evaluation.collection import card_problems
+    from clipjax.evaluation.located import card_problems
+    from clipjax.progress import progress_bar
 
     card = read_card(name)
-    problems = [*check_dataset(path, card, decode=decode), *card_problems(card)]
+    known = card.images is not None or sys.stderr.isatty()
+
+    def step(_: int) -> None:
+        bar.update()
+
+    with progress_bar(card.images or 0, "check", "image", shown=decode and known, delay=1) as bar:
+        problems = check_dataset(path, card, step, decode=decode)
+    problems += card_problems(card)
     for problem in problems:
         say(problem)
     if problems:
@@ -172,7 +181,7 @@ def _check_one(name: str, path: Path, decode: bool) -> None:
 
 
 def _check_all(data_root: Path, decode: bool) -> None:
-    from clipjax.evaluation.collection import survey
+    from clipjax.evaluation.located import survey
 
     found = [
         (

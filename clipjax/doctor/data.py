@@ -19,7 +19,7 @@ NAMED = 12  # data sets named in one line
 
 def check_data(machine: Machine, *, data_root: Path) -> Iterator[Line]:
     """As `clipjax datasets check --all`, without reading images. A missing data set is not a problem."""
-    from clipjax.evaluation.collection import survey
+    from clipjax.evaluation.located import survey
 
     ready, missing = [], []
     for (card, root), problems in survey(data_root):
@@ -81,7 +81,7 @@ def bytes_an_image(models: Iterable[str]) -> Iterator[int]:
 
 def _images(data_root: Path) -> Iterator[int]:
     """In each folder; two cards of one folder share embeddings."""
-    from clipjax.evaluation.collection import cards_below
+    from clipjax.evaluation.located import cards_below
 
     counts: dict[Path, int] = {}
     for card, root in cards_below(data_root):

@@ -14,37 +14,28 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
 
 from clipjax.checkpoints.encoder import Encoder
-from clipjax.config import config_dir
-from clipjax.data.cards import Dataset, DatasetCard, cards_in, load_dataset
-from clipjax.data.check import check_dataset
+from clipjax.data.cards import Dataset, DatasetCard, load_dataset
 from clipjax.data.labels import PromptSet, load_prompts
 from clipjax.devices.agreement import on_all
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.sets import EmbedStats
 from clipjax.errors import ClipjaxError, DataError
 from clipjax.evaluation.ahead import embed_ahead
+from clipjax.evaluation.located import Located, cards_below, data_folder, id_card
 from clipjax.evaluation.own_model import encoder_of
-from clipjax.evaluation.resolve import annotations_path, has_own_head, id_card, prompts_name
+from clipjax.evaluation.resolve import has_own_head, prompts_name
 from clipjax.evaluation.rows import Result, refused
 from clipjax.evaluation.run import run
 from clipjax.evaluation.subject import NotApplicableError, Request
 from clipjax.results.run_of import annotations_at
 from clipjax.storage.buckets import place
-from clipjax.storage.reading import exists, is_dir
+from clipjax.storage.reading import exists
 from clipjax.tasks.collections import collection
 from clipjax.tasks.task import find_task
 
 NAMED = 3  # missing data sets that an error names
-
-
-class Located(NamedTuple):
-    """The folder may not exist."""
-
-    card: DatasetCard
-    root: Path
 
 
 @dataclass(frozen=True)
@@ -107,23 +98,6 @@ class Loaded:
         )
 
 
-def cards_below(data_root: str | Path | None) -> list[Located]:
-    """The user's cards (*.toml in `data_root`) and the shipped ones, by name; the user's win.
-
-    None: the shipped ones, at relative paths.
-    """
-    base = Path() if data_root is None else place(data_root).expanduser()
-    if not is_dir(base):
-        raise DataError(f"{base} is not a folder; give the one that holds the data sets")
-    own = [] if data_root is None else cards_in(base)
-    cards = {card.name: card for card in [*cards_in(config_dir() / "datasets"), *own]}
-    return [Located(cards[name], data_folder(base, cards[name])) for name in sorted(cards)]
-
-
-def data_folder(base: Path, card: DatasetCard) -> Path:
-    return base / (card.place or card.name)
-
-
 def plan(
     name: str,
     data_root: str | Path | None,
@@ -178,31 +152,6 @@ def plan(
     if not jobs and not not_there:
         raise DataError(f"{base} holds no data set for {name!r}: {missing.sentence()}")
     return CollectionPlan(jobs, missing.lines(), not_there)
-
-
-def survey(data_root: str | Path, *, decode: bool = False) -> Iterator[tuple[Located, list[str] | None]]:
-    """Each data set with its problems; None if it is missing."""
-    for located in cards_below(data_root):
-        if not exists(located.root):
-            if located.card.tasks and not located.card.demo:
-                yield located, None
-        else:
-            problems = check_dataset(located.root, located.card, decode=decode)
-            yield located, [*problems, *card_problems(located.card)]
-
-
-def card_problems(card: DatasetCard) -> list[str]:
-    problems = []
-    for name in card.tasks:
-        try:
-            task = find_task(name)
-            if task.load_annotations is not None:
-                task.load_annotations(annotations_path(card))
-            if "id" in task.needs:
-                id_card(card)
-        except ClipjaxError as error:
-            problems.append(f"card {card.name}: {error}")
-    return problems
 
 
 def evaluate_all(

@@ -21,16 +21,16 @@ from clipjax.data.pairs.pair import PairSet
 from clipjax.data.readers.reader import recognise
 from clipjax.errors import DataError, UsageError, counted
 from clipjax.evaluation.asked import ANSWERING, asked, asking_of
+from clipjax.evaluation.located import annotations_path, id_card
 from clipjax.evaluation.subject import NotApplicableError, Part, Request, Subject
 from clipjax.heads.adapters.base import Adapter, adapter_of
 from clipjax.heads.build import classifier_head, logit_scale
 from clipjax.models.dense import PROBE3D, DenseRecipe, layers_of
 from clipjax.storage.buckets import place
-from clipjax.storage.reading import exists, is_dir, is_file
+from clipjax.storage.reading import exists, is_dir
 from clipjax.tasks.task import Annotations, Task
 
 DEFAULT_PROMPTS = "openai_80"
-DEFAULT_ID = "imagenet_val"
 CAPTION = "{}"  # the caption alone
 
 
@@ -231,13 +231,6 @@ def _annotations(card: DatasetCard, task: Task, request: Request) -> Annotations
     return None
 
 
-def annotations_path(card: DatasetCard, file: str | Path | None = None) -> Path | None:
-    """The file or folder, else the card's, relative to the card's file."""
-    if file is None and card.annotations is not None and card.path is not None:
-        return card.path.parent / card.annotations
-    return None if file is None else place(file)
-
-
 def _part(
     model: Encoder,
     dataset: Dataset,
@@ -311,15 +304,6 @@ def prompts_name(prompts: str | Path | PromptSet | None, card: DatasetCard) -> s
     """The name of the prompt set of a zero-shot head: the user's, else the card's, else the default."""
     chosen = prompts or card.prompts or DEFAULT_PROMPTS
     return chosen.name if isinstance(chosen, PromptSet) else str(chosen)
-
-
-def id_card(card: DatasetCard) -> DatasetCard:
-    """The card itself if it names itself, else one of that name beside it, else the shipped one."""
-    name = card.id or DEFAULT_ID
-    if name == card.name:
-        return card
-    beside = card.path and card.path.parent / f"{name.removesuffix('.toml')}.toml"
-    return read_card(beside if beside and is_file(beside) else name)
 
 
 def _id_dataset(card: DatasetCard, request: Request) -> Dataset:

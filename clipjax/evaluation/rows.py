@@ -40,12 +40,14 @@ class Result:
         images: one row an image: id, label, prediction, confidence, ...
         path: None without `results`, and in all processes but the first.
         stats: of the embedding, also of in-distribution images.
+        what: what was measured of what, in a line; "" for given predictions.
     """
 
     rows: list[Row]
     images: pa.Table
     path: Path | None
     stats: EmbedStats
+    what: str = ""
 
     def value(self, metric: str, *, precision: str | None = None) -> float | None:
         """Over the whole data set."""

@@ -136,7 +136,8 @@ def _profile(subject: Subject, precision: str, compute: Compute, results: str | 
         wall_time=time.perf_counter() - start,
         compile_count=compiles.count,
     )
-    return finish(common, Outcome(outcome.measures, images), stats, results)
+    done = finish(common, Outcome(outcome.measures, images), stats, results)
+    return dataclasses.replace(done, what=subject.in_words())
 
 
 def prepare(subject: Subject, precision: str, compute: Compute) -> tuple[Embeddings, Inputs]:

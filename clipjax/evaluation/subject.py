@@ -18,7 +18,7 @@ from clipjax.data.pairs.matching import Matching
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.data.questions import Questions
 from clipjax.embeddings.params import REPLICATED
-from clipjax.errors import UsageError
+from clipjax.errors import UsageError, counted
 from clipjax.heads.adapters.base import Adapter, adapter_digest
 from clipjax.metrics.bootstrap import RESAMPLES
 from clipjax.models.dense import DenseRecipe
@@ -190,6 +190,28 @@ class Subject:
     def _chat(self) -> dict[str, Any]:
         chat = getattr(self.model.card, "chat", None)
         return {"chat": chat and dataclasses.asdict(chat)}
+
+    def in_words(self) -> str:
+        """One line: the task, the model, the images, and where its answers come from."""
+        part, of = self.part, []
+        pairs = part.manifest.pairs
+        of.append(counted(len(part.manifest), "image") if pairs is None else counted(len(pairs), "pair"))
+        if self.id is not None:
+            of.append(f"{counted(len(self.id.manifest), 'image')} of {self.id.name}")
+        if part.label_space is not None:
+            of.append(counted(len(part.label_space), "class", "classes"))
+        if self.head_space is not None:
+            of.append(self._head_in_words())
+        return f"{self.task.name} of {self.model.card.id} on {part.name}: {', '.join(of)}"
+
+    def _head_in_words(self) -> str:
+        if self.adapter is not None:
+            return f"the head of its {self.adapter.kind}"
+        if self.prompts is None:
+            return "its own head"
+        made = [counted(len(self.prompts.templates), "template")] if self.prompts.templates else []
+        made += [] if self.prompts.sentences is None else ["sentences for each class"]
+        return f"a zero-shot head from {self.prompts.name} ({' and '.join(made)})"
 
     def convention(self) -> dict[str, Any]:
         """What decides whether numbers compare, in words."""

@@ -1,14 +1,15 @@
 """Compare fine-tuned models with their base on one suite, image by image.
 
 Accuracies use McNemar's test, other numbers a paired bootstrap. Over several seeds a number is the mean, and
-its interval spans all seeds' intervals: a loss is reported only if every seed lost.
+its interval spans all seeds' intervals: a loss is reported only if every seed lost. The verdicts of a table
+are corrected for its number of lines (Holm).
 """
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -23,8 +24,11 @@ from clipjax.evaluation.rows import Result
 from clipjax.evaluation.subject import Request
 from clipjax.finetune.data.splits import Split, refuse_overlap
 from clipjax.finetune.suites import Metric, Suite
+from clipjax.metrics.paired import holm
 from clipjax.storage.buckets import place
 from clipjax.tasks.task import metric_name
+
+ALPHA = 0.05  # of the verdicts of one table together
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class Change:
         after: one number per seed.
         intervals: paired 95 % interval of each seed's difference; None without width.
         n: images; None for a failed run.
+        p_value: two-sided, the largest over the seeds; None if undefined.
+        p_holm: corrected for all lines of the table.
     """
 
     metric: Metric
@@ -45,6 +51,8 @@ class Change:
     intervals: tuple[tuple[float, float] | None, ...]
     n: int | None
     note: str | None = None
+    p_value: float | None = None
+    p_holm: float | None = None
 
     @property
     def mean(self) -> float | None:
@@ -69,11 +77,11 @@ class Change:
 
     @property
     def verdict(self) -> str | None:
-        """None if the interval includes zero or neither way is better."""
+        """None if the interval includes zero, if chance explains it, or if neither way is better."""
         if self.interval is None or self.metric.better == "neither":
             return None
         lo, hi = self.interval
-        if lo <= 0 <= hi:
+        if lo <= 0 <= hi or (self.p_holm is not None and self.p_holm > ALPHA):
             return None
         return "gained" if (lo > 0) == (self.metric.better == "higher") else "lost"
 
@@ -114,7 +122,18 @@ def before_and_after(
         change for key in jobs for change in _changes(key, [run[key] for run in runs], suite, place(results))
     ]
     order = [(metric.task, metric.metric, metric.slice) for metric in suite.metrics]
-    return sorted(changes, key=lambda c: order.index((c.metric.task, c.metric.metric, c.metric.slice)))
+    changes.sort(key=lambda c: order.index((c.metric.task, c.metric.metric, c.metric.slice)))
+    return corrected(changes)
+
+
+def corrected(changes: Sequence[Change]) -> list[Change]:
+    """The lines with their p-values corrected for the number of lines (Holm), as in `compare`."""
+    tested = {number: each.p_value for number, each in enumerate(changes) if each.p_value is not None}
+    adjusted = dict(zip(tested, holm(list(tested.values()))))
+    return [
+        replace(each, p_holm=float(adjusted[number])) if number in adjusted else each
+        for number, each in enumerate(changes)
+    ]
 
 
 _Key = tuple[str, str]
@@ -239,7 +258,8 @@ def _changes(
                 None if each.interval is None else (each.interval.lo, each.interval.hi) for each in pairs
             )
             after = tuple(each.second for each in pairs)
-            yield Change(metric, dataset, pairs[0].first, after, intervals, pairs[0].n)
+            worst = max(each.p_value for each in pairs)
+            yield Change(metric, dataset, pairs[0].first, after, intervals, pairs[0].n, p_value=worst)
         else:
             yield _undefined(metric, there)
 

@@ -19,7 +19,8 @@ from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.embeddings.flops import forward_of, product_flops
 from clipjax.embeddings.params import bytes_of, dtype_to_load
 from clipjax.errors import ClipjaxError
-from clipjax.evaluation.collection import Job, Loaded, Located
+from clipjax.evaluation.collection import Job, Loaded
+from clipjax.evaluation.located import Located
 from clipjax.evaluation.resolve import DEFAULT_PROMPTS
 from clipjax.evaluation.subject import Request
 from clipjax.models.arch import Arch

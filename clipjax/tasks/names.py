@@ -13,9 +13,12 @@ from clipjax.errors import UsageError, unknown_name
 
 
 class Listed(NamedTuple):
+    """`annotated`: whether the task reads annotations."""
+
     name: str
     section: str
     needs: tuple[str, ...]
+    annotated: bool
 
 
 @functools.cache
@@ -40,15 +43,15 @@ def unknown_task(name: str, known: list[str]) -> UsageError:
 
 def needs_of(name: str) -> tuple[str, ...]:
     """What a task needs, as `Task.needs`."""
-    return _read(name).needs
+    return listed(name).needs
 
 
 def listing() -> list[Listed]:
     """Section and needs are read from the source."""
-    return [_read(name) for name in task_names()]
+    return [listed(name) for name in task_names()]
 
 
-def _read(name: str) -> Listed:
+def listed(name: str) -> Listed:
     """Raises ValueError if section or needs is not a literal."""
     source = Path(next(iter(clipjax.tasks.__path__)), f"{name}.py").read_text(encoding="utf-8")
     set_here = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
@@ -58,4 +61,4 @@ def _read(name: str) -> Listed:
         section, needs = (ast.literal_eval(words[key]) for key in ("section", "needs"))
     except (KeyError, ValueError):
         raise ValueError(f"{name}.py: write section and needs of TASK as literals") from None
-    return Listed(name, section, needs)
+    return Listed(name, section, needs, "load_annotations" in words)

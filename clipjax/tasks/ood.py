@@ -375,6 +375,7 @@ TASK = Task(
     describe=describe,
     measure=measure,
     paired=paired,
+    usual=("auroc", "fpr95_mos", "class_mean_auroc"),
     predictions=PredictionFiles(
         arrays={
             **dict.fromkeys(("id_logits", "ood_logits"), True),

@@ -244,6 +244,7 @@ class Task:
         matcher: of a task of pairs: a card's matching -> a `Matcher` of `clipjax.embeddings.pairs` that also
             has `words()`, for the convention.
         compares_precisions: `describe` returns `prediction` and, with labels, `correct`.
+        usual: metrics that `clipjax eval` prints; (): all.
     """
 
     name: str
@@ -260,6 +261,7 @@ class Task:
     matcher: Callable[[Matching], Any] | None = None
     predictions: PredictionFiles = field(default_factory=PredictionFiles)
     compares_precisions: bool = False
+    usual: tuple[str, ...] = ()
 
     @property
     def tells_apart(self) -> bool:

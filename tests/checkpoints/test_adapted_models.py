@@ -26,8 +26,9 @@ from clipjax.checkpoints.resize import resize_model
 from clipjax.data.cards import DatasetCard, load_dataset
 from clipjax.data.labels import LabelSpace, load_prompts
 from clipjax.errors import DataError, UsageError
-from clipjax.evaluation.collection import Job, Located, evaluate_all
+from clipjax.evaluation.collection import Job, evaluate_all
 from clipjax.evaluation.compare import compare_runs
+from clipjax.evaluation.located import Located
 from clipjax.evaluation.subject import NotApplicableError
 from clipjax.finetune.outcome import adapted as adapted_outcome
 from clipjax.heads.adapters.base import Adapter, adapter_digest, adapter_of, all_adapters

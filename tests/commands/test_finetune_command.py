@@ -137,11 +137,13 @@ def test_two_seeds_and_the_table(tuned: tuple[Path, Result]) -> None:
         f"Short, seed {seed}: {out}/seed{seed}/model" for seed in (1, 2)
     ]
     titles = ["task", "data set", "number", "n", "before", "after", "sd", "difference", "95 % interval"]
-    titles.append("verdict")
+    titles += ["p (Holm)", "verdict"]
     [head] = [line for line in lines if line.startswith("task")]
     assert re.split(r"\s{2,}", head.strip()) == titles
     [accuracy] = [line for line in lines if line.startswith("zeroshot") and "colours_val" in line]
-    assert re.search(r" 12  [01]\.\d{4}  [01]\.\d{4}  0\.\d{4} +\+0\.\d{4}  \[\+.*\]  gained$", accuracy)
+    assert re.search(
+        r" 12  [01]\.\d{4}  [01]\.\d{4}  0\.\d{4} +\+0\.\d{4}  \[\+.*\] +[\d.e-]+  gained$", accuracy
+    )
     [mcm] = [line for line in lines if line.startswith("ood")]
     assert "MCM" in mcm
     assert "not applicable" in mcm or "cosine" in mcm, "a number without a value has its note"

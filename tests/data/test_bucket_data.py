@@ -26,7 +26,7 @@ from clipjax.data.pixels.loader import batches
 from clipjax.data.readers.karpathy import read_karpathy
 from clipjax.data.readers.tfds import read_tfds
 from clipjax.errors import DataError
-from clipjax.evaluation.collection import cards_below
+from clipjax.evaluation.located import cards_below
 from clipjax.evaluation.resolve import dataset_of
 from clipjax.evaluation.subject import Request
 from clipjax.storage.bucket_files import BucketFiles

@@ -52,7 +52,7 @@ from clipjax.demo.world.shapes import UNKNOWN
 from clipjax.demo.world.shifts import OBJECTS, VIDEO_CLASSES
 from clipjax.errors import DataError
 from clipjax.evaluation.collection import plan as plan_of
-from clipjax.evaluation.collection import survey
+from clipjax.evaluation.located import survey
 from clipjax.finetune.data.shots import read_shots
 from clipjax.finetune.method import all_methods
 from clipjax.finetune.recipe import load_recipe, recipe_names

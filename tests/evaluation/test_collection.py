@@ -18,7 +18,8 @@ from clipjax.cli import app
 from clipjax.data.labels import load_labels
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation import ahead
-from clipjax.evaluation.collection import Done, Job, cards_below, evaluate_all, plan
+from clipjax.evaluation.collection import Done, Job, evaluate_all, plan
+from clipjax.evaluation.located import cards_below
 from clipjax.evaluation.rows import Result
 from clipjax.results.store import ResultStore
 from clipjax.tasks.collections import collections
@@ -444,14 +445,17 @@ def test_the_command_reports_progress_failures_and_what_is_missing(data, tmp_pat
     model = ColourModel(fingerprint="colours")
     monkeypatch.setattr("clipjax.evaluation.models.encoders.load_model", lambda *_args, **_kwargs: model)
     (data / "shifts" / "few" / "red" / "0.png").write_bytes(b"no image")
-    command = ["eval", "shifts", "-m", "x", "--data-root", str(data), "--store", str(tmp_path / "store")]
+    command = ["eval", "shifts", "-m", "./x", "--data-root", str(data), "--store", str(tmp_path / "store")]
     command += ["--results", str(tmp_path / "results"), "--prompts", "single", "--prompts", "mcm_5"]
     done = CliRunner().invoke(app, command)
     assert isinstance(done.exception, DataError)
     assert re.match(
         r"2 of 4 runs failed; the other 2 are complete: zeroshot on shifted, ", str(done.exception)
     )
-    assert "left out: imagenet_r (zeroshot): " in done.stderr
+    [left] = [line for line in done.stderr.splitlines() if line.startswith("left out: ")]
+    assert re.match(r"left out: \d+ data sets that are not there, among them .*: .* does not exist", left)
+    assert "zeroshot of colours on " in done.stderr
+    assert "a zero-shot head from single (1 template)" in done.stderr
     assert "[4/4] zeroshot on shifted, prompts mcm_5" in done.stderr
     assert "failed: " in done.stderr
     [title] = [line for line in done.stdout.splitlines() if line.startswith("model")]
@@ -460,6 +464,7 @@ def test_the_command_reports_progress_failures_and_what_is_missing(data, tmp_pat
     done = CliRunner().invoke(app, [*command, "--on-error", "skip", "--json"])
     assert done.exit_code == 0
     assert {row["convention"]["prompts"] for row in json.loads(done.stdout)} == {"single", "mcm_5"}
+    assert done.stderr.count("the same recipe has rows already, of the run ") == 2
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,14 @@ from _small import RGB, write_colours
 from clipjax.data.cards import load_dataset
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.compare import compare_runs
-from clipjax.finetune.before_after import Change, before_and_after, evaluate_suite, left_out, refuse_leaks
+from clipjax.finetune.before_after import (
+    Change,
+    before_and_after,
+    corrected,
+    evaluate_suite,
+    left_out,
+    refuse_leaks,
+)
 from clipjax.finetune.run import Data, splits
 from clipjax.finetune.suites import Metric, Suite, load_suite
 from clipjax.results.store import ResultStore
@@ -125,6 +132,17 @@ def change(better: Any, intervals: Any, **fields: Any) -> Change:
 )
 def test_a_verdict_needs_every_seed(better: str, intervals: Any, verdict: str | None) -> None:
     assert change(better, intervals).verdict == verdict
+
+
+def test_verdicts_are_corrected_for_the_number_of_lines() -> None:
+    """0.02 alone is no chance; as one of three lines it is (0.06). Lines without a test do not count."""
+    lines = [change("higher", ((0.1, 0.3),), p_value=p) for p in (0.02, 0.03, 0.001)]
+    lines.append(change("higher", (None,)))
+    table = corrected(lines)
+    assert [each.p_holm for each in table] == [pytest.approx(0.04), pytest.approx(0.04), 0.003, None]
+    assert [each.verdict for each in table[:3]] == ["gained"] * 3
+    more = corrected([*lines, *(change("higher", ((0.1, 0.3),), p_value=0.5) for _ in range(2))])
+    assert [each.verdict for each in more[:3]] == [None, None, "gained"]
 
 
 def test_mean_deviation_and_envelope_of_the_seeds() -> None:

@@ -28,7 +28,8 @@ from clipjax.cli import app
 from clipjax.data.cards import DatasetCard, load_dataset
 from clipjax.data.labels import LabelSpace, load_labels, load_prompts
 from clipjax.errors import DataError, UsageError
-from clipjax.evaluation.collection import Job, Located, evaluate_all
+from clipjax.evaluation.collection import Job, evaluate_all
+from clipjax.evaluation.located import Located
 from clipjax.evaluation.subject import NotApplicableError
 from clipjax.finetune.data.shots import draw_shots
 from clipjax.finetune.method import find_method

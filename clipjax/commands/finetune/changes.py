@@ -15,7 +15,7 @@ def print_changes(changes: Sequence[Change]) -> None:
     """A line is red if every seed lost, green if every seed gained."""
     titles = [
         *("task", "data set", "number", "n"),
-        *("before", "after", "sd", "difference", "95 % interval", "verdict"),
+        *("before", "after", "sd", "difference", "95 % interval", "p (Holm)", "verdict"),
     ]
     rows = [_cells(change) for change in changes]
     print_table(titles, rows, colours=[_COLOURS.get(change.verdict or "") for change in changes])
@@ -33,9 +33,10 @@ def _cells(change: Change) -> list[str]:
 
     limits = change.interval
     interval = "" if limits is None else f"[{limits[0]:+.4f}, {limits[1]:+.4f}]"
+    chance = number(change.p_holm, ".2g")
     metric = change.metric
     return [
         *(metric.task, change.dataset, metric.title, "" if change.n is None else str(change.n)),
         *(number(change.before), number(change.mean), number(change.deviation)),
-        *(number(change.difference, "+.4f"), interval, change.verdict or change.note or ""),
+        *(number(change.difference, "+.4f"), interval, chance, change.verdict or change.note or ""),
     ]

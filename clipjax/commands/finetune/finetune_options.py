@@ -11,6 +11,7 @@ import typer
 from clipjax.commands.finetune.data_options import SuiteOptions, ValidationOptions
 from clipjax.commands.shared.exclusions import refuse_beside, refuse_without
 from clipjax.commands.shared.facts import FactOptions
+from clipjax.commands.shared.names import check_names
 from clipjax.commands.shared.options import (
     DistributedOption,
     JsonOption,
@@ -130,6 +131,10 @@ class FinetuneOptions:
             refuse_beside("--validation", {"--hold-out": self.hold_out})
         self._check_seeds()
         self._check_shots()
+        check_names(
+            models=(self.model, self.facts.facts_of),
+            datasets=(self.dataset, self.held_out.validation and self.held_out.validation_dataset),
+        )
         if self.runs is not None:
             facts = self.facts
             stated = {"--facts-of": facts.facts_of, "--fact": facts.fact, "--facts": facts.facts}

@@ -14,6 +14,7 @@ import typer
 from clipjax.commands.finetune.data_options import SuiteOptions, ValidationOptions
 from clipjax.commands.finetune.wise_ft_curve import draw, measure, show
 from clipjax.commands.shared.exclusions import refuse_without
+from clipjax.commands.shared.names import check_names
 from clipjax.commands.shared.options import JsonOption, WorkersOption, workers_asked
 from clipjax.commands.shared.output import say
 from clipjax.commands.shared.records import taking
@@ -102,6 +103,7 @@ def wise_ft(options: WiseOptions) -> None:
 
         clipjax wise-ft b32 ce/seed1/model --out wise --evaluate robustness --data-root /data
     """
+    check_names(models=(options.base,))
     from clipjax.finetune.wise_ft import ALPHAS
 
     options.check()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipjax.commands.shared.facts import FactOptions, say_unknown_classes, say_unknown_facts
+from clipjax.commands.shared.names import check_names
 from clipjax.commands.shared.options import LABEL_SPACES, NameOption
 from clipjax.commands.shared.output import say
 from clipjax.commands.shared.records import taking
@@ -90,6 +91,7 @@ def convert(options: ConvertOptions) -> None:
 
         clipjax convert TRI-ML/prismatic-vlms/one-stage+7b --out llava
     """
+    check_names(models=(options.source, options.card, options.facts.facts_of))
     from clipjax.checkpoints.load import convert_model
 
     stated = options.facts.stated(options.name)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
+from clipjax.commands.shared.names import check_names
 from clipjax.commands.shared.options import (
     CardOption,
     DatasetOption,
@@ -94,6 +95,12 @@ def crosscheck(options: CrosscheckOptions) -> None:
     from clipjax.storage.buckets import refuse_url
 
     refuse_url(options.out, "a record")
+    check_names(
+        models=(options.model, options.card),
+        datasets=(options.dataset,),
+        prompts=(options.prompts,),
+        labels=options.labels,
+    )
     found = _both_sides(options)
     path, record = found.write(options.out), found.to_dict()
     if options.as_json:
@@ -101,6 +108,9 @@ def crosscheck(options: CrosscheckOptions) -> None:
     else:
         _show(found)
     say(f"\nrecord {record['digest'][:12]}: {path}, and sheet.png beside it", err=True)
+    if found.passed and not options.as_json:
+        stages = counted(len(found.stages), "stage")
+        say(f"{record['model']} and {record['against']} agree: {stages}, each image within its tolerance")
     if not found.passed:
         stage, what = _first_difference(found)
         raise ClipjaxError(

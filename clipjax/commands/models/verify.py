@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clipjax.commands.shared.exclusions import refuse_beside, refuse_without
-from clipjax.commands.shared.output import say
+from clipjax.commands.shared.names import check_names
+from clipjax.commands.shared.options import JsonOption
+from clipjax.commands.shared.output import announce, say
 from clipjax.commands.shared.records import taking
-from clipjax.errors import ClipjaxError, UsageError
+from clipjax.errors import ClipjaxError, UsageError, counted
+
+if TYPE_CHECKING:
+    from clipjax.verification.verify import Report
 
 
 def register(app: typer.Typer) -> None:
@@ -53,6 +59,7 @@ class VerifyOptions:
     record: Annotated[
         Path | None, typer.Option(help="With --all: the parity record; default configs/parity.json.")
     ] = None
+    as_json: JsonOption = False
     limit: Annotated[
         int | None, typer.Option(min=1, help="With --all: verify at most this many that are not up to date.")
     ] = None
@@ -69,13 +76,14 @@ class VerifyOptions:
         refuse_beside(f"the model {self.model}", {"--record": self.record, "--limit": self.limit})
         if self.against != "golden":
             refuse_without("--against golden", {"--golden": self.golden})
+        check_names(models=(self.model, self.card))
 
 
 def verify(options: VerifyOptions) -> None:
-    """Compare a model with the reference, stage by stage, and print a JSON report.
+    """Compare a model with the reference, stage by stage, and print what was found.
 
-    The report names the first stage that differs. Exit code: 0 the model passes, 1 it differs or could not be
-    compared.
+    --json prints the whole report, with every stage; it names the first that differs. Exit code: 0 the model
+    passes, 1 it differs or could not be compared.
 
     --all --random-init needs no weights. For every registered architecture it compares keys and shapes with
     the reference's full-size tensors, and a small model number by number. It saves the record after each
@@ -92,28 +100,53 @@ def _verify_one(name: str, options: VerifyOptions) -> None:
     from clipjax.checkpoints.load import load_model
     from clipjax.verification.verify import verify
 
-    model = load_model(name, card=options.card) if options.card else name
+    announce(f"loading {name}")
+    model = load_model(name, card=options.card)
+    announce("running the reference and comparing: this takes a minute for a large model")
     report = verify(model, against=options.against, golden=options.golden)
-    _emit(report.to_json(), options.out)
+    _emit(report.to_json(), _in_words(report), options)
     if not report.passed:
-        what = report.problem or f"it differs first at {report.first_difference}"
-        raise ClipjaxError(f"{report.model} is not verified against {report.against}: {what}")
+        raise ClipjaxError(f"{report.model} is not verified against {report.against}: {_why(report)}")
 
 
 def _verify_all(options: VerifyOptions) -> None:
     from clipjax.verification.parity import sweep
 
     swept = sweep(options.record, limit=options.limit)
-    _emit(swept.to_json(), options.out)
+    verified = len(swept.entries) - len(swept.problems)
+    of = counted(len(swept.entries), "architecture")
+    lines = [
+        f"{verified} of {of} verified; {len(swept.done)} compared now",
+        f"{len(swept.missing)} not up to date (--limit)",
+        f"record: {swept.path}",
+    ]
+    _emit(swept.to_json(), lines, options)
     if swept.problems:
         name, problem = next(iter(swept.problems.items()))
         more = f" and {len(swept.problems) - 1} more" if len(swept.problems) > 1 else ""
         raise ClipjaxError(f"{len(swept.entries)} architectures, not verified: {name} ({problem}){more}")
 
 
-def _emit(report: str, out: Path | None) -> None:
+def _in_words(report: Report) -> list[str]:
+    """Three lines: what was compared, how near it came, the verdict."""
+    reference = " ".join(
+        str(report.reference[key]) for key in ("version", "arch") if report.reference.get(key)
+    )
+    passed = [stage for stage in report.stages if stage.passed]
+    return [
+        f"{report.model} against {report.against} {reference}".rstrip(),
+        f"{len(passed)} of {counted(len(report.stages), 'stage')} within their tolerances",
+        "verified" if report.passed else f"not verified: {_why(report)}",
+    ]
+
+
+def _why(report: Report) -> str:
+    return report.problem or f"it differs first at {report.first_difference}"
+
+
+def _emit(report: str, lines: Sequence[str], options: VerifyOptions) -> None:
     from clipjax.storage.writing import write_bytes
 
-    say(report)
-    if out is not None:
-        write_bytes(out, f"{report}\n".encode())
+    say(report if options.as_json else "\n".join(lines))
+    if options.out is not None:
+        write_bytes(options.out, f"{report}\n".encode())

@@ -18,7 +18,7 @@ from clipjax.commands.shared.options import (
 )
 from clipjax.commands.shared.output import print_table, say
 from clipjax.commands.shared.records import taking
-from clipjax.commands.shared.result_folder import check_choice, check_models, opened
+from clipjax.commands.shared.result_folder import check_choice, check_models, checked, opened
 from clipjax.errors import ClipjaxError, DataError, UsageError, unknown_name
 
 if TYPE_CHECKING:
@@ -82,6 +82,8 @@ def analyze(options: AnalyzeOptions) -> None:
     """
     from clipjax.storage.buckets import check_folder
 
+    if not options.listed:
+        checked(options.folder)
     specs = _specs(options)
     if options.listed:
         print_table(["figure", "paper", "kind", "panels", "title"], [_about(spec) for spec in specs])

@@ -21,7 +21,7 @@ from clipjax.commands.shared.options import (
 )
 from clipjax.commands.shared.output import print_table, say
 from clipjax.commands.shared.records import taking
-from clipjax.commands.shared.result_folder import check_choice, check_form, emit, opened
+from clipjax.commands.shared.result_folder import check_choice, check_form, checked, emit, opened
 from clipjax.errors import counted
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ def claims(options: ClaimsOptions) -> None:
 
         clipjax claims results --format json --out claims.json
     """
+    if not options.listed:
+        checked(options.folder)
     from clipjax.analysis.claims.ledger import ledger
     from clipjax.analysis.claims.verdicts import export
 

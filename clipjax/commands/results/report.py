@@ -58,10 +58,10 @@ def report(options: ReportOptions) -> None:
 
         clipjax report results --figure fig1 --figure table4 --claims mine.toml
     """
+    store, highlight = opened(options.folder), tuple(options.highlight or ())
     from clipjax.analysis.report.write import Choices, write_report
     from clipjax.results.tables import model_name
 
-    store, highlight = opened(options.folder), tuple(options.highlight or ())
     rows = store.rows()
     check_choice(rows, prompts=options.prompts, precision=options.precision)
     check_models(map(model_name, rows), highlight)

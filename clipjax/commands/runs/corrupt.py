@@ -9,10 +9,11 @@ from typing import Annotated, ClassVar
 
 import typer
 
+from clipjax.commands.shared.names import check_names
 from clipjax.commands.shared.options import DatasetOption
 from clipjax.commands.shared.output import say
 from clipjax.commands.shared.records import taking
-from clipjax.errors import UsageError, counted
+from clipjax.errors import UsageError, counted, unknown_name
 
 
 def register(root: typer.Typer) -> None:
@@ -69,13 +70,19 @@ def corrupt(options: CorruptOptions) -> None:
 
     Example: clipjax corrupt /data/imagenet/val --depth /data/depth -k fog_3d,flash -o /data/ImageNet-3DCC
     """
+    from clipjax.corruptions.corruption import kind_names
+
+    check_names(datasets=(options.dataset,))
+    kinds = [name.strip() for name in options.kind.split(",") if name.strip()]
+    if unknown := [name for name in kinds if name not in kind_names()]:
+        raise unknown_name("corruption", unknown[0], kind_names())
     from clipjax.evaluation import corrupted
 
     named = ("dataset", "depth", "depth_kind", "reshading", "frost", "limit", "seed", "on_error")
     written = corrupted.corrupt(
         options.data,
         options.out,
-        [name.strip() for name in options.kind.split(",") if name.strip()],
+        kinds,
         severities=severities_of(options.severity),
         jpeg_quality=options.jpeg,
         progress=True,

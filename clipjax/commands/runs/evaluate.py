@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from clipjax.commands.runs.evaluate_options import EvaluateOptions
-from clipjax.commands.runs.summary import show
+from clipjax.commands.runs.summary import runs_before, show
 from clipjax.commands.shared.facts import say_unknown_facts
-from clipjax.commands.shared.output import say
-from clipjax.commands.shared.processes import join
+from clipjax.commands.shared.output import announce, say
+from clipjax.commands.shared.processes import join, say_slow
 from clipjax.commands.shared.records import taking
 from clipjax.devices import signals
 from clipjax.errors import DataError, counted
@@ -54,13 +54,19 @@ def evaluate(options: EvaluateOptions) -> None:
     """
     options.check()
     if options.predictions is not None:
-        show([_of_predictions(options, options.predictions)], options.as_json)
+        before = runs_before(options.results)
+        _show([_of_predictions(options, options.predictions)], options, before)
     elif options.data_root is not None:
         join(options.distributed)
         _evaluate_collection(options, options.data_root)
     else:
         join(options.distributed)
-        show([_evaluate_one(options)], options.as_json)
+        before = runs_before(options.results)
+        _show([_evaluate_one(options)], options, before)
+
+
+def _show(results: Sequence[Result], options: EvaluateOptions, before: Mapping[str, str]) -> None:
+    show(results, options.as_json, all_metrics=options.all_metrics, before=before)
 
 
 def _of_predictions(options: EvaluateOptions, file: Path) -> Result:
@@ -92,16 +98,18 @@ def _evaluate_one(options: EvaluateOptions) -> Result:
 
 def _evaluate_collection(options: EvaluateOptions, data_root: Path) -> None:
     from clipjax.evaluation.collection import plan
+    from clipjax.evaluation.located import in_one_line
 
     request, compute, loading = options.request(), options.compute(), options.loading()
     planned = plan(options.task, data_root, options.prompts or [])
-    for line in planned.missing:
+    for line in in_one_line(planned.missing, data_root):
         say(f"left out: {line}", err=True)
+    before = runs_before(options.results)
     model = _load(options, request, loading)
     results, failed = _run_all(model, planned.jobs, request, compute, options.results)
     signals.done()
     if results or options.as_json:
-        show(results, options.as_json)
+        _show(results, options, before)
     if failed:
         others = f"; the other {len(results)} are complete" if results else ""
         of = counted(len(failed) + len(results), "run")
@@ -115,15 +123,15 @@ def _run_all(
     from clipjax.evaluation.collection import evaluate_all
     from clipjax.results.rows import headline
 
-    def announce(number: int, of: int, job: Job) -> None:
-        say(f"[{number}/{of}] {job}", err=True)
+    def tell(number: int, of: int, job: Job) -> None:
+        announce(f"[{number}/{of}] {job}")
 
     results, failed = [], []
-    for done in evaluate_all(model, jobs, request, compute, results=results_at, announce=announce):
+    for done in evaluate_all(model, jobs, request, compute, results=results_at, announce=tell):
         if done.result is not None:
             # The per-image tables of many runs would fill the memory; --results has them.
             results.append(dataclasses.replace(done.result, images=done.result.images.select([])))
-            say(f"  {headline(done.result.rows)}", err=True)
+            announce(f"  {headline(done.result.rows)}")
         else:
             failed.append(f"{done.job}: {done.error}")
             say(f"  failed: {done.error}", err=True)
@@ -135,6 +143,7 @@ def _load(options: EvaluateOptions, request: Request, loading: dict[str, Any]) -
     from clipjax.embeddings.params import dtype_to_load, mesh_to_load
     from clipjax.evaluation.models.encoders import encoder
 
+    say_slow(options.precision)
     dtype, mesh_of = dtype_to_load(request.precisions), mesh_to_load(options.params)
     model = encoder(options.model or "", dtype=dtype, mesh_of=mesh_of, **loading)
     if model.framework != PYTHON:  # there the user's own card has them

@@ -11,6 +11,7 @@ import typer
 from clipjax.commands.shared import completion
 from clipjax.commands.shared.exclusions import on_command_line, refuse_beside
 from clipjax.commands.shared.facts import FactOptions
+from clipjax.commands.shared.names import check_names
 from clipjax.commands.shared.options import (
     AnyModelOption,
     AttentionOption,
@@ -69,7 +70,7 @@ class EvaluateOptions:
         "Pairs of images": ("layers", "attention", "positions", "keep_maps"),
         "Vision-language models": ("rotations", "steps"),
         "Speed and storage": ("batch_size", "workers", "params", "store", *PIXELS, "distributed"),
-        "Output": ("results", "as_json"),
+        "Output": ("results", "all_metrics", "as_json"),
     }
     context: typer.Context
     task: Annotated[
@@ -175,6 +176,10 @@ class EvaluateOptions:
         "results"
     )
     distributed: DistributedOption = False
+    all_metrics: Annotated[
+        bool,
+        typer.Option("--all-metrics", help="Print every number of the task, not only the usual ones."),
+    ] = False
     as_json: JsonOption = False
 
     def check(self) -> None:
@@ -188,6 +193,9 @@ class EvaluateOptions:
             refuse_beside("--data-root", on_command_line(self.context, OF_ONE_RUN))
         if self.predictions is not None:
             refuse_beside("--predictions", on_command_line(self.context, OF_A_MODEL))
+        datasets = (self.dataset, self.id_dataset)
+        models = () if self.predictions is not None else (self.model, self.card, self.facts.facts_of)
+        check_names(models=models, datasets=datasets, prompts=self.prompts or (), labels=self.labels)
 
     def _check_source(self) -> None:
         """Exactly one of --data, --data-root and --predictions, but predictions may be of --data."""

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from clipjax.commands.shared.names import check_names
 from clipjax.commands.shared.options import (
     AttentionOption,
     DatasetOption,
@@ -54,6 +55,7 @@ def matches(options: MatchesOptions) -> None:
 
     Example: clipjax matches /data/navi --dataset navi --model vit_b_16-openai --out pair.png
     """
+    check_names(models=options.model, datasets=(options.dataset,))
     from clipjax.evaluation.matches import draw_matches
 
     named = ("dataset", "drawn", "precision", "layers", "attention", "positions")

@@ -3,23 +3,43 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipjax.commands.shared.output import print_table, say
 from clipjax.commands.shared.processes import say_waiting
-from clipjax.errors import counted
+from clipjax.errors import DataError, counted
 
 if TYPE_CHECKING:
     from clipjax.evaluation.rows import Result
+    from clipjax.results.row import Row
+
+EMPTY: Mapping[str, str] = {}
 
 
-def show(results: Sequence[Result], as_json: bool) -> None:
+def runs_before(results: Path) -> Mapping[str, str]:
+    """Recipe hash -> newest run, of the results in a folder; {} for a bucket, which is slow to read."""
+    from clipjax.results.store import ResultStore
+
+    if "://" in str(results) or not results.is_dir():
+        return {}
+    try:
+        return {row["recipe_hash"]: row["run_id"] for row in ResultStore(results).rows()}
+    except DataError:
+        return {}  # the command that reads them reports it
+
+
+def show(
+    results: Sequence[Result], as_json: bool, *, all_metrics: bool = False, before: Mapping[str, str] = EMPTY
+) -> None:
+    """`before`: as `runs_before`, from before these runs."""
     from clipjax.results.completeness import stated
     from clipjax.results.tables import summary_table
 
     rows = [row for result in results for row in result.rows]
     for result in results:
+        _say_what(result, before)
         _say_skipped(result.stats.skipped)
     for line in stated(rows):
         say(f"not the whole data set: {line}", err=True)
@@ -30,7 +50,11 @@ def show(results: Sequence[Result], as_json: bool) -> None:
     unlabelled = [result for result in results if _only_predicts(result)]
     shown = [row for result in results if result not in unlabelled for row in result.rows]
     if shown:
-        print_table(*summary_table([row for row in shown if row["slice"] is None]))
+        whole = [row for row in shown if row["slice"] is None]
+        usual = whole if all_metrics else _usual(whole)
+        print_table(*summary_table(usual))
+        if more := len(whole) - len(usual):
+            say(f"{counted(more, 'more number')}: --all-metrics, or `clipjax results list`", err=True)
     for number, result in enumerate(unlabelled):
         if shown or number:
             say()
@@ -38,6 +62,25 @@ def show(results: Sequence[Result], as_json: bool) -> None:
     paths = [result.path for result in results if result.path is not None]
     if paths:
         say(f"\nrows and per-image table: {paths[0] if len(paths) == 1 else paths[0].parent}", err=True)
+
+
+def _say_what(result: Result, before: Mapping[str, str]) -> None:
+    if result.what:
+        say(result.what, err=True)
+    runs = dict.fromkeys(before[row["recipe_hash"]] for row in result.rows if row["recipe_hash"] in before)
+    for run in runs:
+        say(f"the same recipe has rows already, of the run {run}: the newest are used", err=True)
+
+
+def _usual(rows: Sequence[Row]) -> list[Row]:
+    """Those that a task names as usual, and those with a published number; all if it names none."""
+    from clipjax.tasks.task import find_task
+
+    return [
+        row
+        for row in rows
+        if not (usual := find_task(row["task"]).usual) or row["metric"] in usual or row["reference"]
+    ]
 
 
 def _say_skipped(skipped: Sequence[str], most: int = 10) -> None:

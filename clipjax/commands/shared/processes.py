@@ -20,6 +20,17 @@ def join(distributed: bool) -> None:
         join_processes()
 
 
+def say_slow(precision: str) -> None:
+    """On a CPU, say on stderr that the precision "fast" is not."""
+    import jax
+
+    if precision == "fast" and jax.default_backend() == "cpu":
+        say(
+            "fast computes in bfloat16, which a CPU emulates: parity is faster here, and as the reference",
+            err=True,
+        )
+
+
 def say_waiting(stats: Sequence[EmbedStats]) -> None:
     """The share of the time that devices waited for pixels, if images were embedded."""
     from clipjax.embeddings.sets import share_waiting

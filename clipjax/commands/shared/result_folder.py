@@ -19,7 +19,13 @@ DEFAULT = "parity"  # of --precision
 
 
 def opened(folder: Path) -> ResultStore:
-    """The results in a folder; folders in it that are no runs are named on stderr.
+    """The results in a folder; folders in it that are no runs are named on stderr. Raises as `checked`."""
+    warn_left_out(found := checked(folder))
+    return found
+
+
+def checked(folder: Path) -> ResultStore:
+    """Call this before a library is loaded that computes.
 
     Raises:
         DataError: the folder is missing or holds no run.
@@ -28,8 +34,8 @@ def opened(folder: Path) -> ResultStore:
 
     found = ResultStore(folder)
     found.check_root(exists=True)
-    warn_left_out(found)
     if not found.run_ids():
+        warn_left_out(found)
         raise DataError(f"{folder} holds no results; give the folder that `clipjax eval --results` wrote to")
     return found
 

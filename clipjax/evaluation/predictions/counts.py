@@ -8,8 +8,8 @@ from typing import Any
 from clipjax.data.card_images import missing_of
 from clipjax.data.cards import DatasetCard
 from clipjax.errors import ClipjaxError
+from clipjax.evaluation.located import id_card
 from clipjax.evaluation.predictions.file import Contents, PredictionsFile
-from clipjax.evaluation.resolve import id_card
 
 
 def shares(file: PredictionsFile, contents: Contents) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from clipjax.checkpoints.identity.registry_rows import model_ids
 from clipjax.data.cards import Dataset, DatasetCard, label_spaces, read_card
 from clipjax.data.labels import Projection, load_labels
 from clipjax.errors import ClipjaxError, DataError, UsageError
+from clipjax.evaluation.located import annotations_path
 from clipjax.evaluation.predictions.arrays import read_arrays
 from clipjax.evaluation.predictions.counts import shares
 from clipjax.evaluation.predictions.file import (
@@ -40,7 +41,7 @@ from clipjax.evaluation.predictions.file import (
     with_file,
 )
 from clipjax.evaluation.predictions.tables import read_csv_table, read_table
-from clipjax.evaluation.resolve import annotations_path, dataset_of
+from clipjax.evaluation.resolve import dataset_of
 from clipjax.evaluation.rows import NO_STATS, NOT_EMBEDDED, Result, finish, identity
 from clipjax.evaluation.subject import Request, check_bootstrap
 from clipjax.metrics.bootstrap import RESAMPLES

@@ -1,0 +1,95 @@
+"""Data sets below one folder: which cards there are, where their data are, and what is wrong with either.
+
+Needs no JAX, unless a card's task reads annotations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from clipjax.config import config_dir
+from clipjax.data.cards import DatasetCard, cards_in, read_card
+from clipjax.data.check import check_dataset
+from clipjax.errors import ClipjaxError, DataError
+from clipjax.storage.buckets import place
+from clipjax.storage.reading import exists, is_dir, is_file
+from clipjax.tasks.names import check_name, listed
+from clipjax.tasks.task import find_task
+
+DEFAULT_ID = "imagenet_val"
+
+
+class Located(NamedTuple):
+    """The folder may not exist."""
+
+    card: DatasetCard
+    root: Path
+
+
+def cards_below(data_root: str | Path | None) -> list[Located]:
+    """The user's cards (*.toml in `data_root`) and the shipped ones, by name; the user's win.
+
+    None: the shipped ones, at relative paths.
+    """
+    base = Path() if data_root is None else place(data_root).expanduser()
+    if not is_dir(base):
+        raise DataError(f"{base} is not a folder; give the one that holds the data sets")
+    own = [] if data_root is None else cards_in(base)
+    cards = {card.name: card for card in [*cards_in(config_dir() / "datasets"), *own]}
+    return [Located(cards[name], data_folder(base, cards[name])) for name in sorted(cards)]
+
+
+def data_folder(base: Path, card: DatasetCard) -> Path:
+    return base / (card.place or card.name)
+
+
+def id_card(card: DatasetCard) -> DatasetCard:
+    """The card itself if it names itself, else one of that name beside it, else the shipped one."""
+    name = card.id or DEFAULT_ID
+    if name == card.name:
+        return card
+    beside = card.path and card.path.parent / f"{name.removesuffix('.toml')}.toml"
+    return read_card(beside if beside and is_file(beside) else name)
+
+
+def annotations_path(card: DatasetCard, file: str | Path | None = None) -> Path | None:
+    """The file or folder, else the card's, relative to the card's file."""
+    if file is None and card.annotations is not None and card.path is not None:
+        return card.path.parent / card.annotations
+    return None if file is None else place(file)
+
+
+def in_one_line(missing: Sequence[str], data_root: str | Path) -> list[str]:
+    """The missing data sets of a plan: a line with their count; none if there are none."""
+    if len(missing) < 2:
+        return list(missing)
+    lists = f"`clipjax datasets check --all {data_root}` lists them"
+    return [f"{len(missing)} data sets that are not there, among them {missing[0]}; {lists}"]
+
+
+def survey(data_root: str | Path, *, decode: bool = False) -> Iterator[tuple[Located, list[str] | None]]:
+    """Each data set with its problems; None if it is missing."""
+    for located in cards_below(data_root):
+        if not exists(located.root):
+            if located.card.tasks and not located.card.demo:
+                yield located, None
+        else:
+            problems = check_dataset(located.root, located.card, decode=decode)
+            yield located, [*problems, *card_problems(located.card)]
+
+
+def card_problems(card: DatasetCard) -> list[str]:
+    problems = []
+    for name in card.tasks:
+        try:
+            check_name(name)
+            task = listed(name)
+            if task.annotated and (load := find_task(name).load_annotations) is not None:
+                load(annotations_path(card))
+            if "id" in task.needs:
+                id_card(card)
+        except ClipjaxError as error:
+            problems.append(f"card {card.name}: {error}")
+    return problems
