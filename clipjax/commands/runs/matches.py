@@ -55,7 +55,7 @@ def matches(options: MatchesOptions) -> None:
 
     Example: clipjax matches /data/navi --dataset navi --model vit_b_16-openai --out pair.png
     """
-    check_names(models=options.model, datasets=(options.dataset,))
+    check_names(datasets=(options.dataset,))
     from clipjax.evaluation.matches import draw_matches
 
     named = ("dataset", "drawn", "precision", "layers", "attention", "positions")
