@@ -137,7 +137,7 @@ def kill_at(shard: int) -> None:
 
 
 def hold(most: int) -> None:
-    """From now on a step of more images a device fails for want of memory."""
+    """From now on a step of more images per device fails for want of memory."""
     import jax
 
     from clipjax.embeddings import stream

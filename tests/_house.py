@@ -30,7 +30,7 @@ ROOMS = {
     "results": ("rows on disk", "rows"),
     "heads": ("vectors → logits", "stage"),
     "analysis": ("rows → figures, claims, report", "rows"),
-    "tasks": ("logits → rows an image → numbers", "stage"),
+    "tasks": ("logits → rows per image → numbers", "stage"),
     "evaluation": ("one run: model, data set, task → rows", "stage"),
     "finetune": ("Model → tuned Model", "use"),
     "sweep": ("many runs", "use"),

@@ -21,7 +21,7 @@ from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.storage.reading import read_toml
 
 SEVERITIES = (1, 2, 3, 4, 5)
-PER_IMAGE = ("depth", "reshading")  # entries of `extra` with a row an image; all others are shared
+PER_IMAGE = ("depth", "reshading")  # entries of `extra` with a row per image; all others are shared
 
 Constants = Mapping[str, float]
 Extra = Mapping[str, Any]

@@ -21,7 +21,7 @@ from clipjax.corruptions.program import check_program
 from clipjax.devices.sharding import DATA, local_mesh
 from clipjax.errors import UsageError
 
-PER_DEVICE = 8  # images a step; the compiler may choose other bits for another number
+PER_DEVICE = 8  # images per step; the compiler may choose other bits for another number
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +72,7 @@ class Runner:
 
     @property
     def needed(self) -> tuple[str, ...]:
-        """Entries of `extra` with a row an image."""
+        """Entries of `extra` with a row per image."""
         return tuple(name for name in self.corruption.needs if name in PER_IMAGE)
 
     @functools.cached_property

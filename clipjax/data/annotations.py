@@ -221,7 +221,7 @@ def _check_top(names: tuple[str, ...], top: np.ndarray, multi: np.ndarray, path:
 def _read_prototypes(path: Path) -> frozenset[str]:
     rows = read_csv(path)
     if not rows or "file_name" not in rows[0]:
-        raise DataError(f"{path}: expected the header `file_name` and one image a line")
+        raise DataError(f"{path}: expected the header `file_name` and one image per line")
     return frozenset(posixpath.basename(row["file_name"]) for row in rows)
 
 

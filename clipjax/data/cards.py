@@ -274,7 +274,7 @@ def label_spaces(card: DatasetCard) -> tuple[LabelSpace | None, LabelSpace | Non
 def _class_list(path: Path, value: Any) -> tuple[str, ...]:
     names = read_lines(path.parent / value) if isinstance(value, str) else value
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise DataError(f"{path}: 'classes' must be a list of names or the name of a file with one a line")
+        raise DataError(f"{path}: 'classes' must be a list of names or the name of a file with one per line")
     return tuple(names)
 
 

@@ -164,7 +164,7 @@ def _refuse_other(manifest: Manifest, folder: Path, kind: str, images_per_shard:
         )
     if images != min(images_per_shard, len(manifest)):
         raise DataError(
-            f"{folder} is packed already, {images} images a shard, not {images_per_shard}: "
+            f"{folder} is packed already, {images} images per shard, not {images_per_shard}: "
             "give that number, or choose a new folder"
         )
 

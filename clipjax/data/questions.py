@@ -5,7 +5,7 @@
     options = ["yes", "no"]
     answer = "answer"                               # the column with the right option
 
-A text with {options} lists them, one a line, as `option` writes them:
+A text with {options} lists them, one per line, as `option` writes them:
 
     [question]
     text = "{question}\\n{options}\\nAnswer with the option's letter from the given choices directly."

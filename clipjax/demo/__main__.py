@@ -83,7 +83,7 @@ def _next_steps(out: Path, names: Sequence[str], drawn: Sequence[Path], report: 
     return f"""
 figures  {", ".join(str(path) for path in drawn if path.suffix in (".png", ".jpg"))} (and .pdf)
 report   {report}: open it in a browser, it needs no network
-results  {out / "results"}: rows with provenance, and one row an image
+results  {out / "results"}: rows with provenance, and one row per image
 models   {out / "models"}: load with clipjax.load_model("{best}"); {LLAVA} answers questions
 tuned    {out / "finetuned"}: a folder a method, with its model, log and few-shot list
 images   {out / "world"}

@@ -136,7 +136,7 @@ def tuning_table(rows: Sequence[Row]) -> Table:
         shots = f"{drawn['per_class']} " if drawn else shots
         name = "before" if model == BASE else str(facts["fine_tune"])
         lines.append([name, *(cell(column, rows, model) for column in columns)])
-    heading = f"{BASE} fine-tuned on {shots}narrow images a class, % (the study's Table I and Fig. 10)"
+    heading = f"{BASE} fine-tuned on {shots}narrow images per class, % (the study's Table I and Fig. 10)"
     return heading, ["method", *(column.title for column in columns)], lines
 
 

@@ -240,7 +240,7 @@ def _choose(stream: Stream, manifest: Manifest, choice: LayoutChoice) -> Layout:
         first, why = min(chosen.batch, _padded(n)), chosen.why
     shard = default_shard(n, first) if choice.rows_per_shard is None else choice.rows_per_shard
     if shard < 1 or shard % first:
-        raise UsageError(f"{shard} rows a shard is not a multiple of the batch of {first} images")
+        raise UsageError(f"{shard} rows per shard is not a multiple of the batch of {first} images")
     return Layout(params, first, shard, why)
 
 

@@ -48,7 +48,7 @@ def corrupt(
         on_error: "raise", or "skip" to leave an image out of each kind that needs an unusable file, named and
             counted.
 
-    Returns: one entry a folder; its corruption.json records how it was made.
+    Returns: one entry per folder; its corruption.json records how it was made.
 
     Raises:
         UsageError, DataError: as `write_corrupted`.

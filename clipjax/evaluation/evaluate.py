@@ -2,7 +2,7 @@
 
 result = clipjax.evaluate("vit_b_32-openai", dataset="imagenet_val", root="imagenet/val", store="store")
 result.value("top1"), result.interval("top1")
-result.images                       # one row an image
+result.images                       # one row per image
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def draw_matches(
         out: .png, .jpg, .pdf or .svg.
         dataset, root: a data set of pairs, as in `clipjax.evaluate`.
         pairs: ids as in images.parquet; default: the first pair.
-        drawn: at most this many lines a pair, spread over the ranks of the matches.
+        drawn: at most this many lines per pair, spread over the ranks of the matches.
         precision, layers, attention, positions: as in `clipjax.evaluate`.
 
     Returns: what is drawn, for each model and pair.

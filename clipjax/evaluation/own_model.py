@@ -222,7 +222,7 @@ def _preprocess(
     for what, values in channels.items():
         array = np.asarray(values, np.float64)
         if array.shape != (3,) or not np.isfinite(array).all() or (what == "std" and (array <= 0).any()):
-            raise UsageError(f"clipjax.wrap: {what} is {values!r}, should be three numbers, one a channel")
+            raise UsageError(f"clipjax.wrap: {what} is {values!r}, should be three numbers, one per channel")
     red, green, blue = ((float(mean[i]), float(std[i])) for i in range(3))
     preprocess = Preprocess(
         image_size=image_size,

@@ -37,7 +37,7 @@ class Result:
     Attributes:
         rows: as in configs/result_row.schema.json. With `compare_precision`: of both profiles and of the
             comparison.
-        images: one row an image: id, label, prediction, confidence, ...
+        images: one row per image: id, label, prediction, confidence, ...
         path: None without `results`, and in all processes but the first.
         stats: of the embedding, also of in-distribution images.
         what: what was measured of what, in a line; "" for given predictions.

@@ -263,7 +263,7 @@ def _refuse_other_shots(shots: Shots | None, folder: Path) -> None:
         return
     there = read_shots(file)
     if shots is None or there.sha256 != shots.sha256:
-        images = "all images" if shots is None else f"{shots.per_class} other images a class"
+        images = "all images" if shots is None else f"{shots.per_class} other images per class"
         raise DataError(
             f"{file} lists the images of another run ({there.per_class} a class, seed {there.seed}), this "
             f"one takes {images} (seed, --hold-out, --limit or data differ): name another --out, or remove "

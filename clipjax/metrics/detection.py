@@ -95,7 +95,7 @@ def rank(id_scores: ArrayLike, ood_scores: ArrayLike) -> Ranking:
 def _checked(scores: ArrayLike, side: str) -> np.ndarray:
     scores = np.asarray(scores)
     if scores.ndim != 1:
-        raise ValueError(f"{side} scores must be one number an image, their shape is {scores.shape}")
+        raise ValueError(f"{side} scores must be one number per image, their shape is {scores.shape}")
     if scores.dtype != np.float32:
         scores = scores.astype(np.float64)
     bad = np.flatnonzero(~np.isfinite(scores))

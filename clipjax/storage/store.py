@@ -88,9 +88,13 @@ class Store:
             ValueError: batch or shard below 1, or a shard not a multiple of the batch.
         """
         if min(rows_per_shard, per_device_batch) < 1:
-            raise ValueError(f"{rows_per_shard} rows a shard in batches of {per_device_batch}: both are >= 1")
+            raise ValueError(
+                f"{rows_per_shard} rows per shard in batches of {per_device_batch}: both are >= 1"
+            )
         if rows_per_shard % per_device_batch:
-            raise ValueError(f"{rows_per_shard} rows a shard is no multiple of the batch {per_device_batch}")
+            raise ValueError(
+                f"{rows_per_shard} rows per shard is no multiple of the batch {per_device_batch}"
+            )
         if len(set(ids)) != len(ids):
             raise DataError(f"ids of a stored array must be unique: {len(ids) - len(set(ids))} are repeated")
         name = key_hash(key)

@@ -21,7 +21,7 @@ from clipjax.sweep.state import Done, Stored, Target, embedding_entries, is_done
 
 HOW = (
     "dots and convolutions of the traced forward pass, two a multiply-add, a scan's body as often as it runs "
-    "(decoders estimated: two a weight and token, four prompts of 100 tokens an image)"
+    "(decoders estimated: two per weight and token, four prompts of 100 tokens per image)"
 )
 UNKNOWN = "?"
 

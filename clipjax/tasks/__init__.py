@@ -1,1 +1,1 @@
-"""One file a task: features of images -> one row an image -> numbers with intervals."""
+"""One file per task: features of images -> one row per image -> numbers with intervals."""

@@ -115,7 +115,7 @@ def _middles(point: Array, grid: tuple[int, int], size: tuple[int, int]) -> Arra
 
 
 def describe(inputs: Inputs) -> dict[str, Any]:
-    """One row a pair, from numbers [N, K, m].
+    """One row per pair, from numbers [N, K, m].
 
     Columns: those of the pairs (`image_0`, `image_1`, `cluster`, `angle`, ...); `matches`, their number; the
     shares of right ones (`recall`, `recall_3d@0.01`, ...); `counted`, whether the pair counts over the whole

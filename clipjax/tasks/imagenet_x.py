@@ -80,7 +80,7 @@ def join(
     notes: FactorAnnotations,
     labels: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """One row an image, annotated or not.
+    """One row per image, annotated or not.
 
     Columns: prediction, prediction_name, confidence, label (the annotated class, else the data set's, else
     -1), correct, annotated, top_factors and multi_factors (lists of names); if annotated, prototype,

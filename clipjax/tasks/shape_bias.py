@@ -79,7 +79,7 @@ def _by_mean_probability(logits: Any, projection: Projection) -> np.ndarray:
 def cues(
     ids: Sequence[str], shape: Sequence[str], texture: Sequence[str], decision: Sequence[str]
 ) -> dict[str, Any]:
-    """One row an image: its cues and which of them the decision follows.
+    """One row per image: its cues and which of them the decision follows.
 
     Columns: shape, texture, decision (may be another word, e.g. "na"), object (images that share it are not
     independent), conflict, decided_for ("shape", "texture", "other"; "no conflict" if shape and texture

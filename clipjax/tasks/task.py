@@ -1,6 +1,6 @@
 """The contract of a task: from stored features to numbers, without running a model.
 
-`describe` turns features and a head into one row an image; `measure` turns rows into numbers. A task is a
+`describe` turns features and a head into one row per image; `measure` turns rows into numbers. A task is a
 file of this folder; its name is the task's.
 """
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from clipjax.heads.head import Head
 
 Columns = Mapping[str, Any]
-"""One row an image: column name -> N values, arrays of one or two axes, or lists."""
+"""One row per image: column name -> N values, arrays of one or two axes, or lists."""
 
 
 def finite_column(columns: Columns, name: str) -> np.ndarray:

@@ -53,7 +53,7 @@ SURE = {
     for name in ("confidence", "nll", "brier")
     for state in ("before", "after")
 }
-# One row an image, as each task's `describe` gives them; `measure` makes of these all that the task can tell.
+# One row per image, as each task's `describe` gives them; `measure` makes of these all that the task can.
 IMAGES: dict[str, dict[str, Any]] = {
     "zeroshot": SEEN,
     "imagenet_d": SEEN | {"correct_4way_own": RIGHT, "correct_4way_list": RIGHT},

@@ -24,7 +24,7 @@ NOISE = np.random.default_rng(0).normal(size=12)
 
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
-    """A folder with results and with claims on them: one holds, one does not, and two cannot be told."""
+    """A folder with results and with claims on them: one holds, one does not, and two are inconclusive."""
     rows = group_rows("ours", {"y": 0.6 + 0.01 * NOISE}) + group_rows("others", {"y": 0.5 + 0.02 * NOISE})
     ResultStore(tmp_path / "results").add(rows)
     claims = [
@@ -50,7 +50,7 @@ def test_a_line_a_claim_and_a_line_a_part(study: Path) -> None:
     found = run(study)
     assert found.exit_code == 0
     verdicts = {line.split("  ")[0]: line for line in found.stdout.splitlines()[2:6]}
-    assert list(verdicts) == ["holds", "does not hold", "cannot be told"]
+    assert list(verdicts) == ["holds", "does not hold", "inconclusive"]
     assert "not measured: 1" in found.stdout
     assert "no task yet: 1" in found.stdout
     [part] = lines(found.stdout, "better ")
@@ -58,7 +58,7 @@ def test_a_line_a_claim_and_a_line_a_part(study: Path) -> None:
     assert f"{value:+.4f}" in part
     assert part.endswith("12 and 12")
     assert lines(found.stdout, "paired") == []  # what is missing is said of claims asked for by name
-    assert "4 claims, holds: 1, does not hold: 1, cannot be told: 2" in found.stderr
+    assert "4 claims, holds: 1, does not hold: 1, inconclusive: 2" in found.stderr
 
 
 def test_a_claim_by_name_says_what_is_missing(study: Path) -> None:
@@ -83,7 +83,7 @@ def test_json_has_everything(study: Path, tmp_path: Path) -> None:
     found: dict[str, Any] = json.loads(out.read_text())
     assert found["rule"] == RULE
     better, worse, paired, unheard = found["claims"]
-    assert [one["verdict"] for one in found["claims"]] == ["holds", "does not hold", *["cannot be told"] * 2]
+    assert [one["verdict"] for one in found["claims"]] == ["holds", "does not hold", *["inconclusive"] * 2]
     assert (better["beware"], unheard["no_task"], better["needs"]) == ("Other recipes.", "asking models", 1)
     [part] = better["parts"]
     assert (part["must_be"], part["n"], part["rows"], part["why"]) == ("above 0", [12, 12], 24, None)
@@ -127,7 +127,7 @@ def test_any_results_can_be_held_against_the_shipped_ledger(tmp_path: Path) -> N
     ResultStore(tmp_path).add(rows_of("m", {"x": 0.5}, {"group": "clip", "fine_tune": "none"}))
     found = CliRunner().invoke(app, ["claims", str(tmp_path)])
     assert found.exit_code == 0
-    assert f"{len(ledger().claims)} claims, cannot be told: {len(ledger().claims)}" in found.stderr
+    assert f"{len(ledger().claims)} claims, inconclusive: {len(ledger().claims)}" in found.stderr
 
 
 @pytest.mark.parametrize(

@@ -302,7 +302,7 @@ def test_decoded_pixels_are_kept(
     assert "% of it (decoded by 2 threads: the fastest here)" in capsys.readouterr().err
     # The same of the batch, which an own model does not measure.
     assert invoke(*command, "--batch-size", "auto") == (0, "")
-    assert "images a device in a step" not in capsys.readouterr().err
+    assert "images per device in a step" not in capsys.readouterr().err
     code, message = invoke(*command, "--batch-size", "many")
     assert (code, "--batch-size: a number of images, or auto, not 'many'" in message) == (2, True)
     # Another recipe for large JPEGs.

@@ -54,7 +54,7 @@ def test_refusals(file: str, tmp_path: Path) -> None:
     empty.write_text("\n")
     for arguments, message in (
         ([file], "there is nothing to continue"),
-        ([file, "--file", str(empty)], "has no prompt: write one a line"),
+        ([file, "--file", str(empty)], "has no prompt: write one per line"),
         ([file, "a", "--steps", "1000"], "do not fit the context of small, 128 tokens"),
         ([str(empty), "a"], "is not a checkpoint|is missing"),
     ):

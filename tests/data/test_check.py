@@ -178,7 +178,7 @@ def test_prompts_and_projections_of_the_card(card, tmp_path):
 
 @pytest.fixture
 def objectnet(tmp_path):
-    """The layout of objectnet-1.0, one image a folder, its mappings made from our own projection."""
+    """The layout of objectnet-1.0, one image per folder, its mappings made from our own projection."""
     names, space = load_labels("imagenet"), load_labels("objectnet")
     projection = load_projection(names, space)
     assert projection is not None

@@ -159,7 +159,7 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, kind: str) -> None:
     assert (out / first).stat().st_mtime_ns == written
     assert not [name for name in visible(out) if name.endswith((".tmp", PLAN))]
     assert pack(whole, out, kind, images_per_shard=4).kept == 3, "the same command once more does nothing"
-    with pytest.raises(DataError, match="packed already, 4 images a shard, not 5"):
+    with pytest.raises(DataError, match="packed already, 4 images per shard, not 5"):
         pack(whole, out, kind, images_per_shard=5)
 
 
@@ -406,7 +406,7 @@ def test_what_packing_again_does_not_mend(tmp_path: Path, folder: Manifest, kind
     manifest, record = out / MANIFEST, without_digest(json.loads((out / MANIFEST).read_text()))
     if damage == "counts":
         record["shards"][0]["images"], record["shards"][1]["images"] = 4, 6
-        message = "packed already, 4 images a shard, not 5"
+        message = "packed already, 4 images per shard, not 5"
     elif damage == "digests":
         record["sha256"][7] = "0" * 64
         message = (

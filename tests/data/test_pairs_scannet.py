@@ -209,7 +209,7 @@ def _names(root: Path, **arrays) -> None:
 WHOLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no list": (lambda root: (root / "test.npz").unlink(), "test.npz does not exist; give the folder"),
     "no npz": (lambda root: (root / "test.npz").write_text("x"), "test.npz is not an npz of arrays"),
-    "no names": (lambda root: _names(root, name=None), "expected the array 'name' of 4 numbers a pair"),
+    "no names": (lambda root: _names(root, name=None), "expected the array 'name' of 4 numbers per pair"),
     "fewer motions": (lambda root: _names(root, rel_pose=np.ones((1, 12))), "4 names and 1 motions"),
     "no rotation": (
         lambda root: _names(root, rel_pose=np.full((4, 12), 2.0)),

@@ -37,7 +37,7 @@ from clipjax.storage.entry import Entry
 from clipjax.storage.local_files import LocalFiles
 from clipjax.storage.store import Store
 
-N, ROWS, BATCH = 37, 4, 6  # images, rows a shard, images in a batch
+N, ROWS, BATCH = 37, 4, 6  # images, rows per shard, images in a batch
 SHARDS = -(-N // ROWS)
 
 

@@ -250,7 +250,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Quick]:
         yield Quick(out, first.stdout)
 
 
-# Card -> images of the quick world: 5 held-out images a class, 2 in most other sets.
+# Card -> images of the quick world: 5 held-out images per class, 2 in most other sets.
 COUNTS = {
     "demo_val": 60,
     "demo_v2": 24,
@@ -470,7 +470,7 @@ def test_the_demo_runs_every_task_on_every_set(quick: Quick) -> None:
 
 def test_the_demo_fine_tunes_one_model_by_every_method(quick: Quick) -> None:
     heading = next(line for line in quick.stdout.splitlines() if line.startswith(f"{plan.BASE} fine-"))
-    assert "fine-tuned on 8 narrow images a class" in heading
+    assert "fine-tuned on 8 narrow images per class" in heading
     titles, _, *lines = quick.stdout.split(heading)[1].strip().split("\n\n")[0].splitlines()
     columns = [column.title for column in settings().tuning.columns]
     assert re.split(r"\s{2,}", titles.strip()) == ["method", *columns]

@@ -196,7 +196,7 @@ def test_an_unreadable_image_is_one_sentence_and_stored_answers_survive(
         run(model, manifest, store)
     assert "\n" not in str(error.value)
     kept = store.ls()[0].shards_present
-    assert kept == 4  # one image a shard: those of the steps before
+    assert kept == 4  # one image per shard: those of the steps before
     rows, got = run(model, manifest, store, on_error="skip")
     assert rows.stats.images == N - 1 - kept
     assert rows.stats.skipped == ("0005.png",)

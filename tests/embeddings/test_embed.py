@@ -474,7 +474,7 @@ def test_bad_options(model: TinyModel, work: Path, store: Store):
         run(model, manifest, precision="fats")
     with pytest.raises(UsageError, match="unknown output 'feature'"):
         run(model, manifest, output="feature")
-    with pytest.raises(UsageError, match="6 rows a shard is not a multiple of the batch of 4"):
+    with pytest.raises(UsageError, match="6 rows per shard is not a multiple of the batch of 4"):
         run(model, manifest, store, rows_per_shard=6)
     with pytest.raises(DataError, match="has no images"):
         run(model, manifest_of(work / "images", 0))
@@ -486,7 +486,7 @@ def test_bad_options(model: TinyModel, work: Path, store: Store):
         {"rows_per_shard": 0},
     ]
     for options in bad:
-        with pytest.raises(UsageError, match=r"at least|on_error must be|0 rows a shard"):
+        with pytest.raises(UsageError, match=r"at least|on_error must be|0 rows per shard"):
             run(model, manifest, store, **options)
     assert not store.root.exists()
 

@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--every", type=int, required=True)
-    parser.add_argument("--wait", type=float, default=0.0, help="seconds a batch")
+    parser.add_argument("--wait", type=float, default=0.0, help="seconds per batch")
     parser.add_argument("--keep", type=float, default=0.9)
     parser.add_argument("--twice", action="store_true")
     parser.add_argument("--bucket", type=Path, help="the run lies on a bucket that is this folder")

@@ -64,7 +64,7 @@ def train(
     train_mode: bool = True,
     momentum: float = 0.1,
 ) -> Trace:
-    """One step a batch, from a copy of `model`.
+    """One step per batch, from a copy of `model`.
 
     Args:
         train_mode: wise-ft's; False leaves BatchNorm's statistics alone.

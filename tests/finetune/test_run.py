@@ -67,7 +67,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture(scope="module")
 def start(world: World, tmp_path_factory: pytest.TempPathFactory) -> Start:
-    """`finetune` with defaults: the world's base and training images, one image a class held out."""
+    """`finetune` with defaults: the world's base and training images, one image per class held out."""
     settings = Settings(
         make_mesh(jax.devices()[:1]), store=Store(tmp_path_factory.mktemp("store")), progress=False
     )
@@ -235,7 +235,7 @@ def test_a_list_that_an_unfinished_run_left_is_not_taken_for_another(start: Star
     (tmp_path / "b/seed1/train").mkdir(parents=True)
     (tmp_path / "b/seed1/shots.json").write_bytes((made.folder / "shots.json").read_bytes())
     message = r"b/seed1/shots\.json lists the images of another run \(2 a class, seed 1\), this one takes "
-    with pytest.raises(DataError, match=message + "1 other images a class"):
+    with pytest.raises(DataError, match=message + "1 other images per class"):
         start(tmp_path / "b", PROBE | {"seeds": [1], "shots": 1})
     every = {key: value for key, value in PROBE.items() if key != "shots"}
     with pytest.raises(DataError, match=message + "all images"):

@@ -153,7 +153,7 @@ def test_too_few_images_name_class_and_count(split):
     with pytest.raises(DataError, match=r"1 shots a class are asked for, and the class 'dog' has no images"):
         draw_shots(few, 1, seed=1)
     for call in (draw_shots, hold_out):
-        with pytest.raises(UsageError, match="at least 1 image a class"):
+        with pytest.raises(UsageError, match="at least 1 image per class"):
             call(split, 0, 1)
 
 

@@ -148,7 +148,7 @@ def test_integers_floats_and_signed_zero():
         ([1.0, 2.0], [], "there are 2 ID and 0 OOD"),
         ([1.0, np.nan, np.nan], [1.0], "2 ID scores are not finite, the first is nan at 1"),
         ([1.0], [0.0, -np.inf], "1 OOD scores are not finite, the first is -inf at 1"),
-        ([[1.0]], [0.0], r"one number an image, their shape is \(1, 1\)"),
+        ([[1.0]], [0.0], r"one number per image, their shape is \(1, 1\)"),
     ],
 )
 def test_what_has_no_measure(id_scores, ood_scores, message):

@@ -112,7 +112,7 @@ def test_bfloat16_has_float32_statistics() -> None:
 
 def test_one_value_a_channel_is_refused() -> None:
     _, ours = pair()
-    with pytest.raises(UsageError, match="one value a channel"):
+    with pytest.raises(UsageError, match="one value per channel"):
         ours(jnp.ones((1, 1, 1, DIM)), Mode(Training("batch")))
 
 

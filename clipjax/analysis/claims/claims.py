@@ -1,4 +1,4 @@
-"""Verdicts on the claims ledger from result rows: holds, does not hold, or cannot be told.
+"""Verdicts on the claims ledger from result rows: holds, does not hold, or is inconclusive.
 
     for verdict in check(ledger(), ResultStore("results").rows()):
         print(verdict.claim.key, verdict.word, verdict.findings)
@@ -39,11 +39,11 @@ from clipjax.results.row import Row
 
 RULE = (
     "A part holds if the whole interval of its statistic is on the claimed side, does not hold if the whole "
-    "interval is on the other side, and otherwise cannot be told. A claim holds if enough of its parts hold: "
-    "all of them, unless it states how many. It does not hold if too few parts can hold, and otherwise "
-    "cannot be told."
+    "interval is on the other side, and is otherwise inconclusive. A claim holds if enough of its parts "
+    "hold: all of them, unless it states how many. It does not hold if too few parts can hold, and is "
+    "otherwise inconclusive."
 )
-HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot be told"
+HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "inconclusive"
 CORRECTIONS = ("none", "holm")
 DRAWS_BEYOND = 2  # bootstrap draws beyond each end of an interval of Holm's correction
 FEWEST = 2  # models of a group, or pairs, for a mean

@@ -33,7 +33,7 @@ def summary(verdicts: Sequence[Verdict]) -> Table:
 
 
 def _fared(verdict: Verdict) -> str:
-    """E.g. "holds: 4, cannot be told: 1"."""
+    """E.g. "holds: 4, inconclusive: 1"."""
     lacking = "no task yet" if verdict.claim.no_task else "not measured"
     words = Counter(finding.word if finding.measured else lacking for finding in verdict.findings)
     return ", ".join(f"{word}: {words[word]}" for word in (HOLDS, FAILS, UNKNOWN, lacking) if words[word])
@@ -56,7 +56,7 @@ def unmeasured(verdicts: Sequence[Verdict]) -> Table:
         for each in verdict.findings
         if not each.measured
     ]
-    return ["claim", "statistic", "of", "cannot be told"], cells
+    return ["claim", "statistic", "of", "inconclusive"], cells
 
 
 def used(verdicts: Sequence[Verdict]) -> Table:

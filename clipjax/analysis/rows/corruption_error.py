@@ -137,7 +137,7 @@ def _mean_of(limits: Sequence[Mapping[str, Any]], count: int) -> dict[str, Any] 
 
 
 def wide(table: Mapping[str, Line]) -> tuple[list[str], list[list[str]]]:
-    """Titles and cells in percent: a line a model, mCE first."""
+    """Titles and cells in percent: a line per model, mCE first."""
     lines = [
         [model, *(_text(each) for each in (line.mce, *line.kinds.values()))] for model, line in table.items()
     ]

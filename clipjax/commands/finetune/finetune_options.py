@@ -150,7 +150,7 @@ class FinetuneOptions:
 
         shots, file = self.shots, self.file_of_shots
         if shots is not None and shots.isdecimal() and int(shots) == 0:
-            raise UsageError("--shots 0: give at least 1 image a class, or `all`")
+            raise UsageError("--shots 0: give at least 1 image per class, or `all`")
         if file is not None and not is_file(file):
             raise UsageError(
                 f"--shots {shots}: there is no such file; give a number of images per class, a file of shots "

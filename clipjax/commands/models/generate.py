@@ -59,7 +59,7 @@ class GenerateOptions:
 
     def check(self) -> None:
         if not self.prompts and self.file is None:
-            raise UsageError("there is nothing to continue: give a prompt, or --file with one a line")
+            raise UsageError("there is nothing to continue: give a prompt, or --file with one per line")
 
 
 def generate(options: GenerateOptions) -> None:
@@ -84,7 +84,7 @@ def generate(options: GenerateOptions) -> None:
     options.check()
     prompts = [*(options.prompts or []), *(read_lines(place(options.file)) if options.file else [])]
     if not prompts:
-        raise UsageError(f"{options.file} has no prompt: write one a line")
+        raise UsageError(f"{options.file} has no prompt: write one per line")
     model = load_language_model(
         options.model, dtype="float32" if options.precision == "parity" else "bfloat16"
     )

@@ -74,7 +74,7 @@ class ClaimsOptions:
 
 
 def claims(options: ClaimsOptions) -> None:
-    """Test the study's statements on results: each holds, does not hold or cannot be told, and why.
+    """Test the study's statements on results: each holds, does not hold or is inconclusive, and why.
 
     A statistic holds if its whole interval is where the statement puts it. A statement holds if all its
     statistics hold, or as many as it needs.

@@ -48,7 +48,7 @@ def explain(
     For each run, the nearest protocol of its task and data set is shown with every departure.
 
     \b
-    clipjax explain results                              # one line a run
+    clipjax explain results                              # one line per run
     clipjax explain results --run 20261125T101020...     # all of one run, and what is published of it
     clipjax explain results --against clip_7
     """

@@ -123,7 +123,7 @@ KeepMapsOption = Annotated[
     bool,
     typer.Option(
         "--keep-maps",
-        help="Keep the maps of features of pairs of images in the store, some MB a pair, so that another "
+        help="Keep the maps of features of pairs of images in the store, some MB per pair, so that another "
         "matching runs no model.",
     ),
 ]

@@ -45,7 +45,7 @@ def say_waiting(stats: Sequence[EmbedStats]) -> None:
         err=True,
     )
     found = dict.fromkeys(
-        f"{each.per_device_batch} images a device in a step ({each.batch_choice})"
+        f"{each.per_device_batch} images per device in a step ({each.batch_choice})"
         for each in stats
         if each.images and each.batch_choice
     )

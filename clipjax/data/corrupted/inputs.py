@@ -143,5 +143,5 @@ class Inputs:
 
 
 def needed_of(corruptions: Sequence[Corruption]) -> tuple[str, ...]:
-    """Entries with a row an image."""
+    """Entries with a row per image."""
     return tuple(sorted({name for each in corruptions for name in each.needs if name in PER_IMAGE}))

@@ -36,7 +36,7 @@ class PairSet(Protocol):
     Attributes:
         ids: unique and stable.
         clusters: each pair's object, scene or category: a bootstrap draws these whole.
-        columns: JSON values, one a pair, by name (angle, viewpoint, ...).
+        columns: JSON values, one per pair, by name (angle, viewpoint, ...).
         digest: SHA-256 over ids, columns, how the pairs are prepared, and the files of annotations, depth and
             poses; not over the images.
     """

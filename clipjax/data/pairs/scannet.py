@@ -81,7 +81,7 @@ def _listed(path: epath.Path) -> tuple[np.ndarray, np.ndarray]:
     for name, width in (("name", 4), ("rel_pose", 12)):
         array = arrays.get(name)
         if array is None or array.ndim != 2 or array.shape[1] != width or array.dtype.kind not in "uif":
-            raise DataError(f"{path}: expected the array {name!r} of {width} numbers a pair")
+            raise DataError(f"{path}: expected the array {name!r} of {width} numbers per pair")
     names, motions = arrays["name"], arrays["rel_pose"]
     if len(names) == 0 or len(names) != len(motions):
         raise DataError(f"{path}: {len(names)} names and {len(motions)} motions; expected one of each a pair")

@@ -1,4 +1,4 @@
-"""Elements, one an image -> batches of one shape, in order, through threads or worker processes (grain)."""
+"""Elements, one per image -> batches of one shape, in order, through threads or worker processes (grain)."""
 
 from __future__ import annotations
 

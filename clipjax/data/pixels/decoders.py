@@ -70,7 +70,7 @@ def choose(
 
     Args:
         rows: -1 is padding. Fewer than WORTH are not measured.
-        rate: replaces the measurement (images a second).
+        rate: replaces the measurement (images per second).
     """
     rows = rows[rows >= 0]
     sample = rows[:SAMPLE].tolist()

@@ -102,7 +102,7 @@ def draw_shots(split: TrainSplit, per_class: int, seed: int) -> Shots:
     Raises UsageError for `per_class` below 1, DataError for a class with too few.
     """
     if per_class < 1:
-        raise UsageError(f"the shots must be at least 1 image a class, not {per_class}")
+        raise UsageError(f"the shots must be at least 1 image per class, not {per_class}")
     _enough(split, per_class, f"{per_class} shots a class")
     rows = np.sort(np.concatenate([ranked[:per_class] for ranked in _ranking(split, seed)]))
     drawn = split.select(rows)
@@ -117,7 +117,7 @@ def hold_out(split: TrainSplit, per_class: int, seed: int) -> tuple[TrainSplit, 
     Raises UsageError for `per_class` below 1, DataError for a class left without images.
     """
     if per_class < 1:
-        raise UsageError(f"at least 1 image a class must be held out, not {per_class}")
+        raise UsageError(f"at least 1 image per class must be held out, not {per_class}")
     _enough(split, per_class + 1, f"{per_class} held out and 1 left to train on")
     held = np.sort(np.concatenate([ranked[-per_class:] for ranked in _ranking(split, seed)]))
     rest = np.setdiff1d(np.arange(len(split)), held)

@@ -249,8 +249,8 @@ class BatchNorm(nnx.Module):
         count = wide.size // (parts * wide.shape[-1])
         if count == 1:
             raise UsageError(
-                "BatchNorm has one value a channel, and no variance: give each device more images, or larger "
-                'ones, or train with batch_norm = "frozen"'
+                "BatchNorm has one value per channel, and no variance: give each device more images, or "
+                'larger ones, or train with batch_norm = "frozen"'
             )
         mean = wide.mean(axes, keepdims=True)
         # No gradient flows through the mean: differences from it add up to zero.
