@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -136,6 +137,31 @@ def test_only_evaluation_takes_other_models() -> None:
         encoder("mine:build", card="vit_b_32-openai")
     with pytest.raises(UsageError, match="mine:build is a model of a Python function, which takes no name"):
         encoder("mine:build", name="other")
+
+
+@pytest.mark.parametrize(
+    ("file", "record", "library"),
+    [
+        (
+            "open_clip_config.json",
+            {"model_cfg": {"embed_dim": 8, "vision_cfg": {"timm_model_name": "resnest14d"}, "text_cfg": {}}},
+            "open_clip",
+        ),
+        ("config.json", {"architecture": "resnest14d", "pretrained_cfg": {}, "num_classes": 2}, "timm"),
+        ("config.json", {"model_type": "x", "vision_config": {}, "text_config": {}}, "transformers"),
+        ("config.json", {"model_type": "bert"}, None),
+    ],
+)
+def test_an_unsupported_model_ends_with_what_does_work(
+    file: str, record: dict[str, Any], library: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / file).write_text(json.dumps(record))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    (tmp_path / "open_clip_model.safetensors").write_bytes(b"")
+    with pytest.raises(DataError) as caught:
+        clipjax.load_model(tmp_path)
+    way = f"; to evaluate it all the same, let {library} run it, torch:{library}:{tmp_path}, or give --pred"
+    assert (way in str(caught.value)) == (library is not None), caught.value
 
 
 def test_a_python_function(module: str, images: Path) -> None:

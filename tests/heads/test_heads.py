@@ -162,7 +162,7 @@ class Twisted(Words):
     [
         (lambda x: x * np.float32("nan"), r"norm nan of 'It flies\.': norms must be 1"),
         (lambda x: x * 1.01, r"norm 1\.01 of"),
-        (lambda x: x[:-1], r"an array \[4, 16\] of 5 strings: it must return \[5, D\]"),
+        (lambda x: x[:-1], r"an array \[4, 16\] of 5 strings in batch 1: it must return \[5, D\]"),
         (lambda x: x[0], r"an array \[16\] of 5 strings"),
     ],
 )

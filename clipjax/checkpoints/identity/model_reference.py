@@ -109,4 +109,6 @@ def other_way(folder: Path, repo: str | None) -> str:
     else:
         return ""
     name = folder if repo is None else f"{hub}{repo}"
-    return f"; to evaluate it all the same, {library} may run it: torch:{library}:{name}"
+    return (
+        f"; to evaluate it all the same, let {library} run it, torch:{library}:{name}, or give --predictions"
+    )
