@@ -3,9 +3,11 @@
     make records
     .venv/bin/python tests/records.py [NAME ...]     # only these
 
-    open_clip         configs/open_clip.json: the library's configs of the architectures that both have
+    open_clip         configs/open_clip.json: the library's configs of its architectures
     timm              configs/timm_archs.json: the options of its architectures of our families
     parity            configs/parity.json: architectures that are new or have changed, against their library
+    open_clip_parity  configs/open_clip_parity.json: likewise open_clip's that no registered model has
+    open_clip_table   the table of docs/open_clip.md
     coverage          the tables of models in README.md and docs/models.md
     tpu               the tables of docs/tpu.md; a family that has no row is compiled where .venv-tpu is there
     tested_versions   configs/tested_versions.toml: the versions installed in .venv and .venv-newest, where
@@ -52,10 +54,9 @@ def open_clip() -> None:
         import open_clip
     except ImportError:
         raise NotRebuiltError("open_clip is not installed: pip install -e '.[reference]'") from None
-    from clipjax.models.arch import arch_names
     from converters.golden import model_config
 
-    names = sorted(set(open_clip.list_models()) & set(arch_names()))
+    names = sorted(open_clip.list_models())
     lines = [f" {json.dumps(name)}: {json.dumps(model_config(name))}" for name in names]
     write(CONFIGS / "open_clip.json", "{\n" + ",\n".join(lines) + "\n}\n")
 
@@ -76,6 +77,24 @@ def parity() -> None:
         print(f"{arch}: {problem_of(swept.entries[arch]) or 'equal to the reference'}")
     if swept.problems:
         raise NotRebuiltError(f"{', '.join(swept.problems)} differ from the reference")
+
+
+def open_clip_parity() -> None:
+    from clipjax.verification.open_clip_archs import record_file, subjects
+    from clipjax.verification.parity import problem_of, sweep
+
+    swept = sweep(record_file(), among=subjects())
+    for name in swept.done:
+        print(f"{name}: {problem_of(swept.entries[name]) or 'equal to open_clip'}")
+    if swept.problems:
+        raise NotRebuiltError(f"{', '.join(swept.problems)} differ from open_clip")
+
+
+def open_clip_table() -> None:
+    from clipjax.verification.open_clip_archs import with_table
+
+    path = DOCS / "open_clip.md"
+    write(path, with_table(path.read_text(encoding="utf-8")))
 
 
 def coverage() -> None:
@@ -182,7 +201,10 @@ def house() -> None:
 # In an order in which each has what it is made from.
 RECORDS: dict[str, Callable[[], None]] = {
     record.__name__: record
-    for record in (open_clip, timm, parity, coverage, tpu, tested_versions, published, refusals, house)
+    for record in (
+        *(open_clip, timm, parity, open_clip_parity, open_clip_table, coverage),
+        *(tpu, tested_versions, published, refusals, house),
+    )
 }
 
 

@@ -27,13 +27,13 @@ from typing import Any
 
 import numpy as np
 
-from clipjax.checkpoints.identity.registry import Subject, model_card, subjects
+from clipjax.checkpoints.identity.registry import Subject, subjects
 from clipjax.checkpoints.identity.registry_rows import registry
 from clipjax.checkpoints.model import Model
 from clipjax.checkpoints.native import load_params
 from clipjax.checkpoints.parts import conversion_of_parts
 from clipjax.errors import ClipjaxError, DataError
-from clipjax.models.arch import arch_to_dict, load_arch, narrow_arch
+from clipjax.models.arch import arch_to_dict, narrow_arch
 from clipjax.models.network import Network
 from clipjax.models.parity_record import empty_record, read_record, record_path
 from clipjax.models.version import FORWARD_VERSION
@@ -80,23 +80,30 @@ class Swept:
         return json.dumps(record, indent=1)
 
 
-def sweep(path: Path | None = None, *, only: Sequence[str] = (), limit: int | None = None) -> Swept:
+def sweep(
+    path: Path | None = None,
+    *,
+    only: Sequence[str] = (),
+    limit: int | None = None,
+    among: Sequence[Subject] | None = None,
+) -> Swept:
     """Bring the parity record up to date.
 
     Args:
         path: default configs/parity.json of this installation.
         only: architectures.
+        among: what the record is of; default: the registry's.
 
     Raises:
         DataError: `path` holds something else, or cannot be written.
         ClipjaxError: the reference libraries are not installed, or their process died.
     """
-    path = path or record_path()
+    path, among = path or record_path(), subjects() if among is None else among
     versions = library_versions()
     record = read_record(path)
     if record["libraries"] != versions:
         record = empty_record(versions)
-    chosen = [subject for subject in subjects() if not only or subject.arch in only]
+    chosen = [subject for subject in among if not only or subject.arch in only]
     stale = [subject for subject in chosen if not up_to_date(record, subject)][:limit]
     if stale:
         _check_place(path)
@@ -104,7 +111,7 @@ def sweep(path: Path | None = None, *, only: Sequence[str] = (), limit: int | No
         for subject, entry in _entries(stale):
             record["archs"][subject.arch] = entry
             record["rows"] |= dict.fromkeys(subject.rows, subject.arch)
-            _write_record(path, record)
+            _write_record(path, record, among)
             bar.set_postfix_str(subject.arch)
             bar.update()
     entries = {s.arch: record["archs"][s.arch] for s in chosen if up_to_date(record, s)}
@@ -139,9 +146,9 @@ def up_to_date(record: Mapping[str, Any], subject: Subject) -> bool:
     return entry is not None and now.items() <= entry.items()
 
 
-def _write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """In the registry's order, whole or not at all; drops unregistered architectures."""
-    archs = {s.arch: record["archs"][s.arch] for s in subjects() if s.arch in record["archs"]}
+def _write_record(path: Path, record: Mapping[str, Any], among: Sequence[Subject]) -> None:
+    """In the order of `among` and the registry, whole or not at all; drops other architectures."""
+    archs = {s.arch: record["archs"][s.arch] for s in among if s.arch in record["archs"]}
     rows = {key: record["rows"][key] for key in registry() if key in record["rows"]}
     with _writing(path):
         put_bytes(path, (json.dumps({**record, "archs": archs, "rows": rows}, indent=1) + "\n").encode())
@@ -182,7 +189,7 @@ def _entries(stale: Sequence[Subject]) -> Iterator[tuple[Subject, dict[str, Any]
 
 
 def _questions(subject: Subject, folder: Path) -> list[dict[str, Any]]:
-    narrow, inputs = narrow_arch(load_arch(subject.arch)), folder / f"{subject.arch}.npz"
+    narrow, inputs = narrow_arch(subject.record), folder / f"{subject.arch}.npz"
     arrays: dict[str, Any] = random_inputs(narrow, BATCH, SEED)
     np.savez(inputs, **arrays)
     numbers = {"numbers": subject.names[0], "sizes": arch_to_dict(narrow), "inputs": str(inputs)}
@@ -219,7 +226,7 @@ class _Described:
 
 
 def _full_size(subject: Subject, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    target = Network(load_arch(subject.arch)).abstract_params()
+    target = Network(subject.record).abstract_params()
     facts = {"keys": 0, "params": sum(math.prod(leaf.shape) for leaf in flatten(target).values())}
     for name, answer in zip(subject.names, answers):
         problem = answer.get("problem") or account(answer["shapes"], target, subject.arch)
@@ -269,9 +276,9 @@ def _numbers(subject: Subject, answer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _narrow_model(subject: Subject, checkpoint: Path) -> Model:
-    card = model_card(next(iter(subject.rows)))
+    card = subject.card
     # Architectures that differ in depth only are one when narrow: under one name they share a program.
-    arch = dataclasses.replace(narrow_arch(load_arch(subject.arch)), name="narrow")
+    arch = dataclasses.replace(narrow_arch(subject.record), name="narrow")
     card = dataclasses.replace(card, arch=arch, tokenizer=None)
     source = open_source(checkpoint)
     conversion = _conversion(source, Network(card.arch).abstract_params(), subject.arch)

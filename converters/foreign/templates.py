@@ -7,6 +7,7 @@ from typing import Any, Literal
 from clipjax.models.arch import arch_to_dict, load_arch
 
 CLIP, RESNET, SIGLIP = "ViT-B-32", "RN50", "ViT-SO400M-14-SigLIP-384"
+COCA = "coca_ViT-B-32"
 _OWN = {
     *("image_size", "patch_size", "context_length", "vocab_size", "width", "layers", "heads", "mlp_width"),
     *("embed_dim", "activation", "ln_eps", "pool_heads"),

@@ -26,12 +26,13 @@ PREPROCESS = {
     "resize_mode": "squash",
 }
 TOKENIZERS = {32000: "siglip", 50265: "roberta", 250002: "xlm_roberta", 49408: "openai_bpe"}
+TOKENIZERS |= {256000: "gemma", 901629: "xlm_v"}
 
 
 def test_our_copy_of_the_librarys_configs_is_theirs() -> None:
-    """Where this fails: python -m converters.golden configs NAME ... prints them."""
+    """Where this fails: make records."""
     ours = json.loads((config_dir() / "open_clip.json").read_text())
-    assert ours == {name: open_clip.get_model_config(name) for name in ARCHS}
+    assert ours == {name: open_clip.get_model_config(name) for name in open_clip.list_models()}
 
 
 @pytest.mark.parametrize("name", ARCHS)
@@ -75,22 +76,23 @@ def changed(path: str, value: Any, name: str = "ViT-B-32") -> dict[str, Any]:
     ("path", "value", "message"),
     [
         (
-            "vision_cfg.ls_init_value",
-            1e-5,
-            r"vision_cfg\.ls_init_value is 1e-05, but None in ViT-B-32, the near",
+            "vision_cfg.pos_embed_type",
+            "sin_cos_2d",
+            r"pos_embed_type is 'sin_cos_2d'; the towers that clipjax has can only have 'learnable'",
         ),
-        ("vision_cfg.pool_type", "avg", r"vision_cfg\.pool_type is 'avg', but 'tok' in ViT-B-32"),
-        ("vision_cfg.no_ln_pre", True, r"vision_cfg\.no_ln_pre is True, but False in ViT-B-32"),
-        ("vision_cfg.qk_norm", True, r"vision_cfg\.qk_norm is True"),
-        ("vision_cfg.act_kwargs", {"approximate": "tanh"}, r"vision_cfg\.act_kwargs is"),
+        ("vision_cfg.pool_type", "avg", r"vision_cfg\.final_ln_after_pool is False; .* can only have True"),
+        ("vision_cfg.pool_type", "none", r"vision_cfg\.pool_type is 'none'; .* only have 'tok' or 'avg'"),
+        ("vision_cfg.attentional_pool", "parallel", r"attentional_pool is 'parallel'; .* False or True"),
+        ("vision_cfg.qk_norm", True, r"vision_cfg\.qk_norm is True; .* only have False"),
+        ("vision_cfg.act_kwargs", {"approximate": "erf"}, r"vision_cfg\.act_kwargs is .*'tanh'"),
         ("vision_cfg.norm_kwargs", {"elementwise_affine": False}, "'elementwise_affine', which clipjax"),
         ("vision_cfg.news", 1, "vision_cfg has the field 'news', which clipjax does not know"),
         ("vision_cfg.image_size", [224, 336], r"image_size is \[224, 336\]; clipjax has square"),
         ("vision_cfg.image_size", 225, r"image_size 225 is not a multiple of patch_size 32"),
         ("vision_cfg.head_width", 60, "width 768 is not a multiple of head_width 60"),
-        ("text_cfg.pool_type", "last", r"text_cfg\.pool_type is 'last', but 'argmax' in ViT-B-"),
-        ("text_cfg.no_causal_mask", True, r"text_cfg\.no_causal_mask is True"),
-        ("text_cfg.proj_bias", True, r"text_cfg\.proj_bias is True"),
+        ("text_cfg.pool_type", "first", r"text_cfg\.pool_type is 'first'; .* 'argmax' or 'eos' or 'last'"),
+        ("text_cfg.ls_init_value", 1e-5, r"text_cfg\.ls_init_value is 1e-05; .* only have None"),
+        ("text_cfg.proj_type", "mlp", r"text_cfg\.proj_type is 'mlp'; .* 'linear' or 'none'"),
         ("text_cfg.tokenizer_kwargs", {"clean": "odd"}, r"tokenizer_kwargs\.clean is 'odd'"),
         ("text_cfg.news", 1, "text_cfg has the field 'news', which clipjax does not know"),
         ("news", {}, "model_cfg has the field 'news', which clipjax does not know"),
@@ -109,48 +111,33 @@ def test_fields_that_would_be_another_network(path: str, value: Any, message: st
 @pytest.mark.parametrize(
     ("name", "path", "value", "message"),
     [
-        ("convnext_base_w", "vision_cfg.timm_pool", "avg", r"timm_pool is 'avg', but '' in convnext_base_w,"),
-        (
-            "convnext_base_w",
-            "vision_cfg.timm_proj_bias",
-            True,
-            r"timm_proj_bias is True, but False in convnext_b",
-        ),
-        ("convnext_base_w", "vision_cfg.image_size", 288, r"image_size is 288, but \d+ in convnext_base_w"),
+        ("convnext_base_w", "vision_cfg.timm_pool", "max", r"timm_pool is 'max', but '' in convnext_base_"),
+        ("convnext_base_w", "vision_cfg.timm_proj_bias", True, r"timm_proj_bias is True; .* only have False"),
+        ("convnext_base_w", "vision_cfg.timm_proj", None, r"timm_proj is None; .* 'linear' or 'mlp'"),
+        ("convnext_base_w", "vision_cfg.image_size", 290, r"image_size 290 is not a multiple of 32"),
         (
             "convnext_base_w",
             "vision_cfg.timm_model_name",
             "resnet50",
-            r"timm_model_name is 'resnet50', but 'conv",
+            r"timm_model_name is 'resnet50', of the family 'resnet', which clipjax has as a classifier and",
         ),
+        ("convnext_base_w", "vision_cfg.timm_model_name", 5, r"timm_model_name is 5, a tower that clipjax d"),
         ("EVA02-B-16", "embed_dim", 640, r"vision_cfg\.embed_dim is 640, but 512 in EVA02-B-16"),
         ("EVA02-B-16", "vision_cfg.timm_proj", "linear", r"timm_proj is 'linear', but None in EVA02-B-16"),
-        (
-            "coca_ViT-B-32",
-            "vision_cfg.attn_pooler_queries",
-            1,
-            r"attn_pooler_queries is 1, but 256 in coca_ViT-B",
-        ),
-        ("coca_ViT-B-32", "text_cfg.pad_id", 1, r"text_cfg\.pad_id is 1, but 0 in coca_ViT-B-32"),
-        (
-            "roberta-ViT-B-32",
-            "text_cfg.hf_pooler_type",
-            "cls_pooler",
-            r"hf_pooler_type is 'cls_pooler', but 'mean",
-        ),
-        ("roberta-ViT-B-32", "text_cfg.hf_model_name", "bert-base", r"hf_model_name is 'bert-base', but '"),
-        (
-            "ViT-SO400M-14-SigLIP-384",
-            "text_cfg.no_causal_mask",
-            False,
-            r"no_causal_mask is False, but True in ViT",
-        ),
+        ("coca_ViT-B-32", "vision_cfg.pool_type", "avg", r"pool_type is 'avg'; .* only have 'tok'"),
+        ("coca_ViT-B-32", "vision_cfg.attn_pooler_queries", 0, r"attn_pooler_queries is 0; it should be"),
+        ("coca_ViT-B-32", "text_cfg.no_causal_mask", True, r"no_causal_mask is True; .* only have False"),
+        ("roberta-ViT-B-32", "text_cfg.hf_pooler_type", "cls_pooler", r"hf_pooler_type is 'cls_pooler'; the"),
+        ("roberta-ViT-B-32", "text_cfg.hf_proj_type", None, r"hf_proj_type is None; .* 'linear' or 'mlp'"),
+        ("roberta-ViT-B-32", "text_cfg.hf_model_name", "bert", r"hf_model_name is 'bert', a tower that cli"),
         (
             "ViT-SO400M-14-SigLIP-384",
             "vision_cfg.timm_pool",
             "avg",
-            r"timm_pool is 'avg', but 'map' in ViT-SO400M",
+            r"timm_pool is 'avg', but 'map' in ViT-SO",
         ),
+        ("ViT-SO400M-14-SigLIP-384", "vision_cfg.timm_proj", "mlp", r"timm_proj is 'mlp'; .* None or 'none'"),
+        ("ViT-SO400M-14-SigLIP-384", "embed_dim", 640, r"timm_proj is 'none', so embed_dim is the width, 1"),
     ],
 )
 def test_fields_of_towers_that_are_not_plain(
@@ -237,6 +224,57 @@ def test_fields_that_are_understood(tmp_path: Path) -> None:
     assert card(tmp_path)["arch"]["vision"] == known("coca_ViT-B-32")["vision"]
 
 
+@pytest.mark.parametrize(
+    ("name", "path", "value", "tower", "is_now"),
+    [
+        ("ViT-B-32", "vision_cfg.ls_init_value", 1e-5, "vision", {"layer_scale": True}),
+        ("ViT-B-32", "vision_cfg.no_ln_pre", True, "vision", {"pre_norm": False}),
+        ("ViT-B-32", "vision_cfg.final_ln_after_pool", True, "vision", {"pooling": "class"}),
+        ("ViT-L-14-CLIPA", "vision_cfg.patch_size", 16, "vision", {"pooling": "mean", "pre_norm": False}),
+        ("ViT-B-32", "vision_cfg.act_kwargs", {"approximate": "tanh"}, "vision", {"activation": "gelu_tanh"}),
+        ("ViT-B-32", "text_cfg.act_kwargs", {"approximate": "none"}, "text", {"activation": "gelu"}),
+        ("ViT-B-32", "text_cfg.pool_type", "last", "text", {"pooling": "last", "causal": True}),
+        ("ViT-B-32", "text_cfg.pool_type", "eos", "text", {"pooling": "eos", "eos_id": 2}),
+        ("ViT-L-14-worldwide", "text_cfg.eos_id", 3, "text", {"pooling": "eos", "eos_id": 3}),
+        ("ViT-B-32", "text_cfg.no_causal_mask", True, "text", {"pooling": "argmax", "causal": False}),
+        ("ViT-B-32", "text_cfg.proj_bias", True, "text", {"projection_bias": True}),
+        ("ViT-SO400M-16-SigLIP-i18n-256", "text_cfg.proj_bias", True, "text", {"projection": False}),
+        ("MobileCLIP2-L-14", "vision_cfg.image_size", 224, "vision", {"projection_bias": True}),
+        ("convnext_base_w", "vision_cfg.timm_pool", "avg", "vision", {"projection": "linear"}),
+        (
+            "convnext_large_d",
+            "vision_cfg.image_size",
+            288,
+            "vision",
+            {"projection": "mlp", "image_size": 288},
+        ),
+        ("coca_ViT-B-32", "vision_cfg.attn_pooler_queries", 9, "vision", {"pool_queries": 9}),
+        ("coca_base", "text_cfg.pad_id", 1, "text", {"family": "coca_text", "pad_id": 1}),
+        ("roberta-ViT-B-32", "text_cfg.hf_proj_type", "linear", "text", {"projection": "linear"}),
+        (
+            "roberta-ViT-B-32",
+            "text_cfg.context_length",
+            50,
+            "text",
+            {"context_length": 50, "family": "roberta"},
+        ),
+    ],
+)
+def test_fields_of_towers_that_are_derived(
+    name: str, path: str, value: Any, tower: str, is_now: dict[str, Any], tmp_path: Path
+) -> None:
+    write(tmp_path, changed(f"model_cfg.{path}", value, name))
+    record = card(tmp_path)["arch"][tower]
+    assert {key: record[key] for key in is_now} == is_now
+
+
+def test_the_librarys_name_is_the_reference_of_a_derived_architecture(tmp_path: Path) -> None:
+    write(tmp_path, changed("model_cfg.init_logit_scale", 2.0, "ViT-H-14-CLIPA"))
+    assert card(tmp_path)["source"]["arch"] == "ViT-H-14-CLIPA"
+    write(tmp_path, changed("model_cfg.custom_text", True, "ViT-H-14-CLIPA"))  # other keys
+    assert card(tmp_path)["source"]["arch"] is None
+
+
 def test_towers_of_two_known_architectures(tmp_path: Path) -> None:
     text = model_config("ViT-L-14")["text_cfg"]
     write(tmp_path, changed("model_cfg.text_cfg", text, "EVA02-B-16"))
@@ -259,3 +297,10 @@ def test_another_vocabulary_has_no_tokenizer(path: str, value: Any, why: str, tm
     write(tmp_path, changed(f"model_cfg.text_cfg.{path}", value))
     assert card(tmp_path)["tokenizer"] is None
     assert why in card(tmp_path)["unknown"]["tokenizer"]
+
+
+def test_another_tokenizer_of_as_many_ids_is_not_taken_for_ours(tmp_path: Path) -> None:
+    """CLIPA's BERT has as many ids as SigLIP."""
+    write(tmp_path, {"model_cfg": model_config("ViT-L-14-CLIPA")})
+    assert card(tmp_path)["tokenizer"] is None
+    assert "'bert-base-uncased', which is not known to be siglip" in card(tmp_path)["unknown"]["tokenizer"]

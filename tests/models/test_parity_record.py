@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
+from clipjax.checkpoints.identity import registry as registry_module
 from clipjax.checkpoints.identity.registry import subjects
 from clipjax.checkpoints.identity.registry_rows import registry
 from clipjax.errors import ClipjaxError, DataError
@@ -185,7 +186,7 @@ def test_a_wrong_record_is_found(
 ) -> None:
     right = load_arch("ViT-B-32")
     wrong = dataclasses.replace(right, **{tower: dataclasses.replace(getattr(right, tower), **change)})
-    monkeypatch.setattr(parity, "load_arch", lambda name: wrong)
+    monkeypatch.setattr(registry_module, "load_arch", lambda name: wrong)
     swept = sweep(tmp_path / "parity.json", only=["ViT-B-32"])
     assert str(swept.problems["ViT-B-32"]).startswith(problem)
     assert json.loads(swept.to_json())["passed"] is False

@@ -79,7 +79,8 @@ def test_a_network_of_features_alone_has_no_head():
         (COCA, {"pool_heads": 0}, "512 is not a multiple of pool_heads 0"),
         (CLIP, {"activation": "relu"}, "'gelu', 'gelu_tanh', 'quick_gelu'"),
         (CLIP, {"positions": "none"}, "'all', 'patches'"),
-        (CLIP, {"pooling": "mean"}, "'class', 'distilled', 'map', 'attention'"),
+        (CLIP, {"pooling": "max"}, "'class', 'distilled', 'map', 'attention', 'mean'"),
+        (SIGLIP, {"projection_bias": True}, "projection_bias needs projection = true"),
     ],
 )
 def test_an_impossible_record_is_refused(name: str, change: dict[str, Any], message: str):
@@ -90,10 +91,15 @@ def test_an_impossible_record_is_refused(name: str, change: dict[str, Any], mess
 
 
 @pytest.mark.parametrize(
-    "key", [field.name for field in dataclasses.fields(ViTConfig) if field.name != "registers"]
+    "key",
+    [
+        field.name
+        for field in dataclasses.fields(ViTConfig)
+        if field.name not in ("registers", "projection_bias")
+    ],
 )
 def test_no_field_has_a_default(key: str):
-    """But `registers`: without it the checkpoint's have no place (test_parity_vit.py)."""
+    """But those without which the checkpoint's tensors have no place (`registers`: test_parity_vit.py)."""
     record = arch_to_dict(load_arch(DEIT))
     del record["vision"][key]
     with pytest.raises(DataError, match=f"the key '{key}' is missing"):

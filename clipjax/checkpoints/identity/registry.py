@@ -44,6 +44,15 @@ class Subject:
         """Several for timm, whose tags decide the number of classes and pixels."""
         return list(dict.fromkeys(self.rows.values()))
 
+    @property
+    def record(self) -> Arch:
+        return load_arch(self.arch)
+
+    @property
+    def card(self) -> Card:
+        """Of one of its models."""
+        return model_card(next(iter(self.rows)))
+
     @functools.cached_property
     def digest(self) -> str:
         """Digest of all that a parity result depends on, except the libraries and our forward pass."""

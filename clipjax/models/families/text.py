@@ -7,7 +7,7 @@ CLIP's causal tower reads out at the end-of-text token: texts may be cut anywher
 padding (so do some MobileCLIPs) and reads out at the last position: its texts fill the context.
 
 Params: token_embedding [V,D], positional_embedding [L,D], blocks/... as in vit.py, ln_final/{scale,bias},
-text_projection [D,E] and, for SigLIP, text_projection_bias [E].
+(text_projection [D,E]) and, for SigLIP, text_projection_bias [E].
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class TextConfig:
 
     `eos_id`: None but for "eos" (MetaCLIP 2, whose end-of-text id is not the highest).
     `pad_id`: what fills the context; None: 0, with "last" its end id, 1.
+    `projection` False: none, the features are the normalised token.
     """
 
     context_length: int
@@ -55,9 +56,14 @@ class TextConfig:
     embed_dim: int
     eos_id: int | None = None
     pad_id: int | None = None
+    projection: Literal[False] | None = None
 
     def __post_init__(self) -> None:
         refuse_uneven_heads(self.width, self.heads)
+        if self.projection is False and (self.projection_bias or self.embed_dim != self.width):
+            raise ValueError(
+                f"without a projection embed_dim is the width, {self.width}, and projection_bias is false"
+            )
         if (self.eos_id is not None) != (self.pooling == "eos"):
             raise ValueError(f"eos_id is {self.eos_id}: pooling 'eos' has one, {self.pooling!r} none")
 
@@ -88,7 +94,10 @@ class TextTransformer(nnx.Module):
         self.positional_embedding = nnx.Param(normal(0.01)(rngs.params(), (c.context_length, c.width)))
         self.blocks = text_blocks(c, rngs)
         self.ln_final = layers.LayerNorm(c.width, eps=c.ln_eps)
-        self.text_projection = nnx.Param(normal(c.width**-0.5)(rngs.params(), (c.width, c.embed_dim)))
+        matrix = (c.width, c.embed_dim)
+        self.text_projection = (
+            None if c.projection is False else nnx.Param(normal(c.width**-0.5)(rngs.params(), matrix))
+        )
         self.text_projection_bias = nnx.Param(jnp.zeros((c.embed_dim,))) if c.projection_bias else None
         self.causal, self.pooling, self.eos_id = c.causal, c.pooling, c.eos_id
 
@@ -101,10 +110,12 @@ class TextTransformer(nnx.Module):
         x, outputs = layers.scan(self.blocks, embedded, visible, mode=mode, capture=capture)
         ends = ids if self.eos_id is None else ids == self.eos_id
         pooled = self.ln_final(x[:, -1] if self.pooling == "last" else at_highest_id(x, ends))
-        features = pooled @ self.text_projection[...]
-        if self.text_projection_bias is not None:
-            features += self.text_projection_bias[...]
+        features = self._projected(pooled)
         return features, stages(embedded, outputs, pooled, features)
+
+    def _projected(self, pooled: Float[Array, "B D"]) -> Float[Array, "B E"]:
+        features = pooled if self.text_projection is None else pooled @ self.text_projection[...]
+        return features if self.text_projection_bias is None else features + self.text_projection_bias[...]
 
     def embedded(
         self,
@@ -123,9 +134,7 @@ class TextTransformer(nnx.Module):
             return block_behind(block, *texts, visible, mode), None
 
         (_, x), _ = jax.lax.scan(jax.checkpoint(step) if mode.remat else step, (first, rest), self.blocks)
-        pooled = self.ln_final(at_positions(x, positions - start))
-        features = pooled @ self.text_projection[...]
-        return features if self.text_projection_bias is None else features + self.text_projection_bias[...]
+        return self._projected(self.ln_final(at_positions(x, positions - start)))
 
 
 def block_behind(
@@ -199,7 +208,9 @@ def stages(embedded: Array, blocks: Array | None, pooled: Array, features: Array
 
 
 def narrow(config: Any) -> Any:
-    return dataclasses.replace(config, **two_heads(config), context_length=16, vocab_size=300, embed_dim=96)
+    sizes = two_heads(config)
+    sizes["embed_dim"] = sizes["width"] if getattr(config, "projection", None) is False else 96
+    return dataclasses.replace(config, **sizes, context_length=16, vocab_size=300)
 
 
 FAMILY = Family(

@@ -12,7 +12,8 @@ Params, in parentheses those of some variants: patch_embed/kernel [P,P,3,D] (pat
 (class_embedding [D]), (register_embedding [R,D]), (distillation_embedding [D]), positional_embedding [N,D],
 (ln_pre/{scale,bias}), blocks/{ln_1,ln_2}/{scale,bias},
 blocks/attn/{q,k,v,out}/{kernel,bias}, (blocks/{ls_1,ls_2}/scale), blocks/mlp/{c_fc,c_proj}/{kernel,bias}
-(pool/... as in pooling.py), ln_post/{scale,bias}, (proj [D,E]; [E,E] in CoCa).
+(pool/... as in pooling.py), ln_post/{scale,bias}, (proj [D,E]; [E,E] in CoCa;
+proj/{kernel,bias} with a bias).
 """
 
 from __future__ import annotations
@@ -47,9 +48,11 @@ class ViTConfig:
         pre_norm: a LayerNorm comes before the blocks.
         pooling: "class": the normalised class token; "distilled": it and the distillation token after it,
             side by side, each for its own head; "map": what SigLIP's query reads from the normalised tokens;
-            "attention": what CoCa's first query reads, then normalised.
+            "attention": what CoCa's first query reads, then normalised; "mean": the mean of the patches'
+            tokens, then normalised (CLIPA).
         pool_queries, pool_heads: 0 without attention pooling.
-        projection: a matrix without bias maps the pooled vector to `embed_dim` channels.
+        projection: a matrix maps the pooled vector to `embed_dim` channels.
+        projection_bias: with a bias (a timm trunk's own head); None: without.
         registers: learned tokens between the class token and the patches that nothing reads; None: none.
     """
 
@@ -67,12 +70,13 @@ class ViTConfig:
     layer_scale: bool
     activation: layers.Activation
     ln_eps: float
-    pooling: Literal["class", "distilled", "map", "attention"]
+    pooling: Literal["class", "distilled", "map", "attention", "mean"]
     pool_queries: int
     pool_heads: int
     projection: bool
     embed_dim: int
     registers: int | None = None
+    projection_bias: Literal[True] | None = None
 
     def __post_init__(self) -> None:
         if self.image_size % self.patch_size and not self.crop_to_patches:
@@ -91,13 +95,15 @@ class ViTConfig:
     def _check_pooling(self) -> None:
         if not self.class_token and (self.pooling == "class" or self.positions == "all"):
             raise ValueError("pooling 'class' and positions 'all' need class_token = true")
+        if self.projection_bias and not self.projection:
+            raise ValueError("projection_bias needs projection = true")
         if self.pooling == "distilled" and (self.positions != "all" or self.projection):
             raise ValueError("pooling 'distilled' needs positions = 'all' and projection = false")
         pooled = self.embed_dim if self.pooling == "attention" else self.read_tokens * self.width
         if not self.projection and pooled != self.embed_dim:
             times = "twice " * (self.read_tokens - 1)
             raise ValueError(f"without a projection embed_dim is {times}the width, {self.width}")
-        if self.pooling in ("class", "distilled"):
+        if self.pooling in ("class", "distilled", "mean"):
             if self.pool_queries or self.pool_heads:
                 raise ValueError(f"pooling {self.pooling!r} has pool_queries 0 and pool_heads 0")
             return
@@ -179,7 +185,7 @@ class VisionTransformer(nnx.Module):
         self.pool = _pool(c, rngs)
         pooled = c.embed_dim if c.pooling == "attention" else c.width
         self.ln_post = layers.LayerNorm(pooled, eps=c.ln_eps)
-        self.proj = nnx.Param(normal(scale)(rngs.params(), (pooled, c.embed_dim))) if c.projection else None
+        self.proj = _projection(c, pooled, rngs)
 
     def __call__(
         self, images: Float[Array, "B S S 3"], mode: Mode, capture: bool
@@ -188,7 +194,11 @@ class VisionTransformer(nnx.Module):
         embedded = self.embed(patches)
         x, outputs = layers.scan(self.blocks, embedded, mode=mode, capture=capture)
         pooled = self.pooled(x, mode)
-        features = pooled if self.proj is None else pooled @ self.proj[...]
+        if self.proj is None:
+            features = pooled
+        else:
+            biased = isinstance(self.proj, layers.Linear)
+            features = self.proj(pooled) if biased else pooled @ self.proj[...]
         if outputs is None:
             return features, {}
         stages = {"patch_embed": patches, "embed": embedded}
@@ -215,11 +225,20 @@ class VisionTransformer(nnx.Module):
         """P is D, E in CoCa, 2 D with two tokens."""
         if self.config.pooling == "distilled":
             return self.ln_post(x[:, :2]).reshape(len(x), -1)
+        if self.config.pooling == "mean":
+            return self.ln_post(x[:, self.config.prefix :].mean(axis=1))
         if self.pool is None:
             return self.ln_post(x[:, 0])
         if self.config.pooling == "map":
             return self.pool(self.ln_post(x), mode)
         return self.ln_post(self.pool(x, mode))
+
+
+def _projection(config: ViTConfig, pooled: int, rngs: nnx.Rngs) -> nnx.Param | layers.Linear | None:
+    c, init = config, normal(config.width**-0.5)
+    if c.projection_bias:
+        return layers.Linear(pooled, c.embed_dim, kernel_init=init, rngs=rngs)
+    return nnx.Param(init(rngs.params(), (pooled, c.embed_dim))) if c.projection else None
 
 
 def _pool(config: ViTConfig, rngs: nnx.Rngs) -> MapPool | CocaPool | None:
@@ -253,14 +272,15 @@ def narrow(config: ViTConfig) -> ViTConfig:
 
 
 def positions(config: ViTConfig) -> Positions:
-    """open_clip resamples its own towers (with a projection), timm the others.
+    """open_clip resamples its own towers (with a matrix without bias), timm the others.
 
     probe3d counts the tokens of open_clip's towers and of DeiT III (whose class token has no row). DINOv2 has
     LayerScale and a class token with a row. With registers it has neither such a row nor another rule.
     """
-    rule = "open_clip" if config.projection else "timm"
+    own = config.projection and not config.projection_bias
+    rule = "open_clip" if own else "timm"
     deit3 = config.positions == "patches" and config.class_token and config.registers is None
-    counts = config.projection or deit3
+    counts = own or deit3
     dinov2 = config.layer_scale and config.positions == "all"
     probe3d = "count" if counts else "dinov2" if dinov2 else None
     return Positions("positional_embedding", config.table_prefix, config.grid, rule, probe3d=probe3d)
@@ -275,7 +295,7 @@ FAMILY = Family(
     dense=dense,
     depth=lambda config: config.layers,
     patch=lambda config: config.patch_size,
-    batch_attention=lambda config: config.projection,
+    batch_attention=lambda config: config.projection and not config.projection_bias,
     positions=positions,
     heads=lambda config: config.read_tokens,
     cpu_options=layers.CPU_OPTIONS,

@@ -52,6 +52,7 @@ def stages(model: Any, ids: Tensor) -> dict[str, Tensor]:
     modules = {"embed": encoder.embeddings, **numbered("blocks", encoder.encoder.layer)}
     with recording({**modules, "pooled": model.pooler}) as tensors:
         features = model(ids)
+    features = features[0] if model.output_tokens else features  # CoCa's
     return {**tensors, "projected": features}
 
 

@@ -34,7 +34,7 @@ def condition(model: Any, seed: int) -> None:
     model.positional_embedding.normal_(std=STREAM)
     model.token_embedding.weight.normal_(std=STREAM)
     condition_residual((block.attn.out_proj, block.mlp.c_proj) for block in model.transformer.resblocks)
-    if not isinstance(model.text_projection, nn.Linear):  # a Linear is set by its class
+    if isinstance(model.text_projection, nn.Parameter):  # a Linear is set by its class
         scaled_normal(model.text_projection.T, 1.0)
 
 

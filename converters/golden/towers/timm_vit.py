@@ -33,6 +33,8 @@ def trunk_of(model: Any) -> Any:
 def stages(model: Any, images: Tensor) -> dict[str, Tensor]:
     trunk = trunk_of(model)
     modules = {"patch_embed": trunk.patch_embed.proj, **numbered("blocks", trunk.blocks)}
+    projects = isinstance(model, TimmModel) and isinstance(trunk.head, nn.Linear)
+    modules |= {"projected": trunk.head} if projects else {}
     inputs_of = {"embed": trunk.blocks[0], "pooled": trunk.head}
     distilled = isinstance(trunk, VisionTransformerDistilled)
     if distilled:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from open_clip.transformer import VisionTransformer
-from torch import Tensor
+from open_clip.transformer import LayerScale, VisionTransformer
+from torch import Tensor, nn
 
 from converters.golden.recording import Tower, numbered, recording
 from converters.golden.towers.timm_vit import timm_sizes
@@ -35,14 +35,24 @@ def stages(visual: Any, images: Tensor) -> dict[str, Tensor]:
 
 def condition(visual: Any, seed: int) -> None:
     visual.positional_embedding.normal_(std=STREAM)
-    condition_residual((block.attn.out_proj, block.mlp.c_proj) for block in visual.transformer.resblocks)
+    for block in visual.transformer.resblocks:
+        condition_block(block)
     scaled_normal(visual.conv1.weight, STREAM)
     visual.class_embedding.normal_(std=STREAM)
-    visual.ln_pre.weight *= STREAM
-    visual.ln_pre.bias *= STREAM
+    if isinstance(visual.ln_pre, nn.LayerNorm):
+        visual.ln_pre.weight.mul_(STREAM)
+        visual.ln_pre.bias.mul_(STREAM)
     scaled_normal(visual.proj.T, 1.0)
     if visual.attn_pool is not None:
         condition_pool(visual.attn_pool)
+
+
+def condition_block(block: Any) -> None:
+    if isinstance(block.ls_1, LayerScale):
+        for scale in (block.ls_1, block.ls_2):
+            scale.gamma.uniform_(0.6, 1.4).mul_(STREAM)
+    else:
+        condition_residual([(block.attn.out_proj, block.mlp.c_proj)])
 
 
 def condition_pool(pool: Any) -> None:
