@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from converters.golden.build import LIBRARIES, build_model
 from converters.golden.condition import condition
@@ -37,10 +38,24 @@ def answers(questions: list[dict[str, Any]], folder: Path) -> Iterator[dict[str,
 
 def shapes(question: dict[str, Any]) -> dict[str, Any]:
     """A full-size model's, built without memory for its weights."""
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         model = build_model(question["shapes"], question["library"])
     state = model.state_dict()
     return {"shapes": {key: [list(x.shape), str(x.dtype).removeprefix("torch.")] for key, x in state.items()}}
+
+
+class _Unfilled(TorchFunctionMode):
+    """Weights are not initialised: on the meta device that changes nothing and takes most of the time."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = kwargs or {}
+        if getattr(func, "__name__", "") in _FILLS:
+            return args[0] if args else options["tensor"]  # of a function of torch.nn.init
+        return func(*args, **options)
+
+
+_FILLS = {"uniform_", "normal_", "trunc_normal_", "erfinv_", "clamp_", "mul_", "add_", "fill_", "zero_"}
+_FILLS |= {"constant_", "zeros_", "ones_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_"}
 
 
 def numbers(question: dict[str, Any], folder: Path) -> dict[str, Any]:
