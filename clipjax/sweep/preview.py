@@ -126,7 +126,7 @@ def _absent_models(plan: SweepPlan, planned: Mapping[str, Sequence[Item]]) -> It
     """The models of runs whose data sets are not there. Opens none."""
     runs = Counter(item.chosen.name for item in plan.absent)
     for name, chosen in {item.chosen.name: item.chosen for item in plan.absent}.items():
-        note = "the data sets of these runs are not there" if chosen.model is not None else chosen.problem
+        note = chosen.problem or "the data sets of these runs are not there"
         yield [chosen.title, runs[name], *[UNKNOWN] * 6, "these too: " * (name in planned) + note]
 
 

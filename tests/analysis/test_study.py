@@ -69,7 +69,7 @@ def test_a_dry_run_lists_the_whole_study_without_its_data_sets(
         raise AssertionError("a model was opened")
 
     for module in (sweep_models, preview):
-        monkeypatch.setattr(module, "open_model" if module is sweep_models else "opened", refuse)
+        monkeypatch.setattr(module, "opened_encoder" if module is sweep_models else "opened", refuse)
     plan = make_plan(load_suite("suite:study"), 10**11, absent=True)
     assert not plan.items
     listed = {
