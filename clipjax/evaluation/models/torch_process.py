@@ -27,6 +27,7 @@ from converters.hub import is_offline
 LIMIT = 600.0  # seconds without a sign of the process; each batch starts it anew
 OPENING = 6 * LIMIT  # the same while a model is loaded, or downloaded
 _NEEDED = ("torch", "torchvision", "open_clip", "timm", "transformers")
+_SERVER = [sys.executable, "-m", "converters.golden", "serve"]
 _LENGTHS = struct.Struct("<QQ")
 _PIECE = 1 << 20  # bytes written or read at once
 
@@ -39,7 +40,7 @@ class TorchProcess:
     """`command`: the program; by default the server of this Python."""
 
     def __init__(self, command: list[str] | None = None) -> None:
-        self._command = command or [sys.executable, "-m", "converters.golden", "serve"]
+        self._command = command or _SERVER
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] | None = None
         self._lock = threading.Lock()
@@ -84,7 +85,8 @@ class TorchProcess:
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
             self.close()
-            check_installed()
+            if self._command == _SERVER:
+                check_installed()
             atexit.register(self.close)
             self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
             environment = {**os.environ, **({"HF_HUB_OFFLINE": "1"} if is_offline() else {})}
