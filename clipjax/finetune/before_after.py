@@ -20,6 +20,7 @@ from clipjax.embeddings.compute import Compute
 from clipjax.errors import ClipjaxError, DataError, UsageError
 from clipjax.evaluation.collection import CollectionPlan, Job, evaluate_all, plan
 from clipjax.evaluation.compare import Comparison, compare_runs
+from clipjax.evaluation.located import in_one_line
 from clipjax.evaluation.rows import Result
 from clipjax.evaluation.subject import Request
 from clipjax.finetune.data.splits import Split, refuse_overlap
@@ -140,15 +141,21 @@ _Key = tuple[str, str]
 
 
 def left_out(suite: Suite, data_root: str | Path) -> list[str]:
-    """A line per data set of the suite that the folder lacks."""
+    """A line with the number of data sets of the suite that the folder lacks; none if it has all."""
+    lines = in_one_line(_missing(suite, data_root), data_root)
+    return [f"left out of the table: {line}" for line in lines]
+
+
+def _missing(suite: Suite, data_root: str | Path) -> list[str]:
     families = {name.partition(":")[0] for name in suite.datasets}
     lines: dict[str, None] = {}
-    for planned in _parts(suite, data_root):
+    parts = sorted(_parts(suite, data_root), key=lambda part: isinstance(part, DataError))
+    for planned in parts:
         missing = [str(planned)] if isinstance(planned, DataError) else planned.missing
         lines |= dict.fromkeys(
             line for line in missing if not families or any(f"{name} (" in line for name in families)
         )
-    return [f"left out of the table: {line}" for line in lines]
+    return list(lines)
 
 
 def _parts(suite: Suite, data_root: str | Path) -> list[CollectionPlan | DataError]:

@@ -106,13 +106,14 @@ def finetune(
     for seed in recipe.seeds:
         folder = place(out) / f"seed{seed}"
         split, shots = _cut(whole, data, recipe, seed)
+        fitting = _fitting(recipe, len(split), settings, announce)
         setup = Setup(
             model=model,
             train=split,
             validation=held_out,
-            recipe=recipe,
+            recipe=fitting,
             seed=seed,
-            options=method.options_of(recipe),
+            options=method.options_of(fitting),
             settings=dataclasses.replace(settings, folder=folder),
             shots=shots,
         )
@@ -242,8 +243,23 @@ def abstract_setup(model: Model, recipe: Recipe, data: Data, settings: Settings)
     check(recipe, data)
     whole, held_out = splits(data)
     split, shots = _cut(whole, data, recipe, recipe.seeds[0])
+    recipe = _fitting(recipe, len(split), settings)
     options = find_method(recipe.method).options_of(recipe)
     return Setup(model, split, held_out, recipe, recipe.seeds[0], options, settings, shots)
+
+
+def _fitting(
+    recipe: Recipe, images: int, settings: Settings, announce: Callable[[str], None] = lambda _: None
+) -> Recipe:
+    """A batch larger than the training images becomes the largest that they fill, on all devices."""
+    parts = settings.mesh.size * recipe.accumulate
+    size = images // parts * parts
+    if recipe.batch_size <= images or not size or not recipe.steps_of(images):
+        return recipe
+    announce(
+        f"{recipe.name}: a batch of {recipe.batch_size} is larger than the {images} images, so it is {size}"
+    )
+    return dataclasses.replace(recipe, batch_size=size)
 
 
 def _cut(whole: TrainSplit, data: Data, recipe: Recipe, seed: int) -> tuple[TrainSplit, Shots | None]:
