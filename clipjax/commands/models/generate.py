@@ -11,6 +11,7 @@ import typer
 
 from clipjax.commands.shared.options import JsonOption
 from clipjax.commands.shared.output import say
+from clipjax.commands.shared.processes import say_slow
 from clipjax.commands.shared.records import taking
 from clipjax.errors import UsageError
 
@@ -85,6 +86,7 @@ def generate(options: GenerateOptions) -> None:
     prompts = [*(options.prompts or []), *(read_lines(place(options.file)) if options.file else [])]
     if not prompts:
         raise UsageError(f"{options.file} has no prompt: write one per line")
+    say_slow(options.precision)
     model = load_language_model(
         options.model, dtype="float32" if options.precision == "parity" else "bfloat16"
     )

@@ -41,7 +41,10 @@ class CurationOptions:
         bool, typer.Option("--rows", help="List the rows that each cell averages, and the missing ones.")
     ] = False
     columns: Annotated[
-        Path | None, typer.Option(help="Other columns: a file like configs/curation.toml.")
+        Path | None,
+        typer.Option(
+            help="Columns of your own, of any tasks and data sets: a file like configs/curation.toml."
+        ),
     ] = None
     out: OutFileOption = None
 

@@ -17,6 +17,7 @@ from clipjax.commands.shared.options import (
     TowerPrecisionOption,
 )
 from clipjax.commands.shared.output import say
+from clipjax.commands.shared.processes import say_slow
 from clipjax.commands.shared.records import taking
 
 
@@ -56,6 +57,7 @@ def matches(options: MatchesOptions) -> None:
     Example: clipjax matches /data/navi --dataset navi --model vit_b_16-openai --out pair.png
     """
     check_names(datasets=(options.dataset,))
+    say_slow(options.precision)
     from clipjax.evaluation.matches import draw_matches
 
     named = ("dataset", "drawn", "precision", "layers", "attention", "positions")
