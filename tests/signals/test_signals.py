@@ -287,6 +287,8 @@ def _runs(process: int) -> bool:
 
 def test_the_end_of_a_forked_child_is_not_ours() -> None:
     body = """
+import warnings
+warnings.simplefilter("ignore")  # since 3.12 Python warns of forks beside threads
 child = os.fork()
 if not child:
     time.sleep(60)
