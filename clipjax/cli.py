@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import pkgutil
 import platform
 import sys
 from importlib import metadata
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,8 +22,9 @@ from clipjax import commands
 from clipjax.commands.shared.failures import in_one_sentence
 from clipjax.commands.shared.help import shape_help
 from clipjax.commands.shared.output import answering, say
-from clipjax.config import plug_ins
+from clipjax.config import plug_ins, with_folders
 from clipjax.devices import signals
+from clipjax.entry_points import CONFIGS_VARIABLE
 from clipjax.errors import ClipjaxError, unknown_name
 from clipjax.progress import LEVELS, set_level
 from clipjax.results.escaping import terminal
@@ -114,10 +117,22 @@ def _begin(
             "(also progress), or debug (also what the libraries log)."
         ),
     ] = "info",
+    configs: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="A folder like clipjax's configs/ with models, data cards, prompts or figures of yours; may "
+            f"be repeated. {CONFIGS_VARIABLE} is the same.",
+        ),
+    ] = None,
 ) -> None:
     """Begin every command. When it ends, print what readers remarked, each kind once."""
     del version
     _set_level(log_level)
+    if configs:
+        before = os.environ.get(CONFIGS_VARIABLE, "")
+        os.environ[CONFIGS_VARIABLE] = with_folders(configs)  # also for the processes that it starts
+        context.call_on_close(lambda: os.environ.update({CONFIGS_VARIABLE: before}))
     if context.invoked_subcommand is None:
         say(START)
     remarks()

@@ -1,20 +1,41 @@
-"""Where configs/ and the user's cache are, and a package's plug-ins."""
+"""Where configs/ and the user's cache are, and a package's own plug-ins.
+
+Folders of the layout of configs/ may be added: those of `CLIPJAX_CONFIGS` and `clipjax --configs`, and those
+of installed packages (`clipjax.entry_points`). A name that two folders have is an error.
+"""
 
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import pkgutil
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from clipjax.errors import DataError
+from clipjax.entry_points import CONFIGS, CONFIGS_VARIABLE, cached, plug_ins_of
+from clipjax.errors import DataError, UsageError
+
+# What an added folder may hold: folders with the endings of their files (none: any), and files.
+FOLDERS: dict[str, tuple[str, ...]] = {
+    "archs": (".toml",),
+    "before_after": (".toml",),
+    "datasets": (),
+    "figures": (".toml",),
+    "finetune": (".toml",),
+    "finetune_runs": (".toml",),
+    "labels": (".csv", ".toml"),
+    "prompts": (".txt", ".json"),
+    "suites": (".toml",),
+}
+FILES = ("models.csv", "claims.toml", "collections.toml", "groups.toml", "normalization.toml")
+_IGNORED = re.compile(r"\..*|__.*|README.*|LICEN[CS]E.*|.*~")
 
 
 @functools.cache
 def config_dir() -> Path:
-    """configs/: in a wheel `clipjax/configs`, in a checkout beside the package.
+    """configs/ itself: in a wheel `clipjax/configs`, in a checkout beside the package.
 
     Raises:
         DataError: it is in neither place.
@@ -24,6 +45,101 @@ def config_dir() -> Path:
         if (candidate / "models.csv").is_file():
             return candidate
     raise DataError(f"configs/ not found beside {package}; reinstall clipjax")
+
+
+@cached
+def added_folders() -> tuple[Path, ...]:
+    """The folders beside `config_dir`, the user's first.
+
+    Raises:
+        DataError: one does not exist, or holds what configs/ does not have.
+    """
+    named = filter(None, os.environ.get(CONFIGS_VARIABLE, "").split(os.pathsep))
+    folders = [Path(name).expanduser().absolute() for name in named]
+    for folder in folders:
+        if not folder.is_dir():
+            raise DataError(f"{folder} is not a folder: give folders like configs/ ({CONFIGS_VARIABLE})")
+    folders += [plug_in.path() for plug_in in plug_ins_of(CONFIGS).values()]
+    folders = list(dict.fromkeys(folders))
+    for folder in folders:
+        _check_folder(folder)
+    return tuple(folders)
+
+
+def with_folders(folders: Iterable[Path]) -> str:
+    """The value of `CLIPJAX_CONFIGS` with these folders before its own.
+
+    Raises UsageError if one is not a folder, or has a name that the variable cannot hold.
+    """
+    paths = [Path(folder).expanduser().absolute() for folder in folders]
+    for path in paths:
+        if not path.is_dir() or os.pathsep in str(path):
+            raise UsageError(f"--configs {path}: give a folder like configs/, without {os.pathsep!r}")
+    own = os.environ.get(CONFIGS_VARIABLE, "")
+    return os.pathsep.join([*map(str, paths), *filter(None, [own])])
+
+
+def config_files(folder: str, *endings: str) -> dict[str, Path]:
+    """The files of a folder of configs/ and of the added folders, by name without ending.
+
+    Of one name in one folder the first ending counts.
+
+    Raises:
+        DataError: two folders have the name; or as `added_folders`.
+    """
+    by_name: dict[str, Path] = {}
+    for root in (config_dir(), *added_folders()):
+        own: dict[str, Path] = {}
+        for ending in endings:
+            for path in sorted((root / folder).glob(f"*{ending}")):
+                own.setdefault(path.name.removesuffix(ending), path)
+        for name, path in own.items():
+            if name in by_name:
+                raise _same_name(path, by_name[name])
+            by_name[name] = path
+    return by_name
+
+
+def config_file(folder: str, name: str, *endings: str) -> Path | None:
+    """One of `config_files`; None if there is none. Raises as that."""
+    files: list[Path] = []
+    for root in (config_dir(), *added_folders()):
+        paths = filter(_is_file, (root / folder / f"{name}{ending}" for ending in endings))
+        files += itertools.islice(paths, 1)
+    if len(files) > 1:
+        raise _same_name(files[1], files[0])
+    return files[0] if files else None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def _same_name(path: Path, other: Path) -> DataError:
+    return DataError(f"{path} has the name of {other}: rename one")
+
+
+def config_tables(file: str) -> list[Path]:
+    """This file of configs/ and of the added folders that have one."""
+    added = [folder / file for folder in added_folders()]
+    return [config_dir() / file, *(path for path in added if path.is_file())]
+
+
+def _check_folder(folder: Path) -> None:
+    """Raises DataError for a file or folder that would be overlooked."""
+    for path in sorted(folder.iterdir()):
+        if _IGNORED.fullmatch(path.name) or (path.name in FILES and path.is_file()):
+            continue
+        if path.name not in FOLDERS or not path.is_dir():
+            known = ", ".join([*(f"{name}/" for name in FOLDERS), *FILES])
+            raise DataError(f"{path} is not read: a config folder may hold {known}")
+        for file in sorted(path.iterdir()):
+            endings = FOLDERS[path.name]
+            if endings and file.suffix not in endings and not _IGNORED.fullmatch(file.name):
+                raise DataError(f"{file} is not read: files of {path.name}/ end in {' or '.join(endings)}")
 
 
 def plug_ins(folders: Iterable[str], record: str) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Rooms of one line do not import each other; a line imports lower lines alone.
 LAYERS = (
     ("errors", "progress", "metrics"),
+    ("entry_points",),
     ("config",),
     ("storage",),
     ("devices",),

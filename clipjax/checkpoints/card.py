@@ -14,13 +14,13 @@ from typing import Any, Literal
 
 from clipjax.checkpoints.identity.facts import ORIGINS, REGISTRY
 from clipjax.checkpoints.identity.pins import row_of_old_card
-from clipjax.config import config_dir
+from clipjax.config import config_file
 from clipjax.data.labels import LabelSpace, load_labels
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.data.text.image_prompts import ImagePrompt
 from clipjax.data.text.tokenizers import TokenizerSpec, vocab_size
 from clipjax.errors import DataError, UsageError
-from clipjax.models.arch import Arch, arch_from_dict, arch_to_dict
+from clipjax.models.arch import Arch, arch_from_dict, arch_to_dict, family_plug_ins
 from clipjax.models.version import FORWARD_VERSION
 from clipjax.storage.digests import Version, sha256_files, sha256_json, version_of
 from clipjax.storage.records import read
@@ -245,14 +245,21 @@ class Card:
                 "mean": self.preprocess.mean,
                 "std": self.preprocess.std,
                 "forward": FORWARD_VERSION,
+                **self._plug_ins(),
                 **({} if self.resized is None else {"resized": dataclasses.asdict(self.resized)}),
             }
         )
 
+    def _plug_ins(self) -> dict[str, Any]:
+        """The packages of the towers' families, whose versions take the place of `FORWARD_VERSION`."""
+        plug_ins = family_plug_ins(self.arch)
+        made_by = {tower: [each.package, each.version] for tower, each in plug_ins.items()}
+        return {"plug_ins": made_by} if made_by else {}
+
     def with_classes(self, labels: LabelSpace) -> Card:
         """The card with these classes: by name if configs/labels has the same, else in `LABELS`."""
         unknown = {name: why for name, why in self.unknown.items() if name != "classes"}
-        named = (config_dir() / "labels" / f"{labels.name}.csv").is_file()
+        named = config_file("labels", labels.name, ".csv") is not None
         if named and load_labels(labels.name).digest == labels.digest:
             return dataclasses.replace(self, classes=labels.name, label_space=None, unknown=unknown)
         return dataclasses.replace(self, classes=LABELS, label_space=labels, unknown=unknown)

@@ -221,10 +221,9 @@ def _name_and_path(name: str | None, path: Path | None, dataset: str | None) -> 
 
 
 def _shipped() -> list[DatasetCard]:
-    from clipjax.config import config_dir
-    from clipjax.data.cards import cards_in
+    from clipjax.data.cards import registered_cards
 
-    return sorted(cards_in(config_dir() / "datasets"), key=lambda card: (_family(card), card.path))
+    return sorted(registered_cards(), key=lambda card: (_family(card), card.path))
 
 
 def _family(card: DatasetCard) -> str:

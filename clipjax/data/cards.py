@@ -15,7 +15,6 @@ keys.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
 import itertools
 import re
@@ -24,7 +23,7 @@ from typing import Any
 
 from etils import epath
 
-from clipjax.config import config_dir
+from clipjax.config import config_file, config_files
 from clipjax.data.card_images import CardIds
 from clipjax.data.corrupted.opener import CorruptionTable, corrupted
 from clipjax.data.corrupted.record import RECORD, making_of
@@ -34,9 +33,10 @@ from clipjax.data.pairs.matching import Matching
 from clipjax.data.questions import Question
 from clipjax.data.readers.packed import is_packed, read_packed
 from clipjax.data.readers.reader import find_reader, reader_names
+from clipjax.entry_points import cached
 from clipjax.errors import ClipjaxError, DataError, UsageError, unknown_name
 from clipjax.storage.buckets import place
-from clipjax.storage.reading import is_file, read_lines, read_toml
+from clipjax.storage.reading import read_lines, read_toml
 from clipjax.storage.records import read
 
 Variant = dict[str, str | int]
@@ -126,8 +126,23 @@ class _Pixels:
 
 def dataset_names() -> list[str]:
     """Includes members of families."""
-    paths = sorted((config_dir() / "datasets").glob("*.toml"))
-    return sorted(name for path in paths for name in _members(path, read_toml(path)))
+    paths = config_files("datasets", ".toml").values()
+    return sorted(name for path in paths for name in _members(path, _registered(path)))
+
+
+def registered_cards() -> list[DatasetCard]:
+    """Every card of configs/datasets and of the added folders. Raises DataError as `read_card`."""
+    paths = config_files("datasets", ".toml").values()
+    members = ((path, member) for path in paths for member in _members(path, _registered(path)).values())
+    return [_card(path, *member) for path, member in members]
+
+
+def _registered(path: Path) -> dict[str, Any]:
+    """Raises DataError unless the card has its file's name, by which it is found."""
+    record = read_toml(path)
+    if (name := record.get("name")) != path.stem:
+        raise DataError(f"{path}: 'name' is {name!r}, and the file's is {path.stem!r}: rename one")
+    return record
 
 
 def cards_in(folder: Path) -> list[DatasetCard]:
@@ -150,10 +165,10 @@ def read_card(name_or_path: str | Path) -> DatasetCard:
         path, member = Path(file[1]), file[2]
     else:
         stem, _, member = given.partition(":")
-        path = config_dir() / "datasets" / f"{stem}.toml"
-        if not is_file(path):
+        path = config_file("datasets", stem, ".toml")
+        if path is None:
             raise unknown_name("data set", given, dataset_names())
-    record = read_toml(path)
+    record = read_toml(path) if file else _registered(path)
     members = _members(path, record)
     name = f"{record.get('name')}:{member}" if member else record.get("name")
     if name in members:
@@ -164,7 +179,7 @@ def read_card(name_or_path: str | Path) -> DatasetCard:
     raise UsageError(f"{given} stands for {len(members)} data sets: name one, {some}, ...")
 
 
-@functools.cache
+@cached
 def shipped_count(dataset: str) -> int | None:
     """The card's number of images; None without a number or card."""
     try:

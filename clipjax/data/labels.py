@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from clipjax.config import config_dir
+from clipjax.config import config_file, config_files
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.storage.buckets import place
 from clipjax.storage.digests import sha256_json
@@ -156,8 +156,8 @@ def load_projection(source: LabelSpace, target: LabelSpace) -> Projection | None
     """
     if source.ids == target.ids:
         return None
-    path = config_dir() / "labels" / f"{source.name}-to-{target.name}.toml"
-    if is_file(path):
+    name = f"{source.name}-to-{target.name}"
+    if (path := config_file("labels", name, ".toml")) is not None:
         return _read_projection(path, source, target)
     others = [item for item in target.ids if item not in source.ids]
     if not others:
@@ -166,7 +166,8 @@ def load_projection(source: LabelSpace, target: LabelSpace) -> Projection | None
     raise UsageError(
         f"a head over the classes of {source.name!r} cannot be scored on {target.name!r}, whose class "
         f"{others[0]!r} is not one of its ids ({source.ids[0]!r}, ...): rename the classes to such ids (an "
-        f"image folder is named after its class), or map them to {source.name!r} in {path}"
+        f"image folder is named after its class), or map them to {source.name!r} in labels/{name}.toml of a "
+        "folder of --configs"
     )
 
 
@@ -259,12 +260,11 @@ def _find(
         if not exists(path):
             raise DataError(f"{path} does not exist")
         return path
-    root = config_dir() / folder
-    candidates = [root / f"{name}{suffix}" for suffix in suffixes]
-    candidates += [path.with_name(path.name + suffix) for suffix in suffixes if beside is not None]
+    if (own := config_file(folder, str(name), *suffixes)) is not None:
+        return own
+    candidates = [path.with_name(path.name + suffix) for suffix in suffixes if beside is not None]
     if (file := next(filter(is_file, candidates), None)) is not None:
         return file
     if beside is None and exists(path):
         raise UsageError(f"{path} is no {kind}: expected a file that ends in {' or '.join(suffixes)}")
-    known = [path.stem for path in root.iterdir() if path.suffix in suffixes]
-    raise unknown_name(kind, str(name), known)
+    raise unknown_name(kind, str(name), list(config_files(folder, *suffixes)))

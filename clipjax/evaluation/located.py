@@ -9,8 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from clipjax.config import config_dir
-from clipjax.data.cards import DatasetCard, cards_in, read_card
+from clipjax.data.cards import DatasetCard, cards_in, read_card, registered_cards
 from clipjax.data.check import check_dataset
 from clipjax.errors import ClipjaxError, DataError
 from clipjax.storage.buckets import place
@@ -37,7 +36,7 @@ def cards_below(data_root: str | Path | None) -> list[Located]:
     if not is_dir(base):
         raise DataError(f"{base} is not a folder; give the one that holds the data sets")
     own = [] if data_root is None else cards_in(base)
-    cards = {card.name: card for card in [*cards_in(config_dir() / "datasets"), *own]}
+    cards = {card.name: card for card in [*registered_cards(), *own]}
     return [Located(cards[name], data_folder(base, cards[name])) for name in sorted(cards)]
 
 

@@ -267,7 +267,7 @@ def _part(
     card = dataset.card
     share = missing_of(card, whole.ids)
     part = Part(card.name, manifest, labels, space, projection, pixels, sample, card.variant, share)
-    return dataclasses.replace(part, made=dataset.made)
+    return dataclasses.replace(part, made=dataset.made, reader=card.reader)
 
 
 def _size(manifest: Manifest) -> int:

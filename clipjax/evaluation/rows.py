@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ import jax
 import pyarrow as pa
 
 from clipjax.checkpoints.encoder import Encoder, Framework
+from clipjax.data.readers.reader import reader_plug_ins
 from clipjax.embeddings.sets import EmbedStats
 from clipjax.errors import UsageError
+from clipjax.models.arch import Arch, family_plug_ins
 from clipjax.results.provenance import provenance
 from clipjax.results.published.protocols import with_protocols
 from clipjax.results.published.references import with_references
@@ -21,6 +23,7 @@ from clipjax.results.rows import validate_rows
 from clipjax.results.store import SCHEMA_VERSION, ResultStore, images_table, model_facts, new_run_id
 from clipjax.results.tables import as_html, summary_table
 from clipjax.storage.digests import sha256_json
+from clipjax.tasks.names import package_of, task_plug_ins
 from clipjax.tasks.task import Measure, Outcome, Task
 
 # Fields of rows without embedded images.
@@ -89,7 +92,17 @@ def identity(
         "reference": None,
         "framework": framework and framework.name,
         **made,
+        **made_by(task),
     }
+
+
+def made_by(task: Task, arch: Arch | None = None, readers: Sequence[str | None] = ()) -> Fields:
+    """The field `plug_ins`: which plug-ins made a number; {} if clipjax made it alone."""
+    plug_ins = [task_plug_ins().get(task.name), *(reader_plug_ins().get(name or "") for name in readers)]
+    if arch is not None:
+        plug_ins += family_plug_ins(arch).values()
+    used = list(dict.fromkeys(filter(None, plug_ins)))
+    return {"plug_ins": [plug_in.made_by for plug_in in used]} if used else {}
 
 
 def refused(model: Encoder, task: Task, name: str, reason: str, results: str | Path | None) -> Result:
@@ -106,7 +119,8 @@ def refused(model: Encoder, task: Task, name: str, reason: str, results: str | P
 
 
 def refused_recipe(model: Encoder, task: Task, name: str) -> dict[str, Any]:
-    return {"task": task.name, "task_version": task.version, "model": model.card.id, "dataset": name}
+    run = {"task": task.name, "task_version": task.version, "model": model.card.id, "dataset": name}
+    return run | package_of(task.name)
 
 
 def finish(common: Fields, outcome: Outcome, stats: EmbedStats, results: str | Path | None) -> Result:

@@ -23,6 +23,7 @@ from clipjax.heads.adapters.base import Adapter, adapter_digest
 from clipjax.metrics.bootstrap import RESAMPLES
 from clipjax.models.dense import DenseRecipe
 from clipjax.models.version import FORWARD_VERSION
+from clipjax.tasks.names import package_of
 from clipjax.tasks.task import Annotations, Task
 
 SCALED = "JPEGs of four times the input size and more decoded smaller: not the reference's pixels"
@@ -78,6 +79,7 @@ class Part:
         variant: the member of a family of data sets.
         matching: of a task of pairs; such a task does not use `pixels`.
         made: as in `Dataset`.
+        reader: the card's.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Part:
     share: dict[str, Any] | None
     matching: Matching | None = None
     made: str | None = None
+    reader: str | None = None
 
     def recipe(self) -> dict[str, Any]:
         """The name seeds the bootstrap."""
@@ -165,6 +168,7 @@ class Subject:
         return {
             "task": self.task.name,
             "task_version": self.task.version,
+            **package_of(self.task.name),
             "task_convention": dict(self.task.convention),
             "model": card.fingerprint or card.id,
             "forward": FORWARD_VERSION,

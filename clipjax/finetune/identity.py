@@ -10,7 +10,7 @@ import numpy as np
 
 from clipjax.data.labels import load_prompts
 from clipjax.finetune.data.splits import Split
-from clipjax.finetune.method import Setup
+from clipjax.finetune.method import Setup, method_plug_ins
 from clipjax.progress import progress_bar
 
 
@@ -23,9 +23,11 @@ def identity(setup: Setup) -> dict[str, Any]:
     for label in ("name", "title", "seeds", "shots", "select", "learning_rates"):
         recipe.pop(label)
     recipe["options"] = dict(setup.options)
+    plug_in = method_plug_ins().get(setup.recipe.method)
     return plain(
         {
             "method": setup.recipe.method,
+            **({} if plug_in is None else {"plug_in": plug_in.made_by}),
             "base": base.id,
             "base_sha256": None if base.weights is None else base.weights.identity,
             "recipe": recipe,

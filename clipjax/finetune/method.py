@@ -1,4 +1,4 @@
-"""A fine-tuning method is a module of `clipjax.finetune.methods` with a `METHOD` record."""
+"""A fine-tuning method is a module of `clipjax.finetune.methods` with a `METHOD` record, or a plug-in."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from clipjax.checkpoints.model import Model
 from clipjax.data.pixels.decoders import Workers
 from clipjax.devices.sharding import DP, Rules
+from clipjax.entry_points import PlugIn, cached, plug_ins_of
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.finetune import methods
 from clipjax.finetune.data.shots import Shots
@@ -164,9 +165,19 @@ class Method:
         return {**self.options, **recipe.options}
 
 
-@functools.cache
 def all_methods() -> dict[str, Method]:
-    """By name. Raises DataError if two share a name."""
+    """By name. Raises DataError if two share a name, or a plug-in cannot be loaded."""
+    return _own_methods() | {name: plug_in.load(Method) for name, plug_in in method_plug_ins().items()}
+
+
+@cached
+def method_plug_ins() -> dict[str, PlugIn]:
+    """By name. Raises DataError for a name that is taken."""
+    return plug_ins_of("methods", _own_methods())
+
+
+@functools.cache
+def _own_methods() -> dict[str, Method]:
     by_name: dict[str, Method] = {}
     for module in pkgutil.iter_modules(methods.__path__):
         record = getattr(importlib.import_module(f"{methods.__name__}.{module.name}"), "METHOD", None)
@@ -179,10 +190,12 @@ def all_methods() -> dict[str, Method]:
 
 
 def find_method(name: str) -> Method:
-    """Raises UsageError with the nearest matches."""
-    if name not in all_methods():
-        raise unknown_name("method", name, list(all_methods()))
-    return all_methods()[name]
+    """Imports no other plug-in. Raises UsageError with the nearest matches."""
+    if (plug_in := method_plug_ins().get(name)) is not None:
+        return plug_in.load(Method)
+    if name not in _own_methods():
+        raise unknown_name("method", name, [*_own_methods(), *method_plug_ins()])
+    return _own_methods()[name]
 
 
 def abstract(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:

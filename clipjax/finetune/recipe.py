@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from clipjax.config import config_dir
+from clipjax.config import config_file, config_files
 from clipjax.data.pixels.augment import Augmentation
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.finetune.training.optimizer import Optimizer, Schedule
@@ -85,7 +85,7 @@ class Recipe:
 
 
 def recipe_names() -> list[str]:
-    return sorted(path.stem for path in (config_dir() / "finetune").glob("*.toml"))
+    return sorted(config_files("finetune", ".toml"))
 
 
 def default_recipe(method: str) -> str:
@@ -107,8 +107,8 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         UsageError: no such recipe or file, or invalid overrides.
         DataError: an unknown, missing or mistyped key; names file and key.
     """
-    path = Path(name) if str(name).endswith(".toml") else config_dir() / "finetune" / f"{name}.toml"
-    if not str(name).endswith(".toml") and not is_file(path):
+    path = Path(name) if str(name).endswith(".toml") else config_file("finetune", str(name), ".toml")
+    if path is None:
         raise unknown_name("recipe", str(name), recipe_names())
     if not is_file(path):
         raise UsageError(f"--recipe {path}: there is no such file; `clipjax finetune list` names the recipes")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from clipjax.config import config_dir
+from clipjax.config import config_files
 from clipjax.errors import DataError, unknown_name
 from clipjax.storage.reading import read_toml
 from clipjax.storage.records import read
@@ -75,7 +75,7 @@ def load_suite(name: str | Path) -> Suite:
 
 
 def _shipped(name: str) -> Path:
-    paths = [path for folder in FOLDERS for path in (config_dir() / folder).glob("*.toml")]
-    if name not in (known := {path.stem: path for path in paths}):
+    known = {name: path for folder in FOLDERS for name, path in config_files(folder, ".toml").items()}
+    if name not in known:
         raise unknown_name("suite", name, list(known))
     return known[name]

@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import clipjax.models.families
-from clipjax.config import config_dir
+from clipjax.config import config_files
+from clipjax.entry_points import PlugIn, cached, plug_ins_of
 from clipjax.errors import DataError, unknown_name
 from clipjax.models.language.config import LanguageConfig, narrow_decoder
 from clipjax.storage.reading import read_toml
@@ -117,9 +118,35 @@ class Arch:
     language: LanguageConfig | None = None
 
 
-@functools.cache
 def families() -> dict[str, Family]:
-    """Every family by name. Raises DataError as `register`."""
+    """Every family by name, also those of plug-ins. Raises DataError as `register` and `PlugIn.load`."""
+    by_name = dict(own_families())
+    for plug_in in _plug_ins().values():
+        register(by_name, plug_in.load(Family))
+    return by_name
+
+
+def find_family(name: str) -> Family | None:
+    """Imports no other plug-in. Raises DataError as `families`."""
+    plug_in = _plug_ins().get(name)
+    return own_families().get(name) if plug_in is None else plug_in.load(Family)
+
+
+def family_plug_ins(arch: Arch) -> dict[str, PlugIn]:
+    """The plug-ins that have the families of an arch's towers, by tower."""
+    towers = {"vision": arch.vision, "text": arch.text}
+    names = {tower: family_of(config).name for tower, config in towers.items() if config is not None}
+    return {tower: _plug_ins()[name] for tower, name in names.items() if name in _plug_ins()}
+
+
+@cached
+def _plug_ins() -> dict[str, PlugIn]:
+    return plug_ins_of("families", own_families())
+
+
+@functools.cache
+def own_families() -> dict[str, Family]:
+    """The modules of this package. Raises DataError as `register`."""
     by_name: dict[str, Family] = {}
     for module in pkgutil.iter_modules(clipjax.models.families.__path__):
         family = getattr(importlib.import_module(f"clipjax.models.families.{module.name}"), "FAMILY", None)
@@ -137,24 +164,28 @@ def register(by_name: dict[str, Family], family: Family) -> None:
 
 
 def family_of(config: Any) -> Family:
-    return next(family for family in families().values() if family.config is type(config))
+    """Imports a plug-in only for a config that no family of clipjax has."""
+    own = (family for family in own_families().values() if family.config is type(config))
+    others = (family for family in families().values() if family.config is type(config))
+    return next(own, None) or next(others)
 
 
 def arch_names() -> list[str]:
-    return sorted(path.stem for path in (config_dir() / "archs").glob("*.toml"))
+    return sorted(config_files("archs", ".toml"))
 
 
-@functools.cache
+@cached
 def load_arch(name: str) -> Arch:
-    """The architecture in configs/archs/NAME.toml.
+    """The architecture in NAME.toml of configs/archs, or of an added folder's archs.
 
     Raises:
         UsageError: no such file; names the nearest.
         DataError: not a valid record.
     """
-    if name not in arch_names():
-        raise unknown_name("architecture", name, arch_names())
-    path = config_dir() / "archs" / f"{name}.toml"
+    files = config_files("archs", ".toml")
+    if name not in files:
+        raise unknown_name("architecture", name, list(files))
+    path = files[name]
     record = read_toml(path)
     if "name" in record:
         raise DataError(f"{path}: remove the key 'name', the file's name is the architecture's")
@@ -266,7 +297,7 @@ def _nearest(record: dict[str, Any]) -> str:
         return {f"{tower}.{key}": value for tower, table in known.items() for key, value in table.items()}
 
     given = fields(record)
-    paths = sorted((config_dir() / "archs").glob("*.toml"))
+    paths = config_files("archs", ".toml").values()
     known = {path: fields(read_toml(path)) for path in paths if path.stem != record.get("name")}
     path = max(known, key=lambda path: sum(given.get(key) == value for key, value in known[path].items()))
     missing = [f"{key} = {value!r}" for key, value in known[path].items() if key not in given]
@@ -297,10 +328,11 @@ def arch_to_dict(arch: Arch) -> dict[str, Any]:
 def _tower(tower: str, record: Mapping[str, Any], where: str) -> Any:
     where = f"{where}: [{tower}]"
     name = record.get("family")
-    known = sorted(family.name for family in families().values() if family.tower == tower)
-    if name not in known:
+    family = find_family(name) if isinstance(name, str) else None
+    if family is None or family.tower != tower:
+        known = sorted(family.name for family in families().values() if family.tower == tower)
         raise DataError(f"{where}: 'family' is {name!r}; known {tower} families: {', '.join(known)}")
-    return read(families()[name].config, {key: record[key] for key in record if key != "family"}, where)
+    return read(family.config, {key: record[key] for key in record if key != "family"}, where)
 
 
 def _plain(value: Any) -> Any:

@@ -52,6 +52,15 @@ class Followed(TypedDict):
     departures: list[str]
 
 
+class MadeBy(TypedDict):
+    """A plug-in of another package."""
+
+    kind: str
+    name: str
+    package: str
+    version: str
+
+
 class Device(TypedDict):
     platform: str
     kind: str
@@ -93,5 +102,6 @@ class Row(TypedDict):
     xla_flags: str | None
     device: Device | None
     git_revision: str | None
+    plug_ins: NotRequired[list[MadeBy]]
     wall_time: float | None
     compile_count: int | None

@@ -13,7 +13,7 @@ import math
 import os
 import stat
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,20 @@ def read_lines(path: AnyPath) -> list[str]:
 def read_toml(path: AnyPath) -> dict[str, Any]:
     """Raises as `read_text` and `parse_toml`."""
     return parse_toml(read_text(path), path)
+
+
+def read_tables(paths: Iterable[AnyPath]) -> dict[str, tuple[Any, AnyPath]]:
+    """The top-level keys of several TOML files: each value with its file.
+
+    Raises DataError as `read_toml`, or for a key that two files have.
+    """
+    by_key: dict[str, tuple[Any, AnyPath]] = {}
+    for path in paths:
+        for key, value in read_toml(path).items():
+            if key in by_key:
+                raise DataError(f"{path}: {key!r} is in {by_key[key][1]}, too: rename one")
+            by_key[key] = value, path
+    return by_key
 
 
 def parse_toml(text: str, where: object) -> dict[str, Any]:

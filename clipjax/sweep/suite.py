@@ -26,8 +26,8 @@ from typing import Any, Literal, NoReturn
 
 from clipjax.checkpoints.identity.model_reference import model_reference
 from clipjax.checkpoints.identity.registry_rows import registry, unknown_model
-from clipjax.config import config_dir
-from clipjax.data.cards import cards_in
+from clipjax.config import config_file, config_files
+from clipjax.data.cards import cards_in, registered_cards
 from clipjax.data.labels import load_prompts
 from clipjax.errors import ClipjaxError, DataError, unknown_name
 from clipjax.results.run_of import names_run
@@ -169,7 +169,7 @@ def load_suite(
 
 
 def suite_names() -> list[str]:
-    return sorted(path.stem for path in (config_dir() / "suites").glob("*.toml"))
+    return sorted(config_files("suites", ".toml"))
 
 
 def _names(given: Names) -> tuple[str, ...]:
@@ -179,8 +179,8 @@ def _names(given: Names) -> tuple[str, ...]:
 def _path(name: str) -> Path:
     if not name.startswith(NAMED):
         return Path(name)
-    path = config_dir() / "suites" / f"{name.removeprefix(NAMED)}.toml"
-    if name.removeprefix(NAMED) not in suite_names():
+    path = config_file("suites", name.removeprefix(NAMED), ".toml")
+    if path is None:
         raise unknown_name("suite", name.removeprefix(NAMED), suite_names())
     return path
 
@@ -328,10 +328,8 @@ class _Reader:
 
     def datasets(self, data_root: Path | None) -> dict[str, set[str]]:
         """Names of cards (shipped, or in `data_root`) and of their families -> their tasks."""
-        folders = [config_dir() / "datasets"]
-        if data_root is not None and is_dir(data_root):
-            folders.append(data_root)
-        cards = {card.name: card for folder in folders for card in cards_in(folder)}
+        own = cards_in(data_root) if data_root is not None and is_dir(data_root) else []
+        cards = {card.name: card for card in (*registered_cards(), *own)}
         tasks: dict[str, set[str]] = {}
         for name, card in cards.items():
             for each in {name, name.partition(":")[0]}:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import TYPE_CHECKING
 
-from clipjax.config import config_dir
+from clipjax.config import config_tables
+from clipjax.entry_points import cached
 from clipjax.errors import DataError
-from clipjax.storage.reading import read_toml
+from clipjax.storage.reading import read_tables
 from clipjax.storage.records import read
 from clipjax.tasks.names import task_names, unknown_task
 
@@ -37,11 +37,11 @@ class Collection:
         return task in card.tasks and (self.corrupted or "corruption" not in card.variant)
 
 
-@functools.cache
+@cached
 def collections() -> dict[str, Collection]:
     """Raises DataError naming the file and the wrong key."""
-    path = config_dir() / "collections.toml"
-    return {name: _collection(f"{path}: {name}", record) for name, record in read_toml(path).items()}
+    tables = read_tables(config_tables("collections.toml"))
+    return {name: _collection(f"{path}: {name}", record) for name, (record, path) in tables.items()}
 
 
 def _collection(where: str, record: object) -> Collection:

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import clipjax.tasks
 from clipjax.config import plug_ins
-from clipjax.errors import UsageError, unknown_name
+from clipjax.entry_points import PlugIn, cached, plug_ins_of
+from clipjax.errors import DataError, UsageError, unknown_name
 
 
 class Listed(NamedTuple):
@@ -21,9 +22,25 @@ class Listed(NamedTuple):
     annotated: bool
 
 
-@functools.cache
 def task_names() -> tuple[str, ...]:
-    """The modules of this folder that set `TASK`."""
+    """The modules of this folder that set `TASK`, and plug-ins of other packages."""
+    return tuple(sorted({*_own_names(), *task_plug_ins()}))
+
+
+@cached
+def task_plug_ins() -> dict[str, PlugIn]:
+    """By name. Raises DataError for a name that is taken."""
+    return plug_ins_of("tasks", _own_names())
+
+
+def package_of(name: str) -> dict[str, str]:
+    """What the recipe of a plug-in's task has beside its name and version; {} for ours."""
+    plug_in = task_plug_ins().get(name)
+    return {} if plug_in is None else {"task_package": plug_in.package}
+
+
+@functools.cache
+def _own_names() -> tuple[str, ...]:
     return plug_ins(clipjax.tasks.__path__, "TASK")
 
 
@@ -52,13 +69,23 @@ def listing() -> list[Listed]:
 
 
 def listed(name: str) -> Listed:
-    """Raises ValueError if section or needs is not a literal."""
+    """Raises ValueError if section or needs is not a literal; for a plug-in DataError."""
+    plug_in = task_plug_ins().get(name)
+    if plug_in is not None:
+        try:
+            return _literals(name, plug_in.source(), plug_in.record)
+        except (SyntaxError, ValueError) as error:
+            raise DataError(f"{plug_in.what} cannot be listed ({error})") from None
     source = Path(next(iter(clipjax.tasks.__path__)), f"{name}.py").read_text(encoding="utf-8")
+    return _literals(name, source, "TASK")
+
+
+def _literals(name: str, source: str, record: str) -> Listed:
     set_here = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
-    task = next(node.value for node in set_here if ast.unparse(node.targets[0]) == "TASK")
-    words = {word.arg: word.value for word in getattr(task, "keywords", ())}
+    values = (node.value for node in set_here if ast.unparse(node.targets[0]) == record)
+    words = {word.arg: word.value for word in getattr(next(values, None), "keywords", ())}
     try:
         section, needs = (ast.literal_eval(words[key]) for key in ("section", "needs"))
     except (KeyError, ValueError):
-        raise ValueError(f"{name}.py: write section and needs of TASK as literals") from None
+        raise ValueError(f"{name}.py: write section and needs of {record} as literals") from None
     return Listed(name, section, needs, "load_annotations" in words)

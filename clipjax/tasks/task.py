@@ -6,7 +6,6 @@ file of this folder; its name is the task's.
 
 from __future__ import annotations
 
-import functools
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,10 +18,11 @@ import clipjax.tasks
 from clipjax.data.labels import LabelSpace, Projection
 from clipjax.data.pairs.matching import Matching
 from clipjax.data.questions import Questions
+from clipjax.entry_points import cached
 from clipjax.errors import DataError
 from clipjax.metrics.bootstrap import RESAMPLES
 from clipjax.metrics.intervals import Interval
-from clipjax.tasks.names import check_name, task_names
+from clipjax.tasks.names import check_name, task_names, task_plug_ins
 
 if TYPE_CHECKING:
     from clipjax.embeddings.answers import Answers
@@ -278,15 +278,18 @@ def all_tasks() -> dict[str, Task]:
     return {name: find_task(name) for name in task_names()}
 
 
-@functools.cache
+@cached
 def find_task(name: str) -> Task:
     """Imports the task's module, and no other task's.
 
     Raises:
         UsageError: there is none; names the nearest ones.
+        DataError: a plug-in's module cannot be loaded.
         ValueError: the task's name is not its module's.
     """
     check_name(name)
+    if (plug_in := task_plug_ins().get(name)) is not None:
+        return plug_in.load(Task)
     return named(importlib.import_module(f"{clipjax.tasks.__name__}.{name}").TASK, name)
 
 

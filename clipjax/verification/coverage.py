@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from clipjax.checkpoints.identity.registry import Subject, groups, subjects
-from clipjax.checkpoints.identity.registry_rows import registry
-from clipjax.config import config_dir
+from clipjax.checkpoints.identity.registry_rows import file_of, registry
+from clipjax.config import config_dir, config_file
 from clipjax.errors import unknown_name
 from clipjax.models.parity_record import read_record
 from clipjax.models.version import FORWARD_VERSION
@@ -43,7 +43,7 @@ class Coverage:
     Attributes:
         vision, text: families of the towers; text is None for a classifier, and "decoder" for a
             vision-language model.
-        params_m: millions of parameters of the image tower (with a classifier's head).
+        params_m: millions of parameters of the image tower (with a classifier's head); None if unstated.
         image_size: in pixels.
         status: one of STATUSES. "verified": full-size keys and shapes, and narrow numbers with the same
             flags. "unverified": no record of this version of the forward pass, or a failed one.
@@ -56,7 +56,7 @@ class Coverage:
     arch: str
     vision: str | None
     text: str | None
-    params_m: float
+    params_m: float | None
     image_size: int
     status: str
     why: str
@@ -74,7 +74,7 @@ def coverage(group: str | None = None) -> list[Coverage]:
         raise unknown_name("group", group, groups())
     record, of_arch = read_record(), {subject.arch: subject for subject in subjects()}
     rows = [row for row in registry().values() if group in (None, row["group"])]
-    return [_row(row, of_arch[row["arch"]], record) for row in rows]
+    return [_row(row, of_arch.get(row["arch"]), record) for row in rows]
 
 
 def counts(rows: Sequence[Coverage]) -> dict[str, int]:
@@ -90,7 +90,7 @@ def table(rows: Sequence[Coverage]) -> tuple[list[str], list[list[str]]]:
             row.group,
             row.vision or "",
             row.text or "none",
-            f"{row.params_m:.2f}",
+            "" if row.params_m is None else f"{row.params_m:.2f}",
             str(row.image_size),
             f"{row.status}: {row.why}" if row.why else row.status,
             row.tokenizer or "none",
@@ -141,18 +141,20 @@ def with_tables(text: str) -> str:
     return _MARKED.sub(lambda match: f"{match[1]}{markdown(match[2], rows)}\n{match[3]}", text)
 
 
-def _row(row: Mapping[str, str], subject: Subject, record: Mapping[str, Any]) -> Coverage:
+def _row(row: Mapping[str, str], subject: Subject | None, record: Mapping[str, Any]) -> Coverage:
     vision, text = _families(row["arch"])
     status, why = UNSUPPORTED, f"no configs/archs/{row['arch']}.toml"
     if vision is not None:
-        status, why = _status(row, subject, record)
+        status, why = UNVERIFIED, f"a row of {file_of(row['id'])}: its weights by `clipjax verify`"
+        if subject is not None and row["id"] in subject.rows:
+            status, why = _status(row, subject, record)
     return Coverage(
         id=row["id"],
         group=row["group"],
         arch=row["arch"],
         vision=vision,
         text=text,
-        params_m=float(row["params_m"]),
+        params_m=None if row["params_m"].startswith("?") else float(row["params_m"]),
         image_size=int(row["crop_size"]),
         status=status,
         why=why,
@@ -168,8 +170,8 @@ def _tokenizer(name: str) -> str | None:
 
 
 def _families(arch: str) -> tuple[str | None, str | None]:
-    path = config_dir() / "archs" / f"{arch}.toml"
-    towers = read_toml(path) if path.is_file() else {}
+    path = config_file("archs", arch, ".toml")
+    towers = {} if path is None else read_toml(path)
     text = _DECODER if "language" in towers else towers.get("text", {}).get("family")
     return towers.get("vision", {}).get("family"), text
 

@@ -8,7 +8,7 @@ A part is one statistic, and the side of a number on which it must be.
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,12 +19,14 @@ from clipjax.analysis.rows.cells import Column, Term
 from clipjax.analysis.rows.curation import columns as curation_columns
 from clipjax.analysis.rows.groups import groups, schemes
 from clipjax.analysis.rows.scales import SCALES
-from clipjax.config import config_dir
+from clipjax.config import config_tables
+from clipjax.entry_points import cached
 from clipjax.errors import DataError, counted, unknown_name
 from clipjax.storage.reading import read_toml
 from clipjax.storage.records import check_keys, read
 
 SIDES = ("above", "below", "not_above", "not_below", "within", "apart")
+_NAMED = ("columns", "groups", "pairs")  # what the parts of a file refer to
 PAIRINGS = ("parent", "resolution_pair", "model")
 
 _TREND = {"x", "group", "against"}
@@ -137,15 +139,36 @@ class Ledger:
         return by_key[key]
 
 
-@functools.cache
+@cached
 def ledger(file: Path | None = None) -> Ledger:
-    """The claims of configs/claims.toml, or of a file of that form.
+    """The claims of configs/claims.toml and of the added folders, or of a file of that form.
 
     Raises:
-        DataError: another form; names file, claim and key.
+        DataError: another form, or a name that two files have; names file, claim and key.
     """
-    path = config_dir() / "claims.toml" if file is None else file
-    return _Reader(path, read_toml(path)).ledger()
+    path, *added = config_tables("claims.toml") if file is None else [file]
+    record = read_toml(path)
+    claims = _Reader(path, record).ledger()
+    for each in added:
+        claims = _with_added(claims, record, each)
+    return claims
+
+
+def _with_added(claims: Ledger, record: Mapping[str, Any], file: Path) -> Ledger:
+    """`record`: of configs/claims.toml, whose level, margin, prompts and names hold for `file`, too."""
+    own = read_toml(file)
+    check_keys(own, ["claims", *_NAMED], str(file))
+    merged = {**record, "claims": own.get("claims", [])}
+    for key in _NAMED:
+        names = own.get(key, {})
+        if isinstance(names, dict) and (taken := names.keys() & record.get(key, {}).keys()):
+            raise DataError(f"{file}: {key}.{min(taken)} is a name of configs/claims.toml: rename it")
+        merged[key] = {**record.get(key, {}), **names} if isinstance(names, dict) else names
+    more = _Reader(file, merged).ledger().claims
+    known = {claim.key for claim in claims.claims}
+    if twice := [claim.key for claim in more if claim.key in known]:
+        raise DataError(f"{file}: claim {twice[0]}: key is that of a claim of another file, too: rename it")
+    return dataclasses.replace(claims, claims=(*claims.claims, *more))
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from clipjax.analysis.figures.yours import YOURS, look_of, why_none
 from clipjax.analysis.rows.cells import RowIndex, Term, term_of
 from clipjax.analysis.rows.points import Point, points, points_of_prompts
 from clipjax.analysis.rows.scales import checked
-from clipjax.config import config_dir
+from clipjax.config import config_file
 from clipjax.errors import ClipjaxError, DataError, counted
 from clipjax.storage.writing import write_bytes
 
@@ -122,7 +122,7 @@ def _parts(spec: Spec, panels: Iterable[Content]) -> Iterator[tuple[str, str]]:
 
 
 def commands(spec: Spec) -> list[str]:
-    if (config_dir() / "suites" / f"{spec.name}.toml").is_file():
+    if config_file("suites", spec.name, ".toml") is not None:
         return [f"clipjax sweep suite:{spec.name}", *spec.made_by]
     return list(spec.made_by) or [f"clipjax eval {task}" for task in {term.task: None for term in spec.terms}]
 

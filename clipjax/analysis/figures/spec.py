@@ -18,7 +18,7 @@ from clipjax.analysis.rows.cells import Column, Term, column_from
 from clipjax.analysis.rows.groups import Group, groups
 from clipjax.analysis.rows.scales import SCALES
 from clipjax.analysis.trends.regression import METHODS
-from clipjax.config import config_dir
+from clipjax.config import config_dir, config_files
 from clipjax.errors import DataError, unknown_name
 from clipjax.storage.reading import read_toml
 from clipjax.storage.records import check_keys, one_of, read
@@ -149,7 +149,7 @@ class Spec:
 
 def spec_names() -> list[str]:
     """The paper's, in its order, then others."""
-    names = [path.stem for path in (config_dir() / "figures").glob("*.toml")]
+    names = list(config_files("figures", ".toml"))
     kinds = ("fig", "table")
     of_paper = {name: kinds.index(kind) for name in names if (kind := name.rstrip("0123456789")) in kinds}
     return sorted(names, key=lambda name: (of_paper.get(name, len(kinds)), len(name), name))
@@ -164,9 +164,10 @@ def load_spec(name: str | Path) -> Spec:
     """
     path = Path(name)
     if path.suffix != ".toml":
-        if str(name) not in spec_names():
+        files = config_files("figures", ".toml")
+        if str(name) not in files:
             raise unknown_name("figure", str(name), spec_names())
-        path = config_dir() / "figures" / f"{name}.toml"
+        path = files[str(name)]
     return spec_from(read_toml(path), path)
 
 

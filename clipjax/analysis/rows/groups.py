@@ -9,7 +9,6 @@ guess.
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,9 +16,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from clipjax.config import config_dir
+from clipjax.config import config_tables
+from clipjax.entry_points import cached
 from clipjax.errors import DataError, unknown_name
-from clipjax.storage.reading import read_toml
+from clipjax.storage.reading import AnyPath, read_tables
 from clipjax.storage.records import one_of, read
 
 MARKERS = tuple("osD^v<>PX*pdhH8")  # matplotlib's fillable markers
@@ -64,10 +64,10 @@ def group_of(facts: Mapping[str, Any], scheme: Sequence[Group]) -> Group | None:
 
 
 def schemes(file: Path | None = None) -> list[str]:
-    return list(read_toml(_path(file)))
+    return list(_tables(file))
 
 
-@functools.cache
+@cached
 def groups(scheme: str = "paper", file: Path | None = None) -> tuple[Group, ...]:
     """In legend order.
 
@@ -75,23 +75,24 @@ def groups(scheme: str = "paper", file: Path | None = None) -> tuple[Group, ...]
         UsageError: unknown scheme.
         DataError: another form than configs/groups.toml; names file, scheme and group.
     """
-    path = _path(file)
-    records = read_toml(path)
-    if scheme not in records:
-        raise unknown_name("scheme of groups", scheme, list(records))
-    if not isinstance(records[scheme], list):
+    tables = _tables(file)
+    if scheme not in tables:
+        raise unknown_name("scheme of groups", scheme, list(tables))
+    records, path = tables[scheme]
+    if not isinstance(records, list):
         raise DataError(f"{path}: expected [[{scheme}]], one for each group")
-    listed = tuple(_group(path, f"{scheme} {n}", one) for n, one in enumerate(records[scheme], 1))
+    listed = tuple(_group(path, f"{scheme} {n}", one) for n, one in enumerate(records, 1))
     if len({group.key for group in listed}) < len(listed):
         raise DataError(f"{path}: two groups of {scheme} have the same key")
     return listed
 
 
-def _path(file: Path | None) -> Path:
-    return config_dir() / "groups.toml" if file is None else file
+def _tables(file: Path | None) -> dict[str, tuple[Any, AnyPath]]:
+    """The schemes of a file, or of configs/groups.toml and the added folders, each with its file."""
+    return read_tables(config_tables("groups.toml") if file is None else [file])
 
 
-def _group(path: Path, title: str, record: Any) -> Group:
+def _group(path: AnyPath, title: str, record: Any) -> Group:
     group = read(Group, record, f"{path}: group {title}")
     if not group.where:
         raise DataError(f"{path}: group {title}: `where` names facts and their values")

@@ -7,7 +7,6 @@ how to load them.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from clipjax.checkpoints.identity.pins import check_download, is_known
 from clipjax.checkpoints.identity.registry import model_card, part_row
 from clipjax.checkpoints.identity.registry_rows import model_ids, registry
 from clipjax.config import config_dir
+from clipjax.entry_points import cached
 from clipjax.errors import UsageError
 from clipjax.storage.reading import read_csv
 from converters.hub import Resolved
@@ -135,7 +135,7 @@ def own_name(name: str) -> str:
     return f"{name}{_NOT_ITS_OWN}" if name in taken_names() else name
 
 
-@functools.cache
+@cached
 def taken_names() -> frozenset[str]:
     """Registered models and the reference scores."""
     published = read_csv(config_dir() / "reference_scores.csv")

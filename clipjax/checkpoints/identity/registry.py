@@ -12,15 +12,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from clipjax.checkpoints.card import Card, Chat, Preprocess, Source
-from clipjax.checkpoints.identity.facts import FACTS, REGISTRY
-from clipjax.checkpoints.identity.registry_rows import registry, unknown_model, why_unknown
-from clipjax.config import config_dir
+from clipjax.checkpoints.identity.facts import FACTS, REGISTRY, STATED
+from clipjax.checkpoints.identity.registry_rows import (
+    file_of,
+    registry,
+    shipped_rows,
+    unknown_model,
+    why_unknown,
+)
+from clipjax.config import config_dir, config_tables
 from clipjax.data.text.image_prompts import image_prompt
 from clipjax.data.text.tokenizers import TokenizerSpec, tokenizer_spec
+from clipjax.entry_points import cached
 from clipjax.errors import DataError
 from clipjax.models.arch import Arch, load_arch
 from clipjax.storage.digests import sha256_json
-from clipjax.storage.reading import read_toml
+from clipjax.storage.reading import read_tables, read_toml
+from clipjax.storage.records import read
 from converters.foreign.prismatic import backbones
 
 _FROM_WEIGHTS = "filled at conversion: only the weights can tell"
@@ -62,8 +70,9 @@ class Subject:
 
 @functools.cache
 def subjects() -> tuple[Subject, ...]:
+    """Of configs/models.csv alone: the parity record is of these."""
     by_arch: dict[str, Subject] = {}
-    for row in registry().values():
+    for row in shipped_rows():
         name = f"{row['library_arch']}.{row['tag']}" if row["library"] == "timm" else row["library_arch"]
         first = by_arch.get(row["arch"]) or Subject(row["arch"], row["library"], {})
         by_arch[row["arch"]] = dataclasses.replace(first, rows={**first.rows, row["id"]: name})
@@ -106,7 +115,7 @@ def pinned_revision(model_id: str) -> str | None:
     return registry()[model_id]["hub_revision"] or None
 
 
-@functools.cache
+@cached
 def model_card(model_id: str) -> Card:
     """Before its weights are opened.
 
@@ -143,7 +152,7 @@ def model_card(model_id: str) -> Card:
         logit_scale=None,
         logit_bias=None,
         facts={**facts, "notes": row["notes"] or None},
-        facts_origin=REGISTRY,
+        facts_origin=REGISTRY if file_of(model_id).parent == config_dir() else STATED,
         facts_of=model_id,
         unknown=unknown,
         classes=_classes(row, unknown),
@@ -177,10 +186,19 @@ def refuse_wrong_activation(card: Card, where: str | None = None) -> None:
 
 def channel_statistics(name: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """(mean, std) from configs/normalization.toml. Raises DataError for an unknown name."""
-    table = read_toml(config_dir() / "normalization.toml")
+    table = read_tables(config_tables("normalization.toml"))
     if name not in table:
         raise DataError(f"configs/normalization.toml has no [{name}]; it has {', '.join(table)}")
-    return tuple(table[name]["mean"]), tuple(table[name]["std"])
+    record, path = table[name]
+    statistics = read(_Statistics, record, f"{path}: {name}")
+    return statistics.mean, statistics.std
+
+
+@dataclass(frozen=True)
+class _Statistics:
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    note: str | None = None
 
 
 def _preprocess(row: dict[str, str]) -> Preprocess:
@@ -224,5 +242,5 @@ def _classes(row: dict[str, str], unknown: dict[str, str]) -> str | None:
 
 
 def _refuse(row: dict[str, str], name: str, what: str) -> Any:
-    path = config_dir() / "models.csv"
+    path = file_of(row["id"])
     raise DataError(f"{path}: {name} of {row['id']} {what}: write its value, or `? ` and why it is unknown")

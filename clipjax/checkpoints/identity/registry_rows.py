@@ -3,25 +3,63 @@
 from __future__ import annotations
 
 import difflib
-import functools
+from collections.abc import Iterator
+from pathlib import Path
 
+from clipjax.checkpoints.identity.facts import FACTS
 from clipjax.checkpoints.identity.model_reference import OTHER_WAYS
-from clipjax.config import config_dir
+from clipjax.config import config_dir, config_tables
+from clipjax.entry_points import cached
 from clipjax.errors import DataError, UsageError
 from clipjax.storage.reading import read_csv
+from clipjax.storage.records import check_keys
 from converters.foreign.timm_options import default_tag
 
+# Columns that a row of an added folder needs; those that it leaves out are empty, or unknown facts.
+NEEDED = ("id", "arch", "library", "mean_std", "interpolation", "resize_mode", "resize_size", "crop_size")
 
-@functools.cache
+
 def registry() -> dict[str, dict[str, str]]:
-    """The rows by id, in file order. Raises DataError for an id that two rows have."""
-    path = config_dir() / "models.csv"
+    """The rows by id, in file order: ours, then those of added folders.
+
+    Raises DataError for an id that two rows have, or for a wrong column of an added file.
+    """
+    return _read()[0]
+
+
+def file_of(model_id: str) -> Path:
+    """The file with the row of a registered id."""
+    return _read()[1][model_id]
+
+
+@cached
+def _read() -> tuple[dict[str, dict[str, str]], dict[str, Path]]:
     rows: dict[str, dict[str, str]] = {}
+    files: dict[str, Path] = {}
+    for path in config_tables("models.csv"):
+        for row in shipped_rows() if path.parent == config_dir() else _added_rows(path):
+            name = row["id"]
+            if name in rows:
+                also = "" if files[name] == path else f", the other in {files[name]}"
+                raise DataError(f"{path}: two rows have the id {name!r}{also}")
+            rows[name], files[name] = row, path
+    return rows, files
+
+
+@cached
+def shipped_rows() -> tuple[dict[str, str], ...]:
+    """Those of configs/models.csv alone."""
+    return tuple(read_csv(config_dir() / "models.csv"))
+
+
+def _added_rows(path: Path) -> Iterator[dict[str, str]]:
+    columns = list(shipped_rows()[0])
+    unstated = {name: f"? {path} does not state it" if name in FACTS else "" for name in columns}
     for row in read_csv(path):
-        if row["id"] in rows:
-            raise DataError(f"{path}: two rows have the id {row['id']!r}")
-        rows[row["id"]] = row
-    return rows
+        check_keys(row, columns, path, NEEDED)
+        if empty := [name for name in NEEDED if not row[name]]:
+            raise DataError(f"{path}: {empty[0]} of {row['id']!r} is empty: write its value")
+        yield unstated | row
 
 
 def model_ids() -> list[str]:

@@ -17,10 +17,9 @@ def tasks(incomplete: str) -> list[str]:
 
 
 def datasets(incomplete: str) -> list[str]:
-    from clipjax.config import config_dir
-    from clipjax.data.cards import cards_in
+    from clipjax.data.cards import registered_cards
 
-    return _begun(incomplete, [card.name for card in cards_in(config_dir() / "datasets")])
+    return _begun(incomplete, [card.name for card in registered_cards()])
 
 
 def _begun(incomplete: str, names: list[str]) -> list[str]:

@@ -105,9 +105,9 @@ def check_models(known: Iterable[str], asked: Iterable[str]) -> None:
 
 
 def _shipped_prompts() -> list[str]:
-    from clipjax.config import config_dir
+    from clipjax.config import config_files
 
-    return [path.stem for path in (config_dir() / "prompts").glob("*.txt")]
+    return list(config_files("prompts", ".txt"))
 
 
 SHIPPED: dict[str, Callable[[], Sequence[str]]] = {

@@ -1,4 +1,4 @@
-"""Readers: a module of this folder that sets `READER` is one; cards use the module's name.
+"""Readers: a module of this folder that sets `READER` is one; cards use the module's name, or a plug-in's.
 
 `read(root, label_names, **options)` gives a Manifest. On a bucket, `root` is a `BucketPath`. `label_names`
 are in label order, spelled as in the data; a reader of pairs gets a `Matching` in their place. No reader
@@ -16,6 +16,7 @@ from pathlib import Path
 from clipjax.config import plug_ins
 from clipjax.data import readers
 from clipjax.data.manifest import Manifest
+from clipjax.entry_points import PlugIn, cached, plug_ins_of
 
 IMAGES, CLASS_FOLDERS, ARCHIVES, OTHER = "images", "class folders", "archives", "other"
 
@@ -38,14 +39,27 @@ class Reader:
     pairs: bool = False
 
 
-@functools.cache
 def reader_names() -> tuple[str, ...]:
     """Imports no reader."""
+    return tuple(sorted({*_own_names(), *reader_plug_ins()}))
+
+
+@cached
+def reader_plug_ins() -> dict[str, PlugIn]:
+    """By name. Raises DataError for a name that is taken."""
+    return plug_ins_of("readers", _own_names())
+
+
+@functools.cache
+def _own_names() -> tuple[str, ...]:
     return plug_ins(readers.__path__, "READER")
 
 
-@functools.cache
+@cached
 def find_reader(name: str) -> Reader:
+    """Raises DataError if a plug-in's module cannot be loaded."""
+    if (plug_in := reader_plug_ins().get(name)) is not None:
+        return plug_in.load(Reader)
     return importlib.import_module(f"{readers.__name__}.{name}").READER
 
 

@@ -50,6 +50,7 @@ from clipjax.results.store import ResultStore
 from clipjax.storage.buckets import place
 from clipjax.storage.digests import sha256_files, sha256_json
 from clipjax.storage.reading import check_regular, exists, is_dir, is_file
+from clipjax.tasks.names import package_of
 from clipjax.tasks.task import About, Outcome, Task, find_task
 
 # Fields about the images and what ran the model, taken from the run beside the table.
@@ -244,6 +245,7 @@ def _recipe(file: PredictionsFile, projection: Projection | None) -> dict[str, A
     return {
         "task": file.task.name,
         "task_version": file.task.version,
+        **package_of(file.task.name),
         "task_convention": dict(file.task.convention),
         "predictions": digest,
         "format": file.path.suffix,

@@ -1,0 +1,1 @@
+"""Plug-ins for clipjax, one module each; docs/plugins.md explains them."""
