@@ -18,6 +18,7 @@ ROOMS = {
     "errors": ("how clipjax says no", "ground"),
     "progress": ("how far a phase is", "ground"),
     "metrics": ("arrays → numbers, intervals", "ground"),
+    "entry_points": ("plug-ins of other packages", "ground"),
     "config": ("where configs/ and caches are", "ground"),
     "storage": ("bytes: whole files, buckets, digests, the store", "ground"),
     "devices": ("meshes, processes, signals", "ground"),
