@@ -53,7 +53,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def world(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Images with their classes beside them, and a model whose answers are known."""
     folder = tmp_path_factory.mktemp("world")
-    for name in ("red", "green", "blue", "blue_2"):
+    for name in (f"{colour}_{n}" for colour in ("red", "green", "blue") for n in range(3)):
         paint(folder / "images" / f"{name}.png", name.partition("_")[0])
         (folder / "images" / f"{name}.txt").write_text(name.partition("_")[0] + "\n")
     from clipjax_sample.mean_colour import save_example  # type: ignore[import-not-found]
