@@ -28,7 +28,7 @@ class Located(NamedTuple):
 
 
 def cards_below(data_root: str | Path | None) -> list[Located]:
-    """The user's cards (*.toml in `data_root`) and the shipped ones, by name; the user's win.
+    """The user's cards (*.toml in `data_root`) and the registered ones, by name; the user's win.
 
     None: the shipped ones, at relative paths.
     """
