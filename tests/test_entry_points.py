@@ -33,7 +33,8 @@ TASK = Task(
 FIELDS: dict[type, tuple[str, str]] = {
     Task: (
         "name version section needs convention describe measure",
-        "load_annotations annotated_by check_annotations paired matcher predictions compares_precisions",
+        "load_annotations annotated_by check_annotations paired matcher predictions usual "
+        "compares_precisions",
     ),
     Reader: ("read", "layout recognises order pairs"),
     Method: ("name title paper options prepare outline", "searches"),
