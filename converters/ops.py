@@ -72,6 +72,7 @@ OPS = {
     "scalar": Op(flat=True),
     "squeeze": Op(lead=1),  # [1, ...] -> [...], as timm keeps its position embeddings
     "squeeze_2": Op(lead=2),  # [1, 1, ...] -> [...], as timm keeps its class tokens
+    "trim_2": Op(trail=2),  # [..., 1, 1] -> [...], as timm keeps scales of maps
     "linear": Op(axes=_MATRIX),  # torch [out, in] -> [in, out]
     "linear_1x1": Op(axes=_MATRIX, trail=2),  # torch's 1x1 convolution [out, in, 1, 1] -> [in, out]
     "conv": Op(axes=(2, 3, 1, 0)),  # torch [out, in, h, w] -> [h, w, in, out]

@@ -49,6 +49,7 @@ KINDS = {
     **dict.fromkeys(["densenet", "vgg"], "cnn"),
     **dict.fromkeys(["vit", "eva", "rope_vit", "swin", "beit"], "vit"),
     "mixer": "mlp",
+    "fastvit": None,  # of both kinds: unknown
 }
 IMAGENET = ("standard", "contrastive", "more_data")  # the study's groups of ImageNet classifiers
 SIGLIP = ("vit_base_patch16_siglip_384.webli", "vit_large_patch16_siglip_384.webli")  # towers alone

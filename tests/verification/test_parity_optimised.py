@@ -21,6 +21,7 @@ CASES = {
     "EVA02-B-16": "open_clip",
     "PE-Core-B-16": "open_clip",
     "convnext_base_w": "open_clip",
+    "MobileCLIP2-S0": "open_clip",
     "coca_ViT-B-32": "open_clip",
     "roberta-ViT-B-32": "open_clip",
     "beit_base_patch16_224": "timm",
