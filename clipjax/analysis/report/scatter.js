@@ -157,7 +157,7 @@ function trends(points) {
   if (state.fit === "none") return [];
   const groups = [...new Set(points.map((point) => point.group))].sort((a, b) => a - b);
   return groups.flatMap((group) => {
-    if (group === scheme().yours) return []; // models of no group have nothing in common
+    if (group >= 0 && group === scheme().yours) return []; // the user's models of no group have nothing in common
     const members = points.filter((point) => point.group === group).map((point) => point.at);
     if (members.length < 3 || new Set(members.map(([x]) => x)).size < 2) return [];
     const [slope, intercept] = line(members, state.fit);
