@@ -1,12 +1,17 @@
-"""The wheel, unpacked elsewhere, works without the checkout: it carries configs/ and both packages."""
+"""The packages: the wheel, unpacked elsewhere, works without the checkout, and both are ready for PyPI."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import tarfile
+import tomllib
 import zipfile
+from email import message_from_string
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -22,16 +27,23 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel's contents in a folder of their own, as pip would lay them out."""
-    folder = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+def packages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The source distribution, and the wheel that was built from it."""
+    folder = tmp_path_factory.mktemp("packages")
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
     done = subprocess.run(build, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    (wheel,) = folder.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder / "site")
-    return folder / "site"
+    (sdist,), (wheel,) = folder.glob("*.tar.gz"), folder.glob("*.whl")
+    return sdist, wheel
+
+
+@pytest.fixture(scope="module")
+def installed(packages: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel's contents in a folder of their own, as pip would lay them out."""
+    folder = tmp_path_factory.mktemp("site")
+    with zipfile.ZipFile(packages[1]) as archive:
+        archive.extractall(folder)
+    return folder
 
 
 def run(site: Path, cwd: Path, *arguments: str) -> str:
@@ -81,6 +93,70 @@ def test_the_report_page_travels_with_its_parts(installed: Path, tmp_path: Path)
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert script_text() in text
     assert text.rstrip().endswith("</html>")
+
+
+def test_twine_check(packages: tuple[Path, Path]) -> None:
+    check("twine", "check", "--strict", *map(str, packages))
+
+
+def test_check_wheel_contents(packages: tuple[Path, Path]) -> None:
+    """With the configuration in pyproject.toml."""
+    check("check_wheel_contents", str(packages[1]))
+
+
+def test_the_long_description_has_no_link_into_the_checkout(
+    packages: tuple[Path, Path], installed: Path
+) -> None:
+    """PyPI has no page for it. What README.md links is named in the text, and in the source distribution."""
+    (path,) = installed.glob("clipjax-*.dist-info/METADATA")
+    metadata = message_from_string(path.read_text(encoding="utf-8"))
+    text = str(metadata.get_payload())
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert re.findall(r"\]\((?!https?://)|(?:src|href)=|^\[.*\]:", text, re.MULTILINE) == []
+    links = re.findall(
+        r"(!?)\[[^\]]*\]\((?![a-z]+:)([^)#]+)", (ROOT / "README.md").read_text(encoding="utf-8")
+    )
+    assert len(links) > 10
+    members = members_of(packages[0])
+    for image, target in links:
+        assert target in members
+        assert image or target in text or f"{Path(target).parent}/" in text, f"{target} is not named"
+
+
+def test_the_source_distribution_holds_what_it_says(packages: tuple[Path, Path], installed: Path) -> None:
+    members = members_of(packages[0])
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    entries = project["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+    assert [entry for entry in entries if not (ROOT / entry).exists()] == []
+    assert {Path(member).parts[0] for member in members} == {
+        *entries,
+        ".gitignore",
+        "PKG-INFO",
+        "pyproject.toml",
+    }
+    for entry in ("clipjax", "converters", "configs"):
+        assert files_below(ROOT / entry) == {
+            Path(member).relative_to(entry).as_posix() for member in members if member.startswith(f"{entry}/")
+        }
+    assert "clipjax/py.typed" in members
+    assert (installed / "clipjax" / "py.typed").is_file()
+
+
+def check(tool: str, *arguments: str) -> None:
+    assert find_spec(tool), f"{tool} is not installed: pip install '.[test]'"
+    command = [sys.executable, "-m", tool, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def members_of(sdist: Path) -> set[str]:
+    with tarfile.open(sdist) as archive:
+        return {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
+
+
+def files_below(folder: Path) -> set[str]:
+    files = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {path.relative_to(folder).as_posix() for path in files}
 
 
 def lite0_state_dict() -> dict[str, np.ndarray]:
