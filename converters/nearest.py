@@ -49,10 +49,20 @@ def conversion_for(source: Mapping[str, LazyTensor], arch: Arch) -> Conversion:
         raise ConversionError(what, error.problems, _hint(source, table, len(error.problems))) from None
 
 
+def outputs_of(source: Mapping[str, LazyTensor]) -> int | None:
+    """The number of outputs of a classifier's head, or None. Raises DataError for an unknown layout."""
+    key = _head_of(detect_table(source))
+    return source[key].shape[0] if key in source and source[key].shape else None
+
+
+def _head_of(table: Table) -> str:
+    return next((row.source for row in table.rows if row.target == "head/kernel"), "")
+
+
 def _refuse_other_head(source: Mapping[str, LazyTensor], arch: Arch, table: Table, where: str) -> None:
     """Raises DataError if only the head's number of classes is another."""
-    key = next((row.source for row in table.rows if row.target == "head/kernel"), "")
-    if not arch.num_classes or key not in source or source[key].shape[0] == arch.num_classes:
+    key = _head_of(table)
+    if not arch.num_classes or outputs_of(source) in (None, arch.num_classes):
         return
     if fitting(source):  # the registered architecture with that head is named
         return

@@ -1,6 +1,6 @@
 """The model card: all that reproducing a model's numbers needs.
 
-An unknown field is None, its reason in `unknown`.
+An unknown field is None, its reason in `unknown`. There "preprocess" says that it is a library's default.
 """
 
 from __future__ import annotations

@@ -60,8 +60,10 @@ def load_model(
             - a file of weights, with `card`;
             - a registered model id (`clipjax models`), or a hub repository `org/name`;
             - the URL of such a folder or file on a bucket: fetched once into the user's cache.
-        card: how to load the weights: a registered id or a card. Needed for bare weights; else its towers
-            must agree with the configuration there. It gives no name and facts to weights of another model.
+        card: how to load the weights: a registered id, a card, or a library's name of the architecture,
+            "open_clip:ViT-S-32" or "timm:resnet18", with the preprocessing that is its default there. Needed
+            for bare weights; else its towers must agree with the configuration there. It gives no name and
+            facts to weights of another model.
         file: of a hub repository.
         image_size: in pixels, if not the model's own: resamples the position table.
         position_rule: resample as "open_clip", "timm", "transformers" or "dinov2", not as its own library.

@@ -14,6 +14,8 @@ import numpy as np
 
 from clipjax.checkpoints.card import Card, Weights, card_from_dict
 from clipjax.checkpoints.identity.facts import REGISTRY, UNKNOWN
+from clipjax.checkpoints.identity.library_card import fitted, library_card
+from clipjax.checkpoints.identity.library_names import is_library_name
 from clipjax.checkpoints.identity.model_reference import other_way
 from clipjax.checkpoints.identity.naming import Stated, default_name, edited, identified, own_name, restated
 from clipjax.checkpoints.identity.registry import (
@@ -85,7 +87,7 @@ def open_weights(
     if not isinstance(card, str | Card | None):
         raise UsageError(f"card is {card!r}: give a registered id or a Card")
     if isinstance(card, str):
-        card = model_card(card)
+        card = library_card(card) if is_library_name(card) else model_card(card)
     path = Path(copy)
     if file is not None and path.exists():
         raise UsageError(f"file={file!r} names a file of a hub repository, but {path} is here: give its path")
@@ -119,8 +121,8 @@ def _refuse_other_card(folder: Path, own: Card, card: Card | None) -> None:
     if seen and card.tokenizer is not None and card.tokenizer.sha256 is None:
         card = card.with_tokenizer_files(seen)
     named = "facts_of" if own.facts_of and card.facts_origin == REGISTRY else "id"
-    if own.facts_origin == UNKNOWN and card.facts_origin == REGISTRY:
-        named = "arch"  # the row only describes how to load the weights: names differ
+    if own.facts_origin == UNKNOWN and (card.facts_origin == REGISTRY or is_library_name(card.id)):
+        named = "arch"  # the card only describes how to load the weights: names differ
     for name in (named, "arch", "preprocess", "tokenizer", "classes"):
         if getattr(card, name) != getattr(own, name):
             raise UsageError(
@@ -179,6 +181,8 @@ def _open_foreign(
     refuse_wrong_activation(card)
     card = _with_own_pixels(card, resolved.folder)
     source = open_source(resolved.path)
+    if is_library_name(card.id):
+        card = fitted(card, source)
     if card.arch.language is None:
         conversion, weights = conversion_for(source, card.arch), Weights(source.files)
     else:
@@ -241,7 +245,8 @@ def _card_beside(resolved: Resolved, facts_of: str | None) -> Card:
         return model_card(facts_of)
     raise UsageError(
         f"{resolved.path} holds bare weights: say what they are with card=ID (--card ID on the command "
-        "line); `clipjax models` lists the ids"
+        "line), a registered id (`clipjax models`) or an architecture of a library, open_clip:ViT-B-32 or "
+        "timm:resnet18"
     )
 
 

@@ -166,6 +166,11 @@ def default_tag(name: str) -> str | None:
     return _record()["archs"][name][2] or None if name in _record()["archs"] else None
 
 
+def default_pixels(name: str) -> dict[str, Any]:
+    """Of the weights that timm's bare name loads: size, crop, mean, ... as in its config.json."""
+    return dict(_record()["pixels"][name])
+
+
 def options_of(name: str) -> dict[str, Any]:
     timm_class, options, _ = _record()["archs"][name]
     return {**_record()["classes"][timm_class], **options}

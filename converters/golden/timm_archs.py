@@ -1,5 +1,7 @@
 """Every option of timm's architectures, for configs/timm_archs.json: what timm's config.json leaves out.
 
+And the pixels that timm takes for the bare name of an architecture, for weights without any configuration.
+
 `build_model_with_cfg(class, name, **options)` is replaced, so nothing is built. Classes and functions are
 written by name, torch.nn's with the prefix `nn.`; a `functools.partial` as {"call": name, "args": [...], its
 keywords}. Equal neighbours in `block_args` become one with `repeat`; their null values are left out.
@@ -40,6 +42,7 @@ _NOT_OPTIONS = {
     *("pretrained_cfg", "pretrained_cfg_overlay", "feature_cfg", "pretrained_strict", "kwargs_filter"),
     *("pretrained_filter_fn", "cache_dir", "pretrained_model_args", "features_only"),
 }
+_PIXELS = ("input_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")
 
 
 class _BuiltError(Exception):
@@ -55,8 +58,8 @@ def _build(
 
 
 def architectures() -> dict[str, Any]:
-    """{"classes": {class: {option: default}}, "archs": {name: [class, {option: value}, default tag]}}."""
-    classes, archs = {}, {}
+    """By name: [class, {option: value}, default tag], and its pixels; by class: {option: default}."""
+    classes, archs, pixels = {}, {}, {}
     for module in MODULES:
         place = importlib.import_module(f"timm.models.{module}")
         with mock.patch.object(place, "build_model_with_cfg", _build):
@@ -74,7 +77,14 @@ def architectures() -> dict[str, Any]:
                 if isinstance(record.get("block_args"), list):
                     record["block_args"] = [_repeated(stage) for stage in record["block_args"]]
                 archs[name] = [model_class.__name__, record, default_tag(name)]
-    return {"classes": classes, "archs": archs}
+                pixels[name] = default_pixels(name)
+    return {"classes": classes, "archs": archs, "pixels": pixels}
+
+
+def default_pixels(name: str) -> dict[str, Any]:
+    """Those of the tag that timm's bare name loads, as in its config.json."""
+    config = get_pretrained_cfg(name).to_dict()  # type: ignore[reportOptionalMemberAccess]
+    return {key: plain(config[key]) for key in _PIXELS}
 
 
 def default_tag(name: str) -> str:

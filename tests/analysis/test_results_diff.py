@@ -67,6 +67,13 @@ def test_then_those_that_are_alone_with_what_was_done_otherwise() -> None:
     ]
 
 
+def test_another_framework_departs_but_not_from_a_row_that_does_not_say() -> None:
+    ours, theirs, older = number(0.5, framework="jax"), number(0.6, framework="torch:timm"), number(0.5)
+    [pair], [untold] = compare_rows([ours], [theirs]).pairs, compare_rows([older], [theirs]).pairs
+    assert list(map(str, pair.departures)) == ["framework: jax -> torch:timm"]
+    assert untold.departures == ()
+
+
 @pytest.mark.parametrize(
     "changed",
     [{"model": "tiny_2"}, {"dataset": "other"}, {"task": "ood"}, {"metric": "top5"}, {"slice": "class:a"}],

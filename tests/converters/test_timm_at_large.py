@@ -30,7 +30,7 @@ from clipjax.models.outputs import one_layer
 from converters.foreign import read_foreign_card
 from converters.foreign.timm_options import architectures, has_family, options_of, tower
 from converters.golden.condition import condition
-from converters.golden.timm_archs import MODULES, default_tag, defaults, plain
+from converters.golden.timm_archs import MODULES, default_pixels, default_tag, defaults, plain
 
 VIT = {"depth": 2, "embed_dim": 32, "num_heads": 2, "img_size": 64}
 SMALL = {"pretrained_cfg_overlay": {"input_size": (3, 64, 64)}}  # where no argument says the image size
@@ -110,6 +110,7 @@ def test_the_file_is_timms() -> None:
         assert record["classes"][timm_class] == {k: plain(v) for k, v in defaults(model_class).items()}
         assert options
         assert tag == default_tag(name)
+        assert record["pixels"][name] == default_pixels(name)
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if has_family(name)])

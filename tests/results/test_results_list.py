@@ -100,6 +100,14 @@ def test_a_run_is_shown_whole(tmp_path):
     assert "unknown run '2'" in str(error)
 
 
+def test_what_ran_the_model_is_shown_and_exported(tmp_path):
+    run = new_run_id()
+    ResultStore(tmp_path).add([row(run, framework="torch:timm")])
+    assert "framework: torch:timm" in invoke("show", run, "--results", tmp_path)[1]
+    [exported] = csv.DictReader(io.StringIO(invoke("export", tmp_path)[1]))
+    assert exported["framework"] == "torch:timm"
+
+
 def test_results_as_a_data_frame(tmp_path):
     some_rows(tmp_path)
     ResultStore(tmp_path).add([row(new_run_id(), convention={"prompts": "openai_7", "label_space": "pets"})])

@@ -22,7 +22,7 @@ from clipjax.storage.digests import canonical_json
 
 METHOD = "sum_of_half_widths"
 # What can change a number, then what computed it.
-_FIELDS = ("origin", "convention", "precision", "sample", "task_version", "recipe")
+_FIELDS = ("origin", "convention", "precision", "sample", "task_version", "framework", "recipe")
 _SURROUNDINGS = ("per_device_batch", "versions", "xla_flags", "device", "git_revision")
 
 Key = tuple[Hashable, ...]
@@ -178,8 +178,10 @@ def _interval(a: Row, b: Row) -> dict[str, Any] | None:
 def _departures(a: Row, b: Row) -> Iterator[Departure]:
     # The recipe is last of `_FIELDS`: its digests repeat what other fields have in words.
     for field in (*_FIELDS, *_SURROUNDINGS):
-        if a[field] != b[field]:
-            yield from _differing(field, a[field], b[field])
+        # Rows of older versions lack the framework, so they do not say that it is another.
+        one, other = a.get(field), b.get(field)
+        if field in a and field in b and one != other:
+            yield from _differing(field, one, other)
 
 
 def _differing(name: str, a: Any, b: Any) -> Iterator[Departure]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from clipjax.checkpoints.card import Card
 from clipjax.checkpoints.identity.facts import REGISTRY, STATED, UNKNOWN, check_facts
+from clipjax.checkpoints.identity.library_names import is_library_name
 from clipjax.checkpoints.identity.pins import check_download, is_known
 from clipjax.checkpoints.identity.registry import model_card, part_row
 from clipjax.checkpoints.identity.registry_rows import model_ids, registry
@@ -80,7 +81,7 @@ def identified(card: Card, resolved: Resolved, stated: Stated, fallback: str) ->
     known = row is not None and _is_own(row, card, resolved) and _parts_are_own(card)
     if row is not None and not known:
         card = _without_facts(card, row)
-    if not known and card.id in taken_names():
+    if not known and (card.id in taken_names() or is_library_name(card.id)):
         card = dataclasses.replace(card, id=own_name(fallback))
     return restated(card, stated)
 

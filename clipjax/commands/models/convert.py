@@ -11,7 +11,7 @@ import typer
 
 from clipjax.commands.shared.facts import FactOptions, say_unknown_classes, say_unknown_facts
 from clipjax.commands.shared.names import check_names
-from clipjax.commands.shared.options import LABEL_SPACES, NameOption
+from clipjax.commands.shared.options import CARD_IDS, LABEL_SPACES, NameOption
 from clipjax.commands.shared.output import say
 from clipjax.commands.shared.records import taking
 
@@ -35,7 +35,7 @@ class ConvertOptions:
     ]
     card: Annotated[
         str | None,
-        typer.Option("--card", "--model", "-m", metavar="ID", help="Registered model to load SRC as."),
+        typer.Option("--card", "--model", "-m", metavar="ID", help=f"If SRC is bare weights: {CARD_IDS}"),
     ] = None
     out: Annotated[
         Path | None,
@@ -87,11 +87,13 @@ def convert(options: ConvertOptions) -> None:
 
         clipjax convert w.pt --card vit_b_32-openai --name mine --fact train_source=CC12M
 
+        clipjax convert w.pt --card open_clip:ViT-S-32 --out mine
+
         clipjax convert timm/resnet26.bt_in1k --classes imagenet --out resnet26
 
         clipjax convert TRI-ML/prismatic-vlms/one-stage+7b --out llava
     """
-    check_names(models=(options.source, options.card, options.facts.facts_of))
+    check_names(models=(options.source, options.facts.facts_of), card=options.card)
     from clipjax.checkpoints.load import convert_model
 
     stated = options.facts.stated(options.name)

@@ -96,7 +96,8 @@ def crosscheck(options: CrosscheckOptions) -> None:
 
     refuse_url(options.out, "a record")
     check_names(
-        models=(options.model, options.card),
+        models=(options.model,),
+        card=options.card,
         datasets=(options.dataset,),
         prompts=(options.prompts,),
         labels=options.labels,

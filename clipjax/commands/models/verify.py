@@ -11,7 +11,7 @@ import typer
 
 from clipjax.commands.shared.exclusions import refuse_beside, refuse_without
 from clipjax.commands.shared.names import check_names
-from clipjax.commands.shared.options import JsonOption
+from clipjax.commands.shared.options import CARD_IDS, JsonOption
 from clipjax.commands.shared.output import announce, say
 from clipjax.commands.shared.records import taking
 from clipjax.errors import ClipjaxError, UsageError, counted
@@ -47,7 +47,7 @@ class VerifyOptions:
             "--model",
             "-m",
             metavar="ID",
-            help="Registered model to load MODEL as, if MODEL is bare weights.",
+            help=f"If MODEL is bare weights: {CARD_IDS}",
         ),
     ] = None
     everything: Annotated[
@@ -76,7 +76,7 @@ class VerifyOptions:
         refuse_beside(f"the model {self.model}", {"--record": self.record, "--limit": self.limit})
         if self.against != "golden":
             refuse_without("--against golden", {"--golden": self.golden})
-        check_names(models=(self.model, self.card))
+        check_names(models=(self.model,), card=self.card)
 
 
 def verify(options: VerifyOptions) -> None:

@@ -194,8 +194,11 @@ class EvaluateOptions:
         if self.predictions is not None:
             refuse_beside("--predictions", on_command_line(self.context, OF_A_MODEL))
         datasets = (self.dataset, self.id_dataset)
-        models = () if self.predictions is not None else (self.model, self.card, self.facts.facts_of)
-        check_names(models=models, datasets=datasets, prompts=self.prompts or (), labels=self.labels)
+        models = () if self.predictions is not None else (self.model, self.facts.facts_of)
+        card = None if self.predictions is not None else self.card
+        check_names(
+            models=models, card=card, datasets=datasets, prompts=self.prompts or (), labels=self.labels
+        )
 
     def _check_source(self) -> None:
         """Exactly one of --data, --data-root and --predictions, but predictions may be of --data."""

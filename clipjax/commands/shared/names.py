@@ -15,6 +15,7 @@ _PLAIN = re.compile(r"[\w.-]+")
 def check_names(
     *,
     models: Iterable[str | None] = (),
+    card: str | None = None,
     datasets: Iterable[str | None] = (),
     prompts: Iterable[str | None] = (),
     labels: str | None = None,
@@ -23,6 +24,7 @@ def check_names(
 
     Args:
         models: refused only if they can be nothing but a registered id.
+        card: a registered id, or LIBRARY:ARCHITECTURE.
         datasets, prompts, labels: names, or files.
     """
     from clipjax.data.cards import read_card
@@ -30,6 +32,8 @@ def check_names(
 
     for name in filter(None, models):
         _check_model(name)
+    if card is not None:
+        _check_card(card)
     for name in filter(None, datasets):
         read_card(name)
     for name in filter(None, prompts):
@@ -44,3 +48,12 @@ def _check_model(name: str) -> None:
     is_file = Path(name).suffix[1:].isalpha()  # of a file that is missing
     if _PLAIN.fullmatch(name) and not is_file and name not in model_ids() and not Path(name).exists():
         raise unknown_model(name)
+
+
+def _check_card(name: str) -> None:
+    from clipjax.checkpoints.identity.library_names import is_library_name, library_and_name
+
+    if is_library_name(name):
+        library_and_name(name)
+    else:
+        _check_model(name)

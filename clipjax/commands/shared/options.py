@@ -33,10 +33,11 @@ OnlyModelsOption = Annotated[
     list[str] | None,
     typer.Option("--models", "-m", help="Only this model; may be repeated. Default: all."),
 ]
-CardOption = Annotated[
-    str | None,
-    typer.Option(metavar="ID", help="Registered model to load --model as, if --model is bare weights."),
-]
+CARD_IDS = (
+    "the registered model to load it as, or its library's name of the architecture, open_clip:ViT-B-32 or "
+    "timm:resnet18."
+)
+CardOption = Annotated[str | None, typer.Option(metavar="ID", help=f"If --model is bare weights: {CARD_IDS}")]
 NameOption = Annotated[
     str | None,
     typer.Option(
