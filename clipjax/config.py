@@ -25,7 +25,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
     "figures": (".toml",),
     "finetune": (".toml",),
     "finetune_runs": (".toml",),
-    "labels": (".csv", ".toml"),
+    "labels": (".csv", ".txt", ".toml"),
     "prompts": (".txt", ".json"),
     "suites": (".toml",),
 }
