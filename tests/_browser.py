@@ -32,17 +32,24 @@ def chromium() -> Iterator[Browser]:
 
 @contextmanager
 def opened(
-    browser: Browser, file: Path, width: int = 1280, height: int = 900, scheme: str = "light"
+    browser: Browser, file: Path, width: int = 1280, height: int = 900, scheme: str = "light", view: str = ""
 ) -> Iterator[Page]:
-    """A page that is ready. It may say nothing to the console, ask for nothing else and open no dialog."""
+    """A page that is ready. It may say nothing to the console, ask for nothing else and open no dialog.
+
+    Args:
+        view: the hash of its address.
+    """
     dark = "dark" if scheme == "dark" else "light"
     page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=dark)
     said: list[str] = []
     page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
     page.on("pageerror", lambda error: said.append(f"error: {error}"))
     page.on("dialog", lambda dialog: said.append(f"dialog: {dialog.message}"))
-    page.on("request", lambda request: said.append(request.url) if request.url != file.as_uri() else None)
-    page.goto(file.as_uri())
+    page.on(
+        "request",
+        lambda request: said.append(request.url) if request.url.split("#")[0] != file.as_uri() else None,
+    )
+    page.goto(file.as_uri() + view)
     page.wait_for_selector("html[data-ready]", timeout=10_000)
     yield page
     page.close()

@@ -10,6 +10,7 @@ from _study import models, study_rows
 from clipjax.analysis.rows.cells import Term
 
 HOSTILE = '</script><img src=x onerror="alert(1)">&quot;$title'
+FORMULA = "=1+1|cmd"
 FACTOR = "top/filtered/factor:pose"
 VAL, SKETCH = (Term("zeroshot", name, "top1") for name in ("imagenet_val", "imagenet_sketch"))
 POSE = Term("imagenet_x", "imagenet_x", "accuracy", FACTOR)
@@ -47,6 +48,7 @@ def special_rows() -> list[Any]:
             reference=[REFERENCE],
         ),
         _of(HOSTILE, SKETCH, 0.25, model_facts=facts, convention={"note": HOSTILE}),
+        _of(FORMULA, VAL, 0.45),
         _of("absent", VAL, None, interval=None, note="no image was decided <here>"),
         _of("published_only", VAL, 0.7, **published),
         _of("both", VAL, 0.61, **published, run_id=NEW),

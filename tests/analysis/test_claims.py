@@ -399,6 +399,22 @@ def test_a_number_in_a_wrong_unit_is_named_with_its_model(tmp_path):
     assert (verdict.findings[0].why or "").startswith("m1: 32 has no place on a probit scale")
 
 
+def test_what_nobody_measured_is_absent(tmp_path: Path) -> None:
+    """Too few models with the rows are not: of those, something was measured."""
+    text = claim(
+        'statistic = "group_difference", y = "y", group = "ours", against = "others", side = "above"'
+    )
+    rows = larger(0.1, 0.0)
+    models = sorted({row["model"] for row in rows})
+    elsewhere = [row | {"dataset": "imagenet_r"} for row in rows]
+    cases = [(rows, False), ([], True), (elsewhere, True)]
+    cases += [([each for each in rows if each["model"] in models[::N]], False)]  # one of each group
+    for some, absent in cases:
+        [verdict] = check(book(tmp_path, text), some)
+        assert (verdict.absent, verdict.findings[0].absent) == (absent, absent)
+        assert verdict.word == (HOLDS if some is rows else UNKNOWN)
+
+
 def test_parts_of_data_sets_do_not_count_and_are_named(tmp_path):
     text = claim(
         'statistic = "group_difference", y = "y", group = "ours", against = "others", side = "above"'
@@ -413,7 +429,7 @@ def test_parts_of_data_sets_do_not_count_and_are_named(tmp_path):
     assert fewer.left_out == (f"{model}: zeroshot imagenet_a top1 (9 of 7,500 images)",)
     assert all(each["model"] != model for each in fewer.rows)
     none = one(book(tmp_path, text), [each | {"part": part} for each in rows])
-    assert (none.word, none.value) == (UNKNOWN, None)
+    assert (none.word, none.value, none.absent) == (UNKNOWN, None, False)
     assert "missing: zeroshot imagenet_a top1 (9 of 7,500 images do not count)" in str(none.why)
     both = [*of_one, *(each | {"run_id": "2025" + each["run_id"][4:]} for each in rows)]
     assert one(book(tmp_path, text), both).value == whole.value

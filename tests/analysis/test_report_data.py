@@ -35,6 +35,7 @@ from clipjax.analysis.claims.claims import check
 from clipjax.analysis.claims.ledger import ledger
 from clipjax.analysis.figures.spec import load_spec
 from clipjax.analysis.figures.style import new_figure, save_figure
+from clipjax.analysis.report.axes import about, first_axes
 from clipjax.analysis.report.data import report_data
 from clipjax.analysis.report.page import page
 from clipjax.analysis.report.svg import inline
@@ -219,6 +220,36 @@ def test_the_papers_numbers_come_first() -> None:
     assert [column["headline"] for column in columns] == [True, True, False, False, False]
 
 
+def column(task: str, dataset: str, metric: str, part: str | None = None, **more: Any) -> dict[str, Any]:
+    fields = {"task": task, "dataset": dataset, "metric": metric, "slice": part}
+    return {**fields, "ways": [], "headline": False, **more}
+
+
+def test_the_first_axes_are_held_out_accuracy_and_the_same_under_a_shift() -> None:
+    found = report_data(ROWS, "x")
+    of_axes = [[found["columns"][k][name] for name in Term._fields] for k in found["axes"]]
+    assert of_axes == [list(VAL), list(SKETCH)]
+    sets = about(["demo_r", "demo_train", "ninco", "imagenet_v2:threshold0.7", "my_own"])
+    assert (sets.held_out, sets.training) == ({"demo_val", "imagenet_val"}, {"demo_train"})
+
+    ece, top1 = ("calibration", "demo_val", "ece"), ("zeroshot", "demo_val", "top1")
+    val, v2 = column(*top1), column("zeroshot", "demo_v2", "top1")
+    several = [column(*ece), column("calibration", "demo_v2", "ece"), v2, val, column(*top1, "factor:pose")]
+    cases: list[tuple[Any, list[set[int]], Any]] = [
+        (several, [{0, 1}] * 5, (3, 2)),  # accuracy before others, though it has no more models
+        (several, [{0, 1}, {0, 1}, {2}, {0}, {0}], (3, 4)),  # with a model in common: a part of the set
+        (several, [{0, 1}, {1}, set(), {0}, set()], (0, 1)),
+        ([v2, column("zeroshot", "sketch", "top1")], [{0}, {0, 1}], (1, 0)),  # none held out: most models
+        ([val, column("zeroshot", "demo_train", "top1")], [{0}, {0}], None),  # of training images
+        ([val, column(*ece)], [{0}, {0}], None),  # two metrics
+        ([val, {**val, "ways": [["prompts", "p"]]}], [{0}, {0}], None),  # one number, measured twice
+        ([val, v2], [{0}, {1}], None),
+        ([], [], None),
+    ]
+    for some, measured, axes in cases:
+        assert first_axes(some, measured, sets) == axes
+
+
 def test_no_rows_no_numbers() -> None:
     found = report_data([], "empty")
     assert (found["models"], found["columns"], found["cells"]) == ([], [], {})
@@ -315,14 +346,16 @@ def test_figures_are_parts_of_the_page_whose_points_have_names(written: str) -> 
 def test_claims_are_those_of_the_ledger(written: str) -> None:
     verdicts = check(ledger(), STUDY)
     elements = Elements(written)
-    words = [
-        a["data-value"]
-        for a, text in elements.named("td")
-        if a.get("data-value") in {v.word for v in verdicts}
-    ]
-    assert words == [verdict.word for verdict in verdicts]
+    known = ("holds", "does not hold", "inconclusive", "not measured")
+    words = [str(a["data-value"]) for a, _ in elements.named("td") if a.get("data-value") in known]
+    there, absent = ([each for each in verdicts if each.absent is missing] for missing in (False, True))
+    assert words == [each.word for each in there] + ["not measured"] * len(absent)
     ids = [a["id"] for a, _ in elements.named("tr") if (a.get("id") or "").startswith("claim-")]
-    assert ids == [f"claim-{verdict.claim.key}" for verdict in verdicts]
+    assert ids == [f"claim-{verdict.claim.key}" for verdict in (*there, *absent)]
+    assert absent
+    counts = [f"{words.count(word)} {word}" for word in known if word in words]
+    assert f"{len(verdicts)} claims: {', '.join(counts)}." in written
+    assert f"<summary>Not here (no rows): {len(absent)} claims</summary>" in written
     found = [each for verdict in verdicts for each in verdict.findings if each.value is not None]
     assert found
     for each in found:

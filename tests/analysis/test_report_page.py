@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import io
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from _browser import LOW_CONTRAST, NAMELESS, TOO_WIDE, chromium, opened
-from _report import HOSTILE, NLL, POSE, REFERENCE, SHAPE, SKETCH, VAL, report_rows
+from _report import FORMULA, HOSTILE, NLL, POSE, REFERENCE, SHAPE, SKETCH, VAL, report_rows
 from PIL import Image
 from scipy.optimize import linprog
 
@@ -24,6 +26,7 @@ from clipjax.analysis.rows.groups import group_of, groups
 from clipjax.analysis.rows.points import points
 from clipjax.analysis.rows.scales import transform
 from clipjax.analysis.trends.trends import fit_points
+from clipjax.results.escaping import csv_cell
 from clipjax.results.tables import model_name
 
 if TYPE_CHECKING:
@@ -176,7 +179,8 @@ def test_points_stand_where_their_numbers_are(report: Page, scale: str) -> None:
     """On every scale: a point's place is linear in the coordinate of its number; and so are the ticks."""
     choose(report, "x", VAL)
     choose(report, "y", POSE)
-    report.locator("#scale").select_option(scale)
+    for axis in ("x", "y"):
+        report.locator(f"#{axis}-scale").select_option(scale)
     found = points(ROWS, column(VAL), column(POSE))
     scheme, names = groups("paper"), list(FACTS)
     order = sorted(found, key=lambda p: (group_of(p.facts, scheme) is not None, names.index(p.model)))
@@ -427,6 +431,99 @@ def test_nothing_to_show_is_no_error(browser: Browser, tmp_path: Path, rows: lis
         assert report.locator("#count").text_content() == f"{len(rows)} models"
         assert report.evaluate(SPOTS) == []
         assert report.locator("#numbers td[data-cell]").all_text_contents() == ["–"] * len(rows)
+
+
+def test_numbers_without_a_pair_are_not_drawn_unasked(browser: Browser, tmp_path: Path) -> None:
+    rows = [row for row in ROWS if row["metric"] in (NLL.metric, SHAPE.metric)]
+    (tmp_path / "page.html").write_text(page(report_data(rows, "two")))
+    with opened(browser, tmp_path / "page.html") as report:
+        assert (report.locator("#plot-note").text_content() or "").startswith("No model has one metric on")
+        assert report.evaluate(SPOTS) == []
+        assert report.locator("#save-plot").is_disabled()
+        choose(report, "x", NLL)
+        assert report.locator("#plot-note").text_content() == "Choose a number for each axis."
+        choose(report, "y", SHAPE)
+        assert len(report.evaluate(SPOTS)) == len(rows) / 2
+
+
+STATE = """() => [...document.querySelectorAll("select, #search, .tick > input")].map((node) =>
+  node.type === "checkbox" ? node.checked : node.selectedOptions?.[0]?.text ?? node.value)"""
+ORDER = """() => [...document.querySelectorAll("#figure-table2 tbody tr")].map((row) => row.textContent)"""
+
+
+def seen(page: Page) -> list[Any]:
+    return [page.evaluate(each) for each in (STATE, LINES, SPOTS, ORDER)]
+
+
+def test_the_address_has_the_view(report: Page, browser: Browser, file: Path) -> None:
+    """A link shows the same again: axes, scales, filters, columns, order. What it cannot read it leaves."""
+    first = seen(report)
+    choose(report, "y", POSE)
+    report.locator("#y-scale").select_option("linear")
+    report.locator("#fit").select_option("ols")
+    report.locator("#scheme").select_option(label="training data")
+    report.locator("#legend button:not(:disabled)").first.click()
+    report.locator("#search").fill("vit")
+    report.locator("#intervals").check()
+    report.locator("#bars").uncheck()
+    report.locator("#numbers thead button", has_text="imagenet_sketch").click()
+    report.locator("#figure-table2 thead button", has_text="Shape bias").click()
+    report.wait_for_url(lambda url: "tables=figure-table2" in url)
+    view = report.evaluate("location.hash")
+    changed = seen(report)
+    assert all(one != other for one, other in zip(first, changed))
+    report.locator("nav a").first.click()
+    report.wait_for_timeout(50)
+    assert report.evaluate("location.hash") == view
+    unknown = "#x=a|b&sort=-zz&source=none&scheme=no&group=%3Cb%3E&columns=no&tables=claims+99+up&more=1"
+    with opened(browser, file, view=unknown) as other:
+        assert other.locator("#x option:checked").text_content() == "top1 · imagenet_val"
+        other.evaluate("view => { location.hash = view; }", view)
+        other.locator("#count", has_text=" of ").wait_for()
+        assert seen(other) == changed
+        other.evaluate("() => { location.hash = ''; }")
+        other.get_by_text(f"{len(FACTS)} models", exact=True).wait_for()
+        assert seen(other) == first
+
+
+def saved(page: Page, button: str) -> str:
+    with page.expect_download() as download:
+        page.locator(button).click()
+    return download.value.path().read_text(encoding="utf-8")
+
+
+def test_tables_are_saved_as_csv_and_the_plot_as_svg(report: Page) -> None:
+    report.locator("#numbers thead button", has_text="imagenet_val").click()
+    report.locator("#intervals").check()
+    head, *lines = csv.reader(io.StringIO(saved(report, "#save-numbers")))
+    shown = [line[0] for line in report.evaluate(LINES)]
+    assert [line[0] for line in lines] == [csv_cell(name) for name in shown]
+    assert f"'{FORMULA}" in [line[0] for line in lines]
+    place = head.index("imagenet_val top1")
+    assert head[place + 1 : place + 3] == ["imagenet_val top1 lo", "imagenet_val top1 hi"]
+    across = numbers(VAL)
+    for name, line in zip(shown, lines):
+        cell = across.get(name)
+        expected = [cell.value, cell.interval["lo"]] if cell and cell.interval else []
+        assert [float(f"{value:.6g}") for value in expected if value is not None] == [
+            float(text) for text in line[place : place + 2] if text
+        ]
+
+    head, *lines = csv.reader(io.StringIO(saved(report, ".scroll:has(#figure-table2) + .save button")))
+    place = head.index("Shape bias")
+    written = report.locator(f"#figure-table2 td:nth-child({place + 1})[data-value]").all()
+    values = [float(cell.get_attribute("data-value") or "") for cell in written]
+    assert [float(line[place]) for line in lines if line[place]] == values
+
+    drawing = ET.fromstring(saved(report, "#save-plot"))
+    svg = "{http://www.w3.org/2000/svg}"
+    names = [title.text for title in drawing.iter(f"{svg}title")]
+    assert sorted(filter(None, names)) == sorted(set(across) & set(numbers(SKETCH)))
+    texts = {text.text for text in drawing.iter(f"{svg}text")}
+    assert "top1 · imagenet_val (probit)" in texts
+    assert {group.title for group in groups("paper")} & texts
+    assert not [each for each in drawing.iter() if "var(" in str(each.attrib) or each.get("class")]
+    assert report.locator("#plot title").count() == 0  # the page's own plot stays as it was
 
 
 def test_a_published_number_names_its_source(report: Page) -> None:

@@ -59,6 +59,7 @@ class Finding:
         value, lo, hi, method: None if not computed.
         n: models of each group, or pairs.
         left_out: numbers not of whole data sets, with model and images.
+        absent: no model, or pair, has rows of every number.
     """
 
     part: Part
@@ -72,6 +73,7 @@ class Finding:
     rows: tuple[Row, ...]
     why: str | None
     left_out: tuple[str, ...] = ()
+    absent: bool = False
 
     @property
     def measured(self) -> bool:
@@ -87,6 +89,11 @@ class Verdict:
     word: str
     findings: tuple[Finding, ...]
 
+    @property
+    def absent(self) -> bool:
+        """Whether nothing of it was measured; then it is inconclusive."""
+        return all(each.absent for each in self.findings)
+
 
 @dataclass(frozen=True)
 class _Measured:
@@ -96,6 +103,7 @@ class _Measured:
     rows: tuple[Row, ...] = ()
     why: str | None = None
     left_out: tuple[str, ...] = ()
+    absent: bool = False
 
 
 def check(
@@ -177,7 +185,8 @@ def _decide(measured: Sequence[_Measured], level: float, correct: str, tests: in
 
 def _finding(each: _Measured, level: float) -> Finding:
     if each.number is None:
-        return Finding(each.part, UNKNOWN, None, None, None, level, None, each.n, each.rows, each.why)
+        none = (None, None, None, level, None)
+        return Finding(each.part, UNKNOWN, *none, each.n, each.rows, each.why, absent=each.absent)
     lo, hi = each.number.at(level)
     word, why = decide(lo, hi, each.part), None if math.isfinite(lo + hi) else NO_INTERVAL
     of = (each.n, each.rows, why, each.left_out)
@@ -200,7 +209,8 @@ def _measure(claim: Claim, part: Part, evidence: Evidence, draws: int) -> _Measu
         number = _COMPARED[part.statistic](part, group, against, settings)
         return _resting_on(part, number, (len(group.models), len(against.models)), group, against)
     except (TooLittle, ClipjaxError) as error:  # ClipjaxError: e.g. a number off the scale
-        return _Measured(part, why=f"no task yet: {claim.no_task}" if claim.no_task else str(error))
+        why = f"no task yet: {claim.no_task}" if claim.no_task else str(error)
+        return _Measured(part, why=why, absent=isinstance(error, TooLittle) and not error.some)
 
 
 def _against(part: Part, evidence: Evidence, group: Sample) -> Sample:

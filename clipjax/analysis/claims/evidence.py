@@ -30,7 +30,15 @@ Tables = dict[Column, dict[str, Cell]]
 
 
 class TooLittle(Exception):
-    """Too few models or pairs; names what is missing."""
+    """Too few models or pairs; names what is missing.
+
+    Attributes:
+        some: whether some model, or pair, has rows of every number.
+    """
+
+    def __init__(self, message: str, some: bool = False) -> None:
+        super().__init__(message)
+        self.some = some
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,8 @@ class Evidence:
         if len(whole) < at_least:
             models = f"{len(whole)} of {counted(len(chosen), 'model')} of {which}"
             lacking = [cells for _, cells in of_models]
-            raise TooLittle(_lacking(f"{models} have the rows, {at_least} are needed", lacking))
+            some = any(map(_has_rows, lacking))
+            raise TooLittle(_lacking(f"{models} have the rows, {at_least} are needed", lacking), some)
         return _sample(whole, of_models)
 
     def pairs(self, part: Part, at_least: int) -> tuple[Sample, Sample]:
@@ -94,7 +103,8 @@ class Evidence:
         whole = [pair for pair in pairs if all(_has_all(cells) for _, cells in pair)]
         if len(whole) < at_least:
             have = f"{len(whole)} of {counted(len(names), 'pair')} have the rows, {at_least} are needed"
-            raise TooLittle(_lacking(have, [cells for pair in pairs for _, cells in pair]))
+            some = any(all(_has_rows(cells) for _, cells in pair) for pair in pairs)
+            raise TooLittle(_lacking(have, [cells for pair in pairs for _, cells in pair]), some)
         ones, others = ([pair[side] for pair in pairs] for side in (0, 1))
         return _sample([one for one, _ in whole], ones), _sample([two for _, two in whole], others)
 
@@ -133,7 +143,7 @@ class Evidence:
                 rows = self._rows_of(column, which)
                 table = cells_of(rows, [column], prompts=prompts, precision=self._precision)
             except DataError as error:
-                raise TooLittle(str(error)) from None
+                raise TooLittle(str(error), some=True) from None
             self._cells[key] = {model: _whole(cell) for model, [cell] in table.items()}
         return self._cells[key]
 
@@ -155,6 +165,11 @@ def _of_model(tables: Tables, model: str) -> dict[Column, Cell | None]:
 
 def _has_all(cells: Mapping[Column, Cell | None]) -> bool:
     return all(cell is not None and cell.value is not None for cell in cells.values())
+
+
+def _has_rows(cells: Mapping[Column, Cell | None]) -> bool:
+    """Also of a sample, or without a value."""
+    return all(cell is not None and cell.rows for cell in cells.values())
 
 
 def _sample(

@@ -78,12 +78,14 @@ const state = {
   intervals: false,
   published: false,
   hidden: new Set(),
-  x: 0,
-  y: 0,
-  scale: "probit",
+  x: data.axes?.[0] ?? null, // null: no number
+  y: data.axes?.[1] ?? null,
+  xScale: "probit",
+  yScale: "probit",
   fit: "none",
   bars: true,
   diagonal: false,
+  tables: [],
 };
 
 /** The first scheme that has a group for at least half of the models. */

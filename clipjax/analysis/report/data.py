@@ -17,6 +17,7 @@ from typing import Any
 
 from clipjax.analysis.figures.style import COLOURS, MARKERS
 from clipjax.analysis.figures.yours import YOURS, is_own
+from clipjax.analysis.report.axes import about, first_axes
 from clipjax.analysis.rows.cells import WAYS, Term, term_of, ways_of
 from clipjax.analysis.rows.curation import columns as curation_columns
 from clipjax.analysis.rows.groups import Group, group_of, groups, schemes
@@ -67,6 +68,7 @@ def report_data(
         "models": list(models),
         "facts": [interner.object(facts) for facts in models.values()],
         "columns": columns,
+        "axes": _axes(columns, cells.columns),
         "cells": cells.columns,
         "runs": runs.columns,
         "highlight": [index[model] for model in highlight if model in index],
@@ -74,6 +76,14 @@ def report_data(
         "sources": {name: source["title"] for name, source in sources().items()},
         "interned": interner.values,
     }
+
+
+def _axes(columns: Sequence[Mapping[str, Any]], cells: Mapping[str, list[Any]]) -> tuple[int, int] | None:
+    measured: list[set[int]] = [set() for _ in columns]
+    for model, column, value in zip(*(cells.get(name, []) for name in ("model", "column", "value"))):
+        if value is not None:
+            measured[column].add(model)
+    return first_axes(columns, measured, about(column["dataset"] for column in columns))
 
 
 class Interner:

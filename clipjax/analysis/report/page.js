@@ -7,16 +7,28 @@ function fillSelects() {
   options(find("scheme"), data.schemes.map(({ title }, k) => [k, title]), state.scheme);
   fillGroups();
   const sources = [...new Set(data.models.map((_, model) => sourceOf(model)).filter((source) => source !== null))].map(String).sort();
-  options(find("source"), [["", "all"], ...sources.map((source) => [source, source])], "");
+  options(find("source"), [["", "all"], ...sources.map((source) => [source, source])], state.source);
   for (const name of ["x", "y"]) fillAxis(name);
+}
+
+/** Controls and drawings as the state has them. */
+function showView() {
+  fillSelects();
+  find("search").value = state.search;
+  for (const [name, id] of [["xScale", "x-scale"], ["yScale", "y-scale"], ["fit", "fit"]]) find(id).value = state[name];
+  for (const name of ["bars", "diagonal", "intervals", "published"]) find(name).checked = state[name];
+  sortAll();
+  drawChoices();
+  drawAll();
 }
 
 /** The selects of an axis: the tasks, and the numbers of the chosen one. */
 function fillAxis(name) {
   const { task } = data.columns[state[name]] ?? {};
   const tasks = [...new Set(data.columns.map((column) => column.task))];
-  options(find(`${name}-task`), tasks.map((one) => [one, spelt(one)]), task);
-  find(name).replaceChildren(...numbersOf(task, state[name]));
+  const none = state[name] === null ? [["", "choose"]] : [];
+  options(find(`${name}-task`), [...none, ...tasks.map((one) => [one, spelt(one)])], task);
+  find(name).replaceChildren(...(task === undefined ? [make("option", { value: "" }, "a task first")] : numbersOf(task, state[name])));
 }
 
 function fillGroups() {
@@ -33,16 +45,6 @@ function numbersOf(task, selected) {
     groups.get(dataset).append(make("option", { value: column, selected: column === selected }, nameOf(column)));
   }
   return [...groups.values()];
-}
-
-/** The number that most models have, and the one that most of those also have; the paper's numbers first. */
-function firstAxes() {
-  const some = FIRST.length > 1 ? FIRST : all;
-  const most = (columns, count) => columns.reduce((best, one) => (count(one) > count(best) ? one : best), columns[0] ?? 0);
-  const x = most(some, (column) => coverage[column]);
-  const both = (y) => data.models.filter((_, model) => valueOf(model, x) !== null && valueOf(model, y) !== null).length;
-  const others = some.filter((column) => column !== x);
-  return [x, others.length ? most(others, both) : x];
 }
 
 function drawAll() {
@@ -77,29 +79,31 @@ function startAxes() {
     drawPlot();
   };
   for (const name of ["x", "y"]) {
-    find(name).addEventListener("change", (event) => changed(name, Number(event.target.value)));
+    find(name).addEventListener("change", ({ target }) => target.value && changed(name, Number(target.value)));
     find(`${name}-task`).addEventListener("change", ({ target }) => {
       changed(name, all.find((column) => data.columns[column].task === target.value));
       fillAxis(name);
     });
   }
-  for (const name of ["scale", "fit"]) find(name).addEventListener("change", (event) => changed(name, event.target.value));
+  for (const [name, id] of [["xScale", "x-scale"], ["yScale", "y-scale"], ["fit", "fit"]]) {
+    find(id).addEventListener("change", (event) => changed(name, event.target.value));
+  }
   for (const name of ["bars", "diagonal"]) find(name).addEventListener("change", (event) => changed(name, event.target.checked));
   find("swap").addEventListener("click", () => {
-    [state.x, state.y] = [state.y, state.x];
-    for (const name of ["x", "y"]) fillAxis(name);
-    drawPlot();
+    [state.x, state.y, state.xScale, state.yScale] = [state.y, state.x, state.yScale, state.xScale];
+    showView();
   });
 }
 
-[state.x, state.y] = firstAxes();
 fillSelects();
+startAddress();
 startFilters();
 startAxes();
 startTable();
 startChooser();
 startDetails();
 startSortable();
-drawAll();
+startSaving();
+showView();
 startPlot();
 document.documentElement.dataset.ready = "";

@@ -19,7 +19,19 @@ from clipjax.analysis.report.markup import Html, joined, tag
 from clipjax.analysis.report.sections import Section
 from clipjax.results.escaping import xml
 
-SCRIPTS = ("data", "marks", "scales", "details", "table", "chooser", "scatter", "sortable", "page")
+SCRIPTS = (
+    "data",
+    "marks",
+    "scales",
+    "details",
+    "table",
+    "chooser",
+    "scatter",
+    "sortable",
+    "saving",
+    "address",
+    "page",
+)
 
 
 def page(data: Mapping[str, Any], sections: Sequence[Section] = ()) -> str:

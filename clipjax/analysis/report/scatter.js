@@ -39,10 +39,11 @@ function axis(column, scale, from, to) {
 const extent = (spots) => spots.reduce(([low, high], spot) => [Math.min(low, spot), Math.max(high, spot)], [Infinity, -Infinity]);
 
 function drawPlot() {
-  if (!all.length) return void (find("plot-note").textContent = "There are no numbers to plot.");
-  const svg = find("plot");
+  saveView();
   const columns = [state.x, state.y];
-  const scales = columns.map((column) => scaleFor(valuesOf(column), state.scale));
+  if (columns.includes(null)) return drawNothing();
+  const svg = find("plot");
+  const scales = columns.map((column, k) => scaleFor(valuesOf(column), wantedScales()[k]));
   const width = Math.max(280, svg.parentNode.clientWidth - 2);
   const height = Math.round(Math.min(560, Math.max(320, 0.62 * width)));
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
@@ -63,9 +64,26 @@ function drawPlot() {
     make("circle", { id: "ring", r: 10, hidden: true }),
   );
   current = -1;
+  find("save-plot").disabled = false;
   drawLegend();
   describe(columns, scales);
   listTrends(lines, scales);
+}
+
+const wantedScales = () => [state.xScale, state.yScale];
+
+/** Without a number on each axis: why, and what to do. */
+function drawNothing() {
+  drawnPoints = [];
+  current = -1;
+  find("plot").replaceChildren();
+  find("plot").setAttribute("height", 0);
+  find("save-plot").disabled = true;
+  drawLegend();
+  listTrends([], []);
+  const unrelated = "No model has one metric on two data sets, so no two of these numbers are drawn unasked. ";
+  const why = data.axes === null && state.x === state.y ? unrelated : "";
+  find("plot-note").textContent = all.length ? `${why}Choose a number for each axis.` : "There are no numbers to plot.";
 }
 
 const valuesOf = (column) =>
@@ -184,11 +202,13 @@ function listTrends(lines, scales) {
 function describe(columns, scales) {
   const [x, y] = columns.map(nameOf);
   find("plot").setAttribute("aria-label", `Scatter plot of ${y} against ${x}, ${drawnPoints.length} models`);
-  const linear = columns.filter((_, k) => scales[k] !== state.scale).map((column) => titleOf(column).metric);
-  const why = linear.length ? ` No ${state.scale} scale for ${linear.join(" and ")}: its values are not ${state.scale === "log" ? "positive" : "fractions"}.` : "";
+  const why = columns.map((column, k) => {
+    const wanted = wantedScales()[k];
+    return scales[k] === wanted ? "" : ` No ${wanted} scale for ${titleOf(column).metric}: its values are not ${wanted === "log" ? "positive" : "fractions"}.`;
+  });
   const stated = drawnPoints.some(({ model }) => isStated(model)) ? ` A ring: ${STATED}.` : "";
   const cut = state.bars && find("plot").querySelector(".cut") ? " An arrow: an interval that the scale cuts, at 0 or 1." : "";
-  find("plot-note").textContent = `${drawnPoints.length} models have both numbers.${why}${stated}${cut}`;
+  find("plot-note").textContent = `${drawnPoints.length} models have both numbers.${[...new Set(why)].join("")}${stated}${cut}`;
 }
 
 function drawLegend() {

@@ -20,7 +20,9 @@ from clipjax.analysis.report.svg import inline
 from clipjax.analysis.rows.cells import Cell, Column, RowIndex
 from clipjax.errors import DataError, counted
 
-SIGNS = {HOLDS: "✓", FAILS: "✗", UNKNOWN: "?"}  # besides the colour, for those who cannot see it
+ABSENT = "not measured"  # inconclusive because nobody made the rows
+# Besides the colour, for those who cannot see it.
+SIGNS = {HOLDS: "✓", FAILS: "✗", UNKNOWN: "?", ABSENT: "–"}
 RUNS = 3  # at most this many run ids per statistic
 
 
@@ -41,24 +43,38 @@ def figures_section(specs: Iterable[Spec], index: RowIndex, taken: Taken) -> Sec
     """The figures that have a row; below, what the others lack."""
     chosen = [spec for spec in specs if spec.kind != "table"]
     with tempfile.TemporaryDirectory() as folder:
-        return Section("Figures", _shown(chosen, lambda spec: _figure(spec, index, taken, Path(folder))))
+        body = _shown(chosen, "figure", lambda spec: _figure(spec, index, taken, Path(folder)))
+        return Section("Figures", body)
 
 
 def tables_section(specs: Iterable[Spec], index: RowIndex, taken: Taken) -> Section:
     chosen = [spec for spec in specs if spec.kind == "table"]
-    return Section("Tables", _shown(chosen, lambda spec: _table(spec, index, taken)))
+    return Section("Tables", _shown(chosen, "table", lambda spec: _table(spec, index, taken)))
 
 
 def claims_section(verdicts: Sequence[Verdict]) -> Section:
-    counts = Counter(verdict.word for verdict in verdicts)
+    """Claims of which nothing was measured are folded below the others."""
+    counts = Counter(map(_word_of, verdicts))
     said = ", ".join(f"{counts[word]} {word}" for word in SIGNS if counts[word])
-    about = tag("p", f"{counted(len(verdicts), 'claim')}: {said}. {RULE}")
-    lines = joined(*map(_claim, verdicts))
+    meaning = f"{ABSENT.capitalize()}: no model has all rows of a part." if counts[ABSENT] else None
+    about = tag("p", " ".join(filter(None, (f"{counted(len(verdicts), 'claim')}: {said}.", RULE, meaning))))
+    parts = [[each for each in verdicts if each.absent is absent] for absent in (False, True)]
+    shown, absent = (
+        _claims(name, some) if some else None for name, some in zip(("claims", "claims-absent"), parts)
+    )
+    return Section("Claims", joined(about, shown, absent and _folded(len(parts[1]), "claim", absent)))
+
+
+def _claims(name: str, verdicts: Sequence[Verdict]) -> Html:
     heads = ["section", "statement", "verdict"]
-    return Section("Claims", joined(about, sortable("claims", "Claims", heads, lines)))
+    return sortable(name, "Claims", heads, joined(*map(_claim, verdicts)))
 
 
-def _shown(specs: Sequence[Spec], draw: Callable[[Spec], Html]) -> Html:
+def _folded(number: int, what: str, body: Html) -> Html:
+    return tag("details", tag("summary", f"Not here (no rows): {counted(number, what)}"), body)
+
+
+def _shown(specs: Sequence[Spec], what: str, draw: Callable[[Spec], Html]) -> Html:
     shown, absent = [], []
     for spec in specs:
         try:
@@ -67,9 +83,8 @@ def _shown(specs: Sequence[Spec], draw: Callable[[Spec], Html]) -> Html:
             absent.append(tag("li", f"{spec.paper}: {error}"))
             continue
         shown.append(drawn)
-    if not absent:
-        return joined(*shown)
-    return joined(*shown, tag("details", tag("summary", f"Not here: {len(absent)}"), tag("ul", *absent)))
+    fold = _folded(len(absent), what, tag("ul", *absent)) if absent else None
+    return joined(*shown, fold)
 
 
 def _nothing(spec: Spec, why: str) -> DataError:
@@ -112,7 +127,10 @@ def _table(spec: Spec, index: RowIndex, taken: Taken) -> Html:
     if all(line.model is None for line in lines):
         raise _nothing(spec, "all")
     heads = [*spec.head, "model", *(column.title for column in lines[0].line.columns)]
-    return sortable(_anchor(spec), _about(spec), heads, joined(*(tag("tr", *_line(each)) for each in lines)))
+    shown = joined(*(tag("tr", *_line(each)) for each in lines if each.model is not None))
+    absent = [" · ".join(filter(None, each.line.cells)) for each in lines if each.model is None]
+    fold = _folded(len(absent), "line", tag("ul", *(tag("li", text) for text in absent))) if absent else None
+    return joined(sortable(_anchor(spec), _about(spec), heads, shown), fold)
 
 
 def sortable(name: str, caption: str, heads: Sequence[str], lines: Html) -> Html:
@@ -124,7 +142,7 @@ def sortable(name: str, caption: str, heads: Sequence[str], lines: Html) -> Html
 
 
 def _line(each: FilledLine) -> Iterator[Html]:
-    for text in (*each.line.cells, each.name or "no rows"):
+    for text in (*each.line.cells, each.name or ""):
         yield tag("td", text, class_="fact")
     for column, cell, published in zip(each.line.columns, each.cells, each.published):
         yield _number(column, cell, published)
@@ -160,9 +178,13 @@ def _claim(verdict: Verdict) -> Html:
         "tr",
         tag("td", claim.section),
         tag("td", f"{claim.statement}.", fold, data_value=claim.statement),
-        tag("td", _word(verdict.word), data_value=verdict.word),
+        tag("td", _word(_word_of(verdict)), data_value=_word_of(verdict)),
         id=f"claim-{claim.key}",
     )
+
+
+def _word_of(each: Verdict | Finding) -> str:
+    return ABSENT if each.absent else each.word
 
 
 def _word(word: str) -> Html:
@@ -174,7 +196,7 @@ def _finding(each: Finding) -> Html:
     runs = each.runs()
     named = ", ".join(runs[:RUNS]) + (f" and {len(runs) - RUNS} more" if len(runs) > RUNS else "")
     rows = joined(f"{len(each.rows):,}", _small(f"{counted(len(runs), 'run')}: {named}" if runs else None))
-    cells = (of, each.part.bound, _found(each), _word(each.word), rows)
+    cells = (of, each.part.bound, _found(each), _word(_word_of(each)), rows)
     return tag("tr", *(tag("td", cell) for cell in cells))
 
 

@@ -77,10 +77,12 @@ function sorted(models, column) {
   });
 }
 
+/** The models that pass the filters, sorted. */
+const tableModels = (columns) => sorted(chosen(), columns.find((column) => column.key === state.sort.by) ?? columns[0]);
+
 function drawTable() {
   const columns = tableColumns();
-  const by = columns.find((column) => column.key === state.sort.by) ?? columns[0];
-  const models = sorted(chosen(), by);
+  const models = tableModels(columns);
   const table = find("numbers");
   table.tHead.replaceChildren(make("tr", {}, ...columns.map(headCell)));
   const lines = models.slice(0, most).map((model) => make("tr", {}, ...columns.map((column) => column.cell(model))));
@@ -92,6 +94,7 @@ function drawTable() {
   const left = models.length - lines.length;
   find("more").hidden = left <= 0;
   find("more").textContent = `Show the other ${left} models`;
+  saveView();
 }
 
 function sortBy(key) {

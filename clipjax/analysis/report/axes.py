@@ -1,0 +1,86 @@
+"""The first axes of the report's scatter plot: held-out accuracy across, the same metric on a shifted set up.
+
+first_axes(columns, measured, about(datasets))    # (0, 3), or None if no two numbers belong together
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from clipjax.data.cards import read_card
+from clipjax.errors import ClipjaxError
+
+ACCURACIES = ("top1", "accuracy", "pm0")  # before any other metric
+
+Column = Mapping[str, Any]
+
+
+class Sets(NamedTuple):
+    """Data sets that cards name as in-distribution, and those with images to train or choose on."""
+
+    held_out: Collection[str]
+    training: Collection[str]
+
+
+def about(datasets: Iterable[str]) -> Sets:
+    """From the shipped cards; data sets without one are neither."""
+    held_out, training = set(), set()
+    stems = {name.partition(":")[0]: name for name in datasets}  # members of a family agree
+    for name in stems.values():
+        try:
+            card = read_card(name)
+        except ClipjaxError:
+            continue
+        if card.id:
+            held_out.add(card.id)
+        if card.split:
+            training.add(name)
+    return Sets(held_out, training)
+
+
+def first_axes(
+    columns: Sequence[Column], measured: Sequence[Collection[int]], sets: Sets
+) -> tuple[int, int] | None:
+    """Two columns of one metric with a model in common; None if there are none.
+
+    Across: a whole held-out set, else the whole set with most models. Up: another set, or else a part of it.
+
+    Args:
+        columns: as in `report_data`.
+        measured: models with a value, per column.
+    """
+    metrics = dict.fromkeys(column["metric"] for column in columns)
+    for metric in sorted(metrics, key=lambda name: (*(name != one for one in ACCURACIES),)):
+        if (pair := _pair(metric, columns, measured, sets)) is not None:
+            return pair
+    return None
+
+
+def _pair(
+    metric: str, columns: Sequence[Column], measured: Sequence[Collection[int]], sets: Sets
+) -> tuple[int, int] | None:
+    of_metric = [
+        k
+        for k, column in enumerate(columns)
+        if column["metric"] == metric and column["dataset"] not in sets.training and measured[k]
+    ]
+    whole = [k for k in of_metric if columns[k]["slice"] is None]
+    for x in sorted(whole, key=lambda k: (columns[k]["dataset"] not in sets.held_out, -len(measured[k]))):
+        if found := list(_shifted(x, of_metric, columns, measured)):
+            return x, min(found)[-1]
+    return None
+
+
+def _shifted(
+    x: int, others: Iterable[int], columns: Sequence[Column], measured: Sequence[Collection[int]]
+) -> Iterator[tuple[Any, ...]]:
+    """What may stand against x; the least is best, and ends with the column."""
+    across = columns[x]
+    for y in others:
+        up, shared = columns[y], len(set(measured[x]) & set(measured[y]))
+        same_set, same_task = up["dataset"] == across["dataset"], up["task"] == across["task"]
+        if not shared or (same_set and (up["slice"] is None or not same_task)):
+            continue
+        part = up["slice"] is not None
+        yield same_set, not same_task, part, up["ways"] != across["ways"], -shared, not up["headline"], y
