@@ -20,7 +20,7 @@ from clipjax.config import config_dir
 from clipjax.storage.reading import read_csv
 
 RUN = "20260101T000000.000000Z-00000000"
-FACTS = ("group", "arch", "arch_kind", "train_source", "train_crop_scale", "fine_tune", "parent")
+FACTS = ("group", "arch", "arch_kind", "train_source", "train_crop_scale", "fine_tune", "parent", "licence")
 
 
 def models(every: int = 1) -> dict[str, dict[str, Any]]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from clipjax.checkpoints.identity.registry import Subject, groups, subjects
-from clipjax.checkpoints.identity.registry_rows import file_of, registry
+from clipjax.checkpoints.identity.registry_rows import file_of, registry, why_unknown
 from clipjax.config import config_dir, config_file
 from clipjax.errors import unknown_name
 from clipjax.models.parity_record import read_record
@@ -49,6 +49,8 @@ class Coverage:
             flags. "unverified": no record of this version of the forward pass, or a failed one.
         why: what is missing; empty for a verified model.
         tokenizer: "built in" or "needs files from the repo"; None for a classifier.
+        licence: of the weights; None where no source states it.
+        licence_source: "timm:NAME" (timm's record of NAME states it), an address, or "".
     """
 
     id: str
@@ -61,6 +63,8 @@ class Coverage:
     status: str
     why: str
     tokenizer: str | None
+    licence: str | None
+    licence_source: str
 
 
 def coverage(group: str | None = None) -> list[Coverage]:
@@ -83,7 +87,8 @@ def counts(rows: Sequence[Coverage]) -> dict[str, int]:
 
 
 def table(rows: Sequence[Coverage]) -> tuple[list[str], list[list[str]]]:
-    titles = ["model", "group", "image tower", "text tower", "params (M)", "image", "status", "tokenizer"]
+    towers = ["image tower", "text tower", "params (M)", "image"]
+    titles = ["model", "group", *towers, "status", "tokenizer", "licence"]
     cells = [
         [
             row.id,
@@ -94,6 +99,7 @@ def table(rows: Sequence[Coverage]) -> tuple[list[str], list[list[str]]]:
             str(row.image_size),
             f"{row.status}: {row.why}" if row.why else row.status,
             row.tokenizer or "none",
+            row.licence or "unknown",
         ]
         for row in rows
     ]
@@ -159,7 +165,13 @@ def _row(row: Mapping[str, str], subject: Subject | None, record: Mapping[str, A
         status=status,
         why=why,
         tokenizer=_tokenizer(row["tokenizer"]),
+        licence=_known(row["licence"]),
+        licence_source=row["licence_source"],
     )
+
+
+def _known(cell: str) -> str | None:
+    return cell if cell and why_unknown(cell) is None else None
 
 
 def _tokenizer(name: str) -> str | None:

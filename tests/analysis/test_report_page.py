@@ -122,6 +122,15 @@ def test_sorting_goes_by_the_numbers_of_the_rows(report: Page) -> None:
         assert {line[0] for line in lines[len(shown) :]} == set(FACTS) - set(found)
 
 
+def test_the_licence_of_a_model_s_weights_is_a_column(report: Page) -> None:
+    place = columns_of(report).index("licence")
+    shown = {line[0]: line[place] for line in report.evaluate(LINES)}
+    assert shown == {model: facts.get("licence") or "unknown" for model, facts in FACTS.items()}
+    assert {"MIT", "unknown"} <= set(shown.values())
+    report.locator("#numbers .name", has_text=HOSTILE).click()
+    assert "licence\nunknown" in report.locator("#details").inner_text()
+
+
 def test_filters_leave_the_models_that_they_name(report: Page) -> None:
     scheme = groups("paper")
     place = {model: group_of(facts, scheme) for model, facts in FACTS.items()}
@@ -331,10 +340,10 @@ def test_all_of_it_works_by_keys(report: Page) -> None:
     report.locator("#numbers td[data-cell]").first.focus()
     place = "[document.activeElement.parentNode.rowIndex, document.activeElement.cellIndex]"
     for key, where in (
-        ("ArrowDown", [2, 2]),
-        ("ArrowRight", [2, 3]),
-        ("ArrowUp", [1, 3]),
-        ("ArrowLeft", [1, 2]),
+        ("ArrowDown", [2, 3]),
+        ("ArrowRight", [2, 4]),
+        ("ArrowUp", [1, 4]),
+        ("ArrowLeft", [1, 3]),
     ):
         report.keyboard.press(key)
         assert report.evaluate(place) == where

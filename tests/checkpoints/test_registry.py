@@ -147,6 +147,21 @@ def test_card_agrees_with_timm(model_id: str) -> None:
     assert card.tokenizer is None
 
 
+def test_every_known_licence_has_a_source_and_no_other() -> None:
+    """A model of another library has timm's statement of its tower, never the default of timm's module."""
+    for name, row in ROWS.items():
+        licence, source = row["licence"], row["licence_source"]
+        assert licence.startswith("?") == (source == ""), name
+        if source.startswith("timm:"):
+            reference: Any = get_timm_cfg(source.removeprefix("timm:"))
+            assert reference.license == licence.lower(), name
+            assert row["library"] == "timm" or reference.license != "apache-2.0", name
+        else:
+            assert source == "" or source.startswith("https://"), name
+    openai = {row["licence"] for row in ROWS.values() if row["tag"] == "openai" and row["arch_kind"] == "vit"}
+    assert openai == {"? the reference library does not state it"}  # its code's is MIT
+
+
 @pytest.mark.parametrize("arch", sorted({row["arch"] for row in ROWS.values()}))
 def test_params_m_is_the_size_of_the_image_tower(arch: str) -> None:
     """Trained parameters, so without the statistics of batch norm; a classifier's head is counted."""

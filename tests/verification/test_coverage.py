@@ -69,6 +69,7 @@ def test_rows_are_those_of_the_registry_with_their_families() -> None:
         assert row.text == (family_of(arch.text).name if arch.text is not None else reader)
         assert row.image_size == arch.vision.image_size
         assert (row.tokenizer is None) == (arch.text is arch.language is None)
+        assert row.licence == model_card(row.id).facts["licence"]
     of_the_repo = {row.id for row in rows if row.tokenizer == "needs files from the repo"}
     decoders = {row.id for row in rows if row.text == "decoder"}
     assert len(decoders) == 6
@@ -132,6 +133,8 @@ def test_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     titles, cells = table(rows)
     assert len(cells) == len(rows)
     assert {len(line) for line in cells} == {len(titles)}
+    licences = {line[0]: line[titles.index("licence")] for line in cells}
+    assert (licences["rn50-openai"], licences["vit_b_32-openai"]) == ("MIT", "unknown")
     titles, cells = family_table(rows)
     models, verified = titles.index("models"), titles.index("verified")
     assert sum(int(line[models]) for line in cells) == len(rows)

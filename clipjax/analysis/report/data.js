@@ -73,7 +73,7 @@ const state = {
   group: "",
   source: "",
   columns: FIRST,
-  facts: innerWidth < 640 ? [] : ["train_source"],
+  facts: innerWidth < 640 ? [] : ["train_source", "licence"],
   sort: { by: "model", descending: false },
   intervals: false,
   published: false,

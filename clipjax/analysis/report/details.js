@@ -49,7 +49,7 @@ const fold = (title, ...content) => make("details", {}, make("summary", {}, titl
 
 function openModel(model) {
   const place = groupAt(groupOf(model));
-  open(data.models[model], [make("p", { class: "model" }, glyph(place), place.title), isStated(model) && make("p", {}, STATED), pairs(listed(facts[model]))]);
+  open(data.models[model], [make("p", { class: "model" }, glyph(place), place.title), isStated(model) && make("p", {}, STATED), pairs(listed({ ...facts[model], licence: factOf(model, "licence") }))]);
 }
 
 function openCells(some) {

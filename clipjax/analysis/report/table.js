@@ -8,6 +8,7 @@ const FACTS = {
   image_size: "image size",
   fine_tune: "fine-tuned",
   objective: "objective",
+  licence: "licence",
 };
 const SHOWN_AT_FIRST = 300;
 let most = SHOWN_AT_FIRST;
@@ -18,8 +19,8 @@ function tableColumns() {
   const known = state.facts.map((fact) => ({
     key: `fact:${fact}`,
     head: [FACTS[fact]],
-    sort: (m) => facts[m]?.[fact] ?? null,
-    cell: (m) => make("td", { class: "fact" }, factText(facts[m]?.[fact])),
+    sort: (m) => factOf(m, fact),
+    cell: (m) => make("td", { class: "fact" }, factText(factOf(m, fact))),
   }));
   const numbers = state.columns.map((column) => {
     const { dataset, metric, more } = titleOf(column);
@@ -27,6 +28,9 @@ function tableColumns() {
   });
   return [model, ...known, ...numbers];
 }
+
+/** A licence that nobody states is not left out: it is unknown. */
+const factOf = (model, fact) => facts[model]?.[fact] ?? (fact === "licence" ? "unknown" : null);
 
 const factText = (value) =>
   value === null || value === undefined ? "" : typeof value === "number" ? String(Number(value.toPrecision(4))) : String(value);
