@@ -37,6 +37,8 @@ R = TypeVar("R")
 class cached(Generic[P, R]):
     """functools.cache for what depends on plug-ins or on added config folders: forgotten if these change."""
 
+    __wrapped__: Callable[P, R]  # set by update_wrapper
+
     def __init__(self, function: Callable[P, R]) -> None:
         functools.update_wrapper(self, function)
         self._of = functools.cache(lambda path, *arguments, **named: function(*arguments, **named))
