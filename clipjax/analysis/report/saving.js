@@ -31,7 +31,7 @@ function numbersAsCsv() {
 /** [title, value of a model] of a column; with the ends of its interval if they are shown. */
 function csvParts({ key, head }) {
   if (key === "model") return [["model", (m) => data.models[m]]];
-  if (typeof key === "string") return [[head[0], (m) => facts[m]?.[key.slice(5)]]];
+  if (typeof key === "string") return [[head[0], (m) => factOf(m, key.slice(5))]];
   const name = head.filter(Boolean).join(" ");
   const end = (which) => (m) => (cellOf(m, key) < 0 ? null : cells[which][cellOf(m, key)]);
   return [[name, end("value")], ...(state.intervals ? ["lo", "hi"] : []).map((which) => [`${name} ${which}`, end(which)])];
