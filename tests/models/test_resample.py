@@ -307,6 +307,7 @@ def test_every_vision_family_says_what_its_positions_are():
         positions = family_of(vision).positions
         assert positions is not None
         found = positions(vision)
+        assert found is not None
         assert found.grid == grid
         leaf: Any = Network(load_arch(name)).abstract_params()["vision"]
         for part in found.path.split("/"):

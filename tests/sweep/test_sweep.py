@@ -14,6 +14,7 @@ import pytest
 from _sweep_world import EMBEDDED, IMAGES, RUNS, rows_of, sweep
 from typer.testing import Result
 
+from clipjax.checkpoints.card import Card
 from clipjax.errors import DataError, UsageError
 from clipjax.results.store import ResultStore
 from clipjax.sweep import cost
@@ -121,6 +122,7 @@ def test_operations_count_each_layer_of_a_scan(plan: SweepPlan) -> None:
     """By hand: two layers, 32 and 64 wide, over 4 patches of 8 pixels and the class token."""
     model = plan.chosen[0].model
     assert model is not None
+    assert isinstance(model.card, Card)
     tokens, width, hidden, out = 5, 32, 64, 16
     layer = 4 * tokens * width**2 + 2 * tokens**2 * width + 2 * tokens * width * hidden
     patches = 4 * (8 * 8 * 3) * width

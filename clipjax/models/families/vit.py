@@ -196,9 +196,10 @@ class VisionTransformer(nnx.Module):
         pooled = self.pooled(x, mode)
         if self.proj is None:
             features = pooled
+        elif isinstance(self.proj, layers.Linear):  # with a bias
+            features = self.proj(pooled)
         else:
-            biased = isinstance(self.proj, layers.Linear)
-            features = self.proj(pooled) if biased else pooled @ self.proj[...]
+            features = pooled @ self.proj[...]
         if outputs is None:
             return features, {}
         stages = {"patch_embed": patches, "embed": embedded}
