@@ -26,7 +26,7 @@ from converters.engine import (
 )
 from converters.table import Table
 
-_COMPARED = 4  # architectures of another number of parameters to compare
+_COMPARED = 12  # architectures of another number of parameters to compare
 
 
 def conversion_for(source: Mapping[str, LazyTensor], arch: Arch) -> Conversion:

@@ -61,6 +61,10 @@ LONG_FILES = (
 )
 
 
+# xdist gives its workers a terminal of 80 columns; tables are to be printed as into a pipe.
+os.environ.pop("COLUMNS", None)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Reference(config), "reference")
 

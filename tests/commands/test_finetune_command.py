@@ -352,7 +352,7 @@ def test_list_shows_every_method_and_recipe() -> None:
 )
 def test_wrong_calls_are_named(arguments: list[str], message: str) -> None:
     """Of options that say nothing else, those that the call needs."""
-    common = {"--data": ".", "--out": "o", "--model": "b32"}
+    common = {"--data": ".", "--out": "o", "--model": "vit_b_32-openai"}
     tested_alone = (
         "unknown method",
         "say ",
@@ -405,7 +405,10 @@ def test_errors_have_their_exit_codes(world: World, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("clipjax.devices.signals.run", lambda program: program())
     assert code("finetune", "flip") == 2
-    assert code("finetune", "flyp", "--data", f"{world.folder}/gone", "--out", "o", "--model", "b32") == 1
+    assert (
+        code("finetune", "flyp", "--data", f"{world.folder}/gone", "--out", "o", "--model", "vit_b_32-openai")
+        == 1
+    )
     assert code("finetune", "list") == 0
     assert code("wise-ft", "a", "b", "--out", "o", "--alpha", "2") == 2
     interrupted = Interrupted("stopped at step 3")

@@ -37,6 +37,8 @@ class Tiny:
     class card:
         kind, weights, label_space = "zero_shot", None, None
 
+        id = "tiny"
+
         @staticmethod
         def to_dict() -> dict[str, Any]:
             return CARD

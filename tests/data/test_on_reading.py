@@ -249,7 +249,7 @@ def test_what_takes_files_is_refused(world: Path) -> None:
         ('kind = "{kind}"', 'kind = "fogs"', "corruption: unknown corruption 'fogs'; did you mean fog"),
         ('severity = "{severity}"', "severity = 6", "a severity is one of 1, 2, 3, 4, 5, not 6"),
         ('depth = "depth"', 'depth = "nowhere"', "nowhere is not a folder"),
-        ('depth = "depth"', "", r"fog_3d needs depth: .* \(in a card's table \[corruption\]: depth\)"),
+        ('depth = "depth"', "", r"fog_3d needs depth: .* in a card as depth in the table \[corruption\]"),
         ('depth = "depth"', 'depth = "gs://b/depth"', "are read on a disk: copy the folder to one"),
         ("[pixels]", 'split = "train"\n[pixels]', "for evaluation, one by one: leave .corruption. out"),
     ],

@@ -56,7 +56,7 @@ def model(network: Network) -> Any:
         fingerprint="tiny-1",
     )
     return SimpleNamespace(
-        card=card, network=network, params=network.init_params(jax.random.key(0)), adapter=None
+        card=card, network=network, params=network.init_params(jax.random.key(0)), adapter=None, outside=None
     )
 
 
@@ -223,7 +223,9 @@ def test_split_features_are_what_the_model_gives_and_are_kept(setup, tmp_path):
     setup = dataclasses.replace(setup, settings=dataclasses.replace(setup.settings, store=store))
     np.testing.assert_array_equal(split_features(setup, part), features)
     assert any(tmp_path.rglob("key.json"))
-    broken = dataclasses.replace(setup, model=SimpleNamespace(card=setup.model.card, adapter=None))
+    broken = dataclasses.replace(
+        setup, model=SimpleNamespace(card=setup.model.card, adapter=None, outside=None)
+    )
     np.testing.assert_array_equal(split_features(broken, part), features)
 
 

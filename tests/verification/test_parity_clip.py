@@ -15,7 +15,7 @@ from clipjax.verification import verify
 from converters.golden import run
 
 NARROW = ["ViT-B-32-quickgelu", "ViT-B-16", "ViT-B-16-quickgelu", "ViT-B-16-plus-240", "ViT-L-14-336"]
-NARROW += ["ViT-L-14-336-quickgelu", "ViT-H-14", "ViT-g-14", "ViT-bigG-14"]
+NARROW += ["ViT-L-14-336-quickgelu", "ViT-H-14", "ViT-H-14-378-quickgelu", "ViT-g-14", "ViT-bigG-14"]
 NARROW += ["RN50", "RN101-quickgelu", "RN50x4", "RN50x16-quickgelu", "RN50x64"]
 FULL_SIZE = ["ViT-B-32", "ViT-B-32-quickgelu", "RN50-quickgelu"]
 
