@@ -508,3 +508,12 @@ def test_an_unknown_fact_keeps_its_reason(monkeypatch: pytest.MonkeyPatch) -> No
     card = model_card.__wrapped__(row["id"])
     assert card.facts["train_size_m"] is None
     assert card.unknown["facts.train_size_m"] == "nobody counted"
+
+
+@pytest.mark.parametrize("value", ["abc", "-5", "0", "", "22.4"])
+def test_a_size_that_is_none_names_the_row(value):
+    from clipjax.checkpoints.identity import registry
+
+    with pytest.raises(DataError, match=f"mine: crop_size = '{value}' must be a number of pixels"):
+        registry._size({"id": "mine", "crop_size": value}, "crop_size")
+    assert registry._size({"id": "mine", "crop_size": "224"}, "crop_size") == 224

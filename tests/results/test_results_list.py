@@ -97,7 +97,8 @@ def test_a_run_is_shown_whole(tmp_path):
     assert json.loads(text) == ResultStore(tmp_path).run(run)
     code, _, _, error = invoke("show", "2", "--results", tmp_path)
     assert isinstance(error, UsageError)
-    assert "unknown run '2'" in str(error)
+    assert "16 runs begin with '2', such as" in str(error)
+    assert "unknown run 'x'" in str(invoke("show", "x", "--results", tmp_path)[3])
 
 
 def test_what_ran_the_model_is_shown_and_exported(tmp_path):

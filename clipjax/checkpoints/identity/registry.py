@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -204,13 +205,20 @@ class _Statistics:
 def _preprocess(row: dict[str, str]) -> Preprocess:
     mean, std = channel_statistics(row["mean_std"])
     return Preprocess(
-        image_size=int(row["crop_size"]),
-        resize_size=int(row["resize_size"]),
+        image_size=_size(row, "crop_size"),
+        resize_size=_size(row, "resize_size"),
         resize_mode=row["resize_mode"],
         interpolation=row["interpolation"],
         mean=mean,
         std=std,
     )
+
+
+def _size(row: dict[str, str], name: str) -> int:
+    """Raises DataError naming the row and column of models.csv."""
+    if not re.fullmatch(r"[1-9][0-9]{0,5}", row[name]):
+        raise DataError(f"models.csv: {row['id']}: {name} = {row[name]!r} must be a number of pixels")
+    return int(row[name])
 
 
 def _tokenizer(row: dict[str, str], arch: Arch, unknown: dict[str, str]) -> TokenizerSpec | None:

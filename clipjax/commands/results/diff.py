@@ -56,10 +56,13 @@ def diff(options: DiffOptions) -> None:
     Rows are matched by model, task, data set, slice and metric; where several match, also by recipe and
     convention. For two models on the same images, use `clipjax compare`.
 
-    \b
-    clipjax results diff before after
-    clipjax results diff results/20261125T101020... results/20261126T090000... --paired
-    clipjax results diff before after --tolerance 0.001 --check
+    Examples:
+
+        clipjax results diff before after
+
+        clipjax results diff results/20261125T101020... results/20261126T090000... --paired
+
+        clipjax results diff before after --tolerance 0.001 --check
     """
     from clipjax.analysis.diff.tables import FORMATS, export_differences
 

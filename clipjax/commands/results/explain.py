@@ -47,10 +47,13 @@ def explain(
     Numbers can be compared only if they were measured alike: templates, class names, crop, precision, images.
     For each run, the nearest protocol of its task and data set is shown with every departure.
 
-    \b
-    clipjax explain results                              # one line per run
-    clipjax explain results --run 20261125T101020...     # all of one run, and what is published of it
-    clipjax explain results --against clip_7
+    Examples:
+
+        clipjax explain results                              # one line per run
+
+        clipjax explain results --run 20261125T101020...     # all of one run, and what is published of it
+
+        clipjax explain results --against clip_7
     """
     from clipjax.results.published.protocols import protocols
 

@@ -72,11 +72,15 @@ def import_published(
 ) -> None:
     """Add published numbers to the results, as rows of origin "published".
 
-    \b
-    clipjax results import open_clip/docs --source open_clip
-    clipjax results import imagenet-testbed/robustness_top1s.csv --source testbed
-    clipjax results import imagenetx/results/val --source imagenet_x
-    clipjax results import model-vs-human/raw-data/cue-conflict --source model_vs_human
+    Examples:
+
+        clipjax results import open_clip/docs --source open_clip
+
+        clipjax results import imagenet-testbed/robustness_top1s.csv --source testbed
+
+        clipjax results import imagenetx/results/val --source imagenet_x
+
+        clipjax results import model-vs-human/raw-data/cue-conflict --source model_vs_human
     """
     from clipjax.results.published.references import sources
 

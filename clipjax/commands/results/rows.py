@@ -69,10 +69,13 @@ class ListOptions:
 def list_rows(options: ListOptions) -> None:
     """List result rows, the newest of each recipe, with published numbers beside them.
 
-    \b
-    clipjax results list --model "vit_b_*" --dataset imagenet_r --metric top1
-    clipjax results list --slices --limit 0
-    clipjax results list --runs
+    Examples:
+
+        clipjax results list --model "vit_b_*" --dataset imagenet_r --metric top1
+
+        clipjax results list --slices --limit 0
+
+        clipjax results list --runs
     """
     from clipjax.results.tables import summary_table
 

@@ -13,7 +13,7 @@ import typer
 from clipjax.commands.shared.options import JsonOption, LinesOption, ResultsOption
 from clipjax.commands.shared.output import print_table, say
 from clipjax.commands.shared.result_folder import opened
-from clipjax.errors import unknown_name
+from clipjax.errors import UsageError, unknown_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,17 +30,23 @@ class ShowOptions:
 
 
 def show(options: ShowOptions) -> None:
-    r"""Show everything that is known of a run: its recipe, where it was made, and its numbers.
+    """Show everything that is known of a run: its recipe, where it was made, and its numbers.
 
-    \b
-    clipjax results show 20260101T120000
+    Examples:
+
+        clipjax results show 20260101T120000
     """
     from clipjax.results.tables import summary_table
 
     store = opened(options.folder)
     matching = [run for run in store.run_ids() if run.startswith(options.run)]
-    if len(matching) != 1:
-        raise unknown_name("run", options.run, matching or store.run_ids())
+    if len(matching) > 1:
+        raise UsageError(
+            f"{len(matching)} runs begin with {options.run!r}, such as {matching[0]}: give more of one "
+            "(`clipjax results list --runs`)"
+        )
+    if not matching:
+        raise unknown_name("run", options.run, store.run_ids())
     rows = store.run(matching[0])
     if options.as_json:
         say(json.dumps(rows, indent=2))

@@ -37,9 +37,11 @@ class TableOptions:
 def table(options: TableOptions) -> None:
     """Print one metric as a table of models and data sets, with intervals; the best number is marked.
 
-    \b
-    clipjax results table --metric top1
-    clipjax results table --metric "auroc score:mcm" --format latex --out ood.tex
+    Examples:
+
+        clipjax results table --metric top1
+
+        clipjax results table --metric "auroc score:mcm" --format latex --out ood.tex
     """
     from clipjax.analysis.figures.figure_set import PROMPTS
     from clipjax.analysis.rows.pivot import FORMATS, export_pivot, pivot, pivot_cells
@@ -87,9 +89,11 @@ class ScatterOptions:
 def scatter(options: ScatterOptions) -> None:
     """Draw one number of the models against another, with a robust fit.
 
-    \b
-    clipjax results scatter imagenet_val/top1 imagenet_r/top1 --label
-    clipjax results scatter imagenet_val/top1 "ninco/auroc score:mcm" --out ood
+    Examples:
+
+        clipjax results scatter imagenet_val/top1 imagenet_r/top1 --label
+
+        clipjax results scatter imagenet_val/top1 "ninco/auroc score:mcm" --out ood
     """
     from clipjax.analysis.figures.two_numbers import draw_two
     from clipjax.analysis.rows.cells import RowIndex
