@@ -101,7 +101,9 @@ def config_files(folder: str, *endings: str) -> dict[str, Path]:
 
 
 def config_file(folder: str, name: str, *endings: str) -> Path | None:
-    """One of `config_files`; None if there is none. Raises as that."""
+    """The file of that name in `config_files`, or None. Raises DataError as it does."""
+    if "/" in name:  # a path: joined to a folder, it would lead out of it
+        return None
     files: list[Path] = []
     for root in (config_dir(), *added_folders()):
         paths = filter(_is_file, (root / folder / f"{name}{ending}" for ending in endings))

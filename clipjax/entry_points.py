@@ -98,7 +98,7 @@ class PlugIn:
         except (ImportError, ValueError):
             spec = None
         if spec is None:
-            raise DataError(f"{self.what}: there is no package {top!r} on Python's path; reinstall it")
+            raise DataError(f"{self.what}: the package {top!r} is not on Python's path; reinstall it")
         folders = list(spec.submodule_search_locations or ())
         places = [Path(folder, *rest) for folder in folders] or [
             Path(str(spec.origin)).with_suffix("").joinpath(*rest)

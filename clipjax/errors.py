@@ -38,6 +38,12 @@ def one_line(text: str) -> str:
     return visible(" ".join(text.strip().split("\n")).replace("\r", " "))
 
 
+def type_and_line(error: BaseException) -> str:
+    """The type of another library's exception, and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip(": ")
+
+
 class DataError(ClipjaxError):
     """A file, folder, checkpoint or store is missing, damaged or not what it should be."""
 

@@ -119,6 +119,12 @@ def test_what_is_ours_stays_as_it_is(folder: Path, monkeypatch: pytest.MonkeyPat
     assert config_file("prompts", "chirp", ".txt") is None
 
 
+def test_a_path_without_its_ending_is_not_a_file_of_every_folder(folder: Path) -> None:
+    path = str(folder / "prompts" / "chirp")
+    assert config_file("prompts", "chirp", ".txt") == Path(f"{path}.txt")
+    assert config_file("prompts", path, ".txt") is None
+
+
 BAD: list[tuple[str, str, str, Callable[[], object]]] = [
     ("archs/small.toml", "logit_bias = 3", "small.toml.*logit_bias", lambda: load_arch("small")),
     ("models.csv", MODELS.replace("group", "grupp") + ROW, "models.csv: unknown key 'grupp'", model_ids),

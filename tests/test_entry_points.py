@@ -119,7 +119,7 @@ def test_without_the_package_its_task_is_unknown(install: Install, monkeypatch: 
             "the field 'describe' is {}, not of",
         ),
         (TASK, "first = {module}", "names no record: write the entry point as module:RECORD"),
-        (TASK, "first = gone_away.tasks:TASK", "there is no package 'gone_away'"),
+        (TASK, "first = gone_away.tasks:TASK", "the package 'gone_away' is not on"),
         (TASK, "first = {module}.deeper:TASK", "the source .* does not exist; reinstall"),
     ],
 )

@@ -266,5 +266,5 @@ def _find(
     if (file := next(filter(is_file, candidates), None)) is not None:
         return file
     if beside is None and exists(path):
-        raise UsageError(f"{path} is no {kind}: expected a file that ends in {' or '.join(suffixes)}")
+        raise UsageError(f"{path} is not a {kind}: expected a file that ends in {' or '.join(suffixes)}")
     raise unknown_name(kind, str(name), list(config_files(folder, *suffixes)))

@@ -21,7 +21,7 @@ from clipjax.config import cache_dir
 from clipjax.data.pixels.normalize import normalize, normalize_host
 from clipjax.devices.sharding import DATA, batch_sharding, local_mesh, replicated
 from clipjax.embeddings.params import AUTO, REPLICATED, SHARDED, fits, refuse_own, seen_whole, shardings
-from clipjax.errors import ClipjaxError, DataError, UsageError
+from clipjax.errors import ClipjaxError, DataError, UsageError, type_and_line
 from clipjax.models.network import Network
 from clipjax.models.precision import Precision, known_precision
 from clipjax.models.text_ids import token_ids
@@ -121,9 +121,8 @@ class OwnCalls:
             features = np.asarray(self._function(inputs), np.float32)
         except (ClipjaxError, MemoryError, jax.errors.JaxRuntimeError):
             raise  # JAX: perhaps of memory, which the caller tells apart
-        except Exception as error:
-            line = next(iter(str(error).strip().splitlines()), "")
-            failure = f"{type(error).__name__}: {line}".rstrip(": ")
+        except Exception as error:  # the user's code may raise anything
+            failure = type_and_line(error)
             raise DataError(f"{self._name} failed on batch {self._batch}: {failure}") from error
         shape = list(features.shape)
         if features.ndim != 2 or len(features) != len(inputs):

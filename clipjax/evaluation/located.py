@@ -61,7 +61,7 @@ def annotations_path(card: DatasetCard, file: str | Path | None = None) -> Path 
 
 
 def in_one_line(missing: Sequence[str], data_root: str | Path) -> list[str]:
-    """The missing data sets of a plan: a line with their count; none if there are none."""
+    """A plan's missing data sets as at most one line: the one that is missing, or their number."""
     if len(missing) < 2:
         return list(missing)
     lists = f"`clipjax datasets check --all {data_root}` lists them"

@@ -142,7 +142,7 @@ def recipe_from_dict(record: Mapping[str, Any], where: str) -> Recipe:
             raise DataError(f"{where}: {key} = {value} must be at least {least}")
     if recipe.batch_size % recipe.accumulate:
         raise DataError(
-            f"{where}: batch_size {recipe.batch_size} is no multiple of accumulate {recipe.accumulate}"
+            f"{where}: batch_size {recipe.batch_size} is not a multiple of accumulate {recipe.accumulate}"
         )
     if not recipe.seeds or len(set(recipe.seeds)) != len(recipe.seeds) or min(recipe.seeds) < 0:
         raise DataError(

@@ -93,7 +93,7 @@ class Store:
             )
         if rows_per_shard % per_device_batch:
             raise ValueError(
-                f"{rows_per_shard} rows per shard is no multiple of the batch {per_device_batch}"
+                f"{rows_per_shard} rows per shard is not a multiple of the batch {per_device_batch}"
             )
         if len(set(ids)) != len(ids):
             raise DataError(f"ids of a stored array must be unique: {len(ids) - len(set(ids))} are repeated")

@@ -28,7 +28,7 @@ from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.forward import Program, compiled
 from clipjax.embeddings.params import dtype_to_load, mesh_to_load
 from clipjax.embeddings.sets import EmbedStats
-from clipjax.errors import ClipjaxError, DataError, counted
+from clipjax.errors import ClipjaxError, DataError, counted, type_and_line
 from clipjax.evaluation.collection import Done as Outcome
 from clipjax.evaluation.collection import evaluate_all
 from clipjax.evaluation.rows import Result
@@ -244,8 +244,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ClipjaxError):
         return str(error)
     _log.error("a run failed", exc_info=error)
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip(": ")
+    return type_and_line(error)
 
 
 class _Progress:

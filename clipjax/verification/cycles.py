@@ -6,9 +6,12 @@ measurement: they serve to compare two forms of one computation and to find what
 
 from __future__ import annotations
 
+import functools
+import operator
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from clipjax.verification.hlo import CompiledProgram, Instruction, branches, called
 
@@ -29,13 +32,13 @@ _NO_WORK = frozenset({"ConcatBitcast"})  # joins pieces that already lie one aft
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one chip's program; loops count as often as they run, and of branches only the costliest.
+    """One chip's program. Loops count as often as they run; of branches only the costliest counts.
 
     Attributes:
         cycles: the sum of the compiler's estimates.
         moved_bytes: read and written by copies without cycles; they cost the memory's time.
         beside_bytes: read by copies that run beside other operations, at no cost but the memory's time.
-        unknown: runs of each operation without an estimate. It is not known what they cost.
+        unknown: runs of each operation without an estimate, in every branch. Their cost is not known.
         costliest: the largest sums of cycles, by the operation's name in JAX.
     """
 
@@ -68,12 +71,12 @@ class _Sums:
 
 
 def estimate(program: CompiledProgram) -> Estimate | None:
-    """None for a program without any estimate, which is one of another platform's.
+    """None for a program without estimates, as another platform's has none.
 
     Raises ValueError for a loop of unknown length.
     """
     sums = _of(program, program.entry)
-    if not sums.by_name:
+    if not sums.cycles():
         return None
     costliest = dict(sums.by_name.most_common(COSTLIEST))
     return Estimate(sums.cycles(), sums.moved, sums.beside, dict(sums.unknown), costliest)
@@ -86,7 +89,8 @@ def _of(program: CompiledProgram, computation: str) -> _Sums:
             sums.by_name[_name(each)] += int(cycles[1])
         elif each.opcode in ("while", "call", "conditional"):
             inside = [_of(program, name) for name in called(each)]
-            inside += sorted((_of(program, name) for name in branches(each)), key=_Sums.cycles)[-1:]
+            if either := [_of(program, name) for name in branches(each)]:
+                inside.append(_costliest(either))
             for part in inside:
                 sums.add(part, program.trips(each) if each.opcode == "while" else 1)
         elif each.opcode in _BESIDE:
@@ -96,6 +100,13 @@ def _of(program: CompiledProgram, computation: str) -> _Sums:
         elif not _costs_nothing(each):
             sums.unknown[_name(each)] += 1
     return sums
+
+
+def _costliest(branches: Sequence[_Sums]) -> _Sums:
+    """The branch with the most cycles, then bytes. The others' unknown operations stay known as such."""
+    most = max(branches, key=lambda branch: (branch.cycles(), branch.moved, branch.beside))
+    unknown = functools.reduce(operator.or_, (branch.unknown for branch in branches))
+    return replace(most, unknown=unknown)
 
 
 def _costs_nothing(each: Instruction) -> bool:

@@ -36,9 +36,10 @@ class Instruction:
 
     @property
     def bytes(self) -> int:
-        """Of its result, without the padding of tiles; 0 for a tuple."""
-        bits = _BITS.search(self.dtype)
-        return math.prod(self.shape) * (int(bits[0]) // 8 if bits else self.dtype == "pred")
+        """The size of the result, without the padding of tiles; 0 for a tuple."""
+        bits = _BITS.search(self.dtype)  # "f8e4m3fn" has 8, and "s4" packs two values into a byte
+        width = int(bits[0]) if bits else 8 * (self.dtype == "pred")
+        return math.ceil(math.prod(self.shape) * width / 8)
 
     @property
     def collective(self) -> str | None:

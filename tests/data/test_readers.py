@@ -149,6 +149,10 @@ def test_open_clips_list(tmp_path, separator):
     (tmp_path / "pairs.csv").write_text(f"filepath{separator}title\na.png{separator}x\nc.png{separator}y\n")
     with pytest.raises(DataError, match=r"pairs\.csv:3: the image c\.png does not exist"):
         read_manifest_file(epath.Path(tmp_path / "pairs.csv"))
+    labelled = [("filepath", "title", "label"), ("a.png", "x", "ant"), ("a.png", "y", "bee")]
+    (tmp_path / "pairs.csv").write_text("".join(f"{separator.join(row)}\n" for row in labelled))
+    with pytest.raises(DataError, match=r"pairs\.csv:3: a\.png has another 'label' than in line 2"):
+        read_manifest_file(epath.Path(tmp_path / "pairs.csv"))
 
 
 def test_csv_manifest(tmp_path):

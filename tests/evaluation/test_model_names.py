@@ -121,7 +121,7 @@ def test_a_path_that_exists_is_weights(tmp_path: Path, monkeypatch: pytest.Monke
     [
         ("torch:jax:x", "unknown PyTorch library 'jax'; known: open_clip, timm, transformers"),
         ("torch:timm:", "name the model, torch:timm:NAME, or a folder in the layout of timm"),
-        ("no_such_module_at_all:build", "there is no module no_such_module_at_all in .* or installed"),
+        ("no_such_module_at_all:build", "no module no_such_module_at_all is in .* or installed"),
     ],
 )
 def test_a_name_of_nothing(text: str, says: str) -> None:

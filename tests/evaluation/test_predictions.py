@@ -225,7 +225,7 @@ def test_predictions_of_a_folder_without_a_card(tmp_path):
     assert result.rows[0].get("part") == {"images": len(ids) - 1, "of": len(ids)}
     assert result.rows[0]["convention"]["label_space"] == "photos"
     npz(file, ids=np.array([*ids[1:], "other.png"]), logits=logits, labels=labels)
-    with pytest.raises(DataError, match=r"'other\.png' is no image of photos: name them by their paths"):
+    with pytest.raises(DataError, match=r"'other\.png' is not an image of photos: name them by their paths"):
         evaluate_predictions("zeroshot", file, root=root, resamples=20)
     with pytest.raises(UsageError, match=r"says which images they are: leave root \(--data\) out"):
         evaluate_predictions("zeroshot", file, root=root, dataset="imagenet_a", resamples=20)

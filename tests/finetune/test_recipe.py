@@ -207,7 +207,7 @@ def test_values_of_a_file_and_their_defaults(tmp_path: Path) -> None:
         ({"epochs": ""}, "", "give one of 'epochs' and 'steps'"),
         ({"epochs": "-1"}, "", "epochs = -1 must be at least 0"),
         ({"shots": "0"}, "", "shots = 0 must be at least 1"),
-        ({"accumulate": "3"}, "", "batch_size 4 is no multiple of accumulate 3"),
+        ({"accumulate": "3"}, "", "batch_size 4 is not a multiple of accumulate 3"),
         ({"select": '["alpha"]'}, "", "select knows 'epoch' and 'learning_rate', not 'alpha'"),
         ({"select": '["learning_rate"]'}, "", "select 'learning_rate' and a list learning_rates go together"),
         ({"learning_rates": "[1e-3]"}, "", "select 'learning_rate' and a list learning_rates go together"),

@@ -74,6 +74,28 @@ def test_a_program_of_another_platform_has_no_estimate() -> None:
     assert estimate(CompiledProgram(re.sub(r", backend_config=\{[^}]*\}", "", HLO))) is None
 
 
+def test_estimates_of_zero_are_no_estimate() -> None:
+    assert (
+        estimate(CompiledProgram(re.sub(r'"estimated_cycles":"\d+"', '"estimated_cycles":"0"', HLO))) is None
+    )
+
+
+def test_an_unknown_operation_of_the_cheaper_branch_is_named() -> None:
+    cheap = re.sub(r"(%n = .*), backend_config=\{[^}]*\}", r"\1", HLO)
+    assert estimate(CompiledProgram(cheap)) == dataclasses.replace(
+        KNOWN, unknown={**KNOWN.unknown, "negate neg": 1}
+    )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [("bf16", 30), ("f32", 60), ("f8e4m3fn", 15), ("s4", 8), ("f4e2m1fn", 8), ("pred", 15), ("c64", 120)],
+)
+def test_bytes_of_a_result(dtype: str, size: int) -> None:
+    text = f"ENTRY %main (a: {dtype}[3,5]) -> {dtype}[3,5] {{\n  ROOT %a = {dtype}[3,5] parameter(0)\n}}"
+    assert CompiledProgram(text).computations["main"].instructions["a"].bytes == size
+
+
 def test_a_loop_of_unknown_length_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown length"):
         estimate(CompiledProgram(HLO.replace("direction=LT", "direction=NE")))

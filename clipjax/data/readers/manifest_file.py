@@ -27,7 +27,8 @@ def read_manifest_file(root: epath.Path, label_names: Names = None, *, file: str
     `path` is relative to the file; `label` is an int or class name; `id` replaces `path` as the image's id:
     images with several rows need it. A JSONL value may be a list (several captions).
     open_clip's training lists are read, too: tabs between the columns, whatever the ending, `filepath` and
-    `title`. The rows of one image become one, with all their titles as its `captions`.
+    `title`. The rows of one image become one, with all their titles as its `captions`. They must have one
+    `label` and `id`; of other columns the first row's value is kept.
 
     Args:
         root: the file, or its folder if `file` is given.
@@ -89,18 +90,28 @@ def _rows(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
         text = read_text(path)
         rows = numbered_csv(text, path, _delimiter(path, text))
         if {_FILE, _CAPTION} <= set(re.split(r"[\t,\r\n]", text.partition("\n")[0])):
-            rows = _captioned(rows)
+            rows = _captioned(rows, path)
     else:
         raise DataError(f"{path}: expected a .csv, .tsv or .jsonl file")
     return ((f"{path}:{number}", dict(row)) for number, row in rows)
 
 
-def _captioned(rows: Iterator[tuple[int, dict[str, str]]]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of open_clip's list as one per image, at its first line."""
+def _captioned(
+    rows: Iterator[tuple[int, dict[str, str]]], path: epath.Path
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of open_clip's list as one per image, at its first line.
+
+    Raises DataError if an image has two labels or ids.
+    """
     images: dict[str, tuple[int, dict[str, Any]]] = {}
     for number, row in rows:
         file, caption = row.pop(_FILE), row.pop(_CAPTION)
-        _, image = images.setdefault(file, (number, {**row, "path": file, "captions": []}))
+        line, image = images.setdefault(file, (number, {**row, "path": file, "captions": []}))
+        for name in ("label", "id"):
+            if row.get(name) != image.get(name):
+                raise DataError(
+                    f"{path}:{number}: {file} has another {name!r} than in line {line}; give it one"
+                )
         image["captions"].append(caption)
     return iter(images.values())
 

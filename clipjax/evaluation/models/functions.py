@@ -21,7 +21,7 @@ from typing import Any
 
 from clipjax.checkpoints.encoder import Encoder
 from clipjax.checkpoints.identity.naming import taken_names
-from clipjax.errors import ClipjaxError, DataError, UsageError
+from clipjax.errors import ClipjaxError, DataError, UsageError, type_and_line
 from clipjax.evaluation.own_model import OwnModel, encoder_of
 
 
@@ -29,7 +29,7 @@ def model_of_function(name: str) -> Encoder:
     """Call `module:function`.
 
     Raises:
-        UsageError: no such module or function; what it returns is no model, or has a published model's name.
+        UsageError: no such module or function; it returns something else, or a published model's name.
         DataError: the module or the function raises.
     """
     module, _, path = name.partition(":")
@@ -61,7 +61,7 @@ def _function(name: str, module: str, path: str) -> Callable[[], Any]:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise DataError(f"{name}: its module needs {error.name}, which is not installed") from None
         raise UsageError(
-            f"{name}: there is no module {module} in {here} or installed; name a function as module:function"
+            f"{name}: no module {module} is in {here} or installed; name a function as module:function"
         ) from None
     except AttributeError as error:
         if error.name not in path.split("."):
@@ -75,5 +75,4 @@ def _function(name: str, module: str, path: str) -> Callable[[], Any]:
 
 
 def _raised(name: str, error: BaseException) -> DataError:
-    line = next(iter(str(error).strip().splitlines()), "")
-    return DataError(f"{name} raised {type(error).__name__}: {line}".rstrip(": "))
+    return DataError(f"{name} raised {type_and_line(error)}")

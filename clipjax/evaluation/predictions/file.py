@@ -86,6 +86,6 @@ def check_known(path: Path, ids: Sequence[str], images: Dataset | None) -> None:
     stray = next((name for name in ids if known is not None and name not in known), None)
     if images is not None and stray is not None:
         raise DataError(
-            f"{path}: {stray!r} is no image of {images.card.name}: name them by their paths in the "
+            f"{path}: {stray!r} is not an image of {images.card.name}: name them by their paths in the "
             f"folder, as in {images.manifest.ids[0]!r}"
         )
