@@ -87,7 +87,7 @@ class Loaded:
         task, name = find_task(job.task), job.data.card.name
         annotations = None
         if task.load_annotations is not None and job.data.card.annotations is None:
-            prompts = prompts_name(job.prompts, job.data.card)
+            prompts = functools.partial(prompts_name, job.prompts, job.data.card)
             annotations = annotations_at(request.annotations, task.annotated_by, name, self.results, prompts)
         return replace(
             request,

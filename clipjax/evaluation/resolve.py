@@ -302,8 +302,8 @@ def dataset_of(request: Request) -> Dataset:
 
 def prompts_name(prompts: str | Path | PromptSet | None, card: DatasetCard) -> str:
     """The name of the prompt set of a zero-shot head: the user's, else the card's, else the default."""
-    chosen = prompts or card.prompts or DEFAULT_PROMPTS
-    return chosen.name if isinstance(chosen, PromptSet) else str(chosen)
+    chosen = prompts or own_prompts(card) or DEFAULT_PROMPTS
+    return (chosen if isinstance(chosen, PromptSet) else load_prompts(chosen)).name
 
 
 def _id_dataset(card: DatasetCard, request: Request) -> Dataset:

@@ -52,7 +52,7 @@ def run(
     dataset = on_all(lambda: dataset_of(request), f"read the data of {task}", apart=apart)
     if (reason := not_applicable(evaluated, definition)) is not None:
         return refused(evaluated, definition, dataset.card.name, reason, results)
-    prompts = prompts_name(request.prompts, dataset.card)
+    prompts = functools.partial(prompts_name, request.prompts, dataset.card)
     named = request.annotations, definition.annotated_by, dataset.card.name, results, prompts
     read = dataclasses.replace(request, dataset=dataset, annotations=annotations_at(*named))
     what = f"{task} on {dataset.card.name}"

@@ -6,6 +6,7 @@ clipjax eval multiple_choice --model vit_b_32-openai --annotations run_of:resnet
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from clipjax.errors import DataError, UsageError
@@ -25,7 +26,7 @@ def annotations_at(
     task: str | None,
     dataset: str,
     results: str | Path | None,
-    prompts: str | None = None,
+    prompts: Callable[[], str | None] = lambda: None,
 ) -> str | Path | None:
     """The folder of the run that is named; anything else stays.
 
@@ -33,7 +34,7 @@ def annotations_at(
 
     Args:
         task: whose runs are annotations; None: those of no task.
-        prompts: the name of the prompt set of the run that reads the annotations.
+        prompts: () -> the name of the prompt set of the run that reads the annotations.
 
     Raises:
         UsageError: no task, or no results.
@@ -46,12 +47,12 @@ def annotations_at(
         raise UsageError(f"the task takes no runs as annotations: leave {annotations} (--annotations) out")
     if results is None:
         raise UsageError(f"{annotations} is a run among results: say where they are, results=FOLDER")
-    store = ResultStore(results)
+    store, wanted = ResultStore(results), prompts()
     found: dict[tuple[bool, bool], Path] = {}
     for run_id in reversed(store.run_ids()):
         row = store.run(run_id)[0]
         if _is_of(row, task, dataset, model):
-            same = (row["convention"] or {}).get("prompts") == prompts
+            same = (row["convention"] or {}).get("prompts") == wanted
             found.setdefault((is_whole(row), same), store.root / run_id)
     if found:
         return found[max(found)]

@@ -13,9 +13,11 @@ from _tiny_language import TinyVisionLanguage
 
 import clipjax
 from clipjax.analysis.report.answers import answers_section
+from clipjax.data.cards import read_card
 from clipjax.embeddings.compute import Compute
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.compare import compare_runs
+from clipjax.evaluation.resolve import prompts_name
 from clipjax.evaluation.rows import Result
 from clipjax.evaluation.run import run
 from clipjax.evaluation.subject import NotApplicableError, Request
@@ -169,16 +171,18 @@ def test_lists_are_found_by_the_model_that_made_them(world, lists):
         run(clip_of(0), "multiple_choice", request, Compute(progress=False))
 
 
-def test_lists_of_the_same_prompts_are_preferred_to_newer_ones(world, lists):
+def test_lists_of_the_same_prompts_are_preferred_to_newer_ones(world, lists, tmp_path):
     newer = evaluated(world, clip_of(0), "imagenet_d", prompts="openai_7")
 
     def named(prompts: str) -> Any:
-        return annotations_at("run_of:clip", "imagenet_d", "small", world / "runs", prompts)
+        return annotations_at("run_of:clip", "imagenet_d", "small", world / "runs", lambda: prompts)
 
     assert [named("single"), named("openai_7"), named("cupl")] == [lists.path, newer.path, newer.path]
     by_name = evaluated(world, clip_of(1, "second"), annotations="run_of:clip")  # the card's prompts: single
     by_path = evaluated(world, clip_of(1, "second"), annotations=lists.path)
     assert by_name.rows[0]["recipe"] == by_path.rows[0]["recipe"]
+    (tmp_path / "single.txt").write_text("a picture of a {}.\n")  # its name in the rows is "single"
+    assert prompts_name(tmp_path / "single.txt", read_card(world / "small.toml")) == "single"
 
 
 @pytest.mark.parametrize(
