@@ -23,9 +23,9 @@ from clipjax.evaluation.subject import check_bootstrap
 from clipjax.metrics.bootstrap import RESAMPLES, Resampling, bootstrap, differ, percentile_interval
 from clipjax.metrics.intervals import Interval, paired_difference
 from clipjax.metrics.paired import count_discordant, holm, mcnemar_exact
-from clipjax.results.row import Row
+from clipjax.results.row import Row, metric_name
 from clipjax.results.store import ResultStore
-from clipjax.tasks.task import About, Columns, Paired, find_task, metric_name
+from clipjax.tasks.task import About, Columns, Paired, find_task
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class Result:
         return None if interval is None else (interval["lo"], interval["hi"])
 
     def _repr_html_(self) -> str:
-        """The rows of whole data sets as a table, in a notebook."""
+        """In a notebook, a result is shown as a table of its rows of whole data sets."""
         return as_html(*summary_table([row for row in self.rows if row["slice"] is None]))
 
     def _row(self, metric: str, precision: str | None) -> Row:

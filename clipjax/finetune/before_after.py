@@ -26,8 +26,8 @@ from clipjax.evaluation.subject import Request
 from clipjax.finetune.data.splits import Split, refuse_overlap
 from clipjax.finetune.suites import Metric, Suite
 from clipjax.metrics.paired import holm
+from clipjax.results.row import metric_name
 from clipjax.storage.buckets import place
-from clipjax.tasks.task import metric_name
 
 ALPHA = 0.05  # of the verdicts of one table together
 

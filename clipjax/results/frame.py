@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipjax.errors import UsageError
+from clipjax.results.published.references import with_imported
 from clipjax.results.store import ResultStore
 from clipjax.results.tables import flat
 
@@ -33,4 +34,4 @@ def load_results(folder: str | Path = "results", *, every: bool = False) -> pand
         raise UsageError("a data frame needs pandas: pip install pandas") from None
     store = ResultStore(folder)
     store.check_root(exists=True)
-    return pandas.DataFrame(map(flat, store.rows(every=every)))
+    return pandas.DataFrame(map(flat, with_imported(store.rows(every=every))))

@@ -105,3 +105,8 @@ class Row(TypedDict):
     plug_ins: NotRequired[list[MadeBy]]
     wall_time: float | None
     compile_count: int | None
+
+
+def metric_name(metric: str, slice: str | None) -> str:
+    """E.g. "auroc score:msp"."""
+    return metric if slice is None else f"{metric} {slice}"

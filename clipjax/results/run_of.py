@@ -54,6 +54,8 @@ def annotations_at(
         if _is_of(row, task, dataset, model):
             same = (row["convention"] or {}).get("prompts") == wanted
             found.setdefault((is_whole(row), same), store.root / run_id)
+            if (True, True) in found:
+                break  # no older run is preferred
     if found:
         return found[max(found)]
     raise DataError(

@@ -177,7 +177,7 @@ def _key_problems(record: Mapping[str, Any], known: Any, where: object, needed: 
 def _refuse(problems: Sequence[str]) -> None:
     """All at once, so that a file is mended in one go."""
     if problems:
-        raise DataError("; and ".join(problems))
+        raise DataError("; also ".join(problems))
 
 
 def one_of(name: str, value: str, known: Sequence[str]) -> None:

@@ -27,7 +27,8 @@ from clipjax.errors import DataError
 from clipjax.metrics.bootstrap import Resampling, bootstrap, interval_of_mean
 from clipjax.metrics.correspondence import interpolation, keypoint_matches, strongest_matches
 from clipjax.metrics.correspondence_errors import in_bins, keypoint_errors, match_errors, recall_of_pairs
-from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, Task, finite_column, metric_name
+from clipjax.results.row import metric_name
+from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, Task, finite_column
 
 # Raise it whenever a change in `clipjax.data.pairs`, in matching or in counting may change a pair's numbers:
 # rows and the keys of stored matches contain it.

@@ -32,6 +32,7 @@ from clipjax.metrics.factors import (
     worst_classes,
 )
 from clipjax.metrics.intervals import Interval
+from clipjax.results.row import metric_name
 from clipjax.tasks.cells import class_number, probability
 from clipjax.tasks.task import (
     About,
@@ -42,7 +43,6 @@ from clipjax.tasks.task import (
     Paired,
     PredictionFiles,
     Task,
-    metric_name,
 )
 from clipjax.tasks.zeroshot import accepted_labels, check_labels, predict, tie_note
 

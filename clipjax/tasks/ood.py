@@ -28,6 +28,7 @@ from clipjax.heads.head import Head, cosine_head, score_blocks
 from clipjax.metrics import detection, ood_scores
 from clipjax.metrics.bootstrap import Resampling, bootstrap, interval_of_mean
 from clipjax.metrics.intervals import wilson
+from clipjax.results.row import metric_name
 from clipjax.tasks.task import (
     About,
     Columns,
@@ -37,7 +38,6 @@ from clipjax.tasks.task import (
     PredictionFiles,
     Task,
     finite_column,
-    metric_name,
 )
 
 OF_COSINES = {

@@ -153,11 +153,6 @@ class Outcome:
     images: dict[str, Any]
 
 
-def metric_name(metric: str, slice: str | None) -> str:
-    """E.g. "auroc score:msp"."""
-    return metric if slice is None else f"{metric} {slice}"
-
-
 @dataclass(frozen=True)
 class Paired:
     """The numbers in which two runs on the same images are compared, by `metric_name`.

@@ -139,7 +139,7 @@ def test_a_figure_needs_no_paper_and_errors_come_at_once(tmp_path):
     )
     with pytest.raises(DataError) as refused:
         load_spec(wrong)
-    problems = str(refused.value).split("; and ")
+    problems = str(refused.value).split("; also ")
     assert [line.removeprefix(f"{wrong}: ").split(";")[0] for line in problems] == [
         "unknown key 'ideel'",
         "the key 'title' is missing",

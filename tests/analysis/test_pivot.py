@@ -120,3 +120,20 @@ def test_the_commands(tmp_path):
     words = ["results", "scatter", "val/top1", "r/top1", "--results", str(tmp_path / "results")]
     done = CliRunner().invoke(app, [*words, "--out", str(out)])
     assert (done.exit_code, out.with_suffix(".png").exists()) == (0, True)
+    CliRunner().invoke(app, [*words, "--out", str(tmp_path / "s4.png")])
+    CliRunner().invoke(app, [*words, "--out", str(tmp_path / "v1.5")])
+    for name in ("s4.png", "s4_points.csv", "v1.5.png", "v1.5_points.csv"):
+        assert (tmp_path / name).exists()
+
+
+def test_a_number_of_a_sample_is_named(tmp_path):
+    """Else it would stand beside numbers of the whole data set as if it were one."""
+    some = rows()
+    some[0] = {**some[0], "sample": {"limit": 40, "seed": 0, "of": 100}, "n": 40}
+    assert pivot(rows(), "top1").parts == ()
+    [part] = pivot(some, "top1").parts
+    assert part.startswith("a_1, val: 40 of 100")
+    for one in some:
+        ResultStore(tmp_path).add([one])
+    done = CliRunner().invoke(app, ["results", "table", str(tmp_path), "--metric", "top1"])
+    assert f"not of whole data sets: {part}" in done.stderr

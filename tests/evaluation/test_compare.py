@@ -23,8 +23,9 @@ from clipjax.evaluation.compare import Comparison, compare_runs
 from clipjax.metrics import intervals
 from clipjax.metrics.bootstrap import Resampling, percentile_interval
 from clipjax.metrics.paired import holm
+from clipjax.results.row import metric_name
 from clipjax.results.store import ResultStore, new_run_id
-from clipjax.tasks.task import About, Measure, find_task, metric_name
+from clipjax.tasks.task import About, Measure, find_task
 
 
 def write(

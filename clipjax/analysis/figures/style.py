@@ -27,6 +27,7 @@ INK, QUIET, NO_ROWS = "#222222", "#8A8A8A", "#C4C4C4"
 LINE_COLOURS = {"blue": "#0B3D91", "grey": QUIET, "black": INK}  # of trend lines
 MARKERS = "osD^vPX*"
 FORMATS = ("png", "pdf")  # `save_figure` also writes "svg", with names on its points
+ENDINGS = (".png", ".pdf", ".svg", ".csv")  # of the files of one figure
 
 RC: Any = {
     "font.family": "DejaVu Sans",
@@ -104,13 +105,21 @@ def save_figure(
 ) -> list[Path]:
     """Write `out` with each format's ending; returns the files. `names`: of an SVG's points (`name_points`).
 
+    An ending that `out` already has is replaced (`without_ending`).
+
     Raises:
         DataError: the files cannot be written.
     """
-    paths = [Path(out).with_suffix(f".{form}") for form in formats]
+    paths = [Path(f"{without_ending(out)}.{form}") for form in formats]
     for path, form in zip(paths, formats):
         write_bytes(path, _rendered(figure, form, names or {}))
     return paths
+
+
+def without_ending(out: str | Path) -> Path:
+    """`out` without the ending of a figure's file; "fig_v1.5" has none."""
+    path = Path(out)
+    return path.with_suffix("") if path.suffix in ENDINGS else path
 
 
 def _show_hidden(figure: Figure) -> None:

@@ -11,10 +11,12 @@ from pathlib import Path
 
 from clipjax.analysis.figures.figure_set import FIGURE_FORMATS, PROMPTS, Done, analyze
 from clipjax.analysis.figures.spec import Spec, spec_from
-from clipjax.analysis.rows.cells import RowIndex, Term
+from clipjax.analysis.figures.style import without_ending
+from clipjax.analysis.rows.cells import RowIndex, Term, term_of
 from clipjax.analysis.rows.groups import Group
 from clipjax.analysis.rows.scales import check_scale
 from clipjax.errors import UsageError, unknown_name
+from clipjax.results.row import metric_name
 
 _OTHERS = Group("others", "Other models", "#56B4E9", "D")  # every model is shown
 
@@ -69,14 +71,16 @@ def draw_two(
     precision: str = "parity",
     formats: Sequence[str] = (*FIGURE_FORMATS, "csv"),
 ) -> Done:
-    """Write OUT.png, OUT.pdf, OUT.svg and the numbers as OUT.csv.
+    """Write OUT.png, OUT.pdf, OUT.svg and the numbers as OUT_points.csv, ... (`analyze`).
 
     Args:
+        out: without an ending; that of a figure's file is taken off.
         names: write every model's name beside its point.
 
     Raises:
         UsageError, DataError: as `two_numbers`; or no model has both numbers.
     """
+    out = without_ending(out)
     spec = two_numbers(index, x, y, name=out.name, task=task, scale=scale)
     spec = replace(spec, names=names, highlight=tuple(highlight))
     options = {"prompts": prompts or PROMPTS, "precision": precision}
@@ -90,8 +94,8 @@ def _term(index: RowIndex, text: str, task: str | None) -> Term:
     numbers: dict[str, list[Term]] = {}
     for row in index:
         if task is None or row["task"] == task:
-            term = Term(row["task"], row["dataset"], row["metric"], row["slice"])
-            name = f"{term.dataset}/{' '.join(filter(None, (term.metric, term.slice)))}"
+            term = term_of(row)
+            name = f"{term.dataset}/{metric_name(term.metric, term.slice)}"
             if term not in numbers.setdefault(name, []):
                 numbers[name].append(term)
     if text not in numbers:

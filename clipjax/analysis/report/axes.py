@@ -26,23 +26,25 @@ class Sets(NamedTuple):
 def about(datasets: Iterable[str]) -> Sets:
     """From the shipped cards; data sets without one are neither."""
     held_out, training = set(), set()
-    stems = {name.partition(":")[0]: name for name in datasets}  # members of a family agree
-    for name in stems.values():
+    families: dict[str, list[str]] = {}
+    for name in datasets:
+        families.setdefault(name.partition(":")[0], []).append(name)
+    for names in families.values():
         try:
-            card = read_card(name)
+            card = read_card(names[0])  # the members of a family agree
         except ClipjaxError:
             continue
         if card.id:
             held_out.add(card.id)
         if card.split:
-            training.add(name)
+            training.update(names)
     return Sets(held_out, training)
 
 
 def first_axes(
     columns: Sequence[Column], measured: Sequence[Collection[int]], sets: Sets
 ) -> tuple[int, int] | None:
-    """Two columns of one metric with a model in common; None if there are none.
+    """The columns of the first axes: one metric, at least one model in common. None without such a pair.
 
     Across: a whole held-out set, else the whole set with most models. Up: another set, or else a part of it.
 
@@ -75,7 +77,7 @@ def _pair(
 def _shifted(
     x: int, others: Iterable[int], columns: Sequence[Column], measured: Sequence[Collection[int]]
 ) -> Iterator[tuple[Any, ...]]:
-    """What may stand against x; the least is best, and ends with the column."""
+    """The columns that may go up against x, each as (order..., column): the least is best."""
     across = columns[x]
     for y in others:
         up, shared = columns[y], len(set(measured[x]) & set(measured[y]))

@@ -53,7 +53,7 @@ def tables_section(specs: Iterable[Spec], index: RowIndex, taken: Taken) -> Sect
 
 
 def claims_section(verdicts: Sequence[Verdict]) -> Section:
-    """Claims of which nothing was measured are folded below the others."""
+    """Claims without any measured part are folded below the others."""
     counts = Counter(map(_word_of, verdicts))
     said = ", ".join(f"{counts[word]} {word}" for word in SIGNS if counts[word])
     meaning = f"{ABSENT.capitalize()}: no model has all rows of a part." if counts[ABSENT] else None

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from clipjax.analysis.rows.cells import Cell, Column, RowIndex, Term, cells_of
+from clipjax.analysis.rows.cells import Cell, Column, RowIndex, cells_of, term_of
 from clipjax.config import config_dir
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.results.escaping import markdown, tex
-from clipjax.results.row import Row
+from clipjax.results.row import Row, metric_name
 from clipjax.results.tables import as_csv
 from clipjax.storage.reading import read_toml
 
@@ -38,6 +38,16 @@ class Pivot:
     def best(self) -> tuple[float | None, ...]:
         """The best value of each column; None if neither end is good, or only one model has a number."""
         return tuple(map(self._best, range(len(self.columns))))
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The numbers that are not of a whole data set: "MODEL, TITLE: 373 of 1,280 images"."""
+        return tuple(
+            f"{model}, {cell.column.title}: {cell.part}"
+            for model, cells in self.lines.items()
+            for cell in cells
+            if cell.value is not None and cell.part
+        )
 
     def _best(self, column: int) -> float | None:
         better = self.columns[column].better
@@ -65,9 +75,8 @@ def pivot(
         DataError: as `cells_of`, for every data set.
     """
     index = RowIndex(rows)
-    terms = dict.fromkeys(Term(row["task"], row["dataset"], row["metric"], row["slice"]) for row in index)
-    names = {term: " ".join(filter(None, (term.metric, term.slice))) for term in terms}
-    wanted = sorted(term for term in terms if names[term] == metric)
+    names = {term: metric_name(term.metric, term.slice) for term in map(term_of, index)}
+    wanted = sorted(term for term, name in names.items() if name == metric)
     if not wanted:
         raise unknown_name("metric", metric, sorted(set(names.values())))
     several = len({term.task for term in wanted}) > 1
@@ -76,19 +85,27 @@ def pivot(
         Column(str(term), f"{term.task} {term.dataset}" if several else term.dataset, better, None, (term,))
         for term in wanted
     )
-    clear, refused = [], []
+    clear: dict[Column, dict[str, list[Cell]]] = {}
+    refused = []
     for column in columns:
         try:
-            cells_of(index, [column], models=models, prompts=prompts, precision=precision)
-            clear.append(column)
+            clear[column] = cells_of(index, [column], models=models, prompts=prompts, precision=precision)
         except DataError as error:
             refused.append(str(error))
     if not clear:
         raise DataError(refused[0])
-    lines = cells_of(index, clear, models=models, prompts=prompts, precision=precision)
+    lines = {
+        model: [cell for column, cells in clear.items() for cell in cells.get(model) or [_absent(column)]]
+        for model in dict.fromkeys(index.models if models is None else models)
+        if any(model in cells for cells in clear.values())
+    }
     if not lines:
         raise UsageError(f"none of these models has the metric {metric!r}")
     return Pivot(metric, tuple(clear), lines, tuple(refused))
+
+
+def _absent(column: Column) -> Cell:
+    return Cell(column, None, None, (), tuple(map(str, column.terms)), [])
 
 
 def better_end(metric: str) -> str:

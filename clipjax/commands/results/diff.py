@@ -112,7 +112,7 @@ def _rows(folder: Path) -> Sequence[Row]:
 def _paired(pairs: Sequence[Pair], first: Path, second: Path) -> tuple[Pair, ...]:
     """With the intervals of `clipjax compare` if both runs have a table of the same images."""
     from clipjax.evaluation.compare import compare_runs
-    from clipjax.tasks.task import metric_name
+    from clipjax.results.row import metric_name
 
     def run_of(folder: Path, row: Row) -> Path:
         return _run(folder) or folder / row["run_id"]

@@ -39,14 +39,15 @@ def show(options: ShowOptions) -> None:
     from clipjax.results.tables import summary_table
 
     store = opened(options.folder)
-    matching = [run for run in store.run_ids() if run.startswith(options.run)]
+    runs = store.run_ids()
+    matching = [options.run] if options.run in runs else [run for run in runs if run.startswith(options.run)]
     if len(matching) > 1:
         raise UsageError(
             f"{len(matching)} runs begin with {options.run!r}, such as {matching[0]}: give more of one "
             "(`clipjax results list --runs`)"
         )
     if not matching:
-        raise unknown_name("run", options.run, store.run_ids())
+        raise unknown_name("run", options.run, runs)
     rows = store.run(matching[0])
     if options.as_json:
         say(json.dumps(rows, indent=2))

@@ -21,6 +21,8 @@ from clipjax.commands.shared.output import print_table, say
 from clipjax.commands.shared.result_folder import check_choice, check_form, check_models, emit, opened
 from clipjax.errors import UsageError
 
+NAMED = 5  # at most this many numbers of parts are listed
+
 
 @dataclass(frozen=True, kw_only=True)
 class TableOptions:
@@ -55,6 +57,9 @@ def table(options: TableOptions) -> None:
     made = pivot(rows, metrics[0], prompts=options.prompts or PROMPTS, precision=options.precision)
     for line in made.left_out:
         say(f"left out: {line}", err=True)
+    if parts := made.parts:
+        more = f"; and {len(parts) - NAMED} more" if len(parts) > NAMED else ""
+        say(f"not of whole data sets: {'; '.join(parts[:NAMED])}{more}", err=True)
     if options.form != "table":
         emit(export_pivot(made, options.form), options.out)
         return
@@ -82,7 +87,7 @@ class ScatterOptions:
     prompts: PromptSetOption = None
     precision: PrecisionOption = "parity"
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="File to write, without its ending (png, pdf, svg, csv).")
+        Path, typer.Option("--out", "-o", help="Files to write, without an ending: png, pdf, svg and csv.")
     ] = Path("scatter")
 
 
