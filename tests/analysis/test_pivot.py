@@ -63,6 +63,8 @@ def test_the_best_number_of_a_column_is_marked():
         ("fpr95_mos", "lower", 0.5),
         ("ece_15_after", "lower", 0.5),
         ("shape_bias", "neither", None),
+        ("flips", "lower", 0.5),
+        ("top1_change", "neither", None),
     ],
 )
 def test_each_metric_has_a_good_end(metric, end, best):
