@@ -355,7 +355,7 @@ def test_claims_are_those_of_the_ledger(written: str) -> None:
     assert absent
     counts = [f"{words.count(word)} {word}" for word in known if word in words]
     assert f"{len(verdicts)} claims: {', '.join(counts)}." in written
-    assert f"<summary>Not here (no rows): {len(absent)} claims</summary>" in written
+    assert f"<summary>Not here: {len(absent)} claims</summary>" in written
     found = [each for verdict in verdicts for each in verdict.findings if each.value is not None]
     assert found
     for each in found:

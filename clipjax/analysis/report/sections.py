@@ -71,7 +71,7 @@ def _claims(name: str, verdicts: Sequence[Verdict]) -> Html:
 
 
 def _folded(number: int, what: str, body: Html) -> Html:
-    return tag("details", tag("summary", f"Not here (no rows): {counted(number, what)}"), body)
+    return tag("details", tag("summary", f"Not here: {counted(number, what)}"), body)
 
 
 def _shown(specs: Sequence[Spec], what: str, draw: Callable[[Spec], Html]) -> Html:
