@@ -24,10 +24,15 @@ def runs_before(results: Path) -> Mapping[str, str]:
 
     if "://" in str(results) or not results.is_dir():
         return {}
+    store, found = ResultStore(results), dict[str, str]()
     try:
-        return {row["recipe_hash"]: row["run_id"] for row in ResultStore(results).rows()}
+        for run in store.run_ids():
+            shared = store.shared(run)  # run.json alone, unless the run has several recipes
+            recipes = [shared] if "recipe_hash" in shared else store.run(run)
+            found |= {row["recipe_hash"]: run for row in recipes}
     except DataError:
         return {}  # the command that reads them reports it
+    return found
 
 
 def show(
