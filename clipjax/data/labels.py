@@ -184,7 +184,7 @@ def _read_projection(path: Path, source: LabelSpace, target: LabelSpace) -> Proj
     if missing := [item for item in target.ids if not groups.get(item)]:
         raise DataError(f"{path}: no group for the class {missing[0]!r}")
     if extra := set(groups) - set(target.ids):
-        raise DataError(f"{path}: {min(extra)!r} is no class of {target.name}")
+        raise DataError(f"{path}: {min(extra)!r} is not a class of {target.name}")
     for item, group in groups.items():
         if not isinstance(group, list) or not all(type(index) is int for index in group):
             raise DataError(f"{path}: the group of {item!r} must be a list of class indices, not {group!r}")

@@ -64,7 +64,7 @@ class CategoryLists:
                 raise DataError(f"{self.source}: no category list for the image {image}")
             names = self.wrong[image]
             if unknown := [name for name in names if name not in index]:
-                raise DataError(f"{self.source}: {image}: {unknown[0]!r} is no category of {space.name}")
+                raise DataError(f"{self.source}: {image}: {unknown[0]!r} is not a category of {space.name}")
             categories = [index[name] for name in names]
             if len({*categories, int(label)}) != WRONG + 1:
                 raise DataError(

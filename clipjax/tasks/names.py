@@ -53,7 +53,7 @@ def check_name(name: str) -> None:
 def unknown_task(name: str, known: list[str]) -> UsageError:
     if name == "curation":
         return UsageError(
-            "curation is no task: it is made of the rows of others, by `clipjax results curation RESULTS`"
+            "curation is not a task: it is made of the rows of others, by `clipjax results curation RESULTS`"
         )
     return unknown_name("task", name, known)
 

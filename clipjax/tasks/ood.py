@@ -135,7 +135,7 @@ def _confused_classes(inputs: Inputs) -> np.ndarray | None:
     index = {name: k for k, name in enumerate(known.label_space.ids)}
     for image, name in zip(inputs.ids, names):
         if name not in index:
-            raise DataError(f"{image}: {name!r} is no class of {known.label_space.name}")
+            raise DataError(f"{image}: {name!r} is not a class of {known.label_space.name}")
     return np.unique([index[name] for name in names])
 
 

@@ -50,7 +50,7 @@ def describe(inputs: Inputs) -> dict[str, Any]:
     texture = inputs.columns["texture"]
     for name, category in zip(inputs.ids, texture):
         if category not in space.ids:
-            raise DataError(f"{name}: its texture {category!r} is no class of {space.name!r}")
+            raise DataError(f"{name}: its texture {category!r} is not a class of {space.name!r}")
     shape = [space.ids[label] for label in inputs.labels]
     return cues(inputs.ids, shape, texture, [space.ids[k] for k in _decisions(inputs)])
 

@@ -99,7 +99,7 @@ def test_projection_groups_follow_the_targets_order(tmp_path, monkeypatch):
     ("text", "message"),
     [
         (HEAD + "x = [0]\n", "no group for the class 'y'"),
-        (HEAD + "x = [0]\ny = [1]\nz = [2]\n", "'z' is no class of b"),
+        (HEAD + "x = [0]\ny = [1]\nz = [2]\n", "'z' is not a class of b"),
         (HEAD + "x = [0]\ny = [3]\n", "'y' repeats an index or leaves 0..2"),
         (HEAD + "x = [0]\ny = [1, 1]\n", "'y' repeats an index"),
         (HEAD + "x = [0]\ny = [1, 2]\n", "'select' takes one class, the group of 'y' has 2"),

@@ -221,7 +221,7 @@ def test_vid_robust(tmp_path):
         (
             "labels",
             lambda r: r.update({"val/c/x.JPEG": [1]}),
-            r"'val/c/x\.JPEG' is no frame; expected val/<vid",
+            r"'val/c/x\.JPEG' is not a frame; expected val/<vid",
         ),
         (
             "pmsets",

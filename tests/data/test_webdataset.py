@@ -229,7 +229,7 @@ def test_what_is_wrong_in_a_shard_is_named(tmp_path: Path, members: list, says: 
 def test_links_are_refused(tmp_path: Path) -> None:
     for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE):
         path = write_tar(tmp_path / "a.tar", [("a.png", b"")], type=kind, linkname="/etc/passwd")
-        with pytest.raises(DataError, match=r"a\.tar: the member a\.png is no plain file \(a link\?\)"):
+        with pytest.raises(DataError, match=r"a\.tar: the member a\.png is not a plain file \(a link\?\)"):
             read(path)
 
 
@@ -267,7 +267,7 @@ def test_missing_shards(tmp_path: Path) -> None:
         read(folder)
     for name, says in (
         ("gone.tar", "does not exist"),
-        ("{4..0}.tar", "is no range"),
+        ("{4..0}.tar", "is not a range"),
         ("{0..9999999}.tar", "smaller"),
     ):
         with pytest.raises(DataError, match=says):

@@ -150,7 +150,7 @@ def test_ties_go_to_the_lowest_category():
         ("id,category1\nx,wok\n", r"lists\.csv: expected the header `id,category1,category2,category3`"),
         (CSV + "a,wok,tv,tie\na,wok,tv,tie\n", r"lists\.csv:3: the image a has two lists"),
         (CSV + "a,wok,tv\n", r"lists\.csv:2: expected 4 cells"),
-        (CSV + "{id},wok,tv,zebra\n", r"lists\.csv: .*/0\.png: 'zebra' is no category of imagenet_d"),
+        (CSV + "{id},wok,tv,zebra\n", r"lists\.csv: .*/0\.png: 'zebra' is not a category of imagenet_d"),
         (CSV + "{id},wok,tv,tv\n", r"0\.png: its list must be 3 different categories beside the true one"),
         (CSV + "{id},wok,tv,{label}\n", r"must be 3 different categories beside the true one \({label}\)"),
     ],

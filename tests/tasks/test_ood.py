@@ -306,7 +306,7 @@ def test_the_protocol_needs_id_labels_and_known_classes():
     got = measured(ood.TASK.run(unlabelled).measures)
     assert got["auroc", "protocol:confused_classes"].value is None
     assert "no ID image is known" in got["auroc", "protocol:confused_classes"].note
-    with pytest.raises(DataError, match=r"1\.png: 'n9999' is no class of planted"):
+    with pytest.raises(DataError, match=r"1\.png: 'n9999' is not a class of planted"):
         ood.describe(world(columns={"confused_with": ["n0001", "n9999"] * 20}))
 
 

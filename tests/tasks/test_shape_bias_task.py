@@ -169,7 +169,7 @@ def test_paired():
         ({"labels": None}, r"things has no labels"),
         (
             {"columns": {"texture": ["dog"] * 10 + ["fur"]}},
-            r"jug1-jug2.png: its texture 'fur' is no class of",
+            r"jug1-jug2.png: its texture 'fur' is not a class of",
         ),
         ({"labels": np.full(11, 3)}, r"cat1-dog1.png: label 3 is outside the 3 classes"),
         (

@@ -147,7 +147,7 @@ def _choices(pattern: Path, inside: str) -> list[str]:
             return [str(number).zfill(len(match[1])) for number in range(first, last + 1)]
     elif "," in inside:
         return inside.split(",")
-    raise DataError(f"{pattern}: {{{inside}}} is no range; write {{000..009}} or {{a,b}}")
+    raise DataError(f"{pattern}: {{{inside}}} is not a range; write {{000..009}} or {{a,b}}")
 
 
 def remembered(path: Path, what: str, compute: Callable[[], Any]) -> Any:

@@ -65,7 +65,7 @@ def _read(path: epath.Path) -> dict[str, list[Any]]:
         if not isinstance(values, list):
             raise DataError(f"{path}: the value of {frame!r} is not a list")
         if not re.fullmatch(r"[0-9]{1,9}", frame.rsplit("/", 1)[-1].split(".")[0]):
-            raise DataError(f"{path}: {frame!r} is no frame; expected val/<video>/<number>.JPEG")
+            raise DataError(f"{path}: {frame!r} is not a frame; expected val/<video>/<number>.JPEG")
     return record
 
 
@@ -73,7 +73,7 @@ def _anchors(path: epath.Path, sets: dict[str, list[Any]]) -> dict[str, str]:
     anchor_of: dict[str, str] = {}
     for anchor, neighbours in sets.items():
         if wrong := [frame for frame in neighbours if not isinstance(frame, str)]:
-            raise DataError(f"{path}: the set of {anchor} has {wrong[0]!r}, which is no frame")
+            raise DataError(f"{path}: the set of {anchor} has {wrong[0]!r}, which is not a frame")
         for frame in (anchor, *neighbours):
             if frame in anchor_of:
                 raise DataError(f"{path}: the frame {frame} is in two sets, or twice in one")

@@ -198,7 +198,7 @@ def _member(shard: Path, info: tarfile.TarInfo) -> Member:
     if path.is_absolute() or ".." in path.parts:
         raise DataError(f"{shard}: the member {info.name} leaves its folder; do not trust this file")
     if not info.isreg() or info.sparse is not None:
-        raise DataError(f"{shard}: the member {name} is no plain file (a link?); pack it as one")
+        raise DataError(f"{shard}: the member {name} is not a plain file (a link?); pack it as one")
     return Member(name, info.offset_data, info.size)
 
 
@@ -225,7 +225,9 @@ class Texts:
             has = ", ".join(sample.members)
             raise DataError(f"{self.where(sample)} has no .{extension}, as others do; it has {has}")
         if member.size > MAX_TEXT:
-            raise DataError(f"{self.where(sample)}: .{extension} has {member.size:,} bytes, which is no text")
+            raise DataError(
+                f"{self.where(sample)}: .{extension} has {member.size:,} bytes, too many for a text"
+            )
         self._file.seek(member.offset)
         return decode_text(self._file.read(member.size), f"{self.where(sample)}: .{extension}")
 
