@@ -205,6 +205,12 @@ def refuse_uneven_heads(width: int, heads: int) -> None:
         raise ValueError(f"width {width} is not a multiple of heads {heads}")
 
 
+def refuse_partial_patches(image_size: int, patch_size: int) -> None:
+    """Raises ValueError for an image that is not a whole, positive number of patches wide."""
+    if image_size < 1 or image_size % patch_size:
+        raise ValueError(f"image_size {image_size} is not a multiple of patch_size {patch_size}")
+
+
 def narrow_arch(arch: Arch) -> Arch:
     """The same flags with a few thousand params."""
     vision = family_of(arch.vision).narrow(arch.vision)

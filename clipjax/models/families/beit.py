@@ -17,14 +17,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jaxtyping import Float
 
-from clipjax.models.arch import Family, Positions, refuse_uneven_heads, two_heads
+from clipjax.models.arch import Family, Positions, refuse_partial_patches, refuse_uneven_heads, two_heads
 from clipjax.models.families.vit import PatchEmbed
-from clipjax.models.modules import layers
+from clipjax.models.modules import layers, tokens
 from clipjax.models.modules.initializers import normal
 from clipjax.models.modules.relative_position import RelativeAttention
 from clipjax.models.training import Mode
@@ -51,10 +50,7 @@ class BeitConfig:
     embed_dim: int
 
     def __post_init__(self) -> None:
-        if self.image_size < 1 or self.image_size % self.patch_size:
-            raise ValueError(
-                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
-            )
+        refuse_partial_patches(self.image_size, self.patch_size)
         refuse_uneven_heads(self.width, self.heads)
         if self.embed_dim != self.width:
             raise ValueError(f"embed_dim {self.embed_dim} is not the width, {self.width}")
@@ -90,10 +86,7 @@ class Beit(nnx.Module):
         self.patch_embed = PatchEmbed(c.patch_size, c.width, use_bias=True, rngs=rngs)
         self.class_embedding = nnx.Param(_INIT(rngs.params(), (c.width,)))
         self.blocks = layers.stack(lambda rngs: Block(c, rngs), c.layers, rngs)
-        # Deeper blocks start with a smaller output (timm's `fix_init_weight`).
-        depth = jnp.arange(1, c.layers + 1, dtype=jnp.float32)[:, None, None]
-        for linear in (self.blocks.attn.out, self.blocks.mlp.c_proj):
-            linear.kernel[...] = linear.kernel[...] * (2 * depth) ** -0.5
+        tokens.shrink_outputs_by_depth(self.blocks, c.layers)
         self.ln_post = layers.LayerNorm(c.width, eps=c.ln_eps)
 
     def __call__(
@@ -103,16 +96,10 @@ class Beit(nnx.Module):
         embedded = self.embed(patches)
         x, outputs = layers.scan(self.blocks, embedded, mode=mode, capture=capture)
         features = self.pooled(x)
-        if outputs is None:
-            return features, {}
-        stages = {"patch_embed": patches, "embed": embedded}
-        stages |= {f"blocks.{i}": output for i, output in enumerate(outputs)}
-        return features, stages | {"pooled": features}
+        return features, tokens.stages(patches, embedded, outputs, features, None)
 
     def embed(self, patches: Float[Array, "B h w D"]) -> Float[Array, "B N D"]:
-        batch, *_, width = patches.shape
-        token = jnp.broadcast_to(self.class_embedding[...], (batch, 1, width))
-        return jnp.concatenate([token, patches.reshape(batch, -1, width)], axis=1)
+        return tokens.prepend(patches.reshape(len(patches), -1, patches.shape[-1]), self.class_embedding)
 
     def pooled(self, x: Float[Array, "B N D"]) -> Float[Array, "B E"]:
         return self.ln_post(x[:, 1:].mean(axis=1))

@@ -29,9 +29,9 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float
 
-from clipjax.models.arch import Family, Positions, refuse_uneven_heads, two_heads
+from clipjax.models.arch import Family, Positions, refuse_partial_patches, refuse_uneven_heads, two_heads
 from clipjax.models.families.vit import PatchEmbed
-from clipjax.models.modules import layers
+from clipjax.models.modules import layers, tokens
 from clipjax.models.modules.initializers import normal
 from clipjax.models.training import Mode
 
@@ -67,10 +67,7 @@ class EvaConfig:
     embed_dim: int
 
     def __post_init__(self) -> None:
-        if self.image_size % self.patch_size:
-            raise ValueError(
-                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
-            )
+        refuse_partial_patches(self.image_size, self.patch_size)
         refuse_uneven_heads(self.width, self.heads)
         if self.rope_grid and self.width // self.heads % 4:
             raise ValueError(f"rotary positions need heads of 4n channels, not {self.width // self.heads}")
@@ -196,14 +193,11 @@ class Eva(nnx.Module):
         c = config
         self.config = config
         self.patch_embed = PatchEmbed(c.patch_size, c.width, use_bias=True, rngs=rngs)
-        tokens = (c.image_size // c.patch_size) ** 2 + 1
+        table = ((c.image_size // c.patch_size) ** 2 + 1, c.width)
         self.class_embedding = nnx.Param(INIT(rngs.params(), (c.width,)))
-        self.positional_embedding = nnx.Param(INIT(rngs.params(), (tokens, c.width)))
+        self.positional_embedding = nnx.Param(INIT(rngs.params(), table))
         self.blocks = layers.stack(lambda rngs: EvaBlock(c, rngs), c.layers, rngs)
-        # Deeper blocks start with a smaller output (timm's `fix_init_weight`).
-        depth = jnp.arange(1, c.layers + 1, dtype=jnp.float32)[:, None, None]
-        for linear in (self.blocks.attn.out, self.blocks.mlp.c_proj):
-            linear.kernel[...] = linear.kernel[...] * (2 * depth) ** -0.5
+        tokens.shrink_outputs_by_depth(self.blocks, c.layers)
         self.ln_post = layers.LayerNorm(c.width, eps=c.ln_eps)
         self.proj = layers.Linear(c.width, c.embed_dim, kernel_init=normal(0.02 * 0.001), rngs=rngs)
 
@@ -215,17 +209,11 @@ class Eva(nnx.Module):
         x, outputs = layers.scan(self.blocks, embedded, self.tables(patches), mode=mode, capture=capture)
         pooled = self.ln_post(x[:, 0])
         features = self.proj(pooled)
-        if outputs is None:
-            return features, {}
-        stages = {"patch_embed": patches, "embed": embedded}
-        stages |= {f"blocks.{i}": output for i, output in enumerate(outputs)}
-        return features, stages | {"pooled": pooled, "projected": features}
+        return features, tokens.stages(patches, embedded, outputs, pooled, features)
 
     def embed(self, patches: Float[Array, "B h w D"]) -> Float[Array, "B N D"]:
-        batch, *_, width = patches.shape
-        token = jnp.broadcast_to(self.class_embedding[...], (batch, 1, width))
-        x = jnp.concatenate([token, patches.reshape(batch, -1, width)], axis=1)
-        return x + self.positional_embedding[...]
+        x = patches.reshape(len(patches), -1, patches.shape[-1])
+        return tokens.prepend(x, self.class_embedding) + self.positional_embedding[...]
 
     def tables(self, patches: Float[Array, "B h w D"]) -> tuple[Array, Array] | None:
         """float32 at every precision."""

@@ -37,7 +37,7 @@ from jax import Array
 from jax.nn.initializers import ones
 from jaxtyping import Float
 
-from clipjax.models.arch import Family
+from clipjax.models.arch import Family, refuse_partial_patches
 from clipjax.models.families.vit import PatchEmbed
 from clipjax.models.modules import layers
 from clipjax.models.modules.initializers import normal, xavier_uniform
@@ -73,10 +73,7 @@ class MixerConfig:
     embed_dim: int
 
     def __post_init__(self) -> None:
-        if self.image_size % self.patch_size:
-            raise ValueError(
-                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
-            )
+        refuse_partial_patches(self.image_size, self.patch_size)
         if self.embed_dim != self.width:
             raise ValueError(f"embed_dim {self.embed_dim} is not the width, {self.width}")
         present = {

@@ -32,10 +32,10 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float
 
-from clipjax.models.arch import Family, Positions, refuse_uneven_heads, two_heads
+from clipjax.models.arch import Family, Positions, refuse_partial_patches, refuse_uneven_heads, two_heads
 from clipjax.models.families.eva import INIT, EvaMlp, in_halves, rotate
 from clipjax.models.families.vit import PatchEmbed
-from clipjax.models.modules import layers
+from clipjax.models.modules import layers, tokens
 from clipjax.models.modules.initializers import normal
 from clipjax.models.modules.pooling import MapPool
 from clipjax.models.training import Mode
@@ -88,10 +88,7 @@ class RopeViTConfig:
     embed_dim: int
 
     def __post_init__(self) -> None:
-        if self.image_size % self.patch_size:
-            raise ValueError(
-                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
-            )
+        refuse_partial_patches(self.image_size, self.patch_size)
         refuse_uneven_heads(self.width, self.heads)
         if self.width // self.heads % 4:
             raise ValueError(f"rotary positions need heads of 4n channels, not {self.width // self.heads}")
@@ -198,10 +195,7 @@ class RopeViT(nnx.Module):
         self.positional_embedding = nnx.Param(INIT(rngs.params(), table)) if c.position_table else None
         self.ln_pre = layers.LayerNorm(c.width, eps=c.ln_eps) if c.pre_norm else None
         self.blocks = layers.stack(lambda rngs: Block(c, rngs), c.layers, rngs)
-        # Deeper blocks start with a smaller output (timm's `fix_init_weight`).
-        depth = jnp.arange(1, c.layers + 1, dtype=jnp.float32)[:, None, None]
-        for linear in (self.blocks.attn.out, self.blocks.mlp.c_proj):
-            linear.kernel[...] = linear.kernel[...] * (2 * depth) ** -0.5
+        tokens.shrink_outputs_by_depth(self.blocks, c.layers)
         self.ln_post = layers.LayerNorm(c.width, eps=c.ln_eps)
         pool = {"activation": "gelu", "ln_eps": c.ln_eps, "rngs": rngs}
         mapped = c.pooling == "map"
@@ -217,21 +211,13 @@ class RopeViT(nnx.Module):
         x, outputs = layers.scan(self.blocks, embedded, self.tables(patches), mode=mode, capture=capture)
         pooled = self.pooled(x, mode)
         features = pooled if self.proj is None else self.proj(pooled)
-        if outputs is None:
-            return features, {}
-        stages = {"patch_embed": patches, "embed": embedded}
-        stages |= {f"blocks.{i}": output for i, output in enumerate(outputs)}
-        stages["pooled"] = pooled
-        return features, stages if self.proj is None else stages | {"projected": features}
+        return features, tokens.stages(
+            patches, embedded, outputs, pooled, None if self.proj is None else features
+        )
 
     def embed(self, patches: Float[Array, "B h w D"]) -> Float[Array, "B N D"]:
-        batch, *_, width = patches.shape
-        x = patches.reshape(batch, -1, width)
-        # The class token is first.
-        for embedding in (self.register_embedding, self.class_embedding):
-            if embedding is not None:
-                tokens = jnp.atleast_2d(embedding[...])
-                x = jnp.concatenate([jnp.broadcast_to(tokens, (batch, *tokens.shape)), x], axis=1)
+        x = patches.reshape(len(patches), -1, patches.shape[-1])
+        x = tokens.prepend(x, self.class_embedding, self.register_embedding)
         if self.positional_embedding is not None:
             x = x + self.positional_embedding[...]
         return x if self.ln_pre is None else self.ln_pre(x)

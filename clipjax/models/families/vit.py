@@ -29,8 +29,8 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float
 
-from clipjax.models.arch import Family, Positions, refuse_uneven_heads, two_heads
-from clipjax.models.modules import layers
+from clipjax.models.arch import Family, Positions, refuse_partial_patches, refuse_uneven_heads, two_heads
+from clipjax.models.modules import layers, tokens
 from clipjax.models.modules.initializers import normal, variance_scaling
 from clipjax.models.modules.pooling import CocaPool, MapPool
 from clipjax.models.training import Mode
@@ -79,10 +79,8 @@ class ViTConfig:
     projection_bias: Literal[True] | None = None
 
     def __post_init__(self) -> None:
-        if self.image_size % self.patch_size and not self.crop_to_patches:
-            raise ValueError(
-                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
-            )
+        if not self.crop_to_patches:
+            refuse_partial_patches(self.image_size, self.patch_size)
         refuse_uneven_heads(self.width, self.heads)
         self._check_pooling()
         if self.registers is not None and (
@@ -200,24 +198,15 @@ class VisionTransformer(nnx.Module):
             features = self.proj(pooled)
         else:
             features = pooled @ self.proj[...]
-        if outputs is None:
-            return features, {}
-        stages = {"patch_embed": patches, "embed": embedded}
-        stages |= {f"blocks.{i}": output for i, output in enumerate(outputs)}
-        stages["pooled"] = pooled
-        return features, stages if self.proj is None else stages | {"projected": features}
+        return features, tokens.stages(
+            patches, embedded, outputs, pooled, None if self.proj is None else features
+        )
 
     def embed(self, patches: Float[Array, "B h w D"]) -> Float[Array, "B N D"]:
-        batch, *_, width = patches.shape
-        x = patches.reshape(batch, -1, width)
+        x = patches.reshape(len(patches), -1, patches.shape[-1])
         if self.config.positions == "patches":
             x = x + self.positional_embedding[...]
-        # The class token is first.
-        for embedding in (self.register_embedding, self.distillation_embedding, self.class_embedding):
-            if embedding is not None:
-                tokens = jnp.atleast_2d(embedding[...])
-                tokens = jnp.broadcast_to(tokens, (batch, *tokens.shape))
-                x = jnp.concatenate([tokens, x], axis=1)
+        x = tokens.prepend(x, self.class_embedding, self.distillation_embedding, self.register_embedding)
         if self.config.positions == "all":
             x = x + self.positional_embedding[...]
         return x if self.ln_pre is None else self.ln_pre(x)
