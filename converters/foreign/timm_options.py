@@ -167,7 +167,7 @@ def default_tag(name: str) -> str | None:
 
 
 def default_pixels(name: str) -> dict[str, Any]:
-    """Of the weights that timm's bare name loads: size, crop, mean, ... as in its config.json."""
+    """Size, crop, mean, ... of the weights that timm loads for the bare name, as in their config.json."""
     return dict(_record()["pixels"][name])
 
 

@@ -44,7 +44,7 @@ def serve() -> None:
     """Answer until stdin ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # libraries print to stdout: keep that out of the answers
     models = _Models()
     while (asked := _read(sys.stdin.buffer)) is not None:
         try:

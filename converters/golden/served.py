@@ -9,6 +9,7 @@ too. A name is the library's own, or a folder in its layout.
 
 from __future__ import annotations
 
+import abc
 import copy
 import hashlib
 import json
@@ -31,14 +32,14 @@ from torch.nn import functional as F
 _PACKAGES = ("torch", "torchvision", "pillow", "numpy")
 
 
-class Served:
+class Served(abc.ABC):
     """One loaded model.
 
     Attributes:
-        about: what the process tells of it: kind, image_size, logit_scale, logit_bias, transform, tokenizer,
-            config, label_names, num_classes, arch, tag.
-        device: where the model is, and its inputs go.
-        packages: whose versions may change a number, besides torch's.
+        about: what the process reports about it: kind, image_size, logit_scale, logit_bias, transform,
+            tokenizer, config, label_names, num_classes, arch, tag.
+        device: of the model and its inputs.
+        packages: those whose versions may change a number, besides `_PACKAGES`.
     """
 
     model: Any
@@ -46,17 +47,17 @@ class Served:
     about: dict[str, Any]
     packages: tuple[str, ...] = ()
 
+    @abc.abstractmethod
     def tensor(self, image: Image.Image, square: bool) -> Tensor:
         """An RGB image -> float32 [3, S, S]; `square`: it was cropped before, and is only resized."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, S, S] -> [B, D]: unit norm for a CLIP, what the head reads for a classifier."""
-        raise NotImplementedError
 
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """-> [B, D], unit norm."""
-        raise NotImplementedError
+        """-> [B, D], unit norm. Raises TypeError for a classifier."""
+        raise TypeError(f"{type(self).__name__} has no text tower")
 
     def head(self) -> dict[str, np.ndarray]:
         """A classifier's linear layer, kernel [D, K] and bias [K]; empty for others."""
@@ -242,7 +243,7 @@ def tokenizer_record(tokenizer: Any) -> dict[str, Any]:
 
 
 def file_text(folder: str, name: str) -> str | None:
-    """What its configuration says that `repr` of a model does not, as the number of heads."""
+    """The file's text: it states what `repr` of a model does not, such as the number of heads."""
     path = Path(folder) / name
     return path.read_text() if path.is_file() else None
 

@@ -82,7 +82,7 @@ def architectures() -> dict[str, Any]:
 
 
 def default_pixels(name: str) -> dict[str, Any]:
-    """Those of the tag that timm's bare name loads, as in its config.json."""
+    """Size, crop, mean, ... of the tag that timm loads for the bare name, as in its config.json."""
     config = get_pretrained_cfg(name).to_dict()  # type: ignore[reportOptionalMemberAccess]
     return {key: plain(config[key]) for key in _PIXELS}
 

@@ -11,42 +11,13 @@ CLASSES = ("Eva",)
 
 def tower(options: Options) -> dict[str, Any]:
     o = options
-    o.only("rope_type", "dinov3")
-    o.only("use_rot_pos_emb", True)
-    o.only("use_abs_pos_emb", False)
-    o.only("global_pool", "avg")
-    o.only("use_fc_norm", False)
+    _refuse_variants(o)
     patch = o.only("patch_size", *range(1, 65))
     width, depth, heads = o.count("embed_dim"), o.count("depth"), o.count("num_heads")
     ratio, gated = o.ratio("mlp_ratio"), o.only("swiglu_mlp", False, True)
     align = o.only("swiglu_align_to", *((8, 16, 32, 64) if gated else (0,)))
     mlp_width = int(width * ratio)
-    o.only("qkv_bias", False)
-    o.only("qkv_fused", True)
-    o.only("qk_norm", False)
-    o.only("num_kv_heads", None)
-    o.only("scale_mlp", False)
-    o.only("scale_attn_inner", False)
-    o.only("attn_type", "eva")
-    o.only("attn_only_layer_scale", False)
-    o.only("class_token", True)
     registers = o.only("num_reg_tokens", *range(17))
-    o.take("no_embed_class")  # of a table that it does not have
-    o.only("rope_grid_offset", 0.0)
-    o.only("rope_grid_indexing", "ij")
-    o.only("rope_temperature", 100)
-    o.only("rope_rotate_half", True)
-    for training in ("rope_shift_coords", "rope_jitter_coords", "rope_rescale_coords"):
-        o.take(training)
-    o.only("rope_mrope_section", None)
-    o.only("use_post_norm", False)
-    o.only("use_pre_transformer_norm", False)
-    o.only("use_post_transformer_norm", None, True)
-    o.only("attn_pool_num_heads", None)
-    o.only("attn_pool_mlp_ratio", None)
-    o.take("dynamic_img_size")  # other image sizes: of no effect at the model's own
-    o.only("dynamic_img_pad", False)
-    o.only("ref_feat_shape", None)
     return {
         "image_size": o.image_size,
         "patch_size": patch,
@@ -72,3 +43,37 @@ def tower(options: Options) -> dict[str, Any]:
         "projection": False,
         "embed_dim": width,
     }
+
+
+def _refuse_variants(o: Options) -> None:
+    """Raises DataError for an option that no DINOv3 has."""
+    o.only("rope_type", "dinov3")
+    o.only("use_rot_pos_emb", True)
+    o.only("use_abs_pos_emb", False)
+    o.only("global_pool", "avg")
+    o.only("use_fc_norm", False)
+    o.only("qkv_bias", False)
+    o.only("qkv_fused", True)
+    o.only("qk_norm", False)
+    o.only("num_kv_heads", None)
+    o.only("scale_mlp", False)
+    o.only("scale_attn_inner", False)
+    o.only("attn_type", "eva")
+    o.only("attn_only_layer_scale", False)
+    o.only("class_token", True)
+    o.take("no_embed_class")  # of a table that it does not have
+    o.only("rope_grid_offset", 0.0)
+    o.only("rope_grid_indexing", "ij")
+    o.only("rope_temperature", 100)
+    o.only("rope_rotate_half", True)
+    for training in ("rope_shift_coords", "rope_jitter_coords", "rope_rescale_coords"):
+        o.take(training)
+    o.only("rope_mrope_section", None)
+    o.only("use_post_norm", False)
+    o.only("use_pre_transformer_norm", False)
+    o.only("use_post_transformer_norm", None, True)
+    o.only("attn_pool_num_heads", None)
+    o.only("attn_pool_mlp_ratio", None)
+    o.take("dynamic_img_size")  # other image sizes: of no effect at the model's own
+    o.only("dynamic_img_pad", False)
+    o.only("ref_feat_shape", None)

@@ -7,10 +7,16 @@ from typing import Any
 from timm.layers.mlp import SwiGLU
 from timm.layers.pos_embed_sincos import RotaryEmbeddingDinoV3
 from timm.models.eva import Eva
-from torch import Tensor, nn
+from torch import Tensor
 
 from converters.golden.recording import Tower, numbered, recording
-from converters.golden.towers.timm_vit import condition_pool, timm_sizes, trunk_of
+from converters.golden.towers.timm_vit import (
+    condition_patches,
+    condition_pool,
+    condition_pre_norm,
+    timm_sizes,
+    trunk_of,
+)
 from converters.golden.weights import ATTENTION_GAIN, STREAM, condition_residual, scaled_normal
 
 __all__ = ["TOWERS", "is_rope_vit", "timm_sizes"]
@@ -36,12 +42,8 @@ def condition(model: Any, seed: int) -> None:
     for tokens in (trunk.cls_token, trunk.reg_token, trunk.pos_embed):
         if tokens is not None:
             tokens.normal_(std=STREAM)
-    scaled_normal(trunk.patch_embed.proj.weight, STREAM)
-    if trunk.patch_embed.proj.bias is not None:
-        trunk.patch_embed.proj.bias.mul_(STREAM)
-    if isinstance(trunk.norm_pre, nn.LayerNorm):
-        trunk.norm_pre.weight.mul_(STREAM)
-        trunk.norm_pre.bias.mul_(STREAM)
+    condition_patches(trunk)
+    condition_pre_norm(trunk)
     for block in trunk.blocks:
         condition_block(block)
     if trunk.attn_pool is not None:

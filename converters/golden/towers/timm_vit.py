@@ -50,22 +50,30 @@ def condition(model: Any, seed: int) -> None:
     trunk = trunk_of(model)
     distilled = isinstance(trunk, VisionTransformerDistilled)
     trunk.pos_embed.normal_(std=STREAM)
-    scaled_normal(trunk.patch_embed.proj.weight, STREAM)
-    if trunk.patch_embed.proj.bias is not None:
-        trunk.patch_embed.proj.bias.mul_(STREAM)
+    condition_patches(trunk)
     if trunk.cls_token is not None:
         trunk.cls_token.normal_(std=STREAM)
     if trunk.reg_token is not None:
         trunk.reg_token.normal_(std=STREAM)
     if distilled:
         trunk.dist_token.normal_(std=STREAM)
-    if isinstance(trunk.norm_pre, nn.LayerNorm):
-        trunk.norm_pre.weight.mul_(STREAM)
-        trunk.norm_pre.bias.mul_(STREAM)
+    condition_pre_norm(trunk)
     for block in trunk.blocks:
         condition_block(block)
     if trunk.attn_pool is not None:
         condition_pool(trunk.attn_pool)
+
+
+def condition_patches(trunk: Any) -> None:
+    scaled_normal(trunk.patch_embed.proj.weight, STREAM)
+    if trunk.patch_embed.proj.bias is not None:
+        trunk.patch_embed.proj.bias.mul_(STREAM)
+
+
+def condition_pre_norm(trunk: Any) -> None:
+    if isinstance(trunk.norm_pre, nn.LayerNorm):
+        trunk.norm_pre.weight.mul_(STREAM)
+        trunk.norm_pre.bias.mul_(STREAM)
 
 
 def condition_block(block: Any) -> None:
