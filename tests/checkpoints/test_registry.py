@@ -511,9 +511,29 @@ def test_an_unknown_fact_keeps_its_reason(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("value", ["abc", "-5", "0", "", "22.4"])
-def test_a_size_that_is_none_names_the_row(value):
-    from clipjax.checkpoints.identity import registry
+def test_a_size_that_is_none_names_the_row(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {**ROWS["vit_b_32-openai"], "crop_size": value}
+    monkeypatch.setattr(module, "registry", lambda: {row["id"]: row})
+    says = rf"models\.csv: crop_size of vit_b_32-openai is '{value}', not a number of pixels"
+    with pytest.raises(DataError, match=says):
+        model_card.__wrapped__(row["id"])
 
-    with pytest.raises(DataError, match=f"mine: crop_size = '{value}' must be a number of pixels"):
-        registry._size({"id": "mine", "crop_size": value}, "crop_size")
-    assert registry._size({"id": "mine", "crop_size": "224"}, "crop_size") == 224
+
+@pytest.mark.parametrize(
+    ("column", "cell", "hint"),
+    [
+        ("library", "open-clip", r"did you mean open_clip\?"),
+        ("library", "", "known: open_clip, timm, transformers, "),
+        ("interpolation", "bicubik", r"did you mean bicubic\?"),
+        ("interpolation", "lanczos", "known: bicubic, bilinear"),
+        ("resize_mode", "shortes", r"did you mean shortest\?"),
+    ],
+)
+def test_a_mistyped_name_names_file_row_and_column(
+    column: str, cell: str, hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {**ROWS["vit_b_32-openai"], column: cell}
+    monkeypatch.setattr(module, "registry", lambda: {row["id"]: row})
+    says = rf"models\.csv: {column} of vit_b_32-openai is '{cell}', which is unknown; {hint}"
+    with pytest.raises(DataError, match=says):
+        model_card.__wrapped__(row["id"])

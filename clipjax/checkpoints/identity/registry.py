@@ -8,12 +8,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from clipjax.checkpoints.card import Card, Chat, Preprocess, Source
 from clipjax.checkpoints.identity.facts import FACTS, REGISTRY, STATED
+from clipjax.checkpoints.identity.model_reference import TORCH_LIBRARIES
 from clipjax.checkpoints.identity.registry_rows import (
     file_of,
     registry,
@@ -22,10 +23,11 @@ from clipjax.checkpoints.identity.registry_rows import (
     why_unknown,
 )
 from clipjax.config import config_dir, config_tables
+from clipjax.data.pixels.preprocess import Interpolation, ResizeMode
 from clipjax.data.text.image_prompts import image_prompt
 from clipjax.data.text.tokenizers import TokenizerSpec, tokenizer_spec
 from clipjax.entry_points import cached
-from clipjax.errors import DataError
+from clipjax.errors import DataError, near_names
 from clipjax.models.arch import Arch, load_arch
 from clipjax.storage.digests import sha256_json
 from clipjax.storage.reading import read_tables, read_toml
@@ -122,7 +124,8 @@ def model_card(model_id: str) -> Card:
 
     Raises:
         UsageError: unknown id, with the nearest ones.
-        DataError: the row lacks a fact, or names an arch or statistics that configs/ lacks.
+        DataError: the row lacks a fact, names an arch or statistics that configs/ lacks, or has an unknown
+            library, interpolation or resize_mode.
     """
     rows = registry()
     if model_id not in rows:
@@ -141,7 +144,7 @@ def model_card(model_id: str) -> Card:
         id=model_id,
         arch=arch,
         source=Source(
-            library=row["library"],
+            library=_name(row, "library", libraries()),
             arch=row["library_arch"] or None,
             tag=row["tag"] or None,
             repo=row["hub_repo"] or None,
@@ -207,17 +210,34 @@ def _preprocess(row: dict[str, str]) -> Preprocess:
     return Preprocess(
         image_size=_size(row, "crop_size"),
         resize_size=_size(row, "resize_size"),
-        resize_mode=row["resize_mode"],
-        interpolation=row["interpolation"],
+        resize_mode=_name(row, "resize_mode", get_args(ResizeMode)),
+        interpolation=_name(row, "interpolation", get_args(Interpolation)),
         mean=mean,
         std=std,
     )
 
 
+def libraries() -> tuple[str, ...]:
+    """Those whose weights clipjax reads."""
+    return tuple(dict.fromkeys((*TORCH_LIBRARIES, *(row["library"] for row in shipped_rows()))))
+
+
+def _name(row: dict[str, str], column: str, known: Sequence[str]) -> str:
+    """Raises DataError for a cell that is not one of the `known` names."""
+    cell = row[column]
+    if cell in known:
+        return cell
+    near = near_names(cell, list(known))
+    hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(known)}"
+    raise DataError(f"{file_of(row['id'])}: {column} of {row['id']} is {cell!r}, which is unknown; {hint}")
+
+
 def _size(row: dict[str, str], name: str) -> int:
-    """Raises DataError naming the row and column of models.csv."""
+    """Raises DataError naming the file, row and column."""
     if not re.fullmatch(r"[1-9][0-9]{0,5}", row[name]):
-        raise DataError(f"models.csv: {row['id']}: {name} = {row[name]!r} must be a number of pixels")
+        raise DataError(
+            f"{file_of(row['id'])}: {name} of {row['id']} is {row[name]!r}, not a number of pixels"
+        )
     return int(row[name])
 
 
