@@ -522,7 +522,7 @@ def test_a_size_that_is_none_names_the_row(value: str, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("column", "cell", "hint"),
     [
-        ("library", "open-clip", r"did you mean open_clip\?"),
+        ("library", "open-clip", "did you mean open_clip, "),
         ("library", "", "known: open_clip, timm, transformers, "),
         ("interpolation", "bicubik", r"did you mean bicubic\?"),
         ("interpolation", "lanczos", "known: bicubic, bilinear"),

@@ -111,7 +111,7 @@ def test_the_entrys_own_batch_holds(store: Store):
     open_entry(store)
     again = open_entry(store, rows_per_shard=10, per_device_batch=5)
     assert (again.manifest.rows_per_shard, again.manifest.per_device_batch) == (4, 2)
-    with pytest.raises(ValueError, match="no multiple"):
+    with pytest.raises(ValueError, match="not a multiple"):
         open_entry(store, rows_per_shard=10, per_device_batch=4)
 
 

@@ -218,8 +218,8 @@ def _preprocess(row: dict[str, str]) -> Preprocess:
 
 
 def libraries() -> tuple[str, ...]:
-    """Those whose weights clipjax reads."""
-    return tuple(dict.fromkeys((*TORCH_LIBRARIES, *(row["library"] for row in shipped_rows()))))
+    """Those whose weights clipjax reads; `clipjax` is that of a family that only clipjax has."""
+    return tuple(dict.fromkeys((*TORCH_LIBRARIES, *(row["library"] for row in shipped_rows()), "clipjax")))
 
 
 def _name(row: dict[str, str], column: str, known: Sequence[str]) -> str:
