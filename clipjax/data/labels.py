@@ -10,6 +10,7 @@ What a user gives may also be the value itself: `cat,dog`, or one template such 
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,11 @@ from clipjax.storage.reading import exists, is_file, read_csv, read_json, read_l
 ProjectionKind = Literal["select", "max", "mean_prob"]
 
 LABEL_FILES, PROMPT_FILES = (".csv", ".txt"), (".txt", ".json")
+_SPELLED_OUT = {
+    "label space": '(or give the classes themselves, "cat,dog")',
+    "prompt set": '(or give a template itself, "a photo of a {}.", with {} for the class)',
+}
+_ANY_ENDING = "[a-z]{2,8}"
 _SHORT = 60  # characters of classes that are a label space's name, too
 
 
@@ -116,7 +122,7 @@ def load_labels(name: str | Path, beside: Path | None = None) -> LabelSpace:
         UsageError: an unknown name.
         DataError: a missing or wrong file, an empty or repeated class.
     """
-    if "," in str(name) and not str(name).endswith(LABEL_FILES):
+    if "," in str(name) and not _is_path(name, _ANY_ENDING, beside):
         return _spelled_out(str(name))
     path = _find(name, "labels", "label space", LABEL_FILES, beside)
     if path.suffix == ".txt":
@@ -128,6 +134,13 @@ def load_labels(name: str | Path, beside: Path | None = None) -> LabelSpace:
         if not row["id"].strip() or not row["name"].strip():
             raise DataError(f"{path}:{number}: the {'name' if row['id'].strip() else 'id'} is empty")
     return LabelSpace(path.stem, tuple(row["name"] for row in rows), tuple(row["id"] for row in rows))
+
+
+def _is_path(name: str | Path, ending: str, beside: Path | None) -> bool:
+    """Whether it is not the value itself: it begins or ends (a pattern) as a path does, or is a file."""
+    if re.search(rf"^(~?/|\.\.?/)|://|\.{ending}$", str(name)):
+        return True
+    return is_file(place(name) if beside is None else beside / name)
 
 
 def _spelled_out(text: str) -> LabelSpace:
@@ -208,7 +221,7 @@ def load_prompts(name: str | Path, beside: Path | None = None) -> PromptSet:
         DataError: a missing or wrong file; both sets hold sentences.
     """
     text = str(name)
-    if "{}" in text and not text.endswith(PROMPT_FILES):
+    if "{}" in text and not _is_path(name, "(txt|json)", beside):
         return PromptSet(text, (text,))
     if "+" in text and not is_file(Path(name)):
         parts = text.split("+")
@@ -265,6 +278,9 @@ def _find(
     candidates = [path.with_name(path.name + suffix) for suffix in suffixes if beside is not None]
     if (file := next(filter(is_file, candidates), None)) is not None:
         return file
-    if beside is None and exists(path):
+    if exists(path) if beside is None else is_file(path):
         raise UsageError(f"{path} is not a {kind}: expected a file that ends in {' or '.join(suffixes)}")
-    raise unknown_name(kind, str(name), list(config_files(folder, *suffixes)))
+    if _is_path(name, _ANY_ENDING, beside):
+        raise DataError(f"{path} does not exist {_SPELLED_OUT[kind]}")
+    unknown = unknown_name(kind, str(name), list(config_files(folder, *suffixes)))
+    raise UsageError(f"{unknown} {_SPELLED_OUT[kind]}")

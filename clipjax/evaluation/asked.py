@@ -58,8 +58,8 @@ def asked(model: Encoder, part: Part, card: DatasetCard, annotations: Any) -> Qu
     if question.lists:
         if space is None or labels is None:
             raise DataError(
-                f"{card.name} has no classes, and its question is about their lists: give labels=NAME or a "
-                "CSV file (--labels)"
+                f"{card.name} has no classes, and its question is about their lists: give labels=NAME, a "
+                'file, or the names "cat,dog" (--labels)'
             )
         if lists is None and model.card.kind == ANSWERING:
             raise NotApplicableError(

@@ -100,8 +100,8 @@ def _of_images(
     if "head" in task.needs:
         if head_space is None:
             raise UsageError(
-                f"{dataset.card.name} does not say what its classes are: give labels=NAME or a CSV file "
-                "(--labels on the command line)"
+                f"{dataset.card.name} does not say what its classes are: give labels=NAME, a file, or the "
+                'names "cat,dog" (--labels on the command line)'
             )
         if not has_own_head(model):
             prompts = _zeroshot_prompts(model, head_space, request.prompts or default)

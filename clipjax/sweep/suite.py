@@ -288,7 +288,7 @@ class _Reader:
             self.refuse(
                 f"{where}.predictions", f"{files.predictions!r}: of braces, only {{dataset}} and {{task}}"
             )
-        name, path = PREDICTIONS + files.name, str(self.place(files.predictions))
+        name, path = PREDICTIONS + files.name, self.pattern(files.predictions)
         if self.predictions.setdefault(name, path) != path:
             self.refuse(where, f"{files.name} is named twice, with other files: give each a name of its own")
         return name
@@ -353,6 +353,13 @@ class _Reader:
 
     def place(self, text: str) -> Path:
         return place(text) if "://" in text else self.folder / Path(text).expanduser()
+
+    def pattern(self, text: str) -> str:
+        """As `place`, for `str.format`: braces in the name of the suite's own folder stay braces."""
+        if "://" in text:
+            return text
+        folder = str(self.folder).replace("{", "{{").replace("}", "}}")
+        return str(Path(folder) / Path(text).expanduser())
 
     def call(self, where: str, function: Callable[..., Any], *arguments: Any) -> Any:
         try:

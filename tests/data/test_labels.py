@@ -8,7 +8,7 @@ import json
 import pytest
 
 from clipjax.data.labels import LabelSpace, load_labels, load_projection, load_prompts
-from clipjax.errors import DataError, UsageError
+from clipjax.errors import ClipjaxError, DataError, UsageError
 
 
 def sha256(lines) -> str:
@@ -147,9 +147,11 @@ def test_a_class_name_with_braces_is_text(tmp_path):
 
 
 def test_unknown_names_and_missing_files():
-    with pytest.raises(UsageError, match="unknown prompt set 'openai80'; did you mean openai_80"):
+    with pytest.raises(
+        UsageError, match=r"did you mean openai_80, .*\(or give a template itself, .* with \{\} for"
+    ):
         load_prompts("openai80")
-    with pytest.raises(UsageError, match="unknown label space 'imagnet'; did you mean imagenet"):
+    with pytest.raises(UsageError, match=r"did you mean imagenet, .*classes themselves, \"cat,dog\"\)"):
         load_labels("imagnet")
     with pytest.raises(DataError, match=r"no/such\.txt does not exist"):
         load_prompts("no/such.txt")
@@ -220,8 +222,21 @@ def test_classes_spelled_out_and_listed(tmp_path):
     (tmp_path / "none.txt").write_text("\n")
     with pytest.raises(DataError, match=r"none\.txt: holds no class"):
         load_labels(tmp_path / "none.txt")
-    with pytest.raises(DataError, match=r"a,b\.csv does not exist"):  # a file, though its name has a comma
-        load_labels(tmp_path / "a,b.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "there"), [("a,b.csv", False), ("a,b.tsv", False), ("a,b.tsv", True), ("a,b", True)]
+)
+def test_a_path_with_a_comma_is_not_a_list_of_classes(tmp_path, monkeypatch, name, there):
+    monkeypatch.chdir(tmp_path)
+    if there:
+        (tmp_path / name).write_text("id,name\n")
+    says = "is not a label space: expected a file that ends in .csv" if there else "does not exist"
+    for path in (name, tmp_path / name):
+        with pytest.raises(ClipjaxError, match=f"{name} {says}"):
+            load_labels(path)
+    with pytest.raises(ClipjaxError, match=f"{name} {says}"):
+        load_labels(name, tmp_path)
 
 
 def test_one_template_is_a_prompt_set():

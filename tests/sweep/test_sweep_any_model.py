@@ -86,6 +86,13 @@ def test_every_kind_of_model_is_swept_once(
     process.close()
 
 
+def test_braces_in_the_name_of_the_suites_folder_are_kept(any_suite: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "v{1}"
+    folder.mkdir()
+    (path,) = load_suite(any_suite.rename(folder / "any.toml")).predictions.values()
+    assert path.format(dataset="few", task="zeroshot") == str(folder / "preds" / "few.parquet")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
