@@ -21,6 +21,7 @@ import typer
 from clipjax import commands
 from clipjax.commands.shared.failures import in_one_sentence
 from clipjax.commands.shared.help import shape_help
+from clipjax.commands.shared.notes import logs_as_notes
 from clipjax.commands.shared.output import answering, say
 from clipjax.config import plug_ins, with_folders
 from clipjax.devices import signals
@@ -128,7 +129,7 @@ def _begin(
 ) -> None:
     """Begin every command. When it ends, print what readers remarked, each kind once."""
     del version
-    _set_level(log_level)
+    _set_level(context, log_level)
     if configs:
         before = os.environ.get(CONFIGS_VARIABLE, "")
         os.environ[CONFIGS_VARIABLE] = with_folders(configs)  # also for the processes that it starts
@@ -139,12 +140,14 @@ def _begin(
     context.call_on_close(lambda: [say(each, err=True) for each in remarks()])
 
 
-def _set_level(level: str) -> None:
+def _set_level(context: typer.Context, level: str) -> None:
     if level not in LEVELS:
         raise unknown_name("log level", level, list(LEVELS))
     set_level(level)
     if level == "debug":
         logging.basicConfig(level=logging.DEBUG, format="%(name)s: %(message)s")
+    else:
+        context.with_resource(logs_as_notes())
 
 
 def main() -> None:

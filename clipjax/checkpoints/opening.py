@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from clipjax.checkpoints.card import Card, Weights, card_from_dict
+from clipjax.checkpoints.card import CARD, Card, Weights, card_from_dict
 from clipjax.checkpoints.identity.facts import REGISTRY, UNKNOWN
 from clipjax.checkpoints.identity.library_card import fitted, library_card
 from clipjax.checkpoints.identity.library_names import is_library_name
@@ -180,7 +180,7 @@ def _open_foreign(
         _refuse_other_config(card, resolved.folder)
     refuse_wrong_activation(card)
     card = _with_own_pixels(card, resolved.folder)
-    source = open_source(resolved.path)
+    source = _foreign(resolved.path)
     if is_library_name(card.id):
         card = fitted(card, source)
     if card.arch.language is None:
@@ -201,6 +201,16 @@ def _open_foreign(
     )
     card, files = _with_texts(card, resolved, named)
     return Opened(card, conversion, origin, carried, files)
+
+
+def _foreign(path: Path) -> Source:
+    """The tensors of a file or folder. Raises DataError for weights of ours: they have their own card."""
+    source = open_source(path)
+    if source.metadata.get("format") != "clipjax":
+        return source
+    file = source.files[0]
+    beside = "" if (file.parent / CARD).is_file() else f"copy the {CARD} that it was written with beside it, "
+    raise DataError(f"{file} is clipjax's own file: {beside}give its folder, {file.parent}, and no card")
 
 
 def _fallback(resolved: Resolved, where: str | Path) -> str:
@@ -240,7 +250,7 @@ def _card_beside(resolved: Resolved, facts_of: str | None) -> Card:
         return card.with_classes(LabelSpace("label_names", tuple(names.values()), tuple(names)))
     if is_gguf(resolved.path):
         raise DataError(f"{resolved.path} is a language model: load it with clipjax.load_language_model")
-    open_source(resolved.path)  # raises if there are no weights at all
+    _foreign(resolved.path)  # raises if there are no weights at all
     if facts_of is not None:
         return model_card(facts_of)
     raise UsageError(

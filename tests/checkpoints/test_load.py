@@ -216,6 +216,16 @@ def test_bare_weights_name_the_option(own: Path, tmp_path: Path) -> None:
         load_model(path)
 
 
+def test_a_file_of_a_checkpoint_of_ours_needs_its_folder_and_no_card(own: Path) -> None:
+    file = own / "model.safetensors"
+    for card in (None, "open_clip:ViT-B-32", "vit_b_32-openai"):
+        with pytest.raises(DataError, match=f"is clipjax's own file: give its folder, {own}, and no card"):
+            load_model(file, card=card)
+    (own / "card.json").unlink()
+    with pytest.raises(DataError, match=r"copy the card\.json that it was written with beside it, give"):
+        load_model(own, card="open_clip:ViT-B-32")
+
+
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"format": "pt", "é": "of its author's"}])
 def test_export_keeps_the_metadata_of_the_source(metadata: Any, own: Path, tmp_path: Path) -> None:
     tensors = load_file(export_model(load_model(own), tmp_path / "w.safetensors"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +17,7 @@ from clipjax import __version__, cli, progress
 from clipjax.commands.shared import completion
 from clipjax.commands.shared.columns import fitted
 from clipjax.commands.shared.help import WIDTH, shaped
+from clipjax.commands.shared.notes import logs_as_notes
 from clipjax.commands.shared.output import announce, print_table, say
 
 MOST = 12  # options of a panel
@@ -124,6 +127,22 @@ def test_the_log_level(capsys: pytest.CaptureFixture[str]) -> None:
     assert "progress\nbar: 1/1" in shown("info")
     done = CliRunner().invoke(cli.app, ["--log-level", "wanting", "tasks"])
     assert "unknown log level 'wanting'; did you mean warning?" in str(done.exception)
+
+
+def test_logs_and_warnings_are_notes_without_level_and_module(capsys: pytest.CaptureFixture[str]) -> None:
+    def shown(level: str) -> str:
+        progress.set_level(level)
+        with warnings.catch_warnings(), logs_as_notes():
+            warnings.simplefilter("always")
+            logging.getLogger("clipjax.checkpoints").warning("%s are logged", "weights")
+            warnings.warn("texts were cut", stacklevel=1)
+        return capsys.readouterr().err
+
+    logger = logging.getLogger("clipjax")
+    before = logger.handlers, logger.propagate, logging.root.manager.disable
+    assert shown("warning") == "weights are logged\ntexts were cut\n"
+    assert shown("error") == ""
+    assert (logger.handlers, logger.propagate, logging.root.manager.disable) == before
 
 
 def test_names_are_completed() -> None:
