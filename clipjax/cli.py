@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import pkgutil
 import platform
 import sys
 from importlib import metadata
@@ -74,17 +73,10 @@ app = typer.Typer(
 
 def command_modules() -> list[str]:
     """Those of `commands/` and its folders that have `register`, in the order of `ORDER`."""
-    inside = pkgutil.iter_modules(commands.__path__, f"{commands.__name__}.")
-    folders = [commands.__name__, *(module.name for module in inside if module.ispkg)]
-    modules = [
-        (name, f"{folder}.{name}")
-        for folder in folders
-        for name in plug_ins(importlib.import_module(folder).__path__, "def register")
-    ]
+    modules = plug_ins(commands.__path__, "def register")
     place = {name: number for number, name in enumerate(ORDER)}
-    return [
-        module for _, module in sorted(modules, key=lambda each: (place.get(each[0], len(ORDER)), each[0]))
-    ]
+    names = sorted(modules, key=lambda name: (place.get(name, len(ORDER)), name))
+    return [f"{commands.__name__}.{modules[name]}" for name in names]
 
 
 for _module in command_modules():

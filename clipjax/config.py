@@ -11,7 +11,7 @@ import itertools
 import os
 import pkgutil
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from clipjax.entry_points import CONFIGS, CONFIGS_VARIABLE, cached, plug_ins_of
@@ -144,18 +144,35 @@ def _check_folder(folder: Path) -> None:
                 raise DataError(f"{file} is not read: files of {path.name}/ end in {' or '.join(endings)}")
 
 
-def plug_ins(folders: Iterable[str], record: str) -> tuple[str, ...]:
-    """The modules of a package that set `record` ("TASK", "READER"), by name; none is imported.
+def plug_ins(folders: Iterable[str], record: str) -> dict[str, str]:
+    """The modules of a package, and of folders in it, that set `record` ("TASK"); none is imported.
 
     Args:
         folders: the package's `__path__`.
+
+    Returns:
+        Name -> dotted name below the package ("navi" -> "pairs.navi"), sorted by name.
+
+    Raises:
+        ValueError: two modules have one name (a programmer's mistake).
     """
-    names = []
+    by_name: dict[str, str] = {}
+    for name, module, file in _modules(folders):
+        if re.search(rf"(?m)^{record}\b", file.read_text(encoding="utf-8")):
+            if name in by_name:
+                raise ValueError(f"{by_name[name]} and {module} have one name: rename one")
+            by_name[name] = module
+    return dict(sorted(by_name.items()))
+
+
+def _modules(folders: Iterable[str], inside: str = "") -> Iterator[tuple[str, str, Path]]:
+    """(name, dotted name below the package, file)."""
     for module in pkgutil.iter_modules(folders):
-        file = Path(str(getattr(module.module_finder, "path", ""))) / f"{module.name}.py"
-        if not module.ispkg and re.search(rf"(?m)^{record}\b", file.read_text(encoding="utf-8")):
-            names.append(module.name)
-    return tuple(sorted(names))
+        path = Path(str(getattr(module.module_finder, "path", "")), module.name)
+        if module.ispkg:
+            yield from _modules([str(path)], f"{inside}{module.name}.")
+        else:
+            yield module.name, f"{inside}{module.name}", path.with_suffix(".py")
 
 
 def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:

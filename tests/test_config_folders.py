@@ -16,7 +16,7 @@ from clipjax.analysis.rows.groups import groups, schemes
 from clipjax.checkpoints.identity.registry import channel_statistics, model_card, subjects
 from clipjax.checkpoints.identity.registry_rows import model_ids
 from clipjax.cli import app
-from clipjax.config import added_folders, config_dir, config_file
+from clipjax.config import added_folders, config_dir, config_file, plug_ins
 from clipjax.data.cards import dataset_names, read_card
 from clipjax.data.labels import load_labels, load_projection, load_prompts
 from clipjax.errors import ClipjaxError, DataError
@@ -240,3 +240,15 @@ def test_the_option_is_the_variable(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert os.environ.get("CLIPJAX_CONFIGS", "") == ""
     wrong = CliRunner().invoke(app, ["--configs", str(folder / "gone"), "models"])
     assert "gone: give a folder like configs/" in str(wrong.exception)
+
+
+def test_modules_of_a_package_are_found_in_its_folders_too(tmp_path: Path) -> None:
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    for path in (tmp_path / "near.py", inner / "far.py", inner / "__init__.py"):
+        path.write_text("RECORD = 1\n")
+    (inner / "helper.py").write_text("RECORDS = ' RECORD'\n")
+    assert plug_ins([str(tmp_path)], "RECORD") == {"far": "inner.far", "near": "near"}
+    (tmp_path / "far.py").write_text("RECORD = 2\n")
+    with pytest.raises(ValueError, match=r"^far and inner\.far have one name"):
+        plug_ins([str(tmp_path)], "RECORD")

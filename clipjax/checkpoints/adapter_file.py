@@ -66,8 +66,8 @@ class AdapterFile:
 
 
 @functools.cache
-def adapter_kinds() -> tuple[str, ...]:
-    """The modules of `clipjax.heads.adapters`, listed without importing them."""
+def adapter_kinds() -> dict[str, str]:
+    """Kind -> dotted name of its module below `clipjax.heads.adapters`; none is imported."""
     return plug_ins([str(Path(__file__).parent.parent / "heads" / "adapters")], "ADAPTER")
 
 

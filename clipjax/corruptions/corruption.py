@@ -65,7 +65,7 @@ def kind_names() -> list[str]:
 def corruptions() -> dict[str, Corruption]:
     """Every kind by name. Raises DataError if two modules add one name."""
     found: dict[str, Corruption] = {}
-    for module in plug_ins(kinds.__path__, "CORRUPTIONS"):
+    for module in plug_ins(kinds.__path__, "CORRUPTIONS").values():
         for record in importlib.import_module(f"{kinds.__name__}.{module}").CORRUPTIONS:
             if record.name in found:
                 raise DataError(f"two corruptions have the name {record.name!r}")

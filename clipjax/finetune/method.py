@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from clipjax.checkpoints.model import Model
+from clipjax.config import plug_ins
 from clipjax.data.pixels.decoders import Workers
 from clipjax.devices.sharding import DP, Rules
 from clipjax.entry_points import PlugIn, cached, plug_ins_of
@@ -179,10 +179,8 @@ def method_plug_ins() -> dict[str, PlugIn]:
 @functools.cache
 def _own_methods() -> dict[str, Method]:
     by_name: dict[str, Method] = {}
-    for module in pkgutil.iter_modules(methods.__path__):
-        record = getattr(importlib.import_module(f"{methods.__name__}.{module.name}"), "METHOD", None)
-        if record is None:
-            continue
+    for module in plug_ins(methods.__path__, "METHOD").values():
+        record = importlib.import_module(f"{methods.__name__}.{module}").METHOD
         if record.name in by_name:
             raise DataError(f"two methods have the name {record.name!r}")
         by_name[record.name] = record

@@ -16,13 +16,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import clipjax.models.families
-from clipjax.config import config_files
+from clipjax.config import config_files, plug_ins
 from clipjax.entry_points import PlugIn, cached, plug_ins_of
 from clipjax.errors import DataError, unknown_name
 from clipjax.models.language.config import LanguageConfig, narrow_decoder
@@ -148,10 +147,8 @@ def _plug_ins() -> dict[str, PlugIn]:
 def own_families() -> dict[str, Family]:
     """The modules of this package. Raises DataError as `register`."""
     by_name: dict[str, Family] = {}
-    for module in pkgutil.iter_modules(clipjax.models.families.__path__):
-        family = getattr(importlib.import_module(f"clipjax.models.families.{module.name}"), "FAMILY", None)
-        if family is not None:
-            register(by_name, family)
+    for module in plug_ins(clipjax.models.families.__path__, "FAMILY").values():
+        register(by_name, importlib.import_module(f"{clipjax.models.families.__name__}.{module}").FAMILY)
     return by_name
 
 

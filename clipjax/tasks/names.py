@@ -24,13 +24,13 @@ class Listed(NamedTuple):
 
 def task_names() -> tuple[str, ...]:
     """The modules of this folder that set `TASK`, and plug-ins of other packages."""
-    return tuple(sorted({*_own_names(), *task_plug_ins()}))
+    return tuple(sorted({*own_tasks(), *task_plug_ins()}))
 
 
 @cached
 def task_plug_ins() -> dict[str, PlugIn]:
     """By name. Raises DataError for a name that is taken."""
-    return plug_ins_of("tasks", _own_names())
+    return plug_ins_of("tasks", own_tasks())
 
 
 def package_of(name: str) -> dict[str, str]:
@@ -40,7 +40,8 @@ def package_of(name: str) -> dict[str, str]:
 
 
 @functools.cache
-def _own_names() -> tuple[str, ...]:
+def own_tasks() -> dict[str, str]:
+    """Name -> dotted name of its module below this package."""
     return plug_ins(clipjax.tasks.__path__, "TASK")
 
 
@@ -76,8 +77,8 @@ def listed(name: str) -> Listed:
             return _literals(name, plug_in.source(), plug_in.record)
         except (SyntaxError, ValueError) as error:
             raise DataError(f"{plug_in.what} cannot be listed ({error})") from None
-    source = Path(next(iter(clipjax.tasks.__path__)), f"{name}.py").read_text(encoding="utf-8")
-    return _literals(name, source, "TASK")
+    file = Path(next(iter(clipjax.tasks.__path__)), *own_tasks()[name].split(".")).with_suffix(".py")
+    return _literals(name, file.read_text(encoding="utf-8"), "TASK")
 
 
 def _literals(name: str, source: str, record: str) -> Listed:

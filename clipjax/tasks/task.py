@@ -22,7 +22,7 @@ from clipjax.entry_points import cached
 from clipjax.errors import DataError
 from clipjax.metrics.bootstrap import RESAMPLES
 from clipjax.metrics.intervals import Interval
-from clipjax.tasks.names import check_name, task_names, task_plug_ins
+from clipjax.tasks.names import check_name, own_tasks, task_names, task_plug_ins
 
 if TYPE_CHECKING:
     from clipjax.embeddings.answers import Answers
@@ -285,7 +285,7 @@ def find_task(name: str) -> Task:
     check_name(name)
     if (plug_in := task_plug_ins().get(name)) is not None:
         return plug_in.load(Task)
-    return named(importlib.import_module(f"{clipjax.tasks.__name__}.{name}").TASK, name)
+    return named(importlib.import_module(f"{clipjax.tasks.__name__}.{own_tasks()[name]}").TASK, name)
 
 
 def named(task: Task, module: str) -> Task:

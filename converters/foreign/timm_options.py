@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import functools
 import importlib
-import pkgutil
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from clipjax.config import config_dir
+from clipjax.config import config_dir, plug_ins
 from clipjax.errors import DataError
-from clipjax.models.arch import families
 from clipjax.storage.reading import read_json
 from converters.foreign import timm_families
 
@@ -144,11 +142,9 @@ class Options:
 def _families() -> dict[str, tuple[str, ModuleType]]:
     """{timm's class: (our family, its module)}."""
     by_class = {}
-    for module in pkgutil.iter_modules(timm_families.__path__):
-        if module.name not in families():
-            continue
-        family = importlib.import_module(f"{timm_families.__name__}.{module.name}")
-        by_class |= dict.fromkeys(family.CLASSES, (module.name, family))
+    for name, module in plug_ins(timm_families.__path__, "CLASSES").items():
+        family = importlib.import_module(f"{timm_families.__name__}.{module}")
+        by_class |= dict.fromkeys(family.CLASSES, (name, family))
     return by_class
 
 

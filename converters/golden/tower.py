@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import functools
 import importlib
-import pkgutil
 from types import ModuleType
 from typing import Any
 
+from clipjax.config import plug_ins
 from converters.golden import towers
 from converters.golden.recording import Tower
 
 
 @functools.cache
 def families() -> dict[str, ModuleType]:
-    names = sorted(module.name for module in pkgutil.iter_modules(towers.__path__))
-    return {name: importlib.import_module(f"{towers.__name__}.{name}") for name in names}
+    modules = plug_ins(towers.__path__, "TOWERS")
+    return {name: importlib.import_module(f"{towers.__name__}.{module}") for name, module in modules.items()}
 
 
 def tower_of(module: Any) -> Tower:

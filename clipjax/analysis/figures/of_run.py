@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import importlib
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from clipjax.analysis.figures import tasks
+from clipjax.config import plug_ins
 from clipjax.errors import UsageError
 from clipjax.results.row import AnyRow
 
@@ -33,10 +33,10 @@ def run_figures() -> dict[str, Draw]:
         ValueError: two modules draw one task.
     """
     by_task: dict[str, Draw] = {}
-    for module in pkgutil.iter_modules(tasks.__path__):
-        own = getattr(importlib.import_module(f"{tasks.__name__}.{module.name}"), "FIGURES", {})
+    for module in plug_ins(tasks.__path__, "FIGURES").values():
+        own = importlib.import_module(f"{tasks.__name__}.{module}").FIGURES
         if both := by_task.keys() & own.keys():
-            raise ValueError(f"two modules draw a run of {min(both)!r}, one of them {module.name}")
+            raise ValueError(f"two modules draw a run of {min(both)!r}, one of them {module}")
         by_task |= own
     return by_task
 

@@ -1,4 +1,4 @@
-"""Readers: a module of this folder that sets `READER` is one; cards use the module's name, or a plug-in's.
+"""Readers: a module of this folder, or of one in it, that sets `READER`. Cards use its name, or a plug-in's.
 
 `read(root, label_names, **options)` gives a Manifest. On a bucket, `root` is a `BucketPath`. `label_names`
 are in label order, spelled as in the data; a reader of pairs gets a `Matching` in their place. No reader
@@ -41,17 +41,17 @@ class Reader:
 
 def reader_names() -> tuple[str, ...]:
     """Imports no reader."""
-    return tuple(sorted({*_own_names(), *reader_plug_ins()}))
+    return tuple(sorted({*_own_readers(), *reader_plug_ins()}))
 
 
 @cached
 def reader_plug_ins() -> dict[str, PlugIn]:
     """By name. Raises DataError for a name that is taken."""
-    return plug_ins_of("readers", _own_names())
+    return plug_ins_of("readers", _own_readers())
 
 
 @functools.cache
-def _own_names() -> tuple[str, ...]:
+def _own_readers() -> dict[str, str]:
     return plug_ins(readers.__path__, "READER")
 
 
@@ -60,7 +60,7 @@ def find_reader(name: str) -> Reader:
     """Raises DataError if a plug-in's module cannot be loaded."""
     if (plug_in := reader_plug_ins().get(name)) is not None:
         return plug_in.load(Reader)
-    return importlib.import_module(f"{readers.__name__}.{name}").READER
+    return importlib.import_module(f"{readers.__name__}.{_own_readers()[name]}").READER
 
 
 def recognise(path: Path) -> str | None:

@@ -59,7 +59,8 @@ class Adapter(Protocol):
 def all_adapters() -> dict[str, type[Adapter]]:
     """Every kind by name. Raises ValueError if that is not its module's (a programmer's mistake)."""
     kinds = {
-        name: importlib.import_module(f"clipjax.heads.adapters.{name}").ADAPTER for name in adapter_kinds()
+        name: importlib.import_module(f"clipjax.heads.adapters.{module}").ADAPTER
+        for name, module in adapter_kinds().items()
     }
     for name, kind in kinds.items():
         if kind.kind != name:
