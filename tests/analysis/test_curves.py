@@ -12,9 +12,9 @@ from _study import models, study_rows
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 
-from clipjax.analysis.figures.curves import draw_curves
 from clipjax.analysis.figures.figure_set import analyze, contents
 from clipjax.analysis.figures.frame import Drawing
+from clipjax.analysis.figures.panels.curves import draw_curves
 from clipjax.analysis.figures.spec import Spec, load_spec
 from clipjax.analysis.rows.cells import RowIndex
 from clipjax.analysis.rows.groups import group_of

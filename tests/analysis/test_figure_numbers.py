@@ -15,12 +15,13 @@ import scipy.stats as typed_stats
 import statsmodels.api as typed_sm
 from _study import RUN, models, study_rows, tuned
 
-from clipjax.analysis.figures import numbers, scatter
+from clipjax.analysis.figures import numbers
 from clipjax.analysis.figures.figure_set import Done, analyze, commands, contents
 from clipjax.analysis.figures.frame import Content, drawn
 from clipjax.analysis.figures.numbers import POINT, TREND
-from clipjax.analysis.figures.panel_trends import Trend, trends_of
-from clipjax.analysis.figures.scatter import draw_scatter
+from clipjax.analysis.figures.panels import scatter
+from clipjax.analysis.figures.panels.scatter import draw_scatter
+from clipjax.analysis.figures.panels.trends import Trend, trends_of
 from clipjax.analysis.figures.spec import Spec, load_spec
 from clipjax.analysis.rows.cells import RowIndex
 from clipjax.analysis.rows.groups import matches

@@ -13,9 +13,9 @@ from _study import models, study_rows
 
 from clipjax.analysis.figures.figure_set import contents
 from clipjax.analysis.figures.frame import CUT, bars_of, drawn, handles, has_cut
-from clipjax.analysis.figures.scatter import draw_scatter
+from clipjax.analysis.figures.panels.scatter import draw_scatter
+from clipjax.analysis.figures.panels.strip import draw_strip
 from clipjax.analysis.figures.spec import Spec, load_spec
-from clipjax.analysis.figures.strip import draw_strip
 from clipjax.analysis.report.page import _part
 from clipjax.analysis.rows.cells import RowIndex
 from clipjax.analysis.rows.scales import ends_on_scale, transform

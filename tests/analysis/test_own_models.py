@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from clipjax import cli
 from clipjax.analysis.figures.figure_set import Done, analyze, contents
 from clipjax.analysis.figures.frame import drawn, handles, members_of
-from clipjax.analysis.figures.scatter import draw_scatter
+from clipjax.analysis.figures.panels.scatter import draw_scatter
+from clipjax.analysis.figures.panels.strip import draw_strip
 from clipjax.analysis.figures.spec import FitLine, Spec, load_spec
-from clipjax.analysis.figures.strip import draw_strip
 from clipjax.analysis.figures.yours import YOURS, is_own, look_of, why_none
 from clipjax.analysis.report.data import report_data
 from clipjax.analysis.report.write import Choices, write_report

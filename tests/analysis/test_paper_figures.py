@@ -15,13 +15,13 @@ from matplotlib.legend import Legend
 from matplotlib.markers import MarkerStyle
 from scipy.special import logit, ndtr, ndtri
 
-from clipjax.analysis.figures.axes import set_axis, ticks
 from clipjax.analysis.figures.figure_set import analyze, contents
 from clipjax.analysis.figures.frame import Content, Drawing
 from clipjax.analysis.figures.named_points import SVG, name_points
-from clipjax.analysis.figures.scatter import draw_scatter
+from clipjax.analysis.figures.panels.axes import set_axis, ticks
+from clipjax.analysis.figures.panels.scatter import draw_scatter
+from clipjax.analysis.figures.panels.strip import draw_strip
 from clipjax.analysis.figures.spec import Spec, load_spec, spec_names
-from clipjax.analysis.figures.strip import draw_strip
 from clipjax.analysis.rows.cells import RowIndex
 from clipjax.analysis.rows.groups import matches
 from clipjax.analysis.trends.group_differences import compare_groups

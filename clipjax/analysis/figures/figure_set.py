@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from clipjax.analysis.figures.above import above_trend
-from clipjax.analysis.figures.curves import draw_curves
 from clipjax.analysis.figures.frame import Content, Drawing, Missing, Placeless, drawn, name_of, parts_of
 from clipjax.analysis.figures.numbers import FigureNumbers
+from clipjax.analysis.figures.panels.above import above_trend
+from clipjax.analysis.figures.panels.curves import draw_curves
+from clipjax.analysis.figures.panels.scatter import draw_scatter
+from clipjax.analysis.figures.panels.strip import draw_strip
 from clipjax.analysis.figures.paper_tables import TABLE_FORMATS, FilledLine, export_table, fill_table
-from clipjax.analysis.figures.scatter import draw_scatter
 from clipjax.analysis.figures.spec import Axis, Panel, Spec
-from clipjax.analysis.figures.strip import draw_strip
 from clipjax.analysis.figures.style import save_figure
 from clipjax.analysis.figures.yours import YOURS, look_of, why_none
 from clipjax.analysis.rows.cells import RowIndex, Term, term_of

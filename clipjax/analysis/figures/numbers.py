@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from clipjax.analysis.figures.frame import Content, fitted, looks
-from clipjax.analysis.figures.panel_trends import Trend, reference_of, trends_of
+from clipjax.analysis.figures.panels.trends import Trend, reference_of, trends_of
 from clipjax.analysis.figures.spec import Axis, Spec
 from clipjax.analysis.rows.cells import Cell, term_of
 from clipjax.analysis.rows.groups import group_of

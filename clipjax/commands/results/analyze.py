@@ -24,7 +24,7 @@ from clipjax.errors import ClipjaxError, DataError, UsageError, unknown_name
 if TYPE_CHECKING:
     from clipjax.analysis.figures.figure_set import Done
     from clipjax.analysis.figures.numbers import FigureNumbers
-    from clipjax.analysis.figures.panel_trends import Trend
+    from clipjax.analysis.figures.panels.trends import Trend
     from clipjax.analysis.figures.spec import Panel, Spec
     from clipjax.analysis.rows.cells import RowIndex
 

@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike
 
-from clipjax.analysis.figures.axes import ends, set_axis
 from clipjax.analysis.figures.frame import (
     Bars,
     Content,
@@ -29,7 +28,8 @@ from clipjax.analysis.figures.frame import (
     set_legend,
     title_axes,
 )
-from clipjax.analysis.figures.panel_trends import Trend, trends_of
+from clipjax.analysis.figures.panels.axes import ends, set_axis
+from clipjax.analysis.figures.panels.trends import Trend, trends_of
 from clipjax.analysis.figures.spec import Panel, Spec
 from clipjax.analysis.figures.style import INK, RC, new_figure
 from clipjax.analysis.figures.yours import YOURS

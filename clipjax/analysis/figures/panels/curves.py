@@ -10,7 +10,6 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
-from clipjax.analysis.figures.axes import ends, set_axis
 from clipjax.analysis.figures.frame import (
     Bars,
     Content,
@@ -27,6 +26,7 @@ from clipjax.analysis.figures.frame import (
     say_missing,
     set_legend,
 )
+from clipjax.analysis.figures.panels.axes import ends, set_axis
 from clipjax.analysis.figures.spec import Curves, Spec
 from clipjax.analysis.figures.style import INK, RC, new_figure
 from clipjax.analysis.figures.yours import YOURS

@@ -10,7 +10,6 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
-from clipjax.analysis.figures.axes import ends, set_axis
 from clipjax.analysis.figures.frame import (
     CUT,
     Content,
@@ -25,6 +24,7 @@ from clipjax.analysis.figures.frame import (
     said,
     say_missing,
 )
+from clipjax.analysis.figures.panels.axes import ends, set_axis
 from clipjax.analysis.figures.spec import Panel, Spec
 from clipjax.analysis.figures.style import INK, NO_ROWS, QUIET, RC, new_figure
 from clipjax.analysis.figures.yours import STATED, YOURS, is_stated
