@@ -14,7 +14,7 @@ from clipjax.checkpoints.card import Source
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.model import Model
 from clipjax.models.arch import Arch, load_arch, narrow_arch
-from clipjax.models.families.modified_resnet import ModifiedResNetConfig
+from clipjax.models.families.convolutions.modified_resnet import ModifiedResNetConfig
 from clipjax.models.network import Network
 
 RGB = {"blue": (40, 40, 220), "green": (30, 200, 40), "red": (220, 30, 30), "white": (235, 235, 235)}

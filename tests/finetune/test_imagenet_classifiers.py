@@ -35,8 +35,8 @@ from clipjax.finetune.recipe import Recipe
 from clipjax.finetune.training.optimizer import Optimizer, Schedule
 from clipjax.finetune.training.trees import is_statistic
 from clipjax.models.arch import arch_to_dict, load_arch, narrow_arch
-from clipjax.models.families.mbconv import MBConvConfig
-from clipjax.models.families.swin import SwinConfig
+from clipjax.models.families.convolutions.mbconv import MBConvConfig
+from clipjax.models.families.patches.swin import SwinConfig
 from clipjax.models.network import Network
 from converters.engine import convert, detect_table, nest
 from converters.golden import build_model

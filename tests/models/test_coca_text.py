@@ -16,7 +16,7 @@ from torch import nn
 
 from clipjax.errors import DataError
 from clipjax.models.arch import Frame
-from clipjax.models.families.coca_text import CocaTextTransformer
+from clipjax.models.families.texts.coca_text import CocaTextTransformer
 
 COCA = narrow("coca_ViT-B-32")
 

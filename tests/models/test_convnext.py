@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from clipjax.errors import DataError
 from clipjax.models.arch import Arch, arch_from_dict, arch_to_dict, load_arch, narrow_arch
-from clipjax.models.families.convnext import GlobalResponseNorm
+from clipjax.models.families.convolutions.convnext import GlobalResponseNorm
 from clipjax.models.modules import convolutions
 from clipjax.models.network import Network
 from clipjax.models.training import INFERENCE

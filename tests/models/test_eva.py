@@ -16,7 +16,7 @@ from flax import nnx
 from timm.layers.pos_embed_sincos import RotaryEmbeddingCat, apply_rot_embed_cat
 
 from clipjax.models.arch import Arch, arch_to_dict, load_arch, narrow_arch
-from clipjax.models.families import eva
+from clipjax.models.families.patches import eva
 from clipjax.models.modules import layers
 from clipjax.models.network import Network
 from clipjax.models.training import INFERENCE

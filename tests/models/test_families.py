@@ -18,9 +18,9 @@ from open_clip.modified_resnet import ModifiedResNet
 from torch import nn
 
 from clipjax.models.arch import Arch, load_arch
-from clipjax.models.families.modified_resnet import ModifiedResNetConfig
-from clipjax.models.families.text import TextConfig
-from clipjax.models.families.vit import ViTConfig
+from clipjax.models.families.convolutions.modified_resnet import ModifiedResNetConfig
+from clipjax.models.families.patches.vit import ViTConfig
+from clipjax.models.families.texts.text import TextConfig
 from clipjax.models.network import Network
 
 TOLERANCE = 2e-6  # relative to the largest feature; the mutations below move the features by far more

@@ -9,7 +9,7 @@ import pytest
 
 from clipjax.errors import DataError
 from clipjax.models.arch import arch_from_dict, arch_to_dict, load_arch, narrow_arch
-from clipjax.models.families.mbconv import Sizes
+from clipjax.models.families.convolutions.mbconv import Sizes
 from clipjax.models.network import Network
 from converters.engine import flatten
 

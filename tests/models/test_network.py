@@ -21,10 +21,10 @@ from open_clip.model import CLIP
 
 from clipjax.errors import DataError
 from clipjax.models.arch import Arch, load_arch
-from clipjax.models.families.mbconv import MBConvConfig, StageConfig
-from clipjax.models.families.modified_resnet import ModifiedResNetConfig
-from clipjax.models.families.text import TextConfig
-from clipjax.models.families.vit import ViTConfig
+from clipjax.models.families.convolutions.mbconv import MBConvConfig, StageConfig
+from clipjax.models.families.convolutions.modified_resnet import ModifiedResNetConfig
+from clipjax.models.families.patches.vit import ViTConfig
+from clipjax.models.families.texts.text import TextConfig
 from clipjax.models.network import Network
 from clipjax.models.param_tree import build, draw
 

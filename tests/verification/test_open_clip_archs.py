@@ -18,7 +18,7 @@ from _parity import Case, case_of, forced
 from clipjax.checkpoints.card import card_from_dict
 from clipjax.checkpoints.load import load_model
 from clipjax.models.arch import Arch, arch_to_dict, narrow_arch
-from clipjax.models.families import vit
+from clipjax.models.families.patches import vit
 from clipjax.models.network import Network
 from clipjax.models.parity_record import read_record
 from clipjax.verification import open_clip_archs, verify

@@ -21,7 +21,7 @@ from timm.models.beit import checkpoint_filter_fn
 
 from clipjax.errors import DataError, UsageError
 from clipjax.models.arch import arch_to_dict, load_arch
-from clipjax.models.families import beit
+from clipjax.models.families.patches import beit
 from clipjax.models.modules import layers
 from clipjax.models.network import Network
 from clipjax.models.resample import resampled, resized_arch, rule_of

@@ -15,7 +15,7 @@ from _parity import Case, case_of, edited, program, source_of
 from jax import Array
 
 from clipjax.models.arch import arch_to_dict, load_arch, narrow_arch
-from clipjax.models.families import convnext
+from clipjax.models.families.convolutions import convnext
 from clipjax.models.network import Network
 from clipjax.verification import verify
 from converters.engine import ConversionError, conversion_of, detect_table

@@ -15,7 +15,7 @@ from _mutants import (
 )
 from _parity import source_of
 
-from clipjax.models.families import densenet
+from clipjax.models.families.convolutions import densenet
 from clipjax.models.modules import convolutions
 from clipjax.models.network import Network
 from converters.engine import convert, detect_table, flatten

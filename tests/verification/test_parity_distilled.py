@@ -24,7 +24,7 @@ from clipjax.heads.build import classifier_head
 from clipjax.heads.head import logits
 from clipjax.models import outputs
 from clipjax.models.arch import arch_from_dict, arch_to_dict, load_arch
-from clipjax.models.families import vit
+from clipjax.models.families.patches import vit
 from clipjax.models.network import Network
 from clipjax.models.resample import resample_table, rule_of
 from clipjax.verification import verify

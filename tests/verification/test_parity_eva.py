@@ -15,7 +15,7 @@ from _parity import Case, Tensor, case_of, source_of
 
 from clipjax.errors import DataError
 from clipjax.models.arch import load_arch
-from clipjax.models.families import eva
+from clipjax.models.families.patches import eva
 from clipjax.models.network import Network
 from clipjax.verification import verify
 from converters.engine import conversion_of, detect_table, export, flatten, nest

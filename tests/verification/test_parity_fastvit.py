@@ -13,7 +13,7 @@ from _mutants import Wrong, seen_with, with_attributes
 from _parity import Case, edited, narrow_case, source_of
 
 from clipjax.models.arch import load_arch
-from clipjax.models.families import fastvit
+from clipjax.models.families.convolutions import fastvit
 from clipjax.models.modules import maps
 from converters.engine import detect_table, export, flatten
 

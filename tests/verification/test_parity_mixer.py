@@ -18,7 +18,7 @@ from timm.models.mlp_mixer import Affine
 
 from clipjax.errors import DataError, UsageError
 from clipjax.models.arch import arch_from_dict, arch_names, arch_to_dict, load_arch
-from clipjax.models.families import mixer
+from clipjax.models.families.patches import mixer
 from clipjax.models.modules import layers
 from clipjax.models.network import Network
 from clipjax.models.resample import rule_of

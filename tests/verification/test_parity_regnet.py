@@ -14,7 +14,7 @@ from _mutants import (
     with_attributes,
 )
 
-from clipjax.models.families import regnet
+from clipjax.models.families.convolutions import regnet
 from clipjax.models.modules import convolutions, maps
 
 # --- mutations ---

@@ -22,7 +22,7 @@ from _mutants import (
 from _parity import narrow_case, source_of
 
 from clipjax.models.arch import load_arch
-from clipjax.models.families import resnet
+from clipjax.models.families.convolutions import resnet
 from clipjax.models.modules import convolutions, maps
 from clipjax.models.network import Network
 from converters.engine import conversion_of, detect_table

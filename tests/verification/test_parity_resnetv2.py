@@ -16,7 +16,7 @@ from _parity import Case, Tensor, case_of, edited, source_of
 
 from clipjax.errors import DataError
 from clipjax.models.arch import arch_to_dict, load_arch
-from clipjax.models.families import resnetv2
+from clipjax.models.families.convolutions import resnetv2
 from clipjax.models.modules import maps
 from clipjax.models.network import Network
 from clipjax.models.resample import resized_arch

@@ -14,7 +14,7 @@ from _parity import Case, source_of
 from timm.layers.pos_embed_sincos import RotaryEmbeddingCat, RotaryEmbeddingDinoV3
 
 from clipjax.models.arch import arch_names, load_arch
-from clipjax.models.families import rope_vit
+from clipjax.models.families.patches import rope_vit
 from clipjax.models.network import Network
 from converters.engine import conversion_of, detect_table, export, flatten, nest
 from converters.golden import build_model

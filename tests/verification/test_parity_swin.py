@@ -24,7 +24,7 @@ from safetensors.numpy import save_file
 
 from clipjax.errors import DataError, UsageError
 from clipjax.models.arch import arch_to_dict, load_arch
-from clipjax.models.families import swin
+from clipjax.models.families.patches import swin
 from clipjax.models.network import Network
 from clipjax.models.resample import resized_arch
 from clipjax.verification import verify

@@ -27,7 +27,7 @@ from clipjax.checkpoints.load import load_model
 from clipjax.embeddings import texts
 from clipjax.finetune import contrastive
 from clipjax.models.arch import arch_to_dict, load_arch
-from clipjax.models.families import roberta
+from clipjax.models.families.texts import roberta
 from clipjax.models.modules import layers
 from clipjax.models.network import Network
 from clipjax.verification import verify

@@ -15,7 +15,7 @@ from _mutants import (
 
 from clipjax.errors import UsageError
 from clipjax.models.arch import load_arch
-from clipjax.models.families import vgg
+from clipjax.models.families.convolutions import vgg
 from clipjax.models.modules import convolutions
 from clipjax.models.resample import resized_arch
 

@@ -15,7 +15,7 @@ import torch
 from _parity import Case, case_of, narrow_case, source_of
 
 from clipjax.models.arch import arch_names, load_arch
-from clipjax.models.families import vit
+from clipjax.models.families.patches import vit
 from clipjax.models.modules import pooling
 from clipjax.models.network import Network
 from clipjax.verification import verify

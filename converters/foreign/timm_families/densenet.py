@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from clipjax.models.families.densenet import widths_of
+from clipjax.models.families.convolutions.densenet import widths_of
 from converters.foreign.timm_options import Options
 
 CLASSES = ("DenseNet",)

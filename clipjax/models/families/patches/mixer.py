@@ -38,7 +38,7 @@ from jax.nn.initializers import ones
 from jaxtyping import Float
 
 from clipjax.models.arch import Family, refuse_partial_patches
-from clipjax.models.families.vit import PatchEmbed
+from clipjax.models.families.patches.vit import PatchEmbed
 from clipjax.models.modules import layers
 from clipjax.models.modules.initializers import normal, xavier_uniform
 from clipjax.models.training import Mode

@@ -30,7 +30,7 @@ from jax import Array
 from jaxtyping import Float
 
 from clipjax.models.arch import Family, Positions, refuse_partial_patches, refuse_uneven_heads, two_heads
-from clipjax.models.families.vit import PatchEmbed
+from clipjax.models.families.patches.vit import PatchEmbed
 from clipjax.models.modules import layers, tokens
 from clipjax.models.modules.initializers import normal
 from clipjax.models.training import Mode

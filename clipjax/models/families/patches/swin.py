@@ -33,7 +33,7 @@ from jaxtyping import Float
 
 from clipjax.models.arch import Family, refuse_uneven_heads
 from clipjax.models.cut import whole
-from clipjax.models.families.vit import PatchEmbed
+from clipjax.models.families.patches.vit import PatchEmbed
 from clipjax.models.modules import layers
 from clipjax.models.modules.initializers import normal
 from clipjax.models.modules.relative_position import RelativeAttention

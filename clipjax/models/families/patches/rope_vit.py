@@ -33,8 +33,8 @@ from jax import Array
 from jaxtyping import Float
 
 from clipjax.models.arch import Family, Positions, refuse_partial_patches, refuse_uneven_heads, two_heads
-from clipjax.models.families.eva import INIT, EvaMlp, in_halves, rotate
-from clipjax.models.families.vit import PatchEmbed
+from clipjax.models.families.patches.eva import INIT, EvaMlp, in_halves, rotate
+from clipjax.models.families.patches.vit import PatchEmbed
 from clipjax.models.modules import layers, tokens
 from clipjax.models.modules.initializers import normal
 from clipjax.models.modules.pooling import MapPool

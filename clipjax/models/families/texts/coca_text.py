@@ -22,7 +22,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from clipjax.models.arch import Family, Frame, refuse_uneven_heads
-from clipjax.models.families.text import lookup, narrow, stages, text_blocks
+from clipjax.models.families.texts.text import lookup, narrow, stages, text_blocks
 from clipjax.models.modules import layers
 from clipjax.models.modules.initializers import normal
 from clipjax.models.training import Mode

@@ -25,8 +25,8 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from clipjax.models.arch import Family, Frame, refuse_uneven_heads
-from clipjax.models.families.text import lookup, stages
-from clipjax.models.families.text import narrow as narrow_text
+from clipjax.models.families.texts.text import lookup, stages
+from clipjax.models.families.texts.text import narrow as narrow_text
 from clipjax.models.modules import layers
 from clipjax.models.modules.initializers import normal
 from clipjax.models.training import Mode
