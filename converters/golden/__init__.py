@@ -4,7 +4,7 @@ r"""The PyTorch reference, stage by stage: the only part of clipjax that imports
         --inputs in.npz --out out.npz
 
 Forward hooks record every stage of the reference's own model, in clipjax's layout (channels last) and names.
-towers/ has one file per family, named as in `clipjax.models.families` (hf.py: transformers), with
+towers/ has one file per family, folders and names as in `clipjax.models.families` (hf.py: transformers), with
 
     TOWERS              a list of `Tower`
     open_clip_sizes     our record of the tower -> overrides of open_clip's vision_cfg or text_cfg

@@ -25,8 +25,8 @@ from converters.foreign.templates import CLIP as PLAIN
 from converters.foreign.templates import RESNET, is_like
 from converters.golden.llava import build_llava
 from converters.golden.tower import families
-from converters.golden.towers.resnet import simclr_model
-from converters.golden.towers.roberta import hub_configs
+from converters.golden.towers.convolutions.resnet import simclr_model
+from converters.golden.towers.texts.roberta import hub_configs
 from converters.golden.transformers_models import build_transformers
 
 LIBRARIES = {

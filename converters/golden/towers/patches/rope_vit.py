@@ -10,7 +10,7 @@ from timm.models.eva import Eva
 from torch import Tensor
 
 from converters.golden.recording import Tower, numbered, recording
-from converters.golden.towers.timm_vit import (
+from converters.golden.towers.patches.timm_vit import (
     condition_patches,
     condition_pool,
     condition_pre_norm,

@@ -10,7 +10,7 @@ from timm.models.eva import Eva, EvaBlockPostNorm
 from torch import Tensor
 
 from converters.golden.recording import Tower, numbered, recording
-from converters.golden.towers.rope_vit import is_rope_vit
+from converters.golden.towers.patches.rope_vit import is_rope_vit
 from converters.golden.weights import ATTENTION_GAIN, STREAM, condition_residual, scaled_normal
 
 

@@ -8,7 +8,7 @@ from open_clip.transformer import LayerScale, VisionTransformer
 from torch import Tensor, nn
 
 from converters.golden.recording import Tower, numbered, recording
-from converters.golden.towers.timm_vit import timm_sizes
+from converters.golden.towers.patches.timm_vit import timm_sizes
 from converters.golden.weights import ATTENTION_GAIN, STREAM, condition_residual, scaled_normal
 
 __all__ = ["TOWERS", "open_clip_sizes", "timm_sizes"]

@@ -8,8 +8,8 @@ from open_clip.transformer import TextTransformer
 from torch import Tensor
 
 from converters.golden.recording import Tower, numbered, recording
-from converters.golden.towers import text
-from converters.golden.towers.text import open_clip_sizes
+from converters.golden.towers.texts import text
+from converters.golden.towers.texts.text import open_clip_sizes
 from converters.golden.weights import STREAM
 
 __all__ = ["TOWERS", "open_clip_sizes"]
