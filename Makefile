@@ -14,11 +14,10 @@ help:  ## list the commands
 demo: $(VENV)/.installed  ## render a small world, train three CLIPs on it, run every task, fine-tune by every method, draw figures, write a report page
 	$(BIN)/python -m clipjax.demo --out demo-out
 
-# pyright runs beside the tests, on the time that their processes wait; what it says comes after theirs. In two
-# parts: the whole fills its memory, and it then forgets and reads the same files again (8 minutes instead of 3.5).
+# pyright runs beside the tests, on the time that their processes wait; what it says comes after theirs.
 test: style  ## lint, types and the test suite
 	@types=$$(mktemp); \
-	{ $(BIN)/pyright clipjax converters benchmarks; code=$$?; $(BIN)/pyright tests && exit $$code; } > $$types 2>&1 & \
+	$(BIN)/pyright > $$types 2>&1 & \
 	pyright=$$!; \
 	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder; tests=$$?; \
 	wait $$pyright; pyright=$$?; cat $$types; rm -f $$types; exit $$((tests || pyright))
