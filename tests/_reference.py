@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import itertools
 import re
 import sys
 from collections.abc import Iterator
@@ -87,14 +88,15 @@ def names_that_need_reference(path: Path) -> frozenset[str]:
 
 
 def _names_from_elsewhere(path: Path) -> set[str]:
-    """Names that come from helpers, and fixtures of the folder's conftest.py."""
+    """Names that come from helpers, and fixtures of conftest.py in the folder and in those around it."""
     names: set[str] = set()
     for module in {module for _, module in _imports(path)}:
         if helper := _helper(module, path):
             names |= names_that_need_reference(helper)
-    conftest = path.parent / "conftest.py"
-    if path.name.startswith("test_") and conftest.exists():
-        names |= names_that_need_reference(conftest)
+    if path.name.startswith("test_"):
+        for folder in itertools.takewhile(lambda each: each != TESTS, path.parents):
+            if (conftest := folder / "conftest.py").exists():
+                names |= names_that_need_reference(conftest)
     return names
 
 
