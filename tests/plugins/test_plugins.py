@@ -67,7 +67,7 @@ OF_EACH_KIND = {
 OF_RECORDS = (
     "tests/models/test_parity_record.py",
     "tests/verification/test_coverage.py",
-    "tests/converters/test_foreign_open_clip.py",
+    "tests/converters/foreign/test_foreign_open_clip.py",
     "tests/test_refusals.py",
 )
 

@@ -157,7 +157,7 @@ def test_convert_states_the_classes_that_no_file_names(tmp_path: Path) -> None:
     ):
         convert_model(out, tmp_path / "again", classes="imagenet")
     with pytest.raises(UsageError, match="tiny_vit has no outputs for classes"):
-        convert_model(Path(__file__).parents[1] / "golden" / "tiny_vit", tmp_path / "o", classes="imagenet")
+        convert_model(Path(__file__).parents[2] / "golden" / "tiny_vit", tmp_path / "o", classes="imagenet")
 
 
 def convert(*arguments: str | Path) -> str:
