@@ -1,7 +1,7 @@
 """SigLIP's, CoCa's and RoBERTa's text towers on conditioned weights, and whole checkpoints of their models.
 
 Every stage is equal to the reference's; what is wrong is seen. CLIP's own is in test_parity_clip.py, and
-RoBERTa against transformers' own in models/test_roberta.py.
+RoBERTa against transformers' own in models/families/test_roberta.py.
 """
 
 from __future__ import annotations

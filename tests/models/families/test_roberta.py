@@ -6,7 +6,6 @@ import dataclasses
 import functools
 from typing import Any
 
-import _torch_weights as weights
 import jax
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from transformers import RobertaConfig, RobertaModel, XLMRobertaConfig
 from clipjax.errors import DataError
 from clipjax.models.arch import Frame, arch_from_dict, arch_to_dict
 from clipjax.models.precision import Precision
+from tests.models import _torch_weights as weights
 
 ROBERTA = narrow("roberta-ViT-B-32")
 PRECISIONS: tuple[Precision, ...] = ("parity", "fast")

@@ -6,7 +6,6 @@ import dataclasses
 from functools import partial
 from typing import Any
 
-import _torch_weights as weights
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from torch import nn
 
 from clipjax.errors import DataError
 from clipjax.models.arch import Frame
+from tests.models import _torch_weights as weights
 
 SIGLIP = narrow("ViT-SO400M-14-SigLIP-384")
 CLIP = narrow("ViT-B-32")

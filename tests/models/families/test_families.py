@@ -6,7 +6,6 @@ import dataclasses
 from functools import partial
 from typing import Any
 
-import _torch_weights as weights
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +21,7 @@ from clipjax.models.families.convolutions.modified_resnet import ModifiedResNetC
 from clipjax.models.families.patches.vit import ViTConfig
 from clipjax.models.families.texts.text import TextConfig
 from clipjax.models.network import Network
+from tests.models import _torch_weights as weights
 
 TOLERANCE = 2e-6  # relative to the largest feature; the mutations below move the features by far more
 

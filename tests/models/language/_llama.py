@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from _torch_weights import Tree, array, stacked
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from clipjax.models.language.config import DecoderConfig
 from converters.golden.recording import numbered, recording
 from converters.golden.weights import ATTENTION_GAIN, STREAM, scaled_normal
+from tests.models._torch_weights import Tree, array, stacked
 
 LLAMA = DecoderConfig(
     width=48,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import _torch_weights as weights
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from torch import nn
 from clipjax.errors import DataError
 from clipjax.models.arch import Frame
 from clipjax.models.families.texts.coca_text import CocaTextTransformer
+from tests.models import _torch_weights as weights
 
 COCA = narrow("coca_ViT-B-32")
 
