@@ -1,6 +1,4 @@
-"""ConvNeXt's record, layers and stages on their own; tests/verification/test_parity_convnext.py has the
-numbers.
-"""
+"""ConvNeXt's record, layers and stages on their own; test_parity_convnext.py has the numbers."""
 
 from __future__ import annotations
 

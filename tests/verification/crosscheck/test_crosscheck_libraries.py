@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-import test_parity_hf as hf
 import torch
 from _crosscheck import in_process, subject_of, write_images
 from _vocabularies import PIECES, small_rules, write_folders
@@ -38,6 +37,7 @@ from converters.golden.condition import condition
 from converters.golden.crosscheck import crosscheck as golden_crosscheck
 from converters.golden.crosscheck import project
 from converters.golden.pipelines import CARD
+from tests.verification.parity import test_parity_hf as hf
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*texts were cut to")
 torch.set_num_threads(1)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import reference
 import test_crosscheck_libraries as libraries
-import test_parity_hf as hf
 import timm
 from _crosscheck import write_images
 from timm.models._hub import save_config_for_hf
@@ -24,6 +23,7 @@ from clipjax.evaluation.models.encoders import encoder
 from clipjax.evaluation.resolve import dataset_of
 from clipjax.evaluation.subject import Request
 from converters.golden.condition import condition
+from tests.verification.parity import test_parity_hf as hf
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*texts were cut to 77 tokens")
 LABELS = "labels.csv"
