@@ -43,13 +43,13 @@ gc.set_threshold(5_000, 20, 30)
 # Half a minute and more each, most of it in a few tests that start processes.
 LONG_FILES = (
     "sweep/test_sweep_processes.py",
-    "finetune/test_imagenet_classifiers.py",
+    "finetune/methods/test_imagenet_classifiers.py",
     "sweep/test_sweep_survives.py",
     "demo/test_demo.py",
     "signals/test_random_moments.py",
     "embeddings/test_embed.py",
     "models/test_network.py",
-    "finetune/test_preemption.py",
+    "finetune/training/test_preemption.py",
     "verification/parity/test_parity_optimised.py",
     "verification/test_verify.py",
     "verification/crosscheck/test_crosscheck.py",

@@ -32,8 +32,8 @@ from clipjax.finetune.training.trees import Params, flatten
 from clipjax.storage.buckets import ATTEMPTS, place
 from clipjax.storage.publishing import working_copy
 from clipjax.storage.store import Store
-from tests.finetune._processes import start, wait_for_batch
 from tests.finetune._tiny import RECIPE, same_bits, tiny_loss, tiny_problem, tiny_setup, watched
+from tests.finetune.training._processes import start, wait_for_batch
 
 RUN = place(f"{URL}/run")
 CHECKPOINTS = RUN / "train" / "checkpoints"

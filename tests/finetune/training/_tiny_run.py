@@ -17,7 +17,7 @@ from pathlib import Path
 import jax
 
 # The repository root stands in for the tests' own path.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from clipjax.devices import signals
 from clipjax.devices.processes import follow_notice

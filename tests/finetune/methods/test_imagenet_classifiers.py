@@ -40,8 +40,8 @@ from clipjax.models.families.patches.swin import SwinConfig
 from clipjax.models.network import Network
 from converters.engine import convert, detect_table, nest
 from converters.golden import build_model
-from tests.finetune import _torch_ce
-from tests.finetune.test_cross_entropy import (
+from tests.finetune.methods import _torch_ce
+from tests.finetune.methods.test_cross_entropy import (
     BATCH,
     CLASSES,
     IMAGES,
@@ -55,7 +55,7 @@ from tests.finetune.test_cross_entropy import (
     ours,
     pictures,
 )
-from tests.finetune.test_cross_entropy import Case as Run
+from tests.finetune.methods.test_cross_entropy import Case as Run
 
 # The registered model, timm's name, learning rate, that of a probe, pixels: few for a ReLU net, where an
 # activation that changes its side by rounding sends two runs apart (see `timm_model`).

@@ -43,7 +43,7 @@ from clipjax.finetune.training.trees import Params, flatten, is_statistic, merge
 from clipjax.finetune.wise_ft import interpolate, zero_shot_classifier
 from clipjax.heads import head as heads
 from clipjax.heads.build import classifier_head
-from tests.finetune import _torch_ce
+from tests.finetune.methods import _torch_ce
 
 STEPS, WARMUP, BATCH, IMAGES, CLASSES = 20, 3, 16, 48, 8
 # As strong as the small weights of narrow models need it for a loss that falls by more than half.

@@ -29,7 +29,7 @@ from clipjax.finetune.training.optimizer import Optimizer, Schedule
 from clipjax.finetune.training.solve import train
 from clipjax.heads import head as heads
 from clipjax.heads.build import classifier_head, zeroshot_head
-from tests.finetune._torch_ce import cosine_lr
+from tests.finetune.methods._torch_ce import cosine_lr
 
 RECIPE = Recipe(
     "test",

@@ -21,8 +21,8 @@ from clipjax.errors import Interrupted
 from clipjax.finetune.training.logs import read_metrics
 from clipjax.finetune.training.solve import train
 from clipjax.finetune.training.trees import flatten
-from tests.finetune._processes import start, wait_for_batch
 from tests.finetune._tiny import RECIPE, same_bits, tiny_loss, tiny_problem, tiny_setup, watched
+from tests.finetune.training._processes import start, wait_for_batch
 
 
 @pytest.fixture

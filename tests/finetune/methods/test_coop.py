@@ -87,7 +87,7 @@ def features(pair: tuple[Any, Model], labels: np.ndarray) -> Iterator[np.ndarray
 
 
 def loop(**changes: Any) -> Any:
-    from tests.finetune._torch_coop import Loop
+    from tests.finetune.methods._torch_coop import Loop
 
     return Loop(NAMES, RATE, DECAY, IMAGES // BATCH, EPOCHS, **changes)
 
