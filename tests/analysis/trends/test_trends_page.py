@@ -14,7 +14,7 @@ from clipjax.results.published.numbers import read_numbers
 from clipjax.results.published.rows import published_rows
 from clipjax.results.store import ResultStore
 
-PAGE = Path(__file__).parents[2] / "docs" / "trends.md"
+PAGE = Path(__file__).parents[3] / "docs" / "trends.md"
 
 
 def test_the_example(test_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -329,7 +329,7 @@ def test_what_the_published_numbers_say(verdicts: dict[str, Verdict]) -> None:
 
 def test_the_document_shows_what_is_found(verdicts: dict[str, Verdict]) -> None:
     """Its limits are those of more draws than here; its words follow from its own numbers by the rule."""
-    text = (Path(__file__).parents[2] / "docs" / "claims.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[3] / "docs" / "claims.md").read_text(encoding="utf-8")
     assert RULE in " ".join(text.split())
     shown = [[c.strip() for c in row.strip("|").split("|")] for row in text.splitlines() if "| [" in row]
     found = {(key, str(each.part)): each for key, verdict in verdicts.items() for each in verdict.findings}
