@@ -207,8 +207,11 @@ BOMBS = {
 }
 
 
-@pytest.mark.parametrize("container", CONTAINERS)
-@pytest.mark.parametrize("bomb", BOMBS)
+# One machine reads the pickles of every container: each bomb in one of them, and one bomb in each.
+PLACED = [*((bomb, "bare") for bomb in BOMBS), *(("entry", container) for container in CONTAINERS)]
+
+
+@pytest.mark.parametrize(("bomb", "container"), dict.fromkeys(PLACED))
 def test_pickles_that_describe_what_never_ends(bomb: str, container: str, tmp_path: Path) -> None:
     CONTAINERS[container](b"\x80\x02" + BOMBS[bomb], tmp_path / "w.pt")
     with bounded(), pytest.raises(DataError) as refusal:
