@@ -145,12 +145,8 @@ def _two_processes(mode: str) -> list:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    tests = Path(__file__).parents[1]
-    environment = os.environ | {
-        "XLA_FLAGS": flags_of(2),
-        "PYTHONPATH": os.pathsep.join([str(tests / "data"), str(tests.parent)]),
-    }
-    script, pipe = tests / "data" / "_two_processes.py", subprocess.PIPE
+    environment = os.environ | {"XLA_FLAGS": flags_of(2), "PYTHONPATH": str(Path(__file__).parents[2])}
+    script, pipe = Path(__file__).with_name("_two_processes.py"), subprocess.PIPE
     processes = [
         _forks.start(script, [port, i, mode], environment, stdout=pipe, stderr=pipe) for i in range(2)
     ]

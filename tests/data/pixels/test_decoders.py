@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 from _embed_tools import TinyModel
-from _images import RECIPE, MemoryOpener, memory_manifest
 from _records import embed_images
 from PIL import Image
 
@@ -18,6 +17,7 @@ from clipjax.data.manifest import Manifest
 from clipjax.data.pixels import decoders
 from clipjax.data.pixels.decoders import Decoders, choose, images_per_second
 from clipjax.errors import UsageError
+from tests.data._images import RECIPE, MemoryOpener, memory_manifest
 
 N = 1200
 

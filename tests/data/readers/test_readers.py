@@ -7,7 +7,6 @@ import os
 
 import pytest
 import tensorflow_datasets as tfds
-from _images import png, write_images
 from etils import epath
 
 from clipjax.data.readers.flat import read_flat
@@ -16,6 +15,7 @@ from clipjax.data.readers.manifest_file import read_manifest_file
 from clipjax.data.readers.reader import recognise
 from clipjax.data.readers.tfds import read_tfds
 from clipjax.errors import DataError
+from tests.data._images import png, write_images
 
 
 @pytest.fixture

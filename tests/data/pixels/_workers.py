@@ -11,9 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-from _images import RECIPE, memory_manifest
-
 from clipjax.data.pixels.loader import batches
+from tests.data._images import RECIPE, memory_manifest
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from _colours import ColourModel
-from _images import MemoryOpener
 from PIL import Image
 
 import clipjax
@@ -18,6 +17,7 @@ from clipjax.data.pixels.loader import batches
 from clipjax.data.pixels.pixel_store import PixelStore, in_words
 from clipjax.data.pixels.preprocess import PixelRecipe, Scale, open_image, open_scaled, to_pixels
 from clipjax.errors import DataError, UsageError
+from tests.data._images import MemoryOpener
 
 FULL = PixelRecipe(56, 64, rgb="first")
 SCALED = dataclasses.replace(FULL, decode="jpeg_scaled")

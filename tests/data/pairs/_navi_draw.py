@@ -1,6 +1,6 @@
 """Write probe3d's own draw of NAVI's pairs as a file for the reader's option `pairs`.
 
-    python tests/data/_navi_draw.py NAVI > drawn.txt
+    python tests/data/pairs/_navi_draw.py NAVI > drawn.txt
 
 The reference (evals/datasets/navi.py at a1f1464) draws while it loads, from torch's generator with seed 8.
 Each wild_set image gets one of its object's images at an angle above 0 and at most 120 degrees, in float32;

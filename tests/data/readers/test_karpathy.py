@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _images import write_images
 
 from clipjax.data.cards import load_dataset, read_card
 from clipjax.data.check import check_dataset
 from clipjax.errors import DataError
+from tests.data._images import write_images
 
 NAMES = ["7.jpg", "1000.jpg", "30.jpg"]
 TEXTS = [["A dog, running.", "Two dogs"], ["a cat"], ["x 1", " y, with spaces ", "z", "x 1"]]

@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 from _embed_tools import TinyModel, manifest_of
 from _embed_tools import write_images as write_tiny_images
-from _images import RECIPE, MemoryOpener, memory_manifest, write_images
 from _records import embed_images
 from etils import epath
 from PIL import Image
@@ -36,6 +35,7 @@ from clipjax.errors import DataError, UsageError
 from clipjax.storage.entry import Entry
 from clipjax.storage.local_files import LocalFiles
 from clipjax.storage.store import Store
+from tests.data._images import RECIPE, MemoryOpener, memory_manifest, write_images
 
 N, ROWS, BATCH = 37, 4, 6  # images, rows per shard, images in a batch
 SHARDS = -(-N // ROWS)

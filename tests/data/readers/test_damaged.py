@@ -16,7 +16,6 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pytest
-from _images import write_images
 from etils import epath
 
 from clipjax.data.annotations import load_factors
@@ -29,6 +28,7 @@ from clipjax.data.readers.packed import read_record as read_record_of_packed
 from clipjax.data.readers.vid_robust import read_vid_robust
 from clipjax.errors import ClipjaxError
 from clipjax.models.parity_record import empty_record, read_record
+from tests.data._images import write_images
 
 FRAMES = ["val/v/000001.JPEG", "val/v/000002.JPEG"]
 FACTOR = {"file_name": "a.JPEG", "class": 1, "pose": 1, "larger": 0}

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from _images import RECIPE, png, row_of, write_images
 from etils import epath
 
 from clipjax.data.check import check_dataset
@@ -29,6 +28,7 @@ from clipjax.data.readers.webdataset import read_webdataset
 from clipjax.errors import DataError
 from clipjax.evaluation.resolve import dataset_of
 from clipjax.evaluation.subject import Request
+from tests.data._images import RECIPE, png, row_of, write_images
 
 NAMES = [f"{'cat' if i % 2 else 'dog'}/{i:02d}.png" for i in range(10)]
 

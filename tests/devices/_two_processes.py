@@ -12,7 +12,6 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _images import RECIPE, memory_manifest, row_of
 from jax.experimental import multihost_utils
 
 from clipjax.data.pixels.loader import batches, process_rows
@@ -25,6 +24,7 @@ from clipjax.devices.agreement import (
 )
 from clipjax.devices.sharding import FSDP, local_mesh, make_mesh, shard_batch, shard_params
 from clipjax.errors import DataError
+from tests.data._images import RECIPE, memory_manifest, row_of
 
 PER_DEVICE = 2
 

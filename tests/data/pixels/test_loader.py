@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from _images import RECIPE, memory_manifest, row_of, write_images
 from etils import epath
 
 from clipjax.data.pixels.batching import pad_rows
@@ -27,6 +26,7 @@ from clipjax.data.readers.flat import read_flat
 from clipjax.data.readers.folder import read_folder
 from clipjax.devices.sharding import batch_sharding, make_mesh, shard_batch
 from clipjax.errors import DataError, UsageError
+from tests.data._images import RECIPE, memory_manifest, row_of, write_images
 
 COUNTS = (1, 7, 8, 9, 1000)
 
@@ -133,13 +133,13 @@ def test_wrong_options_are_refused():
 
 
 def _script(mode: str) -> subprocess.Popen[str]:
-    here = Path(__file__).parent
+    script = str(Path(__file__).with_name("_workers.py"))
     return subprocess.Popen(
-        [sys.executable, "-W", "error", str(here / "_workers.py"), mode],
+        [sys.executable, "-W", "error", script, mode],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parents[1])])},
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
     )
 
 

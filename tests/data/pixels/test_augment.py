@@ -16,7 +16,6 @@ import orbax.checkpoint as ocp
 import PIL.Image
 import pytest
 import torch
-from _images import MemoryOpener
 from scipy.stats import ks_2samp
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as F
@@ -33,6 +32,7 @@ from clipjax.data.pixels.augment import (
 from clipjax.data.pixels.loader import batches, training_batches
 from clipjax.data.pixels.preprocess import PixelRecipe, open_image, to_pixels
 from clipjax.errors import DataError, UsageError
+from tests.data._images import MemoryOpener
 
 MODES = {"bicubic": InterpolationMode.BICUBIC, "bilinear": InterpolationMode.BILINEAR}
 WIDE = Augmentation(flip=0.5)

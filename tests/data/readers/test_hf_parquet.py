@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from _images import RECIPE, png, row_of, write_images
 from etils import epath
 
 from clipjax.data.check import check_dataset
@@ -25,6 +24,7 @@ from clipjax.data.readers.reader import recognise
 from clipjax.errors import DataError
 from clipjax.evaluation.resolve import dataset_of
 from clipjax.evaluation.subject import Request
+from tests.data._images import RECIPE, png, row_of, write_images
 
 NAMES = [f"{'cat' if i % 2 else 'dog'}/{i:02d}.png" for i in range(10)]
 CLASSES = ["cat", "dog"]
