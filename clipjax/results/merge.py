@@ -23,6 +23,7 @@ def merge_results(folders: Sequence[str | os.PathLike[str]], out: str | os.PathL
         DataError: a folder has no runs; a run is damaged, partial, or has different rows in both folders.
     """
     target, added = ResultStore(out), 0
+    target.sweep()  # once: a sweep for each run would list all runs each time
     for folder in folders:
         source = ResultStore(folder)
         if not (runs := source.run_ids()):
@@ -39,7 +40,7 @@ def merge_results(folders: Sequence[str | os.PathLike[str]], out: str | os.PathL
 
 def _copied(run: Path, target: ResultStore) -> bool:
     try:
-        target.create(run.name, functools.partial(_copy, run))
+        target.create(run.name, functools.partial(_copy, run), sweeping=False)
     except DataError:
         if not target.has(run.name):  # else another merge was first
             raise

@@ -41,7 +41,7 @@ from clipjax.results.rows import damaged, parse_rows, parsed, row_problem, valid
 from clipjax.results.run_files import IMAGES, ROWS, RUN, RunFiles, described, sealed
 from clipjax.storage.bucket_files import BucketFiles
 from clipjax.storage.buckets import BucketPath, check_folder, place
-from clipjax.storage.writing import draft_folder, write_flushed
+from clipjax.storage.writing import draft_folder, sweep_folder, write_flushed
 
 SCHEMA_VERSION = 1
 AHEAD = 300  # seconds: the writing machine's clock may be ahead of ours by this much
@@ -204,8 +204,8 @@ class ResultStore:
         except (OSError, ValueError, pa.ArrowException) as error:
             raise damaged(path, "", f"not a whole Parquet file: {error}") from None
 
-    def create(self, run_id: str, write: Callable[[Path], None]) -> Path:
-        """Fill a hidden folder with `write`, then make it the run.
+    def create(self, run_id: str, write: Callable[[Path], None], *, sweeping: bool = True) -> Path:
+        """Fill a hidden folder with `write`, then make it the run. `sweeping`: as in `draft_file`.
 
         Raises DataError if the run exists or cannot be written; nothing of it remains.
         """
@@ -213,13 +213,23 @@ class ResultStore:
         if self.has(run_id):
             raise DataError(f"{home} exists already: results are never overwritten")
         try:
-            (_upload if _on_bucket(home) else _rename)(home, write)
+            if _on_bucket(home):
+                _upload(home, write)
+            else:
+                with draft_folder(home, sweeping=sweeping) as draft:
+                    write(draft)
+                    os.rename(draft, home)
         except OSError as error:
             raise DataError(
                 f"{home}: the run cannot be written ({error.strerror or error}); free some space or choose "
                 "another results folder, then run again: finished embeddings are kept in the store"
             ) from error
         return home
+
+    def sweep(self) -> None:
+        """Remove what killed processes left of unfinished runs."""
+        if not _on_bucket(self.root):
+            sweep_folder(self.root, folders=True)
 
     def has(self, run_id: str) -> bool:
         """On a disk, anything of its name counts."""
@@ -229,12 +239,6 @@ class ResultStore:
 
 def _on_bucket(path: Path) -> bool:
     return isinstance(path, BucketPath)
-
-
-def _rename(home: Path, write: Callable[[Path], None]) -> None:
-    with draft_folder(home) as draft:
-        write(draft)
-        os.rename(draft, home)
 
 
 def _upload(home: Path, write: Callable[[Path], None]) -> None:

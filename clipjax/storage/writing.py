@@ -137,16 +137,17 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def draft_folder(folder: Path) -> Iterator[Path]:
-    """As `draft_file`, for a folder."""
+def draft_folder(folder: Path, *, sweeping: bool = True) -> Iterator[Path]:
+    """As `draft_file`, for a folder. `sweeping` also restores a folder put aside."""
 
     def make(draft: Path) -> int:
         draft.mkdir()
         return os.open(draft, os.O_RDONLY)
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    restore_folder(folder)
-    sweep(folder)
+    if sweeping:
+        restore_folder(folder)
+        sweep(folder)
     with _draft(folder, make) as draft:
         yield draft
 
@@ -168,9 +169,10 @@ def sweep(path: Path) -> None:
             _remove(left)
 
 
-def sweep_folder(folder: Path) -> None:
-    """As `sweep`, for all files of a folder."""
-    for left in (each for each in folder.glob(".*.tmp") if not each.is_dir()):
+def sweep_folder(folder: Path, *, folders: bool = False) -> None:
+    """As `sweep`, for all files of a folder, or for all folders in it."""
+    drafts = folder.glob(f".*.{'[0-9a-f]' * 32}.tmp")
+    for left in (each for each in drafts if each.is_dir() is folders):
         with contextlib.suppress(OSError), _locked(left, fcntl.LOCK_NB):
             _remove(left)
 

@@ -301,7 +301,11 @@ def test_merge(tmp_path):
     a.add([row(runs[1])])
     b.add([row(runs[1])])
     b.add([row(runs[2])])
+    killed, mine = (tmp_path / "all" / f".{name}.tmp" for name in (f"{runs[0]}.{'0' * 32}", "mine"))
+    for left in (killed, mine):
+        left.mkdir(parents=True)
     assert merge_results([tmp_path / "a", tmp_path / "b"], tmp_path / "all") == 3
+    assert [killed.exists(), mine.exists()] == [False, True]
     assert merge_results([tmp_path / "a", tmp_path / "b"], tmp_path / "all") == 0
     merged = ResultStore(tmp_path / "all")
     assert merged.run_ids() == runs
