@@ -9,6 +9,7 @@ import pytest
 import scipy.stats
 import statsmodels.api as sm
 
+from clipjax.analysis.trends import regression
 from clipjax.analysis.trends.regression import COARSE, K, Stop, least_squares, lines
 
 
@@ -56,8 +57,11 @@ def test_least_squares_is_that_of_scipy_and_statsmodels() -> None:
         np.testing.assert_allclose([found.intercept[0], found.slope[0]], weighted, rtol=1e-11)
 
 
-@pytest.mark.parametrize("method", ["huber", "ols"])
-def test_many_sets_at_once_are_each_by_itself(method: str) -> None:
+@pytest.mark.parametrize(("method", "rows"), [("huber", 100), ("huber", 4), ("ols", 4)])
+def test_many_sets_at_once_are_each_by_itself(
+    method: str, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(regression, "_BLOCK", 12 * rows)  # with fewer rows than sets, sets wait for a place
     sets = [models(12, seed) for seed in range(30)]
     x, y = (np.stack(side) for side in zip(*sets))
     x[3] = 0.5  # no line
@@ -67,6 +71,7 @@ def test_many_sets_at_once_are_each_by_itself(method: str) -> None:
     for k in range(len(sets)):
         alone = lines(x[k : k + 1], y[k : k + 1], method)
         np.testing.assert_array_equal([part[k] for part in together[:2]], [part[0] for part in alone[:2]])
+        np.testing.assert_array_equal(together.weights[k], alone.weights[0])
     assert np.isnan(together.slope[3])
     assert np.isnan(together.intercept[3])
     np.testing.assert_allclose([together.slope[4], together.intercept[4]], [-1, 2], rtol=1e-12)
