@@ -19,6 +19,7 @@ import numpy as np
 
 from clipjax.analysis.claims.evidence import Evidence, Sample, TooLittle
 from clipjax.analysis.claims.ledger import Claim, Ledger, Part
+from clipjax.analysis.rows.cells import RowIndex
 from clipjax.analysis.rows.points import Point
 from clipjax.analysis.rows.scales import checked
 from clipjax.analysis.trends.correlation import correlation
@@ -108,7 +109,7 @@ class _Measured:
 
 def check(
     book: Ledger,
-    rows: Iterable[Row],
+    rows: Iterable[Row] | RowIndex,
     *,
     claims: Sequence[str] | None = None,
     level: float | None = None,

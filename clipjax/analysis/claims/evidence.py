@@ -60,9 +60,11 @@ class Sample:
 class Evidence:
     """Result rows; arguments as in `cells_of`, but a selection's own prompts take precedence."""
 
-    def __init__(self, rows: Iterable[Row], prompts: str | None = None, precision: str = "parity") -> None:
-        rows = [row for row in rows if not of_people(row)]
-        self._index = RowIndex(rows)
+    def __init__(
+        self, rows: Iterable[Row] | RowIndex, prompts: str | None = None, precision: str = "parity"
+    ) -> None:
+        rows = rows if isinstance(rows, RowIndex) else [row for row in rows if not of_people(row)]
+        self._index = rows if isinstance(rows, RowIndex) else RowIndex(rows)
         self._prompts, self._precision = prompts, precision
         self._facts = {model_name(row): row["model_facts"] for row in rows}
         self._models: dict[str, list[str]] = {}
@@ -139,9 +141,10 @@ class Evidence:
         key = canonical_json(which.convention), column
         if key not in self._cells:
             prompts = None if "prompts" in which.convention else self._prompts
+            index = RowIndex(self._rows_of(column, which)) if which.convention else self._index
+            models = [model for term in column.terms for model in index.of(term)]
             try:
-                rows = self._rows_of(column, which)
-                table = cells_of(rows, [column], prompts=prompts, precision=self._precision)
+                table = cells_of(index, [column], models=models, prompts=prompts, precision=self._precision)
             except DataError as error:
                 raise TooLittle(str(error), some=True) from None
             self._cells[key] = {model: _whole(cell) for model, [cell] in table.items()}

@@ -7,6 +7,7 @@ A column names the rows to average; a cell has a value only if no row is missing
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -88,7 +89,7 @@ class Cell:
     missing: tuple[str, ...]
     reference: list[dict[str, Any]]
 
-    @property
+    @functools.cached_property
     def part(self) -> str | None:
         """The images used, if part of a data set: "373 of 1,280 images"."""
         parts = {words: None for row in self.rows if (words := in_words(row))}
@@ -198,6 +199,8 @@ def prompts_of(row: Row) -> str | None:
 
 
 def _choose(model: str, term: Term, rows: Sequence[Row], prompts: str | None, precision: str) -> Row:
+    if len(rows) == 1:
+        return rows[0]
     for wanted in (
         is_whole,
         lambda row: "made" not in row["convention"],
