@@ -31,6 +31,7 @@ from clipjax.results.tables import model_name
 # Slices left out: a thousand classes would be a thousand columns.
 LEFT_OUT = ("class:", "bin:")
 ASPECTS = ("prompts", "precision", *WAYS)
+_ALSO_ELSEWHERE = ("precision", "annotations")  # aspects that a row has beside its convention
 LEARNED = "prompts"  # the aspect that may be part of the model
 NOT_APPLICABLE = "not applicable"  # "prompts" in a classifier's convention
 SOURCE = "train_source"
@@ -97,7 +98,9 @@ class Interner:
         """-1 for null."""
         if value is None:
             return -1
-        return self._at((None, value) if isinstance(value, str) else json.dumps(value), value)
+        if isinstance(value, str):
+            return self._at((None, value), value)
+        return self._at(repr(value) if type(value) in (int, float) else json.dumps(value), value)
 
     def object(self, value: Mapping[str, Any] | None) -> int:
         """Keys and values are interned too; -1 for null."""
@@ -115,13 +118,17 @@ class Interner:
 
 
 class Records:
+    """Records of the same keys, as columns."""
+
     def __init__(self) -> None:
         self.columns: dict[str, list[Any]] = {}
         self._index: dict[tuple[Any, ...], int] = {}
 
     def add(self, record: Mapping[str, Any]) -> None:
-        for name, value in record.items():
-            self.columns.setdefault(name, []).append(value)
+        if not self.columns:
+            self.columns = {name: [] for name in record}
+        for column, value in zip(self.columns.values(), record.values(), strict=True):
+            column.append(value)
 
     def once(self, record: Mapping[str, Any]) -> int:
         key = tuple(record.values())
@@ -160,10 +167,11 @@ def _variants(rows: Sequence[Row]) -> dict[Variant, list[Row]]:
         rows of A with prompts p and q, B with p, C (CoOp) with its own
         p: A, B, C        q: A, C
     """
-    stated = [{name: way for name in ASPECTS if (way := _way(row, name)) is not None} for row in rows]
+    stated = list(map(_ways, rows))
+    models = list(map(model_name, rows))
     several: dict[str, list[str]] = {}
     for name in ASPECTS:
-        pairs = {(model_name(row), ways[name]): None for row, ways in zip(rows, stated) if name in ways}
+        pairs = {(model, ways[name]): None for model, ways in zip(models, stated) if name in ways}
         counts = Counter(model for model, _ in pairs)
         if shared := dict.fromkeys(way for model, way in pairs if counts[model] > 1):
             several[name] = list(shared if name == LEARNED else dict.fromkeys(way for _, way in pairs))
@@ -180,6 +188,12 @@ def _agrees(name: str, way: str, ways: Mapping[str, str], several: Mapping[str, 
     """Whether the row has that way, none, or prompts of its own model."""
     own = name == LEARNED and ways.get(name) not in several[name]
     return own or ways.get(name, way) == way
+
+
+def _ways(row: Row) -> dict[str, str]:
+    """The row's way of each aspect that has one."""
+    named = [name for name in ASPECTS if name in row["convention"] or name in _ALSO_ELSEWHERE]
+    return {name: way for name in named if (way := _way(row, name)) is not None}
 
 
 def _way(row: Row, name: str) -> str | None:
