@@ -12,7 +12,6 @@ import os
 import platform
 import sys
 from importlib import metadata
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -111,7 +110,7 @@ def _begin(
         ),
     ] = "info",
     configs: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
             metavar="FOLDER",
             help="A folder like clipjax's configs/ with models, data cards, prompts or figures of yours; may "

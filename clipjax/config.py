@@ -11,7 +11,7 @@ import itertools
 import os
 import pkgutil
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from clipjax.entry_points import CONFIGS, CONFIGS_VARIABLE, cached, plug_ins_of
@@ -58,7 +58,7 @@ def added_folders() -> tuple[Path, ...]:
     folders = [Path(name).expanduser().absolute() for name in named]
     for folder in folders:
         if not folder.is_dir():
-            raise DataError(f"{folder} is not a folder: give folders like configs/ ({CONFIGS_VARIABLE})")
+            raise DataError(f"{CONFIGS_VARIABLE}: {folder} {_wanted(folder)}")
     folders += [plug_in.path() for plug_in in plug_ins_of(CONFIGS).values()]
     folders = list(dict.fromkeys(folders))
     for folder in folders:
@@ -66,17 +66,27 @@ def added_folders() -> tuple[Path, ...]:
     return tuple(folders)
 
 
-def with_folders(folders: Iterable[Path]) -> str:
+def with_folders(folders: Sequence[str]) -> str:
     """The value of `CLIPJAX_CONFIGS` with these folders before its own.
 
     Raises UsageError if one is not a folder, or has a name that the variable cannot hold.
     """
     paths = [Path(folder).expanduser().absolute() for folder in folders]
-    for path in paths:
-        if not path.is_dir() or os.pathsep in str(path):
-            raise UsageError(f"--configs {path}: give a folder like configs/, without {os.pathsep!r}")
+    for folder, path in zip(folders, paths):
+        if not folder.strip() or not path.is_dir():
+            raise UsageError(f"--configs {folder or repr('')} {_wanted(path)}")
+        if os.pathsep in str(path):
+            raise UsageError(f"--configs {folder} has {os.pathsep!r} in its path: rename it, or give a link")
     own = os.environ.get(CONFIGS_VARIABLE, "")
     return os.pathsep.join([*map(str, paths), *filter(None, [own])])
+
+
+def _wanted(path: Path) -> str:
+    wrong = "is not a folder" if path.exists() else "does not exist"
+    return (
+        f"{wrong}: give a folder of yours with models, data cards, prompts or figures, laid out like "
+        "clipjax's configs/ (docs/plugins.md)"
+    )
 
 
 def config_files(folder: str, *endings: str) -> dict[str, Path]:

@@ -226,7 +226,7 @@ def test_of_two_folders_neither_hides_the_other(
     with pytest.raises(DataError, match=r"other/prompts/chirp\.txt has the name of .*mine/prompts/chirp"):
         load_prompts("chirp")
     monkeypatch.setenv("CLIPJAX_CONFIGS", str(tmp_path / "gone"))
-    with pytest.raises(DataError, match=r"gone is not a folder: give folders like configs/"):
+    with pytest.raises(DataError, match=r"CLIPJAX_CONFIGS: .*gone does not exist: give a folder"):
         load_prompts("openai_80")
 
 
@@ -238,8 +238,13 @@ def test_the_option_is_the_variable(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert "mine" in shown.stdout
     assert "mine" not in CliRunner().invoke(app, ["models", "--group", "clip"]).stdout
     assert os.environ.get("CLIPJAX_CONFIGS", "") == ""
-    wrong = CliRunner().invoke(app, ["--configs", str(folder / "gone"), "models"])
-    assert "gone: give a folder like configs/" in str(wrong.exception)
+    for wrong, said in (
+        (str(folder / "gone"), "gone does not exist: give a folder of yours with models"),
+        ("", "--configs '' is not a folder: give a folder of yours"),
+        (str(folder / "models.csv"), "models.csv is not a folder: give a folder of yours"),
+    ):
+        refused = CliRunner().invoke(app, ["--configs", wrong, "models"])
+        assert said in str(refused.exception)
 
 
 def test_modules_of_a_package_are_found_in_its_folders_too(tmp_path: Path) -> None:
