@@ -85,5 +85,6 @@ def unknown_name(kind: str, name: str, known: list[str], *, shown: int = 12) -> 
     """
     near = near_names(name, known)
     more = f" and {len(known) - shown} more" if len(known) > shown else ""
-    hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(known)[:shown])}{more}"
+    some = ", ".join(sorted(known)[:shown]) or "none"
+    hint = f"did you mean {', '.join(near)}?" if near else f"known: {some}{more}"
     return UsageError(f"unknown {kind} {name!r}; {hint}")

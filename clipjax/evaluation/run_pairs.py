@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clipjax.analysis.diff.differences import how
-from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.run import COMPARISON
 from clipjax.results.completeness import is_whole
+from clipjax.results.named import runs_named
 from clipjax.results.row import Row
 from clipjax.results.store import ResultStore
 from clipjax.storage.digests import canonical_json
@@ -96,22 +97,12 @@ def pairs_of(
 
 def _runs_of(name: str, results: Path) -> tuple[dict[tuple[str, str], list[_Run]], bool]:
     """By task and data set, newest first; and whether the name is a run's."""
-    if ((folder := ResultStore(name).root) / "run.json").is_file():
-        folder = folder.resolve()
-        run = _Run((folder.parent, folder.name), ResultStore(folder.parent).run(folder.name)[0])
-        return _by_key([run]), True
-    store = ResultStore(results)
-    store.check_root(exists=True)
-    ids = store.run_ids()
-    if name in ids:
-        return _by_key([_Run((store.root, name), store.run(name)[0])]), True
+    store, ids, is_run = runs_named(name, results)
     runs = [(run_id, store.run(run_id)) for run_id in ids]
-    own = [_Run((store.root, run_id), rows[0]) for run_id, rows in runs if _counts(store, name, rows)]
+    own = [_Run((store.root, run_id), rows[0]) for run_id, rows in runs if is_run or _counts(store, rows)]
     if not own:
-        if any(rows[0]["model"] == name for _, rows in runs):
-            raise DataError(f"{name} has no measured run with a per-image table in {results}")
-        raise unknown_name("run or model", name, sorted({rows[0]["model"] for _, rows in runs}))
-    return _by_key(reversed(own)), False
+        raise DataError(f"{name} has no measured run with a per-image table in {results}")
+    return _by_key(reversed(own)), is_run
 
 
 def _by_key(runs: Iterable[_Run]) -> dict[tuple[str, str], list[_Run]]:
@@ -121,9 +112,8 @@ def _by_key(runs: Iterable[_Run]) -> dict[tuple[str, str], list[_Run]]:
     return groups
 
 
-def _counts(store: ResultStore, model: str, rows: list[Row]) -> bool:
-    own = rows[0]["model"] == model and rows[0]["precision"] != COMPARISON
-    measured = own and any(row["value"] is not None for row in rows)
+def _counts(store: ResultStore, rows: list[Row]) -> bool:
+    measured = rows[0]["precision"] != COMPARISON and any(row["value"] is not None for row in rows)
     return measured and (store.root / rows[0]["run_id"] / "images.parquet").is_file()
 
 

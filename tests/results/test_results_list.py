@@ -101,6 +101,17 @@ def test_a_run_is_shown_whole(tmp_path):
     assert "unknown run 'x'" in str(invoke("show", "x", "--results", tmp_path)[3])
 
 
+def test_the_folder_is_the_last_argument_or_an_option(tmp_path):
+    some_rows(tmp_path)
+    run = ResultStore(tmp_path).run_ids()[0]
+    for words in (["list"], ["show", run], ["export"], ["table", "--metric", "top1"]):
+        code, shown, _, _ = invoke(*words, tmp_path)
+        assert code == 0
+        assert shown == invoke(*words, "--results", tmp_path)[1]
+    error = invoke("list", tmp_path, "--results", tmp_path)[3]
+    assert "--results and RESULTS do not go together" in str(error)
+
+
 def test_what_ran_the_model_is_shown_and_exported(tmp_path):
     run = new_run_id()
     ResultStore(tmp_path).add([row(run, framework="torch:timm")])

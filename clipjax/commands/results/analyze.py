@@ -14,7 +14,7 @@ from clipjax.commands.shared.options import (
     HighlightOption,
     PrecisionOption,
     PromptSetOption,
-    ResultsArgument,
+    ResultsOptions,
 )
 from clipjax.commands.shared.output import print_table, say
 from clipjax.commands.shared.records import taking
@@ -38,7 +38,7 @@ def register(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class AnalyzeOptions:
-    folder: ResultsArgument = Path("results")
+    where: ResultsOptions
     figure: FigureOption = None
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")] = Path("figures")
     form: Annotated[
@@ -83,7 +83,7 @@ def analyze(options: AnalyzeOptions) -> None:
     from clipjax.storage.buckets import check_folder
 
     if not options.listed:
-        checked(options.folder)
+        checked(options.where.path)
     specs = _specs(options)
     if options.listed:
         print_table(["figure", "paper", "kind", "panels", "title"], [_about(spec) for spec in specs])
@@ -94,7 +94,7 @@ def analyze(options: AnalyzeOptions) -> None:
     if refused:
         raise DataError("; ".join(refused))
     if not any(done.drawn for done in drawn):
-        raise DataError(f"{options.folder}: {_why_nothing(drawn)}")
+        raise DataError(f"{options.where.path}: {_why_nothing(drawn)}")
 
 
 def _specs(options: AnalyzeOptions) -> list[Spec]:
@@ -110,7 +110,7 @@ def _specs(options: AnalyzeOptions) -> list[Spec]:
 def _rows(options: AnalyzeOptions) -> RowIndex:
     from clipjax.analysis.rows.cells import RowIndex
 
-    index = RowIndex(opened(options.folder).rows())
+    index = RowIndex(opened(options.where.path).rows())
     check_choice(index, prompts=options.prompts, precision=options.precision)
     check_models(index.models, options.highlight or ())
     return index

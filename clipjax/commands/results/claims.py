@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
@@ -17,7 +17,7 @@ from clipjax.commands.shared.options import (
     OutFileOption,
     PrecisionOption,
     PromptSetOption,
-    ResultsArgument,
+    ResultsOptions,
 )
 from clipjax.commands.shared.output import print_table, say
 from clipjax.commands.shared.records import taking
@@ -35,8 +35,13 @@ def register(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ClaimsOptions:
+    PANELS: ClassVar = {
+        "Statements": ("claim", "listed", "file", "level", "correct"),
+        "Rows": ("results", "prompts", "precision"),
+        "Output": ("rows", "form", "out"),
+    }
     context: typer.Context
-    folder: ResultsArgument = Path("results")
+    where: ResultsOptions
     claim: Annotated[
         list[str] | None,
         typer.Option("--claim", "-c", help="Only this claim, with what is missing for it; may be repeated."),
@@ -67,7 +72,7 @@ class ClaimsOptions:
 
     def check_listing(self) -> None:
         """--list reads no results."""
-        given = any(on_command_line(self.context, ["folder"]).values())
+        given = any(on_command_line(self.context, ["folder", "results"]).values())
         of_rows = {"--rows": self.rows, "--level": self.level, "--prompts": self.prompts}
         refuse_beside("--list", {"RESULTS": given, **of_rows})
         refuse_beside("--list", {"--format markdown": self.form == "markdown"})
@@ -88,7 +93,7 @@ def claims(options: ClaimsOptions) -> None:
         clipjax claims results --format json --out claims.json
     """
     if not options.listed:
-        checked(options.folder)
+        checked(options.where.path)
     from clipjax.analysis.claims.ledger import ledger
     from clipjax.analysis.claims.verdicts import export
 
@@ -111,7 +116,7 @@ def _verdicts(book: Ledger, options: ClaimsOptions) -> list[Verdict]:
 
     for key in options.claim or ():
         book.claim(key)  # a mistyped key is refused before results are read
-    rows = opened(options.folder).rows()
+    rows = opened(options.where.path).rows()
     check_choice(rows, prompts=options.prompts, precision=options.precision)
     return check(
         book,

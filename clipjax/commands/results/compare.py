@@ -6,12 +6,11 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipjax.commands.shared.options import JsonOption, MetricOption, ResultsOption
+from clipjax.commands.shared.options import JsonOption, MetricOption, ResultsOptions
 from clipjax.commands.shared.output import print_table, say
 from clipjax.commands.shared.records import taking
 
@@ -30,7 +29,7 @@ class CompareOptions:
         str,
         typer.Argument(metavar="B", help="A model's id, a run id, or a run's folder; differences are B - A."),
     ]
-    results: ResultsOption = Path("results")
+    where: ResultsOptions
     metric: MetricOption = None
     resamples: Annotated[int, typer.Option(min=100, help="Number of resamples of the paired bootstrap.")] = (
         1000
@@ -61,6 +60,10 @@ def compare(options: CompareOptions) -> None:
 
         clipjax compare 20260101T120000.000000Z-0a1b2c3d results/20260102T130000.000000Z-4e5f6a7b
     """
+    from clipjax.results.named import runs_named
+
+    for name in (options.first, options.second):  # before a library is loaded that computes
+        runs_named(name, options.where.path)
     comparisons = _comparisons(options)
     if options.as_json:
         say(json.dumps([_record(each) for each in comparisons], indent=2))
@@ -78,7 +81,7 @@ def _comparisons(options: CompareOptions) -> Sequence[Comparison]:
     return compare_runs(
         options.first,
         options.second,
-        options.results,
+        options.where.path,
         metrics=options.metric or [],
         resamples=options.resamples,
         seed=options.seed,

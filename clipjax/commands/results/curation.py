@@ -14,7 +14,7 @@ from clipjax.commands.shared.options import (
     OutFileOption,
     PrecisionOption,
     PromptSetOption,
-    ResultsArgument,
+    ResultsOptions,
 )
 from clipjax.commands.shared.output import print_table, say
 from clipjax.commands.shared.result_folder import check_choice, check_form, emit, opened
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CurationOptions:
-    folder: ResultsArgument = Path("results")
+    where: ResultsOptions
     models: OnlyModelsOption = None
     prompts: PromptSetOption = None
     precision: PrecisionOption = "parity"
@@ -72,6 +72,6 @@ def curation(options: CurationOptions) -> None:
 def _table(options: CurationOptions) -> Table:
     from clipjax.analysis.rows.curation import columns, curation_table
 
-    rows = opened(options.folder).rows()
+    rows = opened(options.where.path).rows()
     check_choice(rows, prompts=options.prompts, precision=options.precision)
     return curation_table(rows, options.models, options.prompts, options.precision, columns(options.columns))

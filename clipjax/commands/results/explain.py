@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipjax.commands.shared.options import JsonOption, ResultsArgument
+from clipjax.commands.shared.options import JsonOption, ResultsOptions
 from clipjax.commands.shared.output import print_table, say
-from clipjax.commands.shared.result_folder import opened
+from clipjax.commands.shared.records import taking
+from clipjax.commands.shared.result_folder import opened, run_in
 from clipjax.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
@@ -28,20 +29,26 @@ KEYS = (
 
 
 def register(app: typer.Typer) -> None:
-    app.command()(explain)
+    app.command("explain")(taking(ExplainOptions, explain))
 
 
-def explain(
-    folder: ResultsArgument = Path("results"),
+@dataclass(frozen=True, kw_only=True)
+class ExplainOptions:
+    where: ResultsOptions
     run: Annotated[
         str | None,
-        typer.Option(help="Show everything about the recipe of this run: an id, which is its folder's name."),
-    ] = None,
+        typer.Option(
+            help="Show everything about the recipe of this run: its id (`clipjax results list --runs`), or "
+            "the beginning of one."
+        ),
+    ] = None
     against: Annotated[
         str | None, typer.Option(help="Only this protocol of configs/protocols.toml; default: the nearest.")
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
+    ] = None
+    as_json: JsonOption = False
+
+
+def explain(options: ExplainOptions) -> None:
     """Show where results depart from the published way to measure them.
 
     Numbers can be compared only if they were measured alike: templates, class names, crop, precision, images.
@@ -49,34 +56,32 @@ def explain(
 
     Examples:
 
-        clipjax explain results                              # one line per run
+        clipjax explain results
 
-        clipjax explain results --run 20261125T101020...     # all of one run, and what is published of it
+        clipjax explain results --run 20261125T101020
 
         clipjax explain results --against clip_7
     """
     from clipjax.results.published.protocols import protocols
 
     known = [protocol.name for protocol in protocols()]
-    if against is not None and against not in known:
-        raise unknown_name("protocol", against, known)
-    results = opened(folder)
-    if run is None:
-        _show_all(_measured(results, folder), against, as_json)
-    elif run not in results.run_ids():
-        raise unknown_name("run", run, results.run_ids())
+    if options.against is not None and options.against not in known:
+        raise unknown_name("protocol", options.against, known)
+    results = opened(options.where.path)
+    if options.run is None:
+        _show_all(_measured(results), options.against, options.as_json)
     else:
-        _show_run(results.run(run), against, as_json)
+        _show_run(results.run(run_in(results, options.run)), options.against, options.as_json)
 
 
-def _measured(results: ResultStore, folder: Path) -> list[list[Row]]:
+def _measured(results: ResultStore) -> list[list[Row]]:
     """The rows of each measured run. Raises UsageError if all rows are published."""
     runs: dict[str, list[Row]] = {}
     for row in results.rows():
         if row["origin"] == "measured":
             runs.setdefault(row["run_id"], []).append(row)
     if not runs:
-        raise UsageError(f"{folder} holds published numbers only: there is no recipe of ours to explain")
+        raise UsageError(f"{results.root} holds published numbers only: no recipe of ours can be explained")
     return list(runs.values())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,7 +12,7 @@ from clipjax.commands.shared.options import (
     OutFileOption,
     PrecisionOption,
     PromptSetOption,
-    ResultsArgument,
+    ResultsOptions,
 )
 from clipjax.commands.shared.output import print_table, say
 from clipjax.commands.shared.result_folder import check_choice, check_form, emit, opened
@@ -21,7 +20,7 @@ from clipjax.commands.shared.result_folder import check_choice, check_form, emit
 
 @dataclass(frozen=True, kw_only=True)
 class MceOptions:
-    folder: ResultsArgument = Path("results")
+    where: ResultsOptions
     models: OnlyModelsOption = None
     prompts: PromptSetOption = None
     precision: PrecisionOption = "parity"
@@ -45,7 +44,7 @@ def mce(options: MceOptions) -> None:
     )
 
     check_form(options.form, options.out, FORMATS)
-    rows = opened(options.folder).rows()
+    rows = opened(options.where.path).rows()
     check_choice(rows, prompts=options.prompts, precision=options.precision)
     table = corruption_table(rows, options.models, options.prompts, options.precision)
     if options.form != "table":

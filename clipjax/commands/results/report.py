@@ -14,7 +14,7 @@ from clipjax.commands.shared.options import (
     HighlightOption,
     PrecisionOption,
     PromptSetOption,
-    ResultsArgument,
+    ResultsOptions,
 )
 from clipjax.commands.shared.output import say
 from clipjax.commands.shared.records import fields_of, taking
@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions:
-    folder: ResultsArgument = Path("results")
+    where: ResultsOptions
     out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("report.html")
     name: Annotated[
         str | None, typer.Option(help="What the page calls these results. Default: the folder's name.")
@@ -58,7 +58,7 @@ def report(options: ReportOptions) -> None:
 
         clipjax report results --figure fig1 --figure table4 --claims mine.toml
     """
-    store, highlight = opened(options.folder), tuple(options.highlight or ())
+    store, highlight = opened(options.where.path), tuple(options.highlight or ())
     from clipjax.analysis.report.write import Choices, write_report
     from clipjax.results.tables import model_name
 
@@ -66,7 +66,7 @@ def report(options: ReportOptions) -> None:
     check_choice(rows, prompts=options.prompts, precision=options.precision)
     check_models(map(model_name, rows), highlight)
     choices = fields_of(Choices, options, figures=options.figure, highlight=highlight)
-    name = options.name or options.folder.resolve().name
+    name = options.name or options.where.path.resolve().name
     written = write_report(rows, options.out, name, choices, images=store.images)
     models, numbers = counted(written.models, "model"), counted(written.numbers, "number")
     say(f"{options.out}: {written.megabytes:.1f} MB, {models}, {numbers}")

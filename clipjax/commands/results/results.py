@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -14,11 +15,11 @@ from clipjax.commands.results.rows import ExportOptions, ListOptions, export, li
 from clipjax.commands.results.show import ShowOptions, show
 from clipjax.commands.results.table import ScatterOptions, TableOptions, scatter, table
 from clipjax.commands.shared.exclusions import refuse_beside
-from clipjax.commands.shared.options import ResultsOption
+from clipjax.commands.shared.options import ResultsOptions, RunArgument
 from clipjax.commands.shared.output import say
 from clipjax.commands.shared.records import taking
-from clipjax.commands.shared.result_folder import opened, warn_left_out
-from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.commands.shared.result_folder import opened, run_in, warn_left_out
+from clipjax.errors import DataError, UsageError
 
 
 def register(root: typer.Typer) -> None:
@@ -32,7 +33,7 @@ def register(root: typer.Typer) -> None:
     app.command("import")(import_published)
     app.command("curation")(taking(CurationOptions, curation))
     app.command("mce")(taking(MceOptions, mce))
-    app.command("plot")(plot)
+    app.command("plot")(taking(PlotOptions, plot))
     app.command("diff")(taking(DiffOptions, diff))
     root.add_typer(app, name="results")
 
@@ -111,23 +112,25 @@ def _import_people(source: str, folders: list[Path], registered: bool, out: Path
     say(f"{ResultStore(out).add(rows)}: {len(rows)} numbers of {people} people, none of them a model")
 
 
-def plot(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Id of a run: its folder's name.")],
-    folder: ResultsOption = Path("results"),
+@dataclass(frozen=True, kw_only=True)
+class PlotOptions:
+    run: RunArgument
+    where: ResultsOptions
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="File to write, without its ending; default: TASK-DATASET."),
-    ] = None,
-) -> None:
+    ] = None
+
+
+def plot(options: PlotOptions) -> None:
     """Draw a run as PNG and PDF, if its task has a figure."""
     from clipjax.analysis.figures.of_run import figure_of
 
-    found = opened(folder)
-    if run not in (*found.run_ids(), *found.left_out()):
-        raise unknown_name("run", run, found.run_ids())
-    rows = found.run(run)
+    store = opened(options.where.path)
+    run = run_in(store, options.run)
+    rows = store.run(run)
     task, dataset = rows[0]["task"], rows[0]["dataset"]
-    place = Path(f"{task}-{dataset}".replace("/", "_")) if out is None else out
-    files = figure_of(run, task)(rows, lambda: found.images(run).to_pydict(), place)
+    place = options.out or Path(f"{task}-{dataset}".replace("/", "_"))
+    files = figure_of(run, task)(rows, lambda: store.images(run).to_pydict(), place)
     for file in files:
         say(str(file))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipjax.commands.shared.options import LinesOption, MetricOption, OutFileOption, ResultsArgument
+from clipjax.commands.shared.options import LinesOption, MetricOption, OutFileOption, ResultsOptions
 from clipjax.commands.shared.output import print_table, say
 from clipjax.commands.shared.result_folder import emit, opened, selected
 from clipjax.errors import UsageError
@@ -55,7 +55,7 @@ class RowOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ListOptions:
-    folder: ResultsArgument = Path("results")
+    where: ResultsOptions
     which: RowOptions
     slices: Annotated[
         bool, typer.Option("--slices", help="Also list the rows of slices: each class, ...")
@@ -79,7 +79,7 @@ def list_rows(options: ListOptions) -> None:
     """
     from clipjax.results.tables import summary_table
 
-    rows = options.which.rows(options.folder)
+    rows = options.which.rows(options.where.path)
     if options.runs:
         _list_runs(rows, options.limit)
         return
@@ -128,7 +128,7 @@ def _say_hidden(rows: Sequence[Row], whole: Sequence[Row], shown: Sequence[Row])
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    folder: ResultsArgument = Path("results")
+    where: ResultsOptions
     form: Annotated[
         str, typer.Option("--format", "-f", help="Form of the output: csv, markdown or latex.")
     ] = "csv"
@@ -140,4 +140,4 @@ def export(options: ExportOptions) -> None:
     """Export result rows as CSV (every field), Markdown or LaTeX (the summary)."""
     from clipjax.results.tables import export_rows
 
-    emit(export_rows(options.which.rows(options.folder), options.form), options.out)
+    emit(export_rows(options.which.rows(options.where.path), options.form), options.out)

@@ -5,26 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from clipjax.commands.shared.options import JsonOption, LinesOption, ResultsOption
+from clipjax.commands.shared.options import JsonOption, LinesOption, ResultsOptions, RunArgument
 from clipjax.commands.shared.output import print_table, say
-from clipjax.commands.shared.result_folder import opened
-from clipjax.errors import UsageError, unknown_name
+from clipjax.commands.shared.result_folder import opened, run_in
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShowOptions:
-    run: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN", help="Id of a run (`clipjax results list --runs`), or the beginning of one."
-        ),
-    ]
-    folder: ResultsOption = Path("results")
+    run: RunArgument
+    where: ResultsOptions
     limit: LinesOption = 100
     as_json: JsonOption = False
 
@@ -38,21 +29,13 @@ def show(options: ShowOptions) -> None:
     """
     from clipjax.results.tables import summary_table
 
-    store = opened(options.folder)
-    runs = store.run_ids()
-    matching = [options.run] if options.run in runs else [run for run in runs if run.startswith(options.run)]
-    if len(matching) > 1:
-        raise UsageError(
-            f"{len(matching)} runs begin with {options.run!r}, such as {matching[0]}: give more of one "
-            "(`clipjax results list --runs`)"
-        )
-    if not matching:
-        raise unknown_name("run", options.run, runs)
-    rows = store.run(matching[0])
+    store = opened(options.where.path)
+    run = run_in(store, options.run)
+    rows = store.run(run)
     if options.as_json:
         say(json.dumps(rows, indent=2))
         return
-    shared = store.shared(matching[0])
+    shared = store.shared(run)
     for key, value in _lines(shared):
         say(f"{key}: {value}")
     say()

@@ -14,8 +14,7 @@ from clipjax.commands.shared.options import (
     OutFileOption,
     PrecisionOption,
     PromptSetOption,
-    ResultsArgument,
-    ResultsOption,
+    ResultsOptions,
 )
 from clipjax.commands.shared.output import print_table, say
 from clipjax.commands.shared.result_folder import check_choice, check_form, check_models, emit, opened
@@ -26,7 +25,7 @@ NAMED = 5  # at most this many numbers of parts are listed
 
 @dataclass(frozen=True, kw_only=True)
 class TableOptions:
-    folder: ResultsArgument = Path("results")
+    where: ResultsOptions
     which: RowOptions
     prompts: PromptSetOption = None
     precision: PrecisionOption = "parity"
@@ -52,7 +51,7 @@ def table(options: TableOptions) -> None:
     metrics = options.which.metric or []
     if len(metrics) != 1:
         raise UsageError("say which one metric the table is of: --metric top1")
-    rows = options.which.rows_but_metric(options.folder)
+    rows = options.which.rows_but_metric(options.where.path)
     check_choice(rows, prompts=options.prompts, precision=options.precision)
     made = pivot(rows, metrics[0], prompts=options.prompts or PROMPTS, precision=options.precision)
     for line in made.left_out:
@@ -72,7 +71,7 @@ def table(options: TableOptions) -> None:
 class ScatterOptions:
     x: Annotated[str, typer.Argument(metavar="X", help="Number across: DATASET/METRIC.")]
     y: Annotated[str, typer.Argument(metavar="Y", help="Number upwards: DATASET/METRIC.")]
-    folder: ResultsOption = Path("results")
+    where: ResultsOptions
     task: Annotated[
         str | None, typer.Option("--task", "-t", help="Task of both, if several tasks have such a number.")
     ] = None
@@ -103,7 +102,7 @@ def scatter(options: ScatterOptions) -> None:
     from clipjax.analysis.figures.two_numbers import draw_two
     from clipjax.analysis.rows.cells import RowIndex
 
-    index = RowIndex(opened(options.folder).rows())
+    index = RowIndex(opened(options.where.path).rows())
     check_choice(index, prompts=options.prompts, precision=options.precision)
     check_models(index.models, options.highlight or ())
     done = draw_two(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from clipjax.commands.shared import completion
+from clipjax.commands.shared.exclusions import refuse_beside
 from clipjax.errors import UsageError
 
 # The model.
@@ -133,11 +135,11 @@ DistributedOption = Annotated[
 ]
 
 # Result rows, and what is made of them.
-ResultsArgument = Annotated[
-    Path, typer.Argument(metavar="RESULTS", help="Folder that `clipjax eval --results` wrote to.")
-]
-ResultsOption = Annotated[
-    Path, typer.Option("--results", help="Folder that `clipjax eval --results` wrote to.")
+RunArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN", help="Id of a run (`clipjax results list --runs`), or the beginning of one."
+    ),
 ]
 PromptSetOption = Annotated[
     str | None,
@@ -193,3 +195,23 @@ def number_or_auto(text: str, option: str, of: str) -> int | Literal["auto"]:
         return int(text)
     except ValueError:
         raise UsageError(f"{option}: a number {of}, or auto, not {text!r}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultsOptions:
+    """The folder of result rows: the last argument, or --results as in the commands that write it."""
+
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="RESULTS",
+            help="Folder that `clipjax eval --results` wrote to. Default: results.",
+        ),
+    ] = None
+    results: Annotated[Path | None, typer.Option("--results", help="The same as RESULTS.")] = None
+
+    @property
+    def path(self) -> Path:
+        """Raises UsageError if both were given."""
+        refuse_beside("--results", {"RESULTS": self.folder if self.results is not None else None})
+        return self.folder or self.results or Path("results")

@@ -47,6 +47,23 @@ def warn_left_out(found: ResultStore) -> None:
         say(f"{found.root}: left out, as they hold no run.json: {listed}", err=True)
 
 
+def run_in(store: ResultStore, name: str) -> str:
+    """The run of this id, or whose id alone begins so.
+
+    Raises UsageError if none or several do.
+    """
+    runs = store.run_ids()
+    matching = [name] if name in (*runs, *store.left_out()) else [run for run in runs if run.startswith(name)]
+    if len(matching) > 1:
+        raise UsageError(
+            f"{len(matching)} runs begin with {name!r}, such as {matching[0]}: give more of one (`clipjax "
+            "results list --runs`)"
+        )
+    if not matching:
+        raise unknown_name("run", name, runs)
+    return matching[0]
+
+
 def selected(rows: Sequence[Row], wanted: Mapping[str, Sequence[str] | None]) -> list[Row]:
     """The rows that have one of the wanted names in each field; `*` in a name matches anything.
 
