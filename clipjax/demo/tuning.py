@@ -17,7 +17,8 @@ from clipjax.evaluation.rows import Result
 from clipjax.evaluation.subject import Request
 from clipjax.finetune.before_after import jobs_of
 from clipjax.finetune.method import Settings
-from clipjax.finetune.recipe import Recipe, load_recipe, recipe_names
+from clipjax.finetune.names import recipe_names
+from clipjax.finetune.recipe import Recipe, load_recipe
 from clipjax.finetune.run import Data, finetune
 from clipjax.finetune.suites import load_suite
 from clipjax.finetune.wise_ft import sweep

@@ -10,7 +10,8 @@ import numpy as np
 
 from clipjax.data.labels import load_prompts
 from clipjax.finetune.data.splits import Split
-from clipjax.finetune.method import Setup, method_plug_ins
+from clipjax.finetune.method import Setup
+from clipjax.finetune.names import method_plug_ins
 from clipjax.progress import progress_bar
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,14 +14,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from clipjax.checkpoints.model import Model
-from clipjax.config import plug_ins
 from clipjax.data.pixels.decoders import Workers
 from clipjax.devices.sharding import DP, Rules
-from clipjax.entry_points import PlugIn, cached, plug_ins_of
-from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.errors import DataError, UsageError
 from clipjax.finetune import methods
 from clipjax.finetune.data.shots import Shots
 from clipjax.finetune.data.splits import TrainSplit, ValidationSplit
+from clipjax.finetune.names import check_method, method_names, method_plug_ins, own_methods
 from clipjax.finetune.recipe import Recipe
 from clipjax.finetune.training.step import Loss
 from clipjax.finetune.training.trees import Params
@@ -166,34 +164,25 @@ class Method:
 
 
 def all_methods() -> dict[str, Method]:
-    """By name. Raises DataError if two share a name, or a plug-in cannot be loaded."""
-    return _own_methods() | {name: plug_in.load(Method) for name, plug_in in method_plug_ins().items()}
-
-
-@cached
-def method_plug_ins() -> dict[str, PlugIn]:
-    """By name. Raises DataError for a name that is taken."""
-    return plug_ins_of("methods", _own_methods())
-
-
-@functools.cache
-def _own_methods() -> dict[str, Method]:
-    by_name: dict[str, Method] = {}
-    for module in plug_ins(methods.__path__, "METHOD").values():
-        record = importlib.import_module(f"{methods.__name__}.{module}").METHOD
-        if record.name in by_name:
-            raise DataError(f"two methods have the name {record.name!r}")
-        by_name[record.name] = record
-    return by_name
+    """By name. Raises DataError as `find_method`."""
+    return {name: find_method(name) for name in method_names()}
 
 
 def find_method(name: str) -> Method:
-    """Imports no other plug-in. Raises UsageError with the nearest matches."""
+    """Imports no other method.
+
+    Raises:
+        UsageError: an unknown name, with the nearest ones.
+        DataError: a plug-in cannot be loaded.
+        ValueError: the method has another name than its module (a programmer's mistake).
+    """
+    check_method(name)
     if (plug_in := method_plug_ins().get(name)) is not None:
         return plug_in.load(Method)
-    if name not in _own_methods():
-        raise unknown_name("method", name, [*_own_methods(), *method_plug_ins()])
-    return _own_methods()[name]
+    record = importlib.import_module(f"{methods.__name__}.{own_methods()[name]}").METHOD
+    if record.name != name:
+        raise ValueError(f"methods/{name}.py: METHOD calls itself {record.name!r}: give both one name")
+    return record
 
 
 def abstract(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:

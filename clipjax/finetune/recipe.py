@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from clipjax.config import config_file, config_files
 from clipjax.data.pixels.augment import Augmentation
-from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.errors import DataError, UsageError
+from clipjax.finetune.names import recipe_file, recipe_names
 from clipjax.finetune.training.optimizer import Optimizer, Schedule
 from clipjax.storage.digests import sha256_json
-from clipjax.storage.reading import is_file, parse_toml, read_toml
+from clipjax.storage.reading import parse_toml, read_toml
 from clipjax.storage.records import read
 
 BatchNormMode = Literal["batch", "per_device", "frozen"]
@@ -84,10 +84,6 @@ class Recipe:
         return sha256_json({key: record[key] for key in record if key not in ("name", "title", "seeds")})
 
 
-def recipe_names() -> list[str]:
-    return sorted(config_files("finetune", ".toml"))
-
-
 def default_recipe(method: str) -> str:
     """The method's ImageNet recipe. Raises UsageError if none ships."""
     for name in recipe_names():
@@ -107,11 +103,7 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         UsageError: no such recipe or file, or invalid overrides.
         DataError: an unknown, missing or mistyped key; names file and key.
     """
-    path = Path(name) if str(name).endswith(".toml") else config_file("finetune", str(name), ".toml")
-    if path is None:
-        raise unknown_name("recipe", str(name), recipe_names())
-    if not is_file(path):
-        raise UsageError(f"--recipe {path}: there is no such file; `clipjax finetune list` names the recipes")
+    path = recipe_file(name)
     record = {"name": path.stem, **read_toml(path)}
     if not overrides:
         return recipe_from_dict(record, str(path))

@@ -15,7 +15,7 @@ from clipjax.config import config_files
 from clipjax.errors import DataError, unknown_name
 from clipjax.storage.reading import read_toml
 from clipjax.storage.records import read
-from clipjax.tasks.task import task_names
+from clipjax.tasks.names import task_names
 
 FOLDERS = ("before_after", "finetune_runs")  # of configs/
 Better = Literal["higher", "lower", "neither"]

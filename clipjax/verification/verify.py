@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from clipjax.checkpoints.export import export_model, has_tower_alone
+from clipjax.checkpoints.identity.model_reference import TORCH_LIBRARIES
 from clipjax.checkpoints.load import load_model
 from clipjax.checkpoints.model import Model
 from clipjax.errors import DataError, UsageError
@@ -39,9 +40,9 @@ from clipjax.models.outputs import one_layer
 from clipjax.models.text_ids import token_ids
 from clipjax.models.unit_norm import unit_norm
 from clipjax.storage.reading import exists, is_file
+from clipjax.verification.names import check_against
 from converters.foreign.templates import SIGLIP, is_like
 
-LIBRARIES = ("open_clip", "timm", "transformers")
 STAGE_TOLERANCE = 5e-5
 EMBEDDING_TOLERANCE = 1e-5
 LOGIT_TOLERANCE = 1e-3
@@ -126,8 +127,7 @@ def verify(
             (one fine-tuned from a CLIP is in none).
         DataError: the model or the golden file cannot be read, or its checkpoint is damaged.
     """
-    if against not in (*LIBRARIES, "golden", None):
-        raise UsageError(f"cannot verify against {against!r}: give {', '.join(LIBRARIES)} or golden")
+    check_against(against, golden=True)
     if against == "golden" and golden is None:
         raise UsageError("give the golden file to verify against, a .npz written by converters.golden")
     loaded = model if isinstance(model, Model) else load_model(str(model))
@@ -147,10 +147,9 @@ def verify(
 
 def chosen_library(model: Model, against: str | None = None, doing: str = "verify") -> str:
     """`against` or its default; raises UsageError if unknown, or if it does not have the classifier."""
+    check_against(against, golden=False)
     card = model.card
-    library = against or (card.source.library if card.source.library in LIBRARIES else "open_clip")
-    if library not in LIBRARIES:
-        raise UsageError(f"there is no reference library {library!r}: give {', '.join(LIBRARIES)}")
+    library = against or (card.source.library if card.source.library in TORCH_LIBRARIES else "open_clip")
     if has_tower_alone(model):
         base = (card.lineage or {}).get("base", "a CLIP")
         raise UsageError(

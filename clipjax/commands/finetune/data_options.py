@@ -46,6 +46,7 @@ class SuiteOptions:
             raise UsageError(
                 "--evaluate and --data-root go together: which suite, and the folder of its data sets"
             )
+        self.read()
 
     def read(self) -> tuple[Suite, Path] | None:
         """The suite and the folder of its data sets, if there is one."""

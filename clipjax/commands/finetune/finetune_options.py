@@ -117,10 +117,7 @@ class FinetuneOptions:
         return Path(self.shots)
 
     def check(self) -> None:
-        if self.runs is None:
-            from clipjax.finetune.method import find_method
-
-            find_method(self.method)
+        self._check_method()
         missing = {"--data": self.data, "--out": self.out or (Path() if self.dry_run else None)}
         if names := [name for name, value in missing.items() if value is None]:
             raise UsageError(f"say {' and '.join(names)}: which training images, and where to write")
@@ -139,6 +136,18 @@ class FinetuneOptions:
             facts = self.facts
             stated = {"--facts-of": facts.facts_of, "--fact": facts.fact, "--facts": facts.facts}
             refuse_beside(self.method, {"--name": self.name, **stated})
+
+    def _check_method(self) -> None:
+        """METHOD and --recipe, before a library is loaded that computes."""
+        from clipjax.finetune.names import check_method, recipe_file
+        from clipjax.finetune.suites import load_suite
+
+        if self.runs is None:
+            check_method(self.method)
+        else:
+            load_suite(self.runs)
+        if self.recipe is not None:
+            recipe_file(self.recipe)
 
     def _check_seeds(self) -> None:
         seeds = self.seeds or []

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 def list_methods(as_json: bool) -> None:
     from clipjax.finetune.method import all_methods
-    from clipjax.finetune.recipe import load_recipe, recipe_names
+    from clipjax.finetune.names import recipe_names
+    from clipjax.finetune.recipe import load_recipe
 
     recipes = [load_recipe(name) for name in recipe_names()]
     methods = [all_methods()[name] for name in sorted(all_methods())]

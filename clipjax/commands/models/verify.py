@@ -65,6 +65,8 @@ class VerifyOptions:
     ] = None
 
     def check(self) -> None:
+        from clipjax.verification.names import check_against
+
         if self.everything != self.random_init or self.everything == (self.model is not None):
             raise UsageError(
                 "give a model to verify, or --all --random-init for every registered architecture"
@@ -76,6 +78,7 @@ class VerifyOptions:
         refuse_beside(f"the model {self.model}", {"--record": self.record, "--limit": self.limit})
         if self.against != "golden":
             refuse_without("--against golden", {"--golden": self.golden})
+        check_against(self.against, golden=True)
         check_names(models=(self.model,), card=self.card)
 
 
