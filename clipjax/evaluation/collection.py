@@ -106,6 +106,7 @@ def plan(
     only: Sequence[str] = (),
     folders: Mapping[str, Path] | None = None,
     absent: bool = False,
+    needed: bool = True,
 ) -> CollectionPlan:
     """The runs of a task or collection on the data sets below `data_root`, and the missing ones.
 
@@ -117,10 +118,11 @@ def plan(
         folders: of data sets that are elsewhere, by name.
         absent: also plan runs on data sets that are not there: on those in `only`, or without `data_root` on
             all.
+        needed: whether one must exist, or be planned as absent.
 
     Raises:
         UsageError: no task, collection or prompt set has that name.
-        DataError: no data set exists, and none is planned as absent.
+        DataError: none does; a damaged card.
     """
     chosen = collection(name)
     sets = _prompt_sets(prompts or chosen.prompts)  # first: a wrong name costs nothing
@@ -149,7 +151,7 @@ def plan(
                 not_there += own if absent and (only or data_root is None) else []
             else:
                 jobs += own
-    if not jobs and not not_there:
+    if needed and not jobs and not not_there:
         raise DataError(f"{base} holds no data set for {name!r}: {missing.sentence()}")
     return CollectionPlan(jobs, missing.lines(), not_there)
 

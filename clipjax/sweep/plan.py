@@ -17,6 +17,7 @@ from clipjax.embeddings.compute import Compute
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.collection import CollectionPlan, Job, Loaded, distinct
 from clipjax.evaluation.collection import plan as plan_jobs
+from clipjax.evaluation.located import in_one_line
 from clipjax.evaluation.subject import Request
 from clipjax.results.run_of import names_run
 from clipjax.storage.digests import canonical_json, sha256_json
@@ -78,6 +79,11 @@ class Missing:
     line: str
     named: bool
 
+    @property
+    def family(self) -> str:
+        """Of data sets: the line begins with it. Several runs may miss it for several tasks."""
+        return self.line.partition(" (")[0]
+
 
 @dataclass(frozen=True)
 class SweepPlan:
@@ -93,6 +99,19 @@ class SweepPlan:
     def digest(self) -> str:
         """Equal for equal plans, across processes and shards."""
         return sha256_json([item.key for item in self.items])
+
+    @property
+    def missing_lines(self) -> list[str]:
+        """At most one line for the data sets that the suite names, and one for others."""
+        return [
+            *(f"missing: {line}" for line in self.missing_line(named=True)),
+            *(f"left out: {line}" for line in self.missing_line(named=False)),
+        ]
+
+    def missing_line(self, *, named: bool) -> list[str]:
+        """None or one."""
+        lines = {each.family: each.line for each in self.missing if each.named is named}
+        return in_one_line(list(lines.values()), self.suite.data_root or "")
 
     @property
     def chosen(self) -> list[Chosen]:
@@ -132,7 +151,10 @@ def make_plan(suite: Suite, pixel_budget: int | None, *, absent: bool = False) -
             items += _items(models[name], run, planned.jobs)
             not_there += _items(models[name], run, planned.absent)
     if not items and not not_there:
-        raise DataError(f"{suite.data_root} holds none of the data sets of {suite.name}: {missing[0].line}")
+        none = SweepPlan(suite, [], missing)
+        raise DataError(
+            f"{suite.data_root} holds none of the data sets of {suite.name}: {'; '.join(none.missing_lines)}"
+        )
     sizes = cost.Sizes(loaded)
     # Entries of a suite may overlap: each run is planned once.
     ordered = list(_in_order(_each_once(items), sizes, pixel_budget))
@@ -145,7 +167,13 @@ def make_plan(suite: Suite, pixel_budget: int | None, *, absent: bool = False) -
 def _planned(suite: Suite, run: Run, absent: bool) -> CollectionPlan:
     try:
         return plan_jobs(
-            run.task, suite.data_root, run.prompts, only=run.datasets, folders=suite.data, absent=absent
+            run.task,
+            suite.data_root,
+            run.prompts,
+            only=run.datasets,
+            folders=suite.data,
+            absent=absent,
+            needed=False,
         )
     except DataError as error:
         return CollectionPlan([], [str(error)])

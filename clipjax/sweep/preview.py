@@ -190,9 +190,7 @@ def _lines(
     ]
     if plan.absent:
         lines.append(_absent_line(plan))
-    for missing in plan.missing:
-        lines.append(f"{'missing' if missing.named else 'left out'}: {missing.line}")
-    return lines
+    return [*lines, *plan.missing_lines]
 
 
 def _absent_line(plan: SweepPlan) -> str:

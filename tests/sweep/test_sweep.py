@@ -216,7 +216,10 @@ def test_a_data_set_that_is_named_and_not_there(suite: Path, tmp_path: Path) -> 
         "1 of the sweep's parts are not done; the first: a data set is not there: imagenet_r"
     )
     assert "5 runs done now" in result.output
-    assert "left out: imagenet_v2" in result.output
+    [missing] = re.findall("^missing: .*$", result.output, re.MULTILINE)
+    assert missing.startswith("missing: imagenet_r (zeroshot): ")
+    [left_out] = re.findall("^left out: .*$", result.output, re.MULTILINE)
+    assert re.match(r"left out: \d+ data sets that are not there, among them imagenet_a", left_out)
     shown = sweep(named, tmp_path / "new", "--dry-run").output
     assert re.search(r"^one +5 +0 +62 ", shown, re.MULTILINE)
     assert re.search(

@@ -21,7 +21,7 @@ from clipjax.commands.shared.options import (
     workers_asked,
 )
 from clipjax.commands.shared.output import print_table, say
-from clipjax.commands.shared.processes import join, say_waiting
+from clipjax.commands.shared.processes import join, say_slow, say_waiting
 from clipjax.commands.shared.records import taking
 from clipjax.commands.shared.stores import CACHE, StoreOptions
 from clipjax.devices import signals
@@ -193,8 +193,10 @@ def _run(plan: SweepPlan, items: Sequence[Item], compute: Compute, results: Path
         store.check_root()
 
     on_all(check_folders, "use the folders of the sweep")
-    for missing in plan.missing:
-        tell(f"{'missing' if missing.named else 'left out'}: {missing.line}")
+    for line in plan.missing_lines:
+        tell(line)
+    if jax.process_index() == 0 and any(item.options.get("precision") == "fast" for item in items):
+        say_slow("fast")
     report = run_sweep(plan, items, compute, results, tell=tell)
     signals.done()
     if jax.process_index() == 0:
@@ -243,8 +245,8 @@ def _collect(
     left = lacking(plan, items, results, compute)
     for item, reason in left:
         say(f"{item}{': ' + reason if reason else ''}")
-    named = [missing.line for missing in plan.missing if missing.named]
-    for line in named:
+    named = {missing.family for missing in plan.missing if missing.named}
+    for line in plan.missing_line(named=True):
         say(f"missing: {line}")
     say(f"{len(items) - len(left)} of {counted(len(items), 'run')} have results", err=True)
     if left or named:
