@@ -33,6 +33,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from clipjax.errors import ClipjaxError
 from converters.golden.served import LIBRARIES, Served, weights_digest
 
 DEVICE = os.environ.get("CLIPJAX_TORCH_DEVICE", "cpu")
@@ -49,6 +50,8 @@ def serve() -> None:
     while (asked := _read(sys.stdin.buffer)) is not None:
         try:
             header, payload = _DO[asked[0]["do"]](models, *asked)
+        except ClipjaxError as error:
+            header, payload = {"error": str(error)}, b""
         except Exception as error:  # a library may raise anything
             header, payload = {"error": f"{type(error).__name__}: {error}"}, b""
         text = json.dumps(header).encode()

@@ -29,6 +29,8 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipjax.errors import UsageError, unknown_name
+
 _PACKAGES = ("torch", "torchvision", "pillow", "numpy")
 
 
@@ -82,11 +84,7 @@ class OpenClip(Served):
             named, tag = name, None
         else:
             named, _, tag = name.partition("/")
-            if not tag:
-                known = open_clip.list_pretrained_tags_by_model(named)
-                raise ValueError(
-                    f"open_clip names weights as ARCH/TAG; tags of {named}: {', '.join(known) or 'none'}"
-                )
+            _check_open_clip(named, tag)
         made: Any = open_clip.create_model_from_pretrained(named, pretrained=tag)
         model, self._transform = made
         self.model = model.eval()
@@ -120,6 +118,8 @@ class Timm(Served):
 
     def __init__(self, name: str) -> None:
         local = Path(name).is_dir()
+        if not local and ":" not in name:  # of a hub repository only the hub can tell
+            _check_timm(name)
         self.model = timm.create_model(
             f"local-dir:{Path(name).absolute()}" if local else name, pretrained=True
         ).eval()
@@ -215,6 +215,30 @@ class Transformers(Served):
         ids = self._tokenizer(list(texts), return_tensors="pt", **how)
         read = {name: ids[name].to(self.device) for name in self._names}
         return F.normalize(pooled(self.model.get_text_features(**read)), dim=-1)
+
+
+def _check_open_clip(arch: str, tag: str) -> None:
+    """Raises UsageError for an architecture or tag that open_clip lacks, with near ones."""
+    if arch not in open_clip.list_models():
+        hub = f"; a hub repository is written hf-hub:{arch}/{tag}, a folder by its path" if tag else ""
+        raise UsageError(f"{unknown_name('architecture', arch, open_clip.list_models(), shown=3)}{hub}")
+    known = open_clip.list_pretrained_tags_by_model(arch)
+    if not tag:
+        raise UsageError(f"open_clip names weights as ARCH/TAG; tags of {arch}: {', '.join(known) or 'none'}")
+    if not open_clip.is_pretrained_cfg(arch, tag) and not Path(tag).is_file():
+        raise unknown_name(f"tag of {arch}", tag, known)
+
+
+def _check_timm(name: str) -> None:
+    """Raises UsageError for an architecture or tag that timm lacks, with near ones."""
+    arch, _, tag = name.partition(".")
+    if "/" in name:
+        raise UsageError(f"{name} is not a folder; a hub repository is written hf-hub:{name}")
+    if not timm.is_model(arch):
+        raise unknown_name("architecture", arch, timm.list_models(), shown=3)
+    known = [each.partition(".")[2] for each in timm.list_pretrained(f"{arch}.*")]
+    if tag and tag not in known:
+        raise unknown_name(f"tag of {arch}", tag, known)
 
 
 LIBRARIES = {"open_clip": OpenClip, "timm": Timm, "transformers": Transformers}

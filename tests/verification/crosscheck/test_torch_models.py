@@ -17,12 +17,13 @@ from timm.models._hub import save_config_for_hf
 import clipjax
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.images import embed_images
-from clipjax.errors import DataError
+from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.models import torch_process
 from clipjax.evaluation.models.encoders import encoder
 from clipjax.evaluation.resolve import dataset_of
 from clipjax.evaluation.subject import Request
 from converters.golden.condition import condition
+from converters.golden.served import LIBRARIES
 from tests.verification.parity import test_parity_hf as hf
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*texts were cut to 77 tokens")
@@ -113,3 +114,21 @@ def test_what_a_library_cannot_load_is_its_own_sentence(world: Path) -> None:
     (world / "empty").mkdir()
     with pytest.raises(DataError, match=r"torch:timm:.*empty: FileNotFoundError: Config file not found"):
         encoder(f"torch:timm:{world / 'empty'}")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("timm:resnet5.a1_in1k", "unknown architecture 'resnet5'; did you mean resnet50"),
+        ("timm:resnet50.a1_in1", "unknown tag of resnet50 'a1_in1'; did you mean a1_in1k"),
+        ("timm:org/name", "is not a folder; a hub repository is written hf-hub:org/name"),
+        ("open_clip:ViT-B32/openai", "unknown architecture 'ViT-B32'; did you mean ViT-B-32"),
+        ("open_clip:ViT-B-32/opnai", "unknown tag of ViT-B-32 'opnai'; did you mean openai"),
+        ("open_clip:ViT-B-32", "names weights as ARCH/TAG; tags of ViT-B-32: openai, "),
+    ],
+)
+def test_a_mistyped_name_has_near_ones(name: str, said: str) -> None:
+    library, _, model = name.partition(":")
+    with pytest.raises(UsageError) as error:
+        LIBRARIES[library](model)
+    assert said in str(error.value)
