@@ -149,8 +149,8 @@ def _from_hub(repo: str, filename: str | None, revision: str | None) -> Resolved
         )
     if found is None:
         raise DataError(
-            f"hub repository {repo} has no {' nor '.join(names)} (offline: not in the local cache); "
-            "download the weights where there is a network, or name the file"
+            f"hub repository {repo} has {_lacking(names)} (offline: not in the local cache); download the "
+            "weights where there is a network, or name the file"
         )
     name, path = found
     revision = _in_cache(path)[2] or revision
@@ -162,6 +162,10 @@ def _from_hub(repo: str, filename: str | None, revision: str | None) -> Resolved
     for config in CONFIG_NAMES:
         _file(repo, f"{folder}{config}", revision)
     return Resolved(path, _home(path), repo, name, revision)
+
+
+def _lacking(names: Sequence[str]) -> str:
+    return f"no {names[0]}" if len(names) == 1 else f"no weights by a usual name ({names[0]}, ...)"
 
 
 def _home(path: Path) -> Path:

@@ -300,6 +300,14 @@ def dataset_of(request: Request) -> Dataset:
     return load_dataset(DatasetCard(name=name, title=str(path), reader=reader), path)
 
 
+def read_data(task: Task, request: Request) -> Request:
+    """The request with its data sets read; a model need not be loaded for it. Raises as `dataset_of`."""
+    read = dataclasses.replace(request, dataset=(dataset := dataset_of(request)))
+    if "id" in task.needs:
+        read = dataclasses.replace(read, id_dataset=_id_dataset(dataset.card, request))
+    return read
+
+
 def prompts_name(prompts: str | Path | PromptSet | None, card: DatasetCard) -> str:
     """The name of the prompt set of a zero-shot head: the user's, else the card's, else the default."""
     chosen = prompts or own_prompts(card) or DEFAULT_PROMPTS

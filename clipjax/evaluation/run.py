@@ -23,7 +23,7 @@ from clipjax.embeddings.texts import are_cut, caption_texts, embed_texts
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.asked import answered
 from clipjax.evaluation.models.encoders import encoder
-from clipjax.evaluation.resolve import dataset_of, maps_of, not_applicable, prompts_name, resolve
+from clipjax.evaluation.resolve import dataset_of, maps_of, not_applicable, prompts_name, read_data, resolve
 from clipjax.evaluation.rows import Result, finish, identity, made_by, refused
 from clipjax.evaluation.subject import Part, Request, Subject
 from clipjax.heads.build import classifier_head, zeroshot_head
@@ -45,7 +45,9 @@ def run(
     model: object, task: str, request: Request, compute: Compute, *, results: str | Path | None = None
 ) -> Result:
     """Arguments as in `clipjax.evaluate`."""
-    definition = _checked(task, request, results)  # first: loading a model takes longer
+    if isinstance(model, str | Path):
+        request = ready(task, request, compute, results)
+    definition = _checked(task, request, results)
     evaluated = encoder(model, dtype=dtype_to_load(request.precisions))
     maps_of(evaluated, definition, request)  # refused before any data is read
     apart = compute.store is None
@@ -66,6 +68,16 @@ def run(
         for precision in request.precisions
     ]
     return done[0] if len(done) == 1 else _compare(subject, done[0], done[1], results)
+
+
+def ready(task: str, request: Request, compute: Compute, results: str | Path | None) -> Request:
+    """The request with its data sets read: mistakes are refused before a model is loaded, or downloaded.
+
+    Raises UsageError or DataError if the task cannot run, its data cannot be read, or `results` not written.
+    """
+    definition = _checked(task, request, results)
+    read = functools.partial(read_data, definition, request)
+    return on_all(read, f"read the data of {task}", apart=compute.store is None)
 
 
 def _checked(task: str, request: Request, results: str | Path | None) -> Task:

@@ -15,13 +15,14 @@ from clipjax.data.cards import Dataset, DatasetCard
 from clipjax.data.labels import LabelSpace, Projection, PromptSet
 from clipjax.data.manifest import Manifest
 from clipjax.data.pairs.matching import Matching
-from clipjax.data.pixels.preprocess import PixelRecipe
+from clipjax.data.pixels.preprocess import PixelRecipe, known_decode
 from clipjax.data.questions import Questions
 from clipjax.embeddings.params import REPLICATED
 from clipjax.errors import UsageError, counted
 from clipjax.heads.adapters.base import Adapter, adapter_digest
 from clipjax.metrics.bootstrap import RESAMPLES
 from clipjax.models.dense import DenseRecipe
+from clipjax.models.precision import known_precision
 from clipjax.models.version import FORWARD_VERSION
 from clipjax.tasks.names import package_of
 from clipjax.tasks.task import Annotations, Task
@@ -39,7 +40,10 @@ def check_bootstrap(resamples: int, seed: int) -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """What decides the numbers of a run; see `clipjax.evaluate`. Raises UsageError as `check_bootstrap`."""
+    """What decides the numbers of a run; see `clipjax.evaluate`.
+
+    Raises UsageError as `check_bootstrap`, or for an unknown precision or way to decode.
+    """
 
     dataset: str | Path | DatasetCard | Dataset | None = None
     root: str | Path | None = None
@@ -62,6 +66,8 @@ class Request:
 
     def __post_init__(self) -> None:
         check_bootstrap(self.resamples, self.seed)
+        known_precision(self.precision)
+        known_decode(self.decode)
 
     @property
     def precisions(self) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from clipjax import cli
 from clipjax.data.pixels.decoders import Decoders
+from clipjax.evaluation.models import encoders
 
 
 @pytest.fixture(scope="module")
@@ -236,6 +237,23 @@ def test_bad_input_is_one_sentence(arguments: list[str], code: int, says: str) -
 def test_an_option_that_would_be_ignored_is_refused(arguments: list[str], says: str) -> None:
     code, sentence = invoke(*arguments)
     assert (code, says in sentence, "\n" in sentence) == (2, True, False), sentence
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "says"),
+    [
+        ("zeroshot", ["--data", "gone"], "gone does not exist"),
+        ("zeroshot", ["--precision", "fats"], "unknown precision 'fats'; did you mean fast?"),
+        ("zeroshot", ["--decode", "half"], "unknown way to decode 'half'"),
+        ("ood", [], "is compared with in-distribution images: say where 'imagenet_val' lies"),
+    ],
+)
+def test_wrong_data_and_settings_are_refused_before_a_model_is_loaded(
+    task: str, options: list[str], says: str, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoders, "load_model", lambda *_, **__: pytest.fail("a model is loaded"))
+    code, sentence = invoke("eval", task, "-m", "vit_b_32-openai", "--data", photos, *options)
+    assert (code in (1, 2), says in sentence) == (True, True), sentence
 
 
 @pytest.mark.parametrize("option", ["--card", "--model", "-m"])

@@ -84,7 +84,7 @@ def test_local_paths(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("src", "message"),
     [
-        ("org/absent", r"hub repository org/absent has no open_clip_model\.safetensors nor .* local cache"),
+        ("org/absent", r"hub repository org/absent has no weights by a usual name .* local cache"),
         ("no such thing", "neither a file or folder here nor a hub repository"),
         ("a/b/c.pt", "neither a file or folder here nor a hub repository"),
         (

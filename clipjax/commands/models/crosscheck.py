@@ -93,8 +93,10 @@ def crosscheck(options: CrosscheckOptions) -> None:
         clipjax crosscheck photos --model lite0 --against timm --limit 64
     """
     from clipjax.storage.buckets import refuse_url
+    from clipjax.verification.names import check_against
 
     refuse_url(options.out, "a record")
+    check_against(options.against, golden=False)
     check_names(
         models=(options.model,),
         card=options.card,
@@ -121,11 +123,13 @@ def crosscheck(options: CrosscheckOptions) -> None:
 
 def _both_sides(options: CrosscheckOptions) -> Crosscheck:
     from clipjax.checkpoints.load import load_model
+    from clipjax.evaluation.resolve import read_data
     from clipjax.evaluation.subject import Request
+    from clipjax.tasks.task import find_task
     from clipjax.verification.crosscheck import crosscheck
 
+    request = read_data(find_task("zeroshot"), fields_of(Request, options, root=options.data))
     model = load_model(options.model, card=options.card)
-    request = fields_of(Request, options, root=options.data)
     return crosscheck(
         model, request, options.against, checkpoint=options.checkpoint, batch=options.batch_size
     )

@@ -87,9 +87,10 @@ def _of_predictions(options: EvaluateOptions, file: Path) -> Result:
 
 
 def _evaluate_one(options: EvaluateOptions) -> Result:
-    from clipjax.evaluation.run import run
+    from clipjax.evaluation.run import ready, run
 
-    request, compute, loading = options.request(), options.compute(), options.loading()
+    compute, loading = options.compute(), options.loading()
+    request = ready(options.task, options.request(), compute, options.results)
     model = _load(options, request, loading)
     result = run(model, options.task, request, compute, results=options.results)
     signals.done()
