@@ -62,8 +62,9 @@ class Result:
         return None if interval is None else (interval["lo"], interval["hi"])
 
     def _repr_html_(self) -> str:
-        """In a notebook, a result is shown as a table of its rows of whole data sets."""
-        return as_html(*summary_table([row for row in self.rows if row["slice"] is None]))
+        """In a notebook: a table of the rows of whole data sets, or of all rows if there are only slices."""
+        whole = [row for row in self.rows if row["slice"] is None]
+        return as_html(*summary_table(whole or self.rows))
 
     def _row(self, metric: str, precision: str | None) -> Row:
         for row in self.rows:

@@ -10,14 +10,16 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+import pyarrow as pa
 import pytest
 from _colours import COLOURS, PREPROCESS, ColourModel
+from _rows import row
 
 import clipjax
 from clipjax.data.cards import load_dataset
 from clipjax.data.labels import LabelSpace, PromptSet, load_labels
 from clipjax.errors import DataError, UsageError
-from clipjax.evaluation.rows import Result
+from clipjax.evaluation.rows import NO_STATS, Result
 from clipjax.metrics import intervals
 from clipjax.results.store import ResultStore
 from clipjax.tasks import zeroshot
@@ -447,3 +449,14 @@ def test_the_function_is_not_hidden_by_a_module():
     importlib.import_module("clipjax.evaluation.run")
     assert callable(clipjax.evaluate)
     assert callable(clipjax.evaluate)
+
+
+def test_a_notebook_shows_whole_data_sets_or_else_the_slices() -> None:
+    whole, part = row("1", value=0.25), row("1", value=0.75, slice="score:mcm")
+
+    def shown(*rows: Any) -> str:
+        return Result(list(rows), pa.table({}), None, NO_STATS)._repr_html_()
+
+    assert "0.2500" in shown(whole, part)
+    assert "0.7500" not in shown(whole, part)
+    assert "0.7500" in shown(part)
