@@ -55,7 +55,7 @@ def list_cards(
 
 @app.command("show")
 def show(
-    name: Annotated[str, typer.Argument(help="A card, a family of cards, or a card's file.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A card, a family of cards, or a card's file.")],
     as_json: JsonOption = False,
 ) -> None:
     """Show everything that a card records.

@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelsOptions:
-    name: Annotated[str | None, typer.Argument(help="Show one model's whole card.")] = None
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show one model's whole card.")] = None
     group: Annotated[
         str | None,
         typer.Option(

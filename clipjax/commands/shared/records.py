@@ -23,9 +23,11 @@ R = TypeVar("R")
 
 
 def taking(record: type[R], run: Callable[[R], None]) -> Callable[..., None]:
-    """`run` as typer takes a command: a parameter for each option of `record`."""
+    """`run` as typer takes a command: a parameter for each option of `record`, in the order of its panels."""
     panels = getattr(record, "PANELS", {})
-    parameters = list(_parameters(record, {name: panel for panel in panels for name in panels[panel]}))
+    panel_of = {name: panel for panel in panels for name in panels[panel]}
+    places = {name: place for place, name in enumerate(panel_of)}  # arguments, in no panel, come first
+    parameters = sorted(_parameters(record, panel_of), key=lambda each: places.get(each.name, -1))
 
     def command(**values: object) -> None:
         run(_filled(record, values))
