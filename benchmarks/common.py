@@ -1,4 +1,4 @@
-"""Shared by the benchmark scripts: all cores for both libraries, paired rounds, a table, a JSON file.
+"""Shared by the benchmark scripts: weights and cards, paired rounds, processes, a table, a JSON file.
 
 On a shared machine neighbours halve absolute numbers. So both sides take turns, round after round, in one
 process (or in fresh ones), and the claim is the ratio of their medians.
@@ -6,6 +6,7 @@ process (or in fresh ones), and the claim is the ratio of their medians.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import platform
@@ -24,6 +25,8 @@ import typer
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+CARD = "vit_b_32-laion2b_s34b_b79k"  # for the fields that no forward pass reads
+
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the results to this file.")]
 
 
@@ -36,10 +39,11 @@ def use_all_cores() -> int:
     return cores
 
 
-def save_reference(arch: str, path: Path, library: str = "open_clip") -> Any:
+def save_reference(arch: str, path: Path, library: str = "open_clip", sizes: Any = None) -> Any:
     """A reference model, also written to `path` as safetensors.
 
     Seed 0; open_clip's own initialisation, and conditioned weights of timm, whose own vanish in deep nets.
+    sizes: our record of a narrow variant.
     """
     import torch
     from safetensors.torch import save_file
@@ -48,11 +52,23 @@ def save_reference(arch: str, path: Path, library: str = "open_clip") -> Any:
     from converters.golden.condition import condition
 
     torch.manual_seed(0)
-    model: Any = build_model(arch, library)
+    model: Any = build_model(arch, library, sizes)
     if library == "timm":
         condition(model, 0)
     save_file({key: x.contiguous() for key, x in model.state_dict().items()}, path)
     return model
+
+
+def card_of(record: Any) -> Any:
+    """A card for open_clip's random weights of an architecture (`load_arch`); both sides get ids."""
+    from clipjax.checkpoints.card import Source
+    from clipjax.checkpoints.identity.registry import model_card
+
+    card, size = model_card(CARD), record.vision.image_size
+    preprocess = dataclasses.replace(card.preprocess, image_size=size, resize_size=size)
+    source = Source(library="open_clip", arch=record.name)
+    changes: dict[str, Any] = {"id": record.name, "arch": record, "preprocess": preprocess, "source": source}
+    return dataclasses.replace(card, **changes, tokenizer=None)
 
 
 def seconds(call: Callable[[], Any]) -> float:
@@ -91,9 +107,11 @@ class Server:
 
 
 def serve(answer: Callable[[str], Any]) -> None:
-    """The other end of a `Server`."""
+    """The other end of a `Server`. What libraries print goes to stderr."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     for line in sys.stdin:
-        print(json.dumps(answer(line.strip())), flush=True)
+        print(json.dumps(answer(line.strip())), file=answers, flush=True)
 
 
 def median(values: list[float]) -> float:

@@ -26,7 +26,6 @@ import open_clip
 import torch
 import typer
 from torch.nn import functional as F
-from towers import card_of
 
 import clipjax
 from clipjax.checkpoints.identity.registry import model_card
@@ -40,6 +39,7 @@ from clipjax.finetune.training.optimizer import Optimizer, Schedule
 from clipjax.finetune.training.step import init_state, make_step, state_shardings
 from clipjax.finetune.training.trees import split
 from clipjax.heads.adapters.coop import by_length, class_prompts
+from clipjax.models.arch import load_arch
 
 CARD = "vit_b_32-laion2b_s34b_b79k"  # its tokenizer is used
 VECTORS, RATE, DECAY, MOMENTUM = 16, 2e-3, 5e-4, 0.9
@@ -69,7 +69,7 @@ def measure(arch: str, classes: int, batch: int, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "model.safetensors"
         theirs = common.save_reference(arch, weights)
-        card = dataclasses.replace(card_of(arch), tokenizer=model_card(CARD).tokenizer)
+        card = dataclasses.replace(common.card_of(load_arch(arch)), tokenizer=model_card(CARD).tokenizer)
         ours = clipjax.load_model(str(weights), card=card)
     rng = np.random.default_rng(0)
     features = rng.normal(size=(batch, ours.network.arch.vision.embed_dim)).astype(np.float32)

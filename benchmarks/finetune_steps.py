@@ -17,32 +17,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import common
-import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
-import torch
 import typer
-from towers import card_of
+from clipjax_steps import jax_steps
+from torch_steps import torch_steps
+from training_data import data
 
 import clipjax
-from clipjax.devices.sharding import DP, make_mesh, shard_batch
-from clipjax.finetune.contrastive import contrastive_loss
-from clipjax.finetune.training.optimizer import Optimizer
-from clipjax.finetune.training.step import Aux, Loss, init_state, make_step, state_shardings
-from clipjax.finetune.training.trees import split
-from clipjax.models.network import Network
-from clipjax.models.training import Training
+from clipjax.models.arch import load_arch
 
-PLATFORM = jax.default_backend()  # training steps state where they run
 CASES = {"ViT-B-32 CE": 32, "ViT-B-32 FLYP": 32, "RN50 CE": 8, "resnet50.tv_in1k CE": 8}  # case -> batch
-CLASSES = 1000
-RATE, DECAY = 1e-5, 0.1
 CHECKED = 3  # steps whose losses are compared
 LOSS_TOLERANCE = 1e-3
 WORDS = 9  # tokens per caption, with start and end: "a photo of a red panda ."
-
-Step = Callable[[], float]
 
 
 def main(
@@ -67,13 +53,14 @@ def measure(case: str, batch: int, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         weights, library = Path(folder) / "model.safetensors", "timm" if "." in arch else "open_clip"
         model = common.save_reference(arch, weights, library)
-        card = arch if library == "timm" else card_of(arch)
+        card = arch if library == "timm" else common.card_of(load_arch(arch))
         ours = clipjax.load_model(str(weights), card=card)
-    arrays = data(ours.network.arch.vision.embed_dim, batch)
-    sides = {
+    arrays = data(ours.network.arch.vision.embed_dim, batch, WORDS)
+    steps: dict[str, Callable[[], Any]] = {
         library: torch_steps(model, method, arrays),
         "clipjax": jax_steps(ours.network, ours.params, method, arrays),
     }
+    sides = {name: (lambda step=step: float(step())) for name, step in steps.items()}  # waits for the step
     losses = {name: [step() for _ in range(CHECKED)] for name, step in sides.items()}
     difference = max(abs(a / b - 1) for a, b in zip(*losses.values()))
     if not difference <= LOSS_TOLERANCE:
@@ -87,117 +74,6 @@ def measure(case: str, batch: int, rounds: int) -> dict[str, Any]:
         "speed": speed,
         "largest_difference": difference,
     }
-
-
-def data(width: int, batch: int) -> dict[str, np.ndarray]:
-    """Normalised images, labels, captions of `WORDS` tokens in the full context; the head's first kernel."""
-    rng = np.random.default_rng(0)
-    tokens = np.zeros((batch, 77), np.int32)
-    tokens[:, :WORDS] = rng.integers(1, 49405, (batch, WORDS))
-    tokens[:, 0], tokens[:, WORDS - 1] = 49406, 49407
-    return {
-        "images": rng.normal(size=(batch, 224, 224, 3)).astype(np.float32),
-        "label": rng.integers(0, CLASSES, batch).astype(np.int32),
-        "tokens": tokens,
-        "head": rng.normal(size=(width, CLASSES)).astype(np.float32),
-    }
-
-
-# ------------------------------------------------------------------------------------------ open_clip
-
-
-def torch_steps(model: Any, method: str, arrays: dict[str, np.ndarray]) -> Step:
-    images = torch.from_numpy(arrays["images"]).permute(0, 3, 1, 2).contiguous()
-    labels, tokens = (torch.from_numpy(arrays[name]).long() for name in ("label", "tokens"))
-    model.train()
-    cross_entropy = torch.nn.functional.cross_entropy
-    dual = hasattr(model, "visual")
-    head = torch.nn.Linear(len(arrays["head"]), CLASSES)
-    if method == "CE" and dual:
-        head.load_state_dict({"weight": torch.from_numpy(arrays["head"].T), "bias": torch.zeros(CLASSES)})
-        trained = [*model.visual.parameters(), *head.parameters()]
-    else:
-        trained = list(model.parameters())
-    optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=DECAY)
-
-    def loss() -> torch.Tensor:
-        if not dual:
-            return cross_entropy(model(images), labels)
-        features = model.encode_image(images, normalize=True)
-        if method == "CE":
-            return cross_entropy(head(features), labels)
-        texts = model.encode_text(tokens, normalize=True)
-        logits = model.logit_scale.exp() * features @ texts.T
-        pairs = torch.arange(len(logits))
-        return (cross_entropy(logits, pairs) + cross_entropy(logits.T, pairs)) / 2
-
-    def step() -> float:
-        optimizer.zero_grad()
-        value = loss()
-        value.backward()
-        optimizer.step()
-        return value.item()
-
-    return step
-
-
-# -------------------------------------------------------------------------------------------- clipjax
-
-
-def jax_steps(network: Network, params: Any, method: str, arrays: dict[str, np.ndarray]) -> Step:
-    params = jax.tree.map(jnp.asarray, params)
-    if method == "CE" and "head" not in params:
-        head = {"kernel": jnp.asarray(arrays["head"]), "bias": jnp.zeros(CLASSES)}
-        params = {"vision": params["vision"], "head": head}
-    mesh = make_mesh(jax.devices()[:1])
-    parts = split(params, lambda _: True, update_statistics=True)
-    tx = Optimizer(learning_rate=RATE, weight_decay=DECAY).transformation(optax.constant_schedule(RATE))
-    shardings = state_shardings(parts, tx, mesh, DP)
-    loss = {"CE": cross_entropy, "FLYP": contrastive}[method](network)
-    step = make_step(loss, tx, mesh, shardings, frozen=parts.frozen)
-    tokens = arrays["tokens"][:, :WORDS]  # the tower reads nothing after the end token
-    batch = shard_batch({"images": arrays["images"], "label": arrays["label"], "tokens": tokens}, mesh)
-    states = [init_state(parts, tx, shardings, 0)]
-
-    def run() -> float:
-        states[0], metrics = step(states[0], batch)
-        jax.block_until_ready(states[0])
-        return float(metrics["loss"])
-
-    return run
-
-
-def cross_entropy(network: Network) -> Loss:
-    def loss(params: Any, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Aux]:
-        features, statistics = network.train_image(
-            params,
-            batch["images"],
-            precision="parity",
-            training=Training("batch"),
-            platform=PLATFORM,
-        )
-        if network.arch.text is not None:
-            features = features / jnp.linalg.norm(features, axis=-1, keepdims=True)
-        logits = jnp.matmul(features, params["head"]["kernel"], precision="highest") + params["head"]["bias"]
-        value = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
-        return value, Aux({}, statistics)
-
-    return loss
-
-
-def contrastive(network: Network) -> Loss:
-    def loss(params: Any, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Aux]:
-        training = Training("batch")
-        images, statistics = network.train_image(
-            params, batch["images"], precision="parity", training=training, platform=PLATFORM
-        )
-        texts = network.train_text(
-            params, batch["tokens"], precision="parity", training=training, platform=PLATFORM
-        )
-        value, metrics = contrastive_loss(images, texts, params["logit_scale"])
-        return value, Aux(metrics, statistics)
-
-    return loss
 
 
 def show(case: str, cores: int, result: dict[str, Any]) -> None:

@@ -10,7 +10,6 @@ the same rounds.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 import tempfile
@@ -25,15 +24,12 @@ import torch
 import typer
 
 import clipjax
-from clipjax.checkpoints.card import Card, Source
-from clipjax.checkpoints.identity.registry import model_card
 from clipjax.models.arch import load_arch
 from clipjax.models.network import Network
 from clipjax.verification.verify import random_inputs
 
 IMAGE_CASES = ["ViT-B-32", "ViT-B-16", "RN50-quickgelu", "convnext_base_w", "EVA02-B-16", "ViT-B-16-SigLIP"]
 TEXT_CASES = ["ViT-B-32", "ViT-B-16-SigLIP", "roberta-ViT-B-32"]
-CARD = "vit_b_32-laion2b_s34b_b79k"  # for the fields that no forward pass reads
 MATMUL_SIZE = 4096
 UNIT_NORM_TOLERANCE = 1e-5
 
@@ -60,20 +56,11 @@ def main(
             show(tower, arch, cores, results[f"{arch} {tower}"])
 
 
-def card_of(arch: str) -> Card:
-    card, record = model_card(CARD), load_arch(arch)
-    size = record.vision.image_size
-    preprocess = dataclasses.replace(card.preprocess, image_size=size, resize_size=size)
-    source = Source(library="open_clip", arch=arch)
-    changes: dict[str, Any] = {"id": arch, "arch": record, "preprocess": preprocess, "source": source}
-    return dataclasses.replace(card, **changes, tokenizer=None)  # both sides get ids
-
-
 def measure(tower: str, arch: str, batch: int, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "model.safetensors"
         theirs = common.save_reference(arch, weights)
-        ours = clipjax.load_model(str(weights), card=card_of(arch))
+        ours = clipjax.load_model(str(weights), card=common.card_of(load_arch(arch)))
         sides = image_sides(theirs, ours, batch) if tower == "image" else text_sides(theirs, ours, batch)
         difference = float(np.abs(sides["clipjax"]() - sides["open_clip"]()).max())
         if not difference <= UNIT_NORM_TOLERANCE:
