@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Processes that run the tests; each takes up to 8 GB.
 WORKERS := 2
 
-.PHONY: help demo test test-newest test-newest-part test-slow fuzz records lint style format tpu-env clean
+.PHONY: help demo test test-newest test-newest-part test-slow fuzz records lint style format tpu-env gpu-env clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -50,6 +50,8 @@ format: $(VENV)/.installed-dev  ## let ruff rewrite the files
 
 tpu-env: .venv-tpu/.installed  ## an environment with the TPU compiler, for `clipjax models --aot` (docs/tpu.md)
 
+gpu-env: .venv-gpu/.installed  ## an environment with JAX and PyTorch for an NVIDIA GPU, for benchmarks/gpu.py (docs/gpu.md); WHEELS=DIR: from a folder, without a network
+
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "clipjax needs Python 3.11 or newer; say which: make PYTHON=python3.11 ..." >&2; exit 1; }
@@ -71,5 +73,14 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	.venv-tpu/bin/python -m pip install --quiet --editable ".[tpu]"
 	@touch $@
 
+# CUDA 13 needs a driver of series 580 or newer.
+CUDA ?= $(shell nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | awk -F. 'NR == 1 && $$1 >= 580 { print 13; found = 1 } END { if (!found) print 12 }')
+
+.venv-gpu/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-gpu
+	.venv-gpu/bin/python -m pip install --quiet $(if $(WHEELS),--no-index --find-links "$(WHEELS)") \
+	  --editable ".[cuda$(CUDA),reference,test]"
+	@touch $@
+
 clean:  ## remove what the commands made, the environment included
-	rm -rf $(VENV) .venv-newest .venv-tpu demo-out build dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-newest .venv-tpu .venv-gpu demo-out build dist .pytest_cache .ruff_cache

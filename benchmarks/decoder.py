@@ -22,25 +22,15 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 import typer
-from transformers import LlamaConfig, LlamaForCausalLM
+from gpu_cases import SMOLLM2
+from gpu_torch import llama_config
+from transformers import LlamaForCausalLM
 
 from clipjax.models.language.config import DecoderConfig
 from clipjax.models.language.decoder import Decoder
 from clipjax.models.language.generation import continued, generate, prefill
 
-SHAPE = DecoderConfig(
-    width=576,
-    layers=30,
-    heads=9,
-    kv_heads=3,
-    head_dim=64,
-    mlp_width=1536,
-    vocab_size=49152,
-    context_length=8192,
-    rope_theta=100_000.0,
-    norm_eps=1e-5,
-    tied=True,
-)
+SHAPE = DecoderConfig(**SMOLLM2)
 PROMPT, LONG = 64, 630  # positions; the long one is a question about an image
 TOLERANCE = 1e-3  # of logits, whose standard deviation is about 0.5
 
@@ -66,18 +56,7 @@ def main(
 
 def reference() -> Any:
     torch.manual_seed(0)
-    config: Any = LlamaConfig(
-        hidden_size=SHAPE.width,
-        num_hidden_layers=SHAPE.layers,
-        num_attention_heads=SHAPE.heads,
-        num_key_value_heads=SHAPE.kv_heads,
-        intermediate_size=SHAPE.mlp_width,
-        vocab_size=SHAPE.vocab_size,
-        max_position_embeddings=SHAPE.context_length,
-        rope_parameters={"rope_type": "default", "rope_theta": SHAPE.rope_theta},
-        rms_norm_eps=SHAPE.norm_eps,
-        tie_word_embeddings=SHAPE.tied,
-    )
+    config = llama_config(SMOLLM2)
     config._attn_implementation = "eager"
     return LlamaForCausalLM(config).eval()
 

@@ -109,19 +109,15 @@ def clipjax_side(folder: Path, batch: int) -> Callable[[str], Any]:
     import clipjax
     from clipjax.data.pixels.loader import batches
     from clipjax.data.readers.folder import read_folder
-    from clipjax.embeddings.compute import Compute
-    from clipjax.embeddings.images import embed_images
 
     model = clipjax.load_model(str(folder / WEIGHTS), card=CARD)
 
     def answer(request: str) -> Any:
-        manifest = read_folder(epath.Path(folder / IMAGES))
         if request == "decode":
+            manifest = read_folder(epath.Path(folder / IMAGES))
             with batches(manifest, model.card.preprocess.recipe(), batch_size=batch) as source:
                 return common.seconds(lambda: sum(1 for _ in source))
-        made = embed_images(
-            model, manifest, Compute(per_device_batch=batch, workers=int(request), progress=False)
-        )
+        made = embed_files(model, folder / IMAGES, batch, int(request))
         np.save(folder / "clipjax.npy", made.array)
         stats = made.stats
         return {"waiting_for_pixels": stats.decode_seconds, "computing": stats.compute_seconds}
@@ -129,25 +125,46 @@ def clipjax_side(folder: Path, batch: int) -> Callable[[str], Any]:
     return answer
 
 
+def embed_files(model: Any, root: Path, batch: int, workers: Any, precision: str = "parity") -> Any:
+    """`Embeddings` of the files below `root`."""
+    from clipjax.data.readers.folder import read_folder
+    from clipjax.embeddings.compute import Compute
+    from clipjax.embeddings.images import embed_images
+
+    how = Compute(per_device_batch=batch, workers=workers, progress=False)
+    return embed_images(model, read_folder(epath.Path(root)), how, precision=precision)
+
+
 def open_clip_side(folder: Path, batch: int) -> Callable[[str], Any]:
-    """As open_clip's own evaluation and CLIP_benchmark do it."""
+    import open_clip
+
+    common.use_all_cores()
+    model: Any = open_clip.create_model(ARCH, pretrained=str(folder / WEIGHTS)).eval()
+
+    def answer(request: str) -> Any:
+        made = embed_with_loader(model, folder / IMAGES, batch, int(request))
+        np.save(folder / "open_clip.npy", made)
+
+    return answer
+
+
+def embed_with_loader(model: Any, root: Path, batch: int, workers: int, size: int = 224) -> np.ndarray:
+    """As open_clip's own evaluation and CLIP_benchmark do it, where the model is and in its dtype."""
     import open_clip
     import torch
     from torch.utils.data import DataLoader
     from torchvision.datasets import ImageFolder
 
-    common.use_all_cores()
-    model: Any = open_clip.create_model(ARCH, pretrained=str(folder / WEIGHTS)).eval()
-    transform: Any = open_clip.image_transform(224, is_train=False)
-
-    @torch.no_grad()
-    def answer(request: str) -> Any:
-        data = ImageFolder(str(folder / IMAGES), transform)
-        loader = DataLoader(data, batch_size=batch, num_workers=int(request))
-        made = [model.encode_image(images, normalize=True).numpy() for images, _ in loader]
-        np.save(folder / "open_clip.npy", np.concatenate(made))
-
-    return answer
+    like = next(model.parameters())
+    transform: Any = open_clip.image_transform(size, is_train=False)
+    data = ImageFolder(str(root), transform)
+    loader = DataLoader(data, batch_size=batch, num_workers=workers, pin_memory=like.is_cuda)
+    made = []
+    with torch.no_grad():
+        for images, _ in loader:
+            moved = images.to(like.device, like.dtype, non_blocking=True)
+            made.append(model.encode_image(moved, normalize=True).float().cpu().numpy())
+    return np.concatenate(made)
 
 
 SIDES = {"open_clip": open_clip_side, "clipjax": clipjax_side}

@@ -47,7 +47,7 @@ def check_accelerators(machine: Machine) -> Iterator[Line]:
     yield from _plugin_lines(machine)
     probe, asked = machine.probe(), machine.environ.get("JAX_PLATFORMS", "")
     for name, there, used, extra in (
-        ("an NVIDIA GPU", _has_gpu(machine), probe.platforms & _GPU_NAMES, "cuda"),
+        ("an NVIDIA GPU", has_gpu(machine), probe.platforms & _GPU_NAMES, "cuda"),
         ("a TPU", _has_tpu(machine), probe.platforms & {"tpu"}, "tpu"),
     ):
         if not there or used or probe.error is not None:
@@ -81,7 +81,7 @@ def _plugin_lines(machine: Machine) -> Iterator[Line]:
             yield Line("accelerators", BROKEN, says, f'pip install "{name}[with-cuda]=={jaxlib}"')
 
 
-def _has_gpu(machine: Machine) -> bool:
+def has_gpu(machine: Machine) -> bool:
     return any(map(machine.exists, _NVIDIA))
 
 

@@ -1,0 +1,91 @@
+"""benchmarks/gpu.py: a row of a narrow model, what is left out, and the tables of docs/gpu.md."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from _scripts import script
+
+gpu, gpu_cases, gpu_table, gpu_clipjax = map(script, ("gpu", "gpu_cases", "gpu_table", "gpu_clipjax"))
+H100 = "NVIDIA H100 80GB HBM3"
+ONLY = ["ViT-B-32 tower", "float32"]
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """clipjax's side answers in this process, PyTorch's lacks a library."""
+
+    class Here:
+        def __init__(self, name: str, device: str):
+            self.answer = gpu_clipjax.answer if name == "gpu_clipjax.py" else lacking
+
+        def ask(self, request: str, limit: float) -> dict[str, Any]:
+            return json.loads(json.dumps(gpu_cases.answered(self.answer, request)))
+
+        def close(self) -> None:
+            pass
+
+    def lacking(request: Any) -> dict[str, Any]:
+        raise ModuleNotFoundError("No module named 'open_clip'")
+
+    monkeypatch.setattr(gpu, "Side", Here)
+    monkeypatch.setattr(gpu_cases, "ROUND_SECONDS", 0.01)
+
+
+def test_a_row_is_kept_and_not_measured_again(
+    here: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "gpu.jsonl"
+    gpu.main(ONLY, out, device="cpu", smoke=True)
+    [row] = map(json.loads, out.read_text().splitlines())
+    assert (row["case"], row["precision"], row["side"]) == ("ViT-B-32 tower", "float32", "clipjax")
+    assert row["work"] == row["batch"] == 2
+    assert row["flops"] > 0
+    assert len(row["seconds"]) == gpu_cases.ROUNDS
+    printed = capsys.readouterr().out
+    assert "left out: all of gpu_torch.py for tower: No module named 'open_clip'" in printed
+    with pytest.raises(SystemExit, match="nothing could be measured"):
+        gpu.main(ONLY, out, device="cpu", smoke=True)
+    assert len(out.read_text().splitlines()) == 1
+
+
+def test_a_row_without_time_is_left_out(
+    here: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="nothing could be measured"):
+        gpu.main([*ONLY, "clipjax"], tmp_path / "gpu.jsonl", minutes=0, device="cpu", smoke=True)
+    assert "no time is left" in capsys.readouterr().out
+
+
+def test_a_side_is_a_process_that_says_what_it_lacks(tmp_path: Path) -> None:
+    side = gpu.Side("gpu_clipjax.py", "nothing")
+    request = gpu_cases.Request(gpu_cases.CASES[0], "float32", "clipjax", "nothing", str(tmp_path), True)
+    try:
+        assert "JAX has no nothing device" in side.ask(request.dumps(), 120)["lacks"]
+    finally:
+        side.close()
+
+
+def test_the_page_has_the_tables_of_its_record() -> None:
+    assert gpu_table.page(json.loads(gpu_table.RECORD.read_text())) == gpu_table.PAGE.read_text()
+
+
+def test_a_table_has_rates_shares_and_ratios() -> None:
+    facts = {"device": H100, "case": "ViT-B-32 tower", "precision": "bfloat16", "batch": 512, "work": 512}
+    ours = {"side": "clipjax", "seconds": [0.01] * 5, "first_seconds": 9.0, "flops": 4.945e12}
+    theirs = {"side": "compiled", "seconds": [0.02] * 5, "first_seconds": 33.0}
+    versions = {"jax": "0.10.2"}, {"torch": "2.13.0"}
+    records = [facts | side | {"versions": each} for side, each in zip((ours, theirs), versions)]
+    page = gpu_table.page(records)
+    assert gpu_table.NOTHING not in page
+    assert f"### {H100}\n\nWith jax 0.10.2, torch 2.13.0.\n" in page
+    cells = ["51,200 (50%)", "-", "25,600 (25%)", "-", "2.00", "9 s", "33 s"]
+    assert f"| ViT-B-32 tower | bfloat16 | 512 | {' | '.join(cells)} |" in page
+
+
+def test_a_card_without_peaks_has_no_share() -> None:
+    row = {"device": "NVIDIA H100 80GB HBM3 MIG 1g.10gb", "seconds": [0.5], "work": 8, "flops": 1}
+    assert gpu_table.rate(row, row) == "16"
