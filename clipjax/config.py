@@ -12,16 +12,18 @@ import os
 import pkgutil
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from clipjax.entry_points import CONFIGS, CONFIGS_VARIABLE, cached, plug_ins_of
 from clipjax.errors import DataError, UsageError
 
-# What an added folder may hold: folders with the endings of their files (none: any), and files.
+# What an added folder may hold: folders with the endings of their files (datasets/: also what a card names),
+# and files.
 FOLDERS: dict[str, tuple[str, ...]] = {
     "archs": (".toml",),
     "before_after": (".toml",),
-    "datasets": (),
+    "datasets": (".toml",),
     "figures": (".toml",),
     "finetune": (".toml",),
     "finetune_runs": (".toml",),
@@ -148,10 +150,37 @@ def _check_folder(folder: Path) -> None:
         if path.name not in FOLDERS or not path.is_dir():
             known = ", ".join([*(f"{name}/" for name in FOLDERS), *FILES])
             raise DataError(f"{path} is not read: a config folder may hold {known}")
-        for file in sorted(path.iterdir()):
-            endings = FOLDERS[path.name]
-            if endings and file.suffix not in endings and not _IGNORED.fullmatch(file.name):
-                raise DataError(f"{file} is not read: files of {path.name}/ end in {' or '.join(endings)}")
+        for file in _others(path, FOLDERS[path.name]):
+            ends = f"files of {path.name}/ end in {' or '.join(FOLDERS[path.name])}"
+            if path.name != "datasets":
+                raise DataError(f"{file} is not read: {ends}")
+            if not _named_by_a_card(file):
+                raise DataError(f"{file} is not read: {ends}, or a card there names them")
+
+
+def _others(folder: Path, endings: tuple[str, ...]) -> list[Path]:
+    """What is not a file of these endings."""
+    there = (path for path in sorted(folder.iterdir()) if not _IGNORED.fullmatch(path.name))
+    return [path for path in there if path.suffix not in endings or not path.is_file()]
+
+
+def _named_by_a_card(file: Path) -> bool:
+    """Whether a card beside it has its name as a text; label files may lack their ending there."""
+    names = {file.name}
+    if file.suffix in (*FOLDERS["labels"], *FOLDERS["prompts"]):
+        names.add(file.stem)
+    return any(
+        fnmatchcase(name, pattern)
+        for card in file.parent.glob("*.toml")
+        for pattern in _names_in(card.read_text(encoding="utf-8", errors="replace"))
+        for name in names
+    )
+
+
+def _names_in(card: str) -> Iterator[str]:
+    """The parts of a card's texts, with `*` for `{axis}`."""
+    for double, single in re.findall(r"\"([^\"\n]+)\"|'([^'\n]+)'", card):
+        yield from re.split(r"[/+]", re.sub(r"\{\w+\}", "*", double or single))
 
 
 def plug_ins(folders: Iterable[str], record: str) -> dict[str, str]:

@@ -26,6 +26,7 @@ from clipjax.models.arch import arch_names, load_arch
 from clipjax.storage.reading import read_toml
 from clipjax.sweep.suite import load_suite, select
 from clipjax.tasks.collections import collection
+from clipjax.verification.coverage import coverage
 
 MODELS = "id,group,arch,library,mean_std,interpolation,resize_mode,resize_size,crop_size,tokenizer\n"
 ROW = "mine,clip,small,open_clip,grey,bicubic,shortest,224,224,openai_bpe\n"
@@ -194,6 +195,35 @@ BAD: list[tuple[str, str, str, Callable[[], object]]] = [
         ledger,
     ),
     ("claims.toml", CLAIM.replace("birds = ", "COLUMN = "), "columns.* is a name of configs", ledger),
+    ("models.csv", MODELS, "models.csv has no row: write one for each model", model_ids),
+    (
+        "models.csv",
+        MODELS + ROW.replace("small", "smal"),
+        "csv: arch of mine is .smal., .*did you mean small",
+        coverage,
+    ),
+    (
+        "models.csv",
+        MODELS + ROW.replace("bicubic", "cubic"),
+        "csv: interpolation of mine is 'cubic'",
+        coverage,
+    ),
+    (
+        "models.csv",
+        MODELS + ROW.replace("grey", "gray"),
+        r"csv: mean_std of mine: .*has no \[gray\]",
+        coverage,
+    ),
+    ("models.csv", MODELS + ROW.replace("i_bpe", "i_bp"), "csv: tokenizer of mine: .*did you mean", coverage),
+    ("models.csv", MODELS + ROW.replace("openai_bpe", ""), "csv: tokenizer of mine is empty", coverage),
+    (
+        "models.csv",
+        MODELS + ROW.replace("grey", "gray") + ROW.replace("mine", "two").replace("224,224", "224,x"),
+        "mean_std of mine.*; also .*models.csv: crop_size of two is 'x'",
+        coverage,
+    ),
+    ("groups.toml", "", "groups.toml holds nothing: write its tables, or remove it", schemes),
+    ("datasets/owls.tml", CARD, "owls.tml is not read: files of datasets/ end in .toml, or", dataset_names),
     ("prompt/chirp.txt", "{}\n", "mine/prompt is not read: a config folder may hold archs/, ", arch_names),
     ("archs/big.tml", "", "archs/big.tml is not read: files of archs/ end in .toml", arch_names),
     ("protocols.toml", "", "protocols.toml is not read: a config folder may hold", arch_names),
@@ -211,6 +241,25 @@ def test_what_is_wrong_is_one_sentence(
     with pytest.raises(ClipjaxError, match=says) as error:
         look()
     assert "\n" not in str(error.value)
+
+
+def test_files_that_cards_name_lie_beside_them(folder: Path) -> None:
+    """Annotations, classes and labels; `{axis}` in a name is one of the axis's values."""
+    fog = 'annotations = "{kind}.parquet"\nclasses = "kinds.txt"\n[variants]\nkind = ["fog"]\n'
+    (folder / "datasets" / "birds.toml").write_text(CARD.replace("label_space", "prompts") + fog)
+    for name in ("fog.parquet", "kinds.txt", "birds.csv"):
+        (folder / "datasets" / name).write_text("one\n")
+    assert "birds:fog" in dataset_names()
+    (folder / "datasets" / "notes.txt").write_text("one\n")
+    added_folders.cache_clear()
+    with pytest.raises(DataError, match=r"notes\.txt is not read"):
+        dataset_names()
+
+
+def test_a_model_may_have_a_tokenizer_that_is_unknown(folder: Path) -> None:
+    (folder / "models.csv").write_text(MODELS + ROW.replace("openai_bpe", "? none was kept"))
+    card = model_card("mine")
+    assert (card.tokenizer, card.unknown["tokenizer"]) == (None, "none was kept")
 
 
 def test_of_two_folders_neither_hides_the_other(

@@ -174,7 +174,10 @@ class Model:
         self._refuse_without_text()
         if spec is None:
             why = self.card.unknown.get("tokenizer", "its card does not name one")
-            raise UsageError(f"{self.card.id} has no known tokenizer ({why}): give token ids")
+            raise UsageError(
+                f"{self.card.id} has no known tokenizer ({why}): name it in the model's card.json or its row "
+                "of models.csv, or give token ids"
+            )
         return self._tokenizer
 
     def _refuse_without_text(self) -> None:

@@ -117,11 +117,13 @@ def read_toml(path: AnyPath) -> dict[str, Any]:
 def read_tables(paths: Iterable[AnyPath]) -> dict[str, tuple[Any, AnyPath]]:
     """The top-level keys of several TOML files: each value with its file.
 
-    Raises DataError as `read_toml`, or for a key that two files have.
+    Raises DataError as `read_toml`, for a file without a key, or for a key that two files have.
     """
     by_key: dict[str, tuple[Any, AnyPath]] = {}
     for path in paths:
-        for key, value in read_toml(path).items():
+        if not (tables := read_toml(path)):
+            raise DataError(f"{path} holds nothing: write its tables, or remove it")
+        for key, value in tables.items():
             if key in by_key:
                 raise DataError(f"{path}: {key!r} is in {by_key[key][1]}, too: rename one")
             by_key[key] = value, path

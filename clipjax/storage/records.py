@@ -14,20 +14,23 @@ The annotations are the format; a field without a default is required. Rules bet
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import functools
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from clipjax.errors import DataError, near_names
+from clipjax.errors import ClipjaxError, DataError, near_names
 
 T = TypeVar("T")
+Key = TypeVar("Key")
 How = Mapping[Any, Callable[[Any, str], Any]]
 """Kind of a field -> the function that reads it: (value, where) -> the field's value."""
 
+_MOST = 20  # problems in a message
 _SHOWN = 200  # characters of a wrong value in a message
 # kind -> singular, plural
 _WORDS: dict[Any, tuple[str, str]] = {
@@ -38,6 +41,28 @@ _WORDS: dict[Any, tuple[str, str]] = {
     types.NoneType: ("null", "nulls"),
     dict: ("a table", "tables"),
 }
+
+
+class Problems:
+    """What is wrong with a file, gathered so that it is mended in one go."""
+
+    def __init__(self, known: Iterable[str] = ()) -> None:
+        self._texts = dict.fromkeys(known)
+
+    @contextlib.contextmanager
+    def gathered(self) -> Iterator[None]:
+        """The block's `ClipjaxError` becomes a problem."""
+        try:
+            yield
+        except ClipjaxError as error:
+            self._texts[str(error)] = None
+
+    def refuse(self) -> None:
+        """Raises DataError if there are problems: with each once, at most `_MOST` of them."""
+        texts = list(self._texts)
+        more = [f"{len(texts) - _MOST} more"] if len(texts) > _MOST else []
+        if texts:
+            raise DataError("; also ".join([*texts[:_MOST], *more]))
 
 
 def read(
@@ -90,18 +115,22 @@ class _Reader:
             raise DataError(f"{where} must be a table, not {_shown(record)}")
         fields = {name: each for name, each in _fields(cls).items() if name not in given}
         needed = [name for name, (_, required) in fields.items() if required or self.whole]
-        problems, values = list(_key_problems(record, fields, where, needed)), {}
-        for key in (key for key in record if key in fields):
-            try:
-                values[key] = self.value(fields[key][0], record[key], f"{where}: {key}")
-            except DataError as error:
-                problems.append(str(error))
-        _refuse(problems)
+        parts = {key: (fields[key][0], record[key], f"{where}: {key}") for key in record if key in fields}
+        values = self.parts(parts, _key_problems(record, fields, where, needed))
         try:
             return cls(**values, **given)
         # ArithmeticError: sizes of 0, numbers beyond a float. A DataError does not name `where` yet.
         except (ValueError, ArithmeticError, DataError) as error:
             raise DataError(f"{where}: {error}") from None
+
+    def parts(self, parts: Mapping[Key, tuple[Any, Any, str]], known: Iterable[str] = ()) -> dict[Key, Any]:
+        """The values of (kind, value, where). Raises DataError with every problem, `known` first."""
+        problems, values = Problems(known), {}
+        for key, part in parts.items():
+            with problems.gathered():
+                values[key] = self.value(*part)
+        problems.refuse()
+        return values
 
     def value(self, kind: Any, value: Any, where: str) -> Any:
         if _known(self.how, kind):
@@ -117,12 +146,13 @@ class _Reader:
             return self.record(origin, value, where, {})  # pyright: ignore[reportArgumentType]
         if origin in (Mapping, dict):
             inner = items[1] if items else Any
-            return {key: self.value(inner, each, f"{where}.{key}") for key, each in value.items()}
+            return self.parts({key: (inner, each, f"{where}.{key}") for key, each in value.items()})
         if origin in (tuple, list, frozenset):
             # tuple[int, str] has a kind for each place; tuple[int, ...] and list[int] have one for all.
             kinds = items if origin is tuple and items[1:] != (...,) else items[:1] * len(value)
             pairs = enumerate(zip(kinds, value, strict=True))
-            return origin(self.value(inner, each, f"{where}[{i}]") for i, (inner, each) in pairs)
+            parts = {i: (inner, each, f"{where}[{i}]") for i, (inner, each) in pairs}
+            return origin(self.parts(parts).values())
         if _is_enum(kind):
             return kind(value)
         return self.number(value, where) if kind is float else value
@@ -160,7 +190,7 @@ class _Reader:
 
 def check_keys(record: Mapping[str, Any], known: Any, where: object, needed: Any = ()) -> None:
     """Raises DataError for an unknown key (with the nearest names) or a missing `needed` one."""
-    _refuse(list(_key_problems(record, known, where, needed)))
+    Problems(_key_problems(record, known, where, needed)).refuse()
 
 
 def _key_problems(record: Mapping[str, Any], known: Any, where: object, needed: Any) -> Iterator[str]:
@@ -172,12 +202,6 @@ def _key_problems(record: Mapping[str, Any], known: Any, where: object, needed: 
     for key in needed:
         if key not in record:
             yield f"{where}: the key {key!r} is missing"
-
-
-def _refuse(problems: Sequence[str]) -> None:
-    """All at once, so that a file is mended in one go."""
-    if problems:
-        raise DataError("; also ".join(problems))
 
 
 def one_of(name: str, value: str, known: Sequence[str]) -> None:

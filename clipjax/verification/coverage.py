@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipjax.checkpoints.identity.registry import Subject, groups, subjects
+from clipjax.checkpoints.identity.registry import Subject, check_added_rows, groups, subjects
 from clipjax.checkpoints.identity.registry_rows import file_of, registry, why_unknown
 from clipjax.config import config_dir, config_file
 from clipjax.errors import unknown_name
@@ -72,8 +72,9 @@ def coverage(group: str | None = None) -> list[Coverage]:
 
     Raises:
         UsageError: no such group; names the nearest.
-        DataError: configs/parity.json is damaged.
+        DataError: configs/parity.json is damaged; as `check_added_rows`.
     """
+    check_added_rows()
     if group is not None and group not in groups():
         raise unknown_name("group", group, groups())
     record, of_arch = read_record(), {subject.arch: subject for subject in subjects()}

@@ -23,6 +23,9 @@ finally:
     assert not loaded, loaded
 """
 PHOTOS = "photos"
+ROW = """id,arch,library,mean_std,interpolation,resize_mode,resize_size,crop_size,tokenizer
+mine,ViT-B-32,open_clip,openai,bicubic,shortest,224,224,openai_bpe
+"""
 COMPUTE = "jax scipy pyarrow torch tensorflow"
 
 
@@ -30,7 +33,7 @@ COMPUTE = "jax scipy pyarrow torch tensorflow"
     ("command", "heavy"),
     [
         (["--help"], f"{COMPUTE} numpy etils"),
-        (["models"], COMPUTE),
+        (["--configs", "mine", "models"], COMPUTE),
         (["tasks"], f"{COMPUTE} numpy PIL"),
         (["datasets", "list"], COMPUTE),
         (["datasets", "check", "folder", PHOTOS], "jax pyarrow torch tensorflow"),
@@ -41,6 +44,8 @@ def test_what_runs_no_model_loads_nothing_that_computes(
     command: list[str], heavy: str, tmp_path: Path
 ) -> None:
     (tmp_path / PHOTOS / "dog").mkdir(parents=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "models.csv").write_text(ROW)
     Image.new("RGB", (8, 8)).save(tmp_path / PHOTOS / "dog" / "0.png")
     done = run(SCRIPT, heavy, *command, folder=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -8,9 +8,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from clipjax.checkpoints.card import Card, Chat, Preprocess, Source
 from clipjax.checkpoints.identity.facts import FACTS, REGISTRY, STATED
@@ -22,18 +22,20 @@ from clipjax.checkpoints.identity.registry_rows import (
     unknown_model,
     why_unknown,
 )
-from clipjax.config import config_dir, config_tables
+from clipjax.config import config_dir, config_file, config_files, config_tables
 from clipjax.data.pixels.preprocess import Interpolation, ResizeMode
 from clipjax.data.text.image_prompts import image_prompt
-from clipjax.data.text.tokenizers import TokenizerSpec, tokenizer_spec
+from clipjax.data.text.tokenizers import TokenizerSpec, known_tokenizer, tokenizer_spec
 from clipjax.entry_points import cached
-from clipjax.errors import DataError, near_names
+from clipjax.errors import ClipjaxError, DataError, near_names
 from clipjax.models.arch import Arch, load_arch
 from clipjax.storage.digests import sha256_json
 from clipjax.storage.reading import read_tables, read_toml
-from clipjax.storage.records import read
+from clipjax.storage.records import Problems, read
 from converters.foreign.prismatic import backbones
 
+T = TypeVar("T")
+Row = dict[str, str]
 _FROM_WEIGHTS = "filled at conversion: only the weights can tell"
 
 
@@ -124,44 +126,71 @@ def model_card(model_id: str) -> Card:
 
     Raises:
         UsageError: unknown id, with the nearest ones.
-        DataError: the row lacks a fact, names an arch or statistics that configs/ lacks, or has an unknown
-            library, interpolation or resize_mode.
+        DataError: as `_read_cells`, or as `load_arch`.
     """
     rows = registry()
     if model_id not in rows:
         raise unknown_model(model_id)
-    row = rows[model_id]
+    row, unknown = rows[model_id], {"source.sha256": _FROM_WEIGHTS}
+    cells = _read_cells(row, unknown)
     arch = load_arch(row["arch"])
-    unknown = {"source.sha256": _FROM_WEIGHTS}
     if arch.text is not None:
         unknown["logit_scale"] = _FROM_WEIGHTS
         unknown["logit_bias"] = f"{_FROM_WEIGHTS} (null there means the model has none)"
     chat = chat_of(row["library"], row["library_arch"])
     if chat is not None:
         unknown["chat.sha256"] = f"its files lie in the repository {row['tokenizer']}"
-    facts = {name: _value(row, name, kind, unknown) for name, kind in FACTS.items()}
     return Card(
         id=model_id,
         arch=arch,
         source=Source(
-            library=_name(row, "library", libraries()),
+            library=cells["library"],
             arch=row["library_arch"] or None,
             tag=row["tag"] or None,
             repo=row["hub_repo"] or None,
             file=row["hub_file"] or None,
             url=row["url"] or None,
         ),
-        preprocess=_preprocess(row),
+        preprocess=_preprocess(cells),
         tokenizer=_tokenizer(row, arch, unknown),
         logit_scale=None,
         logit_bias=None,
-        facts={**facts, "notes": row["notes"] or None},
+        facts={**{name: cells[name] for name in FACTS}, "notes": row["notes"] or None},
         facts_origin=REGISTRY if file_of(model_id).parent == config_dir() else STATED,
         facts_of=model_id,
         unknown=unknown,
         classes=_classes(row, unknown),
         chat=chat,
     )
+
+
+@cached
+def check_added_rows() -> None:
+    """Raises DataError for every wrong cell of every added folder; loads no JAX."""
+    problems = Problems()
+    for name, row in registry().items():
+        if file_of(name).parent != config_dir():
+            with problems.gathered():
+                _read_cells(row, {})
+    problems.refuse()
+
+
+def _read_cells(row: Row, unknown: dict[str, str]) -> dict[str, Any]:
+    """Values by column; None if unknown, the reason goes into `unknown`.
+
+    Raises:
+        DataError: for all cells that are wrong: a fact is empty or no number, an arch, a tokenizer or
+            statistics are not in configs/, or a library, interpolation or resize_mode is unknown.
+    """
+    problems, values = Problems(), {}
+    for column, read_cell in _CELLS.items():
+        with problems.gathered():
+            values[column] = read_cell(row, column)
+    for name, kind in FACTS.items():
+        with problems.gathered():
+            values[name] = _value(row, name, kind, unknown)
+    problems.refuse()
+    return values
 
 
 def refuse_wrong_activation(card: Card, where: str | None = None) -> None:
@@ -205,13 +234,13 @@ class _Statistics:
     note: str | None = None
 
 
-def _preprocess(row: dict[str, str]) -> Preprocess:
-    mean, std = channel_statistics(row["mean_std"])
+def _preprocess(cells: Mapping[str, Any]) -> Preprocess:
+    mean, std = cells["mean_std"]
     return Preprocess(
-        image_size=_size(row, "crop_size"),
-        resize_size=_size(row, "resize_size"),
-        resize_mode=_name(row, "resize_mode", get_args(ResizeMode)),
-        interpolation=_name(row, "interpolation", get_args(Interpolation)),
+        image_size=cells["crop_size"],
+        resize_size=cells["resize_size"],
+        resize_mode=cells["resize_mode"],
+        interpolation=cells["interpolation"],
         mean=mean,
         std=std,
     )
@@ -222,7 +251,15 @@ def libraries() -> tuple[str, ...]:
     return tuple(dict.fromkeys((*TORCH_LIBRARIES, *(row["library"] for row in shipped_rows()), "clipjax")))
 
 
-def _name(row: dict[str, str], column: str, known: Sequence[str]) -> str:
+def _named(row: Row, column: str, find: Callable[[str], T]) -> T:
+    """What a cell names. Raises DataError with the file, row and column."""
+    try:
+        return find(row[column])
+    except ClipjaxError as error:
+        raise DataError(f"{file_of(row['id'])}: {column} of {row['id']}: {error}") from None
+
+
+def _name(row: Row, column: str, known: Sequence[str]) -> str:
     """Raises DataError for a cell that is not one of the `known` names."""
     cell = row[column]
     if cell in known:
@@ -232,7 +269,7 @@ def _name(row: dict[str, str], column: str, known: Sequence[str]) -> str:
     raise DataError(f"{file_of(row['id'])}: {column} of {row['id']} is {cell!r}, which is unknown; {hint}")
 
 
-def _size(row: dict[str, str], name: str) -> int:
+def _size(row: Row, name: str) -> int:
     """Raises DataError naming the file, row and column."""
     if not re.fullmatch(r"[1-9][0-9]{0,5}", row[name]):
         raise DataError(
@@ -241,8 +278,19 @@ def _size(row: dict[str, str], name: str) -> int:
     return int(row[name])
 
 
-def _tokenizer(row: dict[str, str], arch: Arch, unknown: dict[str, str]) -> TokenizerSpec | None:
-    if not row["tokenizer"] or arch.text is None:
+def _tokenizer_name(row: Row, column: str) -> str | None:
+    """Of an architecture with a text tower. Raises DataError for an unknown name, or for none."""
+    path = config_file("archs", row["arch"], ".toml")
+    if path is None or "text" not in read_toml(path) or why_unknown(row[column]) is not None:
+        return None
+    return _named(row, column, known_tokenizer) if row[column] else _refuse(row, column)
+
+
+def _tokenizer(row: Row, arch: Arch, unknown: dict[str, str]) -> TokenizerSpec | None:
+    if arch.text is None:
+        return None
+    if (why := why_unknown(row["tokenizer"])) is not None:
+        unknown["tokenizer"] = why
         return None
     spec = tokenizer_spec(row["tokenizer"], arch.text.context_length)
     if spec.sha256 is None:
@@ -250,25 +298,44 @@ def _tokenizer(row: dict[str, str], arch: Arch, unknown: dict[str, str]) -> Toke
     return spec
 
 
-def _value(row: dict[str, str], name: str, kind: type, unknown: dict[str, str]) -> Any:
+def _value(row: Row, name: str, kind: type, unknown: dict[str, str]) -> Any:
     """None if unknown; the reason goes into `unknown`."""
     cell = row[name]
     if (why := why_unknown(cell)) is not None:
         unknown[f"facts.{name}"] = why
         return None
-    try:
-        return kind(cell) if cell else _refuse(row, name, "is empty")
-    except ValueError:
-        return _refuse(row, name, f"is {cell!r}, not a number")
+    if not cell:
+        _refuse(row, name)
+    if kind is not str and not re.fullmatch(r"[0-9]+(\.[0-9]+)?", cell):
+        _refuse(row, name, f"is {cell!r}, not a number")
+    return kind(cell)
 
 
-def _classes(row: dict[str, str], unknown: dict[str, str]) -> str | None:
+def _classes(row: Row, unknown: dict[str, str]) -> str | None:
     if (why := why_unknown(row["classes"])) is not None:
         unknown["classes"] = why
         return None
     return row["classes"] or None
 
 
-def _refuse(row: dict[str, str], name: str, what: str) -> Any:
+def _refuse(row: Row, name: str, what: str = "is empty") -> Any:
     path = file_of(row["id"])
     raise DataError(f"{path}: {name} of {row['id']} {what}: write its value, or `? ` and why it is unknown")
+
+
+def _arch_name(row: Row, column: str) -> str:
+    known = config_file("archs", row[column], ".toml") is not None
+    return row[column] if known else _name(row, column, list(config_files("archs", ".toml")))
+
+
+# Column -> what reads its cell, besides those of facts.
+_CELLS: Mapping[str, Callable[[Row, str], Any]] = {
+    "arch": _arch_name,
+    "library": lambda row, column: _name(row, column, libraries()),
+    "mean_std": lambda row, column: _named(row, column, channel_statistics),
+    "interpolation": lambda row, column: _name(row, column, get_args(Interpolation)),
+    "resize_mode": lambda row, column: _name(row, column, get_args(ResizeMode)),
+    "resize_size": _size,
+    "crop_size": _size,
+    "tokenizer": _tokenizer_name,
+}

@@ -55,7 +55,12 @@ def shipped_rows() -> tuple[dict[str, str], ...]:
 def _added_rows(path: Path) -> Iterator[dict[str, str]]:
     columns = list(shipped_rows()[0])
     unstated = {name: f"? {path} does not state it" if name in FACTS else "" for name in columns}
-    for row in read_csv(path):
+    rows = read_csv(path)
+    if not rows:
+        raise DataError(
+            f"{path} has no row: write one for each model, below the names of columns, or remove it"
+        )
+    for row in rows:
         check_keys(row, columns, path, NEEDED)
         if empty := [name for name in NEEDED if not row[name]]:
             raise DataError(f"{path}: {empty[0]} of {row['id']!r} is empty: write its value")

@@ -68,7 +68,7 @@ def tokenizer_spec(name: str, context_length: int, clean: str | None = None) -> 
     Raises:
         UsageError: an unknown name or cleaning, or a context too short for start and end.
     """
-    _check_name(name)
+    known_tokenizer(name)
     if clean is None:
         clean = "lower" if name == _OPENAI else vocabularies.rules()[name].clean
     if clean not in _CLEANINGS:
@@ -81,14 +81,16 @@ def tokenizer_spec(name: str, context_length: int, clean: str | None = None) -> 
 
 def vocab_size(name: str) -> int:
     """With special tokens; raises UsageError for an unknown name."""
-    _check_name(name)
+    known_tokenizer(name)
     return len(_read_merges()[1]) if name == _OPENAI else vocabularies.rules()[name].vocab_size
 
 
-def _check_name(name: str) -> None:
+def known_tokenizer(name: str) -> str:
+    """The name. Raises UsageError for an unknown one, with the nearest."""
     known = [_OPENAI, *vocabularies.rules()]
     if name not in known:
         raise unknown_name("tokenizer", name, known)
+    return name
 
 
 @functools.cache

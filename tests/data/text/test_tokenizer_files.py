@@ -283,7 +283,8 @@ def test_model_without_a_known_tokenizer_says_why(model: Model) -> None:
     nameless = Model(dataclasses.replace(model.card, tokenizer=None, unknown=unknown), model.params)
     assert nameless.encode_text(np.ones((1, 64), np.int32)).shape == (1, 16)
     with pytest.raises(
-        UsageError, match=r"small has no known tokenizer .its vocabulary is 300 ids of nobody's."
+        UsageError,
+        match=r"no known tokenizer .its vocabulary is 300 ids of nobody's.: name it in .*card\.json",
     ):
         nameless.encode_text(["a cat"])
 
