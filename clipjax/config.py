@@ -142,6 +142,15 @@ def config_tables(file: str) -> list[Path]:
     return [config_dir() / file, *(path for path in added if path.is_file())]
 
 
+def files_of(folder: Path) -> list[Path]:
+    """The files of an added folder that are read by their place; those beside cards are read with them."""
+    listed = [folder / name for name in FILES]
+    for name, endings in FOLDERS.items():
+        there = sorted((folder / name).iterdir()) if (folder / name).is_dir() else []
+        listed += (path for path in there if path.suffix in endings and not _IGNORED.fullmatch(path.name))
+    return [path for path in listed if path.is_file()]
+
+
 def _check_folder(folder: Path) -> None:
     """Raises DataError for a file or folder that would be overlooked."""
     for path in sorted(folder.iterdir()):

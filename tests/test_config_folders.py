@@ -16,9 +16,13 @@ from clipjax.analysis.rows.groups import groups, schemes
 from clipjax.checkpoints.identity.registry import channel_statistics, model_card, subjects
 from clipjax.checkpoints.identity.registry_rows import model_ids
 from clipjax.cli import app
-from clipjax.config import added_folders, config_dir, config_file, plug_ins
+from clipjax.commands.shared.config_readers import READERS, read_config
+from clipjax.config import FILES as OWN_FILES
+from clipjax.config import FOLDERS, added_folders, config_dir, config_file, plug_ins
 from clipjax.data.cards import dataset_names, read_card
 from clipjax.data.labels import load_labels, load_projection, load_prompts
+from clipjax.doctor.configs import check_configs
+from clipjax.doctor.machine import Machine
 from clipjax.errors import ClipjaxError, DataError
 from clipjax.finetune.recipe import load_recipe, recipe_names
 from clipjax.finetune.suites import load_suite as load_finetune_suite
@@ -228,6 +232,28 @@ BAD: list[tuple[str, str, str, Callable[[], object]]] = [
     ("archs/big.tml", "", "archs/big.tml is not read: files of archs/ end in .toml", arch_names),
     ("protocols.toml", "", "protocols.toml is not read: a config folder may hold", arch_names),
 ]
+
+
+def test_the_doctor_reads_every_file_of_the_folders_in_force(folder: Path) -> None:
+    """Also those that only their own command would read."""
+    assert set(READERS) == {*FOLDERS, *OWN_FILES}
+    (wrong,) = check_configs(Machine(), read=read_config)
+    assert wrong.says.startswith(f"{folder}/labels/birds-to-imagenet.toml: expected from, to, kind")
+    (folder / "labels" / "birds-to-imagenet.toml").unlink()
+    (fine,) = check_configs(Machine(), read=read_config)
+    assert (fine.status, fine.says) == ("fine", f"{folder}: 14 files, all of them in order")
+    for name, says in (("labels/owls.toml", "called FROM-to-TO"), ("prompts/owls.txt", "holds no template")):
+        (folder / name).write_text("\n")
+        added_folders.cache_clear()
+        (line,) = check_configs(Machine(), read=read_config)
+        assert (line.status, says in line.says, str(folder / name) in line.says) == ("broken", True, True)
+        (folder / name).unlink()
+
+
+def test_nothing_is_printed_before_a_refusal(folder: Path) -> None:
+    (folder / "collections.toml").write_text("[aviary]\ntask = 3\n")
+    listed = CliRunner().invoke(app, ["tasks"])
+    assert (listed.stdout, "collections.toml: aviary" in str(listed.exception)) == ("", True)
 
 
 @pytest.mark.parametrize(("name", "text", "says", "look"), BAD, ids=[each[2][:40] for each in BAD])

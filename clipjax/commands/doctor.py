@@ -35,18 +35,20 @@ def doctor(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check devices, versions, caches and data before a run; change nothing.
+    """Check devices, versions, caches, config folders and data before a run; change nothing.
 
     Each line says what to do. Exit code: 0 nothing is broken, 1 something must be fixed.
 
     Example: clipjax doctor --data-root /data --models vit_b_32-openai,vit_l_14-openai
     """
+    from clipjax.commands.shared.config_readers import read_config
     from clipjax.doctor.examine import examine
     from clipjax.doctor.line import BROKEN
     from clipjax.doctor.machine import this_machine
 
     ids, lines = _ids(models, data_root), []
-    for line in examine(this_machine(), store=store, data_root=data_root, models=ids):
+    where = {"store": store, "data_root": data_root, "models": ids}
+    for line in examine(this_machine(), **where, read_config=read_config):
         lines.append(line)
         if not as_json:
             _show(line)

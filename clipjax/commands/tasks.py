@@ -54,10 +54,11 @@ def _print_tables() -> None:
     from clipjax.tasks.collections import collections
     from clipjax.tasks.names import listing
 
-    print_table(["task", "section", "needs"], [[*task[:2], ", ".join(task.needs)] for task in listing()])
+    of_tasks = [[*task[:2], ", ".join(task.needs)] for task in listing()]
+    of_collections = [[name, each.section, ", ".join(each.tasks)] for name, each in collections().items()]
+    print_table(["task", "section", "needs"], of_tasks)  # once both are read: a wrong file prints neither
     say()
-    rows = [[name, each.section, ", ".join(each.tasks)] for name, each in collections().items()]
-    print_table(["collection", "section", "tasks"], [*rows, ["all", "", "every task"]])
+    print_table(["collection", "section", "tasks"], [*of_collections, ["all", "", "every task"]])
     say("\n`clipjax tasks NAME` shows the convention of a task")
 
 

@@ -132,9 +132,12 @@ def dataset_names() -> list[str]:
 
 def registered_cards() -> list[DatasetCard]:
     """Every card of configs/datasets and of the added folders. Raises DataError as `read_card`."""
-    paths = config_files("datasets", ".toml").values()
-    members = ((path, member) for path in paths for member in _members(path, _registered(path)).values())
-    return [_card(path, *member) for path, member in members]
+    return [card for path in config_files("datasets", ".toml").values() for card in cards_of(path)]
+
+
+def cards_of(path: Path) -> list[DatasetCard]:
+    """The card of a file named after it, or its whole family. Raises DataError as `read_card`."""
+    return [_card(path, *member) for member in _members(path, _registered(path)).values()]
 
 
 def _registered(path: Path) -> dict[str, Any]:

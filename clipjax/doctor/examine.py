@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from clipjax.doctor.accelerators import check_accelerators, check_devices, check_torch
+from clipjax.doctor.configs import check_configs
 from clipjax.doctor.data import check_data, check_planned
 from clipjax.doctor.folders import check_compile_cache, check_folders
 from clipjax.doctor.host import check_host
@@ -29,6 +30,7 @@ def examine(
     store: Path | None = None,
     data_root: Path | None = None,
     models: tuple[str, ...] = (),
+    read_config: Callable[[Path], object] | None = None,
 ) -> Iterator[Line]:
     """The lines of every check, as they finish.
 
@@ -36,6 +38,7 @@ def examine(
         store: default in the user's cache.
         data_root: also check these data sets and the space for their embeddings.
         models: ids to plan for; default all registered.
+        read_config: reads a file of a config folder as commands do; also check the folders in force.
     """
     checks: dict[str, Check] = {
         "host": check_host,
@@ -46,6 +49,8 @@ def examine(
         "compile cache": check_compile_cache,
         "folders": partial(check_folders, store=store),
     }
+    if read_config is not None:
+        checks["configs"] = partial(check_configs, read=read_config)
     if data_root is not None:
         checks["data"] = partial(check_data, data_root=data_root)
         checks["planned"] = partial(check_planned, data_root=data_root, models=models, store=store)
