@@ -1,1 +1,1 @@
-"""Image towers of convolutions."""
+"""Reference image towers of convolutions."""

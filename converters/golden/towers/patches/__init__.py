@@ -1,1 +1,1 @@
-"""Image towers over a sequence of patches: transformers, and Mixers."""
+"""Reference image towers over a sequence of patches."""

@@ -1,1 +1,1 @@
-"""Text towers."""
+"""Reference text towers."""
