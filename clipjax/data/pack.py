@@ -87,20 +87,8 @@ def pack(
         DataError: a folder of something else, an unreadable image, a full disk, a shard that does not read
             back.
     """
-    if kind not in KINDS:
-        raise unknown_name("format", kind, list(KINDS))
-    if images_per_shard < 1:
-        raise UsageError(f"a shard holds at least 1 image, not {images_per_shard}")
-    if len(manifest) == 0:
-        raise DataError(f"{manifest.name or 'the data set'} has no images to pack")
-    if manifest.pairs is not None:
-        raise UsageError(
-            f"{manifest.name} has pairs: its depths, poses and annotations cannot be packed: copy the folder"
-        )
-    refuse_corrupted(manifest)
     folder = place(folder).expanduser()
-    if kind == "array_record" and isinstance(folder, BucketPath):
-        raise UsageError(f"{folder}: ArrayRecord files are read on a disk: pack to one, or as webdataset")
+    _check(manifest, folder, kind, images_per_shard)
     sizes: dict[str, int] = {}
     if is_packed(folder):
         _refuse_other(manifest, folder, kind, images_per_shard)
@@ -116,9 +104,7 @@ def pack(
     shards = _Shards(manifest, _FORMATS[kind](manifest))
     digests: list[str] = []
     entries, kept = [], 0
-    for k, start in enumerate(range(0, len(manifest), images_per_shard)):
-        rows = range(start, min(start + images_per_shard, len(manifest)))
-        path = folder / f"{k:05d}{KINDS[kind]}"
+    for path, rows in _files(folder, kind, len(manifest), images_per_shard):
         found = shards.kept(path, rows, sizes.get(path.name))
         kept += found is not None
         digests += shards.write(path, rows) if found is None else found
@@ -131,6 +117,29 @@ def pack(
         _put_beside(folder, beside or {})
         _finish(folder, manifest, kind, entries, digests)
     return Packed(folder, _digest(folder, manifest), len(manifest), len(entries), kept)
+
+
+def _check(manifest: Manifest, folder: Path, kind: str, images_per_shard: int) -> None:
+    """Raises UsageError and DataError as `pack`, for what can be refused before anything is written."""
+    if kind not in KINDS:
+        raise unknown_name("format", kind, list(KINDS))
+    if images_per_shard < 1:
+        raise UsageError(f"a shard holds at least 1 image, not {images_per_shard}")
+    if len(manifest) == 0:
+        raise DataError(f"{manifest.name or 'the data set'} has no images to pack")
+    if manifest.pairs is not None:
+        raise UsageError(
+            f"{manifest.name} has pairs: its depths, poses and annotations cannot be packed: copy the folder"
+        )
+    refuse_corrupted(manifest)
+    if kind == "array_record" and isinstance(folder, BucketPath):
+        raise UsageError(f"{folder}: ArrayRecord files are read on a disk: pack to one, or as webdataset")
+
+
+def _files(folder: Path, kind: str, images: int, images_per_shard: int) -> Iterator[tuple[Path, range]]:
+    """(a shard's file, its rows of the manifest), in order."""
+    for k, start in enumerate(range(0, images, images_per_shard)):
+        yield folder / f"{k:05d}{KINDS[kind]}", range(start, min(start + images_per_shard, images))
 
 
 def _put_beside(folder: Path, files: Mapping[str, bytes]) -> None:

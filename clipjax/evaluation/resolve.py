@@ -76,35 +76,20 @@ def _of_images(
 ) -> Subject:
     maps_of(model, task, request)
     id_dataset = _id_dataset(dataset.card, request) if "id" in task.needs else None
-    space, head_space = dataset.label_space, dataset.head_space or dataset.label_space
-    if request.labels is not None:
-        space = request.labels if isinstance(request.labels, LabelSpace) else load_labels(request.labels)
-        head_space = space
-    default = own_prompts(dataset.card)
-    if id_dataset is not None and "labels" not in task.needs:
-        # OOD images are of other classes than any head's: the ID classes score them.
-        if request.labels is not None:
-            raise UsageError(
-                f"the task {task.name!r} scores images over the ID classes: leave labels (--labels) out"
-            )
-        space, head_space = None, id_dataset.head_space or id_dataset.label_space
-        default = own_prompts(id_dataset.card)
-    prompts = None
+    space, head_space, asked_prompts = _classes(task, dataset, id_dataset, request)
     if "head" not in task.needs:
-        head_space, prompts = None, _caption_template(model, task, request.prompts or default)
-    elif has_own_head(model):
-        own = _own_classes(model, adapter, request)
+        head_space, prompts = None, _caption_template(model, task, asked_prompts)
+    else:
+        own = _own_classes(model, adapter, request) if has_own_head(model) else None
         if own is not None:
             head_space = own
             space = own if space is None and id_dataset is None else space
-    if "head" in task.needs:
         if head_space is None:
             raise UsageError(
                 f"{dataset.card.name} does not say what its classes are: give labels=NAME, a file, or the "
                 'names "cat,dog" (--labels on the command line)'
             )
-        if not has_own_head(model):
-            prompts = _zeroshot_prompts(model, head_space, request.prompts or default)
+        prompts = None if has_own_head(model) else _zeroshot_prompts(model, head_space, asked_prompts)
     annotations = _annotations(dataset.card, task, request)
     part = _part(model, dataset, space, head_space, request)
     questions = asked(model, part, dataset.card, annotations) if "answers" in task.needs else None
@@ -126,6 +111,30 @@ def _of_images(
     )
 
 
+def _classes(
+    task: Task, dataset: Dataset, id_dataset: Dataset | None, request: Request
+) -> tuple[LabelSpace | None, LabelSpace | None, str | Path | PromptSet | None]:
+    """The images' label space, that of the scores, and the prompts asked for, else those of the card."""
+    space, prompts = _space(dataset, request), own_prompts(dataset.card)
+    if id_dataset is None or "labels" in task.needs:
+        head_space = dataset.head_space if request.labels is None else None
+        return space, head_space or space, request.prompts or prompts
+    # OOD images are of other classes than any head's: the ID classes score them.
+    if request.labels is not None:
+        raise UsageError(
+            f"the task {task.name!r} scores images over the ID classes: leave labels (--labels) out"
+        )
+    head_space = id_dataset.head_space or id_dataset.label_space
+    return None, head_space, request.prompts or own_prompts(id_dataset.card)
+
+
+def _space(dataset: Dataset, request: Request) -> LabelSpace | None:
+    """The request's label space, else the data set's own."""
+    if request.labels is None:
+        return dataset.label_space
+    return request.labels if isinstance(request.labels, LabelSpace) else load_labels(request.labels)
+
+
 def _of_questions(model: Encoder, task: Task, dataset: Dataset, request: Request) -> Subject:
     """A vision-language model is asked the data set's question: it has no prompts and no head."""
     maps_of(model, task, request)
@@ -134,11 +143,8 @@ def _of_questions(model: Encoder, task: Task, dataset: Dataset, request: Request
             f"{model.card.id} is asked the question of {dataset.card.name}'s card: leave prompts (--prompts) "
             "out"
         )
-    space = dataset.label_space
-    if request.labels is not None:
-        space = request.labels if isinstance(request.labels, LabelSpace) else load_labels(request.labels)
     annotations = _annotations(dataset.card, task, request)
-    part = _part(model, dataset, space, None, request)
+    part = _part(model, dataset, _space(dataset, request), None, request)
     return Subject(
         model=model,
         adapter=None,

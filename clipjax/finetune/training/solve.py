@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,8 +17,16 @@ from clipjax.finetune.training.epochs import Epochs
 from clipjax.finetune.training.logs import Logs
 from clipjax.finetune.training.loop import fit
 from clipjax.finetune.training.resume import Checkpoints
-from clipjax.finetune.training.step import check_batch, fetch, init_state, make_step, state_shardings
-from clipjax.finetune.training.trees import Params, flatten, merge, split
+from clipjax.finetune.training.step import (
+    Step,
+    TrainState,
+    check_batch,
+    fetch,
+    init_state,
+    make_step,
+    state_shardings,
+)
+from clipjax.finetune.training.trees import Params, Parts, flatten, merge, split
 from clipjax.storage.digests import sha256_json
 
 
@@ -47,6 +56,41 @@ def train(problem: Problem, setup: Setup, name: str = "train") -> Trained:
     folder = None if settings.folder is None else settings.folder / name
     epochs = _epochs(problem, setup, name)
     parts = split(problem.params, problem.trained, update_statistics=recipe.batch_norm != "frozen")
+    made_of = {}
+    if folder is not None or jax.process_count() > 1:
+        made_of = _identity(problem, setup, bool(parts.statistics))
+    assert_same_everywhere("the fine-tuning run", sha256_json(made_of))
+    logs = Logs(
+        problem.steps,
+        batch_size=recipe.batch_size,
+        images=len(setup.train),
+        folder=folder,
+        description=name,
+        progress=settings.progress,
+    )
+    step, initial = _step(problem, setup, parts)
+    state = fit(
+        initial(),  # no name holds it: each step reuses its memory
+        step,
+        problem.batches(),
+        steps=problem.steps,
+        mesh=settings.mesh,
+        logs=logs,
+        checkpoints=None if folder is None else Checkpoints(folder / "checkpoints", made_of),
+        every=settings.every,
+        snapshots=epochs,
+        ids=setup.train.manifest.ids,
+    )
+    if epochs is None:
+        return Trained(merge(parts.frozen, fetch(state.statistics), fetch(state.params)), {})
+    del state, step, initial
+    assert problem.accuracy is not None
+    return Trained(*epochs.best(parts.frozen, problem.accuracy, setup.validation))
+
+
+def _step(problem: Problem, setup: Setup, parts: Parts) -> tuple[Step, Callable[[], TrainState]]:
+    """The compiled step, and what makes the state before the first one."""
+    recipe, settings = setup.recipe, setup.settings
     rate = recipe.schedule.of(recipe.optimizer.learning_rate, problem.steps, recipe.epochs)
     tx = recipe.optimizer.transformation(rate)
     shardings = state_shardings(parts, tx, settings.mesh, settings.rules)
@@ -62,34 +106,7 @@ def train(problem: Problem, setup: Setup, name: str = "train") -> Trained:
         rate=rate,
         compiler_options=problem.compiler_options,
     )
-    made_of = {}
-    if folder is not None or jax.process_count() > 1:
-        made_of = _identity(problem, setup, bool(parts.statistics))
-    assert_same_everywhere("the fine-tuning run", sha256_json(made_of))
-    state = fit(
-        init_state(parts, tx, shardings, setup.seed),
-        step,
-        problem.batches(),
-        steps=problem.steps,
-        mesh=settings.mesh,
-        logs=Logs(
-            problem.steps,
-            batch_size=recipe.batch_size,
-            images=len(setup.train),
-            folder=folder,
-            description=name,
-            progress=settings.progress,
-        ),
-        checkpoints=None if folder is None else Checkpoints(folder / "checkpoints", made_of),
-        every=settings.every,
-        snapshots=epochs,
-        ids=setup.train.manifest.ids,
-    )
-    if epochs is None:
-        return Trained(merge(parts.frozen, fetch(state.statistics), fetch(state.params)), {})
-    del state, step
-    assert problem.accuracy is not None
-    return Trained(*epochs.best(parts.frozen, problem.accuracy, setup.validation))
+    return step, functools.partial(init_state, parts, tx, shardings, setup.seed)
 
 
 def _epochs(problem: Problem, setup: Setup, name: str) -> Epochs | None:
