@@ -27,10 +27,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import common
-import gpu_cases
 import typer
-from gpu_cases import CASES, Case, Request
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # clipjax need not be installed
+
+from benchmarks import common, gpu_cases
+from benchmarks.gpu_cases import CASES, Case, Request
 
 SCRIPTS = {"clipjax": "gpu_clipjax.py", "eager": "gpu_torch.py", "compiled": "gpu_torch.py"}
 ROW_SECONDS = 180  # a longer row is given up: its process is ended

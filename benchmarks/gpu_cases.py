@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import common
 import numpy as np
-import training_data
+
+from benchmarks import common
+from benchmarks.training import training_data
 
 ROOT = Path(__file__).resolve().parent.parent
 ROUNDS, ROUND_SECONDS = 5, 0.2
@@ -191,7 +192,7 @@ def arrays_of(request: Request) -> dict[str, np.ndarray]:
 
 def images_in(request: Request) -> Path:
     """The folder of image files, made once."""
-    from end_to_end import write_images  # needs scikit-image
+    from benchmarks.data.end_to_end import write_images  # needs scikit-image
 
     root = Path(request.folder) / "images"
     if not root.exists():

@@ -9,10 +9,10 @@ import functools
 import gc
 from typing import Any
 
-import common
-import gpu_cases
 import numpy as np
-from gpu_cases import PROFILE, TOLERANCE, Case, Request
+
+from benchmarks import common, gpu_cases
+from benchmarks.gpu_cases import PROFILE, TOLERANCE, Case, Request
 
 
 def answer(request: Request) -> dict[str, Any]:
@@ -87,7 +87,8 @@ def within(request: Request, difference: float, what: str) -> float:
 
 def step(request: Request) -> dict[str, Any]:
     import jax
-    from clipjax_steps import jax_steps, step_flops
+
+    from benchmarks.training.clipjax_steps import jax_steps, step_flops
 
     model = of(request)
     arrays, method = gpu_cases.arrays_of(request), request.case.method
@@ -110,7 +111,7 @@ def step(request: Request) -> dict[str, Any]:
 
 
 def files(request: Request) -> dict[str, Any]:
-    from end_to_end import embed_files
+    from benchmarks.data.end_to_end import embed_files
 
     model, root = of(request), gpu_cases.images_in(request)
     run = functools.partial(embed_files, model, root, request.batch, "auto", PROFILE[request.precision])

@@ -10,11 +10,11 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
-import common
-import gpu_cases
 import typer
-from gpu import KEY
-from tpu_table import markdown_table
+
+from benchmarks import common, gpu_cases
+from benchmarks.gpu import KEY
+from benchmarks.models.tpu_table import markdown_table
 
 DOCS, PEAKS = gpu_cases.ROOT / "docs", gpu_cases.ROOT / "configs" / "gpus.toml"
 RECORD, PAGE = DOCS / "gpu.json", DOCS / "gpu.md"

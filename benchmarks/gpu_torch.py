@@ -14,10 +14,10 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import common
-import gpu_cases
 import numpy as np
-from gpu_cases import Request
+
+from benchmarks import common, gpu_cases
+from benchmarks.gpu_cases import Request
 
 CHECKED = 4  # images whose features are compared
 
@@ -96,7 +96,7 @@ def tower(request: Request) -> dict[str, Any]:
 
 
 def step(request: Request) -> dict[str, Any]:
-    from torch_steps import torch_steps
+    from benchmarks.training.torch_steps import torch_steps
 
     half = request.precision == "bfloat16"
     run = torch_steps(
@@ -122,7 +122,7 @@ def step(request: Request) -> dict[str, Any]:
 
 
 def files(request: Request) -> dict[str, Any]:
-    from end_to_end import embed_with_loader
+    from benchmarks.data.end_to_end import embed_with_loader
 
     model, root = on_device(request, dtype_of(request)), gpu_cases.images_in(request)
     size = gpu_cases.arch_of(request).vision.image_size

@@ -12,8 +12,9 @@ import subprocess
 import sys
 from typing import Annotated
 
-import common
 import typer
+
+from benchmarks import common
 
 GOALS = {  # seconds
     "--help": 0.4,

@@ -18,11 +18,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-import common
 import jax.numpy as jnp
 import numpy as np
 import typer
 
+from benchmarks import common
 from clipjax.data.annotations import load_factors
 from clipjax.data.labels import LabelSpace, load_labels, load_projection
 from clipjax.heads.head import Head

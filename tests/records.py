@@ -21,7 +21,6 @@ A record that is as it should be is not written. Exits with 1 where one could no
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import subprocess
@@ -36,7 +35,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS, DOCS = ROOT / "configs", ROOT / "docs"
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 
 class NotRebuiltError(Exception):
@@ -105,7 +104,7 @@ def coverage() -> None:
 
 
 def tpu() -> None:
-    tpu_table, weak_scaling = map(importlib.import_module, ("tpu_table", "weak_scaling"))
+    from benchmarks.models import tpu_table, weak_scaling
     from clipjax.checkpoints.identity.registry import model_card
     from clipjax.checkpoints.identity.registry_rows import registry
     from clipjax.models.arch import families, family_of
@@ -132,7 +131,7 @@ def tpu() -> None:
         if not found:  # no registered model has it
             continue
         one, tower = found[0]
-        command = [compiler, ROOT / "benchmarks" / "tpu_table.py", "v5e", one, "--part", tower]
+        command = [compiler, ROOT / "benchmarks" / "models" / "tpu_table.py", "v5e", one, "--part", tower]
         subprocess.run(command, check=True, cwd=ROOT)
     write(tpu_table.PAGE, tpu_table.page(json.loads(tpu_table.RECORD.read_text())))
     write(tpu_table.PAGE, weak_scaling.page(json.loads(weak_scaling.RECORD.read_text())))

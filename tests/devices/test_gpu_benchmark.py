@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _scripts import script
 
-gpu, gpu_cases, gpu_table, gpu_clipjax = map(script, ("gpu", "gpu_cases", "gpu_table", "gpu_clipjax"))
+from benchmarks import gpu, gpu_cases, gpu_clipjax, gpu_table
+
 H100 = "NVIDIA H100 80GB HBM3"
 ONLY = ["ViT-B-32 tower", "float32"]
 

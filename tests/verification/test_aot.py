@@ -16,8 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
-from _scripts import script
 
+from benchmarks.models import tpu_table, weak_scaling
 from clipjax.checkpoints.card import Card
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.embeddings.flops import forward_of, product_flops
@@ -172,7 +172,6 @@ def test_the_programs_of_models() -> None:
 
 
 def test_the_kept_table_is_that_of_its_record() -> None:
-    tpu_table = script("tpu_table")
     records = json.loads((ROOT / "docs" / "tpu.json").read_text())
     assert (ROOT / "docs" / "tpu.md").read_text() == tpu_table.page(records)
     seen = set()
@@ -184,7 +183,7 @@ def test_the_kept_table_is_that_of_its_record() -> None:
         assert row.executable.collectives == {}, row
         seen.add(family_of(getattr(model_card(row.model).arch, row.tower)).name)
     missing = set(families()) - seen
-    assert not missing, "benchmarks/tpu_table.py compiles a member of the missing family"
+    assert not missing, "benchmarks/models/tpu_table.py compiles a member of the missing family"
 
 
 def test_the_kept_programs_of_vision_language_models() -> None:
@@ -210,7 +209,6 @@ def test_the_kept_programs_of_vision_language_models() -> None:
 
 def test_the_kept_slices_are_those_of_their_record() -> None:
     """A chip does what the traced program does, on 4 to 256 chips of every kind, and waits for none."""
-    weak_scaling = script("weak_scaling")
     records = json.loads((ROOT / "docs" / "weak_scaling.json").read_text())
     assert (ROOT / "docs" / "tpu.md").read_text() == weak_scaling.page(records)
     weak_scaling.check(records)

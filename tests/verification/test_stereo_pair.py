@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from _scripts import script as benchmark
 
 from clipjax.models.dense import PROBE3D
 
@@ -16,7 +15,9 @@ from clipjax.models.dense import PROBE3D
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
     """The benchmark whose figures docs/correspondence.md has."""
-    return benchmark("stereo_pair")
+    from benchmarks.metrics import stereo_pair
+
+    return stereo_pair
 
 
 @pytest.fixture(scope="module")

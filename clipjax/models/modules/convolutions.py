@@ -108,7 +108,7 @@ _MERGED = 16  # inputs of a merged convolution: fewer are as slow, more multiply
 def _merged(dense: Callable[..., Array], x: Array, kernel: Array) -> Array:
     """A grouped convolution as `dense` ones, small groups together with zeros between them.
 
-    XLA's own is slower: benchmarks/grouped_convolutions.py.
+    XLA's own is slower: benchmarks/models/grouped_convolutions.py.
     """
     side, width = kernel.shape[0], kernel.shape[2]
     groups = x.shape[-1] // width
@@ -154,7 +154,7 @@ def _product(plain: Callable[..., Array], stride: int, mode: Mode) -> Callable[.
     """A convolution of single pixels; with `mode.platform` "cpu", a faster gradient by its kernel.
 
     XLA's CPU compiler sums over the three axes of pixels after a transposition, and one by one with a stride
-    (benchmarks/resnet_step.py). Training steps state the platform. The forward pass is that of `plain`.
+    (benchmarks/training/resnet_step.py). Training steps state the platform. `plain` has the same forward.
     """
     if mode.platform != "cpu":
         return plain

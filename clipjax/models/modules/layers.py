@@ -153,7 +153,7 @@ def attend_heads(
 
 
 # For transformers on a CPU: XLA's matrix products are faster without elementwise work fused into them
-# (8 to 12 %, benchmarks/towers.py). Convolutional nets get slower.
+# (8 to 12 %, benchmarks/models/towers.py). Convolutional nets get slower.
 CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
 _LONG = 2**17  # scores of a head: half a million bytes; a core's cache holds a few heads

@@ -6,7 +6,6 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from _scripts import script as benchmark
 
 STUDIES = 80
 
@@ -14,7 +13,9 @@ STUDIES = 80
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
     """The benchmark whose table docs/trends.md has."""
-    return benchmark("trends")
+    from benchmarks.results import trends
+
+    return trends
 
 
 def test_intervals_of_95_percent(script: ModuleType) -> None:

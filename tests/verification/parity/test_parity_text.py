@@ -35,7 +35,7 @@ from converters.engine import ConversionError, conversion_of, convert, detect_ta
 from converters.golden import build_model, load_strict
 
 SIGLIP, COCA, COCA_L = "ViT-SO400M-14-SigLIP-384", "coca_ViT-B-32", "coca_ViT-L-14"
-SIGLIP_B = "ViT-B-16-SigLIP"  # no row of the study: what benchmarks/towers.py runs
+SIGLIP_B = "ViT-B-16-SigLIP"  # no row of the study: what benchmarks/models/towers.py runs
 ROBERTA, XLM = "roberta-ViT-B-32", "xlm-roberta-base-ViT-B-32"
 XLM_L = "xlm-roberta-large-ViT-H-14"
 LAYOUTS = {

@@ -1,0 +1,91 @@
+"""The table of docs/tpu.md: towers and decoders compiled ahead of time for TPU chips, without one.
+
+    make tpu-env
+    .venv-tpu/bin/python benchmarks/models/tpu_table.py v5e,v4 vit_b_32-openai --part vision
+
+Saves every row in docs/tpu.json at once (replacing an older one of the same tower, precision and chip), and
+rewrites the table. Without ids it only rewrites the table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clipjax.models.precision import known_precision
+from clipjax.verification.aot import LARGEST, Executable, Row
+from clipjax.verification.aot_language import table_of
+from clipjax.verification.aot_tables import estimate_cells, estimate_titles, table_cells, table_titles
+from clipjax.verification.cycles import Estimate
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+RECORD, PAGE = DOCS / "tpu.json", DOCS / "tpu.md"
+MARKS = {name: (f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n") for name in ("table", "estimates")}
+KEY = ("model", "tower", "precision", "chip")
+
+
+def main(
+    chips: Annotated[str, typer.Argument(help="Chips of configs/chips.toml, separated by commas.")] = "v5e",
+    ids: Annotated[list[str] | None, typer.Argument(help="Registered models.")] = None,
+    part: Annotated[
+        str, typer.Option(help="Of vision, text, prefill and decode, separated by commas.")
+    ] = "vision,text,prefill,decode",
+    precision: Annotated[str, typer.Option(help="Of parity and fast.")] = "parity,fast",
+    start: Annotated[int, typer.Option(help="The first batch tried; what does not fit is halved.")] = LARGEST,
+) -> None:
+    """Compile models ahead of time for TPU chips and keep the table of docs/tpu.md."""
+    precisions = list(map(known_precision, precision.split(",")))
+    options: dict[str, Any] = {"parts": part.split(","), "precisions": precisions, "start": start}
+    for row in table_of(ids, chips.split(","), **options) if ids else ():
+        print(" | ".join(table_cells(row)), flush=True)
+        keep({**dataclasses.asdict(row), "jax": version("jax"), "libtpu": version("libtpu")})
+    PAGE.write_text(page(json.loads(RECORD.read_text())))
+
+
+def keep(record: dict[str, Any]) -> None:
+    """Put the record into docs/tpu.json; it replaces an older one of the same program."""
+    records = json.loads(RECORD.read_text()) if RECORD.exists() else []
+    kept = {tuple(old[key] for key in KEY): old for old in records}
+    kept[tuple(record[key] for key in KEY)] = record
+    RECORD.write_text(json.dumps(list(kept.values()), indent=1) + "\n")
+
+
+def page(records: list[dict[str, Any]]) -> str:
+    """docs/tpu.md with the tables of these records between their marks."""
+    rows = list(map(row_of, records))
+    compilers = sorted({f"JAX {record['jax']}, libtpu {record['libtpu']}" for record in records})
+    tables = {
+        "table": markdown_table(table_titles(), list(map(table_cells, rows))),
+        "estimates": markdown_table(estimate_titles(), list(filter(None, map(estimate_cells, rows)))),
+    }
+    tables["table"] += f"\nCompiled with {'; '.join(compilers)}.\n"
+    text = PAGE.read_text()
+    for name, table in tables.items():
+        begin, end = MARKS[name]
+        text = f"{text.partition(begin)[0]}{begin}{table}{end}{text.partition(end)[2]}"
+    return text
+
+
+def markdown_table(titles: Any, rows: list[Any]) -> str:
+    return "".join(map(markdown_line, [titles, ["---"] * len(titles), *rows]))
+
+
+def row_of(record: dict[str, Any]) -> Row:
+    fields = {field.name: record[field.name] for field in dataclasses.fields(Row) if field.name in record}
+    program = dict(fields.pop("executable") or {})
+    if estimate := program.pop("estimate", None):
+        program["estimate"] = Estimate(**estimate)
+    return Row(**fields, executable=Executable(**program) if program else None)
+
+
+def markdown_line(cells: Any) -> str:
+    return f"| {' | '.join(cells)} |\n"
+
+
+if __name__ == "__main__":
+    typer.run(main)
