@@ -143,9 +143,9 @@ class ResultStore:
             lines = data.decode().splitlines()
         except ValueError as error:
             raise damaged(path, "", str(error)) from None
-        if rows := parse_rows(shared, lines, path):
-            return recovered(rows, self.root / run_id / IMAGES)
-        raise damaged(path, "", "it has no rows")
+        if not (rows := parse_rows(shared, lines, path)):
+            raise damaged(path, "", "it has no rows")
+        return recovered(rows, self.root / run_id / IMAGES) if files.has_images() else rows
 
     def shared(self, run_id: str) -> Fields:
         """From `run.json` alone.

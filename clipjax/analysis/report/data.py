@@ -57,7 +57,7 @@ def report_data(
     interner, columns, cells, runs = Interner(), [], Records(), Records()
     for term, variant, by_model in _columns(kept):
         for model, some in by_model.items():
-            row = max(some, key=_preferred)
+            row = some[0] if len(some) == 1 else max(some, key=_preferred)
             of = {"model": index[model], "column": len(columns), "run": runs.once(_run(row, interner))}
             cells.add(of | _cell(row, interner))
         columns.append({**term._asdict(), "ways": list(map(list, variant)), "headline": _is_headline(term)})
@@ -106,15 +106,16 @@ class Interner:
         """Keys and values are interned too; -1 for null."""
         if value is None:
             return -1
-        parts = (self._at(tuple(value), list(value)), *map(self.of, value.values()))
-        return self._at(parts, list(parts))
+        names = tuple(value)
+        parts = (self._at(names, names), *map(self.of, value.values()))
+        return self._at(parts, parts)
 
     def _at(self, key: Any, value: Any) -> int:
         # Keys never collide: (None, text), tuples of names or of indices, JSON of the rest.
-        if key not in self._index:
-            self._index[key] = len(self.values)
-            self.values.append(value)
-        return self._index[key]
+        if (at := self._index.get(key)) is None:
+            at = self._index[key] = len(self.values)
+            self.values.append(list(value) if isinstance(value, tuple) else value)
+        return at
 
 
 class Records:

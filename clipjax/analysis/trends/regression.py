@@ -23,7 +23,7 @@ K = 1.345
 _NORMAL_MAD = float(scipy.stats.norm.ppf(0.75))
 _ROUNDING = 1e-13  # relative to y: residuals below are rounding errors
 # Points computed at a time, to fit the CPU's cache. Sets are independent, so results do not change.
-_BLOCK = 2**14
+_BLOCK = 2**16
 
 
 class Stop(NamedTuple):
