@@ -158,6 +158,8 @@ def _open_remote(name: str, card: Card | None, file: str | None, stated: Stated,
             raise DataError(f"there is no file or folder {name} here, and {error}") from None
     elif (folder := _PRISMATIC.fullmatch(name)) is not None and file is None:
         resolved = resolve_source(folder["repo"], f"{folder['folder']}/{PRISMATIC}")
+    elif re.match(r"https?://", name):
+        resolved = resolve_source(name)  # refuses an address with what to do
     elif "/" in name or name.endswith(_FILES):
         raise DataError(f"{name} does not exist")
     else:

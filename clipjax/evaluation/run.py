@@ -13,6 +13,7 @@ import numpy as np
 
 from clipjax.checkpoints.encoder import Encoder
 from clipjax.data.manifest import Manifest
+from clipjax.data.readers.reader import CLASS_FOLDERS, find_reader
 from clipjax.devices.agreement import on_all
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.images import embed_images
@@ -35,6 +36,7 @@ from clipjax.results.provenance import count_compiles
 from clipjax.results.row import Fields
 from clipjax.results.run_of import annotations_at
 from clipjax.results.store import ResultStore, model_facts
+from clipjax.storage.buckets import BucketPath, place
 from clipjax.storage.digests import sha256_json
 from clipjax.tasks.task import Captions, Inputs, Measure, Outcome, Task, find_task, precision_tasks
 
@@ -77,7 +79,23 @@ def ready(task: str, request: Request, compute: Compute, results: str | Path | N
     """
     definition = _checked(task, request, results)
     read = functools.partial(read_data, definition, request)
-    return on_all(read, f"read the data of {task}", apart=compute.store is None)
+    found = on_all(read, f"read the data of {task}", apart=compute.store is None)
+    _refuse_among_classes(dataset_of(found).card.reader, request.root, results)
+    return found
+
+
+def _refuse_among_classes(reader: str, root: str | Path | None, results: str | Path | None) -> None:
+    """Raises UsageError for results that the next run would read as a class folder."""
+    if root is None or results is None or find_reader(reader).layout != CLASS_FOLDERS:
+        return
+    images, folder = place(root), place(results)
+    if isinstance(images, BucketPath) or isinstance(folder, BucketPath):
+        return
+    if images.resolve() in (folder.resolve(), *folder.resolve().parents):
+        raise UsageError(
+            f"{results} is inside {root}, where each folder is a class: give another folder for the results "
+            "(--results FOLDER)"
+        )
 
 
 def _checked(task: str, request: Request, results: str | Path | None) -> Task:

@@ -246,13 +246,15 @@ def test_an_option_that_would_be_ignored_is_refused(arguments: list[str], says: 
         ("zeroshot", ["--precision", "fats"], "unknown precision 'fats'; did you mean fast?"),
         ("zeroshot", ["--decode", "half"], "unknown way to decode 'half'"),
         ("ood", [], "is compared with in-distribution images: say where 'imagenet_val' lies"),
+        ("zeroshot", ["--results", "photos/results"], "where each folder is a class: give another folder"),
     ],
 )
 def test_wrong_data_and_settings_are_refused_before_a_model_is_loaded(
     task: str, options: list[str], says: str, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(photos.parent)
     monkeypatch.setattr(encoders, "load_model", lambda *_, **__: pytest.fail("a model is loaded"))
-    code, sentence = invoke("eval", task, "-m", "vit_b_32-openai", "--data", photos, *options)
+    code, sentence = invoke("eval", task, "-m", "vit_b_32-openai", "--data", "photos", *options)
     assert (code in (1, 2), says in sentence) == (True, True), sentence
 
 

@@ -25,7 +25,7 @@ from clipjax.analysis.figures.paper_tables import TABLE_FORMATS, FilledLine, exp
 from clipjax.analysis.figures.spec import Axis, Panel, Spec
 from clipjax.analysis.figures.style import save_figure
 from clipjax.analysis.figures.yours import YOURS, look_of, why_none
-from clipjax.analysis.rows.cells import RowIndex, Term, term_of
+from clipjax.analysis.rows.cells import PROMPTS, RowIndex, Term, term_of
 from clipjax.analysis.rows.points import Point, points, points_of_prompts
 from clipjax.analysis.rows.scales import checked
 from clipjax.config import config_file
@@ -36,7 +36,6 @@ FIGURE_FORMATS = ("png", "pdf", "svg")
 FORMATS = (*FIGURE_FORMATS, *TABLE_FORMATS)
 DRAW = {"scatter": draw_scatter, "strip": draw_strip, "curves": draw_curves}  # by the kind of a figure
 NO_LINE = "no line of the table is of it"
-PROMPTS = "openai_80"  # the study's prompt set, for numbers measured with several
 
 
 @dataclass(frozen=True)

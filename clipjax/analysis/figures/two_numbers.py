@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from clipjax.analysis.figures.figure_set import FIGURE_FORMATS, PROMPTS, Done, analyze
+from clipjax.analysis.figures.figure_set import FIGURE_FORMATS, Done, analyze
 from clipjax.analysis.figures.spec import Spec, spec_from
 from clipjax.analysis.figures.style import without_ending
-from clipjax.analysis.rows.cells import RowIndex, Term, term_of
+from clipjax.analysis.rows.cells import PROMPTS, RowIndex, Term, term_of
 from clipjax.analysis.rows.groups import Group
 from clipjax.analysis.rows.scales import check_scale
 from clipjax.errors import UsageError, unknown_name

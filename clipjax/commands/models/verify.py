@@ -76,6 +76,8 @@ class VerifyOptions:
             refuse_beside("--all", of_one)
             return
         refuse_beside(f"the model {self.model}", {"--record": self.record, "--limit": self.limit})
+        if self.against == "golden" and self.golden is None:
+            raise UsageError("--against golden needs the file of a golden run: --golden FILE.npz")
         if self.against != "golden":
             refuse_without("--against golden", {"--golden": self.golden})
         check_against(self.against, golden=True)

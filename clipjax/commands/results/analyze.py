@@ -120,8 +120,9 @@ def _draw_all(
     specs: Sequence[Spec], index: RowIndex, options: AnalyzeOptions
 ) -> tuple[list[Done], list[str]]:
     """The figures drawn, and why the others were not."""
-    from clipjax.analysis.figures.figure_set import FORMATS, PROMPTS
+    from clipjax.analysis.figures.figure_set import FORMATS
     from clipjax.analysis.figures.figure_set import analyze as draw
+    from clipjax.analysis.rows.cells import PROMPTS
 
     form, prompts, precision = options.form or FORMATS, options.prompts or PROMPTS, options.precision
     drawn, refused = [], []

@@ -44,13 +44,13 @@ def table(options: TableOptions) -> None:
 
         clipjax results table --metric "auroc score:mcm" --format latex --out ood.tex
     """
-    from clipjax.analysis.figures.figure_set import PROMPTS
-    from clipjax.analysis.rows.pivot import FORMATS, export_pivot, pivot, pivot_cells
-
-    check_form(options.form, options.out, FORMATS)
     metrics = options.which.metric or []
     if len(metrics) != 1:
         raise UsageError("say which one metric the table is of: --metric top1")
+    from clipjax.analysis.rows.cells import PROMPTS
+    from clipjax.analysis.rows.pivot import FORMATS, export_pivot, pivot, pivot_cells
+
+    check_form(options.form, options.out, FORMATS)
     rows = options.which.rows_but_metric(options.where.path)
     check_choice(rows, prompts=options.prompts, precision=options.precision)
     made = pivot(rows, metrics[0], prompts=options.prompts or PROMPTS, precision=options.precision)

@@ -115,7 +115,7 @@ def check_choice(rows: Iterable[Row], *, prompts: str | None, precision: str = D
 
 def check_models(known: Iterable[str], asked: Iterable[str]) -> None:
     """Raises UsageError, with near names, for a model that the results lack."""
-    models = list(known)
+    models = list(dict.fromkeys(known))
     for name in asked:
         if name not in models:
             raise unknown_name("model", name, models)
