@@ -95,7 +95,7 @@ class _Archive:
             raise DataError(f"{self.path}: entry {cut(name)} has {size} bytes; no state dict takes so many")
         if offset + size > self.path.stat().st_size:
             raise DataError(
-                f"{self.path} is truncated: entry {cut(name)} lies beyond its end; get the file again"
+                f"{self.path} is truncated: entry {cut(name)} is beyond its end; get the file again"
             )
         with self.path.open("rb") as file:
             file.seek(offset)
@@ -179,7 +179,7 @@ def _legacy_offset(file: BinaryIO, key: str, storage: StorageRef | None, path: P
     offset = file.tell()
     size = storage.count * storage.dtype.itemsize
     if len(count) < 8 or offset + size > path.stat().st_size:
-        raise DataError(f"{path} is truncated: storage {cut(key)} lies beyond its end; get the file again")
+        raise DataError(f"{path} is truncated: storage {cut(key)} is beyond its end; get the file again")
     if struct.unpack("<q", count)[0] != storage.count:
         raise DataError(f"{path}: storage {cut(key)} has another size than its tensors need")
     file.seek(size, os.SEEK_CUR)

@@ -111,7 +111,7 @@ def found_files(
     from huggingface_hub import errors
 
     repos = list(repos)
-    ask = download and not is_offline() and not _unreachable()
+    ask = download and why_only_cached() is None
     for cached in (True, False) if ask else (True,):
         for repo in repos:
             for names in sets:
@@ -139,19 +139,16 @@ def _of_one_commit(repo: str, names: Sequence[str], revision: str | None, cached
 
 def _from_hub(repo: str, filename: str | None, revision: str | None) -> Resolved:
     names = (filename,) if filename else WEIGHT_NAMES
-    if revision is None and (is_offline() or _unreachable()):
+    if revision is None and why_only_cached():
         revision = _fullest_snapshot(repo, names)
     found = next(((name, path) for name in names if (path := _file(repo, name, revision))), None)
-    if found is None and (why := _unreachable()):
+    if found is None and (why := why_only_cached()):
         raise DataError(
-            f"hub repository {repo} is not in the local cache, and the Hugging Face hub cannot be reached "
-            f"({why}); download the weights where there is a network"
+            f"hub repository {repo} has no {filename or 'weights'} in the local cache, and {why}; "
+            "download the weights where there is a network"
         )
     if found is None:
-        raise DataError(
-            f"hub repository {repo} has {_lacking(names)} (offline: not in the local cache); download the "
-            "weights where there is a network, or name the file"
-        )
+        raise DataError(f"hub repository {repo} has {_lacking(names)}: name the file of its weights")
     name, path = found
     revision = _in_cache(path)[2] or revision
     if name.endswith(".index.json"):
@@ -177,7 +174,7 @@ def _file(repo: str, name: str, revision: str | None) -> Path | None:
     import huggingface_hub
     from huggingface_hub import errors
 
-    cached = is_offline() or bool(_unreachable())
+    cached = why_only_cached() is not None
     try:
         with _quiet():
             return Path(
@@ -204,6 +201,14 @@ def is_offline() -> bool:
     from huggingface_hub import constants
 
     return _cached.get() or bool(constants.HF_HUB_OFFLINE)
+
+
+def why_only_cached() -> str | None:
+    """Why only the cache can be used, as a clause; None if the hub answers."""
+    if is_offline():
+        return "the hub is not asked (offline)"
+    why = _unreachable()
+    return why and f"the Hugging Face hub cannot be reached ({why})"
 
 
 def _unreachable() -> str | None:

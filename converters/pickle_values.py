@@ -114,7 +114,7 @@ def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: 
     if not isinstance(storage, StorageRef) or not is_index(offset) or len(shape) != len(strides):
         raise ValueError("a tensor without a storage")
     if len(shape) > _MOST_DIMENSIONS or not all(is_index(n) for n in (*shape, *strides)):
-        raise ValueError("a tensor whose shape or strides are no natural numbers")
+        raise ValueError("a tensor whose shape or strides are not natural numbers")
     if len(rest) > 2 and rest[2]:
         raise ValueError("a tensor with a negative or conjugate bit")
     count = math.prod(shape)

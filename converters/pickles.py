@@ -177,7 +177,7 @@ class _Machine:
         if name in CLASSES or (self.torchscript and name.startswith("__torch__.")):
             return _Global(name, lambda *_: Inert(name))
         raise DataError(
-            f"{self.where}: the pickle names {cut(name)}, which is no part of a state dict; refused, "
+            f"{self.where}: the pickle names {cut(name)}, which is not part of a state dict; refused, "
             "nothing was run (if you trust the file, load it with its library and save the state dict alone)"
         )
 
@@ -225,7 +225,7 @@ class _Machine:
             return whole
         _view_key, start, view_count = view[0]
         if not is_index(start) or not is_index(view_count) or start + view_count > count:
-            raise ValueError("a storage view lies outside its storage")
+            raise ValueError("a storage view is outside its storage")
         return StorageRef(whole.key, dtype, view_count, start)
 
 

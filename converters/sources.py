@@ -97,7 +97,7 @@ def _open_file(path: Path, part: bool = False) -> Source:
     for key, tensor in source.items():
         if tensor.offset + tensor.span > tensor.path.stat().st_size:
             raise DataError(
-                f"{tensor.path} is truncated: tensor {cut(repr(key))} lies beyond its end; get the file again"
+                f"{tensor.path} is truncated: tensor {cut(repr(key))} is beyond its end; get the file again"
             )
     return _without_module_prefix(source)
 

@@ -2,7 +2,8 @@
 
     python tests/_torch_server.py [MODE [AFTER]]
 
-After AFTER batches of images it "dies" with a line on stderr, "hangs" or "refuses".
+After AFTER batches of images it "dies" with a line on stderr, "hangs" or "refuses". With "lacks" it
+opens nothing while HF_HUB_OFFLINE is 1.
 """
 
 from __future__ import annotations
@@ -89,7 +90,9 @@ def main() -> None:
             {"about": ABOUT, "weights": "0" * 64, "versions": versions, "head": []},
             b"",
         )
-        if header["do"] == "texts":
+        if header["do"] == "open" and mode == "lacks" and os.environ.get("HF_HUB_OFFLINE") == "1":
+            answer = {"error": "LocalEntryNotFoundError: we cannot find it", "uncached": True}, b""
+        elif header["do"] == "texts":
             answer = of_texts(header)
         elif header["do"] == "images":
             answer = fail(mode) if mode and left == 0 else of_images(header, payload)

@@ -53,16 +53,21 @@ def small_rules(real: dict[str, vocabularies.Rules]) -> dict[str, vocabularies.R
     }
 
 
+def pieces(**ids: Any) -> bytes:
+    """A sentencepiece model."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CORPUS), model_writer=model, vocab_size=PIECES, minloglevel=2, **ids
+    )
+    return model.getvalue()
+
+
 def write_folders(root: Path) -> None:
     """root/NAME/FORMAT for every tokenizer and every set of files that it may come in."""
     for name, ids in SPECIAL_IDS.items():
-        model = io.BytesIO()
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(CORPUS), model_writer=model, vocab_size=PIECES, minloglevel=2, **ids
-        )
         file = {"siglip": "spiece.model", "xlm_roberta": "sentencepiece.bpe.model"}[name]
         folder = _folder(root, name, "model")
-        (folder / file).write_bytes(model.getvalue())
+        (folder / file).write_bytes(pieces(**ids))
         _write_json(_folder(root, name, "json"), folder)
     folder = _folder(root, "roberta", "files")
     _write_byte_bpe(folder)

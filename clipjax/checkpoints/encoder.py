@@ -30,7 +30,8 @@ class Framework:
     """What runs a model, in result rows.
 
     Attributes:
-        name: "jax" (clipjax's networks), "python" (a user's own object) or "torch:LIBRARY".
+        name: "jax" (clipjax's networks), "python" (a user's own object), "torch:LIBRARY", or "predictions" (a
+            file of outputs, which does not show it).
         versions: package -> version, of another process.
     """
 
@@ -38,7 +39,7 @@ class Framework:
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
-JAX, PYTHON = Framework("jax"), Framework("python")
+JAX, PYTHON, PREDICTIONS = Framework("jax"), Framework("python"), Framework("predictions")
 
 
 class Outside(Protocol):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,13 @@ from clipjax.checkpoints.card import CARD, Card, Weights, card_from_dict
 from clipjax.checkpoints.identity.facts import REGISTRY, UNKNOWN
 from clipjax.checkpoints.identity.library_card import fitted, library_card
 from clipjax.checkpoints.identity.library_names import is_library_name
-from clipjax.checkpoints.identity.model_reference import other_way
+from clipjax.checkpoints.identity.model_reference import (
+    OTHER_WAYS,
+    PRISMATIC_NAME,
+    names_hub,
+    names_path,
+    other_way,
+)
 from clipjax.checkpoints.identity.naming import Stated, default_name, edited, identified, own_name, restated
 from clipjax.checkpoints.identity.registry import (
     id_of_file,
@@ -59,11 +64,6 @@ class Opened:
     origin: Origin
     carried: Mapping[str, np.ndarray]
     tokenizer_files: tuple[Path, ...]
-
-
-# A name with such an ending is a path; a registered name has dots, too.
-_PRISMATIC = re.compile(r"(?P<repo>[\w.-]+/[\w-]*prismatic[\w-]*)/(?P<folder>[\w.+-]+)")
-_FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz", ".json", ".tar", ".zip")
 
 
 def open_weights(
@@ -150,17 +150,17 @@ def _open_remote(name: str, card: Card | None, file: str | None, stated: Stated,
                 f"with card={name!r} (--card {name} on the command line){note}"
             )
         resolved = resolve_source(registered.repo, file or registered.file, pinned_revision(name))
-    elif name.count("/") == 1 and not name.startswith((".", "~", "/")):
+    elif (folder := PRISMATIC_NAME.fullmatch(name)) is not None and file is None:
+        resolved = resolve_source(folder["repo"], f"{folder['folder']}/{PRISMATIC}")
+    elif names_hub(name):
         known = id_of_repo(name)
         try:
             resolved = resolve_source(name, file, None if known is None else pinned_revision(known))
         except DataError as error:
-            raise DataError(f"there is no file or folder {name} here, and {error}") from None
-    elif (folder := _PRISMATIC.fullmatch(name)) is not None and file is None:
-        resolved = resolve_source(folder["repo"], f"{folder['folder']}/{PRISMATIC}")
-    elif re.match(r"https?://", name):
+            raise DataError(f"there is no file or folder {name} here, and {error}; {OTHER_WAYS}") from None
+    elif name.startswith(("http://", "https://")):
         resolved = resolve_source(name)  # refuses an address with what to do
-    elif "/" in name or name.endswith(_FILES):
+    elif names_path(name):
         raise DataError(f"{name} does not exist")
     else:
         raise unknown_model(name, to_run=True)

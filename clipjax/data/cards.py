@@ -170,7 +170,8 @@ def read_card(name_or_path: str | Path) -> DatasetCard:
         stem, _, member = given.partition(":")
         path = config_file("datasets", stem, ".toml")
         if path is None:
-            raise unknown_name("data set", given, dataset_names())
+            unknown = unknown_name("data set", given, dataset_names())
+            raise UsageError(f"{unknown} (or folder, for class folders without a card, or a card's file)")
     record = read_toml(path) if file else _registered(path)
     members = _members(path, record)
     name = f"{record.get('name')}:{member}" if member else record.get("name")

@@ -200,7 +200,7 @@ def _hints(root: Path, card: DatasetCard, message: str) -> Iterator[str]:
     if _layout(card) == ARCHIVES:  # archives are the data themselves
         return
     if not exists(root) and (beside := _archives(root.parent)):
-        yield f"the archive {beside[0]} lies beside it: unpack it"
+        yield f"the archive {beside[0]} is beside it: unpack it"
     if not is_dir(root):
         return
     other = _right_folder(root, card)
@@ -213,7 +213,7 @@ def _hints(root: Path, card: DatasetCard, message: str) -> Iterator[str]:
     if len(archives) > 1:
         yield f"{root} holds {len(archives)} archives ({archives[0].name}, ...): unpack each"
     elif archives:
-        yield f"the archive {archives[0].name} lies in it: unpack it"
+        yield f"the archive {archives[0].name} is in it: unpack it"
     if _layout(card) == CLASS_FOLDERS:
         yield from _folder_hints(root, card)
 
@@ -222,8 +222,8 @@ def _folder_hints(root: Path, card: DatasetCard) -> Iterator[str]:
     entries = _listed(root)
     loose = sum(os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS for name, _ in entries)
     if loose and not any(kind == "folder" for _, kind in entries):
-        lie = counted(loose, "image lies", "images lie")
-        yield f"its {lie} there without class folders: sort into one folder a class"
+        loose_images = counted(loose, "image is", "images are")
+        yield f"its {loose_images} there without class folders: sort into one folder per class"
     if any(name == "__MACOSX" for name, _ in entries):
         yield f"remove {root / '__MACOSX'}, which a Mac's archiver leaves"
     if card.options.get("folder_is_index") and any(name.startswith("n0") for name, _ in entries):

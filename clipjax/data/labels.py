@@ -129,7 +129,7 @@ def load_labels(name: str | Path, beside: Path | None = None) -> LabelSpace:
         return _listed(path)
     rows = read_csv(path)
     if not rows or set(rows[0]) != {"id", "name"}:
-        raise DataError(f"{path}: expected the header `id,name` and one class a line")
+        raise DataError(f"{path}: expected the header `id,name` and one class per line")
     for number, row in enumerate(rows, 2):
         if not row["id"].strip() or not row["name"].strip():
             raise DataError(f"{path}:{number}: the {'name' if row['id'].strip() else 'id'} is empty")
@@ -153,7 +153,7 @@ def _spelled_out(text: str) -> LabelSpace:
 def _listed(path: Path) -> LabelSpace:
     names = tuple(line.strip() for line in read_lines(path))
     if not names:
-        raise DataError(f"{path}: holds no class; write one name a line")
+        raise DataError(f"{path}: has no class; write one name per line")
     return LabelSpace(path.stem, names, names)
 
 

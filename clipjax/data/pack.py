@@ -157,7 +157,7 @@ def refuse_within(data: str | Path, folder: str | Path) -> None:
     """Raises UsageError if `folder` is inside the data set, whose images its shards would become."""
     around, inside = place(data).expanduser(), place(folder).expanduser()
     if is_dir(around) and inside.resolve().is_relative_to(around.resolve()):
-        raise UsageError(f"{inside} lies in the data set {around} itself; give a folder outside of it")
+        raise UsageError(f"{inside} is in the data set {around} itself; give a folder outside of it")
 
 
 def _refuse_other(manifest: Manifest, folder: Path, kind: str, images_per_shard: int) -> None:

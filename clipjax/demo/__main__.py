@@ -85,7 +85,7 @@ figures  {", ".join(str(path) for path in drawn if path.suffix in (".png", ".jpg
 report   {report}: open it in a browser, it needs no network
 results  {out / "results"}: rows with provenance, and one row per image
 models   {out / "models"}: load with clipjax.load_model("{best}"); {LLAVA} answers questions
-tuned    {out / "finetuned"}: a folder a method, with its model, log and few-shot list
+tuned    {out / "finetuned"}: a folder per method, with its model, log and few-shot list
 images   {out / "world"}
 
 Try next: all rows as a table; two models, paired; the report, and what its claims rest on; a task on every

@@ -31,7 +31,7 @@ TEXT_BATCH = 32  # texts per device in one step
 
 
 class Program(NamedTuple):
-    """Key of a compiled tower: `batch` of one device, `size` in pixels a side or tokens a text."""
+    """Key of a compiled tower: `batch` of one device, `size` in pixels per side or tokens per text."""
 
     arch: str
     tower: str
@@ -93,8 +93,12 @@ def image_forward(
     refuse_own(model, params)
     if model.network is not None:
         return _network_forward(model, model.network, precision, output, per_device_batch, params)
-    if precision != "parity" or output != "embedding":
-        raise UsageError(f"{model.card.id} is not one of clipjax's networks: leave out precision and output")
+    if precision != "parity":
+        raise UsageError(
+            f"{model.card.id} is not one of clipjax's networks: leave out precision (--precision)"
+        )
+    if output != "embedding":
+        raise UsageError(f"{model.card.id} is not one of clipjax's networks: it has no output {output!r}")
     if model.outside is not None:  # the stream's pixels are the features already
         return Forward(lambda features: features, per_device_batch, lambda: 0, lambda: None)
     mean, std = model.card.preprocess.mean, model.card.preprocess.std

@@ -95,7 +95,7 @@ def filled(arrays: Sequence[np.ndarray], size: int) -> np.ndarray:
 def _maps_step(
     network: Network, *, mesh: Mesh, precision: Precision, recipe: DenseRecipe, placement: str
 ) -> Step:
-    """Params and the images of a pair a device -> its maps."""
+    """Params and the images of a pair per device -> its maps."""
 
     def maps_of_pair(params: Any, images: jax.Array) -> jax.Array:
         compiled[Program(network.arch.name, "pairs", images.shape[2], 1, precision)] += 1

@@ -1,4 +1,4 @@
-"""The pairs of a data set in steps: up to one pair a device, read ahead by threads."""
+"""The pairs of a data set in steps: up to one pair per device, read ahead by threads."""
 
 from __future__ import annotations
 

@@ -10,8 +10,10 @@ clipjax.evaluate(model, root="pets")
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -55,13 +57,45 @@ class OwnCard:
 
     @classmethod
     def of(cls, card: Any) -> OwnCard:
-        """Raises UsageError without id, kind or preprocess."""
+        """The fields of a user's own card. Raises UsageError for one that is missing or of another type."""
         names = [field.name for field in dataclasses.fields(cls)]
         if missing := [name for name in names[:3] if not hasattr(card, name)]:
             raise UsageError(
                 f"the model's card has no {missing[0]}: make a model of your functions with clipjax.wrap"
             )
-        return cls(**{name: getattr(card, name) for name in names if hasattr(card, name)})
+        values = {name: getattr(card, name) for name in names if hasattr(card, name)}
+        for name, (is_right, what) in _CHECKS.items():
+            if not is_right(value := values.get(name)):
+                raise UsageError(
+                    f"the model's card has {name} {value!r}, should be {what}; clipjax.wrap makes a model of "
+                    "your functions"
+                )
+        return cls(**values)
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, Real) and math.isfinite(value))
+
+
+# What evaluation relies on: a field -> whether its value is right, and what it should be.
+_CHECKS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "id": (lambda value: isinstance(value, str) and bool(value.strip()), "the model's name, a text"),
+    "kind": (lambda value: value in ("zero_shot", "classifier"), "'zero_shot' or 'classifier'"),
+    "preprocess": (
+        lambda value: isinstance(value, Preprocess),
+        "a clipjax.checkpoints.card.Preprocess",
+    ),
+    "logit_scale": (_is_number, "a number or None"),
+    "logit_bias": (_is_number, "a number or None"),
+    "label_space": (
+        lambda value: value is None or isinstance(value, LabelSpace),
+        "a clipjax.data.labels.LabelSpace or None",
+    ),
+    "fingerprint": (
+        lambda value: value is None or isinstance(value, str),
+        "a text that changes whenever the embeddings do, or None",
+    ),
+}
 
 
 class OwnModel:
@@ -127,7 +161,9 @@ class OwnModel:
 def encoder_of(model: Any) -> Encoder:
     """The model itself, or a user's own object with every field that evaluation reads.
 
-    Raises UsageError without a card, id, kind or preprocess.
+    A classifier without a `head` in its params returns logits in the order of its card's `label_space`.
+
+    Raises UsageError: no card, or one as `OwnCard.of` refuses; a classifier with neither head nor classes.
     """
     if not hasattr(model, "card"):
         raise UsageError(
@@ -137,8 +173,15 @@ def encoder_of(model: Any) -> Encoder:
     if isinstance(model, OwnModel) or isinstance(getattr(model, "network", None), Network):
         return model
     functions = (getattr(model, name, None) for name in ("encode_image", "encode_text"))
-    others = {name: getattr(model, name, None) for name in ("params", "adapter")}
-    return OwnModel(OwnCard.of(model.card), *functions, **others)
+    card, params = OwnCard.of(model.card), dict(getattr(model, "params", None) or {})
+    if card.kind == "classifier" and "head" not in params:
+        if (space := card.label_space) is None:
+            raise UsageError(
+                f"{card.id} is a classifier: set label_space on its card, the classes of its logits in order"
+            )
+        card = dataclasses.replace(card, classes=LABELS)
+        params["head"] = _identity(len(space))
+    return OwnModel(card, *functions, params=params, adapter=getattr(model, "adapter", None))
 
 
 def wrap(

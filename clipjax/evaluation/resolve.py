@@ -293,7 +293,7 @@ def dataset_of(request: Request) -> Dataset:
             wanted = (
                 "a data set" if dataset is None else f"the folder of {getattr(dataset, 'name', dataset)!r}"
             )
-            raise UsageError(f"say where {wanted} lies: root=FOLDER (--data FOLDER on the command line)")
+            raise UsageError(f"say where {wanted} is: root=FOLDER (--data FOLDER on the command line)")
         dataset, root = None, dataset
     if dataset is not None:
         return load_dataset(dataset, root)
@@ -329,7 +329,7 @@ def _id_dataset(card: DatasetCard, request: Request) -> Dataset:
         if name == card.name and request.root is not None:  # the ID set itself
             return load_dataset(dataset, request.root)
         raise UsageError(
-            f"{card.name} is compared with in-distribution images: say where {name!r} lies, id_root=FOLDER "
+            f"{card.name} is compared with in-distribution images: say where {name!r} is, id_root=FOLDER "
             "(--id-data FOLDER on the command line)"
         )
     return load_dataset(dataset, request.id_root)

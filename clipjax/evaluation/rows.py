@@ -77,7 +77,7 @@ class Result:
 def identity(
     model: str, facts: Mapping[str, Any], task: Task, dataset: str, framework: Framework | None = None
 ) -> Fields:
-    """`framework`: what ran the model; None: a file of predictions does not show it."""
+    """`framework`: what ran the model; None: no model did (people)."""
     made = provenance()
     if framework is not None:
         made["versions"] = {**made["versions"], **framework.versions}

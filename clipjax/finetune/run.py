@@ -281,7 +281,7 @@ def _refuse_other_shots(shots: Shots | None, folder: Path) -> None:
     if shots is None or there.sha256 != shots.sha256:
         images = "all images" if shots is None else f"{shots.per_class} other images per class"
         raise DataError(
-            f"{file} lists the images of another run ({there.per_class} a class, seed {there.seed}), this "
+            f"{file} lists the images of another run ({there.per_class} per class, seed {there.seed}), this "
             f"one takes {images} (seed, --hold-out, --limit or data differ): name another --out, or remove "
             f"{folder}"
         )

@@ -374,7 +374,7 @@ def _confidences(confidence: ArrayLike | jax.Array, weights: Weights) -> tuple[n
     values = np.asarray(confidence)
     counts = count_of_each(weights, len(values))
     refuse(
-        (counts > 0) & ~((values >= 0) & (values <= 1)), "its confidence is no probability between 0 and 1"
+        (counts > 0) & ~((values >= 0) & (values <= 1)), "its confidence is not a probability between 0 and 1"
     )
     return np.where(counts > 0, values, values.dtype.type(0)), counts
 

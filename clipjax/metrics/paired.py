@@ -63,7 +63,7 @@ def holm(p_values: ArrayLike) -> Float64[np.ndarray, " m"]:
         ValueError: a p-value is not between 0 and 1.
     """
     p = np.asarray(p_values, np.float64)
-    refuse(~((p >= 0) & (p <= 1)), "its p-value is no number between 0 and 1")
+    refuse(~((p >= 0) & (p <= 1)), "its p-value is not a number between 0 and 1")
     order = np.argsort(p, kind="stable")
     raised = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
     adjusted = np.empty_like(p)

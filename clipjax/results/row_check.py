@@ -24,7 +24,7 @@ _EXACT = {"string": str, "object": dict, "array": list, "integer": int, "number"
 def compiled(schema: Mapping[str, Any]) -> Check:
     """Raises ValueError for an unknown keyword or `type`."""
     if unknown := schema.keys() - _SILENT - _KEYWORDS.keys() - {"properties", "additionalProperties"}:
-        raise ValueError(f"{min(unknown)!r} is no keyword that clipjax.results.row_check knows")
+        raise ValueError(f"{min(unknown)!r} is not a keyword that clipjax.results.row_check checks")
     checks = [_KEYWORDS[name](value) for name, value in schema.items() if name in _KEYWORDS]
     if "properties" in schema or "additionalProperties" in schema:
         checks.append(_fields(schema.get("properties", {}), schema.get("additionalProperties", True)))
@@ -46,7 +46,7 @@ def _type(names: str | list[str]) -> Check:
     """The exact type; jsonschema decides the rest (5.0 as an integer)."""
     wanted = [names] if isinstance(names, str) else names
     if unknown := set(wanted) - _EXACT.keys():
-        raise ValueError(f"{min(unknown)!r} is no type that clipjax.results.row_check knows")
+        raise ValueError(f"{min(unknown)!r} is not a type that clipjax.results.row_check checks")
     exact = tuple(_EXACT[name] for name in wanted)
     is_type = Draft202012Validator.TYPE_CHECKER.is_type
     return lambda value: type(value) in exact or any(is_type(value, name) for name in wanted)

@@ -34,7 +34,7 @@ def row_schema() -> dict[str, Any]:
 
 
 def of_people(row: Row) -> bool:
-    """Rows of people are no model's: no group, trend, table or claim may use them."""
+    """Rows of people are not of a model: no group, trend, table or claim may use them."""
     return row["model_facts"].get("kind") == PEOPLE
 
 

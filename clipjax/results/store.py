@@ -60,7 +60,7 @@ def _dated(moment: datetime.datetime) -> str:
 def run_order(run_id: str) -> tuple[bool, str]:
     """Oldest first; runs dated in the future come before all."""
     # A wrong clock: as the newest, such a run would hide every later measurement until its date.
-    future = run_id > _latest(int(time.time()) // 60) and run_id[:8].isdigit()  # a name may be no date
+    future = run_id > _latest(int(time.time()) // 60) and run_id[:8].isdigit()  # a name may not be a date
     return not future, run_id
 
 

@@ -20,16 +20,17 @@ FORMATS = ("csv", "markdown", "latex")
 
 
 def summary_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Task and prompts appear if rows differ in them; slice, published, note, ... if any row has one.
+    """Task, prompts and framework appear if rows differ in them; slice, note, ... if any row has one.
 
     "of" has the images of an incomplete row.
     """
-    titles = ["model", "task", "data set", "prompts", "slice", "metric", "value", "interval"]
+    titles = ["model", "framework", "task", "data set", "prompts", "slice", "metric", "value", "interval"]
     titles += ["published", "source", "difference", "n", "of", "precision", "note"]
     optional = ("slice", "published", "source", "difference", "of", "note")
     cells = [
         [
             model_name(row),
+            row.get("framework") or "",
             row["task"],
             row["dataset"],
             (row["convention"] or {}).get("prompts") or "",
@@ -48,6 +49,7 @@ def summary_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     values = {title: {row[i] for row in cells} for i, title in enumerate(titles)}
     hidden = {title for title in optional if values[title] <= {""}}
     hidden |= {title for title in ("task", "prompts") if len(values[title]) < 2}
+    hidden |= {"framework"} if len(values["framework"] - {""}) < 2 else set()  # older rows have none
     used = [i for i, title in enumerate(titles) if title not in hidden]
     return [titles[i] for i in used], [[row[i] for i in used] for row in cells]
 

@@ -233,7 +233,7 @@ class BucketPath(epath.Path):
                 f"{scheme}://{self.parts[1]}: what reads {scheme}:// is not installed: {how}"
             ) from None
         except ValueError as error:
-            raise UsageError(f"{self}: {scheme}:// is no kind of place ({_reason(error)})") from None
+            raise UsageError(f"{self}: {scheme}:// is not a kind of place ({_reason(error)})") from None
         except Exception as error:
             raise self._failure(error, "read") from error
 

@@ -31,7 +31,7 @@ from clipjax.sweep.models import Chosen
 from clipjax.tasks.task import find_task
 
 PROMPTS, TEXT = 4, 100  # about, of an image
-UNKNOWN = 10**10  # operations an image of a model that is not one of clipjax's networks: a ViT-B's, about
+UNKNOWN = 10**10  # operations per image of a model that is not one of clipjax's networks: a ViT-B's, about
 RUN = 10**9  # operations added to every run, so that those that embed nothing count too
 
 
@@ -61,7 +61,7 @@ class Texts(NamedTuple):
 
 @dataclass(frozen=True)
 class Sizes:
-    """Numbers of images, in a task of pairs two a pair; 0 for an unreadable data set."""
+    """Numbers of images, in a task of pairs two per pair; 0 for an unreadable data set."""
 
     loaded: Loaded
 

@@ -129,9 +129,10 @@ def make_plan(suite: Suite, pixel_budget: int | None, *, absent: bool = False) -
         UsageError: no folder of data sets is given.
         DataError: no data set or no folder of models exists.
     """
-    if suite.data_root is None and not absent:
+    if suite.data_root is None and not suite.data and not absent:
         raise UsageError(
-            f"say where the data sets of {suite.name} lie: --data-root FOLDER, or data_root in its file"
+            f"say where the data sets of {suite.name} are: --data-root FOLDER, or data_root or [data] in its "
+            "file"
         )
     if suite.model_root is not None and not is_dir(suite.model_root):
         raise DataError(
@@ -145,15 +146,15 @@ def make_plan(suite: Suite, pixel_budget: int | None, *, absent: bool = False) -
     loaded, missing, items, not_there = Loaded(), [], [], []
     for run in suite.runs:
         planned = _planned(suite, run, absent)
-        if suite.data_root is not None:
+        if suite.data_root is not None or not absent:
             missing += [Missing(line, bool(run.datasets)) for line in planned.missing]
         for name in run.models:
             items += _items(models[name], run, planned.jobs)
             not_there += _items(models[name], run, planned.absent)
     if not items and not not_there:
-        none = SweepPlan(suite, [], missing)
+        none, where = SweepPlan(suite, [], missing), suite.data_root or "its [data]"
         raise DataError(
-            f"{suite.data_root} holds none of the data sets of {suite.name}: {'; '.join(none.missing_lines)}"
+            f"none of the data sets of {suite.name} is in {where}: {'; '.join(none.missing_lines)}"
         )
     sizes = cost.Sizes(loaded)
     # Entries of a suite may overlap: each run is planned once.

@@ -20,8 +20,8 @@ from clipjax.sweep.shards import cost_of, cut
 from clipjax.sweep.state import Done, Stored, Target, embedding_entries, is_done, target_of
 
 HOW = (
-    "dots and convolutions of the traced forward pass, two a multiply-add, a scan's body as often as it runs "
-    "(decoders estimated: two per weight and token, four prompts of 100 tokens per image)"
+    "dots and convolutions of the traced forward pass, two per multiply-add, a scan's body as often as it "
+    "runs (decoders estimated: two per weight and token, four prompts of 100 tokens per image)"
 )
 UNKNOWN = "?"
 

@@ -289,6 +289,7 @@ def complete(report: Report, plan: SweepPlan) -> None:
     failed = failed_process(DataError("") if left else None)
     if left:
         first = report.failures[0] if report.failures else Failure("a data set is not there", missing[0])
-        raise DataError(f"{left} of the sweep's parts are not done; the first: {first.what}: {first.reason}")
+        parts = counted(left, "part")
+        raise DataError(f"not done: {parts} of the sweep; the first: {first.what}: {first.reason}")
     if failed is not None:
         raise DataError(f"runs failed on process {failed}: see its message")

@@ -39,7 +39,7 @@ BLOCK = 2**22
 # Cells of a column `calibration`, as texts in any case.
 MARKS = {"0": False, "1": True, "false": False, "true": True}
 
-AVERAGED = "not applicable: averages of probabilities are no logits, and no temperature scales them"
+AVERAGED = "not applicable: averages of probabilities are not logits, and no temperature scales them"
 
 
 class Fit(NamedTuple):

@@ -110,7 +110,7 @@ def _blocks(
     if projection is not None and projection.kind == "mean_prob":
         raise DataError(
             f"scores over {projection.target} are averages of probabilities over {projection.source}, which "
-            "are no logits: OOD detection needs a head over the in-distribution classes"
+            "are not logits: OOD detection needs a head over the in-distribution classes"
         )
     cosine = cosine_head(head)
     if cosine is not None and head.bias is None:

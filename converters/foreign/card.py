@@ -156,7 +156,7 @@ def _tokenizer(text: Mapping[str, Any], clean: str | None, unknown: dict[str, st
     for path in sorted(folder.glob("*.toml")):
         rules = read_toml(path)
         if rules["vocab_size"] == size:
-            unknown["tokenizer.sha256"] = "its files lie in the checkpoint's repository"
+            unknown["tokenizer.sha256"] = "its files are in the checkpoint's repository"
             return {"name": path.stem, **context, "clean": clean or rules["clean"], "sha256": None}
     unknown["tokenizer"] = f"{size} ids are not those of a tokenizer that clipjax has"
     return None

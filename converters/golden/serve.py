@@ -11,8 +11,8 @@ JSON object, and bytes. The parent asks one thing at a time:
         -> {"shape": [B, D]}, float32
 
 An image is null (padding), a number (bytes of an encoded file) or [height, width] of RGB bytes. An answer
-{"error": "..."} leaves the process usable. It keeps the model that was asked last, on the device named by
-CLIPJAX_TORCH_DEVICE ("cpu" by default).
+{"error": "...", "uncached": false} leaves the process usable. It keeps the model that was asked last, on the
+device named by CLIPJAX_TORCH_DEVICE ("cpu" by default).
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
 from torch import Tensor
 
@@ -53,11 +54,18 @@ def serve() -> None:
         except ClipjaxError as error:
             header, payload = {"error": str(error)}, b""
         except Exception as error:  # a library may raise anything
-            header, payload = {"error": f"{type(error).__name__}: {error}"}, b""
+            header, payload = {"error": f"{type(error).__name__}: {error}", "uncached": _uncached(error)}, b""
         text = json.dumps(header).encode()
         answers.write(_LENGTHS.pack(len(text), len(payload)) + text)
         answers.write(payload)
         answers.flush()
+
+
+def _uncached(error: BaseException | None) -> bool:
+    """Whether a file is missing in the local cache, and could not be downloaded."""
+    while error is not None and not isinstance(error, LocalEntryNotFoundError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _read(stream: BinaryIO) -> tuple[dict[str, Any], bytes] | None:
@@ -143,7 +151,7 @@ def _tensor(
         image, cut = decode(), header["cut"]
         if cut:
             if min(image.size) <= 2 * cut:
-                raise ValueError(f"nothing is left once {cut} pixels a side are cut")
+                raise ValueError(f"nothing is left once {cut} pixels per side are cut")
             image = image.crop((cut, cut, image.width - cut, image.height - cut))
     except Exception as error:  # PIL's decoders raise nearly anything
         return None, f"{type(error).__name__}: {error}"

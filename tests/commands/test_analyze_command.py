@@ -128,7 +128,7 @@ def test_a_file_in_place_of_the_folder_is_kept(results, tmp_path):
         ("fig4", r"fig4, NINCO: rn50-openai: ood ninco class_mean_auroc \(run \S+\): 70 has no place on"),
         (
             "linear",
-            r"linear, NINCO: rn50-openai: ood .*: 70 is no fraction from 0 to 1, which an axis in %",
+            r"linear, NINCO: rn50-openai: ood .*: 70 is not a fraction from 0 to 1, which an axis in %",
         ),
     ],
 )

@@ -198,7 +198,7 @@ def test_a_folder_without_weights(source: str, tmp_path: Path, monkeypatch: pyte
         ),
         (
             {"source": "zzz"},
-            r"unknown model 'zzz'; `clipjax models` lists the ids; torch:LIBRARY:NAME runs .*--predictions",
+            r"unknown model 'zzz'; `clipjax models` lists the ids; to evaluate .*torch:LIBRARY:NAME .*--pred",
         ),
         ({"card": "zzz"}, "unknown model 'zzz'; `clipjax models` lists the ids$"),
     ],

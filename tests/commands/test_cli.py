@@ -169,6 +169,12 @@ def test_rows_of_a_resized_model_say_so(
         (["models", "vit_b32-openai"], 2, "vit_b_32-openai"),
         (["eval", "zeroshoot", "-m", "x", "--data", "y"], 2, "zeroshot"),
         (["eval", "zeroshot", "-m", "vit_b_32-opena", "--data", "."], 2, "vit_b_32-openai"),
+        (["eval", "zeroshot", "-m", "aimv2_large", "--data", "."], 2, "give torch:LIBRARY:NAME"),
+        (["eval", "zeroshot", "-m", "RN50x4-quickgelu", "--data", "."], 2, "or torch:open_clip:RN50x4-q"),
+        (["eval", "zeroshot", "-m", "ViT-B-32", "--data", "."], 2, "another of `clipjax models` (19 in all)"),
+        (["eval", "zeroshot", "-m", "./gone", "--data", "."], 1, "./gone does not exist"),
+        (["eval", "zeroshot", "-m", "vit_b_32-openai", "--data", "gone"], 1, "gone does not exist"),
+        (["eval", "zeroshot", "--predictions", "gone.csv"], 1, "gone.csv does not exist; give a .parquet"),
         (["convert", "gone.pt", "-m", "vit_b_32-openai"], 1, "gone.pt does not exist"),
         (["convert", __file__, "-m", "vit_b_32-openai"], 1, "not a checkpoint"),
         (["verify", "gone/dir"], 1, "gone/dir"),
@@ -190,7 +196,7 @@ def test_rows_of_a_resized_model_say_so(
 )
 def test_bad_input_is_one_sentence(arguments: list[str], code: int, says: str) -> None:
     got, sentence = invoke(*arguments)
-    assert got == code
+    assert got == code, sentence
     assert says in sentence
     assert "\n" not in sentence
 
@@ -305,7 +311,7 @@ def test_decoded_pixels_are_kept(
         paint(tmp_path / "photos" / colour / "0.png", colour)
     monkeypatch.setenv("CLIPJAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("clipjax.evaluation.models.encoders.load_model", lambda *_, **__: ColourModel())
-    command = ["eval", "zeroshot", "-m", "./mine", "--data", tmp_path / "photos", "--prompts", "single"]
+    command = ["eval", "zeroshot", "-m", "my/model", "--data", tmp_path / "photos", "--prompts", "single"]
     command += ["--results", tmp_path / "results"]
     tables = []
     for options in ([], ["--pixel-store", "cache"], ["--pixel-store", "cache"]):

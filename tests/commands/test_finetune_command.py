@@ -371,7 +371,7 @@ def test_wrong_calls_are_named(arguments: list[str], message: str) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--shots", "99"], "99 shots a class are asked for, and the class 'blue' has 6 images"),
+        (["--shots", "99"], "99 shots per class are asked for, and the class 'blue' has 6 images"),
         (["--hold-out", "6"], "6 held out and 1 left to train on are asked for"),
     ],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import io
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -13,8 +15,11 @@ from typer.testing import CliRunner
 
 import clipjax.commands
 from clipjax import cli
+from clipjax.commands.shared import output
 from clipjax.commands.shared.exclusions import refuse_beside, refuse_without
 from clipjax.commands.shared.options import LABEL_SPACES
+from clipjax.commands.shared.output import announce, answering
+from clipjax.commands.shared.processes import say_slow
 from clipjax.commands.shared.records import fields_of, taking
 from clipjax.config import config_dir
 from clipjax.errors import UsageError
@@ -101,3 +106,28 @@ def test_help_lists_the_label_spaces() -> None:
         file.stem for file in (config_dir() / "labels").glob("*.csv") if not file.stem.startswith("demo_")
     }
     assert set(LABEL_SPACES.split(", ")) == shipped
+
+
+@pytest.mark.parametrize(("line", "says"), [(None, "starting ...\n"), ("loading b32", "loading b32\n")])
+def test_a_command_tells_soon_that_it_has_started(
+    line: str | None, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, on a terminal, unless it has printed something itself."""
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setattr(output, "SOON", 0.05)
+    end = time.monotonic() + (10 if line is None else 0.2)
+    with answering():
+        if line is not None:
+            announce(line)
+        while time.monotonic() < end and (line is not None or not terminal.getvalue()):
+            time.sleep(0.01)
+    assert terminal.getvalue().replace("\x1b[0m", "") == says
+
+
+def test_fast_on_a_cpu_is_said_to_be_slow(capsys: pytest.CaptureFixture[str]) -> None:
+    say_slow("parity")
+    assert not capsys.readouterr().err
+    say_slow("fast")
+    assert "parity is faster here" in capsys.readouterr().err

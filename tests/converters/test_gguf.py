@@ -219,7 +219,7 @@ def test_what_is_not_read_is_named(tmp_path: Path) -> None:
         (at + 4, "<Q", 63, "rows of 63 numbers"),
         (at + 24, "<Q", 1, "does not begin at a multiple of 32"),
         (at + 24, "<Q", 0, "overlaps another"),
-        (at + 24, "<Q", 2**40, "lies beyond its end"),
+        (at + 24, "<Q", 2**40, "is beyond its end"),
     ):
         path.write_bytes(whole)
         with pytest.raises(DataError, match=message):

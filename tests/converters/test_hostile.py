@@ -241,7 +241,7 @@ def test_a_legacy_storage_larger_than_the_file(tmp_path: Path) -> None:
     )
     keys = b"\x80\x02]" + text("0") + b"a."
     (tmp_path / "w.pt").write_bytes(LEGACY + state + keys + struct.pack("<q", 2**61) + bytes(64))
-    with bounded(), pytest.raises(DataError, match="storage 0 lies beyond its end"):
+    with bounded(), pytest.raises(DataError, match="storage 0 is beyond its end"):
         open_source(tmp_path / "w.pt")
 
 

@@ -55,7 +55,9 @@ def test_one_file_of_a_repository(cache: Path) -> None:
     found = resolve_source("laion/scaling-laws-openclip", name)
     assert (found.file, found.revision) == (name, COMMIT)
     assert set(open_source(found.path)) == set(state_dict())
-    with pytest.raises(DataError, match=r"has no other\.pt \(offline: not in the local cache\); download"):
+    with pytest.raises(
+        DataError, match=r"has no other\.pt in the local cache, and the hub is not asked \(off"
+    ):
         resolve_source("laion/scaling-laws-openclip", "other.pt")
 
 
@@ -84,7 +86,10 @@ def test_local_paths(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("src", "message"),
     [
-        ("org/absent", r"hub repository org/absent has no weights by a usual name .* local cache"),
+        (
+            "org/absent",
+            "hub repository org/absent has no weights in the local cache, and the hub is not asked",
+        ),
         ("no such thing", "neither a file or folder here nor a hub repository"),
         ("a/b/c.pt", "neither a file or folder here nor a hub repository"),
         (
@@ -179,12 +184,15 @@ def test_a_hub_that_cannot_be_reached_is_asked_once_and_quietly(
 
     real = huggingface_hub.hf_hub_download
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    sessions, session = [], huggingface_hub.utils.get_session
+    monkeypatch.setattr(huggingface_hub.utils, "get_session", lambda: sessions.append(1) or session())
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(DataError, match="not in the local cache, and the Hugging Face hub cannot be"):
+    with pytest.raises(DataError, match="no weights in the local cache, and the Hugging Face hub cannot be"):
         resolve_source("org/absent")
     later(cache, "org/cached", COMMIT, "model.safetensors", "config.json")
     assert resolve_source("org/cached").revision == COMMIT
     assert list(found_files(["org/absent"], [("tokenizer.json",)], download=True)) == []
     assert set(seen) == {True}
+    assert len(sessions) == 1
     assert not caplog.records

@@ -72,7 +72,7 @@ def test_code_is_refused_by_name_and_not_run(container: str, protocol: int, tmp_
             raw = pickle.dumps(payload, protocol)
             CONTAINERS[container](raw, tmp_path / "w.pt")
             short = name.split(".")[-1]
-            with pytest.raises(DataError, match=rf"{short}, which is no part of a state dict; refused"):
+            with pytest.raises(DataError, match=rf"{short}, which is not part of a state dict; refused"):
                 open_source(tmp_path / "w.pt")
             assert not trace.exists()
 

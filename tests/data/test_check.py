@@ -89,12 +89,12 @@ def test_archives_that_were_not_unpacked(card, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "pets.tar.gz").touch()
     [problem] = check_dataset(tmp_path / "data", path)
-    assert problem.endswith("the archive pets.tar.gz lies in it: unpack it")
+    assert problem.endswith("the archive pets.tar.gz is in it: unpack it")
     (tmp_path / "data" / "cats.tar").touch()
     [problem] = check_dataset(tmp_path / "data", path)
     assert problem.endswith("holds 2 archives (cats.tar, ...): unpack each")
     [problem] = check_dataset(tmp_path / "data" / "pets", path)
-    assert problem.endswith(f"the archive {tmp_path / 'data' / 'cats.tar'} lies beside it: unpack it")
+    assert problem.endswith(f"the archive {tmp_path / 'data' / 'cats.tar'} is beside it: unpack it")
     write_images(tmp_path / "data" / "pets", ["cat/0.png", "dog/0.png"])
     assert check_dataset(tmp_path / "data" / "pets", path) == [], "an archive beside the data does no harm"
 
@@ -111,7 +111,7 @@ def test_images_without_class_folders(card, tmp_path):
     """ImageNet's own tar of the validation images is flat."""
     root = write_images(tmp_path / "data", ["val_1.JPEG", "val_2.JPEG"])
     [problem] = check_dataset(root, card('classes = ["cat", "dog"]\n'))
-    assert problem.endswith("its 2 images lie there without class folders: sort into one folder a class")
+    assert problem.endswith("its 2 images are there without class folders: sort into one folder per class")
 
 
 def test_v2_folders_are_numbers_by_value(tmp_path):

@@ -220,7 +220,7 @@ def test_classes_spelled_out_and_listed(tmp_path):
     with pytest.raises(DataError, match="the id 'cat' occurs twice"):
         load_labels("cat,dog,cat")
     (tmp_path / "none.txt").write_text("\n")
-    with pytest.raises(DataError, match=r"none\.txt: holds no class"):
+    with pytest.raises(DataError, match=r"none\.txt: has no class"):
         load_labels(tmp_path / "none.txt")
 
 

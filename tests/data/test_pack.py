@@ -521,6 +521,6 @@ def test_where_nothing_is_packed(tmp_path: Path, folder: Manifest, monkeypatch: 
     for out in ("data", "data/packed", "link/cat/packed"):
         refused = CliRunner().invoke(app, ["datasets", "pack", str(tmp_path / "data"), out]).exception
         assert isinstance(refused, UsageError)
-        assert f"{out} lies in the data set {tmp_path / 'data'} itself; give" in str(refused)
+        assert f"{out} is in the data set {tmp_path / 'data'} itself; give" in str(refused)
     assert [*visible(tmp_path), *visible(tmp_path / "data")] == before
     assert CliRunner().invoke(app, ["datasets", "pack", "data", "data2"]).exit_code == 0, "is not in data"

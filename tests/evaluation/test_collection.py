@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 import clipjax
 from clipjax.cli import app
-from clipjax.data.labels import load_labels
+from clipjax.commands.runs.summary import show
+from clipjax.data.labels import LabelSpace, load_labels
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation import ahead
 from clipjax.evaluation.collection import Done, Job, evaluate_all, plan
@@ -202,7 +203,12 @@ def test_a_classifier_runs_each_data_set_once(data, tmp_path, monkeypatch):
         raise DataError("not today")
 
     monkeypatch.setattr("clipjax.evaluation.collection.run", never)
-    run(ColourModel(kind="classifier"), jobs_of("zeroshot", data, "single", "openai_7"), tmp_path)
+    space = LabelSpace("colours", tuple(COLOURS), tuple(COLOURS))
+    run(
+        ColourModel(kind="classifier", label_space=space),
+        jobs_of("zeroshot", data, "single", "openai_7"),
+        tmp_path,
+    )
     assert given == [("zeroshot", "colours", None), ("zeroshot", "shifted", None)]
 
 
@@ -309,17 +315,25 @@ def test_a_card_in_any_folder_finds_the_card_of_its_id_set(data):
         progress=False,
     )
     assert result.rows[0]["convention"]["id"] == "colours"
-    with pytest.raises(UsageError, match="say where 'colours' lies"):
+    with pytest.raises(UsageError, match="say where 'colours' is"):
         clipjax.evaluate(ColourModel(), "ood", dataset=data / "odd.toml", root=data / "odd")
 
 
-def test_images_are_not_told_from_themselves(data):
+def test_images_are_not_told_from_themselves(data, capsys):
     settings: dict[str, Any] = {"dataset": data / "odd.toml", "id_root": data / "colours", "progress": False}
     for limit in (None, 5):
         with pytest.raises(DataError, match="odd and the in-distribution set colours are the same images"):
             clipjax.evaluate(ColourModel(), "ood", root=data / "colours", limit=limit, **settings)
     (data / "colours" / "red" / "0.png").rename(data / "odd" / "0.png")
-    assert clipjax.evaluate(ColourModel(), "ood", root=data / "odd", resamples=2, **settings).rows
+    result = clipjax.evaluate(ColourModel(), "ood", root=data / "odd", resamples=2, **settings)
+    metrics = {row["metric"] for row in result.rows if row["slice"] is None}
+    usual = metrics & {"auroc", "fpr95_mos", "class_mean_auroc"}
+    assert len(usual) > 1
+    for every, shown in ((False, usual), (True, metrics)):
+        show([result], False, all_metrics=every)
+        printed = capsys.readouterr()
+        assert {name for name in metrics if f" {name} " in printed.out} == shown
+        assert ("more numbers: --all-metrics" in printed.err) == (not every)
 
 
 def test_id_options_of_a_task_without_an_id_set(data):
@@ -445,7 +459,7 @@ def test_the_command_reports_progress_failures_and_what_is_missing(data, tmp_pat
     model = ColourModel(fingerprint="colours")
     monkeypatch.setattr("clipjax.evaluation.models.encoders.load_model", lambda *_args, **_kwargs: model)
     (data / "shifts" / "few" / "red" / "0.png").write_bytes(b"no image")
-    command = ["eval", "shifts", "-m", "./x", "--data-root", str(data), "--store", str(tmp_path / "store")]
+    command = ["eval", "shifts", "-m", "a/x", "--data-root", str(data), "--store", str(tmp_path / "store")]
     command += ["--results", str(tmp_path / "results"), "--prompts", "single", "--prompts", "mcm_5"]
     done = CliRunner().invoke(app, command)
     assert isinstance(done.exception, DataError)
@@ -477,7 +491,7 @@ def test_the_command_reports_progress_failures_and_what_is_missing(data, tmp_pat
         (["--predictions", "x.csv", "--limit", "3"], "--predictions and --limit do not go together"),
         (["--predictions", "x.csv", "--prompts", "single"], "--predictions and --prompts do not go together"),
         (["--data", "x", "--prompts", "single", "--prompts", "mcm_5"], "several --prompts need --data-root"),
-        (["--data", "x", "--workers", "many"], "--workers: a number of processes, or auto, not 'many'"),
+        (["--data", ".", "--workers", "many"], "--workers: a number of processes, or auto, not 'many'"),
         ([], "give one of --data, --data-root, --predictions"),
     ],
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from _colours import PREPROCESS
 
 import clipjax
 from clipjax.embeddings.compute import Compute
@@ -71,7 +72,7 @@ def test_a_comparison_runs_both_precisions() -> None:
 
 def test_another_network_of_the_users_own_object_does_not_pass_the_door() -> None:
     """Only ours is called by its params; any other object is wrapped, and runs through its own functions."""
-    card = SimpleNamespace(id="mine", kind="zero_shot", preprocess=None)
+    card = SimpleNamespace(id="mine", kind="zero_shot", preprocess=PREPROCESS)
     mine = SimpleNamespace(card=card, network="a torch module", encode_image=len)
     encoder = encoder_of(mine)
     assert isinstance(encoder, OwnModel)

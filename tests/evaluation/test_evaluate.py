@@ -287,9 +287,9 @@ def test_unreadable_images_stop_or_are_counted(world):
 def test_bad_arguments(world, tmp_path):
     with pytest.raises(UsageError, match="unknown task 'zeroshoot'; did you mean zeroshot"):
         run(world, task="zeroshoot")
-    with pytest.raises(UsageError, match="say where the folder of 'imagenet_val' lies"):
+    with pytest.raises(UsageError, match="say where the folder of 'imagenet_val' is"):
         run("imagenet_val")
-    with pytest.raises(UsageError, match="say where a data set lies"):
+    with pytest.raises(UsageError, match="say where a data set is"):
         run(None)
     with pytest.raises(UsageError, match="unknown data set 'imagenet-val'"):
         run("imagenet-val", root=world)

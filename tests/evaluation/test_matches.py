@@ -122,7 +122,7 @@ def test_the_command_draws_them(
 ) -> None:
     monkeypatch.setattr("clipjax.evaluation.models.encoders.load_model", lambda name: model)
     out = tmp_path / "pair.png"
-    data = [str(worlds["navi"]["root"]), "--dataset", str(worlds["navi"]["dataset"]), "--model", "tiny"]
+    data = [str(worlds["navi"]["root"]), "--dataset", str(worlds["navi"]["dataset"]), "--model", "a/tiny"]
     done = CliRunner().invoke(app, ["matches", *data, "--out", str(out)])
     assert done.exit_code == 0, done.output
     first, second = done.stdout.splitlines()

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from _colours import COLOURS, paint
 from _torch_server import unit
+from huggingface_hub import constants
 
 import clipjax
 from clipjax.checkpoints.identity.model_reference import ModelReference, model_reference
@@ -27,6 +28,7 @@ from clipjax.evaluation.models.torch_process import TorchProcess
 from clipjax.evaluation.resolve import dataset_of
 from clipjax.evaluation.subject import Request
 from clipjax.storage.store import Store
+from converters import hub
 
 NAMES = ("black", "blue", "green", "pink", "red", "teal", "white", "yellow")
 SERVER = [sys.executable, str(Path(__file__).parent.parent / "_torch_server.py")]
@@ -149,7 +151,7 @@ def test_only_evaluation_takes_other_models() -> None:
         ),
         ("config.json", {"architecture": "resnest14d", "pretrained_cfg": {}, "num_classes": 2}, "timm"),
         ("config.json", {"model_type": "x", "vision_config": {}, "text_config": {}}, "transformers"),
-        ("config.json", {"model_type": "bert"}, None),
+        ("config.json", {"model_type": "blip"}, None),
     ],
 )
 def test_an_unsupported_model_ends_with_what_does_work(
@@ -160,8 +162,9 @@ def test_an_unsupported_model_ends_with_what_does_work(
     (tmp_path / "open_clip_model.safetensors").write_bytes(b"")
     with pytest.raises(DataError) as caught:
         clipjax.load_model(tmp_path)
-    way = f"; to evaluate it all the same, let {library} run it, torch:{library}:{tmp_path}, or give --pred"
-    assert (way in str(caught.value)) == (library is not None), caught.value
+    way = f"let {library} run it, torch:{library}:{tmp_path}, or give --predictions"
+    own = "give a Python function that returns it, module:function, or --predictions"
+    assert str(caught.value).endswith(f"; to evaluate it all the same, {way if library else own}")
 
 
 def test_a_python_function(module: str, images: Path) -> None:
@@ -177,7 +180,8 @@ def test_a_python_function(module: str, images: Path) -> None:
         ("nothing", UsageError, "{}:nothing: the model is a object without a card"),
         ("published", UsageError, "{}:published: the card's id 'vit_b_32-openai' is a published model's"),
         ("number", UsageError, "{}:number is a int, should be a function"),
-        ("missing", UsageError, "the module {} has no missing"),
+        ("missing", UsageError, "the module {} has no missing$"),
+        ("biuld", UsageError, r"the module {} has no biuld; did you mean build\?"),
     ],
 )
 def test_a_function_that_makes_no_model(module: str, function: str, error: Any, says: str) -> None:
@@ -265,6 +269,19 @@ def test_a_process_that_fails_is_a_sentence_and_what_is_stored_survives(
     assert again.rows[0]["recipe_hash"] == row["recipe_hash"]
 
 
+def test_a_hub_that_cannot_be_reached_is_asked_once(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by the library, which would retry; once it can be reached, another process asks it."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(hub, "_unreachable", lambda: "no route")
+    serve("lacks", "0")
+    says = r"timm:mean: its files are not in the local cache, and the .* hub cannot be reached \(no route\);"
+    with pytest.raises(DataError, match=says):
+        encoder("torch:timm:mean")
+    monkeypatch.setattr(hub, "_unreachable", lambda: None)
+    assert encoder("torch:timm:mean").card.id == "torch:timm:mean"
+
+
 def test_an_image_that_the_process_cannot_read(serve: Any, images: Path, tmp_path: Path) -> None:
     serve()
     for name in COLOURS:
@@ -282,7 +299,9 @@ def test_what_a_user_states_of_such_a_model(serve: Any, images: Path) -> None:
     assert (model.card.id, model.card.facts_origin) == ("theirs", "stated")
     with pytest.raises(UsageError, match="is a published model, which torch:timm:mean is not known to be"):
         encoder("torch:timm:mean", name="vit_b_32-openai")
-    with pytest.raises(UsageError, match="is not one of clipjax's networks: leave out precision"):
+    with pytest.raises(
+        UsageError, match="is not one of clipjax's networks: leave out precision \\(--precision\\)"
+    ):
         clipjax.evaluate(model, root=images, **QUIET, precision="fast")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,40 @@ def test_a_classifier_whose_outputs_are_logits(world: Path) -> None:
 def test_what_makes_no_model(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         wrapped(**changed)
+
+
+@pytest.mark.parametrize(
+    ("card", "message"),
+    [
+        ({"id": 3}, "the model's card has id 3, should be the model's name, a text; clipjax.wrap"),
+        ({"kind": "clip"}, "card has kind 'clip', should be 'zero_shot' or 'classifier'"),
+        (
+            {"preprocess": SimpleNamespace(image_size=8)},
+            "card has preprocess .*should be a clipjax.*Preprocess",
+        ),
+        ({"logit_scale": "100"}, "card has logit_scale '100', should be a number or None"),
+        ({"fingerprint": 3}, "card has fingerprint 3, should be a text"),
+        ({"kind": "classifier"}, "colours is a classifier: set label_space on its card"),
+        (
+            {"kind": "classifier", "label_space": NAMES},
+            "card has label_space .*should be a clipjax.*LabelSpace",
+        ),
+    ],
+)
+def test_a_card_of_ones_own_is_checked_before_anything_runs(
+    card: dict[str, Any], message: str, world: Path
+) -> None:
+    model = ColourModel(**card)
+    with pytest.raises(UsageError, match=message):
+        clipjax.evaluate(model, root=world, prompts="single", progress=False)
+    assert model.calls == 0
+
+
+def test_a_classifier_of_ones_own_needs_a_card_and_logits(world: Path) -> None:
+    target = ColourModel.embed(np.array([COLOURS[name] for name in NAMES]) / 127.5 - 1)
+    model = ColourModel(kind="classifier", label_space=LabelSpace("colours", NAMES, NAMES))
+    own = SimpleNamespace(card=model.card, encode_image=lambda images: model.encode_image(images) @ target.T)
+    assert clipjax.evaluate(own, root=world, progress=False).value("top1") == 3 / 4
 
 
 def test_an_object_without_a_card_is_refused_with_the_way_to_go(world: Path) -> None:

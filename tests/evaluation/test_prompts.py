@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from _colours import PREPROCESS
 
 from clipjax.data.labels import LabelSpace, load_labels, load_prompts
 from clipjax.data.text.tokenizers import load_tokenizer, tokenizer_spec
@@ -77,7 +78,7 @@ def test_a_plus_in_a_files_name_is_no_sum(cupl):
 class Letters:
     """A text tower that counts letters, so that every sentence has a direction of its own."""
 
-    card = SimpleNamespace(id="letters", kind="zero_shot", preprocess=None, logit_scale=1.0)
+    card = SimpleNamespace(id="letters", kind="zero_shot", preprocess=PREPROCESS, logit_scale=1.0)
 
     @staticmethod
     def encode_text(texts: list[str]) -> np.ndarray:

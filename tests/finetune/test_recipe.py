@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from clipjax.data.labels import load_prompts
 from clipjax.errors import DataError, UsageError
 from clipjax.finetune.method import find_method
 from clipjax.finetune.recipe import Recipe, default_recipe, load_recipe, recipe_names
+from clipjax.finetune.run import _fitting
 from clipjax.finetune.suites import load_suite
 
 IMAGENET = 1_281_167
@@ -379,3 +381,14 @@ def test_a_folder_of_suites_holds_one_kind() -> None:
 def test_unknown_suites_name_the_nearest() -> None:
     with pytest.raises(UsageError, match="unknown suite 'robust'; did you mean robustness"):
         load_suite("robust")
+
+
+def test_a_batch_larger_than_the_images_becomes_what_they_fill() -> None:
+    """On eight devices, each of which takes as many images."""
+    recipe, lines = load_recipe("flyp_imagenet"), list[str]()
+    settings: Any = SimpleNamespace(mesh=SimpleNamespace(size=8))
+    assert _fitting(recipe, recipe.batch_size, settings, lines.append) is recipe
+    assert not lines
+    assert _fitting(recipe, 100, settings, lines.append).batch_size == 96
+    assert lines == ["flyp_imagenet: a batch of 512 is larger than the 100 images, so it is 96"]
+    assert _fitting(recipe, 7, settings) is recipe  # training refuses it

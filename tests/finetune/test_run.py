@@ -234,7 +234,7 @@ def test_a_list_that_an_unfinished_run_left_is_not_taken_for_another(start: Star
     [made] = start(tmp_path / "a", PROBE | {"seeds": [1]})
     (tmp_path / "b/seed1/train").mkdir(parents=True)
     (tmp_path / "b/seed1/shots.json").write_bytes((made.folder / "shots.json").read_bytes())
-    message = r"b/seed1/shots\.json lists the images of another run \(2 a class, seed 1\), this one takes "
+    message = r"b/seed1/shots\.json lists the images of another run \(2 per class, seed 1\), this one takes "
     with pytest.raises(DataError, match=message + "1 other images per class"):
         start(tmp_path / "b", PROBE | {"seeds": [1], "shots": 1})
     every = {key: value for key, value in PROBE.items() if key != "shots"}
@@ -301,7 +301,7 @@ def test_held_out_images_are_no_shots(
         assert set(read_shots(run.folder / "shots.json").ids) <= images(whole)
     with pytest.raises(DataError, match="6 held out and 1 left to train on are asked for"):
         start(tmp_path, PROBE, Data(world.data(), hold_out=6))
-    with pytest.raises(DataError, match="6 shots a class are asked for, and the class 'blue' has 5 images"):
+    with pytest.raises(DataError, match="6 shots per class are asked for, and the class 'blue' has 5 images"):
         start(tmp_path, PROBE | {"shots": 6})
 
 

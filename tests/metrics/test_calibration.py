@@ -339,7 +339,7 @@ def test_refusals(clip_like):
         c.score(logits[:0], labels[:0])
     with pytest.raises(ValueError, match="temperature is 0"):
         c.score(logits, labels, temperature=0)
-    with pytest.raises(ValueError, match="row 1: its confidence is no probability"):
+    with pytest.raises(ValueError, match="row 1: its confidence is not a probability"):
         ece_of(np.array([0.5, np.nan]), np.array([True, True]), 15)
     with pytest.raises(ValueError, match="correct is int64; give bools"):
         ece_of(np.array([0.5]), np.array([1]), 15)

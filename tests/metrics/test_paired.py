@@ -84,7 +84,7 @@ def test_holm_by_hand():
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match="row 1: its p-value is no number between 0 and 1"):
+    with pytest.raises(ValueError, match="row 1: its p-value is not a number between 0 and 1"):
         paired.holm([0.5, np.nan])
     with pytest.raises(ValueError, match="gained is -1"):
         paired.mcnemar_exact(-1, 2)

@@ -118,6 +118,16 @@ def test_what_ran_the_model_is_shown_and_exported(tmp_path):
     assert "framework: torch:timm" in invoke("show", run, "--results", tmp_path)[1]
     [exported] = csv.DictReader(io.StringIO(invoke("export", tmp_path)[1]))
     assert exported["framework"] == "torch:timm"
+    assert "framework" not in invoke("list", tmp_path)[1]
+    ResultStore(tmp_path).add([row(new_run_id(), model="a_port", framework="jax", recipe_hash="b" * 64)])
+    assert "framework" in invoke("list", tmp_path)[1].splitlines()[0].split()
+
+
+def test_runs_of_one_recipe_are_all_runs(tmp_path):
+    for _ in range(2):
+        ResultStore(tmp_path).add([row(new_run_id())])
+    assert len(invoke("list", tmp_path)[1].splitlines()) == 3
+    assert len(invoke("list", tmp_path, "--runs")[1].splitlines()) == 4
 
 
 def test_results_as_a_data_frame(tmp_path):

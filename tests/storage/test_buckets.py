@@ -64,7 +64,7 @@ def test_a_url_is_a_path_on_a_bucket():
     [
         ("gs://bucket/x", r'not installed: pip install "clipjax\[gcs\]"'),
         ("s3://bucket/x", r'not installed: pip install "clipjax\[s3\]"'),
-        ("nothing://bucket/x", "no kind of place"),
+        ("nothing://bucket/x", "not a kind of place"),
     ],
 )
 def test_what_cannot_be_spoken_to(url: str, message: str, monkeypatch: pytest.MonkeyPatch):

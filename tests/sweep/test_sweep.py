@@ -112,7 +112,7 @@ def test_nothing_is_downloaded_to_say_what_it_would_take(
     hub.write_text(suite.read_text().replace('"models/two", "models/large"', '"vit_b_32-laion2b_s34b_b79k"'))
     out = sweep(hub, tmp_path, "--dry-run")
     assert re.search(
-        r"^vit_b_32-laion2b_s34b_b79k +5 +\? +62 +\? .* not in the local cache", out.output, re.MULTILINE
+        r"^vit_b_32-laion2b_s34b_b79k +5 +\? +62 +\? .* in the local cache", out.output, re.MULTILINE
     )
     assert asked
     assert set(asked) == {True}
@@ -189,7 +189,7 @@ def test_what_fails_costs_nothing_else(suite: Path, done: tuple[Path, Result, in
     weights.write_bytes(weights.read_bytes()[:-100])
     (world / "data" / "few" / "red" / "few0.png").write_bytes(b"no image")
     result = sweep(world / "suite.toml", tmp_path)
-    assert failure(result).startswith("3 of the sweep's parts are not done; the first: two: zeroshot on few")
+    assert failure(result).startswith("not done: 3 parts of the sweep; the first: two: zeroshot on few")
     listed = result.output[result.output.index("3 failed:") :]
     assert re.search(r"^  one.*\(5 runs\): .*model\.safetensors", listed, re.MULTILINE)
     assert re.search(r"^  two: zeroshot on few: .*few0\.png", listed, re.MULTILINE)
@@ -213,7 +213,7 @@ def test_a_data_set_that_is_named_and_not_there(suite: Path, tmp_path: Path) -> 
     named.write_text(text.replace('["models/one", "models/two", "models/large"]', '["models/one"]'))
     result = sweep(named, tmp_path)
     assert failure(result).startswith(
-        "1 of the sweep's parts are not done; the first: a data set is not there: imagenet_r"
+        "not done: 1 part of the sweep; the first: a data set is not there: imagenet_r"
     )
     assert "5 runs done now" in result.output
     [missing] = re.findall("^missing: .*$", result.output, re.MULTILINE)
@@ -230,12 +230,23 @@ def test_a_data_set_that_is_named_and_not_there(suite: Path, tmp_path: Path) -> 
     assert "not counted, as their data are not there: 1 run of 1 model on 1 data set, of" in shown
 
 
+def test_a_suite_may_name_the_folder_of_each_data_set(suite: Path) -> None:
+    file = suite.with_name("named.toml")
+    run = '[[runs]]\ntask = "zeroshot"\ndatasets = ["imagenet_r", "imagenet_v2"]\n'
+    data = f'[data]\nimagenet_r = "{suite.parent / "data" / "many"}"\n'
+    file.write_text(f'title = "Named"\nmodels = ["models/one"]\n{data}{run}')
+    plan = make_plan(load_suite(file), None)
+    assert {item.job.data.card.name for item in plan.items} == {"imagenet_r"}
+    assert [missing.named for missing in plan.missing] == [True]
+    assert "imagenet_v2" in plan.missing[0].line
+
+
 def test_a_dry_run_needs_no_folder_of_data_sets(suite: Path, tmp_path: Path) -> None:
     rootless = suite.with_name("rootless.toml")
     run = '[[runs]]\ntask = "zeroshot"\ndatasets = ["imagenet_r", "imagenet_v2"]\n'
     rootless.write_text(f'title = "No data"\nmodels = ["models/one"]\n{run}')
-    assert "say where the data sets of rootless lie" in failure(sweep(rootless, tmp_path))
-    assert "say where the data sets of rootless lie" in failure(sweep(rootless, tmp_path, "--collect"))
+    assert "say where the data sets of rootless are" in failure(sweep(rootless, tmp_path))
+    assert "say where the data sets of rootless are" in failure(sweep(rootless, tmp_path, "--collect"))
     out = sweep(rootless, tmp_path, "--dry-run")
     assert out.exit_code == 0, out.output
     assert "0 runs, 0 images to embed" in out.output

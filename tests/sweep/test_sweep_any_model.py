@@ -33,6 +33,10 @@ def build():
     return clipjax.wrap(
         eyes, words, name="mine", image_size=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), logit_scale=20.0
     )
+
+
+def stop():
+    raise RuntimeError("no weights")
 """
 SUITE = """
 title = "Any"
@@ -78,12 +82,30 @@ def test_every_kind_of_model_is_swept_once(
     assert {name: row.get("framework") for name, row in rows.items()} == {
         "mine": "python",
         "theirs": "torch:timm",
-        "files": None,
+        "files": "predictions",
     }
     assert rows["files"]["value"] == rows["theirs"]["value"]
     third = sweep(any_suite, tmp_path, "--dry-run")
     assert third.exit_code == 0, third.output
     process.close()
+
+
+def test_a_model_that_fails_costs_no_other_models_rows(
+    any_suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A function that raises, and a process that dies."""
+    process = TorchProcess([sys.executable, str(SERVER), "dies", "0"])
+    monkeypatch.setattr(torch_process, "PROCESS", process)
+    text = any_suite.read_text()
+    any_suite.write_text(text.replace(FILES, '"swept_model:stop"'))
+    done = sweep(any_suite, tmp_path)
+    process.close()
+    says = " ".join(done.output.split())
+    assert done.exit_code == 1
+    assert "swept_model:stop raised RuntimeError: no weights" in says
+    assert "torch:timm:mean: its process ended with exit code 3: RuntimeError: out of memory" in says
+    results = ResultStore(tmp_path / "results")
+    assert {results.run(run)[0]["model"] for run in results.run_ids()} == {"mine"}
 
 
 def test_braces_in_the_name_of_the_suites_folder_are_kept(any_suite: Path, tmp_path: Path) -> None:

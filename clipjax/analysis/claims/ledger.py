@@ -335,7 +335,7 @@ class _Reader:
         if isinstance(facts, str):
             return self._shown(key, facts)
         if not isinstance(facts, dict) or not facts:
-            raise self._wrong(f"groups.{key}", "is no table of facts and their values, and no SCHEME.GROUP")
+            raise self._wrong(f"groups.{key}", "is neither a table of facts and values nor SCHEME.GROUP")
         return facts
 
     def _shown(self, key: str, name: str) -> Mapping[str, Any]:

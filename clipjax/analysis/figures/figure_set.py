@@ -174,7 +174,7 @@ def _off_scale(axis: Axis, value: float | None) -> str | None:
     except ClipjaxError as error:
         return str(error)
     if axis.unit == "%" and value is not None and not 0 <= value <= 1:
-        return f"{value:g} is no fraction from 0 to 1, which an axis in % shows"
+        return f"{value:g} is not a fraction from 0 to 1, which an axis in % shows"
     return None
 
 

@@ -101,7 +101,7 @@ function made(cell) {
       ["recipe", `${run("recipe_hash")}…`],
       ["precision", interned(run("precision"))],
       ["device", deviceText(record(run("device")))],
-      ["images a device and step", interned(run("per_device_batch"))],
+      ["images per device and step", interned(run("per_device_batch"))],
       ["wall time", run("wall_time") === null ? null : `${short(run("wall_time"))} s`],
       ["clipjax commit", interned(run("git_revision"))],
       ["XLA flags", interned(run("xla_flags"))],

@@ -104,7 +104,7 @@ class Cell:
 
 
 class RowIndex:
-    """Result rows by term and model. `people`: each number's newest row of people; they are no models."""
+    """Result rows by term and model. `people`: each number's newest row of people, who are not models."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self.models: dict[str, None] = {}

@@ -102,7 +102,7 @@ def checked(values: ArrayLike, scale: str) -> np.ndarray:
     check_scale(scale)
     numbers = np.asarray(values, np.float64)
     if not np.isfinite(numbers).all():
-        raise DataError(f"{numbers[~np.isfinite(numbers)][0]} is no value to plot or fit: leave it out")
+        raise DataError(f"{numbers[~np.isfinite(numbers)][0]} is not a value to plot or fit: leave it out")
     if scale in FRACTIONS and numbers.size and not (numbers.min() >= 0 and numbers.max() <= 1):
         wrong = numbers[(numbers < 0) | (numbers > 1)][0]
         raise UsageError(

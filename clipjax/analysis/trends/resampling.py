@@ -63,7 +63,7 @@ def estimate(value: float, n: int, draws: np.ndarray, level: float = LEVEL) -> E
 def check_settings(level: float, resamples: int) -> None:
     """Raises UsageError unless 0 < level < 1 and resamples >= 0."""
     if not 0 < level < 1:
-        raise UsageError(f"the level of intervals is {level:g}: it must lie between 0 and 1")
+        raise UsageError(f"the level of intervals is {level:g}: it must be between 0 and 1")
     if resamples < 0:
         raise UsageError(f"{resamples} resamples: give 0 (no intervals) or more")
 

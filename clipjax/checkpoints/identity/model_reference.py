@@ -25,8 +25,13 @@ TORCH_LIBRARIES = ("open_clip", "timm", "transformers")
 _TORCH = "torch"
 _CONFIGS = ("open_clip_config.json", "config.json")
 _FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+# Weights of Prismatic: a folder of a hub repository.
+PRISMATIC_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w-]*prismatic[\w-]*)/(?P<folder>[\w.+-]+)")
+# A name with such an ending is a path; a registered name has dots, too.
+_FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz", ".json", ".tar", ".zip")
 OTHER_WAYS = (
-    "torch:LIBRARY:NAME runs a model of open_clip, timm or transformers, --predictions takes its outputs"
+    "to evaluate a model that clipjax cannot load, give torch:LIBRARY:NAME (open_clip, timm or transformers "
+    "runs it), module:function (yours does) or --predictions (its outputs)"
 )
 
 
@@ -75,6 +80,17 @@ def _of_torch(text: str) -> ModelReference:
     return ModelReference("torch", name, library)
 
 
+def names_hub(name: str) -> bool:
+    """Whether a name of which there is nothing here may be of a hub repository."""
+    in_form = name.count("/") == 1 and not name.startswith((".", "~", "/"))
+    return in_form or PRISMATIC_NAME.fullmatch(name) is not None
+
+
+def names_path(name: str) -> bool:
+    """Whether a name can be nothing but a path: not a registered id, and not of a hub repository."""
+    return not names_hub(name) and ("/" in name or name.endswith(_FILES))
+
+
 def weights_of(source: Any) -> Any:
     """The source itself. Raises UsageError if it names a model that clipjax's networks do not run."""
     if isinstance(source, str) and model_reference(source).kind != "weights":
@@ -88,7 +104,7 @@ def weights_of(source: Any) -> Any:
 def other_way(folder: Path, repo: str | None) -> str:
     """How to run a model whose configuration clipjax's networks refuse, to end their message with.
 
-    "" if nothing there shows whose model it is.
+    "" if the configuration cannot be read.
     """
     file = next((folder / name for name in _CONFIGS if exists(folder / name)), None)
     try:
@@ -107,7 +123,10 @@ def other_way(folder: Path, repo: str | None) -> str:
     ):
         library, hub = "transformers", ""
     else:
-        return ""
+        return (
+            "; to evaluate it all the same, give a Python function that returns it, module:function, or "
+            "--predictions"
+        )
     name = folder if repo is None else f"{hub}{repo}"
     return (
         f"; to evaluate it all the same, let {library} run it, torch:{library}:{name}, or give --predictions"

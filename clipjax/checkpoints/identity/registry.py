@@ -139,7 +139,7 @@ def model_card(model_id: str) -> Card:
         unknown["logit_bias"] = f"{_FROM_WEIGHTS} (null there means the model has none)"
     chat = chat_of(row["library"], row["library_arch"])
     if chat is not None:
-        unknown["chat.sha256"] = f"its files lie in the repository {row['tokenizer']}"
+        unknown["chat.sha256"] = f"its files are in the repository {row['tokenizer']}"
     return Card(
         id=model_id,
         arch=arch,
@@ -294,7 +294,7 @@ def _tokenizer(row: Row, arch: Arch, unknown: dict[str, str]) -> TokenizerSpec |
         return None
     spec = tokenizer_spec(row["tokenizer"], arch.text.context_length)
     if spec.sha256 is None:
-        unknown["tokenizer.sha256"] = "its files lie in the checkpoint's repository"
+        unknown["tokenizer.sha256"] = "its files are in the checkpoint's repository"
     return spec
 
 

@@ -13,7 +13,10 @@ from clipjax.entry_points import cached
 from clipjax.errors import DataError, UsageError
 from clipjax.storage.reading import read_csv
 from clipjax.storage.records import check_keys
-from converters.foreign.timm_options import default_tag
+from converters.foreign.open_clip_towers import configs
+from converters.foreign.timm_options import architectures, default_tag
+
+SHOWN = 6  # ids of one architecture, in a message
 
 # Columns that a row of an added folder needs; those that it leaves out are empty, or unknown facts.
 NEEDED = ("id", "arch", "library", "mean_std", "interpolation", "resize_mode", "resize_size", "crop_size")
@@ -73,17 +76,27 @@ def model_ids() -> list[str]:
 
 def unknown_model(name: str, *, to_run: bool = False) -> UsageError:
     """`to_run`: the name is of a model to evaluate, for which there are other ways."""
-    rows = registry().values()
-    if same := [row["id"] for row in rows if (row["library"], row["library_arch"]) == ("timm", name)]:
-        tag = default_tag(name)
-        loads = f" (timm itself would load {name}.{tag})" if tag else ""
-        return UsageError(
-            f"{name!r} is timm's name of an architecture, not of weights{loads}: give {' or '.join(same)}"
-        )
+    if name in architectures():
+        return _architecture_alone("timm", name, f"torch:timm:{name}.TAG" if to_run else None)
+    if name in configs():
+        return _architecture_alone("open_clip", name, f"torch:open_clip:{name}/TAG" if to_run else None)
     near = difflib.get_close_matches(name, model_ids(), n=3, cutoff=0.6)
     ways = f"; {OTHER_WAYS}" if to_run else ""
     hint = f"did you mean {', '.join(near)}? " if near else ""
     return UsageError(f"unknown model {name!r}; {hint}`clipjax models` lists the ids{ways}")
+
+
+def _architecture_alone(library: str, name: str, way: str | None) -> UsageError:
+    """`way`: to evaluate its weights that are not registered."""
+    tag = default_tag(name) if library == "timm" else None
+    loads = f" (timm itself would load {name}.{tag})" if tag else ""
+    rows = registry().values()
+    ids = [row["id"] for row in rows if (row["library"], row["library_arch"]) == (library, name)]
+    more = [f"another of `clipjax models` ({len(ids)} in all)"] if len(ids) > SHOWN else []
+    ways = [*ids[:SHOWN], *more, *([way] if way else [])] or ["a file, folder or hub repository of weights"]
+    return UsageError(
+        f"{name!r} is {library}'s name of an architecture, not of weights{loads}: give {' or '.join(ways)}"
+    )
 
 
 def why_unknown(cell: str) -> str | None:

@@ -131,6 +131,7 @@ class FinetuneOptions:
         check_names(
             models=(self.model, self.facts.facts_of),
             datasets=(self.dataset, self.held_out.validation and self.held_out.validation_dataset),
+            roots=(self.data, self.held_out.validation),
         )
         if self.runs is not None:
             facts = self.facts

@@ -103,6 +103,7 @@ def crosscheck(options: CrosscheckOptions) -> None:
         datasets=(options.dataset,),
         prompts=(options.prompts,),
         labels=options.labels,
+        roots=(options.data,),
     )
     found = _both_sides(options)
     path, record = found.write(options.out), found.to_dict()

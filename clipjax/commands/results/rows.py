@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,7 +61,7 @@ class ListOptions:
         bool, typer.Option("--slices", help="Also list the rows of slices: each class, ...")
     ] = False
     runs: Annotated[
-        bool, typer.Option("--runs", help="List the runs instead: id, date, task, data set, model, rows.")
+        bool, typer.Option("--runs", help="List every run instead: id, date, task, data set, model, rows.")
     ] = False
     limit: LinesOption = 100
 
@@ -79,10 +79,10 @@ def list_rows(options: ListOptions) -> None:
     """
     from clipjax.results.tables import summary_table
 
-    rows = options.which.rows(options.where.path)
     if options.runs:
-        _list_runs(rows, options.limit)
+        _list_runs(replace(options.which, every=True).rows(options.where.path), options.limit)
         return
+    rows = options.which.rows(options.where.path)
     whole = [row for row in rows if options.slices or row["slice"] is None]
     if not whole:
         metrics = options.which.metric

@@ -72,7 +72,7 @@ def corrupt(options: CorruptOptions) -> None:
     """
     from clipjax.corruptions.corruption import kind_names
 
-    check_names(datasets=(options.dataset,))
+    check_names(datasets=(options.dataset,), roots=(options.data,))
     kinds = [name.strip() for name in options.kind.split(",") if name.strip()]
     if unknown := [name for name in kinds if name not in kind_names()]:
         raise unknown_name("corruption", unknown[0], kind_names())

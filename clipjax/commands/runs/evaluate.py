@@ -87,6 +87,7 @@ def _of_predictions(options: EvaluateOptions, file: Path) -> Result:
 
 
 def _evaluate_one(options: EvaluateOptions) -> Result:
+    announce(f"loading {options.model}")
     from clipjax.evaluation.run import ready, run
 
     compute, loading = options.compute(), options.loading()
@@ -106,6 +107,7 @@ def _evaluate_collection(options: EvaluateOptions, data_root: Path) -> None:
     for line in in_one_line(planned.missing, data_root):
         say(f"left out: {line}", err=True)
     before = runs_before(options.results)
+    announce(f"loading {options.model}")
     model = _load(options, request, loading)
     results, failed = _run_all(model, planned.jobs, request, compute, options.results)
     signals.done()
@@ -144,9 +146,10 @@ def _load(options: EvaluateOptions, request: Request, loading: dict[str, Any]) -
     from clipjax.embeddings.params import dtype_to_load, mesh_to_load
     from clipjax.evaluation.models.encoders import encoder
 
-    say_slow(options.precision)
     dtype, mesh_of = dtype_to_load(request.precisions), mesh_to_load(options.params)
     model = encoder(options.model or "", dtype=dtype, mesh_of=mesh_of, **loading)
+    if model.network is not None:
+        say_slow(options.precision)
     if model.framework != PYTHON:  # there the user's own card has them
         say_unknown_facts(options.model, model.card)
     return model

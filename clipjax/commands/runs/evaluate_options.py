@@ -33,7 +33,7 @@ from clipjax.commands.shared.options import (
 )
 from clipjax.commands.shared.records import fields_of
 from clipjax.commands.shared.stores import StoreOptions
-from clipjax.errors import UsageError
+from clipjax.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from clipjax.embeddings.compute import Compute
@@ -194,11 +194,17 @@ class EvaluateOptions:
         if self.predictions is not None:
             refuse_beside("--predictions", on_command_line(self.context, OF_A_MODEL))
         datasets = (self.dataset, self.id_dataset)
-        models = () if self.predictions is not None else (self.model, self.facts.facts_of)
-        card = None if self.predictions is not None else self.card
+        is_run = self.predictions is None  # else --model is only the name in the rows
         check_names(
-            models=models, card=card, datasets=datasets, prompts=self.prompts or (), labels=self.labels
+            evaluated=(self.model,) if is_run else (),
+            models=(self.facts.facts_of,),
+            card=self.card,
+            datasets=datasets,
+            prompts=self.prompts or (),
+            labels=self.labels,
+            roots=(self.data, self.id_data),
         )
+        self._check_predictions()
 
     def _check_source(self) -> None:
         """Exactly one of --data, --data-root and --predictions, but predictions may be of --data."""
@@ -210,6 +216,14 @@ class EvaluateOptions:
             )
         if self.predictions is None and self.model is None:
             raise UsageError("say which model: --model ID, hub repository, folder or checkpoint")
+
+    def _check_predictions(self) -> None:
+        from clipjax.storage.buckets import BucketPath, place
+        from clipjax.storage.reading import exists
+
+        path = None if self.predictions is None else place(self.predictions)
+        if path is not None and not isinstance(path, BucketPath) and not exists(path):
+            raise DataError(f"{path} does not exist; give a .parquet, .csv or .npz file")
 
     def _check_task(self) -> None:
         from clipjax.tasks.collections import ALL, collections

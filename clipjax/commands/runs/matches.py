@@ -56,7 +56,7 @@ def matches(options: MatchesOptions) -> None:
 
     Example: clipjax matches /data/navi --dataset navi --model vit_b_16-openai --out pair.png
     """
-    check_names(datasets=(options.dataset,))
+    check_names(evaluated=options.model, datasets=(options.dataset,), roots=(options.data,))
     say_slow(options.precision)
     from clipjax.evaluation.matches import draw_matches
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from clipjax.commands.shared.options import (
     batch_asked,
     workers_asked,
 )
-from clipjax.commands.shared.output import print_table, say
+from clipjax.commands.shared.output import announce, print_table, say
 from clipjax.commands.shared.processes import join, say_slow, say_waiting
 from clipjax.commands.shared.records import taking
 from clipjax.commands.shared.stores import CACHE, StoreOptions
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from clipjax.embeddings.compute import Compute
     from clipjax.sweep.plan import Item, SweepPlan
     from clipjax.sweep.run import Report
+    from clipjax.sweep.suite import Suite
 
 
 def register(app: typer.Typer) -> None:
@@ -85,7 +87,9 @@ class SweepOptions:
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Run nothing: print what would be run, what it takes and what exists."
+            "--dry-run",
+            help="Evaluate nothing: print what would be run, what it takes and what exists. Models of torch: "
+            "and module:function are opened.",
         ),
     ] = False
     collect: Annotated[
@@ -110,6 +114,15 @@ class SweepOptions:
             refuse_beside("--dry-run", {"--distributed": self.distributed})
         else:
             refuse_without("--dry-run", {"--shares": self.shares})
+        if not self.distributed:  # there all processes read it, and end together
+            _ = self.read_suite
+
+    @functools.cached_property
+    def read_suite(self) -> Suite:
+        """Imports no JAX: a mistake in the file is found at once."""
+        from clipjax.sweep.suite import load_suite
+
+        return load_suite(self.suite, data_root=self.data_root, model_root=self.model_root)
 
     def compute(self) -> Compute:
         """By default the user's cache keeps pixels."""
@@ -140,10 +153,10 @@ def sweep(options: SweepOptions) -> None:
 
         clipjax sweep suite.toml --data-root /data --collect
     """
+    options.check()
     from clipjax.sweep.shards import cut, read_shard
     from converters.hub import only_cached
 
-    options.check()
     part = None if options.shard is None else read_shard(options.shard)
     join(options.distributed)
     compute = options.compute()
@@ -163,13 +176,14 @@ def sweep(options: SweepOptions) -> None:
 def _plan(options: SweepOptions, compute: Compute) -> SweepPlan:
     """The same in each process."""
     from clipjax.devices.agreement import on_all
+
+    if not options.collect:
+        announce(f"planning {options.suite}")
     from clipjax.sweep.plan import make_plan
-    from clipjax.sweep.suite import load_suite
 
     def read() -> SweepPlan:
-        suite = load_suite(options.suite, data_root=options.data_root, model_root=options.model_root)
         budget = None if compute.pixel_store is None else compute.pixel_store.budget
-        return make_plan(suite, budget, absent=options.dry_run)
+        return make_plan(options.read_suite, budget, absent=options.dry_run)
 
     return on_all(read, "make the plan of the sweep")
 

@@ -5,16 +5,17 @@ A name that passes may still be refused later, when its file is read.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
-_PLAIN = re.compile(r"[\w.-]+")
+from clipjax.errors import DataError
 
 
 def check_names(
     *,
     models: Iterable[str | None] = (),
+    evaluated: Iterable[str | None] = (),
+    roots: Iterable[Path | None] = (),
     card: str | None = None,
     datasets: Iterable[str | None] = (),
     prompts: Iterable[str | None] = (),
@@ -23,15 +24,21 @@ def check_names(
     """Raises UsageError, with near names, for a name that nothing has; DataError for a damaged file.
 
     Args:
-        models: refused only if they can be nothing but a registered id.
+        models: of weights; refused if they can be nothing but a registered id or a path that is not there.
+        evaluated: models that may also be functions, or of a PyTorch library.
+        roots: of data sets: a missing path is refused.
         card: a registered id, or LIBRARY:ARCHITECTURE.
         datasets, prompts, labels: names, or files.
     """
+    from clipjax.checkpoints.identity.model_reference import model_reference
     from clipjax.data.cards import read_card
     from clipjax.data.labels import load_labels, load_prompts
 
     for name in filter(None, models):
         _check_model(name)
+    for name in filter(None, evaluated):
+        if model_reference(name).kind == "weights":
+            _check_model(name, to_run=True)
     if card is not None:
         _check_card(card)
     for name in filter(None, datasets):
@@ -40,14 +47,32 @@ def check_names(
         load_prompts(name)
     if labels is not None:
         load_labels(labels)
+    for root in filter(None, roots):
+        _check_root(root)
 
 
-def _check_model(name: str) -> None:
+def _check_model(name: str, *, to_run: bool = False) -> None:
+    """A URL and a name in the form of a hub repository need a network: those pass."""
+    from clipjax.checkpoints.identity.model_reference import names_hub, names_path
     from clipjax.checkpoints.identity.registry_rows import model_ids, unknown_model
+    from clipjax.storage.reading import exists
 
-    is_file = Path(name).suffix[1:].isalpha()  # of a file that is missing
-    if _PLAIN.fullmatch(name) and not is_file and name not in model_ids() and not Path(name).exists():
-        raise unknown_model(name)
+    if name in model_ids() or "://" in name or names_hub(name) or exists(Path(name)):
+        return
+    if names_path(name):
+        raise DataError(f"{name} does not exist")
+    raise unknown_model(name, to_run=to_run)
+
+
+def _check_root(root: Path) -> None:
+    """A bucket needs a network: it passes."""
+    from clipjax.data.readers.reader import recognise
+    from clipjax.storage.buckets import BucketPath, place
+    from clipjax.storage.reading import exists
+
+    path = place(root)
+    if not isinstance(path, BucketPath) and not exists(path) and recognise(path) is None:
+        raise DataError(f"{path} does not exist")
 
 
 def _check_card(name: str) -> None:

@@ -26,7 +26,8 @@ AnyModelOption = Annotated[
         "--model",
         "-m",
         help="Model id, hub repository, folder or checkpoint; torch:LIBRARY:NAME for a model or folder of "
-        "open_clip, timm or transformers, run in PyTorch; or module:function, Python that returns a model.",
+        "open_clip, timm or transformers, run in PyTorch (of the hub: torch:open_clip:hf-hub:org/name, "
+        "torch:transformers:org/name); or module:function, Python that returns a model.",
         autocompletion=completion.models,
     ),
 ]

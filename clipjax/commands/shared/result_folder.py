@@ -19,7 +19,7 @@ DEFAULT = "parity"  # of --precision
 
 
 def opened(folder: Path) -> ResultStore:
-    """The results in a folder; folders in it that are no runs are named on stderr. Raises as `checked`."""
+    """The results in a folder; folders in it that are not runs are named on stderr. Raises as `checked`."""
     warn_left_out(found := checked(folder))
     return found
 

@@ -142,7 +142,7 @@ class ScanNetPairs(FilePairs):
         return Pair(self.normalised(pixels), {key: each.astype(np.float32) for key, each in geometry.items()})
 
     def _check_angle(self, i: int, motion: np.ndarray) -> None:
-        """The bins go by test.npz, the errors by the poses: they have to be of one motion."""
+        """The bins rely on test.npz, the errors on the poses: both must be of one motion."""
         turned, listed = angle_of(motion), self.columns["angle"][i]
         if abs(turned - listed) > _APART:
             raise DataError(

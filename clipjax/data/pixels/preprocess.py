@@ -60,7 +60,7 @@ class PixelRecipe:
         crop: start of the centre crop for an odd margin: "round" (half, to even: torchvision) or "floor"
             (transformers).
         decode: "full", or "jpeg_scaled", which equals no reference: see `open_scaled`.
-        fill: the colour of "letterbox", 0 to 255 a channel; else None.
+        fill: the colour of "letterbox", 0 to 255 per channel; else None.
 
     Raises:
         UsageError: a size that is not positive, an unknown name, or "letterbox" without a colour or with rgb
@@ -242,7 +242,7 @@ def _cut_border(image: PIL.Image.Image, border: int) -> PIL.Image.Image:
     width, height = image.size
     if min(width, height) <= 2 * border:
         raise DataError(
-            f"an image of {width} x {height} pixels has no inside once {border} pixels a side are cut"
+            f"an image of {width} x {height} pixels has no inside once {border} pixels per side are cut"
         )
     return image.crop((border, border, width - border, height - border))
 

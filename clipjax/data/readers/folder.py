@@ -16,6 +16,8 @@ from clipjax.data.readers.walk import Walk, folders_in, list_folder
 from clipjax.errors import DataError, UsageError
 from clipjax.storage.reading import is_dir
 
+_BY_ID = "; a folder has its class's id as its name (the column id of a CSV file of classes)"
+
 
 def read_folder(
     root: epath.Path,
@@ -51,7 +53,8 @@ def read_folder(
     else:
         folders = list(names if label_names is None else label_names)
         spelled = {name: name for name in names}
-    _same_folders(root, folders, spelled, ignore_unknown=ignore_unknown, allow_missing=allow_missing)
+    allowed = {"ignore_unknown": ignore_unknown, "allow_missing": allow_missing}
+    _same_folders(root, folders, spelled, "" if folder_is_index else _BY_ID, **allowed)
 
     labelled, walk = [], Walk(root)
     for label, name in enumerate(folders):
@@ -76,13 +79,15 @@ def _same_folders(
     root: epath.Path,
     expected: Sequence[str],
     spelled: dict[str, str],
+    naming: str = "",
     *,
     ignore_unknown: bool = False,
     allow_missing: bool = False,
 ) -> None:
     missing = [name for name in expected if name not in spelled]
     extra = sorted(spelled[name] for name in spelled.keys() - set(expected))
-    nested = _nested(root, extra, set(expected)) if len(missing) == len(set(expected)) else ""
+    none_fits = len(missing) == len(set(expected))
+    hint = (_nested(root, extra, set(expected)) or naming) if none_fits else ""
     wrong = [
         f"{what} {_some(names)}"
         for what, names, allowed in (
@@ -92,7 +97,7 @@ def _same_folders(
         if names and not allowed
     ]
     if wrong:
-        raise DataError(f"{root}: wrong class folders: {'; '.join(wrong)}{nested}")
+        raise DataError(f"{root}: wrong class folders: {'; '.join(wrong)}{hint}")
 
 
 def _nested(root: epath.Path, folders: Sequence[str], expected: set[str]) -> str:
@@ -105,8 +110,8 @@ def _nested(root: epath.Path, folders: Sequence[str], expected: set[str]) -> str
         return ""
     best = fits[max(fits)]
     if len(best) > 1:  # any one of them would be a guess
-        return f"; class folders lie in {_some([str(root / name) for name in best])}: give one of them"
-    return f"; class folders lie in {root / best[0]}: give that folder"
+        return f"; class folders are in {_some([str(root / name) for name in best])}: give one of them"
+    return f"; class folders are in {root / best[0]}: give that folder"
 
 
 def _some(names: Sequence[str]) -> str:

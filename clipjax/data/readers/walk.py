@@ -111,7 +111,7 @@ def _check_no_circle(link: str) -> None:
     here, there = os.path.realpath(os.path.dirname(link)), os.path.realpath(link)
     if os.path.commonpath([here, there]) == there:
         raise DataError(
-            f"{link} is a link to {os.readlink(link)}, a folder that it lies in: its images would count "
+            f"{link} is a link to {os.readlink(link)}, a folder that it is in: its images would count "
             "again and again; remove the link"
         )
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from clipjax.checkpoints.encoder import Encoder
 from clipjax.checkpoints.identity.naming import taken_names
-from clipjax.errors import ClipjaxError, DataError, UsageError, type_and_line
+from clipjax.errors import ClipjaxError, DataError, UsageError, near_names, type_and_line
 from clipjax.evaluation.own_model import OwnModel, encoder_of
 
 
@@ -66,12 +66,18 @@ def _function(name: str, module: str, path: str) -> Callable[[], Any]:
     except AttributeError as error:
         if error.name not in path.split("."):
             raise _raised(name, error) from error
-        raise UsageError(f"{name}: the module {module} has no {path}") from None
+        raise UsageError(f"{name}: the module {module} has no {path}{_near(module, path)}") from None
     except (Exception, SystemExit) as error:
         raise _raised(name, error) from error
     if not callable(function):
         raise UsageError(f"{name} is a {type(function).__name__}, should be a function that returns a model")
     return function
+
+
+def _near(module: str, path: str) -> str:
+    names = [each for each, value in vars(sys.modules[module]).items() if callable(value)]
+    near = near_names(path, names)
+    return f"; did you mean {', '.join(near)}?" if near else ""
 
 
 def _raised(name: str, error: BaseException) -> DataError:

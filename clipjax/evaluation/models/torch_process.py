@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from typing import IO, Any
 
 from clipjax.errors import ClipjaxError, DataError
-from converters.hub import is_offline
+from converters.hub import why_only_cached
 
 LIMIT = 600.0  # seconds without a sign of the process; each batch starts it anew
 OPENING = 6 * LIMIT  # the same while a model is loaded, or downloaded
@@ -43,6 +43,7 @@ class TorchProcess:
         self._command = command or _SERVER
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] | None = None
+        self._only_cached: str | None = None  # why the process asks no hub
         self._lock = threading.Lock()
 
     def ask(
@@ -52,11 +53,12 @@ class TorchProcess:
 
         Raises:
             ClipjaxError: the libraries are not installed.
-            DataError: it answers with an error, ended, or did not answer within the limit.
+            DataError: it answers with an error, ended, or did not answer within the limit; a model is not in
+                the local cache, and cannot be downloaded.
         """
         name = "torch:" + ":".join(header["model"])
         with self._lock:
-            process = self._running()
+            process = self._running(header["do"] == "open")
             try:
                 answer, data = _exchange(process, header, payload, LIMIT if limit is None else limit)
             except TimeoutError as error:
@@ -67,6 +69,11 @@ class TorchProcess:
             except BaseException:  # half a message was exchanged: it cannot be used again
                 self.close()
                 raise
+        if answer.get("uncached") and self._only_cached is not None:
+            raise DataError(
+                f"{name}: its files are not in the local cache, and {self._only_cached}; download them where "
+                "there is a network, or name a folder that has them"
+            )
         if "error" in answer:
             raise DataError(f"{name}: {answer['error']}")
         return answer, data
@@ -82,14 +89,19 @@ class TorchProcess:
             with contextlib.suppress(OSError):
                 _ = stream and stream.close()
 
-    def _running(self) -> subprocess.Popen[bytes]:
+    def _running(self, opens: bool) -> subprocess.Popen[bytes]:
+        """`opens`: a model, perhaps from the hub, which the process cannot reach or leave alone later."""
+        if opens and self._process is not None and bool(self._only_cached) != bool(why_only_cached()):
+            self.close()
         if self._process is None or self._process.poll() is not None:
             self.close()
             if self._command == _SERVER:
                 check_installed()
             atexit.register(self.close)
             self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
-            environment = {**os.environ, **({"HF_HUB_OFFLINE": "1"} if is_offline() else {})}
+            # Asked once here: each library would retry for a minute.
+            self._only_cached = why_only_cached()
+            environment = {**os.environ, **({"HF_HUB_OFFLINE": "1"} if self._only_cached else {})}
             self._process = subprocess.Popen(
                 self._command,
                 env=environment,

@@ -1,6 +1,6 @@
 """Decisions of people as one result: the mean of each one's number, with an interval across people.
 
-    rows = people_rows("model_vs_human", "raw-data/cue-conflict")     # a folder, one CSV file a person
+    rows = people_rows("model_vs_human", "raw-data/cue-conflict")     # a folder, one CSV file per person
     ResultStore("results").add(rows)
 
 The rows have `model` "people": they are in no group, trend or claim.
@@ -49,7 +49,7 @@ def people_rows(source: str, path: str | Path) -> list[Row]:
     files = sorted(folder.glob(record["files"])) if is_dir(folder) else []
     if len(files) < FEWEST:
         raise DataError(
-            f"{folder} holds {len(files)} files {record['files']}; give a folder with one a person"
+            f"{folder} holds {len(files)} files {record['files']}; give a folder with one per person"
         )
     results = [_person(record, file) for file in files]
     _check_images(files, results)

@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from clipjax.checkpoints.encoder import PREDICTIONS
 from clipjax.checkpoints.identity.facts import STATED
 from clipjax.checkpoints.identity.naming import own_name
 from clipjax.checkpoints.identity.registry import model_card
@@ -103,7 +104,7 @@ def evaluate_predictions(
     recipe = _recipe(predictions, contents.projection)
     name, facts = _named(model, predictions)
     common = {
-        **identity(name, {"kind": "predictions", **facts}, definition, predictions.dataset),
+        **identity(name, {"kind": "predictions", **facts}, definition, predictions.dataset, PREDICTIONS),
         "recipe_hash": sha256_json(recipe),
         "recipe": recipe,
         "convention": _convention(predictions, contents.projection),

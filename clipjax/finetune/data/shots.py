@@ -103,7 +103,7 @@ def draw_shots(split: TrainSplit, per_class: int, seed: int) -> Shots:
     """
     if per_class < 1:
         raise UsageError(f"the shots must be at least 1 image per class, not {per_class}")
-    _enough(split, per_class, f"{per_class} shots a class")
+    _enough(split, per_class, f"{per_class} shots per class")
     rows = np.sort(np.concatenate([ranked[:per_class] for ranked in _ranking(split, seed)]))
     drawn = split.select(rows)
     return Shots(

@@ -140,9 +140,9 @@ def _problem(keys: np.ndarray, values: np.ndarray, facts: Mapping[str, Any], cla
     if keys.dtype != np.float32 or keys.ndim != 2 or values.shape != keys.shape[1:]:
         return f"keys {keys.dtype} {list(keys.shape)} and values {list(values.shape)}"
     if values.dtype != np.int32 or len(values) == 0 or not 0 <= values.min() <= values.max() < classes:
-        return f"values that are no indices into its {classes} classes"
+        return f"values that are not indices into its {classes} classes"
     if not np.isfinite(keys).all() or not all(map(_is_number, (facts["alpha"], facts["beta"]))):
-        return "keys, alpha or beta that are no finite numbers"
+        return "keys, alpha or beta that are not finite numbers"
     if not isinstance(facts["trained"], bool):
         return f"trained = {facts['trained']!r}"
     return None

@@ -226,7 +226,7 @@ def test_what_is_wrong_in_a_file_is_named(text: str, said: str, tmp_path: Path) 
             '[groups]\nours = "training.clips"\n',
             "groups.ours unknown group of configs/groups.toml 'training.clips'",
         ),
-        ("[groups]\nours = 3\n", "groups.ours is no table of facts"),
+        ("[groups]\nours = 3\n", "groups.ours is neither a table of facts"),
         ('[pairs]\nmine = [["a"]]\n', "pairs.mine is not a list of [against, group]"),
     ],
 )

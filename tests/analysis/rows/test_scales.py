@@ -46,8 +46,8 @@ def test_nought_and_one_are_half_an_image_away() -> None:
         (1.5, "probit", UsageError, r"1\.5 has no place on a probit scale.*\(not percent\)"),
         (-0.1, "logit", UsageError, r"-0\.1 has no place on a logit scale"),
         (0.0, "log", UsageError, "0 has no place on a log scale"),
-        (math.nan, "linear", DataError, "nan is no value"),
-        (math.inf, "log", DataError, "inf is no value"),
+        (math.nan, "linear", DataError, "nan is not a value"),
+        (math.inf, "log", DataError, "inf is not a value"),
         (0.5, "porbit", UsageError, "unknown scale 'porbit'; did you mean probit"),
     ],
 )

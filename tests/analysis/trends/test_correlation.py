@@ -106,7 +106,7 @@ def test_one_number_for_all_models_has_none(kind: str) -> None:
     [
         ([0.5], [0.5], {}, DataError, "2 models or more, here is 1 model"),
         ([0.5, 0.6], [0.5], {}, DataError, r"shape \(2,\) and y \(1,\)"),
-        ([0.5, math.nan], [0.5, 0.6], {}, DataError, "nan is no value"),
+        ([0.5, math.nan], [0.5, 0.6], {}, DataError, "nan is not a value"),
         (
             [0.5, 0.6],
             [0.5, 0.6],

@@ -75,7 +75,7 @@ def test_where_there_is_no_interval(found: Estimate) -> None:
 
 @pytest.mark.parametrize("level", [0.0, 1.0, 95.0, -0.5, float("nan")])
 def test_levels_that_are_none(level: float) -> None:
-    with pytest.raises(UsageError, match="must lie between 0 and 1"):
+    with pytest.raises(UsageError, match="must be between 0 and 1"):
         check_settings(level, 10)
 
 

@@ -58,10 +58,10 @@ def test_the_folder_that_holds_most_classes_is_named(tmp_path):
     root = epath.Path(tmp_path)
     images = ["a/n01/0.png", "b/n01/0.png", "b/n02/0.png", "c/n01/0.png", "c/n02/0.png", "c/n03/0.png"]
     write_images(tmp_path, images)
-    with pytest.raises(DataError, match=r"class folders lie in \S*/b: give that folder$"):
+    with pytest.raises(DataError, match=r"class folders are in \S*/b: give that folder$"):
         read_folder(root, ("n01", "n02"))
     write_images(tmp_path, ["d/n01/0.png", "d/n02/0.png"])
-    with pytest.raises(DataError, match=r"class folders lie in \S*/b, \S*/d: give one of them$"):
+    with pytest.raises(DataError, match=r"class folders are in \S*/b, \S*/d: give one of them$"):
         read_folder(root, ("n01", "n02"))
 
 

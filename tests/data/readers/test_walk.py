@@ -81,7 +81,7 @@ def test_a_circle_is_refused_by_name(read: Callable, make: Callable[[Path], Path
 
 def test_a_circle_names_the_links_target(root: Path) -> None:
     _all_classes(root)
-    with pytest.raises(DataError, match=r"circle/up is a link to \.\., a folder that it lies in"):
+    with pytest.raises(DataError, match=r"circle/up is a link to \.\., a folder that it is in"):
         read_folder(epath.Path(root))
 
 

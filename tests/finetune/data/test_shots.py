@@ -144,13 +144,15 @@ def test_what_is_no_list_is_refused_by_its_name(tmp_path, text):
 
 def test_too_few_images_name_class_and_count(split):
     with pytest.raises(
-        DataError, match=r"folder: 10 shots a class are asked for, and the class 'cat' has 9 im"
+        DataError, match=r"folder: 10 shots per class are asked for, and the class 'cat' has 9 im"
     ):
         draw_shots(split, 10, seed=1)
     with pytest.raises(DataError, match=r"'cat' has 9 images \(2 classes have too few\)"):
         draw_shots(split, 14, seed=1)
     few = split.select(np.flatnonzero(split.labels != 1))
-    with pytest.raises(DataError, match=r"1 shots a class are asked for, and the class 'dog' has no images"):
+    with pytest.raises(
+        DataError, match=r"1 shots per class are asked for, and the class 'dog' has no images"
+    ):
         draw_shots(few, 1, seed=1)
     for call in (draw_shots, hold_out):
         with pytest.raises(UsageError, match="at least 1 image per class"):

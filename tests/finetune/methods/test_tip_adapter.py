@@ -356,9 +356,9 @@ def test_an_adapter_is_its_tensors_and_facts() -> None:
 @pytest.mark.parametrize(
     ("changes", "facts", "message"),
     [
-        ({"values": np.array([0, 1, 2], np.int32)}, {}, "values that are no indices into its 2 classes"),
+        ({"values": np.array([0, 1, 2], np.int32)}, {}, "values that are not indices into its 2 classes"),
         ({"values": np.array([0, 1], np.int32)}, {}, r"keys float32 \[3, 3\] and values \[2\]"),
-        ({"alpha": float("nan")}, {}, "no finite numbers"),
+        ({"alpha": float("nan")}, {}, "not finite numbers"),
         ({}, {"trained": 1}, "trained = 1"),
         ({}, {"prompts": {"name": "openai_7"}}, "without 'digest'"),
         ({}, {"classes": {"name": "x", "ids": ["c"], "names": ["cat"], "digest": "0"}}, "classes are not"),

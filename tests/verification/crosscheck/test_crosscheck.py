@@ -360,6 +360,7 @@ def test_the_command_on_real_weights_and_photographs(photographs: Path, lite0: P
     assert record["reference"]["weights"] == "written back by clipjax"
     assert "0 flips" in done.output
     assert "no metric" in done.output
+    assert " agree: 6 stages, each image within its tolerance" in done.stdout.splitlines()[-1]
 
 
 def test_a_wrong_card_of_real_weights(
@@ -369,7 +370,7 @@ def test_a_wrong_card_of_real_weights(
     model = clipjax.load_model(lite0, card="tf_efficientnet_lite0-in1k")
     wrong = with_pixels(model, interpolation="bilinear")
     monkeypatch.setattr("clipjax.checkpoints.load.load_model", lambda *_, **__: wrong)
-    done = command(photographs, "--model", "./wrong", "--limit", 2, "--out", tmp_path)
+    done = command(photographs, "--model", "a/wrong", "--limit", 2, "--out", tmp_path)
     assert done.exit_code == 1
     assert isinstance(done.exception, ClipjaxError)
     assert "differs from timm first at pixels: 2 of 2 images are beyond 0" in str(done.exception)

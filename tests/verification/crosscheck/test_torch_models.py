@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,13 @@ import reference
 import test_crosscheck_libraries as libraries
 import timm
 from _crosscheck import write_images
+from _vocabularies import PIECES, SPECIAL_IDS, pieces, small_rules
 from timm.models._hub import save_config_for_hf
 
 import clipjax
+from clipjax.checkpoints.model import Model
+from clipjax.data.text import vocabularies
+from clipjax.data.text.tokenizers import load_tokenizer, tokenizer_spec
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.images import embed_images
 from clipjax.errors import DataError, UsageError
@@ -26,7 +31,7 @@ from converters.golden.condition import condition
 from converters.golden.served import LIBRARIES
 from tests.verification.parity import test_parity_hf as hf
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*texts were cut to 77 tokens")
+pytestmark = pytest.mark.filterwarnings("ignore:.*texts were cut to")
 LABELS = "labels.csv"
 
 
@@ -65,11 +70,38 @@ def request_of(world: Path, library: str) -> dict[str, Any]:
     return given if library == "timm" else given | {"prompts": world / "images" / "prompts.txt"}
 
 
+@pytest.fixture
+def siglip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
+    """A narrow SigLIP of transformers in tmp_path / "transformers", with a small vocabulary of its kind."""
+    small = small_rules(vocabularies.rules())
+    monkeypatch.setattr(vocabularies, "rules", lambda: small)
+    load_tokenizer.cache_clear()
+    folder = tmp_path / "transformers"
+    folder.mkdir()
+    config = hf.config("siglip")
+    config["text_config"] |= {"vocab_size": PIECES, "max_position_embeddings": 64}
+    libraries.save_transformers(config, folder)
+    (folder / "spiece.model").write_bytes(pieces(**SPECIAL_IDS["siglip"]))
+    kind = {"tokenizer_class": "SiglipTokenizer", "pad_token": "</s>", "model_input_names": ["input_ids"]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(kind))
+    spec = tokenizer_spec("siglip", 64, "canonicalize_hf")
+    return libraries.with_tokenizer(clipjax.load_model(folder), spec, folder / "spiece.model")
+
+
 @pytest.mark.parametrize("library", ["open_clip", "timm", "transformers"])
 def test_through_torch_and_as_flax(world: Path, library: str, tmp_path: Path) -> None:
-    names = (world / library, f"torch:{library}:{world / library}")
+    _same_rows(world, clipjax.load_model(world / library), library, world / library, tmp_path / "store")
+
+
+def test_siglip_of_transformers(world: Path, siglip: Model, tmp_path: Path) -> None:
+    """Its text tower reads the padding: a mask of it would change the features."""
+    _same_rows(world, siglip, "transformers", tmp_path / "transformers", tmp_path / "store")
+
+
+def _same_rows(world: Path, model: Model, library: str, folder: Path, store: Path) -> None:
+    names = (model, f"torch:{library}:{folder}")
     how: dict[str, Any] = {**request_of(world, library), "per_device_batch": 8, "progress": False}
-    ours, theirs = (clipjax.evaluate(name, store=tmp_path / "store", **how) for name in names)
+    ours, theirs = (clipjax.evaluate(name, store=store, **how) for name in names)
     assert [row.get("framework") for row in (ours.rows[0], theirs.rows[0])] == ["jax", f"torch:{library}"]
     assert theirs.rows[0]["model"] == f"torch:{library}:{library}"
     assert "torch" in (theirs.rows[0]["versions"] or {})
@@ -88,7 +120,7 @@ def test_through_torch_and_as_flax(world: Path, library: str, tmp_path: Path) ->
         for name in names
     ]
     np.testing.assert_allclose(features[1], features[0], atol=2e-5 * float(np.abs(features[0]).max()))
-    again = clipjax.evaluate(names[1], store=tmp_path / "store", **how)
+    again = clipjax.evaluate(names[1], store=store, **how)
     assert again.stats.forward_passes == 0
     assert again.rows[0]["recipe_hash"] == theirs.rows[0]["recipe_hash"]
 
@@ -132,3 +164,14 @@ def test_a_mistyped_name_has_near_ones(name: str, said: str) -> None:
     with pytest.raises(UsageError) as error:
         LIBRARIES[library](model)
     assert said in str(error.value)
+
+
+@pytest.mark.usefixtures("world")
+@pytest.mark.parametrize(
+    "name", ["open_clip:ViT-B-32/openai", "timm:resnet18.a1_in1k", "transformers:org/name"]
+)
+def test_without_a_network_it_is_clipjaxs(name: str) -> None:
+    with pytest.raises(
+        DataError, match=f"torch:{name}: its files are not in the local cache, and the hub is"
+    ):
+        encoder(f"torch:{name}")

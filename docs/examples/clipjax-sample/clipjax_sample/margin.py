@@ -16,7 +16,7 @@ INTERFACE = 1
 
 
 def describe(inputs: Inputs) -> dict[str, Any]:
-    """One row an image: its `prediction`, and its `margin` in 0..1."""
+    """One row per image: its `prediction`, and its `margin` in 0..1."""
     assert inputs.head is not None
     prediction, margin = np.empty(len(inputs.ids), np.int32), np.empty(len(inputs.ids), np.float32)
     for rows, scores in score_blocks(inputs.head, inputs.features, inputs.projection, ids=inputs.ids):
