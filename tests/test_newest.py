@@ -66,6 +66,10 @@ def test_too_few_tests_are_an_error(
     assert "no row differs" in capsys.readouterr().out
     ran["code"] = 5
     assert newest.main("part") == 5
+    assert not capsys.readouterr().err
+    monkeypatch.setattr(newest.time, "monotonic", iter([0.0, 601.0]).__next__)
+    assert newest.main("part") == 5
+    assert "too long: tests/newest.toml allows 10 minutes" in capsys.readouterr().err
 
 
 def test_a_report_counts_the_tests_that_ran(tmp_path: Path) -> None:

@@ -35,14 +35,17 @@ def ls(store: StoreOption = None, pixels: PixelsOption = False) -> None:
     """List the stored arrays, the most recently used first."""
     from clipjax.storage.store import Store
 
-    rows = []
-    for info in Store(_existing(store, pixels)).ls():
+    rows, root = [], _existing(store, pixels)
+    for info in Store(root).ls():
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(info.last_used))
         shards = f"{info.shards_present}/{info.shards}"
         kind = info.key.get("kind") or info.key.get("output", "")
         how = info.about.get("pixels") or info.key.get("precision", "")
         about = [info.about.get("model", ""), info.about.get("data", "")]
         rows.append([info.name[:12], kind, *about, how, info.rows, shards, f"{info.bytes / 1e6:.1f}", used])
+    if not rows:
+        say(f"the store {root} is empty")
+        return
     print_table(["entry", "kind", "model", "data", "how", "rows", "shards", "MB", "last used"], rows)
 
 

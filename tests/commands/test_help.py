@@ -52,6 +52,13 @@ def test_the_version() -> None:
     assert done.stdout.startswith(f"clipjax {__version__} (Python 3.")
 
 
+def test_every_option_names_its_value_in_words() -> None:
+    """And not by typer's types, such as <list[str]>."""
+    for path, command in ALL.items():
+        for option in (each for each in command.params if each.param_type_name == "option"):
+            assert option.metavar is not None or option.name == "help", (path, option.name)
+
+
 def test_examples_survive_80_columns_and_can_be_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     for path, command in ALL.items():

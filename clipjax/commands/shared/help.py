@@ -1,11 +1,16 @@
-"""Help texts that fit a terminal of 80 columns, made from the docstrings of commands."""
+"""Help texts that fit a terminal of 80 columns, and words for options' values in place of typer's types."""
 
 from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
+from typer.models import OptionInfo
 
 WIDTH = 76  # columns of an example, with its indent
 _INDENT, _DEEPER = " " * 4, " " * 8
@@ -13,14 +18,43 @@ _WORD = re.compile(r'"[^"]*"|\S+')
 _ONE = re.compile(r"Example: +(?=clipjax )")
 
 
+# What stands for an option's value; a flag has none.
+_VALUES: dict[object, str] = {bool: "", int: "N", float: "X", Path: "PATH", str: "TEXT"}
+
+
 def shape_help(app: typer.Typer) -> None:
-    """Shape the docstrings of all commands of an app and of its groups."""
+    """Shape the docstrings and options of all commands of an app and of its groups."""
+    if app.registered_callback is not None and app.registered_callback.callback is not None:
+        _name_values(app.registered_callback.callback)
     for command in app.registered_commands:
-        if command.help is None and command.callback is not None:
+        if command.callback is None:
+            continue
+        _name_values(command.callback)
+        if command.help is None:
             command.help = shaped(inspect.getdoc(command.callback) or "")
     for group in app.registered_groups:
         if group.typer_instance is not None:
             shape_help(group.typer_instance)
+
+
+def _name_values(callback: Callable[..., Any]) -> None:
+    """Set the metavar of each option without one."""
+    hints = get_type_hints(callback, include_extras=True)
+    callback.__annotations__ = hints  # else typer evaluates texts again, to other options
+    for hint in hints.values():
+        kind, *about = get_args(hint) or (hint,)
+        for option in (each for each in about if isinstance(each, OptionInfo) and each.metavar is None):
+            option.metavar = _value(_single(kind))
+
+
+def _value(kind: Any) -> str | None:
+    return "|".join(get_args(kind)) if get_origin(kind) is Literal else _VALUES.get(kind)
+
+
+def _single(kind: Any) -> Any:
+    """list[str] | None -> str."""
+    kinds = [each for each in get_args(kind) if each is not NoneType]
+    return _single(kinds[0]) if len(kinds) == 1 and get_origin(kind) is not Literal else kind
 
 
 def shaped(text: str) -> str:
