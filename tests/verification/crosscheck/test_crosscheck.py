@@ -390,7 +390,7 @@ def test_what_is_refused(
     classifier = clipjax.load_model(lite0, card="tf_efficientnet_lite0-in1k")
     with pytest.raises(UsageError, match="which open_clip does not have: crosscheck it against timm"):
         crosscheck(classifier, Request(root=photographs), "open_clip")
-    with pytest.raises(UsageError, match="no reference library 'jax'"):
+    with pytest.raises(UsageError, match="unknown reference 'jax'; known: open_clip"):
         crosscheck(case.model, Request(root=case.images), "jax")
     with pytest.raises(UsageError, match="does not say what its classes are"):
         crosscheck(case.model, Request(root=photographs))
