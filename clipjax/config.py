@@ -31,7 +31,14 @@ FOLDERS: dict[str, tuple[str, ...]] = {
     "prompts": (".txt", ".json"),
     "suites": (".toml",),
 }
-FILES = ("models.csv", "claims.toml", "collections.toml", "groups.toml", "normalization.toml")
+FILES = (
+    "models.csv",
+    "claims.toml",
+    "collections.toml",
+    "groups.toml",
+    "metrics.toml",
+    "normalization.toml",
+)
 _IGNORED = re.compile(r"\..*|__.*|README.*|LICEN[CS]E.*|.*~")
 
 
@@ -140,6 +147,14 @@ def config_tables(file: str) -> list[Path]:
     """This file of configs/ and of the added folders that have one."""
     added = [folder / file for folder in added_folders()]
     return [config_dir() / file, *(path for path in added if path.is_file())]
+
+
+def added_name(path: Path) -> str | None:
+    """FOLDER/FILE for a file of an added folder, without what is above it; None for others."""
+    path = Path(os.path.abspath(str(path)))
+    folders = (Path(os.path.abspath(each)) for each in added_folders())
+    folder = next((each for each in folders if path.is_relative_to(each)), None)
+    return folder and f"{folder.name}/{path.relative_to(folder).as_posix()}"
 
 
 def files_of(folder: Path) -> list[Path]:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from clipjax.analysis.claims.ledger import ledger
 from clipjax.analysis.figures.spec import load_spec, spec_names
 from clipjax.analysis.rows.groups import groups, schemes
+from clipjax.analysis.rows.pivot import better_end
 from clipjax.checkpoints.identity.registry import channel_statistics, model_card, subjects
 from clipjax.checkpoints.identity.registry_rows import model_ids
 from clipjax.cli import app
@@ -24,9 +25,11 @@ from clipjax.data.labels import load_labels, load_projection, load_prompts
 from clipjax.doctor.configs import check_configs
 from clipjax.doctor.machine import Machine
 from clipjax.errors import ClipjaxError, DataError
+from clipjax.evaluation.rows import from_configs
 from clipjax.finetune.recipe import load_recipe, recipe_names
 from clipjax.finetune.suites import load_suite as load_finetune_suite
 from clipjax.models.arch import arch_names, load_arch
+from clipjax.storage.digests import sha256_file
 from clipjax.storage.reading import read_toml
 from clipjax.sweep.suite import load_suite, select
 from clipjax.tasks.collections import collection
@@ -64,6 +67,7 @@ FILES = {
     "prompts/chirp.txt": "a {} that sings\n",
     "prompts/tweets.json": '{"tench": ["a tench tweets"]}',
     "groups.toml": GROUP,
+    "metrics.toml": 'lower = ["screech"]\n',
     "collections.toml": '[aviary]\ntasks = ["zeroshot", "calibration"]\n',
     "claims.toml": CLAIM,
     "suites/flock.toml": 'title = "B"\nmodels = ["mine"]\n[[runs]]\ntask = "zeroshot"\ndatasets = "birds"\n',
@@ -103,6 +107,7 @@ def test_everything_of_the_folder_is_found(folder: Path) -> None:
     assert load_prompts("chirp+tweets").of_class("tench") == ("a tench that sings", "a tench tweets")
     assert [group.key for group in groups("mine")] == ["small"]
     assert {"paper", "mine"} <= set(schemes())
+    assert (better_end("screech"), better_end("song")) == ("lower", "unknown")
     assert collection("aviary").tasks == ("zeroshot", "calibration")
     assert ledger().claim("birds_fly").statement == "CLIPs know birds."
     assert load_suite("suite:flock").models == ("mine",)
@@ -228,6 +233,12 @@ BAD: list[tuple[str, str, str, Callable[[], object]]] = [
     ),
     ("groups.toml", "", "groups.toml holds nothing: write its tables, or remove it", schemes),
     ("datasets/owls.tml", CARD, "owls.tml is not read: files of datasets/ end in .toml, or", dataset_names),
+    (
+        "metrics.toml",
+        'lower = ["top1"]\n',
+        "mine/metrics.toml: 'top1' is there twice",
+        lambda: better_end("x"),
+    ),
     ("prompt/chirp.txt", "{}\n", "mine/prompt is not read: a config folder may hold archs/, ", arch_names),
     ("archs/big.tml", "", "archs/big.tml is not read: files of archs/ end in .toml", arch_names),
     ("protocols.toml", "", "protocols.toml is not read: a config folder may hold", arch_names),
@@ -241,7 +252,7 @@ def test_the_doctor_reads_every_file_of_the_folders_in_force(folder: Path) -> No
     assert wrong.says.startswith(f"{folder}/labels/birds-to-imagenet.toml: expected from, to, kind")
     (folder / "labels" / "birds-to-imagenet.toml").unlink()
     (fine,) = check_configs(Machine(), read=read_config)
-    assert (fine.status, fine.says) == ("fine", f"{folder}: 14 files, all of them in order")
+    assert (fine.status, fine.says) == ("fine", f"{folder}: 15 files, all of them in order")
     for name, says in (("labels/owls.toml", "called FROM-to-TO"), ("prompts/owls.txt", "holds no template")):
         (folder / name).write_text("\n")
         added_folders.cache_clear()
@@ -267,6 +278,16 @@ def test_what_is_wrong_is_one_sentence(
     with pytest.raises(ClipjaxError, match=says) as error:
         look()
     assert "\n" not in str(error.value)
+
+
+def test_a_row_names_the_files_of_the_folder_that_gave_its_cards(folder: Path) -> None:
+    paths = {name: read_card(name).path for name in ("birds", "ninco")}
+    assert from_configs({"facts_of": "rn50-openai"}, {"ninco": paths["ninco"]}) == {}
+    files = ("data set", "birds", "datasets/birds.toml"), ("model", "mine", "models.csv")
+    assert from_configs({"facts_of": "mine"}, paths)["configs"] == [
+        {"kind": kind, "name": name, "file": f"mine/{file}", "sha256": sha256_file(folder / file)}
+        for kind, name, file in files
+    ]
 
 
 def test_files_that_cards_name_lie_beside_them(folder: Path) -> None:

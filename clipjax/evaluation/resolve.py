@@ -273,7 +273,7 @@ def _part(
     card = dataset.card
     share = missing_of(card, whole.ids)
     part = Part(card.name, manifest, labels, space, projection, pixels, sample, card.variant, share)
-    return dataclasses.replace(part, made=dataset.made, reader=card.reader)
+    return dataclasses.replace(part, made=dataset.made, reader=card.reader, card_file=card.path)
 
 
 def _size(manifest: Manifest) -> int:

@@ -11,6 +11,8 @@ import jax
 import pyarrow as pa
 
 from clipjax.checkpoints.encoder import Encoder, Framework
+from clipjax.checkpoints.identity.registry_rows import file_of, registry
+from clipjax.config import added_name
 from clipjax.data.readers.reader import reader_plug_ins
 from clipjax.embeddings.sets import EmbedStats
 from clipjax.errors import UsageError
@@ -22,7 +24,7 @@ from clipjax.results.row import Fields, Row
 from clipjax.results.rows import validate_rows
 from clipjax.results.store import SCHEMA_VERSION, ResultStore, images_table, model_facts, new_run_id
 from clipjax.results.tables import as_html, summary_table
-from clipjax.storage.digests import sha256_json
+from clipjax.storage.digests import sha256_file, sha256_json
 from clipjax.tasks.names import package_of, task_plug_ins
 from clipjax.tasks.task import Measure, Outcome, Task
 
@@ -104,6 +106,22 @@ def made_by(task: Task, arch: Arch | None = None, readers: Sequence[str | None] 
         plug_ins += family_plug_ins(arch).values()
     used = list(dict.fromkeys(filter(None, plug_ins)))
     return {"plug_ins": [plug_in.made_by for plug_in in used]} if used else {}
+
+
+def from_configs(facts: Mapping[str, Any], cards: Mapping[str, Path | None]) -> Fields:
+    """The field `configs`: the files of added config folders that hold the model's row or a card.
+
+    {} if there is none. `cards`: data set -> the file of its card.
+    """
+    files = {("data set", name): path for name, path in cards.items()}
+    if (model := facts.get("facts_of")) in registry():
+        files["model", str(model)] = file_of(str(model))
+    used = [
+        {"kind": kind, "name": name, "file": added, "sha256": sha256_file(path)}
+        for (kind, name), path in files.items()
+        if path is not None and (added := added_name(path)) is not None
+    ]
+    return {"configs": used} if used else {}
 
 
 def refused(model: Encoder, task: Task, name: str, reason: str, results: str | Path | None) -> Result:

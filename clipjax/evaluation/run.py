@@ -25,7 +25,7 @@ from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.asked import answered
 from clipjax.evaluation.models.encoders import encoder
 from clipjax.evaluation.resolve import dataset_of, maps_of, not_applicable, prompts_name, read_data, resolve
-from clipjax.evaluation.rows import Result, finish, identity, made_by, refused
+from clipjax.evaluation.rows import Result, finish, from_configs, identity, made_by, refused
 from clipjax.evaluation.subject import Part, Request, Subject
 from clipjax.heads.build import classifier_head, zeroshot_head
 from clipjax.heads.head import Head
@@ -268,6 +268,7 @@ def _common(subject: Subject, recipe: dict[str, Any], **measured: Any) -> Fields
     return {
         **identity(model.card.id, model_facts(model.card), task, name, model.framework),
         **made_by(task, model.card.arch, [part.reader for part in subject.parts]),
+        **from_configs(model_facts(model.card), {part.name: part.card_file for part in subject.parts}),
         "recipe_hash": sha256_json(recipe),
         "recipe": recipe,
         "convention": subject.convention(),

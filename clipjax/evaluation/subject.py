@@ -86,6 +86,7 @@ class Part:
         matching: of a task of pairs; such a task does not use `pixels`.
         made: as in `Dataset`.
         reader: the card's.
+        card_file: where the card is from, if a file.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Part:
     matching: Matching | None = None
     made: str | None = None
     reader: str | None = None
+    card_file: Path | None = None
 
     def recipe(self) -> dict[str, Any]:
         """The name seeds the bootstrap."""

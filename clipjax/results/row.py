@@ -61,6 +61,15 @@ class MadeBy(TypedDict):
     version: str
 
 
+class ConfigFile(TypedDict):
+    """A file of the user's config folders."""
+
+    kind: str
+    name: str
+    file: str
+    sha256: str
+
+
 class Device(TypedDict):
     platform: str
     kind: str
@@ -103,6 +112,7 @@ class Row(TypedDict):
     device: Device | None
     git_revision: str | None
     plug_ins: NotRequired[list[MadeBy]]
+    configs: NotRequired[list[ConfigFile]]
     wall_time: float | None
     compile_count: int | None
 

@@ -96,6 +96,7 @@ def test_a_number_names_the_plug_ins_that_made_it(world: Path) -> None:
     top1, *_ = [row for row in ResultStore(world / "zeroshot").rows() if row["metric"] == "top1"]
     assert (top1["value"], top1.get("plug_ins")) == (1.0, [READER, FAMILY])
     assert "task_package" not in top1["recipe"]
+    assert "configs/datasets/swatches.toml" in {each["file"] for each in top1.get("configs", [])}
 
 
 def test_a_new_version_of_the_package_embeds_anew(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:

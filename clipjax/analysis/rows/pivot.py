@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from clipjax.analysis.rows.cells import Cell, Column, RowIndex, cells_of, term_of
-from clipjax.config import config_dir
+from clipjax.config import config_tables
+from clipjax.entry_points import cached
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.results.escaping import markdown, tex
 from clipjax.results.row import Row, metric_name
 from clipjax.results.tables import as_csv
 from clipjax.storage.reading import read_toml
+from clipjax.storage.records import read
 
+UNKNOWN = "unknown"  # which end of a metric is good
 FORMATS = ("table", "markdown", "latex", "csv")
 
 
@@ -36,7 +39,7 @@ class Pivot:
 
     @functools.cached_property
     def best(self) -> tuple[float | None, ...]:
-        """The best value of each column; None if neither end is good, or only one model has a number."""
+        """The best value of each column; None without a good end, or if only one model has a number."""
         return tuple(map(self._best, range(len(self.columns))))
 
     @property
@@ -49,10 +52,20 @@ class Pivot:
             if cell.value is not None and cell.part
         )
 
+    @property
+    def unmarked(self) -> str | None:
+        """Why no number can be the best: no file says which end of the metric is good."""
+        if all(column.better != UNKNOWN for column in self.columns):
+            return None
+        return (
+            f"no number of {self.metric} is marked as the best: no metrics.toml states which end is good; "
+            "add the metric to one in a config folder (docs/plugins.md)"
+        )
+
     def _best(self, column: int) -> float | None:
         better = self.columns[column].better
         values = [value for cells in self.lines.values() if (value := cells[column].value) is not None]
-        if better == "neither" or len(values) < 2:
+        if better not in ("higher", "lower") or len(values) < 2:
             return None
         return min(values) if better == "lower" else max(values)
 
@@ -109,9 +122,31 @@ def _absent(column: Column) -> Cell:
 
 
 def better_end(metric: str) -> str:
-    """ "higher", "lower" or "neither"; see configs/metrics.toml."""
-    ends = read_toml(config_dir() / "metrics.toml")
-    return next((end for end in ends if any(fnmatchcase(metric, name) for name in ends[end])), "higher")
+    """ "higher", "lower", "neither", or `UNKNOWN`. Raises DataError as `metric_ends`."""
+    return next((end for name, end in metric_ends().items() if fnmatchcase(metric, name)), UNKNOWN)
+
+
+@dataclass(frozen=True)
+class _Ends:
+    higher: tuple[str, ...] = ()
+    lower: tuple[str, ...] = ()
+    neither: tuple[str, ...] = ()
+
+
+@cached
+def metric_ends() -> dict[str, str]:
+    """Names of metrics -> which end is good; `*` and `?` as in configs/metrics.toml.
+
+    Raises DataError for another form, or for a name that occurs twice.
+    """
+    by_name: dict[str, str] = {}
+    for path in config_tables("metrics.toml"):
+        for end, names in vars(read(_Ends, read_toml(path), path)).items():
+            for name in names:
+                if name in by_name:
+                    raise DataError(f"{path}: {name!r} is there twice, or in another folder's: leave one out")
+                by_name[name] = end
+    return by_name
 
 
 def export_pivot(table: Pivot, form: str) -> str:

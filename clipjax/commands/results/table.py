@@ -63,6 +63,8 @@ def table(options: TableOptions) -> None:
         emit(export_pivot(made, options.form), options.out)
         return
     print_table(*pivot_cells(made))
+    if made.unmarked:
+        say(made.unmarked, err=True)
     if any(best is not None for best in made.best):
         say("* the best of its column", err=True)
 

@@ -46,6 +46,12 @@ def _groups(path: Path) -> None:
         groups(scheme)
 
 
+def _metrics(path: Path) -> None:
+    from clipjax.analysis.rows.pivot import metric_ends
+
+    metric_ends()
+
+
 def _arch(path: Path) -> None:
     from clipjax.models.arch import load_arch
 
@@ -108,6 +114,7 @@ READERS = {
     "claims.toml": _claims,
     "collections.toml": _collections,
     "groups.toml": _groups,
+    "metrics.toml": _metrics,
     "archs": _arch,
     "before_after": _runs,
     "datasets": _cards,

@@ -43,7 +43,7 @@ from clipjax.evaluation.predictions.file import (
 )
 from clipjax.evaluation.predictions.tables import read_csv_table, read_table
 from clipjax.evaluation.resolve import dataset_of
-from clipjax.evaluation.rows import NO_STATS, NOT_EMBEDDED, Result, finish, identity
+from clipjax.evaluation.rows import NO_STATS, NOT_EMBEDDED, Result, finish, from_configs, identity
 from clipjax.evaluation.subject import Request, check_bootstrap
 from clipjax.metrics.bootstrap import RESAMPLES
 from clipjax.results.provenance import count_compiles
@@ -105,6 +105,7 @@ def evaluate_predictions(
     name, facts = _named(model, predictions)
     common = {
         **identity(name, {"kind": "predictions", **facts}, definition, predictions.dataset, PREDICTIONS),
+        **from_configs(facts, {predictions.dataset: predictions.card and predictions.card.path}),
         "recipe_hash": sha256_json(recipe),
         "recipe": recipe,
         "convention": _convention(predictions, contents.projection),

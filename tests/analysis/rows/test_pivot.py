@@ -65,11 +65,14 @@ def test_the_best_number_of_a_column_is_marked():
         ("shape_bias", "neither", None),
         ("flips", "lower", 0.5),
         ("top1_change", "neither", None),
+        ("my_metric", "unknown", None),
     ],
 )
 def test_each_metric_has_a_good_end(metric, end, best):
     assert better_end(metric) == end
-    assert pivot(rows(metric), metric).best[1] == best
+    table = pivot(rows(metric), metric)
+    assert table.best[1] == best
+    assert (table.unmarked is not None) == (end == "unknown")
 
 
 def test_slices_tasks_and_unclear_data_sets():
