@@ -79,6 +79,23 @@ def test_a_figure_of_ones_own(results, tmp_path):
     assert ">Mine<" in (tmp_path / "mine.svg").read_text(encoding="utf-8")
 
 
+def test_names_of_a_figure_that_nothing_has_are_named(results, tmp_path):
+    text = (Path(cli.__file__).parents[1] / "configs" / "figures" / "fig4.toml").read_text(encoding="utf-8")
+    changes = (('"ood"', '"odd"'), ('"ninco"', '"nnco"'), ('"class_mean_auroc"', '"class_auroc"'))
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(ClipjaxError) as refused:
+        invoke(results, "--figure", tmp_path / "mine.toml", "--out", tmp_path / "out")
+    for says in (
+        "task 'odd'; did you mean ood",
+        "data set 'nnco'; did you mean ninco",
+        "metric 'class_auroc'",
+    ):
+        assert f"mine: unknown {says}" in str(refused.value)
+
+
 def test_the_list_draws_nothing(results, tmp_path):
     said = invoke(results, "--list", "--out", tmp_path)
     assert "Fig. 10" in said

@@ -8,27 +8,29 @@ configs/figures/README.md defines every key.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from clipjax.analysis.figures.style import LINE_COLOURS
-from clipjax.analysis.rows.cells import Column, Term, column_from
-from clipjax.analysis.rows.groups import Group, groups
-from clipjax.analysis.rows.scales import SCALES
-from clipjax.analysis.trends.regression import METHODS
+from clipjax.analysis.figures.spec_records import (
+    FILES,
+    AxisFile,
+    CurvesFile,
+    FigureFile,
+    FitLine,
+    ScatterFile,
+    StripFile,
+    TableFile,
+    Where,
+)
+from clipjax.analysis.rows.cells import Column, Term, column_from, terms_of
+from clipjax.analysis.rows.groups import Group, groups, schemes
 from clipjax.config import config_dir, config_files
 from clipjax.errors import DataError, unknown_name
 from clipjax.storage.reading import read_toml
-from clipjax.storage.records import check_keys, one_of, read
-
-KINDS = ("scatter", "strip", "curves", "table")
-STYLES = ("solid", "dashed", "dotted", "dashdot")
-UNITS = ("%", "points", "")
-
-Where = Mapping[str, Any]
-"""Fact of a model -> the required value, or a list of allowed ones."""
+from clipjax.storage.records import Problems, read
 
 
 @dataclass(frozen=True)
@@ -67,25 +69,6 @@ class Curves:
     title: str
     x: str
     bins: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class FitLine:
-    """A trend line. A group's `key` gives it that colour; `yours` keeps the user's own models in no group."""
-
-    key: str
-    title: str
-    where: Where
-    method: str = "huber"
-    colour: str | None = None
-    style: str = "solid"
-    yours: bool = False
-
-    def __post_init__(self) -> None:
-        one_of("method", self.method, METHODS)
-        one_of("style", self.style, STYLES)
-        if self.colour is not None:
-            one_of("colour", self.colour, tuple(LINE_COLOURS))
 
 
 @dataclass(frozen=True)
@@ -171,139 +154,93 @@ def load_spec(name: str | Path) -> Spec:
     return spec_from(read_toml(path), path)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _File:
-    title: str
-    kind: str
-    paper: str = ""
-    made_by: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Strip(_File):
-    """Either `panels`, or a `panel` filled in with the words of each `across` and `down`."""
-
-    groups: str | list[Any]
-    only_groups: tuple[str, ...] = ()
-    models: Where = field(default_factory=dict)
-    panels: tuple[Where, ...] | None = None
-    panel: Where | None = None
-    across: tuple[Where, ...] = ()
-    down: tuple[Where, ...] = ()
-    wrap: int | None = None
-    size: str | None = None
-    people: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Scatter(_Strip):
-    size: None = field(default=None, init=False)
-    people: bool = field(default=False, init=False)
-    shapes: str | list[Any] | None = None
-    only_shapes: tuple[str, ...] = ()
-    ideal: bool = False
-    fits: tuple[FitLine, ...] = ()
-    difference: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _CurvePanel:
-    """`y` has the word {bin}."""
-
-    title: str
-    x: str
-    y: Where
-    bins: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        if not self.bins:
-            raise ValueError("bins = [] must hold at least one bin")
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Curves(_File):
-    groups: str | list[Any]
-    panels: tuple[_CurvePanel, ...]
-    only_groups: tuple[str, ...] = ()
-    models: Where = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Line:
-    cells: tuple[str, ...]
-    where: Where
-    words: Where = field(default_factory=dict)
-    published: str | None = None
-    convention: Where = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Table(_File):
-    columns: str | list[Any]
-    head: tuple[str, ...] = ()
-    lines: tuple[_Line, ...] = ()
-    caption: str = ""
-
-
-@dataclass(frozen=True)
-class _Axis:
-    title: str
-    scale: str
-    rows: list[Any]
-    unit: str = "%"
-
-    def __post_init__(self) -> None:
-        one_of("scale", self.scale, SCALES)
-        one_of("unit", self.unit, UNITS)
+# Keys whose own mistakes would make others.
+_PARTS = {"panel", "panels", "across", "down", "groups", "shapes"}
 
 
 def spec_from(record: Mapping[str, Any], path: Path) -> Spec:
     """A figure from the contents of the file `path`, named by its stem. Raises DataError as `load_spec`."""
-    check_keys(record, record, path, ["kind"])
-    if record["kind"] not in KINDS:
-        raise DataError(f"{path}: kind = {record['kind']!r} is not one of {', '.join(KINDS)}")
-    classes = {"scatter": _Scatter, "strip": _Strip, "curves": _Curves, "table": _Table}
-    file = read(classes[record["kind"]], record, path, how={FitLine: _fit})
+    problems = Problems()
+    file = _file(record, path, problems)
     shared: dict[str, Any] = {"caption": getattr(file, "caption", "")}
-    if isinstance(file, _Table):
-        shared |= {"head": file.head, "lines": tuple(_lines(file, path))}
-    elif isinstance(file, _Curves):
-        shared |= _curves(file, path)
-    else:
-        shared |= _figure(file, path)
+    with problems.gathered():
+        if isinstance(file, TableFile):
+            shared |= {"head": file.head, "lines": _lines(file, path, problems)}
+        elif isinstance(file, CurvesFile):
+            shared |= _curves(file, path, problems)
+        elif isinstance(file, StripFile):
+            shared |= _figure(file, path, problems)
+    problems.refuse()
     return Spec(path.stem, file.title, file.paper, file.kind, made_by=file.made_by, **shared)
 
 
-def _figure(file: _Strip, path: Path) -> dict[str, Any]:
-    panels, across = _panels(file, path)
-    shared: dict[str, Any] = {"panels": panels, "across": across, "models": file.models}
-    shared["groups"] = _groups("groups", file.groups, file.only_groups, path)
-    if not isinstance(file, _Scatter):
+def _file(record: Mapping[str, Any], path: Path, problems: Problems) -> FigureFile:
+    """The file; of a wrong one what is right, so that the problems of its parts come with its own.
+
+    Without a known kind it is read as the kind that has most of its keys.
+    """
+    kind = record.get("kind")
+    by_keys = sorted(FILES, key=lambda name: -len(record.keys() & _names(FILES[name])))
+    cls = FILES[kind if isinstance(kind, str) and kind in FILES else by_keys[0]]
+    how = {FitLine: _fit}
+    with problems.gathered():
+        return read(cls, record, path, how=how)
+    right: dict[str, Any] = {}
+    for key in record.keys() & _names(cls):
+        with contextlib.suppress(DataError):
+            rest = dict.fromkeys(_names(cls) - {key})
+            right[key] = getattr(read(cls, {key: record[key]}, path, given=rest, how=how), key)
+    wrong = record.keys() - right.keys()
+    if wrong & _PARTS or (cls is CurvesFile and "panels" not in right):
+        problems.refuse()
+    required = (each.name for each in fields(cls) if each.default is each.default_factory is MISSING)
+    return cls(**{**{name: [] if name in ("groups", "columns") else None for name in required}, **right})
+
+
+def _names(cls: type) -> set[str]:
+    return {each.name for each in fields(cls) if each.init}
+
+
+def _figure(file: StripFile, path: Path, problems: Problems) -> dict[str, Any]:
+    shared: dict[str, Any] = {"models": file.models}
+    with problems.gathered():
+        shared["groups"] = _groups("groups", file.groups, file.only_groups, path)
+    panels, across = _panels(file, path, problems)
+    shared |= {"panels": panels, "across": across}
+    if not isinstance(file, ScatterFile):
         return shared | {"size": file.size, "people": file.people}
-    keys = {fit.key for fit in file.fits}
-    difference = file.difference
+    with problems.gathered():
+        shared["shapes"] = _groups("shapes", file.shapes or [], file.only_shapes, path)
+    with problems.gathered():
+        _check_fits(file, {panel.above for panel in panels}, path)
+    return shared | {"ideal": file.ideal, "fits": file.fits, "difference": file.difference}
+
+
+def _check_fits(file: ScatterFile, above: Set[str], path: Path) -> None:
+    keys, difference = {fit.key for fit in file.fits}, file.difference
     if len(keys) < len(file.fits):
         raise DataError(f"{path}: two fits have the same key (a fit without `key` has its title)")
     if difference and (len({*difference}) != 2 or len(difference) != 2 or {*difference} - keys):
         raise DataError(f"{path}: difference = {list(difference)} must be the keys of two fits")
-    if unknown := {panel.above for panel in panels} - {*keys, ""}:
+    if unknown := above - {*keys, ""}:
         raise DataError(f"{path}: above = {min(unknown)!r} must be the key of a fit")
-    shared["shapes"] = _groups("shapes", file.shapes or [], file.only_shapes, path)
-    return shared | {"ideal": file.ideal, "fits": file.fits, "difference": difference}
 
 
-def _curves(file: _Curves, path: Path) -> dict[str, Any]:
+def _curves(file: CurvesFile, path: Path, problems: Problems) -> dict[str, Any]:
     if not file.panels:
         raise DataError(f"{path}: panels = [] must hold at least one panel")
     panels = []
     for i, each in enumerate(file.panels):
         where = f"{path}: panels[{i}]"
         for label in each.bins:
-            axis = _axis(_filled(each.y, {"bin": label}, where), f"{where}.y")
-            panels.append(Panel(f"{each.title}, {label}", axis, None))
+            with problems.gathered():
+                axis = _axis(_filled(each.y, {"bin": label}, where), f"{where}.y")
+                panels.append(Panel(f"{each.title}, {label}", axis, None))
     curves = tuple(Curves(each.title, each.x, each.bins) for each in file.panels)
     shared = {"panels": tuple(panels), "curves": curves, "across": len(curves), "models": file.models}
-    return shared | {"groups": _groups("groups", file.groups, file.only_groups, path)}
+    with problems.gathered():
+        shared["groups"] = _groups("groups", file.groups, file.only_groups, path)
+    return shared
 
 
 def _groups(key: str, scheme: str | list[Any], only: Sequence[str], path: Path) -> tuple[Group, ...]:
@@ -312,6 +249,8 @@ def _groups(key: str, scheme: str | list[Any], only: Sequence[str], path: Path) 
         if only:
             raise DataError(f"{path}: only_{key} is for a scheme of configs/groups.toml")
         return groups(key, path) if scheme else ()
+    if scheme not in schemes():
+        raise DataError(f"{path}: {key}: {unknown_name('scheme of groups', scheme, schemes())}")
     whole = groups(scheme)
     if unknown := [each for each in only if each not in {group.key for group in whole}]:
         raise DataError(f"{path}: only_{key}: {scheme} has no group {unknown[0]!r}")
@@ -319,13 +258,15 @@ def _groups(key: str, scheme: str | list[Any], only: Sequence[str], path: Path) 
 
 
 def _fit(record: Any, where: str) -> FitLine:
-    titled = {"key": record.get("title"), **record} if isinstance(record, Mapping) else record
-    return read(FitLine, titled, where)
+    if not isinstance(record, Mapping):
+        return read(FitLine, record, where)
+    title = record.get("title")
+    return read(FitLine, {"key": title if isinstance(title, str) else "", **record}, where)
 
 
-def _panels(file: _Strip, path: Path) -> tuple[tuple[Panel, ...], int]:
+def _panels(file: StripFile, path: Path, problems: Problems) -> tuple[tuple[Panel, ...], int]:
     """The panels, and the number per line."""
-    wrap, y = file.wrap, isinstance(file, _Scatter)
+    wrap, y = file.wrap, isinstance(file, ScatterFile)
     if wrap is not None and wrap < 1:
         raise DataError(f"{path}: wrap = {wrap} must be at least 1, the panels of a line")
     if file.panels is not None:
@@ -333,17 +274,24 @@ def _panels(file: _Strip, path: Path) -> tuple[tuple[Panel, ...], int]:
             raise DataError(f"{path}: give 'panel' or 'panels', not both")
         if not file.panels:
             raise DataError(f"{path}: panels = [] must hold at least one panel")
-        panels = tuple(_panel(each, {}, y, f"{path}: panels[{i}]") for i, each in enumerate(file.panels))
+        panels = _gathered(
+            problems, ((each, {}, y, f"{path}: panels[{i}]") for i, each in enumerate(file.panels))
+        )
         return panels, min(wrap or len(panels), len(panels))
     if file.panel is None:
         raise DataError(f"{path}: the key 'panel' is missing")
-    panels = tuple(
-        _panel(file.panel, {**column, **line}, y, f"{path}: panel")
-        for line in file.down or [{}]
-        for column in file.across or [{}]
-    )
+    grid = [{**column, **line} for line in file.down or [{}] for column in file.across or [{}]]
+    panels = _gathered(problems, ((file.panel, words, y, f"{path}: panel") for words in grid))
     # `wrap` counts only without `down`: a grid has the width of `across`.
     return panels, len(file.across) or 1 if file.down or wrap is None else min(wrap, len(panels))
+
+
+def _gathered(problems: Problems, panels: Iterable[tuple[Where, Where, bool, str]]) -> tuple[Panel, ...]:
+    made = []
+    for each in panels:
+        with problems.gathered():
+            made.append(_panel(*each))
+    return tuple(made)
 
 
 def _panel(record: Where, words: Where, with_y: bool, where: str) -> Panel:
@@ -352,9 +300,8 @@ def _panel(record: Where, words: Where, with_y: bool, where: str) -> Panel:
 
 
 def _axis(record: Any, where: str) -> Axis:
-    axis = read(_Axis, record, where)
-    column = {"key": axis.title, "title": axis.title, "better": "neither"}
-    return Axis(column_from({**column, "scale": axis.scale, "rows": axis.rows}, where), axis.unit)
+    axis = read(AxisFile, record, where)
+    return Axis(Column(axis.title, axis.title, "neither", None, terms_of(axis.rows), axis.scale), axis.unit)
 
 
 def _filled(value: Any, words: Mapping[str, Any], where: str) -> Any:
@@ -372,19 +319,23 @@ def _filled(value: Any, words: Mapping[str, Any], where: str) -> Any:
         raise DataError(f"{where}: {unknown}") from None
 
 
-def _lines(file: _Table, path: Path) -> Iterator[TableLine]:
+def _lines(file: TableFile, path: Path, problems: Problems) -> tuple[TableLine, ...]:
     columns: Any = file.columns
     if isinstance(columns, str):
         beside = path.with_name(columns)
         columns = read_toml(beside if beside.is_file() else config_dir() / columns).get("columns")
+    lines = []
     for i, line in enumerate(file.lines):
-        where, width = f"{path}: lines[{i}]", len(file.head)
-        if len(line.cells) != width:
-            raise DataError(f"{where}: cells = {list(line.cells)} must be {width}, as many as the head has")
-        if empty := [key for key, value in line.convention.items() if value == []]:
-            raise DataError(f"{where}: convention: {empty[0]} = [] must hold at least one value")
-        filled = [
-            column_from(_filled(each, line.words, where), f"{path}: column {number}")
-            for number, each in enumerate(columns or [], 1)
-        ]
-        yield TableLine(line.cells, line.where, tuple(filled), line.published, line.convention)
+        where, width, filled = f"{path}: lines[{i}]", len(file.head), []
+        with problems.gathered():
+            if len(line.cells) != width:
+                raise DataError(
+                    f"{where}: cells = {list(line.cells)} must be {width}, as many as the head has"
+                )
+            if empty := [key for key, value in line.convention.items() if value == []]:
+                raise DataError(f"{where}: convention: {empty[0]} = [] must hold at least one value")
+        for number, each in enumerate(columns or [], 1):
+            with problems.gathered():
+                filled.append(column_from(_filled(each, line.words, where), f"{path}: column {number}"))
+        lines.append(TableLine(line.cells, line.where, tuple(filled), line.published, line.convention))
+    return tuple(lines)

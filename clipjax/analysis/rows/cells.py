@@ -11,16 +11,17 @@ import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from clipjax.analysis.rows.scales import check_scale
-from clipjax.errors import DataError, UsageError
+from clipjax.analysis.rows.scales import SCALES
+from clipjax.errors import DataError
 from clipjax.results.completeness import in_words, is_whole
 from clipjax.results.published.references import Score, compare, lookup
 from clipjax.results.row import Row
 from clipjax.results.rows import of_people
 from clipjax.results.store import run_order
 from clipjax.results.tables import model_name
+from clipjax.storage.records import one_of, read
 
 # Parts of a row's convention. Rows of one number that differ here are different measurements.
 WAYS = {
@@ -131,27 +132,42 @@ class RowIndex:
         return (row for by_model in self._found.values() for rows in by_model.values() for row in rows)
 
 
-def column_from(record: Mapping[str, Any], where: str) -> Column:
-    """Error messages start with `where`.
+@dataclass(frozen=True)
+class TermRecord:
+    """A term as a file has it. A slice "" is none: a template of several columns sets it for some only."""
 
-    Raises:
-        DataError: something is missing, unknown or mistyped.
-    """
-    try:
-        terms = tuple(_term(**row) for row in record["rows"])
-        if not terms:
-            raise ValueError("it averages no row")
-        if wrong := [part for term in terms for part in term if not isinstance(part, str | None)]:
-            raise ValueError(f"{wrong[0]!r} is not a text")
-        names = (record["key"], record["title"], record["better"], record.get("shared"))
-        if wrong := [name for name in names if not isinstance(name, str | None)]:
-            raise ValueError(f"{wrong[0]!r} is not a text")
-        check_scale(scale := record.get("scale", "probit"))
-        return Column(*names, terms, scale)
-    except (KeyError, TypeError, ValueError, UsageError) as error:
-        raise DataError(
-            f"{where} needs key, title, better and rows of task, dataset, metric ({error})"
-        ) from None
+    task: str
+    dataset: str
+    metric: str
+    slice: str | None = None
+
+
+def terms_of(records: Sequence[TermRecord]) -> tuple[Term, ...]:
+    """Raises ValueError without a term."""
+    if not records:
+        raise ValueError("rows = [] must hold at least one row")
+    return tuple(Term(each.task, each.dataset, each.metric, each.slice or None) for each in records)
+
+
+@dataclass(frozen=True)
+class _ColumnRecord:
+    key: str
+    title: str
+    better: Literal["higher", "lower", "neither"]
+    rows: tuple[TermRecord, ...]
+    shared: str | None = None
+    scale: str = "probit"
+
+    def __post_init__(self) -> None:
+        one_of("scale", self.scale, SCALES)
+        terms_of(self.rows)
+
+
+def column_from(record: Mapping[str, Any], where: str) -> Column:
+    """Raises DataError, beginning with `where`, for all that is missing, unknown or mistyped."""
+    column = read(_ColumnRecord, record, where)
+    rows = terms_of(column.rows)
+    return Column(column.key, column.title, column.better, column.shared, rows, column.scale)
 
 
 def cells_of(
@@ -183,11 +199,6 @@ def cells_of(
         if of_model:
             table[model] = [_cell(model, column, chosen) for column in columns]
     return table
-
-
-def _term(slice: str | None = None, **names: Any) -> Term:
-    """A slice "" means None: a template of several columns sets it for some only."""
-    return Term(slice=None if slice == "" else slice, **names)
 
 
 def term_of(row: Mapping[str, Any]) -> Term:

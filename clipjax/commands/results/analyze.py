@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipjax.commands.shared.figure_names import unknown_names
 from clipjax.commands.shared.options import (
     FigureOption,
     HighlightOption,
@@ -89,12 +90,16 @@ def analyze(options: AnalyzeOptions) -> None:
         print_table(["figure", "paper", "kind", "panels", "title"], [_about(spec) for spec in specs])
         return
     check_folder(options.out, "a folder for figures (--out)", written=True)  # before rows are read
-    drawn, refused = _draw_all(specs, _rows(options), options)
+    index = _rows(options)
+    unknown = unknown_names(specs, index)
+    drawn, refused = _draw_all(specs, index, options)
     _show(drawn, options)
+    for each in unknown:
+        say(each, err=True)
     if refused:
         raise DataError("; ".join(refused))
     if not any(done.drawn for done in drawn):
-        raise DataError(f"{options.where.path}: {_why_nothing(drawn)}")
+        raise DataError(f"{options.where.path}: {'; also '.join([_why_nothing(drawn), *unknown])}")
 
 
 def _specs(options: AnalyzeOptions) -> list[Spec]:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from clipjax.commands.shared.figure_names import unknown_names
 from clipjax.commands.shared.options import (
     ClaimsOption,
     FigureOption,
@@ -59,12 +60,17 @@ def report(options: ReportOptions) -> None:
         clipjax report results --figure fig1 --figure table4 --claims mine.toml
     """
     store, highlight = opened(options.where.path), tuple(options.highlight or ())
+    from clipjax.analysis.figures.spec import load_spec
     from clipjax.analysis.report.write import Choices, write_report
+    from clipjax.analysis.rows.cells import RowIndex
     from clipjax.results.tables import model_name
 
     rows = store.rows()
     check_choice(rows, prompts=options.prompts, precision=options.precision)
     check_models(map(model_name, rows), highlight)
+    figures = [load_spec(each) for each in options.figure or ()]
+    for each in unknown_names(figures, RowIndex(rows)):
+        say(each, err=True)
     choices = fields_of(Choices, options, figures=options.figure, highlight=highlight)
     name = options.name or options.where.path.resolve().name
     written = write_report(rows, options.out, name, choices, images=store.images)

@@ -13,6 +13,7 @@ from clipjax.analysis.claims.ledger import ledger
 from clipjax.analysis.figures.spec import Spec, load_spec, spec_names
 from clipjax.analysis.rows.cells import Term
 from clipjax.analysis.rows.groups import group_of, matches
+from clipjax.analysis.rows.pivot import UNKNOWN, better_end
 from clipjax.checkpoints.identity.registry_rows import registry
 from clipjax.config import config_dir
 from clipjax.data.annotations import imagenet_x_facts
@@ -90,13 +91,16 @@ def test_the_demo_compares_ood_detection_by_one_score():
     [
         (('paper = "none"', 'papr = "none"'), "unknown key 'papr'; did you mean paper"),
         (('paper = "none"', 'paper = "none"\ncaptions = "c"'), "unknown key 'captions'"),
-        (('kind = "scatter"', 'kind = "pie"'), "kind = 'pie' is not one of scatter, strip, curves, table"),
+        (
+            ('kind = "scatter"', 'kind = "pie"'),
+            "kind = 'pie' is not one of 'scatter', 'strip', 'curves', 'table'",
+        ),
         (('title = "x"', 'title = "x"\nlog = true'), "panel: x: unknown key 'log'"),
         (('scale = "linear"', 'scale = "square"'), "panel: y: scale = 'square' is not one of probit"),
         (('"{data}"', '"{dat}"'), "'{dat}' has a word that is not in across"),
         (
             ('"{data}"', "3"),
-            "panel: y needs key, title, better and rows of task, dataset, metric (3 is not a text)",
+            "panel: y: rows[0]: dataset = 3 must be a text",
         ),
         (
             ('title = "trend"', 'title = "trend"\nstyle = "wavy"'),
@@ -105,6 +109,10 @@ def test_the_demo_compares_ood_detection_by_one_score():
         (
             ('groups = "training"', 'groups = "training"\nonly_groups = ["cats"]'),
             "training has no group 'cats'",
+        ),
+        (
+            ('groups = "training"', 'groups = "trainin"'),
+            "groups: unknown scheme of groups 'trainin'; did you",
         ),
         (
             ('groups = "training"', 'groups = "training"\ndifference = ["trend"]'),
@@ -144,6 +152,30 @@ def test_a_figure_needs_no_paper_and_errors_come_at_once(tmp_path):
         "unknown key 'ideel'",
         "the key 'title' is missing",
         "wrap = '2' must be a whole number",
+    ]
+
+
+def test_mistakes_of_every_depth_come_at_once(tmp_path):
+    """An unknown kind hides none of them, and a fit without title misses only that."""
+    wrong = mine(
+        tmp_path,
+        ('kind = "scatter"', 'kind = "scater"\nideel = true'),
+        ('groups = "training"', 'groups = "trainin"'),
+        ('scale = "linear"', 'scale = "square"'),
+        ('dataset = "imagenet_val"', "dataset = 3, metrik = 4"),
+        ('title = "trend"', 'method = "hubert"'),
+    )
+    with pytest.raises(DataError) as refused:
+        load_spec(wrong)
+    problems = str(refused.value).split("; also ")
+    assert [line.removeprefix(f"{wrong}: ").split(";")[0] for line in problems] == [
+        "unknown key 'ideel'",
+        "kind = 'scater' is not one of 'scatter', 'strip', 'curves', 'table'",
+        "fits[0]: the key 'title' is missing",
+        "groups: unknown scheme of groups 'trainin'",
+        "panel: x: rows[0]: unknown key 'metrik'",
+        "panel: x: rows[0]: dataset = 3 must be a text",
+        "panel: y: scale = 'square' is not one of probit, logit, log, linear",
     ]
 
 
@@ -295,6 +327,11 @@ def measured() -> dict[str, set[tuple[str, str | None]]]:
         name: {(each.metric, each.slice) for each in find_task(name).measure(columns, about)}
         for name, columns in plain_columns().items()
     }
+
+
+def test_every_metric_of_a_task_has_a_good_end_or_none(measured):
+    metrics = {metric for numbers in measured.values() for metric, _ in numbers}
+    assert [name for name in sorted(metrics) if better_end(name) == UNKNOWN] == []
 
 
 def plain_columns() -> dict[str, dict[str, Any]]:

@@ -64,11 +64,11 @@ def test_columns_of_another_file(tmp_path: Path) -> None:
     assert wide(curation_table([found], of=columns(file))) == (["model", "Mine"], [[MODEL, "0.7000"]])
     for text, says in (
         ("", r"expected \[\[columns\]\]"),
-        (head, r"column 1 needs key, title, better and rows .* \('rows'\)"),
-        (head + "rows = []\n", "averages no row"),
+        (head, "column 1: the key 'rows' is missing"),
+        (head + "rows = []\n", "must hold at least one row"),
         (
             head + 'rows = [{ task = "zeroshot", data = "pets", metric = "top1" }]\n',
-            "unexpected keyword .* 'data'",
+            r"rows\[0\]: unknown key 'data'; did you mean dataset.*also .*'dataset' is missing",
         ),
     ):
         (bad := tmp_path / f"{len(text)}.toml").write_text(text)
