@@ -8,8 +8,11 @@
     parity            configs/parity.json: architectures that are new or have changed, against their library
     open_clip_parity  configs/open_clip_parity.json: likewise open_clip's that no registered model has
     open_clip_table   the table of docs/open_clip.md
+    flops             configs/flops.json: operations of the towers of new or changed architectures
     coverage          the tables of models in README.md and docs/models.md
-    tpu               the tables of docs/tpu.md; a family that has no row is compiled where .venv-tpu is there
+    tpu               the tables of docs/tpu.md and configs/tower_rates.csv; a family that has no row is
+                      compiled where .venv-tpu is there
+    cost              the tables of docs/cost.md
     tested_versions   configs/tested_versions.toml: the versions installed in .venv and .venv-newest, where
                       clipjax requires others than those that its tests ran with
     published         configs/reference_scores.csv, where CLIPJAX_TEST_DATA has the published tables
@@ -96,6 +99,19 @@ def open_clip_table() -> None:
     write(path, with_table(path.read_text(encoding="utf-8")))
 
 
+def flops() -> None:
+    from clipjax.checkpoints.identity.registry import subjects
+    from clipjax.embeddings.flops import arch_digest, recorded, traced_flops
+
+    entries = {}
+    for subject in subjects():
+        digest, old = arch_digest(subject.record), recorded().get(subject.arch)
+        current = old is not None and old["arch"] == digest
+        entries[subject.arch] = old if current else {"arch": digest, "towers": traced_flops(subject.card)}
+    lines = [f" {json.dumps(name)}: {json.dumps(entry)}" for name, entry in sorted(entries.items())]
+    write(CONFIGS / "flops.json", "{\n" + ",\n".join(lines) + "\n}\n")
+
+
 def coverage() -> None:
     from clipjax.verification.coverage import with_tables
 
@@ -134,7 +150,18 @@ def tpu() -> None:
         command = [compiler, ROOT / "benchmarks" / "models" / "tpu_table.py", "v5e", one, "--part", tower]
         subprocess.run(command, check=True, cwd=ROOT)
     write(tpu_table.PAGE, tpu_table.page(json.loads(tpu_table.RECORD.read_text())))
+    write(tpu_table.RATES, tpu_table.rates(json.loads(tpu_table.RECORD.read_text())))
     write(tpu_table.PAGE, weak_scaling.page(json.loads(weak_scaling.RECORD.read_text())))
+
+
+def cost() -> None:
+    import _cost
+
+    from clipjax.sweep.plan import make_plan
+    from clipjax.sweep.suite import load_suite
+
+    plan = make_plan(load_suite("suite:study"), None, absent=True)
+    write(_cost.PAGE, _cost.page(plan.absent))
 
 
 def tested_versions() -> None:
@@ -201,8 +228,8 @@ def house() -> None:
 RECORDS: dict[str, Callable[[], None]] = {
     record.__name__: record
     for record in (
-        *(open_clip, timm, parity, open_clip_parity, open_clip_table, coverage),
-        *(tpu, tested_versions, published, refusals, house),
+        *(open_clip, timm, parity, open_clip_parity, open_clip_table, flops, coverage),
+        *(tpu, cost, tested_versions, published, refusals, house),
     )
 }
 

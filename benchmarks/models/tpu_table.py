@@ -4,12 +4,15 @@
     .venv-tpu/bin/python benchmarks/models/tpu_table.py v5e,v4 vit_b_32-openai --part vision
 
 Saves every row in docs/tpu.json at once (replacing an older one of the same tower, precision and chip), and
-rewrites the table. Without ids it only rewrites the table.
+rewrites the tables and configs/tower_rates.csv, which the hours of a sweep come from. Without ids it only
+rewrites these.
 """
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import json
 from importlib.metadata import version
 from pathlib import Path
@@ -17,14 +20,23 @@ from typing import Annotated, Any
 
 import typer
 
+from clipjax.checkpoints.identity.registry import model_card
+from clipjax.config import config_dir
 from clipjax.models.precision import known_precision
 from clipjax.verification.aot import LARGEST, Executable, Row
 from clipjax.verification.aot_language import table_of
-from clipjax.verification.aot_tables import estimate_cells, estimate_titles, table_cells, table_titles
+from clipjax.verification.aot_tables import (
+    estimate_cells,
+    estimate_titles,
+    share_of_peak,
+    table_cells,
+    table_titles,
+)
 from clipjax.verification.cycles import Estimate
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 RECORD, PAGE = DOCS / "tpu.json", DOCS / "tpu.md"
+RATES = config_dir() / "tower_rates.csv"
 MARKS = {name: (f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n") for name in ("table", "estimates")}
 KEY = ("model", "tower", "precision", "chip")
 
@@ -44,7 +56,9 @@ def main(
     for row in table_of(ids, chips.split(","), **options) if ids else ():
         print(" | ".join(table_cells(row)), flush=True)
         keep({**dataclasses.asdict(row), "jax": version("jax"), "libtpu": version("libtpu")})
-    PAGE.write_text(page(json.loads(RECORD.read_text())))
+    records = json.loads(RECORD.read_text())
+    PAGE.write_text(page(records))
+    RATES.write_text(rates(records))
 
 
 def keep(record: dict[str, Any]) -> None:
@@ -69,6 +83,21 @@ def page(records: list[dict[str, Any]]) -> str:
         begin, end = MARKS[name]
         text = f"{text.partition(begin)[0]}{begin}{table}{end}{text.partition(end)[2]}"
     return text
+
+
+def rates(records: list[dict[str, Any]]) -> str:
+    """configs/tower_rates.csv: the share of its peak that a chip reaches with each program but "decode"."""
+    found = {}
+    for row in map(row_of, records):
+        share, chip = share_of_peak(row), row.chip.partition(":")[0]
+        if share is not None and row.tower != "decode":
+            arch = model_card(row.model).arch.name
+            found[chip, row.precision, row.tower, arch] = (f"{row.gflops * 1e9:.0f}", f"{share:.4f}")
+    written = io.StringIO()
+    table = csv.writer(written, lineterminator="\n")
+    table.writerow(("chip", "precision", "tower", "arch", "flops", "share"))
+    table.writerows((*key, *values) for key, values in sorted(found.items()))
+    return written.getvalue()
 
 
 def markdown_table(titles: Any, rows: list[Any]) -> str:

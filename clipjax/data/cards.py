@@ -66,6 +66,7 @@ class DatasetCard:
         annotations: further file or folder for tasks, beside the card.
         split: "train" or "validation" (for choices). Without it, nothing is trained or chosen on the images.
         images, per_class: numbers of images.
+        about: images, or pairs, where their exact number is not known: for costs, and never checked.
         tfds: builder in TensorFlow Datasets.
         in_paper: reported by the study that this toolkit follows.
         demo: its absence is not reported.
@@ -92,6 +93,7 @@ class DatasetCard:
     split: str | None = None
     images: int | None = None
     per_class: int | None = None
+    about: int | None = None
     ids: CardIds | None = None
     licence: str | None = None
     source: str | None = None

@@ -1,7 +1,8 @@
-"""A tower's floating-point operations, traced without weights."""
+"""A tower's floating-point operations, traced without weights or read from the record of traced ones."""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,10 +13,15 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from clipjax.checkpoints.card import Card
+from clipjax.config import config_dir
 from clipjax.data.pixels.normalize import normalize
+from clipjax.models.arch import Arch, arch_to_dict
 from clipjax.models.network import Network
 from clipjax.models.precision import Precision
 from clipjax.models.unit_norm import unit_norm
+from clipjax.models.version import FORWARD_VERSION
+from clipjax.storage.digests import sha256_json
+from clipjax.storage.reading import read_json
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,35 @@ def forward_of(card: Card, tower: str, precision: Precision) -> Forward:
         return features if card.arch.text is None else unit_norm(features)
 
     return Forward(encode, params, jax.ShapeDtypeStruct((size, size, 3), jnp.uint8))
+
+
+def tower_flops(card: Card) -> dict[str, int]:
+    """Operations of each tower for one image, or one text of whole length."""
+    entry = recorded().get(card.arch.name)
+    if entry is not None and entry["arch"] == arch_digest(card.arch):
+        return entry["towers"]
+    return traced_flops(card)
+
+
+def traced_flops(card: Card) -> dict[str, int]:
+    """As `tower_flops`, without the record."""
+    towers = {}
+    for tower in ("vision", "text") if card.arch.text is not None else ("vision",):
+        forward = forward_of(card, tower, "parity")
+        program = jax.make_jaxpr(forward.function)(forward.params, forward.batch(1))
+        towers[tower] = product_flops(program.jaxpr)
+    return towers
+
+
+@functools.cache
+def recorded() -> dict[str, Any]:
+    """configs/flops.json: what `traced_flops` gave for the registered archs, since tracing takes time."""
+    return read_json(config_dir() / "flops.json")
+
+
+def arch_digest(arch: Arch) -> str:
+    """Of all that the operations depend on."""
+    return sha256_json([arch_to_dict(arch), FORWARD_VERSION])
 
 
 def product_flops(jaxpr: Jaxpr) -> int:

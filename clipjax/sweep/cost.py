@@ -5,9 +5,11 @@ Operations are dots and convolutions, two per multiply-add. Texts count at the m
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -16,7 +18,7 @@ from clipjax.checkpoints.card import Card
 from clipjax.data.cards import label_spaces, own_prompts
 from clipjax.data.labels import load_prompts
 from clipjax.data.pixels.preprocess import PixelRecipe
-from clipjax.embeddings.flops import forward_of, product_flops
+from clipjax.embeddings.flops import tower_flops
 from clipjax.embeddings.params import bytes_of, dtype_to_load
 from clipjax.errors import ClipjaxError
 from clipjax.evaluation.collection import Job, Loaded
@@ -39,17 +41,20 @@ class Images(NamedTuple):
     """Images that a model embeds once for all its runs.
 
     Attributes:
-        folder: the data set's: cards may share images.
+        folder, number: of the data set: cards may share images, or take a part of them.
         sample: limit and seed, None for all images.
         pairs: height and width of the images of pairs, which are not kept as pixels; None: single images.
+        lists: of options that a model that answers reads with the images.
     """
 
     model: str
     folder: str
+    number: int
     sample: tuple[int, int] | None
     precision: str
     decode: str
     pairs: tuple[int, int] | None = None
+    lists: str | None = None
 
 
 class Texts(NamedTuple):
@@ -59,9 +64,35 @@ class Texts(NamedTuple):
     precision: str
 
 
+class Work(NamedTuple):
+    """What a tower computes that no earlier run needed.
+
+    Attributes:
+        tower: "vision", "text", or "prefill" of a model that answers: image tower, projector and decoder.
+        of: the images or texts, in all `number`.
+        flops: for all of them.
+    """
+
+    tower: str
+    precision: str
+    of: Images | Texts
+    number: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class CardSizes:
+    """Numbers of images as the cards have them, in a task of pairs two per pair; 0 where a card has none."""
+
+    def of(self, data: Located, limit: int | None, *, pairs: bool = False) -> int:
+        card = data.card
+        whole = card.about or (card.pairs if pairs else card.images) or 0
+        return (1 + pairs) * (whole if limit is None else min(limit, whole))
+
+
 @dataclass(frozen=True)
 class Sizes:
-    """Numbers of images, in a task of pairs two per pair; 0 for an unreadable data set."""
+    """As `CardSizes`, of the data; 0 for an unreadable data set."""
 
     loaded: Loaded
 
@@ -88,11 +119,36 @@ def pixels_of(job: Job) -> list[Located]:
     return [] if of_pairs(job) else parts(job)
 
 
-def images_of(chosen: Chosen, job: Job, request: Request) -> list[tuple[Images, Located]]:
+def works(chosen: Chosen, job: Job, request: Request, sizes: Sizes | CardSizes) -> list[Work]:
+    """Everything that a run needs, whether or not another has computed it; [] for outputs in files."""
+    if chosen.model is None:
+        return []
+    card, found = chosen.card, []
+    tower = image_tower(card)
+    for images in images_of(chosen, job, request, sizes):
+        each = UNKNOWN if card is None else image_flops(card, images.pairs)
+        found.append(Work(tower, images.precision, images, images.number, images.number * each))
+    for texts, number in texts_of(chosen, job, request):
+        if card is not None:
+            found.append(Work("text", texts.precision, texts, number, number * flops(card, "text")))
+    return found
+
+
+def image_tower(card: Card | None) -> str:
+    """As in `Work`."""
+    return "vision" if card is None or card.arch.language is None else "prefill"
+
+
+def images_of(chosen: Chosen, job: Job, request: Request, sizes: Sizes | CardSizes) -> list[Images]:
     sample = None if request.limit is None else (request.limit, request.seed)
     size = job.data.card.matching.size if of_pairs(job) and job.data.card.matching is not None else None
+    answers = chosen.card is not None and chosen.card.arch.language is not None
+    lists = str(request.annotations) if answers else None
     return [
-        (Images(chosen.name, str(data.root), sample, precision, request.decode, size), data)
+        Images(
+            *(chosen.name, str(data.root), sizes.of(data, request.limit, pairs=size is not None)),
+            *(sample, precision, request.decode, size, lists),
+        )
         for data in parts(job)
         for precision in request.precisions
     ]
@@ -100,33 +156,51 @@ def images_of(chosen: Chosen, job: Job, request: Request) -> list[tuple[Images, 
 
 def texts_of(chosen: Chosen, job: Job, request: Request) -> list[tuple[Texts, int]]:
     """A zero-shot head's prompts and their number."""
-    needs = find_task(job.task).needs
-    if chosen.model is None or chosen.own_head or "head" not in needs:
+    if chosen.model is None or chosen.own_head or "head" not in find_task(job.task).needs:
         return []
+    card, prompts = job.data.card, job.prompts and job.prompts.digest
+    key = job.task, card.name, card.path, prompts
+    if key not in _HEADS:
+        _HEADS[key] = _head_of(job)
+    head = _HEADS[key]
+    return [
+        (Texts(chosen.name, head.classes, head.prompts, each), head.number)
+        for each in request.precisions
+        if head is not None
+    ]
+
+
+class _Head(NamedTuple):
+    classes: str
+    prompts: str
+    number: int
+
+
+# Of jobs, shared by all models.
+_HEADS: dict[tuple[str, str, Path | None, str | None], _Head | None] = {}
+
+
+def _head_of(job: Job) -> _Head | None:
+    needs = find_task(job.task).needs
     card = job.data.card if job.id is None or "labels" in needs else job.id.card
     try:
         space, head = label_spaces(card)
         prompts = job.prompts or own_prompts(card) or load_prompts(DEFAULT_PROMPTS)
         classes = head or space
-        count = 0 if classes is None else sum(len(prompts.of_class(name)) for name in classes.classes)
-    except ClipjaxError:
-        return []
-    digest = "" if classes is None else classes.digest
-    return [(Texts(chosen.name, digest, prompts.digest, each), count) for each in request.precisions]
+        number = 0 if classes is None else prompts.number(classes.classes)
+    except ClipjaxError:  # its own run reports it
+        return None
+    return _Head("" if classes is None else classes.digest, prompts.digest, number)
 
 
-_FLOPS: dict[tuple[Arch, str], int] = {}
+_FLOPS: dict[Arch, dict[str, int]] = {}
 
 
 def flops(card: Card, tower: str) -> int:
     """Operations for one image, or one text of whole length; 0 for an absent tower."""
-    if tower == "text" and card.arch.text is None:
-        return 0
-    if (card.arch, tower) not in _FLOPS:
-        forward = forward_of(card, tower, "parity")
-        program = jax.make_jaxpr(forward.function)(forward.params, forward.batch(1))
-        _FLOPS[card.arch, tower] = product_flops(program.jaxpr)
-    return _FLOPS[card.arch, tower]
+    if card.arch not in _FLOPS:
+        _FLOPS[card.arch] = tower_flops(card)
+    return _FLOPS[card.arch].get(tower, 0)
 
 
 def image_flops(card: Card, size: tuple[int, int] | None) -> int:
@@ -137,10 +211,14 @@ def image_flops(card: Card, size: tuple[int, int] | None) -> int:
     """
     whole = flops(card, "vision")
     if card.arch.language is not None:
-        leaves = jax.tree.leaves(Network(card.arch).abstract_params()["decoder"])
-        weights = sum(math.prod(leaf.shape) for leaf in leaves)
-        whole += 2 * weights * PROMPTS * (image_positions(card.arch) + TEXT)
+        whole += 2 * _decoder_weights(card.arch) * PROMPTS * (image_positions(card.arch) + TEXT)
     return whole if size is None else round(whole * math.prod(size) / card.arch.vision.image_size**2)
+
+
+@functools.cache
+def _decoder_weights(arch: Arch) -> int:
+    leaves = jax.tree.leaves(Network(arch).abstract_params()["decoder"])
+    return sum(math.prod(leaf.shape) for leaf in leaves)
 
 
 def weight_bytes(chosen: Chosen, precisions: Collection[str]) -> int:

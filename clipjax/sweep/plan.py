@@ -35,18 +35,25 @@ class Item:
 
     Attributes:
         keep_pixels: whether the pixels of each of its data sets fit the store.
-        flops, images: operations and images that it is the first to need.
+        work: what it is the first to need.
     """
 
     chosen: Chosen
     job: Job
     options: Mapping[str, Any]
     keep_pixels: bool = True
-    flops: int = 0
-    images: int = 0
+    work: tuple[cost.Work, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.chosen.title}: {self.job}"
+
+    @property
+    def flops(self) -> int:
+        return cost.RUN + sum(work.flops for work in self.work)
+
+    @property
+    def images(self) -> int:
+        return sum(work.number for work in self.work if isinstance(work.of, cost.Images))
 
     @property
     def request(self) -> Request:
@@ -87,7 +94,7 @@ class Missing:
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """`absent`: runs on data sets that are not there, whose costs are unknown; only to be shown."""
+    """`absent`: runs on data sets that are not there, only to be shown; their cards have the sizes."""
 
     suite: Suite
     items: Sequence[Item]
@@ -161,8 +168,10 @@ def make_plan(suite: Suite, pixel_budget: int | None, *, absent: bool = False) -
     ordered = list(_in_order(_each_once(items), sizes, pixel_budget))
     # Runs that read another run as annotations come after all that may be it.
     ordered.sort(key=lambda item: names_run(item.options.get("annotations")))
-    costed = _with_costs(ordered, sizes)
-    return SweepPlan(suite, costed, list(dict.fromkeys(missing)), loaded, _each_once(not_there))
+    needed: set[cost.Images | cost.Texts] = set()
+    costed = _with_work(ordered, sizes, needed)
+    lacking = _with_work(_each_once(not_there), cost.CardSizes(), needed)
+    return SweepPlan(suite, costed, list(dict.fromkeys(missing)), loaded, lacking)
 
 
 def _planned(suite: Suite, run: Run, absent: bool) -> CollectionPlan:
@@ -264,22 +273,14 @@ def connected(items: Sequence[Item]) -> list[list[Item]]:
     return [[items[i] for i in sorted(group)] for group in groups if group]
 
 
-def _with_costs(items: Sequence[Item], sizes: cost.Sizes) -> list[Item]:
-    # What several runs of a model share counts for the first.
-    counted: set[Any] = set()
-    with_costs = []
+def _with_work(
+    items: Sequence[Item], sizes: cost.Sizes | cost.CardSizes, needed: set[cost.Images | cost.Texts]
+) -> list[Item]:
+    """What several runs of a model share counts for the first. Adds to `needed`."""
+    with_work = []
     for item in items:
-        flops, images = cost.RUN, 0
-        card = item.chosen.card
-        for key, data in cost.images_of(item.chosen, item.job, item.request):
-            if item.chosen.model is not None and key not in counted:
-                count = sizes.of(data, item.request.limit, pairs=key.pairs is not None)
-                images += count
-                flops += count * (cost.UNKNOWN if card is None else cost.image_flops(card, key.pairs))
-                counted.add(key)
-        for texts, count in cost.texts_of(item.chosen, item.job, item.request):
-            if card is not None and texts not in counted:
-                flops += count * cost.flops(card, "text")
-                counted.add(texts)
-        with_costs.append(dataclasses.replace(item, flops=flops, images=images))
-    return with_costs
+        works = cost.works(item.chosen, item.job, item.request, sizes)
+        new = {work.of: work for work in works if work.of not in needed}
+        needed.update(new)
+        with_work.append(dataclasses.replace(item, work=tuple(new.values())))
+    return with_work

@@ -14,6 +14,7 @@ from clipjax.embeddings.compute import Compute
 from clipjax.errors import ClipjaxError, counted
 from clipjax.storage.entry import key_hash
 from clipjax.sweep import cost
+from clipjax.sweep.hours import Machine, decode_rate, hours_on, stored_by
 from clipjax.sweep.models import opened
 from clipjax.sweep.plan import Item, SweepPlan
 from clipjax.sweep.shards import cost_of, cut
@@ -22,6 +23,10 @@ from clipjax.sweep.state import Done, Stored, Target, embedding_entries, is_done
 HOW = (
     "dots and convolutions of the traced forward pass, two per multiply-add, a scan's body as often as it "
     "runs (decoders estimated: two per weight and token, four prompts of 100 tokens per image)"
+)
+HOURS = (
+    "hours: of the towers alone, as if nothing were stored, with the cards' numbers of images where data are "
+    "not there; not measured (docs/cost.md)"
 )
 UNKNOWN = "?"
 
@@ -37,6 +42,7 @@ class Preview:
     recipes: Table
     absent: Table
     shards: Table
+    hours: Table
     lines: list[str]
 
 
@@ -56,7 +62,14 @@ class _Known:
     problem: str = ""
 
 
-def preview(plan: SweepPlan, items: Sequence[Item], compute: Compute, results: Path, shards: int) -> Preview:
+def preview(
+    plan: SweepPlan,
+    items: Sequence[Item],
+    compute: Compute,
+    results: Path,
+    shards: int,
+    machines: Sequence[Machine] = (),
+) -> Preview:
     """`items` are the plan's or a shard's; `shards` is their number."""
     assert compute.store is not None
     plan.loaded.results = results
@@ -77,6 +90,7 @@ def preview(plan: SweepPlan, items: Sequence[Item], compute: Compute, results: P
         recipes,
         _absent_table(plan),
         _shard_table(plan, shards),
+        _hours_table([*items, *plan.absent], machines, kept=compute.pixel_store is not None),
         _lines(plan, items, compute, results, stored),
     )
 
@@ -176,6 +190,18 @@ def _shard_table(plan: SweepPlan, count: int) -> Table:
     return Table(["shard", "models", "runs", "share of the work"], rows)
 
 
+def _hours_table(items: Sequence[Item], machines: Sequence[Machine], *, kept: bool) -> Table:
+    """As if nothing were stored. `kept`: each image is decoded once, else by every model."""
+    stored = stored_by(items)
+    core_seconds = (stored.decoded if kept else stored.embedded) / decode_rate()
+    rows = []
+    for hours in (hours_on(machine, items) for machine in machines):
+        cores = core_seconds / hours.seconds if hours.seconds else 0
+        numbers = (f"{hours.hours:.3g}", f"{hours.chip_hours:.3g}", f"{cores:.3g}")
+        rows.append([hours.machine.name, *numbers, hours.parts()])
+    return Table(["machine", "hours", "chip hours", "decode cores", "hours by"], rows)
+
+
 def _lines(
     plan: SweepPlan, items: Sequence[Item], compute: Compute, results: Path, stored: Stored
 ) -> list[str]:
@@ -186,6 +212,7 @@ def _lines(
         f"embeddings: {stored.root} holds {stored.bytes / 1e9:.3g} GB",
         _pixel_line(compute.pixel_store),
         f"results: {results}",
+        HOURS,
         f"plan {plan.digest[:16]}: shards of one sweep say the same here",
     ]
     if plan.absent:
@@ -198,7 +225,7 @@ def _absent_line(plan: SweepPlan) -> str:
     models = counted(len({item.chosen.name for item in plan.absent}), "model")
     sets = counted(len({item.job.data.card.name for item in plan.absent}), "data set")
     root = ": give their folder with --data-root" if plan.suite.data_root is None else ""
-    return f"not counted, as their data are not there: {runs} of {models} on {sets}, of unknown cost{root}"
+    return f"not counted but in the hours, as their data are not there: {runs} of {models} on {sets}{root}"
 
 
 def _pixel_line(store: PixelStore | None) -> str:

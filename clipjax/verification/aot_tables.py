@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clipjax.verification.aot import Row, load_chips
+from clipjax.verification.aot import Chip, Row, load_chips
 from clipjax.verification.aot_language import PARTS, PROGRAMS
 
 
@@ -39,19 +39,35 @@ def estimate_titles() -> tuple[str, ...]:
 
 def estimate_cells(row: Row) -> tuple[str, ...] | None:
     """None for a row without an estimate. Per chip, or per group of chips that share a decoder."""
-    program = row.executable
-    if program is None or program.estimate is None:
+    program, seconds, share = row.executable, _seconds(row), share_of_peak(row)
+    if program is None or program.estimate is None or seconds is None:
         return None
-    known, chip = program.estimate, load_chips()[row.chip.partition(":")[0]]
-    seconds = known.seconds(chip.clock_ghz * 1e9, chip.gbps * 1e9)
-    # An example of a group takes its operations from all the group's chips.
-    flops = row.gflops * 1e9 * program.batch / (PARTS if row.tower in PROGRAMS else 1)
-    share = f"{flops / seconds / (chip.tflops * 1e12):.0%}"
+    known = program.estimate
     return (
         *(row.model, row.tower, row.precision, row.chip, str(program.batch)),
         f"{seconds * 1e3:.3g}",
         f"{program.batch / seconds:,.0f}",
-        "-" if known.unknown else share,
+        "-" if known.unknown else f"{share:.0%}",
         ", ".join(f"{name} {cycles / known.cycles:.0%}" for name, cycles in known.costliest.items()),
         ", ".join(f"{count} {name}" for name, count in known.unknown.items()) or "none",
     )
+
+
+def share_of_peak(row: Row) -> float | None:
+    """Too high where an operation has no estimate; None for a row without one."""
+    if row.executable is None or (seconds := _seconds(row)) is None:
+        return None
+    # An example of a group takes its operations from all the group's chips.
+    flops = row.gflops * 1e9 * row.executable.batch / (PARTS if row.tower in PROGRAMS else 1)
+    return flops / seconds / (_chip(row).tflops * 1e12)
+
+
+def _seconds(row: Row) -> float | None:
+    if row.executable is None or row.executable.estimate is None:
+        return None
+    chip = _chip(row)
+    return row.executable.estimate.seconds(chip.clock_ghz * 1e9, chip.gbps * 1e9)
+
+
+def _chip(row: Row) -> Chip:
+    return load_chips()[row.chip.partition(":")[0]]

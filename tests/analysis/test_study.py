@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import _cost
 import pytest
 from _study import models, study_rows, tuned
 
@@ -22,7 +24,8 @@ from clipjax.storage.reading import read_csv
 from clipjax.storage.store import Store
 from clipjax.sweep import models as sweep_models
 from clipjax.sweep import preview
-from clipjax.sweep.plan import make_plan
+from clipjax.sweep.cost import CardSizes, parts
+from clipjax.sweep.plan import SweepPlan, make_plan
 from clipjax.sweep.suite import Suite, load_suite
 from clipjax.tasks.names import task_names
 
@@ -60,17 +63,23 @@ def study() -> set[tuple[str, ...]]:
     return planned(load_suite("suite:study"))
 
 
-def test_a_dry_run_lists_the_whole_study_without_its_data_sets(
-    study: set[tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every model of the suite on every task and data set. No model is opened, and no cost made up."""
+@pytest.fixture(scope="module")
+def plan() -> Iterator[SweepPlan]:
+    """Of the study, without data. No model is opened."""
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise AssertionError("a model was opened")
 
-    for module in (sweep_models, preview):
-        monkeypatch.setattr(module, "opened_encoder" if module is sweep_models else "opened", refuse)
-    plan = make_plan(load_suite("suite:study"), 10**11, absent=True)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (sweep_models, preview):
+            patch.setattr(module, "opened_encoder" if module is sweep_models else "opened", refuse)
+        yield make_plan(load_suite("suite:study"), 10**11, absent=True)
+
+
+def test_a_dry_run_lists_the_whole_study_without_its_data_sets(
+    study: set[tuple[str, ...]], plan: SweepPlan, tmp_path: Path
+) -> None:
+    """Every model of the suite on every task and data set. No numbers of images are made up."""
     assert not plan.items
     listed = {
         (each.job.task, each.chosen.name, each.job.data.card.name, str(each.options.get("annotations", "")))
@@ -84,9 +93,21 @@ def test_a_dry_run_lists_the_whole_study_without_its_data_sets(
     assert sum(row[4] for row in shown.absent.rows) == len(plan.absent)
     assert {row[5] for row in shown.absent.rows} == {"?"}
     assert shown.lines[-1] == (
-        "not counted, as their data are not there: 13770 runs of 263 models on 45 data sets, of unknown "
-        "cost: give their folder with --data-root"
+        "not counted but in the hours, as their data are not there: 13770 runs of 263 models on 45 data "
+        "sets: give their folder with --data-root"
     )
+
+
+def test_the_page_of_costs_is_current(plan: SweepPlan) -> None:
+    """Every data set of the study has a number of images, or the page names it."""
+    text, sizes = _cost.PAGE.read_text(encoding="utf-8"), CardSizes()
+    assert text == _cost.page(plan.absent), "run: python tests/records.py cost"
+    sets = {data.card.name: data for each in plan.absent for data in parts(each.job)}
+    unknown = [
+        name for name, data in sets.items() if not sizes.of(data, None, pairs=data.card.matching is not None)
+    ]
+    assert unknown == ["navi"]
+    assert "`navi`" in text
 
 
 @pytest.mark.parametrize("name", [*PAPER, "effective_robustness"])

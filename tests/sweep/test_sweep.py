@@ -227,7 +227,11 @@ def test_a_data_set_that_is_named_and_not_there(suite: Path, tmp_path: Path) -> 
     )
     assert re.search(r"^zeroshot +imagenet_r +openai_7 +1 +\? *$", shown, re.MULTILINE)
     assert "5 runs, 62 images to embed" in shown
-    assert "not counted, as their data are not there: 1 run of 1 model on 1 data set, of" in shown
+    assert (
+        "not counted but in the hours, as their data are not there: 1 run of 1 model on 1 data set" in shown
+    )
+    [hours] = re.findall(r"^v5e-8 +([\d.e-]+) ", shown, re.MULTILINE)
+    assert float(hours) > 0
 
 
 def test_a_suite_may_name_the_folder_of_each_data_set(suite: Path) -> None:
@@ -263,6 +267,8 @@ def test_a_dry_run_needs_no_folder_of_data_sets(suite: Path, tmp_path: Path) -> 
         (["--collect", "--dry-run"], "--collect and --dry-run do not go together"),
         (["--from", "elsewhere"], "--from has no effect without --collect"),
         (["--shares", "3"], "--shares has no effect without --dry-run"),
+        (["--share-of-peak", "0.3"], "--share-of-peak has no effect without --dry-run"),
+        (["--share-of-peak", "3", "--dry-run"], "a share of the peak is above 0 and at most 1, not 3"),
         (["--batch-size", "many"], "--batch-size: a number of images, or auto"),
         (["--params", "halved"], "unknown placement of params 'halved'"),
     ],

@@ -174,6 +174,7 @@ def test_the_programs_of_models() -> None:
 def test_the_kept_table_is_that_of_its_record() -> None:
     records = json.loads((ROOT / "docs" / "tpu.json").read_text())
     assert (ROOT / "docs" / "tpu.md").read_text() == tpu_table.page(records)
+    assert tpu_table.RATES.read_text() == tpu_table.rates(records)
     seen = set()
     for row in map(tpu_table.row_of, records):
         assert row.executable is not None, row

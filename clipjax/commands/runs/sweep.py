@@ -43,7 +43,7 @@ def register(app: typer.Typer) -> None:
 class SweepOptions:
     PANELS: ClassVar = {
         "Where things are": ("data_root", "model_root", "results"),
-        "What is run": ("dry_run", "shares", "shard", "distributed", "collect", "from_"),
+        "What is run": ("dry_run", "shares", "share_of_peak", "shard", "distributed", "collect", "from_"),
         "Speed and storage": (
             *("batch_size", "workers", "params", "store", "pixel_store", "pixel_budget"),
             *("no_pixel_store", "no_compile_cache", "keep_maps"),
@@ -92,6 +92,14 @@ class SweepOptions:
             "and module:function are opened.",
         ),
     ] = False
+    share_of_peak: Annotated[
+        float | None,
+        typer.Option(
+            "--share-of-peak",
+            metavar="SHARE",
+            help="With --dry-run: what a GPU is assumed to reach of its peak; else as configs/machines.toml.",
+        ),
+    ] = None
     collect: Annotated[
         bool, typer.Option("--collect", help="Run nothing: list the runs without results.")
     ] = False
@@ -113,7 +121,8 @@ class SweepOptions:
         if self.dry_run:
             refuse_beside("--dry-run", {"--distributed": self.distributed})
         else:
-            refuse_without("--dry-run", {"--shares": self.shares})
+            asked = {"--shares": self.shares, "--share-of-peak": self.share_of_peak}
+            refuse_without("--dry-run", asked)
         if not self.distributed:  # there all processes read it, and end together
             _ = self.read_suite
 
@@ -168,7 +177,8 @@ def sweep(options: SweepOptions) -> None:
         if options.collect:
             _collect(plan, items, compute, options.results, options.from_ or [])
         elif options.dry_run:
-            _preview(plan, items, compute, options.results, options.shares or (part.of if part else 1))
+            shards = options.shares or (part.of if part else 1)
+            _preview(plan, items, compute, options.results, shards, options.share_of_peak)
         else:
             _run(plan, items, compute, options.results)
 
@@ -232,11 +242,20 @@ def _show(report: Report, processes: int) -> None:
             say(f"  {failure.what}: {failure.reason}")
 
 
-def _preview(plan: SweepPlan, items: Sequence[Item], compute: Compute, results: Path, shards: int) -> None:
+def _preview(
+    plan: SweepPlan,
+    items: Sequence[Item],
+    compute: Compute,
+    results: Path,
+    shards: int,
+    share_of_peak: float | None,
+) -> None:
+    from clipjax.sweep.hours import load_machines
     from clipjax.sweep.preview import preview
 
-    found = preview(plan, items, compute, results, shards)
-    for table in (found.models, found.recipes, found.absent, *([found.shards] if shards > 1 else [])):
+    found = preview(plan, items, compute, results, shards, load_machines(share_of_peak))
+    parts = [found.shards] if shards > 1 else []
+    for table in (found.models, found.recipes, found.absent, *parts, found.hours):
         if table.rows:
             print_table(table.header, table.rows)
             say()

@@ -1,0 +1,208 @@
+"""How long the runs of a sweep take on the machines of configs/machines.toml, and what they store.
+
+A time is the operations of a tower over the chip's peak times the share of it that the tower reaches:
+
+* "estimated": by the TPU compiler's estimate of this tower (docs/tpu.md, configs/tower_rates.csv);
+* "scaled": the share of the nearest tower of its family, by operations;
+* "carried": the share of such a tower on another chip or in another precision, times the ratio of the two
+  shares of `YARDSTICK`;
+* "assumed": the machine's `share`.
+
+Only towers are timed: neither decoding, heads, metrics, loading and compiling, nor waiting.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from clipjax.config import config_dir
+from clipjax.errors import UsageError
+from clipjax.models.arch import Arch, family_of, load_arch
+from clipjax.storage.reading import read_csv, read_toml
+from clipjax.storage.records import read
+from clipjax.sweep.cost import Images, pixel_bytes
+from clipjax.sweep.plan import Item
+
+BASE = ("v5e", "fast")  # where each family has an estimate
+YARDSTICK = "ViT-L-14-quickgelu"  # whose image tower has one on each chip in each precision
+BASES = ("estimated", "scaled", "carried", "assumed")
+
+
+@dataclass(frozen=True, eq=False)
+class Machine:
+    """From configs/machines.toml. A machine without a `chip` has `tflops` and `share`."""
+
+    name: str
+    chips: int
+    chip: str | None = None
+    tflops: Mapping[str, float] | None = None
+    share: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.chip is None) == (self.tflops is None or self.share is None):
+            raise ValueError("a machine has either 'chip', or 'tflops' and 'share'")
+
+    def peak(self, precision: str) -> float:
+        """Operations a second of all chips."""
+        own = self.tflops[precision] if self.chip is None and self.tflops else _peak(str(self.chip))
+        return self.chips * own * 1e12
+
+
+class Share(NamedTuple):
+    """Of the peak, and the arch of the tower that has it."""
+
+    value: float
+    basis: str
+    of: str = ""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A row of configs/tower_rates.csv: a tower, its operations for an example, and the peak's share."""
+
+    chip: str
+    precision: str
+    tower: str
+    arch: str
+    flops: float
+    share: float
+
+    @functools.cached_property
+    def family(self) -> str:
+        return _family(load_arch(self.arch), self.tower)
+
+
+@dataclass(frozen=True)
+class Hours:
+    """Of a machine. `by`: the seconds of each basis."""
+
+    machine: Machine
+    seconds: float
+    by: Mapping[str, float]
+
+    @property
+    def hours(self) -> float:
+        return self.seconds / 3600
+
+    @property
+    def chip_hours(self) -> float:
+        return self.machine.chips * self.hours
+
+    def parts(self) -> str:
+        """Such as "60 % estimated, 40 % scaled"."""
+        kept = [(name, self.by[name] / self.seconds) for name in BASES if self.by.get(name)]
+        return ", ".join(f"{part:.0%} {name}" for name, part in kept)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Images and bytes of runs.
+
+    Attributes:
+        embedded: images that models read, in all.
+        decoded: images that are decoded where a pixel store keeps them.
+        embeddings, pixels: bytes of both stores.
+    """
+
+    embedded: int
+    decoded: int
+    embeddings: int
+    pixels: int
+
+
+def load_machines(share: float | None = None) -> list[Machine]:
+    """Args: share: in place of the assumed ones. Raises UsageError unless it is in (0, 1]."""
+    if share is not None and not 0 < share <= 1:
+        raise UsageError(f"a share of the peak is above 0 and at most 1, not {share:g}")
+    path = config_dir() / "machines.toml"
+    known = [read(Machine, {"name": name, **facts}, str(path)) for name, facts in read_toml(path).items()]
+    return [each if each.share is None or share is None else replace(each, share=share) for each in known]
+
+
+def hours_on(machine: Machine, items: Sequence[Item]) -> Hours:
+    by: dict[str, float] = dict.fromkeys(BASES, 0.0)
+    for item in items:
+        arch = None if item.chosen.card is None else item.chosen.card.arch
+        for work in (work for work in item.work if work.flops):
+            share = share_of(machine, arch, work.tower, work.precision, work.flops // work.number)
+            by[share.basis] += work.flops / machine.peak(work.precision) / share.value
+    return Hours(machine, sum(by.values()), by)
+
+
+def decode_rate() -> float:
+    """Images that a core decodes a second, as benchmarks/data/decode_rate.py measured it."""
+    return read_toml(config_dir() / "decode_rate.toml")["images_per_second"]
+
+
+def stored_by(items: Sequence[Item]) -> Stored:
+    embedded = embeddings = 0
+    pixels: dict[Any, int] = {}
+    anew = 0  # images of pairs, which every model decodes
+    for item in items:
+        card, recipe = item.chosen.card, item.chosen.recipe
+        for images in images_in(item):
+            embedded += images.number
+            if images.pairs is not None:
+                anew += images.number
+                continue
+            embeddings += 0 if card is None else 4 * images.number * card.arch.vision.embed_dim
+            if recipe is not None:
+                key = recipe, images.folder, images.number, images.sample, images.decode
+                pixels[key] = pixel_bytes(recipe, images.number)
+    return Stored(embedded, anew + sum(key[2] for key in pixels), embeddings, sum(pixels.values()))
+
+
+def images_in(item: Item) -> list[Images]:
+    return [work.of for work in item.work if isinstance(work.of, Images)]
+
+
+@functools.cache
+def share_of(machine: Machine, arch: Arch | None, tower: str, precision: str, flops: int) -> Share:
+    """`flops`: of an example. `arch`: None for a model that is not one of clipjax's networks."""
+    if machine.chip is None:
+        assert machine.share is not None
+        return Share(machine.share, "assumed")
+    family, name = (None, None) if arch is None else (_family(arch, tower), arch.name)
+    here = _estimates(machine.chip, precision)
+    if like := [each for each in here if (each.tower, each.family) == (tower, family)]:
+        near = _nearest(like, name, flops)
+        return Share(near.share, "estimated" if near.arch == name else "scaled", near.arch)
+    base = _estimates(*BASE)
+    like = [each for each in base if (each.tower, each.family) == (tower, family)]
+    near = _nearest(like or base, name, flops)
+    return Share(near.share * _yardstick(machine.chip, precision) / _yardstick(*BASE), "carried", near.arch)
+
+
+def _nearest(among: Sequence[Estimate], name: str | None, flops: int) -> Estimate:
+    """The tower itself, or that whose operations are most alike."""
+    return min(among, key=lambda each: (each.arch != name, abs(math.log(each.flops / flops))))
+
+
+def _yardstick(chip: str, precision: str) -> float:
+    [share] = [
+        each.share for each in _estimates(chip, precision) if (each.arch, each.tower) == (YARDSTICK, "vision")
+    ]
+    return share
+
+
+def _family(arch: Arch, tower: str) -> str:
+    return tower if tower == "prefill" else family_of(getattr(arch, tower)).name
+
+
+@functools.cache
+def _estimates(chip: str, precision: str) -> list[Estimate]:
+    return [
+        Estimate(chip, precision, row["tower"], row["arch"], float(row["flops"]), float(row["share"]))
+        for row in read_csv(config_dir() / "tower_rates.csv")
+        if (row["chip"], row["precision"]) == (chip, precision)
+    ]
+
+
+@functools.cache
+def _peak(chip: str) -> float:
+    """Of bfloat16 products, TFLOP/s."""
+    return read_toml(config_dir() / "chips.toml")[chip]["tflops"]

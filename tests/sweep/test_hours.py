@@ -1,0 +1,105 @@
+"""Hours of a sweep: where each share of the peak comes from, and sums by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from clipjax.checkpoints.identity.registry import model_card, subjects
+from clipjax.embeddings.flops import arch_digest, recorded, traced_flops
+from clipjax.errors import UsageError
+from clipjax.models.arch import load_arch
+from clipjax.sweep import hours
+from clipjax.sweep.cost import Images, Work
+from clipjax.sweep.hours import Machine, hours_on, load_machines, share_of, stored_by
+from clipjax.sweep.models import choose
+from clipjax.sweep.plan import Item
+
+V5E = Machine("mine", 2, chip="v5e")  # 2 x 197 TFLOP/s
+ROWS = {
+    ("v5e", "fast"): {"ViT-L-14-quickgelu": (160e9, 0.2), "ViT-B-32": (9e9, 0.1), "resnet18": (4e9, 0.05)},
+    ("v5e", "parity"): {"ViT-L-14-quickgelu": (160e9, 0.1)},
+}
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    def estimates(chip: str, precision: str) -> list[hours.Estimate]:
+        rows = ROWS[chip, precision]
+        return [hours.Estimate(chip, precision, "vision", arch, *numbers) for arch, numbers in rows.items()]
+
+    monkeypatch.setattr(hours, "_estimates", estimates)
+
+
+@pytest.mark.parametrize(
+    ("arch", "precision", "flops", "expected"),
+    [
+        ("ViT-B-32", "fast", 9e9, (0.1, "estimated", "ViT-B-32")),
+        ("ViT-H-14", "fast", 335e9, (0.2, "scaled", "ViT-L-14-quickgelu")),
+        ("ViT-B-32", "parity", 9e9, (0.1, "scaled", "ViT-L-14-quickgelu")),
+        ("resnet50", "parity", 8e9, (0.05 * 0.1 / 0.2, "carried", "resnet18")),
+        ("vgg16", "fast", 31e9, (0.1, "carried", "ViT-B-32")),
+        (None, "fast", 1e10, (0.1, "carried", "ViT-B-32")),
+    ],
+)
+def test_where_a_share_comes_from(
+    few: None, arch: str | None, precision: str, flops: float, expected: tuple[Any, ...]
+) -> None:
+    """The tower itself, its family, its family elsewhere, another family."""
+    share = share_of(
+        Machine("mine", 2, chip="v5e"), arch and load_arch(arch), "vision", precision, int(flops)
+    )
+    assert share == pytest.approx(expected)
+
+
+def item(model: str, *works: Work) -> Item:
+    job: Any = None
+    return Item(choose(model, None), job, {}, work=works)
+
+
+def test_hours_and_bytes_by_hand(few: None) -> None:
+    """3.6e6 images of 9 GFLOP on two chips at a tenth of 197 TFLOP/s; a second model shares the pixels."""
+    images = Images("", "val", 3_600_000, None, "fast", "full")
+    pairs = images._replace(folder="pairs", number=10, pairs=(64, 64))
+    works = [Work("vision", "fast", each, each.number, each.number * 9 * 10**9) for each in (images, pairs)]
+    items = [item("vit_b_32-laion2b_s34b_b79k", *works), item("vit_b_32-laion400m_e32", works[0])]
+    found = hours_on(V5E, items)
+    seconds = (2 * 3_600_000 + 10) * 9e9 / (2 * 197e12 * 0.1)
+    assert (found.seconds, found.chip_hours) == pytest.approx((seconds, 2 * seconds / 3600))
+    assert found.parts() == "50% estimated, 50% scaled"
+    stored = stored_by(items)
+    assert (stored.embedded, stored.decoded) == (7_200_010, 3_600_010)
+    assert stored.embeddings == 2 * 3_600_000 * 512 * 4
+    assert stored.pixels == 3_600_000 * 3 * 224**2
+
+
+def test_an_assumed_share_is_an_option() -> None:
+    [gpu] = [machine for machine in load_machines() if machine.chip is None]
+    [half] = [machine for machine in load_machines(0.2) if machine.chip is None]
+    work = Work("vision", "parity", Images("", "val", 10, None, "parity", "full"), 10, 10**12)
+    once, twice = (hours_on(machine, [item("vit_b_32-openai", work)]) for machine in (gpu, half))
+    assert twice.seconds == pytest.approx(2 * once.seconds)
+    assert once.seconds == pytest.approx(1e12 / (gpu.peak("parity") * 0.4))
+    assert once.parts() == "100% assumed"
+    for wrong in (0, 1.5):
+        with pytest.raises(UsageError, match=r"a share of the peak is above 0 and at most 1, not"):
+            load_machines(wrong)
+
+
+def test_every_machine_and_family_has_what_its_hours_need() -> None:
+    for chip in {machine.chip for machine in load_machines()} - {None}:
+        for precision in ("parity", "fast"):
+            assert hours._yardstick(str(chip), precision) > 0
+    for each in hours._estimates(*hours.BASE):
+        assert 0 < each.share < 1
+
+
+def test_the_recorded_operations_are_those_of_the_architectures() -> None:
+    digests = {subject.arch: arch_digest(subject.record) for subject in subjects()}
+    assert {name: entry["arch"] for name, entry in recorded().items()} == digests, (
+        "run: python tests/records.py flops"
+    )
+    for model in ("vit_b_32-openai", "resnet18.tv_in1k"):
+        card = model_card(model)
+        assert recorded()[card.arch.name]["towers"] == traced_flops(card)
