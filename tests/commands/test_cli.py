@@ -251,7 +251,7 @@ def test_an_option_that_would_be_ignored_is_refused(arguments: list[str], says: 
         ("zeroshot", ["--data", "gone"], "gone does not exist"),
         ("zeroshot", ["--precision", "fats"], "unknown precision 'fats'; did you mean fast?"),
         ("zeroshot", ["--decode", "half"], "unknown way to decode 'half'"),
-        ("ood", [], "is compared with in-distribution images: say where 'imagenet_val' lies"),
+        ("ood", [], "is compared with in-distribution images: say where 'imagenet_val' is"),
         ("zeroshot", ["--results", "photos/results"], "where each folder is a class: give another folder"),
     ],
 )
