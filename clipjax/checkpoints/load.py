@@ -107,10 +107,19 @@ def load_model(
         model = resize_model(model, image_size, position_rule)
     where = str(Path(source).resolve() if copy is source and Path(source).exists() else source)
     given = card.to_dict() if isinstance(card, Card) else card
-    others = (None if each is None else str(each) for each in (vision, tokenizer))
-    return model.with_location(
-        Location(where, given, file, image_size, position_rule, name, facts_of, facts, *others)
+    location = Location(
+        source=where,
+        card=given,
+        file=file,
+        image_size=image_size,
+        position_rule=position_rule,
+        name=name,
+        facts_of=facts_of,
+        facts=facts,
+        vision=None if vision is None else str(vision),
+        tokenizer=None if tokenizer is None else str(tokenizer),
     )
+    return model.with_location(location)
 
 
 @contextlib.contextmanager

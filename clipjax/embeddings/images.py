@@ -99,7 +99,16 @@ def embed_many(
     if output not in OUTPUTS:
         raise unknown_name("output", output, list(OUTPUTS))
     pixels: PixelRecipe = model.card.preprocess.recipe(rgb="first") if recipe is None else recipe
-    stream = Stream(model, pixels, how.pixel_store, profile, output, how.workers, how.progress, how.on_error)
+    stream = Stream(
+        model=model,
+        recipe=pixels,
+        pixel_store=how.pixel_store,
+        precision=profile,
+        output=output,
+        workers=how.workers,
+        progress=how.progress,
+        on_error=how.on_error,
+    )
     return rows_of(stream, manifests, how, rows_per_shard)
 
 

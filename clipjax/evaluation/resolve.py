@@ -272,8 +272,20 @@ def _part(
     pixels = dataclasses.replace(pixels, decode=request.decode)
     card = dataset.card
     share = missing_of(card, whole.ids)
-    part = Part(card.name, manifest, labels, space, projection, pixels, sample, card.variant, share)
-    return dataclasses.replace(part, made=dataset.made, reader=card.reader, card_file=card.path)
+    return Part(
+        name=card.name,
+        manifest=manifest,
+        labels=labels,
+        label_space=space,
+        projection=projection,
+        pixels=pixels,
+        sample=sample,
+        variant=card.variant,
+        share=share,
+        made=dataset.made,
+        reader=card.reader,
+        card_file=card.path,
+    )
 
 
 def _size(manifest: Manifest) -> int:

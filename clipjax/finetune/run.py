@@ -245,7 +245,16 @@ def abstract_setup(model: Model, recipe: Recipe, data: Data, settings: Settings)
     split, shots = _cut(whole, data, recipe, recipe.seeds[0])
     recipe = _fitting(recipe, len(split), settings)
     options = find_method(recipe.method).options_of(recipe)
-    return Setup(model, split, held_out, recipe, recipe.seeds[0], options, settings, shots)
+    return Setup(
+        model=model,
+        train=split,
+        validation=held_out,
+        recipe=recipe,
+        seed=recipe.seeds[0],
+        options=options,
+        settings=settings,
+        shots=shots,
+    )
 
 
 def _fitting(

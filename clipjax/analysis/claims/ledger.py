@@ -265,7 +265,15 @@ class _Reader:
         needs = len(parts) if claim.needs is None else claim.needs
         if not 0 < needs <= len(parts):
             raise self._wrong("needs", f"is {needs!r}, but there are {len(parts)} parts")
-        return Claim(claim.key, claim.section, claim.statement, needs, parts, claim.beware, claim.no_task)
+        return Claim(
+            key=claim.key,
+            section=claim.section,
+            statement=claim.statement,
+            needs=needs,
+            parts=parts,
+            beware=claim.beware,
+            no_task=claim.no_task,
+        )
 
     def _parts(self, record: Mapping[str, Any], index: int) -> Iterator[Part]:
         self._check_keys(record)

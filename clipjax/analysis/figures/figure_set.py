@@ -104,7 +104,17 @@ def analyze(
     placeless = tuple(each for content in panels for each in content.placeless)
     models, parts = frozenset[str]().union(*shown), tuple(dict.fromkeys(_parts(spec, panels)))
     drawn_panels = sum(map(bool, shown))
-    return Done(spec, tuple(files), drawn_panels, len(shown), models, missing, numbers, placeless, parts)
+    return Done(
+        spec=spec,
+        files=tuple(files),
+        drawn=drawn_panels,
+        panels=len(shown),
+        models=models,
+        missing=missing,
+        numbers=numbers,
+        placeless=placeless,
+        parts=parts,
+    )
 
 
 def _drawing(numbers: FigureNumbers) -> Drawing:
@@ -215,7 +225,17 @@ def _table(
     total = len(spec.lines) + len({each.line.cells for each in own})
     placeless = tuple(Placeless(each.line.cells[0], str(each.model), NO_LINE, shown=True) for each in own)
     parts = tuple(_parts_of(filled))
-    return Done(spec, tuple(files), drawn_lines, total, models, missing, None, placeless, parts)
+    return Done(
+        spec=spec,
+        files=tuple(files),
+        drawn=drawn_lines,
+        panels=total,
+        models=models,
+        missing=missing,
+        numbers=None,
+        placeless=placeless,
+        parts=parts,
+    )
 
 
 def _parts_of(filled: Iterable[FilledLine]) -> dict[tuple[str, str], None]:

@@ -66,7 +66,16 @@ def compare_groups(
     if one is not None and two is not None:
         return compare_fits(one, two, at=at)
     convention = dict(next((f.convention for f in fits if f is not None), {})) | {"angle": ANGLE}
-    return GroupDifference(one, two, None, None, None, None, tuple(reasons), convention)
+    return GroupDifference(
+        a=one,
+        b=two,
+        slope=None,
+        offset=None,
+        at=None,
+        tan=None,
+        reasons=tuple(reasons),
+        convention=convention,
+    )
 
 
 def compare_fits(one: Fit, two: Fit, *, at: float | None = None) -> GroupDifference:
@@ -74,7 +83,16 @@ def compare_fits(one: Fit, two: Fit, *, at: float | None = None) -> GroupDiffere
     convention = {**one.convention, "angle": ANGLE}
     reasons = [f"group {name} has {needed(f.n)}" for name, f in (("a", one), ("b", two)) if f.n < FEWEST]
     if reasons:
-        return GroupDifference(one, two, None, None, None, None, tuple(reasons), convention)
+        return GroupDifference(
+            a=one,
+            b=two,
+            slope=None,
+            offset=None,
+            at=None,
+            tan=None,
+            reasons=tuple(reasons),
+            convention=convention,
+        )
     common = _common_x(one, two) if at is None else _within(at, one, two)
     offset = None if common is None else _offset(one, two, common)
     if common is None:
@@ -85,7 +103,16 @@ def compare_fits(one: Fit, two: Fit, *, at: float | None = None) -> GroupDiffere
     if math.isnan(tan.value):
         reasons.append("the lines are 90 degrees or more apart: their angle has no tangent to speak of")
         tan = None
-    return GroupDifference(one, two, slope, offset, common, tan, tuple(reasons), convention)
+    return GroupDifference(
+        a=one,
+        b=two,
+        slope=slope,
+        offset=offset,
+        at=common,
+        tan=tan,
+        reasons=tuple(reasons),
+        convention=convention,
+    )
 
 
 def tan_of_angle(first: ArrayLike, second: ArrayLike) -> np.ndarray:

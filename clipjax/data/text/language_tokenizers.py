@@ -153,15 +153,15 @@ def _from_files(path: Path) -> BuiltTokenizer:
     if config.get("add_eos_token") is not None:
         after = eos if config["add_eos_token"] else ()
     return BuiltTokenizer(
-        str(path),
-        core,
-        _size(core),
-        bos[0] if bos else None,
-        tuple(sorted({*eos, *_ends(path.parent)})),
-        before,
-        after,
-        chat_template_in(path.parent),
-        names,
+        where=str(path),
+        core=core,
+        vocab_size=_size(core),
+        bos=bos[0] if bos else None,
+        eos=tuple(sorted({*eos, *_ends(path.parent)})),
+        before=before,
+        after=after,
+        template=chat_template_in(path.parent),
+        names=names,
     )
 
 
@@ -268,15 +268,15 @@ def tokenizer_of_gguf(metadata: Mapping[str, Any], where: str) -> BuiltTokenizer
     ends = [i for i in (eos, record.get("eot_token_id")) if type(i) is int and i >= 0]
     template = metadata.get("tokenizer.chat_template")
     return BuiltTokenizer(
-        where,
-        core,
-        _size(core),
-        bos,
-        tuple(sorted(set(ends))),
-        (bos,) if adds["bos"] and bos is not None else (),
-        (eos,) if adds["eos"] and eos is not None else (),
-        template if isinstance(template, str) else None,
-        names,
+        where=where,
+        core=core,
+        vocab_size=_size(core),
+        bos=bos,
+        eos=tuple(sorted(set(ends))),
+        before=(bos,) if adds["bos"] and bos is not None else (),
+        after=(eos,) if adds["eos"] and eos is not None else (),
+        template=template if isinstance(template, str) else None,
+        names=names,
     )
 
 

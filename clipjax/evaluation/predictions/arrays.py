@@ -136,13 +136,13 @@ def _inputs(
     if f"{prefix}calibration" in arrays:
         columns["calibration"] = _marks(path, arrays, f"{prefix}calibration", n)
     return Inputs(
-        names,
-        logits,
-        _labels(path, arrays, f"{prefix}labels", n, space),
-        identity_head(of),
-        space,
-        load_projection(of, space),
-        columns,
+        ids=names,
+        features=logits,
+        labels=_labels(path, arrays, f"{prefix}labels", n, space),
+        head=identity_head(of),
+        label_space=space,
+        projection=load_projection(of, space),
+        columns=columns,
         dataset=dataset,
         annotations=file.about.annotations,
         resamples=file.about.resamples,

@@ -208,7 +208,16 @@ def _predictions_file(
         raise UsageError(f"the task {task.name!r} takes no annotations: leave them out")
     name = name or path.stem
     about = About(name, space, notes, resamples, seed)
-    return PredictionsFile(path, task, name, space, columns_of or space, about, run, card)
+    return PredictionsFile(
+        path=path,
+        task=task,
+        dataset=name,
+        space=space,
+        columns_of=columns_of or space,
+        about=about,
+        run=run,
+        card=card,
+    )
 
 
 def _of_folder(root: str | Path, dataset: str | Path | DatasetCard | None) -> Dataset:

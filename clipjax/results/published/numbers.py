@@ -166,7 +166,17 @@ def _column(record: Mapping[str, Any], title: str) -> _Column:
     part, convention, note = (record.get(key) for key in ("slice", "convention", "note"))
     n = record.get("n") or (None if "n" in record else _images(words["dataset"]))
     file, task = record["file"], record["task"]
-    return _Column(file, title, task, words["dataset"], part, words["metric"], convention, note, n)
+    return _Column(
+        file=file,
+        title=title,
+        task=task,
+        dataset=words["dataset"],
+        slice=part,
+        metric=words["metric"],
+        convention=convention,
+        note=note,
+        n=n,
+    )
 
 
 @functools.cache

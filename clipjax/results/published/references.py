@@ -185,7 +185,15 @@ def _score(cells: Mapping[str, str]) -> Score:
     except ValueError:
         raise ValueError(f"the value {value!r} is not a number") from None
     score = Score(
-        model, task, dataset, part or None, metric, number, source, convention or None, note or None
+        model=model,
+        task=task,
+        dataset=dataset,
+        slice=part or None,
+        metric=metric,
+        value=number,
+        source=source,
+        convention=convention or None,
+        note=note or None,
     )
     _ = score.pairs  # raises now if the convention is malformed
     return score

@@ -211,11 +211,22 @@ def _each(
     worst = tuple((ids[row], float(error[row])) for row in order)
     mean = float(error.mean()) if mean is None else mean
     beyond = int((error > tolerance).sum())
-    return Stage(name, of, len(ids), tolerance, float(error.max()), mean, beyond, worst)
+    return Stage(
+        name=name,
+        of=of,
+        n=len(ids),
+        tolerance=tolerance,
+        largest=float(error.max()),
+        mean=mean,
+        differing=beyond,
+        worst=worst,
+    )
 
 
 def _not_compared(name: str, of: str, n: int, tolerance: float, problem: str) -> Stage:
-    return Stage(name, of, n, tolerance, None, None, n, problem=problem)
+    return Stage(
+        name=name, of=of, n=n, tolerance=tolerance, largest=None, mean=None, differing=n, problem=problem
+    )
 
 
 def _unequal(ours: Sequence[str], theirs: Sequence[str]) -> np.ndarray:
