@@ -128,8 +128,9 @@ def _both_sides(options: CrosscheckOptions) -> Crosscheck:
     from clipjax.evaluation.subject import Request
     from clipjax.tasks.task import find_task
     from clipjax.verification.crosscheck import crosscheck
+    from clipjax.verification.crosscheck.run import TASK
 
-    request = read_data(find_task("zeroshot"), fields_of(Request, options, root=options.data))
+    request = read_data(find_task(TASK), fields_of(Request, options, root=options.data))
     model = load_model(options.model, card=options.card)
     return crosscheck(
         model, request, options.against, checkpoint=options.checkpoint, batch=options.batch_size

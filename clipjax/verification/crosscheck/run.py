@@ -26,6 +26,7 @@ from clipjax.verification.crosscheck.stages import compare
 from clipjax.verification.verify import chosen_library
 
 BATCH = 32
+TASK = "zeroshot"  # what both sides compute
 
 
 def crosscheck(
@@ -56,7 +57,7 @@ def crosscheck(
         model = load_model(str(model))
     refuse_adapter(model, "crosscheck")
     library = chosen_library(model, against, "crosscheck")
-    subject = resolve(model, find_task("zeroshot"), request)
+    subject = resolve(model, find_task(TASK), request)
     _ = model.card.fingerprint  # a damaged checkpoint is a DataError, not a difference
     with tempfile.TemporaryDirectory(prefix="clipjax-crosscheck-") as temporary:
         check_room(subject, Path(temporary))
