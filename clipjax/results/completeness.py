@@ -34,11 +34,13 @@ def is_whole(row: AnyRow) -> bool:
 
 
 def in_words(row: AnyRow) -> str | None:
+    if is_whole(row):
+        return None
     sides = (
         (part_of(row), row["sample"], (part_of(row) or row["sample"] or {}).get("unit", "images")),
         (id_part_of(row), row["convention"].get("id_sample"), "in-distribution images"),
     )
-    return ", ".join(share(*side) for side in sides if side[0] or side[1]) or None
+    return ", ".join(share(*side) for side in sides if side[0] or side[1])
 
 
 def share(part: Mapping[str, Any] | None, sample: Mapping[str, Any] | None, images: str = "") -> str:
