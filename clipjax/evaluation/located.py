@@ -60,12 +60,15 @@ def annotations_path(card: DatasetCard, file: str | Path | None = None) -> Path 
     return None if file is None else place(file)
 
 
-def in_one_line(missing: Sequence[str], data_root: str | Path) -> list[str]:
-    """A plan's missing data sets as at most one line: the one that is missing, or their number."""
+def in_one_line(missing: Sequence[str], data_root: str | Path | None) -> list[str]:
+    """A plan's missing data sets as at most one line: the one that is missing, or their number.
+
+    data_root: None if they are not below one folder.
+    """
     if len(missing) < 2:
         return list(missing)
-    lists = f"`clipjax datasets check --all {data_root}` lists them"
-    return [f"{len(missing)} data sets that are not there, among them {missing[0]}; {lists}"]
+    lists = "" if data_root is None else f"; `clipjax datasets check --all {data_root}` lists them"
+    return [f"{len(missing)} data sets that are not there, among them {missing[0]}{lists}"]
 
 
 def survey(data_root: str | Path, *, decode: bool = False) -> Iterator[tuple[Located, list[str] | None]]:

@@ -118,7 +118,7 @@ class SweepPlan:
     def missing_line(self, *, named: bool) -> list[str]:
         """None or one."""
         lines = {each.family: each.line for each in self.missing if each.named is named}
-        return in_one_line(list(lines.values()), self.suite.data_root or "")
+        return in_one_line(list(lines.values()), self.suite.data_root)
 
     @property
     def chosen(self) -> list[Chosen]:

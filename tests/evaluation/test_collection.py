@@ -20,7 +20,7 @@ from clipjax.data.labels import LabelSpace, load_labels
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation import ahead
 from clipjax.evaluation.collection import Done, Job, evaluate_all, plan
-from clipjax.evaluation.located import cards_below
+from clipjax.evaluation.located import cards_below, in_one_line
 from clipjax.evaluation.rows import Result
 from clipjax.results.store import ResultStore
 from clipjax.tasks.collections import collections
@@ -468,6 +468,7 @@ def test_the_command_reports_progress_failures_and_what_is_missing(data, tmp_pat
     )
     [left] = [line for line in done.stderr.splitlines() if line.startswith("left out: ")]
     assert re.match(r"left out: \d+ data sets that are not there, among them .*: .* does not exist", left)
+    assert in_one_line(["a: b", "c: d"], None) == ["2 data sets that are not there, among them a: b"]
     assert "zeroshot of colours on " in done.stderr
     assert "a zero-shot head from single (1 template)" in done.stderr
     assert "[4/4] zeroshot on shifted, prompts mcm_5" in done.stderr
