@@ -1,1 +1,1 @@
-"""Reference image towers of convolutions."""
+"""The reference's image towers of convolutions."""

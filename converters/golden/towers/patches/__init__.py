@@ -1,1 +1,1 @@
-"""Reference image towers over a sequence of patches."""
+"""The reference's image towers over a sequence of patches."""

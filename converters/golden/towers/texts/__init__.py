@@ -1,1 +1,1 @@
-"""Reference text towers."""
+"""The reference's text towers."""
