@@ -2,7 +2,7 @@
 
     make gpu-env
     .venv-gpu/bin/python benchmarks/gpu.py --out gpu.jsonl
-    python benchmarks/gpu.py --only ViT-B-32 --only decode     # any Python with what is to be measured
+    python benchmarks/gpu.py --only decode --only bfloat16     # any Python with what is to be measured
     python benchmarks/gpu_table.py gpu.jsonl                   # the table of docs/gpu.md
 
 Each row is one side of one case in one precision. It is appended to the file as soon as it is measured, and
@@ -143,10 +143,12 @@ class Side:
             filter(None, [str(gpu_cases.ROOT), os.environ.get("PYTHONPATH")])
         )
         # Only clipjax's side may take the GPU by JAX, and only what it needs: torch's is there, too.
-        platform = device if script == SCRIPTS["clipjax"] else "cpu"
+        platforms = "cpu"
+        if script == SCRIPTS["clipjax"]:
+            platforms = "cuda,cpu" if device == "cuda" else device
         if device == "cpu":  # torch's threads wait by spinning, beside JAX's
             self.environ.setdefault("OMP_NUM_THREADS", "1")
-        self.environ |= {"JAX_PLATFORMS": platform, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        self.environ |= {"JAX_PLATFORMS": platforms, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
     def ask(self, request: str, limit: float) -> dict[str, Any]:
         process = self.process = self.process or self._start()

@@ -35,7 +35,8 @@ def why_no_gpu() -> str | None:
 
 @functools.cache
 def on_gpu(folder: Path) -> Arrays:
-    ours = {"JAX_PLATFORMS": "cuda", "XLA_FLAGS": "", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    ours = {"JAX_PLATFORMS": "cuda,cpu", "XLA_FLAGS": "", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    ours["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     command = [sys.executable, _on_device.__file__, str(folder / "gpu.npz")]
     subprocess.run(command, env={**os.environ, **ours}, check=True)
     with np.load(folder / "gpu.npz") as file:
