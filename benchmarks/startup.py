@@ -1,4 +1,4 @@
-"""Starting a command that only lists something: processor time, beside that of the interpreter alone.
+"""Starting a command that lists something or refuses a name: processor time, beside that of the interpreter.
 
     python benchmarks/startup.py
 
