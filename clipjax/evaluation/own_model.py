@@ -173,7 +173,8 @@ def encoder_of(model: Any) -> Encoder:
     if isinstance(model, OwnModel) or isinstance(getattr(model, "network", None), Network):
         return model
     functions = (getattr(model, name, None) for name in ("encode_image", "encode_text"))
-    card, params = OwnCard.of(model.card), dict(getattr(model, "params", None) or {})
+    card, params = OwnCard.of(model.card), getattr(model, "params", None)
+    params = dict(params) if isinstance(params, Mapping) else {}  # else only its functions read them
     if card.kind == "classifier" and "head" not in params:
         if (space := card.label_space) is None:
             raise UsageError(

@@ -54,6 +54,7 @@ def run(
     maps_of(evaluated, definition, request)  # refused before any data is read
     apart = compute.store is None
     dataset = on_all(lambda: dataset_of(request), f"read the data of {task}", apart=apart)
+    _refuse_among_classes(request, dataset.card.reader, results)
     if (reason := not_applicable(evaluated, definition)) is not None:
         return refused(evaluated, definition, dataset.card.name, reason, results)
     prompts = functools.partial(prompts_name, request.prompts, dataset.card)
@@ -80,13 +81,14 @@ def ready(task: str, request: Request, compute: Compute, results: str | Path | N
     definition = _checked(task, request, results)
     read = functools.partial(read_data, definition, request)
     found = on_all(read, f"read the data of {task}", apart=compute.store is None)
-    _refuse_among_classes(dataset_of(found).card.reader, request.root, results)
+    _refuse_among_classes(request, dataset_of(found).card.reader, results)
     return found
 
 
-def _refuse_among_classes(reader: str, root: str | Path | None, results: str | Path | None) -> None:
+def _refuse_among_classes(request: Request, reader: str, results: str | Path | None) -> None:
     """Raises UsageError for results that the next run would read as a class folder."""
-    if root is None or results is None or find_reader(reader).layout != CLASS_FOLDERS:
+    root = request.dataset if request.root is None else request.root
+    if not isinstance(root, str | Path) or results is None or find_reader(reader).layout != CLASS_FOLDERS:
         return
     images, folder = place(root), place(results)
     if isinstance(images, BucketPath) or isinstance(folder, BucketPath):

@@ -492,11 +492,15 @@ def test_repo_to_id() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cell", "says"),
-    [("", "train_size_m of vit_b_32-openai is empty"), ("many", "is 'many', not a number")],
+    ("fact", "cell", "says"),
+    [
+        ("train_size_m", "", "train_size_m of vit_b_32-openai is empty"),
+        ("train_size_m", "many", "is 'many', not a number"),
+        ("certain", "1.0", "certain of vit_b_32-openai is '1.0', not a whole number"),
+    ],
 )
-def test_a_fact_is_never_left_out(cell: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    row = {**ROWS["vit_b_32-openai"], "train_size_m": cell}
+def test_a_fact_is_never_left_out(fact: str, cell: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {**ROWS["vit_b_32-openai"], fact: cell}
     monkeypatch.setattr(module, "registry", lambda: {row["id"]: row})
     with pytest.raises(DataError, match=says):
         model_card.__wrapped__(row["id"])

@@ -72,6 +72,7 @@ for command in sys.argv[1].splitlines():
 WRONG = {
     "eval zeroshot -m vit_b_32-opena --data .": "unknown model 'vit_b_32-opena'; did you mean",
     "verify vit_b_32-openai --against timmm": "unknown reference 'timmm'; did you mean timm?",
+    "verify mine:build": "mine:build is not run by clipjax's networks: only evaluation takes it",
     "finetune flypp --data . --out x": "unknown method 'flypp'; did you mean flyp?",
     "finetune suite:robustnes --data . --out x": "unknown suite 'robustnes'; did you mean robustness",
     "finetune flyp --data . --out x --evaluate robustnes --data-root .": "unknown suite 'robustnes'",

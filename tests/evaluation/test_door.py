@@ -73,8 +73,9 @@ def test_a_comparison_runs_both_precisions() -> None:
 def test_another_network_of_the_users_own_object_does_not_pass_the_door() -> None:
     """Only ours is called by its params; any other object is wrapped, and runs through its own functions."""
     card = SimpleNamespace(id="mine", kind="zero_shot", preprocess=PREPROCESS)
-    mine = SimpleNamespace(card=card, network="a torch module", encode_image=len)
+    mine = SimpleNamespace(card=card, network="a torch module", encode_image=len, params=[3])
     encoder = encoder_of(mine)
     assert isinstance(encoder, OwnModel)
     assert (encoder.network, encoder.card.id, encoder.encode_image("abc")) == (None, "mine", 3)
+    assert encoder.params == {}
     assert encoder_of(encoder) is encoder

@@ -324,6 +324,12 @@ def test_a_results_folder_that_is_a_file_is_said_before_anything_runs(world, tmp
             run(world, model="no model is looked for", results=results)
 
 
+def test_results_among_class_folders_are_refused(world):
+    for settings in ({}, {"dataset": None, "root": world}, {"model": "no model is looked for"}):
+        with pytest.raises(UsageError, match="where each folder is a class: give another folder"):
+            run(world, results=world / "results", **settings)
+
+
 def test_a_stray_image_does_not_drop_the_labels(world):
     PIL.Image.new("RGB", (10, 12)).save(world / "stray.png")
     with pytest.raises(

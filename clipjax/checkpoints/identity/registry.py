@@ -36,6 +36,12 @@ from converters.foreign.prismatic import backbones
 
 T = TypeVar("T")
 Row = dict[str, str]
+# Type of a fact -> the form of its cell.
+_FORMS: Mapping[type, tuple[str, str]] = {
+    str: (r"(?s).+", "a text"),
+    int: (r"[0-9]+", "a whole number"),
+    float: (r"[0-9]+(\.[0-9]+)?", "a number"),
+}
 _FROM_WEIGHTS = "filled at conversion: only the weights can tell"
 
 
@@ -179,7 +185,7 @@ def _read_cells(row: Row, unknown: dict[str, str]) -> dict[str, Any]:
     """Values by column; None if unknown, the reason goes into `unknown`.
 
     Raises:
-        DataError: for all cells that are wrong: a fact is empty or no number, an arch, a tokenizer or
+        DataError: for all cells that are wrong: a fact is empty or not a number, an arch, a tokenizer or
             statistics are not in configs/, or a library, interpolation or resize_mode is unknown.
     """
     problems, values = Problems(), {}
@@ -279,7 +285,7 @@ def _size(row: Row, name: str) -> int:
 
 
 def _tokenizer_name(row: Row, column: str) -> str | None:
-    """Of an architecture with a text tower. Raises DataError for an unknown name, or for none."""
+    """None for an architecture without a text tower. Raises DataError for an unknown name, or for none."""
     path = config_file("archs", row["arch"], ".toml")
     if path is None or "text" not in read_toml(path) or why_unknown(row[column]) is not None:
         return None
@@ -306,8 +312,9 @@ def _value(row: Row, name: str, kind: type, unknown: dict[str, str]) -> Any:
         return None
     if not cell:
         _refuse(row, name)
-    if kind is not str and not re.fullmatch(r"[0-9]+(\.[0-9]+)?", cell):
-        _refuse(row, name, f"is {cell!r}, not a number")
+    pattern, what = _FORMS[kind]
+    if not re.fullmatch(pattern, cell):
+        _refuse(row, name, f"is {cell!r}, not {what}")
     return kind(cell)
 
 

@@ -1,16 +1,17 @@
-"""What reads a file of a config folder: each by the function of the commands that need it."""
+"""Readers of the files of a config folder: the functions of the commands that need a file read it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from clipjax.config import FILES
+from clipjax.config import added_folders
 from clipjax.errors import DataError
 
 
 def read_config(path: Path) -> None:
     """Read a file by its place in a config folder, with what it names. Raises ClipjaxError."""
-    READERS[path.name if path.name in FILES else path.parent.name](path)
+    is_at_top = path.parent in added_folders()  # in a folder of it, a suite may be called claims.toml
+    READERS[path.name if is_at_top else path.parent.name](path)
 
 
 def _models(path: Path) -> None:

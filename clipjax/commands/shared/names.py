@@ -30,12 +30,12 @@ def check_names(
         card: a registered id, or LIBRARY:ARCHITECTURE.
         datasets, prompts, labels: names, or files.
     """
-    from clipjax.checkpoints.identity.model_reference import model_reference
+    from clipjax.checkpoints.identity.model_reference import model_reference, weights_of
     from clipjax.data.cards import read_card
     from clipjax.data.labels import load_labels, load_prompts
 
     for name in filter(None, models):
-        _check_model(name)
+        _check_model(weights_of(name))
     for name in filter(None, evaluated):
         if model_reference(name).kind == "weights":
             _check_model(name, to_run=True)
