@@ -153,7 +153,7 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, kind: str) -> None:
     assert visible(out) == [first, PLAN], "whole shards alone"
     assert not is_packed(out)
     written = (out / first).stat().st_mtime_ns
-    (out / ".00001.tar.dead.tmp").write_bytes(b"of a run that was killed")
+    (out / f".00001.tar.{'dead' * 8}.tmp").write_bytes(b"of a run that was killed")
     done = pack(whole, out, kind, images_per_shard=4)
     assert (done.shards, done.kept, done.digest) == (3, 1, whole.digest)
     assert (out / first).stat().st_mtime_ns == written

@@ -517,7 +517,7 @@ def test_a_users_own_model(model: TinyModel, work: Path, store: Store):
     np.testing.assert_allclose(embeddings.array, expected, atol=1e-6)
     assert set(own.shapes) == {(BATCH, SIZE, SIZE, 3)}
     assert (embeddings.key_hash, store.ls()) == (None, [])
-    with pytest.raises(UsageError, match="leave out precision and output"):
+    with pytest.raises(UsageError, match="leave out precision"):
         run(own, manifest, precision="fast")
 
 

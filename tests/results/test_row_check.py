@@ -72,5 +72,5 @@ def _without(schema: Any, keyword: str) -> Any:
     "schema", [{"maximum": 3}, {"type": "text"}, {"properties": {"a": {"format": "date"}}}]
 )
 def test_what_it_does_not_know_is_refused(schema: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"that clipjax\.results\.row_check knows"):
+    with pytest.raises(ValueError, match=r"that clipjax\.results\.row_check checks"):
         compiled(schema)

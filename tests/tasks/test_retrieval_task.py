@@ -17,7 +17,7 @@ from clip_benchmark.metrics import zeroshot_retrieval
 
 import clipjax
 from clipjax.checkpoints.card import Preprocess
-from clipjax.data.labels import PromptSet
+from clipjax.data.labels import PromptSet, load_labels
 from clipjax.embeddings.texts import caption_texts
 from clipjax.errors import DataError, UsageError
 from clipjax.metrics import intervals
@@ -305,7 +305,7 @@ def test_a_users_own_model_and_a_skipped_image(colours):
 
 
 def test_not_for_a_classifier_nor_without_captions(colours, world):
-    result = run(colours, Known(kind="classifier", classes="imagenet"))
+    result = run(colours, Known(kind="classifier", label_space=load_labels("imagenet")))
     [row] = result.rows
     assert (row["metric"], row["value"]) == ("retrieval", None)
     assert row["note"] == "not applicable: known is a classifier and has no text tower"
