@@ -44,9 +44,9 @@ def estimate_cells(row: Row) -> tuple[str, ...] | None:
         return None
     known = program.estimate
     return (
-        *(row.model, row.tower, row.precision, row.chip, str(program.batch)),
+        *(row.model, row.tower, row.precision, row.chip, str(program.timed)),
         f"{seconds * 1e3:.3g}",
-        f"{program.batch / seconds:,.0f}",
+        f"{program.timed / seconds:,.0f}",
         "-" if known.unknown else f"{share:.0%}",
         ", ".join(f"{name} {cycles / known.cycles:.0%}" for name, cycles in known.costliest.items()),
         ", ".join(f"{count} {name}" for name, count in known.unknown.items()) or "none",
@@ -58,7 +58,7 @@ def share_of_peak(row: Row) -> float | None:
     if row.executable is None or (seconds := _seconds(row)) is None:
         return None
     # An example of a group takes its operations from all the group's chips.
-    flops = row.gflops * 1e9 * row.executable.batch / (PARTS if row.tower in PROGRAMS else 1)
+    flops = row.gflops * 1e9 * row.executable.timed / (PARTS if row.tower in PROGRAMS else 1)
     return flops / seconds / (_chip(row).tflops * 1e12)
 
 

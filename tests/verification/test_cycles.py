@@ -122,3 +122,10 @@ def test_a_share_of_peak_needs_every_operation() -> None:
     assert shared is not None
     assert shared[7] == "1%"  # of four chips
     assert estimate_cells(dataclasses.replace(row, executable=None)) is None
+
+
+def test_an_estimate_may_be_of_a_smaller_batch_than_the_largest() -> None:
+    one = Executable(8, 1, 1, {}, 1, 0, 1.0, KNOWN)
+    larger = dataclasses.replace(one, batch=64, estimate_batch=8)
+    cells = (estimate_cells(Row("m", "vision", "fast", "v5e", 1000.0, each)) for each in (one, larger))
+    assert next(cells) == next(cells)
