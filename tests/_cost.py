@@ -168,9 +168,8 @@ def _by_arch(items: Sequence[Item]) -> dict[str, list[Item]]:
 
 def _short(number: float) -> str:
     """Two digits: no more is known."""
-    if number >= 100:
-        return f"{float(f'{number:.2g}'):,.0f}"
-    return f"{number:.2g}"
+    rounded = float(f"{number:.2g}")
+    return f"{rounded:,.0f}" if rounded >= 100 else f"{rounded:.2g}"
 
 
 def _table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

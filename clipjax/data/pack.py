@@ -349,7 +349,7 @@ class _Tar:
                     if member.name != name or (number and data != content):
                         raise DataError(f"{path}: {member.name} is not what belongs there")
         if next(members, None) is not None:
-            raise DataError(f"{path} goes on behind its last image")
+            raise DataError(f"{path} has other files after its last image")
         return digests
 
     def _members(self, row: int, image: bytes | None) -> Iterator[tuple[str, bytes]]:

@@ -4,8 +4,8 @@ A time is the operations of a tower over the chip's peak times the share of it t
 
 * "estimated": by the TPU compiler's estimate of this tower (docs/tpu.md, configs/tower_rates.csv);
 * "scaled": the share of the nearest tower of its family, by operations;
-* "carried": the share of such a tower on another chip or in another precision, times the ratio of the two
-  shares of `YARDSTICK`;
+* "carried": the share of such a tower on `BASE`, or of another family's if it has none there, times the ratio
+  of the two shares of `YARDSTICK`;
 * "assumed": the machine's `share`.
 
 Only towers are timed: neither decoding, heads, metrics, loading and compiling, nor waiting.
@@ -27,7 +27,7 @@ from clipjax.storage.records import read
 from clipjax.sweep.cost import Images, pixel_bytes
 from clipjax.sweep.plan import Item
 
-BASE = ("v5e", "fast")  # where each family has an estimate
+BASE = ("v5e", "fast")  # the chip and precision with estimates of the most families
 YARDSTICK = "ViT-L-14-quickgelu"  # whose image tower has one on each chip in each precision
 BASES = ("estimated", "scaled", "carried", "assumed")
 

@@ -225,7 +225,7 @@ def _absent_line(plan: SweepPlan) -> str:
     models = counted(len({item.chosen.name for item in plan.absent}), "model")
     sets = counted(len({item.job.data.card.name for item in plan.absent}), "data set")
     root = ": give their folder with --data-root" if plan.suite.data_root is None else ""
-    return f"not counted but in the hours, as their data are not there: {runs} of {models} on {sets}{root}"
+    return f"data are not there, so only the hours count these: {runs} of {models} on {sets}{root}"
 
 
 def _pixel_line(store: PixelStore | None) -> str:

@@ -45,7 +45,7 @@ def estimate_cells(row: Row) -> tuple[str, ...] | None:
     known = program.estimate
     return (
         *(row.model, row.tower, row.precision, row.chip, str(program.timed)),
-        f"{seconds * 1e3:.3g}",
+        f"{seconds * 1e3:,.0f}" if seconds >= 0.1 else f"{seconds * 1e3:.3g}",
         f"{program.timed / seconds:,.0f}",
         "-" if known.unknown else f"{share:.0%}",
         ", ".join(f"{name} {cycles / known.cycles:.0%}" for name, cycles in known.costliest.items()),

@@ -93,8 +93,8 @@ def test_a_dry_run_lists_the_whole_study_without_its_data_sets(
     assert sum(row[4] for row in shown.absent.rows) == len(plan.absent)
     assert {row[5] for row in shown.absent.rows} == {"?"}
     assert shown.lines[-1] == (
-        "not counted but in the hours, as their data are not there: 13770 runs of 263 models on 45 data "
-        "sets: give their folder with --data-root"
+        "data are not there, so only the hours count these: 13770 runs of 263 models on 45 data sets: "
+        "give their folder with --data-root"
     )
 
 

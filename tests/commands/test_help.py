@@ -146,7 +146,7 @@ def test_logs_and_warnings_are_notes_without_level_and_module(capsys: pytest.Cap
         return capsys.readouterr().err
 
     logger = logging.getLogger("clipjax")
-    before = logger.handlers, logger.propagate, logging.root.manager.disable
+    before = list(logger.handlers), logger.propagate, logging.root.manager.disable
     assert shown("warning") == "weights are logged\ntexts were cut\n"
     assert shown("error") == ""
     assert (logger.handlers, logger.propagate, logging.root.manager.disable) == before

@@ -66,6 +66,8 @@ for command in sys.argv[1].splitlines():
     except SystemExit as end:
         assert end.code in (1, 2), command
     heavy = {"jax", "torch", "tensorflow"} | (set() if command.startswith("sweep") else {"scipy"})
+    reads_paths = "nope" in command or command.startswith("compare")  # these are last, and may load pyarrow
+    heavy |= set() if reads_paths else {"pyarrow"}
     loaded = heavy & set(sys.modules)
     assert not loaded, (command, loaded)
 """

@@ -87,7 +87,7 @@ def test_an_assumed_share_is_an_option() -> None:
             load_machines(wrong)
 
 
-def test_every_machine_and_family_has_what_its_hours_need() -> None:
+def test_every_chip_has_what_its_hours_need() -> None:
     for chip in {machine.chip for machine in load_machines()} - {None}:
         for precision in ("parity", "fast"):
             assert hours._yardstick(str(chip), precision) > 0

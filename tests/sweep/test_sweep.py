@@ -112,7 +112,7 @@ def test_nothing_is_downloaded_to_say_what_it_would_take(
     hub.write_text(suite.read_text().replace('"models/two", "models/large"', '"vit_b_32-laion2b_s34b_b79k"'))
     out = sweep(hub, tmp_path, "--dry-run")
     assert re.search(
-        r"^vit_b_32-laion2b_s34b_b79k +5 +\? +62 +\? .* in the local cache", out.output, re.MULTILINE
+        r"^vit_b_32-laion2b_s34b_b79k +5 +\? +62 +\? .* no weights in the local", out.output, re.MULTILINE
     )
     assert asked
     assert set(asked) == {True}
@@ -227,9 +227,7 @@ def test_a_data_set_that_is_named_and_not_there(suite: Path, tmp_path: Path) -> 
     )
     assert re.search(r"^zeroshot +imagenet_r +openai_7 +1 +\? *$", shown, re.MULTILINE)
     assert "5 runs, 62 images to embed" in shown
-    assert (
-        "not counted but in the hours, as their data are not there: 1 run of 1 model on 1 data set" in shown
-    )
+    assert "data are not there, so only the hours count these: 1 run of 1 model on 1 data set" in shown
     [hours] = re.findall(r"^v5e-8 +([\d.e-]+) ", shown, re.MULTILINE)
     assert float(hours) > 0
 

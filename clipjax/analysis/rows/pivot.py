@@ -144,7 +144,9 @@ def metric_ends() -> dict[str, str]:
         for end, names in vars(read(_Ends, read_toml(path), path)).items():
             for name in names:
                 if name in by_name:
-                    raise DataError(f"{path}: {name!r} is there twice, or in another folder's: leave one out")
+                    raise DataError(
+                        f"{path}: {name!r} is there twice, or also in another metrics.toml: leave one out"
+                    )
                 by_name[name] = end
     return by_name
 

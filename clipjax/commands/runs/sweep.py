@@ -97,7 +97,8 @@ class SweepOptions:
         typer.Option(
             "--share-of-peak",
             metavar="SHARE",
-            help="With --dry-run: what a GPU is assumed to reach of its peak; else as configs/machines.toml.",
+            help="With --dry-run: the share of its peak that a GPU is assumed to reach; default: as in "
+            "configs/machines.toml.",
         ),
     ] = None
     collect: Annotated[
