@@ -94,12 +94,12 @@ def analyze(options: AnalyzeOptions) -> None:
     unknown = unknown_names(specs, index)
     drawn, refused = _draw_all(specs, index, options)
     _show(drawn, options)
+    if not refused and not any(done.drawn for done in drawn):
+        raise DataError(f"{options.where.path}: {'; also '.join([_why_nothing(drawn), *unknown])}")
     for each in unknown:
         say(each, err=True)
     if refused:
         raise DataError("; ".join(refused))
-    if not any(done.drawn for done in drawn):
-        raise DataError(f"{options.where.path}: {'; also '.join([_why_nothing(drawn), *unknown])}")
 
 
 def _specs(options: AnalyzeOptions) -> list[Spec]:

@@ -68,9 +68,9 @@ def report(options: ReportOptions) -> None:
     rows = store.rows()
     check_choice(rows, prompts=options.prompts, precision=options.precision)
     check_models(map(model_name, rows), highlight)
-    figures = [load_spec(each) for each in options.figure or ()]
-    for each in unknown_names(figures, RowIndex(rows)):
-        say(each, err=True)
+    if options.figure:
+        for each in unknown_names([load_spec(name) for name in options.figure], RowIndex(rows)):
+            say(each, err=True)
     choices = fields_of(Choices, options, figures=options.figure, highlight=highlight)
     name = options.name or options.where.path.resolve().name
     written = write_report(rows, options.out, name, choices, images=store.images)
