@@ -14,12 +14,12 @@ from clipjax.sweep.cost import CardSizes, Images, Texts, image_flops, image_towe
 from clipjax.sweep.hours import (
     Machine,
     Share,
+    amounts_of,
     decode_rate,
     hours_on,
     images_in,
     load_machines,
     share_of,
-    stored_by,
 )
 from clipjax.sweep.plan import Item
 
@@ -58,7 +58,7 @@ def _in(precision: str, items: Sequence[Item]) -> Sequence[Item]:
 def _hours(planned: dict[str, Sequence[Item]], machines: Sequence[Machine]) -> str:
     rows = []
     for precision, items in planned.items():
-        core_seconds = stored_by(items).decoded / decode_rate()
+        core_seconds = amounts_of(items).decoded / decode_rate()
         for hours in (hours_on(machine, items) for machine in machines):
             numbers = hours.hours, hours.chip_hours, core_seconds / hours.seconds
             rows.append((hours.machine.name, precision, *map(_short, numbers), hours.parts()))
@@ -67,7 +67,7 @@ def _hours(planned: dict[str, Sequence[Item]], machines: Sequence[Machine]) -> s
 
 
 def _storage(items: Sequence[Item]) -> str:
-    stored = stored_by(items)
+    stored = amounts_of(items)
     texts = sum(work.number for item in items for work in item.work if isinstance(work.of, Texts))
     core_hours = [_short(count / decode_rate() / 3600) for count in (stored.decoded, stored.embedded)]
     rows = [
@@ -90,7 +90,7 @@ def _recipes(items: Sequence[Item]) -> str:
         by_recipe[item.chosen.recipe].append(item)
     rows = []
     for recipe, group in by_recipe.items():
-        stored = stored_by(group)
+        stored = amounts_of(group)
         models = len({item.chosen.name for item in group})
         each = f"{pixel_bytes(recipe, 1) / 1e3:.0f} kB"
         rows.append((in_words(recipe), models, each, f"{stored.pixels / 1e9:.0f} GB"))
@@ -101,7 +101,7 @@ def _datasets(planned: dict[str, Sequence[Item]], machine: Machine) -> str:
     by_dataset = {precision: _by_dataset(items) for precision, items in planned.items()}
     rows = []
     for name, group in by_dataset["parity"].items():
-        stored = stored_by(group)
+        stored = amounts_of(group)
         sets = {(images.folder, images.number) for item in group for images in images_in(item)}
         images = sum(count for _, count in sets)
         models = len({item.chosen.name for item in group})

@@ -44,7 +44,7 @@ class Images(NamedTuple):
         folder, number: of the data set: cards may share images, or take a part of them.
         sample: limit and seed, None for all images.
         pairs: height and width of the images of pairs, which are not kept as pixels; None: single images.
-        lists: of options that a model that answers reads with the images.
+        lists: where a model that answers finds its lists of options; None for other models.
     """
 
     model: str
@@ -146,8 +146,14 @@ def images_of(chosen: Chosen, job: Job, request: Request, sizes: Sizes | CardSiz
     lists = str(request.annotations) if answers else None
     return [
         Images(
-            *(chosen.name, str(data.root), sizes.of(data, request.limit, pairs=size is not None)),
-            *(sample, precision, request.decode, size, lists),
+            model=chosen.name,
+            folder=str(data.root),
+            number=sizes.of(data, request.limit, pairs=size is not None),
+            sample=sample,
+            precision=precision,
+            decode=request.decode,
+            pairs=size,
+            lists=lists,
         )
         for data in parts(job)
         for precision in request.precisions
@@ -162,11 +168,10 @@ def texts_of(chosen: Chosen, job: Job, request: Request) -> list[tuple[Texts, in
     key = job.task, card.name, card.path, prompts
     if key not in _HEADS:
         _HEADS[key] = _head_of(job)
-    head = _HEADS[key]
+    if (head := _HEADS[key]) is None:
+        return []
     return [
-        (Texts(chosen.name, head.classes, head.prompts, each), head.number)
-        for each in request.precisions
-        if head is not None
+        (Texts(chosen.name, head.classes, head.prompts, each), head.number) for each in request.precisions
     ]
 
 

@@ -48,12 +48,12 @@ class Machine:
 
     def peak(self, precision: str) -> float:
         """Operations a second of all chips."""
-        own = self.tflops[precision] if self.chip is None and self.tflops else _peak(str(self.chip))
-        return self.chips * own * 1e12
+        tflops = (self.tflops or {})[precision] if self.chip is None else _peak(self.chip)
+        return self.chips * tflops * 1e12
 
 
 class Share(NamedTuple):
-    """Of the peak, and the arch of the tower that has it."""
+    """A share of the peak, where it is from, and the arch of the tower that it is taken from."""
 
     value: float
     basis: str
@@ -78,7 +78,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Hours:
-    """Of a machine. `by`: the seconds of each basis."""
+    """The time that runs take on a machine. `by`: the seconds of each basis."""
 
     machine: Machine
     seconds: float
@@ -99,8 +99,8 @@ class Hours:
 
 
 @dataclass(frozen=True)
-class Stored:
-    """Images and bytes of runs.
+class Amounts:
+    """Images that runs read, and bytes that they store.
 
     Attributes:
         embedded: images that models read, in all.
@@ -124,6 +124,7 @@ def load_machines(share: float | None = None) -> list[Machine]:
 
 
 def hours_on(machine: Machine, items: Sequence[Item]) -> Hours:
+    """Of the towers alone, as if nothing were stored. `items`: of a plan."""
     by: dict[str, float] = dict.fromkeys(BASES, 0.0)
     for item in items:
         arch = None if item.chosen.card is None else item.chosen.card.arch
@@ -138,7 +139,8 @@ def decode_rate() -> float:
     return read_toml(config_dir() / "decode_rate.toml")["images_per_second"]
 
 
-def stored_by(items: Sequence[Item]) -> Stored:
+def amounts_of(items: Sequence[Item]) -> Amounts:
+    """As if nothing were stored, and with a pixel store that holds everything."""
     embedded = embeddings = 0
     pixels: dict[Any, int] = {}
     anew = 0  # images of pairs, which every model decodes
@@ -153,7 +155,7 @@ def stored_by(items: Sequence[Item]) -> Stored:
             if recipe is not None:
                 key = recipe, images.folder, images.number, images.sample, images.decode
                 pixels[key] = pixel_bytes(recipe, images.number)
-    return Stored(embedded, anew + sum(key[2] for key in pixels), embeddings, sum(pixels.values()))
+    return Amounts(embedded, anew + sum(key[2] for key in pixels), embeddings, sum(pixels.values()))
 
 
 def images_in(item: Item) -> list[Images]:

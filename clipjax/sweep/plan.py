@@ -88,7 +88,7 @@ class Missing:
 
     @property
     def family(self) -> str:
-        """Of data sets: the line begins with it. Several runs may miss it for several tasks."""
+        """The family of data sets that the line begins with. Several tasks may miss it, each with a line."""
         return self.line.partition(" (")[0]
 
 
@@ -116,7 +116,7 @@ class SweepPlan:
         ]
 
     def missing_line(self, *, named: bool) -> list[str]:
-        """None or one."""
+        """At most one line."""
         lines = {each.family: each.line for each in self.missing if each.named is named}
         return in_one_line(list(lines.values()), self.suite.data_root)
 

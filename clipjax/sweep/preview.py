@@ -14,7 +14,7 @@ from clipjax.embeddings.compute import Compute
 from clipjax.errors import ClipjaxError, counted
 from clipjax.storage.entry import key_hash
 from clipjax.sweep import cost
-from clipjax.sweep.hours import Machine, decode_rate, hours_on, stored_by
+from clipjax.sweep.hours import Machine, amounts_of, decode_rate, hours_on
 from clipjax.sweep.models import opened
 from clipjax.sweep.plan import Item, SweepPlan
 from clipjax.sweep.shards import cost_of, cut
@@ -192,8 +192,8 @@ def _shard_table(plan: SweepPlan, count: int) -> Table:
 
 def _hours_table(items: Sequence[Item], machines: Sequence[Machine], *, kept: bool) -> Table:
     """As if nothing were stored. `kept`: each image is decoded once, else by every model."""
-    stored = stored_by(items)
-    core_seconds = (stored.decoded if kept else stored.embedded) / decode_rate()
+    amounts = amounts_of(items)
+    core_seconds = (amounts.decoded if kept else amounts.embedded) / decode_rate()
     rows = []
     for hours in (hours_on(machine, items) for machine in machines):
         cores = core_seconds / hours.seconds if hours.seconds else 0

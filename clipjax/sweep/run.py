@@ -284,7 +284,7 @@ def duration(seconds: float) -> str:
 
 def complete(report: Report, plan: SweepPlan) -> None:
     """Raise DataError on every process if runs failed or named data sets are missing."""
-    missing = [entry.line for entry in plan.missing if entry.named]
+    missing = list({entry.family: entry.line for entry in plan.missing if entry.named}.values())
     left = len(report.failures) + len(missing)
     failed = failed_process(DataError("") if left else None)
     if left:

@@ -12,7 +12,7 @@ from clipjax.errors import UsageError
 from clipjax.models.arch import load_arch
 from clipjax.sweep import hours
 from clipjax.sweep.cost import Images, Work
-from clipjax.sweep.hours import Machine, hours_on, load_machines, share_of, stored_by
+from clipjax.sweep.hours import Machine, amounts_of, hours_on, load_machines, share_of
 from clipjax.sweep.models import choose
 from clipjax.sweep.plan import Item
 
@@ -68,7 +68,7 @@ def test_hours_and_bytes_by_hand(few: None) -> None:
     seconds = (2 * 3_600_000 + 10) * 9e9 / (2 * 197e12 * 0.1)
     assert (found.seconds, found.chip_hours) == pytest.approx((seconds, 2 * seconds / 3600))
     assert found.parts() == "50% estimated, 50% scaled"
-    stored = stored_by(items)
+    stored = amounts_of(items)
     assert (stored.embedded, stored.decoded) == (7_200_010, 3_600_010)
     assert stored.embeddings == 2 * 3_600_000 * 512 * 4
     assert stored.pixels == 3_600_000 * 3 * 224**2

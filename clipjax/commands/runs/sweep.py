@@ -30,6 +30,7 @@ from clipjax.errors import DataError, counted
 
 if TYPE_CHECKING:
     from clipjax.embeddings.compute import Compute
+    from clipjax.sweep.hours import Machine
     from clipjax.sweep.plan import Item, SweepPlan
     from clipjax.sweep.run import Report
     from clipjax.sweep.suite import Suite
@@ -168,6 +169,7 @@ def sweep(options: SweepOptions) -> None:
     from converters.hub import only_cached
 
     part = None if options.shard is None else read_shard(options.shard)
+    machines = _machines(options.share_of_peak) if options.dry_run else []
     join(options.distributed)
     compute = options.compute()
     _use_compile_cache(not options.no_compile_cache)
@@ -179,9 +181,15 @@ def sweep(options: SweepOptions) -> None:
             _collect(plan, items, compute, options.results, options.from_ or [])
         elif options.dry_run:
             shards = options.shares or (part.of if part else 1)
-            _preview(plan, items, compute, options.results, shards, options.share_of_peak)
+            _preview(plan, items, compute, options.results, shards, machines)
         else:
             _run(plan, items, compute, options.results)
+
+
+def _machines(share_of_peak: float | None) -> list[Machine]:
+    from clipjax.sweep.hours import load_machines
+
+    return load_machines(share_of_peak)
 
 
 def _plan(options: SweepOptions, compute: Compute) -> SweepPlan:
@@ -249,12 +257,11 @@ def _preview(
     compute: Compute,
     results: Path,
     shards: int,
-    share_of_peak: float | None,
+    machines: Sequence[Machine],
 ) -> None:
-    from clipjax.sweep.hours import load_machines
     from clipjax.sweep.preview import preview
 
-    found = preview(plan, items, compute, results, shards, load_machines(share_of_peak))
+    found = preview(plan, items, compute, results, shards, machines)
     parts = [found.shards] if shards > 1 else []
     for table in (found.models, found.recipes, found.absent, *parts, found.hours):
         if table.rows:
