@@ -6,8 +6,8 @@
     python benchmarks/gpu_table.py gpu.jsonl                   # the table of docs/gpu.md
 
 Each row is one side of one case in one precision. It is appended to the file as soon as it is measured, and
-rows of the file are not measured again: what the minutes do not suffice for is measured by the same command,
-given again. What a library here lacks is left out with a line.
+rows of the file are not measured again: if the minutes do not suffice, the same command measures the rest. A
+line names what is left out because a library is missing.
 
 JAX and torch have a process each, alive together, and one works at a time. Both get the same weights;
 clipjax's features and first losses are compared with torch's. Calls are queued as a user's are, and a round
@@ -16,6 +16,7 @@ ends when its last result is there. `first_seconds` is the first call, with its 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -152,18 +153,14 @@ class Side:
 
     def ask(self, request: str, limit: float) -> dict[str, Any]:
         process = self.process = self.process or self._start()
-        try:
+        with contextlib.suppress(BrokenPipeError):  # it has ended
             process.stdin.write(request.encode() + b"\n")
             process.stdin.flush()
-            ready, _, _ = select.select([process.stdout], [], [], limit)
-            line = process.stdout.readline() if ready else b""
-        except BrokenPipeError:
-            line = b""
-        if line:
+        ready, _, _ = select.select([process.stdout], [], [], limit)
+        if ready and (line := process.stdout.readline()):
             return json.loads(line)
-        code = process.poll()
+        problem = f"its process ended with {process.wait()}" if ready else f"more than {limit:.0f} s"
         self.close()
-        problem = f"more than {limit:.0f} s" if code is None else f"its process ended with {code}"
         return {"problem": problem}
 
     def _start(self) -> Any:

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROUNDS, ROUND_SECONDS = 5, 0.2
 LONG_ROUNDS = 3  # of calls that are long enough alone
 PROMPT, STEPS = 64, 64  # ids that a decoder reads, and makes
-FILES, DISTINCT = 4096, 256  # images on disk, of which so many differ
+FILES, DISTINCT = 4096, 256  # image files, and how many of them differ
 
 Precision = Literal["bfloat16", "float32"]
 PROFILE = {"bfloat16": "fast", "float32": "parity"}

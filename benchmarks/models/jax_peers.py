@@ -71,7 +71,10 @@ def measure(arch: str, batch: int, rounds: int, peers: Path | None, chip: str) -
             print(f"left out: {side}: {made[side]['lacks']}")
             servers.pop(side).close()
         try:
-            return made if chip and show_estimates(made, batch) else times(servers, folder, rounds, batch)
+            if not chip:
+                return times(servers, folder, rounds, batch)
+            show_estimates(made, batch)
+            return made
         finally:
             for server in servers.values():
                 server.close()
@@ -183,7 +186,9 @@ def times(servers: dict[str, common.Server], folder: Path, rounds: int, batch: i
     return seconds
 
 
-def show_estimates(made: dict[str, Any], batch: int) -> bool:
+def show_estimates(made: dict[str, Any], batch: int) -> None:
+    if "lacks" in made["clipjax"]:
+        raise SystemExit("clipjax has no estimate: there is nothing to compare")
     rows = []
     for side, result in made.items():
         if "lacks" in result:
@@ -193,7 +198,6 @@ def show_estimates(made: dict[str, Any], batch: int) -> bool:
         ratio = f"clipjax / {side} {result['seconds'] / made['clipjax']['seconds']:.2f}"
         rows.append((side, f"{batch / result['seconds']:,.0f} images/s, share of peak {share}; {ratio}"))
     common.table(rows)
-    return True
 
 
 if __name__ == "__main__":

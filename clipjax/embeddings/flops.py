@@ -85,7 +85,7 @@ def recorded() -> dict[str, Any]:
 
 
 def arch_digest(arch: Arch) -> str:
-    """Of all that the operations depend on."""
+    """SHA-256 of everything that the operations depend on."""
     return sha256_json([arch_to_dict(arch), FORWARD_VERSION])
 
 

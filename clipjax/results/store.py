@@ -205,7 +205,7 @@ class ResultStore:
             raise damaged(path, "", f"not a whole Parquet file: {error}") from None
 
     def create(self, run_id: str, write: Callable[[Path], None], *, sweeping: bool = True) -> Path:
-        """Fill a hidden folder with `write`, then make it the run. `sweeping`: as in `draft_file`.
+        """Fill a hidden folder with `write`, then make it the run. `sweeping`: as in `draft_folder`.
 
         Raises DataError if the run exists or cannot be written; nothing of it remains.
         """

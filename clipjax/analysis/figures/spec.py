@@ -154,7 +154,7 @@ def load_spec(name: str | Path) -> Spec:
     return spec_from(read_toml(path), path)
 
 
-# Keys whose own mistakes would make others.
+# A mistake in one of these keys would cause others.
 _PARTS = {"panel", "panels", "across", "down", "groups", "shapes"}
 
 
@@ -175,9 +175,9 @@ def spec_from(record: Mapping[str, Any], path: Path) -> Spec:
 
 
 def _file(record: Mapping[str, Any], path: Path, problems: Problems) -> FigureFile:
-    """The file; of a wrong one what is right, so that the problems of its parts come with its own.
+    """The file. A wrong file keeps the keys that are right, so that all mistakes are found at once.
 
-    Without a known kind it is read as the kind that has most of its keys.
+    A file without a known kind is read as the kind that has most of its keys.
     """
     kind = record.get("kind")
     by_keys = sorted(FILES, key=lambda name: -len(record.keys() & _names(FILES[name])))

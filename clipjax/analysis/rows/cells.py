@@ -134,7 +134,7 @@ class RowIndex:
 
 @dataclass(frozen=True)
 class TermRecord:
-    """A term as a file has it. A slice "" is none: a template of several columns sets it for some only."""
+    """A term as a file has it. A slice "" means None: a template of several columns sets it for some only."""
 
     task: str
     dataset: str

@@ -1,1 +1,1 @@
-"""One module a kind of panel, the axes of all, and a panel's trends."""
+"""One module per kind of panel; the axes of all, and a panel's trends."""
