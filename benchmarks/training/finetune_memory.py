@@ -63,7 +63,7 @@ def main(
                 ("last / first", f"{rates[-1] / rates[0]:.3f}"),
                 ("resident MB, part by part", ", ".join(f"{value:.1f}" for value in memory)),
                 ("last - first", f"{memory[-1] - memory[0]:+.1f} MB"),
-                (f"programs compiled behind step {start}", str(len(late))),
+                (f"programs compiled after step {start}", str(len(late))),
             ]
         )
 
