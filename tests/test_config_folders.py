@@ -16,6 +16,7 @@ from clipjax.analysis.rows.groups import groups, schemes
 from clipjax.analysis.rows.pivot import better_end
 from clipjax.checkpoints.identity.registry import channel_statistics, model_card, subjects
 from clipjax.checkpoints.identity.registry_rows import model_ids
+from clipjax.checkpoints.load import load_model
 from clipjax.cli import app
 from clipjax.commands.shared.config_readers import READERS, read_config
 from clipjax.config import FILES as OWN_FILES
@@ -151,6 +152,12 @@ BAD: list[tuple[str, str, str, Callable[[], object]]] = [
         "[grey]\nmeen = [0]\n",
         "normalization.toml: grey: .*meen",
         lambda: model_card("mine"),
+    ),
+    (
+        "models.csv",
+        MODELS + ROW,
+        "csv: the row of mine does not state where .* --model FILE --card mine, or fill hub_repo or url",
+        lambda: load_model("mine"),
     ),
     (
         "normalization.toml",

@@ -30,7 +30,7 @@ from clipjax.checkpoints.identity.registry import (
     pinned_revision,
     refuse_wrong_activation,
 )
-from clipjax.checkpoints.identity.registry_rows import model_ids, unknown_model
+from clipjax.checkpoints.identity.registry_rows import file_of, model_ids, unknown_model
 from clipjax.checkpoints.native import CardFile, load_checkpoint
 from clipjax.checkpoints.origin import Origin
 from clipjax.checkpoints.parts import (
@@ -143,6 +143,11 @@ def _open_remote(name: str, card: Card | None, file: str | None, stated: Stated,
     if name in model_ids():
         card = card or model_card(name)
         registered = model_card(name).source
+        if registered.repo is None and registered.url is None:
+            raise DataError(
+                f"{file_of(name)}: the row of {name} does not state where its weights are: give your file as "
+                f"--model FILE --card {name}, or fill hub_repo or url"
+            )
         if registered.repo is None:
             note = f" ({notes})" if (notes := model_card(name).facts["notes"]) else ""
             raise DataError(
