@@ -125,7 +125,7 @@ class OwnCalls:
             features = np.asarray(self._function(inputs), np.float32)
         except (ClipjaxError, MemoryError, jax.errors.JaxRuntimeError):
             raise  # JAX: perhaps of memory, which the caller tells apart
-        except Exception as error:  # the user's code may raise anything
+        except (Exception, SystemExit) as error:  # the user's code may raise anything, or end the process
             failure = type_and_line(error)
             raise DataError(f"{self._name} failed on batch {self._batch}: {failure}") from error
         shape = list(features.shape)

@@ -209,6 +209,7 @@ def test_a_module_that_fails(text: str, says: str, tmp_path: Path, monkeypatch: 
         (lambda made: made[:, :2], r"made an array \[4, 2\] in batch 3, and rows of 4 numbers before"),
         (lambda made: made[:3], r"made an array \[3, 4\] of 4 images in batch 3: it must return \[4, D\]"),
         (lambda made: "text", r"failed on batch 3: ValueError"),
+        (lambda made: sys.exit("out of credits"), r"failed on batch 3: SystemExit: out of credits$"),
     ],
 )
 def test_what_is_stored_survives_a_failing_function(
