@@ -140,6 +140,12 @@ BAD: list[tuple[str, str, str, Callable[[], object]]] = [
     ("archs/small.toml", "logit_bias = 3", "small.toml.*logit_bias", lambda: load_arch("small")),
     ("models.csv", MODELS.replace("group", "grupp") + ROW, "models.csv: unknown key 'grupp'", model_ids),
     ("models.csv", MODELS + ROW.replace("small", ""), "models.csv: arch of 'mine' is empty", model_ids),
+    (
+        "models.csv",
+        MODELS + ROW.replace("mine", "a/../b c"),
+        "models.csv: the id 'a/../b c' must be letters, digits",
+        model_ids,
+    ),
     ("models.csv", MODELS + ROW + ROW, "models.csv: two rows have the id 'mine'$", model_ids),
     (
         "models.csv",

@@ -26,7 +26,7 @@ from clipjax.checkpoints.identity.naming import taken_names
 from clipjax.checkpoints.origin import AdapterParts
 from clipjax.data.labels import LabelSpace, load_labels
 from clipjax.data.text.tokenizers import Tokenizer, TokenizerSpec
-from clipjax.errors import UsageError
+from clipjax.errors import UsageError, visible
 from clipjax.models.arch import Arch
 from clipjax.models.network import Network
 
@@ -73,13 +73,17 @@ class OwnCard:
         return cls(**values)
 
 
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and visible(value) == value
+
+
 def _is_number(value: Any) -> bool:
     return value is None or (isinstance(value, Real) and math.isfinite(value))
 
 
 # What evaluation relies on: a field -> whether its value is right, and what it should be.
 _CHECKS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "id": (lambda value: isinstance(value, str) and bool(value.strip()), "the model's name, a text"),
+    "id": (_is_name, "the model's name, a text without control characters"),
     "kind": (lambda value: value in ("zero_shot", "classifier"), "'zero_shot' or 'classifier'"),
     "preprocess": (
         lambda value: isinstance(value, Preprocess),
@@ -230,8 +234,11 @@ def wrap(
     }.items():
         if not callable(function) and (function is not None or what == "encode_image"):
             raise UsageError(f"clipjax.wrap: {what} is {function!r}, should be a function")
-    if not isinstance(name, str) or not name.strip() or name in taken_names():
-        raise UsageError(f"clipjax.wrap: the name {name!r} is empty or a published model's: choose another")
+    if not _is_name(name) or name in taken_names():
+        raise UsageError(
+            f"clipjax.wrap: the name {name!r} is empty, has control characters or is a published model's: "
+            "choose another"
+        )
     if (encode_text is None) == (classes is None):
         raise UsageError(
             "clipjax.wrap: give encode_text, or for a classifier (whose encode_image returns logits) classes"
@@ -241,8 +248,8 @@ def wrap(
         id=name,
         kind="zero_shot" if encode_text is not None else "classifier",
         preprocess=_preprocess(image_size, resize_size, resize_mode, interpolation, mean, std),
-        logit_scale=None if logit_scale is None else float(logit_scale),
-        logit_bias=None if logit_bias is None else float(logit_bias),
+        logit_scale=_finite("logit_scale", logit_scale),
+        logit_bias=_finite("logit_bias", logit_bias),
         facts={} if facts is None else check_facts(facts),
         facts_origin=UNKNOWN if facts is None else STATED,
         classes=None if space is None else LABELS,
@@ -252,6 +259,16 @@ def wrap(
     )
     params = {} if space is None else {"head": _identity(len(space))}
     return OwnModel(card, encode_image, encode_text, tokenizer, params)
+
+
+def _finite(what: str, value: Any) -> float | None:
+    try:
+        number = None if value is None else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not _is_number(number):
+        raise UsageError(f"clipjax.wrap: {what} is {value!r}, should be a finite number")
+    return number
 
 
 def _identity(size: int) -> dict[str, np.ndarray]:
@@ -266,7 +283,10 @@ def _preprocess(
     for what, values in channels.items():
         array = np.asarray(values, np.float64)
         if array.shape != (3,) or not np.isfinite(array).all() or (what == "std" and (array <= 0).any()):
-            raise UsageError(f"clipjax.wrap: {what} is {values!r}, should be three numbers, one per channel")
+            above = " above 0" if what == "std" else ""
+            raise UsageError(
+                f"clipjax.wrap: {what} is {values!r}, should be three numbers{above}, one per channel"
+            )
     red, green, blue = ((float(mean[i]), float(std[i])) for i in range(3))
     preprocess = Preprocess(
         image_size=image_size,

@@ -88,12 +88,15 @@ def test_a_classifier_whose_outputs_are_logits(world: Path) -> None:
         ({"encode_text": 3}, "encode_text is 3, should be a function"),
         ({"encode_text": None}, "give encode_text, or for a classifier"),
         ({"classes": "imagenet"}, "give encode_text, or for a classifier"),
-        ({"name": "vit_b_32-openai"}, "'vit_b_32-openai' is empty or a published model's"),
-        ({"name": ""}, "is empty or a published"),
+        ({"name": "vit_b_32-openai"}, "'vit_b_32-openai' is empty, .* or is a published model's"),
+        ({"name": ""}, "the name '' is empty"),
+        ({"name": "two\nlines"}, r"'two\\nlines' is empty, has control characters"),
+        ({"logit_scale": float("nan")}, "logit_scale is nan, should be a finite number"),
+        ({"logit_bias": "low"}, "logit_bias is 'low', should be a finite number"),
         ({"image_size": 0}, "size"),
         ({"interpolation": "nearest"}, "nearest"),
         ({"mean": (0.5, 0.5)}, "mean is .* should be three numbers"),
-        ({"std": (0, 1, 1)}, "std is .* should be three numbers"),
+        ({"std": (0, 1, 1)}, r"std is \(0, 1, 1\), should be three numbers above 0, one per channel"),
         ({"facts": {"grup": "x"}}, "did you mean group"),
     ],
 )
@@ -105,7 +108,7 @@ def test_what_makes_no_model(changed: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("card", "message"),
     [
-        ({"id": 3}, "the model's card has id 3, should be the model's name, a text; clipjax.wrap"),
+        ({"id": 3}, "the model's card has id 3, should be the model's name, a text without"),
         ({"kind": "clip"}, "card has kind 'clip', should be 'zero_shot' or 'classifier'"),
         (
             {"preprocess": SimpleNamespace(image_size=8)},

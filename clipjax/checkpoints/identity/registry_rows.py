@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,6 +68,11 @@ def _added_rows(path: Path) -> Iterator[dict[str, str]]:
         check_keys(row, columns, path, NEEDED)
         if empty := [name for name in NEEDED if not row[name]]:
             raise DataError(f"{path}: {empty[0]} of {row['id']!r} is empty: write its value")
+        if not re.fullmatch(r"[^\W_][\w.+-]*", row["id"]):  # names files
+            raise DataError(
+                f"{path}: the id {row['id']!r} must be letters, digits, '.', '_', '+' and '-', the first a "
+                "letter or digit: rename it"
+            )
         yield unstated | row
 
 
