@@ -171,7 +171,9 @@ def _check_folder(folder: Path) -> None:
     for path in sorted(folder.iterdir()):
         if _IGNORED.fullmatch(path.name) or (path.name in FILES and path.is_file()):
             continue
-        if path.name not in FOLDERS or not path.is_dir():
+        if path.name in FILES or (path.name in FOLDERS and not path.is_dir()):
+            raise DataError(f"{path} is not read: it must be a {'file' if path.name in FILES else 'folder'}")
+        if path.name not in FOLDERS:
             known = ", ".join([*(f"{name}/" for name in FOLDERS), *FILES])
             raise DataError(f"{path} is not read: a config folder may hold {known}")
         for file in _others(path, FOLDERS[path.name]):

@@ -233,7 +233,7 @@ BAD: list[tuple[str, str, str, Callable[[], object]]] = [
     (
         "models.csv",
         MODELS + ROW.replace("grey", "gray"),
-        r"csv: mean_std of mine: .*has no \[gray\]",
+        r"csv: mean_std of mine: .*has no \[gray\]; did you mean grey\? .*a config folder may have a normal",
         coverage,
     ),
     ("models.csv", MODELS + ROW.replace("i_bpe", "i_bp"), "csv: tokenizer of mine: .*did you mean", coverage),
@@ -254,6 +254,7 @@ BAD: list[tuple[str, str, str, Callable[[], object]]] = [
     ),
     ("prompt/chirp.txt", "{}\n", "mine/prompt is not read: a config folder may hold archs/, ", arch_names),
     ("archs/big.tml", "", "archs/big.tml is not read: files of archs/ end in .toml", arch_names),
+    ("metrics", "", "mine/metrics is not read: a config folder may hold", arch_names),
     ("protocols.toml", "", "protocols.toml is not read: a config folder may hold", arch_names),
 ]
 

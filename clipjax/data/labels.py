@@ -47,9 +47,7 @@ class LabelSpace:
     ids: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if len(set(self.ids)) != len(self.ids):
-            twice = next(item for item in self.ids if self.ids.count(item) > 1)
-            raise DataError(f"label space {self.name}: the id {twice!r} occurs twice")
+        _refuse_repeated(self.ids, f"label space {self.name}")
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -58,6 +56,12 @@ class LabelSpace:
     def digest(self) -> str:
         """SHA-256 without `name`."""
         return sha256_json([self.ids, self.classes])
+
+
+def _refuse_repeated(ids: Sequence[str], where: object) -> None:
+    if len(set(ids)) != len(ids):
+        twice = next(each for each in ids if ids.count(each) > 1)
+        raise DataError(f"{where}: the id {twice!r} occurs twice")
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,9 @@ def load_labels(name: str | Path, beside: Path | None = None) -> LabelSpace:
     for number, row in enumerate(rows, 2):
         if not row["id"].strip() or not row["name"].strip():
             raise DataError(f"{path}:{number}: the {'name' if row['id'].strip() else 'id'} is empty")
-    return LabelSpace(path.stem, tuple(row["name"] for row in rows), tuple(row["id"] for row in rows))
+    ids = tuple(row["id"] for row in rows)
+    _refuse_repeated(ids, path)
+    return LabelSpace(path.stem, tuple(row["name"] for row in rows), ids)
 
 
 def _is_path(name: str | Path, ending: str, beside: Path | None) -> bool:
@@ -160,6 +166,7 @@ def _listed(path: Path) -> LabelSpace:
     names = tuple(line.strip() for line in read_lines(path))
     if not names:
         raise DataError(f"{path}: has no class; write one name per line")
+    _refuse_repeated(names, path)
     return LabelSpace(path.stem, names, names)
 
 

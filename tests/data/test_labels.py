@@ -172,7 +172,7 @@ def test_label_file_of_the_user(tmp_path):
     with pytest.raises(DataError, match="header `id,name`"):
         load_labels(tmp_path / "pets.csv")
     (tmp_path / "pets.csv").write_text("id,name\nn1,cat\nn1,dog\n")
-    with pytest.raises(DataError, match="'n1' occurs twice"):
+    with pytest.raises(DataError, match=r"pets\.csv: the id 'n1' occurs twice"):
         load_labels(tmp_path / "pets.csv")
 
 
@@ -217,8 +217,11 @@ def test_classes_spelled_out_and_listed(tmp_path):
     assert (long.name, len(long)) == ("200 classes from class 0", 200)
     with pytest.raises(DataError, match=r"the classes 'cat,' have an empty name"):
         load_labels("cat,")
-    with pytest.raises(DataError, match="the id 'cat' occurs twice"):
+    with pytest.raises(DataError, match="label space cat,dog,cat: the id 'cat' occurs twice"):
         load_labels("cat,dog,cat")
+    (tmp_path / "twice.txt").write_text("cat\ndog\ncat\n")
+    with pytest.raises(DataError, match=r"twice\.txt: the id 'cat' occurs twice"):
+        load_labels(tmp_path / "twice.txt")
     (tmp_path / "none.txt").write_text("\n")
     with pytest.raises(DataError, match=r"none\.txt: has no class"):
         load_labels(tmp_path / "none.txt")

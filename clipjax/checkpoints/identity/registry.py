@@ -227,7 +227,12 @@ def channel_statistics(name: str) -> tuple[tuple[float, float, float], tuple[flo
     """(mean, std) from configs/normalization.toml. Raises DataError for an unknown name."""
     table = read_tables(config_tables("normalization.toml"))
     if name not in table:
-        raise DataError(f"configs/normalization.toml has no [{name}]; it has {', '.join(table)}")
+        near = near_names(name, list(table))
+        hint = f"did you mean {', '.join(near)}? " if near else ""
+        raise DataError(
+            f"configs/normalization.toml has no [{name}]; {hint}known: {', '.join(table)}; a config folder "
+            "may have a normalization.toml of its own"
+        )
     record, path = table[name]
     statistics = read(_Statistics, record, f"{path}: {name}")
     return statistics.mean, statistics.std
