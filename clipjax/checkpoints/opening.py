@@ -93,6 +93,8 @@ def open_weights(
         raise UsageError(f"file={file!r} names a file of a hub repository, but {path} is here: give its path")
     if own is not None:
         return _open_own(own, card, stated, named)
+    if path.name in (CARD, *CONFIG_NAMES) and path.is_file():
+        raise UsageError(f"{source} describes a model and holds no weights: give its folder, {path.parent}")
     if path.exists():
         return _open_foreign(resolve_source(path), card, stated, source, named)
     return _open_remote(str(copy), card, file, stated, named)

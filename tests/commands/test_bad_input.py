@@ -183,6 +183,13 @@ def test_a_folder_without_weights(source: str, tmp_path: Path, monkeypatch: pyte
         clipjax.load_model(source)
 
 
+@pytest.mark.parametrize("name", ["card.json", "config.json"])
+def test_a_file_that_only_describes_a_model_is_answered_with_its_folder(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(UsageError, match=rf"{name} describes a model .*: give its folder, {tmp_path}$"):
+        clipjax.load_model(tmp_path / name)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

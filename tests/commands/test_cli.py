@@ -186,6 +186,7 @@ def test_rows_of_a_resized_model_say_so(
         (["results", "list", "gone"], 1, "gone does not exist"),
         (["results", "list", __file__], 1, "is a file"),
         (["results", "export", "gone"], 1, "gone does not exist"),
+        (["results", "merge", "gone", "--out", "all"], 1, "gone does not exist; give the folder that"),
         (["compare", "a", "b", "--results", "gone"], 1, "gone does not exist"),
         (["compare", "a", "b", "--results", __file__], 1, "is a file"),
         (["compare", "a", "b", "--resamples", "99"], 2, ""),
@@ -238,6 +239,10 @@ def test_bad_input_is_one_sentence(arguments: list[str], code: int, says: str) -
             "the task zeroshot and --keep-maps do not go together",
         ),
         (["eval", "all", "--predictions", "p.csv"], "'all' is a collection of tasks"),
+        (["eval", "zeroshot", "-m", "", "--data", "."], "--model is empty: give a value, or leave it out"),
+        (["eval", "zeroshot", "-m", "x", "--data", ".", "--prompts", ""], "--prompts is empty"),
+        (["eval", "zeroshot", "-m", "x", "--data", ".", "--labels", ""], "--labels is empty"),
+        (["eval", "", "-m", "x", "--data", "."], "TASK is empty"),
     ],
 )
 def test_an_option_that_would_be_ignored_is_refused(arguments: list[str], says: str) -> None:

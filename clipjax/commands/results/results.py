@@ -18,7 +18,7 @@ from clipjax.commands.shared.exclusions import refuse_beside
 from clipjax.commands.shared.options import ResultsOptions, RunArgument
 from clipjax.commands.shared.output import say
 from clipjax.commands.shared.records import taking
-from clipjax.commands.shared.result_folder import opened, run_in, warn_left_out
+from clipjax.commands.shared.result_folder import opened, run_in
 from clipjax.errors import DataError, UsageError
 
 
@@ -44,10 +44,9 @@ def merge(
 ) -> None:
     """Copy the runs of several result folders into one; runs that are already there stay."""
     from clipjax.results.merge import merge_results
-    from clipjax.results.store import ResultStore
 
     for folder in folders:
-        warn_left_out(ResultStore(folder))
+        opened(folder)
     say(f"{out}: {merge_results(folders, out)} runs added")
 
 

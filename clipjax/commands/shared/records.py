@@ -19,6 +19,10 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
+from typer.models import ArgumentInfo
+
+from clipjax.errors import UsageError
+
 R = TypeVar("R")
 
 
@@ -65,11 +69,25 @@ def _in_panel(hint: Any, panel: str) -> Any:
 
 
 def _filled(record: type[R], values: Mapping[str, object]) -> R:
+    """Raises UsageError for an empty text, as of a shell's variable without a value."""
     found = {
         field.name: _filled(hint, values) if _is_record(hint) else values[field.name]
         for field, hint in _fields(record)
     }
+    for field, hint in _fields(record):
+        value = found[field.name]
+        if value == "" or (isinstance(value, list) and "" in value):
+            raise UsageError(f"{_as_written(field.name, hint)} is empty: give a value, or leave it out")
     return record(**found)
+
+
+def _as_written(name: str, hint: Any) -> str:
+    """How a user writes the option or argument."""
+    info = get_args(hint)[1]
+    if isinstance(info, ArgumentInfo):
+        return info.metavar or name.upper()
+    names = [each for each in info.param_decls or () if each.startswith("--")]
+    return names[0] if names else f"--{name.replace('_', '-')}"
 
 
 def _is_record(hint: Any) -> bool:
