@@ -180,7 +180,7 @@ def test_a_python_function(module: str, images: Path) -> None:
         ("nothing", UsageError, "{}:nothing: the model is a object without a card"),
         ("published", UsageError, "{}:published: the card's id 'vit_b_32-openai' is a published model's"),
         ("number", UsageError, "{}:number is a int, should be a function"),
-        ("missing", UsageError, "the module {} has no missing$"),
+        ("missing", UsageError, "the module {} has no missing; it has .*build, stop, nothing, published"),
         ("biuld", UsageError, r"the module {} has no biuld; did you mean build\?"),
     ],
 )

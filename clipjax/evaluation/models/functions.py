@@ -24,6 +24,8 @@ from clipjax.checkpoints.identity.naming import taken_names
 from clipjax.errors import ClipjaxError, DataError, UsageError, near_names, type_and_line
 from clipjax.evaluation.own_model import OwnModel, encoder_of
 
+SHOWN = 12  # names of a module's functions, in a message
+
 
 def model_of_function(name: str) -> Encoder:
     """Call `module:function`.
@@ -75,9 +77,12 @@ def _function(name: str, module: str, path: str) -> Callable[[], Any]:
 
 
 def _near(module: str, path: str) -> str:
-    names = [each for each, value in vars(sys.modules[module]).items() if callable(value)]
-    near = near_names(path, names)
-    return f"; did you mean {', '.join(near)}?" if near else ""
+    """Near names, else the functions that the module defines itself."""
+    functions = {each: value for each, value in vars(sys.modules[module]).items() if callable(value)}
+    if near := near_names(path, list(functions)):
+        return f"; did you mean {', '.join(near)}?"
+    own = [each for each, value in functions.items() if getattr(value, "__module__", None) == module]
+    return f"; it has {', '.join(own[:SHOWN])}" if own else ""
 
 
 def _raised(name: str, error: BaseException) -> DataError:
