@@ -26,7 +26,7 @@ from clipjax.entry_points import PlugIn, cached, plug_ins_of
 from clipjax.errors import DataError, unknown_name
 from clipjax.models.language.config import LanguageConfig, narrow_decoder
 from clipjax.storage.reading import read_toml
-from clipjax.storage.records import read
+from clipjax.storage.records import Problems, read
 
 
 class Frame(NamedTuple):
@@ -264,10 +264,17 @@ class _VisionLanguage:
 
 def _read(record: dict[str, Any], where: str) -> Arch:
     kind = _VisionLanguage if "language" in record else _DualEncoder if "text" in record else _Classifier
-    top = read(kind, record, where)
-    text = _tower("text", top.text, where) if isinstance(top, _DualEncoder) else None
+    problems = Problems()
+    parts: dict[str, Any] = {}
+    with problems.gathered():
+        parts["top"] = read(kind, record, where)
+    for tower in ("vision", "text"):
+        if isinstance(record.get(tower), Mapping):
+            with problems.gathered():
+                parts[tower] = _tower(tower, record[tower], where)
+    problems.refuse()
+    top, vision, text = parts["top"], parts["vision"], parts.get("text")
     language = top.language if isinstance(top, _VisionLanguage) else None
-    vision = _tower("vision", top.vision, where)
     arch = Arch(top.name, vision, text, top.num_classes, top.logit_bias, language)
     if language is not None:
         _refuse_unreadable(vision, language.layer, where)

@@ -136,7 +136,8 @@ def test_neither_text_nor_classes() -> None:
     with pytest.raises(DataError, match="here: unknown key 'logit_bias'"):
         arch_from_dict(record, "here")
     del record["logit_bias"]
-    with pytest.raises(DataError, match="here: the key 'num_classes' is missing"):
+    record["vision"] = {**record["vision"], "family": "vitt"}
+    with pytest.raises(DataError, match=r"here: the key 'num_classes' is missing; also .*'family' is 'vitt'"):
         arch_from_dict(record, "here")
 
 
