@@ -29,7 +29,7 @@ from clipjax.analysis.rows.cells import Column, Term, column_from, terms_of
 from clipjax.analysis.rows.groups import Group, groups, schemes
 from clipjax.config import config_dir, config_files
 from clipjax.errors import DataError, unknown_name
-from clipjax.storage.reading import read_toml
+from clipjax.storage.reading import is_file, read_toml
 from clipjax.storage.records import Problems, read
 
 
@@ -319,11 +319,21 @@ def _filled(value: Any, words: Mapping[str, Any], where: str) -> Any:
         raise DataError(f"{where}: {unknown}") from None
 
 
+def _columns_of(name: str, path: Path) -> Any:
+    """The columns in a file beside `path` or in configs/. Raises DataError for neither."""
+    file = next(filter(is_file, (path.parent / name, config_dir() / name)), None)
+    if file is None:
+        raise DataError(
+            f"{path}: columns = {name!r} is neither the name of a file beside it nor of one in configs/, as "
+            "curation.toml"
+        )
+    return read_toml(file).get("columns")
+
+
 def _lines(file: TableFile, path: Path, problems: Problems) -> tuple[TableLine, ...]:
     columns: Any = file.columns
     if isinstance(columns, str):
-        beside = path.with_name(columns)
-        columns = read_toml(beside if beside.is_file() else config_dir() / columns).get("columns")
+        columns = _columns_of(columns, path)
     lines = []
     for i, line in enumerate(file.lines):
         where, width, filled = f"{path}: lines[{i}]", len(file.head), []

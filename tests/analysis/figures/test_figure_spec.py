@@ -202,7 +202,7 @@ def test_columns_of_a_file_beside_ones_own_or_of_configs(tmp_path):
     shipped = load_spec(path).lines[0].columns
     assert shipped == load_spec("table4").lines[0].columns
     path.write_text(TABLE)
-    with pytest.raises(DataError, match=r"cols\.toml does not exist"):
+    with pytest.raises(DataError, match=r"mine\.toml: columns = 'cols\.toml' is neither the name of a file"):
         load_spec(path)
     (tmp_path / "cols.toml").write_text(
         '[[columns]]\nkey = "k"\ntitle = "K"\nbetter = "higher"\n'
