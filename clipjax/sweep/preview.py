@@ -206,8 +206,9 @@ def _lines(
     plan: SweepPlan, items: Sequence[Item], compute: Compute, results: Path, stored: Stored
 ) -> list[str]:
     images = sum(item.images for item in items)
+    absent = f"; the data of {counted(len(plan.absent), 'more run')} are not there" if plan.absent else ""
     lines = [
-        f"{counted(len(items), 'run')}, {counted(images, 'image')} to embed where none is stored",
+        f"{counted(len(items), 'run')}, {counted(images, 'image')} to embed where none is stored{absent}",
         f"{cost_of(items) / 1e12:.4g} TFLOP: {HOW}; texts at whole length",
         f"embeddings: {stored.root} holds {stored.bytes / 1e9:.3g} GB",
         _pixel_line(compute.pixel_store),
