@@ -229,7 +229,19 @@ def _head(subject: Subject, precision: str, compute: Compute) -> Head | None:
     return zeroshot_head(subject.model, subject.head_space, subject.prompts, **how)
 
 
+def _check_width(model: Encoder, images: int, texts: int) -> None:
+    """Raises DataError unless a user's own functions make rows of one width."""
+    if images != texts:
+        other = "classifier's head takes" if model.card.kind == "classifier" else "encode_text makes"
+        raise DataError(
+            f"encode_image of {model} makes rows of {images} numbers, and its {other} rows of {texts}: make "
+            "both of one width"
+        )
+
+
 def _inputs(subject: Subject, part: Part, head: Head | None, embeddings: Embeddings) -> Inputs:
+    if head is not None:
+        _check_width(subject.model, embeddings.array.shape[1], head.kernel.shape[0])
     kept = part.manifest.rows_of(embeddings.ids)
     return Inputs(
         ids=embeddings.ids,
@@ -262,6 +274,7 @@ def _captions(subject: Subject, inputs: Inputs, precision: str, compute: Compute
         store=compute.store,
         progress=compute.progress,
     )
+    _check_width(subject.model, inputs.features.shape[1], features.shape[1])
     return Captions(features, image_of_text, are_cut(subject.model, texts))
 
 

@@ -12,7 +12,7 @@ from _colours import COLOURS, ColourModel, paint
 
 import clipjax
 from clipjax.data.labels import LabelSpace
-from clipjax.errors import UsageError
+from clipjax.errors import DataError, UsageError
 from clipjax.storage.store import Store
 
 PIXELS = {"image_size": 8, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
@@ -130,6 +130,21 @@ def test_a_card_of_ones_own_is_checked_before_anything_runs(
     with pytest.raises(UsageError, match=message):
         clipjax.evaluate(model, root=world, prompts="single", progress=False)
     assert model.calls == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "other"),
+    [
+        ({}, "encode_text makes rows of 4"),
+        ({"encode_text": None, "classes": LabelSpace("colours", NAMES, NAMES)}, "head takes rows of 3"),
+    ],
+)
+def test_two_functions_make_rows_of_one_width(changed: dict[str, Any], other: str, world: Path) -> None:
+    def encode_image(images: np.ndarray) -> np.ndarray:
+        return np.ones((len(images), 5), np.float32)
+
+    with pytest.raises(DataError, match=f"encode_image of mine makes rows of 5 numbers, and its .*{other}"):
+        clipjax.evaluate(wrapped(encode_image=encode_image, **changed), root=world, progress=False)
 
 
 def test_a_classifier_of_ones_own_needs_a_card_and_logits(world: Path) -> None:
