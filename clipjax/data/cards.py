@@ -151,9 +151,17 @@ def _registered(path: Path) -> dict[str, Any]:
 
 
 def cards_in(folder: Path) -> list[DatasetCard]:
-    """Every card in the folder's *.toml files. Raises DataError as `read_card`."""
-    files = sorted(folder.glob("*.toml"))
-    return [_card(path, *member) for path in files for member in _members(path, read_toml(path)).values()]
+    """Every card in the folder's *.toml files. Raises DataError as `read_card`, and for a file of no card."""
+    cards = []
+    for path in sorted(folder.glob("*.toml")):
+        record = read_toml(path)
+        if not {"name", "reader"} & record.keys():
+            raise DataError(
+                f"{path} is no data card (it has neither 'name' nor 'reader'), and in a folder of data sets "
+                "every .toml file must be one: move it, such as a suite, elsewhere"
+            )
+        cards += [_card(path, *member) for member in _members(path, record).values()]
+    return cards
 
 
 def read_card(name_or_path: str | Path) -> DatasetCard:

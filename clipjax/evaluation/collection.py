@@ -152,8 +152,16 @@ def plan(
             else:
                 jobs += own
     if needed and not jobs and not not_there:
-        raise DataError(f"{base} holds no data set for {name!r}: {missing.sentence()}")
+        untasked = _without_tasks(located, base, chosen.tasks[0])
+        raise DataError(f"{base} holds no data set for {name!r}: {missing.sentence()}{untasked}")
     return CollectionPlan(jobs, missing.lines(), not_there)
+
+
+def _without_tasks(located: Sequence[Located], base: Path, task: str) -> str:
+    """What to add to the first of the user's cards that no task runs on."""
+    own = [card for card, _ in located if card.path is not None and card.path.parent == base]
+    paths = [card.path for card in own if not card.tasks]
+    return f'; {paths[0]} has no `tasks`: add `tasks = ["{task}"]` to it' if paths else ""
 
 
 def evaluate_all(

@@ -340,7 +340,10 @@ class _Reader:
         if name not in known:
             self.refuse(where, str(unknown_name("data set", name, list(known))))
         if task is not None and not known[name].intersection(collection(task).tasks):
-            tasks = ", ".join(sorted(known[name])) or "none"
+            if not known[name]:
+                first = collection(task).tasks[0]
+                self.refuse(where, f'the card of {name} has no `tasks`: add `tasks = ["{first}"]` to it')
+            tasks = ", ".join(sorted(known[name]))
             self.refuse(where, f"{name} is not made for {task!r}; its card says tasks = {tasks}")
 
     def beside(self, prompts: str) -> str:

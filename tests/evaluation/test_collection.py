@@ -129,6 +129,10 @@ def test_nothing_there_and_no_such_name(data, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"holds no data set for 'zeroshot': .*imagenet_a \(zeroshot\)"):
         plan("zeroshot", tmp_path / "empty")
+    (tmp_path / "empty" / "pets.toml").write_text('name = "pets"\ntitle = "Pets"\nreader = "folder"\n')
+    with pytest.raises(DataError, match=r"empty/pets\.toml has no `tasks`: add `tasks = .\"zeroshot\".` to"):
+        plan("zeroshot", tmp_path / "empty")
+    (tmp_path / "empty" / "pets.toml").unlink()
     with pytest.raises(DataError, match=r"(.* does not exist[^;]*; ){3}and \d+ more$"):
         plan("shifts", tmp_path / "empty")
     with pytest.raises(UsageError, match="unknown task 'shift'; did you mean shifts"):
@@ -142,7 +146,7 @@ def test_a_users_card_replaces_the_shipped_one(data):
     [found] = [located for located in cards_below(data) if located.card.name == "imagenet_r"]
     assert found.root == data / "shifts" / "few"
     (data / "notes.toml").write_text("colour = 1\n")
-    with pytest.raises(DataError, match=r"notes\.toml: unknown key 'colour'"):
+    with pytest.raises(DataError, match=r"notes\.toml is no data card .*: move it, such as a suite, else"):
         cards_below(data)
 
 

@@ -76,6 +76,9 @@ def test_cards_of_the_users_own(folder: Path) -> None:
     with pytest.raises(DataError, match=r"runs\[0\]\.datasets: unknown data set 'street'"):
         load_suite(write(folder, text))
     card = 'name = "street"\ntitle = "Street"\nreader = "folder"\ntasks = ["zeroshot"]\n'
+    (folder / "data" / "street.toml").write_text(card.replace("tasks", "# tasks"))
+    with pytest.raises(DataError, match=r'the card of street has no `tasks`: add `tasks = \["zeroshot"\]`'):
+        load_suite(write(folder, text))
     (folder / "data" / "street.toml").write_text(card)
     assert load_suite(write(folder, text)).runs[0].datasets[0] == "street"
 
