@@ -161,6 +161,12 @@ BAD: list[tuple[str, str, str, Callable[[], object]]] = [
     ),
     (
         "models.csv",
+        MODELS + ROW.replace("224,224", "224,230"),
+        "csv: crop_size of mine is 230, but small takes images of 224 pixels: write 224",
+        coverage,
+    ),
+    (
+        "models.csv",
         MODELS + ROW,
         "csv: the row of mine does not state where .* --model FILE --card mine, or fill hub_repo or url",
         lambda: load_model("mine"),

@@ -186,7 +186,8 @@ def _read_cells(row: Row, unknown: dict[str, str]) -> dict[str, Any]:
 
     Raises:
         DataError: for all cells that are wrong: a fact is empty or not a number, an arch, a tokenizer or
-            statistics are not in configs/, or a library, interpolation or resize_mode is unknown.
+            statistics are not in configs/, crop_size is not the architecture's size, or a library,
+            interpolation or resize_mode is unknown.
     """
     problems, values = Problems(), {}
     for column, read_cell in _CELLS.items():
@@ -289,10 +290,27 @@ def _size(row: Row, name: str) -> int:
     return int(row[name])
 
 
+def _crop_size(row: Row, column: str) -> int:
+    """Raises DataError as `_size`, or for another size than the architecture's: no tower takes it."""
+    size, vision = _size(row, column), _arch_record(row).get("vision")
+    own = vision.get("image_size", size) if isinstance(vision, Mapping) else size
+    if isinstance(own, int) and size != own:  # another type is a mistake of the architecture
+        raise DataError(
+            f"{file_of(row['id'])}: {column} of {row['id']} is {size}, but {row['arch']} takes images of "
+            f"{own} pixels: write {own} (`clipjax convert --image-size` resizes a model)"
+        )
+    return size
+
+
+def _arch_record(row: Row) -> Mapping[str, Any]:
+    """As written, which takes no JAX; empty for an unknown architecture."""
+    path = config_file("archs", row["arch"], ".toml")
+    return {} if path is None else read_toml(path)
+
+
 def _tokenizer_name(row: Row, column: str) -> str | None:
     """None for an architecture without a text tower. Raises DataError for an unknown name, or for none."""
-    path = config_file("archs", row["arch"], ".toml")
-    if path is None or "text" not in read_toml(path) or why_unknown(row[column]) is not None:
+    if "text" not in _arch_record(row) or why_unknown(row[column]) is not None:
         return None
     return _named(row, column, known_tokenizer) if row[column] else _refuse(row, column)
 
@@ -348,6 +366,6 @@ _CELLS: Mapping[str, Callable[[Row, str], Any]] = {
     "interpolation": lambda row, column: _name(row, column, get_args(Interpolation)),
     "resize_mode": lambda row, column: _name(row, column, get_args(ResizeMode)),
     "resize_size": _size,
-    "crop_size": _size,
+    "crop_size": _crop_size,
     "tokenizer": _tokenizer_name,
 }
