@@ -56,7 +56,7 @@ def record(change: Callable[[dict[str, Any]], Any], name: str = "ViT-B-32") -> d
             lambda r: r["vision"].update(family="evil"),
             "'evil'; .* nearest architecture is EVA02-B-16",
         ),
-        ("ViT-B-32", lambda r: (r.pop("vision"), r.pop("text")), "the key 'vision' is missing$"),
+        ("ViT-B-32", lambda r: (r.pop("vision"), r.pop("text")), "the key 'vision' is missing"),
     ],
 )
 def test_an_arch_record_that_is_not_whole(name: str, change: Any, message: str) -> None:
