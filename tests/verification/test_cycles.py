@@ -115,7 +115,7 @@ def test_a_share_of_peak_needs_every_operation() -> None:
     assert cells["unknown"]["share of peak"] == "-"
     assert cells["unknown"]["without an estimate"] == "5 all-reduce psum, 1 tpu_custom_call flash"
     # 8 examples of 1e12 operations in one second, on a chip of 197e12.
-    assert (cells["known"]["time (ms)"], cells["known"]["examples/s"]) == ("1e+03", "8")
+    assert (cells["known"]["time (ms)"], cells["known"]["examples/s"]) == ("1,000", "8")
     assert cells["known"]["share of peak"] == "4%"
     decode = Row("m", "decode", "fast", "v5e:2x2", 1000.0, dataclasses.replace(program, estimate=known))
     shared = estimate_cells(decode)
