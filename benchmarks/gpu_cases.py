@@ -96,12 +96,12 @@ class Request:
 
     @property
     def features(self) -> Path:
-        """Of the first images, by torch in float32 on the CPU."""
+        """The file of torch's features of the first images, in float32 on the CPU."""
         return Path(self.folder) / f"{self.case.arch}.npy"
 
     @property
     def loss(self) -> Path:
-        """Of torch's first step, in this precision."""
+        """The file of the loss of torch's first step in this precision."""
         return Path(self.folder) / f"{self.case.name}, {self.precision}.loss"
 
     def dumps(self) -> str:

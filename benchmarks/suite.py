@@ -26,7 +26,7 @@ from benchmarks import common
 from clipjax.data.annotations import load_factors
 from clipjax.data.labels import LabelSpace, load_labels, load_projection
 from clipjax.heads.head import Head
-from clipjax.metrics.bootstrap import RESAMPLES
+from clipjax.metrics.uncertainty.bootstrap import RESAMPLES
 from clipjax.tasks.task import Captions, Inputs, all_tasks
 
 DIM = 512

@@ -9,7 +9,8 @@ from jaxtyping import TypeCheckError
 
 from clipjax.data.labels import LabelSpace
 from clipjax.heads.head import Head
-from clipjax.metrics import bootstrap, classification
+from clipjax.metrics import classification
+from clipjax.metrics.uncertainty import bootstrap
 from clipjax.models.modules import layers
 from clipjax.models.training import INFERENCE
 

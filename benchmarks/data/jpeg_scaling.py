@@ -68,7 +68,7 @@ def compared(model: Any, images: Path, dataset: str | None, count: int, rounds: 
     from clipjax.data.pixels.preprocess import open_scaled
     from clipjax.evaluation.resolve import dataset_of
     from clipjax.evaluation.subject import Request
-    from clipjax.metrics.intervals import wilson
+    from clipjax.metrics.uncertainty.intervals import wilson
 
     found = {
         way: clipjax.evaluate(

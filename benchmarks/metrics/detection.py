@@ -18,9 +18,9 @@ import typer
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from benchmarks import common
-from clipjax.metrics.bootstrap import RESAMPLES, Resampling, bootstrap
 from clipjax.metrics.curves import tally
 from clipjax.metrics.detection import MEASURES, Ranking, auroc, measures, rank
+from clipjax.metrics.uncertainty.bootstrap import RESAMPLES, Resampling, bootstrap
 
 TOLERANCE = 1e-9
 

@@ -28,7 +28,7 @@ import clipjax
 from benchmarks import common
 from clipjax.analysis.figures.matches import Matched, matches_figure
 from clipjax.metrics import correspondence
-from clipjax.metrics.bootstrap import Resampling, bootstrap, interval_of_mean, weighted_mean
+from clipjax.metrics.uncertainty.bootstrap import Resampling, bootstrap, interval_of_mean, weighted_mean
 from clipjax.models.dense import PROBE3D, DenseRecipe, dense_map
 from clipjax.models.network import Network
 

@@ -32,7 +32,7 @@ from clipjax.analysis.trends.trends import (
     fit_points,
     mean_robustness,
 )
-from clipjax.metrics.intervals import wilson
+from clipjax.metrics.uncertainty.intervals import wilson
 
 SLOPES, OFFSETS, NOISE = (1.1, 0.8, 1.0), (0.3, 0.1, 0.0), 0.1  # of two groups and a baseline, in probits
 X_ENDS = (-0.3, 1.2)

@@ -164,7 +164,7 @@ def _open_remote(name: str, card: Card | None, file: str | None, stated: Stated,
         try:
             resolved = resolve_source(name, file, None if known is None else pinned_revision(known))
         except DataError as error:
-            raise DataError(f"there is no file or folder {name} here, and {error}; {OTHER_WAYS}") from None
+            raise DataError(f"{name} is not a file or folder here, and {error}; {OTHER_WAYS}") from None
     elif name.startswith(("http://", "https://")):
         resolved = resolve_source(name)  # refuses an address with what to do
     elif names_path(name):

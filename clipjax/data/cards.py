@@ -157,8 +157,8 @@ def cards_in(folder: Path) -> list[DatasetCard]:
         record = read_toml(path)
         if not {"name", "reader"} & record.keys():
             raise DataError(
-                f"{path} is no data card (it has neither 'name' nor 'reader'), and in a folder of data sets "
-                "every .toml file must be one: move it, such as a suite, elsewhere"
+                f"{path} is not a data card (it has neither 'name' nor 'reader'), and in a folder of data "
+                "sets every .toml file must be one: move it, such as a suite, elsewhere"
             )
         cards += [_card(path, *member) for member in _members(path, record).values()]
     return cards

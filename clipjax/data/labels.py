@@ -109,7 +109,7 @@ class PromptSet:
         return filled + self.sentences[name]
 
     def number(self, names: Sequence[str]) -> int:
-        """Of the texts of these classes. Raises DataError as `of_class`."""
+        """How many texts these classes have. Raises DataError as `of_class`."""
         if self.sentences is None:
             return len(self.templates) * len(names)
         return sum(len(self.of_class(name)) for name in names)

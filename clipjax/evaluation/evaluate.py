@@ -18,7 +18,7 @@ from clipjax.errors import UsageError
 from clipjax.evaluation.rows import Result
 from clipjax.evaluation.run import run
 from clipjax.evaluation.subject import Request
-from clipjax.metrics.bootstrap import RESAMPLES
+from clipjax.metrics.uncertainty.bootstrap import RESAMPLES
 from clipjax.storage.store import Store
 from clipjax.tasks.task import find_task
 

@@ -13,7 +13,6 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -78,7 +77,11 @@ def _is_name(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return value is None or (isinstance(value, Real) and math.isfinite(value))
+    """Also None; an array of one number is one."""
+    try:
+        return value is None or (not isinstance(value, str) and math.isfinite(value))
+    except TypeError:
+        return False
 
 
 # What evaluation relies on: a field -> whether its value is right, and what it should be.
@@ -262,13 +265,9 @@ def wrap(
 
 
 def _finite(what: str, value: Any) -> float | None:
-    try:
-        number = None if value is None else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not _is_number(number):
+    if not _is_number(value):
         raise UsageError(f"clipjax.wrap: {what} is {value!r}, should be a finite number")
-    return number
+    return None if value is None else float(value)
 
 
 def _identity(size: int) -> dict[str, np.ndarray]:

@@ -109,9 +109,12 @@ def made_by(task: Task, arch: Arch | None = None, readers: Sequence[str | None] 
 
 
 def from_configs(facts: Mapping[str, Any], cards: Mapping[str, Path | None]) -> Fields:
-    """The field `configs`: the files of added config folders that hold the model's row or a card.
+    """The field `configs`, which names the files of added config folders with the model's row or a card.
 
-    {} if there is none. `cards`: data set -> the file of its card.
+    Args:
+        cards: data set -> the file of its card.
+
+    Returns: {} if no such file was used.
     """
     files = {("data set", name): path for name, path in cards.items()}
     if (model := facts.get("facts_of")) in registry():

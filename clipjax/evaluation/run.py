@@ -29,7 +29,7 @@ from clipjax.evaluation.rows import Result, finish, from_configs, identity, made
 from clipjax.evaluation.subject import Part, Request, Subject
 from clipjax.heads.build import classifier_head, zeroshot_head
 from clipjax.heads.head import Head
-from clipjax.metrics import intervals
+from clipjax.metrics.uncertainty import intervals
 from clipjax.models.dense import DenseRecipe
 from clipjax.progress import progress_bar
 from clipjax.results.provenance import count_compiles

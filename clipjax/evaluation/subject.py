@@ -20,7 +20,7 @@ from clipjax.data.questions import Questions
 from clipjax.embeddings.params import REPLICATED
 from clipjax.errors import UsageError, counted
 from clipjax.heads.adapters.base import Adapter, adapter_digest
-from clipjax.metrics.bootstrap import RESAMPLES
+from clipjax.metrics.uncertainty.bootstrap import RESAMPLES
 from clipjax.models.dense import DenseRecipe
 from clipjax.models.precision import known_precision
 from clipjax.models.version import FORWARD_VERSION

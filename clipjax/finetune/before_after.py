@@ -25,7 +25,7 @@ from clipjax.evaluation.rows import Result
 from clipjax.evaluation.subject import Request
 from clipjax.finetune.data.splits import Split, refuse_overlap
 from clipjax.finetune.suites import Metric, Suite
-from clipjax.metrics.paired import holm
+from clipjax.metrics.uncertainty.paired import holm
 from clipjax.results.row import metric_name
 from clipjax.storage.buckets import place
 

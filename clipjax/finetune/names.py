@@ -45,5 +45,5 @@ def recipe_file(name: str | Path) -> Path:
     if path is None:
         raise unknown_name("recipe", str(name), recipe_names())
     if not is_file(path):
-        raise UsageError(f"--recipe {path}: there is no such file; `clipjax finetune list` names the recipes")
+        raise UsageError(f"--recipe {path} does not exist; `clipjax finetune list` names the recipes")
     return path

@@ -22,9 +22,9 @@ import scipy
 from jaxtyping import Bool, Float, Float64, Int, Int64
 from numpy.typing import ArrayLike
 
-from clipjax.metrics import intervals
 from clipjax.metrics.inputs import Weights, booleans, check_finite, count_of_each, labels_within, refuse
-from clipjax.metrics.intervals import LEVEL, Interval
+from clipjax.metrics.uncertainty import intervals
+from clipjax.metrics.uncertainty.intervals import LEVEL, Interval
 
 SPLIT_SEED = 333
 

@@ -41,7 +41,7 @@ from clipjax.metrics.curves import (
     fpr_first,
     trapezoidal_precision,
 )
-from clipjax.metrics.intervals import LEVEL, Interval, wilson_of_mean
+from clipjax.metrics.uncertainty.intervals import LEVEL, Interval, wilson_of_mean
 
 
 # NumPy: on a CPU its sort is ten times faster than XLA's. `curves.tally` gives the same integers for scores

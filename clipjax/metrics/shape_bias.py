@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 
 from clipjax.metrics.classification import group_mean, softmax
 from clipjax.metrics.inputs import Weights, check_finite, count_of_each, labels_within
-from clipjax.metrics.intervals import Interval, wilson
+from clipjax.metrics.uncertainty.intervals import Interval, wilson
 
 
 class Bias(NamedTuple):

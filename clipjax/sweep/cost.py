@@ -9,7 +9,6 @@ import functools
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -119,7 +118,7 @@ def pixels_of(job: Job) -> list[Located]:
     return [] if of_pairs(job) else parts(job)
 
 
-def works(chosen: Chosen, job: Job, request: Request, sizes: Sizes | CardSizes) -> list[Work]:
+def works(chosen: Chosen, job: Job, request: Request, sizes: Sizes | CardSizes, heads: Heads) -> list[Work]:
     """Everything that a run needs, whether or not another has computed it; [] for outputs in files."""
     if chosen.model is None:
         return []
@@ -128,7 +127,7 @@ def works(chosen: Chosen, job: Job, request: Request, sizes: Sizes | CardSizes) 
     for images in images_of(chosen, job, request, sizes):
         each = UNKNOWN if card is None else image_flops(card, images.pairs)
         found.append(Work(tower, images.precision, images, images.number, images.number * each))
-    for texts, number in texts_of(chosen, job, request):
+    for texts, number in texts_of(chosen, job, request, heads):
         if card is not None:
             found.append(Work("text", texts.precision, texts, number, number * flops(card, "text")))
     return found
@@ -160,15 +159,11 @@ def images_of(chosen: Chosen, job: Job, request: Request, sizes: Sizes | CardSiz
     ]
 
 
-def texts_of(chosen: Chosen, job: Job, request: Request) -> list[tuple[Texts, int]]:
+def texts_of(chosen: Chosen, job: Job, request: Request, heads: Heads) -> list[tuple[Texts, int]]:
     """A zero-shot head's prompts and their number."""
     if chosen.model is None or chosen.own_head or "head" not in find_task(job.task).needs:
         return []
-    card, prompts = job.data.card, job.prompts and job.prompts.digest
-    key = job.task, card.name, card.path, prompts
-    if key not in _HEADS:
-        _HEADS[key] = _head_of(job)
-    if (head := _HEADS[key]) is None:
+    if (head := heads.of(job)) is None:
         return []
     return [
         (Texts(chosen.name, head.classes, head.prompts, each), head.number) for each in request.precisions
@@ -181,8 +176,19 @@ class _Head(NamedTuple):
     number: int
 
 
-# Of jobs, shared by all models.
-_HEADS: dict[tuple[str, str, Path | None, str | None], _Head | None] = {}
+class Heads:
+    """The heads of a plan's jobs: all models share them."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str | None, ...], _Head | None] = {}
+
+    def of(self, job: Job) -> _Head | None:
+        """None if its classes or prompts cannot be read: its own run reports it."""
+        of_id, prompts = job.id and job.id.card.name, job.prompts and job.prompts.digest
+        key = job.task, str(job.data.root), job.data.card.name, of_id, prompts
+        if key not in self._found:
+            self._found[key] = _head_of(job)
+        return self._found[key]
 
 
 def _head_of(job: Job) -> _Head | None:
@@ -193,7 +199,7 @@ def _head_of(job: Job) -> _Head | None:
         prompts = job.prompts or own_prompts(card) or load_prompts(DEFAULT_PROMPTS)
         classes = head or space
         number = 0 if classes is None else prompts.number(classes.classes)
-    except ClipjaxError:  # its own run reports it
+    except ClipjaxError:
         return None
     return _Head("" if classes is None else classes.digest, prompts.digest, number)
 

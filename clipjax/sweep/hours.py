@@ -4,8 +4,8 @@ A time is the operations of a tower over the chip's peak times the share of it t
 
 * "estimated": by the TPU compiler's estimate of this tower (docs/tpu.md, configs/tower_rates.csv);
 * "scaled": the share of the nearest tower of its family, by operations;
-* "carried": the share of such a tower on `BASE`, or of another family's if it has none there, times the ratio
-  of the two shares of `YARDSTICK`;
+* "carried": where its family has no estimate on this chip in this precision, the share on `BASE` of the
+  nearest tower of the family, else of any, times what `YARDSTICK` reaches here over what it reaches there;
 * "assumed": the machine's `share`.
 
 Only towers are timed: neither decoding, heads, metrics, loading and compiling, nor waiting.
@@ -117,14 +117,16 @@ class Amounts:
 def load_machines(share: float | None = None) -> list[Machine]:
     """Args: share: in place of the assumed ones. Raises UsageError unless it is in (0, 1]."""
     if share is not None and not 0 < share <= 1:
-        raise UsageError(f"a share of the peak is above 0 and at most 1, not {share:g}")
+        raise UsageError(
+            f"the assumed share of the peak (--share-of-peak) must be above 0 and at most 1, not {share:g}"
+        )
     path = config_dir() / "machines.toml"
     known = [read(Machine, {"name": name, **facts}, str(path)) for name, facts in read_toml(path).items()]
     return [each if each.share is None or share is None else replace(each, share=share) for each in known]
 
 
 def hours_on(machine: Machine, items: Sequence[Item]) -> Hours:
-    """Of the towers alone, as if nothing were stored. `items`: of a plan."""
+    """The time of the towers that a plan's items need, as if nothing were stored."""
     by: dict[str, float] = dict.fromkeys(BASES, 0.0)
     for item in items:
         arch = None if item.chosen.card is None else item.chosen.card.arch

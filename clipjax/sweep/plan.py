@@ -169,8 +169,9 @@ def make_plan(suite: Suite, pixel_budget: int | None, *, absent: bool = False) -
     # Runs that read another run as annotations come after all that may be it.
     ordered.sort(key=lambda item: names_run(item.options.get("annotations")))
     needed: set[cost.Images | cost.Texts] = set()
-    costed = _with_work(ordered, sizes, needed)
-    lacking = _with_work(_each_once(not_there), cost.CardSizes(), needed)
+    heads = cost.Heads()
+    costed = _with_work(ordered, sizes, heads, needed)
+    lacking = _with_work(_each_once(not_there), cost.CardSizes(), heads, needed)
     return SweepPlan(suite, costed, list(dict.fromkeys(missing)), loaded, lacking)
 
 
@@ -274,12 +275,15 @@ def connected(items: Sequence[Item]) -> list[list[Item]]:
 
 
 def _with_work(
-    items: Sequence[Item], sizes: cost.Sizes | cost.CardSizes, needed: set[cost.Images | cost.Texts]
+    items: Sequence[Item],
+    sizes: cost.Sizes | cost.CardSizes,
+    heads: cost.Heads,
+    needed: set[cost.Images | cost.Texts],
 ) -> list[Item]:
     """What several runs of a model share counts for the first. Adds to `needed`."""
     with_work = []
     for item in items:
-        works = cost.works(item.chosen, item.job, item.request, sizes)
+        works = cost.works(item.chosen, item.job, item.request, sizes, heads)
         new = {work.of: work for work in works if work.of not in needed}
         needed.update(new)
         with_work.append(dataclasses.replace(item, work=tuple(new.values())))

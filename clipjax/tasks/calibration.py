@@ -21,7 +21,7 @@ import numpy as np
 from clipjax.errors import DataError
 from clipjax.heads.head import score_blocks
 from clipjax.metrics import calibration as kernels
-from clipjax.metrics.bootstrap import (
+from clipjax.metrics.uncertainty.bootstrap import (
     Resampling,
     bootstrap,
     centred_interval,

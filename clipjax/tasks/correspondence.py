@@ -24,9 +24,9 @@ from jax import Array
 
 from clipjax.data.pairs.matching import Matching
 from clipjax.errors import DataError
-from clipjax.metrics.bootstrap import Resampling, bootstrap, interval_of_mean
 from clipjax.metrics.correspondence import interpolation, keypoint_matches, strongest_matches
 from clipjax.metrics.correspondence_errors import in_bins, keypoint_errors, match_errors, recall_of_pairs
+from clipjax.metrics.uncertainty.bootstrap import Resampling, bootstrap, interval_of_mean
 from clipjax.results.row import metric_name
 from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, Task, finite_column
 

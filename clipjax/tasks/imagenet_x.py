@@ -22,8 +22,7 @@ import scipy.sparse
 from clipjax.data.annotations import FactorAnnotations, imagenet_x_facts, load_factors
 from clipjax.data.labels import LabelSpace
 from clipjax.errors import DataError
-from clipjax.metrics import calibration, classification, intervals
-from clipjax.metrics.bootstrap import Resampling, bootstrap, centred_interval, differ, percentile_interval
+from clipjax.metrics import calibration, classification
 from clipjax.metrics.factors import (
     FactorCounts,
     correct_among,
@@ -31,7 +30,15 @@ from clipjax.metrics.factors import (
     count_factors,
     worst_classes,
 )
-from clipjax.metrics.intervals import Interval
+from clipjax.metrics.uncertainty import intervals
+from clipjax.metrics.uncertainty.bootstrap import (
+    Resampling,
+    bootstrap,
+    centred_interval,
+    differ,
+    percentile_interval,
+)
+from clipjax.metrics.uncertainty.intervals import Interval
 from clipjax.results.row import metric_name
 from clipjax.tasks.cells import class_number, probability
 from clipjax.tasks.task import (

@@ -26,9 +26,9 @@ import numpy as np
 from clipjax.data.questions import Questions
 from clipjax.embeddings.answers import Answers
 from clipjax.errors import DataError, counted
-from clipjax.metrics import intervals
 from clipjax.metrics.answers import NONE, best, contained, given_order, parsed, strict
-from clipjax.metrics.bootstrap import Resampling, bootstrap, interval_of_mean, weighted_mean
+from clipjax.metrics.uncertainty import intervals
+from clipjax.metrics.uncertainty.bootstrap import Resampling, bootstrap, interval_of_mean, weighted_mean
 from clipjax.tasks import imagenet_d, zeroshot
 from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, Task
 

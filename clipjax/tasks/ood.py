@@ -26,8 +26,8 @@ from clipjax.data.labels import Projection
 from clipjax.errors import DataError
 from clipjax.heads.head import Head, cosine_head, score_blocks
 from clipjax.metrics import detection, ood_scores
-from clipjax.metrics.bootstrap import Resampling, bootstrap, interval_of_mean
-from clipjax.metrics.intervals import wilson
+from clipjax.metrics.uncertainty.bootstrap import Resampling, bootstrap, interval_of_mean
+from clipjax.metrics.uncertainty.intervals import wilson
 from clipjax.results.row import metric_name
 from clipjax.tasks.task import (
     About,

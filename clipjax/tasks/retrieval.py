@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from clipjax.errors import DataError
-from clipjax.metrics import intervals
-from clipjax.metrics.bootstrap import Resampling, bootstrap, interval_of_mean
-from clipjax.metrics.intervals import Interval
 from clipjax.metrics.retrieval import ABSENT, average_precision, found_in_top_k, rank_partners
+from clipjax.metrics.uncertainty import intervals
+from clipjax.metrics.uncertainty.bootstrap import Resampling, bootstrap, interval_of_mean
+from clipjax.metrics.uncertainty.intervals import Interval
 from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, Task
 
 KS = (1, 5, 10)

@@ -19,10 +19,10 @@ import numpy as np
 from clipjax.data.labels import Projection
 from clipjax.errors import DataError
 from clipjax.heads.head import score_blocks
-from clipjax.metrics import intervals
-from clipjax.metrics.bootstrap import Resampling, bootstrap, differ, percentile_interval
-from clipjax.metrics.intervals import Interval
 from clipjax.metrics.shape_bias import Bias, CueCounts, count_cues, decide
+from clipjax.metrics.uncertainty import intervals
+from clipjax.metrics.uncertainty.bootstrap import Resampling, bootstrap, differ, percentile_interval
+from clipjax.metrics.uncertainty.intervals import Interval
 from clipjax.tasks.task import About, Columns, Csv, Inputs, Measure, Paired, PredictionFiles, Task
 from clipjax.tasks.zeroshot import check_labels
 

@@ -20,8 +20,8 @@ from clipjax.data.pairs.matching import Matching
 from clipjax.data.questions import Questions
 from clipjax.entry_points import cached
 from clipjax.errors import DataError
-from clipjax.metrics.bootstrap import RESAMPLES
-from clipjax.metrics.intervals import Interval
+from clipjax.metrics.uncertainty.bootstrap import RESAMPLES
+from clipjax.metrics.uncertainty.intervals import Interval
 from clipjax.tasks.names import check_name, own_tasks, task_names, task_plug_ins
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipjax.errors import DataError
-from clipjax.metrics.bootstrap import Resampling, bootstrap, interval_of_mean, weighted_mean
-from clipjax.metrics.intervals import Interval
+from clipjax.metrics.uncertainty.bootstrap import Resampling, bootstrap, interval_of_mean, weighted_mean
+from clipjax.metrics.uncertainty.intervals import Interval
 from clipjax.tasks import zeroshot
 from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, PredictionFiles, Task
 

@@ -23,7 +23,8 @@ import numpy as np
 from clipjax.data.labels import LabelSpace, Projection
 from clipjax.errors import DataError
 from clipjax.heads.head import score_blocks
-from clipjax.metrics import classification, intervals
+from clipjax.metrics import classification
+from clipjax.metrics.uncertainty import intervals
 from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, PredictionFiles, Task
 
 TOP = 5

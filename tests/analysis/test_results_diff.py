@@ -17,7 +17,7 @@ from clipjax.analysis.diff.differences import METHOD, compare_rows
 from clipjax.analysis.diff.tables import alone, changes, export_differences, otherwise, summary
 from clipjax.cli import app
 from clipjax.errors import DataError, UsageError
-from clipjax.metrics.intervals import paired_difference, wilson
+from clipjax.metrics.uncertainty.intervals import paired_difference, wilson
 from clipjax.results.store import ResultStore, new_run_id
 from clipjax.tasks.task import find_task
 

@@ -220,7 +220,7 @@ def test_a_mistyped_folder_that_looks_like_a_repository(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(
-        DataError, match="there is no file or folder nosuch/dir here, and hub repository nosuch/"
+        DataError, match="nosuch/dir is not a file or folder here, and hub repository nosuch/"
     ):
         clipjax.load_model("nosuch/dir")
 

@@ -331,7 +331,7 @@ def test_list_shows_every_method_and_recipe() -> None:
         (["flyp", "--validation", ".", "--hold-out", "2"], "--validation and --hold-out do not go together"),
         (["flyp", "--recipe", "ce_imagenet"], "the recipe ce_imagenet is one of cross_entropy, not of flyp"),
         (["flyp", "--recipe", "flip_imagenet"], "unknown recipe 'flip_imagenet'; did you mean flyp_imagenet"),
-        (["flyp", "--recipe", "gone.toml"], r"--recipe gone\.toml: there is no such file; "),
+        (["flyp", "--recipe", "gone.toml"], r"--recipe gone\.toml does not exist; "),
         (["flyp", "--set", "seeds"], "--set seeds: write KEY=VALUE"),
         (["flyp", "--set", "lr=3"], "^--set lr=3: unknown key 'lr'"),
         (

@@ -22,7 +22,7 @@ from clipjax.demo.llava.texts import OPTIONS, PROMPT, Examples, examples, write_
 from clipjax.demo.llava.training import Recipe, train
 from clipjax.demo.world.scenes import SHAPES
 from clipjax.evaluation.rows import NO_STATS, Result
-from clipjax.metrics.intervals import wilson
+from clipjax.metrics.uncertainty.intervals import wilson
 from clipjax.models.arch import Arch, load_arch
 from clipjax.models.language.decoder import Decoder
 from clipjax.models.language.projector import Projector

@@ -146,7 +146,7 @@ def test_a_users_card_replaces_the_shipped_one(data):
     [found] = [located for located in cards_below(data) if located.card.name == "imagenet_r"]
     assert found.root == data / "shifts" / "few"
     (data / "notes.toml").write_text("colour = 1\n")
-    with pytest.raises(DataError, match=r"notes\.toml is no data card .*: move it, such as a suite, else"):
+    with pytest.raises(DataError, match=r"notes\.toml is not a data card .*: move it, such as a suite, else"):
         cards_below(data)
 
 

@@ -20,9 +20,9 @@ from clipjax import cli
 from clipjax.data.labels import LabelSpace
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.compare import Comparison, compare_runs
-from clipjax.metrics import intervals
-from clipjax.metrics.bootstrap import Resampling, percentile_interval
-from clipjax.metrics.paired import holm
+from clipjax.metrics.uncertainty import intervals
+from clipjax.metrics.uncertainty.bootstrap import Resampling, percentile_interval
+from clipjax.metrics.uncertainty.paired import holm
 from clipjax.results.row import metric_name
 from clipjax.results.store import ResultStore, new_run_id
 from clipjax.tasks.task import About, Measure, find_task

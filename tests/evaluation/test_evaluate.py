@@ -20,7 +20,7 @@ from clipjax.data.cards import load_dataset
 from clipjax.data.labels import LabelSpace, PromptSet, load_labels
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.rows import NO_STATS, Result
-from clipjax.metrics import intervals
+from clipjax.metrics.uncertainty import intervals
 from clipjax.results.store import ResultStore
 from clipjax.tasks import zeroshot
 from clipjax.tasks.task import About

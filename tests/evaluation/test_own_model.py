@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from _colours import COLOURS, ColourModel, paint
@@ -13,6 +14,7 @@ from _colours import COLOURS, ColourModel, paint
 import clipjax
 from clipjax.data.labels import LabelSpace
 from clipjax.errors import DataError, UsageError
+from clipjax.evaluation.own_model import OwnCard
 from clipjax.storage.store import Store
 
 PIXELS = {"image_size": 8, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
@@ -130,6 +132,12 @@ def test_a_card_of_ones_own_is_checked_before_anything_runs(
     with pytest.raises(UsageError, match=message):
         clipjax.evaluate(model, root=world, prompts="single", progress=False)
     assert model.calls == 0
+
+
+@pytest.mark.parametrize("scale", [20, np.float32(20), np.array(20.0), jnp.array(20.0)])
+def test_a_scale_may_be_a_number_of_any_library(scale: Any) -> None:
+    assert OwnCard.of(ColourModel(logit_scale=scale).card).logit_scale == 20
+    assert wrapped(logit_scale=scale).card.logit_scale == 20
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,8 @@ from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.compare import compare_runs
 from clipjax.evaluation.predictions.run import evaluate_predictions
 from clipjax.evaluation.rows import Result
-from clipjax.metrics import calibration, detection, intervals, ood_scores
+from clipjax.metrics import calibration, detection, ood_scores
+from clipjax.metrics.uncertainty import intervals
 from clipjax.results.store import ResultStore
 from clipjax.tasks import imagenet_d
 

@@ -239,7 +239,7 @@ def test_what_is_wrong_is_named_with_file_and_key(
 def test_files_that_are_none_and_names_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="unknown recipe 'flyp_imagent'; did you mean flyp_imagenet"):
         load_recipe("flyp_imagent")
-    with pytest.raises(UsageError, match=r"--recipe .*gone\.toml: there is no such file"):
+    with pytest.raises(UsageError, match=r"--recipe .*gone\.toml does not exist"):
         load_recipe(tmp_path / "gone.toml")
     (tmp_path / "odd.toml").write_text("title = \n")
     with pytest.raises(DataError, match=r"odd\.toml"):

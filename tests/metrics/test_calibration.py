@@ -14,7 +14,7 @@ from sklearn.metrics import brier_score_loss, log_loss
 from sklearn.model_selection import train_test_split
 
 from clipjax.metrics import calibration as c
-from clipjax.metrics import intervals
+from clipjax.metrics.uncertainty import intervals
 
 # From the reference functions: confidences on the edges of bins, and which images were right.
 CONFIDENCE = np.array([0.2, 1 / 3, 0.4, 0.55, 0.6, 2 / 3, 0.8, 0.9, 1.0, 0.05])

@@ -11,7 +11,7 @@ from clipjax.analysis.rows.curation import curation_table
 from clipjax.cli import app
 from clipjax.config import config_dir
 from clipjax.errors import DataError, UsageError
-from clipjax.metrics.intervals import clopper_pearson
+from clipjax.metrics.uncertainty.intervals import clopper_pearson
 from clipjax.results.published.numbers import as_csv, read_numbers, read_published, updated
 from clipjax.results.published.references import lookup
 from clipjax.results.published.rows import METHOD, published_rows

@@ -83,7 +83,7 @@ def test_an_assumed_share_is_an_option() -> None:
     assert once.seconds == pytest.approx(1e12 / (gpu.peak("parity") * 0.4))
     assert once.parts() == "100% assumed"
     for wrong in (0, 1.5):
-        with pytest.raises(UsageError, match=r"a share of the peak is above 0 and at most 1, not"):
+        with pytest.raises(UsageError, match=r"--share-of-peak\) must be above 0 and at most 1, not"):
             load_machines(wrong)
 
 

@@ -267,7 +267,7 @@ def test_a_dry_run_needs_no_folder_of_data_sets(suite: Path, tmp_path: Path) -> 
         (["--from", "elsewhere"], "--from has no effect without --collect"),
         (["--shares", "3"], "--shares has no effect without --dry-run"),
         (["--share-of-peak", "0.3"], "--share-of-peak has no effect without --dry-run"),
-        (["--share-of-peak", "3", "--dry-run"], "a share of the peak is above 0 and at most 1, not 3"),
+        (["--share-of-peak", "3", "--dry-run"], "(--share-of-peak) must be above 0 and at most 1, not 3"),
         (["--batch-size", "many"], "--batch-size: a number of images, or auto"),
         (["--params", "halved"], "unknown placement of params 'halved'"),
     ],

@@ -19,8 +19,9 @@ from clipjax.data.labels import LabelSpace
 from clipjax.errors import DataError
 from clipjax.evaluation.predictions.run import evaluate_predictions
 from clipjax.heads.head import Head, identity_head
-from clipjax.metrics import calibration, intervals
-from clipjax.metrics.bootstrap import Resampling, centred_interval, percentile_interval
+from clipjax.metrics import calibration
+from clipjax.metrics.uncertainty import intervals
+from clipjax.metrics.uncertainty.bootstrap import Resampling, centred_interval, percentile_interval
 from clipjax.tasks import imagenet_x
 from clipjax.tasks.task import About, Inputs, Measure
 

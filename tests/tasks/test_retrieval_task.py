@@ -20,8 +20,8 @@ from clipjax.checkpoints.card import Preprocess
 from clipjax.data.labels import PromptSet, load_labels
 from clipjax.embeddings.texts import caption_texts
 from clipjax.errors import DataError, UsageError
-from clipjax.metrics import intervals
-from clipjax.metrics.bootstrap import Resampling, percentile_interval
+from clipjax.metrics.uncertainty import intervals
+from clipjax.metrics.uncertainty.bootstrap import Resampling, percentile_interval
 from clipjax.results.store import images_table
 from clipjax.tasks.retrieval import TASK
 from clipjax.tasks.task import About, Captions, Inputs

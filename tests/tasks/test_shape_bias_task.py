@@ -16,8 +16,8 @@ from clipjax.data.cards import load_dataset, read_card
 from clipjax.data.labels import LabelSpace, Projection, load_labels
 from clipjax.errors import DataError
 from clipjax.heads.head import identity_head
-from clipjax.metrics import intervals
-from clipjax.metrics.bootstrap import Resampling, percentile_interval
+from clipjax.metrics.uncertainty import intervals
+from clipjax.metrics.uncertainty.bootstrap import Resampling, percentile_interval
 from clipjax.tasks import shape_bias
 from clipjax.tasks.task import About, Inputs, Measure
 

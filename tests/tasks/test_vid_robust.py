@@ -17,7 +17,7 @@ from clipjax.data.labels import LabelSpace, load_labels
 from clipjax.data.manifest import Manifest
 from clipjax.errors import DataError, UsageError
 from clipjax.heads.head import identity_head
-from clipjax.metrics import intervals
+from clipjax.metrics.uncertainty import intervals
 from clipjax.results.store import images_table
 from clipjax.tasks import vid_robust
 from clipjax.tasks.task import Inputs

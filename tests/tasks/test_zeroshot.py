@@ -12,7 +12,7 @@ import pytest
 from clipjax.data.labels import LabelSpace, Projection, load_labels, load_projection
 from clipjax.errors import DataError, UsageError
 from clipjax.heads.head import Head, identity_head
-from clipjax.metrics import intervals
+from clipjax.metrics.uncertainty import intervals
 from clipjax.results.store import images_table
 from clipjax.tasks import zeroshot
 from clipjax.tasks.task import Inputs, find_task, named

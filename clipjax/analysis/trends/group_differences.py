@@ -38,12 +38,12 @@ class GroupDifference:
 
     a: Fit | None
     b: Fit | None
-    slope: Estimate | None
-    offset: Estimate | None
-    at: float | None
-    tan: Estimate | None
     reasons: tuple[str, ...]
     convention: Mapping[str, Any]
+    slope: Estimate | None = None
+    offset: Estimate | None = None
+    at: float | None = None
+    tan: Estimate | None = None
 
 
 def compare_groups(
@@ -66,16 +66,7 @@ def compare_groups(
     if one is not None and two is not None:
         return compare_fits(one, two, at=at)
     convention = dict(next((f.convention for f in fits if f is not None), {})) | {"angle": ANGLE}
-    return GroupDifference(
-        a=one,
-        b=two,
-        slope=None,
-        offset=None,
-        at=None,
-        tan=None,
-        reasons=tuple(reasons),
-        convention=convention,
-    )
+    return GroupDifference(one, two, tuple(reasons), convention)
 
 
 def compare_fits(one: Fit, two: Fit, *, at: float | None = None) -> GroupDifference:
@@ -83,16 +74,7 @@ def compare_fits(one: Fit, two: Fit, *, at: float | None = None) -> GroupDiffere
     convention = {**one.convention, "angle": ANGLE}
     reasons = [f"group {name} has {needed(f.n)}" for name, f in (("a", one), ("b", two)) if f.n < FEWEST]
     if reasons:
-        return GroupDifference(
-            a=one,
-            b=two,
-            slope=None,
-            offset=None,
-            at=None,
-            tan=None,
-            reasons=tuple(reasons),
-            convention=convention,
-        )
+        return GroupDifference(one, two, tuple(reasons), convention)
     common = _common_x(one, two) if at is None else _within(at, one, two)
     offset = None if common is None else _offset(one, two, common)
     if common is None:
@@ -104,14 +86,7 @@ def compare_fits(one: Fit, two: Fit, *, at: float | None = None) -> GroupDiffere
         reasons.append("the lines are 90 degrees or more apart: their angle has no tangent to speak of")
         tan = None
     return GroupDifference(
-        a=one,
-        b=two,
-        slope=slope,
-        offset=offset,
-        at=common,
-        tan=tan,
-        reasons=tuple(reasons),
-        convention=convention,
+        one, two, tuple(reasons), convention, slope=slope, offset=offset, at=common, tan=tan
     )
 
 

@@ -17,7 +17,7 @@ from clipjax.demo.sweeps import compute_in, swept
 from clipjax.evaluation.rows import Result
 from clipjax.evaluation.run import run
 from clipjax.evaluation.subject import Request
-from clipjax.metrics.intervals import wilson
+from clipjax.metrics.uncertainty.intervals import wilson
 from clipjax.sweep.state import results_of
 from clipjax.sweep.suite import Run
 from clipjax.tasks.multiple_choice import TASK, rights

@@ -17,7 +17,7 @@ import numpy as np
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.predictions.run import evaluate_predictions
 from clipjax.evaluation.rows import NOT_EMBEDDED, Result, identity
-from clipjax.metrics.intervals import student_across
+from clipjax.metrics.uncertainty.intervals import student_across
 from clipjax.results.published.references import sources
 from clipjax.results.row import Fields, Row
 from clipjax.results.rows import PEOPLE, validate_rows

@@ -45,7 +45,7 @@ from clipjax.evaluation.predictions.tables import read_csv_table, read_table
 from clipjax.evaluation.resolve import dataset_of
 from clipjax.evaluation.rows import NO_STATS, NOT_EMBEDDED, Result, finish, from_configs, identity
 from clipjax.evaluation.subject import Request, check_bootstrap
-from clipjax.metrics.bootstrap import RESAMPLES
+from clipjax.metrics.uncertainty.bootstrap import RESAMPLES
 from clipjax.results.provenance import count_compiles
 from clipjax.results.store import ResultStore
 from clipjax.storage.buckets import place

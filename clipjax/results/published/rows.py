@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from clipjax.checkpoints.identity.registry import model_card
-from clipjax.metrics.intervals import LEVEL, clopper_pearson_limits
+from clipjax.metrics.uncertainty.intervals import LEVEL, clopper_pearson_limits
 from clipjax.results.published.numbers import Number
 from clipjax.results.published.references import Score
 from clipjax.results.row import Fields

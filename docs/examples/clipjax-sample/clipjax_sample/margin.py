@@ -9,7 +9,7 @@ import numpy as np
 
 from clipjax.heads.head import score_blocks
 from clipjax.metrics import classification
-from clipjax.metrics.intervals import wilson_of_mean
+from clipjax.metrics.uncertainty.intervals import wilson_of_mean
 from clipjax.tasks.task import About, Columns, Inputs, Measure, Task, finite_column
 
 INTERFACE = 1

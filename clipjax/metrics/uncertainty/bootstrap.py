@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int32, Num, Real, Shaped
 
-from clipjax.metrics.intervals import LEVEL, Interval, wilson_of_mean
+from clipjax.metrics.uncertainty.intervals import LEVEL, Interval, wilson_of_mean
 
 RESAMPLES = 1000
 # Weights in one block: all 1,000 resamples of 50,000 images would take 200 MB. Small, so that a statistic's

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from clipjax.metrics import bootstrap as b
 from clipjax.metrics import detection as d
-from clipjax.metrics.intervals import wilson
+from clipjax.metrics.uncertainty import bootstrap as b
+from clipjax.metrics.uncertainty.intervals import wilson
 
 CLUSTERS = np.array([0, 1, 1, 2, 2, 2, 3, 0, 4, 4, 4, 4])
 NAMES = ["auroc", "aupr_out", "fpr95_ninco"]

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from scipy.stats import binomtest
 
-from clipjax.metrics import intervals
+from clipjax.metrics.uncertainty import intervals
 
 CASES = [(0, 1), (1, 1), (0, 10), (3, 10), (10, 10), (40, 100), (49_999, 50_000), (31_000, 50_000)]
 

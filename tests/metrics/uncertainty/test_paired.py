@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, chisquare
 
-from clipjax.metrics import paired
+from clipjax.metrics.uncertainty import paired
 
 
 @pytest.mark.parametrize(("gained", "lost"), [(1, 0), (5, 2), (2, 5), (10, 10), (150, 86)])
