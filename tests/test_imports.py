@@ -28,7 +28,8 @@ LAYERS = (
     ("heads", "analysis"),
     ("tasks",),
     ("evaluation",),
-    ("finetune", "sweep", "verification", "doctor"),
+    ("finetune", "sweep", "doctor"),
+    ("verification",),
     ("commands",),
     ("cli", "demo"),
     ("",),  # clipjax itself: the public names

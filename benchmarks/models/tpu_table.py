@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import itertools
 import json
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +23,7 @@ import typer
 
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.config import config_dir
-from clipjax.models.precision import known_precision
+from clipjax.models.precision import Precision, known_precision
 from clipjax.verification.aot import LARGEST, Executable, Row
 from clipjax.verification.aot_language import table_of
 from clipjax.verification.aot_tables import (
@@ -32,6 +33,7 @@ from clipjax.verification.aot_tables import (
     table_cells,
     table_titles,
 )
+from clipjax.verification.aot_training import STEPS, training_table
 from clipjax.verification.cycles import Estimate
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -45,15 +47,22 @@ def main(
     chips: Annotated[str, typer.Argument(help="Chips of configs/chips.toml, separated by commas.")] = "v5e",
     ids: Annotated[list[str] | None, typer.Argument(help="Registered models.")] = None,
     part: Annotated[
-        str, typer.Option(help="Of vision, text, prefill and decode, separated by commas.")
+        str,
+        typer.Option(help=f"Of vision, text, prefill, decode, {' and '.join(STEPS)}, separated by commas."),
     ] = "vision,text,prefill,decode",
     precision: Annotated[str, typer.Option(help="Of parity and fast.")] = "parity,fast",
     start: Annotated[int, typer.Option(help="The first batch tried; what does not fit is halved.")] = LARGEST,
 ) -> None:
     """Compile models ahead of time for TPU chips and keep the table of docs/tpu.md."""
-    precisions = list(map(known_precision, precision.split(",")))
-    options: dict[str, Any] = {"parts": part.split(","), "precisions": precisions, "start": start}
-    for row in table_of(ids, chips.split(","), **options) if ids else ():
+    precisions: list[Precision] = [known_precision(name) for name in precision.split(",")]
+    parts, kinds = part.split(","), chips.split(",")
+    steps = [name for name in parts if name in STEPS]
+    towers = [name for name in parts if name not in STEPS]
+    rows = itertools.chain(
+        table_of(ids or (), kinds, parts=towers, precisions=precisions, start=start),
+        training_table(ids or (), kinds, steps=steps, start=start),
+    )
+    for row in rows if ids else ():
         print(" | ".join(table_cells(row)), flush=True)
         keep({**dataclasses.asdict(row), "jax": version("jax"), "libtpu": version("libtpu")})
     records = json.loads(RECORD.read_text())
@@ -86,11 +95,11 @@ def page(records: list[dict[str, Any]]) -> str:
 
 
 def rates(records: list[dict[str, Any]]) -> str:
-    """configs/tower_rates.csv: the share of its peak that a chip reaches with each program but "decode"."""
+    """configs/tower_rates.csv: the share of its peak that a chip reaches with each tower and "prefill"."""
     found = {}
     for row in map(row_of, records):
         share, chip = share_of_peak(row), row.chip.partition(":")[0]
-        if share is not None and row.tower != "decode":
+        if share is not None and row.tower not in ("decode", *STEPS):
             arch = model_card(row.model).arch.name
             found[chip, row.precision, row.tower, arch] = (f"{row.gflops * 1e9:.0f}", f"{share:.4f}")
     written = io.StringIO()

@@ -12,15 +12,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.identity.registry_rows import model_ids
 from clipjax.checkpoints.load import load_model
 from clipjax.checkpoints.model import Model
+from clipjax.data.cards import label_spaces, read_card
+from clipjax.data.manifest import FileOpener, Manifest
 from clipjax.devices.sharding import batch_sharding, params_sharding, replicated
-from clipjax.finetune.method import Outline, Setup, find_method
-from clipjax.finetune.training.step import check_batch, state_shardings
-from clipjax.finetune.training.trees import flatten, is_statistic, merge, split
+from clipjax.finetune.data.splits import TrainSplit
+from clipjax.finetune.method import Outline, Settings, Setup, find_method
+from clipjax.finetune.recipe import Recipe
+from clipjax.finetune.training.step import (
+    TrainState,
+    abstract_on,
+    abstract_state,
+    check_batch,
+    jit_step,
+    state_shardings,
+)
+from clipjax.finetune.training.trees import Params, flatten, is_statistic, merge, split
 
 
 @dataclass(frozen=True)
@@ -87,6 +99,39 @@ def plan(setup: Setup, *, compile_step: bool = True) -> FinetunePlan:
         rates={step: float(jnp.asarray(rate(step))) for step in shown} if steps else {},
         augmentation=_augmentation(setup),
     )
+
+
+def abstract_setup(model: Model, recipe: Recipe, mesh: Mesh, data: str = "imagenet_train") -> Setup:
+    """A run of an `abstract_model` on the images of a data card, none of which is read."""
+    card = read_card(data)
+    labels, _ = label_spaces(card)
+    assert labels is not None
+    images = np.zeros(card.images or 0, np.int32)
+    train = TrainSplit(data, Manifest((), FileOpener("", ())), images, labels)
+    options = find_method(recipe.method).options_of(recipe)
+    return Setup(model, train, None, recipe, 0, options, Settings(mesh))
+
+
+def abstract_step(setup: Setup) -> tuple[jax.stages.Wrapped, tuple[TrainState, Params, Params]]:
+    """The step that training runs, and its arguments as `jax.ShapeDtypeStruct` with shardings.
+
+    `setup` has an abstract model; its mesh may be of devices that are not here.
+    """
+    outline, recipe = find_method(setup.recipe.method).outline(setup), setup.recipe
+    mesh, rules = setup.settings.mesh, setup.settings.rules
+    assert outline.loss is not None
+    rate = recipe.rate(len(setup.train))
+    tx = recipe.optimizer.transformation(rate)
+    parts = split(outline.params, outline.trained, update_statistics=recipe.batch_norm != "frozen")
+    shardings, frozen = state_shardings(parts, tx, mesh, rules), params_sharding(parts.frozen, mesh, rules)
+    step = jit_step(outline.loss, tx, mesh, shardings, frozen=frozen, accumulate=recipe.accumulate, rate=rate)
+    rows = {
+        name: jax.ShapeDtypeStruct((recipe.batch_size, *leaf.shape), leaf.dtype)
+        for name, leaf in outline.batch.items()
+    }
+    batch = {name: abstract_on(leaf, batch_sharding(mesh)) for name, leaf in rows.items()}
+    fixed = jax.tree.map(abstract_on, parts.frozen, frozen)
+    return step, (abstract_state(parts, tx, shardings), fixed, batch)
 
 
 def _count(leaves: dict[str, Any]) -> int:

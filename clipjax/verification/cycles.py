@@ -24,10 +24,13 @@ _BESIDE = frozenset({"copy-done", "slice-done"})
 _STARTS = frozenset({"copy-start", "slice-start"})
 # Each reads and writes its result's bytes and does nothing else.
 _MOVES = frozenset({"copy", "reshape"})
+# Writes its second operand into its first, in place: the compiler adds a copy where that is still needed.
+_WRITES = "dynamic-update-slice"
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
-_NO_WORK = frozenset({"ConcatBitcast"})  # joins pieces that already lie one after the other
+# Joins pieces that already lie one after the other; names memory without writing to it.
+_NO_WORK = frozenset({"ConcatBitcast", "AllocateBuffer"})
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,8 @@ def _of(program: CompiledProgram, computation: str) -> _Sums:
             sums.beside += each.bytes
         elif each.opcode in _MOVES and each.shape:
             sums.moved += 2 * each.bytes
+        elif each.opcode == _WRITES:
+            sums.moved += 2 * program.computations[computation].instructions[each.operands[1]].bytes
         elif not _costs_nothing(each):
             sums.unknown[_name(each)] += 1
     return sums

@@ -20,10 +20,12 @@ import pytest
 from benchmarks.models import tpu_table, weak_scaling
 from clipjax.checkpoints.card import Card
 from clipjax.checkpoints.identity.registry import model_card
+from clipjax.checkpoints.model import Model
 from clipjax.embeddings.flops import forward_of, product_flops
 from clipjax.errors import UsageError
 from clipjax.models.arch import families, family_of, load_arch
-from clipjax.verification import aot, aot_language
+from clipjax.models.network import Network
+from clipjax.verification import aot, aot_language, aot_training
 from clipjax.verification.aot import (
     Executable,
     Row,
@@ -44,7 +46,13 @@ def card() -> Card:
     vision = dataclasses.replace(arch.vision, image_size=64, **small)
     text = dataclasses.replace(arch.text, vocab_size=100, **small)
     arch = dataclasses.replace(arch, vision=vision, text=text)
-    return dataclasses.replace(model_card("vit_b_32-openai"), arch=arch, tokenizer=None)
+    card = model_card("vit_b_32-openai")
+    preprocess = dataclasses.replace(card.preprocess, image_size=64)
+    return dataclasses.replace(card, arch=arch, preprocess=preprocess, tokenizer=None)
+
+
+def abstract(card: Card) -> Model:
+    return Model(card, Network(card.arch).abstract_params())
 
 
 # --- counting ---
@@ -54,11 +62,14 @@ def flops(function: Any, *args: Any) -> int:
     return product_flops(jax.make_jaxpr(function)(*args).jaxpr)
 
 
-def test_flops_of_a_vit_are_those_of_its_formula(card: Card) -> None:
-    forward = forward_of(card, "vision", "parity")
+def flops_of_vit() -> int:
     block = TOKENS * (4 * WIDTH * WIDTH + 2 * WIDTH * 4 * WIDTH) + 2 * TOKENS * TOKENS * WIDTH
     patches = (TOKENS - 1) * 32 * 32 * 3 * WIDTH
-    wanted = 2 * (patches + LAYERS * block + WIDTH * 64)
+    return 2 * (patches + LAYERS * block + WIDTH * 64)
+
+
+def test_flops_of_a_vit_are_those_of_its_formula(card: Card) -> None:
+    forward, wanted = forward_of(card, "vision", "parity"), flops_of_vit()
     assert flops(forward.function, forward.params, forward.batch(1)) == wanted
     assert flops(forward.function, forward.params, forward.batch(8)) == 8 * wanted
 
@@ -79,6 +90,14 @@ def test_a_scan_counts_as_often_as_it_runs(tower: str, card: Card, monkeypatch: 
 def xla_flops(function: Any, *args: Any) -> float:
     cost: Any = jax.jit(function).lower(*args).cost_analysis()
     return cost["flops"]
+
+
+def test_flops_of_a_training_step_are_those_of_its_formula(card: Card) -> None:
+    """Twice the forward for the gradients, but none of the pixels, and nothing that is computed again."""
+    model, classes = abstract(card), 1000
+    forward = flops_of_vit()
+    patches, head = 2 * (TOKENS - 1) * 32 * 32 * 3 * WIDTH, 2 * 64 * classes
+    assert aot_training.step_flops(model, "train:cross_entropy") == 3 * (forward + head) - patches
 
 
 def test_flops_of_convolutions_branches_and_calls() -> None:
@@ -178,6 +197,8 @@ def test_the_kept_table_is_that_of_its_record() -> None:
     seen = set()
     for row in map(tpu_table.row_of, records):
         assert row.executable is not None, row
+        if row.tower in aot_training.STEPS:
+            continue
         assert row.executable.highest == (row.executable.products if row.precision == "parity" else 0), row
         if row.tower in aot_language.PROGRAMS:
             continue
@@ -208,6 +229,19 @@ def test_the_kept_programs_of_vision_language_models() -> None:
         )
 
 
+def test_the_kept_training_steps() -> None:
+    """A chip alone has no collectives; those of a slice sum gradients, and gather features of all pairs."""
+    records = json.loads((ROOT / "docs" / "tpu.json").read_text())
+    rows = [tpu_table.row_of(record) for record in records if record["tower"] in aot_training.STEPS]
+    assert {(row.tower, row.chip) for row in rows} >= {
+        (step, chip) for step in aot_training.STEPS for chip in ("v5e", "v5e:2x2")
+    }
+    for row in rows:
+        assert row.executable is not None, row
+        shared = {"all-reduce"} | ({"all-gather"} if row.tower == "train:flyp" else set())
+        assert set(row.executable.collectives) == (shared if ":" in row.chip else set()), row
+
+
 def test_the_kept_slices_are_those_of_their_record() -> None:
     """A chip does what the traced program does, on 4 to 256 chips of every kind, and waits for none."""
     records = json.loads((ROOT / "docs" / "weak_scaling.json").read_text())
@@ -233,8 +267,10 @@ import dataclasses, json, sys
 import jax
 import jax.numpy as jnp
 from clipjax.checkpoints.card import card_from_dict
+from clipjax.checkpoints.model import Model
 from clipjax.embeddings.flops import forward_of
-from clipjax.verification import aot, aot_language
+from clipjax.models.network import Network
+from clipjax.verification import aot, aot_training
 
 card = card_from_dict(json.load(sys.stdin), "the test's card")
 aot.use_tpu_compiler()
@@ -250,6 +286,9 @@ mixing = dataclasses.replace(
 )
 found = {"parity": facts(parity, 8), "fast": facts(fast, 8), "mixing": facts(mixing, 8)}
 found["too much"] = facts(fast, 2**21)
+model = Model(card, Network(card.arch).abstract_params())
+for name, place in (("step", chip.name), ("shared step", chip.topology)):
+    found[name] = dataclasses.asdict(aot_training.compile_step(model, "train:cross_entropy", chip, place, 8))
 
 # Seven products of 2048 x 2048 in a loop.
 mesh = aot.slice_mesh(chip, chip.topology)
@@ -290,6 +329,9 @@ def test_a_narrow_model_compiles_for_a_tpu(card: Card) -> None:
     assert parity["argument_bytes"] > 4 * 3 * 12 * WIDTH * WIDTH
     assert sum(found["mixing"]["collectives"].values()) > 0
     assert found["too much"] is None
+    assert not found["step"]["estimate"]["unknown"]
+    assert found["step"]["collectives"] == {}
+    assert set(found["shared step"]["collectives"]) == {"all-reduce"}
     # A v5e has four units of 128 x 128: fewer cycles are impossible, and twice as many would be wasteful.
     name, cycles = next(iter(found["looped"]["costliest"].items()))
     least = 7 * 2048**3 / (4 * 128 * 128)

@@ -103,6 +103,18 @@ def init_state(
     return TrainState(put(jnp.int32(0), shardings.step), placed, statistics, opt_state, key)
 
 
+def abstract_state(parts: Parts, tx: optax.GradientTransformation, shardings: TrainState) -> TrainState:
+    """`init_state`'s shapes as `jax.ShapeDtypeStruct`; `parts` may be abstract."""
+    key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
+    step, moments = jax.ShapeDtypeStruct((), jnp.int32), jax.eval_shape(tx.init, parts.trained)
+    state = TrainState(step, parts.trained, parts.statistics, moments, key)
+    return jax.tree.map(abstract_on, state, shardings)
+
+
+def abstract_on(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
 def make_step(
     loss: Loss,
     tx: optax.GradientTransformation,
@@ -112,15 +124,37 @@ def make_step(
     *,
     frozen: Params | None = None,
     rules: Rules = DP,
-    accumulate: int = 1,
-    rate: optax.Schedule | None = None,
-    compiler_options: Mapping[str, str] | None = None,
+    **options: Any,
 ) -> Step:
     """`step(state, batch) -> (state, metrics)`, which donates its state.
 
     Args:
-        constrain: brings trained params back into bounds after each update.
         frozen: other leaves that the loss reads, placed by `rules` (not copied if in place).
+        options: the other arguments of `jit_step`.
+    """
+    placed = shard_params(frozen or {}, mesh, rules)
+    where = jax.tree.map(lambda leaf: leaf.sharding, placed)
+    jitted = jit_step(loss, tx, mesh, shardings, constrain, frozen=where, **options)
+    return lambda state, batch: jitted(state, placed, batch)
+
+
+def jit_step(
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    shardings: TrainState,
+    constrain: Callable[[Params], Params] | None = None,
+    *,
+    frozen: Params,
+    accumulate: int = 1,
+    rate: optax.Schedule | None = None,
+    compiler_options: Mapping[str, str] | None = None,
+) -> jax.stages.Wrapped:
+    """The program of `make_step`, jitted: (state, frozen leaves, batch) -> (state, metrics).
+
+    Args:
+        constrain: brings trained params back into bounds after each update.
+        frozen: the sharding of each leaf that the loss reads beside the trained ones.
         accumulate: average the gradients of this many parts: the memory of a part, the step of the whole.
             Wrong for a loss that compares examples.
         rate: the schedule that `tx` follows, only for the metrics.
@@ -128,7 +162,6 @@ def make_step(
     The batch's arrays are split over axis 0. Metrics are the loss's, `loss`, `grad_norm` (before clipping)
     and, given `rate`, `learning_rate`.
     """
-    placed = shard_params(frozen or {}, mesh, rules)
 
     def step(state: TrainState, fixed: Params, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
@@ -143,15 +176,13 @@ def make_step(
         params = params if constrain is None else constrain(params)
         return TrainState(state.step + 1, params, aux.statistics, opt_state, state.key), metrics
 
-    where = jax.tree.map(lambda leaf: leaf.sharding, placed)
-    jitted = jax.jit(
+    return jax.jit(
         step,
         donate_argnums=0,
-        in_shardings=(shardings, where, batch_sharding(mesh)),
+        in_shardings=(shardings, frozen, batch_sharding(mesh)),
         out_shardings=(shardings, replicated(mesh)),
         compiler_options=None if compiler_options is None else dict(compiler_options),
     )
-    return lambda state, batch: jitted(state, placed, batch)
 
 
 def _gradients(

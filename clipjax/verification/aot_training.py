@@ -1,0 +1,85 @@
+"""Training steps compiled for TPUs without one, as `clipjax.verification.aot` does with towers.
+
+A step is the one that fine-tuning runs, by a published recipe for ImageNet in `fast`: loss, gradients and
+update. It is compiled for one chip, whose program has no collectives, and for the chip's smallest slice,
+whose chips share the batch and sum the gradients.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import jax
+from jax.sharding import Mesh
+
+from clipjax.checkpoints.model import Model
+from clipjax.devices.sharding import make_mesh
+from clipjax.embeddings.flops import product_flops
+from clipjax.errors import unknown_name
+from clipjax.finetune.method import Setup
+from clipjax.finetune.plan import abstract_model, abstract_setup, abstract_step
+from clipjax.finetune.recipe import load_recipe
+from clipjax.verification import aot
+from clipjax.verification.aot import Chip, Executable, Row
+
+# A row's tower -> the recipe.
+STEPS = {"train:cross_entropy": "ce_imagenet", "train:flyp": "flyp_imagenet"}
+BATCH = 64  # examples of a chip: the recipes' 512 on eight chips
+
+
+def training_table(
+    ids: Sequence[str], chips: Sequence[str], *, steps: Sequence[str] = tuple(STEPS), start: int = BATCH
+) -> Iterator[Row]:
+    """Compile steps for chips and their smallest slices, a minute or two each. Errors as `aot_table`."""
+    known = aot.load_chips()
+    if unknown := [name for name in chips if name not in known]:
+        raise unknown_name("chip", unknown[0], list(known))
+    models = [abstract_model(name) for name in ids]
+    aot.use_tpu_compiler()
+    for model in models:
+        for step in steps:
+            gflops = step_flops(model, step) / 1e9
+            for chip in map(known.__getitem__, chips):
+                for place in (chip.name, chip.topology):
+                    row = Row(model.card.id, step, "fast", place, gflops, None, start=min(start, BATCH))
+                    yield _compiled(row, model, chip)
+
+
+def _compiled(row: Row, model: Model, chip: Chip) -> Row:
+    def compile_at(batch: int) -> Executable | None:
+        return compile_step(model, row.tower, chip, row.chip, batch)
+
+    try:
+        executable = aot.largest(compile_at, row.start)
+    except jax.errors.JaxRuntimeError as error:
+        return dataclasses.replace(row, problem=str(error).splitlines()[0])
+    problem = None if executable else f"not one example fits {chip.memory_gib} GiB"
+    return dataclasses.replace(row, executable=executable, problem=problem)
+
+
+def compile_step(model: Model, step: str, chip: Chip, place: str, batch: int) -> Executable | None:
+    """Compile `batch` examples per chip; result and errors as `compile_forward`.
+
+    place: the chip's name, for one chip, or a slice such as "v5e:2x2".
+    """
+    one = place == chip.name
+    mesh = aot.slice_mesh(chip, chip.topology if one else place)
+    mesh = make_mesh(mesh.devices.flat[:1].tolist()) if one else mesh
+    jitted, arguments = abstract_step(setup_of(model, step, mesh, batch * mesh.size))
+    return aot.compiled_within(chip, jitted.lower(*arguments), batch)
+
+
+def step_flops(model: Model, step: str) -> float:
+    """Operations of the products for one example: forward and backward, without what is computed twice.
+
+    Counted in the program for a CPU, which keeps every product for the backward pass.
+    """
+    setup = setup_of(model, step, make_mesh(jax.devices("cpu")[:1]), BATCH)
+    jitted, arguments = abstract_step(setup)
+    return product_flops(jax.make_jaxpr(jitted)(*arguments).jaxpr) / BATCH
+
+
+def setup_of(model: Model, step: str, mesh: Mesh, batch: int) -> Setup:
+    recipe = dataclasses.replace(load_recipe(STEPS[step]), precision="fast", batch_size=batch)
+    return abstract_setup(model, recipe, mesh)
