@@ -132,8 +132,8 @@ def test_a_name_that_is_not_known(name: str, said: str) -> None:
 
 
 def test_an_architecture_out_of_reach_is_refused_by_its_field() -> None:
-    with pytest.raises(DataError, match=r"open_clip:MobileCLIP-B: vision_cfg.timm_model_name is"):
-        library_card("open_clip:MobileCLIP-B")
+    with pytest.raises(DataError, match=r"open_clip:ViTamin-B: vision_cfg.timm_model_name is"):
+        library_card("open_clip:ViTamin-B")
     with pytest.raises(DataError, match=r"timm:resnet50d: timm's resnet50d has stem_type = 'deep'"):
         library_card("timm:resnet50d")
 

@@ -182,7 +182,7 @@ def test_every_architecture_but_the_demos_has_a_source() -> None:
     # Behind a dash timm's ConvNeXts have the classes and pixels of a tag; SimCLR's wide ResNets are its own,
     # and Prismatic's are made of a tower and a decoder.
     own = [name for name in arch_names() if not name.startswith("demo_")]
-    others = r"convnext(v2)?_\w+-(in1k|in22k|\d{3}|in1k-\d{3})|resnet50x\d_simclr|prism-\w+-\w+"
+    others = r"convnext(v2)?_\w+-(in1k|in22k|\d{3}|in1k-\d{3}|dinov3)|resnet50x\d_simclr|prism-\w+-\w+"
     assert [name for name in own if name not in open_clip.list_models() and not timm.is_model(name)] == [
         name for name in own if re.fullmatch(others, name)
     ]

@@ -227,13 +227,14 @@ def test_nothing_is_resized_at_the_own_size(name: str) -> None:
         ("vit_small_patch16_dinov3", (80, 48)),
         ("beit_base_patch16_224", (80, 48)),
         ("swin_base_patch4_window7_224", (96, 192)),
+        ("MobileCLIP-B", (80, 48)),
     ],
 )
 @pytest.mark.filterwarnings("ignore:torch.searchsorted", "ignore:Using a non-tuple sequence")  # timm's own
 def test_maps_are_timms(name: str, sides: tuple[int, int]) -> None:
-    """Rotary positions, distance biases and moved windows on a grid that is not square."""
+    """Rotary positions, distance biases, moved windows and a stem on a grid that is not square."""
     arch = narrow_arch(load_arch(name))
-    library = "open_clip" if name.startswith(("EVA", "PE")) else "timm"
+    library = "open_clip" if name.startswith(("EVA", "PE", "Mobile")) else "timm"
     own = case_of(arch, build_model(name, library, arch_to_dict(arch)))
     trunk = getattr(own.tower, "trunk", own.tower)
     windows = getattr(arch.vision, "windows", None)

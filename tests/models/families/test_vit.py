@@ -30,6 +30,7 @@ CLIP, DEIT, SIGLIP, COCA = (
     "ViT-SO400M-14-SigLIP-384",
     "coca_ViT-B-32",
 )
+STEM = {"sides": [4, 2, 2], "divisor": 4, "activation": "gelu", "bn_eps": 1e-5}
 
 
 def parts(name: str) -> set[str]:
@@ -50,6 +51,10 @@ def test_each_variant_has_its_params_and_no_others():
     assert parts("vit_base_patch14_reg4_dinov2") == parts(DEIT) | registers
     pool = {"pool/query", "pool/attn"}
     assert parts(SIGLIP) == common | bias | pool | {"pool/ln", "pool/mlp"}
+    assert parts("MobileCLIP-B") - parts(DEIT) == {
+        *(f"patch_embed/{part}" for part in ("conv0", "bn0", "conv1", "bn1", "conv2")),
+        *("proj/kernel", "proj/bias"),
+    }
     assert parts(COCA) == common | token | pre | pool | {"pool/ln_q", "pool/ln_k", "proj"}
 
 
@@ -81,6 +86,9 @@ def test_a_network_of_features_alone_has_no_head():
         (CLIP, {"positions": "none"}, "'all', 'patches'"),
         (CLIP, {"pooling": "max"}, "'class', 'distilled', 'map', 'attention', 'mean'"),
         (SIGLIP, {"projection_bias": True}, "projection_bias needs projection = true"),
+        (CLIP, {"stem": STEM}, r"the stem's sides \[4, 2, 2\] are not two or more whose product is 32"),
+        (DEIT, {"stem": STEM | {"sides": [16]}}, "are not two or more whose product is 16"),
+        (DEIT, {"stem": STEM | {"divisor": 3000}}, "width 1024 is not a multiple of the stem's divisor 3000"),
     ],
 )
 def test_an_impossible_record_is_refused(name: str, change: dict[str, Any], message: str):
@@ -95,7 +103,7 @@ def test_an_impossible_record_is_refused(name: str, change: dict[str, Any], mess
     [
         field.name
         for field in dataclasses.fields(ViTConfig)
-        if field.name not in ("registers", "projection_bias")
+        if field.name not in ("registers", "projection_bias", "stem")
     ],
 )
 def test_no_field_has_a_default(key: str):

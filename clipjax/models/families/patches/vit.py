@@ -1,16 +1,18 @@
-"""The plain vision transformer of CLIP, CoCa and SigLIP, and of timm's classifiers, DeiT III and DINOv2.
+"""The plain vision transformer of CLIP, CoCa, SigLIP and MobileCLIP-B, and of timm's classifiers and DINOv2.
 
 Sources: Dosovitskiy et al. 2021 (arXiv 2010.11929) section 3.1; Radford et al. 2021 (arXiv 2103.00020)
 section 2.4 for the LayerNorm before the blocks; Touvron et al. 2022 (arXiv 2204.07118) for the class token
 outside the position table and LayerScale; Touvron et al. 2020 (arXiv 2012.12877) section 4 for the
-distillation token; Darcet et al. 2023 (arXiv 2309.16588) for registers; open_clip 3.3.0
-`transformer.VisionTransformer` and timm 1.0 `vision_transformer.VisionTransformer`. Names are open_clip's.
+distillation token; Darcet et al. 2023 (arXiv 2309.16588) for registers; Vasu et al. 2024 (arXiv 2311.17049)
+section 4 for the stem of convolutions; open_clip 3.3.0 `transformer.VisionTransformer` and timm 1.0
+`vision_transformer.VisionTransformer` and `vision_transformer_hybrid.ConvStem`. Names are open_clip's.
 
 Difference: new params are drawn as in open_clip, also for timm's variants.
 
-Params, in parentheses those of some variants: patch_embed/kernel [P,P,3,D] (patch_embed/bias [D]),
-(class_embedding [D]), (register_embedding [R,D]), (distillation_embedding [D]), positional_embedding [N,D],
-(ln_pre/{scale,bias}), blocks/{ln_1,ln_2}/{scale,bias},
+Params, in parentheses those of some variants: patch_embed/kernel [P,P,3,D] (patch_embed/bias [D]), or with a
+stem patch_embed/conv{0..}/kernel [p,p,I,O], (patch_embed/conv{last}/bias [D]), patch_embed/bn{0..}/{scale,
+bias,mean,var} [O]; (class_embedding [D]), (register_embedding [R,D]), (distillation_embedding [D]),
+positional_embedding [N,D], (ln_pre/{scale,bias}), blocks/{ln_1,ln_2}/{scale,bias},
 blocks/attn/{q,k,v,out}/{kernel,bias}, (blocks/{ls_1,ls_2}/scale), blocks/mlp/{c_fc,c_proj}/{kernel,bias}
 (pool/... as in pooling.py), ln_post/{scale,bias}, (proj [D,E]; [E,E] in CoCa;
 proj/{kernel,bias} with a bias).
@@ -19,6 +21,7 @@ proj/{kernel,bias} with a bias).
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,12 +33,27 @@ from jax import Array
 from jaxtyping import Float
 
 from clipjax.models.arch import Family, Positions, refuse_partial_patches, refuse_uneven_heads, two_heads
-from clipjax.models.modules import layers, tokens
+from clipjax.models.modules import convolutions, layers, tokens
 from clipjax.models.modules.initializers import normal, variance_scaling
 from clipjax.models.modules.pooling import CocaPool, MapPool
 from clipjax.models.training import Mode
 
 LAYER_SCALE_INIT = 1e-5  # of timm's DINOv2
+
+
+@dataclass(frozen=True)
+class StemConfig:
+    """Convolutions without overlap that make the patches; BatchNorm and activation follow all but the last.
+
+    Attributes:
+        sides: of each one's windows, in cells of the map that it reads. Their product is the patch's side.
+        divisor: all but the last have the tower's width divided by this.
+    """
+
+    sides: tuple[int, ...]
+    divisor: int
+    activation: layers.Activation
+    bn_eps: float
 
 
 @dataclass(frozen=True)
@@ -54,6 +72,7 @@ class ViTConfig:
         projection: a matrix maps the pooled vector to `embed_dim` channels.
         projection_bias: with a bias (a timm trunk's own head); None: without.
         registers: learned tokens between the class token and the patches that nothing reads; None: none.
+        stem: in place of one matrix for each patch; None: that matrix.
     """
 
     image_size: int
@@ -77,18 +96,31 @@ class ViTConfig:
     embed_dim: int
     registers: int | None = None
     projection_bias: Literal[True] | None = None
+    stem: StemConfig | None = None
 
     def __post_init__(self) -> None:
         if not self.crop_to_patches:
             refuse_partial_patches(self.image_size, self.patch_size)
         refuse_uneven_heads(self.width, self.heads)
         self._check_pooling()
+        self._check_stem()
         if self.registers is not None and (
             self.registers < 1 or (self.pooling, self.positions) != ("class", "patches")
         ):
             raise ValueError(
                 f"{self.registers} registers: give 1 or more, pooling 'class' and positions 'patches'"
             )
+
+    def _check_stem(self) -> None:
+        if self.stem is None:
+            return
+        sides, divisor = self.stem.sides, self.stem.divisor
+        if len(sides) < 2 or min(sides) < 1 or math.prod(sides) != self.patch_size:
+            raise ValueError(
+                f"the stem's sides {list(sides)} are not two or more whose product is {self.patch_size}"
+            )
+        if divisor < 1 or self.width % divisor:
+            raise ValueError(f"width {self.width} is not a multiple of the stem's divisor {divisor}")
 
     def _check_pooling(self) -> None:
         if not self.class_token and (self.pooling == "class" or self.positions == "all"):
@@ -150,11 +182,36 @@ class PatchEmbed(nnx.Module):
         return x if self.bias is None else x + self.bias[...]
 
 
+class ConvStem(nnx.Module):
+    """Patches from several convolutions; h is H // P, w is W // P."""
+
+    def __init__(self, config: StemConfig, width: int, *, use_bias: bool, rngs: nnx.Rngs):
+        last, in_dim = len(config.sides) - 1, 3
+        for i, side in enumerate(config.sides):
+            dim = width if i == last else width // config.divisor
+            flags = {"kernel": side, "stride": side, "padding": "none", "use_bias": use_bias and i == last}
+            setattr(self, f"conv{i}", convolutions.Conv(in_dim, dim, **flags, rngs=rngs))
+            if i != last:
+                setattr(self, f"bn{i}", convolutions.BatchNorm(dim, eps=config.bn_eps))
+            in_dim = dim
+        self.last, self.activation = last, config.activation
+
+    def __call__(self, images: Float[Array, "B H W 3"], mode: Mode) -> Float[Array, "B h w D"]:
+        x = images
+        for i in range(self.last):
+            x = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(x, mode), mode)
+            x = layers.ACTIVATIONS[self.activation](x)
+        return getattr(self, f"conv{self.last}")(x, mode)
+
+
 class VisionTransformer(nnx.Module):
     def __init__(self, config: ViTConfig, rngs: nnx.Rngs):
         c, scale = config, config.width**-0.5
         self.config = config
-        self.patch_embed = PatchEmbed(c.patch_size, c.width, use_bias=c.patch_bias, rngs=rngs)
+        bias = {"use_bias": c.patch_bias, "rngs": rngs}
+        self.patch_embed = (
+            PatchEmbed(c.patch_size, c.width, **bias) if c.stem is None else ConvStem(c.stem, c.width, **bias)
+        )
         table = (c.grid**2 + c.table_prefix, c.width)
         self.class_embedding = nnx.Param(normal(scale)(rngs.params(), (c.width,))) if c.class_token else None
         registers = (c.registers, c.width)
@@ -188,7 +245,7 @@ class VisionTransformer(nnx.Module):
     def __call__(
         self, images: Float[Array, "B S S 3"], mode: Mode, capture: bool
     ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
-        patches = self.patch_embed(images)
+        patches = self.patches(images, mode)
         embedded = self.embed(patches)
         x, outputs = layers.scan(self.blocks, embedded, mode=mode, capture=capture)
         pooled = self.pooled(x, mode)
@@ -201,6 +258,10 @@ class VisionTransformer(nnx.Module):
         return features, tokens.stages(
             patches, embedded, outputs, pooled, None if self.proj is None else features
         )
+
+    def patches(self, images: Float[Array, "B H W 3"], mode: Mode) -> Float[Array, "B h w D"]:
+        stem = self.patch_embed
+        return stem(images, mode) if isinstance(stem, ConvStem) else stem(images)
 
     def embed(self, patches: Float[Array, "B h w D"]) -> Float[Array, "B N D"]:
         x = patches.reshape(len(patches), -1, patches.shape[-1])
@@ -245,7 +306,7 @@ def _pool(config: ViTConfig, rngs: nnx.Rngs) -> MapPool | CocaPool | None:
 def dense(
     tower: VisionTransformer, images: Float[Array, "B H W 3"], blocks: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B h w D"]]:
-    patches = tower.patch_embed(images)
+    patches = tower.patches(images, mode)
     outputs = layers.scan_at(tower.blocks, tower.embed(patches), mode=mode, at=blocks)
     return [x[:, tower.config.prefix :].reshape(patches.shape) for x in outputs]
 
@@ -269,7 +330,7 @@ def positions(config: ViTConfig) -> Positions:
     """
     own = config.projection and not config.projection_bias
     rule = "open_clip" if own else "timm"
-    deit3 = config.positions == "patches" and config.class_token and config.registers is None
+    deit3 = config.positions == "patches" and config.class_token and not (config.registers or config.stem)
     counts = own or deit3
     dinov2 = config.layer_scale and config.positions == "all"
     probe3d = "count" if counts else "dinov2" if dinov2 else None

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
+from unittest import mock
 
 import torch
 from open_clip.timm_model import TimmModel
+from timm.layers.hybrid_embed import HybridEmbed
 from timm.layers.layer_scale import LayerScale
+from timm.models import vision_transformer_hybrid as hybrid
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from converters.golden.recording import Tower, numbered, recording
-from converters.golden.weights import ATTENTION_GAIN, STREAM, condition_residual, scaled_normal
+from converters.golden.weights import (
+    ATTENTION_GAIN,
+    STREAM,
+    condition_residual,
+    measure_batch_norms,
+    scaled_normal,
+)
 
 
 def timm_sizes(record: dict[str, Any]) -> dict[str, Any]:
-    return {
+    stem = {"embed_layer": stem_embedding(record)} if "stem" in record else {}
+    return stem | {
         "img_size": record["image_size"],
         "embed_dim": record["width"],
         "depth": record["layers"],
@@ -24,6 +35,22 @@ def timm_sizes(record: dict[str, Any]) -> dict[str, Any]:
         # timm truncates width x ratio: the half keeps it off the edge.
         "mlp_ratio": (record["mlp_width"] + 0.5) / record["width"],
     }
+
+
+def stem_embedding(record: dict[str, Any]) -> Any:
+    """The patches of timm's `vit_base_mci_224`, which fixes its stem's widths, with other widths."""
+    stem: Any = hybrid.ConvStem
+    width = record["width"]
+
+    def narrow(**options: Any) -> Any:
+        inner = [width // record["stem"]["divisor"]] * (len(options["channels"]) - 1)
+        return stem(**options | {"channels": (*inner, width)})
+
+    def embedding(name: str, backbone: Any, embed_args: dict[str, Any], **_: Any) -> Any:
+        return functools.partial(HybridEmbed, backbone=backbone, **embed_args)
+
+    with mock.patch.multiple(hybrid, ConvStem=narrow, _create_vision_transformer_hybrid=embedding):
+        return hybrid.vit_base_mci_224()
 
 
 def trunk_of(model: Any) -> Any:
@@ -50,7 +77,10 @@ def condition(model: Any, seed: int) -> None:
     trunk = trunk_of(model)
     distilled = isinstance(trunk, VisionTransformerDistilled)
     trunk.pos_embed.normal_(std=STREAM)
-    condition_patches(trunk)
+    if isinstance(trunk.patch_embed, HybridEmbed):
+        condition_stem(trunk.patch_embed, seed)
+    else:
+        condition_patches(trunk)
     if trunk.cls_token is not None:
         trunk.cls_token.normal_(std=STREAM)
     if trunk.reg_token is not None:
@@ -68,6 +98,13 @@ def condition_patches(trunk: Any) -> None:
     scaled_normal(trunk.patch_embed.proj.weight, STREAM)
     if trunk.patch_embed.proj.bias is not None:
         trunk.patch_embed.proj.bias.mul_(STREAM)
+
+
+def condition_stem(embed: Any, seed: int) -> None:
+    last = embed.backbone[-1].conv
+    scaled_normal(last.weight, STREAM)
+    last.bias.mul_(STREAM)
+    measure_batch_norms(embed.backbone, embed.img_size[0], seed, {})
 
 
 def condition_pre_norm(trunk: Any) -> None:
