@@ -10,10 +10,11 @@ those undecided, until no more are decided.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -31,10 +32,10 @@ from clipjax.analysis.trends.estimates import (
     mean_of,
     shift_of,
 )
-from clipjax.analysis.trends.group_differences import GroupDifference, compare_groups
+from clipjax.analysis.trends.group_differences import GroupDifference, compare_fits, shortcomings
 from clipjax.analysis.trends.resampling import FEWEST as FEWEST_DRAWN
 from clipjax.analysis.trends.resampling import RESAMPLES
-from clipjax.analysis.trends.trends import fit_points, mean_robustness
+from clipjax.analysis.trends.trends import Fit, Unfitted, fit_all, mean_robustness, unfitted_points
 from clipjax.errors import ClipjaxError, UsageError
 from clipjax.results.row import Row
 
@@ -46,6 +47,7 @@ RULE = (
 )
 HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "inconclusive"
 CORRECTIONS = ("none", "holm")
+_T = TypeVar("_T")
 DRAWS_BEYOND = 2  # bootstrap draws beyond each end of an interval of Holm's correction
 FEWEST = 2  # models of a group, or pairs, for a mean
 NO_INTERVAL = "no interval of this level: too few models, pairs or draws, or all draws agree"
@@ -107,6 +109,16 @@ class _Measured:
     absent: bool = False
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """A part with its samples. `end` makes its number from the fits of `trends`; n: default the samples'."""
+
+    samples: tuple[Sample, ...]
+    end: Callable[..., Bounded]
+    trends: Sequence[Unfitted] = ()
+    n: tuple[int, ...] = ()
+
+
 def check(
     book: Ledger,
     rows: Iterable[Row] | RowIndex,
@@ -137,12 +149,12 @@ def check(
         raise UsageError(f"the level is {level:g}, not between 0 and 1")
     evidence = Evidence(rows, prompts or book.prompts, precision)
     parts = [(claim, part) for claim in chosen for part in claim.parts]
-    measured = [_measure(claim, part, evidence, resamples) for claim, part in parts]
+    measured = _measure(parts, evidence, {"resamples": resamples})
     tests = sum(each.number is not None for each in measured)
     # Holm's first step has the strictest level; its interval needs draws beyond each end.
     draws = math.ceil(DRAWS_BEYOND * 2 * tests / (1 - level))
     if correct == "holm" and draws > resamples:
-        measured = [_measure(claim, part, evidence, draws) for claim, part in parts]
+        measured = _measure(parts, evidence, {"resamples": draws})
     findings = iter(_decide(measured, level, correct, tests))
     verdicts = []
     for claim in chosen:
@@ -194,24 +206,40 @@ def _finding(each: _Measured, level: float) -> Finding:
     return Finding(each.part, word, each.number.value, lo, hi, level, each.number.method, *of)
 
 
-def _measure(claim: Claim, part: Part, evidence: Evidence, draws: int) -> _Measured:
-    settings = {"resamples": draws}
+def _measure(
+    parts: Sequence[tuple[Claim, Part]], evidence: Evidence, settings: Mapping[str, Any]
+) -> list[_Measured]:
+    """All parts: their samples first, then all their trends at once, then their statistics."""
+    begun = [_tried(claim, part, lambda part: _begin(part, evidence, settings)) for claim, part in parts]
+    fits = iter(fit_all([trend for each in begun if isinstance(each, _Begun) for trend in each.trends]))
+    measured = []
+    for (claim, part), each in zip(parts, begun):
+        if isinstance(each, _Begun):
+            trends = [next(fits) for _ in each.trends]
+            each = _tried(claim, part, functools.partial(_resting_on, begun=each, trends=trends))
+        measured.append(each)
+    return measured
+
+
+def _tried(claim: Claim, part: Part, step: Callable[[Part], _T]) -> _T | _Measured:
     try:
-        if part.pairs is not None:
-            ones, others = evidence.pairs(part, FEWEST)
-            change = others.values(part.y) - ones.values(part.than or part.y)
-            number = (shift_of if part.statistic == "paired_shift" else mean_of)(change)
-            return _resting_on(part, number, (len(change),), ones, others)
-        few = FEWEST if part.statistic in ("group_difference", "effective_robustness") else FEWEST_DRAWN
-        group = evidence.sample(part, part.group, few)
-        if part.statistic == "correlation":
-            return _resting_on(part, _correlation(part, group, settings), (len(group.models),), group)
-        against = _against(part, evidence, group)
-        number = _COMPARED[part.statistic](part, group, against, settings)
-        return _resting_on(part, number, (len(group.models), len(against.models)), group, against)
+        return step(part)
     except (TooLittle, ClipjaxError) as error:  # ClipjaxError: e.g. a number off the scale
         why = f"no task yet: {claim.no_task}" if claim.no_task else str(error)
         return _Measured(part, why=why, absent=isinstance(error, TooLittle) and not error.some)
+
+
+def _begin(part: Part, evidence: Evidence, settings: Mapping[str, Any]) -> _Begun:
+    if part.pairs is not None:
+        ones, others = evidence.pairs(part, FEWEST)
+        change = others.values(part.y) - ones.values(part.than or part.y)
+        of = shift_of if part.statistic == "paired_shift" else mean_of
+        return _Begun((ones, others), lambda: of(change), n=(len(change),))
+    few = FEWEST if part.statistic in ("group_difference", "effective_robustness") else FEWEST_DRAWN
+    group = evidence.sample(part, part.group, few)
+    if part.statistic == "correlation":
+        return _Begun((group,), lambda: _correlation(part, group, settings))
+    return _COMPARED[part.statistic](part, group, _against(part, evidence, group), settings)
 
 
 def _against(part: Part, evidence: Evidence, group: Sample) -> Sample:
@@ -221,31 +249,39 @@ def _against(part: Part, evidence: Evidence, group: Sample) -> Sample:
     return evidence.sample(part, part.against, few, without=None if apart else group)
 
 
-def _resting_on(part: Part, number: Bounded, n: tuple[int, ...], *samples: Sample) -> _Measured:
+def _resting_on(part: Part, begun: _Begun, trends: Sequence[Fit]) -> _Measured:
+    number, samples = begun.end(*trends), begun.samples
+    n = begun.n or tuple(len(sample.models) for sample in samples)
     rows = tuple(row for sample in samples for row in sample.rows())
     left_out = dict.fromkeys(each for sample in samples for each in sample.left_out)
     return _Measured(part, number, n, rows, left_out=tuple(left_out))
 
 
-def _group_difference(part: Part, group: Sample, against: Sample, _: Mapping[str, Any]) -> Bounded:
-    return mean_difference(against.values(part.y), group.values(part.y))
+def _group_difference(part: Part, group: Sample, against: Sample, _: Mapping[str, Any]) -> _Begun:
+    return _Begun((group, against), lambda: mean_difference(against.values(part.y), group.values(part.y)))
 
 
-def _effective_robustness(part: Part, group: Sample, against: Sample, settings: Mapping[str, Any]) -> Bounded:
-    trend = fit_points(_points(part, against), **_scales(part), **settings)
-    return mean_robustness(_points(part, group), trend)
+def _effective_robustness(part: Part, group: Sample, against: Sample, settings: Mapping[str, Any]) -> _Begun:
+    trend = unfitted_points(_points(part, against), **_scales(part), **settings)
+    return _Begun((group, against), lambda fit: mean_robustness(_points(part, group), fit), (trend,))
 
 
-def _trend_offset(part: Part, group: Sample, against: Sample, settings: Mapping[str, Any]) -> Bounded:
-    return _told(_compared(part, group, against, settings), "offset")
+def _trend_offset(part: Part, group: Sample, against: Sample, settings: Mapping[str, Any]) -> _Begun:
+    return _compared("offset", part, group, against, settings)
 
 
-def _slope_difference(part: Part, group: Sample, against: Sample, settings: Mapping[str, Any]) -> Bounded:
-    return _told(_compared(part, group, against, settings), "slope")
+def _slope_difference(part: Part, group: Sample, against: Sample, settings: Mapping[str, Any]) -> _Begun:
+    return _compared("slope", part, group, against, settings)
 
 
-def _compared(part: Part, group: Sample, against: Sample, settings: Mapping[str, Any]) -> GroupDifference:
-    return compare_groups(_points(part, group), _points(part, against), **_scales(part), **settings)
+def _compared(name: str, part: Part, group: Sample, against: Sample, settings: Mapping[str, Any]) -> _Begun:
+    groups = _points(part, group), _points(part, against)
+    if reasons := shortcomings(*groups):
+        raise TooLittle("; ".join(reasons))
+    trends = [
+        unfitted_points(points, **_scales(part), **settings, stream=k) for k, points in enumerate(groups)
+    ]
+    return _Begun((group, against), lambda one, two: _told(compare_fits(one, two), name), trends)
 
 
 def _told(difference: GroupDifference, name: str) -> Bounded:
@@ -265,8 +301,11 @@ def _correlation(part: Part, group: Sample, settings: Mapping[str, Any]) -> Boun
 
 def _correlation_difference(
     part: Part, group: Sample, against: Sample, settings: Mapping[str, Any]
-) -> Bounded:
-    return difference_of(*(_correlation(part, sample, settings) for sample in (against, group)))
+) -> _Begun:
+    def end() -> Bounded:
+        return difference_of(*(_correlation(part, sample, settings) for sample in (against, group)))
+
+    return _Begun((group, against), end)
 
 
 def _points(part: Part, sample: Sample) -> list[Point]:

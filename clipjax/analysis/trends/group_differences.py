@@ -57,16 +57,21 @@ def compare_groups(
     Raises:
         UsageError, DataError: as `fit`.
     """
-    fits, reasons = [], []
-    for name, points in (("a", a), ("b", b)):
-        short = too_little(points)
-        reasons += [f"group {name} has {short}"] if short else []
-        fits.append(None if short else fit_points(points, **settings, stream=len(fits)))
+    fits = [
+        None if too_little(points) else fit_points(points, **settings, stream=k)
+        for k, points in enumerate((a, b))
+    ]
     one, two = fits
     if one is not None and two is not None:
         return compare_fits(one, two, at=at)
     convention = dict(next((f.convention for f in fits if f is not None), {})) | {"angle": ANGLE}
-    return GroupDifference(one, two, tuple(reasons), convention)
+    return GroupDifference(one, two, tuple(shortcomings(a, b)), convention)
+
+
+def shortcomings(a: Sequence[Point], b: Sequence[Point]) -> list[str]:
+    """Why either group has no trend to compare."""
+    short = (("a", too_little(a)), ("b", too_little(b)))
+    return [f"group {name} has {why}" for name, why in short if why]
 
 
 def compare_fits(one: Fit, two: Fit, *, at: float | None = None) -> GroupDifference:

@@ -15,7 +15,14 @@ from clipjax.analysis.rows.points import coordinates
 from clipjax.analysis.rows.scales import UNKNOWN_N
 from clipjax.analysis.trends.regression import K
 from clipjax.analysis.trends.resampling import FEWEST, METHOD, draw
-from clipjax.analysis.trends.trends import effective_robustness, fit, fit_points, mean_robustness
+from clipjax.analysis.trends.trends import (
+    effective_robustness,
+    fit,
+    fit_all,
+    fit_points,
+    mean_robustness,
+    unfitted,
+)
 from clipjax.errors import ClipjaxError, DataError, UsageError
 
 sm: Any = typed_sm  # their stubs do not know all that they have
@@ -95,6 +102,22 @@ def test_the_order_of_the_models_is_no_matter(method: str) -> None:
     assert (one.slope, one.intercept) == (other.slope, other.intercept)
     np.testing.assert_array_equal(one.draws, other.draws)
     np.testing.assert_array_equal(one.weights[mixed], other.weights)
+
+
+def test_trends_that_are_fitted_together_are_each_as_alone() -> None:
+    sizes = {"huber": (9, 12, 9, 9, 2), "ols": (9, 12)}
+    trends = [
+        unfitted(*study(n, seed=k), method=method, resamples=300, stream=k % 2)
+        for method, ns in sizes.items()
+        for k, n in enumerate(ns)
+    ]
+    for each, found in zip(trends, fit_all(trends)):
+        [alone] = fit_all([each])
+        assert (found.slope, found.intercept) == (alone.slope, alone.intercept)
+        assert (found.n, found.ends, found.undefined) == (alone.n, alone.ends, alone.undefined)
+        np.testing.assert_array_equal(found.weights, alone.weights)
+        np.testing.assert_array_equal(found.draws, alone.draws)
+    assert fit_all([]) == []
 
 
 def test_draws_are_seeded() -> None:
