@@ -29,8 +29,8 @@ def id_part_of(row: AnyRow) -> dict[str, int] | None:
 
 
 def is_whole(row: AnyRow) -> bool:
-    samples = row["sample"], row["convention"].get("id_sample")
-    return not any((*samples, part_of(row), id_part_of(row)))
+    sampled = row["sample"] or row["convention"].get("id_sample")
+    return not (sampled or part_of(row) or id_part_of(row))
 
 
 def in_words(row: AnyRow) -> str | None:

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import stat
+import sys
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -228,7 +229,8 @@ def _finite(text: str) -> float:
 
 
 def _integer(text: str) -> int:
-    _finite(text)
+    if len(text) > sys.float_info.max_10_exp:
+        _finite(text)
     return int(text)
 
 

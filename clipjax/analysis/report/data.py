@@ -61,6 +61,7 @@ def report_data(
             of = {"model": index[model], "column": len(columns), "run": runs.once(_run(row, interner))}
             cells.add(of | _cell(row, interner))
         columns.append({**term._asdict(), "ways": list(map(list, variant)), "headline": _is_headline(term)})
+    measured = cells.columns
     return {
         "name": name,
         "rows": len(rows),
@@ -69,8 +70,8 @@ def report_data(
         "models": list(models),
         "facts": [interner.object(facts) for facts in models.values()],
         "columns": columns,
-        "axes": _axes(columns, cells.columns),
-        "cells": cells.columns,
+        "axes": _axes(columns, measured),
+        "cells": measured,
         "runs": runs.columns,
         "highlight": [index[model] for model in highlight if model in index],
         "schemes": list(_schemes(list(models.values()))),
@@ -93,6 +94,7 @@ class Interner:
     def __init__(self) -> None:
         self.values: list[Any] = []
         self._index: dict[Any, int] = {}
+        self._objects: dict[str, int] = {}
 
     def of(self, value: Any) -> int:
         """-1 for null."""
@@ -106,9 +108,12 @@ class Interner:
         """Keys and values are interned too; -1 for null."""
         if value is None:
             return -1
-        names = tuple(value)
-        parts = (self._at(names, names), *map(self.of, value.values()))
-        return self._at(parts, parts)
+        known = repr(value)  # faster than a look at each of its values
+        if (at := self._objects.get(known)) is None:
+            names = tuple(value)
+            parts = (self._at(names, names), *map(self.of, value.values()))
+            at = self._objects[known] = self._at(parts, parts)
+        return at
 
     def _at(self, key: Any, value: Any) -> int:
         # Keys never collide: (None, text), tuples of names or of indices, JSON of the rest.
@@ -122,21 +127,24 @@ class Records:
     """Records of the same keys, as columns."""
 
     def __init__(self) -> None:
-        self.columns: dict[str, list[Any]] = {}
+        self._names: tuple[str, ...] = ()
+        self._records: list[tuple[Any, ...]] = []
         self._index: dict[tuple[Any, ...], int] = {}
 
+    @property
+    def columns(self) -> dict[str, list[Any]]:
+        return dict(zip(self._names, map(list, zip(*self._records, strict=True))))
+
     def add(self, record: Mapping[str, Any]) -> None:
-        if not self.columns:
-            self.columns = {name: [] for name in record}
-        for column, value in zip(self.columns.values(), record.values(), strict=True):
-            column.append(value)
+        self._names = self._names or tuple(record)
+        self._records.append(tuple(record.values()))
 
     def once(self, record: Mapping[str, Any]) -> int:
         key = tuple(record.values())
-        if key not in self._index:
-            self._index[key] = len(self._index)
+        if (at := self._index.get(key)) is None:
+            at = self._index[key] = len(self._index)
             self.add(record)
-        return self._index[key]
+        return at
 
 
 def _is_left_out(part: str | None, parts: bool) -> bool:

@@ -56,7 +56,7 @@ class Group:
 
 def matches(facts: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
     """An absent fact meets no condition."""
-    return all(_meets(facts.get(name), wanted) for name, wanted in where.items())
+    return all(map(_meets, map(facts.get, where), where.values()))  # a generator takes twice as long
 
 
 def group_of(facts: Mapping[str, Any], scheme: Sequence[Group]) -> Group | None:
