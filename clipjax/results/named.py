@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,13 +36,15 @@ def runs_named(name: str | Path, results: str | Path) -> Named:
         raise DataError(f"{results} holds no results; give the folder that `clipjax eval --results` wrote to")
     if name in ids:
         return Named(store, [str(name)], True)
-    models = {run_id: _model(store, run_id) for run_id in ids}
+    models = {run_id: _model(store.root, run_id) for run_id in ids}
     if own := [run_id for run_id in ids if models[run_id] == name]:
         return Named(store, own, False)
     raise unknown_name("run or model", str(name), sorted(set(models.values())))
 
 
-def _model(store: ResultStore, run_id: str) -> str:
+@functools.cache  # `compare` asks for two names, and twice: a run never changes
+def _model(folder: Path, run_id: str) -> str:
     """The first row's: published numbers of many models may be one run."""
+    store = ResultStore(folder)
     shared = store.shared(run_id)
     return shared["model"] if "model" in shared else store.run(run_id)[0]["model"]

@@ -100,6 +100,17 @@ def test_accuracies_by_mcnemar(tmp_path):
     assert compare_runs(tmp_path / a, tmp_path / b, "elsewhere") == compare_runs(a, b, tmp_path)
 
 
+def test_the_models_of_runs_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for model in ("a", "b"):
+        write(tmp_path, {"id": ids(9), "correct": np.ones(9, bool)}, model=model)
+    read: list[str] = []
+    shared = ResultStore.shared
+    monkeypatch.setattr(ResultStore, "shared", lambda store, run: (read.append(run), shared(store, run))[1])
+    compare_runs("a", "b", tmp_path)
+    compare_runs("b", "a", tmp_path)
+    assert sorted(read) == ResultStore(tmp_path).run_ids()
+
+
 def retrieval_table(n: int, seed: int, worst: int) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     counts = np.random.default_rng(0).integers(1, 6, n)
