@@ -32,6 +32,7 @@ from clipjax.finetune.suites import load_suite as load_finetune_suite
 from clipjax.models.arch import arch_names, load_arch
 from clipjax.storage.digests import sha256_file
 from clipjax.storage.reading import read_toml
+from clipjax.sweep.plan import make_plan
 from clipjax.sweep.suite import load_suite, select
 from clipjax.tasks.collections import collection
 from clipjax.verification.coverage import coverage
@@ -164,6 +165,12 @@ BAD: list[tuple[str, str, str, Callable[[], object]]] = [
         MODELS + ROW.replace("224,224", "224,230"),
         "csv: crop_size of mine is 230, but small takes images of 224 pixels: write 224",
         coverage,
+    ),
+    (
+        "models.csv",
+        MODELS + ROW.replace("224,224", "224,230"),
+        "crop_size of mine is 230, but",
+        lambda: make_plan(load_suite("suite:flock"), None, absent=True),
     ),
     (
         "models.csv",

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from clipjax.checkpoints.identity.registry import check_added_rows
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.embeddings.compute import Compute
 from clipjax.errors import DataError, UsageError
@@ -134,8 +135,9 @@ def make_plan(suite: Suite, pixel_budget: int | None, *, absent: bool = False) -
 
     Raises:
         UsageError: no folder of data sets is given.
-        DataError: no data set or no folder of models exists.
+        DataError: no data set or no folder of models exists; as `check_added_rows`.
     """
+    check_added_rows()
     if suite.data_root is None and not suite.data and not absent:
         raise UsageError(
             f"say where the data sets of {suite.name} are: --data-root FOLDER, or data_root or [data] in its "
