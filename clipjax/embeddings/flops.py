@@ -92,8 +92,9 @@ def arch_digest(arch: Arch) -> str:
 def product_flops(jaxpr: Jaxpr) -> int:
     """Floating-point operations of a program's dots and convolutions, two per multiply-add.
 
-    A scan's body counts as often as it runs (XLA's cost analysis counts it once). A `cond` (also a choice of
-    platform) counts as its costliest branch. A convolution's padding counts.
+    A scan's body counts as often as it runs (XLA's cost analysis counts it once). A `cond` counts as its
+    costliest branch, a choice of platform as its default (other forms may multiply zeros). A convolution's
+    padding counts.
 
     Raises:
         ValueError: a product inside a loop of unknown length.
@@ -114,8 +115,8 @@ def _equation_flops(equation: Any) -> int:
     inner = [product_flops(jaxpr) for jaxpr in _jaxprs(params)]
     if name == "while" and any(inner):
         raise ValueError("products inside a loop of unknown length: their number cannot be counted")
-    if name == "cond":
-        return max(inner)
+    if name == "cond":  # the default comes last
+        return inner[-1] if params.get("branches_platforms") else max(inner)
     return sum(inner) * (params["length"] if name == "scan" else 1)
 
 

@@ -116,6 +116,8 @@ def test_flops_of_convolutions_branches_and_calls() -> None:
     assert flops(lambda x: jax.lax.cond(x[0, 0] > 0, lambda x: x @ x @ x, lambda x: x @ x, x), square) == (
         2 * product
     )
+    padded = functools.partial(jax.lax.platform_dependent, default=lambda x: x @ x, tpu=lambda x: x @ x @ x)
+    assert flops(padded, square) == product
     assert flops(jax.jit(jax.checkpoint(lambda x: x @ x)), square) == product
     with pytest.raises(ValueError, match="loop of unknown length"):
         flops(lambda x: jax.lax.while_loop(lambda x: x[0, 0] > 0, lambda x: x @ x, x), square)

@@ -262,12 +262,27 @@ class BatchNorm(nnx.Module):
         return y.reshape(x.shape).astype(x.dtype)
 
 
-def average_pool(x: Float[Array, "B H W C"], window: int) -> Float[Array, "B h w C"]:
-    """Mean over non-overlapping windows: h is H // window, w is W // window."""
+def average_pool(x: Float[Array, "B H W C"], window: int, *, mode: Mode) -> Float[Array, "B h w C"]:
+    """Mean over non-overlapping windows: h is H // window, w is W // window.
+
+    In bfloat16 on a TPU: `window_means`. The other form took 40 % of RN50's time there.
+    """
     batch, height, width, channels = x.shape
     rows, cols = height // window, width // window
-    x = x[:, : rows * window, : cols * window].reshape(batch, rows, window, cols, window, channels)
-    return x.mean(axis=(2, 4))
+    x = x[:, : rows * window, : cols * window]
+
+    def reduced(x: Array) -> Array:
+        return x.reshape(batch, rows, window, cols, window, channels).mean(axis=(2, 4))
+
+    choices = {"tpu": partial(window_means, window=window)} if x.dtype == jnp.bfloat16 else {}
+    return by_platform(x, platform=mode.platform, default=reduced, **choices)
+
+
+def window_means(x: Float[Array, "B H W C"], window: int) -> Float[Array, "B h w C"]:
+    """As `average_pool`, one reduction over windows; the sum is float32."""
+    size = (1, window, window, 1)
+    total = jax.lax.reduce_window(x.astype(jnp.float32), 0.0, jax.lax.add, size, size, "VALID")
+    return (total / window**2).astype(x.dtype)
 
 
 def max_pool(

@@ -6,6 +6,8 @@ Sources: Liu et al. 2021 (arXiv 2103.14030) section 3.2; timm 1.0
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -13,8 +15,12 @@ from jax import Array
 from jax.nn.initializers import Initializer
 from jaxtyping import Float, Int32
 
+from clipjax.devices.platforms import by_platform
 from clipjax.models.modules import layers
 from clipjax.models.training import Mode
+
+_LANES = 128  # channels of a TPU's tile
+_LIMIT = 70.0  # of a centred score: exp and the sums over keys stay finite
 
 
 def relative_index(height: int, width: int, *, class_token: bool) -> Int32[np.ndarray, "N N"]:
@@ -39,6 +45,31 @@ def relative_bias(
 ) -> Float[Array, "1 heads N N"]:
     """The `bias` of `layers.attend_heads`."""
     return jnp.moveaxis(table[index], -1, 0)[None]
+
+
+def picked_bias(
+    table: Float[Array, "R heads"], height: int, width: int, *, class_token: bool
+) -> Float[Array, "1 heads N N"]:
+    """`relative_bias` by products with zeros and ones: a TPU reads single rows slowly."""
+    down, across = (_ones_at_distances(side, table.dtype) for side in (height, width))
+    last = (2 * height - 1) * (2 * width - 1)
+    grid = table[:last].reshape(2 * height - 1, 2 * width - 1, -1)
+    bias = jnp.einsum("yar,xbs,rsh->hyxab", down, across, grid)
+    bias = bias.reshape(-1, height * width, height * width)
+    if class_token:
+        to_patch, to_class, own = table[last:, :, None, None]
+        to_class = jnp.broadcast_to(to_class, (*bias.shape[:2], 1))
+        from_class = jnp.broadcast_to(to_patch, (len(bias), 1, bias.shape[2]))
+        first = jnp.concatenate([own, from_class], axis=2)
+        bias = jnp.concatenate([first, jnp.concatenate([to_class, bias], axis=2)], axis=1)
+    return bias[None]
+
+
+def _ones_at_distances(side: int, dtype: jnp.dtype) -> Float[Array, "side side _"]:
+    """1 where the distance of a query and a key is the last index's: 1 - side to side - 1."""
+    place = jnp.arange(side)
+    distance = place[:, None] - place + side - 1
+    return (distance[..., None] == jnp.arange(2 * side - 1)).astype(dtype)
 
 
 class RelativeAttention(nnx.Module):
@@ -72,7 +103,56 @@ class RelativeAttention(nnx.Module):
         self, x: Float[Array, "B N D"], more: Float[Array, "P 1 N N"] | None = None, *, mode: Mode
     ) -> Float[Array, "B N D"]:
         """more: added to the bias; row b of the batch gets `more[b % P]`."""
-        bias = relative_bias(self.table[...], relative_index(*self.window, class_token=self.class_token))
-        bias = bias if more is None else bias.astype(more.dtype) + more
         q, k, v = (layers.split_heads(linear(x), self.heads) for linear in (self.q, self.k, self.v))
-        return self.out(layers.attend_heads(q, k, v, mode=mode, bias=bias))
+        return self.out(layers.attend_heads(q, k, v, mode=mode, bias=self.bias(more, mode)))
+
+    def runs(
+        self, x: Float[Array, "P B N D"], more: Float[Array, "P 1 N N"] | None = None, *, mode: Mode
+    ) -> Float[Array, "P B N D"]:
+        """As a call in which run p of B rows gets `more[p]`, in a TPU's form (`attend_in_slabs`)."""
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        return self.out(attend_in_slabs(q, k, v, self.bias(more, mode)))
+
+    def bias(self, more: Array | None, mode: Mode) -> Float[Array, "P heads N N"]:
+        table, kind = self.table[...], {"class_token": self.class_token}
+        index = relative_index(*self.window, **kind)
+        choices = {"tpu": lambda table: picked_bias(table, *self.window, **kind)}
+        bias = by_platform(
+            table,
+            platform=mode.platform,
+            default=lambda table: relative_bias(table, index),
+            **(choices if table.dtype == jnp.bfloat16 else {}),
+        )
+        return bias if more is None else bias.astype(more.dtype) + more
+
+
+def attend_in_slabs(
+    q: Float[Array, "P B N D"],
+    k: Float[Array, "P B N D"],
+    v: Float[Array, "P B N D"],
+    bias: Float[Array, "_ heads N N"],
+) -> Float[Array, "P B N D"]:
+    """Multi-head attention for a TPU; bias: for each of the P runs, or one for all.
+
+    A slab has the heads that share a tile's channels. A head is its slab with zeros in the channels of the
+    others: multiplying zeros costs less than moving narrow heads to tiles of their own and back.
+
+    Keys are centred, which cancels, in place of subtracting each row's maximum.
+    """
+    heads, width = bias.shape[1], q.shape[-1] // bias.shape[1]
+    together = max(n for n in range(1, heads + 1) if heads % n == 0 and (n == 1 or n * width <= _LANES))
+    k = k - k.mean(axis=-2, keepdims=True)
+    outputs = []
+    for start in range(0, heads, together):
+        queries, keys, values = (x[..., start * width : (start + together) * width] for x in (q, k, v))
+        mixed: Any = 0.0
+        for i in range(together):
+            own = (jnp.arange(together * width) // width == i).astype(q.dtype)
+            scores = jnp.matmul(
+                queries * (own * width**-0.5), keys.swapaxes(-1, -2), preferred_element_type=jnp.float32
+            )
+            weights = jnp.exp(jnp.minimum(scores + bias[:, start + i, None], _LIMIT))
+            weights = (weights / weights.sum(axis=-1, keepdims=True)).astype(v.dtype)
+            mixed += jnp.matmul(weights, values * own, preferred_element_type=jnp.float32)
+        outputs.append(mixed.astype(v.dtype))
+    return jnp.concatenate(outputs, axis=-1)

@@ -10,8 +10,8 @@ import torch
 from timm.models import beit, swin_transformer
 from torch.nn import functional as F
 
-from clipjax.models.modules import layers
-from clipjax.models.modules.relative_position import relative_bias, relative_index
+from clipjax.models.modules import layers, relative_position
+from clipjax.models.modules.relative_position import picked_bias, relative_bias, relative_index
 from clipjax.models.training import INFERENCE
 
 
@@ -28,7 +28,8 @@ def test_the_index_is_timms(height: int, width: int) -> None:
 
 
 @pytest.mark.parametrize("parts", [1, 3])
-def test_attention_with_a_bias(parts: int) -> None:
+@pytest.mark.parametrize("lanes", [None, 128, 5])  # of a TPU's form: both heads together, each alone
+def test_attention_with_a_bias(parts: int, lanes: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v = (normal(6, 2, 4, 5, seed=seed) for seed in range(3))
     bias = normal(parts, 2, 4, 4, seed=3)
     tensors = [torch.from_numpy(x).requires_grad_() for x in (q, k, v, bias)]
@@ -36,8 +37,14 @@ def test_attention_with_a_bias(parts: int) -> None:
     theirs = F.scaled_dot_product_attention(tq, tk, tv, attn_mask=tb.repeat(6 // parts, 1, 1, 1))
     theirs.square().sum().backward()
 
+    if lanes is not None:
+        monkeypatch.setattr(relative_position, "_LANES", lanes)
+
     def ours(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array) -> jax.Array:
-        return layers.attend_heads(q, k, v, bias=bias, mode=INFERENCE)
+        if lanes is None:
+            return layers.attend_heads(q, k, v, bias=bias, mode=INFERENCE)
+        q, k, v = (x.swapaxes(1, 2).reshape(-1, parts, 4, 10).swapaxes(0, 1) for x in (q, k, v))
+        return relative_position.attend_in_slabs(q, k, v, bias).swapaxes(0, 1).reshape(6, 4, 10)
 
     values = [jnp.asarray(x) for x in (q, k, v, bias)]
     np.testing.assert_allclose(
@@ -63,3 +70,11 @@ def test_the_bias_of_a_table() -> None:
     found = relative_bias(jnp.asarray(table), index)
     assert found.shape == (1, 4, 9, 9)
     np.testing.assert_array_equal(found[0, 2, 1, 5], table[index[1, 5], 2])
+
+
+@pytest.mark.parametrize("class_token", [False, True])
+def test_the_bias_by_products(class_token: bool) -> None:
+    table = jnp.asarray(normal(3 * 5 + 3 * class_token, 4))
+    index = relative_index(2, 3, class_token=class_token)
+    found = picked_bias(table, 2, 3, class_token=class_token)
+    np.testing.assert_array_equal(found, relative_bias(table, index))

@@ -106,7 +106,7 @@ class Transition(nnx.Module):
         # An odd last row or column is left out, as in PyTorch.
         x = jax.nn.relu(self.norm(x, mode))[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
         # A mean and a 1x1 convolution commute: the mean first makes the convolution four times cheaper.
-        return self.conv(convolutions.average_pool(x, 2), mode)
+        return self.conv(convolutions.average_pool(x, 2, mode=mode), mode)
 
 
 class Stem(nnx.Module):

@@ -77,7 +77,8 @@ class Stem(nnx.Module):
     def __call__(self, x: Array, mode: Mode) -> Array:
         x = jax.nn.relu(self.bn1(self.conv1(x, mode), mode))
         x = jax.nn.relu(self.bn2(self.conv2(x, mode), mode))
-        return convolutions.average_pool(jax.nn.relu(self.bn3(self.conv3(x, mode), mode)), 2)
+        x = jax.nn.relu(self.bn3(self.conv3(x, mode), mode))
+        return convolutions.average_pool(x, 2, mode=mode)
 
 
 class Downsample(nnx.Module):
@@ -87,7 +88,7 @@ class Downsample(nnx.Module):
         self.stride = stride
 
     def __call__(self, x: Array, mode: Mode) -> Array:
-        return self.bn(self.conv(convolutions.average_pool(x, self.stride), mode), mode)
+        return self.bn(self.conv(convolutions.average_pool(x, self.stride, mode=mode), mode), mode)
 
 
 class Bottleneck(nnx.Module):
@@ -105,7 +106,7 @@ class Bottleneck(nnx.Module):
     def __call__(self, x: Array, mode: Mode) -> Array:
         y = jax.nn.relu(self.bn1(self.conv1(x, mode), mode))
         y = jax.nn.relu(self.bn2(self.conv2(y, mode), mode))
-        y = self.bn3(self.conv3(convolutions.average_pool(y, self.stride), mode), mode)
+        y = self.bn3(self.conv3(convolutions.average_pool(y, self.stride, mode=mode), mode), mode)
         return jax.nn.relu(y + (x if self.downsample is None else self.downsample(x, mode)))
 
 

@@ -31,6 +31,7 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float
 
+from clipjax.devices.platforms import by_platform
 from clipjax.models.arch import Family, refuse_uneven_heads
 from clipjax.models.cut import whole
 from clipjax.models.families.patches.vit import PatchEmbed
@@ -111,6 +112,23 @@ def joined(x: Float[Array, "windows N C"], window: int, height: int, width: int)
     return x.swapaxes(2, 3).reshape(-1, height, width, x.shape[-1])
 
 
+def runs(x: Float[Array, "B H W C"], window: int) -> Float[Array, "P B N C"]:
+    """`partition` in another order: the windows at one place of all images are a run.
+
+    A TPU moves whole images so, and no tile is cut.
+    """
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // window, window, width // window, window, channels)
+    return x.transpose(1, 3, 0, 2, 4, 5).reshape(-1, batch, window * window, channels)
+
+
+def joined_runs(x: Float[Array, "P B N C"], window: int, height: int, width: int) -> Float[Array, "B H W C"]:
+    """The inverse of `runs`."""
+    batch, channels = x.shape[1], x.shape[3]
+    x = x.reshape(height // window, width // window, batch, window, window, channels)
+    return x.transpose(2, 0, 3, 1, 4, 5).reshape(batch, height, width, channels)
+
+
 def apart(sides: tuple[int, int], window: int, shifts: tuple[int, int]) -> Float[np.ndarray, "P 1 N N"]:
     """Added to the scores in moved windows: 0, or `APART` where the map's two ends meet."""
     # Only tokens of one region see each other. Regions along an axis for side 4, window 2, shift 1, whose
@@ -148,12 +166,19 @@ class Block(nnx.Module):
     def attend(self, x: Array, mode: Mode) -> Array:
         height, width, window = *x.shape[1:3], self.window
         down, across = shifts(height, width, window) if self.moves else (0, 0)
-        if not (down or across):
-            return joined(self.attn(partition(x, window), mode=mode), window, height, width)
-        x = partition(jnp.roll(x, (-down, -across), axis=(1, 2)), window)
-        more = jnp.asarray(apart((height, width), window, (down, across)))
-        x = joined(self.attn(x, more, mode=mode), window, height, width)
-        return jnp.roll(x, (down, across), axis=(1, 2))
+        moved = bool(down or across)
+        more = jnp.asarray(apart((height, width), window, (down, across))) if moved else None
+
+        def by_image(x: Array) -> Array:
+            return joined(self.attn(partition(x, window), more, mode=mode), window, height, width)
+
+        def by_place(x: Array) -> Array:
+            return joined_runs(self.attn.runs(runs(x, window), more, mode=mode), window, height, width)
+
+        x = jnp.roll(x, (-down, -across), axis=(1, 2)) if moved else x
+        choices = {"tpu": by_place} if x.dtype == jnp.bfloat16 else {}
+        x = by_platform(x, platform=mode.platform, default=by_image, **choices)
+        return jnp.roll(x, (down, across), axis=(1, 2)) if moved else x
 
 
 class Merge(nnx.Module):

@@ -48,7 +48,7 @@ def in_front(concatenate: Wrong) -> Wrong:
 
 
 def max_transition(_: Wrong) -> Wrong:
-    def wrong(x: Any, window: int) -> Any:
+    def wrong(x: Any, window: int, **_options: Any) -> Any:
         batch, height, width, channels = x.shape
         return x.reshape(batch, height // window, window, width // window, window, channels).max((2, 4))
 

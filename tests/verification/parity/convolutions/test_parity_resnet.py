@@ -100,7 +100,7 @@ def averaged(call: Wrong) -> Wrong:
     """The shortcut of an anti-aliased ResNet: a mean over 2x2, then the convolution with stride 1."""
 
     def wrong(self: Any, x: Any, mode: Any) -> Any:
-        x = convolutions.average_pool(x, self.conv.stride)
+        x = convolutions.average_pool(x, self.conv.stride, mode=mode)
         self.conv.stride = 1
         return call(self, x, mode)
 
@@ -108,7 +108,7 @@ def averaged(call: Wrong) -> Wrong:
 
 
 def mean_pool(_: Wrong) -> Wrong:
-    return lambda x, **_options: convolutions.average_pool(x, 2)
+    return lambda x, mode, **_options: convolutions.average_pool(x, 2, mode=mode)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def test_another_eps_is_seen(eps: float, seen: str) -> None:
 
 
 def mean_pool(_: Wrong) -> Wrong:
-    return lambda x, **_options: convolutions.average_pool(x, 2)
+    return lambda x, mode, **_options: convolutions.average_pool(x, 2, mode=mode)
 
 
 def no_bias(call: Wrong) -> Wrong:
