@@ -40,7 +40,7 @@ FIELDS: dict[type, tuple[str, str]] = {
     Method: ("name title paper options prepare outline", "searches"),
     Family: (
         "name tower config build narrow",
-        "depth dense patch batch_attention positions one_size heads embedded cpu_options",
+        "depth dense patch batch_attention positions one_size heads embedded begin finish cpu_options",
     ),
 }
 

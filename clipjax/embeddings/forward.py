@@ -217,12 +217,14 @@ def memory_of(compiled: jax.stages.Compiled) -> int:
 class Step:
     """A jitted (params, batch) -> features: each device runs the whole function on its part of the batch.
 
+    A batch is an array [B, ...] or a tree of them, and so are the features.
+
     With `shard_map` the compiler splits and communicates nothing, but puts cut params together.
     """
 
     def __init__(
         self,
-        function: Callable[[Any, jax.Array], jax.Array],
+        function: Callable[[Any, Any], Any],
         mesh: Mesh,
         options: dict[str, str] | None,
         params_shardings: Any,
@@ -233,7 +235,7 @@ class Step:
         specs = jax.tree.map(lambda sharding: sharding.spec, params_shardings)
         cut = isinstance(params_shardings, dict)
 
-        def counted(params: Any, batch: jax.Array) -> jax.Array:
+        def counted(params: Any, batch: Any) -> Any:
             self.compiles += 1
             return function(seen_whole(params, specs, mesh.size) if cut else params, batch)
 
@@ -245,7 +247,7 @@ class Step:
             compiler_options=options,
         )
 
-    def __call__(self, params: Any, batch: np.ndarray) -> jax.Array:
+    def __call__(self, params: Any, batch: Any) -> Any:
         return self._run(params, jax.device_put(batch, self.batch_sharding))
 
     def compiled(self, params: Any, batch: Any) -> jax.stages.Compiled:
@@ -307,13 +309,20 @@ def text_encoder(model: Encoder, precision: str = "parity") -> Callable[[np.ndar
     params = jax.device_put({"text": model.params["text"]}, replicated(mesh))
     size = TEXT_BATCH * mesh.size
 
-    def encode(ids: np.ndarray) -> np.ndarray:
-        ids = token_ids(ids, network.arch)
-        padded = np.pad(ids, ((0, max(1, -(-len(ids) // size)) * size - len(ids)), (0, 0)))
-        parts = [step(params, padded[start : start + size]) for start in range(0, len(padded), size)]
-        return np.concatenate([np.asarray(part) for part in parts])[: len(ids)]
+    return lambda ids: in_steps(step, params, token_ids(ids, network.arch), size)
 
-    return encode
+
+def in_steps(step: Step, params: Any, inputs: Any, size: int) -> Any:
+    """`step` on arrays [N, ...] of any N, `size` rows at a time, padded with zeros: NumPy arrays [N, ...]."""
+    count = len(jax.tree.leaves(inputs)[0])
+    whole = max(1, -(-count // size)) * size
+
+    def run(start: int) -> Any:
+        return step(params, jax.tree.map(lambda x: x[start : start + size], padded))
+
+    padded = jax.tree.map(lambda x: np.pad(x, [(0, whole - count)] + [(0, 0)] * (x.ndim - 1)), inputs)
+    parts = [run(start) for start in range(0, whole, size)]
+    return jax.tree.map(lambda *of: np.concatenate([np.asarray(part) for part in of])[:count], *parts)
 
 
 def enable_compile_cache() -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from clipjax.checkpoints.encoder import Encoder
 from clipjax.data.labels import PromptSet
 from clipjax.data.text.tokenizers import Tokenizer
+from clipjax.embeddings.beginnings import encode_shared, shared
 from clipjax.embeddings.forward import OwnCalls, text_encoder
 from clipjax.errors import DataError
 from clipjax.models.version import FORWARD_VERSION
@@ -115,11 +116,18 @@ def text_key(model: Encoder, output: str, precision: str, **what: str) -> dict[s
 
 
 def encode_texts(
-    model: Encoder, texts: list[str], precision: str = "parity", chunk: int = CHUNK
+    model: Encoder, texts: list[str], precision: str = "parity", chunk: int = CHUNK, *, share: bool = False
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs of (positions in `texts`, unit-norm float32 embeddings), a chunk at a time."""
+    """Pairs of (positions in `texts`, unit-norm float32 embeddings), a chunk at a time.
+
+    share: run what many texts begin with once, where that saves enough; it may change the last bits.
+    """
     if model.network is not None:
         tokens = _Tokens.of(model.tokenizer, model.network.arch.text, texts)
+        if share and model.network.shares_beginnings:
+            whole = shared(tokens.whole(), tokens.length)
+            if whole is not None:
+                return encode_shared(model, whole, precision, chunk)
         return _encode_tokens(text_encoder(model, precision), tokens, chunk)
     return _encode_strings(model.encode_text, f"encode_text of {model}", texts, chunk)
 
@@ -164,6 +172,13 @@ class _Tokens(NamedTuple):
         if cut:
             warnings.warn(f"{cut} of {len(texts)} texts were cut to {context} tokens", stacklevel=2)
         return _Tokens(np.concatenate(parts), np.cumsum(length), length, context, pad_id)
+
+    def whole(self) -> np.ndarray:
+        """int32 [N, L], L the longest length; -1 after each text's end."""
+        read = np.arange(self.length.max()) < self.length[:, None]
+        ids = np.full(read.shape, -1, np.int32)
+        ids[read] = self.ids
+        return ids
 
     def rows(self, rows: np.ndarray) -> np.ndarray:
         """int32 [len(rows), L]; L is the longest of these texts, rounded up to LENGTH_STEP."""

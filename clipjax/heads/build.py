@@ -13,6 +13,7 @@ from jaxtyping import Float32
 from clipjax.checkpoints.classes import head_classes
 from clipjax.checkpoints.encoder import Encoder, ModelCard
 from clipjax.data.labels import LabelSpace, PromptSet
+from clipjax.embeddings.beginnings import VERSION
 from clipjax.embeddings.texts import CHUNK, encode_texts, stored, text_key
 from clipjax.errors import DataError, UsageError
 from clipjax.heads.head import Head
@@ -64,7 +65,8 @@ def zeroshot_head(
     usage = _Usage.of([prompts.of_class(name) for name in labels.classes])
 
     def compute() -> np.ndarray:
-        return _class_means(encode_texts(model, usage.prompts, precision, chunk), usage, labels, progress)
+        embeddings = encode_texts(model, usage.prompts, precision, chunk, share=True)
+        return _class_means(embeddings, usage, labels, progress)
 
     about = {"model": str(model.card.id), "data": f"{prompts.name} prompts of {labels.name}", "selection": ""}
     kernel = stored(store, _key(model, usage, labels, precision), about, labels.ids, compute)
@@ -123,4 +125,6 @@ def _key(model: Encoder, usage: _Usage, labels: LabelSpace, precision: str) -> d
     times = usage.times
     used = [times.indptr.tolist(), times.indices.tolist(), times.data.tolist()]
     prompts = sha256_json([usage.prompts, used])
-    return text_key(model, "zeroshot_head", precision, prompts=prompts, classes=labels.digest)
+    # Heads of towers that cannot share keep the key that they had before others could.
+    way = {"beginnings": VERSION} if model.network is not None and model.network.shares_beginnings else {}
+    return text_key(model, "zeroshot_head", precision, prompts=prompts, classes=labels.digest, **way)

@@ -78,6 +78,9 @@ class Family:
         one_size: why the tower takes images of one size only, as the end of a message.
         heads: config -> how many vectors the features are, side by side; each has its own linear layer.
         embedded: (tower, beginning, tokens, positions, mode) -> features, for `Network.encode_embedded`.
+        begin: (tower, ids, mode) -> keys and values, for `Network.begin_texts`; a tower that has it reads out
+            a text at the last token of its `reach`, if `min_length` is 1.
+        finish: (tower, memory, rest, mode) -> features, for `Network.finish_texts`.
         cpu_options: options of XLA's CPU compiler that make the tower faster.
     """
 
@@ -94,6 +97,8 @@ class Family:
     one_size: str | None = None
     heads: Callable[[Any], int] | None = None
     embedded: Callable[..., Any] | None = None
+    begin: Callable[..., Any] | None = None
+    finish: Callable[..., Any] | None = None
     cpu_options: Mapping[str, str] | None = None
 
 

@@ -26,6 +26,7 @@ from clipjax.models.arch import Arch, family_of
 from clipjax.models.param_tree import Params, abstract_tree, check_tree, draw, draw_now, precise_paths
 from clipjax.models.precision import DTYPE, MATMUL, Precision
 from clipjax.models.resample import GridRule, on_grid, resized_vision
+from clipjax.models.text_ids import Memory, Rest
 from clipjax.models.training import Attends, Mode, Training, running, statistics
 
 Stages = OrderedDict[str, Array]
@@ -254,6 +255,32 @@ class Network:
         if ids.ndim != 2 or not shortest <= ids.shape[1] <= longest:
             lengths = f"{shortest}..{longest}" if shortest < longest else f"{longest}"
             raise DataError(f"{self.arch.name} takes ids [B, {lengths}], not {list(ids.shape)}")
+
+    @property
+    def shares_beginnings(self) -> bool:
+        """Whether `begin_texts` and `finish_texts` can take the place of `encode_text`."""
+        text = self.arch.text
+        return text is not None and text.min_length == 1 and family_of(text).begin is not None
+
+    def begin_texts(self, params: Params, ids: Array, *, precision: Precision) -> Memory:
+        """ids [F, P] int32, first tokens that many texts share -> their keys and values [layers, F, P, D].
+
+        In the dtype of the tower. `shares_beginnings` is True.
+        """
+        tower = self._tower("text", self._checked("text", params), precision)
+        begin: Any = family_of(self.arch.text).begin
+        with jax.default_matmul_precision(MATMUL[precision]):
+            return begin(tower, ids, Mode())
+
+    def finish_texts(self, params: Params, memory: Memory, rest: Rest, *, precision: Precision) -> Features:
+        """`encode_text` of texts whose beginnings are in `memory` -> features [B, E] float32.
+
+        Equal up to rounding: a token of a causal tower does not depend on later ones.
+        """
+        tower = self._tower("text", self._checked("text", params), precision)
+        finish: Any = family_of(self.arch.text).finish
+        with jax.default_matmul_precision(MATMUL[precision]):
+            return finish(tower, memory, rest, Mode()).astype(jnp.float32)
 
     def check_embedded(self) -> None:
         """Raises UsageError if the text tower cannot take vectors."""

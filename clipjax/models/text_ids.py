@@ -1,14 +1,34 @@
-"""Check the token ids for a text tower."""
+"""Token ids of texts: the check of those for a tower, and texts as a shared beginning and the rest."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from jax import Array
 from jax.core import Tracer
 
 from clipjax.errors import UsageError
 from clipjax.models.arch import Arch
+
+# Keys and values of tokens, [B, L, D] each; of all blocks [layers, B, L, D].
+Memory = tuple[Array, Array]
+
+
+class Rest(NamedTuple):
+    """What follows the beginnings of B texts.
+
+    Attributes:
+        ids: int32 [B, L], padded.
+        beginning: int32 [B], the row of each text's beginning.
+        start: int32 [B], tokens of that beginning which the text has; 0: none.
+        length: int32 [B], tokens of the rest; the text is read out at the last one.
+    """
+
+    ids: Any
+    beginning: Any
+    start: Any
+    length: Any
 
 
 def token_ids(ids: Any, arch: Arch) -> Any:

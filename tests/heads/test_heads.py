@@ -12,13 +12,14 @@ import pytest
 
 from clipjax.checkpoints.card import Preprocess
 from clipjax.data.labels import LabelSpace, PromptSet, load_labels, load_prompts
-from clipjax.embeddings import texts
+from clipjax.embeddings import beginnings, forward, texts
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.own_model import OwnCard, OwnModel
 from clipjax.heads import build
 from clipjax.heads import head as heads
 from clipjax.heads.build import classifier_head, zeroshot_head
 from clipjax.heads.head import Cache, Head, cosine_head, logits, score_blocks
+from clipjax.models.network import Network
 from clipjax.results.provenance import count_compiles
 from clipjax.storage.store import Store
 
@@ -70,6 +71,16 @@ def test_templates_equal_open_clip(pair, prompts):
     np.testing.assert_allclose(head.kernel.T, class_by_class(pair[0], labels, prompts), atol=2e-6)
     assert head.scale == pytest.approx(pair[0].logit_scale.exp().item(), rel=1e-6)
     assert (head.normalize, head.bias) == (True, None)
+
+
+def test_prompts_that_share_beginnings_equal_open_clip(pair, monkeypatch):
+    """As with 1,000 classes: here sharing is worthwhile however few tokens it saves."""
+    monkeypatch.setattr(beginnings, "PROGRAM", 10)
+    before = forward.compiled.copy()
+    labels, prompts = space("tench", "black-and-white Colobus", "missile"), load_prompts("openai_80")
+    head = zeroshot_head(pair[1], labels, prompts)
+    assert {program.tower for program in forward.compiled - before} == {"beginnings", "rests"}
+    np.testing.assert_allclose(head.kernel.T, class_by_class(pair[0], labels, prompts), atol=2e-6)
 
 
 def test_it_is_open_clips_own_classifier(pair):
@@ -266,6 +277,13 @@ def test_the_store_keeps_the_head(pair, tmp_path, monkeypatch):
     ):
         with pytest.raises(pytest.fail.Exception, match="computed again"):
             changed()
+
+
+def test_the_key_has_the_version_of_sharing_where_the_tower_may_share(pair, monkeypatch):
+    usage, labels = build._Usage.of([["a", "b"]]), space("crane")
+    key = build._key(pair[1], usage, labels, "parity")
+    monkeypatch.setattr(Network, "shares_beginnings", False)
+    assert key == {**(build._key(pair[1], usage, labels, "parity") or {}), "beginnings": beginnings.VERSION}
 
 
 def test_a_model_without_a_fingerprint_is_not_stored(tmp_path):

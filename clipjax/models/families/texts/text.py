@@ -27,6 +27,7 @@ from jaxtyping import Bool, Float, Int
 from clipjax.models.arch import Family, Frame, refuse_uneven_heads, two_heads
 from clipjax.models.modules import layers
 from clipjax.models.modules.initializers import normal
+from clipjax.models.text_ids import Memory, Rest
 from clipjax.models.training import Mode
 
 
@@ -136,6 +137,35 @@ class TextTransformer(nnx.Module):
         (_, x), _ = jax.lax.scan(jax.checkpoint(step) if mode.remat else step, (first, rest), self.blocks)
         return self._projected(self.ln_final(at_positions(x, positions - start)))
 
+    def begin(self, ids: Int[Array, "F P"], mode: Mode) -> Memory:
+        """See `clipjax.models.network.Network.begin_texts`."""
+        visible = layers.causal(ids.shape[1])
+
+        def step(x: Array, block: Any) -> tuple[Array, Memory]:
+            return block_after(block, x, None, visible, mode)
+
+        x = lookup(self.token_embedding, ids) + self.positional_embedding[: ids.shape[1]]
+        return jax.lax.scan(step, x, self.blocks)[1]
+
+    def finish(self, memory: Memory, rest: Rest, mode: Mode) -> Float[Array, "B E"]:
+        """See `clipjax.models.network.Network.finish_texts`."""
+        count, length = rest.ids.shape
+        earlier = jnp.arange(memory[0].shape[2]) < rest.start[:, None, None, None]
+        masks = [earlier, layers.causal(length)]
+        visible = jnp.concatenate(
+            [jnp.broadcast_to(mask, (count, 1, length, mask.shape[-1])) for mask in masks], axis=-1
+        )
+
+        def step(x: Array, layer: tuple[Any, Memory]) -> tuple[Array, None]:
+            block, (keys, values) = layer
+            before = keys[rest.beginning], values[rest.beginning]
+            return block_after(block, x, before, visible, mode)[0], None
+
+        positions = rest.start[:, None] + jnp.arange(length)
+        x = lookup(self.token_embedding, rest.ids) + lookup(self.positional_embedding, positions)
+        x, _ = jax.lax.scan(step, x, (self.blocks, memory))
+        return self._projected(self.ln_final(at_positions(x, rest.length - 1)))
+
 
 def block_behind(
     block: layers.Block,
@@ -150,19 +180,33 @@ def block_behind(
 
     visible: causal; None (no mask) only if P = 0.
     """
-    attn, start = block.attn, first.shape[1]
+    start = first.shape[1]
     if start == 0:
         return first, block(rest, visible, mode=mode)
     assert visible is not None
-    q, k, v = (x(block.ln_1(first)) for x in (attn.q, attn.k, attn.v))
-    own_q, *own = (x(block.ln_1(rest)) for x in (attn.q, attn.k, attn.v))
-    shape = (len(rest), *first.shape[1:])
-    keys, values = (
-        jnp.concatenate([jnp.broadcast_to(x, shape), y], axis=1) for x, y in zip((k, v), own, strict=True)
-    )
-    first += attn.out(layers.attend(q, k, v, visible[:start, :start], heads=attn.heads, mode=mode))
-    rest += attn.out(layers.attend(own_q, keys, values, visible[start:], heads=attn.heads, mode=mode))
-    return first + block.mlp(block.ln_2(first)), rest + block.mlp(block.ln_2(rest))
+    first, shared = block_after(block, first, None, visible[:start, :start], mode)
+    keys, values = (jnp.broadcast_to(x, (len(rest), *x.shape[1:])) for x in shared)
+    return first, block_after(block, rest, (keys, values), visible[start:], mode)[0]
+
+
+def block_after(
+    block: layers.Block,
+    x: Float[Array, "B L D"],
+    before: Memory | None,
+    visible: layers.Visible,
+    mode: Mode,
+) -> tuple[Float[Array, "B L D"], Memory]:
+    """A block on tokens that may also read the tokens `before` them.
+
+    Returns: the output; the tokens' own keys and values.
+    """
+    attn = block.attn
+    q, k, v = (linear(block.ln_1(x)) for linear in (attn.q, attn.k, attn.v))
+    own = keys, values = k, v
+    if before is not None:
+        keys, values = (jnp.concatenate(both, axis=1) for both in zip(before, own, strict=True))
+    x += attn.out(layers.attend(q, keys, values, visible, heads=attn.heads, mode=mode))
+    return x + block.mlp(block.ln_2(x)), own
 
 
 def text_blocks(config: Any, rngs: nnx.Rngs) -> layers.Block:
@@ -220,5 +264,7 @@ FAMILY = Family(
     build=TextTransformer,
     narrow=narrow,
     embedded=TextTransformer.embedded,
+    begin=TextTransformer.begin,
+    finish=TextTransformer.finish,
     cpu_options=layers.CPU_OPTIONS,
 )

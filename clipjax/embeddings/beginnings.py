@@ -1,0 +1,178 @@
+"""Texts with the same first tokens: a causal tower runs these once, and the rest of each text.
+
+"a photo of a tench." and "a photo of a goldfish." differ only after "a photo of a". The token ids show
+that, so it works for any prompts.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+from jaxtyping import Int
+
+from clipjax.checkpoints.encoder import Encoder
+from clipjax.devices.sharding import local_mesh, replicated
+from clipjax.embeddings.forward import TEXT_BATCH, Program, Step, compiled, enable_compile_cache, in_steps
+from clipjax.models.network import Network
+from clipjax.models.precision import Precision, known_precision
+from clipjax.models.text_ids import Memory, Rest, token_ids
+from clipjax.models.unit_norm import unit_norm
+
+# Bump it when other texts share, or in another way: it is part of the key of every head that may share.
+VERSION = "1"
+
+FEWEST = 8  # texts that share a beginning
+MOST = 128  # beginnings; a device keeps the keys and values of all, 200 kB a token in ViT-H
+WIDTH_STEP = 4  # beginnings are padded to a multiple: other prompts can use the same programs
+RESTS = 128  # per device in one step
+PROGRAM = 4096  # tokens that take as long as compiling another program, roughly
+
+
+class Texts(NamedTuple):
+    """N texts as F beginnings and rests.
+
+    Attributes:
+        ids: int [N, L], whole texts.
+        length: int [N], their tokens.
+        beginnings: int [F, 2], a text and how many of its first tokens; F is a multiple of TEXT_BATCH.
+        beginning: int [N], the row of each text's beginning, which may have no tokens.
+        padded: int [N], the length at which the rest runs; few different ones.
+    """
+
+    ids: np.ndarray
+    length: np.ndarray
+    beginnings: np.ndarray
+    beginning: np.ndarray
+    padded: np.ndarray
+
+    def rest(self, rows: np.ndarray, length: int) -> Rest:
+        """After a text's end its last token is repeated: no earlier one sees it."""
+        start, stop = self.beginnings[self.beginning[rows], 1], self.length[rows]
+        positions = np.minimum(start[:, None] + np.arange(length), stop[:, None] - 1)
+        ids = np.take_along_axis(self.ids[rows], positions, axis=1)
+        return Rest(*(x.astype(np.int32) for x in (ids, self.beginning[rows], start, stop - start)))
+
+
+def shared(ids: Int[np.ndarray, "N L"], length: Int[np.ndarray, " N"]) -> Texts | None:
+    """Find the longest beginning that each text shares with many; None: that saves too few tokens.
+
+    ids: after each text's `length` an id that no text has.
+    """
+    order = np.lexsort(ids.T[::-1])
+    equal = np.cumprod(ids[order[1:]] == ids[order[:-1]], axis=1).sum(axis=1)
+    equal = np.concatenate([[0], equal])  # leading ids that equal those of the text before
+    beginnings, row = _at_most(MOST, equal, length[order])
+    tokens = int(beginnings[:, 1].sum())
+    beginnings[:, 0] = order[beginnings[:, 0]]
+    beginnings = np.pad(beginnings, ((0, -len(beginnings) % TEXT_BATCH), (0, 0)))
+    beginning = np.empty(len(ids), np.int64)
+    beginning[order] = row
+    padded = _padded(length - beginnings[beginning, 1])
+    programs = 1 + len(np.unique(padded))
+    worthwhile = length.sum() - padded.sum() - tokens >= PROGRAM * programs
+    return Texts(ids, length, beginnings, beginning, padded) if worthwhile else None
+
+
+def _at_most(
+    most: int, equal: Int[np.ndarray, " N"], length: Int[np.ndarray, " N"]
+) -> tuple[Int[np.ndarray, "F 2"], Int[np.ndarray, " N"]]:
+    """The different rows of `_longest`, and the number of each text's row."""
+    fewest = FEWEST
+    while True:
+        rows, row = np.unique(_longest(equal, length, fewest), axis=0, return_inverse=True)
+        if len(rows) <= most:
+            return rows, row.reshape(-1)
+        fewest *= 2
+
+
+def _longest(
+    equal: Int[np.ndarray, " N"], length: Int[np.ndarray, " N"], fewest: int
+) -> Int[np.ndarray, "N 2"]:
+    """Of texts in lexical order: the first one with the same beginning, and the beginning's length.
+
+    A beginning leaves at least one token of each text.
+
+    equal: leading ids that equal those of the text before.
+    """
+    found = np.zeros((len(equal), 2), np.int64)
+    for size in range(1, int(equal.max(initial=0)) + 1):
+        new = equal < size
+        run = np.cumsum(new) - 1
+        often = (np.bincount(run)[run] >= fewest) & (length > size)
+        found[often, 0] = np.flatnonzero(new)[run[often]]
+        found[often, 1] = size
+    return found
+
+
+def _padded(length: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+    """Each length rounded up to one of few: those with the fewest tokens, counting PROGRAM for each."""
+    sizes, counts = np.unique(length, return_counts=True)
+    best: list[tuple[int, tuple[int, ...]]] = [(0, ())]  # of the first i sizes
+    for i in range(1, len(sizes) + 1):
+        top = int(sizes[i - 1])
+        of = ((best[j][0] + top * int(counts[j:i].sum()) + PROGRAM, (*best[j][1], top)) for j in range(i))
+        best.append(min(of))
+    tops = np.array(best[-1][1])
+    return tops[np.searchsorted(tops, length)]
+
+
+def encode_shared(
+    model: Encoder, texts: Texts, precision: str, chunk: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """As `clipjax.embeddings.texts.encode_texts`, on this process's devices.
+
+    The texts that a device takes in one step do not depend on the number of devices, and so nor do the bits.
+    """
+    enable_compile_cache()
+    network, mesh, profile = model.network, local_mesh(), known_precision(precision)
+    assert network is not None
+    params = jax.device_put({"text": model.params["text"]}, replicated(mesh))
+    texts = texts._replace(ids=token_ids(np.maximum(texts.ids, 0), network.arch))
+    memory = _memory(_begin_step(network, mesh, profile), params, texts, mesh)
+    step, size = _finish_step(network, mesh, profile), RESTS * mesh.size
+    order = np.argsort(texts.padded, kind="stable")
+    last = np.minimum((np.arange(len(order)) // RESTS + 1) * RESTS, len(order)) - 1
+    lengths = texts.padded[order[last]]  # the longest of the RESTS
+    for length in np.unique(lengths):
+        of_length, at_once = order[lengths == length], -(-chunk // size) * size
+        for start in range(0, len(of_length), at_once):
+            rows = of_length[start : start + at_once]
+            yield rows, in_steps(step, (params, memory), texts.rest(rows, int(length)), size)
+
+
+def _memory(step: Step, params: Any, texts: Texts, mesh: Mesh) -> Memory:
+    """Of all beginnings, on every device."""
+    leader, size = texts.beginnings.T
+    ids = texts.ids[leader, : -(-int(size.max()) // WIDTH_STEP) * WIDTH_STEP]
+    parts = in_steps(step, params, ids, TEXT_BATCH * mesh.size)
+    return jax.device_put(tuple(part.swapaxes(0, 1) for part in parts), replicated(mesh))
+
+
+@functools.lru_cache(maxsize=16)
+def _begin_step(network: Network, mesh: Mesh, precision: Precision) -> Step:
+    """Token ids [F, P] to keys and values [F, layers, P, D]."""
+
+    def begin_texts(params: Any, ids: Array) -> Memory:
+        compiled[Program(network.arch.name, "beginnings", ids.shape[1], len(ids), precision)] += 1
+        keys, values = network.begin_texts(params, ids, precision=precision)
+        return keys.swapaxes(0, 1), values.swapaxes(0, 1)
+
+    return Step(begin_texts, mesh, network.compiler_options("text"), replicated(mesh))
+
+
+@functools.lru_cache(maxsize=16)
+def _finish_step(network: Network, mesh: Mesh, precision: Precision) -> Step:
+    """`Rest`s to unit-norm features."""
+
+    def finish_texts(params: Any, rest: Rest) -> Array:
+        own, memory = params
+        compiled[Program(network.arch.name, "rests", rest.ids.shape[1], len(rest.ids), precision)] += 1
+        return unit_norm(network.finish_texts(own, memory, rest, precision=precision))
+
+    return Step(finish_texts, mesh, network.compiler_options("text"), replicated(mesh))
