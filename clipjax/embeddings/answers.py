@@ -289,6 +289,9 @@ class _Program:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def on(self, mesh: Mesh) -> _Program:
+        return dataclasses.replace(self, decoder=self.decoder.on(mesh))
+
     def answer(self, params: Any, batch: Any) -> jax.Array:
         """Images and prompts of B rows -> float32 [B, R * (steps + 3 n)]."""
         pixels, name = batch["pixels"], self.network.arch.name
@@ -317,6 +320,7 @@ class _Program:
 @functools.lru_cache(maxsize=16)
 def _whole_step(program: _Program, mesh: Mesh) -> Step:
     """Params whole on each device, which takes its own rows."""
+    program = program.on(mesh)
     return Step(program.answer, mesh, program.network.compiler_options("vision"), replicated(mesh))
 
 
@@ -332,6 +336,7 @@ class CutStep:
         self.compiles = 0
         config, devices = program.decoder.config, jax.local_devices()
         mesh = decoder_mesh(math.gcd(len(devices), config.kv_heads), devices)
+        program = program.on(mesh)
         decoder = program.decoder.abstract_params()
         whole = replicated(mesh)
         self.params_shardings = {"decoder": decoder_sharding(config, decoder, mesh)}

@@ -80,11 +80,11 @@ def table_of(
     yield from aot.aot_table(ids, chips, towers=towers, precisions=precisions, start=start)
     known = aot.load_chips()
     for card, name, precision in programs(ids, parts=parts, precisions=precisions):
-        program = program_of(card, name, precision)
+        program, plain = (program_of(card, name, precision, platform) for platform in ("tpu", None))
         for chip in map(known.__getitem__, chips):
             for topology in chip.answers:
                 facts = card.id, name, precision
-                yield _row(facts, chip, topology, program, min(start, LARGEST))
+                yield _row(facts, chip, topology, program, plain, min(start, LARGEST))
 
 
 def count(ids: Sequence[str], chips: Sequence[str]) -> int:
@@ -111,11 +111,14 @@ def programs(
     ]
 
 
-def _row(facts: tuple[str, str, Precision], chip: Chip, topology: str, program: Program, start: int) -> Row:
+def _row(
+    facts: tuple[str, str, Precision], chip: Chip, topology: str, program: Program, plain: Program, start: int
+) -> Row:
+    """plain: in the form whose products are the model's own."""
     mesh = aot.slice_mesh(chip, topology, {DATA: -1, MODEL: PARTS})
     groups = mesh.shape[DATA]
     one = program.arguments(mesh, groups)
-    flops = product_flops(jax.make_jaxpr(program.function)(*one).jaxpr) / groups
+    flops = product_flops(jax.make_jaxpr(plain.function)(*one).jaxpr) / groups
     row = Row(*facts, topology, flops / 1e9, None, start=start)
 
     def compile_at(rows: int) -> Executable | None:
@@ -129,13 +132,13 @@ def _row(facts: tuple[str, str, Precision], chip: Chip, topology: str, program: 
     return dataclasses.replace(row, executable=executable, problem=problem)
 
 
-def program_of(card: Card, name: str, precision: Precision) -> Program:
-    """One of a vision-language model's `PROGRAMS`."""
-    return (_prefill if name == "prefill" else _decode)(card, precision)
+def program_of(card: Card, name: str, precision: Precision, platform: str | None) -> Program:
+    """One of a vision-language model's `PROGRAMS`, in a platform's form."""
+    return (_prefill if name == "prefill" else _decode)(card, precision, platform)
 
 
-def _prefill(card: Card, precision: Precision) -> Program:
-    network, decoder = Network(card.arch), _decoder(card)
+def _prefill(card: Card, precision: Precision, platform: str | None) -> Program:
+    network, decoder = Network(card.arch), _decoder(card, platform)
     mean, std, size = card.preprocess.mean, card.preprocess.std, card.arch.vision.image_size
 
     def read(params: Any, pixels: Any, ids: Any, image_at: Any, valid: Any) -> Any:
@@ -160,8 +163,8 @@ def _prefill(card: Card, precision: Precision) -> Program:
     return Program(read, arguments, lambda mesh: (batch_sharding(mesh), cache_sharding(decoder.config, mesh)))
 
 
-def _decode(card: Card, precision: Precision) -> Program:
-    decoder = _decoder(card)
+def _decode(card: Card, precision: Precision, platform: str | None) -> Program:
+    decoder = _decoder(card, platform)
 
     def step(params: Any, ids: Any, cache: Any) -> Any:
         return decode_step(decoder, params, ids, cache, precision=precision)
@@ -182,9 +185,9 @@ def _decode(card: Card, precision: Precision) -> Program:
     return Program(step, arguments, results, donated=(2,), loops=True)
 
 
-def _decoder(card: Card) -> Decoder:
+def _decoder(card: Card, platform: str | None = None) -> Decoder:
     assert card.arch.language is not None
-    return Decoder(card.arch.language.decoder)
+    return Decoder(card.arch.language.decoder, platform)
 
 
 def _positions(card: Card) -> int:

@@ -47,10 +47,25 @@ def estimate_cells(row: Row) -> tuple[str, ...] | None:
         *(row.model, row.tower, row.precision, row.chip, str(program.timed)),
         f"{seconds * 1e3:,.0f}" if seconds >= 0.1 else f"{seconds * 1e3:.3g}",
         f"{program.timed / seconds:,.0f}",
-        "-" if known.unknown else f"{share:.0%}",
+        _share_cell(row, share),
         ", ".join(f"{name} {cycles / known.cycles:.0%}" for name, cycles in known.costliest.items()),
         ", ".join(f"{count} {name}" for name, count in known.unknown.items()) or "none",
     )
+
+
+def _share_cell(row: Row, share: float | None) -> str:
+    assert row.executable is not None
+    assert row.executable.estimate is not None
+    if row.tower == "decode":
+        return f"{share_of_bandwidth(row):.0%} of bandwidth"
+    return "-" if row.executable.estimate.unknown else f"{share:.0%}"
+
+
+def share_of_bandwidth(row: Row) -> float | None:
+    """Of a step that reads each argument once. Too high where an operation has no estimate."""
+    if row.executable is None or (seconds := _seconds(row)) is None:
+        return None
+    return row.executable.argument_bytes / seconds / (_chip(row).gbps * 1e9)
 
 
 def share_of_peak(row: Row) -> float | None:

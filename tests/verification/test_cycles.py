@@ -120,10 +120,11 @@ def test_a_share_of_peak_needs_every_operation() -> None:
     # 8 examples of 1e12 operations in one second, on a chip of 197e12.
     assert (cells["known"]["time (ms)"], cells["known"]["examples/s"]) == ("1,000", "8")
     assert cells["known"]["share of peak"] == "4%"
-    decode = Row("m", "decode", "fast", "v5e:2x2", 1000.0, dataclasses.replace(program, estimate=known))
-    shared = estimate_cells(decode)
-    assert shared is not None
-    assert shared[7] == "1%"  # of four chips
+    half = dataclasses.replace(program, estimate=known, argument_bytes=int(819e9 / 2))
+    for tower, share in (("prefill", "1%"), ("decode", "50% of bandwidth")):  # of four chips
+        shared = estimate_cells(Row("m", tower, "fast", "v5e:2x2", 1000.0, half))
+        assert shared is not None
+        assert shared[7] == share
     assert estimate_cells(dataclasses.replace(row, executable=None)) is None
 
 

@@ -14,8 +14,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Float32, Int32
 
+from clipjax.devices.platforms import platform_of
 from clipjax.errors import DataError
 from clipjax.models.language import transformer
 from clipjax.models.language.config import DecoderConfig
@@ -27,14 +29,20 @@ Stages = OrderedDict[str, Array]
 
 
 class Decoder:
-    def __init__(self, config: DecoderConfig):
-        self.config = config
+    """platform: "tpu" decodes in the form for a TPU's matrix units; only rounding differs."""
+
+    def __init__(self, config: DecoderConfig, platform: str | None = None):
+        self.config, self.platform = config, platform
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Decoder) and other.config == self.config
+        return isinstance(other, Decoder) and (other.config, other.platform) == (self.config, self.platform)
 
     def __hash__(self) -> int:
-        return hash(self.config)
+        return hash((self.config, self.platform))
+
+    def on(self, mesh: Mesh) -> Decoder:
+        """In the form for the devices of a mesh."""
+        return Decoder(self.config, platform_of(mesh))
 
     def abstract_params(self) -> Params:
         """The params as float32 `jax.ShapeDtypeStruct`, without allocating."""

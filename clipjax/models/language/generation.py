@@ -83,7 +83,12 @@ def decode_step(
     visible = transformer.sees(positions, slots, valid, decoder.config.sliding_window)
     with jax.default_matmul_precision(MATMUL[precision]):
         x, (keys, values), _ = module(
-            embedded, positions, visible, kept=(cache.keys, cache.values), remember=append(cache.length)
+            embedded,
+            positions,
+            visible,
+            kept=(cache.keys, cache.values),
+            remember=append(cache.length),
+            platform=decoder.platform,
         )
         logits = module.logits(x[:, 0])
     return logits, Cache(keys, values, valid, cache.length + 1)

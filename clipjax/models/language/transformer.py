@@ -97,14 +97,30 @@ def attend_grouped(
     k: Float[Array, "B kv N d"],
     v: Float[Array, "B kv N d"],
     visible: Bool[Array, "B M N"],
+    platform: str | None = None,
 ) -> Float[Array, "B M heads*d"]:
     """Attention of neighbouring query heads to the key head that they share, which is not copied for them."""
     batch, heads, length, dim = q.shape
     group = heads // k.shape[1]
     q = q.reshape(batch, k.shape[1], group * length, dim)
     visible = jnp.tile(visible, (1, group, 1))[:, None]
-    mixed = layers.mix(q, k, v, visible).reshape(batch, heads, length, dim)
+    few = platform == "tpu" and q.dtype == jnp.bfloat16 and group * length < _TILE
+    mixed = (mix_few if few else layers.mix)(q, k, v, visible).reshape(batch, heads, length, dim)
     return mixed.transpose(0, 2, 1, 3).reshape(batch, length, heads * dim)
+
+
+_TILE = 8  # rows of a TPU's registers
+
+
+def mix_few(q: Array, k: Array, v: Array, visible: Array) -> Array:
+    """`layers.mix` of a few queries, each repeated so that together they fill a tile.
+
+    A TPU's matrix units multiply a tile. A single query is multiplied elementwise, which reads the keys and
+    values at a third of the speed.
+    """
+    times = -(-_TILE // q.shape[2])
+    q, visible = (jnp.repeat(x, times, axis=2) for x in (q, visible))
+    return layers.mix(q, k, v, visible)[:, :, ::times]
 
 
 class Attention(nnx.Module):
@@ -117,10 +133,16 @@ class Attention(nnx.Module):
         self.out = linear(c.heads * c.head_dim, c.width)
         self.config = c
 
-    def project(self, x: Float[Array, "B L D"], tables: Tables) -> tuple[Array, Array, Array]:
+    def project(
+        self, x: Float[Array, "B L D"], tables: Tables, platform: str | None = None
+    ) -> tuple[Array, Array, Array]:
         """Queries, keys and values, split into heads [B, heads, L, head_dim]."""
-        q = layers.split_heads(self.q(x), self.config.heads)
-        k, v = (layers.split_heads(linear(x), self.config.kv_heads) for linear in (self.k, self.v))
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        if platform == "tpu":
+            # Otherwise the compiler splits the weights and the cache for it, and copies those of each layer.
+            q, k, v = jax.lax.optimization_barrier((q, k, v))
+        q = layers.split_heads(q, self.config.heads)
+        k, v = (layers.split_heads(y, self.config.kv_heads) for y in (k, v))
         return rotate(q, *tables), rotate(k, *tables), v
 
 
@@ -167,10 +189,12 @@ class Transformer(nnx.Module):
         kept: Kept = None,
         remember: Remember = nothing,
         capture: bool = False,
+        platform: str | None = None,
     ) -> tuple[Float[Array, "B L D"], Kept, Array | None]:
         """All blocks.
 
         visible: which of the keys that `remember` returns a position sees.
+        platform: "tpu" takes its forms of layers; see `clipjax.devices.platforms`.
 
         Returns: the last block's output; what is kept; if `capture`, the outputs [layers, B, L, D].
         """
@@ -178,9 +202,9 @@ class Transformer(nnx.Module):
 
         def step(carry: tuple[Array, Kept], layer: tuple[Array, Any]) -> tuple[tuple[Array, Kept], Any]:
             (x, kept), (index, block) = carry, layer
-            q, k, v = block.attn.project(block.attn_norm(x), tables)
+            q, k, v = block.attn.project(block.attn_norm(x), tables, platform)
             kept, keys, values = remember(kept, index, k, v)
-            x = x + block.attn.out(attend_grouped(q, keys, values, visible))
+            x = x + block.attn.out(attend_grouped(q, keys, values, visible, platform))
             x = x + block.mlp(block.mlp_norm(x))
             return (x, kept), (x if capture else None)
 

@@ -89,7 +89,7 @@ def interleaved(x: Any, cos: Any, sin: Any) -> Any:
     return jnp.stack([first * cos - second * sin, second * cos + first * sin], axis=-1).reshape(x.shape)
 
 
-def tiled(q: Any, k: Any, v: Any, visible: Any) -> Any:
+def tiled(q: Any, k: Any, v: Any, visible: Any, platform: str | None = None) -> Any:
     """Query head i reads key head i % kv."""
     times = q.shape[1] // k.shape[1]
     k, v = (jnp.tile(x, (1, times, 1, 1)) for x in (k, v))
@@ -190,9 +190,27 @@ def test_fast_is_near() -> None:
     assert 1e-4 < subject.error(logits, subject.stages["logits"]) < 0.05
 
 
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_one_query_fills_a_tile_on_a_tpu(kv_heads: int) -> None:
+    """Its products have eight rows, and the result is the other platforms'."""
+    keys = iter(jax.random.split(jax.random.key(0), 3))
+    q, k, v = (
+        jax.random.normal(next(keys), (3, heads, length, 16), jnp.bfloat16)
+        for heads, length in ((4, 1), (kv_heads, 20), (kv_heads, 20))
+    )
+    visible = (jnp.arange(20) >= jnp.array([0, 5, 13])[:, None])[:, None]
+    program = jax.make_jaxpr(transformer.attend_grouped, static_argnums=4)(q, k, v, visible, "tpu")
+    assert str(program).count(f"[3,{kv_heads},8,") >= 2
+    ours, plain = (
+        transformer.attend_grouped(q, k, v, visible, name).astype(jnp.float32) for name in ("tpu", None)
+    )
+    np.testing.assert_allclose(np.asarray(ours), np.asarray(plain), atol=0.02)
+
+
 def test_params_are_drawn_as_the_record_says() -> None:
     decoder = Decoder(_llama.GROUPED)
     drawn, abstract = decoder.init_params(jax.random.key(0)), decoder.abstract_params()
     assert jax.tree.map(jnp.shape, drawn) == jax.tree.map(lambda leaf: leaf.shape, abstract)
     assert "head" not in drawn
     assert decoder == Decoder(_llama.GROUPED) != Decoder(_llama.LLAMA)
+    assert decoder != Decoder(_llama.GROUPED, "tpu")
