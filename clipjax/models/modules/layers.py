@@ -16,11 +16,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 from jax.nn.initializers import Initializer, zeros
 from jaxtyping import Bool, Float
 
 from clipjax.devices.platforms import by_platform
 from clipjax.models.cut import whole
+from clipjax.models.modules.attention_gradient import KEPT, attended, trains_on_tpu
 from clipjax.models.modules.initializers import uniform, variance_scaling
 from clipjax.models.training import PRODUCT, Mode, statistics
 
@@ -117,11 +119,17 @@ def attend(
     visible: which keys a query sees, broadcast to [B, heads, M, N]; None: all.
     """
     q, k, v = (split_heads(x, heads) for x in (q, k, v))
+    if trains_on_tpu(q, mode):
+        return merge_heads(attended(q, k, v, visible))
     return attend_heads(q, k, v, visible, mode=mode)
 
 
 def split_heads(x: Float[Array, "B N D"], heads: int) -> Float[Array, "B {heads} N d"]:
     return x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3)
+
+
+def merge_heads(x: Float[Array, "B heads N d"]) -> Float[Array, "B N heads*d"]:
+    return x.transpose(0, 2, 1, 3).reshape(x.shape[0], x.shape[2], -1)
 
 
 def attend_heads(
@@ -223,7 +231,7 @@ class Mlp(nnx.Module):
         self.activation = activation
 
     def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
-        return self.c_proj(ACTIVATIONS[self.activation](self.c_fc(x)))
+        return self.c_proj(ACTIVATIONS[self.activation](checkpoint_name(self.c_fc(x), KEPT)))
 
 
 class LayerScale(nnx.Module):
@@ -313,7 +321,8 @@ def _called(block: Any, x: Array, *shared: Any, mode: Mode, loop: bool) -> tuple
         return x, {} if mode.batch_norm == "frozen" else statistics(block)
 
     if mode.training is not None and (mode.remat or not statistics(block)):
-        policy = None if mode.remat else _PRODUCTS
+        few = isinstance(block, Block) and trains_on_tpu(x, mode)
+        policy = None if mode.remat else _FEW if few else _PRODUCTS
         # In a loop XLA cannot merge the two passes, so the guard against that is not needed.
         pure = jax.checkpoint(pure, prevent_cse=not loop, policy=policy)
     return pure(block, x, *shared)
@@ -325,6 +334,9 @@ def _called(block: Any, x: Array, *shared: Any, mode: Mode, loop: bool) -> tuple
 _PRODUCTS = jax.checkpoint_policies.save_from_both_policies(
     jax.checkpoint_policies.dots_saveable, jax.checkpoint_policies.save_only_these_names(PRODUCT)
 )
+# On a TPU a `Block` in bfloat16 keeps its attention's result and its hidden channels. Computing the other
+# products again takes less time than storing and reading them.
+_FEW = jax.checkpoint_policies.save_only_these_names(KEPT)
 
 
 def scan_at(blocks: Any, x: Array, *shared: Any, mode: Mode, at: Sequence[int]) -> list[Array]:

@@ -26,9 +26,10 @@ from jaxtyping import Bool, Float, Int
 
 from clipjax.models.arch import Family, Frame, refuse_uneven_heads, two_heads
 from clipjax.models.modules import layers
+from clipjax.models.modules.attention_gradient import trains_on_tpu
 from clipjax.models.modules.initializers import normal
 from clipjax.models.text_ids import Memory, Rest
-from clipjax.models.training import Mode
+from clipjax.models.training import INFERENCE, Mode
 
 
 @dataclass(frozen=True)
@@ -106,11 +107,11 @@ class TextTransformer(nnx.Module):
         self, ids: Int[Array, "B L"], mode: Mode, capture: bool
     ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
         length = ids.shape[1]
-        embedded = lookup(self.token_embedding, ids) + self.positional_embedding[:length]
+        embedded = lookup(self.token_embedding, ids, mode) + self.positional_embedding[:length]
         visible = layers.causal(length) if self.causal else None
         x, outputs = layers.scan(self.blocks, embedded, visible, mode=mode, capture=capture)
         ends = ids if self.eos_id is None else ids == self.eos_id
-        pooled = self.ln_final(x[:, -1] if self.pooling == "last" else at_highest_id(x, ends))
+        pooled = self.ln_final(x[:, -1] if self.pooling == "last" else at_highest_id(x, ends, mode))
         features = self._projected(pooled)
         return features, stages(embedded, outputs, pooled, features)
 
@@ -228,15 +229,22 @@ def text_blocks(config: Any, rngs: nnx.Rngs) -> layers.Block:
     return layers.stack(lambda rngs: block(rngs=rngs), c.layers, rngs)
 
 
-def lookup(table: nnx.Param, ids: Int[Array, "B L"]) -> Float[Array, "B L D"]:
+def lookup(table: nnx.Param, ids: Int[Array, "B L"], mode: Mode = INFERENCE) -> Float[Array, "B L D"]:
+    # A product with ones and zeros gives the same numbers. A TPU gathers slowly, and sums gradients of rows
+    # more slowly still. Only in training: embedding reads too many ids at once.
+    if trains_on_tpu(table[...], mode):
+        return jax.nn.one_hot(ids, len(table[...]), dtype=table[...].dtype) @ table[...]
     # Ids come from the tokenizer, so they are in range: "clip" spares the default's NaN fill.
     return jnp.take(table[...], ids, axis=0, mode="clip")
 
 
 def at_highest_id(
-    x: Float[Array, "B L D"], ids: Int[Array, "B L"] | Bool[Array, "B L"]
+    x: Float[Array, "B L D"], ids: Int[Array, "B L"] | Bool[Array, "B L"], mode: Mode = INFERENCE
 ) -> Float[Array, "B D"]:
-    return at_positions(x, jnp.argmax(ids, axis=1))
+    positions = jnp.argmax(ids, axis=1)
+    if trains_on_tpu(x, mode):
+        return jnp.einsum("bl,bld->bd", jax.nn.one_hot(positions, x.shape[1], dtype=x.dtype), x)
+    return at_positions(x, positions)
 
 
 def at_positions(x: Float[Array, "B L D"], positions: Int[Array, " B"]) -> Float[Array, "B D"]:

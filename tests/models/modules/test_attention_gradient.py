@@ -1,0 +1,51 @@
+"""The form of attention in training on a TPU against JAX's own gradient of the other form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from clipjax.models.families.texts import text
+from clipjax.models.modules import attention_gradient, layers
+from clipjax.models.training import INFERENCE, Mode, Training
+
+ON_TPU = Mode(Training(), "tpu")
+
+
+@pytest.mark.parametrize("visible", [None, "causal", "rows"])
+def test_gradients_are_those_of_plain_attention(visible: str | None) -> None:
+    q, k, v, weights = (jax.random.normal(jax.random.key(i), (8, 2, 7, 4)) for i in range(4))
+    rows = (jnp.arange(7) < jnp.arange(1, 9)[:, None])[:, None, None]
+    mask = {None: None, "causal": layers.causal(7), "rows": rows}[visible]
+
+    def loss(attention: Any, *args: Any) -> Any:
+        return (attention(*args, mask) * weights).sum()
+
+    def plain(*args: Any) -> Any:
+        return layers.mix(*args)
+
+    def own(*args: Any) -> Any:
+        return attention_gradient.attended(*args)
+
+    with jax.default_matmul_precision("highest"):
+        ours, theirs = (
+            jax.jit(jax.value_and_grad(lambda *args, f=f: loss(f, *args), argnums=(0, 1, 2)))(q, k, v)
+            for f in (own, plain)
+        )
+    np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-5)
+    for mine, other in zip(ours[1], theirs[1], strict=True):
+        np.testing.assert_allclose(mine, other, atol=2e-6)
+
+
+def test_rows_looked_up_by_products_are_the_same() -> None:
+    table = nnx.Param(jax.random.normal(jax.random.key(0), (50, 8), jnp.bfloat16))
+    ids = jax.random.randint(jax.random.key(1), (4, 6), 0, 50)
+    rows, same = (text.lookup(table, ids, mode) for mode in (INFERENCE, ON_TPU))
+    assert jnp.array_equal(rows, same)
+    ends, same = (text.at_highest_id(rows, ids, mode) for mode in (INFERENCE, ON_TPU))
+    assert jnp.array_equal(ends, same)
