@@ -75,8 +75,10 @@ def _run_all(jobs: Sequence[Job], shared: _Shared) -> None:
     """Run every job; if one of several fails, the others still run."""
     import jax
 
+    from clipjax.devices.memory import keep_freed
     from clipjax.finetune.run import check
 
+    keep_freed()
     for job in jobs:
         check(job.recipe, shared.data)
     records, failed = [], []
