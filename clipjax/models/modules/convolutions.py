@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -234,7 +234,8 @@ class BatchNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "B H W C"], mode: Mode) -> Float[Array, "B H W C"]:
         if mode.training is not None and mode.batch_norm != "frozen":
-            return self._of_batch(x, mode.training.devices if mode.batch_norm == "per_device" else 1)
+            parts = mode.training.devices if mode.batch_norm == "per_device" else 1
+            return self._of_batch(x, parts, _cpu_normalised if mode.platform == "cpu" else _normalised)
         # Fold the four vectors in float32 first: one multiply-add per pixel.
         scale, bias, mean, var = (
             p[...].astype(jnp.float32) for p in (self.scale, self.bias, self.mean, self.var)
@@ -242,24 +243,53 @@ class BatchNorm(nnx.Module):
         gain = scale * jax.lax.rsqrt(var + self.eps)
         return x * gain.astype(x.dtype) + (bias - mean * gain).astype(x.dtype)
 
-    def _of_batch(self, x: Array, parts: int) -> Array:
+    def _of_batch(self, x: Array, parts: int, normalised: Callable[..., tuple[Array, Array, Array]]) -> Array:
         """Normalises each contiguous part of the batch separately."""
         wide = x.reshape(parts, -1, *x.shape[1:]).astype(jnp.float32)
-        axes = tuple(range(1, wide.ndim - 1))
         count = wide.size // (parts * wide.shape[-1])
         if count == 1:
             raise UsageError(
                 "BatchNorm has one value per channel, and no variance: give each device more images, or "
                 'larger ones, or train with batch_norm = "frozen"'
             )
-        mean = wide.mean(axes, keepdims=True)
-        # No gradient flows through the mean: differences from it add up to zero.
-        var = jnp.square(wide - jax.lax.stop_gradient(mean)).mean(axes, keepdims=True)
+        scale, bias = (p[...].astype(jnp.float32) for p in (self.scale, self.bias))
+        y, mean, var = normalised(wide, scale, bias, self.eps)
         for kept, value in ((self.mean, mean), (self.var, var * (count / (count - 1)))):
             kept.set_value(jax.lax.stop_gradient(value[0].reshape(-1)))
-        scale, bias = (p[...].astype(jnp.float32) for p in (self.scale, self.bias))
-        y = (wide - mean) * (scale * jax.lax.rsqrt(var + self.eps)) + bias
         return y.reshape(x.shape).astype(x.dtype)
+
+
+def _normalised(
+    x: Float[Array, "P b H W C"], scale: Float[Array, " C"], bias: Float[Array, " C"], eps: float
+) -> tuple[Array, Array, Array]:
+    """BatchNorm of each of P parts; also their means and (biased) variances, [P, 1, 1, 1, C]."""
+    axes = tuple(range(1, x.ndim - 1))
+    mean = x.mean(axes, keepdims=True)
+    # No gradient flows through the mean: differences from it add up to zero.
+    var = jnp.square(x - jax.lax.stop_gradient(mean)).mean(axes, keepdims=True)
+    return (x - mean) * (scale * jax.lax.rsqrt(var + eps)) + bias, mean, var
+
+
+def _normalised_kept(x: Array, scale: Array, bias: Array, eps: float) -> tuple[Any, Any]:
+    y, mean, var = _normalised(x, scale, bias, eps)
+    return (y, mean, var), (x, scale, mean, jax.lax.rsqrt(var + eps))
+
+
+def _normalised_gradients(eps: float, kept: tuple[Array, ...], changes: Any) -> tuple[Array, Array, Array]:
+    """In two passes over the maps; nothing is learned from the statistics."""
+    (x, scale, mean, inverse), (dy, _, _) = kept, changes
+    axes = tuple(range(1, x.ndim - 1))
+    count = x.size // mean.size
+    total = dy.sum(axes, keepdims=True)
+    slope = (dy * (x - mean)).sum(axes, keepdims=True)
+    per_pixel = total / count + (x - mean) * (jnp.square(inverse) * slope / count)
+    dx = (dy - per_pixel) * (scale * inverse)
+    return dx, (slope * inverse).reshape(-1, x.shape[-1]).sum(0), total.reshape(-1, x.shape[-1]).sum(0)
+
+
+# JAX's own gradient keeps three maps a layer: this one keeps the input.
+_cpu_normalised = jax.custom_vjp(_normalised, nondiff_argnums=(3,))
+_cpu_normalised.defvjp(_normalised_kept, _normalised_gradients)
 
 
 def average_pool(x: Float[Array, "B H W C"], window: int, *, mode: Mode) -> Float[Array, "B h w C"]:

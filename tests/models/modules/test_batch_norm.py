@@ -41,13 +41,15 @@ def pair() -> tuple[torch.nn.BatchNorm2d, convolutions.BatchNorm]:
     return theirs.double().train(), ours
 
 
-def moved(layer: convolutions.BatchNorm, x: np.ndarray, training: Training) -> dict[str, Any]:
+def moved(
+    layer: convolutions.BatchNorm, x: np.ndarray, training: Training, platform: str | None = None
+) -> dict[str, Any]:
     """Output, gradients of the sum of its sines, and what the layer then holds as mean and variance."""
     graphdef, state = nnx.split(layer)
 
     def loss(state: Any, x: jax.Array) -> tuple[jax.Array, Any]:
         module = nnx.merge(graphdef, state)
-        y = module(x, Mode(training))
+        y = module(x, Mode(training, platform))
         return jnp.sum(jnp.sin(y)), (y, statistics(module))
 
     (_, (y, found)), (d, dx) = jax.value_and_grad(loss, (0, 1), has_aux=True)(state, jnp.asarray(x))
@@ -59,14 +61,15 @@ def same(ours: Any, theirs: Any, tolerance: float = 1e-5) -> bool:
     return bool(np.abs(np.asarray(ours) - theirs).max() <= tolerance * np.abs(theirs).max())
 
 
+@pytest.mark.parametrize("platform", [None, "cpu"])
 @pytest.mark.parametrize(("offset", "tolerance"), [(0.3, 1e-5), (100.0, 1e-3)])
-def test_the_statistics_of_the_batch(offset: float, tolerance: float) -> None:
+def test_the_statistics_of_the_batch(offset: float, tolerance: float, platform: str | None) -> None:
     theirs, ours = pair()
     before = ours.mean[...], ours.var[...]
     x = nchw(pixels(offset=offset)).requires_grad_()
     y = theirs(x)
     torch.sin(y).sum().backward()
-    found = moved(ours, pixels(offset=offset), Training("batch"))
+    found = moved(ours, pixels(offset=offset), Training("batch"), platform)
     assert x.grad is not None
     assert same(found["y"], y.detach().permute(0, 2, 3, 1), tolerance)
     assert same(found["dx"], x.grad.permute(0, 2, 3, 1), tolerance)
@@ -93,6 +96,13 @@ def test_each_part_of_the_batch_has_its_own() -> None:
     assert not same(found["y"], moved(ours, x, Training("batch"))["y"], 1e-2)
 
 
+def test_a_cpu_has_the_gradients_of_each_part() -> None:
+    _, ours = pair()
+    x, training = pixels(batch=6), Training("per_device", devices=3)
+    plain, on_cpu = (moved(ours, x, training, platform) for platform in (None, "cpu"))
+    assert all(same(on_cpu[name], value) for name, value in plain.items())
+
+
 def test_frozen_is_inference() -> None:
     _, ours = pair()
     x = jnp.asarray(pixels())
@@ -116,14 +126,14 @@ def test_one_value_a_channel_is_refused() -> None:
         ours(jnp.ones((1, 1, 1, DIM)), Mode(Training("batch")))
 
 
-@pytest.mark.parametrize("remat", [False, True])
-def test_stacked_blocks_bring_their_statistics_out(remat: bool) -> None:
+@pytest.mark.parametrize(("remat", "platform"), [(False, None), (True, None), (True, "cpu")])
+def test_stacked_blocks_bring_their_statistics_out(remat: bool, platform: str | None) -> None:
     """Three of them in a scan, as one after the other; and one that stands alone."""
     stacked = layers.stack(lambda rngs: convolutions.BatchNorm(DIM, eps=1e-3), 3, nnx.Rngs(0))
     stacked.bias[...] = jnp.arange(3 * DIM, dtype=jnp.float32).reshape(3, DIM)
     alone = [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(3)]
     x = y = jnp.asarray(pixels())
-    mode = Mode(Training("batch", remat=remat))
+    mode = Mode(Training("batch", remat=remat), platform)
     found, _ = layers.scan(stacked, x, mode=mode, capture=False)
     for layer in alone:
         y = layers.apply(layer, y, mode=mode)

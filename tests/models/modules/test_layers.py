@@ -14,7 +14,7 @@ from timm.layers.padding import pad_same
 from torch.nn import functional as F
 
 from clipjax.models.modules import convolutions, layers
-from clipjax.models.training import INFERENCE
+from clipjax.models.training import INFERENCE, Mode, Training
 
 RNG = np.random.default_rng(0)
 
@@ -49,6 +49,21 @@ def test_the_three_gelus_differ() -> None:
     erf, tanh, quick = (layers.ACTIVATIONS[name](x) for name in ("gelu", "gelu_tanh", "quick_gelu"))
     assert 3e-4 < np.abs(erf - tanh).max() < 6e-4
     assert np.abs(erf - quick).max() > 1e-2
+
+
+def test_gradients_of_a_product_on_a_cpu() -> None:
+    """As everywhere else."""
+    x, kernel, weight = (jnp.asarray(normal(*shape)) for shape in ((2, 3, 5), (5, 7), (2, 3, 7)))
+
+    def gradients(platform: str | None) -> Any:
+        mode = Mode(Training(), platform)
+
+        def total(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            return jnp.sum(weight * layers.product(x, kernel, mode))
+
+        return jax.grad(total, (0, 1))(x, kernel)
+
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), gradients("cpu"), gradients(None))
 
 
 @pytest.mark.parametrize("mean", [0.0, 1000.0])

@@ -38,7 +38,7 @@ from clipjax.models.arch import Family
 from clipjax.models.modules import convolutions, layers
 from clipjax.models.modules.initializers import normal
 from clipjax.models.modules.stages import maps_at, run_stages
-from clipjax.models.training import Mode
+from clipjax.models.training import INFERENCE, Mode
 
 PATCH = 4  # of the stem
 KERNEL = 7  # of a block's depthwise convolution
@@ -133,8 +133,8 @@ class NormedMlp(layers.Mlp):
         super().__init__(dim, width, activation=activation, fc_init=_INIT, proj_init=_INIT, rngs=rngs)
         self.grn = GlobalResponseNorm(width)
 
-    def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B H W D"]:
-        return self.c_proj(self.grn(layers.ACTIVATIONS[self.activation](self.c_fc(x))))
+    def __call__(self, x: Float[Array, "B H W D"], mode: Mode = INFERENCE) -> Float[Array, "B H W D"]:
+        return self.c_proj(self.grn(layers.ACTIVATIONS[self.activation](self.c_fc(x, mode))), mode)
 
 
 class Block(nnx.Module):
@@ -148,7 +148,7 @@ class Block(nnx.Module):
         self.ls = None if grn else layers.LayerScale(dim, init=LAYER_SCALE)
 
     def __call__(self, x: Array, mode: Mode) -> Array:
-        branch = self.mlp(self.norm(self.conv(x, mode)))
+        branch = self.mlp(self.norm(self.conv(x, mode)), mode)
         return x + (branch if self.ls is None else self.ls(branch))
 
 
