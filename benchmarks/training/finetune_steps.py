@@ -1,6 +1,6 @@
 """Training steps: clipjax against open_clip or timm with torch's AdamW, eager; float32, same weights.
 
-    python benchmarks/training/finetune_steps.py                    # all four; some minutes
+    python benchmarks/training/finetune_steps.py                    # all; some minutes
     python benchmarks/training/finetune_steps.py "RN50 CE" --rounds 15
     python benchmarks/training/finetune_steps.py --quick            # two rounds of small batches: does it run
 
@@ -23,9 +23,16 @@ from benchmarks import common
 from benchmarks.training.clipjax_steps import jax_steps
 from benchmarks.training.torch_steps import torch_steps
 from benchmarks.training.training_data import data
+from clipjax.devices.memory import keep_freed
 from clipjax.models.arch import load_arch
 
-CASES = {"ViT-B-32 CE": 32, "ViT-B-32 FLYP": 32, "RN50 CE": 8, "resnet50.tv_in1k CE": 8}  # case -> batch
+CASES = {  # case -> batch
+    "ViT-B-32 CE": 32,
+    "ViT-B-32 FLYP": 32,
+    "RN50 CE": 8,
+    "resnet50.tv_in1k CE": 8,
+    "convnext_base_w CE": 8,
+}
 CHECKED = 3  # steps whose losses are compared
 LOSS_TOLERANCE = 1e-3
 WORDS = 9  # tokens per caption, with start and end: "a photo of a red panda ."
@@ -33,13 +40,14 @@ WORDS = 9  # tokens per caption, with start and end: "a photo of a red panda ."
 
 def main(
     cases: Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join(CASES)}; default: all.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Images in a batch; default 32, 8 for ResNets.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images in a batch; default 32, of conv nets 8.")] = None,
     rounds: Annotated[int, typer.Option(help="Paired rounds.")] = 9,
     quick: Annotated[bool, typer.Option("--quick", help="Two rounds of batches of 4.")] = False,
     json: common.Json = None,
 ) -> None:
     """Training steps: clipjax against open_clip or timm and torch's AdamW."""
     cores = common.use_all_cores()
+    keep_freed()  # as `clipjax finetune` does; torch's side profits, too
     with common.reported("finetune_steps", json) as results:
         for case in cases or list(CASES):
             size = 4 if quick else batch or CASES[case]

@@ -165,8 +165,11 @@ def norm(batch: int, side: int, channels: int, part: str) -> Sides:
     def forward(x: Any) -> Any:
         return jax.nn.relu(BatchNorm(channels, eps=1e-5)(x, MODE))
 
-    ours = jax.jit(forward if part == "forward" else lambda x, dy: jax.vjp(forward, x)[1](dy)[0])
-    given = [jnp.asarray(array) for array in ((x,) if part == "forward" else (x, dy))]
+    ours: Callable[..., Any] = jax.jit(forward)
+    given: list[Any] = [jnp.asarray(x)]
+    if part == "gradient":  # of a forward pass that has run, as torch's
+        _, pull = jax.vjp(ours, given[0])
+        ours, given = jax.jit(lambda pull, dy: pull(dy)[0]), [pull, jnp.asarray(dy)]
     reference, images, gradient = torch.nn.BatchNorm2d(channels), turned(x).requires_grad_(), turned(dy)
     output = torch.relu(reference(images))
 
