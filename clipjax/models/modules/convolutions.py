@@ -52,6 +52,7 @@ def conv2d(
         depthwise: a sum of shifted maps; XLA's own is 5 to 90 times slower than torch's.
         groups: each alone, small ones a few together (`_merged`), 2 to 9 times faster.
         1x1 and patches, in training: the kernel's gradient as one product of matrices, up to 3 times faster.
+        depthwise, in training: the kernel's gradient pixel by pixel, 3 to 6 times faster (`_depthwise`).
     """
     height, width = (pads(size, kernel.shape[0], stride, padding) for size in x.shape[1:3])
     groups = x.shape[-1] // kernel.shape[2]
@@ -63,20 +64,11 @@ def conv2d(
     def dense(x: Array, kernel: Array) -> Array:
         return _convolve(x, kernel, height, width, stride=stride)
 
-    def shifted(x: Array, kernel: Array) -> Array:
-        x = jnp.pad(x, ((0, 0), height, width, (0, 0)))
-        rows, cols = ((x.shape[axis] - kernel.shape[0]) // stride + 1 for axis in (1, 2))
-        terms = [
-            x[:, i : i + (rows - 1) * stride + 1 : stride, j : j + (cols - 1) * stride + 1 : stride]
-            * kernel[i, j, 0]
-            for i in range(kernel.shape[0])
-            for j in range(kernel.shape[1])
-        ]
-        return sum(terms[1:], terms[0])
-
     choose = partial(by_platform, x, kernel, platform=mode.platform, default=plain)
     if depthwise:
-        return checkpoint_name(choose(cpu=outlined(shifted)), PRODUCT)
+        shifted = outlined(partial(_shifted, height=height, width=width, stride=stride))
+        trains = stride == 1 and mode.training is not None and mode.platform == "cpu"
+        return checkpoint_name(choose(cpu=_depthwise(shifted, height, width) if trains else shifted), PRODUCT)
     if groups > 1:
         together = _canonical(dense, height, width) if stride == 1 else dense
         return choose(cpu=partial(_merged, together))
@@ -100,6 +92,51 @@ def _convolve(
     return jax.lax.conv_general_dilated(
         x, kernel, (stride, stride), (height, width), dimension_numbers=layout, feature_group_count=groups
     )
+
+
+def _shifted(
+    x: Array, kernel: Array, *, height: tuple[int, int], width: tuple[int, int], stride: int = 1
+) -> Array:
+    """A depthwise convolution as a sum of shifted maps."""
+    x = jnp.pad(x, ((0, 0), height, width, (0, 0)))
+    rows, cols = ((x.shape[axis] - kernel.shape[0]) // stride + 1 for axis in (1, 2))
+    terms = [
+        x[:, i : i + (rows - 1) * stride + 1 : stride, j : j + (cols - 1) * stride + 1 : stride]
+        * kernel[i, j, 0]
+        for i in range(kernel.shape[0])
+        for j in range(kernel.shape[1])
+    ]
+    return sum(terms[1:], terms[0])
+
+
+def _depthwise(
+    shifted: Callable[..., Array], height: tuple[int, int], width: tuple[int, int]
+) -> Callable[..., Array]:
+    """A depthwise convolution of stride 1 with gradients for a CPU.
+
+    The input's is the convolution with the turned kernel; the kernel's a loop over its pixels. JAX's own are
+    fused sums for all of these, 3 to 6 times slower.
+    """
+
+    def backward(kept: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+        x, kernel, dy = (each.astype(jnp.float32) for each in (*kept, dy))
+        size = len(kernel)
+        rows, cols = ((size - 1 - before, size - 1 - after) for before, after in (height, width))
+        dx = outlined(partial(_shifted, height=rows, width=cols))(dy, kernel[::-1, ::-1])
+        padded = jnp.pad(x, ((0, 0), height, width, (0, 0)))
+
+        def of_pixel(index: Array) -> Array:
+            """By one pixel of the kernel, for each image: what sums over devices comes after the loop."""
+            i, j = index // size, index % size
+            return (jax.lax.dynamic_slice(padded, (0, i, j, 0), dy.shape) * dy).sum((1, 2))
+
+        each = jax.lax.map(of_pixel, jnp.arange(size * size, dtype=jnp.int32))
+        dk = each.sum(1).reshape(kernel.shape)
+        return dx.astype(kept[0].dtype), dk.astype(kept[1].dtype)
+
+    call = jax.custom_vjp(shifted)
+    call.defvjp(lambda x, kernel: (shifted(x, kernel), (x, kernel)), backward)
+    return call
 
 
 _MERGED = 16  # inputs of a merged convolution: fewer are as slow, more multiply more zeros

@@ -1,4 +1,4 @@
-"""Convolutions of single pixels have the same gradients in a CPU's training step as XLA's own."""
+"""Convolutions of single pixels or channels have the same gradients in a CPU's training step as XLA's own."""
 
 from __future__ import annotations
 
@@ -11,22 +11,28 @@ import numpy as np
 import pytest
 
 from clipjax.models.modules.convolutions import conv2d
-from clipjax.models.training import Mode
+from clipjax.models.training import Mode, Training
 
 
 @pytest.mark.parametrize(
-    ("side", "kernel", "stride"), [(6, 1, 1), (6, 1, 2), (7, 1, 2), (7, 1, 3), (8, 4, 4), (9, 4, 4)]
+    ("side", "kernel", "stride", "padding"),
+    [
+        *((6, 1, 1, "none"), (6, 1, 2, "none"), (7, 1, 2, "none"), (7, 1, 3, "none")),
+        *((8, 4, 4, "none"), (9, 4, 4, "none")),
+        *((6, 7, 1, "depthwise symmetric"), (7, 2, 1, "depthwise tf_same"), (5, 3, 1, "depthwise none")),
+    ],
 )
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_gradients_are_xlas_and_the_forward_pass_is_the_same(
-    side: int, kernel: int, stride: int, dtype: Any
+    side: int, kernel: int, stride: int, padding: Any, dtype: Any
 ) -> None:
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(3, side, side, 5)), dtype)
-    weight = jnp.asarray(rng.normal(size=(kernel, kernel, 5, 4)), dtype)
+    *depthwise, padding = padding.split()
+    weight = jnp.asarray(rng.normal(size=(kernel, kernel, *((1, 5) if depthwise else (5, 4)))), dtype)
 
     def forward(platform: str | None) -> Any:
-        return partial(conv2d, stride=stride, padding="none", mode=Mode(None, platform))
+        return partial(conv2d, stride=stride, padding=padding, mode=Mode(Training(), platform))
 
     def run(platform: str | None, dtype: Any) -> Any:
         y, back = jax.vjp(jax.jit(forward(platform)), x.astype(dtype), weight.astype(dtype))
