@@ -63,7 +63,8 @@ def measure(case: str, batch: int, rounds: int) -> dict[str, Any]:
         model = common.save_reference(arch, weights, library)
         card = arch if library == "timm" else common.card_of(load_arch(arch))
         ours = clipjax.load_model(str(weights), card=card)
-    arrays = data(ours.network.arch.vision.embed_dim, batch, WORDS)
+    vision = ours.network.arch.vision
+    arrays = data(vision.embed_dim, batch, WORDS, side=vision.image_size)
     steps: dict[str, Callable[[], Any]] = {
         library: torch_steps(model, method, arrays),
         "clipjax": jax_steps(ours.network, ours.params, method, arrays),

@@ -64,7 +64,8 @@ def main(
     keep_freed()  # as `clipjax finetune` does
     arch, method = case.split()
     network = Network(load_arch(arch))
-    arrays = data(network.arch.vision.embed_dim, batch, WORDS)
+    vision = network.arch.vision
+    arrays = data(vision.embed_dim, batch, WORDS, side=vision.image_size)
     with common.reported("step_operations", json) as results:
         mine, operations = ours(network, method, arrays)
         results["clipjax"], results["torch"] = mine, theirs(arch, method, arrays)
