@@ -41,20 +41,24 @@ class Forward:
         return jax.ShapeDtypeStruct(shape, self.example.dtype, sharding=sharding)
 
 
-def forward_of(card: Card, tower: str, precision: Precision) -> Forward:
-    """A tower as embedding runs it: uint8 pixels or full-length token ids to features."""
+def forward_of(
+    card: Card, tower: str, precision: Precision, platform: str | None = None, devices: int = 1
+) -> Forward:
+    """A tower as embedding runs it: uint8 pixels or full-length token ids to features.
+
+    platform, devices: as in `Network.encode_image`.
+    """
+    where: Any = {"precision": precision, "platform": platform, "devices": devices}
     network = Network(card.arch)
     params = {tower: network.abstract_params()[tower]}
     if tower == "text":
         assert card.arch.text is not None
         ids = jax.ShapeDtypeStruct((card.arch.text.context_length,), jnp.int32)
-        return Forward(
-            lambda params, ids: unit_norm(network.encode_text(params, ids, precision=precision)), params, ids
-        )
+        return Forward(lambda params, ids: unit_norm(network.encode_text(params, ids, **where)), params, ids)
     mean, std, size = card.preprocess.mean, card.preprocess.std, card.arch.vision.image_size
 
     def encode(params: Any, pixels: jax.Array) -> jax.Array:
-        features = network.encode_image(params, normalize(pixels, mean, std), precision=precision)
+        features = network.encode_image(params, normalize(pixels, mean, std), **where)
         return features if card.arch.text is None else unit_norm(features)
 
     return Forward(encode, params, jax.ShapeDtypeStruct((size, size, 3), jnp.uint8))

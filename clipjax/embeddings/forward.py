@@ -19,6 +19,7 @@ from jax.sharding import Mesh, PartitionSpec
 from clipjax.checkpoints.encoder import Encoder, embeds_at_unit_norm
 from clipjax.config import cache_dir
 from clipjax.data.pixels.normalize import normalize, normalize_host
+from clipjax.devices.platforms import platform_of
 from clipjax.devices.sharding import DATA, batch_sharding, local_mesh, replicated
 from clipjax.embeddings.params import AUTO, REPLICATED, SHARDED, fits, refuse_own, seen_whole, shardings
 from clipjax.errors import ClipjaxError, DataError, UsageError, type_and_line
@@ -276,7 +277,8 @@ def _image_step(
 ) -> Step:
     def embed_image(params: Any, pixels: jax.Array) -> jax.Array:
         compiled[Program(network.arch.name, "image", pixels.shape[1], len(pixels), precision)] += 1
-        features = network.encode_image(params, normalize(pixels, mean, std), precision=precision)
+        images = normalize(pixels, mean, std)
+        features = network.encode_image(params, images, precision=precision, platform=_tpu(mesh))
         return unit_norm(features) if unit else features
 
     where: Any = replicated(mesh)
@@ -291,9 +293,14 @@ def text_step(network: Network, mesh: Mesh, precision: Precision) -> Step:
 
     def embed_text(params: Any, ids: jax.Array) -> jax.Array:
         compiled[Program(network.arch.name, "text", ids.shape[1], len(ids), precision)] += 1
-        return unit_norm(network.encode_text(params, ids, precision=precision))
+        return unit_norm(network.encode_text(params, ids, precision=precision, platform=_tpu(mesh)))
 
     return Step(embed_text, mesh, network.compiler_options("text"), replicated(mesh))
+
+
+def _tpu(mesh: Mesh) -> str | None:
+    """For elsewhere the compiler chooses: the stored bits of a CPU and a GPU are of such programs."""
+    return "tpu" if platform_of(mesh) == "tpu" else None
 
 
 def text_encoder(model: Encoder, precision: str = "parity") -> Callable[[np.ndarray], np.ndarray]:

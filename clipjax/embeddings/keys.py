@@ -8,7 +8,7 @@ from clipjax.checkpoints.encoder import ModelCard, embeds_at_unit_norm
 from clipjax.data.manifest import Manifest
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.embeddings.params import REPLICATED
-from clipjax.models.version import FORWARD_VERSION
+from clipjax.models.version import forward_version
 
 
 def image_key(
@@ -25,7 +25,7 @@ def image_key(
     """
     return {
         "model": card.fingerprint,
-        "forward": FORWARD_VERSION,
+        "forward": forward_version(precision),
         "output": output if embeds_at_unit_norm(card) else "features",
         "pixels": recipe.key(),
         "data": manifest.images_digest,

@@ -18,7 +18,7 @@ from clipjax.data.text.tokenizers import Tokenizer
 from clipjax.embeddings.beginnings import encode_shared, shared
 from clipjax.embeddings.forward import OwnCalls, text_encoder
 from clipjax.errors import DataError
-from clipjax.models.version import FORWARD_VERSION
+from clipjax.models.version import forward_version
 from clipjax.progress import progress_bar
 from clipjax.storage.digests import sha256_json
 
@@ -108,7 +108,7 @@ def text_key(model: Encoder, output: str, precision: str, **what: str) -> dict[s
     return {
         "output": output,
         "model": card.fingerprint,
-        "forward": FORWARD_VERSION,
+        "forward": forward_version(precision),
         **what,
         "tokenizer": tokenizer,
         "precision": precision,

@@ -23,7 +23,7 @@ from clipjax.heads.adapters.base import Adapter, adapter_digest
 from clipjax.metrics.uncertainty.bootstrap import RESAMPLES
 from clipjax.models.dense import DenseRecipe
 from clipjax.models.precision import known_precision
-from clipjax.models.version import FORWARD_VERSION
+from clipjax.models.version import forward_version
 from clipjax.tasks.names import package_of
 from clipjax.tasks.task import Annotations, Task
 
@@ -179,7 +179,7 @@ class Subject:
             **package_of(self.task.name),
             "task_convention": dict(self.task.convention),
             "model": card.fingerprint or card.id,
-            "forward": FORWARD_VERSION,
+            "forward": forward_version(precision),
             "logit_scale": card.logit_scale,
             "logit_bias": card.logit_bias,
             **self.part.recipe(),

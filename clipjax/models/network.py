@@ -23,6 +23,8 @@ from jaxtyping import Float32
 
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.models.arch import Arch, family_of
+from clipjax.models.chunks import in_chunks
+from clipjax.models.cut import is_cut
 from clipjax.models.param_tree import Params, abstract_tree, check_tree, draw, draw_now, precise_paths
 from clipjax.models.precision import DTYPE, MATMUL, Precision
 from clipjax.models.resample import GridRule, on_grid, resized_vision
@@ -91,6 +93,7 @@ class Network:
         precision: Precision,
         capture: Literal[False] = False,
         platform: str | None = None,
+        devices: int = 1,
     ) -> Features: ...
     @overload
     def encode_image(
@@ -101,6 +104,7 @@ class Network:
         precision: Precision,
         capture: Literal[True],
         platform: str | None = None,
+        devices: int = 1,
     ) -> tuple[Features, Stages]: ...
     def encode_image(
         self,
@@ -110,6 +114,7 @@ class Network:
         precision: Precision,
         capture: bool = False,
         platform: str | None = None,
+        devices: int = 1,
     ) -> Features | tuple[Features, Stages]:
         """images [B, S, S, 3] float32, normalised -> features [B, E] float32, not of unit norm.
 
@@ -118,14 +123,16 @@ class Network:
         Args:
             capture: add the stages in forward order, channels last, float32: patch_embed, embed, blocks.0
                 ..., pooled, projected, or those in the family's docstring.
-            platform: the mesh's, in a training step; see `clipjax.devices.platforms.platform_of`.
+            platform: the mesh's; see `clipjax.devices.platforms.platform_of`. In "fast" transformers
+                run the batch in chunks on a "tpu" (`clipjax.models.chunks`).
+            devices: over which the compiler splits the batch; 1 in `shard_map`.
 
         Raises:
             DataError: params or images that do not fit.
         """
         self.check_images(images)
         images = images.astype(DTYPE[precision])
-        return self._run("vision", params, images, precision, Mode(None, platform), capture)
+        return self._run("vision", params, images, precision, Mode(None, platform, devices=devices), capture)
 
     def encode_dense(
         self,
@@ -216,6 +223,7 @@ class Network:
         precision: Precision,
         capture: Literal[False] = False,
         platform: str | None = None,
+        devices: int = 1,
     ) -> Features: ...
     @overload
     def encode_text(
@@ -226,6 +234,7 @@ class Network:
         precision: Precision,
         capture: Literal[True],
         platform: str | None = None,
+        devices: int = 1,
     ) -> tuple[Features, Stages]: ...
     def encode_text(
         self,
@@ -235,6 +244,7 @@ class Network:
         precision: Precision,
         capture: bool = False,
         platform: str | None = None,
+        devices: int = 1,
     ) -> Features | tuple[Features, Stages]:
         """ids [B, L] int32, L up to the context length -> features [B, E] float32, not of unit norm.
 
@@ -245,7 +255,7 @@ class Network:
             DataError: no text tower, or params or ids that do not fit.
         """
         self._check_ids(ids)
-        return self._run("text", params, ids, precision, Mode(None, platform), capture)
+        return self._run("text", params, ids, precision, Mode(None, platform, devices=devices), capture)
 
     def _check_ids(self, ids: Array) -> None:
         if self.arch.text is None:
@@ -377,12 +387,22 @@ class Network:
     ) -> Features | tuple[Features, Stages]:
         module = self._tower(tower, self._checked(tower, params), precision)
         with jax.default_matmul_precision(MATMUL[precision]):
-            features, stages = module(inputs, mode, capture)
+            if not capture and self._in_chunks(tower, params[tower], precision, mode):
+                features = in_chunks(lambda some: module(some, mode, False)[0], inputs, mode.devices)
+            else:
+                features, stages = module(inputs, mode, capture)
         features = features.astype(jnp.float32)
         if not capture:
             return features
         # Ordered, because jax.jit returns a plain dict sorted by its keys.
         return features, OrderedDict((name, stage.astype(jnp.float32)) for name, stage in stages.items())
+
+    def _in_chunks(self, tower: str, leaves: Params, precision: Precision, mode: Mode) -> bool:
+        """Embedding with transformers, but not with cut params: each chunk would gather them again."""
+        if mode.platform != "tpu" or precision != "fast" or mode.training is not None:
+            return False
+        tokens = tower == "text" or family_of(self.arch.vision).patch is not None
+        return tokens and not any(map(is_cut, jax.tree.leaves(leaves, is_leaf=is_cut)))
 
     def _checked(self, name: str, params: Params) -> Params:
         _, abstract = abstract_tree(self.arch, name)

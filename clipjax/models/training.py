@@ -36,11 +36,13 @@ class Mode:
     platform: where it runs; see `clipjax.devices.platforms.by_platform`.
     attention: what a token attends to: all tokens of its image ("tokens"), or the same token of all images of
         the batch ("reference_batch"; see `Network.encode_dense`).
+    devices: over which the compiler splits the batch; 1 in `shard_map`.
     """
 
     training: Training | None = None
     platform: str | None = None
     attention: Attends = "tokens"
+    devices: int = 1
 
     @property
     def batch_norm(self) -> Literal["batch", "per_device", "frozen"]:

@@ -1,4 +1,13 @@
-"""The version of the forward passes."""
+"""The versions of the forward passes."""
+
+from __future__ import annotations
 
 # Bump it whenever a forward pass may return other numbers: every key of the embedding store contains it.
 FORWARD_VERSION = 3
+# As `FORWARD_VERSION`, of what only "fast" changes: 1: attention and norms have forms for TPUs.
+_FAST = 1
+
+
+def forward_version(precision: str) -> int | str:
+    """Of a tower in a precision: what "fast" alone changes leaves parity's embeddings and rows valid."""
+    return f"{FORWARD_VERSION}.{_FAST}" if precision == "fast" else FORWARD_VERSION

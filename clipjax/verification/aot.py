@@ -123,9 +123,8 @@ def aot_table(
     wanted = programs(ids, towers=towers, precisions=precisions)
     use_tpu_compiler()
     for card, tower, precision in wanted:
-        forward = forward_of(card, tower, precision)
         for chip in chips:
-            yield _row(card, tower, precision, known[chip], forward, start)
+            yield _row(card, tower, precision, known[chip], start)
 
 
 def programs(
@@ -153,8 +152,10 @@ def load_chips() -> dict[str, Chip]:
     return {name: read(Chip, {"name": name, **facts}, str(path)) for name, facts in read_toml(path).items()}
 
 
-def _row(card: Card, tower: str, precision: Precision, chip: Chip, forward: Forward, start: int) -> Row:
-    flops = product_flops(jax.make_jaxpr(forward.function)(forward.params, forward.batch(1)).jaxpr)
+def _row(card: Card, tower: str, precision: Precision, chip: Chip, start: int) -> Row:
+    forward = forward_of(card, tower, precision, "tpu", slice_mesh(chip, chip.topology).size)
+    plain = forward_of(card, tower, precision)
+    flops = product_flops(jax.make_jaxpr(plain.function)(plain.params, plain.batch(1)).jaxpr)
     facts = (card.id, tower, precision, chip.name, flops / 1e9)
     try:
         executable = largest(lambda batch: compile_forward(forward, chip, batch), start)

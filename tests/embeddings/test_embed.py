@@ -24,12 +24,13 @@ from _xla_flags import flags_of
 from clipjax.data.pixels.loader import batches
 from clipjax.data.pixels.normalize import normalize_host
 from clipjax.data.pixels.preprocess import PixelRecipe
-from clipjax.embeddings import forward, keys
+from clipjax.embeddings import forward
 from clipjax.embeddings.forward import text_encoder
 from clipjax.embeddings.keys import image_key
 from clipjax.embeddings.sets import Embeddings, default_shard
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.own_model import OwnModel
+from clipjax.models import version
 from clipjax.storage.store import Store
 from tests import _forks
 from tests._forks import Running
@@ -242,9 +243,14 @@ def test_the_batch_reported_is_the_one_used(model: TinyModel, work: Path, store:
 
 def test_forward_version_is_part_of_the_key(model: TinyModel, work: Path, monkeypatch: pytest.MonkeyPatch):
     manifest, recipe = manifest_of(work / "images", 2), model.card.preprocess.recipe(rgb="first")
-    before = image_key(model.card, manifest, recipe, "parity", "embedding")
-    monkeypatch.setattr(keys, "FORWARD_VERSION", keys.FORWARD_VERSION + 1)
-    assert image_key(model.card, manifest, recipe, "parity", "embedding") != before
+    parity, fast = before = [
+        image_key(model.card, manifest, recipe, p, "embedding") for p in ("parity", "fast")
+    ]
+    assert (parity["forward"], fast["forward"]) == (3, "3.1")  # what only fast changes leaves parity's rows
+    monkeypatch.setattr(version, "FORWARD_VERSION", 4)
+    after = [image_key(model.card, manifest, recipe, p, "embedding") for p in ("parity", "fast")]
+    assert after[0] != before[0]
+    assert after[1] != before[1]
 
 
 def test_a_small_data_set_has_several_shards(model: TinyModel, work: Path, store: Store):

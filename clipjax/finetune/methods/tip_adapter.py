@@ -39,7 +39,7 @@ from clipjax.heads.adapters.tip_adapter import TipAdapter
 from clipjax.heads.build import zeroshot_head
 from clipjax.heads.head import Head, score_blocks
 from clipjax.metrics.cache import count_correct
-from clipjax.models.version import FORWARD_VERSION
+from clipjax.models.version import forward_version
 from clipjax.progress import progress_bar
 from clipjax.storage.digests import sha256_json
 
@@ -164,7 +164,7 @@ def _key(setup: Setup) -> dict[str, Any] | None:
     return {
         "output": "mean_of_views",
         "model": card.fingerprint,
-        "forward": FORWARD_VERSION,
+        "forward": forward_version(recipe.precision),
         "pixels": card.preprocess.recipe(rgb="first").key(),
         "data": setup.train.manifest.images_digest,
         "precision": recipe.precision,

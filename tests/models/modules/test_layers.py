@@ -16,6 +16,8 @@ from torch.nn import functional as F
 from clipjax.models.modules import convolutions, layers
 from clipjax.models.training import INFERENCE, Mode, Training
 
+TPU = Mode(platform="tpu")
+
 RNG = np.random.default_rng(0)
 
 
@@ -82,6 +84,18 @@ def test_layer_norm_of_bfloat16_is_computed_in_float32() -> None:
     np.testing.assert_array_equal(y, layer(x.astype(jnp.float32)).astype(jnp.bfloat16))
 
 
+@pytest.mark.parametrize("mean", [0.0, 100.0])
+def test_layer_norm_in_one_pass_on_a_tpu(mean: float) -> None:
+    """As two passes to bfloat16's rounding. Equal numbers, whose variance may be below zero, stay finite."""
+    x = jnp.asarray(normal(8, 64) + mean, jnp.bfloat16).at[0].set(mean + 0.1)
+    layer = layers.LayerNorm(64, eps=1e-5)
+    once, twice = (np.asarray(layer(x, mode), np.float32) for mode in (TPU, INFERENCE))
+    np.testing.assert_allclose(once[1:], twice[1:], rtol=2**-7, atol=1e-3)
+    assert np.abs(once[0]).max() < 0.1 if mean == 0 else np.isfinite(once[0]).all()
+    wide = x.astype(jnp.float32)
+    np.testing.assert_array_equal(layer(wide, TPU), layer(wide, INFERENCE))  # parity has no other form
+
+
 @pytest.mark.parametrize("causal", [False, True])
 def test_attention(causal: bool) -> None:
     q, k, v = normal(3, 7, 24), normal(3, 7, 24), normal(3, 7, 24)
@@ -90,6 +104,46 @@ def test_attention(causal: bool) -> None:
     visible = layers.causal(7) if causal else None
     ours = layers.attend(jnp.asarray(q), jnp.asarray(k), jnp.asarray(v), visible, heads=4, mode=INFERENCE)
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def pairs_of_forms(scale: float, visible: jax.Array | None, bias: jax.Array | None) -> list[Any]:
+    """Outputs and gradients of both forms of attention, in float32."""
+    q, k, v = (jnp.asarray(normal(4, 2, 9, 8)) for _ in "qkv")
+
+    def loss(form: Any, *qkv: jax.Array) -> tuple[jax.Array, jax.Array]:
+        mixed = form(qkv[0] * scale, *qkv[1:], visible, bias)
+        return jnp.sum(jnp.sin(mixed) * jnp.arange(8.0)), mixed
+
+    found = []
+    for form in (layers.mix, layers.mix_divided):
+        (_, mixed), gradients = jax.value_and_grad(functools.partial(loss, form), (0, 1, 2), has_aux=True)(
+            q, k, v
+        )
+        found.append((mixed, *gradients))
+    return found
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0], ids=["plain", "scores beyond 60"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_divides_first_on_a_tpu(scale: float, masked: bool) -> None:
+    visible = layers.causal(9) if masked else None
+    bias = None if masked else jnp.asarray(normal(2, 2, 9, 9))
+    last, first = pairs_of_forms(scale, visible, bias)
+    for a, b in zip(last, first, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6 * scale, rtol=1e-5)
+    without = layers.mix_divided(*(jnp.asarray(normal(4, 2, 9, 8)) for _ in "qkv"))
+    assert np.abs(without - first[0]).max() > 0.1
+
+
+def test_only_bfloat16_has_a_form_for_tpus() -> None:
+    qkv = [jnp.asarray(normal(3, 7, 24)) for _ in "qkv"]
+    exact = layers.attend(*qkv, heads=4, mode=INFERENCE)
+    np.testing.assert_array_equal(layers.attend(*qkv, heads=4, mode=TPU), exact)
+    rounded = [x.astype(jnp.bfloat16) for x in qkv]
+    last, first = (layers.attend(*rounded, heads=4, mode=mode) for mode in (INFERENCE, TPU))
+    assert first.dtype == jnp.bfloat16
+    assert (last != first).any()
+    np.testing.assert_allclose(first.astype(jnp.float32), exact, atol=2e-2)
 
 
 def test_attention_over_long_sequences_goes_in_chunks() -> None:

@@ -76,8 +76,8 @@ class Block(nnx.Module):
         self.ls_2 = layers.LayerScale(c.width, init=LAYER_SCALE)
 
     def __call__(self, x: Float[Array, "B N D"], *, mode: Mode) -> Float[Array, "B N D"]:
-        x = x + self.ls_1(self.attn(self.ln_1(x), mode=mode))
-        return x + self.ls_2(self.mlp(self.ln_2(x)))
+        x = x + self.ls_1(self.attn(self.ln_1(x, mode), mode=mode))
+        return x + self.ls_2(self.mlp(self.ln_2(x, mode)))
 
 
 class Beit(nnx.Module):

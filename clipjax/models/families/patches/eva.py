@@ -137,7 +137,7 @@ class EvaAttention(nnx.Module):
             q, k = (in_halves(linear, x, self.heads) for linear in (self.q, self.k))
             q, k, v = (layers.split_heads(y, self.heads) for y in (q, k, self.v(x)))
             mixed = layers.attend_heads(rotate(q, *tables), rotate(k, *tables), v, mode=mode)
-        return self.out(mixed if self.ln is None else self.ln(mixed))
+        return self.out(mixed if self.ln is None else self.ln(mixed, mode))
 
 
 class EvaMlp(nnx.Module):
@@ -159,10 +159,10 @@ class EvaMlp(nnx.Module):
         self.c_proj = layers.Linear(width, dim, kernel_init=INIT, rngs=rngs)
         self.activation = activation
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, mode: Mode) -> Array:
         activation, hidden = layers.ACTIVATIONS[self.activation], self.c_fc(x)
         hidden = activation(hidden) if self.gate is None else activation(self.gate(x)) * hidden
-        return self.c_proj(hidden if self.ln is None else self.ln(hidden))
+        return self.c_proj(hidden if self.ln is None else self.ln(hidden, mode))
 
 
 class EvaBlock(nnx.Module):
@@ -182,10 +182,10 @@ class EvaBlock(nnx.Module):
 
     def __call__(self, x: Array, tables: tuple[Array, Array] | None, mode: Mode) -> Array:
         if self.norm == "post":
-            x = x + self.ln_1(self.attn(x, tables, mode))
-            return x + self.ln_2(self.mlp(x))
-        x = x + self.attn(self.ln_1(x), tables, mode)
-        return x + self.mlp(self.ln_2(x))
+            x = x + self.ln_1(self.attn(x, tables, mode), mode)
+            return x + self.ln_2(self.mlp(x, mode), mode)
+        x = x + self.attn(self.ln_1(x, mode), tables, mode)
+        return x + self.mlp(self.ln_2(x, mode), mode)
 
 
 class Eva(nnx.Module):

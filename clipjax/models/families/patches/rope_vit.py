@@ -177,9 +177,9 @@ class Block(nnx.Module):
         self.ls_2 = layers.LayerScale(c.width, init=1e-5) if c.layer_scale else None
 
     def __call__(self, x: Array, tables: tuple[Array, Array], mode: Mode) -> Array:
-        attended = self.attn(self.ln_1(x), tables, mode)
+        attended = self.attn(self.ln_1(x, mode), tables, mode)
         x = x + (attended if self.ls_1 is None else self.ls_1(attended))
-        mixed = self.mlp(self.ln_2(x))
+        mixed = self.mlp(self.ln_2(x, mode), mode)
         return x + (mixed if self.ls_2 is None else self.ls_2(mixed))
 
 

@@ -85,8 +85,8 @@ class PostNormBlock(nnx.Module):
         self.ln_2 = layers.LayerNorm(c.width, eps=c.ln_eps)
 
     def __call__(self, x: Array, visible: Array, mode: Mode) -> Array:
-        x = self.ln_1(x + self.attn(x, visible, mode=mode))
-        return self.ln_2(x + self.mlp(x))
+        x = self.ln_1(x + self.attn(x, visible, mode=mode), mode)
+        return self.ln_2(x + self.mlp(x), mode)
 
 
 class FeedForward(nnx.Module):

@@ -1,0 +1,73 @@
+"""A batch in chunks: the rows of each device in order, as many at a time as stay small, and no collective."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from clipjax.devices.sharding import batch_sharding, make_mesh
+from clipjax.models import chunks
+from clipjax.models.arch import Arch
+from clipjax.models.chunks import in_chunks, together
+from clipjax.models.network import Network
+from clipjax.models.precision import Precision
+from clipjax.models.unit_norm import unit_norm
+from clipjax.verification.hlo import CompiledProgram
+from tests.models.test_network import CLIP_VIT, LITE, images, random_params
+
+MATRIX = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
+TILE = 8 * 128 * 4  # bytes of the product of one example
+
+
+def tower(x: jax.Array) -> jax.Array:
+    y, _ = jax.lax.scan(lambda x, _: (jnp.tanh(x), None), x @ MATRIX, None, 2)
+    return y
+
+
+@pytest.mark.parametrize(
+    ("rows", "devices", "fit", "calls"),
+    [(10, 1, 4, 3), (8, 1, 4, 2), (8, 4, 1, 2), (12, 2, 5, 2), (14, 2, 4, 2), (4, 1, 4, 1), (3, 1, 0.5, 3)],
+)
+def test_rows_keep_their_order(
+    rows: int, devices: int, fit: float, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "LARGEST_BYTES", fit * TILE)
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((rows, 5)), jnp.float32)
+    assert together(tower, x) == max(1, 2 ** int(np.log2(fit)))
+    np.testing.assert_allclose(in_chunks(tower, x, devices), tower(x), rtol=1e-6)
+    program = jax.make_jaxpr(lambda x: in_chunks(tower, x, devices))(x)
+    loops = [equation for equation in program.eqns if equation.primitive.name == "scan"]
+    assert loops[0].params["length"] == calls if calls > 1 else len(loops) == 1
+
+
+@pytest.mark.parametrize(("stated", "collectives"), [(4, False), (1, True)])
+def test_devices_keep_their_rows(stated: int, collectives: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiler splits the batch over four; told of one, chunks take rows from all."""
+    monkeypatch.setattr(chunks, "LARGEST_BYTES", 2 * TILE)
+    mesh = make_mesh(jax.devices()[:4])
+    x = jax.ShapeDtypeStruct((32, 5), jnp.float32, sharding=batch_sharding(mesh))
+    split = jax.jit(lambda x: in_chunks(tower, x, stated), out_shardings=batch_sharding(mesh))
+    program = CompiledProgram(split.lower(x).compile().as_text() or "")
+    assert bool(program.collectives) == collectives
+
+
+@pytest.mark.parametrize("arch", [CLIP_VIT, LITE], ids=lambda arch: arch.name)
+def test_a_tower_in_chunks(arch: Arch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transformer, on a TPU, in fast. In parity it runs what any platform but a CPU runs."""
+    monkeypatch.setattr(chunks, "LARGEST_BYTES", 1)
+    network, params, x = Network(arch), random_params(arch), images(arch, 3)
+
+    def encode(platform: str | None, precision: Precision = "fast") -> jax.Array:
+        return network.encode_image(params, x, precision=precision, platform=platform)
+
+    def loops(platform: str | None, precision: Precision = "fast") -> int:
+        program = jax.make_jaxpr(lambda: encode(platform, precision))()
+        return sum(e.primitive.name == "scan" and e.params["length"] == 3 for e in program.jaxpr.eqns)
+
+    assert (loops("tpu"), loops(None), loops("tpu", "parity")) == (arch is CLIP_VIT, 0, 0)
+    plain, chunked = encode(None), encode("tpu")
+    cosines = jnp.sum(unit_norm(plain) * unit_norm(chunked), -1)
+    assert cosines.min() > 0.999
+    np.testing.assert_array_equal(encode("tpu", "parity"), encode("gpu", "parity"))
