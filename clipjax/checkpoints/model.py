@@ -38,6 +38,7 @@ from clipjax.data.pixels.normalize import normalize_host
 from clipjax.data.pixels.preprocess import to_pixels
 from clipjax.data.text.tokenizers import Tokenizer, load_tokenizer
 from clipjax.errors import UsageError
+from clipjax.models.apart import apart
 from clipjax.models.network import Network, layer_indices
 from clipjax.models.precision import Precision, known_precision
 from clipjax.models.text_ids import described, token_ids
@@ -213,6 +214,16 @@ class Model:
         assert spec is not None
         return find_tokenizer_files(spec, repo=source.repo, revision=source.revision, download=True)
 
+    def _params_for(self, inputs: jax.Array, precision: Precision) -> dict[str, Any]:
+        """As they are in "fast", to whose bits the form matters, and inside a caller's own jit or grad."""
+        if precision != "parity" or _is_traced(self.params, inputs):
+            return self.params
+        return self._apart
+
+    @functools.cached_property
+    def _apart(self) -> dict[str, Any]:
+        return apart(self.params)
+
     def encode_image(self, images: Any, *, precision: Precision = "parity") -> jax.Array:
         """float32 [B, H, W, 3], preprocessed -> float32 [B, D].
 
@@ -224,7 +235,8 @@ class Model:
         """
         static = {"precision": known_precision(precision), "unit": embeds_at_unit_norm(self.card)}
         encode = _jitted(_encode_image, "vision", self.network, **static)
-        return _run(encode, self.params, self._own_size(self._images(images)))
+        images = self._own_size(self._images(images))
+        return _run(encode, self._params_for(images, precision), images)
 
     def _images(self, images: Any) -> jax.Array:
         try:
@@ -276,7 +288,8 @@ class Model:
             if any(isinstance(text, str) for text in texts):
                 texts = self.tokenizer(texts)
         encode = _jitted(_encode_text, "text", self.network, precision=known_precision(precision))
-        return _run(encode, self.params, jnp.asarray(token_ids(texts, self.card.arch)))
+        ids = jnp.asarray(token_ids(texts, self.card.arch))
+        return _run(encode, self._params_for(ids, precision), ids)
 
     def answer(
         self,

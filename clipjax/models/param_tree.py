@@ -12,6 +12,7 @@ from flax import nnx
 from jax import Array
 
 from clipjax.errors import DataError
+from clipjax.models.apart import is_apart
 from clipjax.models.arch import Arch, family_of
 from clipjax.models.cut import is_cut
 from clipjax.models.language.projector import Projector
@@ -130,7 +131,7 @@ def check_tree(params: Params, abstract: Params, where: str) -> None:
     """Raises DataError on wrong names or shapes: merging alone would accept a wrong shape."""
     actual, wanted = (
         {jax.tree_util.keystr(path, simple=True, separator="/"): _shape(leaf) for path, leaf in leaves}
-        for leaves in (jax.tree.leaves_with_path(tree, is_leaf=is_cut) for tree in (params, abstract))
+        for leaves in (jax.tree.leaves_with_path(tree, is_leaf=_is_param) for tree in (params, abstract))
     )
     for name in sorted(actual.keys() | wanted.keys()):
         if actual.get(name) != wanted.get(name):
@@ -139,4 +140,8 @@ def check_tree(params: Params, abstract: Params, where: str) -> None:
 
 
 def _shape(leaf: Any) -> tuple[int, ...]:
-    return leaf.shape if is_cut(leaf) else jnp.shape(leaf)
+    return leaf.shape if _is_param(leaf) else jnp.shape(leaf)
+
+
+def _is_param(leaf: Any) -> bool:
+    return is_cut(leaf) or is_apart(leaf)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from functools import partial
 from typing import Any
 
 import jax
@@ -20,8 +21,10 @@ from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.model import Model
 from clipjax.embeddings.forward import text_encoder
 from clipjax.errors import DataError, UsageError
+from clipjax.models.apart import apart
 from clipjax.models.arch import arch_from_dict, arch_to_dict, load_arch
 from clipjax.models.network import Network
+from clipjax.models.unit_norm import unit_norm
 from clipjax.verification import verify
 
 IDS = 49408
@@ -95,6 +98,29 @@ def test_inside_a_callers_own_program(model: Model) -> None:
     change = jnp.sum((model.encode_image(images + step) - model.encode_image(images - step)) * features[::-1])
     np.testing.assert_allclose(change, 2e-2 * jnp.linalg.norm(gradient), rtol=0.02)
     np.testing.assert_allclose(jax.vmap(model.encode_image)(images[None])[0], features, atol=1e-6)
+
+
+def test_blocks_apart_are_views_and_give_the_same_bits(model: Model) -> None:
+    params = jax.tree.map(jnp.asarray, model.params)
+    views = apart(params)
+    stack = params["vision"]["blocks"]["mlp"]["c_fc"]["kernel"]
+    blocks = views["vision"]["blocks"]["mlp"]["c_fc"]["kernel"].blocks
+    begins = [block.unsafe_buffer_pointer() - stack.unsafe_buffer_pointer() for block in blocks]
+    assert begins == [0, stack.nbytes // 2]
+    images = np.random.default_rng(0).normal(size=(3, 32, 32, 3)).astype(np.float32)
+    inputs = {"image": images, "text": model.tokenizer(["a photo of a cat", "a dog"])}
+    for tower, encode in (("image", model.network.encode_image), ("text", model.network.encode_text)):
+        run = jax.jit(partial(encode, precision="parity", capture=True))
+        wanted, found = (run(each, inputs[tower]) for each in (params, views))
+        jax.tree.map(np.testing.assert_array_equal, found, wanted)
+    fast = jax.jit(partial(model.network.encode_image, precision="fast"))(params, images)
+    np.testing.assert_allclose(model.encode_image(images, precision="fast"), unit_norm(fast), atol=1e-6)
+
+
+@pytest.mark.parametrize(("block", "width"), [("attn", 5), ("mlp", 16)])
+def test_blocks_that_cannot_be_views_or_have_no_attention_stay_stacked(block: str, width: int) -> None:
+    params = {"vision": {"blocks": {block: {"bias": jnp.ones((2, width))}}}, "logit_scale": jnp.ones(())}
+    jax.tree.map(np.testing.assert_array_equal, apart(params), params)
 
 
 def test_ids_of_a_golden_and_of_the_text_encoder_are_checked(model: Model) -> None:

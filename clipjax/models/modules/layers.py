@@ -22,6 +22,7 @@ from jax.nn.initializers import Initializer, zeros
 from jaxtyping import Bool, Float
 
 from clipjax.devices.platforms import by_platform
+from clipjax.models.apart import each_block, is_apart
 from clipjax.models.cut import whole
 from clipjax.models.modules.attention_gradient import KEPT, attended, trains_on_tpu
 from clipjax.models.modules.initializers import uniform, variance_scaling
@@ -354,10 +355,17 @@ def scan(blocks: Any, x: Array, *shared: Any, mode: Mode, capture: bool) -> tupl
     """Applies stacked modules in turn, all with `shared`; compile time does not depend on the depth.
 
     Except for BatchNorm's blocks in a CPU's training steps: these keep whole maps for the backward pass, and
-    a loop would copy the maps into stacks and out of them (15 % of RN50's step).
+    a loop would copy the maps into stacks and out of them (15 % of RN50's step). And for modules that were
+    taken apart (`clipjax.models.apart`): these are written out.
 
     Returns: the last output; if `capture`, all outputs on a new leading axis.
     """
+    if any(map(is_apart, jax.tree.leaves(blocks, is_leaf=is_apart))):
+        written_out = []
+        for block in each_block(blocks):
+            x, _ = _called(block, x, *shared, mode=mode, loop=False)
+            written_out.append(x)
+        return x, (jnp.stack(written_out) if capture else None)
     unrolled = mode.training is not None and mode.platform == "cpu" and bool(statistics(blocks))
 
     def step(x: Array, block: Any) -> tuple[Array, Any]:
