@@ -56,5 +56,7 @@ def _products(jaxpr: Jaxpr) -> Iterator[Any]:
             yield equation.outvars[0].aval
         for value in equation.params.values():
             for inner in value if isinstance(value, tuple | list) else (value,):
-                if isinstance(inner, ClosedJaxpr | Jaxpr):
-                    yield from _products(getattr(inner, "jaxpr", inner))
+                if isinstance(inner, ClosedJaxpr):
+                    yield from _products(inner.jaxpr)
+                elif isinstance(inner, Jaxpr):
+                    yield from _products(inner)

@@ -388,6 +388,7 @@ class Network:
         module = self._tower(tower, self._checked(tower, params), precision)
         with jax.default_matmul_precision(MATMUL[precision]):
             if not capture and self._in_chunks(tower, params[tower], precision, mode):
+                stages = {}
                 features = in_chunks(lambda some: module(some, mode, False)[0], inputs, mode.devices)
             else:
                 features, stages = module(inputs, mode, capture)
