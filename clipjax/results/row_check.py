@@ -104,16 +104,28 @@ def _required(names: list[str]) -> Check:
 
 def _fields(properties: Mapping[str, Any], others: bool | Mapping[str, Any]) -> Check:
     known = {name: compiled(schema) for name, schema in properties.items()}
+    exact = {name: _sufficient(schema) for name, schema in properties.items()}
     rest = compiled(others) if isinstance(others, Mapping) else lambda _: bool(others)
+    none = frozenset[type]()
 
     def check_fields(value: Any) -> bool:
         if isinstance(value, dict):
             for name, field in value.items():
-                if not known.get(name, rest)(field):
+                if type(field) not in exact.get(name, none) and not known.get(name, rest)(field):
                     return False
         return True
 
     return check_fields
+
+
+def _sufficient(schema: Mapping[str, Any]) -> frozenset[type]:
+    """Exact types of which every value fits: most fields are decided by a look at their type."""
+    if schema.keys() - _SILENT == {"type"}:
+        names = schema["type"]
+        return frozenset(_EXACT[name] for name in ([names] if isinstance(names, str) else names))
+    if schema.keys() - _SILENT == {"anyOf"}:
+        return frozenset[type]().union(*map(_sufficient, schema["anyOf"]))
+    return frozenset()
 
 
 _KEYWORDS: dict[str, Callable[[Any], Check]] = {

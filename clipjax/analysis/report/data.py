@@ -10,7 +10,6 @@ object as a list: the index of its keys, then the index of each value.
 from __future__ import annotations
 
 import itertools
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -100,9 +99,7 @@ class Interner:
         """-1 for null."""
         if value is None:
             return -1
-        if isinstance(value, str):
-            return self._at((None, value), value)
-        return self._at(repr(value) if type(value) in (int, float) else json.dumps(value), value)
+        return self._at((None, value) if isinstance(value, str) else repr(value), value)
 
     def object(self, value: Mapping[str, Any] | None) -> int:
         """Keys and values are interned too; -1 for null."""
@@ -116,7 +113,7 @@ class Interner:
         return at
 
     def _at(self, key: Any, value: Any) -> int:
-        # Keys never collide: (None, text), tuples of names or of indices, JSON of the rest.
+        # Keys never collide: (None, text), tuples of names or of indices, `repr` of the rest.
         if (at := self._index.get(key)) is None:
             at = self._index[key] = len(self.values)
             self.values.append(list(value) if isinstance(value, tuple) else value)

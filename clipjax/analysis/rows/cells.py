@@ -282,13 +282,13 @@ def _published(model: str, column: Column, rows: Sequence[Row]) -> list[Score]:
 
 
 def _interval(column: Column, value: float, rows: Sequence[Row]) -> dict[str, Any] | None:
+    if len(rows) == 1:
+        return rows[0]["interval"] and {**rows[0]["interval"]}
     numbers = [(row["value"], row["interval"]) for row in rows]
     known = [(value, limits) for value, limits in numbers if value is not None and limits is not None]
     if len(known) < len(rows) or len({limits["level"] for _, limits in known}) > 1:
         return None
-    [first, *others] = [limits for _, limits in known]
-    if not others:
-        return {**first}
+    first = known[0][1]
     down = [max(own - limits["lo"], 0.0) for own, limits in known]
     up = [max(limits["hi"] - own, 0.0) for own, limits in known]
     # Data sets with their own images err independently: half-widths add up as squares (MOVER, Zou & Donner
