@@ -12,9 +12,7 @@ RLM's stopping rule depends on y's unit; once converged, both agree.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -26,9 +24,6 @@ _NORMAL_MAD = float(scipy.stats.norm.ppf(0.75))
 _ROUNDING = 1e-13  # relative to y: residuals below are rounding errors
 # Points computed at a time, to fit the CPU's cache. Sets are independent, so results do not change.
 _BLOCK = 2**16
-# With more values than this, middle ones are looked for near the last ones, if at most this share is near.
-_SMALL, _FEW = 2**13, 0.25
-_MANY = 2**20  # points of all sets: with more, every core has a part of the sets
 
 
 class Stop(NamedTuple):
@@ -55,25 +50,8 @@ def lines(x: np.ndarray, y: np.ndarray, method: str = "huber", stop: Stop = FINE
     rows = max(1, _BLOCK // x.shape[1])
     blocks = [slice(at, at + rows) for at in range(0, max(len(x), 1), rows)]
     parts = [least_squares(x[block], y[block], np.ones_like(x[block])) for block in blocks]
-    found = Lines(*map(np.concatenate, zip(*parts)))
-    if method == "huber":
-        _in_threads(lambda some: _robust(x[some], y[some], _part(found, some), stop, rows), *x.shape)
-    return found
-
-
-def _in_threads(work: Callable[[slice], None], count: int, n: int) -> None:
-    """Each thread has a part of the sets, where it takes long enough."""
-    threads = len(os.sched_getaffinity(0)) if count * n > _MANY else 1
-    if threads == 1:
-        work(slice(count))
-        return
-    ends = np.linspace(0, count, threads + 1).astype(int)
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, map(slice, ends[:-1], ends[1:])))
-
-
-def _part(found: Lines, some: slice) -> Lines:
-    return Lines(*(each[some] for each in found))
+    start = Lines(*map(np.concatenate, zip(*parts)))
+    return start if method == "ols" else _robust(x, y, start, stop, rows)
 
 
 def least_squares(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> Lines:
@@ -102,11 +80,10 @@ def _sums(values: np.ndarray) -> np.ndarray:
     return np.add.reduce(values, 1)  # .sum(1) takes twice as long for the few sets of the last steps
 
 
-def _robust(x: np.ndarray, y: np.ndarray, found: Lines, stop: Stop, rows: int) -> None:
-    """`found`: least squares, which is overwritten. `rows`: sets in work at a time; others wait."""
+def _robust(x: np.ndarray, y: np.ndarray, found: Lines, stop: Stop, rows: int) -> Lines:
+    """`found`: least squares, which the result replaces. `rows`: sets in work at a time; others wait."""
     smallest, low, high = _ROUNDING * np.abs(y).max(1), x.min(1), x.max(1)
-    left, moved = np.full(len(x), stop.steps), np.full(len(x), np.inf)
-    middles = np.zeros((2, len(x)))
+    left = np.full(len(x), stop.steps)
     waiting = np.flatnonzero(np.isfinite(found.slope))
     which, across, up = waiting[:0], x[:0], y[:0]
     room = np.empty((3, min(rows, len(x)), x.shape[1]))  # of every step: new arrays would leave the cache
@@ -116,10 +93,7 @@ def _robust(x: np.ndarray, y: np.ndarray, found: Lines, stop: Stop, rows: int) -
             across, up = x[which], y[which]
         slope, intercept = found.slope[which], found.intercept[which]
         residuals = _residuals(across, up, slope, intercept, room[:2, : len(which)])
-        # No residual has moved by more than its line has.
-        expected = middles[0, which] - moved[which], middles[1, which] + moved[which]
-        middles[:, which] = lower, upper = _middles(residuals, *expected, room[1, : len(which)])
-        scale = (lower + upper) / 2 / _NORMAL_MAD
+        scale = _medians(residuals, room[1, : len(which)]) / _NORMAL_MAD
         inexact = scale > smallest[which]  # else more than half of the points are on the line
         if np.count_nonzero(inexact) < len(inexact):
             those = (which, across, up, slope, intercept, residuals, scale)
@@ -132,11 +106,12 @@ def _robust(x: np.ndarray, y: np.ndarray, found: Lines, stop: Stop, rows: int) -
         found.weights[which] = weights
         # A line moves most at one of its ends.
         turned, raised = new - slope, found.intercept[which] - intercept
-        moved[which] = np.maximum(*(np.abs(raised + turned * end[which]) for end in (low, high)))
+        moved = np.maximum(*(np.abs(raised + turned * end[which]) for end in (low, high)))
         left[which] -= 1
-        going = (moved[which] > stop.tolerance * scale) & (left[which] > 0)
+        going = (moved > stop.tolerance * scale) & (left[which] > 0)
         if np.count_nonzero(going) < len(going):
             which, across, up = _kept(going, (which, across, up))
+    return found
 
 
 def _residuals(
@@ -149,37 +124,13 @@ def _residuals(
     return np.abs(residuals, out=residuals)
 
 
-def _middles(
-    values: np.ndarray, low: np.ndarray, high: np.ndarray, spare: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The two middle values of each row of [R, N], whose mean is the median; twice the one of an odd number.
-
-    low, high: [R], where they should be. Selecting among few values is faster; wrong limits only cost time.
-    """
-    if values.size > _SMALL:
-        smaller = values < low[:, None]
-        at = np.flatnonzero((values <= high[:, None]) ^ smaller)
-        if len(at) < _FEW * values.size:
-            below = np.add.reduce(smaller.view(np.int8), 1, dtype=np.intp)
-            if (found := _among(at, values, below)) is not None:
-                return found
+def _medians(values: np.ndarray, spare: np.ndarray) -> np.ndarray:
+    """Of each row. np.median would select two or three numbers one after another, and look for NaN."""
     middle = values.shape[1] // 2
     spare[...] = values
     spare.partition(middle, axis=1)
     upper = spare[:, middle].copy()
-    return upper if values.shape[1] % 2 else spare[:, :middle].max(1), upper
-
-
-def _among(at: np.ndarray, values: np.ndarray, below: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """The middles among the values `at`, flat; of each row `below` are smaller. None: not among them."""
-    count, n = values.shape
-    rows, candidates = at // n, values.ravel()[at]
-    starts, ends = (np.searchsorted(rows, np.arange(count), side) for side in ("left", "right"))
-    lower, upper = (starts - below + rank for rank in ((n - 1) // 2, n // 2))
-    if (lower < starts).any() or (upper >= ends).any():
-        return None
-    candidates = candidates[np.lexsort((candidates, rows))]
-    return candidates[lower], candidates[upper]
+    return upper if values.shape[1] % 2 else (spare[:, :middle].max(1) + upper) / 2
 
 
 def _kept(those: np.ndarray, parts: Iterable[np.ndarray]) -> list[np.ndarray]:

@@ -61,17 +61,13 @@ def test_least_squares_is_that_of_scipy_and_statsmodels() -> None:
 def test_many_sets_at_once_are_each_by_itself(
     method: str, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also in threads, and where middle values are looked for near the last ones."""
+    monkeypatch.setattr(regression, "_BLOCK", 12 * rows)  # with fewer rows than sets, sets wait for a place
     sets = [models(12, seed) for seed in range(30)]
     x, y = (np.stack(side) for side in zip(*sets))
     x[3] = 0.5  # no line
     y[4] = 2 - x[4]  # an exact one
     y[5, :8] = 1 + x[5, :8]  # most of the models on one: the scale comes to nothing
-    with monkeypatch.context() as patched:
-        patched.setattr(regression, "_BLOCK", 12 * rows)  # with fewer rows than sets, sets wait for a place
-        patched.setattr(regression, "_SMALL", 0)
-        patched.setattr(regression, "_MANY", 0)
-        together = lines(x, y, method)
+    together = lines(x, y, method)
     for k in range(len(sets)):
         alone = lines(x[k : k + 1], y[k : k + 1], method)
         np.testing.assert_array_equal([part[k] for part in together[:2]], [part[0] for part in alone[:2]])
@@ -80,23 +76,6 @@ def test_many_sets_at_once_are_each_by_itself(
     assert np.isnan(together.intercept[3])
     np.testing.assert_allclose([together.slope[4], together.intercept[4]], [-1, 2], rtol=1e-12)
     assert np.isfinite(np.delete(together.slope, 3)).all()
-
-
-@pytest.mark.parametrize("n", [2, 3, 8, 65])
-@pytest.mark.parametrize("width", [0.0, 0.05, 1.0])
-def test_middle_values_are_found_whatever_the_limits(
-    n: int, width: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(regression, "_SMALL", 0)
-    monkeypatch.setattr(regression, "_FEW", 2.0)
-    values = np.random.default_rng(n).exponential(size=(40, n))
-    values[::3, : n // 2] = values[::3, -1:]  # ties
-    lower, upper = expected = [np.sort(values, axis=1)[:, k] for k in ((n - 1) // 2, n // 2)]
-    for miss in (0.0, 1.5):  # of two rows: too low, and too high
-        low, high = lower - width, upper + width
-        low[0], high[1] = low[0] + miss, high[1] - miss
-        found = regression._middles(values, low, high, np.empty_like(values))
-        np.testing.assert_array_equal(found, expected)
 
 
 def test_huber_finds_the_line_that_most_models_are_on() -> None:
