@@ -243,6 +243,9 @@ def test_bad_input_is_one_sentence(arguments: list[str], code: int, says: str) -
         (["eval", "zeroshot", "-m", "x", "--data", ".", "--prompts", ""], "--prompts is empty"),
         (["eval", "zeroshot", "-m", "x", "--data", ".", "--labels", ""], "--labels is empty"),
         (["eval", "", "-m", "x", "--data", "."], "TASK is empty"),
+        (["eval", "zeroshot", "-m", "x", "--data", ""], "--data is empty: give a value, or leave it out"),
+        (["results", "merge", ".", "", "--out", "x"], "RESULTS... is empty"),
+        (["analyze", ""], "RESULTS is empty"),
     ],
 )
 def test_an_option_that_would_be_ignored_is_refused(arguments: list[str], says: str) -> None:

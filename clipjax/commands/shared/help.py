@@ -1,4 +1,7 @@
-"""Help texts that fit a terminal of 80 columns, and words for options' values in place of typer's types."""
+"""Help texts that fit a terminal of 80 columns, words for options' values in place of typer's types.
+
+And paths that are not empty: an empty one would be taken for the current folder.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
-from typer.models import OptionInfo
+from typer.models import OptionInfo, ParameterInfo
+
+from clipjax.commands.shared.records import empty
 
 WIDTH = 76  # columns of an example, with its indent
 _INDENT, _DEEPER = " " * 4, " " * 8
@@ -25,11 +30,11 @@ _VALUES: dict[object, str] = {bool: "", int: "N", float: "X", Path: "PATH", str:
 def shape_help(app: typer.Typer) -> None:
     """Shape the docstrings and options of all commands of an app and of its groups."""
     if app.registered_callback is not None and app.registered_callback.callback is not None:
-        _name_values(app.registered_callback.callback)
+        _shape_values(app.registered_callback.callback)
     for command in app.registered_commands:
         if command.callback is None:
             continue
-        _name_values(command.callback)
+        _shape_values(command.callback)
         if command.help is None:
             command.help = shaped(inspect.getdoc(command.callback) or "")
     for group in app.registered_groups:
@@ -37,14 +42,26 @@ def shape_help(app: typer.Typer) -> None:
             shape_help(group.typer_instance)
 
 
-def _name_values(callback: Callable[..., Any]) -> None:
-    """Set the metavar of each option without one."""
+def _shape_values(callback: Callable[..., Any]) -> None:
+    """Set the metavar of each option without one, and what reads a path."""
     hints = get_type_hints(callback, include_extras=True)
     callback.__annotations__ = hints  # else typer evaluates texts again, to other options
-    for hint in hints.values():
+    for name, hint in hints.items():
         kind, *about = get_args(hint) or (hint,)
-        for option in (each for each in about if isinstance(each, OptionInfo) and each.metavar is None):
-            option.metavar = _value(_single(kind))
+        for option in (each for each in about if isinstance(each, ParameterInfo)):
+            if isinstance(option, OptionInfo) and option.metavar is None:
+                option.metavar = _value(_single(kind))
+            if _single(kind) is Path:
+                option.parser = _reader_of_paths(name, hint)
+
+
+def _reader_of_paths(name: str, hint: Any) -> Callable[[str | Path], Path]:
+    def path(text: str | Path) -> Path:
+        if text == "":
+            raise empty(name, hint)
+        return Path(text)
+
+    return path
 
 
 def _value(kind: Any) -> str | None:

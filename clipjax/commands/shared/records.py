@@ -77,8 +77,12 @@ def _filled(record: type[R], values: Mapping[str, object]) -> R:
     for field, hint in _fields(record):
         value = found[field.name]
         if value == "" or (isinstance(value, list) and "" in value):
-            raise UsageError(f"{_as_written(field.name, hint)} is empty: give a value, or leave it out")
+            raise empty(field.name, hint)
     return record(**found)
+
+
+def empty(name: str, hint: Any) -> UsageError:
+    return UsageError(f"{_as_written(name, hint)} is empty: give a value, or leave it out")
 
 
 def _as_written(name: str, hint: Any) -> str:
