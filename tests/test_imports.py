@@ -94,8 +94,9 @@ def ours() -> Iterator[tuple[str, Import]]:
 
 
 def room(module: str) -> str:
+    """`python -m clipjax` is the command line."""
     parts = [*module.split("."), ""]
-    return parts[0] if parts[0] == "converters" else parts[1]
+    return parts[0] if parts[0] == "converters" else parts[1].replace("__main__", "cli")
 
 
 def within(name: str, package: str) -> bool:

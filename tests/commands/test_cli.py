@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -280,6 +281,14 @@ def test_what_bare_weights_are_has_one_name_in_every_command(option: str, tmp_pa
             continue
         code, says = invoke(*command, tmp_path / "w.pt", option, "vit_b_32-openay")
         assert (code, "unknown model 'vit_b_32-openay'" in says) == (2, True), says
+
+
+def test_python_m_clipjax_is_clipjax(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "main", lambda: print("clipjax"))
+    runpy.run_module("clipjax", run_name="__main__")
+    assert capsys.readouterr().out == "clipjax\n"
 
 
 def test_help_loses_no_bracket(monkeypatch: pytest.MonkeyPatch) -> None:
