@@ -131,6 +131,18 @@ def test_a_name_of_nothing(text: str, says: str) -> None:
         encoder(text)
 
 
+def test_a_folder_that_is_no_model_is_refused_before_a_process_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_process.PROCESS, "ask", lambda *_, **__: pytest.fail("a process is asked"))
+    (tmp_path / "open_clip_config.json").write_text("{}")
+    for library, needed in (("timm", "config.json"), ("transformers", "config.json")):
+        with pytest.raises(DataError, match=f"has no {needed}, so it is no model of {library}; give"):
+            encoder(f"torch:{library}:{tmp_path}")
+    with pytest.raises(DataError, match="has no open_clip_config"):
+        encoder(f"torch:open_clip:{tmp_path.parent}")
+
+
 def test_only_evaluation_takes_other_models() -> None:
     for name in ("mine:build", "torch:timm:resnet18"):
         with pytest.raises(UsageError, match="is not run by clipjax's networks: only evaluation takes it"):

@@ -22,7 +22,7 @@ from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.identity.registry_rows import registry
 from clipjax.data.labels import LabelSpace, load_labels
 from clipjax.data.pixels.preprocess import PixelRecipe
-from clipjax.errors import UsageError
+from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.models import torch_process
 from clipjax.evaluation.own_model import OwnCard, OwnModel
 from clipjax.storage.digests import sha256_json
@@ -30,6 +30,7 @@ from converters.foreign.timm import label_names, label_space
 
 # Their versions may change what a transform or tokenizer makes.
 _OF_TRANSFORM = ("torchvision", "pillow", "open_clip_torch", "timm", "transformers", "tokenizers")
+_CONFIGS = {"open_clip": "open_clip_config.json", "timm": "config.json", "transformers": "config.json"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,9 +109,10 @@ def torch_model(reference: ModelReference, stated: Stated = NOTHING) -> TorchMod
 
     Raises:
         UsageError: the stated name is a published model's.
-        DataError: the library cannot load it.
+        DataError: a folder has no configuration of the library's; the library cannot load it.
         ClipjaxError: the libraries are not installed.
     """
+    _check_folder(reference)
     asked = {"do": "open", "model": [reference.library, reference.value]}
     answer, data = torch_process.PROCESS.ask(asked, limit=torch_process.OPENING)
     about, versions = answer["about"], answer["versions"]
@@ -143,6 +145,16 @@ def torch_model(reference: ModelReference, stated: Stated = NOTHING) -> TorchMod
         f"torch:{reference.library}", {name: versions[name] for name in ("torch", *of_transform)}
     )
     return TorchModel(_with_facts(card, stated), reference, _head(answer["head"], data), framework)
+
+
+def _check_folder(reference: ModelReference) -> None:
+    """Before its process starts, which takes seconds."""
+    folder, needed = Path(reference.value), _CONFIGS[str(reference.library)]
+    if folder.is_dir() and not (folder / needed).exists():
+        raise DataError(
+            f"{folder}: the folder has no {needed}, so it is no model of {reference.library}; give a folder "
+            f"in its layout, or a name: torch:{reference.library}:NAME"
+        )
 
 
 def _described(image: Image) -> Any:
