@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -28,7 +29,9 @@ from clipjax.models.precision import Precision, known_precision
 from clipjax.models.text_ids import token_ids
 from clipjax.models.unit_norm import unit_norm
 
+_LOG = logging.getLogger(__name__)
 TEXT_BATCH = 32  # texts per device in one step
+_NEAR_UNIT = 0.02  # a user's own tower may compute in bfloat16
 
 
 class Program(NamedTuple):
@@ -103,10 +106,22 @@ def image_forward(
     if model.outside is not None:  # the stream's pixels are the features already
         return Forward(lambda features: features, per_device_batch, lambda: 0, lambda: None)
     mean, std = model.card.preprocess.mean, model.card.preprocess.std
-    call = OwnCalls(model.encode_image, f"encode_image of {model}", "images")
-    return Forward(
-        lambda pixels: call(normalize_host(pixels, mean, std)), per_device_batch, lambda: 0, lambda: None
-    )
+    name, directions = f"encode_image of {model}", embeds_at_unit_norm(model.card)
+    call = OwnCalls(model.encode_image, name, "images")
+
+    def embed(pixels: Any) -> np.ndarray:
+        features = call(normalize_host(pixels, mean, std))
+        if directions and (np.abs(np.linalg.norm(features, axis=1) - 1) > _NEAR_UNIT).any():
+            _note_scaled(name)
+        return features
+
+    return Forward(embed, per_device_batch, lambda: 0, lambda: None)
+
+
+@functools.cache
+def _note_scaled(name: str) -> None:
+    """Once per model."""
+    _LOG.warning("%s makes vectors that are not of unit norm: a zero-shot head scales them to it", name)
 
 
 class OwnCalls:

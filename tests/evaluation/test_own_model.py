@@ -56,6 +56,16 @@ def test_a_zero_shot_model(world: Path, tmp_path: Path) -> None:
     assert stated.rows[0]["model_facts"].items() >= {**facts, "facts_origin": "stated"}.items()
 
 
+def test_features_of_any_norm_are_noted_once(world: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def long(images: np.ndarray) -> np.ndarray:
+        return 3 * ColourModel().encode_image(images)
+
+    for function, notes in ((None, 0), (long, 1), (long, 1)):
+        model = wrapped(name="long", **({} if function is None else {"encode_image": function}))
+        assert clipjax.evaluate(model, root=world, prompts="single", progress=False).value("top1") == 3 / 4
+        assert caplog.text.count("encode_image of long makes vectors that are not of unit norm") == notes
+
+
 def test_a_tokenizer_makes_what_encode_text_gets(world: Path) -> None:
     seen = []
 
