@@ -129,10 +129,11 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "*rows D"], mode: Mode = INFERENCE) -> Float[Array, "*rows D"]:
         wide = x.astype(jnp.float32)
-        mean = wide.mean(axis=-1, keepdims=True)
+        mean = checkpoint_name(wide.mean(axis=-1, keepdims=True), KEPT)
         centred = wide - mean
         if fast_on_tpu(x, mode):
-            variance = jnp.maximum(jnp.square(wide).mean(axis=-1, keepdims=True) - jnp.square(mean), 0)
+            squares = checkpoint_name(jnp.square(wide).mean(axis=-1, keepdims=True), KEPT)
+            variance = jnp.maximum(squares - jnp.square(mean), 0)
         else:
             variance = jnp.square(centred).mean(axis=-1, keepdims=True)
         y = centred * jax.lax.rsqrt(variance + self.eps)
@@ -405,8 +406,8 @@ def _called(block: Any, x: Array, *shared: Any, mode: Mode, loop: bool) -> tuple
 _PRODUCTS = jax.checkpoint_policies.save_from_both_policies(
     jax.checkpoint_policies.dots_saveable, jax.checkpoint_policies.save_only_these_names(PRODUCT)
 )
-# On a TPU a `Block` in bfloat16 keeps its attention's result and its hidden channels. Computing the other
-# products again takes less time than storing and reading them.
+# On a TPU a `Block` in bfloat16 keeps its attention's result, its hidden channels and its norms' means.
+# Computing the other products again takes less time than storing and reading them.
 _FEW = jax.checkpoint_policies.save_only_these_names(KEPT)
 
 

@@ -49,3 +49,18 @@ def test_rows_looked_up_by_products_are_the_same() -> None:
     assert jnp.array_equal(rows, same)
     ends, same = (text.at_highest_id(rows, ids, mode) for mode in (INFERENCE, ON_TPU))
     assert jnp.array_equal(ends, same)
+
+
+def test_a_block_keeps_its_sums() -> None:
+    """The backward pass takes again neither the two means of each norm nor the softmax's sum."""
+    init = jax.nn.initializers.normal()
+    inits: dict[str, Any] = dict.fromkeys(("qkv_init", "out_init", "fc_init", "proj_init"), init)
+    block = layers.Block(8, 2, 16, activation="gelu", ln_eps=1e-5, **inits, rngs=nnx.Rngs(0))
+    narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), block)
+    x = jnp.ones((2, 5, 8), jnp.bfloat16)
+
+    def sums(mode: Mode) -> int:
+        _, backward = jax.vjp(lambda x: layers.apply(narrow, x, mode=mode), x)
+        return str(jax.make_jaxpr(backward)(x)).count("reduce_sum")
+
+    assert sums(Mode(Training(remat=True), "tpu")) - sums(ON_TPU) == 2 * 2 + 1
