@@ -93,8 +93,8 @@ class Linear(nnx.Module):
         return y if self.bias is None else y + self.bias[...]
 
 
-def product(x: Float[Array, "*rows I"], kernel: Float[Array, "I O"], mode: Mode) -> Float[Array, "*rows O"]:
-    """x @ kernel, with faster gradients in a CPU's training steps, which state the platform."""
+def product(x: Float[Array, "*rows I"], kernel: Any, mode: Mode) -> Float[Array, "*rows O"]:
+    """x @ kernel [I, O], with faster gradients in a CPU's training steps, which state the platform."""
     on_cpu = mode.training is not None and mode.platform == "cpu"
     return _cpu_product(x, kernel) if on_cpu else x @ kernel
 

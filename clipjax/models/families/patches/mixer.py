@@ -41,7 +41,7 @@ from clipjax.models.arch import Family, refuse_partial_patches
 from clipjax.models.families.patches.vit import PatchEmbed
 from clipjax.models.modules import layers
 from clipjax.models.modules.initializers import normal, xavier_uniform
-from clipjax.models.training import Mode
+from clipjax.models.training import INFERENCE, Mode
 
 LAYER_SCALE_INIT = 1e-5  # of timm's resmlp_24_224
 _TINY = normal(1e-6)  # of biases, and of gates, which start open
@@ -91,9 +91,9 @@ class MixerConfig:
 
 
 class TokenLinear(layers.Linear):
-    """Over the first axis."""
+    """Over the first axis, in one form for every mode."""
 
-    def __call__(self, x: Float[Array, "N B D"]) -> Float[Array, "M B D"]:
+    def __call__(self, x: Float[Array, "N B D"], mode: Mode = INFERENCE) -> Float[Array, "M B D"]:
         assert self.bias is not None
         return jnp.tensordot(self.kernel[...], x, axes=(0, 0)) + self.bias[...][:, None, None]
 
