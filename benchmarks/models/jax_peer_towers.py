@@ -44,16 +44,18 @@ def nested(leaves: dict[str, Any]) -> Any:
 # ---------------------------------------------------------------------------------------------- towers
 
 
-def clipjax(arch: str, folder: Path, dtype: Any) -> tuple[Function, Any]:
+def clipjax(arch: str, folder: Path, dtype: Any, tpus: int = 0) -> tuple[Function, Any]:
+    """tpus: chips that the batch is split over; 0: the program is for another platform."""
     from clipjax.models.arch import load_arch
     from clipjax.models.network import Network
     from clipjax.models.precision import Precision
 
     network = Network(load_arch(arch))
     precision: Precision = "parity" if dtype == jnp.float32 else "fast"
+    where: Any = {"platform": "tpu", "devices": tpus} if tpus else {}
 
     def function(params: Any, images: jax.Array) -> jax.Array:
-        return unit(network.encode_image(params, images, precision=precision))
+        return unit(network.encode_image(params, images, precision=precision, **where))
 
     return function, {"vision": nested(read(folder, "clipjax.npz"))}
 

@@ -149,17 +149,19 @@ def estimate(side: str, arch: str, folder: Path, batch: int, chip: str) -> dict[
     from benchmarks.models.jax_peer_towers import TOWERS
     from clipjax.embeddings.flops import Forward, product_flops
     from clipjax.models.arch import load_arch
-    from clipjax.verification.aot import compile_forward, load_chips, use_tpu_compiler
+    from clipjax.verification.aot import compile_forward, load_chips, slice_mesh, use_tpu_compiler
 
     use_tpu_compiler()
-    function, params = TOWERS[side](arch, folder, jnp.bfloat16)
-    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
     size, known = load_arch(arch).vision.image_size, load_chips()[chip]
+    chips = slice_mesh(known, known.topology).size
+    where = {"tpus": chips} if side == "clipjax" else {}
+    function, params = TOWERS[side](arch, folder, jnp.bfloat16, **where)
+    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
     forward = Forward(function, params, jax.ShapeDtypeStruct((size, size, 3), jnp.float32))
     executable = compile_forward(forward, known, batch)
     if executable is None or executable.estimate is None:
         return {"lacks": f"a batch of {batch} does not fit, or has no estimate"}
-    flops = product_flops(jax.make_jaxpr(function)(params, forward.batch(1)).jaxpr) * batch
+    flops = product_flops(jax.make_jaxpr(function)(params, forward.batch(chips)).jaxpr) / chips * batch
     seconds = executable.estimate.seconds(known.clock_ghz * 1e9, known.gbps * 1e9)
     share = flops / seconds / (known.tflops * 1e12)
     return {"seconds": seconds, "share": share, **dataclasses.asdict(executable.estimate)}

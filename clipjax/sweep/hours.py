@@ -5,7 +5,7 @@ A time is the operations of a tower over the chip's peak times the share of it t
 * "estimated": by the TPU compiler's estimate of this tower (docs/tpu.md, configs/tower_rates.csv);
 * "scaled": the share of the nearest tower of its family, by operations;
 * "carried": where its family has no estimate on this chip in this precision, the share on `BASE` of the
-  nearest tower of the family, else of any, times what `YARDSTICK` reaches here over what it reaches there;
+  nearest tower of the family, else of any, times what a yardstick reaches here over what it reaches there;
 * "assumed": the machine's `share`.
 
 Only towers are timed: neither decoding, heads, metrics, loading and compiling, nor waiting.
@@ -28,7 +28,9 @@ from clipjax.sweep.cost import Images, pixel_bytes
 from clipjax.sweep.plan import Item
 
 BASE = ("v5e", "fast")  # the chip and precision with estimates of the most families
-YARDSTICK = "ViT-L-14-quickgelu"  # whose image tower has one on each chip in each precision
+# Archs whose image towers carry a share over. "fast" has forms for TPUs that speed up transformers alone.
+YARDSTICK = "ViT-L-14-quickgelu"  # on each chip in each precision
+OF_CONVOLUTIONS = "convnext_base_w"  # where it has an estimate, for towers without a grid of patches
 BASES = ("estimated", "scaled", "carried", "assumed")
 
 
@@ -178,7 +180,7 @@ def share_of(machine: Machine, arch: Arch | None, tower: str, precision: str, fl
     base = _estimates(*BASE)
     like = [each for each in base if (each.tower, each.family) == (tower, family)]
     near = _nearest(like or base, name, flops)
-    return Share(near.share * _yardstick(machine.chip, precision) / _yardstick(*BASE), "carried", near.arch)
+    return Share(near.share * _ratio(near, machine.chip, precision), "carried", near.arch)
 
 
 def _nearest(among: Sequence[Estimate], name: str | None, flops: int) -> Estimate:
@@ -186,11 +188,15 @@ def _nearest(among: Sequence[Estimate], name: str | None, flops: int) -> Estimat
     return min(among, key=lambda each: (each.arch != name, abs(math.log(each.flops / flops))))
 
 
-def _yardstick(chip: str, precision: str) -> float:
-    [share] = [
-        each.share for each in _estimates(chip, precision) if (each.arch, each.tower) == (YARDSTICK, "vision")
-    ]
-    return share
+def _ratio(tower: Estimate, chip: str, precision: str) -> float:
+    """What the tower's yardstick reaches on a chip, over what it reaches on `BASE`."""
+    here, there = (
+        {each.arch: each.share for each in _estimates(*where) if each.tower == "vision"}
+        for where in ((chip, precision), BASE)
+    )
+    convolutions = tower.tower == "vision" and family_of(load_arch(tower.arch).vision).patch is None
+    name = OF_CONVOLUTIONS if convolutions and OF_CONVOLUTIONS in here else YARDSTICK
+    return here[name] / there[name]
 
 
 def _family(arch: Arch, tower: str) -> str:

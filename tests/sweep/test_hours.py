@@ -18,8 +18,14 @@ from clipjax.sweep.plan import Item
 
 V5E = Machine("mine", 2, chip="v5e")  # 2 x 197 TFLOP/s
 ROWS = {
-    ("v5e", "fast"): {"ViT-L-14-quickgelu": (160e9, 0.2), "ViT-B-32": (9e9, 0.1), "resnet18": (4e9, 0.05)},
-    ("v5e", "parity"): {"ViT-L-14-quickgelu": (160e9, 0.1)},
+    ("v5e", "fast"): {
+        "ViT-L-14-quickgelu": (160e9, 0.2),
+        "ViT-B-32": (9e9, 0.1),
+        "resnet18": (4e9, 0.05),
+        "convnext_base_w": (40e9, 0.16),
+    },
+    ("v5e", "parity"): {"ViT-L-14-quickgelu": (160e9, 0.1), "convnext_base_w": (40e9, 0.12)},
+    ("v6e", "parity"): {"ViT-L-14-quickgelu": (160e9, 0.1)},
 }
 
 
@@ -33,23 +39,24 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arch", "precision", "flops", "expected"),
+    ("chip", "arch", "precision", "flops", "expected"),
     [
-        ("ViT-B-32", "fast", 9e9, (0.1, "estimated", "ViT-B-32")),
-        ("ViT-H-14", "fast", 335e9, (0.2, "scaled", "ViT-L-14-quickgelu")),
-        ("ViT-B-32", "parity", 9e9, (0.1, "scaled", "ViT-L-14-quickgelu")),
-        ("resnet50", "parity", 8e9, (0.05 * 0.1 / 0.2, "carried", "resnet18")),
-        ("vgg16", "fast", 31e9, (0.1, "carried", "ViT-B-32")),
-        (None, "fast", 1e10, (0.1, "carried", "ViT-B-32")),
+        ("v5e", "ViT-B-32", "fast", 9e9, (0.1, "estimated", "ViT-B-32")),
+        ("v5e", "ViT-H-14", "fast", 335e9, (0.2, "scaled", "ViT-L-14-quickgelu")),
+        ("v5e", "ViT-B-32", "parity", 9e9, (0.1, "scaled", "ViT-L-14-quickgelu")),
+        ("v5e", "resnet50", "parity", 8e9, (0.05 * 0.12 / 0.16, "carried", "resnet18")),
+        ("v6e", "resnet50", "parity", 8e9, (0.05 * 0.1 / 0.2, "carried", "resnet18")),
+        ("v5e", "EVA02-B-16", "parity", 9e9, (0.1 * 0.1 / 0.2, "carried", "ViT-B-32")),
+        ("v5e", "vgg16", "fast", 31e9, (0.16, "carried", "convnext_base_w")),
+        ("v5e", None, "fast", 1e10, (0.1, "carried", "ViT-B-32")),
     ],
 )
 def test_where_a_share_comes_from(
-    few: None, arch: str | None, precision: str, flops: float, expected: tuple[Any, ...]
+    few: None, chip: str, arch: str | None, precision: str, flops: float, expected: tuple[Any, ...]
 ) -> None:
-    """The tower itself, its family, its family elsewhere, another family."""
-    share = share_of(
-        Machine("mine", 2, chip="v5e"), arch and load_arch(arch), "vision", precision, int(flops)
-    )
+    """The tower itself, its family, its family elsewhere (by a ConvNeXt or a ViT), another family."""
+    machine = Machine("mine", 2, chip=chip)
+    share = share_of(machine, arch and load_arch(arch), "vision", precision, int(flops))
     assert share == pytest.approx(expected)
 
 
@@ -90,9 +97,8 @@ def test_an_assumed_share_is_an_option() -> None:
 def test_every_chip_has_what_its_hours_need() -> None:
     for chip in {machine.chip for machine in load_machines()} - {None}:
         for precision in ("parity", "fast"):
-            assert hours._yardstick(str(chip), precision) > 0
-    for each in hours._estimates(*hours.BASE):
-        assert 0 < each.share < 1
+            for each in hours._estimates(*hours.BASE):
+                assert 0 < hours._ratio(each, str(chip), precision) * each.share < 1
 
 
 def test_the_recorded_operations_are_those_of_the_architectures() -> None:
