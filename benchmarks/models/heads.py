@@ -38,6 +38,8 @@ def main(
     json: common.Json = None,
 ) -> None:
     """The zero-shot head of 1,000 classes x 80 templates, clipjax against open_clip."""
+    if classes < rounds * group:
+        raise SystemExit(f"--classes must be at least {rounds * group}: {rounds} rounds of {group}")
     common.use_all_cores()
     labels, prompts = load_labels("imagenet"), load_prompts("openai_80")
     head = subset(labels, np.random.default_rng(0).choice(len(labels), classes, replace=False))

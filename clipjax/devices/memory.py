@@ -22,9 +22,8 @@ def keep_freed() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return
-    jax.config.update(
-        "jax_cpu_enable_async_dispatch", False
-    )  # read when the backend starts, in the next line
+    # Read when the backend starts, in the next line; it concerns a GPU's host programs, too.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     if jax.default_backend() == "cpu":
         mallopt(_MMAP_MAX, 0)
         mallopt(_TRIM_THRESHOLD, -1)  # never

@@ -42,7 +42,7 @@ from clipjax.models.language.sharding import decoder_mesh, decoder_sharding
 from clipjax.models.language.vision_language import assemble, image_tokens
 from clipjax.models.network import Network
 from clipjax.models.precision import DTYPE, Precision
-from clipjax.models.version import FORWARD_VERSION
+from clipjax.models.version import forward_version
 from clipjax.storage.digests import sha256_bytes
 
 STEPS = 128  # as vlm-evaluation's max_new_tokens
@@ -192,7 +192,7 @@ def answer_key(
     """Everything that answers depend on; the fingerprint covers weights and architecture."""
     return {
         "model": card.fingerprint,
-        "forward": FORWARD_VERSION,
+        "forward": forward_version(precision),
         "output": ANSWERS,
         "pixels": recipe.key(),
         "data": manifest.images_digest,

@@ -26,7 +26,7 @@ from clipjax.errors import DataError
 from clipjax.models.dense import DenseRecipe, dense_map
 from clipjax.models.network import Network
 from clipjax.models.precision import Precision
-from clipjax.models.version import FORWARD_VERSION
+from clipjax.models.version import forward_version
 from clipjax.storage.entry import Entry, key_hash
 from clipjax.storage.store import Store
 
@@ -41,7 +41,7 @@ def maps_key(
     assert manifest.pairs is not None
     return {
         "model": card.fingerprint,
-        "forward": FORWARD_VERSION,
+        "forward": forward_version(precision),
         "output": "maps",
         "maps": dataclasses.asdict(recipe),
         "data": manifest.images_digest,

@@ -48,7 +48,8 @@ def each_block(stack: Any) -> Iterator[Any]:
 def apart(params: dict[str, Any]) -> dict[str, Any]:
     """The params of a network with its transformers' blocks as views of the stacks' memory.
 
-    A tower stays as it is where its blocks are not on one CPU, or a view would have to be a copy.
+    A tower stays as it is where its blocks are not on one CPU, or a view would have to be a copy. JAX cannot
+    reuse the memory of a stack that is donated while its views are there.
     """
     return {
         name: tower | {BLOCKS: jax.tree.map(_views, tower[BLOCKS])} if _comes_apart(tower) else tower

@@ -20,11 +20,11 @@ def in_chunks(tower: Callable[[Array], Array], inputs: Array, devices: int) -> A
     """`tower(inputs)` [B, ...] -> [B, ...], as many examples at a time as leave a product's result small.
 
     devices: the compiler splits the batch over this many, in order. Each takes its own examples in chunks of
-        equal size, if need be with zeros at the end.
+        equal size, if need be with zeros at the end. A batch that they do not share evenly runs whole.
     """
     own = len(inputs) // devices
     count = -(-own // together(tower, inputs))
-    if count == 1:
+    if count <= 1 or len(inputs) % devices:
         return tower(inputs)
     size, rest = -(-own // count), inputs.shape[1:]
     parts = inputs.reshape(devices, own, *rest)

@@ -123,8 +123,8 @@ class Network:
         Args:
             capture: add the stages in forward order, channels last, float32: patch_embed, embed, blocks.0
                 ..., pooled, projected, or those in the family's docstring.
-            platform: the mesh's; see `clipjax.devices.platforms.platform_of`. In "fast" transformers
-                run the batch in chunks on a "tpu" (`clipjax.models.chunks`).
+            platform: the mesh's; see `clipjax.devices.platforms.platform_of`. In "fast" towers with a
+                grid of patches run the batch in chunks on a "tpu" (`clipjax.models.chunks`).
             devices: over which the compiler splits the batch; 1 in `shard_map`.
 
         Raises:
@@ -399,7 +399,7 @@ class Network:
         return features, OrderedDict((name, stage.astype(jnp.float32)) for name, stage in stages.items())
 
     def _in_chunks(self, tower: str, leaves: Params, precision: Precision, mode: Mode) -> bool:
-        """Embedding with transformers, but not with cut params: each chunk would gather them again."""
+        """Embedding texts or a grid of patches; not with cut params, which each chunk would gather again."""
         if mode.platform != "tpu" or precision != "fast" or mode.training is not None:
             return False
         tokens = tower == "text" or family_of(self.arch.vision).patch is not None

@@ -36,7 +36,8 @@ def runs_named(name: str | Path, results: str | Path) -> Named:
         raise DataError(f"{results} holds no results; give the folder that `clipjax eval --results` wrote to")
     if name in ids:
         return Named(store, [str(name)], True)
-    models = {run_id: _model(store.root, run_id) for run_id in ids}
+    folder = store.root.resolve() if isinstance(store.root, Path) else store.root
+    models = {run_id: _model(folder, run_id) for run_id in ids}
     if own := [run_id for run_id in ids if models[run_id] == name]:
         return Named(store, own, False)
     raise unknown_name("run or model", str(name), sorted(set(models.values())))

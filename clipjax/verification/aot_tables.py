@@ -56,7 +56,7 @@ def estimate_cells(row: Row) -> tuple[str, ...] | None:
 def _share_cell(row: Row, share: float | None) -> str:
     assert row.executable is not None
     assert row.executable.estimate is not None
-    if row.tower == "decode":
+    if row.tower == "decode":  # its collectives have no estimate, as the page says
         return f"{share_of_bandwidth(row):.0%} of bandwidth"
     return "-" if row.executable.estimate.unknown else f"{share:.0%}"
 

@@ -10,7 +10,8 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -25,12 +26,15 @@ from clipjax.data.pixels.loader import batches
 from clipjax.data.pixels.normalize import normalize_host
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.embeddings import forward
+from clipjax.embeddings.answers import answer_key
 from clipjax.embeddings.forward import text_encoder
 from clipjax.embeddings.keys import image_key
+from clipjax.embeddings.pair_maps import maps_key
 from clipjax.embeddings.sets import Embeddings, default_shard
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.own_model import OwnModel
 from clipjax.models import version
+from clipjax.models.dense import DenseRecipe
 from clipjax.storage.store import Store
 from tests import _forks
 from tests._forks import Running
@@ -251,6 +255,23 @@ def test_forward_version_is_part_of_the_key(model: TinyModel, work: Path, monkey
     after = [image_key(model.card, manifest, recipe, p, "embedding") for p in ("parity", "fast")]
     assert after[0] != before[0]
     assert after[1] != before[1]
+
+
+def test_what_only_fast_changes_leaves_the_keys_of_parity(model: TinyModel, monkeypatch: pytest.MonkeyPatch):
+    manifest: Any = SimpleNamespace(images_digest="images", pairs=SimpleNamespace(digest="pairs"))
+    recipe, prompts = model.card.preprocess.recipe(rgb="first"), SimpleNamespace(digest="prompts")
+
+    def keys(precision: str) -> list[dict[str, Any]]:
+        return [
+            image_key(model.card, manifest, recipe, precision, "embedding"),
+            maps_key(model.card, manifest, DenseRecipe("last", "tokens", "library"), precision),
+            answer_key(model.card, manifest, recipe, cast(Any, prompts), 1, precision),
+        ]
+
+    parity, fast = keys("parity"), keys("fast")
+    monkeypatch.setattr(version, "_FAST", version._FAST + 1)
+    assert keys("parity") == parity
+    assert all(new != old for new, old in zip(keys("fast"), fast, strict=True))
 
 
 def test_a_small_data_set_has_several_shards(model: TinyModel, work: Path, store: Store):

@@ -213,7 +213,7 @@ def _measure(
     begun = [_tried(claim, part, lambda part: _begin(part, evidence, settings)) for claim, part in parts]
     fits = iter(fit_all([trend for each in begun if isinstance(each, _Begun) for trend in each.trends]))
     measured = []
-    for (claim, part), each in zip(parts, begun):
+    for (claim, part), each in zip(parts, begun, strict=True):
         if isinstance(each, _Begun):
             trends = [next(fits) for _ in each.trends]
             each = _tried(claim, part, functools.partial(_resting_on, begun=each, trends=trends))

@@ -190,7 +190,7 @@ def fit_all(trends: Sequence[Unfitted]) -> list[Fit]:
     for (method, n, resamples), batch in alike.items():
         size = max(1, TOGETHER // (n * max(1, resamples)))
         for some in (batch[at : at + size] for at in range(0, len(batch), size)):
-            fits.update(zip(some, _fitted([trends[k] for k in some], method)))
+            fits.update(zip(some, _fitted([trends[k] for k in some], method), strict=True))
     return [fits[k] for k in range(len(trends))]
 
 
@@ -205,7 +205,7 @@ def _fitted(trends: Sequence[Unfitted], method: str) -> list[Fit]:
     draws = np.stack([again.slope, again.intercept], axis=1).reshape(*drawn.shape[:2], 2)
     return [
         _fit(each, slope, intercept, weights, own)
-        for each, slope, intercept, weights, own in zip(trends, *through, draws)
+        for each, slope, intercept, weights, own in zip(trends, *through, draws, strict=True)
     ]
 
 

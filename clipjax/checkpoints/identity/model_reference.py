@@ -60,7 +60,11 @@ def model_reference(text: str | Path) -> ModelReference:
         UsageError: `torch:` without a known library and a name.
     """
     name = str(text)
-    if isinstance(text, Path) or "://" in name or exists(place(name)):
+    if isinstance(text, Path) or "://" in name:
+        return ModelReference("weights", name)
+    if name.startswith(f"{_TORCH}:/"):  # which reads as an address
+        raise UsageError(f"{name}: name the library, torch:LIBRARY:FOLDER ({', '.join(TORCH_LIBRARIES)})")
+    if exists(place(name)):
         return ModelReference("weights", name)
     if name.startswith(f"{_TORCH}:"):
         return _of_torch(name)

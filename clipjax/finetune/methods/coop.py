@@ -136,7 +136,9 @@ def coop_loss(setup: Setup, size: int) -> Loss:
         if recipe.augmentation is None:
             return batch["features"]
         pixels = normalize(batch["pixels"], preprocess.mean, preprocess.std, platform)
-        features = network.encode_image(params, pixels, precision=recipe.precision, platform=platform)
+        features = network.encode_image(
+            params, pixels, precision=recipe.precision, platform=platform, devices=mesh.size
+        )
         return jax.lax.stop_gradient(features)
 
     def texts(params: Params) -> Array:

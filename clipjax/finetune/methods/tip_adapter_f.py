@@ -106,14 +106,17 @@ def tip_loss(setup: Setup, values: np.ndarray) -> Loss:
     """Cross-entropy on {"features" float32 [B,D], "label" int32 [B]}; augmented: "pixels" uint8 [B,S,S,3]."""
     model, recipe, options = setup.model, setup.recipe, setup.options
     network, preprocess = model.network, model.card.preprocess
-    platform = platform_of(setup.settings.mesh)
+    mesh = setup.settings.mesh
+    platform = platform_of(mesh)
     alpha, classes = np.float32(options["alpha"]), len(setup.train.label_space)
 
     def features_of(params: Params, batch: Mapping[str, Array]) -> Array:
         if recipe.augmentation is None:
             return batch["features"]
         pixels = normalize(batch["pixels"], preprocess.mean, preprocess.std, platform)
-        return network.encode_image(params, pixels, precision=recipe.precision, platform=platform)
+        return network.encode_image(
+            params, pixels, precision=recipe.precision, platform=platform, devices=mesh.size
+        )
 
     def loss(params: Params, batch: dict[str, Array], key: Any) -> tuple[Array, Aux]:
         features = jax.lax.stop_gradient(unit_norm(features_of(params, batch)))

@@ -138,7 +138,7 @@ class Attention(nnx.Module):
     ) -> tuple[Array, Array, Array]:
         """Queries, keys and values, split into heads [B, heads, L, head_dim]."""
         q, k, v = self.q(x), self.k(x), self.v(x)
-        if platform == "tpu":
+        if platform == "tpu" and x.dtype == jnp.bfloat16:
             # Otherwise the compiler splits the weights and the cache for it, and copies those of each layer.
             q, k, v = jax.lax.optimization_barrier((q, k, v))
         q = layers.split_heads(q, self.config.heads)

@@ -117,8 +117,8 @@ _cpu_product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _cpu_product_gr
 class LayerNorm(nnx.Module):
     """Normalises the last axis in float32 and returns the dtype of `x`.
 
-    On a TPU bfloat16 is read once for both statistics, where others read it again for the variance. The
-    variance E[x^2] - E[x]^2 is wrong by about (1 + mean^2 / variance) / 2^24 of itself: as much as bfloat16
+    Given the mode of a TPU, bfloat16 is read once for both statistics, where others read it again for the
+    variance. E[x^2] - E[x]^2 is wrong by about (1 + mean^2 / variance) / 2^24 of itself: as much as bfloat16
     rounds only where the mean is 200 times the deviation.
     """
 
@@ -332,8 +332,8 @@ class Block(nnx.Module):
     def __call__(
         self, x: Float[Array, "B N D"], visible: Visible | None = None, *, mode: Mode
     ) -> Float[Array, "B N D"]:
-        attended = self.attn(self.ln_1(x, mode), visible, mode=mode)
-        x = x + (attended if self.ls_1 is None else self.ls_1(attended))
+        seen = self.attn(self.ln_1(x, mode), visible, mode=mode)
+        x = x + (seen if self.ls_1 is None else self.ls_1(seen))
         mixed = self.mlp(self.ln_2(x, mode), mode)
         return x + (mixed if self.ls_2 is None else self.ls_2(mixed))
 

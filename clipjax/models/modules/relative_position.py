@@ -137,7 +137,9 @@ def attend_in_slabs(
     A slab has the heads that share a tile's channels. A head is its slab with zeros in the channels of the
     others: multiplying zeros costs less than moving narrow heads to tiles of their own and back.
 
-    Keys are centred, which cancels, in place of subtracting each row's maximum.
+    Keys are centred, which cancels, in place of subtracting each row's maximum. This holds while a row's
+    scores stay within 70 of their mean: higher ones count as 70, and a row whose visible ones are all much
+    lower has no weights left.
     """
     heads, width = bias.shape[1], q.shape[-1] // bias.shape[1]
     together = max(n for n in range(1, heads + 1) if heads % n == 0 and (n == 1 or n * width <= _LANES))
