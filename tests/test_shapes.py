@@ -11,7 +11,7 @@ from clipjax.data.labels import LabelSpace
 from clipjax.heads.head import Head
 from clipjax.metrics import classification
 from clipjax.metrics.uncertainty import bootstrap
-from clipjax.models.modules import layers
+from clipjax.models.modules import attention
 from clipjax.models.training import INFERENCE
 
 
@@ -30,7 +30,7 @@ def test_a_wrong_dtype_is_refused() -> None:
 def test_forward_functions_refuse_a_wrong_shape() -> None:
     tokens, others = jnp.zeros((2, 3, 8)), jnp.zeros((2, 3, 6))
     with pytest.raises(TypeCheckError, match="attend"):
-        layers.attend(tokens, others, others, heads=2, mode=INFERENCE)
+        attention.attend(tokens, others, others, heads=2, mode=INFERENCE)
 
 
 def test_heads_refuse_a_wrong_shape() -> None:

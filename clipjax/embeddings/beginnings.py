@@ -147,7 +147,7 @@ def encode_shared(
 
 
 def _memory(step: Step, params: Any, texts: Texts, mesh: Mesh) -> Memory:
-    """Of all beginnings, on every device."""
+    """The keys and values of all beginnings, on every device."""
     leader, size = texts.beginnings.T
     ids = texts.ids[leader, : -(-int(size.max()) // WIDTH_STEP) * WIDTH_STEP]
     parts = in_steps(step, params, ids, TEXT_BATCH * mesh.size)

@@ -10,5 +10,5 @@ _FAST = 1
 
 
 def forward_version(precision: str) -> int | str:
-    """Of a tower in a precision: what "fast" alone changes leaves parity's embeddings and rows valid."""
+    """The version of a tower in a precision. A change to "fast" alone leaves parity's rows valid."""
     return f"{FORWARD_VERSION}.{_FAST}" if precision == "fast" else FORWARD_VERSION

@@ -62,7 +62,7 @@ def _share_cell(row: Row, share: float | None) -> str:
 
 
 def share_of_bandwidth(row: Row) -> float | None:
-    """Of a step that reads each argument once. Too high where an operation has no estimate."""
+    """The share of a step that reads each argument once; too high if an operation has no estimate."""
     if row.executable is None or (seconds := _seconds(row)) is None:
         return None
     return row.executable.argument_bytes / seconds / (_chip(row).gbps * 1e9)

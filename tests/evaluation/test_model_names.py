@@ -137,7 +137,7 @@ def test_a_folder_that_is_no_model_is_refused_before_a_process_starts(
     monkeypatch.setattr(torch_process.PROCESS, "ask", lambda *_, **__: pytest.fail("a process is asked"))
     (tmp_path / "open_clip_config.json").write_text("{}")
     for library, needed in (("timm", "config.json"), ("transformers", "config.json")):
-        with pytest.raises(DataError, match=f"has no {needed}, so it is no model of {library}; give"):
+        with pytest.raises(DataError, match=f"has no {needed}, which {library} needs to load a model; give"):
             encoder(f"torch:{library}:{tmp_path}")
     with pytest.raises(DataError, match="has no open_clip_config"):
         encoder(f"torch:open_clip:{tmp_path.parent}")

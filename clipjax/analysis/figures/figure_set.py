@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -130,10 +130,12 @@ def _parts(spec: Spec, panels: Iterable[Content]) -> Iterator[tuple[str, str]]:
             yield from ((point.model, words) for words in parts_of(point, content.panel))
 
 
-def commands(spec: Spec) -> list[str]:
+def commands(spec: Spec, tasks: Collection[str] | None = None) -> list[str]:
+    """What makes a figure's rows. `tasks`: those that exist; None: any that the figure names."""
     if config_file("suites", spec.name, ".toml") is not None:
         return [f"clipjax sweep suite:{spec.name}", *spec.made_by]
-    return list(spec.made_by) or [f"clipjax eval {task}" for task in {term.task: None for term in spec.terms}]
+    named = dict.fromkeys(term.task for term in spec.terms)
+    return list(spec.made_by) or [f"clipjax eval {task}" for task in named if tasks is None or task in tasks]
 
 
 def contents(

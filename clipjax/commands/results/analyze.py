@@ -260,10 +260,7 @@ def _say_commands(found: Sequence[Done]) -> None:
     from clipjax.analysis.figures.figure_set import commands
     from clipjax.tasks.names import task_names
 
-    lacking, known = [done.spec for done in found if done.missing], task_names()
-    unknown = {
-        f"clipjax eval {term.task}" for spec in lacking for term in spec.terms if term.task not in known
-    }
-    if lines := [[spec.name, each] for spec in lacking for each in commands(spec) if each not in unknown]:
+    tasks, lacking = task_names(), [done.spec for done in found if done.missing]
+    if lines := [[spec.name, each] for spec in lacking for each in commands(spec, tasks)]:
         say("\nWhat makes the missing rows:")
         print_table(["figure", "command"], lines)

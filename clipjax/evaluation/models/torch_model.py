@@ -151,11 +151,11 @@ def _check_folder(reference: ModelReference) -> None:
     """Before its process starts, which takes seconds."""
     folder, needed = Path(reference.value), _CONFIGS[str(reference.library)]
     if reference.value.startswith(("/", "./", "../", "~")) and not folder.is_dir():
-        raise DataError(f"{folder} is no folder; give a model's folder, or torch:{reference.library}:NAME")
+        raise DataError(f"{folder} does not exist; give a model's folder, or torch:{reference.library}:NAME")
     if folder.is_dir() and not (folder / needed).exists():
         raise DataError(
-            f"{folder}: the folder has no {needed}, so it is no model of {reference.library}; give a folder "
-            f"in its layout, or a name: torch:{reference.library}:NAME"
+            f"{folder} has no {needed}, which {reference.library} needs to load a model; give a folder in "
+            f"its layout, or a name: torch:{reference.library}:NAME"
         )
 
 

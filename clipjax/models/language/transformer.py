@@ -22,7 +22,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from clipjax.models.language.config import DecoderConfig
-from clipjax.models.modules import layers
+from clipjax.models.modules import attention, layers
 from clipjax.models.modules.initializers import normal
 
 INIT = normal(0.02)  # of every matrix, as transformers draws it
@@ -105,7 +105,7 @@ def attend_grouped(
     q = q.reshape(batch, k.shape[1], group * length, dim)
     visible = jnp.tile(visible, (1, group, 1))[:, None]
     few = platform == "tpu" and q.dtype == jnp.bfloat16 and group * length < _TILE
-    mixed = (mix_few if few else layers.mix)(q, k, v, visible).reshape(batch, heads, length, dim)
+    mixed = (mix_few if few else attention.mix)(q, k, v, visible).reshape(batch, heads, length, dim)
     return mixed.transpose(0, 2, 1, 3).reshape(batch, length, heads * dim)
 
 
@@ -113,14 +113,14 @@ _TILE = 8  # rows of a TPU's registers
 
 
 def mix_few(q: Array, k: Array, v: Array, visible: Array) -> Array:
-    """`layers.mix` of a few queries, each repeated so that together they fill a tile.
+    """`attention.mix` of a few queries, each repeated so that together they fill a tile.
 
     A TPU's matrix units multiply a tile. A single query is multiplied elementwise, which reads the keys and
     values at a third of the speed.
     """
     times = -(-_TILE // q.shape[2])
     q, visible = (jnp.repeat(x, times, axis=2) for x in (q, visible))
-    return layers.mix(q, k, v, visible)[:, :, ::times]
+    return attention.mix(q, k, v, visible)[:, :, ::times]
 
 
 class Attention(nnx.Module):
@@ -141,8 +141,8 @@ class Attention(nnx.Module):
         if platform == "tpu" and x.dtype == jnp.bfloat16:
             # Otherwise the compiler splits the weights and the cache for it, and copies those of each layer.
             q, k, v = jax.lax.optimization_barrier((q, k, v))
-        q = layers.split_heads(q, self.config.heads)
-        k, v = (layers.split_heads(y, self.config.kv_heads) for y in (k, v))
+        q = attention.split_heads(q, self.config.heads)
+        k, v = (attention.split_heads(y, self.config.kv_heads) for y in (k, v))
         return rotate(q, *tables), rotate(k, *tables), v
 
 

@@ -19,12 +19,11 @@ from flax import nnx
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 from jax.nn.initializers import Initializer, zeros
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
-from clipjax.devices.platforms import by_platform
 from clipjax.models.apart import each_block, is_apart
 from clipjax.models.cut import whole
-from clipjax.models.modules.attention_gradient import KEPT, attended, trains_on_tpu
+from clipjax.models.modules.attention import KEPT, Visible, attend, fast_on_tpu, trains_on_tpu
 from clipjax.models.modules.initializers import uniform, variance_scaling
 from clipjax.models.training import INFERENCE, PRODUCT, Mode, statistics
 
@@ -57,16 +56,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "sigmoid": jax.nn.sigmoid,
 }
 
-# True where a query sees a key.
-Visible = Bool[Array, "..."]
-
 # What the config of a transformer may name.
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
-
-
-def fast_on_tpu(x: Array, mode: Mode) -> bool:
-    """Whether a layer takes its form for TPUs: fewer passes over memory, other rounding. Never in parity."""
-    return mode.platform == "tpu" and x.dtype == jnp.bfloat16
 
 
 # ------------------------------------------------------------------------------------------- dense
@@ -143,109 +134,9 @@ class LayerNorm(nnx.Module):
 # ------------------------------------------------------------------------------------- transformer
 
 
-def attend(
-    q: Float[Array, "B M D"],
-    k: Float[Array, "B N D"],
-    v: Float[Array, "B N D"],
-    visible: Visible | None = None,
-    *,
-    heads: int,
-    mode: Mode,
-) -> Float[Array, "B M D"]:
-    """Multi-head attention without the projections.
-
-    visible: which keys a query sees, broadcast to [B, heads, M, N]; None: all.
-    """
-    q, k, v = (split_heads(x, heads) for x in (q, k, v))
-    if trains_on_tpu(q, mode):
-        return merge_heads(attended(q, k, v, visible))
-    return attend_heads(q, k, v, visible, mode=mode)
-
-
-def split_heads(x: Float[Array, "B N D"], heads: int) -> Float[Array, "B {heads} N d"]:
-    return x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3)
-
-
-def merge_heads(x: Float[Array, "B heads N d"]) -> Float[Array, "B N heads*d"]:
-    return x.transpose(0, 2, 1, 3).reshape(x.shape[0], x.shape[2], -1)
-
-
-def attend_heads(
-    q: Float[Array, "B heads M d"],
-    k: Float[Array, "B heads N d"],
-    v: Float[Array, "B heads N d"],
-    visible: Visible | None = None,
-    *,
-    mode: Mode,
-    bias: Float[Array, "P heads M N"] | None = None,
-) -> Float[Array, "B M heads*d"]:
-    """`attend` after `split_heads`; `bias` is added to the scaled scores.
-
-    Row b of the batch gets bias[b % P], and P divides B: with P windows per image each has its own. On a CPU
-    long sequences without mask and bias run a few heads at a time: their scores stay in its cache.
-    """
-
-    def chunked(q: Array, k: Array, v: Array) -> Array:
-        flat = [x.reshape(-1, *x.shape[2:]) for x in (q, k, v)]
-        mixed = jax.lax.map(lambda head: mix(*head), tuple(flat), batch_size=_CHUNK_HEADS)
-        return mixed.reshape(q.shape)
-
-    if fast_on_tpu(q, mode):
-        mixed = mix_divided(q, k, v, visible, bias)
-    elif visible is None and bias is None and q.shape[2] * k.shape[2] >= _LONG:
-        mixed = by_platform(q, k, v, platform=mode.platform, cpu=chunked, default=mix)
-    else:
-        mixed = mix(q, k, v, visible, bias)
-    mixed = mixed.transpose(0, 2, 1, 3)
-    return mixed.reshape(*mixed.shape[:2], -1)
-
-
 # For transformers on a CPU: XLA's matrix products are faster without elementwise work fused into them
 # (8 to 12 %, benchmarks/models/towers.py). Convolutional nets get slower.
 CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
-
-_LONG = 2**17  # scores of a head: half a million bytes; a core's cache holds a few heads
-_CHUNK_HEADS = 4
-
-
-def mix(q: Array, k: Array, v: Array, visible: Array | None = None, bias: Array | None = None) -> Array:
-    """softmax(q k^T / sqrt(d) + bias) v over the last two axes; the softmax in float32.
-
-    Dividing the result [M, D] by the softmax's sum, not the scores [M, N], saves a pass over the scores.
-    """
-    scores = scaled_scores(q, k, visible, bias)
-    # The maximum keeps exp from overflowing. It cancels, and so needs no gradient.
-    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
-    mixed = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
-    return (mixed / weights.sum(axis=-1, keepdims=True)).astype(v.dtype)
-
-
-def mix_divided(
-    q: Array, k: Array, v: Array, visible: Array | None = None, bias: Array | None = None
-) -> Array:
-    """As `mix`, but the scores are divided: a TPU does it as it reads them for the product with `v`.
-
-    Dividing last costs a TPU two passes more: one for the sums, one that turns them to the result's layout.
-    """
-    scores = scaled_scores(q, k, visible, bias)
-    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
-    weights = (weights / weights.sum(axis=-1, keepdims=True)).astype(v.dtype)
-    return jnp.matmul(weights, v, preferred_element_type=jnp.float32).astype(v.dtype)
-
-
-def scaled_scores(q: Array, k: Array, visible: Array | None, bias: Array | None) -> Array:
-    """q k^T / sqrt(d) + bias in float32; -inf where a query does not see the key."""
-    scores = jnp.matmul(q * q.shape[-1] ** -0.5, k.swapaxes(-1, -2), preferred_element_type=jnp.float32)
-    if bias is not None:  # row b gets bias b % P: the batch as [B / P, P]
-        scores = (scores.reshape(-1, *bias.shape) + bias.astype(jnp.float32)).reshape(scores.shape)
-    if visible is not None:
-        scores = jnp.where(visible, scores, -jnp.inf)
-    return scores
-
-
-def causal(length: int) -> Bool[Array, "{length} {length}"]:
-    """A token sees itself and earlier ones."""
-    return jnp.tri(length, dtype=bool)
 
 
 class Attention(nnx.Module):
@@ -332,8 +223,8 @@ class Block(nnx.Module):
     def __call__(
         self, x: Float[Array, "B N D"], visible: Visible | None = None, *, mode: Mode
     ) -> Float[Array, "B N D"]:
-        seen = self.attn(self.ln_1(x, mode), visible, mode=mode)
-        x = x + (seen if self.ls_1 is None else self.ls_1(seen))
+        attended = self.attn(self.ln_1(x, mode), visible, mode=mode)
+        x = x + (attended if self.ls_1 is None else self.ls_1(attended))
         mixed = self.mlp(self.ln_2(x, mode), mode)
         return x + (mixed if self.ls_2 is None else self.ls_2(mixed))
 
@@ -355,9 +246,9 @@ def stack(make: Callable[[nnx.Rngs], M], depth: int, rngs: nnx.Rngs) -> M:
 def scan(blocks: Any, x: Array, *shared: Any, mode: Mode, capture: bool) -> tuple[Array, Array | None]:
     """Applies stacked modules in turn, all with `shared`; compile time does not depend on the depth.
 
-    Except for BatchNorm's blocks in a CPU's training steps: these keep whole maps for the backward pass, and
-    a loop would copy the maps into stacks and out of them (15 % of RN50's step). And for modules that were
-    taken apart (`clipjax.models.apart`): these are written out.
+    Two kinds are written out, and do take longer to compile: modules that were taken apart
+    (`clipjax.models.apart`), and BatchNorm's blocks in a CPU's training steps. The latter keep whole maps for
+    the backward pass, which a loop would copy into stacks and out of them (15 % of RN50's step).
 
     Returns: the last output; if `capture`, all outputs on a new leading axis.
     """

@@ -15,7 +15,7 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float
 
-from clipjax.models.modules import layers
+from clipjax.models.modules import attention, layers
 from clipjax.models.modules.initializers import normal, xavier_uniform
 from clipjax.models.training import Mode
 
@@ -33,7 +33,7 @@ class CrossAttention(nnx.Module):
         self, queries: Float[Array, "B M D"], tokens: Float[Array, "B N T"], mode: Mode
     ) -> Float[Array, "B M D"]:
         q, k, v = self.q(queries), self.k(tokens), self.v(tokens)
-        return self.out(layers.attend(q, k, v, heads=self.heads, mode=mode))
+        return self.out(attention.attend(q, k, v, heads=self.heads, mode=mode))
 
 
 class MapPool(nnx.Module):

@@ -16,11 +16,10 @@ from jax.nn.initializers import Initializer
 from jaxtyping import Float, Int32
 
 from clipjax.devices.platforms import by_platform
-from clipjax.models.modules import layers
+from clipjax.models.modules import attention, layers
 from clipjax.models.training import Mode
 
 _LANES = 128  # channels of a TPU's tile
-_LIMIT = 70.0  # of a centred score: exp and the sums over keys stay finite
 
 
 def relative_index(height: int, width: int, *, class_token: bool) -> Int32[np.ndarray, "N N"]:
@@ -43,7 +42,7 @@ def relative_index(height: int, width: int, *, class_token: bool) -> Int32[np.nd
 def relative_bias(
     table: Float[Array, "R heads"], index: Int32[np.ndarray, "N N"]
 ) -> Float[Array, "1 heads N N"]:
-    """The `bias` of `layers.attend_heads`."""
+    """The `bias` of `attention.attend_heads`."""
     return jnp.moveaxis(table[index], -1, 0)[None]
 
 
@@ -103,8 +102,8 @@ class RelativeAttention(nnx.Module):
         self, x: Float[Array, "B N D"], more: Float[Array, "P 1 N N"] | None = None, *, mode: Mode
     ) -> Float[Array, "B N D"]:
         """more: added to the bias; row b of the batch gets `more[b % P]`."""
-        q, k, v = (layers.split_heads(linear(x), self.heads) for linear in (self.q, self.k, self.v))
-        return self.out(layers.attend_heads(q, k, v, mode=mode, bias=self.bias(more, mode)))
+        q, k, v = (attention.split_heads(linear(x), self.heads) for linear in (self.q, self.k, self.v))
+        return self.out(attention.attend_heads(q, k, v, mode=mode, bias=self.bias(more, mode)))
 
     def runs(
         self, x: Float[Array, "P B N D"], more: Float[Array, "P 1 N N"] | None = None, *, mode: Mode
@@ -136,14 +135,9 @@ def attend_in_slabs(
 
     A slab has the heads that share a tile's channels. A head is its slab with zeros in the channels of the
     others: multiplying zeros costs less than moving narrow heads to tiles of their own and back.
-
-    Keys are centred, which cancels, in place of subtracting each row's maximum. This holds while a row's
-    scores stay within 70 of their mean: higher ones count as 70, and a row whose visible ones are all much
-    lower has no weights left.
     """
     heads, width = bias.shape[1], q.shape[-1] // bias.shape[1]
     together = max(n for n in range(1, heads + 1) if heads % n == 0 and (n == 1 or n * width <= _LANES))
-    k = k - k.mean(axis=-2, keepdims=True)
     outputs = []
     for start in range(0, heads, together):
         queries, keys, values = (x[..., start * width : (start + together) * width] for x in (q, k, v))
@@ -153,7 +147,7 @@ def attend_in_slabs(
             scores = jnp.matmul(
                 queries * (own * width**-0.5), keys.swapaxes(-1, -2), preferred_element_type=jnp.float32
             )
-            weights = jnp.exp(jnp.minimum(scores + bias[:, start + i, None], _LIMIT))
+            weights = attention.exponentials(scores + bias[:, start + i, None])
             weights = (weights / weights.sum(axis=-1, keepdims=True)).astype(v.dtype)
             mixed += jnp.matmul(weights, values * own, preferred_element_type=jnp.float32)
         outputs.append(mixed.astype(v.dtype))

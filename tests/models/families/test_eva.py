@@ -17,7 +17,7 @@ from timm.layers.pos_embed_sincos import RotaryEmbeddingCat, apply_rot_embed_cat
 
 from clipjax.models.arch import Arch, arch_to_dict, load_arch, narrow_arch
 from clipjax.models.families.patches import eva
-from clipjax.models.modules import layers
+from clipjax.models.modules import attention, layers
 from clipjax.models.network import Network
 from clipjax.models.training import INFERENCE
 from converters.engine import convert, detect_table, nest
@@ -70,7 +70,7 @@ def test_rotated_scores_are_timms():
     def ours(kernel: np.ndarray) -> jax.Array:
         linear: Any = layers.Linear(width, width, rngs=nnx.Rngs(0))
         linear.kernel[...], linear.bias[...] = jnp.asarray(kernel), jnp.asarray(bias)
-        return eva.rotate(layers.split_heads(eva.in_halves(linear, jnp.asarray(x), heads), heads), *tables)
+        return eva.rotate(attention.split_heads(eva.in_halves(linear, jnp.asarray(x), heads), heads), *tables)
 
     def theirs(kernel: np.ndarray) -> torch.Tensor:
         y = torch.from_numpy(x @ kernel + bias).reshape(2, -1, heads, 64).transpose(1, 2)

@@ -19,7 +19,7 @@ from clipjax.errors import DataError
 from clipjax.models.language import transformer
 from clipjax.models.language.config import DecoderConfig
 from clipjax.models.language.decoder import Decoder
-from clipjax.models.modules import layers
+from clipjax.models.modules import attention, layers
 
 ROWS, LENGTH = 3, 20
 PADDING = (0, 5, 13)  # on the left of each row
@@ -93,7 +93,7 @@ def tiled(q: Any, k: Any, v: Any, visible: Any, platform: str | None = None) -> 
     """Query head i reads key head i % kv."""
     times = q.shape[1] // k.shape[1]
     k, v = (jnp.tile(x, (1, times, 1, 1)) for x in (k, v))
-    return layers.attend_heads(q, k, v, visible[:, None], mode=layers.Mode())
+    return attention.attend_heads(q, k, v, visible[:, None], mode=layers.Mode())
 
 
 def blind_to_padding(queries: Any, keys: Any, valid: Any, window: int | None) -> Any:

@@ -13,7 +13,7 @@ import torch
 from timm.layers.padding import pad_same
 from torch.nn import functional as F
 
-from clipjax.models.modules import convolutions, layers
+from clipjax.models.modules import attention, convolutions, layers
 from clipjax.models.training import INFERENCE, Mode, Training
 
 TPU = Mode(platform="tpu")
@@ -101,8 +101,8 @@ def test_attention(causal: bool) -> None:
     q, k, v = normal(3, 7, 24), normal(3, 7, 24), normal(3, 7, 24)
     tq, tk, tv = (torch.from_numpy(x).reshape(3, 7, 4, 6).transpose(1, 2) for x in (q, k, v))
     theirs = F.scaled_dot_product_attention(tq, tk, tv, is_causal=causal).transpose(1, 2).reshape(3, 7, 24)
-    visible = layers.causal(7) if causal else None
-    ours = layers.attend(jnp.asarray(q), jnp.asarray(k), jnp.asarray(v), visible, heads=4, mode=INFERENCE)
+    visible = attention.causal(7) if causal else None
+    ours = attention.attend(jnp.asarray(q), jnp.asarray(k), jnp.asarray(v), visible, heads=4, mode=INFERENCE)
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
@@ -115,7 +115,7 @@ def pairs_of_forms(scale: float, visible: jax.Array | None, bias: jax.Array | No
         return jnp.sum(jnp.sin(mixed) * jnp.arange(8.0)), mixed
 
     found = []
-    for form in (layers.mix, layers.mix_divided):
+    for form in (attention.mix, attention.mix_divided):
         (_, mixed), gradients = jax.value_and_grad(functools.partial(loss, form), (0, 1, 2), has_aux=True)(
             q, k, v
         )
@@ -126,21 +126,21 @@ def pairs_of_forms(scale: float, visible: jax.Array | None, bias: jax.Array | No
 @pytest.mark.parametrize("scale", [1.0, 30.0], ids=["plain", "scores beyond 60"])
 @pytest.mark.parametrize("masked", [False, True])
 def test_attention_divides_first_on_a_tpu(scale: float, masked: bool) -> None:
-    visible = layers.causal(9) if masked else None
+    visible = attention.causal(9) if masked else None
     bias = None if masked else jnp.asarray(normal(2, 2, 9, 9))
     last, first = pairs_of_forms(scale, visible, bias)
     for a, b in zip(last, first, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-6 * scale, rtol=1e-5)
-    without = layers.mix_divided(*(jnp.asarray(normal(4, 2, 9, 8)) for _ in "qkv"))
+    without = attention.mix_divided(*(jnp.asarray(normal(4, 2, 9, 8)) for _ in "qkv"))
     assert np.abs(without - first[0]).max() > 0.1
 
 
 def test_only_bfloat16_has_a_form_for_tpus() -> None:
     qkv = [jnp.asarray(normal(3, 7, 24)) for _ in "qkv"]
-    exact = layers.attend(*qkv, heads=4, mode=INFERENCE)
-    np.testing.assert_array_equal(layers.attend(*qkv, heads=4, mode=TPU), exact)
+    exact = attention.attend(*qkv, heads=4, mode=INFERENCE)
+    np.testing.assert_array_equal(attention.attend(*qkv, heads=4, mode=TPU), exact)
     rounded = [x.astype(jnp.bfloat16) for x in qkv]
-    last, first = (layers.attend(*rounded, heads=4, mode=mode) for mode in (INFERENCE, TPU))
+    last, first = (attention.attend(*rounded, heads=4, mode=mode) for mode in (INFERENCE, TPU))
     assert first.dtype == jnp.bfloat16
     assert (last != first).any()
     np.testing.assert_allclose(first.astype(jnp.float32), exact, atol=2e-2)
@@ -150,7 +150,7 @@ def test_attention_over_long_sequences_goes_in_chunks() -> None:
     q, k, v = (normal(3, 400, 10) for _ in "qkv")  # 6 heads in all: not a multiple of the chunk
     tq, tk, tv = (torch.from_numpy(x).reshape(3, 400, 2, 5).transpose(1, 2) for x in (q, k, v))
     theirs = F.scaled_dot_product_attention(tq, tk, tv).transpose(1, 2).reshape(3, 400, 10)
-    attend = jax.jit(functools.partial(layers.attend, heads=2, mode=INFERENCE))
+    attend = jax.jit(functools.partial(attention.attend, heads=2, mode=INFERENCE))
     np.testing.assert_allclose(attend(*map(jnp.asarray, (q, k, v))), theirs, atol=1e-6)
     assert "while" in attend.lower(*map(jnp.asarray, (q, k, v))).as_text()
 
@@ -159,7 +159,7 @@ def test_attention_of_one_query() -> None:
     q, k = normal(2, 1, 8), normal(2, 5, 8)
     tq, tk = (torch.from_numpy(x).reshape(2, -1, 2, 4).transpose(1, 2) for x in (q, k))
     theirs = F.scaled_dot_product_attention(tq, tk, tk).transpose(1, 2).reshape(2, 1, 8)
-    ours = layers.attend(jnp.asarray(q), jnp.asarray(k), jnp.asarray(k), heads=2, mode=INFERENCE)
+    ours = attention.attend(jnp.asarray(q), jnp.asarray(k), jnp.asarray(k), heads=2, mode=INFERENCE)
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 

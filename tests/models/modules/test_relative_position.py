@@ -10,7 +10,7 @@ import torch
 from timm.models import beit, swin_transformer
 from torch.nn import functional as F
 
-from clipjax.models.modules import layers, relative_position
+from clipjax.models.modules import attention, relative_position
 from clipjax.models.modules.relative_position import picked_bias, relative_bias, relative_index
 from clipjax.models.training import INFERENCE
 
@@ -42,7 +42,7 @@ def test_attention_with_a_bias(parts: int, lanes: int | None, monkeypatch: pytes
 
     def ours(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array) -> jax.Array:
         if lanes is None:
-            return layers.attend_heads(q, k, v, bias=bias, mode=INFERENCE)
+            return attention.attend_heads(q, k, v, bias=bias, mode=INFERENCE)
         q, k, v = (x.swapaxes(1, 2).reshape(-1, parts, 4, 10).swapaxes(0, 1) for x in (q, k, v))
         return relative_position.attend_in_slabs(q, k, v, bias).swapaxes(0, 1).reshape(6, 4, 10)
 
@@ -61,7 +61,7 @@ def test_a_long_sequence_keeps_its_bias() -> None:
     bias = normal(1, 2, 400, 400, seed=3)
     tq, tk, tv, mask = map(torch.from_numpy, (q, k, v, bias))
     theirs = F.scaled_dot_product_attention(tq, tk, tv, attn_mask=mask)
-    ours = layers.attend_heads(*map(jnp.asarray, (q, k, v)), bias=jnp.asarray(bias), mode=INFERENCE)
+    ours = attention.attend_heads(*map(jnp.asarray, (q, k, v)), bias=jnp.asarray(bias), mode=INFERENCE)
     np.testing.assert_allclose(ours, theirs.transpose(1, 2).reshape(1, 400, 10), atol=1e-5)
 
 

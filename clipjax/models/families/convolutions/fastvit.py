@@ -39,7 +39,7 @@ from jax.nn.initializers import normal
 from jaxtyping import Float
 
 from clipjax.models.arch import Family
-from clipjax.models.modules import convolutions, layers
+from clipjax.models.modules import attention, convolutions, layers
 from clipjax.models.modules.maps import SqueezeExcite
 from clipjax.models.modules.stages import maps_at, run_stages
 from clipjax.models.training import Mode
@@ -245,7 +245,7 @@ class Attention(nnx.Module):
     def __call__(self, x: Float[Array, "B H W C"], mode: Mode) -> Float[Array, "B H W C"]:
         cells = x.reshape(x.shape[0], -1, x.shape[-1])
         q, k, v = self.q(cells), self.k(cells), self.v(cells)
-        return self.out(layers.attend(q, k, v, heads=self.heads, mode=mode)).reshape(x.shape)
+        return self.out(attention.attend(q, k, v, heads=self.heads, mode=mode)).reshape(x.shape)
 
 
 class AttentionBlock(nnx.Module):

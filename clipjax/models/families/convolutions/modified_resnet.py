@@ -31,7 +31,7 @@ from jax.nn.initializers import zeros
 from jaxtyping import Float
 
 from clipjax.models.arch import Family, Positions
-from clipjax.models.modules import convolutions, layers
+from clipjax.models.modules import attention, convolutions, layers
 from clipjax.models.modules.initializers import normal
 from clipjax.models.modules.stages import Stage, maps_at, run_stages
 from clipjax.models.training import Mode
@@ -132,7 +132,7 @@ class AttentionPool(nnx.Module):
     def __call__(self, x: Array, mode: Mode) -> Array:
         x = x.reshape(x.shape[0], -1, x.shape[-1])
         x = jnp.concatenate([x.mean(axis=1, keepdims=True), x], axis=1) + self.positional_embedding[...]
-        mixed = layers.attend(self.q(x[:, :1]), self.k(x), self.v(x), heads=self.heads, mode=mode)
+        mixed = attention.attend(self.q(x[:, :1]), self.k(x), self.v(x), heads=self.heads, mode=mode)
         return self.out(mixed[:, 0])
 
 

@@ -31,7 +31,7 @@ from jaxtyping import Float
 
 from clipjax.models.arch import Family, Positions, refuse_partial_patches, refuse_uneven_heads, two_heads
 from clipjax.models.families.patches.vit import PatchEmbed
-from clipjax.models.modules import layers, tokens
+from clipjax.models.modules import attention, layers, tokens
 from clipjax.models.modules.initializers import normal
 from clipjax.models.training import Mode
 
@@ -132,11 +132,11 @@ class EvaAttention(nnx.Module):
 
     def __call__(self, x: Array, tables: tuple[Array, Array] | None, mode: Mode) -> Array:
         if tables is None:
-            mixed = layers.attend(self.q(x), self.k(x), self.v(x), heads=self.heads, mode=mode)
+            mixed = attention.attend(self.q(x), self.k(x), self.v(x), heads=self.heads, mode=mode)
         else:
             q, k = (in_halves(linear, x, self.heads) for linear in (self.q, self.k))
-            q, k, v = (layers.split_heads(y, self.heads) for y in (q, k, self.v(x)))
-            mixed = layers.attend_heads(rotate(q, *tables), rotate(k, *tables), v, mode=mode)
+            q, k, v = (attention.split_heads(y, self.heads) for y in (q, k, self.v(x)))
+            mixed = attention.attend_heads(rotate(q, *tables), rotate(k, *tables), v, mode=mode)
         return self.out(mixed if self.ln is None else self.ln(mixed, mode))
 
 

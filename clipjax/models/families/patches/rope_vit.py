@@ -35,7 +35,7 @@ from jaxtyping import Float
 from clipjax.models.arch import Family, Positions, refuse_partial_patches, refuse_uneven_heads, two_heads
 from clipjax.models.families.patches.eva import INIT, EvaMlp, in_halves, rotate
 from clipjax.models.families.patches.vit import PatchEmbed
-from clipjax.models.modules import layers, tokens
+from clipjax.models.modules import attention, layers, tokens
 from clipjax.models.modules.initializers import normal
 from clipjax.models.modules.pooling import MapPool
 from clipjax.models.training import Mode
@@ -161,8 +161,8 @@ class Attention(nnx.Module):
             q, k = (in_halves(linear, x, self.heads) for linear in (self.q, self.k))
         else:  # channels half a head apart
             q, k = self.q(x), self.k(x)
-        q, k, v = (layers.split_heads(y, self.heads) for y in (q, k, self.v(x)))
-        return self.out(layers.attend_heads(rotate(q, *tables), rotate(k, *tables), v, mode=mode))
+        q, k, v = (attention.split_heads(y, self.heads) for y in (q, k, self.v(x)))
+        return self.out(attention.attend_heads(rotate(q, *tables), rotate(k, *tables), v, mode=mode))
 
 
 class Block(nnx.Module):

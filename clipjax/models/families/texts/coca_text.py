@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 
 from clipjax.models.arch import Family, Frame, refuse_uneven_heads
 from clipjax.models.families.texts.text import lookup, narrow, stages, text_blocks
-from clipjax.models.modules import layers
+from clipjax.models.modules import attention, layers
 from clipjax.models.modules.initializers import normal
 from clipjax.models.training import Mode
 
@@ -85,7 +85,7 @@ class CocaTextTransformer(nnx.Module):
         """[B, 1, L + 1, L + 1]: causal, and without the padding."""
         text, appended = ids != self.pad_id, jnp.ones((len(ids), 1), bool)
         keys = jnp.concatenate([appended, text] if self.shifted_mask else [text, appended], axis=1)
-        return layers.causal(keys.shape[1]) & keys[:, None, None, :]
+        return attention.causal(keys.shape[1]) & keys[:, None, None, :]
 
 
 FAMILY = Family(

@@ -25,8 +25,8 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from clipjax.models.arch import Family, Frame, refuse_uneven_heads, two_heads
-from clipjax.models.modules import layers
-from clipjax.models.modules.attention_gradient import trains_on_tpu
+from clipjax.models.modules import attention, layers
+from clipjax.models.modules.attention import trains_on_tpu
 from clipjax.models.modules.initializers import normal
 from clipjax.models.text_ids import Memory, Rest
 from clipjax.models.training import INFERENCE, Mode
@@ -108,7 +108,7 @@ class TextTransformer(nnx.Module):
     ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
         length = ids.shape[1]
         embedded = lookup(self.token_embedding, ids, mode) + self.positional_embedding[:length]
-        visible = layers.causal(length) if self.causal else None
+        visible = attention.causal(length) if self.causal else None
         x, outputs = layers.scan(self.blocks, embedded, visible, mode=mode, capture=capture)
         ends = ids if self.eos_id is None else ids == self.eos_id
         pooled = self.ln_final(x[:, -1] if self.pooling == "last" else at_highest_id(x, ends, mode))
@@ -130,7 +130,7 @@ class TextTransformer(nnx.Module):
         start, length = len(beginning), len(beginning) + tokens.shape[1]
         table = self.positional_embedding[...]
         first, rest = (beginning + table[:start])[None], tokens + table[start:length]
-        visible = layers.causal(length) if self.causal else None
+        visible = attention.causal(length) if self.causal else None
 
         def step(texts: tuple[Array, Array], block: Any) -> tuple[tuple[Array, Array], None]:
             return block_behind(block, *texts, visible, mode), None
@@ -140,7 +140,7 @@ class TextTransformer(nnx.Module):
 
     def begin(self, ids: Int[Array, "F P"], mode: Mode) -> Memory:
         """See `clipjax.models.network.Network.begin_texts`."""
-        visible = layers.causal(ids.shape[1])
+        visible = attention.causal(ids.shape[1])
 
         def step(x: Array, block: Any) -> tuple[Array, Memory]:
             return block_after(block, x, None, visible, mode)
@@ -152,7 +152,7 @@ class TextTransformer(nnx.Module):
         """See `clipjax.models.network.Network.finish_texts`."""
         count, length = rest.ids.shape
         earlier = jnp.arange(memory[0].shape[2]) < rest.start[:, None, None, None]
-        masks = [earlier, layers.causal(length)]
+        masks = [earlier, attention.causal(length)]
         visible = jnp.concatenate(
             [jnp.broadcast_to(mask, (count, 1, length, mask.shape[-1])) for mask in masks], axis=-1
         )
@@ -194,7 +194,7 @@ def block_after(
     block: layers.Block,
     x: Float[Array, "B L D"],
     before: Memory | None,
-    visible: layers.Visible,
+    visible: attention.Visible,
     mode: Mode,
 ) -> tuple[Float[Array, "B L D"], Memory]:
     """A block on tokens that may also read the tokens `before` them.
@@ -206,7 +206,7 @@ def block_after(
     own = keys, values = k, v
     if before is not None:
         keys, values = (jnp.concatenate(both, axis=1) for both in zip(before, own, strict=True))
-    x += attn.out(layers.attend(q, keys, values, visible, heads=attn.heads, mode=mode))
+    x += attn.out(attention.attend(q, keys, values, visible, heads=attn.heads, mode=mode))
     return x + block.mlp(block.ln_2(x)), own
 
 

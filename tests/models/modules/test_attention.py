@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from clipjax.models.families.texts import text
-from clipjax.models.modules import attention_gradient, layers
+from clipjax.models.modules import attention, layers
 from clipjax.models.training import INFERENCE, Mode, Training
 
 ON_TPU = Mode(Training(), "tpu")
@@ -21,16 +21,16 @@ ON_TPU = Mode(Training(), "tpu")
 def test_gradients_are_those_of_plain_attention(visible: str | None) -> None:
     q, k, v, weights = (jax.random.normal(jax.random.key(i), (8, 2, 7, 4)) for i in range(4))
     rows = (jnp.arange(7) < jnp.arange(1, 9)[:, None])[:, None, None]
-    mask = {None: None, "causal": layers.causal(7), "rows": rows}[visible]
+    mask = {None: None, "causal": attention.causal(7), "rows": rows}[visible]
 
-    def loss(attention: Any, *args: Any) -> Any:
-        return (attention(*args, mask) * weights).sum()
+    def loss(attend: Any, *args: Any) -> Any:
+        return (attend(*args, mask) * weights).sum()
 
     def plain(*args: Any) -> Any:
-        return layers.mix(*args)
+        return attention.mix(*args)
 
     def own(*args: Any) -> Any:
-        return attention_gradient.attended(*args)
+        return attention.attended(*args)
 
     with jax.default_matmul_precision("highest"):
         ours, theirs = (

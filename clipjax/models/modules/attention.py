@@ -1,0 +1,178 @@
+"""Multi-head attention without its projections, and how a query's scores become weights.
+
+On a CPU the scores of a few heads at a time stay in the cache. On a TPU elementwise work on a product's
+operands and result is nearly free, but a pass of its own over the scores [B, heads, M, N] costs as much as a
+product. So in bfloat16 the scores are divided, not the result. Training keeps the result and the softmax's
+sums: the backward pass then gets the weights and their gradients as results of products. The gradients:
+Dao et al. 2022 (arXiv 2205.14135), appendix B.2.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Bool, Float
+
+from clipjax.devices.platforms import by_platform
+from clipjax.models.training import Mode
+
+KEPT = "kept"  # names what a block keeps for its backward pass on a TPU
+
+_LONG = 2**17  # scores of a head: half a million bytes; a core's cache holds a few heads
+_CHUNK_HEADS = 4
+
+# True where a query sees a key.
+Visible = Bool[Array, "..."]
+
+
+def fast_on_tpu(x: Array, mode: Mode) -> bool:
+    """Whether a layer takes its form for TPUs: fewer passes over memory, other rounding. Never in parity."""
+    return mode.platform == "tpu" and x.dtype == jnp.bfloat16
+
+
+def trains_on_tpu(x: Array, mode: Mode) -> bool:
+    """Whether layers take their forms for training in bfloat16 on a TPU."""
+    return mode.training is not None and fast_on_tpu(x, mode)
+
+
+def attend(
+    q: Float[Array, "B M D"],
+    k: Float[Array, "B N D"],
+    v: Float[Array, "B N D"],
+    visible: Visible | None = None,
+    *,
+    heads: int,
+    mode: Mode,
+) -> Float[Array, "B M D"]:
+    """Multi-head attention without the projections.
+
+    visible: which keys a query sees, broadcast to [B, heads, M, N]; None: all.
+    """
+    q, k, v = (split_heads(x, heads) for x in (q, k, v))
+    if trains_on_tpu(q, mode):
+        return merge_heads(attended(q, k, v, visible))
+    return attend_heads(q, k, v, visible, mode=mode)
+
+
+def split_heads(x: Float[Array, "B N D"], heads: int) -> Float[Array, "B {heads} N d"]:
+    return x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3)
+
+
+def merge_heads(x: Float[Array, "B heads N d"]) -> Float[Array, "B N heads*d"]:
+    return x.transpose(0, 2, 1, 3).reshape(x.shape[0], x.shape[2], -1)
+
+
+def attend_heads(
+    q: Float[Array, "B heads M d"],
+    k: Float[Array, "B heads N d"],
+    v: Float[Array, "B heads N d"],
+    visible: Visible | None = None,
+    *,
+    mode: Mode,
+    bias: Float[Array, "P heads M N"] | None = None,
+) -> Float[Array, "B M heads*d"]:
+    """`attend` after `split_heads`; `bias` is added to the scaled scores.
+
+    Row b of the batch gets bias[b % P], and P divides B: with P windows per image each has its own. On a CPU
+    long sequences without mask and bias run a few heads at a time: their scores stay in its cache.
+    """
+
+    def chunked(q: Array, k: Array, v: Array) -> Array:
+        flat = [x.reshape(-1, *x.shape[2:]) for x in (q, k, v)]
+        mixed = jax.lax.map(lambda head: mix(*head), tuple(flat), batch_size=_CHUNK_HEADS)
+        return mixed.reshape(q.shape)
+
+    if fast_on_tpu(q, mode):
+        mixed = mix_divided(q, k, v, visible, bias)
+    elif visible is None and bias is None and q.shape[2] * k.shape[2] >= _LONG:
+        mixed = by_platform(q, k, v, platform=mode.platform, cpu=chunked, default=mix)
+    else:
+        mixed = mix(q, k, v, visible, bias)
+    return merge_heads(mixed)
+
+
+def mix(q: Array, k: Array, v: Array, visible: Array | None = None, bias: Array | None = None) -> Array:
+    """softmax(q k^T / sqrt(d) + bias) v over the last two axes; the softmax in float32.
+
+    Dividing the result [M, D] by the softmax's sum, not the scores [M, N], saves a pass over the scores.
+    """
+    weights = exponentials(scaled_scores(q, k, visible, bias))
+    mixed = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    return (mixed / weights.sum(axis=-1, keepdims=True)).astype(v.dtype)
+
+
+def mix_divided(
+    q: Array, k: Array, v: Array, visible: Array | None = None, bias: Array | None = None
+) -> Array:
+    """As `mix`, but the scores are divided: a TPU does it as it reads them for the product with `v`.
+
+    Dividing last costs a TPU two passes more: one for the sums, one that turns them to the result's layout.
+    """
+    weights = exponentials(scaled_scores(q, k, visible, bias))
+    weights = (weights / weights.sum(axis=-1, keepdims=True)).astype(v.dtype)
+    return jnp.matmul(weights, v, preferred_element_type=jnp.float32).astype(v.dtype)
+
+
+def scaled_scores(q: Array, k: Array, visible: Array | None = None, bias: Array | None = None) -> Array:
+    """q k^T / sqrt(d) + bias in float32; -inf where a query does not see the key."""
+    scores = jnp.matmul(q * q.shape[-1] ** -0.5, k.swapaxes(-1, -2), preferred_element_type=jnp.float32)
+    if bias is not None:  # row b gets bias b % P: the batch as [B / P, P]
+        scores = (scores.reshape(-1, *bias.shape) + bias.astype(jnp.float32)).reshape(scores.shape)
+    if visible is not None:
+        scores = jnp.where(visible, scores, -jnp.inf)
+    return scores
+
+
+def exponentials(scores: Array) -> Array:
+    """exp(scores), each row divided by its largest so that none overflows; that needs no gradient."""
+    return jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+
+
+def causal(length: int) -> Bool[Array, "{length} {length}"]:
+    """A token sees itself and earlier ones."""
+    return jnp.tri(length, dtype=bool)
+
+
+# ------------------------------------------------------------------------------- training on a TPU
+
+
+@jax.custom_vjp
+def attended(q: Array, k: Array, v: Array, visible: Array | None) -> Array:
+    """`mix` without a bias, with its own gradient.
+
+    q, k, v: [B, heads, M or N, d].
+    """
+    return _forward(q, k, v, visible)[0]
+
+
+def _forward(q: Array, k: Array, v: Array, visible: Array | None) -> tuple[Array, Any]:
+    scores = scaled_scores(q, k, visible)
+    highest = scores.max(axis=-1, keepdims=True)
+    weights = jnp.exp(scores - highest)
+    total = weights.sum(axis=-1, keepdims=True)
+    mixed = _product((weights / total).astype(v.dtype), v).astype(v.dtype)
+    mixed, logarithm = (checkpoint_name(x, KEPT) for x in (mixed, highest + jnp.log(total)))
+    return mixed, (q, k, v, visible, mixed, logarithm)
+
+
+def _backward(kept: Any, gradient: Array) -> tuple[Array, Array, Array, None]:
+    """For weights w = softmax(s), mixed = w v: dw = dmixed v^T and ds = w * (dw - sum(dmixed * mixed))."""
+    q, k, v, visible, mixed, logarithm = kept
+    weights = jnp.exp(scaled_scores(q, k, visible) - logarithm).astype(v.dtype)
+    shared = (gradient.astype(jnp.float32) * mixed.astype(jnp.float32)).sum(axis=-1, keepdims=True)
+    of_scores = weights.astype(jnp.float32) * (_product(gradient, v.swapaxes(-1, -2)) - shared)
+    of_scores = (of_scores * q.shape[-1] ** -0.5).astype(v.dtype)
+    of_values = _product(weights.swapaxes(-1, -2), gradient).astype(v.dtype)
+    of_queries = _product(of_scores, k).astype(q.dtype)
+    return of_queries, _product(of_scores.swapaxes(-1, -2), q).astype(k.dtype), of_values, None
+
+
+attended.defvjp(_forward, _backward)
+
+
+def _product(left: Array, right: Array) -> Array:
+    return jnp.matmul(left, right, preferred_element_type=jnp.float32)
