@@ -20,7 +20,7 @@ from clipjax.embeddings.beginnings import Texts, encode_shared, shared
 from clipjax.embeddings.forward import TEXT_BATCH
 from clipjax.models.arch import load_arch, narrow_arch
 from clipjax.models.families.texts import text
-from clipjax.models.modules import layers
+from clipjax.models.modules import attention
 from clipjax.models.network import Network
 
 CONTEXT, LONGEST, REST = 16, 8, 6
@@ -212,7 +212,7 @@ def _rest(**changes: Callable[[Any], Any]) -> Callable[[Any], Any]:
         (text, "lookup", _positions_from_zero),
         (Network, "finish_texts", _rest(beginning=lambda rest: (rest.beginning + 1) % 4)),
         (Network, "finish_texts", _rest(length=lambda rest: jnp.maximum(rest.length - 1, 1))),
-        (layers, "causal", lambda causal: lambda length: jnp.ones_like(causal(length))),
+        (attention, "causal", lambda causal: lambda length: jnp.ones_like(causal(length))),
     ],
     ids=["positions from zero", "another beginning", "read out before the end", "not causal"],
 )
