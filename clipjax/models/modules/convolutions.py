@@ -19,6 +19,7 @@ from jaxtyping import Float
 
 from clipjax.devices.platforms import by_platform
 from clipjax.errors import UsageError
+from clipjax.models.modules.frequencies import by_frequencies, in_frequencies
 from clipjax.models.modules.layers import torch_uniform
 from clipjax.models.training import PRODUCT, Mode, Statistic
 
@@ -67,6 +68,8 @@ def conv2d(
 
     choose = partial(by_platform, x, kernel, platform=mode.platform, default=plain)
     if depthwise:
+        if stride == 1 and padding != "none" and in_frequencies(x, len(kernel), mode):
+            return by_frequencies(x, kernel)
         shifted = outlined(partial(_shifted, height=height, width=width, stride=stride))
         trains = stride == 1 and mode.training is not None and mode.platform == "cpu"
         return checkpoint_name(choose(cpu=_depthwise(shifted, height, width) if trains else shifted), PRODUCT)

@@ -35,7 +35,9 @@ from jax import Array
 from jaxtyping import Float
 
 from clipjax.models.arch import Family
+from clipjax.models.chunks import in_chunks
 from clipjax.models.modules import convolutions, layers
+from clipjax.models.modules.frequencies import in_frequencies
 from clipjax.models.modules.initializers import normal
 from clipjax.models.modules.stages import maps_at, run_stages
 from clipjax.models.training import INFERENCE, Mode
@@ -88,7 +90,7 @@ class Stem(nnx.Module):
         self.norm = layers.LayerNorm(width, eps=eps)
 
     def __call__(self, x: Array, mode: Mode) -> Array:
-        return self.norm(self.conv(x, mode))
+        return self.norm(self.conv(x, mode), mode)
 
 
 class Downsample(nnx.Module):
@@ -99,7 +101,7 @@ class Downsample(nnx.Module):
         self.conv = patch_conv(in_dim, out_dim, size=2, rngs=rngs)
 
     def __call__(self, x: Array, mode: Mode) -> Array:
-        return self.conv(self.norm(x), mode)
+        return self.conv(self.norm(x, mode), mode)
 
 
 def patch_conv(in_dim: int, out_dim: int, *, size: int, rngs: nnx.Rngs) -> convolutions.Conv:
@@ -148,7 +150,7 @@ class Block(nnx.Module):
         self.ls = None if grn else layers.LayerScale(dim, init=LAYER_SCALE)
 
     def __call__(self, x: Array, mode: Mode) -> Array:
-        branch = self.mlp(self.norm(self.conv(x, mode)), mode)
+        branch = self.mlp(self.norm(self.conv(x, mode), mode), mode)
         return x + (branch if self.ls is None else self.ls(branch))
 
 
@@ -163,7 +165,10 @@ class Stage(nnx.Module):
 
     def __call__(self, x: Array, mode: Mode, capture: bool) -> tuple[Array, Array | None]:
         x = x if self.downsample is None else self.downsample(x, mode)
-        return layers.scan(self.blocks, x, mode=mode, capture=capture)
+        run = partial(layers.scan, self.blocks, mode=mode, capture=capture)
+        if capture or not in_frequencies(x, KERNEL, mode):
+            return run(x)
+        return in_chunks(lambda some: run(some)[0], x, mode.devices), None
 
 
 class Head(nnx.Module):
