@@ -56,6 +56,20 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "sigmoid": jax.nn.sigmoid,
 }
 
+
+def activated(x: Array, activation: str, mode: Mode) -> Array:
+    """By name. In bfloat16 on a TPU GELU has a form without erf, which costs a v6e as much as products do."""
+    return gelu_by_tanh(x) if activation == "gelu" and fast_on_tpu(x, mode) else ACTIVATIONS[activation](x)
+
+
+def gelu_by_tanh(x: Array) -> Array:
+    """GELU within 3e-5: Phi(x) = (1 + tanh(x p(x^2))) / 2, where p has the least largest error."""
+    wide = x.astype(jnp.float32)
+    squared = jnp.minimum(jnp.square(wide), 30)  # p falls later, when tanh has long been 1
+    p = 0.79750788 + squared * (0.03700565 - 0.00035151682 * squared)
+    return (0.5 * wide * (1 + jnp.tanh(wide * p))).astype(x.dtype)
+
+
 # What the config of a transformer may name.
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 
@@ -182,7 +196,10 @@ class Mlp(nnx.Module):
 
     def __call__(self, x: Float[Array, "*rows D"], mode: Mode = INFERENCE) -> Float[Array, "*rows D"]:
         hidden = checkpoint_name(self.c_fc(x, mode), KEPT)
-        return self.c_proj(ACTIVATIONS[self.activation](hidden), mode)
+        if fast_on_tpu(x, mode) and mode.training is None:
+            # Of both products a v6e's compiler else makes one operation, which takes 1.4 times as long.
+            hidden = jax.lax.optimization_barrier(hidden)
+        return self.c_proj(activated(hidden, self.activation, mode), mode)
 
 
 class LayerScale(nnx.Module):
