@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from clipjax.finetune.training.trees import Params, flatten, nest
@@ -24,4 +24,5 @@ def drawn(abstract: Params, seed: int = 0) -> Params:
             return np.zeros(shape, np.float32)
         return (rng.normal(size=shape) / np.sqrt(np.prod(shape[-4:-1]))).astype(np.float32)
 
-    return nest({path: jnp.asarray(draw(path, leaf.shape)) for path, leaf in flatten(abstract).items()})
+    leaves = {path: draw(path, leaf.shape) for path, leaf in flatten(abstract).items()}
+    return jax.device_put(nest(leaves))  # jnp.asarray compiles a program for each shape

@@ -9,13 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
 
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.model import Model
 from clipjax.models.arch import Arch, arch_to_dict, load_arch, narrow_arch
+from clipjax.models.families.convolutions.mbconv import MBConvConfig
+from clipjax.models.families.patches.swin import SwinConfig
 from clipjax.models.network import Network
 from clipjax.verification import verify
 from converters.engine import convert, detect_table, flatten, nest
@@ -136,7 +137,8 @@ def case_of(arch: Arch, theirs: Any) -> Case:
     source = source_of(theirs)
     leaves = convert(source, Network(arch).abstract_params(), detect_table(source))
     golden = verify.Golden(inputs, run(theirs, inputs["images"], inputs.get("ids")), {})
-    return Case(arch, theirs, jax.tree.map(jnp.asarray, nest(leaves)), golden)
+    # jnp.asarray compiles a program for each shape.
+    return Case(arch, theirs, jax.device_put(nest(leaves)), golden)
 
 
 @functools.cache
@@ -144,3 +146,21 @@ def narrow_case(name: str, library: str, theirs: str | None = None) -> Case:
     """`name` is ours and, unless `theirs` is given, the library's."""
     arch = narrow_arch(load_arch(name))
     return case_of(arch, build_model(theirs or name, library, arch_to_dict(arch)))
+
+
+def shallow(arch: Arch) -> Arch:
+    """An EfficientNet or Swin with as few blocks as have every kind of layer and a residual."""
+    vision: Any = arch.vision
+    if isinstance(vision, MBConvConfig):
+        depths = [2 if number == 1 else 1 for number in range(len(vision.stages))]
+        stages = [dataclasses.replace(stage, depth=depth) for stage, depth in zip(vision.stages, depths)]
+        vision = dataclasses.replace(vision, stages=tuple(stages))
+    if isinstance(vision, SwinConfig):  # the second block of a stage shifts its windows
+        vision = dataclasses.replace(vision, depths=(2,) * len(vision.depths))
+    return dataclasses.replace(arch, vision=vision)
+
+
+@functools.cache
+def shallow_case(name: str, library: str) -> Case:
+    arch = shallow(narrow_arch(load_arch(name)))
+    return case_of(arch, build_model(name, library, arch_to_dict(arch)))

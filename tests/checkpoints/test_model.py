@@ -101,7 +101,7 @@ def test_inside_a_callers_own_program(model: Model) -> None:
 
 
 def test_blocks_apart_are_views_and_give_the_same_bits(model: Model) -> None:
-    params = jax.tree.map(jnp.asarray, model.params)
+    params = jax.device_put(model.params)
     views = apart(params)
     stack = params["vision"]["blocks"]["mlp"]["c_fc"]["kernel"]
     blocks = views["vision"]["blocks"]["mlp"]["c_fc"]["kernel"].blocks

@@ -92,7 +92,7 @@ def narrow_pair(name: str) -> tuple[Arch, Any, dict[str, Any]]:
     condition(theirs, 0)
     source: Any = {key: _Tensor(tensor.numpy()) for key, tensor in theirs.state_dict().items()}
     leaves = convert(source, Network(arch).abstract_params(), detect_table(source))
-    return arch, theirs, jax.tree.map(jnp.asarray, nest(leaves)["vision"])
+    return arch, theirs, jax.device_put(nest(leaves)["vision"])
 
 
 class _Tensor:

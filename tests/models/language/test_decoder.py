@@ -30,7 +30,7 @@ torch.set_num_threads(1)
 class Case:
     def __init__(self, config: DecoderConfig):
         model = _llama.reference(config)
-        self.config, self.params = config, jax.tree.map(jnp.asarray, _llama.params_of(model))
+        self.config, self.params = config, jax.device_put(_llama.params_of(model))
         ids = np.random.default_rng(0).integers(0, config.vocab_size, (ROWS, LENGTH))
         self.ids = ids.astype(np.int32)
         self.valid = np.arange(LENGTH) >= np.array(PADDING)[:, None]

@@ -52,7 +52,7 @@ class Placed:
 
 @functools.cache
 def _params() -> Any:
-    return jax.tree.map(jnp.asarray, _llama.params_of(_llama.reference(CONFIG)))
+    return jax.device_put(_llama.params_of(_llama.reference(CONFIG)))
 
 
 @functools.cache

@@ -38,7 +38,7 @@ class Case:
         config = getattr(_llama, kind)
         self.theirs = _llama.reference(config)
         self.decoder = Decoder(config)
-        self.params = jax.tree.map(jnp.asarray, _llama.params_of(self.theirs))
+        self.params = jax.device_put(_llama.params_of(self.theirs))
         ids = np.random.default_rng(1).integers(0, config.vocab_size, (len(PADDING), LENGTH))
         self.ids = ids.astype(np.int32)
         self.embedded = self.decoder.embed(self.params, jnp.asarray(self.ids))

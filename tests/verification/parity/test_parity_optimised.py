@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
-from _parity import narrow_case
+from _parity import narrow_case, shallow_case
 from _xla_flags import FULLY, QUICKLY
 
 from clipjax.models.arch import families, family_of, load_arch
@@ -55,7 +55,7 @@ def test_every_stage(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def capture(network: Network, tower: str, params: Any, inputs: jax.Array) -> Any:
         return compiled(FULLY, network, tower, params, inputs)(params, inputs)
 
-    case = narrow_case(name, CASES[name])
+    case = shallow_case(name, CASES[name])
     monkeypatch.setattr(verify, "_capture", capture)
     report = case.compare()
     assert report.passed, report.to_json()
