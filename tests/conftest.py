@@ -23,6 +23,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"  # storing one costs 0.03 s
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -40,21 +41,26 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 gc.set_threshold(5_000, 20, 30)
 
 
-# Half a minute and more each, most of it in a few tests that start processes.
+# Half a minute and more each, the longest first; much of it in a few tests that start processes.
 LONG_FILES = (
-    "sweep/test_sweep_processes.py",
-    "finetune/methods/test_imagenet_classifiers.py",
-    "sweep/test_sweep_survives.py",
     "demo/test_demo.py",
     "signals/test_random_moments.py",
+    "finetune/methods/test_imagenet_classifiers.py",
+    "sweep/test_sweep_processes.py",
     "embeddings/test_embed.py",
-    "models/test_network.py",
+    "plugins/test_plugins.py",
     "finetune/training/test_preemption.py",
+    "verification/parity/test_parity_classifiers.py",
+    "models/test_parity_record.py",
     "verification/parity/test_parity_optimised.py",
     "verification/test_verify.py",
+    "sweep/test_sweep_survives.py",
+    "finetune/methods/test_flyp.py",
+    "verification/parity/test_parity_clip.py",
+    "converters/foreign/test_timm_at_large.py",
+    "models/test_network.py",
     "verification/crosscheck/test_crosscheck.py",
-    "verification/parity/convolutions/test_parity_lite0.py",
-    "tasks/test_on_classifiers.py",
+    "verification/parity/patches/test_parity_swin.py",
     "finetune/test_bucket_run.py",
     "finetune/test_recipes_run.py",
     "finetune/test_contrastive.py",
@@ -87,6 +93,18 @@ def test_data() -> Path:
     path = Path(root)
     assert path.is_dir(), f"CLIPJAX_TEST_DATA={root} is not a folder"
     return path
+
+
+@pytest.fixture(scope="module")
+def one_device() -> Iterator[None]:
+    """JAX has one device, as on a user's CPU: batches of few images for eight are nearly all padding."""
+    with pytest.MonkeyPatch.context() as patch:
+        first = jax.devices()[:1]
+        for name in ("devices", "local_devices"):
+            patch.setattr(jax, name, lambda *_: first)
+        for name in ("device_count", "local_device_count"):
+            patch.setattr(jax, name, lambda *_: 1)
+        yield
 
 
 @pytest.fixture

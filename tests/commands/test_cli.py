@@ -22,6 +22,8 @@ from clipjax import cli
 from clipjax.data.pixels.decoders import Decoders
 from clipjax.evaluation.models import encoders
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 @pytest.fixture(scope="module")
 def lite0(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -25,6 +25,8 @@ from clipjax.results.store import ResultStore
 from clipjax.tasks import zeroshot
 from clipjax.tasks.task import About
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 PLANTED = {  # folder -> colours of the images in it
     "black": ["black", "black", "black"],
     "blue": ["blue", "blue", "red"],

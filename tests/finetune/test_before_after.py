@@ -29,6 +29,8 @@ from clipjax.finetune.run import Data, splits
 from clipjax.finetune.suites import Metric, Suite, load_suite
 from clipjax.results.store import ResultStore
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 SUITE = """
 title = "Colours"
 run = ["zeroshot", "calibration", "ood"]

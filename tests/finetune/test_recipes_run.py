@@ -28,6 +28,8 @@ from clipjax.finetune.training import step
 from clipjax.finetune.training.trees import flatten, is_statistic
 from clipjax.storage.store import Store
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 REFERENCE = [name for name in recipe_names() if not name.startswith("demo_")]
 VIT, RESNET = "vit_b_32-openai", "rn50-openai"
 # What costs most, and is much the same as another, runs with `make test-slow`.

@@ -29,6 +29,8 @@ from clipjax.heads import head as heads
 from clipjax.models.arch import narrow_arch
 from clipjax.models.network import Network
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 # Two classes of one name: their logits are equal to the bit, too.
 SPACE = LabelSpace("things", ("dog", "van", "crane", "hat", "crane"), ("n1", "n2", "n3", "n4", "n5"))
 PROMPTS = PromptSet("two", ("a photo of a {}.", "a drawing of a {}."))

@@ -35,6 +35,8 @@ from clipjax.models.network import Network
 from clipjax.results.published.references import lookup
 from clipjax.tasks.names import task_names
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 GROUPS = ("standard", "contrastive", "more_data", "example")
 IMAGENET = load_labels("imagenet")
 SIZE = 40  # of the images, in pixels

@@ -45,6 +45,8 @@ from clipjax.heads import head as heads
 from clipjax.heads.build import classifier_head
 from tests.finetune.methods import _torch_ce
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 STEPS, WARMUP, BATCH, IMAGES, CLASSES = 20, 3, 16, 48, 8
 # As strong as the small weights of narrow models need it for a loss that falls by more than half.
 OPTIMIZERS = {

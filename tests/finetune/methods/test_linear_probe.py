@@ -31,6 +31,8 @@ from clipjax.heads import head as heads
 from clipjax.heads.build import classifier_head, zeroshot_head
 from tests.finetune.methods._torch_ce import cosine_lr
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 RECIPE = Recipe(
     "test",
     "Test",

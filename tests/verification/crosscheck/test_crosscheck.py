@@ -35,7 +35,10 @@ from clipjax.verification.crosscheck.side import Side, read_side
 from clipjax.verification.crosscheck.stages import TIE, compare, metric_stage
 
 # One template is meant to be cut.
-pytestmark = pytest.mark.filterwarnings("ignore:.*texts were cut to 77 tokens")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*texts were cut to 77 tokens"),
+    pytest.mark.usefixtures("one_device"),
+]
 STAGES = [
     "decoded",
     "pixels",
