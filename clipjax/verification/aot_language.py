@@ -117,7 +117,7 @@ def _row(
     """plain: in the form whose products are the model's own."""
     mesh = aot.slice_mesh(chip, topology, {DATA: -1, MODEL: PARTS})
     groups = mesh.shape[DATA]
-    one = program.arguments(mesh, groups)
+    one = plain.arguments(mesh, groups)
     flops = product_flops(jax.make_jaxpr(plain.function)(*one).jaxpr) / groups
     row = Row(*facts, topology, flops / 1e9, None, start=start)
 
@@ -187,7 +187,7 @@ def _decode(card: Card, precision: Precision, platform: str | None) -> Program:
 
 def _decoder(card: Card, platform: str | None = None) -> Decoder:
     assert card.arch.language is not None
-    return Decoder(card.arch.language.decoder, platform)
+    return Decoder(card.arch.language.decoder, platform, PARTS)
 
 
 def _positions(card: Card) -> int:

@@ -22,7 +22,8 @@ class Cache:
     """What a decoder has read.
 
     Attributes:
-        keys, values: [layers, B, kv heads, T, head_dim], keys already turned by their positions.
+        keys, values: [layers, B, kv heads / joined, T, joined * head_dim], keys already turned by their
+            positions; `joined` heads lie side by side (`join_heads`).
         valid: bool [B, T], False at padding and at empty slots.
         length: int32 [], the slots filled, padding included.
     """
@@ -38,11 +39,24 @@ class Cache:
         return self.valid.sum(axis=1, dtype=jnp.int32)
 
 
-def empty_cache(config: DecoderConfig, batch: int, slots: int, dtype: Any) -> Cache:
-    keys, values = (
-        jnp.zeros((config.layers, batch, config.kv_heads, slots, config.head_dim), dtype) for _ in range(2)
-    )
+def empty_cache(config: DecoderConfig, batch: int, slots: int, dtype: Any, joined: int = 1) -> Cache:
+    shape = config.layers, batch, config.kv_heads // joined, slots, joined * config.head_dim
+    keys, values = (jnp.zeros(shape, dtype) for _ in range(2))
     return Cache(keys, values, jnp.zeros((batch, slots), bool), jnp.zeros((), jnp.int32))
+
+
+def join_heads(x: Array, joined: int) -> Array:
+    """[B, heads, N, d] -> [B, heads / joined, N, joined * d]: neighbouring heads side by side."""
+    batch, heads, length, dim = x.shape
+    blocks = x.reshape(batch, heads // joined, joined, length, dim).swapaxes(2, 3)
+    return blocks.reshape(batch, heads // joined, length, joined * dim)
+
+
+def part_heads(x: Array, joined: int) -> Array:
+    """The inverse of `join_heads`."""
+    batch, blocks, length, wide = x.shape
+    heads = x.reshape(batch, blocks, length, joined, wide // joined).swapaxes(2, 3)
+    return heads.reshape(batch, blocks * joined, length, wide // joined)
 
 
 Pair = tuple[Array, Array]
@@ -51,6 +65,11 @@ Pair = tuple[Array, Array]
 def _write(kept: Pair, block: Array, keys: Array, values: Array, at: Array | int) -> Pair:
     # One update in place: XLA does not copy what a loop carries.
     start = (block, 0, 0, at, 0)
+    joined = keys.shape[1] // kept[0].shape[2]
+    if joined > 1:
+        # Otherwise a TPU's compiler keeps the values row by row of the batch, and copies those of each layer.
+        values = jax.lax.optimization_barrier(values)
+        keys, values = (join_heads(x, joined) for x in (keys, values))
     first, second = (
         jax.lax.dynamic_update_slice(into, new[None], start) for into, new in zip(kept, (keys, values))
     )
@@ -79,6 +98,7 @@ def append(at: Array) -> Remember:
 
 def beside(kept: Pair, block: Array, keys: Array, values: Array) -> tuple[Pair, Array, Array]:
     """Writes nothing; reads all slots, and the new keys and values after them. A `Remember`."""
-    earlier = _read(kept, block)
+    joined = keys.shape[1] // kept[0].shape[2]
+    earlier = _read(kept, block) if joined == 1 else (part_heads(x, joined) for x in _read(kept, block))
     keys, values = (jnp.concatenate(both, axis=2) for both in zip(earlier, (keys, values)))
     return kept, keys, values

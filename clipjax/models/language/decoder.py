@@ -21,6 +21,7 @@ from clipjax.devices.platforms import platform_of
 from clipjax.errors import DataError
 from clipjax.models.language import transformer
 from clipjax.models.language.config import DecoderConfig
+from clipjax.models.language.sharding import MODEL
 from clipjax.models.language.transformer import Transformer
 from clipjax.models.param_tree import Params, check_tree, split
 from clipjax.models.precision import DTYPE, MATMUL, Precision
@@ -29,20 +30,34 @@ Stages = OrderedDict[str, Array]
 
 
 class Decoder:
-    """platform: "tpu" decodes in the form for a TPU's matrix units; only rounding differs."""
+    """Attributes:
+    platform: "tpu" decodes in the form for a TPU's matrix units; only rounding differs.
+    parts: devices that share the heads, as far as these divide.
+    """
 
-    def __init__(self, config: DecoderConfig, platform: str | None = None):
-        self.config, self.platform = config, platform
+    def __init__(self, config: DecoderConfig, platform: str | None = None, parts: int = 1):
+        self.config, self.platform, self.parts = config, platform, parts
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Decoder) and (other.config, other.platform) == (self.config, self.platform)
+        return isinstance(other, Decoder) and other._key() == self._key()
 
     def __hash__(self) -> int:
-        return hash((self.config, self.platform))
+        return hash(self._key())
+
+    def _key(self) -> tuple[Any, ...]:
+        return self.config, self.platform, self.parts
 
     def on(self, mesh: Mesh) -> Decoder:
         """In the form for the devices of a mesh."""
-        return Decoder(self.config, platform_of(mesh))
+        return Decoder(self.config, platform_of(mesh), mesh.shape.get(MODEL, 1))
+
+    def joined(self, dtype: Any) -> int:
+        """How many key heads lie side by side in a cache: on a TPU as many as fill a tile of queries."""
+        if self.platform != "tpu" or dtype != jnp.bfloat16:
+            return 1
+        heads, group = self.config.kv_heads, self.config.heads // self.config.kv_heads
+        own = heads if heads % self.parts else heads // self.parts
+        return max(n for n in range(1, own + 1) if n == 1 or (own % n == 0 and n * group <= transformer.TILE))
 
     def abstract_params(self) -> Params:
         """The params as float32 `jax.ShapeDtypeStruct`, without allocating."""

@@ -56,7 +56,7 @@ def prefill(
     batch, length = valid.shape
     decoder.check_length(length + room)
     module, dtype = decoder.module(params, precision), DTYPE[precision]
-    cache = empty_cache(decoder.config, batch, length + room, dtype)
+    cache = empty_cache(decoder.config, batch, length + room, dtype, decoder.joined(dtype))
     positions = transformer.positions_of(valid)
     visible = transformer.sees(positions, positions, valid, decoder.config.sliding_window)
     with jax.default_matmul_precision(MATMUL[precision]):

@@ -94,22 +94,29 @@ class RMSNorm(nnx.Module):
 
 def attend_grouped(
     q: Float[Array, "B heads M d"],
-    k: Float[Array, "B kv N d"],
-    v: Float[Array, "B kv N d"],
+    k: Float[Array, "B blocks N wide"],
+    v: Float[Array, "B blocks N wide"],
     visible: Bool[Array, "B M N"],
     platform: str | None = None,
 ) -> Float[Array, "B M heads*d"]:
-    """Attention of neighbouring query heads to the key head that they share, which is not copied for them."""
+    """Attention of neighbouring query heads to the key head that they share, which is not copied for them.
+
+    A block holds one key head, or several side by side (`cache.join_heads`).
+    """
     batch, heads, length, dim = q.shape
-    group = heads // k.shape[1]
-    q = q.reshape(batch, k.shape[1], group * length, dim)
-    visible = jnp.tile(visible, (1, group, 1))[:, None]
-    few = platform == "tpu" and q.dtype == jnp.bfloat16 and group * length < _TILE
-    mixed = (mix_few if few else attention.mix)(q, k, v, visible).reshape(batch, heads, length, dim)
+    rows = heads // k.shape[1] * length
+    q = q.reshape(batch, k.shape[1], rows, dim)
+    visible = jnp.tile(visible, (1, rows // length, 1))[:, None]
+    if k.shape[3] > dim:
+        mix = mix_joined
+    else:
+        few = platform == "tpu" and q.dtype == jnp.bfloat16 and rows < TILE
+        mix = mix_few if few else attention.mix
+    mixed = mix(q, k, v, visible).reshape(batch, heads, length, dim)
     return mixed.transpose(0, 2, 1, 3).reshape(batch, length, heads * dim)
 
 
-_TILE = 8  # rows of a TPU's registers
+TILE = 8  # rows of a TPU's registers
 
 
 def mix_few(q: Array, k: Array, v: Array, visible: Array) -> Array:
@@ -118,9 +125,32 @@ def mix_few(q: Array, k: Array, v: Array, visible: Array) -> Array:
     A TPU's matrix units multiply a tile. A single query is multiplied elementwise, which reads the keys and
     values at a third of the speed.
     """
-    times = -(-_TILE // q.shape[2])
+    times = -(-TILE // q.shape[2])
     q, visible = (jnp.repeat(x, times, axis=2) for x in (q, visible))
     return attention.mix(q, k, v, visible)[:, :, ::times]
+
+
+def mix_joined(
+    q: Float[Array, "B blocks rows d"],
+    k: Float[Array, "B blocks N wide"],
+    v: Float[Array, "B blocks N wide"],
+    visible: Bool[Array, "B 1 rows N"],
+) -> Float[Array, "B blocks rows d"]:
+    """`attention.mix` with key heads side by side, each of which serves as many neighbouring rows.
+
+    A row's query is zero where the other heads are, and of its result only its own head's part is kept. So
+    the queries of several heads fill a tile of a TPU's matrix units.
+    """
+    *of_rows, dim = q.shape
+    rows, joined = q.shape[2], k.shape[3] // dim
+    own = (jnp.arange(rows)[:, None] // (rows // joined) == jnp.arange(joined))[..., None]
+    q = jnp.where(own, (q * dim**-0.5)[..., None, :], 0).reshape(*of_rows, joined * dim)
+    scores = jnp.matmul(q, k.swapaxes(-1, -2), preferred_element_type=jnp.float32)
+    weights = attention.exponentials(jnp.where(visible, scores, -jnp.inf))
+    mixed = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    mixed = jax.lax.optimization_barrier(mixed)  # a product of its own, which reads the values at full speed
+    mixed = jnp.where(own, mixed.reshape(*of_rows, joined, dim), 0).sum(axis=-2)
+    return (mixed / weights.sum(axis=-1, keepdims=True)).astype(v.dtype)
 
 
 class Attention(nnx.Module):

@@ -17,6 +17,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from clipjax.errors import DataError
 from clipjax.models.language import transformer
+from clipjax.models.language.cache import join_heads, part_heads
 from clipjax.models.language.config import DecoderConfig
 from clipjax.models.language.decoder import Decoder
 from clipjax.models.modules import attention, layers
@@ -207,10 +208,39 @@ def test_one_query_fills_a_tile_on_a_tpu(kv_heads: int) -> None:
     np.testing.assert_allclose(np.asarray(ours), np.asarray(plain), atol=0.02)
 
 
+@pytest.mark.parametrize(("kv_heads", "joined"), [(4, 4), (4, 2), (2, 2)])
+def test_key_heads_side_by_side_are_attended_to_as_apart(kv_heads: int, joined: int) -> None:
+    """In float32; the product of a block has the rows of all its heads."""
+    keys = iter(jax.random.split(jax.random.key(0), 3))
+    q, k, v = (
+        jax.random.normal(next(keys), (3, heads, length, 16))
+        for heads, length in ((4, 2), (kv_heads, 20), (kv_heads, 20))
+    )
+    visible = jnp.broadcast_to((jnp.arange(20) >= jnp.array([0, 5, 13])[:, None])[:, None], (3, 2, 20))
+    blocks = join_heads(k, joined), join_heads(v, joined)
+    np.testing.assert_array_equal(part_heads(blocks[0], joined), k)
+    ours = transformer.attend_grouped(q, *blocks, visible)
+    np.testing.assert_allclose(ours, transformer.attend_grouped(q, k, v, visible), atol=1e-5)
+
+
+def test_how_many_key_heads_lie_side_by_side() -> None:
+    """On a TPU in bfloat16 as many of a device's as have up to eight query heads, and divide it."""
+
+    def joined(heads: int, kv_heads: int, parts: int, platform: str | None = "tpu") -> int:
+        config = dataclasses.replace(_llama.LLAMA, heads=heads, kv_heads=kv_heads)
+        return Decoder(config, platform, parts).joined(jnp.bfloat16)
+
+    assert [joined(32, 32, parts) for parts in (1, 4, 8, 16)] == [8, 8, 4, 2]
+    assert [joined(32, 8, parts) for parts in (1, 4, 8)] == [2, 2, 1]
+    assert (joined(9, 3, 1), joined(64, 4, 1), joined(32, 2, 4)) == (1, 1, 1)
+    assert joined(8, 2, 4) == 2  # not cut
+    assert joined(32, 32, 1, None) == Decoder(_llama.LLAMA, "tpu").joined(jnp.float32) == 1
+
+
 def test_params_are_drawn_as_the_record_says() -> None:
     decoder = Decoder(_llama.GROUPED)
     drawn, abstract = decoder.init_params(jax.random.key(0)), decoder.abstract_params()
     assert jax.tree.map(jnp.shape, drawn) == jax.tree.map(lambda leaf: leaf.shape, abstract)
     assert "head" not in drawn
     assert decoder == Decoder(_llama.GROUPED) != Decoder(_llama.LLAMA)
-    assert decoder != Decoder(_llama.GROUPED, "tpu")
+    assert len({decoder, Decoder(_llama.GROUPED, "tpu"), Decoder(_llama.GROUPED, "tpu", 2)}) == 3

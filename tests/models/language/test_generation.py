@@ -31,13 +31,20 @@ PADDING = (0, 5, 13)  # on the left of each row
 torch.set_num_threads(1)
 
 
+class Joined(Decoder):
+    """Its cache has two key heads side by side, as on a TPU, but here in parity."""
+
+    def joined(self, dtype: Any) -> int:
+        return 2
+
+
 class Case:
     """A decoder of ours and transformers', and prompts of three lengths."""
 
     def __init__(self, kind: str):
-        config = getattr(_llama, kind)
+        config = getattr(_llama, kind.removesuffix("-joined"))
         self.theirs = _llama.reference(config)
-        self.decoder = Decoder(config)
+        self.decoder = Joined(config, parts=2) if kind.endswith("-joined") else Decoder(config)
         self.params = jax.device_put(_llama.params_of(self.theirs))
         ids = np.random.default_rng(1).integers(0, config.vocab_size, (len(PADDING), LENGTH))
         self.ids = ids.astype(np.int32)
@@ -112,7 +119,7 @@ def logits_error(kind: str) -> float:
     return float(np.abs(np.stack(ours, axis=1) - theirs).max() / np.abs(theirs).max())
 
 
-@pytest.mark.parametrize("kind", ["LLAMA", "GROUPED", "MISTRAL"])
+@pytest.mark.parametrize("kind", ["LLAMA", "GROUPED", "MISTRAL", "GROUPED-joined"])
 def test_every_step_is_transformers(kind: str) -> None:
     assert logits_error(kind) <= 1e-5
 
@@ -201,7 +208,7 @@ def test_draws_follow_the_probabilities() -> None:
 # --------------------------------------------------------------------------------------- scores of texts
 
 
-@pytest.mark.parametrize("kind", ["LLAMA", "MISTRAL"])
+@pytest.mark.parametrize("kind", ["LLAMA", "MISTRAL", "GROUPED-joined"])
 def test_scores_of_texts(kind: str) -> None:
     """Each text is scored as if it alone followed its own prompt."""
     subject, rng = case(kind), np.random.default_rng(2)
