@@ -7,6 +7,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import _drawn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,9 +53,11 @@ def drawn(seed: int, end: int = 299) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture
 def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Texts share whatever that saves, and their rests have one length: few programs are compiled."""
+    """Texts share whatever that saves, and all rests have one length: every list runs the same programs."""
     monkeypatch.setattr(beginnings, "PROGRAM", -10_000)
-    monkeypatch.setattr(beginnings, "_padded", lambda length: np.full_like(length, length.max()))
+    monkeypatch.setattr(beginnings, "RESTS", 32)
+    monkeypatch.setattr(beginnings, "TEXT_BATCH", 16)
+    monkeypatch.setattr(beginnings, "_padded", lambda length: np.full_like(length, LONGEST + REST))
 
 
 def planned(ids: np.ndarray, length: np.ndarray) -> Texts:
@@ -133,10 +136,12 @@ def models() -> dict[str, Any]:
 
 def model(name: str) -> Any:
     network = Network(narrow_arch(load_arch(name)))
-    params = network.init_params(jax.random.key(0))["text"]
-    keys = iter(jax.random.split(jax.random.key(1), len(jax.tree.leaves(params))))
+    params = jax.device_get(_drawn.drawn(network.abstract_params())["text"])
+    rng = np.random.default_rng(1)
     # Of a size at which attention tells tokens apart.
-    moved = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(next(keys), leaf.shape), params)
+    moved = jax.tree.map(
+        lambda leaf: leaf + np.float32(0.1) * rng.normal(size=leaf.shape).astype("f4"), params
+    )
     return SimpleNamespace(network=network, params={"text": moved})
 
 
