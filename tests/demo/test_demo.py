@@ -240,7 +240,7 @@ def counted(*arguments: Any, **options: Any) -> Report:
 
 
 @pytest.fixture(scope="module")
-def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Quick]:
+def quick(one_device: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Quick]:
     out = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLIPJAX_CACHE", str(out / "cache"))
