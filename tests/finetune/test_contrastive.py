@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
 import re
+import shutil
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -18,27 +21,40 @@ from clipjax.data.manifest import Manifest
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.devices.sharding import FSDP, make_mesh
 from clipjax.errors import DataError, UsageError
+from clipjax.finetune import contrastive
 from clipjax.finetune.contrastive import Recipe, bound_logit_scale, contrastive_loss, train
 from clipjax.finetune.training.point_files import SIZES
+from clipjax.finetune.training.step import make_step
 from clipjax.models.network import Network
 from tests.finetune.conftest import tokenize
 
 RECIPE = Recipe(steps=6, warmup=2, batch_size=16, learning_rate=1e-2, weight_decay=0.1, clip_norm=1.0)
 
 
-def start(network: Network, manifest: Manifest, steps: int | None = None, **options: Any) -> Any:
-    """Train; `steps` cuts the run short by a schedule of the full length."""
+made: dict[str, Any] = {}  # steps, by all that decides their program
+
+
+def start(network: Network, manifest: Manifest, recipe: Recipe = RECIPE, **options: Any) -> Any:
+    """Train. Runs of one program share the compiled step: it takes most of their time."""
     options = {"mesh": make_mesh(jax.devices()[:2]), "every": 2, "progress": False} | options
-    return train(
-        network,
-        manifest,
-        options.pop("recipe", RECIPE),
-        pixels=PixelRecipe(16, 16),
-        mean=(0.5, 0.5, 0.5),
-        std=(0.25, 0.25, 0.25),
-        tokenizer=tokenize,
-        **options,
-    )
+    program = f"{dataclasses.replace(recipe, seed=0)} {options['mesh']} {options.get('rules')}"
+
+    def shared_step(*arguments: Any, **own: Any) -> Any:
+        if program not in made:
+            made[program] = make_step(*arguments, **own)
+        return made[program]
+
+    with mock.patch.object(contrastive, "make_step", shared_step):
+        return train(
+            network,
+            manifest,
+            recipe,
+            pixels=PixelRecipe(16, 16),
+            mean=(0.5, 0.5, 0.5),
+            std=(0.25, 0.25, 0.25),
+            tokenizer=tokenize,
+            **options,
+        )
 
 
 def same_bits(a: Any, b: Any) -> bool:
@@ -97,11 +113,12 @@ def whole(network: Network, manifest: Manifest) -> Any:
     return start(network, manifest)
 
 
-def stopped(network: Network, manifest: Manifest, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that dies in step 5, after the checkpoints of steps 2 and 4."""
+@pytest.fixture(scope="module")
+def points(network: Network, manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoints of steps 2 and 4 of a run that dies in step 5."""
     from clipjax.finetune.training import loop
 
-    real, calls = loop.shard_batch, []
+    real, calls, folder = loop.shard_batch, [], tmp_path_factory.mktemp("stopped")
 
     def dying(*arguments: Any) -> Any:
         calls.append(1)
@@ -109,49 +126,50 @@ def stopped(network: Network, manifest: Manifest, folder: Path, monkeypatch: pyt
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(loop, "shard_batch", dying)
-    with pytest.raises(KeyboardInterrupt):
-        start(network, manifest, checkpoints=folder)
-    monkeypatch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "shard_batch", dying)
+        with pytest.raises(KeyboardInterrupt):
+            start(network, manifest, checkpoints=folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["2", "4"]
+    return folder
 
 
-def test_a_resumed_run_is_bit_equal(
-    network: Network, manifest: Manifest, whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stopped(network, manifest, tmp_path, monkeypatch)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "4"]
-    assert same_bits(start(network, manifest, checkpoints=tmp_path), whole)
+@pytest.fixture
+def stopped(points: Path, tmp_path: Path) -> Path:
+    """A test's own copy of the checkpoints."""
+    return Path(shutil.copytree(points, tmp_path / "points"))
+
+
+def test_a_resumed_run_is_bit_equal(network: Network, manifest: Manifest, whole: Any, stopped: Path) -> None:
+    assert same_bits(start(network, manifest, checkpoints=stopped), whole)
     other_order = start(network, manifest, recipe=Recipe(**{**vars(RECIPE), "seed": 1}))
     assert not same_bits(other_order, whole)
 
 
 def test_a_run_goes_on_with_another_number_of_devices(
-    network: Network, manifest: Manifest, whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network: Network, manifest: Manifest, whole: Any, stopped: Path
 ) -> None:
-    stopped(network, manifest, tmp_path, monkeypatch)
-    params = start(network, manifest, checkpoints=tmp_path, mesh=make_mesh(), rules=FSDP)
+    params = start(network, manifest, checkpoints=stopped, mesh=make_mesh(), rules=FSDP)
     for ours, wanted in zip(jax.tree.leaves(params), jax.tree.leaves(whole), strict=True):
         np.testing.assert_allclose(ours, wanted, rtol=0, atol=2e-3)
-    assert same_bits(
-        jax.device_get(start(network, manifest, checkpoints=tmp_path)), jax.device_get(params)
-    ), "a finished run is read back as it is"
+    assert same_bits(jax.device_get(start(network, manifest, checkpoints=stopped)), jax.device_get(params)), (
+        "a finished run is read back as it is"
+    )
 
 
 def test_a_truncated_checkpoint_is_reported_and_the_one_before_used(
     network: Network,
     manifest: Manifest,
     whole: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    stopped: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    stopped(network, manifest, tmp_path, monkeypatch)
-    truncate(tmp_path / "4")
+    truncate(stopped / "4")
     with caplog.at_level(logging.WARNING):
-        params = start(network, manifest, checkpoints=tmp_path)
+        params = start(network, manifest, checkpoints=stopped)
     assert re.search(r"checkpoint 4 cannot be read.*: state/\S+ has \d+ bytes, \d+ were written", caplog.text)
     assert same_bits(params, whole)
-    assert (tmp_path / "4.damaged").is_dir()
+    assert (stopped / "4.damaged").is_dir()
 
 
 @pytest.mark.parametrize("name", ["state", "batches", "identity", SIZES])
@@ -160,55 +178,48 @@ def test_a_flipped_bit_is_named_and_the_checkpoint_before_used(
     network: Network,
     manifest: Manifest,
     whole: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    stopped: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    stopped(network, manifest, tmp_path, monkeypatch)
-    file = tmp_path / "4" / name
+    file = stopped / "4" / name
     if file.is_dir():
         file = max((f for f in file.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
     raw = bytearray(file.read_bytes())
     raw[len(raw) // 2] ^= 1
     file.write_bytes(raw)
     with caplog.at_level(logging.WARNING):
-        params = start(network, manifest, checkpoints=tmp_path)
+        params = start(network, manifest, checkpoints=stopped)
     # A flipped digit of a size names the file that has another one, not sizes.json.
     named = r"\S+" if name == SIZES else file.name
     assert re.search(rf"checkpoint 4 cannot be read, trying the one before it: .*{named}", caplog.text)
     assert "SHA-256 of its files" not in caplog.text
     assert same_bits(params, whole)
-    assert (tmp_path / "4.damaged").is_dir()
+    assert (stopped / "4.damaged").is_dir()
 
 
 def test_a_checkpoint_of_sizes_alone_goes_on_with_one_note(
     network: Network,
     manifest: Manifest,
     whole: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    stopped: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    stopped(network, manifest, tmp_path, monkeypatch)
     for step in ("2", "4"):
-        contents = json.loads((tmp_path / step / SIZES).read_text())
-        (tmp_path / step / SIZES).write_text(json.dumps({name: c["bytes"] for name, c in contents.items()}))
+        contents = json.loads((stopped / step / SIZES).read_text())
+        (stopped / step / SIZES).write_text(json.dumps({name: c["bytes"] for name, c in contents.items()}))
     with caplog.at_level(logging.WARNING, "clipjax"):
-        params = start(network, manifest, checkpoints=tmp_path)
+        params = start(network, manifest, checkpoints=stopped)
     assert same_bits(params, whole)
     notes = [each.getMessage() for each in caplog.records if each.name.startswith("clipjax")]
     assert notes == ["checkpoint 4 has no SHA-256 of its files: whether they have changed is not known"]
 
 
-def test_no_readable_checkpoint_is_an_error(
-    network: Network, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stopped(network, manifest, tmp_path, monkeypatch)
-    truncate(tmp_path / "2")
-    truncate(tmp_path / "4")
+def test_no_readable_checkpoint_is_an_error(network: Network, manifest: Manifest, stopped: Path) -> None:
+    truncate(stopped / "2")
+    truncate(stopped / "4")
     with pytest.raises(DataError, match="none of the checkpoints"):
-        start(network, manifest, checkpoints=tmp_path)
-    assert (tmp_path / "4").is_dir(), "nothing is put aside when nothing else can be used"
+        start(network, manifest, checkpoints=stopped)
+    assert (stopped / "4").is_dir(), "nothing is put aside when nothing else can be used"
 
 
 def truncate(checkpoint: Path) -> None:
