@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from _embed_tools import manifest_of
-from _parity import Case, case_of, source_of
+from _parity import Case, shallow_case, source_of
 from PIL import Image
 from timm.layers.drop import DropPath
 from timm.models.resnet import ResNet
@@ -34,12 +34,8 @@ from clipjax.finetune.methods import cross_entropy, linear_probe, lp_ft
 from clipjax.finetune.recipe import Recipe
 from clipjax.finetune.training.optimizer import Optimizer, Schedule
 from clipjax.finetune.training.trees import is_statistic
-from clipjax.models.arch import arch_to_dict, load_arch, narrow_arch
-from clipjax.models.families.convolutions.mbconv import MBConvConfig
-from clipjax.models.families.patches.swin import SwinConfig
 from clipjax.models.network import Network
 from converters.engine import convert, detect_table, nest
-from converters.golden import build_model
 from tests.finetune.methods import _torch_ce
 from tests.finetune.methods.test_cross_entropy import (
     BATCH,
@@ -67,6 +63,8 @@ MODELS = {
 
 
 TUNED = 8  # steps of LP-FT after its probe
+
+pytestmark = pytest.mark.usefixtures("one_device")
 
 
 class Start(NamedTuple):
@@ -100,24 +98,9 @@ class Start(NamedTuple):
         return Found(trace.losses, first, last)
 
 
-@functools.cache
-def shallow_case(name: str) -> Case:
-    """A narrow net with as few blocks as have every kind of layer and a residual."""
-    arch = narrow_arch(load_arch(name))
-    vision: Any = arch.vision
-    if isinstance(vision, MBConvConfig):
-        depths = [2 if number == 1 else 1 for number in range(len(vision.stages))]
-        stages = [dataclasses.replace(stage, depth=depth) for stage, depth in zip(vision.stages, depths)]
-        vision = dataclasses.replace(vision, stages=tuple(stages))
-    if isinstance(vision, SwinConfig):  # the second block of a stage shifts its windows
-        vision = dataclasses.replace(vision, depths=(2,) * len(vision.depths))
-    arch = dataclasses.replace(arch, vision=vision)
-    return case_of(arch, build_model(name, "timm", arch_to_dict(arch)))
-
-
 def start_of(model_id: str) -> Start:
     name, rate, _, size = MODELS[model_id]
-    case = shallow_case(name)
+    case = shallow_case(name, "timm")
     size = size or case.arch.vision.image_size
     theirs = timm_model(case)
     arch = dataclasses.replace(
