@@ -24,6 +24,8 @@ from clipjax.models.arch import arch_to_dict, narrow_arch
 from converters.golden import build_model
 from converters.golden.condition import condition
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 # A class token behind the last norm; a mean in front of it; the same with a hidden layer. Each row has its
 # own crop, of which two do not show the whole image.
 ROWS = [

@@ -19,6 +19,8 @@ from clipjax.data.pixels.decoders import Decoders, choose, images_per_second
 from clipjax.errors import UsageError
 from tests.data._images import RECIPE, MemoryOpener, memory_manifest
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 N = 1200
 
 
