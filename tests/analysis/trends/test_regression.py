@@ -10,7 +10,7 @@ import scipy.stats
 import statsmodels.api as sm
 
 from clipjax.analysis.trends import regression
-from clipjax.analysis.trends.regression import COARSE, FINE, K, Stop, least_squares, lines
+from clipjax.analysis.trends.regression import COARSE, K, Stop, least_squares, lines
 
 
 def models(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -57,24 +57,19 @@ def test_least_squares_is_that_of_scipy_and_statsmodels() -> None:
         np.testing.assert_allclose([found.intercept[0], found.slope[0]], weighted, rtol=1e-11)
 
 
-@pytest.mark.parametrize(
-    ("method", "rows", "stop"),
-    [("huber", 100, FINE), ("huber", 4, FINE), ("huber", 4, COARSE), ("ols", 4, FINE)],
-)
+@pytest.mark.parametrize(("method", "rows"), [("huber", 100), ("huber", 4), ("ols", 4)])
 def test_many_sets_at_once_are_each_by_itself(
-    method: str, rows: int, stop: Stop, monkeypatch: pytest.MonkeyPatch
+    method: str, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(regression, "_MANY", 12)  # Newton's steps with COARSE
     monkeypatch.setattr(regression, "_BLOCK", 12 * rows)  # with fewer rows than sets, sets wait for a place
     sets = [models(12, seed) for seed in range(30)]
     x, y = (np.stack(side) for side in zip(*sets))
     x[3] = 0.5  # no line
     y[4] = 2 - x[4]  # an exact one
-    y[6] = 0
     y[5, :8] = 1 + x[5, :8]  # most of the models on one: the scale comes to nothing
-    together = lines(x, y, method, stop)
+    together = lines(x, y, method)
     for k in range(len(sets)):
-        alone = lines(x[k : k + 1], y[k : k + 1], method, stop)
+        alone = lines(x[k : k + 1], y[k : k + 1], method)
         np.testing.assert_array_equal([part[k] for part in together[:2]], [part[0] for part in alone[:2]])
         np.testing.assert_array_equal(together.weights[k], alone.weights[0])
     assert np.isnan(together.slope[3])
@@ -96,7 +91,7 @@ def test_few_models_that_come_to_rest_slowly() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(3000, 5))
     y = x + 0.3 * rng.standard_t(1.5, (3000, 5))
-    slow = np.flatnonzero(np.abs(lines(x, y, stop=FINE._replace(steps=500)).slope - lines(x, y).slope) > 0.01)
+    slow = np.flatnonzero(np.abs(lines(x, y, stop=Stop(1e-10, 500)).slope - lines(x, y).slope) > 0.01)
     assert len(slow)
     for k in slow:
         theirs = reference(x[k], y[k], conv="coefs", tol=1e-13, maxiter=20_000)
@@ -104,18 +99,10 @@ def test_few_models_that_come_to_rest_slowly() -> None:
         np.testing.assert_allclose(found.slope[0], theirs.params[1], rtol=1e-7)
 
 
-@pytest.mark.parametrize("n", [30, 127, 400])
-def test_coarse_lines_differ_by_little(n: int) -> None:
-    x, y = (np.stack(side) for side in zip(*(models(n, seed) for seed in range(50))))
+def test_coarse_lines_differ_by_little() -> None:
+    x, y = (np.stack(side) for side in zip(*(models(30, seed) for seed in range(50))))
     fine, coarse = lines(x, y), lines(x, y, stop=COARSE)
     np.testing.assert_allclose(coarse.slope, fine.slope, atol=1e-5)
-
-
-def test_newton_takes_fewer_steps_to_the_same_line() -> None:
-    x, y = (np.stack(side) for side in zip(*(models(400, seed) for seed in range(50))))
-    fine, few = lines(x, y), Stop(1e-5, 6, newton=True)
-    np.testing.assert_allclose(lines(x, y, stop=few).slope, fine.slope, atol=1e-8)
-    assert np.abs(lines(x, y, stop=few._replace(newton=False)).slope - fine.slope).max() > 1e-6
 
 
 def test_large_numbers_lose_nothing() -> None:
