@@ -43,6 +43,11 @@ def together(tower: Callable[[Array], Array], inputs: Array) -> int:
     return 2 ** max(0, math.floor(math.log2(LARGEST_BYTES / largest)))
 
 
+def is_small(array: Array, devices: int) -> bool:
+    """Whether a device's part of a batch is no larger than in a chunk."""
+    return array.size * array.dtype.itemsize <= LARGEST_BYTES * devices
+
+
 def _tiled_bytes(array: Any) -> int:
     """A TPU's tiles have 8 rows of 128 numbers."""
     *outer, rows, columns = (1, 1, *array.shape)

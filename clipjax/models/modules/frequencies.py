@@ -23,9 +23,7 @@ from clipjax.models.training import Mode
 
 _UNIT = 128  # rows of a v5e's matrix unit
 _MARGIN = 1.3  # the two products have lower estimates where they multiply this much less
-_SMALLEST = (
-    7  # EfficientNet's 3x3 and 5x5 kernels: higher estimates, as the rest of a block prefers other layouts
-)
+_SMALLEST = 7  # EfficientNet's 3x3 and 5x5 kernels: higher estimates, since a block prefers other layouts
 
 
 def in_frequencies(x: Float[Array, "B H W C"], size: int, mode: Mode) -> bool:
@@ -46,7 +44,7 @@ def by_frequencies(x: Float[Array, "B H W C"], kernel: Float[Array, "k k 1 C"]) 
     batch, height, width, channels = x.shape
     forward, of_kernel, backward = _transforms(height, width, len(kernel))
     weights = kernel.reshape(-1, channels).astype(jnp.float32)
-    factors = jnp.einsum("fk,kc->fc", of_kernel, weights, precision="highest")
+    factors = jnp.einsum("fk,kc->fc", of_kernel, weights, precision="high")  # 1e-5; terms are rounded later
     wide: Any = {"preferred_element_type": jnp.float32}
     pixels = x.reshape(batch, height * width, channels)
     terms = jnp.einsum("fp,bpc->bfc", forward.astype(x.dtype), pixels, **wide)

@@ -22,6 +22,7 @@ from jax.nn.initializers import Initializer, zeros
 from jaxtyping import Float
 
 from clipjax.models.apart import each_block, is_apart
+from clipjax.models.chunks import is_small
 from clipjax.models.cut import whole
 from clipjax.models.modules.attention import KEPT, Visible, attend, fast_on_tpu, trains_on_tpu
 from clipjax.models.modules.initializers import uniform, variance_scaling
@@ -196,7 +197,7 @@ class Mlp(nnx.Module):
 
     def __call__(self, x: Float[Array, "*rows D"], mode: Mode = INFERENCE) -> Float[Array, "*rows D"]:
         hidden = checkpoint_name(self.c_fc(x, mode), KEPT)
-        if fast_on_tpu(x, mode) and mode.training is None:
+        if fast_on_tpu(x, mode) and mode.training is None and is_small(hidden, mode.devices):
             # Of both products a v6e's compiler else makes one operation, which takes 1.4 times as long.
             hidden = jax.lax.optimization_barrier(hidden)
         return self.c_proj(activated(hidden, self.activation, mode), mode)
