@@ -59,7 +59,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def activated(x: Array, activation: str, mode: Mode) -> Array:
-    """By name. In bfloat16 on a TPU GELU has a form without erf, which costs a v6e as much as products do."""
+    """By name. In bfloat16 on a TPU GELU has a form without erf, which takes a v6e as long as products do."""
     return gelu_by_tanh(x) if activation == "gelu" and fast_on_tpu(x, mode) else ACTIVATIONS[activation](x)
 
 
