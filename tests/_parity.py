@@ -149,14 +149,15 @@ def narrow_case(name: str, library: str, theirs: str | None = None) -> Case:
 
 
 def shallow(arch: Arch) -> Arch:
-    """An EfficientNet or Swin with as few blocks as have every kind of layer and a residual."""
+    """An EfficientNet or Swin with as few blocks as have every kind of layer, a residual and a loop."""
     vision: Any = arch.vision
     if isinstance(vision, MBConvConfig):
-        depths = [2 if number == 1 else 1 for number in range(len(vision.stages))]
+        depths = [3 if number == 1 else 1 for number in range(len(vision.stages))]
         stages = [dataclasses.replace(stage, depth=depth) for stage, depth in zip(vision.stages, depths)]
         vision = dataclasses.replace(vision, stages=tuple(stages))
-    if isinstance(vision, SwinConfig):  # the second block of a stage shifts its windows
-        vision = dataclasses.replace(vision, depths=(2,) * len(vision.depths))
+    if isinstance(vision, SwinConfig):  # of two blocks the second shifts its windows; pairs are a loop
+        depths = [4 if number == 2 else 2 for number in range(len(vision.depths))]
+        vision = dataclasses.replace(vision, depths=tuple(depths))
     return dataclasses.replace(arch, vision=vision)
 
 

@@ -43,3 +43,8 @@ def whole(tree: Any) -> Any:
 
 def is_cut(leaf: object) -> bool:
     return isinstance(leaf, Cut)
+
+
+def any_cut(tree: Any) -> bool:
+    """Whether a param of the tree (or module) is cut."""
+    return any(map(is_cut, jax.tree.leaves(tree, is_leaf=is_cut)))

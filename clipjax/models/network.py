@@ -24,7 +24,7 @@ from jaxtyping import Float32
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.models.arch import Arch, family_of
 from clipjax.models.chunks import in_chunks
-from clipjax.models.cut import is_cut
+from clipjax.models.cut import any_cut
 from clipjax.models.param_tree import Params, abstract_tree, check_tree, draw, draw_now, precise_paths
 from clipjax.models.precision import DTYPE, MATMUL, Precision
 from clipjax.models.resample import GridRule, on_grid, resized_vision
@@ -124,7 +124,8 @@ class Network:
             capture: add the stages in forward order, channels last, float32: patch_embed, embed, blocks.0
                 ..., pooled, projected, or those in the family's docstring.
             platform: the mesh's; see `clipjax.devices.platforms.platform_of`. In "fast" towers with a
-                grid of patches run the batch in chunks on a "tpu" (`clipjax.models.chunks`).
+                grid of patches, and stages of ConvNeXt, run the batch in chunks on a "tpu"
+                (`clipjax.models.chunks`).
             devices: over which the compiler splits the batch; 1 in `shard_map`.
 
         Raises:
@@ -403,7 +404,7 @@ class Network:
         if mode.platform != "tpu" or precision != "fast" or mode.training is not None:
             return False
         tokens = tower == "text" or family_of(self.arch.vision).patch is not None
-        return tokens and not any(map(is_cut, jax.tree.leaves(leaves, is_leaf=is_cut)))
+        return tokens and not any_cut(leaves)
 
     def _checked(self, name: str, params: Params) -> Params:
         _, abstract = abstract_tree(self.arch, name)

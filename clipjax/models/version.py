@@ -4,8 +4,8 @@ from __future__ import annotations
 
 # Bump it whenever a forward pass may return other numbers: every key of the embedding store contains it.
 FORWARD_VERSION = 3
-# As `FORWARD_VERSION`, of what only "fast" changes. 1: attention, norms, average pools, Swin's windows,
-# tables of distances and a decoder's step have forms for TPUs.
+# As `FORWARD_VERSION`, of what only "fast" changes. 1: attention, norms, GELU, average pools,
+# ConvNeXt's convolutions, Swin's windows, tables of distances and a decoder's cache have forms for TPUs.
 _FAST = 1
 
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+from jax.sharding import PartitionSpec
 
 from clipjax.devices.sharding import batch_sharding, make_mesh
 from clipjax.models import chunks
 from clipjax.models.arch import Arch, load_arch, narrow_arch
 from clipjax.models.chunks import in_chunks, together
+from clipjax.models.cut import Cut
+from clipjax.models.families.convolutions.convnext import ConvNeXtConfig, Stage
 from clipjax.models.network import Network
 from clipjax.models.precision import Precision
+from clipjax.models.training import Mode
 from clipjax.models.unit_norm import unit_norm
 from clipjax.verification.hlo import CompiledProgram
 from tests.models.test_network import CLIP_VIT, LITE, images, random_params
@@ -74,3 +81,26 @@ def test_a_tower_in_chunks(arch: Arch, chunked: int, monkeypatch: pytest.MonkeyP
     cosines = jnp.sum(unit_norm(plain) * unit_norm(ours), -1)
     assert cosines.min() > 0.999
     np.testing.assert_array_equal(encode("tpu", "parity"), encode("gpu", "parity"))
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_stage_with_cut_params_runs_whole(cut: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each chunk would gather them again."""
+    monkeypatch.setattr(chunks, "LARGEST_BYTES", 1)
+    assert isinstance(CONVNEXT.vision, ConvNeXtConfig)
+    stage = Stage(8, 8, 2, CONVNEXT.vision, first=True, rngs=nnx.Rngs(0))
+
+    def part(leaf: jax.Array) -> Any:
+        half = leaf.astype(jnp.bfloat16)
+        return Cut(half, -1, 1, "model") if cut else half
+
+    parts = nnx.merge(nnx.graphdef(stage), jax.tree.map(part, nnx.state(stage)))
+    run = jax.shard_map(
+        lambda x: parts(x, Mode(None, "tpu"), False)[0],
+        mesh=make_mesh(jax.devices()[:1], {"model": 1}),
+        in_specs=PartitionSpec(),
+        out_specs=PartitionSpec(),
+        check_vma=False,
+    )
+    program = str(jax.make_jaxpr(run)(jnp.zeros((3, 16, 16, 8), jnp.bfloat16)))
+    assert ("length=3" in program, "all_gather" in program) == (not cut, cut)

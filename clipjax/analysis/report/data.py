@@ -23,7 +23,7 @@ from clipjax.analysis.rows.groups import Group, group_of, groups, schemes
 from clipjax.results.completeness import in_words, is_whole
 from clipjax.results.published.references import sources
 from clipjax.results.row import Row
-from clipjax.results.rows import no_collection, of_people
+from clipjax.results.rows import of_people, without_gc
 from clipjax.results.store import run_order
 from clipjax.results.tables import model_name
 
@@ -40,7 +40,7 @@ Variant = tuple[tuple[str, str], ...]
 """How a column's numbers were measured, for aspects with several ways: (aspect, way)."""
 
 
-@no_collection()
+@without_gc()
 def report_data(
     rows: Sequence[Row], name: str, *, parts: bool = True, highlight: Sequence[str] = ()
 ) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def _write(kept: Pair, block: Array, keys: Array, values: Array, at: Array | int
     start = (block, 0, 0, at, 0)
     joined = keys.shape[1] // kept[0].shape[2]
     if joined > 1:
-        # Otherwise a TPU's compiler keeps the values row by row of the batch, and copies those of each layer.
+        # Otherwise a TPU's compiler gives the values another layout, and copies those of each layer.
         values = jax.lax.optimization_barrier(values)
         keys, values = (join_heads(x, joined) for x in (keys, values))
     first, second = (

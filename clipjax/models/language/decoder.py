@@ -30,9 +30,11 @@ Stages = OrderedDict[str, Array]
 
 
 class Decoder:
-    """Attributes:
-    platform: "tpu" decodes in the form for a TPU's matrix units; only rounding differs.
-    parts: devices that share the heads, as far as these divide.
+    """The forward passes of a language model.
+
+    Attributes:
+        platform: "tpu" decodes in the form for a TPU's matrix units; only rounding differs.
+        parts: devices that share the heads, as far as these divide.
     """
 
     def __init__(self, config: DecoderConfig, platform: str | None = None, parts: int = 1):

@@ -59,7 +59,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def activated(x: Array, activation: str, mode: Mode) -> Array:
-    """By name. In bfloat16 on a TPU GELU has a form without erf, which takes a v6e as long as products do."""
+    """The activation of this name. In bfloat16 on a TPU GELU avoids erf, which takes as long as products."""
     return gelu_by_tanh(x) if activation == "gelu" and fast_on_tpu(x, mode) else ACTIVATIONS[activation](x)
 
 
@@ -198,7 +198,7 @@ class Mlp(nnx.Module):
     def __call__(self, x: Float[Array, "*rows D"], mode: Mode = INFERENCE) -> Float[Array, "*rows D"]:
         hidden = checkpoint_name(self.c_fc(x, mode), KEPT)
         if fast_on_tpu(x, mode) and mode.training is None and is_small(hidden, mode.devices):
-            # Of both products a v6e's compiler else makes one operation, which takes 1.4 times as long.
+            # Otherwise a v6e's compiler fuses the two products into one operation, 1.4 times as long.
             hidden = jax.lax.optimization_barrier(hidden)
         return self.c_proj(activated(hidden, self.activation, mode), mode)
 

@@ -13,6 +13,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from clipjax.models.language.config import DecoderConfig
+from clipjax.models.language.decoder import Decoder
 from converters.golden.recording import numbered, recording
 from converters.golden.weights import ATTENTION_GAIN, STREAM, scaled_normal
 from tests.models._torch_weights import Tree, array, stacked
@@ -32,6 +33,16 @@ LLAMA = DecoderConfig(
 )
 GROUPED = dataclasses.replace(LLAMA, heads=6, kv_heads=2, rope_theta=100_000.0, tied=True)
 MISTRAL = dataclasses.replace(LLAMA, kv_heads=2, rope_theta=1_000_000.0, sliding_window=7)
+
+
+class Joined(Decoder):
+    """Its cache has two key heads side by side, as on a TPU, but here in parity."""
+
+    def joined(self, dtype: Any) -> int:
+        return 2
+
+    def _key(self) -> tuple[Any, ...]:  # another program than that of a plain decoder
+        return (*super()._key(), "joined")
 
 
 def reference(config: DecoderConfig, seed: int = 0) -> Any:

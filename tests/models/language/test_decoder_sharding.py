@@ -28,8 +28,8 @@ OPTIONS: dict[str, Any] = {"steps": STEPS, "stop": (), "precision": "parity"}
 class Placed:
     """A decoder and prompts on data x model devices."""
 
-    def __init__(self, data: int, model: int):
-        self.decoder = Decoder(CONFIG)
+    def __init__(self, data: int, model: int, kind: type[Decoder] = Decoder):
+        self.decoder = kind(CONFIG, parts=model)
         self.mesh = decoder_mesh(model, jax.devices()[: data * model])
         params = _params()
         self.params = jax.tree.map(jax.device_put, params, decoder_sharding(CONFIG, params, self.mesh))
@@ -60,9 +60,13 @@ def on_one() -> tuple[np.ndarray, np.ndarray]:
     return Placed(1, 1).answers()
 
 
-@pytest.mark.parametrize(("data", "model"), [(2, 1), (2, 2), (2, 4)])
-def test_answers_are_those_of_one_device(data: int, model: int) -> None:
-    ids, first = Placed(data, model).answers()
+@pytest.mark.parametrize(
+    ("data", "model", "kind"),
+    [(2, 1, Decoder), (2, 2, Decoder), (2, 4, Decoder), (2, 2, _llama.Joined)],
+    ids=["2 x 1", "2 x 2", "2 x 4", "2 x 2, joined"],
+)
+def test_answers_are_those_of_one_device(data: int, model: int, kind: type[Decoder]) -> None:
+    ids, first = Placed(data, model, kind).answers()
     np.testing.assert_array_equal(ids, on_one()[0])
     np.testing.assert_allclose(first, on_one()[1], atol=1e-5)
     assert len(set(ids.flat)) > 5

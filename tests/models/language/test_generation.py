@@ -31,20 +31,13 @@ PADDING = (0, 5, 13)  # on the left of each row
 torch.set_num_threads(1)
 
 
-class Joined(Decoder):
-    """Its cache has two key heads side by side, as on a TPU, but here in parity."""
-
-    def joined(self, dtype: Any) -> int:
-        return 2
-
-
 class Case:
     """A decoder of ours and transformers', and prompts of three lengths."""
 
     def __init__(self, kind: str):
         config = getattr(_llama, kind.removesuffix("-joined"))
         self.theirs = _llama.reference(config)
-        self.decoder = Joined(config, parts=2) if kind.endswith("-joined") else Decoder(config)
+        self.decoder = _llama.Joined(config) if kind.endswith("-joined") else Decoder(config)
         self.params = jax.device_put(_llama.params_of(self.theirs))
         ids = np.random.default_rng(1).integers(0, config.vocab_size, (len(PADDING), LENGTH))
         self.ids = ids.astype(np.int32)

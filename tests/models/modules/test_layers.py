@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 from timm.layers.padding import pad_same
 from torch.nn import functional as F
 
@@ -110,6 +111,28 @@ def test_gelu_without_erf_on_a_tpu() -> None:
     assert (forms[0] != forms[1]).any()
     wide = jnp.asarray(x)
     np.testing.assert_array_equal(layers.activated(wide, "gelu", TPU), layers.gelu(wide))
+    slopes = [jax.vmap(jax.grad(form))(wide) for form in (layers.gelu_by_tanh, layers.gelu)]
+    np.testing.assert_allclose(*slopes, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("rows", "dtype", "mode", "apart"),
+    [
+        (4, jnp.bfloat16, TPU, True),
+        (4, jnp.float32, TPU, False),
+        (4, jnp.bfloat16, INFERENCE, False),
+        (4, jnp.bfloat16, Mode(Training(remat=False), "tpu"), False),
+        (5_000_001, jnp.bfloat16, TPU, False),  # hidden channels above 80 MB
+        (5_000_001, jnp.bfloat16, Mode(platform="tpu", devices=2), True),
+    ],
+)
+def test_where_an_mlp_keeps_its_products_apart(rows: int, dtype: Any, mode: Mode, apart: bool) -> None:
+    zeros = jax.nn.initializers.zeros
+    init = {"fc_init": zeros, "proj_init": zeros, "rngs": nnx.Rngs(0)}
+    mlp = layers.Mlp(2, 8, activation="gelu", **init)
+    cast = nnx.merge(nnx.graphdef(mlp), jax.tree.map(lambda leaf: leaf.astype(dtype), nnx.state(mlp)))
+    program = str(jax.make_jaxpr(lambda x: cast(x, mode))(jax.ShapeDtypeStruct((rows, 2), dtype)))
+    assert ("optimization_barrier" in program) == apart
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -36,6 +36,7 @@ from jaxtyping import Float
 
 from clipjax.models.arch import Family
 from clipjax.models.chunks import in_chunks
+from clipjax.models.cut import any_cut
 from clipjax.models.modules import convolutions, layers
 from clipjax.models.modules.frequencies import in_frequencies
 from clipjax.models.modules.initializers import normal
@@ -136,7 +137,7 @@ class NormedMlp(layers.Mlp):
         self.grn = GlobalResponseNorm(width)
 
     def __call__(self, x: Float[Array, "B H W D"], mode: Mode = INFERENCE) -> Float[Array, "B H W D"]:
-        return self.c_proj(self.grn(layers.ACTIVATIONS[self.activation](self.c_fc(x, mode))), mode)
+        return self.c_proj(self.grn(layers.activated(self.c_fc(x, mode), self.activation, mode)), mode)
 
 
 class Block(nnx.Module):
@@ -166,7 +167,7 @@ class Stage(nnx.Module):
     def __call__(self, x: Array, mode: Mode, capture: bool) -> tuple[Array, Array | None]:
         x = x if self.downsample is None else self.downsample(x, mode)
         run = partial(layers.scan, self.blocks, mode=mode, capture=capture)
-        if capture or not in_frequencies(x, KERNEL, mode):
+        if capture or not in_frequencies(x, KERNEL, mode) or any_cut(self.blocks):  # chunks gather anew
             return run(x)
         return in_chunks(lambda some: run(some)[0], x, mode.devices), None
 
