@@ -28,9 +28,9 @@ from clipjax.sweep.cost import Images, pixel_bytes
 from clipjax.sweep.plan import Item
 
 BASE = ("v5e", "fast")  # the chip and precision with estimates of the most families
-# Archs whose image towers carry a share over. "fast" has forms for TPUs that speed up transformers alone.
+# Archs whose image towers carry a share over. In "fast" transformers and ConvNeXts have forms for TPUs.
 YARDSTICK = "ViT-L-14-quickgelu"  # on each chip in each precision
-OF_CONVOLUTIONS = "convnext_base_w"  # where it has an estimate, for towers without a grid of patches
+OF_CONVOLUTIONS = "RN50-quickgelu"  # where it has an estimate, for towers without a grid of patches
 BASES = ("estimated", "scaled", "carried", "assumed")
 
 

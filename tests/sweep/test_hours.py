@@ -22,9 +22,9 @@ ROWS = {
         "ViT-L-14-quickgelu": (160e9, 0.2),
         "ViT-B-32": (9e9, 0.1),
         "resnet18": (4e9, 0.05),
-        "convnext_base_w": (40e9, 0.16),
+        "RN50-quickgelu": (40e9, 0.16),
     },
-    ("v5e", "parity"): {"ViT-L-14-quickgelu": (160e9, 0.1), "convnext_base_w": (40e9, 0.12)},
+    ("v5e", "parity"): {"ViT-L-14-quickgelu": (160e9, 0.1), "RN50-quickgelu": (40e9, 0.12)},
     ("v6e", "parity"): {"ViT-L-14-quickgelu": (160e9, 0.1)},
 }
 
@@ -47,14 +47,14 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
         ("v5e", "resnet50", "parity", 8e9, (0.05 * 0.12 / 0.16, "carried", "resnet18")),
         ("v6e", "resnet50", "parity", 8e9, (0.05 * 0.1 / 0.2, "carried", "resnet18")),
         ("v5e", "EVA02-B-16", "parity", 9e9, (0.1 * 0.1 / 0.2, "carried", "ViT-B-32")),
-        ("v5e", "vgg16", "fast", 31e9, (0.16, "carried", "convnext_base_w")),
+        ("v5e", "vgg16", "fast", 31e9, (0.16, "carried", "RN50-quickgelu")),
         ("v5e", None, "fast", 1e10, (0.1, "carried", "ViT-B-32")),
     ],
 )
 def test_where_a_share_comes_from(
     few: None, chip: str, arch: str | None, precision: str, flops: float, expected: tuple[Any, ...]
 ) -> None:
-    """The tower itself, its family, its family elsewhere (by a ConvNeXt or a ViT), another family."""
+    """The tower itself, its family, its family elsewhere (by a ResNet or a ViT), another family."""
     machine = Machine("mine", 2, chip=chip)
     share = share_of(machine, arch and load_arch(arch), "vision", precision, int(flops))
     assert share == pytest.approx(expected)
