@@ -152,7 +152,8 @@ def shallow(arch: Arch) -> Arch:
     """An EfficientNet or Swin with as few blocks as have every kind of layer, a residual and a loop."""
     vision: Any = arch.vision
     if isinstance(vision, MBConvConfig):
-        depths = [3 if number == 1 else 1 for number in range(len(vision.stages))]
+        looped = next(number for number, stage in enumerate(vision.stages) if stage.depth > 2)
+        depths = [3 if number == looped else 1 for number in range(len(vision.stages))]
         stages = [dataclasses.replace(stage, depth=depth) for stage, depth in zip(vision.stages, depths)]
         vision = dataclasses.replace(vision, stages=tuple(stages))
     if isinstance(vision, SwinConfig):  # of two blocks the second shifts its windows; pairs are a loop
