@@ -43,9 +43,9 @@ def together(tower: Callable[[Array], Array], inputs: Array) -> int:
     return 2 ** max(0, math.floor(math.log2(LARGEST_BYTES / largest)))
 
 
-def is_small(array: Array, devices: int) -> bool:
-    """Whether a device's part of a batch is no larger than in a chunk."""
-    return array.size * array.dtype.itemsize <= LARGEST_BYTES * devices
+def is_small(batch: Array, devices: int) -> bool:
+    """Whether each device's share of a batch would fit in a chunk."""
+    return _tiled_bytes(batch) <= LARGEST_BYTES * devices
 
 
 def _tiled_bytes(array: Any) -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 # Bump it whenever a forward pass may return other numbers: every key of the embedding store contains it.
 FORWARD_VERSION = 3
-# As `FORWARD_VERSION`, of what only "fast" changes. 1: attention, norms, GELU, average pools,
-# ConvNeXt's convolutions, Swin's windows, tables of distances and a decoder's cache have forms for TPUs.
-_FAST = 1
+# As `FORWARD_VERSION`, of what only "fast" changes. 1: attention, norms, average pools, Swin's windows,
+# tables of distances and a decoder's step have forms for TPUs. 2: GELU, ConvNeXt's convolutions and norms,
+# and a decoder's cache, too; Swin's windows have the exact softmax.
+_FAST = 2
 
 
 def forward_version(precision: str) -> int | str:

@@ -65,7 +65,7 @@ Pair = tuple[Array, Array]
 def _write(kept: Pair, block: Array, keys: Array, values: Array, at: Array | int) -> Pair:
     # One update in place: XLA does not copy what a loop carries.
     start = (block, 0, 0, at, 0)
-    joined = keys.shape[1] // kept[0].shape[2]
+    joined = _joined(kept, keys)
     if joined > 1:
         # Otherwise a TPU's compiler gives the values another layout, and copies those of each layer.
         values = jax.lax.optimization_barrier(values)
@@ -74,6 +74,11 @@ def _write(kept: Pair, block: Array, keys: Array, values: Array, at: Array | int
         jax.lax.dynamic_update_slice(into, new[None], start) for into, new in zip(kept, (keys, values))
     )
     return first, second
+
+
+def _joined(kept: Pair, keys: Array) -> int:
+    """How many key heads lie side by side in a cache that takes the heads of `keys`."""
+    return keys.shape[1] // kept[0].shape[2]
 
 
 def _read(kept: Pair, block: Array) -> Pair:
@@ -98,7 +103,7 @@ def append(at: Array) -> Remember:
 
 def beside(kept: Pair, block: Array, keys: Array, values: Array) -> tuple[Pair, Array, Array]:
     """Writes nothing; reads all slots, and the new keys and values after them. A `Remember`."""
-    joined = keys.shape[1] // kept[0].shape[2]
+    joined = _joined(kept, keys)
     earlier = _read(kept, block) if joined == 1 else (part_heads(x, joined) for x in _read(kept, block))
     keys, values = (jnp.concatenate(both, axis=2) for both in zip(earlier, (keys, values)))
     return kept, keys, values
