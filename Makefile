@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Processes that run the tests; each takes up to 8 GB.
 WORKERS := 2
 
-.PHONY: help demo test test-newest test-newest-part test-slow fuzz records lint style format tpu-env gpu-env clean
+.PHONY: help demo test test-long test-newest test-newest-part test-slow fuzz records lint style format tpu-env gpu-env clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -19,8 +19,11 @@ test: style  ## lint, types and the test suite
 	@types=$$(mktemp); \
 	$(BIN)/pyright > $$types 2>&1 & \
 	pyright=$$!; \
-	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder; tests=$$?; \
+	$(BIN)/python -m pytest -m "not slow and not long" -n $(WORKERS) --dist loadfile --no-loadscope-reorder; tests=$$?; \
 	wait $$pyright; pyright=$$?; cat $$types; rm -f $$types; exit $$((tests || pyright))
+
+test-long: $(VENV)/.installed-dev  ## the tests that `make test` has a quicker guard for: the third step of CI
+	$(BIN)/python -m pytest -m long -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-newest:  ## the tests without PyTorch, with the newest packages on the newest Python (3.12 to 3.14)
 	$(PYTHON) tests/newest.py all

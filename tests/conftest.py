@@ -28,8 +28,10 @@ from pathlib import Path
 
 import jax
 import pytest
+from _long import check_guards
 from _reference import Reference
 from _shapes import ANNOTATED
+from _times import Times, in_order
 from jaxtyping import install_import_hook
 
 # Before these modules are imported anywhere.
@@ -41,44 +43,23 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 gc.set_threshold(5_000, 20, 30)
 
 
-# Half a minute and more each, the longest first; much of it in a few tests that start processes.
-LONG_FILES = (
-    "demo/test_demo.py",
-    "signals/test_random_moments.py",
-    "finetune/methods/test_imagenet_classifiers.py",
-    "sweep/test_sweep_processes.py",
-    "embeddings/test_embed.py",
-    "plugins/test_plugins.py",
-    "finetune/training/test_preemption.py",
-    "verification/parity/test_parity_classifiers.py",
-    "models/test_parity_record.py",
-    "verification/parity/test_parity_optimised.py",
-    "verification/test_verify.py",
-    "sweep/test_sweep_survives.py",
-    "finetune/methods/test_flyp.py",
-    "verification/parity/test_parity_clip.py",
-    "converters/foreign/test_timm_at_large.py",
-    "models/test_network.py",
-    "verification/crosscheck/test_crosscheck.py",
-    "verification/parity/patches/test_parity_swin.py",
-    "finetune/test_bucket_run.py",
-    "finetune/test_recipes_run.py",
-    "finetune/test_contrastive.py",
-)
-
-
 # xdist gives its workers a terminal of 80 columns; tables are to be printed as into a pipe.
 os.environ.pop("COLUMNS", None)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--times", metavar="FILE", help="write the processor seconds of each test to FILE (CSV)")
+    parser.addoption("--record-times", action="store_true", help="write tests/times.csv anew from this run")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Reference(config), "reference")
+    config.pluginmanager.register(Times(config), "times")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, so that no worker waits at the end for another worker's long file."""
-    place = {Path(__file__).parent / name: number for number, name in enumerate(LONG_FILES)}
-    items.sort(key=lambda item: place.get(item.path, len(place)))
+    check_guards(items)
+    in_order(items)
     # Libraries and tests stay to the end: no search for garbage need look at them.
     gc.collect()
     gc.freeze()

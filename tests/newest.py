@@ -81,7 +81,7 @@ def run(python: Path, files: list[str]) -> tuple[int, int, list[str]]:
     """pytest's exit code, and what `read_report` returns."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [python, "-m", "pytest", "-m", "not slow and not reference"]
+        command = [python, "-m", "pytest", "-m", "not slow and not long and not reference"]
         command += [f"--junitxml={report}", "-o", "junit_family=xunit1"]  # with properties of tests
         command += ["-n", str(WORKERS), "--dist", "loadfile", "--no-loadscope-reorder", *files]
         code = subprocess.run(command, cwd=ROOT).returncode
