@@ -2,8 +2,8 @@
 
     @pytest.mark.long("heads/test_heads.py::test_logits")
 
-names the guard: a test of `make test` that fails when the same thing is broken. A guard that does not exist,
-or that `make test` leaves out too, ends pytest with one sentence. The mark `slow` is for minutes at full size.
+names the guard: a test of `make test` that fails when the same thing is broken. pytest stops with one
+sentence where the guard does not exist, or is left out too. The mark `slow` is for minutes at full size.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class Times:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self) -> Iterator[None]:
-        """Each report carries the seconds since the report before it; xdist takes them to its main process."""
+        """Each report carries the seconds since the one before; xdist takes them to its main process."""
         report: pytest.TestReport = yield  # type: ignore[misc]
         before, self.measured = self.measured, processor_s()
         report.user_properties.append((_PROPERTY, self.measured - before))
