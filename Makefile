@@ -5,8 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Processes that run the tests; each takes up to 8 GB.
 WORKERS := 2
+# Seconds that `make check` may take on two cores, and the commit that it compares with (none: the last one).
+WITHIN ?= 90
+BASE ?=
 
-.PHONY: help demo test test-long test-newest test-newest-part test-slow fuzz records lint style format tpu-env gpu-env clean
+.PHONY: help demo test check test-long test-newest test-newest-part test-slow fuzz records lint style format tpu-env gpu-env clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -21,6 +24,9 @@ test: style  ## lint, types and the test suite
 	pyright=$$!; \
 	$(BIN)/python -m pytest -m "not slow and not long" -n $(WORKERS) --dist loadfile --no-loadscope-reorder; tests=$$?; \
 	wait $$pyright; pyright=$$?; cat $$types; rm -f $$types; exit $$((tests || pyright))
+
+check: $(VENV)/.installed-dev  ## lint, types and the tests that your change can reach, in 90 seconds; BASE=COMMIT, WITHIN=SECONDS
+	@$(BIN)/python tests/check.py --base "$(BASE)" --within $(WITHIN)
 
 test-long: $(VENV)/.installed-dev  ## the tests that `make test` has a quicker guard for: the third step of CI
 	$(BIN)/python -m pytest -m long -n $(WORKERS) --dist loadfile --no-loadscope-reorder

@@ -1,4 +1,4 @@
-"""The house as a picture and as text, from the layers of test_imports.py; `make records` draws both."""
+"""The house as a picture and as text, from the layers of _imports.py; `make records` draws both."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import textwrap
 from html import escape
 from pathlib import Path
 
-from test_imports import LAYERS
+from _imports import LAYERS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PICTURE, PAGE = DOCS / "architecture.svg", DOCS / "architecture.md"

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from _house import PAGE, PICTURE, ROOMS, page, picture, text
-from test_imports import HEIGHT
+from _imports import HEIGHT
 
 REDRAW = "draw it anew: make records"
 ROOT = Path(__file__).parents[1]

@@ -2,39 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
-from collections.abc import Iterator
-from functools import cache
-from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
-
-# Rooms of one line do not import each other; a line imports lower lines alone.
-LAYERS = (
-    ("errors", "progress", "metrics"),
-    ("entry_points",),
-    ("config",),
-    ("storage",),
-    ("devices",),
-    ("models", "corruptions"),
-    ("data", "converters"),
-    ("checkpoints",),
-    ("embeddings", "results"),
-    ("heads", "analysis"),
-    ("tasks",),
-    ("evaluation",),
-    ("finetune", "sweep", "doctor"),
-    ("verification",),
-    ("commands",),
-    ("cli", "demo"),
-    ("",),  # clipjax itself: the public names
-)
-HEIGHT = {room: k for k, line in enumerate(LAYERS) for room in line}
+from _imports import HEIGHT, imports, modules, ours, room, within
 
 # (importing module, imported module): upward imports that are still to be cut.
 UPWARD: set[tuple[str, str]] = set()
@@ -47,60 +19,6 @@ LAZY: set[tuple[str, str]] = {
     ("clipjax.doctor.data", "clipjax.checkpoints.identity.registry"),
     ("clipjax.doctor.data", "clipjax.evaluation.located"),
 }
-
-
-class Import(NamedTuple):
-    name: str  # of a module, or of a name in one
-    at_load: bool
-    typing_only: bool
-
-
-@cache
-def modules() -> dict[str, Path]:
-    files = [*ROOT.glob("clipjax/**/*.py"), *ROOT.glob("converters/**/*.py")]
-    return {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f for f in files}
-
-
-@cache
-def imports(path: Path) -> tuple[Import, ...]:
-    """Every import statement; of `from a import b` the module a.b, or a where b is no module."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    lazy: set[ast.AST] = set()
-    typing_only: set[ast.AST] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            typing_only.update(ast.walk(node))
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            lazy.update(child for child in ast.walk(node) if child is not node)
-    found = []
-    for node in ast.walk(tree):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import; write the full name"
-            whole = [f"{node.module}.{alias.name}" for alias in node.names]
-            names = [name if name in modules() else str(node.module) for name in whole]
-        found += [Import(name, node not in lazy | typing_only, node in typing_only) for name in names]
-    return tuple(dict.fromkeys(found))
-
-
-def ours() -> Iterator[tuple[str, Import]]:
-    """(module, what it imports of ours)."""
-    for module, path in modules().items():
-        for imported in imports(path):
-            if imported.name in modules() and imported.name != module:
-                yield module, imported
-
-
-def room(module: str) -> str:
-    """`python -m clipjax` is the command line."""
-    parts = [*module.split("."), ""]
-    return parts[0] if parts[0] == "converters" else parts[1].replace("__main__", "cli")
-
-
-def within(name: str, package: str) -> bool:
-    return name == package or name.startswith(package + ".")
 
 
 def test_every_room_has_a_place() -> None:
