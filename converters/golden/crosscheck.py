@@ -19,7 +19,6 @@ Every array becomes a .npy file; `meta.json`, written last, has the rest.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import platform
 from collections.abc import Callable, Iterator, Mapping
@@ -32,6 +31,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from clipjax.storage.images import image_header
 from clipjax.storage.writing import write_bytes
 from converters.golden.pipelines import PIPELINES, Pipeline
 
@@ -104,7 +104,7 @@ def run_images(
 def decode(data: bytes, name: str) -> Image.Image:
     """As torchvision's pil_loader."""
     try:
-        return Image.open(io.BytesIO(data)).convert("RGB")
+        return image_header(data).convert("RGB")
     except Exception as error:  # PIL's decoders raise nearly anything
         raise SystemExit(f"{name}: {error}") from None
 

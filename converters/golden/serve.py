@@ -18,7 +18,6 @@ device named by CLIPJAX_TORCH_DEVICE ("cpu" by default).
 from __future__ import annotations
 
 import functools
-import io
 import json
 import os
 import signal
@@ -35,6 +34,7 @@ from PIL import Image
 from torch import Tensor
 
 from clipjax.errors import ClipjaxError
+from clipjax.storage.images import image_header
 from converters.golden.served import LIBRARIES, Served, weights_digest
 
 DEVICE = os.environ.get("CLIPJAX_TORCH_DEVICE", "cpu")
@@ -139,7 +139,7 @@ def _decode(data: bytes, shape: Sequence[int] | None) -> Image.Image:
     if shape is not None:
         height, width = shape
         return Image.frombytes("RGB", (width, height), data)
-    return Image.open(io.BytesIO(data)).convert("RGB")  # as torchvision's pil_loader
+    return image_header(data).convert("RGB")  # as torchvision's pil_loader
 
 
 def _tensor(

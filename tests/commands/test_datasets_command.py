@@ -91,7 +91,7 @@ def test_check_of_one_data_set(data):
     assert isinstance(error, DataError)
     (data / "colours" / "red" / "0.png").write_bytes(b"no image")
     assert (
-        "red/0.png: not an image that Pillow can read"
+        "red/0.png: not an image in JPEG, PNG, PPM, BMP, TIFF, WebP or GIF"
         in invoke("check", data / "colours.toml", data / "colours")[0]
     )
     assert invoke("check", data / "colours.toml", data / "colours", "--no-decode")[1] is None

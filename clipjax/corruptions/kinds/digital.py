@@ -83,7 +83,7 @@ def jpeg_compression(images: np.ndarray, keys: Any, constants: Constants, extra:
 def _through_jpeg(pixels: np.ndarray, quality: int) -> np.ndarray:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=quality)
-    with Image.open(file) as image:
+    with Image.open(file, formats=["JPEG"]) as image:
         return np.asarray(image)
 
 

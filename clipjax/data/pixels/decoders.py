@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import json
 import os
 import platform
@@ -19,7 +18,6 @@ from typing import Any, Literal
 
 import numpy as np
 import PIL
-import PIL.Image
 from etils import epath
 
 from clipjax.config import cache_dir
@@ -29,6 +27,7 @@ from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.errors import DataError, counted
 from clipjax.progress import progress_bar
 from clipjax.storage.digests import sha256_json
+from clipjax.storage.images import image_header
 from clipjax.storage.local_files import LocalFiles
 from clipjax.storage.reading import read_json
 
@@ -148,7 +147,7 @@ def _look(manifest: Manifest, sample: Sequence[int]) -> dict[str, Any] | None:
     formats, pixels = Counter(), []
     for row in sample:
         with contextlib.suppress(Exception):  # PIL raises nearly anything on damaged input
-            image = PIL.Image.open(io.BytesIO(manifest.open(row)))  # reads the header alone
+            image = image_header(manifest.open(row))
             formats[image.format] += 1
             pixels.append(image.width * image.height)
     if len(pixels) < SAMPLE // 2:

@@ -11,7 +11,6 @@ processors put transparent images on white. The EXIF orientation is not applied.
 from __future__ import annotations
 
 import dataclasses
-import io
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ import PIL.Image
 
 from clipjax.data.pixels.limits import MAX_PIXELS, check_bytes
 from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.storage.images import image_header
 
 ResizeMode = Literal["shortest", "longest", "squash", "letterbox"]
 Interpolation = Literal["bicubic", "bilinear"]
@@ -172,7 +172,7 @@ def open_image(
     except OSError as error:
         raise DataError(f"{name}: cannot be read ({error.strerror}); replace or remove it") from None
     try:
-        image = PIL.Image.open(io.BytesIO(data))  # reads the header alone
+        image = image_header(data)
         if image.width * image.height > MAX_PIXELS:  # holds even where Pillow's own limit was lifted
             raise _too_large(name, f"{image.width:,} x {image.height:,}", f"{MAX_PIXELS:,}")
         if before is not None:
@@ -186,7 +186,7 @@ def open_image(
     except PIL.UnidentifiedImageError:
         size = len(data)
         raise DataError(
-            f"{name}: not an image that Pillow can read ({size} bytes); replace or remove it"
+            f"{name}: not an image in JPEG, PNG, PPM, BMP, TIFF, WebP or GIF ({size} bytes); replace or remove it"
         ) from None
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
         pixels, limit = (f"{int(number):,}" for number in re.findall(r"\d+", str(error))[:2])

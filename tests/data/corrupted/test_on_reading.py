@@ -211,7 +211,7 @@ def test_a_file_that_cannot_be_used_is_named_or_left_out(world: Path) -> None:
     assert len(pixels(load(world, "val.toml:brightness:3").manifest, rows=[1])) == 1
     problems = check_dataset(world / "images", world / FOG)
     assert [problem.partition(": ")[2] for problem in problems] == [
-        "not an image that Pillow can read (7 bytes); replace or remove it",
+        "not an image in JPEG, PNG, PPM, BMP, TIFF, WebP or GIF (7 bytes); replace or remove it",
         "the depth of n01440764/b.png does not exist",
     ]
 

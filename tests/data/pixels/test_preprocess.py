@@ -473,8 +473,32 @@ def test_every_cut_of_a_png_is_an_error_of_ours():
 
 @pytest.mark.parametrize("data", [b"", b"<html>not found</html>", bytes(64)])
 def test_file_that_is_no_image_is_named(data):
-    with pytest.raises(DataError, match=r"class/a\.jpg: not an image that Pillow can read"):
+    with pytest.raises(DataError, match=r"class/a\.jpg: not an image in JPEG, PNG, PPM, BMP, TIFF, WebP or GIF"):
         open_image(data, "class/a.jpg")
+
+
+def test_a_program_for_a_printer_is_not_run(monkeypatch):
+    """Pillow hands an EPS of any name to Ghostscript, which runs what is in it."""
+    import PIL.EpsImagePlugin
+
+    run = []
+    monkeypatch.setattr(PIL.EpsImagePlugin, "Ghostscript", lambda *_, **__: run.append(1))
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n"
+    PIL.Image.open(io.BytesIO(eps)).verify()  # Pillow alone takes it for an image
+    with pytest.raises(DataError, match=r"a\.jpeg: not an image in JPEG"):
+        open_image(eps, "a.jpeg")
+    assert run == []
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "mpo", "png", "ppm", "bmp", "tiff", "webp", "gif"])
+def test_formats_of_data_sets_are_read(kind):
+    assert open_image(encoded(kind, PIL.Image.new("RGB", (12, 9)))).size == (12, 9)
+
+
+@pytest.mark.parametrize("kind", ["jpeg2000", "ico", "tga", "sgi", "pcx"])
+def test_other_formats_of_pillow_are_refused(kind):
+    with pytest.raises(DataError, match="not an image in JPEG"):
+        open_image(encoded(kind, PIL.Image.new("RGB", (16, 16))), "x")
 
 
 def test_missing_image_is_named(tmp_path):
