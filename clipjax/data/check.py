@@ -220,13 +220,13 @@ def _hints(root: Path, card: DatasetCard, message: str) -> Iterator[str]:
 
 def _folder_hints(root: Path, card: DatasetCard) -> Iterator[str]:
     entries = _listed(root)
-    loose = sum(os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS for name, _ in entries)
-    if loose and not any(kind == "folder" for _, kind in entries):
+    loose = sum(os.path.splitext(entry.name)[1].lower() in IMAGE_EXTENSIONS for entry in entries)
+    if loose and not any(entry.kind == "folder" for entry in entries):
         loose_images = counted(loose, "image is", "images are")
         yield f"its {loose_images} there without class folders: sort into one folder per class"
-    if any(name == "__MACOSX" for name, _ in entries):
+    if any(entry.name == "__MACOSX" for entry in entries):
         yield f"remove {root / '__MACOSX'}, which a Mac's archiver leaves"
-    if card.options.get("folder_is_index") and any(name.startswith("n0") for name, _ in entries):
+    if card.options.get("folder_is_index") and any(entry.name.startswith("n0") for entry in entries):
         yield "its folders are synsets, where the published ones are class numbers: take the original archive"
 
 
@@ -235,7 +235,7 @@ def _layout(card: DatasetCard) -> str:
 
 
 def _archives(folder: Path) -> list[Path]:
-    return [folder / name for name, _ in _listed(folder) if name.lower().endswith(PACKED)]
+    return [folder / entry.name for entry in _listed(folder) if entry.name.lower().endswith(PACKED)]
 
 
 def _right_folder(root: Path, card: DatasetCard) -> Path | None:
@@ -273,7 +273,7 @@ def _nearby(root: Path, card: DatasetCard) -> Iterator[Path]:
 
 
 def _folders(root: Path) -> Iterator[Path]:
-    return islice((root / name for name, kind in _listed(root) if kind == "folder"), NEARBY)
+    return islice((root / entry.name for entry in _listed(root) if entry.kind == "folder"), NEARBY)
 
 
 def _listed(folder: Path) -> list[Listed]:

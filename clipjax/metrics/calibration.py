@@ -31,8 +31,12 @@ SPLIT_SEED = 333
 Scalar = float | Float[jax.Array, ""]
 
 
+NO_SMALLEST = "every label has its row's largest logit: NLL falls all the way to T = 0"
+NO_LARGEST = "the labels' logits are no larger than average: NLL never rises as T grows"
+
+
 class NoOptimumError(ValueError):
-    """NLL falls all the way to `temperature`, 0 or infinity."""
+    """NLL falls, or never rises, all the way to `temperature`, 0 or infinity."""
 
     def __init__(self, temperature: float, why: str) -> None:
         super().__init__(why)
@@ -232,13 +236,10 @@ def fit_temperature(
         def slope(sharpness: float) -> float:
             return float(_slope(sharpness, logits, best, own, counts))
 
+        if slope(0.0) >= 0:  # first: of equal logits each is the largest, and NLL is flat
+            raise NoOptimumError(np.inf, NO_LARGEST)
         if not np.any(np.asarray(own) < np.asarray(best)):
-            raise NoOptimumError(
-                0.0, "every label has its row's largest logit: NLL falls all the way to T = 0"
-            )
-        if slope(0.0) >= 0:
-            why = "the labels' logits are no larger than average: NLL falls for ever as T grows"
-            raise NoOptimumError(np.inf, why)
+            raise NoOptimumError(0.0, NO_SMALLEST)
         # NLL is convex in 1 / T: its slope has one root. Bracketed by doubling, so no bound can bind.
         hi = 1.0
         while slope(hi) < 0:

@@ -20,7 +20,8 @@ def merge_results(folders: Sequence[str | os.PathLike[str]], out: str | os.PathL
     On one file system copies are hard links: an edit in one folder edits all, and the digest reveals it.
 
     Raises:
-        DataError: a folder has no runs; a run is damaged, partial, or has different rows in both folders.
+        DataError: a folder has no runs; a run is damaged, partial, has a link, or has different rows in both
+            folders.
     """
     target, added = ResultStore(out), 0
     target.sweep()  # once: a sweep for each run would list all runs each time
@@ -59,6 +60,8 @@ def _is_same(here: Path, there: Path) -> bool:
 
 def _copy(source: Path, folder: Path) -> None:
     for path in source.iterdir():
+        if not isinstance(path, BucketPath) and path.is_symlink():
+            raise DataError(f"{path} is a link: replace it by the file that it points to, or remove it")
         if not _linked(path, folder / path.name):
             write_flushed(folder / path.name, path.read_bytes())
 

@@ -53,6 +53,18 @@ def validate_rows(rows: Sequence[AnyRow]) -> list[Row]:
     return cast(list[Row], list(rows))
 
 
+def refuse_half_pairs(rows: Sequence[AnyRow]) -> None:
+    """Raises DataError for half of a surrogate pair (of a name that is not UTF-8): no reader accepts it."""
+    for row in rows:
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            text = error.object[max(0, error.start - 40) : error.end + 20]
+            raise DataError(
+                f"result row {row.get('metric')!r}: {text!r} is not Unicode: rename what has this name"
+            ) from None
+
+
 def row_problem(row: AnyRow, *, whole: bool = True) -> str | None:
     """The field that breaks the schema, and why. `whole=False`: only of the fields present."""
     fits, validator = _checks(whole)

@@ -37,7 +37,7 @@ from clipjax.errors import DataError
 from clipjax.results.completeness import recovered
 from clipjax.results.remarks import remark
 from clipjax.results.row import AnyRow, Fields, Row
-from clipjax.results.rows import damaged, parse_rows, parsed, row_problem, validate_rows
+from clipjax.results.rows import damaged, parse_rows, parsed, refuse_half_pairs, row_problem, validate_rows
 from clipjax.results.run_files import IMAGES, ROWS, RUN, RunFiles, described, sealed
 from clipjax.storage.bucket_files import BucketFiles
 from clipjax.storage.buckets import BucketPath, check_folder, place
@@ -91,9 +91,11 @@ class ResultStore:
         `images`: column -> N values (lists, or arrays of one or two axes).
 
         Raises:
-            DataError: as `validate_rows`; several run ids; the run exists; the disk is full.
+            DataError: as `validate_rows`; a text that is not Unicode; several run ids; the run exists; the
+                disk is full.
         """
         validate_rows(rows)
+        refuse_half_pairs(rows)
         if len(ids := {row["run_id"] for row in rows}) != 1:
             raise DataError(f"a run has one run_id, these rows have {len(ids)}")
         table = None if images is None else images_table(images)

@@ -58,10 +58,14 @@ class BucketError(DataError):
 
 
 def place(path: str | os.PathLike[str]) -> Path:
-    """A `Path`; for a URL a `BucketPath`. Raises UsageError for a URL without a bucket."""
+    """A `Path`; for a URL a `BucketPath`. Raises UsageError: a URL without a bucket, a name not in UTF-8."""
     if isinstance(path, BucketPath):
         return cast(Path, path)
     text = os.fspath(path)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"the path {os.fsencode(text)!r} is not UTF-8: rename it") from None
     if not (found := _SCHEME.match(text)):
         return Path(path)
     scheme, rest = found[1], text[found.end() :]

@@ -2,7 +2,8 @@
 
 Size and modification time do not identify a file: `cp -p`, `rsync -t` and `tar` set the time. No program sets
 the time of change (ctime), and a renamed file has another inode. A file may still change twice within one
-step of the clock. So a digest is not kept if its file changed just before the read (git's "racy git").
+step of the clock. So a digest is not kept if its file changed just before the read (git's "racy git"), nor
+on a disk that stores no time of change.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import NamedTuple, TypeVar, cast
 from clipjax.config import cache_dir
 from clipjax.errors import DataError
 from clipjax.storage.buckets import BLOCK, REQUESTS, BucketPath, place
+from clipjax.storage.local_files import keeps_ctime, mounted
 
 T = TypeVar("T")
 
@@ -191,6 +193,7 @@ class _Memory:
         self.file = cache_dir() / "digests.sqlite"
         self.now = clock_ns(self.file.parent)
         self.new: list[tuple[str, str, str]] = []
+        self.mounts = mounted()
         self.known: dict[str, tuple[str, str]] = {}
         with contextlib.suppress(OSError, sqlite3.Error), self._table() as table:
             for start in range(0, len(paths), _ASKED):
@@ -208,10 +211,15 @@ class _Memory:
             yield table
 
     def find(self, name: str, version: Version) -> str | None:
+        """None on a disk that does not store when a file was changed, too: see `keeps_ctime`."""
         known = self.known.get(name)
-        return known[1] if known is not None and known[0] == canonical_json(version) else None
+        if known is None or known[0] != canonical_json(version):
+            return None
+        return known[1] if keeps_ctime(version.device, self.mounts) else None
 
     def add(self, name: str, version: Version, sha256: str) -> None:
+        if not keeps_ctime(version.device, self.mounts):
+            return
         if version.is_settled(self.now) and self.find(name, version) is None:
             self.new.append((name, canonical_json(version), sha256))
 

@@ -7,7 +7,7 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -15,6 +15,11 @@ from etils import epath
 
 from clipjax.errors import DataError
 from clipjax.storage.writing import draft_file, flush_folder, sweep_folder, write_flushed
+
+# What link() answers on a disk without hard links (FAT, many network and phone disks).
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+# They copy the modification time, or have none of their own: another image mounted there may look unchanged.
+_WITHOUT_CTIME = ("squashfs", "erofs", "iso9660", "udf", "vfat", "msdos", "exfat", "fuse", "fuseblk")
 
 
 class LocalFiles:
@@ -24,8 +29,7 @@ class LocalFiles:
             path.parent.mkdir(parents=True, exist_ok=True)
             with draft_file(Path(path), sweeping=False) as draft:  # `clean` sweeps, once a folder
                 write_flushed(draft, data)
-                # link() refuses an existing name, which makes it the atomic create-if-absent of a disk.
-                (os.replace if replace else os.link)(draft, path)
+                (os.replace if replace else _create_as)(draft, path)
             flush_folder(Path(path.parent))
         except FileExistsError:
             return False
@@ -75,6 +79,56 @@ class LocalFiles:
     def clean(self, directory: epath.Path) -> None:
         """Remove the temporary files of killed writers."""
         sweep_folder(Path(directory))
+
+
+def _create_as(draft: Path, path: epath.Path) -> None:
+    """Give a whole file its name. Raises FileExistsError if a file has it."""
+    try:
+        # link() refuses an existing name, which makes it the atomic create-if-absent of a disk.
+        os.link(draft, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        _move_unless_exists(draft, Path(path))
+
+
+def _move_unless_exists(draft: Path, path: Path) -> None:
+    """Of writers of one name the first wins; on a disk without locks, either does, with a whole file."""
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        os.replace(draft, path)
+    finally:
+        os.close(folder)
+
+
+def keeps_ctime(device: int, mounts: Mapping[tuple[int, int], str]) -> bool:
+    """Whether a disk stores when a file was last changed, so that no change leaves a file's `Version`.
+
+    Args:
+        device: a file's `st_dev`; 0 on a bucket.
+        mounts: `mounted()`. An unknown disk is taken for one that does.
+    """
+    kind = mounts.get((os.major(device), os.minor(device)), "")
+    return kind.partition(".")[0] not in _WITHOUT_CTIME
+
+
+def mounted() -> dict[tuple[int, int], str]:
+    """(major, minor) of each mounted device -> its file system; empty where Linux's list is missing."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return {}
+    kinds = {}
+    for line in lines:
+        # 36 35 98:0 / /mnt rw,noatime shared:1 - ext3 /dev/root rw
+        before, _, after = line.partition(" - ")
+        major, minor = before.split()[2].split(":")
+        kinds[int(major), int(minor)] = after.split()[0]
+    return kinds
 
 
 def _write_error(path: epath.Path, error: OSError) -> DataError:

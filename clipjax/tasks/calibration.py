@@ -212,10 +212,9 @@ def measure(columns: Columns, about: About) -> list[Measure]:
 def _temperature(columns: Columns, n: int) -> Measure:
     value, error = (float(columns[name][0]) for name in ("temperature", "temperature_error"))
     images = int(columns["calibration_images"][0])
-    why = {
-        0.0: "every label has its row's largest logit: NLL falls all the way to T = 0",
-        np.inf: "the labels' logits are no larger than average: NLL falls for ever as T grows",
-    }.get(value, "there are no in-distribution images to fit it on")
+    why = {0.0: kernels.NO_SMALLEST, np.inf: kernels.NO_LARGEST}.get(
+        value, "there are no in-distribution images to fit it on"
+    )
     if value in (0.0, np.inf) or np.isnan(value):
         return Measure("temperature", None, images or n, note=f"not applicable: no temperature, {why}")
     interval = kernels.temperature_interval(value, error)

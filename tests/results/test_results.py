@@ -312,6 +312,23 @@ def test_merge(tmp_path):
     assert merged.images(runs[0]).num_rows == 1
 
 
+def test_a_link_in_a_run_is_not_merged(tmp_path):
+    run = new_run_id()
+    ResultStore(tmp_path / "a").add([row(run)])
+    (tmp_path / "secret").write_text("of another folder")
+    (tmp_path / "a" / run / "notes").symlink_to(tmp_path / "secret")
+    with pytest.raises(DataError, match=r"notes is a link: replace it"):
+        merge_results([tmp_path / "a"], tmp_path / "all")
+    assert ResultStore(tmp_path / "all").run_ids() == []
+
+
+def test_a_name_that_no_reader_accepts_is_not_written(tmp_path):
+    run = new_run_id()
+    with pytest.raises(DataError, match=r"result row 'top1': .*\\udcff.* is not Unicode"):
+        ResultStore(tmp_path).add([row(run, dataset="photos\udcff")])
+    assert ResultStore(tmp_path).run_ids() == []
+
+
 @pytest.mark.parametrize("links", [True, False])
 def test_merging_needs_no_second_copy_where_the_disk_has_links(tmp_path, monkeypatch, links):
     def refuse(*_):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -369,3 +370,9 @@ def test_the_command_line_takes_urls(bucket: type[FakeBucket]):
         assert CliRunner().invoke(cli.app, arguments).exit_code == 0
     missing = CliRunner().invoke(cli.app, ["store", "ls", "--store", f"{URL}/nowhere"])
     assert "nowhere does not exist" in one_sentence(missing.exception)
+
+
+def test_a_path_that_is_not_utf8_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"the path b'photos\\xff' is not UTF-8: rename it"):
+        place(os.fsdecode(b"photos\xff"))
+    assert place("fotos/größe") == Path("fotos/größe")

@@ -13,6 +13,7 @@ import pytest
 
 from clipjax.errors import DataError
 from clipjax.storage import digests
+from clipjax.storage.local_files import keeps_ctime, mounted
 
 
 @pytest.fixture(autouse=True)
@@ -188,3 +189,28 @@ def test_a_file_that_changes_while_it_is_read(
     else:
         with pytest.raises(DataError, match=f"{file} changes while it is read"):
             digests.sha256_files([file])
+
+
+@pytest.mark.parametrize("kind", ["squashfs", "fuse.sshfs", "vfat"])
+def test_a_disk_without_times_of_change_is_always_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, settled: None
+) -> None:
+    """Two images mounted at one place may have files of one size, time and inode."""
+    file = tmp_path / "a.png"
+    file.write_bytes(b"one")
+    [before] = digests.sha256_files([file])  # remembered, as of the disk that the path was on
+    device = os.stat(file).st_dev
+    monkeypatch.setattr(digests, "mounted", lambda: {(os.major(device), os.minor(device)): kind})
+    read, whole = [], digests.sha256_file
+    monkeypatch.setattr(digests, "sha256_file", lambda *each: read.append(each) or whole(*each))
+    for _ in range(2):
+        assert digests.sha256_files([file]) == [before]
+    assert len(read) == 2
+
+
+def test_the_file_system_of_this_machine_is_found(tmp_path: Path) -> None:
+    kinds = mounted()
+    assert not Path("/proc/self/mountinfo").exists() or "proc" in kinds.values()
+    assert keeps_ctime(0, kinds)
+    assert not keeps_ctime(os.makedev(7, 3), {(7, 3): "squashfs"})
+    assert keeps_ctime(os.makedev(7, 3), {(7, 4): "squashfs"})

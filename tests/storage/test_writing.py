@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -19,6 +20,7 @@ from etils import epath
 from clipjax.checkpoints.card import CARD, WEIGHTS
 from clipjax.checkpoints.load import load_model
 from clipjax.checkpoints.native import save_checkpoint
+from clipjax.errors import DataError
 from clipjax.storage import writing
 from clipjax.storage.local_files import LocalFiles
 from clipjax.storage.writing import draft_folder, restore_folder, whole_file, whole_folder, write_bytes
@@ -212,3 +214,33 @@ def test_a_killed_convert_leaves_the_old_checkpoint_or_the_new_one(kills: int, t
         assert load_model(out).card.fingerprint in known
     load_model(sources[0]).save(out)
     assert [path.name for path in out.parent.iterdir()] == ["X"]
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_a_disk_without_hard_links_creates_a_file_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locks: bool
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+    if not locks:
+        monkeypatch.setattr("fcntl.flock", refuse)
+    path = epath.Path(tmp_path / "entry" / "shard")
+    assert LocalFiles().create(path, b"first")
+    assert not LocalFiles().create(path, b"second")
+    assert path.read_bytes() == b"first"
+    assert [each.name for each in path.parent.iterdir()] == ["shard"]
+    assert LocalFiles().create(path, b"third", replace=True)
+    assert path.read_bytes() == b"third"
+
+
+def test_a_full_disk_is_not_taken_for_one_without_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "link", full)
+    with pytest.raises(DataError, match="no space left while writing"):
+        LocalFiles().create(epath.Path(tmp_path / "shard"), b"bytes")

@@ -268,7 +268,7 @@ def test_several_labels(shifted):
 
 
 @pytest.mark.parametrize(
-    ("choose", "why"), [(np.argmax, "falls all the way to T = 0"), (np.argmin, "falls for ever as T grows")]
+    ("choose", "why"), [(np.argmax, "falls all the way to T = 0"), (np.argmin, "never rises as T grows")]
 )
 def test_a_fit_without_an_optimum_is_a_note(near, shifted, choose, why):
     hopeless = dataclasses.replace(near, labels=choose(near.features, axis=1).astype(np.int32))

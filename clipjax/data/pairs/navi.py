@@ -167,7 +167,8 @@ def _scene(root: epath.Path, folder: str) -> _Scene:
         except (ValueError, TypeError, KeyError, OverflowError) as error:
             views[name.split(".")[0]] = f"{path}: {name}: {_reason(error)}"
     images = root / folder / "images"
-    names = sorted(name for name, kind in list_folder(images) if kind == "file") if is_dir(images) else []
+    entries = list_folder(images) if is_dir(images) else []
+    names = sorted(entry.name for entry in entries if entry.kind == "file")
     raw = {name.split(".")[0]: name for name in names if not name.startswith(PREPARED)}
     small = {name.removeprefix(PREPARED).split(".")[0]: name for name in names if name.startswith(PREPARED)}
     return _Scene(raw | small, views)

@@ -112,7 +112,7 @@ def _groups(listed: list[_Listed], per_draw: int, seed: int) -> dict[str, list[s
 def _split(root: epath.Path, folder: str) -> list[_Listed]:
     if not is_dir(root / folder):
         raise DataError(f"{root / folder} does not exist; give the folder SPair-71k, with {PAIRS} in it")
-    names = sorted(name for name, kind in list_folder(root / folder) if kind == "file")
+    names = sorted(entry.name for entry in list_folder(root / folder) if entry.kind == "file")
     if not (names := [name for name in names if name.endswith(".json")]):
         raise DataError(f"{root / folder} has no pairs (.json)")
     listed = [_pair(root, f"{folder}/{name}") for name in names]

@@ -186,7 +186,8 @@ def open_image(
     except PIL.UnidentifiedImageError:
         size = len(data)
         raise DataError(
-            f"{name}: not an image in JPEG, PNG, PPM, BMP, TIFF, WebP or GIF ({size} bytes); replace or remove it"
+            f"{name}: not an image in JPEG, PNG, PPM, BMP, TIFF, WebP or GIF ({size} bytes); "
+            "replace or remove it"
         ) from None
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
         pixels, limit = (f"{int(number):,}" for number in re.findall(r"\d+", str(error))[:2])

@@ -31,7 +31,9 @@ def read_flat(
     if is_image(root, known):
         root, ids = root.parent, (root.name,)
     else:
-        ids = tuple(sorted(Walk(root).files(known)))
+        walk = Walk(root)
+        ids = tuple(sorted(walk.files(known)))
+        walk.refuse_double(ids)
     if not ids:
         raise DataError(f"{root} holds no images ({', '.join(known)})")
     names = None if label_names is None else tuple(label_names)

@@ -45,6 +45,8 @@ def read_folder(
     if not names:
         hint = f"; {root.name} is a class itself: give its parent" if root.name in (label_names or ()) else ""
         raise DataError(f"{root} holds no class folders; expected {root}/<class>/<image>{hint}")
+    if folder_is_index or (label_names is None and all(name.isdecimal() for name in names)):
+        _refuse_one_number_twice(root, names)
     if all(name.isdecimal() for name in names):
         names.sort(key=int)
     if folder_is_index:
@@ -65,6 +67,7 @@ def read_folder(
             raise DataError(f"the class folder {root / spelled[name]} holds no images")
         labelled += [(image, label) for image in images]
     labelled.sort()
+    walk.refuse_double([image for image, _ in labelled])
     ids = [image for image, _ in labelled]
     return Manifest(
         tuple(ids),
@@ -73,6 +76,15 @@ def read_folder(
         columns=columns_from_names(root, ids, columns or {}),
         label_names=tuple(folders if label_names is None else label_names),
     )
+
+
+def _refuse_one_number_twice(root: epath.Path, names: Sequence[str]) -> None:
+    first: dict[int, str] = {}
+    for name in names:
+        if name.isdecimal() and (other := first.setdefault(int(name), name)) != name:
+            raise DataError(
+                f"{root}: the class folders {other} and {name} are one number: rename one, or join them"
+            )
 
 
 def _same_folders(
@@ -125,11 +137,12 @@ def _recognises(path: Path) -> bool:
         return False
     entries = sorted(list_folder(path))
     stray = next(
-        (name for name, kind in entries if kind != "folder" and name.lower().endswith(IMAGE_EXTENSIONS)), None
+        (e.name for e in entries if e.kind != "folder" and e.name.lower().endswith(IMAGE_EXTENSIONS)),
+        None,
     )
     if stray is None:
         return True
-    for folder in (name for name, kind in entries if kind == "folder"):
+    for folder in (entry.name for entry in entries if entry.kind == "folder"):
         if next(Walk(path).files(IMAGE_EXTENSIONS, folder), None):
             raise UsageError(
                 f"{path} holds an image ({stray}) beside folders of images ({folder}): move one of "

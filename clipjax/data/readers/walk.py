@@ -16,10 +16,11 @@ from clipjax.storage.reading import AnyPath, exists, is_dir
 
 
 class Listed(NamedTuple):
-    """ "other" is a FIFO, a socket or a device."""
+    """ "other" is a FIFO, a socket or a device; a link has the kind of its target."""
 
     name: str
     kind: Literal["folder", "file", "other"]
+    is_link: bool = False
 
 
 def list_folder(folder: AnyPath) -> list[Listed]:
@@ -61,13 +62,15 @@ def _listed(entry: os.DirEntry[str]) -> Listed:
                 f"{entry.path} is a link to {os.readlink(entry.path)}, which cannot be reached "
                 f"({error.strerror}): mend or remove the link"
             ) from None
-    return Listed(entry.name, "folder" if entry.is_dir() else "file" if entry.is_file() else "other")
+    kind = "folder" if entry.is_dir() else "file" if entry.is_file() else "other"
+    return Listed(entry.name, kind, entry.is_symlink())
 
 
 class Walk:
     def __init__(self, root: AnyPath) -> None:
         self.root = root
         self._visited: dict[object, str] = {}
+        self._links: list[str] = []
 
     def files(self, endings: Sequence[str], below: str = "") -> Iterator[str]:
         """Files below `root`/`below` with one of the endings (".png", lower case), relative to `root`.
@@ -81,7 +84,7 @@ class Walk:
             folder = self.root / inner if inner else self.root
             entries = list_folder(folder)
             self._visit(folder, is_root=not inner)
-            for name, kind in entries:
+            for name, kind, is_link in entries:
                 inside = f"{inner}/{name}" if inner else name
                 if kind == "folder":
                     left.append(inside)
@@ -92,7 +95,26 @@ class Walk:
                         f"{self.root / inside} is a FIFO, a socket or a device, not an image: remove it"
                     )
                 else:
+                    if is_link:
+                        self._links.append(inside)
                     yield inside
+
+    def refuse_double(self, images: Sequence[str]) -> None:
+        """Raises DataError for a link to one of these images, which are relative to `root`.
+
+        Two links to one file elsewhere are two images: stores by content are linked like that.
+        """
+        if not self._links:
+            return
+        top = os.path.realpath(self.root)
+        own = {os.path.join(top, image): image for image in images}
+        for link in self._links:
+            target = own.get(os.path.realpath(self.root / link))
+            if target is not None and target != link:
+                raise DataError(
+                    f"{self.root / link} is a link to {target}, an image of the same data set, which would "
+                    "count twice: remove one of them"
+                )
 
     def _visit(self, folder: AnyPath, *, is_root: bool) -> None:
         if isinstance(folder, BucketPath):

@@ -242,6 +242,12 @@ def _quiet() -> Iterator[None]:
     """Hide the tracebacks that orbax logs per thread; the error is raised anyway."""
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     levels, hook, before = [each.level for each in loggers], sys.unraisablehook, set(threading.enumerate())
+
+    def restore() -> None:
+        sys.unraisablehook = hook
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
+
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     sys.unraisablehook = functools.partial(_unless_closed, hook)
@@ -255,9 +261,10 @@ def _quiet() -> Iterator[None]:
             time.sleep(0.01)
         _let_go(error)
         raise
-    sys.unraisablehook = hook
-    for logger, level in zip(loggers, levels):
-        logger.setLevel(level)
+    except BaseException:  # an interruption
+        restore()
+        raise
+    restore()
 
 
 def _let_go(error: BaseException | None) -> None:

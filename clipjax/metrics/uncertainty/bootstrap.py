@@ -99,8 +99,13 @@ def bootstrap(
     _keep_freed_memory()
     rows = max(1, block // sum(each.size for each in data))
     blocks = zip(*(each.blocks(rows) for each in data), strict=True)
-    parts = list(_mapped(statistic, blocks, threads or len(os.sched_getaffinity(0))))
+    parts = list(_mapped(statistic, blocks, threads or _cores()))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _cores() -> int:
+    """Those that this process may use, where the system tells (not on macOS)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _mapped(statistic: Callable[..., Any], blocks: Iterable[tuple], threads: int) -> Iterator[Any]:

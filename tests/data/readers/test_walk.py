@@ -158,3 +158,26 @@ def test_hidden_names_are_left_out(root: Path) -> None:
     (root / "star" / "._star0.png").write_bytes(b"")
     assert {entry.name for entry in list_folder(root)} == {"circle", "square", "star"}
     assert len(read_flat(epath.Path(root))) == 3 * COUNT
+
+
+@pytest.mark.parametrize("read", [read_folder, read_flat])
+def test_a_link_to_an_image_of_the_data_set_is_refused(root: Path, read: Callable[..., object]) -> None:
+    os.symlink("../circle/circle0.png", root / "star" / "again.png")
+    with pytest.raises(DataError, match=r"star/again\.png is a link to circle/circle0\.png, an image of the"):
+        read(epath.Path(root))
+
+
+def test_links_to_one_file_elsewhere_are_two_images(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "blob").write_bytes(b"pixels")
+    for name in ("one.png", "two.png"):
+        os.symlink(tmp_path / "blob", root / "star" / name)
+    assert len(read_folder(epath.Path(root))) == 3 * COUNT + 2
+
+
+@pytest.mark.parametrize("options", [{}, {"folder_is_index": True}])
+def test_one_number_spelled_twice_is_refused(tmp_path: Path, options: dict[str, bool]) -> None:
+    for name in ("0", "1", "01"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(b"")
+    with pytest.raises(DataError, match="the class folders 01 and 1 are one number"):
+        read_folder(epath.Path(tmp_path), **options)

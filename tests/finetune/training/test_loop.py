@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import functools
+import logging
 import os
 import re
 import resource
@@ -220,6 +222,17 @@ def test_what_a_failed_save_has_not_begun_is_not_complained_of(monkeypatch: pyte
 
     with pytest.raises(OSError, match="3 files"), checkpoints._quiet():
         save()
+
+
+@pytest.mark.parametrize("interruption", [None, KeyboardInterrupt])
+def test_what_a_save_hides_is_shown_after_it(interruption: type[BaseException] | None) -> None:
+    logger, hook = logging.getLogger("absl"), sys.unraisablehook
+    level = logger.level
+    with contextlib.suppress(KeyboardInterrupt), checkpoints._quiet():
+        assert logger.level == logging.CRITICAL
+        if interruption is not None:
+            raise interruption
+    assert (logger.level, sys.unraisablehook) == (level, hook)
 
 
 def test_a_full_disk_is_known_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -224,3 +224,10 @@ def test_a_mean_without_draws_that_differ_has_wilsons_interval():
     assert b.interval_of_mean(0.9, draws, 10, "pairs", clustered=True) == expected
     with pytest.raises(ValueError, match="no value"):
         b.interval_of_mean(0.9, np.array([0.9, np.nan]), 10, "pairs")
+
+
+def test_a_system_that_does_not_tell_the_cores_of_a_process(scores, monkeypatch):
+    monkeypatch.delattr("os.sched_getaffinity")
+    data = b.Resampling("id", 80, resamples=20)
+    got = b.bootstrap(lambda x: {"mean": x @ scores[0] / 80}, data)
+    assert got["mean"].shape == (20,)
