@@ -18,8 +18,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import _forks
 import pytest
+
+# As the tests import it: another name would be another module, with a server of its own.
+from tests import _forks
 
 TESTS = Path(__file__).resolve().parent
 RECORD = TESTS / "times.csv"

@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-import _forks
 import _long
 import _times
 import pytest
+
+from tests import _forks
 
 GUARD = "test_long.py::test_mostly_long_keeps_what_it_is_told_to"
 

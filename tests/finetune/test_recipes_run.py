@@ -38,10 +38,20 @@ SLOW = {(VIT, "coop_imagenet_photo")} | {
     for name in REFERENCE
     if name not in ("ce_imagenet", "coop_imagenet", "tip_adapter_imagenet")
 }
+# The recipes of few shots differ from the others in numbers alone.
+LONG = {(VIT, name) for name in REFERENCE if name.endswith("_few_shot") and name != "flyp_few_shot"} | {
+    (RESNET, "coop_imagenet"),
+    (RESNET, "tip_adapter_imagenet"),
+}
+GUARD = "finetune/test_recipes_run.py::test_a_short_run_of_every_recipe_makes_a_model"
+
+
+def marks_of(run: tuple[str, str]) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.slow] if run in SLOW else [pytest.mark.long(GUARD)] if run in LONG else []
+
+
 RUNS = [
-    pytest.param(model, name, marks=[pytest.mark.slow] if (model, name) in SLOW else [])
-    for model in (VIT, RESNET)
-    for name in REFERENCE
+    pytest.param(model, name, marks=marks_of((model, name))) for model in (VIT, RESNET) for name in REFERENCE
 ]
 SHORT = ["seeds=[1]", "batch_size=4", "shots=2", "schedule.warmup_steps=1", "schedule.warmup_epochs=1"]
 OF_METHOD = {

@@ -1,15 +1,17 @@
 """SIGTERM, Ctrl-C and `kill -9` at random moments: a handful of them, in real commands and in forked ones.
 
-An evaluation is a real command, which may be disturbed while it imports; the others are forked from a process
-that has imported clipjax. `test_many_moments.py` has the hundreds, which are slow.
+Most are forked from a process that has imported clipjax; a real evaluation, which may be disturbed while it
+imports, is long. `test_many_moments.py` has the hundreds, which are slow.
 """
 
 from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
+from _long import mostly_long
 
 from tests.signals._disturbed import Disturbed, new_seed
 from tests.signals._kinds import Whole
@@ -18,16 +20,29 @@ from tests.signals._kinds import Whole
 @pytest.fixture
 def command(
     name: str,
+    real: bool,
     disturbed_world: Path,
     wholes: dict[str, Whole],
     forked_wholes: dict[str, Whole],
     tmp_path: Path,
 ) -> Disturbed:
-    whole, forked = (wholes, False) if name == "eval" else (forked_wholes, True)
-    return Disturbed(name, disturbed_world, whole, tmp_path / "run", new_seed(), forked)
+    whole = wholes if real else forked_wholes
+    return Disturbed(name, disturbed_world, whole, tmp_path / "run", new_seed(), forked=not real)
 
 
-@pytest.mark.parametrize("name", ["eval", "finetune"])
+def commands(guard: str, *names: str) -> list[Any]:
+    """Forked commands, and the real evaluation, which is long."""
+    each = [("real eval", True), *((name, False) for name in names)]
+    params = mostly_long(each, names, f"signals/test_random_moments.py::{guard}")
+    return [
+        pytest.param(name.removeprefix("real "), real, marks=marks, id=name)
+        for (name, real), marks, _ in params
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "real"), commands("test_a_disturbed_command_ends_and_goes_on", "eval", "finetune")
+)
 def test_a_disturbed_command_ends_and_goes_on(command: Disturbed) -> None:
     assert command.signal(signal.SIGTERM, compiling=True)
     command.signal(signal.SIGTERM, compiling=False)
@@ -36,6 +51,8 @@ def test_a_disturbed_command_ends_and_goes_on(command: Disturbed) -> None:
 
 
 # Sweeps, training and the embeddings of a store have such tests of their own, beside their code.
-@pytest.mark.parametrize("name", ["eval", "convert", "merge", "pack"])
+@pytest.mark.parametrize(
+    ("name", "real"), commands("test_a_killed_command_goes_on", "eval", "convert", "merge", "pack")
+)
 def test_a_killed_command_goes_on(command: Disturbed) -> None:
     command.kill_and_finish(1)

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from _embed_tools import manifest_of
+from _long import mostly_long
 from _parity import Case, shallow_case, source_of
 from PIL import Image
 from timm.layers.drop import DropPath
@@ -60,6 +61,10 @@ MODELS = {
     "swin_tiny_patch4_window7_224.ms_in1k": ("swin_tiny_patch4_window7_224", 1e-5, 0.03, None),
     "tf_efficientnet_b0.aa_in1k": ("tf_efficientnet_b0", 1.6e-4, 0.03, None),
 }
+FOLLOWS, PROBE_FOLLOWS = (
+    f"finetune/methods/test_imagenet_classifiers.py::test_{name}_timm"
+    for name in ("a_classifier_follows", "a_linear_probe_and_lp_ft_follow")
+)
 
 
 TUNED = 8  # steps of LP-FT after its probe
@@ -167,7 +172,7 @@ def ours_of(model_id: str) -> Found:
     return ours(run_of(model_id))
 
 
-@pytest.mark.parametrize("model_id", MODELS)
+@pytest.mark.parametrize("model_id", mostly_long(MODELS, ["resnet50.tv_in1k"], FOLLOWS))
 def test_a_classifier_follows_timm(model_id: str) -> None:
     wanted, actual = decided(run_of(model_id).torch()), decided(ours_of(model_id))
     distance = errors(actual, wanted)
@@ -175,7 +180,7 @@ def test_a_classifier_follows_timm(model_id: str) -> None:
     assert wanted.losses[-1] < 0.8 * wanted.losses[0]
 
 
-@pytest.mark.parametrize("model_id", MODELS)
+@pytest.mark.parametrize("model_id", mostly_long(MODELS, ["resnet50.tv_in1k"], PROBE_FOLLOWS))
 def test_a_linear_probe_and_lp_ft_follow_timm(model_id: str, tmp_path: Path) -> None:
     """The probe on timm's own features; LP-FT from the head of the probe, which is torch's, too."""
     start = start_of(model_id)
