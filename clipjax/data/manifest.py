@@ -22,7 +22,7 @@ from clipjax.data.pairs.pair import PairSet
 from clipjax.data.pixels.limits import check_bytes
 from clipjax.errors import DataError, UsageError
 from clipjax.storage.buckets import REQUESTS, BucketPath, place
-from clipjax.storage.digests import canonical_json, sha256_files
+from clipjax.storage.digests import canonical_json, sha256_bytes, sha256_files
 from clipjax.storage.reading import is_file
 
 Progress = Callable[[int], None]
@@ -81,6 +81,38 @@ class FileOpener:
         return sha256_files((place(self.root) / path for path in self.paths), progress)
 
 
+class ChangedError(DataError):
+    """An image is not the one that was hashed: nothing made of it may be stored under the old digest."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CheckedOpener:
+    """An opener whose images must be those that were hashed.
+
+    Attributes:
+        contents: bytes [N], each image's SHA-256 in hexadecimal; an array travels quickly to workers.
+    """
+
+    opener: Opener
+    contents: np.ndarray
+
+    def open(self, i: int) -> bytes:
+        """Raises ChangedError for other bytes; else as the opener."""
+        data = self.opener.open(i)
+        if sha256_bytes(data).encode() != self.contents[i]:
+            raise ChangedError(f"{self.where(i)} changes while it is read: run again when it is written")
+        return data
+
+    def where(self, i: int) -> str:
+        return self.opener.where(i)
+
+    def select(self, rows: Sequence[int]) -> CheckedOpener:
+        return CheckedOpener(self.opener.select(rows), self.contents[list(rows)])
+
+    def content_digests(self, progress: Progress | None = None) -> list[str]:
+        return self.opener.content_digests(progress)
+
+
 def missing_files(root: epath.Path, names: Sequence[str]) -> list[str]:
     if not isinstance(root, BucketPath):
         return [name for name in names if not is_file(root / name)]
@@ -126,7 +158,14 @@ class Manifest:
         return len(self.ids)
 
     def open(self, i: int) -> bytes:
-        return self.opener.open(i)
+        """Raises as `checked_opener`'s."""
+        return self.checked_opener.open(i)
+
+    @property
+    def checked_opener(self) -> Opener:
+        """The opener; once a digest is computed, it refuses images that have changed since then."""
+        contents = self.__dict__.get("_contents")
+        return self.opener if contents is None else CheckedOpener(self.opener, contents)
 
     @property
     def digest(self) -> str:
@@ -146,7 +185,9 @@ class Manifest:
         """`progress` gets each image's bytes, hashed or cached."""
         if "_digest" not in self.__dict__:
             rows, images = hashlib.sha256(), hashlib.sha256()
-            for i, content in enumerate(self.opener.content_digests(progress)):
+            contents = self.opener.content_digests(progress)
+            self.__dict__["_contents"] = np.array(contents, "S")
+            for i, content in enumerate(contents):
                 label = None if self.labels is None else int(self.labels[i])
                 values = {name: column[i] for name, column in self.columns.items()}
                 rows.update(canonical_json([self.ids[i], content, label, values]).encode() + b"\n")
@@ -174,7 +215,7 @@ class Manifest:
         pairs, kept = self.pairs, set(ids)
         if pairs is not None:
             pairs = pairs.select([i for i in range(len(pairs)) if kept.issuperset(pairs.image_ids(i))])
-        return dataclasses.replace(
+        selected = dataclasses.replace(
             self,
             ids=ids,
             opener=self.opener.select(rows),
@@ -183,6 +224,9 @@ class Manifest:
             selection=selection or self.selection,
             pairs=pairs,
         )
+        if "_contents" in self.__dict__:
+            selected.__dict__["_contents"] = self.__dict__["_contents"][rows]
+        return selected
 
     def sample(self, limit: int, seed: int = 0) -> Manifest:
         """A uniform random sample in manifest order; all if there are no more than `limit`.

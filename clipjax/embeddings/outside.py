@@ -13,7 +13,7 @@ import numpy as np
 
 from clipjax.checkpoints.encoder import Image, Outside
 from clipjax.data.corrupted.opener import is_corrupted
-from clipjax.data.manifest import Manifest
+from clipjax.data.manifest import ChangedError, Manifest
 from clipjax.data.pixels.batching import Skipped
 from clipjax.data.pixels.loader import batches
 from clipjax.data.pixels.preprocess import PixelRecipe
@@ -75,7 +75,7 @@ def _file(manifest: Manifest, row: int) -> bytes | DataError | None:
         return None
     try:
         return manifest.open(row)
-    except BucketError:  # nothing is wrong with the image
+    except (BucketError, ChangedError):  # nothing is wrong with the image
         raise
     except DataError as error:
         return error

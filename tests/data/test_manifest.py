@@ -12,7 +12,8 @@ import pytest
 from _images import memory_manifest, png, write_images
 from etils import epath
 
-from clipjax.data.manifest import Manifest
+from clipjax.data.manifest import ChangedError, Manifest
+from clipjax.data.pixels.joined import joined
 from clipjax.data.readers.folder import read_folder
 from clipjax.errors import DataError, UsageError
 
@@ -137,3 +138,19 @@ def test_the_order_digest_reads_nothing(root):
     manifest = read(root)
     shutil.rmtree(root)
     assert manifest.order_digest != manifest.select([1, 0, 2]).order_digest
+
+
+@pytest.mark.parametrize(
+    "part", [lambda whole: whole, lambda whole: whole.select([2, 1]), lambda whole: joined([whole, whole])]
+)
+def test_an_image_that_changed_after_it_was_hashed_is_refused(root, part):
+    manifest = read(root)
+    before = part(manifest)  # nothing is known of its contents
+    manifest.compute_digest()
+    after = part(manifest)
+    assert after.open(1) == (root / after.ids[1].removeprefix("0/")).read_bytes()
+    (root / "cat" / "b.png").write_bytes(png(77))
+    assert before is manifest or before.open(1) == png(77)
+    with pytest.raises(ChangedError, match=r"cat/b\.png changes while it is read: run again when"):
+        after.open(1)
+    assert read(root).open(1) == png(77)

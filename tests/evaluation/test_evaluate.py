@@ -18,6 +18,7 @@ from _rows import row
 import clipjax
 from clipjax.data.cards import load_dataset
 from clipjax.data.labels import LabelSpace, PromptSet, load_labels
+from clipjax.data.manifest import Manifest
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.rows import NO_STATS, Result
 from clipjax.metrics.uncertainty import intervals
@@ -468,3 +469,27 @@ def test_a_notebook_shows_whole_data_sets_or_else_the_slices() -> None:
     assert "0.2500" in shown(whole, part)
     assert "0.7500" not in shown(whole, part)
     assert "0.7500" in shown(part)
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_images_that_change_during_a_run_leave_nothing_in_the_store(world, tmp_path, monkeypatch, on_error):
+    compute, files = Manifest.compute_digest, sorted(world.rglob("*.png"))
+    before = {file: file.read_bytes() for file in files}
+
+    def rewritten(manifest, *progress):
+        """The images are hashed, then another program writes them."""
+        digest = compute(manifest, *progress)
+        for file in files:
+            PIL.Image.new("RGB", (10, 12), COLOURS["red"]).save(file)
+        return digest
+
+    model = ColourModel(fingerprint="f" * 64)
+    where = {"model": model, "store": tmp_path / "store", "on_error": on_error}
+    own = run(world, model=model)
+    with monkeypatch.context() as patch:
+        patch.setattr(Manifest, "compute_digest", rewritten)
+        with pytest.raises(DataError, match=r"\.png changes while it is read: run again when it is written"):
+            run(world, **where)
+    for file, data in before.items():
+        file.write_bytes(data)
+    assert run(world, **where).value("top1") == own.value("top1")

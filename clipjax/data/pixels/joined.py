@@ -56,5 +56,5 @@ def joined(manifests: Sequence[Manifest]) -> Manifest:
         return manifests[0]
     ids = tuple(f"{k}/{name}" for k, manifest in enumerate(manifests) for name in manifest.ids)
     starts = _starts([len(manifest) for manifest in manifests])
-    opener = JoinedOpener(tuple(manifest.opener for manifest in manifests), starts)
+    opener = JoinedOpener(tuple(manifest.checked_opener for manifest in manifests), starts)
     return Manifest(ids, opener, name=f"{len(manifests)} data sets")

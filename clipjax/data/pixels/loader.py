@@ -15,7 +15,7 @@ import numpy as np
 
 from clipjax.data.corrupted.batches import CorruptedElement, CorruptedStack
 from clipjax.data.corrupted.opener import CorruptedOpener, refuse_corrupted
-from clipjax.data.manifest import Manifest, Opener
+from clipjax.data.manifest import ChangedError, Manifest, Opener
 from clipjax.data.pixels.augment import Augmentation, augmented_pixels, image_generator
 from clipjax.data.pixels.batching import Batches, batched, check_options, pad_rows, stacked
 from clipjax.data.pixels.limits import DECODED
@@ -59,7 +59,7 @@ def batches(
         refuse_corrupted(manifest)
     rows = np.arange(len(manifest)) if rows is None else np.asarray(rows)
     padded = pad_rows(rows, batch_size)
-    read, stack = _Decode(manifest.opener, recipe, manifest.ids, augmentation, seed), stacked
+    read, stack = _Decode(manifest.checked_opener, recipe, manifest.ids, augmentation, seed), stacked
     if augmentation is None and isinstance(manifest.opener, CorruptedOpener):
         read, stack = CorruptedElement(manifest.opener), CorruptedStack(manifest.opener, recipe)
     elements = grain.MapDataset.source([(epoch, row) for row in padded.tolist()]).map(read)
@@ -172,7 +172,7 @@ def training_batches(
         raise UsageError("class tokens need labels, and take the place of captions")
     texts = None if captions is None else manifest.columns[captions]
     keep = augmentation is None and not workers and len(manifest) * 3 * recipe.image_size**2 <= _KEPT_BYTES
-    decode = _Decode(manifest.opener, recipe, manifest.ids, augmentation, seed, {} if keep else None)
+    decode = _Decode(manifest.checked_opener, recipe, manifest.ids, augmentation, seed, {} if keep else None)
     choices = 0 if class_tokens is None else class_tokens.shape[1]
     element = _TrainingElement(decode, texts, choices)
     stack = _StackForTraining(tokenize, labels, class_tokens)
@@ -210,7 +210,7 @@ class _Decode:
         if row >= 0:
             try:
                 return {"pixels": self._kept_pixels(epoch, row), "row": np.int32(row), "failed": None}
-            except BucketError:  # nothing is wrong with the image
+            except (BucketError, ChangedError):  # nothing is wrong with the image
                 raise
             except DataError as error:
                 failed = (row, str(error))
