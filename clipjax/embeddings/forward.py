@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, PartitionSpec
 
 from clipjax.checkpoints.encoder import Encoder, embeds_at_unit_norm
@@ -351,3 +352,15 @@ def enable_compile_cache() -> None:
     """Keep compiled programs in the user's cache, unless JAX has its own setting."""
     if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
+
+
+@contextlib.contextmanager
+def compile_cache_restored() -> Iterator[None]:
+    """Undo `enable_compile_cache` at the end: the caller's own programs are not kept in the user's cache."""
+    before = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        if jax.config.jax_compilation_cache_dir != before:  # pyright: ignore[reportAttributeAccessIssue]
+            jax.config.update("jax_compilation_cache_dir", before)
+            compilation_cache.reset_cache()  # else JAX goes on with the folder that it opened

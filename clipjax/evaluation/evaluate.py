@@ -14,6 +14,7 @@ from clipjax.data.labels import LabelSpace, PromptSet
 from clipjax.data.pixels.decoders import Workers
 from clipjax.data.pixels.pixel_store import PixelStore
 from clipjax.embeddings.compute import BatchSize, Compute, pixel_store_at, store_at
+from clipjax.embeddings.forward import compile_cache_restored
 from clipjax.errors import UsageError
 from clipjax.evaluation.rows import Result
 from clipjax.evaluation.run import run
@@ -90,7 +91,8 @@ def evaluate(
         rotations: ask a model that answers in all cyclic orders of the options ("all"), or the "given" one.
         steps: the most tokens of its answer; default 128.
 
-    Returns: the result; if the task is not defined for the model, one row with the reason and no value.
+    Returns: the result; if the task is not defined for the model, one row with the reason and no value. JAX's
+        configuration is afterwards as it was.
 
     Raises:
         UsageError, DataError: one sentence with the name, file or image, and what to do.
@@ -128,4 +130,5 @@ def evaluate(
         keep_maps=keep_maps,
         progress=progress,
     )
-    return run(model, task, request, compute, results=results)
+    with compile_cache_restored():
+        return run(model, task, request, compute, results=results)
