@@ -194,26 +194,28 @@ class _Memory:
         self.now = clock_ns(self.file.parent)
         self.new: list[tuple[str, str, str]] = []
         self.mounts = mounted()
-        self.known: dict[str, tuple[str, str]] = {}
+        self.known: dict[str, tuple[str, str, str]] = {}
         with contextlib.suppress(OSError, sqlite3.Error), self._table() as table:
             for start in range(0, len(paths), _ASKED):
                 asked = [str(path) for path in paths[start : start + _ASKED]]
                 marks = ", ".join("?" * len(asked))
-                rows = table.execute(f"SELECT * FROM versions WHERE path IN ({marks})", asked)
+                rows = table.execute(f"SELECT * FROM records WHERE path IN ({marks})", asked)
                 self.known |= {path: tuple(row) for path, *row in rows}
 
     @contextlib.contextmanager
     def _table(self) -> Iterator[sqlite3.Connection]:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(sqlite3.connect(self.file, timeout=30)) as table, table:
-            # A new name: older tables lack most of the version. Text: an inode may exceed SQLite's integers.
-            table.execute("CREATE TABLE IF NOT EXISTS versions (path TEXT PRIMARY KEY, version TEXT, sha256)")
+            # A new name: older tables lack the checksum. Text: an inode may exceed SQLite's integers.
+            table.execute(
+                "CREATE TABLE IF NOT EXISTS records (path TEXT PRIMARY KEY, version TEXT, sha256, checksum)"
+            )
             yield table
 
     def find(self, name: str, version: Version) -> str | None:
         """None on a disk that does not store when a file was changed, too: see `keeps_ctime`."""
         known = self.known.get(name)
-        if known is None or known[0] != canonical_json(version):
+        if known is None or known[0] != canonical_json(version) or known[2] != _checksum(name, *known[:2]):
             return None
         return known[1] if keeps_ctime(version.device, self.mounts) else None
 
@@ -233,4 +235,10 @@ class _Memory:
     def save(self) -> None:
         if self.new:
             with contextlib.suppress(OSError, sqlite3.Error), self._table() as table:
-                table.executemany("INSERT OR REPLACE INTO versions VALUES (?, ?, ?)", self.new)
+                rows = [(*row, _checksum(*row)) for row in self.new]
+                table.executemany("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?)", rows)
+
+
+def _checksum(name: str, version: str, sha256: str) -> str:
+    """Of one record: a damaged or swapped one is not believed."""
+    return sha256_json([name, version, sha256])

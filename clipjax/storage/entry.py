@@ -17,14 +17,14 @@ from clipjax.storage.digests import sha256_json
 from clipjax.storage.local_files import LocalFiles
 from clipjax.storage.reading import check_regular, exists, parse_json
 from clipjax.storage.records import read
-from clipjax.storage.shard import SCHEMA, pack, unpack
+from clipjax.storage.shard import EARLIER, SCHEMA, pack, unpack
 
 _log = logging.getLogger(__name__)
 
 
-def key_hash(key: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) of a key of dicts, lists, strings, numbers, bools and None."""
-    return sha256_json({"schema": SCHEMA, "key": key})
+def key_hash(key: Mapping[str, Any], schema: int | None = None) -> str:
+    """SHA-256 (hex) of a key of dicts, lists, strings, numbers, bools and None; default: of our `SCHEMA`."""
+    return sha256_json({"schema": SCHEMA if schema is None else schema, "key": key})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,8 @@ def read_record(path: epath.Path) -> EntryRecord:
         names = [field.name for field in dataclasses.fields(EntryRecord)]
         own = {name: data[name] for name in names if name in data}  # a later version may write more
         record = read(EntryRecord, own, "the key", whole=True)
-        matches = (data.get("schema"), key_hash(record.key)) == (SCHEMA, path.parent.name)
+        schema = data.get("schema")
+        matches = schema in (SCHEMA, *EARLIER) and key_hash(record.key, schema) == path.parent.name
     except FileNotFoundError:
         raise
     except (OSError, TypeError, DataError) as error:  # TypeError: not the name of a dtype
@@ -109,6 +110,10 @@ class Entry:
 
     def shard_path(self, k: int) -> epath.Path:
         return self.path / self.manifest.shard_name(k)
+
+    def _owner(self, k: int) -> str:
+        """What the checksum of shard k contains, so that no other shard is taken for it."""
+        return f"{self.key_hash}/{self.manifest.shard_name(k)}"
 
     def shard_rows(self, k: int) -> range:
         """As positions in `ids`."""
@@ -144,7 +149,7 @@ class Entry:
             ValueError: wrong ids, shape or dtype.
         """
         self._check(k, ids, array, skipped)
-        data = pack(ids, array, self.manifest.per_device_batch)
+        data = pack(ids, array, self.manifest.per_device_batch, self._owner(k))
         written = self._files.create(self.shard_path(k), data)
         if not written:
             shard = self.load_shard(k)
@@ -173,15 +178,15 @@ class Entry:
         if data is None:
             return None
         try:
-            ids, array, batch = unpack(data)
+            ids, array, batch = unpack(data, self._owner(k))
             self._check_loaded(k, ids, array, batch)
         except ValueError as error:
             _log.warning("%s is damaged (%s): it will be made again", path, error)
             return None
         return ids, array
 
-    def _check_loaded(self, k: int, ids: list[str], array: np.ndarray, batch: int | None) -> None:
-        if batch not in (None, self.manifest.per_device_batch):
+    def _check_loaded(self, k: int, ids: list[str], array: np.ndarray, batch: int) -> None:
+        if batch != self.manifest.per_device_batch:
             raise ValueError(f"made in batches of {batch}, not of {self.manifest.per_device_batch}")
         expected = [self.ids[row] for row in self.shard_rows(k)]
         present = set(ids)

@@ -1,7 +1,8 @@
 """A stored shard as bytes: a safetensors file.
 
-Its tensors: `array` (any rank and dtype), `ids` (JSON bytes), `sha256` (of both), and `per_device_batch`,
-which decides rows' last bits.
+Its tensors: `array` (any rank and dtype), `ids` (JSON bytes), `per_device_batch`, which decides rows' last
+bits, and `sha256` of these three and of the owner: the entry's key and the shard's number. A shard that was
+moved to another entry or number is refused by it.
 """
 
 from __future__ import annotations
@@ -15,33 +16,34 @@ import safetensors.numpy
 
 from clipjax.storage.writing import DTYPES
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the files; part of every key, so that an entry of another version is never read as ours."""
+EARLIER = (1,)
+"""Versions whose entries are listed and removed; version 1 had no owner in its checksums."""
 
 
-def pack(ids: Sequence[str], array: np.ndarray, per_device_batch: int) -> bytes:
+def pack(ids: Sequence[str], array: np.ndarray, per_device_batch: int, owner: str) -> bytes:
     names = np.frombuffer(json.dumps(list(ids)).encode(), np.uint8)
     array = np.ascontiguousarray(array)
     tensors = {
         "array": array,
         "ids": names,
-        "sha256": _checksum(names, array),
+        "sha256": _checksum(owner, names, array, per_device_batch),
         "per_device_batch": np.array(per_device_batch, np.int32),
     }
     return safetensors.numpy.save(tensors, metadata={"format": f"clipjax-store-{SCHEMA}"})
 
 
-def unpack(data: bytes) -> tuple[list[str], np.ndarray, int | None]:
-    """Ids, rows, per-device batch (None in an earlier clipjax's file).
+def unpack(data: bytes, owner: str) -> tuple[list[str], np.ndarray, int]:
+    """Ids, rows, per-device batch.
 
-    Raises ValueError unless whole and unchanged.
+    Raises ValueError unless whole, unchanged and of this owner.
     """
     try:
         tensors = _tensors(data)
         names, array, checksum = tensors["ids"], tensors["array"], tensors["sha256"]
-        batch = tensors.get("per_device_batch")
-        batch = None if batch is None else int(batch)
-        same = np.array_equal(checksum, _checksum(names, array))
+        batch = int(tensors["per_device_batch"])
+        same = np.array_equal(checksum, _checksum(owner, names, array, batch))
         ids = json.loads(names.tobytes()) if same else []
     except (
         ValueError,
@@ -54,7 +56,7 @@ def unpack(data: bytes) -> tuple[list[str], np.ndarray, int | None]:
     ) as error:
         raise ValueError(f"truncated or foreign: {error}") from None
     if not same:
-        raise ValueError("checksum differs")
+        raise ValueError("checksum differs: changed, or another entry's")
     if not isinstance(ids, list) or not all(isinstance(name, str) for name in ids) or array.ndim < 1:
         raise ValueError("foreign: its ids are not a list of texts, or its array has no rows")
     return ids, array, batch
@@ -79,8 +81,9 @@ def _tensors(data: bytes) -> dict[str, np.ndarray]:
     }
 
 
-def _checksum(names: np.ndarray, array: np.ndarray) -> np.ndarray:
-    digest = hashlib.sha256(f"{array.dtype.name} {array.shape} {names.size} ".encode())
+def _checksum(owner: str, names: np.ndarray, array: np.ndarray, per_device_batch: int) -> np.ndarray:
+    said = f"{owner} {per_device_batch} {array.dtype.name} {array.shape} {names.size} "
+    digest = hashlib.sha256(said.encode())
     digest.update(names.data)
     digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return np.frombuffer(digest.digest(), np.uint8)

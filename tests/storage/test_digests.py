@@ -150,6 +150,18 @@ def test_what_was_remembered_by_size_and_time_is_not_believed(tmp_path: Path, ca
     assert digests.sha256_files([file]) == [sha256(file)]
 
 
+@pytest.mark.usefixtures("settled")
+def test_a_record_that_was_changed_is_not_believed(tmp_path: Path, cache: Path) -> None:
+    files = [tmp_path / "a", tmp_path / "b"]
+    for file in files:
+        file.write_bytes(file.name.encode())
+    digests.sha256_files(files)
+    with sqlite3.connect(cache / "digests.sqlite") as table:
+        table.execute("UPDATE records SET sha256 = ? WHERE path = ?", (sha256(files[1]), str(files[0])))
+    table.close()
+    assert digests.sha256_files(files) == [sha256(file) for file in files]
+
+
 def test_a_clock_ahead_of_the_file_systems_does_not_settle_a_file(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,7 +175,7 @@ def test_a_clock_ahead_of_the_file_systems_does_not_settle_a_file(
 
 def remembered(cache: Path) -> list[tuple[str, ...]]:
     table = sqlite3.connect(cache / "digests.sqlite")
-    rows = table.execute("SELECT * FROM versions").fetchall()
+    rows = table.execute("SELECT * FROM records").fetchall()
     table.close()
     return rows
 

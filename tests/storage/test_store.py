@@ -103,8 +103,35 @@ def test_key_ignores_the_order_of_its_fields():
 
 def test_schema_is_part_of_the_key(monkeypatch: pytest.MonkeyPatch):
     before = key_hash(KEY)
-    monkeypatch.setattr("clipjax.storage.entry.SCHEMA", 2)
+    monkeypatch.setattr("clipjax.storage.entry.SCHEMA", 3)
     assert key_hash(KEY) != before
+
+
+def test_a_shard_of_another_entry_is_made_again(store: Store, caplog: pytest.LogCaptureFixture):
+    """Two models have the same ids, shapes and batch: nothing but the checksum tells their shards apart."""
+    one, other = (open_entry(store, key=KEY | {"model": name}) for name in ("one", "other"))
+    for entry in (one, other):
+        fill(entry)
+    first, second = (Path(entry.shard_path(0)) for entry in (one, other))
+    ours, theirs = first.read_bytes(), second.read_bytes()
+    assert ours != theirs
+    first.write_bytes(theirs)
+    second.write_bytes(ours)
+    for name in ("one", "other"):
+        assert open_entry(store, key=KEY | {"model": name}).missing_shards() == [0]
+    assert "changed, or another entry's" in caplog.text
+
+
+def test_entries_of_an_earlier_version_are_listed_and_removed_but_not_read(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr("clipjax.storage.entry.SCHEMA", 1)
+        fill(open_entry(store))
+    assert open_entry(store).missing_shards() == [0, 1, 2]
+    assert sorted(info.shards_present for info in store.ls()) == [0, 3]
+    store.gc(0)
+    assert store.ls() == []
 
 
 def test_the_entrys_own_batch_holds(store: Store):
@@ -464,9 +491,9 @@ def test_ids_of_other_types_are_damage(store: Store):
     path = Path(entry.shard_path(2))
     array, batch = rows(IDS[8:]), entry.manifest.per_device_batch
     for ids in ([8, 9], [None, None], [["a"], ["b"]], [{}, {}]):
-        path.write_bytes(pack(ids, array, batch))  # type: ignore[arg-type]
+        path.write_bytes(pack(ids, array, batch, entry._owner(2)))  # type: ignore[arg-type]
         assert 2 in open_entry(store).missing_shards()
-    path.write_bytes(pack(IDS[8:], np.array(1, np.float32), batch))
+    path.write_bytes(pack(IDS[8:], np.array(1, np.float32), batch, entry._owner(2)))
     assert 2 in open_entry(store).missing_shards()
 
 

@@ -20,7 +20,7 @@ from clipjax.data.pixels.limits import check_bytes
 from clipjax.errors import DataError, counted
 from clipjax.storage.buckets import BucketPath, place
 from clipjax.storage.digests import Version, clock_ns, read_still, sha256_json, sha256_parts
-from clipjax.storage.local_files import LocalFiles
+from clipjax.storage.local_files import LocalFiles, keeps_ctime, mounted
 from clipjax.storage.reading import check_regular, exists, is_dir, is_file, read_text
 
 TARS = (".tar",)
@@ -161,21 +161,30 @@ def remembered(path: Path, what: str, compute: Callable[[], Any]) -> Any:
     Raises:
         DataError: the file changes meanwhile.
     """
-    folder = cache_dir() / "shards"
+    folder, mounts = cache_dir() / "shards", mounted()
     now = clock_ns(folder)
 
-    def file_of(version: Version) -> epath.Path:
-        return epath.Path(folder / f"{sha256_json([what, str(path.absolute()), *version])}.json")
+    def name_of(version: Version) -> str:
+        return sha256_json(["a value and its digest", what, str(path.absolute()), *version])
 
     def read(version: Version) -> tuple[Any, bool]:
-        with contextlib.suppress(OSError, ValueError):
-            return json.loads(file_of(version).read_bytes()), True
+        name = name_of(version)
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            record = json.loads((folder / f"{name}.json").read_bytes())
+            if record["sha256"] == sha256_json([name, record["value"]]) and keeps_ctime(
+                version.device, mounts
+            ):
+                return record["value"], True
         return compute(), False
 
     (value, known), version = read_still(path, read)
-    if not known and version.is_settled(now):
+    if not known and version.is_settled(now) and keeps_ctime(version.device, mounts):
+        name = name_of(version)
+        record = {"value": value, "sha256": sha256_json([name, value])}
         with contextlib.suppress(DataError):
-            LocalFiles().create(file_of(version), json.dumps(value).encode(), replace=True)
+            LocalFiles().create(
+                epath.Path(folder / f"{name}.json"), json.dumps(record).encode(), replace=True
+            )
     return value
 
 

@@ -325,3 +325,15 @@ def test_a_shard_that_shrinks_later_is_named(tmp_path: Path) -> None:
         manifest.open(4)
     with pytest.raises(DataError, match=r"1\.tar: cannot be read"):
         _ = manifest.digest
+
+
+@pytest.mark.usefixtures("settled")
+def test_lists_of_members_that_were_swapped_are_not_believed(tmp_path: Path) -> None:
+    folder = write_shards(tmp_path / "shards", count=2)
+    digest = read(folder).digest
+    one, other = sorted((tmp_path / "cache" / "shards").glob("*.json"))
+    first, second = one.read_bytes(), other.read_bytes()
+    one.write_bytes(second)
+    other.write_bytes(first)
+    assert read(folder).digest == digest
+    assert one.read_bytes() == first  # made again
