@@ -19,8 +19,21 @@ from jaxtyping import Float, Int
 
 LETTERS = string.ascii_uppercase
 NONE = -1
-# "A", "(B)", "C.", "D: ...". Without a mark after it, a letter that begins a phrase ("A teapot") is a word.
-_LEADING = re.compile(r"\W*([A-Z])(?=\s*$|[.):,])")
+# A letter that chooses: "B", "(B)", "B.", "B: ...", "B - ...".
+_MARK = r"(?=\s*$|\s*[.):,]|\s+[-\u2013\u2014]\s)"
+_LEADING = re.compile(rf"[^\w\s]*([A-Z]){_MARK}[.):,\s\-]*")
+# What may stand before a letter wherever it is in an answer: "The answer is B", "Option B", "I think it's B".
+_CUES = re.compile(
+    r"(?i:\b(?:answer|option|choice)(?:\s+is)?\s*:?\s*|\b(?:it\s+is|it['\u2019]s|this\s+is)\s+)"
+    r"(?i:(?:the\s+)?option\s+)?"
+    r"\(?(?![AI]\s+[a-z])([A-Z])(?![\w'\u2019-])[).:,\s]*"
+)
+# "B wine bottle": not A, which is an article there, nor I.
+_BEFORE_NAME = re.compile(r"([B-HJ-Z])\s+(?=\w)")
+_SMALL = re.compile(r"\(([a-z])\)|([b-z])[.)]?")  # a whole answer; "a" alone is hardly one
+_MARKUP = re.compile(r"\\boxed\{([^{}]*)\}|^\s*(?i:assistant)\s*:|[*`$]")
+# Letters anywhere, but for the article and the pronoun.
+_LETTER = re.compile(r"(?<![\w'\u2019])(?![AI]\s+(?!or\b|and\b)[a-z])([A-Z])(?![\w'\u2019])")
 _ALONE = re.compile(r"\(?([A-Z])[.):]?")
 _LETTERED = re.compile(r"\(?([A-Z])[.):]\s*(.+)", re.DOTALL)
 
@@ -35,22 +48,52 @@ def plain(text: str) -> str:
 
 
 def parsed(answer: str, options: Sequence[str], synonyms: Synonyms | None = None) -> int | None:
-    """The leading letter, else the one option that the answer names.
+    """The letter that the answer states, else the one option that it names; version 2.
 
-    A letter counts if an option has it and the answer ends after it, or one of ". ) : ," follows. Names are
-    whole words, the longest first: "weight scale" does not name "weight". An answer with names of two options
-    chooses none.
+    A letter is stated at the beginning ("B", "B. ...", "B - ...") or after a cue ("The answer is B"). Two
+    letters, or another option's name beside the letter, choose none. Names are
+    whole words or their plurals, the longest first: "weight scale" does not name "weight". A name after "not"
+    is not named. An answer with names of two options chooses none.
+
+        parsed("D\\nExplanation: the teapot", ["teapot", "wine bottle", "can opener", "pen"])    # 3
+        parsed("A. wine bottle", ["teapot", "wine bottle"])              # None: letter and name disagree
     """
-    if (letter := _LEADING.match(answer)) is not None and (place := LETTERS.index(letter[1])) < len(options):
-        return place
-    rest, found = plain(answer), set[int]()
+    text = _MARKUP.sub(lambda found: found[1] or "", answer).strip()
+    if (small := _SMALL.fullmatch(text)) is not None:
+        text = (small[1] or small[2]).upper()
     names = _names(options, synonyms)
+    stated = _stated(text, len(options))
+    if stated is None:
+        found = _named(text, names)
+        return found.pop() if len(found) == 1 else None
+    letter, beside, around = stated
+    place = LETTERS.index(letter)
+    letters = {LETTERS.index(each) for each in _LETTER.findall(around)} & set(range(len(options)))
+    agree = letters <= {place} and _named(beside, names) <= {place}
+    return place if place < len(options) and agree else None
+
+
+def _stated(text: str, options: int) -> tuple[str, str, str] | None:
+    """None without a stated letter; else it, the text that may name its option, and that of other letters."""
+    first = text.split("\n")[0]
+    leading = _LEADING.match(first) or _BEFORE_NAME.match(first)
+    if leading is not None and (leading[1] != "I" or options > LETTERS.index("I")):  # else the pronoun
+        rest = first[leading.end() :]
+        return leading[1], rest, rest
+    cued = list(_CUES.finditer(text))
+    return (cued[-1][1], text[cued[-1].end() :].split("\n")[0], text) if cued else None
+
+
+def _named(text: str, names: Mapping[str, set[int]]) -> set[int]:
+    """The options that a text names."""
+    rest, found = plain(text), set[int]()
     for name in sorted(names, key=len, reverse=True):
-        pattern = rf"(?<!\w){re.escape(name)}(?!\w)"
-        if re.search(pattern, rest):
-            found |= names[name]
-            rest = re.sub(pattern, "|", rest)
-    return found.pop() if len(found) == 1 else None
+        pattern = rf"(?<!\w)(not (?:an? |the )?)?{re.escape(name)}(?:e?s)?(?!\w)( is not| isn['\u2019]t)?"
+        for match in re.finditer(pattern, rest):
+            if not (match[1] or match[2]):
+                found |= names[name]
+        rest = re.sub(pattern, "|", rest)
+    return found
 
 
 def contained(answer: str, options: Sequence[str], synonyms: Synonyms | None = None) -> int | None:

@@ -10,7 +10,7 @@ options are classes; its order does not matter. Lists are `annotations`, as in `
     spread@RULE          the largest accuracy of an order minus the smallest
     unanswered@RULE      answers in the given order that choose no option: they are wrong, and counted here
 
-Rules: `parsed` (leading letter, else the one option named), `strict` (only a letter or an option's text),
+Rules: `parsed` (the stated letter, else the one option named), `strict` (only a letter or an option's text),
 `contained` (ImageNet-D's own substring test), `letter` (the letter of highest probability as the first
 token; of a question without letters, the option's first token), `text` (the option of highest likelihood)
 and `text_per_token` (the same divided by its number of tokens).
@@ -215,11 +215,11 @@ def paired(images: Columns, about: About) -> Paired:
 
 TASK = Task(
     name="multiple_choice",
-    version=1,
+    version=2,
     section="IX",
     needs=("head", "labels", "answers"),
     convention={
-        "headline": "parsed; of a model with scores of classes, the largest score",
+        "headline": "parsed, version 2 of its forms; of a model with scores of classes, the largest score",
         "unanswered": "wrong, and counted",
         "letters": "log-probability over the whole vocabulary at the first new token",
         "texts": "log-probability of the option's tokens after the prompt, without an end",

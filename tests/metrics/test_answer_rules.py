@@ -23,7 +23,7 @@ SYNONYMS = {"t shirt": ["t-shirt", "shirt"], "weight scale": ["scale"]}
         ("C.", 2),
         ("D: weight scale", 3),
         ("A.teapot", 0),
-        ("B) a teapot", 1),  # the letter comes first
+        ("B) a teapot", None),  # letter and name disagree
         ("A\n", 0),
         ("A teapot", 0),
         ("A wine bottle", 1),  # an article, not option A
@@ -35,12 +35,90 @@ SYNONYMS = {"t shirt": ["t-shirt", "shirt"], "weight scale": ["scale"]}
         ("I, too, see a teapot", 0),
         ("a teapot and a wine bottle", None),
         ("a kettle", None),
-        ("teapots", None),  # whole words
+        ("teapots", 0),
+        ("teapotted", None),  # whole words
         ("", None),
     ],
 )
 def test_parsed(answer, option):
     assert parsed(answer, FOUR, SYNONYMS) == option
+
+
+OPTIONS = ["teapot", "wine bottle", "can opener", "pen"]
+FORMS = {
+    0: ["A, because it has a spout", "A teapot", "The answer is A", "Answer: A. teapot", "It is A"],
+    1: [
+        *(
+            "B",
+            "(B)",
+            "B.",
+            "B: wine bottle",
+            "B) wine bottle",
+            "B - wine bottle",
+            "B wine bottle",
+            "b",
+            "b.",
+            "(b)",
+        ),
+        *(
+            "**B**",
+            r"\boxed{B}",
+            "$B$",
+            "Option B",
+            "Answer: B",
+            "**Answer:** B",
+            "Answer:\nB",
+            "ASSISTANT: B",
+        ),
+        *("The answer is B.", "I think it's B", "I think it\u2019s B", "The answer is (B) wine bottle"),
+        *("A wine bottle", "It is a wine bottle.", "wine bottles", "not a teapot, it is a wine bottle"),
+        *("It looks like a teapot.\nThe answer is B.", "The answer is A wine bottle", "B is the answer"),
+    ],
+    2: ["The correct option is C", "C\nBecause", "My choice: C"],
+    3: ["D\nExplanation: the teapot", "a pen-like object"],
+    None: [
+        *(
+            "A. wine bottle",
+            "It's a penguin",
+            "Both A and C",
+            "A or B",
+            "Option A or option B",
+            "B, C",
+            "B and C",
+        ),
+        *(
+            "Neither",
+            "The answer is neither A nor B",
+            "I cannot tell",
+            "None of the above",
+            "E",
+            "E. teapot",
+            "",
+        ),
+        *("A bottle opener is not shown", "It is not a teapot", "The teapot is not shown", "C'est un stylo"),
+        *(
+            "The options are A, B, C and D",
+            "a",
+            "teapot or pen",
+            "Alice's pen or a teapot",
+            "The answer is D wine bottle",
+        ),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("answer", "option"), [(answer, option) for option, answers in FORMS.items() for answer in answers]
+)
+def test_forms_of_an_answer(answer: str, option: int | None) -> None:
+    assert parsed(answer, OPTIONS) == option
+
+
+def test_a_letter_that_is_a_pronoun_or_an_option() -> None:
+    nine = [f"object {word}" for word in "one two three four five six seven eight nine".split()]
+    assert parsed("I", nine) == 8
+    assert parsed("I.", nine) == 8
+    assert parsed("I think it is object two", nine) == 1
 
 
 @pytest.mark.parametrize(
