@@ -130,8 +130,9 @@ def test_every_stage(model: Model, torch_model: Any, transform: Any):
     assert len(names) == 21
 
 
+@pytest.mark.usefixtures("reference_here")
 def test_verify_against_timm(model: Model, tmp_path: Path):
-    """In a subprocess, from the converted folder alone: its weights are written back under timm's names."""
+    """From the converted folder alone: its weights are written back under timm's names."""
     report = verify.verify(model.save(tmp_path / "lite0"), "timm")
     assert report.passed, report.to_json()
     assert report.reference["library"] == "timm"
@@ -159,6 +160,7 @@ def test_what_the_photographs_show(model: Model):
     assert best("rocket", 1) == [("missile", 0.27)]
 
 
+@pytest.mark.long("verification/parity/convolutions/test_parity_lite0.py::test_photographs")
 def test_cue_conflict_images(model: Model, torch_model: Any, transform: Any, test_data: Path):
     """Logits and top-1 of all 373 images, and the shape and texture decisions they lead to."""
     paths = cue_conflict(test_data)
