@@ -19,6 +19,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from _embed_tools import SIZE, TinyModel, manifest_of, write_images
+from _long import mostly_long
 from _records import embed_images
 from _xla_flags import flags_of
 
@@ -132,7 +133,12 @@ def test_a_classifiers_features_are_never_normalised(model: TinyModel, work: Pat
     assert run(classifier, manifest, store, output="features").stats.forward_passes == 0
 
 
-@pytest.mark.parametrize("devices", [2, 4, 8])
+@pytest.mark.parametrize(
+    "devices",
+    mostly_long(
+        [2, 4, 8], keep=[8], guard="embeddings/test_embed.py::test_bit_equal_on_any_number_of_devices"
+    ),
+)
 def test_bit_equal_on_any_number_of_devices(devices: int, work: Path, reference: dict[str, Any]):
     out = work / f"devices{devices}.npz"
     finish(start(work, f"1,7,8,9,{COUNT}", devices, *sizes(work), "--out", str(out)))
@@ -331,7 +337,14 @@ def check_resumed(work: Path, reference: dict[str, Any], name: str, kill_at: int
     assert left.items() <= names.items()
 
 
-@pytest.mark.parametrize(("kill_at", "devices"), [(0, (2, 4)), (3, (4, 1)), (6, (1, 8))])
+@pytest.mark.parametrize(
+    ("kill_at", "devices"),
+    mostly_long(
+        [(0, (2, 4)), (3, (4, 1)), (6, (1, 8))],
+        keep=[3],
+        guard="embeddings/test_embed.py::test_killed_and_resumed",
+    ),
+)
 def test_killed_and_resumed(work: Path, reference: dict[str, Any], kill_at: int, devices: tuple[int, int]):
     check_resumed(work, reference, f"killed{kill_at}", kill_at, devices)
 
