@@ -233,6 +233,7 @@ def test_how_much_is_hidden_is_not_seen(monkeypatch: pytest.MonkeyPatch) -> None
     assert narrow_case().first_difference() is None
 
 
+@pytest.mark.long("verification/parity/patches/test_parity_swin.py::test_another_tensor_is_seen")
 def test_every_tensor_moves_the_features() -> None:
     """Each by 10 times the tolerance of a stage: none could be lost unseen."""
     case = narrow_case()
