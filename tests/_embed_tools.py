@@ -77,7 +77,7 @@ class TinyModel:
     outside: Any = None
 
     def __init__(self, seed: int = 0, **card: Any):
-        import jax
+        from _drawn import drawn
 
         from clipjax.checkpoints.card import Preprocess
         from clipjax.checkpoints.encoder import JAX
@@ -90,7 +90,7 @@ class TinyModel:
         fields: Any = {"id": "tiny", "kind": "zero_shot", "preprocess": preprocess, "fingerprint": "tiny-1"}
         self.card = OwnCard(**fields | card)
         self.network = Network(arch_from_dict(ARCH, "tests"))
-        self.params = self.network.init_params(jax.random.key(seed))
+        self.params = drawn(self.network.abstract_params(), seed)
         self.framework = JAX
 
     def check_weights(self) -> None:

@@ -32,12 +32,14 @@ def assert_same(report: verify.Report, first: str) -> None:
     assert errors["logits"] <= 1e-3
 
 
-def seen_with(case: Case, monkeypatch: pytest.MonkeyPatch, *wrong: tuple[Any, str, Wrong]) -> str | None:
-    """The first stage that differs with attributes (owner, name) replaced by `wrong(original)`."""
+def seen_with(
+    case: Case, monkeypatch: pytest.MonkeyPatch, until: str, *wrong: tuple[Any, str, Wrong]
+) -> str | None:
+    """The first stage up to `until` that differs with attributes (owner, name) made `wrong(original)`."""
     with monkeypatch.context() as patch:
         for owner, name, make in wrong:
             patch.setattr(owner, name, make(getattr(owner, name)))
-        return case.first_difference()
+        return case.first_difference(until=until)
 
 
 def worst(errors: Iterable[float]) -> float:

@@ -80,10 +80,13 @@ class Case:
         card = dataclasses.replace(model_card("vit_b_32-openai"), arch=arch, tokenizer=None)
         return verify.compare(Model(card, params or self.params), "golden", self.golden)
 
-    def first_difference(self, params: Any = None, **vision: Any) -> str | None:
-        """The first stage of the image tower that differs, with other params or fields of its config."""
+    def first_difference(self, params: Any = None, *, until: str | None = None, **vision: Any) -> str | None:
+        """The first stage of the image tower that differs, with other params or fields of its config.
+
+        Stages after `until` are not compiled: a test that expects a difference there needs none of them.
+        """
         arch = dataclasses.replace(self.arch, vision=forced(self.arch.vision, **vision))
-        return self._first_difference(program(arch), params or self.params)
+        return self._first_difference(program(arch, until), params or self.params)
 
     def difference_of(self, params: Any) -> str | None:
         """`first_difference` with other params alone: all calls share one program."""
@@ -111,10 +114,17 @@ class Case:
         return float(np.abs(after - before).max() / np.abs(before).max())
 
 
-def program(arch: Arch) -> Any:
-    """(params, images) -> features and stages, compiled once."""
+def program(arch: Arch, until: str | None = None) -> Any:
+    """(params, images) -> features and stages, compiled once; of `until` and the stages before it alone."""
     encode = functools.partial(Network(arch).encode_image, precision="parity", capture=True)
-    return jax.jit(encode)
+
+    def beginning(params: Any, images: Any) -> tuple[None, dict[str, Any]]:
+        _, stages = encode(params, images)
+        names = list(stages)
+        return None, {name: stages[name] for name in names[: names.index(last) + 1]}
+
+    last = (until or "").removeprefix("vision.")
+    return jax.jit(beginning if last else encode)
 
 
 def edited(params: Any, part: str, edit: Callable[[np.ndarray], np.ndarray]) -> Any:

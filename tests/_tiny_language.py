@@ -8,7 +8,8 @@ from typing import Any
 
 import _embed_tools
 import jax
-import jax.numpy as jnp
+import numpy as np
+from _drawn import drawn
 
 from clipjax.models.arch import arch_from_dict
 from clipjax.models.language.decoder import Decoder
@@ -70,11 +71,11 @@ class TinyVisionLanguage(_embed_tools.TinyModel):
         self.network = Network(arch_from_dict(ARCH, "tests"))
         assert self.network.arch.language is not None
         self.language = TinyLanguage(Decoder(self.network.arch.language.decoder))
-        params = self.network.init_params(jax.random.key(seed))
-        keys = iter(jax.random.split(jax.random.key(seed + 1), 200))
+        params = drawn(self.network.abstract_params(), seed)
+        rng = np.random.default_rng(seed + 1)
 
         def spread(leaf: Any) -> Any:
-            shape = jnp.shape(leaf)
-            return leaf if len(shape) < 2 else 0.25 * jax.random.normal(next(keys), shape, jnp.float32)
+            return leaf if leaf.ndim < 2 else (0.25 * rng.normal(size=leaf.shape)).astype(np.float32)
 
-        self.params = {**params, **{k: jax.tree.map(spread, params[k]) for k in ("projector", "decoder")}}
+        parts = {name: jax.tree.map(spread, params[name]) for name in ("projector", "decoder")}
+        self.params = jax.device_put({**params, **parts})

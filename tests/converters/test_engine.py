@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import subprocess
@@ -171,7 +172,8 @@ def test_transformers_clip_model() -> None:
     equal(export(leaves, table), dict(state))
     assert export_layout(leaves, "hf_clip").name == "open_clip_vit"
     images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
-    ours = Network(arch("vit")).encode_image(nest(leaves), jax.numpy.asarray(images), precision="parity")
+    encode = jax.jit(functools.partial(Network(arch("vit")).encode_image, precision="parity"))
+    ours = encode(nest(leaves), images)
     with torch.no_grad():
         theirs: Any = reference.get_image_features(torch.from_numpy(images).permute(0, 3, 1, 2))
     theirs = theirs.pooler_output.numpy()

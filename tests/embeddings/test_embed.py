@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -14,11 +15,11 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 import pytest
 from _embed_tools import SIZE, TinyModel, manifest_of, write_images
+from _long import mostly_long
 from _records import embed_images
 from _xla_flags import flags_of
 
@@ -108,7 +109,8 @@ def test_against_the_plain_forward(model: TinyModel, work: Path):
     card = model.card.preprocess
     pixels = next(batches(manifest, card.recipe(rgb="first"), batch_size=9))["pixels"]
     images = normalize_host(pixels, card.mean, card.std)
-    features = np.asarray(model.network.encode_image(model.params, jnp.asarray(images), precision="parity"))
+    encode = jax.jit(functools.partial(model.network.encode_image, precision="parity"))
+    features = np.asarray(encode(model.params, images))
     expected = features / np.linalg.norm(features, axis=1, keepdims=True)
     assert embeddings.ids == list(manifest.ids)
     assert embeddings.array.dtype == np.float32
@@ -132,7 +134,12 @@ def test_a_classifiers_features_are_never_normalised(model: TinyModel, work: Pat
     assert run(classifier, manifest, store, output="features").stats.forward_passes == 0
 
 
-@pytest.mark.parametrize("devices", [2, 4, 8])
+@pytest.mark.parametrize(
+    "devices",
+    mostly_long(
+        [2, 4, 8], keep=[8], guard="embeddings/test_embed.py::test_bit_equal_on_any_number_of_devices"
+    ),
+)
 def test_bit_equal_on_any_number_of_devices(devices: int, work: Path, reference: dict[str, Any]):
     out = work / f"devices{devices}.npz"
     finish(start(work, f"1,7,8,9,{COUNT}", devices, *sizes(work), "--out", str(out)))
@@ -331,7 +338,14 @@ def check_resumed(work: Path, reference: dict[str, Any], name: str, kill_at: int
     assert left.items() <= names.items()
 
 
-@pytest.mark.parametrize(("kill_at", "devices"), [(0, (2, 4)), (3, (4, 1)), (6, (1, 8))])
+@pytest.mark.parametrize(
+    ("kill_at", "devices"),
+    mostly_long(
+        [(0, (2, 4)), (3, (4, 1)), (6, (1, 8))],
+        keep=[3],
+        guard="embeddings/test_embed.py::test_killed_and_resumed",
+    ),
+)
 def test_killed_and_resumed(work: Path, reference: dict[str, Any], kill_at: int, devices: tuple[int, int]):
     check_resumed(work, reference, f"killed{kill_at}", kill_at, devices)
 
@@ -563,7 +577,8 @@ def test_text_encoder(model: TinyModel):
     ids[np.arange(70), rng.integers(2, 8, 70)] = 49  # end of text
     encode = text_encoder(model)
     embeddings = encode(ids)
-    features = np.asarray(model.network.encode_text(model.params, jnp.asarray(ids), precision="parity"))
+    plain = jax.jit(functools.partial(model.network.encode_text, precision="parity"))
+    features = np.asarray(plain(model.params, ids))
     expected = features / np.linalg.norm(features, axis=1, keepdims=True)
     assert (embeddings.shape, embeddings.dtype) == ((70, 24), np.float32)
     np.testing.assert_allclose(embeddings, expected, atol=1e-6)

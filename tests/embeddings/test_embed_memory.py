@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from _drawn import drawn
 from _embed_tools import ARCH, SIZE, TinyModel, manifest_of, write_images
+from _long import mostly_long
 from _records import embed_images, embed_many
 from jax.sharding import PartitionSpec as P
 
@@ -317,7 +318,14 @@ def features(model: Any, precision: Any, placement: str, batch: int = 2) -> np.n
     return np.asarray(made.run(rng.integers(0, 256, (made.batch_size, side, side, 3), dtype=np.uint8)))
 
 
-@pytest.mark.parametrize("name", ARCHS)
+@pytest.mark.parametrize(
+    "name",
+    mostly_long(
+        ARCHS,
+        keep=["ViT-B-32", "convnext_base_w"],
+        guard="embeddings/test_embed_memory.py::test_cut_params_give_the_same_bits",
+    ),
+)
 def test_cut_params_give_the_same_bits(name: str):
     arch: Any = narrow_arch(load_arch(name))
     vision = arch.vision
@@ -340,11 +348,18 @@ def deep(layers: int = 8) -> TinyModel:
     vision = ARCH["vision"] | {"width": 128, "mlp_width": 512, "layers": layers}
     model: Any = TinyModel()
     model.network = Network(arch_from_dict(ARCH | {"vision": vision}, "tests"))
-    model.params = model.network.init_params(jax.random.key(1))
+    model.params = drawn(model.network.abstract_params(), 1)
     return model
 
 
-@pytest.mark.parametrize("precision", ["parity", "fast"])
+@pytest.mark.parametrize(
+    "precision",
+    mostly_long(
+        ["parity", "fast"],
+        keep=["parity"],
+        guard="embeddings/test_embed_memory.py::test_bits_on_any_number_of_devices",
+    ),
+)
 def test_bits_on_any_number_of_devices(precision: str, monkeypatch: pytest.MonkeyPatch):
     model = deep(2)
     whole = features(model, precision, REPLICATED)

@@ -140,7 +140,8 @@ def test_layers_of_a_network(name: str, layers: tuple[int, ...]) -> None:
 def test_stages_are_resized_without_antialiasing() -> None:
     """Stage 0 is reduced by 4, and its pixels between are not averaged."""
     own, pixels = case("convnext_base_w"), images(64, 96)
-    maps = Network(own.arch).encode_dense(own.params, jnp.asarray(pixels), layers=[0], precision="parity")
+    encode = functools.partial(Network(own.arch).encode_dense, layers=[0], precision="parity")
+    maps = jax.jit(encode)(own.params, pixels)
     [plain], [smooth] = (
         [jax.image.resize(maps[0], (2, 4, 6, maps[0].shape[-1]), "linear", antialias=antialias)]
         for antialias in (False, True)
@@ -240,7 +241,8 @@ def test_maps_are_timms(name: str, sides: tuple[int, int]) -> None:
     windows = getattr(arch.vision, "windows", None)
     trunk.set_input_size(sides, **({} if windows is None else {"window_size": windows[0]}))
     pixels = images(*sides)
-    got = Network(own.arch).encode_dense(own.params, jnp.asarray(pixels), layers=[0, 1], precision="parity")
+    encode = functools.partial(Network(own.arch).encode_dense, layers=[0, 1], precision="parity")
+    got = jax.jit(encode)(own.params, pixels)
     with torch.no_grad():
         channels = torch.from_numpy(pixels).permute(0, 3, 1, 2)
         wanted = trunk.forward_intermediates(channels, indices=[0, 1], norm=False, intermediates_only=True)

@@ -53,14 +53,15 @@ def random_params(arch: Arch, seed: int = 0) -> Any:
     rng = np.random.default_rng(seed)
     centre = {"scale": 1.0, "var": 1.0}
 
-    def draw(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    def draw(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
         name = path[-1].key
         if name in ("kernel", "proj", "text_projection"):
             inputs = leaf.shape[-4:-1] if "conv" in path[-2].key else leaf.shape[-2:-1]
-            return jnp.asarray(rng.standard_normal(leaf.shape) * np.prod(inputs) ** -0.5, jnp.float32)
-        return jnp.asarray(centre.get(name, 0.0) + 0.2 * rng.standard_normal(leaf.shape), jnp.float32)
+            return (rng.standard_normal(leaf.shape) * np.prod(inputs) ** -0.5).astype(np.float32)
+        return np.asarray(centre.get(name, 0.0) + 0.2 * rng.standard_normal(leaf.shape), np.float32)
 
-    return jax.tree.map_with_path(draw, Network(arch).abstract_params())
+    # jnp.asarray compiles a program for each shape.
+    return jax.device_put(jax.tree.map_with_path(draw, Network(arch).abstract_params()))
 
 
 def images(arch: Arch, batch: int = 2) -> jax.Array:

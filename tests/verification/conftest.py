@@ -25,7 +25,7 @@ def drop_programs() -> Iterator[None]:
 def reference_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """`verify` runs its reference in this process, which has imported torch and the libraries.
 
-    It gets the same command line and files. One test of each library runs it in a process of its own.
+    It gets the same command line and files. test_a_converted_folder_against_open_clip starts a process.
     """
     from converters.golden.__main__ import app
 
@@ -35,7 +35,7 @@ def reference_here(monkeypatch: pytest.MonkeyPatch) -> None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 app(command[3:], standalone_mode=False)
-        except Exception:
+        except (Exception, SystemExit):
             return subprocess.CompletedProcess(command, 1, "", traceback.format_exc())
         return subprocess.CompletedProcess(command, 0, "", "")
 

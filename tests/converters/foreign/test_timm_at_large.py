@@ -15,6 +15,7 @@ import pytest
 import timm
 import torch
 from _foreign import write
+from _long import mostly_long
 from timm.models import model_entrypoint
 from timm.models._hub import save_for_hf
 from typer.testing import CliRunner
@@ -69,6 +70,17 @@ MODELS: dict[str, dict[str, Any]] = {
     "densenet121": {"growth_rate": 8, "block_config": [2, 2, 3, 2], **SMALL},
     "resnetv2_50x1_bit": {"channels": [128, 128, 256, 256], **SMALL},
 }
+# Of the others the options are read, not the numbers compared (test_foreign_timm.py).
+SHOWN = [
+    "convnext_nano",
+    "convnext_tiny_hnf",
+    "test_vit",
+    "vit_base_patch16_siglip_224",
+    "deit_base_distilled_patch16_384",
+    "efficientnet_b0",
+    "resnet26",
+    "regnetx_002",
+]
 # {timm's name: (arguments, the first field that is another network)}.
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "vit_small_patch16_18x2_224": ({}, "block_fn = 'ParallelThingsBlock'"),
@@ -113,7 +125,14 @@ def test_the_file_is_timms() -> None:
         assert record["pixels"][name] == default_pixels(name)
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if has_family(name)])
+@pytest.mark.parametrize(
+    "name",
+    mostly_long(
+        [name for name in MODELS if has_family(name)],
+        keep=SHOWN,
+        guard="converters/foreign/test_foreign_timm.py::test_every_registered_row",
+    ),
+)
 def test_logits_of_a_saved_folder(name: str, tmp_path: Path) -> None:
     theirs: Any = timm.create_model(name, **MODELS[name]).eval()  # type: ignore[reportPrivateImportUsage]
     condition(theirs, 0)

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from _long import mostly_long
 from etils import epath
 
 from clipjax.data.pixels.batching import pad_rows
@@ -82,7 +83,14 @@ def test_given_rows_keep_their_order_and_their_padding():
     assert pad_rows(np.arange(8), 4).tolist() == list(range(8))
 
 
-@pytest.mark.parametrize(("threads", "workers"), [(0, 0), (4, 0), (None, 1), (None, 4)])
+@pytest.mark.parametrize(
+    ("threads", "workers"),
+    mostly_long(
+        [(0, 0), (4, 0), (None, 1), (None, 2), (None, 4)],
+        keep=[(0, 0), (4, 0), (None, 2)],
+        guard="data/pixels/test_loader.py::test_order_and_pixels_do_not_depend_on_threads_or_workers",
+    ),
+)
 def test_order_and_pixels_do_not_depend_on_threads_or_workers(threads, workers):
     manifest = memory_manifest(37, broken=[5, 20])
     expected, skipped = read(manifest, batch_size=8, on_error="skip", threads=1)

@@ -13,7 +13,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import reference
-from _crosscheck import LONG, subject_of, write_images
+from _crosscheck import LONG, run_here, subject_of, write_images
 from typer.testing import CliRunner
 
 import clipjax
@@ -64,7 +64,9 @@ class Case:
         self.subject = subject_of(self.model, self.images)
         (root / "reference").mkdir()
         job = make_job(self.subject, "open_clip", root / "reference")
-        self.theirs = their_side(job, root / "reference")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(reference_module, "_run", run_here)
+            self.theirs = their_side(job, root / "reference")
 
     def ours(self, folder: Path, subject: Subject | None = None) -> Side:
         return our_side(subject or self.subject, folder)
@@ -373,6 +375,7 @@ def test_a_wrong_card_of_real_weights(
     model = clipjax.load_model(lite0, card="tf_efficientnet_lite0-in1k")
     wrong = with_pixels(model, interpolation="bilinear")
     monkeypatch.setattr("clipjax.checkpoints.load.load_model", lambda *_, **__: wrong)
+    monkeypatch.setattr(reference_module, "_run", run_here)
     done = command(photographs, "--model", "a/wrong", "--limit", 2, "--out", tmp_path)
     assert done.exit_code == 1
     assert isinstance(done.exception, ClipjaxError)

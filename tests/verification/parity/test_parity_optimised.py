@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
+from _long import mostly_long
 from _parity import narrow_case, shallow_case
 from _xla_flags import FULLY, QUICKLY
 
@@ -34,6 +35,23 @@ CASES = {
     "swin_tiny_patch4_window7_224": "timm",
     "vgg16": "timm",
 }
+# The others' guards compare the same towers, compiled quickly.
+_CLASSIFIERS = "verification/parity/test_parity_classifiers.py::test_every_stage"
+GUARDS = {
+    "EVA02-B-16": "verification/parity/patches/test_parity_eva.py::test_every_stage",
+    "PE-Core-B-16": "verification/parity/patches/test_parity_rope_vit.py::test_every_stage",
+    "MobileCLIP2-S0": "verification/parity/convolutions/test_parity_fastvit.py::test_another_tensor_is_seen",
+    "coca_ViT-B-32": "verification/parity/test_parity_text.py::test_every_stage",
+    "roberta-ViT-B-32": "verification/parity/test_parity_text.py::test_every_stage",
+    "beit_base_patch16_224": "verification/parity/patches/test_parity_beit.py::test_every_stage",
+    "mixer_b16_224": "verification/parity/patches/test_parity_mixer.py::test_every_stage",
+    "tf_efficientnet_b0": "verification/parity/convolutions/test_parity_mbconv.py::test_every_stage",
+    "regnety_016": _CLASSIFIERS,
+    "resnet50": _CLASSIFIERS,
+    "resnetv2_50x1_bit": "verification/parity/convolutions/test_parity_resnetv2.py::test_every_stage",
+    "vgg16": _CLASSIFIERS,
+}
+SHOWN = [name for name in CASES if name not in GUARDS]
 FEATURES = ("features", "image_embedding", "text_embedding")
 CAPTURE: Any = verify._capture.__wrapped__  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -50,7 +68,9 @@ def test_every_family_is_compared() -> None:
     assert {family_of(tower).name for tower in towers if tower is not None} == set(families())
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [*SHOWN, *(mostly_long([name], [], guard)[0] for name, guard in GUARDS.items())]
+)
 def test_every_stage(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def capture(network: Network, tower: str, params: Any, inputs: jax.Array) -> Any:
         return compiled(FULLY, network, tower, params, inputs)(params, inputs)

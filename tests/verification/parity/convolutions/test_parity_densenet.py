@@ -40,7 +40,7 @@ def test_names_of_torchvisions_files() -> None:
 
 @pytest.mark.parametrize("eps", [1e-3, 1e-6])
 def test_another_eps_is_seen(eps: float) -> None:
-    assert timm_case("densenet121").first_difference(bn_eps=eps) == "vision.stem"
+    assert timm_case("densenet121").first_difference(until="stem", bn_eps=eps) == "vision.stem"
 
 
 def in_front(concatenate: Wrong) -> Wrong:
@@ -95,4 +95,4 @@ def test_a_mistake_is_seen(
     owner: Any, attribute: str, wrong: Any, seen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = timm_case("densenet121")
-    assert seen_with(case, monkeypatch, (owner, attribute, wrong)) == f"vision.{seen}"
+    assert seen_with(case, monkeypatch, seen, (owner, attribute, wrong)) == f"vision.{seen}"

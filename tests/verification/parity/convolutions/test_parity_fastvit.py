@@ -67,7 +67,7 @@ def test_tensors_of_every_kind_move_the_features() -> None:
 
 
 def test_another_eps_is_seen() -> None:
-    assert case(S0).first_difference(eps=1e-6) == "vision.stem"
+    assert case(S0).first_difference(until="stem", eps=1e-6) == "vision.stem"
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def unmixed(call: Wrong) -> Wrong:
     ],
 )
 def test_a_mistake_is_seen(owner: Any, wrong: Any, seen: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert seen_with(case(S0), monkeypatch, (owner, "__call__", wrong)) == f"vision.{seen}"
+    assert seen_with(case(S0), monkeypatch, seen, (owner, "__call__", wrong)) == f"vision.{seen}"
 
 
 @pytest.mark.parametrize(

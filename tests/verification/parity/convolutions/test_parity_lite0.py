@@ -62,7 +62,7 @@ def model(weights: Path) -> Model:
     return clipjax.load_model(weights, card="tf_efficientnet_lite0-in1k")
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture
 def optimised() -> Iterator[None]:
     """Hundreds of full-size images: what `Model` compiles is worth optimising."""
     with pytest.MonkeyPatch.context() as patch:
@@ -95,10 +95,10 @@ def torch_logits(torch_model: Any, transform: Any, images: list[PIL.Image.Image]
 
 def our_features(model: Model, images: list[PIL.Image.Image]) -> np.ndarray:
     """Through the public API, in batches of one shape."""
-    parts = []
-    for i in range(0, len(images), BATCH):
-        pixels = np.stack([model.preprocess(image) for image in images[i : i + BATCH]])
-        padded = np.pad(pixels, ((0, BATCH - len(pixels)), (0, 0), (0, 0), (0, 0)))
+    parts, batch = [], min(BATCH, len(images))
+    for i in range(0, len(images), batch):
+        pixels = np.stack([model.preprocess(image) for image in images[i : i + batch]])
+        padded = np.pad(pixels, ((0, batch - len(pixels)), (0, 0), (0, 0), (0, 0)))
         parts.append(np.asarray(model.encode_image(padded))[: len(pixels)])
     return np.concatenate(parts)
 
@@ -130,8 +130,9 @@ def test_every_stage(model: Model, torch_model: Any, transform: Any):
     assert len(names) == 21
 
 
+@pytest.mark.usefixtures("reference_here")
 def test_verify_against_timm(model: Model, tmp_path: Path):
-    """In a subprocess, from the converted folder alone: its weights are written back under timm's names."""
+    """From the converted folder alone: its weights are written back under timm's names."""
     report = verify.verify(model.save(tmp_path / "lite0"), "timm")
     assert report.passed, report.to_json()
     assert report.reference["library"] == "timm"
@@ -159,6 +160,8 @@ def test_what_the_photographs_show(model: Model):
     assert best("rocket", 1) == [("missile", 0.27)]
 
 
+@pytest.mark.usefixtures("optimised")
+@pytest.mark.long("verification/parity/convolutions/test_parity_lite0.py::test_photographs")
 def test_cue_conflict_images(model: Model, torch_model: Any, transform: Any, test_data: Path):
     """Logits and top-1 of all 373 images, and the shape and texture decisions they lead to."""
     paths = cue_conflict(test_data)

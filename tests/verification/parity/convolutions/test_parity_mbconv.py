@@ -239,7 +239,7 @@ def test_a_mistake_is_seen(name: str, change: Callable[[Any], None], stage: str)
 )
 def test_a_wrong_record_is_seen(change: dict[str, Any], stage: str) -> None:
     case = short_case("tf_efficientnet_b0", 2)
-    assert case.first_difference(**change) == f"vision.{stage}"
+    assert case.first_difference(until=stage, **change) == f"vision.{stage}"
 
 
 @pytest.mark.parametrize("change", [{"activation": "relu"}, {"gate": "hard_sigmoid"}])

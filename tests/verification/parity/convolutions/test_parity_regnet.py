@@ -22,7 +22,7 @@ from clipjax.models.modules import convolutions, maps
 
 @pytest.mark.parametrize("eps", [1e-3, 1e-6])
 def test_another_eps_is_seen(eps: float) -> None:
-    assert timm_case("regnety_016").first_difference(bn_eps=eps) == "vision.stem"
+    assert timm_case("regnety_016").first_difference(until="stem", bn_eps=eps) == "vision.stem"
 
 
 def stride_on_first(call: Wrong) -> Wrong:
@@ -73,4 +73,4 @@ def after_block(call: Wrong) -> Wrong:
 )
 def test_a_mistake_is_seen(owner: Any, wrong: Any, seen: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = timm_case("regnety_016")
-    assert seen_with(case, monkeypatch, (owner, "__call__", wrong)) == f"vision.{seen}"
+    assert seen_with(case, monkeypatch, seen, (owner, "__call__", wrong)) == f"vision.{seen}"

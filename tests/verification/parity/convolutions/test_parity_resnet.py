@@ -66,7 +66,7 @@ def account(source: Any, arch: str) -> str:
 
 @pytest.mark.parametrize("eps", [1e-3, 1e-6])
 def test_another_eps_is_seen(eps: float) -> None:
-    assert timm_case("resnet18").first_difference(bn_eps=eps) == "vision.stem"
+    assert timm_case("resnet18").first_difference(until="stem", bn_eps=eps) == "vision.stem"
 
 
 def no_relu(call: Wrong) -> Wrong:
@@ -136,4 +136,4 @@ def mean_pool(_: Wrong) -> Wrong:
 def test_a_mistake_is_seen(
     name: str, owner: Any, attribute: str, wrong: Any, seen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert seen_with(timm_case(name), monkeypatch, (owner, attribute, wrong)) == f"vision.{seen}"
+    assert seen_with(timm_case(name), monkeypatch, seen, (owner, attribute, wrong)) == f"vision.{seen}"

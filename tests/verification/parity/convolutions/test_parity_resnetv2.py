@@ -115,7 +115,7 @@ def test_another_flag_is_seen(change: dict[str, Any], seen: str) -> None:
     case = narrow_case()
     # A name of its own, because structures are kept by architecture.
     other = dataclasses.replace(case, arch=dataclasses.replace(case.arch, name=str(change)))
-    assert other.first_difference(**change) == seen
+    assert other.first_difference(until=seen, **change) == seen
 
 
 def unbiased(kernel: Any, eps: float, right: Any = maps.standardize) -> Any:
@@ -139,7 +139,7 @@ def added_to_the_deviation(kernel: Any, eps: float) -> Any:
 )
 def test_another_standardisation_is_seen(wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maps, "standardize", wrong)
-    assert narrow_case().first_difference() == "vision.stem"
+    assert narrow_case().first_difference(until="stem") == "vision.stem"
 
 
 def stride_first(self: Any, x: Any, *, mode: Any) -> Any:
@@ -183,7 +183,7 @@ def test_another_block_is_seen(
     place: Any, name: str, wrong: Any, seen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(place, name, wrong)
-    assert narrow_case().first_difference() == seen
+    assert narrow_case().first_difference(until=seen) == seen
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,8 @@ def test_images_too_small_for_fc1_are_refused() -> None:
 
 @pytest.mark.parametrize(("eps", "seen"), [(1e-3, "features.2"), (1e-6, "features.2")])
 def test_another_eps_is_seen(eps: float, seen: str) -> None:
-    assert timm_case("vgg16_bn").first_difference(bn_eps=eps) == f"vision.{seen}"
+    case = timm_case("vgg16_bn")
+    assert case.first_difference(until=seen, bn_eps=eps) == f"vision.{seen}"
 
 
 def mean_pool(_: Wrong) -> Wrong:
@@ -100,4 +101,4 @@ def activated_first(call: Wrong) -> Wrong:
 def test_a_mistake_is_seen(
     name: str, owner: Any, attribute: str, wrong: Any, seen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert seen_with(timm_case(name), monkeypatch, (owner, attribute, wrong)) == f"vision.{seen}"
+    assert seen_with(timm_case(name), monkeypatch, seen, (owner, attribute, wrong)) == f"vision.{seen}"

@@ -117,7 +117,7 @@ def test_a_training_step_moves_the_statistics() -> None:
 )
 def test_another_stem_is_seen(change: dict[str, Any]) -> None:
     stem = dataclasses.replace(case().arch.vision.stem, **change)
-    assert case().first_difference(stem=stem) == "vision.patch_embed"
+    assert case().first_difference(until="patch_embed", stem=stem) == "vision.patch_embed"
 
 
 @pytest.mark.parametrize(
@@ -150,4 +150,7 @@ def norm_last(call: Wrong) -> Wrong:
 
 
 def test_another_order_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert seen_with(case(), monkeypatch, (vit.ConvStem, "__call__", norm_last)) == "vision.patch_embed"
+    assert (
+        seen_with(case(), monkeypatch, "patch_embed", (vit.ConvStem, "__call__", norm_last))
+        == "vision.patch_embed"
+    )

@@ -154,7 +154,7 @@ def seen(case: Case, params: Any = None) -> str | None:
     [({"activation": "gelu_tanh"}, "blocks.0"), ({"ln_eps": 1e-5}, "blocks.0"), ({"heads": 4}, "blocks.0")],
 )
 def test_another_flag_is_seen(case: Case, change: dict[str, Any], where: str):
-    assert case.first_difference(**change) == f"vision.{where}"
+    assert case.first_difference(until=where, **change) == f"vision.{where}"
 
 
 def with_heads(case: Case, one: str, other: str) -> Any:
@@ -166,7 +166,7 @@ def test_swapped_tokens_are_seen(case: Case):
     vision = dict(case.params["vision"])
     first, second = "class_embedding", "distillation_embedding"
     vision[first], vision[second] = vision[second], vision[first]
-    assert case.first_difference({"vision": vision}) == "vision.embed"
+    assert case.difference_of({"vision": vision}) == "vision.embed"
 
 
 @pytest.mark.parametrize("order", [outputs.PARTS[::-1], outputs.PARTS[:1] * 2, outputs.PARTS[1:] * 2])

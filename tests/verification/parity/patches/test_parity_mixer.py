@@ -208,7 +208,7 @@ def test_every_eps_moves_the_features(name: str, norms: int):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_nothing_wrong_nothing_seen(name: str):
-    assert case(name).first_difference() is None
+    assert case(name).difference_of(case(name).params) is None
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_nothing_wrong_nothing_seen(name: str):
     ],
 )
 def test_another_flag_is_seen(name: str, change: dict[str, Any]):
-    assert case(name).first_difference(**change) == "vision.blocks.0"
+    assert case(name).first_difference(until="blocks.0", **change) == "vision.blocks.0"
 
 
 def changed(params: Any, change: Callable[[dict[str, Any]], None]) -> Any:
@@ -284,7 +284,7 @@ def interleave(part: str) -> Callable[[dict[str, Any]], None]:
 )
 def test_other_params_are_seen(name: str, change: Any):
     own = case(name)
-    assert own.first_difference(changed(own.params, change)) == "vision.blocks.0"
+    assert own.difference_of(changed(own.params, change)) == "vision.blocks.0"
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -292,7 +292,7 @@ def test_tokens_column_by_column_are_seen(name: str, monkeypatch: pytest.MonkeyP
     # Stages have the tokens of either order: block 0 differs because the matrices over tokens do not.
     rows = mixer.tokens_first
     monkeypatch.setattr(mixer, "tokens_first", lambda patches: rows(patches.swapaxes(1, 2)))
-    assert case(name).first_difference() == "vision.blocks.0"
+    assert case(name).first_difference(until="blocks.0") == "vision.blocks.0"
 
 
 @pytest.mark.parametrize("name", [MIXER, GMIXER, GMLP])
@@ -313,13 +313,13 @@ def test_a_layer_norm_for_an_affine_layer_is_seen(monkeypatch: pytest.MonkeyPatc
         return unit * layer.scale[...] + layer.bias[...]
 
     monkeypatch.setattr(mixer.Affine, "__call__", normalised)
-    assert case(RESMLP).first_difference() == "vision.blocks.0"
+    assert case(RESMLP).first_difference(until="blocks.0") == "vision.blocks.0"
 
 
 def test_an_activation_after_resmlps_tokens_is_seen(monkeypatch: pytest.MonkeyPatch):
     right = mixer.TokenLinear.__call__
     monkeypatch.setattr(mixer.TokenLinear, "__call__", lambda layer, x: layers.gelu(right(layer, x)))
-    assert case(RESMLP).first_difference() == "vision.blocks.0"
+    assert case(RESMLP).first_difference(until="blocks.0") == "vision.blocks.0"
 
 
 def test_gmlps_activation_left_out_of_the_value_is_seen(monkeypatch: pytest.MonkeyPatch):
@@ -328,7 +328,7 @@ def test_gmlps_activation_left_out_of_the_value_is_seen(monkeypatch: pytest.Monk
         return block.c_proj(block.value(x) * mixed)
 
     monkeypatch.setattr(mixer.SpatialGate, "__call__", gated)
-    assert case(GMLP).first_difference() == "vision.blocks.0"
+    assert case(GMLP).first_difference(until="blocks.0") == "vision.blocks.0"
 
 
 # ------------------------------------------------------------------------------------------- records

@@ -139,7 +139,7 @@ def test_every_eps_moves_the_features(name: str, norms: int):
     ],
 )
 def test_another_flag_is_seen(name: str, change: dict[str, Any], seen: str | None):
-    assert case(name).first_difference(**change) == (seen and f"vision.{seen}")
+    assert case(name).first_difference(until=seen, **change) == (seen and f"vision.{seen}")
 
 
 def without(params: Any, part: str) -> Any:
@@ -156,7 +156,7 @@ def zeroed(params: Any, part: str) -> Any:
 
 def test_a_dropped_layer_scale_is_seen():
     params = without(case(DINO).params, "blocks/ls_")
-    assert case(DINO).first_difference(params, layer_scale=False) == "vision.blocks.0"
+    assert case(DINO).first_difference(params, until="blocks.0", layer_scale=False) == "vision.blocks.0"
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_a_swapped_gate_is_seen():
 def test_swapped_axes_are_seen(name: str, monkeypatch: pytest.MonkeyPatch):
     right = rope_vit._grid
     monkeypatch.setattr(rope_vit, "_grid", lambda *sides: right(*sides)[..., ::-1])
-    assert case(name).first_difference() == "vision.blocks.0"
+    assert case(name).first_difference(until="blocks.0") == "vision.blocks.0"
 
 
 def class_token(tower: Any, x: Any, mode: Any) -> Any:

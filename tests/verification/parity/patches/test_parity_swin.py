@@ -189,7 +189,7 @@ def test_neighbours_read_row_by_row_are_seen() -> None:
     [({"ln_eps": 1e-6}, "vision.stem"), ({"activation": "gelu_tanh"}, "vision.layers.0.0")],
 )
 def test_another_flag_is_seen(change: dict[str, Any], seen: str) -> None:
-    assert narrow_case().first_difference(**change) == seen
+    assert narrow_case().first_difference(until=seen, **change) == seen
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_another_flag_is_seen(change: dict[str, Any], seen: str) -> None:
 )
 def test_other_moves_are_seen(name: str, wrong: Any, seen: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(swin, name, wrong)
-    assert narrow_case().first_difference() == seen
+    assert narrow_case().first_difference(until=seen) == seen
 
 
 def backwards(x: jax.Array, shift: tuple[int, int], axis: Any, roll: Any = jnp.roll) -> jax.Array:
@@ -224,7 +224,7 @@ def test_another_forward_is_seen(
     place: Any, name: str, wrong: Any, seen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(place, name, wrong)
-    assert narrow_case().first_difference() == seen
+    assert narrow_case().first_difference(until=seen) == seen
 
 
 def test_how_much_is_hidden_is_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,6 +233,7 @@ def test_how_much_is_hidden_is_not_seen(monkeypatch: pytest.MonkeyPatch) -> None
     assert narrow_case().first_difference() is None
 
 
+@pytest.mark.long("verification/parity/patches/test_parity_swin.py::test_another_tensor_is_seen")
 def test_every_tensor_moves_the_features() -> None:
     """Each by 10 times the tolerance of a stage: none could be lost unseen."""
     case = narrow_case()

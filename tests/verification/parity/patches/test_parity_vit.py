@@ -12,6 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import pytest
 import torch
+from _long import mostly_long
 from _parity import Case, case_of, narrow_case, source_of
 
 from clipjax.models.arch import arch_names, load_arch
@@ -41,6 +42,13 @@ KINDS = [B16, "vit_base_patch32_clip_448", "vit_large_patch14_clip_224", H14, DE
 KINDS += ["coca_ViT-L-14", "vit_base_patch8_224", "vit_tiny_patch16_224", "vit_small_patch32_224"]
 KINDS += ["vit_base_patch14_reg4_dinov2", "vit_base_patch16_siglip_384"]
 KINDS += ["deit_tiny_distilled_patch16_224"]  # its faults are in test_parity_distilled.py
+SHOWN = [B16, DEIT, DINO, SIGLIP, COCA, "vit_base_patch14_reg4_dinov2", "deit_tiny_distilled_patch16_224"]
+kinds = pytest.mark.parametrize(
+    "name",
+    mostly_long(KINDS, keep=SHOWN, guard="verification/parity/patches/test_parity_vit.py::test_every_stage"),
+)
+# An architecture that is changed is not the one of the parity record.
+RECORD = "models/test_parity_record.py::test_the_committed_record_is_complete_and_of_this_forward_pass"
 
 
 def case(name: str) -> Case:
@@ -61,7 +69,7 @@ def assert_same(report: verify.Report, blocks: int) -> None:
     assert "image_embedding" in errors or "features" in errors
 
 
-@pytest.mark.parametrize("name", KINDS)
+@kinds
 def test_every_stage(name: str):
     report = case(name).compare()
     assert_same(report, blocks=2)
@@ -104,7 +112,7 @@ def test_full_size(name: str, blocks: int):
     assert_same(case_of(load_arch(name), build_model(name, LIBRARY[name])).compare(), blocks)
 
 
-@pytest.mark.parametrize("name", LIBRARY)
+@pytest.mark.parametrize("name", mostly_long(LIBRARY, keep=[B16, SIGLIP, COCA], guard=RECORD))
 def test_full_size_tensors_map_one_to_one(name: str):
     with torch.device("meta"):
         source = source_of(build_model(name, LIBRARY[name]))
@@ -175,9 +183,9 @@ def test_every_eps_moves_the_features(name: str):
 # -------------------------------------------------------------------------------------- what is wrong
 
 
-@pytest.mark.parametrize("name", KINDS)
+@kinds
 def test_nothing_wrong_nothing_seen(name: str):
-    assert case(name).first_difference() is None
+    assert case(name).difference_of(case(name).params) is None
 
 
 @pytest.mark.parametrize(
@@ -199,19 +207,19 @@ def test_nothing_wrong_nothing_seen(name: str):
     ],
 )
 def test_another_flag_is_seen(name: str, change: dict[str, Any], seen: str):
-    assert case(name).first_difference(**change) == f"vision.{seen}"
+    assert case(name).first_difference(until=seen, **change) == f"vision.{seen}"
 
 
 def test_siglip_exact_gelu_not_tanh():
     """timm's SigLIP has the exact GELU; big_vision's own code takes Flax's default, the tanh form."""
-    assert case(SIGLIP).first_difference(activation="gelu_tanh") == "vision.blocks.0"
+    assert case(SIGLIP).first_difference(until="blocks.0", activation="gelu_tanh") == "vision.blocks.0"
 
 
 def test_fine_tunes_use_exact_gelu():
     """Also those of OpenAI's weights, which were trained with QuickGELU."""
     timm_archs = [name for name, library in LIBRARY.items() if library == "timm"]
     assert {load_arch(name).vision.activation for name in timm_archs} == {"gelu"}
-    assert case(B16).first_difference(activation="quick_gelu") == "vision.blocks.0"
+    assert case(B16).first_difference(until="blocks.0", activation="quick_gelu") == "vision.blocks.0"
 
 
 def changed(params: Any, change: Callable[[dict[str, Any]], None]) -> Any:
@@ -265,7 +273,9 @@ def replace(part: str, value: Callable[[Any], Any]) -> Callable[[dict[str, Any]]
 )
 def test_other_params_are_seen(name: str, change: Any, vision: dict[str, Any], seen: str):
     own = case(name)
-    assert own.first_difference(changed(own.params, change), **vision) == f"vision.{seen}"
+    params = changed(own.params, change)
+    found = own.first_difference(params, until=seen, **vision) if vision else own.difference_of(params)
+    assert found == f"vision.{seen}"
 
 
 def mean_of_patches(tower: Any, x: Any, mode: Any) -> Any:
