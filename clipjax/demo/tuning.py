@@ -9,7 +9,7 @@ from clipjax.checkpoints.load import load_model
 from clipjax.checkpoints.model import Model
 from clipjax.data.cards import load_dataset
 from clipjax.demo.plan import BASE
-from clipjax.demo.settings import settings
+from clipjax.demo.settings import recipes, settings
 from clipjax.demo.sweeps import compute_in
 from clipjax.devices.sharding import make_mesh
 from clipjax.evaluation.collection import Job, Loaded, evaluate_all
@@ -17,7 +17,6 @@ from clipjax.evaluation.rows import Result
 from clipjax.evaluation.subject import Request
 from clipjax.finetune.before_after import jobs_of
 from clipjax.finetune.method import Settings
-from clipjax.finetune.names import recipe_names
 from clipjax.finetune.recipe import Recipe, load_recipe
 from clipjax.finetune.run import Data, finetune
 from clipjax.finetune.suites import load_suite
@@ -28,21 +27,6 @@ from clipjax.storage.store import Store
 from clipjax.sweep.models import Chosen
 from clipjax.sweep.plan import Item
 from clipjax.sweep.state import Newest, target_of
-
-
-def recipes() -> list[str]:
-    """In the order of configs/demo.toml; others come last."""
-    order = settings().tuning.order
-    names = [name for name in recipe_names() if name.startswith("demo_")]
-    return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
-
-
-def is_tuned(out: Path) -> bool:
-    return all(
-        (out / "finetuned" / name / f"seed{seed}" / "run.json").is_file()
-        for name in recipes()
-        for seed in load_recipe(name).seeds
-    )
 
 
 def fine_tune(out: Path, *, quick: bool = False, progress: bool = True) -> list[Model]:

@@ -1,0 +1,125 @@
+"""The demo's jobs: what each needs, what it makes, and the function that does it.
+
+The process that does the work imports what loads JAX, not the one that hands it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from clipjax.demo import rendering
+from clipjax.demo.corrupting import corrupt_images
+from clipjax.demo.jobs import DemoJob
+from clipjax.demo.plan import BASE, LLAVA, DemoModel, Plan
+from clipjax.demo.settings import tuned_files
+
+HELD_OUT, TESTS, DEPTH = "render held-out", "render tests", "corrupt by depth"
+LANGUAGE, TUNING, LISTS, EVALUATION = "language model", "fine-tuning", "lists", "evaluation"
+
+
+def jobs_of(plan: Plan, out: Path, progress: bool) -> list[DemoJob]:
+    """The earliest that can begin is taken: first the language model's CLIP, for which most waits."""
+    tower, base = plan.tower, next(model for model in plan.models if model.id == BASE)
+    others = [model for model in plan.models if model not in (tower, base)]
+    first, *splits = _training_sets(plan, out / "world", progress)
+    return [
+        first,
+        _training(tower, plan, out, progress),
+        DemoJob(LANGUAGE, partial(_language, plan, out), (_trained(tower),), (card_of(LLAVA, out),)),
+        *splits,
+        _training(base, plan, out, progress),
+        *_test_sets(plan, out / "world", progress),
+        *(_training(model, plan, out, progress) for model in others),
+        *_after_training(plan, out, progress),
+    ]
+
+
+def _training_sets(plan: Plan, world: Path, progress: bool) -> Iterator[DemoJob]:
+    """The tower's first. Jobs that render are always called, to refuse another plan's world."""
+    for split in sorted(plan.training_sets(), key=lambda split: split.name != plan.tower.data):
+        work = partial(rendering.training_set, world, split, plan, progress)
+        yield DemoJob(_rendered(split.name), work, device=False)
+
+
+def _test_sets(plan: Plan, world: Path, progress: bool) -> Iterator[DemoJob]:
+    yield DemoJob(HELD_OUT, partial(rendering.held_out_sets, world, plan, progress), device=False)
+    yield DemoJob(TESTS, partial(rendering.test_sets, world, plan, progress), device=False)
+
+
+def _training(model: DemoModel, plan: Plan, out: Path, progress: bool) -> DemoJob:
+    work = partial(_train, model, plan, out, progress)
+    return DemoJob(_trained(model), work, (_rendered(model.data),), (card_of(model.id, out),))
+
+
+def _after_training(plan: Plan, out: Path, progress: bool) -> Iterator[DemoJob]:
+    """Fine-tuning, and evaluations: these have no `makes`, since their rows have no files of their own."""
+    sets = (HELD_OUT, TESTS, DEPTH)
+    tuned = partial(_tune, plan, out, progress), (_trained_id(BASE), _rendered("narrow"), *sets)
+    yield DemoJob(DEPTH, partial(_corrupt, plan, out), (HELD_OUT,))
+    yield DemoJob(TUNING, *tuned, tuple(tuned_files(out)))
+    last = plan.models[-1]
+    yield DemoJob(LISTS, partial(_evaluate, (last.id,), out, progress), (_trained(last), *sets))
+    trained = tuple(_trained(model) for model in plan.models)
+    yield DemoJob(EVALUATION, partial(_results, plan, out, progress), (LISTS, *trained))
+    yield DemoJob("questions", partial(_ask, plan, out, progress), (LISTS, LANGUAGE))
+
+
+def card_of(name: str, out: Path) -> Path:
+    """The file that a saved model has."""
+    return out / "models" / name / "card.json"
+
+
+def _rendered(name: str) -> str:
+    return f"render {name}"
+
+
+def _trained(model: DemoModel) -> str:
+    return _trained_id(model.id)
+
+
+def _trained_id(name: str) -> str:
+    return f"train {name}"
+
+
+def _corrupt(plan: Plan, out: Path) -> None:
+    corrupt_images(out / "world", plan.seed)
+
+
+def _train(model: DemoModel, plan: Plan, out: Path, progress: bool) -> None:
+    from clipjax.demo import training
+
+    training.make(model, plan, out, progress)
+
+
+def _language(plan: Plan, out: Path) -> None:
+    from clipjax.demo.llava import making
+
+    making.make(plan, out)
+
+
+def _tune(plan: Plan, out: Path, progress: bool) -> None:
+    from clipjax.demo import tuning
+
+    models = tuning.fine_tune(out, quick=plan.quick, progress=progress)
+    tuning.evaluate(models, out, progress=progress)
+
+
+def _evaluate(models: tuple[str, ...], out: Path, progress: bool) -> None:
+    from clipjax.demo import sweeps
+
+    sweeps.evaluate(models, out, progress)
+
+
+def _results(plan: Plan, out: Path, progress: bool) -> None:
+    from clipjax.demo import sweeps
+
+    sweeps.all_results(plan, out, progress)
+
+
+def _ask(plan: Plan, out: Path, progress: bool) -> None:
+    from clipjax.demo import sweeps
+    from clipjax.demo.llava import asking
+
+    asking.ask(plan, out, sweeps.results_of_models([plan.models[-1].id], out, progress), progress)
