@@ -5,6 +5,7 @@ The process that does the work imports what loads JAX, not the one that hands it
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -13,8 +14,10 @@ from clipjax.demo import rendering
 from clipjax.demo.corrupting import corrupt_images
 from clipjax.demo.jobs import DemoJob
 from clipjax.demo.plan import BASE, LLAVA, DemoModel, Plan
-from clipjax.demo.settings import tuned_files
+from clipjax.demo.settings import recipes, tuned_files
+from clipjax.demo.world.files import Split
 
+PARTS = ("render the first half", "render the second half")
 HELD_OUT, TESTS, DEPTH = "render held-out", "render tests", "corrupt by depth"
 LANGUAGE, TUNING, LISTS, EVALUATION = "language model", "fine-tuning", "lists", "evaluation"
 
@@ -23,12 +26,14 @@ def jobs_of(plan: Plan, out: Path, progress: bool) -> list[DemoJob]:
     """The earliest that can begin is taken: first the language model's CLIP, for which most waits."""
     tower, base = plan.tower, next(model for model in plan.models if model.id == BASE)
     others = [model for model in plan.models if model not in (tower, base)]
-    first, *splits = _training_sets(plan, out / "world", progress)
+    splits = sorted(plan.training_sets(), key=lambda split: split.name != tower.data)
+    first, *later = (_rendering(split, plan, out / "world", progress) for split in splits)
     return [
-        first,
+        *_parts(splits[0], plan, out / "world", progress),
+        dataclasses.replace(first, needs=PARTS),
         _training(tower, plan, out, progress),
         DemoJob(LANGUAGE, partial(_language, plan, out), (_trained(tower),), (card_of(LLAVA, out),)),
-        *splits,
+        *later,
         _training(base, plan, out, progress),
         *_test_sets(plan, out / "world", progress),
         *(_training(model, plan, out, progress) for model in others),
@@ -36,11 +41,18 @@ def jobs_of(plan: Plan, out: Path, progress: bool) -> list[DemoJob]:
     ]
 
 
-def _training_sets(plan: Plan, world: Path, progress: bool) -> Iterator[DemoJob]:
-    """The tower's first. Jobs that render are always called, to refuse another plan's world."""
-    for split in sorted(plan.training_sets(), key=lambda split: split.name != plan.tower.data):
-        work = partial(rendering.training_set, world, split, plan, progress)
-        yield DemoJob(_rendered(split.name), work, device=False)
+def _parts(split: Split, plan: Plan, world: Path, progress: bool) -> Iterator[DemoJob]:
+    """Both processes draw the set for which all training waits."""
+    half = plan.images // 2
+    for name, part in zip(PARTS, (slice(half), slice(half, None))):
+        work = partial(rendering.part_of_training_set, world, split, part, plan, progress)
+        yield DemoJob(name, work, makes=(world / f"{split.name}.jsonl",), device=False)
+
+
+def _rendering(split: Split, plan: Plan, world: Path, progress: bool) -> DemoJob:
+    """Jobs that render whole sets are always called, to refuse another plan's world."""
+    work = partial(rendering.training_set, world, split, plan, progress)
+    return DemoJob(_rendered(split.name), work, device=False)
 
 
 def _test_sets(plan: Plan, world: Path, progress: bool) -> Iterator[DemoJob]:
@@ -58,7 +70,7 @@ def _after_training(plan: Plan, out: Path, progress: bool) -> Iterator[DemoJob]:
     sets = (HELD_OUT, TESTS, DEPTH)
     tuned = partial(_tune, plan, out, progress), (_trained_id(BASE), _rendered("narrow"), *sets)
     yield DemoJob(DEPTH, partial(_corrupt, plan, out), (HELD_OUT,))
-    yield DemoJob(TUNING, *tuned, tuple(tuned_files(out)))
+    yield DemoJob(TUNING, *tuned, tuple(tuned_files(plan.recipes or recipes(), out)))
     last = plan.models[-1]
     yield DemoJob(LISTS, partial(_evaluate, (last.id,), out, progress), (_trained(last), *sets))
     trained = tuple(_trained(model) for model in plan.models)
@@ -102,7 +114,7 @@ def _language(plan: Plan, out: Path) -> None:
 def _tune(plan: Plan, out: Path, progress: bool) -> None:
     from clipjax.demo import tuning
 
-    models = tuning.fine_tune(out, quick=plan.quick, progress=progress)
+    models = tuning.fine_tune(plan, out, progress=progress)
     tuning.evaluate(models, out, progress=progress)
 
 

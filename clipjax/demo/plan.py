@@ -36,6 +36,7 @@ class Plan:
         per_class: held-out images of each class.
         each: about the images per class of the other test sets.
         language_images, language_steps, language_batch: of the vision-language model's training.
+        recipes: of fine-tuning; empty: all whose names begin with "demo_".
         seed: of the world and of the training.
         quick: only show that everything runs.
     """
@@ -48,6 +49,7 @@ class Plan:
     language_images: int
     language_steps: int
     language_batch: int
+    recipes: tuple[str, ...] = ()
     seed: int = 0
     quick: bool = False
 
@@ -98,10 +100,12 @@ QUICK = replace(
     images=240,
     per_class=5,
     each=2,
-    models=tuple(replace(model, steps=4) for model in FULL.models[:2]),
+    # Of one architecture: most of the time goes into compiling.
+    models=tuple(replace(model, arch="demo_small", steps=4) for model in FULL.models[:2]),
     batch_size=24,
     language_images=240,
     language_steps=4,
     language_batch=12,
+    recipes=("demo_linear_probe", "demo_flyp", "demo_tip_adapter"),
     quick=True,
 )

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clipjax.demo import rendering
 from clipjax.demo.beside import work_through
 from clipjax.demo.parts import jobs_of
 from clipjax.demo.plan import FULL, Plan
@@ -48,6 +49,7 @@ def run(out: Path, plan: Plan = FULL, *, progress: bool = True) -> Demo:
         ClipjaxError: a job failed.
     """
     out = Path(out)
+    rendering.check(out / "world", plan)
     jobs = jobs_of(plan, out, progress)
     if all(job.is_made for job in jobs if job.makes):
         # Only look at the world: two processes would start for nothing. Results that lack are made below.
@@ -60,7 +62,7 @@ def run(out: Path, plan: Plan = FULL, *, progress: bool = True) -> Demo:
 
     keep_programs(out)
     results = sweeps.all_results(plan, out, progress)
-    tuned = tuning.fine_tune(out, quick=plan.quick, progress=False)
+    tuned = tuning.fine_tune(plan, out, progress=False)
     rows = tuning.evaluate(tuned, out, progress=False)
     return Demo(out, results, rows, asking.ask(plan, out, results, progress))
 

@@ -107,9 +107,9 @@ def recipes() -> list[str]:
     return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
 
 
-def tuned_files(out: Path) -> Iterator[Path]:
-    """The files that end the runs of all recipes; of a recipe without `seeds`, its first run."""
+def tuned_files(names: Sequence[str], out: Path) -> Iterator[Path]:
+    """The files that end the runs of these recipes; of a recipe without `seeds`, its first run."""
     files = config_files("finetune", ".toml")
-    for name in recipes():
+    for name in names:
         for seed in read_toml(files[name]).get("seeds", (1,)):
             yield out / "finetuned" / name / f"seed{seed}" / "run.json"

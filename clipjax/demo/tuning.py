@@ -8,7 +8,7 @@ from pathlib import Path
 from clipjax.checkpoints.load import load_model
 from clipjax.checkpoints.model import Model
 from clipjax.data.cards import load_dataset
-from clipjax.demo.plan import BASE
+from clipjax.demo.plan import BASE, Plan
 from clipjax.demo.settings import recipes, settings
 from clipjax.demo.sweeps import compute_in
 from clipjax.devices.sharding import make_mesh
@@ -29,20 +29,17 @@ from clipjax.sweep.plan import Item
 from clipjax.sweep.state import Newest, target_of
 
 
-def fine_tune(out: Path, *, quick: bool = False, progress: bool = True) -> list[Model]:
-    """The base, and what every method makes of it in `out/finetuned`; finished runs are read.
-
-    `quick` hardly trains.
-    """
+def fine_tune(plan: Plan, out: Path, *, progress: bool = True) -> list[Model]:
+    """The base, and what every method makes of it in `out/finetuned`; finished runs are read."""
     base = load_model(out / "models" / BASE)
     train = load_dataset("demo_train", out / "world" / "narrow.jsonl")
-    data = Data(train, hold_out=2 if quick else settings().tuning.held_out)
+    data = Data(train, hold_out=2 if plan.quick else settings().tuning.held_out)
     how = Settings(make_mesh(), store=Store(out / "store"), progress=False)
-    models, names = [base], recipes()
+    models, names = [base], plan.recipes or recipes()
     with progress_bar(len(names), "fine-tune", "method", shown=progress) as bar:
         for name in names:
             bar.set_postfix_str(name)
-            recipe = load_recipe(name, _shortened(load_recipe(name)) if quick else ())
+            recipe = load_recipe(name, _shortened(load_recipe(name)) if plan.quick else ())
             runs = finetune(base, recipe, data, out / "finetuned" / name, how)
             models += [run.model for run in runs]
             if name == settings().tuning.interpolated:

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from clipjax.demo import settings
 from clipjax.demo.beside import work_through
 from clipjax.demo.jobs import DemoJob, Queue
-from clipjax.demo.parts import jobs_of
+from clipjax.demo.parts import PARTS, jobs_of
 from clipjax.demo.plan import FULL, LLAVA, QUICK, Plan
 from clipjax.demo.settings import recipes
 from clipjax.errors import ClipjaxError
 from clipjax.finetune.method import all_methods
-from clipjax.finetune.recipe import load_recipe
+from clipjax.finetune.recipe import load_recipe, recipe_names
 from tests.demo._parts import note, refuse
 
 
@@ -83,10 +84,16 @@ def test_the_demos_jobs_can_begin_and_training_comes_first(plan: Plan, tmp_path:
         names.append(job.name)
         queue.end(job)
     assert sorted(names) == sorted(job.name for job in jobs)
-    assert names[:3] == [f"render {plan.tower.data}", f"train {plan.tower.id}", "language model"]
+    assert names[:2] == list(PARTS)
+    assert names[2:5] == [f"render {plan.tower.data}", f"train {plan.tower.id}", "language model"]
     makes = {job.name: [str(file.relative_to(tmp_path)) for file in job.makes] for job in jobs}
     assert makes["language model"] == [f"models/{LLAVA}/card.json"]
-    assert makes["fine-tuning"] == [f"finetuned/{name}/seed1/run.json" for name in recipes()]
+    assert makes["fine-tuning"] == [f"finetuned/{name}/seed1/run.json" for name in plan.recipes or recipes()]
+
+
+def test_a_new_recipe_joins_without_an_edit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "recipe_names", lambda: ["ce_imagenet", "demo_added", *recipe_names()])
+    assert recipes() == [*settings.settings().tuning.order, "demo_added"]
 
 
 def test_every_method_has_a_recipe_of_the_demo() -> None:
