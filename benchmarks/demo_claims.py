@@ -24,7 +24,8 @@ from clipjax.analysis.claims.ledger import ledger
 from clipjax.demo.analysis import CLAIMS
 from clipjax.demo.llava.asking import CHANCE, by_order
 from clipjax.demo.plan import FULL
-from clipjax.demo.run import Demo, run
+from clipjax.demo.reading import Demo, demo_of
+from clipjax.demo.run import run
 from clipjax.demo.settings import Column
 from clipjax.results.store import ResultStore
 
@@ -45,8 +46,8 @@ def main(
         for seed in range(first, first + seeds):
             start = time.perf_counter()
             plan = dataclasses.replace(FULL, seed=seed)
-            demo = run((out or Path(scratch)) / f"seed{seed}", plan, progress=False)
-            seen = report["seeds"][seed] = list(statements(demo))
+            run(folder := (out or Path(scratch)) / f"seed{seed}", plan, progress=False)
+            seen = report["seeds"][seed] = list(statements(demo_of(plan, folder)))
             print(f"seed {seed}: {time.perf_counter() - start:.0f} s", flush=True)
             common.table([(f"{said}: {numbers}", "yes" if holds else "NO") for said, holds, numbers in seen])
     columns = list(report["seeds"].values())

@@ -18,6 +18,7 @@ class DemoJob:
         work: a function of a module, or `functools.partial` of one, which another process can call.
         needs: names of the jobs whose work must be done before.
         makes: files. A job whose files all exist is left out. A job without files is always called.
+        again: whether it is called even where its files exist, as one that also reads them.
         device: whether it computes with JAX.
     """
 
@@ -25,11 +26,16 @@ class DemoJob:
     work: Callable[[], object]
     needs: tuple[str, ...] = ()
     makes: tuple[Path, ...] = ()
+    again: bool = False
     device: bool = True
 
     @property
     def is_made(self) -> bool:
-        return bool(self.makes) and all(file.is_file() for file in self.makes)
+        return all(file.is_file() for file in self.makes)
+
+    @property
+    def is_left_out(self) -> bool:
+        return bool(self.makes) and not self.again and self.is_made
 
 
 class Queue:
@@ -42,7 +48,7 @@ class Queue:
     def __init__(self, jobs: Sequence[DemoJob]) -> None:
         if len({job.name for job in jobs}) < len(jobs):
             raise ClipjaxError("two jobs of the demo have one name")
-        self._done = {job.name for job in jobs if job.is_made}
+        self._done = {job.name for job in jobs if job.is_left_out}
         self._waiting = [job for job in jobs if job.name not in self._done]
         self._check()
 

@@ -19,7 +19,9 @@ from clipjax.demo.world.files import Split
 
 PARTS = ("render the first half", "render the second half")
 HELD_OUT, TESTS, DEPTH = "render held-out", "render tests", "corrupt by depth"
-LANGUAGE, TUNING, LISTS, EVALUATION = "language model", "fine-tuning", "lists", "evaluation"
+SETS = (HELD_OUT, TESTS, DEPTH)
+LANGUAGE, TUNING, LISTS = "language model", "fine-tuning", "lists"
+QUESTIONS, EVALUATION = "questions", "evaluation"
 
 
 def jobs_of(plan: Plan, out: Path, progress: bool) -> list[DemoJob]:
@@ -32,12 +34,14 @@ def jobs_of(plan: Plan, out: Path, progress: bool) -> list[DemoJob]:
         *_parts(splits[0], plan, out / "world", progress),
         dataclasses.replace(first, needs=PARTS),
         _training(tower, plan, out, progress),
-        DemoJob(LANGUAGE, partial(_language, plan, out), (_trained(tower),), (card_of(LLAVA, out),)),
+        DemoJob(LANGUAGE, partial(_make_language, plan, out), (_trained(tower.id),), (card_of(LLAVA, out),)),
         *later,
         _training(base, plan, out, progress),
         *_test_sets(plan, out / "world", progress),
+        _tuning(plan, out, progress),
+        _lists(plan, out, progress),
         *(_training(model, plan, out, progress) for model in others),
-        *_after_training(plan, out, progress),
+        *_last(plan, out, progress),
     ]
 
 
@@ -58,24 +62,31 @@ def _rendering(split: Split, plan: Plan, world: Path, progress: bool) -> DemoJob
 def _test_sets(plan: Plan, world: Path, progress: bool) -> Iterator[DemoJob]:
     yield DemoJob(HELD_OUT, partial(rendering.held_out_sets, world, plan, progress), device=False)
     yield DemoJob(TESTS, partial(rendering.test_sets, world, plan, progress), device=False)
+    yield DemoJob(DEPTH, partial(_corrupt, plan, world), (HELD_OUT,))
 
 
 def _training(model: DemoModel, plan: Plan, out: Path, progress: bool) -> DemoJob:
     work = partial(_train, model, plan, out, progress)
-    return DemoJob(_trained(model), work, (_rendered(model.data),), (card_of(model.id, out),))
+    return DemoJob(_trained(model.id), work, (_rendered(model.data),), (card_of(model.id, out),))
 
 
-def _after_training(plan: Plan, out: Path, progress: bool) -> Iterator[DemoJob]:
-    """Fine-tuning, and evaluations: these have no `makes`, since their rows have no files of their own."""
-    sets = (HELD_OUT, TESTS, DEPTH)
-    tuned = partial(_tune, plan, out, progress), (_trained_id(BASE), _rendered("narrow"), *sets)
-    yield DemoJob(DEPTH, partial(_corrupt, plan, out), (HELD_OUT,))
-    yield DemoJob(TUNING, *tuned, tuple(tuned_files(plan.recipes or recipes(), out)))
-    last = plan.models[-1]
-    yield DemoJob(LISTS, partial(_evaluate, (last.id,), out, progress), (_trained(last), *sets))
-    trained = tuple(_trained(model) for model in plan.models)
-    yield DemoJob(EVALUATION, partial(_results, plan, out, progress), (LISTS, *trained))
-    yield DemoJob("questions", partial(_ask, plan, out, progress), (LISTS, LANGUAGE))
+def _tuning(plan: Plan, out: Path, progress: bool) -> DemoJob:
+    needs = (_trained(BASE), _rendered("narrow"), *SETS)
+    files = tuple(tuned_files(plan.recipes or recipes(), out))
+    return DemoJob(TUNING, partial(_tune, plan, out, progress), needs, files, again=True)
+
+
+def _lists(plan: Plan, out: Path, progress: bool) -> DemoJob:
+    return DemoJob(LISTS, partial(_list, plan, out, progress), (_trained(plan.models[-1].id), *SETS))
+
+
+def _last(plan: Plan, out: Path, progress: bool) -> Iterator[DemoJob]:
+    """Rows, figures and pages have no `makes`: a damaged or deleted one is made anew."""
+    trained = tuple(_trained(model.id) for model in plan.models)
+    yield DemoJob(QUESTIONS, partial(_ask, plan, out, progress), (LISTS, LANGUAGE))
+    yield DemoJob(EVALUATION, partial(_evaluate, plan, out, progress), (LISTS, *trained))
+    yield DemoJob("report", partial(_report, out), (TUNING, QUESTIONS, EVALUATION))
+    yield DemoJob("tables", partial(_print, plan, out), (TUNING, QUESTIONS, EVALUATION))
 
 
 def card_of(name: str, out: Path) -> Path:
@@ -87,16 +98,12 @@ def _rendered(name: str) -> str:
     return f"render {name}"
 
 
-def _trained(model: DemoModel) -> str:
-    return _trained_id(model.id)
-
-
-def _trained_id(name: str) -> str:
+def _trained(name: str) -> str:
     return f"train {name}"
 
 
-def _corrupt(plan: Plan, out: Path) -> None:
-    corrupt_images(out / "world", plan.seed)
+def _corrupt(plan: Plan, world: Path) -> None:
+    corrupt_images(world, plan.seed)
 
 
 def _train(model: DemoModel, plan: Plan, out: Path, progress: bool) -> None:
@@ -105,33 +112,43 @@ def _train(model: DemoModel, plan: Plan, out: Path, progress: bool) -> None:
     training.make(model, plan, out, progress)
 
 
-def _language(plan: Plan, out: Path) -> None:
+def _make_language(plan: Plan, out: Path) -> None:
     from clipjax.demo.llava import making
 
     making.make(plan, out)
 
 
+def _list(plan: Plan, out: Path, progress: bool) -> None:
+    from clipjax.demo import reading
+
+    reading.lists(plan, out, progress)
+
+
 def _tune(plan: Plan, out: Path, progress: bool) -> None:
-    from clipjax.demo import tuning
+    from clipjax.demo import reading, report
 
-    models = tuning.fine_tune(plan, out, progress=progress)
-    tuning.evaluate(models, out, progress=progress)
-
-
-def _evaluate(models: tuple[str, ...], out: Path, progress: bool) -> None:
-    from clipjax.demo import sweeps
-
-    sweeps.evaluate(models, out, progress)
-
-
-def _results(plan: Plan, out: Path, progress: bool) -> None:
-    from clipjax.demo import sweeps
-
-    sweeps.all_results(plan, out, progress)
+    report.tuning_figures(reading.tuned(plan, out, progress), out)
 
 
 def _ask(plan: Plan, out: Path, progress: bool) -> None:
-    from clipjax.demo import sweeps
-    from clipjax.demo.llava import asking
+    from clipjax.demo import reading
 
-    asking.ask(plan, out, sweeps.results_of_models([plan.models[-1].id], out, progress), progress)
+    reading.asked(plan, out, progress)
+
+
+def _evaluate(plan: Plan, out: Path, progress: bool) -> None:
+    from clipjax.demo import reading, report
+
+    report.figures(reading.results(plan, out, progress), out)
+
+
+def _report(out: Path) -> None:
+    from clipjax.demo import analysis
+
+    analysis.analyse(out)
+
+
+def _print(plan: Plan, out: Path) -> None:
+    from clipjax.demo import printing, reading
+
+    printing.print_tables(reading.demo_of(plan, out), plan)

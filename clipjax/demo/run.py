@@ -6,43 +6,23 @@
     finetuned/  a folder per method           programs/  compiled programs
     *.png, *.pdf   figures                    report.html
 
-Existing parts are not made again.
+Existing models and results are not made again.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import gc
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from clipjax.demo import rendering
 from clipjax.demo.beside import work_through
 from clipjax.demo.parts import jobs_of
 from clipjax.demo.plan import FULL, Plan
 
-if TYPE_CHECKING:
-    from clipjax.demo.llava.asking import Asked
-    from clipjax.evaluation.rows import Result
-    from clipjax.results.row import Row
 
-
-@dataclass(frozen=True)
-class Demo:
-    """`tuned`: rows of the base and the fine-tuned models. `asked`: the vision-language model's results."""
-
-    out: Path
-    results: list[Result]
-    tuned: list[Row]
-    asked: list[Asked]
-
-    @property
-    def rows(self) -> list[Row]:
-        return [row for result in self.results for row in result.rows]
-
-
-def run(out: Path, plan: Plan = FULL, *, progress: bool = True) -> Demo:
-    """Make what is missing in `out`, and read all results.
+def run(out: Path, plan: Plan = FULL, *, progress: bool = True) -> None:
+    """Make what is missing in `out`, draw the figures, and print the tables.
 
     Raises:
         DataError: `out` holds another plan's world.
@@ -51,20 +31,14 @@ def run(out: Path, plan: Plan = FULL, *, progress: bool = True) -> Demo:
     out = Path(out)
     rendering.check(out / "world", plan)
     jobs = jobs_of(plan, out, progress)
-    if all(job.is_made for job in jobs if job.makes):
-        # Only look at the world: two processes would start for nothing. Results that lack are made below.
-        work_through([job for job in jobs if not job.device], apart=False)
-    else:
-        work_through(jobs, partial(prepare, out), apart=not plan.quick)
-    # Here, so that JAX is not loaded while the jobs run.
-    from clipjax.demo import sweeps, tuning
-    from clipjax.demo.llava import asking
+    # Two processes would start for nothing where all is made.
+    apart = not plan.quick and not all(job.is_made for job in jobs)
+    if not apart:
+        from clipjax.demo import reading
 
-    keep_programs(out)
-    results = sweeps.all_results(plan, out, progress)
-    tuned = tuning.fine_tune(plan, out, progress=False)
-    rows = tuning.evaluate(tuned, out, progress=False)
-    return Demo(out, results, rows, asking.ask(plan, out, results, progress))
+        reading.forget()
+        keep_programs(out)
+    work_through(jobs, partial(prepare, out), apart=apart)
 
 
 def prepare(out: Path) -> bool:
@@ -76,6 +50,7 @@ def prepare(out: Path) -> bool:
 
     from clipjax.devices.memory import keep_freed
 
+    gc.set_threshold(5_000, 20, 30)  # JAX keeps what it traced: looking for garbage there takes time
     keep_freed()
     keep_programs(out)
     return jax.default_backend() == "cpu"

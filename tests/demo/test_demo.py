@@ -27,7 +27,7 @@ from clipjax.data.annotations import load_factors
 from clipjax.data.cards import cards_in, load_dataset, read_card
 from clipjax.data.check import check_dataset
 from clipjax.data.labels import load_labels
-from clipjax.demo import beside, parts, plan, report, sweeps, training
+from clipjax.demo import beside, plan, report, sweeps, training
 from clipjax.demo.__main__ import app
 from clipjax.demo.analysis import CLAIMS
 from clipjax.demo.corrupting import IMAGES, KINDS, SEVERITIES
@@ -472,6 +472,9 @@ def test_annotations_follow_from_the_scenes(quick: Quick) -> None:
 
 def test_the_demo_runs_every_task_on_every_set(quick: Quick) -> None:
     assert all(f"\n{table.heading}\n" in quick.stdout for table in settings().tables)
+    drawn = quick.stdout.split("\nfigures ")[1].split(" (and .pdf)")[0].split(", ")
+    assert len(drawn) == 11
+    assert all(Path(picture.strip()).is_file() for picture in drawn)
     for figure in ("accuracy.png", "factors.pdf", "reliability.png", "ood.png", "cues.png", "world.jpg"):
         assert (quick.out / figure).is_file()
     assert not list((quick.out / "training").iterdir()), "resume points go when the model is there"
@@ -608,7 +611,6 @@ def test_the_demo_is_not_made_again(quick: Quick, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("clipjax.demo.world.files.render", never)
     monkeypatch.setattr("clipjax.finetune.run.solve", never)
     monkeypatch.setattr(beside, "_Worker", never)
-    monkeypatch.setattr(parts, "_results", never)
     runs = ResultStore(quick.out / "results").run_ids()
     again = invoke(quick.out, "--quick")
     assert again.exit_code == 0
