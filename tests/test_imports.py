@@ -79,7 +79,7 @@ WITHOUT_JAX = (
     "clipjax.doctor.examine",
     "clipjax.cli",
     "clipjax.sweep.suite",
-    "clipjax.demo.rendering",
+    "clipjax.demo.run",
 )
 
 

@@ -12,11 +12,9 @@ All read the results alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from clipjax.analysis.claims.claims import Verdict, check
-from clipjax.analysis.claims.ledger import ledger
+from clipjax.analysis.claims.claims import Verdict
 from clipjax.analysis.claims.verdicts import measured, summary
 from clipjax.analysis.figures.figure_set import analyze
 from clipjax.analysis.figures.spec import load_spec
@@ -30,25 +28,19 @@ CLAIMS = config_dir() / "claims_demo.toml"
 PROMPTS = "demo"
 
 
-@dataclass(frozen=True)
-class Analysis:
-    figures: Sequence[Path]
-    verdicts: Sequence[Verdict]
-    report: Path
-
-    def tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
-        return [
-            ("What holds of these models", *summary(self.verdicts)),
-            ("and by which statistic, with 95 % intervals", *measured(self.verdicts)),
-        ]
+def claim_tables(verdicts: Sequence[Verdict]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Heading, titles and cells of each."""
+    return [
+        ("What holds of these models", *summary(verdicts)),
+        ("and by which statistic, with 95 % intervals", *measured(verdicts)),
+    ]
 
 
-def analyse(out: Path) -> Analysis:
+def analyse(out: Path) -> None:
     """Writes below `out`; raises DataError for damaged results, or a file that cannot be written."""
     rows = ResultStore(out / "results").rows()
     index = RowIndex(rows)
-    drawn = [analyze(load_spec(figure), index, out, prompts=PROMPTS) for figure in FIGURES]
-    verdicts = check(ledger(CLAIMS), rows)
-    page = out / "report.html"
-    write_report(rows, page, "demo", Choices(figures=list(map(str, FIGURES)), claims=CLAIMS, prompts=PROMPTS))
-    return Analysis([file for done in drawn for file in done.files], verdicts, page)
+    for figure in FIGURES:
+        analyze(load_spec(figure), index, out, prompts=PROMPTS)
+    choices = Choices(figures=list(map(str, FIGURES)), claims=CLAIMS, prompts=PROMPTS)
+    write_report(rows, out / "report.html", "demo", choices)

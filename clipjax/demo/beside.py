@@ -1,6 +1,6 @@
-"""Parts of the demo side by side.
+"""Jobs of the demo in two processes.
 
-    side_by_side(partial(train_one, out), partial(train_two, out))
+    work_through([DemoJob("one", partial(train_one, out)), DemoJob("two", partial(train_two, out))])
 
 One model as small as the demo's leaves a core idle.
 """
@@ -13,55 +13,106 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from multiprocessing.context import SpawnProcess
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnContext
 from typing import Any
 
+from clipjax.demo.jobs import DemoJob, Queue
 from clipjax.devices import signals
 from clipjax.errors import ClipjaxError, Interrupted
 from clipjax.progress import share_terminal
 
-Part = Callable[[], object]
+WORKERS = 2
+Prepare = Callable[[], bool]
 
 
-def side_by_side(*parts: Part, apart: bool = True) -> None:
-    """Call each part in a process of its own; return when all are done.
+def work_through(jobs: Sequence[DemoJob], prepare: Prepare = bool, *, apart: bool = True) -> None:
+    """Call every job that is not made, in two processes that each take the next job that can begin.
 
     Args:
-        parts: functions of a module, or `functools.partial` of them.
-        apart: False calls them here, one after the other.
+        prepare: called in a process before its first job with `device`; a function of a module. False: only
+            the first process takes such jobs.
+        apart: False calls the jobs here, one after the other, without `prepare`.
 
     Raises:
-        ClipjaxError: a part failed; the others were ended at once.
-        Interrupted: a signal ended a part.
+        ClipjaxError: a job failed, and both processes were ended at once; or a job can never begin.
+        Interrupted: a signal ended a process.
     """
+    queue, workers = Queue(jobs), list[_Worker]()
     if not apart:
-        for part in parts:
-            part()
+        while (job := queue.take()) is not None:
+            job.work()
+            queue.end(job)
         return
-    spawn, running = multiprocessing.get_context("spawn"), []
+    spawn = multiprocessing.get_context("spawn")
     lock = spawn.RLock()
     try:
-        for line, part in enumerate(parts):
-            process = spawn.Process(target=_run, args=(part, line, lock))
-            process.start()
-            running.append(process)
-        _wait(running)
+        for line in range(WORKERS):
+            workers.append(_Worker(spawn, line, lock, prepare))
+        _hand_out(queue, workers)
+        for worker in workers:
+            worker.leave()
     except BaseException:
-        for process in running:
-            process.terminate()
-        for process in running:
-            process.join(signals.SAVING)  # it keeps what it needs to go on
+        for worker in workers:
+            worker.process.terminate()
+        for worker in workers:
+            worker.process.join(signals.SAVING)  # it keeps what it needs to go on
         raise
 
 
-def _wait(processes: Sequence[SpawnProcess]) -> None:
-    running = list(processes)
-    while running:
-        ended = multiprocessing.connection.wait([process.sentinel for process in running])
-        for process in [each for each in running if each.sentinel in ended]:
-            process.join()  # its exit code may come a little later
-            _raise_for(process.exitcode or 0)
-            running.remove(process)
+class _Worker:
+    """A process, as its parent sees it."""
+
+    def __init__(self, spawn: SpawnContext, line: int, lock: Any, prepare: Prepare) -> None:
+        self.connection, theirs = spawn.Pipe()
+        self.job: DemoJob | None = None
+        self.process = spawn.Process(target=_run, args=(theirs, line, lock, prepare))
+        self.process.start()
+        theirs.close()  # so that a dead process is the end of `connection`
+
+    def begin(self, job: DemoJob) -> None:
+        self.job = job
+        self._send((job.work, job.device))
+
+    def leave(self) -> None:
+        self._send(None)
+        self._join()
+
+    def receive(self) -> bool | None:
+        """What `prepare` returned, or None: the job is done."""
+        try:
+            return self.connection.recv()
+        except (EOFError, ConnectionError):
+            self._join()
+            raise ClipjaxError("a process of the demo ended before its work was done") from None
+
+    def _send(self, message: Any) -> None:
+        try:
+            self.connection.send(message)
+        except ConnectionError:  # it has just died: the next call of `receive` or `_join` tells why
+            return
+
+    def _join(self) -> None:
+        self.process.join()
+        _raise_for(self.process.exitcode or 0)
+
+
+def _hand_out(queue: Queue, workers: Sequence[_Worker]) -> None:
+    shared = False
+    while True:
+        for worker in workers:
+            if worker.job is None and (job := queue.take(device=shared or worker is workers[0])) is not None:
+                worker.begin(job)
+        if all(worker.job is None for worker in workers):
+            return
+        ready = multiprocessing.connection.wait([worker.connection for worker in workers])
+        for worker in (each for each in workers if each.connection in ready):
+            answer = worker.receive()
+            if answer is not None:
+                shared = answer
+            elif worker.job is not None:
+                queue.end(worker.job)
+                worker.job = None
 
 
 def _raise_for(code: int) -> None:
@@ -76,19 +127,38 @@ def _raise_for(code: int) -> None:
         raise error
 
 
-def _run(part: Part, line: int, lock: Any) -> None:
+def _run(connection: Connection, line: int, lock: Any, prepare: Prepare) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     share_terminal(line, lock)
 
     def program() -> None:
         try:
-            part()
+            _serve(connection, prepare)
         except ClipjaxError as error:
             signals.check()
             print(f"error: {error}", file=sys.stderr)
             sys.exit(error.exit_code)
 
     signals.run(program)
+
+
+def _serve(connection: Connection, prepare: Prepare) -> None:
+    """Call what the parent sends, until it sends None."""
+    prepared = False
+    while (message := _received(connection)) is not None:
+        work, device = message
+        if device and not prepared:
+            prepared = True
+            connection.send(prepare())
+        work()
+        connection.send(None)
+
+
+def _received(connection: Connection) -> Any:
+    try:
+        return connection.recv()
+    except EOFError:  # the parent is gone
+        return None
 
 
 def _end_with_parent() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clipjax.demo.plan import SEED
 from clipjax.demo.world.files import write_once
 
 KINDS = ("fog_3d", "flash")
@@ -14,7 +13,7 @@ QUALITY = 90  # of the JPEGs
 IMAGES = 60  # a sample with every class
 
 
-def corrupt_images(world: Path) -> None:
+def corrupt_images(world: Path, seed: int) -> None:
     """Copies of a sample of demo-val, unless `world` has them. Raises DataError as `write_once`."""
 
     def write(folder: Path) -> None:
@@ -29,8 +28,8 @@ def corrupt_images(world: Path) -> None:
             depth=world / "demo-val-depth",
             jpeg_quality=QUALITY,
             limit=IMAGES,
-            seed=SEED,
+            seed=seed,
         )
 
     recipe = {"images": IMAGES, "kinds": KINDS, "severities": SEVERITIES, "quality": QUALITY}
-    write_once(world, NAME, recipe, SEED, write)
+    write_once(world, NAME, recipe, seed, write)

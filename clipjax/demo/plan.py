@@ -12,7 +12,6 @@ from clipjax.demo.world.probes import probes
 from clipjax.demo.world.scenes import SHAPES
 from clipjax.demo.world.shifts import shifted
 
-SEED = 0
 BASE = "demo-small-diverse"
 """The model that is fine-tuned."""
 LLAVA = "demo-llava"
@@ -20,9 +19,12 @@ LLAVA = "demo-llava"
 
 @dataclass(frozen=True)
 class DemoModel:
+    """`steps`: of its training."""
+
     id: str
     arch: str
     data: str
+    steps: int
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Plan:
         per_class: held-out images of each class.
         each: about the images per class of the other test sets.
         language_images, language_steps, language_batch: of the vision-language model's training.
+        recipes: of fine-tuning; empty: all whose names begin with "demo_".
+        seed: of the world and of the training.
         quick: only show that everything runs.
     """
 
@@ -41,12 +45,12 @@ class Plan:
     per_class: int
     each: int
     models: tuple[DemoModel, ...]
-    steps: int
-    warmup: int
     batch_size: int
     language_images: int
     language_steps: int
     language_batch: int
+    recipes: tuple[str, ...] = ()
+    seed: int = 0
     quick: bool = False
 
     @property
@@ -69,11 +73,12 @@ class Plan:
 
     def test_sets(self) -> Iterator[ImageSet]:
         """The others."""
-        yield from shifted(self.each, SEED, self._val())
-        yield from probes(self.each, SEED)
+        yield from shifted(self.each, self.seed, self._val())
+        yield from probes(self.each, self.seed)
 
     def _val(self) -> ImageSet:
-        return Split("demo-val", "varied", len(SHAPES) * self.per_class, class_folders=True).image_set(SEED)
+        images = len(SHAPES) * self.per_class
+        return Split("demo-val", "varied", images, class_folders=True).image_set(self.seed)
 
 
 FULL = Plan(
@@ -81,12 +86,10 @@ FULL = Plan(
     per_class=100,
     each=20,
     models=(
-        DemoModel("demo-base-narrow", "demo_base", "narrow"),
-        DemoModel(BASE, "demo_small", "diverse"),
-        DemoModel("demo-base-diverse", "demo_base", "diverse"),
+        DemoModel("demo-base-narrow", "demo_base", "narrow", steps=300),
+        DemoModel(BASE, "demo_small", "diverse", steps=600),
+        DemoModel("demo-base-diverse", "demo_base", "diverse", steps=400),
     ),
-    steps=600,
-    warmup=60,
     batch_size=96,
     language_images=4000,
     language_steps=800,
@@ -97,12 +100,12 @@ QUICK = replace(
     images=240,
     per_class=5,
     each=2,
-    models=FULL.models[:2],
-    steps=4,
-    warmup=1,
+    # Of one architecture: most of the time goes into compiling.
+    models=tuple(replace(model, arch="demo_small", steps=4) for model in FULL.models[:2]),
     batch_size=24,
     language_images=240,
     language_steps=4,
     language_batch=12,
+    recipes=("demo_linear_probe", "demo_flyp", "demo_tip_adapter"),
     quick=True,
 )

@@ -1,53 +1,45 @@
-"""Render the demo's world in two processes, which start at once: JAX is loaded for corruptions alone."""
+"""Render the demo's world: only sets that it lacks.
+
+All functions raise DataError where the folder holds another plan's world, or cannot be written.
+None loads JAX.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
-from clipjax.demo.beside import side_by_side
-from clipjax.demo.corrupting import corrupt_images
-from clipjax.demo.plan import SEED, Plan
-from clipjax.demo.world.files import Split, write_set, write_split
+from clipjax.demo.plan import Plan
+from clipjax.demo.world.files import Split, check_set, draw_part, write_set, write_split
 from clipjax.demo.world.pair_sets import write_pair_sets
 
 
-def render(world: Path, plan: Plan, *, progress: bool = True) -> None:
-    """Only sets that `world` lacks.
+def check(world: Path, plan: Plan) -> None:
+    """Look at the training sets alone, which differ between plans."""
+    for split in plan.training_sets():
+        check_set(world, split.name, split._asdict(), plan.seed)
 
-    Raises:
-        DataError: `world` holds another plan's world, or cannot be written.
-    """
-    first, *others = plan.training_sets()
-    there = (world / f"{first.name}.jsonl").is_file()
-    side_by_side(
-        partial(_held_out_sets, world, [first], plan, progress),
-        partial(_other_sets, world, others, plan, progress),
-        apart=not plan.quick and not there,
-    )
+
+def part_of_training_set(world: Path, split: Split, part: slice, plan: Plan, progress: bool) -> None:
+    draw_part(world, split.image_set(plan.seed), part, seed=plan.seed, progress=progress)
+
+
+def training_set(world: Path, split: Split, plan: Plan, progress: bool) -> None:
+    write_split(world, split, seed=plan.seed, progress=progress)
+
+
+def held_out_sets(world: Path, plan: Plan, progress: bool) -> None:
+    for images in plan.held_out():
+        write_set(world, images, seed=plan.seed, progress=progress)
+
+
+def test_sets(world: Path, plan: Plan, progress: bool) -> None:
+    """All that no model is trained on and that do not show the held-out scenes."""
+    for images in plan.test_sets():
+        write_set(world, images, seed=plan.seed, progress=progress)
+    write_pair_sets(world, plan.objects, plan.seed)
     if plan.quick:
         _write_cards(world)
-
-
-def _held_out_sets(world: Path, splits: Sequence[Split], plan: Plan, progress: bool) -> None:
-    for images in plan.held_out():
-        write_set(world, images, seed=SEED, progress=progress)
-    _training_sets(world, splits, progress)
-    corrupt_images(world)
-
-
-def _training_sets(world: Path, splits: Sequence[Split], progress: bool) -> None:
-    for split in splits:
-        write_split(world, split, seed=SEED, progress=progress)
-
-
-def _other_sets(world: Path, splits: Sequence[Split], plan: Plan, progress: bool) -> None:
-    _training_sets(world, splits, progress)
-    for images in plan.test_sets():
-        write_set(world, images, seed=SEED, progress=progress)
-    write_pair_sets(world, plan.objects, SEED)
 
 
 def _write_cards(world: Path) -> None:

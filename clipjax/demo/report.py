@@ -14,7 +14,7 @@ from clipjax.analysis.rows import curation
 from clipjax.config import config_dir
 from clipjax.demo.llava.asking import CHANCE, DEBIASED, RULE, Asked, by_order
 from clipjax.demo.plan import BASE, LLAVA
-from clipjax.demo.run import Demo
+from clipjax.demo.reading import rows_of
 from clipjax.demo.settings import Column, Figure, has_own_prompts, settings
 from clipjax.evaluation.rows import Result
 from clipjax.results.row import Row
@@ -89,27 +89,33 @@ def _with_limits(row: Row, percent: bool = True) -> str:
     return f"{shown} [{lo}, {hi}]"
 
 
-def figures(demo: Demo) -> list[Path]:
-    own, accuracy = [row for row in demo.rows if has_own_prompts(row)], settings().accuracy
+def pictures() -> list[str]:
+    """Files that `figures` and `tuning_figures` draw, without those of other formats."""
+    drawn = [f"{figure.name}.png" for figure in settings().figures]
+    return ["accuracy.png", *drawn, "world.jpg", "finetuning.png", "wise_ft.png"]
+
+
+def figures(results: list[Result], out: Path) -> list[Path]:
+    own, accuracy = [row for row in rows_of(results) if has_own_prompts(row)], settings().accuracy
     accuracies = [row for row in own if row["task"] == accuracy.task]
     shown = [row for name in accuracy.datasets for row in accuracies if row["dataset"] == name]
-    drawn = accuracy_figure(shown, demo.out / "accuracy")
+    drawn = accuracy_figure(shown, out / "accuracy")
     for figure in settings().figures:
-        drawn += _figure(figure, demo, own)
-    return [*drawn, world_figure(demo.out / "world", demo.out / "world.jpg")]
+        drawn += _figure(figure, results, own, out)
+    return [*drawn, world_figure(out / "world", out / "world.jpg")]
 
 
-def _figure(figure: Figure, demo: Demo, own: Sequence[Row]) -> list[Path]:
+def _figure(figure: Figure, results: list[Result], own: Sequence[Row], out: Path) -> list[Path]:
     rows, images = [row for row in own if row["task"] == figure.task], dict
     if figure.dataset is not None:
         *_, last = (
             result
-            for result in demo.results
+            for result in results
             if (result.rows[0]["task"], result.rows[0]["dataset"]) == (figure.task, figure.dataset)
             and has_own_prompts(result.rows[0])
         )
         rows, images = last.rows, last.images.to_pydict
-    return figure_of(figure.name, figure.task)(rows, images, demo.out / figure.name)
+    return figure_of(figure.name, figure.task)(rows, images, out / figure.name)
 
 
 def world_figure(world: Path, out: Path, columns: int = 10) -> Path:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from clipjax.config import config_dir
+from clipjax.config import config_dir, config_files
+from clipjax.finetune.names import recipe_names
 from clipjax.results.row import Row
 from clipjax.storage.reading import read_toml
 from clipjax.storage.records import read
@@ -96,3 +98,18 @@ def settings() -> DemoFile:
 
 def has_own_prompts(row: Row) -> bool:
     return row["convention"].get("prompts") not in settings().prompts
+
+
+def recipes() -> list[str]:
+    """In the order of configs/demo.toml; others come last."""
+    order = settings().tuning.order
+    names = [name for name in recipe_names() if name.startswith("demo_")]
+    return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
+
+
+def tuned_files(names: Sequence[str], out: Path) -> Iterator[Path]:
+    """The files that end the runs of these recipes; of a recipe without `seeds`, its first run."""
+    files = config_files("finetune", ".toml")
+    for name in names:
+        for seed in read_toml(files[name]).get("seeds", (1,)):
+            yield out / "finetuned" / name / f"seed{seed}" / "run.json"

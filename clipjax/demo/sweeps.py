@@ -32,10 +32,15 @@ def evaluate(models: Sequence[str], out: Path, progress: bool) -> SweepPlan:
 def all_results(plan: Plan, out: Path, progress: bool) -> list[Result]:
     """All results, in the order of the models; runs what is missing. Raises as `evaluate`."""
     names = [model.id for model in plan.models]
-    results = results_of(evaluate(names, out, progress), out / "results")
+    results = results_of_models(names, out, progress)
     if second := list(_second_runs(names, results, out)):
         results += results_of(swept(out, second, progress), out / "results")
     return sorted(results, key=lambda result: names.index(result.rows[0]["model"]))
+
+
+def results_of_models(names: Sequence[str], out: Path, progress: bool) -> list[Result]:
+    """The first runs' results; runs what is missing. Raises as `evaluate`."""
+    return results_of(evaluate(names, out, progress), out / "results")
 
 
 def _second_runs(names: Sequence[str], results: Sequence[Result], out: Path) -> Sequence[Run]:

@@ -19,20 +19,16 @@ from clipjax.finetune.contrastive import Recipe, train
 from clipjax.models.arch import load_arch
 
 
-def is_made(model: DemoModel, out: Path) -> bool:
-    return (out / "models" / model.id / "card.json").is_file()
-
-
 def make(model: DemoModel, plan: Plan, out: Path, progress: bool) -> None:
-    if not is_made(model, out):
-        points = out / "training" / model.id
-        _trained(model, plan, out / "world", points, progress).save(out / "models" / model.id)
-        shutil.rmtree(points)
+    """Train and save it."""
+    points = out / "training" / model.id
+    _trained(model, plan, out / "world", points, progress).save(out / "models" / model.id)
+    shutil.rmtree(points)
 
 
 def _trained(model: DemoModel, plan: Plan, world: Path, points: Path, progress: bool) -> Model:
     manifest = load_dataset("demo_train", world / f"{model.data}.jsonl").manifest
-    recipe = _recipe(plan)
+    recipe = _recipe(model, plan)
     card = _card(model, recipe, len(manifest))
     untrained = Model(card, {})
     params = train(
@@ -54,14 +50,15 @@ def _trained(model: DemoModel, plan: Plan, world: Path, points: Path, progress: 
     return Model(dataclasses.replace(card, logit_scale=scale, facts=facts), params)
 
 
-def _recipe(plan: Plan) -> Recipe:
+def _recipe(model: DemoModel, plan: Plan) -> Recipe:
     return Recipe(
-        steps=plan.steps,
-        warmup=plan.warmup,
+        steps=model.steps,
+        warmup=max(1, model.steps // 10),
         batch_size=plan.batch_size,
         learning_rate=2e-3,
         weight_decay=0.05,
         clip_norm=1.0,
+        seed=plan.seed,
     )
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from clipjax.checkpoints.load import load_model
 from clipjax.checkpoints.model import Model
 from clipjax.data.cards import load_dataset
-from clipjax.demo.plan import BASE
-from clipjax.demo.settings import settings
+from clipjax.demo.plan import BASE, Plan
+from clipjax.demo.settings import recipes, settings
 from clipjax.demo.sweeps import compute_in
 from clipjax.devices.sharding import make_mesh
 from clipjax.evaluation.collection import Job, Loaded, evaluate_all
@@ -17,7 +17,6 @@ from clipjax.evaluation.rows import Result
 from clipjax.evaluation.subject import Request
 from clipjax.finetune.before_after import jobs_of
 from clipjax.finetune.method import Settings
-from clipjax.finetune.names import recipe_names
 from clipjax.finetune.recipe import Recipe, load_recipe
 from clipjax.finetune.run import Data, finetune
 from clipjax.finetune.suites import load_suite
@@ -30,35 +29,17 @@ from clipjax.sweep.plan import Item
 from clipjax.sweep.state import Newest, target_of
 
 
-def recipes() -> list[str]:
-    """In the order of configs/demo.toml; others come last."""
-    order = settings().tuning.order
-    names = [name for name in recipe_names() if name.startswith("demo_")]
-    return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
-
-
-def is_tuned(out: Path) -> bool:
-    return all(
-        (out / "finetuned" / name / f"seed{seed}" / "run.json").is_file()
-        for name in recipes()
-        for seed in load_recipe(name).seeds
-    )
-
-
-def fine_tune(out: Path, *, quick: bool = False, progress: bool = True) -> list[Model]:
-    """The base, and what every method makes of it in `out/finetuned`; finished runs are read.
-
-    `quick` hardly trains.
-    """
+def fine_tune(plan: Plan, out: Path, *, progress: bool = True) -> list[Model]:
+    """The base, and what every method makes of it in `out/finetuned`; finished runs are read."""
     base = load_model(out / "models" / BASE)
     train = load_dataset("demo_train", out / "world" / "narrow.jsonl")
-    data = Data(train, hold_out=2 if quick else settings().tuning.held_out)
+    data = Data(train, hold_out=2 if plan.quick else settings().tuning.held_out)
     how = Settings(make_mesh(), store=Store(out / "store"), progress=False)
-    models, names = [base], recipes()
+    models, names = [base], plan.recipes or recipes()
     with progress_bar(len(names), "fine-tune", "method", shown=progress) as bar:
         for name in names:
             bar.set_postfix_str(name)
-            recipe = load_recipe(name, _shortened(load_recipe(name)) if quick else ())
+            recipe = load_recipe(name, _shortened(load_recipe(name)) if plan.quick else ())
             runs = finetune(base, recipe, data, out / "finetuned" / name, how)
             models += [run.model for run in runs]
             if name == settings().tuning.interpolated:

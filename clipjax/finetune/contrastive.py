@@ -28,7 +28,7 @@ from clipjax.devices.sharding import DP, Rules, make_mesh
 from clipjax.finetune.training.logs import Logs
 from clipjax.finetune.training.loop import fit
 from clipjax.finetune.training.losses import unit_norm
-from clipjax.finetune.training.optimizer import make_optimizer
+from clipjax.finetune.training.optimizer import make_optimizer, scale_by_warmup_cosine
 from clipjax.finetune.training.resume import Checkpoints
 from clipjax.finetune.training.step import (
     Aux,
@@ -67,8 +67,12 @@ class Recipe:
     seed: int = 0
     precision: Precision = "parity"
 
-    def schedule(self) -> optax.Schedule:
-        return optax.warmup_cosine_decay_schedule(0.0, self.learning_rate, self.warmup, self.steps)
+    def transformation(self) -> optax.GradientTransformation:
+        """AdamW, whose state holds the numbers of steps: recipes of other lengths share the program."""
+        whole = make_optimizer(
+            optax.constant_schedule(1.0), weight_decay=self.weight_decay, clip_norm=self.clip_norm
+        )
+        return optax.chain(whole, scale_by_warmup_cosine(self.learning_rate, self.warmup, self.steps))
 
 
 def contrastive_loss(
@@ -164,7 +168,7 @@ def train(
     """
     mesh = make_mesh() if mesh is None else mesh
     check_batch(recipe.batch_size, mesh, len(manifest))
-    tx = make_optimizer(recipe.schedule(), weight_decay=recipe.weight_decay, clip_norm=recipe.clip_norm)
+    tx = recipe.transformation()
     parts = split(network.init_params(jax.random.key(recipe.seed)), lambda _: True, update_statistics=True)
     shardings = state_shardings(parts, tx, mesh, rules)
     batches = training_batches(

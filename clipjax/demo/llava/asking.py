@@ -11,7 +11,7 @@ import numpy as np
 
 from clipjax.checkpoints.load import load_model
 from clipjax.data.cards import load_dataset, read_card
-from clipjax.demo.plan import LLAVA, SEED, Plan
+from clipjax.demo.plan import LLAVA, Plan
 from clipjax.demo.settings import settings
 from clipjax.demo.sweeps import compute_in, swept
 from clipjax.evaluation.rows import Result
@@ -83,17 +83,17 @@ def ask(plan: Plan, out: Path, results: Sequence[Result], progress: bool) -> lis
         for result in results_of(swept(out, runs, progress), out / "results")
     }
     return [
-        Asked(name, answers[plan.tower.id, name], answers[LLAVA, name], _shuffled(out, name, path))
+        Asked(name, answers[plan.tower.id, name], answers[LLAVA, name], _shuffled(out, name, path, plan.seed))
         for name, path in lists.items()
     ]
 
 
-def _shuffled(out: Path, name: str, lists: str) -> Result:
+def _shuffled(out: Path, name: str, lists: str, seed: int) -> Result:
     """The same questions about other images of the set: kept in the store, but no result of the demo."""
     place = read_card(name).place
     assert place is not None
     data = load_dataset(name, out / "world" / place)
-    order = np.random.default_rng(SEED).permutation(len(data.manifest))
+    order = np.random.default_rng(seed).permutation(len(data.manifest))
     opener = data.manifest.opener.select([int(i) for i in order])
     shuffled = dataclasses.replace(data, manifest=dataclasses.replace(data.manifest, opener=opener))
     request = Request(dataset=shuffled, annotations=lists, steps=STEPS)

@@ -23,7 +23,7 @@ from clipjax.data.text.language_tokenizers import load_language_tokenizer
 from clipjax.data.text.vocabularies import digest
 from clipjax.demo.llava.texts import PROMPT, examples, write_tokenizer
 from clipjax.demo.llava.training import Recipe, train
-from clipjax.demo.plan import LLAVA, SEED, Plan
+from clipjax.demo.plan import LLAVA, Plan
 from clipjax.models.arch import Arch
 from clipjax.models.language.config import DecoderConfig, LanguageConfig
 from clipjax.models.language.decoder import Decoder
@@ -34,14 +34,8 @@ CONTEXT = 128
 BATCH = 500  # images in one step of the tower
 
 
-def is_made(out: Path) -> bool:
-    return (out / "models" / LLAVA / "card.json").is_file()
-
-
 def make(plan: Plan, out: Path) -> None:
-    """Train and save it, unless it is there; its CLIP is."""
-    if is_made(out):
-        return
+    """Train and save it; its CLIP is there."""
     texts = out / "training" / LLAVA
     clip = load_model(out / "models" / plan.tower.id)
     train_set = load_dataset("demo_train", out / "world" / f"{plan.tower.data}.jsonl").manifest
@@ -61,8 +55,9 @@ def trained(clip: Model, data: Manifest, texts: Path, plan: Plan) -> Model:
         steps=plan.language_steps, warmup=plan.language_steps // 12, batch_size=plan.language_batch
     )
     seen = data.select(range(plan.language_images))
-    lines = examples(language, question, seen, recipe.steps * recipe.batch_size, np.random.default_rng(SEED))
-    parts = train(arch, patches(clip, seen, arch), lines, recipe, SEED)
+    count, rng = recipe.steps * recipe.batch_size, np.random.default_rng(plan.seed)
+    lines = examples(language, question, seen, count, rng)
+    parts = train(arch, patches(clip, seen, arch), lines, recipe, plan.seed)
     params = {"vision": clip.params["vision"], **parts}
     return Model(_card(clip.card, arch, files, params), params, tokenizer_files=files)
 

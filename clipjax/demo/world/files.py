@@ -91,16 +91,35 @@ def write_set(root: Path, images: ImageSet, *, seed: int = 0, progress: bool = T
             return manifest
         (root / images.name).mkdir(parents=True, exist_ok=True)
         _write(made_of, json.dumps(recipe).encode())
-        pictures, what = images.pictures, f"render {images.name}"
-        for picture in progress_through(pictures, len(pictures), what, "image", shown=progress):
-            if not (root / picture.path).exists():
-                _write(root / picture.path, _encoded(picture))
+        _draw(root, images.pictures, f"render {images.name}", progress)
         for path, text in images.texts.items():
             _write(root / path, text.encode())
         _write(manifest, jsonl(_row(picture) for picture in images.pictures).encode())
     except OSError as error:
         raise DataError(f"{root} cannot be written ({error.strerror or error})") from error
     return manifest
+
+
+def draw_part(root: Path, images: ImageSet, part: slice, *, seed: int = 0, progress: bool = True) -> None:
+    """Draw some pictures of a set that `write_set` completes: parts may be drawn at the same time.
+
+    Raises:
+        DataError: as `write_set`.
+    """
+    root = Path(root)
+    check_set(root, images.name, images.recipe, seed)
+    if (root / f"{images.name}.jsonl").is_file():
+        return
+    try:
+        _draw(root, images.pictures[part], f"render a part of {images.name}", progress)
+    except OSError as error:
+        raise DataError(f"{root} cannot be written ({error.strerror or error})") from error
+
+
+def _draw(root: Path, pictures: Sequence[Picture], what: str, progress: bool) -> None:
+    for picture in progress_through(pictures, len(pictures), what, "image", shown=progress):
+        if not (root / picture.path).exists():
+            _write(root / picture.path, _encoded(picture))
 
 
 def write_once(
@@ -121,6 +140,11 @@ def write_once(
         _write(made_of, json.dumps(whole).encode())
     except OSError as error:
         raise DataError(f"{root} cannot be written ({error.strerror or error})") from error
+
+
+def check_set(root: Path, name: str, recipe: Mapping[str, Any], seed: int) -> None:
+    """Raises DataError if `root` holds another set of this name."""
+    _is_begun(*_recipe(root, name, seed, recipe))
 
 
 def _recipe(root: Path, name: str, seed: int, recipe: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -105,6 +105,39 @@ def _epoch_cosine(step: jax.Array, base: float, schedule: Schedule, steps: int, 
     # Dassl starts the cosine after the warm-up (its WARMUP_RECOUNT), but its period is all epochs.
     falling = 0.5 * (1.0 + jnp.cos(math.pi * (epoch - schedule.warmup_epochs) / epochs)) * base
     return jnp.where(epoch < schedule.warmup_epochs, schedule.warmup_rate, falling)
+
+
+class RateState(NamedTuple):
+    """int32 [] each: steps done, of the warm-up, and of the run."""
+
+    count: jax.Array
+    warmup: jax.Array
+    steps: jax.Array
+
+
+def scale_by_warmup_cosine(peak: float, warmup: int, steps: int) -> optax.GradientTransformation:
+    """Multiply updates by the rate of `optax.warmup_cosine_decay_schedule(0, peak, warmup, steps)`.
+
+    The numbers of steps are in the state, so that a compiled step serves runs of every length.
+    """
+
+    def init(_: Params) -> RateState:
+        return RateState(*(jnp.asarray(number, jnp.int32) for number in (0, warmup, steps)))
+
+    def update(updates: Params, state: RateState, params: Params | None = None) -> tuple[Params, RateState]:
+        del params
+        rate = _warmup_cosine(state, peak)
+        updates = jax.tree.map(lambda leaf: rate.astype(leaf.dtype) * leaf, updates)
+        return updates, state._replace(count=optax.safe_increment(state.count))
+
+    return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
+
+
+def _warmup_cosine(state: RateState, peak: float) -> jax.Array:
+    count, warmup, steps = (number.astype(jnp.float32) for number in state)
+    fall = jnp.clip((count - warmup) / (steps - warmup), 0.0, 1.0)
+    falling = 0.5 * (1.0 + jnp.cos(math.pi * fall))
+    return peak * jnp.where(count < warmup, count / jnp.maximum(warmup, 1.0), falling)
 
 
 def decays(path: str) -> bool:

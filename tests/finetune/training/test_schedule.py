@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from clipjax.finetune.training.optimizer import Schedule
+from clipjax.finetune.contrastive import Recipe
+from clipjax.finetune.training.optimizer import Schedule, scale_by_warmup_cosine
 
 
 @pytest.mark.parametrize("per_epoch", [3, 41, 47, 55, 61, 82, 83, 97])
@@ -31,3 +35,29 @@ def test_epochs_that_do_not_divide_the_steps() -> None:
     assert rates[0] == 0.0
     assert rates[4] == 1.0
     assert rates[7] == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize(("warmup", "steps"), [(0, 5), (1, 4), (10, 100), (60, 600)])
+def test_a_rate_of_the_state_is_optax_cosine_with_warm_up(warmup: int, steps: int) -> None:
+    rate = scale_by_warmup_cosine(0.02, warmup, steps)
+    theirs = optax.warmup_cosine_decay_schedule(0.0, 0.02, warmup, steps)
+
+    def step(state: Any, _: None) -> tuple[Any, jax.Array]:
+        scaled, state = rate.update({"w": jnp.float32(1.0)}, state)
+        return state, scaled["w"]
+
+    with jax.numpy_dtype_promotion("standard"):
+        _, ours = jax.lax.scan(step, rate.init({}), length=steps + 3)
+        wanted = jax.vmap(theirs)(jnp.arange(steps + 3))
+    np.testing.assert_allclose(ours, wanted, rtol=1e-5, atol=1e-8)
+
+
+def test_recipes_of_other_lengths_share_a_program() -> None:
+    params = {"w": jnp.ones((2, 3))}
+
+    def program(steps: int, warmup: int) -> str:
+        tx = Recipe(steps, warmup, 8, 2e-3, 0.05, 1.0).transformation()
+        with jax.numpy_dtype_promotion("standard"):
+            return jax.jit(tx.update).lower(params, tx.init(params), params).as_text()
+
+    assert program(300, 30) == program(600, 60)

@@ -1,0 +1,79 @@
+"""The demo's results. A process makes what is missing and reads them once, until `forget`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from clipjax.demo import sweeps, tuning
+from clipjax.demo.llava import asking
+from clipjax.demo.llava.asking import Asked
+from clipjax.demo.plan import Plan
+from clipjax.evaluation.rows import Result
+from clipjax.results.row import Row
+
+_T = TypeVar("_T")
+_read: dict[tuple[str, Plan, Path], Any] = {}
+
+
+@dataclass(frozen=True)
+class Demo:
+    """`tuned`: rows of the base and the fine-tuned models. `asked`: the vision-language model's results."""
+
+    out: Path
+    results: list[Result]
+    tuned: list[Row]
+    asked: list[Asked]
+
+    @property
+    def rows(self) -> list[Row]:
+        return rows_of(self.results)
+
+
+def rows_of(results: list[Result]) -> list[Row]:
+    return [row for result in results for row in result.rows]
+
+
+def _once(read: Callable[[Plan, Path, bool], _T]) -> Callable[[Plan, Path, bool], _T]:
+    """Keep what was read, whether with bars of progress or without."""
+
+    @functools.wraps(read)
+    def once(plan: Plan, out: Path, progress: bool) -> _T:
+        key = (read.__name__, plan, out)
+        if key not in _read:
+            _read[key] = read(plan, out, progress)
+        return _read[key]
+
+    return once
+
+
+@_once
+def results(plan: Plan, out: Path, progress: bool) -> list[Result]:
+    return sweeps.all_results(plan, out, progress)
+
+
+@_once
+def lists(plan: Plan, out: Path, progress: bool) -> list[Result]:
+    """Those of the last model, whose mistakes are the questions' wrong options."""
+    return sweeps.results_of_models([plan.models[-1].id], out, progress)
+
+
+@_once
+def tuned(plan: Plan, out: Path, progress: bool) -> list[Row]:
+    return tuning.evaluate(tuning.fine_tune(plan, out, progress=progress), out, progress=progress)
+
+
+@_once
+def asked(plan: Plan, out: Path, progress: bool) -> list[Asked]:
+    return asking.ask(plan, out, lists(plan, out, progress), progress)
+
+
+def demo_of(plan: Plan, out: Path) -> Demo:
+    return Demo(out, results(plan, out, False), tuned(plan, out, False), asked(plan, out, False))
+
+
+def forget() -> None:
+    _read.clear()
