@@ -1,4 +1,4 @@
-"""A folder in which everything is stored that four commands need: `stored(folder)` makes it, COMMANDS names them."""
+"""A folder in which everything is stored that four commands need."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def stored(folder: Path) -> None:
     for seed, name in enumerate(MODELS):
         write_model(folder / name, seed)
         command = EVAL.replace(MODELS[0], name).split()
-        subprocess.run([sys.executable, "-m", "clipjax.cli", *command], cwd=folder, check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, "-m", "clipjax.cli", *command], cwd=folder, check=True, capture_output=True
+        )
 
 
 def write_photos(root: Path, count: int = IMAGES) -> None:
@@ -55,7 +57,9 @@ def write_predictions(file: Path, count: int = IMAGES) -> None:
     predictions = np.where(rng.random(count) < 2 / 3, labels, (labels + 1) % 1000)
     ids = [f"{i:04d}.png" for i in range(count)]
     correct = labels == predictions
-    pq.write_table(pa.table({"id": ids, "label": labels, "prediction": predictions, "correct": correct}), file)
+    pq.write_table(
+        pa.table({"id": ids, "label": labels, "prediction": predictions, "correct": correct}), file
+    )
 
 
 def write_model(folder: Path, seed: int = 0) -> None:

@@ -9,7 +9,7 @@ from clipjax.commands.shared.output import say
 from clipjax.errors import counted
 
 if TYPE_CHECKING:
-    from clipjax.embeddings.sets import EmbedStats
+    from clipjax.embeddings.compute import EmbedStats
 
 
 def join(distributed: bool) -> None:

@@ -78,7 +78,7 @@ def _discordant(
 
 
 def _two_sided(rarer: int, n: int) -> float:
-    """P that a side of n fair coins has at most `rarer`: the p-value of `scipy.stats.binomtest`, to the bit."""
+    """The p-value of `scipy.stats.binomtest(rarer, n)`, to the bit: that of n fair coins."""
     if 2 * rarer + 1 >= n:  # the two tails are everything
         return 1.0
     return 2 * float(scipy.special.betainc(n - rarer, rarer + 1, 0.5))
