@@ -1,8 +1,9 @@
-"""How a run computes: stores, batches, devices, processes, bars."""
+"""How a run computes: stores, batches, devices, processes, bars; and what that came to. Loads no network."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from os import PathLike
 from typing import Literal
@@ -89,6 +90,14 @@ class EmbedStats:
         sums = {name: getattr(self, name) + getattr(other, name) for name in names}
         words = {name: getattr(self, name) or getattr(other, name) for name in ("decoders", "batch_choice")}
         return dataclasses.replace(self, **sums, **words)
+
+
+def share_waiting(stats: Iterable[EmbedStats]) -> float | None:
+    """The share of embedding time spent waiting for pixels; None: nothing embedded."""
+    stats = list(stats)
+    waited = sum(each.decode_seconds for each in stats)
+    total = waited + sum(each.compute_seconds for each in stats)
+    return waited / total if any(each.images for each in stats) and total > 0 else None
 
 
 def store_at(place: str | PathLike[str] | Store | None) -> Store | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -27,14 +26,6 @@ from clipjax.storage.store import Store
 
 SHARD_ROWS = 512  # at most, and lost by a killed run; 1 MB for embeddings of 512 numbers
 SHARDS = 8  # at least, if there are as many batches: a small data set can be resumed too
-
-
-def share_waiting(stats: Iterable[EmbedStats]) -> float | None:
-    """The share of embedding time spent waiting for pixels; None: nothing embedded."""
-    stats = list(stats)
-    waited = sum(each.decode_seconds for each in stats)
-    total = waited + sum(each.compute_seconds for each in stats)
-    return waited / total if any(each.images for each in stats) and total > 0 else None
 
 
 @dataclasses.dataclass(frozen=True)
