@@ -10,16 +10,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ml_dtypes
 import numpy as np
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-from gguf.quants import dequantize
 
 from clipjax.errors import DataError
 from clipjax.storage.gguf import GgufHeader, GgufTensor, read_gguf
 from converters.pickle_values import cut
 from converters.tensors import Source, Tensor, fill, is_shape
+
+# `gguf` is loaded late: it takes a tenth of a second, and few models are in such a file.
+if TYPE_CHECKING:
+    from gguf import GGMLQuantizationType
 
 _PLAIN = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
 _QUANTISED = ("Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K")
@@ -30,10 +33,13 @@ ARCHITECTURE = "llama"  # Mistral's, too
 class Quantised(Tensor):
     """`shape` and `dtype` are those of the numbers that the blocks of `kind` stand for."""
 
-    kind: GGMLQuantizationType = GGMLQuantizationType.Q8_0
+    kind: GGMLQuantizationType | None = None
 
     @property
     def span(self) -> int:
+        from gguf import GGML_QUANT_SIZES
+
+        assert self.kind is not None
         block, size = GGML_QUANT_SIZES[self.kind]
         return math.prod(self.shape) // block * size
 
@@ -43,6 +49,9 @@ class Quantised(Tensor):
         return replace(self, offset=offset, shape=(stop - start, *self.shape[1:]))
 
     def read(self, out: np.ndarray | None = None) -> np.ndarray:
+        from gguf.quants import dequantize
+
+        assert self.kind is not None
         raw = np.empty((math.prod(self.shape[:-1]), self.span // math.prod(self.shape[:-1])), np.uint8)
         fill(self.path, self.offset, raw)
         values = dequantize(raw, self.kind).reshape(self.shape)
@@ -106,6 +115,8 @@ def gguf_source(header: GgufHeader) -> Source:
 
 
 def _tensor(path: Path, name: str, tensor: GgufTensor) -> Tensor:
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
     known = {kind.value: kind for kind in GGMLQuantizationType}
     kind = known.get(tensor.kind)
     label = f"number {tensor.kind}" if kind is None else kind.name

@@ -10,14 +10,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from clipjax.errors import UsageError
+
+if TYPE_CHECKING:
+    import optax
 
 DATA = "data"
 STACKS = ("blocks", "rest")  # the params that `layers.scan` scans
@@ -107,6 +109,8 @@ def state_sharding(tx: optax.GradientTransformation, params: Any, shardings: Any
     They are the `out_shardings` of `jax.jit(tx.init)`, which otherwise puts the state on one device.
     `params` may be abstract.
     """
+    import optax  # loaded late: an evaluation trains nothing
+
     mesh = jax.tree.leaves(shardings)[0].mesh
     return optax.tree_utils.tree_map_params(
         tx,

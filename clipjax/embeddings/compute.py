@@ -1,14 +1,16 @@
-"""How a run computes: stores, batches, devices, processes, bars."""
+"""How a run computes: stores, batches, devices, processes, bars; and what that came to. Loads no network."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from os import PathLike
 from typing import Literal
 
 from clipjax.data.pixels.decoders import AUTO, Workers
 from clipjax.data.pixels.pixel_store import PixelStore
-from clipjax.embeddings.params import check_params
+from clipjax.embeddings.params import REPLICATED, check_params
 from clipjax.errors import UsageError
 from clipjax.storage.store import Store
 
@@ -56,6 +58,46 @@ class Compute:
         check_params(self.params)
         if self.keep_maps and self.store is None:
             raise UsageError("keep_maps keeps maps in the store of embeddings: give one with store")
+
+
+@dataclass(frozen=True)
+class EmbedStats:
+    """What this process did for one data set; a step with several counts for its first.
+
+    Attributes:
+        forward_passes: batches run; 0 if everything was stored.
+        decode_seconds: waiting for pixels.
+        compute_seconds: handing over batches and waiting for features.
+        skipped: ids of unreadable images, in order.
+        per_device_batch: a stored entry's own, not the requested one.
+        decoders: the measured choice in words; "" for the default.
+        batch_choice: why this batch, in words, if a measurement or the memory decided.
+    """
+
+    forward_passes: int
+    images: int
+    compiles: int
+    decode_seconds: float
+    compute_seconds: float
+    skipped: tuple[str, ...]
+    per_device_batch: int
+    decoders: str = ""
+    params: str = REPLICATED
+    batch_choice: str = ""
+
+    def plus(self, other: EmbedStats) -> EmbedStats:
+        names = ("forward_passes", "images", "compiles", "decode_seconds", "compute_seconds")
+        sums = {name: getattr(self, name) + getattr(other, name) for name in names}
+        words = {name: getattr(self, name) or getattr(other, name) for name in ("decoders", "batch_choice")}
+        return dataclasses.replace(self, **sums, **words)
+
+
+def share_waiting(stats: Iterable[EmbedStats]) -> float | None:
+    """The share of embedding time spent waiting for pixels; None: nothing embedded."""
+    stats = list(stats)
+    waited = sum(each.decode_seconds for each in stats)
+    total = waited + sum(each.compute_seconds for each in stats)
+    return waited / total if any(each.images for each in stats) and total > 0 else None
 
 
 def store_at(place: str | PathLike[str] | Store | None) -> Store | None:

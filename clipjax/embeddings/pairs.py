@@ -24,13 +24,13 @@ from clipjax.data.manifest import Manifest
 from clipjax.data.pairs.pair import Pair, PairSet
 from clipjax.devices.agreement import assert_same_everywhere
 from clipjax.devices.sharding import replicated
-from clipjax.embeddings.compute import Compute
+from clipjax.embeddings.compute import Compute, EmbedStats
 from clipjax.embeddings.forward import OutOfMemoryError, Step, watched
 from clipjax.embeddings.images import finish_together
 from clipjax.embeddings.pair_maps import StoredMaps, Tower, filled, keep_maps, maps_entry, maps_key
 from clipjax.embeddings.pair_stream import PairStream, Work
 from clipjax.embeddings.params import AUTO, REPLICATED, refuse_own
-from clipjax.embeddings.sets import SHARDS, Embeddings, EmbedStats
+from clipjax.embeddings.sets import SHARDS, Embeddings
 from clipjax.errors import DataError, UsageError
 from clipjax.models.dense import DenseRecipe
 from clipjax.models.precision import known_precision

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,8 +17,8 @@ from clipjax.checkpoints.encoder import Encoder
 from clipjax.data.manifest import Manifest
 from clipjax.data.pixels.decoders import AUTO
 from clipjax.devices.agreement import assert_same_everywhere, first_decides, first_writes
-from clipjax.embeddings.compute import BatchSize
-from clipjax.embeddings.params import REPLICATED, placements
+from clipjax.embeddings.compute import BatchSize, EmbedStats
+from clipjax.embeddings.params import placements
 from clipjax.embeddings.stream import Passenger, Span, Stream
 from clipjax.errors import DataError, UsageError
 from clipjax.storage.entry import Entry, check_finite, key_hash
@@ -27,46 +26,6 @@ from clipjax.storage.store import Store
 
 SHARD_ROWS = 512  # at most, and lost by a killed run; 1 MB for embeddings of 512 numbers
 SHARDS = 8  # at least, if there are as many batches: a small data set can be resumed too
-
-
-@dataclasses.dataclass(frozen=True)
-class EmbedStats:
-    """What this process did for one data set; a step with several counts for its first.
-
-    Attributes:
-        forward_passes: batches run; 0 if everything was stored.
-        decode_seconds: waiting for pixels.
-        compute_seconds: handing over batches and waiting for features.
-        skipped: ids of unreadable images, in order.
-        per_device_batch: a stored entry's own, not the requested one.
-        decoders: the measured choice in words; "" for the default.
-        batch_choice: why this batch, in words, if a measurement or the memory decided.
-    """
-
-    forward_passes: int
-    images: int
-    compiles: int
-    decode_seconds: float
-    compute_seconds: float
-    skipped: tuple[str, ...]
-    per_device_batch: int
-    decoders: str = ""
-    params: str = REPLICATED
-    batch_choice: str = ""
-
-    def plus(self, other: EmbedStats) -> EmbedStats:
-        names = ("forward_passes", "images", "compiles", "decode_seconds", "compute_seconds")
-        sums = {name: getattr(self, name) + getattr(other, name) for name in names}
-        words = {name: getattr(self, name) or getattr(other, name) for name in ("decoders", "batch_choice")}
-        return dataclasses.replace(self, **sums, **words)
-
-
-def share_waiting(stats: Iterable[EmbedStats]) -> float | None:
-    """The share of embedding time spent waiting for pixels; None: nothing embedded."""
-    stats = list(stats)
-    waited = sum(each.decode_seconds for each in stats)
-    total = waited + sum(each.compute_seconds for each in stats)
-    return waited / total if any(each.images for each in stats) and total > 0 else None
 
 
 @dataclasses.dataclass(frozen=True)

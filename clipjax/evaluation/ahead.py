@@ -14,9 +14,8 @@ from clipjax.checkpoints.encoder import Encoder
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.devices.agreement import assert_same_everywhere, on_all
 from clipjax.embeddings.batch_size import IMAGE_BATCH
-from clipjax.embeddings.compute import Compute
+from clipjax.embeddings.compute import Compute, EmbedStats
 from clipjax.embeddings.images import embed_many
-from clipjax.embeddings.sets import EmbedStats
 from clipjax.errors import ClipjaxError
 from clipjax.evaluation.resolve import not_applicable, resolve
 from clipjax.evaluation.run import hash_images

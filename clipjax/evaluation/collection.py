@@ -19,8 +19,7 @@ from clipjax.checkpoints.encoder import Encoder
 from clipjax.data.cards import Dataset, DatasetCard, load_dataset
 from clipjax.data.labels import PromptSet, load_prompts
 from clipjax.devices.agreement import on_all
-from clipjax.embeddings.compute import Compute
-from clipjax.embeddings.sets import EmbedStats
+from clipjax.embeddings.compute import Compute, EmbedStats
 from clipjax.errors import ClipjaxError, DataError
 from clipjax.evaluation.ahead import embed_ahead
 from clipjax.evaluation.located import Located, cards_below, data_folder, id_card

@@ -19,7 +19,6 @@ import numpy as np
 
 from clipjax.errors import DataError, unknown_name
 from clipjax.evaluation.run_pairs import Choice, pairs_of
-from clipjax.evaluation.subject import check_bootstrap
 from clipjax.metrics.uncertainty.bootstrap import (
     RESAMPLES,
     Resampling,
@@ -31,7 +30,7 @@ from clipjax.metrics.uncertainty.intervals import Interval, paired_difference
 from clipjax.metrics.uncertainty.paired import count_discordant, holm, mcnemar_exact
 from clipjax.results.row import Row, metric_name
 from clipjax.results.store import ResultStore
-from clipjax.tasks.task import About, Columns, Paired, find_task
+from clipjax.tasks.task import About, Columns, Paired, check_bootstrap, find_task
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.pairs import match_pairs
 from clipjax.errors import UsageError, unknown_name
 from clipjax.evaluation.models.encoders import encoder
-from clipjax.evaluation.resolve import dataset_of, not_applicable, pairs_of, resolve
-from clipjax.evaluation.subject import Request, Subject
+from clipjax.evaluation.resolve import not_applicable, pairs_of, resolve
+from clipjax.evaluation.subject import Request, Subject, dataset_of
 from clipjax.tasks.correspondence import CURVE, PLACES, TASK, Matcher, limits_of
 
 FORMATS = (".png", ".jpg", ".jpeg", ".pdf", ".svg")

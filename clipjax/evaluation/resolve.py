@@ -18,16 +18,13 @@ from clipjax.data.corrupted.opener import is_corrupted
 from clipjax.data.labels import LabelSpace, PromptSet, load_labels, load_projection, load_prompts
 from clipjax.data.manifest import Manifest
 from clipjax.data.pairs.pair import PairSet
-from clipjax.data.readers.reader import recognise
 from clipjax.errors import DataError, UsageError, counted
 from clipjax.evaluation.asked import ANSWERING, asked, asking_of
 from clipjax.evaluation.located import annotations_path, id_card
-from clipjax.evaluation.subject import NotApplicableError, Part, Request, Subject
+from clipjax.evaluation.subject import NotApplicableError, Part, Request, Subject, dataset_of
 from clipjax.heads.adapters.base import Adapter, adapter_of
 from clipjax.heads.build import classifier_head, logit_scale
 from clipjax.models.dense import PROBE3D, DenseRecipe, layers_of
-from clipjax.storage.buckets import place
-from clipjax.storage.reading import exists, is_dir
 from clipjax.tasks.task import Annotations, Task
 
 DEFAULT_PROMPTS = "openai_80"
@@ -290,32 +287,6 @@ def _part(
 
 def _size(manifest: Manifest) -> int:
     return len(manifest) if manifest.pairs is None else len(manifest.pairs)
-
-
-def dataset_of(request: Request) -> Dataset:
-    """Without a card, `root` decides the layout.
-
-    Raises UsageError or DataError: no such card or folder, or the reader refuses the data.
-    """
-    dataset, root = request.dataset, request.root
-    if isinstance(dataset, Dataset):
-        return dataset
-    if root is None:
-        if isinstance(dataset, DatasetCard) or dataset is None or not exists(place(dataset)):
-            wanted = (
-                "a data set" if dataset is None else f"the folder of {getattr(dataset, 'name', dataset)!r}"
-            )
-            raise UsageError(f"say where {wanted} is: root=FOLDER (--data FOLDER on the command line)")
-        dataset, root = None, dataset
-    if dataset is not None:
-        return load_dataset(dataset, root)
-    path = place(root)
-    reader = recognise(path)
-    if reader is None:
-        raise DataError(f"{path} does not exist")
-    whole = path.resolve()
-    name = whole.name if is_dir(whole) else whole.stem
-    return load_dataset(DatasetCard(name=name, title=str(path), reader=reader), path)
 
 
 def read_data(task: Task, request: Request) -> Request:

@@ -14,15 +14,16 @@ from clipjax.checkpoints.encoder import Encoder, Framework
 from clipjax.checkpoints.identity.registry_rows import file_of, registry
 from clipjax.config import added_name
 from clipjax.data.readers.reader import reader_plug_ins
-from clipjax.embeddings.sets import EmbedStats
+from clipjax.embeddings.compute import EmbedStats
 from clipjax.errors import UsageError
 from clipjax.models.arch import Arch, family_plug_ins
+from clipjax.results.image_table import images_table
 from clipjax.results.provenance import provenance
 from clipjax.results.published.protocols import with_protocols
 from clipjax.results.published.references import with_references
 from clipjax.results.row import Fields, Row
 from clipjax.results.rows import validate_rows
-from clipjax.results.store import SCHEMA_VERSION, ResultStore, images_table, model_facts, new_run_id
+from clipjax.results.store import SCHEMA_VERSION, ResultStore, model_facts, new_run_id
 from clipjax.results.tables import as_html, summary_table
 from clipjax.storage.digests import sha256_file, sha256_json
 from clipjax.tasks.names import package_of, task_plug_ins

@@ -24,23 +24,21 @@ from clipjax.embeddings.texts import are_cut, caption_texts, embed_texts
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.asked import answered
 from clipjax.evaluation.models.encoders import encoder
-from clipjax.evaluation.resolve import dataset_of, maps_of, not_applicable, prompts_name, read_data, resolve
+from clipjax.evaluation.resolve import maps_of, not_applicable, prompts_name, read_data, resolve
 from clipjax.evaluation.rows import Result, finish, from_configs, identity, made_by, refused
-from clipjax.evaluation.subject import Part, Request, Subject
+from clipjax.evaluation.subject import Part, Request, Subject, dataset_of
 from clipjax.heads.build import classifier_head, zeroshot_head
 from clipjax.heads.head import Head
 from clipjax.metrics.uncertainty import intervals
 from clipjax.models.dense import DenseRecipe
 from clipjax.progress import progress_bar
 from clipjax.results.provenance import count_compiles
-from clipjax.results.row import Fields
+from clipjax.results.row import COMPARISON, Fields
 from clipjax.results.run_of import annotations_at
 from clipjax.results.store import ResultStore, model_facts
 from clipjax.storage.buckets import BucketPath, place
 from clipjax.storage.digests import sha256_json
 from clipjax.tasks.task import Captions, Inputs, Measure, Outcome, Task, find_task, precision_tasks
-
-COMPARISON = "fast against parity"
 
 
 def run(

@@ -15,10 +15,9 @@ from typing import Any, NamedTuple
 
 from clipjax.analysis.diff.differences import how
 from clipjax.errors import DataError, UsageError
-from clipjax.evaluation.run import COMPARISON
 from clipjax.results.completeness import is_whole
 from clipjax.results.named import runs_named
-from clipjax.results.row import Row
+from clipjax.results.row import COMPARISON, Row
 from clipjax.results.store import ResultStore
 from clipjax.storage.digests import canonical_json
 

@@ -6,36 +6,33 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from clipjax.checkpoints.encoder import Encoder
-from clipjax.data.cards import Dataset, DatasetCard
+from clipjax.data.cards import Dataset, DatasetCard, load_dataset
 from clipjax.data.labels import LabelSpace, Projection, PromptSet
 from clipjax.data.manifest import Manifest
 from clipjax.data.pairs.matching import Matching
 from clipjax.data.pixels.preprocess import PixelRecipe, known_decode
 from clipjax.data.questions import Questions
+from clipjax.data.readers.reader import recognise
 from clipjax.embeddings.params import REPLICATED
-from clipjax.errors import UsageError, counted
+from clipjax.errors import DataError, UsageError, counted
 from clipjax.heads.adapters.base import Adapter, adapter_digest
 from clipjax.metrics.uncertainty.bootstrap import RESAMPLES
-from clipjax.models.dense import DenseRecipe
 from clipjax.models.precision import known_precision
 from clipjax.models.version import forward_version
+from clipjax.storage.buckets import place
+from clipjax.storage.reading import exists, is_dir
 from clipjax.tasks.names import package_of
-from clipjax.tasks.task import Annotations, Task
+from clipjax.tasks.task import Annotations, Task, check_bootstrap
+
+if TYPE_CHECKING:
+    from clipjax.models.dense import DenseRecipe  # loads Flax
 
 SCALED = "JPEGs of four times the input size and more decoded smaller: not the reference's pixels"
-
-
-def check_bootstrap(resamples: int, seed: int) -> None:
-    """Raises UsageError for no resamples, or a negative seed."""
-    if resamples < 1:
-        raise UsageError(f"a bootstrap needs 1 resample or more, not {resamples}")
-    if seed < 0:
-        raise UsageError(f"the seed must be at least 0, not {seed}")
 
 
 @dataclass(frozen=True)
@@ -72,6 +69,32 @@ class Request:
     @property
     def precisions(self) -> tuple[str, ...]:
         return ("parity", "fast") if self.compare_precision else (self.precision,)
+
+
+def dataset_of(request: Request) -> Dataset:
+    """Without a card, `root` decides the layout.
+
+    Raises UsageError or DataError: no such card or folder, or the reader refuses the data.
+    """
+    dataset, root = request.dataset, request.root
+    if isinstance(dataset, Dataset):
+        return dataset
+    if root is None:
+        if isinstance(dataset, DatasetCard) or dataset is None or not exists(place(dataset)):
+            wanted = (
+                "a data set" if dataset is None else f"the folder of {getattr(dataset, 'name', dataset)!r}"
+            )
+            raise UsageError(f"say where {wanted} is: root=FOLDER (--data FOLDER on the command line)")
+        dataset, root = None, dataset
+    if dataset is not None:
+        return load_dataset(dataset, root)
+    path = place(root)
+    reader = recognise(path)
+    if reader is None:
+        raise DataError(f"{path} does not exist")
+    whole = path.resolve()
+    name = whole.name if is_dir(whole) else whole.stem
+    return load_dataset(DatasetCard(name=name, title=str(path), reader=reader), path)
 
 
 @dataclass(frozen=True, eq=False)

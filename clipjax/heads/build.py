@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
@@ -70,10 +71,10 @@ def zeroshot_head(
 
     about = {"model": str(model.card.id), "data": f"{prompts.name} prompts of {labels.name}", "selection": ""}
     kernel = stored(store, _key(model, usage, labels, precision), about, labels.ids, compute)
-    bias = (
-        None if model.card.logit_bias is None else jnp.full(len(labels), model.card.logit_bias, jnp.float32)
-    )
-    return Head(jnp.asarray(kernel.T), bias, scale, normalize=True, label_space=labels)
+    bias = None if model.card.logit_bias is None else np.full(len(labels), model.card.logit_bias, np.float32)
+    # `jnp.asarray` of a transposed array would compile a program.
+    placed, bias = jax.device_put((np.ascontiguousarray(kernel.T), bias))
+    return Head(placed, bias, scale, normalize=True, label_space=labels)
 
 
 def logit_scale(card: ModelCard) -> float:

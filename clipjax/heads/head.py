@@ -138,7 +138,7 @@ def logits(head: Head, features: Any) -> Float32[jax.Array, "B K"]:
         raise DataError(f"a head over {dim} features got features of shape {list(features.shape)}")
     if identity:
         return features if head.bias is None else features + head.bias
-    bias = jnp.zeros(head.kernel.shape[1], jnp.float32) if head.bias is None else head.bias
+    bias = np.zeros(head.kernel.shape[1], np.float32) if head.bias is None else head.bias
     scale = np.float32(head.scale)
     if head.cache is None:
         return _logits(features, head.kernel, bias, head.columns, scale, normalize=head.normalize)
@@ -230,7 +230,7 @@ def score_blocks(
 
 
 def _check_finite(scores: Float[jax.Array, "B K"], ids: Sequence[str]) -> None:
-    finite = np.asarray(jnp.all(jnp.isfinite(scores), axis=1))
+    finite = np.isfinite(np.asarray(scores)).all(axis=1)  # JAX would compile two programs
     if not finite.all():
         raise DataError(f"{ids[int(np.argmin(finite))]}: its logits hold NaN or infinity")
 
@@ -265,4 +265,5 @@ def cosine_head(head: Head) -> Head | None:
 
 def identity_head(space: LabelSpace) -> Head:
     """For features that already are logits over `space`: returns them bit for bit."""
-    return _Identity(jnp.zeros((0, len(space))), None, scale=1.0, normalize=False, label_space=space)
+    kernel = jax.device_put(np.zeros((0, len(space)), np.float32))
+    return _Identity(kernel, None, scale=1.0, normalize=False, label_space=space)

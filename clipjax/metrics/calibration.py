@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy
+import scipy.special
 from jaxtyping import Bool, Float, Float64, Int, Int64
 from numpy.typing import ArrayLike
 
@@ -225,6 +225,8 @@ def fit_temperature(
         NoOptimumError: every label has its row's largest logit, or the labels' logits are no larger than
             average.
     """
+    from scipy.optimize import root_scalar  # loaded late: most runs fit no temperature
+
     counts, labels = _checked(logits, labels, weights)
     kept = counts > 0
     if not kept.all():
@@ -247,7 +249,7 @@ def fit_temperature(
         lo = hi / 2
         while slope(lo) > 0:
             lo /= 2
-        root = scipy.optimize.root_scalar(slope, bracket=(lo, hi), method="brentq", xtol=1e-14 * lo).root
+        root = root_scalar(slope, bracket=(lo, hi), method="brentq", xtol=1e-14 * lo).root
     return 1 / root
 
 
@@ -264,7 +266,7 @@ def temperature_error(
 
 def temperature_interval(temperature: float, error: float, level: float = LEVEL) -> Interval:
     """Symmetric on the log scale; `error` is of log T."""
-    half = scipy.stats.norm.ppf((1 + level) / 2) * error
+    half = scipy.special.ndtri((1 + level) / 2) * error
     return Interval(
         temperature * float(np.exp(-half)), temperature * float(np.exp(half)), level, "sandwich_log"
     )

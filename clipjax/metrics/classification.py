@@ -9,7 +9,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Float, Int, Int32, Num
+
+Either = jax.Array | np.ndarray
 
 
 @functools.partial(jax.jit, static_argnames="k")
@@ -24,17 +27,39 @@ def in_top_k(ranked: Int[jax.Array, "N k"], labels: Int[jax.Array, " N"]) -> Boo
     return jnp.any(ranked == labels[:, None], axis=1)
 
 
+def is_tied(scores: Num[Either, "N K"]) -> Bool[Either, " N"]:
+    """Whether several columns share a row's largest score. NumPy's arrays compile nothing."""
+    if not isinstance(scores, np.ndarray):
+        return _is_tied(scores)
+    return np.sum(scores == np.max(scores, axis=1, keepdims=True), axis=1) > 1
+
+
 @jax.jit
-def is_tied(scores: Num[jax.Array, "N K"]) -> Bool[jax.Array, " N"]:
-    """Whether several columns share a row's largest score."""
+def _is_tied(scores: Num[jax.Array, "N K"]) -> Bool[jax.Array, " N"]:
     return jnp.sum(scores == jnp.max(scores, axis=1, keepdims=True), axis=1) > 1
 
 
-@functools.partial(jax.jit, static_argnames="num_classes")
 def class_counts(
+    labels: Int[Either, " N"], correct: Bool[Either, " N"], *, num_classes: int
+) -> tuple[Int32[Either, " {num_classes}"], Int32[Either, " {num_classes}"]]:
+    """Correct and all images; labels outside 0..num_classes-1 (-1 is padding) do not count.
+
+    NumPy's arrays compile nothing.
+    """
+    if not (isinstance(labels, np.ndarray) and isinstance(correct, np.ndarray)):
+        return _class_counts(labels, correct, num_classes=num_classes)
+    inside = (labels >= 0) & (labels < num_classes)
+    total, hits = (
+        np.bincount(labels[chosen], minlength=num_classes).astype(np.int32)
+        for chosen in (inside, inside & correct)
+    )
+    return hits, total
+
+
+@functools.partial(jax.jit, static_argnames="num_classes")
+def _class_counts(
     labels: Int[jax.Array, " N"], correct: Bool[jax.Array, " N"], *, num_classes: int
 ) -> tuple[Int32[jax.Array, " {num_classes}"], Int32[jax.Array, " {num_classes}"]]:
-    """Correct and all images; labels outside 0..num_classes-1 (-1 is padding) do not count."""
     inside = (labels >= 0) & (labels < num_classes)
     column = jnp.where(inside, labels, num_classes)
     total = jnp.zeros(num_classes + 1, jnp.int32).at[column].add(1)

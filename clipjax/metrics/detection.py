@@ -28,7 +28,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-import scipy
+import scipy.special
 from jaxtyping import Float, Float64, Int
 from numpy.typing import ArrayLike
 
@@ -338,7 +338,7 @@ def auroc_interval(ranking: Ranking, level: float = LEVEL) -> Interval:
         # Disjoint pairs are independent.
         pairs = min(len(ranking.id_scores), len(ranking.ood_scores))
         return wilson_of_mean(area, pairs, "pairs", level)
-    z = scipy.stats.norm.ppf((1 + level) / 2)
+    z = scipy.special.ndtri((1 + level) / 2)
     half = z * np.sqrt(variance) / (area * (1 - area))
     lo, hi = scipy.special.expit(scipy.special.logit(area) + np.array([-half, half]))
     return Interval(float(lo), float(hi), level, "delong_logit")

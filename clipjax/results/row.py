@@ -11,6 +11,8 @@ from typing import Any, Literal, NotRequired, TypedDict
 Fields = dict[str, Any]
 AnyRow = Mapping[str, Any]
 
+COMPARISON = "fast against parity"  # the `precision` of a row that compares both
+
 
 class Limits(TypedDict):
     lo: float

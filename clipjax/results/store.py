@@ -27,7 +27,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -35,6 +34,7 @@ from clipjax.checkpoints.encoder import ModelCard
 from clipjax.devices.flags import public_flags
 from clipjax.errors import DataError
 from clipjax.results.completeness import recovered
+from clipjax.results.image_table import images_table, read_images_table
 from clipjax.results.remarks import remark
 from clipjax.results.row import AnyRow, Fields, Row
 from clipjax.results.rows import damaged, parse_rows, parsed, refuse_half_pairs, row_problem, validate_rows
@@ -202,7 +202,7 @@ class ResultStore:
         data = _read(path)
         files.check(IMAGES, data)
         try:
-            return pq.read_table(pa.BufferReader(data))
+            return read_images_table(data)
         except (OSError, ValueError, pa.ArrowException) as error:
             raise damaged(path, "", f"not a whole Parquet file: {error}") from None
 
@@ -295,18 +295,6 @@ def facts_origin(card: ModelCard) -> dict[str, Any]:
     if card.facts_origin is None:
         return {}
     return {"facts_origin": card.facts_origin, "facts_of": card.facts_of}
-
-
-def images_table(columns: Mapping[str, Any]) -> pa.Table:
-    """Columns of equal length; arrays of two axes become columns of lists."""
-    return pa.table({name: pa.array(_values(column)) for name, column in columns.items()})
-
-
-def _values(column: Any) -> Any:
-    # Pyarrow takes neither arrays of two axes nor of Python strings.
-    if isinstance(column, np.ndarray) and (column.ndim > 1 or column.dtype.kind == "O"):
-        return column.tolist()
-    return column
 
 
 def _split(rows: Sequence[AnyRow]) -> tuple[Fields, list[Fields]]:

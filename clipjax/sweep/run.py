@@ -24,10 +24,9 @@ from jax.experimental import multihost_utils
 
 from clipjax.checkpoints.encoder import Encoder
 from clipjax.devices.agreement import assert_same_everywhere, failed_process, on_all
-from clipjax.embeddings.compute import Compute
+from clipjax.embeddings.compute import Compute, EmbedStats
 from clipjax.embeddings.forward import Program, compiled
 from clipjax.embeddings.params import dtype_to_load, mesh_to_load
-from clipjax.embeddings.sets import EmbedStats
 from clipjax.errors import ClipjaxError, DataError, counted, type_and_line
 from clipjax.evaluation.collection import Done as Outcome
 from clipjax.evaluation.collection import evaluate_all

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 
 from clipjax.data.annotations import FactorAnnotations, imagenet_x_facts, load_factors
 from clipjax.data.labels import LabelSpace
@@ -358,6 +357,8 @@ _Draws = dict[tuple[str, str, int], np.ndarray]
 
 def _draws(table: _Table, about: About) -> _Draws:
     """Error ratio and ECE of every variant and group on every resample, as sparse products."""
+    import scipy.sparse  # loaded late: predictions of every task load this module
+
     groups = np.concatenate([table.groups(variant) for variant in VARIANTS], axis=1)
     keys = [(variant, k) for variant in VARIANTS for k in range(1 + len(table.factors))]
     first = [keys.index((variant, 0)) for variant, _ in keys]

@@ -19,18 +19,20 @@ and `text_per_token` (the same divided by its number of tokens).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from clipjax.data.questions import Questions
-from clipjax.embeddings.answers import Answers
 from clipjax.errors import DataError, counted
 from clipjax.metrics.answers import NONE, best, contained, given_order, parsed, strict
 from clipjax.metrics.uncertainty import intervals
 from clipjax.metrics.uncertainty.bootstrap import Resampling, bootstrap, interval_of_mean, weighted_mean
 from clipjax.tasks import imagenet_d, zeroshot
 from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, Task
+
+if TYPE_CHECKING:
+    from clipjax.embeddings.answers import Answers  # loads the networks
 
 READ: Mapping[str, Callable[..., int | None]] = {"parsed": parsed, "strict": strict, "contained": contained}
 SCORED = ("letter", "text", "text_per_token")

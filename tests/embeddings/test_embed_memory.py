@@ -21,10 +21,10 @@ from clipjax.checkpoints.card import Preprocess
 from clipjax.devices.sharding import make_mesh
 from clipjax.embeddings import batch_size, forward, params, stream
 from clipjax.embeddings import images as embed
+from clipjax.embeddings.compute import share_waiting
 from clipjax.embeddings.forward import Forward, OutOfMemoryError, image_forward, image_step, memory_of
 from clipjax.embeddings.keys import image_key
 from clipjax.embeddings.params import REPLICATED, SHARDED
-from clipjax.embeddings.sets import share_waiting
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.own_model import OwnModel
 from clipjax.models.arch import arch_from_dict, load_arch, narrow_arch

@@ -16,7 +16,7 @@ from clipjax.errors import DataError
 from clipjax.heads.head import identity_head
 from clipjax.metrics import calibration as kernels
 from clipjax.metrics.uncertainty.intervals import wilson
-from clipjax.results.store import images_table
+from clipjax.results.image_table import images_table
 from clipjax.tasks import calibration
 from clipjax.tasks.task import About, Inputs
 

@@ -21,7 +21,7 @@ from clipjax.evaluation.compare import compare_runs
 from clipjax.evaluation.predictions.run import evaluate_predictions
 from clipjax.models.arch import load_arch
 from clipjax.models.network import Network
-from clipjax.results.store import images_table
+from clipjax.results.image_table import images_table
 from clipjax.tasks.correspondence import TASK, Matcher, paired
 from clipjax.tasks.task import About, Inputs, Measure
 

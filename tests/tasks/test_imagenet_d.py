@@ -18,7 +18,7 @@ from clipjax.checkpoints.card import Preprocess
 from clipjax.data.labels import LabelSpace, load_labels, load_projection
 from clipjax.errors import DataError
 from clipjax.heads.head import identity_head
-from clipjax.results.store import images_table
+from clipjax.results.image_table import images_table
 from clipjax.tasks import imagenet_d
 from clipjax.tasks.task import Inputs
 

@@ -14,7 +14,7 @@ from clipjax.data.questions import Question, Questions, questions_of
 from clipjax.embeddings.answers import Answers
 from clipjax.errors import DataError
 from clipjax.heads.head import identity_head
-from clipjax.results.store import images_table
+from clipjax.results.image_table import images_table
 from clipjax.tasks import imagenet_d, multiple_choice
 from clipjax.tasks.multiple_choice import RULES, TASK
 from clipjax.tasks.task import Inputs, Outcome

@@ -17,7 +17,7 @@ from clipjax.errors import DataError
 from clipjax.heads.head import Head
 from clipjax.metrics import detection
 from clipjax.metrics.uncertainty.bootstrap import Resampling, percentile_interval
-from clipjax.results.store import images_table
+from clipjax.results.image_table import images_table
 from clipjax.tasks import ood
 from clipjax.tasks.task import About, Inputs
 

@@ -22,7 +22,7 @@ from clipjax.embeddings.texts import caption_texts
 from clipjax.errors import DataError, UsageError
 from clipjax.metrics.uncertainty import intervals
 from clipjax.metrics.uncertainty.bootstrap import Resampling, percentile_interval
-from clipjax.results.store import images_table
+from clipjax.results.image_table import images_table
 from clipjax.tasks.retrieval import TASK
 from clipjax.tasks.task import About, Captions, Inputs
 

@@ -18,7 +18,7 @@ from clipjax.data.manifest import Manifest
 from clipjax.errors import DataError, UsageError
 from clipjax.heads.head import identity_head
 from clipjax.metrics.uncertainty import intervals
-from clipjax.results.store import images_table
+from clipjax.results.image_table import images_table
 from clipjax.tasks import vid_robust
 from clipjax.tasks.task import Inputs
 

@@ -13,7 +13,7 @@ from clipjax.data.labels import LabelSpace, Projection, load_labels, load_projec
 from clipjax.errors import DataError, UsageError
 from clipjax.heads.head import Head, identity_head
 from clipjax.metrics.uncertainty import intervals
-from clipjax.results.store import images_table
+from clipjax.results.image_table import images_table
 from clipjax.tasks import zeroshot
 from clipjax.tasks.task import Inputs, find_task, named
 

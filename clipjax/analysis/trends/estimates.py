@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.stats
+import scipy.special
 
 from clipjax.analysis.trends.resampling import METHOD, Estimate
 
@@ -58,7 +58,7 @@ def mean_of(differences: np.ndarray) -> Bounded:
 
 def _t(value: float, error: float, freedom: float, method: str) -> Bounded:
     def at(level: float) -> Limits:
-        wide = error * float(scipy.stats.t.ppf((1 + level) / 2, freedom))
+        wide = error * float(scipy.special.stdtrit(freedom, (1 + level) / 2))
         return value - wide, value + wide
 
     return Bounded(value, at, method)
@@ -83,7 +83,7 @@ def _rank_quantile(n: int, alpha: float) -> int:
     """Largest k with 2 P(W < k) <= alpha, W the signed-rank statistic of n pairs, or 0."""
     if n > EXACT:
         spread = math.sqrt(n * (n + 1) * (2 * n + 1) / 24)
-        return max(0, math.floor(n * (n + 1) / 4 + spread * scipy.stats.norm.ppf(alpha / 2)))
+        return max(0, math.floor(n * (n + 1) / 4 + spread * scipy.special.ndtri(alpha / 2)))
     below = 2 * np.cumsum(_signed_rank_probabilities(n))
     # The factor keeps an equality despite rounding.
     return int(np.searchsorted(below, alpha * (1 + 1e-12), side="right"))

@@ -16,11 +16,11 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-import scipy.stats
+import scipy.special
 
 METHODS = ("huber", "ols")
 K = 1.345
-_NORMAL_MAD = float(scipy.stats.norm.ppf(0.75))
+_NORMAL_MAD = float(scipy.special.ndtri(0.75))
 _ROUNDING = 1e-13  # relative to y: residuals below are rounding errors
 # Points computed at a time, to fit the CPU's cache. Sets are independent, so results do not change.
 _BLOCK = 2**16

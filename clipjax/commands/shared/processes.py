@@ -9,7 +9,7 @@ from clipjax.commands.shared.output import say
 from clipjax.errors import counted
 
 if TYPE_CHECKING:
-    from clipjax.embeddings.sets import EmbedStats
+    from clipjax.embeddings.compute import EmbedStats
 
 
 def join(distributed: bool) -> None:
@@ -33,7 +33,7 @@ def say_slow(precision: str) -> None:
 
 def say_waiting(stats: Sequence[EmbedStats]) -> None:
     """The share of the time that devices waited for pixels, if images were embedded."""
-    from clipjax.embeddings.sets import share_waiting
+    from clipjax.embeddings.compute import share_waiting
 
     if (waiting := share_waiting(stats)) is None:
         return

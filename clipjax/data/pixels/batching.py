@@ -8,13 +8,14 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import grain
 import numpy as np
-from absl import flags
 
 from clipjax.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    import grain
 
 Batch = dict[str, np.ndarray]
 
@@ -104,6 +105,9 @@ def batched(
     drop_remainder: bool = False,
 ) -> grain.IterDataset:
     """Workers take single elements, so their number does not change the order."""
+    import grain  # loaded late: a run whose embeddings are stored decodes nothing
+    from absl import flags
+
     if threads is None:
         threads = 1 if workers else os.cpu_count() or 1
     # Elements that each process reads ahead: two batches in all, and work for every thread.

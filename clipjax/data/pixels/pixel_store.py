@@ -17,9 +17,8 @@ import logging
 import os
 import shutil
 from collections.abc import Generator, Sequence
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-import grain
 import numpy as np
 import PIL
 import PIL.features
@@ -33,6 +32,9 @@ from clipjax.data.pixels.preprocess import PIXELS_VERSION, PixelRecipe
 from clipjax.errors import DataError, UsageError
 from clipjax.storage.entry import Entry
 from clipjax.storage.store import EntryInfo, Store
+
+if TYPE_CHECKING:
+    import grain
 
 KIND = "pixels"
 BUDGET = 100 * 10**9  # bytes over all entries: ImageNet's validation images at 224 pixels take 7.5 GB
@@ -103,8 +105,7 @@ class PixelStore:
             unfinished.callback(reader.close)
             reader.keep = not reader.absent or self._has_room(entry, len(reader.absent), manifest, recipe)
             unfinished.pop_all()
-        stored = grain.experimental.ThreadPrefetchIterDataset(_Once(reader), prefetch_buffer_size=2)
-        return Batches(stored, manifest.ids, on_error == "skip")
+        return Batches(_ahead(reader), manifest.ids, on_error == "skip")
 
     def _open(self, manifest: Manifest, recipe: PixelRecipe) -> tuple[Entry, IO[bytes]]:
         """The file protects the entry from removal."""
@@ -216,16 +217,32 @@ class _Decoder:
                     yield row, pixels if decoded == row else reasons[row]
 
 
-class _Once(grain.IterDataset[dict[str, Any]]):
-    def __init__(self, reader: _Reader):
-        super().__init__()
-        self._reader = reader
+def _ahead(reader: _Reader) -> grain.IterDataset[dict[str, Any]]:
+    """The batches of `reader`, read ahead by a thread. Can be iterated once."""
+    import grain  # loaded late: a run whose embeddings are stored reads no pixels
 
-    def __iter__(self) -> _Reader:
-        return self._reader
+    class Iterator(grain.DatasetIterator[dict[str, Any]]):
+        def __next__(self) -> dict[str, Any]:
+            return next(reader)
+
+        def close(self) -> None:
+            super().close()
+            reader.close()
+
+        def get_state(self) -> dict[str, Any]:
+            return {}
+
+        def set_state(self, state: dict[str, Any]) -> None:
+            raise NotImplementedError("a reader of stored pixels starts at its first row")
+
+    class Once(grain.IterDataset[dict[str, Any]]):
+        def __iter__(self) -> Iterator:
+            return Iterator()
+
+    return grain.experimental.ThreadPrefetchIterDataset(Once(), prefetch_buffer_size=2)
 
 
-class _Reader(grain.DatasetIterator[dict[str, Any]]):
+class _Reader:
     """Batches from shards that are read, or decoded and stored if `keep`.
 
     Memory holds at most READERS shards being read, one being decoded and one being written.
@@ -233,7 +250,6 @@ class _Reader(grain.DatasetIterator[dict[str, Any]]):
 
     def __init__(self, entry: Entry, hold: IO[bytes], decoder: _Decoder, rows: np.ndarray):
         """`rows`: int [batches, B], ascending; -1 is padding."""
-        super().__init__()
         self._entry, self._hold, self._decoder = entry, hold, decoder
         self._batches = iter(rows)
         needed = np.unique(rows[rows >= 0] // entry.manifest.rows_per_shard).tolist()
@@ -331,7 +347,6 @@ class _Reader(grain.DatasetIterator[dict[str, Any]]):
             _log.warning("%s; until then pixels are decoded and not kept", error)
 
     def close(self) -> None:
-        super().close()
         for _, reading in self._reading:
             reading.cancel()
         self._decoded.close()
@@ -341,9 +356,3 @@ class _Reader(grain.DatasetIterator[dict[str, Any]]):
         self._reading.clear()
         self._filling.clear()
         self._current = (-1, {})
-
-    def get_state(self) -> dict[str, Any]:
-        return {}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        raise NotImplementedError("a reader of stored pixels starts at its first row")

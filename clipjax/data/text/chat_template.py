@@ -10,10 +10,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jinja2 import TemplateError
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
 from clipjax.errors import DataError, UsageError
 
 # {"role": "user", "content": "..."}; to a model that sees, a list of {"type": "image"} and {"type": "text",
@@ -32,6 +28,9 @@ def render_chat(template: str, messages: Sequence[Message], tokens: Mapping[str,
         UsageError: a message that is not one.
         DataError: a template that fails, or refuses these messages.
     """
+    from jinja2.ext import loopcontrols  # loaded late: only models that answer have a template
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
     for message in messages:
         if not _is_message(message):
             raise UsageError(f"{message!r} is not a message: it needs a role and a content, both text")
@@ -66,4 +65,6 @@ def _json(value: Any, indent: int | None = None) -> str:
 
 
 def _raise(message: str) -> None:
+    from jinja2 import TemplateError
+
     raise TemplateError(message)

@@ -19,7 +19,6 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-import ftfy
 import numpy as np
 import regex
 from tokenizers.models import BPE
@@ -244,6 +243,8 @@ def _repair(text: str) -> str:
     """ftfy, then HTML entities twice. Neither changes printable ASCII without an ampersand."""
     if text.isascii() and text.isprintable() and "&" not in text:
         return text
+    import ftfy  # loaded late: most texts need no repair
+
     return html.unescape(html.unescape(ftfy.fix_text(text)))
 
 

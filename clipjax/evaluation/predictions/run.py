@@ -42,9 +42,8 @@ from clipjax.evaluation.predictions.file import (
     with_file,
 )
 from clipjax.evaluation.predictions.tables import read_csv_table, read_table
-from clipjax.evaluation.resolve import dataset_of
 from clipjax.evaluation.rows import NO_STATS, NOT_EMBEDDED, Result, finish, from_configs, identity
-from clipjax.evaluation.subject import Request, check_bootstrap
+from clipjax.evaluation.subject import Request, dataset_of
 from clipjax.metrics.uncertainty.bootstrap import RESAMPLES
 from clipjax.results.provenance import count_compiles
 from clipjax.results.store import ResultStore
@@ -52,7 +51,7 @@ from clipjax.storage.buckets import place
 from clipjax.storage.digests import sha256_files, sha256_json
 from clipjax.storage.reading import check_regular, exists, is_dir, is_file
 from clipjax.tasks.names import package_of
-from clipjax.tasks.task import About, Outcome, Task, find_task
+from clipjax.tasks.task import About, Outcome, Task, check_bootstrap, find_task
 
 # Fields about the images and what ran the model, taken from the run beside the table.
 OF_RUN = ("sample", "part", "id_part", "skipped", "precision", "framework")
