@@ -115,7 +115,9 @@ def test_forms_of_an_answer(answer: str, option: int | None) -> None:
 
 
 def test_a_letter_that_is_a_pronoun_or_an_option() -> None:
-    nine = [f"object {word}" for word in "one two three four five six seven eight nine".split()]
+    nine = [
+        f"object {word}" for word in ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    ]
     assert parsed("I", nine) == 8
     assert parsed("I.", nine) == 8
     assert parsed("I think it is object two", nine) == 1
