@@ -16,6 +16,7 @@ from clipjax.data.readers.walk import Walk, folders_in, list_folder
 from clipjax.errors import DataError, UsageError
 from clipjax.storage.reading import is_dir
 
+SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 _BY_ID = "; a folder has its class's id as its name (the column id of a CSV file of classes)"
 
 
@@ -26,6 +27,7 @@ def read_folder(
     folder_is_index: bool = False,
     ignore_unknown: bool = False,
     allow_missing: bool = False,
+    splits_are_classes: bool = False,
     columns: dict[str, str] | None = None,
 ) -> Manifest:
     """Class folders as in ImageNet val: `<root>/<class>/**/<image>`; files beside them are ignored.
@@ -36,15 +38,18 @@ def read_folder(
         folder_is_index: folder names are the labels, 0 .. K-1 (ImageNet-V2).
         ignore_unknown: leave out folders that are not labels (200 in ObjectNet).
         allow_missing: some labels may have no folder (ImageNet-D).
+        splits_are_classes: folders of folders called train, val, test, ... are classes; else they are refused.
         columns: as in `columns_from_names`.
 
     Raises:
-        DataError: class folders missing, unexpected, empty or unreadable; a folder reached twice.
+        DataError: class folders missing, unexpected, empty or unreadable; a folder reached twice; splits.
     """
     names = folders_in(root)
     if not names:
         hint = f"; {root.name} is a class itself: give its parent" if root.name in (label_names or ()) else ""
         raise DataError(f"{root} holds no class folders; expected {root}/<class>/<image>{hint}")
+    if label_names is None and not splits_are_classes:
+        _refuse_splits(root, names)
     if folder_is_index or (label_names is None and all(name.isdecimal() for name in names)):
         _refuse_one_number_twice(root, names)
     if all(name.isdecimal() for name in names):
@@ -76,6 +81,15 @@ def read_folder(
         columns=columns_from_names(root, ids, columns or {}),
         label_names=tuple(folders if label_names is None else label_names),
     )
+
+
+def _refuse_splits(root: epath.Path, names: Sequence[str]) -> None:
+    """One level too high, two or three splits would be classes, and a table of them looks like any other."""
+    if {name.lower() for name in names} <= SPLITS and all(folders_in(root / name) for name in names):
+        raise DataError(
+            f"{root} holds splits ({', '.join(names)}) with class folders: give one of them, such as "
+            f"{root / names[-1]}, or set `splits_are_classes = true` in [options] of a card"
+        )
 
 
 def _refuse_one_number_twice(root: epath.Path, names: Sequence[str]) -> None:

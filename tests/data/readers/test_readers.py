@@ -287,3 +287,17 @@ def test_a_wrong_pattern_is_one_error(tmp_path) -> None:
     (tmp_path / "cat" / "a.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"pattern '\(' of the column 'a'"):
         read_folder(epath.Path(tmp_path), None, columns={"a": "("})
+
+
+def test_a_folder_of_splits_is_refused_with_the_folders_to_give(tmp_path):
+    for name in ("train/cat/a.png", "train/dog/b.png", "val/cat/c.png", "val/dog/d.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    root = epath.Path(tmp_path)
+    with pytest.raises(DataError, match=rf"holds splits \(train, val\) .* such as {tmp_path}/val, or set"):
+        read_folder(root)
+    assert read_folder(root / "val").label_names == ("cat", "dog")
+    assert read_folder(root, splits_are_classes=True).label_names == ("train", "val")
+    (tmp_path / "cat").mkdir()  # classes may have any names
+    (tmp_path / "cat" / "e.png").write_bytes(b"")
+    assert read_folder(root).label_names == ("cat", "train", "val")
