@@ -38,7 +38,7 @@ def read_folder(
         folder_is_index: folder names are the labels, 0 .. K-1 (ImageNet-V2).
         ignore_unknown: leave out folders that are not labels (200 in ObjectNet).
         allow_missing: some labels may have no folder (ImageNet-D).
-        splits_are_classes: folders of folders called train, val, test, ... are classes; else they are refused.
+        splits_are_classes: folders called train, val, test, ... may be classes although folders are in them.
         columns: as in `columns_from_names`.
 
     Raises:
