@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import traceback
-import warnings
 from collections.abc import Iterator
-from types import SimpleNamespace
-from typing import Any
 
 import jax
 import pytest
+from _reference_here import reference_here
+
+__all__ = ["reference_here"]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -19,24 +16,3 @@ def drop_programs() -> Iterator[None]:
     """After each module; else a worker's memory grows to 9 GB by the end of the suite."""
     yield
     jax.clear_caches()
-
-
-@pytest.fixture
-def reference_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`verify` runs its reference in this process, which has imported torch and the libraries.
-
-    It gets the same command line and files. test_a_converted_folder_against_open_clip starts a process.
-    """
-    from converters.golden.__main__ import app
-
-    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
-        assert command[:3] == [sys.executable, "-m", "converters.golden"]
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                app(command[3:], standalone_mode=False)
-        except (Exception, SystemExit):
-            return subprocess.CompletedProcess(command, 1, "", traceback.format_exc())
-        return subprocess.CompletedProcess(command, 0, "", "")
-
-    monkeypatch.setattr("clipjax.verification.verify.subprocess", SimpleNamespace(run=run))

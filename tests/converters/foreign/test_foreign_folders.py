@@ -16,6 +16,7 @@ from converters.golden import build_model, model_config
 from converters.golden.condition import condition
 
 
+@pytest.mark.usefixtures("reference_here")
 def test_a_fine_tuned_classifier_of_timm(tmp_path: Path) -> None:
     """As timm itself writes it: other pixels and other classes than the name's."""
     folder = tmp_path / "pets"
