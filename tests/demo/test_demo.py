@@ -598,7 +598,8 @@ def test_the_demo_asks_a_llava_beside_its_clip(quick: Quick) -> None:
 
 def test_the_demo_compiles_each_program_once(quick: Quick) -> None:
     assert {program.arch for program in quick.programs} == {"demo_small", "demo_llava"}
-    assert {program.batch for program in quick.programs if program.tower == "image"} == {64}
+    # 32: the features of few-shot images, in batches of their recipe.
+    assert {program.batch for program in quick.programs if program.tower == "image"} == {32, 64}
     assert set(quick.programs.values()) == {1}
     assert [report.failures for report in swept] == [[]] * len(swept)
 
@@ -611,11 +612,15 @@ def test_the_demo_is_not_made_again(quick: Quick, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("clipjax.demo.world.files.render", never)
     monkeypatch.setattr("clipjax.finetune.run.solve", never)
     monkeypatch.setattr(beside, "_Worker", never)
+    deleted = [quick.out / name for name in ("report.html", "cues.png", "wise_ft.png", "correspondence.svg")]
+    for file in deleted:
+        file.unlink()
     runs = ResultStore(quick.out / "results").run_ids()
     again = invoke(quick.out, "--quick")
     assert again.exit_code == 0
     assert again.stdout == quick.stdout
     assert ResultStore(quick.out / "results").run_ids() == runs
+    assert all(file.is_file() for file in deleted), "pictures and page are drawn anew"
 
     full = invoke(quick.out)
     assert full.exit_code == 1

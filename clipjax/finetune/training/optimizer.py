@@ -110,7 +110,7 @@ def _epoch_cosine(step: jax.Array, base: float, schedule: Schedule, steps: int, 
 class RateState(NamedTuple):
     """int32 [] each: steps done, of the warm-up, and of the run."""
 
-    count: jax.Array
+    done: jax.Array
     warmup: jax.Array
     steps: jax.Array
 
@@ -128,16 +128,16 @@ def scale_by_warmup_cosine(peak: float, warmup: int, steps: int) -> optax.Gradie
         del params
         rate = _warmup_cosine(state, peak)
         updates = jax.tree.map(lambda leaf: rate.astype(leaf.dtype) * leaf, updates)
-        return updates, state._replace(count=optax.safe_increment(state.count))
+        return updates, state._replace(done=optax.safe_increment(state.done))
 
     return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
 
 
 def _warmup_cosine(state: RateState, peak: float) -> jax.Array:
-    count, warmup, steps = (number.astype(jnp.float32) for number in state)
-    fall = jnp.clip((count - warmup) / (steps - warmup), 0.0, 1.0)
+    done, warmup, steps = (number.astype(jnp.float32) for number in state)
+    fall = jnp.clip((done - warmup) / (steps - warmup), 0.0, 1.0)
     falling = 0.5 * (1.0 + jnp.cos(math.pi * fall))
-    return peak * jnp.where(count < warmup, count / jnp.maximum(warmup, 1.0), falling)
+    return peak * jnp.where(done < warmup, done / jnp.maximum(warmup, 1.0), falling)
 
 
 def decays(path: str) -> bool:

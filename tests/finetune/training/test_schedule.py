@@ -43,6 +43,7 @@ def test_a_rate_of_the_state_is_optax_cosine_with_warm_up(warmup: int, steps: in
     theirs = optax.warmup_cosine_decay_schedule(0.0, 0.02, warmup, steps)
 
     def step(state: Any, _: None) -> tuple[Any, jax.Array]:
+        scaled: Any
         scaled, state = rate.update({"w": jnp.float32(1.0)}, state)
         return state, scaled["w"]
 
