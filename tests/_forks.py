@@ -38,6 +38,7 @@ IMPORTS = (
     "pandas",
     "pyarrow.compute",
     "pydantic",
+    "scipy.optimize",
     "tensorboardX",
     "clipjax.cli",
     "clipjax.evaluation.collection",
