@@ -11,7 +11,7 @@ from typing import Any
 IMAGES = 300  # and rows of predictions
 SIDE = 32
 MODELS = ("first", "second")
-EVAL = "eval zeroshot --model first --data photos --store store --results results"
+EVAL = "eval zeroshot --model first --data photos --store store --results again"
 # What runs in such a folder -> the seconds of the processor that it may take.
 COMMANDS = {
     EVAL: 3.0,
@@ -21,16 +21,15 @@ COMMANDS = {
 }
 
 
-def stored(folder: Path) -> None:
+def make(folder: Path) -> None:
     """Two small models with a run of each, so that their embeddings are stored, and a file of predictions."""
     write_photos(folder / "photos")
     write_predictions(folder / "outputs.parquet")
     for seed, name in enumerate(MODELS):
         write_model(folder / name, seed)
-        command = EVAL.replace(MODELS[0], name).split()
-        subprocess.run(
-            [sys.executable, "-m", "clipjax.cli", *command], cwd=folder, check=True, capture_output=True
-        )
+        command = EVAL.replace(MODELS[0], name).replace("again", "results").split()
+        command = [sys.executable, "-m", "clipjax.cli", *command]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
 
 
 def write_photos(root: Path, count: int = IMAGES) -> None:

@@ -40,6 +40,7 @@ IMPORTS = (
     "pandas",
     "pyarrow.compute",
     "pydantic",
+    "scipy.optimize",
     "tensorboardX",
     "clipjax.cli",
     "clipjax.evaluation.collection",

@@ -1,4 +1,8 @@
-"""Commands that run no model start without the libraries that compute (time: benchmarks/startup.py)."""
+"""A command loads only the libraries that it needs (time: benchmarks/startup.py).
+
+Commands that run no model start without those that compute; a run with everything stored, without those that
+decode, train and convert.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,11 @@ from pathlib import Path
 import pytest
 from _rows import row
 from PIL import Image
+from typer.testing import CliRunner
 
+from clipjax.cli import app
 from clipjax.results.store import ResultStore, new_run_id
+from tests.finetune._small import small_model, write_colours
 
 SCRIPT = """
 import sys
@@ -95,3 +102,46 @@ def test_a_mistyped_name_is_refused_before_what_computes_is_loaded(tmp_path: Pat
     said = done.stderr.splitlines()
     assert len(said) == len(WRONG)
     assert all(wanted in line for wanted, line in zip(WRONG.values(), said)), said
+
+
+STORED = """
+import sys
+from clipjax.cli import main
+for command in sys.argv[1].splitlines():
+    heavy, sys.argv[1:] = command.split(": ")[0].split(), command.split(": ")[1].split()
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, command
+    loaded = sorted(set(heavy) & set(sys.modules))
+    assert not loaded, (command, loaded)
+"""
+# Decoding, training, converting; parts of SciPy and pyarrow that take as long to load.
+UNUSED = "grain orbax.checkpoint pandas pyarrow.dataset scipy.stats scipy.optimize gguf ftfy jinja2 torch"
+NETWORKS = "flax optax scipy.sparse clipjax.models.network"
+
+
+def test_a_run_with_everything_stored_loads_nothing_that_it_does_not_need(
+    tmp_path: Path, one_device: None
+) -> None:
+    small_model(tmp_path / "first")
+    write_colours(tmp_path)
+    places = f"--store {tmp_path}/store --results {tmp_path}/results"
+    evaluate = (
+        f"eval zeroshot --model {tmp_path}/first --data {tmp_path}/colours_val --prompts single {places}"
+    )
+    for seed in (0, 1):
+        done = CliRunner().invoke(app, [*evaluate.split(), "--seed", str(seed)])
+        assert done.exit_code == 0, done.output
+    one, other = sorted((tmp_path / "results").iterdir())
+    predictions = f"--predictions {one}/images.parquet --data {tmp_path}/colours_val"
+    computing = {  # each may load more than the one before
+        f"compare {one} {other}": f"{NETWORKS} {UNUSED}",
+        f"eval zeroshot {predictions}": f"{NETWORKS} {UNUSED}",
+        evaluate: UNUSED,
+    }
+    report = {f"report {tmp_path}/results --out {tmp_path}/report.html": f"jax {NETWORKS} {UNUSED}"}
+    for commands in (computing, report):
+        lines = "\n".join(f"{heavy}: {command}" for command, heavy in commands.items())
+        done = run(STORED, lines, folder=tmp_path)
+        assert done.returncode == 0, done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 import pytest
 from sklearn.metrics import top_k_accuracy_score
@@ -79,3 +80,22 @@ def test_group_mean_is_no_sum_and_no_maximum():
 
 def test_take_classes(scores):
     assert (np.asarray(c.take_classes(scores, np.array([4, 1]))) == scores[:, [4, 1]]).all()
+
+
+def test_numpys_arrays_are_counted_as_jaxs(scores, labels):
+    rounded, labels = (
+        scores.round(1),
+        np.concatenate([labels[:200], np.array([-1, 13, 99] * 4, np.int32)[:11]]),
+    )
+    correct = np.random.default_rng(5).random(211) < 0.4
+    ours, theirs = c.is_tied(rounded), c.is_tied(jax.device_put(rounded))
+    assert isinstance(ours, np.ndarray)
+    assert ours.any()
+    assert np.array_equal(ours, theirs)
+    for kind in (np.int32, np.int64):
+        given = (labels.astype(kind), correct)
+        for own, other in zip(
+            c.class_counts(*given, num_classes=13), c.class_counts(*jax.device_put(given), num_classes=13)
+        ):
+            assert own.dtype == other.dtype
+            assert np.array_equal(own, other)
