@@ -227,9 +227,7 @@ def test_export_back_to_transformers_is_bit_identical(case: Case, tmp_path: Path
         assert back[key].read().tobytes() == source[key].read().tobytes()
 
 
-@pytest.mark.long(
-    "verification/parity/test_parity_hf.py::test_a_record_alone_is_verified_against_transformers"
-)
+@pytest.mark.usefixtures("reference_here")
 def test_by_default_a_folder_of_transformers_is_verified_against_transformers(siglip: Case) -> None:
     report = verify.verify(siglip.folder)
     assert report.passed, report.to_json()
