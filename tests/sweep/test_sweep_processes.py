@@ -36,6 +36,7 @@ def test_several_processes_find_what_one_finds(
     assert f"{RUNS} runs done now, 0 before" in said(tmp_path)
 
 
+@pytest.mark.long("sweep/test_sweep.py::test_shards_fill_one_store")
 def test_shards_at_the_same_time_write_into_one_store(
     suite: Path, done: tuple[Path, Result, int], tmp_path: Path
 ) -> None:

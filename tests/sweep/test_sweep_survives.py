@@ -33,6 +33,7 @@ def wait_for(processes: Sequence[Running], out: Path, lines: int) -> bool:
     return True
 
 
+@pytest.mark.long("storage/test_store.py::test_killed_writer_leaves_no_shard_and_its_file_is_swept")
 def test_killed_at_random_points(suite: Path, done: tuple[Path, Result, int], tmp_path: Path) -> None:
     kill_and_finish(suite, tmp_path, done[0], kills=3)
 

@@ -110,6 +110,7 @@ def ends(processes: list[Any]) -> tuple[list[int], list[str]]:
     return [process.returncode for process in processes], errors
 
 
+@pytest.mark.long("finetune/test_bucket_run.py::test_the_first_of_two_processes_uploads_what_both_have")
 def test_two_processes_stop_behind_one_step_and_equal_one_process(tmp_path: Path) -> None:
     """FSDP; SIGTERM to the second process; then the same command again; then one process of as many devices.
 
@@ -152,6 +153,7 @@ def test_two_processes_stop_behind_one_step_and_equal_one_process(tmp_path: Path
     assert jax.process_count() == 1
 
 
+@pytest.mark.long("signals/test_signals.py::test_a_jitted_loop_is_ended")
 def test_two_processes_in_a_step_that_does_not_end_are_ended(tmp_path: Path) -> None:
     """SIGTERM to one of them; no step ends at which both could stop. The last resume point stays."""
     arguments = ("--steps", 100, "--every", 4, "--stuck", 10, "--grace", 1)
