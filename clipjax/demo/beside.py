@@ -31,7 +31,7 @@ def work_through(jobs: Sequence[DemoJob], prepare: Prepare = bool, *, apart: boo
 
     Args:
         prepare: called in a process before its first job with `device`; a function of a module. False: only
-            the first process takes such jobs.
+            the process that took the first one takes such jobs.
         apart: False calls the jobs here, one after the other, without `prepare`.
 
     Raises:
@@ -98,10 +98,11 @@ class _Worker:
 
 
 def _hand_out(queue: Queue, workers: Sequence[_Worker]) -> None:
-    shared = False
+    owner, shared = None, False  # of the device
     while True:
-        for worker in workers:
-            if worker.job is None and (job := queue.take(device=shared or worker is workers[0])) is not None:
+        for worker in (each for each in workers if each.job is None):
+            if (job := queue.take(device=shared or owner in (None, worker))) is not None:
+                owner = worker if job.device and owner is None else owner
                 worker.begin(job)
         if all(worker.job is None for worker in workers):
             return

@@ -39,8 +39,8 @@ def jobs_of(plan: Plan, out: Path, progress: bool) -> list[DemoJob]:
         _training(base, plan, out, progress),
         *_test_sets(plan, out / "world", progress),
         _tuning(plan, out, progress),
-        _lists(plan, out, progress),
         *(_training(model, plan, out, progress) for model in others),
+        _lists(plan, out, progress),
         *_last(plan, out, progress),
     ]
 

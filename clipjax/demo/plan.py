@@ -87,8 +87,8 @@ FULL = Plan(
     each=20,
     models=(
         DemoModel("demo-base-narrow", "demo_base", "narrow", steps=300),
-        DemoModel(BASE, "demo_small", "diverse", steps=600),
-        DemoModel("demo-base-diverse", "demo_base", "diverse", steps=400),
+        DemoModel(BASE, "demo_small", "diverse", steps=400),
+        DemoModel("demo-base-diverse", "demo_base", "diverse", steps=600),
     ),
     batch_size=96,
     language_images=4000,
