@@ -479,10 +479,10 @@ def test_file_that_is_no_image_is_named(data):
 
 def test_a_program_for_a_printer_is_not_run(monkeypatch):
     """Pillow hands an EPS of any name to Ghostscript, which runs what is in it."""
-    import PIL.EpsImagePlugin
+    from PIL import EpsImagePlugin
 
     run = []
-    monkeypatch.setattr(PIL.EpsImagePlugin, "Ghostscript", lambda *_, **__: run.append(1))
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: run.append(1))
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n"
     PIL.Image.open(io.BytesIO(eps)).verify()  # Pillow alone takes it for an image
     with pytest.raises(DataError, match=r"a\.jpeg: not an image in JPEG"):

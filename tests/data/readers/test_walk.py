@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from etils import epath
@@ -174,7 +175,7 @@ def test_links_to_one_file_elsewhere_are_two_images(root: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("options", [{}, {"folder_is_index": True}])
-def test_one_number_spelled_twice_is_refused(tmp_path: Path, options: dict[str, bool]) -> None:
+def test_one_number_spelled_twice_is_refused(tmp_path: Path, options: dict[str, Any]) -> None:
     for name in ("0", "1", "01"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.png").write_bytes(b"")
