@@ -191,7 +191,10 @@ def test_scores_are_over_the_id_classes():
         dataclasses.replace(inputs, head=small, id=dataclasses.replace(inputs.id, head=small))
     )
     for name in ood.SCORES:
-        np.testing.assert_allclose(got[name], expected[name], rtol=1e-6)
+        # Of the largest score: a product of five columns may add in another order than one of ten, and its
+        # terms decide the rounding, not a sum near zero.
+        largest = np.abs(expected[name]).max()
+        np.testing.assert_allclose(got[name], expected[name], rtol=0, atol=1e-6 * largest)
     mean = dataclasses.replace(chosen, kind="mean_prob")
     with pytest.raises(DataError, match="averages of probabilities over planted"):
         ood.describe(dataclasses.replace(inputs, id=dataclasses.replace(known, projection=mean)))
