@@ -24,7 +24,7 @@ def main(
 ) -> None:
     """Render a small world, train three CLIPs and a LLaVA on it, run all tasks, fine-tune by every method.
 
-    About three minutes on two cores. What is in --out already is not made again.
+    About four minutes on two cores. What is in --out already is not made again.
     """
     from clipjax.demo.plan import FULL, QUICK
     from clipjax.demo.run import run
