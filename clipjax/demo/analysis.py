@@ -31,7 +31,7 @@ PROMPTS = "demo"
 def claim_tables(verdicts: Sequence[Verdict]) -> list[tuple[str, list[str], list[list[str]]]]:
     """Heading, titles and cells of each."""
     return [
-        ("What holds of these models", *summary(verdicts)),
+        ("Which claims these models bear out", *summary(verdicts)),
         ("and by which statistic, with 95 % intervals", *measured(verdicts)),
     ]
 
