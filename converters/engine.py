@@ -65,7 +65,8 @@ def detect_table(source: Mapping[str, Any], target: Mapping[str, Any] | None = N
     """
     tables = candidate_tables(source)
     if len(tables) > 1 and target is not None:
-        tables = [table for table in tables if not _problems(source, target, table)] or tables[:1]
+        shapes = _shapes(target)
+        tables = [table for table in tables if not _planned(source, shapes, table)[1]] or tables[:1]
     if len(tables) > 1:
         names = " and ".join(table.name for table in tables)
         raise DataError(
@@ -207,18 +208,20 @@ def conversion_of(source: Mapping[str, LazyTensor], target: Mapping[str, Any], t
         ConversionError: lists leaves not filled once, tensors missing, unknown or not used once, and
             differing shapes.
     """
-    if problems := _problems(source, target, table):
-        raise ConversionError(f"the checkpoint does not fit the architecture (layout {table.name})", problems)
     shapes = _shapes(target)
-    pieces, _ = _assign(shapes, table)
+    pieces, problems = _planned(source, shapes, table)
+    if problems:
+        raise ConversionError(f"the checkpoint does not fit the architecture (layout {table.name})", problems)
     carried = {key: tensor for key, tensor in source.items() if table.carries(key)}
     return Conversion(table.name, shapes, pieces, source, carried)
 
 
-def _problems(source: Mapping[str, LazyTensor], target: Mapping[str, Any], table: Table) -> list[str]:
-    """A sentence for each leaf and tensor that is not accounted for."""
-    pieces, problems = _assign(shapes := _shapes(target), table)
-    return problems + _compare(source, shapes, pieces) + _unused(source, pieces, table)
+def _planned(
+    source: Mapping[str, LazyTensor], shapes: Mapping[str, tuple[int, ...]], table: Table
+) -> tuple[dict[str, list[Piece]], list[str]]:
+    """The pieces of each leaf, and a sentence for each leaf and tensor that is not accounted for."""
+    pieces, problems = _assign(shapes, table)
+    return pieces, problems + _compare(source, shapes, pieces) + _unused(source, pieces, table)
 
 
 def _shapes(target: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
