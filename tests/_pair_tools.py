@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from _embed_tools import SIZE, TinyModel
@@ -93,7 +93,10 @@ class MemoryPairs:
     def problems(self, i: int) -> list[str]:
         return []
 
-    def select(self, rows: Sequence[int]) -> MemoryPairs:
+    def checked(self, images: Mapping[str, str]) -> Self:
+        return self
+
+    def select(self, rows: Sequence[int]) -> Self:
         return dataclasses.replace(self, numbers=tuple(self.numbers[i] for i in rows))
 
 

@@ -85,6 +85,13 @@ class ChangedError(DataError):
     """An image is not the one that was hashed: nothing made of it may be stored under the old digest."""
 
 
+def unchanged(data: bytes, content: str | None, where: str) -> bytes:
+    """The bytes of a file. Raises ChangedError unless their SHA-256 is `content` (None: it was absent)."""
+    if sha256_bytes(data) != content:
+        raise ChangedError(f"{where} changes while it is read: run again when it is written")
+    return data
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class CheckedOpener:
     """An opener whose images must be those that were hashed.
@@ -98,10 +105,7 @@ class CheckedOpener:
 
     def open(self, i: int) -> bytes:
         """Raises ChangedError for other bytes; else as the opener."""
-        data = self.opener.open(i)
-        if sha256_bytes(data).encode() != self.contents[i]:
-            raise ChangedError(f"{self.where(i)} changes while it is read: run again when it is written")
-        return data
+        return unchanged(self.opener.open(i), self.contents[i].decode(), self.where(i))
 
     def where(self, i: int) -> str:
         return self.opener.where(i)
@@ -166,6 +170,14 @@ class Manifest:
         """The opener; once a digest is computed, it refuses images that have changed since then."""
         contents = self.__dict__.get("_contents")
         return self.opener if contents is None else CheckedOpener(self.opener, contents)
+
+    @property
+    def checked_pairs(self) -> PairSet | None:
+        """The pairs; once a digest is computed, they refuse files that have changed since then."""
+        contents = self.__dict__.get("_contents")
+        if self.pairs is None or contents is None:
+            return self.pairs
+        return self.pairs.checked(dict(zip(self.ids, map(bytes.decode, contents.tolist()))))
 
     @property
     def digest(self) -> str:

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 import jax
 import numpy as np
 
+from clipjax.data.manifest import ChangedError
 from clipjax.data.pairs.pair import Pair
 from clipjax.embeddings.compute import Compute
 from clipjax.errors import DataError
@@ -115,5 +116,7 @@ class PairStream:
     def _load(self, row: int) -> _Loaded:
         try:
             return _Loaded(row, self.pairs.load(row))
+        except ChangedError:  # nothing is wrong with the pair
+            raise
         except DataError as error:
             return _Loaded(row, error)

@@ -77,8 +77,8 @@ def match_pairs(
         UsageError: no pairs, or a user's own model.
     """
     how = Compute() if compute is None else compute
-    pairs, name = manifest.pairs, manifest.name or "the data set"
-    if pairs is None or not len(pairs):
+    name = manifest.name or "the data set"
+    if manifest.pairs is None or not len(manifest.pairs):
         raise UsageError(f"{name} has no pairs of images")
     if model.network is None:
         raise UsageError(f"{model.card.id} is not one of clipjax's networks: it has no maps of features")
@@ -90,12 +90,14 @@ def match_pairs(
             f"{model.card.id} has no fingerprint, under which its maps could be kept: save and load it, or "
             "leave keep_maps (--keep-maps) out"
         )
+    key = None if store is None else maps_key(model.card, manifest, recipe, precision, params)
+    pairs = manifest.checked_pairs  # after the key, which hashes them
+    assert pairs is not None
     job = _Job(name, pairs, matcher, Tower(model, recipe, known_precision(precision), params), how)
-    if store is None:
+    if store is None or key is None:
         ids, array = job.match_in_memory()
         name_of_entry = None
     else:
-        key = maps_key(model.card, manifest, recipe, precision, params)
         if how.keep_maps:
             _together(functools.partial(job.keep, maps_entry(store, model, manifest, key)))
         entry = _entry(store, model, manifest, matcher, key)

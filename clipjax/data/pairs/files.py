@@ -6,18 +6,19 @@ import abc
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Self
 
 import numpy as np
 from etils import epath
 
-from clipjax.data.manifest import FileOpener, Manifest, missing_files
+from clipjax.data.manifest import ChangedError, FileOpener, Manifest, missing_files, unchanged
 from clipjax.data.pairs.matching import NORMALISATIONS, Matching
 from clipjax.data.pairs.pair import Pair
 from clipjax.errors import DataError
 from clipjax.storage.buckets import place
-from clipjax.storage.digests import canonical_json, sha256_files
-from clipjax.storage.reading import is_file
+from clipjax.storage.digests import canonical_json, sha256_bytes, sha256_files
+from clipjax.storage.reading import is_file, read_bytes
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,6 +29,8 @@ class FilePairs(abc.ABC):
         root: a folder or its URL.
         images: the ids of each pair's images, paths relative to the root.
         files: the files beside the images that each pair's geometry comes from, relative to the root.
+        listed: those of `files` that were read while the pairs were listed -> SHA-256 of what was read.
+        contents: SHA-256 of images and files when they were hashed, None for an absent one.
     """
 
     root: str
@@ -37,6 +40,8 @@ class FilePairs(abc.ABC):
     files: tuple[tuple[str, ...], ...]
     columns: dict[str, list]
     matching: Matching
+    listed: Mapping[str, str] = dataclasses.field(default_factory=dict, kw_only=True)
+    contents: Mapping[str, str | None] | None = dataclasses.field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -54,7 +59,11 @@ class FilePairs(abc.ABC):
             return [str(error)]
         return []
 
-    def select(self, rows: Sequence[int]) -> FilePairs:
+    def checked(self, images: Mapping[str, str]) -> Self:
+        absent = dict.fromkeys(name for both in self.images for name in both)
+        return dataclasses.replace(self, contents={**absent, **images, **self._file_contents})
+
+    def select(self, rows: Sequence[int]) -> Self:
         return dataclasses.replace(
             self,
             ids=tuple(self.ids[i] for i in rows),
@@ -66,19 +75,30 @@ class FilePairs(abc.ABC):
 
     @property
     def digest(self) -> str:
-        """A file that does not exist counts as null, because its pair may be skipped."""
+        """A file that does not exist counts as null, because its pair may be skipped.
+
+        Raises ChangedError if a file is no longer the one that lists the pairs.
+        """
         return self._digest
 
     @functools.cached_property
-    def _digest(self) -> str:
+    def _file_contents(self) -> dict[str, str | None]:
         root = place(self.root)
         names = sorted({name for each in self.files for name in each})
         there = [name for name in names if is_file(root / name)]
         content = dict(zip(there, sha256_files([root / name for name in there])))
+        for name, read in self.listed.items():
+            if name in names and content.get(name) != read:
+                raise ChangedError(f"{root / name} changes while it is read: run again when it is written")
+        return dict.fromkeys(names) | content
+
+    @functools.cached_property
+    def _digest(self) -> str:
+        content = self._file_contents
         text = hashlib.sha256(canonical_json(self.preparation()).encode() + b"\n")
         for i in range(len(self)):
             values = {name: column[i] for name, column in self.columns.items()}
-            files = [content.get(name) for name in self.files[i]]
+            files = [content[name] for name in self.files[i]]
             line = [self.ids[i], self.clusters[i], self.images[i], values, files]
             text.update(canonical_json(line).encode() + b"\n")
         return text.hexdigest()
@@ -104,19 +124,35 @@ class FilePairs(abc.ABC):
             raise DataError(f"{self.where(i)}: {path} does not exist")
         return path
 
+    def read(self, i: int, name: str) -> bytes:
+        """The bytes of a file beside the images of pair i. Raises DataError, or ChangedError as `checked`."""
+        path = self.file(i, name)
+        return self._unchanged(read_bytes(path), name, f"{self.where(i)}: {path}")
+
+    def _unchanged(self, data: bytes, name: str, where: str) -> bytes:
+        return data if self.contents is None else unchanged(data, self.contents[name], where)
+
     def open(self, i: int) -> Iterator[bytes]:
-        """The encoded images 0 and 1. Raises DataError if unreadable."""
+        """The encoded images 0 and 1. Raises as `read`."""
         opener = FileOpener(self.root, self.images[i])
         for k in range(2):
             try:
-                yield opener.open(k)
+                data = opener.open(k)
             except DataError as error:
                 raise DataError(f"{self.where(i)}: {error}") from None
+            yield self._unchanged(data, self.images[i][k], f"{self.where(i)}: {opener.where(k)}")
 
     def normalised(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
         """Two uint8 images [H, W, 3] -> float32 [2, H, W, 3]."""
         mean, std = (np.array(each, np.float32) for each in NORMALISATIONS[self.matching.normalisation])
         return (np.stack(pixels).astype(np.float32) / np.float32(255) - mean) / std
+
+
+def read_listed(path: epath.Path, name: str, listed: dict[str, str]) -> bytes:
+    """A file that lists pairs; its SHA-256 goes into `listed` under `name`. Raises DataError."""
+    data = read_bytes(path)
+    listed[name] = sha256_bytes(data)
+    return data
 
 
 def manifest_of(pairs: FilePairs, kind: str) -> Manifest:

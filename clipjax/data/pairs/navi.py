@@ -21,7 +21,7 @@ from etils import epath
 
 from clipjax.data.manifest import Manifest
 from clipjax.data.pairs.depth import check_points, decode_depth
-from clipjax.data.pairs.files import FilePairs, manifest_of
+from clipjax.data.pairs.files import FilePairs, manifest_of, read_listed
 from clipjax.data.pairs.matching import Matching
 from clipjax.data.pairs.navi_view import PREPARED, View, mask_problem, view_of
 from clipjax.data.pairs.pair import Pair
@@ -29,7 +29,7 @@ from clipjax.data.pairs.poses import angle_of
 from clipjax.data.readers.walk import list_folder
 from clipjax.errors import DataError
 from clipjax.storage.buckets import place
-from clipjax.storage.reading import exists, is_dir, is_file, read_bytes, read_json, read_text
+from clipjax.storage.reading import exists, is_dir, is_file, parse_json, read_text
 
 LISTS = "custom_splits/pairwise_pixel_correspondences/pairs-{}.txt"
 OFFICIAL = ("wild_set", "multiview")
@@ -74,10 +74,11 @@ def read_pairs(root: epath.Path, matching: Matching, pairs: str, crop: bool) -> 
         raise DataError(f"{root}: its images become squares: [matching] cannot have another size")
     lines = list(_lines(root, _list_file(root, pairs)))
     scenes: dict[str, _Scene] = {}
+    listed: dict[str, str] = {}
     for _, *names, _ in lines:
         for name in names:
             if name.folder not in scenes:
-                scenes[name.folder] = _scene(root, name.folder)
+                scenes[name.folder] = _scene(root, name.folder, listed)
     ids = [f"{a.folder}/{a.stem} {b.folder}/{b.stem}" for _, a, b, _ in lines]
     if len(set(ids)) != len(ids):
         where = lines[len(ids) - 1 - ids[::-1].index(twice := max(ids, key=ids.count))][0]
@@ -90,11 +91,12 @@ def read_pairs(root: epath.Path, matching: Matching, pairs: str, crop: bool) -> 
         files=tuple(tuple(f for name in (a, b) for f in _beside(scenes, name)) for _, a, b, _ in lines),
         columns={},
         matching=matching,
+        listed=listed,
         views={_image(scenes, n): _view(scenes, n) for _, a, b, _ in lines for n in (a, b)},
         crop=crop,
     )
-    listed = [angle for *_, angle in lines]
-    columns = {"angle": navi_pairs.angles()} | ({} if None in listed else {"listed_angle": listed})
+    angles = [angle for *_, angle in lines]
+    columns = {"angle": navi_pairs.angles()} | ({} if None in angles else {"listed_angle": angles})
     return manifest_of(dataclasses.replace(navi_pairs, columns=columns), "geometric")
 
 
@@ -155,10 +157,10 @@ def _respelled(scene: str, old: str, new: str) -> str:
     return scene.replace(f"multiview{old}", f"multiview{new}")
 
 
-def _scene(root: epath.Path, folder: str) -> _Scene:
-    path = root / folder / "annotations.json"
-    views = {}
-    for i, record in enumerate(read_json(path, list)):
+def _scene(root: epath.Path, folder: str, listed: dict[str, str]) -> _Scene:
+    file = f"{folder}/annotations.json"
+    path, views = root / file, {}
+    for i, record in enumerate(parse_json(read_listed(path, file, listed), path, list)):
         name = record.get("filename") if isinstance(record, dict) else None
         if not isinstance(name, str):
             raise DataError(f"{path}: image {i} (counted from 0) has no 'filename'")
@@ -221,9 +223,9 @@ class NaviPairs(FilePairs):
         pixels, points, focal = [], [], 0.0
         for k, encoded in enumerate(self.open(i)):
             view, prepared = self.view(i, k), self._is_prepared(i, k)
-            path = self.file(i, self.files[i][1 + 2 * k])
-            where, side = f"{self.where(i)}: {path}", self.matching.size[0]
-            disparity = decode_depth(read_bytes(path), where)
+            file, side = self.files[i][1 + 2 * k], self.matching.size[0]
+            where = f"{self.where(i)}: {self.file(i, file)}"
+            disparity = decode_depth(self.read(i, file), where)
             image = view.open(encoded, f"{self.where(i)}: {self.images[i][k]}", prepared)
             made = view.prepare(image, disparity, side, self.crop, prepared, where)
             pixels.append(made.pixels)

@@ -6,8 +6,8 @@ exist: it is not a row of the manifest, and `load` of that pair raises DataError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -67,4 +67,11 @@ class PairSet(Protocol):
         """Everything that is wrong with a pair and its files, one sentence each."""
         ...
 
-    def select(self, rows: Sequence[int]) -> PairSet: ...
+    def checked(self, images: Mapping[str, str]) -> Self:
+        """The pairs, whose `load` raises ChangedError for a file other than the one that was hashed.
+
+        `images`: id -> SHA-256.
+        """
+        ...
+
+    def select(self, rows: Sequence[int]) -> Self: ...

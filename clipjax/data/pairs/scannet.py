@@ -20,13 +20,13 @@ from etils import epath
 
 from clipjax.data.manifest import Manifest
 from clipjax.data.pairs.depth import check_points, decode_depth, unproject
-from clipjax.data.pairs.files import FilePairs, manifest_of
+from clipjax.data.pairs.files import FilePairs, manifest_of, read_listed
 from clipjax.data.pairs.matching import Matching
 from clipjax.data.pairs.pair import Pair
 from clipjax.data.pairs.poses import LARGEST, angle_of, check_motion
 from clipjax.data.pixels.preprocess import open_image, to_rgb
 from clipjax.errors import DataError
-from clipjax.storage.reading import exists, read_bytes, read_lines
+from clipjax.storage.reading import decode_text, exists
 
 PAIRS, INTRINSICS = "test.npz", "intrinsics.npz"
 _APART = 1.0  # degrees between the two sources of a pair's motion: rounding is far below
@@ -38,8 +38,9 @@ def read_pairs(root: epath.Path, matching: Matching) -> Manifest:
     Raises:
         DataError: a file missing or malformed, a pair twice, a scene without intrinsics; no image exists.
     """
-    names, motions = _listed(root / PAIRS)
-    arrays = _arrays(root / INTRINSICS)
+    listed: dict[str, str] = {}
+    names, motions = _listed(root / PAIRS, listed)
+    arrays = _arrays(root / INTRINSICS, listed)
     scenes = [f"scene{room:04d}_{scan:02d}" for room, scan, _, _ in names]
     intrinsics = {scene: _intrinsics(root / INTRINSICS, arrays, scene) for scene in dict.fromkeys(scenes)}
     frames = [(f"{scene}/{a}", f"{scene}/{b}") for scene, (_, _, a, b) in zip(scenes, names)]
@@ -57,6 +58,7 @@ def read_pairs(root: epath.Path, matching: Matching) -> Manifest:
         ),
         columns={"angle": [_angle(root / PAIRS, *each) for each in zip(ids, motions)]},
         matching=matching,
+        listed=listed,
         intrinsics=intrinsics,
     )
     return manifest_of(pairs, "geometric")
@@ -75,9 +77,9 @@ def _beside(frame: str, folder: str, ending: str) -> str:
     return f"{scene}/{folder}/{number}.{ending}"
 
 
-def _listed(path: epath.Path) -> tuple[np.ndarray, np.ndarray]:
+def _listed(path: epath.Path, listed: dict[str, str]) -> tuple[np.ndarray, np.ndarray]:
     """The names and the motions, [N, 4] and [N, 3, 4]."""
-    arrays = _arrays(path)
+    arrays = _arrays(path, listed)
     for name, width in (("name", 4), ("rel_pose", 12)):
         array = arrays.get(name)
         if array is None or array.ndim != 2 or array.shape[1] != width or array.dtype.kind not in "uif":
@@ -90,11 +92,11 @@ def _listed(path: epath.Path) -> tuple[np.ndarray, np.ndarray]:
     return names, motions.reshape(-1, 3, 4)
 
 
-def _arrays(path: epath.Path) -> Mapping[str, np.ndarray]:
+def _arrays(path: epath.Path, listed: dict[str, str]) -> Mapping[str, np.ndarray]:
     if not exists(path):
         raise DataError(f"{path} does not exist; give the folder scannet_test_1500, with test.npz in it")
     try:
-        with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(read_listed(path, path.name, listed)), allow_pickle=False) as arrays:
             values = {name: arrays[name] for name in arrays.files}
     except DataError:
         raise
@@ -151,8 +153,9 @@ class ScanNetPairs(FilePairs):
 
     def _pose(self, i: int, name: str) -> np.ndarray:
         path = self.file(i, name)
+        lines = decode_text(self.read(i, name), path).splitlines()
         try:
-            pose = np.array([line.split() for line in read_lines(path)], np.float64)
+            pose = np.array([line.split() for line in lines if line.strip()], np.float64)
             check_motion(pose)
         except ValueError as error:
             raise DataError(f"{self.where(i)}: {path}: {error}") from None
@@ -161,7 +164,7 @@ class ScanNetPairs(FilePairs):
     def _depth(self, i: int, name: str) -> np.ndarray:
         """In metres, [H, W]."""
         path = self.file(i, name)
-        millimetres = decode_depth(read_bytes(path), f"{self.where(i)}: {path}")
+        millimetres = decode_depth(self.read(i, name), f"{self.where(i)}: {path}")
         if millimetres.shape != self.matching.size:
             sizes = [f"{width} x {height}" for height, width in (millimetres.shape, self.matching.size)]
             raise DataError(f"{self.where(i)}: {path} has {sizes[0]} pixels; expected {sizes[1]}")

@@ -16,14 +16,14 @@ import dataclasses
 import functools
 import random
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import PIL.Image
 from etils import epath
 
 from clipjax.data.manifest import Manifest
-from clipjax.data.pairs.files import FilePairs, manifest_of
+from clipjax.data.pairs.files import FilePairs, manifest_of, read_listed
 from clipjax.data.pairs.matching import Matching
 from clipjax.data.pairs.pair import Pair
 from clipjax.data.pairs.poses import LARGEST
@@ -31,7 +31,7 @@ from clipjax.data.pixels.preprocess import open_image, to_rgb
 from clipjax.data.readers.walk import list_folder
 from clipjax.errors import DataError
 from clipjax.storage.buckets import place
-from clipjax.storage.reading import is_dir, is_file, read_bytes, read_json
+from clipjax.storage.reading import is_dir, is_file, parse_json, read_bytes
 
 PAIRS = "PairAnnotation"
 ALL = "all"  # the group of pairs of every viewpoint
@@ -67,7 +67,8 @@ def read_pairs(root: epath.Path, matching: Matching, split: str, per_draw: int, 
     """
     if matching.size[0] != matching.size[1]:
         raise DataError(f"{root}: its images become squares: [matching] cannot have another size")
-    listed = _split(root, f"{PAIRS}/{split}")
+    contents: dict[str, str] = {}
+    listed = _split(root, f"{PAIRS}/{split}", contents)
     groups = _groups(listed, per_draw, seed)
     kept = [each for each in listed if groups[each.id]]
     return manifest_of(
@@ -90,6 +91,7 @@ def read_pairs(root: epath.Path, matching: Matching, split: str, per_draw: int, 
                 "groups": [groups[each.id] for each in kept],
             },
             matching=matching,
+            listed=contents,
             sizes=tuple(each.sizes for each in kept),
             boxes=tuple(each.box for each in kept),
         ),
@@ -109,13 +111,13 @@ def _groups(listed: list[_Listed], per_draw: int, seed: int) -> dict[str, list[s
     return groups
 
 
-def _split(root: epath.Path, folder: str) -> list[_Listed]:
+def _split(root: epath.Path, folder: str, contents: dict[str, str]) -> list[_Listed]:
     if not is_dir(root / folder):
         raise DataError(f"{root / folder} does not exist; give the folder SPair-71k, with {PAIRS} in it")
     names = sorted(entry.name for entry in list_folder(root / folder) if entry.kind == "file")
     if not (names := [name for name in names if name.endswith(".json")]):
         raise DataError(f"{root / folder} has no pairs (.json)")
-    listed = [_pair(root, f"{folder}/{name}") for name in names]
+    listed = [_pair(root, f"{folder}/{name}", contents) for name in names]
     ids = [each.id for each in listed]
     if len(set(ids)) != len(ids):
         twice = max(ids, key=ids.count)
@@ -123,9 +125,9 @@ def _split(root: epath.Path, folder: str) -> list[_Listed]:
     return listed
 
 
-def _pair(root: epath.Path, file: str) -> _Listed:
+def _pair(root: epath.Path, file: str, contents: dict[str, str]) -> _Listed:
     path = root / file
-    record = read_json(path)
+    record = parse_json(read_listed(path, file, contents), path)
     name, category = record.get("filename"), record.get("category")
     viewpoint = record.get("viewpoint_variation")
     parts = name.split(":")[0].split("-") if isinstance(name, str) else []
@@ -172,7 +174,7 @@ class SpairPairs(FilePairs):
     sizes: tuple[tuple[tuple[int, int], tuple[int, int]], ...]
     boxes: tuple[tuple[float, float, float, float], ...]
 
-    def select(self, rows: Any) -> FilePairs:
+    def select(self, rows: Any) -> Self:
         sizes, boxes = (tuple(each[i] for i in rows) for each in (self.sizes, self.boxes))
         return dataclasses.replace(super().select(rows), sizes=sizes, boxes=boxes)
 
@@ -189,9 +191,9 @@ class SpairPairs(FilePairs):
         keypoints = np.zeros((2, self._most, 2), np.float32)
         visible = np.ones(self._most, bool)
         for k in range(2):
-            path = self.file(i, self.files[i][1 + k])
+            file = self.files[i][1 + k]
             there = np.zeros(self._most, bool)
-            for number, (x, y) in self._keypoints(i, path).items():
+            for number, (x, y) in self._keypoints(i, file).items():
                 # In whole pixels before and after: the reference keeps them as int32.
                 side, longest = self.matching.size[0], max(self.sizes[i][k])
                 keypoints[k, number] = np.trunc([int(x) * side / longest, int(y) * side / longest])
@@ -212,9 +214,10 @@ class SpairPairs(FilePairs):
         assert self.matching.keypoints is not None
         return self.matching.keypoints
 
-    def _keypoints(self, i: int, path: epath.Path) -> dict[int, tuple[float, float]]:
+    def _keypoints(self, i: int, file: str) -> dict[int, tuple[float, float]]:
         """Number -> x, y in pixels of the image, without those that are null."""
-        named = read_json(path).get("kps")
+        path = self.file(i, file)
+        named = parse_json(self.read(i, file), path).get("kps")
         if not isinstance(named, dict):
             raise DataError(f"{self.where(i)}: {path} has no keypoints (kps)")
         points = {}
