@@ -16,7 +16,7 @@ from clipjax.checkpoints.fetch import fetched, on_this_disk
 from clipjax.checkpoints.identity.registry import chat_of, part_row, pinned_revision
 from clipjax.checkpoints.identity.registry_rows import registry
 from clipjax.data.text import vocabularies
-from clipjax.data.text.chat_template import render_chat
+from clipjax.data.text.chat_template import ChatTemplate
 from clipjax.data.text.image_prompts import IMAGE, IMAGE_WORD, QUESTION, image_prompt
 from clipjax.data.text.language_tokenizers import CONFIGS, FILES, chat_template_in
 from clipjax.errors import DataError, UsageError
@@ -168,21 +168,22 @@ def own_chat(folder: Path) -> Chat:
         return Chat(image_prompt("llava_v15").prompt, "llava_v15", None)
     content = [{"type": "image"}, {"type": "text", "text": _SLOT}]
     names = {"bos_token": "", "eos_token": ""}
-    text = render_chat(template, [{"role": "user", "content": content}], names, str(folder))
+    text = template.render([{"role": "user", "content": content}], names)
     if text.count(_SLOT) != 1 or text.count(IMAGE_WORD) != 1 or "{" in text or "}" in text:
         raise DataError(
-            f"{folder}: the chat template does not write the question and {IMAGE_WORD} once each, "
+            f"{template.where}: the chat template does not write the question and {IMAGE_WORD} once each, "
             f"but {text[:200]!r}: mend it in the folder"
         )
     prompt = text.replace(IMAGE_WORD, IMAGE).replace(_SLOT, QUESTION)
     return Chat(prompt.removeprefix("<s>"), None, None)
 
 
-def _template(folder: Path) -> str | None:
-    if exists(folder / CONFIGS[2]) or not exists(folder / _TEMPLATE):
+def _template(folder: Path) -> ChatTemplate | None:
+    path = folder / _TEMPLATE
+    if exists(folder / CONFIGS[2]) or not exists(path):
         return chat_template_in(folder)
-    template = read_json(folder / _TEMPLATE).get("chat_template")
-    return template if isinstance(template, str) else chat_template_in(folder)
+    template = read_json(path).get("chat_template")
+    return ChatTemplate(template, str(path)) if isinstance(template, str) else chat_template_in(folder)
 
 
 # --- the tokenizer ---

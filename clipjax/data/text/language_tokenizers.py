@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import tokenizers
 
-from clipjax.data.text.chat_template import Message, render_chat
+from clipjax.data.text.chat_template import ChatTemplate, Message
 from clipjax.data.text.language_vocabularies import DIGITS_FIRST, byte_level_bpe, sentencepiece_bpe
 from clipjax.data.text.sentencepiece_model import BPE, NORMAL, Piece, parse_model
 from clipjax.errors import DataError, UsageError
@@ -56,7 +56,7 @@ class BuiltTokenizer:
     Attributes:
         where: the file, for errors.
         before, after: what `special` puts around a text.
-        template: Jinja, see `chat_template`.
+        template: the checkpoint's own; None: it has none.
         names: special tokens by name, for the template.
     """
 
@@ -67,7 +67,7 @@ class BuiltTokenizer:
     eos: tuple[int, ...]
     before: tuple[int, ...] = ()
     after: tuple[int, ...] = ()
-    template: str | None = None
+    template: ChatTemplate | None = None
     names: Mapping[str, str] = field(default_factory=dict)
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
@@ -94,7 +94,7 @@ class BuiltTokenizer:
         """
         if self.template is None:
             raise UsageError(f"{self.where} has no chat template: give the prompt as text")
-        return render_chat(self.template, messages, self.names, self.where)
+        return self.template.render(messages, self.names)
 
 
 def load_language_tokenizer(path: str | Path) -> BuiltTokenizer:
@@ -217,16 +217,16 @@ def _ends(folder: Path) -> list[int]:
     return []
 
 
-def chat_template_in(folder: Path) -> str | None:
+def chat_template_in(folder: Path) -> ChatTemplate | None:
     """The folder's chat template: a file of its own, else in the tokenizer's configuration."""
     if exists(folder / CONFIGS[2]):
-        return read_text(folder / CONFIGS[2])
+        return ChatTemplate(read_text(folder / CONFIGS[2]), str(folder / CONFIGS[2]))
     beside = folder / CONFIGS[0]
     template = read_json(beside).get("chat_template") if exists(beside) else None
     if isinstance(template, list):  # several, by name
         named = {each.get("name"): each.get("template") for each in template if isinstance(each, Mapping)}
         template = named.get("default")
-    return template if isinstance(template, str) else None
+    return ChatTemplate(template, str(beside)) if isinstance(template, str) else None
 
 
 # --- GGUF metadata ---
@@ -275,7 +275,7 @@ def tokenizer_of_gguf(metadata: Mapping[str, Any], where: str) -> BuiltTokenizer
         eos=tuple(sorted(set(ends))),
         before=(bos,) if adds["bos"] and bos is not None else (),
         after=(eos,) if adds["eos"] and eos is not None else (),
-        template=template if isinstance(template, str) else None,
+        template=ChatTemplate(template, where) if isinstance(template, str) else None,
         names=names,
     )
 
