@@ -33,7 +33,7 @@ TASK = Task(
 FIELDS: dict[type, tuple[str, str]] = {
     Task: (
         "name version section needs convention describe measure",
-        "load_annotations annotated_by check_annotations paired matcher predictions usual "
+        "load_annotations annotated_by check_annotations paired matcher predictions usual headlines "
         "compares_precisions",
     ),
     Reader: ("read", "layout recognises order pairs"),

@@ -64,7 +64,11 @@ def _print_tables() -> None:
 
 def _record(task: Task) -> dict[str, Any]:
     keys = ("name", "version", "section", "needs", "convention")
-    return {key: _plain(getattr(task, key)) for key in keys}
+    return {key: _plain(getattr(task, key)) for key in keys} | {"headlines": _headlines(task)}
+
+
+def _headlines(task: Task) -> list[str]:
+    return [", else ".join(names) for names in task.headlines]
 
 
 def _plain(value: Any) -> Any:

@@ -5,11 +5,13 @@
 
 Images are joined by id: those that are hard for both models do not blur the difference. Proportions:
 McNemar's exact test, and an interval of the difference (MOVER). Other numbers: a bootstrap that draws the
-same images for both runs. The p-values of one call are corrected together (Holm).
+same images for both runs. The task's headlines are tested, their p-values corrected together (Holm), with
+as many resamples as that needs; other metrics have an interval alone.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +26,9 @@ from clipjax.metrics.uncertainty.bootstrap import (
     Resampling,
     bootstrap,
     differ,
+    draws_for,
     percentile_interval,
+    two_sided_p,
 )
 from clipjax.metrics.uncertainty.intervals import Interval, paired_difference
 from clipjax.metrics.uncertainty.paired import count_discordant, holm, mcnemar_exact
@@ -41,12 +45,13 @@ class Comparison:
         metric: with its slice ("auroc score:msp").
         difference: second - first.
         interval: None if all resamples are equal.
-        p_value: two-sided.
-        p_holm: corrected for all comparisons of the call.
+        p_value: two-sided, of this metric alone.
+        p_holm: corrected for the headlines of the call; None for a metric that is no headline of its task.
         test: "mcnemar_exact" or "paired_bootstrap_1000", with p of at least 2 / 1001.
         gained, lost: images that only the second or only the first run has right; None for other metrics.
         differs: other differences between the runs ("prompts": (first's, second's)).
         left_out: metrics that are not compared -> why.
+        same_as: metrics with the same two numbers and another test: one difference, not two findings.
     """
 
     task: str
@@ -57,7 +62,7 @@ class Comparison:
     difference: float
     interval: Interval | None
     p_value: float
-    p_holm: float
+    p_holm: float | None
     test: str
     n: int
     gained: int | None
@@ -66,6 +71,7 @@ class Comparison:
     models: tuple[str, str]
     differs: Mapping[str, tuple[Any, Any]]
     left_out: Mapping[str, str]
+    same_as: tuple[str, ...] = ()
 
 
 # The default that a row's convention leaves out.
@@ -98,8 +104,13 @@ class _Pair(NamedTuple):
 
     runs: tuple[_Run, _Run]
     paired: tuple[Paired, Paired]
+    values: dict[str, tuple[float, float]]
     found: list[_Found]
     left_out: dict[str, str]
+
+    @property
+    def headlines(self) -> tuple[str, ...]:
+        return find_task(self.runs[0].row["task"]).headlines_among(self.values)
 
 
 def compare_runs(
@@ -119,7 +130,8 @@ def compare_runs(
     Args:
         first, second: a run id in `results`, the folder of a run, or a model's id. Named runs may differ;
             models' runs are paired by `clipjax.evaluation.run_pairs`.
-        metrics: only these, also for the correction.
+        metrics: only these; the correction is for the headlines among them.
+        resamples: at least; more if the correction needs them.
         prompts, precision, labels: choose among a model's runs: a prompt set, "parity" or "fast", a label
             space.
 
@@ -131,12 +143,18 @@ def compare_runs(
     check_bootstrap(resamples, seed)
     choice = Choice(prompts, precision, labels)
     addresses, unlike = pairs_of((str(first), str(second)), Path(results), choice)
-    pairs = [_compare(*_aligned(_load(*a), _load(*b)), resamples, seed) for a, b in addresses]
+    pairs = [_pair(*_aligned(_load(*a), _load(*b))) for a, b in addresses]
+    tests = [(name, pair) for pair in pairs for name in pair.headlines if not metrics or name in metrics]
+    if any(name not in pair.paired[0].right for name, pair in tests):  # McNemar's test needs no draws
+        resamples = max(resamples, draws_for(len(tests)))
+    for pair in pairs:
+        _compare(pair, resamples, seed)
     pairs[0].left_out.update(unlike)
     _check_metrics(metrics, pairs)
     chosen = [(each, pair) for pair in pairs for each in pair.found if not metrics or each.metric in metrics]
-    corrected = holm([each.p_value for each, _ in chosen])
-    return [_comparison(each, float(p), pair) for (each, pair), p in zip(chosen, corrected)]
+    tested = [i for i, (each, pair) in enumerate(chosen) if each.metric in pair.headlines]
+    corrected = dict(zip(tested, holm([chosen[i][0].p_value for i in tested]).tolist()))
+    return [_comparison(each, corrected.get(i), pair) for i, (each, pair) in enumerate(chosen)]
 
 
 def _check_metrics(metrics: Sequence[str], pairs: list[_Pair]) -> None:
@@ -149,7 +167,7 @@ def _check_metrics(metrics: Sequence[str], pairs: list[_Pair]) -> None:
             raise unknown_name("metric", name, sorted(known))
 
 
-def _comparison(numbers: _Found, p_holm: float, pair: _Pair) -> Comparison:
+def _comparison(numbers: _Found, p_holm: float | None, pair: _Pair) -> Comparison:
     a, b = pair.runs
     return Comparison(
         task=a.row["task"],
@@ -160,8 +178,15 @@ def _comparison(numbers: _Found, p_holm: float, pair: _Pair) -> Comparison:
         models=(a.row["model"], b.row["model"]),
         differs=_differs(pair),
         left_out=pair.left_out,
+        same_as=tuple(each.metric for each in pair.found if _one_difference(each, numbers)),
         **numbers._asdict(),
     )
+
+
+def _one_difference(a: _Found, b: _Found) -> bool:
+    """Top-1 and the mean per class of a balanced data set, for instance."""
+    same = math.isclose(a.first, b.first) and math.isclose(a.second, b.second)
+    return same and a.first != a.second and a.test != b.test
 
 
 def _differs(pair: _Pair) -> dict[str, tuple[Any, Any]]:
@@ -221,21 +246,33 @@ def _digest(part: Any) -> str | None:
 # Numbers.
 
 
-def _compare(a: _Run, b: _Run, resamples: int, seed: int) -> _Pair:
-    about = About(a.row["dataset"], None, resamples=resamples, seed=seed)
+def _pair(a: _Run, b: _Run) -> _Pair:
+    """Two runs with what they are compared by, and nothing tested yet."""
     names, task = f"{a.row['run_id']} and {b.row['run_id']}", find_task(a.row["task"])
     if task.paired is None:
         raise DataError(f"{names}: the task {task.name!r} does not say what its runs are compared by")
+    about = About(a.row["dataset"], None)
     try:
-        pair = _Pair((a, b), (task.paired(a.columns, about), task.paired(b.columns, about)), [], {})
-        _fill(pair, about)
+        pair = _Pair((a, b), (task.paired(a.columns, about), task.paired(b.columns, about)), {}, [], {})
+        first, second = (_values(each, len(a.columns["id"])) for each in pair.paired)
+        pair.left_out.update(_left_out(pair, [first, second]))
+    except (ValueError, KeyError) as error:
+        raise DataError(f"{names} cannot be compared: {error}") from None
+    pair.values.update({k: (v, second[k]) for k, v in first.items() if k not in pair.left_out})
+    return pair
+
+
+def _compare(pair: _Pair, resamples: int, seed: int) -> None:
+    """Fill `found`."""
+    row, names = pair.runs[0].row, " and ".join(run.row["run_id"] for run in pair.runs)
+    try:
+        _fill(pair, About(row["dataset"], None, resamples=resamples, seed=seed))
     except (ValueError, KeyError) as error:
         raise DataError(f"{names} cannot be compared: {error}") from None
     if not pair.found:
         why = "; ".join(f"{name}: {reason}" for name, reason in pair.left_out.items())
         why = f"({why})" if why else "without labels"
-        raise DataError(f"{names}: the task {task.name!r} has nothing to compare by {why}")
-    return pair
+        raise DataError(f"{names}: the task {row['task']!r} has nothing to compare by {why}")
 
 
 def _of_other_annotations(pair: _Pair) -> Sequence[str]:
@@ -251,15 +288,11 @@ def _of_other_annotations(pair: _Pair) -> Sequence[str]:
 
 def _fill(pair: _Pair, about: About) -> None:
     one, other = pair.paired
-    n = len(pair.runs[0].columns["id"])
-    values = [_values(each, n) for each in pair.paired]
-    pair.left_out.update(_left_out(pair, values))
-    names = [name for name in values[0] if name not in pair.left_out]
     pair.found.extend(
-        _proportion(name, one.right[name], other.right[name]) for name in names if name in one.right
+        _proportion(name, one.right[name], other.right[name]) for name in pair.values if name in one.right
     )
-    if drawn := {name: (values[0][name], values[1][name]) for name in names if name not in one.right}:
-        resampled, without = _resampled(pair.paired, drawn, n, about)
+    if drawn := {name: both for name, both in pair.values.items() if name not in one.right}:
+        resampled, without = _resampled(pair.paired, drawn, len(pair.runs[0].columns["id"]), about)
         pair.found.extend(resampled)
         pair.left_out.update(without)
 
@@ -325,7 +358,7 @@ def _resampled(
             left_out[name] = f"{without} of {len(drawn)} resamples have no value"
             continue
         interval = percentile_interval(drawn, clustered=clustered) if differ(drawn) else None
-        numbers.append(_Found(name, *values[name], interval, _p_value(drawn), test, n))
+        numbers.append(_Found(name, *values[name], interval, two_sided_p(drawn), test, n))
     return numbers, left_out
 
 
@@ -341,9 +374,3 @@ def _samples(paired: Paired, n: int, about: About) -> tuple[list[np.ndarray], li
         data = about.dataset if paired.groups is None else str(name)
         samples.append(Resampling(data, len(own), codes, about.resamples, about.seed))
     return rows, samples
-
-
-def _p_value(draws: np.ndarray) -> float:
-    """Twice the share of resamples on the rarer side of 0; the sample itself counts as one."""
-    rarer = min(np.sum(draws <= 0), np.sum(draws >= 0))
-    return float(min(1.0, 2 * (1 + rarer) / (1 + len(draws))))

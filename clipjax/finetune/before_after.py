@@ -1,8 +1,9 @@
 """Compare fine-tuned models with their base on one suite, image by image.
 
 Accuracies use McNemar's test, other numbers a paired bootstrap. Over several seeds a number is the mean, and
-its interval spans all seeds' intervals: a loss is reported only if every seed lost. The verdicts of a table
-are corrected for its number of lines (Holm).
+its interval spans all seeds' intervals: a loss is reported only if every seed lost. The suite fixes the
+numbers before any data; the verdicts of a table are corrected for those with a better direction (Holm), with
+as many resamples as that needs.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from clipjax.evaluation.rows import Result
 from clipjax.evaluation.subject import Request
 from clipjax.finetune.data.splits import Split, refuse_overlap
 from clipjax.finetune.suites import Metric, Suite
+from clipjax.metrics.uncertainty.bootstrap import RESAMPLES, draws_for
 from clipjax.metrics.uncertainty.paired import holm
 from clipjax.results.row import metric_name
 from clipjax.storage.buckets import place
@@ -42,7 +44,7 @@ class Change:
         intervals: paired 95 % interval of each seed's difference; None without width.
         n: images; None for a failed run.
         p_value: two-sided, the largest over the seeds; None if undefined.
-        p_holm: corrected for all lines of the table.
+        p_holm: corrected for the lines that can have a verdict; None for the others.
     """
 
     metric: Metric
@@ -119,8 +121,13 @@ def before_and_after(
     runs = [_evaluate(model, jobs, asked, compute, results, announce) for model in (base, *tuned)]
     if jax.process_index() > 0:  # only the first process has written rows to compare
         return []
+    judged = [metric for metric in suite.metrics if metric.better != "neither"]
+    lines = sum(metric.task == task for task, _ in jobs for metric in judged)
+    folder, resamples = place(results), max(RESAMPLES, draws_for(lines))
     changes = [
-        change for key in jobs for change in _changes(key, [run[key] for run in runs], suite, place(results))
+        change
+        for key in jobs
+        for change in _changes(key, [run[key] for run in runs], suite, folder, resamples)
     ]
     order = [(metric.task, metric.metric, metric.slice) for metric in suite.metrics]
     changes.sort(key=lambda c: order.index((c.metric.task, c.metric.metric, c.metric.slice)))
@@ -128,8 +135,12 @@ def before_and_after(
 
 
 def corrected(changes: Sequence[Change]) -> list[Change]:
-    """The lines with their p-values corrected for the number of lines (Holm), as in `compare`."""
-    tested = {number: each.p_value for number, each in enumerate(changes) if each.p_value is not None}
+    """The lines that can have a verdict, with p-values corrected for their number (Holm), as in `compare`."""
+    tested = {
+        number: each.p_value
+        for number, each in enumerate(changes)
+        if each.p_value is not None and each.metric.better != "neither"
+    }
     adjusted = dict(zip(tested, holm(list(tested.values()))))
     return [
         replace(each, p_holm=float(adjusted[number])) if number in adjusted else each
@@ -246,7 +257,7 @@ def _evaluate(
 
 
 def _changes(
-    key: _Key, results: Sequence[Result | Exception], suite: Suite, folder: Path
+    key: _Key, results: Sequence[Result | Exception], suite: Suite, folder: Path, resamples: int
 ) -> Iterator[Change]:
     task, dataset = key
     wanted = [metric for metric in suite.metrics if metric.task == task]
@@ -255,7 +266,7 @@ def _changes(
         yield from (Change(each, dataset, None, (), (), None, f"failed: {failed[0]}") for each in wanted)
         return
     # The base comes first, then one result per seed.
-    compared = [_compared(there[0], each, folder) for each in there[1:]]
+    compared = [_compared(there[0], each, folder, resamples) for each in there[1:]]
     for metric in wanted:
         name = metric_name(metric.metric, metric.slice)
         comparisons = [each.get(name) for each in compared]
@@ -271,9 +282,10 @@ def _changes(
             yield _undefined(metric, there)
 
 
-def _compared(base: Result, tuned: Result, folder: Path) -> dict[str, Comparison]:
+def _compared(base: Result, tuned: Result, folder: Path, resamples: int) -> dict[str, Comparison]:
+    ids = base.rows[0]["run_id"], tuned.rows[0]["run_id"]
     try:
-        comparisons = compare_runs(base.rows[0]["run_id"], tuned.rows[0]["run_id"], folder)
+        comparisons = compare_runs(*ids, folder, resamples=resamples)
     except ClipjaxError:
         return {}
     return {each.metric: each for each in comparisons}

@@ -321,6 +321,7 @@ TASK = Task(
     describe=describe,
     measure=measure,
     paired=paired,
+    headlines=(("ece_15_before",), ("ece_15_after",)),
     predictions=PredictionFiles(
         arrays={
             **dict.fromkeys(("logits", "labels"), True),

@@ -300,4 +300,5 @@ TASK = Task(
     measure=measure,
     matcher=Matcher,
     paired=paired,
+    headlines=((CURVE,),),
 )

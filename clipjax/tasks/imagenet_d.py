@@ -267,5 +267,6 @@ TASK = Task(
     annotated_by="imagenet_d",
     check_annotations=check_own,
     paired=paired,
+    headlines=(("top1",),),
     predictions=PredictionFiles(arrays={"logits": True, "labels": True, "ids": True}),
 )

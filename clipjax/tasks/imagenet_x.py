@@ -419,6 +419,7 @@ TASK = Task(
     measure=measure,
     load_annotations=load_factors,
     paired=paired,
+    headlines=(("average",),),
     predictions=PredictionFiles(
         arrays={"logits": True, "ids": True, "labels": False},
         csv=Csv(CSV, needed=CSV, read=_read_classes, join=_join_classes),

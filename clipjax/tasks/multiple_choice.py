@@ -235,4 +235,5 @@ TASK = Task(
     annotated_by="imagenet_d",
     check_annotations=imagenet_d.check_own,
     paired=paired,
+    headlines=(("top1",),),
 )

@@ -375,6 +375,7 @@ TASK = Task(
     describe=describe,
     measure=measure,
     paired=paired,
+    headlines=(("class_mean_auroc", "auroc"),),
     usual=("auroc", "fpr95_mos", "class_mean_auroc"),
     predictions=PredictionFiles(
         arrays={

@@ -145,4 +145,5 @@ TASK = Task(
     describe=describe,
     measure=measure,
     paired=paired,
+    headlines=(("text_retrieval_recall@5",), ("image_retrieval_recall@5",)),
 )

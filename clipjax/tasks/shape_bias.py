@@ -214,6 +214,7 @@ TASK = Task(
     describe=describe,
     measure=measure,
     paired=paired,
+    headlines=(("shape_bias",),),
     predictions=PredictionFiles(
         csv=Csv(
             ("subj", "session", "trial", "rt", "object_response", "category", "condition", "imagename"),

@@ -7,7 +7,7 @@ file of this folder; its name is the task's.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -248,6 +248,9 @@ class Task:
             has `words()`, for the convention.
         compares_precisions: `describe` returns `prediction` and, with labels, `correct`.
         usual: metrics that `clipjax eval` prints; (): all.
+        headlines: the numbers by which two runs are judged, fixed before any data. Each is its names in order
+            of preference: the first that both runs have is tested, corrected for their number. Other metrics
+            are shown without a verdict. (): every metric of `paired` is tested.
     """
 
     name: str
@@ -265,11 +268,19 @@ class Task:
     predictions: PredictionFiles = field(default_factory=PredictionFiles)
     compares_precisions: bool = False
     usual: tuple[str, ...] = ()
+    headlines: tuple[tuple[str, ...], ...] = ()
 
     @property
     def tells_apart(self) -> bool:
         """Whether only in-distribution images have classes."""
         return "id" in self.needs and "labels" not in self.needs
+
+    def headlines_among(self, metrics: Collection[str]) -> tuple[str, ...]:
+        """The headlines of runs that both have these metrics."""
+        if not self.headlines:
+            return tuple(metrics)
+        chosen = (next((name for name in names if name in metrics), None) for names in self.headlines)
+        return tuple(filter(None, chosen))
 
     def run(self, inputs: Inputs) -> Outcome:
         images = self.describe(inputs)

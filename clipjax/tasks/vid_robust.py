@@ -120,5 +120,6 @@ TASK = Task(
     describe=describe,
     measure=measure,
     paired=paired,
+    headlines=(("pm10",),),
     predictions=PredictionFiles(several_labels=True),
 )

@@ -243,6 +243,7 @@ TASK = Task(
     describe=describe,
     measure=measure,
     paired=paired,
+    headlines=(("top1",),),
     predictions=PredictionFiles(arrays={"logits": True, "labels": True, "ids": False}),
     compares_precisions=True,
 )

@@ -143,6 +143,9 @@ def test_verdicts_are_corrected_for_the_number_of_lines() -> None:
     table = corrected(lines)
     assert [each.p_holm for each in table] == [pytest.approx(0.04), pytest.approx(0.04), 0.003, None]
     assert [each.verdict for each in table[:3]] == ["gained"] * 3
+    # Where no direction is better there is no verdict, and so no test to correct for.
+    still = corrected([*lines, *(change("neither", ((0.1, 0.3),), p_value=0.001) for _ in range(9))])
+    assert [each.p_holm for each in still] == [*(each.p_holm for each in table), *[None] * 9]
     more = corrected([*lines, *(change("higher", ((0.1, 0.3),), p_value=0.5) for _ in range(2))])
     assert [each.verdict for each in more[:3]] == [None, None, "gained"]
 

@@ -37,6 +37,7 @@ from clipjax.analysis.trends.resampling import FEWEST as FEWEST_DRAWN
 from clipjax.analysis.trends.resampling import RESAMPLES
 from clipjax.analysis.trends.trends import Fit, Unfitted, fit_all, mean_robustness, unfitted_points
 from clipjax.errors import ClipjaxError, UsageError
+from clipjax.metrics.uncertainty.bootstrap import draws_for
 from clipjax.results.row import Row
 
 RULE = (
@@ -48,7 +49,6 @@ RULE = (
 HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "inconclusive"
 CORRECTIONS = ("none", "holm")
 _T = TypeVar("_T")
-DRAWS_BEYOND = 2  # bootstrap draws beyond each end of an interval of Holm's correction
 FEWEST = 2  # models of a group, or pairs, for a mean
 NO_INTERVAL = "no interval of this level: too few models, pairs or draws, or all draws agree"
 
@@ -152,7 +152,7 @@ def check(
     measured = _measure(parts, evidence, {"resamples": resamples})
     tests = sum(each.number is not None for each in measured)
     # Holm's first step has the strictest level; its interval needs draws beyond each end.
-    draws = math.ceil(DRAWS_BEYOND * 2 * tests / (1 - level))
+    draws = draws_for(tests, level)
     if correct == "holm" and draws > resamples:
         measured = _measure(parts, evidence, {"resamples": draws})
     findings = iter(_decide(measured, level, correct, tests))

@@ -13,6 +13,7 @@ import typer
 from clipjax.commands.shared.options import JsonOption, MetricOption, ResultsOptions
 from clipjax.commands.shared.output import print_table, say
 from clipjax.commands.shared.records import taking
+from clipjax.errors import counted
 
 if TYPE_CHECKING:
     from clipjax.evaluation.compare import Comparison
@@ -31,9 +32,10 @@ class CompareOptions:
     ]
     where: ResultsOptions
     metric: MetricOption = None
-    resamples: Annotated[int, typer.Option(min=100, help="Number of resamples of the paired bootstrap.")] = (
-        1000
-    )
+    resamples: Annotated[
+        int,
+        typer.Option(min=100, help="Fewest resamples of the paired bootstrap; the tests may need more."),
+    ] = 1000
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0
     prompts: Annotated[
         str | None,
@@ -50,7 +52,8 @@ def compare(options: CompareOptions) -> None:
     Runs of two models must agree in prompts, labels, precision and images; two runs that you name may differ.
 
     Accuracies are compared by McNemar's exact test, other numbers by a bootstrap that draws the same images
-    for both. P-values are corrected for all comparisons shown (Holm).
+    for both. The headline metrics of a task are tested, and their p-values corrected for the number of tests
+    shown (Holm). Other metrics have an interval and no verdict.
 
     Examples:
 
@@ -71,7 +74,7 @@ def compare(options: CompareOptions) -> None:
     titles = ["task", "data set", "metric", "A", "B", "B - A", "interval", "p", "p (Holm)", "test", "n"]
     print_table(titles, [_cells(each) for each in comparisons])
     say(f"\nA: {comparisons[0].models[0]}\nB: {comparisons[0].models[1]}")
-    for line in _differences(comparisons):
+    for line in [*_tested(comparisons), *_differences(comparisons)]:
         say(line)
 
 
@@ -99,8 +102,38 @@ def _record(found: Any) -> dict[str, Any]:
 def _cells(found: Any) -> list[str]:
     interval = "" if found.interval is None else f"[{found.interval.lo:+.4f}, {found.interval.hi:+.4f}]"
     values = [f"{found.first:.4f}", f"{found.second:.4f}", f"{found.difference:+.4f}", interval]
-    tests = [f"{found.p_value:.2g}", f"{found.p_holm:.2g}", found.test, str(found.n)]
-    return [found.task, found.dataset, found.metric, *values, *tests]
+    chances = ["", ""] if found.p_holm is None else [f"{found.p_value:.2g}", f"{found.p_holm:.2g}"]
+    return [found.task, found.dataset, found.metric, *values, *chances, found.test, str(found.n)]
+
+
+# What each test takes as fixed: it decides what a repetition of the study would vary.
+_FIXED = {
+    "mcnemar_exact": "McNemar's test of {} takes as fixed on how many images the runs differ",
+    "paired_bootstrap": "the bootstrap of {} only how many images, objects or sets are drawn, and so not how "
+    "many of each class",
+}
+
+
+def _tested(found: Sequence[Any]) -> list[str]:
+    """What the p-values are of, and a word on metrics that are one difference."""
+    tests = sum(each.p_holm is not None for each in found)
+    if not tests:
+        names = {each.task: None for each in found}
+        return [
+            f"no verdict: no metric shown is a headline (`clipjax tasks {task}` lists them)" for task in names
+        ]
+    lines = (
+        [] if tests == len(found) else [f"p: of the {counted(tests, 'headline metric')}; others have none"]
+    )
+    for each in found:
+        if each.same_as and each.test.startswith("mcnemar"):
+            names = ", ".join(each.same_as)
+            fixed = [_FIXED["mcnemar_exact"].format(each.metric), _FIXED["paired_bootstrap"].format(names)]
+            lines.append(
+                f"{each.task} on {each.dataset}: {each.metric} and {names} are one difference, not two "
+                f"findings: {', '.join(fixed)}"
+            )
+    return lines
 
 
 def _said(value: Any) -> str:

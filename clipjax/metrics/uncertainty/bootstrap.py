@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from jaxtyping import Float64, Int32, Num, Real, Shaped
 from clipjax.metrics.uncertainty.intervals import LEVEL, Interval, wilson_of_mean
 
 RESAMPLES = 1000
+BEYOND = 2  # draws beyond each end of an interval at the strictest level of Holm's correction
 # Weights in one block: all 1,000 resamples of 50,000 images would take 200 MB. Small, so that a statistic's
 # intermediate arrays stay in CPU caches.
 BLOCK = 2**18
@@ -101,6 +103,21 @@ def bootstrap(
     blocks = zip(*(each.blocks(rows) for each in data), strict=True)
     parts = list(_mapped(statistic, blocks, threads or _cores()))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def draws_for(tests: int, level: float = LEVEL) -> int:
+    """The fewest draws with which Holm's correction over this many tests can reject at 1 - `level`.
+
+    A bootstrap's two-sided p-value is at least 2 / (draws + 1), and Holm multiplies the smallest by `tests`:
+    with 1,000 draws it rejects none of 54. E.g. draws_for(54) is 4,320, and 54 * 2 / 4,321 is 0.025.
+    """
+    return math.ceil(2 * BEYOND * tests / (1 - level))
+
+
+def two_sided_p(draws: Real[np.ndarray, " R"]) -> float:
+    """Twice the share of draws on the rarer side of 0; the sample itself counts as one."""
+    rarer = min(np.sum(draws <= 0), np.sum(draws >= 0))
+    return float(min(1.0, 2 * (1 + rarer) / (1 + len(draws))))
 
 
 def _cores() -> int:

@@ -11,6 +11,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from clipjax.metrics import detection as d
 from clipjax.metrics.uncertainty import bootstrap as b
 from clipjax.metrics.uncertainty.intervals import wilson
+from clipjax.metrics.uncertainty.paired import holm
 
 CLUSTERS = np.array([0, 1, 1, 2, 2, 2, 3, 0, 4, 4, 4, 4])
 NAMES = ["auroc", "aupr_out", "fpr95_ninco"]
@@ -231,3 +232,19 @@ def test_a_system_that_does_not_tell_the_cores_of_a_process(scores, monkeypatch)
     data = b.Resampling("id", 80, resamples=20)
     got = b.bootstrap(lambda x: {"mean": x @ scores[0] / 80}, data)
     assert got["mean"].shape == (20,)
+
+
+@pytest.mark.parametrize("tests", [1, 2, 13, 54, 400])
+def test_draws_suffice_for_the_number_of_tests(tests):
+    """Where every draw is beyond 0, Holm rejects the first of the tests, with a draw or so to spare."""
+    p = b.two_sided_p(np.ones(b.draws_for(tests)))
+    assert holm([p, *[1.0] * (tests - 1)])[0] < 0.05
+    fewer = b.two_sided_p(np.ones(b.draws_for(tests) // 2 - 1))
+    assert holm([fewer, *[1.0] * (tests - 1)])[0] >= 0.05
+    assert b.draws_for(tests, 0.99) == pytest.approx(5 * b.draws_for(tests), abs=1)
+
+
+def test_a_two_sided_p_counts_the_sample_itself():
+    assert b.two_sided_p(np.array([-0.1, 0.2, 0.3, 0.4])) == pytest.approx(2 * 2 / 5)
+    assert b.two_sided_p(np.zeros(9)) == 1
+    assert b.two_sided_p(np.ones(1000)) == pytest.approx(2 / 1001)
