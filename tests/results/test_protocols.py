@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import fnmatch
 import json
@@ -9,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from _rows import row
 from typer.testing import CliRunner
@@ -17,7 +19,7 @@ from clipjax.cli import app
 from clipjax.data.cards import dataset_names
 from clipjax.data.labels import load_labels, load_prompts
 from clipjax.errors import DataError
-from clipjax.results.published import protocols
+from clipjax.results.published import effects, protocols
 from clipjax.results.published.protocols import matches, nearest, with_protocols
 from clipjax.results.rows import validate_rows
 from clipjax.results.store import ResultStore, new_run_id
@@ -101,6 +103,78 @@ def test_the_nearest_protocol_is_the_one_with_the_fewest_departures() -> None:
         match = nearest(imagenet(convention={**CLIP_80, "prompts": prompts}))
         assert match is not None
         assert (match.protocol.name, match.departures) == (name, ())
+
+
+def ranked(row: Any, monkeypatch: pytest.MonkeyPatch, **asks: dict[str, Any]) -> list[str]:
+    """The names of protocols of one task and data set, that ask for this, nearest first."""
+    of = {"title": "", "source": "", "task": "zeroshot", "datasets": ("imagenet_val",)}
+    made = [protocols.Protocol(name, asks=each, **of) for name, each in asks.items()]
+    monkeypatch.setattr(protocols, "protocols", lambda: tuple(made))
+    return [match.protocol.name for match in matches(row)]
+
+
+def test_a_wrong_label_space_is_further_than_three_small_departures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted, the first would be the nearest; its one departure moves a number by 13 points."""
+    one = {"convention.label_space": ("imagenet_a",)}
+    three = {"convention.prompts": ("single",), "recipe.pixels.interpolation": ("bilinear",)}
+    three["recipe.pixels.pre_crop"] = ("2",)
+    assert ranked(imagenet(), monkeypatch, one=one, three=three) == ["three", "one"]
+    # Where the sums are equal, fewer unknown effects are nearer; an unknown one is no effect of its own.
+    crop, two = {"recipe.pixels.pre_crop": ("2",)}, {"convention.projection": ("max",)}
+    assert ranked(imagenet(), monkeypatch, both=crop | two, crop=crop, one=one) == ["crop", "both", "one"]
+
+
+def test_departures_are_ordered_and_carry_their_size() -> None:
+    changed = {**CLIP_80, "prompts": "single", "label_space": "mine"}
+    pixels = {"pixels": {"decode": "jpeg_scaled"}}
+    sample = {"limit": 100, "seed": 0, "of": 50000}
+    [match] = [
+        each
+        for each in matches(imagenet(convention=changed, recipe=pixels, sample=sample))
+        if each.protocol.name == "clip_80"
+    ]
+    assert [(each.aspect, str(each.effect)) for each in match.departures] == [
+        ("classes", "13.3 points"),
+        ("templates", "3.5 points"),
+        ("decoding", "unknown"),
+        ("images", "0 points"),
+    ]
+    assert (match.points, match.unknown) == (16.8, ("decoding",))
+    [departure] = [
+        d for each in matches(ood("bicubic")) for d in each.departures if each.protocol.name == "mcm"
+    ]
+    assert str(departure.effect) == "unknown", "the figure is of accuracies"
+
+
+def test_every_departure_has_an_entry_and_every_entry_a_departure() -> None:
+    """Without an entry an effect would be unknown by mistake."""
+    words = {*protocols._WORDS.values(), *(word for word, _ in protocols._TRANSFORM.values()), "score"}
+    source = Path(protocols.__file__).read_text()
+    words |= set(re.findall(r'_Difference\("([^"]+)"', source)) | {"images", "ID images", "random sample"}
+    assert {each.aspect for each in effects.effects()} == words
+    for each in effects.effects():
+        assert set(each.tasks) <= set(all_tasks())
+        assert len(each.source) > 8
+
+
+def test_figures_of_effects_are_those_of_the_published_tables(test_data: Path) -> None:
+    """The label space and the image size are measured by timm on ImageNet's validation set."""
+
+    def read(name: str) -> dict[tuple[str, str], float]:
+        with (test_data / "published" / "timm" / name).open() as file:
+            return {(row["model"], row["img_size"]): float(row["top1"]) for row in csv.DictReader(file)}
+
+    whole, medians = read("results-imagenet.csv"), []
+    for part in ("a", "r"):
+        among = read(f"results-imagenet-{part}-clean.csv")
+        medians.append(np.median([among[key] - whole[key] for key in among if key in whole]))
+    assert effects.effect("classes", "zeroshot").points == pytest.approx(np.mean(medians), abs=0.05)
+    by_model: dict[str, list[float]] = {}
+    for (model, _), value in whole.items():
+        by_model.setdefault(model, []).append(value)
+    twice = [abs(np.diff(values)[0]) for values in by_model.values() if len(values) == 2]
+    assert len(twice) == 290
+    assert effects.effect("image size", "zeroshot").points == pytest.approx(np.median(twice), abs=0.01)
 
 
 def test_a_crop_and_an_interpolation_are_asked_for() -> None:
@@ -197,13 +271,15 @@ def test_the_command(tmp_path: Path) -> None:
     assert listed.exit_code == 0
     assert [line.split("clip_80")[1].strip() for line in listed.stdout.splitlines()[2:]] == [
         "nothing",
-        "templates: mine",
+        "templates: mine (3.5 points)",
     ]
     whole = CliRunner().invoke(app, ["explain", str(tmp_path), "--run", other["run_id"]])
     assert "departs in" in whole.stdout
     assert "openai_80" in whole.stdout
+    assert "usual effects together: 3.5 points" in whole.stdout
     record = json.loads(CliRunner().invoke(app, ["explain", str(tmp_path), "--json"]).stdout)
     assert [len(each["protocol"]["departures"]) for each in record] == [0, 1]
+    assert [effect["points"] for each in record for effect in each["effects"]] == [3.5]
     for wrong in (["--run", "nothing"], ["--against", "nothing"]):
         assert CliRunner().invoke(app, ["explain", str(tmp_path), *wrong]).exit_code != 0
 

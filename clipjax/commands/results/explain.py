@@ -52,7 +52,8 @@ def explain(options: ExplainOptions) -> None:
     """Show where results depart from the published way to measure them.
 
     Numbers can be compared only if they were measured alike: templates, class names, crop, precision, images.
-    For each run, the nearest protocol of its task and data set is shown with every departure.
+    For each run, the nearest protocol of its task and data set is shown with every departure, the most severe
+    first. The nearest is the one with the smallest sum of usual effects, in points (configs/departures.toml).
 
     Examples:
 
@@ -114,7 +115,9 @@ def _show_all(runs: Sequence[Sequence[Row]], against: str | None, as_json: bool)
 
 
 def _record(rows: Sequence[Row], match: Match | None) -> dict[str, Any]:
-    return {"protocol": match and match.field(), "published": _published(rows)}
+    effects = [] if match is None else [(each.aspect, each.effect) for each in match.departures]
+    records = [{"aspect": name, "points": each.points, "source": each.source} for name, each in effects]
+    return {"protocol": match and match.field(), "effects": records, "published": _published(rows)}
 
 
 def _published(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -136,7 +139,7 @@ def _furthest(published: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _in_words(match: Match) -> str:
-    return "; ".join(f"{d.aspect}: {d.ours}" for d in match.departures) or "nothing"
+    return "; ".join(f"{d.aspect}: {d.ours} ({d.effect})" for d in match.departures) or "nothing"
 
 
 def _show_run(rows: Sequence[Row], against: str | None, as_json: bool) -> None:
@@ -184,8 +187,14 @@ def _show_match(match: Match | None) -> None:
         return
     say()
     print_table(
-        ["departs in", "published", "here"], [[d.aspect, d.published, d.ours] for d in match.departures]
+        ["departs in", "published", "here", "usual effect", "source of the effect"],
+        [[d.aspect, d.published, d.ours, str(d.effect), d.effect.source] for d in match.departures],
     )
+    say(f"\nusual effects together: {match.points:g} points" + _and_unknown(match))
+
+
+def _and_unknown(match: Match) -> str:
+    return f", and unknown: {', '.join(dict.fromkeys(match.unknown))}" if match.unknown else ""
 
 
 def _show_convention(row: Row) -> None:

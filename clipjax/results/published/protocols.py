@@ -1,8 +1,9 @@
 """Published evaluation protocols, and how a result departs from them. Imports no JAX.
 
-    nearest(row)   # -> Match("clip_80", "3f0c...", (Departure("templates", "openai_80", "single"),))
+    nearest(row)   # -> Match(clip_80, (Departure("templates", "openai_80", "single", ...),))
 
 configs/protocols.toml lists them. A result records a version: a name, and the SHA-256 of the requirements.
+The nearest protocol is the one with the smallest sum of the departures' usual effects (`effects`).
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import fnmatch
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from clipjax.checkpoints.identity.registry_rows import registry
 from clipjax.config import config_dir
 from clipjax.data.labels import load_labels
 from clipjax.results.completeness import id_part_of, part_of, share
+from clipjax.results.published.effects import Effect, effect
 from clipjax.results.row import AnyRow, Fields
 from clipjax.storage.digests import sha256_json
 from clipjax.storage.reading import read_toml
@@ -79,15 +81,35 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Departure:
+    """`effect`: how much such a departure usually changes a number."""
+
     aspect: str
     published: str
     ours: str
+    effect: Effect
 
 
 @dataclass(frozen=True)
 class Match:
+    """`departures`: the most severe first."""
+
     protocol: Protocol
     departures: tuple[Departure, ...]
+
+    @property
+    def points(self) -> float:
+        """The sum of the known effects."""
+        return round(sum(each.effect.points or 0.0 for each in self.departures), 6)
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Aspects of the departures whose effect is unknown."""
+        return tuple(each.aspect for each in self.departures if each.effect.points is None)
+
+    @property
+    def rank(self) -> tuple[float, int, int]:
+        """Effects without a figure decide only between equal sums, and then their number does."""
+        return self.points, len(self.unknown), len(self.departures)
 
     def field(self) -> dict[str, Any]:
         return {
@@ -115,11 +137,11 @@ def protocols() -> tuple[Protocol, ...]:
 
 
 def matches(row: AnyRow) -> list[Match]:
-    """The protocols that cover a measured row, fewest departures first."""
+    """The protocols that cover a measured row, the nearest first (`Match.rank`)."""
     if row["origin"] != "measured":
         return []
-    matching = [Match(each, tuple(_departures(row, each))) for each in protocols() if each.covers(row)]
-    return sorted(matching, key=lambda match: len(match.departures))
+    covering = [each for each in protocols() if each.covers(row)]
+    return sorted((Match(each, _by_severity(row, each)) for each in covering), key=lambda match: match.rank)
 
 
 def nearest(row: AnyRow) -> Match | None:
@@ -131,38 +153,57 @@ def with_protocols(rows: Sequence[Fields]) -> list[Fields]:
     return [{**row, "protocol": match and match.field()} for row, match in zip(rows, matched)]
 
 
-def _departures(row: AnyRow, protocol: Protocol) -> Iterator[Departure]:
+def _by_severity(row: AnyRow, protocol: Protocol) -> tuple[Departure, ...]:
+    departures = [
+        Departure(each.aspect, each.published, each.ours, effect(each.kind or each.aspect, row["task"]))
+        for each in _departures(row, protocol)
+    ]
+    return tuple(sorted(departures, key=lambda each: each.effect.rank))
+
+
+class _Difference(NamedTuple):
+    """`kind`: the aspect in configs/departures.toml, where it is another."""
+
+    aspect: str
+    published: str
+    ours: str
+    kind: str = ""
+
+
+def _departures(row: AnyRow, protocol: Protocol) -> Iterator[_Difference]:
     for key, allowed in protocol.asks.items():
         value = _score(row) if key == "score" else _field(row, key)
         if key == "convention.prompts" and str(value).startswith("not applicable"):
             continue  # a classifier
         if (NONE if value is None else value) not in allowed:
-            yield Departure(_WORDS.get(key, key), " or ".join(map(str, allowed)), str(value))
+            yield _Difference(_WORDS.get(key, key), " or ".join(map(str, allowed)), str(value))
     yield from _class_names(row)
     yield from _transform(row, protocol)
     for images, part in {"images": part_of(row), "ID images": id_part_of(row)}.items():
         if part is not None:
-            yield Departure(images, "all", share(part, None))
+            yield _Difference(images, "all", share(part, None))
     samples = {"images": row["sample"], "ID images": _field(row, "convention.id_sample")}
     for images, sample in samples.items():
         if sample is not None:
-            yield Departure(images, "all", f"a random sample of {sample['limit']} of {sample['of']}")
+            yield _Difference(
+                images, "all", f"a random sample of {sample['limit']} of {sample['of']}", "random sample"
+            )
     skipped = row["skipped"]
     if skipped:
-        yield Departure("unreadable images", "none", str(skipped))
+        yield _Difference("unreadable images", "none", str(skipped))
     if row["precision"] != "parity":
-        yield Departure("precision of the towers", "float32", str(row["precision"]))
+        yield _Difference("precision of the towers", "float32", str(row["precision"]))
     if row["model_facts"].get("resized"):
-        yield Departure("image size", "the model's own", str(row["model_facts"].get("image_size")))
+        yield _Difference("image size", "the model's own", str(row["model_facts"].get("image_size")))
     if (decode := _field(row, "recipe.pixels.decode") or "full") != "full":
-        yield Departure("decoding", "full", str(decode))
+        yield _Difference("decoding", "full", str(decode))
 
 
-def _class_names(row: AnyRow) -> Iterator[Departure]:
+def _class_names(row: AnyRow) -> Iterator[_Difference]:
     """The head's digest reveals another label space under the name of ours."""
     head = _field(row, "recipe.head_classes")
     if head and row["model_facts"].get("kind") == "zero_shot" and head not in _known_class_names():
-        yield Departure("class names", "those of configs/labels", f"others ({head[:12]})")
+        yield _Difference("class names", "those of configs/labels", f"others ({head[:12]})")
 
 
 @functools.cache
@@ -170,7 +211,7 @@ def _known_class_names() -> frozenset[str]:
     return frozenset(load_labels(path).digest for path in (config_dir() / "labels").glob("*.csv"))
 
 
-def _transform(row: AnyRow, protocol: Protocol) -> Iterator[Departure]:
+def _transform(row: AnyRow, protocol: Protocol) -> Iterator[_Difference]:
     """Departures from a registered model's own transform, except where the protocol asks."""
     own, pixels = registry().get(row["model"]), _field(row, "recipe.pixels")
     if own is None or not isinstance(pixels, Mapping) or row["model_facts"].get("resized"):
@@ -178,7 +219,7 @@ def _transform(row: AnyRow, protocol: Protocol) -> Iterator[Departure]:
     for field, (word, column) in _TRANSFORM.items():
         asked, ours = f"recipe.pixels.{field}" in protocol.asks, str(pixels.get(field, own[column]))
         if not asked and ours != own[column]:
-            yield Departure(word, f"the model's own, {own[column]}", ours)
+            yield _Difference(word, f"the model's own, {own[column]}", ours)
 
 
 def _score(row: AnyRow) -> Any:

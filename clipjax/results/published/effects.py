@@ -1,0 +1,57 @@
+"""How much a departure from a protocol usually changes a number: configs/departures.toml. Imports no JAX.
+
+effect("classes", "zeroshot")   # -> Effect("classes", "timm, ...", ("zeroshot", "imagenet_x"), 13.3)
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+from clipjax.config import config_dir
+from clipjax.storage.reading import read_toml
+from clipjax.storage.records import read
+
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Effect:
+    """The usual effect of one kind of departure.
+
+    Attributes:
+        tasks: those that the figure was measured on; (): every task.
+        points: hundredths of an accuracy or an AUROC, without a sign; None: unknown.
+    """
+
+    aspect: str
+    source: str
+    tasks: tuple[str, ...] = ()
+    points: float | None = None
+
+    def __str__(self) -> str:
+        return UNKNOWN if self.points is None else f"{self.points:g} points"
+
+    @property
+    def rank(self) -> tuple[int, float]:
+        """Most severe first; an unknown effect before none at all."""
+        points = self.points
+        return (1, 0) if points is None else (0, -points) if points > 0 else (2, 0)
+
+
+@dataclass(frozen=True)
+class _Effects:
+    effects: tuple[Effect, ...]
+
+
+@functools.cache
+def effects() -> tuple[Effect, ...]:
+    """In file order. Raises DataError for a missing, unknown or wrong key."""
+    path = config_dir() / "departures.toml"
+    return read(_Effects, read_toml(path), path).effects
+
+
+def effect(aspect: str, task: str) -> Effect:
+    """Unknown where the file has no figure of this task."""
+    fitting = [each for each in effects() if each.aspect == aspect and task in (each.tasks or (task,))]
+    return next(iter(fitting), Effect(aspect, f"no figure of {task}"))
