@@ -16,6 +16,7 @@
     tested_versions   configs/tested_versions.toml: the versions installed in .venv and .venv-newest, where
                       clipjax requires others than those that its tests ran with
     published         configs/reference_scores.csv, where CLIPJAX_TEST_DATA has the published tables
+    published_page    the tables of docs/published_numbers.md, likewise
     refusals          tests/refusals.txt
     house             docs/architecture.svg and the layers in docs/architecture.md
 
@@ -206,6 +207,16 @@ def published() -> None:
     write(CONFIGS / "reference_scores.csv", as_csv(updated(folders)))
 
 
+def published_page() -> None:
+    import _published_page
+
+    tables = Path(os.environ.get("CLIPJAX_TEST_DATA", "")) / "published"
+    if not all((tables / folder).is_dir() for folder in _published_page.FOLDERS.values()):
+        names = ", ".join(f"published/{folder}" for folder in _published_page.FOLDERS.values())
+        raise NotRebuiltError(f"CLIPJAX_TEST_DATA lacks one of the folders {names}")
+    write(_published_page.PAGE, _published_page.page(tables))
+
+
 def refusals() -> None:
     """Adds new ones. One that is gone stays in the list, so that a person looks for its successor."""
     import _refusals
@@ -229,7 +240,7 @@ RECORDS: dict[str, Callable[[], None]] = {
     record.__name__: record
     for record in (
         *(open_clip, timm, parity, open_clip_parity, open_clip_table, flops, coverage),
-        *(tpu, cost, tested_versions, published, refusals, house),
+        *(tpu, cost, tested_versions, published, published_page, refusals, house),
     )
 }
 
