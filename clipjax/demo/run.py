@@ -60,6 +60,7 @@ def keep_programs(out: Path) -> None:
     """For other processes, unless JAX has its own setting."""
     import jax
 
-    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
-        jax.config.update("jax_compilation_cache_dir", str((out / "programs").absolute()))
+    from clipjax.devices import programs
+
+    if programs.keep_programs(out / "programs"):
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

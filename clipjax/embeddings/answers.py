@@ -26,10 +26,11 @@ from clipjax.data.pixels.decoders import AUTO as FASTEST
 from clipjax.data.pixels.normalize import normalize
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.data.questions import Questions
+from clipjax.devices.programs import enable_compile_cache
 from clipjax.devices.sharding import DATA, batch_sharding, local_mesh, replicated
 from clipjax.embeddings.batch_size import Choice
 from clipjax.embeddings.compute import Compute
-from clipjax.embeddings.forward import Forward, Program, Step, compiled, enable_compile_cache
+from clipjax.embeddings.forward import Forward, Program, Step, compiled
 from clipjax.embeddings.images import rows_of
 from clipjax.embeddings.params import AUTO, REPLICATED, SHARDED, bytes_of, fits
 from clipjax.embeddings.sets import Embeddings

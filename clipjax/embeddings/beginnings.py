@@ -17,8 +17,9 @@ from jax.sharding import Mesh
 from jaxtyping import Int
 
 from clipjax.checkpoints.encoder import Encoder
+from clipjax.devices.programs import enable_compile_cache
 from clipjax.devices.sharding import local_mesh, replicated
-from clipjax.embeddings.forward import TEXT_BATCH, Program, Step, compiled, enable_compile_cache, in_steps
+from clipjax.embeddings.forward import TEXT_BATCH, Program, Step, compiled, in_steps
 from clipjax.models.network import Network
 from clipjax.models.precision import Precision, known_precision
 from clipjax.models.text_ids import Memory, Rest, token_ids

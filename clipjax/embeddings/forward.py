@@ -15,13 +15,12 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, PartitionSpec
 
 from clipjax.checkpoints.encoder import Encoder, embeds_at_unit_norm
-from clipjax.config import cache_dir
 from clipjax.data.pixels.normalize import normalize, normalize_host
 from clipjax.devices.platforms import platform_of
+from clipjax.devices.programs import enable_compile_cache
 from clipjax.devices.sharding import DATA, batch_sharding, local_mesh, replicated
 from clipjax.embeddings.params import AUTO, REPLICATED, SHARDED, fits, refuse_own, seen_whole, shardings
 from clipjax.errors import ClipjaxError, DataError, UsageError, type_and_line
@@ -346,21 +345,3 @@ def in_steps(step: Step, params: Any, inputs: Any, size: int) -> Any:
     padded = jax.tree.map(lambda x: np.pad(x, [(0, whole - count)] + [(0, 0)] * (x.ndim - 1)), inputs)
     parts = [run(start) for start in range(0, whole, size)]
     return jax.tree.map(lambda *of: np.concatenate([np.asarray(part) for part in of])[:count], *parts)
-
-
-def enable_compile_cache() -> None:
-    """Keep compiled programs in the user's cache, unless JAX has its own setting."""
-    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
-        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
-
-
-@contextlib.contextmanager
-def compile_cache_restored() -> Iterator[None]:
-    """Undo `enable_compile_cache` at the end: the caller's own programs are not kept in the user's cache."""
-    before = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
-    try:
-        yield
-    finally:
-        if jax.config.jax_compilation_cache_dir != before:  # pyright: ignore[reportAttributeAccessIssue]
-            jax.config.update("jax_compilation_cache_dir", before)
-            compilation_cache.reset_cache()  # else JAX goes on with the folder that it opened

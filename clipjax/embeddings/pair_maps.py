@@ -19,8 +19,9 @@ from clipjax.checkpoints.encoder import Encoder, ModelCard
 from clipjax.data.manifest import Manifest
 from clipjax.data.pairs.pair import Pair, PairSet
 from clipjax.devices.agreement import assert_same_everywhere
+from clipjax.devices.programs import enable_compile_cache
 from clipjax.devices.sharding import local_mesh, replicated
-from clipjax.embeddings.forward import Program, Step, compiled, enable_compile_cache
+from clipjax.embeddings.forward import Program, Step, compiled
 from clipjax.embeddings.params import REPLICATED, SHARDED, shardings
 from clipjax.errors import DataError
 from clipjax.models.dense import DenseRecipe, dense_map

@@ -13,8 +13,8 @@ from clipjax.data.cards import Dataset, DatasetCard
 from clipjax.data.labels import LabelSpace, PromptSet
 from clipjax.data.pixels.decoders import Workers
 from clipjax.data.pixels.pixel_store import PixelStore
+from clipjax.devices.programs import compile_cache_restored
 from clipjax.embeddings.compute import BatchSize, Compute, pixel_store_at, store_at
-from clipjax.embeddings.forward import compile_cache_restored
 from clipjax.errors import UsageError
 from clipjax.evaluation.rows import Result
 from clipjax.evaluation.run import run

@@ -301,7 +301,7 @@ def _use_compile_cache(kept: bool) -> None:
     """The user's cache, unless JAX has another place."""
     import jax
 
-    from clipjax.embeddings.forward import enable_compile_cache
+    from clipjax.devices.programs import enable_compile_cache
 
     if kept:
         enable_compile_cache()
