@@ -357,7 +357,8 @@ def _resampled(
         if without := int(np.isnan(drawn).sum()):
             left_out[name] = f"{without} of {len(drawn)} resamples have no value"
             continue
-        interval = percentile_interval(drawn, clustered=clustered) if differ(drawn) else None
+        kind = {"clustered": clustered, "crossed": bool(both[0].crossed)}
+        interval = percentile_interval(drawn, **kind) if differ(drawn) else None
         numbers.append(_Found(name, *values[name], interval, two_sided_p(drawn), test, n))
     return numbers, left_out
 
@@ -370,7 +371,12 @@ def _samples(paired: Paired, n: int, about: About) -> tuple[list[np.ndarray], li
     samples = []
     for name, own in zip(names, rows):
         alone = clusters[own[0]] is None
-        codes = None if alone else np.unique(clusters[own].astype(str), return_inverse=True)[1]
+        codes = None if alone else _codes(clusters[own].astype(str))
         data = about.dataset if paired.groups is None else str(name)
-        samples.append(Resampling(data, len(own), codes, about.resamples, about.seed))
+        crossed = tuple(_codes(np.asarray(factor, str)[own]) for factor in paired.crossed)
+        samples.append(Resampling(data, len(own), codes, about.resamples, about.seed, crossed))
     return rows, samples
+
+
+def _codes(names: np.ndarray) -> np.ndarray:
+    return np.unique(names, return_inverse=True)[1]

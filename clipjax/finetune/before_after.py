@@ -1,9 +1,10 @@
 """Compare fine-tuned models with their base on one suite, image by image.
 
 Accuracies use McNemar's test, other numbers a paired bootstrap. Over several seeds a number is the mean, and
-its interval spans all seeds' intervals: a loss is reported only if every seed lost. The suite fixes the
-numbers before any data; the verdicts of a table are corrected for those with a better direction (Holm), with
-as many resamples as that needs.
+its interval spans all seeds' intervals: a loss is reported only if every seed lost. Beside it stands the
+interval of the mean over images and seeds, both random: it is about seeds that were not run. The suite fixes
+the numbers before any data; the verdicts of a table are corrected for those with a better direction (Holm),
+with as many resamples as that needs.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from clipjax.checkpoints.model import Model
 from clipjax.data.cards import load_dataset
@@ -27,6 +29,7 @@ from clipjax.evaluation.subject import Request
 from clipjax.finetune.data.splits import Split, refuse_overlap
 from clipjax.finetune.suites import Metric, Suite
 from clipjax.metrics.uncertainty.bootstrap import RESAMPLES, draws_for
+from clipjax.metrics.uncertainty.intervals import over_images_and
 from clipjax.metrics.uncertainty.paired import holm
 from clipjax.results.row import metric_name
 from clipjax.storage.buckets import place
@@ -77,6 +80,17 @@ class Change:
         if not limits or len(limits) < len(self.intervals):
             return None
         return min(lo for lo, _ in limits), max(hi for _, hi in limits)
+
+    @property
+    def over_seeds(self) -> tuple[float, float] | None:
+        """95 % interval of `difference` over images and seeds; None for one seed, or as `interval`."""
+        limits = [each for each in self.intervals if each is not None]
+        if self.before is None or len(limits) < max(2, len(self.intervals)):
+            return None
+        changes = np.array(self.after) - self.before
+        lows, highs = np.array(limits).T
+        both = over_images_and("seeds", changes, lows, highs)
+        return both.lo, both.hi
 
     @property
     def verdict(self) -> str | None:

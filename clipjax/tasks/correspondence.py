@@ -9,7 +9,7 @@ matches with an error below a threshold:
 - `recall`: the one of these that the card's `curve` names, over all pairs and in each bin.
 
 With depth a number is the mean over pairs; with keypoints the mean over classes of the share of all
-keypoints of a class. Resamples draw clusters (objects, scenes, classes) whole.
+keypoints of a class. Intervals are over clusters (objects, scenes, classes), of ten or more of them.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from clipjax.data.pairs.matching import Matching
 from clipjax.errors import DataError
 from clipjax.metrics.correspondence import interpolation, keypoint_matches, strongest_matches
 from clipjax.metrics.correspondence_errors import in_bins, keypoint_errors, match_errors, recall_of_pairs
-from clipjax.metrics.uncertainty.bootstrap import Resampling, bootstrap, interval_of_mean
+from clipjax.metrics.uncertainty.clusters import FEWEST, mean_over_clusters
 from clipjax.results.row import metric_name
 from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, Task, finite_column
 
 # Raise it whenever a change in `clipjax.data.pairs`, in matching or in counting may change a pair's numbers:
-# rows and the keys of stored matches contain it.
+# rows and the keys of stored matches contain it. Rows add the version of intervals, which change no match.
 VERSION = 2
+INTERVALS = 1
 CURVE = "recall"
 NUMBERS = (CURVE, "recall_3d@", "recall_2d@", "pck@")  # how the columns of shares begin
 PLACES = ("x0", "y0", "x1", "y1")  # in pixels of the prepared images; 0 is the centre of the first
@@ -206,13 +207,24 @@ class Shares:
 
         A unit's number is the share of all its matches; its pairs have one weight.
         """
-        _, first, of = np.unique(self.unit[chosen], return_index=True, return_inverse=True)
-        count = self.matches[chosen]
-        right = np.bincount(of, self.of[metric][chosen] * count)
-        of_unit = right / np.bincount(of, count)
+        of_unit, first = self._of_units(metric, chosen)
         drawn = weights[:, np.flatnonzero(chosen)[first]].astype(np.float64)
         total = drawn.sum(axis=1)
         return np.divide(drawn @ of_unit, total, out=np.full(len(drawn), np.nan), where=total > 0)
+
+    def of_clusters(self, metric: str, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The mean over each cluster's units, and their number, float64 [C]; of the chosen pairs."""
+        of_unit, first = self._of_units(metric, chosen)
+        clusters = np.unique(self.cluster[chosen][first], return_inverse=True)[1]
+        sizes = np.bincount(clusters).astype(np.float64)
+        return np.bincount(clusters, of_unit) / sizes, sizes
+
+    def _of_units(self, metric: str, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Each unit's share of all its matches, and its first pair among the chosen ones."""
+        _, first, of = np.unique(self.unit[chosen], return_index=True, return_inverse=True)
+        count = self.matches[chosen]
+        right = np.bincount(of, self.of[metric][chosen] * count)
+        return right / np.bincount(of, count), first
 
 
 def shares_of(pairs: Columns) -> Shares:
@@ -251,23 +263,15 @@ def _of_slice(shares: Shares, part: str | None, over: str, about: About) -> list
     if not n:
         where = "counts over the whole data set" if part is None else "is in this bin"
         return [Measure(name, None, 0, slice=part, note=f"no pair {where}") for name in metrics]
-    clusters = _codes(shares.cluster[chosen])
     values = {name: float(shares.means(name, chosen, np.ones((1, len(chosen))))[0]) for name in metrics}
-
-    def statistic(weights: np.ndarray) -> dict[str, np.ndarray]:
-        whole = np.zeros((len(weights), len(chosen)))
-        whole[:, chosen] = weights
-        return {name: shares.means(name, chosen, whole) for name in metrics}
-
-    units, drawn = int(clusters.max()) + 1, {}
-    if units > 1:
-        drawn = bootstrap(statistic, Resampling(about.dataset, n, clusters, about.resamples, about.seed))
-    note = f"{int(shares.matches[chosen].sum()):,} matches of {n:,} pairs in {units:,} clusters"
-    intervals = {
-        name: interval_of_mean(value, drawn.get(name), units, "clusters", clustered=True)
-        for name, value in values.items()
-    }
-    return [Measure(name, values[name], n, intervals[name], part, over, note) for name in metrics]
+    how = {"resamples": about.resamples, "seed": about.seed}
+    over_clusters = {name: shares.of_clusters(name, chosen) for name in metrics}
+    clusters = len(over_clusters[metrics[0]][0])
+    note = f"{int(shares.matches[chosen].sum()):,} matches of {n:,} pairs in {clusters:,} clusters"
+    if clusters < FEWEST:
+        note = f"{note}; no interval: there are fewer than {FEWEST} clusters"
+    limits = {name: mean_over_clusters(*each, about.dataset, **how) for name, each in over_clusters.items()}
+    return [Measure(name, values[name], n, limits[name], part, over, note) for name in metrics]
 
 
 def paired(pairs: Columns, about: About) -> Paired:
@@ -287,7 +291,7 @@ def paired(pairs: Columns, about: About) -> Paired:
 
 TASK = Task(
     name="correspondence",
-    version=VERSION,
+    version=VERSION + INTERVALS,
     section="VIII-A",
     needs=("pairs",),
     convention={
@@ -295,6 +299,7 @@ TASK = Task(
         "weights": "1 - first / second distance; keypoints have none",
         "ties": "first point",
         "resampled": "clusters: objects, scenes or classes",
+        "intervals": f"version 2: bootstrap-t over clusters on the logit scale; none for fewer than {FEWEST}",
     },
     describe=describe,
     measure=measure,

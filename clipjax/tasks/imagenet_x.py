@@ -12,6 +12,7 @@ Right means: the annotated class, one of its metaclass (`*_metaclass`), or a Rea
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,13 +22,12 @@ import numpy as np
 from clipjax.data.annotations import FactorAnnotations, imagenet_x_facts, load_factors
 from clipjax.data.labels import LabelSpace
 from clipjax.errors import DataError
-from clipjax.metrics import calibration, classification
+from clipjax.metrics import calibration
 from clipjax.metrics.factors import (
     FactorCounts,
     correct_among,
     correct_through,
     count_factors,
-    worst_classes,
 )
 from clipjax.metrics.uncertainty import intervals
 from clipjax.metrics.uncertainty.bootstrap import (
@@ -38,6 +38,7 @@ from clipjax.metrics.uncertainty.bootstrap import (
     percentile_interval,
 )
 from clipjax.metrics.uncertainty.intervals import Interval
+from clipjax.metrics.worst import second_half
 from clipjax.results.row import metric_name
 from clipjax.tasks.cells import class_number, probability
 from clipjax.tasks.task import (
@@ -50,12 +51,12 @@ from clipjax.tasks.task import (
     PredictionFiles,
     Task,
 )
+from clipjax.tasks.worst import Annotated, worst_measures
 from clipjax.tasks.zeroshot import accepted_labels, check_labels, predict, tie_note
 
 DEFAULT = "top/filtered"
 VARIANTS = (DEFAULT, "top/kept", "multi/filtered", "multi/kept")
 BINS = 15
-WORST = 100
 BLOCK = 2**20  # weights a block: the default leaves a sparse product too few rows
 KINDS = {"": "correct", "_metaclass": "correct_metaclass", "_real": "correct_real"}
 CSV = ("file_name", "predicted_class", "predicted_probability")
@@ -89,8 +90,8 @@ def join(
     """One row per image, annotated or not.
 
     Columns: prediction, prediction_name, confidence, label (the annotated class, else the data set's, else
-    -1), correct, annotated, top_factors and multi_factors (lists of names); if annotated, prototype,
-    correct_metaclass, correct_real.
+    -1), correct, annotated, top_factors and multi_factors (lists of names), second_half (of its class, by
+    file name); if annotated, prototype, correct_metaclass, correct_real.
 
     Raises:
         DataError: no image is annotated, or two share an annotation; a class is outside the label space; the
@@ -110,6 +111,7 @@ def join(
         "annotated": annotated,
         "top_factors": _named(notes.top, rows, notes.factors),
         "multi_factors": _named(notes.multi, rows, notes.factors),
+        "second_half": second_half([posixpath.basename(name) for name in ids], label),
     }
     names = [notes.names[row] if row >= 0 else "" for row in rows]
     if notes.prototypes is not None:
@@ -178,6 +180,7 @@ class _Table:
         marks: "top" and "multi" -> bool [A, F].
         without: images without annotation.
         tied: bool [A]; None: unknown, or no ties.
+        second: whether an image is in the second half of its class; None: unknown.
     """
 
     correct: dict[str, np.ndarray]
@@ -188,6 +191,7 @@ class _Table:
     marks: dict[str, np.ndarray]
     without: int
     tied: np.ndarray | None
+    second: np.ndarray | None
 
     @staticmethod
     def of(images: Columns) -> _Table:
@@ -213,6 +217,7 @@ class _Table:
             marks={which: _one_hot(lists, factors) for which, lists in names.items()},
             without=int(np.sum(~annotated)),
             tied=np.asarray(images["tied"], bool)[annotated] if "tied" in images else None,
+            second=np.asarray(images["second_half"], bool)[annotated] if "second_half" in images else None,
         )
 
     def part(self, variant: str) -> np.ndarray:
@@ -255,12 +260,20 @@ def _over_all(table: _Table, variant: str, draws: _Draws, about: About) -> Itera
             yield Measure(f"average{ending}", hits / n, n, intervals.wilson(hits, n), slice_, note=remark)
         else:
             yield Measure(f"average{ending}", None, n, slice=slice_, note=why)
-    counts = _counts(table, variant, "")
-    ten = [name in imagenet_x_facts()["ten"] for name in table.factors]
-    yield _worst_factor("worst_factor_of_ten", counts, np.array(ten, bool), table.factors, slice_)
-    yield _worst_factor("worst_factor_of_all", counts, np.ones(len(ten), bool), table.factors, slice_)
-    yield _worst_classes(table.label[part], table.correct[""][part], slice_)
+    yield from worst_measures(
+        Annotated(
+            *(table.label[part], table.correct[""][part], table.factors),
+            *(table.marks[variant.partition("/")[0]][part], np.array(_ten(table.factors), bool)),
+            None if table.second is None else table.second[part],
+        ),
+        slice_,
+    )
     yield _ece(table, variant, 0, draws, slice_)
+
+
+def _ten(factors: Sequence[str]) -> list[bool]:
+    """Whether a factor is one of the paper's ten."""
+    return [name in imagenet_x_facts()["ten"] for name in factors]
 
 
 def _remark(table: _Table, variant: str, about: About) -> str:
@@ -296,30 +309,6 @@ def _over_factors(table: _Table, variant: str, draws: _Draws) -> Iterator[Measur
 def _counts(table: _Table, variant: str, ending: str) -> FactorCounts:
     marks = table.marks[variant.partition("/")[0]]
     return count_factors(table.correct[ending], marks, weights=table.part(variant))
-
-
-def _worst_factor(
-    metric: str, counts: FactorCounts, of: np.ndarray, names: Sequence[str], slice_: str | None
-) -> Measure:
-    """The interval ignores that the factor was chosen."""
-    choice = int(np.sum(of & (counts.total > 0)))
-    if not choice:
-        return Measure(metric, None, 0, slice=slice_, note="not applicable: no image has one of the factors")
-    k = counts.worst(of)
-    hits, n = int(counts.hits[k]), int(counts.total[k])
-    note = f"{names[k]}, of {choice} factors"
-    return Measure(metric, hits / n, n, intervals.wilson(hits, n), slice_, note=note)
-
-
-def _worst_classes(labels: np.ndarray, correct: np.ndarray, slice_: str | None) -> Measure:
-    metric, size = f"worst_{WORST}_classes", int(labels.max()) + 1
-    hits, total = map(np.asarray, classification.class_counts(labels, correct, num_classes=size))
-    seen = int(np.sum(total > 0))
-    if seen <= WORST:
-        return Measure(metric, None, 0, slice=slice_, note=f"not applicable: {seen} classes have images")
-    worst, value = worst_classes(hits, total, WORST)
-    n = int(total[worst].sum())
-    return Measure(metric, value, n, intervals.wilson(int(hits[worst].sum()), n), slice_)
 
 
 def _error_ratio(counts: FactorCounts, variant: str, k: int, draws: _Draws, slice_: str) -> Measure:
@@ -412,6 +401,8 @@ TASK = Task(
         "default": f"{DEFAULT}: the one top factor, prototypes left out",
         "average": "over all annotated images, each once",
         "worst_factor": "of the paper's ten factors, and of all sixteen; interval of that factor alone",
+        "worst": "worst_*: chosen and scored on the same images, as in the reference; worst_*_held_out: "
+        "chosen on half of each class (by SHA-256 of the file name), scored on the other, mean of both ways",
         "ece": f"{BINS} right-closed bins of equal width",
         "images_without_real_label": "wrong",
     },
@@ -424,6 +415,6 @@ TASK = Task(
         arrays={"logits": True, "ids": True, "labels": False},
         csv=Csv(CSV, needed=CSV, read=_read_classes, join=_join_classes),
         dataset="imagenet_x",
-        bools=("annotated", "prototype"),
+        bools=("annotated", "prototype", "second_half"),
     ),
 )

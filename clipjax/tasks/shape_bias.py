@@ -20,8 +20,7 @@ from clipjax.data.labels import Projection
 from clipjax.errors import DataError
 from clipjax.heads.head import score_blocks
 from clipjax.metrics.shape_bias import Bias, CueCounts, count_cues, decide
-from clipjax.metrics.uncertainty import intervals
-from clipjax.metrics.uncertainty.bootstrap import Resampling, bootstrap, differ, percentile_interval
+from clipjax.metrics.uncertainty.bootstrap import Resampling, bootstrap, interval_of_mean
 from clipjax.metrics.uncertainty.intervals import Interval
 from clipjax.tasks.task import About, Columns, Csv, Inputs, Measure, Paired, PredictionFiles, Task
 from clipjax.tasks.zeroshot import check_labels
@@ -81,9 +80,9 @@ def cues(
 ) -> dict[str, Any]:
     """One row per image: its cues and which of them the decision follows.
 
-    Columns: shape, texture, decision (may be another word, e.g. "na"), object (images that share it are not
-    independent), conflict, decided_for ("shape", "texture", "other"; "no conflict" if shape and texture
-    agree).
+    Columns: shape, texture, decision (may be another word, e.g. "na"), object and texture_object (the
+    pictures of the shape and of the texture: images that share one are not independent), conflict,
+    decided_for ("shape", "texture", "other"; "no conflict" if shape and texture agree).
     """
     words = {"shape": np.array(shape, object), "texture": np.array(texture, object)}
     said = np.array(decision, object)
@@ -93,6 +92,7 @@ def cues(
         **words,
         "decision": said,
         "object": np.array([_object(name) for name in ids], object),
+        "texture_object": np.array([_texture_object(name) for name in ids], object),
         "conflict": conflict,
         "decided_for": np.where(conflict, cue, "no conflict").astype(object),
     }
@@ -102,6 +102,12 @@ def _object(name: str) -> str:
     """The shape's picture: airplane/airplane1-bicycle2.png -> airplane/airplane1."""
     folder, file = posixpath.split(name)
     return posixpath.join(folder, file.rpartition("-")[0] or file)
+
+
+def _texture_object(name: str) -> str:
+    """The texture's picture: airplane/airplane1-bicycle2.png -> bicycle2; "" if the name has none."""
+    stem = posixpath.splitext(posixpath.basename(name))[0]
+    return stem.rpartition("-")[2] if "-" in stem else ""
 
 
 def measure(images: Columns, about: About) -> list[Measure]:
@@ -118,8 +124,7 @@ def measure(images: Columns, about: About) -> list[Measure]:
     limits = _limits(images, about)
     measures = [_bias(counts.overall, limits.get("shape_bias"), None, remark)]
     for metric, hits in zip(FRACTIONS, _hits(counts)):
-        interval = limits.get(metric) or intervals.wilson(hits, n)
-        measures.append(Measure(metric, hits / n, n, interval))
+        measures.append(Measure(metric, hits / n, n, limits[metric]))
     each = zip(index, counts.by_category, counts.conflict)
     return measures + [_bias(bias, None, f"class:{name}", None) for name, bias, shown in each if shown]
 
@@ -136,16 +141,36 @@ def _hits(counts: CueCounts) -> tuple[int, int, int]:
 
 
 def _limits(images: Columns, about: About) -> dict[str, Interval]:
-    """Intervals of the overall numbers that change when objects are resampled."""
+    """Intervals of the overall numbers, drawing the pictures of shapes and, on their own, those of textures.
+
+    Where draws do not differ or have no value: Wilson's for as many images as there are pictures of the
+    rarer kind.
+    """
     kept = np.asarray(images["conflict"], bool)
-    objects, cluster = np.unique(np.asarray(images["object"], str)[kept], return_inverse=True)
-    if len(objects) < 2:
-        return {}
     statistic = _statistic(np.asarray(images["decided_for"], str)[kept])
-    data = Resampling(about.dataset, len(cluster), cluster, about.resamples, about.seed)
-    draws = bootstrap(statistic, data)
-    told = {name: values for name, values in draws.items() if np.isfinite(values).all() and differ(values)}
-    return {name: percentile_interval(values, clustered=True) for name, values in told.items()}
+    value = {name: float(own[0]) for name, own in statistic(np.ones((1, int(kept.sum())))).items()}
+    objects, *crossed = (np.unique(names[kept], return_inverse=True)[1] for names in _pictures(images))
+    units = min(int(codes.max()) + 1 for codes in (objects, *crossed))
+    draws: dict[str, np.ndarray] = {}
+    if units > 1:
+        how = {"resamples": about.resamples, "seed": about.seed, "crossed": tuple(crossed)}
+        draws = bootstrap(statistic, Resampling(about.dataset, len(objects), objects, **how))
+    finite = {name: own for name, own in draws.items() if np.isfinite(own).all()}
+    kind = {"clustered": True, "crossed": bool(crossed)}
+    return {
+        name: interval_of_mean(value[name], finite.get(name), units, "pictures", **kind)
+        for name in value
+        if np.isfinite(value[name])
+    }
+
+
+def _pictures(images: Columns) -> list[np.ndarray]:
+    """Each image's picture of the shape, and of the texture where all names tell it. str [N] each.
+
+    Tables of version 1 of the task have no pictures of textures.
+    """
+    textures = np.asarray(images.get("texture_object", [""]), str)
+    return [np.asarray(images["object"], str), *([textures] if (textures != "").all() else [])]
 
 
 def _statistic(decided_for: np.ndarray) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
@@ -163,9 +188,10 @@ def _statistic(decided_for: np.ndarray) -> Callable[[np.ndarray], dict[str, np.n
 
 
 def paired(images: Columns, about: About) -> Paired:
-    """Resamples draw objects; images without conflict add nothing."""
+    """Resamples draw pictures of shapes and of textures; images without conflict add nothing."""
     statistic = _statistic(np.asarray(images["decided_for"], str))
-    return Paired(resampled=statistic, clusters=[str(name) for name in images["object"]])
+    objects, *crossed = (names.tolist() for names in _pictures(images))
+    return Paired(resampled=statistic, clusters=objects, crossed=crossed)
 
 
 def _read_decisions(rows: Sequence[tuple[str, Mapping[str, str]]], about: About) -> dict[str, Any]:
@@ -202,14 +228,15 @@ def _cues_of(imagename: str) -> tuple[str, str]:
 
 TASK = Task(
     name="shape_bias",
-    version=1,
+    version=2,
     section="IV-B",
     needs=("head", "labels"),
     convention={
         "decision": "with a projection the largest mean of probabilities at the model's own logit scale, "
         "else the largest logit; ties: first category",
         "fractions": "of the images in conflict",
-        "intervals": "over all images: drawn by the object that the shape is of; of a class: Wilson",
+        "intervals": "over all images, version 2: pigeonhole bootstrap over the pictures of shapes and of "
+        "textures; of a class: Wilson",
     },
     describe=describe,
     measure=measure,

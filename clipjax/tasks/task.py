@@ -173,6 +173,7 @@ class Paired:
         groups: [N], samples drawn independently (in- and out-of-distribution images); None: one.
         clusters: [N], units drawn whole (images of one object); None, also for all images of a group: single
             images.
+        crossed: further random factors, [N] units each, drawn on their own (`Resampling.crossed`).
         annotated: metrics not compared under different annotations; None: all.
         convention: what else decides the numbers, e.g. {"headline": "mcm"}.
     """
@@ -181,6 +182,7 @@ class Paired:
     resampled: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None
     groups: Sequence[str] | None = None
     clusters: Sequence[str | None] | None = None
+    crossed: Sequence[Sequence[str]] = ()
     over: Mapping[str, np.ndarray] = field(default_factory=dict)
     annotated: Sequence[str] | None = None
     convention: Mapping[str, Any] = field(default_factory=dict)

@@ -137,12 +137,12 @@ def test_two_seeds_and_the_table(tuned: tuple[Path, Result]) -> None:
         f"Short, seed {seed}: {out}/seed{seed}/model" for seed in (1, 2)
     ]
     titles = ["task", "data set", "number", "n", "before", "after", "sd", "difference", "95 % interval"]
-    titles += ["p (Holm)", "verdict"]
+    titles += ["over seeds", "p (Holm)", "verdict"]
     [head] = [line for line in lines if line.startswith("task")]
     assert re.split(r"\s{2,}", head.strip()) == titles
     [accuracy] = [line for line in lines if line.startswith("zeroshot") and "colours_val" in line]
     assert re.search(
-        r" 12  [01]\.\d{4}  [01]\.\d{4}  0\.\d{4} +\+0\.\d{4}  \[\+.*\] +[\d.e-]+  gained$", accuracy
+        r" 12  [01]\.\d{4}  [01]\.\d{4}  0\.\d{4} +\+0\.\d{4}  \[\+.*\]  \[.*\] +[\d.e-]+  gained$", accuracy
     )
     [mcm] = [line for line in lines if line.startswith("ood")]
     assert "MCM" in mcm
@@ -173,6 +173,7 @@ def test_json_says_the_same_and_nothing_is_trained_again(
     assert accuracy["verdict"] == "gained"
     assert accuracy["difference"] == pytest.approx(np.mean(accuracy["after"]) - accuracy["before"])
     assert len(accuracy["intervals"]) == 2
+    assert accuracy["over_seeds"][0] < accuracy["difference"] < accuracy["over_seeds"][1]
     assert "finished before" in result.stderr
 
 

@@ -242,6 +242,24 @@ def test_shape_bias_draws_objects(tmp_path):
     assert got.interval.hi - got.interval.lo == pytest.approx(normal, rel=0.2)
 
 
+def test_shape_bias_draws_textures_too(tmp_path):
+    """Four hundred images of 20 objects and 20 textures; decisions depend on the texture alone."""
+    cells = [(i, j) for i in range(20) for j in range(20)]
+    rng = np.random.default_rng(7)
+    tables = []
+    for _ in range(2):
+        word = rng.choice(["shape", "texture"], 20)
+        pictures = {"object": [f"cat{i}" for i, _ in cells], "texture_object": [f"dog{j}" for _, j in cells]}
+        tables.append({"id": ids(400), **pictures, "decided_for": [str(word[j]) for _, j in cells]})
+    a, b = (write(tmp_path, table, task="shape_bias", model=m) for m, table in zip("ab", tables))
+    got = by_metric(compare_runs(a, b, tmp_path, resamples=400))["shape_bias"]
+    assert got.interval is not None
+    assert got.interval.method == "pigeonhole_bootstrap_400"
+    first, second = ((np.array(table["decided_for"][:20]) == "shape").astype(float) for table in tables)
+    normal = 2 * 1.96 * np.std(second - first) / np.sqrt(20)
+    assert got.interval.hi - got.interval.lo == pytest.approx(normal, rel=0.2)
+
+
 def test_a_resample_without_any_decision_leaves_the_bias_out(tmp_path):
     """Of four objects one is decided by its shape: a resample without it has no shape bias."""
     said = [["shape", "other", "other", "other"], ["texture", "shape", "shape", "shape"]]

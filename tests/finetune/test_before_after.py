@@ -162,6 +162,17 @@ def test_mean_deviation_and_envelope_of_the_seeds() -> None:
     assert (nothing.mean, nothing.deviation, nothing.difference, nothing.interval) == (None,) * 4
 
 
+def test_the_mean_over_images_and_seeds() -> None:
+    """Differences of 0, .1 and .3: t of two degrees of freedom, and the mean distance over the images."""
+    three = change("higher", ((-0.05, 0.1), (0.0, 0.2), (0.25, 0.45)), after=(0.5, 0.6, 0.8))
+    across = 4.302653 * np.std([0, 0.1, 0.3], ddof=1) / np.sqrt(3)
+    down, up = np.hypot(across, (0.05 + 0.1 + 0.05) / 3), np.hypot(across, (0.1 + 0.1 + 0.15) / 3)
+    assert three.over_seeds == pytest.approx((0.4 / 3 - down, 0.4 / 3 + up), abs=1e-6)
+    assert change("higher", ((0.0, 0.2),)).over_seeds is None
+    assert change("higher", ((0.0, 0.2), None)).over_seeds is None
+    assert change("higher", (), before=None).over_seeds is None
+
+
 def test_the_table_is_in_the_suites_order(lost: Any) -> None:
     changes = lost[0]
     assert list(changes) == [

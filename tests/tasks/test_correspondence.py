@@ -19,6 +19,7 @@ from clipjax.data.pairs.pair import Pair
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.compare import compare_runs
 from clipjax.evaluation.predictions.run import evaluate_predictions
+from clipjax.metrics.uncertainty.clusters import mean_over_clusters
 from clipjax.models.arch import load_arch
 from clipjax.models.network import Network
 from clipjax.results.image_table import images_table
@@ -96,11 +97,47 @@ def test_recalls_are_means_over_pairs_of_the_shares_below_a_threshold() -> None:
     )
     recall = measures["recall", None]
     assert (recall.n, recall.aggregates) == (3, "pairs")
-    assert recall.note == "10 matches of 3 pairs in 2 clusters"
+    assert recall.note == (
+        "10 matches of 3 pairs in 2 clusters; no interval: there are fewer than 10 clusters"
+    )
+    assert recall.interval is None
+
+
+def many(clusters: int) -> Inputs:
+    """Pairs of objects: object k has k % 3 + 1 pairs, with k % 5 of 4 matches within 2 cm."""
+    objects = [k for k in range(clusters) for _ in range(k % 3 + 1)]
+    metres = np.full((len(objects), 4), 0.5, np.float32)
+    for row, k in zip(metres, objects):
+        row[: k % 5] = 0.001
+    numbers = np.stack([metres, 100 * metres, 1 - metres], axis=-1)
+    return dataclasses.replace(
+        geometric(),
+        ids=[f"{i:03d}" for i in range(len(objects))],
+        features=numbers,
+        columns={
+            **{name: [str(i) for i in range(len(objects))] for name in ("image_0", "image_1")},
+            "cluster": [f"{k:02d}" for k in objects],
+            "angle": [15.0] * len(objects),
+        },
+    )
+
+
+def test_ten_clusters_have_an_interval_of_their_means() -> None:
+    """In a bin as over the whole set; nine have none, which the note says."""
+    measures = numbers(many(10))
+    recall = measures["recall", None]
+    sizes = np.array([k % 3 + 1.0 for k in range(10)])
+    means = np.array([k % 5 / 4 for k in range(10)])
+    assert recall.value == pytest.approx((sizes * means).sum() / sizes.sum())
+    assert recall.interval == mean_over_clusters(means, sizes, "planted", resamples=200)
     assert recall.interval is not None
-    assert recall.interval.method == "cluster_bootstrap_200"
-    # Only whole objects are drawn: the cup's two pairs, the toy's one.
-    assert (recall.interval.lo, recall.interval.hi) == pytest.approx((0.5, 0.625))
+    assert recall.interval.method == "cluster_bootstrap_t_200"
+    assert recall.note == f"{4 * 19} matches of 19 pairs in 10 clusters"
+    assert measures["recall", "angle:0-30"].interval == recall.interval
+    nine = numbers(many(9))["recall", None]
+    assert nine.interval is None
+    assert nine.note is not None
+    assert nine.note.endswith("in 9 clusters; no interval: there are fewer than 10 clusters")
 
 
 def test_a_bin_has_its_own_pairs_and_an_empty_one_no_value() -> None:
@@ -109,9 +146,7 @@ def test_a_bin_has_its_own_pairs_and_an_empty_one_no_value() -> None:
     assert bins == {"angle:0-30": (0.5, 1), "angle:30-60": (0.625, 2), "angle:60-90": (None, 0)}
     assert measures["recall", "angle:60-90"].note == "no pair is in this bin"
     assert measures["recall", "angle:60-90"].interval is None
-    alone = measures["recall", "angle:0-30"].interval
-    assert alone is not None
-    assert alone.method == "wilson_clusters"
+    assert measures["recall", "angle:0-30"].interval is None
     assert {name for name, part in measures if part} == {"recall"}
 
 
@@ -209,7 +244,8 @@ def test_a_run_on_each_layout(name: str, model: Any, worlds: Any) -> None:
     result = evaluate(model, worlds, name)
     [row] = [row for row in result.rows if row["metric"] == "recall" and row["slice"] is None]
     assert 0 <= row["value"] <= 1
-    assert row["interval"]["lo"] <= row["value"] <= row["interval"]["hi"]
+    assert row["interval"] is None  # too few objects, scenes or classes
+    assert "no interval" in row["note"]
     assert row["n"] == result.images.num_rows
     assert (row["skipped"], row["per_device_batch"], row["sample"]) == (0, 1, None)
     empty = [each for each in result.rows if each["value"] is None]

@@ -22,6 +22,7 @@ from clipjax.heads.head import Head, identity_head
 from clipjax.metrics import calibration
 from clipjax.metrics.uncertainty import intervals
 from clipjax.metrics.uncertainty.bootstrap import Resampling, centred_interval, percentile_interval
+from clipjax.metrics.worst import second_half, worst_of_halves
 from clipjax.tasks import imagenet_x
 from clipjax.tasks.task import About, Inputs, Measure
 
@@ -93,6 +94,66 @@ def test_other_ways_to_be_right(found):
 def test_few_classes_have_no_worst_hundred(found):
     assert found["worst_100_classes", None].value is None
     assert found["worst_100_classes", None].note == "not applicable: 3 classes have images"
+    held_out = found["worst_100_classes_held_out", None]
+    assert held_out.value is None
+    assert held_out.note == "not applicable: 100 classes or fewer have images in both halves"
+
+
+def many_images(classes: int = 150, each: int = 6) -> dict[str, Any]:
+    rng = np.random.default_rng(3)
+    n = classes * each
+    label = np.repeat(np.arange(classes), each)
+    named = [["pose"] if p < 0.5 else ["color"] if p < 0.9 else ["glow"] for p in rng.random(n)]
+    easy = np.array([{"pose": 0.9, "color": 0.7, "glow": 0.1}[names[0]] for names in named])
+    return {
+        "id": [f"val/{i}.png" for i in range(n)],
+        "confidence": rng.random(n),
+        "label": label,
+        "correct": rng.random(n) < easy,
+        "annotated": np.ones(n, bool),
+        "prototype": np.arange(n) % each == 0,
+        "top_factors": named,
+        "multi_factors": named,
+        "second_half": second_half([f"{i}.png" for i in range(n)], label),
+    }
+
+
+def test_the_worst_held_out():
+    """The halves of the 750 images without prototypes; the old numbers stay beside the new ones."""
+    images = many_images()
+    found = {(m.metric, m.slice): m for m in imagenet_x.measure(images, About("x", None, resamples=20))}
+    part = ~images["prototype"]
+    labels, correct, second = (images[name][part] for name in ("label", "correct", "second_half"))
+    expected = worst_of_halves(labels, correct, second, 100)
+    assert expected is not None
+    classes = found["worst_100_classes_held_out", None]
+    assert (classes.value, classes.n, classes.interval) == (expected.value, expected.n, expected.interval)
+    assert classes.note == f"both halves choose {len(np.intersect1d(*expected.chosen))} of them"
+    same = found["worst_100_classes", None].value
+    assert same is not None
+    assert expected.value > same + 0.05
+    for metric, name in (("worst_factor_of_ten", "color"), ("worst_factor_of_all", "glow")):
+        held_out, old = found[f"{metric}_held_out", None], found[metric, None]
+        assert held_out.note == f"the halves choose {name} and {name}"
+        assert held_out.n == old.n
+        assert held_out.value == pytest.approx(old.value, abs=0.01)
+
+
+def test_a_table_without_halves_has_the_old_numbers_alone():
+    images = {name: values for name, values in many_images().items() if name != "second_half"}
+    found = {m.metric: m for m in imagenet_x.measure(images, About("x", None, resamples=20)) if not m.slice}
+    assert found["worst_100_classes"].value is not None
+    for metric in ("worst_100_classes", "worst_factor_of_ten", "worst_factor_of_all"):
+        lost = found[f"{metric}_held_out"]
+        assert lost.value is None
+        assert lost.note == (
+            "not applicable: the table has no column `second_half`: evaluate the model again"
+        )
+
+
+def test_halves_depend_on_file_names_alone(notes):
+    images = imagenet_x.describe(inputs(notes))
+    assert (images["second_half"] == second_half([*IMAGES, "11.png"], images["label"])).all()
 
 
 def test_what_no_file_says_is_not_applicable(bare):

@@ -77,33 +77,54 @@ def test_images():
     assert images["object"].tolist()[:4] == ["cat/cat1", "cat/cat1", "cat/cat1", "cat/cat2"]
 
 
-def test_objects_are_drawn_together():
-    """The interval by a loop: five objects, with all images of each."""
-    images = shape_bias.describe(inputs())
-    found = {
-        m.metric: m for m in shape_bias.measure(images, About("loop", None, resamples=50)) if not m.slice
-    }
-    kept = images["conflict"]
-    objects = [name for name, conflict in zip(images["object"], kept) if conflict]
-    cue = images["decided_for"][kept]
-    number = [sorted(set(objects)).index(name) for name in objects]
+def test_pictures_of_shapes_and_of_textures_are_drawn():
+    """The interval by a loop: images of six shapes and five textures, counted by the product."""
+    cells = [(i, j) for i, j in np.ndindex(6, 5) if (i + j) % 3]
+    names = [f"cat/cat{i}-dog{j}.png" for i, j in cells]
+    decision = ["cat" if (3 * i + j) % 5 < 2 else "jug" if i + j == 5 else "dog" for i, j in cells]
+    images = shape_bias.cues(names, ["cat"] * len(names), ["dog"] * len(names), decision)
+    about = About("loop", None, resamples=50)
+    found = {m.metric: m for m in shape_bias.measure(images, about) if not m.slice}
+    shapes, textures = (np.array([int(name[k]) for name in names]) for k in (7, -5))
+    cue = images["decided_for"]
+    both = Resampling("loop", len(names), shapes, 50, crossed=(textures,))
+    streams = [Resampling("loop", 6, resamples=50), both]
     draws: dict[str, list[float]] = {"shape_bias": [], "other_fraction": []}
-    for block in Resampling("loop", 9, np.array(number), 50).blocks(7):
-        for weights in block:
-            shape, texture, other = (
-                int(weights[cue == name].sum()) for name in ("shape", "texture", "other")
-            )
-            draws["shape_bias"].append(shape / (shape + texture))
-            draws["other_fraction"].append(other / int(weights.sum()))
+    for shape_draws, weights in zip(*(np.concatenate(list(each.blocks(7))) for each in streams)):
+        assert (weights[shape_draws[shapes] == 0] == 0).all()
+        shape, texture, other = (int(weights[cue == name].sum()) for name in ("shape", "texture", "other"))
+        draws["shape_bias"].append(shape / (shape + texture))
+        draws["other_fraction"].append(other / int(weights.sum()))
     for metric, values in draws.items():
-        assert found[metric].interval == percentile_interval(np.array(values), clustered=True)
+        expected = percentile_interval(np.array(values), crossed=True)
+        assert found[metric].interval == expected
+        assert expected.method == "pigeonhole_bootstrap_50"
+
+
+def test_a_table_of_version_1_and_names_without_textures_draw_objects_alone():
+    images = shape_bias.describe(inputs())
+    older = {name: values for name, values in images.items() if name != "texture_object"}
+    nameless = images | {"texture_object": ["", *images["texture_object"][1:]]}
+    for table in (older, nameless):
+        found = shape_bias.measure(table, About("things", None, resamples=200))
+        one = next(m for m in found if m.metric == "other_fraction")
+        assert one.interval is not None
+        assert one.interval.method == "cluster_bootstrap_200"
+        assert shape_bias.paired(table, About("things", None)).crossed == []
+
+
+def test_the_pictures_of_an_image():
+    images = shape_bias.cues(["a/cat1-dog10.v2.png", "a/plain.png"], *[["cat", "dog"]] * 3)
+    assert images["object"].tolist() == ["a/cat1", "a/plain.png"]
+    assert images["texture_object"].tolist() == ["dog10.v2", ""]
 
 
 def test_one_decision_throughout_has_wilsons_interval():
+    """Nine images of five shapes and four textures: as many as four independent ones."""
     given = inputs(features=np.eye(3, dtype=np.float32)[inputs().labels])
     found = measured(given)
     assert (found["shape_bias", None].value, found["shape_bias", None].n) == (1, 9)
-    assert found["shape_bias", None].interval == intervals.wilson(9, 9)
+    assert found["shape_bias", None].interval == intervals.wilson_of_mean(1, 4, "pictures")
 
 
 def test_no_conflict_and_a_single_image():
@@ -122,7 +143,7 @@ def test_no_conflict_and_a_single_image():
     found = measured(one)
     assert (found["shape_bias", None].value, found["shape_bias", None].interval) == (
         1,
-        intervals.wilson(1, 1),
+        intervals.wilson_of_mean(1, 1, "pictures"),
     )
 
 
@@ -160,6 +181,7 @@ def test_paired():
     assert once["shape_bias"].tolist() == [2 / 7]
     assert once["other_fraction"].tolist() == [2 / 9]  # images without conflict count nowhere
     assert paired.clusters == images["object"].tolist()
+    assert paired.crossed == [images["texture_object"].tolist()]
 
 
 @pytest.mark.parametrize(

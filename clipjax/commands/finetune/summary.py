@@ -62,7 +62,8 @@ def record_of(job: Job, runs: Sequence[Run], changes: Sequence[Change]) -> dict[
     ]
     table = [
         dataclasses.asdict(change)
-        | {"difference": change.difference, "interval": change.interval, "verdict": change.verdict}
+        | {"difference": change.difference, "interval": change.interval, "over_seeds": change.over_seeds}
+        | {"verdict": change.verdict}
         for change in changes
     ]
     return {"recipe": job.recipe.name, "base": job.model, "runs": made, "changes": table}

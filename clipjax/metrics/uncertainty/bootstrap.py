@@ -2,6 +2,7 @@
 
 A resample is a row of weights: how often each image is drawn (Efron 1979). Only data set and seed decide
 them, so the difference of two results is a paired bootstrap. Block size and threads change no number.
+Images that are combinations of two random things (shape and texture, image and prompt) are drawn by both.
 """
 
 from __future__ import annotations
@@ -36,9 +37,12 @@ class Resampling:
         size: number of images.
         clusters: int [size], 0..C-1 without a gap, units drawn whole; a resample draws C. None: single
             images.
+        crossed: further random factors (an image's texture, a prompt, a seed), each as `clusters`. Every
+            factor's units are drawn on their own, and an image counts as often as the product: the
+            pigeonhole bootstrap (Owen 2007).
 
     Raises:
-        ValueError: clusters with gaps, fewer than two units, or no resample.
+        ValueError: clusters with gaps, fewer than two units of a factor, or no resample.
     """
 
     data: str
@@ -46,34 +50,53 @@ class Resampling:
     clusters: np.ndarray | None = None
     resamples: int = RESAMPLES
     seed: int = 0
+    crossed: tuple[np.ndarray, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.clusters is not None and (
-            len(self.clusters) != self.size or not np.bincount(self.clusters).all()
-        ):
-            raise ValueError(f"{self.data}: clusters must be 0..C-1 without a gap, one for each image")
+        for codes in self._factors:
+            if codes is not None and (len(codes) != self.size or not np.bincount(codes).all()):
+                raise ValueError(f"{self.data}: clusters must be 0..C-1 without a gap, one for each image")
         if self.units < 2:
-            kind = "images" if self.clusters is None else "clusters"
+            kind = "images" if self.clusters is None and not self.crossed else "clusters"
             raise ValueError(f"{self.data}: a bootstrap needs two {kind} or more, there are {self.units}")
         if self.resamples < 1:
             raise ValueError(f"a bootstrap needs one resample or more, not {self.resamples}")
 
     @property
+    def _factors(self) -> tuple[np.ndarray | None, ...]:
+        return (self.clusters, *self.crossed)
+
+    @property
     def units(self) -> int:
-        return self.size if self.clusters is None else int(self.clusters.max(initial=-1)) + 1
+        """What is drawn in a resample; of several factors, the fewest."""
+        return min(self._count(codes) for codes in self._factors)
+
+    def _count(self, codes: np.ndarray | None) -> int:
+        return self.size if codes is None else int(codes.max(initial=-1)) + 1
 
     def blocks(self, rows: int) -> Iterator[Int32[np.ndarray, "B {self.size}"]]:
         """At most `rows` resamples at a time."""
         name = int.from_bytes(hashlib.sha256(self.data.encode()).digest()[:8], "little")
-        rng = np.random.default_rng([self.seed, name])
+        # A stream for each factor: what one draws depends neither on the others nor on the size of a block.
+        streams = [
+            np.random.default_rng([self.seed, name, *([k] if k else [])]) for k in range(len(self._factors))
+        ]
         for start in range(0, self.resamples, rows):
             count = min(rows, self.resamples - start)
-            drawn = rng.integers(0, self.units, (count, self.units))
-            # Each row gets its own range of numbers, so one bincount counts all rows.
-            drawn += self.units * np.arange(count)[:, None]
-            weights = np.bincount(drawn.ravel(), minlength=count * self.units).astype(np.int32)
-            weights = weights.reshape(count, self.units)
-            yield weights if self.clusters is None else np.take(weights, self.clusters, axis=1)
+            weights = self._drawn(self.clusters, streams[0], count)
+            for codes, stream in zip(self.crossed, streams[1:]):
+                weights = weights * self._drawn(codes, stream, count)
+            yield weights
+
+    def _drawn(self, codes: np.ndarray | None, rng: np.random.Generator, count: int) -> np.ndarray:
+        """How often each image's unit is drawn, int32 [count, size]."""
+        units = self._count(codes)
+        drawn = rng.integers(0, units, (count, units))
+        # Each row gets its own range of numbers, so one bincount counts all rows.
+        drawn += units * np.arange(count)[:, None]
+        weights = np.bincount(drawn.ravel(), minlength=count * units).astype(np.int32)
+        weights = weights.reshape(count, units)
+        return weights if codes is None else np.take(weights, codes, axis=1)
 
 
 def bootstrap(
@@ -142,9 +165,15 @@ def _keep_freed_memory() -> None:
 
 
 def percentile_interval(
-    draws: Real[np.ndarray, " R"], level: float = LEVEL, *, clustered: bool = False
+    draws: Real[np.ndarray, " R"],
+    level: float = LEVEL,
+    *,
+    clustered: bool = False,
+    crossed: bool = False,
 ) -> Interval:
     """The central part of the draws, linearly interpolated.
+
+    `clustered` and `crossed` name the resampling in the interval's method.
 
     Has no width where resamples cannot differ (a rate of 0 or 1): use an interval of proportions there.
 
@@ -154,7 +183,8 @@ def percentile_interval(
     if np.isnan(draws).any():
         raise ValueError(f"{int(np.isnan(draws).sum())} of {len(draws)} resamples have no value")
     lo, hi = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    method = f"{'cluster_' * clustered}bootstrap_{len(draws)}"
+    kind = "pigeonhole_" if crossed else "cluster_" if clustered else ""
+    method = f"{kind}bootstrap_{len(draws)}"
     return Interval(float(lo), float(hi), level, method)
 
 
@@ -189,6 +219,7 @@ def interval_of_mean(
     level: float = LEVEL,
     *,
     clustered: bool = False,
+    crossed: bool = False,
 ) -> Interval:
     """`percentile_interval`; without draws or width, `wilson_of_mean`.
 
@@ -198,7 +229,7 @@ def interval_of_mean(
         units, what: the least number of independent units in the mean, and their name.
     """
     if draws is not None and len(draws):
-        limits = percentile_interval(draws, level, clustered=clustered)
+        limits = percentile_interval(draws, level, clustered=clustered, crossed=crossed)
         if limits.lo < limits.hi:
             return limits
     return wilson_of_mean(mean, units, what, level)

@@ -76,6 +76,26 @@ def student_across(values: np.ndarray, what: str, level: float = LEVEL) -> Inter
     )
 
 
+def over_images_and(
+    what: str, values: np.ndarray, lows: np.ndarray, highs: np.ndarray, level: float = LEVEL
+) -> Interval:
+    """Interval of the mean over units (seeds, prompts) that were all run on the same images.
+
+    Both images and units are random: Student's t across units, and the mean distance to the limits over the
+    images, add up like variances, each side by itself (MOVER). The images' part is an upper bound, since the
+    units need not err on the same images. With three or five units a pigeonhole bootstrap is too narrow.
+
+    Args:
+        what: the units, for the interval's method.
+        values: float [K], K > 1, each unit's number.
+        lows, highs: float [K], each unit's limits over the images.
+    """
+    mean, error = values.mean(), values.std(ddof=1) / np.sqrt(len(values))
+    across = scipy.special.stdtrit(len(values) - 1, (1 + level) / 2) * error
+    down, up = np.hypot(across, (values - lows).mean()), np.hypot(across, (highs - values).mean())
+    return Interval(float(mean - down), float(mean + up), level, f"mover_student_t_across_{what}_and_images")
+
+
 def paired_difference(gained: int, lost: int, n: int, level: float = LEVEL) -> Interval:
     """Interval of (`gained` - `lost`) / n: MOVER with covariance (Tang et al. 2010).
 

@@ -108,6 +108,45 @@ def test_clusters_are_drawn_whole():
     assert len(np.unique(drawn.sum(axis=1))) > 3
 
 
+def test_crossed_factors_are_drawn_on_their_own_and_multiplied():
+    """Twelve images of five shapes and three textures: each weight is a product of two draws."""
+    textures = np.arange(12) % 3
+    crossed = b.Resampling("x", 12, clusters=CLUSTERS, resamples=4000, crossed=(textures,))
+    drawn = weights(crossed, 500)
+    shapes = weights(b.Resampling("x", 12, clusters=CLUSTERS, resamples=4000), 500)  # one factor: as before
+    assert (drawn[shapes == 0] == 0).all()
+    ratio = np.where(shapes > 0, drawn / np.maximum(shapes, 1), -1)
+    of_texture = np.stack([ratio[:, textures == k].max(axis=1) for k in range(3)], axis=1)
+    assert (drawn == shapes * of_texture[:, textures]).all()
+    seen = (of_texture >= 0).all(axis=1)  # a texture none of whose shapes is drawn cannot be told
+    assert seen.mean() > 0.9
+    assert (of_texture[seen].sum(axis=1) == 3).all()
+    # Two independent multinomials of R and C units: a cell's mean is 1, its variance (2 - 1/R) (2 - 1/C) - 1.
+    assert drawn.mean() == pytest.approx(1, abs=0.03)
+    assert drawn.var() == pytest.approx((2 - 1 / 5) * (2 - 1 / 3) - 1, rel=0.05)
+
+
+def test_blocks_change_no_number_of_crossed_factors():
+    codes = (np.arange(12) % 3, np.arange(12) // 6)
+    data = b.Resampling("x", 12, resamples=23, crossed=codes)
+    whole = weights(data, 23)
+    assert all((weights(data, rows) == whole).all() for rows in (1, 5, 22))
+    assert data.units == 2
+
+
+def test_crossed_factors_hold_no_more_memory():
+    rng, peaks = np.random.default_rng(4), []
+    codes = rng.permutation(np.arange(20_000) % 160), rng.permutation(np.arange(20_000) % 48)
+    for resamples in (40, 160):
+        data = b.Resampling("x", 20_000, codes[0], resamples, crossed=codes[1:])
+        tracemalloc.start()
+        b.bootstrap(lambda w: {"mean": w.sum(axis=1) / 1.0}, data, threads=2)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0]
+    assert peaks[0] < 8 * b.BLOCK * 8
+
+
 def test_clusters_widen_the_interval():
     rng = np.random.default_rng(2)
     clusters = np.repeat(np.arange(20), 30)
@@ -175,6 +214,9 @@ def test_interval_of_a_mean_covers():
         ({"size": 3, "clusters": np.zeros(3, int)}, "two clusters or more, there are 1"),
         ({"size": 3, "clusters": np.array([0, 2, 2])}, "without a gap"),
         ({"size": 3, "clusters": np.array([0, 1])}, "one for each image"),
+        ({"size": 3, "crossed": (np.zeros(3, int),)}, "two clusters or more, there are 1"),
+        ({"size": 3, "crossed": (np.array([0, 2, 2]),)}, "without a gap"),
+        ({"size": 3, "crossed": (np.array([0, 1]),)}, "one for each image"),
         ({"size": 3, "resamples": 0}, "one resample or more, not 0"),
     ],
 )
