@@ -106,6 +106,6 @@ def _of_texts(values: Sequence[str | None], present: np.ndarray | None) -> pa.Ar
 
 
 def _offsets(parts: Sequence[list[Any] | bytes]) -> np.ndarray | None:
-    """int32 [N + 1]: where each part begins, then where the last one ends. None if that does not fit int32."""
+    """int32 [N + 1]: where each part begins, then where the last ends; None if int32 is too small."""
     ends = np.cumsum([0, *map(len, parts)])
     return ends.astype(np.int32) if ends[-1] <= _MOST else None
