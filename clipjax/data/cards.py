@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import itertools
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from clipjax.data.readers.packed import is_packed, read_packed
 from clipjax.data.readers.reader import find_reader, reader_names
 from clipjax.entry_points import cached
 from clipjax.errors import ClipjaxError, DataError, UsageError, unknown_name
-from clipjax.storage.buckets import place
+from clipjax.storage.buckets import BucketPath, place
 from clipjax.storage.reading import read_lines, read_toml
 from clipjax.storage.records import read
 
@@ -108,16 +109,25 @@ class DatasetCard:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """The label spaces are None without labels. `made`: how clipjax corrupted the images, if it did."""
+    """A card's images.
+
+    Attributes:
+        label_space, head_space: None without labels.
+        made: how clipjax corrupted the images, if it did.
+        folder: the end of the path of images that no card describes (`tail_of`); None: the card does.
+    """
 
     card: DatasetCard
     manifest: Manifest
     label_space: LabelSpace | None
     head_space: LabelSpace | None = None
     made: str | None = None
+    folder: str | None = None
 
 
 SPLITS = ("train", "validation")
+PLAIN = "folder"  # the card of class folders that no card describes
+PARTS = 4  # of a folder's path in a row: what is above them may name a person
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,6 +201,25 @@ def read_card(name_or_path: str | Path) -> DatasetCard:
         raise unknown_name("data set", str(name), list(members))
     some = ", ".join(given + each.removeprefix(str(name)) for each in list(members)[:3])
     raise UsageError(f"{given} stands for {len(members)} data sets: name one, {some}, ...")
+
+
+def tail_of(root: str | Path) -> str:
+    """The last parts of a path, joined by `/`: at most `PARTS`, and none above the user's home."""
+    path = place(root)
+    if isinstance(path, BucketPath):
+        return "/".join(str(path).partition("://")[2].split("/")[-PARTS:])
+    path, home = path.resolve(), Path(os.path.expanduser("~")).resolve()  # raises nothing without a home
+    below = path.relative_to(home) if home in path.parents else path.relative_to(path.anchor)
+    return os.fsencode("/".join(below.parts[-PARTS:])).decode("utf-8", "replace")  # a row is Unicode
+
+
+@cached
+def is_registered(dataset: str) -> bool:
+    """Whether a card of configs/datasets, or of the added folders, has that name."""
+    try:
+        return dataset != PLAIN and not dataset.endswith(".toml") and read_card(dataset).name == dataset
+    except ClipjaxError:
+        return False
 
 
 @cached
@@ -286,7 +315,8 @@ def load_dataset(card: str | Path | DatasetCard, root: str | Path) -> Dataset:
             )
         beside = Path() if card.path is None else card.path.parent
         manifest, made = corrupted(manifest, card.corruption, beside)
-    return Dataset(card, manifest, space, head or space, made)
+    plain = card.name == PLAIN and card.path is not None
+    return Dataset(card, manifest, space, head or space, made, tail_of(root) if plain else None)
 
 
 def _read_loose(card: DatasetCard, root: epath.Path, names: tuple[str, ...] | None) -> Manifest:

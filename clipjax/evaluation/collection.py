@@ -146,7 +146,7 @@ def plan(
             if roots and data.card.demo and not only:
                 continue  # a demo data set: its absence is not reported
             if roots:
-                missing.add(data, task.name, roots)
+                missing.add(data, task.name, roots, id_)
                 not_there += own if absent and (only or data_root is None) else []
             else:
                 jobs += own
@@ -246,15 +246,16 @@ class _Missing:
 
     tasks: dict[str, dict[str, None]] = field(default_factory=dict)
     folders: dict[str, dict[Path, None]] = field(default_factory=dict)
-    near: set[str] = field(default_factory=set)  # families that only lack their in-distribution set
+    near: dict[str, str] = field(default_factory=dict)  # families that only lack their in-distribution set
 
-    def add(self, data: Located, task: str, absent: Sequence[Path]) -> None:
+    def add(self, data: Located, task: str, absent: Sequence[Path], id_: Located | None) -> None:
         card, root = data
         family = card.name.partition(":")[0]
         self.tasks.setdefault(family, {})[task] = None
         self.folders.setdefault(family, {}).update(dict.fromkeys(absent))
-        if root not in absent:
-            self.near.add(family)
+        if root not in absent and id_ is not None:
+            why = "" if card.id is not None else ", as its card has no `id`"
+            self.near[family] = f": the images of {id_.card.name}, which {family} is compared with{why}"
 
     def lines(self) -> list[str]:
         """First the families that lack only their in-distribution set."""
@@ -262,7 +263,7 @@ class _Missing:
         for family, tasks in sorted(self.tasks.items(), key=lambda entry: entry[0] not in self.near):
             first, *others = self.folders[family]
             more = f", nor {others[0]}" if len(others) == 1 else f", nor do {len(others)} more"
-            more = more if others else ""
+            more = more if others else self.near.get(family, "")
             lines.append(f"{family} ({', '.join(tasks)}): {first} does not exist{more}")
         return lines
 

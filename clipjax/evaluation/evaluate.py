@@ -30,6 +30,7 @@ def evaluate(
     *,
     dataset: str | Path | DatasetCard | Dataset | None = None,
     root: str | Path | None = None,
+    data_name: str | None = None,
     labels: str | Path | LabelSpace | None = None,
     prompts: str | Path | PromptSet | None = None,
     id_dataset: str | Path | DatasetCard | Dataset | None = None,
@@ -64,6 +65,7 @@ def evaluate(
         dataset: a data set card (name, file or object) with `root`; a `Dataset`; or just a folder.
         root: the folder of the data. Without a card: class folders, images without labels, or a CSV/JSONL
             manifest.
+        data_name: the data set's name in the rows, without a card; default: the folder's.
         labels: the classes, if the card does not name them: a name in configs/labels, a CSV file, or a space.
         prompts: name, file or `PromptSet`; default the card's, else "openai_80". Not for a model with its own
             head. In retrieval: one template for captions; default none.
@@ -103,6 +105,7 @@ def evaluate(
     request = Request(
         dataset=dataset,
         root=root,
+        data_name=data_name,
         labels=labels,
         prompts=prompts,
         id_dataset=id_dataset,

@@ -282,6 +282,7 @@ def _part(
         made=dataset.made,
         reader=card.reader,
         card_file=card.path,
+        folder=dataset.folder,
     )
 
 
@@ -291,7 +292,7 @@ def _size(manifest: Manifest) -> int:
 
 def read_data(task: Task, request: Request) -> Request:
     """The request with its data sets read; a model need not be loaded for it. Raises as `dataset_of`."""
-    read = dataclasses.replace(request, dataset=(dataset := dataset_of(request)))
+    read = dataclasses.replace(request, dataset=(dataset := dataset_of(request)), data_name=None)
     if "id" in task.needs:
         read = dataclasses.replace(read, id_dataset=_id_dataset(dataset.card, request))
     return read
@@ -311,9 +312,10 @@ def _id_dataset(card: DatasetCard, request: Request) -> Dataset:
     if request.id_root is None:
         if name == card.name and request.root is not None:  # the ID set itself
             return load_dataset(dataset, request.root)
+        why = f"; they are ImageNet's, as {card.name} has no card with an `id`"
         raise UsageError(
             f"{card.name} is compared with in-distribution images: say where {name!r} is, id_root=FOLDER "
-            "(--id-data FOLDER on the command line)"
+            f"(--id-data FOLDER on the command line){why if request.id_dataset is card.id is None else ''}"
         )
     return load_dataset(dataset, request.id_root)
 

@@ -128,8 +128,19 @@ def from_configs(facts: Mapping[str, Any], cards: Mapping[str, Path | None]) -> 
     return {"configs": used} if used else {}
 
 
-def refused(model: Encoder, task: Task, name: str, reason: str, results: str | Path | None) -> Result:
-    """The single row if the task is not defined for the model; `name` is the data set's."""
+def refused(
+    model: Encoder,
+    task: Task,
+    name: str,
+    reason: str,
+    results: str | Path | None,
+    folder: str | None = None,
+) -> Result:
+    """The single row if the task is not defined for the model.
+
+    Args:
+        name, folder: of the data set, as in a row.
+    """
     recipe = refused_recipe(model, task, name)
     common = {
         **identity(model.card.id, model_facts(model.card), task, name, model.framework),
@@ -137,6 +148,7 @@ def refused(model: Encoder, task: Task, name: str, reason: str, results: str | P
         "recipe": recipe,
         "convention": dict(task.convention),
         **NOT_EMBEDDED,
+        "folder": folder,
     }
     return finish(common, Outcome([Measure(task.name, None, 0, note=reason)], {"id": []}), NO_STATS, results)
 

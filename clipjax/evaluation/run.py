@@ -54,10 +54,11 @@ def run(
     dataset = on_all(lambda: dataset_of(request), f"read the data of {task}", apart=apart)
     _refuse_among_classes(request, dataset.card.reader, results)
     if (reason := not_applicable(evaluated, definition)) is not None:
-        return refused(evaluated, definition, dataset.card.name, reason, results)
+        return refused(evaluated, definition, dataset.card.name, reason, results, dataset.folder)
     prompts = functools.partial(prompts_name, request.prompts, dataset.card)
     named = request.annotations, definition.annotated_by, dataset.card.name, results, prompts
-    read = dataclasses.replace(request, dataset=dataset, annotations=annotations_at(*named))
+    notes = annotations_at(*named)
+    read = dataclasses.replace(request, dataset=dataset, data_name=None, annotations=notes)
     what = f"{task} on {dataset.card.name}"
     subject = on_all(
         lambda: _resolved(evaluated, definition, read, compute.progress), f"prepare {what}", apart=apart
@@ -288,6 +289,7 @@ def _common(subject: Subject, recipe: dict[str, Any], **measured: Any) -> Fields
         "sample": subject.part.sample,
         "part": subject.part.share,
         "id_part": subject.id and subject.id.share,
+        "folder": subject.part.folder,
         "precision": recipe["precision"],
         **measured,
     }

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clipjax.analysis.diff.differences import how
+from clipjax.analysis.rows.alike import has_own_prompts
 from clipjax.errors import DataError, UsageError
 from clipjax.results.completeness import is_whole
+from clipjax.results.data_sets import told_apart
 from clipjax.results.named import runs_named
 from clipjax.results.row import COMPARISON, Row
 from clipjax.results.store import ResultStore
@@ -47,10 +49,7 @@ class _Run(NamedTuple):
 
     @property
     def own_prompts(self) -> bool:
-        """Whether it has no prompt set: a classifier, learned words, predictions of others."""
-        recipe = self.row["recipe"]
-        said = str(self.row["convention"].get("prompts") or "not applicable")
-        return said.startswith("not applicable") or "adapter" in recipe or "predictions" in recipe
+        return has_own_prompts(self.row)
 
 
 Pairs = list[tuple[_Run, _Run]]
@@ -65,7 +64,10 @@ def pairs_of(
         UsageError: no run or model of that name, both are one run, or several pairs are possible.
         DataError: nothing in common, or made in the same way, or matching `choice`.
     """
-    (first, named_first), (second, named_second) = (_runs_of(name, results) for name in names)
+    (runs_a, named_first), (runs_b, named_second) = (_runs_of(name, results) for name in names)
+    if not (named_first and named_second):
+        runs_a, runs_b = _told_apart(runs_a, runs_b)
+    first, second = _by_key(runs_a), _by_key(runs_b)
     common = [key for key in first if key in second]
     if not common:
         if len(first) == len(second) == 1:
@@ -94,14 +96,21 @@ def pairs_of(
     return [(a.address, b.address) for a, b in matches], unlike
 
 
-def _runs_of(name: str, results: Path) -> tuple[dict[tuple[str, str], list[_Run]], bool]:
-    """By task and data set, newest first; and whether the name is a run's."""
+def _runs_of(name: str, results: Path) -> tuple[list[_Run], bool]:
+    """Newest first; and whether the name is a run's."""
     store, ids, is_run = runs_named(name, results)
     runs = [(run_id, store.run(run_id)) for run_id in ids]
     own = [_Run((store.root, run_id), rows[0]) for run_id, rows in runs if is_run or _counts(store, rows)]
     if not own:
         raise DataError(f"{name} has no measured run with a per-image table in {results}")
-    return _by_key(reversed(own)), is_run
+    return own[::-1], is_run
+
+
+def _told_apart(a: Sequence[_Run], b: Sequence[_Run]) -> tuple[list[_Run], list[_Run]]:
+    """The runs, in which each name of a data set is of one."""
+    rows = told_apart([run.row for run in (*a, *b)])
+    runs = [run._replace(row=row) for run, row in zip((*a, *b), rows)]
+    return runs[: len(a)], runs[len(a) :]
 
 
 def _by_key(runs: Iterable[_Run]) -> dict[tuple[str, str], list[_Run]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clipjax.checkpoints.encoder import Encoder
-from clipjax.data.cards import Dataset, DatasetCard, load_dataset
+from clipjax.data.cards import Dataset, DatasetCard, load_dataset, tail_of
 from clipjax.data.labels import LabelSpace, Projection, PromptSet
 from clipjax.data.manifest import Manifest
 from clipjax.data.pairs.matching import Matching
@@ -19,7 +19,7 @@ from clipjax.data.pixels.preprocess import PixelRecipe, known_decode
 from clipjax.data.questions import Questions
 from clipjax.data.readers.reader import recognise
 from clipjax.embeddings.params import REPLICATED
-from clipjax.errors import DataError, UsageError, counted
+from clipjax.errors import DataError, UsageError, counted, visible
 from clipjax.heads.adapters.base import Adapter, adapter_digest
 from clipjax.metrics.uncertainty.bootstrap import RESAMPLES
 from clipjax.models.precision import known_precision
@@ -60,6 +60,7 @@ class Request:
     positions: str | None = None
     rotations: str | None = None
     steps: int | None = None
+    data_name: str | None = None
 
     def __post_init__(self) -> None:
         check_bootstrap(self.resamples, self.seed)
@@ -77,6 +78,7 @@ def dataset_of(request: Request) -> Dataset:
     Raises UsageError or DataError: no such card or folder, or the reader refuses the data.
     """
     dataset, root = request.dataset, request.root
+    _check_name(request)
     if isinstance(dataset, Dataset):
         return dataset
     if root is None:
@@ -93,8 +95,23 @@ def dataset_of(request: Request) -> Dataset:
     if reader is None:
         raise DataError(f"{path} does not exist")
     whole = path.resolve()
-    name = whole.name if is_dir(whole) else whole.stem
-    return load_dataset(DatasetCard(name=name, title=str(path), reader=reader), path)
+    name = request.data_name or (whole.name if is_dir(whole) else whole.stem)
+    read = load_dataset(DatasetCard(name=name, title=str(path), reader=reader), path)
+    return dataclasses.replace(read, folder=tail_of(path))
+
+
+def _check_name(request: Request) -> None:
+    """Raises UsageError for a name beside a card, or a name that is none."""
+    name = request.data_name
+    if name is None:
+        return
+    if isinstance(request.dataset, Dataset | DatasetCard) or None not in (request.dataset, request.root):
+        raise UsageError(
+            "the data set's card has its name: leave data_name (--data-name) out, or give the folder without "
+            "a card"
+        )
+    if not name.strip() or visible(name) != name:
+        raise UsageError(f"data_name (--data-name) is {name!r}: give a name without control characters")
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +127,7 @@ class Part:
         made: as in `Dataset`.
         reader: the card's.
         card_file: where the card is from, if a file.
+        folder: as in `Dataset`.
     """
 
     name: str
@@ -125,6 +143,7 @@ class Part:
     made: str | None = None
     reader: str | None = None
     card_file: Path | None = None
+    folder: str | None = None
 
     def recipe(self) -> dict[str, Any]:
         """The name seeds the bootstrap."""

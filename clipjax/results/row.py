@@ -103,6 +103,7 @@ class Row(TypedDict):
     sample: Sample | None
     part: NotRequired[Held | None]
     id_part: NotRequired[Held | None]
+    folder: NotRequired[str | None]
     skipped: int | None
     reference: list[Reference] | None
     protocol: NotRequired[Followed | None]

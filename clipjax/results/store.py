@@ -34,6 +34,7 @@ from clipjax.checkpoints.encoder import ModelCard
 from clipjax.devices.flags import public_flags
 from clipjax.errors import DataError
 from clipjax.results.completeness import recovered
+from clipjax.results.data_sets import told_apart
 from clipjax.results.image_table import images_table, read_images_table
 from clipjax.results.remarks import remark
 from clipjax.results.row import AnyRow, Fields, Row
@@ -121,8 +122,11 @@ class ResultStore:
             remark(FUTURE, str(self.root / run_id))
         return names
 
-    def rows(self, *, every: bool = False) -> list[Row]:
+    def rows(self, *, every: bool = False, as_recorded: bool = False) -> list[Row]:
         """Rows of the newest run of each recipe, or of every run; oldest run first.
+
+        Args:
+            as_recorded: with the recorded names of data sets; else several of one name are `told_apart`.
 
         Raises:
             DataError: a run is damaged, copied, or written by a newer clipjax; names the file.
@@ -131,9 +135,11 @@ class ResultStore:
         runs = [self.run(run_id) for run_id in names]
         _refuse_copies(self.root, names, runs)
         if every:
-            return [row for rows in runs for row in rows]
-        newest = {row["recipe_hash"]: row["run_id"] for rows in runs for row in rows}
-        return [row for rows in runs for row in rows if newest[row["recipe_hash"]] == row["run_id"]]
+            kept = [row for rows in runs for row in rows]
+        else:
+            newest = {row["recipe_hash"]: row["run_id"] for rows in runs for row in rows}
+            kept = [row for rows in runs for row in rows if newest[row["recipe_hash"]] == row["run_id"]]
+        return kept if as_recorded else told_apart(kept)
 
     def run(self, run_id: str) -> list[Row]:
         """Raises DataError if the run is damaged, copied in part, or of a newer clipjax; names the file."""

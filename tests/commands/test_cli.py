@@ -263,6 +263,7 @@ def test_an_option_that_would_be_ignored_is_refused(arguments: list[str], says: 
         ("zeroshot", ["--precision", "fats"], "unknown precision 'fats'; did you mean fast?"),
         ("zeroshot", ["--decode", "half"], "unknown way to decode 'half'"),
         ("ood", [], "is compared with in-distribution images: say where 'imagenet_val' is"),
+        ("ood", [], "they are ImageNet's, as photos has no card with an `id`"),
         ("zeroshot", ["--results", "photos/results"], "where each folder is a class: give another folder"),
     ],
 )

@@ -101,6 +101,18 @@ def test_a_task_runs_on_every_data_set_that_is_made_for_it(data):
     assert re.search(r"imagenetv2-\S+ does not exist, nor do 2 more$", line)
 
 
+def test_a_card_without_an_id_names_the_set_that_is_missing(data):
+    """Not only itself: its own images are there."""
+    (data / "odd.toml").write_text(OOD_CARD.replace('id = "colours"\n', ""))
+    [line] = [line for line in plan("all", data).missing if line.startswith("odd ")]
+    gone = data / "imagenet" / "val"
+    why = "the images of imagenet_val, which odd is compared with"
+    assert line == f"odd (ood): {gone} does not exist: {why}, as its card has no `id`"
+    (data / "odd.toml").write_text(OOD_CARD.replace('id = "colours"\n', 'id = "imagenet_val"\n'))
+    [line] = [line for line in plan("all", data).missing if line.startswith("odd ")]
+    assert line == f"odd (ood): {gone} does not exist: {why}"
+
+
 def test_prompts_are_read_before_anything_runs(data, tmp_path):
     (tmp_path / "mine.txt").write_text("the colour {}\n")
     names = [str(job) for job in jobs_of("zeroshot", data, "openai_7", str(tmp_path / "mine.txt"))]

@@ -122,6 +122,26 @@ def test_a_terminal_is_not_obeyed(capsys):
     assert terminal("a\nb\tc\rd\udc80") == "a\nb\tc\\rd\\udc80"
 
 
+def test_titles_of_a_table_are_not_obeyed_and_fit(capsys, monkeypatch):
+    """Names of data sets are titles: of folders, which may be called anything."""
+    long = "0123456789abcdef" * 4
+    print_table(HOSTILE, [["0.5"] * len(HOSTILE)])
+    shown = capsys.readouterr().out
+    assert not CONTROL.search(shown.replace("\n", ""))
+    assert len(shown.splitlines()) == 3
+    assert r"\x1b[31mred\x1b]0;title\x07" in shown
+    monkeypatch.setenv("COLUMNS", "80")
+    print_table(
+        ["model", long, f"pets/{long}", "r"], [["a", "0.5000", "0.5000", "1"], ["b", "0.6000", "", "2"]]
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert not any(line.startswith(" " * 80) for line in lines)
+    assert "".join("".join(lines[:3]).split()).count("0123456789") >= 4  # nothing of a name is cut off
+    print_table(["model", "top1", long], [["a", "0.5000", "0.5000"], ["b", "0.6000", ""]])
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["b", "0.6000"]
+
+
 def test_an_error_message_is_not_obeyed(tmp_path):
     code = f"import sys; sys.argv = ['clipjax', 'results', 'list', {str(tmp_path)!r} + '/\\x1b[31m']\n"
     done = subprocess.run(

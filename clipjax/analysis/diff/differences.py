@@ -1,10 +1,12 @@
 """Compare two sets of result rows: what changed, and what was done differently.
 
-    differences = compare_rows(ResultStore("before").rows(), ResultStore("after").rows())
+    before, after = (ResultStore(name).rows(as_recorded=True) for name in ("before", "after"))
+    differences = compare_rows(before, after)
     differences.pairs[0].difference, differences.departures()
 
 Rows match by task, data set, slice, metric and model. Several such rows match by recipe, else by convention,
-precision and sample, else by convention alone. Others match only if each is alone on its side.
+precision, sample and images, else without the images, else by convention alone. Others match only if each is
+alone on its side.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from clipjax.analysis.rows.cells import WAYS, term_of
+from clipjax.results.data_sets import images_of
 from clipjax.results.row import Row
 from clipjax.results.tables import model_name
 from clipjax.storage.digests import canonical_json
@@ -94,7 +97,7 @@ class Differences:
 def compare_rows(a: Sequence[Row], b: Sequence[Row]) -> Differences:
     """Rows of one set that share every key have no partner."""
     left, right, pairs = list(a), list(b), []
-    for key in (_with_recipe, _with_precision, _with_convention, _named):
+    for key in (_with_recipe, _with_images, _with_precision, _with_convention, _named):
         matched, left, right = _match(left, right, key)
         pairs += matched
     compared = [
@@ -128,6 +131,10 @@ def how(row: Row) -> dict[str, str]:
 
 def _with_convention(row: Row) -> Key:
     return (*_named(row), *ways_of(row).values())
+
+
+def _with_images(row: Row) -> Key:
+    return (*_with_precision(row), images_of(row))
 
 
 def _with_precision(row: Row) -> Key:

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 from clipjax.analysis.rows.scales import SCALES
 from clipjax.errors import DataError
 from clipjax.results.completeness import in_words, is_whole
+from clipjax.results.data_sets import told_apart
 from clipjax.results.published.references import Score, compare, lookup
 from clipjax.results.row import Row
 from clipjax.results.rows import of_people
@@ -35,9 +36,9 @@ WAYS = {
     "made": "makings of the images",
 }
 # Also those of a model that answers. A CLIP has none of them, and is compared with it.
+OF_QUESTIONS = {"question": "questions", "option": "forms of an option"}
 _WAYS_OF_ANSWERS = {
-    "question": "questions",
-    "option": "forms of an option",
+    **OF_QUESTIONS,
     "chat": "forms of a chat",
     "resize": "resize modes",
     "steps": "lengths of answers",
@@ -105,13 +106,16 @@ class Cell:
 
 
 class RowIndex:
-    """Result rows by term and model. `people`: each number's newest row of people, who are not models."""
+    """Result rows by term and model; data sets of one name are `told_apart`.
+
+    `people`: each number's newest row of people, who are not models.
+    """
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self.models: dict[str, None] = {}
         self.people: dict[Term, Row] = {}
         self._found: dict[Term, dict[str, list[Row]]] = {}
-        for row in rows:
+        for row in told_apart(list(rows)):
             if of_people(row):
                 newest = self.people.setdefault(term_of(row), row)
                 self.people[term_of(row)] = max(newest, row, key=lambda each: run_order(each["run_id"]))

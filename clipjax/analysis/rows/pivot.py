@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from clipjax.analysis.rows.alike import Ways, unlike, unlike_in_words
 from clipjax.analysis.rows.cells import Cell, Column, RowIndex, cells_of, term_of
 from clipjax.config import config_tables
 from clipjax.entry_points import cached
@@ -39,8 +40,24 @@ class Pivot:
 
     @functools.cached_property
     def best(self) -> tuple[float | None, ...]:
-        """The best value of each column; None without a good end, or if only one model has a number."""
+        """The best value of each column.
+
+        None without a good end, if only one model has a number, or if they were not measured alike.
+        """
         return tuple(map(self._best, range(len(self.columns))))
+
+    @functools.cached_property
+    def unlike(self) -> tuple[Ways, ...]:
+        """In what the numbers of each column differ besides the model."""
+        return tuple(
+            unlike({model: cells[k] for model, cells in self.lines.items()}) for k in range(len(self.columns))
+        )
+
+    @property
+    def not_alike(self) -> tuple[str, ...]:
+        """The columns with numbers not measured alike: "test: prompts openai_80 (a_1) or single (b)"."""
+        named = zip(self.columns, self.unlike)
+        return tuple(f"{column.title}: {unlike_in_words(ways)}" for column, ways in named if ways)
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -65,7 +82,7 @@ class Pivot:
     def _best(self, column: int) -> float | None:
         better = self.columns[column].better
         values = [value for cells in self.lines.values() if (value := cells[column].value) is not None]
-        if better not in ("higher", "lower") or len(values) < 2:
+        if better not in ("higher", "lower") or len(values) < 2 or self.unlike[column]:
             return None
         return min(values) if better == "lower" else max(values)
 

@@ -106,7 +106,7 @@ def _rows(folder: Path) -> Sequence[Row]:
 
     if (run := _run(folder)) is not None:
         return ResultStore(run.parent).run(run.name)
-    return opened(folder).rows()
+    return opened(folder).rows(as_recorded=True)
 
 
 def _paired(pairs: Sequence[Pair], first: Path, second: Path) -> tuple[Pair, ...]:

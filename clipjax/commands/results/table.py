@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +21,7 @@ from clipjax.commands.shared.output import print_table, say
 from clipjax.commands.shared.result_folder import check_choice, check_form, check_models, emit, opened
 from clipjax.errors import UsageError
 
-NAMED = 5  # at most this many numbers of parts are listed
+NAMED = 5  # at most this many numbers or columns of a note are listed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +58,9 @@ def table(options: TableOptions) -> None:
     for line in made.left_out:
         say(f"left out: {line}", err=True)
     if parts := made.parts:
-        more = f"; and {len(parts) - NAMED} more" if len(parts) > NAMED else ""
-        say(f"not of whole data sets: {'; '.join(parts[:NAMED])}{more}", err=True)
+        say(f"not of whole data sets: {_some(parts)}", err=True)
+    if made.not_alike:
+        say(f"not measured alike, so that none is marked as the best: {_some(made.not_alike)}", err=True)
     if options.form != "table":
         emit(export_pivot(made, options.form), options.out)
         return
@@ -67,6 +69,11 @@ def table(options: TableOptions) -> None:
         say(made.unmarked, err=True)
     if any(best is not None for best in made.best):
         say("* the best of its column", err=True)
+
+
+def _some(lines: Sequence[str]) -> str:
+    more = f"; and {len(lines) - NAMED} more" if len(lines) > NAMED else ""
+    return "; ".join(lines[:NAMED]) + more
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,6 +77,7 @@ def _of_predictions(options: EvaluateOptions, file: Path) -> Result:
         file,
         dataset=options.dataset,
         root=options.data,
+        data_name=options.data_name,
         labels=options.labels,
         annotations=options.annotations,
         model=options.model,

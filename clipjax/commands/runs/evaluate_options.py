@@ -50,14 +50,17 @@ PIXELS = ("pixel_store", "pixel_budget")
 # Without effect on pairs of images: a device takes one pair at a time, prepared as its card says.
 OF_IMAGES = ("labels", "prompts", "batch_size", "workers", "decode", "pixel_store", "pixel_budget")
 # Without effect beside --data-root: the cards decide.
-OF_ONE_RUN = ("dataset", "labels", "id_data", "id_dataset")
+OF_ONE_RUN = ("dataset", "data_name", "labels", "id_data", "id_dataset")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
     PANELS: ClassVar = {
         "Model": ("model", "predictions", "card", "name", "facts_of", "fact", "facts"),
-        "Data": ("data", "data_root", "dataset", "id_data", "id_dataset", "labels", "limit", "annotations"),
+        "Data": (
+            *("data", "data_root", "dataset", "data_name", "id_data", "id_dataset", "labels", "limit"),
+            "annotations",
+        ),
         "Measurement": (
             "prompts",
             "precision",
@@ -101,6 +104,12 @@ class EvaluateOptions:
         typer.Option(help="Instead of --model: per-image outputs of any framework (.parquet, .npz, .csv)."),
     ] = None
     dataset: DatasetOption = None
+    data_name: Annotated[
+        str | None,
+        typer.Option(
+            "--data-name", help="Name of the --data images in results, without a card; default: the folder's."
+        ),
+    ] = None
     id_data: Annotated[
         Path | None,
         typer.Option("--id-data", help="In-distribution images that ood and calibration compare with."),

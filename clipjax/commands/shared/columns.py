@@ -94,7 +94,8 @@ def _blocks(columns: Sequence[_Column], width: int) -> list[list[_Column]]:
 def _least(column: _Column) -> int:
     """The width that a column needs: numbers are not broken, nor are short words."""
     if column.is_numbers:
-        return column.width
+        words = map(len, column.title.split())
+        return max(min(max(words, default=0), LONGEST), *map(len, column.cells))
     return min(column.width, max(min(column.longest_word, LONGEST), NARROWEST))
 
 

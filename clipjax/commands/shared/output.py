@@ -66,6 +66,6 @@ def print_table(
     """
     _printed.set()
     cells = [["" if cell is None else visible(str(cell)) for cell in row] for row in rows]
-    for line in fitted(titles, cells, terminal_width()):
+    for line in fitted([visible(title) for title in titles], cells, terminal_width()):
         colour = colours[line.row] if colours and line.row is not None else None
         typer.secho(line.text, fg=colour)

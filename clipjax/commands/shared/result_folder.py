@@ -67,6 +67,8 @@ def run_in(store: ResultStore, name: str) -> str:
 def selected(rows: Sequence[Row], wanted: Mapping[str, Sequence[str] | None]) -> list[Row]:
     """The rows that have one of the wanted names in each field; `*` in a name matches anything.
 
+    A data set also has its recorded name, which several may share.
+
     Args:
         wanted: field of a row -> names; None or empty for any.
 
@@ -76,13 +78,19 @@ def selected(rows: Sequence[Row], wanted: Mapping[str, Sequence[str] | None]) ->
     found = list(rows)
     for field, names in wanted.items():
         if names:
-            known = {row[field] for row in rows}
+            known = {one for row in rows for one in _names(row, field)}
             some = {one for name in names for one in _fitting(field, name, known)}
-            found = [row for row in found if row[field] in some]
+            found = [row for row in found if not some.isdisjoint(_names(row, field))]
     if not found:
         asked = " and ".join(f"{field} {' or '.join(names)}" for field, names in wanted.items() if names)
         raise UsageError(f"there is no row of {asked}")
     return found
+
+
+def _names(row: Row, field: str) -> tuple[str, ...]:
+    from clipjax.results.data_sets import recorded_name
+
+    return (row[field], recorded_name(row)) if field == "dataset" else (row[field],)
 
 
 def _fitting(field: str, name: str, known: set[str]) -> list[str]:

@@ -54,7 +54,7 @@ from clipjax.tasks.names import package_of
 from clipjax.tasks.task import About, Outcome, Task, check_bootstrap, find_task
 
 # Fields about the images and what ran the model, taken from the run beside the table.
-OF_RUN = ("sample", "part", "id_part", "skipped", "precision", "framework")
+OF_RUN = ("sample", "part", "id_part", "folder", "skipped", "precision", "framework")
 
 Given = str | Path | DatasetCard | Dataset | None
 
@@ -65,6 +65,7 @@ def evaluate_predictions(
     *,
     dataset: str | Path | DatasetCard | None = None,
     root: str | Path | None = None,
+    data_name: str | None = None,
     labels: str | Path | None = None,
     annotations: str | Path | None = None,
     model: str | None = None,
@@ -79,6 +80,7 @@ def evaluate_predictions(
             Default: from `run.json` beside the file, else the task's own, else the file's name.
         root: instead, the folder of the images, which has no card. Its name is the data set's, and its class
             folders the classes.
+        data_name: instead of that folder's name.
         labels: the classes of the columns of logits and, without a card, of the labels.
         annotations, seed, resamples, results: as in `clipjax.evaluate`.
         model: its name in the rows; default: from `run.json`, else the file's name. A registered model's id
@@ -92,7 +94,11 @@ def evaluate_predictions(
     check_bootstrap(resamples, seed)
     if results is not None:
         ResultStore(results).check_root(written=True)
-    images = None if root is None else _of_folder(root, dataset)
+    if root is None and data_name is not None:
+        raise UsageError(
+            "data_name (--data-name) names a folder of images: give root=FOLDER (--data FOLDER), too"
+        )
+    images = None if root is None else _of_folder(root, dataset, data_name)
     with count_compiles() as compiles:
         given = images or dataset
         predictions, contents = _read(definition, file, given, labels, annotations, resamples, seed)
@@ -110,6 +116,7 @@ def evaluate_predictions(
         "convention": _convention(predictions, contents.projection),
         **NOT_EMBEDDED,
         **shares(predictions, contents),
+        **({} if given is None else {"folder": images and images.folder}),
         **{name: predictions.run[name] for name in OF_RUN if name in predictions.run},
         "wall_time": time.perf_counter() - start,
         "compile_count": compiles.count,
@@ -219,10 +226,10 @@ def _predictions_file(
     )
 
 
-def _of_folder(root: str | Path, dataset: str | Path | DatasetCard | None) -> Dataset:
+def _of_folder(root: str | Path, dataset: str | Path | DatasetCard | None, data_name: str | None) -> Dataset:
     if dataset is not None:
         raise UsageError(f"the card {dataset} says which images they are: leave root (--data) out")
-    images = dataset_of(Request(root=root))
+    images = dataset_of(Request(root=root, data_name=data_name))
     return dataclasses.replace(images, card=dataclasses.replace(images.card, images=len(images.manifest)))
 
 

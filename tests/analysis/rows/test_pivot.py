@@ -142,3 +142,63 @@ def test_a_number_of_a_sample_is_named(tmp_path):
         ResultStore(tmp_path).add([one])
     done = CliRunner().invoke(app, ["results", "table", str(tmp_path), "--metric", "top1"])
     assert f"not of whole data sets: {part}" in done.stderr
+
+
+def measured(model: str, convention: dict[str, Any], **changed: Any) -> Any:
+    return row(new_run_id(), model=model, dataset="r", convention=convention, **changed)
+
+
+OWN = "not applicable: a classifier has its own head"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "note"),
+    [
+        ({"prompts": "openai_80"}, {"prompts": "openai_80"}, None),
+        ({"prompts": "openai_80"}, {"prompts": "single"}, "prompts openai_80 (a) or single (b)"),
+        # A classifier, or a number of which nothing is known, has no prompts to choose.
+        ({"prompts": "openai_80"}, {"prompts": OWN}, None),
+        ({"prompts": "openai_80", "projection": None}, {"prompts": OWN, "projection": "max from x"}, None),
+        ({"prompts": "openai_80"}, {}, None),
+        ({"prompts": "p", "projection": None}, {"prompts": "p", "projection": "max from x"},
+         "projections none (a) or max from x (b)"),
+        ({"label_space": "r"}, {"label_space": "other"}, "label spaces r (a) or other (b)"),
+        ({"label_space": "r"}, {"label_space": None}, "label spaces r (a) or none (b)"),
+        ({"id": "imagenet_val"}, {"id": "mine"}, "ID sets imagenet_val (a) or mine (b)"),
+        ({"question": "What?"}, {"question": "Which?"}, "questions What? (a) or Which? (b)"),
+        ({"question": "What?"}, {"prompts": "openai_80"}, None),
+        ({"chat": "vicuna_v1"}, {"chat": "llama_2"}, None),  # each model has its own
+    ],
+)  # fmt: skip
+def test_numbers_that_were_not_measured_alike_have_no_best(first, second, note):
+    table = pivot([measured("a", first, value=0.5), measured("b", second, value=0.75)], "top1")
+    assert table.not_alike == (() if note is None else (f"r: {note}",))
+    assert table.best == (0.75 if note is None else None,)
+    assert ("**" in export_pivot(table, "markdown")) == (note is None)
+
+
+def test_samples_and_images_that_differ_have_no_best():
+    sample: Any = {"limit": 40, "seed": 0, "of": 100}
+    whole, part = measured("a", {}), measured("b", {}, sample=sample)
+    assert pivot([whole, part], "top1").not_alike == ("r: samples all images (a) or 40 of 100 images (b)",)
+    assert pivot([measured("a", {}, sample=sample), part], "top1").not_alike == ()
+    # A card's data set is one column; the digest tells that its images are others.
+    one, other, same = (
+        measured(name, {}, recipe={"images": digit * 64}, folder=None)
+        for name, digit in (("a", "1"), ("b", "2"), ("c", "1"))
+    )
+    table = pivot([one, other, same], "top1")
+    assert (len(table.columns), table.best) == (1, (None,))
+    assert table.not_alike == ("r: images 11111111 (a, c) or 22222222 (b)",)
+    published: Any = {**measured("p", {"source": "paper"}, recipe={"source": "paper"}), "origin": "published"}
+    assert pivot([one, same, published], "top1").best == (0.5,)
+
+
+def test_a_number_that_a_model_lacks_is_compared_with_nothing():
+    lacking = measured("b", {"prompts": "single"}, value=None, interval=None, note="not applicable")
+    rows = [measured("a", {"prompts": "openai_80"}), lacking, measured("c", {"prompts": "openai_80"})]
+    assert pivot(rows, "top1").not_alike == ()
+    names = [measured(f"m{k}", {"prompts": "single"}) for k in range(5)]
+    assert pivot([*rows, *names], "top1").not_alike == (
+        "r: prompts openai_80 (a, c) or single (m0, m1, m2 and 2 more)",
+    )

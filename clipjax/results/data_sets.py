@@ -1,0 +1,160 @@
+"""Which data set a row is of, where several have one name. Imports no JAX.
+
+    told_apart(rows)     # the rows of two folders `test` become those of `pets/test` and `birds/test`
+
+A card's name is one data set. Without a card a data set is its images: rows of one name are of one data set
+if they have one digest of images. A sample belongs to the data set of its folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from clipjax.data.cards import is_registered
+from clipjax.results.completeness import share
+from clipjax.results.row import AnyRow, Row
+
+CARD, UNKNOWN = "card", "unknown"
+SHORT = 8  # hexadecimal digits of a digest in a name
+
+Key = tuple[str, str]
+"""CARD, or "images" and a digest, or "folder" and its path, or UNKNOWN: the images of one data set."""
+
+
+def images_of(row: AnyRow) -> str | None:
+    """The digest of the images that were evaluated, with their labels; None if the recipe has none."""
+    digest = row["recipe"].get("images")
+    return digest if isinstance(digest, str) else None
+
+
+def recorded_name(row: AnyRow) -> str:
+    """The name of the data set when the row was written."""
+    name = row["recipe"].get("dataset")
+    return name if isinstance(name, str) else row["dataset"]
+
+
+def told_apart(rows: Sequence[Row]) -> list[Row]:
+    """The rows, in which each `dataset` is one data set.
+
+    A name stays as long as it is of one data set. Of several, each gets the name of its folder and parents;
+    where they do not tell, also its sample or digest: "pets/test", "test (100 of 500 images)",
+    "test (3f2a91c0)".
+    """
+    seen: dict[str, set[Hashable]] = {}
+    for row in rows:
+        seen.setdefault(row["dataset"], set()).add((row.get("folder", UNKNOWN), images_of(row)))
+    unclear = {name for name, images in seen.items() if len(images) > 1}
+    if not unclear:
+        return list(rows)
+    by_name: dict[str, list[int]] = {}
+    for k, row in enumerate(rows):
+        if row["dataset"] in unclear:
+            by_name.setdefault(row["dataset"], []).append(k)
+    told, taken = list(rows), set(seen)
+    for name, places in by_name.items():
+        keys = _keys(name, [rows[k] for k in places])
+        groups: dict[Key, list[Row]] = {}
+        for key, k in zip(keys, places):
+            groups.setdefault(key, []).append(rows[k])
+        if len(groups) > 1:
+            names = _names(name, groups, taken)
+            for key, k in zip(keys, places):
+                told[k] = rows[k] if names[key] == name else {**rows[k], "dataset": names[key]}
+    return told
+
+
+def _keys(name: str, rows: Sequence[Row]) -> list[Key]:
+    """Whose images each row of a name has."""
+    of_card = any(row.get("folder", UNKNOWN) is None for row in rows) or is_registered(name)
+    own = [_own_key(row, of_card) for row in rows]
+    digests = {images_of(row) for key, row in zip(own, rows) if key[0] == CARD}
+    own = [(CARD, "") if key[0] == "images" and key[1] in digests else key for key in own]
+    # Folder -> the data sets whose whole images were in it; "": in any.
+    homes: dict[str, set[Key]] = {}
+    for key, row in zip(own, rows):
+        if key[0] == "images" and row["sample"] is None:
+            for folder in {"", row.get("folder") or ""}:
+                homes.setdefault(folder, set()).add(key)
+    keys = [_home(key, row, homes) for key, row in zip(own, rows)]
+    known = list(dict.fromkeys(key for key in keys if key[0] in (CARD, "images")))
+    # A row without digest and folder belongs to the only data set; to any, if it has no number.
+    return [
+        known[0] if key[0] == UNKNOWN and known and (len(known) == 1 or row["value"] is None) else key
+        for key, row in zip(keys, rows)
+    ]
+
+
+def _own_key(row: Row, of_card: bool) -> Key:
+    folder, images = row.get("folder", UNKNOWN), images_of(row)
+    if folder is None or row["origin"] == "published" or (folder == UNKNOWN and of_card):
+        return CARD, ""
+    if images is not None:
+        return "images", images
+    return (UNKNOWN, "") if folder == UNKNOWN else ("folder", folder)
+
+
+def _home(key: Key, row: Row, homes: Mapping[str, set[Key]]) -> Key:
+    """The only data set whose whole images were in the folder of a sample, or of a row without a digest.
+
+    If the row records no folder: the only one with whole images.
+    """
+    if key[0] == "folder" or (key[0] == "images" and row["sample"] is not None):
+        whole = homes.get(row.get("folder") or "", set())
+        return next(iter(whole)) if len(whole) == 1 else key
+    return key
+
+
+# Names.
+
+
+class _Set(NamedTuple):
+    """`parts`: of the folder's path, the last first; () if unknown."""
+
+    key: Key
+    parts: tuple[str, ...]
+    sample: str
+
+
+def _names(name: str, groups: Mapping[Key, Sequence[Row]], taken: set[str]) -> dict[Key, str]:
+    """A name for each data set; adds them to `taken`. A card keeps its name."""
+    sets = [_set(key, rows) for key, rows in groups.items()]
+    names = {}
+    for each in sets:
+        if each.key[0] == CARD:
+            names[each.key] = name
+            continue
+        others = [other for other in sets if other is not each]
+        names[each.key] = next(one for one in _candidates(name, each, others) if one not in taken)
+        taken.add(names[each.key])
+    return names
+
+
+def _set(key: Key, rows: Sequence[Row]) -> _Set:
+    folder = next((folder for row in rows if (folder := row.get("folder"))), "")
+    drawn = [row["sample"] for row in rows if row["sample"]]
+    samples = {share(None, sample, sample.get("unit", "images")) for sample in drawn}
+    sampled = len(samples) == 1 and len(drawn) == len(rows)
+    return _Set(key, tuple(reversed(PurePosixPath(folder).parts)), next(iter(samples)) if sampled else "")
+
+
+def _candidates(name: str, each: _Set, others: Sequence[_Set]) -> Iterator[str]:
+    """The telling names of a data set, the shortest first; the last ones are of no other."""
+    named = name
+    for k in range(2, len(each.parts) + 1):
+        named = _of_folder(name, each.parts[:k])
+        if all(other.parts[:k] != each.parts[:k] for other in others):
+            yield named
+    if each.sample and all((other.parts, other.sample) != (each.parts, each.sample) for other in others):
+        yield f"{named} ({each.sample})"
+    if each.key[0] == "images":
+        digest = each.key[1]
+        yield from (f"{named} ({digest[:digits]})" for digits in (SHORT, 2 * SHORT, len(digest)))
+    yield f"{named} (unknown images)"
+    yield from (f"{named} (unknown images, {k})" for k in range(2, 1_000_000))
+
+
+def _of_folder(name: str, parts: Sequence[str]) -> str:
+    path = "/".join(reversed(parts))
+    return path if name in (parts[0], PurePosixPath(parts[0]).stem) else f"{name} ({path})"
