@@ -87,9 +87,14 @@ class ChangedError(DataError):
 
 def unchanged(data: bytes, content: str | None, where: str) -> bytes:
     """The bytes of a file. Raises ChangedError unless their SHA-256 is `content` (None: it was absent)."""
-    if sha256_bytes(data) != content:
-        raise ChangedError(f"{where} changes while it is read: run again when it is written")
+    check_content(sha256_bytes(data), content, where)
     return data
+
+
+def check_content(digest: str, content: str | None, where: str) -> None:
+    """Raises ChangedError if the digest is not that of the hashed contents."""
+    if digest != content:
+        raise ChangedError(f"{where} changes while it is read: run again when it is written")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -168,16 +173,20 @@ class Manifest:
     @property
     def checked_opener(self) -> Opener:
         """The opener; once a digest is computed, it refuses images that have changed since then."""
-        contents = self.__dict__.get("_contents")
+        contents = self.contents
         return self.opener if contents is None else CheckedOpener(self.opener, contents)
+
+    @property
+    def contents(self) -> np.ndarray | None:
+        """bytes [N], each image's digest in hexadecimal; None before a digest is computed."""
+        return self.__dict__.get("_contents")
 
     @property
     def checked_pairs(self) -> PairSet | None:
         """The pairs; once a digest is computed, they refuse files that have changed since then."""
-        contents = self.__dict__.get("_contents")
-        if self.pairs is None or contents is None:
+        if self.pairs is None or self.contents is None:
             return self.pairs
-        return self.pairs.checked(dict(zip(self.ids, map(bytes.decode, contents.tolist()))))
+        return self.pairs.checked(dict(zip(self.ids, map(bytes.decode, self.contents.tolist()))))
 
     @property
     def digest(self) -> str:

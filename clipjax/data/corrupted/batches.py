@@ -20,6 +20,7 @@ from clipjax.corruptions.corruption import find_corruption
 from clipjax.corruptions.run import Runner
 from clipjax.data.corrupted.inputs import Inputs, Source
 from clipjax.data.corrupted.opener import CorruptedOpener
+from clipjax.data.manifest import ChangedError
 from clipjax.data.pixels.preprocess import PixelRecipe, to_pixels
 from clipjax.devices.sharding import local_mesh
 from clipjax.errors import DataError
@@ -27,10 +28,14 @@ from clipjax.storage.buckets import BucketError
 
 
 class CorruptedElement:
-    """(epoch, row) -> {"row", "source", "failed"}; goes to workers, so without shared inputs."""
+    """(epoch, row) -> {"row", "source", "failed"}; goes to workers, so without shared inputs.
 
-    def __init__(self, opener: CorruptedOpener) -> None:
-        self._opener = dataclasses.replace(opener, inputs=dataclasses.replace(opener.inputs, shared={}))
+    `contents`: as in `CorruptedOpener`.
+    """
+
+    def __init__(self, opener: CorruptedOpener, contents: np.ndarray | None = None) -> None:
+        inputs = dataclasses.replace(opener.inputs, shared={})
+        self._opener = dataclasses.replace(opener, inputs=inputs, contents=contents)
 
     def __call__(self, index: tuple[int, int]) -> dict[str, Any]:
         _, row = index
@@ -39,7 +44,7 @@ class CorruptedElement:
             return element
         try:
             return element | {"source": self._opener.read(row)}
-        except BucketError:  # nothing is wrong with the image
+        except (BucketError, ChangedError):  # nothing is wrong with the image
             raise
         except DataError as error:
             return element | {"failed": str(error)}

@@ -33,10 +33,13 @@ def check_kind(kind: str) -> None:
         raise unknown_name("kind of depth", kind, list(get_args(DepthKind)))
 
 
-def prepared_depth(path: Path, image_id: str, size: tuple[int, int], kind: str) -> np.ndarray:
+def prepared_depth(
+    path: Path, image_id: str, size: tuple[int, int], kind: str, data: bytes | None = None
+) -> np.ndarray:
     """A depth file as the corruptions take it.
 
     Args:
+        data: the bytes of the file, if they were read already.
         size: (width, height) of the image.
         kind: "inverse": D = min(1 / (v / 512 + 1e-6), 1/2) of the resized 16-bit v, as the reference reads
             ImageNet's. "metric": D = v / 8000, as it reads Taskonomy's. Where nothing was measured (v = 0, or
@@ -48,7 +51,7 @@ def prepared_depth(path: Path, image_id: str, size: tuple[int, int], kind: str) 
         DataError: naming the file: missing, not a 16-bit PNG of one channel, of another size, zero
             everywhere, or without a measurement.
     """
-    values = depth_values(_open(path, image_id, "depth", size), str(path))
+    values = depth_values(_open(path, image_id, "depth", size, data), str(path))
     if not values.any():
         raise DataError(f"{path}: the depth of {image_id} is zero everywhere; replace it")
     if kind == "inverse":
@@ -65,9 +68,11 @@ def prepared_depth(path: Path, image_id: str, size: tuple[int, int], kind: str) 
     return np.array(_prepared(PIL.Image.fromarray(metric)))
 
 
-def prepared_reshading(path: Path, image_id: str, size: tuple[int, int]) -> np.ndarray:
+def prepared_reshading(
+    path: Path, image_id: str, size: tuple[int, int], data: bytes | None = None
+) -> np.ndarray:
     """float32 [224, 224] in [0, 1]: the first channel of a reshading file. Raises DataError as for depth."""
-    pixels = to_pixels(_open(path, image_id, "reshading", size), PREPARATION)
+    pixels = to_pixels(_open(path, image_id, "reshading", size, data), PREPARATION)
     return (pixels[..., 0] / 255).astype(np.float32)
 
 
@@ -89,10 +94,10 @@ def file_of(folder: Path, image_id: str) -> Path:
     return folder / PurePosixPath(image_id).with_suffix(".png")
 
 
-def _open(path: Path, image_id: str, what: str, size: tuple[int, int]) -> PIL.Image.Image:
-    if not exists(path):
+def _open(path: Path, image_id: str, what: str, size: tuple[int, int], data: bytes | None) -> PIL.Image.Image:
+    if data is None and not exists(path):
         raise DataError(f"{path}: the {what} of {image_id} does not exist")
-    image = open_image(path)
+    image = open_image(path) if data is None else open_image(data, str(path))
     if image.size != size:
         raise DataError(
             f"{path}: the {what} has {image.width} x {image.height} pixels, and its image {image_id} has "

@@ -18,7 +18,7 @@ from clipjax.data.pixels.limits import DECODED
 from clipjax.data.pixels.preprocess import open_image, to_pixels
 from clipjax.errors import DataError, UsageError
 from clipjax.storage.digests import sha256_bytes
-from clipjax.storage.reading import is_dir, read_bytes
+from clipjax.storage.reading import is_dir, is_file, read_bytes
 
 SUBSTITUTE = (
     "N . L from the normals of the depth, the light at the camera: a substitute for a reshading network"
@@ -33,6 +33,18 @@ class Source(NamedTuple):
 
     pixels: np.ndarray
     extra: Mapping[str, Any]
+
+
+class Encoded(NamedTuple):
+    """The bytes of one image, and of its files by folder: None for an absent one, or why it is unreadable."""
+
+    image: bytes
+    beside: Mapping[str, bytes | DataError | None]
+
+    def digests(self) -> list[str | None]:
+        """SHA-256 of each; None for what has no bytes."""
+        files = (self.image, *self.beside.values())
+        return [sha256_bytes(each) if isinstance(each, bytes) else None for each in files]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,26 +126,49 @@ class Inputs:
                 digests[name] = sha256_bytes(read_bytes(path))
         return digests
 
+    def encoded(self, opener: Opener, row: int, image_id: str, needed: Sequence[str]) -> Encoded:
+        """The bytes of an image and of its files. Raises DataError naming the image's file."""
+        beside: dict[str, bytes | DataError | None] = {}
+        for name, folder in self.folders(needed).items():
+            path = depths.file_of(folder, image_id)
+            try:
+                beside[name] = read_bytes(path) if is_file(path) else None
+            except DataError as error:
+                beside[name] = error
+        return Encoded(opener.open(row), beside)
+
     def read(self, opener: Opener, row: int, image_id: str, needed: Sequence[str]) -> Source:
         """An image and its entries of `extra`. Raises DataError naming the image's file."""
-        where = opener.where(row)
+        encoded = self.encoded(opener, row, image_id, needed)
+        return self.decoded(encoded, opener.where(row), image_id, needed)
+
+    def decoded(self, encoded: Encoded, where: str, image_id: str, needed: Sequence[str]) -> Source:
+        """Of `encoded`; raises as `read`. `where`: the image in messages."""
         with DECODED.waiting() as before:
-            image = open_image(opener.open(row), where, before=before)
+            image = open_image(encoded.image, where, before=before)
             try:
                 pixels = to_pixels(image, depths.PREPARATION)
             except DataError as error:
                 raise DataError(f"{where}: {error}; replace or remove it") from None
-        return Source(pixels, self._extra(image_id, image.size, needed))
+        return Source(pixels, self._extra(encoded.beside, image_id, image.size, needed))
 
-    def _extra(self, image_id: str, size: tuple[int, int], needed: Sequence[str]) -> dict[str, Any]:
+    def _extra(
+        self,
+        beside: Mapping[str, bytes | DataError | None],
+        image_id: str,
+        size: tuple[int, int],
+        needed: Sequence[str],
+    ) -> dict[str, Any]:
         extra: dict[str, Any] = {}
         for name, folder in self.folders(needed).items():
-            path = depths.file_of(folder, image_id)
+            path, data = depths.file_of(folder, image_id), beside[name]
             try:
-                if name == "depth":
-                    extra[name] = depths.prepared_depth(path, image_id, size, self.depth_kind)
+                if isinstance(data, DataError):
+                    extra[name] = data
+                elif name == "depth":
+                    extra[name] = depths.prepared_depth(path, image_id, size, self.depth_kind, data)
                 else:
-                    extra[name] = depths.prepared_reshading(path, image_id, size)
+                    extra[name] = depths.prepared_reshading(path, image_id, size, data)
             except DataError as error:
                 extra[name] = error
         if "reshading" in needed and self.reshading is None:

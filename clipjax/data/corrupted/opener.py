@@ -16,12 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
+
 from clipjax.corruptions.corruption import SEVERITIES, find_corruption, kind_names
 from clipjax.data.corrupted.depth import PREPARATION, DepthKind, file_of
 from clipjax.data.corrupted.frost import frost_pictures
 from clipjax.data.corrupted.inputs import Inputs, Source, needed_of
 from clipjax.data.corrupted.record import in_words, record_of
-from clipjax.data.manifest import Manifest, Opener, Progress
+from clipjax.data.manifest import Manifest, Opener, Progress, check_content
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.storage.digests import sha256_files, sha256_json
 from clipjax.storage.reading import is_file
@@ -75,6 +77,7 @@ class CorruptedOpener:
     Attributes:
         ids: the source's; they decide the random draws and name the files of depth.
         making: digest of everything that decides the pixels, besides the files.
+        contents: bytes [N], the digests when the images were hashed; None: they were not.
     """
 
     source: Opener
@@ -83,6 +86,7 @@ class CorruptedOpener:
     inputs: Inputs
     needed: tuple[str, ...]
     making: str
+    contents: np.ndarray | None = None
 
     def open(self, i: int) -> NoReturn:
         """Raises UsageError: a corrupted image is computed, and has no file to read."""
@@ -92,8 +96,14 @@ class CorruptedOpener:
         )
 
     def read(self, i: int) -> Source:
-        """What the corruption takes; raises DataError naming the file that cannot be used."""
-        source = self.inputs.read(self.source, i, self.ids[i], self.needed)
+        """What the corruption takes.
+
+        Raises DataError naming the file that cannot be used, ChangedError for files other than were hashed.
+        """
+        encoded = self.inputs.encoded(self.source, i, self.ids[i], self.needed)
+        if self.contents is not None:
+            check_content(self._digest(encoded.digests()), self.contents[i].decode(), self._where_files(i))
+        source = self.inputs.decoded(encoded, self.where(i), self.ids[i], self.needed)
         for each in source.extra.values():
             if isinstance(each, DataError):
                 raise each
@@ -112,7 +122,15 @@ class CorruptedOpener:
 
     def select(self, rows: Sequence[int]) -> CorruptedOpener:
         ids = tuple(self.ids[i] for i in rows)
-        return dataclasses.replace(self, source=self.source.select(rows), ids=ids)
+        contents = None if self.contents is None else self.contents[list(rows)]
+        return dataclasses.replace(self, source=self.source.select(rows), ids=ids, contents=contents)
+
+    def _digest(self, files: Sequence[str | None]) -> str:
+        return sha256_json([self.making, *files])
+
+    def _where_files(self, i: int) -> str:
+        names = " or its ".join(self.inputs.folders(self.needed))
+        return f"{self.where(i)}{names and f' or its {names}'}"
 
     def content_digests(self, progress: Progress | None = None) -> list[str]:
         """One digest per image: its source, depth and reshading (None: missing), and `making`."""
@@ -122,7 +140,7 @@ class CorruptedOpener:
             present = [path for path in paths if is_file(path)]
             digests = dict(zip(present, sha256_files(present)))
             columns.append([digests.get(path) for path in paths])
-        return [sha256_json([self.making, *row]) for row in zip(*columns)]
+        return [self._digest(row) for row in zip(*columns)]
 
 
 def corrupted(manifest: Manifest, table: CorruptionTable, beside: Path) -> tuple[Manifest, str]:

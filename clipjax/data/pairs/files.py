@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 from etils import epath
 
-from clipjax.data.manifest import ChangedError, FileOpener, Manifest, missing_files, unchanged
+from clipjax.data.manifest import FileOpener, Manifest, check_content, missing_files, unchanged
 from clipjax.data.pairs.matching import NORMALISATIONS, Matching
 from clipjax.data.pairs.pair import Pair
 from clipjax.errors import DataError
@@ -88,8 +88,8 @@ class FilePairs(abc.ABC):
         there = [name for name in names if is_file(root / name)]
         content = dict(zip(there, sha256_files([root / name for name in there])))
         for name, read in self.listed.items():
-            if name in names and content.get(name) != read:
-                raise ChangedError(f"{root / name} changes while it is read: run again when it is written")
+            if name in names:
+                check_content(read, content.get(name), str(root / name))
         return dict.fromkeys(names) | content
 
     @functools.cached_property

@@ -58,7 +58,8 @@ def batches(
     padded = pad_rows(rows, batch_size)
     read, stack = Decode(manifest.checked_opener, recipe, manifest.ids, augmentation, seed), stacked
     if augmentation is None and isinstance(manifest.opener, CorruptedOpener):
-        read, stack = CorruptedElement(manifest.opener), CorruptedStack(manifest.opener, recipe)
+        read = CorruptedElement(manifest.opener, manifest.contents)
+        stack = CorruptedStack(manifest.opener, recipe)
     elements = grain.MapDataset.source([(epoch, row) for row in padded.tolist()]).map(read)
     return Batches(batched(elements, batch_size, workers, threads, stack), manifest.ids, on_error == "skip")
 

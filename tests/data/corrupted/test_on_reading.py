@@ -25,7 +25,7 @@ from clipjax.data.check import check_dataset
 from clipjax.data.corrupted import batches as corrupted_batches
 from clipjax.data.corrupted import inputs
 from clipjax.data.corrupted.opener import CorruptionTable
-from clipjax.data.manifest import Manifest
+from clipjax.data.manifest import ChangedError, Manifest
 from clipjax.data.pack import pack
 from clipjax.data.pixels.augment import Augmentation
 from clipjax.data.pixels.loader import batches
@@ -280,3 +280,39 @@ def test_draws_and_pictures_of_frost_are_those_of_the_copies(world: Path) -> Non
     np.testing.assert_array_equal(pixels(manifest), of_copies(world, "frost", frost=frost))
     element = corrupted_batches.CorruptedElement(manifest.opener)  # type: ignore[arg-type]
     assert element._opener.inputs == inputs.Inputs()
+
+
+@pytest.mark.parametrize("changed", ["images/n01443537/c.JPEG", "depth/n01443537/c.png"])
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+@pytest.mark.parametrize("part", [lambda whole: whole, lambda whole: whole.select([2, 0])])
+def test_files_that_change_after_they_were_hashed_are_refused(
+    world: Path, changed: str, on_error: str, part: Any
+) -> None:
+    """The image, or the depth beside it; also with `skip`: nothing is wrong with the image."""
+    manifest, file = load(world).manifest, world / changed
+    own = pixels(part(manifest))
+    manifest.compute_digest()
+    np.testing.assert_array_equal(pixels(part(manifest)), own)
+    data = file.read_bytes()
+    file.write_bytes(data + b"\n")  # still decoded
+    says = r"c\.JPEG or its depth changes while it is read: run again when it is written"
+    with pytest.raises(ChangedError, match=says):
+        pixels(part(manifest), on_error=on_error)
+    np.testing.assert_array_equal(pixels(part(load(world).manifest)), own)
+    file.write_bytes(data)
+    np.testing.assert_array_equal(pixels(part(manifest)), own)
+
+
+def test_a_depth_that_appears_or_goes_is_refused(world: Path) -> None:
+    file = world / "depth/n01443537/c.png"
+    data, whole = file.read_bytes(), load(world).manifest
+    whole.compute_digest()
+    file.unlink()
+    with pytest.raises(ChangedError):
+        pixels(whole)
+    lacking = load(world).manifest
+    lacking.compute_digest()
+    assert len(pixels(lacking, on_error="skip")) == 2
+    file.write_bytes(data)
+    with pytest.raises(ChangedError):
+        pixels(lacking, on_error="skip")
