@@ -126,6 +126,14 @@ def test_crossed_factors_are_drawn_on_their_own_and_multiplied():
     assert drawn.var() == pytest.approx((2 - 1 / 5) * (2 - 1 / 3) - 1, rel=0.05)
 
 
+def test_factors_of_one_size_are_drawn_differently():
+    """Three by three cells: with one stream for both factors a weight on the diagonal would be a square."""
+    rows, columns = np.divmod(np.arange(9), 3)
+    drawn = weights(b.Resampling("x", 9, rows, 4000, crossed=(columns,)), 1000)
+    assert drawn[:, [0, 4, 8]].mean() == pytest.approx(1, abs=0.05)
+    assert (drawn[:, 0] == 2).any()
+
+
 def test_blocks_change_no_number_of_crossed_factors():
     codes = (np.arange(12) % 3, np.arange(12) // 6)
     data = b.Resampling("x", 12, resamples=23, crossed=codes)
