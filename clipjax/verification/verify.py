@@ -135,8 +135,6 @@ def verify(
     if against == "golden":
         return compare(loaded, against, read_golden(Path(str(golden))))
     against = chosen_library(loaded, against)
-    if arch is None and not isinstance(model, Model):
-        arch = _config_beside(Path(model), against)
     inputs = random_inputs(loaded.card.arch, batch, seed)
     with tempfile.TemporaryDirectory(prefix="clipjax-verify-") as folder:
         out, problem = run_reference(loaded, against, Path(folder), arch, checkpoint, inputs)
@@ -239,6 +237,9 @@ def run_reference(
     return out, f"the {library} reference could not be run: {reason}"
 
 
+_CONFIGS = {"open_clip": "open_clip_config.json", "transformers": "config.json"}
+
+
 def reference_model(
     model: Model,
     library: str,
@@ -249,6 +250,7 @@ def reference_model(
     """What the reference's process builds and loads: `arch`, `library`, `checkpoint` and perhaps `sizes`."""
     record, source = folder / "arch.json", model.card.source
     record.write_text(json.dumps(arch_to_dict(model.card.arch)))
+    arch = arch or config_beside(model, library)
     if arch is None and source.library == library and source.arch is not None:
         arch = f"{source.arch}.{source.tag}" if library == "timm" and source.tag else source.arch
     options: dict[str, str | Path] = {"arch": arch or record, "library": library}
@@ -268,11 +270,17 @@ def failure_reason(stderr: str) -> str:
     return " ".join(textwrap.shorten(line, 200) for line in lines[first : first + 1 + heading])
 
 
-def _config_beside(path: Path, library: str) -> Path | None:
-    if exists(path / "card.json"):
+def config_beside(model: Model, library: str) -> Path | None:
+    """The library's configuration beside the weights, from which it builds what it has no name for.
+
+    None for a model of the registry, one with a card of the user's, and a folder of our own format.
+    """
+    weights, location = model.card.weights, model.location
+    stated = location is not None and location.card is not None
+    if weights is None or weights.expected is not None or stated or library not in _CONFIGS:
         return None
-    names = {"open_clip": ("open_clip_config.json",), "transformers": ("config.json",)}.get(library, ())
-    return next((path / name for name in names if is_file(path / name)), None)
+    path = weights.files[0].parent / _CONFIGS[library]
+    return path if is_file(path) and not exists(path.with_name("card.json")) else None
 
 
 def _export(model: Model, library: str, path: Path) -> Path:

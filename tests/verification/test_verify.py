@@ -354,6 +354,38 @@ def test_a_wrong_record_against_the_reference_of_the_config(gelu: Case):
     assert report.first_difference == "vision.blocks.0"
 
 
+def unnamed(folder: Path) -> tuple[dict[str, Any], Path]:
+    """A configuration that open_clip has no name for, whose towers are not plain CLIP's, and its folder."""
+    config = reference.narrow("ViT-B-32")
+    config["vision_cfg"] |= {"pool_type": "avg", "final_ln_after_pool": True, "no_ln_pre": True}
+    config["vision_cfg"] |= {"mlp_ratio": 3.0}
+    config["text_cfg"] |= {"pool_type": "last", "no_causal_mask": True}
+    config["init_logit_bias"] = -10
+    return config, reference.save_folder(reference.conditioned(config), config, folder)
+
+
+@pytest.mark.usefixtures("reference_here")
+def test_an_architecture_without_a_name_is_built_from_its_configuration(tmp_path: Path):
+    """A loaded model, as the command verifies it, and its folder."""
+    config, folder = unnamed(tmp_path / "mine")
+    model = clipjax.load_model(folder)
+    assert model.card.source.arch is None
+    for given in (model, folder):
+        report = verify.verify(given)
+        assert report.passed, report.to_json()
+        assert report.reference["arch"] == "open_clip_config.json"
+    other = config | {"text_cfg": {**config["text_cfg"], "no_causal_mask": False}}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": other}))
+    assert verify.verify(model).first_difference == "text.blocks.0"  # the file decides, not our record
+
+
+@pytest.mark.usefixtures("reference_here")
+def test_a_configuration_beside_a_folder_of_ours_is_not_its(gelu: Case, tmp_path: Path):
+    gelu.model.save(tmp_path / "converted")
+    (tmp_path / "converted" / "open_clip_config.json").write_text("{}")
+    assert verify.verify(clipjax.load_model(tmp_path / "converted")).passed
+
+
 @pytest.mark.parametrize("name", ["tiny_vit", "tiny_resnet"])
 def test_goldens_pass_and_are_what_the_reference_says_today(name: str, tmp_path: Path):
     folder = GOLDEN / name

@@ -78,8 +78,7 @@ def make_job(
     assert isinstance(model, Model)
     tokenizer = None if subject.prompts is None else _tokenizer(model, library)
     config, original = config_folder(model, library), original_file(model, library)
-    arch = config and library != "timm" and config / _CONFIGS[library]
-    chosen = reference_model(model, library, folder, arch or None, checkpoint or original)
+    chosen = reference_model(model, library, folder, checkpoint=checkpoint or original)
     source = model.card.source
     named = source.library == library and not str(chosen["arch"]).endswith(".json")
     images, lengths = folder / "images.bin", []

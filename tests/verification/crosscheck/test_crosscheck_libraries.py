@@ -230,6 +230,20 @@ def test_a_model_of_our_own_lends_the_reference_its_card(images: Path, tmp_path:
     assert (facts["preprocessing"], facts["tokenizer"]) == (CARD, "open_clip's SimpleTokenizer")
 
 
+def test_an_architecture_that_open_clip_does_not_name(images: Path, tmp_path: Path) -> None:
+    """Towers that are not plain CLIP's: only the file beside the weights says how to build them."""
+    config = reference.narrow("ViT-B-32")
+    config["vision_cfg"] |= {"pool_type": "avg", "final_ln_after_pool": True, "no_ln_pre": True}
+    config["text_cfg"] |= {"vocab_size": 49408, "context_length": 77, "no_causal_mask": True}
+    model = clipjax.load_model(
+        reference.save_folder(reference.conditioned(config), config, tmp_path / "mine")
+    )
+    assert model.card.source.arch is None
+    found = in_process(subject_of(model, images), "open_clip", tmp_path)
+    assert found.passed, found.to_dict()
+    assert found.about["reference"]["preprocessing"] == "open_clip_config.json"
+
+
 def test_a_model_for_larger_images(images: Path, tmp_path: Path) -> None:
     """The resampled position table goes back, and the library's transform takes the size of its model."""
     model = clipjax.load_model(narrow_folder(tmp_path), image_size=128)
