@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from clipjax.metrics.cores import usable_cores
+
 PROBE_SECONDS = 180  # a TPU held by another process makes JAX wait forever
 
 # Runs in its own process: a driver's crash or hang ends only that, no device memory stays taken, and `clipjax
@@ -77,7 +79,7 @@ class Machine:
 def this_machine() -> Machine:
     return Machine(
         environ=dict(os.environ),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=usable_cores(),
         python=platform.python_version(),
         version=installed_version,
         requires=_requires,

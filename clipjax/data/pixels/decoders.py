@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import platform
 import time
 from collections import Counter
@@ -25,6 +24,7 @@ from clipjax.data.manifest import Manifest
 from clipjax.data.pixels.loader import batches
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.errors import DataError, counted
+from clipjax.metrics.cores import usable_cores
 from clipjax.progress import progress_bar
 from clipjax.storage.digests import sha256_json
 from clipjax.storage.images import image_header
@@ -76,7 +76,12 @@ def choose(
     seen = _look(manifest, sample)
     if seen is None:
         return Decoders()
-    key = {"machine": platform.node(), "cores": _cores(), "pillow": PIL.__version__, "pixels": recipe.key()}
+    key = {
+        "machine": platform.node(),
+        "cores": usable_cores(),
+        "pillow": PIL.__version__,
+        "pixels": recipe.key(),
+    }
     path = cache_dir() / "decoders" / f"{sha256_json(key | seen)[:32]}.json"
     known = _remembered(path)
     if known is not None or len(rows) < WORTH:
@@ -126,17 +131,13 @@ def _measure(
     return rates
 
 
-def _cores() -> int:
-    return os.cpu_count() or 1
-
-
 def _counts(first: int) -> Iterator[int]:
     count = first
-    while count < _cores():
+    while count < usable_cores():
         yield count
         count *= 2
-    if first <= _cores():
-        yield _cores()
+    if first <= usable_cores():
+        yield usable_cores()
 
 
 def _look(manifest: Manifest, sample: Sequence[int]) -> dict[str, Any] | None:

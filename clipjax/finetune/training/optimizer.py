@@ -119,7 +119,14 @@ def scale_by_warmup_cosine(peak: float, warmup: int, steps: int) -> optax.Gradie
     """Multiply updates by the rate of `optax.warmup_cosine_decay_schedule(0, peak, warmup, steps)`.
 
     The numbers of steps are in the state, so that a compiled step serves runs of every length.
+
+    Raises UsageError, as that schedule does ValueError: no step is left after the warm-up.
     """
+    if not 0 <= warmup < steps:
+        raise UsageError(
+            f"a warm-up of {warmup} steps leaves none of {steps} for the cosine: train longer, or warm up "
+            "for less"
+        )
 
     def init(_: Params) -> RateState:
         return RateState(*(jnp.asarray(number, jnp.int32) for number in (0, warmup, steps)))

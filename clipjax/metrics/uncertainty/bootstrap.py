@@ -10,7 +10,6 @@ from __future__ import annotations
 import collections
 import hashlib
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int32, Num, Real, Shaped
 
+from clipjax.metrics.cores import usable_cores
 from clipjax.metrics.uncertainty.intervals import LEVEL, Interval, wilson_of_mean
 
 RESAMPLES = 1000
@@ -124,7 +124,7 @@ def bootstrap(
     _keep_freed_memory()
     rows = max(1, block // sum(each.size for each in data))
     blocks = zip(*(each.blocks(rows) for each in data), strict=True)
-    parts = list(_mapped(statistic, blocks, threads or _cores()))
+    parts = list(_mapped(statistic, blocks, threads or usable_cores()))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -141,11 +141,6 @@ def two_sided_p(draws: Real[np.ndarray, " R"]) -> float:
     """Twice the share of draws on the rarer side of 0; the sample itself counts as one."""
     rarer = min(np.sum(draws <= 0), np.sum(draws >= 0))
     return float(min(1.0, 2 * (1 + rarer) / (1 + len(draws))))
-
-
-def _cores() -> int:
-    """Those that this process may use, where the system tells (not on macOS)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _mapped(statistic: Callable[..., Any], blocks: Iterable[tuple], threads: int) -> Iterator[Any]:

@@ -27,7 +27,7 @@ N = 1200
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CLIPJAX_CACHE", str(tmp_path))
-    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    monkeypatch.setattr(decoders, "usable_cores", lambda: 6)
     return tmp_path / "decoders"
 
 
@@ -87,7 +87,7 @@ def test_a_rate_is_measured(setting: Decoders):
 
 
 def test_embeddings_do_not_depend_on_it(cache: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr(decoders, "usable_cores", lambda: 2)
     monkeypatch.setattr(decoders, "WORTH", 100)
     model, manifest = TinyModel(), memory_manifest(120)
     expected = embed_images(model, manifest, per_device_batch=4, progress=False)

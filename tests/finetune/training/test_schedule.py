@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 
+from clipjax.errors import UsageError
 from clipjax.finetune.contrastive import Recipe
 from clipjax.finetune.training.optimizer import Schedule, scale_by_warmup_cosine
 
@@ -51,6 +52,13 @@ def test_a_rate_of_the_state_is_optax_cosine_with_warm_up(warmup: int, steps: in
         _, ours = jax.lax.scan(step, rate.init({}), length=steps + 3)
         wanted = jax.vmap(theirs)(jnp.arange(steps + 3))
     np.testing.assert_allclose(ours, wanted, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize(("warmup", "steps"), [(5, 5), (6, 5), (0, 0), (-1, 5)])
+def test_a_warm_up_without_a_cosine_is_refused(warmup: int, steps: int) -> None:
+    """optax refuses it; a division by no steps would make the rate not a number."""
+    with pytest.raises(UsageError, match=f"a warm-up of {warmup} steps leaves none of {steps}"):
+        Recipe(steps, warmup, 8, 2e-3, 0.05, 1.0).transformation()
 
 
 def test_recipes_of_other_lengths_share_a_program() -> None:

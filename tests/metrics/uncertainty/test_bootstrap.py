@@ -9,6 +9,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from clipjax.metrics import detection as d
+from clipjax.metrics.cores import usable_cores
 from clipjax.metrics.uncertainty import bootstrap as b
 from clipjax.metrics.uncertainty.intervals import wilson
 from clipjax.metrics.uncertainty.paired import holm
@@ -278,7 +279,11 @@ def test_a_mean_without_draws_that_differ_has_wilsons_interval():
 
 
 def test_a_system_that_does_not_tell_the_cores_of_a_process(scores, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 2, 5}, raising=False)
+    assert usable_cores() == 3
     monkeypatch.delattr("os.sched_getaffinity")
+    monkeypatch.setattr("os.cpu_count", lambda: None)
+    assert usable_cores() == 1
     data = b.Resampling("id", 80, resamples=20)
     got = b.bootstrap(lambda x: {"mean": x @ scores[0] / 80}, data)
     assert got["mean"].shape == (20,)
