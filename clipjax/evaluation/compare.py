@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ from clipjax.metrics.uncertainty.bootstrap import (
     draws_for,
     percentile_interval,
     two_sided_p,
+    weighted_mean,
 )
 from clipjax.metrics.uncertainty.intervals import Interval, paired_difference
 from clipjax.metrics.uncertainty.paired import count_discordant, holm, mcnemar_exact
@@ -253,13 +254,27 @@ def _pair(a: _Run, b: _Run) -> _Pair:
         raise DataError(f"{names}: the task {task.name!r} does not say what its runs are compared by")
     about = About(a.row["dataset"], None)
     try:
-        pair = _Pair((a, b), (task.paired(a.columns, about), task.paired(b.columns, about)), {}, [], {})
-        first, second = (_values(each, len(a.columns["id"])) for each in pair.paired)
+        one, other = (task.paired(run.columns, about) for run in (a, b))
+        n = len(a.columns["id"])
+        pair = _Pair((a, b), (_completed(one, other, n), _completed(other, one, n)), {}, [], {})
+        first, second = (_values(each, n) for each in pair.paired)
         pair.left_out.update(_left_out(pair, [first, second]))
     except (ValueError, KeyError) as error:
         raise DataError(f"{names} cannot be compared: {error}") from None
     pair.values.update({k: (v, second[k]) for k, v in first.items() if k not in pair.left_out})
     return pair
+
+
+def _completed(own: Paired, other: Paired, n: int) -> Paired:
+    """Also with the metrics that the other run alone has, where `same` names what they would be here."""
+    if not (names := {name: of for name, of in own.same.items() if name in _values(other, n)}):
+        return own
+
+    def resampled(weights: np.ndarray) -> dict[str, np.ndarray]:
+        values = {} if own.resampled is None else own.resampled(weights)
+        return values | {name: weighted_mean(own.right[of], weights) for name, of in names.items()}
+
+    return replace(own, resampled=resampled)
 
 
 def _compare(pair: _Pair, resamples: int, seed: int) -> None:

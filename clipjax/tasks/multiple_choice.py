@@ -4,10 +4,13 @@ A vision-language model is asked the question of the data card, once in each ord
 turn its stored answers into choices. A CLIP or a classifier takes the option of its largest score, if the
 options are classes; its order does not matter. Lists are `annotations`, as in `imagenet_d`.
 
-    top1                 the headline: `parsed` of a vision-language model, else the largest score
-    top1@RULE            the options in the given order (the true category first, in ImageNet-D)
-    top1_debiased@RULE   the mean over all orders
+    top1                 the options in the given order (the true category first, in ImageNet-D), as in the
+                         study: `parsed` of a vision-language model, else the largest score
+    top1@RULE            the same by each rule
+    top1_debiased@RULE   the mean over all orders. Where they were asked, that of `parsed` is the headline: in
+                         the given order a model that always says "A" is right. Else the headline is `top1`
     spread@RULE          the largest accuracy of an order minus the smallest
+    spread_null@RULE     the mean spread if the order had no effect (results of an image permuted)
     unanswered@RULE      answers in the given order that choose no option: they are wrong, and counted here
 
 Rules: `parsed` (the stated letter, else the one option named), `strict` (only a letter or an option's text),
@@ -25,9 +28,26 @@ import numpy as np
 
 from clipjax.data.questions import Questions
 from clipjax.errors import DataError, counted
-from clipjax.metrics.answers import NONE, best, contained, given_order, parsed, strict
+from clipjax.metrics.answers import (
+    NONE,
+    best,
+    contained,
+    given_order,
+    parsed,
+    spread_interval,
+    spread_of_orders,
+    spreads_without_effect,
+    strict,
+)
 from clipjax.metrics.uncertainty import intervals
-from clipjax.metrics.uncertainty.bootstrap import Resampling, bootstrap, interval_of_mean, weighted_mean
+from clipjax.metrics.uncertainty.bootstrap import (
+    Resampling,
+    bootstrap,
+    generator,
+    interval_of_mean,
+    weighted_mean,
+)
+from clipjax.metrics.uncertainty.intervals import LEVEL
 from clipjax.tasks import imagenet_d, zeroshot
 from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, Task
 
@@ -38,7 +58,9 @@ READ: Mapping[str, Callable[..., int | None]] = {"parsed": parsed, "strict": str
 SCORED = ("letter", "text", "text_per_token")
 RULES = (*READ, *SCORED)
 SCORES = "scores"  # the rule of a model with scores of classes
+DEBIASED = f"top1_debiased@{RULES[0]}"
 CHOICE = "choice_"
+NULL_DRAWS = 10_000  # and seed 0, whatever the run's: their mean is a value, which no option of a run changes
 TIED = {
     "letter": "images have options that share the first token, which this rule cannot tell apart",
     "text": "images have options of one likelihood",
@@ -168,7 +190,7 @@ def measure(images: Columns, about: About) -> list[Measure]:
         return measures
     for rule, correct in right.items():
         measures += _of_rule(rule, correct, images, about)
-    return measures
+    return sorted(measures, key=lambda each: each.metric != DEBIASED)  # the headline first, where it is there
 
 
 def _of_rule(rule: str, correct: np.ndarray, images: Columns, about: About) -> list[Measure]:
@@ -190,10 +212,23 @@ def _of_rule(rule: str, correct: np.ndarray, images: Columns, about: About) -> l
         draws = bootstrap(lambda weights: {"mean": weighted_mean(mean, weights)}, resampling)["mean"]
     value = float(mean.mean())
     orders = "orders: " + ", ".join(f"{share:.3f}" for share in by_order)
-    debiased = Measure(
-        f"top1_debiased@{rule}", value, n, interval_of_mean(value, draws, n, "images"), note=orders
-    )
-    return [*measures, debiased, Measure(f"spread@{rule}", float(np.ptp(by_order)), n, note=orders)]
+    interval = interval_of_mean(value, draws, n, "images")
+    debiased = Measure(f"top1_debiased@{rule}", value, n, interval, note=orders)
+    return [*measures, debiased, *_spread(rule, correct, orders, about)]
+
+
+def _spread(rule: str, correct: np.ndarray, orders: str, about: About) -> list[Measure]:
+    """The order effect beside what chance alone would show."""
+    spread, n = spread_of_orders(correct), len(correct)
+    null = spreads_without_effect(correct, NULL_DRAWS, generator(f"{about.dataset}: orders", 0))
+    most = float(np.quantile(null, LEVEL))
+    told = f"without an order effect {null.mean():.3f} on average, and at most {most:.3f} in 95 % of draws"
+    if spread <= most:
+        told += ": the spread lies within, and no order effect is shown"
+    return [
+        Measure(f"spread@{rule}", spread, n, spread_interval(correct), note=f"{orders}; {told}"),
+        Measure(f"spread_null@{rule}", float(null.mean()), n, note=f"95 % of draws are at most {most:.3f}"),
+    ]
 
 
 def _share(metric: str, hits: np.ndarray, note: str | None) -> Measure:
@@ -205,8 +240,11 @@ def paired(images: Columns, about: About) -> Paired:
     right = rights(images)
     main = headline(right)
     given = {"top1": right[main][:, 0]}
-    if main != SCORES:
-        given |= {f"top1@{rule}": each[:, 0] for rule, each in right.items()}
+    if (
+        main == SCORES
+    ):  # the order has no effect on scores: beside a model's mean over orders stands its `top1`
+        return Paired(given, same={DEBIASED: "top1"})
+    given |= {f"top1@{rule}": each[:, 0] for rule, each in right.items()}
     over = {f"top1_debiased@{rule}": each.mean(axis=1) for rule, each in right.items() if each.shape[1] > 1}
 
     def resampled(weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -221,7 +259,8 @@ TASK = Task(
     section="IX",
     needs=("head", "labels", "answers"),
     convention={
-        "headline": "parsed, version 2 of its forms; of a model with scores of classes, the largest score",
+        "headline": "the mean over all orders, where they were asked; else the given order",
+        "rule": "parsed, version 2 of its forms; of a model with scores of classes, the largest score",
         "unanswered": "wrong, and counted",
         "letters": "log-probability over the whole vocabulary at the first new token",
         "texts": "log-probability of the option's tokens after the prompt, without an end",
@@ -235,5 +274,5 @@ TASK = Task(
     annotated_by="imagenet_d",
     check_annotations=imagenet_d.check_own,
     paired=paired,
-    headlines=(("top1",),),
+    headlines=((DEBIASED, "top1"),),
 )

@@ -176,6 +176,7 @@ class Paired:
         crossed: further random factors, [N] units each, drawn on their own (`Resampling.crossed`).
         annotated: metrics not compared under different annotations; None: all.
         convention: what else decides the numbers, e.g. {"headline": "mcm"}.
+        same: a metric that another run may have and this one has not -> the one of `right` that it would be.
     """
 
     right: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -186,6 +187,7 @@ class Paired:
     over: Mapping[str, np.ndarray] = field(default_factory=dict)
     annotated: Sequence[str] | None = None
     convention: Mapping[str, Any] = field(default_factory=dict)
+    same: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def asked(world, lists) -> Result:
 
 def test_a_model_that_answers_is_measured_by_every_rule(asked, lists):
     metrics = {row["metric"] for row in asked.rows}
-    kinds = ("top1", "unanswered", "top1_debiased", "spread")
+    kinds = ("top1", "unanswered", "top1_debiased", "spread", "spread_null")
     assert metrics == {"top1", *(f"{kind}@{rule}" for kind in kinds for rule in RULES)}
     assert asked.value("top1") == asked.value("top1@parsed")
     row = asked.rows[0]
@@ -158,6 +158,21 @@ def test_the_two_are_compared_on_their_images(world, asked, lists):
     assert clip.path is not None
     [top1] = compare_runs(clip.path.name, asked.path.name, world / "runs", metrics=["top1"])
     assert top1.difference == pytest.approx(asked.value("top1") - clip.value("top1"))
+    assert top1.p_holm is None
+    found = {each.metric: each for each in compare_runs(clip.path.name, asked.path.name, world / "runs")}
+    [headline] = [each for each in found.values() if each.p_holm is not None]
+    assert headline.metric == "top1_debiased@parsed"
+    assert (headline.first, headline.second) == pytest.approx(
+        (clip.value("top1"), asked.value("top1_debiased@parsed"))
+    )
+    # In the given order alone, and between two CLIPs, nothing else is known: the headline is `top1`.
+    given = evaluated(world, TinyVisionLanguage(), annotations="run_of:clip", steps=STEPS, rotations="given")
+    other = evaluated(world, clip_of(1, "third"), annotations=lists.path)
+    for run_of in (given, other):
+        assert run_of.path is not None
+        both = compare_runs(clip.path.name, run_of.path.name, world / "runs")
+        assert [each.metric for each in both if each.p_holm is not None] == ["top1"]
+        assert "top1_debiased@parsed" not in both[0].left_out
 
 
 def test_lists_are_found_by_the_model_that_made_them(world, lists):

@@ -121,6 +121,36 @@ def test_long_options_lose_only_the_summed_likelihood():
     assert (got["top1@text"], got["top1@text_per_token"]) == (0, 1)
 
 
+def test_the_mean_over_orders_is_the_headline_where_it_was_measured():
+    """First in the rows, and what runs are judged by; the given order is still there for Table III."""
+    all_orders, given = ran(answers_of(planted())), ran(answers_of(planted()[:, :1]))
+    assert all_orders.measures[0].metric == "top1_debiased@parsed"
+    assert given.measures[0].metric == of_scores(logits()).measures[0].metric == "top1"
+    assert TASK.headlines_among(numbers(all_orders)) == ("top1_debiased@parsed",)
+    assert TASK.headlines_among(numbers(given)) == ("top1",)
+    assert numbers(all_orders)["top1"] == numbers(given)["top1"]
+
+
+def test_a_spread_stands_beside_what_chance_would_show():
+    """Without an order effect the words say so; with one they do not."""
+    rng = np.random.default_rng(5)
+    chance = np.where(rng.random((N, R)) < 0.6, 0, 1)
+    got = {each.metric: each for each in ran(answers_of(chance)).measures}
+    spread, null = got["spread@parsed"], got["spread_null@parsed"]
+    assert null.value == pytest.approx(0.15, abs=0.05)
+    assert spread.note is not None
+    assert spread.note.endswith("the spread lies within, and no order effect is shown")
+    assert spread.interval is not None
+    assert spread.interval.lo == 0
+    first = np.where(np.arange(R) == 0, 0, 1)[None].repeat(N, axis=0)  # right in one order alone
+    got = {each.metric: each for each in ran(answers_of(first)).measures}
+    assert got["spread@parsed"].value == 1
+    assert "lies within" not in str(got["spread@parsed"].note)
+    interval = got["spread@parsed"].interval
+    assert interval is not None
+    assert interval.lo > 0.7
+
+
 def test_one_order_has_no_debiased_number():
     got = numbers(ran(answers_of(planted()[:, :1])))
     assert {"top1", *(f"{kind}@{rule}" for kind in ("top1", "unanswered") for rule in RULES)} == set(got)
@@ -150,6 +180,7 @@ def test_pairs_of_models_share_the_headline():
     assert first.resampled is not None
     drawn = first.resampled(np.ones((1, N), np.int32))
     assert drawn["top1_debiased@letter"][0] == numbers(ours)["top1_debiased@letter"]
+    assert second.same == {"top1_debiased@parsed": "top1"}, "scores choose alike in every order"
 
 
 # A model with scores of classes.

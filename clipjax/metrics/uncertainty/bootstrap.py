@@ -76,11 +76,9 @@ class Resampling:
 
     def blocks(self, rows: int) -> Iterator[Int32[np.ndarray, "B {self.size}"]]:
         """At most `rows` resamples at a time."""
-        name = int.from_bytes(hashlib.sha256(self.data.encode()).digest()[:8], "little")
         # A stream for each factor: what one draws depends neither on the others nor on the size of a block.
-        streams = [
-            np.random.default_rng([self.seed, name, *([k] if k else [])]) for k in range(len(self._factors))
-        ]
+        further = range(1, len(self._factors))
+        streams = [generator(self.data, self.seed), *(generator(self.data, self.seed, k) for k in further)]
         for start in range(0, self.resamples, rows):
             count = min(rows, self.resamples - start)
             weights = self._drawn(self.clusters, streams[0], count)
@@ -97,6 +95,12 @@ class Resampling:
         weights = np.bincount(drawn.ravel(), minlength=count * units).astype(np.int32)
         weights = weights.reshape(count, units)
         return weights if codes is None else np.take(weights, codes, axis=1)
+
+
+def generator(data: str, seed: int, *stream: int) -> np.random.Generator:
+    """Draws that the name of a data set and the seed alone decide. `stream`: for several, a number each."""
+    name = int.from_bytes(hashlib.sha256(data.encode()).digest()[:8], "little")
+    return np.random.default_rng([seed, name, *stream])
 
 
 def bootstrap(
