@@ -46,13 +46,16 @@ PLANTED: dict[str, dict[str, Any]] = {
         "decided_for": ["shape", "texture", "shape"],
     },
     "correspondence": {
-        "matches": [4, 4, 2, 4],
-        **{name: [0.5, 0.75, 0.5, 1.0] for name in ("recall", "recall_3d@0.02", "recall_2d@10", "pck@0.1")},
-        "counted": [True] * 4,
-        "bin": [[name] for name in BINS[:4]],
-        "bins": [BINS] * 4,
-        "unit": list("abcd"),
-        "cluster": ["x", "x", "y", "y"],
+        "matches": [4, 4, 2, 4] * 6,
+        **{
+            name: [0.5, 0.75, 0.5, 1.0] * 6
+            for name in ("recall", "recall_3d@0.02", "recall_2d@10", "pck@0.1")
+        },
+        "counted": [True] * 24,
+        "bin": [[name] for name in BINS[:4]] * 6,
+        "bins": [BINS] * 24,
+        "unit": list("abcdefghijklmnopqrstuvwx"),
+        "cluster": list("abcdefghijkl") * 2,  # fewer than ten have no interval
     },
     "multiple_choice": {
         "options": [["a", "b"]] * 3,

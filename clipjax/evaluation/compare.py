@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipjax.errors import DataError, unknown_name
+from clipjax.errors import DataError, counted, unknown_name
 from clipjax.evaluation.run_pairs import Choice, pairs_of
 from clipjax.metrics.uncertainty.bootstrap import (
     RESAMPLES,
@@ -150,7 +150,7 @@ def compare_runs(
         resamples = max(resamples, draws_for(len(tests)))
     for pair in pairs:
         _compare(pair, resamples, seed)
-    pairs[0].left_out.update(unlike)
+    pairs = _with_numbers(pairs, unlike)
     _check_metrics(metrics, pairs)
     chosen = [(each, pair) for pair in pairs for each in pair.found if not metrics or each.metric in metrics]
     tested = [i for i, (each, pair) in enumerate(chosen) if each.metric in pair.headlines]
@@ -279,15 +279,30 @@ def _completed(own: Paired, other: Paired, n: int) -> Paired:
 
 def _compare(pair: _Pair, resamples: int, seed: int) -> None:
     """Fill `found`."""
-    row, names = pair.runs[0].row, " and ".join(run.row["run_id"] for run in pair.runs)
+    names = " and ".join(run.row["run_id"] for run in pair.runs)
     try:
-        _fill(pair, About(row["dataset"], None, resamples=resamples, seed=seed))
+        _fill(pair, About(pair.runs[0].row["dataset"], None, resamples=resamples, seed=seed))
     except (ValueError, KeyError) as error:
         raise DataError(f"{names} cannot be compared: {error}") from None
-    if not pair.found:
-        why = "; ".join(f"{name}: {reason}" for name, reason in pair.left_out.items())
-        why = f"({why})" if why else "without labels"
-        raise DataError(f"{names}: the task {row['task']!r} has nothing to compare by {why}")
+
+
+def _with_numbers(pairs: Sequence[_Pair], unlike: Mapping[str, str]) -> list[_Pair]:
+    """The pairs that have any; the first one's `left_out` names the others. Raises DataError if none has."""
+    empty = {}
+    for pair in pairs:
+        if not pair.found:
+            names: dict[str, list[str]] = {}
+            for name, why in pair.left_out.items():
+                names.setdefault(why, []).append(name)
+            reasons = "; ".join(f"{', '.join(of)}: {why}" for why, of in names.items()) or "no labels"
+            empty[f"{pair.runs[0].row['task']} on {pair.runs[0].row['dataset']}"] = reasons
+    kept = [pair for pair in pairs if pair.found]
+    if not kept:
+        ids = " and ".join(run.row["run_id"] for run in pairs[0].runs)
+        words = "; ".join(f"{name} ({why})" for name, why in empty.items())
+        raise DataError(f"{ids} have nothing to compare by: {words}")
+    kept[0].left_out.update({**unlike, **empty})
+    return kept
 
 
 def _of_other_annotations(pair: _Pair) -> Sequence[str]:
@@ -335,6 +350,11 @@ def _left_out(pair: _Pair, values: list[dict[str, float]]) -> dict[str, str]:
     for name in one:
         if name in other and not np.array_equal(one[name], other[name]):
             reasons[name] = "the runs have it over other images"
+    clusters = set(pair.paired[0].clusters or ())
+    if clusters and len(clusters) < pair.paired[0].fewest:
+        drawn = [name for name in values[0] if name not in pair.paired[0].right]
+        why = f"{counted(len(clusters), 'cluster')}, and fewer than {pair.paired[0].fewest} tell too little"
+        reasons |= dict.fromkeys(drawn, why)
     shared = [name for name in _of_other_annotations(pair) if name in values[0] | values[1]]
     return reasons | dict.fromkeys(shared, "the runs have other annotations")
 

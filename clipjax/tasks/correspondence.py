@@ -275,7 +275,7 @@ def _of_slice(shares: Shares, part: str | None, over: str, about: About) -> list
 
 
 def paired(pairs: Columns, about: About) -> Paired:
-    """Every number is resampled, by clusters."""
+    """Every number is resampled, by clusters; of few of them a bootstrap is too sure, as in `measure`."""
     shares = shares_of(pairs)
 
     def resampled(weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -286,7 +286,8 @@ def paired(pairs: Columns, about: About) -> Paired:
             for name in shares.names(part)
         }
 
-    return Paired(resampled=resampled, clusters=[str(name) for name in pairs["cluster"]])
+    clusters = [str(name) for name in pairs["cluster"]]
+    return Paired(resampled=resampled, clusters=clusters, fewest=FEWEST)
 
 
 TASK = Task(

@@ -174,6 +174,7 @@ class Paired:
         clusters: [N], units drawn whole (images of one object); None, also for all images of a group: single
             images.
         crossed: further random factors, [N] units each, drawn on their own (`Resampling.crossed`).
+        fewest: clusters; with fewer, the metrics of `resampled` are not compared.
         annotated: metrics not compared under different annotations; None: all.
         convention: what else decides the numbers, e.g. {"headline": "mcm"}.
         same: a metric that another run may have and this one has not -> the one of `right` that it would be.
@@ -184,6 +185,7 @@ class Paired:
     groups: Sequence[str] | None = None
     clusters: Sequence[str | None] | None = None
     crossed: Sequence[Sequence[str]] = ()
+    fewest: int = 2
     over: Mapping[str, np.ndarray] = field(default_factory=dict)
     annotated: Sequence[str] | None = None
     convention: Mapping[str, Any] = field(default_factory=dict)

@@ -449,9 +449,9 @@ def test_what_cannot_be_compared_is_said(tmp_path):
     with pytest.raises(DataError, match=r"has no images to compare by \(why\)"):
         against({"id": []}, value=None, note="why")
     unlabelled = {"id": ids(3), "prediction": [1, 2, 3]}
-    with pytest.raises(DataError, match=r"has nothing to compare by \(top1: .* has no value\)"):
+    with pytest.raises(DataError, match=r"nothing to compare by: zeroshot on d \(top1: .* has no value\)"):
         against(unlabelled)
-    with pytest.raises(DataError, match="has nothing to compare by without labels"):
+    with pytest.raises(DataError, match=r"nothing to compare by: zeroshot on d \(no labels\)"):
         against(unlabelled, write(tmp_path, unlabelled))
     with pytest.raises(UsageError, match="are one run: name two"):
         compare_runs(a, a, tmp_path)
@@ -589,3 +589,45 @@ def test_two_models_from_images_to_the_command_line(tmp_path):
     assert (records[0]["gained"], records[0]["lost"]) == (0, 6)
     assert records[0]["p_value"] == pytest.approx(2 / 2**6)
     assert records[0]["interval"]["method"] == "mover_wilson_paired"
+
+
+def matched_pairs(clusters: int, moved: float) -> dict[str, Any]:
+    """Two pairs of images a cluster; recalls differ by cluster."""
+    names = [f"{k:02d}" for k in range(clusters) for _ in range(2)]
+    count = len(names)
+    recall = np.linspace(0.1, 0.6, count) + moved
+    same = {
+        "matches": [8] * count,
+        "counted": [True] * count,
+        "bins": [["0"]] * count,
+        "bin": [["0"]] * count,
+    }
+    own = {"id": ids(count), "cluster": names, "unit": ids(count)}
+    return own | same | {"recall": recall.tolist(), "recall_2d@10": recall.tolist()}
+
+
+def test_matches_are_compared_over_ten_clusters_or_more(tmp_path: Path) -> None:
+    for count in (9, 10):
+        first, second = (
+            write(
+                tmp_path,
+                matched_pairs(count, moved),
+                task="correspondence",
+                model=name,
+                dataset=f"of {count}",
+            )
+            for name, moved in (("a", 0.0), ("b", 0.2))
+        )
+        if count == 9:
+            with pytest.raises(
+                DataError, match=r"recall_2d@10, .*: 9 clusters, and fewer than 10 tell too little"
+            ):
+                compare_runs(first, second, tmp_path)
+    # Models are compared all the same, by what they have.
+    found = compare_runs("a", "b", tmp_path)
+    assert {each.dataset for each in found} == {"of 10"}
+    assert "9 clusters" in found[0].left_out["correspondence on of 9"]
+    recall = next(each for each in found if each.metric == "recall")
+    assert recall.difference == pytest.approx(0.2)
+    assert recall.p_holm is not None
+    assert recall.p_holm < 0.05
