@@ -8,7 +8,7 @@ if they have one digest of images. A sample belongs to the data set of its folde
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -71,13 +71,11 @@ def _keys(name: str, rows: Sequence[Row]) -> list[Key]:
     own = [_own_key(row, of_card) for row in rows]
     digests = {images_of(row) for key, row in zip(own, rows) if key[0] == CARD}
     own = [(CARD, "") if key[0] == "images" and key[1] in digests else key for key in own]
-    # Folder -> the data sets whose whole images were in it; "": in any.
-    homes: dict[str, set[Key]] = {}
-    for key, row in zip(own, rows):
-        if key[0] == "images" and row["sample"] is None:
-            for folder in {"", row.get("folder") or ""}:
-                homes.setdefault(folder, set()).add(key)
-    keys = [_home(key, row, homes) for key, row in zip(own, rows)]
+    whole, drawn = (
+        _homes((key, row) for key, row in zip(own, rows) if (row["sample"] is not None) is sampled)
+        for sampled in (False, True)
+    )
+    keys = [_home(key, row, whole, drawn) for key, row in zip(own, rows)]
     known = list(dict.fromkeys(key for key in keys if key[0] in (CARD, "images")))
     # A row without digest and folder belongs to the only data set; to any, if it has no number.
     return [
@@ -95,15 +93,30 @@ def _own_key(row: Row, of_card: bool) -> Key:
     return (UNKNOWN, "") if folder == UNKNOWN else ("folder", folder)
 
 
-def _home(key: Key, row: Row, homes: Mapping[str, set[Key]]) -> Key:
+Homes = Mapping[str, set[Key]]
+"""Folder -> the data sets that were in it; "": in any."""
+
+
+def _homes(rows: Iterable[tuple[Key, Row]]) -> Homes:
+    homes: dict[str, set[Key]] = {}
+    for key, row in rows:
+        if key[0] == "images":
+            for folder in {"", row.get("folder") or ""}:
+                homes.setdefault(folder, set()).add(key)
+    return homes
+
+
+def _home(key: Key, row: Row, whole: Homes, drawn: Homes) -> Key:
     """The only data set whose whole images were in the folder of a sample, or of a row without a digest.
 
-    If the row records no folder: the only one with whole images.
+    If the row records no folder: the only one with whole images. Without whole images, a row without a digest
+    goes to the only sample.
     """
-    if key[0] == "folder" or (key[0] == "images" and row["sample"] is not None):
-        whole = homes.get(row.get("folder") or "", set())
-        return next(iter(whole)) if len(whole) == 1 else key
-    return key
+    if key[0] != "folder" and (key[0] != "images" or row["sample"] is None):
+        return key
+    folder = row.get("folder") or ""
+    homes = whole.get(folder) or (drawn.get(folder) if key[0] == "folder" else None) or {key}
+    return next(iter(homes)) if len(homes) == 1 else key
 
 
 # Names.

@@ -99,6 +99,7 @@ def test_rows_without_a_digest():
     assert names(a, b, refused)[2] in ("pets/test", "birds/test")  # it has no number
     assert names(a, b, predictions)[2] == "test (unknown images)"
     assert names(a, b, of_folder)[2] == "birds/test"
+    assert names(measured(X, "birds/test", sample=SAMPLE), of_folder) == ["test", "test"]
 
 
 def test_published_numbers_are_of_the_card():
