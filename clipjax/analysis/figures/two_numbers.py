@@ -10,8 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from clipjax.analysis.figures.figure_set import FIGURE_FORMATS, Done, analyze
+from clipjax.analysis.figures.frame import drawn
 from clipjax.analysis.figures.spec import Spec, spec_from
 from clipjax.analysis.figures.style import without_ending
+from clipjax.analysis.rows.alike import unlike, unlike_in_words
 from clipjax.analysis.rows.cells import PROMPTS, RowIndex, Term, term_of
 from clipjax.analysis.rows.groups import Group
 from clipjax.analysis.rows.scales import check_scale
@@ -88,6 +90,15 @@ def draw_two(
     if not done.drawn:
         raise UsageError(f"no model has both {x} and {y}")
     return done
+
+
+def not_alike(done: Done, x: str, y: str) -> list[str]:
+    """In what the numbers of `draw_two` differ besides the model: "val/top1: prompts p (a) or q (b)"."""
+    if done.numbers is None:
+        return []
+    points = [point for content in done.numbers.contents for point in drawn(done.spec, content)]
+    axes = {x: {each.model: each.x for each in points}, y: {each.model: each.y for each in points}}
+    return [f"{name}: {unlike_in_words(ways)}" for name, cells in axes.items() if (ways := unlike(cells))]
 
 
 def _term(index: RowIndex, text: str, task: str | None) -> Term:

@@ -108,7 +108,7 @@ def scatter(options: ScatterOptions) -> None:
 
         clipjax results scatter imagenet_val/top1 "ninco/auroc score:mcm" --out ood
     """
-    from clipjax.analysis.figures.two_numbers import draw_two
+    from clipjax.analysis.figures.two_numbers import draw_two, not_alike
     from clipjax.analysis.rows.cells import RowIndex
 
     index = RowIndex(opened(options.where.path).rows())
@@ -126,5 +126,7 @@ def scatter(options: ScatterOptions) -> None:
         prompts=options.prompts,
         precision=options.precision,
     )
+    if lines := not_alike(done, options.x, options.y):
+        say(f"not measured alike: {'; '.join(lines)}", err=True)
     for file in done.files:
         say(str(file))

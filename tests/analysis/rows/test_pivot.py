@@ -11,7 +11,7 @@ import pytest
 from _rows import row
 from typer.testing import CliRunner
 
-from clipjax.analysis.figures.two_numbers import draw_two, two_numbers
+from clipjax.analysis.figures.two_numbers import draw_two, not_alike, two_numbers
 from clipjax.analysis.rows.cells import RowIndex
 from clipjax.analysis.rows.pivot import better_end, export_pivot, pivot
 from clipjax.cli import app
@@ -112,6 +112,22 @@ def test_two_numbers_against_each_other(tmp_path):
     assert two_numbers(large, "val/nll", "r/nll", name="mine").panels[0].x.scale == "linear"
 
 
+def test_two_numbers_that_were_not_measured_alike(tmp_path):
+    """Which points they are, is noted: neither axis is starred, but a line goes through them."""
+    ways = [("a", "p", "val"), ("b", "p", "val"), ("a", "p", "r"), ("b", "q", "r")]
+    some: Any = [
+        measured(name, {"prompts": prompts}, dataset=data, recipe_hash=f"{k:064x}")
+        for k, (name, prompts, data) in enumerate(ways)
+    ]
+    for one in some:
+        ResultStore(tmp_path / "results").add([one])
+    done = draw_two(RowIndex(some), "val/top1", "r/top1", tmp_path / "s", formats=("svg",))
+    assert not_alike(done, "val/top1", "r/top1") == ["r/top1: prompts p (a) or q (b)"]
+    words = ["results", "scatter", "val/top1", "r/top1", "--results", str(tmp_path / "results")]
+    said = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "s")]).stderr
+    assert "not measured alike: r/top1: prompts p (a) or q (b)" in said
+
+
 def test_the_commands(tmp_path):
     for one in rows():
         ResultStore(tmp_path / "results").add([one])
@@ -145,7 +161,7 @@ def test_a_number_of_a_sample_is_named(tmp_path):
 
 
 def measured(model: str, convention: dict[str, Any], **changed: Any) -> Any:
-    return row(new_run_id(), model=model, dataset="r", convention=convention, **changed)
+    return row(new_run_id(), **{"model": model, "dataset": "r", "convention": convention} | changed)
 
 
 OWN = "not applicable: a classifier has its own head"
