@@ -1,45 +1,26 @@
 """From a model's free answer, or its scores of the options, to the option it chose.
 
-    parsed("B. a wine bottle", ["teapot", "wine bottle"])      # 1
-    parsed("A wine bottle.", ["teapot", "wine bottle"])        # 1: this A is an article
-    contained("It is a penguin", ["pen", "can opener"])        # 0: the test reads no whole words
-    strict("B wine bottle", ["teapot", "wine bottle"])         # None
+    parsed("B. a wine bottle", ["teapot", "wine bottle"], forms=forms)      # 1
+    parsed("A wine bottle.", ["teapot", "wine bottle"], forms=forms)        # 1: this A is an article
+    contained("It is a penguin", ["pen", "can opener"])                     # 0: the test reads no whole words
+    strict("B wine bottle", ["teapot", "wine bottle"], forms=forms)         # None
 
+`forms` are data: `clipjax.data.answer_forms.answer_forms().patterns` has those of configs/answer_forms.toml.
 Every rule returns the option's index, or None (in arrays -1) for an answer that chooses none.
 """
 
 from __future__ import annotations
 
-import itertools
 import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
-
-from clipjax.metrics.uncertainty.intervals import LEVEL, Interval, paired_difference
+from jaxtyping import Float, Int
 
 LETTERS = string.ascii_uppercase
 NONE = -1
-# A letter that chooses: "B", "(B)", "B.", "B: ...", "B - ...".
-_MARK = r"(?=\s*$|\s*[.):,]|\s+[-\u2013\u2014]\s)"
-_LEADING = re.compile(rf"[^\w\s]*([A-Z]){_MARK}[.):,\s\-]*")
-# What may stand before a letter wherever it is in an answer: "The answer is B", "Option B", "I think it's B".
-_CUES = re.compile(
-    r"(?i:\b(?:answer|option|choice)(?:\s+is)?\s*:?\s*|\b(?:it\s+is|it['\u2019]s|this\s+is)\s+)"
-    r"(?i:(?:the\s+)?option\s+)?"
-    r"\(?(?![AI]\s+[a-z])([A-Z])(?![\w'\u2019-])[).:,\s]*"
-)
-# "B wine bottle": not A, which is an article there, nor I.
-_BEFORE_NAME = re.compile(r"([B-HJ-Z])\s+(?=\w)")
-_SMALL = re.compile(r"\(([a-z])\)|([b-z])[.)]?")  # a whole answer; "a" alone is hardly one
-_MARKUP = re.compile(r"\\boxed\{([^{}]*)\}|^\s*(?i:assistant)\s*:|[*`$]")
-# Letters anywhere, but for the article and the pronoun.
-_LETTER = re.compile(r"(?<![\w'\u2019])(?![AI]\s+(?!or\b|and\b)[a-z])([A-Z])(?![\w'\u2019])")
-_ALONE = re.compile(r"\(?([A-Z])[.):]?")
-_LETTERED = re.compile(r"\(?([A-Z])[.):]\s*(.+)", re.DOTALL)
-
 Synonyms = Mapping[str, Sequence[str]]
 """Option -> further names of it."""
 
@@ -50,50 +31,105 @@ def plain(text: str) -> str:
     return " ".join(text.split())
 
 
-def parsed(answer: str, options: Sequence[str], synonyms: Synonyms | None = None) -> int | None:
-    """The letter that the answer states, else the one option that it names; version 2.
+@dataclass(frozen=True)
+class Forms:
+    """The forms of an answer as regular expressions; configs/answer_forms.toml has them and what each reads.
+
+    Attributes:
+        markup: removed first; what a group holds stays.
+        whole: of a whole answer that is a small letter. Group 1 is the letter, as in the next three.
+        start: of the beginning of the first line; the first that fits counts.
+        cues: of a letter after a cue, anywhere; the last one counts.
+        letter: of any letter beside the stated one.
+        name: of an option's name, at `{name}`; a match with a group denies it.
+        strict_letter, strict_both: of a letter alone; of a letter and the option's text (group 2).
+
+    Raises:
+        ValueError: a pattern is not a regular expression, or has too few groups.
+    """
+
+    markup: tuple[str, ...]
+    whole: tuple[str, ...]
+    start: tuple[str, ...]
+    cues: tuple[str, ...]
+    letter: str
+    name: str
+    strict_letter: str
+    strict_both: str
+
+    def __post_init__(self) -> None:
+        groups = {"markup": 0, "name": 2, "strict_both": 2}  # the others: 1
+        for kind, value in vars(self).items():
+            for pattern in (value,) if isinstance(value, str) else value:
+                try:
+                    few = re.compile(pattern).groups < groups.get(kind, 1)
+                except re.error as error:
+                    raise ValueError(f"{kind}: {pattern!r} is not a regular expression ({error})") from None
+                if few or (kind == "name" and "{name}" not in pattern):
+                    raise ValueError(f"{kind}: {pattern!r} lacks a group, or the place of the name")
+
+    def without_markup(self, answer: str) -> str:
+        kept = re.compile("|".join(self.markup)).sub(
+            lambda found: next((part for part in found.groups() if part is not None), ""), answer
+        )
+        return kept.strip()
+
+
+def parsed(
+    answer: str, options: Sequence[str], synonyms: Synonyms | None = None, *, forms: Forms
+) -> int | None:
+    """The letter that the answer states, else the one option that it names.
 
     A letter is stated at the beginning ("B", "B. ...", "B - ...") or after a cue ("The answer is B"). Two
     letters, or another option's name beside the letter, choose none. Names are
     whole words or their plurals, the longest first: "weight scale" does not name "weight". A name after "not"
     is not named. An answer with names of two options chooses none.
 
-        parsed("D\\nExplanation: the teapot", ["teapot", "wine bottle", "can opener", "pen"])    # 3
-        parsed("A. wine bottle", ["teapot", "wine bottle"])              # None: letter and name disagree
+        parsed("B\\nExplanation: the teapot", ["teapot", "wine bottle"], forms=forms)    # 1
+        parsed("A. wine bottle", ["teapot", "wine bottle"], forms=forms)    # None: letter and name disagree
     """
-    text = _MARKUP.sub(lambda found: found[1] or "", answer).strip()
-    if (small := _SMALL.fullmatch(text)) is not None:
-        text = (small[1] or small[2]).upper()
+    text = forms.without_markup(answer)
+    if (small := _first(re.fullmatch, forms.whole, text)) is not None:
+        text = small[1].upper()
     names = _names(options, synonyms)
-    stated = _stated(text, len(options))
+    stated = _stated(text, len(options), forms)
     if stated is None:
-        found = _named(text, names)
+        found = _named(text, names, forms)
         return found.pop() if len(found) == 1 else None
     letter, beside, around = stated
     place = LETTERS.index(letter)
-    letters = {LETTERS.index(each) for each in _LETTER.findall(around)} & set(range(len(options)))
-    agree = letters <= {place} and _named(beside, names) <= {place}
+    letters = {LETTERS.index(each) for each in re.findall(forms.letter, around)} & set(range(len(options)))
+    agree = letters <= {place} and _named(beside, names, forms) <= {place}
     return place if place < len(options) and agree else None
 
 
-def _stated(text: str, options: int) -> tuple[str, str, str] | None:
+def _first(
+    match: Callable[[str, str], re.Match[str] | None], patterns: Sequence[str], text: str
+) -> re.Match[str] | None:
+    return next(filter(None, (match(pattern, text) for pattern in patterns)), None)
+
+
+def _stated(text: str, options: int, forms: Forms) -> tuple[str, str, str] | None:
     """None without a stated letter; else it, the text that may name its option, and that of other letters."""
     first = text.split("\n")[0]
-    leading = _LEADING.match(first) or _BEFORE_NAME.match(first)
+    leading = _first(re.match, forms.start, first)
     if leading is not None and (leading[1] != "I" or options > LETTERS.index("I")):  # else the pronoun
         rest = first[leading.end() :]
         return leading[1], rest, rest
-    cued = list(_CUES.finditer(text))
-    return (cued[-1][1], text[cued[-1].end() :].split("\n")[0], text) if cued else None
+    cued = [found for pattern in forms.cues for found in re.finditer(pattern, text)]
+    if not cued:
+        return None
+    last = max(cued, key=lambda found: found.end(1))
+    return last[1], text[last.end() :].split("\n")[0], text
 
 
-def _named(text: str, names: Mapping[str, set[int]]) -> set[int]:
+def _named(text: str, names: Mapping[str, set[int]], forms: Forms) -> set[int]:
     """The options that a text names."""
     rest, found = plain(text), set[int]()
     for name in sorted(names, key=len, reverse=True):
-        pattern = rf"(?<!\w)(not (?:an? |the )?)?{re.escape(name)}(?:e?s)?(?!\w)( is not| isn['\u2019]t)?"
+        pattern = forms.name.replace("{name}", re.escape(name))
         for match in re.finditer(pattern, rest):
-            if not (match[1] or match[2]):
+            if not any(match.groups()):
                 found |= names[name]
         rest = re.sub(pattern, "|", rest)
     return found
@@ -110,13 +146,15 @@ def contained(answer: str, options: Sequence[str], synonyms: Synonyms | None = N
     return found.pop() if len(found) == 1 else None
 
 
-def strict(answer: str, options: Sequence[str], synonyms: Synonyms | None = None) -> int | None:
+def strict(
+    answer: str, options: Sequence[str], synonyms: Synonyms | None = None, *, forms: Forms
+) -> int | None:
     """Only a letter, an option's text, or both if they agree; a final full stop may follow."""
     answer = answer.strip()
-    if (letter := _ALONE.fullmatch(answer)) is not None:
+    if (letter := re.fullmatch(forms.strict_letter, answer)) is not None:
         place = LETTERS.index(letter[1])
         return place if place < len(options) else None
-    if (both := _LETTERED.fullmatch(answer)) is not None:
+    if (both := re.fullmatch(forms.strict_both, answer)) is not None:
         place, text = LETTERS.index(both[1]), both[2]
         return place if place < len(options) and _is(text, options[place]) else None
     same = [i for i, option in enumerate(options) if _is(answer, option)]
@@ -138,53 +176,6 @@ def given_order(
     rotations = np.arange(choices.shape[1])
     options = (choices - rotations[None, :]) % counts[:, None]
     return np.where(choices < 0, NONE, options).astype(np.int32)
-
-
-def spread_of_orders(right: Bool[np.ndarray, "images R"]) -> float:
-    """The largest accuracy of an order of the options minus the smallest."""
-    return float(np.ptp(right.mean(axis=0)))
-
-
-def spreads_without_effect(
-    right: Bool[np.ndarray, "images R"], draws: int, rng: np.random.Generator
-) -> Float[np.ndarray, " draws"]:
-    """Spreads that would be seen if the order had no effect: of each image the R results are permuted.
-
-    Chance alone separates the orders: with four of them and 500 images an accuracy of .5 spreads by .045 on
-    average. These permutations are those of Cochran's test (1950). They are drawn an order at a time: of the
-    images with k results still right among m orders, a binomial number is right in the next one, at k / m.
-    """
-    images, orders = right.shape
-    # How many images have 0, 1, ... R results that are right in the orders to come. [draws, R + 1]
-    left = np.tile(np.bincount(right.sum(axis=1), minlength=orders + 1), (draws, 1))
-    hits = np.empty((draws, orders))
-    for order in range(orders):
-        chance = np.minimum(np.arange(orders + 1) / (orders - order), 1)
-        now = rng.binomial(left, chance)
-        hits[:, order] = now.sum(axis=1)
-        left = left - now
-        left[:, :-1] += now[:, 1:]
-    return np.ptp(hits, axis=1) / images
-
-
-def spread_interval(right: Bool[np.ndarray, "images R"], level: float = LEVEL) -> Interval:
-    """Of the largest difference between two of R >= 2 orders, from intervals of all pairs that hold together.
-
-    Each pair's MOVER interval has the level 1 - (1 - level) / pairs (Bonferroni). Where all of them hold,
-    the largest difference is between their largest lower and their largest upper limits. A bootstrap of the
-    spread does not cover: noise alone makes every spread positive.
-    """
-    images, orders = right.shape
-    pairs = list(itertools.combinations(range(orders), 2))
-    each = 1 - (1 - level) / len(pairs)
-    limits = [paired_difference(*_discordant(right[:, i], right[:, j]), images, each) for i, j in pairs]
-    lowers = [end for one in limits for end in (one.lo, -one.hi)]
-    uppers = [end for one in limits for end in (one.hi, -one.lo)]
-    return Interval(max(0.0, *lowers), max(uppers), level, "simultaneous_mover_wilson_paired")
-
-
-def _discordant(first: np.ndarray, second: np.ndarray) -> tuple[int, int]:
-    return int(np.sum(second & ~first)), int(np.sum(first & ~second))
 
 
 def rotated(options: Sequence[str], rotation: int) -> list[str]:

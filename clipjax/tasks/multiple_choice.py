@@ -21,24 +21,16 @@ and `text_per_token` (the same divided by its number of tokens).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clipjax.data.answer_forms import answer_forms
 from clipjax.data.questions import Questions
 from clipjax.errors import DataError, counted
-from clipjax.metrics.answers import (
-    NONE,
-    best,
-    contained,
-    given_order,
-    parsed,
-    spread_interval,
-    spread_of_orders,
-    spreads_without_effect,
-    strict,
-)
+from clipjax.metrics.answers import NONE, best, contained, given_order, parsed, strict
 from clipjax.metrics.uncertainty import intervals
 from clipjax.metrics.uncertainty.bootstrap import (
     Resampling,
@@ -48,13 +40,18 @@ from clipjax.metrics.uncertainty.bootstrap import (
     weighted_mean,
 )
 from clipjax.metrics.uncertainty.intervals import LEVEL
+from clipjax.metrics.uncertainty.orders import spread_interval, spread_of_orders, spreads_without_effect
 from clipjax.tasks import imagenet_d, zeroshot
 from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, Task
 
 if TYPE_CHECKING:
     from clipjax.embeddings.answers import Answers  # loads the networks
 
-READ: Mapping[str, Callable[..., int | None]] = {"parsed": parsed, "strict": strict, "contained": contained}
+READ: Mapping[str, Callable[..., int | None]] = {
+    "parsed": functools.partial(parsed, forms=answer_forms().patterns),
+    "strict": functools.partial(strict, forms=answer_forms().patterns),
+    "contained": contained,
+}
 SCORED = ("letter", "text", "text_per_token")
 RULES = (*READ, *SCORED)
 SCORES = "scores"  # the rule of a model with scores of classes
@@ -260,7 +257,8 @@ TASK = Task(
     needs=("head", "labels", "answers"),
     convention={
         "headline": "the mean over all orders, where they were asked; else the given order",
-        "rule": "parsed, version 2 of its forms; of a model with scores of classes, the largest score",
+        "rule": "parsed; of a model with scores of classes, the largest score",
+        "forms": str(answer_forms()),
         "unanswered": "wrong, and counted",
         "letters": "log-probability over the whole vocabulary at the first new token",
         "texts": "log-probability of the option's tokens after the prompt, without an end",

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from clipjax.config import config_dir
-from clipjax.metrics.answers import (
-    best,
-    contained,
-    given_order,
-    parsed,
-    plain,
-    rotated,
-    spread_interval,
-    spread_of_orders,
-    spreads_without_effect,
-    strict,
-)
+from clipjax.data import answer_forms as data_forms
+from clipjax.data.answer_forms import answer_forms
+from clipjax.errors import DataError
+from clipjax.metrics import answers
+from clipjax.metrics.answers import best, contained, given_order, plain, rotated
 from clipjax.storage.reading import read_csv, read_toml
+
+parsed = functools.partial(answers.parsed, forms=answer_forms().patterns)
+strict = functools.partial(answers.strict, forms=answer_forms().patterns)
 
 FOUR = ["teapot", "wine bottle", "t shirt", "weight scale"]
 SYNONYMS = {"t shirt": ["t-shirt", "shirt"], "weight scale": ["scale"]}
@@ -56,73 +55,65 @@ def test_parsed(answer, option):
 
 
 OPTIONS = ["teapot", "wine bottle", "can opener", "pen"]
-FORMS = {
-    0: ["A, because it has a spout", "A teapot", "The answer is A", "Answer: A. teapot", "It is A"],
-    1: [
-        *(
-            "B",
-            "(B)",
-            "B.",
-            "B: wine bottle",
-            "B) wine bottle",
-            "B - wine bottle",
-            "B wine bottle",
-            "b",
-            "b.",
-            "(b)",
-        ),
-        *(
-            "**B**",
-            r"\boxed{B}",
-            "$B$",
-            "Option B",
-            "Answer: B",
-            "**Answer:** B",
-            "Answer:\nB",
-            "ASSISTANT: B",
-        ),
-        *("The answer is B.", "I think it's B", "I think it\u2019s B", "The answer is (B) wine bottle"),
-        *("A wine bottle", "It is a wine bottle.", "wine bottles", "not a teapot, it is a wine bottle"),
-        *("It looks like a teapot.\nThe answer is B.", "The answer is A wine bottle", "B is the answer"),
-    ],
-    2: ["The correct option is C", "C\nBecause", "My choice: C"],
-    3: ["D\nExplanation: the teapot", "a pen-like object"],
-    None: [
-        *(
-            "A. wine bottle",
-            "It's a penguin",
-            "Both A and C",
-            "A or B",
-            "Option A or option B",
-            "B, C",
-            "B and C",
-        ),
-        *(
-            "Neither",
-            "The answer is neither A nor B",
-            "I cannot tell",
-            "None of the above",
-            "E",
-            "E. teapot",
-            "",
-        ),
-        *("A bottle opener is not shown", "It is not a teapot", "The teapot is not shown", "C'est un stylo"),
-        *(
-            "The options are A, B, C and D",
-            "a",
-            "teapot or pen",
-            "Alice's pen or a teapot",
-            "The answer is D wine bottle",
-        ),
-    ],
-}
 
 
 @pytest.mark.parametrize(
-    ("answer", "option"), [(answer, option) for option, answers in FORMS.items() for answer in answers]
+    ("answer", "option"),
+    [(answer, reading.option) for reading in answer_forms().readings for answer in reading.answers],
 )
-def test_forms_of_an_answer(answer: str, option: int | None) -> None:
-    assert parsed(answer, OPTIONS) == option
+def test_forms_of_an_answer(answer: str, option: str | None) -> None:
+    chosen = parsed(answer, OPTIONS)
+    assert (None if chosen is None else OPTIONS[chosen]) == option
+
+
+def test_the_readings_have_every_form_that_was_asked_for() -> None:
+    """The answers of an audit: 27 that choose an option, and 14 that do not."""
+    by_option = {reading.option: reading.answers for reading in answer_forms().readings}
+    assert list(by_option) == [*OPTIONS, None]
+    assert sum(map(len, by_option.values())) >= 41
+    hostile = {"A. wine bottle", "A or B", "E", "", "a", "teapot or pen", "The options are A, B, C and D"}
+    assert hostile <= set(by_option[None])
+
+
+@pytest.mark.parametrize("kind", ["markup", "whole", "start", "cues"])
+def test_every_pattern_is_needed_by_a_reading(kind: str) -> None:
+    forms = answer_forms()
+    for pattern in getattr(forms.patterns, kind):
+        fewer = tuple(each for each in getattr(forms.patterns, kind) if each != pattern) or ("(?!)()",)
+        without = dataclasses.replace(forms.patterns, **{kind: fewer})
+        assert any(
+            answers.parsed(answer, OPTIONS, forms=without) != parsed(answer, OPTIONS)
+            for reading in forms.readings
+            for answer in reading.answers
+        ), pattern
+
+
+def test_a_version_stands_for_its_patterns() -> None:
+    """With another pattern another version: rows of both would carry one name."""
+    assert str(answer_forms()) == "version 2, 289f88f4da75"
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("letter = '(['", "letter: .* is not a regular expression"),
+        ("letter = '[A-Z]'", "letter: .* lacks a group"),
+        ("letters = 'x'", "unknown key 'letters'"),
+    ],
+)
+def test_a_mistake_in_the_file_of_forms_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, says: str
+) -> None:
+    text = (config_dir() / "answer_forms.toml").read_text(encoding="utf-8")
+    kept = "\n".join(each for each in text.splitlines() if not each.startswith(line.split("=")[0]))
+    (tmp_path / "answer_forms.toml").write_text(f"{line}\n{kept}\n", encoding="utf-8")
+    monkeypatch.setattr(data_forms, "config_dir", lambda: tmp_path)
+    data_forms.answer_forms.cache_clear()
+    try:
+        with pytest.raises(DataError, match=says):
+            data_forms.answer_forms()
+    finally:
+        data_forms.answer_forms.cache_clear()
 
 
 def test_a_letter_that_is_a_pronoun_or_an_option() -> None:
@@ -209,52 +200,3 @@ def test_rotations_are_undone():
             undone = given_order(choices, np.array([n], np.int32))
             assert undone[0, rotation % n] == options.index(option)
             assert (np.delete(undone[0], rotation % n) == -1).all()
-
-
-# The effect of the order.
-
-
-def test_the_null_of_a_spread_permutes_the_results_of_an_image() -> None:
-    """Against permutations one by one. Images that are right in every order add no noise."""
-    rng = np.random.default_rng(0)
-    right = rng.random((60, 4)) < rng.random((60, 1))
-    drawn = spreads_without_effect(right, 4000, np.random.default_rng(1))
-    each = [spread_of_orders(rng.permuted(right, axis=1)) for _ in range(4000)]
-    np.testing.assert_allclose(
-        np.quantile(drawn, [0.1, 0.5, 0.95]), np.quantile(each, [0.1, 0.5, 0.95]), atol=0.02
-    )
-    assert drawn.mean() == pytest.approx(np.mean(each), abs=0.004)
-    sure = np.concatenate([np.ones((45, 4), bool), right[:15]])
-    fewer = spreads_without_effect(sure, 4000, np.random.default_rng(1))
-    assert fewer.mean() == pytest.approx(drawn.mean() / 2, abs=0.015)
-    everything = spreads_without_effect(np.ones((9, 5), bool), 10, rng)
-    assert not everything.any()
-
-
-@pytest.mark.parametrize(("n", "mean"), [(100, 0.092), (500, 0.042), (4000, 0.015)])
-def test_a_spread_is_positive_without_an_effect_and_the_null_says_how_much(n: int, mean: float) -> None:
-    """The spread of data without an effect lies below the null's 95 % point in 95 % of draws."""
-    rng, within, spreads = np.random.default_rng(n), 0, []
-    draws = 400
-    for _ in range(draws):
-        right = rng.random((n, 4)) < 0.7
-        spreads.append(spread_of_orders(right))
-        null = spreads_without_effect(right, 400, rng)
-        within += spreads[-1] <= np.quantile(null, 0.95)
-    assert np.mean(spreads) == pytest.approx(mean, rel=0.1)
-    assert 0.93 <= within / draws <= 0.985
-
-
-@pytest.mark.parametrize("effect", [0.0, 0.03, 0.2])
-@pytest.mark.parametrize("n", [100, 1000])
-def test_the_interval_of_a_spread_covers(effect: float, n: int) -> None:
-    """A bootstrap of the spread, centred or not, misses a spread of 0 always."""
-    rng, held, draws = np.random.default_rng(7), 0, 400
-    shares = np.array([0.6, 0.6, 0.6 + effect, 0.6])
-    for _ in range(draws):
-        hard = rng.random((n, 1)) < 0.5  # results of one image go together
-        right = rng.random((n, 4)) < np.where(hard, shares - 0.2, shares + 0.2)
-        interval = spread_interval(right)
-        assert interval.lo <= spread_of_orders(right) <= interval.hi
-        held += interval.lo <= effect <= interval.hi
-    assert held / draws >= 0.94
