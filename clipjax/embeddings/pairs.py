@@ -181,7 +181,7 @@ class _Job:
 
     def match(self, entry: Entry) -> None:
         """Match what is missing, span by span."""
-        missing = entry.missing_shards(allow_skipped=self._how.on_error == "skip")
+        missing = entry.missing_shards(allow_skipped=self._how.on_error == "skip", keep=True)
         # Dealt by number: while another run fills the store, processes see different lists.
         mine = [k for k in missing if k % jax.process_count() == jax.process_index()]
         spans = [entry.shard_rows(k) for k in mine]

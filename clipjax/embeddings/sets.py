@@ -24,7 +24,9 @@ from clipjax.errors import DataError, UsageError
 from clipjax.storage.entry import Entry, check_finite, key_hash
 from clipjax.storage.store import Store
 
-SHARD_ROWS = 512  # at most, and lost by a killed run; 1 MB for embeddings of 512 numbers
+SHARD_ROWS = 512  # as many as a killed run loses; 1 MB for embeddings of 512 numbers
+MANY = 256  # shards from which on they grow instead
+LARGEST = 16_384  # rows: 64 MB for embeddings of 1024 numbers
 SHARDS = 8  # at least, if there are as many batches: a small data set can be resumed too
 
 
@@ -75,7 +77,7 @@ class DataSet(Passenger):
         """Numbers of the missing shards; without an entry, one has all rows."""
         if self.entry is None:
             return [0] if self.rows is None else []
-        return self.entry.missing_shards(allow_skipped=allow_skipped)
+        return self.entry.missing_shards(allow_skipped=allow_skipped, keep=True)
 
     def spans(self, first: int, allow_skipped: bool) -> list[Span]:
         """This process's share of the rows still to embed.
@@ -210,9 +212,14 @@ def _padded(n: int) -> int:
 def default_shard(n: int, batch: int) -> int:
     """Whole batches: about an eighth of the data set, at most SHARD_ROWS (or one larger batch).
 
-    default_shard(1000, 64) == 64; default_shard(50_000, 64) == 512; default_shard(50_000, 1024) == 1024
+    Of more than MANY such shards each grows, to at most LARGEST, in steps of SHARD_ROWS: shards of pixels
+    divide those of embeddings. The layout changes no number, and a stored entry keeps its own.
+
+    default_shard(1000, 64) == 64; default_shard(50_000, 64) == 512; default_shard(50_000, 1024) == 1024;
+    default_shard(1_281_167, 64) == 4608; default_shard(10**9, 64) == 16_384
     """
-    return batch * max(1, min(SHARD_ROWS, n // SHARDS) // batch)
+    grown = min(LARGEST, n // MANY) // SHARD_ROWS * SHARD_ROWS
+    return batch * max(1, max(min(SHARD_ROWS, n // SHARDS), grown) // batch)
 
 
 def _open(store: Store, key: dict[str, Any], model: Encoder, manifest: Manifest, layout: Layout) -> Entry:

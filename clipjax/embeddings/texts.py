@@ -211,6 +211,6 @@ def stored(
     if store is None or key is None:
         return compute()
     entry = store.entry(key, ids=ids, rows_per_shard=len(ids), per_device_batch=1, about=about)
-    if entry.missing_shards():
+    if entry.missing_shards(keep=True):
         entry.write_shard(0, list(ids), compute())
     return entry.read()[1]

@@ -96,6 +96,8 @@ class Entry:
         self.shards = manifest.shards
         self._files = files
         self._known: dict[int, int] = {}  # shard -> its rows, for shards that were read and are valid
+        self._array: np.ndarray | None = None  # for `read`: the rows of the shards in `_kept`
+        self._kept: set[int] = set()
 
     @property
     def key_hash(self) -> str:
@@ -120,13 +122,18 @@ class Entry:
         first = k * self.manifest.rows_per_shard
         return range(first, min(first + self.manifest.rows_per_shard, self.manifest.rows))
 
-    def missing_shards(self, *, allow_skipped: bool = False) -> list[int]:
+    def missing_shards(self, *, allow_skipped: bool = False, keep: bool = False) -> list[int]:
         """Reads and verifies the present shards. One that skipped rows is missing too, unless
         `allow_skipped`.
+
+        Args:
+            keep: hold the rows of whole shards for `read`, which then does not read them again.
         """
-        for k in set(range(self.shards)) - self._known.keys():
+        for k in sorted(set(range(self.shards)) - self._known.keys()):
             if (shard := self.load_shard(k)) is not None:
                 self._known[k] = len(shard[0])
+                if keep and len(shard[0]) == len(self.shard_rows(k)):  # a whole shard stays as it is
+                    self._keep(k, shard[1])
         whole = 0 if allow_skipped else 1
         return [k for k in range(self.shards) if self._known.get(k, -1) < whole * len(self.shard_rows(k))]
 
@@ -195,25 +202,38 @@ class Entry:
         if array.dtype.name != self.manifest.dtype or self.manifest.row_shape not in (None, array.shape[1:]):
             raise ValueError(f"it holds {array.dtype}{list(array.shape)}")
 
-    def read(self) -> tuple[list[str], np.ndarray]:
-        """Ids and array [rows, *row_shape], without skipped rows.
+    def _keep(self, k: int, array: np.ndarray) -> None:
+        if self._array is None:
+            self._array = np.empty((self.manifest.rows, *array.shape[1:]), self.manifest.dtype)
+        if array.shape[1:] == self._array.shape[1:]:  # else `read` refuses the entry
+            self._array[self.shard_rows(k).start : self.shard_rows(k).stop] = array
+            self._kept.add(k)
 
-        Raises DataError naming the first shard that is absent, damaged, or unlike shard 0 in row shape.
+    def read(self) -> tuple[list[str], np.ndarray]:
+        """Ids and array [rows, *row_shape], without skipped rows; the array is the caller's.
+
+        Raises DataError naming the first shard that is absent, damaged, or unlike the others in row shape.
         """
+        kept, array = self._kept, self._array
+        self._kept, self._array = set(), None
         ids: list[str] = []
-        array = np.empty((0, *(self.manifest.row_shape or ())), self.manifest.dtype)
         for k in range(self.shards):
-            shard = self.load_shard(k)
-            if shard is None:
+            rows = self.shard_rows(k)
+            if array is not None and k in kept:
+                shard = [self.ids[row] for row in rows], array[rows.start : rows.stop]
+            elif (shard := self.load_shard(k)) is None:
                 raise DataError(f"{self.shard_path(k)} is missing or damaged; run the embedding again")
-            if k == 0:
+            if array is None:
                 array = np.empty((self.manifest.rows, *shard[1].shape[1:]), self.manifest.dtype)
             if shard[1].shape[1:] != array.shape[1:]:
                 raise DataError(
-                    f"{self.shard_path(k)} has rows of another shape than shard 0; delete {self.path}"
+                    f"{self.shard_path(k)} has rows of another shape than other shards; delete {self.path}"
                 )
-            array[len(ids) : len(ids) + len(shard[0])] = shard[1]
+            if len(ids) != rows.start or k not in kept:  # skipped rows: the others move to the front
+                array[len(ids) : len(ids) + len(shard[0])] = shard[1]
             ids += shard[0]
+        if array is None:
+            array = np.empty((0, *(self.manifest.row_shape or ())), self.manifest.dtype)
         return ids, array[: len(ids)]
 
 

@@ -293,6 +293,10 @@ def test_a_small_data_set_has_several_shards(model: TinyModel, work: Path, store
         assert rows <= max(512, batch)
         assert -(-n // rows) >= min(8, -(-n // batch))
     assert default_shard(50_000, 64) == 512
+    large = [default_shard(n, 64) for n in (131_072, 262_143, 262_144, 1_281_167, 10**9)]
+    assert large == [512, 512, 1024, 4608, 16_384]
+    assert default_shard(1_281_167, 1024) == 4096
+    assert all(n % 512 == 0 for n in large)  # shards of pixels divide them
 
 
 def test_damaged_shard_is_embedded_again(model: TinyModel, work: Path, store: Store, caplog: Any):

@@ -45,6 +45,65 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
+def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Numbers of the shards that are read and verified, from now on."""
+    load, reads = Entry.load_shard, []
+
+    def counted(self: Entry, k: int) -> tuple[list[str], np.ndarray] | None:
+        reads.append(k)
+        return load(self, k)
+
+    monkeypatch.setattr(Entry, "load_shard", counted)
+    return reads
+
+
+def test_a_stored_entry_is_read_and_verified_once(store: Store, monkeypatch: pytest.MonkeyPatch):
+    fill(open_entry(store))
+    entry, reads = open_entry(store), count_reads(monkeypatch)
+    assert entry.missing_shards(keep=True) == []
+    ids, array = entry.read()
+    assert reads == [0, 1, 2]
+    assert ids == IDS
+    np.testing.assert_array_equal(array, rows(IDS))
+    array[:] = 0  # the caller's own
+    np.testing.assert_array_equal(entry.read()[1], rows(IDS))
+    assert reads == [0, 1, 2] * 2
+
+
+@pytest.mark.parametrize("stored", [[1], [0, 2], [2], []])
+def test_shards_that_were_missing_are_read_after_the_others(
+    store: Store, stored: list[int], monkeypatch: pytest.MonkeyPatch
+):
+    fill(open_entry(store), stored)
+    entry = open_entry(store)
+    missing = entry.missing_shards(keep=True)
+    assert missing == [k for k in range(3) if k not in stored]
+    fill(entry, missing)
+    reads = count_reads(monkeypatch)
+    ids, array = entry.read()
+    assert reads == missing
+    assert ids == IDS
+    np.testing.assert_array_equal(array, rows(IDS))
+
+
+@pytest.mark.parametrize("k", [0, 1, 2])
+def test_a_shard_with_skipped_rows_is_read_again(store: Store, k: int):
+    """Another run may have replaced it with a fuller one; the rows after it move to the front."""
+    entry = open_entry(store)
+    fill(entry, [i for i in range(3) if i != k])
+    part = [IDS[row] for row in entry.shard_rows(k)][1:]
+    first = IDS[entry.shard_rows(k).start]
+    entry.write_shard(k, part, rows(part) if part else np.empty((0, 3), np.float32), skipped=[first])
+    for fuller in (False, True):
+        again = open_entry(store)
+        assert again.missing_shards(allow_skipped=True, keep=True) == []
+        if fuller:
+            fill(again, [k])
+        ids, array = again.read()
+        assert ids == (IDS if fuller else [name for name in IDS if name != first])
+        np.testing.assert_array_equal(array, rows(ids))
+
+
 def test_round_trip(store: Store):
     entry = open_entry(store)
     assert entry.shards == 3
