@@ -19,20 +19,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipjax.errors import DataError, counted, unknown_name
+from clipjax.errors import DataError, unknown_name
+from clipjax.evaluation.paired_numbers import Numbers, differences, values_of
 from clipjax.evaluation.run_pairs import Choice, pairs_of
-from clipjax.metrics.uncertainty.bootstrap import (
-    RESAMPLES,
-    Resampling,
-    bootstrap,
-    differ,
-    draws_for,
-    percentile_interval,
-    two_sided_p,
-    weighted_mean,
-)
-from clipjax.metrics.uncertainty.intervals import Interval, paired_difference
-from clipjax.metrics.uncertainty.paired import count_discordant, holm, mcnemar_exact
+from clipjax.metrics.uncertainty.bootstrap import RESAMPLES, draws_for, weighted_mean
+from clipjax.metrics.uncertainty.intervals import Interval
+from clipjax.metrics.uncertainty.paired import holm
+from clipjax.results.data_sets import told_apart
 from clipjax.results.row import Row, metric_name
 from clipjax.results.store import ResultStore
 from clipjax.tasks.task import About, Columns, Paired, check_bootstrap, find_task
@@ -48,7 +41,8 @@ class Comparison:
         interval: None if all resamples are equal.
         p_value: two-sided, of this metric alone.
         p_holm: corrected for the headlines of the call; None for a metric that is no headline of its task.
-        test: "mcnemar_exact" or "paired_bootstrap_1000", with p of at least 2 / 1001.
+        test: "mcnemar_exact", "mover_folded_normal" (ECE) or "paired_bootstrap_1000", with p of at least
+            2 / 1001.
         gained, lost: images that only the second or only the first run has right; None for other metrics.
         differs: other differences between the runs ("prompts": (first's, second's)).
         left_out: metrics that are not compared -> why.
@@ -88,26 +82,15 @@ class _Run(NamedTuple):
         return self.rows[0]
 
 
-class _Found(NamedTuple):
-    metric: str
-    first: float
-    second: float
-    interval: Interval | None
-    p_value: float
-    test: str
-    n: int
-    gained: int | None = None
-    lost: int | None = None
-
-
 class _Pair(NamedTuple):
-    """The images are in the same order."""
+    """The images are in the same order. `dataset`: its name among the data sets of the call."""
 
     runs: tuple[_Run, _Run]
     paired: tuple[Paired, Paired]
     values: dict[str, tuple[float, float]]
-    found: list[_Found]
+    found: list[Numbers]
     left_out: dict[str, str]
+    dataset: str = ""
 
     @property
     def headlines(self) -> tuple[str, ...]:
@@ -146,11 +129,14 @@ def compare_runs(
     addresses, unlike = pairs_of((str(first), str(second)), Path(results), choice)
     pairs = [_pair(*_aligned(_load(*a), _load(*b))) for a, b in addresses]
     tests = [(name, pair) for pair in pairs for name in pair.headlines if not metrics or name in metrics]
-    if any(name not in pair.paired[0].right for name, pair in tests):  # McNemar's test needs no draws
+    # Proportions and binned numbers are tested without draws.
+    if any(name not in {*pair.paired[0].right, *pair.paired[0].binned} for name, pair in tests):
         resamples = max(resamples, draws_for(len(tests)))
     for pair in pairs:
         _compare(pair, resamples, seed)
     pairs = _with_numbers(pairs, unlike)
+    named = told_apart([pair.runs[0].row for pair in pairs])
+    pairs = [pair._replace(dataset=row["dataset"]) for pair, row in zip(pairs, named)]
     _check_metrics(metrics, pairs)
     chosen = [(each, pair) for pair in pairs for each in pair.found if not metrics or each.metric in metrics]
     tested = [i for i, (each, pair) in enumerate(chosen) if each.metric in pair.headlines]
@@ -168,11 +154,11 @@ def _check_metrics(metrics: Sequence[str], pairs: list[_Pair]) -> None:
             raise unknown_name("metric", name, sorted(known))
 
 
-def _comparison(numbers: _Found, p_holm: float | None, pair: _Pair) -> Comparison:
+def _comparison(numbers: Numbers, p_holm: float | None, pair: _Pair) -> Comparison:
     a, b = pair.runs
     return Comparison(
         task=a.row["task"],
-        dataset=a.row["dataset"],
+        dataset=pair.dataset,
         difference=numbers.second - numbers.first,
         p_holm=p_holm,
         runs=(a.row["run_id"], b.row["run_id"]),
@@ -184,7 +170,7 @@ def _comparison(numbers: _Found, p_holm: float | None, pair: _Pair) -> Compariso
     )
 
 
-def _one_difference(a: _Found, b: _Found) -> bool:
+def _one_difference(a: Numbers, b: Numbers) -> bool:
     """Top-1 and the mean per class of a balanced data set, for instance."""
     same = math.isclose(a.first, b.first) and math.isclose(a.second, b.second)
     return same and a.first != a.second and a.test != b.test
@@ -257,7 +243,7 @@ def _pair(a: _Run, b: _Run) -> _Pair:
         one, other = (task.paired(run.columns, about) for run in (a, b))
         n = len(a.columns["id"])
         pair = _Pair((a, b), (_completed(one, other, n), _completed(other, one, n)), {}, [], {})
-        first, second = (_values(each, n) for each in pair.paired)
+        first, second = (values_of(each, n) for each in pair.paired)
         pair.left_out.update(_left_out(pair, [first, second]))
     except (ValueError, KeyError) as error:
         raise DataError(f"{names} cannot be compared: {error}") from None
@@ -267,7 +253,7 @@ def _pair(a: _Run, b: _Run) -> _Pair:
 
 def _completed(own: Paired, other: Paired, n: int) -> Paired:
     """Also with the metrics that the other run alone has, where `same` names what they would be here."""
-    if not (names := {name: of for name, of in own.same.items() if name in _values(other, n)}):
+    if not (names := {name: of for name, of in own.same.items() if name in values_of(other, n)}):
         return own
 
     def resampled(weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -281,9 +267,12 @@ def _compare(pair: _Pair, resamples: int, seed: int) -> None:
     """Fill `found`."""
     names = " and ".join(run.row["run_id"] for run in pair.runs)
     try:
-        _fill(pair, About(pair.runs[0].row["dataset"], None, resamples=resamples, seed=seed))
+        about = About(pair.runs[0].row["dataset"], None, resamples=resamples, seed=seed)
+        numbers, without = differences(pair.paired, pair.values, len(pair.runs[0].columns["id"]), about)
     except (ValueError, KeyError) as error:
         raise DataError(f"{names} cannot be compared: {error}") from None
+    pair.found.extend(numbers)
+    pair.left_out.update(without)
 
 
 def _with_numbers(pairs: Sequence[_Pair], unlike: Mapping[str, str]) -> list[_Pair]:
@@ -316,25 +305,6 @@ def _of_other_annotations(pair: _Pair) -> Sequence[str]:
     return names or ()
 
 
-def _fill(pair: _Pair, about: About) -> None:
-    one, other = pair.paired
-    pair.found.extend(
-        _proportion(name, one.right[name], other.right[name]) for name in pair.values if name in one.right
-    )
-    if drawn := {name: both for name, both in pair.values.items() if name not in one.right}:
-        resampled, without = _resampled(pair.paired, drawn, len(pair.runs[0].columns["id"]), about)
-        pair.found.extend(resampled)
-        pair.left_out.update(without)
-
-
-def _values(paired: Paired, n: int) -> dict[str, float]:
-    values = {name: float(np.mean(right)) for name, right in paired.right.items()}
-    if paired.resampled is None:
-        return values
-    once = paired.resampled(np.ones((1, n), np.int64))
-    return values | {name: float(value[0]) for name, value in once.items()}
-
-
 def _left_out(pair: _Pair, values: list[dict[str, float]]) -> dict[str, str]:
     reasons: dict[str, str] = {}
     for run, own in zip(pair.runs, values):
@@ -350,68 +320,6 @@ def _left_out(pair: _Pair, values: list[dict[str, float]]) -> dict[str, str]:
     for name in one:
         if name in other and not np.array_equal(one[name], other[name]):
             reasons[name] = "the runs have it over other images"
-    clusters = set(pair.paired[0].clusters or ())
-    if clusters and len(clusters) < pair.paired[0].fewest:
-        drawn = [name for name in values[0] if name not in pair.paired[0].right]
-        why = f"{counted(len(clusters), 'cluster')}, and fewer than {pair.paired[0].fewest} tell too little"
-        reasons |= dict.fromkeys(drawn, why)
     shared = [name for name in _of_other_annotations(pair) if name in values[0] | values[1]]
-    return reasons | dict.fromkeys(shared, "the runs have other annotations")
-
-
-def _proportion(metric: str, first: np.ndarray, second: np.ndarray) -> _Found:
-    gained, lost = count_discordant(first, second)
-    n, test = len(first), mcnemar_exact(gained, lost)
-    interval = paired_difference(gained, lost, n)
-    values = float(np.mean(first)), float(np.mean(second))
-    return _Found(metric, *values, interval, test.p_value, test.method, n, gained, lost)
-
-
-def _resampled(
-    both: tuple[Paired, Paired], values: Mapping[str, tuple[float, float]], n: int, about: About
-) -> tuple[list[_Found], dict[str, str]]:
-    """Metrics that are not proportions, and why others are left out."""
-    first, second = (paired.resampled for paired in both)
-    assert first is not None
-    assert second is not None
-    try:
-        rows, samples = _samples(both[0], n, about)
-    except ValueError as error:  # too little to draw from
-        return [], dict.fromkeys(values, str(error))
-
-    def difference(*parts: np.ndarray) -> dict[str, np.ndarray]:
-        weights = np.empty((len(parts[0]), n), np.int64)
-        for own, part in zip(rows, parts):
-            weights[:, own] = part
-        before, after = first(weights), second(weights)
-        return {name: after[name] - before[name] for name in values}
-
-    numbers, left_out = [], {}
-    clustered, test = both[0].clusters is not None, f"paired_bootstrap_{about.resamples}"
-    for name, drawn in bootstrap(difference, *samples).items():
-        if without := int(np.isnan(drawn).sum()):
-            left_out[name] = f"{without} of {len(drawn)} resamples have no value"
-            continue
-        kind = {"clustered": clustered, "crossed": bool(both[0].crossed)}
-        interval = percentile_interval(drawn, **kind) if differ(drawn) else None
-        numbers.append(_Found(name, *values[name], interval, two_sided_p(drawn), test, n))
-    return numbers, left_out
-
-
-def _samples(paired: Paired, n: int, about: About) -> tuple[list[np.ndarray], list[Resampling]]:
-    groups = np.zeros(n, int) if paired.groups is None else np.asarray(paired.groups, object)
-    clusters = np.full(n, None) if paired.clusters is None else np.asarray(paired.clusters, object)
-    names = list(dict.fromkeys(groups.tolist()))
-    rows = [np.flatnonzero(groups == name) for name in names]
-    samples = []
-    for name, own in zip(names, rows):
-        alone = clusters[own[0]] is None
-        codes = None if alone else _codes(clusters[own].astype(str))
-        data = about.dataset if paired.groups is None else str(name)
-        crossed = tuple(_codes(np.asarray(factor, str)[own]) for factor in paired.crossed)
-        samples.append(Resampling(data, len(own), codes, about.resamples, about.seed, crossed))
-    return rows, samples
-
-
-def _codes(names: np.ndarray) -> np.ndarray:
-    return np.unique(names, return_inverse=True)[1]
+    reasons |= dict.fromkeys(shared, "the runs have other annotations")
+    return {**reasons, **pair.paired[0].untested}

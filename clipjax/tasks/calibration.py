@@ -21,14 +21,15 @@ import numpy as np
 from clipjax.errors import DataError
 from clipjax.heads.head import score_blocks
 from clipjax.metrics import calibration as kernels
+from clipjax.metrics.uncertainty import calibration_error
 from clipjax.metrics.uncertainty.bootstrap import (
     Resampling,
     bootstrap,
-    centred_interval,
     differ,
     percentile_interval,
     weighted_mean,
 )
+from clipjax.metrics.uncertainty.intervals import Interval
 from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, PredictionFiles, Task, finite_column
 from clipjax.tasks.zeroshot import accepted_labels, accuracy, check_labels, tie_note
 
@@ -39,6 +40,9 @@ BLOCK = 2**22
 # Cells of a column `calibration`, as texts in any case.
 MARKS = {"0": False, "1": True, "false": False, "true": True}
 
+CALIBRATED = "mean of calibrated models with these confidences; limits: 95 % of them lie in these"
+UNTESTED_ECE = "noise raises it, and not alike in two models: compare ece_corrected"
+UNTESTED_MCE = "the largest of several gaps: no interval of a difference is known that covers"
 AVERAGED = "not applicable: averages of probabilities are not logits, and no temperature scales them"
 
 
@@ -196,16 +200,19 @@ def measure(columns: Columns, about: About) -> list[Measure]:
     measures = [dataclasses.replace(accuracy("accuracy", int(correct.sum()), n), note=ties), temperature]
     if temperature.value is None:
         measures.append(Measure("ece_15_after", None, n, note=temperature.note))
-    statistic = _statistic(columns)
+    states = _states(columns)
+    statistic = _statistic(states)
     draws: dict[str, np.ndarray] = {}
     if n > 1:
         data = Resampling(about.dataset, n, resamples=about.resamples, seed=about.seed)
         draws = bootstrap(statistic, data, block=BLOCK, threads=1)
-    for name, value in statistic(np.ones((1, n), np.int32)).items():
-        if name.startswith("bins_"):
-            measures += _reliability(name.removeprefix("bins_"), value[0], draws.get(name))
-        else:
-            measures.append(_with_interval(name, float(value[0]), n, draws.get(name)))
+    once = statistic(np.ones((1, n), np.int32))
+    for state in states:
+        measures += _errors(state, about)
+        for name in (f"nll_{state.name}", f"brier_{state.name}"):
+            measures.append(_with_interval(name, float(once[name][0]), n, draws.get(name)))
+        bins = f"bins_{state.name}"
+        measures += _reliability(state.name, once[bins][0], draws.get(bins))
     return measures
 
 
@@ -224,62 +231,141 @@ def _temperature(columns: Columns, n: int) -> Measure:
 
 
 def paired(columns: Columns, about: About) -> Paired:
-    """Accuracy is a proportion; the rest is resampled."""
+    """Accuracy is a proportion, NLL and Brier are resampled; of ECE the corrected value is compared."""
     if "nll_before" not in columns:
         return Paired()
-    statistic = _statistic(columns)
+    states = _states(columns)
+    statistic = _statistic(states)
 
     def resampled(weights: np.ndarray) -> dict[str, np.ndarray]:
         return {k: v for k, v in statistic(weights).items() if not k.startswith("bins_")}
 
-    return Paired({"accuracy": np.asarray(columns["correct"], bool)}, resampled)
+    return Paired(
+        {"accuracy": np.asarray(columns["correct"], bool)},
+        resampled,
+        binned={
+            f"ece_corrected_{bins}_{state.name}": calibration_error.binned(
+                state.confidence, state.correct, kernels.bin_of(state.confidence, edges), len(edges) - 1
+            )
+            for state in states
+            for bins, edges in state.edges.items()
+        },
+        untested={
+            **{f"ece_{bins}_{state.name}": UNTESTED_ECE for state in states for bins in state.edges},
+            **{f"mce_15_{state.name}": UNTESTED_MCE for state in states},
+        },
+    )
 
 
-Statistic = Callable[[np.ndarray], dict[str, np.ndarray]]
-"""Weights [R, N] -> every number on every resample, [R]; and the sums of the diagram's bins, [R, 3, B]."""
+class _State(NamedTuple):
+    """The images' numbers in a state, float64 [N], and the edges of each kind of bins."""
+
+    name: str
+    confidence: np.ndarray
+    correct: np.ndarray
+    nll: np.ndarray
+    brier: np.ndarray
+    edges: dict[str, np.ndarray]
 
 
-def _statistic(columns: Columns) -> Statistic:
-    """Without a temperature, only the state "before"."""
-    states = STATES if 0 < float(columns["temperature"][0]) < np.inf else STATES[:1]
-    parts = [_of_state(columns, state) for state in states]
-
-    def statistic(weights: np.ndarray) -> dict[str, np.ndarray]:
-        exact = weights.astype(np.float64)
-        return {name: values for part in parts for name, values in part(exact).items()}
-
-    return statistic
+def _states(columns: Columns) -> list[_State]:
+    """Without a temperature, only "before"."""
+    names = STATES if 0 < float(columns["temperature"][0]) < np.inf else STATES[:1]
+    return [_state(columns, name) for name in names]
 
 
-def _of_state(columns: Columns, state: str) -> Statistic:
-    correct = np.asarray(columns["correct"], bool)
-    names = (f"{name}_{state}" for name in ("confidence", "nll", "brier"))
-    confidence, nll, brier = (finite_column(columns, name).astype(np.float64) for name in names)
-    bins = {
+def _state(columns: Columns, name: str) -> _State:
+    parts = (f"{part}_{name}" for part in ("confidence", "nll", "brier"))
+    confidence, nll, brier = (finite_column(columns, part).astype(np.float64) for part in parts)
+    edges = {
         "15": kernels.equal_width_edges(BINS),
         "25": kernels.equal_width_edges(25),
         "mass_15": kernels.equal_mass_edges(confidence, 15),
     }
-    added = {name: kernels.bin_columns(confidence, correct, edges) for name, edges in bins.items()}
+    return _State(name, confidence, np.asarray(columns["correct"], bool), nll, brier, edges)
+
+
+Statistic = Callable[[np.ndarray], dict[str, np.ndarray]]
+"""Weights [R, N] -> NLL and Brier on every resample, [R]; and the sums of the diagram's bins, [R, 3, B]."""
+
+
+def _statistic(states: list[_State]) -> Statistic:
+    added = {
+        state.name: kernels.bin_columns(state.confidence, state.correct, state.edges["15"])
+        for state in states
+    }
 
     def statistic(weights: np.ndarray) -> dict[str, np.ndarray]:
-        sums = {name: np.tensordot(weights, each, 1) for name, each in added.items()}
-        return {
-            **{f"ece_{name}_{state}": kernels.ece_of_sums(each) for name, each in sums.items()},
-            f"mce_15_{state}": kernels.mce_of_sums(sums["15"]),
-            f"nll_{state}": weighted_mean(nll, weights),
-            f"brier_{state}": weighted_mean(brier, weights),
-            f"bins_{state}": sums["15"],
-        }
+        exact = weights.astype(np.float64)
+        values: dict[str, np.ndarray] = {}
+        for state in states:
+            values[f"nll_{state.name}"] = weighted_mean(state.nll, exact)
+            values[f"brier_{state.name}"] = weighted_mean(state.brier, exact)
+            values[f"bins_{state.name}"] = np.tensordot(exact, added[state.name], 1)
+        return values
 
     return statistic
+
+
+def _errors(state: _State, about: About) -> Iterator[Measure]:
+    """ECE in each kind of bins, and MCE, beside what a calibrated model shows."""
+    n = len(state.confidence)
+    bin_of = {bins: kernels.bin_of(state.confidence, edges) for bins, edges in state.edges.items()}
+    marks = [np.eye(len(edges) - 1)[bin_of[bins]] for bins, edges in state.edges.items()]
+    how: dict[str, Any] = {"resamples": about.resamples, "seed": about.seed, "block": BLOCK}
+    null = calibration_error.null_sums(state.confidence, np.concatenate(marks, axis=1), about.dataset, **how)
+    ends = np.cumsum([len(edges) - 1 for edges in state.edges.values()])
+    for (bins, edges), sums in zip(state.edges.items(), np.split(np.abs(null), ends[:-1], axis=1)):
+        held = kernels.bin_columns(state.confidence, state.correct, edges).sum(axis=0)[None]
+        gaps = calibration_error.gaps_of(state.confidence, state.correct, bin_of[bins], len(edges) - 1)
+        value, ending = float(kernels.ece_of_sums(held)[0]), f"_{bins}_{state.name}"
+        yield from ece_measures(value, gaps, sums.sum(axis=1) / n, ending)
+        if bins == "15":
+            drawn = (sums / np.maximum(held[:, 0], 1)).max(axis=1)
+            yield from _mce_measures(float(kernels.mce_of_sums(held)[0]), drawn, n, ending)
+
+
+def ece_measures(
+    value: float, gaps: calibration_error.Gaps, null: np.ndarray, ending: str = "", slice_: str | None = None
+) -> Iterator[Measure]:
+    """The plug-in ECE, the corrected one, and the null band.
+
+    Args:
+        value: the plug-in.
+        null: of calibrated models, float64 [R].
+        ending: of the metrics' names.
+    """
+    n, band = gaps.images, calibration_error.null_band(null)
+    interval, note = calibration_error.interval(gaps, band), _beside(value, band)
+    if interval is None and value > band.hi:
+        note = f"no interval: fewer than {calibration_error.FEWEST} images; {note}"
+    yield Measure(f"ece{ending}", value, n, interval, slice_, note=note)
+    corrected = calibration_error.corrected(gaps)
+    yield Measure(f"ece_corrected{ending}", corrected, n, interval, slice_, note=note)
+    yield Measure(f"null_ece{ending}", band.mean, n, _limits(band, null), slice_, note=CALIBRATED)
+
+
+def _mce_measures(value: float, null: np.ndarray, n: int, ending: str) -> Iterator[Measure]:
+    band = calibration_error.null_band(null)
+    note = _beside(value, band)
+    if value > band.hi:
+        note = f"no interval: of the largest of several gaps none is known that covers; {note}"
+    yield Measure(f"mce{ending}", value, n, note=note)
+    yield Measure(f"null_mce{ending}", band.mean, n, _limits(band, null), note=CALIBRATED)
+
+
+def _limits(band: calibration_error.NullBand, null: np.ndarray) -> Interval:
+    return Interval(0.0, band.hi, band.level, f"calibrated_{len(null)}")
+
+
+def _beside(value: float, band: calibration_error.NullBand) -> str:
+    shown = f"a calibrated model shows {band.mean:.4f} on average, {band.hi:.4f} or less in {band.level:.0%}"
+    return shown if value > band.hi else f"not told from calibrated: {shown}"
 
 
 def _with_interval(name: str, value: float, n: int, draws: np.ndarray | None) -> Measure:
     if draws is None or not differ(draws):
         return Measure(name, value, n, note="no interval: no resample of the images differs")
-    if name.startswith(("ece_", "mce_")):
-        return Measure(name, value, n, centred_interval(value, draws, lower=0.0))
     return Measure(name, value, n, percentile_interval(draws))
 
 
@@ -317,11 +403,12 @@ TASK = Task(
         "id": "only the test half is reported",
         "several labels": "correct if the prediction is one of them, NLL and Brier of the first",
         "ties": "lowest class index",
+        "ece_interval": "version 2: of the true ECE, outside the null band alone",
     },
     describe=describe,
     measure=measure,
     paired=paired,
-    headlines=(("ece_15_before",), ("ece_15_after",)),
+    headlines=(("ece_corrected_15_before",), ("ece_corrected_15_after",)),
     predictions=PredictionFiles(
         arrays={
             **dict.fromkeys(("logits", "labels"), True),

@@ -287,7 +287,11 @@ def paired(pairs: Columns, about: About) -> Paired:
         }
 
     clusters = [str(name) for name in pairs["cluster"]]
-    return Paired(resampled=resampled, clusters=clusters, fewest=FEWEST)
+    untested = {}
+    if (count := len(set(clusters))) < FEWEST:
+        why = f"clusters: {count}, and fewer than {FEWEST} tell too little"
+        untested = dict.fromkeys(resampled(np.ones((1, len(clusters)), int)), why)
+    return Paired(resampled=resampled, clusters=clusters, untested=untested)
 
 
 TASK = Task(

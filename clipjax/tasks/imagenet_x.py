@@ -29,17 +29,12 @@ from clipjax.metrics.factors import (
     correct_through,
     count_factors,
 )
-from clipjax.metrics.uncertainty import intervals
-from clipjax.metrics.uncertainty.bootstrap import (
-    Resampling,
-    bootstrap,
-    centred_interval,
-    differ,
-    percentile_interval,
-)
+from clipjax.metrics.uncertainty import calibration_error, intervals
+from clipjax.metrics.uncertainty.bootstrap import Resampling, bootstrap, percentile_interval
 from clipjax.metrics.uncertainty.intervals import Interval
 from clipjax.metrics.worst import second_half
 from clipjax.results.row import metric_name
+from clipjax.tasks.calibration import ece_measures
 from clipjax.tasks.cells import class_number, probability
 from clipjax.tasks.task import (
     About,
@@ -268,7 +263,7 @@ def _over_all(table: _Table, variant: str, draws: _Draws, about: About) -> Itera
         ),
         slice_,
     )
-    yield _ece(table, variant, 0, draws, slice_)
+    yield from _ece(table, variant, 0, draws, slice_)
 
 
 def _ten(factors: Sequence[str]) -> list[bool]:
@@ -303,7 +298,7 @@ def _over_factors(table: _Table, variant: str, draws: _Draws) -> Iterator[Measur
             hits = int(of_kind.hits[k])
             yield Measure(f"accuracy{ending}", hits / n, n, intervals.wilson(hits, n), slice_)
         yield _error_ratio(counts[""], variant, k, draws, slice_)
-        yield _ece(table, variant, k + 1, draws, slice_)
+        yield from _ece(table, variant, k + 1, draws, slice_)
 
 
 def _counts(table: _Table, variant: str, ending: str) -> FactorCounts:
@@ -329,51 +324,54 @@ def _error_ratio(counts: FactorCounts, variant: str, k: int, draws: _Draws, slic
     return Measure("error_ratio", value, n, percentile_interval(drawn), slice_)
 
 
-def _ece(table: _Table, variant: str, group: int, draws: _Draws, slice_: str | None) -> Measure:
+def _ece(table: _Table, variant: str, group: int, draws: _Draws, slice_: str | None) -> Iterator[Measure]:
     """Group 0 is the whole variant."""
     members = table.groups(variant)[:, group]
     edges = calibration.equal_width_edges(BINS)
     bins = calibration.reliability(table.confidence, table.correct[""], edges, weights=members)
-    value, n, drawn = calibration.ece(bins), int(members.sum()), draws["ece", variant, group]
-    held = drawn[~np.isnan(drawn)]  # without those that drew no image of the factor; the method counts them
-    if n < 2 or not differ(held):
-        return Measure("ece", value, n, slice=slice_, note="no interval: no resample of the images differs")
-    return Measure("ece", value, n, centred_interval(value, held, lower=0.0), slice_)
+    confidence = table.confidence[members]
+    bin_ = calibration.bin_of(confidence, edges)
+    gaps = calibration_error.gaps_of(confidence, table.correct[""][members], bin_, BINS)
+    null = draws["ece", variant, group] / gaps.images
+    yield from ece_measures(calibration.ece(bins), gaps, null, slice_=slice_)
 
 
 _Draws = dict[tuple[str, str, int], np.ndarray]
 
 
 def _draws(table: _Table, about: About) -> _Draws:
-    """Error ratio and ECE of every variant and group on every resample, as sparse products."""
+    """Of every variant and group: error ratios of the resamples, and summed |gaps| of calibrated models."""
     import scipy.sparse  # loaded late: predictions of every task load this module
 
     groups = np.concatenate([table.groups(variant) for variant in VARIANTS], axis=1)
     keys = [(variant, k) for variant in VARIANTS for k in range(1 + len(table.factors))]
     first = [keys.index((variant, 0)) for variant, _ in keys]
-    if len(table.label) < 2:
-        return {(metric, *key): np.empty(0) for metric in ("error_ratio", "ece") for key in keys}
-    bin_ = calibration.bin_of(table.confidence, calibration.equal_width_edges(BINS))
-    gap = table.correct[""] - table.confidence.astype(np.float64)
     image, group = np.nonzero(groups)
     size = len(keys)
-    # Three tables side by side, for one product: images, errors, and gaps of every bin.
-    values = np.concatenate([np.ones(len(image)), ~table.correct[""][image], gap[image]])
-    column = np.concatenate([group, size + group, size * (2 + bin_[image]) + group])
-    sums = scipy.sparse.csr_array((values, (np.tile(image, 3), column)), (len(bin_), size * (2 + BINS)))
+
+    def columns(values: np.ndarray, column: np.ndarray, width: int) -> Any:
+        return scipy.sparse.csr_array((values, (image, column)), (len(groups), width))
+
+    bin_ = calibration.bin_of(table.confidence, calibration.equal_width_edges(BINS))
+    marks = columns(np.ones(len(image)), size * bin_[image] + group, size * BINS)
+    how: dict[str, Any] = {"resamples": about.resamples, "seed": about.seed}
+    null = calibration_error.null_sums(table.confidence, marks, about.dataset, block=BLOCK, **how)
+    drawn = {"ece": np.abs(null).reshape(-1, BINS, size).sum(axis=1)}
+    images = columns(np.ones(len(image)), group, size)
+    errors = columns((~table.correct[""][image]).astype(np.float64), group, size)
 
     def statistic(weights: np.ndarray) -> dict[str, np.ndarray]:
-        parts = (weights.astype(np.float64) @ sums).reshape(len(weights), 2 + BINS, size)
-        total = parts[:, 0]
+        exact = weights.astype(np.float64)
         with np.errstate(invalid="ignore", divide="ignore"):
-            error = parts[:, 1] / total
+            error = (exact @ errors) / (exact @ images)
             ratio = error / error[:, first]
-            ece = np.abs(parts[:, 2:]).sum(axis=1) / total
         ratio[~np.isfinite(ratio)] = np.nan
-        return {"error_ratio": ratio, "ece": ece}
+        return {"error_ratio": ratio}
 
-    resampling = Resampling(about.dataset, len(table.label), resamples=about.resamples, seed=about.seed)
-    drawn = bootstrap(statistic, resampling, block=BLOCK)
+    if len(table.label) < 2:
+        drawn["error_ratio"] = np.empty((0, size))
+    else:
+        drawn |= bootstrap(statistic, Resampling(about.dataset, len(table.label), **how), block=BLOCK)
     return {(metric, *key): values[:, k] for metric, values in drawn.items() for k, key in enumerate(keys)}
 
 
@@ -404,6 +402,7 @@ TASK = Task(
         "worst": "worst_*: chosen and scored on the same images, as in the reference; worst_*_held_out: "
         "chosen on half of each class (by SHA-256 of the file name), scored on the other, mean of both ways",
         "ece": f"{BINS} right-closed bins of equal width",
+        "ece_interval": "version 2: of the true ECE, outside the null band alone",
         "images_without_real_label": "wrong",
     },
     describe=describe,

@@ -21,6 +21,7 @@ from clipjax.data.questions import Questions
 from clipjax.entry_points import cached
 from clipjax.errors import DataError, UsageError
 from clipjax.metrics.uncertainty.bootstrap import RESAMPLES
+from clipjax.metrics.uncertainty.calibration_error import Binned
 from clipjax.metrics.uncertainty.intervals import Interval
 from clipjax.tasks.names import check_name, own_tasks, task_names, task_plug_ins
 
@@ -174,7 +175,8 @@ class Paired:
         clusters: [N], units drawn whole (images of one object); None, also for all images of a group: single
             images.
         crossed: further random factors, [N] units each, drawn on their own (`Resampling.crossed`).
-        fewest: clusters; with fewer, the metrics of `resampled` are not compared.
+        binned: other numbers, by `calibration_error.difference`: bias-corrected calibration errors.
+        untested: metrics that are not compared -> why.
         annotated: metrics not compared under different annotations; None: all.
         convention: what else decides the numbers, e.g. {"headline": "mcm"}.
         same: a metric that another run may have and this one has not -> the one of `right` that it would be.
@@ -185,8 +187,9 @@ class Paired:
     groups: Sequence[str] | None = None
     clusters: Sequence[str | None] | None = None
     crossed: Sequence[Sequence[str]] = ()
-    fewest: int = 2
     over: Mapping[str, np.ndarray] = field(default_factory=dict)
+    binned: Mapping[str, Binned] = field(default_factory=dict)
+    untested: Mapping[str, str] = field(default_factory=dict)
     annotated: Sequence[str] | None = None
     convention: Mapping[str, Any] = field(default_factory=dict)
     same: Mapping[str, str] = field(default_factory=dict)

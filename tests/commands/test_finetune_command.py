@@ -58,7 +58,7 @@ title = "AUROC, MCM"
 better = "higher"
 [[metrics]]
 task = "calibration"
-metric = "ece_15_before"
+metric = "ece_corrected_15_before"
 title = "ECE"
 better = "lower"
 """

@@ -215,9 +215,8 @@ def test_calibration_before_and_after(tmp_path):
     tables = calibration_table(1, 1.2), calibration_table(2, 0.8)
     a, b = (write(tmp_path, table, task="calibration", model=m) for m, table in zip("ab", tables))
     found = by_metric(compare_runs(a, b, tmp_path, resamples=200))
-    assert {f"{name}_{state}" for name in ("ece_15", "nll", "brier") for state in ("before", "after")} <= set(
-        found
-    )
+    names = ("ece_corrected_15", "nll", "brier")
+    assert {f"{name}_{state}" for name in names for state in ("before", "after")} <= set(found)
     assert found["accuracy"].test == "mcnemar_exact"
     changes = tables[1]["nll_after"] - tables[0]["nll_after"]
     weights = next(Resampling("d", 80, resamples=200).blocks(200))
@@ -225,6 +224,25 @@ def test_calibration_before_and_after(tmp_path):
     assert found["nll_after"].difference == pytest.approx(changes.mean())
     assert found["nll_after"].interval is not None
     assert found["nll_after"].interval[:2] == pytest.approx(expected[:2])
+
+
+def test_of_two_eces_the_corrected_ones_are_compared(tmp_path):
+    """The second run is right less often, and as sure."""
+    tables = calibration_table(1, 1.2), calibration_table(1, 1.2)
+    tables[1]["correct"] = tables[1]["correct"] & (np.arange(80) % 2 == 0)
+    a, b = (write(tmp_path, table, task="calibration", model=m) for m, table in zip("ab", tables))
+    ece = by_metric(compare_runs(a, b, tmp_path))["ece_corrected_15_before"]
+    assert ece.test == "mover_folded_normal"
+    assert ece.interval is not None
+    assert 0.1 < ece.difference == ece.second - ece.first < 0.3
+    assert ece.interval.lo < ece.difference < ece.interval.hi
+    assert ece.p_value > 0.05 or ece.interval.lo > 0
+    assert ece.p_value < 0.2
+    assert "compare ece_corrected" in ece.left_out["ece_15_before"]
+    with pytest.raises(DataError, match="ece_25_after cannot be compared: noise raises it, and not alike"):
+        compare_runs(a, b, tmp_path, metrics=["ece_25_after"])
+    same = by_metric(compare_runs(a, write(tmp_path, tables[0], task="calibration", model="c"), tmp_path))
+    assert (same["ece_corrected_15_before"].difference, same["ece_corrected_15_before"].p_value) == (0, 1)
 
 
 def test_shape_bias_draws_objects(tmp_path):
@@ -527,7 +545,8 @@ def test_headlines_are_metrics_that_runs_are_compared_by():
         n = len(next(iter(columns.values())))
         paired = task.paired({"id": ids(n), **columns}, About("d", None))
         drawn = {} if paired.resampled is None else paired.resampled(np.ones((1, n), np.int64))
-        assert len(task.headlines_among({**paired.right, **drawn})) == len(task.headlines) > 0, case
+        known = {**paired.right, **drawn, **paired.binned}
+        assert len(task.headlines_among(known)) == len(task.headlines) > 0, case
 
 
 def test_two_tests_of_one_difference_are_one_finding(tmp_path):
@@ -620,13 +639,13 @@ def test_matches_are_compared_over_ten_clusters_or_more(tmp_path: Path) -> None:
         )
         if count == 9:
             with pytest.raises(
-                DataError, match=r"recall_2d@10, .*: 9 clusters, and fewer than 10 tell too little"
+                DataError, match=r"recall_2d@10, .*: clusters: 9, and fewer than 10 tell too little"
             ):
                 compare_runs(first, second, tmp_path)
     # Models are compared all the same, by what they have.
     found = compare_runs("a", "b", tmp_path)
     assert {each.dataset for each in found} == {"of 10"}
-    assert "9 clusters" in found[0].left_out["correspondence on of 9"]
+    assert "clusters: 9" in found[0].left_out["correspondence on of 9"]
     recall = next(each for each in found if each.metric == "recall")
     assert recall.difference == pytest.approx(0.2)
     assert recall.p_holm is not None

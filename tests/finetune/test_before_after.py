@@ -46,7 +46,7 @@ title = "top 5"
 better = "higher"
 [[metrics]]
 task = "calibration"
-metric = "ece_15_before"
+metric = "ece_corrected_15_before"
 title = "ECE"
 better = "lower"
 [[metrics]]
@@ -180,7 +180,7 @@ def test_the_table_is_in_the_suites_order(lost: Any) -> None:
         ("zeroshot", "colours_val", "top1"),
         ("zeroshot", "colours_dark", "top5"),
         ("zeroshot", "colours_val", "top5"),
-        ("calibration", "colours_val", "ece_15_before"),
+        ("calibration", "colours_val", "ece_corrected_15_before"),
         ("ood", "odd", "auroc"),
     ]
 
@@ -215,7 +215,7 @@ def test_the_intervals_are_those_of_the_paired_comparison(lost: Any) -> None:
 
 def test_more_error_is_lost_and_what_does_not_move_is_neither(lost: Any) -> None:
     changes = lost[0]
-    error = changes["calibration", "colours_val", "ece_15_before"]
+    error = changes["calibration", "colours_val", "ece_corrected_15_before"]
     assert error.difference > 0
     assert error.verdict == "lost"
     still = changes["ood", "odd", "auroc"]

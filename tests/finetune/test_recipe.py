@@ -330,7 +330,7 @@ def test_the_robustness_suite_says_which_way_is_better() -> None:
     better = {(each.metric, each.slice): each.better for each in load_suite("robustness").metrics}
     assert better["top1", None] == better["auroc", "score:mcm"] == "higher"
     assert better["shape_bias", None] == "neither"
-    assert better["ece_15_before", None] == better["ece_15_after", None] == "lower"
+    assert better["ece_corrected_15_before", None] == better["ece_corrected_15_after", None] == "lower"
 
 
 @pytest.mark.parametrize(

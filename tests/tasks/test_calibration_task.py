@@ -15,6 +15,8 @@ from clipjax.data.labels import LabelSpace, Projection
 from clipjax.errors import DataError
 from clipjax.heads.head import identity_head
 from clipjax.metrics import calibration as kernels
+from clipjax.metrics.uncertainty import calibration_error
+from clipjax.metrics.uncertainty.bootstrap import generator
 from clipjax.metrics.uncertainty.intervals import wilson
 from clipjax.results.image_table import images_table
 from clipjax.tasks import calibration
@@ -107,17 +109,52 @@ def test_scaling_mends_what_was_planted(outcome):
     assert got["nll_before", None].value > got["nll_after", None].value
 
 
-def test_every_number_has_an_interval_that_holds_it(outcome):
+def test_every_number_has_an_interval_that_holds_it_or_says_why_not(outcome):
     for each in outcome.measures:
-        if each.n > 1:
-            assert each.interval is not None, each
+        if each.interval is not None:
             assert each.interval.lo <= each.value <= each.interval.hi, each
             assert each.interval.lo < each.interval.hi
         elif each.metric == "confidence":
             assert "a bin of one image" in each.note
+        else:
+            assert each.note.startswith(("no interval: ", "not told from calibrated: ")), each
     got = measured(outcome.measures)
     assert got["nll_before", None].interval.method == "bootstrap_50"
-    assert got["ece_15_before", None].interval.method == "centred_bootstrap_50"
+    assert got["ece_15_before", None].interval.method == "folded_normal"
+    assert got["null_ece_15_before", None].interval.method == "calibrated_50"
+
+
+def test_ece_beside_what_a_calibrated_model_shows(outcome):
+    """Too sure by a factor of two before, mended after."""
+    got = measured(outcome.measures)
+    for bins in ("15", "25", "mass_15"):
+        before, after = (got[f"ece_{bins}_{state}", None] for state in ("before", "after"))
+        corrected, band = got[f"ece_corrected_{bins}_before", None], got[f"null_ece_{bins}_before", None]
+        assert 0 < band.value < band.interval.hi < before.value
+        assert before.interval == corrected.interval
+        assert before.interval.lo < corrected.value < before.value
+        assert before.note.startswith(f"a calibrated model shows {band.value:.4f} on average, ")
+        assert after.interval is None
+        assert after.note.startswith("not told from calibrated: a calibrated model shows ")
+        assert got[f"ece_corrected_{bins}_after", None].interval is None
+        assert after.value <= got[f"null_ece_{bins}_after", None].interval.hi
+    assert got["mce_15_before", None].interval is None
+    assert got["mce_15_after", None].note.startswith("not told from calibrated: ")
+    assert got["null_mce_15_after", None].value < got["null_mce_15_after", None].interval.hi
+
+
+def test_the_null_band_against_a_loop(shifted, outcome):
+    confidence = outcome.images["confidence_before"]
+    draw, drawn = generator("shifted: calibrated", 0), []
+    for chance in draw.random((50, 200)):
+        bins = kernels.reliability(confidence, chance < confidence, kernels.equal_width_edges(15))
+        drawn.append((kernels.ece(bins), kernels.mce(bins)))
+    ece, mce = np.array(drawn).T
+    got = measured(outcome.measures)
+    for name, values in (("null_ece_15_before", ece), ("null_mce_15_before", mce)):
+        assert got[name, None].value == pytest.approx(values.mean(), abs=1e-12)
+        assert got[name, None].interval.hi == pytest.approx(np.quantile(values, 0.95), abs=1e-12)
+        assert got[name, None].interval.lo == 0
 
 
 def test_the_diagram_is_the_kernels(shifted, outcome):
@@ -201,8 +238,18 @@ def test_runs_are_compared_on_resamples_of_the_images(outcome):
     rows = np.repeat(np.arange(200), weights[0])
     again = {name: np.asarray(values)[rows] for name, values in outcome.images.items()}
     expected, drawn = measured(calibration.measure(again, about)), pairs.resampled(weights)
-    for name in ("ece_15_before", "ece_25_after", "mce_15_before", "nll_after", "brier_before"):
-        assert drawn[name][0] == pytest.approx(expected[name, None].value)
+    assert set(drawn) == {f"{name}_{state}" for name in ("nll", "brier") for state in calibration.STATES}
+    for name, values in drawn.items():
+        assert values[0] == pytest.approx(expected[name, None].value)
+
+
+def test_of_ece_the_corrected_value_is_compared(outcome):
+    got, pairs = measured(outcome.measures), calibration.paired(outcome.images, About("shifted", SPACE))
+    assert set(pairs.binned) == {key[0] for key in got if key[0].startswith("ece_corrected_")}
+    for name, each in pairs.binned.items():
+        assert calibration_error.corrected(each.gaps) == got[name, None].value
+    plain = {key[0] for key in got if key[0].startswith(("ece_", "mce_"))} - set(pairs.binned)
+    assert set(pairs.untested) == plain
 
 
 # Label spaces.

@@ -331,9 +331,14 @@ def test_a_set_without_pairs_and_a_model_without_maps(model: Any, worlds: Any, t
     )
 
 
-def test_two_models_are_compared_on_the_same_pairs(model: Any, worlds: Any, tmp_path: Any) -> None:
+def test_two_models_are_compared_on_the_same_pairs(
+    model: Any, worlds: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other: Any = TinyModel(seed=1, id="other", fingerprint="other-1")
     runs = [evaluate(each, worlds, "navi", results=tmp_path).path.name for each in (model, other)]
+    with pytest.raises(DataError, match="and fewer than 10 tell too little"):
+        compare_runs(runs[0], runs[1], tmp_path, resamples=100)
+    monkeypatch.setattr("clipjax.tasks.correspondence.FEWEST", 2)
     compared = {each.metric: each for each in compare_runs(runs[0], runs[1], tmp_path, resamples=100)}
     assert {"recall", "recall_3d@0.01", "recall_2d@50"} <= set(compared)
     assert compared["recall"].test == "paired_bootstrap_100"

@@ -21,7 +21,7 @@ from clipjax.evaluation.predictions.run import evaluate_predictions
 from clipjax.heads.head import Head, identity_head
 from clipjax.metrics import calibration
 from clipjax.metrics.uncertainty import intervals
-from clipjax.metrics.uncertainty.bootstrap import Resampling, centred_interval, percentile_interval
+from clipjax.metrics.uncertainty.bootstrap import Resampling, generator, percentile_interval
 from clipjax.metrics.worst import second_half, worst_of_halves
 from clipjax.tasks import imagenet_x
 from clipjax.tasks.task import About, Inputs, Measure
@@ -217,24 +217,23 @@ def test_intervals_and_ece_are_those_of_a_loop():
         part = ~proto if keep == "filtered" else np.ones(len(proto), bool)
         has = part & np.array([name in names for names in kept[f"{which}_factors"]])
         draws: dict[str, list[float]] = {"error_ratio": [], "ece": []}
+        for chance in generator("loop: calibrated", 0).random((40, len(proto))):
+            bins = calibration.reliability(confidence, chance < confidence, edges, weights=has)
+            draws["ece"].append(calibration.ece(bins))
         for block in Resampling("loop", len(proto), resamples=40).blocks(7):
             for weights in block:
                 error = [np.sum(weights * mask * ~correct) / np.sum(weights * mask) for mask in (has, part)]
                 draws["error_ratio"].append(error[0] / error[1])
-                bins = calibration.reliability(confidence, correct, edges, weights=weights * has)
-                draws["ece"].append(calibration.ece(bins))
         place = f"{variant}/factor:{name}"
-        value = found["ece", place].value
-        assert value is not None
-        ece = centred_interval(value, np.array(draws["ece"]), lower=0.0)
-        for metric, expected in (
-            ("error_ratio", percentile_interval(np.array(draws["error_ratio"]))),
-            ("ece", ece),
-        ):
-            got = found[metric, place].interval
-            assert got is not None
-            assert got[:2] == pytest.approx(expected[:2], abs=1e-12)
-            assert got.method == expected.method
+        ratio = found["error_ratio", place].interval
+        assert ratio is not None
+        expected = percentile_interval(np.array(draws["error_ratio"]))
+        assert ratio[:2] == pytest.approx(expected[:2], abs=1e-12)
+        assert ratio.method == expected.method
+        null = found["null_ece", place]
+        assert null.interval is not None
+        assert null.value == pytest.approx(np.mean(draws["ece"]), abs=1e-12)
+        assert null.interval.hi == pytest.approx(np.quantile(draws["ece"], 0.95), abs=1e-12)
         bins = calibration.reliability(confidence, correct, edges, weights=has)
         assert found["ece", f"{variant}/factor:{name}"].value == pytest.approx(
             calibration.ece(bins), abs=1e-12
@@ -265,11 +264,27 @@ def of_calibrated(metric: str, place: str | None) -> tuple[float, intervals.Inte
 
 
 @pytest.mark.parametrize("place", [None, "multi/kept/factor:pose"])
-def test_the_interval_of_ece_holds_it_where_every_resample_lies_above(place):
-    value, interval = of_calibrated("ece", place)
-    assert value == pytest.approx(0, abs=1e-12)
-    assert interval.lo <= value < interval.hi
-    assert interval.method == "centred_bootstrap_50"
+def test_an_ece_of_a_calibrated_model_has_no_interval_and_says_so(place):
+    found = {(m.metric, m.slice): m for m in imagenet_x.measure(calibrated_columns(), About("x", None))}
+    for metric in ("ece", "ece_corrected"):
+        assert found[metric, place].value == pytest.approx(0, abs=1e-12)
+        assert found[metric, place].interval is None
+        assert (found[metric, place].note or "").startswith("not told from calibrated: ")
+
+
+def test_an_ece_above_the_null_band_has_an_interval():
+    wrong = calibrated_columns() | {"correct": np.arange(200) % 10 == 0}
+    found = {(m.metric, m.slice): m for m in imagenet_x.measure(wrong, About("x", None))}
+    for place in (None, "top/kept/factor:pose"):  # "rare" is the top factor of two images
+        ece, corrected = found["ece", place], found["ece_corrected", place]
+        assert ece.value == pytest.approx(0.4, abs=0.005)
+        assert corrected.value == pytest.approx(0.4, abs=0.005)
+        if ece.n < 200:
+            assert (ece.note or "").startswith("no interval: fewer than 200 images; a calibrated model shows")
+        else:
+            assert ece.interval is not None
+            assert ece.interval == corrected.interval
+            assert 0.3 < ece.interval.lo < 0.4 < ece.interval.hi < 0.5
 
 
 def test_a_factor_that_some_resamples_do_not_hold_has_intervals():
@@ -278,10 +293,6 @@ def test_a_factor_that_some_resamples_do_not_hold_has_intervals():
     assert value == 1
     assert interval[:2] == pytest.approx((half.lo / 0.5, half.hi / 0.5))
     assert interval.method == "wilson_ratio"
-    value, interval = of_calibrated("ece", "top/filtered/factor:rare")
-    assert interval.lo <= value < interval.hi
-    held = int(interval.method.removeprefix("centred_bootstrap_"))
-    assert 20 < held < 50  # e^-2 of the resamples hold neither of the two images
 
 
 def test_every_number_has_an_interval_or_says_why_not():
@@ -321,7 +332,9 @@ def test_a_single_image(notes):
     assert (found["average", None].value, found["average", None].n) == (1, 1)
     assert found["ece", None].value == pytest.approx(1 - CONFIDENCE[4], abs=1e-6)
     assert found["ece", None].interval is None
-    assert found["ece", None].note == "no interval: no resample of the images differs"
+    assert (found["ece", None].note or "").startswith(
+        "not told from calibrated: a calibrated model shows 0.4"
+    )
 
 
 def test_all_numbers_again_from_lists(notes):
@@ -416,7 +429,7 @@ def test_counts_of_resnet50(resnet50):
     assert resnet50["average", None]["note"] == "1132 images have no annotation; 2758 prototypes left out"
     assert resnet50["worst_factor_of_ten", None]["note"] == "texture, of 10 factors"
     assert resnet50["accuracy", "top/filtered/factor:larger"]["n"] == 150
-    assert sum(part is not None and "top/filtered/factor" in part for _, part in resnet50) == 16 * 5
+    assert sum(part is not None and "top/filtered/factor" in part for _, part in resnet50) == 16 * 7
 
 
 def test_the_card_shares_its_images_with_imagenet_val():

@@ -81,7 +81,9 @@ def _reliability_panel(panel: Axes, bins: Sequence[tuple[int, AnyRow, int]]) -> 
 def _title(rows: Sequence[AnyRow], state: str) -> str:
     whole = {row["metric"]: row["value"] for row in rows if row["slice"] is None}
     words = "before" if state == "before" else f"after, T = {whole['temperature']:.3g}"
-    return f"{words}: ECE {whole[f'ece_15_{state}']:.1%}, NLL {whole[f'nll_{state}']:.3f}"
+    null = next((row["interval"] for row in rows if row["metric"] == f"null_ece_15_{state}"), None)
+    beside = f" (calibrated: up to {null['hi']:.1%})" if null is not None else ""  # older rows have none
+    return f"{words}: ECE {whole[f'ece_15_{state}']:.1%}{beside}, NLL {whole[f'nll_{state}']:.3f}"
 
 
 def ood_figure(rows: Sequence[AnyRow], images: Mapping[str, Any], out: str | Path) -> list[Path]:
