@@ -148,6 +148,7 @@ def test_tasks_lists_what_can_be_evaluated(capsys: pytest.CaptureFixture[str]) -
     assert invoke("tasks", "ood") == (0, "")
     shown = capsys.readouterr().out
     assert "fpr95 imagenet o: OOD positive, recall closest to 0.95" in shown
+    assert "headlines: class_mean_auroc, else auroc" in shown
     assert max(map(len, shown.splitlines())) <= 100
     assert invoke("tasks", "ood", "--json") == (0, "")
     assert json.loads(capsys.readouterr().out)["needs"] == ["head", "id"]

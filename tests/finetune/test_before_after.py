@@ -17,6 +17,7 @@ from _small import RGB, write_colours
 from clipjax.data.cards import load_dataset
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.compare import compare_runs
+from clipjax.finetune import before_after as before_after_module
 from clipjax.finetune.before_after import (
     Change,
     before_and_after,
@@ -221,6 +222,23 @@ def test_more_error_is_lost_and_what_does_not_move_is_neither(lost: Any) -> None
     still = changes["ood", "odd", "auroc"]
     assert (still.before, still.after, still.difference) == (1.0, (1.0,) * 3, 0.0)
     assert (still.interval, still.verdict, still.note) == (None, None, None)
+
+
+def test_a_long_table_draws_as_many_resamples_as_its_correction_needs(
+    suite: Suite, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 1,000 resamples p is at least 2 / 1001, and 40 lines times that is no verdict."""
+    drawn: list[int] = []
+
+    def compared(*args: Any, resamples: int) -> Any:
+        drawn.append(resamples)
+        return compare_runs(*args, resamples=resamples)
+
+    monkeypatch.setattr(before_after_module, "compare_runs", compared)
+    accuracy, shape = suite.metrics[0], dataclasses.replace(suite.metrics[0], better="neither")
+    long = dataclasses.replace(suite, metrics=(accuracy,) * 20 + (shape,) * 9, run=("zeroshot",))
+    compare(Seer("base", 0.8), [Seer("tuned")], long, world, tmp_path)
+    assert drawn == [80 * 40] * 2, "20 lines of each of two data sets can have a verdict"
 
 
 def test_the_other_way_round_is_gained(suite: Suite, world: Path, tmp_path: Path) -> None:
