@@ -23,6 +23,7 @@ from clipjax.analysis.claims.ledger import Claim, Ledger, Part
 from clipjax.analysis.rows.cells import RowIndex
 from clipjax.analysis.rows.points import Point
 from clipjax.analysis.rows.scales import checked
+from clipjax.analysis.trends.correlation import FEWEST as FEWEST_CORRELATED
 from clipjax.analysis.trends.correlation import correlation
 from clipjax.analysis.trends.estimates import (
     Bounded,
@@ -235,16 +236,22 @@ def _begin(part: Part, evidence: Evidence, settings: Mapping[str, Any]) -> _Begu
         change = others.values(part.y) - ones.values(part.than or part.y)
         of = shift_of if part.statistic == "paired_shift" else mean_of
         return _Begun((ones, others), lambda: of(change), n=(len(change),))
-    few = FEWEST if part.statistic in ("group_difference", "effective_robustness") else FEWEST_DRAWN
-    group = evidence.sample(part, part.group, few)
+    group = evidence.sample(part, part.group, _fewest(part))
     if part.statistic == "correlation":
         return _Begun((group,), lambda: _correlation(part, group, settings))
     return _COMPARED[part.statistic](part, group, _against(part, evidence, group), settings)
 
 
+def _fewest(part: Part) -> int:
+    """Models of its group."""
+    if part.statistic in ("group_difference", "effective_robustness"):
+        return FEWEST
+    return FEWEST_CORRELATED if part.statistic.startswith("correlation") else FEWEST_DRAWN
+
+
 def _against(part: Part, evidence: Evidence, group: Sample) -> Sample:
     """Without the group's own models, unless their rows differ."""
-    few = FEWEST if part.statistic == "group_difference" else FEWEST_DRAWN
+    few = FEWEST_DRAWN if part.statistic == "effective_robustness" else _fewest(part)
     apart = part.group.convention != part.against.convention
     return evidence.sample(part, part.against, few, without=None if apart else group)
 

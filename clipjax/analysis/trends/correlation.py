@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -19,6 +21,9 @@ from clipjax.analysis.trends.trends import check_pairs
 from clipjax.errors import unknown_name
 
 KINDS = ("spearman", "kendall", "pearson")
+FEWEST = 7
+"""The fewest models with an interval. Without any correlation Spearman's excludes 0 in 14 % of studies of
+5 models, and in 5 % of 7."""
 
 
 def correlation(
@@ -33,7 +38,7 @@ def correlation(
 ) -> Estimate:
     """A correlation of x and y, float [N], with a bootstrap over models; NaN where x or y is constant.
 
-    Kendall's is tau-b; ties share their mean rank.
+    Kendall's is tau-b; ties share their mean rank. Fewer than `FEWEST` models have no interval.
 
     Raises:
         UsageError: unknown kind, level outside 0 to 1, or negative `resamples`.
@@ -48,7 +53,7 @@ def correlation(
     across, up = across[order], up[order]
     times = np.concatenate([np.ones((1, n)), multiplicities(n, resamples, seed, stream)])
     value, *draws = _kendall(across, up, times) if kind == "kendall" else _pearson(across, up, times, kind)
-    return estimate(value, n, np.array(draws), level)
+    return replace(estimate(value, n, np.array(draws), level), fewest=FEWEST)
 
 
 def _pearson(x: np.ndarray, y: np.ndarray, times: np.ndarray, kind: str) -> np.ndarray:

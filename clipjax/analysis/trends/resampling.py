@@ -26,6 +26,7 @@ class Estimate:
     Attributes:
         draws: where defined, [R]; empty without a bootstrap.
         undefined: number of other draws (a slope: all models have one x).
+        fewest: n with an interval.
     """
 
     value: float
@@ -33,12 +34,13 @@ class Estimate:
     draws: np.ndarray
     undefined: int = 0
     level: float = LEVEL
+    fewest: int = FEWEST
 
     @property
     def interval(self) -> dict[str, Any] | None:
         """lo, hi, level and method, as in a result row.
 
-        None for fewer than `FEWEST` models, or if at most half of the draws define the statistic. Also None
+        None for fewer than `fewest` models, or if at most half of the draws define the statistic. Also None
         if all draws agree (models in perfect order): they show no uncertainty.
         """
         limits = self.at(self.level)
@@ -47,7 +49,7 @@ class Estimate:
         return {"lo": limits[0], "hi": limits[1], "level": self.level, "method": METHOD}
 
     def at(self, level: float) -> tuple[float, float] | None:
-        few = self.n < FEWEST or len(self.draws) <= self.undefined
+        few = self.n < self.fewest or len(self.draws) <= self.undefined
         if few or np.ptp(self.draws) <= _ROUNDING * abs(self.value):
             return None
         lo, hi = np.quantile(self.draws, [(1 - level) / 2, (1 + level) / 2])
