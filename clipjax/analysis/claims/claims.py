@@ -16,42 +16,31 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-import numpy as np
-
-from clipjax.analysis.claims.evidence import Evidence, Sample, TooLittle
+from clipjax.analysis.claims.evidence import Evidence, TooLittle
 from clipjax.analysis.claims.ledger import Claim, Ledger, Part
+from clipjax.analysis.claims.placebo import FEWEST_SPLITS, Placebo, Pool, placebo
+from clipjax.analysis.claims.statistics import Begun, begin
 from clipjax.analysis.rows.cells import RowIndex
-from clipjax.analysis.rows.points import Point
-from clipjax.analysis.rows.scales import checked
-from clipjax.analysis.trends.correlation import FEWEST as FEWEST_CORRELATED
-from clipjax.analysis.trends.correlation import correlation
-from clipjax.analysis.trends.estimates import (
-    Bounded,
-    bootstrapped,
-    difference_of,
-    mean_difference,
-    mean_of,
-    shift_of,
-)
-from clipjax.analysis.trends.group_differences import GroupDifference, compare_fits, shortcomings
-from clipjax.analysis.trends.resampling import FEWEST as FEWEST_DRAWN
+from clipjax.analysis.trends.estimates import Bounded
 from clipjax.analysis.trends.resampling import RESAMPLES
-from clipjax.analysis.trends.trends import Fit, Unfitted, fit_all, mean_robustness, unfitted_points
+from clipjax.analysis.trends.trends import Fit, fit_all
 from clipjax.errors import ClipjaxError, UsageError
 from clipjax.metrics.uncertainty.bootstrap import draws_for
 from clipjax.results.row import Row
 
 RULE = (
     "A part holds if the whole interval of its statistic is on the claimed side, does not hold if the whole "
-    "interval is on the other side, and is otherwise inconclusive. A claim holds if enough of its parts "
+    "interval is on the other side, and is otherwise inconclusive. A part about two groups is inconclusive, "
+    "too, if its placebo forbids the verdict: a difference is not asserted where more than 5 % of random "
+    "splits of the models' families differ as much, nor its absence where half of them differ by more than "
+    "the margin. A claim holds if enough of its parts "
     "hold: all of them, unless it states how many. It does not hold if too few parts can hold, and is "
     "otherwise inconclusive."
 )
 HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "inconclusive"
 CORRECTIONS = ("none", "holm")
 _T = TypeVar("_T")
-FEWEST = 2  # models of a group, or pairs, for a mean
-NO_INTERVAL = "no interval of this level: too few models, pairs or draws, or all draws agree"
+NO_INTERVAL = "no interval of this level: too few models, units, pairs or draws, or all draws agree"
 
 
 @dataclass(frozen=True)
@@ -64,6 +53,8 @@ class Finding:
         n: models of each group, or pairs.
         left_out: numbers not of whole data sets, with model and images.
         absent: no model, or pair, has rows of every number.
+        units: of those, by the part's `unit`.
+        placebo: of a statistic of two groups.
     """
 
     part: Part
@@ -78,6 +69,8 @@ class Finding:
     why: str | None
     left_out: tuple[str, ...] = ()
     absent: bool = False
+    units: tuple[int, ...] = ()
+    placebo: Placebo | None = None
 
     @property
     def measured(self) -> bool:
@@ -108,16 +101,9 @@ class _Measured:
     why: str | None = None
     left_out: tuple[str, ...] = ()
     absent: bool = False
-
-
-@dataclass(frozen=True)
-class _Begun:
-    """A part with its samples. `end` makes its number from the fits of `trends`; n: default the samples'."""
-
-    samples: tuple[Sample, ...]
-    end: Callable[..., Bounded]
-    trends: Sequence[Unfitted] = ()
-    n: tuple[int, ...] = ()
+    units: tuple[int, ...] = ()
+    pool: Pool | None = None
+    placebo: Placebo | None = None
 
 
 def check(
@@ -156,6 +142,7 @@ def check(
     draws = draws_for(tests, level)
     if correct == "holm" and draws > resamples:
         measured = _measure(parts, evidence, {"resamples": draws})
+    measured = [_with_placebo(each) for each in measured]
     findings = iter(_decide(measured, level, correct, tests))
     verdicts = []
     for claim in chosen:
@@ -203,19 +190,45 @@ def _finding(each: _Measured, level: float) -> Finding:
         return Finding(each.part, UNKNOWN, *none, each.n, each.rows, each.why, absent=each.absent)
     lo, hi = each.number.at(level)
     word, why = decide(lo, hi, each.part), None if math.isfinite(lo + hi) else NO_INTERVAL
-    of = (each.n, each.rows, why, each.left_out)
-    return Finding(each.part, word, each.number.value, lo, hi, level, each.number.method, *of)
+    if each.placebo is not None and word != UNKNOWN and (doubt := doubted(word, each.part, each.placebo)):
+        word, why = UNKNOWN, doubt
+    more = {"left_out": each.left_out, "units": each.units, "placebo": each.placebo}
+    of = (each.n, each.rows, why)
+    return Finding(each.part, word, each.number.value, lo, hi, level, each.number.method, *of, **more)
+
+
+def doubted(word: str, part: Part, found: Placebo) -> str | None:
+    """Why the placebo forbids a verdict that the interval alone would give; None if it does not.
+
+    A verdict that asserts a difference needs one that random splits seldom have. One that asserts none
+    needs a margin that random splits do not usually exceed.
+    """
+    if found.few:
+        names = {"family": "families", "run": "runs"}[found.of]
+        return f"{found.families} {names} have fewer than {FEWEST_SPLITS} splits: no placebo tells an effect"
+    if part.side in ("above", "below") or (word == HOLDS) == (part.side == "apart"):
+        ordinary = f"{found.share:.0%} of random splits by {found.of} are as far off: an ordinary offset"
+        return ordinary if found.ordinary else None
+    if part.margin < found.spread:
+        return f"the margin is below what random splits by {found.of} differ by ({found.spread:.4f})"
+    return None
+
+
+def _with_placebo(each: _Measured) -> _Measured:
+    if each.pool is None or each.number is None:
+        return each
+    return replace(each, placebo=placebo(each.part, each.pool, each.number.value))
 
 
 def _measure(
     parts: Sequence[tuple[Claim, Part]], evidence: Evidence, settings: Mapping[str, Any]
 ) -> list[_Measured]:
     """All parts: their samples first, then all their trends at once, then their statistics."""
-    begun = [_tried(claim, part, lambda part: _begin(part, evidence, settings)) for claim, part in parts]
-    fits = iter(fit_all([trend for each in begun if isinstance(each, _Begun) for trend in each.trends]))
+    begun = [_tried(claim, part, lambda part: begin(part, evidence, settings)) for claim, part in parts]
+    fits = iter(fit_all([trend for each in begun if isinstance(each, Begun) for trend in each.trends]))
     measured = []
     for (claim, part), each in zip(parts, begun, strict=True):
-        if isinstance(each, _Begun):
+        if isinstance(each, Begun):
             trends = [next(fits) for _ in each.trends]
             each = _tried(claim, part, functools.partial(_resting_on, begun=each, trends=trends))
         measured.append(each)
@@ -230,119 +243,10 @@ def _tried(claim: Claim, part: Part, step: Callable[[Part], _T]) -> _T | _Measur
         return _Measured(part, why=why, absent=isinstance(error, TooLittle) and not error.some)
 
 
-def _begin(part: Part, evidence: Evidence, settings: Mapping[str, Any]) -> _Begun:
-    if part.pairs is not None:
-        ones, others = evidence.pairs(part, FEWEST)
-        change = others.values(part.y) - ones.values(part.than or part.y)
-        of = shift_of if part.statistic == "paired_shift" else mean_of
-        return _Begun((ones, others), lambda: of(change), n=(len(change),))
-    group = evidence.sample(part, part.group, _fewest(part))
-    if part.statistic == "correlation":
-        return _Begun((group,), lambda: _correlation(part, group, settings))
-    return _COMPARED[part.statistic](part, group, _against(part, evidence, group), settings)
-
-
-def _fewest(part: Part) -> int:
-    """Models of its group."""
-    if part.statistic in ("group_difference", "effective_robustness"):
-        return FEWEST
-    return FEWEST_CORRELATED if part.statistic.startswith("correlation") else FEWEST_DRAWN
-
-
-def _against(part: Part, evidence: Evidence, group: Sample) -> Sample:
-    """Without the group's own models, unless their rows differ."""
-    few = FEWEST_DRAWN if part.statistic == "effective_robustness" else _fewest(part)
-    apart = part.group.convention != part.against.convention
-    return evidence.sample(part, part.against, few, without=None if apart else group)
-
-
-def _resting_on(part: Part, begun: _Begun, trends: Sequence[Fit]) -> _Measured:
+def _resting_on(part: Part, begun: Begun, trends: Sequence[Fit]) -> _Measured:
     number, samples = begun.end(*trends), begun.samples
     n = begun.n or tuple(len(sample.models) for sample in samples)
+    units = tuple(len(set(sample.units)) for sample in samples[: len(n)])
     rows = tuple(row for sample in samples for row in sample.rows())
     left_out = dict.fromkeys(each for sample in samples for each in sample.left_out)
-    return _Measured(part, number, n, rows, left_out=tuple(left_out))
-
-
-def _group_difference(part: Part, group: Sample, against: Sample, _: Mapping[str, Any]) -> _Begun:
-    return _Begun((group, against), lambda: mean_difference(against.values(part.y), group.values(part.y)))
-
-
-def _effective_robustness(part: Part, group: Sample, against: Sample, settings: Mapping[str, Any]) -> _Begun:
-    trend = unfitted_points(_points(part, against), **_scales(part), **settings)
-    return _Begun((group, against), lambda fit: mean_robustness(_points(part, group), fit), (trend,))
-
-
-def _trend_offset(part: Part, group: Sample, against: Sample, settings: Mapping[str, Any]) -> _Begun:
-    return _compared("offset", part, group, against, settings)
-
-
-def _slope_difference(part: Part, group: Sample, against: Sample, settings: Mapping[str, Any]) -> _Begun:
-    return _compared("slope", part, group, against, settings)
-
-
-def _compared(name: str, part: Part, group: Sample, against: Sample, settings: Mapping[str, Any]) -> _Begun:
-    groups = _points(part, group), _points(part, against)
-    if reasons := shortcomings(*groups):
-        raise TooLittle("; ".join(reasons))
-    trends = [
-        unfitted_points(points, **_scales(part), **settings, stream=k) for k, points in enumerate(groups)
-    ]
-    return _Begun((group, against), lambda one, two: _told(compare_fits(one, two), name), trends)
-
-
-def _told(difference: GroupDifference, name: str) -> Bounded:
-    estimate = getattr(difference, name)
-    if estimate is None:
-        raise TooLittle("; ".join(difference.reasons))
-    return bootstrapped(estimate)
-
-
-def _correlation(part: Part, group: Sample, settings: Mapping[str, Any]) -> Bounded:
-    assert part.x is not None
-    estimate = correlation(group.values(part.x), group.values(part.y), kind="spearman", **settings)
-    if math.isnan(estimate.value):
-        raise TooLittle(f"all models of {part.group} have one value")
-    return bootstrapped(estimate)
-
-
-def _correlation_difference(
-    part: Part, group: Sample, against: Sample, settings: Mapping[str, Any]
-) -> _Begun:
-    def end() -> Bounded:
-        return difference_of(*(_correlation(part, sample, settings) for sample in (against, group)))
-
-    return _Begun((group, against), end)
-
-
-def _points(part: Part, sample: Sample) -> list[Point]:
-    assert part.x is not None
-    points = []
-    for model, cells in zip(sample.models, sample.cells):
-        up = cells[part.y]
-        if part.than is not None:
-            less = cells[part.than].value
-            assert up.value is not None
-            assert less is not None
-            up = replace(up, value=up.value - less, interval=None)
-        for cell in (cells[part.x], up):
-            try:
-                checked(np.array([cell.value], float), part.scale)
-            except ClipjaxError as error:
-                raise TooLittle(f"{model}: {error}") from None
-        points.append(Point(model, {}, cells[part.x], up))
-    return points
-
-
-def _scales(part: Part) -> dict[str, str]:
-    return {"scale": part.scale, "scale_y": part.scale}
-
-
-_COMPARED = {
-    "effective_robustness": _effective_robustness,
-    "trend_offset": _trend_offset,
-    "slope_difference": _slope_difference,
-    "slope_growth": _slope_difference,
-    "correlation_difference": _correlation_difference,
-    "group_difference": _group_difference,
-}
+    return _Measured(part, number, n, rows, left_out=tuple(left_out), units=units, pool=begun.pool)

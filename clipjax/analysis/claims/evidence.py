@@ -18,6 +18,7 @@ import numpy as np
 from clipjax.analysis.claims.ledger import Part, Selection
 from clipjax.analysis.rows.cells import Cell, Column, RowIndex, cells_of, term_of
 from clipjax.analysis.rows.groups import matches
+from clipjax.analysis.rows.lineage import unit_of
 from clipjax.errors import DataError, counted
 from clipjax.results.completeness import in_words
 from clipjax.results.row import Row
@@ -27,6 +28,8 @@ from clipjax.storage.digests import canonical_json
 
 Tables = dict[Column, dict[str, Cell]]
 """Column -> model -> its cell."""
+_Of = tuple[str, Mapping[Column, Cell | None]]
+"""A model and its cells."""
 
 
 class TooLittle(Exception):
@@ -43,11 +46,20 @@ class TooLittle(Exception):
 
 @dataclass(frozen=True)
 class Sample:
-    """Models with their cells. `left_out`: numbers not of whole data sets, with model and images."""
+    """Models with their cells.
+
+    Attributes:
+        left_out: numbers not of whole data sets, with model and images.
+        units: of each model, by the part's `unit`; of each pair alike on both of its sides.
+        runs, families: of each model.
+    """
 
     models: tuple[str, ...]
     cells: tuple[Mapping[Column, Cell], ...]
-    left_out: tuple[str, ...] = ()
+    left_out: tuple[str, ...]
+    units: tuple[str, ...]
+    runs: tuple[str, ...]
+    families: tuple[str, ...]
 
     def values(self, column: Column) -> np.ndarray:
         """float64 [N]."""
@@ -68,6 +80,7 @@ class Evidence:
         self._prompts, self._precision = prompts, precision
         self._facts = {model_name(row): row["model_facts"] for row in rows}
         self._models: dict[str, list[str]] = {}
+        self._unit: dict[str, dict[str, str]] = {}
         self._cells: dict[tuple[str, Column], dict[str, Cell]] = {}
 
     def sample(self, part: Part, which: Selection, at_least: int, without: Sample | None = None) -> Sample:
@@ -88,7 +101,7 @@ class Evidence:
             lacking = [cells for _, cells in of_models]
             some = any(map(_has_rows, lacking))
             raise TooLittle(_lacking(f"{models} have the rows, {at_least} are needed", lacking), some)
-        return _sample(whole, of_models)
+        return self._sample(whole, of_models, self._units(part.unit, [model for model, _ in whole]))
 
     def pairs(self, part: Part, at_least: int) -> tuple[Sample, Sample]:
         """Both sides (against, group) of all pairs with both numbers, in one order.
@@ -108,7 +121,25 @@ class Evidence:
             some = any(all(_has_rows(cells) for _, cells in pair) for pair in pairs)
             raise TooLittle(_lacking(have, [cells for pair in pairs for _, cells in pair]), some)
         ones, others = ([pair[side] for pair in pairs] for side in (0, 1))
-        return _sample([one for one, _ in whole], ones), _sample([two for _, two in whole], others)
+        sides = [[pair[side] for pair in whole] for side in (0, 1)]
+        if part.unit == "model":  # each pair by itself, whatever model others share with it
+            units = [str(k) for k in range(len(whole))]
+        else:
+            units = _joined(*(self._units(part.unit, [model for model, _ in side]) for side in sides))
+        return self._sample(sides[0], ones, units), self._sample(sides[1], others, units)
+
+    def _units(self, unit: str, models: Iterable[str]) -> list[str]:
+        of = self._unit.setdefault(unit, {})
+        return [of.get(model) or of.setdefault(model, self._of_facts(unit, model)) for model in models]
+
+    def _of_facts(self, unit: str, model: str) -> str:
+        return unit_of(unit, model, self._facts.get(model))
+
+    def _sample(self, whole: Sequence[_Of], everyone: Sequence[_Of], units: Sequence[str]) -> Sample:
+        models = tuple(model for model, _ in whole)
+        cells = ({c: cell for c, cell in of.items() if cell is not None} for _, of in whole)
+        runs, families = (tuple(self._units(unit, models)) for unit in ("run", "family"))
+        return Sample(models, tuple(cells), _left_out(everyone), tuple(units), runs, families)
 
     def _chosen(self, which: Selection) -> list[str]:
         if (key := canonical_json(which.where)) not in self._models:
@@ -175,10 +206,7 @@ def _has_rows(cells: Mapping[Column, Cell | None]) -> bool:
     return all(cell is not None and cell.rows for cell in cells.values())
 
 
-def _sample(
-    whole: Sequence[tuple[str, Mapping[Column, Cell | None]]],
-    everyone: Sequence[tuple[str, Mapping[Column, Cell | None]]],
-) -> Sample:
+def _left_out(everyone: Sequence[_Of]) -> tuple[str, ...]:
     left_out = (
         f"{model}: {term_of(row)} ({words})"
         for model, cells in everyone
@@ -186,11 +214,16 @@ def _sample(
         for row in (cell.rows if cell is not None and cell.part else ())
         if (words := in_words(row))
     )
-    return Sample(
-        tuple(model for model, _ in whole),
-        tuple({column: cell for column, cell in cells.items() if cell is not None} for _, cells in whole),
-        tuple(dict.fromkeys(left_out)),
-    )
+    return tuple(dict.fromkeys(left_out))
+
+
+def _joined(ones: Sequence[str], others: Sequence[str]) -> list[str]:
+    """A unit for each pair: pairs that share one on either side, directly or through others, have one."""
+    unit: dict[str, str] = {}
+    for one, other in zip(ones, others):
+        into, away = (unit.setdefault(name, name) for name in (one, other))
+        unit |= {name: into for name, of in unit.items() if of == away}
+    return [unit[one] for one in ones]
 
 
 def _lacking(have: str, of_models: Iterable[Mapping[Column, Cell | None]]) -> str:

@@ -18,12 +18,13 @@ from typing import Any
 from clipjax.analysis.rows.cells import Column, Term
 from clipjax.analysis.rows.curation import columns as curation_columns
 from clipjax.analysis.rows.groups import groups, schemes
+from clipjax.analysis.rows.lineage import UNITS
 from clipjax.analysis.rows.scales import SCALES
 from clipjax.config import config_tables
 from clipjax.entry_points import cached
 from clipjax.errors import DataError, counted, unknown_name
 from clipjax.storage.reading import read_toml
-from clipjax.storage.records import check_keys, read
+from clipjax.storage.records import check_keys, one_of, read
 
 SIDES = ("above", "below", "not_above", "not_below", "within", "apart")
 _NAMED = ("columns", "groups", "pairs")  # what the parts of a file refer to
@@ -65,6 +66,7 @@ class Part:
     Attributes:
         pairs: a name of PAIRINGS, a tuple of (against, group) ids, or None.
         at, margin: in the statistic's units.
+        unit: what its interval draws, a name of UNITS.
     """
 
     statistic: str
@@ -78,6 +80,7 @@ class Part:
     at: float
     margin: float
     scale: str
+    unit: str = "run"
 
     def columns(self) -> list[Column]:
         return [column for column in (self.x, self.y, self.than) if column is not None]
@@ -177,6 +180,7 @@ class _File:
     level: float = 0.95
     margin: float = 0.01
     prompts: str | None = None
+    unit: str = "run"
     columns: Mapping[str, Any] = field(default_factory=dict)
     groups: Mapping[str, Any] = field(default_factory=dict)
     pairs: Mapping[str, Any] = field(default_factory=dict)
@@ -188,6 +192,7 @@ class _File:
             raise ValueError("claims = [] must hold at least one claim")
         if self.prompts == "":
             raise ValueError("prompts = '' must not be empty")
+        one_of("unit", self.unit, UNITS)
         _check_margin(self.margin)
 
 
@@ -200,8 +205,11 @@ class _Claim:
     needs: int | None = None
     beware: str | None = None
     no_task: str | None = None
+    unit: str | None = None
 
     def __post_init__(self) -> None:
+        if self.unit is not None:
+            one_of("unit", self.unit, UNITS)
         for name in ("key", "section", "statement", "beware", "no_task"):
             if getattr(self, name) == "":
                 raise ValueError(f"{name} = '' must not be empty")
@@ -261,7 +269,8 @@ class _Reader:
         return Ledger(file.level, file.prompts, tuple(claims.values()))
 
     def _claim(self, claim: _Claim) -> Claim:
-        parts = tuple(part for i, one in enumerate(claim.parts) for part in self._parts(one, i))
+        unit = claim.unit or self.file.unit
+        parts = tuple(part for i, one in enumerate(claim.parts) for part in self._parts(one, i, unit))
         needs = len(parts) if claim.needs is None else claim.needs
         if not 0 < needs <= len(parts):
             raise self._wrong("needs", f"is {needs!r}, but there are {len(parts)} parts")
@@ -275,7 +284,7 @@ class _Reader:
             no_task=claim.no_task,
         )
 
-    def _parts(self, record: Mapping[str, Any], index: int) -> Iterator[Part]:
+    def _parts(self, record: Mapping[str, Any], index: int, unit: str) -> Iterator[Part]:
         self._check_keys(record)
         part = read(_Part, record, f"{self.path}: {self.prefix}parts[{index}]")
         groups, others = (_listed(names) or [""] for names in (part.group, part.against))
@@ -293,6 +302,7 @@ class _Reader:
                 at=part.at,
                 margin=self.file.margin if part.margin is None else part.margin,
                 scale=self._one_of("scale", part.scale, SCALES),
+                unit=unit,
             )
 
     def _check_keys(self, record: Mapping[str, Any]) -> None:

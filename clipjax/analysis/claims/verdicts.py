@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections import Counter
@@ -16,6 +17,7 @@ from typing import Any
 
 from clipjax.analysis.claims.claims import FAILS, HOLDS, RULE, UNKNOWN, Finding, Verdict
 from clipjax.analysis.claims.ledger import Claim, Part
+from clipjax.analysis.claims.placebo import Placebo
 from clipjax.analysis.rows.cells import term_of
 from clipjax.results.row import Row
 from clipjax.results.tables import as_markdown, model_name
@@ -46,7 +48,8 @@ def measured(verdicts: Sequence[Verdict]) -> Table:
         for each in verdict.findings
         if each.measured
     ]
-    return ["claim", "statistic", "of", "verdict", "must be", "value", "interval", "level", "n"], cells
+    titles = ["claim", "statistic", "of", "verdict", "must be", "value", "interval", "level", "n", "units"]
+    return [*titles, "placebo", "margin"], cells
 
 
 def unmeasured(verdicts: Sequence[Verdict]) -> Table:
@@ -92,7 +95,23 @@ def _numbers(each: Finding) -> list[str]:
         interval,
         f"{each.level:.4g}",
         " and ".join(map(str, each.n)),
+        units(each),
+        *of_placebo(each.placebo),
     ]
+
+
+def units(each: Finding) -> str:
+    """E.g. "6 and 17 runs"."""
+    name = {"run": "runs", "family": "families", "model": "models"}[each.part.unit]
+    return f"{' and '.join(map(str, each.units))} {name}"
+
+
+def of_placebo(found: Placebo | None) -> tuple[str, str]:
+    """How often random splits are as far off, and the margin in units of what they usually differ by."""
+    if found is None:
+        return "", ""
+    share = "too few splits" if found.few else f"{found.share:.3f} of {found.splits}"
+    return share, "" if found.margin is None else f"{found.margin:.2g} x {found.spread:.4f}"
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
@@ -145,11 +164,21 @@ def _of_finding(each: Finding, rows: bool) -> dict[str, Any]:
         "interval": _interval(each) if each.measured else None,
         "n": list(each.n),
         "rows": len(each.rows),
+        "unit": each.part.unit,
+        "units": list(each.units),
+        "placebo": _placebo(each.placebo),
         "runs": each.runs(),
         "why": each.why,
         "left_out": list(each.left_out),
     }
     return record | {"rows_used": [_row(row) for row in each.rows]} if rows else record
+
+
+def _placebo(found: Placebo | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    record = dataclasses.asdict(found)
+    return record | {"spread": None if math.isnan(found.spread) else found.spread, "ordinary": found.ordinary}
 
 
 def _interval(each: Finding) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,12 +11,16 @@ from numpy.typing import ArrayLike
 from clipjax.analysis.rows.scales import checked
 from clipjax.analysis.trends.resampling import (
     LEVEL,
+    METHOD,
+    METHOD_OF_UNITS,
     RESAMPLES,
     SEED,
     Estimate,
     check_settings,
+    count_of,
     estimate,
-    multiplicities,
+    multiplicities_of,
+    numbered,
 )
 from clipjax.analysis.trends.trends import check_pairs
 from clipjax.errors import unknown_name
@@ -35,10 +40,14 @@ def correlation(
     resamples: int = RESAMPLES,
     seed: int = SEED,
     stream: int = 0,
+    units: Sequence[str] | None = None,
 ) -> Estimate:
     """A correlation of x and y, float [N], with a bootstrap over models; NaN where x or y is constant.
 
     Kendall's is tau-b; ties share their mean rank. Fewer than `FEWEST` models have no interval.
+
+    Args:
+        units: of each model, if draws take whole units.
 
     Raises:
         UsageError: unknown kind, level outside 0 to 1, or negative `resamples`.
@@ -51,9 +60,11 @@ def correlation(
     check_pairs(across, up)
     n, order = len(across), np.lexsort((up, across))  # sorted: the caller's order does not change the draws
     across, up = across[order], up[order]
-    times = np.concatenate([np.ones((1, n)), multiplicities(n, resamples, seed, stream)])
+    of = None if units is None else numbered([units[int(k)] for k in order])
+    times = np.concatenate([np.ones((1, n)), multiplicities_of(of, n, resamples, seed, stream)])
     value, *draws = _kendall(across, up, times) if kind == "kendall" else _pearson(across, up, times, kind)
-    return replace(estimate(value, n, np.array(draws), level), fewest=FEWEST)
+    found = estimate(value, count_of(of, n), np.array(draws), level)
+    return replace(found, fewest=FEWEST, method=METHOD if of is None else METHOD_OF_UNITS)
 
 
 def _pearson(x: np.ndarray, y: np.ndarray, times: np.ndarray, kind: str) -> np.ndarray:

@@ -1,7 +1,10 @@
 """Numbers that have an interval at any level, as Holm's correction needs.
 
+`units`: int [N], which models (or pairs) are of one unit, or None. Errors of a mean then come from the units'
+sums of residuals, and ranks are those of the units' means.
+
 Sources: Welch 1947; Hodges and Lehmann 1963; Hollander, Wolfe and Chicken 2014, section 3.3 (Wilcoxon's
-interval); Zou and Donner 2008 (MOVER).
+interval); Zou and Donner 2008 (MOVER); Cameron and Miller 2015 (means of clusters).
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.special
 
-from clipjax.analysis.trends.resampling import METHOD, Estimate
+from clipjax.analysis.trends.resampling import Estimate
 
 EXACT = 100  # up to this many pairs, Wilcoxon's distribution is computed exactly
 
@@ -37,46 +40,72 @@ def bootstrapped(statistic: Estimate) -> Bounded:
         limits = statistic.at(level) if len(statistic.draws) * (1 - level) / 2 >= 1 else None
         return EVERYTHING if limits is None else limits
 
-    return Bounded(statistic.value, at, METHOD)
+    return Bounded(statistic.value, at, statistic.method)
 
 
-def mean_difference(first: np.ndarray, second: np.ndarray) -> Bounded:
+def mean_difference(
+    first: np.ndarray,
+    second: np.ndarray,
+    first_units: np.ndarray | None = None,
+    second_units: np.ndarray | None = None,
+) -> Bounded:
     """Mean of `second` [M] minus mean of `first` [N], with Welch's t interval. M, N >= 2."""
-    parts = [float(np.var(values, ddof=1)) / len(values) for values in (first, second)]
-    error = math.sqrt(sum(parts))
-    bottom = sum(part**2 / (len(values) - 1) for part, values in zip(parts, (first, second)))
-    freedom = error**4 / bottom if bottom else math.inf
-    return _t(float(np.mean(second) - np.mean(first)), error, freedom, "welch_t")
+    parts = [_variance(first, first_units), _variance(second, second_units)]
+    error = math.sqrt(sum(part for part, _ in parts))
+    bottom = sum(part**2 / freedom for part, freedom in parts if freedom)
+    freedom = min(freedom for _, freedom in parts) and (error**4 / bottom if bottom else math.inf)
+    names = "welch_t" if first_units is None and second_units is None else "welch_t_of_units"
+    return _t(float(np.mean(second) - np.mean(first)), error, freedom, names)
 
 
-def mean_of(differences: np.ndarray) -> Bounded:
+def mean_of(differences: np.ndarray, units: np.ndarray | None = None) -> Bounded:
     """Mean of paired differences [N >= 2], with Student's t interval."""
-    n = len(differences)
-    error = float(np.std(differences, ddof=1)) / math.sqrt(n)
-    return _t(float(np.mean(differences)), error, n - 1, "paired_t")
+    part, freedom = _variance(differences, units)
+    name = "paired_t" if units is None else "paired_t_of_units"
+    return _t(float(np.mean(differences)), math.sqrt(part), freedom, name)
+
+
+def _variance(values: np.ndarray, units: np.ndarray | None) -> tuple[float, int]:
+    """Of the mean of values [N], and its degrees of freedom: 0 for a single unit."""
+    if units is None:
+        return float(np.var(values, ddof=1)) / len(values), len(values) - 1
+    sums = np.bincount(units, values - np.mean(values))
+    freedom = len(sums) - 1
+    return float((sums**2).sum()) * len(sums) / max(freedom, 1) / len(values) ** 2, freedom
 
 
 def _t(value: float, error: float, freedom: float, method: str) -> Bounded:
     def at(level: float) -> Limits:
+        if not freedom:
+            return EVERYTHING
         wide = error * float(scipy.special.stdtrit(freedom, (1 + level) / 2))
         return value - wide, value + wide
 
     return Bounded(value, at, method)
 
 
-def shift_of(differences: np.ndarray) -> Bounded:
+def shift_of(differences: np.ndarray, units: np.ndarray | None = None) -> Bounded:
     """Hodges and Lehmann's shift of paired differences [N], with Wilcoxon's signed-rank interval.
 
-    The shift is the median of the N (N + 1) / 2 pairwise means. With too few pairs: `EVERYTHING`.
+    The shift is the median of the N (N + 1) / 2 pairwise means. With too few pairs: `EVERYTHING`. With units
+    the interval is that of their mean differences; it may not contain the shift of all pairs.
     """
-    n = len(differences)
-    means = np.sort((differences[:, None] + differences[None, :])[np.triu_indices(n)] / 2)
+    value = float(np.median(_pairwise_means(differences)))
+    if units is not None:
+        differences = np.bincount(units, differences) / np.bincount(units)
+    n, means = len(differences), _pairwise_means(differences)
 
     def at(level: float) -> Limits:
         left_out = _rank_quantile(n, 1 - level)
         return (float(means[left_out - 1]), float(means[-left_out])) if left_out else EVERYTHING
 
-    return Bounded(float(np.median(means)), at, "wilcoxon_exact" if n <= EXACT else "wilcoxon_normal")
+    method = "wilcoxon_exact" if n <= EXACT else "wilcoxon_normal"
+    return Bounded(value, at, method if units is None else f"{method}_of_units")
+
+
+def _pairwise_means(differences: np.ndarray) -> np.ndarray:
+    """Of all pairs with repetition, sorted."""
+    return np.sort((differences[:, None] + differences[None, :])[np.triu_indices(len(differences))] / 2)
 
 
 def _rank_quantile(n: int, alpha: float) -> int:

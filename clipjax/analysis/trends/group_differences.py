@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 
 from clipjax.analysis.rows.points import Point
 from clipjax.analysis.rows.scales import inverse, transform
-from clipjax.analysis.trends.resampling import FEWEST, Estimate, estimate
+from clipjax.analysis.trends.resampling import FEWEST, METHOD, Estimate, estimate
 from clipjax.analysis.trends.trends import Fit, fit_points, needed, too_little
 
 ANGLE = (
@@ -132,5 +132,9 @@ def _paired(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _of_both(one: Fit, two: Fit, value: float, draws: np.ndarray) -> Estimate:
+    if min(one.units, two.units) < FEWEST:
+        draws = draws[:0]  # no interval: so few units do not show how much others would differ
     difference = estimate(value, one.n + two.n, draws, one.level)
-    return replace(difference, undefined=difference.undefined + max(one.undefined, two.undefined))
+    method = one.resampled if two.resampled == METHOD else two.resampled
+    undefined = difference.undefined + max(one.undefined, two.undefined)
+    return replace(difference, undefined=undefined, method=method)

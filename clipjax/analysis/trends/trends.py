@@ -19,16 +19,20 @@ from numpy.typing import ArrayLike
 from clipjax.analysis.rows.points import Point, coordinates
 from clipjax.analysis.rows.scales import CLIPPING, FRACTIONS, inverse, on_scale, transform
 from clipjax.analysis.trends.estimates import Bounded, bootstrapped, difference_of, mean_of
-from clipjax.analysis.trends.regression import COARSE, METHODS, K, lines
+from clipjax.analysis.trends.regression import COARSE, FINE, METHODS, K, Stop, lines
 from clipjax.analysis.trends.resampling import (
     FEWEST,
     LEVEL,
     METHOD,
+    METHOD_OF_UNITS,
     RESAMPLES,
     SEED,
     Estimate,
     check_settings,
+    count_of,
     draw,
+    draw_units,
+    numbered,
 )
 from clipjax.errors import DataError, counted, unknown_name
 
@@ -45,6 +49,7 @@ class Fit:
         weights: float64 [n], below 1 where Huber's loss downweights a model.
         draws: (slope, intercept) of the draws that have a line, [R, 2].
         undefined: number of other draws: all models have one x.
+        units: that draws take: models, or units of models (`resampled` names which).
     """
 
     method: str
@@ -59,14 +64,20 @@ class Fit:
     undefined: int
     level: float
     seed: int
+    units: int
+    resampled: str = METHOD
 
     @property
     def slope_estimate(self) -> Estimate:
-        return Estimate(self.slope, self.n, self.draws[:, 0], self.undefined, self.level)
+        return self.estimate(self.slope, self.draws[:, 0])
 
     @property
     def intercept_estimate(self) -> Estimate:
-        return Estimate(self.intercept, self.n, self.draws[:, 1], self.undefined, self.level)
+        return self.estimate(self.intercept, self.draws[:, 1])
+
+    def estimate(self, value: float, draws: np.ndarray) -> Estimate:
+        """Of a number with its values in the draws [R]."""
+        return Estimate(value, self.units, draws, self.undefined, self.level, method=self.resampled)
 
     @property
     def slope_interval(self) -> dict[str, Any] | None:
@@ -78,9 +89,8 @@ class Fit:
 
     @property
     def convention(self) -> dict[str, Any]:
-        return _convention(
-            self.method, self.scale_x, self.scale_y, len(self.draws) + self.undefined, self.seed
-        )
+        resamples = len(self.draws) + self.undefined
+        return _convention(self.method, self.scale_x, self.scale_y, resamples, self.seed, self.resampled)
 
     def predict(self, x: ArrayLike, n: ArrayLike | None = None) -> np.ndarray:
         """The trend's y at x, in the metric's own units. n: images per x, see `scales.transform`.
@@ -114,6 +124,7 @@ class Unfitted:
     Attributes:
         across, up: coordinates in the order of x, then y, [N].
         order: where each of them was, [N].
+        units: as `numbered`.
     """
 
     method: str
@@ -127,6 +138,7 @@ class Unfitted:
     resamples: int
     seed: int
     stream: int
+    units: np.ndarray | None
 
     def drawn(self) -> np.ndarray:
         return draw(len(self.across), self.resamples, self.seed, self.stream)
@@ -151,6 +163,7 @@ def unfitted(
     resamples: int = RESAMPLES,
     seed: int = SEED,
     stream: int = 0,
+    units: Sequence[str] | None = None,
 ) -> Unfitted:
     """Models, float [N] in the metric's own units, that a line can go through; x is exact.
 
@@ -159,6 +172,7 @@ def unfitted(
         n_x, n_y: images per number; see `scales.transform`.
         resamples: 0 for no intervals.
         stream: see `draw`.
+        units: of each model, if draws take whole units.
 
     Raises:
         UsageError: unknown method or scale, value off its scale, level outside 0 to 1, negative `resamples`.
@@ -175,29 +189,37 @@ def unfitted(
             f"all {counted(len(across), 'model')} have the same x ({own[0]:g}): no trend goes through them"
         )
     order = np.lexsort((up, across))  # sorted: the caller's order does not change the draws
+    of = None if units is None else numbered([units[int(k)] for k in order])
     ends = (float(own.min()), float(own.max()))
-    how = (level, resamples, seed, stream)
+    how = (level, resamples, seed, stream, of)
     return Unfitted(method, scale, scale_y, across[order], up[order], order, ends, *how)
 
 
-def fit_all(trends: Sequence[Unfitted]) -> list[Fit]:
-    """The lines of all. Those of equally many models are fitted together: in less time, with equal bits."""
+def fit_all(trends: Sequence[Unfitted], stop: Stop = FINE) -> list[Fit]:
+    """The lines of all; `stop`: of those through all models.
+
+    Those of equally many models are fitted together: in less time, with equal bits.
+    """
     alike: dict[Any, list[int]] = {}
     for k, each in enumerate(trends):
-        batch = alike.setdefault((each.method, len(each.across), each.resamples), [])
+        alone = None if each.units is None else k
+        batch = alike.setdefault((each.method, len(each.across), each.resamples, alone), [])
         batch.append(k)
     fits: dict[int, Fit] = {}
-    for (method, n, resamples), batch in alike.items():
+    for (method, n, resamples, _), batch in alike.items():
         size = max(1, TOGETHER // (n * max(1, resamples)))
         for some in (batch[at : at + size] for at in range(0, len(batch), size)):
-            fits.update(zip(some, _fitted([trends[k] for k in some], method), strict=True))
+            fits.update(zip(some, _fitted([trends[k] for k in some], method, stop), strict=True))
     return [fits[k] for k in range(len(trends))]
 
 
-def _fitted(trends: Sequence[Unfitted], method: str) -> list[Fit]:
+def _fitted(trends: Sequence[Unfitted], method: str, stop: Stop) -> list[Fit]:
     """Of equally many models."""
     across, up = np.stack([each.across for each in trends]), np.stack([each.up for each in trends])
-    through = lines(across, up, method)
+    through = lines(across, up, method, stop)
+    if trends[0].units is not None:
+        slope, intercept, weights = (part[0] for part in through)
+        return [_fit(trends[0], slope, intercept, weights, _draws_of_units(trends[0], method))]
     drawn = np.stack([each.drawn() for each in trends])
     which = np.arange(len(trends))[:, None, None]
     x, y = (side[which, drawn].reshape(-1, side.shape[1]) for side in (across, up))
@@ -209,13 +231,25 @@ def _fitted(trends: Sequence[Unfitted], method: str) -> list[Fit]:
     ]
 
 
+def _draws_of_units(trend: Unfitted, method: str) -> np.ndarray:
+    """(slope, intercept) of each draw, [R, 2]."""
+    assert trend.units is not None
+    draws = np.empty((trend.resamples, 2))
+    for which, drawn in draw_units(trend.units, trend.resamples, trend.seed, trend.stream):
+        again = lines(trend.across[drawn], trend.up[drawn], method, COARSE)
+        draws[which] = np.stack([again.slope, again.intercept], axis=1)
+    return draws
+
+
 def _fit(of: Unfitted, slope: float, intercept: float, sorted_weights: np.ndarray, draws: np.ndarray) -> Fit:
     draws = draws[np.isfinite(draws).all(1)]
     weights = np.empty_like(sorted_weights)
     weights[of.order] = sorted_weights
     line = (float(slope), float(intercept), len(weights), of.ends, weights)
     undefined = of.resamples - len(draws)
-    return Fit(of.method, of.scale_x, of.scale_y, *line, draws, undefined, of.level, of.seed)
+    units, resampled = count_of(of.units, len(weights)), METHOD if of.units is None else METHOD_OF_UNITS
+    how = (draws, undefined, of.level, of.seed, units, resampled)
+    return Fit(of.method, of.scale_x, of.scale_y, *line, *how)
 
 
 def check_pairs(x: np.ndarray, y: np.ndarray, at_least: int = 2) -> None:
@@ -306,10 +340,11 @@ def _interval(
     return {"lo": value - lo, "hi": value + hi, "level": of_y["level"], "method": names}
 
 
-def mean_robustness(points: Sequence[Point], baseline: Fit) -> Bounded:
+def mean_robustness(points: Sequence[Point], baseline: Fit, units: Sequence[str] | None = None) -> Bounded:
     """Mean effective robustness of two or more models, none of which should be in the trend.
 
-    Student's t over them and the bootstrap over the trend's add up as squares (MOVER), as independent.
+    Student's t over them (over their units, if given) and the bootstrap over the trend's add up as squares
+    (MOVER), as independent.
 
     Raises:
         UsageError, DataError: an x is off the trend's scale, or fewer than two points.
@@ -318,8 +353,8 @@ def mean_robustness(points: Sequence[Point], baseline: Fit) -> Bounded:
     check_pairs(x, y)
     expected = baseline.predict(x, n_x)
     moved = baseline.predictions(x, n_x).mean(1) - expected.mean()
-    of_trend = bootstrapped(Estimate(0.0, baseline.n, moved, baseline.undefined, baseline.level))
-    return difference_of(of_trend, mean_of(y - expected))
+    of_trend = bootstrapped(baseline.estimate(0.0, moved))
+    return difference_of(of_trend, mean_of(y - expected, numbered(units)))
 
 
 def too_little(points: Sequence[Point], fewest: int = FEWEST) -> str | None:
@@ -332,10 +367,12 @@ def needed(n: int, fewest: int = FEWEST) -> str:
     return f"{counted(n, 'model')}, {fewest} are needed"
 
 
-def _convention(method: str, scale_x: str, scale_y: str, resamples: int, seed: int) -> dict[str, Any]:
+def _convention(
+    method: str, scale_x: str, scale_y: str, resamples: int, seed: int, resampled: str
+) -> dict[str, Any]:
     convention: dict[str, Any] = {"regression": REGRESSION[method], "scale_x": scale_x, "scale_y": scale_y}
     if {scale_x, scale_y} & set(FRACTIONS):
         convention["clipping"] = CLIPPING
     if resamples:
-        convention |= {"interval": METHOD, "resamples": resamples, "seed": seed}
+        convention |= {"interval": resampled, "resamples": resamples, "seed": seed}
     return convention

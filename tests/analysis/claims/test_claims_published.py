@@ -10,6 +10,7 @@ import csv
 import itertools
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,17 +18,25 @@ import pytest
 import scipy.stats as typed_stats
 import statsmodels.api as sm
 
-from clipjax.analysis.claims.claims import FAILS, HOLDS, RULE, UNKNOWN, Finding, Verdict, check, decide
+from clipjax.analysis.claims.claims import (
+    FAILS,
+    HOLDS,
+    RULE,
+    UNKNOWN,
+    Finding,
+    Verdict,
+    check,
+    decide,
+    doubted,
+)
 from clipjax.analysis.claims.ledger import ledger
+from clipjax.analysis.rows.lineage import family_of
 from clipjax.config import config_dir
-from clipjax.results.published.numbers import read_numbers
 from clipjax.results.published.references import sources
-from clipjax.results.published.rows import published_rows
 from clipjax.storage.reading import read_csv
 
 stats: Any = typed_stats  # its stubs do not know all that scipy has
 RESAMPLES = 200
-FOLDERS = {"open_clip": "openclip", "timm": "timm", "testbed": "testbed", "imagenet_x": "imagenet_x"}
 SHIFTS = ("v2", "sketch", "r", "a", "objectnet")
 # Images of each set, which decide how far from 0 and 1 probit coordinates may be.
 IMAGES = {"imagenet": 50000, "v2": 10000, "sketch": 50889, "r": 30000, "a": 7500, "objectnet": 18574}
@@ -72,17 +81,21 @@ FACTORS = {
 
 
 @pytest.fixture(scope="module")
-def verdicts(test_data: Path) -> dict[str, Verdict]:
-    """Every claim on all that is published of its rows."""
-    parts = [part for claim in ledger().claims for part in claim.parts]
-    wanted = {tuple(term) for part in parts for column in part.columns() for term in column.terms}
-    numbers = [
-        number
-        for source, folder in FOLDERS.items()
-        for number in read_numbers(source, test_data / "published" / folder)
-        if (number.score.task, number.score.dataset, number.score.metric, number.score.slice) in wanted
-    ]
-    rows: list[Any] = published_rows(numbers)
+def script() -> ModuleType:
+    """The benchmark that prints the document's table."""
+    from benchmarks.metrics import claim_placebos
+
+    return claim_placebos
+
+
+@pytest.fixture(scope="module")
+def rows(test_data: Path, script: ModuleType) -> list[Any]:
+    """All that is published of the claims' rows."""
+    return script.published_of(test_data / "published")
+
+
+@pytest.fixture(scope="module")
+def verdicts(rows: list[Any]) -> dict[str, Verdict]:
     found = check(ledger(), rows, resamples=RESAMPLES)
     return {each.claim.key: each for each in found}
 
@@ -198,7 +211,11 @@ def test_clip_lies_above_the_trend_of_imagenet_models(
     assert (finding.word, finding.n) == (HOLDS, (len(off), len(x)))
     assert finding.lo is not None
     assert finding.hi is not None
-    lo, hi = stats.t.interval(0.95, len(off) - 1, off.mean(), off.std(ddof=1) / np.sqrt(len(off)))
+    families = np.unique([family_of(model) for model in clips], return_inverse=True)[1]
+    mean = sm.OLS(off, np.ones_like(off)).fit(cov_type="cluster", cov_kwds={"groups": families})
+    count = families.max() + 1
+    assert finding.units[0] == count == 25
+    lo, hi = stats.t.interval(0.95, count - 1, off.mean(), mean.bse[0])
     assert finding.lo <= lo  # the trend's own error comes on top
     assert hi <= finding.hi
     assert finding.hi - finding.lo < 1.5 * (hi - lo)
@@ -321,27 +338,57 @@ def test_what_the_published_numbers_say(verdicts: dict[str, Verdict]) -> None:
         "shifts_robust": HOLDS,
         "calibration_fine_tuned": FAILS,
         "retrieval_accuracy": HOLDS,
-        "retrieval_crop": FAILS,
+        "retrieval_source": FAILS,
     }
     source = {key[0]: each.word for key, each in parts(verdicts["shifts_source"]).items()}
     assert [source[name] for name in ("sketch", "a", "objectnet")] == [HOLDS] * 3
 
 
-def test_the_document_shows_what_is_found(verdicts: dict[str, Verdict]) -> None:
+def test_epochs_of_one_run_do_not_decide_a_claim(
+    rows: list[Any], verdicts: dict[str, Verdict], script: ModuleType
+) -> None:
+    """Ten models of LAION-400M hold a claim that its six runs leave open."""
+    [by_models] = check(
+        script.with_unit(ledger(), "model"), rows, claims=["retrieval_quantity"], resamples=RESAMPLES
+    )
+    models, runs = (
+        parts(verdict)["flickr_texts", "laion_400m"]
+        for verdict in (by_models, verdicts["retrieval_quantity"])
+    )
+    assert (models.word, models.units, runs.word, runs.units) == (HOLDS, (10, 22), UNKNOWN, (6, 17))
+    assert models.value == runs.value
+    assert [runs.lo, runs.hi] == pytest.approx([-0.0103, 0.0020], abs=0.003)
+
+
+def test_an_ordinary_offset_decides_nothing(verdicts: dict[str, Verdict]) -> None:
+    """Four ConvNeXts are as far from LAION's trend as random families are."""
+    found = parts(verdicts["retrieval_crop"])
+    for column in ("flickr_texts", "coco_texts"):
+        finding = found[column, "narrow_crop_cnn"]
+        assert finding.lo is not None
+        assert finding.hi is not None
+        assert (decide(finding.lo, finding.hi, finding.part), finding.word) == (FAILS, UNKNOWN)
+        assert finding.why is not None
+        assert finding.why.endswith("of random splits by family are as far off: an ordinary offset")
+
+
+def test_the_document_shows_what_is_found(verdicts: dict[str, Verdict], script: ModuleType) -> None:
     """Its limits are those of more draws than here; its words follow from its own numbers by the rule."""
     text = (Path(__file__).parents[3] / "docs" / "claims.md").read_text(encoding="utf-8")
     assert RULE in " ".join(text.split())
-    shown = [[c.strip() for c in row.strip("|").split("|")] for row in text.splitlines() if "| [" in row]
+    lines = text.split("<!-- verdicts -->\n")[1].split("\n<!-- end of verdicts -->")[0].splitlines()
+    titles, _, *shown = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert titles == script.TITLES
     found = {(key, str(each.part)): each for key, verdict in verdicts.items() for each in verdict.findings}
-    assert len(shown) == 39
-    for key, statistic, of, word, bound, value, limits, n in shown:
-        finding = found[key, of]
-        assert (statistic, bound, n) == (
-            finding.part.statistic,
-            finding.part.bound,
-            " and ".join(map(str, finding.n)),
-        )
-        assert value == f"{finding.value:+.4f}"
-        lo, hi = map(float, limits.strip("[]").split(","))
-        assert [finding.lo, finding.hi] == pytest.approx([lo, hi], abs=0.25 * (hi - lo)), (key, of)
-        assert word == decide(lo, hi, finding.part)
+    expected = [cells for verdict in verdicts.values() for cells in script.cells_of(verdict, verdict)]
+    assert len(shown) == len(expected) == 41
+    for cells, own in zip(shown, expected):
+        finding = found[cells[0], cells[2]]
+        assert [*cells[:5], *cells[8:11]] == [*own[:5], *own[8:11]]
+        lo, hi = map(float, cells[7].strip("[]").split(","))
+        assert [finding.lo, finding.hi] == pytest.approx([lo, hi], abs=0.25 * (hi - lo)), cells[:3]
+        word = decide(lo, hi, finding.part)
+        doubt = finding.placebo is not None and doubted(word, finding.part, finding.placebo)
+        assert cells[11] == (UNKNOWN if doubt else word)
+        lo, hi = map(float, cells[5].strip("[]").split(","))
+        assert cells[6] == decide(lo, hi, finding.part)
