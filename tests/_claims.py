@@ -50,6 +50,7 @@ def rows_of(model: str, numbers: Numbers, facts: Mapping[str, Any], **changed: A
             model_facts=dict(facts),
             dataset=DATASETS[column],
             value=float(value),
+            interval=None,
             **{"convention": {}, **changed},
         )
         for column, value in numbers.items()

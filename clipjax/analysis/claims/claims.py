@@ -21,6 +21,8 @@ from clipjax.analysis.claims.ledger import Claim, Ledger, Part
 from clipjax.analysis.claims.placebo import FEWEST_SPLITS, Placebo, Pool, placebo
 from clipjax.analysis.claims.statistics import Begun, begin
 from clipjax.analysis.rows.cells import RowIndex
+from clipjax.analysis.rows.points import coordinates
+from clipjax.analysis.trends.curvature import Curvature, curvature
 from clipjax.analysis.trends.estimates import Bounded
 from clipjax.analysis.trends.resampling import RESAMPLES
 from clipjax.analysis.trends.trends import Fit, fit_all
@@ -55,6 +57,8 @@ class Finding:
         absent: no model, or pair, has rows of every number.
         units: of those, by the part's `unit`.
         placebo: of a statistic of two groups.
+        bend: of the trend that effective robustness is held against.
+        extrapolated: number of the group's models with an x outside the range of that trend's models.
     """
 
     part: Part
@@ -71,6 +75,8 @@ class Finding:
     absent: bool = False
     units: tuple[int, ...] = ()
     placebo: Placebo | None = None
+    bend: Curvature | None = None
+    extrapolated: int | None = None
 
     @property
     def measured(self) -> bool:
@@ -104,6 +110,8 @@ class _Measured:
     units: tuple[int, ...] = ()
     pool: Pool | None = None
     placebo: Placebo | None = None
+    bend: Curvature | None = None
+    extrapolated: int | None = None
 
 
 def check(
@@ -193,6 +201,7 @@ def _finding(each: _Measured, level: float) -> Finding:
     if each.placebo is not None and word != UNKNOWN and (doubt := doubted(word, each.part, each.placebo)):
         word, why = UNKNOWN, doubt
     more = {"left_out": each.left_out, "units": each.units, "placebo": each.placebo}
+    more |= {"bend": each.bend, "extrapolated": each.extrapolated}
     of = (each.n, each.rows, why)
     return Finding(each.part, word, each.number.value, lo, hi, level, each.number.method, *of, **more)
 
@@ -249,4 +258,10 @@ def _resting_on(part: Part, begun: Begun, trends: Sequence[Fit]) -> _Measured:
     units = tuple(len(set(sample.units)) for sample in samples[: len(n)])
     rows = tuple(row for sample in samples for row in sample.rows())
     left_out = dict.fromkeys(each for sample in samples for each in sample.left_out)
-    return _Measured(part, number, n, rows, left_out=tuple(left_out), units=units, pool=begun.pool)
+    measured = _Measured(part, number, n, rows, left_out=tuple(left_out), units=units, pool=begun.pool)
+    if begun.baseline is None:
+        return measured
+    (trend,), (group, others) = trends, begun.baseline
+    low, high = trend.ends
+    beyond = sum(not low <= x <= high for x in coordinates(group)[0])
+    return replace(measured, bend=curvature(others, trend), extrapolated=beyond)

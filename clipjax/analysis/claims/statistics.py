@@ -46,6 +46,7 @@ class Begun:
         end: makes its number from the fits of `trends`.
         n: default the samples'.
         pool: of both groups, for a placebo; None without two groups.
+        baseline: the points of the group, and those of the trend that it is held against.
     """
 
     samples: tuple[Sample, ...]
@@ -53,6 +54,7 @@ class Begun:
     trends: Sequence[Unfitted] = ()
     n: tuple[int, ...] = ()
     pool: Pool | None = None
+    baseline: tuple[Sequence[Point], Sequence[Point]] | None = None
 
 
 def begin(part: Part, evidence: Evidence, settings: Mapping[str, Any]) -> Begun:
@@ -96,7 +98,7 @@ def _effective_robustness(part: Part, group: Sample, against: Sample, settings: 
     trend = unfitted_points(others, **_scales(part), **settings, units=against.units)
     pool = _pool_of(points, others, group, against)
     end = lambda fit: mean_robustness(points, fit, group.units)  # noqa: E731
-    return Begun((group, against), end, (trend,), pool=pool)
+    return Begun((group, against), end, (trend,), pool=pool, baseline=(points, others))
 
 
 def _trend_offset(part: Part, group: Sample, against: Sample, settings: Mapping[str, Any]) -> Begun:
@@ -109,7 +111,7 @@ def _slope_difference(part: Part, group: Sample, against: Sample, settings: Mapp
 
 def _compared(name: str, part: Part, group: Sample, against: Sample, settings: Mapping[str, Any]) -> Begun:
     groups = _points(part, group), _points(part, against)
-    if reasons := shortcomings(*groups):
+    if reasons := shortcomings(*groups, part.scale):
         raise TooLittle("; ".join(reasons))
     trends = [
         unfitted_points(points, **_scales(part), **settings, stream=k, units=sample.units)

@@ -49,7 +49,7 @@ def measured(verdicts: Sequence[Verdict]) -> Table:
         if each.measured
     ]
     titles = ["claim", "statistic", "of", "verdict", "must be", "value", "interval", "level", "n", "units"]
-    return [*titles, "placebo", "margin"], cells
+    return [*titles, "placebo", "margin", "trend's residuals", "beyond it"], cells
 
 
 def unmeasured(verdicts: Sequence[Verdict]) -> Table:
@@ -97,7 +97,16 @@ def _numbers(each: Finding) -> list[str]:
         " and ".join(map(str, each.n)),
         units(each),
         *of_placebo(each.placebo),
+        *_of_trend(each),
     ]
+
+
+def _of_trend(each: Finding) -> tuple[str, str]:
+    """Mean residuals of the trend's own models by thirds of x, and how many of the group are outside it."""
+    if each.extrapolated is None:
+        return "", ""
+    thirds = () if each.bend is None else each.bend.thirds
+    return " ".join(f"{third:+.3f}" for third in thirds), f"{each.extrapolated} of {each.n[0]}"
 
 
 def units(each: Finding) -> str:
@@ -167,6 +176,8 @@ def _of_finding(each: Finding, rows: bool) -> dict[str, Any]:
         "unit": each.part.unit,
         "units": list(each.units),
         "placebo": _placebo(each.placebo),
+        "curvature": each.bend and dataclasses.asdict(each.bend),
+        "extrapolated": each.extrapolated,
         "runs": each.runs(),
         "why": each.why,
         "left_out": list(each.left_out),

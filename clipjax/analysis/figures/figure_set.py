@@ -21,6 +21,7 @@ from clipjax.analysis.figures.panels.above import above_trend
 from clipjax.analysis.figures.panels.curves import draw_curves
 from clipjax.analysis.figures.panels.scatter import draw_scatter
 from clipjax.analysis.figures.panels.strip import draw_strip
+from clipjax.analysis.figures.panels.trends import extrapolated
 from clipjax.analysis.figures.paper_tables import TABLE_FORMATS, FilledLine, export_table, fill_table
 from clipjax.analysis.figures.spec import Axis, Panel, Spec
 from clipjax.analysis.figures.style import save_figure
@@ -46,6 +47,7 @@ class Done:
         drawn, panels: panels (lines of a table) with a model, and all.
         placeless: models with the rows but in no group; the user's own are shown as yours.
         parts: (model, images) of numbers shown that are not of whole data sets.
+        extrapolated: models shown with an x outside the range of the trend that models are compared with.
     """
 
     spec: Spec
@@ -57,6 +59,7 @@ class Done:
     numbers: FigureNumbers | None = None
     placeless: tuple[Placeless, ...] = ()
     parts: tuple[tuple[str, str], ...] = ()
+    extrapolated: tuple[str, ...] = ()
 
     @property
     def why_empty(self) -> str:
@@ -114,6 +117,7 @@ def analyze(
         numbers=numbers,
         placeless=placeless,
         parts=parts,
+        extrapolated=tuple(dict.fromkeys(name for each in panels for name in extrapolated(spec, each))),
     )
 
 
@@ -159,7 +163,12 @@ def _content(spec: Spec, panel: Panel, index: RowIndex, prompts: str | None, pre
     placeless = list(_placeless(spec, panel, panel_points))
     people = index.people.get(terms[0]) if spec.people and len(terms) == 1 else None
     content = Content(
-        panel, panel_points, [Missing(panel.title, *each) for each in lacking], placeless, people
+        panel,
+        panel_points,
+        [Missing(panel.title, *each) for each in lacking],
+        placeless,
+        people,
+        spec.highlight,
     )
     return above_trend(spec, content) if panel.above else content
 

@@ -64,6 +64,7 @@ class Content:
             only if they are the user's own, as `YOURS`; trends may use them.
         placeless: the points in no group.
         people: the row of people, which a strip draws as a line.
+        highlight: models that no trend is fitted to, since the trends judge them.
     """
 
     panel: Panel
@@ -71,6 +72,7 @@ class Content:
     missing: Sequence[Missing] = ()
     placeless: Sequence[Placeless] = ()
     people: Row | None = None
+    highlight: Sequence[str] = ()
 
 
 def name_of(point: Point) -> str:
@@ -276,9 +278,13 @@ def _counts(some: Iterable[tuple[Point, Group]]) -> dict[str, int]:
 
 
 def members_of(line: FitLine, content: Content) -> list[Point]:
-    """The points that a trend is fitted to; the user's own in no group only if `line.yours`."""
+    """The points that a trend is fitted to: no highlighted models, and of the user's own those in no group
+    only if `line.yours`."""
     apart = set() if line.yours else {each.model for each in content.placeless}
-    some = [p for p in content.points if not (name_of(p) in apart and is_own(p.facts))]
+    apart_or_judged = (
+        p.model in content.highlight or (name_of(p) in apart and is_own(p.facts)) for p in content.points
+    )
+    some = [p for p, without in zip(content.points, apart_or_judged) if not without]
     return [p for p in some if matches(p.facts, line.where)]
 
 
@@ -304,7 +310,10 @@ def _shape(shape: Group, n: int) -> Line2D:
 def _line(spec: Spec, line: FitLine, contents: Sequence[Content]) -> Line2D:
     there = any(fitted(line, each) or (each.points and each.panel.above == line.key) for each in contents)
     enough = any(len(members_of(line, each)) >= FEWEST for each in contents)
+    reasons = (too_little(members_of(line, each), FEWEST) for each in contents)
+    noisy = any(why and why.startswith("x is too noisy") for why in reasons)
     lacking = "one x for all models" if enough else f"fewer than {FEWEST} models"
+    lacking = "x is too noisy" if noisy else lacking
     look: dict[str, Any] = {"color": line_colour(spec, line) if there else NO_ROWS, "linestyle": line.style}
     label = line.title if there else f"{line.title}: {lacking}"
     return Line2D([], [], linewidth=1.3, label=label, **look)

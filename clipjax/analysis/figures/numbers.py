@@ -48,6 +48,7 @@ TREND = (
     *("x_axis", "x_scale", "x_unit", "y_axis", "y_scale", "y_unit"),
     *("n_models", "x_first", "x_last", "reference"),
     *(f"{name}_{end}".rstrip("_") for name in ESTIMATES for end in ("", "lo", "hi")),
+    *("curvature", "curvature_lo", "curvature_hi", "residual_low_x", "residual_middle_x", "residual_high_x"),
     *("offset_at_x", "level", "reason", "convention"),
 )
 
@@ -175,6 +176,9 @@ def _trend(content: Content, trend: Trend) -> dict[str, Any]:
     if fit is not None:
         record |= {"x_first": fit.ends[0], "x_last": fit.ends[1], "level": fit.level}
         record |= _estimate("slope", fit.slope_estimate) | _estimate("intercept", fit.intercept_estimate)
+    if (bend := trend.bend) is not None:
+        record |= {"curvature": bend.quadratic, "curvature_lo": bend.lo, "curvature_hi": bend.hi}
+        record |= zip((f"residual_{third}_x" for third in ("low", "middle", "high")), bend.thirds)
     if other is not None:
         record |= _estimate("slope_difference", other.slope) | _estimate("offset", other.offset)
         record |= _estimate("tan_angle", other.tan) | {"offset_at_x": other.at}

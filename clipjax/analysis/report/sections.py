@@ -112,12 +112,14 @@ def _figure(spec: Spec, index: RowIndex, taken: Taken, folder: Path) -> Html:
     lacking = {each.row for each in done.missing}
     yours = ", ".join(dict.fromkeys(each.model for each in done.placeless if each.shown))
     parts = "; ".join(f"{model}, {part}" for model, part in done.parts)
+    beyond = ", ".join(done.extrapolated)
     caption = tag(
         "figcaption",
         _about(spec),
         f" {counted(len(lacking), 'row')} missing." if lacking else None,
         f" In no group, shown as yours: {yours}." if yours else None,
         f" Not of whole data sets: {parts}." if parts else None,
+        f" Beyond the models of the trend: {beyond}." if beyond else None,
     )
     return tag("figure", caption, drawing, class_="box scroll", id=_anchor(spec), tabindex="0")
 

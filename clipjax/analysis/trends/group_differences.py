@@ -58,20 +58,20 @@ def compare_groups(
         UsageError, DataError: as `fit`.
     """
     fits = [
-        None if too_little(points) else fit_points(points, **settings, stream=k)
+        None if too_little(points, scale=settings.get("scale")) else fit_points(points, **settings, stream=k)
         for k, points in enumerate((a, b))
     ]
     one, two = fits
     if one is not None and two is not None:
         return compare_fits(one, two, at=at)
     convention = dict(next((f.convention for f in fits if f is not None), {})) | {"angle": ANGLE}
-    return GroupDifference(one, two, tuple(shortcomings(a, b)), convention)
+    return GroupDifference(one, two, tuple(shortcomings(a, b, settings.get("scale"))), convention)
 
 
-def shortcomings(a: Sequence[Point], b: Sequence[Point]) -> list[str]:
-    """Why either group has no trend to compare."""
-    short = (("a", too_little(a)), ("b", too_little(b)))
-    return [f"group {name} has {why}" for name, why in short if why]
+def shortcomings(a: Sequence[Point], b: Sequence[Point], scale: str | None = None) -> list[str]:
+    """Why either group has no trend to compare; `scale` of x: by default its column's."""
+    short = (("a", too_little(a, scale=scale)), ("b", too_little(b, scale=scale)))
+    return [f"group {name}: {why}" if ":" in why else f"group {name} has {why}" for name, why in short if why]
 
 
 def compare_fits(one: Fit, two: Fit, *, at: float | None = None) -> GroupDifference:

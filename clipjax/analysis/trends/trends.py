@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 from clipjax.analysis.rows.points import Point, coordinates
 from clipjax.analysis.rows.scales import CLIPPING, FRACTIONS, inverse, on_scale, transform
 from clipjax.analysis.trends.estimates import Bounded, bootstrapped, difference_of, mean_of
+from clipjax.analysis.trends.noise import too_noisy
 from clipjax.analysis.trends.regression import COARSE, FINE, METHODS, K, Stop, lines
 from clipjax.analysis.trends.resampling import (
     FEWEST,
@@ -267,10 +268,17 @@ def fit_points(points: Sequence[Point], **settings: Any) -> Fit:
 
 
 def unfitted_points(points: Sequence[Point], **settings: Any) -> Unfitted:
-    """By default on the scales of the points' columns."""
+    """By default on the scales of the points' columns.
+
+    Raises:
+        UsageError, DataError: as `unfitted`; or x is too noisy.
+    """
     x, y, n_x, n_y = coordinates(points)
     scales = {"scale": points[0].x.column.scale, "scale_y": points[0].y.column.scale} if points else {}
-    return unfitted(x, y, n_x=n_x, n_y=n_y, **{**scales, **settings})
+    models = unfitted(x, y, n_x=n_x, n_y=n_y, **{**scales, **settings})
+    if words := too_noisy(points, models.scale_x):
+        raise DataError(words)
+    return models
 
 
 @dataclass(frozen=True)
@@ -357,10 +365,13 @@ def mean_robustness(points: Sequence[Point], baseline: Fit, units: Sequence[str]
     return difference_of(of_trend, mean_of(y - expected, numbered(units)))
 
 
-def too_little(points: Sequence[Point], fewest: int = FEWEST) -> str | None:
+def too_little(points: Sequence[Point], fewest: int = FEWEST, scale: str | None = None) -> str | None:
+    """Why no trend goes through the points on the scale of x (by default its column's), or None."""
     if len(points) < fewest:
         return needed(len(points), fewest)
-    return "one x for all models" if len({point.x.value for point in points}) == 1 else None
+    if len({point.x.value for point in points}) == 1:
+        return "one x for all models"
+    return too_noisy(points, scale)
 
 
 def needed(n: int, fewest: int = FEWEST) -> str:

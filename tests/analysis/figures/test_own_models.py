@@ -210,7 +210,8 @@ def test_a_highlighted_model_is_a_star_with_its_name(name, model, tmp_path):
     assert marked == {model}
 
 
-def test_highlighting_moves_no_trend():
+def test_a_highlighted_model_is_in_no_trend():
+    """The trends judge it; those without it stay as they are."""
     spec = load_spec("fig4")
     index = RowIndex(
         rows_of(spec, {**few(), "resnet": {"group": "clip", "fine_tune": "x", "train_source": "y"}})
@@ -221,9 +222,37 @@ def test_highlighting_moves_no_trend():
             for line in each.fits
             for content in contents(each, index)
         ]
-        for each in (spec, dataclasses.replace(spec, highlight=("resnet", "vit_b_32-openai")))
+        for each in (spec, dataclasses.replace(spec, highlight=("resnet", "rn50-openai")))
     ]
-    assert lines[0] == lines[1]
+    assert "rn50-openai" in set().union(*lines[0])
+    assert lines[1] == [members - {"resnet", "rn50-openai"} for members in lines[0]]
+
+
+def test_the_trend_of_distances_leaves_a_highlighted_model_out():
+    """Panels above a trend fit it themselves."""
+    spec = load_spec("effective_robustness")
+    index = RowIndex(rows_of(spec, models(every=3)))
+    plain = [each for each in contents(spec, index) if each.panel.above]
+    standard = next(p.model for p in plain[0].points if p.facts["group"] == "standard")
+    judged = [
+        each for each in contents(dataclasses.replace(spec, highlight=(standard,)), index) if each.panel.above
+    ]
+    before, after = (
+        {p.model: p.y.value for p in each[0].points if p.model != standard} for each in (plain, judged)
+    )
+    assert before.keys() == after.keys()
+    assert before != after
+
+
+def test_models_beyond_the_trend_are_named(tmp_path):
+    """In x outside of the models of the figure's reference."""
+    spec = load_spec("effective_robustness")
+    index = RowIndex(rows_of(spec, models(every=3)))
+    done = analyze(spec, index, tmp_path, formats=["csv"])
+    told = points_csv(done)
+    beyond = {each["model"] for each in told if each["extrapolated"] == "True"}
+    assert set(done.extrapolated) == beyond
+    assert 0 < len(beyond) < len({each["model"] for each in told})
 
 
 # ---------------------------------------------------------------------------------------------- tables

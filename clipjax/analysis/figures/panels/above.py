@@ -20,19 +20,20 @@ def above_trend(spec: Spec, content: Content) -> Content:
     panel = content.panel
     assert panel.y is not None
     stream, line = next((k, line) for k, line in enumerate(spec.fits) if line.key == panel.above)
-    members, placeless = members_of(line, content), content.placeless
+    members = members_of(line, content)
     axis = Axis(replace(panel.y.column, scale="linear"), panel.y.unit)
     panel = replace(panel, y=axis)
-    if too_little(members, FEWEST):
+    if why := too_little(members, FEWEST):
         needed = f"{FEWEST} models" if len(members) < FEWEST else "a second x"
+        needed = "less noisy x" if why.startswith("x is too noisy") else needed
         lacking = Missing(panel.title, None, f"{needed} of the {line.title}")
-        return Content(panel, [], [*content.missing, lacking], placeless)
+        return replace(content, panel=panel, points=[], missing=[*content.missing, lacking], people=None)
     trend = fit_points(members, method=line.method, stream=stream)
     pairs = list(zip(content.points, effective_robustness(content.points, trend)))
     kept = [_moved(point, each, axis.column) for point, each in pairs if not each.extrapolated]
     within = "{} from {:.3g} to {:.3g}".format(panel.x.column.title, *trend.ends)
     beyond = [Missing(panel.title, point.model, within) for point, each in pairs if each.extrapolated]
-    return Content(panel, kept, [*content.missing, *beyond], placeless)
+    return replace(content, panel=panel, points=kept, missing=[*content.missing, *beyond], people=None)
 
 
 def _moved(point: Point, above: Robustness, column: Column) -> Point:

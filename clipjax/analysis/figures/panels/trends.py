@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from clipjax.analysis.figures.frame import FEWEST, Content, fitted, members_of
+from clipjax.analysis.figures.frame import FEWEST, Content, drawn, fitted, members_of, name_of
 from clipjax.analysis.figures.spec import FitLine, Spec
-from clipjax.analysis.rows.points import Point
+from clipjax.analysis.rows.points import Point, coordinates
+from clipjax.analysis.trends.curvature import Curvature, curvature
 from clipjax.analysis.trends.group_differences import GroupDifference, compare_fits
 from clipjax.analysis.trends.resampling import RESAMPLES
 from clipjax.analysis.trends.trends import Fit, fit_points, too_little
@@ -25,6 +26,7 @@ class Trend:
     fit: Fit | None
     difference: GroupDifference | None
     reasons: tuple[str, ...]
+    bend: Curvature | None = None
 
 
 def reference_of(spec: Spec) -> FitLine | None:
@@ -34,6 +36,20 @@ def reference_of(spec: Spec) -> FitLine | None:
     """
     named = [*spec.difference[1:], *(panel.above for panel in spec.panels if panel.above)]
     return next((line for line in spec.fits if not named or line.key == named[0]), None)
+
+
+def extrapolated(spec: Spec, content: Content) -> list[str]:
+    """Models that are drawn with an x outside the range of the reference's models.
+
+    A panel of distances from a trend leaves them out.
+    """
+    line = reference_of(spec)
+    members = [] if line is None else fitted(line, content)
+    if not members:
+        return []
+    across, *_ = coordinates(members)
+    shown = [point for point in drawn(spec, content) if point.x.value is not None]
+    return [name_of(p) for p in shown if not across.min() <= (p.x.value or 0.0) <= across.max()]
 
 
 def trends_of(spec: Spec, content: Content, resamples: int = RESAMPLES) -> list[Trend]:
@@ -49,7 +65,9 @@ def trends_of(spec: Spec, content: Content, resamples: int = RESAMPLES) -> list[
     for line, fit in zip(spec.fits, fits):
         other = None if line is reference or fit is None or base is None else compare_fits(fit, base)
         reasons = _reasons(line, content, fit, other, lacks_reference=line is not reference and base is None)
-        trends.append(Trend(line, members_of(line, content), fit, other, reasons))
+        members = members_of(line, content)
+        bend = None if fit is None else curvature(members, fit)
+        trends.append(Trend(line, members, fit, other, reasons, bend))
     return trends
 
 
