@@ -97,12 +97,12 @@ def _numbers(each: Finding) -> list[str]:
         " and ".join(map(str, each.n)),
         units(each),
         *of_placebo(each.placebo),
-        *_of_trend(each),
+        *of_trend(each),
     ]
 
 
-def _of_trend(each: Finding) -> tuple[str, str]:
-    """Mean residuals of the trend's own models by thirds of x, and how many of the group are outside it."""
+def of_trend(each: Finding) -> tuple[str, str]:
+    """Mean residuals of the trend's own models by thirds of x, and how many of the group are beyond it."""
     if each.extrapolated is None:
         return "", ""
     thirds = () if each.bend is None else each.bend.thirds

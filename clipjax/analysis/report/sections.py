@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clipjax.analysis.claims.claims import FAILS, HOLDS, RULE, UNKNOWN, Finding, Verdict
+from clipjax.analysis.claims.verdicts import of_placebo, of_trend, units
 from clipjax.analysis.figures.figure_set import analyze, commands
 from clipjax.analysis.figures.paper_tables import FilledLine, fill_table
 from clipjax.analysis.figures.spec import Spec
@@ -211,4 +212,15 @@ def _found(each: Finding) -> Html:
     how = f"{100 * each.level:.4g} %, {method}, n = {' and '.join(map(str, each.n))}"
     left_out = f"not of whole data sets, left out: {'; '.join(each.left_out)}" if each.left_out else None
     value = tag("b", f"{each.value:+.4f}")
-    return joined(value, f" [{limits}]", _small(how), _small(left_out), each.why)
+    beside = map(_small, (f"{how}, {units(each)}", *_beside(each), left_out))
+    return joined(value, f" [{limits}]", *beside, each.why)
+
+
+def _beside(each: Finding) -> Iterator[str]:
+    """The placebo, and the trend that effective robustness is held against."""
+    share, margin = of_placebo(each.placebo)
+    if share:
+        yield f"placebo: {share}" + (f", margin {margin}" if margin else "")
+    residuals, beyond = of_trend(each)
+    if beyond:
+        yield f"the trend's residuals by thirds of x: {residuals or 'too few models'}; beyond it: {beyond}"

@@ -360,6 +360,17 @@ def test_epochs_of_one_run_do_not_decide_a_claim(
     assert [runs.lo, runs.hi] == pytest.approx([-0.0103, 0.0020], abs=0.003)
 
 
+def test_claims_about_nothing_and_about_a_planted_effect(test_data: Path, script: ModuleType) -> None:
+    """A small share of the benchmark's draws: random families of timm on ImageNet-A, 3 points on V2."""
+    models = script.timm_models(script.published_of(test_data / "published", ["timm"]))
+    shares = script.decided_at_random(models, script.ten_families(models, 12), ["a"])["a"]
+    assert shares["above"] <= 2 / 12
+    assert shares["above, by models"] >= 4 / 12
+    power = script.power(models, 8)
+    assert power[HOLDS] >= 7 / 8
+    assert power["decided without an effect"] <= 1 / 8
+
+
 def test_an_ordinary_offset_decides_nothing(verdicts: dict[str, Verdict]) -> None:
     """Four ConvNeXts are as far from LAION's trend as random families are."""
     found = parts(verdicts["retrieval_crop"])

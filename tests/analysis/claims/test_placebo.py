@@ -279,6 +279,22 @@ def test_units_of_the_studys_claims() -> None:
     assert units["llava_parts"] == "model"
 
 
+def test_the_trend_beside_effective_robustness(tmp_path: Path) -> None:
+    """Its models' residuals by thirds of x, and how many of ours are beyond them."""
+    x = np.linspace(0.3, 0.8, 12)
+    rows = group_rows("others", {"x": x, "y": 0.5 * x + (x - 0.55) ** 2})
+    rows += group_rows("ours", {"x": np.linspace(0.5, 1.0, 6), "y": 0.6 + np.linspace(0, 0.1, 6) ** 2})
+    text = claim(f'statistic = "effective_robustness", {AGAINST}, side = "above"')
+    verdicts = check(book(tmp_path, text), rows, resamples=100)
+    [found] = verdicts[0].findings
+    assert found.bend is not None
+    assert found.bend.bent
+    assert found.bend.thirds[0] > 0 > found.bend.thirds[1]
+    assert found.extrapolated == 2
+    assert " | 2 of 6 |" in export(verdicts, "markdown")
+    assert '"extrapolated": 2' in export(verdicts, "json")
+
+
 def test_the_output_has_it(tmp_path: Path) -> None:
     rows = families(np.random.default_rng(7), {"ours": 6, "others": 6}, 0.0, 0.05)
     wanted = book(tmp_path, claim(f'{OFFSET}, side = "apart", margin = 0.01'))
