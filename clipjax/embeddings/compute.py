@@ -72,6 +72,7 @@ class EmbedStats:
         per_device_batch: a stored entry's own, not the requested one.
         decoders: the measured choice in words; "" for the default.
         batch_choice: why this batch, in words, if a measurement or the memory decided.
+        made_with: (package, version) of JAX that made stored rows.
     """
 
     forward_passes: int
@@ -84,12 +85,13 @@ class EmbedStats:
     decoders: str = ""
     params: str = REPLICATED
     batch_choice: str = ""
+    made_with: frozenset[tuple[str, str]] = frozenset()
 
     def plus(self, other: EmbedStats) -> EmbedStats:
         names = ("forward_passes", "images", "compiles", "decode_seconds", "compute_seconds")
         sums = {name: getattr(self, name) + getattr(other, name) for name in names}
         words = {name: getattr(self, name) or getattr(other, name) for name in ("decoders", "batch_choice")}
-        return dataclasses.replace(self, **sums, **words)
+        return dataclasses.replace(self, **sums, **words, made_with=self.made_with | other.made_with)
 
 
 def share_waiting(stats: Iterable[EmbedStats]) -> float | None:

@@ -162,6 +162,11 @@ class DataSet(Passenger):
             decoders=self.decoders,
             params=layout.params,
             batch_choice=layout.why,
+            made_with=frozenset(
+                (package, version)
+                for package, versions in (self.entry.made_with if self.entry else {}).items()
+                for version in versions
+            ),
         )
         return Embeddings(ids, array, self.entry and self.entry.key_hash, stats)
 

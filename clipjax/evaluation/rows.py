@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,18 @@ def identity(
         **made,
         **made_by(task),
     }
+
+
+def with_stored(versions: Mapping[str, str], made_with: Collection[tuple[str, str]]) -> dict[str, str]:
+    """`versions` with those of JAX that made the stored embeddings, where they are others.
+
+    with_stored({"jax": "0.12.0"}, {("jax", "0.11.0")}) == {"jax": "0.12.0", "jax of embeddings": "0.11.0"}
+    """
+    made: dict[str, list[str]] = {}
+    for package, version in sorted(made_with):
+        made.setdefault(package, []).append(version)
+    others = {name: ", ".join(each) for name, each in made.items() if each != [versions.get(name)]}
+    return {**versions, **{f"{name} of embeddings": each for name, each in others.items()}}
 
 
 def made_by(task: Task, arch: Arch | None = None, readers: Sequence[str | None] = ()) -> Fields:

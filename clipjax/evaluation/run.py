@@ -25,7 +25,7 @@ from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.asked import answered
 from clipjax.evaluation.models.encoders import encoder
 from clipjax.evaluation.resolve import maps_of, not_applicable, prompts_name, read_data, resolve
-from clipjax.evaluation.rows import Result, finish, from_configs, identity, made_by, refused
+from clipjax.evaluation.rows import Result, finish, from_configs, identity, made_by, refused, with_stored
 from clipjax.evaluation.subject import Part, Request, Subject, dataset_of
 from clipjax.heads.build import classifier_head, zeroshot_head
 from clipjax.heads.head import Head
@@ -167,6 +167,7 @@ def _profile(subject: Subject, precision: str, compute: Compute, results: str | 
         wall_time=time.perf_counter() - start,
         compile_count=compiles.count,
     )
+    common["versions"] = with_stored(common["versions"], stats.made_with)
     done = finish(common, Outcome(outcome.measures, images), stats, results)
     return dataclasses.replace(done, what=subject.in_words())
 
@@ -327,5 +328,6 @@ def _compare(subject: Subject, parity: Result, fast: Result, results: str | Path
         wall_time=(first["wall_time"] or 0) + (second["wall_time"] or 0),
         compile_count=(first["compile_count"] or 0) + (second["compile_count"] or 0),
     )
+    common["versions"] = {**(first["versions"] or {}), **(second["versions"] or {})}
     compared = finish(common, Outcome(measures, images), fast.stats, results)
     return dataclasses.replace(compared, rows=[*parity.rows, *fast.rows, *compared.rows])

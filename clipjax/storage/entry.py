@@ -87,6 +87,10 @@ def read_record(path: epath.Path) -> EntryRecord:
 
 
 class Entry:
+    """Attributes:
+    made_with: the versions that made the shards read so far, by package; none for older shards.
+    """
+
     def __init__(
         self, path: epath.Path, manifest: EntryManifest, ids: list[str], files: LocalFiles | BucketFiles
     ):
@@ -98,6 +102,7 @@ class Entry:
         self._known: dict[int, int] = {}  # shard -> its rows, for shards that were read and are valid
         self._array: np.ndarray | None = None  # for `read`: the rows of the shards in `_kept`
         self._kept: set[int] = set()
+        self.made_with: dict[str, set[str]] = {}
 
     @property
     def key_hash(self) -> str:
@@ -185,11 +190,13 @@ class Entry:
         if data is None:
             return None
         try:
-            ids, array, batch = unpack(data, self._owner(k))
+            ids, array, batch, making = unpack(data, self._owner(k))
             self._check_loaded(k, ids, array, batch)
         except ValueError as error:
             _log.warning("%s is damaged (%s): it will be made again", path, error)
             return None
+        for package, version in making.items():
+            self.made_with.setdefault(package, set()).add(version)
         return ids, array
 
     def _check_loaded(self, k: int, ids: list[str], array: np.ndarray, batch: int) -> None:

@@ -2,19 +2,24 @@
 
 Its tensors: `array` (any rank and dtype), `ids` (JSON bytes), `per_device_batch`, which decides rows' last
 bits, and `sha256` of these three and of the owner: the entry's key and the shard's number. A shard that was
-moved to another entry or number is refused by it.
+moved to another entry or number is refused by it. Its header names the versions of JAX that made it.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import importlib.metadata
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import safetensors.numpy
 
 from clipjax.storage.writing import DTYPES
+
+_MADE = re.compile(r"(jax|jaxlib)=([\w.+-]{1,40})")
 
 SCHEMA = 2
 """Version of the files; part of every key, so that an entry of another version is never read as ours."""
@@ -31,16 +36,24 @@ def pack(ids: Sequence[str], array: np.ndarray, per_device_batch: int, owner: st
         "sha256": _checksum(owner, names, array, per_device_batch),
         "per_device_batch": np.array(per_device_batch, np.int32),
     }
-    return safetensors.numpy.save(tensors, metadata={"format": f"clipjax-store-{SCHEMA}"})
+    # One text: safetensors writes several in any order, and equal shards are equal files.
+    made = " ".join(f"{name}={version}" for name, version in making().items())
+    return safetensors.numpy.save(tensors, metadata={"format": f"clipjax-store-{SCHEMA} {made}"})
 
 
-def unpack(data: bytes, owner: str) -> tuple[list[str], np.ndarray, int]:
-    """Ids, rows, per-device batch.
+@functools.cache
+def making() -> dict[str, str]:
+    """The versions that a shard records: the same weights may give other bits with others."""
+    return {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
+
+
+def unpack(data: bytes, owner: str) -> tuple[list[str], np.ndarray, int, dict[str, str]]:
+    """Ids, rows, per-device batch, and `making` ({}: not recorded).
 
     Raises ValueError unless whole, unchanged and of this owner.
     """
     try:
-        tensors = _tensors(data)
+        tensors, about = _tensors(data)
         names, array, checksum = tensors["ids"], tensors["array"], tensors["sha256"]
         batch = int(tensors["per_device_batch"])
         same = np.array_equal(checksum, _checksum(owner, names, array, batch))
@@ -59,26 +72,32 @@ def unpack(data: bytes, owner: str) -> tuple[list[str], np.ndarray, int]:
         raise ValueError("checksum differs: changed, or another entry's")
     if not isinstance(ids, list) or not all(isinstance(name, str) for name in ids) or array.ndim < 1:
         raise ValueError("foreign: its ids are not a list of texts, or its array has no rows")
-    return ids, array, batch
+    return ids, array, batch, _making(about)
+
+
+def _making(about: object) -> dict[str, str]:
+    words = str(about.get("format", "")).split() if isinstance(about, Mapping) else []
+    return {match[1]: match[2] for match in map(_MADE.fullmatch, words) if match}
 
 
 _DTYPES = {name: dtype for dtype, name in DTYPES.items()}
 
 
-def _tensors(data: bytes) -> dict[str, np.ndarray]:
-    """Views of the bytes: the library would copy every tensor."""
+def _tensors(data: bytes) -> tuple[dict[str, np.ndarray], object]:
+    """Views of the bytes (the library would copy every tensor), and the header's own record."""
     start = 8 + int.from_bytes(data[:8], "little")
     header, body = json.loads(data[8:start]), memoryview(data)[start:]
-    header.pop("__metadata__", None)
+    about = header.pop("__metadata__", None)
     ends = [tensor["data_offsets"][1] for tensor in header.values()]
     if max(ends, default=0) != len(body):
         raise ValueError(f"{len(body)} bytes of tensors where {max(ends, default=0)} are expected")
-    return {
+    tensors = {
         name: np.frombuffer(body[slice(*tensor["data_offsets"])], _DTYPES[tensor["dtype"]]).reshape(
             tensor["shape"]
         )
         for name, tensor in header.items()
     }
+    return tensors, about
 
 
 def _checksum(owner: str, names: np.ndarray, array: np.ndarray, per_device_batch: int) -> np.ndarray:

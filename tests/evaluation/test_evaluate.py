@@ -26,6 +26,7 @@ from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.rows import NO_STATS, Result
 from clipjax.metrics.uncertainty import intervals
 from clipjax.results.store import ResultStore
+from clipjax.storage import shard
 from clipjax.tasks import zeroshot
 from clipjax.tasks.task import About
 
@@ -410,6 +411,22 @@ def test_jax_is_configured_as_before(network, world, tmp_path, monkeypatch):
         for name, value in settings.items():
             jax.config.update(name, value)
         compilation_cache.reset_cache()
+
+
+def test_rows_name_the_versions_that_made_stored_embeddings(network, world, tmp_path, monkeypatch):
+    def versions(store: str, **settings: Any) -> list[dict[str, str]]:
+        done = run(world, model=network[1], store=tmp_path / store, **settings)
+        return [row["versions"] or {} for row in done.rows]
+
+    own = versions("own")[0]
+    assert versions("own")[0] == own  # from the store, of the same versions
+    assert not any("embeddings" in name for name in own)
+    with monkeypatch.context() as older:
+        older.setattr(shard, "making", lambda: {"jax": "0.9.1", "jaxlib": "0.9.0"})
+        versions("older")
+    expected = {**own, "jax of embeddings": "0.9.1", "jaxlib of embeddings": "0.9.0"}
+    assert versions("older") == [expected] * len(versions("older"))
+    assert versions("older", compare_precision=True)[-1] == expected  # the comparison's row
 
 
 def test_other_prompts_run_no_forward_pass(network, world, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from clipjax.errors import DataError
+from clipjax.storage import shard
 from clipjax.storage.entry import Entry, key_hash
 from clipjax.storage.shard import pack
 from clipjax.storage.store import Store
@@ -84,6 +86,19 @@ def test_shards_that_were_missing_are_read_after_the_others(
     assert reads == missing
     assert ids == IDS
     np.testing.assert_array_equal(array, rows(IDS))
+
+
+def test_shards_name_the_versions_that_made_them(store: Store, monkeypatch: pytest.MonkeyPatch):
+    fill(open_entry(store), [0])
+    monkeypatch.setattr(shard, "making", lambda: {"jax": "0.9.1", "jaxlib": "0.9.0"})
+    fill(open_entry(store), [1])
+    monkeypatch.setattr(shard, "making", dict)  # as before they were recorded
+    fill(open_entry(store), [2])
+    entry = open_entry(store)
+    assert entry.made_with == {}
+    assert entry.read()[0] == IDS
+    own = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
+    assert entry.made_with == {"jax": {own["jax"], "0.9.1"}, "jaxlib": {own["jaxlib"], "0.9.0"}}
 
 
 @pytest.mark.parametrize("k", [0, 1, 2])
