@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from clipjax.config import cache_dir
 from clipjax.errors import DataError
@@ -186,8 +186,32 @@ def sha256_parts(
     return [value for value, _ in digests]
 
 
+def remembered(path: Path, what: str, compute: Callable[[], Any]) -> Any:
+    """`compute()`, or its value of an earlier run, until the file changes.
+
+    Args:
+        what: the computation and its version, e.g. "tar members 1".
+        compute: gives JSON that depends on the file alone.
+
+    Raises:
+        DataError: the file is unreadable or changes meanwhile, or `compute` raises it.
+    """
+    name = f"{what} of {path.absolute()}"  # unlike a path's, which begins with "/" or a scheme
+    memory = _Memory([name])
+
+    def value_of(version: Version) -> Any:
+        known = memory.find(name, version)
+        return compute() if known is None else json.loads(known)
+
+    value, version = read_still(path, value_of)
+    if memory.find(name, version) is None:  # a long list takes a while to write
+        memory.add(name, version, json.dumps(value))
+        memory.save()
+    return value
+
+
 class _Memory:
-    """Digests by path and version; a failing cache only costs time."""
+    """Digests (or other texts) by path and version; a failing cache only costs time."""
 
     def __init__(self, paths: Sequence[Path | str]) -> None:
         self.file = cache_dir() / "digests.sqlite"

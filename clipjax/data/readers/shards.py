@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 import re
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from etils import epath
 
-from clipjax.config import cache_dir
 from clipjax.data.manifest import IMAGE_EXTENSIONS, Progress
 from clipjax.data.pixels.limits import check_bytes
 from clipjax.errors import DataError, counted
 from clipjax.storage.buckets import BucketPath, place
-from clipjax.storage.digests import Version, clock_ns, read_still, sha256_json, sha256_parts
-from clipjax.storage.local_files import LocalFiles, keeps_ctime, mounted
+from clipjax.storage.digests import sha256_parts
 from clipjax.storage.reading import check_regular, exists, is_dir, is_file, read_text
 
 TARS = (".tar",)
@@ -148,44 +143,6 @@ def _choices(pattern: Path, inside: str) -> list[str]:
     elif "," in inside:
         return inside.split(",")
     raise DataError(f"{pattern}: {{{inside}}} is not a range; write {{000..009}} or {{a,b}}")
-
-
-def remembered(path: Path, what: str, compute: Callable[[], Any]) -> Any:
-    """`compute()`, or its value cached by an earlier run; a failing cache only costs time.
-
-    Args:
-        path: its version is part of the key.
-        what: the computation and its version, e.g. "tar members 1".
-        compute: gives JSON that depends on the file alone.
-
-    Raises:
-        DataError: the file changes meanwhile.
-    """
-    folder, mounts = cache_dir() / "shards", mounted()
-    now = clock_ns(folder)
-
-    def name_of(version: Version) -> str:
-        return sha256_json(["a value and its digest", what, str(path.absolute()), *version])
-
-    def read(version: Version) -> tuple[Any, bool]:
-        name = name_of(version)
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            record = json.loads((folder / f"{name}.json").read_bytes())
-            if record["sha256"] == sha256_json([name, record["value"]]) and keeps_ctime(
-                version.device, mounts
-            ):
-                return record["value"], True
-        return compute(), False
-
-    (value, known), version = read_still(path, read)
-    if not known and version.is_settled(now) and keeps_ctime(version.device, mounts):
-        name = name_of(version)
-        record = {"value": value, "sha256": sha256_json([name, value])}
-        with contextlib.suppress(DataError):
-            LocalFiles().create(
-                epath.Path(folder / f"{name}.json"), json.dumps(record).encode(), replace=True
-            )
-    return value
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

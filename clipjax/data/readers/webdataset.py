@@ -20,8 +20,9 @@ from etils import epath
 from clipjax.data.manifest import IMAGE_EXTENSIONS, Manifest
 from clipjax.data.readers.label_values import is_int, number_labels
 from clipjax.data.readers.reader import ARCHIVES, Reader
-from clipjax.data.readers.shards import COMPRESSED, TARS, ShardOpener, only_shards, remembered, shard_files
+from clipjax.data.readers.shards import COMPRESSED, TARS, ShardOpener, only_shards, shard_files
 from clipjax.errors import DataError
+from clipjax.storage.digests import remembered
 from clipjax.storage.reading import check_regular, decode_text, is_file, parse_json, read_lines
 
 IMAGES = tuple(ending.removeprefix(".") for ending in IMAGE_EXTENSIONS)
