@@ -41,7 +41,7 @@ from clipjax.metrics.curves import (
     fpr_first,
     trapezoidal_precision,
 )
-from clipjax.metrics.uncertainty.intervals import LEVEL, Interval, wilson_of_mean
+from clipjax.metrics.uncertainty.intervals import LEVEL, Interval, wilson, wilson_of_mean
 
 
 # NumPy: on a CPU its sort is ten times faster than XLA's. `curves.tally` gives the same integers for scores
@@ -342,3 +342,34 @@ def auroc_interval(ranking: Ranking, level: float = LEVEL) -> Interval:
     half = z * np.sqrt(variance) / (area * (1 - area))
     lo, hi = scipy.special.expit(scipy.special.logit(area) + np.array([-half, half]))
     return Interval(float(lo), float(hi), level, "delong_logit")
+
+
+# The interval of one class's FPR.
+
+
+def fpr95_interval(ranking: Ranking, level: float = LEVEL) -> Interval:
+    """Of `fpr95_ninco`, for OOD images that are drawn one by one, with the noise of the threshold.
+
+    Wilson's interval, widened on each side (MOVER, Zou & Donner 2008) by the change of the rate when the
+    threshold moves to a limit of its own interval: order statistics of the ID scores.
+    """
+    scores = ranking.ood_sorted.astype(np.float64)
+    rate = float(measures(ranking, ["fpr95_ninco"])["fpr95_ninco"][0])
+    low, high = _threshold_limits(ranking.id_sorted.astype(np.float64), level)
+    most, least = (float(np.mean(scores >= threshold)) for threshold in (low, high))
+    lo, hi, *_ = wilson(rate * len(scores), len(scores), level)
+    down, up = np.hypot(rate - lo, rate - min(least, rate)), np.hypot(hi - rate, max(most, rate) - rate)
+    return Interval(max(rate - float(down), 0.0), min(rate + float(up), 1.0), level, "mover_wilson_threshold")
+
+
+def _threshold_limits(id_sorted: Float64[np.ndarray, " N"], level: float) -> tuple[float, float]:
+    """Of the 5 % quantile of the ID scores; infinite where there are too few images to tell.
+
+    Among n images, Binomial(n, .05) lie below the quantile. E.g. n = 200: the 4th and the 17th lowest score.
+    """
+    n, share = len(id_sorted), 1 - RECALL
+    most = min(n, int(share * n + 10 * np.sqrt(share * n) + 10))
+    below = scipy.special.bdtr(np.arange(most + 1), n, share)
+    first, last = np.searchsorted(below, [(1 - level) / 2, (1 + level) / 2])
+    low = float(id_sorted[first - 1]) if first > 0 else -np.inf
+    return low, float(id_sorted[last]) if last < n else np.inf

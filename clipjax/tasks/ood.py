@@ -27,7 +27,6 @@ from clipjax.errors import DataError
 from clipjax.heads.head import Head, cosine_head, score_blocks
 from clipjax.metrics import detection, ood_scores
 from clipjax.metrics.uncertainty.bootstrap import Resampling, bootstrap, interval_of_mean
-from clipjax.metrics.uncertainty.intervals import wilson
 from clipjax.results.row import metric_name
 from clipjax.tasks.task import (
     About,
@@ -324,7 +323,7 @@ def _of_classes(sides: Sides, classes: np.ndarray) -> list[Measure]:
         n, part = len(known) + size, f"ood_class:{name}"
         measures += [
             Measure("auroc", area, n, detection.auroc_interval(ranking), part),
-            Measure("fpr95_ninco", float(rates[k]), n, wilson(float(rates[k]) * size, size), part),
+            Measure("fpr95_ninco", float(rates[k]), n, detection.fpr95_interval(ranking), part),
         ]
     return measures
 
@@ -370,6 +369,7 @@ TASK = Task(
         "fpr95_ninco": "ID positive, 5 % quantile of the ID scores",
         "fpr95_openood": "OOD positive, first recall of 0.95 or more",
         "fpr95_imagenet_o": "OOD positive, recall closest to 0.95",
+        "fpr95_of_class_interval": "version 2: with the noise of the threshold",
         "resampled": "ID images and OOD images; OOD classes where there are any",
     },
     describe=describe,

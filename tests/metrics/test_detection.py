@@ -8,10 +8,11 @@ import functools
 import numpy as np
 import pytest
 import sklearn.metrics as sk
-from scipy.stats import norm
+from scipy.stats import binom, norm
 
 from clipjax.metrics import curves
 from clipjax.metrics import detection as d
+from clipjax.metrics.uncertainty.intervals import wilson
 
 ORACLE = (
     np.array([(37 * i) % 101 / 101 for i in range(1, 21)]),
@@ -358,3 +359,37 @@ def test_one_convention_for_another_is_caught(monkeypatch, measure, kernel):
 def test_a_ranking_is_not_for_writing():
     with pytest.raises(dataclasses.FrozenInstanceError):
         d.rank([1.0], [0.0]).id_scores = np.zeros(1)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("known", "others"), [(200, 1000), (200, 50), (5000, 100)])
+def test_the_interval_of_a_class_rate_covers_with_few_id_images(known, others):
+    """Wilson's, which takes the threshold as fixed, does not."""
+    rng = np.random.default_rng(known + others)
+    shift = -norm.ppf(0.5) - norm.ppf(0.05)  # half of the OOD images pass
+    ours, fixed = [], []
+    for _ in range(300):
+        ranking = d.rank(rng.normal(shift, 1, known), rng.normal(0, 1, others))
+        limits = d.fpr95_interval(ranking)
+        rate = d.measures(ranking, ["fpr95_ninco"])["fpr95_ninco"][0]
+        assert 0 <= limits.lo <= rate <= limits.hi <= 1
+        plain = wilson(rate * others, others)
+        ours.append(limits.lo <= 0.5 <= limits.hi)
+        fixed.append(plain.lo <= 0.5 <= plain.hi)
+    assert np.mean(ours) >= 0.93
+    if others > known:
+        assert np.mean(fixed) < 0.6
+
+
+def test_limits_of_the_threshold_are_order_statistics():
+    """Their chance, by scipy's binomial: at most 2.5 % on each side, and more one image further in."""
+    scores = np.arange(200.0)
+    low, high = d._threshold_limits(scores, 0.95)
+    below = binom(200, 0.05)
+    assert (
+        below.cdf(low) <= 0.025 < below.cdf(low + 1)
+    )  # score k is above the quantile: at most k images are below it
+    assert below.sf(high) <= 0.025 < below.sf(high - 1)
+    assert (low, high) == (3, 16)
+    assert d._threshold_limits(scores[:20], 0.95)[0] == -np.inf
+    one = d.fpr95_interval(d.rank(np.zeros(1), np.zeros(1)))
+    assert (one.lo, one.hi) == (0, 1)
