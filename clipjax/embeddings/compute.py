@@ -85,13 +85,14 @@ class EmbedStats:
     decoders: str = ""
     params: str = REPLICATED
     batch_choice: str = ""
-    made_with: frozenset[tuple[str, str]] = frozenset()
+    made_with: tuple[tuple[str, str], ...] = ()
 
     def plus(self, other: EmbedStats) -> EmbedStats:
         names = ("forward_passes", "images", "compiles", "decode_seconds", "compute_seconds")
         sums = {name: getattr(self, name) + getattr(other, name) for name in names}
         words = {name: getattr(self, name) or getattr(other, name) for name in ("decoders", "batch_choice")}
-        return dataclasses.replace(self, **sums, **words, made_with=self.made_with | other.made_with)
+        made_with = tuple(sorted({*self.made_with, *other.made_with}))
+        return dataclasses.replace(self, **sums, **words, made_with=made_with)
 
 
 def share_waiting(stats: Iterable[EmbedStats]) -> float | None:

@@ -162,10 +162,10 @@ class DataSet(Passenger):
             decoders=self.decoders,
             params=layout.params,
             batch_choice=layout.why,
-            made_with=frozenset(
+            made_with=tuple(
                 (package, version)
-                for package, versions in (self.entry.made_with if self.entry else {}).items()
-                for version in versions
+                for package, versions in sorted((self.entry.made_with if self.entry else {}).items())
+                for version in sorted(versions)
             ),
         )
         return Embeddings(ids, array, self.entry and self.entry.key_hash, stats)
