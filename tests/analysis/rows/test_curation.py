@@ -396,4 +396,5 @@ def test_rows_that_the_tasks_make() -> None:
         cell = cell_of(table, column.key, "tiny_1")
         assert cell.missing == ()
         assert cell.value == pytest.approx(EXPECTED[column.key]), column.key
-        assert cell.interval is not None, column.key
+        # The ECE of a few planted images is not told from a calibrated model's.
+        assert (cell.interval is None) == column.key.startswith("ece_"), column.key
