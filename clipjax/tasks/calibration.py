@@ -29,7 +29,7 @@ from clipjax.metrics.uncertainty.bootstrap import (
     percentile_interval,
     weighted_mean,
 )
-from clipjax.metrics.uncertainty.intervals import Interval
+from clipjax.tasks.calibration_errors import ece_measures, mce_measures
 from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, PredictionFiles, Task, finite_column
 from clipjax.tasks.zeroshot import accepted_labels, accuracy, check_labels, tie_note
 
@@ -40,7 +40,6 @@ BLOCK = 2**22
 # Cells of a column `calibration`, as texts in any case.
 MARKS = {"0": False, "1": True, "false": False, "true": True}
 
-CALIBRATED = "mean of calibrated models with these confidences; limits: 95 % of them lie in these"
 UNTESTED_ECE = "noise raises it, and not alike in two models: compare ece_corrected"
 UNTESTED_MCE = "the largest of several gaps: no interval of a difference is known that covers"
 AVERAGED = "not applicable: averages of probabilities are not logits, and no temperature scales them"
@@ -322,45 +321,7 @@ def _errors(state: _State, about: About) -> Iterator[Measure]:
         yield from ece_measures(value, gaps, sums.sum(axis=1) / n, ending)
         if bins == "15":
             drawn = (sums / np.maximum(held[:, 0], 1)).max(axis=1)
-            yield from _mce_measures(float(kernels.mce_of_sums(held)[0]), drawn, n, ending)
-
-
-def ece_measures(
-    value: float, gaps: calibration_error.Gaps, null: np.ndarray, ending: str = "", slice_: str | None = None
-) -> Iterator[Measure]:
-    """The plug-in ECE, the corrected one, and the null band.
-
-    Args:
-        value: the plug-in.
-        null: of calibrated models, float64 [R].
-        ending: of the metrics' names.
-    """
-    n, band = gaps.images, calibration_error.null_band(null)
-    interval, note = calibration_error.interval(gaps, band), _beside(value, band)
-    if interval is None and value > band.hi:
-        note = f"no interval: fewer than {calibration_error.FEWEST} images; {note}"
-    yield Measure(f"ece{ending}", value, n, interval, slice_, note=note)
-    corrected = calibration_error.corrected(gaps)
-    yield Measure(f"ece_corrected{ending}", corrected, n, interval, slice_, note=note)
-    yield Measure(f"null_ece{ending}", band.mean, n, _limits(band, null), slice_, note=CALIBRATED)
-
-
-def _mce_measures(value: float, null: np.ndarray, n: int, ending: str) -> Iterator[Measure]:
-    band = calibration_error.null_band(null)
-    note = _beside(value, band)
-    if value > band.hi:
-        note = f"no interval: of the largest of several gaps none is known that covers; {note}"
-    yield Measure(f"mce{ending}", value, n, note=note)
-    yield Measure(f"null_mce{ending}", band.mean, n, _limits(band, null), note=CALIBRATED)
-
-
-def _limits(band: calibration_error.NullBand, null: np.ndarray) -> Interval:
-    return Interval(0.0, band.hi, band.level, f"calibrated_{len(null)}")
-
-
-def _beside(value: float, band: calibration_error.NullBand) -> str:
-    shown = f"a calibrated model shows {band.mean:.4f} on average, {band.hi:.4f} or less in {band.level:.0%}"
-    return shown if value > band.hi else f"not told from calibrated: {shown}"
+            yield from mce_measures(float(kernels.mce_of_sums(held)[0]), drawn, n, ending)
 
 
 def _with_interval(name: str, value: float, n: int, draws: np.ndarray | None) -> Measure:

@@ -34,7 +34,7 @@ from clipjax.metrics.uncertainty.bootstrap import Resampling, bootstrap, percent
 from clipjax.metrics.uncertainty.intervals import Interval
 from clipjax.metrics.worst import second_half
 from clipjax.results.row import metric_name
-from clipjax.tasks.calibration import ece_measures
+from clipjax.tasks.calibration_errors import ece_measures
 from clipjax.tasks.cells import class_number, probability
 from clipjax.tasks.task import (
     About,
