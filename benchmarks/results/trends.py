@@ -117,7 +117,7 @@ def covered(n: int, studies: int, resamples: int = 1000, seed: int = 0) -> dict[
 
 
 def study_of(
-    rng: np.random.Generator, n: int, settings: dict[str, int]
+    rng: np.random.Generator, n: int, settings: dict[str, Any]
 ) -> dict[str, tuple[Limits | None, float]]:
     """{number: (its interval in a new study, the true value)}."""
     a, b, standard = (group(rng, n, slope, offset) for slope, offset in zip(SLOPES, OFFSETS))

@@ -158,7 +158,7 @@ def ledger(file: Path | None = None) -> Ledger:
 
 
 def _with_added(claims: Ledger, record: Mapping[str, Any], file: Path) -> Ledger:
-    """`record`: of configs/claims.toml, whose level, margin, prompts and names hold for `file`, too."""
+    """`record`: of configs/claims.toml, whose level, margin, prompts, unit and names hold for `file`, too."""
     own = read_toml(file)
     check_keys(own, ["claims", *_NAMED], str(file))
     merged = {**record, "claims": own.get("claims", [])}
