@@ -24,7 +24,7 @@ from scipy.special import expit, logit
 from benchmarks import common
 from clipjax.metrics.calibration import bin_of, equal_mass_edges, equal_width_edges
 from clipjax.metrics.uncertainty import calibration_error as ce
-from clipjax.metrics.uncertainty.bootstrap import Resampling, bootstrap, centred_interval
+from clipjax.metrics.uncertainty.bootstrap import Resampling, bootstrap, percentile_interval
 
 Chance = Callable[[np.ndarray, float], np.ndarray]
 MISTAKES: dict[
@@ -154,15 +154,15 @@ def coverage(name: str, ece: float, n: int, draws: int, bins: int, edges: Any) -
 
 
 def old_holds(each: Drawn, value: float, truth: float, bins: int, seed: int) -> bool:
-    """Does the interval of the old convention hold the truth?"""
+    """Does the interval of the old convention hold the truth? Its percentiles are shifted to the plug-in."""
     gaps = np.zeros((len(each.correct), bins))
     gaps[np.arange(len(gaps)), each.bin_] = each.correct - each.confidence
     resampling = Resampling("old", len(gaps), resamples=OLD_RESAMPLES, seed=seed)
     drawn = bootstrap(
         lambda w: {"ece": np.abs(w.astype(float) @ gaps).sum(axis=1) / len(gaps)}, resampling, threads=1
     )
-    limits = centred_interval(value, drawn["ece"], lower=0.0)
-    return limits.lo <= truth <= limits.hi
+    limits = percentile_interval(drawn["ece"] + (value - drawn["ece"].mean()))
+    return max(0.0, limits.lo) <= truth <= limits.hi
 
 
 def chances(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -187,25 +187,6 @@ def percentile_interval(
     return Interval(float(lo), float(hi), level, method)
 
 
-def centred_interval(
-    value: float,
-    draws: Real[np.ndarray, " R"],
-    level: float = LEVEL,
-    *,
-    lower: float = -np.inf,
-    clustered: bool = False,
-) -> Interval:
-    """Percentiles of the draws, shifted to have the mean `value`, cut off at `lower`.
-
-    For sums of absolute values such as ECE, which noise only raises: all resamples may be above `value`.
-
-    Raises:
-        ValueError: a draw is NaN.
-    """
-    plain = percentile_interval(draws + (value - np.nanmean(draws)), level, clustered=clustered)
-    return plain._replace(lo=max(plain.lo, lower), method=f"centred_{plain.method}")
-
-
 def differ(draws: Real[np.ndarray, " R"] | None) -> bool:
     return draws is not None and len(draws) > 0 and bool(np.ptp(draws) != 0)
 

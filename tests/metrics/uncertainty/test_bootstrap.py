@@ -253,19 +253,6 @@ def test_memory_does_not_grow_with_the_resamples():
     assert peaks[0] < 8 * b.BLOCK * 8
 
 
-def test_a_centred_interval_holds_the_value_that_every_draw_lies_above():
-    draws = np.linspace(0.1, 0.3, 101)
-    got = b.centred_interval(0.15, draws, 0.9)
-    assert got[:2] == pytest.approx((0.06, 0.24))
-    assert got.method == "centred_bootstrap_101"
-    low = b.centred_interval(0.02, draws, lower=0.0, clustered=True)
-    assert low.lo == 0
-    assert low.hi == pytest.approx(0.02 + 0.095)
-    assert low.method == "centred_cluster_bootstrap_101"
-    with pytest.raises(ValueError, match="1 of 3 resamples have no value"):
-        b.centred_interval(0.0, np.array([0, np.nan, 1]))
-
-
 def test_a_mean_without_draws_that_differ_has_wilsons_interval():
     wide = wilson(0.9 * 10, 10)._replace(method="wilson_pairs")
     nearly = np.append(np.full(99, 0.9), 0.8)  # the percentiles do not see the one that differs
