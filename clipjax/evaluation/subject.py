@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clipjax.checkpoints.encoder import Encoder
-from clipjax.data.cards import Dataset, DatasetCard, load_dataset, tail_of
+from clipjax.data.cards import Dataset, DatasetCard, is_registered, load_dataset, tail_of
 from clipjax.data.labels import LabelSpace, Projection, PromptSet
 from clipjax.data.manifest import Manifest
 from clipjax.data.pairs.matching import Matching
@@ -112,6 +112,10 @@ def _check_name(request: Request) -> None:
         )
     if not name.strip() or visible(name) != name:
         raise UsageError(f"data_name (--data-name) is {name!r}: give a name without control characters")
+    if is_registered(name):
+        raise UsageError(
+            f"data_name (--data-name) is {name!r}, the name of a card: give another, or the card"
+        )
 
 
 @dataclass(frozen=True, eq=False)

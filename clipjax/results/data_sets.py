@@ -45,7 +45,7 @@ def told_apart(rows: Sequence[Row]) -> list[Row]:
     seen: dict[str, set[Hashable]] = {}
     for row in rows:
         seen.setdefault(row["dataset"], set()).add((row.get("folder", UNKNOWN), images_of(row)))
-    unclear = {name for name, images in seen.items() if len(images) > 1}
+    unclear = {name for name, images in seen.items() if len(images) > 1 or _is_other(name, images)}
     if not unclear:
         return list(rows)
     by_name: dict[str, list[int]] = {}
@@ -58,11 +58,17 @@ def told_apart(rows: Sequence[Row]) -> list[Row]:
         groups: dict[Key, list[Row]] = {}
         for key, k in zip(keys, places):
             groups.setdefault(key, []).append(rows[k])
-        if len(groups) > 1:
+        if len(groups) > 1 or _is_other(name, seen[name]):
             names = _names(name, groups, taken)
             for key, k in zip(keys, places):
                 told[k] = rows[k] if names[key] == name else {**rows[k], "dataset": names[key]}
     return told
+
+
+def _is_other(name: str, images: set[Hashable]) -> bool:
+    """Whether all images of a card's name are of folders without that card."""
+    folders = [folder for folder, _ in images]
+    return all(folder not in (None, UNKNOWN) for folder in folders) and is_registered(name)
 
 
 def _keys(name: str, rows: Sequence[Row]) -> list[Key]:
@@ -154,11 +160,13 @@ def _set(key: Key, rows: Sequence[Row]) -> _Set:
 
 def _candidates(name: str, each: _Set, others: Sequence[_Set]) -> Iterator[str]:
     """The telling names of a data set, the shortest first; the last ones are of no other."""
-    named = name
-    for k in range(2, len(each.parts) + 1):
-        named = _of_folder(name, each.parts[:k])
-        if all(other.parts[:k] != each.parts[:k] for other in others):
-            yield named
+    elsewhere = [other.parts for other in others if other.parts != each.parts]
+    paths = [each.parts[:k] for k in range(2, len(each.parts) + 1)]
+    telling = [path for path in paths if all(parts[: len(path)] != path for parts in elsewhere)]
+    if len(elsewhere) == len(others):
+        yield from (_of_folder(name, path) for path in telling)
+    path = (telling or paths[-1:] or [()])[0]
+    named = _of_folder(name, path) if path else name
     if each.sample and all((other.parts, other.sample) != (each.parts, each.sample) for other in others):
         yield f"{named} ({each.sample})"
     if each.key[0] == "images":

@@ -48,5 +48,6 @@ def _limits(band: calibration_error.NullBand, null: np.ndarray) -> Interval:
 
 
 def _beside(value: float, band: calibration_error.NullBand) -> str:
-    shown = f"a calibrated model shows {band.mean:.4f} on average, {band.hi:.4f} or less in {band.level:.0%}"
+    shown = f"a calibrated model shows {band.mean:.4f} on average, "
+    shown += f"{band.hi:.4f} or less in {100 * band.level:.0f} %"
     return shown if value > band.hi else f"not told from calibrated: {shown}"

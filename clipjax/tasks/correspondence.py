@@ -304,7 +304,7 @@ TASK = Task(
         "weights": "1 - first / second distance; keypoints have none",
         "ties": "first point",
         "resampled": "clusters: objects, scenes or classes",
-        "intervals": f"version 2: bootstrap-t over clusters on the logit scale; none for fewer than {FEWEST}",
+        "intervals": f"task version 3: bootstrap-t over clusters, on logits; none for fewer than {FEWEST}",
     },
     describe=describe,
     measure=measure,

@@ -237,9 +237,8 @@ def paired(images: Columns, about: About) -> Paired:
     right = rights(images)
     main = headline(right)
     given = {"top1": right[main][:, 0]}
-    if (
-        main == SCORES
-    ):  # the order has no effect on scores: beside a model's mean over orders stands its `top1`
+    if main == SCORES:
+        # No order changes scores: beside another model's mean over orders stands this one's `top1`.
         return Paired(given, same={DEBIASED: "top1"})
     given |= {f"top1@{rule}": each[:, 0] for rule, each in right.items()}
     over = {f"top1_debiased@{rule}": each.mean(axis=1) for rule, each in right.items() if each.shape[1] > 1}

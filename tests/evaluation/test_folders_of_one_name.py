@@ -133,6 +133,8 @@ def test_a_stated_name_is_recorded(folders, results):
     for wrong in ("", " ", "a\x1b[31m", "a\nb"):
         with pytest.raises(UsageError, match=r"data_name \(--data-name\) is .*: give a name without control"):
             run(folders[0], None, data_name=wrong)
+    with pytest.raises(UsageError, match=r"is 'imagenet_val', the name of a card"):
+        run(folders[0], None, data_name="imagenet_val")
     card = DatasetCard(name="pets", title="Pets", reader="folder")
     for dataset in (card, load_dataset(card, folders[0])):
         with pytest.raises(UsageError, match=r"the data set's card has its name: leave data_name"):

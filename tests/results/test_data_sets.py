@@ -140,3 +140,13 @@ def test_the_end_of_a_path(tmp_path, monkeypatch):
     assert tail_of(".") == "c/d/test"
     assert tail_of("/") == ""
     assert tail_of("gs://bucket/x/y/z/test") == "x/y/z/test"
+
+
+def test_changed_images_are_named_by_as_much_of_the_folder_as_tells():
+    before, after = (measured(digest, "data/of/pets/test") for digest in (X, Y))
+    assert names(before, after) == [f"pets/test ({digest[:8]})" for digest in (X, Y)]
+
+
+def test_a_folder_with_the_name_of_a_card_is_not_that_data_set():
+    own = measured(X, "mine/imagenet_val", dataset="imagenet_val")
+    assert names(own) == ["mine/imagenet_val"]

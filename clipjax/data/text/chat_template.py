@@ -23,9 +23,11 @@ Message = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """Attributes:
-    text: Jinja.
-    where: the file, for errors.
+    """A template of a checkpoint.
+
+    Attributes:
+        text: Jinja.
+        where: the file, for errors.
     """
 
     text: str

@@ -15,7 +15,7 @@ from clipjax.metrics.uncertainty.intervals import LEVEL, Interval, paired_differ
 
 def spread_of_orders(right: Bool[np.ndarray, "images R"]) -> float:
     """The largest accuracy of an order of the options minus the smallest."""
-    return float(np.ptp(right.mean(axis=0)))
+    return float(np.ptp(right.sum(axis=0)) / len(right))  # of means rounding would exceed the null's
 
 
 def spreads_without_effect(
