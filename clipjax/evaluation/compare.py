@@ -21,7 +21,7 @@ import numpy as np
 
 from clipjax.errors import DataError, unknown_name
 from clipjax.evaluation.paired_numbers import Numbers, differences, values_of
-from clipjax.evaluation.run_pairs import Choice, pairs_of
+from clipjax.evaluation.run_pairs import Choice, RunAddress, pairs_of
 from clipjax.metrics.uncertainty.bootstrap import RESAMPLES, draws_for, weighted_mean
 from clipjax.metrics.uncertainty.intervals import Interval
 from clipjax.metrics.uncertainty.paired import holm
@@ -39,13 +39,15 @@ class Comparison:
         metric: with its slice ("auroc score:msp").
         difference: second - first.
         interval: None if all resamples are equal.
-        p_value: two-sided, of this metric alone.
+        p_value: two-sided, of this metric alone. `clipjax compare` shows it of headlines alone; in its JSON,
+            that of another metric is null.
         p_holm: corrected for the headlines of the call; None for a metric that is no headline of its task.
         test: "mcnemar_exact", "mover_folded_normal" (ECE) or "paired_bootstrap_1000", with p of at least
             2 / 1001.
         gained, lost: images that only the second or only the first run has right; None for other metrics.
         differs: other differences between the runs ("prompts": (first's, second's)).
-        left_out: metrics that are not compared -> why.
+        left_out: metrics of this task and data set that are not compared -> why.
+        not_compared: of the call: what is left out as a whole ("shape_bias on d") -> why.
         same_as: metrics with the same two numbers and another test: one difference, not two findings.
     """
 
@@ -66,6 +68,7 @@ class Comparison:
     models: tuple[str, str]
     differs: Mapping[str, tuple[Any, Any]]
     left_out: Mapping[str, str]
+    not_compared: Mapping[str, str]
     same_as: tuple[str, ...] = ()
 
 
@@ -91,6 +94,10 @@ class _Pair(NamedTuple):
     found: list[Numbers]
     left_out: dict[str, str]
     dataset: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.runs[0].row['task']} on {self.dataset}"
 
     @property
     def headlines(self) -> tuple[str, ...]:
@@ -121,27 +128,29 @@ def compare_runs(
 
     Raises:
         UsageError: no run, model or metric of that name; both are one run; or several pairs of runs match.
-        DataError: the runs differ in task, data set, images or annotations, or another version made them; no
-            runs match; or one of `metrics` cannot be compared.
+        DataError: the runs differ in task, data set, images or annotations, or another version made them (of
+            several pairs of runs: all of them); no runs match; or one of `metrics` cannot be compared.
     """
     check_bootstrap(resamples, seed)
     choice = Choice(prompts, precision, labels)
     addresses, unlike = pairs_of((str(first), str(second)), Path(results), choice)
-    pairs = [_pair(*_aligned(_load(*a), _load(*b))) for a, b in addresses]
+    pairs, unfit = _pairs(addresses)
     tests = [(name, pair) for pair in pairs for name in pair.headlines if not metrics or name in metrics]
     # Proportions and binned numbers are tested without draws.
     if any(name not in {*pair.paired[0].right, *pair.paired[0].binned} for name, pair in tests):
         resamples = max(resamples, draws_for(len(tests)))
     for pair in pairs:
         _compare(pair, resamples, seed)
-    pairs = _with_numbers(pairs, unlike)
-    named = told_apart([pair.runs[0].row for pair in pairs])
-    pairs = [pair._replace(dataset=row["dataset"]) for pair, row in zip(pairs, named)]
+    not_compared = unlike | unfit | {pair.name: _reasons(pair) for pair in pairs if not pair.found}
+    pairs = [pair for pair in pairs if pair.found]
+    if not pairs:
+        words = "; ".join(f"{name} ({why})" for name, why in not_compared.items())
+        raise DataError(f"{first} and {second} have nothing to compare by: {words}")
     _check_metrics(metrics, pairs)
     chosen = [(each, pair) for pair in pairs for each in pair.found if not metrics or each.metric in metrics]
     tested = [i for i, (each, pair) in enumerate(chosen) if each.metric in pair.headlines]
     corrected = dict(zip(tested, holm([chosen[i][0].p_value for i in tested]).tolist()))
-    return [_comparison(each, corrected.get(i), pair) for i, (each, pair) in enumerate(chosen)]
+    return [_comparison(each, corrected.get(i), pair, not_compared) for i, (each, pair) in enumerate(chosen)]
 
 
 def _check_metrics(metrics: Sequence[str], pairs: list[_Pair]) -> None:
@@ -154,7 +163,9 @@ def _check_metrics(metrics: Sequence[str], pairs: list[_Pair]) -> None:
             raise unknown_name("metric", name, sorted(known))
 
 
-def _comparison(numbers: Numbers, p_holm: float | None, pair: _Pair) -> Comparison:
+def _comparison(
+    numbers: Numbers, p_holm: float | None, pair: _Pair, not_compared: Mapping[str, str]
+) -> Comparison:
     a, b = pair.runs
     return Comparison(
         task=a.row["task"],
@@ -165,6 +176,7 @@ def _comparison(numbers: Numbers, p_holm: float | None, pair: _Pair) -> Comparis
         models=(a.row["model"], b.row["model"]),
         differs=_differs(pair),
         left_out=pair.left_out,
+        not_compared=not_compared,
         same_as=tuple(each.metric for each in pair.found if _one_difference(each, numbers)),
         **numbers._asdict(),
     )
@@ -185,21 +197,41 @@ def _differs(pair: _Pair) -> dict[str, tuple[Any, Any]]:
     return {key: (words[0].get(key), words[1].get(key)) for key in keys}
 
 
+def _pairs(addresses: Sequence[tuple[RunAddress, RunAddress]]) -> tuple[list[_Pair], dict[str, str]]:
+    """The pairs of runs that fit together, and why others do not. Of a single pair: raises DataError."""
+    both = [(_load(*a), _load(*b)) for a, b in addresses]
+    named = told_apart([a.row for a, _ in both])
+    pairs, unfit = [], {}
+    for (a, b), row in zip(both, named):
+        try:
+            pair = _pair(*_aligned(_checked(a), _checked(b)))
+        except DataError as error:
+            if len(both) == 1:
+                raise
+            unfit[f"{row['task']} on {row['dataset']}"] = str(error)
+        else:
+            pairs.append(pair._replace(dataset=row["dataset"]))
+    return pairs, unfit
+
+
 def _load(root: Path, run_id: str) -> _Run:
     store = ResultStore(root)
-    rows, columns = store.run(run_id), store.images(run_id).to_pydict()
-    row = rows[0]
+    return _Run(store.run(run_id), store.images(run_id).to_pydict())
+
+
+def _checked(run: _Run) -> _Run:
+    row, run_id = run.row, run.row["run_id"]
     version = find_task(row["task"]).version
     if row["task_version"] != version:
         raise DataError(
             f"{run_id} was made by version {row['task_version']} of the task {row['task']!r}, this clipjax "
             f"has version {version}: run it again"
         )
-    if not columns.get("id"):
+    if not run.columns.get("id"):
         raise DataError(
             f"{run_id} has no images to compare by ({row['note'] or 'its per-image table is empty'})"
         )
-    return _Run(rows, columns)
+    return run
 
 
 def _aligned(a: _Run, b: _Run) -> tuple[_Run, _Run]:
@@ -272,26 +304,18 @@ def _compare(pair: _Pair, resamples: int, seed: int) -> None:
     except (ValueError, KeyError) as error:
         raise DataError(f"{names} cannot be compared: {error}") from None
     pair.found.extend(numbers)
-    pair.left_out.update(without)
+    headlines = pair.headlines
+    pair.left_out.update(
+        {k: f"a headline without a test: {why}" if k in headlines else why for k, why in without.items()}
+    )
 
 
-def _with_numbers(pairs: Sequence[_Pair], unlike: Mapping[str, str]) -> list[_Pair]:
-    """The pairs that have any; the first one's `left_out` names the others. Raises DataError if none has."""
-    empty = {}
-    for pair in pairs:
-        if not pair.found:
-            names: dict[str, list[str]] = {}
-            for name, why in pair.left_out.items():
-                names.setdefault(why, []).append(name)
-            reasons = "; ".join(f"{', '.join(of)}: {why}" for why, of in names.items()) or "no labels"
-            empty[f"{pair.runs[0].row['task']} on {pair.runs[0].row['dataset']}"] = reasons
-    kept = [pair for pair in pairs if pair.found]
-    if not kept:
-        ids = " and ".join(run.row["run_id"] for run in pairs[0].runs)
-        words = "; ".join(f"{name} ({why})" for name, why in empty.items())
-        raise DataError(f"{ids} have nothing to compare by: {words}")
-    kept[0].left_out.update({**unlike, **empty})
-    return kept
+def _reasons(pair: _Pair) -> str:
+    """Why none of its metrics is compared."""
+    names: dict[str, list[str]] = {}
+    for name, why in pair.left_out.items():
+        names.setdefault(why, []).append(name)
+    return "; ".join(f"{', '.join(of)}: {why}" for why, of in names.items()) or "no labels"
 
 
 def _of_other_annotations(pair: _Pair) -> Sequence[str]:

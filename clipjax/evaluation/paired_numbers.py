@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from clipjax.errors import counted
 from clipjax.metrics.uncertainty import calibration_error
 from clipjax.metrics.uncertainty.bootstrap import (
     Resampling,
@@ -61,10 +62,15 @@ def differences(
     one, other = both
     numbers = [_proportion(name, one.right[name], other.right[name]) for name in values if name in one.right]
     binned = [name for name in values if name in one.binned and name in other.binned]
-    numbers += [_of_bins(name, one.binned[name], other.binned[name], n) for name in binned]
+    left_out = {}
+    if n >= calibration_error.FEWEST:
+        numbers += [_of_bins(name, one.binned[name], other.binned[name], n) for name in binned]
+    else:
+        why = f"only {counted(n, 'image')}: a comparison needs {calibration_error.FEWEST}"
+        left_out = dict.fromkeys(binned, why)
     drawn = {name: pair for name, pair in values.items() if name not in {*one.right, *binned}}
-    resampled, left_out = _resampled(both, drawn, n, about) if drawn else ([], {})
-    return [*numbers, *resampled], left_out
+    resampled, without = _resampled(both, drawn, n, about) if drawn else ([], {})
+    return [*numbers, *resampled], left_out | without
 
 
 def _proportion(metric: str, first: np.ndarray, second: np.ndarray) -> Numbers:

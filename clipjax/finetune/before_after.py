@@ -284,7 +284,7 @@ def _changes(
     for metric in wanted:
         name = metric_name(metric.metric, metric.slice)
         comparisons = [each.get(name) for each in compared]
-        pairs = [each for each in comparisons if each is not None]
+        pairs = [each for each in comparisons if isinstance(each, Comparison)]
         if pairs and len(pairs) == len(comparisons):
             intervals = tuple(
                 None if each.interval is None else (each.interval.lo, each.interval.hi) for each in pairs
@@ -293,19 +293,21 @@ def _changes(
             worst = max(each.p_value for each in pairs)
             yield Change(metric, dataset, pairs[0].first, after, intervals, pairs[0].n, p_value=worst)
         else:
-            yield _undefined(metric, there)
+            why = next((each for each in comparisons if isinstance(each, str)), "not compared")
+            yield _undefined(metric, there, why)
 
 
-def _compared(base: Result, tuned: Result, folder: Path, resamples: int) -> dict[str, Comparison]:
+def _compared(base: Result, tuned: Result, folder: Path, resamples: int) -> dict[str, Comparison | str]:
+    """By metric; or why it is not compared."""
     ids = base.rows[0]["run_id"], tuned.rows[0]["run_id"]
     try:
         comparisons = compare_runs(*ids, folder, resamples=resamples)
     except ClipjaxError:
         return {}
-    return {each.metric: each for each in comparisons}
+    return {**comparisons[0].left_out, **{each.metric: each for each in comparisons}}
 
 
-def _undefined(metric: Metric, results: Sequence[Result]) -> Change:
+def _undefined(metric: Metric, results: Sequence[Result], why: str) -> Change:
     rows = [
         next((r for r in each.rows if (r["metric"], r["slice"]) == (metric.metric, metric.slice)), None)
         for each in results
@@ -315,5 +317,5 @@ def _undefined(metric: Metric, results: Sequence[Result]) -> Change:
     after = tuple(value for value in values[1:] if value is not None)
     first = results[0].rows[0]
     intervals = (None,) * len(after)
-    note = notes[0] if notes else "not compared"
+    note = notes[0] if notes else why
     return Change(metric, first["dataset"], values[0], after, intervals, first["n"], note)

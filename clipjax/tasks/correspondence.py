@@ -289,7 +289,7 @@ def paired(pairs: Columns, about: About) -> Paired:
     clusters = [str(name) for name in pairs["cluster"]]
     untested = {}
     if (count := len(set(clusters))) < FEWEST:
-        why = f"clusters: {count}, and fewer than {FEWEST} tell too little"
+        why = f"only {count} cluster{'' if count == 1 else 's'}: a comparison needs {FEWEST}"
         untested = dict.fromkeys(resampled(np.ones((1, len(clusters)), int)), why)
     return Paired(resampled=resampled, clusters=clusters, untested=untested)
 

@@ -200,14 +200,14 @@ def test_the_headline_of_a_classifier_is_another_score(tmp_path):
         compare_runs(a, b, tmp_path, metrics=["auroc score:mcm"])
 
 
-def calibration_table(seed: int, temperature: float) -> dict[str, Any]:
+def calibration_table(seed: int, temperature: float, n: int = 200) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
-    columns: dict[str, Any] = {"id": ids(80), "label": [0] * 80, "prediction": [0] * 80}
-    columns |= {"correct": rng.random(80) < 0.6, "temperature": [temperature] * 80}
-    columns |= {"temperature_error": [0.1] * 80, "calibration_images": [80] * 80}
+    columns: dict[str, Any] = {"id": ids(n), "label": [0] * n, "prediction": [0] * n}
+    columns |= {"correct": rng.random(n) < 0.6, "temperature": [temperature] * n}
+    columns |= {"temperature_error": [0.1] * n, "calibration_images": [n] * n}
     for state in ("before", "after"):
-        columns[f"confidence_{state}"] = rng.uniform(0.4, 1, 80)
-        columns |= {f"{name}_{state}": rng.random(80) for name in ("nll", "brier")}
+        columns[f"confidence_{state}"] = rng.uniform(0.4, 1, n)
+        columns |= {f"{name}_{state}": rng.random(n) for name in ("nll", "brier")}
     return columns
 
 
@@ -219,8 +219,8 @@ def test_calibration_before_and_after(tmp_path):
     assert {f"{name}_{state}" for name in names for state in ("before", "after")} <= set(found)
     assert found["accuracy"].test == "mcnemar_exact"
     changes = tables[1]["nll_after"] - tables[0]["nll_after"]
-    weights = next(Resampling("d", 80, resamples=200).blocks(200))
-    expected = percentile_interval(weights @ changes / 80)
+    weights = next(Resampling("d", 200, resamples=200).blocks(200))
+    expected = percentile_interval(weights @ changes / 200)
     assert found["nll_after"].difference == pytest.approx(changes.mean())
     assert found["nll_after"].interval is not None
     assert found["nll_after"].interval[:2] == pytest.approx(expected[:2])
@@ -229,7 +229,7 @@ def test_calibration_before_and_after(tmp_path):
 def test_of_two_eces_the_corrected_ones_are_compared(tmp_path):
     """The second run is right less often, and as sure."""
     tables = calibration_table(1, 1.2), calibration_table(1, 1.2)
-    tables[1]["correct"] = tables[1]["correct"] & (np.arange(80) % 2 == 0)
+    tables[1]["correct"] = tables[1]["correct"] & (np.arange(200) % 2 == 0)
     a, b = (write(tmp_path, table, task="calibration", model=m) for m, table in zip("ab", tables))
     ece = by_metric(compare_runs(a, b, tmp_path))["ece_corrected_15_before"]
     assert ece.test == "mover_folded_normal"
@@ -243,6 +243,24 @@ def test_of_two_eces_the_corrected_ones_are_compared(tmp_path):
         compare_runs(a, b, tmp_path, metrics=["ece_25_after"])
     same = by_metric(compare_runs(a, write(tmp_path, tables[0], task="calibration", model="c"), tmp_path))
     assert (same["ece_corrected_15_before"].difference, same["ece_corrected_15_before"].p_value) == (0, 1)
+
+
+def test_eces_of_fewer_than_200_images_are_not_compared(tmp_path):
+    """As rows of so few have no interval; accuracy, NLL and Brier are compared all the same."""
+    for n in (199, 200):
+        for seed, model in enumerate("ab"):
+            table = calibration_table(seed, 1.2, n)
+            write(tmp_path, table, task="calibration", model=model, dataset=f"of {n}")
+    found = compare_runs("a", "b", tmp_path, resamples=20)
+    few, enough = ({each.metric: each for each in found if each.dataset == f"of {n}"} for n in (199, 200))
+    eces = {f"ece_corrected_{bins}_{state}" for bins in (15, 25) for state in ("before", "after")}
+    assert eces <= set(enough)
+    assert set(enough) - set(few) == {name for name in enough if name.startswith("ece_corrected")}
+    assert "nll_after" in few
+    left_out = few["accuracy"].left_out
+    assert left_out["ece_corrected_25_after"] == "only 199 images: a comparison needs 200"
+    headline = "a headline without a test: only 199 images: a comparison needs 200"
+    assert left_out["ece_corrected_15_after"] == headline
 
 
 def test_shape_bias_draws_objects(tmp_path):
@@ -288,11 +306,10 @@ def test_a_resample_without_any_decision_leaves_the_bias_out(tmp_path):
     without = int(np.sum(weights[:, 0] == 0))
     assert set(found) == {"shape_fraction", "texture_fraction", "other_fraction"}
     [left_out] = {tuple(each.left_out.items()) for each in found.values()}
-    assert left_out == (("shape_bias", f"{without} of 100 resamples have no value"),)
+    why = f"a headline without a test: {without} of 100 resamples have no value"
+    assert left_out == (("shape_bias", why),)
     shown = CliRunner().invoke(cli.app, ["compare", a, b, "--results", str(tmp_path), "--resamples", "100"])
-    assert (
-        f"shape_bias on d, shape_bias is left out: {without} of 100 resamples have no value" in shown.stdout
-    )
+    assert f"shape_bias on d: shape_bias is left out: {why}" in shown.stdout
 
 
 def test_frames_are_compared_by_their_sets(tmp_path):
@@ -440,6 +457,67 @@ def test_models_are_compared_on_all_they_have_in_common(tmp_path):
     assert {(each.task, each.dataset) for each in found} == {("zeroshot", "d"), ("retrieval", "d")}
     assert by_metric(found)["top1"].runs == (newest, other)
     assert [each.runs for each in compare_runs(old, "b", tmp_path)] == [(old, other)]
+
+
+def test_one_old_run_ends_no_other_comparison(tmp_path):
+    """Of models the pair is left out and no test is counted for it; two runs by their ids are refused."""
+    images = {"id": ids(30), "correct": np.arange(30) % 3 > 0}
+    objects = {"id": ids(4), "object": list("abcd"), "decided_for": ["shape", "texture"] * 2}
+    for model in "ab":
+        write(tmp_path, images, model=model)
+    old = write(tmp_path, objects, task="shape_bias", model="a", task_version=1)
+    new = write(tmp_path, objects, task="shape_bias", model="b")
+    found = compare_runs("a", "b", tmp_path)
+    assert {each.task for each in found} == {"zeroshot"}
+    [(name, why)] = found[0].not_compared.items()
+    assert name == "shape_bias on d"
+    said = f"{old} was made by version 1 of the task 'shape_bias', this clipjax has version"
+    assert why.startswith(said)
+    shown = CliRunner().invoke(cli.app, ["compare", "a", "b", "--results", str(tmp_path)])
+    assert shown.exit_code == 0
+    assert f"\nshape_bias on d is left out: {said}" in shown.stdout
+    with pytest.raises(DataError, match=f"^{said}"):
+        compare_runs(old, new, tmp_path)
+    with pytest.raises(DataError, match=f"^{said}"):  # one name is a model's, and there is one pair
+        compare_runs(old, "b", tmp_path)
+    old_too = write(tmp_path, images, model="c", task_version=1)
+    write(tmp_path, objects, task="shape_bias", model="c", task_version=1)
+    both = rf"^c and b have nothing to compare by: .*zeroshot on d \({old_too} was made by version 1"
+    with pytest.raises(DataError, match=both):
+        compare_runs("c", "b", tmp_path)
+
+
+def test_equal_reasons_are_one_line_and_names_are_escaped(tmp_path):
+    right = [np.random.default_rng(seed).random(40) < share for seed, share in ((1, 0.5), (2, 0.8))]
+    for dataset in ("d", "e\nx"):
+        for model, each in zip("ab", right):
+            table = {"id": ids(40), "label": np.repeat(np.arange(4), 10), "correct": each}
+            convention = {"prompts": "single", "decode": f"{model}\nmode"}
+            write(tmp_path, table, model=model, dataset=dataset, convention=convention)
+    for seed, model in enumerate("ab"):
+        table = calibration_table(seed, 1.2, 20)
+        write(tmp_path, table, task="calibration", model=model)
+    command = ["compare", "a", "b", "--results", str(tmp_path), "--resamples", "100"]
+    lines = CliRunner().invoke(cli.app, command).stdout.splitlines()
+    [once] = [line for line in lines if "are one difference" in line]
+    assert once.startswith("zeroshot on e\\nx, d: top1 and mean_per_class are one difference")
+    assert "zeroshot on e\\nx, d, decode: a\\nmode (A), b\\nmode (B)" in lines
+    why = "only 20 images: a comparison needs 200"
+    others = [f"ece_corrected_{bins}_{state}" for state in ("before", "after") for bins in ("25", "mass_15")]
+    assert [line for line in lines if "only 20 images" in line] == [
+        "calibration on d: ece_corrected_15_before, ece_corrected_15_after are left out: "
+        f"a headline without a test: {why}",
+        f"calibration on d: {', '.join(others)} are left out: {why}",
+    ]
+
+
+def test_p_values_of_metrics_without_a_verdict_are_null(tmp_path):
+    for model, right in (("a", np.arange(30) % 3 > 0), ("b", np.arange(30) % 2 > 0)):
+        write(tmp_path, {"id": ids(30), "correct": right, "correct_top5": right}, model=model)
+    command = ["compare", "a", "b", "--results", str(tmp_path), "--json"]
+    records = {each["metric"]: each for each in json.loads(CliRunner().invoke(cli.app, command).stdout)}
+    assert records["top1"]["p_value"] == by_metric(compare_runs("a", "b", tmp_path))["top1"].p_value
+    assert (records["top5"]["p_value"], records["top5"]["p_holm"]) == (None, None)
 
 
 def test_what_cannot_be_compared_is_said(tmp_path):
@@ -638,14 +716,17 @@ def test_matches_are_compared_over_ten_clusters_or_more(tmp_path: Path) -> None:
             for name, moved in (("a", 0.0), ("b", 0.2))
         )
         if count == 9:
-            with pytest.raises(
-                DataError, match=r"recall_2d@10, .*: clusters: 9, and fewer than 10 tell too little"
-            ):
+            with pytest.raises(DataError, match=r"recall_2d@10, .*: only 9 clusters: a comparison needs 10"):
                 compare_runs(first, second, tmp_path)
     # Models are compared all the same, by what they have.
     found = compare_runs("a", "b", tmp_path)
     assert {each.dataset for each in found} == {"of 10"}
-    assert "clusters: 9" in found[0].left_out["correspondence on of 9"]
+    for each in found:
+        assert list(each.not_compared) == ["correspondence on of 9"]
+        assert "only 9 clusters: a comparison needs 10" in each.not_compared["correspondence on of 9"]
+        assert not each.left_out
+    shown = CliRunner().invoke(cli.app, ["compare", "a", "b", "--results", str(tmp_path)]).stdout
+    assert "\ncorrespondence on of 9 is left out: recall, recall_2d@10, " in shown
     recall = next(each for each in found if each.metric == "recall")
     assert recall.difference == pytest.approx(0.2)
     assert recall.p_holm is not None

@@ -105,7 +105,9 @@ def lost(suite: Suite, world: Path, tmp_path_factory: pytest.TempPathFactory) ->
     said: list[str] = []
     results = tmp_path_factory.mktemp("results")
     tuned = [Seer(f"tuned{seed}", wrong, 60.0) for seed, wrong in enumerate((0.7, 0.8, 0.9))]
-    return compare(Seer("base"), tuned, suite, world, results, said), said, results
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("clipjax.metrics.uncertainty.calibration_error.FEWEST", 16)
+        return compare(Seer("base"), tuned, suite, world, results, said), said, results
 
 
 # ----------------------------------------------------------------------------------------- the numbers
@@ -222,6 +224,14 @@ def test_more_error_is_lost_and_what_does_not_move_is_neither(lost: Any) -> None
     still = changes["ood", "odd", "auroc"]
     assert (still.before, still.after, still.difference) == (1.0, (1.0,) * 3, 0.0)
     assert (still.interval, still.verdict, still.note) == (None, None, None)
+
+
+def test_why_a_number_is_not_compared_is_its_note(suite: Suite, world: Path, tmp_path: Path) -> None:
+    only = dataclasses.replace(suite, run=("calibration",))
+    [error] = compare(Seer("base"), [Seer("tuned", 0.7)], only, world, tmp_path).values()
+    assert error.difference is not None
+    assert (error.intervals, error.p_value, error.verdict) == ((None,), None, None)
+    assert error.note == "a headline without a test: only 16 images: a comparison needs 200"
 
 
 def test_a_long_table_draws_as_many_resamples_as_its_correction_needs(

@@ -336,7 +336,7 @@ def test_two_models_are_compared_on_the_same_pairs(
 ) -> None:
     other: Any = TinyModel(seed=1, id="other", fingerprint="other-1")
     runs = [evaluate(each, worlds, "navi", results=tmp_path).path.name for each in (model, other)]
-    with pytest.raises(DataError, match="and fewer than 10 tell too little"):
+    with pytest.raises(DataError, match="only 2 clusters: a comparison needs 10"):
         compare_runs(runs[0], runs[1], tmp_path, resamples=100)
     monkeypatch.setattr("clipjax.tasks.correspondence.FEWEST", 2)
     compared = {each.metric: each for each in compare_runs(runs[0], runs[1], tmp_path, resamples=100)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,10 +13,13 @@ import typer
 from clipjax.commands.shared.options import JsonOption, MetricOption, ResultsOptions
 from clipjax.commands.shared.output import print_table, say
 from clipjax.commands.shared.records import taking
-from clipjax.errors import counted
+from clipjax.errors import counted, visible
 
 if TYPE_CHECKING:
     from clipjax.evaluation.compare import Comparison
+
+
+Places = dict[str, dict[str, None]]  # data sets by task, in order
 
 
 def register(app: typer.Typer) -> None:
@@ -53,7 +56,7 @@ def compare(options: CompareOptions) -> None:
 
     Accuracies are compared by McNemar's exact test, other numbers by a bootstrap that draws the same images
     for both. The headline metrics of a task are tested, and their p-values corrected for the number of tests
-    shown (Holm). Other metrics have an interval and no verdict.
+    shown (Holm). Other metrics have an interval and no p-value (null in --json).
 
     Examples:
 
@@ -73,9 +76,10 @@ def compare(options: CompareOptions) -> None:
         return
     titles = ["task", "data set", "metric", "A", "B", "B - A", "interval", "p", "p (Holm)", "test", "n"]
     print_table(titles, [_cells(each) for each in comparisons])
-    say(f"\nA: {comparisons[0].models[0]}\nB: {comparisons[0].models[1]}")
-    for line in [*_tested(comparisons), *_differences(comparisons)]:
-        say(line)
+    say("")
+    models = [f"{side}: {model}" for side, model in zip("AB", comparisons[0].models)]
+    for line in [*models, *_tested(comparisons), *_differences(comparisons), *_left_out(comparisons)]:
+        say(visible(line))
 
 
 def _comparisons(options: CompareOptions) -> Sequence[Comparison]:
@@ -95,8 +99,9 @@ def _comparisons(options: CompareOptions) -> Sequence[Comparison]:
 
 
 def _record(found: Any) -> dict[str, Any]:
-    record = dataclasses.asdict(found)
-    return record | {"interval": None if found.interval is None else found.interval._asdict()}
+    interval = None if found.interval is None else found.interval._asdict()
+    p_value = None if found.p_holm is None else found.p_value
+    return dataclasses.asdict(found) | {"interval": interval, "p_value": p_value}
 
 
 def _cells(found: Any) -> list[str]:
@@ -125,15 +130,25 @@ def _tested(found: Sequence[Any]) -> list[str]:
     lines = (
         [] if tests == len(found) else [f"p: of the {counted(tests, 'headline metric')}; others have none"]
     )
+    groups: dict[tuple[str, str], Places] = {}
     for each in found:
         if each.same_as and each.test.startswith("mcnemar"):
-            names = ", ".join(each.same_as)
-            fixed = [_FIXED["mcnemar_exact"].format(each.metric), _FIXED["paired_bootstrap"].format(names)]
-            lines.append(
-                f"{each.task} on {each.dataset}: {each.metric} and {names} are one difference, not two "
-                f"findings: {', '.join(fixed)}"
-            )
+            _add(groups, (each.metric, ", ".join(each.same_as)), each)
+    for (metric, names), places in groups.items():
+        fixed = [_FIXED["mcnemar_exact"].format(metric), _FIXED["paired_bootstrap"].format(names)]
+        lines.append(
+            f"{_where(places)}: {metric} and {names} are one difference, not two findings: {', '.join(fixed)}"
+        )
     return lines
+
+
+def _add(groups: dict[Any, Places], key: Hashable, each: Any) -> None:
+    groups.setdefault(key, {}).setdefault(each.task, {})[each.dataset] = None
+
+
+def _where(places: Places) -> str:
+    """E.g. "zeroshot on imagenet, imagenet_v2; ood on ninco"."""
+    return "; ".join(f"{task} on {', '.join(datasets)}" for task, datasets in places.items())
 
 
 def _said(value: Any) -> str:
@@ -141,14 +156,28 @@ def _said(value: Any) -> str:
 
 
 def _differences(found: Sequence[Any]) -> list[str]:
-    lines = [
-        f"{each.task} on {each.dataset}, {key}: {_said(first)} (A), {_said(second)} (B)"
-        for each in found
-        for key, (first, second) in each.differs.items()
-    ]
-    lines += [
-        f"{each.task} on {each.dataset}, {metric} is left out: {why}"
-        for each in found
-        for metric, why in each.left_out.items()
-    ]
-    return list(dict.fromkeys(lines))
+    groups: dict[str, Places] = {}
+    for each in found:
+        for key, (first, second) in each.differs.items():
+            _add(groups, f"{key}: {_said(first)} (A), {_said(second)} (B)", each)
+    return [f"{_where(places)}, {words}" for words, places in groups.items()]
+
+
+def _left_out(found: Sequence[Any]) -> list[str]:
+    """One line for equal reasons: of tasks and data sets as a whole, then of metrics."""
+    wholes: dict[str, list[str]] = {}
+    for name, why in found[0].not_compared.items():
+        wholes.setdefault(why, []).append(name)
+    groups: dict[tuple[str, str], Places] = {}
+    for each in found:
+        metrics: dict[str, list[str]] = {}
+        for metric, why in each.left_out.items():
+            metrics.setdefault(why, []).append(metric)
+        for why, names in metrics.items():
+            _add(groups, (_are(names), why), each)
+    lines = [f"{_are(names)} left out: {why}" for why, names in wholes.items()]
+    return lines + [f"{_where(places)}: {names} left out: {why}" for (names, why), places in groups.items()]
+
+
+def _are(names: Sequence[str]) -> str:
+    return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'}"
