@@ -134,28 +134,28 @@ def compare_runs(
     check_bootstrap(resamples, seed)
     choice = Choice(prompts, precision, labels)
     addresses, unlike = pairs_of((str(first), str(second)), Path(results), choice)
-    pairs, unfit = _pairs(addresses)
+    pairs, unfit, left_out = _pairs(addresses)
     tests = [(name, pair) for pair in pairs for name in pair.headlines if not metrics or name in metrics]
     # Proportions and binned numbers are tested without draws.
     if any(name not in {*pair.paired[0].right, *pair.paired[0].binned} for name, pair in tests):
         resamples = max(resamples, draws_for(len(tests)))
     for pair in pairs:
         _compare(pair, resamples, seed)
+    left_out |= {name: why for pair in pairs for name, why in pair.left_out.items()}
     not_compared = unlike | unfit | {pair.name: _reasons(pair) for pair in pairs if not pair.found}
     pairs = [pair for pair in pairs if pair.found]
     if not pairs:
         words = "; ".join(f"{name} ({why})" for name, why in not_compared.items())
         raise DataError(f"{first} and {second} have nothing to compare by: {words}")
-    _check_metrics(metrics, pairs)
+    _check_metrics(metrics, pairs, left_out)
     chosen = [(each, pair) for pair in pairs for each in pair.found if not metrics or each.metric in metrics]
     tested = [i for i, (each, pair) in enumerate(chosen) if each.metric in pair.headlines]
     corrected = dict(zip(tested, holm([chosen[i][0].p_value for i in tested]).tolist()))
     return [_comparison(each, corrected.get(i), pair, not_compared) for i, (each, pair) in enumerate(chosen)]
 
 
-def _check_metrics(metrics: Sequence[str], pairs: list[_Pair]) -> None:
+def _check_metrics(metrics: Sequence[str], pairs: list[_Pair], left_out: Mapping[str, str]) -> None:
     known = {each.metric for pair in pairs for each in pair.found}
-    left_out = {name: why for pair in pairs for name, why in pair.left_out.items()}
     for name in metrics:
         if name not in known and name in left_out:
             raise DataError(f"{name} cannot be compared: {left_out[name]}")
@@ -197,11 +197,16 @@ def _differs(pair: _Pair) -> dict[str, tuple[Any, Any]]:
     return {key: (words[0].get(key), words[1].get(key)) for key in keys}
 
 
-def _pairs(addresses: Sequence[tuple[RunAddress, RunAddress]]) -> tuple[list[_Pair], dict[str, str]]:
-    """The pairs of runs that fit together, and why others do not. Of a single pair: raises DataError."""
+def _pairs(
+    addresses: Sequence[tuple[RunAddress, RunAddress]],
+) -> tuple[list[_Pair], dict[str, str], dict[str, str]]:
+    """The pairs of runs that fit together, and why others and their metrics do not.
+
+    Raises DataError if a single pair does not.
+    """
     both = [(_load(*a), _load(*b)) for a, b in addresses]
     named = told_apart([a.row for a, _ in both])
-    pairs, unfit = [], {}
+    pairs, unfit, metrics = [], {}, {}
     for (a, b), row in zip(both, named):
         try:
             pair = _pair(*_aligned(_checked(a), _checked(b)))
@@ -209,9 +214,11 @@ def _pairs(addresses: Sequence[tuple[RunAddress, RunAddress]]) -> tuple[list[_Pa
             if len(both) == 1:
                 raise
             unfit[f"{row['task']} on {row['dataset']}"] = str(error)
+            names = (metric_name(each["metric"], each["slice"]) for each in (*a.rows, *b.rows))
+            metrics |= dict.fromkeys(names, str(error))
         else:
             pairs.append(pair._replace(dataset=row["dataset"]))
-    return pairs, unfit
+    return pairs, unfit, metrics
 
 
 def _load(root: Path, run_id: str) -> _Run:

@@ -465,17 +465,22 @@ def test_one_old_run_ends_no_other_comparison(tmp_path):
     objects = {"id": ids(4), "object": list("abcd"), "decided_for": ["shape", "texture"] * 2}
     for model in "ab":
         write(tmp_path, images, model=model)
-    old = write(tmp_path, objects, task="shape_bias", model="a", task_version=1)
+        write(tmp_path, matched_pairs(9, 0.0), task="correspondence", model=model)
+    old = write(tmp_path, objects, task="shape_bias", model="a", task_version=1, metric="shape_bias")
     new = write(tmp_path, objects, task="shape_bias", model="b")
     found = compare_runs("a", "b", tmp_path)
     assert {each.task for each in found} == {"zeroshot"}
-    [(name, why)] = found[0].not_compared.items()
-    assert name == "shape_bias on d"
+    assert set(found[0].not_compared) == {"shape_bias on d", "correspondence on d"}
+    why = found[0].not_compared["shape_bias on d"]
     said = f"{old} was made by version 1 of the task 'shape_bias', this clipjax has version"
     assert why.startswith(said)
     shown = CliRunner().invoke(cli.app, ["compare", "a", "b", "--results", str(tmp_path)])
     assert shown.exit_code == 0
     assert f"\nshape_bias on d is left out: {said}" in shown.stdout
+    with pytest.raises(DataError, match=f"^shape_bias cannot be compared: {said}"):
+        compare_runs("a", "b", tmp_path, metrics=["shape_bias"])
+    with pytest.raises(DataError, match="recall 0 cannot be compared: only 9 clusters"):
+        compare_runs("a", "b", tmp_path, metrics=["recall 0"])
     with pytest.raises(DataError, match=f"^{said}"):
         compare_runs(old, new, tmp_path)
     with pytest.raises(DataError, match=f"^{said}"):  # one name is a model's, and there is one pair
