@@ -11,6 +11,7 @@ decides by its largest logit.
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -81,33 +82,35 @@ def cues(
     """One row per image: its cues and which of them the decision follows.
 
     Columns: shape, texture, decision (may be another word, e.g. "na"), object and texture_object (the
-    pictures of the shape and of the texture: images that share one are not independent), conflict,
-    decided_for ("shape", "texture", "other"; "no conflict" if shape and texture agree).
+    pictures of the shape and of the texture: images that share one are not independent; where the name does
+    not tell them, the image itself and ""), conflict, decided_for ("shape", "texture", "other"; "no conflict"
+    if shape and texture agree).
     """
     words = {"shape": np.array(shape, object), "texture": np.array(texture, object)}
     said = np.array(decision, object)
     conflict = (words["shape"] != words["texture"]).astype(bool)
     cue = np.where(said == words["shape"], "shape", np.where(said == words["texture"], "texture", "other"))
+    pictures = [_pictures_of(*each) for each in zip(ids, shape, texture)]
     return {
         **words,
         "decision": said,
-        "object": np.array([_object(name) for name in ids], object),
-        "texture_object": np.array([_texture_object(name) for name in ids], object),
+        "object": np.array([own for own, _ in pictures], object),
+        "texture_object": np.array([own for _, own in pictures], object),
         "conflict": conflict,
         "decided_for": np.where(conflict, cue, "no conflict").astype(object),
     }
 
 
-def _object(name: str) -> str:
-    """The shape's picture: airplane/airplane1-bicycle2.png -> airplane/airplane1."""
+def _pictures_of(name: str, shape: str, texture: str) -> tuple[str, str]:
+    """Of the shape and of the texture: airplane/airplane1-bicycle2.png -> airplane/airplane1, bicycle2.
+
+    Other names than <shape><digits>-<texture><digits> tell no picture: the image is its own, without one of a
+    texture. "img-0007.png" is no seventh texture of "img".
+    """
     folder, file = posixpath.split(name)
-    return posixpath.join(folder, file.rpartition("-")[0] or file)
-
-
-def _texture_object(name: str) -> str:
-    """The texture's picture: airplane/airplane1-bicycle2.png -> bicycle2; "" if the name has none."""
-    stem = posixpath.splitext(posixpath.basename(name))[0]
-    return stem.rpartition("-")[2] if "-" in stem else ""
+    form = rf"({re.escape(shape)}[0-9]+)-({re.escape(texture)}[0-9]+)"
+    found = re.fullmatch(form, file.partition(".")[0], re.IGNORECASE)
+    return (posixpath.join(folder, found[1]), found[2]) if found else (name, "")
 
 
 def measure(images: Columns, about: About) -> list[Measure]:
@@ -156,7 +159,7 @@ def _limits(images: Columns, about: About) -> dict[str, Interval]:
         how = {"resamples": about.resamples, "seed": about.seed, "crossed": tuple(crossed)}
         draws = bootstrap(statistic, Resampling(about.dataset, len(objects), objects, **how))
     finite = {name: own for name, own in draws.items() if np.isfinite(own).all()}
-    kind = {"clustered": True, "crossed": bool(crossed)}
+    kind = {"clustered": int(objects.max()) + 1 < len(objects), "crossed": bool(crossed)}
     return {
         name: interval_of_mean(value[name], finite.get(name), units, "pictures", **kind)
         for name in value

@@ -113,10 +113,36 @@ def test_a_table_of_version_1_and_names_without_textures_draw_objects_alone():
         assert shape_bias.paired(table, About("things", None)).crossed == []
 
 
-def test_the_pictures_of_an_image():
-    images = shape_bias.cues(["a/cat1-dog10.v2.png", "a/plain.png"], *[["cat", "dog"]] * 3)
-    assert images["object"].tolist() == ["a/cat1", "a/plain.png"]
-    assert images["texture_object"].tolist() == ["dog10.v2", ""]
+@pytest.mark.parametrize(
+    ("name", "pictures"),
+    [
+        ("a/cat1-dog10.v2.png", ("a/cat1", "dog10")),
+        ("a/Cat1-DOG2.JPEG", ("a/Cat1", "DOG2")),
+        *(
+            (name, (name, ""))
+            for name in ["a/plain.png", "a/img-0001.png", "a/cat-dog.png", "a/cat1-dog.png"]
+        ),
+        *((name, (name, "")) for name in ["a/dog1-cat1.png", "a/cat1-jug1.png", "a/my-cat1-dog1.png"]),
+    ],
+)
+def test_the_pictures_of_an_image(name, pictures):
+    """Only names of the image's own shape and texture tell them."""
+    images = shape_bias.cues([name], ["cat"], ["dog"], ["cat"])
+    assert (images["object"][0], images["texture_object"][0]) == pictures
+
+
+def test_names_that_tell_no_pictures_draw_images():
+    """Numbered files of one folder: 40 independent images, neither one picture nor 40 textures."""
+    names = [f"cat/img-{k:04}.png" for k in range(40)]
+    decision = ["cat" if k % 3 else "dog" for k in range(40)]
+    images = shape_bias.cues(names, ["cat"] * 40, ["dog"] * 40, decision)
+    about = About("own", None, resamples=200)
+    bias = next(m for m in shape_bias.measure(images, about) if m.metric == "shape_bias" and not m.slice)
+    drawn = np.concatenate(list(Resampling("own", 40, resamples=200).blocks(40)))
+    expected = percentile_interval(drawn @ (np.array(decision) == "cat") / 40)
+    assert bias.interval is not None
+    assert bias.interval == expected
+    assert shape_bias.paired(images, about).crossed == []
 
 
 def test_one_decision_throughout_has_wilsons_interval():
