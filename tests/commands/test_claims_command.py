@@ -56,7 +56,7 @@ def test_a_line_a_claim_and_a_line_a_part(study: Path) -> None:
     [part] = lines(found.stdout, "better ")
     value = 0.1 - 0.01 * NOISE.mean()
     assert f"{value:+.4f}" in part
-    assert "  12 and 12  12 and 12 runs  0.005 of 200" in part
+    assert "  12 and 12  12 and 12 runs  0.005 (200 splits)" in part
     assert lines(found.stdout, "paired") == []  # what is missing is said of claims asked for by name
     assert "4 claims, holds: 1, does not hold: 1, inconclusive: 2" in found.stderr
 

@@ -119,7 +119,7 @@ def of_placebo(found: Placebo | None) -> tuple[str, str]:
     """How often random splits are as far off, and the margin in units of what they usually differ by."""
     if found is None:
         return "", ""
-    share = "too few splits" if found.few else f"{found.share:.3f} of {found.splits}"
+    share = "too few splits" if found.few else f"{found.share:.3f} ({found.splits} splits)"
     return share, "" if found.margin is None else f"{found.margin:.2g} x {found.spread:.4f}"
 
 

@@ -41,11 +41,6 @@ class Curvature:
     hi: float
     level: float
 
-    @property
-    def bent(self) -> bool:
-        """Whether the interval excludes a straight line."""
-        return self.lo > 0 or self.hi < 0
-
 
 def curvature(points: Sequence[Point], trend: Fit, level: float = LEVEL) -> Curvature | None:
     """Of the trend's own models; None for fewer than `FEWEST`, or fewer than three values of x."""

@@ -1,7 +1,7 @@
 """Numbers that have an interval at any level, as Holm's correction needs.
 
 `units`: int [N], which models (or pairs) are of one unit, or None. Errors of a mean then come from the units'
-sums of residuals, and ranks are those of the units' means.
+sums of residuals; a shift and its ranks are those of the units' means.
 
 Sources: Welch 1947; Hodges and Lehmann 1963; Hollander, Wolfe and Chicken 2014, section 3.3 (Wilcoxon's
 interval); Zou and Donner 2008 (MOVER); Cameron and Miller 2015 (means of clusters).
@@ -88,9 +88,8 @@ def shift_of(differences: np.ndarray, units: np.ndarray | None = None) -> Bounde
     """Hodges and Lehmann's shift of paired differences [N], with Wilcoxon's signed-rank interval.
 
     The shift is the median of the N (N + 1) / 2 pairwise means. With too few pairs: `EVERYTHING`. With units
-    the interval is that of their mean differences; it may not contain the shift of all pairs.
+    both are of their mean differences [U].
     """
-    value = float(np.median(_pairwise_means(differences)))
     if units is not None:
         differences = np.bincount(units, differences) / np.bincount(units)
     n, means = len(differences), _pairwise_means(differences)
@@ -100,7 +99,7 @@ def shift_of(differences: np.ndarray, units: np.ndarray | None = None) -> Bounde
         return (float(means[left_out - 1]), float(means[-left_out])) if left_out else EVERYTHING
 
     method = "wilcoxon_exact" if n <= EXACT else "wilcoxon_normal"
-    return Bounded(value, at, method if units is None else f"{method}_of_units")
+    return Bounded(float(np.median(means)), at, method if units is None else f"{method}_of_units")
 
 
 def _pairwise_means(differences: np.ndarray) -> np.ndarray:

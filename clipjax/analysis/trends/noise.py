@@ -28,8 +28,9 @@ def too_noisy(points: Sequence[Point], scale: str | None = None) -> str | None:
     share = noise_of_x(points, scale)
     if share is None or share <= NOISIEST:
         return None
+    how_much = f"{share:.0%}" if share <= 1 else "more than all"
     return (
-        f"x is too noisy: errors of its numbers make up {share:.0%} of its variance over the models, at most "
+        f"x is too noisy: errors of its numbers make up {how_much} of its variance over the models, at most "
         f"{NOISIEST:.0%} may be (a trend would be as much too flat): measure more images, or add models"
     )
 
@@ -58,7 +59,7 @@ def _variance(cell: Cell, scale: str) -> float | None:
     assert cell.value is not None
     images = cell.n or math.nan
     if cell.interval is not None:
-        return _of_interval(cell.interval, scale, images)
+        return _of_interval(cell.value, cell.interval, scale, images)
     if scale not in FRACTIONS or not cell.n or not 0 <= cell.value <= 1:
         return None
     # By the scale's slope at the value, half an image from 0 and 1.
@@ -69,7 +70,9 @@ def _variance(cell: Cell, scale: str) -> float | None:
     return value * (1 - value) / images * slope**2
 
 
-def _of_interval(interval: Mapping[str, float], scale: str, images: float) -> float:
-    ends = on_scale([interval["lo"], interval["hi"]], scale)
-    low, high = transform(ends, scale, [images] * 2)
+def _of_interval(value: float, interval: Mapping[str, float], scale: str, images: float) -> float:
+    ends = on_scale([interval["lo"], value, interval["hi"]], scale)
+    low, middle, high = transform(ends, scale, [images] * 3)
+    if scale == "log" and interval["lo"] <= 0:
+        low = middle - abs(high - middle)  # 0 is infinitely far: the other, narrower side counts twice
     return ((high - low) / (2 * scipy.special.ndtri((1 + interval["level"]) / 2))) ** 2

@@ -30,7 +30,7 @@ from clipjax.analysis.claims.claims import (
     doubted,
 )
 from clipjax.analysis.claims.ledger import ledger
-from clipjax.analysis.rows.lineage import family_of
+from clipjax.analysis.rows.lineage import family_of, run_of
 from clipjax.config import config_dir
 from clipjax.results.published.references import sources
 from clipjax.storage.reading import read_csv
@@ -325,7 +325,10 @@ def test_fine_tuned_models_and_their_bases(
     registered = {record["id"]: record for record in read_csv(config_dir() / "models.csv")}
     tuned = sorted({row["model"] for row in finding.rows if registered[row["model"]]["group"] == "clip_ft"})
     off = np.array([published(m, column) - published(registered[m]["parent"], column) for m in tuned])
-    means = [(a + b) / 2 for a, b in itertools.combinations_with_replacement(off, 2)]
+    runs = [run_of(m) for m in tuned]
+    each = [float(off[np.array(runs) == run].mean()) for run in sorted(set(runs))]
+    assert finding.units[0] == len(each) == 10
+    means = [(a + b) / 2 for a, b in itertools.combinations_with_replacement(each, 2)]
     assert finding.value == pytest.approx(float(np.median(means)), abs=1e-9)
     assert finding.n == (len(off),)
     assert finding.word == (FAILS if column == "r" else HOLDS)

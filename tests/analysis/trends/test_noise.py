@@ -92,6 +92,27 @@ def test_the_error_of_one_number() -> None:
     assert noise_of_x(points, "linear") is None
 
 
+def logarithmic(values: list[float], lo: float, hi: float) -> list[Point]:
+    """Positive numbers with intervals from `lo` to `hi` times their value."""
+    column, rows = Column("c", "C", "lower", None, (), scale="log"), ({"n": None},)
+    cells: list[Any] = [
+        Cell(column, v, {"lo": lo * v, "hi": hi * v, "level": 0.95}, rows, (), [])  # type: ignore[arg-type]
+        for v in values
+    ]
+    return [Point(str(k), {}, each, each) for k, each in enumerate(cells)]
+
+
+def test_an_interval_that_begins_at_0_counts_by_its_other_side() -> None:
+    """On a log axis 0 is infinitely far."""
+    values = [0.01, 0.02, 0.04, 0.08]
+    cut, whole = logarithmic(values, 0.0, 1.25), logarithmic(values, 1 / 1.25, 1.25)
+    assert noise_of_x(cut) == pytest.approx(noise_of_x(whole), rel=1e-12)
+    assert too_noisy(cut) is None
+    words = too_noisy(logarithmic(values, 0.0, 50.0))
+    assert words is not None
+    assert "make up more than all of its variance over the models, at most 10% may be" in words
+
+
 def test_numbers_at_the_ends_of_a_scale() -> None:
     points = [Point(str(k), {}, cell(k / 4, 400), cell(0.5, None)) for k in range(5)]
     assert 0 < (noise_of_x(points) or 0) < NOISIEST

@@ -103,12 +103,20 @@ def test_means_of_one_unit_have_no_interval() -> None:
 
 
 def test_ranks_of_units() -> None:
-    """The shift is that of all pairs; its interval that of the units' means."""
+    """The shift and its interval are those of the units' means."""
     values, units = np.random.default_rng(6).normal(1, 1, 16), np.repeat(np.arange(8), 2)
     found = shift_of(values, units)
-    assert found.value == shift_of(values).value
+    assert found.value == shift_of(values.reshape(8, 2).mean(1)).value != shift_of(values).value
     assert found.at(0.95) == shift_of(values.reshape(8, 2).mean(1)).at(0.95)
     assert shift_of(values[:8], units[:8]).at(0.95) == EVERYTHING  # four units
+
+
+def test_a_shift_is_within_its_interval() -> None:
+    """One run of 30 pairs that gain, beside seven that lose: the median of all pairs is that run's."""
+    values, units = np.append(np.full(30, 0.5), -np.arange(1.0, 8)), np.append(np.zeros(30, int), range(1, 8))
+    found = shift_of(values, units)
+    lo, hi = found.at(0.95)
+    assert lo <= found.value <= hi < shift_of(values).value == 0.5
 
 
 def test_coverage_where_models_of_a_unit_are_alike() -> None:
