@@ -16,6 +16,7 @@ from _rows import row
 from typer.testing import CliRunner
 
 from clipjax.cli import app
+from clipjax.config import config_dir
 from clipjax.data.cards import dataset_names
 from clipjax.data.labels import load_labels, load_prompts
 from clipjax.errors import DataError
@@ -155,6 +156,26 @@ def test_every_departure_has_an_entry_and_every_entry_a_departure() -> None:
     for each in effects.effects():
         assert set(each.tasks) <= set(all_tasks())
         assert len(each.source) > 8
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("points = -3", r"departures\.toml: effects\[1\]: points = -3 must be from 0 to 100: it has no sign"),
+        ("points = nan", r"departures\.toml: effects\[1\]: points = nan must be"),
+        ('tasks = ["zeroshots"]', r"departures\.toml: effects\[1\]\.tasks: .* 'zeroshots'; .*, zeroshot"),
+    ],
+)
+def test_a_mistake_among_the_effects_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, says: str
+) -> None:
+    fine = '[[effects]]\naspect = "crop"\nsource = "a table"\n'
+    (tmp_path / "departures.toml").write_text(f"{fine}\n{fine}{line}\n", encoding="utf-8")
+    shipped = (config_dir() / "protocols.toml").read_text(encoding="utf-8")
+    (tmp_path / "protocols.toml").write_text(shipped, encoding="utf-8")
+    monkeypatch.setattr(effects, "config_dir", lambda: tmp_path)
+    with pytest.raises(DataError, match=says):
+        effects.effects.__wrapped__()
 
 
 def test_figures_of_effects_are_those_of_the_published_tables(test_data: Path) -> None:

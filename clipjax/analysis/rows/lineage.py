@@ -13,11 +13,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from clipjax.checkpoints.identity.registry_rows import registry
 from clipjax.config import config_dir
 from clipjax.entry_points import cached
+from clipjax.errors import DataError
 from clipjax.storage.reading import read_toml
 from clipjax.storage.records import read
 
@@ -27,11 +29,25 @@ _PARENTS = " + "  # between the parents of an average of models, all of one run
 
 @dataclass(frozen=True)
 class _Names:
-    """configs/lineage.toml, which defines the words."""
+    """configs/lineage.toml, which defines the words.
+
+    Raises:
+        ValueError: a pattern is not a regular expression, or one of a family lacks a group.
+    """
 
     measured: tuple[str, ...]
     same: tuple[str, ...]
     family: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for key, patterns in vars(self).items():
+            for pattern in patterns:
+                try:
+                    few = re.compile(pattern).groups < (key == "family")
+                except re.error as error:
+                    raise ValueError(f"{key}: {pattern!r} is not a regular expression ({error})") from None
+                if few:
+                    raise ValueError(f"{key}: {pattern!r} lacks a group, whose text is the family")
 
 
 def unit_of(unit: str, model: str, facts: Mapping[str, Any] | None = None) -> str:
@@ -66,6 +82,9 @@ def family_of(model: str, facts: Mapping[str, Any] | None = None) -> str:
 
     A run that is neither registered nor published is of the family of its architecture, if its facts have
     one, and otherwise a family of its own.
+
+    Raises:
+        DataError: a pattern of configs/lineage.toml matches without its group.
     """
     run = run_of(model, facts)
     name = run
@@ -73,6 +92,11 @@ def family_of(model: str, facts: Mapping[str, Any] | None = None) -> str:
         name = (facts or {}).get("arch") or ""
     for words in _names().family:
         if found := re.search(words, name.lower()):
+            if not found[1]:
+                raise DataError(
+                    f"{_path()}: family: {words!r} matches {name!r} without its group 1, whose text is the "
+                    "family: let the group match something in every match"
+                )
             return found[1].replace("-", "_")
     return run
 
@@ -92,5 +116,8 @@ def _registered_parent(name: str) -> str | None:
 
 @cached
 def _names() -> _Names:
-    path = config_dir() / "lineage.toml"
-    return read(_Names, read_toml(path), path)
+    return read(_Names, read_toml(_path()), _path())
+
+
+def _path() -> Path:
+    return config_dir() / "lineage.toml"

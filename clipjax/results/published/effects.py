@@ -9,6 +9,7 @@ import functools
 from dataclasses import dataclass
 
 from clipjax.config import config_dir
+from clipjax.errors import DataError
 from clipjax.storage.reading import read_toml
 from clipjax.storage.records import read
 
@@ -22,12 +23,19 @@ class Effect:
     Attributes:
         tasks: those that the figure was measured on; (): every task.
         points: hundredths of an accuracy or an AUROC, without a sign; None: unknown.
+
+    Raises:
+        ValueError: `points` is not within 0 and 100.
     """
 
     aspect: str
     source: str
     tasks: tuple[str, ...] = ()
     points: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.points is not None and not 0 <= self.points <= 100:
+            raise ValueError(f"points = {self.points:g} must be from 0 to 100: it has no sign")
 
     def __str__(self) -> str:
         return UNKNOWN if self.points is None else f"{self.points:g} points"
@@ -46,9 +54,18 @@ class _Effects:
 
 @functools.cache
 def effects() -> tuple[Effect, ...]:
-    """In file order. Raises DataError for a missing, unknown or wrong key."""
+    """In file order. Raises DataError for a missing, unknown or wrong key, or a task without a protocol."""
     path = config_dir() / "departures.toml"
-    return read(_Effects, read_toml(path), path).effects
+    found = read(_Effects, read_toml(path), path).effects
+    known = sorted({str(table.get("task")) for table in read_toml(path.with_name("protocols.toml")).values()})
+    for k, each in enumerate(found):
+        for task in each.tasks:
+            if task not in known:
+                raise DataError(
+                    f"{path}: effects[{k}].tasks: no protocol of protocols.toml is of a task {task!r}; "
+                    f"those with one: {', '.join(known)}"
+                )
+    return found
 
 
 def effect(aspect: str, task: str) -> Effect:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from clipjax.analysis.rows import lineage
 from clipjax.analysis.rows.lineage import UNITS, family_of, run_of, unit_of
 from clipjax.checkpoints.identity.registry_rows import registry
+from clipjax.errors import DataError
 
 
 @pytest.mark.parametrize(
@@ -92,6 +96,30 @@ def test_facts_of_an_own_model() -> None:
 )
 def test_families(model: str, family: str) -> None:
     assert family_of(model) == family
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("measured = ['[']", r"lineage\.toml: measured: '\[' is not a regular expression \(.+\)"),
+        ("same = ['a', '_e(']", r"lineage\.toml: same: '_e\(' is not a regular expression"),
+        ("family = ['^[a-z]+']", r"lineage\.toml: family: '\^\[a-z\]\+' lacks a group"),
+        (
+            "family = ['^(?:(b)|vit)']",
+            r"lineage\.toml: family: .* matches 'vit_b_32-laion400m' without its group",
+        ),
+    ],
+)
+def test_a_mistake_in_the_file_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, says: str
+) -> None:
+    lines = {"measured": "measured = []", "same": "same = ['_e[0-9]+$']", "family": "family = ['^([a-z]+)']"}
+    lines[line.split(" ")[0]] = line
+    (tmp_path / "lineage.toml").write_text("\n".join(lines.values()) + "\n", encoding="utf-8")
+    monkeypatch.setattr(lineage, "config_dir", lambda: tmp_path)
+    monkeypatch.setattr(lineage, "_names", lineage._names.__wrapped__)
+    with pytest.raises(DataError, match=says):
+        family_of("vit_b_32-laion400m_e31")
 
 
 def test_units() -> None:
