@@ -8,7 +8,7 @@ if they have one digest of images. A sample belongs to the data set of its folde
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -42,7 +42,7 @@ def told_apart(rows: Sequence[Row]) -> list[Row]:
     where they do not tell, also its sample or digest: "pets/test", "test (100 of 500 images)",
     "test (3f2a91c0)".
     """
-    seen: dict[str, set[Hashable]] = {}
+    seen: dict[str, set[tuple[str | None, str | None]]] = {}
     for row in rows:
         seen.setdefault(row["dataset"], set()).add((row.get("folder", UNKNOWN), images_of(row)))
     unclear = {name for name, images in seen.items() if len(images) > 1 or _is_other(name, images)}
@@ -65,7 +65,7 @@ def told_apart(rows: Sequence[Row]) -> list[Row]:
     return told
 
 
-def _is_other(name: str, images: set[Hashable]) -> bool:
+def _is_other(name: str, images: set[tuple[str | None, str | None]]) -> bool:
     """Whether all images of a card's name are of folders without that card."""
     folders = [folder for folder, _ in images]
     return all(folder not in (None, UNKNOWN) for folder in folders) and is_registered(name)
