@@ -92,6 +92,12 @@ def test_facts_of_an_own_model() -> None:
         ("convnext_base.fb_in1k", "convnext"),
         ("imagenet_x:imagenet_testbed:resnet101_3_epochs", "resnet"),
         ("vit_base_patch16_224.augreg_in1k", "vit"),
+        ("testbed:vit_b_32_clip_zeroshot", "vit_b_32"),
+        ("imagenet_x:imagenet_testbed:vit_b_32_clip_zeroshot", "vit_b_32"),
+        ("timm:tiny_vit_5m_224.in1k@224px", "tiny_vit"),
+        ("timm:gc_efficientnetv2_rw_t.agc_in1k@224px", "gc_efficientnetv"),
+        ("wide_resnet50_2.tv_in1k", "wide_resnet"),
+        ("testbed:wide_resnet50_2", "wide_resnet"),
     ],
 )
 def test_families(model: str, family: str) -> None:
