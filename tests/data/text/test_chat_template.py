@@ -215,8 +215,10 @@ def test_hostile_templates_end_soon_in_little_memory() -> None:
 
 
 @pytest.mark.parametrize("name", RUNS_ON)
-def test_the_limit_is_what_ends_it(name: str) -> None:
-    """A template that fails for another reason shows nothing."""
+def test_the_limit_is_what_ends_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A template that fails for another reason shows nothing. Lower limits, to be sooner at the end."""
+    monkeypatch.setattr(template_limits, "STEPS", 50_000)
+    monkeypatch.setattr(template_limits, "CHARACTERS", 1_000_000)
     with pytest.raises(DataError, match="does more than a conversation needs"):
         ChatTemplate(RUNS_ON[name], "f").render([], TOKENS)
 

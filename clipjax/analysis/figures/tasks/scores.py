@@ -44,7 +44,7 @@ def reliability_figure(rows: Sequence[AnyRow], out: str | Path) -> list[Path]:
                 below.bar((k - 0.5) / of, accuracy["n"] / total, 1 / of, color=QUIET, edgecolor="white")
             below.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
             below.set_xlabel("confidence")
-            above.set_title(_title(rows, state), loc="left")
+            above.set_title(_title(rows, state), loc="left", size=9)
         panels[0, 0].set_ylabel("accuracy")
         panels[1, 0].set_ylabel("images")
         figure.suptitle(f"{rows[0]['model']} on {rows[0]['dataset']}", color=INK)
@@ -82,8 +82,9 @@ def _title(rows: Sequence[AnyRow], state: str) -> str:
     whole = {row["metric"]: row["value"] for row in rows if row["slice"] is None}
     words = "before" if state == "before" else f"after, T = {whole['temperature']:.3g}"
     null = next((row["interval"] for row in rows if row["metric"] == f"null_ece_15_{state}"), None)
-    beside = f" (calibrated: up to {null['hi']:.1%})" if null is not None else ""  # older rows have none
-    return f"{words}: ECE {whole[f'ece_15_{state}']:.1%}{beside}, NLL {whole[f'nll_{state}']:.3f}"
+    # Older rows have none.
+    beside = "" if null is None else f"\n(calibrated: ECE up to {null['hi']:.1%})"
+    return f"{words}: ECE {whole[f'ece_15_{state}']:.1%}, NLL {whole[f'nll_{state}']:.3f}{beside}"
 
 
 def ood_figure(rows: Sequence[AnyRow], images: Mapping[str, Any], out: str | Path) -> list[Path]:
