@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
+from clipjax.evaluation.request import Request
 from clipjax.evaluation.resolve import resolve
-from clipjax.evaluation.subject import Request, Subject
+from clipjax.evaluation.subject import Subject
 from clipjax.tasks.task import find_task
 from clipjax.verification.crosscheck import Crosscheck
 from clipjax.verification.crosscheck.ours import our_side

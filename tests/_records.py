@@ -10,7 +10,7 @@ from clipjax.data.manifest import Manifest
 from clipjax.embeddings import images
 from clipjax.embeddings.compute import Compute, pixel_store_at, store_at
 from clipjax.embeddings.sets import Embeddings
-from clipjax.evaluation.subject import Request
+from clipjax.evaluation.request import Request
 
 COMPUTE = {each.name for each in dataclasses.fields(Compute)}
 REQUEST = {each.name for each in dataclasses.fields(Request)}

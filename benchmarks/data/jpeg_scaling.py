@@ -66,7 +66,7 @@ def compared(model: Any, images: Path, dataset: str | None, count: int, rounds: 
     import clipjax
     from clipjax.data.pixels.loader import batches
     from clipjax.data.pixels.preprocess import open_scaled
-    from clipjax.evaluation.subject import Request, dataset_of
+    from clipjax.evaluation.request import Request, dataset_of
     from clipjax.metrics.uncertainty.intervals import wilson
 
     found = {

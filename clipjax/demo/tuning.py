@@ -13,8 +13,8 @@ from clipjax.demo.settings import recipes, settings
 from clipjax.demo.sweeps import compute_in
 from clipjax.devices.sharding import make_mesh
 from clipjax.evaluation.collection import Job, Loaded, evaluate_all
+from clipjax.evaluation.request import Request
 from clipjax.evaluation.rows import Result
-from clipjax.evaluation.subject import Request
 from clipjax.finetune.before_after import jobs_of
 from clipjax.finetune.method import Settings
 from clipjax.finetune.recipe import Recipe, load_recipe

@@ -17,9 +17,10 @@ from clipjax.embeddings.batch_size import IMAGE_BATCH
 from clipjax.embeddings.compute import Compute, EmbedStats
 from clipjax.embeddings.images import embed_many
 from clipjax.errors import ClipjaxError
+from clipjax.evaluation.request import Request
 from clipjax.evaluation.resolve import not_applicable, resolve
 from clipjax.evaluation.run import hash_images
-from clipjax.evaluation.subject import Part, Request
+from clipjax.evaluation.subject import Part
 from clipjax.storage.digests import sha256_json
 from clipjax.tasks.task import find_task
 

@@ -12,7 +12,8 @@ from clipjax.embeddings.answers import STEPS, Prompts, answer_images, prompts_of
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.sets import Embeddings
 from clipjax.errors import DataError, UsageError, unknown_name
-from clipjax.evaluation.subject import Asking, NotApplicableError, Part, Request, Subject
+from clipjax.evaluation.request import Request
+from clipjax.evaluation.subject import Asking, NotApplicableError, Part, Subject
 from clipjax.tasks.task import Inputs, Task
 
 ANSWERING = "vision_language"  # the kind of a model that answers

@@ -24,10 +24,11 @@ from clipjax.errors import ClipjaxError, DataError
 from clipjax.evaluation.ahead import embed_ahead
 from clipjax.evaluation.located import Located, cards_below, data_folder, id_card
 from clipjax.evaluation.own_model import encoder_of
+from clipjax.evaluation.request import Request
 from clipjax.evaluation.resolve import has_own_head, prompts_name
 from clipjax.evaluation.rows import Result, refused
 from clipjax.evaluation.run import run
-from clipjax.evaluation.subject import NotApplicableError, Request
+from clipjax.evaluation.subject import NotApplicableError
 from clipjax.results.run_of import annotations_at
 from clipjax.storage.buckets import place
 from clipjax.storage.reading import exists

@@ -16,9 +16,9 @@ from clipjax.data.pixels.pixel_store import PixelStore
 from clipjax.devices.programs import compile_cache_restored
 from clipjax.embeddings.compute import BatchSize, Compute, pixel_store_at, store_at
 from clipjax.errors import UsageError
+from clipjax.evaluation.request import Request
 from clipjax.evaluation.rows import Result
 from clipjax.evaluation.run import run
-from clipjax.evaluation.subject import Request
 from clipjax.metrics.uncertainty.bootstrap import RESAMPLES
 from clipjax.storage.store import Store
 from clipjax.tasks.task import find_task

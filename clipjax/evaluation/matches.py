@@ -20,8 +20,9 @@ from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.pairs import match_pairs
 from clipjax.errors import UsageError, unknown_name
 from clipjax.evaluation.models.encoders import encoder
+from clipjax.evaluation.request import Request, dataset_of
 from clipjax.evaluation.resolve import not_applicable, pairs_of, resolve
-from clipjax.evaluation.subject import Request, Subject, dataset_of
+from clipjax.evaluation.subject import Subject
 from clipjax.tasks.correspondence import CURVE, PLACES, TASK, Matcher, limits_of
 
 FORMATS = (".png", ".jpg", ".jpeg", ".pdf", ".svg")

@@ -21,7 +21,8 @@ from clipjax.data.pairs.pair import PairSet
 from clipjax.errors import DataError, UsageError, counted
 from clipjax.evaluation.asked import ANSWERING, asked, asking_of
 from clipjax.evaluation.located import annotations_path, id_card
-from clipjax.evaluation.subject import NotApplicableError, Part, Request, Subject, dataset_of
+from clipjax.evaluation.request import Request, dataset_of
+from clipjax.evaluation.subject import NotApplicableError, Part, Subject
 from clipjax.heads.adapters.base import Adapter, adapter_of
 from clipjax.heads.build import classifier_head, logit_scale
 from clipjax.models.dense import PROBE3D, DenseRecipe, layers_of

@@ -24,9 +24,10 @@ from clipjax.embeddings.texts import are_cut, caption_texts, embed_texts
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.asked import answered
 from clipjax.evaluation.models.encoders import encoder
+from clipjax.evaluation.request import Request, dataset_of
 from clipjax.evaluation.resolve import maps_of, not_applicable, prompts_name, read_data, resolve
 from clipjax.evaluation.rows import Result, finish, from_configs, identity, made_by, refused, with_stored
-from clipjax.evaluation.subject import Part, Request, Subject, dataset_of
+from clipjax.evaluation.subject import Part, Subject
 from clipjax.heads.build import classifier_head, zeroshot_head
 from clipjax.heads.head import Head
 from clipjax.metrics.uncertainty import intervals

@@ -1,4 +1,4 @@
-"""What a run evaluates: the user's `Request` and the resolved `Subject`."""
+"""What a run evaluates: the resolved `Subject`."""
 
 from __future__ import annotations
 
@@ -11,111 +11,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clipjax.checkpoints.encoder import Encoder
-from clipjax.data.cards import Dataset, DatasetCard, is_registered, load_dataset, tail_of
 from clipjax.data.labels import LabelSpace, Projection, PromptSet
 from clipjax.data.manifest import Manifest
 from clipjax.data.pairs.matching import Matching
-from clipjax.data.pixels.preprocess import PixelRecipe, known_decode
+from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.data.questions import Questions
-from clipjax.data.readers.reader import recognise
 from clipjax.embeddings.params import REPLICATED
-from clipjax.errors import DataError, UsageError, counted, visible
+from clipjax.errors import UsageError, counted
 from clipjax.heads.adapters.base import Adapter, adapter_digest
-from clipjax.metrics.uncertainty.bootstrap import RESAMPLES
-from clipjax.models.precision import known_precision
 from clipjax.models.version import forward_version
-from clipjax.storage.buckets import place
-from clipjax.storage.reading import exists, is_dir
 from clipjax.tasks.names import package_of
-from clipjax.tasks.task import Annotations, Task, check_bootstrap
+from clipjax.tasks.task import Annotations, Task
 
 if TYPE_CHECKING:
     from clipjax.models.dense import DenseRecipe  # loads Flax
 
 SCALED = "JPEGs of four times the input size and more decoded smaller: not the reference's pixels"
-
-
-@dataclass(frozen=True)
-class Request:
-    """What decides the numbers of a run; see `clipjax.evaluate`.
-
-    Raises UsageError as `check_bootstrap`, or for an unknown precision or way to decode.
-    """
-
-    dataset: str | Path | DatasetCard | Dataset | None = None
-    root: str | Path | None = None
-    labels: str | Path | LabelSpace | None = None
-    prompts: str | Path | PromptSet | None = None
-    id_dataset: str | Path | DatasetCard | Dataset | None = None
-    id_root: str | Path | None = None
-    annotations: str | Path | None = None
-    limit: int | None = None
-    seed: int = 0
-    resamples: int = RESAMPLES
-    decode: str = "full"
-    precision: str = "parity"
-    compare_precision: bool = False
-    layers: str | None = None
-    attention: str | None = None
-    positions: str | None = None
-    rotations: str | None = None
-    steps: int | None = None
-    data_name: str | None = None
-
-    def __post_init__(self) -> None:
-        check_bootstrap(self.resamples, self.seed)
-        known_precision(self.precision)
-        known_decode(self.decode)
-
-    @property
-    def precisions(self) -> tuple[str, ...]:
-        return ("parity", "fast") if self.compare_precision else (self.precision,)
-
-
-def dataset_of(request: Request) -> Dataset:
-    """Without a card, `root` decides the layout.
-
-    Raises UsageError or DataError: no such card or folder, or the reader refuses the data.
-    """
-    dataset, root = request.dataset, request.root
-    _check_name(request)
-    if isinstance(dataset, Dataset):
-        return dataset
-    if root is None:
-        if isinstance(dataset, DatasetCard) or dataset is None or not exists(place(dataset)):
-            wanted = (
-                "a data set" if dataset is None else f"the folder of {getattr(dataset, 'name', dataset)!r}"
-            )
-            raise UsageError(f"say where {wanted} is: root=FOLDER (--data FOLDER on the command line)")
-        dataset, root = None, dataset
-    if dataset is not None:
-        return load_dataset(dataset, root)
-    path = place(root)
-    reader = recognise(path)
-    if reader is None:
-        raise DataError(f"{path} does not exist")
-    whole = path.resolve()
-    name = request.data_name or (whole.name if is_dir(whole) else whole.stem)
-    read = load_dataset(DatasetCard(name=name, title=str(path), reader=reader), path)
-    return dataclasses.replace(read, folder=tail_of(path))
-
-
-def _check_name(request: Request) -> None:
-    """Raises UsageError for a name beside a card, or a name that is none."""
-    name = request.data_name
-    if name is None:
-        return
-    if isinstance(request.dataset, Dataset | DatasetCard) or None not in (request.dataset, request.root):
-        raise UsageError(
-            "the data set's card has its name: leave data_name (--data-name) out, or give the folder without "
-            "a card"
-        )
-    if not name.strip() or visible(name) != name:
-        raise UsageError(f"data_name (--data-name) is {name!r}: give a name without control characters")
-    if is_registered(name):
-        raise UsageError(
-            f"data_name (--data-name) is {name!r}, the name of a card: give another, or the card"
-        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,8 +24,8 @@ from clipjax.errors import ClipjaxError, DataError, UsageError
 from clipjax.evaluation.collection import CollectionPlan, Job, evaluate_all, plan
 from clipjax.evaluation.compare import Comparison, compare_runs
 from clipjax.evaluation.located import in_one_line
+from clipjax.evaluation.request import Request
 from clipjax.evaluation.rows import Result
-from clipjax.evaluation.subject import Request
 from clipjax.finetune.data.splits import Split, refuse_overlap
 from clipjax.finetune.suites import Metric, Suite
 from clipjax.metrics.uncertainty.bootstrap import RESAMPLES, draws_for

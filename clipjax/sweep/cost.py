@@ -22,8 +22,8 @@ from clipjax.embeddings.params import bytes_of, dtype_to_load
 from clipjax.errors import ClipjaxError
 from clipjax.evaluation.collection import Job, Loaded
 from clipjax.evaluation.located import Located
+from clipjax.evaluation.request import Request
 from clipjax.evaluation.resolve import DEFAULT_PROMPTS
-from clipjax.evaluation.subject import Request
 from clipjax.models.arch import Arch
 from clipjax.models.language.vision_language import image_positions
 from clipjax.models.network import Network

@@ -19,7 +19,7 @@ from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.collection import CollectionPlan, Job, Loaded, distinct
 from clipjax.evaluation.collection import plan as plan_jobs
 from clipjax.evaluation.located import in_one_line
-from clipjax.evaluation.subject import Request
+from clipjax.evaluation.request import Request
 from clipjax.results.run_of import names_run
 from clipjax.storage.digests import canonical_json, sha256_json
 from clipjax.storage.reading import is_dir

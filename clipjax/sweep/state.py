@@ -21,10 +21,11 @@ from clipjax.embeddings.params import AUTO, placements
 from clipjax.errors import ClipjaxError
 from clipjax.evaluation.asked import prompts_of_run
 from clipjax.evaluation.collection import Loaded
+from clipjax.evaluation.request import Request
 from clipjax.evaluation.resolve import not_applicable, resolve
 from clipjax.evaluation.rows import NO_STATS, Result, refused_recipe
 from clipjax.evaluation.run import hash_images
-from clipjax.evaluation.subject import NotApplicableError, Part, Request, Subject
+from clipjax.evaluation.subject import NotApplicableError, Part, Subject
 from clipjax.models.precision import Precision, known_precision
 from clipjax.results.row import COMPARISON
 from clipjax.results.store import ResultStore

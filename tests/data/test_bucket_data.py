@@ -27,7 +27,7 @@ from clipjax.data.readers.karpathy import read_karpathy
 from clipjax.data.readers.tfds import read_tfds
 from clipjax.errors import DataError
 from clipjax.evaluation.located import cards_below
-from clipjax.evaluation.subject import Request, dataset_of
+from clipjax.evaluation.request import Request, dataset_of
 from clipjax.storage.bucket_files import BucketFiles
 from clipjax.storage.buckets import ATTEMPTS, BucketError, place
 from clipjax.tasks.imagenet_d import load_lists

@@ -17,10 +17,11 @@ from clipjax.data.cards import read_card
 from clipjax.embeddings.compute import Compute
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.compare import compare_runs
+from clipjax.evaluation.request import Request
 from clipjax.evaluation.resolve import prompts_name
 from clipjax.evaluation.rows import Result
 from clipjax.evaluation.run import run
-from clipjax.evaluation.subject import NotApplicableError, Request
+from clipjax.evaluation.subject import NotApplicableError
 from clipjax.results.run_of import annotations_at
 from clipjax.results.store import ResultStore
 from clipjax.storage.store import Store

@@ -15,7 +15,7 @@ import clipjax
 from clipjax.embeddings.compute import Compute
 from clipjax.errors import UsageError
 from clipjax.evaluation.own_model import OwnModel, encoder_of
-from clipjax.evaluation.subject import Request
+from clipjax.evaluation.request import Request
 
 PACKAGE = Path(clipjax.__file__).parent
 BEHIND = ("evaluation", "embeddings", "heads", "sweep", "results", "verification", "finetune", "tasks")

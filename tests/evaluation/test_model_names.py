@@ -25,7 +25,7 @@ from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.models import torch_process
 from clipjax.evaluation.models.encoders import encoder
 from clipjax.evaluation.models.torch_process import TorchProcess
-from clipjax.evaluation.subject import Request, dataset_of
+from clipjax.evaluation.request import Request, dataset_of
 from clipjax.storage.store import Store
 from converters import hub
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from clipjax.checkpoints.encoder import Encoder
     from clipjax.embeddings.compute import Compute
     from clipjax.evaluation.collection import Job
+    from clipjax.evaluation.request import Request
     from clipjax.evaluation.rows import Result
-    from clipjax.evaluation.subject import Request
 
 
 def register(app: typer.Typer) -> None:

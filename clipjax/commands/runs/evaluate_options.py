@@ -37,7 +37,7 @@ from clipjax.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from clipjax.embeddings.compute import Compute
-    from clipjax.evaluation.subject import Request
+    from clipjax.evaluation.request import Request
 
 # Without effect beside --predictions: no model runs.
 OF_A_MODEL = (
@@ -248,7 +248,7 @@ class EvaluateOptions:
 
     def request(self) -> Request:
         """The first of several --prompts."""
-        from clipjax.evaluation.subject import Request
+        from clipjax.evaluation.request import Request
 
         prompts = next(iter(self.prompts or []), None)
         return fields_of(Request, self, root=self.data, id_root=self.id_data, prompts=prompts)

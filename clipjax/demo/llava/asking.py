@@ -14,9 +14,9 @@ from clipjax.data.cards import load_dataset, read_card
 from clipjax.demo.plan import LLAVA, Plan
 from clipjax.demo.settings import settings
 from clipjax.demo.sweeps import compute_in, swept
+from clipjax.evaluation.request import Request
 from clipjax.evaluation.rows import Result
 from clipjax.evaluation.run import run
-from clipjax.evaluation.subject import Request
 from clipjax.metrics.uncertainty.intervals import wilson
 from clipjax.sweep.state import results_of
 from clipjax.sweep.suite import Run

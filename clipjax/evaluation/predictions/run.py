@@ -42,8 +42,8 @@ from clipjax.evaluation.predictions.file import (
     with_file,
 )
 from clipjax.evaluation.predictions.tables import read_csv_table, read_table
+from clipjax.evaluation.request import Request, dataset_of
 from clipjax.evaluation.rows import NO_STATS, NOT_EMBEDDED, Result, finish, from_configs, identity
-from clipjax.evaluation.subject import Request, dataset_of
 from clipjax.metrics.uncertainty.bootstrap import RESAMPLES
 from clipjax.results.provenance import count_compiles
 from clipjax.results.store import ResultStore

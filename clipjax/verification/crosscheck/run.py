@@ -12,8 +12,9 @@ from clipjax.checkpoints.export import refuse_adapter
 from clipjax.checkpoints.load import load_model
 from clipjax.checkpoints.model import Model
 from clipjax.errors import DataError, UsageError
+from clipjax.evaluation.request import Request
 from clipjax.evaluation.resolve import resolve
-from clipjax.evaluation.subject import Request, Subject
+from clipjax.evaluation.subject import Subject
 from clipjax.results.provenance import provenance
 from clipjax.storage.digests import sha256_json
 from clipjax.tasks.task import find_task

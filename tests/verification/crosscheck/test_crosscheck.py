@@ -23,7 +23,8 @@ from clipjax.cli import app
 from clipjax.data.labels import PromptSet
 from clipjax.data.text import tokenizers
 from clipjax.errors import ClipjaxError, DataError, UsageError
-from clipjax.evaluation.subject import Request, Subject
+from clipjax.evaluation.request import Request
+from clipjax.evaluation.subject import Subject
 from clipjax.verification.crosscheck import crosscheck, read_record
 from clipjax.verification.crosscheck import ours as ours_module
 from clipjax.verification.crosscheck import reference as reference_module

@@ -26,7 +26,7 @@ from clipjax.data.labels import LabelSpace, Projection, PromptSet
 from clipjax.data.text import vocabularies
 from clipjax.data.text.tokenizers import load_tokenizer, tokenizer_spec
 from clipjax.errors import UsageError
-from clipjax.evaluation.subject import Request
+from clipjax.evaluation.request import Request
 from clipjax.heads.head import Head, score_blocks
 from clipjax.models.arch import arch_to_dict, load_arch, narrow_arch
 from clipjax.verification.crosscheck import crosscheck

@@ -25,7 +25,7 @@ from clipjax.embeddings.images import embed_images
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.models import torch_process
 from clipjax.evaluation.models.encoders import encoder
-from clipjax.evaluation.subject import Request, dataset_of
+from clipjax.evaluation.request import Request, dataset_of
 from converters.golden.condition import condition
 from converters.golden.served import LIBRARIES
 from tests.verification.parity import test_parity_hf as hf
