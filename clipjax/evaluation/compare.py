@@ -353,4 +353,4 @@ def _left_out(pair: _Pair, values: list[dict[str, float]]) -> dict[str, str]:
             reasons[name] = "the runs have it over other images"
     shared = [name for name in _of_other_annotations(pair) if name in values[0] | values[1]]
     reasons |= dict.fromkeys(shared, "the runs have other annotations")
-    return {**reasons, **pair.paired[0].untested}
+    return {**reasons, **pair.paired[0].untested, **pair.paired[1].untested}
