@@ -32,6 +32,7 @@ from clipjax.embeddings.batch_size import Choice
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.forward import Forward, Program, Step, compiled
 from clipjax.embeddings.images import rows_of
+from clipjax.embeddings.keys import entry_key
 from clipjax.embeddings.params import AUTO, REPLICATED, SHARDED, bytes_of, fits
 from clipjax.embeddings.sets import Embeddings
 from clipjax.embeddings.stream import Stream
@@ -43,7 +44,6 @@ from clipjax.models.language.sharding import decoder_mesh, decoder_sharding
 from clipjax.models.language.vision_language import assemble, image_tokens
 from clipjax.models.network import Network
 from clipjax.models.precision import DTYPE, Precision
-from clipjax.models.version import forward_version
 from clipjax.storage.digests import sha256_bytes
 
 STEPS = 128  # as vlm-evaluation's max_new_tokens
@@ -188,20 +188,19 @@ def answer_key(
     prompts: Prompts,
     steps: int,
     precision: str,
-    params: str = REPLICATED,
+    placement: str = REPLICATED,
 ) -> dict[str, Any]:
-    """Everything that answers depend on; the fingerprint covers weights and architecture."""
-    return {
-        "model": card.fingerprint,
-        "forward": forward_version(precision),
-        "output": ANSWERS,
-        "pixels": recipe.key(),
-        "data": manifest.images_digest,
-        "prompts": prompts.digest,
-        "steps": steps,
-        "precision": precision,
-        **({} if params == REPLICATED else {"params": params}),
-    }
+    """The key of answers."""
+    return entry_key(
+        card,
+        ANSWERS,
+        precision,
+        placement,
+        pixels=recipe.key(),
+        data=manifest.images_digest,
+        prompts=prompts.digest,
+        steps=steps,
+    )
 
 
 def read_answers(

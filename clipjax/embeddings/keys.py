@@ -1,4 +1,4 @@
-"""The keys of stored embeddings of images."""
+"""The keys of stored rows: what each kind of rows depends on."""
 
 from __future__ import annotations
 
@@ -11,24 +11,32 @@ from clipjax.embeddings.params import REPLICATED
 from clipjax.models.version import forward_version
 
 
+def entry_key(
+    card: ModelCard, output: str, precision: str, placement: str = REPLICATED, **fields: Any
+) -> dict[str, Any]:
+    """Everything that rows depend on: the model, its forward pass, and the `fields` of their kind.
+
+    The fingerprint covers weights, architecture, mean and std. Sharded params have their own key: equal bits
+    are not guaranteed.
+    """
+    return {
+        "model": card.fingerprint,
+        "forward": forward_version(precision),
+        "output": output,
+        "precision": precision,
+        **({} if placement == REPLICATED else {"params": placement}),
+        **fields,
+    }
+
+
 def image_key(
     card: ModelCard,
     manifest: Manifest,
     recipe: PixelRecipe,
     precision: str,
     output: str,
-    params: str = REPLICATED,
+    placement: str = REPLICATED,
 ) -> dict[str, Any]:
-    """Everything that an embedding depends on; the fingerprint covers weights, architecture, mean and std.
-
-    Sharded params have their own key: equal bits are not guaranteed.
-    """
-    return {
-        "model": card.fingerprint,
-        "forward": forward_version(precision),
-        "output": output if embeds_at_unit_norm(card) else "features",
-        "pixels": recipe.key(),
-        "data": manifest.images_digest,
-        "precision": precision,
-        **({} if params == REPLICATED else {"params": params}),
-    }
+    """The key of embeddings or features of images."""
+    kind = output if embeds_at_unit_norm(card) else "features"
+    return entry_key(card, kind, precision, placement, pixels=recipe.key(), data=manifest.images_digest)

@@ -22,34 +22,30 @@ from clipjax.devices.agreement import assert_same_everywhere
 from clipjax.devices.programs import enable_compile_cache
 from clipjax.devices.sharding import local_mesh, replicated
 from clipjax.embeddings.forward import Program, Step, compiled
+from clipjax.embeddings.keys import entry_key
 from clipjax.embeddings.params import REPLICATED, SHARDED, shardings
 from clipjax.errors import DataError
 from clipjax.models.dense import DenseRecipe, dense_map
 from clipjax.models.network import Network
 from clipjax.models.precision import Precision
-from clipjax.models.version import forward_version
 from clipjax.storage.entry import Entry, key_hash
 from clipjax.storage.store import Store
 
 
 def maps_key(
-    card: ModelCard, manifest: Manifest, recipe: DenseRecipe, precision: str, params: str = REPLICATED
+    card: ModelCard, manifest: Manifest, recipe: DenseRecipe, precision: str, placement: str = REPLICATED
 ) -> dict[str, Any]:
-    """Everything that a pair's maps depend on; the fingerprint covers weights and architecture.
-
-    The pairs' digest covers how their images are prepared.
-    """
+    """The key of pairs' maps; the pairs' digest covers how their images are prepared."""
     assert manifest.pairs is not None
-    return {
-        "model": card.fingerprint,
-        "forward": forward_version(precision),
-        "output": "maps",
-        "maps": dataclasses.asdict(recipe),
-        "data": manifest.images_digest,
-        "pairs": manifest.pairs.digest,
-        "precision": precision,
-        **({} if params == REPLICATED else {"params": params}),
-    }
+    return entry_key(
+        card,
+        "maps",
+        precision,
+        placement,
+        maps=dataclasses.asdict(recipe),
+        data=manifest.images_digest,
+        pairs=manifest.pairs.digest,
+    )
 
 
 class Tower:

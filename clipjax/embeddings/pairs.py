@@ -115,10 +115,10 @@ def pair_key(
     matcher: Matcher,
     recipe: DenseRecipe,
     precision: str,
-    params: str = REPLICATED,
+    placement: str = REPLICATED,
 ) -> dict[str, Any]:
-    """Everything that a pair's numbers depend on."""
-    return _of_matches(maps_key(card, manifest, recipe, precision, params), matcher)
+    """The key of pairs' numbers."""
+    return _of_matches(maps_key(card, manifest, recipe, precision, placement), matcher)
 
 
 def _of_matches(key: dict[str, Any], matcher: Matcher) -> dict[str, Any]:

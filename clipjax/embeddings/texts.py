@@ -17,8 +17,8 @@ from clipjax.data.labels import PromptSet
 from clipjax.data.text.tokenizers import Tokenizer
 from clipjax.embeddings.beginnings import encode_shared, shared
 from clipjax.embeddings.forward import OwnCalls, text_encoder
+from clipjax.embeddings.keys import entry_key
 from clipjax.errors import DataError
-from clipjax.models.version import forward_version
 from clipjax.progress import progress_bar
 from clipjax.storage.digests import sha256_json
 
@@ -99,20 +99,13 @@ def are_cut(model: Encoder, texts: Sequence[str]) -> np.ndarray:
 
 
 def text_key(model: Encoder, output: str, precision: str, **what: str) -> dict[str, Any] | None:
-    """Everything that embeddings of texts depend on; None: must not be stored."""
+    """The key of embeddings of texts; None: must not be stored."""
     card = model.card
     if card.fingerprint is None or (model.network is None and model.outside is None):
         return None
     # The fingerprint of a model in another process covers its tokenizer.
     tokenizer = None if model.network is None else dataclasses.asdict(model.tokenizer.spec)
-    return {
-        "output": output,
-        "model": card.fingerprint,
-        "forward": forward_version(precision),
-        **what,
-        "tokenizer": tokenizer,
-        "precision": precision,
-    }
+    return entry_key(card, output, precision, tokenizer=tokenizer, **what)
 
 
 def encode_texts(

@@ -145,7 +145,7 @@ def test_every_choice_but_the_matching_is_part_of_the_key(model: Any) -> None:
         key(manifest=manifest_of(MemoryPairs((0, 1)))),
         key(recipe=dataclasses.replace(PROBE3D, attention="reference_batch")),
         key(precision="fast"),
-        key(params="sharded"),
+        key(placement="sharded"),
     ]
     assert len({key(), *others}) == 5
 

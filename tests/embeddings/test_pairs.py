@@ -138,7 +138,7 @@ def test_every_choice_is_part_of_the_key(model: Any, monkeypatch: pytest.MonkeyP
         key(matcher=Matcher(shifted)),
         key(recipe=dataclasses.replace(PROBE3D, attention="reference_batch")),
         key(precision="fast"),
-        key(params="sharded"),
+        key(placement="sharded"),
     ]
     first = key()
     monkeypatch.setattr(correspondence, "VERSION", correspondence.VERSION + 1)
