@@ -26,7 +26,7 @@ def make(folder: Path) -> None:
     write_photos(folder / "photos")
     write_predictions(folder / "outputs.parquet")
     for seed, name in enumerate(MODELS):
-        write_model(folder / name, seed)
+        narrow_model(name, seed).save(folder / name)
         command = EVAL.replace(MODELS[0], name).replace("again", "results").split()
         command = [sys.executable, "-m", "clipjax.cli", *command]
         subprocess.run(command, cwd=folder, check=True, capture_output=True)
@@ -61,7 +61,7 @@ def write_predictions(file: Path, count: int = IMAGES) -> None:
     )
 
 
-def write_model(folder: Path, seed: int = 0) -> None:
+def narrow_model(name: str, seed: int = 0) -> Any:
     """A narrow ViT-B-32 with random weights and OpenAI's vocabulary."""
     import jax
 
@@ -78,6 +78,6 @@ def write_model(folder: Path, seed: int = 0) -> None:
     side = arch.vision.image_size
     preprocess = dataclasses.replace(known.preprocess, image_size=side, resize_size=side)
     source = Source("clipjax", arch.name, "narrow")
-    changes: dict[str, Any] = {"id": folder.name, "arch": arch, "preprocess": preprocess, "source": source}
+    changes: dict[str, Any] = {"id": name, "arch": arch, "preprocess": preprocess, "source": source}
     card = dataclasses.replace(known, **changes, logit_scale=100.0, unknown={})
-    Model(card, jax.device_get(Network(arch).init_params(jax.random.key(seed)))).save(folder)
+    return Model(card, jax.device_get(Network(arch).init_params(jax.random.key(seed))))
