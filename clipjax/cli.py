@@ -17,19 +17,20 @@ from typing import Annotated
 
 import typer
 
-from clipjax import commands
 from clipjax.commands.shared.failures import in_one_sentence
 from clipjax.commands.shared.help import shape_help
 from clipjax.commands.shared.notes import logs_as_notes
 from clipjax.commands.shared.output import answering, say
-from clipjax.config import plug_ins, with_folders
+from clipjax.config import with_folders
 from clipjax.devices import signals
 from clipjax.entry_points import CONFIGS_VARIABLE
 from clipjax.errors import ClipjaxError, unknown_name
 from clipjax.progress import LEVELS, set_level
+from clipjax.registry import Registry
 from clipjax.results.escaping import terminal
 from clipjax.results.remarks import remarks
 
+COMMANDS = Registry("command", "clipjax.commands", "def register")
 # Modules in the order in which `clipjax --help` lists their commands; others follow by name.
 ORDER = (
     *(
@@ -73,10 +74,9 @@ app = typer.Typer(
 
 def command_modules() -> list[str]:
     """Those of `commands/` and its folders that have `register`, in the order of `ORDER`."""
-    modules = plug_ins(commands.__path__, "def register")
     place = {name: number for number, name in enumerate(ORDER)}
-    names = sorted(modules, key=lambda name: (place.get(name, len(ORDER)), name))
-    return [f"{commands.__name__}.{modules[name]}" for name in names]
+    names = sorted(COMMANDS.own(), key=lambda name: (place.get(name, len(ORDER)), name))
+    return [COMMANDS.own()[name].dotted for name in names]
 
 
 for _module in command_modules():

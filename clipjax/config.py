@@ -1,4 +1,4 @@
-"""Where configs/ and the user's cache are, and a package's own plug-ins.
+"""Where configs/ and the user's cache are.
 
 Folders of the layout of configs/ may be added: those of `CLIPJAX_CONFIGS` and `clipjax --configs`, and those
 of installed packages (`clipjax.entry_points`). A name that two folders have is an error.
@@ -9,9 +9,8 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-import pkgutil
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -68,7 +67,7 @@ def added_folders() -> tuple[Path, ...]:
     for folder in folders:
         if not folder.is_dir():
             raise DataError(f"{CONFIGS_VARIABLE}: {folder} {_wanted(folder)}")
-    folders += [plug_in.path() for plug_in in plug_ins_of(CONFIGS).values()]
+    folders += [plug_in.path() for plug_in in plug_ins_of(CONFIGS, "config folder").values()]
     folders = list(dict.fromkeys(folders))
     for folder in folders:
         _check_folder(folder)
@@ -207,37 +206,6 @@ def _names_in(card: str) -> Iterator[str]:
     """The parts of a card's texts, with `*` for `{axis}`."""
     for double, single in re.findall(r"\"([^\"\n]+)\"|'([^'\n]+)'", card):
         yield from re.split(r"[/+]", re.sub(r"\{\w+\}", "*", double or single))
-
-
-def plug_ins(folders: Iterable[str], record: str) -> dict[str, str]:
-    """The modules of a package, and of folders in it, that set `record` ("TASK"); none is imported.
-
-    Args:
-        folders: the package's `__path__`.
-
-    Returns:
-        Name -> dotted name below the package ("navi" -> "pairs.navi"), sorted by name.
-
-    Raises:
-        ValueError: two modules have one name (a programmer's mistake).
-    """
-    by_name: dict[str, str] = {}
-    for name, module, file in _modules(folders):
-        if re.search(rf"(?m)^{record}\b", file.read_text(encoding="utf-8")):
-            if name in by_name:
-                raise ValueError(f"{by_name[name]} and {module} have one name: rename one")
-            by_name[name] = module
-    return dict(sorted(by_name.items()))
-
-
-def _modules(folders: Iterable[str], inside: str = "") -> Iterator[tuple[str, str, Path]]:
-    """(name, dotted name below the package, file)."""
-    for module in pkgutil.iter_modules(folders):
-        path = Path(str(getattr(module.module_finder, "path", "")), module.name)
-        if module.ispkg:
-            yield from _modules([str(path)], f"{inside}{module.name}.")
-        else:
-            yield module.name, f"{inside}{module.name}", path.with_suffix(".py")
 
 
 def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:

@@ -25,7 +25,6 @@ from clipjax.errors import DataError
 CONFIGS = "configs"
 # Raise a group's number when records or functions written for it no longer work.
 INTERFACES = {"tasks": 1, "readers": 1, "families": 1, "methods": 1}
-_KINDS = {"tasks": "task", "readers": "reader", "families": "model family", "methods": "method"}
 _FIELD_TYPES: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "bool": bool}
 
 CONFIGS_VARIABLE = "CLIPJAX_CONFIGS"
@@ -58,6 +57,7 @@ class PlugIn:
         group: without "clipjax.": a key of `INTERFACES`, or `CONFIGS`.
         target: "module:record"; of `CONFIGS`, a folder below a package, with dots.
         package, version: the installed distribution's.
+        noun: what messages and result rows call it ("task").
     """
 
     group: str
@@ -65,6 +65,7 @@ class PlugIn:
     target: str
     package: str
     version: str
+    noun: str = ""
 
     @property
     def owner(self) -> str:
@@ -73,14 +74,12 @@ class PlugIn:
     @property
     def what(self) -> str:
         """The beginning of an error message."""
-        kind = _KINDS.get(self.group, "config folder")
-        return f"{self.owner}: its {kind} {self.name!r} ({self.target})"
+        return f"{self.owner}: its {self.noun} {self.name!r} ({self.target})"
 
     @property
     def made_by(self) -> dict[str, str]:
         """For a result row."""
-        kind = _KINDS[self.group]
-        return {"kind": kind, "name": self.name, "package": self.package, "version": self.version}
+        return {"kind": self.noun, "name": self.name, "package": self.package, "version": self.version}
 
     @property
     def module(self) -> str:
@@ -155,10 +154,11 @@ class PlugIn:
         return value
 
 
-def plug_ins_of(group: str, own: Iterable[str] = ()) -> dict[str, PlugIn]:
+def plug_ins_of(group: str, noun: str, own: Iterable[str] = ()) -> dict[str, PlugIn]:
     """The installed plug-ins of a group, by name; none is imported.
 
     Args:
+        noun: as `PlugIn.noun`.
         own: the names that clipjax has itself.
 
     Raises:
@@ -166,9 +166,7 @@ def plug_ins_of(group: str, own: Iterable[str] = ()) -> dict[str, PlugIn]:
     """
     by_name: dict[str, PlugIn] = {}
     taken = set(own)
-    for plug_in in _installed():
-        if plug_in.group != group:
-            continue
+    for plug_in in (dataclasses.replace(each, noun=noun) for each in _installed() if each.group == group):
         if plug_in.name in taken or plug_in.name in by_name:
             other = "clipjax itself" if plug_in.name in taken else by_name[plug_in.name].owner
             raise DataError(f"{plug_in.what} has the name of one of {other}: rename or uninstall one")

@@ -20,6 +20,7 @@ ROOMS = {
     "metrics": ("arrays → numbers, intervals", "ground"),
     "entry_points": ("plug-ins of other packages", "ground"),
     "config": ("where configs/ and caches are", "ground"),
+    "registry": ("pieces that others may add", "ground"),
     "storage": ("bytes: whole files, buckets, digests, the store", "ground"),
     "devices": ("meshes, processes, signals", "ground"),
     "models": ("architectures: params, pixels → features", "stage"),

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     ("errors", "progress", "metrics"),
     ("entry_points",),
-    ("config",),
+    ("config", "registry"),
     ("storage",),
     ("devices",),
     ("models", "corruptions"),

@@ -4,7 +4,7 @@
     .venv/bin/python tests/_refusals.py FOLDER    # prints those of another checkout
 
 A line is `Error: message`, with {} for what is filled in, or `helper: texts` for `raise helper(...)`. It does
-not name the file, so moving code changes nothing.
+not name the file, so moving code changes nothing. A `Registry` that takes plug-ins refuses unknown names.
 """
 
 from __future__ import annotations
@@ -38,11 +38,21 @@ def _of_file(path: Path) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             name = ast.unparse(node.func).rpartition(".")[2]
+            if name == "Registry":
+                yield from _of_registry(node)
             if node in raised or name.endswith("Error"):
                 for texts in product(*(_texts(argument) for argument in node.args)):
                     message = "; ".join(texts) if name.endswith("Error") else "; ".join(_said(texts))
                     if any(letter.isalpha() for letter in message):
                         yield f"{name}: {message}".encode("unicode_escape").decode()
+
+
+def _of_registry(node: ast.Call) -> Iterator[str]:
+    words = {word.arg: word.value for word in node.keywords}
+    if "group" in words:
+        yield from (f"unknown_name: {noun}" for noun in _texts(node.args[0]))
+    for elsewhere in getattr(words.get("elsewhere"), "values", ()):
+        yield from (f"UsageError: {text}" for text in _texts(elsewhere))
 
 
 def _said(texts: tuple[str, ...]) -> list[str]:

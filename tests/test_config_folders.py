@@ -20,7 +20,7 @@ from clipjax.checkpoints.load import load_model
 from clipjax.cli import app
 from clipjax.commands.shared.config_readers import READERS, read_config
 from clipjax.config import FILES as OWN_FILES
-from clipjax.config import FOLDERS, added_folders, config_dir, config_file, plug_ins
+from clipjax.config import FOLDERS, added_folders, config_dir, config_file
 from clipjax.data.cards import dataset_names, read_card
 from clipjax.data.labels import load_labels, load_projection, load_prompts
 from clipjax.doctor.configs import check_configs
@@ -372,15 +372,3 @@ def test_the_option_is_the_variable(folder: Path, monkeypatch: pytest.MonkeyPatc
     ):
         refused = CliRunner().invoke(app, ["--configs", wrong, "models"])
         assert said in str(refused.exception)
-
-
-def test_modules_of_a_package_are_found_in_its_folders_too(tmp_path: Path) -> None:
-    inner = tmp_path / "inner"
-    inner.mkdir()
-    for path in (tmp_path / "near.py", inner / "far.py", inner / "__init__.py"):
-        path.write_text("RECORD = 1\n")
-    (inner / "helper.py").write_text("RECORDS = ' RECORD'\n")
-    assert plug_ins([str(tmp_path)], "RECORD") == {"far": "inner.far", "near": "near"}
-    (tmp_path / "far.py").write_text("RECORD = 2\n")
-    with pytest.raises(ValueError, match=r"^far and inner\.far have one name"):
-        plug_ins([str(tmp_path)], "RECORD")

@@ -9,13 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from _installed import install_package
 
-from clipjax.data.readers.reader import Reader, find_reader, reader_names
-from clipjax.entry_points import INTERFACES, PlugIn, plug_ins_of
+from clipjax.data.readers.reader import READERS, Reader, find_reader
+from clipjax.entry_points import INTERFACES, PlugIn
 from clipjax.errors import DataError
 from clipjax.finetune.method import Method, find_method
 from clipjax.models.arch import Family, arch_from_dict, families, load_arch
-from clipjax.tasks.names import listing, task_names
+from clipjax.tasks.names import TASKS, listing
 from clipjax.tasks.task import Task, find_task
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,34 +53,27 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     def installed(
         source: str = TASK, points: str = "first = {module}:TASK", group: str = "tasks", name: str = "extra"
     ) -> Path:
-        site = tmp_path / name
-        metadata, module = site / f"{name}-2.1.dist-info", f"{tmp_path.name}_{name}".replace("-", "_")
-        metadata.mkdir(parents=True)
-        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 2.1\n")
-        (metadata / "entry_points.txt").write_text(f"[clipjax.{group}]\n{points.format(module=module)}\n")
-        (site / f"{module}.py").write_text(source)
-        monkeypatch.syspath_prepend(site)
-        return site
+        return install_package(tmp_path, monkeypatch, source, points, group, name)
 
     return installed
 
 
 def test_a_task_is_found_and_listed_without_an_import(install: Install) -> None:
-    assert "first" not in task_names()
+    assert "first" not in TASKS.names()
     install(TASK + "\nprint('imported')\n")
-    assert "first" in task_names()
+    assert "first" in TASKS.names()
     assert [(each.section, each.needs) for each in listing() if each.name == "first"] == [("none", ("head",))]
     assert find_task("first").version == 1
     assert find_task("first") is find_task("first")
-    [plug_in] = plug_ins_of("tasks").values()
+    [plug_in] = TASKS.plug_ins().values()
     assert plug_in.made_by == {"kind": "task", "name": "first", "package": "extra", "version": "2.1"}
 
 
 def test_without_the_package_its_task_is_unknown(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
     site = install()
-    assert "first" in task_names()
+    assert "first" in TASKS.names()
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(site)])
-    assert "first" not in task_names()
+    assert "first" not in TASKS.names()
 
 
 @pytest.mark.parametrize(
@@ -133,7 +127,7 @@ def test_a_plug_in_that_does_not_fit_is_one_sentence(
     ) as error:
         find_task("first")
     assert "\n" not in str(error.value)
-    assert "first" in task_names()
+    assert "first" in TASKS.names()
     assert find_task("zeroshot").name == "zeroshot"
 
 
@@ -148,8 +142,8 @@ def test_a_task_whose_needs_are_computed_cannot_be_listed(install: Install) -> N
 @pytest.mark.parametrize(
     ("group", "name", "look"),
     [
-        ("tasks", "zeroshot", task_names),
-        ("readers", "folder", reader_names),
+        ("tasks", "zeroshot", TASKS.names),
+        ("readers", "folder", READERS.names),
         ("methods", "flyp", lambda: find_method("lora")),
         ("families", "vit", lambda: load_arch.cache_clear() or load_arch("ViT-B-32")),
     ],
@@ -182,7 +176,7 @@ def test_of_two_versions_the_first_on_the_path_counts(install: Install, tmp_path
         (older / file.name).write_text(file.read_text().replace("2.1", "1.0"))
     sys.path.append(str(older.parent))
     try:
-        assert [plug_in.version for plug_in in plug_ins_of("tasks").values()] == ["2.1"]
+        assert [plug_in.version for plug_in in TASKS.plug_ins().values()] == ["2.1"]
     finally:
         sys.path.remove(str(older.parent))
 
@@ -192,7 +186,7 @@ def test_an_unknown_group_is_an_error(install: Install) -> None:
     with pytest.raises(
         DataError, match=r"extra 2\.1 has entry points in the group 'clipjax\.metrics', which"
     ):
-        task_names()
+        TASKS.names()
 
 
 def test_a_broken_family_or_reader_hurts_only_who_asks_for_it(install: Install) -> None:
@@ -234,7 +228,7 @@ def test_an_interface_keeps_the_fields_of_its_records(record: type) -> None:
 def test_looking_for_plug_ins_does_not_import_importlib_metadata() -> None:
     """It takes longer than a command: only a package with plug-ins is read with it."""
     code = (
-        "import sys; from clipjax.tasks.names import task_names; task_names(); "
+        "import sys; from clipjax.tasks.names import TASKS; TASKS.names(); "
         "sys.exit('importlib.metadata' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-S", "-c", code], check=False, env={"PYTHONPATH": str(ROOT)})

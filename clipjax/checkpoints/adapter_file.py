@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,13 +27,15 @@ from clipjax.checkpoints.card import ADAPTER, CARD, WEIGHTS, Card, card_from_dic
 from clipjax.checkpoints.identity.naming import edited
 from clipjax.checkpoints.native import CardFile, read_card_file, write_folder
 from clipjax.checkpoints.origin import AdapterParts, Location
-from clipjax.config import cache_dir, plug_ins
+from clipjax.config import cache_dir
 from clipjax.errors import DataError
+from clipjax.registry import Registry
 from clipjax.storage.buckets import BucketPath, place
 from clipjax.storage.digests import sha256_bytes, sha256_files, sha256_json
 from clipjax.storage.writing import restore_folder, write_tensors
 from converters.sources import open_source
 
+ADAPTERS = Registry("adapter", "clipjax.heads.adapters", "ADAPTER", named_by="kind")
 BASE = "base"
 _METADATA = {"format": "clipjax adapter"}
 # Fields of an adapted model's own card; all others are its base's.
@@ -65,16 +66,10 @@ class AdapterFile:
         return dataclasses.replace(base, **{name: getattr(self.card, name) for name in _OWN})
 
 
-@functools.cache
-def adapter_kinds() -> dict[str, str]:
-    """Kind -> dotted name of its module below `clipjax.heads.adapters`; none is imported."""
-    return plug_ins([str(Path(__file__).parent.parent / "heads" / "adapters")], "ADAPTER")
-
-
 def check_kind(kind: str, where: str) -> None:
     """Raises DataError, which begins with `where`, for an unknown kind."""
-    if kind not in adapter_kinds():
-        known = ", ".join(adapter_kinds()) or "none"
+    if kind not in ADAPTERS.names():
+        known = ", ".join(ADAPTERS.names()) or "none"
         raise DataError(f"{where}: this clipjax knows no adapter of the kind {kind!r}; known: {known}")
 
 

@@ -42,9 +42,9 @@ def list_cards(
     """
     cards = _shipped()
     if task is not None:
-        from clipjax.tasks.names import check_name
+        from clipjax.tasks.names import TASKS
 
-        check_name(task)
+        TASKS.check(task)
         cards = [card for card in cards if task in card.tasks]
     if as_json:
         say(json.dumps([_record(card) for card in cards], indent=2))

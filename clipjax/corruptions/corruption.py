@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from clipjax.config import config_dir, plug_ins
-from clipjax.corruptions import kinds
+from clipjax.config import config_dir
 from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.registry import Registry
 from clipjax.storage.reading import read_toml
 
+KINDS = Registry("corruption", "clipjax.corruptions.kinds", "CORRUPTIONS")
 SEVERITIES = (1, 2, 3, 4, 5)
 PER_IMAGE = ("depth", "reshading")  # entries of `extra` with a row per image; all others are shared
 
@@ -65,8 +65,8 @@ def kind_names() -> list[str]:
 def corruptions() -> dict[str, Corruption]:
     """Every kind by name. Raises DataError if two modules add one name."""
     found: dict[str, Corruption] = {}
-    for module in plug_ins(kinds.__path__, "CORRUPTIONS").values():
-        for record in importlib.import_module(f"{kinds.__name__}.{module}").CORRUPTIONS:
+    for records in KINDS.all(tuple).values():
+        for record in records:
             if record.name in found:
                 raise DataError(f"two corruptions have the name {record.name!r}")
             found[record.name] = record

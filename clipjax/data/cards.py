@@ -33,7 +33,7 @@ from clipjax.data.manifest import Manifest
 from clipjax.data.pairs.matching import Matching
 from clipjax.data.questions import Question
 from clipjax.data.readers.packed import is_packed, read_packed
-from clipjax.data.readers.reader import find_reader, reader_names
+from clipjax.data.readers.reader import READERS, find_reader
 from clipjax.entry_points import cached
 from clipjax.errors import ClipjaxError, DataError, UsageError, unknown_name
 from clipjax.storage.buckets import BucketPath, place
@@ -353,8 +353,8 @@ def own_prompts(card: DatasetCard) -> PromptSet | None:
 
 
 def _check_reader(card: DatasetCard) -> None:
-    if card.reader not in reader_names():
-        raise DataError(f"{card.path}: unknown reader {card.reader!r}; known: {', '.join(reader_names())}")
+    if card.reader not in READERS.names():
+        raise DataError(f"{card.path}: unknown reader {card.reader!r}; known: {', '.join(READERS.names())}")
     parameters = inspect.signature(find_reader(card.reader).read).parameters.values()
     options = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
     for key in card.options:

@@ -14,7 +14,7 @@ from clipjax.data.check import check_dataset
 from clipjax.errors import ClipjaxError, DataError
 from clipjax.storage.buckets import place
 from clipjax.storage.reading import exists, is_dir, is_file
-from clipjax.tasks.names import check_name, listed
+from clipjax.tasks.names import TASKS, listed
 from clipjax.tasks.task import find_task
 
 DEFAULT_ID = "imagenet_val"
@@ -86,7 +86,7 @@ def card_problems(card: DatasetCard) -> list[str]:
     problems = []
     for name in card.tasks:
         try:
-            check_name(name)
+            TASKS.check(name)
             task = listed(name)
             if task.annotated and (load := find_task(name).load_annotations) is not None:
                 load(annotations_path(card))

@@ -13,7 +13,7 @@ import pyarrow as pa
 from clipjax.checkpoints.encoder import Encoder, Framework
 from clipjax.checkpoints.identity.registry_rows import file_of, registry
 from clipjax.config import added_name
-from clipjax.data.readers.reader import reader_plug_ins
+from clipjax.data.readers.reader import READERS
 from clipjax.embeddings.compute import EmbedStats
 from clipjax.errors import UsageError
 from clipjax.models.arch import Arch, family_plug_ins
@@ -26,7 +26,7 @@ from clipjax.results.rows import validate_rows
 from clipjax.results.store import SCHEMA_VERSION, ResultStore, model_facts, new_run_id
 from clipjax.results.tables import as_html, summary_table
 from clipjax.storage.digests import sha256_file, sha256_json
-from clipjax.tasks.names import package_of, task_plug_ins
+from clipjax.tasks.names import TASKS, package_of
 from clipjax.tasks.task import Measure, Outcome, Task
 
 # Fields of rows without embedded images.
@@ -114,7 +114,7 @@ def with_stored(versions: Mapping[str, str], made_with: Collection[tuple[str, st
 
 def made_by(task: Task, arch: Arch | None = None, readers: Sequence[str | None] = ()) -> Fields:
     """The field `plug_ins`: which plug-ins made a number; {} if clipjax made it alone."""
-    plug_ins = [task_plug_ins().get(task.name), *(reader_plug_ins().get(name or "") for name in readers)]
+    plug_ins = [TASKS.plug_ins().get(task.name), *(READERS.plug_ins().get(name or "") for name in readers)]
     if arch is not None:
         plug_ins += family_plug_ins(arch).values()
     used = list(dict.fromkeys(filter(None, plug_ins)))

@@ -11,7 +11,7 @@ import numpy as np
 from clipjax.data.labels import load_prompts
 from clipjax.finetune.data.splits import Split
 from clipjax.finetune.method import Setup
-from clipjax.finetune.names import method_plug_ins
+from clipjax.finetune.names import METHODS
 from clipjax.progress import progress_bar
 
 
@@ -24,7 +24,7 @@ def identity(setup: Setup) -> dict[str, Any]:
     for label in ("name", "title", "seeds", "shots", "select", "learning_rates"):
         recipe.pop(label)
     recipe["options"] = dict(setup.options)
-    plug_in = method_plug_ins().get(setup.recipe.method)
+    plug_in = METHODS.plug_ins().get(setup.recipe.method)
     return plain(
         {
             "method": setup.recipe.method,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +16,9 @@ from clipjax.checkpoints.model import Model
 from clipjax.data.pixels.decoders import Workers
 from clipjax.devices.sharding import DP, Rules
 from clipjax.errors import DataError, UsageError
-from clipjax.finetune import methods
 from clipjax.finetune.data.shots import Shots
 from clipjax.finetune.data.splits import TrainSplit, ValidationSplit
-from clipjax.finetune.names import check_method, method_names, method_plug_ins, own_methods
+from clipjax.finetune.names import METHODS
 from clipjax.finetune.recipe import Recipe
 from clipjax.finetune.training.step import Loss
 from clipjax.finetune.training.trees import Params
@@ -164,25 +162,13 @@ class Method:
 
 
 def all_methods() -> dict[str, Method]:
-    """By name. Raises DataError as `find_method`."""
-    return {name: find_method(name) for name in method_names()}
+    """By name. Raises as `find_method`."""
+    return METHODS.all(Method)
 
 
 def find_method(name: str) -> Method:
-    """Imports no other method.
-
-    Raises:
-        UsageError: an unknown name, with the nearest ones.
-        DataError: a plug-in cannot be loaded.
-        ValueError: the method has another name than its module (a programmer's mistake).
-    """
-    check_method(name)
-    if (plug_in := method_plug_ins().get(name)) is not None:
-        return plug_in.load(Method)
-    record = importlib.import_module(f"{methods.__name__}.{own_methods()[name]}").METHOD
-    if record.name != name:
-        raise ValueError(f"methods/{name}.py: METHOD calls itself {record.name!r}: give both one name")
-    return record
+    """Imports no other method. Raises as `Registry.find`."""
+    return METHODS.find(name, Method)
 
 
 def abstract(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:

@@ -2,37 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
-from clipjax.config import config_file, config_files, plug_ins
-from clipjax.entry_points import PlugIn, cached, plug_ins_of
+from clipjax.config import config_file, config_files
 from clipjax.errors import UsageError, unknown_name
-from clipjax.finetune import methods
+from clipjax.registry import Registry
 from clipjax.storage.reading import is_file
 
-
-def method_names() -> list[str]:
-    """The modules of `methods/` that set `METHOD`, and plug-ins of other packages."""
-    return sorted({*own_methods(), *method_plug_ins()})
-
-
-@cached
-def method_plug_ins() -> dict[str, PlugIn]:
-    """By name. Raises DataError for a name that is taken."""
-    return plug_ins_of("methods", own_methods())
-
-
-@functools.cache
-def own_methods() -> dict[str, str]:
-    """Name -> dotted name below `methods/`."""
-    return plug_ins(methods.__path__, "METHOD")
-
-
-def check_method(name: str) -> None:
-    """Raises UsageError with the nearest names."""
-    if name not in method_names():
-        raise unknown_name("method", name, method_names())
+METHODS = Registry("method", "clipjax.finetune.methods", "METHOD", group="methods")
 
 
 def recipe_names() -> list[str]:

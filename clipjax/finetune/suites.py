@@ -15,7 +15,7 @@ from clipjax.config import config_files
 from clipjax.errors import DataError, unknown_name
 from clipjax.storage.reading import read_toml
 from clipjax.storage.records import read
-from clipjax.tasks.names import task_names
+from clipjax.tasks.names import TASKS
 
 FOLDERS = ("before_after", "finetune_runs")  # of configs/
 Better = Literal["higher", "lower", "neither"]
@@ -67,9 +67,9 @@ def load_suite(name: str | Path) -> Suite:
     path = Path(name) if str(name).endswith(".toml") else _shipped(str(name))
     suite = read(Suite, read_toml(path), path, given={"name": path.stem})
     for metric in suite.metrics:
-        if metric.task not in task_names():
+        if metric.task not in TASKS.names():
             raise DataError(
-                f"{path}: metrics: unknown task {metric.task!r}; known: {', '.join(task_names())}"
+                f"{path}: metrics: unknown task {metric.task!r}; known: {', '.join(TASKS.names())}"
             )
     return suite
 

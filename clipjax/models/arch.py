@@ -14,19 +14,19 @@ wrong activation or epsilon does not fail, it gives slightly wrong embeddings.
 from __future__ import annotations
 
 import dataclasses
-import functools
-import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-import clipjax.models.families
-from clipjax.config import config_files, plug_ins
-from clipjax.entry_points import PlugIn, cached, plug_ins_of
+from clipjax.config import config_files
+from clipjax.entry_points import PlugIn, cached
 from clipjax.errors import DataError, unknown_name
 from clipjax.models.language.config import LanguageConfig, narrow_decoder
+from clipjax.registry import Registry
 from clipjax.storage.reading import read_toml
 from clipjax.storage.records import Problems, read
+
+FAMILIES = Registry("model family", "clipjax.models.families", "FAMILY", group="families")
 
 
 class Frame(NamedTuple):
@@ -123,53 +123,50 @@ class Arch:
 
 
 def families() -> dict[str, Family]:
-    """Every family by name, also those of plug-ins. Raises DataError as `register` and `PlugIn.load`."""
-    by_name = dict(own_families())
-    for plug_in in _plug_ins().values():
-        register(by_name, plug_in.load(Family))
+    """Every family by name, also those of plug-ins.
+
+    Raises:
+        DataError: two have one config class; or as `Registry.find`.
+    """
+    by_name = FAMILIES.all(Family)
+    refuse_shared_configs(by_name.values())
     return by_name
 
 
+def refuse_shared_configs(families: Iterable[Family]) -> None:
+    """Raises DataError if two families have one config class: a config would not tell its family."""
+    by_config: dict[type, str] = {}
+    for family in families:
+        other = by_config.setdefault(family.config, family.name)
+        if other != family.name:
+            raise DataError(
+                f"the model families {other!r} and {family.name!r} share a config class: give each its own"
+            )
+
+
 def find_family(name: str) -> Family | None:
-    """Imports no other plug-in. Raises DataError as `families`."""
-    plug_in = _plug_ins().get(name)
-    return own_families().get(name) if plug_in is None else plug_in.load(Family)
+    """Imports no other family. Raises DataError as `Registry.find`."""
+    return FAMILIES.find(name, Family) if name in FAMILIES.names() else None
 
 
 def family_plug_ins(arch: Arch) -> dict[str, PlugIn]:
     """The plug-ins that have the families of an arch's towers, by tower."""
     towers = {"vision": arch.vision, "text": arch.text}
     names = {tower: family_of(config).name for tower, config in towers.items() if config is not None}
-    return {tower: _plug_ins()[name] for tower, name in names.items() if name in _plug_ins()}
-
-
-@cached
-def _plug_ins() -> dict[str, PlugIn]:
-    return plug_ins_of("families", own_families())
-
-
-@functools.cache
-def own_families() -> dict[str, Family]:
-    """The modules of this package. Raises DataError as `register`."""
-    by_name: dict[str, Family] = {}
-    for module in plug_ins(clipjax.models.families.__path__, "FAMILY").values():
-        register(by_name, importlib.import_module(f"{clipjax.models.families.__name__}.{module}").FAMILY)
-    return by_name
-
-
-def register(by_name: dict[str, Family], family: Family) -> None:
-    """Adds a family. Raises DataError if its name or config class is taken."""
-    for other in by_name.values():
-        if other.name == family.name or other.config is family.config:
-            raise DataError(f"two model families are named {family.name!r} or share a config: rename one")
-    by_name[family.name] = family
+    plug_ins = FAMILIES.plug_ins()
+    return {tower: plug_ins[name] for tower, name in names.items() if name in plug_ins}
 
 
 def family_of(config: Any) -> Family:
     """Imports a plug-in only for a config that no family of clipjax has."""
-    own = (family for family in own_families().values() if family.config is type(config))
-    others = (family for family in families().values() if family.config is type(config))
-    return next(own, None) or next(others)
+    return _with_config(type(config))
+
+
+@cached
+def _with_config(config: type) -> Family:
+    own = (FAMILIES.find(name, Family) for name in FAMILIES.own())
+    found = next((family for family in own if family.config is config), None)
+    return found or next(family for family in families().values() if family.config is config)
 
 
 def arch_names() -> list[str]:

@@ -10,7 +10,7 @@ from clipjax.entry_points import cached
 from clipjax.errors import DataError
 from clipjax.storage.reading import read_tables
 from clipjax.storage.records import read
-from clipjax.tasks.names import task_names, unknown_task
+from clipjax.tasks.names import TASKS
 
 if TYPE_CHECKING:
     from clipjax.data.cards import DatasetCard
@@ -46,7 +46,7 @@ def collections() -> dict[str, Collection]:
 
 def _collection(where: str, record: object) -> Collection:
     group = read(Collection, record, where)
-    if unknown := set(group.tasks) - set(task_names()):
+    if unknown := set(group.tasks) - set(TASKS.names()):
         raise DataError(f"{where}: there is no task {min(unknown)!r}")
     return group
 
@@ -56,7 +56,7 @@ def collection(name: str) -> Collection:
     if name in collections():
         return collections()[name]
     if name == ALL:
-        return Collection(task_names())
-    if name not in task_names():
-        raise unknown_task(name, [*task_names(), *collections(), ALL])
+        return Collection(TASKS.names())
+    if name not in TASKS.names():
+        raise TASKS.unknown(name, [*collections(), ALL])
     return Collection((name,))

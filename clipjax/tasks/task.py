@@ -6,7 +6,6 @@ file of this folder; its name is the task's.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,16 +13,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-import clipjax.tasks
 from clipjax.data.labels import LabelSpace, Projection
 from clipjax.data.pairs.matching import Matching
 from clipjax.data.questions import Questions
-from clipjax.entry_points import cached
 from clipjax.errors import DataError, UsageError
 from clipjax.metrics.uncertainty.bootstrap import RESAMPLES
 from clipjax.metrics.uncertainty.calibration_error import Binned
 from clipjax.metrics.uncertainty.intervals import Interval
-from clipjax.tasks.names import check_name, own_tasks, task_names, task_plug_ins
+from clipjax.tasks.names import TASKS
 
 if TYPE_CHECKING:
     from clipjax.embeddings.answers import Answers
@@ -298,29 +295,12 @@ class Task:
 
 def all_tasks() -> dict[str, Task]:
     """Raises as `find_task`."""
-    return {name: find_task(name) for name in task_names()}
+    return TASKS.all(Task)
 
 
-@cached
 def find_task(name: str) -> Task:
-    """Imports the task's module, and no other task's.
-
-    Raises:
-        UsageError: there is none; names the nearest ones.
-        DataError: a plug-in's module cannot be loaded.
-        ValueError: the task's name is not its module's.
-    """
-    check_name(name)
-    if (plug_in := task_plug_ins().get(name)) is not None:
-        return plug_in.load(Task)
-    return named(importlib.import_module(f"{clipjax.tasks.__name__}.{own_tasks()[name]}").TASK, name)
-
-
-def named(task: Task, module: str) -> Task:
-    """Raises ValueError if the task has another name."""
-    if task.name != module:
-        raise ValueError(f"the task of {module}.py is called {task.name!r}: give both one name")
-    return task
+    """Imports the task's module, and no other task's. Raises as `Registry.find`."""
+    return TASKS.find(name, Task)
 
 
 def precision_tasks() -> list[str]:

@@ -6,15 +6,16 @@ A family takes every option of its classes by name and lists the values it suppo
 from __future__ import annotations
 
 import functools
-import importlib
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from clipjax.config import config_dir, plug_ins
+from clipjax.config import config_dir
 from clipjax.errors import DataError
+from clipjax.registry import Registry
 from clipjax.storage.reading import read_json
-from converters.foreign import timm_families
+
+_FAMILIES = Registry("family of timm", "converters.foreign.timm_families", "CLASSES")
 
 # Of every class: set by the file's own fields, or without effect on what a trained model computes.
 _TRAINING = {
@@ -142,8 +143,8 @@ class Options:
 def _families() -> dict[str, tuple[str, ModuleType]]:
     """{timm's class: (our family, its module)}."""
     by_class = {}
-    for name, module in plug_ins(timm_families.__path__, "CLASSES").items():
-        family = importlib.import_module(f"{timm_families.__name__}.{module}")
+    for name in _FAMILIES.own():
+        family = _FAMILIES.module(name)
         by_class |= dict.fromkeys(family.CLASSES, (name, family))
     return by_class
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import functools
-import importlib
 from types import ModuleType
 from typing import Any
 
-from clipjax.config import plug_ins
-from converters.golden import towers
+from clipjax.registry import Registry
 from converters.golden.recording import Tower
+
+TOWERS = Registry("tower", "converters.golden.towers", "TOWERS")
 
 
 @functools.cache
 def families() -> dict[str, ModuleType]:
-    modules = plug_ins(towers.__path__, "TOWERS")
-    return {name: importlib.import_module(f"{towers.__name__}.{module}") for name, module in modules.items()}
+    return {name: TOWERS.module(name) for name in TOWERS.own()}
 
 
 def tower_of(module: Any) -> Tower:

@@ -27,7 +27,7 @@ from clipjax.sweep import preview
 from clipjax.sweep.cost import CardSizes, parts
 from clipjax.sweep.plan import SweepPlan, make_plan
 from clipjax.sweep.suite import Suite, load_suite
-from clipjax.tasks.names import task_names
+from clipjax.tasks.names import TASKS
 
 PAPER = [f"fig{i}" for i in range(1, 11)] + [f"table{i}" for i in range(1, 5)]
 VARIED = ("openai_30_of_80", "mcm_5", "single", "cupl")
@@ -116,7 +116,7 @@ def test_the_suite_of_the_study_has_the_runs_of_every_figure(name, study):
 
 
 def test_every_model_and_task_of_the_study_is_planned(study):
-    assert {task for task, *_ in study} == set(task_names())
+    assert {task for task, *_ in study} == set(TASKS.names())
     rows = read_csv(config_dir() / "models.csv")
     assert {model for _, model, *_ in study} == {
         row["id"] for row in rows if row["group"] not in ("example", "recent")

@@ -24,7 +24,7 @@ from clipjax.evaluation.located import cards_below, in_one_line
 from clipjax.evaluation.rows import Result
 from clipjax.results.store import ResultStore
 from clipjax.tasks.collections import collections
-from clipjax.tasks.names import task_names
+from clipjax.tasks.names import TASKS
 from clipjax.tasks.task import all_tasks
 
 COLOUR_CARD = """
@@ -124,7 +124,7 @@ def test_prompts_are_read_before_anything_runs(data, tmp_path):
 def test_the_collections_name_known_prompts_and_tasks(data):
     jobs = [job for job in jobs_of("prompts", data) if str(job).startswith("zeroshot on colours")]
     assert [job.prompts and job.prompts.name for job in jobs] == list(collections()["prompts"].prompts)
-    assert task_names() == tuple(sorted(all_tasks()))
+    assert TASKS.names() == tuple(sorted(all_tasks()))
     for collection in collections().values():
         assert set(collection.tasks) <= set(all_tasks())
 

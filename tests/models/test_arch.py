@@ -26,7 +26,7 @@ from clipjax.models.arch import (
     families,
     family_of,
     load_arch,
-    register,
+    refuse_shared_configs,
 )
 from clipjax.models.network import Network
 
@@ -161,10 +161,9 @@ def test_families_are_found_and_duplicates_refused() -> None:
     for name, family in found.items():
         assert family.name == name == family.config.__module__.rsplit(".", 1)[1]
     assert family_of(load_arch("RN50").vision) is found["modified_resnet"]
-    with pytest.raises(DataError, match="'vit'"):
-        register(found, Family("vit", "vision", dict, dict, dict))
-    with pytest.raises(DataError, match="'vit2'"):
-        register(found, Family("vit2", "vision", found["vit"].config, dict, dict))
+    twin = Family("vit2", "vision", found["vit"].config, dict, dict)
+    with pytest.raises(DataError, match=r"^the model families 'vit' and 'vit2' share a config class: give"):
+        refuse_shared_configs([found["vit"], found["text"], twin])
 
 
 def test_quickgelu_files_differ_in_the_activation_only() -> None:

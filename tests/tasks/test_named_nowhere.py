@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-from clipjax.data.readers.reader import reader_names
-from clipjax.tasks.names import task_names
+from clipjax.data.readers.reader import READERS
+from clipjax.tasks.names import TASKS
 
 CLIPJAX = Path(__file__).resolve().parents[2] / "clipjax"
 # A figure of a task is that task's.
@@ -40,9 +40,9 @@ def named(names: set[str]) -> set[tuple[str, str]]:
 
 
 def test_shared_code_names_no_task() -> None:
-    assert named(set(task_names())) == set(ALLOWED)
+    assert named(set(TASKS.names())) == set(ALLOWED)
 
 
 def test_shared_code_names_no_reader() -> None:
     others = {"folder", "webdataset"}  # kinds of what lies in a folder, and a format of packed images
-    assert named(set(reader_names()) - others) == set()
+    assert named(set(READERS.names()) - others) == set()

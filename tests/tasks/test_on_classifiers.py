@@ -33,7 +33,7 @@ from clipjax.heads.head import logits
 from clipjax.models.arch import family_of, narrow_arch
 from clipjax.models.network import Network
 from clipjax.results.published.references import lookup
-from clipjax.tasks.names import task_names
+from clipjax.tasks.names import TASKS
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -189,7 +189,7 @@ def softmax(values: np.ndarray) -> np.ndarray:
 
 
 def test_all_tasks_are_here():
-    assert {"correspondence", "multiple_choice", *DATA} >= set(task_names())
+    assert {"correspondence", "multiple_choice", *DATA} >= set(TASKS.names())
 
 
 def test_accuracy(measured: Measured):

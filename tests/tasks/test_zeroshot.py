@@ -15,7 +15,7 @@ from clipjax.heads.head import Head, identity_head
 from clipjax.metrics.uncertainty import intervals
 from clipjax.results.image_table import images_table
 from clipjax.tasks import zeroshot
-from clipjax.tasks.task import Inputs, find_task, named
+from clipjax.tasks.task import Inputs, find_task
 
 
 def space(k: int, name: str = "planted") -> LabelSpace:
@@ -148,8 +148,6 @@ def test_tasks_are_found():
     assert find_task("zeroshot") is zeroshot.TASK
     with pytest.raises(UsageError, match="unknown task 'zero-shot'; did you mean zeroshot"):
         find_task("zero-shot")
-    with pytest.raises(ValueError, match=r"the task of other\.py is called 'zeroshot'"):
-        named(zeroshot.TASK, "other")
 
 
 def over_imagenet(logits: np.ndarray, labels, target: str, **more: Any) -> Inputs:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import functools
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from clipjax.analysis.figures import tasks
-from clipjax.config import plug_ins
 from clipjax.errors import UsageError
+from clipjax.registry import Registry
 from clipjax.results.row import AnyRow
+
+FIGURES = Registry("figure", "clipjax.analysis.figures.tasks", "FIGURES")
 
 
 class Draw(Protocol):
@@ -33,8 +33,7 @@ def run_figures() -> dict[str, Draw]:
         ValueError: two modules draw one task.
     """
     by_task: dict[str, Draw] = {}
-    for module in plug_ins(tasks.__path__, "FIGURES").values():
-        own = importlib.import_module(f"{tasks.__name__}.{module}").FIGURES
+    for module, own in FIGURES.all(dict).items():
         if both := by_task.keys() & own.keys():
             raise ValueError(f"two modules draw a run of {min(both)!r}, one of them {module}")
         by_task |= own

@@ -140,11 +140,11 @@ class FinetuneOptions:
 
     def _check_method(self) -> None:
         """METHOD and --recipe, before a library is loaded that computes."""
-        from clipjax.finetune.names import check_method, recipe_file
+        from clipjax.finetune.names import METHODS, recipe_file
         from clipjax.finetune.suites import load_suite
 
         if self.runs is None:
-            check_method(self.method)
+            METHODS.check(self.method)
         else:
             load_suite(self.runs)
         if self.recipe is not None:

@@ -258,9 +258,9 @@ def _say_parts(found: Sequence[Done]) -> None:
 
 def _say_commands(found: Sequence[Done]) -> None:
     from clipjax.analysis.figures.figure_set import commands
-    from clipjax.tasks.names import task_names
+    from clipjax.tasks.names import TASKS
 
-    tasks, lacking = task_names(), [done.spec for done in found if done.missing]
+    tasks, lacking = TASKS.names(), [done.spec for done in found if done.missing]
     if lines := [[spec.name, each] for spec in lacking for each in commands(spec, tasks)]:
         say("\nWhat makes the missing rows:")
         print_table(["figure", "command"], lines)

@@ -236,13 +236,13 @@ class EvaluateOptions:
 
     def _check_task(self) -> None:
         from clipjax.tasks.collections import ALL, collections
-        from clipjax.tasks.names import check_name, needs_of
+        from clipjax.tasks.names import TASKS, needs_of
 
         if self.task in (*collections(), ALL):
             raise UsageError(
                 f"{self.task!r} is a collection of tasks: run it on a folder of data sets, --data-root FOLDER"
             )
-        check_name(self.task)
+        TASKS.check(self.task)
         others = OF_IMAGES if "pairs" in needs_of(self.task) else ("keep_maps",)
         refuse_beside(f"the task {self.task}", on_command_line(self.context, others))
 

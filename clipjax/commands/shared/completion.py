@@ -11,9 +11,9 @@ def models(incomplete: str) -> list[str]:
 
 def tasks(incomplete: str) -> list[str]:
     from clipjax.tasks.collections import ALL, collections
-    from clipjax.tasks.names import task_names
+    from clipjax.tasks.names import TASKS
 
-    return _begun(incomplete, [*task_names(), *collections(), ALL])
+    return _begun(incomplete, [*TASKS.names(), *collections(), ALL])
 
 
 def datasets(incomplete: str) -> list[str]:

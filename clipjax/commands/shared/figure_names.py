@@ -27,11 +27,11 @@ def unknown_names(specs: Sequence[Spec], index: RowIndex) -> list[str]:
 def _known(of_rows: Iterable[Term]) -> dict[str, set[str]]:
     from clipjax.analysis.rows.pivot import metric_ends
     from clipjax.data.cards import dataset_names
-    from clipjax.tasks.names import task_names
+    from clipjax.tasks.names import TASKS
 
     terms = list(of_rows)
     return {
-        "task": {*task_names(), *(term.task for term in terms)},
+        "task": {*TASKS.names(), *(term.task for term in terms)},
         "data set": {*dataset_names(), *(term.dataset for term in terms)},
         "metric": {*(name.rstrip("*") for name in metric_ends()), *(term.metric for term in terms)},
     }

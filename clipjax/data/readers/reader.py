@@ -7,17 +7,14 @@ decodes an image, or needs TensorFlow or PyTorch.
 
 from __future__ import annotations
 
-import functools
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipjax.config import plug_ins
-from clipjax.data import readers
 from clipjax.data.manifest import Manifest
-from clipjax.entry_points import PlugIn, cached, plug_ins_of
+from clipjax.registry import Registry
 
+READERS = Registry("reader", "clipjax.data.readers", "READER", group="readers")
 IMAGES, CLASS_FOLDERS, ARCHIVES, OTHER = "images", "class folders", "archives", "other"
 
 
@@ -39,33 +36,14 @@ class Reader:
     pairs: bool = False
 
 
-def reader_names() -> tuple[str, ...]:
-    """Imports no reader."""
-    return tuple(sorted({*_own_readers(), *reader_plug_ins()}))
-
-
-@cached
-def reader_plug_ins() -> dict[str, PlugIn]:
-    """By name. Raises DataError for a name that is taken."""
-    return plug_ins_of("readers", _own_readers())
-
-
-@functools.cache
-def _own_readers() -> dict[str, str]:
-    return plug_ins(readers.__path__, "READER")
-
-
-@cached
 def find_reader(name: str) -> Reader:
-    """Raises DataError if a plug-in's module cannot be loaded."""
-    if (plug_in := reader_plug_ins().get(name)) is not None:
-        return plug_in.load(Reader)
-    return importlib.import_module(f"{readers.__name__}.{_own_readers()[name]}").READER
+    """Imports no other reader. Raises as `Registry.find`."""
+    return READERS.find(name, Reader)
 
 
 def recognise(path: Path) -> str | None:
     """The reader that takes a path, or None. Raises UsageError if there are two ways to read it."""
-    for name in sorted(reader_names(), key=lambda name: find_reader(name).order):
+    for name in sorted(READERS.names(), key=lambda name: find_reader(name).order):
         recognises = find_reader(name).recognises
         if recognises is not None and recognises(path):
             return name

@@ -5,15 +5,13 @@ A module of this package with an `ADAPTER` class is a kind of this name.
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import importlib
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
 
-from clipjax.checkpoints.adapter_file import adapter_kinds, check_kind
+from clipjax.checkpoints.adapter_file import ADAPTERS, check_kind
 from clipjax.checkpoints.encoder import Encoder
 from clipjax.checkpoints.origin import AdapterParts
 from clipjax.data.labels import LabelSpace
@@ -55,17 +53,9 @@ class Adapter(Protocol):
         ...
 
 
-@functools.cache
 def all_adapters() -> dict[str, type[Adapter]]:
     """Every kind by name. Raises ValueError if that is not its module's (a programmer's mistake)."""
-    kinds = {
-        name: importlib.import_module(f"clipjax.heads.adapters.{module}").ADAPTER
-        for name, module in adapter_kinds().items()
-    }
-    for name, kind in kinds.items():
-        if kind.kind != name:
-            raise ValueError(f"the adapter of {name}.py is called {kind.kind!r}: give both one name")
-    return kinds
+    return ADAPTERS.all(type)
 
 
 def adapter_of(model: Encoder) -> Adapter | None:
@@ -78,7 +68,7 @@ def adapter_of(model: Encoder) -> Adapter | None:
         return None
     check_kind(parts.kind, str(model.card.id))
     try:
-        return all_adapters()[parts.kind].from_parts(parts.tensors, parts.facts)
+        return ADAPTERS.find(parts.kind, type).from_parts(parts.tensors, parts.facts)
     except DataError as error:
         raise DataError(f"{model.card.id}: {error}") from None
 
