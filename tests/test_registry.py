@@ -134,11 +134,14 @@ def test_a_record_of_another_type_or_name_is_refused(shelf: Shelf) -> None:
     shelf.add("number", "PIECE = 3\n")
     shelf.add("renamed", PIECE.format("first"))
     shelf.install("added", PIECE.format("second"))
+    shelf.install("text", "INTERFACE = 1\nPIECE = 'text'\n", package="another")
     pieces = shelf.pieces()
     with pytest.raises(ValueError, match=r"^PIECE of number\.py is of type int, not Piece$"):
         pieces.find("number", Piece)
     with pytest.raises(ValueError, match=r"^the piece of renamed\.py is called 'first': give both one name$"):
         pieces.find("renamed", Piece)
+    with pytest.raises(DataError, match=r"its piece 'text' .* is of type str, not Piece$"):
+        pieces.find("text", Piece)
     with pytest.raises(DataError, match=r"its piece 'added' .* calls itself 'second': give both one name$"):
         pieces.find("added", Piece)
 
