@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clipjax.errors import DataError
-from clipjax.models.arch import Arch, load_arch
+from clipjax.models.arch import Arch, arch_records, load_arch
 from clipjax.models.network import Network
 from clipjax.models.parity_record import read_record
 from converters.engine import (
@@ -105,7 +105,7 @@ def _hint(source: Mapping[str, LazyTensor], table: Table, worse_than: int) -> st
     if names := fitting(source):
         return f"its tensors are those of {' or '.join(names)}"
     dual = "logit_scale" in source
-    params = {name: n for name, n in _registered().items() if (load_arch(name).text is not None) == dual}
+    params = {name: n for name, n in _registered().items() if ("text" in arch_records()[name]) == dual}
     count = _count(source, table)
     near = sorted(params, key=lambda name: abs(params[name] - count))[:_COMPARED]
     # A layout without a tensor for a param is another family's.

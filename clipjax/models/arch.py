@@ -191,6 +191,17 @@ def load_arch(name: str) -> Arch:
     return arch_from_dict({"name": name, **record}, str(path))
 
 
+@cached
+def arch_records() -> dict[str, dict[str, Any]]:
+    """The record of each architecture by name, as its file has it: `arch_to_dict(load_arch(name))`.
+
+    No family is loaded and nothing is checked, so that many may be compared. Do not change them.
+    Raises DataError for a file that is not TOML.
+    """
+    files = config_files("archs", ".toml")
+    return {name: {"name": name, **read_toml(path)} for name, path in files.items()}
+
+
 def two_heads(config: Any) -> dict[str, int]:
     """Sizes with two heads and two blocks, keeping the ratios."""
     width = 2 * (config.width // config.heads)
@@ -309,15 +320,14 @@ def _nearest(record: dict[str, Any]) -> str:
         return {f"{tower}.{key}": value for tower, table in known.items() for key, value in table.items()}
 
     given = fields(record)
-    paths = config_files("archs", ".toml").values()
-    known = {path: fields(read_toml(path)) for path in paths if path.stem != record.get("name")}
-    path = max(known, key=lambda path: sum(given.get(key) == value for key, value in known[path].items()))
-    missing = [f"{key} = {value!r}" for key, value in known[path].items() if key not in given]
-    same = given.keys() & known[path].keys()
-    if not any(given[key] == known[path][key] for key in same):
+    others = {name: fields(other) for name, other in arch_records().items() if name != record.get("name")}
+    nearest = max(others, key=lambda name: sum(given.get(key) == each for key, each in others[name].items()))
+    known = others[nearest]
+    if not any(given[key] == known[key] for key in given.keys() & known.keys()):
         return ""
+    missing = [f"{key} = {value!r}" for key, value in known.items() if key not in given]
     has = f", which has {', '.join(missing[:3])}" if missing and len(missing) <= 3 else ""
-    return f"; the nearest architecture is {path.stem}{has}"
+    return f"; the nearest architecture is {nearest}{has}"
 
 
 def arch_to_dict(arch: Arch) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from clipjax.config import config_dir
 from clipjax.errors import DataError
-from clipjax.models.arch import arch_from_dict, arch_names, arch_to_dict, load_arch
+from clipjax.models.arch import arch_from_dict, arch_records, arch_to_dict
 from clipjax.storage.reading import read_toml
 
 _OPENAI_IDS = 49408  # ids of OpenAI's merges, configs/tokenizers/openai_bpe.txt
@@ -139,11 +139,9 @@ def card_record(
 
 
 def named(record: dict[str, Any]) -> dict[str, Any]:
-    for name in arch_names():
-        known = arch_to_dict(load_arch(name))
-        if {**record, "name": name} == known:
-            return known
-    return record
+    """With the name of the architecture in configs/archs that it is, if it is one."""
+    names = (name for name, known in arch_records().items() if {**record, "name": name} == known)
+    return {**record, "name": next(names, record["name"])}
 
 
 def _tokenizer(text: Mapping[str, Any], clean: str | None, unknown: dict[str, str]) -> dict[str, Any] | None:

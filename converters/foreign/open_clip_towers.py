@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from clipjax.config import config_dir
 from clipjax.errors import DataError
-from clipjax.models.arch import arch_names, arch_to_dict, load_arch
+from clipjax.models.arch import arch_records
 from clipjax.storage.reading import read_json
 from converters.foreign import timm_options
 from converters.foreign.card import get, refuse_unknown, square
@@ -132,7 +132,7 @@ def tower(model: Mapping[str, Any], kind: Kind, where: str) -> dict[str, Any]:
     fields = meaning(model, kind, inside)
     for name, config in known_configs().items():
         if meaning(config, kind) == fields:
-            return arch_to_dict(load_arch(name))[kind]
+            return arch_records()[name][kind]
     return (_vision if kind == "vision" else _text)(model, fields, inside)
 
 
@@ -145,8 +145,8 @@ def configs() -> dict[str, dict[str, Any]]:
 @functools.cache
 def known_configs() -> dict[str, dict[str, Any]]:
     """Those of the architectures in configs/archs. Some of timm's classifiers share a name with a CLIP."""
-    names = [name for name in arch_names() if name in configs() and load_arch(name).text is not None]
-    return {name: configs()[name] for name in names}
+    names = [name for name, record in sorted(arch_records().items()) if "text" in record]
+    return {name: configs()[name] for name in names if name in configs()}
 
 
 def meaning(model: Mapping[str, Any], kind: Kind, where: str = "") -> dict[str, Any]:

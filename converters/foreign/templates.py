@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from clipjax.models.arch import arch_to_dict, load_arch
+from clipjax.models.arch import arch_records
 
 CLIP, RESNET, SIGLIP = "ViT-B-32", "RN50", "ViT-SO400M-14-SigLIP-384"
 COCA = "coca_ViT-B-32"
@@ -15,12 +15,12 @@ _OWN = {
 
 
 def tower_like(name: str, tower: Literal["vision", "text"], **own: Any) -> dict[str, Any]:
-    return {**arch_to_dict(load_arch(name))[tower], **own}
+    return {**arch_records()[name][tower], **own}
 
 
 def is_like(record: dict[str, Any], name: str) -> bool:
     """Both towers equal those of `name` except in `_OWN`."""
-    known = arch_to_dict(load_arch(name))
+    known = arch_records()[name]
 
     def kind(tower: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in tower.items() if key not in _OWN}

@@ -13,7 +13,7 @@ from typing import Any
 
 from clipjax.config import config_dir, config_files
 from clipjax.errors import DataError
-from clipjax.models.arch import arch_from_dict, arch_to_dict, load_arch
+from clipjax.models.arch import arch_from_dict, arch_records, arch_to_dict
 from clipjax.storage.reading import read_csv
 from converters.foreign.card import card_record, choose, get, square
 from converters.foreign.timm_options import tower
@@ -41,7 +41,7 @@ def read(record: Mapping[str, Any], where: str, folder: str) -> dict[str, Any]:
     if record.get("global_pool", pool) != pool:
         raise DataError(f"{where}: global_pool is {record['global_pool']!r}, but the model has {pool!r}")
     if row is not None:
-        known = arch_to_dict(load_arch(row["arch"]))
+        known = arch_records()[row["arch"]]
         if {**known["vision"], "image_size": size} == vision:
             arch["name"] = known["name"]
     labels = label_names(record)
@@ -119,7 +119,7 @@ def _row(name: str, tag: str | None) -> dict[str, str] | None:
 def _identify(card: dict[str, Any], row: Mapping[str, str] | None, tag: str | None) -> None:
     if row is None or row["tag"] != tag:
         return
-    registered = arch_to_dict(load_arch(row["arch"]))
+    registered = arch_records()[row["arch"]]
     if card["arch"]["num_classes"] == registered["num_classes"]:
         if card["arch"] == registered:
             card["id"] = f"{row['library_arch']}.{tag}"

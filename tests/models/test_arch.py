@@ -22,6 +22,7 @@ from clipjax.models.arch import (
     Family,
     arch_from_dict,
     arch_names,
+    arch_records,
     arch_to_dict,
     families,
     family_of,
@@ -56,6 +57,15 @@ def test_round_trip_through_json(name: str) -> None:
     record = json.loads(json.dumps(arch_to_dict(arch)))
     assert arch_from_dict(record, "here") == arch
     assert hash(arch_from_dict(record, "here")) == hash(arch)
+    assert arch_records()[name] == record
+
+
+def test_a_record_is_its_file_since_no_field_has_a_default_but_none() -> None:
+    fields = [
+        (family.name, field) for family in families().values() for field in dataclasses.fields(family.config)
+    ]
+    defaults = {(name, field.name): field.default for name, field in fields}
+    assert set(defaults.values()) == {dataclasses.MISSING, None}
 
 
 def leaves(record: dict[str, Any], path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
