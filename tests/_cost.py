@@ -21,7 +21,7 @@ from clipjax.sweep.hours import (
     load_machines,
     share_of,
 )
-from clipjax.sweep.plan import Item
+from clipjax.sweep.plan import SweepItem
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "cost.md"
 PRECISIONS = ("parity", "fast")
@@ -29,7 +29,7 @@ MARKS = {"estimated": "", "scaled": " s", "carried": " c", "assumed": " a"}
 SHOWN = (("v5e-8", "parity"), ("v5e-8", "fast"), ("v6e-8", "fast"))
 
 
-def page(items: Sequence[Item]) -> str:
+def page(items: Sequence[SweepItem]) -> str:
     """The page with its tables made again, of the runs of suite:study."""
     machines = load_machines()
     planned = {precision: _in(precision, items) for precision in PRECISIONS}
@@ -47,7 +47,7 @@ def page(items: Sequence[Item]) -> str:
     return text
 
 
-def _in(precision: str, items: Sequence[Item]) -> Sequence[Item]:
+def _in(precision: str, items: Sequence[SweepItem]) -> Sequence[SweepItem]:
     """The same runs in another precision: the operations are the same."""
     return [
         dataclasses.replace(item, work=tuple(work._replace(precision=precision) for work in item.work))
@@ -55,7 +55,7 @@ def _in(precision: str, items: Sequence[Item]) -> Sequence[Item]:
     ]
 
 
-def _hours(planned: dict[str, Sequence[Item]], machines: Sequence[Machine]) -> str:
+def _hours(planned: dict[str, Sequence[SweepItem]], machines: Sequence[Machine]) -> str:
     rows = []
     for precision, items in planned.items():
         core_seconds = amounts_of(items).decoded / decode_rate()
@@ -66,7 +66,7 @@ def _hours(planned: dict[str, Sequence[Item]], machines: Sequence[Machine]) -> s
     return _table(titles, rows)
 
 
-def _storage(items: Sequence[Item]) -> str:
+def _storage(items: Sequence[SweepItem]) -> str:
     stored = amounts_of(items)
     texts = sum(work.number for item in items for work in item.work if isinstance(work.of, Texts))
     core_hours = [_short(count / decode_rate() / 3600) for count in (stored.decoded, stored.embedded)]
@@ -84,7 +84,7 @@ def _storage(items: Sequence[Item]) -> str:
     return _table(("what", "how much"), rows)
 
 
-def _recipes(items: Sequence[Item]) -> str:
+def _recipes(items: Sequence[SweepItem]) -> str:
     by_recipe = defaultdict(list)
     for item in items:
         by_recipe[item.chosen.recipe].append(item)
@@ -97,7 +97,7 @@ def _recipes(items: Sequence[Item]) -> str:
     return _table(("pixel recipe", "models", "an image", "all data sets"), rows)
 
 
-def _datasets(planned: dict[str, Sequence[Item]], machine: Machine) -> str:
+def _datasets(planned: dict[str, Sequence[SweepItem]], machine: Machine) -> str:
     by_dataset = {precision: _by_dataset(items) for precision, items in planned.items()}
     rows = []
     for name, group in by_dataset["parity"].items():
@@ -113,10 +113,10 @@ def _datasets(planned: dict[str, Sequence[Item]], machine: Machine) -> str:
     return _table(titles, rows)
 
 
-def _by_dataset(items: Sequence[Item]) -> dict[str, list[Item]]:
+def _by_dataset(items: Sequence[SweepItem]) -> dict[str, list[SweepItem]]:
     """Parts of the items, by the family of data sets that first needed the images; texts apart."""
     owner: dict[tuple[str, int], str] = {}
-    by_name: dict[str, list[Item]] = defaultdict(list)
+    by_name: dict[str, list[SweepItem]] = defaultdict(list)
     for item in items:
         for data in parts(item.job):
             count = CardSizes().of(data, None, pairs=data.card.matching is not None)
@@ -130,7 +130,7 @@ def _by_dataset(items: Sequence[Item]) -> dict[str, list[Item]]:
     return by_name
 
 
-def _architectures(planned: dict[str, Sequence[Item]], machines: dict[str, Machine]) -> str:
+def _architectures(planned: dict[str, Sequence[SweepItem]], machines: dict[str, Machine]) -> str:
     by_arch = {precision: _by_arch(items) for precision, items in planned.items()}
     v5e, rows = machines["v5e-8"], []
     for name, group in by_arch["parity"].items():
@@ -158,8 +158,8 @@ def _rates(card: Card, machines: dict[str, Machine]) -> tuple[list[str], list[Sh
     return rates, shares
 
 
-def _by_arch(items: Sequence[Item]) -> dict[str, list[Item]]:
-    groups: dict[str, list[Item]] = defaultdict(list)
+def _by_arch(items: Sequence[SweepItem]) -> dict[str, list[SweepItem]]:
+    groups: dict[str, list[SweepItem]] = defaultdict(list)
     for item in items:
         assert item.chosen.card is not None
         groups[item.chosen.card.arch.name].append(item)

@@ -43,7 +43,7 @@ IMPORTS = (
     "scipy.optimize",
     "tensorboardX",
     "clipjax.cli",
-    "clipjax.evaluation.collection",
+    "clipjax.evaluation.plans.execute",
     "clipjax.embeddings.images",
     "clipjax.evaluation.run",
     "clipjax.checkpoints.load",

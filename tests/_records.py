@@ -31,6 +31,12 @@ def records(**settings: Any) -> dict[str, Any]:
     return {"request": Request(**asked), "compute": compute(**own), **settings}
 
 
+def split(**settings: Any) -> tuple[Request, Compute, dict[str, Any]]:
+    """As `records`, one by one."""
+    both = records(**settings)
+    return both.pop("request"), both.pop("compute"), both
+
+
 def embed_images(model: Any, manifest: Manifest, **settings: Any) -> Embeddings:
     [found] = embed_many(model, [manifest], **settings)
     return found

@@ -10,12 +10,12 @@ from clipjax.demo.plan import Plan
 from clipjax.demo.settings import settings
 from clipjax.embeddings.batch_size import IMAGE_BATCH
 from clipjax.embeddings.compute import Compute
+from clipjax.evaluation.plans.ready import results_of
 from clipjax.evaluation.rows import Result
 from clipjax.progress import progress_bar
 from clipjax.storage.store import Store
 from clipjax.sweep.plan import SweepPlan, make_plan
 from clipjax.sweep.run import complete, run_sweep
-from clipjax.sweep.state import results_of
 from clipjax.sweep.suite import Run, Suite
 
 
@@ -34,13 +34,13 @@ def all_results(plan: Plan, out: Path, progress: bool) -> list[Result]:
     names = [model.id for model in plan.models]
     results = results_of_models(names, out, progress)
     if second := list(_second_runs(names, results, out)):
-        results += results_of(swept(out, second, progress), out / "results")
+        results += results_of(swept(out, second, progress).items, out / "results")
     return sorted(results, key=lambda result: names.index(result.rows[0]["model"]))
 
 
 def results_of_models(names: Sequence[str], out: Path, progress: bool) -> list[Result]:
     """The first runs' results; runs what is missing. Raises as `evaluate`."""
-    return results_of(evaluate(names, out, progress), out / "results")
+    return results_of(evaluate(names, out, progress).items, out / "results")
 
 
 def _second_runs(names: Sequence[str], results: Sequence[Result], out: Path) -> Sequence[Run]:

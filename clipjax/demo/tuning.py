@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from clipjax.checkpoints.load import load_model
@@ -12,9 +12,10 @@ from clipjax.demo.plan import BASE, Plan
 from clipjax.demo.settings import recipes, settings
 from clipjax.demo.sweeps import compute_in
 from clipjax.devices.sharding import make_mesh
-from clipjax.evaluation.collection import Job, Loaded, evaluate_all
+from clipjax.evaluation.plans.execute import execute
+from clipjax.evaluation.plans.item import Item, items_of
+from clipjax.evaluation.plans.ready import Done, results_of
 from clipjax.evaluation.request import Request
-from clipjax.evaluation.rows import Result
 from clipjax.finetune.before_after import jobs_of
 from clipjax.finetune.method import Settings
 from clipjax.finetune.recipe import Recipe, load_recipe
@@ -24,9 +25,6 @@ from clipjax.finetune.wise_ft import sweep
 from clipjax.progress import progress_bar
 from clipjax.results.row import Row
 from clipjax.storage.store import Store
-from clipjax.sweep.models import Chosen
-from clipjax.sweep.plan import Item
-from clipjax.sweep.state import Newest, target_of
 
 
 def fine_tune(plan: Plan, out: Path, *, progress: bool = True) -> list[Model]:
@@ -60,29 +58,15 @@ def evaluate(models: Sequence[Model], out: Path, *, progress: bool = True) -> li
         DataError: a run failed.
     """
     jobs = list(jobs_of(load_suite(settings().tuning.suite), out / "world").values())
-    newest, loaded, rows = Newest(out / "results"), Loaded(), []
+    results, compute, items = out / "results", compute_in(out), list[Item]()
+    done = Done(results)
     with progress_bar(len(models), "evaluate fine-tuned", "model", shown=progress) as bar:
         for model in models:
             bar.set_postfix_str(model.card.id)
-            for result in _results(model, jobs, newest, loaded, out):
-                rows += result.rows
+            of_model = items_of(model, jobs, Request())
+            for outcome in execute(of_model, compute, results, done=done):
+                if outcome.error is not None:
+                    raise outcome.error
+            items += of_model
             bar.update()
-    return rows
-
-
-def _results(
-    model: Model, jobs: Sequence[Job], newest: Newest, loaded: Loaded, out: Path
-) -> Iterator[Result]:
-    compute, chosen = compute_in(out), Chosen(model.card.id, "", model)
-    there = [newest.of(target_of(model, Item(chosen, job, {}), loaded, compute)) for job in jobs]
-    missing = [job for job, results in zip(jobs, there) if not results]
-    new = evaluate_all(model, missing, Request(), compute, results=out / "results", loaded=loaded)
-    for results in there:
-        if results:
-            yield results[0]
-            continue
-        done = next(new)
-        if done.error is not None:
-            raise done.error
-        assert done.result is not None
-        yield done.result
+    return [row for result in results_of(items, results) for row in result.rows]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clipjax.checkpoints.identity.registry_rows import model_ids
-from clipjax.data.cards import DatasetCard, load_dataset
 from clipjax.doctor.folders import existing, store_folder
 from clipjax.doctor.line import BROKEN, FINE, NOTE, Line, size
 from clipjax.doctor.machine import Machine
 from clipjax.errors import ClipjaxError, DataError, counted
 from clipjax.storage.buckets import BucketPath
+
+if TYPE_CHECKING:
+    from clipjax.evaluation.located import Located
 
 _FLOAT32 = 4
 NAMED = 12  # data sets named in one line
@@ -22,15 +25,16 @@ def check_data(machine: Machine, *, data_root: Path) -> Iterator[Line]:
     from clipjax.evaluation.located import survey
 
     ready, missing = [], []
-    for (card, root), problems in survey(data_root):
+    for data, problems in survey(data_root):
+        name = data.card.name
         if problems is None:
-            missing.append(card.name)
+            missing.append(name)
         elif problems:
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-            do = f"clipjax datasets check {card.name} {root}"
-            yield Line("data", BROKEN, f"{card.name}: {problems[0]}{more}", do)
+            do = f"clipjax datasets check {name} {data.root}"
+            yield Line("data", BROKEN, f"{name}: {problems[0]}{more}", do)
         else:
-            ready.append(card.name)
+            ready.append(name)
     if ready:
         yield Line("data", FINE, f"{counted(len(ready), 'data set')} in order: {_some(ready)}")
     else:
@@ -84,16 +88,16 @@ def _images(data_root: Path) -> Iterator[int]:
     from clipjax.evaluation.located import cards_below
 
     counts: dict[Path, int] = {}
-    for card, root in cards_below(data_root):
-        if root.exists():
-            counts[root] = max(counts.get(root, 0), card.images or _count(card, root))
+    for data in cards_below(data_root):
+        if data.root.exists():
+            counts[data.root] = max(counts.get(data.root, 0), data.card.images or _count(data))
     return iter(counts.values())
 
 
-def _count(card: DatasetCard, root: Path) -> int:
+def _count(data: Located) -> int:
     """0 if unreadable, which `check_data` reports."""
     try:
-        return len(load_dataset(card, root).manifest)
+        return len(data.dataset.manifest)
     except ClipjaxError:
         return 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,13 +15,9 @@ from clipjax.devices.agreement import assert_same_everywhere, on_all
 from clipjax.embeddings.batch_size import IMAGE_BATCH
 from clipjax.embeddings.compute import Compute, EmbedStats
 from clipjax.embeddings.images import embed_many
-from clipjax.errors import ClipjaxError
-from clipjax.evaluation.request import Request
-from clipjax.evaluation.resolve import not_applicable, resolve
-from clipjax.evaluation.run import hash_images
-from clipjax.evaluation.subject import Part
+from clipjax.evaluation.plans.ready import hash_images
+from clipjax.evaluation.subject import Part, Subject
 from clipjax.storage.digests import sha256_json
-from clipjax.tasks.task import find_task
 
 _log = logging.getLogger(__name__)
 
@@ -30,35 +25,30 @@ SMALL = 8  # steps of all devices: in a larger data set, less than an eighth is 
 
 
 def embed_ahead(
-    model: Encoder, runs: Sequence[tuple[str, Request]], compute: Compute
+    model: Encoder, subjects: Sequence[Subject], precisions: Sequence[str], compute: Compute
 ) -> dict[str, EmbedStats]:
-    """Embed the small data sets of the runs into the store; errors are left to each run.
+    """Embed the small data sets of a model's runs into the store; errors are left to each run.
 
     An unreadable image is left out; a run that may not skip it makes the shard anew, and stops there.
 
-    Args:
-        runs: tasks and requests (with `Dataset` objects), all with the same precisions.
-
     Returns: statistics by data set.
     """
-    if compute.store is None or model.card.fingerprint is None or not runs:
+    if compute.store is None or model.card.fingerprint is None or not subjects:
         return {}
     skipping = replace(compute, on_error="skip")
     done: dict[str, EmbedStats] = {}
-    for recipe, parts in _agreed(model, runs, compute).items():
+    for recipe, parts in _agreed(subjects, compute).items():
         try:
-            _embed(model, recipe, parts, runs[0][1].precisions, skipping, done)
+            _embed(model, recipe, parts, precisions, skipping, done)
         except Exception as error:  # e.g. the devices are out of memory
             _log.info("%d small data sets not embedded in one stream: %s", len(parts), error)
     return done
 
 
-def _agreed(
-    model: Encoder, runs: Sequence[tuple[str, Request]], compute: Compute
-) -> dict[PixelRecipe, dict[str, Part]]:
+def _agreed(subjects: Sequence[Subject], compute: Compute) -> dict[PixelRecipe, dict[str, Part]]:
     """Empty if a process cannot read a data set, or the processes differ."""
     try:
-        small = on_all(lambda: _small(model, runs, compute), "read the small data sets")
+        small = on_all(lambda: _small(subjects, compute), "read the small data sets")
         names = [[recipe.key(), list(parts)] for recipe, parts in small.items()]
         assert_same_everywhere("what is embedded in one stream", sha256_json(names))
     except Exception as error:
@@ -67,13 +57,11 @@ def _agreed(
     return small
 
 
-def _small(
-    model: Encoder, runs: Sequence[tuple[str, Request]], compute: Compute
-) -> dict[PixelRecipe, dict[str, Part]]:
+def _small(subjects: Sequence[Subject], compute: Compute) -> dict[PixelRecipe, dict[str, Part]]:
     size = compute.per_device_batch
     batch = size if isinstance(size, int) else IMAGE_BATCH
     by_recipe: dict[PixelRecipe, dict[str, Part]] = {}
-    for part in _parts(model, runs):
+    for part in _parts(subjects):
         if len(part.manifest) < SMALL * jax.device_count() * batch:
             by_recipe.setdefault(part.pixels, {}).setdefault(part.name, part)
     small = {recipe: parts for recipe, parts in by_recipe.items() if len(parts) > 1}
@@ -82,14 +70,9 @@ def _small(
     return small
 
 
-def _parts(model: Encoder, runs: Sequence[tuple[str, Request]]) -> Iterator[Part]:
-    """Skips runs that fail to resolve."""
-    for name, request in runs:
-        with contextlib.suppress(ClipjaxError):
-            task = find_task(name)
-            if not_applicable(model, task) is None:
-                subject = resolve(model, task, request)
-                yield from subject.parts if subject.maps is None and subject.asking is None else ()
+def _parts(subjects: Sequence[Subject]) -> Iterator[Part]:
+    for subject in subjects:
+        yield from subject.parts if subject.maps is None and subject.asking is None else ()
 
 
 def _embed(

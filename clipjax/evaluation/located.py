@@ -5,11 +5,12 @@ Needs no JAX, unless a card's task reads annotations.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
-from clipjax.data.cards import DatasetCard, cards_in, read_card, registered_cards
+from clipjax.data.cards import Dataset, DatasetCard, cards_in, load_dataset, read_card, registered_cards
 from clipjax.data.check import check_dataset
 from clipjax.errors import ClipjaxError, DataError
 from clipjax.storage.buckets import place
@@ -20,11 +21,18 @@ from clipjax.tasks.task import find_task
 DEFAULT_ID = "imagenet_val"
 
 
-class Located(NamedTuple):
-    """The folder may not exist."""
+@dataclass(frozen=True)
+class Located:
+    """The folder may not exist. `given`: the data set, where it is read already."""
 
     card: DatasetCard
     root: Path
+    given: Dataset | None = field(default=None, compare=False, repr=False)
+
+    @functools.cached_property
+    def dataset(self) -> Dataset:
+        """Read once. Raises UsageError or DataError if the reader refuses it."""
+        return load_dataset(self.card, self.root) if self.given is None else self.given
 
 
 def cards_below(data_root: str | Path | None) -> list[Located]:

@@ -8,12 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from clipjax.checkpoints.encoder import Encoder
-from clipjax.data.manifest import Manifest
-from clipjax.data.readers.reader import CLASS_FOLDERS, find_reader
 from clipjax.devices.agreement import on_all
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.images import embed_images
@@ -21,115 +18,57 @@ from clipjax.embeddings.pairs import match_pairs
 from clipjax.embeddings.params import dtype_to_load
 from clipjax.embeddings.sets import Embeddings
 from clipjax.embeddings.texts import are_cut, caption_texts, embed_texts
-from clipjax.errors import DataError, UsageError
+from clipjax.errors import DataError
 from clipjax.evaluation.asked import answered
 from clipjax.evaluation.models.encoders import encoder
-from clipjax.evaluation.request import Request, dataset_of
-from clipjax.evaluation.resolve import maps_of, not_applicable, prompts_name, read_data, resolve
+from clipjax.evaluation.plans.item import items_of
+from clipjax.evaluation.plans.plan import job_of
+from clipjax.evaluation.plans.ready import Ready, hash_images, resolved
+from clipjax.evaluation.request import Request
 from clipjax.evaluation.rows import Result, finish, from_configs, identity, made_by, refused, with_stored
 from clipjax.evaluation.subject import Part, Subject
 from clipjax.heads.build import classifier_head, zeroshot_head
 from clipjax.heads.head import Head
 from clipjax.metrics.uncertainty import intervals
 from clipjax.models.dense import DenseRecipe
-from clipjax.progress import progress_bar
 from clipjax.results.provenance import count_compiles
 from clipjax.results.row import COMPARISON, Fields
-from clipjax.results.run_of import annotations_at
-from clipjax.results.store import ResultStore, model_facts
-from clipjax.storage.buckets import BucketPath, place
+from clipjax.results.store import model_facts
 from clipjax.storage.digests import sha256_json
-from clipjax.tasks.task import Captions, Inputs, Measure, Outcome, Task, find_task, precision_tasks
+from clipjax.tasks.task import Captions, Inputs, Measure, Outcome, find_task
 
 
 def run(
     model: object, task: str, request: Request, compute: Compute, *, results: str | Path | None = None
 ) -> Result:
     """Arguments as in `clipjax.evaluate`."""
-    if isinstance(model, str | Path):
-        request = ready(task, request, compute, results)
-    definition = _checked(task, request, results)
+    job = job_of(task, request, compute, results)
     evaluated = encoder(model, dtype=dtype_to_load(request.precisions))
-    maps_of(evaluated, definition, request)  # refused before any data is read
-    apart = compute.store is None
-    dataset = on_all(lambda: dataset_of(request), f"read the data of {task}", apart=apart)
-    _refuse_among_classes(request, dataset.card.reader, results)
-    if (reason := not_applicable(evaluated, definition)) is not None:
-        return refused(evaluated, definition, dataset.card.name, reason, results, dataset.folder)
-    prompts = functools.partial(prompts_name, request.prompts, dataset.card)
-    named = request.annotations, definition.annotated_by, dataset.card.name, results, prompts
-    notes = annotations_at(*named)
-    read = dataclasses.replace(request, dataset=dataset, data_name=None, annotations=notes)
-    what = f"{task} on {dataset.card.name}"
-    subject = on_all(
-        lambda: _resolved(evaluated, definition, read, compute.progress), f"prepare {what}", apart=apart
-    )
+    [item] = items_of(evaluated, [job], request)
+    resolve = functools.partial(resolved, item, evaluated, results)
+    return measured(on_all(resolve, f"prepare {job}", apart=compute.store is None), compute, results)
+
+
+def measured(ready: Ready, compute: Compute, results: str | Path | None) -> Result:
+    """Embed what is missing, and make the rows; a single one if the task is not defined for the model."""
+    job, subject, apart = ready.item.job, ready.subject, compute.store is None
+    what = f"{job.task} on {job.data.card.name}"
+    if subject is None:
+        assert ready.model is not None
+        folder = on_all(lambda: job.data.dataset.folder, f"read the data of {what}", apart=apart)
+        return refused(ready.model, find_task(job.task), job.data.card.name, ready.reason, results, folder)
+    on_all(lambda: _hash(subject, compute.progress), f"prepare {what}", apart=apart)
     done = [
-        on_all(
-            functools.partial(_profile, subject, precision, compute, results), f"finish {what}", apart=apart
-        )
-        for precision in request.precisions
+        on_all(functools.partial(_profile, subject, each, compute, results), f"finish {what}", apart=apart)
+        for each in ready.item.request.precisions
     ]
     return done[0] if len(done) == 1 else _compare(subject, done[0], done[1], results)
 
 
-def ready(task: str, request: Request, compute: Compute, results: str | Path | None) -> Request:
-    """The request with its data sets read: mistakes are refused before a model is loaded, or downloaded.
-
-    Raises UsageError or DataError if the task cannot run, its data cannot be read, or `results` not written.
-    """
-    definition = _checked(task, request, results)
-    read = functools.partial(read_data, definition, request)
-    found = on_all(read, f"read the data of {task}", apart=compute.store is None)
-    _refuse_among_classes(request, dataset_of(found).card.reader, results)
-    return found
-
-
-def _refuse_among_classes(request: Request, reader: str, results: str | Path | None) -> None:
-    """Raises UsageError for results that the next run would read as a class folder."""
-    root = request.dataset if request.root is None else request.root
-    if not isinstance(root, str | Path) or results is None or find_reader(reader).layout != CLASS_FOLDERS:
-        return
-    images, folder = place(root), place(results)
-    if isinstance(images, BucketPath) or isinstance(folder, BucketPath):
-        return
-    if images.resolve() in (folder.resolve(), *folder.resolve().parents):
-        raise UsageError(
-            f"{results} is inside {root}, where each folder is a class: give another folder for the results "
-            "(--results FOLDER)"
-        )
-
-
-def _checked(task: str, request: Request, results: str | Path | None) -> Task:
-    """Raises UsageError or DataError if the task cannot run or write."""
-    definition = find_task(task)
-    if results is not None:
-        ResultStore(results).check_root(written=True)
-    if request.compare_precision and (request.precision != "parity" or not definition.compares_precisions):
-        tasks = " or ".join(precision_tasks())
-        raise UsageError(
-            f"compare_precision runs the task {tasks} in both profiles: leave precision (--precision) out"
-        )
-    return definition
-
-
-def hash_images(manifest: Manifest, progress: bool) -> None:
-    """With a bar: the first time reads all images."""
-    shown = progress and jax.process_index() == 0
-    with progress_bar(len(manifest), f"hashing {manifest.name}", "image", shown=shown, delay=1) as bar:
-
-        def advance(_: int) -> None:
-            bar.update()
-
-        manifest.compute_digest(advance)
-
-
-def _resolved(model: Encoder, task: Task, request: Request, progress: bool) -> Subject:
-    subject = resolve(model, task, request)
+def _hash(subject: Subject, progress: bool) -> None:
     for part in subject.parts:
         hash_images(part.manifest, progress)
     _check_apart(subject)
-    return subject
 
 
 def _check_apart(subject: Subject) -> None:

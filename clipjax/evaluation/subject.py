@@ -125,11 +125,14 @@ class Subject:
     def parts(self) -> tuple[Part, ...]:
         return (self.part,) if self.id is None else (self.part, self.id)
 
+    @property
+    def reads_text(self) -> bool:
+        return self.prompts is not None or (self.adapter is not None and self.head_space is not None)
+
     def recipe(self, precision: str, skipped: tuple[str, ...], params: str = REPLICATED) -> dict[str, Any]:
         """Everything that decides the numbers. `params`: their layout on the devices."""
         card, adapter = self.model.card, self.adapter
         tokenizer = card.tokenizer
-        reads_text = self.prompts is not None or (adapter is not None and self.head_space is not None)
         return {
             "task": self.task.name,
             "task_version": self.task.version,
@@ -143,7 +146,7 @@ class Subject:
             "skipped": list(skipped),
             "id": self.id and self.id.recipe(),
             "head_classes": self.head_space and self.head_space.digest,
-            "tokenizer": dataclasses.asdict(tokenizer) if tokenizer is not None and reads_text else None,
+            "tokenizer": dataclasses.asdict(tokenizer) if tokenizer is not None and self.reads_text else None,
             "prompts": self.prompts and self.prompts.digest,
             "annotations": self.annotations and self.annotations.digest,
             "bootstrap": {"resamples": self.resamples, "seed": self.seed},

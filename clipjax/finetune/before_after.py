@@ -18,12 +18,13 @@ import jax
 import numpy as np
 
 from clipjax.checkpoints.model import Model
-from clipjax.data.cards import load_dataset
 from clipjax.embeddings.compute import Compute
 from clipjax.errors import ClipjaxError, DataError, UsageError
-from clipjax.evaluation.collection import CollectionPlan, Job, evaluate_all, plan
 from clipjax.evaluation.compare import Comparison, compare_runs
 from clipjax.evaluation.located import in_one_line
+from clipjax.evaluation.plans.execute import execute
+from clipjax.evaluation.plans.item import Item, Job, items_of
+from clipjax.evaluation.plans.plan import CollectionPlan, plan
 from clipjax.evaluation.request import Request
 from clipjax.evaluation.rows import Result
 from clipjax.finetune.data.splits import Split, refuse_overlap
@@ -225,7 +226,7 @@ def refuse_leaks(splits: Sequence[Split], suite: Suite, data_root: str | Path) -
     }
     for data in located.values():
         try:
-            manifest = load_dataset(data.card, data.root).manifest
+            manifest = data.dataset.manifest
         except DataError:
             continue  # unreadable data are not reported on either
         for split in splits:
@@ -256,17 +257,18 @@ def _evaluate(
     results: str | Path | None,
     announce: Callable[[str], None],
 ) -> dict[_Key, Result | Exception]:
-    def say(number: int, of: int, job: Job) -> None:
-        announce(f"[{number}/{of}] {model.card.id}: {job}")
+    def say(number: int, of: int, item: Item) -> None:
+        announce(f"[{number}/{of}] {item}")
 
     outcomes: dict[_Key, Result | Exception] = {}
-    for done in evaluate_all(model, list(jobs.values()), request, compute, results=results, announce=say):
-        key = done.job.task, done.job.data.card.name
-        if done.error is not None:
-            announce(f"  failed: {done.error}")
-            outcomes[key] = done.error
-        elif done.result is not None:
-            outcomes[key] = done.result
+    for outcome in execute(items_of(model, jobs.values(), request), compute, results, announce=say):
+        job = outcome.item.job
+        key = job.task, job.data.card.name
+        if outcome.error is not None:
+            announce(f"  failed: {outcome.reason}")
+            outcomes[key] = outcome.error
+        elif outcome.result is not None:
+            outcomes[key] = outcome.result
     return outcomes
 
 

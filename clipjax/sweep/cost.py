@@ -20,15 +20,14 @@ from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.embeddings.flops import tower_flops
 from clipjax.embeddings.params import bytes_of, dtype_to_load
 from clipjax.errors import ClipjaxError
-from clipjax.evaluation.collection import Job, Loaded
 from clipjax.evaluation.located import Located
+from clipjax.evaluation.plans.item import Chosen, Job
 from clipjax.evaluation.request import Request
 from clipjax.evaluation.resolve import DEFAULT_PROMPTS
 from clipjax.models.arch import Arch
 from clipjax.models.language.vision_language import image_positions
 from clipjax.models.network import Network
 from clipjax.models.precision import PRECISION_OF
-from clipjax.sweep.models import Chosen
 from clipjax.tasks.task import find_task
 
 PROMPTS, TEXT = 4, 100  # about, of an image
@@ -93,11 +92,9 @@ class CardSizes:
 class Sizes:
     """As `CardSizes`, of the data; 0 for an unreadable data set."""
 
-    loaded: Loaded
-
     def of(self, data: Located, limit: int | None, *, pairs: bool = False) -> int:
         try:
-            manifest = self.loaded.dataset(data).manifest
+            manifest = data.dataset.manifest
         except ClipjaxError:  # its own run reports it
             return 0
         of_pairs = manifest.pairs if pairs else None

@@ -14,39 +14,34 @@ from typing import Any, NamedTuple
 
 from clipjax.checkpoints.identity.registry import check_added_rows
 from clipjax.data.pixels.preprocess import PixelRecipe
-from clipjax.embeddings.compute import Compute
 from clipjax.errors import DataError, UsageError
-from clipjax.evaluation.collection import CollectionPlan, Job, Loaded, distinct
-from clipjax.evaluation.collection import plan as plan_jobs
 from clipjax.evaluation.located import in_one_line
+from clipjax.evaluation.plans.item import Chosen, Item, Job, distinct
+from clipjax.evaluation.plans.plan import CollectionPlan, Shared
+from clipjax.evaluation.plans.plan import plan as plan_jobs
 from clipjax.evaluation.request import Request
-from clipjax.results.run_of import names_run
 from clipjax.storage.digests import canonical_json, sha256_json
 from clipjax.storage.reading import is_dir
 from clipjax.sweep import cost
-from clipjax.sweep.models import Chosen, choose
+from clipjax.sweep.models import choose
 from clipjax.sweep.suite import Run, Suite
 
 REQUESTED = tuple(each.name for each in dataclasses.fields(Request))
+# Options of a suite that are fields of `Compute` -> their names there.
+COMPUTED = {"batch_size": "per_device_batch", "params": "params", "on_error": "on_error"}
 
 
 @dataclass(frozen=True, eq=False)
-class Item:
-    """One planned run.
+class SweepItem(Item):
+    """One planned run of a suite.
 
     Attributes:
-        keep_pixels: whether the pixels of each of its data sets fit the store.
+        options: the suite's.
         work: what it is the first to need.
     """
 
-    chosen: Chosen
-    job: Job
-    options: Mapping[str, Any]
-    keep_pixels: bool = True
+    options: Mapping[str, Any] = field(default_factory=dict)
     work: tuple[cost.Work, ...] = ()
-
-    def __str__(self) -> str:
-        return f"{self.chosen.title}: {self.job}"
 
     @property
     def flops(self) -> int:
@@ -55,22 +50,6 @@ class Item:
     @property
     def images(self) -> int:
         return sum(work.number for work in self.work if isinstance(work.of, cost.Images))
-
-    @property
-    def request(self) -> Request:
-        """Without the job's data sets and prompts."""
-        options = {name: self.options[name] for name in REQUESTED if name in self.options}
-        return Request(**options)
-
-    def computed(self, compute: Compute) -> Compute:
-        """The suite's settings, else those of `compute`; no pixel store unless `keep_pixels`."""
-        return dataclasses.replace(
-            compute,
-            pixel_store=compute.pixel_store if self.keep_pixels else None,
-            per_device_batch=self.options.get("batch_size", compute.per_device_batch),
-            params=self.options.get("params", compute.params),
-            on_error=self.options.get("on_error", compute.on_error),
-        )
 
     @property
     def key(self) -> list[Any]:
@@ -98,10 +77,9 @@ class SweepPlan:
     """`absent`: runs on data sets that are not there, only to be shown; their cards have the sizes."""
 
     suite: Suite
-    items: Sequence[Item]
+    items: Sequence[SweepItem]
     missing: Sequence[Missing] = ()
-    loaded: Loaded = field(default_factory=Loaded)
-    absent: Sequence[Item] = ()
+    absent: Sequence[SweepItem] = ()
 
     @property
     def digest(self) -> str:
@@ -152,9 +130,9 @@ def make_plan(suite: Suite, pixel_budget: int | None, *, absent: bool = False) -
         name: choose(name, suite.model_root, suite.stated.get(name), suite.predictions.get(name))
         for name in suite.models
     }
-    loaded, missing, items, not_there = Loaded(), [], [], []
+    shared, missing, items, not_there = Shared(), [], [], []
     for run in suite.runs:
-        planned = _planned(suite, run, absent)
+        planned = _planned(suite, run, absent, shared)
         if suite.data_root is not None or not absent:
             missing += [Missing(line, bool(run.datasets)) for line in planned.missing]
         for name in run.models:
@@ -165,19 +143,19 @@ def make_plan(suite: Suite, pixel_budget: int | None, *, absent: bool = False) -
         raise DataError(
             f"none of the data sets of {suite.name} is in {where}: {'; '.join(none.missing_lines)}"
         )
-    sizes = cost.Sizes(loaded)
+    sizes = cost.Sizes()
     # Entries of a suite may overlap: each run is planned once.
     ordered = list(_in_order(_each_once(items), sizes, pixel_budget))
     # Runs that read another run as annotations come after all that may be it.
-    ordered.sort(key=lambda item: names_run(item.options.get("annotations")))
+    ordered.sort(key=lambda item: item.reads_run)
     needed: set[cost.Images | cost.Texts] = set()
     heads = cost.Heads()
     costed = _with_work(ordered, sizes, heads, needed)
     lacking = _with_work(_each_once(not_there), cost.CardSizes(), heads, needed)
-    return SweepPlan(suite, costed, list(dict.fromkeys(missing)), loaded, lacking)
+    return SweepPlan(suite, costed, list(dict.fromkeys(missing)), lacking)
 
 
-def _planned(suite: Suite, run: Run, absent: bool) -> CollectionPlan:
+def _planned(suite: Suite, run: Run, absent: bool, shared: Shared) -> CollectionPlan:
     try:
         return plan_jobs(
             run.task,
@@ -187,21 +165,24 @@ def _planned(suite: Suite, run: Run, absent: bool) -> CollectionPlan:
             folders=suite.data,
             absent=absent,
             needed=False,
+            shared=shared,
         )
     except DataError as error:
         return CollectionPlan([], [str(error)])
 
 
-def _items(chosen: Chosen, run: Run, jobs: Sequence[Job]) -> Iterator[Item]:
+def _items(chosen: Chosen, run: Run, jobs: Sequence[Job]) -> Iterator[SweepItem]:
+    request = Request(**{name: run.options[name] for name in REQUESTED if name in run.options})
+    changes = {COMPUTED[name]: value for name, value in run.options.items() if name in COMPUTED}
     for job in distinct(jobs, own_head=chosen.own_head):
-        yield Item(chosen, job, run.options)
+        yield SweepItem(chosen, job, request, changes, run.options)
 
 
-def _each_once(items: Sequence[Item]) -> list[Item]:
+def _each_once(items: Sequence[SweepItem]) -> list[SweepItem]:
     return list({canonical_json(item.key): item for item in items}.values())
 
 
-def _in_order(items: Sequence[Item], sizes: cost.Sizes, budget: int | None) -> Iterator[Item]:
+def _in_order(items: Sequence[SweepItem], sizes: cost.Sizes, budget: int | None) -> Iterator[SweepItem]:
     """By recipe, wave, architecture and model, each in the suite's order; unusable models last."""
     recipes = dict.fromkeys(item.chosen.recipe for item in items)
     for recipe in sorted(recipes, key=lambda recipe: recipe is None):
@@ -212,7 +193,11 @@ def _in_order(items: Sequence[Item], sizes: cost.Sizes, budget: int | None) -> I
             for _, name in sorted(names, key=lambda pair: archs.index(pair[0])):
                 for item in wave.items:
                     if item.chosen.name == name:
-                        yield dataclasses.replace(item, keep_pixels=wave.keep_pixels)
+                        yield item if wave.keep_pixels else _without_pixels(item)
+
+
+def _without_pixels(item: SweepItem) -> SweepItem:
+    return dataclasses.replace(item, changes={**item.changes, "pixel_store": None})
 
 
 def _arch(chosen: Chosen) -> str:
@@ -220,18 +205,18 @@ def _arch(chosen: Chosen) -> str:
 
 
 class _Wave(NamedTuple):
-    items: list[Item]
+    items: list[SweepItem]
     keep_pixels: bool
 
 
 def _waves(
-    items: Sequence[Item], recipe: PixelRecipe | None, sizes: cost.Sizes, budget: int | None
+    items: Sequence[SweepItem], recipe: PixelRecipe | None, sizes: cost.Sizes, budget: int | None
 ) -> Iterator[_Wave]:
     if recipe is None or budget is None:
         yield _Wave(list(items), budget is not None)
         return
 
-    wave: list[Item] = []
+    wave: list[SweepItem] = []
     held: dict[str, int] = {}
     for group in connected(items):
         needs: dict[str, int] = {}
@@ -252,7 +237,7 @@ def _waves(
         yield _Wave(wave, True)
 
 
-def connected(items: Sequence[Item]) -> list[list[Item]]:
+def connected(items: Sequence[SweepItem]) -> list[list[SweepItem]]:
     """Groups of items that share images, in order.
 
     Items of data sets {a}, {b}, {a, c}, {c} give the groups [{a}, {a, c}, {c}] and [{b}].
@@ -277,11 +262,11 @@ def connected(items: Sequence[Item]) -> list[list[Item]]:
 
 
 def _with_work(
-    items: Sequence[Item],
+    items: Sequence[SweepItem],
     sizes: cost.Sizes | cost.CardSizes,
     heads: cost.Heads,
     needed: set[cost.Images | cost.Texts],
-) -> list[Item]:
+) -> list[SweepItem]:
     """What several runs of a model share counts for the first. Adds to `needed`."""
     with_work = []
     for item in items:

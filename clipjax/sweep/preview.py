@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 from clipjax.data.pixels.pixel_store import PixelStore, in_words, pixel_key
 from clipjax.embeddings.compute import Compute
 from clipjax.errors import ClipjaxError, counted
+from clipjax.evaluation.plans.ready import Done, Ready, all_ready
 from clipjax.storage.entry import key_hash
 from clipjax.sweep import cost
 from clipjax.sweep.hours import Machine, amounts_of, decode_rate, hours_on
-from clipjax.sweep.models import opened
-from clipjax.sweep.plan import Item, SweepPlan
+from clipjax.sweep.plan import SweepItem, SweepPlan
 from clipjax.sweep.shards import cost_of, cut
-from clipjax.sweep.state import Done, Stored, Target, embedding_entries, is_done, target_of
+from clipjax.sweep.state import Stored, embedding_entries
 
 HOW = (
     "dots and convolutions of the traced forward pass, two per multiply-add, a scan's body as often as it "
@@ -53,10 +53,10 @@ class _Known:
     Attributes:
         done: how many have results.
         entries: embeddings that they read: name -> number of images.
-        problem: why some are not in `targets`.
+        problem: why some are not in `ready`.
     """
 
-    targets: list[Target]
+    ready: list[Ready]
     done: int
     entries: dict[str, int]
     problem: str = ""
@@ -64,7 +64,7 @@ class _Known:
 
 def preview(
     plan: SweepPlan,
-    items: Sequence[Item],
+    items: Sequence[SweepItem],
     compute: Compute,
     results: Path,
     shards: int,
@@ -72,18 +72,17 @@ def preview(
 ) -> Preview:
     """`items` are the plan's or a shard's; `shards` is their number."""
     assert compute.store is not None
-    plan.loaded.results = results
     done, stored = Done(results), Stored(compute.store.root)
-    by_model: dict[str, list[Item]] = {}
+    by_model: dict[str, list[SweepItem]] = {}
     for item in items:
         by_model.setdefault(item.chosen.name, []).append(item)
-    known = {name: _known(group, plan, compute, done, stored) for name, group in by_model.items()}
+    known = {name: _known(group, results, compute, done, stored) for name, group in by_model.items()}
     rows = [_model_row(by_model[name], known[name], stored) for name in by_model]
     rows += _absent_models(plan, by_model)
     header = ["model", "runs", "done", "images", "stored", "TFLOP", "weights MB", "embeddings MB", "note"]
     recipes = Table(
         ["pixel recipe", "models", "data sets", "images", "pixels MB", "stored MB"],
-        list(_recipe_rows(by_model, plan, known, compute.pixel_store)),
+        list(_recipe_rows(by_model, known, compute.pixel_store)),
     )
     return Preview(
         Table(header, rows),
@@ -95,34 +94,30 @@ def preview(
     )
 
 
-def _known(items: Sequence[Item], plan: SweepPlan, compute: Compute, done: Done, stored: Stored) -> _Known:
+def _known(items: Sequence[SweepItem], results: Path, compute: Compute, done: Done, stored: Stored) -> _Known:
+    """Of the items of one model."""
     known = _Known([], 0, {})
-    try:
-        model = opened(items[0].chosen)
-        _ = model and model.card.fingerprint
-    except (ClipjaxError, OSError) as error:
-        known.problem = str(error)
-        return known
-    for item in items:
-        try:
-            target = target_of(model, item, plan.loaded, compute)
-            entries = embedding_entries(model, target, item.request, stored)
-        except ClipjaxError as error:
-            known.problem = f"{item.job}: {error}"
+    for each in all_ready(items, results, compute):
+        if each.error is not None:
+            known.problem = str(each.error) if each.lacks_model else f"{each.item.job}: {each.error}"
             continue
-        known.targets.append(target)
-        known.done += is_done(target, done, item)
-        known.entries |= dict(entries)
+        try:
+            known.entries |= dict(embedding_entries(each, stored))
+        except ClipjaxError as error:
+            known.problem = f"{each.item.job}: {error}"
+            continue
+        known.ready.append(each)
+        known.done += done.has_all(each)
     return known
 
 
-def _model_row(items: Sequence[Item], known: _Known, stored: Stored) -> list[Any]:
+def _model_row(items: Sequence[SweepItem], known: _Known, stored: Stored) -> list[Any]:
     chosen = items[0].chosen
     there = sum(round(count * stored.share(name)) for name, count in known.entries.items())
     weights = cost.weight_bytes(chosen, {each for item in items for each in item.request.precisions})
     width = 0 if chosen.card is None else chosen.card.arch.vision.embed_dim
     images = sum(item.images for item in items)
-    can_tell = bool(known.targets)
+    can_tell = bool(known.ready)
     return [
         chosen.title,
         len(items),
@@ -136,7 +131,7 @@ def _model_row(items: Sequence[Item], known: _Known, stored: Stored) -> list[Any
     ]
 
 
-def _absent_models(plan: SweepPlan, planned: Mapping[str, Sequence[Item]]) -> Iterator[list[Any]]:
+def _absent_models(plan: SweepPlan, planned: Mapping[str, Sequence[SweepItem]]) -> Iterator[list[Any]]:
     """The models of runs whose data sets are not there. Opens none."""
     runs = Counter(item.chosen.name for item in plan.absent)
     for name, chosen in {item.chosen.name: item.chosen for item in plan.absent}.items():
@@ -145,7 +140,7 @@ def _absent_models(plan: SweepPlan, planned: Mapping[str, Sequence[Item]]) -> It
 
 
 def _absent_table(plan: SweepPlan) -> Table:
-    groups: dict[tuple[str, ...], list[Item]] = {}
+    groups: dict[tuple[str, ...], list[SweepItem]] = {}
     for item in plan.absent:
         prompts = "" if item.job.prompts is None else item.job.prompts.name
         lists = str(item.options.get("annotations", ""))
@@ -155,9 +150,9 @@ def _absent_table(plan: SweepPlan) -> Table:
 
 
 def _recipe_rows(
-    by_model: dict[str, list[Item]], plan: SweepPlan, known: dict[str, _Known], store: PixelStore | None
+    by_model: dict[str, list[SweepItem]], known: dict[str, _Known], store: PixelStore | None
 ) -> Iterator[list[Any]]:
-    sizes = cost.Sizes(plan.loaded)
+    sizes = cost.Sizes()
     kept = None if store is None else Stored(store.root)
     usable = [name for name, items in by_model.items() if items[0].chosen.recipe is not None]
     for recipe, names in itertools.groupby(usable, key=lambda name: by_model[name][0].chosen.recipe):
@@ -170,7 +165,7 @@ def _recipe_rows(
             for data in cost.pixels_of(item.job)
         }
         entries = {}
-        subjects = [target.subject for name in group for target in known[name].targets]
+        subjects = (each.subject for name in group for each in known[name].ready)
         single = (subject for subject in subjects if subject is not None and subject.maps is None)
         for part in (part for subject in single for part in subject.parts):
             size = cost.pixel_bytes(part.pixels, len(part.manifest))
@@ -190,7 +185,7 @@ def _shard_table(plan: SweepPlan, count: int) -> Table:
     return Table(["shard", "models", "runs", "share of the work"], rows)
 
 
-def _hours_table(items: Sequence[Item], machines: Sequence[Machine], *, kept: bool) -> Table:
+def _hours_table(items: Sequence[SweepItem], machines: Sequence[Machine], *, kept: bool) -> Table:
     """As if nothing were stored. `kept`: each image is decoded once, else by every model."""
     amounts = amounts_of(items)
     core_seconds = (amounts.decoded if kept else amounts.embedded) / decode_rate()
@@ -203,7 +198,7 @@ def _hours_table(items: Sequence[Item], machines: Sequence[Machine], *, kept: bo
 
 
 def _lines(
-    plan: SweepPlan, items: Sequence[Item], compute: Compute, results: Path, stored: Stored
+    plan: SweepPlan, items: Sequence[SweepItem], compute: Compute, results: Path, stored: Stored
 ) -> list[str]:
     images = sum(item.images for item in items)
     absent = f"; the data of {counted(len(plan.absent), 'more run')} are not there" if plan.absent else ""

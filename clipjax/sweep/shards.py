@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clipjax.errors import UsageError
-from clipjax.sweep.plan import Item, connected
+from clipjax.sweep.plan import SweepItem, connected
 
 WHOLE = 1.1  # whole models may cost this factor more in the costliest part
 
@@ -35,7 +35,7 @@ def read_shard(text: str) -> Shard:
     raise UsageError(f"--shard {text!r} is not one of n parts: write 1/8 for the first of eight, up to 8/8")
 
 
-def cut(items: Sequence[Item], count: int) -> list[list[Item]]:
+def cut(items: Sequence[SweepItem], count: int) -> list[list[SweepItem]]:
     """With fewer units than shards, the last are empty."""
     models = [list(group) for _, group in itertools.groupby(items, key=lambda item: item.chosen.name)]
     units = [unit for model in models for unit in connected(model)]
@@ -43,15 +43,15 @@ def cut(items: Sequence[Item], count: int) -> list[list[Item]]:
     return whole if _costliest(whole) <= WHOLE * _costliest(fine) else fine
 
 
-def cost_of(items: Sequence[Item]) -> int:
+def cost_of(items: Sequence[SweepItem]) -> int:
     return sum(item.flops for item in items)
 
 
-def _costliest(parts: Sequence[Sequence[Item]]) -> int:
+def _costliest(parts: Sequence[Sequence[SweepItem]]) -> int:
     return max(map(cost_of, parts))
 
 
-def _even(units: Sequence[list[Item]], count: int) -> list[list[Item]]:
+def _even(units: Sequence[list[SweepItem]], count: int) -> list[list[SweepItem]]:
     """`count` contiguous parts, by bisection on the cost of the costliest.
 
     Costs 4, 1, 1, 4 in 2 parts give 4, 1 | 1, 4.

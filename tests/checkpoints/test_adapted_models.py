@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from _bucket import URL, FakeBucket
 from _narrow import narrow_pair
-from _records import records
+from _records import split
 from _tuned import CLASSES, PROMPTS, make_setup, moved, renamed, write_images
 
 import clipjax
@@ -26,9 +26,10 @@ from clipjax.checkpoints.resize import resize_model
 from clipjax.data.cards import DatasetCard, load_dataset
 from clipjax.data.labels import LabelSpace, load_prompts
 from clipjax.errors import DataError, UsageError
-from clipjax.evaluation.collection import Job, evaluate_all
 from clipjax.evaluation.compare import compare_runs
 from clipjax.evaluation.located import Located
+from clipjax.evaluation.plans.execute import execute
+from clipjax.evaluation.plans.item import Job, items_of
 from clipjax.evaluation.subject import NotApplicableError
 from clipjax.finetune.outcome import adapted as adapted_outcome
 from clipjax.heads.adapters.base import Adapter, adapter_digest, adapter_of, all_adapters
@@ -405,8 +406,9 @@ def test_other_classes(base, images, tmp_path):
         for prompts in (PROMPTS, None)
     ]
     for model in (tip, specific):
-        done = list(evaluate_all(model, jobs, **records(**settings)))
-        assert [each.job.data.root for each in done] == [other, images]  # once, whatever the prompts
+        request, compute, _ = split(**settings)
+        done = list(execute(items_of(model, jobs, request), compute))
+        assert [each.item.job.data.root for each in done] == [other, images]  # once, whatever the prompts
         first, second = (each.result for each in done)
         assert first is not None
         assert second is not None

@@ -52,8 +52,8 @@ from clipjax.demo.world.shapes import UNKNOWN
 from clipjax.demo.world.shifts import OBJECTS, VIDEO_CLASSES
 from clipjax.embeddings.forward import Program, compiled
 from clipjax.errors import DataError
-from clipjax.evaluation.collection import plan as plan_of
 from clipjax.evaluation.located import survey
+from clipjax.evaluation.plans.plan import plan as plan_of
 from clipjax.finetune.data.shots import read_shots
 from clipjax.finetune.method import all_methods
 from clipjax.finetune.recipe import load_recipe

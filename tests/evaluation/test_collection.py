@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import pytest
 from _colours import COLOURS, ColourModel, paint
-from _records import records
+from _records import split
 from typer.testing import CliRunner
 
 import clipjax
@@ -19,8 +19,10 @@ from clipjax.commands.runs.summary import show
 from clipjax.data.labels import LabelSpace, load_labels
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation import ahead
-from clipjax.evaluation.collection import Done, Job, evaluate_all, plan
 from clipjax.evaluation.located import cards_below, in_one_line
+from clipjax.evaluation.plans.execute import Outcome, execute
+from clipjax.evaluation.plans.item import Job, items_of
+from clipjax.evaluation.plans.plan import plan
 from clipjax.evaluation.rows import Result
 from clipjax.results.store import ResultStore
 from clipjax.tasks.collections import collections
@@ -82,12 +84,13 @@ def jobs_of(name: str, data: Path, *prompts: str) -> list[Job]:
     return plan(name, data, prompts).jobs
 
 
-def run(model: ColourModel, jobs: list[Job], tmp_path: Path, **settings) -> list[Done]:
+def run(model: ColourModel, jobs: list[Job], tmp_path: Path, **settings) -> list[Outcome]:
     settings = {"store": tmp_path / "store", "progress": False, "resamples": 20} | settings
-    return list(evaluate_all(model, jobs, **records(**settings)))
+    request, compute, settings = split(**settings)
+    return list(execute(items_of(model, jobs, request), compute, **settings))
 
 
-def result_of(done: Done) -> Result:
+def result_of(done: Outcome) -> Result:
     assert done.result is not None, done.error
     return done.result
 
@@ -176,7 +179,7 @@ def test_the_second_prompt_set_runs_no_forward_pass(data, tmp_path):
         "openai_7",
         "openai_80",
     ]
-    values = {each.job.data.card.name: result_of(each).value("top1") for each in done}
+    values = {each.item.job.data.card.name: result_of(each).value("top1") for each in done}
     assert values == {"colours": 23 / 24, "shifted": 1.0}  # blue is nearer to teal than to red
 
 
@@ -198,7 +201,7 @@ def test_prompt_sets_on_accuracy_factors_ood_and_calibration(data, tmp_path):
         model, jobs_of("prompts", data, str(tmp_path / "cupl.json"), f"mcm_5+{tmp_path}/cupl.json"), tmp_path
     )
     assert model.calls == calls > 0
-    assert {each.job.task for each in done} == set(collections()["prompts"].tasks)
+    assert {each.item.job.task for each in done} == set(collections()["prompts"].tasks)
     assert len(done) == 2 * len(first) == 2 * 6
     prompts = {result_of(each).rows[0]["convention"]["prompts"] for each in done}
     assert prompts == {"cupl", "mcm_5+cupl"}
@@ -214,11 +217,12 @@ def test_prompts_of_one_meaning_run_once(data, tmp_path):
 def test_a_classifier_runs_each_data_set_once(data, tmp_path, monkeypatch):
     given = []
 
-    def never(model, task, request, compute, results):
-        given.append((task, request.dataset.card.name, request.prompts))
+    def never(ready, compute, results):
+        job = ready.item.job
+        given.append((job.task, job.data.card.name, job.prompts))
         raise DataError("not today")
 
-    monkeypatch.setattr("clipjax.evaluation.collection.run", never)
+    monkeypatch.setattr("clipjax.evaluation.plans.execute.measured", never)
     space = LabelSpace("colours", tuple(COLOURS), tuple(COLOURS))
     run(
         ColourModel(kind="classifier", label_space=space),
@@ -231,10 +235,11 @@ def test_a_classifier_runs_each_data_set_once(data, tmp_path, monkeypatch):
 def test_a_failing_data_set_costs_no_other(data, tmp_path):
     (data / "colours" / "red" / "0.png").write_bytes(b"no image")
     seen = []
-    jobs = jobs_of("zeroshot", data)
-    done = run(
-        ColourModel(), jobs, tmp_path, announce=lambda number, of, job: seen.append(f"{number}/{of} {job}")
-    )
+
+    def announce(number, of, item):
+        seen.append(f"{number}/{of} {item.job}")
+
+    done = run(ColourModel(), jobs_of("zeroshot", data), tmp_path, announce=announce)
     assert seen == ["1/2 zeroshot on colours", "2/2 zeroshot on shifted"]
     assert "red/0.png" in str(done[0].error)
     assert done[0].result is None
@@ -242,16 +247,16 @@ def test_a_failing_data_set_costs_no_other(data, tmp_path):
 
 
 def test_each_data_set_is_read_once(data, tmp_path, monkeypatch):
-    from clipjax.evaluation import collection
+    from clipjax.evaluation import located
 
     loads = []
 
     def load_dataset(card, root):
         loads.append(card.name)
-        return collection_load(card, root)
+        return own_load(card, root)
 
-    collection_load = collection.load_dataset
-    monkeypatch.setattr(collection, "load_dataset", load_dataset)
+    own_load = located.load_dataset
+    monkeypatch.setattr(located, "load_dataset", load_dataset)
     run(ColourModel(), jobs_of("zeroshot", data, "single", "openai_7", "mcm_5"), tmp_path)
     assert loads == ["colours", "shifted"]
 
@@ -280,7 +285,7 @@ def test_small_data_sets_are_embedded_before_the_runs_in_one_stream(data, tmp_pa
     done = run(ColourModel(fingerprint="colours"), jobs, tmp_path)
     assert [sorted(names) for names in streams] == [["colours", "odd", "shifted"], ["cut", "cut_too"]]
     # What was embedded is in the statistics of the first run that reads it, and nothing twice.
-    assert [str(each.job) for each in done] == [f"{job}" for job in jobs]
+    assert [str(each.item.job) for each in done] == [f"{job}" for job in jobs]
     assert [result_of(each).stats.images for each in done] == [27, 0, 24, 0, 4]
     for a, b in zip(done, expected, strict=True):
         values = [[(row["metric"], row["value"]) for row in result_of(each).rows] for each in (a, b)]
@@ -362,7 +367,7 @@ def test_id_options_of_a_task_without_an_id_set(data):
 
 def test_calibration_of_a_shift_uses_the_cards_own_id_set(data, tmp_path):
     done = run(ColourModel(), jobs_of("calibration", data), tmp_path)
-    assert [str(each.job) for each in done] == ["calibration on colours", "calibration on shifted"]
+    assert [str(each.item.job) for each in done] == ["calibration on colours", "calibration on shifted"]
     assert {result_of(each).rows[0]["convention"]["id"] for each in done} == {"colours"}
 
 

@@ -14,7 +14,7 @@ import PIL.Image
 import pytest
 from _drawn import drawn
 from _narrow import narrow_pair
-from _records import records
+from _records import split
 from _tuned import CLASSES, PROMPTS, make_setup, moved, renamed, with_head, write_images
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
@@ -28,8 +28,9 @@ from clipjax.cli import app
 from clipjax.data.cards import DatasetCard, load_dataset
 from clipjax.data.labels import LabelSpace, load_labels, load_prompts
 from clipjax.errors import DataError, UsageError
-from clipjax.evaluation.collection import Job, evaluate_all
 from clipjax.evaluation.located import Located
+from clipjax.evaluation.plans.execute import execute
+from clipjax.evaluation.plans.item import Job, items_of
 from clipjax.evaluation.subject import NotApplicableError
 from clipjax.finetune.data.shots import draw_shots
 from clipjax.finetune.method import find_method
@@ -343,7 +344,8 @@ def test_other_classes_are_an_error_alone_and_a_row_among_many(own, images, tmp_
         clipjax.evaluate(model, dataset=images, prompts="single", progress=False)
     settings: Any = {"progress": False, "resamples": 10}
     jobs = [Job("zeroshot", Located(_card(folder), folder), None, None) for folder in (other, images)]
-    done = list(evaluate_all(model, jobs, **records(results=tmp_path / "results", **settings)))
+    request, compute, _ = split(**settings)
+    done = list(execute(items_of(model, jobs, request), compute, tmp_path / "results"))
     assert [each.error for each in done] == [None, None]
     [row] = done[0].result.rows if done[0].result else []
     assert (row["value"], row["dataset"]) == (None, "other")

@@ -15,12 +15,12 @@ from typer.testing import CliRunner
 from clipjax.analysis.rows.cells import Column, Term, cells_of
 from clipjax.cli import app
 from clipjax.errors import DataError
+from clipjax.evaluation.plans.ready import Done
 from clipjax.evaluation.predictions.run import evaluate_predictions
 from clipjax.results import store as results
 from clipjax.results.merge import merge_results
 from clipjax.results.rows import validate_rows
 from clipjax.results.store import ResultStore, new_run_id, run_order
-from clipjax.sweep.state import Done
 
 LINES, IMAGES = 6, 300
 

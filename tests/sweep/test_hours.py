@@ -14,7 +14,7 @@ from clipjax.sweep import hours
 from clipjax.sweep.cost import Images, Work
 from clipjax.sweep.hours import Machine, amounts_of, hours_on, load_machines, share_of
 from clipjax.sweep.models import choose
-from clipjax.sweep.plan import Item
+from clipjax.sweep.plan import SweepItem
 
 V5E = Machine("mine", 2, chip="v5e")  # 2 x 197 TFLOP/s
 ROWS = {
@@ -60,9 +60,9 @@ def test_where_a_share_comes_from(
     assert share == pytest.approx(expected)
 
 
-def item(model: str, *works: Work) -> Item:
+def item(model: str, *works: Work) -> SweepItem:
     job: Any = None
-    return Item(choose(model, None), job, {}, work=works)
+    return SweepItem(choose(model, None), job, work=works)
 
 
 def test_hours_and_bytes_by_hand(few: None) -> None:

@@ -16,6 +16,7 @@ from typer.testing import Result
 
 from clipjax.checkpoints.card import Card
 from clipjax.errors import DataError, UsageError
+from clipjax.evaluation.plans import ready
 from clipjax.results.store import ResultStore
 from clipjax.sweep import cost
 from clipjax.sweep.plan import SweepPlan, connected, make_plan
@@ -65,6 +66,25 @@ def test_what_exists_is_skipped(suite: Path, done: tuple[Path, Result, int]) -> 
     assert "embedded" not in again.output
     collected = sweep(suite, done[0], "--collect")
     assert (collected.exit_code, collected.output) == (0, f"{RUNS} of {RUNS} runs have results\n")
+
+
+def test_each_run_is_resolved_once(
+    suite: Path, done: tuple[Path, Result, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To see whether it is done, to embed small data sets together, and to run it."""
+    shutil.copytree(done[0] / "store", tmp_path / "store")
+    resolved, resolve = list[str](), ready.resolve
+
+    def counted(model: Any, task: Any, request: Any) -> Any:
+        resolved.append(task.name)
+        return resolve(model, task, request)
+
+    monkeypatch.setattr(ready, "resolve", counted)
+    assert f"{RUNS} runs done now, 0 before" in sweep(suite, tmp_path).output
+    assert len(resolved) == RUNS
+    assert f"0 runs done now, {RUNS} before" in sweep(suite, tmp_path).output
+    assert len(resolved) == 2 * RUNS
+    assert rows_of(tmp_path) == rows_of(done[0])
 
 
 @pytest.mark.parametrize("asked", ["sharded", "auto"])

@@ -21,7 +21,7 @@ from clipjax.errors import DataError, counted
 if TYPE_CHECKING:
     from clipjax.checkpoints.encoder import Encoder
     from clipjax.embeddings.compute import Compute
-    from clipjax.evaluation.collection import Job
+    from clipjax.evaluation.plans.item import Item, Job
     from clipjax.evaluation.request import Request
     from clipjax.evaluation.rows import Result
 
@@ -56,13 +56,20 @@ def evaluate(options: EvaluateOptions) -> None:
     if options.predictions is not None:
         before = runs_before(options.results)
         _show([_of_predictions(options, options.predictions)], options, before)
-    elif options.data_root is not None:
-        join(options.distributed)
-        _evaluate_collection(options, options.data_root)
-    else:
-        join(options.distributed)
-        before = runs_before(options.results)
-        _show([_evaluate_one(options)], options, before)
+        return
+    join(options.distributed)
+    request, compute, loading = options.request(), options.compute(), options.loading()
+    jobs = _jobs(options, request, compute)
+    before = runs_before(options.results)
+    model = _load(options, request, loading)
+    results, failed = _run(model, jobs, request, compute, options.results)
+    signals.done()
+    if results or options.as_json:
+        _show(results, options, before)
+    if failed:
+        others = f"; the other {len(results)} are complete" if results else ""
+        of = counted(len(failed) + len(results), "run")
+        raise DataError(f"{len(failed)} of {of} failed{others}: {failed[0]}")
 
 
 def _show(results: Sequence[Result], options: EvaluateOptions, before: Mapping[str, str]) -> None:
@@ -87,58 +94,49 @@ def _of_predictions(options: EvaluateOptions, file: Path) -> Result:
     )
 
 
-def _evaluate_one(options: EvaluateOptions) -> Result:
-    announce(f"loading {options.model}")
-    from clipjax.evaluation.run import ready, run
+def _jobs(options: EvaluateOptions, request: Request, compute: Compute) -> list[Job]:
+    """Of the data set that the user names, or of each below --data-root."""
+    if options.data_root is None:
+        announce(f"loading {options.model}")
+        from clipjax.evaluation.plans.plan import job_of
 
-    compute, loading = options.compute(), options.loading()
-    request = ready(options.task, options.request(), compute, options.results)
-    model = _load(options, request, loading)
-    result = run(model, options.task, request, compute, results=options.results)
-    signals.done()
-    return result
-
-
-def _evaluate_collection(options: EvaluateOptions, data_root: Path) -> None:
-    from clipjax.evaluation.collection import plan
+        return [job_of(options.task, request, compute, options.results)]
     from clipjax.evaluation.located import in_one_line
+    from clipjax.evaluation.plans.plan import plan
 
-    request, compute, loading = options.request(), options.compute(), options.loading()
-    planned = plan(options.task, data_root, options.prompts or [])
-    for line in in_one_line(planned.missing, data_root):
+    planned = plan(options.task, options.data_root, options.prompts or [])
+    for line in in_one_line(planned.missing, options.data_root):
         say(f"left out: {line}", err=True)
-    before = runs_before(options.results)
     announce(f"loading {options.model}")
-    model = _load(options, request, loading)
-    results, failed = _run_all(model, planned.jobs, request, compute, options.results)
-    signals.done()
-    if results or options.as_json:
-        _show(results, options, before)
-    if failed:
-        others = f"; the other {len(results)} are complete" if results else ""
-        of = counted(len(failed) + len(results), "run")
-        raise DataError(f"{len(failed)} of {of} failed{others}: {failed[0]}")
+    return planned.jobs
 
 
-def _run_all(
+def _run(
     model: Encoder, jobs: Sequence[Job], request: Request, compute: Compute, results_at: Path
 ) -> tuple[list[Result], list[str]]:
-    """The results, and the failed runs with their errors."""
-    from clipjax.evaluation.collection import evaluate_all
+    """The results, and the failed runs with their errors. Raises the error of a single job."""
+    from clipjax.evaluation.plans.execute import execute
+    from clipjax.evaluation.plans.item import items_of
     from clipjax.results.rows import headline
 
-    def tell(number: int, of: int, job: Job) -> None:
-        announce(f"[{number}/{of}] {job}")
+    def tell(number: int, of: int, item: Item) -> None:
+        if not item.job.alone:
+            announce(f"[{number}/{of}] {item.job}")
 
     results, failed = [], []
-    for done in evaluate_all(model, jobs, request, compute, results=results_at, announce=tell):
-        if done.result is not None:
+    for outcome in execute(items_of(model, jobs, request), compute, results_at, announce=tell):
+        job, result = outcome.item.job, outcome.result
+        if job.alone and outcome.error is not None:
+            raise outcome.error
+        if job.alone and result is not None:
+            results.append(result)
+        elif result is not None:
             # The per-image tables of many runs would fill the memory; --results has them.
-            results.append(dataclasses.replace(done.result, images=done.result.images.select([])))
-            announce(f"  {headline(done.result.rows)}")
+            results.append(dataclasses.replace(result, images=result.images.select([])))
+            announce(f"  {headline(result.rows)}")
         else:
-            failed.append(f"{done.job}: {done.error}")
-            say(f"  failed: {done.error}", err=True)
+            failed.append(f"{job}: {outcome.reason}")
+            say(f"  failed: {outcome.reason}", err=True)
     return results, failed
 
 

@@ -31,7 +31,7 @@ from clipjax.errors import DataError, counted
 if TYPE_CHECKING:
     from clipjax.embeddings.compute import Compute
     from clipjax.sweep.hours import Machine
-    from clipjax.sweep.plan import Item, SweepPlan
+    from clipjax.sweep.plan import SweepItem, SweepPlan
     from clipjax.sweep.run import Report
     from clipjax.sweep.suite import Suite
 
@@ -207,7 +207,7 @@ def _plan(options: SweepOptions, compute: Compute) -> SweepPlan:
     return on_all(read, "make the plan of the sweep")
 
 
-def _run(plan: SweepPlan, items: Sequence[Item], compute: Compute, results: Path) -> None:
+def _run(plan: SweepPlan, items: Sequence[SweepItem], compute: Compute, results: Path) -> None:
     import jax
 
     from clipjax.devices.agreement import on_all
@@ -253,7 +253,7 @@ def _show(report: Report, processes: int) -> None:
 
 def _preview(
     plan: SweepPlan,
-    items: Sequence[Item],
+    items: Sequence[SweepItem],
     compute: Compute,
     results: Path,
     shards: int,
@@ -272,7 +272,7 @@ def _preview(
 
 
 def _collect(
-    plan: SweepPlan, items: Sequence[Item], compute: Compute, results: Path, folders: Sequence[Path]
+    plan: SweepPlan, items: Sequence[SweepItem], compute: Compute, results: Path, folders: Sequence[Path]
 ) -> None:
     """Raises DataError if anything is missing."""
     from clipjax.results.merge import merge_results
@@ -283,7 +283,7 @@ def _collect(
         added = merge_results(folders, results)
         say(f"{counted(added, 'run')} copied to {results}", err=True)
     ResultStore(results).rows()  # names a run that is damaged, and has no results then
-    left = lacking(plan, items, results, compute)
+    left = lacking(items, results, compute)
     for item, reason in left:
         say(f"{item}{': ' + reason if reason else ''}")
     named = {missing.family for missing in plan.missing if missing.named}

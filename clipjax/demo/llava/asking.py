@@ -14,11 +14,11 @@ from clipjax.data.cards import load_dataset, read_card
 from clipjax.demo.plan import LLAVA, Plan
 from clipjax.demo.settings import settings
 from clipjax.demo.sweeps import compute_in, swept
+from clipjax.evaluation.plans.ready import results_of
 from clipjax.evaluation.request import Request
 from clipjax.evaluation.rows import Result
 from clipjax.evaluation.run import run
 from clipjax.metrics.uncertainty.intervals import wilson
-from clipjax.sweep.state import results_of
 from clipjax.sweep.suite import Run
 from clipjax.tasks.multiple_choice import TASK, rights
 
@@ -80,7 +80,7 @@ def ask(plan: Plan, out: Path, results: Sequence[Result], progress: bool) -> lis
     ]
     answers = {
         (result.rows[0]["model"], result.rows[0]["dataset"]): result
-        for result in results_of(swept(out, runs, progress), out / "results")
+        for result in results_of(swept(out, runs, progress).items, out / "results")
     }
     return [
         Asked(name, answers[plan.tower.id, name], answers[LLAVA, name], _shuffled(out, name, path, plan.seed))

@@ -1,0 +1,204 @@
+"""Run the items of a plan, one after another.
+
+    for outcome in execute(items, Compute(store=Store("store")), "results"): ...
+
+Each model is opened once and loaded once, and each item is resolved once. A failed item does not stop the
+others. Processes take the same steps: the first decides what is skipped, and if a model fails to load on one,
+all drop it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from clipjax.checkpoints.encoder import Encoder
+from clipjax.devices.agreement import failed_process, on_all
+from clipjax.embeddings.compute import Compute, EmbedStats
+from clipjax.embeddings.params import dtype_to_load, mesh_to_load
+from clipjax.errors import ClipjaxError, DataError, counted, type_and_line
+from clipjax.evaluation.ahead import embed_ahead
+from clipjax.evaluation.plans.item import Chosen, Item
+from clipjax.evaluation.plans.ready import Done, Ready, arguments_of, opened, ready, resolved
+from clipjax.evaluation.predictions.run import evaluate_predictions
+from clipjax.evaluation.rows import Result
+from clipjax.evaluation.run import measured
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an item.
+
+    Attributes:
+        items: one; or those of a model that were done before, or cannot run without it.
+        ran: False where they were done before, or the model cannot be loaded.
+    """
+
+    items: Sequence[Item]
+    result: Result | None = None
+    error: Exception | None = None
+    ran: bool = True
+
+    @property
+    def item(self) -> Item:
+        return self.items[0]
+
+    @property
+    def what(self) -> str:
+        """The item, or its model and the number of items."""
+        return str(self.item) if self.ran else f"{self.item.chosen.title} ({counted(len(self.items), 'run')})"
+
+    @property
+    def reason(self) -> str:
+        """The error; foreign ones with their type."""
+        assert self.error is not None
+        return str(self.error) if isinstance(self.error, ClipjaxError) else type_and_line(self.error)
+
+
+def execute(
+    items: Sequence[Item],
+    compute: Compute,
+    results: str | Path | None = None,
+    *,
+    done: Done | None = None,
+    announce: Callable[[int, int, Item], None] = lambda *_: None,
+    catch: type[Exception] = ClipjaxError,
+) -> Iterator[Outcome]:
+    """Run the items; adjacent ones of one model are ordered by their options.
+
+    Small data sets are embedded first, in one stream; its cost is in the statistics of the first item that
+    reads them. Where the model's own head has other classes, the result is a row "not applicable".
+
+    Args:
+        compute: settings that the items leave open.
+        results: a folder for rows; None: they are not written.
+        done: the results in that folder, which are not made again; None: all items run.
+        announce: takes the item's number (from 1), the number of items, and the item, before it runs.
+        catch: exceptions, besides ClipjaxError, that fail one item only.
+    """
+    runner = _Runner(compute, results, done, announce, catch, len(items))
+    for _, visit in itertools.groupby(
+        items, key=lambda each: (id(each.chosen), "pixel_store" in each.changes)
+    ):
+        yield from runner.visit(list(visit))
+
+
+@dataclass
+class _Runner:
+    compute: Compute
+    results: str | Path | None
+    done: Done | None
+    announce: Callable[[int, int, Item], None]
+    catch: type[Exception]
+    of: int
+    number: int = 0
+
+    def visit(self, items: Sequence[Item]) -> Iterator[Outcome]:
+        """Items of one model."""
+        chosen = items[0].chosen
+        model, failure = _on_all(chosen, lambda: opened(chosen))
+        if failure is not None:
+            yield self.passed(items, failure)
+            return
+        compute = None if self.done is None else self.compute
+        visit = [ready(item, model, self.results, compute, self.catch) for item in items]
+        if self.done is not None:
+            known = self.known(visit, self.done)
+            if known.any():
+                yield self.passed([item for item, is_known in zip(items, known) if is_known])
+            visit = [each for each, is_known in zip(visit, known) if not is_known]
+        if visit:
+            yield from self.run(chosen, visit)
+
+    def passed(self, items: Sequence[Item], error: Exception | None = None) -> Outcome:
+        self.number += len(items)
+        return _logged(Outcome(items, error=error, ran=False))
+
+    def known(self, visit: Sequence[Ready], done: Done) -> np.ndarray:
+        """bool [items]: which have results."""
+        on_all(done.update, "read the results")
+        known = np.array([done.has_all(each) for each in visit])
+        return known if jax.process_count() == 1 else np.asarray(multihost_utils.broadcast_one_to_all(known))
+
+    def run(self, chosen: Chosen, visit: Sequence[Ready]) -> Iterator[Outcome]:
+        items = [each.item for each in visit]
+        dtype = dtype_to_load({each for item in items for each in item.request.precisions})
+        mesh_of = mesh_to_load(items[0].computed(self.compute).params)
+        model, failure = _on_all(chosen, lambda: chosen.loaded(dtype=dtype, mesh_of=mesh_of))
+        if failure is not None:
+            yield self.passed(items, failure)
+            return
+        for part in _of_same_options(visit):
+            first = part[0].item
+            subjects = [each.subject for each in part if each.subject is not None]
+            how = first.computed(self.compute)
+            ahead = {} if model is None else embed_ahead(model, subjects, first.request.precisions, how)
+            for each in part:
+                yield self.outcome(each, model, ahead)
+
+    def outcome(self, each: Ready, model: Encoder | None, ahead: dict[str, EmbedStats]) -> Outcome:
+        item = each.item
+        self.number += 1
+        self.announce(self.number, self.of, item)
+        try:
+            result = self.result(each, model)
+        except (ClipjaxError, self.catch) as error:
+            return _logged(Outcome([item], error=error))
+        for data in filter(None, (item.job.data, item.job.id)):
+            if (stats := ahead.pop(data.card.name, None)) is not None:
+                result = replace(result, stats=result.stats.plus(stats))
+        return Outcome([item], result)
+
+    def result(self, each: Ready, model: Encoder | None) -> Result:
+        item, task, results = each.item, each.item.job.task, self.results
+        if model is None:
+            arguments = arguments_of(item, results)
+            return evaluate_predictions(task, **arguments, model=item.chosen.title, results=results)
+        compute, name = item.computed(self.compute), item.job.data.card.name
+        apart = compute.store is None
+        run = on_all(lambda: self.settled(each, model), f"prepare {task} on {name}", apart=apart)
+        return measured(run, compute, results)
+
+    def settled(self, each: Ready, model: Encoder) -> Ready:
+        """With the loaded model. Raises the item's error."""
+        if each.item.reads_run:  # since it was resolved, another item may have made that run
+            return resolved(each.item, model, self.results)
+        if each.error is not None:
+            raise each.error
+        return each.with_model(model)
+
+
+def _on_all(chosen: Chosen, make: Callable[[], Encoder | None]) -> tuple[Encoder | None, Exception | None]:
+    """A model on every process, or why not."""
+    model, failure = None, None
+    try:
+        model = make()
+    except Exception as error:  # e.g. out of memory
+        failure = error
+    failed = None if chosen.in_memory else failed_process(failure)
+    if failure is None and failed is not None:
+        failure = DataError(f"see the message of process {failed}")
+    return model, failure
+
+
+def _logged(outcome: Outcome) -> Outcome:
+    """With the traceback of a foreign error in the log."""
+    if outcome.error is not None and not isinstance(outcome.error, ClipjaxError):
+        _log.error("a run failed", exc_info=outcome.error)
+    return outcome
+
+
+def _of_same_options(visit: Sequence[Ready]) -> list[list[Ready]]:
+    groups: dict[str, list[Ready]] = {}
+    for each in visit:
+        groups.setdefault(each.item.settings, []).append(each)
+    return list(groups.values())

@@ -1,0 +1,198 @@
+"""The runs of a task or a collection: every task on the data sets below one folder.
+
+    planned = plan("ood", "/data")
+    items = items_of(model, planned.jobs, Request())
+    for outcome in execute(items, Compute(store=Store("store")), "results"): ...
+
+A data set's card names its tasks and its folder (`place`).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clipjax.data.cards import Dataset, DatasetCard
+from clipjax.data.labels import PromptSet, load_prompts
+from clipjax.data.readers.reader import CLASS_FOLDERS, find_reader
+from clipjax.devices.agreement import on_all
+from clipjax.embeddings.compute import Compute
+from clipjax.errors import DataError, UsageError
+from clipjax.evaluation.located import Located, cards_below, data_folder, id_card
+from clipjax.evaluation.plans.item import Job
+from clipjax.evaluation.plans.ready import check_run
+from clipjax.evaluation.request import Request
+from clipjax.evaluation.resolve import read_data
+from clipjax.storage.buckets import BucketPath, place
+from clipjax.storage.reading import exists
+from clipjax.tasks.collections import collection
+from clipjax.tasks.task import Task, find_task
+
+NAMED = 3  # missing data sets that an error names
+Shared = dict[tuple[str, Path], Located]
+
+
+@dataclass(frozen=True)
+class CollectionPlan:
+    """`absent`: the jobs whose data sets are not there; none unless they were asked for."""
+
+    jobs: list[Job]
+    missing: list[str]
+    absent: list[Job] = field(default_factory=list)
+
+
+def plan(
+    name: str,
+    data_root: str | Path | None,
+    prompts: Sequence[str | Path] = (),
+    *,
+    only: Sequence[str] = (),
+    folders: Mapping[str, Path] | None = None,
+    absent: bool = False,
+    needed: bool = True,
+    shared: Shared | None = None,
+) -> CollectionPlan:
+    """The runs of a task or collection on the data sets below `data_root`, and the missing ones.
+
+    Args:
+        name: a task, a collection, or "all".
+        data_root: None, with `absent`: only `folders` are there.
+        prompts: repeat each run; default: the collection's, else the cards' own.
+        only: names of data sets or of families; empty: all.
+        folders: of data sets that are elsewhere, by name.
+        absent: also plan runs on data sets that are not there: on those in `only`, or without `data_root` on
+            all.
+        needed: whether one must exist, or be planned as absent.
+        shared: of several plans, whose data sets are read once.
+
+    Raises:
+        UsageError: no task, collection or prompt set has that name.
+        DataError: none does; a damaged card.
+    """
+    chosen = collection(name)
+    sets = _prompt_sets(prompts or chosen.prompts)  # first: a wrong name costs nothing
+    base = Path() if data_root is None else place(data_root).expanduser()
+    jobs, not_there, missing = [], [], _Missing()
+    folders, located = folders or {}, cards_below(None if data_root is None else base)
+    shared = {} if shared is None else shared
+    for task in map(find_task, chosen.tasks):
+        # Captions take a template, too, but only if the user names the task and the prompts.
+        repeated = "head" in task.needs or (name == task.name and bool(prompts))
+        for data in (data for data in located if chosen.takes(data.card, task.name)):
+            if only and not {data.card.name, data.card.name.partition(":")[0]}.intersection(only):
+                continue
+            data = _located(data.card, folders.get(data.card.name, data.root), shared)
+            id_ = _id_of(base, data.card, folders, shared) if "id" in task.needs else None
+            own = [Job(task.name, data, id_, prompt) for prompt in (sets if repeated else [None])]
+            roots = [
+                where.root
+                for where in (data, id_)
+                if where is not None
+                and not ((data_root is not None or where.card.name in folders) and exists(where.root))
+            ]
+            if roots and data.card.demo and not only:
+                continue  # a demo data set: its absence is not reported
+            if roots:
+                missing.add(data, task.name, roots, id_)
+                not_there += own if absent and (only or data_root is None) else []
+            else:
+                jobs += own
+    if needed and not jobs and not not_there:
+        untasked = _without_tasks(located, base, chosen.tasks[0])
+        raise DataError(f"{base} holds no data set for {name!r}: {missing.sentence()}{untasked}")
+    return CollectionPlan(jobs, missing.lines(), not_there)
+
+
+def _without_tasks(located: Sequence[Located], base: Path, task: str) -> str:
+    """What to add to the first of the user's cards that no task runs on."""
+    cards = [each.card for each in located]
+    own = [card for card in cards if card.path is not None and card.path.parent == base]
+    paths = [card.path for card in own if not card.tasks]
+    return f'; {paths[0]} has no `tasks`: add `tasks = ["{task}"]` to it' if paths else ""
+
+
+def _prompt_sets(names: Sequence[str | Path]) -> list[PromptSet | None]:
+    return [load_prompts(name) for name in names] or [None]
+
+
+def _id_of(base: Path, card: DatasetCard, folders: Mapping[str, Path], shared: Shared) -> Located:
+    id_set = id_card(card)
+    return _located(id_set, folders.get(id_set.name, data_folder(base, id_set)), shared)
+
+
+def _located(card: DatasetCard, root: Path, shared: Shared) -> Located:
+    return shared.setdefault((card.name, root), Located(card, root))
+
+
+def job_of(task: str, request: Request, compute: Compute, results: str | Path | None) -> Job:
+    """The request's job, with its data read: mistakes are refused before a model is loaded, or downloaded.
+
+    Raises UsageError or DataError if the task cannot run, its data cannot be read, or `results` not written.
+    """
+    definition = check_run(task, request, results)
+    read = functools.partial(_read, definition, request)
+    job = on_all(read, f"read the data of {task}", apart=compute.store is None)
+    _refuse_among_classes(request, job.data.card.reader, results)
+    return job
+
+
+def _read(task: Task, request: Request) -> Job:
+    read, prompts = read_data(task, request), request.prompts
+    data, id_data = (
+        # Its folder is not asked for: it is read already.
+        Located(each.card, Path(), each) if isinstance(each, Dataset) else None
+        for each in (read.dataset, read.id_dataset)
+    )
+    assert data is not None
+    if isinstance(prompts, str | Path):
+        prompts = load_prompts(prompts)
+    return Job(task.name, data, id_data, prompts, alone=True)
+
+
+def _refuse_among_classes(request: Request, reader: str, results: str | Path | None) -> None:
+    """Raises UsageError for results that the next run would read as a class folder."""
+    root = request.dataset if request.root is None else request.root
+    if not isinstance(root, str | Path) or results is None or find_reader(reader).layout != CLASS_FOLDERS:
+        return
+    images, folder = place(root), place(results)
+    if isinstance(images, BucketPath) or isinstance(folder, BucketPath):
+        return
+    if images.resolve() in (folder.resolve(), *folder.resolve().parents):
+        raise UsageError(
+            f"{results} is inside {root}, where each folder is a class: give another folder for the results "
+            "(--results FOLDER)"
+        )
+
+
+@dataclass
+class _Missing:
+    """One line for each family of data sets."""
+
+    tasks: dict[str, dict[str, None]] = field(default_factory=dict)
+    folders: dict[str, dict[Path, None]] = field(default_factory=dict)
+    near: dict[str, str] = field(default_factory=dict)  # families that only lack their in-distribution set
+
+    def add(self, data: Located, task: str, absent: Sequence[Path], id_: Located | None) -> None:
+        family = data.card.name.partition(":")[0]
+        self.tasks.setdefault(family, {})[task] = None
+        self.folders.setdefault(family, {}).update(dict.fromkeys(absent))
+        if data.root not in absent and id_ is not None:
+            why = "" if data.card.id is not None else ", as its card has no `id`"
+            self.near[family] = f": the images of {id_.card.name}, which {family} is compared with{why}"
+
+    def lines(self) -> list[str]:
+        """First the families that lack only their in-distribution set."""
+        lines = []
+        for family, tasks in sorted(self.tasks.items(), key=lambda entry: entry[0] not in self.near):
+            first, *others = self.folders[family]
+            more = f", nor {others[0]}" if len(others) == 1 else f", nor do {len(others)} more"
+            more = more if others else self.near.get(family, "")
+            lines.append(f"{family} ({', '.join(tasks)}): {first} does not exist{more}")
+        return lines
+
+    def sentence(self) -> str:
+        lines = self.lines()
+        more = f"; and {len(lines) - NAMED} more" if len(lines) > NAMED else ""
+        return "; ".join(lines[:NAMED]) + more or "no card names it"
