@@ -140,9 +140,9 @@ def hold(most: int) -> None:
     """From now on a step of more images per device fails for want of memory."""
     import jax
 
-    from clipjax.embeddings import stream
+    from clipjax.embeddings import images
 
-    real = stream.image_forward
+    real = images.image_forward
 
     def made(model: Any, precision: Any, output: str, batch: int, params: str) -> Any:
         forward = real(model, precision, output, batch, params)
@@ -154,7 +154,7 @@ def hold(most: int) -> None:
 
         return dataclasses.replace(forward, run=run)
 
-    stream.image_forward = made
+    images.image_forward = made
 
 
 def main(arguments: list[str]) -> None:

@@ -63,20 +63,25 @@ def runner(root: Path, count: int) -> Any:
     dataset = load_dataset("navi", root)
     manifest = first(dataset.manifest, count)
     assert dataset.card.matching is not None
-    matcher, tower = Matcher(dataset.card.matching), pair_maps.Tower.__call__
+    matcher, made = Matcher(dataset.card.matching), pair_maps.PairStream.forward
 
     def run() -> dict[str, float]:
         spent = 0.0
 
-        def timed(self: Any, pairs: Any) -> Any:
-            nonlocal spent
-            start = time.perf_counter()
-            maps = jax.block_until_ready(tower(self, pairs))
-            spent += time.perf_counter() - start
-            return maps
+        def forward(*arguments: Any) -> Any:
+            tower = made(*arguments)
+
+            def timed(images: Any) -> Any:
+                nonlocal spent
+                start = time.perf_counter()
+                maps = jax.block_until_ready(tower.run(images))
+                spent += time.perf_counter() - start
+                return maps
+
+            return dataclasses.replace(tower, run=timed)
 
         start = time.perf_counter()
-        with mock.patch.object(pair_maps.Tower, "__call__", timed):
+        with mock.patch.object(pair_maps.PairStream, "forward", forward):
             stats = match_pairs(model, manifest, matcher, PROBE3D, Compute(progress=False)).stats
         whole = time.perf_counter() - start
         waited, matched = stats.decode_seconds, stats.compute_seconds - spent

@@ -26,16 +26,16 @@ from clipjax.data.pixels.decoders import AUTO as FASTEST
 from clipjax.data.pixels.normalize import normalize
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.data.questions import Questions
-from clipjax.devices.programs import enable_compile_cache
-from clipjax.devices.sharding import DATA, batch_sharding, local_mesh, replicated
+from clipjax.devices.sharding import batch_sharding, local_mesh, replicated
 from clipjax.embeddings.batch_size import Choice
 from clipjax.embeddings.compute import Compute
-from clipjax.embeddings.forward import Forward, Program, Step, compiled
-from clipjax.embeddings.images import rows_of
+from clipjax.embeddings.forward import Forward, Program, Step, compiled, on_devices
+from clipjax.embeddings.images import ImageStream
 from clipjax.embeddings.keys import entry_key
 from clipjax.embeddings.params import AUTO, REPLICATED, SHARDED, bytes_of, fits
+from clipjax.embeddings.rows import rows_of
 from clipjax.embeddings.sets import Embeddings
-from clipjax.embeddings.stream import Stream
+from clipjax.embeddings.stream import Batch
 from clipjax.errors import DataError, UsageError
 from clipjax.models.language.decoder import Decoder
 from clipjax.models.language.generation import continuation_scores, continued, prefill
@@ -175,9 +175,8 @@ def answer_images(
     if how.per_device_batch == FASTEST:
         how = dataclasses.replace(how, per_device_batch=None)
     pixels = model.card.preprocess.recipe(rgb="first") if recipe is None else recipe
-    settings = (how.pixel_store, profile, ANSWERS, how.workers, how.progress)
-    stream = AnswerStream(model, pixels, *settings, how.on_error, prompts, steps)
-    [rows] = rows_of(stream, [manifest], how)
+    stream = AnswerStream(model, profile, how, pixels, ANSWERS, prompts, steps)
+    [rows] = rows_of(stream, [manifest])
     return rows, read_answers(model, manifest, prompts, steps, rows)
 
 
@@ -225,7 +224,7 @@ def _text(language: Any, ids: np.ndarray) -> str:
 
 
 @dataclass(frozen=True)
-class AnswerStream(Stream):
+class AnswerStream(ImageStream):
     """Images through tower, projector and decoder: float32 [B, R * (steps + 3 n)]."""
 
     prompts: Prompts
@@ -234,41 +233,33 @@ class AnswerStream(Stream):
     verb: ClassVar[str] = "asking about"
     batch: ClassVar[int] = BATCH
 
-    def key(self, manifest: Manifest, params: str) -> dict[str, Any]:
-        how = (self.prompts, self.steps, self.precision, params)
+    def key(self, manifest: Manifest, placement: str) -> dict[str, Any]:
+        how = (self.prompts, self.steps, self.precision, placement)
         return answer_key(self.model.card, manifest, self.recipe, *how)
 
-    def placement(self, per_device_batch: int, params: str) -> str:
+    def placement(self, per_device_batch: int, placement: str) -> str:
         """Whole params if they fit a device with half again as much for what is computed from them."""
-        if params != AUTO:
-            return params
+        if placement != AUTO:
+            return placement
         placed = jax.eval_shape(functools.partial(_held, self.precision), dict(self.model.params))
         needed = bytes_of(placed) * 3 // 2
         return REPLICATED if fits(lambda: needed, placed) else SHARDED
 
-    def fastest(self, params: str, images: int) -> Choice:
+    def fastest(self, placement: str, images: int) -> Choice:
         return Choice(BATCH)
 
-    def forward(self, per_device_batch: int, params: str) -> Forward:
+    def forward(self, per_device_batch: int, placement: str) -> Forward:
         language, network = self.model.language, self.model.network
         assert language is not None
         assert network is not None
-        enable_compile_cache()
         preprocess = self.model.card.preprocess
         pixels = tuple(preprocess.mean), tuple(preprocess.std)
         program = _Program(network, language.decoder, self.precision, self.steps, self.prompts.stop, *pixels)
-        step = _whole_step(program, local_mesh()) if params == REPLICATED else _cut_step(program)
-        placed = jax.device_put(_held(self.precision, self.model.params), step.params_shardings)
-        before = step.compiles
-        return Forward(
-            functools.partial(step, placed),
-            per_device_batch * step.batch_sharding.mesh.shape[DATA],
-            lambda: step.compiles - before,
-            lambda: None,
-        )
+        step = _whole_step(program, local_mesh()) if placement == REPLICATED else _cut_step(program)
+        return on_devices(step, _held(self.precision, self.model.params), per_device_batch, self.model)
 
-    def step(self, forward: Forward, pixels: np.ndarray, rows: np.ndarray) -> Any:
-        return forward.run({"pixels": pixels, **self.prompts.batch(rows)})
+    def inputs(self, batch: Batch, rows: np.ndarray) -> Any:
+        return {"pixels": batch.inputs, **self.prompts.batch(rows)}
 
 
 def _held(precision: Precision, params: Mapping[str, Any]) -> dict[str, Any]:

@@ -76,17 +76,18 @@ class Forward:
         run: pixels uint8 [batch_size, S, S, 3] (in `answers` with prompts) -> features [batch_size, D],
             perhaps not computed yet.
         batch_size: images on all devices together.
-        memory: () -> bytes per device, params included; compiles the program. None for a user's own model.
+        compiles: () -> programs compiled since it was made.
+        memory: () -> bytes per device, params included; compiles the program. None if unknown.
     """
 
     run: Callable[[Any], Any]
     batch_size: int
-    compiles: Callable[[], int]
-    memory: Callable[[], int | None]
+    compiles: Callable[[], int] = lambda: 0
+    memory: Callable[[], int | None] = lambda: None
 
 
 def image_forward(
-    model: Encoder, precision: Precision, output: str, per_device_batch: int, params: str = REPLICATED
+    model: Encoder, precision: Precision, output: str, per_device_batch: int, placement: str = REPLICATED
 ) -> Forward:
     """The image tower on this process's devices, or a user's own model as it is.
 
@@ -94,9 +95,9 @@ def image_forward(
         UsageError: a user's own model with sharded params, or not "parity" and "embedding".
         DataError: the params do not fit the devices; when run: features of a wrong shape.
     """
-    refuse_own(model, params)
+    refuse_own(model, placement)
     if model.network is not None:
-        return _network_forward(model, model.network, precision, output, per_device_batch, params)
+        return _network_forward(model, model.network, precision, output, per_device_batch, placement)
     if precision != "parity":
         raise UsageError(
             f"{model.card.id} is not one of clipjax's networks: leave out precision (--precision)"
@@ -104,7 +105,7 @@ def image_forward(
     if output != "embedding":
         raise UsageError(f"{model.card.id} is not one of clipjax's networks: it has no output {output!r}")
     if model.outside is not None:  # the stream's pixels are the features already
-        return Forward(lambda features: features, per_device_batch, lambda: 0, lambda: None)
+        return Forward(lambda features: features, per_device_batch)
     mean, std = model.card.preprocess.mean, model.card.preprocess.std
     name, directions = f"encode_image of {model}", embeds_at_unit_norm(model.card)
     call = OwnCalls(model.encode_image, name, "images")
@@ -115,7 +116,7 @@ def image_forward(
             _note_scaled(name)
         return features
 
-    return Forward(embed, per_device_batch, lambda: 0, lambda: None)
+    return Forward(embed, per_device_batch)
 
 
 @functools.cache
@@ -162,25 +163,32 @@ class OwnCalls:
 def _network_forward(
     model: Encoder, network: Network, precision: Precision, output: str, per_device_batch: int, placement: str
 ) -> Forward:
+    step = image_step(model, precision, output, local_mesh(), placement)
+    params = {"vision": model.params["vision"]}
+    forward = on_devices(step, params, per_device_batch, model)
+
+    def memory() -> int:
+        return memory_of(step.compiled(params, _pixels(network, forward.batch_size)))
+
+    return dataclasses.replace(forward, memory=memory)
+
+
+def on_devices(step: Any, params: Any, per_device_batch: int, model: Encoder) -> Forward:
+    """A `Step` (or what is like one) with its params on the devices; `model`: named if they do not fit."""
     enable_compile_cache()
-    mesh = local_mesh()
-    step = image_step(model, precision, output, mesh, placement)
     try:
-        params = jax.device_put({"vision": model.params["vision"]}, step.params_shardings)
+        placed = jax.device_put(params, step.params_shardings)
     except jax.errors.JaxRuntimeError as error:
         if not is_out_of_memory(error):
             raise
         raise DataError(f"the params of {model.card.id} do not fit the memory of a device: {_HELP}") from None
-    before, size = step.compiles, per_device_batch * mesh.size
+    before, devices = step.compiles, step.batch_sharding.mesh.shape[DATA]
     return Forward(
-        functools.partial(step, params),
-        size,
-        lambda: step.compiles - before,
-        lambda: memory_of(step.compiled(params, _pixels(network, size))),
+        functools.partial(step, placed), per_device_batch * devices, lambda: step.compiles - before
     )
 
 
-def choose_params(
+def choose_placement(
     model: Encoder, precision: Precision, output: str, per_device_batch: int, placement: str
 ) -> str:
     """Placement of params; "auto" is "replicated" if that fits the device, else "sharded".

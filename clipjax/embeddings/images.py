@@ -1,37 +1,35 @@
-"""Images -> stored embeddings.
-
-Every process embeds its share of the missing shards, and waits for the others only at the end. An entry fixes
-a device's batch, so bits do not depend on the number of devices. A fixed global batch would change them:
-matrix products of other shapes add up in another order.
-"""
+"""Images -> stored embeddings."""
 
 from __future__ import annotations
 
-import collections
+import contextlib
+import dataclasses
 import itertools
-import json
-import logging
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any, ClassVar
 
 import jax
+import numpy as np
 
 from clipjax.checkpoints.encoder import Encoder
+from clipjax.data.corrupted.opener import is_corrupted, source_of
 from clipjax.data.manifest import Manifest
+from clipjax.data.pixels.batching import Batches
+from clipjax.data.pixels.decoders import AUTO, Decoders, choose
+from clipjax.data.pixels.joined import joined
+from clipjax.data.pixels.loader import batches
 from clipjax.data.pixels.preprocess import PixelRecipe
-from clipjax.devices.agreement import failed_process, first_decides, largest_everywhere
+from clipjax.embeddings.batch_size import Choice
+from clipjax.embeddings.batch_size import choose as choose_batch
 from clipjax.embeddings.compute import Compute
-from clipjax.embeddings.forward import OutOfMemoryError
-from clipjax.embeddings.sets import (
-    DataSet,
-    Embeddings,
-    LayoutChoice,
-    data_set,
-)
-from clipjax.embeddings.stream import Passenger, Span, Stream, UnreadableError
+from clipjax.embeddings.forward import Forward, choose_placement, image_forward
+from clipjax.embeddings.keys import image_key
+from clipjax.embeddings.outside import answered
+from clipjax.embeddings.rows import rows_of
+from clipjax.embeddings.sets import Embeddings, StoredRows
+from clipjax.embeddings.stream import Batch, Order, Stream
 from clipjax.errors import DataError, unknown_name
 from clipjax.models.precision import known_precision
-
-_log = logging.getLogger(__name__)
 
 OUTPUTS = ("embedding", "features")
 
@@ -47,15 +45,8 @@ def embed_images(
     rows_per_shard: int | None = None,
 ) -> Embeddings:
     """As `embed_many`, for one data set."""
-    [embeddings] = embed_many(
-        model,
-        [manifest],
-        compute,
-        precision=precision,
-        output=output,
-        recipe=recipe,
-        rows_per_shard=rows_per_shard,
-    )
+    stream = image_stream(model, compute, precision, output, recipe)
+    [embeddings] = rows_of(stream, [manifest], rows_per_shard)
     return embeddings
 
 
@@ -91,116 +82,115 @@ def embed_many(
             features of a wrong shape or not finite, a full disk, or hosts that do not share the store.
         UsageError: an unknown output or precision; pixels that exceed the pixel store's budget.
     """
-    how = Compute() if compute is None else compute
-    for manifest in manifests:
-        if len(manifest) == 0:
-            raise DataError(f"{manifest.name or 'the data set'} has no images to embed")
+    return rows_of(image_stream(model, compute, precision, output, recipe), manifests, rows_per_shard)
+
+
+def image_stream(
+    model: Encoder, compute: Compute | None, precision: str, output: str, recipe: PixelRecipe | None
+) -> ImageStream:
+    """As `embed_many`."""
     profile = known_precision(precision)
     if output not in OUTPUTS:
         raise unknown_name("output", output, list(OUTPUTS))
-    pixels: PixelRecipe = model.card.preprocess.recipe(rgb="first") if recipe is None else recipe
-    stream = Stream(
-        model=model,
-        recipe=pixels,
-        pixel_store=how.pixel_store,
-        precision=profile,
-        output=output,
-        workers=how.workers,
-        progress=how.progress,
-        on_error=how.on_error,
-    )
-    return rows_of(stream, manifests, how, rows_per_shard)
+    pixels = model.card.preprocess.recipe(rgb="first") if recipe is None else recipe
+    return ImageStream(model, profile, Compute() if compute is None else compute, pixels, output)
 
 
-def rows_of(
-    stream: Stream, manifests: Sequence[Manifest], how: Compute, rows_per_shard: int | None = None
-) -> list[Embeddings]:
-    """The stored rows of each data set, made by the stream where they are missing; raises as `embed_many`."""
-    kept = how.store if stream.model.card.fingerprint is not None else None
-    choice = LayoutChoice(how.per_device_batch, rows_per_shard, how.params)
-    sets = [data_set(stream, manifest, kept, choice) for manifest in manifests]
-    first = {each.name: each for each in reversed(sets)}  # the first of those with the same images
-    _embed(stream, [each for each in sets if first[each.name] is each])
-    return [first[each.name].result(counted=first[each.name] is each) for each in sets]
+@dataclasses.dataclass(frozen=True)
+class ImageStream(Stream):
+    """Images through the image tower."""
+
+    recipe: PixelRecipe
+    output: str
+
+    verb: ClassVar[str] = "embedding"
+    unit: ClassVar[str] = "image"
+    nothing: ClassVar[str] = "no image could be read"
+
+    def key(self, manifest: Manifest, placement: str) -> dict[str, Any]:
+        return image_key(self.model.card, manifest, self.recipe, self.precision, self.output, placement)
+
+    def placement(self, per_device_batch: int, placement: str) -> str:
+        return choose_placement(self.model, self.precision, self.output, per_device_batch, placement)
+
+    def fastest(self, placement: str, images: int) -> Choice:
+        how = (self.precision, self.output, placement, images)
+        return choose_batch(self.model, *how, progress=self.how.progress)
+
+    def forward(self, per_device_batch: int, placement: str) -> Forward:
+        return image_forward(self.model, self.precision, self.output, per_device_batch, placement)
+
+    def batches(self, order: Order) -> Generator[Batch]:
+        """Inputs are uint8 [B, S, S, 3], or already the features of a model that runs outside."""
+        if self.model.outside is not None:
+            return self._answered(order)
+        how = self._how_to_decode(order)
+        if self.how.pixel_store is None and not any(is_corrupted(of.manifest) for of, _ in order.parts()):
+            whole, rows = _joined(order)
+            return _taken(batches(whole, self.recipe, batch_size=order.batch_size, rows=rows, **how))
+        return self._apart(order, **how)
+
+    def _answered(self, order: Order) -> Generator[Batch]:
+        assert self.model.outside is not None
+        for of, rows in order.parts():
+            for each in answered(self.model.outside, of.manifest, self.recipe, rows, order.batch_size):
+                yield Batch(each.features, each.read, [skipped.error() for skipped in each.skipped])
+
+    def _how_to_decode(self, order: Order) -> dict[str, Any]:
+        if self.how.workers != AUTO:
+            return {"workers": self.how.workers, "on_error": "skip"}
+        whole, rows = _joined(order)
+        shown = self.how.progress and jax.process_index() == 0
+        chosen = choose(whole, self.recipe, rows, progress=shown)
+        for of, _ in order.parts():
+            of.decoders = "" if chosen == Decoders() else str(chosen)
+        return {"workers": chosen.workers, "threads": chosen.threads, "on_error": "skip"}
+
+    def _apart(self, order: Order, **how: Any) -> Generator[Batch]:
+        """Each data set by itself; a step has the pieces of several, one for each device."""
+        parts = order.parts()
+        piece = order.batch_size if len(parts) == 1 else order.per_device_batch
+        with contextlib.closing(self._pieces(parts, batch_size=piece, **how)) as pieces:
+            yield from _stacked(pieces, order.batch_size // piece)
+
+    def _pieces(self, parts: Sequence[tuple[StoredRows, np.ndarray]], **how: Any) -> Generator[Batch]:
+        store = self.how.pixel_store
+        read = batches if store is None else store.batches
+        for of, rows in parts:
+            yield from _taken(read(of.manifest, self.recipe, rows=rows, **how))
+
+    def unusable(self, order: Order, step: int, read: np.ndarray, array: np.ndarray) -> dict[int, DataError]:
+        """Name a user's own model and the batch; of clipjax's networks the entry names the image."""
+        if self.model.network is None and not np.isfinite(array[read]).all():
+            raise DataError(
+                f"encode_image of {self.model} made numbers that are not finite in batch {step + 1}: what "
+                "was stored before stays"
+            )
+        return {}
 
 
-def _embed(stream: Stream, sets: Sequence[DataSet]) -> None:
-    stored, too_many = any(each.entry for each in sets), 1
-    while too_many:
-        failure, too_many = None, 0
-        try:
-            _make(stream, sets)
-        except OutOfMemoryError as error:
-            too_many = error.per_device_batch  # then all begin again with half of it
-        except Exception as error:
-            failure = error
-        if stored:
-            finish_together(failure)
-            too_many = largest_everywhere(too_many)
-        elif failure is not None:
-            raise failure
-        if too_many:
-            _halve(stream, sets, too_many)
+def _joined(order: Order) -> tuple[Manifest, np.ndarray]:
+    """All images as they are before a corruption, and the rows of these."""
+    rows, start = [], 0
+    for of, part in order.parts():
+        rows.append(np.where(part < 0, part, part + start))
+        start += len(of.manifest)
+    return joined([source_of(of.manifest) for of, _ in order.parts()]), np.concatenate(rows)
 
 
-def _make(stream: Stream, sets: Sequence[DataSet]) -> None:
-    firsts = itertools.accumulate((each.entry.shards if each.entry else 1 for each in sets), initial=0)
-    spans = [
-        (each, span)
-        for each, first in zip(sets, firsts)
-        for span in each.spans(first, allow_skipped=stream.on_error == "skip")
-    ]
-    stopped: dict[Passenger, DataError] = {}
-    for batch, params in dict.fromkeys((each.layout.batch, each.layout.params) for each in sets):
-        alike = [pair for pair in spans if pair[0].layout[:2] == (params, batch)]
-        stopped |= _run(stream, alike, batch, params)
-    for each in sets:
-        if each in stopped:
-            raise stopped[each]
+def _taken(source: Batches) -> Generator[Batch]:
+    with source:
+        for batch in source:
+            skipped, source.skipped = source.skipped, []
+            yield Batch(batch["pixels"], batch["row"] >= 0, [each.error() for each in skipped])
 
 
-def _run(
-    stream: Stream, spans: Sequence[tuple[DataSet, Span]], batch: int, params: str
-) -> dict[Passenger, DataError]:
-    """Returns the data sets that an unreadable image stopped."""
-    pending, stopped = collections.deque(spans), {}
-    while pending:
-        try:
-            for rows, features in stream.run([span for _, span in pending], batch, params):
-                each, span = pending.popleft()
-                each.keep(span.rows, rows, features)
-        except UnreadableError as error:
-            stopped |= error.errors
-            # The others continue without them, in a new stream.
-            pending = collections.deque(pair for pair in pending if pair[0] not in stopped)
-    return stopped
-
-
-def _halve(stream: Stream, sets: Sequence[DataSet], too_many: int) -> None:
-    def decide() -> str:
-        skipped = stream.on_error == "skip"
-        large = [i for i, each in enumerate(sets) if each.layout.batch >= too_many]
-        return json.dumps([i for i in large if sets[i].missing(allow_skipped=skipped)])
-
-    # While another run fills the store, processes may see different data sets: the first one decides.
-    stored = any(each.entry for each in sets)
-    for i in json.loads(first_decides(decide, "with what batch to go on") if stored else decide()):
-        sets[i].halve()
-        _log.warning(
-            "%s: %d images do not fit a device's memory: going on with %d",
-            sets[i].manifest.name or "the data set",
-            too_many,
-            sets[i].layout.batch,
-        )
-
-
-def finish_together(failure: Exception | None) -> None:
-    """Every process calls this once its shards are stored, or it failed; raises if any did."""
-    # This process must not leave, or the others would wait for ever. They store their current shards.
-    if failure is not None and jax.process_count() > 1:
-        _log.error("%s (waiting for the other processes to store their shards)", failure)
-    failed = failed_process(failure)
-    if failure is not None:
-        raise failure
-    if failed is not None:
-        raise DataError(f"embedding failed on process {failed}: see its message; run again to resume")
+def _stacked(pieces: Iterator[Batch], count: int) -> Iterator[Batch]:
+    while group := list(itertools.islice(pieces, count)):
+        if count == 1:
+            yield group[0]
+            continue
+        nothing = Batch(np.zeros_like(group[0].inputs), np.zeros_like(group[0].read), [])
+        group += [nothing] * (count - len(group))
+        pixels, read = (np.concatenate(column) for column in list(zip(*group))[:2])
+        yield Batch(pixels, read, [error for piece in group for error in piece.errors])

@@ -6,30 +6,36 @@ pair. Each pair's maps are a shard of their own: a killed run loses none.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+import itertools
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from clipjax.checkpoints.encoder import Encoder, ModelCard
-from clipjax.data.manifest import Manifest
+from clipjax.checkpoints.encoder import ModelCard
+from clipjax.data.manifest import ChangedError, Manifest
 from clipjax.data.pairs.pair import Pair, PairSet
-from clipjax.devices.agreement import assert_same_everywhere
-from clipjax.devices.programs import enable_compile_cache
 from clipjax.devices.sharding import local_mesh, replicated
-from clipjax.embeddings.forward import Program, Step, compiled
+from clipjax.embeddings.batch_size import Choice
+from clipjax.embeddings.forward import Forward, Program, Step, compiled, on_devices
 from clipjax.embeddings.keys import entry_key
 from clipjax.embeddings.params import REPLICATED, SHARDED, shardings
+from clipjax.embeddings.sets import StoredRows
+from clipjax.embeddings.stream import Batch, Order, Stream
 from clipjax.errors import DataError
 from clipjax.models.dense import DenseRecipe, dense_map
 from clipjax.models.network import Network
 from clipjax.models.precision import Precision
-from clipjax.storage.entry import Entry, key_hash
-from clipjax.storage.store import Store
+from clipjax.storage.entry import Entry
+
+LOADERS = 8  # threads that read pairs
+AHEAD = 2  # steps whose pairs are read ahead
 
 
 def maps_key(
@@ -48,49 +54,101 @@ def maps_key(
     )
 
 
-class Tower:
-    """The image tower on the devices of this process.
+@dataclasses.dataclass(frozen=True)
+class PairStream(Stream):
+    """The pairs of one data set through the image tower: float32 [devices, 2, h, w, C]."""
 
-    Attributes:
-        steps, pairs: what it did.
-    """
+    recipe: DenseRecipe
 
-    def __init__(self, model: Encoder, recipe: DenseRecipe, precision: Precision, placement: str) -> None:
-        assert model.network is not None
-        self._model, self._placement = model, placement
-        self._make = functools.partial(_maps_step, model.network, precision=precision, recipe=recipe)
-        self.mesh = local_mesh()
-        self.steps = self.pairs = 0
-
-    def __call__(self, pairs: Sequence[Pair]) -> jax.Array:
-        """float32 [devices, 2, h, w, C], perhaps not computed yet; the last pair fills up the step."""
-        step, params = self._ready
-        self.steps += 1
-        self.pairs += len(pairs)
-        return step(params, filled([pair.images for pair in pairs], self.mesh.size))
-
-    @functools.cached_property
-    def _ready(self) -> tuple[Step, Any]:
-        """Params move to the devices for the first pair that needs them."""
-        enable_compile_cache()
-        step = self._make(mesh=self.mesh, placement=self._placement)
-        self._before = step.compiles
-        params = {"vision": self._model.params["vision"]}
-        return step, jax.device_put(params, step.params_shardings)
+    unit: ClassVar[str] = "pair"
+    nothing: ClassVar[str] = "no pair could be used"
+    batch: ClassVar[int] = 1
 
     @property
-    def compiles(self) -> int:
-        return self._ready[0].compiles - self._before if self.steps else 0
+    def images(self) -> int:
+        return 2
+
+    @property
+    def mesh(self) -> Mesh:
+        return local_mesh()
+
+    def ids(self, manifest: Manifest) -> Sequence[str]:
+        assert manifest.pairs is not None
+        return manifest.pairs.ids
+
+    def placement(self, per_device_batch: int, placement: str) -> str:
+        return placement
+
+    def fastest(self, placement: str, images: int) -> Choice:
+        return Choice(1)
+
+    def forward(self, per_device_batch: int, placement: str) -> Forward:
+        network = self.model.network
+        assert network is not None
+        step = _maps_step(network, self.mesh, self.precision, self.recipe, placement)
+        return on_devices(step, {"vision": self.model.params["vision"]}, per_device_batch, self.model)
+
+    def batches(self, order: Order) -> Generator[Batch]:
+        """Inputs are a `Pair` with an array [B, ...] for each of a pair's."""
+        [(of, _)] = order.parts()
+        read = functools.partial(_read, self.loader(of))
+        waiting: collections.deque[list[Future[Pair | DataError | None]]] = collections.deque()
+        with ThreadPoolExecutor(LOADERS, "pairs") as pool:
+            try:
+                for step in range(order.steps + AHEAD - 1):
+                    if step < order.steps:
+                        waiting.append([pool.submit(read, row) for row in order.rows(step).tolist()])
+                    if step >= AHEAD - 1:
+                        yield _batch([future.result() for future in waiting.popleft()])
+            finally:
+                for future in itertools.chain(*waiting):
+                    future.cancel()
+
+    def loader(self, of: StoredRows) -> Callable[[int], Pair]:
+        """Row -> pair; raises DataError."""
+        pairs = of.manifest.checked_pairs  # after the key, which hashes them
+        assert pairs is not None
+        return pairs.load
+
+    def inputs(self, batch: Batch, rows: np.ndarray) -> Any:
+        return batch.inputs.images
 
 
-def filled(arrays: Sequence[np.ndarray], size: int) -> np.ndarray:
-    """[size, ...]: the last one repeats."""
-    return np.stack([*arrays, *[arrays[-1]] * (size - len(arrays))])
+@dataclasses.dataclass(frozen=True)
+class MapStream(PairStream):
+    """Pairs -> maps of features, which another stream matches."""
+
+    verb: ClassVar[str] = "mapping"
+    keeps: ClassVar[bool] = False
+
+    def key(self, manifest: Manifest, placement: str) -> dict[str, Any]:
+        return maps_key(self.model.card, manifest, self.recipe, self.precision, placement)
+
+
+def _read(load: Callable[[int], Pair], row: int) -> Pair | DataError | None:
+    """A pair, or why it cannot be read; None for padding."""
+    try:
+        return None if row < 0 else load(row)
+    except ChangedError:  # nothing is wrong with the pair
+        raise
+    except DataError as error:
+        return error
+
+
+def _batch(results: Sequence[Pair | DataError | None]) -> Batch:
+    """The last pair fills up the step."""
+    errors = [each for each in results if isinstance(each, DataError)]
+    pairs = [each for each in results if isinstance(each, Pair)]
+    read = np.array([isinstance(each, Pair) for each in results])
+    if not pairs:
+        return Batch(None, read, errors)
+    rows = [each if isinstance(each, Pair) else pairs[-1] for each in results]
+    return Batch(jax.tree.map(lambda *arrays: np.stack(arrays), *rows), read, errors)
 
 
 @functools.lru_cache(maxsize=16)
 def _maps_step(
-    network: Network, *, mesh: Mesh, precision: Precision, recipe: DenseRecipe, placement: str
+    network: Network, mesh: Mesh, precision: Precision, recipe: DenseRecipe, placement: str
 ) -> Step:
     """Params and the images of a pair per device -> its maps."""
 
@@ -102,34 +160,6 @@ def _maps_step(
     if placement == SHARDED:
         where = shardings({"vision": network.abstract_params()["vision"]}, mesh, placement)
     return Step(maps_of_pair, mesh, network.compiler_options("vision"), where)
-
-
-def maps_entry(store: Store, model: Encoder, manifest: Manifest, key: dict[str, Any]) -> Entry:
-    """All processes call this, and agree."""
-    assert manifest.pairs is not None
-    assert_same_everywhere("what maps to keep (the hash of model, data set and settings)", key_hash(key))
-    entry = store.entry(
-        key,
-        ids=manifest.pairs.ids,
-        rows_per_shard=1,
-        per_device_batch=1,
-        about={"model": str(model.card.id), "data": manifest.name, "selection": manifest.selection},
-    )
-    assert_same_everywhere(f"the store {store.root} (one directory that all hosts see)", entry.manifest.nonce)
-    return entry
-
-
-def keep_maps(
-    entry: Entry, skips: bool, compute: Callable[[list[range]], Iterator[dict[int, np.ndarray]]]
-) -> None:
-    """Fill this process's share of an entry. `compute`: spans of rows -> their maps by row, in turn."""
-    missing = entry.missing_shards(allow_skipped=skips)
-    mine = [k for k in missing if k % jax.process_count() == jax.process_index()]
-    for k, maps in zip(mine, compute([entry.shard_rows(k) for k in mine])):
-        if k in maps:
-            entry.write_shard(k, [entry.ids[k]], maps[k][None])
-        else:
-            entry.write_shard(k, [], np.empty(0, np.float32), skipped=[entry.ids[k]])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from clipjax.checkpoints.card import Preprocess
 from clipjax.devices.sharding import make_mesh
-from clipjax.embeddings import batch_size, forward, params, stream
+from clipjax.embeddings import batch_size, forward, params, rows
 from clipjax.embeddings import images as embed
 from clipjax.embeddings.compute import share_waiting
 from clipjax.embeddings.forward import Forward, OutOfMemoryError, image_forward, image_step, memory_of
@@ -92,7 +92,7 @@ def holds(monkeypatch: pytest.MonkeyPatch) -> Any:
 
             return dataclasses.replace(real, run=run)
 
-        monkeypatch.setattr(stream, "image_forward", made)
+        monkeypatch.setattr(embed, "image_forward", made)
         return tried
 
     return limit
@@ -166,11 +166,13 @@ def test_the_first_process_says_what_is_halved(
     seen: list[str] = []
     first = iter(["[0]", "[1]"])
 
-    def first_decides(decide: Any, _: str) -> str:
+    def first_decides(decide: Any, what: str) -> str:
+        if what == "how to embed":
+            return decide()
         seen.append(decide())
         return next(first)
 
-    monkeypatch.setattr(embed, "first_decides", first_decides)
+    monkeypatch.setattr(rows, "first_decides", first_decides)
     holds(4)
     whole = manifest_of(folder, COUNT)
     other = dataclasses.replace(whole.select(range(20, 40)), name="others")

@@ -126,7 +126,7 @@ def test_maps_that_vanish_meanwhile_are_named(model: Any, tmp_path: Path) -> Non
     store = Store(tmp_path)
     run(model, store=store)
     key = maps_key(model.card, manifest_of(FEW), PROBE3D, "parity")
-    entry = pair_maps.maps_entry(store, model, manifest_of(FEW), key)
+    entry = store.entry(key, ids=FEW.ids, rows_per_shard=1, per_device_batch=1)
     stored = pair_maps.StoredMaps("views", FEW, entry)
     entry.shard_path(2).unlink()
     with pytest.raises(DataError, match=r"00002-of-00005.* is missing or damaged; run the task again"):

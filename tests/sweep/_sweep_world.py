@@ -223,13 +223,13 @@ def rows_of(out: Path) -> dict[tuple[str, ...], tuple[Any, Any]]:
 
 def main() -> None:
     """`clipjax`, with a log of what it computes."""
-    from clipjax.embeddings import stream
+    from clipjax.embeddings import images
     from clipjax.embeddings.forward import Forward
     from clipjax.evaluation import rows as run_result
     from clipjax.evaluation import run as evaluation
 
     file = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    made, finish = stream.image_forward, evaluation.finish
+    made, finish = images.image_forward, evaluation.finish
 
     def image_forward(model: Any, *arguments: Any) -> Forward:
         forward = made(model, *arguments)
@@ -247,7 +247,7 @@ def main() -> None:
         os.write(file, b"run\n")
         return result
 
-    stream.image_forward = image_forward  # type: ignore[assignment]
+    images.image_forward = image_forward  # type: ignore[assignment]
     evaluation.finish = run_result.finish = finished  # of runs, and of models that a task is not defined for
     sys.argv[:2] = ["clipjax"]
     from clipjax.cli import main as clipjax
