@@ -49,7 +49,7 @@ def choose(
     model: Encoder,
     precision: Precision,
     output: str,
-    params: str,
+    placement: str,
     images: int,
     *,
     progress: bool = False,
@@ -60,7 +60,7 @@ def choose(
     IMAGE_BATCH for a user's own model, and for fewer than WORTH images if none is remembered.
 
     Args:
-        params: "replicated" or "sharded".
+        placement: of params, "replicated" or "sharded".
         rate: batch -> images per second; raises OutOfMemoryError. Default: a measurement.
 
     Raises:
@@ -75,7 +75,7 @@ def choose(
         "arch": arch.name,
         "image_size": arch.vision.image_size,
         "precision": precision,
-        "params": params,
+        "params": placement,
         "output": output,
         "devices": jax.local_device_count(),
         "versions": {"jax": jax.__version__, "forward": forward_version(precision)},
@@ -89,7 +89,7 @@ def choose(
 
     def measured(batch: int) -> float:
         with watched(batch):
-            forward = image_forward(model, precision, output, batch, params)
+            forward = image_forward(model, precision, output, batch, placement)
             return images_per_second(forward, batch, arch.vision.image_size)
 
     rates = _measure(rate or measured, progress)

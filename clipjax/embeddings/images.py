@@ -123,18 +123,12 @@ class ImageStream(Stream):
     def batches(self, order: Order) -> Generator[Batch]:
         """Inputs are uint8 [B, S, S, 3], or already the features of a model that runs outside."""
         if self.model.outside is not None:
-            return self._answered(order)
+            return answered(self.model.outside, self.recipe, order)
         how = self._how_to_decode(order)
         if self.how.pixel_store is None and not any(is_corrupted(of.manifest) for of, _ in order.parts()):
             whole, rows = _joined(order)
             return _taken(batches(whole, self.recipe, batch_size=order.batch_size, rows=rows, **how))
         return self._apart(order, **how)
-
-    def _answered(self, order: Order) -> Generator[Batch]:
-        assert self.model.outside is not None
-        for of, rows in order.parts():
-            for each in answered(self.model.outside, of.manifest, self.recipe, rows, order.batch_size):
-                yield Batch(each.features, each.read, [skipped.error() for skipped in each.skipped])
 
     def _how_to_decode(self, order: Order) -> dict[str, Any]:
         if self.how.workers != AUTO:

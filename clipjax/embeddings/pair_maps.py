@@ -6,12 +6,9 @@ pair. Each pair's maps are a shard of their own: a killed run loses none.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import jax
@@ -19,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from clipjax.checkpoints.encoder import ModelCard
-from clipjax.data.manifest import ChangedError, Manifest
+from clipjax.data.manifest import Manifest
 from clipjax.data.pairs.pair import Pair, PairSet
 from clipjax.devices.sharding import local_mesh, replicated
 from clipjax.embeddings.batch_size import Choice
@@ -27,7 +24,7 @@ from clipjax.embeddings.forward import Forward, Program, Step, compiled, on_devi
 from clipjax.embeddings.keys import entry_key
 from clipjax.embeddings.params import REPLICATED, SHARDED, shardings
 from clipjax.embeddings.sets import StoredRows
-from clipjax.embeddings.stream import Batch, Order, Stream
+from clipjax.embeddings.stream import Batch, Order, Stream, read_ahead
 from clipjax.errors import DataError
 from clipjax.models.dense import DenseRecipe, dense_map
 from clipjax.models.network import Network
@@ -35,7 +32,6 @@ from clipjax.models.precision import Precision
 from clipjax.storage.entry import Entry
 
 LOADERS = 8  # threads that read pairs
-AHEAD = 2  # steps whose pairs are read ahead
 
 
 def maps_key(
@@ -91,18 +87,8 @@ class PairStream(Stream):
     def batches(self, order: Order) -> Generator[Batch]:
         """Inputs are a `Pair` with an array [B, ...] for each of a pair's."""
         [(of, _)] = order.parts()
-        read = functools.partial(_read, self.loader(of))
-        waiting: collections.deque[list[Future[Pair | DataError | None]]] = collections.deque()
-        with ThreadPoolExecutor(LOADERS, "pairs") as pool:
-            try:
-                for step in range(order.steps + AHEAD - 1):
-                    if step < order.steps:
-                        waiting.append([pool.submit(read, row) for row in order.rows(step).tolist()])
-                    if step >= AHEAD - 1:
-                        yield _batch([future.result() for future in waiting.popleft()])
-            finally:
-                for future in itertools.chain(*waiting):
-                    future.cancel()
+        for pairs in read_ahead(self.loader(of), order.steps, LOADERS):
+            yield _batch(pairs)
 
     def loader(self, of: StoredRows) -> Callable[[int], Pair]:
         """Row -> pair; raises DataError."""
@@ -123,16 +109,6 @@ class MapStream(PairStream):
 
     def key(self, manifest: Manifest, placement: str) -> dict[str, Any]:
         return maps_key(self.model.card, manifest, self.recipe, self.precision, placement)
-
-
-def _read(load: Callable[[int], Pair], row: int) -> Pair | DataError | None:
-    """A pair, or why it cannot be read; None for padding."""
-    try:
-        return None if row < 0 else load(row)
-    except ChangedError:  # nothing is wrong with the pair
-        raise
-    except DataError as error:
-        return error
 
 
 def _batch(results: Sequence[Pair | DataError | None]) -> Batch:

@@ -13,14 +13,15 @@ import contextlib
 import dataclasses
 import itertools
 import time
-from collections.abc import Generator, Iterator, Sequence
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
 from clipjax.checkpoints.encoder import Encoder
-from clipjax.data.manifest import Manifest
+from clipjax.data.manifest import ChangedError, Manifest
 from clipjax.data.pixels.batching import pad_rows
 from clipjax.embeddings.batch_size import IMAGE_BATCH, Choice
 from clipjax.embeddings.compute import Compute
@@ -29,7 +30,10 @@ from clipjax.embeddings.sets import Span, StoredRows
 from clipjax.errors import DataError
 from clipjax.models.precision import Precision
 from clipjax.progress import Bar, progress_bar
+from clipjax.storage.buckets import BucketError
 
+T = TypeVar("T")
+AHEAD = 2  # steps that threads read at once
 IN_FLIGHT = 2  # batches on the devices at once: one computes while the next is handed over
 
 
@@ -210,8 +214,9 @@ class Order:
         self._parts: list[Sequence[np.ndarray]] = []
 
     @property
-    def steps(self) -> int:
-        return -(-len(self._rows) // self.batch_size)
+    def steps(self) -> list[np.ndarray]:
+        """The rows of each step."""
+        return [self.rows(step) for step in range(-(-len(self._rows) // self.batch_size))]
 
     def parts(self) -> list[tuple[StoredRows, np.ndarray]]:
         """The data sets in turn, each with its rows, int [n]; -1 for padding."""
@@ -247,3 +252,29 @@ class Order:
             rest = tuple(array[len(rows) :] for array in arrays)
             self._parts = [rest] if len(rest[0]) else []
             yield span, rows, tuple(array[: len(rows)] for array in arrays)
+
+
+def read_ahead(
+    load: Callable[[int], T], steps: Sequence[np.ndarray], threads: int | None = None
+) -> Generator[list[T | DataError | None]]:
+    """What `load` gives for the rows of each step, or its error; None for padding (-1)."""
+
+    def read(row: int) -> T | DataError | None:
+        try:
+            return None if row < 0 else load(row)
+        except (BucketError, ChangedError):  # nothing is wrong with the row
+            raise
+        except DataError as error:
+            return error
+
+    waiting: collections.deque[list[Future[T | DataError | None]]] = collections.deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for step in range(len(steps) + AHEAD - 1):
+                if step < len(steps):
+                    waiting.append([pool.submit(read, row) for row in steps[step].tolist()])
+                if step >= AHEAD - 1:
+                    yield [future.result() for future in waiting.popleft()]
+        finally:
+            for future in itertools.chain(*waiting):
+                future.cancel()

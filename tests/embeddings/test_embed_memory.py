@@ -228,7 +228,11 @@ def rates_of(best: int, most: int = 4096) -> Any:
 
 
 def choose(model: Any, rate: Any, images: int = 5000, **others: Any) -> batch_size.Choice:
-    settings: dict[str, Any] = {"precision": "parity", "output": "embedding", "params": REPLICATED} | others
+    settings: dict[str, Any] = {
+        "precision": "parity",
+        "output": "embedding",
+        "placement": REPLICATED,
+    } | others
     return batch_size.choose(model, images=images, rate=rate, **settings)
 
 
