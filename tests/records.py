@@ -17,6 +17,7 @@
                       clipjax requires others than those that its tests ran with
     published         configs/reference_scores.csv, where CLIPJAX_TEST_DATA has the published tables
     published_page    the tables of docs/published_numbers.md, likewise
+    row_schema        configs/result_row.schema.json: the JSON Schema of a result row
     refusals          tests/refusals.txt
     house             docs/architecture.svg and the layers in docs/architecture.md
 
@@ -217,6 +218,17 @@ def published_page() -> None:
     write(_published_page.PAGE, _published_page.page(tables))
 
 
+def row_schema() -> None:
+    write(CONFIGS / "result_row.schema.json", row_schema_text())
+
+
+def row_schema_text() -> str:
+    from clipjax.results.row import Row
+    from clipjax.storage.records import json_schema
+
+    return json.dumps(json_schema(Row, "clipjax result row"), indent=2, ensure_ascii=False) + "\n"
+
+
 def refusals() -> None:
     """Adds new ones. One that is gone stays in the list, so that a person looks for its successor."""
     import _refusals
@@ -240,7 +252,7 @@ RECORDS: dict[str, Callable[[], None]] = {
     record.__name__: record
     for record in (
         *(open_clip, timm, parity, open_clip_parity, open_clip_table, flops, coverage),
-        *(tpu, cost, tested_versions, published, published_page, refusals, house),
+        *(tpu, cost, tested_versions, published, published_page, row_schema, refusals, house),
     )
 }
 

@@ -41,7 +41,7 @@ class Result:
     """The result of `evaluate`.
 
     Attributes:
-        rows: as in configs/result_row.schema.json. With `compare_precision`: of both profiles and of the
+        rows: as in `results.row`. With `compare_precision`: of both profiles and of the
             comparison.
         images: one row per image: id, label, prediction, confidence, ...
         path: None without `results`, and in all processes but the first.

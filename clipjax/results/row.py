@@ -1,15 +1,29 @@
-"""A result row as a type, which a test holds against configs/result_row.schema.json. Imports no JAX.
+"""A result row as a type: the only list of its fields. Imports no JAX.
 
-`Row` was checked (`clipjax.results.rows`), `Fields` not; `AnyRow` is for readers of both.
+The check of rows (`results.rows`), the columns of tables and frames (`results.tables`) and
+configs/result_row.schema.json (`make records`) are made from it.
+
+`Row` was checked, `Fields` not; `AnyRow` is for readers of both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+from clipjax.storage.records import AtLeast, Between, Matches, NotEmpty
 
 Fields = dict[str, Any]
 AnyRow = Mapping[str, Any]
+
+Sha256 = Annotated[str, Matches(r"^[0-9a-f]{64}$", "64 hexadecimal digits in lower case")]
+RunId = Annotated[
+    str,
+    Matches(
+        r"^[0-9]{8}T[0-9]{6}\.[0-9]{6}Z-[0-9a-f]{8}$",
+        "a UTC time and eight hexadecimal digits, like 20260131T120000.000000Z-0123abcd",
+    ),
+]
 
 COMPARISON = "fast against parity"  # the `precision` of a row that compares both
 
@@ -17,7 +31,7 @@ COMPARISON = "fast against parity"  # the `precision` of a row that compares bot
 class Limits(TypedDict):
     lo: float
     hi: float
-    level: float
+    level: Annotated[float, Between(0, 1)]
     method: str
 
 
@@ -33,9 +47,9 @@ class Sample(TypedDict):
 class Held(TypedDict):
     """The images that the data had, of those of the data set's card; `unit` as in `Sample`."""
 
-    images: int
-    of: int
-    foreign: NotRequired[int]
+    images: Annotated[int, AtLeast(0)]
+    of: Annotated[int, AtLeast(0)]
+    foreign: NotRequired[Annotated[int, AtLeast(1)]]
     unit: NotRequired[Literal["pairs"]]
 
 
@@ -50,7 +64,7 @@ class Reference(TypedDict):
 
 class Followed(TypedDict):
     name: str
-    sha256: str
+    sha256: Sha256
     departures: list[str]
 
 
@@ -80,44 +94,124 @@ class Device(TypedDict):
 
 
 class Row(TypedDict):
-    """One number with its provenance; the schema describes each field."""
+    """One number with its provenance."""
 
-    schema_version: Literal[1]
-    run_id: str
-    recipe_hash: str
-    recipe: dict[str, Any]
-    origin: Literal["measured", "published"]
-    task: str
-    task_version: int | None
-    dataset: str
-    slice: str | None
-    model: str
-    model_facts: dict[str, Any]
-    metric: str
-    value: float | None
-    interval: Limits | None
-    n: int | None
-    aggregates: str | None
-    note: str | None
-    convention: dict[str, Any]
-    sample: Sample | None
-    part: NotRequired[Held | None]
-    id_part: NotRequired[Held | None]
-    folder: NotRequired[str | None]
-    skipped: int | None
-    reference: list[Reference] | None
-    protocol: NotRequired[Followed | None]
-    framework: NotRequired[str | None]
-    precision: str | None
-    per_device_batch: int | None
-    versions: dict[str, str] | None
-    xla_flags: str | None
-    device: Device | None
-    git_revision: str | None
-    plug_ins: NotRequired[list[MadeBy]]
-    configs: NotRequired[list[ConfigFile]]
-    wall_time: float | None
-    compile_count: int | None
+    schema_version: Annotated[Literal[1], "version of this schema"]
+    run_id: Annotated[RunId, "the run that wrote the row: UTC time and a random suffix"]
+    recipe_hash: Annotated[
+        Sha256,
+        "SHA-256 of the recipe: the row's identity, without host, time and versions",
+    ]
+    recipe: Annotated[
+        dict[str, Any],
+        "everything that decides the number: digests of model, images, labels, prompts; pixels, precision, "
+        "task and its version",
+    ]
+    origin: Annotated[Literal["measured", "published"], "measured by clipjax, or taken from a publication"]
+    task: Annotated[str, "name of the task"]
+    task_version: Annotated[int | None, "version of the task's definition"]
+    dataset: Annotated[str, "name of the data set"]
+    slice: Annotated[str | None, "part of the data set (class, factor, severity, ...); null for all of it"]
+    model: Annotated[str, "id of the model"]
+    model_facts: Annotated[
+        dict[str, Any],
+        "snapshot of what is known of the model: group, training data, size, architecture, ...; of a resized "
+        "one also the size it had and the rule of its positions (`resized`), of a fine-tuned one how it was "
+        "made (`lineage`); `facts_origin` (registry, stated, unknown) and `facts_of`, the registered model "
+        "whose facts these are, where the card has them",
+    ]
+    metric: Annotated[str, "name of the metric"]
+    value: Annotated[float | None, "the number; null where it is not defined, and then `note` says why"]
+    interval: Annotated[Limits | None, "confidence interval of the value; null where none is given"]
+    n: Annotated[int | None, AtLeast(0), "images that the value rests on"]
+    aggregates: Annotated[
+        str | None,
+        "what the value is an unweighted mean over; null for a mean over images",
+    ]
+    note: Annotated[str | None, "a remark that a reader of the number needs"]
+    convention: Annotated[
+        dict[str, Any],
+        "what the literature leaves open: label space, prompts, projection, ties, ...",
+    ]
+    sample: Annotated[Sample | None, "the random sample of images that was evaluated; null for all images"]
+    part: NotRequired[
+        Annotated[
+            Held | None,
+            "where the data, or the file of predictions, is not the whole data set of the card: the images "
+            "that it held (before any sample), how many the card has, and how many of those held are not the "
+            "card's; null where it is whole or the card has no number; absent in rows of older versions",
+        ]
+    ]
+    id_part: NotRequired[
+        Annotated[
+            Held | None,
+            "as `part`, of the in-distribution images that the number rests on",
+        ]
+    ]
+    folder: NotRequired[
+        Annotated[
+            str | None,
+            "the last parts of the path of images that no card describes (at most four, none above the "
+            "user's home); null where a card describes them; absent where it is not known, and in rows of "
+            "older versions",
+        ]
+    ]
+    skipped: Annotated[int | None, AtLeast(0), "images left out because they could not be read"]
+    reference: Annotated[
+        list[Reference] | None,
+        NotEmpty(),
+        "what is published of this number: value, source (configs/reference_sources.toml) and ours minus it; "
+        "null if nothing is",
+    ]
+    protocol: NotRequired[
+        Annotated[
+            Followed | None,
+            "the published protocol (configs/protocols.toml) that the number follows or comes nearest to, "
+            "the SHA-256 of what it asks, and how the number departs from it; null if there is none; absent "
+            "in rows of older versions",
+        ]
+    ]
+    framework: NotRequired[
+        Annotated[
+            str | None,
+            "what ran the model: jax (clipjax's networks), python (a user's own object), torch:open_clip, "
+            "torch:timm or torch:transformers; null where a file of predictions does not show it; absent in "
+            "rows of older versions",
+        ]
+    ]
+    precision: Annotated[
+        str | None,
+        "profile of the towers: parity (float32), fast (bfloat16), or a comparison of both",
+    ]
+    per_device_batch: Annotated[int | None, "images a device took in one step, where the caller fixed it"]
+    versions: Annotated[
+        dict[str, str] | None,
+        'package -> version; "jax of embeddings" where stored embeddings were made with another',
+    ]
+    xla_flags: Annotated[str | None, "XLA_FLAGS of the process, with PATH for values that are paths"]
+    device: Annotated[Device | None, "what computed it"]
+    git_revision: Annotated[
+        str | None,
+        "commit of the clipjax checkout, with + for local changes; null outside one",
+    ]
+    plug_ins: NotRequired[
+        Annotated[
+            list[MadeBy],
+            NotEmpty(),
+            "the plug-ins of other packages that made the number (tasks, readers, model families); absent "
+            "where clipjax made it alone",
+        ]
+    ]
+    configs: NotRequired[
+        Annotated[
+            list[ConfigFile],
+            NotEmpty(),
+            "the files of the user's config folders that hold the card of a data set or the row of the "
+            "model: FOLDER/FILE, without what is above the folder; absent where clipjax has both itself",
+        ]
+    ]
+    wall_time: Annotated[float | None, "seconds from images and prompts to numbers"]
+    compile_count: Annotated[int | None, "programs that XLA compiled meanwhile"]
 
 
 def metric_name(metric: str, slice: str | None) -> str:

@@ -1,36 +1,27 @@
-"""Result rows: their schema, and the lines of a run as rows. Imports no JAX.
+"""Result rows are checked, and the lines of a run become rows. Imports no JAX.
 
-Two rules go beyond configs/result_row.schema.json: an interval's lower limit is not above its upper one, and
-a run has each number once.
+Two rules go beyond the record (`results.row`): an interval's lower limit is not above its upper one, and a
+run has each number once.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import gc
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import jsonschema
-
-from clipjax.config import config_dir
 from clipjax.errors import DataError
 from clipjax.results.row import AnyRow, Fields, Row
-from clipjax.results.row_check import Check, compiled
 from clipjax.storage.reading import parse_json
+from clipjax.storage.records import read
 
 PEOPLE = "people"  # the kind of facts, and the `model`, of a row that is of people
 
 # Identifies a number of a run. Recipes differ by precision; imported runs have many models.
 _NUMBER = ("metric", "slice", "model", "task", "dataset", "recipe_hash")
-
-
-@functools.cache
-def row_schema() -> dict[str, Any]:
-    return json.loads((config_dir() / "result_row.schema.json").read_text(encoding="utf-8"))
 
 
 def of_people(row: Row) -> bool:
@@ -48,48 +39,40 @@ def validate_rows(rows: Sequence[AnyRow]) -> list[Row]:
         raise DataError("a run without rows is not a result")
     seen = set[tuple[Any, ...]]()
     for row in rows:
-        if problem := row_problem(row) or _beyond_schema(row, seen):
-            raise DataError(f"result row {row.get('metric')!r}: {problem}")
+        where = f"result row {row.get('metric')!r}"
+        read(Row, row, where)
+        _check_beyond(row, where, seen)
     return cast(list[Row], list(rows))
 
 
-def refuse_half_pairs(rows: Sequence[AnyRow]) -> None:
-    """Raises DataError for half of a surrogate pair (of a name that is not UTF-8): no reader accepts it."""
+def refuse_unwritable(rows: Sequence[AnyRow]) -> None:
+    """Raises DataError for what no reader of JSON accepts.
+
+    It is half of a surrogate pair (of a name that is not UTF-8), or a number that is not finite.
+    """
     for row in rows:
+        where = f"result row {row.get('metric')!r}"
         try:
-            json.dumps(row, ensure_ascii=False).encode()
+            json.dumps(row, ensure_ascii=False, allow_nan=False).encode()
         except UnicodeEncodeError as error:
             text = error.object[max(0, error.start - 40) : error.end + 20]
+            raise DataError(f"{where}: {text!r} is not Unicode: rename what has this name") from None
+        except ValueError:
             raise DataError(
-                f"result row {row.get('metric')!r}: {text!r} is not Unicode: rename what has this name"
+                f"{where}: a number is NaN or infinite, which JSON does not have: write null, and the reason "
+                "in `note`"
             ) from None
 
 
-def row_problem(row: AnyRow, *, whole: bool = True) -> str | None:
-    """The field that breaks the schema, and why. `whole=False`: only of the fields present."""
-    fits, validator = _checks(whole)
-    if fits(row):
-        return None
-    error = next(validator.iter_errors(cast(Any, row)))
-    return f"{'.'.join(map(str, error.absolute_path)) or 'the row'}: {error.message}"
-
-
-@functools.cache
-def _checks(whole: bool) -> tuple[Check, jsonschema.Draft202012Validator]:
-    schema = row_schema() | ({} if whole else {"required": []})
-    return compiled(schema), jsonschema.Draft202012Validator(schema)
-
-
-def _beyond_schema(row: AnyRow, seen: set[tuple[Any, ...]]) -> str | None:
-    """Adds the row's number to `seen`."""
+def _check_beyond(row: AnyRow, where: str, seen: set[tuple[Any, ...]]) -> None:
+    """The rules beyond the record. Adds the row's number to `seen`."""
     interval = row["interval"]
     if interval is not None and interval["lo"] > interval["hi"]:
-        return f"interval: lo ({interval['lo']}) is above hi ({interval['hi']})"
+        raise DataError(f"{where}: interval: lo ({interval['lo']}) is above hi ({interval['hi']})")
     number = tuple([row[name] for name in _NUMBER])
     if number in seen:
-        return f"an earlier row has the same metric, slice ({row['slice']}) and recipe"
+        raise DataError(f"{where}: an earlier row has the same metric, slice ({row['slice']}) and recipe")
     seen.add(number)
-    return None
 
 
 def parse_rows(shared: Fields, lines: Sequence[str], path: Path) -> list[Row]:
@@ -98,21 +81,23 @@ def parse_rows(shared: Fields, lines: Sequence[str], path: Path) -> list[Row]:
     Raises:
         DataError: a line is not a row, or repeats an earlier number; names the line.
     """
-    with without_gc():
+    with without_gc(), restorable(path.parent):
         return list(_joined(shared, lines, path))
 
 
 def _joined(shared: Fields, lines: Sequence[str], path: Path) -> Iterator[Row]:
     keys, seen = None, set[tuple[Any, ...]]()
     for number, line in enumerate(lines, 1):
-        rest = parsed(line, path, f":{number}")
-        row = shared | rest
-        # Later rows are checked without the shared fields, which takes a quarter of the time.
-        problem = row_problem(rest, whole=False) if rest.keys() == keys else row_problem(row)
-        if problem := problem or _beyond_schema(row, seen):
-            raise damaged(path, f":{number}", problem)
+        where = f"{path}:{number}"
+        rest = parse_json(line, where)
+        row = cast(Row, shared | rest)
+        if rest.keys() == keys:  # the shared fields were checked with the first row: a quarter of the time
+            read(Row, rest, where, part=True)
+        else:
+            read(Row, row, where)
+        _check_beyond(row, where, seen)
         keys = rest.keys()
-        yield cast(Row, row)
+        yield row
 
 
 @contextlib.contextmanager
@@ -127,17 +112,18 @@ def without_gc() -> Iterator[None]:
             gc.enable()
 
 
-def parsed(data: str | bytes, path: Path, line: str = "") -> Fields:
-    """Raises DataError for anything but one JSON object."""
+@contextlib.contextmanager
+def restorable(run: Path) -> Iterator[None]:
+    """A `DataError` gets what to do with the run's folder."""
     try:
-        return parse_json(data, f"{path}{line}")
+        yield
     except DataError as error:
-        raise DataError(f"{error}; delete {path.parent} or restore it") from None
+        raise DataError(f"{error}; delete {run} or restore it") from None
 
 
-def damaged(path: Path, line: str, problem: str) -> DataError:
+def damaged(path: Path, problem: str) -> DataError:
     # It stops every table: one without the run would mislead.
-    return DataError(f"{path}{line}: cannot be read ({problem}); delete {path.parent} or restore it")
+    return DataError(f"{path}: cannot be read ({problem}); delete {path.parent} or restore it")
 
 
 def headline(rows: Sequence[Row]) -> str:

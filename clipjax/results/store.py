@@ -38,10 +38,12 @@ from clipjax.results.data_sets import told_apart
 from clipjax.results.image_table import images_table, read_images_table
 from clipjax.results.remarks import remark
 from clipjax.results.row import AnyRow, Fields, Row
-from clipjax.results.rows import damaged, parse_rows, parsed, refuse_half_pairs, row_problem, validate_rows
+from clipjax.results.rows import damaged, parse_rows, refuse_unwritable, restorable, validate_rows
 from clipjax.results.run_files import IMAGES, ROWS, RUN, RunFiles, described, sealed
 from clipjax.storage.bucket_files import BucketFiles
 from clipjax.storage.buckets import BucketPath, check_folder, place
+from clipjax.storage.reading import parse_json
+from clipjax.storage.records import read
 from clipjax.storage.writing import draft_folder, sweep_folder, write_flushed
 
 SCHEMA_VERSION = 1
@@ -92,11 +94,11 @@ class ResultStore:
         `images`: column -> N values (lists, or arrays of one or two axes).
 
         Raises:
-            DataError: as `validate_rows`; a text that is not Unicode; several run ids; the run exists; the
-                disk is full.
+            DataError: as `validate_rows` and `refuse_unwritable`; several run ids; the run exists; the disk
+                is full.
         """
         validate_rows(rows)
-        refuse_half_pairs(rows)
+        refuse_unwritable(rows)
         if len(ids := {row["run_id"] for row in rows}) != 1:
             raise DataError(f"a run has one run_id, these rows have {len(ids)}")
         table = None if images is None else images_table(images)
@@ -150,9 +152,9 @@ class ResultStore:
         try:
             lines = data.decode().splitlines()
         except ValueError as error:
-            raise damaged(path, "", str(error)) from None
+            raise damaged(path, str(error)) from None
         if not (rows := parse_rows(shared, lines, path)):
-            raise damaged(path, "", "it has no rows")
+            raise damaged(path, "it has no rows")
         return recovered(rows, self.root / run_id / IMAGES) if files.has_images() else rows
 
     def shared(self, run_id: str) -> Fields:
@@ -162,8 +164,9 @@ class ResultStore:
             DataError: as `run`, but the file of rows is checked only for its size.
         """
         shared, _ = self._opened(run_id)
-        if problem := row_problem(shared, whole=False):
-            raise damaged(self.root / run_id / RUN, "", problem)
+        folder = self.root / run_id
+        with restorable(folder):
+            read(Row, shared, folder / RUN, part=True)
         return shared
 
     def verify(self, run_id: str) -> None:
@@ -181,7 +184,8 @@ class ResultStore:
     def _opened(self, run_id: str) -> tuple[Fields, RunFiles]:
         folder = self.root / run_id
         data = _read(folder / RUN)
-        shared = parsed(data, folder / RUN)
+        with restorable(folder):
+            shared: Fields = parse_json(data, folder / RUN)
         if (version := shared.get("schema_version")) != SCHEMA_VERSION:
             raise DataError(
                 f"{folder / RUN}: schema_version is {version}, this clipjax reads {SCHEMA_VERSION}"
@@ -210,7 +214,7 @@ class ResultStore:
         try:
             return read_images_table(data)
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise damaged(path, "", f"not a whole Parquet file: {error}") from None
+            raise damaged(path, f"not a whole Parquet file: {error}") from None
 
     def create(self, run_id: str, write: Callable[[Path], None], *, sweeping: bool = True) -> Path:
         """Fill a hidden folder with `write`, then make it the run. `sweeping`: as in `draft_folder`.
@@ -277,7 +281,7 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except (OSError, ValueError) as error:
-        raise damaged(path, "", str(getattr(error, "strerror", None) or error)) from None
+        raise damaged(path, str(getattr(error, "strerror", None) or error)) from None
 
 
 def model_facts(card: ModelCard) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from clipjax.errors import UsageError
 from clipjax.results.completeness import in_words, is_whole
 from clipjax.results.escaping import csv_cell, markdown, tex_row
 from clipjax.results.row import Row
-from clipjax.results.rows import row_schema
+from clipjax.storage.records import field_names
 
 FORMATS = ("csv", "markdown", "latex")
 
@@ -114,7 +114,7 @@ def flat(row: Row) -> dict[str, Any]:
 
     The interval's parts, the published numbers, the prompts and the label space have columns of their own.
     """
-    names = [name for name in row_schema()["properties"] if name not in ("interval", "reference")]
+    names = [name for name in field_names(Row) if name not in ("interval", "reference")]
     interval, convention = row["interval"] or {}, row["convention"] or {}
     published = zip(("published", "source", "difference"), _published(row, "{}", "{}"))
     return {

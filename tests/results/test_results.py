@@ -65,15 +65,27 @@ def test_a_rerun_appends_and_the_newest_counts(tmp_path):
     assert [r["value"] for r in store.rows(every=True)] == [0.1, 0.2, 0.3]
 
 
+LIMITS = {"lo": 0.1, "hi": 0.2, "level": 0.95, "method": "wilson"}
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"value": "0.5"}, "value: '0.5'"),
-        ({"schema_version": 2}, "schema_version"),
-        ({"recipe_hash": "short"}, "recipe_hash"),
-        ({"interval": {"lo": 0.1}}, "interval"),
-        ({"colour": "red"}, "colour"),
-        ({"origin": "guessed"}, "origin"),
+        ({"value": "0.5"}, "^result row 'top1': value = '0.5' must be a number or null$"),
+        ({"value": True}, "value = True must be a number or null"),
+        ({"value": float("nan")}, "^result row 'top1': a number is NaN or infinite, .* write null"),
+        ({"schema_version": 2}, "schema_version = 2 must be 1$"),
+        ({"recipe_hash": "short"}, "recipe_hash = 'short' must be 64 hexadecimal digits in lower case"),
+        ({"n": -1}, "n = -1 must be at least 0"),
+        ({"interval": 3}, "interval = 3 must be an object or null"),
+        ({"interval": {"lo": 0.1}}, "interval: the key 'hi' is missing; also .*: interval: the key 'level'"),
+        ({"interval": LIMITS | {"level": 95}}, "interval: level = 95 must be above 0 and below 1"),
+        ({"colour": "red"}, r"unknown key 'colour'; .*known: schema_version, run_id"),
+        ({"modl": "red"}, r"unknown key 'modl'; did you mean model"),
+        ({"origin": "guessed"}, "origin = 'guessed' is not one of 'measured', 'published'"),
+        ({"reference": []}, r"reference = \[\] must be a list that is not empty"),
+        ({"reference": [{"value": 1}]}, r"reference\[0\]: the key 'source' is missing"),
+        ({"versions": {"jax": 1}}, "versions.jax = 1 must be a text"),
     ],
 )
 def test_rows_that_break_the_schema_are_refused(tmp_path, changed, message):
@@ -85,7 +97,7 @@ def test_rows_that_break_the_schema_are_refused(tmp_path, changed, message):
 def test_a_missing_field_is_named():
     broken = row(new_run_id())
     del broken["n"]
-    with pytest.raises(DataError, match="'n' is a required property"):
+    with pytest.raises(DataError, match=r"^result row 'top1': the key 'n' is missing$"):
         validate_rows([broken])
 
 
@@ -157,17 +169,17 @@ def run(tmp_path):
         ('{"slice": null,', "Expecting property name enclosed in double quotes"),
         ("[1]", "is not a JSON object"),
         ("", "Expecting value"),
-        ('{"a": 1}', "'a' was unexpected"),
-        ('{"slice": null, "value": 1}', "'interval' is a required property"),
-        ('{"slice": null, "value": "high", "interval": null}', "value: 'high' is not of type"),
-        ('{"slice": 3, "value": 1, "interval": null}', "slice: 3 is not of type"),
+        ('{"a": 1}', "unknown key 'a'"),
+        ('{"slice": null, "value": 1}', "the key 'interval' is missing"),
+        ('{"slice": null, "value": "high", "interval": null}', "value = 'high' must be a number or null"),
+        ('{"slice": 3, "value": 1, "interval": null}', "slice = 3 must be a text or null"),
         ('{"slice": null, "value": 1, "interval": {"lo": 1}}', "interval: "),
         ('{"slice": null, "value": NaN, "interval": null}', "NaN is not a JSON number"),
         ('{"slice": null, "value": 1e400, "interval": null}', "1e400 is too large for a number"),
         (f'{{"slice": null, "value": 1{"0" * 400}, "interval": null}}', "0 is too large for a number"),
         (f'{{"slice": null, "value": {"[" * 100_000}', "nested too deeply"),
-        ('{"slice": null, "value": 1, "interval": null, "n": -1}', "n: -1 is less than"),
-        ('{"slice": null, "value": 1, "interval": null, "colour": 1}', "'colour' was unexpected"),
+        ('{"slice": null, "value": 1, "interval": null, "n": -1}', "n = -1 must be at least 0"),
+        ('{"slice": null, "value": 1, "interval": null, "colour": 1}', "unknown key 'colour'"),
     ],
 )
 @pytest.mark.parametrize("place", [0, LINES - 1])
@@ -209,7 +221,7 @@ def test_a_damaged_file_is_named(run, name, text, message):
 def test_the_shared_fields_are_checked(run):
     shared = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(shared | {"model": 3}))
-    with pytest.raises(DataError, match=r"rows\.jsonl:1: cannot be read \(model: 3 is not of type 'string'"):
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: model = 3 must be a text; delete"):
         ResultStore(run.parent).rows()
 
 

@@ -7,12 +7,22 @@ import enum
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import pytest
 
 from clipjax.errors import DataError
-from clipjax.storage.records import check_keys, one_of, read
+from clipjax.storage.records import (
+    AtLeast,
+    Between,
+    Matches,
+    NotEmpty,
+    check_keys,
+    field_names,
+    json_schema,
+    one_of,
+    read,
+)
 
 
 class Side(enum.Enum):
@@ -143,3 +153,111 @@ def test_helpers_of_records_with_rules_of_their_own() -> None:
     one_of("scale", "log", ("log", "linear"))
     with pytest.raises(ValueError, match=r"^scale = 'square' is not one of log, linear$"):
         one_of("scale", "square", ("log", "linear"))
+
+
+class Box(TypedDict):
+    """A record that stays as it is."""
+
+    width: Annotated[float, AtLeast(0), "in metres"]
+    name: NotRequired[Annotated[str | None, Matches("^[a-z]+$", "small letters")]]
+
+
+class Shelf(TypedDict):
+    kind: Literal["shelf"]
+    count: int
+    share: Annotated[float, Between(0, 1)] | None
+    boxes: Annotated[list[Box] | None, NotEmpty()]
+    notes: dict[str, str]
+    more: NotRequired[dict[str, Any]]
+
+
+SHELF = {"kind": "shelf", "count": 2, "share": 0.5, "boxes": [{"width": 1}], "notes": {"a": "b"}}
+
+
+def test_a_typed_dict_is_the_record_itself() -> None:
+    for record in (
+        SHELF,
+        {**SHELF, "count": 2.0, "boxes": None, "share": None},
+        {**SHELF, "more": {"a": [object]}, "boxes": [{"width": 1, "name": "a"}, {"width": 0, "name": None}]},
+    ):
+        assert read(Shelf, record, "s.json") is record
+    assert field_names(Shelf) == ["kind", "count", "share", "boxes", "notes", "more"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"kind": "box"}, "kind = 'box' must be 'shelf'"),
+        ({"count": 2.5}, "count = 2.5 must be a whole number"),
+        ({"count": True}, "count = True must be a whole number"),
+        ({"share": 1}, "share = 1 must be above 0 and below 1"),
+        ({"share": "1"}, "share = '1' must be a number or null"),
+        ({"boxes": []}, "boxes = [] must be a list that is not empty"),
+        ({"boxes": ({"width": 1},)}, "must be a list of objects or null"),
+        ({"boxes": [{"width": 1}, {"width": -1}]}, "boxes[1]: width = -1 must be at least 0"),
+        ({"boxes": [{"width": 1, "name": "A"}]}, "boxes[0]: name = 'A' must be small letters"),
+        ({"notes": {"a": None}}, "notes.a = None must be a text"),
+        ({"notes": 3}, "notes = 3 must be an object"),
+        ({"bxes": 1, "count": "2"}, "unknown key 'bxes'; did you mean boxes?"),
+        ({"bxes": 1, "count": "2"}, "; also s.json: count = '2' must be a whole number"),
+    ],
+)
+def test_what_is_wrong_with_a_typed_dict_is_named(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(DataError, match=rf"^s\.json: .*{re.escape(says)}"):
+        read(Shelf, SHELF | change, "s.json")
+
+
+def test_a_part_of_a_typed_dict_may_lack_keys() -> None:
+    assert read(Shelf, {"count": 1}, "s.json", part=True) == {"count": 1}
+    with pytest.raises(
+        DataError, match=r"^s\.json: the key 'kind' is missing; also s\.json: the key 'share'"
+    ):
+        read(Shelf, {"count": 1}, "s.json")
+    with pytest.raises(DataError, match=r"^s\.json: count = 'x' must be a whole number$"):
+        read(Shelf, {"count": "x"}, "s.json", part=True)
+    with pytest.raises(DataError, match=r"^s\.json must be an object, not 3$"):
+        read(Shelf, 3, "s.json", part=True)
+
+
+def test_the_json_schema_of_a_typed_dict() -> None:
+    assert json_schema(Box, "a box") == {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "a box",
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["width"],
+        "properties": {
+            "width": {"type": "number", "minimum": 0, "description": "in metres"},
+            "name": {"type": ["string", "null"], "pattern": "^[a-z]+$"},
+        },
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounded:
+    size: Annotated[int | None, AtLeast(1), "images"] = None
+    where: Any = None
+    odd: complex = 0
+
+
+def test_limits_hold_in_dataclasses_too() -> None:
+    assert read(Bounded, {"size": 3}, "f.toml") == Bounded(3)
+    with pytest.raises(DataError, match=r"^f\.toml: size = 0 must be at least 1$"):
+        read(Bounded, {"size": 0}, "f.toml")
+    with pytest.raises(DataError, match=r"^f\.toml: size = '3' must be a whole number$"):
+        read(Bounded, {"size": "3"}, "f.toml")
+
+
+def test_a_field_that_no_file_can_hold_is_a_mistake_of_the_record() -> None:
+    with pytest.raises(TypeError, match="'complex'> is not a kind of field"):
+        read(Bounded, {"odd": 1}, "f.toml")
+
+
+def test_the_first_kind_of_a_union_that_fits_reads_the_value() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Both:
+        first: float | int = 0
+        second: int | float = 0
+
+    found = read(Both, {"first": 1, "second": 1}, "f.toml")
+    assert (type(found.first), type(found.second)) == (float, int)

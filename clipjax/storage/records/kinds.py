@@ -1,0 +1,441 @@
+"""Kinds of values: what an annotation allows, how it is read, its words in a message, its JSON Schema.
+
+kind_of(int | None, Rules()).read("3", "a.toml: n")  # DataError: a.toml: n = '3' must be a whole number
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import sys
+import types
+from collections.abc import Callable, Iterable, Mapping
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NotRequired,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
+
+from clipjax.errors import ClipjaxError, DataError
+from clipjax.storage.records.limits import Limit
+from clipjax.storage.records.problems import Problems, key_problems, shown
+
+Key = TypeVar("Key")
+_NO_TYPES: frozenset[type] = frozenset()
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """How kinds are read.
+
+    how, whole: as in `records.read`.
+    kept: inside a `TypedDict`, values stay as they are, and are what JSON Schema allows: 5.0 is an integer.
+    """
+
+    how: tuple[tuple[Any, Callable[[Any, str], Any]], ...] = ()
+    whole: bool = False
+    kept: bool = False
+
+    @property
+    def of_json(self) -> bool:
+        return self.whole or self.kept
+
+
+class Kind:
+    """Attributes:
+    sure: exact types of which every value is allowed and stays as it is.
+    """
+
+    sure = _NO_TYPES
+
+    def read(self, value: Any, where: str) -> Any:
+        """The field's value. Raises DataError, beginning with `where`."""
+        if not self.fits(value):
+            raise self.refusal(value, where)
+        return self.made(value, where)
+
+    def fits(self, value: Any) -> bool:
+        """Only the outer form; `made` checks the parts."""
+        raise NotImplementedError
+
+    def made(self, value: Any, where: str) -> Any:
+        """`value` fits."""
+        return value
+
+    def word(self, several: bool = False) -> str:
+        """E.g. "a list of 3 numbers"; `several`: "lists of 3 numbers"."""
+        raise NotImplementedError
+
+    def refusal(self, value: Any, where: str) -> DataError:
+        return DataError(f"{where} = {shown(value)} must be {self.word()}")
+
+    def schema(self) -> dict[str, Any]:
+        raise TypeError(f"{type(self).__name__} has no JSON Schema")
+
+
+class Anything(Kind):
+    def fits(self, value: Any) -> bool:
+        return True
+
+    def word(self, several: bool = False) -> str:
+        return "anything"
+
+    def schema(self) -> dict[str, Any]:
+        return {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Custom(Kind):
+    """Read by a function of the caller."""
+
+    function: Callable[[Any, str], Any]
+
+    def read(self, value: Any, where: str) -> Any:
+        return self.function(value, where)
+
+    made = read
+
+    def fits(self, value: Any) -> bool:
+        return True
+
+    def word(self, several: bool = False) -> str:
+        return "tables" if several else "a table"
+
+
+class Plain(Kind):
+    """Texts, truth values, whole numbers, null."""
+
+    # type -> singular, plural, JSON Schema's name
+    WORDS: Mapping[type, tuple[str, str, str]] = {
+        str: ("a text", "texts", "string"),
+        bool: ("true or false", "truth values", "boolean"),
+        int: ("a whole number", "whole numbers", "integer"),
+        types.NoneType: ("null", "nulls", "null"),
+    }
+
+    def __init__(self, kind: type, rules: Rules) -> None:
+        self.kind, self.rules = kind, rules
+        self.sure = frozenset({kind})
+
+    def fits(self, value: Any) -> bool:
+        if self.kind is int and self.rules.kept and isinstance(value, float):
+            return value.is_integer()
+        return isinstance(value, self.kind) and (self.kind is bool or not isinstance(value, bool))
+
+    def word(self, several: bool = False) -> str:
+        return self.WORDS[self.kind][several]
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": self.WORDS[self.kind][2]}
+
+
+class Number(Kind):
+    """Whole numbers will do."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+        # JSON has no NaN: what reads and writes it refuses it.
+        self.sure = frozenset({int, float}) if rules.kept else _NO_TYPES
+
+    def fits(self, value: Any) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+
+    def made(self, value: Any, where: str) -> Any:
+        if self.rules.kept:
+            return value
+        if not abs(value) <= sys.float_info.max:  # refuses NaN, too
+            raise DataError(f"{where} = {shown(value)} must be a finite number")
+        return value if self.rules.whole else float(value)
+
+    def word(self, several: bool = False) -> str:
+        return "numbers" if several else "a number"
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "number"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice(Kind):
+    """A `Literal`, or an enumeration by value."""
+
+    choices: tuple[Any, ...]
+    rules: Rules
+    cls: type[enum.Enum] | None = None
+
+    def fits(self, value: Any) -> bool:
+        for choice in self.choices:
+            if value == choice and (type(value) is type(choice) or self._is_same_number(value, choice)):
+                return True
+        return False
+
+    def _is_same_number(self, value: Any, choice: Any) -> bool:
+        """As in JSON, 1.0 is 1, and true is not."""
+        return self.rules.kept and not isinstance(value, bool) and not isinstance(choice, bool)
+
+    def made(self, value: Any, where: str) -> Any:
+        return value if self.cls is None else self.cls(value)
+
+    def word(self, several: bool = False) -> str:
+        return " or ".join(map(repr, self.choices))
+
+    def refusal(self, value: Any, where: str) -> DataError:
+        if len(self.choices) == 1:
+            return super().refusal(value, where)
+        return DataError(f"{where} = {shown(value)} is not one of {', '.join(map(repr, self.choices))}")
+
+    def schema(self) -> dict[str, Any]:
+        return {"const": self.choices[0]} if len(self.choices) == 1 else {"enum": list(self.choices)}
+
+
+class Either(Kind):
+    """A union: the first kind that a value fits reads it."""
+
+    def __init__(self, kinds: Iterable[Kind], rules: Rules) -> None:
+        self.kinds, self.rules = tuple(kinds), rules
+        # Else the first kind that fits may make another value of it.
+        self.sure = _NO_TYPES.union(*(kind.sure for kind in self.kinds)) if rules.kept else _NO_TYPES
+
+    def fits(self, value: Any) -> bool:
+        return any(kind.fits(value) for kind in self.kinds)
+
+    def read(self, value: Any, where: str) -> Any:
+        for kind in self.kinds:
+            if kind.fits(value):
+                return kind.read(value, where)
+        raise self.refusal(value, where)
+
+    def word(self, several: bool = False) -> str:
+        return " or ".join(kind.word(several) for kind in self.kinds)
+
+    def refusal(self, value: Any, where: str) -> DataError:
+        """Names null only where the key is required."""
+        kinds = [kind for kind in self.kinds if self.rules.of_json or kind.sure != {types.NoneType}]
+        return DataError(f"{where} = {shown(value)} must be {' or '.join(kind.word() for kind in kinds)}")
+
+    def schema(self) -> dict[str, Any]:
+        schemas = [kind.schema() for kind in self.kinds]
+        if all(schema.keys() == {"type"} for schema in schemas):
+            return {"type": [schema["type"] for schema in schemas]}
+        return {"anyOf": schemas}
+
+
+class Several(Kind):
+    """`list[X]`, `tuple[X, ...]`, `frozenset[X]` or `tuple[X, Y]`."""
+
+    def __init__(self, cls: type, items: tuple[Any, ...], rules: Rules) -> None:
+        self.cls, self.rules = cls, rules
+        # tuple[int, str] has a kind for each place; tuple[int, ...] and list[int] have one for all.
+        self.length = len(items) if cls is tuple and items[1:] != (...,) else None
+        self.kinds = [kind_of(each, rules) for each in items if each is not ...]
+
+    def fits(self, value: Any) -> bool:
+        types = list if self.rules.kept else list | tuple
+        return isinstance(value, types) and self.length in (None, len(value))
+
+    def made(self, value: Any, where: str) -> Any:
+        kinds = self.kinds if self.length is not None else self.kinds[:1] * len(value)
+        pairs = enumerate(zip(kinds, value, strict=True))
+        values = read_parts({i: (kind, each, f"{where}[{i}]") for i, (kind, each) in pairs}).values()
+        return value if self.rules.kept else self.cls(values)
+
+    def word(self, several: bool = False) -> str:
+        of = "lists" if several else "a list"
+        if self.length is not None:
+            return f"{of} of {self.length} {self.kinds[0].word(True)}"
+        return of if isinstance(self.kinds[0], Anything) else f"{of} of {self.kinds[0].word(True)}"
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "array", "items": self.kinds[0].schema()}
+
+
+class _Table(Kind):
+    """Tables of TOML, objects of JSON."""
+
+    rules: Rules
+
+    def fits(self, value: Any) -> bool:
+        return isinstance(value, dict if self.rules.kept else Mapping)
+
+    def word(self, several: bool = False) -> str:
+        one, more = ("an object", "objects") if self.rules.of_json else ("a table", "tables")
+        return more if several else one
+
+
+class Named(_Table):
+    """`Mapping[str, X]` or a dict."""
+
+    def __init__(self, inner: Any, rules: Rules) -> None:
+        self.inner, self.rules = kind_of(inner, rules), rules
+        self.sure = frozenset({dict}) if rules.kept and isinstance(self.inner, Anything) else _NO_TYPES
+
+    def made(self, value: Any, where: str) -> Any:
+        parts = {key: (self.inner, each, f"{where}.{key}") for key, each in value.items()}
+        values = read_parts(parts)
+        return value if self.rules.kept else values
+
+    def schema(self) -> dict[str, Any]:
+        inner = self.inner.schema()
+        return {"type": "object", **({"additionalProperties": inner} if inner else {})}
+
+
+class Limited(Kind):
+    """`Annotated[X, limits]`."""
+
+    def __init__(self, kind: Kind, limits: tuple[Limit, ...]) -> None:
+        self.kind, self.limits = kind, limits
+        self.sure = frozenset({types.NoneType}) & kind.sure
+
+    def fits(self, value: Any) -> bool:
+        return self.kind.fits(value)
+
+    def read(self, value: Any, where: str) -> Any:
+        made = value if type(value) in self.kind.sure else self.kind.read(value, where)
+        for limit in self.limits:
+            if value is not None and not limit.allows(value):
+                raise DataError(f"{where} = {shown(value)} must be {limit.words()}")
+        return made
+
+    def word(self, several: bool = False) -> str:
+        return self.kind.word(several)
+
+    def schema(self) -> dict[str, Any]:
+        schema = self.kind.schema()
+        for limit in self.limits:
+            schema |= limit.schema()
+        return schema
+
+
+class Fields(_Table):
+    """A dataclass."""
+
+    def __init__(self, cls: type, rules: Rules) -> None:
+        self.cls, self.rules = cls, rules
+        missing = dataclasses.MISSING
+        self.needed = {
+            each.name: rules.whole or (each.default is missing and each.default_factory is missing)
+            for each in dataclasses.fields(cls)
+            if each.init
+        }
+        self._hints = get_type_hints(cls, include_extras=True)
+        self._kinds: dict[str, Kind] = {}
+
+    def kind(self, name: str) -> Kind:
+        # Made when first read: a record may contain itself, and fields that the caller sets any type.
+        if name not in self._kinds:
+            self._kinds[name] = kind_of(self._hints[name], self.rules)
+        return self._kinds[name]
+
+    def made(self, value: Any, where: str, given: Mapping[str, Any] = types.MappingProxyType({})) -> Any:
+        fields = {name: needed for name, needed in self.needed.items() if name not in given}
+        parts = {key: (self.kind(key), value[key], f"{where}: {key}") for key in value if key in fields}
+        needed = [name for name, is_needed in fields.items() if is_needed]
+        values = read_parts(parts, key_problems(value, fields, where, needed))
+        try:
+            return self.cls(**values, **given)
+        # ArithmeticError: sizes of 0, numbers beyond a float. A DataError does not name `where` yet.
+        except (ValueError, ArithmeticError, DataError) as error:
+            raise DataError(f"{where}: {error}") from None
+
+
+class Keys(_Table):
+    """A `TypedDict`: the value stays as it is."""
+
+    def __init__(self, cls: type, rules: Rules) -> None:
+        self.rules = dataclasses.replace(rules, kept=True)
+        # __required_keys__ misses annotations that are texts.
+        self._hints = get_type_hints(cls, include_extras=True)
+        self.needed = [name for name, hint in self._hints.items() if get_origin(hint) is not NotRequired]
+        self.kinds = {name: kind_of(hint, self.rules) for name, hint in self._hints.items()}
+        self._sure = {name: kind.sure for name, kind in self.kinds.items()}
+        self._enough = frozenset(self.needed)
+
+    def read(self, value: Any, where: str, part: bool = False) -> Any:
+        """`part`: keys may be missing."""
+        if not isinstance(value, dict):
+            return super().read(value, where)
+        kinds, sure = self.kinds, self._sure
+        try:
+            for name, each in value.items():
+                # A look at the type decides most fields: checking rows would take twice as long.
+                if type(each) not in sure[name]:
+                    kinds[name].read(each, "")
+            right = part or value.keys() >= self._enough
+        except (KeyError, ClipjaxError):
+            right = False
+        return value if right else self.made(value, where, part)
+
+    def made(self, value: Any, where: str, part: bool = False) -> Any:
+        """Raises DataError with every problem: their `where`s are written only now, which saves time."""
+        known = {name: each for name, each in value.items() if name in self.kinds}
+        parts = {name: (self.kinds[name], each, f"{where}: {name}") for name, each in known.items()}
+        read_parts(parts, key_problems(value, self.kinds, where, [] if part else self.needed))
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        fields = {name: kind.schema() | _description(self._hints[name]) for name, kind in self.kinds.items()}
+        record = {"type": "object", "additionalProperties": False, "required": self.needed}
+        return record | {"properties": fields}
+
+
+def _description(hint: Any) -> dict[str, str]:
+    """The text in `Annotated`."""
+    if get_origin(hint) is NotRequired:
+        [hint] = get_args(hint)
+    notes = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    return next(({"description": note} for note in notes if isinstance(note, str)), {})
+
+
+def read_parts(parts: Mapping[Key, tuple[Kind, Any, str]], known: Iterable[str] = ()) -> dict[Key, Any]:
+    """The values of (kind, value, where). Raises DataError with every problem, `known` first."""
+    problems, values = Problems(known), {}
+    for key, (kind, value, where) in parts.items():
+        with problems.gathered():
+            values[key] = kind.read(value, where)
+    problems.refuse()
+    return values
+
+
+@functools.lru_cache(maxsize=512)  # bounded: `how` may have functions that are made anew for each call
+def record_kind(cls: type, rules: Rules) -> Fields | Keys:
+    """The kind of a dataclass or a `TypedDict`."""
+    return Keys(cls, rules) if is_typeddict(cls) else Fields(cls, rules)
+
+
+def kind_of(annotation: Any, rules: Rules) -> Kind:
+    """Raises TypeError for an annotation that records cannot have."""
+    for kind, function in rules.how:
+        if annotation == kind:
+            return Custom(function)
+    origin, items = get_origin(annotation) or annotation, get_args(annotation)
+    if origin is NotRequired:
+        return kind_of(items[0], rules)
+    if origin is Annotated:
+        limits = tuple(each for each in items[1:] if isinstance(each, Limit))
+        return Limited(kind_of(items[0], rules), limits) if limits else kind_of(items[0], rules)
+    if annotation is Any:
+        return Anything()
+    if annotation is float:
+        return Number(rules)
+    if annotation in Plain.WORDS:
+        return Plain(annotation, rules)
+    if origin is Literal:
+        return Choice(items, rules)
+    if origin in (Union, types.UnionType):
+        return Either([kind_of(each, rules) for each in items], rules)
+    if is_typeddict(origin) or dataclasses.is_dataclass(origin):
+        return record_kind(origin, rules)
+    if origin in (tuple, list, frozenset):
+        return Several(origin, items or (Any,), rules)
+    if origin in (Mapping, dict):
+        return Named(items[1] if items else Any, rules)
+    if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
+        return Choice(tuple(each.value for each in annotation), rules, annotation)
+    raise TypeError(f"{annotation!r} is not a kind of field that a record can have")

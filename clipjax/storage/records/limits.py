@@ -1,0 +1,83 @@
+"""Limits of a field's value, in its annotation: `Annotated[int | None, AtLeast(0)]`. Null is not limited.
+
+As in JSON Schema, NaN is within every limit: what reads numbers refuses it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class AtLeast:
+    """For numbers."""
+
+    least: float
+
+    def allows(self, value: Any) -> bool:
+        return not value < self.least
+
+    def words(self) -> str:
+        return f"at least {self.least}"
+
+    def schema(self) -> dict[str, Any]:
+        return {"minimum": self.least}
+
+
+@dataclasses.dataclass(frozen=True)
+class Between:
+    """For numbers; both ends are excluded."""
+
+    low: float
+    high: float
+
+    def allows(self, value: Any) -> bool:
+        return not (value <= self.low or value >= self.high)
+
+    def words(self) -> str:
+        return f"above {self.low} and below {self.high}"
+
+    def schema(self) -> dict[str, Any]:
+        return {"exclusiveMinimum": self.low, "exclusiveMaximum": self.high}
+
+
+@dataclasses.dataclass(frozen=True)
+class Matches:
+    """For texts. `form`: what a text that matches the regular expression is, in words."""
+
+    pattern: str
+    form: str
+
+    @functools.cached_property
+    def _search(self) -> Callable[[str], object]:
+        return re.compile(self.pattern).search
+
+    def allows(self, value: Any) -> bool:
+        return self._search(value) is not None
+
+    def words(self) -> str:
+        return self.form
+
+    def schema(self) -> dict[str, Any]:
+        return {"pattern": self.pattern}
+
+
+@dataclasses.dataclass(frozen=True)
+class NotEmpty:
+    """For lists."""
+
+    def allows(self, value: Any) -> bool:
+        return len(value) > 0
+
+    def words(self) -> str:
+        return "a list that is not empty"
+
+    def schema(self) -> dict[str, Any]:
+        return {"minItems": 1}
+
+
+Limit = AtLeast | Between | Matches | NotEmpty

@@ -1,0 +1,61 @@
+"""What is wrong with a record, in one message."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from clipjax.errors import ClipjaxError, DataError, near_names
+
+_MOST = 20  # problems in a message
+_SHOWN = 200  # characters of a wrong value in a message
+
+
+class Problems:
+    """What is wrong with a file, gathered so that it is mended in one go."""
+
+    def __init__(self, known: Iterable[str] = ()) -> None:
+        self._texts = dict.fromkeys(known)
+
+    @contextlib.contextmanager
+    def gathered(self) -> Iterator[None]:
+        """The block's `ClipjaxError` becomes a problem."""
+        try:
+            yield
+        except ClipjaxError as error:
+            self._texts[str(error)] = None
+
+    def refuse(self) -> None:
+        """Raises DataError if there are problems: with each once, at most `_MOST` of them."""
+        texts = list(self._texts)
+        more = [f"{len(texts) - _MOST} more"] if len(texts) > _MOST else []
+        if texts:
+            raise DataError("; also ".join([*texts[:_MOST], *more]))
+
+
+def check_keys(record: Mapping[str, Any], known: Any, where: object, needed: Any = ()) -> None:
+    """Raises DataError for an unknown key (with the nearest names) or a missing `needed` one."""
+    Problems(key_problems(record, known, where, needed)).refuse()
+
+
+def key_problems(record: Mapping[str, Any], known: Any, where: object, needed: Any) -> Iterator[str]:
+    for key in record:
+        if key not in known:
+            near = near_names(str(key), list(known))
+            hint = f"did you mean {', '.join(near)}? " if near else ""
+            yield f"{where}: unknown key {key!r}; {hint}known: {', '.join(known)}"
+    for key in needed:
+        if key not in record:
+            yield f"{where}: the key {key!r} is missing"
+
+
+def one_of(name: str, value: str, known: Sequence[str]) -> None:
+    """Raises ValueError for an unknown text."""
+    if value not in known:
+        raise ValueError(f"{name} = {value!r} is not one of {', '.join(known)}")
+
+
+def shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
