@@ -75,7 +75,7 @@ def resident(folder: Path, count: int, workers: int) -> list[float]:
 
 
 def megabytes() -> float:
-    """Of this process and its workers; workers that have just ended count 0."""
+    """The memory of this process and its workers; workers that have just ended count 0."""
     pids: list[Any] = ["self", *(process.pid for process in multiprocessing.active_children())]
     total = 0
     for pid in pids:

@@ -158,7 +158,7 @@ def _normal(values: np.ndarray) -> Limits:
 
 
 def _mean_of_logistic(mean: float, deviation: float) -> float:
-    """Of a normal variable, by Gauss and Hermite."""
+    """The mean of the logistic of a normal variable, by Gauss-Hermite quadrature."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(60)
     return float(weights @ (1 / (1 + np.exp(-mean - deviation * nodes))) / weights.sum())
 

@@ -167,7 +167,7 @@ def compare(sides: Sides, work: int, rounds: int) -> dict[str, Any]:
 
 
 def compile_seconds(layers: int) -> float:
-    """Of prefill and generation, from shapes, with empty caches."""
+    """Seconds to compile prefill and generation from shapes, with empty caches."""
     decoder = Decoder(dataclasses.replace(SHAPE, layers=layers))
     embedded = jax.ShapeDtypeStruct((1, PROMPT, SHAPE.width), jnp.float32)
     valid = jax.ShapeDtypeStruct((1, PROMPT), bool)

@@ -154,7 +154,7 @@ def study_of(
 
 
 def model_off(rng: np.random.Generator, baseline: Fit) -> tuple[Limits | None, float]:
-    """Of a model with true values 0.6 and 0.7, both measured."""
+    """The effective robustness of a model with true values 0.6 and 0.7, both measured."""
     hits = (int(rng.binomial(IMAGES, p)) for p in (0.6, 0.7))
     x, y = (cell(each / IMAGES, wilson(each, IMAGES)._asdict()) for each in hits)
     [found] = effective_robustness([Point("model", {}, x, y)], baseline)

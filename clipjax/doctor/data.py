@@ -76,7 +76,10 @@ def check_planned(
 
 
 def bytes_an_image(models: Iterable[str]) -> Iterator[int]:
-    """Of one float32 image embedding of each model. Raises UsageError for an unregistered id."""
+    """The bytes of one float32 image embedding of each model.
+
+    Raises UsageError for an unregistered id.
+    """
     from clipjax.checkpoints.identity.registry import model_card
 
     for name in models:

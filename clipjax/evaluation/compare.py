@@ -41,7 +41,7 @@ class Comparison:
         interval: None if all resamples are equal.
         p_value: two-sided, of this metric alone. `clipjax compare` shows it of headlines alone; in its JSON,
             that of another metric is null.
-        p_holm: corrected for the headlines of the call; None for a metric that is no headline of its task.
+        p_holm: corrected for the headlines of the call; None for a metric that is not a headline of its task.
         test: "mcnemar_exact", "mover_folded_normal" (ECE) or "paired_bootstrap_1000", with p of at least
             2 / 1001.
         gained, lost: images that only the second or only the first run has right; None for other metrics.

@@ -348,10 +348,11 @@ def auroc_interval(ranking: Ranking, level: float = LEVEL) -> Interval:
 
 
 def fpr95_interval(ranking: Ranking, level: float = LEVEL) -> Interval:
-    """Of `fpr95_ninco`, for OOD images that are drawn one by one, with the noise of the threshold.
+    """The interval of `fpr95_ninco`, for OOD images that are drawn one by one.
 
-    Wilson's interval, widened on each side (MOVER, Zou & Donner 2008) by the change of the rate when the
-    threshold moves to a limit of its own interval: order statistics of the ID scores.
+    Wilson's interval, widened by the noise of the threshold (MOVER, Zou & Donner 2008): on each side by the
+    change of the rate when the threshold moves to a limit of its own interval, which is order statistics of
+    the ID scores.
     """
     scores = ranking.ood_sorted.astype(np.float64)
     rate = float(measures(ranking, ["fpr95_ninco"])["fpr95_ninco"][0])
@@ -363,7 +364,7 @@ def fpr95_interval(ranking: Ranking, level: float = LEVEL) -> Interval:
 
 
 def _threshold_limits(id_sorted: Float64[np.ndarray, " N"], level: float) -> tuple[float, float]:
-    """Of the 5 % quantile of the ID scores; infinite where there are too few images to tell.
+    """The limits of the 5 % quantile of the ID scores; infinite where there are too few images to tell.
 
     Among n images, Binomial(n, .05) lie below the quantile. E.g. n = 200: the 4th and the 17th lowest score.
     """

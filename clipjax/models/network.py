@@ -185,7 +185,7 @@ class Network:
             raise DataError(f"{self.arch.name} takes images [B, {size}, {size}, 3], not {list(images.shape)}")
 
     def _check_sides(self, images: Array) -> None:
-        """Of images for dense features."""
+        """Raises DataError unless dense features can be made of images with these sides."""
         name, config, family = self.arch.name, self.arch.vision, family_of(self.arch.vision)
         if images.ndim != 4 or images.shape[3] != 3:
             raise DataError(f"{name} takes images [B, H, W, 3], not {list(images.shape)}")

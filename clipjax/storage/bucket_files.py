@@ -105,7 +105,7 @@ def _knows_create(fs: Any) -> bool:
 
 
 def _upload_beside(fs: Any, name: str, put: Callable[[str], object], *, replace: bool) -> None:
-    """Of two writers at once, the last one stays."""
+    """Upload under a temporary name, then move. If two write at once, the last one's object stays."""
     folder, _, last = name.rpartition("/")
     temporary = f"{folder}/.{last}.{uuid.uuid4().hex}.tmp"
     with contextlib.suppress(NotImplementedError):

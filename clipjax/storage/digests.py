@@ -264,5 +264,5 @@ class _Memory:
 
 
 def _checksum(name: str, version: str, sha256: str) -> str:
-    """Of one record: a damaged or swapped one is not believed."""
+    """The checksum of one record: a damaged or swapped record is not believed."""
     return sha256_json([name, version, sha256])

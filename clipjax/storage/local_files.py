@@ -93,7 +93,7 @@ def _create_as(draft: Path, path: epath.Path) -> None:
 
 
 def _move_unless_exists(draft: Path, path: Path) -> None:
-    """Of writers of one name the first wins; on a disk without locks, either does, with a whole file."""
+    """The first writer of a name wins; on a disk without locks any of them may, with a whole file."""
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):

@@ -340,7 +340,7 @@ _Draws = dict[tuple[str, str, int], np.ndarray]
 
 
 def _draws(table: _Table, about: About) -> _Draws:
-    """Of every variant and group: error ratios of the resamples, and summed |gaps| of calibrated models."""
+    """Each variant's and group's error ratios in the resamples, and summed |gaps| of calibrated models."""
     import scipy.sparse  # loaded late: predictions of every task load this module
 
     groups = np.concatenate([table.groups(variant) for variant in VARIANTS], axis=1)

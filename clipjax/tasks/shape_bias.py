@@ -102,10 +102,10 @@ def cues(
 
 
 def _pictures_of(name: str, shape: str, texture: str) -> tuple[str, str]:
-    """Of the shape and of the texture: airplane/airplane1-bicycle2.png -> airplane/airplane1, bicycle2.
+    """The pictures of shape and texture: airplane/airplane1-bicycle2.png -> airplane/airplane1, bicycle2.
 
-    Other names than <shape><digits>-<texture><digits> tell no picture: the image is its own, without one of a
-    texture. "img-0007.png" is no seventh texture of "img".
+    Only names such as <shape><digits>-<texture><digits> tell the pictures. Any other image is its own picture
+    of a shape, without one of a texture: "img-0007.png" is not the seventh texture of "img".
     """
     folder, file = posixpath.split(name)
     form = rf"({re.escape(shape)}[0-9]+)-({re.escape(texture)}[0-9]+)"

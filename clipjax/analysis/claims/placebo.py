@@ -95,8 +95,8 @@ def placebo(part: Part, pool: Pool, value: float) -> Placebo:
 def splits(families: Sequence[str], runs: Sequence[str], group: int, count: int) -> np.ndarray:
     """Random splits of whole families, bool [count, N]: whether each model is in the group.
 
-    The group has about as many runs as the first `group` models. Both sides have a family; without two
-    families there is no split, [0, N].
+    The group has about as many runs as the first `group` models. Each side has at least one family, so fewer
+    than two families have no split: the result is then [0, N].
     """
     names, of = np.unique(np.asarray(families), return_inverse=True)
     if len(names) < 2:

@@ -145,7 +145,7 @@ def _correlation_difference(part: Part, group: Sample, against: Sample, settings
 
 
 def _pool(part: Part, group: Sample, against: Sample) -> Pool | None:
-    """Of numbers that are not on a line's scale."""
+    """The pool of a statistic whose numbers are not on a line's scale."""
     x, y = (
         np.full(len(group.models) + len(against.models), np.nan)
         if column is None

@@ -43,7 +43,10 @@ class Curvature:
 
 
 def curvature(points: Sequence[Point], trend: Fit, level: float = LEVEL) -> Curvature | None:
-    """Of the trend's own models; None for fewer than `FEWEST`, or fewer than three values of x."""
+    """How far the trend's own models bend away from its line.
+
+    None for fewer models than `FEWEST`, or fewer than three values of x.
+    """
     x, y, n_x, n_y = coordinates(points)
     if len(x) < FEWEST or len(np.unique(x)) < 3:
         return None

@@ -66,7 +66,7 @@ def mean_of(differences: np.ndarray, units: np.ndarray | None = None) -> Bounded
 
 
 def _variance(values: np.ndarray, units: np.ndarray | None) -> tuple[float, int]:
-    """Of the mean of values [N], and its degrees of freedom: 0 for a single unit."""
+    """The variance of the mean of values [N], and its degrees of freedom: 0 for a single unit."""
     if units is None:
         return float(np.var(values, ddof=1)) / len(values), len(values) - 1
     sums = np.bincount(units, values - np.mean(values))
@@ -87,8 +87,8 @@ def _t(value: float, error: float, freedom: float, method: str) -> Bounded:
 def shift_of(differences: np.ndarray, units: np.ndarray | None = None) -> Bounded:
     """Hodges and Lehmann's shift of paired differences [N], with Wilcoxon's signed-rank interval.
 
-    The shift is the median of the N (N + 1) / 2 pairwise means. With too few pairs: `EVERYTHING`. With units
-    both are of their mean differences [U].
+    The shift is the median of the N (N + 1) / 2 pairwise means. The limits of too few differences are
+    `EVERYTHING`. With units, shift and interval are those of the units' mean differences [U].
     """
     if units is not None:
         differences = np.bincount(units, differences) / np.bincount(units)
@@ -103,7 +103,7 @@ def shift_of(differences: np.ndarray, units: np.ndarray | None = None) -> Bounde
 
 
 def _pairwise_means(differences: np.ndarray) -> np.ndarray:
-    """Of all pairs with repetition, sorted."""
+    """The means of all pairs, each value also paired with itself, sorted."""
     return np.sort((differences[:, None] + differences[None, :])[np.triu_indices(len(differences))] / 2)
 
 

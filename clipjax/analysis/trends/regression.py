@@ -125,7 +125,10 @@ def _residuals(
 
 
 def _medians(values: np.ndarray, spare: np.ndarray) -> np.ndarray:
-    """Of each row. np.median would select two or three numbers one after another, and look for NaN."""
+    """The median of each row.
+
+    np.median would select two or three numbers one after another, and look for NaN.
+    """
     middle = values.shape[1] // 2
     spare[...] = values
     spare.partition(middle, axis=1)

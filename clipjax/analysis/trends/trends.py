@@ -77,7 +77,7 @@ class Fit:
         return self.estimate(self.intercept, self.draws[:, 1])
 
     def estimate(self, value: float, draws: np.ndarray) -> Estimate:
-        """Of a number with its values in the draws [R]."""
+        """A number of the trend, with its values in the draws [R]."""
         return Estimate(value, self.units, draws, self.undefined, self.level, method=self.resampled)
 
     @property
@@ -215,7 +215,7 @@ def fit_all(trends: Sequence[Unfitted], stop: Stop = FINE) -> list[Fit]:
 
 
 def _fitted(trends: Sequence[Unfitted], method: str, stop: Stop) -> list[Fit]:
-    """Of equally many models."""
+    """The fits of trends that all have the same number of models."""
     across, up = np.stack([each.across for each in trends]), np.stack([each.up for each in trends])
     through = lines(across, up, method, stop)
     if trends[0].units is not None:

@@ -16,7 +16,10 @@ def is_library_name(text: str) -> bool:
 
 
 def library_and_name(text: str) -> tuple[str, str]:
-    """Of open_clip:ViT-S-32. Raises UsageError for an unknown library or architecture, with near ones."""
+    """The parts of a name such as open_clip:ViT-S-32.
+
+    Raises UsageError for an unknown library or architecture, with near ones.
+    """
     library, _, name = text.partition(":")
     known = {"open_clip": open_clip_towers.configs, "timm": timm_options.architectures}
     if library not in known:

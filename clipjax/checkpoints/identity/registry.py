@@ -69,7 +69,7 @@ class Subject:
 
     @property
     def card(self) -> Card:
-        """Of one of its models."""
+        """The card of one of the architecture's models."""
         return model_card(next(iter(self.rows)))
 
     @functools.cached_property
@@ -81,7 +81,7 @@ class Subject:
 
 @functools.cache
 def subjects() -> tuple[Subject, ...]:
-    """Of configs/models.csv alone: the parity record is of these."""
+    """The architectures of configs/models.csv alone, which are those of the parity record."""
     by_arch: dict[str, Subject] = {}
     for row in shipped_rows():
         name = f"{row['library_arch']}.{row['tag']}" if row["library"] == "timm" else row["library_arch"]

@@ -143,7 +143,7 @@ class Inputs:
         return self.decoded(encoded, opener.where(row), image_id, needed)
 
     def decoded(self, encoded: Encoded, where: str, image_id: str, needed: Sequence[str]) -> Source:
-        """Of `encoded`; raises as `read`. `where`: the image in messages."""
+        """The image and entries of `encoded`; raises as `read`. `where`: the image in messages."""
         with DECODED.waiting() as before:
             image = open_image(encoded.image, where, before=before)
             try:

@@ -23,14 +23,14 @@ from clipjax.storage.reading import is_file, read_bytes
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FilePairs(abc.ABC):
-    """The part of a `PairSet` that all layouts of files share; `load` is each layout's own.
+    """A `PairSet` of files. Every layout shares it and has its own `load`.
 
     Attributes:
         root: a folder or its URL.
-        images: the ids of each pair's images, paths relative to the root.
-        files: the files beside the images that each pair's geometry comes from, relative to the root.
-        listed: those of `files` that were read while the pairs were listed -> SHA-256 of what was read.
-        contents: SHA-256 of images and files when they were hashed, None for an absent one.
+        images: the ids of each pair's two images: paths relative to the root.
+        files: the files that each pair's geometry comes from, beside the images; paths relative to the root.
+        listed: the files of `files` that were read to list the pairs, each with the SHA-256 of what was read.
+        contents: each image's and file's SHA-256 when it was hashed; None for an absent one.
     """
 
     root: str
@@ -75,7 +75,9 @@ class FilePairs(abc.ABC):
 
     @property
     def digest(self) -> str:
-        """A file that does not exist counts as null, because its pair may be skipped.
+        """SHA-256 over preparation, ids, clusters, columns and files of the pairs.
+
+        A file that does not exist counts as null, because its pair may be skipped.
 
         Raises ChangedError if a file is no longer the one that lists the pairs.
         """
@@ -104,12 +106,12 @@ class FilePairs(abc.ABC):
         return text.hexdigest()
 
     def preparation(self) -> dict[str, object]:
-        """As JSON, everything but the files that decides the pairs' arrays."""
+        """All that decides the pairs' arrays besides the files, in JSON types."""
         return self.matching.preparation()
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Of geometric pairs: `manifest_of` refuses others."""
+        """The grid of geometric pairs; `manifest_of` refuses other pairs."""
         assert self.matching.grid is not None
         return self.matching.grid
 
@@ -149,7 +151,7 @@ class FilePairs(abc.ABC):
 
 
 def read_listed(path: epath.Path, name: str, listed: dict[str, str]) -> bytes:
-    """A file that lists pairs; its SHA-256 goes into `listed` under `name`. Raises DataError."""
+    """Read a file that lists pairs, and record its SHA-256 in `listed` under `name`. Raises DataError."""
     data = read_bytes(path)
     listed[name] = sha256_bytes(data)
     return data

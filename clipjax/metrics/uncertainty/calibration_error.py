@@ -34,9 +34,13 @@ MOST_ERRORS = 37.0  # standard errors: beyond them p is 0 in float64
 
 
 class Gaps(NamedTuple):
-    """Of each bin, float64 [B]: share of the images, accuracy - confidence, standard error of that.
+    """How far each bin's confidence is from its accuracy.
 
-    An empty bin has share and gap 0. `images`: in all bins.
+    Attributes:
+        share: float64 [B], each bin's share of the images; 0 for an empty bin.
+        gap: float64 [B], accuracy - confidence; 0 for an empty bin.
+        error: float64 [B], the standard error of `gap`.
+        images: the number of images in all bins.
     """
 
     share: np.ndarray
@@ -102,9 +106,9 @@ def corrected(gaps: Gaps) -> float:
 
 
 def interval(gaps: Gaps, band: NullBand, level: float = LEVEL) -> Interval | None:
-    """Of the true ECE; None where the plug-in lies inside the null band, or of fewer than `FEWEST` images.
+    """The interval of the true ECE; None for a plug-in inside the null band, or fewer than `FEWEST` images.
 
-    Of the intervals that are given at least .93 cover (`benchmarks/metrics/calibration_coverage.py`).
+    At least .93 of the intervals that are not None cover (`benchmarks/metrics/calibration_coverage.py`).
     """
     value = plug_in(gaps)
     if value <= band.hi or gaps.images < FEWEST:

@@ -41,10 +41,11 @@ def spreads_without_effect(
 
 
 def spread_interval(right: Bool[np.ndarray, "images R"], level: float = LEVEL) -> Interval:
-    """Of the largest difference between two of R >= 2 orders, from intervals of all pairs that hold together.
+    """The interval of the largest difference between two of R >= 2 orders.
 
-    Each pair's MOVER interval has the level 1 - (1 - level) / pairs (Bonferroni). Where all of them hold,
-    the largest difference is between their largest lower and their largest upper limits. A bootstrap of the
+    The intervals of all pairs hold together: each pair's MOVER interval has the level
+    1 - (1 - level) / pairs (Bonferroni). Where all of them hold, the largest difference is between their
+    largest lower and their largest upper limits. A bootstrap of the
     spread does not cover: noise alone makes every spread positive.
     """
     images, orders = right.shape
