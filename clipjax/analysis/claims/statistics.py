@@ -31,7 +31,7 @@ from clipjax.analysis.trends.estimates import (
 from clipjax.analysis.trends.group_differences import GroupDifference, compare_fits, shortcomings
 from clipjax.analysis.trends.resampling import FEWEST as FEWEST_DRAWN
 from clipjax.analysis.trends.resampling import numbered
-from clipjax.analysis.trends.trends import Unfitted, mean_robustness, unfitted_points
+from clipjax.analysis.trends.trends import Fit, Unfitted, mean_robustness, unfitted_points
 from clipjax.errors import ClipjaxError
 
 FEWEST = 2  # models of a group, or pairs, for a mean
@@ -97,7 +97,10 @@ def _effective_robustness(part: Part, group: Sample, against: Sample, settings: 
     points, others = _points(part, group), _points(part, against)
     trend = unfitted_points(others, **_scales(part), **settings, units=against.units)
     pool = _pool_of(points, others, group, against)
-    end = lambda fit: mean_robustness(points, fit, group.units)  # noqa: E731
+
+    def end(fit: Fit) -> Bounded:
+        return mean_robustness(points, fit, group.units)
+
     return Begun((group, against), end, (trend,), pool=pool, baseline=(points, others))
 
 
