@@ -8,7 +8,7 @@ today: a prompt is the same tomorrow.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import BuiltinMethodType
 from typing import Any
@@ -68,26 +68,38 @@ class ChatTemplate:
 
 def _program(source: str) -> Any:
     """A compiled template of Jinja that counts its work with a `Meter` of its own."""
-    # Loaded late: only models that answer have a template.
+    # Loaded late, here and below: only models that answer have a template.
     from jinja2 import Undefined
-    from jinja2.ext import loopcontrols
-    from jinja2.runtime import Macro
-    from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
+
+    names = _names()
+    meter = Meter((Undefined, names))
+    environment = _environment(meter)
+    kept = {name: environment.globals[name] for name in GLOBALS}
+    environment.globals = {**kept, "namespace": names, "dict": _dict, "raise_exception": _raise}
+    environment.filters = _filters(environment.filters, meter)
+    environment.tests = {name: meter.test(name, each) for name, each in environment.tests.items()}
+    tree = environment.parse(source)
+    _count_in(tree)
+    return environment.from_string(tree)
+
+
+def _names() -> type:
     from jinja2.utils import Namespace
 
     class Names(Namespace):
         def __repr__(self) -> str:  # Jinja's writes what it holds: perhaps itself
             return "<Namespace>"
 
-    meter = Meter((Undefined, Names))
+    return Names
 
-    class Formatter(SandboxedFormatter):
-        def format_field(self, value: Any, format_spec: str) -> Any:
-            meter.field(value, format_spec)
-            return super().format_field(value, format_spec)
 
-        def convert_field(self, value: Any, conversion: Any) -> Any:
-            return super().convert_field(meter.write(value), conversion)
+def _environment(meter: Meter) -> Any:
+    """Jinja's sandbox, in which operators, subscripts and calls are counted."""
+    from jinja2.ext import loopcontrols
+    from jinja2.runtime import Macro
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    formatter = _formatter(meter)
 
     class Metered(ImmutableSandboxedEnvironment):
         intercepted_binops = frozenset(OPERATORS)
@@ -99,15 +111,7 @@ def _program(source: str) -> Any:
             return super().getitem(obj, meter.read(argument))
 
         def wrap_str_format(self, value: Any) -> Any:
-            if super().wrap_str_format(value) is None:
-                return None
-            text, mapped = value.__self__, value.__name__ == "format_map"
-
-            def write(*values: Any, **named: Any) -> str:
-                named = {**values[0]} if mapped else named
-                return Formatter(self).vformat(meter.look(text), () if mapped else values, named)
-
-            return write
+            return None if super().wrap_str_format(value) is None else formatter(self).counted(value)
 
         def call(_self, _context: Any, _called: Any, *values: Any, **named: Any) -> Any:
             if isinstance(_called, Macro):
@@ -119,51 +123,63 @@ def _program(source: str) -> Any:
                 meter.method(_called.__self__, _called.__name__, values)
             return meter.look(super().call(_context, _called, *values, **named))
 
-    environment = Metered(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols], optimized=False)
-    kept = {name: environment.globals[name] for name in GLOBALS}
-    environment.globals = {**kept, "namespace": Names, "dict": _dict, "raise_exception": _raise}
-    filters = {name: each for name, each in environment.filters.items() if name in FILTERS}
-    filters["tojson"] = _json
-    environment.filters = {name: meter.filter(name, each) for name, each in filters.items()}
-    environment.filters |= {
-        "format": lambda text, *values, **named: meter.percent(str(text), named or values)
-    }
-    environment.filters |= {
+    return Metered(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols], optimized=False)
+
+
+def _formatter(meter: Meter) -> Any:
+    """What runs `str.format` in the sandbox, with its fields counted."""
+    from jinja2.sandbox import SandboxedFormatter
+
+    class Formatter(SandboxedFormatter):
+        def format_field(self, value: Any, format_spec: str) -> Any:
+            meter.field(value, format_spec)
+            return super().format_field(value, format_spec)
+
+        def convert_field(self, value: Any, conversion: Any) -> Any:
+            return super().convert_field(meter.write(value), conversion)
+
+        def counted(self, method: Any) -> Callable[..., str]:
+            """In place of a text's method `format` or `format_map`."""
+            text, mapped = method.__self__, method.__name__ == "format_map"
+
+            def write(*values: Any, **named: Any) -> str:
+                named = {**values[0]} if mapped else named
+                return self.vformat(meter.look(text), () if mapped else values, named)
+
+            return write
+
+    return Formatter
+
+
+def _filters(own: Mapping[str, Any], meter: Meter) -> dict[str, Any]:
+    """Jinja's filters for templates, and those of `_count_in`, whose names no template can write."""
+    kept = {**{name: each for name, each in own.items() if name in FILTERS}, "tojson": _json}
+    return {
+        **{name: meter.filter(name, each) for name, each in kept.items()},
+        "format": lambda text, *values, **named: meter.percent(str(text), named or values),
         "*step": meter.step,
         "*look": meter.look,
         "*read": meter.read,
         "*write": meter.write,
     }
-    environment.tests = {name: meter.test(name, each) for name, each in environment.tests.items()}
-    tree = environment.parse(source)
-    _count_in(tree)
-    return environment.from_string(tree)
 
 
 def _count_in(tree: Any) -> None:
     """Make a parsed template count what passes no operator, filter, test or call."""
     from jinja2 import nodes
 
+    sizes = _sizes(tree)
+
     def counted(kind: str, node: Any, *arguments: Any) -> Any:
-        """`node | *kind`: no template can write such a filter's name."""
+        """`node | *kind`"""
         every = [nodes.Const(each) for each in arguments]
         filtered = nodes.Filter(node, f"*{kind}", every, [], None, None, lineno=node.lineno)
         return filtered.set_environment(tree.environment)
-
-    sizes: dict[int, tuple[int, int]] = {}
-
-    def measure(node: Any) -> tuple[int, int]:
-        """Nodes below, and characters of literal text."""
-        below = [measure(each) for each in node.iter_child_nodes()]
-        own = len(node.data) if isinstance(node, nodes.TemplateData) else 0
-        sizes[id(node)] = 1 + sum(part[0] for part in below), own + sum(part[1] for part in below)
-        return sizes[id(node)]
 
     def step(node: Any) -> Any:
         steps, characters = sizes[id(node)]
         return counted("step", nodes.Const(steps, lineno=node.lineno), characters)
 
-    measure(tree)
     for node in [tree, *tree.find_all(nodes.Node)]:
         if isinstance(node, nodes.For) and node.test is not None:
             node.test = nodes.And(step(node), node.test, lineno=node.lineno)
@@ -183,6 +199,22 @@ def _count_in(tree: Any) -> None:
             node.key = counted("read", node.key)
         if isinstance(node, nodes.Tuple) and node.ctx == "load":  # its hash reads all that it holds
             node.items = [counted("read", each) for each in node.items]
+
+
+def _sizes(tree: Any) -> dict[int, tuple[int, int]]:
+    """id of a node -> how many nodes are in it, itself included, and characters of literal text."""
+    from jinja2 import nodes
+
+    sizes: dict[int, tuple[int, int]] = {}
+
+    def measure(node: Any) -> tuple[int, int]:
+        below = [measure(each) for each in node.iter_child_nodes()]
+        own = len(node.data) if isinstance(node, nodes.TemplateData) else 0
+        sizes[id(node)] = 1 + sum(part[0] for part in below), own + sum(part[1] for part in below)
+        return sizes[id(node)]
+
+    measure(tree)
+    return sizes
 
 
 def _is_message(message: Any) -> bool:
