@@ -98,18 +98,15 @@ class PlugIn:
             spec = None
         if spec is None:
             raise DataError(f"{self.what}: the package {top!r} is not on Python's path; reinstall it")
-        folders = list(spec.submodule_search_locations or ())
-        places = [Path(folder, *rest) for folder in folders] or [
-            Path(str(spec.origin)).with_suffix("").joinpath(*rest)
-        ]
-        files = [(place, place.with_suffix(".py"), place / "__init__.py") for place in places]
-        for place, module, package in files:
-            if self.group == CONFIGS and place.is_dir():
-                return place
-            for file in (module, package):
-                if self.group != CONFIGS and file.is_file():
-                    return file
-        kind = "folder" if self.group == CONFIGS else "source"
+        folders = spec.submodule_search_locations or [Path(str(spec.origin)).with_suffix("")]
+        places = [Path(folder, *rest) for folder in folders]
+        if self.group == CONFIGS:
+            kind, there = "folder", filter(Path.is_dir, places)
+        else:
+            files = (file for each in places for file in (each.with_suffix(".py"), each / "__init__.py"))
+            kind, there = "source", filter(Path.is_file, files)
+        for path in there:
+            return path
         raise DataError(f"{self.what}: the {kind} {places[0]} does not exist; reinstall the package")
 
     def source(self) -> str:
@@ -212,8 +209,8 @@ def _declared(folder: Path) -> Iterator[PlugIn]:
         if prefix != "clipjax":
             continue
         plug_in = PlugIn(group, point.name, point.value, package, str(distribution.version))
-        if group not in (*INTERFACES, CONFIGS):
-            known = ", ".join(f"clipjax.{each}" for each in (*INTERFACES, CONFIGS))
+        if group not in (groups := (*INTERFACES, CONFIGS)):
+            known = ", ".join(f"clipjax.{each}" for each in groups)
             raise DataError(
                 f"{plug_in.owner} has entry points in the group {point.group!r}, which this clipjax does not "
                 f"have; it has {known}"
