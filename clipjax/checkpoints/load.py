@@ -102,7 +102,8 @@ def load_model(
         opened = open_weights(copy, own, card, file, stated, source, named)
         params = _abstract(opened.card, dtype)
         mesh = mesh if mesh_of is None else mesh_of(params)
-        model = _read(opened, params, None if mesh is None else _shardings(params, mesh, rules))
+        rules = FSDP if rules is None else rules
+        model = _read(opened, params, None if mesh is None else params_sharding(params, mesh, rules))
     if image_size is not None:
         model = resize_model(model, image_size, position_rule)
     where = str(Path(source).resolve() if copy is source and Path(source).exists() else source)
@@ -264,7 +265,3 @@ def convert_model(
         check=card.weights.refuse_changed,
     )
     return folder, card
-
-
-def _shardings(params: Params, mesh: Mesh, rules: Rules | None) -> dict[str, Any]:
-    return params_sharding(params, mesh, FSDP if rules is None else rules)

@@ -72,6 +72,8 @@ class Model:
     adapter: AdapterParts | None = None
     base: Card | None = None
     location: Location | None = None
+    framework: Framework = field(default=JAX, init=False)
+    outside: None = field(default=None, init=False)  # clipjax decodes its images
 
     def __post_init__(self, weights: Weights | None) -> None:
         object.__setattr__(self, "params", dict(self.params))
@@ -85,14 +87,6 @@ class Model:
     @property
     def network(self) -> Network:
         return Network(self.card.arch)
-
-    @property
-    def framework(self) -> Framework:
-        return JAX
-
-    @property
-    def outside(self) -> None:
-        return None
 
     def _replace(self, **changes: Any) -> Model:
         files = vars(self).get("_tokenizer_files", self.tokenizer_files)  # those found after loading, too

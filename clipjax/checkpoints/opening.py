@@ -178,8 +178,9 @@ def _open_foreign(
     resolved: Resolved, card: Card | None, stated: Stated, where: str | Path, named: Named
 ) -> Opened:
     fallback = stated.fallback or _fallback(resolved, where)
-    if card is None and (known := _known_by_place(resolved)) is not None:
-        card = model_card(known)
+    if card is None and resolved.repo is not None:
+        known = id_of_repo(resolved.repo) or id_of_file(resolved.repo, resolved.file)
+        card = None if known is None else model_card(known)
     if card is None:
         card = _card_beside(resolved, stated.facts_of)
         is_copy = resolved.repo is not None or isinstance(place(where), BucketPath)
@@ -228,13 +229,6 @@ def _fallback(resolved: Resolved, where: str | Path) -> str:
         return default_name(where if resolved.repo is None else resolved.folder)
     loose = resolved.repo is None and resolved.path.is_file()
     return default_name(resolved.repo or where, is_file=loose)
-
-
-def _known_by_place(resolved: Resolved) -> str | None:
-    """The registered model of a hub repository, or of a file of one with several models."""
-    if resolved.repo is None:
-        return None
-    return id_of_repo(resolved.repo) or id_of_file(resolved.repo, resolved.file)
 
 
 def _with_own_pixels(card: Card, folder: Path) -> Card:

@@ -139,10 +139,9 @@ def logits(head: Head, features: Any) -> Float32[jax.Array, "B K"]:
     if identity:
         return features if head.bias is None else features + head.bias
     bias = np.zeros(head.kernel.shape[1], np.float32) if head.bias is None else head.bias
+    if head.cache is not None:
+        bias = bias + _cache_logits(features, head.cache, head.kernel.shape[1])
     scale = np.float32(head.scale)
-    if head.cache is None:
-        return _logits(features, head.kernel, bias, head.columns, scale, normalize=head.normalize)
-    bias = bias + _cache_logits(features, head.cache, head.kernel.shape[1])
     return _logits(features, head.kernel, bias, head.columns, scale, normalize=head.normalize)
 
 
@@ -218,6 +217,7 @@ def score_blocks(
         DataError: a score is not finite; names the image.
     """
     size = min(len(features), max(1, SCORE_BLOCK // head.kernel.shape[1]))
+    averages = projection is not None and projection.kind == "mean_prob"
     for start in range(0, len(features), size):
         given = np.asarray(features[start : start + size])
         wide = isinstance(head, _Identity) and given.dtype == np.float64
@@ -226,17 +226,13 @@ def score_blocks(
         values = _project(jnp.asarray(padded) if wide else logits(head, padded), projection)[: len(block)]
         if ids is not None:
             _check_finite(values, ids[start : start + len(block)])
-        yield slice(start, start + len(block)), Scores(values, _averages(projection))
+        yield slice(start, start + len(block)), Scores(values, averages)
 
 
 def _check_finite(scores: Float[jax.Array, "B K"], ids: Sequence[str]) -> None:
     finite = np.isfinite(np.asarray(scores)).all(axis=1)  # JAX would compile two programs
     if not finite.all():
         raise DataError(f"{ids[int(np.argmin(finite))]}: its logits hold NaN or infinity")
-
-
-def _averages(projection: Projection | None) -> bool:
-    return projection is not None and projection.kind == "mean_prob"
 
 
 def _project(scores: Float[jax.Array, "B K"], projection: Projection | None) -> Float[jax.Array, "B C"]:

@@ -172,14 +172,8 @@ def meaning(model: Mapping[str, Any], kind: Kind, where: str = "") -> dict[str, 
 
 def library_name(model: Mapping[str, Any]) -> str | None:
     """The library's name for this `model_cfg`; None if it has none, or gives other keys to the tensors."""
-
     own = _whole(model)
-    return next((name for name, whole in _wholes().items() if whole == own), None)
-
-
-@functools.cache
-def _wholes() -> dict[str, list[Any]]:
-    return {name: _whole(config) for name, config in configs().items()}
+    return next((name for name, config in configs().items() if _whole(config) == own), None)
 
 
 def _whole(model: Mapping[str, Any]) -> list[Any]:

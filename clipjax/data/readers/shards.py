@@ -41,17 +41,14 @@ def only_shards(path: Path, endings: tuple[str, ...]) -> bool:
 
 def are_shards(entries: Sequence[Path], endings: tuple[str, ...]) -> bool:
     """`only_shards` for a folder with these entries."""
-    shards = [name for name in map(_lower, entries) if name.endswith(SHARDS)]
-    others = any(entry.is_dir() or _lower(entry).endswith(IMAGE_EXTENSIONS) for entry in entries)
+    names = [entry.name.lower() for entry in entries]
+    shards = [name for name in names if name.endswith(SHARDS)]
+    others = any(name.endswith(IMAGE_EXTENSIONS) for name in names) or any(each.is_dir() for each in entries)
     return bool(shards) and not others and all(name.endswith(endings) for name in shards)
 
 
 def shown(folder: Path) -> list[Path]:
     return [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
-
-
-def _lower(path: Path) -> str:
-    return path.name.lower()
 
 
 def shard_files(root: epath.Path, endings: tuple[str, ...], inside: str | None = None) -> list[Path]:
