@@ -22,7 +22,6 @@ from jax.sharding import Mesh
 from clipjax.checkpoints.encoder import Encoder, ModelCard
 from clipjax.checkpoints.vision_language import answering
 from clipjax.data.manifest import Manifest
-from clipjax.data.pixels.decoders import AUTO as FASTEST
 from clipjax.data.pixels.normalize import normalize
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.data.questions import Questions
@@ -172,8 +171,6 @@ def answer_images(
     """
     how = Compute() if compute is None else compute
     profile = answering(model.card.id, model.params, precision)
-    if how.per_device_batch == FASTEST:
-        how = dataclasses.replace(how, per_device_batch=None)
     pixels = model.card.preprocess.recipe(rgb="first") if recipe is None else recipe
     stream = AnswerStream(model, profile, how, pixels, ANSWERS, prompts, steps)
     [rows] = rows_of(stream, [manifest])

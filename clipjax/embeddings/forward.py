@@ -21,8 +21,8 @@ from clipjax.checkpoints.encoder import Encoder, embeds_at_unit_norm
 from clipjax.data.pixels.normalize import normalize, normalize_host
 from clipjax.devices.platforms import platform_of
 from clipjax.devices.programs import enable_compile_cache
-from clipjax.devices.sharding import DATA, batch_sharding, local_mesh, replicated
-from clipjax.embeddings.params import AUTO, REPLICATED, SHARDED, fits, refuse_own, seen_whole, shardings
+from clipjax.devices.sharding import DATA, FSDP, batch_sharding, local_mesh, params_sharding, replicated
+from clipjax.embeddings.params import AUTO, REPLICATED, SHARDED, fits, refuse_own, seen_whole
 from clipjax.errors import ClipjaxError, DataError, UsageError, type_and_line
 from clipjax.models.network import Network
 from clipjax.models.precision import Precision, known_precision
@@ -287,6 +287,13 @@ class Step:
         ).compile()
 
 
+def tower_sharding(network: Network, mesh: Mesh, placement: str) -> Any:
+    """Of the image tower's params: a tree like them if they are cut, one for all if not."""
+    if placement != SHARDED:
+        return replicated(mesh)
+    return params_sharding({"vision": network.abstract_params()["vision"]}, mesh, FSDP)
+
+
 # Cached: the next data set of the same model does not compile again.
 @functools.lru_cache(maxsize=16)
 def _image_step(
@@ -304,9 +311,7 @@ def _image_step(
         features = network.encode_image(params, images, precision=precision, platform=_tpu(mesh))
         return unit_norm(features) if unit else features
 
-    where: Any = replicated(mesh)
-    if placement == SHARDED:
-        where = shardings({"vision": network.abstract_params()["vision"]}, mesh, placement)
+    where = tower_sharding(network, mesh, placement)
     return Step(embed_image, mesh, network.compiler_options("vision"), where)
 
 

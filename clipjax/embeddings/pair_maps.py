@@ -18,11 +18,10 @@ from jax.sharding import Mesh
 from clipjax.checkpoints.encoder import ModelCard
 from clipjax.data.manifest import Manifest
 from clipjax.data.pairs.pair import Pair, PairSet
-from clipjax.devices.sharding import local_mesh, replicated
-from clipjax.embeddings.batch_size import Choice
-from clipjax.embeddings.forward import Forward, Program, Step, compiled, on_devices
+from clipjax.devices.sharding import local_mesh
+from clipjax.embeddings.forward import Forward, Program, Step, compiled, on_devices, tower_sharding
 from clipjax.embeddings.keys import entry_key
-from clipjax.embeddings.params import REPLICATED, SHARDED, shardings
+from clipjax.embeddings.params import REPLICATED
 from clipjax.embeddings.sets import StoredRows
 from clipjax.embeddings.stream import Batch, Order, Stream, read_ahead
 from clipjax.errors import DataError
@@ -71,12 +70,6 @@ class PairStream(Stream):
     def ids(self, manifest: Manifest) -> Sequence[str]:
         assert manifest.pairs is not None
         return manifest.pairs.ids
-
-    def placement(self, per_device_batch: int, placement: str) -> str:
-        return placement
-
-    def fastest(self, placement: str, images: int) -> Choice:
-        return Choice(1)
 
     def forward(self, per_device_batch: int, placement: str) -> Forward:
         network = self.model.network
@@ -132,9 +125,7 @@ def _maps_step(
         compiled[Program(network.arch.name, "pairs", images.shape[2], 1, precision)] += 1
         return dense_map(network, params, images[0], recipe, precision)[None]
 
-    where: Any = replicated(mesh)
-    if placement == SHARDED:
-        where = shardings({"vision": network.abstract_params()["vision"]}, mesh, placement)
+    where = tower_sharding(network, mesh, placement)
     return Step(maps_of_pair, mesh, network.compiler_options("vision"), where)
 
 

@@ -13,7 +13,7 @@ import jax
 from jax.sharding import Mesh, PartitionSpec
 
 from clipjax.checkpoints.encoder import Encoder, ModelCard
-from clipjax.devices.sharding import DATA, DP, FSDP, STACKS, local_mesh, params_sharding
+from clipjax.devices.sharding import DATA, STACKS, local_mesh
 from clipjax.errors import UsageError, unknown_name
 from clipjax.models.cut import Cut, whole
 from clipjax.models.precision import Dtype
@@ -30,10 +30,6 @@ def check_params(placement: str) -> None:
     """Raise UsageError for an unknown placement."""
     if placement not in PARAMS:
         raise unknown_name("placement of params", placement, list(PARAMS))
-
-
-def shardings(params: Any, mesh: Mesh, placement: str) -> Any:
-    return params_sharding(params, mesh, FSDP if placement == SHARDED else DP)
 
 
 def seen_whole(parts: Any, specs: Any, devices: int) -> Any:

@@ -91,19 +91,20 @@ class Stream(abc.ABC):
         """Everything that a data set's rows depend on."""
 
     @abc.abstractmethod
-    def placement(self, per_device_batch: int, placement: str) -> str:
-        """The placement of params where "auto" may be asked for."""
-
-    @abc.abstractmethod
-    def fastest(self, placement: str, images: int) -> Choice:
-        """The fastest batch of a device."""
-
-    @abc.abstractmethod
-    def forward(self, per_device_batch: int, placement: str) -> Forward: ...
+    def forward(self, per_device_batch: int, placement: str) -> Forward:
+        """The forward pass, with params on the devices."""
 
     @abc.abstractmethod
     def batches(self, order: Order) -> Generator[Batch]:
         """The batch of each step."""
+
+    def placement(self, per_device_batch: int, placement: str) -> str:
+        """Where params lie, if "auto" may be asked for."""
+        return placement
+
+    def fastest(self, placement: str, images: int) -> Choice:
+        """The batch of a device, if "auto" is asked for."""
+        return Choice(self.batch)
 
     def inputs(self, batch: Batch, rows: np.ndarray) -> Any:
         """What the forward pass takes; `rows` int [B] of their data sets, -1 for padding."""

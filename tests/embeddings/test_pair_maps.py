@@ -108,9 +108,12 @@ def test_damaged_maps_are_made_again(model: Any, plain: dict[Any, np.ndarray], t
     assert all((maps == before[name]).all() for name, maps in kept(model, store).items())
 
 
+@pytest.mark.parametrize("devices", [1, 8])
 def test_skipped_pairs_have_no_maps_until_they_are_asked_for(
-    model: Any, plain: dict[Any, np.ndarray], tmp_path: Path
+    model: Any, plain: dict[Any, np.ndarray], tmp_path: Path, devices: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """On one device nothing of a step can be read."""
+    monkeypatch.setattr(pair_maps, "local_mesh", lambda: make_mesh(jax.local_devices()[:devices]))
     store, broken = Store(tmp_path), dataclasses.replace(FEW, broken=(1,), empty=(3,))
     found = run(model, broken, store, on_error="skip")
     assert found.ids == ["pair0", "pair2", "pair4"]

@@ -24,6 +24,7 @@ from clipjax.embeddings.pairs import match_pairs, pair_key
 from clipjax.embeddings.sets import Embeddings
 from clipjax.errors import DataError, UsageError
 from clipjax.models.dense import PROBE3D, dense_map
+from clipjax.storage.buckets import BucketError
 from clipjax.storage.store import Store
 from clipjax.tasks import correspondence
 from clipjax.tasks.correspondence import Matcher
@@ -91,6 +92,7 @@ def test_stopped_and_resumed(model: Any, reference: Embeddings, tmp_path: Path) 
     assert resumed.stats.images == 2 * 3, "pair 8 was in the step of the broken one"
     again = run(model, ALL, store)
     assert (again.stats.images, again.stats.forward_passes) == (0, 0)
+    assert dict(again.stats.made_with)["jax"] == jax.__version__
     np.testing.assert_array_equal(again.array, reference.array)
 
 
@@ -106,6 +108,20 @@ def test_pairs_that_cannot_be_used_are_skipped_and_named(
     np.testing.assert_array_equal(found.array, reference.array[[0, 2, 4]])
     if stored:  # mended, they are matched
         np.testing.assert_array_equal(run(model, FEW, store, on_error="raise").array, reference.array[:5])
+
+
+class NoBucket(MemoryPairs):
+    def load(self, i: int) -> Pair:
+        if i == 1:
+            raise BucketError("the bucket does not answer")
+        return super().load(i)
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_a_bucket_that_does_not_answer_costs_no_pair(on_error: str, model: Any, tmp_path: Path) -> None:
+    with pytest.raises(BucketError):
+        run(model, NoBucket(FEW.numbers), Store(tmp_path), on_error=on_error)
+    assert Store(tmp_path).ls()[0].shards_present == 0
 
 
 def test_a_pair_without_a_match_is_named(model: Any) -> None:
