@@ -35,33 +35,45 @@ def recorded_name(row: AnyRow) -> str:
     return name if isinstance(name, str) else row["dataset"]
 
 
-def told_apart(rows: Sequence[Row]) -> list[Row]:
-    """The rows, in which each `dataset` is one data set.
+class _Told(list[Row]):
+    """What `told_apart` made, until rows are added or removed: it then takes the list as it is."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        super().__init__(rows)
+        self.told = len(self)
+
+
+def told_apart(rows: Iterable[Row]) -> list[Row]:
+    """The rows, in which each `dataset` is one data set; free for what it has returned.
 
     A name stays as long as it is of one data set. Of several, each gets the name of its folder and parents;
     where they do not tell, also its sample or digest: "pets/test", "test (100 of 500 images)",
     "test (3f2a91c0)".
     """
+    if isinstance(rows, _Told) and len(rows) == rows.told:
+        return rows
+    told = _Told(rows)
     seen: dict[str, set[tuple[str | None, str | None]]] = {}
-    for row in rows:
+    for row in told:
         seen.setdefault(row["dataset"], set()).add((row.get("folder", UNKNOWN), images_of(row)))
     unclear = {name for name, images in seen.items() if len(images) > 1 or _is_other(name, images)}
     if not unclear:
-        return list(rows)
+        return told
     by_name: dict[str, list[int]] = {}
-    for k, row in enumerate(rows):
+    for k, row in enumerate(told):
         if row["dataset"] in unclear:
             by_name.setdefault(row["dataset"], []).append(k)
-    told, taken = list(rows), set(seen)
+    taken = set(seen)
     for name, places in by_name.items():
-        keys = _keys(name, [rows[k] for k in places])
+        keys = _keys(name, [told[k] for k in places])
         groups: dict[Key, list[Row]] = {}
         for key, k in zip(keys, places):
-            groups.setdefault(key, []).append(rows[k])
+            groups.setdefault(key, []).append(told[k])
         if len(groups) > 1 or _is_other(name, seen[name]):
             names = _names(name, groups, taken)
             for key, k in zip(keys, places):
-                told[k] = rows[k] if names[key] == name else {**rows[k], "dataset": names[key]}
+                if names[key] != name:
+                    told[k] = {**told[k], "dataset": names[key]}
     return told
 
 

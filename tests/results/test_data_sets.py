@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from _rows import row
 
+from clipjax.analysis.report.data import report_data
+from clipjax.analysis.rows.cells import RowIndex
 from clipjax.data.cards import is_registered, tail_of
 from clipjax.results.data_sets import images_of, recorded_name, told_apart
 from clipjax.results.store import ResultStore, new_run_id
@@ -22,6 +24,27 @@ def measured(images: str | None, folder: str | None = "", dataset: str = "test",
     recipe = {"dataset": dataset} | ({} if images is None else {"images": images}) | changed.pop("recipe", {})
     fields = {"dataset": dataset, "recipe": recipe} | ({} if folder == "" else {"folder": folder}) | changed
     return row(new_run_id(), recipe_hash=sha256_json([images, folder, changed]), **fields)
+
+
+def test_rows_are_told_apart_once(tmp_path, monkeypatch):
+    """The store does it, and whoever uses its rows calls it again, which costs nothing until they change."""
+    store = ResultStore(tmp_path)
+    for images, folder in ((X, "pets/test"), (Y, "birds/test")):
+        store.add([measured(images, folder)])
+    rows = store.rows()
+    assert [one["dataset"] for one in rows] == ["pets/test", "birds/test"]
+    with monkeypatch.context() as patch:
+        patch.setattr("clipjax.results.data_sets.images_of", None)  # looked at for each row
+        assert told_apart(rows) is rows
+        index = RowIndex(rows)
+        assert len(report_data(rows, "x")["columns"]) == len(list(index)) == 2
+        for changed in (rows[:1], [*rows], rows + rows):
+            with pytest.raises(TypeError):
+                told_apart(changed)
+    other = store.rows(as_recorded=True)
+    assert [one["dataset"] for one in RowIndex(other)] == ["pets/test", "birds/test"]
+    rows.append(measured(Z, "fish/pets/test", "pets/test"))
+    assert len({one["dataset"] for one in told_apart(rows)}) == 3
 
 
 def names(*rows: Any) -> list[str]:

@@ -72,7 +72,7 @@ def write_report(
     book, index = ledger(choices.claims), RowIndex(rows)
     taken = Taken(choices.prompts or PROMPTS, choices.precision)
     data = report_data(rows, name, parts=choices.parts, highlight=choices.highlight)
-    verdicts = check(book, rows, prompts=choices.prompts, precision=choices.precision)
+    verdicts = check(book, index, prompts=choices.prompts, precision=choices.precision)
     sections = [
         figures_section(specs, index, taken),
         tables_section(specs, index, taken),

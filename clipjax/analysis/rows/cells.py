@@ -115,7 +115,7 @@ class RowIndex:
         self.models: dict[str, None] = {}
         self.people: dict[Term, Row] = {}
         self._found: dict[Term, dict[str, list[Row]]] = {}
-        for row in told_apart(list(rows)):
+        for row in told_apart(rows):
             if of_people(row):
                 newest = self.people.setdefault(term_of(row), row)
                 self.people[term_of(row)] = max(newest, row, key=lambda each: run_order(each["run_id"]))
