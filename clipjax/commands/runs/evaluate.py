@@ -21,6 +21,7 @@ from clipjax.errors import DataError, counted
 if TYPE_CHECKING:
     from clipjax.checkpoints.encoder import Encoder
     from clipjax.embeddings.compute import Compute
+    from clipjax.evaluation.plans.execute import Outcome
     from clipjax.evaluation.plans.item import Item, Job
     from clipjax.evaluation.request import Request
     from clipjax.evaluation.rows import Result
@@ -60,9 +61,14 @@ def evaluate(options: EvaluateOptions) -> None:
     join(options.distributed)
     request, compute, loading = options.request(), options.compute(), options.loading()
     jobs = _jobs(options, request, compute)
+    from clipjax.evaluation.plans.execute import execute
+    from clipjax.evaluation.plans.item import items_of
+
     before = runs_before(options.results)
-    model = _load(options, request, loading)
-    results, failed = _run(model, jobs, request, compute, options.results)
+    items = items_of(_load(options, request, loading), jobs, request)
+    results, failed = [], []
+    for outcome in execute(items, compute, options.results, announce=_announce):
+        _note(outcome, results, failed)
     signals.done()
     if results or options.as_json:
         _show(results, options, before)
@@ -77,21 +83,10 @@ def _show(results: Sequence[Result], options: EvaluateOptions, before: Mapping[s
 
 
 def _of_predictions(options: EvaluateOptions, file: Path) -> Result:
-    from clipjax.evaluation.predictions.run import evaluate_predictions
+    from clipjax.evaluation.predictions.run import measured_predictions
 
-    return evaluate_predictions(
-        options.task,
-        file,
-        dataset=options.dataset,
-        root=options.data,
-        data_name=options.data_name,
-        labels=options.labels,
-        annotations=options.annotations,
-        model=options.model,
-        seed=options.seed,
-        resamples=options.resamples,
-        results=options.results,
-    )
+    of = options.request()
+    return measured_predictions(options.task, file, of, model=options.model, results=options.results)
 
 
 def _jobs(options: EvaluateOptions, request: Request, compute: Compute) -> list[Job]:
@@ -111,33 +106,27 @@ def _jobs(options: EvaluateOptions, request: Request, compute: Compute) -> list[
     return planned.jobs
 
 
-def _run(
-    model: Encoder, jobs: Sequence[Job], request: Request, compute: Compute, results_at: Path
-) -> tuple[list[Result], list[str]]:
-    """The results, and the failed runs with their errors. Raises the error of a single job."""
-    from clipjax.evaluation.plans.execute import execute
-    from clipjax.evaluation.plans.item import items_of
+def _announce(number: int, of: int, item: Item) -> None:
+    if not item.job.alone:
+        announce(f"[{number}/{of}] {item.job}")
+
+
+def _note(outcome: Outcome, results: list[Result], failed: list[str]) -> None:
+    """Add a run to the results, or to the failed ones with its error. A single run's error is raised."""
     from clipjax.results.rows import headline
 
-    def tell(number: int, of: int, item: Item) -> None:
-        if not item.job.alone:
-            announce(f"[{number}/{of}] {item.job}")
-
-    results, failed = [], []
-    for outcome in execute(items_of(model, jobs, request), compute, results_at, announce=tell):
-        job, result = outcome.item.job, outcome.result
-        if job.alone and outcome.error is not None:
-            raise outcome.error
-        if job.alone and result is not None:
-            results.append(result)
-        elif result is not None:
-            # The per-image tables of many runs would fill the memory; --results has them.
-            results.append(dataclasses.replace(result, images=result.images.select([])))
-            announce(f"  {headline(result.rows)}")
-        else:
-            failed.append(f"{job}: {outcome.reason}")
-            say(f"  failed: {outcome.reason}", err=True)
-    return results, failed
+    job, result = outcome.item.job, outcome.result
+    if job.alone and outcome.error is not None:
+        raise outcome.error
+    if result is None:
+        failed.append(f"{job}: {outcome.reason}")
+        say(f"  failed: {outcome.reason}", err=True)
+        return
+    if not job.alone:
+        # The per-image tables of many runs would fill the memory; --results has them.
+        result = dataclasses.replace(result, images=result.images.select([]))
+        announce(f"  {headline(result.rows)}")
+    results.append(result)
 
 
 def _load(options: EvaluateOptions, request: Request, loading: dict[str, Any]) -> Encoder:

@@ -26,8 +26,8 @@ from clipjax.embeddings.params import dtype_to_load, mesh_to_load
 from clipjax.errors import ClipjaxError, DataError, counted, type_and_line
 from clipjax.evaluation.ahead import embed_ahead
 from clipjax.evaluation.plans.item import Chosen, Item
-from clipjax.evaluation.plans.ready import Done, Ready, arguments_of, opened, ready, resolved
-from clipjax.evaluation.predictions.run import evaluate_predictions
+from clipjax.evaluation.plans.ready import Done, Ready, file_of, opened, ready, resolved
+from clipjax.evaluation.predictions.run import measured_predictions
 from clipjax.evaluation.rows import Result
 from clipjax.evaluation.run import measured
 
@@ -86,10 +86,15 @@ def execute(
         catch: exceptions, besides ClipjaxError, that fail one item only.
     """
     runner = _Runner(compute, results, done, announce, catch, len(items))
-    for _, visit in itertools.groupby(
-        items, key=lambda each: (id(each.chosen), "pixel_store" in each.changes)
-    ):
-        yield from runner.visit(list(visit))
+    for _, visit in itertools.groupby(items, key=lambda item: (id(item.chosen), item.keep_pixels)):
+        found, passed = runner.found(list(visit))
+        yield from passed
+        model, lost = runner.loaded(found)
+        yield from lost
+        for part in [] if lost else _of_same_options(found):
+            ahead = runner.ahead(model, part)
+            for each in part:
+                yield runner.outcome(each, model, ahead)
 
 
 @dataclass
@@ -102,48 +107,46 @@ class _Runner:
     of: int
     number: int = 0
 
-    def visit(self, items: Sequence[Item]) -> Iterator[Outcome]:
-        """Items of one model."""
+    def found(self, items: Sequence[Item]) -> tuple[list[Ready], list[Outcome]]:
+        """The items of one model that run, and the outcome of the others."""
         chosen = items[0].chosen
         model, failure = _on_all(chosen, lambda: opened(chosen))
         if failure is not None:
-            yield self.passed(items, failure)
-            return
+            return [], [self.passed(items, failure)]
         compute = None if self.done is None else self.compute
-        visit = [ready(item, model, self.results, compute, self.catch) for item in items]
-        if self.done is not None:
-            known = self.known(visit, self.done)
-            if known.any():
-                yield self.passed([item for item, is_known in zip(items, known) if is_known])
-            visit = [each for each, is_known in zip(visit, known) if not is_known]
-        if visit:
-            yield from self.run(chosen, visit)
+        found = [ready(item, model, self.results, compute, self.catch) for item in items]
+        if self.done is None:
+            return found, []
+        known = list(zip(found, self.known(found, self.done)))
+        passed = [each.item for each, is_known in known if is_known]
+        return [each for each, is_known in known if not is_known], [self.passed(passed)] if passed else []
 
     def passed(self, items: Sequence[Item], error: Exception | None = None) -> Outcome:
         self.number += len(items)
         return _logged(Outcome(items, error=error, ran=False))
 
-    def known(self, visit: Sequence[Ready], done: Done) -> np.ndarray:
+    def known(self, found: Sequence[Ready], done: Done) -> np.ndarray:
         """bool [items]: which have results."""
         on_all(done.update, "read the results")
-        known = np.array([done.has_all(each) for each in visit])
+        known = np.array([done.has_all(each) for each in found])
         return known if jax.process_count() == 1 else np.asarray(multihost_utils.broadcast_one_to_all(known))
 
-    def run(self, chosen: Chosen, visit: Sequence[Ready]) -> Iterator[Outcome]:
-        items = [each.item for each in visit]
+    def loaded(self, found: Sequence[Ready]) -> tuple[Encoder | None, list[Outcome]]:
+        """The model of all these, and their outcome if it cannot be loaded."""
+        if not found:
+            return None, []
+        items = [each.item for each in found]
+        chosen = items[0].chosen
         dtype = dtype_to_load({each for item in items for each in item.request.precisions})
         mesh_of = mesh_to_load(items[0].computed(self.compute).params)
         model, failure = _on_all(chosen, lambda: chosen.loaded(dtype=dtype, mesh_of=mesh_of))
-        if failure is not None:
-            yield self.passed(items, failure)
-            return
-        for part in _of_same_options(visit):
-            first = part[0].item
-            subjects = [each.subject for each in part if each.subject is not None]
-            how = first.computed(self.compute)
-            ahead = {} if model is None else embed_ahead(model, subjects, first.request.precisions, how)
-            for each in part:
-                yield self.outcome(each, model, ahead)
+        return model, [] if failure is None else [self.passed(items, failure)]
+
+    def ahead(self, model: Encoder | None, part: Sequence[Ready]) -> dict[str, EmbedStats]:
+        if model is None:
+            return {}
+        first, subjects = part[0].item, [each.subject for each in part if each.subject is not None]
+        return embed_ahead(model, subjects, first.request.precisions, first.computed(self.compute))
 
     def outcome(self, each: Ready, model: Encoder | None, ahead: dict[str, EmbedStats]) -> Outcome:
         item = each.item
@@ -161,8 +164,8 @@ class _Runner:
     def result(self, each: Ready, model: Encoder | None) -> Result:
         item, task, results = each.item, each.item.job.task, self.results
         if model is None:
-            arguments = arguments_of(item, results)
-            return evaluate_predictions(task, **arguments, model=item.chosen.title, results=results)
+            of = file_of(item, results)
+            return measured_predictions(task, *of, model=item.chosen.title, results=results)
         compute, name = item.computed(self.compute), item.job.data.card.name
         apart = compute.store is None
         run = on_all(lambda: self.settled(each, model), f"prepare {task} on {name}", apart=apart)

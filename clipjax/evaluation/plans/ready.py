@@ -137,7 +137,7 @@ def _recipes(found: Ready, compute: Compute, results: str | Path | None) -> Reci
     item, model, subject = found.item, found.model, found.subject
     job, request = item.job, item.request
     if model is None:
-        return [[predictions_recipe(job.task, **arguments_of(item, results))]]
+        return [[predictions_recipe(job.task, *file_of(item, results))]]
     if subject is None:
         return [[refused_recipe(model, find_task(job.task), job.data.card.name)]]
     for part in subject.parts:
@@ -149,18 +149,12 @@ def _recipes(found: Ready, compute: Compute, results: str | Path | None) -> Reci
     return recipes
 
 
-def arguments_of(item: Item, results: str | Path | None) -> dict[str, Any]:
-    """Of `evaluate_predictions`, for an item of a model that only has files of its outputs."""
+def file_of(item: Item, results: str | Path | None) -> tuple[Path, Request]:
+    """The predictions of an item of a model that only has files of its outputs, and what is asked of them."""
     job, pattern = item.job, item.chosen.predictions
     assert pattern is not None
-    request = job.request(item.request, results)
-    return {
-        "file": place(pattern.format(dataset=job.data.card.name, task=job.task)),
-        "dataset": job.data.card,
-        "annotations": request.annotations,
-        "seed": request.seed,
-        "resamples": request.resamples,
-    }
+    request = dataclasses.replace(job.request(item.request, results), dataset=job.data.card)
+    return place(pattern.format(dataset=job.data.card.name, task=job.task)), request
 
 
 def opened(chosen: Chosen) -> Encoder | None:

@@ -28,7 +28,7 @@ from clipjax.checkpoints.identity.naming import own_name
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.identity.registry_rows import model_ids
 from clipjax.data.cards import Dataset, DatasetCard, label_spaces, read_card
-from clipjax.data.labels import Projection, load_labels
+from clipjax.data.labels import LabelSpace, Projection, load_labels
 from clipjax.errors import ClipjaxError, DataError, UsageError
 from clipjax.evaluation.located import annotations_path
 from clipjax.evaluation.predictions.arrays import read_arrays
@@ -51,7 +51,7 @@ from clipjax.storage.buckets import place
 from clipjax.storage.digests import sha256_files, sha256_json
 from clipjax.storage.reading import check_regular, exists, is_dir, is_file
 from clipjax.tasks.names import package_of
-from clipjax.tasks.task import About, Outcome, Task, check_bootstrap, find_task
+from clipjax.tasks.task import About, Outcome, Task, find_task
 
 # Fields about the images and what ran the model, taken from the run beside the table.
 OF_RUN = ("sample", "part", "id_part", "folder", "skipped", "precision", "framework")
@@ -90,18 +90,33 @@ def evaluate_predictions(
     Raises:
         UsageError, DataError: one sentence with the file, the row or key, and what to do.
     """
+    request = Request(
+        dataset=dataset,
+        root=root,
+        data_name=data_name,
+        labels=labels,
+        annotations=annotations,
+        seed=seed,
+        resamples=resamples,
+    )
+    return measured_predictions(task, file, request, model=model, results=results)
+
+
+def measured_predictions(
+    task: str, file: str | Path, request: Request, *, model: str | None, results: str | Path | None
+) -> Result:
+    """As `evaluate_predictions`; of the request, only the options that it has."""
     start, definition = time.perf_counter(), find_task(task)
-    check_bootstrap(resamples, seed)
     if results is not None:
         ResultStore(results).check_root(written=True)
-    if root is None and data_name is not None:
+    if request.root is None and request.data_name is not None:
         raise UsageError(
             "data_name (--data-name) names a folder of images: give root=FOLDER (--data FOLDER), too"
         )
-    images = None if root is None else _of_folder(root, dataset, data_name)
+    images = None if request.root is None else _of_folder(request)
     with count_compiles() as compiles:
-        given = images or dataset
-        predictions, contents = _read(definition, file, given, labels, annotations, resamples, seed)
+        request = dataclasses.replace(request, dataset=images or request.dataset)
+        predictions, contents = _read(definition, file, request)
         columns = contents.columns
         measures = with_file(
             predictions.path, columns, lambda: definition.measure(columns, predictions.about)
@@ -116,7 +131,7 @@ def evaluate_predictions(
         "convention": _convention(predictions, contents.projection),
         **NOT_EMBEDDED,
         **shares(predictions, contents),
-        **({} if given is None else {"folder": images and images.folder}),
+        **({} if request.dataset is None else {"folder": images and images.folder}),
         **{name: predictions.run[name] for name in OF_RUN if name in predictions.run},
         "wall_time": time.perf_counter() - start,
         "compile_count": compiles.count,
@@ -124,33 +139,17 @@ def evaluate_predictions(
     return finish(common, Outcome(measures, columns), NO_STATS, results)
 
 
-def predictions_recipe(
-    task: str,
-    file: str | Path,
-    *,
-    dataset: str | Path | DatasetCard | None = None,
-    annotations: str | Path | None = None,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-) -> dict[str, Any]:
-    """The recipe that `evaluate_predictions` would have; raises as it, and measures nothing."""
-    predictions, contents = _read(find_task(task), file, dataset, None, annotations, resamples, seed)
+def predictions_recipe(task: str, file: str | Path, request: Request) -> dict[str, Any]:
+    """The recipe that `measured_predictions` would have; raises as it, and measures nothing."""
+    predictions, contents = _read(find_task(task), file, request)
     return _recipe(predictions, contents.projection)
 
 
-def _read(
-    task: Task,
-    file: str | Path,
-    dataset: Given,
-    labels: str | Path | None,
-    annotations: str | Path | None,
-    resamples: int,
-    seed: int,
-) -> tuple[PredictionsFile, Contents]:
+def _read(task: Task, file: str | Path, request: Request) -> tuple[PredictionsFile, Contents]:
     path = place(file)
     _check_file(path)
     read = _reader(path, task)
-    predictions = _predictions_file(path, task, dataset, labels, annotations, resamples, seed)
+    predictions, dataset = _predictions_file(path, task, request), request.dataset
     contents = read(predictions)
     check_ids(path, contents.columns["id"])
     check_known(path, contents.columns["id"], dataset if isinstance(dataset, Dataset) else None)
@@ -189,18 +188,11 @@ def _reader(path: Path, task: Task) -> Read:
     return readers[path.suffix]
 
 
-def _predictions_file(
-    path: Path,
-    task: Task,
-    dataset: Given,
-    labels: str | Path | None,
-    annotations: str | Path | None,
-    resamples: int,
-    seed: int,
-) -> PredictionsFile:
-    run = _run_beside(path)
+def _predictions_file(path: Path, task: Task, request: Request) -> PredictionsFile:
+    run, dataset, annotations = _run_beside(path), request.dataset, request.annotations
     card, name = _card(dataset, run.get("dataset"), task.predictions.dataset)
-    columns_of = None if labels is None else load_labels(labels)
+    labels = request.labels
+    columns_of = labels if labels is None or isinstance(labels, LabelSpace) else load_labels(labels)
     of_card = None if card is None else label_spaces(card)[0]
     if isinstance(dataset, Dataset):
         of_card = dataset.label_space
@@ -213,7 +205,7 @@ def _predictions_file(
     elif annotations is not None:
         raise UsageError(f"the task {task.name!r} takes no annotations: leave them out")
     name = name or path.stem
-    about = About(name, space, notes, resamples, seed)
+    about = About(name, space, notes, request.resamples, request.seed)
     return PredictionsFile(
         path=path,
         task=task,
@@ -226,10 +218,10 @@ def _predictions_file(
     )
 
 
-def _of_folder(root: str | Path, dataset: str | Path | DatasetCard | None, data_name: str | None) -> Dataset:
-    if dataset is not None:
-        raise UsageError(f"the card {dataset} says which images they are: leave root (--data) out")
-    images = dataset_of(Request(root=root, data_name=data_name))
+def _of_folder(request: Request) -> Dataset:
+    if request.dataset is not None:
+        raise UsageError(f"the card {request.dataset} says which images they are: leave root (--data) out")
+    images = dataset_of(request)
     return dataclasses.replace(images, card=dataclasses.replace(images.card, images=len(images.manifest)))
 
 
