@@ -18,6 +18,7 @@ ROOMS = {
     "errors": ("how clipjax says no", "ground"),
     "progress": ("how far a phase is", "ground"),
     "metrics": ("arrays → numbers, intervals", "ground"),
+    "options": ("an option: flag, keyword, key", "ground"),
     "entry_points": ("plug-ins of other packages", "ground"),
     "config": ("where configs/ and caches are", "ground"),
     "registry": ("pieces that others may add", "ground"),

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from clipjax.data.manifest import Manifest
+from clipjax.data.pixels.pixel_store import pixel_store_at
 from clipjax.embeddings import images
-from clipjax.embeddings.compute import Compute, pixel_store_at, store_at
+from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.sets import Embeddings
 from clipjax.evaluation.request import Request
+from clipjax.storage.store import store_at
 
 COMPUTE = {each.name for each in dataclasses.fields(Compute)}
 REQUEST = {each.name for each in dataclasses.fields(Request)}

@@ -34,6 +34,7 @@ def listed() -> set[str]:
 
 def _of_file(path: Path) -> Iterator[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
+    yield from _of_options(tree)
     raised = {node.exc for node in ast.walk(tree) if isinstance(node, ast.Raise)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
@@ -53,6 +54,17 @@ def _of_registry(node: ast.Call) -> Iterator[str]:
         yield from (f"unknown_name: {noun}" for noun in _texts(node.args[0]))
     for elsewhere in getattr(words.get("elsewhere"), "values", ()):
         yield from (f"UsageError: {text}" for text in _texts(elsewhere))
+
+
+def _of_options(tree: ast.Module) -> Iterator[str]:
+    """What `Option.check` raises, for each option."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "option":
+            about = {word.arg: word.value for word in node.keywords}
+            if isinstance(bound := about.get("bound"), ast.Constant):
+                yield f"UsageError: {bound.value}, not {{}}"
+            if isinstance(called := about.get("called"), ast.Constant):
+                yield f"unknown_name: {called.value}"
 
 
 def _said(texts: tuple[str, ...]) -> list[str]:

@@ -19,6 +19,7 @@
     published_page    the tables of docs/published_numbers.md, likewise
     row_schema        configs/result_row.schema.json: the JSON Schema of a result row
     refusals          tests/refusals.txt
+    keywords          clipjax/evaluation/evaluate.pyi: the keywords of clipjax.evaluate
     house             docs/architecture.svg and the layers in docs/architecture.md
 
 A record that is as it should be is not written. Exits with 1 where one could not be rebuilt.
@@ -240,6 +241,12 @@ def refusals() -> None:
         raise NotRebuiltError(f"{_refusals.GONE}:{lines}")
 
 
+def keywords() -> None:
+    import _keywords
+
+    write(_keywords.FILE, _keywords.stub())
+
+
 def house() -> None:
     import _house
 
@@ -252,7 +259,7 @@ RECORDS: dict[str, Callable[[], None]] = {
     record.__name__: record
     for record in (
         *(open_clip, timm, parity, open_clip_parity, open_clip_table, flops, coverage),
-        *(tpu, cost, tested_versions, published, published_page, row_schema, refusals, house),
+        *(tpu, cost, tested_versions, published, published_page, row_schema, refusals, keywords, house),
     )
 }
 

@@ -66,7 +66,8 @@ def compared(model: Any, images: Path, dataset: str | None, count: int, rounds: 
     import clipjax
     from clipjax.data.pixels.loader import batches
     from clipjax.data.pixels.preprocess import open_scaled
-    from clipjax.evaluation.request import Request, dataset_of
+    from clipjax.evaluation.data_set import dataset_of
+    from clipjax.evaluation.request import Request
     from clipjax.metrics.uncertainty.intervals import wilson
 
     found = {

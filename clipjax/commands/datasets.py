@@ -137,7 +137,8 @@ def pack(
     """
     from clipjax.data.corrupted.record import files_of_record
     from clipjax.data.pack import pack, refuse_within
-    from clipjax.evaluation.request import Request, dataset_of
+    from clipjax.evaluation.data_set import dataset_of
+    from clipjax.evaluation.request import Request
     from clipjax.progress import progress_bar
     from clipjax.storage.buckets import place
 

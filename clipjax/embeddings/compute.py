@@ -5,57 +5,94 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
-from os import PathLike
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from clipjax.data.pixels.decoders import AUTO, Workers
-from clipjax.data.pixels.pixel_store import PixelStore
-from clipjax.embeddings.params import REPLICATED, check_params
 from clipjax.errors import UsageError
-from clipjax.storage.store import Store
+from clipjax.options import AUTO, check_fields, option
+
+if TYPE_CHECKING:
+    from clipjax.data.pixels.decoders import Workers
+    from clipjax.data.pixels.pixel_store import PixelStore
+    from clipjax.storage.store import Store
 
 BatchSize = int | Literal["auto"]
-ON_ERROR = ("raise", "skip")
+REPLICATED, SHARDED = "replicated", "sharded"
 
 
 @dataclass(frozen=True)
 class Compute:
-    """A `Compute` changes numbers only by rounding, and by skipped images.
+    """The options that change numbers only by rounding, and by skipped images.
 
-    Attributes:
-        store: for embeddings; None: keep none, and each of several processes embeds everything.
-        pixel_store: for decoded pixels.
-        per_device_batch: images on a device in one step; "auto": the fastest, measured once; None: 64, less
-            for few images. A stored entry keeps its own.
-        params: "replicated" (whole on each device), "sharded" (cut over a process's devices), or "auto":
-            whole if that fits. A stored entry keeps its own.
-        workers: decoding processes; 0: threads, one per core; "auto": the fastest, measured once.
-        on_error: "raise" on an unreadable image, or "skip" and list it.
-        keep_maps: of pairs of images, keep the maps of features in the store and match from there, so that
-            another matching runs no model.
+    A stored entry keeps the batch and the placement of params that it was made with. Without a store, each of
+    several processes embeds everything.
 
-    Raises:
-        UsageError: a batch below 1, negative workers, an unknown name, or `keep_maps` without a store.
+    Raises UsageError for a number below its minimum, a value that is not one of an option's choices, or
+    `keep_maps` without a store.
     """
 
-    store: Store | None = None
-    pixel_store: PixelStore | None = None
-    per_device_batch: BatchSize | None = None
-    params: str = AUTO
-    workers: Workers = 0
-    on_error: str = "raise"
-    keep_maps: bool = False
-    progress: bool = True
+    store: Store | None = option(
+        None, "A folder for embeddings; None keeps none.", accepts="str | Path | Store | None"
+    )
+    pixel_store: PixelStore | None = option(
+        None,
+        "A folder for decoded pixels, shared by models with one pixel recipe; None keeps none.",
+        accepts="str | Path | PixelStore | None",
+    )
+    per_device_batch: BatchSize | None = option(
+        None,
+        "Images per device and step, unless a suite sets it; part of the store's layout. auto: the fastest "
+        "here, measured once.",
+        python="None: 64, less for few images.",
+        kind=int,
+        name="batch_size",
+        minimum=1,
+        bound="the batch size must be at least 1, or 'auto'",
+        auto=True,
+        of="images",
+        panel="Speed and storage",
+    )
+    workers: Workers = option(
+        0,
+        "Decoding processes. 0: threads of this process; auto: the fastest here, measured once.",
+        python="A task of pairs uses neither this nor `per_device_batch` and `pixel_store`.",
+        kind=int,
+        minimum=0,
+        bound="the number of workers must be at least 0, or 'auto'",
+        auto=True,
+        of="processes",
+        panel="Speed and storage",
+        in_suites=False,
+    )
+    params: str = option(
+        AUTO,
+        "Where parameters are: whole on each device (replicated), split over a process's devices (sharded), "
+        "or as memory allows (auto).",
+        kind=str,
+        choices=(AUTO, REPLICATED, SHARDED),
+        called="placement of params",
+        panel="Speed and storage",
+    )
+    on_error: str = option(
+        "raise",
+        "What to do with an unreadable image: raise, or skip (it is named and counted).",
+        kind=str,
+        choices=("raise", "skip"),
+        bound="on_error must be 'raise' or 'skip'",
+        panel="Measurement",
+    )
+    keep_maps: bool = option(
+        False,
+        "Keep the maps of features of pairs of images in the store, some MB per pair, so that another "
+        "matching runs no model.",
+        python="Tasks of single images have none.",
+        kind=bool,
+        panel="Pairs of images",
+        in_suites=False,
+    )
+    progress: bool = option(True, "Whether bars are shown.")
 
     def __post_init__(self) -> None:
-        batch = self.per_device_batch
-        if batch is not None and batch != AUTO and not (isinstance(batch, int) and batch >= 1):
-            raise UsageError(f"the batch size must be at least 1, or {AUTO!r}, not {batch!r}")
-        if self.workers != AUTO and (not isinstance(self.workers, int) or self.workers < 0):
-            raise UsageError(f"the number of workers must be at least 0, or {AUTO!r}, not {self.workers!r}")
-        if self.on_error not in ON_ERROR:
-            raise UsageError(f"on_error must be 'raise' or 'skip', not {self.on_error!r}")
-        check_params(self.params)
+        check_fields(self)
         if self.keep_maps and self.store is None:
             raise UsageError("keep_maps keeps maps in the store of embeddings: give one with store")
 
@@ -101,13 +138,3 @@ def share_waiting(stats: Iterable[EmbedStats]) -> float | None:
     waited = sum(each.decode_seconds for each in stats)
     total = waited + sum(each.compute_seconds for each in stats)
     return waited / total if any(each.images for each in stats) and total > 0 else None
-
-
-def store_at(place: str | PathLike[str] | Store | None) -> Store | None:
-    """The store of embeddings in a folder; a store or None is returned unchanged."""
-    return Store(place) if isinstance(place, str | PathLike) else place
-
-
-def pixel_store_at(place: str | PathLike[str] | PixelStore | None) -> PixelStore | None:
-    """As `store_at`, for decoded pixels."""
-    return PixelStore(place) if isinstance(place, str | PathLike) else place

@@ -14,22 +14,17 @@ from jax.sharding import Mesh, PartitionSpec
 
 from clipjax.checkpoints.encoder import Encoder, ModelCard
 from clipjax.devices.sharding import DATA, STACKS, local_mesh
-from clipjax.errors import UsageError, unknown_name
+from clipjax.embeddings.compute import REPLICATED, SHARDED, Compute
+from clipjax.errors import UsageError
 from clipjax.models.cut import Cut, whole
 from clipjax.models.precision import Dtype
-
-REPLICATED, SHARDED, AUTO = "replicated", "sharded", "auto"
-PARAMS = (AUTO, REPLICATED, SHARDED)
+from clipjax.options import AUTO, check_values
 
 
 def placements(placement: str) -> tuple[str, ...]:
     return (REPLICATED, SHARDED) if placement == AUTO else (placement,)
 
 
-def check_params(placement: str) -> None:
-    """Raise UsageError for an unknown placement."""
-    if placement not in PARAMS:
-        raise unknown_name("placement of params", placement, list(PARAMS))
 
 
 def seen_whole(parts: Any, specs: Any, devices: int) -> Any:
@@ -72,7 +67,7 @@ def mesh_to_load(placement: str) -> Callable[[Any], Mesh | None]:
     "auto" cuts unless two copies fit: these params and those placed for embedding. Raises UsageError for an
     unknown placement.
     """
-    check_params(placement)
+    check_values(Compute, params=placement)
 
     def mesh(params: Any) -> Mesh | None:
         if placement == AUTO:

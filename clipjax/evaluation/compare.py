@@ -21,14 +21,16 @@ import numpy as np
 
 from clipjax.errors import DataError, unknown_name
 from clipjax.evaluation.paired_numbers import Numbers, differences, values_of
+from clipjax.evaluation.request import Request
 from clipjax.evaluation.run_pairs import Choice, RunAddress, pairs_of
 from clipjax.metrics.uncertainty.bootstrap import RESAMPLES, draws_for, weighted_mean
 from clipjax.metrics.uncertainty.intervals import Interval
 from clipjax.metrics.uncertainty.paired import holm
+from clipjax.options import check_values
 from clipjax.results.data_sets import told_apart
 from clipjax.results.row import Row, metric_name
 from clipjax.results.store import ResultStore
-from clipjax.tasks.task import About, Columns, Paired, check_bootstrap, find_task
+from clipjax.tasks.task import About, Columns, Paired, find_task
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ def compare_runs(
         DataError: the runs differ in task, data set, images or annotations, or another version made them (of
             several pairs of runs: all of them); no runs match; or one of `metrics` cannot be compared.
     """
-    check_bootstrap(resamples, seed)
+    check_values(Request, resamples=resamples, seed=seed)
     choice = Choice(prompts, precision, labels)
     addresses, unlike = pairs_of((str(first), str(second)), Path(results), choice)
     pairs, unfit, left_out = _pairs(addresses)

@@ -11,7 +11,8 @@ from clipjax.data.corrupted.frost import frost_pictures
 from clipjax.data.corrupted.inputs import Inputs
 from clipjax.data.corrupted.write import Written, write_corrupted
 from clipjax.data.pack import refuse_within
-from clipjax.evaluation.request import Request, dataset_of
+from clipjax.evaluation.data_set import dataset_of
+from clipjax.evaluation.request import Request
 
 
 def corrupt(

@@ -19,8 +19,9 @@ from clipjax.data.pairs.pair import PairSet
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.pairs import match_pairs
 from clipjax.errors import UsageError, unknown_name
+from clipjax.evaluation.data_set import dataset_of
 from clipjax.evaluation.models.encoders import encoder
-from clipjax.evaluation.request import Request, dataset_of
+from clipjax.evaluation.request import Request
 from clipjax.evaluation.resolve import not_applicable, pairs_of, resolve
 from clipjax.evaluation.subject import Subject
 from clipjax.tasks.correspondence import CURVE, PLACES, TASK, Matcher, limits_of

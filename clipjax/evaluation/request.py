@@ -1,101 +1,207 @@
-"""What a user asks of a run: the `Request`, and the data set that it names."""
+"""What a user asks of a run: the `Request`. Loads no library that computes, so that a command starts fast."""
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from clipjax.data.cards import Dataset, DatasetCard, is_registered, load_dataset, tail_of
-from clipjax.data.labels import LabelSpace, PromptSet
-from clipjax.data.pixels.preprocess import known_decode
-from clipjax.data.readers.reader import recognise
-from clipjax.errors import DataError, UsageError, visible
-from clipjax.metrics.uncertainty.bootstrap import RESAMPLES
-from clipjax.models.precision import known_precision
-from clipjax.storage.buckets import place
-from clipjax.storage.reading import exists, is_dir
-from clipjax.tasks.task import check_bootstrap
+from clipjax.options import check_fields, option
+
+if TYPE_CHECKING:
+    from clipjax.data.cards import Dataset, DatasetCard
+    from clipjax.data.labels import LabelSpace, PromptSet
+
+# The files of configs/labels without the demo's.
+LABEL_SPACES = "imagenet, imagenet_a, imagenet_d, imagenet_r, imagenet_vid, objectnet, cue_conflict"
 
 
 @dataclass(frozen=True)
 class Request:
-    """What decides the numbers of a run; see `clipjax.evaluate`.
+    """The options that decide the numbers of a run.
 
-    Raises UsageError as `check_bootstrap`, or for an unknown precision or way to decode.
+    Raises UsageError for a number below its minimum, or a value that is not one of an option's choices.
     """
 
-    dataset: str | Path | DatasetCard | Dataset | None = None
-    root: str | Path | None = None
-    labels: str | Path | LabelSpace | None = None
-    prompts: str | Path | PromptSet | None = None
-    id_dataset: str | Path | DatasetCard | Dataset | None = None
-    id_root: str | Path | None = None
-    annotations: str | Path | None = None
-    limit: int | None = None
-    seed: int = 0
-    resamples: int = RESAMPLES
-    decode: str = "full"
-    precision: str = "parity"
-    compare_precision: bool = False
-    layers: str | None = None
-    attention: str | None = None
-    positions: str | None = None
-    rotations: str | None = None
-    steps: int | None = None
-    data_name: str | None = None
+    root: str | Path | None = option(
+        None,
+        "Root folder of the images, a CSV/JSONL list of them, .tar/.parquet shards, or one image.",
+        python="Without a card: class folders, images without labels, or a list.",
+        kind=Path,
+        name="data",
+        panel="Data",
+        in_suites=False,
+        of_model=False,
+    )
+    dataset: str | Path | DatasetCard | Dataset | None = option(
+        None,
+        "Data set card (see `clipjax datasets list`) or a card's file.",
+        python="Or a `DatasetCard`, these with `root`; a `Dataset`; or just a folder.",
+        kind=str,
+        short="-d",
+        completes="datasets",
+        panel="Data",
+        in_suites=False,
+        of_model=False,
+        of_card=True,
+    )
+    data_name: str | None = option(
+        None,
+        "Name of the --data images in results, without a card; default: the folder's.",
+        kind=str,
+        panel="Data",
+        in_suites=False,
+        of_model=False,
+        of_card=True,
+    )
+    id_root: str | Path | None = option(
+        None,
+        "In-distribution images that ood and calibration compare with.",
+        kind=Path,
+        name="id_data",
+        panel="Data",
+        in_suites=False,
+        of_card=True,
+    )
+    id_dataset: str | Path | DatasetCard | Dataset | None = option(
+        None,
+        "Card of the --id-data images; default: the choice of the data set's card.",
+        python='Without one, "imagenet_val".',
+        kind=str,
+        panel="Data",
+        in_suites=False,
+        of_card=True,
+    )
+    labels: str | Path | LabelSpace | None = option(
+        None,
+        f"The classes, if no card names them: a label space ({LABEL_SPACES}), a file (.txt with a name per "
+        "line, or CSV `id,name`), or the names: cat,dog.",
+        python="Or a `LabelSpace`.",
+        kind=str,
+        panel="Data",
+        in_suites=False,
+        of_model=False,
+        of_card=True,
+    )
+    limit: int | None = option(
+        None,
+        "Evaluate a seeded random sample of this many images, or pairs of images.",
+        kind=int,
+        minimum=1,
+        bound="the limit must be at least 1 image",
+        panel="Data",
+    )
+    annotations: str | Path | None = option(
+        None,
+        "File or folder that the task reads beside the images; run_of:MODEL is that model's newest run in "
+        "--results, e.g. of imagenet_d for multiple_choice.",
+        python="Default: the task's own.",
+        kind=Path,
+        panel="Data",
+        of_model=False,
+    )
+    prompts: str | Path | PromptSet | None = option(
+        None,
+        "Prompt set by name (openai_80, openai_7, ...), a file (templates, or CuPL JSON), or one template: "
+        "'a photo of a {}.'; A+B is both.",
+        python='Or a `PromptSet`; default: the card\'s, else "openai_80". Not for a model with its own head. '
+        "In retrieval: one template for captions; default none.",
+        kind=str,
+        panel="Measurement",
+        in_suites=False,
+    )
+    precision: str = option(
+        "parity",
+        "Precision of the towers: parity (float32 HIGHEST) or fast (bfloat16).",
+        python="Heads, scores and metrics are always float32.",
+        kind=str,
+        choices=("parity", "fast"),
+        called="precision",
+        panel="Measurement",
+    )
+    compare_precision: bool = option(
+        False,
+        "Run both precisions; report flips and the change in accuracy.",
+        kind=bool,
+        panel="Measurement",
+    )
+    decode: str = option(
+        "full",
+        "How to decode: full, or jpeg_scaled, which is faster for JPEGs much larger than the input, but "
+        "changes pixels.",
+        python="They are then not the reference's.",
+        kind=str,
+        choices=("full", "jpeg_scaled"),
+        called="way to decode",
+        panel="Measurement",
+    )
+    seed: int = option(
+        0,
+        "Seed of the --limit sample and of bootstraps.",
+        kind=int,
+        minimum=0,
+        bound="the seed must be at least 0",
+        panel="Measurement",
+        of_model=False,
+    )
+    resamples: int = option(
+        1000,
+        "Number of bootstrap resamples.",
+        kind=int,
+        minimum=1,
+        written_minimum=100,
+        bound="a bootstrap needs 1 resample or more",
+        panel="Measurement",
+        of_model=False,
+    )
+    layers: str | None = option(
+        None,
+        "Layers that make a map of features to match: last, or multilayer (four of them).",
+        python="These three as in `clipjax.models.dense.DenseRecipe`; default: as probe3d.",
+        kind=str,
+        choices=("last", "multilayer"),
+        called="layers",
+        panel="Pairs of images",
+    )
+    attention: str | None = option(
+        None,
+        "What a token of such a map attends to: tokens, or reference_batch, a pair's two images at its own "
+        "place, as probe3d's pinned open_clip does.",
+        python="Default: tokens.",
+        kind=str,
+        choices=("tokens", "reference_batch"),
+        called="attention",
+        panel="Pairs of images",
+    )
+    positions: str | None = option(
+        None,
+        "How such a map's position table is resized: probe3d, or library.",
+        kind=str,
+        choices=("library", "probe3d"),
+        called="positions",
+        panel="Pairs of images",
+    )
+    rotations: str | None = option(
+        None,
+        "The orders of the options that a vision-language model is asked in: all (each option comes first "
+        "once; the default), or given.",
+        kind=str,
+        choices=("all", "given"),
+        called="order of options",
+        panel="Vision-language models",
+    )
+    steps: int | None = option(
+        None,
+        "The most tokens of a vision-language model's answer; default 128.",
+        kind=int,
+        minimum=1,
+        bound="an answer needs 1 step or more",
+        panel="Vision-language models",
+    )
 
     def __post_init__(self) -> None:
-        check_bootstrap(self.resamples, self.seed)
-        known_precision(self.precision)
-        known_decode(self.decode)
+        check_fields(self)
 
     @property
     def precisions(self) -> tuple[str, ...]:
         return ("parity", "fast") if self.compare_precision else (self.precision,)
-
-
-def dataset_of(request: Request) -> Dataset:
-    """Without a card, `root` decides the layout.
-
-    Raises UsageError or DataError: no such card or folder, or the reader refuses the data.
-    """
-    dataset, root = request.dataset, request.root
-    _check_name(request)
-    if isinstance(dataset, Dataset):
-        return dataset
-    if root is None:
-        if isinstance(dataset, DatasetCard) or dataset is None or not exists(place(dataset)):
-            wanted = (
-                "a data set" if dataset is None else f"the folder of {getattr(dataset, 'name', dataset)!r}"
-            )
-            raise UsageError(f"say where {wanted} is: root=FOLDER (--data FOLDER on the command line)")
-        dataset, root = None, dataset
-    if dataset is not None:
-        return load_dataset(dataset, root)
-    path = place(root)
-    reader = recognise(path)
-    if reader is None:
-        raise DataError(f"{path} does not exist")
-    whole = path.resolve()
-    name = request.data_name or (whole.name if is_dir(whole) else whole.stem)
-    read = load_dataset(DatasetCard(name=name, title=str(path), reader=reader), path)
-    return dataclasses.replace(read, folder=tail_of(path))
-
-
-def _check_name(request: Request) -> None:
-    """Raises UsageError for a name beside a card, or a name that is none."""
-    name = request.data_name
-    if name is None:
-        return
-    if isinstance(request.dataset, Dataset | DatasetCard) or None not in (request.dataset, request.root):
-        raise UsageError(
-            "the data set's card has its name: leave data_name (--data-name) out, or give the folder without "
-            "a card"
-        )
-    if not name.strip() or visible(name) != name:
-        raise UsageError(f"data_name (--data-name) is {name!r}: give a name without control characters")
-    if is_registered(name):
-        raise UsageError(
-            f"data_name (--data-name) is {name!r}, the name of a card: give another, or the card"
-        )

@@ -20,8 +20,9 @@ from clipjax.data.manifest import Manifest
 from clipjax.data.pairs.pair import PairSet
 from clipjax.errors import DataError, UsageError, counted
 from clipjax.evaluation.asked import ANSWERING, asked, asking_of
+from clipjax.evaluation.data_set import dataset_of
 from clipjax.evaluation.located import annotations_path, id_card
-from clipjax.evaluation.request import Request, dataset_of
+from clipjax.evaluation.request import Request
 from clipjax.evaluation.subject import NotApplicableError, Part, Subject
 from clipjax.heads.adapters.base import Adapter, adapter_of
 from clipjax.heads.build import classifier_head, logit_scale

@@ -227,3 +227,8 @@ class Store:
         """Also of killed runs; another run may do so too."""
         for path in self.root.glob(".removed-*"):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def store_at(folder: str | os.PathLike[str] | Store | None) -> Store | None:
+    """The store in a folder; a store or None is returned unchanged."""
+    return Store(folder) if isinstance(folder, str | os.PathLike) else folder

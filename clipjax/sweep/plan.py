@@ -14,21 +14,19 @@ from typing import Any, NamedTuple
 
 from clipjax.checkpoints.identity.registry import check_added_rows
 from clipjax.data.pixels.preprocess import PixelRecipe
+from clipjax.embeddings.compute import Compute
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.located import in_one_line
 from clipjax.evaluation.plans.item import Chosen, Item, Job, distinct
 from clipjax.evaluation.plans.plan import CollectionPlan, Shared
 from clipjax.evaluation.plans.plan import plan as plan_jobs
 from clipjax.evaluation.request import Request
+from clipjax.options import by_field
 from clipjax.storage.digests import canonical_json, sha256_json
 from clipjax.storage.reading import is_dir
 from clipjax.sweep import cost
 from clipjax.sweep.models import choose
 from clipjax.sweep.suite import Run, Suite
-
-REQUESTED = tuple(each.name for each in dataclasses.fields(Request))
-# Options of a suite that are fields of `Compute` -> their names there.
-COMPUTED = {"batch_size": "per_device_batch", "params": "params", "on_error": "on_error"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,8 +170,8 @@ def _planned(suite: Suite, run: Run, absent: bool, shared: Shared) -> Collection
 
 
 def _items(chosen: Chosen, run: Run, jobs: Sequence[Job]) -> Iterator[SweepItem]:
-    request = Request(**{name: run.options[name] for name in REQUESTED if name in run.options})
-    changes = {COMPUTED[name]: value for name, value in run.options.items() if name in COMPUTED}
+    request = Request(**by_field(Request, run.options))
+    changes = by_field(Compute, run.options)
     for job in distinct(jobs, own_head=chosen.own_head):
         yield SweepItem(chosen, job, request, changes, run.options)
 

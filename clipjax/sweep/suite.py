@@ -20,16 +20,19 @@ docs/sweeps.md lists the keys. A wrong file is refused before anything runs. Imp
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, TypeVar
 
 from clipjax.checkpoints.identity.model_reference import model_reference
 from clipjax.checkpoints.identity.registry_rows import registry, unknown_model
 from clipjax.config import config_file, config_files
 from clipjax.data.cards import cards_in, registered_cards
 from clipjax.data.labels import load_prompts
+from clipjax.embeddings.compute import Compute
 from clipjax.errors import ClipjaxError, DataError, unknown_name
+from clipjax.evaluation.request import Request
+from clipjax.options import Option, options_of
 from clipjax.results.run_of import names_run
 from clipjax.storage.buckets import place
 from clipjax.storage.reading import exists, is_dir, read_toml
@@ -40,7 +43,13 @@ from clipjax.tasks.task import precision_tasks
 
 PREDICTIONS = "predictions:"  # before the name of a model that only has files of its outputs
 NAMED = "suite:"  # prefix of suites that ship with clipjax
-LEAST = {"limit": 1, "seed": 0, "resamples": 100, "batch_size": 1, "steps": 1}
+OPTIONS = {
+    each.name: each
+    for record in (Request, Compute)
+    for each in options_of(record).values()
+    if each.kind is not None and each.in_suites
+}
+T = TypeVar("T")
 Names = str | tuple[str, ...]
 
 
@@ -90,28 +99,27 @@ class Suite:
         return tuple(dict.fromkeys(model for run in self.runs for model in run.models))
 
 
+def _with_options(cls: type[T]) -> type[T]:
+    """The class with a field for each of `OPTIONS`, which is None where the suite leaves it out."""
+    keys = [(name, _kind(each) | None, None) for name, each in OPTIONS.items()]
+    return make_dataclass(cls.__name__, keys, bases=(cls,), frozen=True, kw_only=True)
+
+
+def _kind(about: Option) -> Any:
+    """The type of an option's value in a suite. A path may be relative to its folder, or `run_of:MODEL`."""
+    if about.choices:
+        return Literal[about.choices]  # pyright: ignore[reportInvalidTypeForm]
+    kind = str if about.kind is Path else about.kind
+    return kind | Literal["auto"] if about.auto else kind  # pyright: ignore[reportOptionalOperand]
+
+
+@_with_options
 @dataclass(frozen=True, kw_only=True)
 class _Options:
-    limit: int | None = None
-    seed: int | None = None
-    resamples: int | None = None
-    batch_size: int | Literal["auto"] | None = None
-    precision: Literal["parity", "fast"] | None = None
-    on_error: Literal["raise", "skip"] | None = None
-    decode: Literal["full", "jpeg_scaled"] | None = None
-    params: Literal["auto", "replicated", "sharded"] | None = None
-    compare_precision: bool | None = None
-    annotations: str | None = None
-    layers: Literal["last", "multilayer"] | None = None
-    attention: Literal["tokens", "reference_batch"] | None = None
-    positions: Literal["library", "probe3d"] | None = None
-    rotations: Literal["all", "given"] | None = None
-    steps: int | None = None
-
     def __post_init__(self) -> None:
-        for key, least in LEAST.items():
-            value = getattr(self, key)
-            if isinstance(value, int) and value < least:
+        for key, about in OPTIONS.items():
+            value, least = getattr(self, key), about.least
+            if isinstance(value, int) and least is not None and value < least:
                 raise ValueError(f"{key} = {value} must be {least} or more")
 
 
@@ -318,12 +326,13 @@ class _Reader:
         self.refuse(where, str(unknown_model(name, to_run=True)))
 
     def options(self, options: _Options, where: str) -> dict[str, Any]:
-        values = {each.name: getattr(options, each.name) for each in fields(_Options)}
+        values = {key: getattr(options, key) for key in OPTIONS}
         given = {key: value for key, value in values.items() if value is not None}
-        if "annotations" in given and not names_run(given["annotations"]):
-            given["annotations"] = self.place(given["annotations"])
-            if not given["annotations"].exists():
-                self.refuse(f"{where}.annotations", f"{given['annotations']} does not exist")
+        for key, value in given.items():
+            if OPTIONS[key].kind is Path and not names_run(value):
+                given[key] = self.place(value)
+                if not given[key].exists():
+                    self.refuse(f"{where}.{key}", f"{given[key]} does not exist")
         return given
 
     def datasets(self, data_root: Path | None) -> dict[str, set[str]]:

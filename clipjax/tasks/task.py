@@ -16,7 +16,7 @@ import numpy as np
 from clipjax.data.labels import LabelSpace, Projection
 from clipjax.data.pairs.matching import Matching
 from clipjax.data.questions import Questions
-from clipjax.errors import DataError, UsageError
+from clipjax.errors import DataError
 from clipjax.metrics.uncertainty.bootstrap import RESAMPLES
 from clipjax.metrics.uncertainty.calibration_error import Binned
 from clipjax.metrics.uncertainty.intervals import Interval
@@ -69,14 +69,6 @@ class About:
     annotations: Any = None
     resamples: int = RESAMPLES
     seed: int = 0
-
-
-def check_bootstrap(resamples: int, seed: int) -> None:
-    """Raises UsageError for no resamples, or a negative seed."""
-    if resamples < 1:
-        raise UsageError(f"a bootstrap needs 1 resample or more, not {resamples}")
-    if seed < 0:
-        raise UsageError(f"the seed must be at least 0, not {seed}")
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def test_paragraphs_flow_and_options_keep_their_values() -> None:
 
 
 def test_many_options_are_in_named_panels() -> None:
-    """A new option of such a command goes into `PANELS` of its record."""
+    """A new option of such a command states its panel, or is in `PANELS` of the command's record."""
     for path, command in ALL.items():
         options = [p for p in command.params if p.param_type_name == "option" and not p.hidden]
         panels = [option.rich_help_panel for option in options]

@@ -17,12 +17,12 @@ import clipjax.commands
 from clipjax import cli
 from clipjax.commands.shared import output
 from clipjax.commands.shared.exclusions import refuse_beside, refuse_without
-from clipjax.commands.shared.options import LABEL_SPACES
 from clipjax.commands.shared.output import announce, answering
 from clipjax.commands.shared.processes import say_slow
 from clipjax.commands.shared.records import fields_of, taking
 from clipjax.config import config_dir
 from clipjax.errors import UsageError
+from clipjax.evaluation.request import LABEL_SPACES
 
 COMMANDS = Path(clipjax.commands.__file__).parent
 

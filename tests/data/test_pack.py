@@ -35,7 +35,8 @@ from clipjax.data.readers.manifest_file import read_manifest_file
 from clipjax.data.readers.packed import DIGEST, KINDS, MANIFEST, is_packed, read_packed
 from clipjax.data.readers.webdataset import read_webdataset
 from clipjax.errors import DataError, UsageError
-from clipjax.evaluation.request import Request, dataset_of
+from clipjax.evaluation.data_set import dataset_of
+from clipjax.evaluation.request import Request
 
 NAMES = [f"{'cat' if i % 2 else 'dog'}/{i:02d}.png" for i in range(10)]
 BOTH = pytest.mark.parametrize("kind", KINDS)

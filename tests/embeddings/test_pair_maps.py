@@ -163,5 +163,5 @@ def test_maps_have_a_place(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"the task 'zeroshot' reads no maps of features: leave keep_maps"):
         evaluate("x", "zeroshot", root="nowhere", store=tmp_path, keep_maps=True)
     stores = StoreOptions(store=tmp_path)
-    assert SweepOptions(suite="x", stores=stores, keep_maps=True).compute().keep_maps
-    assert not SweepOptions(suite="x", stores=stores).compute().keep_maps
+    assert SweepOptions(suite="x", stores=stores, how={"keep_maps": True}).compute().keep_maps
+    assert not SweepOptions(suite="x", stores=stores, how={}).compute().keep_maps

@@ -22,10 +22,11 @@ from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.images import embed_images
 from clipjax.errors import DataError, UsageError
+from clipjax.evaluation.data_set import dataset_of
 from clipjax.evaluation.models import torch_process
 from clipjax.evaluation.models.encoders import encoder
 from clipjax.evaluation.models.torch_process import TorchProcess
-from clipjax.evaluation.request import Request, dataset_of
+from clipjax.evaluation.request import Request
 from clipjax.storage.store import Store
 from converters import hub
 

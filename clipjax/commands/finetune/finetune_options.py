@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
@@ -16,14 +16,13 @@ from clipjax.commands.shared.options import (
     DistributedOption,
     JsonOption,
     ModelOption,
-    WorkersOption,
-    workers_asked,
 )
+from clipjax.commands.shared.records import From
 from clipjax.commands.shared.stores import StoreOptions
+from clipjax.embeddings.compute import Compute
 from clipjax.errors import UsageError
 
 if TYPE_CHECKING:
-    from clipjax.embeddings.compute import Compute
     from clipjax.finetune.method import Settings
     from clipjax.finetune.run import Data
 
@@ -37,9 +36,7 @@ class FinetuneOptions:
         "Data": ("data", "dataset", "shots", "limit", "validation", "validation_dataset", "hold_out"),
         "Recipe": ("recipe", "changes", "seeds"),
         "Evaluation": ("evaluate", "data_root"),
-        "Speed and storage": (
-            *("fsdp", "every", "workers", "store", "pixel_store", "pixel_budget", "distributed"),
-        ),
+        "Speed and storage": (*("fsdp", "every", "store", "pixel_store", "pixel_budget", "distributed"),),
         "Output": ("out", "name", "dry_run", "as_json"),
     }
     method: Annotated[
@@ -97,7 +94,7 @@ class FinetuneOptions:
         bool, typer.Option("--fsdp", help="Shard trained params and moments over the devices.")
     ] = False
     every: Annotated[int, typer.Option(min=1, help="Steps between resume points.")] = 500
-    workers: WorkersOption = "0"
+    how: Annotated[dict[str, Any], From(Compute, "workers")]
     stores: StoreOptions
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print parameter counts, memory and schedule; train nothing.")
@@ -189,4 +186,4 @@ class FinetuneOptions:
 
     def compute(self) -> Compute:
         """How the suite is evaluated."""
-        return self.stores.compute(workers=workers_asked(self.workers), progress=False)
+        return self.stores.compute(**self.how, progress=False)

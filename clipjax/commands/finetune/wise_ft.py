@@ -15,16 +15,16 @@ from clipjax.commands.finetune.data_options import SuiteOptions, ValidationOptio
 from clipjax.commands.finetune.wise_ft_curve import draw, measure, show
 from clipjax.commands.shared.exclusions import refuse_without
 from clipjax.commands.shared.names import check_names
-from clipjax.commands.shared.options import JsonOption, WorkersOption, workers_asked
+from clipjax.commands.shared.options import JsonOption
 from clipjax.commands.shared.output import say
-from clipjax.commands.shared.records import taking
+from clipjax.commands.shared.records import From, taking
 from clipjax.commands.shared.stores import StoreOptions
+from clipjax.embeddings.compute import Compute
 from clipjax.errors import UsageError
 
 if TYPE_CHECKING:
     from clipjax.checkpoints.model import Model
     from clipjax.data.labels import PromptSet
-    from clipjax.embeddings.compute import Compute
     from clipjax.finetune.data.splits import ValidationSplit
 
 
@@ -37,7 +37,7 @@ class WiseOptions:
     PANELS: ClassVar = {
         "The new model": ("alphas", "prompts", "validation", "validation_dataset", "name"),
         "Evaluation": ("evaluate", "data_root", "reference"),
-        "Speed and storage": ("workers", "store", "pixel_store", "pixel_budget"),
+        "Speed and storage": ("store", "pixel_store", "pixel_budget"),
         "Output": ("out", "as_json"),
     }
     base: Annotated[str, typer.Argument(metavar="BASE", help="The pretrained model: id or folder.")]
@@ -66,7 +66,7 @@ class WiseOptions:
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Name of the new model; default: after TUNED.")
     ] = None
-    workers: WorkersOption = "0"
+    how: Annotated[dict[str, Any], From(Compute, "workers")]
     stores: StoreOptions
     as_json: JsonOption = False
 
@@ -88,7 +88,7 @@ class WiseOptions:
         return place(self.out)
 
     def compute(self) -> Compute:
-        return self.stores.compute(workers=workers_asked(self.workers), progress=False)
+        return self.stores.compute(**self.how, progress=False)
 
 
 def wise_ft(options: WiseOptions) -> None:

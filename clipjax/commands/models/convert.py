@@ -11,9 +11,10 @@ import typer
 
 from clipjax.commands.shared.facts import FactOptions, say_unknown_classes, say_unknown_facts
 from clipjax.commands.shared.names import check_names
-from clipjax.commands.shared.options import CARD_IDS, LABEL_SPACES, NameOption
+from clipjax.commands.shared.options import CARD_IDS, NameOption
 from clipjax.commands.shared.output import say
 from clipjax.commands.shared.records import taking
+from clipjax.evaluation.request import LABEL_SPACES
 
 if TYPE_CHECKING:
     from clipjax.checkpoints.card import Card

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -12,14 +12,13 @@ import typer
 from clipjax.commands.shared.names import check_names
 from clipjax.commands.shared.options import (
     CardOption,
-    DatasetOption,
     JsonOption,
-    LabelsOption,
     NeededModelOption,
 )
 from clipjax.commands.shared.output import print_table, say
-from clipjax.commands.shared.records import fields_of, taking
+from clipjax.commands.shared.records import From, taking
 from clipjax.errors import ClipjaxError, counted
+from clipjax.evaluation.request import Request
 
 if TYPE_CHECKING:
     from clipjax.verification.crosscheck import Crosscheck
@@ -35,7 +34,7 @@ def register(app: typer.Typer) -> None:
 class CrosscheckOptions:
     PANELS: ClassVar = {
         "Both sides": ("model", "card", "against", "checkpoint", "batch_size"),
-        "Data": ("dataset", "labels", "prompts", "limit", "seed"),
+        "Data": ("prompts", "limit", "seed"),
         "Output": ("out", "as_json"),
     }
     data: Annotated[
@@ -49,11 +48,7 @@ class CrosscheckOptions:
             "`reference` extra). Default: the one that the model's card names."
         ),
     ] = None
-    dataset: DatasetOption = None
-    labels: LabelsOption = None
-    prompts: Annotated[
-        str | None, typer.Option(help="Prompt set by name (openai_80, openai_7, ...) or a file.")
-    ] = None
+    request: Annotated[Request, From(Request, "dataset", "labels", "prompts")]
     card: CardOption = None
     limit: Annotated[int, typer.Option(min=1, help="Compare a seeded random sample of this many images.")] = (
         512
@@ -100,9 +95,7 @@ def crosscheck(options: CrosscheckOptions) -> None:
     check_names(
         models=(options.model,),
         card=options.card,
-        datasets=(options.dataset,),
-        prompts=(options.prompts,),
-        labels=options.labels,
+        request=options.request,
         roots=(options.data,),
     )
     found = _both_sides(options)
@@ -124,13 +117,13 @@ def crosscheck(options: CrosscheckOptions) -> None:
 
 def _both_sides(options: CrosscheckOptions) -> Crosscheck:
     from clipjax.checkpoints.load import load_model
-    from clipjax.evaluation.request import Request
     from clipjax.evaluation.resolve import read_data
     from clipjax.tasks.task import find_task
     from clipjax.verification.crosscheck import crosscheck
     from clipjax.verification.crosscheck.run import TASK
 
-    request = read_data(find_task(TASK), fields_of(Request, options, root=options.data))
+    asked = replace(options.request, root=options.data, limit=options.limit, seed=options.seed)
+    request = read_data(find_task(TASK), asked)
     model = load_model(options.model, card=options.card)
     return crosscheck(
         model, request, options.against, checkpoint=options.checkpoint, batch=options.batch_size

@@ -17,13 +17,13 @@ from clipjax.commands.shared.processes import join, say_slow
 from clipjax.commands.shared.records import taking
 from clipjax.devices import signals
 from clipjax.errors import DataError, counted
+from clipjax.evaluation.request import Request
 
 if TYPE_CHECKING:
     from clipjax.checkpoints.encoder import Encoder
     from clipjax.embeddings.compute import Compute
     from clipjax.evaluation.plans.execute import Outcome
     from clipjax.evaluation.plans.item import Item, Job
-    from clipjax.evaluation.request import Request
     from clipjax.evaluation.rows import Result
 
 
@@ -59,7 +59,7 @@ def evaluate(options: EvaluateOptions) -> None:
         _show([_of_predictions(options, options.predictions)], options, before)
         return
     join(options.distributed)
-    request, compute, loading = options.request(), options.compute(), options.loading()
+    request, compute, loading = options.one_run(), options.compute(), options.loading()
     jobs = _jobs(options, request, compute)
     from clipjax.evaluation.plans.execute import execute
     from clipjax.evaluation.plans.item import items_of
@@ -85,7 +85,7 @@ def _show(results: Sequence[Result], options: EvaluateOptions, before: Mapping[s
 def _of_predictions(options: EvaluateOptions, file: Path) -> Result:
     from clipjax.evaluation.predictions.run import measured_predictions
 
-    of = options.request()
+    of = options.one_run()
     return measured_predictions(options.task, file, of, model=options.model, results=options.results)
 
 
@@ -134,10 +134,10 @@ def _load(options: EvaluateOptions, request: Request, loading: dict[str, Any]) -
     from clipjax.embeddings.params import dtype_to_load, mesh_to_load
     from clipjax.evaluation.models.encoders import encoder
 
-    dtype, mesh_of = dtype_to_load(request.precisions), mesh_to_load(options.params)
+    dtype, mesh_of = dtype_to_load(request.precisions), mesh_to_load(options.how["params"])
     model = encoder(options.model or "", dtype=dtype, mesh_of=mesh_of, **loading)
     if model.network is not None:
-        say_slow(options.precision)
+        say_slow(request.precision)
     if model.framework != PYTHON:  # there the user's own card has them
         say_unknown_facts(options.model, model.card)
     return model

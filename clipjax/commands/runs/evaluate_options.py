@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import typer
 
@@ -14,65 +14,42 @@ from clipjax.commands.shared.facts import FactOptions
 from clipjax.commands.shared.names import check_names
 from clipjax.commands.shared.options import (
     AnyModelOption,
-    AttentionOption,
-    BatchSizeOption,
     CardOption,
-    DatasetOption,
     DistributedOption,
     JsonOption,
-    KeepMapsOption,
-    LabelsOption,
-    LayersOption,
     NameOption,
-    ParamsOption,
-    PositionsOption,
-    TowerPrecisionOption,
-    WorkersOption,
-    batch_asked,
-    workers_asked,
 )
-from clipjax.commands.shared.records import fields_of
+from clipjax.commands.shared.records import From, field_option
 from clipjax.commands.shared.stores import StoreOptions
+from clipjax.embeddings.compute import Compute
 from clipjax.errors import DataError, UsageError
+from clipjax.evaluation.request import Request
+from clipjax.options import options_of
 
-if TYPE_CHECKING:
-    from clipjax.embeddings.compute import Compute
-    from clipjax.evaluation.request import Request
-
+PIXELS = ("pixel_store", "pixel_budget")
+_OPTIONS = (*options_of(Request).values(), *options_of(Compute).values())
 # Without effect beside --predictions: no model runs.
 OF_A_MODEL = (
-    *("id_data", "id_dataset", "prompts", "card", "name", "facts_of", "fact", "facts", "limit", "batch_size"),
-    *("params", "precision", "compare_precision", "workers", "on_error", "decode", "store", "pixel_store"),
-    *("pixel_budget", "distributed", "layers", "attention", "positions", "keep_maps", "rotations"),
-    "steps",
+    *("card", "name", "facts_of", "fact", "facts", "store", *PIXELS, "distributed"),
+    *(each.name for each in _OPTIONS if each.kind is not None and each.of_model),
 )
-PIXELS = ("pixel_store", "pixel_budget")
 # Without effect on pairs of images: a device takes one pair at a time, prepared as its card says.
-OF_IMAGES = ("labels", "prompts", "batch_size", "workers", "decode", "pixel_store", "pixel_budget")
+OF_IMAGES = ("labels", "prompts", "batch_size", "workers", "decode", *PIXELS)
 # Without effect beside --data-root: the cards decide.
-OF_ONE_RUN = ("dataset", "data_name", "labels", "id_data", "id_dataset")
+OF_ONE_RUN = tuple(each.name for each in _OPTIONS if each.of_card)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
+    """`clipjax eval` takes all options of `Request` and `Compute`."""
+
     PANELS: ClassVar = {
         "Model": ("model", "predictions", "card", "name", "facts_of", "fact", "facts"),
-        "Data": (
-            *("data", "data_root", "dataset", "data_name", "id_data", "id_dataset", "labels", "limit"),
-            "annotations",
-        ),
-        "Measurement": (
-            "prompts",
-            "precision",
-            "compare_precision",
-            "decode",
-            "on_error",
-            "seed",
-            "resamples",
-        ),
-        "Pairs of images": ("layers", "attention", "positions", "keep_maps"),
-        "Vision-language models": ("rotations", "steps"),
-        "Speed and storage": ("batch_size", "workers", "params", "store", *PIXELS, "distributed"),
+        "Data": ("data_root",),
+        "Measurement": (),
+        "Pairs of images": (),
+        "Vision-language models": (),
+        "Speed and storage": ("store", *PIXELS, "distributed"),
         "Output": ("results", "all_metrics", "as_json"),
     }
     context: typer.Context
@@ -85,13 +62,13 @@ class EvaluateOptions:
         ),
     ]
     model: AnyModelOption = None
-    data: Annotated[
+    predictions: Annotated[
         Path | None,
-        typer.Option(
-            "--data",
-            help="Root folder of the images, a CSV/JSONL list of them, .tar/.parquet shards, or one image.",
-        ),
+        typer.Option(help="Instead of --model: per-image outputs of any framework (.parquet, .npz, .csv)."),
     ] = None
+    card: CardOption = None
+    name: NameOption = None
+    facts: FactOptions
     data_root: Annotated[
         Path | None,
         typer.Option(
@@ -99,92 +76,17 @@ class EvaluateOptions:
             help="Folder of data sets: run the task on each that it is made for (`clipjax datasets list`).",
         ),
     ] = None
-    predictions: Annotated[
-        Path | None,
-        typer.Option(help="Instead of --model: per-image outputs of any framework (.parquet, .npz, .csv)."),
-    ] = None
-    dataset: DatasetOption = None
-    data_name: Annotated[
-        str | None,
-        typer.Option(
-            "--data-name", help="Name of the --data images in results, without a card; default: the folder's."
-        ),
-    ] = None
-    id_data: Annotated[
-        Path | None,
-        typer.Option("--id-data", help="In-distribution images that ood and calibration compare with."),
-    ] = None
-    id_dataset: Annotated[
-        str | None,
-        typer.Option(
-            "--id-dataset", help="Card of the --id-data images; default: the choice of the data set's card."
-        ),
-    ] = None
-    annotations: Annotated[
-        Path | None,
-        typer.Option(
-            help="File or folder that the task reads beside the images; run_of:MODEL is that model's newest "
-            "run in --results, e.g. of imagenet_d for multiple_choice."
-        ),
-    ] = None
-    labels: LabelsOption = None
+    request: Request
     prompts: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Prompt set by name (openai_80, openai_7, ...), a file (templates, or CuPL JSON), or one "
-            "template: 'a photo of a {}.'; A+B is both. With --data-root it may be repeated."
-        ),
+        field_option(Request, "prompts", more="With --data-root it may be repeated."),
     ] = None
-    card: CardOption = None
-    name: NameOption = None
-    facts: FactOptions
-    limit: Annotated[
-        int | None,
-        typer.Option(help="Evaluate a seeded random sample of this many images, or pairs of images."),
-    ] = None
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the --limit sample and of bootstraps.")] = 0
-    resamples: Annotated[int, typer.Option(min=100, help="Number of bootstrap resamples.")] = 1000
-    batch_size: BatchSizeOption = "64"
-    params: ParamsOption = "auto"
-    precision: TowerPrecisionOption = "parity"
-    compare_precision: Annotated[
-        bool,
-        typer.Option(
-            "--compare-precision", help="Run both precisions; report flips and the change in accuracy."
-        ),
-    ] = False
-    workers: WorkersOption = "0"
-    on_error: Annotated[
-        str,
-        typer.Option(help="What to do with an unreadable image: raise, or skip (it is named and counted)."),
-    ] = "raise"
-    decode: Annotated[
-        str,
-        typer.Option(
-            help="How to decode: full, or jpeg_scaled, which is faster for JPEGs much larger than the "
-            "input, but changes pixels."
-        ),
-    ] = "full"
-    layers: LayersOption = None
-    attention: AttentionOption = None
-    positions: PositionsOption = None
-    keep_maps: KeepMapsOption = False
-    rotations: Annotated[
-        str | None,
-        typer.Option(
-            help="The orders of the options that a vision-language model is asked in: all (each option comes "
-            "first once; the default), or given."
-        ),
-    ] = None
-    steps: Annotated[
-        int | None,
-        typer.Option(min=1, help="The most tokens of a vision-language model's answer; default 128."),
-    ] = None
+    how: Annotated[dict[str, Any], From(Compute, per_device_batch=64)]
     stores: StoreOptions
+    distributed: DistributedOption = False
     results: Annotated[Path, typer.Option(help="Folder for result rows and per-image tables.")] = Path(
         "results"
     )
-    distributed: DistributedOption = False
     all_metrics: Annotated[
         bool,
         typer.Option("--all-metrics", help="Print every number of the task, not only the usual ones."),
@@ -202,22 +104,23 @@ class EvaluateOptions:
             refuse_beside("--data-root", on_command_line(self.context, OF_ONE_RUN))
         if self.predictions is not None:
             refuse_beside("--predictions", on_command_line(self.context, OF_A_MODEL))
-        datasets = (self.dataset, self.id_dataset)
         is_run = self.predictions is None  # else --model is only the name in the rows
         check_names(
             evaluated=(self.model,) if is_run else (),
             models=(self.facts.facts_of,),
             card=self.card,
-            datasets=datasets,
             prompts=self.prompts or (),
-            labels=self.labels,
-            roots=(self.data, self.id_data),
+            request=self.request,
         )
         self._check_predictions()
 
     def _check_source(self) -> None:
         """Exactly one of --data, --data-root and --predictions, but predictions may be of --data."""
-        sources = {"--data": self.data, "--data-root": self.data_root, "--predictions": self.predictions}
+        sources = {
+            "--data": self.request.root,
+            "--data-root": self.data_root,
+            "--predictions": self.predictions,
+        }
         given = [name for name, value in sources.items() if value is not None]
         if len(given) != 1 and given != ["--data", "--predictions"]:
             raise UsageError(
@@ -246,21 +149,12 @@ class EvaluateOptions:
         others = OF_IMAGES if "pairs" in needs_of(self.task) else ("keep_maps",)
         refuse_beside(f"the task {self.task}", on_command_line(self.context, others))
 
-    def request(self) -> Request:
-        """The first of several --prompts."""
-        from clipjax.evaluation.request import Request
-
-        prompts = next(iter(self.prompts or []), None)
-        return fields_of(Request, self, root=self.data, id_root=self.id_data, prompts=prompts)
+    def one_run(self) -> Request:
+        """The request with the first of several --prompts."""
+        return replace(self.request, prompts=next(iter(self.prompts or []), None))
 
     def compute(self) -> Compute:
-        return self.stores.compute(
-            per_device_batch=batch_asked(self.batch_size),
-            params=self.params,
-            workers=workers_asked(self.workers),
-            on_error=self.on_error,
-            keep_maps=self.keep_maps,
-        )
+        return self.stores.compute(**self.how)
 
     def loading(self) -> dict[str, Any]:
         """As `load_model` takes it."""

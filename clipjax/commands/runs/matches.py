@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from clipjax.commands.shared.names import check_names
-from clipjax.commands.shared.options import (
-    AttentionOption,
-    DatasetOption,
-    LayersOption,
-    PositionsOption,
-    TowerPrecisionOption,
-)
 from clipjax.commands.shared.output import say
 from clipjax.commands.shared.processes import say_slow
-from clipjax.commands.shared.records import taking
+from clipjax.commands.shared.records import From, taking
+from clipjax.evaluation.request import Request
 
 
 def register(app: typer.Typer) -> None:
@@ -35,7 +29,7 @@ class MatchesOptions:
         typer.Option("--model", "-m", help="Model, as `clipjax eval --model` takes it; may be repeated."),
     ]
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .png, .jpg, .pdf or .svg.")]
-    dataset: DatasetOption = None
+    how: Annotated[dict[str, Any], From(Request, "dataset", "precision", "layers", "attention", "positions")]
     pair: Annotated[
         list[str] | None,
         typer.Option(help="Id of a pair, as in images.parquet; may be repeated. Default: the first pair."),
@@ -43,10 +37,6 @@ class MatchesOptions:
     drawn: Annotated[
         int, typer.Option(min=1, help="Draw at most this many matches, from the strongest to the weakest.")
     ] = 80
-    precision: TowerPrecisionOption = "parity"
-    layers: LayersOption = None
-    attention: AttentionOption = None
-    positions: PositionsOption = None
 
 
 def matches(options: MatchesOptions) -> None:
@@ -56,17 +46,17 @@ def matches(options: MatchesOptions) -> None:
 
     Example: clipjax matches /data/navi --dataset navi --model vit_b_16-openai --out pair.png
     """
-    check_names(evaluated=options.model, datasets=(options.dataset,), roots=(options.data,))
-    say_slow(options.precision)
+    check_names(evaluated=options.model, datasets=(options.how["dataset"],), roots=(options.data,))
+    say_slow(options.how["precision"])
     from clipjax.evaluation.matches import draw_matches
 
-    named = ("dataset", "drawn", "precision", "layers", "attention", "positions")
     sides = draw_matches(
         options.model,
         options.out,
         root=options.data,
         pairs=options.pair or (),
-        **{name: getattr(options, name) for name in named},
+        drawn=options.drawn,
+        **options.how,
     )
     for side in sides:
         say(f"{side.name}: {side.right.sum()} of {len(side.right)} matches are right")

@@ -7,29 +7,24 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
 from clipjax.commands.shared.exclusions import refuse_beside, refuse_without
 from clipjax.commands.shared.options import (
-    BatchSizeOption,
     DistributedOption,
-    KeepMapsOption,
-    ParamsOption,
-    WorkersOption,
-    batch_asked,
-    workers_asked,
 )
 from clipjax.commands.shared.output import announce, print_table, say
 from clipjax.commands.shared.processes import join, say_slow, say_waiting
-from clipjax.commands.shared.records import taking
+from clipjax.commands.shared.records import From, taking
 from clipjax.commands.shared.stores import CACHE, StoreOptions
 from clipjax.devices import signals
+from clipjax.embeddings.compute import Compute
 from clipjax.errors import DataError, counted
+from clipjax.options import AUTO
 
 if TYPE_CHECKING:
-    from clipjax.embeddings.compute import Compute
     from clipjax.sweep.hours import Machine
     from clipjax.sweep.plan import SweepItem, SweepPlan
     from clipjax.sweep.run import Report
@@ -46,8 +41,7 @@ class SweepOptions:
         "Where things are": ("data_root", "model_root", "results"),
         "What is run": ("dry_run", "shares", "share_of_peak", "shard", "distributed", "collect", "from_"),
         "Speed and storage": (
-            *("batch_size", "workers", "params", "store", "pixel_store", "pixel_budget"),
-            *("no_pixel_store", "no_compile_cache", "keep_maps"),
+            *("store", "pixel_store", "pixel_budget", "no_pixel_store", "no_compile_cache", "keep_maps"),
         ),
     }
     suite: Annotated[
@@ -74,10 +68,14 @@ class SweepOptions:
     no_compile_cache: Annotated[
         bool, typer.Option("--no-compile-cache", help="Keep no compiled programs between runs.")
     ] = False
-    batch_size: BatchSizeOption = "auto"
-    params: ParamsOption = "auto"
-    workers: WorkersOption = "auto"
-    keep_maps: KeepMapsOption = False
+    how: Annotated[
+        dict[str, Any],
+        From(
+            *(Compute, "per_device_batch", "workers", "params", "keep_maps"),
+            per_device_batch=AUTO,
+            workers=AUTO,
+        ),
+    ]
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Run part I of N, for the jobs of an array.")
     ] = None
@@ -138,12 +136,7 @@ class SweepOptions:
     def compute(self) -> Compute:
         """By default the user's cache keeps pixels."""
         pixels = None if self.no_pixel_store else self.stores.pixel_store or CACHE
-        return replace(self.stores, pixel_store=pixels).compute(
-            per_device_batch=batch_asked(self.batch_size),
-            params=self.params,
-            workers=workers_asked(self.workers),
-            keep_maps=self.keep_maps,
-        )
+        return replace(self.stores, pixel_store=pixels).compute(**self.how)
 
 
 def sweep(options: SweepOptions) -> None:

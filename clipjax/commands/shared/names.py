@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from clipjax.errors import DataError
+from clipjax.evaluation.request import Request
 
 
 def check_names(
@@ -20,6 +22,7 @@ def check_names(
     datasets: Iterable[str | None] = (),
     prompts: Iterable[str | None] = (),
     labels: str | None = None,
+    request: Request | None = None,
 ) -> None:
     """Raises UsageError, with near names, for a name that nothing has; DataError for a damaged file.
 
@@ -29,11 +32,17 @@ def check_names(
         roots: of data sets: a missing path is refused.
         card: a registered id, or LIBRARY:ARCHITECTURE.
         datasets, prompts, labels: names, or files.
+        request: of a command line: its data sets, prompts, labels and roots, too.
     """
     from clipjax.checkpoints.identity.model_reference import model_reference, weights_of
     from clipjax.data.cards import read_card
     from clipjax.data.labels import load_labels, load_prompts
 
+    if request is not None:
+        written: Any = request  # a command line gives texts and paths, not objects
+        datasets = (*datasets, written.dataset, written.id_dataset)
+        roots = (*roots, written.root, written.id_root)
+        prompts, labels = (*prompts, written.prompts), labels or written.labels
     for name in filter(None, models):
         _check_model(weights_of(name))
     for name in filter(None, evaluated):

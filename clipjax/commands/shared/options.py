@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from clipjax.commands.shared import completion
 from clipjax.commands.shared.exclusions import refuse_beside
-from clipjax.errors import UsageError
+from clipjax.commands.shared.records import field_option
+from clipjax.evaluation.request import Request
 
 # The model.
 _MODEL = typer.Option(
@@ -50,65 +51,8 @@ NameOption = Annotated[
     ),
 ]
 
-# The data.
-DatasetOption = Annotated[
-    str | None,
-    typer.Option(
-        "--dataset",
-        "-d",
-        help="Data set card (see `clipjax datasets list`) or a card's file.",
-        autocompletion=completion.datasets,
-    ),
-]
-# The files of configs/labels without the demo's.
-LABEL_SPACES = "imagenet, imagenet_a, imagenet_d, imagenet_r, imagenet_vid, objectnet, cue_conflict"
-LabelsOption = Annotated[
-    str | None,
-    typer.Option(
-        help=f"The classes, if no card names them: a label space ({LABEL_SPACES}), a file (.txt with a name "
-        "per line, or CSV `id,name`), or the names: cat,dog."
-    ),
-]
-
-# How it is computed.
-BatchSizeOption = Annotated[
-    str,
-    typer.Option(
-        help="Images per device and step, unless a suite sets it; part of the store's layout. auto: "
-        "the fastest here, measured once."
-    ),
-]
-WorkersOption = Annotated[
-    str,
-    typer.Option(
-        help="Decoding processes. 0: threads of this process; auto: the fastest here, measured once."
-    ),
-]
-ParamsOption = Annotated[
-    str,
-    typer.Option(
-        help="Where parameters are: whole on each device (replicated), split over a process's devices "
-        "(sharded), or as memory allows (auto)."
-    ),
-]
-TowerPrecisionOption = Annotated[
-    str,
-    typer.Option("--precision", help="Precision of the towers: parity (float32 HIGHEST) or fast (bfloat16)."),
-]
-LayersOption = Annotated[
-    str | None,
-    typer.Option(help="Layers that make a map of features to match: last, or multilayer (four of them)."),
-]
-AttentionOption = Annotated[
-    str | None,
-    typer.Option(
-        help="What a token of such a map attends to: tokens, or reference_batch, a pair's two images at "
-        "its own place, as probe3d's pinned open_clip does."
-    ),
-]
-PositionsOption = Annotated[
-    str | None, typer.Option(help="How such a map's position table is resized: probe3d, or library.")
-]
+# The data, and how it is computed.
+DatasetOption = Annotated[str | None, field_option(Request, "dataset")]
 StoreOption = Annotated[
     Path | None,
     typer.Option("--store", help="Folder of the store, or its URL; default: the user's cache."),
@@ -122,14 +66,6 @@ PixelStoreOption = Annotated[
 ]
 PixelBudgetOption = Annotated[
     str | None, typer.Option("--pixel-budget", help="The most that the pixel store may take; default 100GB.")
-]
-KeepMapsOption = Annotated[
-    bool,
-    typer.Option(
-        "--keep-maps",
-        help="Keep the maps of features of pairs of images in the store, some MB per pair, so that another "
-        "matching runs no model.",
-    ),
 ]
 DistributedOption = Annotated[
     bool, typer.Option("--distributed", help="Join the other processes first: this is one of several.")
@@ -178,24 +114,6 @@ LinesOption = Annotated[
 ]
 OutFileOption = Annotated[Path | None, typer.Option("--out", "-o", help="File to write; default: stdout.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print everything as JSON on stdout.")]
-
-
-def workers_asked(text: str) -> int | Literal["auto"]:
-    return number_or_auto(text, "--workers", "of processes")
-
-
-def batch_asked(text: str) -> int | Literal["auto"]:
-    return number_or_auto(text, "--batch-size", "of images")
-
-
-def number_or_auto(text: str, option: str, of: str) -> int | Literal["auto"]:
-    """Raises UsageError if `text` is neither; `of` names what is counted."""
-    if text == "auto":
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        raise UsageError(f"{option}: a number {of}, or auto, not {text!r}") from None
 
 
 @dataclass(frozen=True, kw_only=True)

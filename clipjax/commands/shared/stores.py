@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from clipjax.commands.shared.exclusions import refuse_without
 from clipjax.commands.shared.options import PixelBudgetOption, PixelStoreOption, StoreOption
 from clipjax.config import cache_dir
+from clipjax.embeddings.compute import Compute
 from clipjax.errors import UsageError
 
 if TYPE_CHECKING:
     from clipjax.data.pixels.pixel_store import PixelStore
-    from clipjax.embeddings.compute import Compute
 
 CACHE = Path("cache")  # as --pixel-store: the user's cache
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -27,7 +27,6 @@ class StoreOptions:
 
     def compute(self, **how: Any) -> Compute:
         """Raises UsageError for --pixel-budget alone."""
-        from clipjax.embeddings.compute import Compute
         from clipjax.storage.store import Store
 
         return Compute(store=Store(store_root(self.store)), pixel_store=self._pixels(), **how)

@@ -153,6 +153,11 @@ class PixelStore:
         return lack is None
 
 
+def pixel_store_at(folder: str | os.PathLike[str] | PixelStore | None) -> PixelStore | None:
+    """The pixel store in a folder; a pixel store or None is returned unchanged."""
+    return PixelStore(folder) if isinstance(folder, str | os.PathLike) else folder
+
+
 def _row_bytes(recipe: PixelRecipe) -> int:
     return 3 * recipe.image_size**2
 

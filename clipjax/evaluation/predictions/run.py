@@ -30,6 +30,7 @@ from clipjax.checkpoints.identity.registry_rows import model_ids
 from clipjax.data.cards import Dataset, DatasetCard, label_spaces, read_card
 from clipjax.data.labels import LabelSpace, Projection, load_labels
 from clipjax.errors import ClipjaxError, DataError, UsageError
+from clipjax.evaluation.data_set import dataset_of
 from clipjax.evaluation.located import annotations_path
 from clipjax.evaluation.predictions.arrays import read_arrays
 from clipjax.evaluation.predictions.counts import shares
@@ -42,7 +43,7 @@ from clipjax.evaluation.predictions.file import (
     with_file,
 )
 from clipjax.evaluation.predictions.tables import read_csv_table, read_table
-from clipjax.evaluation.request import Request, dataset_of
+from clipjax.evaluation.request import Request
 from clipjax.evaluation.rows import NO_STATS, NOT_EMBEDDED, Result, finish, from_configs, identity
 from clipjax.metrics.uncertainty.bootstrap import RESAMPLES
 from clipjax.results.provenance import count_compiles

@@ -16,7 +16,8 @@ from clipjax.data.readers.flat import read_flat
 from clipjax.data.readers.folder import read_folder
 from clipjax.data.readers.walk import list_folder
 from clipjax.errors import DataError
-from clipjax.evaluation.request import Request, dataset_of
+from clipjax.evaluation.data_set import dataset_of
+from clipjax.evaluation.request import Request
 
 COUNT = 6  # images of each class
 

@@ -28,7 +28,8 @@ from clipjax.data.readers.folder import read_folder
 from clipjax.data.readers.reader import recognise
 from clipjax.data.readers.webdataset import read_webdataset
 from clipjax.errors import DataError
-from clipjax.evaluation.request import Request, dataset_of
+from clipjax.evaluation.data_set import dataset_of
+from clipjax.evaluation.request import Request
 from tests.data._images import RECIPE, png, row_of, write_images
 
 NAMES = [f"{'cat' if i % 2 else 'dog'}/{i:02d}.png" for i in range(10)]

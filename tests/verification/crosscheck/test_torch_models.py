@@ -23,9 +23,10 @@ from clipjax.data.text.tokenizers import load_tokenizer, tokenizer_spec
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.images import embed_images
 from clipjax.errors import DataError, UsageError
+from clipjax.evaluation.data_set import dataset_of
 from clipjax.evaluation.models import torch_process
 from clipjax.evaluation.models.encoders import encoder
-from clipjax.evaluation.request import Request, dataset_of
+from clipjax.evaluation.request import Request
 from converters.golden.condition import condition
 from converters.golden.served import LIBRARIES
 from tests.verification.parity import test_parity_hf as hf

@@ -1,0 +1,58 @@
+"""The data set that a `Request` names."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from clipjax.data.cards import Dataset, DatasetCard, is_registered, load_dataset, tail_of
+from clipjax.data.readers.reader import recognise
+from clipjax.errors import DataError, UsageError, visible
+from clipjax.evaluation.request import Request
+from clipjax.storage.buckets import place
+from clipjax.storage.reading import exists, is_dir
+
+
+def dataset_of(request: Request) -> Dataset:
+    """Without a card, `root` decides the layout.
+
+    Raises UsageError or DataError: no such card or folder, or the reader refuses the data.
+    """
+    dataset, root = request.dataset, request.root
+    _check_name(request)
+    if isinstance(dataset, Dataset):
+        return dataset
+    if root is None:
+        if isinstance(dataset, DatasetCard) or dataset is None or not exists(place(dataset)):
+            wanted = (
+                "a data set" if dataset is None else f"the folder of {getattr(dataset, 'name', dataset)!r}"
+            )
+            raise UsageError(f"say where {wanted} is: root=FOLDER (--data FOLDER on the command line)")
+        dataset, root = None, dataset
+    if dataset is not None:
+        return load_dataset(dataset, root)
+    path = place(root)
+    reader = recognise(path)
+    if reader is None:
+        raise DataError(f"{path} does not exist")
+    whole = path.resolve()
+    name = request.data_name or (whole.name if is_dir(whole) else whole.stem)
+    read = load_dataset(DatasetCard(name=name, title=str(path), reader=reader), path)
+    return dataclasses.replace(read, folder=tail_of(path))
+
+
+def _check_name(request: Request) -> None:
+    """Raises UsageError for a name beside a card, or a name that is none."""
+    name = request.data_name
+    if name is None:
+        return
+    if isinstance(request.dataset, Dataset | DatasetCard) or None not in (request.dataset, request.root):
+        raise UsageError(
+            "the data set's card has its name: leave data_name (--data-name) out, or give the folder without "
+            "a card"
+        )
+    if not name.strip() or visible(name) != name:
+        raise UsageError(f"data_name (--data-name) is {name!r}: give a name without control characters")
+    if is_registered(name):
+        raise UsageError(
+            f"data_name (--data-name) is {name!r}, the name of a card: give another, or the card"
+        )
