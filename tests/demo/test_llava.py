@@ -112,7 +112,7 @@ def test_it_learns_to_read_images_and_letters(small: Small) -> None:
     assert wilson(int(wrong.sum()), len(wrong)).lo < CHANCE + 0.05
 
 
-STEPS = 200
+STEPS = 120
 
 
 def _answers(

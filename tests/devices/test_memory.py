@@ -13,7 +13,8 @@ import pytest
 
 from tests import _forks
 
-PAGES = 3000 * 4000 * 4 // resource.getpagesize()  # of one of the program's arrays
+SHAPE = (2200, 4000)  # 35 MB: above the 32 that glibc may keep by itself
+PAGES = SHAPE[0] * SHAPE[1] * 4 // resource.getpagesize()  # of one of the program's arrays
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="memory is glibc's here")
@@ -38,8 +39,8 @@ def main(option: str) -> None:
 
     if option == "keep":
         keep_freed()
-    run = jax.jit(lambda x: (x + 1, jnp.cumsum(jnp.sin(x), axis=0).sum()), donate_argnums=0)
-    x = jnp.ones((3000, 4000))
+    run = jax.jit(lambda x: (x + 1, ((x * x) @ x[0]).sum()), donate_argnums=0)
+    x = jnp.ones(SHAPE)
     seen = []
     for _ in range(5):
         x, total = run(x)

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from _long import mostly_long
 
 from clipjax.data.manifest import Manifest
 from clipjax.data.pixels.preprocess import PixelRecipe
@@ -146,6 +147,9 @@ def test_a_resumed_run_is_bit_equal(network: Network, manifest: Manifest, whole:
     assert not same_bits(other_order, whole)
 
 
+@pytest.mark.long(
+    "finetune/training/test_kill.py::test_a_run_killed_three_times_gives_the_weights_of_one_never_stopped"
+)
 def test_a_run_goes_on_with_another_number_of_devices(
     network: Network, manifest: Manifest, whole: Any, stopped: Path
 ) -> None:
@@ -172,7 +176,14 @@ def test_a_truncated_checkpoint_is_reported_and_the_one_before_used(
     assert (stopped / "4.damaged").is_dir()
 
 
-@pytest.mark.parametrize("name", ["state", "batches", "identity", SIZES])
+@pytest.mark.parametrize(
+    "name",
+    mostly_long(
+        ["state", "batches", "identity", SIZES],
+        keep=["state", SIZES],
+        guard="finetune/test_contrastive.py::test_a_flipped_bit_is_named_and_the_checkpoint_before_used",
+    ),
+)
 def test_a_flipped_bit_is_named_and_the_checkpoint_before_used(
     name: str,
     network: Network,

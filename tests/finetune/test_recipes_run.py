@@ -39,15 +39,21 @@ SLOW = {(VIT, "coop_imagenet_photo")} | {
     if name not in ("ce_imagenet", "coop_imagenet", "tip_adapter_imagenet")
 }
 # The recipes of few shots differ from the others in numbers alone.
-LONG = {(VIT, name) for name in REFERENCE if name.endswith("_few_shot") and name != "flyp_few_shot"} | {
+# BatchNorm's statistics of a ResNet's fine-tuning are followed step by step in test_cross_entropy.py.
+LONG = {(VIT, name) for name in REFERENCE if name.endswith("_few_shot")} | {
     (RESNET, "coop_imagenet"),
     (RESNET, "tip_adapter_imagenet"),
 }
+RESNET_GUARD = "finetune/methods/test_cross_entropy.py::test_a_resnet_follows_torch"
 GUARD = "finetune/test_recipes_run.py::test_a_short_run_of_every_recipe_makes_a_model"
 
 
 def marks_of(run: tuple[str, str]) -> list[pytest.MarkDecorator]:
-    return [pytest.mark.slow] if run in SLOW else [pytest.mark.long(GUARD)] if run in LONG else []
+    if run in SLOW:
+        return [pytest.mark.slow]
+    if run == (RESNET, "ce_imagenet"):
+        return [pytest.mark.long(RESNET_GUARD)]
+    return [pytest.mark.long(GUARD)] if run in LONG else []
 
 
 RUNS = [

@@ -15,6 +15,7 @@ import open_clip
 import pytest
 import timm
 import torch
+from _long import mostly_long
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 from open_clip.model import CLIP
@@ -46,6 +47,12 @@ CLIP_RESNET = Arch("resnet", RESNET, TEXT, None, True)
 LITE = Arch("lite", MBCONV, None, 10, False)
 ARCHS = [CLIP_VIT, CLIP_RESNET, LITE]
 each_arch = pytest.mark.parametrize("arch", ARCHS, ids=lambda arch: arch.name)
+
+
+def mostly_vit(test: str) -> pytest.MarkDecorator:
+    """The others are long: what the test is about is one piece of code for all of them."""
+    guard = f"models/test_network.py::{test}"
+    return pytest.mark.parametrize("arch", mostly_long(ARCHS, [CLIP_VIT], guard, ids=lambda arch: arch.name))
 
 
 def random_params(arch: Arch, seed: int = 0) -> Any:
@@ -160,7 +167,7 @@ def test_the_caller_cannot_change_the_precision() -> None:
     assert [p for p in PRODUCT.findall(text) if p.count("HIGHEST") != 2] == []
 
 
-@each_arch
+@mostly_vit("test_fast_is_near_parity_and_returns_float32")
 def test_fast_is_near_parity_and_returns_float32(arch: Arch) -> None:
     params = random_params(arch)
     for encode, inputs in towers(arch):
@@ -221,7 +228,7 @@ def test_a_resnet_program_is_as_long_for_deep_stages_as_for_stages_of_two() -> N
     assert size(20) == size(3)
 
 
-@each_arch
+@mostly_vit("test_eight_devices_give_the_features_of_one")
 def test_eight_devices_give_the_features_of_one(arch: Arch) -> None:
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     params = random_params(arch)

@@ -25,6 +25,7 @@ from clipjax.storage import writing
 from clipjax.storage.local_files import LocalFiles
 from clipjax.storage.writing import draft_folder, restore_folder, whole_file, whole_folder, write_bytes
 
+KILLED = "storage/test_writing.py::test_a_writer_killed_at_any_step_leaves_the_old_folder_or_the_new_one"
 # Forks a writer of `folder` for every step of replacing it, and ends it there.
 _KILLER = """
 import os, shutil, sys
@@ -198,7 +199,13 @@ def convert_killed(source: Path, out: Path, seconds: float) -> None:
     process.wait()
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kills",
+    [
+        pytest.param(3, marks=pytest.mark.long(KILLED)),
+        pytest.param(50, marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_convert_leaves_the_old_checkpoint_or_the_new_one(kills: int, tmp_path: Path) -> None:
     model = narrow_pair(tmp_path)[1]
     sources = [model.save(tmp_path / "a")]

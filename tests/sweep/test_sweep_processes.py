@@ -20,6 +20,7 @@ def codes(processes: Sequence[Running]) -> list[int]:
     return [process.wait(SECONDS) for process in processes]
 
 
+@pytest.mark.long("sweep/test_sweep_processes.py::test_what_fails_on_one_host_costs_nothing_else")
 def test_several_processes_find_what_one_finds(
     suite: Path, done: tuple[Path, Result, int], tmp_path: Path
 ) -> None:

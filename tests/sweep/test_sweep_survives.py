@@ -18,6 +18,7 @@ from tests._forks import Running
 SECONDS = 300  # that the slowest machine may take
 NOTICE = 20  # seconds between SIGTERM and the end
 SHARD = BATCH  # rows of a shard of `many`, and of `few` and `odd`
+STOPPED = "sweep/test_sweep_survives.py::test_any_process_that_is_asked_to_stop_stops_all"
 # Processes and devices of each: as a job is given them, one start after the other.
 MACHINES = ((1, 1), (2, 2), (1, 4))
 
@@ -67,11 +68,18 @@ def kill_and_finish(suite: Path, out: Path, done: Path, kills: int) -> None:
     assert images.total() <= EMBEDDED + lost
 
 
+@pytest.mark.parametrize(
+    "stops",
+    [
+        pytest.param([(2, 1)], id="the second of two"),
+        pytest.param([(1, 0), (2, 1), (2, 0)], id="three times", marks=pytest.mark.long(STOPPED)),
+    ],
+)
 def test_any_process_that_is_asked_to_stop_stops_all(
-    suite: Path, done: tuple[Path, Result, int], tmp_path: Path
+    stops: Sequence[tuple[int, int]], suite: Path, done: tuple[Path, Result, int], tmp_path: Path
 ) -> None:
-    """One alone, the second of two and the first of two, in one sweep; then nothing is lost."""
-    for processes, asked in ((1, 0), (2, 1), (2, 0)):
+    """The second of two; also one alone, the second and the first of two in one sweep. Nothing is lost."""
+    for processes, asked in stops:
         running = start_all(suite, tmp_path, processes=processes, devices=2)
         assert wait_for(running, tmp_path, len(log_of(tmp_path)) + 30), said(tmp_path)
         running[asked].send_signal(signal.SIGTERM)

@@ -17,6 +17,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from _drawn import drawn
+from _long import mostly_long
 from sklearn.metrics import roc_auc_score
 
 import clipjax
@@ -166,7 +167,13 @@ def models(world: Path) -> Callable[[str], Measured]:
     return functools.cache(lambda family: Measured(narrow_classifier(FAMILIES[family]), world))
 
 
-@pytest.fixture(params=sorted(FAMILIES))
+@pytest.fixture(
+    params=mostly_long(
+        sorted(FAMILIES),
+        keep=[*EVERY_TASK, "beit", "convnext"],
+        guard="tasks/test_on_classifiers.py::test_accuracy",
+    )
+)
 def measured(request: pytest.FixtureRequest, models: Callable[[str], Measured]) -> Measured:
     return models(request.param)
 

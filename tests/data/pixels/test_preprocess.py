@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import pytest
 import skimage
 import torch
 import torchvision.transforms.functional as F
+from _long import mostly_long
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.transform import image_transform
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -166,8 +168,15 @@ def mismatches(images: Images, recipe: PixelRecipe, reference: Callable[[Image],
     ]
 
 
-@pytest.mark.parametrize("rgb", ["first", "last"])
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    ("name", "rgb"),
+    mostly_long(
+        itertools.product(RECIPES, ("first", "last")),
+        # 224 alone does not show how an odd margin is rounded.
+        keep=["open_clip 224", ("open_clip 336", "first"), ("squash 224", "last"), ("longest 224", "first")],
+        guard="data/pixels/test_preprocess.py::test_generated_images_equal_open_clip",
+    ),
+)
 def test_generated_images_equal_open_clip(name, rgb, generated):
     recipe = dataclasses.replace(RECIPES[name], rgb=rgb)
     assert mismatches(generated, recipe, partial(open_clip_pixels, recipe)) == []
@@ -219,7 +228,14 @@ def test_images_equal_timm(recipe, options, generated, photographs, cue_conflict
     assert mismatches(images, recipe, partial(timm_pixels, transform)) == []
 
 
-@pytest.mark.parametrize("resize", [224, 225, 230, 223])
+@pytest.mark.parametrize(
+    "resize",
+    mostly_long(
+        [224, 225, 230, 223],
+        keep=[225, 223],
+        guard="data/pixels/test_preprocess.py::test_images_equal_transformers",
+    ),
+)
 def test_images_equal_transformers(resize, generated, photographs):
     """Even and odd margins on both sides; 223: of one pixel of padding, too."""
     recipe = PixelRecipe(224, resize, rgb="first", crop="floor")
@@ -361,9 +377,10 @@ def test_rounding_is_seen(piece, mutant, monkeypatch, generated):
     def reference(image: Image) -> np.ndarray:
         return np.asarray(steps(image.convert("RGB")))
 
-    assert mismatches(generated, recipe, reference) == []
+    plain = {name: image for name, image in generated.items() if image.mode in ("RGB", "L")}
+    assert mismatches(plain, recipe, reference) == []
     monkeypatch.setattr(preprocess, piece, mutant)
-    assert mismatches(generated, recipe, reference)
+    assert mismatches(plain, recipe, reference)
 
 
 # Normalisation

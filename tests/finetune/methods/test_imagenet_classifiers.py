@@ -61,10 +61,8 @@ MODELS = {
     "swin_tiny_patch4_window7_224.ms_in1k": ("swin_tiny_patch4_window7_224", 1e-5, 0.03, None),
     "tf_efficientnet_b0.aa_in1k": ("tf_efficientnet_b0", 1.6e-4, 0.03, None),
 }
-FOLLOWS, PROBE_FOLLOWS = (
-    f"finetune/methods/test_imagenet_classifiers.py::test_{name}_timm"
-    for name in ("a_classifier_follows", "a_linear_probe_and_lp_ft_follow")
-)
+# LP-FT's second part is such a fine-tuning, beside timm, of a few steps.
+PROBE_FOLLOWS = "finetune/methods/test_imagenet_classifiers.py::test_a_linear_probe_and_lp_ft_follow_timm"
 
 
 TUNED = 8  # steps of LP-FT after its probe
@@ -172,7 +170,7 @@ def ours_of(model_id: str) -> Found:
     return ours(run_of(model_id))
 
 
-@pytest.mark.parametrize("model_id", mostly_long(MODELS, ["resnet50.tv_in1k"], FOLLOWS))
+@pytest.mark.parametrize("model_id", mostly_long(MODELS, [], PROBE_FOLLOWS))
 def test_a_classifier_follows_timm(model_id: str) -> None:
     wanted, actual = decided(run_of(model_id).torch()), decided(ours_of(model_id))
     distance = errors(actual, wanted)
@@ -252,6 +250,7 @@ def probed(start: Start, setup: Setup, head: nn.Linear, rows: list[np.ndarray]) 
     return losses
 
 
+@pytest.mark.long("finetune/methods/test_cross_entropy.py::test_a_resnet_follows_torch")
 def test_frozen_statistics_are_another_run() -> None:
     """A ResNet's BatchNorm mode counts: "batch" is torch's train mode, and its eval mode is seen."""
     name = "resnet50.tv_in1k"

@@ -36,6 +36,8 @@ from clipjax.models.training import Training
 from tests.finetune.conftest import batch
 
 B1 = 0.9
+SHARDED = "finetune/training/test_devices.py::test_eight_devices_equal_one"
+BATCH_NORM = "models/test_training.py::test_eight_devices_are_one"
 STATISTICS = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 
@@ -137,19 +139,29 @@ def assert_no_branches() -> None:
 
 
 @pytest.fixture(scope="module")
-def alone(network: Network) -> dict[str, tuple[Case, list[Step]]]:
-    """What one device makes of each case."""
-    cases = {"contrastive": contrastive(network), "resnet": resnet()}
-    return {name: (case, trained(case, 1, DP)) for name, case in cases.items()}
+def alone(network: Network) -> Callable[[str], tuple[Case, list[Step]]]:
+    """What one device makes of a case."""
+
+    @functools.cache
+    def of(name: str) -> tuple[Case, list[Step]]:
+        case = contrastive(network) if name == "contrastive" else resnet()
+        return case, trained(case, 1, DP)
+
+    return of
 
 
 @pytest.mark.parametrize(
     ("name", "rules"),
-    [("contrastive", DP), ("contrastive", FSDP), ("resnet", FSDP)],
-    ids=["contrastive, data parallel", "contrastive, fsdp", "resnet, fsdp"],
+    [
+        pytest.param("contrastive", DP, marks=pytest.mark.long(SHARDED), id="contrastive, data parallel"),
+        pytest.param("contrastive", FSDP, id="contrastive, fsdp"),
+        pytest.param("resnet", FSDP, marks=pytest.mark.long(BATCH_NORM), id="resnet, fsdp"),
+    ],
 )
-def test_eight_devices_equal_one(alone: dict[str, tuple[Case, list[Step]]], name: str, rules: Rules) -> None:
-    case, one = alone[name]
+def test_eight_devices_equal_one(
+    alone: Callable[[str], tuple[Case, list[Step]]], name: str, rules: Rules
+) -> None:
+    case, one = alone(name)
     assert one[-1].loss < 0.8 * one[0].loss
     for number, (wanted, actual) in enumerate(zip(one, trained(case, 8, rules, one), strict=True)):
         assert actual.loss == pytest.approx(wanted.loss, rel=1e-5), f"step {number}"

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from _long import mostly_long
 
 from clipjax.models.modules.convolutions import conv2d
 from clipjax.models.training import Mode, Training
@@ -22,7 +23,14 @@ from clipjax.models.training import Mode, Training
         *((6, 7, 1, "depthwise symmetric"), (7, 2, 1, "depthwise tf_same"), (5, 3, 1, "depthwise none")),
     ],
 )
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+    "dtype",
+    mostly_long(
+        [jnp.float32, jnp.bfloat16],
+        keep=[jnp.float32],
+        guard="models/modules/test_pointwise_gradients.py::test_gradients_are_xlas_and_the_forward_pass_is_the_same",
+    ),
+)
 def test_gradients_are_xlas_and_the_forward_pass_is_the_same(
     side: int, kernel: int, stride: int, padding: Any, dtype: Any
 ) -> None:

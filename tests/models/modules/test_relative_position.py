@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from _long import mostly_long
 from timm.models import beit, swin_transformer
 from torch.nn import functional as F
 
@@ -27,8 +30,14 @@ def test_the_index_is_timms(height: int, width: int) -> None:
     np.testing.assert_array_equal(relative_index(height, width, class_token=True), of_beit)
 
 
-@pytest.mark.parametrize("parts", [1, 3])
-@pytest.mark.parametrize("lanes", [None, 128, 5])  # of a TPU's form: both heads together, each alone
+@pytest.mark.parametrize(
+    ("parts", "lanes"),  # lanes of a TPU's form: both heads together, each alone
+    mostly_long(
+        itertools.product([1, 3], [None, 128, 5]),
+        keep=[(3, None), (3, 128), (3, 5)],
+        guard="models/modules/test_relative_position.py::test_attention_with_a_bias",
+    ),
+)
 def test_attention_with_a_bias(parts: int, lanes: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v = (normal(6, 2, 4, 5, seed=seed) for seed in range(3))
     bias = normal(parts, 2, 4, 4, seed=3)

@@ -69,7 +69,7 @@ def test_full_size(shown: Shown) -> None:
     "family",
     mostly_long(
         SHOWN,
-        keep=["resnet", "densenet"],
+        keep=["densenet"],
         guard="verification/parity/test_parity_classifiers.py::test_gradients_are_torchs",
     ),
 )

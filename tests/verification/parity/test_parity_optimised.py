@@ -48,6 +48,8 @@ GUARDS = {
     "tf_efficientnet_b0": "verification/parity/convolutions/test_parity_mbconv.py::test_every_stage",
     "regnety_016": _CLASSIFIERS,
     "resnet50": _CLASSIFIERS,
+    "convnext_base_w": "verification/parity/convolutions/test_parity_convnext.py::test_every_stage",
+    "swin_tiny_patch4_window7_224": "verification/parity/patches/test_parity_swin.py::test_every_stage",
     "resnetv2_50x1_bit": "verification/parity/convolutions/test_parity_resnetv2.py::test_every_stage",
     "vgg16": _CLASSIFIERS,
 }

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from _long import mostly_long
 from _mutants import assert_same, dense_errors, gradient_errors, size_error, timm_case, worst
 from _parity import Case, case_of
 from timm.layers.conv2d_same import Conv2dSame
@@ -37,7 +38,14 @@ def short_case(name: str, stages: int) -> Case:
     return case_of(arch, build_model(name, "timm", arch_to_dict(arch)))
 
 
-@pytest.mark.parametrize("name", [B1, V2, MOBILE, V3])
+@pytest.mark.parametrize(
+    "name",
+    mostly_long(
+        [B1, V2, MOBILE, V3],
+        keep=[V2, V3],
+        guard="verification/parity/convolutions/test_parity_mbconv.py::test_every_stage",
+    ),
+)
 def test_every_stage(name: str) -> None:
     assert_same(timm_case(name).compare(), "vision.stem")
 
