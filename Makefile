@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# What Python and pytest compile stays for the next run: 8 s of the processor in each worker.
+unexport PYTHONDONTWRITEBYTECODE
 # Processes that run the tests; each takes up to 8 GB.
 WORKERS := 2
 # Seconds that `make check` may take on two cores, and the commit that it compares with (none: the last one).
