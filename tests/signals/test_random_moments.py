@@ -31,8 +31,8 @@ def command(
 
 
 def commands(guard: str, *names: str) -> list[Any]:
-    """Forked commands; an evaluation, real or forked, is long where `names` leaves it out."""
-    each = [("real eval", True), *((name, False) for name in dict.fromkeys(["eval", *names]))]
+    """Forked commands, and the real evaluation, which is long."""
+    each = [("real eval", True), *((name, False) for name in names)]
     params = mostly_long(each, names, f"signals/test_random_moments.py::{guard}")
     return [
         pytest.param(name.removeprefix("real "), real, marks=marks, id=name)
@@ -40,7 +40,9 @@ def commands(guard: str, *names: str) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize(("name", "real"), commands("test_a_disturbed_command_ends_and_goes_on", "finetune"))
+@pytest.mark.parametrize(
+    ("name", "real"), commands("test_a_disturbed_command_ends_and_goes_on", "eval", "finetune")
+)
 def test_a_disturbed_command_ends_and_goes_on(command: Disturbed) -> None:
     assert command.signal(signal.SIGTERM, compiling=True)
     command.signal(signal.SIGTERM, compiling=False)
