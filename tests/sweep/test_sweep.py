@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import re
 import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
+import jax
 import pyarrow.parquet as pq
 import pytest
 from _sweep_world import EMBEDDED, IMAGES, RUNS, rows_of, sweep
@@ -16,7 +19,8 @@ from typer.testing import Result
 
 from clipjax.checkpoints.card import Card
 from clipjax.errors import DataError, UsageError
-from clipjax.evaluation.plans import ready
+from clipjax.evaluation.plans import execute, ready
+from clipjax.evaluation.plans.item import Chosen
 from clipjax.results.store import ResultStore
 from clipjax.sweep import cost
 from clipjax.sweep.plan import SweepPlan, connected, make_plan
@@ -85,6 +89,33 @@ def test_each_run_is_resolved_once(
     assert f"0 runs done now, {RUNS} before" in sweep(suite, tmp_path).output
     assert len(resolved) == 2 * RUNS
     assert rows_of(tmp_path) == rows_of(done[0])
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_model_leaves_the_memory_before_the_next_one_is_loaded(
+    suite: Path, done: tuple[Path, Result, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """Also where its last run failed, whose error has a traceback."""
+    shutil.copytree(done[0] / "store", tmp_path / "store")
+    params, alive, load = list[weakref.ref[Any]](), list[int](), Chosen.loaded
+
+    def counted(chosen: Chosen, **how: Any) -> Any:
+        gc.collect()
+        alive.append(sum(each() is not None for each in params))
+        model = load(chosen, **how)
+        assert model is not None
+        params.append(weakref.ref(jax.tree.leaves(model.params)[0]))
+        return model
+
+    def refuse(ready: Any, *_: Any) -> Any:
+        raise OSError(f"not {ready.item}")
+
+    monkeypatch.setattr(Chosen, "loaded", counted)
+    if fails:
+        monkeypatch.setattr(execute, "measured", refuse)
+    said = sweep(suite, tmp_path).output
+    assert f"{0 if fails else RUNS} runs done now, 0 before" in said
+    assert alive == [0, 0, 0]
 
 
 @pytest.mark.parametrize("asked", ["sharded", "auto"])

@@ -89,12 +89,12 @@ def execute(
     for _, visit in itertools.groupby(items, key=lambda item: (id(item.chosen), item.keep_pixels)):
         found, passed = runner.found(list(visit))
         yield from passed
-        model, lost = runner.loaded(found)
+        lost = runner.load(found)
         yield from lost
         for part in [] if lost else _of_same_options(found):
-            ahead = runner.ahead(model, part)
+            ahead = runner.ahead(part)
             for each in part:
-                yield runner.outcome(each, model, ahead)
+                yield runner.outcome(each, ahead)
 
 
 @dataclass
@@ -106,15 +106,18 @@ class _Runner:
     catch: type[Exception]
     of: int
     number: int = 0
+    model: Encoder | None = None
 
     def found(self, items: Sequence[Item]) -> tuple[list[Ready], list[Outcome]]:
         """The items of one model that run, and the outcome of the others."""
+        self.model = None  # it leaves the memory before the next one is opened
         chosen = items[0].chosen
         model, failure = _on_all(chosen, lambda: opened(chosen))
         if failure is not None:
             return [], [self.passed(items, failure)]
         compute = None if self.done is None else self.compute
-        found = [ready(item, model, self.results, compute, self.catch) for item in items]
+        # A foreign error, too, waits for the item's turn, where all processes hear of it.
+        found = [ready(item, model, self.results, compute, Exception) for item in items]
         if self.done is None:
             return found, []
         known = list(zip(found, self.known(found, self.done)))
@@ -131,29 +134,32 @@ class _Runner:
         known = np.array([done.has_all(each) for each in found])
         return known if jax.process_count() == 1 else np.asarray(multihost_utils.broadcast_one_to_all(known))
 
-    def loaded(self, found: Sequence[Ready]) -> tuple[Encoder | None, list[Outcome]]:
-        """The model of all these, and their outcome if it cannot be loaded."""
+    def load(self, found: Sequence[Ready]) -> list[Outcome]:
+        """Load the model of all these; returns their outcome if it cannot be loaded."""
         if not found:
-            return None, []
+            return []
         items = [each.item for each in found]
         chosen = items[0].chosen
         dtype = dtype_to_load({each for item in items for each in item.request.precisions})
         mesh_of = mesh_to_load(items[0].computed(self.compute).params)
-        model, failure = _on_all(chosen, lambda: chosen.loaded(dtype=dtype, mesh_of=mesh_of))
-        return model, [] if failure is None else [self.passed(items, failure)]
+        self.model, failure = _on_all(chosen, lambda: chosen.loaded(dtype=dtype, mesh_of=mesh_of))
+        return [] if failure is None else [self.passed(items, failure)]
 
-    def ahead(self, model: Encoder | None, part: Sequence[Ready]) -> dict[str, EmbedStats]:
-        if model is None:
-            return {}
+    def ahead(self, part: Sequence[Ready]) -> dict[str, EmbedStats]:
         first, subjects = part[0].item, [each.subject for each in part if each.subject is not None]
-        return embed_ahead(model, subjects, first.request.precisions, first.computed(self.compute))
+        if self.model is None or first.job.alone:
+            return {}
+        return embed_ahead(self.model, subjects, first.request.precisions, first.computed(self.compute))
 
-    def outcome(self, each: Ready, model: Encoder | None, ahead: dict[str, EmbedStats]) -> Outcome:
-        item = each.item
+    def outcome(self, each: Ready, ahead: dict[str, EmbedStats]) -> Outcome:
+        item, model = each.item, self.model
         self.number += 1
         self.announce(self.number, self.of, item)
         try:
-            result = self.result(each, model)
+            if model is None:
+                result = self.of_file(item)
+            else:
+                result = measured(self.settled(each, model), item.computed(self.compute), self.results)
         except (ClipjaxError, self.catch) as error:
             return _logged(Outcome([item], error=error))
         for data in filter(None, (item.job.data, item.job.id)):
@@ -161,23 +167,24 @@ class _Runner:
                 result = replace(result, stats=result.stats.plus(stats))
         return Outcome([item], result)
 
-    def result(self, each: Ready, model: Encoder | None) -> Result:
-        item, task, results = each.item, each.item.job.task, self.results
-        if model is None:
-            of = file_of(item, results)
-            return measured_predictions(task, *of, model=item.chosen.title, results=results)
-        compute, name = item.computed(self.compute), item.job.data.card.name
-        apart = compute.store is None
-        run = on_all(lambda: self.settled(each, model), f"prepare {task} on {name}", apart=apart)
-        return measured(run, compute, results)
+    def of_file(self, item: Item) -> Result:
+        file, request = file_of(item, self.results)
+        name = item.chosen.title
+        return measured_predictions(item.job.task, file, request, model=name, results=self.results)
 
     def settled(self, each: Ready, model: Encoder) -> Ready:
-        """With the loaded model. Raises the item's error."""
-        if each.item.reads_run:  # since it was resolved, another item may have made that run
-            return resolved(each.item, model, self.results)
-        if each.error is not None:
-            raise each.error
-        return each.with_model(model)
+        """With the loaded model, on all processes. Raises the item's error."""
+        item = each.item
+
+        def settle() -> Ready:
+            if item.reads_run:  # since it was resolved, another item may have made that run
+                return resolved(item, model, self.results)
+            if each.error is not None:
+                raise each.error
+            return each.with_model(model)
+
+        apart = item.computed(self.compute).store is None
+        return on_all(settle, f"prepare {item.job.task} on {item.job.data.card.name}", apart=apart)
 
 
 def _on_all(chosen: Chosen, make: Callable[[], Encoder | None]) -> tuple[Encoder | None, Exception | None]:
@@ -194,9 +201,13 @@ def _on_all(chosen: Chosen, make: Callable[[], Encoder | None]) -> tuple[Encoder
 
 
 def _logged(outcome: Outcome) -> Outcome:
-    """With the traceback of a foreign error in the log."""
-    if outcome.error is not None and not isinstance(outcome.error, ClipjaxError):
-        _log.error("a run failed", exc_info=outcome.error)
+    """With a foreign error's traceback in the log. None is kept: its frames hold the model."""
+    error: BaseException | None = outcome.error
+    if error is not None and not isinstance(error, ClipjaxError):
+        _log.error("a run failed", exc_info=error)
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
     return outcome
 
 
