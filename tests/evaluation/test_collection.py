@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -22,7 +23,7 @@ from clipjax.evaluation import ahead
 from clipjax.evaluation.located import cards_below, in_one_line
 from clipjax.evaluation.plans.execute import Outcome, execute
 from clipjax.evaluation.plans.item import Job, items_of
-from clipjax.evaluation.plans.plan import plan
+from clipjax.evaluation.plans.plan import job_of, plan
 from clipjax.evaluation.rows import Result
 from clipjax.results.store import ResultStore
 from clipjax.tasks.collections import collections
@@ -310,6 +311,19 @@ def test_what_is_not_embedded_ahead(data, tmp_path, monkeypatch):
     run(model, [odd], tmp_path, store=tmp_path / "another")  # colours has 24 images: not fewer
     run(model, [odd], tmp_path, annotations="nowhere", limit=0)
     assert streams == [["colours", "shifted"]]
+
+
+def test_a_single_run_embeds_its_own_data_sets(data, tmp_path, monkeypatch):
+    """Its row counts the programs that it compiled; and an error of the run is the outcome's."""
+    streams, where = embedded_together(monkeypatch), {"id_root": data / "colours", "progress": False}
+    where |= {"dataset": data / "odd.toml", "root": data / "odd", "store": tmp_path / "store"}
+    request, compute, _ = split(**where, resamples=20)
+    model, job = ColourModel(fingerprint="colours"), job_of("ood", request, compute, None)
+    [done] = execute(items_of(model, [job], request), compute)
+    assert (streams, result_of(done).stats.images) == ([], 27)
+    refused = dataclasses.replace(request, annotations="marks")
+    [failed] = execute(items_of(model, [job], refused), compute)
+    assert "takes no annotations" in str(failed.error)
 
 
 def test_ood_needs_the_in_distribution_images_too(data, tmp_path):
