@@ -225,7 +225,6 @@ def _remember_base(identity: str, source: str) -> None:
 
 
 def _remembered_base(base: Mapping[str, Any]) -> list[Path]:
-    paths = [str(base["was_at"])] if "was_at" in base else []  # older folders have it
     with contextlib.suppress(OSError, ValueError):
-        paths.append(_base_memory(str(base.get("sha256"))).read_text(encoding="utf-8"))
-    return [Path(path) for path in paths]
+        return [Path(_base_memory(str(base.get("sha256"))).read_text(encoding="utf-8"))]
+    return []

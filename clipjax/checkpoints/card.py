@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from clipjax.checkpoints.identity.facts import ORIGINS, REGISTRY
-from clipjax.checkpoints.identity.pins import row_of_old_card
+from clipjax.checkpoints.identity.facts import ORIGINS
 from clipjax.config import config_file
 from clipjax.data.labels import LabelSpace, load_labels
 from clipjax.data.pixels.preprocess import PixelRecipe
@@ -333,32 +332,23 @@ def card_from_dict(record: Mapping[str, Any], where: str) -> Card:
         DataError: a key that is missing, unknown or of a wrong type, another version, or a tokenizer that
             does not fit; names `where` and the key.
     """
-    # Older cards lack these.
-    record = {"resized": None, "normalize_features": False, "lineage": None, **record}
-    record = {"chat": None, "parts": {}, **record}
-    if "facts_origin" not in record:
-        row = _row_of_old_card(record)
-        record |= {"facts_origin": row and REGISTRY, "facts_of": row}
+    record = {"chat": None, "parts": {}, **record}  # of few models
     version = record.pop("card_version", None)
     if version != CARD_VERSION:
         raise DataError(f"{where}: card_version is {version!r}, this clipjax reads {CARD_VERSION}")
     record.pop("kind", None)
-    if record.get("facts_origin") not in (*ORIGINS, None):
+    given = {"weights": None, "label_space": None}
+    names = [each.name for each in dataclasses.fields(Card)]
+    if missing := [name for name in names if name not in record and name not in given]:
+        raise DataError(
+            f"{where} lacks {', '.join(missing)}: another version of clipjax wrote it; convert the weights "
+            "again"
+        )
+    if record["facts_origin"] not in (*ORIGINS, None):
         raise DataError(
             f"{where}: facts_origin is {record['facts_origin']!r}, should be {', '.join(ORIGINS)} or null"
         )
-    if isinstance(pixels := record.get("preprocess"), Mapping):
-        record["preprocess"] = {"crop": "round", **pixels}  # older cards lack it
-    given = {"weights": None, "label_space": None}
     return read(Card, record, where, given=given, how={Arch: arch_from_dict}, whole=True)
-
-
-def _row_of_old_card(record: Mapping[str, Any]) -> str | None:
-    """For a card older than `facts_origin`; None for a fine-tuned one."""
-    card, source = record.get("id"), record.get("source")
-    if record["lineage"] is not None or not isinstance(card, str) or not isinstance(source, Mapping):
-        return None
-    return row_of_old_card(card, source)
 
 
 def _tokenizer_problem(spec: TokenizerSpec | None, arch: Arch) -> str | None:

@@ -17,14 +17,14 @@ from clipjax.storage.digests import sha256_json
 from clipjax.storage.local_files import LocalFiles
 from clipjax.storage.reading import check_regular, exists, parse_json
 from clipjax.storage.records import read
-from clipjax.storage.shard import EARLIER, SCHEMA, pack, unpack
+from clipjax.storage.shard import SCHEMA, pack, unpack
 
 _log = logging.getLogger(__name__)
 
 
-def key_hash(key: Mapping[str, Any], schema: int | None = None) -> str:
-    """SHA-256 (hex) of a key of dicts, lists, strings, numbers, bools and None; default: of our `SCHEMA`."""
-    return sha256_json({"schema": SCHEMA if schema is None else schema, "key": key})
+def key_hash(key: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of a key of dicts, lists, strings, numbers, bools and None, and of our `SCHEMA`."""
+    return sha256_json({"schema": SCHEMA, "key": key})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,10 @@ class EntryRecord:
 
 
 def read_record(path: epath.Path) -> EntryRecord:
-    """Raises FileNotFoundError if another run has just removed it, DataError if damaged or of another key."""
+    """Raises FileNotFoundError if another run has just removed it.
+
+    Raises DataError if damaged, of another key, or of another version of clipjax.
+    """
     try:
         if exists(path):
             check_regular(path)
@@ -75,20 +78,23 @@ def read_record(path: epath.Path) -> EntryRecord:
         names = [field.name for field in dataclasses.fields(EntryRecord)]
         own = {name: data[name] for name in names if name in data}  # a later version may write more
         record = read(EntryRecord, own, "the key", whole=True)
-        schema = data.get("schema")
-        matches = schema in (SCHEMA, *EARLIER) and key_hash(record.key, schema) == path.parent.name
     except FileNotFoundError:
         raise
     except (OSError, TypeError, DataError) as error:  # TypeError: not the name of a dtype
         raise DataError(f"{path} is damaged ({error}); delete {path.parent}") from None
-    if not matches:
+    if (schema := data.get("schema")) != SCHEMA:
+        raise DataError(
+            f"{path} was written by another version of clipjax (schema {schema!r}, this one has {SCHEMA}); "
+            f"delete {path.parent}"
+        )
+    if key_hash(record.key) != path.parent.name:
         raise DataError(f"{path} is not the key that its directory is named after; delete {path.parent}")
     return record
 
 
 class Entry:
     """Attributes:
-    made_with: the versions that made the shards read so far, by package; none for older shards.
+    made_with: the versions that made the shards read so far, by package.
     """
 
     def __init__(

@@ -23,8 +23,6 @@ _MADE = re.compile(r"(jax|jaxlib)=([\w.+-]{1,40})")
 
 SCHEMA = 2
 """Version of the files; part of every key, so that an entry of another version is never read as ours."""
-EARLIER = (1,)
-"""Versions whose entries are listed and removed; version 1 had no owner in its checksums."""
 
 
 def pack(ids: Sequence[str], array: np.ndarray, per_device_batch: int, owner: str) -> bytes:

@@ -57,7 +57,7 @@ class Executable:
     """Bytes and batch are per chip, but a decoder's batch is that of the chips which share it.
 
     temporary_bytes: with the results that take no argument's place.
-    estimate: the compiler's, of one chip; None in a record older than its reading.
+    estimate: the compiler's, of one chip; None where the program has none.
     estimate_batch: the examples of the estimate, if it is of another batch.
     """
 

@@ -93,6 +93,7 @@ def _preprocess(given: Mapping[str, Any], size: int, where: str) -> dict[str, An
         "image_size": size,
         "resize_size": size,
         "resize_mode": resize_mode,
+        "crop": "round",
         "interpolation": choose(pixels, "interpolation", where, _INTERPOLATIONS),
         "mean": get(pixels, "mean", where, "three"),
         "std": get(pixels, "std", where, "three positive"),

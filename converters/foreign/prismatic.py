@@ -87,6 +87,7 @@ def read(record: Mapping[str, Any], where: str, name: str) -> dict[str, Any]:
         "image_size": size,
         "resize_size": size,
         "resize_mode": choose(model, "image_resize_strategy", inside, _RESIZE_MODES),
+        "crop": "round",
         "interpolation": "bicubic",
         **statistics,
     }

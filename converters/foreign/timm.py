@@ -135,6 +135,7 @@ def _preprocess(config: Mapping[str, Any], size: int, where: str) -> dict[str, A
         "image_size": size,
         "resize_size": math.floor(size / get(config, "crop_pct", where, "fraction")),
         "resize_mode": choose({"crop_mode": "center", **config}, "crop_mode", where, _CROPS),
+        "crop": "round",
         "interpolation": choose(config, "interpolation", where, _INTERPOLATIONS),
         "mean": get(config, "mean", where, "three"),
         "std": get(config, "std", where, "three positive"),

@@ -190,7 +190,7 @@ def _resize(record: Mapping[str, Any], image_size: int, where: str) -> dict[str,
     shortest = size.get("shortest_edge") if isinstance(size, dict) else size
     if crop in (image_size, both):
         if size == both:
-            return {"resize_size": image_size, "resize_mode": "squash"}
+            return {"resize_size": image_size, "resize_mode": "squash", "crop": "round"}
         if crops and type(shortest) is int and image_size <= shortest <= 10**6:
             return {"resize_size": shortest, "resize_mode": "shortest", "crop": "floor"}
     raise DataError(f"{where}: size {size} and crop_size {crop} do not give {image_size} pixels")

@@ -172,7 +172,7 @@ def own_card(folder: Path) -> Any:
 
     record = read_card_file(folder).record
     own_checkpoint(folder)
-    card = {key: value for key, value in record.items() if key not in ("files", "lineage")}
+    card = {key: value for key, value in record.items() if key != "files"}
     return card_from_dict(card, "card.json").to_dict()
 
 

@@ -7,6 +7,7 @@ import fcntl
 import importlib.metadata
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -196,16 +197,17 @@ def test_a_shard_of_another_entry_is_made_again(store: Store, caplog: pytest.Log
     assert "changed, or another entry's" in caplog.text
 
 
-def test_entries_of_an_earlier_version_are_listed_and_removed_but_not_read(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-):
+def test_an_entry_of_another_version_is_named_and_not_read(store: Store, monkeypatch: pytest.MonkeyPatch):
     with monkeypatch.context() as patch:
         patch.setattr("clipjax.storage.entry.SCHEMA", 1)
-        fill(open_entry(store))
+        old = open_entry(store)
+        fill(old)
     assert open_entry(store).missing_shards() == [0, 1, 2]
-    assert sorted(info.shards_present for info in store.ls()) == [0, 3]
-    store.gc(0)
-    assert store.ls() == []
+    says = rf"written by another version of clipjax \(schema 1, this one has 2\); delete {old.path}"
+    with pytest.raises(DataError, match=says):
+        store.ls()
+    shutil.rmtree(old.path)
+    assert [info.shards_present for info in store.ls()] == [0]
 
 
 def test_the_entrys_own_batch_holds(store: Store):

@@ -66,15 +66,6 @@ def check_download(row: str, file: str, revision: str | None, sha256: str) -> No
         )
 
 
-def row_of_old_card(card: str, source: Mapping[str, Any]) -> str | None:
-    """The row of a card without `facts_of`, by its hub repository or a published digest; else None."""
-    row = registry().get(card)
-    if row is None:
-        return None
-    downloaded = source.get("revision") and row["hub_repo"] and source.get("repo") == row["hub_repo"]
-    return card if downloaded or str(source.get("sha256")).startswith(published(card)) else None
-
-
 def _path(row: str) -> Path:
     return cache_dir() / "weights" / f"{row}.json"
 

@@ -21,10 +21,8 @@ SIZES = "sizes.json"
 
 
 class Contents(NamedTuple):
-    """`sha256` is None in older points, which recorded only sizes."""
-
     size: int
-    sha256: str | None
+    sha256: str
 
 
 def write_contents(folder: Path) -> None:
@@ -42,8 +40,7 @@ def write_contents(folder: Path) -> None:
 def read_contents(folder: Path) -> dict[str, Contents]:
     """The record of `write_contents`. Raises DataError if missing or damaged."""
     contents = {}
-    for name, value in read_json(folder / SIZES).items():
-        entry = {"bytes": value, "sha256": None} if type(value) is int else value
+    for name, entry in read_json(folder / SIZES).items():
         if not isinstance(entry, dict) or entry.keys() != {"bytes", "sha256"}:
             raise DataError(f"{folder / SIZES} is damaged at {name!r}")
         contents[name] = Contents(entry["bytes"], entry["sha256"])
@@ -74,7 +71,7 @@ def damage(folder: Path) -> str | None:
         return None
     if (wrong := wrong_size(folder)) is not None:
         return wrong
-    expected = {name: sha256 for name, (_, sha256) in read_contents(folder).items() if sha256 is not None}
+    expected = {name: sha256 for name, (_, sha256) in read_contents(folder).items()}
     try:
         digests = _hashed(folder, list(expected))
     except OSError as error:
@@ -87,9 +84,7 @@ def damage(folder: Path) -> str | None:
 
 def has_digests(folder: Path) -> bool:
     """Whether `damage` would notice any change."""
-    if not (folder / SIZES).is_file():
-        return False
-    return all(sha256 is not None for _, sha256 in read_contents(folder).values())
+    return (folder / SIZES).is_file()
 
 
 def _hashed(folder: Path, names: list[str]) -> list[str]:

@@ -42,7 +42,7 @@ def test_configs_give_our_arch_records(name: str, tmp_path: Path) -> None:
     assert without_name(record["arch"]) == without_name(known(name))
     assert without_name(record["arch"]) == without_name(known(record["source"]["arch"]))
     size, text = record["arch"]["vision"]["image_size"], record["arch"]["text"]
-    assert record["preprocess"] == {"image_size": size, "resize_size": size, **PREPROCESS}
+    assert record["preprocess"] == {"image_size": size, "resize_size": size, "crop": "round", **PREPROCESS}
     assert record["tokenizer"]["name"] == TOKENIZERS[text["vocab_size"]]
     assert record["tokenizer"]["context_length"] == text["context_length"]
     assert record["source"]["library"] == "open_clip"

@@ -63,6 +63,7 @@ def test_timm_config(tmp_path: Path) -> None:
         "image_size": 224,
         "resize_size": int(224 / data["crop_pct"]),
         "resize_mode": "shortest",
+        "crop": "round",
         "interpolation": data["interpolation"],
         "mean": list(data["mean"]),
         "std": list(data["std"]),
