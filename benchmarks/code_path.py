@@ -2,7 +2,7 @@
 
     python benchmarks/code_path.py                  # of this checkout
     python benchmarks/code_path.py --against main   # beside that commit
-    python benchmarks/code_path.py --list           # also every function, the stack, and the files counted
+    python benchmarks/code_path.py --list           # also every function, the stack and the files counted
 
 The run is `clipjax eval zeroshot` of 18 images in class folders by a tiny model in a folder of open_clip, in
 a fresh process, on all threads. "run" is what is called once `clipjax.cli` is loaded, "process" all of it. A
@@ -115,11 +115,12 @@ def sizes_of(root: Path) -> dict[str, Any]:
     clipjax = code_size.sources([root / "clipjax"])
     options = [field for record in RECORDS for field in code_size.fields_of(clipjax, record)]
     words = [code_size.mentions(file) for file in clipjax]
+    lengths = {name.removeprefix(f"{root}/"): n for name, n in code_size.function_lengths(rooms).items()}
     asking = {str(file.path.relative_to(root)): code_size.kind_tests(file) for file in clipjax}
     return {
         "rooms": code_size.code_lines(rooms),
         "project": code_size.code_lines([*clipjax, *code_size.sources([root / "converters"])]),
-        "lengths": list(code_size.function_lengths(rooms).values()),
+        "lengths": lengths,
         "options": {option: sum(option in each for each in words) for option in options},
         "kinds": {file: count for file, count in asking.items() if count},
     }
@@ -140,14 +141,15 @@ def show(results: dict[str, Any]) -> None:
 def figures(side: dict[str, Any]) -> dict[str, float]:
     """The table's lines; `side` is of `measure`."""
     calls, options, kinds = side["calls"], side["options"], side["kinds"]
+    lengths = side["lengths"].values()
     return {
         **functions("run", calls["run"]),
         **functions("process", [*calls["start"], *calls["run"]]),
         "calls from cli.main to the first encode_image": len(calls["stack"]) - 1,
         f"code lines of {', '.join(ROOMS)}": side["rooms"],
         "code lines of clipjax, converters": side["project"],
-        "  median of a function of these rooms": statistics.median(side["lengths"]),
-        f"  functions of these rooms above {LONG}": sum(each > LONG for each in side["lengths"]),
+        "  median of a function of these rooms": statistics.median(lengths),
+        f"  functions of these rooms above {LONG}": sum(each > LONG for each in lengths),
         f"options (fields of {' and '.join(RECORDS)})": len(options),
         "  files that spell one, median": statistics.median(options.values()),
         "  files that spell one, sum over options": sum(options.values()),
@@ -167,7 +169,7 @@ def functions(of: str, called: list[list[Any]]) -> dict[str, float]:
 
 
 def show_details(side: dict[str, Any]) -> None:
-    """The stack at `encode_image`, the functions by file, the files by option and kind."""
+    """The stack at `encode_image`, the functions by file, the long ones, the files by option and kind."""
     print("\nto the first encode_image:", *side["calls"]["stack"], sep="\n  ")
     names = defaultdict(list)
     for file, _, name, _ in side["calls"]["run"]:
@@ -175,10 +177,9 @@ def show_details(side: dict[str, Any]) -> None:
     print("\nfunctions of the run:")
     for file, called in sorted(names.items(), key=lambda item: (-len(item[1]), item[0])):
         print(f"  {len(called):3} {file}: {', '.join(called)}")
-    for title, counts in (
-        ("files that spell", side["options"]),
-        ("places that ask for the kind", side["kinds"]),
-    ):
+    long = {name: length for name, length in side["lengths"].items() if length > LONG}
+    tables = {f"functions above {LONG} lines of code": long, "files that spell": side["options"]}
+    for title, counts in (tables | {"places that ask for the kind": side["kinds"]}).items():
         print(f"\n{title}:", *(f"  {count:3} {name}" for name, count in counts.items()), sep="\n")
 
 
