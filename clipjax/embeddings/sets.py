@@ -86,7 +86,7 @@ class StoredRows:
     def name(self) -> str:
         return self.manifest.name or "the data set"
 
-    def missing(self, *, allow_skipped: bool, keep: bool = True) -> list[int]:
+    def missing(self, *, allow_skipped: bool, keep: bool) -> list[int]:
         """Numbers of the missing shards; without an entry, one has all rows. `keep`: as for the entry."""
         if self.entry is None:
             return [0] if self.rows is None else []

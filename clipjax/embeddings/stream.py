@@ -41,9 +41,9 @@ class Batch(NamedTuple):
     """What a step takes, or one device's part of it.
 
     Attributes:
-        inputs: of `Forward.run`, a row each; None only if none was read.
-        read: bool [B], false for padding and for what could not be read.
-        errors: of the rows that could not be read, in order.
+        inputs: what `Forward.run` takes, B rows; None only if no row could be read.
+        read: bool [B], false for padding and for rows that could not be read.
+        errors: why these rows could not be read, in order.
     """
 
     inputs: Any
@@ -56,9 +56,11 @@ class Stream(abc.ABC):
     """Spans of data sets -> batches -> rows; a subclass for each kind of rows.
 
     Attributes:
-        verb, unit: of the progress bar.
-        nothing: the refusal where no row is usable.
-        batch: of a device, by default.
+        model, precision: what runs.
+        how: the store, the batch, and what happens with rows that are not usable.
+        verb, unit: the words of the progress bar.
+        nothing: what is refused if no row is usable.
+        batch: rows of a device in one step, by default.
         keeps: whether the rows are a run's result, and so held in memory.
     """
 
@@ -74,16 +76,16 @@ class Stream(abc.ABC):
 
     @property
     def images(self) -> int:
-        """Of a row, how many the model sees."""
+        """How many images of a row the model sees."""
         return 1
 
     @property
     def row_shape(self) -> tuple[int, ...] | None:
-        """Of a stored row; None: known from the first."""
+        """The shape of a stored row; None: that of the first one."""
         return None
 
     def ids(self, manifest: Manifest) -> Sequence[str]:
-        """Of the rows of a data set."""
+        """The ids of a data set's rows."""
         return manifest.ids
 
     @abc.abstractmethod
@@ -119,7 +121,7 @@ class Stream(abc.ABC):
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Each span's usable rows, and their array [n, ...], in turn.
 
-        A row that is not usable ends the stream unless such rows are skipped: after the spans before it, with
+        Unless unusable rows are skipped, the first one ends the stream, after the spans before it, and sets
         `stopped` of its data set.
 
         Raises:
