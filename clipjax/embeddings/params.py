@@ -25,8 +25,6 @@ def placements(placement: str) -> tuple[str, ...]:
     return (REPLICATED, SHARDED) if placement == AUTO else (placement,)
 
 
-
-
 def seen_whole(parts: Any, specs: Any, devices: int) -> Any:
     """Inside `shard_map`, turn a device's parts of the params into what the network takes.
 

@@ -344,7 +344,7 @@ def test_decoded_pixels_are_kept(
         assert "the devices waited for pixels " in printed.err
     assert tables[0] == tables[1] == tables[2]
     # The fastest way to decode, where that is left to a measurement.
-    monkeypatch.setattr("clipjax.embeddings.stream.choose", lambda *_, **__: Decoders(0, 2))
+    monkeypatch.setattr("clipjax.embeddings.images.choose", lambda *_, **__: Decoders(0, 2))
     assert invoke(*command, "--workers", "auto") == (0, "")
     assert "% of it (decoded by 2 threads: the fastest here)" in capsys.readouterr().err
     # The same of the batch, which an own model does not measure.
