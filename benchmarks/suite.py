@@ -27,7 +27,8 @@ from clipjax.data.annotations import load_factors
 from clipjax.data.labels import LabelSpace, load_labels, load_projection
 from clipjax.heads.head import Head
 from clipjax.metrics.uncertainty.bootstrap import RESAMPLES
-from clipjax.tasks.task import Captions, Inputs, all_tasks
+from clipjax.tasks.inputs import Captions, ImageInputs
+from clipjax.tasks.task import all_tasks
 
 DIM = 512
 NOISE = 6.0  # of images around their class's mean: about two thirds are classified correctly
@@ -69,24 +70,24 @@ class World:
         drawn += centres
         return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
 
-    def labelled(self, name: str, n: int, space: LabelSpace, **columns: Any) -> Inputs:
+    def labelled(self, name: str, n: int, space: LabelSpace, **columns: Any) -> ImageInputs:
         labels = np.sort(self.rng.integers(0, len(space), self.count(n))).astype(np.int32)
         projection = load_projection(self.space, space)
         heads = labels if projection is None else np.array([group[0] for group in projection.groups])[labels]
         ids = [f"{space.ids[label]}/ILSVRC2012_val_{i + 1:08d}.JPEG" for i, label in enumerate(labels)]
-        return Inputs(
-            ids,
-            self.noisy(self.means[heads]),
-            labels,
-            self.head,
-            space,
-            projection,
-            columns,
-            name,
+        return ImageInputs(
+            ids=ids,
+            features=self.noisy(self.means[heads]),
+            labels=labels,
+            head=self.head,
+            label_space=space,
+            projection=projection,
+            columns=columns,
+            dataset=name,
             resamples=self.resamples,
         )
 
-    def unlabelled(self, name: str, n: int) -> Inputs:
+    def unlabelled(self, name: str, n: int) -> ImageInputs:
         """Images of unknown classes."""
         n = self.count(n)
         centres = self.rng.standard_normal((64, DIM), np.float32) / np.float32(DIM**0.5)
@@ -98,12 +99,21 @@ class World:
             columns["confused_with"] = [self.space.ids[5 * (i % 200)] for i in range(n)]
         ids = [f"{i}.jpg" for i in range(n)]
         features = self.noisy(centres[of])
-        return Inputs(
-            ids, features, None, self.head, None, None, columns, name, self.val, resamples=self.resamples
+        return ImageInputs(
+            ids=ids,
+            features=features,
+            labels=None,
+            head=self.head,
+            label_space=None,
+            projection=None,
+            columns=columns,
+            dataset=name,
+            id=self.val,
+            resamples=self.resamples,
         )
 
 
-def runs(world: World) -> Iterator[tuple[str, Inputs]]:
+def runs(world: World) -> Iterator[tuple[str, ImageInputs]]:
     """(task, inputs) of every run. Data sets that several tasks share are made once."""
     shifts = [world.labelled(name, n, load_labels(space)) for name, (n, space) in SHIFTS.items()]
     for part in (world.val, *shifts):
@@ -119,7 +129,7 @@ def runs(world: World) -> Iterator[tuple[str, Inputs]]:
         yield "retrieval", captioned(world, name, n)
 
 
-def factors(world: World) -> Inputs:
+def factors(world: World) -> ImageInputs:
     """ImageNet val with the annotations of ImageNet-X, whose classes are the labels."""
     notes = load_factors()
     classes = dict(zip(notes.names, notes.classes))
@@ -131,7 +141,7 @@ def factors(world: World) -> Inputs:
     )
 
 
-def cue_conflict(world: World) -> Inputs:
+def cue_conflict(world: World) -> ImageInputs:
     space = load_labels("cue_conflict")
     part = world.labelled("cue_conflict", 1_280, space)
     assert part.labels is not None
@@ -141,7 +151,7 @@ def cue_conflict(world: World) -> Inputs:
     return dataclasses.replace(part, ids=unique, columns={"texture": other})
 
 
-def videos(world: World) -> Inputs:
+def videos(world: World) -> ImageInputs:
     part = world.labelled("imagenet_vid_robust", 22_179, load_labels("imagenet_vid"))
     n = len(part.ids) // 21 * 21
     assert part.labels is not None
@@ -156,13 +166,22 @@ def videos(world: World) -> Inputs:
     )
 
 
-def captioned(world: World, name: str, n: int) -> Inputs:
+def captioned(world: World, name: str, n: int) -> ImageInputs:
     n = world.count(n)
     images = world.noisy(np.zeros((n, DIM), np.float32), 1.0)
     owner = np.repeat(np.arange(n, dtype=np.int32), 5)
     captions = Captions(world.noisy(images[owner], 3.0), owner)
     ids = [f"{i}.jpg" for i in range(n)]
-    return Inputs(ids, images, None, None, None, dataset=name, captions=captions, resamples=world.resamples)
+    return ImageInputs(
+        ids=ids,
+        features=images,
+        labels=None,
+        head=None,
+        label_space=None,
+        dataset=name,
+        captions=captions,
+        resamples=world.resamples,
+    )
 
 
 def main(
@@ -183,7 +202,7 @@ def main(
         report(results)
 
 
-def run(task: Any, inputs: Inputs) -> dict[str, float]:
+def run(task: Any, inputs: ImageInputs) -> dict[str, float]:
     """Seconds of a task's two steps, and its number of numbers."""
     made: dict[str, Any] = {}
     start = time.process_time()

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
+from clipjax.evaluation.kinds.images.image_subject import ImageSubject
 from clipjax.evaluation.request import Request
 from clipjax.evaluation.resolve import resolve
-from clipjax.evaluation.subject import Subject
 from clipjax.tasks.task import find_task
 from clipjax.verification.crosscheck import Crosscheck
 from clipjax.verification.crosscheck.ours import our_side
@@ -37,10 +37,12 @@ def write_images(root: Path) -> Path:
     return root
 
 
-def subject_of(model: Any, root: Path, prompts: Any = None) -> Subject:
+def subject_of(model: Any, root: Path, prompts: Any = None) -> ImageSubject:
     """The run on these images that `clipjax.evaluate` would resolve."""
     asked = Request(root, labels=root / "labels.csv", prompts=prompts or root / "prompts.txt")
-    return resolve(model, find_task("zeroshot"), asked)
+    subject = resolve(model, find_task("zeroshot"), asked)
+    assert isinstance(subject, ImageSubject)
+    return subject
 
 
 def run_here(folder: Path, *_: Any) -> None:
@@ -50,7 +52,7 @@ def run_here(folder: Path, *_: Any) -> None:
     crosscheck(json.loads((folder / "job.json").read_text()), folder, lambda *_: None)
 
 
-def in_process(subject: Subject, library: str, folder: Path, **changes: Any) -> Crosscheck:
+def in_process(subject: ImageSubject, library: str, folder: Path, **changes: Any) -> Crosscheck:
     """A crosscheck without the subprocess; `changes` to the reference's job."""
     from converters.golden.crosscheck import crosscheck
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from clipjax.data.labels import LabelSpace
-from clipjax.tasks.task import About, Measure, all_tasks
+from clipjax.tasks.inputs import About
+from clipjax.tasks.task import Measure, all_tasks
 
 SPACE = LabelSpace("six", tuple("abcdef"), tuple("abcdef"))
 RIGHT = np.array([True, False, True, True])

@@ -14,6 +14,7 @@ from _installed import install_package
 from clipjax.data.readers.reader import READERS, Reader, find_reader
 from clipjax.entry_points import INTERFACES, PlugIn
 from clipjax.errors import DataError
+from clipjax.evaluation.kinds.kind import Kind, find_kind
 from clipjax.finetune.method import Method, find_method
 from clipjax.models.arch import Family, arch_from_dict, families, load_arch
 from clipjax.tasks.names import TASKS, listing
@@ -24,7 +25,7 @@ Install = Callable[..., Path]
 
 TASK = """
 from clipjax.tasks.task import Task
-INTERFACE = 1
+INTERFACE = 2
 TASK = Task(
     name="first", version=1, section="none", needs=("head",), convention={},
     describe=lambda inputs: {}, measure=lambda columns, about: [],
@@ -34,9 +35,10 @@ TASK = Task(
 FIELDS: dict[type, tuple[str, str]] = {
     Task: (
         "name version section needs convention describe measure",
-        "load_annotations annotated_by check_annotations paired matcher predictions usual headlines "
+        "load_annotations annotated_by check_annotations paired matcher predictions usual headlines kinds "
         "compares_precisions",
     ),
+    Kind: ("name options lacking not_applicable check resolve", "refusals amounts"),
     Reader: ("read", "layout recognises order pairs"),
     Method: ("name title paper options prepare outline", "searches"),
     Family: (
@@ -62,7 +64,9 @@ def test_a_task_is_found_and_listed_without_an_import(install: Install) -> None:
     assert "first" not in TASKS.names()
     install(TASK + "\nprint('imported')\n")
     assert "first" in TASKS.names()
-    assert [(each.section, each.needs) for each in listing() if each.name == "first"] == [("none", ("head",))]
+    assert [each[1:] for each in listing() if each.name == "first"] == [
+        ("none", ("head",), False, ("images",))
+    ]
     assert find_task("first").version == 1
     assert find_task("first") is find_task("first")
     [plug_in] = TASKS.plug_ins().values()
@@ -80,31 +84,31 @@ def test_without_the_package_its_task_is_unknown(install: Install, monkeypatch: 
     ("source", "points", "says"),
     [
         (
-            TASK.replace("INTERFACE = 1", "INTERFACE = 0"),
+            TASK.replace("INTERFACE = 2", "INTERFACE = 1"),
             None,
-            "is written for an older interface .0; .* has 1.",
+            "is written for an older interface .1; .* has 2.",
         ),
         (
-            TASK.replace("INTERFACE = 1", "INTERFACE = 7"),
+            TASK.replace("INTERFACE = 2", "INTERFACE = 7"),
             None,
-            "is written for a newer interface .7; .* has 1.",
+            "is written for a newer interface .7; .* has 2.",
         ),
-        (TASK.replace("INTERFACE = 1", ""), None, "states no interface: write INTERFACE = 1 in"),
+        (TASK.replace("INTERFACE = 2", ""), None, "states no interface: write INTERFACE = 2 in"),
         # A field that this clipjax no longer has, and one that it needs.
         (TASK.replace("section=", "chapter="), None, r"cannot be imported \(TypeError: .*'chapter'"),
         (
-            "INTERFACE = 1\nimport no_such_package\n",
+            "INTERFACE = 2\nimport no_such_package\n",
             None,
             r"cannot be imported \(ModuleNotFoundError: No module",
         ),
         (
-            "INTERFACE = 1\nraise SystemExit(3)\n",
+            "INTERFACE = 2\nraise SystemExit(3)\n",
             None,
             r"cannot be imported \(SystemExit: 3\): mend or uninstall",
         ),
-        ("INTERFACE = 1\n1 +\n", None, r"cannot be imported \(SyntaxError: "),
-        ("INTERFACE = 1\n", None, r"cannot be imported \(AttributeError: .*no attribute 'TASK'"),
-        ("INTERFACE = 1\nTASK = 3\n", None, "is of type int, not Task"),
+        ("INTERFACE = 2\n1 +\n", None, r"cannot be imported \(SyntaxError: "),
+        ("INTERFACE = 2\n", None, r"cannot be imported \(AttributeError: .*no attribute 'TASK'"),
+        ("INTERFACE = 2\nTASK = 3\n", None, "is of type int, not Task"),
         (TASK.replace('name="first"', 'name="other"'), None, "calls itself 'other': give both one name"),
         (TASK.replace("version=1", 'version="1"'), None, "the field 'version' is '1', not of type int"),
         (
@@ -134,7 +138,7 @@ def test_a_plug_in_that_does_not_fit_is_one_sentence(
 def test_a_task_whose_needs_are_computed_cannot_be_listed(install: Install) -> None:
     install(TASK.replace('needs=("head",)', "needs=tuple(['head'])"))
     with pytest.raises(
-        DataError, match=r"extra 2\.1: .* cannot be listed .*write section and needs of TASK as"
+        DataError, match=r"extra 2\.1: .* cannot be listed .*write section, needs, kinds of TASK as"
     ):
         listing()
 
@@ -143,6 +147,7 @@ def test_a_task_whose_needs_are_computed_cannot_be_listed(install: Install) -> N
     ("group", "name", "look"),
     [
         ("tasks", "zeroshot", TASKS.names),
+        ("kinds", "pairs", lambda: find_kind("images")),
         ("readers", "folder", READERS.names),
         ("methods", "flyp", lambda: find_method("lora")),
         ("families", "vit", lambda: load_arch.cache_clear() or load_arch("ViT-B-32")),
@@ -220,7 +225,7 @@ def test_an_interface_keeps_the_fields_of_its_records(record: type) -> None:
         for each in fields
     }
     needed, others = (set(names.split()) for names in FIELDS[record])
-    assert INTERFACES == {"tasks": 1, "readers": 1, "methods": 1, "families": 1}
+    assert INTERFACES == {"tasks": 2, "readers": 1, "methods": 1, "families": 1, "kinds": 1}
     assert {name for name, has in default.items() if not has} == needed
     assert {name for name, has in default.items() if has} == others
 

@@ -54,16 +54,17 @@ def _print_tables() -> None:
     from clipjax.tasks.collections import collections
     from clipjax.tasks.names import listing
 
-    of_tasks = [[*task[:2], ", ".join(task.needs)] for task in listing()]
+    of_tasks = [[*task[:2], *map(", ".join, (task.kinds, task.needs))] for task in listing()]
     of_collections = [[name, each.section, ", ".join(each.tasks)] for name, each in collections().items()]
-    print_table(["task", "section", "needs"], of_tasks)  # once both are read: a wrong file prints neither
+    # Once both are read: a wrong file prints neither.
+    print_table(["task", "section", "of", "needs"], of_tasks)
     say()
     print_table(["collection", "section", "tasks"], [*of_collections, ["all", "", "every task"]])
     say("\n`clipjax tasks NAME` shows the convention of a task")
 
 
 def _record(task: Task) -> dict[str, Any]:
-    keys = ("name", "version", "section", "needs", "convention")
+    keys = ("name", "version", "section", "kinds", "needs", "convention")
     return {key: _plain(getattr(task, key)) for key in keys} | {"headlines": _headlines(task)}
 
 

@@ -16,7 +16,7 @@ from clipjax.embeddings.batch_size import IMAGE_BATCH
 from clipjax.embeddings.compute import Compute, EmbedStats
 from clipjax.embeddings.images import embed_many
 from clipjax.evaluation.plans.ready import hash_images
-from clipjax.evaluation.subject import Part, Subject
+from clipjax.evaluation.subject import ImagePart, Subject
 from clipjax.storage.digests import sha256_json
 
 _log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def embed_ahead(
     return done
 
 
-def _agreed(subjects: Sequence[Subject], compute: Compute) -> dict[PixelRecipe, dict[str, Part]]:
+def _agreed(subjects: Sequence[Subject], compute: Compute) -> dict[PixelRecipe, dict[str, ImagePart]]:
     """Empty if a process cannot read a data set, or the processes differ."""
     try:
         small = on_all(lambda: _small(subjects, compute), "read the small data sets")
@@ -57,10 +57,10 @@ def _agreed(subjects: Sequence[Subject], compute: Compute) -> dict[PixelRecipe, 
     return small
 
 
-def _small(subjects: Sequence[Subject], compute: Compute) -> dict[PixelRecipe, dict[str, Part]]:
+def _small(subjects: Sequence[Subject], compute: Compute) -> dict[PixelRecipe, dict[str, ImagePart]]:
     size = compute.per_device_batch
     batch = size if isinstance(size, int) else IMAGE_BATCH
-    by_recipe: dict[PixelRecipe, dict[str, Part]] = {}
+    by_recipe: dict[PixelRecipe, dict[str, ImagePart]] = {}
     for part in _parts(subjects):
         if len(part.manifest) < SMALL * jax.device_count() * batch:
             by_recipe.setdefault(part.pixels, {}).setdefault(part.name, part)
@@ -70,15 +70,15 @@ def _small(subjects: Sequence[Subject], compute: Compute) -> dict[PixelRecipe, d
     return small
 
 
-def _parts(subjects: Sequence[Subject]) -> Iterator[Part]:
+def _parts(subjects: Sequence[Subject]) -> Iterator[ImagePart]:
     for subject in subjects:
-        yield from subject.parts if subject.maps is None and subject.asking is None else ()
+        yield from subject.embedded
 
 
 def _embed(
     model: Encoder,
     recipe: PixelRecipe,
-    parts: Mapping[str, Part],
+    parts: Mapping[str, ImagePart],
     precisions: Sequence[str],
     compute: Compute,
     done: dict[str, EmbedStats],

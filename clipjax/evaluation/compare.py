@@ -30,7 +30,8 @@ from clipjax.options import check_values
 from clipjax.results.data_sets import told_apart
 from clipjax.results.row import Row, metric_name
 from clipjax.results.store import ResultStore
-from clipjax.tasks.task import About, Columns, Paired, find_task
+from clipjax.tasks.inputs import About
+from clipjax.tasks.task import Columns, Paired, find_task
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 from clipjax.data.pixels.pixel_store import pixel_store_at
 from clipjax.devices.programs import compile_cache_restored
 from clipjax.embeddings.compute import Compute
-from clipjax.errors import UsageError
+from clipjax.evaluation.kinds.kind import refuse_options
 from clipjax.evaluation.request import Request
 from clipjax.evaluation.rows import Result
 from clipjax.evaluation.run import run
@@ -47,8 +47,7 @@ def evaluate(
         UsageError, DataError: one sentence with the name, file or image, and what to do.
         NotApplicableError: a UsageError: the model's own head has other classes.
     """
-    if options.get("keep_maps") and "pairs" not in find_task(task).needs:
-        raise UsageError(f"the task {task!r} reads no maps of features: leave keep_maps (--keep-maps) out")
+    refuse_options(find_task(task), ["keep_maps"] if options.get("keep_maps") else [])
     options["store"] = store_at(options.get("store"))
     options["pixel_store"] = pixel_store_at(options.get("pixel_store"))
     request, compute = keywords_of(evaluate, options, Request, Compute)

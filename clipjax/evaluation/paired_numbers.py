@@ -23,7 +23,8 @@ from clipjax.metrics.uncertainty.bootstrap import (
 from clipjax.metrics.uncertainty.calibration_error import Binned
 from clipjax.metrics.uncertainty.intervals import Interval, paired_difference
 from clipjax.metrics.uncertainty.paired import count_discordant, mcnemar_exact
-from clipjax.tasks.task import About, Paired
+from clipjax.tasks.inputs import About
+from clipjax.tasks.task import Paired
 
 
 class Numbers(NamedTuple):

@@ -10,32 +10,23 @@ from typing import Any
 
 import numpy as np
 
-from clipjax.checkpoints.encoder import Encoder
 from clipjax.devices.agreement import on_all
 from clipjax.embeddings.compute import Compute
-from clipjax.embeddings.images import embed_images
-from clipjax.embeddings.pairs import match_pairs
 from clipjax.embeddings.params import dtype_to_load
-from clipjax.embeddings.sets import Embeddings
-from clipjax.embeddings.texts import are_cut, caption_texts, embed_texts
 from clipjax.errors import DataError
-from clipjax.evaluation.asked import answered
 from clipjax.evaluation.models.encoders import encoder
 from clipjax.evaluation.plans.item import items_of
 from clipjax.evaluation.plans.plan import job_of
 from clipjax.evaluation.plans.ready import Ready, hash_images, resolved
 from clipjax.evaluation.request import Request
 from clipjax.evaluation.rows import Result, finish, from_configs, identity, made_by, refused, with_stored
-from clipjax.evaluation.subject import Part, Subject
-from clipjax.heads.build import classifier_head, zeroshot_head
-from clipjax.heads.head import Head
+from clipjax.evaluation.subject import Subject
 from clipjax.metrics.uncertainty import intervals
-from clipjax.models.dense import DenseRecipe
 from clipjax.results.provenance import count_compiles
 from clipjax.results.row import COMPARISON, Fields
 from clipjax.results.store import model_facts
 from clipjax.storage.digests import sha256_json
-from clipjax.tasks.task import Captions, Inputs, Measure, Outcome, find_task
+from clipjax.tasks.task import Measure, Outcome, find_task
 
 
 def run(
@@ -73,12 +64,13 @@ def _hash(subject: Subject, progress: bool) -> None:
 
 def _check_apart(subject: Subject) -> None:
     """Raises DataError if a task that tells images from in-distribution ones gets the same twice."""
-    if subject.id is None or "labels" in subject.task.needs:  # the ID set itself may be calibrated
+    if not subject.task.tells_apart:  # the ID set itself may be calibrated
         return
+    of_run, of_id = subject.parts
     contents = [sorted(part.manifest.opener.content_digests()) for part in subject.parts]
     if contents[0] == contents[1]:
         raise DataError(
-            f"{subject.part.name} and the in-distribution set {subject.id.name} are the same images: give "
+            f"{of_run.name} and the in-distribution set {of_id.name} are the same images: give "
             f"{subject.task.name} images of other classes, root=FOLDER (--data on the command line)"
         )
 
@@ -86,23 +78,16 @@ def _check_apart(subject: Subject) -> None:
 def _profile(subject: Subject, precision: str, compute: Compute, results: str | Path | None) -> Result:
     start = time.perf_counter()
     with count_compiles() as compiles:
-        embeddings, inputs = prepare(subject, precision, compute)
-        stats, skipped = embeddings.stats, embeddings.stats.skipped
-        if subject.id is not None:
-            of_id = _embed(subject.model, subject.id, precision, compute)
-            stats, skipped = stats.plus(of_id.stats), skipped + of_id.stats.skipped
-            inputs = dataclasses.replace(inputs, id=_inputs(subject, subject.id, inputs.head, of_id))
-        if "captions" in subject.task.needs:
-            inputs = dataclasses.replace(inputs, captions=_captions(subject, inputs, precision, compute))
+        stats, inputs = subject.inputs(precision, compute)
         outcome = subject.task.run(inputs)
-    images = outcome.images if "id" in outcome.images else {"id": list(embeddings.ids), **outcome.images}
-    recipe = subject.recipe(precision, skipped, stats.params)
+    images = outcome.images if "id" in outcome.images else {"id": list(inputs.ids), **outcome.images}
+    recipe = subject.recipe(precision, stats.skipped, stats.params)
     if (check := subject.task.check_annotations) is not None and subject.annotations is not None:
         subject = dataclasses.replace(subject, remark=check(subject.annotations, recipe, images))
     common = _common(
         subject,
         recipe,
-        skipped=len(skipped),
+        skipped=len(stats.skipped),
         per_device_batch=stats.per_device_batch,
         wall_time=time.perf_counter() - start,
         compile_count=compiles.count,
@@ -110,112 +95,6 @@ def _profile(subject: Subject, precision: str, compute: Compute, results: str | 
     common["versions"] = with_stored(common["versions"], stats.made_with)
     done = finish(common, Outcome(outcome.measures, images), stats, results)
     return dataclasses.replace(done, what=subject.in_words())
-
-
-def prepare(subject: Subject, precision: str, compute: Compute) -> tuple[Embeddings, Inputs]:
-    if subject.asking is not None:
-        return answered(subject, precision, compute)
-    if subject.maps is not None:
-        return _matched(subject, subject.maps, precision, compute)
-    # Build the head first: it is cheap and the likelier to fail.
-    make = functools.partial(_head, subject, precision, compute)
-    head = on_all(make, f"make the head for {subject.part.name}", apart=compute.store is None)
-    embeddings = _embed(subject.model, subject.part, precision, compute)
-    return embeddings, _inputs(subject, subject.part, head, embeddings)
-
-
-def _matched(
-    subject: Subject, maps: DenseRecipe, precision: str, compute: Compute
-) -> tuple[Embeddings, Inputs]:
-    """Pairs in place of images."""
-    part, pairs = subject.part, subject.part.manifest.pairs
-    assert pairs is not None
-    matches = match_pairs(subject.model, part.manifest, subject.matcher, maps, compute, precision=precision)
-    row = {name: i for i, name in enumerate(pairs.ids)}
-    kept = [row[name] for name in matches.ids]
-    images = [pairs.image_ids(i) for i in kept]
-    columns = {
-        "image_0": [first for first, _ in images],
-        "image_1": [second for _, second in images],
-        "cluster": [pairs.clusters[i] for i in kept],
-        **{name: [column[i] for i in kept] for name, column in pairs.columns.items()},
-    }
-    return matches, Inputs(
-        ids=matches.ids,
-        features=matches.array,
-        labels=None,
-        head=None,
-        label_space=None,
-        columns=columns,
-        dataset=part.name,
-        matching=part.matching,
-        resamples=subject.resamples,
-        seed=subject.seed,
-    )
-
-
-def _embed(model: Encoder, part: Part, precision: str, compute: Compute) -> Embeddings:
-    return embed_images(model, part.manifest, compute, precision=precision, recipe=part.pixels)
-
-
-def _head(subject: Subject, precision: str, compute: Compute) -> Head | None:
-    if subject.head_space is None:
-        return None
-    how = {"precision": precision, "store": compute.store, "progress": compute.progress}
-    if (adapter := subject.adapter) is not None:
-        return adapter.head(subject.model, subject.head_space, **how)
-    if subject.prompts is None:
-        return classifier_head(subject.model)
-    return zeroshot_head(subject.model, subject.head_space, subject.prompts, **how)
-
-
-def _check_width(model: Encoder, images: int, texts: int) -> None:
-    """Raises DataError unless a user's own functions make rows of one width."""
-    if images != texts:
-        other = "classifier's head takes" if model.card.kind == "classifier" else "encode_text makes"
-        raise DataError(
-            f"encode_image of {model} makes rows of {images} numbers, and its {other} rows of {texts}: make "
-            "both of one width"
-        )
-
-
-def _inputs(subject: Subject, part: Part, head: Head | None, embeddings: Embeddings) -> Inputs:
-    if head is not None:
-        _check_width(subject.model, embeddings.array.shape[1], head.kernel.shape[0])
-    kept = part.manifest.rows_of(embeddings.ids)
-    return Inputs(
-        ids=embeddings.ids,
-        features=embeddings.array,
-        labels=None if part.labels is None else part.labels[kept],
-        head=head,
-        label_space=part.label_space,
-        projection=part.projection,
-        columns={name: [column[i] for i in kept] for name, column in part.manifest.columns.items()},
-        dataset=part.name,
-        annotations=subject.annotations,
-        questions=subject.questions and subject.questions.select(kept),
-        resamples=subject.resamples,
-        seed=subject.seed,
-    )
-
-
-def _captions(subject: Subject, inputs: Inputs, precision: str, compute: Compute) -> Captions:
-    if "captions" not in inputs.columns:
-        raise DataError(
-            f"{inputs.dataset} has no captions; {subject.task.name} needs a column `captions` of lists"
-        )
-    assert subject.prompts is not None
-    texts, image_of_text = caption_texts(inputs.ids, inputs.columns["captions"], subject.prompts)
-    features = embed_texts(
-        subject.model,
-        texts,
-        name=inputs.dataset,
-        precision=precision,
-        store=compute.store,
-        progress=compute.progress,
-    )
-    _check_width(subject.model, inputs.features.shape[1], features.shape[1])
-    return Captions(features, image_of_text, are_cut(subject.model, texts))
 
 
 def _common(subject: Subject, recipe: dict[str, Any], **measured: Any) -> Fields:
@@ -229,7 +108,7 @@ def _common(subject: Subject, recipe: dict[str, Any], **measured: Any) -> Fields
         "convention": subject.convention(),
         "sample": subject.part.sample,
         "part": subject.part.share,
-        "id_part": subject.id and subject.id.share,
+        "id_part": None if len(subject.parts) == 1 else subject.parts[1].share,
         "folder": subject.part.folder,
         "precision": recipe["precision"],
         **measured,

@@ -24,6 +24,11 @@ from clipjax.storage.digests import sha256_json
 from clipjax.storage.store import Store
 
 
+def has_own_head(model: Encoder) -> bool:
+    """A classifier's or an adapter's head needs no prompts."""
+    return model.card.kind == "classifier" or model.adapter is not None
+
+
 def classifier_head(model: Encoder) -> Head:
     """A classifier's linear head; it normalises features if the card says so.
 

@@ -20,10 +20,11 @@ from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.embeddings.flops import tower_flops
 from clipjax.embeddings.params import bytes_of, dtype_to_load
 from clipjax.errors import ClipjaxError
+from clipjax.evaluation.kinds.kind import SINGLE, Amounts, find_kind, kind_of
 from clipjax.evaluation.located import Located
 from clipjax.evaluation.plans.item import Chosen, Job
+from clipjax.evaluation.prompts import DEFAULT_PROMPTS
 from clipjax.evaluation.request import Request
-from clipjax.evaluation.resolve import DEFAULT_PROMPTS
 from clipjax.models.arch import Arch
 from clipjax.models.language.vision_language import image_positions
 from clipjax.models.network import Network
@@ -41,8 +42,8 @@ class Images(NamedTuple):
     Attributes:
         folder, number: of the data set: cards may share images, or take a part of them.
         sample: limit and seed, None for all images.
-        pairs: height and width of the images of pairs, which are not kept as pixels; None: single images.
-        lists: where a model that answers finds its lists of options; None for other models.
+        size: height and width of images that are not kept as pixels; None: of the tower's own.
+        apart: what else the model reads, as in `Amounts`.
     """
 
     model: str
@@ -51,8 +52,8 @@ class Images(NamedTuple):
     sample: tuple[int, int] | None
     precision: str
     decode: str
-    pairs: tuple[int, int] | None = None
-    lists: str | None = None
+    size: tuple[int, int] | None = None
+    apart: str | None = None
 
 
 class Texts(NamedTuple):
@@ -80,39 +81,33 @@ class Work(NamedTuple):
 
 @dataclass(frozen=True)
 class CardSizes:
-    """Numbers of images as the cards have them, in a task of pairs two per pair; 0 where a card has none."""
+    """Numbers of images as the cards have them; 0 where a card has none."""
 
-    def of(self, data: Located, limit: int | None, *, pairs: bool = False) -> int:
-        card = data.card
-        whole = card.about or (card.pairs if pairs else card.images) or 0
-        return (1 + pairs) * (whole if limit is None else min(limit, whole))
+    def of(self, data: Located, limit: int | None, amounts: Amounts = SINGLE) -> int:
+        whole = data.card.about or amounts.stated(data.card) or 0
+        return amounts.images * (whole if limit is None else min(limit, whole))
 
 
 @dataclass(frozen=True)
 class Sizes:
     """As `CardSizes`, of the data; 0 for an unreadable data set."""
 
-    def of(self, data: Located, limit: int | None, *, pairs: bool = False) -> int:
+    def of(self, data: Located, limit: int | None, amounts: Amounts = SINGLE) -> int:
         try:
-            manifest = data.dataset.manifest
+            whole = amounts.held(data.dataset.manifest)
         except ClipjaxError:  # its own run reports it
             return 0
-        of_pairs = manifest.pairs if pairs else None
-        whole = len(manifest) if of_pairs is None else len(of_pairs)
-        return (1 + pairs) * (whole if limit is None else min(limit, whole))
+        return amounts.images * (whole if limit is None else min(limit, whole))
 
 
 def parts(job: Job) -> list[Located]:
     return [job.data] if job.id is None else [job.data, job.id]
 
 
-def of_pairs(job: Job) -> bool:
-    return "pairs" in find_task(job.task).needs
-
-
 def pixels_of(job: Job) -> list[Located]:
     """The data sets whose pixels a pixel store keeps."""
-    return [] if of_pairs(job) else parts(job)
+    kinds = [find_kind(name) for name in find_task(job.task).kinds]
+    return [data for data in parts(job) if any(kind.amounts.size(data.card) is None for kind in kinds)]
 
 
 def works(chosen: Chosen, job: Job, request: Request, sizes: Sizes | CardSizes, heads: Heads) -> list[Work]:
@@ -122,7 +117,7 @@ def works(chosen: Chosen, job: Job, request: Request, sizes: Sizes | CardSizes, 
     card, found = chosen.card, []
     tower = image_tower(card)
     for images in images_of(chosen, job, request, sizes):
-        each = UNKNOWN if card is None else image_flops(card, images.pairs)
+        each = UNKNOWN if card is None else image_flops(card, images.size)
         found.append(Work(tower, images.precision, images, images.number, images.number * each))
     for texts, number in texts_of(chosen, job, request, heads):
         if card is not None:
@@ -136,20 +131,20 @@ def image_tower(card: Card | None) -> str:
 
 
 def images_of(chosen: Chosen, job: Job, request: Request, sizes: Sizes | CardSizes) -> list[Images]:
+    if chosen.model is None:
+        return []
     sample = None if request.limit is None else (request.limit, request.seed)
-    size = job.data.card.matching.size if of_pairs(job) and job.data.card.matching is not None else None
-    answers = chosen.card is not None and chosen.card.arch.language is not None
-    lists = str(request.annotations) if answers else None
+    amounts = kind_of(chosen.model, find_task(job.task)).amounts
     return [
         Images(
             model=chosen.name,
             folder=str(data.root),
-            number=sizes.of(data, request.limit, pairs=size is not None),
+            number=sizes.of(data, request.limit, amounts),
             sample=sample,
             precision=precision,
             decode=request.decode,
-            pairs=size,
-            lists=lists,
+            size=amounts.size(data.card),
+            apart=amounts.apart(request),
         )
         for data in parts(job)
         for precision in request.precisions

@@ -152,7 +152,7 @@ def amounts_of(items: Sequence[SweepItem]) -> Amounts:
         card, recipe = item.chosen.card, item.chosen.recipe
         for images in images_in(item):
             embedded += images.number
-            if images.pairs is not None:
+            if images.size is not None:
                 anew += images.number
                 continue
             embeddings += 0 if card is None else 4 * images.number * card.arch.vision.embed_dim

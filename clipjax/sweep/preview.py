@@ -166,8 +166,7 @@ def _recipe_rows(
         }
         entries = {}
         subjects = (each.subject for name in group for each in known[name].ready)
-        single = (subject for subject in subjects if subject is not None and subject.maps is None)
-        for part in (part for subject in single for part in subject.parts):
+        for part in (part for subject in subjects if subject is not None for part in subject.decoded):
             size = cost.pixel_bytes(part.pixels, len(part.manifest))
             entries[key_hash(pixel_key(part.manifest, part.pixels))] = size
         there = 0 if kept is None else sum(size * kept.share(name) for name, size in entries.items())

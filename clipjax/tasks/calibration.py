@@ -29,8 +29,9 @@ from clipjax.metrics.uncertainty.bootstrap import (
     percentile_interval,
     weighted_mean,
 )
-from clipjax.tasks.calibration_errors import ece_measures, mce_measures
-from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, PredictionFiles, Task, finite_column
+from clipjax.tasks.inputs import About, ImageInputs
+from clipjax.tasks.measures.calibration_errors import ece_measures, mce_measures
+from clipjax.tasks.task import Columns, Measure, Paired, PredictionFiles, Task, finite_column
 from clipjax.tasks.zeroshot import accepted_labels, accuracy, check_labels, tie_note
 
 STATES = ("before", "after")
@@ -60,7 +61,7 @@ class Fit(NamedTuple):
 _FITS: dict[str, Fit] = {}
 
 
-def describe(inputs: Inputs) -> dict[str, Any]:
+def describe(inputs: ImageInputs) -> dict[str, Any]:
     """Each image's numbers before and after scaling, and T.
 
     Columns: `label`, `prediction`, `correct`, and `confidence`, `nll`, `brier` ending in `_before` and
@@ -91,11 +92,11 @@ def describe(inputs: Inputs) -> dict[str, Any]:
     return columns | {name: np.full(len(rows), value) for name, value in constants}
 
 
-def _averages(part: Inputs) -> bool:
+def _averages(part: ImageInputs) -> bool:
     return part.projection is not None and part.projection.kind == "mean_prob"
 
 
-def _labels(part: Inputs) -> np.ndarray:
+def _labels(part: ImageInputs) -> np.ndarray:
     if len(part.ids) == 0:
         raise DataError(f"{part.dataset} holds no images to evaluate")
     if part.labels is None or part.label_space is None:
@@ -105,7 +106,7 @@ def _labels(part: Inputs) -> np.ndarray:
     return labels
 
 
-def _halves(part: Inputs, *, reported: bool) -> tuple[np.ndarray, np.ndarray]:
+def _halves(part: ImageInputs, *, reported: bool) -> tuple[np.ndarray, np.ndarray]:
     """Rows of both halves, ascending; a column `calibration` replaces the split."""
     if "calibration" in part.columns:
         chosen = _marked(part, reported)
@@ -117,7 +118,7 @@ def _halves(part: Inputs, *, reported: bool) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(fitted), np.sort(tested)
 
 
-def _marked(part: Inputs, reported: bool) -> np.ndarray:
+def _marked(part: ImageInputs, reported: bool) -> np.ndarray:
     """bool [N]; some must be marked, and not all if the set itself is `reported`."""
     marks = [MARKS.get(str(value).lower()) for value in part.columns["calibration"]]
     if None in marks:
@@ -132,7 +133,7 @@ def _marked(part: Inputs, reported: bool) -> np.ndarray:
     return np.array(marks, bool)
 
 
-def _fit(part: Inputs, rows: np.ndarray) -> Fit:
+def _fit(part: ImageInputs, rows: np.ndarray) -> Fit:
     """Once in a process: the digest costs at most a tenth of the fit."""
     labels = _labels(part)[rows]
     digest = _digest(part, labels, rows)
@@ -141,7 +142,7 @@ def _fit(part: Inputs, rows: np.ndarray) -> Fit:
     return _FITS[digest]
 
 
-def _digest(part: Inputs, labels: np.ndarray, rows: np.ndarray) -> str:
+def _digest(part: ImageInputs, labels: np.ndarray, rows: np.ndarray) -> str:
     assert part.head is not None
     digest = hashlib.sha256(repr((part.head.digest, part.projection)).encode())
     for array in map(np.ascontiguousarray, (np.asarray(part.features)[rows], labels)):
@@ -149,7 +150,7 @@ def _digest(part: Inputs, labels: np.ndarray, rows: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _fit_anew(part: Inputs, labels: np.ndarray, rows: np.ndarray) -> Fit:
+def _fit_anew(part: ImageInputs, labels: np.ndarray, rows: np.ndarray) -> Fit:
     logits = np.concatenate([block for _, block in _logits(part, rows)])
     try:
         temperature = kernels.fit_temperature(logits, labels)
@@ -158,14 +159,14 @@ def _fit_anew(part: Inputs, labels: np.ndarray, rows: np.ndarray) -> Fit:
     return Fit(temperature, kernels.temperature_error(logits, labels, temperature), len(rows))
 
 
-def _logits(part: Inputs, rows: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+def _logits(part: ImageInputs, rows: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
     assert part.head is not None
     features, ids = np.asarray(part.features)[rows], [part.ids[int(row)] for row in rows]
     for block, scores in score_blocks(part.head, features, part.projection, ids=ids):
         yield block, np.asarray(scores.values)
 
 
-def _contributions(inputs: Inputs, labels: np.ndarray, rows: np.ndarray, fit: Fit) -> dict[str, Any]:
+def _contributions(inputs: ImageInputs, labels: np.ndarray, rows: np.ndarray, fit: Fit) -> dict[str, Any]:
     chosen = labels[rows]
     temperatures = [1.0, fit.temperature] if 0 < fit.temperature < np.inf else [1.0]
     predicted, tied = np.empty(len(rows), np.int32), np.empty(len(rows), bool)

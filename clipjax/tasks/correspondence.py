@@ -28,7 +28,8 @@ from clipjax.metrics.correspondence import interpolation, keypoint_matches, stro
 from clipjax.metrics.correspondence_errors import in_bins, keypoint_errors, match_errors, recall_of_pairs
 from clipjax.metrics.uncertainty.clusters import FEWEST, mean_over_clusters
 from clipjax.results.row import metric_name
-from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, Task, finite_column
+from clipjax.tasks.inputs import About, PairInputs
+from clipjax.tasks.task import Columns, Measure, Paired, Task, finite_column
 
 # Raise it whenever a change in `clipjax.data.pairs`, in matching or in counting may change a pair's numbers:
 # rows and the keys of stored matches contain it. Rows add the version of intervals, which change no match.
@@ -116,7 +117,7 @@ def _middles(point: Array, grid: tuple[int, int], size: tuple[int, int]) -> Arra
 # From a pair's numbers to its row.
 
 
-def describe(inputs: Inputs) -> dict[str, Any]:
+def describe(inputs: PairInputs) -> dict[str, Any]:
     """One row per pair, from numbers [N, K, m].
 
     Columns: those of the pairs (`image_0`, `image_1`, `cluster`, `angle`, ...); `matches`, their number; the
@@ -125,8 +126,7 @@ def describe(inputs: Inputs) -> dict[str, Any]:
     (m, px, or shares of the box) and weights, the strongest first.
     """
     matching = inputs.matching
-    assert isinstance(matching, Matching)
-    numbers = np.where(inputs.features < 0, np.nan, inputs.features)
+    numbers = np.where(inputs.numbers < 0, np.nan, inputs.numbers)
     by_name = {name: numbers[..., k] for k, name in enumerate(Matcher(matching).numbers)}
     there = ~np.isnan(numbers[..., 0])
     shares = {
@@ -298,7 +298,8 @@ TASK = Task(
     name="correspondence",
     version=VERSION + INTERVALS,
     section="VIII-A",
-    needs=("pairs",),
+    needs=(),
+    kinds=("pairs",),
     convention={
         "matches": "from image 0 to image 1, nearest by cosine distance, none refused",
         "weights": "1 - first / second distance; keypoints have none",

@@ -26,7 +26,8 @@ from clipjax.storage.digests import sha256_json
 from clipjax.storage.parquet import open_parquet, read_columns
 from clipjax.storage.reading import exists, is_dir, read_csv, read_json
 from clipjax.tasks import zeroshot
-from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, PredictionFiles, Task
+from clipjax.tasks.inputs import About, ImageInputs
+from clipjax.tasks.task import Columns, Measure, Paired, PredictionFiles, Task
 
 WRONG = 3  # wrong categories in a list
 HEADER = ("id", "category1", "category2", "category3")
@@ -182,7 +183,7 @@ def refuse_difference(among: Iterable[tuple[str, bool]], whole: Mapping[str, boo
     return compared
 
 
-def describe(inputs: Inputs) -> dict[str, Any]:
+def describe(inputs: ImageInputs) -> dict[str, Any]:
     """The columns of `zeroshot`, the model's own wrong categories (`failures`), and four-way answers.
 
     Raises:
@@ -218,7 +219,7 @@ def wrong_of(ranked: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.take_along_axis(ranked, order, axis=1)
 
 
-def choose(inputs: Inputs, options: np.ndarray) -> np.ndarray:
+def choose(inputs: ImageInputs, options: np.ndarray) -> np.ndarray:
     """The option of the largest score: int [N, 4] -> int32 [N]. Ties: the lowest category. -1 is padding."""
     options = np.sort(options, axis=1)
     best = np.empty(len(options), np.int32)

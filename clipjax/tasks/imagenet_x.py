@@ -34,19 +34,11 @@ from clipjax.metrics.uncertainty.bootstrap import Resampling, bootstrap, percent
 from clipjax.metrics.uncertainty.intervals import Interval
 from clipjax.metrics.worst import second_half
 from clipjax.results.row import metric_name
-from clipjax.tasks.calibration_errors import ece_measures
 from clipjax.tasks.cells import class_number, probability
-from clipjax.tasks.task import (
-    About,
-    Columns,
-    Csv,
-    Inputs,
-    Measure,
-    Paired,
-    PredictionFiles,
-    Task,
-)
-from clipjax.tasks.worst import Annotated, worst_measures
+from clipjax.tasks.inputs import About, ImageInputs
+from clipjax.tasks.measures.calibration_errors import ece_measures
+from clipjax.tasks.measures.worst import Annotated, worst_measures
+from clipjax.tasks.task import Columns, Csv, Measure, Paired, PredictionFiles, Task
 from clipjax.tasks.zeroshot import accepted_labels, check_labels, predict, tie_note
 
 DEFAULT = "top/filtered"
@@ -61,7 +53,7 @@ MISSING = {
 }
 
 
-def describe(inputs: Inputs) -> dict[str, Any]:
+def describe(inputs: ImageInputs) -> dict[str, Any]:
     """The columns of `join`. Raises DataError as `zeroshot.predict` and `join`."""
     space, notes = inputs.label_space, inputs.annotations
     assert space is not None

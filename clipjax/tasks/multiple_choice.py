@@ -42,7 +42,8 @@ from clipjax.metrics.uncertainty.bootstrap import (
 from clipjax.metrics.uncertainty.intervals import LEVEL
 from clipjax.metrics.uncertainty.orders import spread_interval, spread_of_orders, spreads_without_effect
 from clipjax.tasks import imagenet_d, zeroshot
-from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, Task
+from clipjax.tasks.inputs import About, AnswerInputs, ImageInputs
+from clipjax.tasks.task import Columns, Measure, Paired, Task
 
 if TYPE_CHECKING:
     from clipjax.embeddings.answers import Answers  # loads the networks
@@ -65,7 +66,7 @@ TIED = {
 }
 
 
-def describe(inputs: Inputs) -> dict[str, Any]:
+def describe(inputs: ImageInputs | AnswerInputs) -> dict[str, Any]:
     """Each image's options, the right one, and the chosen one of every rule and order, int32 [N, R].
 
     Choices are places in the given order, -1 for none.
@@ -73,9 +74,8 @@ def describe(inputs: Inputs) -> dict[str, Any]:
     Raises:
         DataError: no images, no labels; as `imagenet_d.describe`.
     """
-    if inputs.answers is None:
+    if isinstance(inputs, ImageInputs):
         return _from_scores(inputs)
-    assert inputs.questions is not None
     questions, answers = inputs.questions, inputs.answers
     choices = choices_of(questions, answers)
     headline = choices[RULES[0]][:, 0]
@@ -123,7 +123,7 @@ def _tied(scores: np.ndarray) -> np.ndarray:
     return (ordered[:, 1:] == ordered[:, :-1]).any(axis=1)
 
 
-def _from_scores(inputs: Inputs) -> dict[str, Any]:
+def _from_scores(inputs: ImageInputs) -> dict[str, Any]:
     space = inputs.label_space
     if space is None or inputs.labels is None:
         raise DataError(f"{inputs.dataset}: a model with scores of classes needs labels")
@@ -253,7 +253,8 @@ TASK = Task(
     name="multiple_choice",
     version=2,
     section="IX",
-    needs=("head", "labels", "answers"),
+    needs=("head", "labels", "questions"),
+    kinds=("questions", "images"),
     convention={
         "headline": "the mean over all orders, where they were asked; else the given order",
         "rule": "parsed; of a model with scores of classes, the largest score",

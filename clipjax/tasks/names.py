@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from clipjax.errors import DataError
 from clipjax.registry import Registry
@@ -20,13 +21,17 @@ TASKS = Registry(
 )
 
 
+IMAGES = "images"  # the kind of run of most tasks
+
+
 class Listed(NamedTuple):
-    """`annotated`: whether the task reads annotations."""
+    """As in `Task`; `annotated`: whether the task reads annotations."""
 
     name: str
     section: str
     needs: tuple[str, ...]
     annotated: bool
+    kinds: tuple[str, ...]
 
 
 def package_of(name: str) -> dict[str, str]:
@@ -35,18 +40,13 @@ def package_of(name: str) -> dict[str, str]:
     return {} if plug_in is None else {"task_package": plug_in.package}
 
 
-def needs_of(name: str) -> tuple[str, ...]:
-    """What a task needs, as `Task.needs`."""
-    return listed(name).needs
-
-
 def listing() -> list[Listed]:
-    """Section and needs are read from the source."""
+    """Section, needs and kinds are read from the source."""
     return [listed(name) for name in TASKS.names()]
 
 
 def listed(name: str) -> Listed:
-    """Raises ValueError if section or needs is not a literal; for a plug-in DataError."""
+    """Raises ValueError if one of them is not a literal; for a plug-in DataError."""
     plug_in = TASKS.plug_ins().get(name)
     try:
         return _literals(name, TASKS.source(name), "TASK" if plug_in is None else plug_in.record)
@@ -57,11 +57,32 @@ def listed(name: str) -> Listed:
 
 
 def _literals(name: str, source: str, record: str) -> Listed:
+    found = literals(name, source, record, {"section": None, "needs": None, "kinds": (IMAGES,)})
+    return Listed(name, **found, annotated="load_annotations" in _keywords(source, record))
+
+
+def literals(name: str, source: str, record: str, keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a record in a module's source.
+
+    Args:
+        name: of the module, for the message.
+        record: the name that the module gives it ("TASK").
+        keys: the fields, each with its default; None: it has none.
+
+    Raises:
+        ValueError: a field is absent or not a literal.
+    """
+    words = _keywords(source, record)
+    try:
+        return {
+            key: default if default is not None and key not in words else ast.literal_eval(words[key])
+            for key, default in keys.items()
+        }
+    except (KeyError, ValueError):
+        raise ValueError(f"{name}.py: write {', '.join(keys)} of {record} as literals") from None
+
+
+def _keywords(source: str, record: str) -> dict[str | None, ast.expr]:
     set_here = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
     values = (node.value for node in set_here if ast.unparse(node.targets[0]) == record)
-    words = {word.arg: word.value for word in getattr(next(values, None), "keywords", ())}
-    try:
-        section, needs = (ast.literal_eval(words[key]) for key in ("section", "needs"))
-    except (KeyError, ValueError):
-        raise ValueError(f"{name}.py: write section and needs of {record} as literals") from None
-    return Listed(name, section, needs, "load_annotations" in words)
+    return {word.arg: word.value for word in getattr(next(values, None), "keywords", ())}

@@ -1,8 +1,8 @@
 """Out-of-distribution detection: how well do scores tell images of none of the model's classes?
 
-The data set's images are out of distribution (OOD), those of `Inputs.id` in distribution (ID). One head over
-the ID classes scores both; a larger score means more in-distribution. The paper's score comes first, without
-a slice: MCM for a zero-shot model, MSP for a classifier. Scores of raw cosines need a zero-shot head.
+The data set's images are out of distribution (OOD), those of `ImageInputs.id` in distribution (ID). One head
+over the ID classes scores both; a larger score means more in-distribution. The paper's score comes first,
+without a slice: MCM for a zero-shot model, MSP for a classifier. Scores of raw cosines need a zero-shot head.
 
 Columns of the OOD set add numbers:
 
@@ -28,16 +28,8 @@ from clipjax.heads.head import Head, cosine_head, score_blocks
 from clipjax.metrics import detection, ood_scores
 from clipjax.metrics.uncertainty.bootstrap import Resampling, bootstrap, interval_of_mean
 from clipjax.results.row import metric_name
-from clipjax.tasks.task import (
-    About,
-    Columns,
-    Inputs,
-    Measure,
-    Paired,
-    PredictionFiles,
-    Task,
-    finite_column,
-)
+from clipjax.tasks.inputs import About, ImageInputs
+from clipjax.tasks.task import Columns, Measure, Paired, PredictionFiles, Task, finite_column
 
 OF_COSINES = {
     "mcm": ood_scores.mcm,
@@ -53,7 +45,7 @@ _RANGES |= dict.fromkeys(("msp", "mcm", "msp_confused"), (0.0, 1.0)) | {"negativ
 ID = "in_distribution"
 
 
-def describe(inputs: Inputs) -> dict[str, Any]:
+def describe(inputs: ImageInputs) -> dict[str, Any]:
     """The scores of the N ID images, then of the M OOD images.
 
     Columns: `id` (prefixed by the data set's name), `in_distribution`, each score, `ood_class` ("" for an ID
@@ -85,7 +77,7 @@ def describe(inputs: Inputs) -> dict[str, Any]:
 
 
 def _scores(
-    head: Head, part: Inputs, projection: Projection | None, subset: np.ndarray | None
+    head: Head, part: ImageInputs, projection: Projection | None, subset: np.ndarray | None
 ) -> dict[str, np.ndarray]:
     """float32 [N] each; never holds an [N, K] array."""
     if len(part.features) == 0:
@@ -103,7 +95,7 @@ def _scores(
 
 
 def _blocks(
-    head: Head, part: Inputs, projection: Projection | None
+    head: Head, part: ImageInputs, projection: Projection | None
 ) -> Iterator[tuple[jax.Array | None, jax.Array]]:
     """Cosines (None if the head has none) and logits over the ID classes."""
     if projection is not None and projection.kind == "mean_prob":
@@ -126,7 +118,7 @@ def _blocks(
         yield cosines.values, scores.values
 
 
-def _confused_classes(inputs: Inputs) -> np.ndarray | None:
+def _confused_classes(inputs: ImageInputs) -> np.ndarray | None:
     """Ascending; None if unknown."""
     known, names = inputs.id, inputs.columns.get("confused_with")
     if names is None or known is None or known.labels is None or known.label_space is None:

@@ -21,13 +21,14 @@ from clipjax.metrics.retrieval import ABSENT, average_precision, found_in_top_k,
 from clipjax.metrics.uncertainty import intervals
 from clipjax.metrics.uncertainty.bootstrap import Resampling, bootstrap, interval_of_mean
 from clipjax.metrics.uncertainty.intervals import Interval
-from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, Task
+from clipjax.tasks.inputs import About, ImageInputs
+from clipjax.tasks.task import Columns, Measure, Paired, Task
 
 KS = (1, 5, 10)
 MEAN_AT = 5
 
 
-def describe(inputs: Inputs) -> dict[str, Any]:
+def describe(inputs: ImageInputs) -> dict[str, Any]:
     """The ranks of each image's true partners; 0 is the best.
 
     Columns: `caption_ranks`, of its captions among all texts, best first (list of int); `image_ranks`, of the

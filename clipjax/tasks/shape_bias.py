@@ -23,14 +23,15 @@ from clipjax.heads.head import score_blocks
 from clipjax.metrics.shape_bias import Bias, CueCounts, count_cues, decide
 from clipjax.metrics.uncertainty.bootstrap import Resampling, bootstrap, interval_of_mean
 from clipjax.metrics.uncertainty.intervals import Interval
-from clipjax.tasks.task import About, Columns, Csv, Inputs, Measure, Paired, PredictionFiles, Task
+from clipjax.tasks.inputs import About, ImageInputs
+from clipjax.tasks.task import Columns, Csv, Measure, Paired, PredictionFiles, Task
 from clipjax.tasks.zeroshot import check_labels
 
 NO_DECISION = ("", "na", "nan", "none")
 FRACTIONS = ("shape_fraction", "texture_fraction", "other_fraction")
 
 
-def describe(inputs: Inputs) -> dict[str, Any]:
+def describe(inputs: ImageInputs) -> dict[str, Any]:
     """The columns of `cues`.
 
     Raises:
@@ -55,7 +56,7 @@ def describe(inputs: Inputs) -> dict[str, Any]:
     return cues(inputs.ids, shape, texture, [space.ids[k] for k in _decisions(inputs)])
 
 
-def _decisions(inputs: Inputs) -> np.ndarray:
+def _decisions(inputs: ImageInputs) -> np.ndarray:
     head, projection = inputs.head, inputs.projection
     assert head is not None
     averaged = projection if projection is not None and projection.kind == "mean_prob" else None

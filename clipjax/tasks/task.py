@@ -9,22 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from clipjax.data.labels import LabelSpace, Projection
 from clipjax.data.pairs.matching import Matching
-from clipjax.data.questions import Questions
 from clipjax.errors import DataError
-from clipjax.metrics.uncertainty.bootstrap import RESAMPLES
 from clipjax.metrics.uncertainty.calibration_error import Binned
 from clipjax.metrics.uncertainty.intervals import Interval
-from clipjax.tasks.names import TASKS
-
-if TYPE_CHECKING:
-    from clipjax.embeddings.answers import Answers
-    from clipjax.heads.head import Head
+from clipjax.tasks.inputs import About, Inputs
+from clipjax.tasks.names import IMAGES, TASKS
 
 Columns = Mapping[str, Any]
 """One row per image: column name -> N values, arrays of one or two axes, or lists."""
@@ -54,75 +48,6 @@ class Annotations(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class About:
-    """What `measure` needs beside the per-image columns.
-
-    Attributes:
-        dataset: seeds the resamples, which all scores and models share.
-        label_space: None without classes.
-        annotations: from the task's `load_annotations`.
-    """
-
-    dataset: str
-    label_space: LabelSpace | None
-    annotations: Any = None
-    resamples: int = RESAMPLES
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Captions:
-    """Embedded captions.
-
-    Attributes:
-        features: float32 [M, D], unit norm.
-        image_of_text: int [M], the row of each caption's image.
-        cut: bool [M], whether a caption exceeded the model's context; None if unknown.
-    """
-
-    features: np.ndarray
-    image_of_text: np.ndarray
-    cut: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The input of a task.
-
-    Attributes:
-        ids: [N], stable; of pairs, in a task of pairs.
-        features: float32 [N, D], as stored; in a task of pairs, the numbers of their matches, [N, K, m].
-        labels: int [N], indices into `label_space`.
-        head: None if the task needs none.
-        projection: from the head's label space to the data set's; None if they are the same.
-        columns: the manifest's other columns, [N] each.
-        id: the in-distribution images (OOD detection, calibration).
-        matching: the card's, of pairs.
-        questions: in a task of answers, those about these images; None: the task makes its own lists.
-        answers: what a vision-language model answered; its `features` are empty.
-    """
-
-    ids: Sequence[str]
-    features: np.ndarray
-    labels: np.ndarray | None
-    head: Head | None
-    label_space: LabelSpace | None
-    projection: Projection | None = None
-    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    dataset: str = ""
-    id: Inputs | None = None
-    captions: Captions | None = None
-    annotations: Any = None
-    matching: Matching | None = None
-    questions: Questions | None = None
-    answers: Answers | None = None
-    resamples: int = RESAMPLES
-    seed: int = 0
-
-    @property
-    def about(self) -> About:
-        return About(self.dataset, self.label_space, self.annotations, self.resamples, self.seed)
 
 
 @dataclass(frozen=True)
@@ -231,11 +156,11 @@ class Task:
     Attributes:
         version: raised whenever the same inputs may give another number.
         section: of the paper; like `needs` a literal, read without an import.
-        needs: "head", "labels", "text" (a zero-shot model), "id" (an in-distribution data set), "captions",
-            "annotations", "pairs" (pairs of images: no head and no single images), "answers" (the data set's
-            questions: a vision-language model answers them, in place of head and labels).
+        needs: of a run of images: "head", "labels", "text" (a zero-shot model), "id" (an in-distribution data
+            set), "captions", "annotations", "questions" (those of the data set's card).
         convention: choices that the literature leaves open.
-        describe: raises DataError naming an unusable image.
+        describe: the inputs of a kind of run (`clipjax.tasks.inputs`) -> per-image columns. Raises DataError
+            naming an unusable image.
         measure: also takes the columns of a run's images.parquet.
         load_annotations: the user's file or folder; None: the default.
         annotated_by: the task whose runs may be annotations.
@@ -246,6 +171,7 @@ class Task:
             has `words()`, for the convention.
         compares_precisions: `describe` returns `prediction` and, with labels, `correct`.
         usual: metrics that `clipjax eval` prints; (): all.
+        kinds: of run, by preference: a model's run is of the first that takes the model. A literal, too.
         headlines: the numbers by which two runs are judged, fixed before any data. Each is its names in order
             of preference: the first that both runs have is tested, corrected for their number. Other metrics
             are shown without a verdict. (): every metric of `paired` is tested.
@@ -256,7 +182,7 @@ class Task:
     section: str
     needs: tuple[str, ...]
     convention: Mapping[str, Any]
-    describe: Callable[[Inputs], dict[str, Any]]
+    describe: Callable[[Any], dict[str, Any]]
     measure: Callable[[Columns, About], list[Measure]]
     load_annotations: Callable[[Path | None], Annotations] | None = None
     annotated_by: str | None = None
@@ -266,6 +192,7 @@ class Task:
     predictions: PredictionFiles = field(default_factory=PredictionFiles)
     compares_precisions: bool = False
     usual: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = (IMAGES,)
     headlines: tuple[tuple[str, ...], ...] = ()
 
     @property

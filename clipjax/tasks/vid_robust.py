@@ -18,13 +18,14 @@ from clipjax.errors import DataError
 from clipjax.metrics.uncertainty.bootstrap import Resampling, bootstrap, interval_of_mean, weighted_mean
 from clipjax.metrics.uncertainty.intervals import Interval
 from clipjax.tasks import zeroshot
-from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, PredictionFiles, Task
+from clipjax.tasks.inputs import About, ImageInputs
+from clipjax.tasks.task import Columns, Measure, Paired, PredictionFiles, Task
 
 FARTHEST = 10  # frames from the anchor
 COLUMNS = ("anchor", "offset", "set_size")
 
 
-def describe(inputs: Inputs) -> dict[str, Any]:
+def describe(inputs: ImageInputs) -> dict[str, Any]:
     """The columns of `zeroshot.describe` and COLUMNS.
 
     Raises:

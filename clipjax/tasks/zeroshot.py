@@ -24,7 +24,8 @@ from clipjax.errors import DataError
 from clipjax.heads.head import score_blocks
 from clipjax.metrics import classification
 from clipjax.metrics.uncertainty import intervals
-from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, PredictionFiles, Task
+from clipjax.tasks.inputs import About, ImageInputs
+from clipjax.tasks.task import Columns, Measure, Paired, PredictionFiles, Task
 
 TOP = 5
 
@@ -47,7 +48,7 @@ class Predictions(NamedTuple):
     tied: np.ndarray | None = None
 
 
-def predict(inputs: Inputs) -> Predictions:
+def predict(inputs: ImageInputs) -> Predictions:
     """The k = min(5, classes) best classes of each image, in blocks: [N, K] never exists.
 
     Raises:
@@ -82,7 +83,7 @@ def tie_note(tied: Sequence[bool] | np.ndarray | None) -> str | None:
     )
 
 
-def _among_the_heads(inputs: Inputs, projection: Projection) -> tuple[np.ndarray, np.ndarray | None]:
+def _among_the_heads(inputs: ImageInputs, projection: Projection) -> tuple[np.ndarray, np.ndarray | None]:
     members = np.array(sorted({column for group in projection.groups for column in group}), np.int32)
     n, head = len(inputs.features), inputs.head
     full, restricted = np.empty(n, np.int32), np.empty(n, np.int32)
@@ -95,7 +96,7 @@ def _among_the_heads(inputs: Inputs, projection: Projection) -> tuple[np.ndarray
     return full, restricted if finer else None
 
 
-def describe(inputs: Inputs) -> dict[str, Any]:
+def describe(inputs: ImageInputs) -> dict[str, Any]:
     """Raises DataError as `predict`, or if a label is outside the label space."""
     predictions, space = predict(inputs), inputs.label_space
     assert space is not None

@@ -17,8 +17,8 @@ from clipjax.data.cards import read_card
 from clipjax.embeddings.compute import Compute
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.compare import compare_runs
+from clipjax.evaluation.prompts import prompts_name
 from clipjax.evaluation.request import Request
-from clipjax.evaluation.resolve import prompts_name
 from clipjax.evaluation.rows import Result
 from clipjax.evaluation.run import run
 from clipjax.evaluation.subject import NotApplicableError
@@ -209,7 +209,12 @@ def test_lists_of_the_same_prompts_are_preferred_to_newer_ones(world, lists, tmp
         ("asked", {"rotations": "some"}, UsageError, "unknown order of options 'some'"),
         ("asked", {"steps": 0}, UsageError, "an answer needs 1 step or more, not 0"),
         ("asked", {"steps": 180, "annotations": "run_of:clip"}, DataError, "more than the context of 200"),
-        ("clip", {"rotations": "given"}, UsageError, r"clip gives no answers: leave rotations and steps"),
+        (
+            "clip",
+            {"rotations": "given"},
+            UsageError,
+            r"clip gives no answers: leave rotations \(",
+        ),
         ("clip", {"card": "yes"}, NotApplicableError, "the options of small are not classes"),
         ("clip", {"task": "zeroshot", "steps": 3}, UsageError, "the task 'zeroshot' gives no answers"),
     ],

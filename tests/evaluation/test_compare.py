@@ -22,7 +22,8 @@ from clipjax.metrics.uncertainty.bootstrap import Resampling, percentile_interva
 from clipjax.metrics.uncertainty.paired import holm
 from clipjax.results.row import metric_name
 from clipjax.results.store import ResultStore
-from clipjax.tasks.task import About, find_task
+from clipjax.tasks.inputs import About
+from clipjax.tasks.task import find_task
 
 
 def test_accuracies_by_mcnemar(tmp_path):

@@ -17,7 +17,8 @@ import clipjax
 from clipjax import cli
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.compare import Comparison, compare_runs
-from clipjax.tasks.task import About, find_task
+from clipjax.tasks.inputs import About
+from clipjax.tasks.task import find_task
 
 
 def test_shared_resamples_find_what_separate_ones_would_not(tmp_path):

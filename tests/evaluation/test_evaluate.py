@@ -28,7 +28,7 @@ from clipjax.metrics.uncertainty import intervals
 from clipjax.results.store import ResultStore
 from clipjax.storage import shard
 from clipjax.tasks import zeroshot
-from clipjax.tasks.task import About
+from clipjax.tasks.inputs import About
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -272,7 +272,7 @@ def test_labels_outside_the_classes_are_refused_before_images_are_read(world, tm
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("images were embedded")
 
-    monkeypatch.setattr("clipjax.evaluation.run.embed_images", never)
+    monkeypatch.setattr("clipjax.evaluation.kinds.images.image_subject.embed_images", never)
     (world / "m.csv").write_text("path,label\nred/0.png,4\nteal/0.png,2000\n")
     says = r"label 2000 of the image teal/0\.png is outside the 1000 classes"
     for model, labels in ((Classifier(), None), (ColourModel(), "imagenet")):

@@ -21,7 +21,7 @@ from clipjax.data.cards import load_dataset
 from clipjax.data.pairs.matching import NORMALISATIONS
 from clipjax.data.pairs.pair import Pair
 from clipjax.errors import UsageError
-from clipjax.evaluation import matches
+from clipjax.evaluation.kinds.pairs import matches
 from clipjax.tasks.correspondence import Matcher
 
 LAYOUTS = {"navi": write_navi, "scannet_pairs": write_scannet, "spair71k": write_spair}
@@ -140,7 +140,7 @@ def test_what_cannot_be_drawn(
         clipjax.draw_matches(model, out, **navi, pairs=["box/wild_set/000"])
     monkeypatch.setattr(matches, "encoder", lambda name: pytest.fail("a model was loaded"))
     pairs = [f"box/wild_set/{i:03d} box/wild_set/{i + 1:03d}" for i in range(5)]
-    monkeypatch.setattr(matches, "pairs_of", lambda *_: SimpleNamespace(ids=pairs))
+    monkeypatch.setattr(matches, "pairs_of", lambda *_: (SimpleNamespace(ids=pairs), None))
     with pytest.raises(UsageError, match=r"unknown pair 'nope'; known: ([^,]+, ){2}[^,]+ and 2 more$"):
         clipjax.draw_matches("a/model", out, **navi, pairs=["nope"])
     monkeypatch.undo()

@@ -68,7 +68,7 @@ def item(model: str, *works: Work) -> SweepItem:
 def test_hours_and_bytes_by_hand(few: None) -> None:
     """3.6e6 images of 9 GFLOP on two chips at a tenth of 197 TFLOP/s; a second model shares the pixels."""
     images = Images("", "val", 3_600_000, None, "fast", "full")
-    pairs = images._replace(folder="pairs", number=10, pairs=(64, 64))
+    pairs = images._replace(folder="pairs", number=10, size=(64, 64))
     works = [Work("vision", "fast", each, each.number, each.number * 9 * 10**9) for each in (images, pairs)]
     items = [item("vit_b_32-laion2b_s34b_b79k", *works), item("vit_b_32-laion400m_e32", works[0])]
     found = hours_on(V5E, items)

@@ -20,7 +20,7 @@ from clipjax.metrics.uncertainty.bootstrap import generator
 from clipjax.metrics.uncertainty.intervals import wilson
 from clipjax.results.image_table import images_table
 from clipjax.tasks import calibration
-from clipjax.tasks.task import About, Inputs
+from clipjax.tasks.inputs import About, ImageInputs
 
 K = 8
 SPACE = LabelSpace("planted", tuple(f"class {k}" for k in range(K)), tuple(f"n{k:04d}" for k in range(K)))
@@ -35,19 +35,28 @@ def logits_and_labels(n, seed, temperature=TRUE_T):
     return logits, noisy.argmax(axis=1).astype(np.int32)
 
 
-def dataset(name, n, seed, **more) -> Inputs:
+def dataset(name, n, seed, **more) -> ImageInputs:
     logits, labels = logits_and_labels(n, seed)
     ids = [f"{label}/{name}_{i:04d}.png" for i, label in enumerate(labels)]
-    return Inputs(ids, logits, labels, identity_head(SPACE), SPACE, dataset=name, resamples=50, **more)
+    return ImageInputs(
+        ids=ids,
+        features=logits,
+        labels=labels,
+        head=identity_head(SPACE),
+        label_space=SPACE,
+        dataset=name,
+        resamples=50,
+        **more,
+    )
 
 
 @pytest.fixture(scope="module")
-def near() -> Inputs:
+def near() -> ImageInputs:
     return dataset("near", 301, 0)
 
 
 @pytest.fixture(scope="module")
-def shifted(near) -> Inputs:
+def shifted(near) -> ImageInputs:
     return dataset("shifted", 200, 1, id=near)
 
 
@@ -179,12 +188,12 @@ def test_the_published_wave():
     rows = np.arange(400)
     labels = np.where(rows % 5 == 0, (7 * rows) % 10, logits.argmax(axis=1)).astype(np.int32)
     space = LabelSpace("wave", tuple("abcdefghij"), tuple("abcdefghij"))
-    part = Inputs(
-        [f"{k:03d}" for k in rows],
-        logits.astype(np.float32),
-        labels,
-        identity_head(space),
-        space,
+    part = ImageInputs(
+        ids=[f"{k:03d}" for k in rows],
+        features=logits.astype(np.float32),
+        labels=labels,
+        head=identity_head(space),
+        label_space=space,
         dataset="w",
     )
     fitted, tested = kernels.half_split([f"{k:03d}" for k in range(800)])
@@ -261,8 +270,17 @@ def test_subsets_have_the_softmax_of_their_own_logits(near):
     chosen = Projection("planted", "few", "select", ((2,), (3,), (4,)))
     logits, _ = logits_and_labels(60, 2)
     labels = np.arange(60, dtype=np.int32) % 3
-    part = Inputs(
-        [str(i) for i in range(60)], logits, labels, near.head, few, chosen, {}, "few", near, resamples=9
+    part = ImageInputs(
+        ids=[str(i) for i in range(60)],
+        features=logits,
+        labels=labels,
+        head=near.head,
+        label_space=few,
+        projection=chosen,
+        columns={},
+        dataset="few",
+        id=near,
+        resamples=9,
     )
     got = calibration.TASK.run(part)
     expected = of_softmax(logits[:, 2:5], labels, 1.0)
@@ -277,8 +295,17 @@ def test_the_largest_logit_of_a_group_stays_a_logit(near):
     groups = Projection("planted", "pairs", "max", ((0, 1, 5), (2, 3)))
     logits, _ = logits_and_labels(40, 3)
     labels = np.arange(40, dtype=np.int32) % 2
-    part = Inputs(
-        [str(i) for i in range(40)], logits, labels, near.head, pairs, groups, {}, "pairs", near, resamples=9
+    part = ImageInputs(
+        ids=[str(i) for i in range(40)],
+        features=logits,
+        labels=labels,
+        head=near.head,
+        label_space=pairs,
+        projection=groups,
+        columns={},
+        dataset="pairs",
+        id=near,
+        resamples=9,
     )
     grouped = np.stack([logits[:, [0, 1, 5]].max(axis=1), logits[:, [2, 3]].max(axis=1)], axis=1)
     got = calibration.describe(part)
@@ -292,8 +319,17 @@ def test_averages_of_probabilities_are_not_applicable(near):
     pairs = LabelSpace("pairs", ("x", "y"), ("x", "y"))
     groups = Projection("planted", "pairs", "mean_prob", ((0, 1), (2, 3)))
     labels = np.zeros(4, np.int32)
-    part = Inputs(
-        list("abcd"), near.features[:4], labels, near.head, pairs, groups, {}, "pairs", near, resamples=9
+    part = ImageInputs(
+        ids=list("abcd"),
+        features=near.features[:4],
+        labels=labels,
+        head=near.head,
+        label_space=pairs,
+        projection=groups,
+        columns={},
+        dataset="pairs",
+        id=near,
+        resamples=9,
     )
     (only,) = calibration.TASK.run(part).measures
     assert (only.metric, only.value, only.n) == ("ece_15_before", None, 4)

@@ -24,7 +24,8 @@ from clipjax.models.arch import load_arch
 from clipjax.models.network import Network
 from clipjax.results.image_table import images_table
 from clipjax.tasks.correspondence import TASK, Matcher, paired
-from clipjax.tasks.task import About, Inputs, Measure
+from clipjax.tasks.inputs import About, PairInputs
+from clipjax.tasks.task import Measure
 
 GEOMETRIC = dataclasses.replace(
     _pair_tools.GEOMETRIC,
@@ -37,24 +38,21 @@ KEYPOINTS = dataclasses.replace(_pair_tools.KEYPOINTS, thresholds_pck=(0.05, 0.1
 X = -1.0  # no match
 
 
-def geometric(**changes: Any) -> Inputs:
+def geometric(**changes: Any) -> PairInputs:
     """Three pairs of two objects: errors in metres and pixels, weights; the last has two matches."""
     metres = [[0.005, 0.015, 0.02, 0.5], [0.019, 0.019, 0.019, 0.03], [0.001, 0.4, X, X]]
     pixels = [[1, 5, 4.9, 300], [9, 9, 9, 9], [0, 60, X, X]]
     weights = [[0.9, 0.8, 0.7, 0.6], [0.5, 0.4, 0.3, 0.2], [1, 0, X, X]]
     numbers = np.stack([np.array(each, np.float32) for each in (metres, pixels, weights)], axis=-1)
-    planted = {"matching": GEOMETRIC, "features": numbers} | changes
+    planted = {"matching": GEOMETRIC, "numbers": numbers} | changes
     columns: dict[str, Any] = {
         "image_0": ["a", "b", "c"],
         "image_1": ["d", "e", "f"],
         "cluster": ["cup", "cup", "toy"],
         "angle": [29.99, 30.0, 30.5],
     }
-    return Inputs(
-        ["p", "q", "r"],
-        labels=None,
-        head=None,
-        label_space=None,
+    return PairInputs(
+        ids=["p", "q", "r"],
         columns=columns,
         dataset="planted",
         resamples=200,
@@ -62,16 +60,13 @@ def geometric(**changes: Any) -> Inputs:
     )
 
 
-def keypoints() -> Inputs:
+def keypoints() -> PairInputs:
     """Two pairs of class x, one of y, and one of x that does not count over the whole data set."""
     errors = [[0.01, 0.09, 0.1], [0.2, X, 0.04], [0.06, X, X], [0.5, 0.5, 0.5]]
     columns = {"cluster": ["x", "x", "y", "x"], "groups": [["0", "all"], ["1", "all"], ["0", "all"], ["0"]]}
-    return Inputs(
-        ["p", "q", "r", "s"],
-        np.array(errors, np.float32)[..., None],
-        labels=None,
-        head=None,
-        label_space=None,
+    return PairInputs(
+        ids=["p", "q", "r", "s"],
+        numbers=np.array(errors, np.float32)[..., None],
         columns=columns,
         dataset="planted",
         matching=KEYPOINTS,
@@ -79,7 +74,7 @@ def keypoints() -> Inputs:
     )
 
 
-def numbers(inputs: Inputs) -> dict[tuple[str, str | None], Measure]:
+def numbers(inputs: PairInputs) -> dict[tuple[str, str | None], Measure]:
     return {(each.metric, each.slice): each for each in TASK.run(inputs).measures}
 
 
@@ -103,7 +98,7 @@ def test_recalls_are_means_over_pairs_of_the_shares_below_a_threshold() -> None:
     assert recall.interval is None
 
 
-def many(clusters: int) -> Inputs:
+def many(clusters: int) -> PairInputs:
     """Pairs of objects: object k has k % 3 + 1 pairs, with k % 5 of 4 matches within 2 cm."""
     objects = [k for k in range(clusters) for _ in range(k % 3 + 1)]
     metres = np.full((len(objects), 4), 0.5, np.float32)
@@ -113,7 +108,7 @@ def many(clusters: int) -> Inputs:
     return dataclasses.replace(
         geometric(),
         ids=[f"{i:03d}" for i in range(len(objects))],
-        features=numbers,
+        numbers=numbers,
         columns={
             **{name: [str(i) for i in range(len(objects))] for name in ("image_0", "image_1")},
             "cluster": [f"{k:02d}" for k in objects],
@@ -172,7 +167,7 @@ def test_a_row_has_the_errors_of_its_matches_alone() -> None:
 
 
 @pytest.mark.parametrize("inputs", [geometric(), keypoints()], ids=["geometric", "keypoints"])
-def test_a_stored_table_gives_the_same_numbers(inputs: Inputs) -> None:
+def test_a_stored_table_gives_the_same_numbers(inputs: PairInputs) -> None:
     table = {"id": list(inputs.ids), **TASK.describe(inputs)}
     again = images_table(table).to_pydict()
     assert TASK.measure(again, inputs.about) == TASK.measure(table, inputs.about)
@@ -309,7 +304,7 @@ def test_options_of_maps_are_recorded_and_refused_elsewhere(model: Any, worlds: 
         ):
             evaluate(model, worlds, "navi", **option)
     with pytest.raises(
-        UsageError, match="'zeroshot' reads no maps of features: leave layers, attention and pos"
+        UsageError, match=r"'zeroshot' reads no maps of features: leave layers \(--layers\) out"
     ):
         clipjax.evaluate(model, "zeroshot", **worlds["navi"], layers="last", progress=False)
 

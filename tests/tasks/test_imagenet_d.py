@@ -20,7 +20,7 @@ from clipjax.errors import DataError
 from clipjax.heads.head import identity_head
 from clipjax.results.image_table import images_table
 from clipjax.tasks import imagenet_d
-from clipjax.tasks.task import Inputs
+from clipjax.tasks.inputs import ImageInputs
 
 SPACE = load_labels("imagenet_d")
 K, N = len(SPACE), 200
@@ -34,11 +34,20 @@ def logits_of(seed: int, skill: float = 2.0) -> np.ndarray:
     return logits
 
 
-def inputs_of(logits: np.ndarray, **more: Any) -> Inputs:
+def inputs_of(logits: np.ndarray, **more: Any) -> ImageInputs:
     ids = [f"{SPACE.ids[label]}/{i}.png" for i, label in enumerate(LABELS[: len(logits)])]
     space = load_labels("imagenet") if logits.shape[1] == 1000 else SPACE
     projection, labels = load_projection(space, SPACE), LABELS[: len(logits)]
-    return Inputs(ids, logits, labels, identity_head(space), SPACE, projection, dataset="d", **more)
+    return ImageInputs(
+        ids=ids,
+        features=logits,
+        labels=labels,
+        head=identity_head(space),
+        label_space=SPACE,
+        projection=projection,
+        dataset="d",
+        **more,
+    )
 
 
 def lists_of(logits: np.ndarray) -> list[list[int]]:
@@ -57,7 +66,7 @@ def values(outcome: Any) -> dict[str, float | None]:
     return {m.metric: m.value for m in outcome.measures if m.slice is None}
 
 
-def stored(path: Path, inputs: Inputs) -> Path:
+def stored(path: Path, inputs: ImageInputs) -> Path:
     """A run's folder, as the result store writes it."""
     path.mkdir()
     images = imagenet_d.TASK.run(inputs).images
@@ -172,7 +181,14 @@ def test_wrong_files_and_data_sets(tmp_path):
     with pytest.raises(DataError, match=r"no columns `id` and `failures`: it is not of an imagenet_d run"):
         imagenet_d.load_lists(tmp_path)
     few = LabelSpace("few", ("a", "b", "c"), ("a", "b", "c"))
-    inputs = Inputs(["x"], np.eye(3)[:1], np.array([0], np.int32), identity_head(few), few, dataset="few")
+    inputs = ImageInputs(
+        ids=["x"],
+        features=np.eye(3)[:1],
+        labels=np.array([0], np.int32),
+        head=identity_head(few),
+        label_space=few,
+        dataset="few",
+    )
     with pytest.raises(DataError, match=r"few: imagenet_d needs labels, of 4 categories or more"):
         imagenet_d.TASK.run(inputs)
     with pytest.raises(DataError, match=r"few: imagenet_d needs labels"):

@@ -24,7 +24,8 @@ from clipjax.metrics.uncertainty import intervals
 from clipjax.metrics.uncertainty.bootstrap import Resampling, generator, percentile_interval
 from clipjax.metrics.worst import second_half, worst_of_halves
 from clipjax.tasks import imagenet_x
-from clipjax.tasks.task import About, Inputs, Measure
+from clipjax.tasks.inputs import About, ImageInputs
+from clipjax.tasks.task import Measure
 
 PREDICTED = [0, 1, 0, 0, 1, 2, 1, 1, 0, 2, 2, 1]  # wrong: 1, 5, 8; the last image has no annotation
 CONFIDENCE = np.linspace(0.4, 0.95, 12).astype(np.float32)
@@ -41,17 +42,25 @@ def bare(tmp_path_factory) -> FactorAnnotations:
     return load_factors(_factors.write(tmp_path_factory.mktemp("notes"), optional=False))
 
 
-def inputs(notes: FactorAnnotations, **changes: Any) -> Inputs:
+def inputs(notes: FactorAnnotations, **changes: Any) -> ImageInputs:
     """Logits whose softmax has the planted class and confidence."""
     rest = np.log((1 - CONFIDENCE) / 2)
     logits = np.repeat(rest[:, None], 3, axis=1)
     logits[np.arange(12), PREDICTED] = np.log(CONFIDENCE)
     labels = np.array([*(label for label, _, _ in IMAGES.values()), 1], np.int32)
-    given = Inputs(IDS, logits, labels, identity_head(SPACE), SPACE, dataset="letters", annotations=notes)
+    given = ImageInputs(
+        ids=IDS,
+        features=logits,
+        labels=labels,
+        head=identity_head(SPACE),
+        label_space=SPACE,
+        dataset="letters",
+        annotations=notes,
+    )
     return dataclasses.replace(given, **{"resamples": 200, **changes})
 
 
-def measured(given: Inputs) -> dict[tuple[str, str | None], Measure]:
+def measured(given: ImageInputs) -> dict[tuple[str, str | None], Measure]:
     return {(m.metric, m.slice): m for m in imagenet_x.TASK.run(given).measures}
 
 

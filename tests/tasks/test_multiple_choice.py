@@ -16,8 +16,9 @@ from clipjax.errors import DataError
 from clipjax.heads.head import identity_head
 from clipjax.results.image_table import images_table
 from clipjax.tasks import imagenet_d, multiple_choice
+from clipjax.tasks.inputs import AnswerInputs, ImageInputs
 from clipjax.tasks.multiple_choice import RULES, TASK
-from clipjax.tasks.task import Inputs, Outcome
+from clipjax.tasks.task import Outcome
 
 N, R, K = 40, 4, 12
 NAMES = tuple(f"kind {chr(97 + k)}" for k in range(K))
@@ -52,10 +53,17 @@ def answers_of(choices: np.ndarray, form: str = "{letter}.", **scores: Any) -> A
 
 
 def ran(answers: Answers, of: Questions | None = None) -> Outcome:
-    empty = np.empty((N, 0), np.float32)
     of = questions() if of is None else of
     return TASK.run(
-        Inputs(IDS, empty, LABELS, None, SPACE, dataset="d", questions=of, answers=answers, resamples=200)
+        AnswerInputs(
+            ids=IDS,
+            labels=LABELS,
+            label_space=SPACE,
+            dataset="d",
+            questions=of,
+            answers=answers,
+            resamples=200,
+        )
     )
 
 
@@ -165,7 +173,15 @@ def test_a_model_that_always_says_a_has_a_spread_of_one():
 def test_the_table_of_images_gives_the_same_numbers():
     outcome = ran(answers_of(planted()))
     table = images_table({"id": list(IDS), **outcome.images}).to_pydict()
-    inputs = Inputs(IDS, np.empty((N, 0), np.float32), None, None, None, dataset="d", resamples=200)
+    inputs = ImageInputs(
+        ids=IDS,
+        features=np.empty((N, 0), np.float32),
+        labels=None,
+        head=None,
+        label_space=None,
+        dataset="d",
+        resamples=200,
+    )
     again = TASK.measure(table, inputs.about)
     assert again == outcome.measures
     assert {"options", "truth", "answer", "answers", "chosen"} <= table.keys()
@@ -174,7 +190,9 @@ def test_the_table_of_images_gives_the_same_numbers():
 def test_pairs_of_models_share_the_headline():
     ours, theirs = ran(answers_of(planted(1))), of_scores(logits())
     assert TASK.paired is not None
-    about = Inputs(IDS, np.empty((N, 0)), None, None, None, dataset="d").about
+    about = ImageInputs(
+        ids=IDS, features=np.empty((N, 0)), labels=None, head=None, label_space=None, dataset="d"
+    ).about
     first, second = (TASK.paired(each.images, about) for each in (ours, theirs))
     assert set(second.right) == {"top1"} <= set(first.right)
     assert first.resampled is not None
@@ -193,7 +211,17 @@ def logits(seed: int = 3) -> np.ndarray:
 
 
 def of_scores(values: np.ndarray, of: Questions | None = None) -> Outcome:
-    return TASK.run(Inputs(IDS, values, LABELS, identity_head(SPACE), SPACE, dataset="d", questions=of))
+    return TASK.run(
+        ImageInputs(
+            ids=IDS,
+            features=values,
+            labels=LABELS,
+            head=identity_head(SPACE),
+            label_space=SPACE,
+            dataset="d",
+            questions=of,
+        )
+    )
 
 
 def test_scores_choose_among_the_options():
@@ -251,7 +279,16 @@ def test_own_lists_are_checked_image_by_image(task):
     wrong = made.indices(IDS, LABELS, SPACE)
     of = questions_of(ASKED, Manifest(IDS, FileOpener("", IDS), LABELS, name="d"), SPACE, LABELS, wrong)
     head = identity_head(SPACE)
-    inputs = Inputs(IDS, values, LABELS, head, SPACE, dataset="d", annotations=made, questions=of)
+    inputs = ImageInputs(
+        ids=IDS,
+        features=values,
+        labels=LABELS,
+        head=head,
+        label_space=SPACE,
+        dataset="d",
+        annotations=made,
+        questions=of,
+    )
     images = {"id": list(IDS), **task.run(inputs).images}
     remark = task.check_annotations(made, RECIPE, images)
     assert remark == f"the model's own lists: {N} images right or wrong as among all categories"

@@ -8,7 +8,7 @@ from clipjax.tasks.task import all_tasks
 
 def test_a_listing_agrees_with_the_records() -> None:
     records = [
-        (task.name, task.section, task.needs, task.load_annotations is not None)
+        (task.name, task.section, task.needs, task.load_annotations is not None, task.kinds)
         for task in all_tasks().values()
     ]
     assert [tuple(each) for each in listing()] == records

@@ -19,7 +19,7 @@ from clipjax.metrics import detection
 from clipjax.metrics.uncertainty.bootstrap import Resampling, percentile_interval
 from clipjax.results.image_table import images_table
 from clipjax.tasks import ood
-from clipjax.tasks.task import About, Inputs
+from clipjax.tasks.inputs import About, ImageInputs
 
 K, D, SCALE = 12, 16, 50.0
 SPACE = LabelSpace("planted", tuple(f"class {k}" for k in range(K)), tuple(f"n{k:04d}" for k in range(K)))
@@ -40,9 +40,27 @@ def world(n=70, m=40, normalize=True, bias=None, columns=None) -> Any:
     labels = rng.integers(0, K, n).astype(np.int32)
     known = np.asarray(used.kernel).T[labels] + 0.3 * rng.normal(size=(n, D)).astype(np.float32)
     far = rng.normal(size=(m, D)).astype(np.float32)
-    inside = Inputs([f"{i}.png" for i in range(n)], known, labels, used, SPACE, dataset="near")
+    inside = ImageInputs(
+        ids=[f"{i}.png" for i in range(n)],
+        features=known,
+        labels=labels,
+        head=used,
+        label_space=SPACE,
+        dataset="near",
+    )
     names = [f"{i}.png" for i in range(m)]
-    return Inputs(names, far, None, used, None, None, columns or {}, "far", inside, resamples=60)
+    return ImageInputs(
+        ids=names,
+        features=far,
+        labels=None,
+        head=used,
+        label_space=None,
+        projection=None,
+        columns=columns or {},
+        dataset="far",
+        id=inside,
+        resamples=60,
+    )
 
 
 def measured(measures) -> dict:
@@ -81,8 +99,14 @@ def test_the_sheets_scores():
     kernel = np.linalg.norm(cosines) * np.eye(4, dtype=np.float32)
     space = LabelSpace("four", ("a", "b", "c", "d"), ("a", "b", "c", "d"))
     used = Head(jnp.asarray(kernel), None, 100.0, True, space)
-    inside = Inputs(["x"], one[None], None, used, space, dataset="near")
-    got = ood.describe(Inputs(["y"], one[None], None, used, None, dataset="far", id=inside))
+    inside = ImageInputs(
+        ids=["x"], features=one[None], labels=None, head=used, label_space=space, dataset="near"
+    )
+    got = ood.describe(
+        ImageInputs(
+            ids=["y"], features=one[None], labels=None, head=used, label_space=None, dataset="far", id=inside
+        )
+    )
     assert got["mcm"][0] == pytest.approx(0.2770131863, abs=1e-6)
     assert got["msp"][0] == pytest.approx(0.9820116103, abs=1e-5)
     assert got["energy_cosine"][0] == pytest.approx(1.5936901699, abs=1e-6)

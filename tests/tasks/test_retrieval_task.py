@@ -23,8 +23,8 @@ from clipjax.errors import DataError, UsageError
 from clipjax.metrics.uncertainty import intervals
 from clipjax.metrics.uncertainty.bootstrap import Resampling, percentile_interval
 from clipjax.results.image_table import images_table
+from clipjax.tasks.inputs import About, Captions, ImageInputs
 from clipjax.tasks.retrieval import TASK
-from clipjax.tasks.task import About, Captions, Inputs
 
 K = (1, 5, 10)
 
@@ -33,7 +33,7 @@ def unit(x):
     return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
 
 
-def inputs(images=60, most=7, noise=1.5, **more) -> Inputs:
+def inputs(images=60, most=7, noise=1.5, **more) -> ImageInputs:
     """Images with 1 to `most` captions, all captions in a random order."""
     rng = np.random.default_rng(0)
     owner = rng.permutation(np.repeat(np.arange(images), rng.integers(1, most + 1, images)))
@@ -41,7 +41,15 @@ def inputs(images=60, most=7, noise=1.5, **more) -> Inputs:
     text = unit(image[owner] + noise * unit(rng.normal(size=(len(owner), 32))))
     cut = np.arange(len(owner)) < 3
     captions = Captions(text, owner.astype(np.int32), cut)
-    return Inputs([f"{i}.png" for i in range(images)], image, None, None, None, captions=captions, **more)
+    return ImageInputs(
+        ids=[f"{i}.png" for i in range(images)],
+        features=image,
+        labels=None,
+        head=None,
+        label_space=None,
+        captions=captions,
+        **more,
+    )
 
 
 def clip_benchmark(image: np.ndarray, text: np.ndarray, owner: np.ndarray) -> dict[str, float]:
@@ -52,7 +60,7 @@ def clip_benchmark(image: np.ndarray, text: np.ndarray, owner: np.ndarray) -> di
     return zeroshot_retrieval.evaluate(model, [batch], torch.tensor, "cpu", amp=False, recall_k_list=list(K))
 
 
-def measured(given: Inputs) -> dict[str, Any]:
+def measured(given: ImageInputs) -> dict[str, Any]:
     return {m.metric: m for m in TASK.run(given).measures}
 
 
@@ -87,7 +95,17 @@ def test_a_hand_worked_case():
     image = np.eye(2, dtype=np.float32)
     text = unit(np.array([[0.2, 1.0], [1.0, 0.1], [0.1, 1.0]]))
     captions = Captions(text, np.array([0, 0, 1], np.int32))
-    outcome = TASK.run(Inputs(["a", "b"], image, None, None, None, captions=captions, dataset="d"))
+    outcome = TASK.run(
+        ImageInputs(
+            ids=["a", "b"],
+            features=image,
+            labels=None,
+            head=None,
+            label_space=None,
+            captions=captions,
+            dataset="d",
+        )
+    )
     assert outcome.images["caption_ranks"] == [[0, 1], [0]]
     assert outcome.images["image_ranks"] == [[1, 0], [0]]
     got = {m.metric: m.value for m in outcome.measures}
@@ -135,7 +153,17 @@ def test_captions_of_one_image_are_one_observation():
     assert one.captions is not None
     five = Captions(np.repeat(one.captions.features, 5, axis=0), np.repeat(one.captions.image_of_text, 5))
     wide = measured(one)["image_retrieval_recall@1"].interval
-    again = measured(Inputs(one.ids, one.features, None, None, None, captions=five, dataset="d"))
+    again = measured(
+        ImageInputs(
+            ids=one.ids,
+            features=one.features,
+            labels=None,
+            head=None,
+            label_space=None,
+            captions=five,
+            dataset="d",
+        )
+    )
     assert again["image_retrieval_recall@1"].interval[:2] == pytest.approx(wide[:2])
 
 
@@ -162,7 +190,16 @@ def test_what_cannot_be_measured_is_said():
         TASK.run(given)
     nothing = Captions(np.zeros((0, 32), np.float32), np.zeros(0, np.int32))
     with pytest.raises(DataError, match="there are no images"):
-        TASK.run(Inputs([], np.zeros((0, 32), np.float32), None, None, None, captions=nothing))
+        TASK.run(
+            ImageInputs(
+                ids=[],
+                features=np.zeros((0, 32), np.float32),
+                labels=None,
+                head=None,
+                label_space=None,
+                captions=nothing,
+            )
+        )
 
 
 def test_captions_are_laid_out_in_order():

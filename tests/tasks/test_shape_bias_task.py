@@ -19,7 +19,8 @@ from clipjax.heads.head import identity_head
 from clipjax.metrics.uncertainty import intervals
 from clipjax.metrics.uncertainty.bootstrap import Resampling, percentile_interval
 from clipjax.tasks import shape_bias
-from clipjax.tasks.task import About, Inputs, Measure
+from clipjax.tasks.inputs import About, ImageInputs
+from clipjax.tasks.task import Measure
 
 SPACE = LabelSpace("things", ("cat", "dog", "jug"), ("cat", "dog", "jug"))
 # image (its shape and texture are in the name), decision
@@ -36,16 +37,25 @@ def words(name: str) -> tuple[str, str]:
     return shape.rstrip("12"), texture.rstrip("12")
 
 
-def inputs(**changes: Any) -> Inputs:
+def inputs(**changes: Any) -> ImageInputs:
     shape, texture = zip(*map(words, DECIDED))
     logits = np.array([[float(said == name) for name in SPACE.ids] for said in DECIDED.values()], np.float32)
     labels = np.array([SPACE.ids.index(name) for name in shape], np.int32)
     columns = {"texture": texture}
-    given = Inputs(list(DECIDED), logits, labels, identity_head(SPACE), SPACE, None, columns, "things")
+    given = ImageInputs(
+        ids=list(DECIDED),
+        features=logits,
+        labels=labels,
+        head=identity_head(SPACE),
+        label_space=SPACE,
+        projection=None,
+        columns=columns,
+        dataset="things",
+    )
     return dataclasses.replace(given, **changes)
 
 
-def measured(given: Inputs) -> dict[tuple[str, str | None], Measure]:
+def measured(given: ImageInputs) -> dict[tuple[str, str | None], Measure]:
     return {(m.metric, m.slice): m for m in shape_bias.TASK.run(given).measures}
 
 
@@ -178,9 +188,14 @@ def test_mean_of_probabilities_and_scale():
     kinds = LabelSpace("kinds", tuple("abcde"), tuple("abcde"))
     projection = Projection("kinds", "things", "mean_prob", ((0, 1, 2), (3,), (4,)))
     logits = np.array([[2.0, 0.0, 0.0, 1.5, 0.0]], np.float32)
-    given = Inputs(
-        *(["cat/cat1-dog1.png"], logits, np.array([0]), identity_head(kinds)),
-        *(SPACE, projection, {"texture": ["dog"]}),
+    given = ImageInputs(
+        ids=["cat/cat1-dog1.png"],
+        features=logits,
+        labels=np.array([0]),
+        head=identity_head(kinds),
+        label_space=SPACE,
+        projection=projection,
+        columns={"texture": ["dog"]},
     )
     assert shape_bias.describe(given)["decision"].tolist() == ["dog"]
     scaled = dataclasses.replace(given, features=10 * logits)

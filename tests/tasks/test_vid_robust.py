@@ -20,7 +20,7 @@ from clipjax.heads.head import identity_head
 from clipjax.metrics.uncertainty import intervals
 from clipjax.results.image_table import images_table
 from clipjax.tasks import vid_robust
-from clipjax.tasks.task import Inputs
+from clipjax.tasks.inputs import ImageInputs
 
 SPACE = load_labels("imagenet_vid")
 FOLDER = "imagenet_vid_robust"
@@ -29,16 +29,26 @@ ANCHORS = [84, 17, 40, 38, 121, 32, 88, 32, 117, 83, 38, 16, 14, 28, 50]
 ANCHORS += [13, 25, 36, 34, 20, 7, 15, 19, 28, 18, 87, 38, 30, 9, 14]
 
 
-def inputs_of(predicted, accepted, anchor, offset, size) -> Inputs:
+def inputs_of(predicted, accepted, anchor, offset, size) -> ImageInputs:
     logits = np.eye(len(SPACE), dtype=np.float32)[np.asarray(predicted)]
     labels = np.array([each[0] for each in accepted], np.int32)
     ids = [f"{a}+{o}" for a, o in zip(anchor, offset)]
     columns = {"accepted": accepted, "anchor": anchor, "offset": offset, "set_size": size}
     head = identity_head(SPACE)
-    return Inputs(ids, logits, labels, head, SPACE, None, columns, dataset="vid", resamples=200)
+    return ImageInputs(
+        ids=ids,
+        features=logits,
+        labels=labels,
+        head=head,
+        label_space=SPACE,
+        projection=None,
+        columns=columns,
+        dataset="vid",
+        resamples=200,
+    )
 
 
-def planted(**changes) -> Inputs:
+def planted(**changes) -> ImageInputs:
     """Sets: a is wrong 2 before its anchor, b at its anchor; c is one frame and right, d right throughout."""
     given = {
         "predicted": [9, 1, 1, 3, 2, 2, 5, 6, 7],
@@ -51,7 +61,7 @@ def planted(**changes) -> Inputs:
     return inputs_of(**given | changes)
 
 
-def values(inputs: Inputs) -> dict[str, float]:
+def values(inputs: ImageInputs) -> dict[str, float]:
     return {m.metric: m.value for m in vid_robust.TASK.run(inputs).measures if m.value is not None}
 
 

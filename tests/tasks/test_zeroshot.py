@@ -15,19 +15,26 @@ from clipjax.heads.head import Head, identity_head
 from clipjax.metrics.uncertainty import intervals
 from clipjax.results.image_table import images_table
 from clipjax.tasks import zeroshot
-from clipjax.tasks.task import Inputs, find_task
+from clipjax.tasks.inputs import ImageInputs
+from clipjax.tasks.task import find_task
 
 
 def space(k: int, name: str = "planted") -> LabelSpace:
     return LabelSpace(name, tuple(f"class {i}" for i in range(k)), tuple(f"n{i:04d}" for i in range(k)))
 
 
-def planted(labels, predicted, k=8, normalize=True) -> Inputs:
+def planted(labels, predicted, k=8, normalize=True) -> ImageInputs:
     """Images that point at class `predicted`, then at its next neighbours, with an identity head."""
     features = np.stack([np.roll(1.0 / np.arange(1, k + 1), p) for p in predicted]).astype(np.float32)
     head = Head(jnp.eye(k), None, 10.0, normalize, space(k))
     ids = [f"{i}.png" for i in range(len(predicted))]
-    return Inputs(ids, features, None if labels is None else np.asarray(labels, np.int32), head, space(k))
+    return ImageInputs(
+        ids=ids,
+        features=features,
+        labels=None if labels is None else np.asarray(labels, np.int32),
+        head=head,
+        label_space=space(k),
+    )
 
 
 def measured(outcome) -> dict:
@@ -107,7 +114,13 @@ def test_equal_classes_go_to_the_lower_index():
     kernel[:, 1000] = kernel[:, 3]
     head = Head(jnp.asarray(kernel), None, 100.0, True, space(1001))
     features = np.repeat(kernel[:, 3][None], 7, 0) + rng.normal(size=(7, 512)).astype(np.float32) * 0.1
-    inputs = Inputs([str(i) for i in range(7)], features, np.full(7, 1000, np.int32), head, space(1001))
+    inputs = ImageInputs(
+        ids=[str(i) for i in range(7)],
+        features=features,
+        labels=np.full(7, 1000, np.int32),
+        head=head,
+        label_space=space(1001),
+    )
     outcome = zeroshot.TASK.run(inputs)
     assert (outcome.images["top5"][:, :2] == [3, 1000]).all()
     assert measured(outcome)["top1", None].value == 0
@@ -119,7 +132,14 @@ def test_projection_by_mean_of_probabilities():
     head = Head(jnp.eye(5), None, 1.0, False, space(5))
     target = LabelSpace("xy", ("x", "y"), ("x", "y"))
     groups = Projection("planted", "xy", "mean_prob", ((0, 1, 2), (3, 4)))
-    inputs = Inputs(["a"], logits, np.array([1], np.int32), head, target, groups)
+    inputs = ImageInputs(
+        ids=["a"],
+        features=logits,
+        labels=np.array([1], np.int32),
+        head=head,
+        label_space=target,
+        projection=groups,
+    )
     outcome = zeroshot.TASK.run(inputs)
     assert outcome.images["prediction_name"].tolist() == ["y"]
     assert outcome.images["confidence"][0] == pytest.approx(0.29, abs=1e-6)
@@ -131,7 +151,16 @@ def test_projection_by_selection_keeps_logits():
     target = LabelSpace("sub", ("d", "a"), ("d", "a"))
     select = Projection("planted", "sub", "select", ((3,), (0,)))
     features = np.array([[1.0, 9.0, 9.0, 2.0]], np.float32)
-    outcome = zeroshot.TASK.run(Inputs(["a"], features, np.array([0], np.int32), head, target, select))
+    outcome = zeroshot.TASK.run(
+        ImageInputs(
+            ids=["a"],
+            features=features,
+            labels=np.array([0], np.int32),
+            head=head,
+            label_space=target,
+            projection=select,
+        )
+    )
     assert outcome.images["prediction"].tolist() == [0]
     assert outcome.images["confidence"][0] == pytest.approx(
         1 / (1 + np.exp(-1)), rel=1e-6
@@ -150,13 +179,21 @@ def test_tasks_are_found():
         find_task("zero-shot")
 
 
-def over_imagenet(logits: np.ndarray, labels, target: str, **more: Any) -> Inputs:
+def over_imagenet(logits: np.ndarray, labels, target: str, **more: Any) -> ImageInputs:
     """A 1,000-way classifier's logits on a data set with the label space `target`."""
     imagenet, wanted = load_labels("imagenet"), load_labels(target)
     ids = [f"{i}.png" for i in range(len(logits))]
     projection = load_projection(imagenet, wanted)
     labels = np.asarray(labels, np.int32)
-    return Inputs(ids, logits, labels, identity_head(imagenet), wanted, projection, **more)
+    return ImageInputs(
+        ids=ids,
+        features=logits,
+        labels=labels,
+        head=identity_head(imagenet),
+        label_space=wanted,
+        projection=projection,
+        **more,
+    )
 
 
 @pytest.mark.parametrize("target", ["objectnet", "imagenet_d", "imagenet_vid"])
@@ -215,7 +252,13 @@ def test_classes_of_one_name_go_to_the_first():
     kernel[:, 744], kernel[:, 837] = kernel[:, 657], kernel[:, 836]
     twins = [657, 744, 836, 837]
     head = Head(jnp.asarray(kernel), None, 100.0, True, imagenet)
-    whole = Inputs(list("abcd"), kernel[:, twins].T, np.array(twins, np.int32), head, imagenet)
+    whole = ImageInputs(
+        ids=list("abcd"),
+        features=kernel[:, twins].T,
+        labels=np.array(twins, np.int32),
+        head=head,
+        label_space=imagenet,
+    )
     assert zeroshot.TASK.run(whole).images["prediction"].tolist() == [657, 657, 836, 836]
     for target, class_id, right_of_all in (
         ("imagenet_r", imagenet.ids[657], True),
@@ -225,7 +268,16 @@ def test_classes_of_one_name_go_to_the_first():
         label = np.array([space.ids.index(class_id)], np.int32)
         features = kernel[:, [657 if target == "imagenet_r" else 837]].T
         projection = load_projection(imagenet, space)
-        images = zeroshot.TASK.run(Inputs(["a"], features, label, head, space, projection)).images
+        images = zeroshot.TASK.run(
+            ImageInputs(
+                ids=["a"],
+                features=features,
+                labels=label,
+                head=head,
+                label_space=space,
+                projection=projection,
+            )
+        ).images
         assert images["correct"].tolist() == [True]
         assert images["correct_full"].tolist() == [right_of_all]
 

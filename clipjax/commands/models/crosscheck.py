@@ -117,7 +117,7 @@ def crosscheck(options: CrosscheckOptions) -> None:
 
 def _both_sides(options: CrosscheckOptions) -> Crosscheck:
     from clipjax.checkpoints.load import load_model
-    from clipjax.evaluation.resolve import read_data
+    from clipjax.evaluation.parts import read_data
     from clipjax.tasks.task import find_task
     from clipjax.verification.crosscheck import crosscheck
     from clipjax.verification.crosscheck.run import TASK

@@ -33,8 +33,16 @@ OF_A_MODEL = (
     *("card", "name", "facts_of", "fact", "facts", "store", *PIXELS, "distributed"),
     *(each.name for each in _OPTIONS if each.kind is not None and each.of_model),
 )
-# Without effect on pairs of images: a device takes one pair at a time, prepared as its card says.
-OF_IMAGES = ("labels", "prompts", "batch_size", "workers", "decode", *PIXELS)
+# Field -> options: refused here where a task's kinds of run (`Kind.options`) do not take them, others later.
+OF_KINDS = {
+    "labels": ("labels",),
+    "prompts": ("prompts",),
+    "per_device_batch": ("batch_size",),
+    "workers": ("workers",),
+    "decode": ("decode",),
+    "pixel_store": PIXELS,
+    "keep_maps": ("keep_maps",),
+}
 # Without effect beside --data-root: the cards decide.
 OF_ONE_RUN = tuple(each.name for each in _OPTIONS if each.of_card)
 
@@ -138,15 +146,17 @@ class EvaluateOptions:
             raise DataError(f"{path} does not exist; give a .parquet, .csv or .npz file")
 
     def _check_task(self) -> None:
+        from clipjax.evaluation.kinds.names import options_taken
         from clipjax.tasks.collections import ALL, collections
-        from clipjax.tasks.names import TASKS, needs_of
+        from clipjax.tasks.names import TASKS, listed
 
         if self.task in (*collections(), ALL):
             raise UsageError(
                 f"{self.task!r} is a collection of tasks: run it on a folder of data sets, --data-root FOLDER"
             )
         TASKS.check(self.task)
-        others = OF_IMAGES if "pairs" in needs_of(self.task) else ("keep_maps",)
+        taken = {option for kind in listed(self.task).kinds for option in options_taken(kind)}
+        others = [name for field, names in OF_KINDS.items() if field not in taken for name in names]
         refuse_beside(f"the task {self.task}", on_command_line(self.context, others))
 
     def one_run(self) -> Request:

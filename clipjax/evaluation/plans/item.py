@@ -21,8 +21,9 @@ from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.embeddings.compute import Compute
 from clipjax.evaluation.located import Located
 from clipjax.evaluation.models.encoders import encoder, opened_encoder
+from clipjax.evaluation.prompts import prompts_name
 from clipjax.evaluation.request import Request
-from clipjax.evaluation.resolve import has_own_head, prompts_name
+from clipjax.heads.build import has_own_head
 from clipjax.results.run_of import annotations_at, names_run
 from clipjax.tasks.task import find_task
 

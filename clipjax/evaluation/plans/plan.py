@@ -21,10 +21,10 @@ from clipjax.devices.agreement import on_all
 from clipjax.embeddings.compute import Compute
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.located import Located, cards_below, data_folder, id_card
+from clipjax.evaluation.parts import read_data
 from clipjax.evaluation.plans.item import Job
 from clipjax.evaluation.plans.ready import check_run
 from clipjax.evaluation.request import Request
-from clipjax.evaluation.resolve import read_data
 from clipjax.storage.buckets import BucketPath, place
 from clipjax.storage.reading import exists
 from clipjax.tasks.collections import collection

@@ -19,13 +19,13 @@ from clipjax.data.manifest import Manifest
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.params import placements
 from clipjax.errors import ClipjaxError, UsageError
+from clipjax.evaluation.kinds.kind import check_options, not_applicable, refuse_options, stated
 from clipjax.evaluation.plans.item import Chosen, Item
 from clipjax.evaluation.predictions.run import predictions_recipe
 from clipjax.evaluation.request import Request
-from clipjax.evaluation.resolve import maps_of, not_applicable, resolve
+from clipjax.evaluation.resolve import resolve
 from clipjax.evaluation.rows import NO_STATS, Result, refused_recipe
 from clipjax.evaluation.subject import NotApplicableError, Subject
-from clipjax.heads.adapters.base import adapter_of
 from clipjax.progress import progress_bar
 from clipjax.results.row import COMPARISON, Row
 from clipjax.results.store import ResultStore
@@ -64,8 +64,7 @@ class Ready:
         """With the loaded model, in place of the same one that was only opened."""
         subject = self.subject
         if subject is not None and model is not self.model:
-            own = model.with_tokenizer() if subject.reads_text else model
-            subject = dataclasses.replace(subject, model=own, adapter=adapter_of(own))
+            subject = subject.with_model(model)
         return dataclasses.replace(self, model=model, subject=subject)
 
 
@@ -73,7 +72,7 @@ def resolved(item: Item, model: Encoder, results: str | Path | None) -> Ready:
     """Raises UsageError or DataError, before anything is computed."""
     job, request = item.job, item.request
     task = check_run(job.task, request, results)
-    maps_of(model, task, request)  # refused before any data is read
+    check_options(model, task, request)  # refused before any data is read
     if (reason := not_applicable(model, task)) is not None:
         return Ready(item, model, reason=reason)
     try:
@@ -88,6 +87,7 @@ def resolved(item: Item, model: Encoder, results: str | Path | None) -> Ready:
 def check_run(task: str, request: Request, results: str | Path | None) -> Task:
     """Raises UsageError or DataError if the task cannot run or write."""
     definition = find_task(task)
+    refuse_options(definition, stated(request))
     if results is not None:
         ResultStore(results).check_root(written=True)
     if request.compare_precision and (request.precision != "parity" or not definition.compares_precisions):

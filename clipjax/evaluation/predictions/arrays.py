@@ -19,7 +19,7 @@ from clipjax.evaluation.predictions.checks import check_named
 from clipjax.evaluation.predictions.file import Contents, PredictionsFile, check_ids, with_file
 from clipjax.heads.head import identity_head
 from clipjax.storage.reading import check_regular
-from clipjax.tasks.task import Inputs
+from clipjax.tasks.inputs import ImageInputs
 
 LOGITS = ("logits", "cosines")  # suffixes of the arrays of numbers [N, K]
 EXACT = 2**53  # float64 holds every whole number up to this one
@@ -103,7 +103,7 @@ def _check_sides(path: Path, side: str, known: np.ndarray, others: np.ndarray) -
         )
 
 
-def _cosines(path: Path, arrays: dict[str, np.ndarray], side: str, logits: Inputs) -> np.ndarray:
+def _cosines(path: Path, arrays: dict[str, np.ndarray], side: str, logits: ImageInputs) -> np.ndarray:
     cosines, shape = _logits(path, arrays, f"{side}cosines"), logits.features.shape
     if cosines.shape != shape:
         raise DataError(f"{path}: {side}cosines has shape {cosines.shape}, {side}logits {shape}")
@@ -119,7 +119,7 @@ def _cosines(path: Path, arrays: dict[str, np.ndarray], side: str, logits: Input
 
 def _inputs(
     file: PredictionsFile, arrays: dict[str, np.ndarray], prefix: str, dataset: str, space: LabelSpace | None
-) -> Inputs:
+) -> ImageInputs:
     """The features are logits; `space`: of the labels."""
     path, logits = file.path, _logits(file.path, arrays, f"{prefix}logits")
     n, k = logits.shape
@@ -135,7 +135,7 @@ def _inputs(
     columns = {}
     if f"{prefix}calibration" in arrays:
         columns["calibration"] = _marks(path, arrays, f"{prefix}calibration", n)
-    return Inputs(
+    return ImageInputs(
         ids=names,
         features=logits,
         labels=_labels(path, arrays, f"{prefix}labels", n, space),

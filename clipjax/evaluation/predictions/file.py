@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from clipjax.data.cards import Dataset, DatasetCard
 from clipjax.data.labels import LabelSpace, Projection
 from clipjax.errors import ClipjaxError, DataError
-from clipjax.tasks.task import About, Task
+from clipjax.tasks.inputs import About
+from clipjax.tasks.task import Task
 
 
 @dataclass(frozen=True, eq=False)

@@ -51,8 +51,9 @@ from clipjax.results.store import ResultStore
 from clipjax.storage.buckets import place
 from clipjax.storage.digests import sha256_files, sha256_json
 from clipjax.storage.reading import check_regular, exists, is_dir, is_file
+from clipjax.tasks.inputs import About
 from clipjax.tasks.names import package_of
-from clipjax.tasks.task import About, Outcome, Task, find_task
+from clipjax.tasks.task import Outcome, Task, find_task
 
 # Fields about the images and what ran the model, taken from the run beside the table.
 OF_RUN = ("sample", "part", "id_part", "folder", "skipped", "precision", "framework")

@@ -16,13 +16,12 @@ from clipjax.data.pixels.normalize import normalize
 from clipjax.data.pixels.preprocess import open_image, to_rgb
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.texts import TOKENIZED
-from clipjax.evaluation.run import prepare
-from clipjax.evaluation.subject import Subject
+from clipjax.evaluation.kinds.images.image_subject import ImageSubject
 from clipjax.heads.head import Head, score_blocks
 from clipjax.verification.crosscheck.side import Side
 
 
-def our_side(subject: Subject, folder: Path, *, batch: int = 32, progress: bool = False) -> Side:
+def our_side(subject: ImageSubject, folder: Path, *, batch: int = 32, progress: bool = False) -> Side:
     """Every stage of a resolved zeroshot run.
 
     Args:
@@ -30,11 +29,11 @@ def our_side(subject: Subject, folder: Path, *, batch: int = 32, progress: bool 
         batch: images per device.
     """
     pixels, tensor = _images(subject, folder, batch)
-    embeddings, inputs = prepare(subject, "parity", Compute(per_device_batch=batch, progress=progress))
+    _, inputs = subject.inputs("parity", Compute(per_device_batch=batch, progress=progress))
     outcome = subject.task.run(inputs)
     head, prompts = inputs.head, _prompts(subject)
     assert head is not None
-    features = np.asarray(embeddings.array)
+    features = np.asarray(inputs.features)
     top1 = next(measure.value for measure in outcome.measures if measure.metric == "top1")
     return Side(
         decoded=decoded_digests(subject.part.manifest),
@@ -65,7 +64,7 @@ def digest_of(image: PIL.Image.Image) -> str:
     return f"{image.width}x{image.height} {hashlib.sha256(image.tobytes()).hexdigest()}"
 
 
-def _images(subject: Subject, folder: Path, batch: int) -> tuple[np.ndarray, np.ndarray]:
+def _images(subject: ImageSubject, folder: Path, batch: int) -> tuple[np.ndarray, np.ndarray]:
     """Pixels uint8 and normalised float32 [N, S, S, 3], in files: 512 images of 448 pixels are 1.2 GB."""
     part, card = subject.part, subject.model.card
     shape = (len(part.manifest), part.pixels.image_size, part.pixels.image_size, 3)
@@ -82,7 +81,7 @@ def _images(subject: Subject, folder: Path, batch: int) -> tuple[np.ndarray, np.
     return pixels, tensor
 
 
-def _prompts(subject: Subject) -> list[str] | None:
+def _prompts(subject: ImageSubject) -> list[str] | None:
     """Class by class, repeated as used; None for a classifier."""
     if subject.prompts is None:
         return None
@@ -90,7 +89,7 @@ def _prompts(subject: Subject) -> list[str] | None:
     return [text for name in subject.head_space.classes for text in subject.prompts.of_class(name)]
 
 
-def _token_ids(subject: Subject, prompts: list[str]) -> np.ndarray:
+def _token_ids(subject: ImageSubject, prompts: list[str]) -> np.ndarray:
     encode = subject.model.tokenizer.encode
     steps = range(0, len(prompts), TOKENIZED)
     return np.concatenate([encode(prompts[start : start + TOKENIZED]).ids for start in steps])

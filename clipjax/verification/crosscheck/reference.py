@@ -16,7 +16,7 @@ from clipjax.checkpoints.model import Model
 from clipjax.data.labels import LabelSpace, PromptSet, load_labels, load_prompts
 from clipjax.data.text.vocabularies import files_in
 from clipjax.errors import ClipjaxError, UsageError
-from clipjax.evaluation.subject import Subject
+from clipjax.evaluation.kinds.images.image_subject import ImageSubject
 from clipjax.progress import Bar, progress_bar
 from clipjax.storage.digests import sha256_files
 from clipjax.verification.crosscheck.side import Side, read_side
@@ -58,7 +58,7 @@ def their_side(job: Mapping[str, Any], folder: Path, *, progress: bool = False) 
 
 
 def make_job(
-    subject: Subject,
+    subject: ImageSubject,
     library: str,
     folder: Path,
     checkpoint: str | Path | None = None,
@@ -170,7 +170,7 @@ def _is_shipped(given: Any, load: Any) -> bool:
         return False
 
 
-def _accepted(subject: Subject) -> list[list[int]] | None:
+def _accepted(subject: ImageSubject) -> list[list[int]] | None:
     part = subject.part
     if part.labels is None:
         return None

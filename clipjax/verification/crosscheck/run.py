@@ -12,9 +12,9 @@ from clipjax.checkpoints.export import refuse_adapter
 from clipjax.checkpoints.load import load_model
 from clipjax.checkpoints.model import Model
 from clipjax.errors import DataError, UsageError
+from clipjax.evaluation.kinds.images.image_subject import ImageSubject
 from clipjax.evaluation.request import Request
 from clipjax.evaluation.resolve import resolve
-from clipjax.evaluation.subject import Subject
 from clipjax.results.provenance import provenance
 from clipjax.storage.digests import sha256_json
 from clipjax.tasks.task import find_task
@@ -59,6 +59,7 @@ def crosscheck(
     refuse_adapter(model, "crosscheck")
     library = chosen_library(model, against, "crosscheck")
     subject = resolve(model, find_task(TASK), request)
+    assert isinstance(subject, ImageSubject)
     _ = model.card.fingerprint  # a damaged checkpoint is a DataError, not a difference
     with tempfile.TemporaryDirectory(prefix="clipjax-crosscheck-") as temporary:
         check_room(subject, Path(temporary))
@@ -73,7 +74,7 @@ def crosscheck(
         return judge(subject, ours, theirs)
 
 
-def check_room(subject: Subject, folder: Path) -> None:
+def check_room(subject: ImageSubject, folder: Path) -> None:
     """Raises DataError if the images of both sides would fill the disk."""
     pixels = len(subject.part.manifest) * subject.part.pixels.image_size**2 * 3
     needed, free = 2 * 5 * pixels, shutil.disk_usage(folder).free  # a byte and a float32, twice
@@ -84,14 +85,14 @@ def check_room(subject: Subject, folder: Path) -> None:
         )
 
 
-def judge(subject: Subject, ours: Side, theirs: Side) -> Crosscheck:
+def judge(subject: ImageSubject, ours: Side, theirs: Side) -> Crosscheck:
     stages, flips = compare(subject, ours, theirs)
     top1 = None if ours.top1 is None or theirs.top1 is None else (ours.top1, theirs.top1)
     sheet = draw_sheet(subject, ours, theirs, stages, flips)
     return Crosscheck(_about(subject, theirs), stages, flips, top1, sheet)
 
 
-def _about(subject: Subject, theirs: Side) -> dict[str, Any]:
+def _about(subject: ImageSubject, theirs: Side) -> dict[str, Any]:
     part, recipe = subject.part, subject.recipe("parity", ())
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from clipjax.evaluation.subject import Subject
+from clipjax.evaluation.kinds.images.image_subject import ImageSubject
 from clipjax.verification.crosscheck.side import Side
 from clipjax.verification.crosscheck.stages import Flip, Stage
 
@@ -17,7 +17,7 @@ INK = "#222222"
 
 
 def draw_sheet(
-    subject: Subject, ours: Side, theirs: Side, stages: Sequence[Stage], flips: Sequence[Flip]
+    subject: ImageSubject, ours: Side, theirs: Side, stages: Sequence[Stage], flips: Sequence[Flip]
 ) -> bytes:
     """A PNG: flipped images first, then the worst of the first stage that differs, else of the logits."""
     stage = worst_stage(stages)
@@ -57,7 +57,7 @@ def _draw_tiles(sheet: Image.Image, top: int, ours: np.ndarray, theirs: np.ndarr
         sheet.paste(Image.fromarray(grey), (2 * (SIDE + GAP), top))
 
 
-def _lines(subject: Subject, ours: Side, theirs: Side, stage: Stage, name: str, row: int) -> list[str]:
+def _lines(subject: ImageSubject, ours: Side, theirs: Side, stage: Stage, name: str, row: int) -> list[str]:
     space = subject.part.label_space
     assert space is not None
     mine, other = (space.classes[int(side.prediction[row])] for side in (ours, theirs))

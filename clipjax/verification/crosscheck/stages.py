@@ -23,7 +23,7 @@ import numpy as np
 
 from clipjax.checkpoints.encoder import embeds_at_unit_norm
 from clipjax.errors import counted
-from clipjax.evaluation.subject import Subject
+from clipjax.evaluation.kinds.images.image_subject import ImageSubject
 from clipjax.verification.crosscheck.side import Side
 from clipjax.verification.verify import differences, incomparable, tolerance_of
 
@@ -73,7 +73,7 @@ class Flip:
     tie: bool
 
 
-def compare(subject: Subject, ours: Side, theirs: Side) -> tuple[tuple[Stage, ...], tuple[Flip, ...]]:
+def compare(subject: ImageSubject, ours: Side, theirs: Side) -> tuple[tuple[Stage, ...], tuple[Flip, ...]]:
     images = subject.part.manifest.ids
     stages = [
         _each("decoded", "images", images, _unequal(ours.decoded, theirs.decoded)),
@@ -97,7 +97,7 @@ def compare(subject: Subject, ours: Side, theirs: Side) -> tuple[tuple[Stage, ..
     return tuple(stages), flips
 
 
-def find_flips(subject: Subject, ours: Side, theirs: Side) -> tuple[Flip, ...]:
+def find_flips(subject: ImageSubject, ours: Side, theirs: Side) -> tuple[Flip, ...]:
     """Largest margin first."""
     space = subject.part.label_space
     assert space is not None
@@ -135,7 +135,7 @@ def ids_read(tower: Any, ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarr
 # -------------------------------------------------------------------------------------------- the stages
 
 
-def _text_stages(subject: Subject, ours: Side, theirs: Side) -> list[Stage]:
+def _text_stages(subject: ImageSubject, ours: Side, theirs: Side) -> list[Stage]:
     mine, other = ours.prompts or [], theirs.prompts or []
     if len(mine) != len(other):
         problem = f"{counted(len(mine), 'prompt')}, the reference has {len(other)}"

@@ -19,7 +19,8 @@ from clipjax.data.cards import read_card
 from clipjax.data.labels import LabelSpace
 from clipjax.errors import DataError
 from clipjax.storage.reading import read_csv
-from clipjax.tasks.task import About, find_task
+from clipjax.tasks.inputs import About
+from clipjax.tasks.task import find_task
 
 CLAIMS = ledger().claims
 PARTS = [part for one in CLAIMS for part in one.parts]

@@ -22,7 +22,8 @@ from clipjax.errors import DataError, UsageError
 from clipjax.results.run_of import RUN_OF, names_run
 from clipjax.sweep.suite import Run, load_suite, suite_names
 from clipjax.tasks import shape_bias
-from clipjax.tasks.task import About, find_task
+from clipjax.tasks.inputs import About
+from clipjax.tasks.task import find_task
 
 PAPER = [*(f"fig{k}" for k in range(1, 11)), *(f"table{k}" for k in range(1, 5))]
 MINE = """

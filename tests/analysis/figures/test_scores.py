@@ -19,18 +19,26 @@ from clipjax.errors import DataError
 from clipjax.heads.head import identity_head
 from clipjax.results.store import images_table
 from clipjax.tasks import calibration, ood
-from clipjax.tasks.task import Inputs
+from clipjax.tasks.inputs import ImageInputs
 
 K = 6
 SPACE = LabelSpace("planted", tuple("abcdef"), tuple("abcdef"))
 
 
-def planted(name: str, n: int, seed: int, strength: float = 4.0) -> Inputs:
+def planted(name: str, n: int, seed: int, strength: float = 4.0) -> ImageInputs:
     rng = np.random.default_rng(seed)
     logits = (strength * rng.normal(size=(n, K))).astype(np.float32)
     labels = (logits / 2 + rng.gumbel(size=(n, K))).argmax(axis=1).astype(np.int32)
     ids = [f"{name}{i}.png" for i in range(n)]
-    return Inputs(ids, logits, labels, identity_head(SPACE), SPACE, dataset=name, resamples=20)
+    return ImageInputs(
+        ids=ids,
+        features=logits,
+        labels=labels,
+        head=identity_head(SPACE),
+        label_space=SPACE,
+        dataset=name,
+        resamples=20,
+    )
 
 
 def rows_of(outcome: Any, dataset: str) -> list[dict[str, Any]]:

@@ -23,8 +23,8 @@ from clipjax.cli import app
 from clipjax.data.labels import PromptSet
 from clipjax.data.text import tokenizers
 from clipjax.errors import ClipjaxError, DataError, UsageError
+from clipjax.evaluation.kinds.images.image_subject import ImageSubject
 from clipjax.evaluation.request import Request
-from clipjax.evaluation.subject import Subject
 from clipjax.verification.crosscheck import crosscheck, read_record
 from clipjax.verification.crosscheck import ours as ours_module
 from clipjax.verification.crosscheck import reference as reference_module
@@ -69,10 +69,10 @@ class Case:
             patch.setattr(reference_module, "_run", run_here)
             self.theirs = their_side(job, root / "reference")
 
-    def ours(self, folder: Path, subject: Subject | None = None) -> Side:
+    def ours(self, folder: Path, subject: ImageSubject | None = None) -> Side:
         return our_side(subject or self.subject, folder)
 
-    def first_difference(self, folder: Path, subject: Subject | None = None) -> str | None:
+    def first_difference(self, folder: Path, subject: ImageSubject | None = None) -> str | None:
         subject = subject or self.subject
         stages, _ = compare(subject, self.ours(folder, subject), self.theirs)
         return next((stage.name for stage in stages if not stage.passed), None)

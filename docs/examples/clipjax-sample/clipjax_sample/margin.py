@@ -10,12 +10,13 @@ import numpy as np
 from clipjax.heads.head import score_blocks
 from clipjax.metrics import classification
 from clipjax.metrics.uncertainty.intervals import wilson_of_mean
-from clipjax.tasks.task import About, Columns, Inputs, Measure, Task, finite_column
+from clipjax.tasks.inputs import About, ImageInputs
+from clipjax.tasks.task import Columns, Measure, Task, finite_column
 
-INTERFACE = 1
+INTERFACE = 2
 
 
-def describe(inputs: Inputs) -> dict[str, Any]:
+def describe(inputs: ImageInputs) -> dict[str, Any]:
     """One row per image: its `prediction`, and its `margin` in 0..1."""
     assert inputs.head is not None
     prediction, margin = np.empty(len(inputs.ids), np.int32), np.empty(len(inputs.ids), np.float32)

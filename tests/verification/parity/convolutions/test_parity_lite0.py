@@ -32,7 +32,7 @@ from clipjax.heads.build import classifier_head
 from clipjax.heads.head import logits, score_blocks
 from clipjax.models.network import Network
 from clipjax.tasks import shape_bias
-from clipjax.tasks.task import Inputs
+from clipjax.tasks.inputs import ImageInputs
 from clipjax.verification import verify
 from converters.golden import run
 
@@ -189,7 +189,17 @@ def test_cue_conflict_images(model: Model, torch_model: Any, transform: Any, tes
     names = [f"{path.parent.name}/{path.name}" for path in paths]
     labels = np.array([classes.ids.index(shape) for shape, _ in pairs])
     textures = {"texture": [texture for _, texture in pairs]}
-    task = shape_bias.TASK.run(Inputs(names, features, labels, head, classes, projection, textures))
+    task = shape_bias.TASK.run(
+        ImageInputs(
+            ids=names,
+            features=features,
+            labels=labels,
+            head=head,
+            label_space=classes,
+            projection=projection,
+            columns=textures,
+        )
+    )
     assert task.images["decision"].tolist() == decided
     assert (task.measures[0].value, task.measures[0].n) == (48 / 233, 233)
     # Every single decision is as it always was.

@@ -9,13 +9,14 @@ import numpy as np
 from clipjax.metrics.evenness import evenness
 
 from clipjax.tasks.cells import class_number
-from clipjax.tasks.task import About, Columns, Csv, Inputs, Measure, PredictionFiles, Task
+from clipjax.tasks.inputs import About, ImageInputs
+from clipjax.tasks.task import Columns, Csv, Measure, PredictionFiles, Task
 from clipjax.tasks.zeroshot import predict
 
 CSV = ("file", "answer")
 
 
-def describe(inputs: Inputs) -> dict[str, Any]:
+def describe(inputs: ImageInputs) -> dict[str, Any]:
     """The column `prediction`."""
     return {"prediction": predict(inputs).ranked[:, 0]}
 

@@ -20,10 +20,9 @@ from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.pairs import match_pairs
 from clipjax.errors import UsageError, unknown_name
 from clipjax.evaluation.data_set import dataset_of
+from clipjax.evaluation.kinds.pairs.pairs import PairSubject, not_applicable, pairs_of, resolve
 from clipjax.evaluation.models.encoders import encoder
 from clipjax.evaluation.request import Request
-from clipjax.evaluation.resolve import not_applicable, pairs_of, resolve
-from clipjax.evaluation.subject import Subject
 from clipjax.tasks.correspondence import CURVE, PLACES, TASK, Matcher, limits_of
 
 FORMATS = (".png", ".jpg", ".jpeg", ".pdf", ".svg")
@@ -72,13 +71,12 @@ def draw_matches(
         positions=positions,
     )
     data = dataset_of(request)
-    rows = _rows(pairs_of(data, TASK.name), pairs)  # first: loading a model takes longer
-    request, sides = dataclasses.replace(request, dataset=data), []
+    all_pairs, matching = pairs_of(data, TASK.name)
+    rows, sides = _rows(all_pairs, pairs), []  # first: loading a model takes longer
     for model in models if isinstance(models, list | tuple) else [models]:
-        subject = _subject(encoder(model), request)
+        subject = _subject(encoder(model), data, request)
         sides += [_matched(subject, row, precision) for row in rows]
-    assert data.card.matching is not None  # else no subject
-    matches_figure(sides, out, right_words(data.card.matching), drawn)
+    matches_figure(sides, out, right_words(matching), drawn)
     return sides
 
 
@@ -87,10 +85,10 @@ def right_words(matching: Matching) -> str:
     return f"less than {matching.curve.threshold:g}{UNITS[matching.curve.metric]} off"
 
 
-def _subject(model: Encoder, request: Request) -> Subject:
+def _subject(model: Encoder, data: Dataset, request: Request) -> PairSubject:
     if (reason := not_applicable(model, TASK)) is not None:
         raise UsageError(reason)
-    return resolve(model, TASK, request)
+    return resolve(model, TASK, data, request)
 
 
 def _rows(pairs: PairSet, names: Sequence[str]) -> list[int]:
@@ -101,20 +99,12 @@ def _rows(pairs: PairSet, names: Sequence[str]) -> list[int]:
     return [ids.index(name) for name in names] or [0]
 
 
-def _pairs(subject: Subject) -> PairSet:
-    pairs = subject.part.manifest.pairs
-    assert pairs is not None
-    return pairs
-
-
-def _matched(subject: Subject, row: int, precision: str) -> Matched:
-    pairs, matching, maps = _pairs(subject), subject.part.matching, subject.maps
-    assert matching is not None
-    assert maps is not None
+def _matched(subject: PairSubject, row: int, precision: str) -> Matched:
+    pairs, matching = subject.pairs, subject.matching
     matcher = Matcher(matching, places=True)
     alone = dataclasses.replace(subject.part.manifest, pairs=pairs.select([row]))
     compute = Compute(progress=False)
-    [numbers] = match_pairs(subject.model, alone, matcher, maps, compute, precision=precision).array
+    [numbers] = match_pairs(subject.model, alone, matcher, subject.maps, compute, precision=precision).array
     by_name = dict(zip(matcher.numbers, numbers[numbers[:, 0] >= 0].T))
     error, threshold = limits_of(matching)[CURVE]
     ends = np.stack([by_name[name] for name in PLACES], axis=1).reshape(-1, 2, 2)

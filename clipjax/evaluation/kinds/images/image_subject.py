@@ -1,0 +1,197 @@
+"""A resolved run on single images: its recipe in data and words, and what its task reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from dataclasses import dataclass
+from typing import Any, Self
+
+from clipjax.checkpoints.encoder import Encoder
+from clipjax.data.labels import LabelSpace, PromptSet
+from clipjax.data.questions import Questions
+from clipjax.devices.agreement import on_all
+from clipjax.embeddings.compute import Compute, EmbedStats
+from clipjax.embeddings.images import embed_images
+from clipjax.embeddings.keys import image_key
+from clipjax.embeddings.sets import Embeddings
+from clipjax.embeddings.texts import are_cut, caption_texts, embed_texts
+from clipjax.errors import DataError, counted
+from clipjax.evaluation.subject import SCALED, ImagePart, Subject, images_in_words
+from clipjax.heads.build import classifier_head, zeroshot_head
+from clipjax.heads.head import Head
+from clipjax.tasks.inputs import Captions, ImageInputs
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ImageSubject(Subject):
+    """A run on single images.
+
+    Attributes:
+        adapter: builds the head in place of prompts.
+        id: the in-distribution data set, if the task needs one.
+        head_space: None without a head.
+        prompts: of a zero-shot head, or the one template of captions.
+        questions: about all images of `part`, for a task that needs them; None: it makes its own lists.
+    """
+
+    part: ImagePart
+    id: ImagePart | None
+    head_space: LabelSpace | None
+    prompts: PromptSet | None
+    questions: Questions | None
+
+    @property
+    def parts(self) -> tuple[ImagePart, ...]:
+        return (self.part,) if self.id is None else (self.part, self.id)
+
+    @property
+    def decoded(self) -> tuple[ImagePart, ...]:
+        return self.parts
+
+    @property
+    def embedded(self) -> tuple[ImagePart, ...]:
+        return self.parts
+
+    @property
+    def reads_text(self) -> bool:
+        return self.prompts is not None or (self.adapter is not None and self.head_space is not None)
+
+    def with_model(self, model: Encoder) -> Self:
+        return super().with_model(model.with_tokenizer() if self.reads_text else model)
+
+    def own_recipe(self) -> dict[str, Any]:
+        tokenizer = self.model.card.tokenizer
+        return {
+            "id": self.id and self.id.recipe(),
+            "head_classes": self.head_space and self.head_space.digest,
+            "tokenizer": dataclasses.asdict(tokenizer) if tokenizer is not None and self.reads_text else None,
+            "prompts": self.prompts and self.prompts.digest,
+            **({} if self.questions is None else {"questions": self.questions.digest}),
+        }
+
+    def own_convention(self) -> dict[str, Any]:
+        projection, space = self.part.projection, self.part.label_space
+        words: dict[str, Any] = {
+            "label_space": space and space.name,
+            "projection": projection and f"{projection.kind} from {projection.source}",
+            "prompts": self._prompts(),
+        }
+        if self.part.pixels.decode != "full":
+            words["decode"] = SCALED
+        if self.id is not None:
+            words["id"] = self.id.name
+            if self.id.sample is not None:
+                words["id_sample"] = self.id.sample
+        return words
+
+    def _prompts(self) -> str:
+        if self.prompts is not None:
+            return self.prompts.name
+        if self.adapter is not None and self.head_space is not None:
+            return self.adapter.prompts
+        if "head" not in self.task.needs:
+            return "not applicable: the task reads no text"
+        return "not applicable: a classifier has its own head"
+
+    def amounts(self) -> list[str]:
+        amounts = [images_in_words(self.part)]
+        if self.id is not None:
+            amounts.append(f"{images_in_words(self.id)} of {self.id.name}")
+        if self.part.label_space is not None:
+            amounts.append(counted(len(self.part.label_space), "class", "classes"))
+        if self.head_space is not None:
+            amounts.append(self._head_in_words())
+        return amounts
+
+    def _head_in_words(self) -> str:
+        if self.adapter is not None:
+            return f"the head of its {self.adapter.kind}"
+        if self.prompts is None:
+            return "its own head"
+        made = [counted(len(self.prompts.templates), "template")] if self.prompts.templates else []
+        made += [] if self.prompts.sentences is None else ["sentences for each class"]
+        return f"a zero-shot head from {self.prompts.name} ({' and '.join(made)})"
+
+    def entries(self, precision: str, params: str) -> list[tuple[dict[str, Any], int]]:
+        card = self.model.card
+        return [
+            (image_key(card, part.manifest, part.pixels, precision, "embedding", params), len(part.manifest))
+            for part in self.parts
+        ]
+
+    def inputs(self, precision: str, compute: Compute) -> tuple[EmbedStats, ImageInputs]:
+        # Build the head first: it is cheap and the likelier to fail.
+        make = functools.partial(self._head, precision, compute)
+        head = on_all(make, f"make the head for {self.part.name}", apart=compute.store is None)
+        embeddings = self._embed(self.part, precision, compute)
+        stats, inputs = embeddings.stats, self._of_part(self.part, head, embeddings)
+        if self.id is not None:
+            of_id = self._embed(self.id, precision, compute)
+            stats = dataclasses.replace(
+                stats.plus(of_id.stats), skipped=(*stats.skipped, *of_id.stats.skipped)
+            )
+            inputs = dataclasses.replace(inputs, id=self._of_part(self.id, head, of_id))
+        if "captions" in self.task.needs:
+            inputs = dataclasses.replace(inputs, captions=self._captions(inputs, precision, compute))
+        return stats, inputs
+
+    def _embed(self, part: ImagePart, precision: str, compute: Compute) -> Embeddings:
+        return embed_images(self.model, part.manifest, compute, precision=precision, recipe=part.pixels)
+
+    def _head(self, precision: str, compute: Compute) -> Head | None:
+        if self.head_space is None:
+            return None
+        how = {"precision": precision, "store": compute.store, "progress": compute.progress}
+        if self.adapter is not None:
+            return self.adapter.head(self.model, self.head_space, **how)
+        if self.prompts is None:
+            return classifier_head(self.model)
+        return zeroshot_head(self.model, self.head_space, self.prompts, **how)
+
+    def _of_part(self, part: ImagePart, head: Head | None, embeddings: Embeddings) -> ImageInputs:
+        if head is not None:
+            _check_width(self.model, embeddings.array.shape[1], head.kernel.shape[0])
+        kept = part.manifest.rows_of(embeddings.ids)
+        return ImageInputs(
+            ids=embeddings.ids,
+            features=embeddings.array,
+            labels=None if part.labels is None else part.labels[kept],
+            head=head,
+            label_space=part.label_space,
+            projection=part.projection,
+            columns={name: [column[i] for i in kept] for name, column in part.manifest.columns.items()},
+            dataset=part.name,
+            annotations=self.annotations,
+            questions=self.questions and self.questions.select(kept),
+            resamples=self.resamples,
+            seed=self.seed,
+        )
+
+    def _captions(self, inputs: ImageInputs, precision: str, compute: Compute) -> Captions:
+        if "captions" not in inputs.columns:
+            raise DataError(
+                f"{inputs.dataset} has no captions; {self.task.name} needs a column `captions` of lists"
+            )
+        assert self.prompts is not None
+        texts, image_of_text = caption_texts(inputs.ids, inputs.columns["captions"], self.prompts)
+        features = embed_texts(
+            self.model,
+            texts,
+            name=inputs.dataset,
+            precision=precision,
+            store=compute.store,
+            progress=compute.progress,
+        )
+        _check_width(self.model, inputs.features.shape[1], features.shape[1])
+        return Captions(features, image_of_text, are_cut(self.model, texts))
+
+
+def _check_width(model: Encoder, images: int, texts: int) -> None:
+    """Raises DataError unless a user's own functions make rows of one width."""
+    if images != texts:
+        other = "classifier's head takes" if model.card.kind == "classifier" else "encode_text makes"
+        raise DataError(
+            f"encode_image of {model} makes rows of {images} numbers, and its {other} rows of {texts}: make "
+            "both of one width"
+        )

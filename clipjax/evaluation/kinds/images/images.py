@@ -1,0 +1,136 @@
+"""Runs on single images: which data sets, classes, prompts and annotations a request means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clipjax.checkpoints.encoder import Encoder
+from clipjax.data.cards import Dataset, DatasetCard, own_prompts
+from clipjax.data.labels import LabelSpace, PromptSet
+from clipjax.data.questions import Questions
+from clipjax.errors import UsageError
+from clipjax.evaluation.kinds.images.image_subject import ImageSubject
+from clipjax.evaluation.kinds.kind import Kind
+from clipjax.evaluation.parts import annotations_of, id_dataset, image_part, questions_about, space_of
+from clipjax.evaluation.prompts import prompt_set, prompts_about
+from clipjax.evaluation.request import Request
+from clipjax.evaluation.subject import ImagePart, NotApplicableError
+from clipjax.heads.adapters.base import Adapter, adapter_of
+from clipjax.heads.build import classifier_head, has_own_head, logit_scale
+from clipjax.tasks.task import Annotations, Task
+
+CAPTION = "{}"  # the caption alone
+
+
+def not_applicable(model: Encoder, task: Task) -> str | None:
+    if model.card.kind == "vision_language":
+        return f"not applicable: {model.card.id} is a vision-language model, which this task cannot ask"
+    if "text" in task.needs and model.card.kind == "classifier":
+        return f"not applicable: {model.card.id} is a classifier and has no text tower"
+    return None
+
+
+def resolve(model: Encoder, task: Task, dataset: Dataset, request: Request) -> ImageSubject:
+    adapter = adapter_of(model)
+    id_set = id_dataset(dataset.card, request) if "id" in task.needs else None
+    space, head_space, prompts = _classes(task, dataset, id_set, request)
+    if "head" not in task.needs:
+        head_space, chosen = None, _caption_template(task, prompts)
+    else:
+        own = _own_classes(model, adapter, request) if has_own_head(model) else None
+        if own is not None:
+            head_space = own
+            space = own if space is None and id_set is None else space
+        if head_space is None:
+            raise UsageError(
+                f"{dataset.card.name} does not say what its classes are: give labels=NAME, a file, or the "
+                'names "cat,dog" (--labels on the command line)'
+            )
+        chosen = None if has_own_head(model) else _zeroshot_prompts(model, head_space, prompts)
+    annotations = annotations_of(dataset.card, task, request)
+    part = image_part(model, dataset, space, head_space, request)
+    questions = _questions(model, part, dataset.card, annotations) if "questions" in task.needs else None
+    if chosen is not None or (adapter is not None and head_space is not None):
+        model = model.with_tokenizer()  # missing files are reported now, and rows state the digest
+    return ImageSubject(
+        model=model,
+        adapter=adapter,
+        task=task,
+        part=part,
+        id=id_set and image_part(model, id_set, id_set.label_space, head_space, request),
+        head_space=head_space,
+        prompts=chosen,
+        annotations=annotations,
+        questions=questions,
+        resamples=request.resamples,
+        seed=request.seed,
+    )
+
+
+def _classes(
+    task: Task, dataset: Dataset, id_set: Dataset | None, request: Request
+) -> tuple[LabelSpace | None, LabelSpace | None, str | Path | PromptSet | None]:
+    """The images' label space, that of the scores, and the prompts asked for, else those of the card."""
+    space, prompts = space_of(dataset, request), own_prompts(dataset.card)
+    if id_set is None or "labels" in task.needs:
+        head_space = dataset.head_space if request.labels is None else None
+        return space, head_space or space, request.prompts or prompts
+    # OOD images are of other classes than any head's: the ID classes score them.
+    if request.labels is not None:
+        raise UsageError(
+            f"the task {task.name!r} scores images over the ID classes: leave labels (--labels) out"
+        )
+    head_space = id_set.head_space or id_set.label_space
+    return None, head_space, request.prompts or own_prompts(id_set.card)
+
+
+def _own_classes(model: Encoder, adapter: Adapter | None, request: Request) -> LabelSpace | None:
+    """None for an adapter that takes any classes."""
+    if request.prompts is not None:
+        what = "is a classifier" if adapter is None else f"has words of its own ({adapter.prompts})"
+        raise UsageError(f"{model.card.id} {what}: prompts are not applicable, leave them (--prompts) out")
+    if adapter is None:
+        return classifier_head(model).label_space
+    logit_scale(model.card)
+    return adapter.labels
+
+
+def _zeroshot_prompts(model: Encoder, space: LabelSpace, prompts: str | Path | PromptSet | None) -> PromptSet:
+    logit_scale(model.card)
+    return prompts_about(space, prompts)
+
+
+def _caption_template(task: Task, prompts: str | Path | PromptSet | None) -> PromptSet | None:
+    """By default captions stay as they are."""
+    if "captions" not in task.needs:
+        return None
+    chosen = PromptSet("captions as they stand", (CAPTION,)) if prompts is None else prompt_set(prompts)
+    if len(chosen.templates) != 1 or chosen.sentences is not None:
+        raise UsageError(f"captions go into one template, {chosen.name} is more: give a .txt file of one")
+    return chosen
+
+
+def _questions(
+    model: Encoder, part: ImagePart, card: DatasetCard, annotations: Annotations | None
+) -> Questions | None:
+    """The lists of `annotations` as questions about classes; None: the task makes its own."""
+    questions = questions_about(part, card, annotations)
+    if questions is not None and questions.categories is None:
+        raise NotApplicableError(
+            f"{model.card.id} gives scores of classes, and the options of {card.name} are not classes"
+        )
+    return questions
+
+
+def _check(model: Encoder, request: Request) -> None:
+    """All options are checked where they are used."""
+
+
+KIND = Kind(
+    name="images",
+    options=("labels", "prompts", "decode", "per_device_batch", "workers", "pixel_store"),
+    lacking="takes no classes, prompts or way to decode",
+    not_applicable=not_applicable,
+    check=_check,
+    resolve=resolve,
+)

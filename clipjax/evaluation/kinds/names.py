@@ -1,0 +1,19 @@
+"""The names of the kinds of run, and the options of each. Imports no kind, and so no JAX."""
+
+from __future__ import annotations
+
+import functools
+
+from clipjax.registry import Registry
+from clipjax.tasks.names import literals
+
+KINDS = Registry("kind of run", "clipjax.evaluation.kinds", "KIND", group="kinds")
+
+
+@functools.cache
+def options_taken(kind: str) -> tuple[str, ...]:
+    """`Kind.options` of one of clipjax's own kinds, read from its source.
+
+    An option has no effect on a task if some kind takes it and none of the task's kinds does.
+    """
+    return literals(kind, KINDS.source(kind), "KIND", {"options": None})["options"]

@@ -1,0 +1,1 @@
+"""Runs on questions about images: a vision-language model answers them."""

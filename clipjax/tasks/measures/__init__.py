@@ -1,0 +1,1 @@
+"""Rows that several tasks measure in one way."""
