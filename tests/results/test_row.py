@@ -23,8 +23,8 @@ from clipjax.errors import DataError
 from clipjax.results.row import Row
 from clipjax.results.store import new_run_id
 from clipjax.storage.records import field_names, json_schema, read
-from clipjax.storage.records.kinds import Choice, Plain
 from clipjax.storage.records.limits import Limit
+from clipjax.storage.records.values import Choice, Plain
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "configs" / "result_row.schema.json"

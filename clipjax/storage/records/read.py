@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from clipjax.errors import DataError
-from clipjax.storage.records.kinds import Keys, Rules, record_kind
+from clipjax.storage.records.kinds import Keys, record_kind
 from clipjax.storage.records.problems import shown
+from clipjax.storage.records.values import Rules
 
 T = TypeVar("T")
 How = Mapping[Any, Callable[[Any, str], Any]]
