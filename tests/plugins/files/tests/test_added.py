@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +21,7 @@ from clipjax.analysis.figures.spec import spec_names
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.cli import app
 from clipjax.data.cards import load_dataset
-from clipjax.errors import DataError
+from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.predictions.run import evaluate_predictions
 from clipjax.finetune.method import find_method
 from clipjax.heads.adapters.base import all_adapters
@@ -28,6 +29,7 @@ from clipjax.models.arch import Arch, families
 from clipjax.models.network import Network
 from clipjax.results.published.numbers import read_numbers
 from clipjax.results.published.protocols import protocols
+from clipjax.results.store import ResultStore
 from clipjax.sweep.suite import load_suite
 
 
@@ -85,6 +87,32 @@ def test_the_task_of_a_model_and_of_predictions(tinted: Path, tmp_path: Path) ->
     assert "balance" in said("tasks")
     cards = json.loads(said("datasets", "list", "--task", "balance", "--json"))
     assert [card["name"] for card in cards] == ["tinted"]
+
+
+def test_the_kind_of_run(tmp_path: Path) -> None:
+    """A folder of its own and a task are all that a fourth kind takes, from the request to the rows."""
+    for name in "abc":
+        paint(tmp_path / "data" / f"{name}.png", "green")
+    (tmp_path / "data" / "list.csv").write_text("path,reading\na.png,100\nb.png,300\nc.png,500\n")
+    model = ColourModel()
+    scale = model.card.logit_scale
+    options: dict[str, Any] = {"root": tmp_path / "data" / "list.csv", "progress": False}
+    result = clipjax.evaluate(model, "level", results=tmp_path / "results", **options)
+    assert result.value("level") == pytest.approx(300 / scale)
+    [row] = ResultStore(tmp_path / "results").rows()
+    assert (row["recipe"]["unit"], row["recipe"]["pixels"], row["n"]) == (scale, None, 3)
+    assert row["convention"]["unit"] == "the model's logit scale"
+    assert clipjax.evaluate(model, "level", limit=2, **options).rows[0]["n"] == 2
+    refused = {
+        "the task 'level' takes no classes, prompts or way to decode: leave prompts": {"prompts": "single"},
+        "the task 'level' reads no maps of features: leave layers": {"layers": "last"},
+        "reads numbers in full": {"precision": "fast"},
+    }
+    for says, given in refused.items():
+        with pytest.raises(UsageError, match=says):
+            clipjax.evaluate(model, "level", **given, **options)
+    [absent] = clipjax.evaluate(ColourModel(logit_scale=None), "level", **options).rows
+    assert (absent["value"], absent["note"]) == (None, "not applicable: colours has no logit scale")
 
 
 def test_the_method_and_the_adapter() -> None:

@@ -1,0 +1,1 @@
+"""Runs on numbers that a data set lists beside its images."""
