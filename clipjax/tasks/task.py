@@ -48,8 +48,6 @@ class Annotations(Protocol):
         ...
 
 
-
-
 @dataclass(frozen=True)
 class Measure:
     """One number; if it is undefined, `value` is None and `note` gives the reason.

@@ -13,7 +13,7 @@ from _tiny_language import TinyVisionLanguage
 
 from clipjax.errors import UsageError
 from clipjax.evaluation.kinds.kind import find_kind, kind_of, not_applicable, refuse_options, stated
-from clipjax.evaluation.kinds.names import KINDS, options_of
+from clipjax.evaluation.kinds.names import KINDS, options_taken
 from clipjax.evaluation.own_model import encoder_of
 from clipjax.evaluation.request import Request
 from clipjax.tasks.names import TASKS, listed
@@ -73,7 +73,7 @@ def test_every_task_names_kinds_that_there_are() -> None:
 
 def test_the_options_of_a_kind_are_read_without_an_import() -> None:
     for name in KINDS.own():
-        assert options_of(name) == find_kind(name).options
+        assert options_taken(name) == find_kind(name).options
 
 
 def test_the_first_kind_that_takes_the_model_is_used() -> None:
@@ -90,7 +90,7 @@ def test_the_first_kind_that_takes_the_model_is_used() -> None:
     [
         (
             "zeroshot",
-            {"layers": "last", "positions": "x"},
+            {"layers": "last", "positions": "library"},
             "reads no maps of features: leave layers and positions",
         ),
         ("zeroshot", {"steps": 3}, r"the task 'zeroshot' gives no answers: leave steps \(--steps\) out"),
