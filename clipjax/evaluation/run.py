@@ -14,6 +14,7 @@ from clipjax.devices.agreement import on_all
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.params import dtype_to_load
 from clipjax.errors import DataError
+from clipjax.evaluation.kinds.kind import check_options
 from clipjax.evaluation.models.encoders import encoder
 from clipjax.evaluation.plans.item import items_of
 from clipjax.evaluation.plans.plan import job_of
@@ -33,6 +34,9 @@ def run(
     model: object, task: str, request: Request, compute: Compute, *, results: str | Path | None = None
 ) -> Result:
     """Arguments as in `clipjax.evaluate`."""
+    if not isinstance(model, str | Path):
+        model = encoder(model)
+        check_options(model, find_task(task), request)  # before any data are read
     job = job_of(task, request, compute, results)
     evaluated = encoder(model, dtype=dtype_to_load(request.precisions))
     [item] = items_of(evaluated, [job], request)

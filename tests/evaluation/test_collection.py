@@ -309,7 +309,7 @@ def test_what_is_not_embedded_ahead(data, tmp_path, monkeypatch):
     assert (result_of(skipped).stats.images, result_of(skipped).stats.skipped) == (0, ("red/0.png",))
     monkeypatch.setattr(ahead, "SMALL", 24 / 64 / jax.device_count())
     run(model, [odd], tmp_path, store=tmp_path / "another")  # colours has 24 images: not fewer
-    run(model, [odd], tmp_path, annotations="nowhere", limit=0)
+    run(model, [odd], tmp_path, annotations="nowhere", labels="red,green")
     assert streams == [["colours", "shifted"]]
 
 

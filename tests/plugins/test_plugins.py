@@ -100,6 +100,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in new:
         target = folder / path.relative_to(HERE / "files")
         assert not target.exists(), f"{target} is no plug-in: it is there"
+        target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, target)
     for line in LINES:
         add(folder / line["file"], line.get("text", ""), line.get("after"), line.get("swap"))
