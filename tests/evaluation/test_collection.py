@@ -28,7 +28,7 @@ from clipjax.evaluation.rows import Result
 from clipjax.results.store import ResultStore
 from clipjax.tasks.collections import collections
 from clipjax.tasks.names import TASKS
-from clipjax.tasks.task import all_tasks
+from clipjax.tasks.task import all_tasks, find_task
 
 COLOUR_CARD = """
 name = "colours"
@@ -311,6 +311,14 @@ def test_what_is_not_embedded_ahead(data, tmp_path, monkeypatch):
     run(model, [odd], tmp_path, store=tmp_path / "another")  # colours has 24 images: not fewer
     run(model, [odd], tmp_path, annotations="nowhere", labels="red,green")
     assert streams == [["colours", "shifted"]]
+
+
+def test_the_jobs_have_the_prompts(data):
+    """A request's own would be asked of tasks that take none."""
+    request, _, _ = split(prompts="openai_7", resamples=20)
+    for item in items_of(ColourModel(), jobs_of("all", data, "openai_7"), request):
+        assert item.request == dataclasses.replace(request, prompts=None)
+        assert (item.job.prompts is None) == ("head" not in find_task(item.job.task).needs)
 
 
 def test_a_single_run_embeds_its_own_data_sets(data, tmp_path, monkeypatch):

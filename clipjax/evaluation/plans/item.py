@@ -194,7 +194,11 @@ def items_of(model: object, jobs: Iterable[Job], request: Request) -> list[Item]
     """
     made = encoder(model)
     chosen = Chosen(made.card.id, "", made, in_memory=True)
-    return [Item(chosen, job, request) for job in distinct(jobs, own_head=chosen.own_head)]
+    without = dataclasses.replace(request, prompts=None)  # the first of several, which the jobs have
+    return [
+        Item(chosen, job, request if job.alone else without)
+        for job in distinct(jobs, own_head=chosen.own_head)
+    ]
 
 
 def distinct(jobs: Iterable[Job], own_head: bool) -> list[Job]:
