@@ -53,10 +53,10 @@ def measured(ready: Ready, compute: Compute, results: str | Path | None) -> Resu
         folder = on_all(lambda: job.data.dataset.folder, f"read the data of {what}", apart=apart)
         return refused(ready.model, find_task(job.task), job.data.card.name, ready.reason, results, folder)
     on_all(lambda: _hash(subject, compute.progress), f"prepare {what}", apart=apart)
-    done = [
-        on_all(functools.partial(_profile, subject, each, compute, results), f"finish {what}", apart=apart)
-        for each in ready.item.request.precisions
-    ]
+    done = []
+    for precision in ready.item.request.precisions:
+        make = functools.partial(_profile, subject, precision, compute, results)
+        done.append(on_all(make, f"finish {what}", apart=apart))
     return done[0] if len(done) == 1 else _compare(subject, done[0], done[1], results)
 
 
