@@ -16,6 +16,7 @@ from clipjax.config import added_name
 from clipjax.data.readers.reader import READERS
 from clipjax.embeddings.compute import EmbedStats
 from clipjax.errors import UsageError
+from clipjax.evaluation.kinds.names import KINDS
 from clipjax.models.arch import Arch, family_plug_ins
 from clipjax.results.image_table import images_table
 from clipjax.results.provenance import provenance
@@ -112,9 +113,16 @@ def with_stored(versions: Mapping[str, str], made_with: Collection[tuple[str, st
     return {**versions, **{f"{name} of embeddings": each for name, each in others.items()}}
 
 
-def made_by(task: Task, arch: Arch | None = None, readers: Sequence[str | None] = ()) -> Fields:
-    """The field `plug_ins`: which plug-ins made a number; {} if clipjax made it alone."""
-    plug_ins = [TASKS.plug_ins().get(task.name), *(READERS.plug_ins().get(name or "") for name in readers)]
+def made_by(
+    task: Task, kind: str = "", arch: Arch | None = None, readers: Sequence[str | None] = ()
+) -> Fields:
+    """The field `plug_ins`: which plug-ins made a number; {} if clipjax made it alone.
+
+    Args:
+        kind: the kind of run; "": no model ran.
+    """
+    plug_ins = [TASKS.plug_ins().get(task.name), KINDS.plug_ins().get(kind)]
+    plug_ins += [READERS.plug_ins().get(name or "") for name in readers]
     if arch is not None:
         plug_ins += family_plug_ins(arch).values()
     used = list(dict.fromkeys(filter(None, plug_ins)))

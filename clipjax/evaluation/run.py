@@ -14,7 +14,7 @@ from clipjax.devices.agreement import on_all
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.params import dtype_to_load
 from clipjax.errors import DataError
-from clipjax.evaluation.kinds.kind import check_options
+from clipjax.evaluation.kinds.kind import check_options, kind_of
 from clipjax.evaluation.models.encoders import encoder
 from clipjax.evaluation.plans.item import items_of
 from clipjax.evaluation.plans.plan import job_of
@@ -105,7 +105,7 @@ def _common(subject: Subject, recipe: dict[str, Any], **measured: Any) -> Fields
     model, task, name = subject.model, subject.task, subject.part.name
     return {
         **identity(model.card.id, model_facts(model.card), task, name, model.framework),
-        **made_by(task, model.card.arch, [part.reader for part in subject.parts]),
+        **made_by(task, kind_of(model, task).name, model.card.arch, [each.reader for each in subject.parts]),
         **from_configs(model_facts(model.card), {part.name: part.card_file for part in subject.parts}),
         "recipe_hash": sha256_json(recipe),
         "recipe": recipe,

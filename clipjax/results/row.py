@@ -198,8 +198,8 @@ class Row(TypedDict):
         Annotated[
             list[MadeBy],
             NotEmpty(),
-            "the plug-ins of other packages that made the number (tasks, readers, model families); absent "
-            "where clipjax made it alone",
+            "the plug-ins of other packages that made the number (tasks, kinds of run, readers, model "
+            "families); absent where clipjax made it alone",
         ]
     ]
     configs: NotRequired[

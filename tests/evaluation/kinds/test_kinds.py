@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from _colours import ColourModel
+from _colours import ColourModel, paint
 from _imports import modules, ours, within
+from _installed import install_package
 from _tiny_language import TinyVisionLanguage
 
+import clipjax
 from clipjax.errors import UsageError
 from clipjax.evaluation.kinds.kind import find_kind, kind_of, not_applicable, refuse_options, stated
 from clipjax.evaluation.kinds.names import KINDS, options_taken
@@ -113,3 +116,28 @@ def test_options_of_other_kinds_are_refused(task: str, options: dict[str, Any], 
 def test_a_model_of_another_kind_is_named() -> None:
     with pytest.raises(UsageError, match=r"^colours gives no answers: leave rotations"):
         refuse_options(find_task("multiple_choice"), ["rotations"], encoder_of(ColourModel()))
+
+
+KIND = """
+import dataclasses
+from clipjax.evaluation.kinds.images.images import KIND as IMAGES
+INTERFACE = 1
+KIND = dataclasses.replace(IMAGES, name="probed")
+"""
+TASK = """
+import dataclasses
+from clipjax.tasks.zeroshot import TASK as ZEROSHOT
+INTERFACE = 2
+TASK = dataclasses.replace(ZEROSHOT, name="probe", kinds=("probed",))
+"""
+
+
+def test_a_row_names_another_packages_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_package(tmp_path, monkeypatch, KIND, "probed = {module}:KIND", "kinds", "kind")
+    install_package(tmp_path, monkeypatch, TASK, "probe = {module}:TASK", "tasks", "task")
+    paint(tmp_path / "data" / "red" / "0.png", "red")
+    result = clipjax.evaluate(ColourModel(), "probe", root=tmp_path / "data", progress=False)
+    assert result.rows[0].get("plug_ins") == [
+        {"kind": "task", "name": "probe", "package": "task", "version": "2.1"},
+        {"kind": "kind of run", "name": "probed", "package": "kind", "version": "2.1"},
+    ]
