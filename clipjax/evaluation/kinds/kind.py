@@ -55,16 +55,16 @@ class Kind:
         lacking: what is said of a task of another kind that is given one of these options.
         refusals: better words for single options of other kinds.
         not_applicable: why a task's run is not defined for the model; None: it is.
-        check: raises UsageError for options that the model does not have. Reads no data.
         resolve: raises UsageError or DataError.
+        check: raises UsageError for options that the model does not have; reads no data.
     """
 
     name: str
     options: tuple[str, ...]
     lacking: str
     not_applicable: Callable[[Encoder, Task], str | None]
-    check: Callable[[Encoder, Request], object]
     resolve: Callable[[Encoder, Task, Dataset, Request], Subject]
+    check: Callable[[Encoder, Request], object] = lambda model, request: None
     refusals: Mapping[str, str] = field(default_factory=dict)
     amounts: Amounts = SINGLE
 

@@ -124,10 +124,11 @@ class ImageSubject(Subject):
         # Build the head first: it is cheap and the likelier to fail.
         make = functools.partial(self._head, precision, compute)
         head = on_all(make, f"make the head for {self.part.name}", apart=compute.store is None)
-        embeddings = self._embed(self.part, precision, compute)
+        embed = functools.partial(embed_images, self.model, compute=compute, precision=precision)
+        embeddings = embed(self.part.manifest, recipe=self.part.pixels)
         stats, inputs = embeddings.stats, self._of_part(self.part, head, embeddings)
         if self.id is not None:
-            of_id = self._embed(self.id, precision, compute)
+            of_id = embed(self.id.manifest, recipe=self.id.pixels)
             stats = dataclasses.replace(
                 stats.plus(of_id.stats), skipped=(*stats.skipped, *of_id.stats.skipped)
             )
@@ -135,9 +136,6 @@ class ImageSubject(Subject):
         if "captions" in self.task.needs:
             inputs = dataclasses.replace(inputs, captions=self._captions(inputs, precision, compute))
         return stats, inputs
-
-    def _embed(self, part: ImagePart, precision: str, compute: Compute) -> Embeddings:
-        return embed_images(self.model, part.manifest, compute, precision=precision, recipe=part.pixels)
 
     def _head(self, precision: str, compute: Compute) -> Head | None:
         if self.head_space is None:

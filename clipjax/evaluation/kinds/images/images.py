@@ -122,15 +122,10 @@ def _questions(
     return questions
 
 
-def _check(model: Encoder, request: Request) -> None:
-    """All options are checked where they are used."""
-
-
 KIND = Kind(
     name="images",
     options=("labels", "prompts", "decode", "per_device_batch", "workers", "pixel_store"),
     lacking="takes no classes, prompts or way to decode",
     not_applicable=not_applicable,
-    check=_check,
     resolve=resolve,
 )
