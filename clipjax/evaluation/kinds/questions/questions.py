@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from clipjax.checkpoints.encoder import Encoder
 from clipjax.checkpoints.vision_language import answering
 from clipjax.data.cards import Dataset
-from clipjax.data.questions import ALL, ROTATIONS, Questions
+from clipjax.data.questions import ALL, Questions
 from clipjax.embeddings.answers import STEPS, Prompts, answer_images, answer_key, prompts_of
 from clipjax.embeddings.compute import Compute, EmbedStats
-from clipjax.errors import UsageError, counted, unknown_name
+from clipjax.errors import counted
 from clipjax.evaluation.kinds.kind import Amounts, Kind
 from clipjax.evaluation.parts import annotations_of, image_part, questions_about, space_of
 from clipjax.evaluation.request import Request
@@ -110,16 +110,9 @@ def not_applicable(model: Encoder, task: Task) -> str | None:
 
 
 def turns_of(model: Encoder, request: Request) -> Turns:
-    """Reads no data.
-
-    Raises UsageError for an unknown order, no steps, or a precision that a decoder in bfloat16 does not have.
-    """
+    """Reads no data. Raises UsageError for a precision that a decoder in bfloat16 does not have."""
     rotations = ALL if request.rotations is None else request.rotations
     steps = STEPS if request.steps is None else request.steps
-    if rotations not in ROTATIONS:
-        raise unknown_name("order of options", rotations, list(ROTATIONS))
-    if steps < 1:
-        raise UsageError(f"an answer needs 1 step or more, not {steps}")
     for precision in request.precisions:
         answering(model.card.id, model.params, precision)
     return Turns(rotations, steps)
