@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import jax
@@ -61,18 +61,13 @@ def _small(subjects: Sequence[Subject], compute: Compute) -> dict[PixelRecipe, d
     size = compute.per_device_batch
     batch = size if isinstance(size, int) else IMAGE_BATCH
     by_recipe: dict[PixelRecipe, dict[str, ImagePart]] = {}
-    for part in _parts(subjects):
+    for part in itertools.chain.from_iterable(subject.embedded for subject in subjects):
         if len(part.manifest) < SMALL * jax.device_count() * batch:
             by_recipe.setdefault(part.pixels, {}).setdefault(part.name, part)
     small = {recipe: parts for recipe, parts in by_recipe.items() if len(parts) > 1}
     for part in itertools.chain.from_iterable(parts.values() for parts in small.values()):
         hash_images(part.manifest, compute.progress)
     return small
-
-
-def _parts(subjects: Sequence[Subject]) -> Iterator[ImagePart]:
-    for subject in subjects:
-        yield from subject.embedded
 
 
 def _embed(

@@ -157,7 +157,8 @@ class _Runner:
         self.announce(self.number, self.of, item)
         try:
             if model is None:
-                result = self.of_file(item)
+                of, name = file_of(item, self.results), item.chosen.title
+                result = measured_predictions(item.job.task, *of, model=name, results=self.results)
             else:
                 result = measured(self.settled(each, model), item.computed(self.compute), self.results)
         except (ClipjaxError, self.catch) as error:
@@ -166,11 +167,6 @@ class _Runner:
             if (stats := ahead.pop(data.card.name, None)) is not None:
                 result = replace(result, stats=result.stats.plus(stats))
         return Outcome([item], result)
-
-    def of_file(self, item: Item) -> Result:
-        file, request = file_of(item, self.results)
-        name = item.chosen.title
-        return measured_predictions(item.job.task, file, request, model=name, results=self.results)
 
     def settled(self, each: Ready, model: Encoder) -> Ready:
         """With the loaded model, on all processes. Raises the item's error."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipjax.data.cards import Dataset, DatasetCard
-from clipjax.data.labels import PromptSet, load_prompts
+from clipjax.data.labels import load_prompts
 from clipjax.data.readers.reader import CLASS_FOLDERS, find_reader
 from clipjax.devices.agreement import on_all
 from clipjax.embeddings.compute import Compute
@@ -72,7 +72,8 @@ def plan(
         DataError: none does; a damaged card.
     """
     chosen = collection(name)
-    sets = _prompt_sets(prompts or chosen.prompts)  # first: a wrong name costs nothing
+    # First: a wrong name costs nothing.
+    sets = [load_prompts(each) for each in prompts or chosen.prompts] or [None]
     base = Path() if data_root is None else place(data_root).expanduser()
     jobs, not_there, missing = [], [], _Missing()
     folders, located = folders or {}, cards_below(None if data_root is None else base)
@@ -111,10 +112,6 @@ def _without_tasks(located: Sequence[Located], base: Path, task: str) -> str:
     own = [card for card in cards if card.path is not None and card.path.parent == base]
     paths = [card.path for card in own if not card.tasks]
     return f'; {paths[0]} has no `tasks`: add `tasks = ["{task}"]` to it' if paths else ""
-
-
-def _prompt_sets(names: Sequence[str | Path]) -> list[PromptSet | None]:
-    return [load_prompts(name) for name in names] or [None]
 
 
 def _id_of(base: Path, card: DatasetCard, folders: Mapping[str, Path], shared: Shared) -> Located:
