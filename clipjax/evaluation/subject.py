@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -90,20 +91,23 @@ class Subject(ABC):
     """Everything that a run needs, resolved. A kind of run adds its own in a subclass.
 
     Attributes:
-        adapter: the model's.
         part: the data set.
         annotations: of a task that reads some.
         remark: what the annotations were compared with.
     """
 
     model: Encoder
-    adapter: Adapter | None
     task: Task
     part: Part
     annotations: Annotations | None
     resamples: int
     seed: int
     remark: str | None = None
+
+    @functools.cached_property
+    def adapter(self) -> Adapter | None:
+        """The model's."""
+        return adapter_of(self.model)
 
     @abstractmethod
     def inputs(self, precision: str, compute: Compute) -> tuple[EmbedStats, Inputs]:
@@ -149,7 +153,7 @@ class Subject(ABC):
 
     def with_model(self, model: Encoder) -> Self:
         """With the loaded model, in place of the same one that was only opened."""
-        return dataclasses.replace(self, model=model, adapter=adapter_of(model))
+        return dataclasses.replace(self, model=model)
 
     def recipe(self, precision: str, skipped: tuple[str, ...], params: str = REPLICATED) -> dict[str, Any]:
         """Everything that decides the numbers. `params`: their layout on the devices."""

@@ -28,7 +28,6 @@ class ImageSubject(Subject):
     """A run on single images.
 
     Attributes:
-        adapter: builds the head in place of prompts.
         id: the in-distribution data set, if the task needs one.
         head_space: None without a head.
         prompts: of a zero-shot head, or the one template of captions.

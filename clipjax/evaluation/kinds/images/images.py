@@ -54,7 +54,6 @@ def resolve(model: Encoder, task: Task, dataset: Dataset, request: Request) -> I
         model = model.with_tokenizer()  # missing files are reported now, and rows state the digest
     return ImageSubject(
         model=model,
-        adapter=adapter,
         task=task,
         part=part,
         id=id_set and image_part(model, id_set, id_set.label_space, head_space, request),

@@ -17,7 +17,6 @@ from clipjax.evaluation.kinds.kind import Amounts, Kind
 from clipjax.evaluation.parts import annotations_of, part_of
 from clipjax.evaluation.request import Request
 from clipjax.evaluation.subject import Subject
-from clipjax.heads.adapters.base import adapter_of
 from clipjax.models.dense import PROBE3D, DenseRecipe, layers_of
 from clipjax.tasks.inputs import PairInputs
 from clipjax.tasks.task import Task
@@ -119,7 +118,6 @@ def resolve(model: Encoder, task: Task, dataset: Dataset, request: Request) -> P
     assert part.manifest.pairs is not None
     return PairSubject(
         model=model,
-        adapter=adapter_of(model),
         task=task,
         part=part,
         pairs=part.manifest.pairs,

@@ -18,7 +18,6 @@ from clipjax.evaluation.kinds.kind import Amounts, Kind
 from clipjax.evaluation.parts import annotations_of, image_part, questions_about, space_of
 from clipjax.evaluation.request import Request
 from clipjax.evaluation.subject import SCALED, ImagePart, NotApplicableError, Subject, images_in_words
-from clipjax.heads.adapters.base import adapter_of
 from clipjax.tasks.inputs import AnswerInputs
 from clipjax.tasks.task import Task
 
@@ -130,7 +129,6 @@ def resolve(model: Encoder, task: Task, dataset: Dataset, request: Request) -> Q
         )
     return QuestionSubject(
         model=model,
-        adapter=adapter_of(model),
         task=task,
         part=part,
         questions=questions,

@@ -16,7 +16,6 @@ from clipjax.evaluation.parts import annotations_of, part_of
 from clipjax.evaluation.request import Request
 from clipjax.evaluation.rows import NO_STATS
 from clipjax.evaluation.subject import Subject
-from clipjax.heads.adapters.base import adapter_of
 from clipjax.tasks.inputs import Inputs
 from clipjax.tasks.task import Task
 
@@ -75,7 +74,6 @@ def _resolve(model: Encoder, task: Task, dataset: Dataset, request: Request) -> 
     assert model.card.logit_scale is not None
     return ReadingSubject(
         model=model,
-        adapter=adapter_of(model),
         task=task,
         part=part,
         readings=np.array([float(value) for value in part.manifest.columns["reading"]]),
