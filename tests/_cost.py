@@ -10,6 +10,7 @@ from typing import Any
 
 from clipjax.checkpoints.card import Card
 from clipjax.data.pixels.pixel_store import in_words
+from clipjax.evaluation.kinds.kind import Amounts, kind_of
 from clipjax.sweep.cost import CardSizes, Images, Texts, image_flops, image_tower, parts, pixel_bytes
 from clipjax.sweep.hours import (
     Machine,
@@ -22,6 +23,7 @@ from clipjax.sweep.hours import (
     share_of,
 )
 from clipjax.sweep.plan import SweepItem
+from clipjax.tasks.task import find_task
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "cost.md"
 PRECISIONS = ("parity", "fast")
@@ -113,13 +115,18 @@ def _datasets(planned: dict[str, Sequence[SweepItem]], machine: Machine) -> str:
     return _table(titles, rows)
 
 
+def amounts_of_kind(item: SweepItem) -> Amounts:
+    assert item.chosen.model is not None
+    return kind_of(item.chosen.model, find_task(item.job.task)).amounts
+
+
 def _by_dataset(items: Sequence[SweepItem]) -> dict[str, list[SweepItem]]:
     """Parts of the items, by the family of data sets that first needed the images; texts apart."""
     owner: dict[tuple[str, int], str] = {}
     by_name: dict[str, list[SweepItem]] = defaultdict(list)
     for item in items:
         for data in parts(item.job):
-            count = CardSizes().of(data, None, pairs=data.card.matching is not None)
+            count = CardSizes().of(data, None, amounts_of_kind(item))
             owner.setdefault((str(data.root), count), data.card.name.partition(":")[0])
         split: dict[str, list[Any]] = defaultdict(list)
         for work in item.work:

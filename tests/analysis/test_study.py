@@ -21,6 +21,7 @@ from clipjax.analysis.rows.groups import matches
 from clipjax.config import config_dir
 from clipjax.data.cards import cards_in
 from clipjax.embeddings.compute import Compute
+from clipjax.evaluation.plans import ready
 from clipjax.storage.reading import read_csv
 from clipjax.storage.store import Store
 from clipjax.sweep import models as sweep_models
@@ -72,8 +73,8 @@ def plan() -> Iterator[SweepPlan]:
         raise AssertionError("a model was opened")
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (sweep_models, preview):
-            patch.setattr(module, "opened_encoder" if module is sweep_models else "opened", refuse)
+        patch.setattr(sweep_models, "opened_encoder", refuse)
+        patch.setattr(ready, "opened", refuse)
         yield make_plan(load_suite("suite:study"), 10**11, absent=True)
 
 
@@ -103,11 +104,12 @@ def test_the_page_of_costs_is_current(plan: SweepPlan) -> None:
     """Every data set of the study has a number of images, or the page names it."""
     text, sizes = _cost.PAGE.read_text(encoding="utf-8"), CardSizes()
     assert text == _cost.page(plan.absent), "run: python tests/records.py cost"
-    sets = {data.card.name: data for each in plan.absent for data in parts(each.job)}
-    unknown = [
-        name for name, data in sets.items() if not sizes.of(data, None, pairs=data.card.matching is not None)
-    ]
-    assert unknown == ["navi"]
+    sets = {
+        data.card.name: sizes.of(data, None, _cost.amounts_of_kind(each))
+        for each in plan.absent
+        for data in parts(each.job)
+    }
+    assert [name for name, size in sets.items() if not size] == ["navi"]
     assert "`navi`" in text
 
 
