@@ -141,19 +141,19 @@ def parse_toml(text: str, where: object) -> dict[str, Any]:
         raise DataError(f"{where}: {error}") from None
 
 
-def read_csv(path: AnyPath, delimiter: str = ",") -> list[dict[str, str]]:
+def read_csv(path: AnyPath) -> list[dict[str, str]]:
     """One dict a row.
 
     Raises:
         DataError: as `read_text`; a repeated name in the header; too many or too few cells; a misplaced or
             open quote.
     """
-    return parse_csv(read_text(path), path, delimiter)
+    return parse_csv(read_text(path), path)
 
 
-def parse_csv(text: str, where: object, delimiter: str = ",") -> list[dict[str, str]]:
+def parse_csv(text: str, where: object) -> list[dict[str, str]]:
     """As `read_csv`; an error begins with `where` and the line."""
-    return [row for _, row in numbered_csv(text, where, delimiter)]
+    return [row for _, row in numbered_csv(text, where)]
 
 
 def numbered_csv(text: str, where: object, delimiter: str = ",") -> Iterator[tuple[int, dict[str, str]]]:

@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from clipjax.commands.shared.exclusions import refuse_beside, refuse_without
-from clipjax.commands.shared.options import (
-    DistributedOption,
-)
+from clipjax.commands.shared.options import DistributedOption
 from clipjax.commands.shared.output import announce, print_table, say
 from clipjax.commands.shared.processes import join, say_slow, say_waiting
 from clipjax.commands.shared.records import From, taking
