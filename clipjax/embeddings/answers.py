@@ -35,7 +35,7 @@ from clipjax.embeddings.params import AUTO, REPLICATED, SHARDED, bytes_of, fits
 from clipjax.embeddings.rows import rows_of
 from clipjax.embeddings.sets import Embeddings
 from clipjax.embeddings.stream import Batch
-from clipjax.errors import DataError, UsageError
+from clipjax.errors import DataError
 from clipjax.models.language.decoder import Decoder
 from clipjax.models.language.generation import continuation_scores, continued, prefill
 from clipjax.models.language.padding import padded_left
@@ -111,12 +111,8 @@ class Answers:
 def prompts_of(model: Encoder, questions: Questions, rotations: int, steps: int) -> Prompts:
     """Tokenise all prompts.
 
-    Raises:
-        UsageError: steps below 1.
-        DataError: a prompt, the image and the answer are longer than the model's context.
+    Raises DataError if a prompt, the image and the answer are longer than the model's context.
     """
-    if steps < 1:
-        raise UsageError(f"an answer needs 1 step or more, not {steps}")
     language = model.language
     assert language is not None
     n, most = len(questions.ids), questions.most
