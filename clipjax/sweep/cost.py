@@ -112,8 +112,6 @@ def pixels_of(job: Job) -> list[Located]:
 
 def works(chosen: Chosen, job: Job, request: Request, sizes: Sizes | CardSizes, heads: Heads) -> list[Work]:
     """Everything that a run needs, whether or not another has computed it; [] for outputs in files."""
-    if chosen.model is None:
-        return []
     card, found = chosen.card, []
     tower = image_tower(card)
     for images in images_of(chosen, job, request, sizes):

@@ -156,11 +156,12 @@ def sweep(options: SweepOptions) -> None:
         clipjax sweep suite.toml --data-root /data --collect
     """
     options.check()
+    from clipjax.sweep.hours import load_machines
     from clipjax.sweep.shards import cut, read_shard
     from converters.hub import only_cached
 
     part = None if options.shard is None else read_shard(options.shard)
-    machines = _machines(options.share_of_peak) if options.dry_run else []
+    machines = load_machines(options.share_of_peak) if options.dry_run else []
     join(options.distributed)
     compute = options.compute()
     _use_compile_cache(not options.no_compile_cache)
@@ -175,12 +176,6 @@ def sweep(options: SweepOptions) -> None:
             _preview(plan, items, compute, options.results, shards, machines)
         else:
             _run(plan, items, compute, options.results)
-
-
-def _machines(share_of_peak: float | None) -> list[Machine]:
-    from clipjax.sweep.hours import load_machines
-
-    return load_machines(share_of_peak)
 
 
 def _plan(options: SweepOptions, compute: Compute) -> SweepPlan:
