@@ -80,11 +80,6 @@ def kind_of(model: Encoder, task: Task) -> Kind:
     return next((kind for kind in kinds if kind.not_applicable(model, task) is None), kinds[-1])
 
 
-def not_applicable(model: Encoder, task: Task) -> str | None:
-    """Why the task is not defined for the model."""
-    return kind_of(model, task).not_applicable(model, task)
-
-
 def check_options(model: Encoder, task: Task, request: Request) -> None:
     """Raises UsageError for options that the task's run of this model does not have. Reads no data."""
     kind = kind_of(model, task)

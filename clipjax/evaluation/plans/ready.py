@@ -19,7 +19,7 @@ from clipjax.data.manifest import Manifest
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.params import placements
 from clipjax.errors import ClipjaxError, UsageError
-from clipjax.evaluation.kinds.kind import check_options, not_applicable, refuse_options, stated
+from clipjax.evaluation.kinds.kind import check_options, kind_of, refuse_options, stated
 from clipjax.evaluation.plans.item import Chosen, Item
 from clipjax.evaluation.predictions.run import predictions_recipe
 from clipjax.evaluation.request import Request
@@ -73,7 +73,7 @@ def resolved(item: Item, model: Encoder, results: str | Path | None) -> Ready:
     job, request = item.job, item.request
     task = check_run(job.task, request, results)
     check_options(model, task, request)  # refused before any data is read
-    if (reason := not_applicable(model, task)) is not None:
+    if (reason := kind_of(model, task).not_applicable(model, task)) is not None:
         return Ready(item, model, reason=reason)
     try:
         subject = resolve(model, task, job.request(request, results))

@@ -15,12 +15,12 @@ from _tiny_language import TinyVisionLanguage
 
 import clipjax
 from clipjax.errors import UsageError
-from clipjax.evaluation.kinds.kind import find_kind, kind_of, not_applicable, refuse_options, stated
+from clipjax.evaluation.kinds.kind import find_kind, kind_of, refuse_options, stated
 from clipjax.evaluation.kinds.names import KINDS, options_taken
 from clipjax.evaluation.own_model import encoder_of
 from clipjax.evaluation.request import Request
 from clipjax.tasks.names import TASKS, listed
-from clipjax.tasks.task import find_task
+from clipjax.tasks.task import Task, find_task
 
 HOME = "clipjax.evaluation.kinds"
 # May name one kind: what is only of that kind, and the two entries that draw its matches.
@@ -79,13 +79,17 @@ def test_the_options_of_a_kind_are_read_without_an_import() -> None:
         assert options_taken(name) == find_kind(name).options
 
 
+def reason(model: Any, task: Task) -> str | None:
+    return kind_of(model, task).not_applicable(model, task)
+
+
 def test_the_first_kind_that_takes_the_model_is_used() -> None:
     clip, answering = encoder_of(ColourModel()), TinyVisionLanguage()
     choice = find_task("multiple_choice")
     assert (kind_of(clip, choice).name, kind_of(answering, choice).name) == ("images", "questions")
-    assert not_applicable(clip, find_task("zeroshot")) is None
-    assert "which this task cannot ask" in str(not_applicable(answering, find_task("zeroshot")))
-    assert "it has no maps of features" in str(not_applicable(clip, find_task("correspondence")))
+    assert reason(clip, find_task("zeroshot")) is None
+    assert "which this task cannot ask" in str(reason(answering, find_task("zeroshot")))
+    assert "it has no maps of features" in str(reason(clip, find_task("correspondence")))
 
 
 @pytest.mark.parametrize(
