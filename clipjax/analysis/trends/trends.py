@@ -85,10 +85,6 @@ class Fit:
         return self.slope_estimate.interval
 
     @property
-    def intercept_interval(self) -> dict[str, Any] | None:
-        return self.intercept_estimate.interval
-
-    @property
     def convention(self) -> dict[str, Any]:
         resamples = len(self.draws) + self.undefined
         return _convention(self.method, self.scale_x, self.scale_y, resamples, self.seed, self.resampled)

@@ -182,7 +182,8 @@ def test_trends_are_the_fits_with_their_intervals(fig4: Written) -> None:
     for stream, (line, trend) in enumerate(zip(fig4.spec.fits, fig4.trends)):
         members = [point for point in content.points if matches(point.facts, line.where)]
         found = fit_points(members, stream=stream)
-        for name, interval in (("slope", found.slope_interval), ("intercept", found.intercept_interval)):
+        for name, estimate in (("slope", found.slope_estimate), ("intercept", found.intercept_estimate)):
+            interval = estimate.interval
             assert interval is not None
             assert float(trend[name]) == getattr(found, name)
             assert [float(trend[f"{name}_{end}"]) for end in ("lo", "hi")] == [interval["lo"], interval["hi"]]

@@ -68,7 +68,7 @@ def test_each_draw_is_the_references_line_through_the_models_drawn(method: str) 
     for (slope, intercept), models in zip(found.draws, drawn):
         theirs = reference(stats.norm.ppf(x[models]), stats.norm.ppf(y[models]), method)
         np.testing.assert_allclose([intercept, slope], theirs.params, rtol=0, atol=2e-4)
-    for interval, values in zip((found.slope_interval, found.intercept_interval), found.draws.T):
+    for interval, values in zip((found.slope_interval, found.intercept_estimate.interval), found.draws.T):
         lo, hi = map(pytest.approx, np.quantile(values, [0.025, 0.975]))
         assert interval == {"lo": lo, "hi": hi, "level": 0.95, "method": METHOD}
 
@@ -202,7 +202,7 @@ def test_without_an_interval_there_is_no_band(settings: dict[str, int]) -> None:
     x, y = study(FEWEST if settings else FEWEST - 1)
     found = fit(x, y, **settings)  # type: ignore[arg-type]
     assert found.slope_interval is None
-    assert found.intercept_interval is None
+    assert found.intercept_estimate.interval is None
     assert found.band([0.5]) is None
     off = effective_robustness(points_of([0.5], [0.5], widths=(None, 0.01)), found)
     assert off[0].interval is None
