@@ -17,6 +17,9 @@ from clipjax.data.cards import read_card
 from clipjax.embeddings.compute import Compute
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.compare import compare_runs
+from clipjax.evaluation.located import Located
+from clipjax.evaluation.plans.item import Job, items_of
+from clipjax.evaluation.plans.ready import ready
 from clipjax.evaluation.prompts import prompts_name
 from clipjax.evaluation.request import Request
 from clipjax.evaluation.rows import Result
@@ -229,6 +232,20 @@ def test_other_tasks_are_not_applicable_to_a_model_that_answers(world):
     [row] = result.rows
     assert row["value"] is None
     assert row["note"] == "not applicable: tiny is a vision-language model, which this task cannot ask"
+
+
+def test_of_several_tasks_each_has_its_options(world, lists):
+    """A task that is not defined for the model gets its row, whatever the others' options."""
+    data = Located(read_card(str(world / "small.toml")), world / "data")
+    jobs = [Job(task, data, None, None) for task in ("imagenet_d", "multiple_choice")]
+    request = Request(annotations="run_of:clip", steps=1, resamples=100)
+    items = items_of(TinyVisionLanguage(), jobs, request)
+    first, second = (ready(item, items[0].chosen.opened(), world / "runs") for item in items)
+    assert (first.error, first.reason) == (
+        None,
+        "not applicable: tiny is a vision-language model, which this task cannot ask",
+    )
+    assert (second.error, second.reason) == (None, "")
 
 
 def test_the_report_shows_list_answers_and_truth(world, asked, lists):

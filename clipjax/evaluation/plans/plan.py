@@ -20,6 +20,7 @@ from clipjax.data.readers.reader import CLASS_FOLDERS, find_reader
 from clipjax.devices.agreement import on_all
 from clipjax.embeddings.compute import Compute
 from clipjax.errors import DataError, UsageError
+from clipjax.evaluation.kinds.kind import refuse_options, stated
 from clipjax.evaluation.located import Located, cards_below, data_folder, id_card
 from clipjax.evaluation.parts import read_data
 from clipjax.evaluation.plans.item import Job
@@ -129,6 +130,7 @@ def job_of(task: str, request: Request, compute: Compute, results: str | Path | 
     Raises UsageError or DataError if the task cannot run, its data cannot be read, or `results` not written.
     """
     definition = check_run(task, request, results)
+    refuse_options(definition, stated(request))
     read = functools.partial(_read, definition, request)
     job = on_all(read, f"read the data of {task}", apart=compute.store is None)
     _refuse_among_classes(request, job.data.card.reader, results)

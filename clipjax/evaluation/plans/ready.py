@@ -19,7 +19,7 @@ from clipjax.data.manifest import Manifest
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.params import placements
 from clipjax.errors import ClipjaxError, UsageError
-from clipjax.evaluation.kinds.kind import check_options, kind_of, refuse_options, stated
+from clipjax.evaluation.kinds.kind import check_options, kind_of
 from clipjax.evaluation.plans.item import Chosen, Item
 from clipjax.evaluation.predictions.run import predictions_recipe
 from clipjax.evaluation.request import Request
@@ -72,9 +72,10 @@ def resolved(item: Item, model: Encoder, results: str | Path | None) -> Ready:
     """Raises UsageError or DataError, before anything is computed."""
     job, request = item.job, item.request
     task = check_run(job.task, request, results)
-    check_options(model, task, request)  # refused before any data is read
+    # First: of several tasks and models, each has the options of those that it is defined for.
     if (reason := kind_of(model, task).not_applicable(model, task)) is not None:
         return Ready(item, model, reason=reason)
+    check_options(model, task, request)  # refused before any data is read
     try:
         subject = resolve(model, task, job.request(request, results))
     except NotApplicableError as error:
@@ -87,7 +88,6 @@ def resolved(item: Item, model: Encoder, results: str | Path | None) -> Ready:
 def check_run(task: str, request: Request, results: str | Path | None) -> Task:
     """Raises UsageError or DataError if the task cannot run or write."""
     definition = find_task(task)
-    refuse_options(definition, stated(request))
     if results is not None:
         ResultStore(results).check_root(written=True)
     if request.compare_precision and (request.precision != "parity" or not definition.compares_precisions):
