@@ -268,6 +268,12 @@ def test_what_is_not_applicable_is_so_for_a_data_set_that_is_there(conflict, tmp
     assert (row["dataset"], row["value"]) == ("cue_conflict", None)
 
 
+@pytest.mark.parametrize("prompts", [3, ["a photo of a {}."]])
+def test_prompts_are_a_name_or_a_set(world, prompts):
+    with pytest.raises(TypeError, match=f"not {type(prompts).__name__}"):
+        run(world, prompts=prompts)
+
+
 def test_labels_outside_the_classes_are_refused_before_images_are_read(world, tmp_path, monkeypatch):
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("images were embedded")

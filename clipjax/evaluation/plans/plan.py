@@ -145,7 +145,7 @@ def _read(task: Task, request: Request) -> Job:
         for each in (read.dataset, read.id_dataset)
     )
     assert data is not None
-    if isinstance(prompts, str | Path):
+    if prompts is not None and not isinstance(prompts, PromptSet):
         prompts = load_prompts(prompts)
     return Job(task.name, data, id_data, prompts, alone=True)
 
