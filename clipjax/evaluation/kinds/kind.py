@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from clipjax.checkpoints.encoder import Encoder
 from clipjax.data.cards import Dataset, DatasetCard
 from clipjax.data.manifest import Manifest
+from clipjax.embeddings.compute import Compute
 from clipjax.errors import UsageError
 from clipjax.evaluation.kinds.names import KINDS, options_taken
 from clipjax.evaluation.request import Request
 from clipjax.evaluation.subject import Subject
+from clipjax.options import options_of
 from clipjax.tasks.task import Task
 
 
@@ -110,6 +112,7 @@ def refuse_options(task: Task, options: Iterable[str], model: Encoder | None = N
         who = model.card.id if model is not None and of_model else f"the task {task.name!r}"
         why = kinds[0].refusals.get(option) or find_kind(owners[0]).lacking
         refused.setdefault(f"{who} {why}", []).append(option)
+    known = options_of(Request) | options_of(Compute)
     for words, names in refused.items():
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in names)
+        flags = ", ".join(known[name].flag for name in names)
         raise UsageError(f"{words}: leave {' and '.join(names)} ({flags}) out")

@@ -117,6 +117,12 @@ def test_options_of_other_kinds_are_refused(task: str, options: dict[str, Any], 
             refuse_options(find_task(task), stated(request))
 
 
+def test_a_refusal_names_the_flag_of_the_command_line() -> None:
+    """Which is not the field's name with dashes."""
+    with pytest.raises(UsageError, match=r"leave per_device_batch and workers \(--batch-size, --workers\)"):
+        refuse_options(find_task("correspondence"), ["per_device_batch", "workers"])
+
+
 def test_a_model_of_another_kind_is_named() -> None:
     with pytest.raises(UsageError, match=r"^colours gives no answers: leave rotations"):
         refuse_options(find_task("multiple_choice"), ["rotations"], encoder_of(ColourModel()))
