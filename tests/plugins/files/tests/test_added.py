@@ -97,21 +97,23 @@ def test_the_kind_of_run(tmp_path: Path) -> None:
     model = ColourModel()
     scale = model.card.logit_scale
     options: dict[str, Any] = {"root": tmp_path / "data" / "list.csv", "progress": False}
-    result = clipjax.evaluate(model, "level", results=tmp_path / "results", **options)
-    assert result.value("level") == pytest.approx(300 / scale)
+    result = clipjax.evaluate(model, "mean_reading", results=tmp_path / "results", **options)
+    assert result.value("mean_reading") == pytest.approx(300 / scale)
     [row] = ResultStore(tmp_path / "results").rows()
     assert (row["recipe"]["unit"], row["recipe"]["pixels"], row["n"]) == (scale, None, 3)
     assert row["convention"]["unit"] == "the model's logit scale"
-    assert clipjax.evaluate(model, "level", limit=2, **options).rows[0]["n"] == 2
+    assert clipjax.evaluate(model, "mean_reading", limit=2, **options).rows[0]["n"] == 2
     refused = {
-        "the task 'level' takes no classes, prompts or way to decode: leave prompts": {"prompts": "single"},
-        "the task 'level' reads no maps of features: leave layers": {"layers": "last"},
+        "the task 'mean_reading' takes no classes, prompts or way to decode: leave prompts": {
+            "prompts": "single"
+        },
+        "the task 'mean_reading' reads no maps of features: leave layers": {"layers": "last"},
         "reads numbers in full": {"precision": "fast"},
     }
     for says, given in refused.items():
         with pytest.raises(UsageError, match=says):
-            clipjax.evaluate(model, "level", **given, **options)
-    [absent] = clipjax.evaluate(ColourModel(logit_scale=None), "level", **options).rows
+            clipjax.evaluate(model, "mean_reading", **given, **options)
+    [absent] = clipjax.evaluate(ColourModel(logit_scale=None), "mean_reading", **options).rows
     assert (absent["value"], absent["note"]) == (None, "not applicable: colours has no logit scale")
 
 

@@ -1,4 +1,4 @@
-"""Level: the mean of a data set's readings, a task of the kind of run `readings`."""
+"""Mean reading: the mean of a data set's readings, a task of the kind of run `readings`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def describe(inputs: Any) -> dict[str, Any]:
 
 def measure(columns: Columns, about: About) -> list[Measure]:
     readings = finite_column(columns, "reading")
-    return [Measure("level", float(readings.mean()), len(readings))]
+    return [Measure("mean_reading", float(readings.mean()), len(readings))]
 
 
 TASK = Task(
-    name="level",
+    name="mean_reading",
     version=1,
     section="none",
     needs=(),
