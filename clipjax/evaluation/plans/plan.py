@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipjax.data.cards import Dataset, DatasetCard
-from clipjax.data.labels import load_prompts
+from clipjax.data.labels import PromptSet, load_prompts
 from clipjax.data.readers.reader import CLASS_FOLDERS, find_reader
 from clipjax.devices.agreement import on_all
 from clipjax.embeddings.compute import Compute
