@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import math
 import re
@@ -206,23 +205,6 @@ def test_a_flipped_bit_is_named_and_the_checkpoint_before_used(
     assert "SHA-256 of its files" not in caplog.text
     assert same_bits(params, whole)
     assert (stopped / "4.damaged").is_dir()
-
-
-def test_a_checkpoint_of_sizes_alone_goes_on_with_one_note(
-    network: Network,
-    manifest: Manifest,
-    whole: Any,
-    stopped: Path,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    for step in ("2", "4"):
-        contents = json.loads((stopped / step / SIZES).read_text())
-        (stopped / step / SIZES).write_text(json.dumps({name: c["bytes"] for name, c in contents.items()}))
-    with caplog.at_level(logging.WARNING, "clipjax"):
-        params = start(network, manifest, checkpoints=stopped)
-    assert same_bits(params, whole)
-    notes = [each.getMessage() for each in caplog.records if each.name.startswith("clipjax")]
-    assert notes == ["checkpoint 4 has no SHA-256 of its files: whether they have changed is not known"]
 
 
 def test_no_readable_checkpoint_is_an_error(network: Network, manifest: Manifest, stopped: Path) -> None:

@@ -120,7 +120,7 @@ def test_padding_between_tokens_counts_no_position():
     [
         ({"positions": 17}, "positions 17 are too few for context_length 16 behind the 2 that no token uses"),
         ({"heads": 5}, "width 128 is not a multiple of heads 5"),
-        ({"pooling": "max"}, "pooling = 'max' is not one of 'mean'"),
+        ({"pooling": "max"}, "pooling = 'max' must be 'mean'"),
     ],
 )
 def test_impossible_records_are_refused(change: dict[str, Any], said: str):
