@@ -38,7 +38,7 @@ FIELDS: dict[type, tuple[str, str]] = {
         "load_annotations annotated_by check_annotations paired matcher predictions usual headlines kinds "
         "compares_precisions",
     ),
-    Kind: ("name options lacking not_applicable check resolve", "refusals amounts"),
+    Kind: ("name options lacking not_applicable resolve", "check refusals amounts"),
     Reader: ("read", "layout recognises order pairs"),
     Method: ("name title paper options prepare outline", "searches"),
     Family: (
