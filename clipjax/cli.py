@@ -73,7 +73,7 @@ app = typer.Typer(
 
 
 def command_modules() -> list[str]:
-    """Those of `commands/` and its folders that have `register`, in the order of `ORDER`."""
+    """The modules of `commands/` and its folders that have `register`, in the order of `ORDER`."""
     place = {name: number for number, name in enumerate(ORDER)}
     names = sorted(COMMANDS.own(), key=lambda name: (place.get(name, len(ORDER)), name))
     return [COMMANDS.own()[name].dotted for name in names]

@@ -184,7 +184,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _others(folder: Path, endings: tuple[str, ...]) -> list[Path]:
-    """What is not a file of these endings."""
+    """The entries of a folder that are not files of these endings."""
     there = (path for path in sorted(folder.iterdir()) if not _IGNORED.fullmatch(path.name))
     return [path for path in there if path.suffix not in endings or not path.is_file()]
 

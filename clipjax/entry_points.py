@@ -78,7 +78,7 @@ class PlugIn:
 
     @property
     def made_by(self) -> dict[str, str]:
-        """For a result row."""
+        """The package and version that made a piece, for a result row."""
         return {"kind": self.noun, "name": self.name, "package": self.package, "version": self.version}
 
     @property

@@ -79,7 +79,7 @@ def near_names(name: str, known: list[str]) -> list[str]:
 
 
 def unknown_name(kind: str, name: str, known: list[str], *, shown: int = 12) -> UsageError:
-    """With the nearest of the `known` names; `kind` is what the name stands for, e.g. "model".
+    """An error with the nearest of the `known` names; `kind` is what the name stands for, e.g. "model".
 
     shown: at most this many names where none is near.
     """

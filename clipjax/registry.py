@@ -54,7 +54,7 @@ class Registry:
         return _own(self)
 
     def plug_ins(self) -> dict[str, PlugIn]:
-        """Those of other packages by name. Raises DataError for a name that is taken."""
+        """The pieces of other packages by name. Raises DataError for a name that is taken."""
         return _plug_ins(self)
 
     def names(self) -> tuple[str, ...]:
@@ -88,7 +88,7 @@ class Registry:
             kind: the record's type.
 
         Raises:
-            UsageError: there is none; names the nearest ones.
+            UsageError: no piece has this name; the error names the nearest ones.
             DataError: a plug-in's module cannot be loaded.
             ValueError: the record is of another type or has another name than its module (a mistake of ours).
         """

@@ -1,4 +1,4 @@
-"""Which architecture of configs/archs a checkpoint is, after the assumed one did not fit.
+"""Find the architecture of configs/archs that a checkpoint is, after the assumed one did not fit.
 
 Only those with nearly as many parameters (configs/parity.json) are compared.
 """

@@ -60,7 +60,7 @@ class Outside(Protocol):
 
 
 class ModelCard(Protocol):
-    """As `Card`; a user's own model may have no `arch`, `tokenizer`, `resized`, `lineage` and `facts_of`."""
+    """Like `Card`; a user's own model may lack `arch`, `tokenizer`, `resized`, `lineage` and `facts_of`."""
 
     @property
     def id(self) -> str: ...
@@ -106,7 +106,7 @@ class Encoder(Protocol):
 
     @property
     def network(self) -> Network | None:
-        """None for a user's own model, which is called through `encode_*`."""
+        """The network; None for a user's own model, which is called through `encode_*`."""
         ...
 
     @property

@@ -94,7 +94,7 @@ class Model:
         return dataclasses.replace(self, **(own | changes))
 
     def settled(self) -> Model:
-        """With the tokenizer files found after loading: their digest is in its card."""
+        """The model with the tokenizer files found after loading: their digest is in its card."""
         return self.with_tokenizer() if "_tokenizer" in vars(self) else self
 
     def with_params(self, params: Mapping[str, Any]) -> Model:
@@ -209,7 +209,7 @@ class Model:
         return find_tokenizer_files(spec, repo=source.repo, revision=source.revision, download=True)
 
     def _params_for(self, inputs: jax.Array, precision: Precision) -> dict[str, Any]:
-        """As they are in "fast", to whose bits the form matters, and inside a caller's own jit or grad."""
+        """Params as they are in "fast", whose bits depend on the form, and in a caller's own jit or grad."""
         if precision != "parity" or _is_traced(self.params, inputs):
             return self.params
         return self._apart

@@ -93,7 +93,7 @@ def is_checkpoint(folder: Path) -> bool:
 
 
 def card_file(source: Any) -> CardFile | None:
-    """None unless clipjax wrote the folder `source`."""
+    """The card's file; None unless clipjax wrote the folder `source`."""
     if not isinstance(source, str | Path) or not exists(Path(source) / CARD):
         return None
     return read_card_file(source)

@@ -240,7 +240,7 @@ def _with_own_pixels(card: Card, folder: Path) -> Card:
 
 
 def _card_beside(resolved: Resolved, facts_of: str | None) -> Card:
-    """From the configuration beside the weights, else that of `facts_of`."""
+    """The card of the configuration beside the weights, else that of `facts_of`."""
     try:
         record = read_foreign_card(resolved.folder)
         card = None if record is None else card_from_dict(record, str(resolved.folder))

@@ -162,7 +162,7 @@ def _fetch_templates(resolved: Resolved) -> None:
 
 
 def own_chat(folder: Path) -> Chat:
-    """From the folder's chat template, rendered with a mark for the question; else LLaVA-1.5's."""
+    """The folder's chat template, rendered with a mark for the question; else LLaVA-1.5's."""
     template = _template(folder)
     if template is None:
         return Chat(image_prompt("llava_v15").prompt, "llava_v15", None)

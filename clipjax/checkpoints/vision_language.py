@@ -168,7 +168,7 @@ class Prompts:
 
 
 def padded(language: Language, prompts: Sequence[tuple[list[int], int]], steps: int) -> Prompts:
-    """Those of `Language.prompt`, with room for answers of `steps` ids where the context has it."""
+    """The ids of `Language.prompt`, with room for answers of `steps` ids where the context has it."""
     most = language.decoder.config.context_length - language.image_tokens - steps
     ids, valid = padded_left([own for own, _ in prompts], most)
     image_at = np.array([ids.shape[1] - len(own) + at for own, at in prompts], np.int32)

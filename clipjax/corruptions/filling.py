@@ -89,7 +89,7 @@ def _walk(seen: Any, steps: Any) -> tuple[Any, Any]:
 
 
 def _hopeless(seen: Any) -> tuple[Any, Any]:
-    """Where a row or column has nothing seen on one side, its direction is not walked: -1."""
+    """The first state of walks: -1 (none) where a row or column has nothing seen on that side, else 0."""
     count = seen.astype(jnp.int32)
     start = []
     for turned in (False, True):

@@ -172,7 +172,7 @@ def _read_factors(path: Path) -> tuple[tuple[str, ...], np.ndarray, tuple[str, .
 
 
 def _check_record(record: dict[str, Any], where: str) -> None:
-    """Also strips the folder from the name."""
+    """Check a record, and strip the folder from its name."""
     if not isinstance(record.get("file_name"), str):
         raise DataError(f"{where}: expected an object with a `file_name`")
     if not _is_class(record.get("class")):

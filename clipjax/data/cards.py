@@ -113,7 +113,7 @@ class Dataset:
 
     Attributes:
         label_space, head_space: None without labels.
-        made: how clipjax corrupted the images, if it did.
+        made: the corruption that clipjax applied to the images; None if it applied none.
         folder: the end of the path of images that no card describes (`tail_of`); None: the card does.
     """
 

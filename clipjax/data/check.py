@@ -120,7 +120,7 @@ def _name_problems(dataset: Dataset) -> Iterator[str]:
 
 
 def _question_problems(dataset: Dataset) -> Iterator[str]:
-    """With lists, an image's options are known when a run gives them: only its category is checked."""
+    """The problems of questions. Lists give options only to a run: here the category is checked."""
     question, manifest, space = dataset.card.question, dataset.manifest, dataset.label_space
     if question is None:
         return

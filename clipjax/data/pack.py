@@ -332,7 +332,7 @@ class _Tar:
         return digests
 
     def read(self, path: Path, rows: range) -> list[str]:
-        """Also checks the other members' contents."""
+        """Read a member, and check the others' contents."""
         members = walk_tar(path)
         digests = []
         with path.open("rb") as file:

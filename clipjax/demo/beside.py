@@ -163,7 +163,7 @@ def _received(connection: Connection) -> Any:
 
 
 def _end_with_parent() -> None:
-    """As after SIGTERM once the parent is gone, even if killed."""
+    """End as after SIGTERM once the parent is gone, even if it was killed."""
     if (parent := multiprocessing.parent_process()) is not None:
         parent.join()
         signals.ask(signal.SIGTERM)

@@ -57,7 +57,7 @@ def results(plan: Plan, out: Path, progress: bool) -> list[Result]:
 
 @_once
 def lists(plan: Plan, out: Path, progress: bool) -> list[Result]:
-    """Those of the last model, whose mistakes are the questions' wrong options."""
+    """The lists of the last model, whose mistakes are the questions' wrong options."""
     return sweeps.results_of_models([plan.models[-1].id], out, progress)
 
 

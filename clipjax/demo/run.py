@@ -57,7 +57,7 @@ def prepare(out: Path) -> bool:
 
 
 def keep_programs(out: Path) -> None:
-    """For other processes, unless JAX has its own setting."""
+    """Keep compiled programs for other processes, unless JAX has a setting of its own."""
     import jax
 
     from clipjax.devices import programs

@@ -101,7 +101,7 @@ def has_own_prompts(row: Row) -> bool:
 
 
 def recipes() -> list[str]:
-    """In the order of configs/demo.toml; others come last."""
+    """The recipes in the order of configs/demo.toml; others come last."""
     order = settings().tuning.order
     names = [name for name in recipe_names() if name.startswith("demo_")]
     return sorted(names, key=lambda name: order.index(name) if name in order else len(order))

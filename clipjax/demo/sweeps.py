@@ -44,7 +44,7 @@ def results_of_models(names: Sequence[str], out: Path, progress: bool) -> list[R
 
 
 def _second_runs(names: Sequence[str], results: Sequence[Result], out: Path) -> Sequence[Run]:
-    """By the other models, with the last one's results as annotations."""
+    """The runs of the other models, with the last one's results as annotations."""
     *others, last = names
     task, paths = settings().selection.task, tuple(str(out / "models" / name) for name in others)
     return [

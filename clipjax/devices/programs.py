@@ -75,7 +75,7 @@ class _CheckedPath:
         self._path.mkdir(mode, parents=parents, exist_ok=exist_ok)
 
     def glob(self, pattern: str) -> Iterator[epath.Path]:
-        """For a folder with a limit, in which JAX asks for sizes."""
+        """The files of the folder. JAX asks for them, and for their sizes, where the folder has a limit."""
         return epath.Path(self._path).glob(pattern)
 
     def unlink(self, missing_ok: bool = False) -> None:

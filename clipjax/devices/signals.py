@@ -76,7 +76,7 @@ def run(program: Callable[[], object]) -> None:
 
 
 def ask(number: int, grace: float | None = None) -> None:
-    """From any thread: act as if signal `number` had come, with `grace` seconds left."""
+    """Act as if signal `number` had come, with `grace` seconds left; any thread may call this."""
     if _watch is not None:
         _watch.ask(number, grace)
 

@@ -21,7 +21,7 @@ NAMED = 12  # data sets named in one line
 
 
 def check_data(machine: Machine, *, data_root: Path) -> Iterator[Line]:
-    """As `clipjax datasets check --all`, without reading images. A missing data set is not a problem."""
+    """Check data sets as `datasets check --all` does, without reading images. A missing one is no problem."""
     from clipjax.evaluation.located import survey
 
     ready, missing = [], []
@@ -87,7 +87,7 @@ def bytes_an_image(models: Iterable[str]) -> Iterator[int]:
 
 
 def _images(data_root: Path) -> Iterator[int]:
-    """In each folder; two cards of one folder share embeddings."""
+    """The images of each folder; two cards of one folder share embeddings."""
     from clipjax.evaluation.located import cards_below
 
     counts: dict[Path, int] = {}

@@ -84,7 +84,7 @@ class Prompts:
         return sha256_bytes(data)
 
     def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Those of some rows; padding (-1) takes row 0."""
+        """The prompts of some rows; padding (-1) takes row 0."""
         rows = np.maximum(rows, 0)
         names = ("ids", "lengths", "image_at", "letters", "texts", "counts")
         return {name: getattr(self, name)[rows] for name in names}

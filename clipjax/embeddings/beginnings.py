@@ -95,7 +95,7 @@ def _at_most(
 def _longest(
     equal: Int[np.ndarray, " N"], length: Int[np.ndarray, " N"], fewest: int
 ) -> Int[np.ndarray, "N 2"]:
-    """Of texts in lexical order: the first one with the same beginning, and the beginning's length.
+    """For each of the sorted texts: the first one with the same beginning, and the beginning's length.
 
     A beginning leaves at least one token of each text.
 
@@ -126,7 +126,7 @@ def _padded(length: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
 def encode_shared(
     model: Encoder, texts: Texts, precision: str, chunk: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """As `clipjax.embeddings.texts.encode_texts`, on this process's devices.
+    """Like `clipjax.embeddings.texts.encode_texts`, on this process's devices.
 
     The texts that a device takes in one step do not depend on the number of devices, and so nor do the bits.
     """

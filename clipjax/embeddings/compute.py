@@ -99,7 +99,7 @@ class Compute:
 
 @dataclass(frozen=True)
 class EmbedStats:
-    """What this process did for one data set; a step with several counts for its first.
+    """What this process did for one data set. A step that reads several data sets counts for the first.
 
     Attributes:
         forward_passes: batches run; 0 if everything was stored.

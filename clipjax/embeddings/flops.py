@@ -73,7 +73,7 @@ def tower_flops(card: Card) -> dict[str, int]:
 
 
 def traced_flops(card: Card) -> dict[str, int]:
-    """As `tower_flops`, without the record."""
+    """Like `tower_flops`, traced anew in place of read from the record."""
     towers = {}
     for tower in ("vision", "text") if card.arch.text is not None else ("vision",):
         forward = forward_of(card, tower, "parity")

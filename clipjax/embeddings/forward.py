@@ -288,7 +288,7 @@ class Step:
 
 
 def tower_sharding(network: Network, mesh: Mesh, placement: str) -> Any:
-    """Of the image tower's params: a tree like them if they are cut, one for all if not."""
+    """The sharding of the image tower's params: a tree like theirs if they are cut, else one for all."""
     if placement != SHARDED:
         return replicated(mesh)
     return params_sharding({"vision": network.abstract_params()["vision"]}, mesh, FSDP)
@@ -327,7 +327,7 @@ def text_step(network: Network, mesh: Mesh, precision: Precision) -> Step:
 
 
 def _tpu(mesh: Mesh) -> str | None:
-    """For elsewhere the compiler chooses: the stored bits of a CPU and a GPU are of such programs."""
+    """"tpu" or None: the stored bits of a CPU and a GPU come from programs that name no platform."""
     return "tpu" if platform_of(mesh) == "tpu" else None
 
 

@@ -44,7 +44,7 @@ def embed_images(
     recipe: PixelRecipe | None = None,
     rows_per_shard: int | None = None,
 ) -> Embeddings:
-    """As `embed_many`, for one data set."""
+    """Like `embed_many`, for one data set."""
     stream = image_stream(model, compute, precision, output, recipe)
     [embeddings] = rows_of(stream, [manifest], rows_per_shard)
     return embeddings
@@ -88,7 +88,7 @@ def embed_many(
 def image_stream(
     model: Encoder, compute: Compute | None, precision: str, output: str, recipe: PixelRecipe | None
 ) -> ImageStream:
-    """As `embed_many`."""
+    """The stream of images that `embed_many` runs."""
     profile = known_precision(precision)
     if output not in OUTPUTS:
         raise unknown_name("output", output, list(OUTPUTS))

@@ -42,7 +42,7 @@ class Matcher(Protocol):
     def shape(self) -> tuple[int, int]: ...
 
     def key(self) -> dict[str, Any]:
-        """As JSON, everything that decides the numbers."""
+        """Everything that decides the numbers, as JSON."""
         ...
 
     def __call__(self, map0: jax.Array, map1: jax.Array, geometry: Mapping[str, jax.Array]) -> jax.Array:

@@ -44,7 +44,7 @@ class Layout(NamedTuple):
 
 
 class Span(NamedTuple):
-    """Rows of a data set that are kept together: a shard of its entry, or all."""
+    """Rows of one data set that a stream writes at once: a shard of its stored entry, or all of them."""
 
     of: StoredRows
     rows: range
@@ -166,7 +166,7 @@ class StoredRows:
         return Embeddings(ids, array, self.entry and self.entry.key_hash, stats)
 
     def stats(self, *, counted: bool) -> EmbedStats:
-        """Of the rows so far, without the skipped ones."""
+        """What was done for the rows so far, without the skipped ones."""
         done = (self.forward_passes, self.images, self.compiles, self.decode_seconds, self.compute_seconds)
         return EmbedStats(
             *(done if counted else (0, 0, 0, 0.0, 0.0)),

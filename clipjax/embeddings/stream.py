@@ -101,7 +101,7 @@ class Stream(abc.ABC):
         """The batch of each step."""
 
     def placement(self, per_device_batch: int, placement: str) -> str:
-        """Where params lie, if "auto" may be asked for."""
+        """The placement of params, if "auto" may be asked for."""
         return placement
 
     def fastest(self, placement: str, images: int) -> Choice:
@@ -150,7 +150,7 @@ class Stream(abc.ABC):
     def _steps(
         self, forward: Forward, order: Order, source: Iterator[Batch], bar: Bar
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """For each step: which rows [B] were read, which are usable, and the array [B, ...].
+        """Yield for each step: the rows [B] that were read, which of them are usable, and the array [B, ...].
 
         The last step of a stopped stream is cut before the row that stopped it.
         """
@@ -260,7 +260,7 @@ class Order:
 def read_ahead(
     load: Callable[[int], T], steps: Sequence[np.ndarray], threads: int | None = None
 ) -> Generator[list[T | DataError | None]]:
-    """What `load` gives for the rows of each step, or its error; None for padding (-1)."""
+    """Yield the results of `load` for the rows of each step, or its error; None for padding (-1)."""
 
     def read(row: int) -> T | DataError | None:
         try:

@@ -294,7 +294,7 @@ def _pair(a: _Run, b: _Run) -> _Pair:
 
 
 def _completed(own: Paired, other: Paired, n: int) -> Paired:
-    """Also with the metrics that the other run alone has, where `same` names what they would be here."""
+    """Add the metrics that only the other run has, where `same` names what they would be here."""
     if not (names := {name: of for name, of in own.same.items() if name in values_of(other, n)}):
         return own
 

@@ -41,7 +41,7 @@ def dataset_of(request: Request) -> Dataset:
 
 
 def _check_name(request: Request) -> None:
-    """Raises UsageError for a name beside a card, or a name that is none."""
+    """Raises UsageError for a name beside a card, or a name that cannot be one."""
     name = request.data_name
     if name is None:
         return

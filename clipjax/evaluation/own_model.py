@@ -34,7 +34,7 @@ Triple = Sequence[float]
 
 @dataclass(frozen=True)
 class OwnCard:
-    """As `clipjax.checkpoints.encoder.ModelCard`."""
+    """Like `clipjax.checkpoints.encoder.ModelCard`, for a user's own model."""
 
     id: str
     kind: Literal["zero_shot", "classifier"]
@@ -77,7 +77,7 @@ def _is_name(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    """Also None; an array of one number is one."""
+    """Whether a value is a number or None; an array of one number is one."""
     try:
         return value is None or (not isinstance(value, str) and math.isfinite(value))
     except TypeError:

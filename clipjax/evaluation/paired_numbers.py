@@ -28,7 +28,7 @@ from clipjax.tasks.task import Paired
 
 
 class Numbers(NamedTuple):
-    """As in `Comparison`."""
+    """Numbers of two runs, as `Comparison` has them."""
 
     metric: str
     first: float

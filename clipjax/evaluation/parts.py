@@ -49,7 +49,7 @@ def id_dataset(card: DatasetCard, request: Request) -> Dataset:
 
 
 def annotations_of(card: DatasetCard, task: Task, request: Request) -> Annotations | None:
-    """From the request, else the card, else the task's own. Raises UsageError if the task takes none."""
+    """The annotations of request, card or task, in this order. Raises UsageError if the task takes none."""
     if task.load_annotations is not None:
         return task.load_annotations(annotations_path(card, request.annotations))
     if request.annotations is not None:

@@ -66,7 +66,7 @@ class Result:
         return None if interval is None else (interval["lo"], interval["hi"])
 
     def _repr_html_(self) -> str:
-        """In a notebook: a table of the rows of whole data sets, or of all rows if there are only slices."""
+        """A notebook's table of the rows of whole data sets, or of all rows if there are only slices."""
         whole = [row for row in self.rows if row["slice"] is None]
         return as_html(*summary_table(whole or self.rows))
 

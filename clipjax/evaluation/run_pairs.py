@@ -168,7 +168,7 @@ def _recipe(run: _Run) -> dict[str, Any]:
 
 
 def _newest(runs: Sequence[_Run], key: Callable[[_Run], dict[str, Any]]) -> list[_Run]:
-    """Of runs equal also in weights and transform."""
+    """The newest of the runs whose weights and transform are equal, too."""
     own = ("model", "pixels", "adapter", "predictions")
 
     def everything(run: _Run) -> str:
@@ -188,7 +188,7 @@ def _one(names: tuple[str, str], key: tuple[str, str], pairs: Pairs) -> Pairs:
 
 
 def _listed(runs: Sequence[_Run]) -> str:
-    """With the option that chooses: "prompts a or b (--prompts)"."""
+    """The values with the option that chooses: "prompts a or b (--prompts)"."""
     said = []
     for name in runs[0].how:
         ways = sorted({run.how[name] for run in runs if not (name == "prompts" and run.own_prompts)})

@@ -118,7 +118,7 @@ class Subject(ABC):
 
     @abstractmethod
     def entries(self, precision: str, params: str) -> list[tuple[dict[str, Any], int]]:
-        """Of each part, the key of the entry that `inputs` reads from a store, and how many images it has.
+        """For each part: the key of the stored entry that `inputs` reads, and the number of its images.
 
         Args:
             params: their layout on the devices.
@@ -126,11 +126,11 @@ class Subject(ABC):
 
     @abstractmethod
     def own_recipe(self) -> dict[str, Any]:
-        """What the recipe has beside everything that all kinds have; JSON."""
+        """The fields of the recipe that only this kind has; JSON."""
 
     @abstractmethod
     def own_convention(self) -> dict[str, Any]:
-        """Likewise of the convention."""
+        """The fields of the convention that only this kind has; JSON."""
 
     @abstractmethod
     def amounts(self) -> list[str]:
@@ -152,7 +152,7 @@ class Subject(ABC):
         return ()
 
     def with_model(self, model: Encoder) -> Self:
-        """With the loaded model, in place of the same one that was only opened."""
+        """The subject with the loaded model in place of the one that was only opened."""
         return dataclasses.replace(self, model=model)
 
     def recipe(self, precision: str, skipped: tuple[str, ...], params: str = REPLICATED) -> dict[str, Any]:

@@ -95,7 +95,7 @@ class Change:
 
     @property
     def verdict(self) -> str | None:
-        """None if the interval includes zero, if chance explains it, or if neither way is better."""
+        """The direction; None if the interval includes zero, chance explains it, or neither way is better."""
         if self.interval is None or self.metric.better == "neither":
             return None
         lo, hi = self.interval
@@ -300,7 +300,7 @@ def _changes(
 
 
 def _compared(base: Result, tuned: Result, folder: Path, resamples: int) -> dict[str, Comparison | str]:
-    """By metric; or why it is not compared."""
+    """Comparisons by metric, or why a metric is not compared."""
     ids = base.rows[0]["run_id"], tuned.rows[0]["run_id"]
     try:
         comparisons = compare_runs(*ids, folder, resamples=resamples)

@@ -27,7 +27,7 @@ from clipjax.storage.store import Store
 
 @dataclass(frozen=True)
 class Settings:
-    """Where and how a run is computed; changes numbers only by rounding.
+    """Where and how a run is computed. These settings change numbers by rounding alone.
 
     Attributes:
         rules: placement of trained params and moments, DP or FSDP.
@@ -162,7 +162,7 @@ class Method:
 
 
 def all_methods() -> dict[str, Method]:
-    """By name. Raises as `find_method`."""
+    """All methods by name. Raises the errors of `find_method`."""
     return METHODS.all(Method)
 
 

@@ -1,4 +1,4 @@
-"""From trained params to a model whose card records its origin."""
+"""Make a model of trained params; its card records where it came from."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ def _logits(
 def _cache_logits(
     features: Float32[jax.Array, "B D"], cache: Cache, classes: int
 ) -> Float32[jax.Array, "B {classes}"]:
-    """In blocks of at most `SCORE_BLOCK` affinities."""
+    """Compute logits in blocks of at most `SCORE_BLOCK` affinities."""
     count = cache.keys.shape[1]
     size = max(1, min(count, SCORE_BLOCK // max(1, len(features))))
     pad = -count % size
@@ -260,6 +260,6 @@ def cosine_head(head: Head) -> Head | None:
 
 
 def identity_head(space: LabelSpace) -> Head:
-    """For features that already are logits over `space`: returns them bit for bit."""
+    """A head for features that already are logits over `space`: returns them bit for bit."""
     kernel = jax.device_put(np.zeros((0, len(space)), np.float32))
     return _Identity(kernel, None, scale=1.0, normalize=False, label_space=space)

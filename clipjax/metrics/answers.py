@@ -1,4 +1,4 @@
-"""From a model's free answer, or its scores of the options, to the option it chose.
+"""The option that a model chose, read from its free answer or from its scores of the options.
 
     parsed("B. a wine bottle", ["teapot", "wine bottle"], forms=forms)      # 1
     parsed("A wine bottle.", ["teapot", "wine bottle"], forms=forms)        # 1: this A is an article
@@ -110,7 +110,7 @@ def _first(
 
 
 def _stated(text: str, options: int, forms: Forms) -> tuple[str, str, str] | None:
-    """None without a stated letter; else it, the text that may name its option, and that of other letters."""
+    """The stated letter, the text that may name its option, and that of other letters; None if absent."""
     first = text.split("\n")[0]
     leading = _first(re.match, forms.start, first)
     if leading is not None and (leading[1] != "I" or options > LETTERS.index("I")):  # else the pronoun

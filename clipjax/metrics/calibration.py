@@ -184,12 +184,12 @@ def bin_columns(
 
 
 def ece_of_sums(sums: Float64[np.ndarray, "R 3 B"]) -> Float64[np.ndarray, " R"]:
-    """From each bin's images, confidences and correct images."""
+    """The ECE of each bin's number of images, sum of confidences and number of correct images."""
     return np.abs(sums[:, 2] - sums[:, 1]).sum(axis=1) / sums[:, 0].sum(axis=1)
 
 
 def mce_of_sums(sums: Float64[np.ndarray, "R 3 B"]) -> Float64[np.ndarray, " R"]:
-    """As `ece_of_sums`; an empty bin has error 0."""
+    """Like `ece_of_sums`, for the largest error; an empty bin has error 0."""
     return (np.abs(sums[:, 2] - sums[:, 1]) / np.maximum(sums[:, 0], 1)).max(axis=1)
 
 

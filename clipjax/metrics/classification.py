@@ -104,6 +104,6 @@ def group_max(
     *,
     num_groups: int,
 ) -> Float[jax.Array, "N {num_groups}"]:
-    """As `group_mean`, the largest score."""
+    """Like `group_mean`, with the largest score in place of the mean."""
     best = jnp.full((scores.shape[0], num_groups), -jnp.inf, scores.dtype)
     return best.at[:, group].max(scores[:, columns])

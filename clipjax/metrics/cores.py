@@ -9,5 +9,5 @@ import os
 
 
 def usable_cores() -> int:
-    """Those that this process may use, where the system tells (not on macOS)."""
+    """The number of cores that this process may use, where the system tells (not on macOS)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -78,5 +78,5 @@ def recall_of_pairs(
 
 
 def in_bins(values: Real[np.ndarray, " P"], edges: Sequence[Sequence[float]]) -> Bool[np.ndarray, "B P"]:
-    """Which pairs are in each bin: lo <= value < hi. A NaN is in none."""
+    """Find the pairs of each bin: lo <= value < hi. A NaN is in none."""
     return np.array([(values >= lo) & (values < hi) for lo, hi in edges])

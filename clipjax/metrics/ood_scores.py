@@ -49,6 +49,6 @@ def energy(logits: Logits, temperature: Scalar = 1.0) -> Scores:
 
 @jax.jit
 def negative_entropy(cosines: Logits, temperature: Scalar = 1.0) -> Scores:
-    """In nats, at most 0. MCM's code (utils/detection_util.py) passes raw cosines."""
+    """Negative entropy in nats, at most 0. MCM's code (utils/detection_util.py) passes raw cosines."""
     log_p = jax.nn.log_softmax(_single(cosines) / temperature, axis=1)
     return jnp.sum(jnp.exp(log_p) * log_p, axis=1)

@@ -128,7 +128,7 @@ def _sums(
     *,
     num_categories: int,
 ) -> Int32[jax.Array, "3 {num_categories}"]:
-    """By shape: decided for the shape, for the texture, and all in conflict."""
+    """Sums by shape: images decided for the shape, for the texture, and all in conflict."""
     weight = jnp.where(shape != texture, counts, 0)
     values = jnp.stack([weight * (decision == cue).astype(jnp.int32) for cue in (shape, texture)] + [weight])
     return jnp.zeros((3, num_categories), jnp.int32).at[:, shape].add(values)

@@ -123,7 +123,7 @@ def dense_map(
 
 
 def _bilinear(x: Float32[Array, "B H W C"], height: int, width: int) -> Float32[Array, "B h w C"]:
-    """As `torch.nn.functional.interpolate` with align_corners false, which does not antialias."""
+    """Like `torch.nn.functional.interpolate` with align_corners false, which does not antialias."""
     if x.shape[1:3] == (height, width):
         return x
     shape = (x.shape[0], height, width, x.shape[3])

@@ -400,7 +400,7 @@ class Network:
         return features, OrderedDict((name, stage.astype(jnp.float32)) for name, stage in stages.items())
 
     def _in_chunks(self, tower: str, leaves: Params, precision: Precision, mode: Mode) -> bool:
-        """Embedding texts or a grid of patches; not with cut params, which each chunk would gather again."""
+        """Whether to run in chunks: with texts and patches, unless each chunk would gather cut params."""
         if mode.platform != "tpu" or precision != "fast" or mode.training is not None:
             return False
         tokens = tower == "text" or family_of(self.arch.vision).patch is not None

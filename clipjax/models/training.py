@@ -70,5 +70,5 @@ def statistics(module: Any) -> Any:
 
 
 def running(before: Array, of_batch: Array) -> Array:
-    """As torch.nn.BatchNorm2d with its default momentum 0.1."""
+    """The running statistics of torch.nn.BatchNorm2d with its default momentum 0.1."""
     return 0.9 * before + 0.1 * of_batch

@@ -36,7 +36,7 @@ def recorded_name(row: AnyRow) -> str:
 
 
 class _Told(list[Row]):
-    """What `told_apart` made, until rows are added or removed: it then takes the list as it is."""
+    """A list that `told_apart` made: it returns such a list unchanged until rows are added or removed."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
         super().__init__(rows)
@@ -84,7 +84,7 @@ def _is_other(name: str, images: set[tuple[str | None, str | None]]) -> bool:
 
 
 def _keys(name: str, rows: Sequence[Row]) -> list[Key]:
-    """Whose images each row of a name has."""
+    """The owner of each row's images, for rows of one name."""
     of_card = any(row.get("folder", UNKNOWN) is None for row in rows) or is_registered(name)
     own = [_own_key(row, of_card) for row in rows]
     digests = {images_of(row) for key, row in zip(own, rows) if key[0] == CARD}

@@ -47,7 +47,7 @@ def _array(values: Any) -> pa.Array:
 
 
 def _of_numbers(values: np.ndarray, present: np.ndarray | None = None) -> pa.Array | None:
-    """None for other types than the usual ones.
+    """The column of an array of numbers; None for types other than the usual ones.
 
     Args:
         present: bool [N], which values count; default: all.

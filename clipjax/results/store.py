@@ -158,7 +158,7 @@ class ResultStore:
         return recovered(rows, self.root / run_id / IMAGES) if files.has_images() else rows
 
     def shared(self, run_id: str) -> Fields:
-        """From `run.json` alone.
+        """What a run's rows share, read from `run.json` alone.
 
         Raises:
             DataError: as `run`, but the file of rows is checked only for its size.
@@ -285,7 +285,7 @@ def _read(path: Path) -> bytes:
 
 
 def model_facts(card: ModelCard) -> dict[str, Any]:
-    """With original size and method if resized, with lineage if tuned."""
+    """A model's facts, with its original size and method if resized, and its lineage if tuned."""
     resized, lineage = card.resized, dict(card.lineage or {})
     if isinstance(recipe := lineage.pop("recipe", None), Mapping):
         lineage["recipe"] = recipe.get("name")  # the name alone

@@ -82,7 +82,7 @@ def _note(row: Row) -> str:
 
 
 def export_rows(rows: Sequence[Row], form: str) -> str:
-    """As "csv" with every field, or as "markdown" or "latex" (booktabs) with the summary.
+    """Write rows as "csv" with every field, or as "markdown" or "latex" (booktabs) with the summary.
 
     Raises:
         UsageError: another form.
@@ -130,7 +130,7 @@ def _cell(value: Any) -> Any:
 
 
 def as_html(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    """For notebooks."""
+    """The table of a notebook."""
     head = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
     body = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in cells)
     lines = "".join(f"<tr>{line}</tr>" for line in body)

@@ -159,7 +159,7 @@ class BucketPath(epath.Path):
                 yield path
 
     def glob(self, pattern: str) -> Iterator[BucketPath]:
-        """As `Path.glob`, without `**`; parts without a wildcard are looked up by name."""
+        """Like `Path.glob`, without `**`; parts without a wildcard are looked up by name."""
         first, _, rest = pattern.partition("/")
         if re.search(r"[*?\[]", first):
             paths = [path for path in _listing(self) if fnmatch.fnmatchcase(path.name, first)]
@@ -172,7 +172,7 @@ class BucketPath(epath.Path):
                 yield path
 
     def rglob(self, pattern: str) -> Iterator[BucketPath]:
-        """As `Path.rglob`, for a pattern without a folder."""
+        """Like `Path.rglob`, for a pattern without a folder."""
         for path in _listing(self):
             if fnmatch.fnmatchcase(path.name, pattern):
                 yield path

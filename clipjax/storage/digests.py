@@ -237,7 +237,7 @@ class _Memory:
             yield table
 
     def find(self, name: str, version: Version) -> str | None:
-        """None on a disk that does not store when a file was changed, too: see `keeps_ctime`."""
+        """The digest; None if unknown, or if the disk does not store changes' times (`keeps_ctime`)."""
         known = self.known.get(name)
         if known is None or known[0] != canonical_json(version) or known[2] != _checksum(name, *known[:2]):
             return None

@@ -125,11 +125,11 @@ class Entry:
         return self.path / self.manifest.shard_name(k)
 
     def _owner(self, k: int) -> str:
-        """What the checksum of shard k contains, so that no other shard is taken for it."""
+        """The text in the checksum of shard k by which no other shard is taken for it."""
         return f"{self.key_hash}/{self.manifest.shard_name(k)}"
 
     def shard_rows(self, k: int) -> range:
-        """As positions in `ids`."""
+        """The rows of a shard, as positions in `ids`."""
         first = k * self.manifest.rows_per_shard
         return range(first, min(first + self.manifest.rows_per_shard, self.manifest.rows))
 

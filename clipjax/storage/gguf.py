@@ -51,7 +51,7 @@ class GgufHeader:
 
 
 def is_gguf(path: Path) -> bool:
-    """By its first bytes. False for what is not a readable file."""
+    """Whether a file begins as GGUF does. False if it cannot be read."""
     try:
         with path.open("rb") as file:
             return file.read(4) == MAGIC

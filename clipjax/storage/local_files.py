@@ -52,7 +52,7 @@ class LocalFiles:
             os.utime(path)
 
     def used(self, path: epath.Path) -> float:
-        """In seconds since the epoch."""
+        """The time of the last use, in seconds since the epoch."""
         return os.stat(path).st_mtime
 
     def hold(self, path: epath.Path) -> IO[bytes]:

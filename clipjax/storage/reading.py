@@ -152,12 +152,12 @@ def read_csv(path: AnyPath) -> list[dict[str, str]]:
 
 
 def parse_csv(text: str, where: object) -> list[dict[str, str]]:
-    """As `read_csv`; an error begins with `where` and the line."""
+    """Like `read_csv`, of a text; an error begins with `where` and the line."""
     return [row for _, row in numbered_csv(text, where)]
 
 
 def numbered_csv(text: str, where: object, delimiter: str = ",") -> Iterator[tuple[int, dict[str, str]]]:
-    """As `parse_csv`, each row with the line in which it ends."""
+    """Like `parse_csv`, each row with the line in which it ends."""
     # strict: an unbalanced quote would otherwise swallow every line after it into one cell.
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:

@@ -122,7 +122,7 @@ class Store:
         return Entry(path.parent, manifest, list(ids), self.files)
 
     def find(self, key: dict[str, Any]) -> EntryManifest | None:
-        """None if absent. Raises DataError if damaged."""
+        """The entry of a key; None if absent. Raises DataError if it is damaged."""
         try:
             return read_record(self.root / key_hash(key) / "key.json").manifest
         except FileNotFoundError:
@@ -224,7 +224,7 @@ class Store:
         return True
 
     def _sweep(self) -> None:
-        """Also of killed runs; another run may do so too."""
+        """Remove drafts, those of killed runs, too. Another run may do so at the same time."""
         for path in self.root.glob(".removed-*"):
             shutil.rmtree(path, ignore_errors=True)
 

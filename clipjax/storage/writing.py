@@ -73,7 +73,7 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
 
 def put_bytes(path: Path, data: bytes) -> None:
-    """As `write_bytes`, but raises the system's own errors."""
+    """Like `write_bytes`, but raises the system's own errors."""
     with whole_file(path) as draft:
         write_flushed(draft, data)
 
@@ -138,7 +138,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def draft_folder(folder: Path, *, sweeping: bool = True) -> Iterator[Path]:
-    """As `draft_file`, for a folder. `sweeping` also restores a folder put aside."""
+    """Like `draft_file`, for a folder. `sweeping` also restores a folder that was put aside."""
 
     def make(draft: Path) -> int:
         draft.mkdir()
@@ -170,7 +170,7 @@ def sweep(path: Path) -> None:
 
 
 def sweep_folder(folder: Path, *, folders: bool = False) -> None:
-    """As `sweep`, for all files of a folder, or for all folders in it."""
+    """Like `sweep`, for all files of a folder, or for all folders in it."""
     drafts = folder.glob(f".*.{'[0-9a-f]' * 32}.tmp")
     for left in (each for each in drafts if each.is_dir() is folders):
         with contextlib.suppress(OSError), _locked(left, fcntl.LOCK_NB):

@@ -90,7 +90,7 @@ class CardSizes:
 
 @dataclass(frozen=True)
 class Sizes:
-    """As `CardSizes`, of the data; 0 for an unreadable data set."""
+    """Like `CardSizes`, from the data themselves; 0 for an unreadable data set."""
 
     def of(self, data: Located, limit: int | None, amounts: Amounts = SINGLE) -> int:
         try:
@@ -173,7 +173,7 @@ class Heads:
         self._found: dict[tuple[str | None, ...], _Head | None] = {}
 
     def of(self, job: Job) -> _Head | None:
-        """None if its classes or prompts cannot be read: its own run reports it."""
+        """The texts of a run; None if its classes or prompts cannot be read: the run itself reports it."""
         of_id, prompts = job.id and job.id.card.name, job.prompts and job.prompts.digest
         key = job.task, str(job.data.root), job.data.card.name, of_id, prompts
         if key not in self._found:
@@ -205,7 +205,7 @@ def flops(card: Card, tower: str) -> int:
 
 
 def image_flops(card: Card, size: tuple[int, int] | None) -> int:
-    """For one image of the tower's own size or, in proportion to its area, of `size`.
+    """Operations for one image of the tower's own size or, in proportion to its area, of `size`.
 
     A model that answers also reads PROMPTS prompts of TEXT tokens with the image's: two operations a weight
     and token.

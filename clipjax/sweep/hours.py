@@ -36,7 +36,7 @@ BASES = ("estimated", "scaled", "carried", "assumed")
 
 @dataclass(frozen=True, eq=False)
 class Machine:
-    """From configs/machines.toml. A machine without a `chip` has `tflops` and `share`."""
+    """A machine of configs/machines.toml. One without a `chip` has `tflops` and `share`."""
 
     name: str
     chips: int
@@ -95,7 +95,7 @@ class Hours:
         return self.machine.chips * self.hours
 
     def parts(self) -> str:
-        """Such as "60 % estimated, 40 % scaled"."""
+        """The shares in words, such as "60 % estimated, 40 % scaled"."""
         kept = [(name, self.by[name] / self.seconds) for name in BASES if self.by.get(name)]
         return ", ".join(f"{part:.0%} {name}" for name, part in kept)
 
@@ -144,7 +144,7 @@ def decode_rate() -> float:
 
 
 def amounts_of(items: Sequence[SweepItem]) -> Amounts:
-    """As if nothing were stored, and with a pixel store that holds everything."""
+    """The amounts if nothing were stored, and with a pixel store that holds everything."""
     embedded = embeddings = 0
     pixels: dict[Any, int] = {}
     anew = 0  # images of pairs, which every model decodes
@@ -214,5 +214,5 @@ def _estimates(chip: str, precision: str) -> list[Estimate]:
 
 @functools.cache
 def _peak(chip: str) -> float:
-    """Of bfloat16 products, TFLOP/s."""
+    """The peak of bfloat16 products, TFLOP/s."""
     return read_toml(config_dir() / "chips.toml")[chip]["tflops"]

@@ -181,7 +181,7 @@ def _each_once(items: Sequence[SweepItem]) -> list[SweepItem]:
 
 
 def _in_order(items: Sequence[SweepItem], sizes: cost.Sizes, budget: int | None) -> Iterator[SweepItem]:
-    """By recipe, wave, architecture and model, each in the suite's order; unusable models last."""
+    """Sort by recipe, wave, architecture and model, each in the suite's order; unusable models last."""
     recipes = dict.fromkeys(item.chosen.recipe for item in items)
     for recipe in sorted(recipes, key=lambda recipe: recipe is None):
         of_recipe = [item for item in items if item.chosen.recipe == recipe]
@@ -265,7 +265,7 @@ def _with_work(
     heads: cost.Heads,
     needed: set[cost.Images | cost.Texts],
 ) -> list[SweepItem]:
-    """What several runs of a model share counts for the first. Adds to `needed`."""
+    """Count what several runs of a model share for the first one. Adds to `needed`."""
     with_work = []
     for item in items:
         works = cost.works(item.chosen, item.job, item.request, sizes, heads)

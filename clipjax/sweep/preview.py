@@ -95,7 +95,7 @@ def preview(
 
 
 def _known(items: Sequence[SweepItem], results: Path, compute: Compute, done: Done, stored: Stored) -> _Known:
-    """Of the items of one model."""
+    """What is known of the items of one model."""
     known = _Known([], 0, {})
     for each in all_ready(items, results, compute):
         if each.error is not None:
@@ -185,7 +185,7 @@ def _shard_table(plan: SweepPlan, count: int) -> Table:
 
 
 def _hours_table(items: Sequence[SweepItem], machines: Sequence[Machine], *, kept: bool) -> Table:
-    """As if nothing were stored. `kept`: each image is decoded once, else by every model."""
+    """Hours if nothing were stored. `kept`: each image is decoded once, else by every model."""
     amounts = amounts_of(items)
     core_seconds = (amounts.decoded if kept else amounts.embedded) / decode_rate()
     rows = []

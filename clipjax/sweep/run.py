@@ -144,7 +144,7 @@ class _Progress:
         self._tell(f"[{number}/{of}] {item}")
 
     def end(self, outcome: Outcome) -> None:
-        """Of items that were skipped only the work is taken off."""
+        """Count an item as ended. The work of a skipped one is taken off and nothing else."""
         flops = sum(self._flops[id(item)] for item in outcome.items)
         self._advance(len(outcome.items))
         self._left -= flops

@@ -367,7 +367,7 @@ class _Reader:
         return place(text) if "://" in text else self.folder / Path(text).expanduser()
 
     def pattern(self, text: str) -> str:
-        """As `place`, for `str.format`: braces in the name of the suite's own folder stay braces."""
+        """Like `place`, for `str.format`: braces in the name of the suite's own folder stay braces."""
         if "://" in text:
             return text
         folder = str(self.folder).replace("{", "{{").replace("}", "}}")

@@ -52,7 +52,7 @@ def _collection(where: str, record: object) -> Collection:
 
 
 def collection(name: str) -> Collection:
-    """Also `all`, and a single task by its name. Raises UsageError with the nearest names."""
+    """The tasks of a collection, of `all`, or one task by name. Raises UsageError with the nearest names."""
     if name in collections():
         return collections()[name]
     if name == ALL:

@@ -68,7 +68,7 @@ class Matcher:
         return count, len(self.numbers)
 
     def key(self) -> dict[str, Any]:
-        """As JSON, what decides the numbers; not how they are counted."""
+        """What decides the numbers, as JSON; not how they are counted."""
         counted = ("thresholds_3d", "thresholds_2d", "thresholds_pck", "curve", "by", "bins", "groups")
         stated = {name: value for name, value in self._stated().items() if name not in counted}
         return {"version": VERSION, **stated, **({"places": True} if self.places else {})}

@@ -77,7 +77,7 @@ class CategoryLists:
 
 
 def load_lists(path: Path | None) -> CategoryLists:
-    """From a run's folder, its images.parquet or a CSV file. Raises DataError naming the file (and line)."""
+    """Read a run's folder, its images.parquet or a CSV. Raises DataError naming the file (and line)."""
     if path is None:
         return CategoryLists("own", None, sha256_json("own"))
     if is_dir(path):

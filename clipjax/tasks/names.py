@@ -25,7 +25,7 @@ IMAGES = "images"  # the kind of run of most tasks
 
 
 class Listed(NamedTuple):
-    """As in `Task`; `annotated`: whether the task reads annotations."""
+    """A task's fields, as in `Task`; `annotated`: whether the task reads annotations."""
 
     name: str
     section: str
@@ -35,7 +35,7 @@ class Listed(NamedTuple):
 
 
 def package_of(name: str) -> dict[str, str]:
-    """What the recipe of a plug-in's task has beside its name and version; {} for ours."""
+    """The package of a plug-in's task, for its recipe; {} for clipjax's own."""
     plug_in = TASKS.plug_ins().get(name)
     return {} if plug_in is None else {"task_package": plug_in.package}
 

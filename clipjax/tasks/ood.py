@@ -214,7 +214,7 @@ def _refused(names: list[str], n: int) -> list[Measure]:
 def _pooled(
     scores: Mapping[str, Sides], about: About, classes: np.ndarray | None = None, label: str = "score:{}"
 ) -> dict[tuple[str, str], Measure]:
-    """By (measure, score). Classes, if any, are resampled whole."""
+    """Numbers pooled, by (measure, score). Classes, if any, are resampled whole."""
     rankings = {name: detection.rank(*sides) for name, sides in scores.items()}
     clusters = None if classes is None else np.unique(classes, return_inverse=True)[1]
     n, m = (len(side) for side in next(iter(scores.values())))
@@ -250,7 +250,7 @@ def _pooled(
 
 
 def _means(scores: Mapping[str, Sides], about: About, classes: np.ndarray) -> dict[tuple[str, str], Measure]:
-    """By (measure, score); resamples draw ID images and classes."""
+    """Means over classes, by (measure, score); resamples draw ID images and classes."""
     rankings = {name: detection.rank(*sides) for name, sides in scores.items()}
     names, codes = np.unique(classes, return_inverse=True)
     n, m = (len(side) for side in next(iter(scores.values())))
@@ -278,7 +278,7 @@ def _class_means(
     id_weights: np.ndarray | None = None,
     ood_weights: np.ndarray | None = None,
 ) -> dict[tuple[str, str], np.ndarray]:
-    """By (measure, score). A class is drawn whole: its first image's draws are the class's."""
+    """Numbers of the classes, by (measure, score). A class is drawn whole, with its first image's draws."""
     first, codes = np.unique(classes, return_index=True, return_inverse=True)[1:]
     drawn = None if ood_weights is None else ood_weights[:, first]
     return {

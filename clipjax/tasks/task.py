@@ -79,9 +79,9 @@ class Paired:
     """The numbers in which two runs on the same images are compared, by `metric_name`.
 
     Attributes:
-        right: proportions, for McNemar's test: is each image right, bool [N]; fewer if over some images or
-            sets of images.
-        over: for a metric over some images: which, bool [N]. Not compared if the runs differ here.
+        right: whether each image is right, bool [N], for McNemar's test of proportions; shorter for a metric
+            of some images or of sets of images.
+        over: the images of a metric that covers some alone, bool [N]; not compared if the runs differ here.
         resampled: other numbers, by a paired bootstrap: draws int [B, N] -> float64 [B] each.
         groups: [N], samples drawn independently (in- and out-of-distribution images); None: one.
         clusters: [N], units drawn whole (images of one object); None, also for all images of a group: single

@@ -88,7 +88,7 @@ def measure(images: Columns, about: About) -> list[Measure]:
 
 
 def _interval(correct: np.ndarray, set_of: np.ndarray, about: About) -> Interval:
-    """From resampled sets; if they cannot differ, Wilson's for as many sets."""
+    """The interval of resampled sets; if they cannot differ, Wilson's for as many sets."""
     sets = int(set_of.max()) + 1
     draws = None
     if sets > 1:

@@ -73,7 +73,7 @@ def predict(inputs: ImageInputs) -> Predictions:
 
 
 def tie_note(tied: Sequence[bool] | np.ndarray | None) -> str | None:
-    """None without ties."""
+    """The note on tied scores; None without ties."""
     ties = 0 if tied is None else int(np.sum(tied))
     if tied is None or not ties:
         return None

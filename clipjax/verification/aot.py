@@ -39,7 +39,7 @@ _HIGHEST = "operand_precision={highest,highest}"
 
 @dataclass(frozen=True)
 class Chip:
-    """From configs/chips.toml."""
+    """A chip of configs/chips.toml."""
 
     name: str
     topology: str
@@ -216,7 +216,7 @@ def compile_forward(forward: Forward, chip: Chip, batch: int) -> Executable | No
 
 
 def compiled_within(chip: Chip, lowered: jax.stages.Lowered, batch: int) -> Executable | None:
-    """None if the chip's memory is too small. Raises JaxRuntimeError as `compile_forward`."""
+    """The program; None if the chip's memory is too small. Raises JaxRuntimeError (`compile_forward`)."""
     start = time.perf_counter()
     try:
         compiled = lowered.compile()

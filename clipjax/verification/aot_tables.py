@@ -38,7 +38,7 @@ def estimate_titles() -> tuple[str, ...]:
 
 
 def estimate_cells(row: Row) -> tuple[str, ...] | None:
-    """None for a row without an estimate. Per chip, or per group of chips that share a decoder."""
+    """A row's cells per chip, or per group of chips that share a decoder; None without an estimate."""
     program, seconds, share = row.executable, _seconds(row), share_of_peak(row)
     if program is None or program.estimate is None or seconds is None:
         return None

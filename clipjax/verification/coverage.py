@@ -68,7 +68,7 @@ class Coverage:
 
 
 def coverage(group: str | None = None) -> list[Coverage]:
-    """In the registry's order.
+    """The coverage of models, in the registry's order.
 
     Raises:
         UsageError: no such group; names the nearest.

@@ -353,7 +353,7 @@ def _read(
 
 
 def compare(model: Model, against: str, golden: Golden) -> Report:
-    """In the golden's order."""
+    """Compare the stages in the golden's order."""
     try:
         ours = our_stages(model, golden.inputs)
     except (KeyError, DataError, UsageError) as error:

@@ -105,7 +105,7 @@ def card_record(
     preprocess: Mapping[str, Any],
     clean: str | None = None,
 ) -> dict[str, Any]:
-    """What the configuration lacks is null, with its reason.
+    """The card of a configuration. A missing fact is null, with the reason.
 
     Args:
         arch: checked, and named if configs/archs has it.
@@ -142,7 +142,7 @@ def card_record(
 
 
 def named(record: dict[str, Any]) -> dict[str, Any]:
-    """With the name of the architecture in configs/archs that it is, if it is one."""
+    """The record with the name of the equal architecture in configs/archs, if there is one."""
     names = (name for name, known in arch_records().items() if {**record, "name": name} == known)
     return {**record, "name": next(names, record["name"])}
 

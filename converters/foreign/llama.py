@@ -40,7 +40,7 @@ _ROWS = 4096  # compared at a time
 
 
 def decoder_config(record: Mapping[str, Any], where: str) -> DecoderConfig:
-    """From a `config.json`, or (with `LLAMA_DEFAULTS` below it) from a section of one.
+    """The decoder that a `config.json`, or (with `LLAMA_DEFAULTS` below it) a section of one, describes.
 
     Raises:
         DataError: another kind of model, a field that clipjax does not know, or one that is missing.

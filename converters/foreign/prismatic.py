@@ -95,7 +95,7 @@ def read(record: Mapping[str, Any], where: str, name: str) -> dict[str, Any]:
 
 
 def arch_record(tower: Tower, language: Language) -> dict[str, Any]:
-    """With the projector of the registered architecture."""
+    """The record of an architecture, with the projector of the registered one."""
     record = arch_to_dict(load_arch(f"prism-{tower.arch}-{language.arch}"))
     record["language"]["decoder"] |= language.decoder
     return record

@@ -43,7 +43,7 @@ TIMM_BUFFERS = ("*.attn.relative_position_index", "layers.*.blocks.*.attn_mask")
 def build_model(
     arch: str | dict[str, Any], library: str = "open_clip", sizes: dict[str, Any] | None = None
 ) -> nn.Module:
-    """With its own initialisation, float32 on the CPU, in eval mode.
+    """Build a model with its own initialisation, float32 on the CPU, in eval mode.
 
     Args:
         arch: the library's name ("resnet50xWIDTH" for simclr, "VISION+LANGUAGE" for prismatic), or for

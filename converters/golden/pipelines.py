@@ -271,7 +271,7 @@ def tokenizer_folder(job: Mapping[str, Any]) -> Path:
 
 
 def run_steps(transform: Any, image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
-    """What a torchvision transform's ToTensor gets, and the result, channels last."""
+    """The input of a torchvision transform's ToTensor, and the result, channels last."""
     pixels, value = None, image
     for step in transform.transforms:
         if isinstance(step, ToTensor):

@@ -169,7 +169,7 @@ class Timm(Served):
 
 
 class Transformers(Served):
-    """With PIL, as other libraries: its processors of tensors are one grey level off."""
+    """transformers with PIL, like the other libraries: its tensor processors are one grey level off."""
 
     packages = ("transformers", "tokenizers")
 

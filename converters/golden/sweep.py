@@ -26,7 +26,7 @@ from converters.golden.run import run, write_golden
 
 
 def answers(questions: list[dict[str, Any]], folder: Path) -> Iterator[dict[str, Any]]:
-    """In order; a failure does not stop the rest."""
+    """Answers in order; a failure does not stop the rest."""
     torch.set_num_threads(1)  # narrow models, and our side runs at the same time
     for number, question in enumerate(questions):
         try:

@@ -59,7 +59,7 @@ def condition_residual(writers: Iterable[tuple[nn.Linear, ...]]) -> None:
 
 
 def measure_batch_norms(model: Any, image_size: int, seed: int, gains: Mapping[str, float]) -> None:
-    """In a train-mode pass, after scaling the named norms by `gains`."""
+    """Measure batch norms in a train-mode pass, after scaling the named norms by `gains`."""
     norms = {name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
     momenta = [norm.momentum for norm in norms.values()]
     for name, norm in norms.items():

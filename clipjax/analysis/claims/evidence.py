@@ -4,7 +4,7 @@
     evidence.sample(part, part.group, 4)      # the models of a group that have every number
     evidence.pairs(part, 2)                   # two samples in one order: (against, group)
 
-A number of a part or a sample of a data set counts as missing.
+A number measured on a slice or a sample of a data set is not used: it counts as missing.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ def _has_all(cells: Mapping[Column, Cell | None]) -> bool:
 
 
 def _has_rows(cells: Mapping[Column, Cell | None]) -> bool:
-    """Also of a sample, or without a value."""
+    """A row of a sample counts, too, as does a row without a value."""
     return all(cell is not None and cell.rows for cell in cells.values())
 
 

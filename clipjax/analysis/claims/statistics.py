@@ -164,7 +164,7 @@ def _pool_of(points: Sequence[Point], others: Sequence[Point], group: Sample, ag
 
 
 def _pooled(numbers: _Numbers, group: Sample, against: Sample) -> Pool | None:
-    """None for the same models on both sides: they differ in rows, which no split of models shows."""
+    """None if both sides have the same models: they differ in rows, which no split of models shows."""
     if not {*group.models}.isdisjoint(against.models):
         return None
     runs, families = group.runs + against.runs, group.families + against.families

@@ -138,7 +138,7 @@ def _row(row: Row) -> dict[str, Any]:
 
 
 def export(verdicts: Sequence[Verdict], form: str, rows: bool = False) -> str:
-    """As "markdown" (summary and measured parts) or "json"; `rows` adds every row used."""
+    """Write verdicts as "markdown" (summary and measured parts) or "json"; `rows` adds every row used."""
     if form == "json":
         records = [_record(verdict, rows) for verdict in verdicts]
         return json.dumps({"rule": RULE, "claims": records}, indent=2, ensure_ascii=False) + "\n"

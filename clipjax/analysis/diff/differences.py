@@ -90,7 +90,7 @@ class Differences:
         return [pair for pair in self.pairs if pair.beyond(tolerance)]
 
     def departures(self) -> list[tuple[Departure, int]]:
-        """With their numbers of pairs, most frequent first."""
+        """Departures with their numbers of pairs, the most frequent first."""
         return Counter(one for pair in self.pairs for one in pair.departures).most_common()
 
 

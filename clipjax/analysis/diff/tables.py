@@ -53,7 +53,7 @@ def otherwise(diff: Differences, limit: int | None = None) -> Table:
 
 
 def export_differences(diff: Differences, tolerance: float, form: str) -> str:
-    """As "markdown" (`changes`), "csv" (`records`) or "json" (`records` and all departures).
+    """Write differences as "markdown" (`changes`), "csv" (`records`) or "json" (also all departures).
 
     Raises:
         UsageError: another form.

@@ -76,7 +76,7 @@ class Content:
 
 
 def name_of(point: Point) -> str:
-    """With prompts where they tell points apart."""
+    """A point's name, with its prompts where they tell points apart."""
     return " ".join(filter(None, (point.model, point.facts.get("prompts"))))
 
 
@@ -278,8 +278,8 @@ def _counts(some: Iterable[tuple[Point, Group]]) -> dict[str, int]:
 
 
 def members_of(line: FitLine, content: Content) -> list[Point]:
-    """The points that a trend is fitted to: no highlighted models, and of the user's own those in no group
-    only if `line.yours`."""
+    """The points that a trend is fitted to: without highlighted models, and without the user's own models
+    that are in no group unless `line.yours`."""
     apart = set() if line.yours else {each.model for each in content.placeless}
     apart_or_judged = (
         p.model in content.highlight or (name_of(p) in apart and is_own(p.facts)) for p in content.points

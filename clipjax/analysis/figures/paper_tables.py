@@ -120,7 +120,7 @@ def _published(line: TableLine, column: Column) -> float | None:
 
 
 def export_table(spec: Spec, lines: Sequence[FilledLine], form: str) -> str:
-    """As "markdown", "latex" or "csv" (one line per number)."""
+    """Write a table as "markdown", "latex" or "csv" (one line per number)."""
     if form == "csv":
         return _csv(spec, lines)
     titles = [*spec.head, *(column.title for column in spec.lines[0].columns), "model"]

@@ -52,7 +52,7 @@ RC: Any = {
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """In inches; needs no display. Draw on it inside `matplotlib.rc_context(RC)`."""
+    """A figure, its size in inches; needs no display. Draw on it inside `matplotlib.rc_context(RC)`."""
     with matplotlib.rc_context(RC):
         return Figure(figsize=(width, height), layout="constrained")
 
@@ -67,7 +67,7 @@ def limits_around(rows: Sequence[AnyRow]) -> list[list[float]]:
 
 
 def draw_points(panel: Axes, rows: Sequence[AnyRow], heights: Sequence[float], k: int, label: str) -> None:
-    """With intervals, in marker and colour of the k-th model."""
+    """Draw points with intervals, in the marker and colour of the k-th model."""
     colour, marker = COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]
     panel.errorbar(
         [row["value"] for row in rows],

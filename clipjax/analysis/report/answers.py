@@ -42,7 +42,7 @@ def answers_section(rows: Sequence[Row], images: Images) -> Section:
 
 
 def _table(dataset: str, lists: str, runs: Mapping[str, str], images: Images) -> Html | None:
-    """None without a per-image table."""
+    """A run's answers; None if it has no per-image table."""
     asked: dict[str, _Asked] = {}
     models = [model for model, run_id in sorted(runs.items()) if _read(run_id, model, images, asked)]
     if not models:

@@ -24,7 +24,7 @@ class Sets(NamedTuple):
 
 
 def about(datasets: Iterable[str]) -> Sets:
-    """From the shipped cards; data sets without one are neither."""
+    """Read from the shipped cards; data sets without one are neither."""
     held_out, training = set(), set()
     families: dict[str, list[str]] = {}
     for name in datasets:

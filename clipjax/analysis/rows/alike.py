@@ -20,7 +20,7 @@ Ways = dict[str, dict[str, list[str]]]
 
 
 def unlike(cells: Mapping[str, Cell]) -> Ways:
-    """In what the numbers of one column differ besides the model. `cells`: by model.
+    """What the numbers of one column differ in besides the model. `cells`: by model.
 
     A way that a row does not record agrees with any, and so do prompts that belong to a model. Images are
     compared by digest, where a row has one.

@@ -63,7 +63,7 @@ class Column:
 
     Attributes:
         better: "higher", "lower" or "neither".
-        shared: what the rows share, so that errors do not cancel; None if each has its own images.
+        shared: what all rows have in common, such as images, so that their errors add up; None if nothing.
         scale: from `clipjax.analysis.rows.scales`.
     """
 
@@ -81,7 +81,7 @@ class Cell:
 
     Attributes:
         interval: None where a row has none.
-        missing: rows that are absent or have no value (with the reason).
+        missing: terms without a row, and rows without a value, each with the reason.
         reference: published numbers, as in a result row.
     """
 
@@ -100,7 +100,7 @@ class Cell:
 
     @property
     def n(self) -> int | None:
-        """None if unknown for a row."""
+        """The number of samples; None if a row has none."""
         counts = [n for row in self.rows if (n := row["n"]) is not None]
         return sum(counts) if counts and len(counts) == len(self.rows) else None
 
@@ -128,7 +128,7 @@ class RowIndex:
         return self._found.get(term, {})
 
     def models_of(self, terms: Iterable[Term]) -> list[str]:
-        """In row order."""
+        """The models of rows, in row order."""
         have = set().union(*(self.of(term) for term in terms))
         return [model for model in self.models if model in have]
 
@@ -210,7 +210,7 @@ def term_of(row: Mapping[str, Any]) -> Term:
 
 
 def prompts_of(row: Row) -> str | None:
-    """None if unknown or not used."""
+    """The prompts of a row; None if they are unknown or were not used."""
     return row["convention"].get("prompts")
 
 

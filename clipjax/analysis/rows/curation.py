@@ -160,7 +160,7 @@ def _named(row: Row) -> str:
 
 
 def export_curation(table: Table, form: str) -> str:
-    """As "markdown" or "latex" (`wide`), "csv" or "json" (`long`).
+    """Write the table as "markdown" or "latex" (`wide`), "csv" or "json" (`long`).
 
     Raises:
         UsageError: another form.

@@ -69,7 +69,7 @@ def schemes(file: Path | None = None) -> list[str]:
 
 @cached
 def groups(scheme: str = "paper", file: Path | None = None) -> tuple[Group, ...]:
-    """In legend order.
+    """The groups, in the order of the legend.
 
     Raises:
         UsageError: unknown scheme.

@@ -48,7 +48,7 @@ class Pivot:
 
     @functools.cached_property
     def unlike(self) -> tuple[Ways, ...]:
-        """In what the numbers of each column differ besides the model."""
+        """What the numbers of each column differ in besides the model."""
         return tuple(
             unlike({model: cells[k] for model, cells in self.lines.items()}) for k in range(len(self.columns))
         )
@@ -169,7 +169,7 @@ def metric_ends() -> dict[str, str]:
 
 
 def export_pivot(table: Pivot, form: str) -> str:
-    """As "markdown" or "latex" with the best numbers in bold, or as "csv" with limits and n in columns."""
+    """Write the table as "markdown" or "latex" (best numbers bold), or as "csv" (limits and n in columns)."""
     if form == "csv":
         parts = ("", " lo", " hi", " n")
         titles = ["model", *(f"{column.title}{part}" for column in table.columns for part in parts)]

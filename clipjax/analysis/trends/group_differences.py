@@ -75,7 +75,7 @@ def shortcomings(a: Sequence[Point], b: Sequence[Point], scale: str | None = Non
 
 
 def compare_fits(one: Fit, two: Fit, *, at: float | None = None) -> GroupDifference:
-    """As `compare_groups`; each trend needs its own `stream`."""
+    """Like `compare_groups`, for trends that are fitted; each needs its own `stream`."""
     convention = {**one.convention, "angle": ANGLE}
     reasons = [f"group {name} has {needed(f.n)}" for name, f in (("a", one), ("b", two)) if f.n < FEWEST]
     if reasons:

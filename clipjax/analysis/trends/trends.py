@@ -258,13 +258,13 @@ def check_pairs(x: np.ndarray, y: np.ndarray, at_least: int = 2) -> None:
 
 
 def fit_points(points: Sequence[Point], **settings: Any) -> Fit:
-    """By default on the scales of the points' columns."""
+    """A trend through points, by default on the scales of their columns."""
     [found] = fit_all([unfitted_points(points, **settings)])
     return found
 
 
 def unfitted_points(points: Sequence[Point], **settings: Any) -> Unfitted:
-    """By default on the scales of the points' columns.
+    """A trend to be fitted to points, by default on the scales of their columns.
 
     Raises:
         UsageError, DataError: as `unfitted`; or x is too noisy.

@@ -259,7 +259,7 @@ def _preprocess(cells: Mapping[str, Any]) -> Preprocess:
 
 
 def libraries() -> tuple[str, ...]:
-    """Those whose weights clipjax reads; `clipjax` is that of a family that only clipjax has."""
+    """The libraries whose weights clipjax reads; a family that only clipjax has names `clipjax`."""
     return tuple(dict.fromkeys((*TORCH_LIBRARIES, *(row["library"] for row in shipped_rows()), "clipjax")))
 
 
@@ -303,13 +303,13 @@ def _crop_size(row: Row, column: str) -> int:
 
 
 def _arch_record(row: Row) -> Mapping[str, Any]:
-    """As written, which takes no JAX; empty for an unknown architecture."""
+    """The record of an architecture as its file has it, without JAX; empty for an unknown one."""
     path = config_file("archs", row["arch"], ".toml")
     return {} if path is None else read_toml(path)
 
 
 def _tokenizer_name(row: Row, column: str) -> str | None:
-    """None for an architecture without a text tower. Raises DataError for an unknown name, or for none."""
+    """The tokenizer's name; None without a text tower. Raises DataError for an unknown or a missing name."""
     if "text" not in _arch_record(row) or why_unknown(row[column]) is not None:
         return None
     return _named(row, column, known_tokenizer) if row[column] else _refuse(row, column)
@@ -328,7 +328,7 @@ def _tokenizer(row: Row, arch: Arch, unknown: dict[str, str]) -> TokenizerSpec |
 
 
 def _value(row: Row, name: str, kind: type, unknown: dict[str, str]) -> Any:
-    """None if unknown; the reason goes into `unknown`."""
+    """A cell's value; None if it is unknown: the reason goes into `unknown`."""
     cell = row[name]
     if (why := why_unknown(cell)) is not None:
         unknown[f"facts.{name}"] = why

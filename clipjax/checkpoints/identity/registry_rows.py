@@ -52,7 +52,7 @@ def _read() -> tuple[dict[str, dict[str, str]], dict[str, Path]]:
 
 @cached
 def shipped_rows() -> tuple[dict[str, str], ...]:
-    """Those of configs/models.csv alone."""
+    """The rows of configs/models.csv, without the user's own."""
     return tuple(read_csv(config_dir() / "models.csv"))
 
 
@@ -106,5 +106,5 @@ def _architecture_alone(library: str, name: str, way: str | None) -> UsageError:
 
 
 def why_unknown(cell: str) -> str | None:
-    """None if the cell has a value."""
+    """The reason that a cell gives for having no value; None if it has a value."""
     return cell[1:].strip() if cell.startswith("?") else None

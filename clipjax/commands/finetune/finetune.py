@@ -100,7 +100,7 @@ def _run_all(jobs: Sequence[Job], shared: _Shared) -> None:
 
 
 def _run(job: Job, shared: _Shared) -> dict[str, Any]:
-    """Also prints what was made; returns the record for --json."""
+    """Run the jobs and print what they made. Returns the record for --json."""
     import jax
 
     from clipjax.checkpoints.load import load_model

@@ -50,7 +50,7 @@ def _of_suite(options: FinetuneOptions, name: str, out: Path) -> list[Job]:
 
 
 def _recipe(options: FinetuneOptions, method: str | None, name: str | None) -> Recipe:
-    """With --set, --seed and --shots applied."""
+    """The recipe with --set, --seed and --shots applied."""
     from clipjax.finetune.recipe import default_recipe, load_recipe
 
     changes = options.changes or []

@@ -49,7 +49,7 @@ def show_job(job: Job, runs: Sequence[Run], changes: Sequence[Change]) -> None:
 
 
 def _rounded(value: Any) -> str:
-    """For reading; the model's card keeps every digit."""
+    """Numbers rounded for reading; the model's card keeps every digit."""
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_rounded, value))}]"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

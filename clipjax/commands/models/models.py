@@ -86,7 +86,7 @@ def _list(options: ModelsOptions) -> None:
 
 
 def _compile_ahead(ids: list[str], chips: list[str], as_json: bool) -> None:
-    """As JSON, each executable as soon as it is known."""
+    """Compile, and print each executable as JSON as soon as it is known."""
     from clipjax.progress import progress_through
     from clipjax.verification.aot_language import count, table_of
     from clipjax.verification.aot_tables import estimate_cells, estimate_titles, table_cells, table_titles

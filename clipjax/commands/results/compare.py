@@ -120,7 +120,7 @@ _FIXED = {
 
 
 def _tested(found: Sequence[Any]) -> list[str]:
-    """What the p-values are of, and a word on metrics that are one difference."""
+    """The differences that have p-values, and a word on metrics that are one difference."""
     tests = sum(each.p_holm is not None for each in found)
     if not tests:
         names = {each.task: None for each in found}

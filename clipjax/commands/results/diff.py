@@ -110,7 +110,7 @@ def _rows(folder: Path) -> Sequence[Row]:
 
 
 def _paired(pairs: Sequence[Pair], first: Path, second: Path) -> tuple[Pair, ...]:
-    """With the intervals of `clipjax compare` if both runs have a table of the same images."""
+    """Add the intervals of `clipjax compare` if both runs have a table of the same images."""
     from clipjax.evaluation.compare import compare_runs
     from clipjax.results.row import metric_name
 

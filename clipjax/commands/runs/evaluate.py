@@ -90,7 +90,7 @@ def _of_predictions(options: EvaluateOptions, file: Path) -> Result:
 
 
 def _jobs(options: EvaluateOptions, request: Request, compute: Compute) -> list[Job]:
-    """Of the data set that the user names, or of each below --data-root."""
+    """The jobs of the data set that the user names, or of each data set below --data-root."""
     if options.data_root is None:
         announce(f"loading {options.model}")
         from clipjax.evaluation.plans.plan import job_of

@@ -167,5 +167,5 @@ class EvaluateOptions:
         return self.stores.compute(**self.how)
 
     def loading(self) -> dict[str, Any]:
-        """As `load_model` takes it."""
+        """The options of loading, as `load_model` takes them."""
         return {"card": self.card, **self.facts.stated(self.name)}

@@ -78,7 +78,7 @@ def _say_what(result: Result, before: Mapping[str, str]) -> None:
 
 
 def _usual(rows: Sequence[Row]) -> list[Row]:
-    """Those that a task names as usual, and those with a published number; all if it names none."""
+    """The metrics that a task names as usual, and those with a published number; all if it names none."""
     from clipjax.tasks.task import find_task
 
     return [

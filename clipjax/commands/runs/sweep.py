@@ -132,7 +132,7 @@ class SweepOptions:
         return load_suite(self.suite, data_root=self.data_root, model_root=self.model_root)
 
     def compute(self) -> Compute:
-        """By default the user's cache keeps pixels."""
+        """The options of computing; by default the user's cache keeps pixels."""
         pixels = None if self.no_pixel_store else self.stores.pixel_store or CACHE
         return replace(self.stores, pixel_store=pixels).compute(**self.how)
 

@@ -37,7 +37,7 @@ class FactOptions:
     ] = None
 
     def stated(self, name: str | None = None) -> dict[str, Any]:
-        """With --name, as `load_model` takes them. Raises UsageError, DataError."""
+        """The facts and --name, as `load_model` takes them. Raises UsageError, DataError."""
         from clipjax.checkpoints.identity.facts import fact_table
 
         return {"name": name, "facts_of": self.facts_of, "facts": fact_table(self.fact, self.facts)}

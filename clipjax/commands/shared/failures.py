@@ -54,7 +54,7 @@ def _flush() -> None:
 
 
 def _sentence(error: BaseException) -> str | None:
-    """None for a bug of ours."""
+    """The sentence for an error; None if it is a mistake in clipjax."""
     if isinstance(error, MemoryError):
         what = f": {error}" if str(error) else ""
         return f"memory ran out{what}; give the machine more, or clipjax less at once"

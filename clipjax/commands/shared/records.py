@@ -167,7 +167,7 @@ def _panel(parameter: inspect.Parameter) -> str | None:
 
 
 def _source(hint: Any) -> From | None:
-    """Where the options of a field come from; None if it is one option, or a record of typer's."""
+    """The record of a field's options; None if it is one option, or a record of typer's."""
     if isinstance(hint, type) and dataclasses.is_dataclass(hint) and options_of(hint):
         return From(hint)
     return next((each for each in get_args(hint)[1:] if isinstance(each, From)), None)

@@ -33,7 +33,7 @@ def record_of(corruption: Corruption, severity: int, seed: int, inputs: Inputs) 
 
 
 def making_of(root: AnyPath) -> str | None:
-    """For the convention of a row on these images: what made them; None unless they are such copies.
+    """What made these images, for the convention of a row; None unless clipjax corrupted them.
 
     Raises DataError for a damaged record.
     """

@@ -121,7 +121,7 @@ class Matching:
             )
 
     def preparation(self) -> dict[str, Any]:
-        """As JSON, what decides a pair's arrays; the rest decides how they are matched and counted."""
+        """The fields that decide a pair's arrays, as JSON; the others decide matching and counting."""
         names = ("kind", "size", "normalisation", "grid", "keypoints")
         return {name: value for name, value in dataclasses.asdict(self).items() if name in names}
 

@@ -114,7 +114,7 @@ def _list_file(root: epath.Path, pairs: str) -> epath.Path:
 
 
 def _lines(root: epath.Path, path: epath.Path) -> Iterator[tuple[str, _Name, _Name, float | None]]:
-    """Where, image 0, image 1, angle. Raises DataError with file and line; also for no lines."""
+    """Yield place, image 0, image 1, angle. Raises DataError with file and line; also for no lines."""
     number, spelled = 0, dict[str, str]()
     for number, line in enumerate(read_text(path).splitlines(), 1):
         where, parts = f"{path}:{number}", line.split()
@@ -209,7 +209,7 @@ class NaviPairs(FilePairs):
         return view
 
     def motion(self, i: int) -> np.ndarray:
-        """From camera 0 to camera 1, float64 [4, 4]."""
+        """The motion from camera 0 to camera 1, float64 [4, 4]."""
         return self.view(i, 1).pose @ np.linalg.inv(self.view(i, 0).pose)
 
     def angles(self) -> list[float | None]:

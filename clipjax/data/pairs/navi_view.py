@@ -99,7 +99,7 @@ class View:
 
 
 def view_of(record: Mapping[str, Any]) -> View:
-    """From an object of annotations.json.
+    """The view that an object of annotations.json describes.
 
     Raises:
         KeyError, TypeError, ValueError, OverflowError: without camera or size, or with impossible ones.

@@ -162,7 +162,7 @@ class ScanNetPairs(FilePairs):
         return pose
 
     def _depth(self, i: int, name: str) -> np.ndarray:
-        """In metres, [H, W]."""
+        """The depth in metres, [H, W]."""
         path = self.file(i, name)
         millimetres = decode_depth(self.read(i, name), f"{self.where(i)}: {path}")
         if millimetres.shape != self.matching.size:

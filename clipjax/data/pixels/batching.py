@@ -127,7 +127,7 @@ def batched(
 
 
 def _end_with_parent(worker: int, workers: int) -> None:
-    """In a worker: exit with the parent, even a killed one; leave Ctrl-C to it."""
+    """Make a worker exit with its parent, even a killed one, and leave Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def wait() -> None:

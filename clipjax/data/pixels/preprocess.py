@@ -97,7 +97,7 @@ class PixelRecipe:
             raise UsageError("the resize mode letterbox pads RGB images: it needs rgb 'first'")
 
     def key(self) -> dict[str, Any]:
-        """As JSON. The usual values are left out: keys from before these fields must stay equal."""
+        """The transform as JSON. Usual values are left out: keys from before these fields must stay equal."""
         key = dataclasses.asdict(self)
         for name, usual in (("crop", "round"), ("decode", "full"), ("fill", None)):
             if key[name] == usual:

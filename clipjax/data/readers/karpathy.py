@@ -115,7 +115,7 @@ def _from_karpathy(path: epath.Path, record: dict[str, Any], split: str) -> Iter
 
 
 def _from_coco(path: epath.Path, record: dict[str, Any]) -> Iterator[_Image]:
-    """By ascending image id, as in torchvision's CocoCaptions (and so in CLIP_benchmark)."""
+    """Images by ascending id, as in torchvision's CocoCaptions (and so in CLIP_benchmark)."""
     names, captions = {}, {}
     for i, image in enumerate(record["images"]):
         key = _value(image, "id", int, path, i)

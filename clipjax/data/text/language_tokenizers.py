@@ -98,7 +98,7 @@ class BuiltTokenizer:
 
 
 def load_language_tokenizer(path: str | Path) -> BuiltTokenizer:
-    """From a folder of transformers, a GGUF file, or one of `FILES` with its `CONFIGS` beside it.
+    """Load the tokenizer of a transformers folder, a GGUF file, or one of `FILES` with `CONFIGS` beside it.
 
     Raises:
         DataError: no tokenizer there, a damaged one, or of a kind that clipjax does not read.
@@ -202,7 +202,7 @@ def _sentencepiece(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
 
 
 def _token(value: Any) -> str | None:
-    """As tokenizer_config.json writes it: text, or an object with its `content`."""
+    """A token of tokenizer_config.json: a text, or an object with its `content`."""
     value = value.get("content") if isinstance(value, Mapping) else value
     return value if isinstance(value, str) else None
 
@@ -235,7 +235,7 @@ _GGML = "tokenizer.ggml."
 
 
 def tokenizer_of_gguf(metadata: Mapping[str, Any], where: str) -> BuiltTokenizer:
-    """From a GGUF file's metadata: a byte-level BPE ("gpt2") or sentencepiece's ("llama").
+    """The tokenizer in a GGUF file's metadata: a byte-level BPE ("gpt2") or sentencepiece's ("llama").
 
     Raises:
         DataError: another kind of tokenizer or splitting, or damage.

@@ -79,7 +79,7 @@ def tokenizer_spec(name: str, context_length: int, clean: str | None = None) -> 
 
 
 def vocab_size(name: str) -> int:
-    """With special tokens; raises UsageError for an unknown name."""
+    """The number of tokens, special ones included; raises UsageError for an unknown name."""
     known_tokenizer(name)
     return len(_read_merges()[1]) if name == _OPENAI else vocabularies.rules()[name].vocab_size
 

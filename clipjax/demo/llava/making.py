@@ -44,7 +44,7 @@ def make(plan: Plan, out: Path) -> None:
 
 
 def trained(clip: Model, data: Manifest, texts: Path, plan: Plan) -> Model:
-    """From a CLIP and the first captioned images of a set. The tokenizer's files are written to `texts`."""
+    """Train on a CLIP and the first captioned images of a set. Writes the tokenizer's files to `texts`."""
     question = asked_question()
     files = write_tokenizer(texts, question)
     tokenizer = load_language_tokenizer(files[0])

@@ -190,7 +190,7 @@ def _write_shot(root: Path, category: str, k: int, shot: Shot, mask: int) -> lis
 
 
 def hidden_corners(solid: Solid, pose: np.ndarray) -> list[int]:
-    """Those that no pixel of an image or its eight neighbours shows."""
+    """The corners that no pixel of an image or its eight neighbours shows."""
     intrinsics = camera(SPAIR_FOCAL, SPAIR_SIZE)
     _, depth = view(SPAIR_SIZE, intrinsics, pose, solid)
     pixels, depths = project(corners(solid), intrinsics, pose)

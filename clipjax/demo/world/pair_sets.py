@@ -30,7 +30,7 @@ NAVI_AWAY, SPAIR_AWAY = 230.0, 170.0  # of the camera, in millimetres
 
 
 def write_pair_sets(world: Path, objects: int, seed: int) -> None:
-    """Those that `world` lacks, with this many objects, rooms or classes.
+    """Write the pair sets that `world` lacks, with this many objects, rooms or classes.
 
     Raises:
         DataError: `world` holds sets of other settings, or cannot be written.

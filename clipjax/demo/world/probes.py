@@ -76,7 +76,7 @@ def _ninco_path(i: int, scene: Scene, code: str) -> str:
 
 
 def _confused_path(i: int, scene: Scene, code: str) -> str:
-    """In the folder of the class whose outline overlaps most (intersection over union)."""
+    """The path in the folder of the class whose outline overlaps most (intersection over union)."""
     ours = mask(scene) > 0.5
     overlap = {}
     for shape in SHAPES:

@@ -280,5 +280,5 @@ def caption_of(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def describe(scene: Scene, template: str) -> str:
-    """In correct English ("an arrow")."""
+    """The caption of a scene in correct English ("an arrow")."""
     return re.sub(r"\ba (?=[aeiou]|hour)", "an ", template.format(**scene.factors()))

@@ -79,7 +79,7 @@ def quaternion(turn: np.ndarray) -> np.ndarray:
 
 
 def angle_between(pose0: np.ndarray, pose1: np.ndarray) -> float:
-    """In degrees, between two cameras."""
+    """The angle between two cameras in degrees."""
     trace = np.trace(pose1[:3, :3] @ pose0[:3, :3].T)
     return float(np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1))))
 

@@ -28,12 +28,12 @@ class Amounts:
     """What a plan can tell of a run before its data are read or its model is loaded.
 
     Attributes:
-        images: that a model reads for one row (2 of a pair).
+        images: how many images a model reads for one row (2 for a pair).
         stated: how many rows the data set has, by its card; None: the card has no number.
-        held: likewise by its manifest.
+        held: how many rows a manifest of the data set has.
         size: height and width of images that are prepared as the card says and not kept as pixels; None: a
             pixel store keeps them, in the tower's own size.
-        apart: what else the model reads; with another such text it computes anew.
+        apart: what else the model reads, as a text; a different text means computing anew.
     """
 
     images: int = 1

@@ -1,1 +1,1 @@
-"""From what a user names a model by to a model that can be evaluated."""
+"""Turn the name, file or object that a user gives for a model into a model that can be evaluated."""

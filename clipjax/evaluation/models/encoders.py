@@ -40,7 +40,7 @@ def encoder(model: object, **loading: Any) -> Encoder:
 
 
 def opened_encoder(source: str, stated: Stated = NOTHING) -> Encoder:
-    """As `encoder`, but weights for clipjax's networks are checked and not loaded (`open_model`)."""
+    """Like `encoder`, but weights of clipjax's networks are checked and not loaded (`open_model`)."""
     reference = model_reference(source)
     if reference.kind == "weights":
         return open_model(reference.value, stated)

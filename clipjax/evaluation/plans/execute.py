@@ -169,7 +169,7 @@ class _Runner:
         return Outcome([item], result)
 
     def settled(self, each: Ready, model: Encoder) -> Ready:
-        """With the loaded model, on all processes. Raises the item's error."""
+        """The item with the loaded model, on all processes. Raises the item's error."""
         item = each.item
 
         def settle() -> Ready:
@@ -197,7 +197,7 @@ def _on_all(chosen: Chosen, make: Callable[[], Encoder | None]) -> tuple[Encoder
 
 
 def _logged(outcome: Outcome) -> Outcome:
-    """With a foreign error's traceback in the log. None is kept: its frames hold the model."""
+    """Log a foreign error's traceback. The error keeps none: its frames hold the model."""
     error: BaseException | None = outcome.error
     if error is not None and not isinstance(error, ClipjaxError):
         _log.error("a run failed", exc_info=error)

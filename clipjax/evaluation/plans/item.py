@@ -55,7 +55,7 @@ class Chosen:
 
     @property
     def card(self) -> Card | None:
-        """None for a model that is not one of clipjax's networks."""
+        """The model's card; None for a model that is not one of clipjax's networks."""
         return self.model.card if isinstance(self.model, Model) else None
 
     @property

@@ -108,7 +108,7 @@ def plan(
 
 
 def _without_tasks(located: Sequence[Located], base: Path, task: str) -> str:
-    """What to add to the first of the user's cards that no task runs on."""
+    """Words for the first of the user's cards that no task runs on."""
     cards = [each.card for each in located]
     own = [card for card in cards if card.path is not None and card.path.parent == base]
     paths = [card.path for card in own if not card.tasks]

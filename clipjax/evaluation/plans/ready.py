@@ -61,7 +61,7 @@ class Ready:
         return self.error is not None and self.model is None and self.item.chosen.predictions is None
 
     def with_model(self, model: Encoder) -> Ready:
-        """With the loaded model, in place of the same one that was only opened."""
+        """The item with the loaded model in place of the one that was only opened."""
         subject = self.subject
         if subject is not None and model is not self.model:
             subject = subject.with_model(model)
@@ -99,7 +99,7 @@ def check_run(task: str, request: Request, results: str | Path | None) -> Task:
 
 
 def hash_images(manifest: Manifest, progress: bool) -> None:
-    """With a bar: the first time reads all images."""
+    """Hash the images with a progress bar: the first time reads all of them."""
     shown = progress and jax.process_index() == 0
     with progress_bar(len(manifest), f"hashing {manifest.name}", "image", shown=shown, delay=1) as bar:
 
@@ -116,7 +116,7 @@ def ready(
     compute: Compute | None = None,
     catch: type[Exception] = ClipjaxError,
 ) -> Ready:
-    """As `resolved`, but what it raises is the item's error.
+    """Like `resolved`, but an error becomes the item's.
 
     Args:
         model: of `opened`.
@@ -158,7 +158,7 @@ def file_of(item: Item, results: str | Path | None) -> tuple[Path, Request]:
 
 
 def opened(chosen: Chosen) -> Encoder | None:
-    """As `Chosen.opened`, with weights that were checked and hashed."""
+    """Like `Chosen.opened`, with weights that were checked and hashed."""
     model = chosen.opened()
     if model is not None and not chosen.in_memory:
         model.check_weights()

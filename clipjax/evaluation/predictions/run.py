@@ -107,7 +107,7 @@ def evaluate_predictions(
 def measured_predictions(
     task: str, file: str | Path, request: Request, *, model: str | None, results: str | Path | None
 ) -> Result:
-    """As `evaluate_predictions`; of the request, only the options that it has."""
+    """Like `evaluate_predictions`; reads only the options of the request that it has."""
     start, definition = time.perf_counter(), find_task(task)
     if results is not None:
         ResultStore(results).check_root(written=True)

@@ -52,7 +52,7 @@ def image_batches(setup: Setup, *, captions: np.ndarray | None = None) -> Traini
 
 
 def feature_batches(setup: Setup, features: np.ndarray) -> TrainingBatches:
-    """As `image_batches` in the same order, with "features" float32 [b,D] for pixels.
+    """Like `image_batches`, in the same order, with "features" float32 [b,D] in place of pixels.
 
     `features` is float32 [N,D]. Raises UsageError if the batch does not divide over the processes.
     """

@@ -37,7 +37,7 @@ def prepare(setup: Setup) -> Problem:
 
 
 def probe(setup: Setup) -> Problem:
-    """As `prepare`, ignoring augmentation: the first phase of another method."""
+    """Like `prepare`, but without augmentation: the first phase of another method."""
     normalize = embeds_at_unit_norm(setup.model.card)
 
     @functools.cache

@@ -21,7 +21,7 @@ _QUESTIONS = itertools.count(1)  # one count per process, for all its runs: see 
 
 
 class Preemption:
-    """In this context SIGTERM and Ctrl-C are requests; a second Ctrl-C stops at once.
+    """A context in which SIGTERM and Ctrl-C are requests; a second Ctrl-C stops at once.
 
     Several processes cannot agree on a Ctrl-C: for them only SIGTERM is a request. A signal too late to stop
     the run is raised at its end.

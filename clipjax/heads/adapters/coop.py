@@ -98,7 +98,7 @@ def class_prompts(model: Encoder, names: Sequence[str], size: int, position: str
 
 
 def _arrange(tokens: int, name: int, size: int, position: str) -> list[tuple[int, int]]:
-    """What stands between start and end: (vector number, -1) or (-1, token number).
+    """The entries between start and end: (vector number, -1) or (-1, token number).
 
     The first `name` tokens are the class name's.
     """

@@ -119,7 +119,7 @@ def interval(gaps: Gaps, band: NullBand, level: float = LEVEL) -> Interval | Non
 
 
 def null_band(values: Float64[np.ndarray, " R"], level: float = LEVEL) -> NullBand:
-    """From the plug-in ECEs of calibrated models."""
+    """The band of the plug-in ECEs of calibrated models."""
     return NullBand(float(np.mean(values)), float(np.quantile(values, level)), level)
 
 

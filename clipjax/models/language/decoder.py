@@ -50,7 +50,7 @@ class Decoder:
         return self.config, self.platform, self.parts
 
     def on(self, mesh: Mesh) -> Decoder:
-        """In the form for the devices of a mesh."""
+        """The decoder in the form for the devices of a mesh."""
         return Decoder(self.config, platform_of(mesh), mesh.shape.get(MODEL, 1))
 
     def joined(self, dtype: Any) -> int:

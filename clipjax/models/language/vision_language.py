@@ -1,4 +1,4 @@
-"""From images and ids to what a decoder reads: the projected patches of an image, among the embedded ids.
+"""The input of a decoder: the projected patches of an image among the embedded ids.
 
     tokens = image_tokens(network, params, images, "parity")              # [B, P, D]
     embedded = assemble(decoder, params["decoder"], ids, image_at, tokens)  # [B, L + P, D]

@@ -108,7 +108,7 @@ def mix(q: Array, k: Array, v: Array, visible: Array | None = None, bias: Array 
 def mix_divided(
     q: Array, k: Array, v: Array, visible: Array | None = None, bias: Array | None = None
 ) -> Array:
-    """As `mix`, but the scores are divided: a TPU does it as it reads them for the product with `v`.
+    """Like `mix`, but the scores are divided: a TPU does it as it reads them for the product with `v`.
 
     Dividing last costs a TPU two passes more: one for the sums, one that turns them to the result's layout.
     """

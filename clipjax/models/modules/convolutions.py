@@ -142,7 +142,7 @@ def _depthwise(
         padded = jnp.pad(x, ((0, 0), height, width, (0, 0)))
 
         def of_pixel(index: Array) -> Array:
-            """By one pixel of the kernel, for each image: what sums over devices comes after the loop."""
+            """Gradients of one pixel of the kernel, for each image: sums over devices come after the loop."""
             i, j = index // size, index % size
             return (jax.lax.dynamic_slice(padded, (0, i, j, 0), dy.shape) * dy).sum((1, 2))
 
@@ -329,7 +329,7 @@ def _normalised_kept(x: Array, scale: Array, bias: Array, eps: float) -> tuple[A
 
 
 def _normalised_gradients(eps: float, kept: tuple[Array, ...], changes: Any) -> tuple[Array, Array, Array]:
-    """In two passes over the maps; nothing is learned from the statistics."""
+    """Gradients in two passes over the maps; the statistics get none."""
     (x, scale, mean, inverse), (dy, _, _) = kept, changes
     axes = tuple(range(1, x.ndim - 1))
     count = x.size // mean.size
@@ -362,7 +362,7 @@ def average_pool(x: Float[Array, "B H W C"], window: int, *, mode: Mode) -> Floa
 
 
 def window_means(x: Float[Array, "B H W C"], window: int) -> Float[Array, "B h w C"]:
-    """As `average_pool`, one reduction over windows; the sum is float32."""
+    """Like `average_pool`, but one reduction over windows; the sum is float32."""
     size = (1, window, window, 1)
     total = jax.lax.reduce_window(x.astype(jnp.float32), 0.0, jax.lax.add, size, size, "VALID")
     return (total / window**2).astype(x.dtype)

@@ -54,7 +54,7 @@ class MapPool(nnx.Module):
 
 
 class CocaPool(nnx.Module):
-    """What the first of CoCa's queries reads from tokens that are not normalised.
+    """The pool of CoCa: its first query's reading of tokens that are not normalised.
 
     The others serve only the captioner: they are not computed.
     """

@@ -108,7 +108,7 @@ class RelativeAttention(nnx.Module):
     def runs(
         self, x: Float[Array, "P B N D"], more: Float[Array, "P 1 N N"] | None = None, *, mode: Mode
     ) -> Float[Array, "P B N D"]:
-        """As a call in which run p of B rows gets `more[p]`, in a TPU's form (`attend_in_slabs`)."""
+        """Like a call in which run p of B rows gets `more[p]`, in a TPU's form (`attend_in_slabs`)."""
         q, k, v = self.q(x), self.k(x), self.v(x)
         return self.out(attend_in_slabs(q, k, v, self.bias(more, mode)))
 

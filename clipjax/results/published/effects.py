@@ -54,7 +54,7 @@ class _Effects:
 
 @functools.cache
 def effects() -> tuple[Effect, ...]:
-    """In file order. Raises DataError for a missing, unknown or wrong key, or a task without a protocol."""
+    """Effects in file order. Raises DataError for a wrong or missing key, or a task without a protocol."""
     path = config_dir() / "departures.toml"
     found = read(_Effects, read_toml(path), path).effects
     known = sorted({str(table.get("task")) for table in read_toml(path.with_name("protocols.toml")).values()})

@@ -74,12 +74,12 @@ def _pattern(text: Any, where: str) -> re.Pattern[str]:
 
 
 def facts(source: str, name: Sequence[str]) -> dict[str, Any]:
-    """By the model's listed name; the first rule with a fact decides it. Unknown facts are absent."""
+    """A model's facts by its listed name; the first rule with a fact decides it. Unknown facts are absent."""
     return {fact: value for fact, value in _facts(source, " ".join(name)).items() if value is not None}
 
 
 def _facts(source: str, name: str) -> dict[str, Any]:
-    """As `facts`; None for those that a rule lists as unknown."""
+    """Like `facts`; None for the facts that a rule lists as unknown."""
     known: dict[str, Any] = {}
     for rule in rules().get(source, ()):
         if rule.covers(name):

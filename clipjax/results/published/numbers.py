@@ -108,7 +108,7 @@ class _Table:
         self.titles = [title for title in next(iter(self.rows.values()), {}) if title not in name]
 
     def value(self, name: Name, column: str) -> float | None:
-        """None if blank (not measured)."""
+        """The number of a cell; None if the cell is blank (not measured)."""
         row = self.rows[name]
         if column not in row:
             raise DataError(f"{self.path}: there is no column {column!r}")
@@ -287,7 +287,7 @@ def _sizes(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _number(source: str, column: _Column, model: _Model, table: _Table) -> Number | None:
-    """None if the model is not listed or the cell is blank."""
+    """A model's number; None if the model is not listed or the cell is blank."""
     name = next((name for name in model.names if name in table.rows), None)
     value = None if name is None else table.value(name, column.title)
     if name is None or value is None:

@@ -121,7 +121,7 @@ class Match:
 
 @functools.cache
 def protocols() -> tuple[Protocol, ...]:
-    """In file order.
+    """The protocols in file order.
 
     Raises:
         DataError: a missing or unknown key; names the protocol.

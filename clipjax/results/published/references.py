@@ -104,7 +104,7 @@ def lookup(
     part: str | None = None,
     convention: Mapping[str, Any] | None = None,
 ) -> list[Score]:
-    """In file order. `part`: the slice; None for the whole data set.
+    """Published numbers in file order. `part`: the slice; None for the whole data set.
 
     `convention` of our number leaves out scores of another; absent keys are not compared.
     """

@@ -68,7 +68,7 @@ def _fields(score: Score) -> Fields:
 
 
 def _intervals(numbers: Sequence[Number]) -> Iterator[dict[str, Any] | None]:
-    """For the nearest counts, because published values are rounded."""
+    """Intervals of the nearest counts, because published values are rounded."""
     n = np.array([number.n or 1 for number in numbers])
     values = np.array([number.score.value for number in numbers])
     limits = clopper_pearson_limits(np.rint(values * n), n)

@@ -160,7 +160,7 @@ class Choice(Kind):
         return False
 
     def _is_same_number(self, value: Any, choice: Any) -> bool:
-        """As in JSON, 1.0 is 1, and true is not."""
+        """Whether two values are the same number, as in JSON: 1.0 is 1, and true is not."""
         return self.rules.kept and not isinstance(value, bool) and not isinstance(choice, bool)
 
     def made(self, value: Any, where: str) -> Any:

@@ -204,7 +204,7 @@ def _each(
     tolerance: float = 0,
     mean: float | None = None,
 ) -> Stage:
-    """From the largest difference of each thing; `mean` if things have several numbers."""
+    """The largest difference of each image or text; `mean` if one has several numbers."""
     if not np.isfinite(error).all():
         return _not_compared(name, of, len(ids), tolerance, "not all of it is finite")
     order = [int(row) for row in np.argsort(-error, kind="stable")[:WORST] if error[row] > 0]

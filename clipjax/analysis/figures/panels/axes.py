@@ -28,7 +28,7 @@ _SETS = [
 
 
 def ticks(low: float, high: float, scale: str) -> list[float]:
-    """In the metric's own units."""
+    """Ticks in the metric's own units."""
     if scale == "linear":
         values = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
         return [t for t in (round(float(t), 12) for t in values) if low <= t <= high]
@@ -47,7 +47,7 @@ def ticks(low: float, high: float, scale: str) -> list[float]:
 
 
 def ends(coordinates: np.ndarray) -> tuple[float, float]:
-    """With margin, in transformed coordinates."""
+    """The ends of an axis with a margin, in transformed coordinates."""
     low, high = float(coordinates.min()), float(coordinates.max())
     room = MARGIN * (high - low) or 0.05
     return low - room, high + room

@@ -74,7 +74,7 @@ def _together(bins: Sequence[Content]) -> Content:
 
 
 def _marks(spec: Spec, bins: Sequence[Content]) -> dict[str, list[_Mark]]:
-    """By the key of a group; a model's marks follow each other, in the order of the bins."""
+    """Marks by the key of their group; a model's marks follow each other, in the order of the bins."""
     by_group: dict[str, dict[str, list[_Mark]]] = {}
     for k, content in enumerate(bins):
         for point, look in looks(spec, content):

@@ -30,7 +30,7 @@ class Trend:
 
 
 def reference_of(spec: Spec) -> FitLine | None:
-    """What the figure's other trends and models are compared with.
+    """The trend that the figure's other trends and models are compared with.
 
     The second of its `difference`, else the trend that a panel is above, else the first.
     """
@@ -53,7 +53,7 @@ def extrapolated(spec: Spec, content: Content) -> list[str]:
 
 
 def trends_of(spec: Spec, content: Content, resamples: int = RESAMPLES) -> list[Trend]:
-    """In the figure's order, each with its own draws. `resamples` 0 gives no intervals.
+    """The trends in the figure's order, each with its own draws. `resamples` 0 gives no intervals.
 
     Raises:
         DataError: as `fit_points`.

@@ -40,7 +40,7 @@ def factor_figure(rows: Sequence[AnyRow], out: str | Path, variant: str = "top/f
 
 
 def _ratios(rows: Sequence[AnyRow], start: str) -> dict[tuple[str, str], AnyRow]:
-    """By (model, factor)."""
+    """Error ratios by (model, factor)."""
     return {
         (row["model"], row["slice"].removeprefix(start)): row
         for row in rows

@@ -84,7 +84,7 @@ def _classes(
 
 
 def _own_classes(model: Encoder, adapter: Adapter | None, request: Request) -> LabelSpace | None:
-    """None for an adapter that takes any classes."""
+    """The classes that a head fixes; None for an adapter that takes any classes."""
     if request.prompts is not None:
         what = "is a classifier" if adapter is None else f"has words of its own ({adapter.prompts})"
         raise UsageError(f"{model.card.id} {what}: prompts are not applicable, leave them (--prompts) out")
@@ -100,7 +100,7 @@ def _zeroshot_prompts(model: Encoder, space: LabelSpace, prompts: str | Path | P
 
 
 def _caption_template(task: Task, prompts: str | Path | PromptSet | None) -> PromptSet | None:
-    """By default captions stay as they are."""
+    """The template around captions; by default they stay as they are."""
     if "captions" not in task.needs:
         return None
     chosen = PromptSet("captions as they stand", (CAPTION,)) if prompts is None else prompt_set(prompts)

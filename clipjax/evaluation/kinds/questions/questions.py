@@ -51,7 +51,7 @@ class QuestionSubject(Subject):
         return {"questions": self.questions.digest, "asking": {**self.turns._asdict(), "chat": self._chat()}}
 
     def own_convention(self) -> dict[str, Any]:
-        """Also what else decides an answer: the question, the turn of the chat around it, and the pixels."""
+        """Add what else decides an answer: the question, the turn of the chat around it, and the pixels."""
         space, chat, card = self.part.label_space, self._chat(), self.questions.card
         return {
             "label_space": space and space.name,

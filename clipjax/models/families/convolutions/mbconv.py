@@ -282,7 +282,7 @@ def dense(
 
 
 def narrow(config: MBConvConfig) -> MBConvConfig:
-    """With lists of widths (MobileNetV3) only the images are smaller."""
+    """A narrow architecture; one with lists of widths (MobileNetV3) only has smaller images."""
     if any(isinstance(stage.expand, tuple) for stage in config.stages):
         return dataclasses.replace(config, image_size=64)
     stages = tuple(

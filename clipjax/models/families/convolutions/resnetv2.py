@@ -89,7 +89,7 @@ class NormAct(GroupNorm):
 
 
 class Block(nnx.Module):
-    """In a stage's first block the shortcut is a convolution of the first norm's output."""
+    """Pre-activation. In a stage's first block the shortcut is a convolution of the first norm's output."""
 
     def __init__(
         self, in_dim: int, dim: int, config: ResNetV2Config, *, stride: int, first: bool, rngs: nnx.Rngs
