@@ -56,7 +56,8 @@ class PlugIn:
     Attributes:
         group: without "clipjax.": a key of `INTERFACES`, or `CONFIGS`.
         target: "module:record"; of `CONFIGS`, a folder below a package, with dots.
-        package, version: the installed distribution's.
+        package: the installed distribution's name.
+        version: the installed distribution's version.
         noun: what messages and result rows call it ("task").
     """
 

@@ -117,7 +117,8 @@ class Conversion:
 
     Attributes:
         table: the layout's name.
-        shapes, pieces: of each leaf.
+        shapes: the shape of each leaf.
+        pieces: the pieces of each leaf.
         carried: source tensors that no leaf holds but that its file needs.
     """
 

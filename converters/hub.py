@@ -39,7 +39,9 @@ class Resolved:
     Attributes:
         path: the weights' file or folder.
         folder: of the configuration.
-        repo, file, revision: on the hub; None outside the hub's cache.
+        repo: on the hub; None outside the hub's cache.
+        file: in the repository; None outside the hub's cache.
+        revision: of the repository; None outside the hub's cache.
     """
 
     path: Path

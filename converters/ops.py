@@ -18,7 +18,8 @@ class Op:
     Attributes:
         axes: the source's axis for each of the leaf's; None: no permutation.
         flat: a vector of one element may fill a scalar leaf.
-        lead, trail: leading and trailing axes of length 1 that the leaf lacks.
+        lead: leading axes of length 1 that the leaf lacks.
+        trail: trailing axes of length 1 that the leaf lacks.
     """
 
     axes: tuple[int, ...] | None = None

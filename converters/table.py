@@ -72,7 +72,8 @@ class Table:
     """The layout of one kind of checkpoint.
 
     Attributes:
-        ignored, carried: {pattern of keys: reason}.
+        ignored: {pattern of keys: reason}.
+        carried: {pattern of keys: reason}.
         exported: the layout to write.
     """
 

@@ -35,8 +35,11 @@ class Source:
 
     Attributes:
         library: "open_clip", "timm", "transformers", "clipjax", ...
-        arch, tag: its names of architecture and weights.
-        repo, file, revision: on the hub.
+        arch: its name of the architecture.
+        tag: its name of the weights.
+        repo: on the hub.
+        file: in the repository.
+        revision: of the repository.
         format: "safetensors", "torch zip", ...
         sha256: of the file; if sharded, of its parts' digests.
     """

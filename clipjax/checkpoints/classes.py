@@ -25,7 +25,8 @@ def stated_classes(
     """The card with these classes, which no file of the classifier names.
 
     Args:
-        classes, source: what the user named; errors name these.
+        classes: the name or path of the classes that the user gave, for errors.
+        source: the name or path of the classifier that the user gave, for errors.
         known_by: where the card's classes come from, if not from the files of `source`.
 
     Raises:

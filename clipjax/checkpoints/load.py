@@ -222,8 +222,13 @@ def convert_model(
     """Write a model as a checkpoint of ours, leaf by leaf; returns its folder and card.
 
     Args:
-        source, card, name, facts_of, facts, vision, tokenizer: as in `load_model`; the default name is that
-            of `folder`.
+        source: as in `load_model`.
+        card: as in `load_model`.
+        name: as in `load_model`; default: the name of `folder`.
+        facts_of: as in `load_model`.
+        facts: as in `load_model`.
+        vision: as in `load_model`.
+        tokenizer: as in `load_model`.
         folder: default: the card's id, with "-N" for images of another size.
         image_size: as in `load_model`; such a model is loaded whole.
         classes: if the files of a classifier do not name them: a name in configs/labels, or a CSV file

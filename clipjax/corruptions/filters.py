@@ -114,7 +114,8 @@ def motion_blurred(image: jax.Array, radius: float, sigma: float, angle: Any) ->
 
     Args:
         image: [S, S, C].
-        radius, sigma: in pixels; 2 ceil(radius) + 1 taps.
+        radius: in pixels; there are 2 ceil(radius) + 1 taps.
+        sigma: in pixels.
         angle: of the line in degrees, clockwise from the direction of the rows; may be traced.
     """
     taps = 2 * math.ceil(radius) + 1

@@ -44,7 +44,8 @@ class FactorAnnotations:
         names: [A], without folders.
         classes: int32 [A].
         factors: [F], in the order of configs/imagenet_x.toml; unknown ones last.
-        top, multi: bool [A, F].
+        top: bool [A, F].
+        multi: bool [A, F].
         accepted: file name -> its correct labels.
         digest: SHA-256 over the files' names and contents.
     """

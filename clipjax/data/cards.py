@@ -48,7 +48,8 @@ class DatasetCard:
     """One data set. Only `name`, `title` and `reader` are required.
 
     Attributes:
-        reader, options: a module of `clipjax.data.readers`, and its keyword options.
+        reader: a module of `clipjax.data.readers`.
+        options: the reader's keyword options.
         label_space: a name in configs/labels, or a file beside the card, as `load_labels` takes them. Its ids
             are the labels as the data spells them.
         classes: instead, those labels in order: a list, or a text file beside the card, one per line.
@@ -66,7 +67,8 @@ class DatasetCard:
         id: card of the in-distribution images, for OOD detection and calibration.
         annotations: further file or folder for tasks, beside the card.
         split: "train" or "validation" (for choices). Without it, nothing is trained or chosen on the images.
-        images, per_class: numbers of images.
+        images: the number of images.
+        per_class: the number of images of each class.
         about: images, or pairs, where their exact number is not known: for costs, and never checked.
         tfds: builder in TensorFlow Datasets.
         in_paper: reported by the study that this toolkit follows.
@@ -112,7 +114,8 @@ class Dataset:
     """A card's images.
 
     Attributes:
-        label_space, head_space: None without labels.
+        label_space: None without labels.
+        head_space: None without labels.
         made: the corruption that clipjax applied to the images; None if it applied none.
         folder: the end of the path of images that no card describes (`tail_of`); None: the card does.
     """

@@ -35,7 +35,9 @@ class Plan:
         images: per training split.
         per_class: held-out images of each class.
         each: about the images per class of the other test sets.
-        language_images, language_steps, language_batch: of the vision-language model's training.
+        language_images: images that the vision-language model is trained on.
+        language_steps: steps of its training.
+        language_batch: images in a step of its training.
         recipes: of fine-tuning; empty: all whose names begin with "demo_".
         seed: of the world and of the training.
         quick: only show that everything runs.

@@ -46,7 +46,8 @@ def forward_of(
 ) -> Forward:
     """A tower as embedding runs it: uint8 pixels or full-length token ids to features.
 
-    platform, devices: as in `Network.encode_image`.
+    platform: as in `Network.encode_image`.
+    devices: as in `Network.encode_image`.
     """
     where: Any = {"precision": precision, "platform": platform, "devices": devices}
     network = Network(card.arch)

@@ -327,7 +327,7 @@ def text_step(network: Network, mesh: Mesh, precision: Precision) -> Step:
 
 
 def _tpu(mesh: Mesh) -> str | None:
-    """"tpu" or None: the stored bits of a CPU and a GPU come from programs that name no platform."""
+    """ "tpu" or None: the stored bits of a CPU and a GPU come from programs that name no platform."""
     return "tpu" if platform_of(mesh) == "tpu" else None
 
 

@@ -56,9 +56,11 @@ class Stream(abc.ABC):
     """Spans of data sets -> batches -> rows; a subclass for each kind of rows.
 
     Attributes:
-        model, precision: what runs.
+        model: the model that runs.
+        precision: its precision.
         how: the store, the batch, and what happens with rows that are not usable.
-        verb, unit: the words of the progress bar.
+        verb: the progress bar's verb.
+        unit: the progress bar's unit.
         nothing: what is refused if no row is usable.
         batch: rows of a device in one step, by default.
         keeps: whether the rows are a run's result, and so held in memory.

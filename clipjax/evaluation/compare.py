@@ -122,12 +122,14 @@ def compare_runs(
     """Compare two runs, or two models on everything that both were evaluated on in the same way.
 
     Args:
-        first, second: a run id in `results`, the folder of a run, or a model's id. Named runs may differ;
-            models' runs are paired by `clipjax.evaluation.run_pairs`.
+        first: a run id in `results`, the folder of a run, or a model's id. Named runs may differ; runs of
+            models are paired by `clipjax.evaluation.run_pairs`.
+        second: the other run or model, named in the same ways.
         metrics: only these; the correction is for the headlines among them.
         resamples: at least; more if the correction needs them.
-        prompts, precision, labels: choose among a model's runs: a prompt set, "parity" or "fast", a label
-            space.
+        prompts: the prompt set that chooses among a model's runs.
+        precision: "parity" or "fast", chooses among a model's runs.
+        labels: the label space that chooses among a model's runs.
 
     Raises:
         UsageError: no run, model or metric of that name; both are one run; or several pairs of runs match.

@@ -217,13 +217,15 @@ def wrap(
             norm; for a classifier the logits [B, K].
         encode_text: a list of strings, or its `tokenizer` output -> [B, D] of unit norm. None: a classifier.
         name: in rows, tables and figures; not a published model's.
-        image_size, resize_size: sides in pixels of the crop, and of the image it is cut from (default: the
-            same).
-        mean, std: of each channel, for pixels in [0, 1].
-        interpolation, resize_mode: as in `clipjax.data.pixels.preprocess.PixelRecipe`.
+        image_size: side of the crop, in pixels.
+        resize_size: shorter side of the image that the crop is cut from, in pixels; default: `image_size`.
+        mean: of each channel, for pixels in [0, 1].
+        std: of each channel, for pixels in [0, 1].
+        interpolation: as in `clipjax.data.pixels.preprocess.PixelRecipe`.
+        resize_mode: as in `clipjax.data.pixels.preprocess.PixelRecipe`.
         tokenizer: list of strings -> what `encode_text` takes.
-        logit_scale, logit_bias: logits are scale * cosine + bias; most CLIPs have scale 100. Zero-shot tasks
-            need the scale.
+        logit_scale: logits are scale * cosine + bias; most CLIPs have scale 100. Zero-shot tasks need it.
+        logit_bias: the bias of the logits.
         classes: the K outputs of a classifier: a name in configs/labels, a CSV file or a space.
         facts: columns of configs/models.csv: {"train_source": "LAION-2B"}.
         fingerprint: changes whenever the embeddings do. Without one they are not stored.

@@ -159,7 +159,8 @@ def refused(
     """The single row if the task is not defined for the model.
 
     Args:
-        name, folder: of the data set, as in a row.
+        name: of the data set, as in a row.
+        folder: of the data set, as in a row.
     """
     recipe = refused_recipe(model, task, name)
     common = {

@@ -81,7 +81,8 @@ def contrastive_loss(
     """CLIP's symmetric cross-entropy over all pairs of a global batch.
 
     Args:
-        image_features, text_features: float32 [B, E], of any norm; row i of both is a pair.
+        image_features: float32 [B, E], of any norm.
+        text_features: float32 [B, E], of any norm; row i belongs to image i.
         logit_scale: float32 [], log of the inverse temperature.
         excluded: bool [B, B], false on the diagonal; true leaves image i and text j out of each other's
             softmax.

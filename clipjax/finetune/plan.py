@@ -40,7 +40,8 @@ class FinetunePlan:
     """The cost of one run.
 
     Attributes:
-        params, trained: numbers in total and moved by gradients, without BatchNorm's running statistics.
+        params: numbers in total, without BatchNorm's running statistics.
+        trained: numbers that gradients move.
         memory: bytes per device for "params", "gradients", "optimizer" and "activations" (None if not
             compiled).
         rates: learning rate by step, including the first, the peak and the last.

@@ -25,8 +25,10 @@ class Recipe:
     """One fine-tuning protocol.
 
     Attributes:
-        name, title: the file's stem, and the name in tables.
-        epochs, steps: exactly one is given.
+        name: the file's stem.
+        title: the name in tables.
+        epochs: passes over the training data; None if `steps` is given.
+        steps: optimiser steps; None if `epochs` is given.
         batch_size: images in the global batch.
         augmentation: None: the model's own preprocessing.
         prompts: of zero-shot heads and captions.

@@ -42,7 +42,8 @@ class Forms:
         cues: of a letter after a cue, anywhere; the last one counts.
         letter: of any letter beside the stated one.
         name: of an option's name, at `{name}`; a match with a group denies it.
-        strict_letter, strict_both: of a letter alone; of a letter and the option's text (group 2).
+        strict_letter: an answer that is a letter alone.
+        strict_both: an answer that is a letter and the option's text (group 2).
 
     Raises:
         ValueError: a pattern is not a regular expression, or has too few groups.

@@ -41,7 +41,8 @@ def relative_corruption_errors(
     """Relative CE of each kind: mean(errors - clean) / (reference - reference_clean).
 
     Args:
-        clean, reference_clean: errors of the model and of the reference on clean images.
+        clean: the model's error on clean images.
+        reference_clean: the reference's error on clean images.
 
     Raises:
         ValueError: as `corruption_errors`, or corruption adds nothing to the reference's error.

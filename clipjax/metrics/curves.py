@@ -25,7 +25,8 @@ class Counts:
 
     Attributes:
         tp: positives at or above the score; the last is their total.
-        before, fp: negatives above the score; at or above it.
+        before: negatives above the score.
+        fp: negatives at or above the score.
 
     Positives 3 1 and negatives 2 1 give, at the scores 3 and 1:
         tp 1 2,   before 0 1,   fp 0 2,   negatives 2
@@ -128,7 +129,8 @@ def tally(
     Tallies of shards of `others` add up; those of shards of `scores` concatenate.
 
     Args:
-        scores, others: finite, read as float32.
+        scores: finite, read as float32.
+        others: finite, read as float32.
         mask: False for padding.
     """
     padding = jnp.iinfo(jnp.int32).max
@@ -152,7 +154,8 @@ def tallied(
     """`Counts` from tallies (of negated scores if OOD is positive).
 
     Args:
-        among, against: of the positives' scores among themselves and against all negatives.
+        among: tallies of the positives' scores among themselves.
+        against: tallies of the positives' scores against all negatives.
         mask: False where a positive is padding.
         total: negatives.
     """

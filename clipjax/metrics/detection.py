@@ -199,8 +199,9 @@ def measures(
     """The named measures, as fractions, of the images or of B resamples.
 
     Args:
-        id_weights, ood_weights: how often each image counts: integers >= 0 or bools, [B, N] and [B, M], no
-            row all zero. None: once each, B = 1.
+        id_weights: how often each ID image counts: integers >= 0 or bools [B, N], no row all zero. None: once
+            each, B = 1.
+        ood_weights: how often each OOD image counts, in the same way, [B, M].
 
     Raises:
         ValueError: an unknown name, or other weights.

@@ -85,7 +85,8 @@ def correct_through(
     """Whether both are in one group of classes (metaclass).
 
     Args:
-        predicted, labels: int [N], 0..K-1.
+        predicted: int [N], 0..K-1.
+        labels: int [N], 0..K-1.
         group: int [K].
 
     Raises:

@@ -55,7 +55,8 @@ def rank_partners(
     """Ranks of all true partners by dot product.
 
     Args:
-        images, texts: L2-normalised; may be memory-mapped.
+        images: L2-normalised; may be memory-mapped.
+        texts: L2-normalised; may be memory-mapped.
         image_of_text: int [M]; -1 marks padding.
         image_mask: bool [N]; False marks padding.
         block: images, and captions, per block.

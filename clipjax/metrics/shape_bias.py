@@ -71,7 +71,8 @@ def decide(
 
     Args:
         logits: [N, K], at the model's own scale, which affects a mean of probabilities.
-        columns, category: int [P]; class `columns[p]` belongs to `category[p]`. No category is empty.
+        columns: int [P], classes.
+        category: int [P]; class `columns[p]` belongs to `category[p]`. No category is empty.
 
     Raises:
         ValueError: no image counts, or a logit is not finite.

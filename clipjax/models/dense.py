@@ -36,7 +36,8 @@ class DenseRecipe:
     Attributes:
         layers: "last", or "multilayer": the ends of a transformer's four quarters, or a net's last four
             stages, concatenated.
-        attention, positions: as in `Network.encode_dense`.
+        attention: as in `Network.encode_dense`.
+        positions: as in `Network.encode_dense`.
 
     Raises UsageError for another value.
     """

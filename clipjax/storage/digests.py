@@ -38,7 +38,9 @@ class Version(NamedTuple):
     Attributes:
         size: in bytes.
         mtime_ns: on a bucket, a number that changes with the object.
-        ctime_ns, inode, device: 0 on a bucket.
+        ctime_ns: 0 on a bucket.
+        inode: 0 on a bucket.
+        device: 0 on a bucket.
     """
 
     size: int

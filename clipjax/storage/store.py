@@ -78,7 +78,8 @@ class Store:
         Args:
             key: everything the values depend on.
             ids: one unique string a row, in order.
-            rows_per_shard, per_device_batch: an existing entry keeps its own.
+            rows_per_shard: for a new entry; an existing one keeps its own.
+            per_device_batch: for a new entry; an existing one keeps its own.
             row_shape: None leaves it to the first shard.
             about: names for `clipjax store ls`; not in the key.
 

@@ -40,7 +40,8 @@ class Images(NamedTuple):
     """Images that a model embeds once for all its runs.
 
     Attributes:
-        folder, number: of the data set: cards may share images, or take a part of them.
+        folder: the data set's folder; several cards may share it.
+        number: the number of its images; a card may take a part of them.
         sample: limit and seed, None for all images.
         size: height and width of images that are not kept as pixels; None: of the tower's own.
         apart: what else the model reads, as in `Amounts`.

@@ -107,7 +107,8 @@ class Amounts:
     Attributes:
         embedded: images that models read, in all.
         decoded: images that are decoded where a pixel store keeps them.
-        embeddings, pixels: bytes of both stores.
+        embeddings: bytes of the store.
+        pixels: bytes of the pixel store.
     """
 
     embedded: int

@@ -165,7 +165,8 @@ def load_suite(
     """Read a suite: a TOML file, or "suite:NAME" for one that ships with clipjax.
 
     Args:
-        data_root, model_root: replace the file's.
+        data_root: replaces the file's.
+        model_root: replaces the file's.
 
     Raises:
         UsageError: an unknown suite.

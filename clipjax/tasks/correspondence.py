@@ -188,7 +188,8 @@ class Shares:
     Attributes:
         of: metric -> each pair's share, float64 [N].
         matches: float64 [N].
-        unit, cluster: int [N]. A unit's pairs are of one cluster.
+        unit: int [N], the unit of each pair.
+        cluster: int [N], the cluster of each pair. All pairs of a unit are of one cluster.
         slices: slice (None: over the whole data set) -> bool [N].
     """
 

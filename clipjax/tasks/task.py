@@ -132,8 +132,8 @@ class PredictionFiles:
         prefix: of the data set's own arrays ("ood_").
         of_cosines: columns computed from cosines [N, K], optional in an .npz.
         dataset: the card for a file that names none; None: the file's name.
-        ranges, bools: number columns (-> smallest and largest value) and bool columns beside those of all
-            tasks.
+        ranges: number columns beside those of all tasks -> smallest and largest value.
+        bools: bool columns beside those of all tasks.
         several_labels: `correct` may be true by a label that the table does not hold.
     """
 

@@ -51,7 +51,10 @@ class Finding:
 
     Attributes:
         word: HOLDS, FAILS or UNKNOWN.
-        value, lo, hi, method: None if not computed.
+        value: None if not computed.
+        lo: None if not computed.
+        hi: None if not computed.
+        method: None if not computed.
         n: models of each group, or pairs.
         left_out: numbers not of whole data sets, with model and images.
         absent: no model, or pair, has rows of every number.

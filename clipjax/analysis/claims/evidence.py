@@ -51,7 +51,8 @@ class Sample:
     Attributes:
         left_out: numbers not of whole data sets, with model and images.
         units: of each model, by the part's `unit`; of each pair alike on both of its sides.
-        runs, families: of each model.
+        runs: the training run of each model.
+        families: the architecture family of each model.
     """
 
     models: tuple[str, ...]

@@ -65,7 +65,8 @@ class Part:
 
     Attributes:
         pairs: a name of PAIRINGS, a tuple of (against, group) ids, or None.
-        at, margin: in the statistic's units.
+        at: in the statistic's units.
+        margin: in the statistic's units.
         unit: what its interval draws, a name of UNITS.
     """
 

@@ -34,9 +34,12 @@ class Pool:
     """The models of both groups of a part, the group's first.
 
     Attributes:
-        x, y: in their own units, float64 [N]; x is NaN where the statistic has none.
-        n_x, n_y: images of each, NaN if unknown.
-        runs, families: of each model.
+        x: in its own units, float64 [N]; NaN where the statistic has none.
+        y: in its own units, float64 [N].
+        n_x: images of each x, NaN if unknown.
+        n_y: images of each y, NaN if unknown.
+        runs: the training run of each model.
+        families: the architecture family of each model.
         group: number of models of the group.
     """
 

@@ -79,7 +79,8 @@ class Differences:
 
     Attributes:
         pairs: those with a value on one side only, then by decreasing difference.
-        only_a, only_b: rows without a partner.
+        only_a: rows of the first side without a partner.
+        only_b: rows of the second side without a partner.
     """
 
     pairs: tuple[Pair, ...]

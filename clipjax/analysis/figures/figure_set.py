@@ -44,7 +44,8 @@ class Done:
     """One figure or table.
 
     Attributes:
-        drawn, panels: panels (lines of a table) with a model, and all.
+        drawn: panels (lines of a table) with a model.
+        panels: all panels.
         placeless: models with the rows but in no group; the user's own are shown as yours.
         parts: (model, images) of numbers shown that are not of whole data sets.
         extrapolated: models shown with an x outside the range of the trend that models are compared with.

@@ -32,7 +32,8 @@ class Curvature:
     Attributes:
         thirds: mean residual in y's own units, of the models of small, middle and large x.
         quadratic: coefficient of ((x - mean) / standard deviation)^2 in least squares, in y's coordinates.
-        lo, hi: its Student's t interval of `level`, with models as independent.
+        lo: lower end of its Student's t interval of `level`, with models as independent.
+        hi: upper end of that interval.
     """
 
     thirds: tuple[float, float, float]

@@ -119,7 +119,8 @@ class Unfitted:
     """The checked models of a trend, and how to fit it: see `fit_all`.
 
     Attributes:
-        across, up: coordinates in the order of x, then y, [N].
+        across: the first coordinates, sorted by x, then y, [N].
+        up: the second coordinates, in the same order, [N].
         order: where each of them was, [N].
         units: as `numbered`.
     """
@@ -166,7 +167,8 @@ def unfitted(
 
     Args:
         scale: of x, and of y without `scale_y`.
-        n_x, n_y: images per number; see `scales.transform`.
+        n_x: images per number of x; see `scales.transform`.
+        n_y: images per number of y.
         resamples: 0 for no intervals.
         stream: see `draw`.
         units: of each model, if draws take whole units.

@@ -31,7 +31,9 @@ def check_names(
         evaluated: models that may also be functions, or of a PyTorch library.
         roots: of data sets: a missing path is refused.
         card: a registered id, or LIBRARY:ARCHITECTURE.
-        datasets, prompts, labels: names, or files.
+        datasets: names, or files.
+        prompts: names, or files.
+        labels: names, or files.
         request: of a command line: its data sets, prompts, labels and roots, too.
     """
     from clipjax.checkpoints.identity.model_reference import model_reference, weights_of

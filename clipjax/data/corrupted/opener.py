@@ -38,9 +38,12 @@ class CorruptionTable:
     """One corruption of a card's images.
 
     Attributes:
-        kind, severity: as in `clipjax corrupt`.
+        kind: as in `clipjax corrupt`.
+        severity: as in `clipjax corrupt`.
         seed: of the random draws.
-        depth, reshading, frost: folders, relative to the card's file.
+        depth: a folder, relative to the card's file.
+        reshading: a folder, relative to the card's file.
+        frost: a folder, relative to the card's file.
         depth_kind: what a depth file holds.
 
     Raises ValueError for an unknown kind or severity.

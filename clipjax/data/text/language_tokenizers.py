@@ -55,7 +55,8 @@ class BuiltTokenizer:
 
     Attributes:
         where: the file, for errors.
-        before, after: what `special` puts around a text.
+        before: what `special` puts before a text.
+        after: what `special` puts after a text.
         template: the checkpoint's own; None: it has none.
         names: special tokens by name, for the template.
     """

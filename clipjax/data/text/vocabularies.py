@@ -38,7 +38,8 @@ class Rules:
     Attributes:
         model: "unigram" (sentencepiece), "byte_bpe" (GPT-2's) or "bpe" (sentencepiece's, as Gemma's).
         special: token -> id.
-        start, end: ids around every text.
+        start: the id before every text.
+        end: the id after every text.
         pad: fills the rest of the context.
         files: alternative sets of files, the preferred first.
         repos: hub repositories with them.

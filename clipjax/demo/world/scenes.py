@@ -34,7 +34,8 @@ class Scene:
 
     Attributes:
         shape: "" is a background alone.
-        x, y: the shape's middle.
+        x: the shape's middle.
+        y: the shape's middle.
         light: factor for all pixels.
         blocked: share of the shape's width that a post hides.
     """

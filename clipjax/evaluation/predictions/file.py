@@ -40,7 +40,8 @@ class Contents(NamedTuple):
     Attributes:
         columns: per image, with `id`.
         projection: from the logits' classes to these; None if they are the same.
-        ids, id_ids: all images, of the data set and of the ID set; None: those of `columns`.
+        ids: all images of the data set; None: those of `columns`.
+        id_ids: all images of the ID set; None: those of `columns`.
     """
 
     columns: dict[str, Any]

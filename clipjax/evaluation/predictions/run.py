@@ -84,7 +84,10 @@ def evaluate_predictions(
             folders the classes.
         data_name: instead of that folder's name.
         labels: the classes of the columns of logits and, without a card, of the labels.
-        annotations, seed, resamples, results: as in `clipjax.evaluate`.
+        annotations: as in `clipjax.evaluate`.
+        seed: as in `clipjax.evaluate`.
+        resamples: as in `clipjax.evaluate`.
+        results: as in `clipjax.evaluate`.
         model: its name in the rows; default: from `run.json`, else the file's name. A registered model's id
             gets the ending "-unverified", and its facts count as stated: a file does not show whose outputs
             it has.

@@ -6,7 +6,8 @@ norm. Logits: `clipjax.heads.head.Cache`.
 
 Options:
     views: augmented passes over the training images; 0, or no augmentation: one unaugmented pass.
-    alpha, beta: used without a search, and to train Tip-Adapter-F.
+    alpha: used without a search, and to train Tip-Adapter-F.
+    beta: used without a search, and to train Tip-Adapter-F.
     search: choose the most accurate pair on the validation split; the first of ties, alpha within beta.
     search_scale, search_step: for [beta, alpha], the grid's exclusive end (it starts at 0.1) and its steps.
 

@@ -206,7 +206,8 @@ def interval_of_mean(
     Args:
         mean: of numbers in 0..1.
         draws: None where there is too little to resample.
-        units, what: the least number of independent units in the mean, and their name.
+        units: the least number of independent units in the mean.
+        what: the units' name.
     """
     if draws is not None and len(draws):
         limits = percentile_interval(draws, level, clustered=clustered, crossed=crossed)

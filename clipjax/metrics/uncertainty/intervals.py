@@ -88,7 +88,8 @@ def over_images_and(
     Args:
         what: the units, for the interval's method.
         values: float [K], K > 1, each unit's number.
-        lows, highs: float [K], each unit's limits over the images.
+        lows: float [K], each unit's lower limit over the images.
+        highs: float [K], each unit's upper limit over the images.
     """
     mean, error = values.mean(), values.std(ddof=1) / np.sqrt(len(values))
     across = scipy.special.stdtrit(len(values) - 1, (1 + level) / 2) * error

@@ -22,8 +22,9 @@ class Cache:
     """What a decoder has read.
 
     Attributes:
-        keys, values: [layers, B, kv heads / joined, T, joined * head_dim], keys already turned by their
-            positions; `joined` heads lie side by side (`join_heads`).
+        keys: [layers, B, kv heads / joined, T, joined * head_dim], already turned by their positions;
+            `joined` heads are side by side (`join_heads`).
+        values: of the same shape, not turned.
         valid: bool [B, T], False at padding and at empty slots.
         length: int32 [], the slots filled, padding included.
     """

@@ -144,7 +144,9 @@ def causal(length: int) -> Bool[Array, "{length} {length}"]:
 def attended(q: Array, k: Array, v: Array, visible: Array | None) -> Array:
     """`mix` without a bias, with its own gradient.
 
-    q, k, v: [B, heads, M or N, d].
+    q: queries [B, heads, M, d].
+    k: keys [B, heads, N, d].
+    v: values [B, heads, N, d].
     """
     return _forward(q, k, v, visible)[0]
 

@@ -15,7 +15,8 @@ from clipjax.models.training import Mode
 class Stage(nnx.Module):
     """A first block that changes the shape and `depth - 1` equal ones, scanned.
 
-    first, rest: make(rngs=rngs) -> a block.
+    first: first(rngs=rngs) makes the first block.
+    rest: rest(rngs=rngs) makes each other block.
     """
 
     def __init__(

@@ -32,8 +32,10 @@ class Score:
 
     Attributes:
         model: a registered id, or `tuned:...` for the paper's unregistered ones.
-        task, dataset, slice, metric: as in result rows. Columns of the paper's Table IV that average data
-            sets have the task "curation" and no data set.
+        task: as in result rows; "curation" for columns of the paper's Table IV that average data sets.
+        dataset: as in result rows; none for such columns.
+        slice: as in result rows.
+        metric: as in result rows.
         value: accuracies are fractions.
         source: a key of configs/reference_sources.toml.
         convention: what must agree, as `key=value; key=value` of a row's convention; "none" for null.

@@ -19,7 +19,8 @@ NO_TYPES: frozenset[type] = frozenset()
 class Rules:
     """How kinds are read.
 
-    how, whole: as in `records.read`.
+    how: as in `records.read`.
+    whole: as in `records.read`.
     kept: inside a `TypedDict`, values stay as they are, and are what JSON Schema allows: 5.0 is an integer.
     """
 

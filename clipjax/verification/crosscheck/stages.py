@@ -43,7 +43,8 @@ class Stage:
     Attributes:
         of: "images", "prompts", "classes" or "data set".
         tolerance: for each, in the unit of the stage.
-        largest, mean: over all; None if nothing could be compared (see `problem`).
+        largest: the largest difference; None if nothing could be compared (see `problem`).
+        mean: the mean difference; None where `largest` is.
         worst: the largest nonzero differences: (id, difference).
     """
 

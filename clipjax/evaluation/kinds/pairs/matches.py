@@ -47,10 +47,14 @@ def draw_matches(
     Args:
         models: a model as `clipjax.evaluate` takes it, or a list of them.
         out: .png, .jpg, .pdf or .svg.
-        dataset, root: a data set of pairs, as in `clipjax.evaluate`.
+        dataset: a data set of pairs, as in `clipjax.evaluate`.
+        root: its folder, as in `clipjax.evaluate`.
         pairs: ids as in images.parquet; default: the first pair.
         drawn: at most this many lines per pair, spread over the ranks of the matches.
-        precision, layers, attention, positions: as in `clipjax.evaluate`.
+        precision: as in `clipjax.evaluate`.
+        layers: as in `clipjax.evaluate`.
+        attention: as in `clipjax.evaluate`.
+        positions: as in `clipjax.evaluate`.
 
     Returns: what is drawn, for each model and pair.
 

@@ -47,8 +47,8 @@ class RegNetConfig:
     Attributes:
         widths: channels of a block's convolutions.
         groups: of the 3x3 convolution.
-        se_first, se_rest: squeeze-excitation channels in the first block (a quarter of its input's) and in
-            the others; 0 without one.
+        se_first: squeeze-excitation channels in the first block (a quarter of its input's); 0: none.
+        se_rest: squeeze-excitation channels in the other blocks; 0: none.
     """
 
     image_size: int

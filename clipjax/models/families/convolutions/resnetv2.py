@@ -43,7 +43,8 @@ class ResNetV2Config:
     """`bottleneck`: a block's output width over that of its 3x3 convolution.
 
     groups: of a norm.
-    gn_eps, conv_eps: added to the variance of a group, and of a kernel's weights.
+    gn_eps: added to the variance of a group.
+    conv_eps: added to the variance of a kernel's weights.
     pool_padding: around the map of the stem's max pool: "zeros" may be the maximum, "lowest" never is.
     """
 

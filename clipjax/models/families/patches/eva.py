@@ -46,7 +46,8 @@ class EvaConfig:
     Attributes:
         gated: activation(gate(x)) * c_fc(x) in the MLP: SwiGLU with "silu".
         norm: LayerNorms before ("pre") or after ("post") the branches.
-        attn_norm, mlp_norm: one more norm before the branch's last matrix (sub-LN).
+        attn_norm: one more norm before the attention's last matrix (sub-LN).
+        mlp_norm: one more norm before the MLP's last matrix (sub-LN).
         rope_grid: side of pretraining's patch grid, to which rotary positions are scaled; 0: none.
     """
 

@@ -54,8 +54,8 @@ class MixerConfig:
     Attributes:
         block: MLP-Mixer's, gMixer's (gated MLPs), ResMLP's (affine layers as norms, one matrix over tokens,
             LayerScale) or gMLP's (one branch, gated by mixed tokens).
-        token_width, mlp_width: hidden widths over tokens (0 with "resmlp", "gmlp") and over channels, as the
-            second matrix reads them.
+        token_width: hidden width over tokens, as the second matrix reads it; 0 with "resmlp", "gmlp".
+        mlp_width: hidden width over channels, as the second matrix reads it.
         ln_eps: 0 with "resmlp".
         gate_eps: for the LayerNorm inside a "gmlp" block; else 0.
     """

@@ -59,7 +59,8 @@ class RopeViTConfig:
         gated: activation(gate(x)) * c_fc(x) in the MLP: SwiGLU with "silu".
         pooling: "map": what one query reads from the normalised tokens; "mean": the mean of the normalised
             patches.
-        pool_heads, pool_mlp_width: 0 with "mean".
+        pool_heads: 0 with "mean".
+        pool_mlp_width: 0 with "mean".
         projection: a matrix with bias maps the pooled vector to `embed_dim` channels.
     """
 

@@ -68,7 +68,8 @@ class ViTConfig:
             side by side, each for its own head; "map": what SigLIP's query reads from the normalised tokens;
             "attention": what CoCa's first query reads, then normalised; "mean": the mean of the patches'
             tokens, then normalised (CLIPA).
-        pool_queries, pool_heads: 0 without attention pooling.
+        pool_queries: 0 without attention pooling.
+        pool_heads: 0 without attention pooling.
         projection: a matrix maps the pooled vector to `embed_dim` channels.
         projection_bias: with a bias (a timm trunk's own head); None: without.
         registers: learned tokens between the class token and the patches that nothing reads; None: none.
