@@ -54,7 +54,7 @@ def of(request: Request) -> Any:
 def tower(request: Request) -> dict[str, Any]:
     import jax
 
-    from clipjax.embeddings.flops import product_flops
+    from clipjax.estimates.flops import product_flops
     from clipjax.models.unit_norm import unit_norm
 
     model, profile = of(request), PROFILE[request.precision]

@@ -10,9 +10,8 @@ from typing import Any
 
 from clipjax.checkpoints.card import Card
 from clipjax.data.pixels.pixel_store import in_words
-from clipjax.evaluation.kinds.kind import Amounts, kind_of
-from clipjax.sweep.cost import CardSizes, Images, Texts, image_flops, image_tower, parts, pixel_bytes
-from clipjax.sweep.hours import (
+from clipjax.estimates.cost import CardSizes, Images, Texts, image_flops, image_tower, parts, pixel_bytes
+from clipjax.estimates.hours import (
     Machine,
     Share,
     amounts_of,
@@ -22,6 +21,7 @@ from clipjax.sweep.hours import (
     load_machines,
     share_of,
 )
+from clipjax.evaluation.kinds.kind import Amounts, kind_of
 from clipjax.sweep.plan import SweepItem
 from clipjax.tasks.task import find_task
 

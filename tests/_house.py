@@ -36,6 +36,7 @@ ROOMS = {
     "tasks": ("logits → rows per image → numbers", "stage"),
     "evaluation": ("one run: model, data set, task → rows", "stage"),
     "finetune": ("Model → tuned Model", "use"),
+    "estimates": ("operations, memory, hours, without a run", "use"),
     "sweep": ("many runs", "use"),
     "verification": ("the reference's numbers?", "use"),
     "doctor": ("is this machine ready?", "use"),

@@ -24,8 +24,9 @@ LAYERS = (
     ("heads", "analysis"),
     ("tasks",),
     ("evaluation",),
-    ("finetune", "sweep", "doctor"),
-    ("verification",),
+    ("finetune", "doctor"),
+    ("estimates",),
+    ("sweep", "verification"),
     ("commands",),
     ("cli", "demo"),
     ("",),  # clipjax itself: the public names

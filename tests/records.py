@@ -104,7 +104,7 @@ def open_clip_table() -> None:
 
 def flops() -> None:
     from clipjax.checkpoints.identity.registry import subjects
-    from clipjax.embeddings.flops import arch_digest, recorded, traced_flops
+    from clipjax.estimates.flops import arch_digest, recorded, traced_flops
 
     entries = {}
     for subject in subjects():

@@ -147,9 +147,9 @@ def estimate(side: str, arch: str, folder: Path, batch: int, chip: str) -> dict[
     import jax.numpy as jnp
 
     from benchmarks.models.jax_peer_towers import TOWERS
-    from clipjax.embeddings.flops import Forward, product_flops
+    from clipjax.estimates.aot import compile_forward, load_chips, slice_mesh, use_tpu_compiler
+    from clipjax.estimates.flops import Forward, product_flops
     from clipjax.models.arch import load_arch
-    from clipjax.verification.aot import compile_forward, load_chips, slice_mesh, use_tpu_compiler
 
     use_tpu_compiler()
     size, known = load_arch(arch).vision.image_size, load_chips()[chip]

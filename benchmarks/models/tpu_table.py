@@ -23,18 +23,18 @@ import typer
 
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.config import config_dir
-from clipjax.models.precision import Precision, known_precision
-from clipjax.verification.aot import LARGEST, Executable, Row
-from clipjax.verification.aot_language import table_of
-from clipjax.verification.aot_tables import (
+from clipjax.estimates.aot import LARGEST, Executable, Row
+from clipjax.estimates.aot_language import table_of
+from clipjax.estimates.aot_tables import (
     estimate_cells,
     estimate_titles,
     share_of_peak,
     table_cells,
     table_titles,
 )
-from clipjax.verification.aot_training import STEPS, training_table
-from clipjax.verification.cycles import Estimate
+from clipjax.estimates.aot_training import STEPS, training_table
+from clipjax.estimates.cycles import Estimate
+from clipjax.models.precision import Precision, known_precision
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 RECORD, PAGE = DOCS / "tpu.json", DOCS / "tpu.md"

@@ -37,10 +37,10 @@ from clipjax.devices.sharding import local_mesh, make_mesh
 from clipjax.embeddings.batch_size import IMAGE_BATCH
 from clipjax.embeddings.forward import TEXT_BATCH, image_step, text_step
 from clipjax.errors import unknown_name
+from clipjax.estimates.aot import load_chips, slice_mesh, use_tpu_compiler
+from clipjax.estimates.hlo import CompiledProgram
 from clipjax.models.network import Network
 from clipjax.models.precision import Precision
-from clipjax.verification.aot import load_chips, slice_mesh, use_tpu_compiler
-from clipjax.verification.hlo import CompiledProgram
 
 RECORD, PAGE = tpu_table.DOCS / "weak_scaling.json", tpu_table.PAGE
 BEGIN, END = "<!-- slices: begin -->\n", "<!-- slices: end -->\n"

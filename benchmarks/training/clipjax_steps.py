@@ -12,7 +12,7 @@ import optax
 
 from benchmarks.training.training_data import CLASSES, DECAY, RATE
 from clipjax.devices.sharding import DP, make_mesh, shard_batch
-from clipjax.embeddings.flops import product_flops
+from clipjax.estimates.flops import product_flops
 from clipjax.finetune.training.optimizer import Optimizer
 from clipjax.finetune.training.step import Aux, Loss, init_state, make_step, state_shardings
 from clipjax.finetune.training.trees import split

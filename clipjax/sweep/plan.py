@@ -16,38 +16,24 @@ from clipjax.checkpoints.identity.registry import check_added_rows
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.embeddings.compute import Compute
 from clipjax.errors import DataError, UsageError
+from clipjax.estimates import cost
 from clipjax.evaluation.located import in_one_line
-from clipjax.evaluation.plans.item import Chosen, Item, Job, distinct
+from clipjax.evaluation.plans.item import Chosen, Job, distinct
 from clipjax.evaluation.plans.plan import CollectionPlan, Shared
 from clipjax.evaluation.plans.plan import plan as plan_jobs
 from clipjax.evaluation.request import Request
 from clipjax.options import by_field
 from clipjax.storage.digests import canonical_json, sha256_json
 from clipjax.storage.reading import is_dir
-from clipjax.sweep import cost
 from clipjax.sweep.models import choose
 from clipjax.sweep.suite import Run, Suite
 
 
 @dataclass(frozen=True, eq=False)
-class SweepItem(Item):
-    """One planned run of a suite.
-
-    Attributes:
-        options: the suite's.
-        work: what it is the first to need.
-    """
+class SweepItem(cost.CostedItem):
+    """One planned run of a suite; `options` are the suite's."""
 
     options: Mapping[str, Any] = field(default_factory=dict)
-    work: tuple[cost.Work, ...] = ()
-
-    @property
-    def flops(self) -> int:
-        return cost.RUN + sum(work.flops for work in self.work)
-
-    @property
-    def images(self) -> int:
-        return sum(work.number for work in self.work if isinstance(work.of, cost.Images))
 
     @property
     def key(self) -> list[Any]:
@@ -148,8 +134,8 @@ def make_plan(suite: Suite, pixel_budget: int | None, *, absent: bool = False) -
     ordered.sort(key=lambda item: item.reads_run)
     needed: set[cost.Images | cost.Texts] = set()
     heads = cost.Heads()
-    costed = _with_work(ordered, sizes, heads, needed)
-    lacking = _with_work(_each_once(not_there), cost.CardSizes(), heads, needed)
+    costed = cost.with_work(ordered, sizes, heads, needed)
+    lacking = cost.with_work(_each_once(not_there), cost.CardSizes(), heads, needed)
     return SweepPlan(suite, costed, list(dict.fromkeys(missing)), lacking)
 
 
@@ -173,7 +159,7 @@ def _items(chosen: Chosen, run: Run, jobs: Sequence[Job]) -> Iterator[SweepItem]
     request = Request(**by_field(Request, run.options))
     changes = by_field(Compute, run.options)
     for job in distinct(jobs, own_head=chosen.own_head):
-        yield SweepItem(chosen, job, request, changes, run.options)
+        yield SweepItem(chosen, job, request, changes, options=run.options)
 
 
 def _each_once(items: Sequence[SweepItem]) -> list[SweepItem]:
@@ -257,19 +243,3 @@ def connected(items: Sequence[SweepItem]) -> list[list[SweepItem]]:
         group_of |= dict.fromkeys(folders, home)
         groups[home].append(i)
     return [[items[i] for i in sorted(group)] for group in groups if group]
-
-
-def _with_work(
-    items: Sequence[SweepItem],
-    sizes: cost.Sizes | cost.CardSizes,
-    heads: cost.Heads,
-    needed: set[cost.Images | cost.Texts],
-) -> list[SweepItem]:
-    """Count what several runs of a model share for the first one. Adds to `needed`."""
-    with_work = []
-    for item in items:
-        works = cost.works(item.chosen, item.job, item.request, sizes, heads)
-        new = {work.of: work for work in works if work.of not in needed}
-        needed.update(new)
-        with_work.append(dataclasses.replace(item, work=tuple(new.values())))
-    return with_work

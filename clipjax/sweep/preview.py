@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 from clipjax.data.pixels.pixel_store import PixelStore, in_words, pixel_key
 from clipjax.embeddings.compute import Compute
 from clipjax.errors import ClipjaxError, counted
+from clipjax.estimates import cost
+from clipjax.estimates.hours import Machine, amounts_of, decode_rate, hours_on
 from clipjax.evaluation.plans.ready import Done, Ready, all_ready
 from clipjax.storage.entry import key_hash
-from clipjax.sweep import cost
-from clipjax.sweep.hours import Machine, amounts_of, decode_rate, hours_on
 from clipjax.sweep.plan import SweepItem, SweepPlan
-from clipjax.sweep.shards import cost_of, cut
+from clipjax.sweep.shards import cut
 from clipjax.sweep.state import Stored, embedding_entries
 
 HOW = (
@@ -124,7 +124,7 @@ def _model_row(items: Sequence[SweepItem], known: _Known, stored: Stored) -> lis
         known.done if can_tell else UNKNOWN,
         images,
         there if can_tell else UNKNOWN,
-        f"{cost_of(items) / 1e12:.3g}",
+        f"{cost.total_flops(items) / 1e12:.3g}",
         f"{weights / 1e6:.0f}",
         f"{images * width * 4 / 1e6:.1f}",
         known.problem,
@@ -176,9 +176,14 @@ def _recipe_rows(
 
 
 def _shard_table(plan: SweepPlan, count: int) -> Table:
-    total = max(1, cost_of(plan.items))
+    total = max(1, cost.total_flops(plan.items))
     rows = [
-        [f"{i}/{count}", len({item.chosen.name for item in part}), len(part), f"{cost_of(part) / total:.1%}"]
+        [
+            f"{i}/{count}",
+            len({item.chosen.name for item in part}),
+            len(part),
+            f"{cost.total_flops(part) / total:.1%}",
+        ]
         for i, part in enumerate(cut(plan.items, count), 1)
     ]
     return Table(["shard", "models", "runs", "share of the work"], rows)
@@ -203,7 +208,7 @@ def _lines(
     absent = f"; the data of {counted(len(plan.absent), 'more run')} are not there" if plan.absent else ""
     lines = [
         f"{counted(len(items), 'run')}, {counted(images, 'image')} to embed where none is stored{absent}",
-        f"{cost_of(items) / 1e12:.4g} TFLOP: {HOW}; texts at whole length",
+        f"{cost.total_flops(items) / 1e12:.4g} TFLOP: {HOW}; texts at whole length",
         f"embeddings: {stored.root} holds {stored.bytes / 1e9:.3g} GB",
         _pixel_line(compute.pixel_store),
         f"results: {results}",

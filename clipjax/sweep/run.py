@@ -21,11 +21,11 @@ from clipjax.devices.agreement import assert_same_everywhere, failed_process, on
 from clipjax.embeddings.compute import Compute, EmbedStats
 from clipjax.embeddings.forward import Program, compiled
 from clipjax.errors import ClipjaxError, DataError, counted
+from clipjax.estimates import cost
 from clipjax.evaluation.plans.execute import Outcome, execute
 from clipjax.evaluation.plans.item import Item
 from clipjax.evaluation.plans.ready import Done
 from clipjax.results.rows import headline
-from clipjax.sweep import cost
 from clipjax.sweep.plan import SweepItem, SweepPlan
 
 Tell = Callable[[str], None]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clipjax.errors import UsageError
+from clipjax.estimates.cost import total_flops
 from clipjax.sweep.plan import SweepItem, connected
 
 WHOLE = 1.1  # whole models may cost this factor more in the costliest part
@@ -43,12 +44,8 @@ def cut(items: Sequence[SweepItem], count: int) -> list[list[SweepItem]]:
     return whole if _costliest(whole) <= WHOLE * _costliest(fine) else fine
 
 
-def cost_of(items: Sequence[SweepItem]) -> int:
-    return sum(item.flops for item in items)
-
-
 def _costliest(parts: Sequence[Sequence[SweepItem]]) -> int:
-    return max(map(cost_of, parts))
+    return max(map(total_flops, parts))
 
 
 def _even(units: Sequence[list[SweepItem]], count: int) -> list[list[SweepItem]]:
@@ -56,7 +53,7 @@ def _even(units: Sequence[list[SweepItem]], count: int) -> list[list[SweepItem]]
 
     Costs 4, 1, 1, 4 in 2 parts give 4, 1 | 1, 4.
     """
-    costs = [cost_of(unit) for unit in units]
+    costs = [total_flops(unit) for unit in units]
     low, high = max([0, *costs]), sum(costs)
     while low < high:
         middle = (low + high) // 2

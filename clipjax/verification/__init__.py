@@ -1,1 +1,1 @@
-"""Does a model match its reference stage by stage, and compile for other chips?"""
+"""Does a model match its reference stage by stage?"""

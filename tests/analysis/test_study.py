@@ -21,12 +21,12 @@ from clipjax.analysis.rows.groups import matches
 from clipjax.config import config_dir
 from clipjax.data.cards import cards_in
 from clipjax.embeddings.compute import Compute
+from clipjax.estimates.cost import CardSizes, parts
 from clipjax.evaluation.plans import ready
 from clipjax.storage.reading import read_csv
 from clipjax.storage.store import Store
 from clipjax.sweep import models as sweep_models
 from clipjax.sweep import preview
-from clipjax.sweep.cost import CardSizes, parts
 from clipjax.sweep.plan import SweepPlan, make_plan
 from clipjax.sweep.suite import Suite, load_suite
 from clipjax.tasks.names import TASKS

@@ -17,11 +17,11 @@ from jax.sharding import Mesh
 from clipjax.data.pixels.pixel_store import PixelStore
 from clipjax.devices.sharding import DATA, make_mesh
 from clipjax.embeddings import forward
-from clipjax.embeddings.flops import product_flops
 from clipjax.embeddings.forward import Step, image_step, text_encoder
 from clipjax.embeddings.params import REPLICATED, SHARDED
+from clipjax.estimates.flops import product_flops
+from clipjax.estimates.hlo import CompiledProgram
 from clipjax.models.network import Network
-from clipjax.verification.hlo import CompiledProgram
 
 BATCH, LENGTH = 4, 12
 SETS = (1, 33, 7, 20)  # images; a step takes 32

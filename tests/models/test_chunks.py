@@ -12,6 +12,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from clipjax.devices.sharding import batch_sharding, make_mesh
+from clipjax.estimates.hlo import CompiledProgram
 from clipjax.models import chunks
 from clipjax.models.arch import Arch, load_arch, narrow_arch
 from clipjax.models.chunks import in_chunks, together
@@ -21,7 +22,6 @@ from clipjax.models.network import Network
 from clipjax.models.precision import Precision
 from clipjax.models.training import Mode
 from clipjax.models.unit_norm import unit_norm
-from clipjax.verification.hlo import CompiledProgram
 from tests.models.test_network import CLIP_VIT, LITE, images, random_params
 
 CONVNEXT = narrow_arch(load_arch("convnext_base-in1k"))

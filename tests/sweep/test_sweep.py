@@ -19,12 +19,12 @@ from typer.testing import Result
 
 from clipjax.checkpoints.card import Card
 from clipjax.errors import DataError, UsageError
+from clipjax.estimates import cost
 from clipjax.evaluation.plans import execute, ready
 from clipjax.evaluation.plans.item import Chosen
 from clipjax.results.store import ResultStore
-from clipjax.sweep import cost
 from clipjax.sweep.plan import SweepPlan, connected, make_plan
-from clipjax.sweep.shards import cost_of, cut, read_shard
+from clipjax.sweep.shards import cut, read_shard
 from clipjax.sweep.suite import load_suite
 
 
@@ -137,7 +137,7 @@ def test_what_it_would_take(
     assert out.exit_code == 0, out.output
     assert not list(tmp_path.iterdir())
     assert f"{RUNS} runs, {EMBEDDED} images to embed" in out.output
-    assert f"{cost_of(plan.items) / 1e12:.4g} TFLOP" in out.output
+    assert f"{cost.total_flops(plan.items) / 1e12:.4g} TFLOP" in out.output
     pixels = 3 * 62 * 16**2 / 1e6
     assert re.search(rf"16 px, .* 2 +3 +62 +{pixels:.1f} +0\.0\n", out.output)
     assert re.search(r"holds 0 GB of the 100 GB", out.output)
@@ -206,8 +206,8 @@ def test_shards_are_all_of_it_and_alike(plan: SweepPlan) -> None:
         assert [item for part in parts for item in part] == list(plan.items)
         assert len(parts) == count
         assert parts == cut(plan.items, count)
-    unit = max(cost_of(unit) for unit in connected(plan.items[:5]))
-    costs = list(map(cost_of, cut(plan.items, 2)))
+    unit = max(cost.total_flops(unit) for unit in connected(plan.items[:5]))
+    costs = list(map(cost.total_flops, cut(plan.items, 2)))
     assert max(costs) - min(costs) <= 2 * unit
 
 

@@ -14,11 +14,11 @@ from clipjax.checkpoints.identity.registry import Subject, model_card, subjects
 from clipjax.checkpoints.identity.registry_rows import registry
 from clipjax.cli import app
 from clipjax.errors import UsageError
+from clipjax.estimates.aot import Executable, Row
 from clipjax.models.arch import family_of
 from clipjax.models.parity_record import read_record
 from clipjax.models.version import FORWARD_VERSION
 from clipjax.verification import coverage, parity
-from clipjax.verification.aot import Executable, Row
 from clipjax.verification.coverage import counts, family_table, markdown, table, with_tables
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -189,7 +189,7 @@ def test_ahead_of_time_compilation_takes_one_model_or_a_group(monkeypatch: pytes
         asked.append((ids, chips))
         return [Row(ids[0], "vision", "parity", chips[0], 1.0, program)]
 
-    monkeypatch.setattr("clipjax.verification.aot.aot_table", table)
+    monkeypatch.setattr("clipjax.estimates.aot.aot_table", table)
     shown = CliRunner().invoke(app, ["models", NAME, "--aot", "v5e,v4"])
     assert shown.exit_code == 0
     assert "2 of 2" in shown.stdout

@@ -87,9 +87,9 @@ def _list(options: ModelsOptions) -> None:
 
 def _compile_ahead(ids: list[str], chips: list[str], as_json: bool) -> None:
     """Compile, and print each executable as JSON as soon as it is known."""
+    from clipjax.estimates.aot_language import count, table_of
+    from clipjax.estimates.aot_tables import estimate_cells, estimate_titles, table_cells, table_titles
     from clipjax.progress import progress_through
-    from clipjax.verification.aot_language import count, table_of
-    from clipjax.verification.aot_tables import estimate_cells, estimate_titles, table_cells, table_titles
 
     rows = progress_through(table_of(ids, chips), count(ids, chips), "compiling", "program")
     if as_json:

@@ -23,7 +23,7 @@ from clipjax.errors import DataError, counted
 from clipjax.options import AUTO
 
 if TYPE_CHECKING:
-    from clipjax.sweep.hours import Machine
+    from clipjax.estimates.hours import Machine
     from clipjax.sweep.plan import SweepItem, SweepPlan
     from clipjax.sweep.run import Report
     from clipjax.sweep.suite import Suite
@@ -156,7 +156,7 @@ def sweep(options: SweepOptions) -> None:
         clipjax sweep suite.toml --data-root /data --collect
     """
     options.check()
-    from clipjax.sweep.hours import load_machines
+    from clipjax.estimates.hours import load_machines
     from clipjax.sweep.shards import cut, read_shard
     from converters.hub import only_cached
 

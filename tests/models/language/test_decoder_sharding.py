@@ -15,10 +15,10 @@ from jax.sharding import PartitionSpec
 
 from clipjax.devices.sharding import batch_sharding
 from clipjax.errors import UsageError
+from clipjax.estimates.hlo import CompiledProgram
 from clipjax.models.language.decoder import Decoder
 from clipjax.models.language.generation import decode_step, generate, prefill
 from clipjax.models.language.sharding import cache_sharding, decoder_mesh, decoder_sharding
-from clipjax.verification.hlo import CompiledProgram
 
 CONFIG = dataclasses.replace(_llama.LLAMA, layers=2, heads=8, kv_heads=4, vocab_size=96)
 ROWS, LENGTH, STEPS = 4, 12, 6

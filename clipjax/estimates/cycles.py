@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from clipjax.verification.hlo import CompiledProgram, Instruction, branches, called
+from clipjax.estimates.hlo import CompiledProgram, Instruction, branches, called
 
 COSTLIEST = 5
 

@@ -1,4 +1,4 @@
-"""Training steps compiled for TPUs without one, as `clipjax.verification.aot` does with towers.
+"""Training steps compiled for TPUs without one, as `clipjax.estimates.aot` does with towers.
 
 A step is the one that fine-tuning runs, by a published recipe for ImageNet in `fast`: loss, gradients and
 update. It is compiled for one chip, whose program has no collectives, and for the chip's smallest slice,
@@ -15,13 +15,13 @@ from jax.sharding import Mesh
 
 from clipjax.checkpoints.model import Model
 from clipjax.devices.sharding import make_mesh
-from clipjax.embeddings.flops import product_flops
 from clipjax.errors import unknown_name
+from clipjax.estimates import aot
+from clipjax.estimates.aot import Chip, Executable, Row
+from clipjax.estimates.flops import product_flops
 from clipjax.finetune.method import Setup
 from clipjax.finetune.plan import abstract_model, abstract_setup, abstract_step
 from clipjax.finetune.recipe import load_recipe
-from clipjax.verification import aot
-from clipjax.verification.aot import Chip, Executable, Row
 
 # A row's tower -> the recipe.
 STEPS = {"train:cross_entropy": "ce_imagenet", "train:flyp": "flyp_imagenet"}

@@ -23,13 +23,13 @@ from clipjax.checkpoints.card import Card
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.config import config_dir
 from clipjax.devices.sharding import batch_sharding, make_mesh, replicated
-from clipjax.embeddings.flops import Forward, forward_of, product_flops
 from clipjax.errors import UsageError, unknown_name
+from clipjax.estimates.cycles import Estimate, estimate
+from clipjax.estimates.flops import Forward, forward_of, product_flops
+from clipjax.estimates.hlo import CompiledProgram
 from clipjax.models.precision import Precision
 from clipjax.storage.reading import read_toml
 from clipjax.storage.records import read
-from clipjax.verification.cycles import Estimate, estimate
-from clipjax.verification.hlo import CompiledProgram
 
 LARGEST = 4096  # examples per chip; larger batches gain nothing
 TIMED = 256  # examples per chip of an estimate: near the memory's limit the compiler computes things twice

@@ -1,4 +1,4 @@
-"""Programs of vision-language models compiled for TPU slices, as `clipjax.verification.aot` does with towers.
+"""Programs of vision-language models compiled for TPU slices, as `clipjax.estimates.aot` does with towers.
 
 "prefill" reads an image and a question, "decode" one more id of the answer. The decoder is cut over
 groups of four chips, each of which takes rows of its own; the image tower is on every chip. All is compiled
@@ -22,15 +22,15 @@ from clipjax.checkpoints.card import Card
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.data.pixels.normalize import normalize
 from clipjax.devices.sharding import DATA, batch_sharding, replicated
-from clipjax.embeddings.flops import product_flops
+from clipjax.estimates import aot
+from clipjax.estimates.aot import Chip, Executable, Row
+from clipjax.estimates.flops import product_flops
 from clipjax.models.language.decoder import Decoder
 from clipjax.models.language.generation import decode_step, prefill
 from clipjax.models.language.sharding import MODEL, cache_sharding, decoder_sharding
 from clipjax.models.language.vision_language import assemble, image_positions, image_tokens
 from clipjax.models.network import Network
 from clipjax.models.precision import DTYPE, Precision
-from clipjax.verification import aot
-from clipjax.verification.aot import Chip, Executable, Row
 
 PARTS = 4  # chips that share a decoder: of 7B in bfloat16 each holds 3.4 GB
 QUESTION = 128  # ids: the bucket of a question with four options

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from clipjax.checkpoints.identity.registry import model_card, subjects
-from clipjax.embeddings.flops import arch_digest, recorded, traced_flops
 from clipjax.errors import UsageError
+from clipjax.estimates import hours
+from clipjax.estimates.cost import Images, Work
+from clipjax.estimates.flops import arch_digest, recorded, traced_flops
+from clipjax.estimates.hours import Machine, amounts_of, hours_on, load_machines, share_of
 from clipjax.models.arch import load_arch
-from clipjax.sweep import hours
-from clipjax.sweep.cost import Images, Work
-from clipjax.sweep.hours import Machine, amounts_of, hours_on, load_machines, share_of
 from clipjax.sweep.models import choose
 from clipjax.sweep.plan import SweepItem
 

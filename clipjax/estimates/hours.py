@@ -21,11 +21,10 @@ from typing import Any, NamedTuple
 
 from clipjax.config import config_dir
 from clipjax.errors import UsageError
+from clipjax.estimates.cost import CostedItem, Images, pixel_bytes
 from clipjax.models.arch import Arch, family_of, load_arch
 from clipjax.storage.reading import read_csv, read_toml
 from clipjax.storage.records import read
-from clipjax.sweep.cost import Images, pixel_bytes
-from clipjax.sweep.plan import SweepItem
 
 BASE = ("v5e", "fast")  # the chip and precision with estimates of the most families
 # Archs whose image towers carry a share over. In "fast" transformers and ConvNeXts have forms for TPUs.
@@ -128,7 +127,7 @@ def load_machines(share: float | None = None) -> list[Machine]:
     return [each if each.share is None or share is None else replace(each, share=share) for each in known]
 
 
-def hours_on(machine: Machine, items: Sequence[SweepItem]) -> Hours:
+def hours_on(machine: Machine, items: Sequence[CostedItem]) -> Hours:
     """The time of the towers that a plan's items need, as if nothing were stored."""
     by: dict[str, float] = dict.fromkeys(BASES, 0.0)
     for item in items:
@@ -144,7 +143,7 @@ def decode_rate() -> float:
     return read_toml(config_dir() / "decode_rate.toml")["images_per_second"]
 
 
-def amounts_of(items: Sequence[SweepItem]) -> Amounts:
+def amounts_of(items: Sequence[CostedItem]) -> Amounts:
     """The amounts if nothing were stored, and with a pixel store that holds everything."""
     embedded = embeddings = 0
     pixels: dict[Any, int] = {}
@@ -163,7 +162,7 @@ def amounts_of(items: Sequence[SweepItem]) -> Amounts:
     return Amounts(embedded, anew + sum(key[2] for key in pixels), embeddings, sum(pixels.values()))
 
 
-def images_in(item: SweepItem) -> list[Images]:
+def images_in(item: CostedItem) -> list[Images]:
     return [work.of for work in item.work if isinstance(work.of, Images)]
 
 

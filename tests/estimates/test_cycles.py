@@ -1,4 +1,4 @@
-"""The TPU compiler's estimates are added by hand and by `clipjax.verification.cycles`."""
+"""The TPU compiler's estimates are added by hand and by `clipjax.estimates.cycles`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import re
 
 import pytest
 
-from clipjax.verification.aot import Executable, Row
-from clipjax.verification.aot_tables import estimate_cells, estimate_titles
-from clipjax.verification.cycles import Estimate, estimate
-from clipjax.verification.hlo import CompiledProgram
+from clipjax.estimates.aot import Executable, Row
+from clipjax.estimates.aot_tables import estimate_cells, estimate_titles
+from clipjax.estimates.cycles import Estimate, estimate
+from clipjax.estimates.hlo import CompiledProgram
 
 HLO = """
 %cheap (p: f32[8]) -> f32[8] {

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Collection
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeVar
 
 import jax
 
@@ -17,12 +17,12 @@ from clipjax.checkpoints.card import Card
 from clipjax.data.cards import label_spaces, own_prompts
 from clipjax.data.labels import load_prompts
 from clipjax.data.pixels.preprocess import PixelRecipe
-from clipjax.embeddings.flops import tower_flops
 from clipjax.embeddings.params import bytes_of, dtype_to_load
 from clipjax.errors import ClipjaxError
+from clipjax.estimates.flops import tower_flops
 from clipjax.evaluation.kinds.kind import SINGLE, Amounts, find_kind, kind_of
 from clipjax.evaluation.located import Located
-from clipjax.evaluation.plans.item import Chosen, Job
+from clipjax.evaluation.plans.item import Chosen, Item, Job
 from clipjax.evaluation.prompts import DEFAULT_PROMPTS
 from clipjax.evaluation.request import Request
 from clipjax.models.arch import Arch
@@ -80,6 +80,28 @@ class Work(NamedTuple):
     flops: int
 
 
+@dataclass(frozen=True, eq=False)
+class CostedItem(Item):
+    """A planned run with its cost.
+
+    Attributes:
+        work: what it is the first run of its plan to need.
+    """
+
+    work: tuple[Work, ...] = ()
+
+    @property
+    def flops(self) -> int:
+        return RUN + sum(work.flops for work in self.work)
+
+    @property
+    def images(self) -> int:
+        return sum(work.number for work in self.work if isinstance(work.of, Images))
+
+
+Costed = TypeVar("Costed", bound=CostedItem)
+
+
 @dataclass(frozen=True)
 class CardSizes:
     """Numbers of images as the cards have them; 0 where a card has none."""
@@ -109,6 +131,28 @@ def pixels_of(job: Job) -> list[Located]:
     """The data sets whose pixels a pixel store keeps."""
     kinds = [find_kind(name) for name in find_task(job.task).kinds]
     return [data for data in parts(job) if any(kind.amounts.size(data.card) is None for kind in kinds)]
+
+
+def with_work(
+    items: Sequence[Costed], sizes: Sizes | CardSizes, heads: Heads, needed: set[Images | Texts]
+) -> list[Costed]:
+    """The items with their work. What several runs of a model share counts for the first of them.
+
+    Args:
+        needed: what earlier items compute; what these compute is added.
+    """
+    costed = []
+    for item in items:
+        found = works(item.chosen, item.job, item.request, sizes, heads)
+        new = {work.of: work for work in found if work.of not in needed}
+        needed.update(new)
+        costed.append(replace(item, work=tuple(new.values())))
+    return costed
+
+
+def total_flops(items: Sequence[CostedItem]) -> int:
+    """The operations of all items."""
+    return sum(item.flops for item in items)
 
 
 def works(chosen: Chosen, job: Job, request: Request, sizes: Sizes | CardSizes, heads: Heads) -> list[Work]:

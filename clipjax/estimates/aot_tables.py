@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from clipjax.verification.aot import Chip, Row, load_chips
-from clipjax.verification.aot_language import PARTS, PROGRAMS
+from clipjax.estimates.aot import Chip, Row, load_chips
+from clipjax.estimates.aot_language import PARTS, PROGRAMS
 
 
 def table_titles() -> tuple[str, ...]:

@@ -21,18 +21,18 @@ from benchmarks.models import tpu_table, weak_scaling
 from clipjax.checkpoints.card import Card
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.model import Model
-from clipjax.embeddings.flops import forward_of, product_flops
 from clipjax.errors import UsageError
-from clipjax.models.arch import families, family_of, load_arch
-from clipjax.models.network import Network
-from clipjax.verification import aot, aot_language, aot_training
-from clipjax.verification.aot import (
+from clipjax.estimates import aot, aot_language, aot_training
+from clipjax.estimates.aot import (
     Executable,
     Row,
     largest,
     load_chips,
 )
-from clipjax.verification.aot_tables import table_cells, table_titles
+from clipjax.estimates.aot_tables import table_cells, table_titles
+from clipjax.estimates.flops import forward_of, product_flops
+from clipjax.models.arch import families, family_of, load_arch
+from clipjax.models.network import Network
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS, WIDTH, TOKENS = 3, 256, 1 + (64 // 32) ** 2
@@ -270,9 +270,9 @@ import jax
 import jax.numpy as jnp
 from clipjax.checkpoints.card import card_from_dict
 from clipjax.checkpoints.model import Model
-from clipjax.embeddings.flops import forward_of
+from clipjax.estimates.flops import forward_of
 from clipjax.models.network import Network
-from clipjax.verification import aot, aot_training
+from clipjax.estimates import aot, aot_training
 
 card = card_from_dict(json.load(sys.stdin), "the test's card")
 aot.use_tpu_compiler()

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from clipjax.embeddings.flops import product_flops
-from clipjax.verification.hlo import CompiledProgram
+from clipjax.estimates.flops import product_flops
+from clipjax.estimates.hlo import CompiledProgram
 
 
 def compiled(function: Any, *shapes: tuple[int, ...]) -> jax.stages.Compiled:
