@@ -28,18 +28,6 @@ _STORAGES = {
     "Byte": np.uint8,
     "Bool": np.bool_,
 }
-_TORCH_DTYPES = {
-    "float64",
-    "float32",
-    "float16",
-    "bfloat16",
-    "int64",
-    "int32",
-    "int16",
-    "int8",
-    "uint8",
-    "bool",
-}
 
 
 @dataclass(frozen=True)
@@ -176,4 +164,4 @@ DTYPES: dict[str, Any] = {
     f"{module}.{name}Storage": np.dtype(dtype)
     for name, dtype in _STORAGES.items()
     for module in ("torch", "torch.cuda")
-} | {f"torch.{name}": name for name in _TORCH_DTYPES}
+} | {f"torch.{np.dtype(dtype)}": np.dtype(dtype).name for dtype in _STORAGES.values()}

@@ -1,16 +1,19 @@
 """Torch's pickles, read without torch and without running anything.
 
-A pickle is a program for a stack machine, interpreted here opcode by opcode. Only a state dict's opcodes are
-known, and only the names in `BUILDERS`, `CLASSES`, `DTYPES` and a TorchScript archive's own classes.
+A pickle is a program for a stack machine. `pickle._Unpickler`, Python's machine in Python, interprets it
+here, cut down to a state dict's opcodes and to the names in `BUILDERS`, `CLASSES`, `DTYPES` and a TorchScript
+archive's own classes. `pickle.Unpickler`, the machine in C, asks a subclass only what a name means: it would
+call what a pickle has built, set its state and hash its keys unasked.
 
 A short pickle can describe a value that takes forever to hash, print or copy: tuples that each hold the one
-before twice. So nothing nested is hashed or printed, and bytes, opcodes and copies are counted.
+before twice. So nothing nested is hashed or printed, and bytes, reads and copies are counted.
 
 Source of the names' meaning: torch/_utils.py and torch/serialization.py (torch 2.13).
 """
 
 from __future__ import annotations
 
+import pickle
 import pickletools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -36,18 +39,18 @@ from converters.pickle_values import (
     storage_key,
 )
 
-# Far above any state dict: 5,000 tensors take 600 kB and 150,000 opcodes.
+# Far above any state dict: 5,000 tensors take 700 kB and 280,000 reads.
 _MOST_BYTES = 64 * 2**20  # of one pickle
-_MOST_OPCODES = 4_000_000
+_MOST_READS = 4_000_000  # of opcodes and of their arguments
 _MOST_COPIED = 2**26  # approximate bytes in all that calls copy from their arguments
 
 
 @dataclass(frozen=True)
 class _Global:
-    """A name on the stack, and what REDUCE or NEWOBJ may build with it."""
+    """A name on the stack, and what REDUCE or NEWOBJ builds with it."""
 
     name: str
-    build: Callable[..., Any] | None = None
+    build: Callable[..., Any]
 
 
 def read_pickle(file: BinaryIO, where: str, torchscript: bool = False) -> tuple[Any, dict[str, StorageRef]]:
@@ -59,10 +62,10 @@ def read_pickle(file: BinaryIO, where: str, torchscript: bool = False) -> tuple[
     Raises:
         DataError: a name outside a state dict, or a damaged pickle.
     """
-    machine = _Machine(where, torchscript)
+    machine = _Machine(file, where, torchscript)
     try:
-        return machine.run(_Bounded(file)), machine.storages
-    except DAMAGE as error:
+        return machine.load(), machine.storages
+    except (pickle.UnpicklingError, *DAMAGE) as error:
         raise DataError(f"{where}: damaged pickle ({type(error).__name__}: {cut(error)})") from None
 
 
@@ -79,11 +82,14 @@ class _Bounded:
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
         self.left = _MOST_BYTES
-        self.tell = file.tell
+        self.reads = 0
 
     def read(self, count: int) -> bytes:
         self._spend(count)
-        return self.file.read(count)
+        data = self.file.read(count)
+        if len(data) < count:
+            raise ValueError("its end is missing")
+        return data
 
     def readline(self) -> bytes:
         line = self.file.readline(self.left + 1)
@@ -92,8 +98,11 @@ class _Bounded:
 
     def _spend(self, count: int) -> None:
         self.left -= count
+        self.reads += 1
         if self.left < 0:
             raise ValueError(f"longer than {_MOST_BYTES} bytes")
+        if self.reads > _MOST_READS:
+            raise ValueError(f"more than {_MOST_READS} opcodes and arguments")
 
 
 def tensor_names(root: Any, where: str) -> dict[str, TensorRef]:
@@ -131,43 +140,51 @@ def _module_tensors(root: Inert, where: str) -> dict[str, TensorRef]:
     return tensors
 
 
-class _Machine:
-    """pickletools explains each opcode."""
+# Opcodes that push a literal, move values on the stack, or make and fill tuples and lists: Python's own.
+_PYTHONS = """
+    PROTO MARK STOP POP POP_MARK DUP PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET
+    NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT
+    STRING BINSTRING SHORT_BINSTRING UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8
+    BINBYTES SHORT_BINBYTES BINBYTES8 EMPTY_LIST LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3
+    EMPTY_DICT GLOBAL STACK_GLOBAL BINPERSID
+"""
 
-    def __init__(self, where: str, torchscript: bool) -> None:
+
+class _Opcodes(dict[int, Callable[[Any], Any]]):
+    """What each opcode does; others are refused by name."""
+
+    def __missing__(self, code: int) -> Callable[[_Machine], None]:
+        return lambda machine: machine.refuse(code)
+
+
+class _Machine(pickle._Unpickler):
+    """Opcodes that call, set a state or hash keys are ours; pickletools explains each."""
+
+    stack: list[Any]
+    pop_mark: Callable[[], list[Any]]
+
+    def __init__(self, file: BinaryIO, where: str, torchscript: bool) -> None:
+        # Texts of Python 2 are latin1.
+        super().__init__(_Bounded(file), encoding="latin1")
+        self.file = file
         self.where = where
         self.torchscript = torchscript
-        self.stack: list[Any] = []
-        self.marks: list[int] = []
-        self.memo: dict[int, Any] = {}
         self.storages: dict[str, StorageRef] = {}
         self.copied = 0
 
-    def run(self, file: Any) -> Any:
-        for count, (opcode, argument, position) in enumerate(pickletools.genops(file)):
-            if count == _MOST_OPCODES:
-                raise ValueError(f"more than {_MOST_OPCODES} opcodes")
-            name = opcode.name
-            if name in _LITERALS:
-                self.stack.append(argument)
-            elif name == "STOP":
-                return self.stack.pop()
-            elif step := _STEPS.get(name):
-                step(self, argument)
-            else:
-                raise DataError(
-                    f"{self.where}: opcode {name} at byte {position} is not part of a state dict; "
-                    "refused, nothing was run"
-                )
-        raise ValueError("no STOP")
+    def refuse(self, code: int) -> None:
+        position = self.file.tell() - 1
+        names = {ord(opcode.code): opcode.name for opcode in pickletools.opcodes}
+        if code not in names:
+            raise ValueError(f"byte {position} is not an opcode")
+        raise DataError(
+            f"{self.where}: opcode {names[code]} at byte {position} is not part of a state dict; "
+            "refused, nothing was run"
+        )
 
-    def pop_mark(self) -> list[Any]:
-        mark = self.marks.pop()
-        items = self.stack[mark:]
-        del self.stack[mark:]
-        return items
-
-    def find(self, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> Any:
+        """GLOBAL and STACK_GLOBAL. Nothing is imported."""
+        name = f"{module}.{name}"
         if len(name) > LONGEST_NAME:
             raise ValueError(f"a name of {len(name)} characters")
         if name in DTYPES:
@@ -181,40 +198,51 @@ class _Machine:
             "nothing was run (if you trust the file, load it with its library and save the state dict alone)"
         )
 
-    def construct(self, callee: Any, arguments: Any) -> Any:
-        if not isinstance(callee, _Global) or callee.build is None or not isinstance(arguments, tuple):
+    def call(self) -> None:
+        """REDUCE and NEWOBJ."""
+        arguments, callee = self.stack.pop(), self.stack.pop()
+        if not isinstance(callee, _Global) or not isinstance(arguments, tuple):
             called = cut(callee.name) if isinstance(callee, _Global) else f"a {type(callee).__name__}"
             raise DataError(f"{self.where}: the pickle calls {called}; refused, nothing was run")
         if len(arguments) > MOST_ARGUMENTS:
             raise ValueError(f"a call with {len(arguments)} arguments")
-        # The count of opcodes does not bound copies: one call may copy any amount.
+        # The count of reads does not bound copies: one call may copy any amount.
         self.copied += sum(map(copied, arguments))
         if self.copied > _MOST_COPIED:
             raise ValueError("calls that copy the same values again and again")
-        return callee.build(*arguments)
+        self.stack.append(callee.build(*arguments))
 
-    def set_items(self, target: Any, items: list[Any]) -> None:
-        if not isinstance(target, dict):
-            raise TypeError("items set on something that is not a dict")
-        target.update(pairs(items))
-
-    def extend(self, target: Any, items: list[Any]) -> None:
-        if not isinstance(target, list):
-            raise TypeError("items added to something that is not a list")
-        target.extend(items)
-
-    def set_state(self, target: Any, state: Any) -> None:
+    def set_state(self) -> None:
         """BUILD. A state dict's own attributes (`_metadata`) are dropped."""
+        state = self.stack.pop()
+        target = self.stack[-1]
         if isinstance(target, Inert):
             target.state = state if isinstance(state, dict) else {}
         elif type(target) is not dict:
             raise DataError(f"{self.where}: the pickle sets the state of a {type(target).__name__}; refused")
 
-    def storage(self, identity: Any) -> StorageRef:
+    def make_dict(self) -> None:
+        items = self.pop_mark()  # before `self.stack` is read: it becomes another list
+        self.stack.append(pairs(items))
+
+    def set_items(self) -> None:
+        items = self.pop_mark()
+        self._set(items)
+
+    def set_item(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set([key, value])
+
+    def _set(self, items: list[Any]) -> None:
+        if not isinstance(self.stack[-1], dict):
+            raise TypeError("items set on something that is not a dict")
+        self.stack[-1].update(pairs(items))
+
+    def persistent_load(self, pid: Any) -> StorageRef:
         """BINPERSID: ("storage", type, key, device, count) and, in legacy files, a view of it."""
-        if not isinstance(identity, tuple) or len(identity) not in (5, 6):
-            raise TypeError(f"a persistent id that is a {type(identity).__name__}")
-        kind, dtype, key, device, count, *view = identity
+        if not isinstance(pid, tuple) or len(pid) not in (5, 6):
+            raise TypeError(f"a persistent id that is a {type(pid).__name__}")
+        kind, dtype, key, device, count, *view = pid
         if kind != "storage" or not isinstance(dtype, np.dtype) or not is_index(count):
             raise DataError(f"{self.where}: only torch's typed storages are read, this is another kind")
         key_of(device)
@@ -228,105 +256,18 @@ class _Machine:
             raise ValueError("a storage view is outside its storage")
         return StorageRef(whole.key, dtype, view_count, start)
 
-
-# Opcodes that push their argument.
-# fmt: off
-_LITERALS = {
-    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
-    "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8",
-    "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
-}
-# fmt: on
-
-
-def _push(make: Callable[[_Machine], Any]) -> Callable[[_Machine, Any], object]:
-    return lambda m, _: m.stack.append(make(m))
-
-
-def _tuple_of(count: int) -> Callable[[_Machine, Any], object]:
-    def step(m: _Machine, _: Any) -> None:
-        if len(m.stack) < count:
-            raise IndexError("stack underflow")
-        m.stack[-count:] = [tuple(m.stack[-count:])]
-
-    return step
-
-
-def _memoize(m: _Machine, index: Any) -> None:
-    m.memo[len(m.memo) if index is None else index] = m.stack[-1]
-
-
-def _call(m: _Machine, _: Any) -> None:
-    arguments, callee = m.stack.pop(), m.stack.pop()
-    m.stack.append(m.construct(callee, arguments))
-
-
-def _stack_global(m: _Machine, _: Any) -> None:
-    name, module = m.stack.pop(), m.stack.pop()
-    if not isinstance(name, str) or not isinstance(module, str):
-        raise TypeError("a global name that is not text")
-    m.stack.append(m.find(f"{module}.{name}"))
-
-
-def _build(m: _Machine, _: Any) -> None:
-    state = m.stack.pop()
-    m.set_state(m.stack[-1], state)
-
-
-def _set_item(m: _Machine, _: Any) -> None:
-    value, key = m.stack.pop(), m.stack.pop()
-    m.set_items(m.stack[-1], [key, value])
-
-
-def _append(m: _Machine, _: Any) -> None:
-    value = m.stack.pop()
-    m.extend(m.stack[-1], [value])
-
-
-def _set_items(m: _Machine, _: Any) -> None:
-    items = m.pop_mark()
-    m.set_items(m.stack[-1], items)
-
-
-def _extend(m: _Machine, _: Any) -> None:
-    items = m.pop_mark()
-    m.extend(m.stack[-1], items)
-
-
-_STEPS: dict[str, Callable[[_Machine, Any], object]] = {
-    "PROTO": lambda m, _: None,
-    "FRAME": lambda m, _: None,
-    "MARK": lambda m, _: m.marks.append(len(m.stack)),
-    "POP": lambda m, _: m.stack.pop(),
-    "POP_MARK": lambda m, _: m.pop_mark(),
-    "DUP": _push(lambda m: m.stack[-1]),
-    "NONE": _push(lambda m: None),
-    "NEWTRUE": _push(lambda m: True),
-    "NEWFALSE": _push(lambda m: False),
-    "EMPTY_LIST": _push(lambda m: []),
-    "EMPTY_TUPLE": _push(lambda m: ()),
-    "EMPTY_DICT": _push(lambda m: {}),
-    "LIST": _push(lambda m: m.pop_mark()),
-    "TUPLE": _push(lambda m: tuple(m.pop_mark())),
-    "DICT": _push(lambda m: pairs(m.pop_mark())),
-    "TUPLE1": _tuple_of(1),
-    "TUPLE2": _tuple_of(2),
-    "TUPLE3": _tuple_of(3),
-    "APPEND": _append,
-    "APPENDS": _extend,
-    "SETITEM": _set_item,
-    "SETITEMS": _set_items,
-    "PUT": _memoize,
-    "BINPUT": _memoize,
-    "LONG_BINPUT": _memoize,
-    "MEMOIZE": _memoize,
-    "GET": lambda m, index: m.stack.append(m.memo[index]),
-    "BINGET": lambda m, index: m.stack.append(m.memo[index]),
-    "LONG_BINGET": lambda m, index: m.stack.append(m.memo[index]),
-    "GLOBAL": lambda m, name: m.stack.append(m.find(name.replace(" ", ".", 1))),
-    "STACK_GLOBAL": _stack_global,
-    "REDUCE": _call,
-    "NEWOBJ": _call,
-    "BUILD": _build,
-    "BINPERSID": lambda m, _: m.stack.append(m.storage(m.stack.pop())),
-}
+    dispatch = _Opcodes(
+        {
+            code: pickle._Unpickler.dispatch[code]
+            for code in (getattr(pickle, name)[0] for name in _PYTHONS.split())
+        }
+        | {
+            pickle.FRAME[0]: lambda machine: machine.read(8),  # without frames every read is counted
+            pickle.REDUCE[0]: call,
+            pickle.NEWOBJ[0]: call,
+            pickle.BUILD[0]: set_state,
+            pickle.DICT[0]: make_dict,
+            pickle.SETITEM[0]: set_item,
+            pickle.SETITEMS[0]: set_items,
+        }
+    )

@@ -6,6 +6,7 @@ import argparse
 import io
 import os
 import pickle
+import pickletools
 import subprocess
 import warnings
 import zipfile
@@ -20,6 +21,7 @@ import torch
 from torch._utils import _rebuild_tensor_v2
 
 from clipjax.errors import DataError
+from converters import pickles
 from converters.pickles import read_pickle
 from converters.sources import open_source
 
@@ -106,6 +108,59 @@ def test_code_is_refused_by_name_and_not_run(container: str, protocol: int, tmp_
 def test_opcodes(payload: bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_pickle(io.BytesIO(payload), "w.pt")
+
+
+# Those that clipjax reads; a Python with another opcode refuses it.
+# fmt: off
+OPCODES = {
+    "PROTO", "FRAME", "MARK", "STOP", "POP", "POP_MARK", "DUP", "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE",
+    "GET", "BINGET", "LONG_BINGET", "NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2",
+    "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE",
+    "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "EMPTY_LIST",
+    "LIST", "APPEND", "APPENDS", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_DICT", "DICT",
+    "SETITEM", "SETITEMS", "GLOBAL", "STACK_GLOBAL", "REDUCE", "NEWOBJ", "BUILD", "BINPERSID",
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("opcode", pickletools.opcodes, ids=lambda opcode: opcode.name)
+def test_other_opcodes_are_refused(opcode: pickletools.OpcodeInfo) -> None:
+    with pytest.raises(DataError) as refusal:
+        read_pickle(io.BytesIO(b"\x80\x02" + opcode.code.encode("latin1")), "w.pt")
+    sentence = f"w.pt: opcode {opcode.name} at byte 2 is not part of a state dict; refused, nothing was run"
+    assert (str(refusal.value) == sentence) == (opcode.name not in OPCODES)
+
+
+def test_what_python_writes_in_every_protocol() -> None:
+    value = {
+        "a": [1, -3, 2**70, "x\n\u0416", b"y\xff", 1.5, True, None],
+        "b": ((), (1,), (1, 2), (1, 2, 3, 4)),
+    }
+    value |= {1: {}, 2.5: [], None: {"c": [["again"] * 2]}}
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        for raw in (pickle.dumps(value, protocol), pickletools.optimize(pickle.dumps(value, protocol))):
+            file = io.BytesIO(raw + b"what follows")
+            assert read_pickle(file, "w.pt") == (value, {})
+            assert file.read() == b"what follows"
+
+
+def test_texts_of_python_2() -> None:
+    raw = b"\x80\x02(U\x02a\xe4S'b'\nT\x01\x00\x00\x00ct."
+    assert read_pickle(io.BytesIO(raw), "w.pt")[0] == ("aä", "b", "c")
+
+
+@pytest.mark.parametrize(
+    "payload", [b"N" * 100, b"\x95" + (99).to_bytes(8, "little") + b"N" * 99, b"S'a'\n" * 100]
+)
+@pytest.mark.parametrize(
+    ("limit", "message"), [("_MOST_READS", "more than 99 opcodes"), ("_MOST_BYTES", "longer than 99 bytes")]
+)
+def test_reads_and_bytes_are_counted_in_frames_too(
+    payload: bytes, limit: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pickles, limit, 99)
+    with pytest.raises(DataError, match=message):
+        read_pickle(io.BytesIO(payload + b"."), "w.pt")
 
 
 def test_a_high_memo_index_takes_no_memory() -> None:
