@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-_LAYOUT = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
+_LAYOUT = (tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 # How shared code asks which kind of run it has.
 KIND_FIELDS = ("maps", "asking", "matching")
@@ -22,6 +22,7 @@ class Source(NamedTuple):
     path: Path
     tree: ast.Module
     code: frozenset[int]  # numbers of the lines that hold code
+    comments: frozenset[int]  # of those that hold a comment
 
 
 def sources(folders: Iterable[Path]) -> list[Source]:
@@ -32,16 +33,20 @@ def sources(folders: Iterable[Path]) -> list[Source]:
 def read(path: Path) -> Source:
     text = path.read_text(encoding="utf-8")
     tree = ast.parse(text)
-    return Source(path, tree, frozenset(_token_lines(text) - set(_docstring_lines(tree))))
+    code, comments = _token_lines(text)
+    return Source(path, tree, frozenset(code - set(_docstring_lines(tree))), frozenset(comments))
 
 
-def _token_lines(text: str) -> set[int]:
-    """Lines with a token other than a comment. A string of several lines holds all of them."""
+def _token_lines(text: str) -> tuple[set[int], set[int]]:
+    """Lines of code and docstrings, and lines with a comment. A string of several lines holds all of them."""
     lines: set[int] = set()
+    comments: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type not in (*_LAYOUT, tokenize.ENDMARKER):
+        if token.type == tokenize.COMMENT:
+            comments.add(token.start[0])
+        elif token.type not in _LAYOUT:
             lines.update(range(token.start[0], token.end[0] + 1))
-    return lines
+    return lines, comments
 
 
 def _docstring_lines(tree: ast.Module) -> Iterator[int]:
@@ -58,14 +63,16 @@ def code_lines(files: Iterable[Source]) -> int:
 
 def function_lengths(files: Iterable[Source]) -> dict[str, int]:
     """Function -> its lines of code, decorators and functions inside it included."""
-    lengths = {}
-    for each in files:
-        for node in ast.walk(each.tree):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-                lines = each.code & set(range(first, (node.end_lineno or first) + 1))
-                lengths[f"{each.path}:{first} {node.name}"] = len(lines)
-    return lengths
+    return {place: len(each.code & lines) for each in files for place, _, lines in functions(each)}
+
+
+def functions(file: Source) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef, set[int]]]:
+    """For each function "file:line name", its definition, and the numbers of its lines with decorators."""
+    for node in ast.walk(file.tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            lines = set(range(first, (node.end_lineno or first) + 1))
+            yield f"{file.path}:{first} {node.name}", node, lines
 
 
 def fields_of(files: Iterable[Source], record: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""benchmarks/code_path.py: what it counts, on files of a few lines."""
+"""benchmarks/code_path.py and code_hard.py: what they count, on files of a few lines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import code_path, code_size
+from benchmarks import code_hard, code_path, code_size
 from benchmarks.code_path_run import Calls
 
 SOURCE = '''\
@@ -65,6 +65,26 @@ def test_a_field_has_a_type_and_any_spelling_of_it_counts(source: code_size.Sour
     assert not {"first", "why"} & code_size.mentions(source)
     with pytest.raises(LookupError):
         code_size.fields_of([source], "Compute")
+
+
+HARD = """\
+def outer(rows, limit=None):  # why
+    def inner(row):
+        return row[0] if row else -1
+    for row in rows:
+        assert row or limit
+    return [inner(row) + 1 for row in rows if row and limit is not None]
+"""
+
+
+def test_branches_operators_and_comments_of_a_function(tmp_path: Path) -> None:
+    (tmp_path / "hard.py").write_text(HARD)
+    outer, inner = code_hard.functions(code_size.sources([tmp_path]))
+    # Of `outer`: itself, the `if` of `inner`, for, assert, or, the comprehension with its condition, and.
+    assert (outer.branches, inner.branches) == (8, 2)
+    # Line 6: a call, a sum, the comprehension with its condition, a comparison, and.
+    assert (outer.operators, outer.busiest, inner.operators, inner.busiest) == (6, 6, 3, 3)
+    assert (outer.mean, outer.lines, outer.comments, inner.comments) == ((3 + 1 + 6) / 3, 6, 1, 0)
 
 
 def test_questions_for_the_kind_of_run(tmp_path: Path) -> None:
