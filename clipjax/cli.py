@@ -148,20 +148,16 @@ GARBAGE = (20_000, 10, 10)
 
 
 def main() -> None:
-    """SIGTERM and Ctrl-C end it (`clipjax.devices.signals`)."""
+    """Print every error that a user can cause as one sentence. SIGTERM and Ctrl-C end it (`signals`)."""
     gc.set_threshold(*GARBAGE)
-    signals.run(_command)
-
-
-def _command() -> None:
-    """Prints every error that a user can cause as one sentence on stderr."""
-    try:
-        with in_one_sentence(), answering():
-            app()
-    except ClipjaxError as error:
-        signals.check()  # Ctrl-C also ends the processes that we started: do not report that as a failure
-        print(terminal(f"clipjax: {error}"), file=sys.stderr)
-        sys.exit(error.exit_code)
+    with signals.handled():
+        try:
+            with in_one_sentence(), answering():
+                app()
+        except ClipjaxError as error:
+            signals.check()  # Ctrl-C also ends the processes that we started: do not report that as a failure
+            print(terminal(f"clipjax: {error}"), file=sys.stderr)
+            sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

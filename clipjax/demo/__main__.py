@@ -40,4 +40,5 @@ def main(
 
 
 if __name__ == "__main__":
-    signals.run(app)
+    with signals.handled():
+        app()

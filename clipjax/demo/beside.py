@@ -132,15 +132,13 @@ def _run(connection: Connection, line: int, lock: Any, prepare: Prepare) -> None
     threading.Thread(target=_end_with_parent, daemon=True).start()
     share_terminal(line, lock)
 
-    def program() -> None:
+    with signals.handled():
         try:
             _serve(connection, prepare)
         except ClipjaxError as error:
             signals.check()
             print(f"error: {error}", file=sys.stderr)
             sys.exit(error.exit_code)
-
-    signals.run(program)
 
 
 def _serve(connection: Connection, prepare: Prepare) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable
-from typing import TypeVar, cast
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -12,7 +12,6 @@ from jax.experimental import multihost_utils
 
 from clipjax.errors import DataError
 
-T = TypeVar("T")
 _SHOWN = 256  # bytes of a value that differs between processes, in the message
 
 
@@ -46,25 +45,23 @@ def failed_process(failure: Exception | None) -> int | None:
     return int(failed[0]) if len(failed) else None
 
 
-def on_all(make: Callable[[], T], what: str, *, apart: bool = False) -> T:
-    """Make something on every process; if one fails, none continues.
+@contextlib.contextmanager
+def on_all(what: str, *, apart: bool = False) -> Iterator[None]:
+    """A context for work that every process does; if it fails on one, none continues.
 
     A process that failed alone would wait in its next task for others that wait for it here; not so if they
     work `apart`.
 
-    Raises: what `make` raises; on the others a DataError naming the first that failed.
+    Raises: what the work raises; on the others a DataError naming the first that failed.
     """
-    made, failure = None, None
     try:
-        made = make()
+        yield
     except Exception as error:
-        failure = error
-    failed = None if apart else failed_process(failure)
-    if failure is not None:
-        raise failure
-    if failed is not None:
+        if not apart:
+            failed_process(error)
+        raise
+    if not apart and (failed := failed_process(None)) is not None:
         raise DataError(f"process {failed} could not {what}: see its message")
-    return cast(T, made)
 
 
 def first_writes(write: Callable[[], object], what: str) -> None:
@@ -72,17 +69,9 @@ def first_writes(write: Callable[[], object], what: str) -> None:
 
     Raises: on the first process what `write` raises; on the others a DataError.
     """
-    failure = None
-    if jax.process_index() == 0:
-        try:
+    with on_all(f"write {what}"):
+        if jax.process_index() == 0:
             write()
-        except Exception as error:
-            failure = error
-    failed = failed_process(failure)
-    if failure is not None:
-        raise failure
-    if failed is not None:
-        raise DataError(f"process {failed} could not write {what}: see its message")
 
 
 def first_decides(decide: Callable[[], str], what: str) -> str:

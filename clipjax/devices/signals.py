@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
@@ -47,20 +47,21 @@ _TICK = 0.1  # seconds between checks of the main thread
 _SPEAKING = 1.0  # seconds to print the last sentence: stderr may be a pipe that nobody reads
 
 
-def run(program: Callable[[], object]) -> None:
-    """Run the process's own program in the main thread.
+@contextlib.contextmanager
+def handled() -> Iterator[None]:
+    """A context for the process's own program, in the main thread.
 
     After a signal it prints one sentence on stderr and exits with 75 (SIGTERM) or 130 (Ctrl-C). Signals after
     the program's end change nothing.
 
-    Raises: what `program` raises, if no signal came before.
+    Raises: what the program raises, if no signal came before.
     """
     global _watch
     _watch = watch = _Watch()
     watch.start()
     try:
         try:
-            program()
+            yield
         except Interrupted:
             raise
         except BaseException as error:
@@ -102,10 +103,10 @@ def before_leaving(callback: Callable[[], object]) -> None:
 class Held:
     """A context in which signals are only noted in `number`; they are raised afterwards.
 
-    Under `run` the end still comes, and a second Ctrl-C ends the process at once. Without `run` it raises
+    In `handled` the end still comes, and a second Ctrl-C ends the process at once. Elsewhere it raises
     KeyboardInterrupt, and the previous handlers return. Outside the main thread no signal is held.
 
-    install: handlers where `run` has not. In a job of several processes JAX handles SIGTERM itself.
+    install: handlers where `handled` has not. In a job of several processes JAX handles SIGTERM itself.
     """
 
     def __init__(self, numbers: Collection[int] = tuple(EXIT_CODES), install: bool = True) -> None:
@@ -172,6 +173,7 @@ class _Watch:
         atexit.register(_set_all, signal.SIG_IGN)
         os.register_at_fork(after_in_child=_forget)
         self._silence(sys.unraisablehook)
+        self._catch(sys.excepthook)
         threading.Thread(target=self._listen, name="clipjax-signals", daemon=True).start()
 
     def _silence(self, hook: Callable[[Any], object]) -> None:
@@ -182,6 +184,16 @@ class _Watch:
                 hook(event)
 
         sys.unraisablehook = unraisable
+
+    def _catch(self, hook: Callable[..., object]) -> None:
+        """Leave also after an `Interrupted` that is raised while `handled` is entered or left."""
+
+        def uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+            if isinstance(error, Interrupted):
+                self.leave(error)
+            hook(kind, error, trace)
+
+        sys.excepthook = uncaught
 
     # --- the main thread ---
 

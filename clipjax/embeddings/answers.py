@@ -317,7 +317,6 @@ class CutStep:
     """The decoder cut over this process's devices (tensor parallel), as far as its heads divide them."""
 
     def __init__(self, program: _Program) -> None:
-        self.compiles = 0
         config, devices = program.decoder.config, jax.local_devices()
         mesh = decoder_mesh(math.gcd(len(devices), config.kv_heads), devices)
         program = program.on(mesh)
@@ -326,12 +325,7 @@ class CutStep:
         self.params_shardings = {"decoder": decoder_sharding(config, decoder, mesh)}
         self.params_shardings |= dict.fromkeys(("vision", "projector"), whole)
         self.batch_sharding = batch_sharding(mesh)
-
-        def counted(params: Any, batch: Any) -> jax.Array:
-            self.compiles += 1
-            return program.answer(params, batch)
-
-        self._run = jax.jit(counted, out_shardings=self.batch_sharding)
+        self._run = jax.jit(program.answer, out_shardings=self.batch_sharding)
 
     def __call__(self, params: Any, batch: Any) -> jax.Array:
         return self._run(params, jax.device_put(batch, self.batch_sharding))

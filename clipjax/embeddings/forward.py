@@ -76,13 +76,11 @@ class Forward:
         run: pixels uint8 [batch_size, S, S, 3] (in `answers` with prompts) -> features [batch_size, D],
             perhaps not computed yet.
         batch_size: images on all devices together.
-        compiles: () -> programs compiled since it was made.
         memory: () -> bytes per device, params included; compiles the program. None if unknown.
     """
 
     run: Callable[[Any], Any]
     batch_size: int
-    compiles: Callable[[], int] = lambda: 0
     memory: Callable[[], int | None] = lambda: None
 
 
@@ -182,10 +180,7 @@ def on_devices(step: Any, params: Any, per_device_batch: int, model: Encoder) ->
         if not is_out_of_memory(error):
             raise
         raise DataError(f"the params of {model.card.id} do not fit the memory of a device: {_HELP}") from None
-    before, devices = step.compiles, step.batch_sharding.mesh.shape[DATA]
-    return Forward(
-        functools.partial(step, placed), per_device_batch * devices, lambda: step.compiles - before
-    )
+    return Forward(functools.partial(step, placed), per_device_batch * step.batch_sharding.mesh.shape[DATA])
 
 
 def choose_placement(
@@ -254,20 +249,18 @@ class Step:
         params_shardings: Any,
     ):
         """`params_shardings`: one for all, or a tree like the params."""
-        self.compiles = 0
         self.params_shardings, self.batch_sharding = params_shardings, batch_sharding(mesh)
         specs = jax.tree.map(lambda sharding: sharding.spec, params_shardings)
-        cut = isinstance(params_shardings, dict)
 
-        def counted(params: Any, batch: Any) -> Any:
-            self.compiles += 1
-            return function(seen_whole(params, specs, mesh.size) if cut else params, batch)
+        def seeing_whole(params: Any, batch: Any) -> Any:
+            return function(seen_whole(params, specs, mesh.size), batch)
 
-        counted.__name__ = function.__name__  # the program's, in a profile
+        seeing_whole.__name__ = function.__name__  # the program's, in a profile
+        run = seeing_whole if isinstance(params_shardings, dict) else function
         split = PartitionSpec(DATA)
         # check_vma lacks rules for some models' primitives; it is not needed, as nothing here is reduced.
         self._run = jax.jit(
-            jax.shard_map(counted, mesh=mesh, in_specs=(specs, split), out_specs=split, check_vma=False),
+            jax.shard_map(run, mesh=mesh, in_specs=(specs, split), out_specs=split, check_vma=False),
             compiler_options=options,
         )
 

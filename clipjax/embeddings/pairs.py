@@ -21,7 +21,7 @@ from clipjax.data.manifest import Manifest
 from clipjax.data.pairs.pair import Pair
 from clipjax.devices.sharding import replicated
 from clipjax.embeddings.compute import Compute
-from clipjax.embeddings.forward import Forward, Step, on_devices
+from clipjax.embeddings.forward import Forward, Program, Step, compiled, on_devices
 from clipjax.embeddings.pair_maps import MapStream, PairStream, StoredMaps, maps_key
 from clipjax.embeddings.params import AUTO, REPLICATED, refuse_own
 from clipjax.embeddings.rows import make, rows_of, stored_rows
@@ -155,7 +155,7 @@ class MatchStream(PairStream):
         def run(pairs: Any) -> Any:
             return match.run({**pairs, "maps": tower.run(pairs["maps"])})
 
-        return Forward(run, match.batch_size, lambda: tower.compiles() + match.compiles())
+        return Forward(run, match.batch_size)
 
     def unusable(self, order: Order, step: int, read: np.ndarray, array: np.ndarray) -> dict[int, DataError]:
         absent = read & (array[:, :, 0] < 0).all(axis=1)  # NaN is refused where numbers are kept
@@ -177,6 +177,7 @@ def _match_step(mesh: Mesh, matcher: Matcher) -> Step:
 
     def match_pair(_: Any, pair: Any) -> jax.Array:
         [[map0, map1]] = pair["maps"]
+        compiled[Program("", "matches", map0.shape[0], 1, "parity")] += 1
         geometry = {name: each[0] for name, each in pair["geometry"].items()}
         # A matcher may return finite numbers for a map that is not finite.
         finite = jnp.isfinite(map0).all() & jnp.isfinite(map1).all()

@@ -25,7 +25,7 @@ from clipjax.data.manifest import ChangedError, Manifest
 from clipjax.data.pixels.batching import pad_rows
 from clipjax.embeddings.batch_size import IMAGE_BATCH, Choice
 from clipjax.embeddings.compute import Compute
-from clipjax.embeddings.forward import Forward, watched
+from clipjax.embeddings.forward import Forward, compiled, watched
 from clipjax.embeddings.sets import Span, StoredRows
 from clipjax.errors import DataError
 from clipjax.models.precision import Precision
@@ -131,7 +131,7 @@ class Stream(abc.ABC):
         """
         if not spans:
             return
-        forward = self.forward(per_device_batch, placement)
+        before, forward = compiled.total(), self.forward(per_device_batch, placement)
         order = Order(spans, per_device_batch, forward.batch_size)
         try:
             with contextlib.closing(self.batches(order)) as source, self._bar(spans) as bar:
@@ -140,7 +140,7 @@ class Stream(abc.ABC):
                         span.of.images += self.images * int(read.sum())
                         yield rows[usable], array[usable]
         finally:
-            spans[0].of.compiles += forward.compiles()
+            spans[0].of.compiles += compiled.total() - before
 
     def _bar(self, spans: Sequence[Span]) -> Bar:
         names = list(dict.fromkeys(span.of.manifest.name for span in spans))

@@ -48,7 +48,8 @@ def embed_ahead(
 def _agreed(subjects: Sequence[Subject], compute: Compute) -> dict[PixelRecipe, dict[str, ImagePart]]:
     """Empty if a process cannot read a data set, or the processes differ."""
     try:
-        small = on_all(lambda: _small(subjects, compute), "read the small data sets")
+        with on_all("read the small data sets"):
+            small = _small(subjects, compute)
         names = [[recipe.key(), list(parts)] for recipe, parts in small.items()]
         assert_same_everywhere("what is embedded in one stream", sha256_json(names))
     except Exception as error:

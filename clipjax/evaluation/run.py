@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import time
 from pathlib import Path
 from typing import Any
@@ -40,8 +39,9 @@ def run(
     job = job_of(task, request, compute, results)
     evaluated = encoder(model, dtype=dtype_to_load(request.precisions))
     [item] = items_of(evaluated, [job], request)
-    resolve = functools.partial(resolved, item, evaluated, results)
-    return measured(on_all(resolve, f"prepare {job}", apart=compute.store is None), compute, results)
+    with on_all(f"prepare {job}", apart=compute.store is None):
+        found = resolved(item, evaluated, results)
+    return measured(found, compute, results)
 
 
 def measured(ready: Ready, compute: Compute, results: str | Path | None) -> Result:
@@ -50,20 +50,18 @@ def measured(ready: Ready, compute: Compute, results: str | Path | None) -> Resu
     what = f"{job.task} on {job.data.card.name}"
     if subject is None:
         assert ready.model is not None
-        folder = on_all(lambda: job.data.dataset.folder, f"read the data of {what}", apart=apart)
+        with on_all(f"read the data of {what}", apart=apart):
+            folder = job.data.dataset.folder
         return refused(ready.model, find_task(job.task), job.data.card.name, ready.reason, results, folder)
-    on_all(lambda: _hash(subject, compute.progress), f"prepare {what}", apart=apart)
+    with on_all(f"prepare {what}", apart=apart):
+        for part in subject.parts:
+            hash_images(part.manifest, compute.progress)
+        _check_apart(subject)
     done = []
     for precision in ready.item.request.precisions:
-        make = functools.partial(_profile, subject, precision, compute, results)
-        done.append(on_all(make, f"finish {what}", apart=apart))
+        with on_all(f"finish {what}", apart=apart):
+            done.append(_profile(subject, precision, compute, results))
     return done[0] if len(done) == 1 else _compare(subject, done[0], done[1], results)
-
-
-def _hash(subject: Subject, progress: bool) -> None:
-    for part in subject.parts:
-        hash_images(part.manifest, progress)
-    _check_apart(subject)
 
 
 def _check_apart(subject: Subject) -> None:

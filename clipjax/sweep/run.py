@@ -86,7 +86,8 @@ def run_sweep(
     """
     check_same(plan)
     how = replace(compute, progress=compute.progress and jax.process_index() == 0)
-    done = on_all(lambda: Done(results), "read the results")
+    with on_all("read the results"):
+        done = Done(results)
     report, before = Report(), Counter(compiled)
     progress = _Progress(items, tell, advance)
     for outcome in execute(items, how, results, done=done, announce=progress.start, catch=Exception):

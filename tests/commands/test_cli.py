@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import runpy
@@ -60,7 +61,7 @@ def invoke(*arguments: object) -> tuple[int, str]:
     """(exit code, the sentence of the error) of one command, run in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["clipjax", *map(str, arguments)])
-        patch.setattr("clipjax.devices.signals.run", lambda program: program())
+        patch.setattr("clipjax.devices.signals.handled", contextlib.nullcontext)
         lines: list[str] = []
         patch.setattr(cli, "print", lambda text, file=None: lines.append(text), raising=False)
         try:

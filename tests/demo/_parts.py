@@ -72,7 +72,8 @@ def wait_for(file: Path) -> None:
 def main(folder: Path) -> None:
     """A program of two jobs that never end."""
     jobs = [DemoJob(name, partial(meet, folder, name, "never"), device=False) for name in ("first", "second")]
-    signals.run(partial(work_through, jobs))
+    with signals.handled():
+        work_through(jobs)
 
 
 if __name__ == "__main__":

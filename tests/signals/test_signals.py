@@ -1,4 +1,4 @@
-"""`clipjax.devices.signals.run` with small programs: the end comes for certain, with its code and one
+"""`clipjax.devices.signals.handled` with small programs: the end comes for certain, with its code and one
 sentence.
 """
 
@@ -30,7 +30,8 @@ def ready():
     print("ready", flush=True)
 def program():
 {body}
-signals.run(program)
+with signals.handled():
+    program()
 """
 
 
@@ -237,6 +238,14 @@ def test_without_a_signal_errors_pass(raised: str) -> None:
     code, _, err = end(start(f"ready()\nraise {raised}"), within=1)
     assert code == (2 if "2" in raised else 1)
     assert "interrupted" not in err
+
+
+def test_an_interruption_at_the_edge_of_the_program_ends_it_the_same_way() -> None:
+    """The handler may raise while `handled` is entered or left, where that catches nothing."""
+    code = "from clipjax.devices import signals\nfrom clipjax.errors import Interrupted\n"
+    code += "with signals.handled(): pass\nraise Interrupted('interrupted at the edge', 75)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (75, "clipjax: interrupted at the edge\n")
 
 
 def test_a_stderr_that_nobody_reads_delays_nothing() -> None:

@@ -186,11 +186,9 @@ def _plan(options: SweepOptions, compute: Compute) -> SweepPlan:
         announce(f"planning {options.suite}")
     from clipjax.sweep.plan import make_plan
 
-    def read() -> SweepPlan:
+    with on_all("make the plan of the sweep"):
         budget = None if compute.pixel_store is None else compute.pixel_store.budget
         return make_plan(options.read_suite, budget, absent=options.dry_run)
-
-    return on_all(read, "make the plan of the sweep")
 
 
 def _run(plan: SweepPlan, items: Sequence[SweepItem], compute: Compute, results: Path) -> None:
@@ -205,13 +203,9 @@ def _run(plan: SweepPlan, items: Sequence[SweepItem], compute: Compute, results:
             say(line, err=True)
 
     assert compute.store is not None
-    store = compute.store
-
-    def check_folders() -> None:
+    with on_all("use the folders of the sweep"):
         ResultStore(results).check_root(written=True)
-        store.check_root()
-
-    on_all(check_folders, "use the folders of the sweep")
+        compute.store.check_root()
     for line in plan.missing_lines:
         tell(line)
     if jax.process_index() == 0 and any(item.options.get("precision") == "fast" for item in items):

@@ -130,7 +130,8 @@ class _Runner:
 
     def known(self, found: Sequence[Ready], done: Done) -> np.ndarray:
         """bool [items]: which have results."""
-        on_all(done.update, "read the results")
+        with on_all("read the results"):
+            done.update()
         known = np.array([done.has_all(each) for each in found])
         return known if jax.process_count() == 1 else np.asarray(multihost_utils.broadcast_one_to_all(known))
 
@@ -171,16 +172,13 @@ class _Runner:
     def settled(self, each: Ready, model: Encoder) -> Ready:
         """The item with the loaded model, on all processes. Raises the item's error."""
         item = each.item
-
-        def settle() -> Ready:
+        apart = item.computed(self.compute).store is None
+        with on_all(f"prepare {item.job.task} on {item.job.data.card.name}", apart=apart):
             if item.reads_run:  # since it was resolved, another item may have made that run
                 return resolved(item, model, self.results)
             if each.error is not None:
                 raise each.error
             return each.with_model(model)
-
-        apart = item.computed(self.compute).store is None
-        return on_all(settle, f"prepare {item.job.task} on {item.job.data.card.name}", apart=apart)
 
 
 def _on_all(chosen: Chosen, make: Callable[[], Encoder | None]) -> tuple[Encoder | None, Exception | None]:

@@ -9,7 +9,6 @@ A data set's card names its tasks and its folder (`place`).
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,8 +130,8 @@ def job_of(task: str, request: Request, compute: Compute, results: str | Path | 
     """
     definition = check_run(task, request, results)
     refuse_options(definition, stated(request))
-    read = functools.partial(_read, definition, request)
-    job = on_all(read, f"read the data of {task}", apart=compute.store is None)
+    with on_all(f"read the data of {task}", apart=compute.store is None):
+        job = _read(definition, request)
     _refuse_among_classes(request, job.data.card.reader, results)
     return job
 

@@ -72,4 +72,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    signals.run(main)
+    with signals.handled():
+        main()

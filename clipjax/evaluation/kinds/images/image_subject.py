@@ -121,8 +121,8 @@ class ImageSubject(Subject):
 
     def inputs(self, precision: str, compute: Compute) -> tuple[EmbedStats, ImageInputs]:
         # Build the head first: it is cheap and the likelier to fail.
-        make = functools.partial(self._head, precision, compute)
-        head = on_all(make, f"make the head for {self.part.name}", apart=compute.store is None)
+        with on_all(f"make the head for {self.part.name}", apart=compute.store is None):
+            head = self._head(precision, compute)
         embed = functools.partial(embed_images, self.model, compute=compute, precision=precision)
         embeddings = embed(self.part.manifest, recipe=self.part.pixels)
         stats, inputs = embeddings.stats, self._of_part(self.part, head, embeddings)
