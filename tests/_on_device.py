@@ -19,11 +19,12 @@ import optax
 from _drawn import drawn
 
 from clipjax.devices.platforms import platform_of
-from clipjax.devices.sharding import DP, FSDP, Rules, make_mesh, shard_batch
+from clipjax.devices.sharding import DP, Rules, make_mesh, shard_batch
 from clipjax.finetune.training.optimizer import make_optimizer
 from clipjax.finetune.training.step import Aux, fetch, init_state, make_step, state_shardings
 from clipjax.finetune.training.trees import flatten, split
 from clipjax.models.arch import load_arch, narrow_arch
+from clipjax.models.cut import FSDP
 from clipjax.models.network import Network
 from clipjax.models.precision import MATMUL
 from clipjax.models.training import Training

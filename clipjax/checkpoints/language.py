@@ -31,8 +31,9 @@ from clipjax.data.text.language_tokenizers import (
     load_language_tokenizer,
     tokenizer_of_gguf,
 )
-from clipjax.devices.sharding import FSDP, params_sharding
+from clipjax.devices.sharding import params_sharding
 from clipjax.errors import DataError, UsageError
+from clipjax.models.cut import FSDP
 from clipjax.models.language.config import DecoderConfig
 from clipjax.models.language.decoder import Decoder
 from clipjax.models.language.generation import generate

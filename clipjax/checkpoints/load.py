@@ -24,8 +24,9 @@ from clipjax.checkpoints.origin import Location
 from clipjax.checkpoints.parts import Named
 from clipjax.checkpoints.resize import refuse_wrong_resize, resize_model
 from clipjax.data.labels import load_labels
-from clipjax.devices.sharding import FSDP, Rules, params_sharding
+from clipjax.devices.sharding import Rules, params_sharding
 from clipjax.errors import UsageError
+from clipjax.models.cut import FSDP
 from clipjax.models.network import Network
 from clipjax.models.param_tree import Params
 from clipjax.models.precision import PRECISION_OF, Dtype, known_dtype
@@ -78,7 +79,8 @@ def load_model(
         dtype: of the decoder's params, or a function that picks it from the card; others are float32. With
             "bfloat16" a vision-language model takes half the memory, and answers in precision "fast" alone.
         mesh: where to place the params; default: the default device.
-        rules: a table of `clipjax.devices.sharding`; default `FSDP`: every large leaf cut over the devices.
+        rules: a table as in `clipjax.devices.sharding`; default: `clipjax.models.cut.FSDP`, which cuts every
+            large leaf over the devices.
         mesh_of: alternative to `mesh`: picks it from the abstract params, in the dtypes that they are read
             in. Not called for an adapter's base.
 

@@ -1,8 +1,8 @@
 """Meshes, and shardings by path rule, after big_vision's `sharding.py`.
 
 Only this module names the one mesh axis, "data". Axes are Auto: the compiler places intermediate values.
-Evaluation replicates the parameters on one process's devices; training replicates (DP) or shards (FSDP)
-them over all.
+Evaluation replicates the parameters on one process's devices; training replicates (DP) or shards
+(`models.cut.FSDP`) them over all.
 """
 
 from __future__ import annotations
@@ -22,13 +22,11 @@ if TYPE_CHECKING:
     import optax
 
 DATA = "data"
-STACKS = ("blocks", "rest")  # the params that `layers.scan` scans
 
 # The first pattern found in a leaf's path ("vision/blocks/attn/q/kernel") decides. "largest" shards the
-# largest dimension that the axis size divides.
-Rules = Sequence[tuple[str, PartitionSpec | Literal["largest"]]]
+# largest dimension that the axis size divides, "largest but first" the largest one after axis 0.
+Rules = Sequence[tuple[str, PartitionSpec | Literal["largest", "largest but first"]]]
 DP: Rules = ((r".", PartitionSpec()),)
-FSDP: Rules = ((r"(^|/)(scale|bias|logit_scale|logit_bias)$", PartitionSpec()), (r".", "largest"))
 
 
 def make_mesh(devices: Sequence[Any] | None = None, axes: Mapping[str, int] | None = None) -> Mesh:
@@ -84,7 +82,7 @@ def params_sharding(params: Any, mesh: Mesh, rules: Rules) -> Any:
         )
         for pattern, spec in rules:
             if re.search(pattern, name):
-                return NamedSharding(mesh, _largest(name, leaf.shape, mesh) if spec == "largest" else spec)
+                return NamedSharding(mesh, _spec(spec, leaf.shape, mesh))
         raise UsageError(f"no sharding rule matches {name}")
 
     return jax.tree_util.tree_map_with_path(sharding, params)
@@ -121,14 +119,14 @@ def state_sharding(tx: optax.GradientTransformation, params: Any, shardings: Any
     )
 
 
-def _largest(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """Shard the largest dimension that the data axis divides; without one, replicate.
+def _spec(rule: PartitionSpec | str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """The rule, or where it asks for the largest dimension: that one; without one, replicate.
 
-        8 devices, kernel [512, 1000]: PartitionSpec(None, "data")
-
-    Axis 0 of a stacked block is the layers, over which the scan runs, and stays whole.
+    8 devices, "largest", kernel [512, 1000]: PartitionSpec(None, "data")
     """
-    first = 1 if any(part in STACKS for part in name.split("/")) else 0
+    if isinstance(rule, PartitionSpec):
+        return rule
+    first = 1 if rule == "largest but first" else 0
     divisible = [i for i in range(first, len(shape)) if shape[i] % mesh.shape[DATA] == 0]
     if not divisible:
         return PartitionSpec()

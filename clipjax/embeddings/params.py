@@ -13,10 +13,10 @@ import jax
 from jax.sharding import Mesh, PartitionSpec
 
 from clipjax.checkpoints.encoder import Encoder, ModelCard
-from clipjax.devices.sharding import DATA, STACKS, local_mesh
+from clipjax.devices.sharding import DATA, local_mesh
 from clipjax.embeddings.compute import REPLICATED, SHARDED, Compute
 from clipjax.errors import UsageError
-from clipjax.models.cut import Cut, whole
+from clipjax.models.cut import STACKS, Cut, whole
 from clipjax.models.precision import Dtype
 from clipjax.options import AUTO, check_values
 

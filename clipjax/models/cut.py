@@ -10,6 +10,18 @@ from typing import Any
 
 import jax
 from jax import Array
+from jax.sharding import PartitionSpec
+
+from clipjax.devices.sharding import Rules
+from clipjax.models.apart import BLOCKS
+
+STACKS = (BLOCKS, "rest")  # whose leaves have the layers on axis 0, over which `layers.scan` runs
+# Cuts every large leaf over the devices; a stacked one along another axis than its layers.
+FSDP: Rules = (
+    (r"(^|/)(scale|bias|logit_scale|logit_bias)$", PartitionSpec()),
+    (rf"(^|/)({'|'.join(STACKS)})/", "largest but first"),
+    (r".", "largest"),
+)
 
 
 @jax.tree_util.register_dataclass

@@ -22,8 +22,9 @@ from clipjax.devices.agreement import (
     first_decides,
     first_writes,
 )
-from clipjax.devices.sharding import FSDP, local_mesh, make_mesh, shard_batch, shard_params
+from clipjax.devices.sharding import local_mesh, make_mesh, shard_batch, shard_params
 from clipjax.errors import DataError
+from clipjax.models.cut import FSDP
 from tests.data._images import RECIPE, memory_manifest, row_of
 
 PER_DEVICE = 2

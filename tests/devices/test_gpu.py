@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 from _on_device import TOWERS, Arrays
 
-from clipjax.devices.sharding import DP, FSDP
+from clipjax.devices.sharding import DP
 from clipjax.doctor.accelerators import CUDA_PLUGINS, has_gpu
 from clipjax.doctor.machine import this_machine
+from clipjax.models.cut import FSDP
 
 TOLERANCE = 2e-5  # of unit features: another device adds in another order
 

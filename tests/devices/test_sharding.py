@@ -20,7 +20,6 @@ from jax.sharding import AxisType, PartitionSpec
 from clipjax.devices.agreement import assert_same_everywhere, barrier
 from clipjax.devices.sharding import (
     DP,
-    FSDP,
     batch_sharding,
     local_mesh,
     make_mesh,
@@ -31,6 +30,7 @@ from clipjax.devices.sharding import (
     state_sharding,
 )
 from clipjax.errors import UsageError
+from clipjax.models.cut import FSDP
 from tests import _forks
 
 

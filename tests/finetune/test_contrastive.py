@@ -19,12 +19,13 @@ from _long import mostly_long
 
 from clipjax.data.manifest import Manifest
 from clipjax.data.pixels.preprocess import PixelRecipe
-from clipjax.devices.sharding import FSDP, make_mesh
+from clipjax.devices.sharding import make_mesh
 from clipjax.errors import DataError, UsageError
 from clipjax.finetune import contrastive
 from clipjax.finetune.contrastive import Recipe, bound_logit_scale, contrastive_loss, train
 from clipjax.finetune.training.point_files import SIZES
 from clipjax.finetune.training.step import make_step
+from clipjax.models.cut import FSDP
 from clipjax.models.network import Network
 from tests.finetune.conftest import tokenize
 

@@ -173,8 +173,9 @@ class FinetuneOptions:
         return Data(train, self.held_out.read(), self.hold_out, self.file_of_shots, self.limit)
 
     def settings(self, compute: Compute) -> Settings:
-        from clipjax.devices.sharding import DP, FSDP, make_mesh
+        from clipjax.devices.sharding import DP, make_mesh
         from clipjax.finetune.method import Settings
+        from clipjax.models.cut import FSDP
 
         return Settings(
             make_mesh(),

@@ -45,9 +45,10 @@ def main() -> None:
 
     import numpy as np
 
-    from clipjax.devices.sharding import DP, FSDP
+    from clipjax.devices.sharding import DP
     from clipjax.finetune.training.solve import train
     from clipjax.finetune.training.trees import flatten
+    from clipjax.models.cut import FSDP
     from clipjax.storage.buckets import place
     from tests._bucket import SharedBucket
     from tests.finetune._tiny import RECIPE, tiny_loss, tiny_problem, tiny_setup, watched

@@ -16,7 +16,7 @@ from _drawn import drawn
 from jax import Array
 
 from clipjax.data.pixels.normalize import normalize
-from clipjax.devices.sharding import DP, FSDP, Rules, make_mesh, put, shard_batch
+from clipjax.devices.sharding import DP, Rules, make_mesh, put, shard_batch
 from clipjax.finetune.contrastive import bound_logit_scale, clip_loss
 from clipjax.finetune.training.losses import accuracy, cross_entropy, head_logits
 from clipjax.finetune.training.optimizer import make_optimizer
@@ -31,6 +31,7 @@ from clipjax.finetune.training.step import (
 )
 from clipjax.finetune.training.trees import Params, flatten, split
 from clipjax.models.arch import load_arch, narrow_arch
+from clipjax.models.cut import FSDP
 from clipjax.models.network import Network
 from clipjax.models.training import Training
 from tests.finetune.conftest import batch

@@ -14,10 +14,10 @@ import jax
 import numpy as np
 import pytest
 
-from clipjax.devices.sharding import FSDP
 from clipjax.finetune.training.logs import read_metrics
 from clipjax.finetune.training.solve import train
 from clipjax.finetune.training.trees import Params
+from clipjax.models.cut import FSDP
 from tests.finetune._tiny import RECIPE, same_bits, tiny_problem, tiny_setup
 from tests.finetune.training._processes import start, wait_for_batch
 

@@ -10,12 +10,13 @@ import numpy as np
 import optax
 import pytest
 
-from clipjax.devices.sharding import DP, FSDP, Rules, make_mesh, shard_batch, shard_params
+from clipjax.devices.sharding import DP, Rules, make_mesh, shard_batch, shard_params
 from clipjax.finetune.contrastive import bound_logit_scale, clip_loss
 from clipjax.finetune.training.losses import cross_entropy, head_logits
 from clipjax.finetune.training.optimizer import Optimizer, decay_mask, make_optimizer
 from clipjax.finetune.training.step import Aux, Loss, fetch, init_state, make_step, state_shardings
 from clipjax.finetune.training.trees import Params, Parts, split
+from clipjax.models.cut import FSDP
 from clipjax.models.network import Network
 from tests.finetune._tiny import features, tiny_loss, tiny_params
 from tests.finetune.conftest import batch
