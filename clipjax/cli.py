@@ -30,7 +30,7 @@ from clipjax.registry import Registry
 from clipjax.results.escaping import terminal
 from clipjax.results.remarks import remarks
 
-COMMANDS = Registry("command", "clipjax.commands", "def register")
+COMMANDS = Registry("command", "def register")
 # Modules in the order in which `clipjax --help` lists their commands; others follow by name.
 ORDER = (
     *(

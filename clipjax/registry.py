@@ -1,6 +1,6 @@
 """Pieces that others may add: modules of one package that set a record, and plug-ins of other packages.
 
-TASKS = Registry("task", "clipjax.tasks", "TASK", group="tasks")
+TASKS = Registry("task", "TASK", group="tasks")
 TASKS.names()                  # imports no task
 TASKS.find("zeroshot", Task)   # imports this task alone
 """
@@ -20,6 +20,22 @@ from typing import Any, NamedTuple
 from clipjax.entry_points import PlugIn, Record, cached, plug_ins_of
 from clipjax.errors import UsageError, unknown_name
 
+# Noun -> the package whose modules are the pieces. A lower room may ask for their names, such as
+# `checkpoints` for the kinds of adapters, and no other file states where they are.
+PACKAGES = {
+    "adapter": "clipjax.heads.adapters",
+    "command": "clipjax.commands",
+    "corruption": "clipjax.corruptions.kinds",
+    "family of timm": "converters.foreign.timm_families",
+    "figure": "clipjax.analysis.figures.tasks",
+    "kind of run": "clipjax.evaluation.kinds",
+    "method": "clipjax.finetune.methods",
+    "model family": "clipjax.models.families",
+    "reader": "clipjax.data.readers",
+    "task": "clipjax.tasks",
+    "tower": "converters.golden.towers",
+}
+
 
 class Module(NamedTuple):
     """A module that is not imported: its dotted name and its file."""
@@ -30,12 +46,12 @@ class Module(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Registry:
-    """All pieces of one kind. A piece has the name of its module, or of its folder.
+    """All pieces of one kind: modules of its package, or of folders there.
+
+    A piece has the name of its module. A folder whose `__init__` sets or imports the record is one piece.
 
     Attributes:
-        noun: what a piece is called in messages ("task").
-        package: dotted; the pieces are in it or in folders of it. A folder whose `__init__` sets or imports
-            the record is one piece.
+        noun: what a piece is called in messages ("task"); a key of `PACKAGES`.
         record: the name that a piece sets ("TASK"), as it begins a line.
         group: of entry points, a key of `INTERFACES`; None: other packages add no pieces.
         named_by: the attribute of a record with the piece's name, if it has one.
@@ -43,11 +59,14 @@ class Registry:
     """
 
     noun: str
-    package: str
     record: str
     group: str | None = None
     named_by: str = "name"
     elsewhere: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def package(self) -> str:
+        return PACKAGES[self.noun]
 
     def own(self) -> dict[str, Module]:
         """Our own pieces by name, sorted. Raises ValueError if two have one name (a mistake of ours)."""

@@ -78,6 +78,15 @@ def ours() -> Iterator[tuple[str, Import]]:
                 yield module, imported
 
 
+@cache
+def strings(path: Path) -> tuple[str, ...]:
+    """Every string of a file but its docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    constants = [node for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    lone = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    return tuple(node.value for node in constants if isinstance(node.value, str) and node not in lone)
+
+
 def room(module: str) -> str:
     """`python -m clipjax` is the command line."""
     parts = [*module.split("."), ""]

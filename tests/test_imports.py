@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 import pytest
-from _imports import HEIGHT, imports, modules, ours, room, within
+from _imports import HEIGHT, imports, modules, ours, room, strings, within
+
+from clipjax.registry import PACKAGES
 
 # (importing module, imported module): upward imports that are still to be cut.
 UPWARD: set[tuple[str, str]] = set()
@@ -25,13 +28,37 @@ def test_every_room_has_a_place() -> None:
     assert {room(module) for module in modules()} == set(HEIGHT)
 
 
+def is_above(module: str, other: str) -> bool:
+    """Whether `other` is in a room that `module` may not import."""
+    return room(module) != room(other) and HEIGHT[room(other)] >= HEIGHT[room(module)]
+
+
 def test_imports_go_down() -> None:
-    upward = {
-        (module, imported.name)
-        for module, imported in ours()
-        if room(module) != room(imported.name) and HEIGHT[room(imported.name)] >= HEIGHT[room(module)]
-    }
+    upward = {(module, imported.name) for module, imported in ours() if is_above(module, imported.name)}
     assert upward == UPWARD
+
+
+def test_strings_name_no_higher_module() -> None:
+    """A module that is found by its path is imported as well: `PACKAGES` alone lists such paths."""
+    path = re.compile(r"\b(?:clipjax|converters)(?:[./]\w+)+")
+    upward = {
+        (module, name)
+        for module, file in modules().items()
+        for text in strings(file)
+        for name in (found.replace("/", ".").removesuffix(".py") for found in path.findall(text))
+        if name in modules() and is_above(module, name)
+    }
+    assert upward == {("clipjax.registry", package) for package in PACKAGES.values()}
+
+
+def test_only_the_rooms_of_models_name_params() -> None:
+    """A path of a param, such as "vision/blocks", is a fact of an architecture."""
+    from clipjax.models.cut import STACKS
+
+    for module, file in modules().items():
+        if HEIGHT[room(module)] < HEIGHT["models"]:
+            words = {word for text in strings(file) for word in re.findall(r"\w+", text)}
+            assert not words & {*STACKS, "logit_scale", "logit_bias", "vision", "decoder"}, module
 
 
 def test_no_two_files_reach_each_other() -> None:

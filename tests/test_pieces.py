@@ -12,7 +12,7 @@ from _installed import install_package
 
 from clipjax import entry_points
 from clipjax.errors import DataError, UsageError
-from clipjax.registry import Registry
+from clipjax.registry import PACKAGES, Registry
 
 PIECE = f"from {__name__} import Piece\nINTERFACE = 1\nPIECE = Piece({{!r}})\n"
 
@@ -41,7 +41,7 @@ class Shelf:
         return install_package(self.folder, self._patch, source, points, "pieces", package)
 
     def pieces(self) -> Registry:
-        return Registry("piece", self.package, "PIECE", group="pieces", elsewhere={"old": "old is gone"})
+        return Registry("piece", "PIECE", group="pieces", elsewhere={"old": "old is gone"})
 
     def imported(self) -> set[str]:
         ours = (name for name in sys.modules if name.startswith(self.package))
@@ -53,6 +53,7 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shelf]:
     monkeypatch.setitem(entry_points.INTERFACES, "pieces", 1)
     monkeypatch.syspath_prepend(tmp_path)
     made = Shelf(tmp_path, monkeypatch)
+    monkeypatch.setitem(PACKAGES, "piece", made.package)
     yield made
     for name in made.imported():
         sys.modules.pop(f"{made.package}.{name}", None)
@@ -167,4 +168,4 @@ def test_a_plug_in_that_goes_is_forgotten(shelf: Shelf, monkeypatch: pytest.Monk
 def test_without_a_group_other_packages_add_nothing(shelf: Shelf) -> None:
     shelf.add("near")
     shelf.install("added")
-    assert Registry("piece", shelf.package, "PIECE").names() == ("near",)
+    assert Registry("piece", "PIECE").names() == ("near",)

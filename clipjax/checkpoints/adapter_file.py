@@ -35,7 +35,7 @@ from clipjax.storage.digests import sha256_bytes, sha256_files, sha256_json
 from clipjax.storage.writing import restore_folder, write_tensors
 from converters.sources import open_source
 
-ADAPTERS = Registry("adapter", "clipjax.heads.adapters", "ADAPTER", named_by="kind")
+ADAPTERS = Registry("adapter", "ADAPTER", named_by="kind")
 BASE = "base"
 _METADATA = {"format": "clipjax adapter"}
 # Fields of an adapted model's own card; all others are its base's.

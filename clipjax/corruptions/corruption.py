@@ -19,7 +19,7 @@ from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.registry import Registry
 from clipjax.storage.reading import read_toml
 
-KINDS = Registry("corruption", "clipjax.corruptions.kinds", "CORRUPTIONS")
+KINDS = Registry("corruption", "CORRUPTIONS")
 SEVERITIES = (1, 2, 3, 4, 5)
 PER_IMAGE = ("depth", "reshading")  # entries of `extra` with a row per image; all others are shared
 

@@ -9,7 +9,7 @@ from clipjax.errors import UsageError, unknown_name
 from clipjax.registry import Registry
 from clipjax.storage.reading import is_file
 
-METHODS = Registry("method", "clipjax.finetune.methods", "METHOD", group="methods")
+METHODS = Registry("method", "METHOD", group="methods")
 
 
 def recipe_names() -> list[str]:

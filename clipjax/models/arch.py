@@ -26,7 +26,7 @@ from clipjax.registry import Registry
 from clipjax.storage.reading import read_toml
 from clipjax.storage.records import Problems, read
 
-FAMILIES = Registry("model family", "clipjax.models.families", "FAMILY", group="families")
+FAMILIES = Registry("model family", "FAMILY", group="families")
 
 
 class Frame(NamedTuple):

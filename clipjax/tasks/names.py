@@ -11,7 +11,6 @@ from clipjax.registry import Registry
 
 TASKS = Registry(
     "task",
-    "clipjax.tasks",
     "TASK",
     group="tasks",
     elsewhere={

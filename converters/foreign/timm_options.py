@@ -15,7 +15,7 @@ from clipjax.errors import DataError
 from clipjax.registry import Registry
 from clipjax.storage.reading import read_json
 
-_FAMILIES = Registry("family of timm", "converters.foreign.timm_families", "CLASSES")
+_FAMILIES = Registry("family of timm", "CLASSES")
 
 # Of every class: set by the file's own fields, or without effect on what a trained model computes.
 _TRAINING = {

@@ -9,7 +9,7 @@ from typing import Any
 from clipjax.registry import Registry
 from converters.golden.recording import Tower
 
-TOWERS = Registry("tower", "converters.golden.towers", "TOWERS")
+TOWERS = Registry("tower", "TOWERS")
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from clipjax.errors import UsageError
 from clipjax.registry import Registry
 from clipjax.results.row import AnyRow
 
-FIGURES = Registry("figure", "clipjax.analysis.figures.tasks", "FIGURES")
+FIGURES = Registry("figure", "FIGURES")
 
 
 class Draw(Protocol):

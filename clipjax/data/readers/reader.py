@@ -14,7 +14,7 @@ from pathlib import Path
 from clipjax.data.manifest import Manifest
 from clipjax.registry import Registry
 
-READERS = Registry("reader", "clipjax.data.readers", "READER", group="readers")
+READERS = Registry("reader", "READER", group="readers")
 IMAGES, CLASS_FOLDERS, ARCHIVES, OTHER = "images", "class folders", "archives", "other"
 
 

@@ -7,7 +7,7 @@ import functools
 from clipjax.registry import Registry
 from clipjax.tasks.names import literals
 
-KINDS = Registry("kind of run", "clipjax.evaluation.kinds", "KIND", group="kinds")
+KINDS = Registry("kind of run", "KIND", group="kinds")
 
 
 @functools.cache
