@@ -60,7 +60,9 @@ def show(
 ) -> None:
     """Show everything that a card records.
 
-    Example: clipjax datasets show imagenet_r
+    Example:
+
+        clipjax datasets show imagenet_r
     """
     from clipjax.data.cards import read_card
 
@@ -128,12 +130,15 @@ def pack(
     dataset: DatasetOption = None,
     images_per_shard: Annotated[int, typer.Option(help="Images in a shard.")] = 1000,
 ) -> None:
-    """Pack many small files into a few large ones, and read them back to verify them.
+    r"""Pack many small files into a few large ones, and read them back to verify them.
 
     OUT has the digest of DATA, and every command takes it with the same card. Run an interrupted command
     again: finished shards are kept, damaged ones rewritten.
 
-    Example: clipjax datasets pack /data/imagenet/val /data/packed/val --dataset imagenet_val
+    Example:
+
+        clipjax datasets pack /data/imagenet/val /data/packed/val \
+            --dataset imagenet_val
     """
     from clipjax.data.corrupted.record import files_of_record
     from clipjax.data.pack import pack, refuse_within

@@ -35,11 +35,14 @@ def doctor(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check devices, versions, caches, config folders and data before a run; change nothing.
+    r"""Check devices, versions, caches, config folders and data before a run; change nothing.
 
     Each line says what to do. Exit code: 0 nothing is broken, 1 something must be fixed.
 
-    Example: clipjax doctor --data-root /data --models vit_b_32-openai,vit_l_14-openai
+    Example:
+
+        clipjax doctor --data-root /data \
+            --models vit_b_32-openai,vit_l_14-openai
     """
     from clipjax.commands.shared.config_readers import read_config
     from clipjax.doctor.examine import examine

@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
 
 
 def finetune(options: FinetuneOptions) -> None:
-    """Fine-tune a model and write a checkpoint that every other command takes.
+    r"""Fine-tune a model and write a checkpoint that every other command takes.
 
     Run an interrupted command again: it continues where it stopped (exit code: 75 interrupted, 0 finished).
     Choices by accuracy use held-out or validation images only.
@@ -40,12 +40,14 @@ def finetune(options: FinetuneOptions) -> None:
 
         clipjax finetune list
 
-        clipjax finetune flyp --model b32 --data imagenet/train --dataset imagenet_train --out flyp
+        clipjax finetune flyp --model b32 --data imagenet/train \
+            --dataset imagenet_train --out flyp
 
-        clipjax finetune tip_adapter --model vit_b_32-openai --data photos --hold-out 4 --shots 16 --out tip
+        clipjax finetune tip_adapter --model vit_b_32-openai --data photos \
+            --hold-out 4 --shots 16 --out tip
 
-        clipjax finetune flyp --recipe flyp_few_shot --model b32 --data photos --out flyp \
-            --evaluate robustness --data-root /data
+        clipjax finetune flyp --recipe flyp_few_shot --model b32 --data photos \
+            --out flyp --evaluate robustness --data-root /data
     """
     if options.method == "list":
         list_methods(options.as_json)

@@ -92,16 +92,18 @@ class WiseOptions:
 
 
 def wise_ft(options: WiseOptions) -> None:
-    """Mix the weights of a model with those of its fine-tuned version (WiSE-FT).
+    r"""Mix the weights of a model with those of its fine-tuned version (WiSE-FT).
 
     Writes OUT/model at one alpha: the best on --validation, else a single --alpha, else 0.5. With --evaluate,
     every alpha is evaluated and the curve is drawn.
 
     Examples:
 
-        clipjax wise-ft vit_b_32-openai flyp/seed1/model --alpha 0.5 --out wise
+        clipjax wise-ft vit_b_32-openai flyp/seed1/model --alpha 0.5 \
+            --out wise
 
-        clipjax wise-ft b32 ce/seed1/model --out wise --evaluate robustness --data-root /data
+        clipjax wise-ft b32 ce/seed1/model --out wise --evaluate robustness \
+            --data-root /data
     """
     check_names(models=(options.base,))
     from clipjax.finetune.wise_ft import ALPHAS

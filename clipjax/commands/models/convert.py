@@ -77,20 +77,23 @@ class ConvertOptions:
 
 
 def convert(options: ConvertOptions) -> None:
-    """Convert a checkpoint into clipjax's format: model.safetensors and card.json.
+    r"""Convert a checkpoint into clipjax's format: model.safetensors and card.json.
 
     Writes nothing unless every tensor is used once and every parameter is filled once. Only a registered
     model's own weights get its name and facts: those of its hub repository, or of a known SHA-256.
 
     Examples:
 
-        clipjax convert open_clip_model.safetensors --card vit_b_32-laion2b_s34b_b79k --out b32
+        clipjax convert open_clip_model.safetensors \
+            --card vit_b_32-laion2b_s34b_b79k --out b32
 
-        clipjax convert w.pt --card vit_b_32-openai --name mine --fact train_source=CC12M
+        clipjax convert w.pt --card vit_b_32-openai --name mine \
+            --fact train_source=CC12M
 
         clipjax convert w.pt --card open_clip:ViT-S-32 --out mine
 
-        clipjax convert timm/resnet26.bt_in1k --classes imagenet --out resnet26
+        clipjax convert timm/resnet26.bt_in1k --classes imagenet \
+            --out resnet26
 
         clipjax convert TRI-ML/prismatic-vlms/one-stage+7b --out llava
     """

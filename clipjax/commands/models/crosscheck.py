@@ -69,7 +69,7 @@ class CrosscheckOptions:
 
 
 def crosscheck(options: CrosscheckOptions) -> None:
-    """Compare clipjax with the reference library, from image file to accuracy: what differs first?
+    r"""Compare clipjax with the reference library, from image file to accuracy: what differs first?
 
     Each side decodes, resizes, normalises, tokenises, embeds, builds the head, scores and counts with its own
     code. Every stage is compared image by image. The first that differs causes the later differences.
@@ -83,7 +83,8 @@ def crosscheck(options: CrosscheckOptions) -> None:
 
     Examples:
 
-        clipjax crosscheck imagenet/val --model vit_b_32-openai --dataset imagenet_val
+        clipjax crosscheck imagenet/val --model vit_b_32-openai \
+            --dataset imagenet_val
 
         clipjax crosscheck photos --model lite0 --against timm --limit 64
     """

@@ -64,7 +64,7 @@ class GenerateOptions:
 
 
 def generate(options: GenerateOptions) -> None:
-    """Continue texts, or answer messages, with a language model.
+    r"""Continue texts, or answer messages, with a language model.
 
     A model that was trained to follow instructions (its name often ends in Instruct or Chat) expects --chat;
     without it, the text is continued as a text. Each prompt is answered as if it were alone, and the same
@@ -72,11 +72,14 @@ def generate(options: GenerateOptions) -> None:
 
     Examples:
 
-        clipjax generate SmolLM2-135M-Instruct.Q4_1.gguf "The capital of France is" --steps 8
+        clipjax generate SmolLM2-135M-Instruct.Q4_1.gguf \
+            "The capital of France is" --steps 8
 
-        clipjax generate SmolLM2-135M-Instruct.Q4_1.gguf --chat "What is 2 + 2?"
+        clipjax generate SmolLM2-135M-Instruct.Q4_1.gguf \
+            --chat "What is 2 + 2?"
 
-        clipjax generate llama-2-7b-chat --chat --file questions.txt --precision fast --json
+        clipjax generate llama-2-7b-chat --chat --file questions.txt \
+            --precision fast --json
     """
     from clipjax.checkpoints.language import load_language_model
     from clipjax.storage.buckets import place

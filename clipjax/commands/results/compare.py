@@ -50,7 +50,7 @@ class CompareOptions:
 
 
 def compare(options: CompareOptions) -> None:
-    """Compare two models image by image, on every task and data set that both were evaluated on.
+    r"""Compare two models image by image, on every task and data set that both were evaluated on.
 
     Runs of two models must agree in prompts, labels, precision and images; two runs that you name may differ.
 
@@ -64,7 +64,8 @@ def compare(options: CompareOptions) -> None:
 
         clipjax compare vit_b_32-openai vit_b_16-openai --prompts openai_80
 
-        clipjax compare 20260101T120000.000000Z-0a1b2c3d results/20260102T130000.000000Z-4e5f6a7b
+        clipjax compare 20260101T120000.000000Z-0a1b2c3d \
+            results/20260102T130000.000000Z-4e5f6a7b
     """
     from clipjax.results.named import runs_named
 

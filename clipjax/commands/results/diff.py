@@ -51,7 +51,7 @@ class DiffOptions:
 
 
 def diff(options: DiffOptions) -> None:
-    """Show which numbers of two sets of results differ, by how much, and what was done differently.
+    r"""Show which numbers of two sets of results differ, by how much, and what was done differently.
 
     Rows are matched by model, task, data set, slice and metric; where several match, also by recipe and
     convention. For two models on the same images, use `clipjax compare`.
@@ -60,7 +60,8 @@ def diff(options: DiffOptions) -> None:
 
         clipjax results diff before after
 
-        clipjax results diff results/20261125T101020... results/20261126T090000... --paired
+        clipjax results diff results/20261125T101020... \
+            results/20261126T090000... --paired
 
         clipjax results diff before after --tolerance 0.001 --check
     """

@@ -48,7 +48,7 @@ class ReportOptions:
 
 
 def report(options: ReportOptions) -> None:
-    """Write one HTML page: tables, plots, the paper's figures and tables, answers to questions, and claims.
+    r"""Write one HTML page: tables, plots, the paper's figures and tables, answers to questions, and claims.
 
     Tables can be sorted and plots explored; each number comes with how it was made. The page is one file and
     needs no network.
@@ -57,7 +57,8 @@ def report(options: ReportOptions) -> None:
 
         clipjax report results --out report.html
 
-        clipjax report results --figure fig1 --figure table4 --claims mine.toml
+        clipjax report results --figure fig1 --figure table4 \
+            --claims mine.toml
     """
     store, highlight = opened(options.where.path), tuple(options.highlight or ())
     from clipjax.analysis.figures.spec import load_spec

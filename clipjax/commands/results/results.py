@@ -70,17 +70,19 @@ def import_published(
     ] = False,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of results to add to.")] = Path("results"),
 ) -> None:
-    """Add published numbers to the results, as rows of origin "published".
+    r"""Add published numbers to the results, as rows of origin "published".
 
     Examples:
 
         clipjax results import open_clip/docs --source open_clip
 
-        clipjax results import imagenet-testbed/robustness_top1s.csv --source testbed
+        clipjax results import imagenet-testbed/robustness_top1s.csv \
+            --source testbed
 
         clipjax results import imagenetx/results/val --source imagenet_x
 
-        clipjax results import model-vs-human/raw-data/cue-conflict --source model_vs_human
+        clipjax results import model-vs-human/raw-data/cue-conflict \
+            --source model_vs_human
     """
     from clipjax.results.published.references import sources
 

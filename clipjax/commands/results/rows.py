@@ -67,11 +67,12 @@ class ListOptions:
 
 
 def list_rows(options: ListOptions) -> None:
-    """List result rows, the newest of each recipe, with published numbers beside them.
+    r"""List result rows, the newest of each recipe, with published numbers beside them.
 
     Examples:
 
-        clipjax results list --model "vit_b_*" --dataset imagenet_r --metric top1
+        clipjax results list --model "vit_b_*" --dataset imagenet_r \
+            --metric top1
 
         clipjax results list --slices --limit 0
 

@@ -37,13 +37,14 @@ class TableOptions:
 
 
 def table(options: TableOptions) -> None:
-    """Print one metric as a table of models and data sets, with intervals; the best number is marked.
+    r"""Print one metric as a table of models and data sets, with intervals; the best number is marked.
 
     Examples:
 
         clipjax results table --metric top1
 
-        clipjax results table --metric "auroc score:mcm" --format latex --out ood.tex
+        clipjax results table --metric "auroc score:mcm" --format latex \
+            --out ood.tex
     """
     metrics = options.which.metric or []
     if len(metrics) != 1:
@@ -100,13 +101,14 @@ class ScatterOptions:
 
 
 def scatter(options: ScatterOptions) -> None:
-    """Draw one number of the models against another, with a robust fit.
+    r"""Draw one number of the models against another, with a robust fit.
 
     Examples:
 
         clipjax results scatter imagenet_val/top1 imagenet_r/top1 --label
 
-        clipjax results scatter imagenet_val/top1 "ninco/auroc score:mcm" --out ood
+        clipjax results scatter imagenet_val/top1 "ninco/auroc score:mcm" \
+            --out ood
     """
     from clipjax.analysis.figures.two_numbers import draw_two, not_alike
     from clipjax.analysis.rows.cells import RowIndex

@@ -62,13 +62,16 @@ class CorruptOptions:
 
 
 def corrupt(options: CorruptOptions) -> None:
-    """Write corrupted copies of images, in the layout of ImageNet-3DCC and ImageNet-C.
+    r"""Write corrupted copies of images, in the layout of ImageNet-3DCC and ImageNet-C.
 
     The cards imagenet_3dcc and imagenet_c read them. Each folder's corruption.json records how it was made
     and what is approximate. A folder is OUT/KIND/.N.part until it is complete. Run an interrupted command
     again: finished images are kept.
 
-    Example: clipjax corrupt /data/imagenet/val --depth /data/depth -k fog_3d,flash -o /data/ImageNet-3DCC
+    Example:
+
+        clipjax corrupt /data/imagenet/val --depth /data/depth -k fog_3d,flash \
+            -o /data/ImageNet-3DCC
     """
     from clipjax.corruptions.corruption import kind_names
 

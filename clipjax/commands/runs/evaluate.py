@@ -32,24 +32,29 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(options: EvaluateOptions) -> None:
-    """Evaluate a model on a data set and print a table with 95 % intervals.
+    r"""Evaluate a model on a data set and print a table with 95 % intervals.
 
     Embeddings are stored: a second task on the same images runs no forward pass, and an interrupted run
     continues. Rows go to --results under a new run id; nothing is overwritten.
 
     Examples:
 
-        clipjax eval zeroshot --model vit_b_32-openai --data imagenet/val --dataset imagenet_val
+        clipjax eval zeroshot --model vit_b_32-openai --data imagenet/val \
+            --dataset imagenet_val
 
-        clipjax eval zeroshot --model my/clip --data photos/ --prompts openai_7 --limit 500
+        clipjax eval zeroshot --model my/clip --data photos/ \
+            --prompts openai_7 --limit 500
 
-        clipjax eval ood --model b32 --data ninco --dataset ninco --id-data imagenet/val
+        clipjax eval ood --model b32 --data ninco --dataset ninco \
+            --id-data imagenet/val
 
         clipjax eval shifts --model b32 --data-root /data
 
-        clipjax eval prompts --model b32 --data-root /data --prompts openai_80 --prompts openai_80+cupl.json
+        clipjax eval prompts --model b32 --data-root /data --prompts openai_80 \
+            --prompts openai_80+cupl.json
 
-        clipjax eval multiple_choice --model llava/ --data-root /data --annotations run_of:resnet50.tv_in1k
+        clipjax eval multiple_choice --model llava/ --data-root /data \
+            --annotations run_of:resnet50.tv_in1k
 
         clipjax eval imagenet_x --predictions resnet50.csv
     """

@@ -40,11 +40,14 @@ class MatchesOptions:
 
 
 def matches(options: MatchesOptions) -> None:
-    """Draw the matches between two views: right ones, and wrong ones dashed.
+    r"""Draw the matches between two views: right ones, and wrong ones dashed.
 
     What is right is decided by the data set's card, as in the recall of `clipjax eval correspondence`.
 
-    Example: clipjax matches /data/navi --dataset navi --model vit_b_16-openai --out pair.png
+    Example:
+
+        clipjax matches /data/navi --dataset navi --model vit_b_16-openai \
+            --out pair.png
     """
     check_names(evaluated=options.model, datasets=(options.how["dataset"],), roots=(options.data,))
     say_slow(options.how["precision"])

@@ -1,4 +1,4 @@
-"""Help texts that fit a terminal of 80 columns, words for options' values in place of typer's types.
+"""Help texts that the terminal wraps, words for options' values in place of typer's types.
 
 And paths that are not empty: an empty one would be taken for the current folder.
 """
@@ -6,7 +6,6 @@ And paths that are not empty: an empty one would be taken for the current folder
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable
 from pathlib import Path
 from types import NoneType
@@ -16,12 +15,6 @@ import typer
 from typer.models import OptionInfo, ParameterInfo
 
 from clipjax.commands.shared.records import empty
-
-WIDTH = 76  # columns of an example, with its indent
-_INDENT, _DEEPER = " " * 4, " " * 8
-_WORD = re.compile(r'"[^"]*"|\S+')
-_ONE = re.compile(r"Example: +(?=clipjax )")
-
 
 # What stands for an option's value; a flag has none.
 _VALUES: dict[object, str] = {bool: "", int: "N", float: "X", Path: "PATH", str: "TEXT"}
@@ -75,36 +68,6 @@ def _single(kind: Any) -> Any:
 
 
 def shaped(text: str) -> str:
-    """Paragraphs become one line each, which the terminal wraps.
-
-    Examples (indented) are cut before an option, with a backslash, so that they can be copied.
-    """
-    paragraphs = _ONE.sub(f"Example:\n\n{_INDENT}", text).split("\n\n")
-    return "\n\n".join(_example(each) if each.startswith(_INDENT) else _flowing(each) for each in paragraphs)
-
-
-def _flowing(paragraph: str) -> str:
-    return " ".join(paragraph.split())
-
-
-def _example(line: str) -> str:
-    """Cut lines end with ` \\`."""
-    lines, indent = [""], _INDENT
-    for part in _parts(_WORD.findall(line)):
-        if lines[-1] and len(indent) + len(lines[-1]) + len(part) + 3 > WIDTH:
-            lines.append("")
-            indent = _DEEPER
-        lines[-1] = f"{lines[-1]} {part}".strip()
-    first, *others = lines
-    return " \\\n".join([_INDENT + first, *(_DEEPER + each for each in others)])
-
-
-def _parts(words: list[str]) -> list[str]:
-    """The words of a command line; an option and its value are one part."""
-    parts: list[str] = []
-    for word in words:
-        if parts and parts[-1].startswith("-") and " " not in parts[-1] and not word.startswith("-"):
-            parts[-1] += f" {word}"
-        else:
-            parts.append(word)
-    return parts
+    """Paragraphs become one line each, which the terminal wraps; examples (indented) stay as they are."""
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(each if each.startswith(" ") else " ".join(each.split()) for each in paragraphs)
