@@ -239,28 +239,35 @@ def _members(path: Path, record: dict[str, Any]) -> dict[Any, tuple[dict[str, An
         raise DataError(f"{path}: 'name' must be of type str, not {record['name']!r}")
     if "variants" not in record:
         return {record.get("name"): (record, {})}
-    axes, base = record["variants"], {key: record[key] for key in record.keys() - {"variants"}}
+    axes = record["variants"]
+    _check_axes(path, axes)
+    # variants = {noise = ["gaussian", "shot"], severity = [1, 2]} gives four members, the last of them
+    # NAME:shot:2, in whose keys {noise} becomes shot and {severity} becomes 2.
+    members = {}
+    for values in itertools.product(*axes.values()):
+        variant = dict(zip(axes, values))
+        keys = {key: value for key, value in record.items() if key != "variants"}
+        for axis, value in variant.items():
+            if isinstance(axes[axis], dict):  # a value with keys of its own
+                keys |= axes[axis][value]
+        name = ":".join([str(record.get("name")), *map(str, values)])
+        filled = {key: _filled(value, variant) for key, value in keys.items()}
+        members[name] = (filled | {"name": name}, variant)
+    return members
+
+
+def _check_axes(path: Path, axes: Any) -> None:
     if not isinstance(axes, dict) or not axes:
         raise DataError(f"{path}: 'variants' must be a table with a list or a table of values for each axis")
     for axis, values in axes.items():
         if not isinstance(values, list | dict) or not values:
             raise DataError(f"{path}: variants.{axis} must be a list or a table of values, not {values!r}")
+        tables = isinstance(values, dict)
         for value in values:
-            if type(value) not in (str, int) or (
-                isinstance(values, dict) and type(values[value]) is not dict
-            ):
+            if type(value) not in (str, int) or (tables and not isinstance(values[value], dict)):
                 raise DataError(
                     f"{path}: variants.{axis} holds {value!r}: give texts, whole numbers or tables"
                 )
-    members = {}
-    for values in itertools.product(*axes.values()):
-        variant = dict(zip(axes, values))
-        own = [axes[axis][value] for axis, value in variant.items() if isinstance(axes[axis], dict)]
-        keys = base | {key: value for table in own for key, value in table.items()}
-        keys = {key: _filled(value, variant) for key, value in keys.items()}
-        name = ":".join([str(base.get("name")), *map(str, values)])
-        members[name] = (keys | {"name": name}, variant)
-    return members
 
 
 def _filled(value: Any, variant: Variant) -> Any:

@@ -85,14 +85,20 @@ def _count_problems(root: Path, dataset: Dataset) -> Iterator[str]:
         yield f"{root} holds {counted(len(manifest), 'image')}; {card.title} has {card.images}{hint}"
     if card.pairs is not None and manifest.pairs is not None and len(manifest.pairs) != card.pairs:
         yield f"{root} lists {counted(len(manifest.pairs), 'pair')}; {card.title} has {card.pairs}"
-    if card.per_class is not None and manifest.labels is not None and manifest.label_names is not None:
-        counts = np.bincount(manifest.labels, minlength=len(manifest.label_names))
-        wrong = [(name, n) for name, n in zip(manifest.label_names, counts) if n != card.per_class]
-        for name, count in wrong[:NAMED]:
-            yield f"class {name} has {counted(count, 'image')}; {card.title} has {card.per_class}"
-        if len(wrong) > NAMED:
-            more = counted(len(wrong) - NAMED, "more class does", "more classes do")
-            yield f"{more} not have {counted(card.per_class, 'image')}"
+    if card.per_class is not None:
+        yield from _class_problems(card.title, card.per_class, manifest)
+
+
+def _class_problems(title: str, per_class: int, manifest: Manifest) -> Iterator[str]:
+    if manifest.labels is None or manifest.label_names is None:
+        return
+    counts = np.bincount(manifest.labels, minlength=len(manifest.label_names))
+    wrong = [(name, n) for name, n in zip(manifest.label_names, counts) if n != per_class]
+    for name, count in wrong[:NAMED]:
+        yield f"class {name} has {counted(count, 'image')}; {title} has {per_class}"
+    if len(wrong) > NAMED:
+        more = counted(len(wrong) - NAMED, "more class does", "more classes do")
+        yield f"{more} not have {counted(per_class, 'image')}"
 
 
 def _order_problems(manifest: Manifest) -> Iterator[str]:

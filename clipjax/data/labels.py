@@ -212,13 +212,18 @@ def _read_projection(path: Path, source: LabelSpace, target: LabelSpace) -> Proj
     if extra := set(groups) - set(target.ids):
         raise DataError(f"{path}: {min(extra)!r} is not a class of {target.name}")
     for item, group in groups.items():
-        if not isinstance(group, list) or not all(type(index) is int for index in group):
-            raise DataError(f"{path}: the group of {item!r} must be a list of class indices, not {group!r}")
-        if len(set(group)) != len(group) or not all(0 <= index < len(source) for index in group):
-            raise DataError(f"{path}: the group of {item!r} repeats an index or leaves 0..{len(source) - 1}")
+        _check_group(path, item, group, len(source))
         if record["kind"] == "select" and len(group) != 1:
             raise DataError(f"{path}: 'select' takes one class, the group of {item!r} has {len(group)}")
-    return Projection(source.name, target.name, record["kind"], tuple(tuple(groups[i]) for i in target.ids))
+    in_order = tuple(tuple(groups[item]) for item in target.ids)
+    return Projection(source.name, target.name, record["kind"], in_order)
+
+
+def _check_group(path: Path, item: str, group: object, classes: int) -> None:
+    if not isinstance(group, list) or not all(type(index) is int for index in group):
+        raise DataError(f"{path}: the group of {item!r} must be a list of class indices, not {group!r}")
+    if len(set(group)) != len(group) or not all(0 <= index < classes for index in group):
+        raise DataError(f"{path}: the group of {item!r} repeats an index or leaves 0..{classes - 1}")
 
 
 def load_prompts(name: str | Path, beside: Path | None = None) -> PromptSet:

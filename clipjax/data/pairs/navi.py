@@ -73,26 +73,28 @@ def read_pairs(root: epath.Path, matching: Matching, pairs: str, crop: bool) -> 
     if matching.size[0] != matching.size[1]:
         raise DataError(f"{root}: its images become squares: [matching] cannot have another size")
     lines = list(_lines(root, _list_file(root, pairs)))
+    names = [name for _, a, b, _ in lines for name in (a, b)]
     scenes: dict[str, _Scene] = {}
     listed: dict[str, str] = {}
-    for _, *names, _ in lines:
-        for name in names:
-            if name.folder not in scenes:
-                scenes[name.folder] = _scene(root, name.folder, listed)
-    ids = [f"{a.folder}/{a.stem} {b.folder}/{b.stem}" for _, a, b, _ in lines]
-    if len(set(ids)) != len(ids):
-        where = lines[len(ids) - 1 - ids[::-1].index(twice := max(ids, key=ids.count))][0]
-        raise DataError(f"{where}: the pair {twice} is listed twice")
+    for name in names:
+        if name.folder not in scenes:
+            scenes[name.folder] = _scene(root, name.folder, listed)
+    ids: dict[str, str] = {}  # -> the line
+    for where, a, b, _ in lines:
+        pair = f"{a.folder}/{a.stem} {b.folder}/{b.stem}"
+        if pair in ids:
+            raise DataError(f"{where}: the pair {pair} is listed twice")
+        ids[pair] = where
     navi_pairs = NaviPairs(
         root=str(root),
         ids=tuple(ids),
         clusters=tuple(a.object for _, a, _, _ in lines),
         images=tuple((_image(scenes, a), _image(scenes, b)) for _, a, b, _ in lines),
-        files=tuple(tuple(f for name in (a, b) for f in _beside(scenes, name)) for _, a, b, _ in lines),
+        files=tuple((*_beside(scenes, a), *_beside(scenes, b)) for _, a, b, _ in lines),
         columns={},
         matching=matching,
         listed=listed,
-        views={_image(scenes, n): _view(scenes, n) for _, a, b, _ in lines for n in (a, b)},
+        views={_image(scenes, name): _view(scenes, name) for name in names},
         crop=crop,
     )
     angles = [angle for *_, angle in lines]

@@ -20,8 +20,11 @@ def motion_of(quaternion: Sequence[float], translation: Sequence[float]) -> np.n
     Raises ValueError for impossible numbers, and for a quaternion of zeros.
     """
     q = np.asarray(quaternion, np.float64)
+    # Here and below `not ... <` refuses NaN, too.
     if not np.abs(q).max() < LARGEST or (square := float(q @ q)) <= 0:
         raise ValueError(f"the quaternion {q.tolist()} is not a rotation")
+    # The rotation by a unit quaternion has entries such as 1 - 2(yy + zz) and 2(xy - zw): at a length of
+    # sqrt(2) each product has the 2 already.
     w, x, y, z = q * np.sqrt(2 / square)
     motion = np.eye(4)
     motion[:3, :3] = [

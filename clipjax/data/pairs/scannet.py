@@ -111,8 +111,11 @@ def _intrinsics(path: epath.Path, arrays: Mapping[str, np.ndarray], scene: str) 
     matrix = arrays.get(scene)
     if matrix is None or matrix.shape != (3, 3) or matrix.dtype.kind != "f":
         raise DataError(f"{path}: expected a 3 x 3 matrix for {scene}")
+    # A camera: [[fx, skew, cx], [0, fy, cy], [0, 0, 1]]. NaN is not bounded.
+    bounded = np.abs(matrix).max() < LARGEST
     focal = min(matrix[0, 0], matrix[1, 1])
-    if not np.abs(matrix).max() < LARGEST or focal <= 0 or matrix[1, 0] or matrix[2].tolist() != [0, 0, 1]:
+    below = (matrix[1, 0], *matrix[2])
+    if not bounded or focal <= 0 or below != (0, 0, 0, 1):
         raise DataError(f"{path}: the matrix of {scene} is not that of a camera")
     return matrix.astype(np.float64)
 

@@ -50,6 +50,17 @@ class _Listed:
     sizes: tuple[tuple[int, int], tuple[int, int]]
     box: tuple[float, float, float, float]
 
+    @property
+    def paths(self) -> tuple[str, str]:
+        """Both images."""
+        first, second = (f"JPEGImages/{self.category}/{name}.jpg" for name in self.images)
+        return first, second
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """The files of annotations."""
+        return self.file, *(f"ImageAnnotation/{self.category}/{name}.json" for name in self.images)
+
 
 def read_pairs(root: epath.Path, matching: Matching, split: str, per_draw: int, seed: int) -> Manifest:
     """The pairs of a split that some draw takes, sorted by the names of their files.
@@ -76,15 +87,8 @@ def read_pairs(root: epath.Path, matching: Matching, split: str, per_draw: int, 
             root=str(root),
             ids=tuple(each.id for each in kept),
             clusters=tuple(each.category for each in kept),
-            images=tuple(
-                (f"JPEGImages/{each.category}/{a}.jpg", f"JPEGImages/{each.category}/{b}.jpg")
-                for each in kept
-                for a, b in [each.images]
-            ),
-            files=tuple(
-                (each.file, *(f"ImageAnnotation/{each.category}/{name}.json" for name in each.images))
-                for each in kept
-            ),
+            images=tuple(each.paths for each in kept),
+            files=tuple(each.beside for each in kept),
             columns={
                 "category": [each.category for each in kept],
                 "viewpoint": [each.viewpoint for each in kept],

@@ -50,29 +50,20 @@ def read_folder(
         raise DataError(f"{root} holds no class folders; expected {root}/<class>/<image>{hint}")
     if label_names is None and not splits_are_classes:
         _refuse_splits(root, names)
-    if folder_is_index or (label_names is None and all(name.isdecimal() for name in names)):
+    numbered = all(name.isdecimal() for name in names)
+    if folder_is_index or (label_names is None and numbered):
         _refuse_one_number_twice(root, names)
-    if all(name.isdecimal() for name in names):
+    if numbered:
         names.sort(key=int)
-    if folder_is_index:
-        folders = [str(i) for i in range(len(names) if label_names is None else len(label_names))]
+    folders = list(names if label_names is None else label_names)
+    spelled = {name: name for name in names}
+    if folder_is_index:  # "007" is the folder of class 7
+        folders = [str(i) for i in range(len(folders))]
         spelled = {str(int(name)) if name.isdecimal() else name: name for name in names}
-    else:
-        folders = list(names if label_names is None else label_names)
-        spelled = {name: name for name in names}
     allowed = {"ignore_unknown": ignore_unknown, "allow_missing": allow_missing}
     _same_folders(root, folders, spelled, "" if folder_is_index else _BY_ID, **allowed)
 
-    labelled, walk = [], Walk(root)
-    for label, name in enumerate(folders):
-        if name not in spelled:
-            continue
-        images = list(walk.files(IMAGE_EXTENSIONS, spelled[name]))
-        if not images:
-            raise DataError(f"the class folder {root / spelled[name]} holds no images")
-        labelled += [(image, label) for image in images]
-    labelled.sort()
-    walk.refuse_double([image for image, _ in labelled])
+    labelled = _labelled_images(root, [spelled.get(name) for name in folders])
     ids = [image for image, _ in labelled]
     return Manifest(
         tuple(ids),
@@ -81,6 +72,22 @@ def read_folder(
         columns=columns_from_names(root, ids, columns or {}),
         label_names=tuple(folders if label_names is None else label_names),
     )
+
+
+def _labelled_images(root: epath.Path, folders: Sequence[str | None]) -> list[tuple[str, int]]:
+    """Every image with its label, sorted. A label that may be missing has no folder."""
+    walk = Walk(root)
+    labelled: list[tuple[str, int]] = []
+    for label, folder in enumerate(folders):
+        if folder is None:
+            continue
+        images = list(walk.files(IMAGE_EXTENSIONS, folder))
+        if not images:
+            raise DataError(f"the class folder {root / folder} holds no images")
+        labelled += [(image, label) for image in images]
+    labelled.sort()
+    walk.refuse_double([image for image, _ in labelled])
+    return labelled
 
 
 def _refuse_splits(root: epath.Path, names: Sequence[str]) -> None:

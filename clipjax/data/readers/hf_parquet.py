@@ -83,12 +83,8 @@ def read_hf_parquet(
     beside = [column for column in (label, captions, key) if column is not None]
     rows = _Rows(files, schema.field(image).type, image, beside)
     names = declared.get(label or "")
-    if label_names is not None and names is not None and check_names and list(label_names) != names:
-        wrong = next((i for i, (a, b) in enumerate(zip(label_names, names)) if a != b), "the length")
-        raise DataError(
-            f"{files[0]}: its class labels differ from the card's, first at {wrong}; where only the spelling "
-            "differs and not the order, set check_names = false under [options] of the card"
-        )
+    if label_names is not None and names is not None and check_names:
+        _check_names(files[0], names, label_names)
     raw = [] if label is None else list(zip(rows.values[label], map(rows.where, range(len(rows)))))
     labels, names = number_labels(raw, names if label_names is None else label_names)
     versions = tuple(version_of(file) for file in files if isinstance(file, BucketPath))
@@ -96,6 +92,16 @@ def read_hf_parquet(
     texts = [] if captions is None else [_texts(each, rows.where(i)) for i, each in rows.of(captions)]
     columns = {} if captions is None else {"captions": texts}
     return Manifest(tuple(rows.ids(key)), opener, labels=labels, columns=columns, label_names=names)
+
+
+def _check_names(file: Path, names: Sequence[str], expected: Sequence[str]) -> None:
+    if list(names) == list(expected):
+        return
+    wrong = next((i for i, (a, b) in enumerate(zip(expected, names)) if a != b), "the length")
+    raise DataError(
+        f"{file}: its class labels differ from the card's, first at {wrong}; where only the spelling "
+        "differs and not the order, set check_names = false under [options] of the card"
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

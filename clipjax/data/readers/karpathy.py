@@ -63,9 +63,10 @@ def read_karpathy(
         raise DataError(f"max_captions is {max_captions}; give 1 or more, or leave it out")
     ids, captions = [], []
     for image in _read(path, split):
-        if not image.captions or not all(isinstance(text, str) and text.strip() for text in image.captions):
-            what = "has a caption that is empty or no text" if image.captions else "has no caption"
-            raise DataError(f"{path}: the image {image.name} {what}; mend or leave out its record")
+        if not image.captions:
+            raise _unusable(path, image, "has no caption")
+        if not all(isinstance(text, str) and text.strip() for text in image.captions):
+            raise _unusable(path, image, "has a caption that is empty or no text")
         parent = (image.folder if filepath else "") or folder
         ids.append(f"{parent.rstrip('/')}/{image.name}" if parent else image.name)
         captions.append(image.captions[:max_captions])
@@ -79,6 +80,10 @@ def read_karpathy(
             f"{missing[0]}"
         )
     return Manifest(tuple(ids), FileOpener(str(root), tuple(ids)), columns={"captions": captions})
+
+
+def _unusable(path: epath.Path, image: _Image, why: str) -> DataError:
+    return DataError(f"{path}: the image {image.name} {why}; mend or leave out its record")
 
 
 def _annotation_file(root: epath.Path, names: str | Sequence[str]) -> epath.Path:

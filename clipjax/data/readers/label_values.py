@@ -28,25 +28,30 @@ def number_labels(
     for value, where in raw:
         if not isinstance(value, str | int) or isinstance(value, bool):
             raise DataError(f"{where}: the label is {value!r}; it must be a class name or a whole number")
-    if (blank := next((where for value, where in raw if value == ""), None)) is not None:
-        raise DataError(f"{blank}: the label is empty; fill it in, or leave the whole column out")
-    spelled = sorted({value for value, _ in raw if isinstance(value, str) and not is_int(value)})
-    if names is None and spelled:
-        number = next((where for value, where in raw if is_int(value)), None)
-        if number is not None:
-            raise DataError(f"{number}: this label is a number, others are class names; use one of the two")
-        names = spelled
-    index = {name: i for i, name in enumerate(names or ())}
+        if value == "":
+            raise DataError(f"{where}: the label is empty; fill it in, or leave the whole column out")
+    if names is None:
+        names = _names_in(raw)
+    classes = 2**31 if names is None else len(names)  # labels are int32
     labels = np.empty(len(raw), np.int32)
+    # A class may be called "7": the name then decides, and not the number.
+    index: dict[Any, int] = {name: i for i, name in enumerate(names or ())}
     for i, (value, where) in enumerate(raw):
-        if isinstance(value, str) and value in index:
-            labels[i] = index[value]
-        elif is_int(value) and 0 <= int(value) < (2**31 if names is None else len(names)):
-            labels[i] = int(value)
-        else:
+        label = index[value] if value in index else int(value) if is_int(value) else -1
+        if not 0 <= label < classes:
             known = "" if names is None else f" of {counted(len(names), 'class', 'classes')}"
             raise DataError(f"{where}: the label {value!r} is outside the set{known}")
+        labels[i] = label
     return labels, None if names is None else tuple(names)
+
+
+def _names_in(raw: list[tuple[Any, str]]) -> list[str] | None:
+    """The class names among labels, sorted; None if all labels are numbers."""
+    names = sorted({value for value, _ in raw if not is_int(value)})
+    number = next((where for value, where in raw if is_int(value)), None)
+    if names and number is not None:
+        raise DataError(f"{number}: this label is a number, others are class names; use one of the two")
+    return names or None
 
 
 def is_int(value: Any) -> bool:

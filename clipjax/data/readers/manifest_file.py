@@ -42,18 +42,10 @@ def read_manifest_file(root: epath.Path, label_names: Names = None, *, file: str
     raw_labels: list[tuple[Any, str]] = []
     columns: dict[str, list] | None = None
     for where, row in _rows(path):
-        if "path" not in row:
-            named = ", ".join(map(repr, row))
-            raise DataError(f"{where}: there is no column 'path' with the image; the columns are {named}")
-        image = row.pop("path")
-        if not isinstance(image, str) or not image:
-            raise DataError(f"{where}: no value for 'path'")
+        image, key = _image_and_id(where, row)
+        # Images on a bucket are looked up together at the end: a request for each would be slow.
         if not isinstance(path, BucketPath) and not is_file(path.parent / image):
             raise _no_image(where, image, path)
-        key = row.pop("id", image)
-        if not isinstance(key, str | int):
-            raise DataError(f"{where}: 'id' is {key!r}; it must be a text or a whole number")
-        key = str(key)
         if key in ids:
             hint = "give each row its own 'id', or one row a list of captions"
             raise DataError(f"{where}: {key!r} is also in {ids[key].rsplit('/', 1)[-1]}; {hint}")
@@ -61,7 +53,8 @@ def read_manifest_file(root: epath.Path, label_names: Names = None, *, file: str
         paths.append(image)
         if "label" in row:
             raw_labels.append((row.pop("label"), where))
-        columns = {name: [] for name in row} if columns is None else columns
+        if columns is None:  # the first row
+            columns = {name: [] for name in row}
         if row.keys() != columns.keys() or len(raw_labels) not in (0, len(paths)):
             raise DataError(f"{where}: its columns differ from those of the first row")
         for name, value in row.items():
@@ -73,6 +66,20 @@ def read_manifest_file(root: epath.Path, label_names: Names = None, *, file: str
     labels, names = number_labels(raw_labels, label_names)
     opener = FileOpener(str(path.parent), tuple(paths))
     return Manifest(tuple(ids), opener, labels=labels, columns=columns, label_names=names)
+
+
+def _image_and_id(where: str, row: dict[str, Any]) -> tuple[str, str]:
+    """Take the image and its id out of a row."""
+    if "path" not in row:
+        named = ", ".join(map(repr, row))
+        raise DataError(f"{where}: there is no column 'path' with the image; the columns are {named}")
+    image = row.pop("path")
+    if not isinstance(image, str) or not image:
+        raise DataError(f"{where}: no value for 'path'")
+    key = row.pop("id", image)
+    if not isinstance(key, str | int):
+        raise DataError(f"{where}: 'id' is {key!r}; it must be a text or a whole number")
+    return image, str(key)
 
 
 def _no_image(where: str, image: str, path: epath.Path) -> DataError:

@@ -119,19 +119,22 @@ def _note_no_digest(path: str) -> None:
 
 
 def _check_types(record: dict[str, Any]) -> None:
-    n = len(record["ids"])
+    images, shards = len(record["ids"]), record["shards"]
     texts = [*record["ids"], *record["sha256"], *(record["label_names"] or ())]
-    texts += [shard["file"] for shard in record["shards"]]
-    numbers = [shard[key] for shard in record["shards"] for key in ("images", "bytes")]
-    numbers += record["labels"] or ()
+    texts += [shard["file"] for shard in shards]
+    numbers = [*(record["labels"] or ())]
+    for shard in shards:
+        numbers += [shard["images"], shard["bytes"]]
     if not all(isinstance(text, str) for text in texts):
         raise ValueError("an id, a digest or a name is not a text")
     if not all(type(number) is int and 0 <= number < 2**63 for number in numbers):
         raise ValueError("a label or a size is not a whole number")
-    labels, most = record["labels"], len(record["label_names"] or range(2**31))
-    if labels is not None and (len(labels) != n or max(labels, default=0) >= most):
+    # Labels are int32; without names any of them is a class.
+    classes = len(record["label_names"]) if record["label_names"] else 2**31
+    labels = record["labels"]
+    if labels is not None and (len(labels) != images or max(labels, default=0) >= classes):
         raise ValueError("its labels are not one for each image, among its classes")
-    if not all(isinstance(column, list) and len(column) == n for column in record["columns"].values()):
+    if not all(isinstance(column, list) and len(column) == images for column in record["columns"].values()):
         raise ValueError("a column is not one value for each image")
 
 

@@ -94,10 +94,12 @@ def _by_numbers(path: Path) -> tuple[list[int | str], str]:
 
 
 def _check_count(folder: Path, files: Sequence[Path]) -> None:
-    if exists(folder / COUNT) and (said := read_text(folder / COUNT).strip()) != str(len(files)):
-        raise DataError(
-            f"{folder} holds {counted(len(files), 'shard')}, {COUNT} says {said[:20]}: copy the missing ones"
-        )
+    if exists(folder / COUNT):
+        said = read_text(folder / COUNT).strip()
+        if said != str(len(files)):
+            has = counted(len(files), "shard")
+            raise DataError(f"{folder} holds {has}, {COUNT} says {said[:20]}: copy the missing ones")
+    # train-00003-of-00010.parquet: shard 3 of the series ("train-", "00010"), with the tail ".parquet".
     series: dict[tuple[str, str], dict[int, str]] = {}
     for path in files:
         if part := _OF.fullmatch(path.name):
@@ -106,7 +108,8 @@ def _check_count(folder: Path, files: Sequence[Path]) -> None:
             series.setdefault((head, total), {})[int(number)] = tail
     for (head, total), tails in series.items():
         if missing := [i for i in range(int(total)) if i not in tails]:
-            first = f"{head}{missing[0]:05d}-of-{total}{next(iter(tails.values()))}"
+            tail = next(iter(tails.values()))
+            first = f"{head}{missing[0]:05d}-of-{total}{tail}"
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise DataError(f"{folder} lacks the shard {first}{more}: copy it")
 

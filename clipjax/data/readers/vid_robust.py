@@ -87,11 +87,13 @@ def _check_frames(
     for frame in anchor_of:
         if not labels.get(frame):
             raise DataError(f"{root / LABELS}: the frame {frame} has no class")
+    limit = classes or 2**31  # labels are int32
     for frame, numbers in labels.items():
         if frame not in anchor_of:
             raise DataError(f"{root / SETS}: the frame {frame} is in no set")
-        if wrong := [n for n in numbers if type(n) is not int or not 0 <= n < (classes or 2**31)]:
-            raise DataError(f"{root / LABELS}: {frame}: the class {wrong[0]!r} is outside the set")
+        for number in numbers:
+            if type(number) is not int or not 0 <= number < limit:
+                raise DataError(f"{root / LABELS}: {frame}: the class {number!r} is outside the set")
 
 
 def _number(frame: str) -> int:

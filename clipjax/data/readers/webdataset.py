@@ -74,25 +74,31 @@ def read_webdataset(
     """
     shards = shard_files(root, (*TARS, *COMPRESSED))
     ids: dict[str, Path] = {}
-    members, locations, raw, texts = [], [], [], []
+    members: list[str] = []
+    locations: list[tuple[int, int, int]] = []  # shard, first byte, length
+    raw: list[tuple[Any, str]] = []
+    texts: list[list[str]] = []
     for k, shard in enumerate(shards):  # one shard at a time, because samples are many
         samples = _samples(shard, image)
         if samples and not ids:
             label = label or (LABEL if LABEL in samples[0].members else None)
             captions = captions or (CAPTIONS if CAPTIONS in samples[0].members else None)
-        for sample in samples:
-            name = f"{shard.name}/{sample.image.name}" if shard_in_id else sample.image.name
+        for member in (sample.image for sample in samples):
+            name = f"{shard.name}/{member.name}" if shard_in_id else member.name
             if name in ids:
                 raise DataError(
-                    f"{shard}: {sample.image.name} is also in {ids[name].name}; if these are two images, set "
+                    f"{shard}: {member.name} is also in {ids[name].name}; if these are two images, set "
                     "shard_in_id = true under [options] of a card"
                 )
             ids[name] = shard
-            members.append(sample.image.name)
-            locations.append((k, sample.image.offset, sample.image.size))
+            members.append(member.name)
+            locations.append((k, member.offset, member.size))
         with Texts(shard) as read:
-            raw += [] if label is None else [(_label(read, s, label), read.where(s)) for s in samples]
-            texts += [] if captions is None else [_lines(read(s, captions)) for s in samples]
+            for sample in samples:
+                if label is not None:
+                    raw.append((_label(read, sample, label), read.where(sample)))
+                if captions is not None:
+                    texts.append(_lines(read(sample, captions)))
     if not ids:
         raise DataError(f"{root} holds no images")
     names = _class_names(shards[0].parent) if label_names is None else label_names

@@ -235,6 +235,17 @@ def chat_template_in(folder: Path) -> ChatTemplate | None:
 _GGML = "tokenizer.ggml."
 
 
+def _core_of_gguf(record: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    tokens = record["tokens"]
+    kinds = record.get("token_type", [NORMAL] * len(tokens))
+    if record["model"] == "gpt2":
+        pieces = [Piece(text, 0.0, kind) for text, kind in zip(tokens, kinds, strict=True)]
+        return byte_level_bpe(pieces, record["merges"], digits_first=DIGITS_FIRST[record["pre"]])
+    pieces = [Piece(*each) for each in zip(tokens, record["scores"], kinds, strict=True)]
+    prefix = record.get("add_space_prefix", True)
+    return sentencepiece_bpe(pieces, unknown=record.get("unknown_token_id", 0), prefix=prefix)
+
+
 def tokenizer_of_gguf(metadata: Mapping[str, Any], where: str) -> BuiltTokenizer:
     """The tokenizer in a GGUF file's metadata: a byte-level BPE ("gpt2") or sentencepiece's ("llama").
 
@@ -249,23 +260,14 @@ def tokenizer_of_gguf(metadata: Mapping[str, Any], where: str) -> BuiltTokenizer
         )
     if model not in ("gpt2", "llama"):
         raise DataError(f"{where}: {_GGML}model is {model!r}; clipjax reads gpt2 and llama")
-
-    def build() -> tokenizers.Tokenizer:
-        tokens = record["tokens"]
-        kinds = record.get("token_type", [NORMAL] * len(tokens))
-        if model == "gpt2":
-            pieces = [Piece(text, 0.0, kind) for text, kind in zip(tokens, kinds, strict=True)]
-            return byte_level_bpe(pieces, record["merges"], digits_first=DIGITS_FIRST[str(splitting)])
-        pieces = [Piece(*each) for each in zip(tokens, record["scores"], kinds, strict=True)]
-        prefix = record.get("add_space_prefix", True)
-        return sentencepiece_bpe(pieces, unknown=record.get("unknown_token_id", 0), prefix=prefix)
-
-    core = _built(where, build)
+    core = _built(where, lambda: _core_of_gguf(record))
+    # A file may name ids beyond its vocabulary.
     ids = {name: record.get(f"{long}_token_id") for name, long in _LONG_NAMES.items()}
     ids = {name: i for name, i in ids.items() if type(i) is int and core.id_to_token(i) is not None}
     names = {name: core.id_to_token(i) for name, i in ids.items()}
     bos, eos = ids.get("bos_token"), ids.get("eos_token")
-    adds = {"bos": record.get("add_bos_token", model == "llama"), "eos": record.get("add_eos_token", False)}
+    # Without these keys llama.cpp begins a text of sentencepiece with BOS, and adds nothing else.
+    adds_bos, adds_eos = record.get("add_bos_token", model == "llama"), record.get("add_eos_token", False)
     ends = [i for i in (eos, record.get("eot_token_id")) if type(i) is int and i >= 0]
     template = metadata.get("tokenizer.chat_template")
     return BuiltTokenizer(
@@ -274,8 +276,8 @@ def tokenizer_of_gguf(metadata: Mapping[str, Any], where: str) -> BuiltTokenizer
         vocab_size=_size(core),
         bos=bos,
         eos=tuple(sorted(set(ends))),
-        before=(bos,) if adds["bos"] and bos is not None else (),
-        after=(eos,) if adds["eos"] and eos is not None else (),
+        before=(bos,) if adds_bos and bos is not None else (),
+        after=(eos,) if adds_eos and eos is not None else (),
         template=ChatTemplate(template, where) if isinstance(template, str) else None,
         names=names,
     )

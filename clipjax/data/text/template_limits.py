@@ -130,19 +130,21 @@ class Meter:
 
     def operate(self, name: str, left: Any, right: Any) -> Any:
         """An operator of arithmetic, charged with the size of its result."""
+        fills = name == "%" and isinstance(left, str)  # "%s" % x writes any x
         for each in (left, right):
             if isinstance(each, int) and each.bit_length() > _BITS:
                 raise LimitError(f"it counts with numbers of more than {_BITS} bits")
             plain = isinstance(each, (*_NUMBERS, *_SEQUENCES, type(None), *self._opaque))
-            if not plain and not (name == "%" and isinstance(left, str)):
+            if not plain and not fills:
                 raise LimitError(f"it uses {name} on a {type(each).__name__}")
             if isinstance(each, tuple):
                 self.read(each)
-        if name == "%" and isinstance(left, str):
+        if fills:
             return self.percent(left, right)
+        # 9 ** 9 ** 9 has 370 million digits.
         if name == "**" and isinstance(right, int) and abs(right) > _BITS:
             raise LimitError(f"it raises a number to the power {right}")
-        if name == "*":
+        if name == "*":  # of a sequence and a number, in either order
             self._repeat(left, right)
             self._repeat(right, left)
         if name == "+":
