@@ -68,9 +68,15 @@ class Registry:
     def package(self) -> str:
         return PACKAGES[self.noun]
 
+    @functools.cache  # noqa: B019  # there are few registries, and they stay
     def own(self) -> dict[str, Module]:
         """Our own pieces by name, sorted. Raises ValueError if two have one name (a mistake of ours)."""
-        return _own(self)
+        by_name: dict[str, Module] = {}
+        for name, module in _modules(importlib.import_module(self.package).__path__, self):
+            if name in by_name:
+                raise ValueError(f"{by_name[name].dotted} and {module.dotted} have one name: rename one")
+            by_name[name] = module
+        return dict(sorted(by_name.items()))
 
     def plug_ins(self) -> dict[str, PlugIn]:
         """The pieces of other packages by name. Raises DataError for a name that is taken."""
@@ -116,16 +122,6 @@ class Registry:
     def all(self, kind: type[Record]) -> dict[str, Record]:
         """Every piece's record by name. Raises as `find`."""
         return {name: self.find(name, kind) for name in self.names()}
-
-
-@functools.cache
-def _own(registry: Registry) -> dict[str, Module]:
-    by_name: dict[str, Module] = {}
-    for name, module in _modules(importlib.import_module(registry.package).__path__, registry):
-        if name in by_name:
-            raise ValueError(f"{by_name[name].dotted} and {module.dotted} have one name: rename one")
-        by_name[name] = module
-    return dict(sorted(by_name.items()))
 
 
 def _modules(folders: Iterable[str], registry: Registry, inside: str = "") -> Iterator[tuple[str, Module]]:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
+from clipjax.evaluation.data_set import dataset_of
 from clipjax.evaluation.kinds.images.image_subject import ImageSubject
+from clipjax.evaluation.kinds.images.images import resolve
 from clipjax.evaluation.request import Request
-from clipjax.evaluation.resolve import resolve
 from clipjax.tasks.task import find_task
 from clipjax.verification.crosscheck import Crosscheck
 from clipjax.verification.crosscheck.ours import our_side
@@ -40,9 +41,7 @@ def write_images(root: Path) -> Path:
 def subject_of(model: Any, root: Path, prompts: Any = None) -> ImageSubject:
     """The run on these images that `clipjax.evaluate` would resolve."""
     asked = Request(root, labels=root / "labels.csv", prompts=prompts or root / "prompts.txt")
-    subject = resolve(model, find_task("zeroshot"), asked)
-    assert isinstance(subject, ImageSubject)
-    return subject
+    return resolve(model, find_task("zeroshot"), dataset_of(asked), asked)
 
 
 def run_here(folder: Path, *_: Any) -> None:

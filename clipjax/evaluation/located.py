@@ -29,6 +29,11 @@ class Located:
     root: Path
     given: Dataset | None = field(default=None, compare=False, repr=False)
 
+    @classmethod
+    def of(cls, dataset: Dataset) -> Located:
+        """A data set that is read already: its folder is not asked for."""
+        return cls(dataset.card, Path(), dataset)
+
     @functools.cached_property
     def dataset(self) -> Dataset:
         """Read once. Raises UsageError or DataError if the reader refuses it."""

@@ -15,20 +15,11 @@ from clipjax.data.labels import LabelSpace, load_labels, load_projection
 from clipjax.data.manifest import Manifest
 from clipjax.data.questions import Questions, questions_of
 from clipjax.errors import DataError, UsageError, counted
-from clipjax.evaluation.data_set import dataset_of
 from clipjax.evaluation.located import annotations_path, id_card
 from clipjax.evaluation.request import Request
 from clipjax.evaluation.subject import ImagePart, NotApplicableError, Part
 from clipjax.heads.build import has_own_head
 from clipjax.tasks.task import Annotations, Task
-
-
-def read_data(task: Task, request: Request) -> Request:
-    """The request with its data sets read; a model need not be loaded for it. Raises as `dataset_of`."""
-    read = dataclasses.replace(request, dataset=(dataset := dataset_of(request)), data_name=None)
-    if "id" in task.needs:
-        read = dataclasses.replace(read, id_dataset=id_dataset(dataset.card, request))
-    return read
 
 
 def id_dataset(card: DatasetCard, request: Request) -> Dataset:

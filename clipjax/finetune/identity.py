@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from clipjax.data.labels import load_prompts
+from clipjax.evaluation.plans.ready import hash_images
 from clipjax.finetune.data.splits import Split
 from clipjax.finetune.method import Setup
 from clipjax.finetune.names import METHODS
-from clipjax.progress import progress_bar
 
 
 def identity(setup: Setup) -> dict[str, Any]:
@@ -43,13 +42,7 @@ def identity(setup: Setup) -> dict[str, Any]:
 
 def _images(split: Split, setup: Setup) -> dict[str, Any]:
     manifest = split.manifest
-    shown = setup.settings.progress and jax.process_index() == 0
-    with progress_bar(len(manifest), f"hashing {manifest.name}", "image", shown=shown, delay=1) as bar:
-
-        def advance(_: int) -> None:
-            bar.update()
-
-        digest = manifest.compute_digest(advance)
+    digest = hash_images(manifest, setup.settings.progress)
     return {
         "dataset": split.name,
         "images": len(split),

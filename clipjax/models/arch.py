@@ -144,11 +144,6 @@ def refuse_shared_configs(families: Iterable[Family]) -> None:
             )
 
 
-def find_family(name: str) -> Family | None:
-    """Imports no other family. Raises DataError as `Registry.find`."""
-    return FAMILIES.find(name, Family) if name in FAMILIES.names() else None
-
-
 def family_plug_ins(arch: Arch) -> dict[str, PlugIn]:
     """The plug-ins that have the families of an arch's towers, by tower."""
     towers = {"vision": arch.vision, "text": arch.text}
@@ -350,7 +345,7 @@ def arch_to_dict(arch: Arch) -> dict[str, Any]:
 def _tower(tower: str, record: Mapping[str, Any], where: str) -> Any:
     where = f"{where}: [{tower}]"
     name = record.get("family")
-    family = find_family(name) if isinstance(name, str) else None
+    family = FAMILIES.find(name, Family) if name in FAMILIES.names() else None
     if family is None or family.tower != tower:
         known = sorted(family.name for family in families().values() if family.tower == tower)
         raise DataError(f"{where}: 'family' is {name!r}; known {tower} families: {', '.join(known)}")

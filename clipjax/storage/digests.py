@@ -49,10 +49,6 @@ class Version(NamedTuple):
     inode: int = 0
     device: int = 0
 
-    def is_settled(self, now_ns: int) -> bool:
-        """Whether any change after `now_ns` gives another version; on a bucket, always."""
-        return not any(self[2:]) or max(self.mtime_ns, self.ctime_ns) + SETTLED_NS < now_ns
-
 
 def sha256_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
@@ -246,9 +242,9 @@ class _Memory:
         return known[1] if keeps_ctime(version.device, self.mounts) else None
 
     def add(self, name: str, version: Version, sha256: str) -> None:
-        if not keeps_ctime(version.device, self.mounts):
-            return
-        if version.is_settled(self.now) and self.find(name, version) is None:
+        # Any change gives an object another version, but a file only after a step of the disk's clock.
+        settled = not any(version[2:]) or max(version.mtime_ns, version.ctime_ns) + SETTLED_NS < self.now
+        if settled and keeps_ctime(version.device, self.mounts) and self.find(name, version) is None:
             self.new.append((name, canonical_json(version), sha256))
 
     def digest(self, path: Path) -> tuple[str, int]:

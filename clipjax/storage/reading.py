@@ -148,16 +148,11 @@ def read_csv(path: AnyPath) -> list[dict[str, str]]:
         DataError: as `read_text`; a repeated name in the header; too many or too few cells; a misplaced or
             open quote.
     """
-    return parse_csv(read_text(path), path)
-
-
-def parse_csv(text: str, where: object) -> list[dict[str, str]]:
-    """Like `read_csv`, of a text; an error begins with `where` and the line."""
-    return [row for _, row in numbered_csv(text, where)]
+    return [row for _, row in numbered_csv(read_text(path), path)]
 
 
 def numbered_csv(text: str, where: object, delimiter: str = ",") -> Iterator[tuple[int, dict[str, str]]]:
-    """Like `parse_csv`, each row with the line in which it ends."""
+    """Yield each row with the line in which it ends. An error begins with `where` and the line."""
     # strict: an unbalanced quote would otherwise swallow every line after it into one cell.
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:

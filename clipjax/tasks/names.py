@@ -48,30 +48,30 @@ def listed(name: str) -> Listed:
     """Raises ValueError if one of them is not a literal; for a plug-in DataError."""
     plug_in = TASKS.plug_ins().get(name)
     try:
-        return _literals(name, TASKS.source(name), "TASK" if plug_in is None else plug_in.record)
+        record = "TASK" if plug_in is None else plug_in.record
+        words = keywords(TASKS.source(name), record)
+        fields = literals(name, words, record, {"section": None, "needs": None, "kinds": (IMAGES,)})
+        return Listed(name, **fields, annotated="load_annotations" in words)
     except (SyntaxError, ValueError) as error:
         if plug_in is None:
             raise
         raise DataError(f"{plug_in.what} cannot be listed ({error})") from None
 
 
-def _literals(name: str, source: str, record: str) -> Listed:
-    found = literals(name, source, record, {"section": None, "needs": None, "kinds": (IMAGES,)})
-    return Listed(name, **found, annotated="load_annotations" in _keywords(source, record))
-
-
-def literals(name: str, source: str, record: str, keys: Mapping[str, Any]) -> dict[str, Any]:
+def literals(
+    name: str, words: Mapping[str | None, ast.expr], record: str, keys: Mapping[str, Any]
+) -> dict[str, Any]:
     """Fields of a record in a module's source.
 
     Args:
         name: of the module, for the message.
-        record: the name that the module gives it ("TASK").
+        words: the record's `keywords`.
+        record: the name that the module gives it ("TASK"), for the message.
         keys: the fields, each with its default; None: it has none.
 
     Raises:
         ValueError: a field is absent or not a literal.
     """
-    words = _keywords(source, record)
     try:
         return {
             key: default if default is not None and key not in words else ast.literal_eval(words[key])
@@ -81,7 +81,8 @@ def literals(name: str, source: str, record: str, keys: Mapping[str, Any]) -> di
         raise ValueError(f"{name}.py: write {', '.join(keys)} of {record} as literals") from None
 
 
-def _keywords(source: str, record: str) -> dict[str | None, ast.expr]:
+def keywords(source: str, record: str) -> dict[str | None, ast.expr]:
+    """The keywords with which a module's source makes the record of this name, as expressions."""
     set_here = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
     values = (node.value for node in set_here if ast.unparse(node.targets[0]) == record)
     return {word.arg: word.value for word in getattr(next(values, None), "keywords", ())}

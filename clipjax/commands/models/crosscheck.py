@@ -118,13 +118,11 @@ def crosscheck(options: CrosscheckOptions) -> None:
 
 def _both_sides(options: CrosscheckOptions) -> Crosscheck:
     from clipjax.checkpoints.load import load_model
-    from clipjax.evaluation.parts import read_data
-    from clipjax.tasks.task import find_task
+    from clipjax.evaluation.data_set import dataset_of
     from clipjax.verification.crosscheck import crosscheck
-    from clipjax.verification.crosscheck.run import TASK
 
     asked = replace(options.request, root=options.data, limit=options.limit, seed=options.seed)
-    request = read_data(find_task(TASK), asked)
+    request = replace(asked, dataset=dataset_of(asked))  # before a model is loaded
     model = load_model(options.model, card=options.card)
     return crosscheck(
         model, request, options.against, checkpoint=options.checkpoint, batch=options.batch_size

@@ -19,10 +19,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
 from typer.models import ArgumentInfo
@@ -132,10 +133,11 @@ def fields_of(record: type[R], options: object, **others: object) -> R:
 
 def _parameters(record: type, panels: Mapping[str, str]) -> Iterator[inspect.Parameter]:
     """One for each option; those of a record inside stand in its place, but for the record's own."""
-    own = {field.name: (field, hint) for field, hint in _fields(record)}
+    own = {field.name: (field, hint) for field, hint, _ in _fields(record)}
     written: set[str] = set()
-    for name, (field, hint) in own.items():
-        if (source := _source(hint)) is not None:
+    for field, hint, source in _fields(record):
+        name = field.name
+        if source is not None:
             for each in source.parameters(panels):
                 replaced = each.name in own
                 yield _own_parameter(*own[each.name], _panel(each)) if replaced else each
@@ -177,11 +179,12 @@ def _filled(record: type[R], values: Mapping[str, object]) -> R:
     """Raises UsageError for an empty text, as of a shell's variable without a value."""
     found: dict[str, Any] = {}
     fields = _fields(record)
-    own = {field.name for field, _ in fields}
-    for field, hint in fields:
-        if (source := _source(hint)) is not None:
+    own = {field.name for field, _, _ in fields}
+    for field, hint, source in fields:
+        if source is not None:
             read = source.read({name: value for name, value in values.items() if name not in own})
-            found[field.name] = read if _kind(hint) is dict else source.record(**read)
+            as_keywords = get_origin(next(iter(get_args(hint)), None)) is dict
+            found[field.name] = read if as_keywords else source.record(**read)
         elif dataclasses.is_dataclass(hint):
             found[field.name] = _filled(hint, values)  # pyright: ignore[reportArgumentType]
         else:
@@ -189,12 +192,6 @@ def _filled(record: type[R], values: Mapping[str, object]) -> R:
             if value == "" or (isinstance(value, list) and "" in value):
                 raise empty(field.name, hint)
     return record(**found)
-
-
-def _kind(hint: Any) -> Any:
-    """Annotated[dict[str, Any], ...] -> dict."""
-    kind = get_args(hint)[0] if get_args(hint) else hint
-    return getattr(kind, "__origin__", kind)
 
 
 def empty(name: str, hint: Any) -> UsageError:
@@ -210,6 +207,8 @@ def _as_written(name: str, hint: Any) -> str:
     return names[0] if names else f"--{name.replace('_', '-')}"
 
 
-def _fields(record: type) -> list[tuple[dataclasses.Field[Any], Any]]:
+@functools.cache
+def _fields(record: type) -> list[tuple[dataclasses.Field[Any], Any, From | None]]:
+    """Each with its annotation, and where its options come from if it is more than one option."""
     hints = get_type_hints(record, include_extras=True)
-    return [(field, hints[field.name]) for field in dataclasses.fields(record)]
+    return [(field, hints[field.name], _source(hints[field.name])) for field in dataclasses.fields(record)]

@@ -38,12 +38,6 @@ PIXELS_VERSION = 1  # raise it if `to_pixels` changes any byte; it is in the key
 RESAMPLING = {"bicubic": PIL.Image.Resampling.BICUBIC, "bilinear": PIL.Image.Resampling.BILINEAR}
 
 
-def known_decode(name: str) -> None:
-    """Raises UsageError for another name than those of `Decode`."""
-    if name not in get_args(Decode):
-        raise unknown_name("way to decode", name, list(get_args(Decode)))
-
-
 @dataclasses.dataclass(frozen=True)
 class PixelRecipe:
     """Everything that changes a byte of an image's uint8 pixels, and nothing else.
@@ -83,10 +77,10 @@ class PixelRecipe:
             ("interpolation", self.interpolation, get_args(Interpolation)),
             ("rgb order", self.rgb, get_args(RgbOrder)),
             ("crop", self.crop, get_args(Crop)),
+            ("way to decode", self.decode, get_args(Decode)),
         ):
             if name not in known:
                 raise unknown_name(kind, name, list(known))
-        known_decode(self.decode)
         if self.image_size < 1 or self.resize_size < 1 or self.pre_crop < 0:
             raise UsageError(f"a pixel recipe needs positive sizes and a pre_crop of at least 0, not {self}")
         if (self.resize_mode == "letterbox") != (self.fill is not None):

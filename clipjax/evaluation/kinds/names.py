@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 from clipjax.registry import Registry
-from clipjax.tasks.names import literals
+from clipjax.tasks.names import keywords, literals
 
 KINDS = Registry("kind of run", "KIND", group="kinds")
 
@@ -16,4 +16,4 @@ def options_taken(kind: str) -> tuple[str, ...]:
 
     An option has no effect on a task if some kind takes it and none of the task's kinds does.
     """
-    return literals(kind, KINDS.source(kind), "KIND", {"options": None})["options"]
+    return literals(kind, keywords(KINDS.source(kind), "KIND"), "KIND", {"options": None})["options"]

@@ -26,7 +26,7 @@ from clipjax.embeddings.params import dtype_to_load, mesh_to_load
 from clipjax.errors import ClipjaxError, DataError, counted, type_and_line
 from clipjax.evaluation.ahead import embed_ahead
 from clipjax.evaluation.plans.item import Chosen, Item
-from clipjax.evaluation.plans.ready import Done, Ready, file_of, opened, ready, resolved
+from clipjax.evaluation.plans.ready import Done, Ready, file_of, ready, resolved
 from clipjax.evaluation.predictions.run import measured_predictions
 from clipjax.evaluation.rows import Result
 from clipjax.evaluation.run import measured
@@ -112,7 +112,7 @@ class _Runner:
         """The items of one model that run, and the outcome of the others."""
         self.model = None  # it leaves the memory before the next one is opened
         chosen = items[0].chosen
-        model, failure = _on_all(chosen, lambda: opened(chosen))
+        model, failure = _on_all(chosen, chosen.opened)
         if failure is not None:
             return [], [self.passed(items, failure)]
         compute = None if self.done is None else self.compute

@@ -77,14 +77,17 @@ class Chosen:
         return self.in_memory or own or self.predictions is not None
 
     def opened(self) -> Encoder | None:
-        """The model with its fingerprint, None for predictions; loads no weights: a head is zeros.
+        """The model with its weights checked and hashed, None for predictions; a head is zeros.
 
         Raises:
             UsageError, DataError: its weights are absent, or not those of its card.
         """
+        model = self.model if self.is_loaded else opened_encoder(self.source, self.stated)
+        if model is not None and not self.in_memory:
+            model.check_weights()
+            _ = model.card.fingerprint
         if self.is_loaded:
-            return self.model
-        model = opened_encoder(self.source, self.stated)
+            return model
         if isinstance(model, Model) and model.card.kind == "classifier" and "head" in model.params:
             if model.adapter is not None:
                 return model

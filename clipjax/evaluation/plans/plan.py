@@ -13,15 +13,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clipjax.data.cards import Dataset, DatasetCard
+from clipjax.data.cards import DatasetCard
 from clipjax.data.labels import PromptSet, load_prompts
 from clipjax.data.readers.reader import CLASS_FOLDERS, find_reader
 from clipjax.devices.agreement import on_all
 from clipjax.embeddings.compute import Compute
 from clipjax.errors import DataError, UsageError
+from clipjax.evaluation.data_set import dataset_of
 from clipjax.evaluation.kinds.kind import refuse_options, stated
 from clipjax.evaluation.located import Located, cards_below, data_folder, id_card
-from clipjax.evaluation.parts import read_data
+from clipjax.evaluation.parts import id_dataset
 from clipjax.evaluation.plans.item import Job
 from clipjax.evaluation.plans.ready import check_run
 from clipjax.evaluation.request import Request
@@ -137,16 +138,11 @@ def job_of(task: str, request: Request, compute: Compute, results: str | Path | 
 
 
 def _read(task: Task, request: Request) -> Job:
-    read, prompts = read_data(task, request), request.prompts
-    data, id_data = (
-        # Its folder is not asked for: it is read already.
-        Located(each.card, Path(), each) if isinstance(each, Dataset) else None
-        for each in (read.dataset, read.id_dataset)
-    )
-    assert data is not None
+    data, prompts = dataset_of(request), request.prompts
+    id_data = id_dataset(data.card, request) if "id" in task.needs else None
     if prompts is not None and not isinstance(prompts, PromptSet):
         prompts = load_prompts(prompts)
-    return Job(task.name, data, id_data, prompts, alone=True)
+    return Job(task.name, Located.of(data), id_data and Located.of(id_data), prompts, alone=True)
 
 
 def _refuse_among_classes(request: Request, reader: str, results: str | Path | None) -> None:

@@ -20,12 +20,12 @@ from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.params import placements
 from clipjax.errors import ClipjaxError, UsageError
 from clipjax.evaluation.kinds.kind import check_options, kind_of
-from clipjax.evaluation.plans.item import Chosen, Item
+from clipjax.evaluation.plans.item import Item
 from clipjax.evaluation.predictions.run import predictions_recipe
 from clipjax.evaluation.request import Request
-from clipjax.evaluation.resolve import resolve
 from clipjax.evaluation.rows import NO_STATS, Result, refused_recipe
 from clipjax.evaluation.subject import NotApplicableError, Subject
+from clipjax.heads.adapters.base import adapter_of
 from clipjax.progress import progress_bar
 from clipjax.results.row import COMPARISON, Row
 from clipjax.results.store import ResultStore
@@ -72,12 +72,14 @@ def resolved(item: Item, model: Encoder, results: str | Path | None) -> Ready:
     """Raises UsageError or DataError, before anything is computed."""
     job, request = item.job, item.request
     task = check_run(job.task, request, results)
+    kind = kind_of(model, task)
     # First: of several tasks and models, each has the options of those that it is defined for.
-    if (reason := kind_of(model, task).not_applicable(model, task)) is not None:
+    if (reason := kind.not_applicable(model, task)) is not None:
         return Ready(item, model, reason=reason)
     check_options(model, task, request)  # refused before any data is read
+    adapter_of(model)  # an unknown kind is refused before anything is embedded
     try:
-        subject = resolve(model, task, job.request(request, results))
+        subject = kind.resolve(model, task, job.data.dataset, job.request(request, results))
     except NotApplicableError as error:
         if job.alone:
             raise
@@ -95,18 +97,23 @@ def check_run(task: str, request: Request, results: str | Path | None) -> Task:
         raise UsageError(
             f"compare_precision runs the task {tasks} in both profiles: leave precision (--precision) out"
         )
+    if "id" not in definition.needs and not (request.id_dataset is None and request.id_root is None):
+        raise UsageError(
+            f"the task {task!r} compares with no in-distribution images: leave id_dataset and id_root "
+            "(--id-dataset, --id-data) out"
+        )
     return definition
 
 
-def hash_images(manifest: Manifest, progress: bool) -> None:
-    """Hash the images with a progress bar: the first time reads all of them."""
+def hash_images(manifest: Manifest, progress: bool) -> str:
+    """The manifest's digest, with a bar: the first time reads all images."""
     shown = progress and jax.process_index() == 0
     with progress_bar(len(manifest), f"hashing {manifest.name}", "image", shown=shown, delay=1) as bar:
 
         def advance(_: int) -> None:
             bar.update()
 
-        manifest.compute_digest(advance)
+        return manifest.compute_digest(advance)
 
 
 def ready(
@@ -119,7 +126,7 @@ def ready(
     """Like `resolved`, but an error becomes the item's.
 
     Args:
-        model: of `opened`.
+        model: of `Chosen.opened`.
         compute: to find the recipes, for which images are hashed.
         catch: other exceptions that are the item's error.
     """
@@ -157,21 +164,12 @@ def file_of(item: Item, results: str | Path | None) -> tuple[Path, Request]:
     return place(pattern.format(dataset=job.data.card.name, task=job.task)), request
 
 
-def opened(chosen: Chosen) -> Encoder | None:
-    """Like `Chosen.opened`, with weights that were checked and hashed."""
-    model = chosen.opened()
-    if model is not None and not chosen.in_memory:
-        model.check_weights()
-        _ = model.card.fingerprint
-    return model
-
-
 def all_ready(items: Sequence[Item], results: str | Path, compute: Compute) -> Iterator[Ready]:
     """The items with their recipes, in order; each model is opened once."""
     for _, group in itertools.groupby(items, key=lambda item: id(item.chosen)):
         visit = list(group)
         try:
-            model = opened(visit[0].chosen)
+            model = visit[0].chosen.opened()
         except (ClipjaxError, OSError) as error:
             yield from (Ready(item, None, error=error) for item in visit)
         else:

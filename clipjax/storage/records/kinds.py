@@ -26,7 +26,7 @@ from typing import (
 from clipjax.errors import ClipjaxError, DataError
 from clipjax.storage.records.limits import Limit
 from clipjax.storage.records.problems import Problems, key_problems, shown
-from clipjax.storage.records.values import NO_TYPES, Anything, Choice, Custom, Kind, Number, Plain, Rules
+from clipjax.storage.records.values import NO_TYPES, Anything, Choice, Custom, Kind, Plain, Rules
 
 Key = TypeVar("Key")
 
@@ -95,21 +95,20 @@ class Several(Kind):
 class _Table(Kind):
     """Tables of TOML, objects of JSON."""
 
-    rules: Rules
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+        self.words = ("an object", "objects") if rules.of_json else ("a table", "tables")
 
     def fits(self, value: Any) -> bool:
         return isinstance(value, dict if self.rules.kept else Mapping)
-
-    def word(self, several: bool = False) -> str:
-        one, more = ("an object", "objects") if self.rules.of_json else ("a table", "tables")
-        return more if several else one
 
 
 class Named(_Table):
     """`Mapping[str, X]` or a dict."""
 
     def __init__(self, inner: Any, rules: Rules) -> None:
-        self.inner, self.rules = kind_of(inner, rules), rules
+        super().__init__(rules)
+        self.inner = kind_of(inner, rules)
         self.sure = frozenset({dict}) if rules.kept and isinstance(self.inner, Anything) else NO_TYPES
 
     def made(self, value: Any, where: str) -> Any:
@@ -153,7 +152,8 @@ class Fields(_Table):
     """A dataclass."""
 
     def __init__(self, cls: type, rules: Rules) -> None:
-        self.cls, self.rules = cls, rules
+        super().__init__(rules)
+        self.cls = cls
         missing = dataclasses.MISSING
         self.needed = {
             each.name: rules.whole or (each.default is missing and each.default_factory is missing)
@@ -185,7 +185,7 @@ class Keys(_Table):
     """A `TypedDict`: the value stays as it is."""
 
     def __init__(self, cls: type, rules: Rules) -> None:
-        self.rules = dataclasses.replace(rules, kept=True)
+        super().__init__(dataclasses.replace(rules, kept=True))
         # __required_keys__ misses annotations that are texts.
         self._hints = get_type_hints(cls, include_extras=True)
         self.needed = [name for name, hint in self._hints.items() if get_origin(hint) is not NotRequired]
@@ -258,9 +258,7 @@ def kind_of(annotation: Any, rules: Rules) -> Kind:
         return Limited(kind_of(items[0], rules), limits) if limits else kind_of(items[0], rules)
     if annotation is Any:
         return Anything()
-    if annotation is float:
-        return Number(rules)
-    if annotation in Plain.WORDS:
+    if annotation in Plain.KINDS:
         return Plain(annotation, rules)
     if origin is Literal:
         return Choice(items, rules)

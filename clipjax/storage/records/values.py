@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import enum
 import sys
 import types
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from clipjax.errors import DataError
 from clipjax.storage.records.problems import shown
@@ -33,12 +34,16 @@ class Rules:
         return self.whole or self.kept
 
 
-class Kind:
+class Kind(abc.ABC):
     """Attributes:
     sure: exact types of which every value is allowed and stays as it is.
+    words: of one value, and of several.
+    json: its JSON Schema; None: it has none.
     """
 
     sure = NO_TYPES
+    words: tuple[str, str]
+    json: dict[str, Any] | None = None
 
     def read(self, value: Any, where: str) -> Any:
         """The field's value. Raises DataError, beginning with `where`."""
@@ -46,9 +51,9 @@ class Kind:
             raise self.refusal(value, where)
         return self.made(value, where)
 
+    @abc.abstractmethod
     def fits(self, value: Any) -> bool:
         """Only the outer form; `made` checks the parts."""
-        raise NotImplementedError
 
     def made(self, value: Any, where: str) -> Any:
         """`value` fits."""
@@ -56,24 +61,22 @@ class Kind:
 
     def word(self, several: bool = False) -> str:
         """E.g. "a list of 3 numbers"; `several`: "lists of 3 numbers"."""
-        raise NotImplementedError
+        return self.words[several]
 
     def refusal(self, value: Any, where: str) -> DataError:
         return DataError(f"{where} = {shown(value)} must be {self.word()}")
 
     def schema(self) -> dict[str, Any]:
-        raise TypeError(f"{type(self).__name__} has no JSON Schema")
+        if self.json is None:
+            raise TypeError(f"{type(self).__name__} has no JSON Schema")
+        return dict(self.json)
 
 
 class Anything(Kind):
+    words, json = ("anything", "anything"), {}
+
     def fits(self, value: Any) -> bool:
         return True
-
-    def word(self, several: bool = False) -> str:
-        return "anything"
-
-    def schema(self) -> dict[str, Any]:
-        return {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +84,7 @@ class Custom(Kind):
     """Read by a function of the caller."""
 
     function: Callable[[Any, str], Any]
+    words: ClassVar[tuple[str, str]] = ("a table", "tables")  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def read(self, value: Any, where: str) -> Any:
         return self.function(value, where)
@@ -90,60 +94,38 @@ class Custom(Kind):
     def fits(self, value: Any) -> bool:
         return True
 
-    def word(self, several: bool = False) -> str:
-        return "tables" if several else "a table"
-
 
 class Plain(Kind):
-    """Texts, truth values, whole numbers, null."""
+    """Texts, truth values, whole numbers, numbers (whole ones will do), null."""
 
-    # type -> singular, plural, JSON Schema's name
-    WORDS: Mapping[type, tuple[str, str, str]] = {
-        str: ("a text", "texts", "string"),
-        bool: ("true or false", "truth values", "boolean"),
-        int: ("a whole number", "whole numbers", "integer"),
-        types.NoneType: ("null", "nulls", "null"),
+    # type -> its words, JSON Schema's name
+    KINDS: Mapping[type, tuple[tuple[str, str], str]] = {
+        str: (("a text", "texts"), "string"),
+        bool: (("true or false", "truth values"), "boolean"),
+        int: (("a whole number", "whole numbers"), "integer"),
+        float: (("a number", "numbers"), "number"),
+        types.NoneType: (("null", "nulls"), "null"),
     }
 
     def __init__(self, kind: type, rules: Rules) -> None:
         self.kind, self.rules = kind, rules
-        self.sure = frozenset({kind})
+        self.words, name = self.KINDS[kind]
+        self.json = {"type": name}
+        self.types = (int, float) if kind is float else (kind,)
+        # A float may be NaN, which only what reads and writes JSON refuses.
+        self.sure = frozenset(self.types) if kind is not float or rules.kept else NO_TYPES
 
     def fits(self, value: Any) -> bool:
         if self.kind is int and self.rules.kept and isinstance(value, float):
             return value.is_integer()
-        return isinstance(value, self.kind) and (self.kind is bool or not isinstance(value, bool))
-
-    def word(self, several: bool = False) -> str:
-        return self.WORDS[self.kind][several]
-
-    def schema(self) -> dict[str, Any]:
-        return {"type": self.WORDS[self.kind][2]}
-
-
-class Number(Kind):
-    """Whole numbers will do."""
-
-    def __init__(self, rules: Rules) -> None:
-        self.rules = rules
-        # JSON has no NaN: what reads and writes it refuses it.
-        self.sure = frozenset({int, float}) if rules.kept else NO_TYPES
-
-    def fits(self, value: Any) -> bool:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, self.types) and (self.kind is bool or not isinstance(value, bool))
 
     def made(self, value: Any, where: str) -> Any:
-        if self.rules.kept:
+        if self.kind is not float or self.rules.kept:
             return value
         if not abs(value) <= sys.float_info.max:  # refuses NaN, too
             raise DataError(f"{where} = {shown(value)} must be a finite number")
         return value if self.rules.whole else float(value)
-
-    def word(self, several: bool = False) -> str:
-        return "numbers" if several else "a number"
-
-    def schema(self) -> dict[str, Any]:
-        return {"type": "number"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,9 +12,10 @@ from clipjax.checkpoints.export import refuse_adapter
 from clipjax.checkpoints.load import load_model
 from clipjax.checkpoints.model import Model
 from clipjax.errors import DataError, UsageError
+from clipjax.evaluation.data_set import dataset_of
 from clipjax.evaluation.kinds.images.image_subject import ImageSubject
+from clipjax.evaluation.kinds.images.images import resolve
 from clipjax.evaluation.request import Request
-from clipjax.evaluation.resolve import resolve
 from clipjax.results.provenance import provenance
 from clipjax.storage.digests import sha256_json
 from clipjax.tasks.task import find_task
@@ -58,8 +59,7 @@ def crosscheck(
         model = load_model(str(model))
     refuse_adapter(model, "crosscheck")
     library = chosen_library(model, against, "crosscheck")
-    subject = resolve(model, find_task(TASK), request)
-    assert isinstance(subject, ImageSubject)
+    subject = resolve(model, find_task(TASK), dataset_of(request), request)
     _ = model.card.fingerprint  # a damaged checkpoint is a DataError, not a difference
     with tempfile.TemporaryDirectory(prefix="clipjax-crosscheck-") as temporary:
         check_room(subject, Path(temporary))

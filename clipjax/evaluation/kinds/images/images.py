@@ -37,8 +37,7 @@ def resolve(model: Encoder, task: Task, dataset: Dataset, request: Request) -> I
     if "head" not in task.needs:
         head_space, chosen = None, _caption_template(task, prompts)
     else:
-        own = _own_classes(model, adapter, request) if has_own_head(model) else None
-        if own is not None:
+        if has_own_head(model) and (own := _own_classes(model, adapter, request)) is not None:
             head_space = own
             space = own if space is None and id_set is None else space
         if head_space is None:
@@ -46,13 +45,14 @@ def resolve(model: Encoder, task: Task, dataset: Dataset, request: Request) -> I
                 f"{dataset.card.name} does not say what its classes are: give labels=NAME, a file, or the "
                 'names "cat,dog" (--labels on the command line)'
             )
-        chosen = None if has_own_head(model) else _zeroshot_prompts(model, head_space, prompts)
+        chosen = None
+        if not has_own_head(model):
+            logit_scale(model.card)
+            chosen = prompts_about(head_space, prompts)
     annotations = annotations_of(dataset.card, task, request)
     part = image_part(model, dataset, space, head_space, request)
     questions = _questions(model, part, dataset.card, annotations) if "questions" in task.needs else None
-    if chosen is not None or (adapter is not None and head_space is not None):
-        model = model.with_tokenizer()  # missing files are reported now, and rows state the digest
-    return ImageSubject(
+    subject = ImageSubject(
         model=model,
         task=task,
         part=part,
@@ -64,6 +64,7 @@ def resolve(model: Encoder, task: Task, dataset: Dataset, request: Request) -> I
         resamples=request.resamples,
         seed=request.seed,
     )
+    return subject.with_model(model)  # missing tokenizer files are reported now, and rows state their digest
 
 
 def _classes(
@@ -92,11 +93,6 @@ def _own_classes(model: Encoder, adapter: Adapter | None, request: Request) -> L
         return classifier_head(model).label_space
     logit_scale(model.card)
     return adapter.labels
-
-
-def _zeroshot_prompts(model: Encoder, space: LabelSpace, prompts: str | Path | PromptSet | None) -> PromptSet:
-    logit_scale(model.card)
-    return prompts_about(space, prompts)
 
 
 def _caption_template(task: Task, prompts: str | Path | PromptSet | None) -> PromptSet | None:
