@@ -46,24 +46,42 @@ def modules() -> dict[str, Path]:
     return {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f for f in files}
 
 
-@cache
+class Names(NamedTuple):
+    """What a file names: its imports, and its strings but docstrings."""
+
+    imports: tuple[Import, ...]
+    strings: tuple[str, ...]
+
+
 def imports(path: Path) -> tuple[Import, ...]:
-    """Every import statement; of `from a import b` the module a.b, or a where b is no module."""
+    return names_in(path).imports
+
+
+@cache
+def names_in(path: Path) -> Names:
     tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = list(ast.walk(tree))
+    alone = {node.value for node in nodes if isinstance(node, ast.Expr)}
+    constants = (node for node in nodes if isinstance(node, ast.Constant) and node not in alone)
+    return Names(_imports(nodes), tuple(node.value for node in constants if isinstance(node.value, str)))
+
+
+def _imports(nodes: list[ast.AST]) -> tuple[Import, ...]:
+    """Every import statement; of `from a import b` the module a.b, or a where b is no module."""
     lazy: set[ast.AST] = set()
     typing_only: set[ast.AST] = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             typing_only.update(ast.walk(node))
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lazy.update(child for child in ast.walk(node) if child is not node)
     found = []
-    for node in ast.walk(tree):
+    for node in nodes:
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import; write the full name"
+            assert node.level == 0, f"relative import of {node.module}: write the full name"
             whole = [f"{node.module}.{alias.name}" for alias in node.names]
             names = [name if name in modules() else str(node.module) for name in whole]
         found += [Import(name, node not in lazy | typing_only, node in typing_only) for name in names]
@@ -76,15 +94,6 @@ def ours() -> Iterator[tuple[str, Import]]:
         for imported in imports(path):
             if imported.name in modules() and imported.name != module:
                 yield module, imported
-
-
-@cache
-def strings(path: Path) -> tuple[str, ...]:
-    """Every string of a file but its docstrings."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    constants = [node for node in ast.walk(tree) if isinstance(node, ast.Constant)]
-    lone = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    return tuple(node.value for node in constants if isinstance(node.value, str) and node not in lone)
 
 
 def room(module: str) -> str:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from _imports import HEIGHT, imports, modules, ours, room, strings, within
+from _imports import HEIGHT, imports, modules, names_in, ours, room, within
 
 from clipjax.registry import PACKAGES
 
@@ -44,7 +44,7 @@ def test_strings_name_no_higher_module() -> None:
     upward = {
         (module, name)
         for module, file in modules().items()
-        for text in strings(file)
+        for text in names_in(file).strings
         for name in (found.replace("/", ".").removesuffix(".py") for found in path.findall(text))
         if name in modules() and is_above(module, name)
     }
@@ -57,7 +57,7 @@ def test_only_the_rooms_of_models_name_params() -> None:
 
     for module, file in modules().items():
         if HEIGHT[room(module)] < HEIGHT["models"]:
-            words = {word for text in strings(file) for word in re.findall(r"\w+", text)}
+            words = {word for text in names_in(file).strings for word in re.findall(r"\w+", text)}
             assert not words & {*STACKS, "logit_scale", "logit_bias", "vision", "decoder"}, module
 
 
