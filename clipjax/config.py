@@ -11,33 +11,47 @@ import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum, StrEnum
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from clipjax.entry_points import CONFIGS, CONFIGS_VARIABLE, cached, plug_ins_of
 from clipjax.errors import DataError, UsageError
 
-# What an added folder may hold: folders with the endings of their files (datasets/: also what a card names),
-# and files.
-FOLDERS: dict[str, tuple[str, ...]] = {
-    "archs": (".toml",),
-    "before_after": (".toml",),
-    "datasets": (".toml",),
-    "figures": (".toml",),
-    "finetune": (".toml",),
-    "finetune_runs": (".toml",),
-    "labels": (".csv", ".txt", ".toml"),
-    "prompts": (".txt", ".json"),
-    "suites": (".toml",),
-}
-FILES = (
-    "models.csv",
-    "claims.toml",
-    "collections.toml",
-    "groups.toml",
-    "metrics.toml",
-    "normalization.toml",
-)
+
+class ConfigFolder(Enum):
+    """A folder that an added folder may hold, with the endings of its files.
+
+    datasets/ may also hold what a card names.
+    """
+
+    ARCHS = ("archs", ".toml")
+    BEFORE_AFTER = ("before_after", ".toml")
+    DATASETS = ("datasets", ".toml")
+    FIGURES = ("figures", ".toml")
+    FINETUNE = ("finetune", ".toml")
+    FINETUNE_RUNS = ("finetune_runs", ".toml")
+    LABELS = ("labels", ".csv", ".txt", ".toml")
+    PROMPTS = ("prompts", ".txt", ".json")
+    SUITES = ("suites", ".toml")
+
+    def __init__(self, folder: str, *endings: str) -> None:
+        self.folder, self.endings = folder, endings
+
+
+class ConfigTable(StrEnum):
+    """A file that an added folder may hold."""
+
+    MODELS = "models.csv"
+    CLAIMS = "claims.toml"
+    COLLECTIONS = "collections.toml"
+    GROUPS = "groups.toml"
+    METRICS = "metrics.toml"
+    NORMALIZATION = "normalization.toml"
+
+
+_FOLDERS = {each.folder: each for each in ConfigFolder}
+_FILES = tuple(each.value for each in ConfigTable)
 _IGNORED = re.compile(r"\..*|__.*|README.*|LICEN[CS]E.*|.*~")
 
 
@@ -97,10 +111,10 @@ def _wanted(path: Path) -> str:
     )
 
 
-def config_files(folder: str, *endings: str) -> dict[str, Path]:
+def config_files(kind: ConfigFolder, *endings: str) -> dict[str, Path]:
     """The files of a folder of configs/ and of the added folders, by name without ending.
 
-    Of one name in one folder the first ending counts.
+    Of one name in one folder the first ending counts; `endings` are all of the folder's, if none is given.
 
     Raises:
         DataError: two folders have the name; or as `added_folders`.
@@ -108,8 +122,8 @@ def config_files(folder: str, *endings: str) -> dict[str, Path]:
     by_name: dict[str, Path] = {}
     for root in (config_dir(), *added_folders()):
         own: dict[str, Path] = {}
-        for ending in endings:
-            for path in sorted((root / folder).glob(f"*{ending}")):
+        for ending in endings or kind.endings:
+            for path in sorted((root / kind.folder).glob(f"*{ending}")):
                 own.setdefault(path.name.removesuffix(ending), path)
         for name, path in own.items():
             if name in by_name:
@@ -118,13 +132,13 @@ def config_files(folder: str, *endings: str) -> dict[str, Path]:
     return by_name
 
 
-def config_file(folder: str, name: str, *endings: str) -> Path | None:
+def config_file(kind: ConfigFolder, name: str, *endings: str) -> Path | None:
     """The file of that name in `config_files`, or None. Raises DataError as it does."""
     if "/" in name:  # a path: joined to a folder, it would lead out of it
         return None
     files: list[Path] = []
     for root in (config_dir(), *added_folders()):
-        paths = filter(_is_file, (root / folder / f"{name}{ending}" for ending in endings))
+        paths = filter(_is_file, (root / kind.folder / f"{name}{end}" for end in endings or kind.endings))
         files += itertools.islice(paths, 1)
     if len(files) > 1:
         raise _same_name(files[1], files[0])
@@ -142,7 +156,7 @@ def _same_name(path: Path, other: Path) -> DataError:
     return DataError(f"{path} has the name of {other}: rename one")
 
 
-def config_tables(file: str) -> list[Path]:
+def config_tables(file: ConfigTable) -> list[Path]:
     """This file of configs/ and of the added folders that have one."""
     added = [folder / file for folder in added_folders()]
     return [config_dir() / file, *(path for path in added if path.is_file())]
@@ -158,26 +172,33 @@ def added_name(path: Path) -> str | None:
 
 def files_of(folder: Path) -> list[Path]:
     """The files of an added folder that are read by their place; those beside cards are read with them."""
-    listed = [folder / name for name in FILES]
-    for name, endings in FOLDERS.items():
+    listed = [folder / name for name in _FILES]
+    for name, kind in _FOLDERS.items():
         there = sorted((folder / name).iterdir()) if (folder / name).is_dir() else []
-        listed += (path for path in there if path.suffix in endings and not _IGNORED.fullmatch(path.name))
+        kept = (path for path in there if path.suffix in kind.endings)
+        listed += (path for path in kept if not _IGNORED.fullmatch(path.name))
     return [path for path in listed if path.is_file()]
+
+
+def kind_of(file: Path) -> ConfigFolder | ConfigTable:
+    """What a file of `files_of` is, by its place. In a folder of it, a suite may be called claims.toml."""
+    return ConfigTable(file.name) if file.parent in added_folders() else _FOLDERS[file.parent.name]
 
 
 def _check_folder(folder: Path) -> None:
     """Raises DataError for a file or folder that would be overlooked."""
     for path in sorted(folder.iterdir()):
-        if _IGNORED.fullmatch(path.name) or (path.name in FILES and path.is_file()):
+        if _IGNORED.fullmatch(path.name) or (path.name in _FILES and path.is_file()):
             continue
-        if path.name in FILES or (path.name in FOLDERS and not path.is_dir()):
-            raise DataError(f"{path} is not read: it must be a {'file' if path.name in FILES else 'folder'}")
-        if path.name not in FOLDERS:
-            known = ", ".join([*(f"{name}/" for name in FOLDERS), *FILES])
+        if path.name in _FILES or (path.name in _FOLDERS and not path.is_dir()):
+            raise DataError(f"{path} is not read: it must be a {'file' if path.name in _FILES else 'folder'}")
+        if path.name not in _FOLDERS:
+            known = ", ".join([*(f"{name}/" for name in _FOLDERS), *_FILES])
             raise DataError(f"{path} is not read: a config folder may hold {known}")
-        for file in _others(path, FOLDERS[path.name]):
-            ends = f"files of {path.name}/ end in {' or '.join(FOLDERS[path.name])}"
-            if path.name != "datasets":
+        kind = _FOLDERS[path.name]
+        for file in _others(path, kind.endings):
+            ends = f"files of {path.name}/ end in {' or '.join(kind.endings)}"
+            if kind is not ConfigFolder.DATASETS:
                 raise DataError(f"{file} is not read: {ends}")
             if not _named_by_a_card(file):
                 raise DataError(f"{file} is not read: {ends}, or a card there names them")
@@ -192,7 +213,7 @@ def _others(folder: Path, endings: tuple[str, ...]) -> list[Path]:
 def _named_by_a_card(file: Path) -> bool:
     """Whether a card beside it has its name as a text; label files may lack their ending there."""
     names = {file.name}
-    if file.suffix in (*FOLDERS["labels"], *FOLDERS["prompts"]):
+    if file.suffix in (*ConfigFolder.LABELS.endings, *ConfigFolder.PROMPTS.endings):
         names.add(file.stem)
     return any(
         fnmatchcase(name, pattern)

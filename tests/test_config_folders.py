@@ -19,8 +19,7 @@ from clipjax.checkpoints.identity.registry_rows import model_ids
 from clipjax.checkpoints.load import load_model
 from clipjax.cli import app
 from clipjax.commands.shared.config_readers import READERS, read_config
-from clipjax.config import FILES as OWN_FILES
-from clipjax.config import FOLDERS, added_folders, config_dir, config_file
+from clipjax.config import ConfigFolder, ConfigTable, added_folders, config_dir, config_file
 from clipjax.data.cards import dataset_names, read_card
 from clipjax.data.labels import load_labels, load_projection, load_prompts
 from clipjax.doctor.configs import check_configs
@@ -128,13 +127,13 @@ def test_what_is_ours_stays_as_it_is(folder: Path, monkeypatch: pytest.MonkeyPat
     assert len(ledger().claims) == claims - 1
     assert [subject.digest for subject in subjects()] == digests
     assert "birds" not in dataset_names()
-    assert config_file("prompts", "chirp", ".txt") is None
+    assert config_file(ConfigFolder.PROMPTS, "chirp", ".txt") is None
 
 
 def test_a_path_without_its_ending_is_not_a_file_of_every_folder(folder: Path) -> None:
     path = str(folder / "prompts" / "chirp")
-    assert config_file("prompts", "chirp", ".txt") == Path(f"{path}.txt")
-    assert config_file("prompts", path, ".txt") is None
+    assert config_file(ConfigFolder.PROMPTS, "chirp", ".txt") == Path(f"{path}.txt")
+    assert config_file(ConfigFolder.PROMPTS, path, ".txt") is None
 
 
 BAD: list[tuple[str, str, str, Callable[[], object]]] = [
@@ -274,7 +273,7 @@ BAD: list[tuple[str, str, str, Callable[[], object]]] = [
 
 def test_the_doctor_reads_every_file_of_the_folders_in_force(folder: Path) -> None:
     """Also those that only their own command would read."""
-    assert set(READERS) == {*FOLDERS, *OWN_FILES}
+    assert set(READERS) == {*ConfigFolder, *ConfigTable}
     (wrong,) = check_configs(Machine(), read=read_config)
     assert wrong.says.startswith(f"{folder}/labels/birds-to-imagenet.toml: expected from, to, kind")
     (folder / "labels" / "birds-to-imagenet.toml").unlink()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clipjax.checkpoints.identity.facts import ORIGINS
-from clipjax.config import config_file
+from clipjax.config import ConfigFolder, config_file
 from clipjax.data.labels import LabelSpace, load_labels
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.data.text.image_prompts import ImagePrompt
@@ -261,7 +261,7 @@ class Card:
     def with_classes(self, labels: LabelSpace) -> Card:
         """The card with these classes: by name if configs/labels has the same, else in `LABELS`."""
         unknown = {name: why for name, why in self.unknown.items() if name != "classes"}
-        named = config_file("labels", labels.name, ".csv") is not None
+        named = config_file(ConfigFolder.LABELS, labels.name, ".csv") is not None
         if named and load_labels(labels.name).digest == labels.digest:
             return dataclasses.replace(self, classes=labels.name, label_space=None, unknown=unknown)
         return dataclasses.replace(self, classes=LABELS, label_space=labels, unknown=unknown)

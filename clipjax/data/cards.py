@@ -24,7 +24,7 @@ from typing import Any
 
 from etils import epath
 
-from clipjax.config import config_file, config_files
+from clipjax.config import ConfigFolder, config_file, config_files
 from clipjax.data.card_images import CardIds
 from clipjax.data.corrupted.opener import CorruptionTable, corrupted
 from clipjax.data.corrupted.record import RECORD, making_of
@@ -141,13 +141,13 @@ class _Pixels:
 
 def dataset_names() -> list[str]:
     """Includes members of families."""
-    paths = config_files("datasets", ".toml").values()
+    paths = config_files(ConfigFolder.DATASETS).values()
     return sorted(name for path in paths for name in _members(path, _registered(path)))
 
 
 def registered_cards() -> list[DatasetCard]:
     """Every card of configs/datasets and of the added folders. Raises DataError as `read_card`."""
-    return [card for path in config_files("datasets", ".toml").values() for card in cards_of(path)]
+    return [card for path in config_files(ConfigFolder.DATASETS).values() for card in cards_of(path)]
 
 
 def cards_of(path: Path) -> list[DatasetCard]:
@@ -191,7 +191,7 @@ def read_card(name_or_path: str | Path) -> DatasetCard:
         path, member = Path(file[1]), file[2]
     else:
         stem, _, member = given.partition(":")
-        path = config_file("datasets", stem, ".toml")
+        path = config_file(ConfigFolder.DATASETS, stem)
         if path is None:
             unknown = unknown_name("data set", given, dataset_names())
             raise UsageError(f"{unknown} (or folder, for class folders without a card, or a card's file)")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from clipjax.config import config_file, config_files
+from clipjax.config import ConfigFolder, config_file, config_files
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.storage.buckets import place
 from clipjax.storage.digests import sha256_json
@@ -134,7 +134,7 @@ def load_labels(name: str | Path, beside: Path | None = None) -> LabelSpace:
     """
     if "," in str(name) and not _is_path(name, _ANY_ENDING, beside):
         return _spelled_out(str(name))
-    path = _find(name, "labels", "label space", LABEL_FILES, beside)
+    path = _find(name, ConfigFolder.LABELS, "label space", LABEL_FILES, beside)
     if path.suffix == ".txt":
         return _listed(path)
     rows = read_csv(path)
@@ -183,7 +183,7 @@ def load_projection(source: LabelSpace, target: LabelSpace) -> Projection | None
     if source.ids == target.ids:
         return None
     name = f"{source.name}-to-{target.name}"
-    if (path := config_file("labels", name, ".toml")) is not None:
+    if (path := config_file(ConfigFolder.LABELS, name, ".toml")) is not None:
         return _read_projection(path, source, target)
     others = [item for item in target.ids if item not in source.ids]
     if not others:
@@ -246,7 +246,7 @@ def load_prompts(name: str | Path, beside: Path | None = None) -> PromptSet:
         if not all(part.strip() for part in parts):
             raise UsageError(f"the prompt set {text!r} lacks a name beside its '+': write A+B, or one name")
         return _joined([load_prompts(part, beside) for part in parts])
-    path = _find(name, "prompts", "prompt set", PROMPT_FILES, beside)
+    path = _find(name, ConfigFolder.PROMPTS, "prompt set", PROMPT_FILES, beside)
     return _read_sentences(path) if path.suffix == ".json" else _read_templates(path)
 
 
@@ -282,7 +282,7 @@ def _read_sentences(path: Path) -> PromptSet:
 
 
 def _find(
-    name: str | Path, folder: str, kind: str, suffixes: tuple[str, ...], beside: Path | None = None
+    name: str | Path, folder: ConfigFolder, kind: str, suffixes: tuple[str, ...], beside: Path | None = None
 ) -> Path:
     path = place(name)
     if beside is not None and "://" not in str(name):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipjax.config import config_dir, config_files
+from clipjax.config import ConfigFolder, config_dir, config_files
 from clipjax.finetune.names import recipe_names
 from clipjax.results.row import Row
 from clipjax.storage.reading import read_toml
@@ -109,7 +109,7 @@ def recipes() -> list[str]:
 
 def tuned_files(names: Sequence[str], out: Path) -> Iterator[Path]:
     """The files that end the runs of these recipes; of a recipe without `seeds`, its first run."""
-    files = config_files("finetune", ".toml")
+    files = config_files(ConfigFolder.FINETUNE)
     for name in names:
         for seed in read_toml(files[name]).get("seeds", (1,)):
             yield out / "finetuned" / name / f"seed{seed}" / "run.json"

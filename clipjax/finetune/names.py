@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clipjax.config import config_file, config_files
+from clipjax.config import ConfigFolder, config_file, config_files
 from clipjax.errors import UsageError, unknown_name
 from clipjax.registry import Registry
 from clipjax.storage.reading import is_file
@@ -13,12 +13,12 @@ METHODS = Registry("method", "METHOD", group="methods")
 
 
 def recipe_names() -> list[str]:
-    return sorted(config_files("finetune", ".toml"))
+    return sorted(config_files(ConfigFolder.FINETUNE))
 
 
 def recipe_file(name: str | Path) -> Path:
     """The file of a recipe, by its name or path. Raises UsageError for an unknown name or a missing file."""
-    path = Path(name) if str(name).endswith(".toml") else config_file("finetune", str(name), ".toml")
+    path = Path(name) if str(name).endswith(".toml") else config_file(ConfigFolder.FINETUNE, str(name))
     if path is None:
         raise unknown_name("recipe", str(name), recipe_names())
     if not is_file(path):

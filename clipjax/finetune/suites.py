@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from clipjax.config import config_files
+from clipjax.config import ConfigFolder, config_files
 from clipjax.errors import DataError, unknown_name
 from clipjax.storage.reading import read_toml
 from clipjax.storage.records import read
 from clipjax.tasks.names import TASKS
 
-FOLDERS = ("before_after", "finetune_runs")  # of configs/
+FOLDERS = (ConfigFolder.BEFORE_AFTER, ConfigFolder.FINETUNE_RUNS)
 Better = Literal["higher", "lower", "neither"]
 
 
@@ -75,7 +75,7 @@ def load_suite(name: str | Path) -> Suite:
 
 
 def _shipped(name: str) -> Path:
-    known = {name: path for folder in FOLDERS for name, path in config_files(folder, ".toml").items()}
+    known = {name: path for folder in FOLDERS for name, path in config_files(folder).items()}
     if name not in known:
         raise unknown_name("suite", name, list(known))
     return known[name]

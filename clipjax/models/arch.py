@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from clipjax.config import config_files
+from clipjax.config import ConfigFolder, config_files
 from clipjax.entry_points import PlugIn, cached
 from clipjax.errors import DataError, unknown_name
 from clipjax.models.language.config import LanguageConfig, narrow_decoder
@@ -165,7 +165,7 @@ def _with_config(config: type) -> Family:
 
 
 def arch_names() -> list[str]:
-    return sorted(config_files("archs", ".toml"))
+    return sorted(config_files(ConfigFolder.ARCHS))
 
 
 @cached
@@ -176,7 +176,7 @@ def load_arch(name: str) -> Arch:
         UsageError: no such file; names the nearest.
         DataError: not a valid record.
     """
-    files = config_files("archs", ".toml")
+    files = config_files(ConfigFolder.ARCHS)
     if name not in files:
         raise unknown_name("architecture", name, list(files))
     path = files[name]
@@ -193,7 +193,7 @@ def arch_records() -> dict[str, dict[str, Any]]:
     No family is loaded and nothing is checked, so that many may be compared. Do not change them.
     Raises DataError for a file that is not TOML.
     """
-    files = config_files("archs", ".toml")
+    files = config_files(ConfigFolder.ARCHS)
     return {name: {"name": name, **read_toml(path)} for name, path in files.items()}
 
 

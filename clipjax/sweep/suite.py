@@ -26,7 +26,7 @@ from typing import Any, Literal, NoReturn, TypeVar
 
 from clipjax.checkpoints.identity.model_reference import model_reference
 from clipjax.checkpoints.identity.registry_rows import registry, unknown_model
-from clipjax.config import config_file, config_files
+from clipjax.config import ConfigFolder, config_file, config_files
 from clipjax.data.cards import cards_in, registered_cards
 from clipjax.data.labels import load_prompts
 from clipjax.embeddings.compute import Compute
@@ -178,7 +178,7 @@ def load_suite(
 
 
 def suite_names() -> list[str]:
-    return sorted(config_files("suites", ".toml"))
+    return sorted(config_files(ConfigFolder.SUITES))
 
 
 def _names(given: Names) -> tuple[str, ...]:
@@ -188,7 +188,7 @@ def _names(given: Names) -> tuple[str, ...]:
 def _path(name: str) -> Path:
     if not name.startswith(NAMED):
         return Path(name)
-    path = config_file("suites", name.removeprefix(NAMED), ".toml")
+    path = config_file(ConfigFolder.SUITES, name.removeprefix(NAMED))
     if path is None:
         raise unknown_name("suite", name.removeprefix(NAMED), suite_names())
     return path

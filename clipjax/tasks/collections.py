@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from clipjax.config import config_tables
+from clipjax.config import ConfigTable, config_tables
 from clipjax.entry_points import cached
 from clipjax.errors import DataError
 from clipjax.storage.reading import read_tables
@@ -40,7 +40,7 @@ class Collection:
 @cached
 def collections() -> dict[str, Collection]:
     """Raises DataError naming the file and the wrong key."""
-    tables = read_tables(config_tables("collections.toml"))
+    tables = read_tables(config_tables(ConfigTable.COLLECTIONS))
     return {name: _collection(f"{path}: {name}", record) for name, (record, path) in tables.items()}
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from clipjax.checkpoints.identity.registry import Subject, check_added_rows, groups, subjects
 from clipjax.checkpoints.identity.registry_rows import file_of, registry, why_unknown
-from clipjax.config import config_dir, config_file
+from clipjax.config import ConfigFolder, config_dir, config_file
 from clipjax.errors import unknown_name
 from clipjax.models.parity_record import read_record
 from clipjax.models.version import FORWARD_VERSION
@@ -183,7 +183,7 @@ def _tokenizer(name: str) -> str | None:
 
 
 def _families(arch: str) -> tuple[str | None, str | None]:
-    path = config_file("archs", arch, ".toml")
+    path = config_file(ConfigFolder.ARCHS, arch)
     towers = {} if path is None else read_toml(path)
     text = _DECODER if "language" in towers else towers.get("text", {}).get("family")
     return towers.get("vision", {}).get("family"), text

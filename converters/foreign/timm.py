@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from clipjax.config import config_dir, config_files
+from clipjax.config import ConfigFolder, config_dir, config_files
 from clipjax.errors import DataError
 from clipjax.models.arch import arch_from_dict, arch_records, arch_to_dict
 from clipjax.storage.reading import read_csv
@@ -89,7 +89,7 @@ def _stated(record: Mapping[str, Any], config: Mapping[str, Any], key: str) -> A
 
 def label_space(ids: list[str]) -> str | None:
     """The name in configs/labels of these ids in this order, if any."""
-    files = config_files("labels", ".csv")
+    files = config_files(ConfigFolder.LABELS, ".csv")
     return next((name for name, file in files.items() if [row["id"] for row in read_csv(file)] == ids), None)
 
 

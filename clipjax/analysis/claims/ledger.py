@@ -20,7 +20,7 @@ from clipjax.analysis.rows.curation import columns as curation_columns
 from clipjax.analysis.rows.groups import groups, schemes
 from clipjax.analysis.rows.lineage import UNITS
 from clipjax.analysis.rows.scales import SCALES
-from clipjax.config import config_tables
+from clipjax.config import ConfigTable, config_tables
 from clipjax.entry_points import cached
 from clipjax.errors import DataError, counted, unknown_name
 from clipjax.storage.reading import read_toml
@@ -150,7 +150,7 @@ def ledger(file: Path | None = None) -> Ledger:
     Raises:
         DataError: another form, or a name that two files have; names file, claim and key.
     """
-    path, *added = config_tables("claims.toml") if file is None else [file]
+    path, *added = config_tables(ConfigTable.CLAIMS) if file is None else [file]
     record = read_toml(path)
     claims = _Reader(path, record).ledger()
     for each in added:

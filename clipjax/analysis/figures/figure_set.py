@@ -29,7 +29,7 @@ from clipjax.analysis.figures.yours import YOURS, look_of, why_none
 from clipjax.analysis.rows.cells import PROMPTS, RowIndex, Term, term_of
 from clipjax.analysis.rows.points import Point, points, points_of_prompts
 from clipjax.analysis.rows.scales import checked
-from clipjax.config import config_file
+from clipjax.config import ConfigFolder, config_file
 from clipjax.errors import ClipjaxError, DataError, counted
 from clipjax.storage.writing import write_bytes
 
@@ -137,7 +137,7 @@ def _parts(spec: Spec, panels: Iterable[Content]) -> Iterator[tuple[str, str]]:
 
 def commands(spec: Spec, tasks: Collection[str] | None = None) -> list[str]:
     """What makes a figure's rows. `tasks`: those that exist; None: any that the figure names."""
-    if config_file("suites", spec.name, ".toml") is not None:
+    if config_file(ConfigFolder.SUITES, spec.name) is not None:
         return [f"clipjax sweep suite:{spec.name}", *spec.made_by]
     named = dict.fromkeys(term.task for term in spec.terms)
     return list(spec.made_by) or [f"clipjax eval {task}" for task in named if tasks is None or task in tasks]

@@ -27,7 +27,7 @@ from clipjax.analysis.figures.spec_records import (
 )
 from clipjax.analysis.rows.cells import Column, Term, column_from, terms_of
 from clipjax.analysis.rows.groups import Group, groups, schemes
-from clipjax.config import config_dir, config_files
+from clipjax.config import ConfigFolder, config_dir, config_files
 from clipjax.errors import DataError, unknown_name
 from clipjax.storage.reading import is_file, read_toml
 from clipjax.storage.records import Problems, read
@@ -132,7 +132,7 @@ class Spec:
 
 def spec_names() -> list[str]:
     """The paper's, in its order, then others."""
-    names = list(config_files("figures", ".toml"))
+    names = list(config_files(ConfigFolder.FIGURES))
     kinds = ("fig", "table")
     of_paper = {name: kinds.index(kind) for name in names if (kind := name.rstrip("0123456789")) in kinds}
     return sorted(names, key=lambda name: (of_paper.get(name, len(kinds)), len(name), name))
@@ -147,7 +147,7 @@ def load_spec(name: str | Path) -> Spec:
     """
     path = Path(name)
     if path.suffix != ".toml":
-        files = config_files("figures", ".toml")
+        files = config_files(ConfigFolder.FIGURES)
         if str(name) not in files:
             raise unknown_name("figure", str(name), spec_names())
         path = files[str(name)]

@@ -16,7 +16,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from clipjax.config import config_tables
+from clipjax.config import ConfigTable, config_tables
 from clipjax.entry_points import cached
 from clipjax.errors import DataError, unknown_name
 from clipjax.storage.reading import AnyPath, read_tables
@@ -89,7 +89,7 @@ def groups(scheme: str = "paper", file: Path | None = None) -> tuple[Group, ...]
 
 def _tables(file: Path | None) -> dict[str, tuple[Any, AnyPath]]:
     """The schemes of a file, or of configs/groups.toml and the added folders, each with its file."""
-    return read_tables(config_tables("groups.toml") if file is None else [file])
+    return read_tables(config_tables(ConfigTable.GROUPS) if file is None else [file])
 
 
 def _group(path: AnyPath, title: str, record: Any) -> Group:

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 
 from clipjax.analysis.rows.alike import Ways, unlike, unlike_in_words
 from clipjax.analysis.rows.cells import Cell, Column, RowIndex, cells_of, term_of
-from clipjax.config import config_tables
+from clipjax.config import ConfigTable, config_tables
 from clipjax.entry_points import cached
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.results.escaping import markdown, tex
@@ -157,7 +157,7 @@ def metric_ends() -> dict[str, str]:
     Raises DataError for another form, or for a name that occurs twice.
     """
     by_name: dict[str, str] = {}
-    for path in config_tables("metrics.toml"):
+    for path in config_tables(ConfigTable.METRICS):
         for end, names in vars(read(_Ends, read_toml(path), path)).items():
             for name in names:
                 if name in by_name:

@@ -22,7 +22,7 @@ from clipjax.checkpoints.identity.registry_rows import (
     unknown_model,
     why_unknown,
 )
-from clipjax.config import config_dir, config_file, config_files, config_tables
+from clipjax.config import ConfigFolder, ConfigTable, config_dir, config_file, config_files, config_tables
 from clipjax.data.pixels.preprocess import Interpolation, ResizeMode
 from clipjax.data.text.image_prompts import image_prompt
 from clipjax.data.text.tokenizers import TokenizerSpec, known_tokenizer, tokenizer_spec
@@ -226,7 +226,7 @@ def refuse_wrong_activation(card: Card, where: str | None = None) -> None:
 
 def channel_statistics(name: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """(mean, std) from configs/normalization.toml. Raises DataError for an unknown name."""
-    table = read_tables(config_tables("normalization.toml"))
+    table = read_tables(config_tables(ConfigTable.NORMALIZATION))
     if name not in table:
         near = near_names(name, list(table))
         hint = f"did you mean {', '.join(near)}? " if near else ""
@@ -304,7 +304,7 @@ def _crop_size(row: Row, column: str) -> int:
 
 def _arch_record(row: Row) -> Mapping[str, Any]:
     """The record of an architecture as its file has it, without JAX; empty for an unknown one."""
-    path = config_file("archs", row["arch"], ".toml")
+    path = config_file(ConfigFolder.ARCHS, row["arch"])
     return {} if path is None else read_toml(path)
 
 
@@ -354,8 +354,8 @@ def _refuse(row: Row, name: str, what: str = "is empty") -> Any:
 
 
 def _arch_name(row: Row, column: str) -> str:
-    known = config_file("archs", row[column], ".toml") is not None
-    return row[column] if known else _name(row, column, list(config_files("archs", ".toml")))
+    known = config_file(ConfigFolder.ARCHS, row[column]) is not None
+    return row[column] if known else _name(row, column, list(config_files(ConfigFolder.ARCHS)))
 
 
 # Column -> what reads its cell, besides those of facts.

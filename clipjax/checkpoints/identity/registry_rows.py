@@ -9,7 +9,7 @@ from pathlib import Path
 
 from clipjax.checkpoints.identity.facts import FACTS
 from clipjax.checkpoints.identity.model_reference import OTHER_WAYS
-from clipjax.config import config_dir, config_tables
+from clipjax.config import ConfigTable, config_dir, config_tables
 from clipjax.entry_points import cached
 from clipjax.errors import DataError, UsageError
 from clipjax.storage.reading import read_csv
@@ -40,7 +40,7 @@ def file_of(model_id: str) -> Path:
 def _read() -> tuple[dict[str, dict[str, str]], dict[str, Path]]:
     rows: dict[str, dict[str, str]] = {}
     files: dict[str, Path] = {}
-    for path in config_tables("models.csv"):
+    for path in config_tables(ConfigTable.MODELS):
         for row in shipped_rows() if path.parent == config_dir() else _added_rows(path):
             name = row["id"]
             if name in rows:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clipjax.config import added_folders
+from clipjax.config import ConfigFolder, ConfigTable, kind_of
 from clipjax.errors import DataError
 
 
 def read_config(path: Path) -> None:
     """Read a file by its place in a config folder, with what it names. Raises ClipjaxError."""
-    is_at_top = path.parent in added_folders()  # in a folder of it, a suite may be called claims.toml
-    READERS[path.name if is_at_top else path.parent.name](path)
+    READERS[kind_of(path)](path)
 
 
 def _models(path: Path) -> None:
@@ -110,20 +109,20 @@ def _suite(path: Path) -> None:
 
 
 READERS = {
-    "models.csv": _models,
-    "normalization.toml": _statistics,
-    "claims.toml": _claims,
-    "collections.toml": _collections,
-    "groups.toml": _groups,
-    "metrics.toml": _metrics,
-    "archs": _arch,
-    "before_after": _runs,
-    "datasets": _cards,
-    "figures": _figure,
-    "finetune": _recipe,
-    "finetune_runs": _runs,
-    "labels": _labels,
-    "prompts": _prompts,
-    "suites": _suite,
+    ConfigTable.MODELS: _models,
+    ConfigTable.NORMALIZATION: _statistics,
+    ConfigTable.CLAIMS: _claims,
+    ConfigTable.COLLECTIONS: _collections,
+    ConfigTable.GROUPS: _groups,
+    ConfigTable.METRICS: _metrics,
+    ConfigFolder.ARCHS: _arch,
+    ConfigFolder.BEFORE_AFTER: _runs,
+    ConfigFolder.DATASETS: _cards,
+    ConfigFolder.FIGURES: _figure,
+    ConfigFolder.FINETUNE: _recipe,
+    ConfigFolder.FINETUNE_RUNS: _runs,
+    ConfigFolder.LABELS: _labels,
+    ConfigFolder.PROMPTS: _prompts,
+    ConfigFolder.SUITES: _suite,
 }
-"""File or folder of a config folder -> what reads its files."""
+"""What reads each kind of file."""

@@ -130,9 +130,9 @@ def check_models(known: Iterable[str], asked: Iterable[str]) -> None:
 
 
 def _shipped_prompts() -> list[str]:
-    from clipjax.config import config_files
+    from clipjax.config import ConfigFolder, config_files
 
-    return list(config_files("prompts", ".txt"))
+    return list(config_files(ConfigFolder.PROMPTS, ".txt"))
 
 
 SHIPPED: dict[str, Callable[[], Sequence[str]]] = {
