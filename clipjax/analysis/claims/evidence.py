@@ -115,19 +115,22 @@ class Evidence:
         if not names:
             raise TooLittle(f"no pairs of {part.group.name} by {part.pairs}")
         before, after = self._tables([here], part.against), self._tables([part.y], part.group)
-        pairs = [((one, _of_model(before, one)), (two, _of_model(after, two))) for one, two in names]
+        ones = [(model, _of_model(before, model)) for model, _ in names]
+        others = [(model, _of_model(after, model)) for _, model in names]
+        pairs = list(zip(ones, others))
         whole = [pair for pair in pairs if all(_has_all(cells) for _, cells in pair)]
         if len(whole) < at_least:
             have = f"{len(whole)} of {counted(len(names), 'pair')} have the rows, {at_least} are needed"
             some = any(all(_has_rows(cells) for _, cells in pair) for pair in pairs)
             raise TooLittle(_lacking(have, [cells for pair in pairs for _, cells in pair]), some)
-        ones, others = ([pair[side] for pair in pairs] for side in (0, 1))
-        sides = [[pair[side] for pair in whole] for side in (0, 1)]
+        first, second = [one for one, _ in whole], [other for _, other in whole]
         if part.unit == "model":  # each pair by itself, whatever model others share with it
             units = [str(k) for k in range(len(whole))]
         else:
-            units = _joined(*(self._units(part.unit, [model for model, _ in side]) for side in sides))
-        return self._sample(sides[0], ones, units), self._sample(sides[1], others, units)
+            units = _joined(
+                *(self._units(part.unit, [model for model, _ in side]) for side in (first, second))
+            )
+        return self._sample(first, ones, units), self._sample(second, others, units)
 
     def _units(self, unit: str, models: Iterable[str]) -> list[str]:
         of = self._unit.setdefault(unit, {})
@@ -157,12 +160,14 @@ class Evidence:
         elif part.pairs == "parent":
             parents = {model: self._facts[model].get("parent") for model in self._chosen(part.group)}
             yield from ((parent, model) for model, parent in parents.items() if parent in self._facts)
-        else:
+        else:  # a fact that two models share, who differ in the size of their images
             twins: dict[str, list[str]] = {}
             for model in self._chosen(part.group):
-                twins.setdefault(self._facts[model].get(part.pairs or "") or "none", []).append(model)
-            for name, models in sorted(twins.items()):
-                if name != "none" and len(models) == 2:
+                name = self._facts[model].get(part.pairs or "")
+                if name and name != "none":
+                    twins.setdefault(name, []).append(model)
+            for _, models in sorted(twins.items()):
+                if len(models) == 2:
                     small, large = sorted(models, key=lambda model: self._facts[model].get("image_size") or 0)
                     yield small, large
 

@@ -340,14 +340,16 @@ class _Reader:
 
     def _column(self, key: str, words: Any) -> Column:
         lines = words if isinstance(words, list) else [words]
-        if not lines or not all(isinstance(line, str) and 3 <= len(line.split()) <= 4 for line in lines):
+        terms = []
+        for line in lines:
+            parts = line.split() if isinstance(line, str) else []
+            if len(parts) in (3, 4):
+                task, dataset, *part, metric = parts
+                terms.append(Term(task, dataset, metric, part[0] if part else None))
+        if not terms or len(terms) < len(lines):
             raise self._wrong(
                 f"columns.{key}", f"is {words!r}, not TASK DATASET [SLICE] METRIC or a list of such"
             )
-        terms = []
-        for line in lines:
-            task, dataset, *part, metric = line.split()
-            terms.append(Term(task, dataset, metric, part[0] if part else None))
         return Column(key, key.replace("_", " "), "neither", None, tuple(terms))
 
     def _where(self, key: str, facts: Any) -> Mapping[str, Any]:

@@ -98,26 +98,24 @@ def analyze(
     shown = [{point.model for point in drawn(spec, content)} for content in panels]
     files: list[Path] = []
     numbers = FigureNumbers(spec, panels)
-    if wanted := [form for form in FIGURE_FORMATS if form in formats and any(shown)]:
+    wanted = [form for form in FIGURE_FORMATS if form in formats]
+    if wanted and any(shown):
         drawing = _drawing(numbers)
         files = save_figure(drawing.figure, out / spec.name, wanted, drawing.names)
-    for ending, text in numbers.files() if "csv" in formats and any(shown) else ():
-        files.append(out / f"{spec.name}{ending}")
-        write_bytes(files[-1], text.encode())
-    missing = tuple(each for content in panels for each in content.missing)
-    placeless = tuple(each for content in panels for each in content.placeless)
-    models, parts = frozenset[str]().union(*shown), tuple(dict.fromkeys(_parts(spec, panels)))
-    drawn_panels = sum(map(bool, shown))
+    if "csv" in formats and any(shown):
+        for ending, text in numbers.files():
+            files.append(out / f"{spec.name}{ending}")
+            write_bytes(files[-1], text.encode())
     return Done(
         spec=spec,
         files=tuple(files),
-        drawn=drawn_panels,
+        drawn=sum(map(bool, shown)),
         panels=len(shown),
-        models=models,
-        missing=missing,
+        models=frozenset[str]().union(*shown),
+        missing=tuple(each for content in panels for each in content.missing),
         numbers=numbers,
-        placeless=placeless,
-        parts=parts,
+        placeless=tuple(each for content in panels for each in content.placeless),
+        parts=tuple(dict.fromkeys(_parts(spec, panels))),
         extrapolated=tuple(dict.fromkeys(name for each in panels for name in extrapolated(spec, each))),
     )
 
@@ -226,27 +224,23 @@ def _table(
 ) -> Done:
     lines = fill_table(spec, index, prompts, precision)
     filled = [each for each in lines if any(cell and cell.value is not None for cell in each.cells)]
-    files = []
-    for form in (form for form in TABLE_FORMATS if form in formats and filled):
-        files.append(out / f"{spec.name}.{TABLE_FORMATS[form]}")
-        write_bytes(files[-1], export_table(spec, lines, form).encode())
-    missing = tuple(each for line in lines for each in _missing_of(line))
-    models = frozenset(each.model for each in filled if each.model is not None)
-    drawn_lines = len({each.line.cells for each in filled})
     own = [each for each in filled if each.line not in spec.lines]
-    total = len(spec.lines) + len({each.line.cells for each in own})
-    placeless = tuple(Placeless(each.line.cells[0], str(each.model), NO_LINE, shown=True) for each in own)
-    parts = tuple(_parts_of(filled))
+    files = []
+    for form, ending in TABLE_FORMATS.items():
+        if form in formats and filled:
+            files.append(out / f"{spec.name}.{ending}")
+            write_bytes(files[-1], export_table(spec, lines, form).encode())
     return Done(
         spec=spec,
         files=tuple(files),
-        drawn=drawn_lines,
-        panels=total,
-        models=models,
-        missing=missing,
+        # A line is filled once for each of its models, and counts once.
+        drawn=len({each.line.cells for each in filled}),
+        panels=len(spec.lines) + len({each.line.cells for each in own}),
+        models=frozenset(each.model for each in filled if each.model is not None),
+        missing=tuple(each for line in lines for each in _missing_of(line)),
         numbers=None,
-        placeless=placeless,
-        parts=parts,
+        placeless=tuple(Placeless(each.line.cells[0], str(each.model), NO_LINE, shown=True) for each in own),
+        parts=tuple(_parts_of(filled)),
     )
 
 

@@ -220,7 +220,8 @@ def _check_fits(file: ScatterFile, above: Set[str], path: Path) -> None:
     keys, difference = {fit.key for fit in file.fits}, file.difference
     if len(keys) < len(file.fits):
         raise DataError(f"{path}: two fits have the same key (a fit without `key` has its title)")
-    if difference and (len({*difference}) != 2 or len(difference) != 2 or {*difference} - keys):
+    are_two = len(difference) == len({*difference}) == 2
+    if difference and not (are_two and {*difference} <= keys):
         raise DataError(f"{path}: difference = {list(difference)} must be the keys of two fits")
     if unknown := above - {*keys, ""}:
         raise DataError(f"{path}: above = {min(unknown)!r} must be the key of a fit")
@@ -282,8 +283,9 @@ def _panels(file: StripFile, path: Path, problems: Problems) -> tuple[tuple[Pane
         raise DataError(f"{path}: the key 'panel' is missing")
     grid = [{**column, **line} for line in file.down or [{}] for column in file.across or [{}]]
     panels = _gathered(problems, ((file.panel, words, y, f"{path}: panel") for words in grid))
-    # `wrap` counts only without `down`: a grid has the width of `across`.
-    return panels, len(file.across) or 1 if file.down or wrap is None else min(wrap, len(panels))
+    if file.down or wrap is None:  # a grid: `wrap` is for panels without `down`
+        return panels, len(file.across) or 1
+    return panels, min(wrap, len(panels))
 
 
 def _gathered(problems: Problems, panels: Iterable[tuple[Where, Where, bool, str]]) -> tuple[Panel, ...]:

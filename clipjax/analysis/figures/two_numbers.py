@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from clipjax.analysis.figures.figure_set import FIGURE_FORMATS, Done, analyze
 from clipjax.analysis.figures.frame import drawn
@@ -38,25 +39,23 @@ def two_numbers(
     if scale is not None:
         check_scale(scale)
     terms = [_term(index, text, task) for text in (x, y)]
-    values = [row["value"] for term in terms for some in index.of(term).values() for row in some]
-    fractions = all(value is None or 0 <= value <= 1 for value in values)
-    scale = scale or ("probit" if fractions else "linear")
-    axes = {
-        axis: {
-            "title": f"{term.dataset} {term.slice or ''} {term.metric}".replace("  ", " "),
-            "scale": scale,
-            "unit": "%" if fractions else "",
-            "rows": [{key: value for key, value in term._asdict().items() if value is not None}],
-        }
-        for axis, term in zip("xy", terms)
-    }
+    rows = [row for term in terms for some in index.of(term).values() for row in some]
+    fractions = all(row["value"] is None or 0 <= row["value"] <= 1 for row in rows)
+    looks = {"scale": scale or ("probit" if fractions else "linear"), "unit": "%" if fractions else ""}
+    axes = {axis: _axis(term) | looks for axis, term in zip("xy", terms)}
     fits = [{"title": "robust fit: all models", "where": {}}]
     record = {"title": f"{y} against {x}", "kind": "scatter", "groups": "paper", "fits": fits}
     panel = {"title": f"{terms[1].dataset} against {terms[0].dataset}", **axes}
     spec = spec_from({**record, "panels": [panel]}, Path(f"{name}.toml"))
-    facts = [row["model_facts"] for term in terms for some in index.of(term).values() for row in some]
+    facts = [row["model_facts"] for row in rows]
     there = [group for group in (*spec.groups, _OTHERS) if any(map(group.has, facts))]
     return replace(spec, groups=tuple(there))
+
+
+def _axis(term: Term) -> dict[str, Any]:
+    words = {key: value for key, value in term._asdict().items() if value is not None}
+    title = " ".join(filter(None, (term.dataset, term.slice, term.metric)))
+    return {"title": title, "rows": [words]}
 
 
 def draw_two(

@@ -108,9 +108,11 @@ def _facts(data: Mapping[str, Any]) -> str:
 
 def _origin(data: Mapping[str, Any]) -> str:
     runs = data["runs"]
-    named = [data["interned"][run] for run in runs.get("run_id", [])]
-    days = sorted(f"{run[:4]}-{run[4:6]}-{run[6:8]}" for run in named)
-    origins = [data["interned"][runs["origin"][run]] for run in data["cells"].get("run", [])]
+    interned = data["interned"]  # texts, which the columns of runs name by their number
+    named = [interned[number] for number in runs.get("run_id", [])]
+    days = sorted(f"{run[:4]}-{run[4:6]}-{run[6:8]}" for run in named)  # an id begins 20260131
+    of_cells = [runs["origin"][run] for run in data["cells"].get("run", [])]
+    origins = [interned[number] for number in of_cells]
     said = [f"{origins.count(one):,} {one}" for one in sorted(set(origins))]
     if days:
         said.insert(0, days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}")

@@ -88,21 +88,33 @@ def _renamed(reference: re.Match[str], name: str) -> str:
 
 
 def _gather(node: ET.Element) -> None:
-    """Move attributes shared by a group's shapes to the group; dissolve groups without any."""
+    """Move attributes shared by a group's shapes to the group; dissolve groups without any.
+
+    <g><path fill="red" d="1"/><path fill="red" d="2"/></g>
+    <g fill="red"><path d="1"/><path d="2"/></g>
+    """
     for child in node:
         _gather(child)
-    if any(_is_idle(child) for child in node):
-        parts = [part for child in node for part in (child if _is_idle(child) else [child])]
-        node[:] = [part for part in parts if part.tag != "defs" or len(part)]
+    _dissolve(node)
     shapes = [child for child in node if child.tag != "defs"]
     if node.tag != "g" or len(shapes) < 2:
         return
     for key in SHARED:
-        values = {shape.get(key) for shape in shapes}
-        if len(values) == 1 and None not in values and node.get(key) is None and _may_move(key, shapes):
-            node.set(key, values.pop() or "")
+        value = shapes[0].get(key)
+        if value is None or node.get(key) is not None:
+            continue
+        if all(shape.get(key) == value for shape in shapes) and _may_move(key, shapes):
+            node.set(key, value)
             for shape in shapes:
                 del shape.attrib[key]
+
+
+def _dissolve(node: ET.Element) -> None:
+    """Put the children of idle groups in their place."""
+    parts: list[ET.Element] = []
+    for child in node:
+        parts += child if _is_idle(child) else [child]
+    node[:] = [part for part in parts if part.tag != "defs" or len(part)]
 
 
 def _may_move(key: str, shapes: Sequence[ET.Element]) -> bool:

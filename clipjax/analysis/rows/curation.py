@@ -80,7 +80,8 @@ def curation_table(
         if model not in index.models:
             raise unknown_name("model", model, list(index.models))
         if model not in with_rows:
-            have = ", ".join(sorted({str(term_of(row)) for row in index if model_name(row) == model})[:NAMED])
+            terms = sorted({str(term_of(row)) for row in index if model_name(row) == model})
+            have = ", ".join(terms[:NAMED])
             raise UsageError(f"{model} has rows ({have}), but none that the columns average: see --rows")
     return cells_of(index, of, models=models, prompts=prompts, precision=precision)
 

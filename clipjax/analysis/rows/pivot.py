@@ -7,6 +7,7 @@ export_pivot(table, "markdown")      # | model | imagenet_r | ... with the best 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -124,11 +125,11 @@ def pivot(
             refused.append(str(error))
     if not clear:
         raise DataError(refused[0])
-    lines = {
-        model: [cell for column, cells in clear.items() for cell in cells.get(model) or [_absent(column)]]
-        for model in dict.fromkeys(index.models if models is None else models)
-        if any(model in cells for cells in clear.values())
-    }
+    lines = {}
+    for model in index.models if models is None else models:
+        if any(model in cells for cells in clear.values()):
+            found = [cells.get(model) or [_absent(column)] for column, cells in clear.items()]
+            lines[model] = list(itertools.chain(*found))
     if not lines:
         raise UsageError(f"none of these models has the metric {metric!r}")
     return Pivot(metric, tuple(clear), lines, tuple(refused))

@@ -83,7 +83,11 @@ def _pearson(x: np.ndarray, y: np.ndarray, times: np.ndarray, kind: str) -> np.n
 
 
 def _kendall(x: np.ndarray, y: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Tau-b."""
+    """Tau-b: concordant minus discordant pairs, over the geometric mean of those untied in x and in y.
+
+    https://en.wikipedia.org/wiki/Kendall_rank_correlation_coefficient#Tau-b. A draw that has model i n times
+    and model j m times has their pair n * m times.
+    """
     of_x, of_y = _order(x), _order(y)
 
     def pairs(which: np.ndarray) -> np.ndarray:

@@ -69,6 +69,8 @@ def _variance(values: np.ndarray, units: np.ndarray | None) -> tuple[float, int]
     """The variance of the mean of values [N], and its degrees of freedom: 0 for a single unit."""
     if units is None:
         return float(np.var(values, ddof=1)) / len(values), len(values) - 1
+    # Cluster-robust: values of one unit may depend on each other, so each unit's sum is one observation.
+    # With a value a unit this is the variance above: U / (U - 1) * sum / N^2 = sum / (N - 1) / N.
     sums = np.bincount(units, values - np.mean(values))
     freedom = len(sums) - 1
     return float((sums**2).sum()) * len(sums) / max(freedom, 1) / len(values) ** 2, freedom
@@ -109,7 +111,7 @@ def _pairwise_means(differences: np.ndarray) -> np.ndarray:
 
 def _rank_quantile(n: int, alpha: float) -> int:
     """Largest k with 2 P(W < k) <= alpha, W the signed-rank statistic of n pairs, or 0."""
-    if n > EXACT:
+    if n > EXACT:  # normal: W has mean n (n + 1) / 4 and variance n (n + 1) (2 n + 1) / 24
         spread = math.sqrt(n * (n + 1) * (2 * n + 1) / 24)
         return max(0, math.floor(n * (n + 1) / 4 + spread * scipy.special.ndtri(alpha / 2)))
     below = 2 * np.cumsum(_signed_rank_probabilities(n))

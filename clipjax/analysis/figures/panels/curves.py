@@ -94,7 +94,9 @@ def _draw(
         marks = by_group[group.key]
         points = [mark.point for mark in marks]
         bars = bars_of(points, "x", axis.scale)
-        x = np.array([mark.bin for mark in marks]) + SPREAD * (n - (len(groups) - 1) / 2) / len(groups)
+        # Groups stand side by side around their bin: three of them at -1/3, 0 and 1/3 of the spread.
+        shift = SPREAD * (n - (len(groups) - 1) / 2) / len(groups)
+        x = np.array([mark.bin for mark in marks]) + shift
         for some in _lines(marks):
             area.plot(x[some], bars.at[some], color=group.colour, linewidth=0.9, alpha=0.7, zorder=2.4)
         area.vlines(x, *bars.ends, color=group.colour, linewidth=0.7, alpha=0.45, zorder=2)

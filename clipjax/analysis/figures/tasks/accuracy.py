@@ -26,7 +26,8 @@ def accuracy_figure(rows: Sequence[AnyRow], out: str | Path) -> list[Path]:
 
     Shows "top1" and "top5" of whole data sets. Per-class rows give the line of chance.
     """
-    shown = [r for r in rows if r["metric"] in _ACCURACIES and r["slice"] is None and r["value"] is not None]
+    accuracies = [row for row in rows if row["metric"] in _ACCURACIES and row["slice"] is None]
+    shown = [row for row in accuracies if row["value"] is not None]
     if not shown:
         raise DataError("no result row is the accuracy of a whole data set: run `clipjax eval zeroshot`")
     models = _by_accuracy(shown)
@@ -41,7 +42,10 @@ def accuracy_figure(rows: Sequence[AnyRow], out: str | Path) -> list[Path]:
         panels[0].set_yticks(range(len(models)), models)
         panels[0].set_ylim(-0.6, len(models) - 0.4)
         # Panels share their names (those without classes lack "chance"): the legend has each once.
-        legend = {n: h for panel in panels for h, n in zip(*panel.get_legend_handles_labels())}
+        legend = {}
+        for panel in panels:
+            handles, names = panel.get_legend_handles_labels()
+            legend |= zip(names, handles)
         figure.legend(legend.values(), legend.keys(), loc="outside lower right", ncols=3, frameon=False)
     return save_figure(figure, out)
 

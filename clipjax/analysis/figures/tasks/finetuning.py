@@ -71,6 +71,12 @@ def methods_figure(
     return save_figure(figure, out)
 
 
+def _is_interpolated(row: AnyRow) -> bool:
+    """Whether a row is the zero-shot accuracy of a model with an alpha."""
+    is_accuracy = row["task"] == "zeroshot" and row["metric"] == "top1" and row["slice"] is None
+    return is_accuracy and row["value"] is not None and _alpha(row) is not None
+
+
 def alpha_figure(
     rows: Iterable[AnyRow], reference: str, out: str | Path, *, written: float | None = None
 ) -> list[Path]:
@@ -84,12 +90,7 @@ def alpha_figure(
     Raises:
         DataError: fewer than two alphas have an accuracy on `reference`, or no other data set has one.
     """
-    by_alpha = {
-        (row["dataset"], _alpha(row)): row
-        for row in rows
-        if row["task"] == "zeroshot" and row["metric"] == "top1" and row["slice"] is None
-        if row["value"] is not None and _alpha(row) is not None
-    }
+    by_alpha = {(row["dataset"], _alpha(row)): row for row in rows if _is_interpolated(row)}
     alphas = sorted({alpha for dataset, alpha in by_alpha if dataset == reference})  # type: ignore[type-var]
     shifts = sorted({dataset for dataset, _ in by_alpha} - {reference})
     if len(alphas) < 2 or not shifts:
@@ -101,13 +102,13 @@ def alpha_figure(
         area = figure.subplots()
         ringed = []
         for k, dataset in enumerate(shifts):
-            points = {
-                a: (by_alpha[reference, a], by_alpha[dataset, a]) for a in alphas if (dataset, a) in by_alpha
-            }
+            common = [alpha for alpha in alphas if (dataset, alpha) in by_alpha]
+            points = {alpha: (by_alpha[reference, alpha], by_alpha[dataset, alpha]) for alpha in common}
             _curve(area, points, COLOURS[k % len(COLOURS)], dataset)
-            ringed += [points[written]] if written in points else []
+            if written in points:
+                ringed.append(points[written])
         if ringed:
-            x, y = zip(*((across["value"], up["value"]) for across, up in ringed))
+            x, y = ([pair[side]["value"] for pair in ringed] for side in (0, 1))
             ring = {"markersize": 9, "markerfacecolor": "none", "color": INK, "linestyle": "none"}
             area.plot(x, y, "o", label=f"alpha {written:g}, written", **ring)
         for axis in (area.xaxis, area.yaxis):
