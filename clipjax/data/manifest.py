@@ -25,7 +25,7 @@ from clipjax.storage.buckets import REQUESTS, BucketPath, place
 from clipjax.storage.digests import canonical_json, sha256_bytes, sha256_files
 from clipjax.storage.reading import is_file
 
-Progress = Callable[[int], None]
+Progress = Callable[[int], object]
 
 # As in torchvision's folder loader (torchvision/datasets/folder.py, IMG_EXTENSIONS).
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")

@@ -40,8 +40,7 @@ class Compute:
     )
     per_device_batch: BatchSize | None = option(
         None,
-        "Images per device and step, unless a suite sets it; part of the store's layout. auto: the fastest "
-        "here, measured once.",
+        "Images per device and step; part of the store's layout. auto: the fastest here, measured once.",
         python="None: 64, less for few images.",
         kind=int,
         name="batch_size",

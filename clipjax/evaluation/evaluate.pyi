@@ -94,8 +94,8 @@ def evaluate(
         steps: The most tokens of a vision-language model's answer; default 128.
         store: A folder for embeddings; None keeps none.
         pixel_store: A folder for decoded pixels, shared by models with one pixel recipe; None keeps none.
-        per_device_batch: Images per device and step, unless a suite sets it; part of the store's layout.
-            auto: the fastest here, measured once. None: 64, less for few images.
+        per_device_batch: Images per device and step; part of the store's layout. auto: the fastest here,
+            measured once. None: 64, less for few images.
         workers: Decoding processes. 0: threads of this process; auto: the fastest here, measured once. A task
             of pairs uses neither this nor `per_device_batch` and `pixel_store`.
         params: Where parameters are: whole on each device (replicated), split over a process's devices

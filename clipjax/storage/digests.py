@@ -110,7 +110,7 @@ def _threads(path: Path) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(REQUESTS if isinstance(path, BucketPath) else os.cpu_count() or 1)
 
 
-def sha256_files(paths: Iterable[Path], progress: Callable[[int], None] | None = None) -> list[str]:
+def sha256_files(paths: Iterable[Path], progress: Callable[[int], object] | None = None) -> list[str]:
     """Digests of files, in order; reads only those changed since the last call.
 
     Args:
@@ -148,7 +148,7 @@ def sha256_parts(
     path: Path,
     parts: Sequence[str],
     read: Callable[[int], bytes],
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> list[str]:
     """Digests of a large file's parts, in order; remembered until the file changes.
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -59,39 +57,37 @@ def evaluate(options: EvaluateOptions) -> None:
         clipjax eval imagenet_x --predictions resnet50.csv
     """
     options.check()
-    if options.predictions is not None:
-        before = runs_before(options.results)
-        _show([_of_predictions(options, options.predictions)], options, before)
-        return
     join(options.distributed)
-    request, compute, loading = options.one_run(), options.compute(), options.loading()
-    jobs = _jobs(options, request, compute)
-    from clipjax.evaluation.plans.execute import execute
-    from clipjax.evaluation.plans.item import items_of
-
     before = runs_before(options.results)
-    items = items_of(_load(options, request, loading), jobs, request)
     results, failed = [], []
-    for outcome in execute(items, compute, options.results, announce=_announce):
-        _note(outcome, results, failed)
+    if options.predictions is not None:
+        from clipjax.evaluation.predictions.run import measured_predictions
+
+        how = {"model": options.model, "results": options.results}
+        results += [measured_predictions(options.task, options.predictions, options.one_run(), **how)]
+    else:
+        items, compute = _items(options)
+        from clipjax.evaluation.plans.execute import execute
+
+        for outcome in execute(items, compute, options.results, announce=_announce):
+            _note(outcome, results, failed)
     signals.done()
     if results or options.as_json:
-        _show(results, options, before)
+        show(results, options.as_json, all_metrics=options.all_metrics, before=before)
     if failed:
         others = f"; the other {len(results)} are complete" if results else ""
         of = counted(len(failed) + len(results), "run")
         raise DataError(f"{len(failed)} of {of} failed{others}: {failed[0]}")
 
 
-def _show(results: Sequence[Result], options: EvaluateOptions, before: Mapping[str, str]) -> None:
-    show(results, options.as_json, all_metrics=options.all_metrics, before=before)
+def _items(options: EvaluateOptions) -> tuple[list[Item], Compute]:
+    """What is run, by the loaded model, and how."""
+    request, compute = options.one_run(), options.stores.compute(**options.how)
+    loading = {"card": options.card, **options.facts.stated(options.name)}
+    jobs = _jobs(options, request, compute)
+    from clipjax.evaluation.plans.item import items_of
 
-
-def _of_predictions(options: EvaluateOptions, file: Path) -> Result:
-    from clipjax.evaluation.predictions.run import measured_predictions
-
-    of = options.one_run()
-    return measured_predictions(options.task, file, of, model=options.model, results=options.results)
+    return items_of(_load(options, request, loading), jobs, request), compute
 
 
 def _jobs(options: EvaluateOptions, request: Request, compute: Compute) -> list[Job]:

@@ -33,16 +33,8 @@ OF_A_MODEL = (
     *("card", "name", "facts_of", "fact", "facts", "store", *PIXELS, "distributed"),
     *(each.name for each in _OPTIONS if each.kind is not None and each.of_model),
 )
-# Field -> options: refused here where a task's kinds of run (`Kind.options`) do not take them, others later.
-OF_KINDS = {
-    "labels": ("labels",),
-    "prompts": ("prompts",),
-    "per_device_batch": ("batch_size",),
-    "workers": ("workers",),
-    "decode": ("decode",),
-    "pixel_store": PIXELS,
-    "keep_maps": ("keep_maps",),
-}
+# Fields refused here where a task's kinds of run (`Kind.options`) do not take them, others later.
+OF_KINDS = ("labels", "prompts", "per_device_batch", "workers", "decode", "pixel_store", "keep_maps")
 # Without effect beside --data-root: the cards decide.
 OF_ONE_RUN = tuple(each.name for each in _OPTIONS if each.of_card)
 
@@ -156,16 +148,11 @@ class EvaluateOptions:
             )
         TASKS.check(self.task)
         taken = {option for kind in listed(self.task).kinds for option in options_taken(kind)}
-        others = [name for field, names in OF_KINDS.items() if field not in taken for name in names]
+        known = options_of(Request) | options_of(Compute)
+        others = [known[field].name for field in OF_KINDS if field not in taken]
+        others += PIXELS[1:] if "pixel_store" in others else ()
         refuse_beside(f"the task {self.task}", on_command_line(self.context, others))
 
     def one_run(self) -> Request:
         """The request with the first of several --prompts."""
         return replace(self.request, prompts=next(iter(self.prompts or []), None))
-
-    def compute(self) -> Compute:
-        return self.stores.compute(**self.how)
-
-    def loading(self) -> dict[str, Any]:
-        """The options of loading, as `load_model` takes them."""
-        return {"card": self.card, **self.facts.stated(self.name)}

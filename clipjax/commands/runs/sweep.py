@@ -140,7 +140,8 @@ class SweepOptions:
 def sweep(options: SweepOptions) -> None:
     """Run a suite: every model on every data set with every task that it names.
 
-    Runs with results are skipped, and failures are named at the end. Exit codes: 0 nothing is left, 1
+    Runs with results are skipped, and failures are named at the end. Options that the suite sets come before
+    these. Exit codes: 0 nothing is left, 1
     something failed or is missing, 75 interrupted: run it again.
 
     Examples:

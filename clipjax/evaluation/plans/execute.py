@@ -20,12 +20,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from clipjax.checkpoints.encoder import Encoder
-from clipjax.devices.agreement import failed_process, on_all
+from clipjax.devices.agreement import on_all
 from clipjax.embeddings.compute import Compute, EmbedStats
 from clipjax.embeddings.params import dtype_to_load, mesh_to_load
-from clipjax.errors import ClipjaxError, DataError, counted, type_and_line
+from clipjax.errors import ClipjaxError, counted, type_and_line
 from clipjax.evaluation.ahead import embed_ahead
-from clipjax.evaluation.plans.item import Chosen, Item
+from clipjax.evaluation.plans.item import Item
 from clipjax.evaluation.plans.ready import Done, Ready, file_of, ready, resolved
 from clipjax.evaluation.predictions.run import measured_predictions
 from clipjax.evaluation.rows import Result
@@ -112,9 +112,11 @@ class _Runner:
         """The items of one model that run, and the outcome of the others."""
         self.model = None  # it leaves the memory before the next one is opened
         chosen = items[0].chosen
-        model, failure = _on_all(chosen, chosen.opened)
-        if failure is not None:
-            return [], [self.passed(items, failure)]
+        try:
+            with on_all(f"open {chosen.title}", apart=chosen.in_memory):
+                model = chosen.opened()
+        except Exception as error:
+            return [], [self.passed(items, error)]
         compute = None if self.done is None else self.compute
         # A foreign error, too, waits for the item's turn, where all processes hear of it.
         found = [ready(item, model, self.results, compute, Exception) for item in items]
@@ -143,8 +145,12 @@ class _Runner:
         chosen = items[0].chosen
         dtype = dtype_to_load({each for item in items for each in item.request.precisions})
         mesh_of = mesh_to_load(items[0].computed(self.compute).params)
-        self.model, failure = _on_all(chosen, lambda: chosen.loaded(dtype=dtype, mesh_of=mesh_of))
-        return [] if failure is None else [self.passed(items, failure)]
+        try:
+            with on_all(f"load {chosen.title}", apart=chosen.in_memory):
+                self.model = chosen.loaded(dtype=dtype, mesh_of=mesh_of)
+        except Exception as error:  # e.g. out of memory
+            return [self.passed(items, error)]
+        return []
 
     def ahead(self, part: Sequence[Ready]) -> dict[str, EmbedStats]:
         first, subjects = part[0].item, [each.subject for each in part if each.subject is not None]
@@ -179,19 +185,6 @@ class _Runner:
             if each.error is not None:
                 raise each.error
             return each.with_model(model)
-
-
-def _on_all(chosen: Chosen, make: Callable[[], Encoder | None]) -> tuple[Encoder | None, Exception | None]:
-    """A model on every process, or why not."""
-    model, failure = None, None
-    try:
-        model = make()
-    except Exception as error:  # e.g. out of memory
-        failure = error
-    failed = None if chosen.in_memory else failed_process(failure)
-    if failure is None and failed is not None:
-        failure = DataError(f"see the message of process {failed}")
-    return model, failure
 
 
 def _logged(outcome: Outcome) -> Outcome:

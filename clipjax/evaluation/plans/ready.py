@@ -109,11 +109,7 @@ def hash_images(manifest: Manifest, progress: bool) -> str:
     """The manifest's digest, with a bar: the first time reads all images."""
     shown = progress and jax.process_index() == 0
     with progress_bar(len(manifest), f"hashing {manifest.name}", "image", shown=shown, delay=1) as bar:
-
-        def advance(_: int) -> None:
-            bar.update()
-
-        return manifest.compute_digest(advance)
+        return manifest.compute_digest(lambda _: bar.update())
 
 
 def ready(

@@ -82,11 +82,6 @@ def damage(folder: Path) -> str | None:
     return None
 
 
-def has_digests(folder: Path) -> bool:
-    """Whether `damage` would notice any change."""
-    return (folder / SIZES).is_file()
-
-
 def _hashed(folder: Path, names: list[str]) -> list[str]:
     # Without a cache: a failing disk changes no file's time.
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -32,7 +32,7 @@ from jax.experimental import multihost_utils
 
 from clipjax.devices.agreement import barrier, failed_process, first_decides
 from clipjax.errors import DataError, counted
-from clipjax.finetune.training.point_files import damage, has_digests, write_contents
+from clipjax.finetune.training.point_files import SIZES, damage, write_contents
 from clipjax.finetune.training.step import TrainState
 from clipjax.finetune.training.uploads import Uploads
 from clipjax.storage.buckets import BucketPath
@@ -170,10 +170,9 @@ class Checkpoints:
                 )
                 damaged.append(step)
                 continue
-            if jax.process_index() == 0 and not has_digests(self.folder / str(step)):
+            if jax.process_index() == 0 and not (self.folder / str(step) / SIZES).is_file():
                 _LOG.warning(
-                    "checkpoint %s has no SHA-256 of its files: whether they have changed is not known",
-                    step,
+                    "checkpoint %s has no %s: whether its files have changed is unknown", step, SIZES
                 )
             self._put_aside(damaged)
             if self._uploads is not None:
