@@ -25,6 +25,7 @@ from clipjax.results.row import Row
 
 NAMED = 4  # at most this many missing rows in a panel's text
 WIDE = 34  # characters per line of a panel's text
+BARS = "bars: intervals of the numbers"
 CUTS = {"x": (CARETLEFT, CARETRIGHT), "y": (CARETDOWN, CARETUP)}  # heads of cut bars: lower and upper end
 CUT = "arrow: an interval that the scale cuts, at 0 or 1"
 FEWEST = 3  # models for a trend line
@@ -138,6 +139,10 @@ def has_cut(spec: Spec, content: Content) -> bool:
     return any(bool(bars_of(shown, which, axis.scale).cut.any()) for which, axis in axes)
 
 
+def has_bars(points: Iterable[Point]) -> bool:
+    return any(cell.interval is not None for point in points for cell in (point.x, point.y))
+
+
 def ends_of(point: Point, which: str) -> tuple[float, float]:
     """Without an interval, the number twice."""
     cell: Cell = getattr(point, which)
@@ -232,7 +237,8 @@ def handles(spec: Spec, contents: Sequence[Content]) -> list[list[Line2D]]:
     lines = [_line(spec, line, contents) for line in spec.fits]
     if spec.ideal:
         lines.append(Line2D([], [], color=INK, linestyle="--", linewidth=0.9, label="y = x"))
-    lines.append(Line2D([], [], color=QUIET, linewidth=0.7, label="bars: intervals of the numbers"))
+    if has_bars([point for point, _ in shown]):
+        lines.append(Line2D([], [], color=QUIET, linewidth=0.7, label=BARS))
     if any(has_cut(spec, content) for content in contents):
         lines.append(_sign(CUTS["x"][1], 4.0, QUIET, CUT))
     own = own_marks(spec, [point for point, _ in shown], counts.get(YOURS.key, 0))

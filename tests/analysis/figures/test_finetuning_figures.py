@@ -105,6 +105,26 @@ def test_the_curve_goes_from_alpha_0_to_1_on_each_shift(drawn: list[Any]) -> Non
     assert area.get_xlabel() == "accuracy on val"
 
 
+def test_an_alpha_stands_beside_the_line_and_the_legend_below(drawn: list[Any]) -> None:
+    facts = [{"model_facts": {"lineage": {"alpha": alpha}}} for alpha in (0.0, 0.5, 1.0)]
+    shift = ACCURACY._replace(dataset="shift")
+    for there in ((0.3, 0.4, 0.5), (0.5, 0.4, 0.3), (0.3, 0.5, 0.3)):
+        alpha_figure(
+            [row("m", ACCURACY, here, **each) for here, each in zip((0.4, 0.5, 0.6), facts)]
+            + [row("m", shift, up, **each) for up, each in zip(there, facts)],
+            "val",
+            "unused",
+        )
+        figure = drawn.pop()
+        figure.draw_without_rendering()
+        [area] = figure.axes
+        line = area.lines[0].get_path().transformed(area.transData)
+        boxes = [text.get_window_extent() for text in area.texts]
+        assert not any(line.intersects_bbox(box, filled=False) for box in boxes), there
+        [legend] = figure.legends
+        assert legend.get_window_extent().y1 < area.get_window_extent().y0
+
+
 @pytest.mark.parametrize("written", [None, 0.3])
 def test_an_alpha_that_is_not_on_the_curve_has_no_ring(drawn: list[Any], written: float | None) -> None:
     alpha_figure(mixtures(), "val", "unused", written=written)

@@ -12,7 +12,7 @@ import pytest
 from _study import models, study_rows
 
 from clipjax.analysis.figures.figure_set import contents
-from clipjax.analysis.figures.frame import CUT, bars_of, drawn, handles, has_cut
+from clipjax.analysis.figures.frame import BARS, CUT, bars_of, drawn, handles, has_cut
 from clipjax.analysis.figures.panels.scatter import draw_scatter
 from clipjax.analysis.figures.panels.strip import draw_strip
 from clipjax.analysis.figures.spec import Spec, load_spec
@@ -138,3 +138,18 @@ console.log(JSON.stringify({{ low: found.low, high: found.high, marks: found.mar
     done = subprocess.run([node, "-e", script], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("name", ["fig4", "fig2", "fig7"])
+@pytest.mark.parametrize("some", [False, True])
+def test_bars_are_named_where_a_number_has_one(name: str, some: bool) -> None:
+    spec = load_spec(name)
+    rows = list(study_rows(spec.terms, models(every=16)))
+    for k, each in enumerate(rows):
+        each["interval"] = None if k or not some else {"lo": each["value"], "hi": each["value"], **WIDE}
+    panels = contents(spec, RowIndex(rows))
+    if spec.kind == "strip":
+        said = str(draw_strip(spec, panels, []).figure.get_supxlabel())
+    else:
+        said = str([entry.get_label() for part in handles(spec, panels) for entry in part])
+    assert (BARS in said) == some

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from clipjax.analysis.figures.frame import (
+    BARS,
     CUT,
     Content,
     Drawing,
@@ -19,6 +20,7 @@ from clipjax.analysis.figures.frame import (
     draw_cuts,
     draw_own,
     drawn,
+    has_bars,
     has_cut,
     looks,
     said,
@@ -65,7 +67,8 @@ def _lines(spec: Spec, contents: Sequence[Content]) -> list[Group]:
 def _explained(spec: Spec, contents: Sequence[Content]) -> str:
     shown = [point for content in contents for point in drawn(spec, content)]
     parts = ["larger points: more parameters"] if spec.size else []
-    parts += ["bars: intervals of the numbers", "lines: medians of the groups"]
+    parts += [BARS] if has_bars(shown) else []
+    parts += ["lines: medians of the groups"]
     parts += [
         people_in_words(each.people) for each in contents if each.people is not None and drawn(spec, each)
     ]

@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from clipjax.analysis.figures.style import COLOURS, INK, QUIET, RC, limits_around, new_figure, save_figure
 from clipjax.errors import DataError
 from clipjax.results.row import AnyRow
+
+Point = tuple[float, float]
+_CORNERS = ((1, 1), (1, -1), (-1, 1), (-1, -1))
 
 
 class Panel(NamedTuple):
@@ -100,11 +104,12 @@ def alpha_figure(
     figure = new_figure(5.4, 4.0)
     with matplotlib.rc_context(RC):
         area = figure.subplots()
-        ringed = []
+        ringed, curves = [], list[tuple[dict[Any, Point], str]]()
         for k, dataset in enumerate(shifts):
             common = [alpha for alpha in alphas if (dataset, alpha) in by_alpha]
             points = {alpha: (by_alpha[reference, alpha], by_alpha[dataset, alpha]) for alpha in common}
-            _curve(area, points, COLOURS[k % len(COLOURS)], dataset)
+            colour = COLOURS[k % len(COLOURS)]
+            curves.append((_curve(area, points, colour, dataset), colour))
             if written in points:
                 ringed.append(points[written])
         if ringed:
@@ -114,23 +119,45 @@ def alpha_figure(
         for axis in (area.xaxis, area.yaxis):
             axis.set_major_formatter(PercentFormatter(1.0))  # decimals as the ticks need
         area.margins(0.08)
+        for placed, colour in curves:
+            _name_alphas(area, placed, colour)
         area.set_xlabel(f"accuracy on {reference}")
         area.set_ylabel("accuracy on the shift, 95 % intervals")
         area.set_title("From the pretrained (alpha 0) to the fine-tuned model (1)", loc="left")
-        area.legend(frameon=False, fontsize=8)
+        figure.legend(loc="outside lower right", ncols=3, frameon=False, fontsize=8)
     return save_figure(figure, out)
 
 
-def _curve(area: Axes, points: Mapping[Any, tuple[AnyRow, AnyRow]], colour: str, label: str) -> None:
+def _curve(
+    area: Axes, points: Mapping[Any, tuple[AnyRow, AnyRow]], colour: str, label: str
+) -> dict[Any, Point]:
+    """Where each alpha is."""
     if not points:
-        return
+        return {}
     across, up = (list(rows) for rows in zip(*points.values()))
     x, y = ([row["value"] for row in rows] for rows in (across, up))
     area.errorbar(x, y, yerr=limits_around(up), fmt="none", color=colour, alpha=0.35, linewidth=1)
     area.plot(x, y, "-o", color=colour, markersize=4, linewidth=1, label=label)
-    for alpha, *point in zip(points, x, y):
+    return dict(zip(points, zip(x, y)))
+
+
+def _name_alphas(area: Axes, points: Mapping[Any, Point], colour: str) -> None:
+    """Beside each point, in the corner that is furthest from the line. Needs the axes' limits."""
+    places = area.transData.transform(list(points.values())) if points else np.empty((0, 2))
+    ways = np.diff(places, axis=0)
+    for k, (alpha, point) in enumerate(points.items()):
+        away = np.array([*ways[k : k + 1], *-ways[max(k - 1, 0) : k]]).reshape(-1, 2)
+        away = away / np.maximum(np.linalg.norm(away, axis=1, keepdims=True), 1e-9)
+        x, y = max(_CORNERS, key=lambda corner: -(away @ corner).max(initial=-1.0))
         area.annotate(
-            f"{alpha:g}", tuple(point), xytext=(5, 4), textcoords="offset points", fontsize=7, color=colour
+            f"{alpha:g}",
+            point,
+            xytext=(5 * x, 4 * y),
+            textcoords="offset points",
+            ha="left" if x > 0 else "right",
+            va="bottom" if y > 0 else "top",
+            fontsize=7,
+            color=colour,
         )
 
 
