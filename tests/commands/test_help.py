@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import unicodedata
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -108,6 +109,35 @@ def test_a_wide_table_fits(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     assert max(map(len, out.splitlines())) <= 60
     assert out.count("words") == 3 * 12
     assert out.count("zeroshot") == 1
+
+
+def on_screen(text: str) -> str:
+    """A character for each of the terminal's columns, by Unicode's own tables."""
+    letters = [letter for letter in text if not unicodedata.combining(letter)]
+    return "".join(each * (2 if unicodedata.east_asian_width(each) in "WF" else 1) for each in letters)
+
+
+@pytest.mark.parametrize("width", [None, 100, 60, 40])
+def test_letters_that_take_two_columns(width: int | None) -> None:
+    words = "これは長い文章です " * 4
+    titles = ["image", "言葉", "n", "text"]
+    cells = [
+        ["犬と鳥", "cafe\u0301", "0.5", words],
+        ["cat", "猫", "12.25", "words " * 9],
+        ["x", "y", "3", "z"],
+    ]
+    titles_line, rule, *rows = (on_screen(line.text) for line in fitted(titles, cells, width))
+    assert len(rule) <= (width or 140)
+    for line in (titles_line, *rows):
+        assert len(line) <= len(rule)
+        assert all(line[gap.start() : gap.end()].strip() == "" for gap in re.finditer(" +", rule)), line
+    shown = "".join(line.text for line in fitted(titles, cells, width)).replace(" ", "")
+    assert (shown.count("これ"), shown.count("words")) == (4, 9)
+
+
+def test_a_headline_of_wide_letters() -> None:
+    cells = [["x", "猫" * 30, "word " * 9], ["y", "猫" * 30, "word"]]
+    assert max(len(on_screen(line.text)) for line in fitted(["a", "b", "c"], cells, 30)) == 30
 
 
 def test_columns_that_do_not_fit_follow_below() -> None:

@@ -1,6 +1,9 @@
 """Lay out a table for a terminal's width.
 
 for line in fitted(titles, cells, 80): print(line.text)
+
+A width counts the terminal's columns; a Chinese letter takes two. rich's own table is not used: on a narrow
+terminal it breaks names and numbers, and 300 models take it 0.2 s instead of 0.03.
 """
 
 from __future__ import annotations
@@ -10,7 +13,10 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import NamedTuple
+
+from rich.cells import cell_len, chop_cells
 
 GAP = "  "
 NARROWEST = 16  # columns that a wrapped text keeps
@@ -35,12 +41,12 @@ class _Column(NamedTuple):
 
     @property
     def width(self) -> int:
-        return max(len(self.title), *map(len, self.cells), 0)
+        return max(cell_len(self.title), *map(cell_len, self.cells), 0)
 
     @property
     def longest_word(self) -> int:
         words = [word for text in (self.title, *self.cells) for word in text.split()]
-        return max(map(len, words), default=0)
+        return max(map(cell_len, words), default=0)
 
 
 def terminal_width() -> int | None:
@@ -63,7 +69,7 @@ def fitted(titles: Sequence[str], cells: Sequence[Sequence[str]], width: int | N
     shared, columns = _apart(columns)
     if shared:
         words = ", ".join(f"{each.title} {each.cells[0]}" for each in shared)
-        yield from (Line(line) for line in textwrap.wrap(words, width, break_on_hyphens=False))
+        yield from map(Line, _wrapped(words, width))
         yield Line("")
     for number, block in enumerate(_blocks(columns, width)):
         if number:
@@ -118,7 +124,7 @@ def _narrowed(columns: Sequence[_Column], width: int) -> list[int]:
 
 
 def _lines(columns: Sequence[_Column], widths: Sequence[int]) -> Iterator[Line]:
-    yield from (Line(text) for text in _line([each.title for each in columns], columns, widths))
+    yield from map(Line, _line([each.title for each in columns], columns, widths))
     yield Line(GAP.join("-" * width for width in widths))
     for number in range(len(columns[0].cells)):
         row = [each.cells[number] for each in columns]
@@ -127,18 +133,22 @@ def _lines(columns: Sequence[_Column], widths: Sequence[int]) -> Iterator[Line]:
 
 def _line(row: Sequence[str], columns: Sequence[_Column], widths: Sequence[int]) -> Iterator[str]:
     """One row; several lines if a cell is wrapped."""
-    wrapped = [
-        [text] if len(text) <= width else textwrap.wrap(text, width, break_on_hyphens=False)
-        for text, width in zip(row, widths)
-    ]
-    for number in range(max(map(len, wrapped))):
-        parts = [
-            text.rjust(width) if column.is_numbers else text.ljust(width)
-            for text, column, width in zip(
-                (each[number] if number < len(each) else "" for each in wrapped), columns, widths
-            )
-        ]
-        yield GAP.join(parts).rstrip()
+    for parts in zip_longest(*map(_wrapped, row, widths), fillvalue=""):
+        yield GAP.join(map(_padded, parts, columns, widths)).rstrip()
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """The text's lines; with letters that take two columns, it is broken between any two letters."""
+    if cell_len(text) <= width:
+        return [text]
+    if cell_len(text) == len(text):
+        return textwrap.wrap(text, width, break_on_hyphens=False)
+    return [line.strip() for line in chop_cells(text, width)]
+
+
+def _padded(text: str, column: _Column, width: int) -> str:
+    blanks = " " * (width - cell_len(text))
+    return blanks + text if column.is_numbers else text + blanks
 
 
 def _total(widths: Sequence[int]) -> int:
