@@ -77,6 +77,8 @@ def reflected(index: Any, size: int) -> Any:
 
 def box_matrix(size: int, new_size: int) -> np.ndarray:
     """float32 [new_size, size]: Pillow's resize with BOX, whose cells count whole or not at all."""
+    # Pillow's `precompute_coeffs` (src/libImaging/Resample.c). From 5 cells to 2, each covers 2.5. It is
+    # the mean of the old ones whose centre is in it: 0, 1 and 2 (centre 2.5, at the end), then 3 and 4.
     scale = size / new_size
     support = 0.5 * max(scale, 1.0)
     matrix = np.zeros((new_size, size))

@@ -316,7 +316,11 @@ def _nearest(record: dict[str, Any]) -> str:
 
     given = fields(record)
     others = {name: fields(other) for name, other in arch_records().items() if name != record.get("name")}
-    nearest = max(others, key=lambda name: sum(given.get(key) == each for key, each in others[name].items()))
+
+    def equal(name: str) -> int:
+        return sum(given.get(key) == value for key, value in others[name].items())
+
+    nearest = max(others, key=equal)
     known = others[nearest]
     if not any(given[key] == known[key] for key in given.keys() & known.keys()):
         return ""

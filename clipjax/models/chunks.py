@@ -51,7 +51,8 @@ def is_small(batch: Array, devices: int) -> bool:
 def _tiled_bytes(array: Any) -> int:
     """A TPU's tiles have 8 rows of 128 numbers."""
     *outer, rows, columns = (1, 1, *array.shape)
-    return math.prod(outer) * (-(-rows // 8) * 8) * (-(-columns // 128) * 128) * array.dtype.itemsize
+    tiles = -(-rows // 8) * -(-columns // 128)  # -(-a // b) is a / b rounded up
+    return math.prod(outer) * tiles * 8 * 128 * array.dtype.itemsize
 
 
 def _products(jaxpr: Jaxpr) -> Iterator[Any]:

@@ -62,6 +62,7 @@ def _origins(shift: jax.Array, reach: int) -> jax.Array:
 
 
 def _moved(row: Any, column: Any, size: int, reach: int) -> Any:
+    # The reference's loops: `for h in range(size - reach, reach, -1)`, and so for the columns.
     return (row > reach) & (row <= size - reach) & (column > reach) & (column <= size - reach)
 
 

@@ -67,6 +67,8 @@ def blurred(padded: Any, radius: Any) -> Any:
 
 def _few_taps(reach: int, padded: Any, radius: Any) -> Any:
     weights, size = _taps(radius, reach + 2)[0], padded.shape[1] - 2 * _BORDER
+    # w0 x[i] + w1 (x[i-1] + x[i+1]) + w2 (x[i-2] + x[i+2]) + ..., down and then across. Down, the image still
+    # has its whole border; across it is cut to what the taps reach.
     image: Any = padded[:, :, _BORDER - reach : _BORDER + reach + size]
     first = _BORDER
     for axis in (1, 2):

@@ -103,19 +103,24 @@ def point_cloud(depth: Any) -> Cloud:
 def render(image: Any, cloud: Cloud, move: Move, share: Any) -> Any:
     """The view after a share of the path, [S, S, 3] in [0, 1]; black where nothing is seen."""
     size = len(image)
+    # Points move instead of the camera, sideways so that the nearest one is `right` pixels of SIDE away.
     nearer = cloud.nearest * (share * move.depth - share)
     scale = -share * (cloud.nearest + nearer) / SIDE
     shift = jnp.stack([scale * move.right, scale * move.down, nearer])
     x, y, far = (cloud.points + shift[:, None, None]).reshape(3, -1)
     seen = far >= _NEAREST
+    # A pinhole camera projects (x, y, far) to size * (x / far, y / far). Each point is shared out to the four
+    # pixels around it.
     inverse = 1 / jnp.where(seen, far, 1)
     corners, weights = _corners(size * x * inverse + (size - 1) / 2, size * y * inverse + (size - 1) / 2)
     index = _index(corners, size, seen)
+    # What each pixel shows: points no more than a layer behind the nearest one that fell into it.
     surface = _SURFACE - SIDE * _BASELINE / (jnp.where(seen, far, 1) + 1e-7)
     nearest = jnp.take_along_axis(index, weights.argmax(0)[None], 0)[0]
     buffer = jnp.full(size * size, _SURFACE).at[nearest].min(surface, mode="drop")
     buffer = degridded(buffer.reshape(size, size)).reshape(-1)
     front = surface <= buffer.at[index].get(mode="fill", fill_value=-jnp.inf) + _LAYER
+    # Colours and depth are means over a pixel's points, weighted by their shares (the last column).
     largest = cloud.points[2].max()
     values = jnp.concatenate([image.reshape(-1, 3), far[:, None] / largest, jnp.ones_like(far)[:, None]], 1)
     sums = jnp.zeros((size * size, 5), jnp.int32)
@@ -153,12 +158,14 @@ def degridded(buffer: Any) -> Any:
     size = len(buffer)
     total, count = jnp.zeros_like(buffer), jnp.zeros_like(buffer)
     padded = jnp.pad(buffer, 1, constant_values=jnp.inf)  # never nearer
+
+    def moved(down: int, right: int) -> Any:
+        return padded[1 + down : 1 + down + size, 1 + right : 1 + right + size]
+
     for down, right in ((0, 1), (1, 0), (1, 1), (-1, 1)):
-        pair = [
-            padded[1 + s * down : 1 + s * down + size, 1 + s * right : 1 + s * right + size] for s in (-1, 1)
-        ]
-        behind = (buffer >= pair[0] + 1) & (buffer >= pair[1] + 1)
-        total += jnp.where(behind, pair[0] + pair[1], 0)
+        one, other = moved(-down, -right), moved(down, right)
+        behind = (buffer >= one + 1) & (buffer >= other + 1)
+        total += jnp.where(behind, one + other, 0)
         count += jnp.where(behind, 2.0, 0.0)
     return jnp.where(count > 0, jnp.minimum(buffer, total / jnp.maximum(count, 1)), buffer)
 

@@ -88,9 +88,10 @@ def _ridge(strength: jax.Array, down: jax.Array, right: jax.Array) -> jax.Array:
 
 def distances(marked: jax.Array) -> jax.Array:
     """float32 [S, S]: the shortest way to a marked cell in steps of a 5 x 5 mask, exact up to `_FARTHEST`."""
-    steps = [(y, x) for y in range(-2, 3) for x in range(-2, 3) if abs(y) + abs(x) in (1, 2, 3)]
-    steps = [step for step in steps if step not in ((0, 2), (0, -2), (2, 0), (-2, 0))]
+    # By |y| + |x|: straight, diagonally, as a knight in chess. (0, 2) is (0, 1) twice.
     lengths = {1: _STRAIGHT, 2: _DIAGONAL, 3: _KNIGHT}
+    steps = [(y, x) for y in range(-2, 3) for x in range(-2, 3) if abs(y) + abs(x) in lengths]
+    steps = [(y, x) for y, x in steps if {abs(y), abs(x)} != {0, 2}]
     start = jnp.where(marked, 0.0, 2.0 * _FARTHEST)
 
     def shorten(_: Any, way: jax.Array) -> jax.Array:

@@ -174,12 +174,14 @@ def difference(first: Binned, second: Binned, level: float = LEVEL) -> tuple[Int
 
 
 def _mover(first: Gaps, second: Gaps, z: np.ndarray, correlation: float) -> tuple[np.ndarray, np.ndarray]:
-    values = [corrected(gaps) for gaps in (first, second)]
-    down = [np.maximum(value - _lower(gaps, z), 0) for value, gaps in zip(values, (first, second))]
-    up = [np.maximum(_upper(gaps, z) - value, 0) for value, gaps in zip(values, (first, second))]
-    below = down[1] ** 2 + up[0] ** 2 - 2 * correlation * down[1] * up[0]
-    above = up[1] ** 2 + down[0] ** 2 - 2 * correlation * up[1] * down[0]
-    change = values[1] - values[0]
+    value1, value2 = corrected(first), corrected(second)
+    down1, up1 = np.maximum(value1 - _lower(first, z), 0), np.maximum(_upper(first, z) - value1, 0)
+    down2, up2 = np.maximum(value2 - _lower(second, z), 0), np.maximum(_upper(second, z) - value2, 0)
+    # The difference is low where the second is low and the first high: the distances to these limits add up
+    # as those of correlated errors.
+    below = down2**2 + up1**2 - 2 * correlation * down2 * up1
+    above = up2**2 + down1**2 - 2 * correlation * up2 * down1
+    change = value2 - value1
     return change - np.sqrt(np.maximum(below, 0)), change + np.sqrt(np.maximum(above, 0))
 
 
@@ -240,5 +242,5 @@ def _moments(gaps: Gaps, true: Float64[np.ndarray, "K B"]) -> tuple[np.ndarray, 
 
 
 def _folded(t: np.ndarray) -> np.ndarray:
-    """E |N(t, 1)|, t >= 0."""
+    """E |N(t, 1)|, t >= 0: the mean of a folded normal distribution (Leone et al. 1961)."""
     return t * scipy.special.erf(t / np.sqrt(2)) + np.sqrt(2 / np.pi) * np.exp(-(t**2) / 2)

@@ -106,12 +106,15 @@ def paired_difference(gained: int, lost: int, n: int, level: float = LEVEL) -> I
     (lo_p, hi_p), (lo_q, hi_q) = (_wilson_limits(np.asarray(k), np.asarray(n), level) for k in (gained, lost))
     # Gained and lost are two cells of one multinomial.
     correlation = -np.sqrt(p * q / ((1 - p) * (1 - q))) if p < 1 and q < 1 else 0.0
-    down = (p - lo_p) ** 2 + (hi_q - q) ** 2 - 2 * correlation * (p - lo_p) * (hi_q - q)
-    up = (hi_p - p) ** 2 + (q - lo_q) ** 2 - 2 * correlation * (hi_p - p) * (q - lo_q)
+    below_p, above_p, below_q, above_q = p - lo_p, hi_p - p, q - lo_q, hi_q - q
+    # p - q is low where p is low and q high; the distances add up as those of correlated errors.
+    down = below_p**2 + above_q**2 - 2 * correlation * below_p * above_q
+    up = above_p**2 + below_q**2 - 2 * correlation * above_p * below_q
     return Interval(float(p - q - np.sqrt(down)), float(p - q + np.sqrt(up)), level, "mover_wilson_paired")
 
 
 def _wilson_limits(hits: np.ndarray, n: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+    # Wilson (1927): the true shares t with |p - t| <= z sqrt(t (1 - t) / n), a quadratic inequality in t.
     z = scipy.special.ndtri((1 + level) / 2)
     p = hits / n
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)

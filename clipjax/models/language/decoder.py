@@ -58,8 +58,9 @@ class Decoder:
         if self.platform != "tpu" or dtype != jnp.bfloat16:
             return 1
         heads, group = self.config.kv_heads, self.config.heads // self.config.kv_heads
-        own = heads if heads % self.parts else heads // self.parts
-        return max(n for n in range(1, own + 1) if n == 1 or (own % n == 0 and n * group <= transformer.TILE))
+        own = heads if heads % self.parts else heads // self.parts  # a device's
+        most = max(1, transformer.TILE // group)
+        return max(n for n in range(1, min(own, most) + 1) if own % n == 0)
 
     def abstract_params(self) -> Params:
         """The params as float32 `jax.ShapeDtypeStruct`, without allocating."""

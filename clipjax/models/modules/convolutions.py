@@ -110,12 +110,11 @@ def _shifted(
     x = jnp.pad(x, ((0, 0), height, width, (0, 0)))
     rows, cols = ((x.shape[axis] - size) // stride + 1 for axis in (1, 2))
 
+    # Output (r, c) is the sum over i, j of x[r * stride + i, c * stride + j] * kernel[i, j].
+    down, right = (rows - 1) * stride + 1, (cols - 1) * stride + 1
+
     def add(i: int, x: Array, kernel: Array, *total: Array) -> Array:
-        terms = (
-            x[:, i : i + (rows - 1) * stride + 1 : stride, j : j + (cols - 1) * stride + 1 : stride]
-            * kernel[i, j, 0]
-            for j in range(size)
-        )
+        terms = (x[:, i : i + down : stride, j : j + right : stride] * kernel[i, j, 0] for j in range(size))
         return functools.reduce(operator.add, (*total, *terms))
 
     total: list[Array] = []
@@ -330,6 +329,8 @@ def _normalised_kept(x: Array, scale: Array, bias: Array, eps: float) -> tuple[A
 
 def _normalised_gradients(eps: float, kept: tuple[Array, ...], changes: Any) -> tuple[Array, Array, Array]:
     """Gradients in two passes over the maps; the statistics get none."""
+    # Ioffe & Szegedy (2015), section 3: with x' = (x - mean) * inverse, the normalised map, and means over a
+    # channel's pixels, dx = scale * inverse * (dy - mean(dy) - x' * mean(dy * x')).
     (x, scale, mean, inverse), (dy, _, _) = kept, changes
     axes = tuple(range(1, x.ndim - 1))
     count = x.size // mean.size

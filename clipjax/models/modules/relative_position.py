@@ -143,6 +143,7 @@ def attend_in_slabs(
         queries, keys, values = (x[..., start * width : (start + together) * width] for x in (q, k, v))
         mixed: Any = 0.0
         for i in range(together):
+            # 1 in the head's channels: of four heads of 32, 0 to 31, 32 to 63, 64 to 95 or 96 to 127.
             own = (jnp.arange(together * width) // width == i).astype(q.dtype)
             scores = jnp.matmul(
                 queries * (own * width**-0.5), keys.swapaxes(-1, -2), preferred_element_type=jnp.float32

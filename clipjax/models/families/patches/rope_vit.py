@@ -93,7 +93,8 @@ class RopeViTConfig:
         refuse_uneven_heads(self.width, self.heads)
         if self.width // self.heads % 4:
             raise ValueError(f"rotary positions need heads of 4n channels, not {self.width // self.heads}")
-        if (self.rope == "centred") != (self.rope_grid == 0) or (self.rope == "centred" and self.rope_offset):
+        centred = self.rope == "centred"  # the angles are of places from -1 to 1, whatever the grid
+        if centred != (self.rope_grid == 0) or (centred and self.rope_offset):
             raise ValueError(
                 f"rope {self.rope!r} cannot have rope_grid {self.rope_grid} and this rope_offset"
             )
