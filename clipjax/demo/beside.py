@@ -98,16 +98,25 @@ class _Worker:
 
 
 def _hand_out(queue: Queue, workers: Sequence[_Worker]) -> None:
-    owner, shared = None, False  # of the device
+    # The first worker with a job for the device owns the device until some `prepare` returns that others may
+    # use it, too.
+    owner, shared = None, False
     while True:
-        for worker in (each for each in workers if each.job is None):
-            if (job := queue.take(device=shared or owner in (None, worker))) is not None:
-                owner = worker if job.device and owner is None else owner
-                worker.begin(job)
+        for worker in workers:
+            if worker.job is not None:
+                continue
+            job = queue.take(device=shared or owner in (None, worker))
+            if job is None:
+                continue
+            if job.device and owner is None:
+                owner = worker
+            worker.begin(job)
         if all(worker.job is None for worker in workers):
             return
         ready = multiprocessing.connection.wait([worker.connection for worker in workers])
-        for worker in (each for each in workers if each.connection in ready):
+        for worker in workers:
+            if worker.connection not in ready:
+                continue
             answer = worker.receive()
             if answer is not None:
                 shared = answer

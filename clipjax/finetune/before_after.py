@@ -285,18 +285,22 @@ def _changes(
     compared = [_compared(there[0], each, folder, resamples) for each in there[1:]]
     for metric in wanted:
         name = metric_name(metric.metric, metric.slice)
-        comparisons = [each.get(name) for each in compared]
-        pairs = [each for each in comparisons if isinstance(each, Comparison)]
-        if pairs and len(pairs) == len(comparisons):
-            intervals = tuple(
-                None if each.interval is None else (each.interval.lo, each.interval.hi) for each in pairs
-            )
-            after = tuple(each.second for each in pairs)
-            worst = max(each.p_value for each in pairs)
-            yield Change(metric, dataset, pairs[0].first, after, intervals, pairs[0].n, p_value=worst)
+        by_seed = [each.get(name) for each in compared]
+        pairs = [each for each in by_seed if isinstance(each, Comparison)]
+        if pairs and len(pairs) == len(by_seed):
+            yield _change(metric, dataset, pairs)
         else:
-            why = next((each for each in comparisons if isinstance(each, str)), "not compared")
+            why = next((each for each in by_seed if isinstance(each, str)), "not compared")
             yield _undefined(metric, there, why)
+
+
+def _change(metric: Metric, dataset: str, by_seed: Sequence[Comparison]) -> Change:
+    ends = [each.interval for each in by_seed]
+    intervals = tuple(None if each is None else (each.lo, each.hi) for each in ends)
+    after = tuple(each.second for each in by_seed)
+    # A change holds if every seed has it: the largest p-value counts.
+    worst = max(each.p_value for each in by_seed)
+    return Change(metric, dataset, by_seed[0].first, after, intervals, by_seed[0].n, p_value=worst)
 
 
 def _compared(base: Result, tuned: Result, folder: Path, resamples: int) -> dict[str, Comparison | str]:

@@ -123,11 +123,15 @@ def _cut(
     tower: Any, tokenizer: Callable[[list[str]], np.ndarray], manifest: Manifest, column: str
 ) -> Callable[[list[str]], np.ndarray] | None:
     """Cut after the last id in the data that the tower reads: features stay equal."""
-    captions = manifest.columns.get(column, [])
-    texts = [text for item in captions for text in ([item] if isinstance(item, str) else item)]
+    texts: list[str] = []
+    for captions in manifest.columns.get(column, []):  # one text, or a list of them
+        texts += [captions] if isinstance(captions, str) else captions
     if not texts:
         return None
-    length = max(int(tower.reach(tokenizer(texts[i : i + 4096])).max()) for i in range(0, len(texts), 4096))
+    length = 0
+    for start in range(0, len(texts), 4096):  # ids of millions of captions take gigabytes
+        ids = tokenizer(texts[start : start + 4096])
+        length = max(length, int(tower.reach(ids).max()))
     return lambda batch: tokenizer(batch)[:, :length]
 
 

@@ -107,7 +107,8 @@ def load(path: str | Path, params: Params) -> tuple[Params, float]:
 
 def _check(path: str | Path, factors: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
     for name in factors:
-        stem = name[:-1]
-        a, b, kernel = factors.get(f"{stem}a"), factors.get(f"{stem}b"), shapes.get(f"{stem}kernel")
+        stem = name[:-1]  # .../a and .../b, [..., rows, rank] and [..., rank, columns], of .../kernel
+        a, b = factors.get(f"{stem}a"), factors.get(f"{stem}b")
+        kernel = shapes.get(f"{stem}kernel")
         if a is None or b is None or kernel != (*a.shape[:-1], b.shape[-1]):
             raise DataError(f"{path}: {name} does not fit the model, whose {stem}kernel is {kernel}")

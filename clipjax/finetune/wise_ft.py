@@ -156,17 +156,7 @@ def _check_pair(base: Model, tuned: Model) -> None:
         raise UsageError(f"{pair}: the second is a classifier; give the first one's zero_shot_classifier")
     if one.kind != other.kind:
         raise UsageError(f"{pair}: the first is a {one.kind} model, the second a {other.kind} one")
-    if (one.lineage or {}).get("base") == other.id and (one.lineage or {}).get("method") != "zeroshot":
-        raise UsageError(f"{pair}: the first was fine-tuned from the second; swap them")
-    if one.weights is not None and other.weights is not None and one.fingerprint == other.fingerprint:
-        raise UsageError(f"{pair}: they are the same model")
-    known, own = other.lineage or {}, _weights_of(one)
-    theirs = known.get("base_sha256")
-    same = theirs is not None and theirs == own["base_sha256"]  # the same weights under another name
-    if known.get("base") not in (None, own["base"]) and not same:
-        raise UsageError(f"{pair}: the second was fine-tuned from {known['base']}")
-    if theirs and own["base_sha256"] not in (None, theirs):
-        raise UsageError(f"{pair}: the second was fine-tuned from other weights of {own['base']}")
+    _check_lineage(pair, one, other)
     if "head" in base.params and "head" in tuned.params:
         spaces = [classifier_head(model).label_space for model in (base, tuned)]
         if spaces[0].ids != spaces[1].ids:
@@ -179,3 +169,20 @@ def _check_pair(base: Model, tuned: Model) -> None:
         raise UsageError(f"{pair}: they do not read pixels or features in the same way; see their cards")
     if odd := flatten(base.params).keys() ^ flatten(tuned.params).keys():
         raise UsageError(f"{pair}: only one of them has {min(odd)}")
+
+
+def _check_lineage(pair: str, one: Card, other: Card) -> None:
+    """Refuse a pair whose second model was not fine-tuned from the first, as far as their cards tell."""
+    lineage = one.lineage or {}
+    # The lineage of a zero-shot classifier names the model that it was made from.
+    if lineage.get("base") == other.id and lineage.get("method") != "zeroshot":
+        raise UsageError(f"{pair}: the first was fine-tuned from the second; swap them")
+    if one.weights is not None and other.weights is not None and one.fingerprint == other.fingerprint:
+        raise UsageError(f"{pair}: they are the same model")
+    known, own = other.lineage or {}, _weights_of(one)
+    theirs = known.get("base_sha256")
+    same = theirs is not None and theirs == own["base_sha256"]  # the same weights under another name
+    if known.get("base") not in (None, own["base"]) and not same:
+        raise UsageError(f"{pair}: the second was fine-tuned from {known['base']}")
+    if theirs and own["base_sha256"] not in (None, theirs):
+        raise UsageError(f"{pair}: the second was fine-tuned from other weights of {own['base']}")

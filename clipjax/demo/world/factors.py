@@ -85,8 +85,12 @@ def annotation_files(pictures: Sequence[Picture]) -> dict[str, str]:
 def _prototypes(
     names: Sequence[str], labels: Sequence[int], distances: Sequence[dict[str, float]]
 ) -> list[str]:
-    order = sorted(range(len(names)), key=lambda i: (labels[i], max(distances[i].values())))
-    return [names[i] for k in range(len(SHAPES)) for i in [i for i in order if labels[i] == k][:PROTOTYPES]]
+    """The images of each class whose largest distance in any factor is smallest."""
+    order = sorted(range(len(names)), key=lambda i: max(distances[i].values()))
+    prototypes: list[str] = []
+    for label in range(len(SHAPES)):
+        prototypes += [names[i] for i in order if labels[i] == label][:PROTOTYPES]
+    return prototypes
 
 
 def _table(title: str, lines: Sequence[str]) -> str:

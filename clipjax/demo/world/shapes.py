@@ -24,6 +24,7 @@ def _star() -> np.ndarray:
 
 
 def _heart() -> np.ndarray:
+    """The parametric curve of https://mathworld.wolfram.com/HeartCurve.html, with y downwards."""
     t = np.linspace(0, 2 * np.pi, 60)
     x = 16 * np.sin(t) ** 3
     y = -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t))

@@ -153,6 +153,8 @@ def _walls(
 
 def _covered(points: np.ndarray, outline: Outline) -> np.ndarray:
     """bool [N]: where points [N, 2] are in the shape."""
+    # A point is in a polygon if a ray from it to the right crosses an odd number of edges, each from (x0, y0)
+    # to (x1, y1). At the height y an edge is at x0 + (x1 - x0) * (y - y0) / (y1 - y0).
     covered = np.zeros(len(points), bool)
     x, y = points[:, :1], points[:, 1:]
     for polygon, fill in outline:

@@ -114,10 +114,12 @@ def grid_of(options: Mapping[str, Any], where: str = "options") -> Grid:
     for name, values, kinds in (("search_scale", scale, (int, float)), ("search_step", step, (int,))):
         if len(values) != 2 or not all(type(value) in kinds and value > 0 for value in values):
             raise DataError(f"{where}.{name} = {values} must be two positive numbers, of beta and of alpha")
-    betas, alphas = (
-        np.array([i * (end - 0.1) / count + 0.1 for i in range(count)]) for end, count in zip(scale, step)
-    )
-    return Grid(betas, alphas)
+
+    def spaced(end: float, count: int) -> np.ndarray:
+        # The reference's formula; np.linspace rounds in another way.
+        return np.array([i * (end - 0.1) / count + 0.1 for i in range(count)])
+
+    return Grid(spaced(scale[0], step[0]), spaced(scale[1], step[1]))
 
 
 def text_head(setup: Setup) -> Head:

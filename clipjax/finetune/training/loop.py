@@ -73,7 +73,7 @@ def fit(
                 stop = preemption.reached() and (number < steps or jax.process_count() > 1)
                 snap = snapshots is not None and snapshots.due(number)
                 save = checkpoints is not None and (number % every == 0 or number == steps or stop)
-                if save or snap or number == steps:
+                if save or snap or number == steps:  # no file gets a weight that is not finite
                     watch.check_all(state)
                 if stop:
                     preemption.saving()

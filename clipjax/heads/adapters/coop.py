@@ -129,14 +129,14 @@ def by_length(prompts: Prompts, least: int) -> list[Int[np.ndarray, " R"]]:
     compile.
     """
     lengths = prompts.positions + 1 - prompts.shared
-    own = np.unique(lengths)
+    *shorter, longest = np.unique(lengths).tolist()
+    # Lengths 4, 4, 5 and 20 in groups up to 5 and 20: three prompts of 5 tokens and one of 20, 35 tokens
+    # where one group has 80.
 
     def tokens(ends: tuple[int, ...]) -> int:
         return int(np.asarray(ends)[np.searchsorted(ends, lengths)].sum())
 
-    choices = [
-        (*cuts, int(own[-1])) for k in range(3) for cuts in itertools.combinations(own[:-1].tolist(), k)
-    ]
+    choices = [(*cuts, longest) for more in range(3) for cuts in itertools.combinations(shorter, more)]
     ends = np.array(min(choices, key=lambda ends: tokens(ends) + least * len(ends)))
     group = np.searchsorted(ends, lengths)
     return [np.flatnonzero(group == k) for k in range(len(ends))]
