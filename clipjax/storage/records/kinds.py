@@ -38,29 +38,22 @@ class Either(Kind):
         self.kinds, self.rules = tuple(kinds), rules
         # Else the first kind that fits may make another value of it.
         self.sure = NO_TYPES.union(*(kind.sure for kind in self.kinds)) if rules.kept else NO_TYPES
+        one, several = (" or ".join(words) for words in zip(*(kind.words for kind in self.kinds)))
+        self.words, schemas = (one, several), [kind.json for kind in self.kinds]
+        plain = [schema["type"] for schema in schemas if schema and schema.keys() == {"type"}]
+        if None not in schemas:
+            self.json = {"type": plain} if len(plain) == len(schemas) else {"anyOf": schemas}
 
     def fits(self, value: Any) -> bool:
         return any(kind.fits(value) for kind in self.kinds)
 
-    def read(self, value: Any, where: str) -> Any:
-        for kind in self.kinds:
-            if kind.fits(value):
-                return kind.read(value, where)
-        raise self.refusal(value, where)
-
-    def word(self, several: bool = False) -> str:
-        return " or ".join(kind.word(several) for kind in self.kinds)
+    def made(self, value: Any, where: str) -> Any:
+        return next(kind for kind in self.kinds if kind.fits(value)).read(value, where)
 
     def refusal(self, value: Any, where: str) -> DataError:
         """Names null only where the key is required."""
         kinds = [kind for kind in self.kinds if self.rules.of_json or kind.sure != {types.NoneType}]
-        return DataError(f"{where} = {shown(value)} must be {' or '.join(kind.word() for kind in kinds)}")
-
-    def schema(self) -> dict[str, Any]:
-        schemas = [kind.schema() for kind in self.kinds]
-        if all(schema.keys() == {"type"} for schema in schemas):
-            return {"type": [schema["type"] for schema in schemas]}
-        return {"anyOf": schemas}
+        return DataError(f"{where} = {shown(value)} must be {' or '.join(kind.words[0] for kind in kinds)}")
 
 
 class Several(Kind):
@@ -71,6 +64,10 @@ class Several(Kind):
         # tuple[int, str] has a kind for each place; tuple[int, ...] and list[int] have one for all.
         self.length = len(items) if cls is tuple and items[1:] != (...,) else None
         self.kinds = [kind_of(each, rules) for each in items if each is not ...]
+        first, count = self.kinds[0], "" if self.length is None else f"{self.length} "
+        of = "" if self.length is None and isinstance(first, Anything) else f" of {count}{first.words[1]}"
+        self.words = f"a list{of}", f"lists{of}"
+        self.json = None if first.json is None else {"type": "array", "items": first.json}
 
     def fits(self, value: Any) -> bool:
         types = list if self.rules.kept else list | tuple
@@ -81,15 +78,6 @@ class Several(Kind):
         pairs = enumerate(zip(kinds, value, strict=True))
         values = read_parts({i: (kind, each, f"{where}[{i}]") for i, (kind, each) in pairs}).values()
         return value if self.rules.kept else self.cls(values)
-
-    def word(self, several: bool = False) -> str:
-        of = "lists" if several else "a list"
-        if self.length is not None:
-            return f"{of} of {self.length} {self.kinds[0].word(True)}"
-        return of if isinstance(self.kinds[0], Anything) else f"{of} of {self.kinds[0].word(True)}"
-
-    def schema(self) -> dict[str, Any]:
-        return {"type": "array", "items": self.kinds[0].schema()}
 
 
 class _Table(Kind):
@@ -110,42 +98,15 @@ class Named(_Table):
         super().__init__(rules)
         self.inner = kind_of(inner, rules)
         self.sure = frozenset({dict}) if rules.kept and isinstance(self.inner, Anything) else NO_TYPES
+        if self.inner.json is not None:
+            self.json = {"type": "object"} | (
+                {"additionalProperties": self.inner.json} if self.inner.json else {}
+            )
 
     def made(self, value: Any, where: str) -> Any:
         parts = {key: (self.inner, each, f"{where}.{key}") for key, each in value.items()}
         values = read_parts(parts)
         return value if self.rules.kept else values
-
-    def schema(self) -> dict[str, Any]:
-        inner = self.inner.schema()
-        return {"type": "object", **({"additionalProperties": inner} if inner else {})}
-
-
-class Limited(Kind):
-    """`Annotated[X, limits]`."""
-
-    def __init__(self, kind: Kind, limits: tuple[Limit, ...]) -> None:
-        self.kind, self.limits = kind, limits
-        self.sure = frozenset({types.NoneType}) & kind.sure
-
-    def fits(self, value: Any) -> bool:
-        return self.kind.fits(value)
-
-    def read(self, value: Any, where: str) -> Any:
-        made = value if type(value) in self.kind.sure else self.kind.read(value, where)
-        for limit in self.limits:
-            if value is not None and not limit.allows(value):
-                raise DataError(f"{where} = {shown(value)} must be {limit.words()}")
-        return made
-
-    def word(self, several: bool = False) -> str:
-        return self.kind.word(several)
-
-    def schema(self) -> dict[str, Any]:
-        schema = self.kind.schema()
-        for limit in self.limits:
-            schema |= limit.schema()
-        return schema
 
 
 class Fields(_Table):
@@ -192,6 +153,13 @@ class Keys(_Table):
         self.kinds = {name: kind_of(hint, self.rules) for name, hint in self._hints.items()}
         self._sure = {name: kind.sure for name, kind in self.kinds.items()}
         self._enough = frozenset(self.needed)
+        fields = {
+            name: kind.json | _description(self._hints[name])
+            for name, kind in self.kinds.items()
+            if kind.json is not None
+        }
+        record = {"type": "object", "additionalProperties": False, "required": self.needed}
+        self.json = None if len(fields) < len(self.kinds) else record | {"properties": fields}
 
     def read(self, value: Any, where: str, part: bool = False) -> Any:
         """`part`: keys may be missing."""
@@ -214,11 +182,6 @@ class Keys(_Table):
         parts = {name: (self.kinds[name], each, f"{where}: {name}") for name, each in known.items()}
         read_parts(parts, key_problems(value, self.kinds, where, [] if part else self.needed))
         return value
-
-    def schema(self) -> dict[str, Any]:
-        fields = {name: kind.schema() | _description(self._hints[name]) for name, kind in self.kinds.items()}
-        record = {"type": "object", "additionalProperties": False, "required": self.needed}
-        return record | {"properties": fields}
 
 
 def _description(hint: Any) -> dict[str, str]:
@@ -255,7 +218,8 @@ def kind_of(annotation: Any, rules: Rules) -> Kind:
         return kind_of(items[0], rules)
     if origin is Annotated:
         limits = tuple(each for each in items[1:] if isinstance(each, Limit))
-        return Limited(kind_of(items[0], rules), limits) if limits else kind_of(items[0], rules)
+        kind = kind_of(items[0], rules)
+        return kind.limited(limits) if limits else kind
     if annotation is Any:
         return Anything()
     if annotation in Plain.KINDS:

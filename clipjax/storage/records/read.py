@@ -51,7 +51,7 @@ def read(
     rules = _PLAIN if how is None and not whole else Rules(tuple((how or {}).items()), whole)
     kind = record_kind(cls, rules)
     if not kind.fits(record):
-        raise DataError(f"{where} must be {kind.word()}, not {shown(record)}")
+        raise DataError(f"{where} must be {kind.words[0]}, not {shown(record)}")
     if isinstance(kind, Keys):
         return kind.read(record, str(where), part)
     return kind.made(record, str(where), given or {})
@@ -65,7 +65,9 @@ def field_names(cls: type) -> list[str]:
 def json_schema(cls: type, title: str) -> dict[str, Any]:
     """The JSON Schema of a `TypedDict`. JSON has no NaN, which `read` refuses."""
     draft = "https://json-schema.org/draft/2020-12/schema"
-    return {"$schema": draft, "title": title, **_keys(cls).schema()}
+    schema = _keys(cls).json
+    assert schema is not None, f"a field of {cls.__name__} has no JSON Schema"
+    return {"$schema": draft, "title": title, **schema}
 
 
 def _keys(cls: type) -> Keys:

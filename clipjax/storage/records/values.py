@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import abc
+import copy
 import dataclasses
 import enum
 import sys
 import types
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, Self
 
 from clipjax.errors import DataError
+from clipjax.storage.records.limits import Limit
 from clipjax.storage.records.problems import shown
 
 NO_TYPES: frozenset[type] = frozenset()
@@ -37,19 +39,28 @@ class Rules:
 class Kind(abc.ABC):
     """Attributes:
     sure: exact types of which every value is allowed and stays as it is.
-    words: of one value, and of several.
+    words: of one value, and of several: "a list of 3 numbers", "lists of 3 numbers".
     json: its JSON Schema; None: it has none.
+    limits: of the value, unless it is null.
+    as_is: `sure` without the limits.
     """
 
-    sure = NO_TYPES
+    sure = as_is = NO_TYPES
     words: tuple[str, str]
     json: dict[str, Any] | None = None
+    limits: tuple[Limit, ...] = ()
 
     def read(self, value: Any, where: str) -> Any:
         """The field's value. Raises DataError, beginning with `where`."""
-        if not self.fits(value):
-            raise self.refusal(value, where)
-        return self.made(value, where)
+        made = value
+        if type(value) not in self.as_is:
+            if not self.fits(value):
+                raise self.refusal(value, where)
+            made = self.made(value, where)
+        for limit in self.limits:
+            if value is not None and not limit.allows(value):
+                raise DataError(f"{where} = {shown(value)} must be {limit.words()}")
+        return made
 
     @abc.abstractmethod
     def fits(self, value: Any) -> bool:
@@ -59,17 +70,16 @@ class Kind(abc.ABC):
         """`value` fits."""
         return value
 
-    def word(self, several: bool = False) -> str:
-        """E.g. "a list of 3 numbers"; `several`: "lists of 3 numbers"."""
-        return self.words[several]
-
     def refusal(self, value: Any, where: str) -> DataError:
-        return DataError(f"{where} = {shown(value)} must be {self.word()}")
+        return DataError(f"{where} = {shown(value)} must be {self.words[0]}")
 
-    def schema(self) -> dict[str, Any]:
-        if self.json is None:
-            raise TypeError(f"{type(self).__name__} has no JSON Schema")
-        return dict(self.json)
+    def limited(self, limits: tuple[Limit, ...]) -> Self:
+        """The same kind with limits."""
+        kind = copy.copy(self)
+        kind.limits, kind.as_is, kind.sure = limits, self.sure, self.sure & {types.NoneType}
+        for limit in limits if self.json is not None else ():
+            kind.json = {**(kind.json or {}), **limit.schema()}
+        return kind
 
 
 class Anything(Kind):
@@ -79,17 +89,16 @@ class Anything(Kind):
         return True
 
 
-@dataclasses.dataclass(frozen=True)
 class Custom(Kind):
     """Read by a function of the caller."""
 
-    function: Callable[[Any, str], Any]
-    words: ClassVar[tuple[str, str]] = ("a table", "tables")  # pyright: ignore[reportIncompatibleVariableOverride]
+    words = ("a table", "tables")
 
-    def read(self, value: Any, where: str) -> Any:
+    def __init__(self, function: Callable[[Any, str], Any]) -> None:
+        self.function = function
+
+    def made(self, value: Any, where: str) -> Any:
         return self.function(value, where)
-
-    made = read
 
     def fits(self, value: Any) -> bool:
         return True
@@ -128,13 +137,14 @@ class Plain(Kind):
         return value if self.rules.whole else float(value)
 
 
-@dataclasses.dataclass(frozen=True)
 class Choice(Kind):
     """A `Literal`, or an enumeration by value."""
 
-    choices: tuple[Any, ...]
-    rules: Rules
-    cls: type[enum.Enum] | None = None
+    def __init__(self, choices: tuple[Any, ...], rules: Rules, cls: type[enum.Enum] | None = None) -> None:
+        self.choices, self.rules, self.cls = choices, rules, cls
+        word = " or ".join(map(repr, choices))
+        self.words = word, word
+        self.json = {"const": choices[0]} if len(choices) == 1 else {"enum": list(choices)}
 
     def fits(self, value: Any) -> bool:
         for choice in self.choices:
@@ -149,13 +159,7 @@ class Choice(Kind):
     def made(self, value: Any, where: str) -> Any:
         return value if self.cls is None else self.cls(value)
 
-    def word(self, several: bool = False) -> str:
-        return " or ".join(map(repr, self.choices))
-
     def refusal(self, value: Any, where: str) -> DataError:
         if len(self.choices) == 1:
             return super().refusal(value, where)
         return DataError(f"{where} = {shown(value)} is not one of {', '.join(map(repr, self.choices))}")
-
-    def schema(self) -> dict[str, Any]:
-        return {"const": self.choices[0]} if len(self.choices) == 1 else {"enum": list(self.choices)}
