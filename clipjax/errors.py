@@ -71,6 +71,13 @@ def counted(n: int, noun: str, nouns: str | None = None) -> str:
     return f"{n} {noun if n == 1 else nouns or noun + 's'}"
 
 
+def cut(value: object, most: int = 200) -> str:
+    """The text of a value, short and without control characters: it may be from a hostile file."""
+    text = str(value)
+    text = text if len(text) <= most else f"{text[:most]}..."
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
 def near_names(name: str, known: list[str]) -> list[str]:
     """At most three, the nearest first."""
     import difflib

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from clipjax.errors import DataError
-from converters.tensors import Source
+from clipjax.storage.formats.tensors import Source
 
 _PARTS = ("encoder.", "head.", "head_jig.")
 

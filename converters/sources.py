@@ -3,28 +3,23 @@
     source = open_source("open_clip_model.safetensors")
     source["logit_scale"].shape, source["logit_scale"].read()
 
-Content decides the format: safetensors, what archives.py reads, GGUF, or a JSON index of such files.
+Content decides the format: safetensors, torch's files, npz, GGUF, or a JSON index of such files.
 """
 
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import ml_dtypes
-import numpy as np
-
-from clipjax.errors import DataError
-from clipjax.storage.gguf import MAGIC
-from clipjax.storage.reading import check_regular, exists, is_dir, parse_json, read_json
-from converters.archives import open_legacy, open_zip
-from converters.gguf_tensors import open_gguf
-from converters.pickle_values import cut
+from clipjax.errors import DataError, cut
+from clipjax.storage.formats.gguf import MAGIC
+from clipjax.storage.formats.safetensors import open_safetensors
+from clipjax.storage.formats.tensors import Source
+from clipjax.storage.reading import check_regular, exists, is_dir, read_json
+from converters.gguf_llama import open_gguf
 from converters.pycontrast import with_classifier
-from converters.tensors import Source, Tensor, is_shape
+from converters.torch_files.archives import open_legacy, open_zip
 
 # In open_clip's order of preference (open_clip 3.3 factory.py, _find_checkpoint_in_dir).
 WEIGHT_NAMES = (
@@ -37,24 +32,8 @@ WEIGHT_NAMES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-SAFETENSORS_DTYPES = {
-    "BOOL": np.dtype(np.bool_),
-    "U8": np.dtype(np.uint8),
-    "I8": np.dtype(np.int8),
-    "I16": np.dtype(np.int16),
-    "U16": np.dtype(np.uint16),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "I32": np.dtype(np.int32),
-    "U32": np.dtype(np.uint32),
-    "F32": np.dtype(np.float32),
-    "F64": np.dtype(np.float64),
-    "I64": np.dtype(np.int64),
-    "U64": np.dtype(np.uint64),
-}
 # A part of a sharded checkpoint, as transformers and huggingface_hub name it.
 _PART = re.compile(r"-(?P<part>\d{5})-of-(?P<of>\d{5})(?P<kind>\.\w+)$")
-_MOST_HEADER = 25_000_000  # bytes of a safetensors header, as huggingface_hub; 5,000 tensors take 600 kB
 
 
 def open_source(path: str | Path) -> Source:
@@ -106,7 +85,7 @@ def _reader(start: bytes, path: Path) -> Callable[[Path], Source]:
     if start[:4] == b"PK\x03\x04":
         return open_zip
     if start[8:9] == b"{":
-        return _open_safetensors
+        return open_safetensors
     if start[:1] == b"\x80":
         return open_legacy
     if start[:4] == MAGIC:
@@ -144,58 +123,6 @@ def _without_module_prefix(source: Source) -> Source:
         return source
     tensors = {key.removeprefix("module."): tensor for key, tensor in source.items()}
     return Source(tensors, source.format, source.files, source.metadata)
-
-
-# --- safetensors: u64 header length, JSON header, data (github.com/huggingface/safetensors) ---
-
-
-def _open_safetensors(path: Path) -> Source:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        if length > size - 8:
-            raise DataError(
-                f"{path} is truncated: its header alone should take {length} bytes; get the file again"
-            )
-        if length > _MOST_HEADER:
-            raise DataError(f"{path}: its header takes {length} bytes, clipjax reads {_MOST_HEADER} at most")
-        raw = file.read(length)
-    header = parse_json(raw, f"{path}: damaged safetensors header, which")
-    metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
-        raise DataError(f"{path}: damaged safetensors header (__metadata__ is not a table of strings)")
-    tensors = {key: _safetensor(path, 8 + length, key, entry) for key, entry in header.items()}
-    end = 8 + length
-    for key, tensor in sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].nbytes)):
-        if tensor.offset != end:
-            raise DataError(
-                f"{path}: damaged safetensors header (tensor {cut(repr(key))} does not follow the one "
-                "before it)"
-            )
-        end += tensor.nbytes
-    if end < size:
-        raise DataError(f"{path}: {size - end} bytes follow the last tensor; get the file again")
-    return Source(tensors, "safetensors", (path,), metadata)
-
-
-def _safetensor(path: Path, base: int, key: str, entry: Any) -> Tensor:
-    match entry:
-        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [start, stop]}:
-            pass
-        case _:
-            raise _damaged(path, key, "lacks a dtype, shape or data_offsets")
-    if not is_shape(shape) or not is_shape((start, stop)):
-        raise _damaged(path, key, "has a shape or offset that is not a natural number")
-    if dtype not in SAFETENSORS_DTYPES:
-        raise _damaged(path, key, f"has the dtype {cut(dtype)}, which clipjax does not read")
-    tensor = Tensor(path, base + start, tuple(shape), SAFETENSORS_DTYPES[dtype])
-    if tensor.nbytes != stop - start:
-        raise _damaged(path, key, f"takes {stop - start} bytes for shape {shape} of {dtype}")
-    return tensor
-
-
-def _damaged(path: Path, key: str, what: str) -> DataError:
-    return DataError(f"{path}: damaged safetensors header (tensor {cut(repr(key))} {what})")
 
 
 # --- an index: {"weight_map": {tensor name: file in the same folder}} ---

@@ -32,7 +32,8 @@ from clipjax.errors import DataError
 from clipjax.registry import Registry
 from clipjax.storage.buckets import BucketPath, place
 from clipjax.storage.digests import sha256_bytes, sha256_files, sha256_json
-from clipjax.storage.writing import restore_folder, write_tensors
+from clipjax.storage.formats.safetensors import write_tensors
+from clipjax.storage.writing import restore_folder
 from converters.sources import open_source
 
 ADAPTERS = Registry("adapter", "ADAPTER", named_by="kind")

@@ -22,10 +22,10 @@ from clipjax.checkpoints.model import Model
 from clipjax.errors import UsageError
 from clipjax.models.outputs import one_layer
 from clipjax.storage.buckets import place
-from clipjax.storage.torch_files import write_torch
-from clipjax.storage.writing import write_safetensors
+from clipjax.storage.formats.safetensors import write_safetensors
 from converters.engine import ConversionError, export, export_layout, flatten
 from converters.table import Table, load_table, table_names
+from converters.torch_files.writing import write_torch
 
 
 def export_model(model: Model, out: str | Path, layout: str | None = None) -> Path:

@@ -41,15 +41,15 @@ from clipjax.models.language.padding import padded_left
 from clipjax.models.language.sharding import MODEL, decoder_sharding
 from clipjax.models.param_tree import Params
 from clipjax.models.precision import DTYPE, PRECISION_OF, Dtype, Precision, known_dtype, known_precision
-from clipjax.storage.gguf import is_gguf, read_gguf
+from clipjax.storage.formats.gguf import is_gguf, read_gguf
+from clipjax.storage.formats.tensors import Source
 from clipjax.storage.reading import exists, is_dir, read_json
 from converters.engine import conversion_of
 from converters.foreign.llama import decoder_config, gguf_config, refuse_other_head
-from converters.gguf_tensors import gguf_source
+from converters.gguf_llama import gguf_source
 from converters.hub import fetch_beside, resolve_source
 from converters.sources import open_source
 from converters.table import load_table
-from converters.tensors import Source
 
 Prompt = str | Sequence[Message]
 _BATCH = 16

@@ -30,9 +30,10 @@ from clipjax.data.labels import LabelSpace, load_labels
 from clipjax.errors import DataError
 from clipjax.storage.buckets import BucketPath, place
 from clipjax.storage.digests import sha256_bytes, sha256_files, sha256_json
+from clipjax.storage.formats.safetensors import write_tensors
 from clipjax.storage.publishing import forget, is_unfinished, publish, working_copy
 from clipjax.storage.reading import exists, parse_json, read_json
-from clipjax.storage.writing import whole_folder, write_flushed, write_tensors, writing
+from clipjax.storage.writing import whole_folder, write_flushed, writing
 from converters.engine import Conversion, conversion_of, flatten, nest
 from converters.sources import open_source
 from converters.table import Row, Table

@@ -46,13 +46,13 @@ from clipjax.errors import DataError, UsageError
 from clipjax.models.arch import Arch
 from clipjax.models.network import Network
 from clipjax.storage.buckets import BucketPath, place
-from clipjax.storage.gguf import is_gguf
+from clipjax.storage.formats.gguf import is_gguf
+from clipjax.storage.formats.tensors import Source
 from converters.engine import Conversion
 from converters.foreign import read_foreign_card, read_label_names
 from converters.hub import CONFIG_NAMES, PRISMATIC, Resolved, resolve_source
 from converters.nearest import conversion_for
 from converters.sources import open_source
-from converters.tensors import Source
 
 
 @dataclass(frozen=True)

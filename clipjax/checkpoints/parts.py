@@ -21,6 +21,7 @@ from clipjax.data.text.image_prompts import IMAGE, IMAGE_WORD, QUESTION, image_p
 from clipjax.data.text.language_tokenizers import CONFIGS, FILES, chat_template_in
 from clipjax.errors import DataError, UsageError
 from clipjax.models.network import Network
+from clipjax.storage.formats.tensors import Source as File
 from clipjax.storage.reading import exists, is_dir, read_json
 from converters.engine import (
     Conversion,
@@ -35,7 +36,6 @@ from converters.hub import Resolved, found_files, resolve_source
 from converters.nearest import conversion_for
 from converters.sources import open_source
 from converters.table import Table
-from converters.tensors import Source as File
 
 _TEMPLATE = "chat_template.json"  # a processor's, of older transformers
 _TOKENIZERS = (*((name, CONFIGS[0]) for name in FILES), (FILES[1],))  # sets of files, the preferred first

@@ -21,7 +21,7 @@ import safetensors
 
 from clipjax.errors import DataError, UsageError
 from clipjax.finetune.training.trees import Params, flatten, nest
-from clipjax.storage.writing import write_safetensors
+from clipjax.storage.formats.safetensors import write_safetensors
 
 Targets = Literal["attention", "mlp", "both"]
 

@@ -15,9 +15,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import safetensors.numpy
 
-from clipjax.storage.writing import DTYPES
+from clipjax.storage.formats.safetensors import blocks_of, tensors_in
 
 _MADE = re.compile(r"(jax|jaxlib)=([\w.+-]{1,40})")
 
@@ -34,9 +33,8 @@ def pack(ids: Sequence[str], array: np.ndarray, per_device_batch: int, owner: st
         "sha256": _checksum(owner, names, array, per_device_batch),
         "per_device_batch": np.array(per_device_batch, np.int32),
     }
-    # One text: safetensors writes several in any order, and equal shards are equal files.
     made = " ".join(f"{name}={version}" for name, version in making().items())
-    return safetensors.numpy.save(tensors, metadata={"format": f"clipjax-store-{SCHEMA} {made}"})
+    return b"".join(blocks_of(tensors, {"format": f"clipjax-store-{SCHEMA} {made}"}))
 
 
 @functools.cache
@@ -51,7 +49,7 @@ def unpack(data: bytes, owner: str) -> tuple[list[str], np.ndarray, int, dict[st
     Raises ValueError unless whole, unchanged and of this owner.
     """
     try:
-        tensors, about = _tensors(data)
+        tensors, about = tensors_in(data)
         names, array, checksum = tensors["ids"], tensors["array"], tensors["sha256"]
         batch = int(tensors["per_device_batch"])
         same = np.array_equal(checksum, _checksum(owner, names, array, batch))
@@ -76,26 +74,6 @@ def unpack(data: bytes, owner: str) -> tuple[list[str], np.ndarray, int, dict[st
 def _making(about: object) -> dict[str, str]:
     words = str(about.get("format", "")).split() if isinstance(about, Mapping) else []
     return {match[1]: match[2] for match in map(_MADE.fullmatch, words) if match}
-
-
-_DTYPES = {name: dtype for dtype, name in DTYPES.items()}
-
-
-def _tensors(data: bytes) -> tuple[dict[str, np.ndarray], object]:
-    """Views of the bytes (the library would copy every tensor), and the header's own record."""
-    start = 8 + int.from_bytes(data[:8], "little")
-    header, body = json.loads(data[8:start]), memoryview(data)[start:]
-    about = header.pop("__metadata__", None)
-    ends = [tensor["data_offsets"][1] for tensor in header.values()]
-    if max(ends, default=0) != len(body):
-        raise ValueError(f"{len(body)} bytes of tensors where {max(ends, default=0)} are expected")
-    tensors = {
-        name: np.frombuffer(body[slice(*tensor["data_offsets"])], _DTYPES[tensor["dtype"]]).reshape(
-            tensor["shape"]
-        )
-        for name, tensor in header.items()
-    }
-    return tensors, about
 
 
 def _checksum(owner: str, names: np.ndarray, array: np.ndarray, per_device_batch: int) -> np.ndarray:

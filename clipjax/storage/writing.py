@@ -12,57 +12,17 @@ import contextlib
 import ctypes
 import errno
 import fcntl
-import hashlib
-import itertools
-import json
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-
-import ml_dtypes
-import numpy as np
 
 from clipjax.errors import DataError
 from clipjax.storage.buckets import BucketPath, place
 from clipjax.storage.publishing import uploading
-
-# safetensors lays tensors out in the reverse of this order (safetensors 0.8, Dtype).
-DTYPES = {
-    np.dtype(numpy): name
-    for name, numpy in {
-        "BOOL": np.bool_,
-        "U8": np.uint8,
-        "I8": np.int8,
-        "I16": np.int16,
-        "U16": np.uint16,
-        "F16": np.float16,
-        "BF16": ml_dtypes.bfloat16,
-        "I32": np.int32,
-        "U32": np.uint32,
-        "F32": np.float32,
-        "F64": np.float64,
-        "I64": np.int64,
-        "U64": np.uint64,
-    }.items()
-}
-
-
-def write_safetensors(path: str | Path, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
-    """Write a file whole or not at all, byte for byte as the safetensors library does.
-
-    Args:
-        path: also a bucket's URL.
-        metadata: for the header, e.g. {"format": "pt"}.
-
-    Returns: the file's SHA-256. Raises DataError if it cannot be written.
-    """
-    path = place(path)
-    with writing(path), whole_file(path) as draft:
-        return write_tensors(draft, tensors, metadata)
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
@@ -256,32 +216,6 @@ def _replace(draft: Path, folder: Path) -> None:
             os.rename(aside, folder)
             raise
         _remove(aside)
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
-    """Write and flush a safetensors draft; returns its SHA-256."""
-    rank = {dtype: -number for number, dtype in enumerate(DTYPES)}
-    names = sorted(tensors, key=lambda name: (rank[tensors[name].dtype], name))
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    end = 0
-    for name in names:
-        start, end = end, end + tensors[name].nbytes
-        shape, dtype = list(tensors[name].shape), DTYPES[tensors[name].dtype]
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
-    raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    raw += b" " * (-len(raw) % 8)
-    digest = hashlib.sha256()
-    with path.open("wb") as file:
-        blocks = (_array(tensors[name]).reshape(-1).view(np.uint8) for name in names)
-        for block in itertools.chain((len(raw).to_bytes(8, "little"), raw), blocks):
-            file.write(block)  # type: ignore[arg-type]
-            digest.update(block)  # type: ignore[arg-type]
-        flush(file.fileno(), file.flush)
-    return digest.hexdigest()
-
-
-def _array(tensor: Any) -> np.ndarray:
-    return np.ascontiguousarray(tensor.read() if hasattr(tensor, "read") else tensor)
 
 
 @contextlib.contextmanager

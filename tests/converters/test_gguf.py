@@ -23,7 +23,7 @@ from gguf.quants import dequantize
 
 from clipjax.errors import DataError
 from clipjax.models.language.decoder import Decoder
-from clipjax.storage.gguf import is_gguf, read_gguf
+from clipjax.storage.formats.gguf import is_gguf, read_gguf
 from converters.engine import conversion_of, flatten
 from converters.foreign.llama import gguf_config
 from converters.sources import open_source

@@ -24,7 +24,7 @@ from clipjax.checkpoints.native import load_checkpoint, load_params, read_card_f
 from clipjax.checkpoints.origin import Origin
 from clipjax.errors import DataError
 from clipjax.storage.digests import sha256_json
-from clipjax.storage.writing import write_safetensors
+from clipjax.storage.formats.safetensors import write_safetensors
 from converters.engine import ConversionError, conversion_of, detect_table, flatten
 from converters.sources import open_source
 

@@ -21,9 +21,9 @@ import torch
 from torch._utils import _rebuild_tensor_v2
 
 from clipjax.errors import DataError
-from converters import pickles
-from converters.pickles import read_pickle
 from converters.sources import open_source
+from converters.torch_files import pickles
+from converters.torch_files.pickles import read_pickle
 
 
 class Calls:

@@ -15,10 +15,10 @@ import pytest
 
 from clipjax.errors import DataError
 from clipjax.models.arch import load_arch
+from clipjax.storage.formats.tensors import Source
 from converters.engine import ConversionError
 from converters.golden.sweep import shapes
 from converters.nearest import conversion_for
-from converters.tensors import Source
 
 
 @dataclasses.dataclass(frozen=True)

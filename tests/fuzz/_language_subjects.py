@@ -12,9 +12,9 @@ from _subject import plain, subject
 
 
 def weights(folder: Path) -> Any:
-    from clipjax.storage.gguf import read_gguf
+    from clipjax.storage.formats.gguf import read_gguf
     from converters.foreign.llama import gguf_config
-    from converters.gguf_tensors import gguf_source
+    from converters.gguf_llama import gguf_source
 
     header = read_gguf(folder / "w.gguf")
     config = gguf_config(header)

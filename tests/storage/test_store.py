@@ -14,12 +14,15 @@ import threading
 import time
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from clipjax.errors import DataError
 from clipjax.storage import shard
 from clipjax.storage.entry import Entry, key_hash
+from clipjax.storage.formats.safetensors import tensors_in
 from clipjax.storage.shard import pack
 from clipjax.storage.store import Store
 
@@ -180,6 +183,14 @@ def test_schema_is_part_of_the_key(monkeypatch: pytest.MonkeyPatch):
     before = key_hash(KEY)
     monkeypatch.setattr("clipjax.storage.entry.SCHEMA", 3)
     assert key_hash(KEY) != before
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.uint8])
+def test_a_shard_has_the_bytes_that_the_library_of_its_format_writes(dtype: type):
+    data = pack(["a", "\u00e9"], np.arange(6).reshape(2, 3).astype(dtype), 64, "owner")
+    tensors, metadata = tensors_in(data)
+    assert isinstance(metadata, dict)
+    assert safetensors.numpy.save(tensors, metadata) == data
 
 
 def test_a_shard_of_another_entry_is_made_again(store: Store, caplog: pytest.LogCaptureFixture):

@@ -15,9 +15,9 @@ from clipjax.checkpoints.card import Card, card_from_dict
 from clipjax.checkpoints.identity.library_names import library_and_name
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.identity.registry_rows import registry
+from clipjax.storage.formats.tensors import Source
 from converters.foreign import open_clip, open_clip_towers, timm, timm_options
 from converters.nearest import outputs_of
-from converters.tensors import Source
 
 _LOG = logging.getLogger(__name__)
 

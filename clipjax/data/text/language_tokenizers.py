@@ -19,7 +19,7 @@ from clipjax.data.text.chat_template import ChatTemplate, Message
 from clipjax.data.text.language_vocabularies import DIGITS_FIRST, byte_level_bpe, sentencepiece_bpe
 from clipjax.data.text.sentencepiece_model import BPE, NORMAL, Piece, parse_model
 from clipjax.errors import DataError, UsageError
-from clipjax.storage.gguf import is_gguf, read_gguf
+from clipjax.storage.formats.gguf import is_gguf, read_gguf
 from clipjax.storage.reading import exists, is_dir, read_bytes, read_json, read_text
 
 FILES = ("tokenizer.json", "tokenizer.model")  # the preferred first

@@ -17,7 +17,7 @@ from clipjax.finetune.data.splits import Split, ValidationSplit
 from clipjax.finetune.search import choose
 from clipjax.finetune.training.step import TrainState, fetch
 from clipjax.finetune.training.trees import Params, flatten, merge, nest
-from clipjax.storage.writing import write_safetensors
+from clipjax.storage.formats.safetensors import write_safetensors
 
 
 class Epochs:

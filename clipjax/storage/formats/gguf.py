@@ -1,21 +1,28 @@
-"""The header of a GGUF file: its metadata, and where each tensor is.
+"""GGUF: a header with metadata and where each tensor is, and the tensors as numbers.
 
 Source: github.com/ggml-org/ggml docs/gguf.md, versions 2 and 3. Every stated size is compared with the file's
-before memory is taken for it.
+before memory is taken for it. Quantised tensors are read a few rows at a time, through the `gguf` package.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import ml_dtypes
 import numpy as np
 
-from clipjax.errors import DataError
+from clipjax.errors import DataError, cut
+from clipjax.storage.formats.tensors import Tensor, fill, is_shape
 from clipjax.storage.reading import check_regular
+
+# `gguf` is loaded late: it takes a tenth of a second, and few models are in such a file.
+if TYPE_CHECKING:
+    from gguf import GGMLQuantizationType
 
 MAGIC = b"GGUF"
 _MOST_HEADER = 2**26  # bytes; a vocabulary of 256,000 tokens with its merges takes 12 million
@@ -26,6 +33,8 @@ _NUMBERS = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4"
     12: "<f8",
 }
 _STRING, _ARRAY = 8, 9
+_PLAIN = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
+_QUANTISED = ("Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K")
 
 
 @dataclass(frozen=True)
@@ -166,3 +175,76 @@ def _placed(header: _Header, metadata: dict[str, Any], found: dict[str, GgufTens
         if tensor.offset % alignment:
             raise header.damaged(f"tensor {name[:80]!r} does not begin at a multiple of {alignment} bytes")
     return {name: GgufTensor(t.shape, t.kind, base + t.offset) for name, t in found.items()}
+
+
+# --- the tensors ---
+
+
+@dataclass(frozen=True)
+class Quantised(Tensor):
+    """`shape` and `dtype` are those of the numbers that the blocks of `kind` stand for."""
+
+    kind: GGMLQuantizationType | None = None
+
+    @property
+    def span(self) -> int:
+        from gguf import GGML_QUANT_SIZES
+
+        assert self.kind is not None
+        block, size = GGML_QUANT_SIZES[self.kind]
+        return math.prod(self.shape) // block * size
+
+    def rows(self, start: int, stop: int) -> Quantised:
+        """Rows `start` to `stop` of a tensor with two axes or more."""
+        offset = self.offset + start * (self.span // self.shape[0])
+        return replace(self, offset=offset, shape=(stop - start, *self.shape[1:]))
+
+    def read(self, out: np.ndarray | None = None) -> np.ndarray:
+        from gguf.quants import dequantize
+
+        assert self.kind is not None
+        raw = np.empty((math.prod(self.shape[:-1]), self.span // math.prod(self.shape[:-1])), np.uint8)
+        fill(self.path, self.offset, raw)
+        values = dequantize(raw, self.kind).reshape(self.shape)
+        if out is None:
+            return values
+        out[...] = values
+        return out
+
+
+def tensors_of(header: GgufHeader) -> dict[str, Tensor]:
+    """The tensors of a file, read lazily. Raises DataError: a type that clipjax does not read, or damage."""
+    tensors = {name: _opened(header.path, name, tensor) for name, tensor in header.tensors.items()}
+    _refuse_overlap(header.path, tensors)
+    return tensors
+
+
+def _opened(path: Path, name: str, tensor: GgufTensor) -> Tensor:
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    known = {kind.value: kind for kind in GGMLQuantizationType}
+    kind = known.get(tensor.kind)
+    label = f"number {tensor.kind}" if kind is None else kind.name
+    if kind is None or label not in (*_PLAIN, *_QUANTISED):
+        raise DataError(
+            f"{path}: tensor {cut(repr(name))} is quantised as {label}; clipjax reads "
+            f"{', '.join((*_PLAIN, *_QUANTISED))}: get the file in one of these"
+        )
+    if not is_shape(tensor.shape) or math.prod(tensor.shape) >= 2**48:
+        raise DataError(f"{path}: tensor {cut(repr(name))} has a shape that no file can hold")
+    if label in _PLAIN:
+        return Tensor(path, tensor.offset, tensor.shape, _PLAIN[label])
+    if tensor.shape[-1] % GGML_QUANT_SIZES[kind][0]:
+        raise DataError(
+            f"{path}: tensor {cut(repr(name))} has rows of {tensor.shape[-1]} numbers, which blocks of "
+            f"{label} do not fill"
+        )
+    return Quantised(path, tensor.offset, tensor.shape, np.dtype(np.float32), kind=kind)
+
+
+def _refuse_overlap(path: Path, tensors: dict[str, Tensor]) -> None:
+    end = 0
+    for name, tensor in sorted(tensors.items(), key=lambda item: item[1].offset):
+        if tensor.offset < end:
+            raise DataError(f"{path}: damaged GGUF header (tensor {cut(repr(name))} overlaps another)")
+        end = tensor.offset + tensor.span

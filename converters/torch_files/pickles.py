@@ -21,8 +21,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from clipjax.errors import DataError
-from converters.pickle_values import (
+from clipjax.errors import DataError, cut
+from converters.torch_files.pickle_values import (
     BUILDERS,
     CLASSES,
     DTYPES,
@@ -32,7 +32,6 @@ from converters.pickle_values import (
     StorageRef,
     TensorRef,
     copied,
-    cut,
     is_index,
     key_of,
     pairs,

@@ -18,15 +18,15 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from clipjax.errors import DataError
-from converters.pickle_values import Inert, StorageRef, TensorRef, cut
-from converters.pickles import DAMAGE, read_pickle, tensor_names
-from converters.tensors import Source, Tensor, is_shape
+from clipjax.errors import DataError, cut
+from clipjax.storage.formats.tensors import Source, Tensor, is_shape
+from converters.torch_files.pickle_values import Inert, StorageRef, TensorRef
+from converters.torch_files.pickles import DAMAGE, read_pickle, tensor_names
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch/serialization.py, MAGIC_NUMBER
 _LEGACY_PROTOCOL = 1001
 _MOST_DIRECTORY = 16 * 2**20  # bytes of a zip archive's directory, some 150,000 entries
-_MOST_PICKLE = 64 * 2**20  # bytes of data.pkl, see `converters.pickles`
+_MOST_PICKLE = 64 * 2**20  # bytes of data.pkl, see `converters.torch_files.pickles`
 _MOST_NPY_HEADER = 12 + 10_000  # numpy.lib.format reads no more than 10,000 characters
 
 

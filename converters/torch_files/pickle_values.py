@@ -58,13 +58,6 @@ class Inert:
     state: dict[Any, Any] = field(default_factory=dict)
 
 
-def cut(value: object, most: int = 200) -> str:
-    """Short, without control characters: the file may be hostile."""
-    text = str(value)
-    text = text if len(text) <= most else f"{text[:most]}..."
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
-
-
 def is_index(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**62
 

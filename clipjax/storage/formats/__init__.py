@@ -1,0 +1,1 @@
+"""Formats of files of tensors that several rooms read or write, one module each."""
