@@ -19,6 +19,7 @@ ROOMS = {
     "progress": ("how far a phase is", "ground"),
     "metrics": ("arrays → numbers, intervals", "ground"),
     "options": ("an option: flag, keyword, key", "ground"),
+    "guards": ("checks of values", "ground"),
     "entry_points": ("plug-ins of other packages", "ground"),
     "config": ("where configs/ and caches are", "ground"),
     "registry": ("pieces that others may add", "ground"),

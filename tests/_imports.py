@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Rooms of one line do not import each other; a line imports lower lines alone.
 LAYERS = (
     ("errors", "progress", "metrics"),
-    ("entry_points", "options"),
+    ("entry_points", "guards", "options"),
     ("config", "registry"),
     ("storage",),
     ("devices",),

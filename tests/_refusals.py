@@ -3,8 +3,9 @@
     .venv/bin/python tests/_refusals.py           # writes tests/refusals.txt anew
     .venv/bin/python tests/_refusals.py FOLDER    # prints those of another checkout
 
-A line is `Error: message`, with {} for what is filled in, or `helper: texts` for `raise helper(...)`. It does
-not name the file, so moving code changes nothing. A `Registry` that takes plug-ins refuses unknown names.
+A line is `Error: message`, with {} for what is filled in, or `helper: texts` for `raise helper(...)` and for
+calls of `clipjax.guards`. It does not name the file, so moving code changes nothing. A `Registry` that takes
+plug-ins refuses unknown names.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ COMMAND = "write tests/refusals.txt anew: .venv/bin/python tests/_refusals.py"
 GONE = f"refusals that are gone; if each has a successor, or no cause, {COMMAND}"
 ROOT = Path(__file__).resolve().parent.parent
 LIST = ROOT / "tests" / "refusals.txt"
+_GUARDS = ast.parse((ROOT / "clipjax" / "guards.py").read_text(encoding="utf-8"))
+GUARDS = {node.name for node in _GUARDS.body if isinstance(node, ast.FunctionDef)}
 
 
 def refusals(root: Path) -> list[str]:
@@ -41,7 +44,7 @@ def _of_file(path: Path) -> Iterator[str]:
             name = ast.unparse(node.func).rpartition(".")[2]
             if name == "Registry":
                 yield from _of_registry(node)
-            if node in raised or name.endswith("Error"):
+            if node in raised or name.endswith("Error") or name in GUARDS:
                 for texts in product(*(_texts(argument) for argument in node.args)):
                     message = "; ".join(texts) if name.endswith("Error") else "; ".join(_said(texts))
                     if any(letter.isalpha() for letter in message):

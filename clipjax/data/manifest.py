@@ -20,7 +20,8 @@ from etils import epath
 
 from clipjax.data.pairs.pair import PairSet
 from clipjax.data.pixels.limits import check_bytes
-from clipjax.errors import DataError, UsageError
+from clipjax.errors import DataError
+from clipjax.guards import at_least
 from clipjax.storage.buckets import REQUESTS, BucketPath, place
 from clipjax.storage.digests import canonical_json, sha256_bytes, sha256_files
 from clipjax.storage.reading import is_file
@@ -255,8 +256,7 @@ class Manifest:
         Takes the smallest hashes of (seed, id): image order does not matter, and larger samples contain
         smaller ones. In a data set of pairs, draws pairs and keeps their images.
         """
-        if limit < 1:
-            raise UsageError(f"the limit must be at least 1 image, not {limit}")
+        at_least("the limit must be at least 1 image", limit, 1)
         names = self.ids if self.pairs is None else self.pairs.ids
         if limit >= len(names):
             return self

@@ -33,6 +33,7 @@ from clipjax.data.readers.packed import (
 )
 from clipjax.data.readers.webdataset import CLASSES, split_name, walk_tar
 from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.guards import at_least
 from clipjax.storage.buckets import BucketError, BucketPath, place
 from clipjax.storage.digests import sha256_bytes, sha256_json, version_of
 from clipjax.storage.local_files import LocalFiles
@@ -123,8 +124,7 @@ def _check(manifest: Manifest, folder: Path, kind: str, images_per_shard: int) -
     """Raises UsageError and DataError as `pack`, for what can be refused before anything is written."""
     if kind not in KINDS:
         raise unknown_name("format", kind, list(KINDS))
-    if images_per_shard < 1:
-        raise UsageError(f"a shard holds at least 1 image, not {images_per_shard}")
+    at_least("a shard holds at least 1 image", images_per_shard, 1)
     if len(manifest) == 0:
         raise DataError(f"{manifest.name or 'the data set'} has no images to pack")
     if manifest.pairs is not None:

@@ -13,6 +13,7 @@ from clipjax.data.pixels.augment import Augmentation
 from clipjax.errors import DataError, UsageError
 from clipjax.finetune.names import recipe_file, recipe_names
 from clipjax.finetune.training.optimizer import Optimizer, Schedule
+from clipjax.guards import multiple_of
 from clipjax.storage.digests import sha256_json
 from clipjax.storage.reading import parse_toml, read_toml
 from clipjax.storage.records import read
@@ -134,10 +135,7 @@ def recipe_from_dict(record: Mapping[str, Any], where: str) -> Recipe:
         value = getattr(recipe, key)
         if value is not None and value < least:
             raise DataError(f"{where}: {key} = {value} must be at least {least}")
-    if recipe.batch_size % recipe.accumulate:
-        raise DataError(
-            f"{where}: batch_size {recipe.batch_size} is not a multiple of accumulate {recipe.accumulate}"
-        )
+    multiple_of(f"{where}: batch_size", recipe.batch_size, recipe.accumulate, "accumulate", DataError)
     if not recipe.seeds or len(set(recipe.seeds)) != len(recipe.seeds) or min(recipe.seeds) < 0:
         raise DataError(
             f"{where}: seeds must be one or more different numbers from 0 on, not {list(recipe.seeds)}"

@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple
 from clipjax.config import ConfigFolder, config_files
 from clipjax.entry_points import PlugIn, cached
 from clipjax.errors import DataError, unknown_name
+from clipjax.guards import multiple_of
 from clipjax.models.language.config import LanguageConfig, narrow_decoder
 from clipjax.registry import Registry
 from clipjax.storage.reading import read_toml
@@ -206,14 +207,12 @@ def two_heads(config: Any) -> dict[str, int]:
 
 def refuse_uneven_heads(width: int, heads: int) -> None:
     """Raises ValueError if `heads` do not divide `width`."""
-    if heads < 1 or width % heads:
-        raise ValueError(f"width {width} is not a multiple of heads {heads}")
+    multiple_of("width", width, heads, "heads")
 
 
 def refuse_partial_patches(image_size: int, patch_size: int) -> None:
     """Raises ValueError for an image that is not a whole, positive number of patches wide."""
-    if image_size < 1 or image_size % patch_size:
-        raise ValueError(f"image_size {image_size} is not a multiple of patch_size {patch_size}")
+    multiple_of("image_size", image_size, patch_size, "patch_size")
 
 
 def narrow_arch(arch: Arch) -> Arch:

@@ -33,6 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from clipjax.errors import UsageError
+from clipjax.guards import multiple_of
 from clipjax.models.arch import Arch, Positions, family_of
 
 Rule = Literal["open_clip", "timm", "transformers", "dinov2"]
@@ -62,9 +63,7 @@ def resized_vision(config: Any, image_size: int) -> Any:
 
     Raises ValueError if its patches, or the strides of its stages, do not divide that size.
     """
-    patch = getattr(config, "patch_size", 1)
-    if image_size < 1 or image_size % patch:
-        raise ValueError(f"image_size {image_size} is not a multiple of patch_size {patch}")
+    multiple_of("image_size", image_size, getattr(config, "patch_size", 1), "patch_size")
     return dataclasses.replace(config, image_size=image_size)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from clipjax.errors import DataError
+from clipjax.guards import multiple_of
 from clipjax.models.language.config import DecoderConfig
 from clipjax.storage.formats.gguf import GgufHeader
 from converters.engine import LazyTensor
@@ -58,8 +59,8 @@ def decoder_config(record: Mapping[str, Any], where: str) -> DecoderConfig:
             raise DataError(f"{at(where, name)} is {record[name]!r}; clipjax has decoders with {value!r}")
     width, heads = (get(record, name, where, "size") for name in ("hidden_size", "num_attention_heads"))
     given = {name: value for name, value in record.items() if value is not None}
-    if "head_dim" not in given and width % heads:
-        raise DataError(f"{where}: hidden_size {width} is not a multiple of num_attention_heads {heads}")
+    if "head_dim" not in given:
+        multiple_of(f"{where}: hidden_size", width, heads, "num_attention_heads", DataError)
     given = {"num_key_value_heads": heads, "head_dim": width // heads, "tie_word_embeddings": False, **given}
     return _built(
         where,
@@ -154,8 +155,8 @@ def gguf_config(header: GgufHeader) -> DecoderConfig:
     width, heads = (get(record, name, where, "size") for name in ("embedding_length", "attention.head_count"))
     if record.get("rope.scaling.type", "none") != "none":
         raise DataError(f"{where}.rope.scaling.type is {record['rope.scaling.type']!r}, not 'none'")
-    if "attention.key_length" not in record and width % heads:
-        raise DataError(f"{where}.embedding_length {width} is not a multiple of attention.head_count {heads}")
+    if "attention.key_length" not in record:
+        multiple_of(f"{where}.embedding_length", width, heads, "attention.head_count", DataError)
     table = header.tensors.get("token_embd.weight")
     if table is None:
         raise DataError(f"{header.path}: tensor token_embd.weight is missing; get the file again")

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from clipjax.config import config_dir
 from clipjax.errors import DataError
+from clipjax.guards import multiple_of
 from clipjax.models.arch import arch_records
 from clipjax.storage.reading import read_json
 from converters.foreign import timm_options
@@ -321,8 +322,7 @@ def _activation(fields: Mapping[str, Any], where: str) -> str:
 
 
 def _divide(width: int, head_width: int, where: str) -> int:
-    if width % head_width:
-        raise DataError(f"{where}: width {width} is not a multiple of head_width {head_width}")
+    multiple_of(f"{where}: width", width, head_width, "head_width", DataError)
     return width // head_width
 
 

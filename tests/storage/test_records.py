@@ -20,7 +20,6 @@ from clipjax.storage.records import (
     check_keys,
     field_names,
     json_schema,
-    one_of,
     read,
 )
 
@@ -146,13 +145,10 @@ def test_a_record_of_a_program_is_whole_and_keeps_its_numbers() -> None:
         read(Outer, full, "card.json", whole=True)
 
 
-def test_helpers_of_records_with_rules_of_their_own() -> None:
+def test_keys_that_are_unknown_or_missing() -> None:
     check_keys({"a": 1}, ["a", "b"], "f.toml", ["a"])
     with pytest.raises(DataError, match=r"^f\.toml: the key 'b' is missing$"):
         check_keys({"a": 1}, ["a", "b"], "f.toml", ["b"])
-    one_of("scale", "log", ("log", "linear"))
-    with pytest.raises(ValueError, match=r"^scale = 'square' is not one of log, linear$"):
-        one_of("scale", "square", ("log", "linear"))
 
 
 class Box(TypedDict):

@@ -23,8 +23,9 @@ from clipjax.analysis.rows.scales import SCALES
 from clipjax.config import ConfigTable, config_tables
 from clipjax.entry_points import cached
 from clipjax.errors import DataError, counted, unknown_name
+from clipjax.guards import not_empty, one_of
 from clipjax.storage.reading import read_toml
-from clipjax.storage.records import check_keys, one_of, read
+from clipjax.storage.records import check_keys, read
 
 SIDES = ("above", "below", "not_above", "not_below", "within", "apart")
 _NAMED = ("columns", "groups", "pairs")  # what the parts of a file refer to
@@ -189,8 +190,7 @@ class _File:
     def __post_init__(self) -> None:
         if not 0 < self.level < 1:
             raise ValueError(f"level is {self.level:g}, not between 0 and 1")
-        if not self.claims:
-            raise ValueError("claims = [] must hold at least one claim")
+        not_empty("claims", self.claims, "claim")
         if self.prompts == "":
             raise ValueError("prompts = '' must not be empty")
         one_of("unit", self.unit, UNITS)
@@ -214,8 +214,7 @@ class _Claim:
         for name in ("key", "section", "statement", "beware", "no_task"):
             if getattr(self, name) == "":
                 raise ValueError(f"{name} = '' must not be empty")
-        if not self.parts:
-            raise ValueError("parts = [] must hold at least one part")
+        not_empty("parts", self.parts, "part")
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from clipjax.analysis.rows.cells import Column, Term, column_from, terms_of
 from clipjax.analysis.rows.groups import Group, groups, schemes
 from clipjax.config import ConfigFolder, config_dir, config_files
 from clipjax.errors import DataError, unknown_name
+from clipjax.guards import not_empty
 from clipjax.storage.reading import is_file, read_toml
 from clipjax.storage.records import Problems, read
 
@@ -228,8 +229,7 @@ def _check_fits(file: ScatterFile, above: Set[str], path: Path) -> None:
 
 
 def _curves(file: CurvesFile, path: Path, problems: Problems) -> dict[str, Any]:
-    if not file.panels:
-        raise DataError(f"{path}: panels = [] must hold at least one panel")
+    not_empty(f"{path}: panels", file.panels, "panel", DataError)
     panels = []
     for i, each in enumerate(file.panels):
         where = f"{path}: panels[{i}]"
@@ -273,8 +273,7 @@ def _panels(file: StripFile, path: Path, problems: Problems) -> tuple[tuple[Pane
     if file.panels is not None:
         if file.panel is not None:
             raise DataError(f"{path}: give 'panel' or 'panels', not both")
-        if not file.panels:
-            raise DataError(f"{path}: panels = [] must hold at least one panel")
+        not_empty(f"{path}: panels", file.panels, "panel", DataError)
         panels = _gathered(
             problems, ((each, {}, y, f"{path}: panels[{i}]") for i, each in enumerate(file.panels))
         )

@@ -10,7 +10,7 @@ from clipjax.analysis.figures.style import LINE_COLOURS
 from clipjax.analysis.rows.cells import TermRecord, terms_of
 from clipjax.analysis.rows.scales import SCALES
 from clipjax.analysis.trends.regression import METHODS
-from clipjax.storage.records import one_of
+from clipjax.guards import not_empty, one_of
 
 STYLES = ("solid", "dashed", "dotted", "dashdot")
 UNITS = ("%", "points", "")
@@ -83,8 +83,7 @@ class CurvePanel:
     bins: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if not self.bins:
-            raise ValueError("bins = [] must hold at least one bin")
+        not_empty("bins", self.bins, "bin")
 
 
 @dataclass(frozen=True, kw_only=True)

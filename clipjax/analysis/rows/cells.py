@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from clipjax.analysis.rows.scales import SCALES
 from clipjax.errors import DataError
+from clipjax.guards import not_empty, one_of
 from clipjax.results.completeness import in_words, is_whole
 from clipjax.results.data_sets import told_apart
 from clipjax.results.published.references import Score, compare, lookup
@@ -22,7 +23,7 @@ from clipjax.results.row import Row
 from clipjax.results.rows import of_people
 from clipjax.results.store import run_order
 from clipjax.results.tables import model_name
-from clipjax.storage.records import one_of, read
+from clipjax.storage.records import read
 
 # Parts of a row's convention. Rows of one number that differ here are different measurements.
 WAYS = {
@@ -148,8 +149,7 @@ class TermRecord:
 
 def terms_of(records: Sequence[TermRecord]) -> tuple[Term, ...]:
     """Raises ValueError without a term."""
-    if not records:
-        raise ValueError("rows = [] must hold at least one row")
+    not_empty("rows", records, "row")
     return tuple(Term(each.task, each.dataset, each.metric, each.slice or None) for each in records)
 
 

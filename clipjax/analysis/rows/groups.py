@@ -19,8 +19,9 @@ from typing import Any
 from clipjax.config import ConfigTable, config_tables
 from clipjax.entry_points import cached
 from clipjax.errors import DataError, unknown_name
+from clipjax.guards import one_of
 from clipjax.storage.reading import AnyPath, read_tables
-from clipjax.storage.records import one_of, read
+from clipjax.storage.records import read
 
 MARKERS = tuple("osD^v<>PX*pdhH8")  # matplotlib's fillable markers
 

@@ -23,6 +23,8 @@ import dataclasses
 import itertools
 from typing import Any, Literal, get_args
 
+from clipjax.guards import one_of
+
 NORMALISATIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
@@ -84,13 +86,10 @@ class Matching:
 
     def __post_init__(self) -> None:
         """Raises ValueError for values that do not go together."""
-        if self.normalisation not in NORMALISATIONS:
-            known = ", ".join(NORMALISATIONS)
-            raise ValueError(f"normalisation = {self.normalisation!r} is not one of {known}")
+        one_of("normalisation", self.normalisation, NORMALISATIONS)
         if min(self.size) < 1:
             raise ValueError(f"size = {list(self.size)} must be a height and a width of at least 1 pixel")
-        if self.features not in get_args(Features):
-            raise ValueError(f"features = {self.features!r} is not one of {', '.join(get_args(Features))}")
+        one_of("features", self.features, get_args(Features))
         self._check_geometric() if self.kind == "geometric" else self._check_keypoints()
         if bool(self.bins) == bool(self.groups):
             raise ValueError("give bins (of a column of numbers) or groups (of a column of names)")

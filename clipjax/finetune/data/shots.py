@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from clipjax.errors import DataError, UsageError
+from clipjax.errors import DataError
 from clipjax.finetune.data.splits import Split, TrainSplit, ValidationSplit, class_counts
+from clipjax.guards import at_least
 from clipjax.storage.digests import sha256_json
 from clipjax.storage.reading import check_regular, read_json
 from clipjax.storage.records import read
@@ -101,8 +102,7 @@ def draw_shots(split: TrainSplit, per_class: int, seed: int) -> Shots:
 
     Raises UsageError for `per_class` below 1, DataError for a class with too few.
     """
-    if per_class < 1:
-        raise UsageError(f"the shots must be at least 1 image per class, not {per_class}")
+    at_least("the shots must be at least 1 image per class", per_class, 1)
     _enough(split, per_class, f"{per_class} shots per class")
     rows = np.sort(np.concatenate([ranked[:per_class] for ranked in _ranking(split, seed)]))
     drawn = split.select(rows)
@@ -116,8 +116,7 @@ def hold_out(split: TrainSplit, per_class: int, seed: int) -> tuple[TrainSplit, 
 
     Raises UsageError for `per_class` below 1, DataError for a class left without images.
     """
-    if per_class < 1:
-        raise UsageError(f"at least 1 image per class must be held out, not {per_class}")
+    at_least("at least 1 image per class must be held out", per_class, 1)
     _enough(split, per_class + 1, f"{per_class} held out and 1 left to train on")
     held = np.sort(np.concatenate([ranked[-per_class:] for ranked in _ranking(split, seed)]))
     rest = np.setdiff1d(np.arange(len(split)), held)

@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
+from clipjax.guards import multiple_of
+
 Projector = Literal["linear", "gelu-mlp", "fused-gelu-mlp"]
 
 
@@ -38,8 +40,7 @@ class DecoderConfig:
     sliding_window: int | None = None
 
     def __post_init__(self) -> None:
-        if self.kv_heads < 1 or self.heads % self.kv_heads:
-            raise ValueError(f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}")
+        multiple_of("heads", self.heads, self.kv_heads, "kv_heads")
         if self.head_dim % 2:
             raise ValueError(f"head_dim {self.head_dim} is odd: rotary positions turn pairs")
 

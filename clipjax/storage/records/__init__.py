@@ -13,7 +13,7 @@ in `__post_init__`, which raises ValueError.
 """
 
 from clipjax.storage.records.limits import AtLeast, Between, Matches, NotEmpty
-from clipjax.storage.records.problems import Problems, check_keys, one_of
+from clipjax.storage.records.problems import Problems, check_keys
 from clipjax.storage.records.read import field_names, json_schema, read
 
 __all__ = [
@@ -25,6 +25,5 @@ __all__ = [
     "check_keys",
     "field_names",
     "json_schema",
-    "one_of",
     "read",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from clipjax.errors import ClipjaxError, DataError, near_names
@@ -48,12 +48,6 @@ def key_problems(record: Mapping[str, Any], known: Any, where: object, needed: A
     for key in needed:
         if key not in record:
             yield f"{where}: the key {key!r} is missing"
-
-
-def one_of(name: str, value: str, known: Sequence[str]) -> None:
-    """Raises ValueError for an unknown text."""
-    if value not in known:
-        raise ValueError(f"{name} = {value!r} is not one of {', '.join(known)}")
 
 
 def shown(value: Any) -> str:

@@ -11,11 +11,12 @@ from typing import Any
 from clipjax.checkpoints.export import refuse_adapter
 from clipjax.checkpoints.load import load_model
 from clipjax.checkpoints.model import Model
-from clipjax.errors import DataError, UsageError
+from clipjax.errors import DataError
 from clipjax.evaluation.data_set import dataset_of
 from clipjax.evaluation.kinds.images.image_subject import ImageSubject
 from clipjax.evaluation.kinds.images.images import resolve
 from clipjax.evaluation.request import Request
+from clipjax.guards import at_least
 from clipjax.results.provenance import provenance
 from clipjax.storage.digests import sha256_json
 from clipjax.tasks.task import find_task
@@ -52,8 +53,7 @@ def crosscheck(
         UsageError, DataError: as `clipjax.evaluate`; a batch size below 1, or no counterpart in the library.
         ClipjaxError: the reference libraries are not installed, or could not be run.
     """
-    if batch < 1:
-        raise UsageError(f"the batch size must be at least 1, not {batch}")
+    at_least("the batch size must be at least 1", batch, 1)
     check_installed()
     if not isinstance(model, Model):
         model = load_model(str(model))

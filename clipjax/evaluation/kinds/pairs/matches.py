@@ -23,6 +23,7 @@ from clipjax.evaluation.data_set import dataset_of
 from clipjax.evaluation.kinds.pairs.pairs import PairSubject, not_applicable, pairs_of, resolve
 from clipjax.evaluation.models.encoders import encoder
 from clipjax.evaluation.request import Request
+from clipjax.guards import at_least
 from clipjax.tasks.correspondence import CURVE, PLACES, TASK, Matcher, limits_of
 
 FORMATS = (".png", ".jpg", ".jpeg", ".pdf", ".svg")
@@ -64,8 +65,7 @@ def draw_matches(
     out = Path(out).expanduser()
     if out.suffix not in FORMATS:
         raise UsageError(f"{out} must end in {', '.join(FORMATS)}")
-    if drawn < 1:
-        raise UsageError(f"draw at least one match, not {drawn}")
+    at_least("draw at least one match", drawn, 1)
     request = Request(
         dataset=dataset,
         root=root,

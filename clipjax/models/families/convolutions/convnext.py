@@ -34,6 +34,7 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float
 
+from clipjax.guards import multiple_of
 from clipjax.models.arch import Family
 from clipjax.models.chunks import in_chunks
 from clipjax.models.cut import any_cut
@@ -72,8 +73,7 @@ class ConvNeXtConfig:
     grn: Literal[True] | None = None
 
     def __post_init__(self) -> None:
-        if self.image_size < 1 or self.image_size % REDUCTION:
-            raise ValueError(f"image_size {self.image_size} is not a multiple of {REDUCTION}")
+        multiple_of("image_size", self.image_size, REDUCTION)
         for name, values in (("widths", self.widths), ("depths", self.depths)):
             if len(values) != 4 or min(values) < 1:
                 raise ValueError(f"{name} {list(values)} are not four positive numbers")

@@ -38,6 +38,7 @@ from jax import Array
 from jax.nn.initializers import normal
 from jaxtyping import Float
 
+from clipjax.guards import multiple_of
 from clipjax.models.arch import Family
 from clipjax.models.modules import attention, convolutions, layers
 from clipjax.models.modules.maps import SqueezeExcite
@@ -83,8 +84,7 @@ class FastViTConfig:
         for width, mixer in zip(self.widths, self.mixers):
             if mixer == "attention" and width % HEAD:
                 raise ValueError(f"attention needs a multiple of {HEAD} channels, not {width}")
-        if self.image_size < 1 or self.image_size % self.reduction:
-            raise ValueError(f"image_size {self.image_size} is not a multiple of {self.reduction}")
+        multiple_of("image_size", self.image_size, self.reduction)
 
     @property
     def reduction(self) -> int:

@@ -30,6 +30,7 @@ from jax import Array
 from jax.nn.initializers import zeros
 from jaxtyping import Float
 
+from clipjax.guards import multiple_of
 from clipjax.models.arch import Family, Positions
 from clipjax.models.modules import attention, convolutions, layers
 from clipjax.models.modules.initializers import normal
@@ -52,8 +53,7 @@ class ModifiedResNetConfig:
     embed_dim: int
 
     def __post_init__(self) -> None:
-        if self.image_size % REDUCTION:
-            raise ValueError(f"image_size {self.image_size} is not a multiple of {REDUCTION}")
+        multiple_of("image_size", self.image_size, REDUCTION)
         if len(self.layers) != 4 or min(self.layers) < 1:
             raise ValueError(f"layers {list(self.layers)} are not four positive numbers of blocks")
         if self.width % 2 or self.width * REDUCTION % self.heads:

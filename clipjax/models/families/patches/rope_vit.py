@@ -32,6 +32,7 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float
 
+from clipjax.guards import multiple_of
 from clipjax.models.arch import Family, Positions, refuse_partial_patches, refuse_uneven_heads, two_heads
 from clipjax.models.families.patches.eva import INIT, EvaMlp, in_halves, rotate
 from clipjax.models.families.patches.vit import PatchEmbed
@@ -102,8 +103,8 @@ class RopeViTConfig:
             raise ValueError(f"{self.registers} registers need a class token and no position_table")
         if self.pooling == "mean" and (self.pool_heads or self.pool_mlp_width):
             raise ValueError("pooling 'mean' has pool_heads 0 and pool_mlp_width 0")
-        if self.pooling == "map" and (self.pool_heads < 1 or self.width % self.pool_heads):
-            raise ValueError(f"the width {self.width} is not a multiple of pool_heads {self.pool_heads}")
+        if self.pooling == "map":
+            multiple_of("the width", self.width, self.pool_heads, "pool_heads")
         if not self.projection and self.embed_dim != self.width:
             raise ValueError(f"without a projection embed_dim is the width, {self.width}")
 

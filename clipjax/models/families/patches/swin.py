@@ -32,6 +32,7 @@ from jax import Array
 from jaxtyping import Float
 
 from clipjax.devices.platforms import by_platform
+from clipjax.guards import multiple_of
 from clipjax.models.arch import Family, refuse_uneven_heads
 from clipjax.models.cut import whole
 from clipjax.models.families.patches.vit import PatchEmbed
@@ -74,8 +75,7 @@ class SwinConfig:
         if any(depth < 2 or depth % 2 for depth in self.depths):
             raise ValueError(f"depths {list(self.depths)} are not pairs of blocks")
         cell = self.patch_size * 2 ** (stages - 1)
-        if self.image_size < 1 or self.image_size % cell:
-            raise ValueError(f"image_size {self.image_size} is not a multiple of {cell}")
+        multiple_of("image_size", self.image_size, cell)
         for i, window in enumerate(self.windows):
             refuse_uneven_heads(self.dim(i), self.heads[i])
             if window < 1 or self.side(i) % window:

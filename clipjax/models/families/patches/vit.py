@@ -32,6 +32,7 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float
 
+from clipjax.guards import multiple_of
 from clipjax.models.arch import Family, Positions, refuse_partial_patches, refuse_uneven_heads, two_heads
 from clipjax.models.modules import convolutions, layers, tokens
 from clipjax.models.modules.initializers import normal, variance_scaling
@@ -120,8 +121,7 @@ class ViTConfig:
             raise ValueError(
                 f"the stem's sides {list(sides)} are not two or more whose product is {self.patch_size}"
             )
-        if divisor < 1 or self.width % divisor:
-            raise ValueError(f"width {self.width} is not a multiple of the stem's divisor {divisor}")
+        multiple_of("width", self.width, divisor, "the stem's divisor")
 
     def _check_pooling(self) -> None:
         if not self.class_token and (self.pooling == "class" or self.positions == "all"):
@@ -140,8 +140,7 @@ class ViTConfig:
             return
         if self.pool_queries < 1 or (self.pooling == "map" and self.pool_queries > 1):
             raise ValueError(f"pooling {self.pooling!r} cannot have {self.pool_queries} pool_queries")
-        if self.pool_heads < 1 or pooled % self.pool_heads:
-            raise ValueError(f"the pooled width {pooled} is not a multiple of pool_heads {self.pool_heads}")
+        multiple_of("the pooled width", pooled, self.pool_heads, "pool_heads")
 
     @property
     def grid(self) -> int:

@@ -1,0 +1,68 @@
+"""Each guard passes what it should, at the edge too, and refuses the rest in the caller's type of error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from clipjax.errors import DataError, UsageError
+from clipjax.guards import at_least, multiple_of, not_empty, one_of
+
+
+@pytest.mark.parametrize(
+    ("guard", "passes", "refuses", "error", "sentence"),
+    [
+        (
+            at_least,
+            ("a k must be at least 2", 2, 2),
+            ("a k must be at least 2", 1, 2),
+            UsageError,
+            "a k must be at least 2, not 1",
+        ),
+        (
+            multiple_of,
+            ("width", 12, 4, "heads"),
+            ("width", 12, 5, "heads"),
+            ValueError,
+            "width 12 is not a multiple of heads 5",
+        ),
+        (multiple_of, ("width", 32, 32), ("width", 33, 32), ValueError, "width 33 is not a multiple of 32"),
+        (multiple_of, ("width", 1, 1), ("width", 0, 4), ValueError, "width 0 is not a multiple of 4"),
+        (
+            multiple_of,
+            ("width", 4, 2),
+            ("width", 4, 0, "heads"),
+            ValueError,
+            "width 4 is not a multiple of heads 0",
+        ),
+        (
+            one_of,
+            ("scale", "log", ("log", "linear")),
+            ("scale", "square", ("log", "linear")),
+            ValueError,
+            "scale = 'square' is not one of log, linear",
+        ),
+        (
+            not_empty,
+            ("rows", [0], "row"),
+            ("rows", (), "row"),
+            ValueError,
+            "rows = [] must hold at least one row",
+        ),
+    ],
+)
+def test_guards(
+    guard: Callable[..., None],
+    passes: tuple[Any, ...],
+    refuses: tuple[Any, ...],
+    error: type[Exception],
+    sentence: str,
+) -> None:
+    guard(*passes, error=DataError)
+    with pytest.raises(error) as refusal:
+        guard(*refuses)
+    assert str(refusal.value) == sentence
+    with pytest.raises(DataError, match=r"^f\.toml: "):
+        guard(f"f.toml: {refuses[0]}", *refuses[1:], error=DataError)
