@@ -79,6 +79,10 @@ def candidate_tables(keys: Mapping[str, Any]) -> list[Table]:
     """The layouts that cover most of these keys: nearly always one. Raises DataError if none covers half."""
     scores = {name: sum(map(load_table(name).knows, keys)) for name in table_names()}
     best = max(scores.values())
+    if 2 * best < len(keys):
+        raise DataError(
+            f"no known checkpoint layout has these tensors ({_some(keys)}); known: {', '.join(scores)}"
+        )
     names = [name for name, score in scores.items() if score == best]
     # CoCa's layout contains CLIP's: if both cover the same keys, take the smaller.
     rows = {
@@ -88,10 +92,6 @@ def candidate_tables(keys: Mapping[str, Any]) -> list[Table]:
     if len(names) > 1:  # the same keys, of matrices or of 1x1 convolutions
         fits = {name: sum(map(load_table(name).fits, keys, keys.values())) for name in names}
         names = [name for name in names if fits[name] == max(fits.values())]
-    if 2 * best < len(keys):
-        raise DataError(
-            f"no known checkpoint layout has these tensors ({_some(keys)}); known: {', '.join(scores)}"
-        )
     return [load_table(name) for name in names]
 
 
@@ -333,29 +333,25 @@ def export(
     pieces, problems = _assign({path: tuple(leaf.shape) for path, leaf in leaves.items()}, table)
     blocks: dict[str, dict[tuple[int, int], np.ndarray]] = defaultdict(dict)
     for path, parts in pieces.items():
-        leaf = leaves[path].read() if hasattr(leaves[path], "read") else np.asarray(leaves[path])
+        leaf = _read(leaves[path])
         for piece in parts:
             slot = (piece.op.part, piece.op.parts)
             if slot in blocks[piece.key]:
                 problems.append(f"{piece.key} is written twice, the second time from {path}")
             blocks[piece.key][slot] = piece.op.to_source(leaf if piece.layer is None else leaf[piece.layer])
     for key, slots in blocks.items():
+        # As in `_unused`: the q, k and v of one tensor are (0, 3), (1, 3) and (2, 3).
         parts = next(iter(slots))[1]
-        if (
-            sorted(slots) != [(part, parts) for part in range(parts)]
-            or len({b.dtype for b in slots.values()}) > 1
-        ):
-            problems.append(
-                f"{key} is not written whole and in one type: parts {sorted(p + 1 for p, _ in slots)}"
-            )
-    for key in carried or {}:
-        if key in blocks:
-            problems.append(f"{key} is both carried and written")
+        is_whole = sorted(slots) == [(part, parts) for part in range(parts)]
+        if not is_whole or len({block.dtype for block in slots.values()}) > 1:
+            written = sorted(part + 1 for part, _ in slots)
+            problems.append(f"{key} is not written whole and in one type: parts {written}")
+    carried = carried or {}
+    problems += [f"{key} is both carried and written" for key in carried if key in blocks]
     if problems:
         raise ConversionError(f"the params do not fit the layout {table.name}", problems)
     tensors = {key: _join([slots[slot] for slot in sorted(slots)]) for key, slots in blocks.items()}
-    extra = {key: t.read() if hasattr(t, "read") else np.asarray(t) for key, t in (carried or {}).items()}
-    return tensors | extra
+    return tensors | {key: _read(tensor) for key, tensor in carried.items()}
 
 
 def export_layout(leaves: Mapping[str, Any], origin: str | None) -> Table:
@@ -371,6 +367,10 @@ def export_layout(leaves: Mapping[str, Any], origin: str | None) -> Table:
     if problems := _assign(shapes, best)[1]:
         raise ConversionError(f"the params fit no known layout, not even {best.name}", problems)
     return best
+
+
+def _read(tensor: Any) -> np.ndarray:
+    return tensor.read() if hasattr(tensor, "read") else np.asarray(tensor)
 
 
 def _join(blocks: list[np.ndarray]) -> np.ndarray:

@@ -74,7 +74,9 @@ def _head_rows(header: GgufHeader, name: str, tensor: Tensor) -> Tensor:
     queries = header.metadata.get(f"{ARCHITECTURE}.attention.head_count")
     keys = header.metadata.get(f"{ARCHITECTURE}.attention.head_count_kv", queries)
     heads = queries if name.endswith("attn_q.weight") else keys
-    if type(heads) is not int or heads < 1 or len(tensor.shape) != 2 or tensor.shape[0] % (2 * heads):
+    # llama.cpp interleaves the halves of each head's rows, so a head has an even number of them.
+    is_matrix = len(tensor.shape) == 2
+    if type(heads) is not int or heads < 1 or not is_matrix or tensor.shape[0] % (2 * heads):
         raise DataError(
             f"{header.path}: tensor {cut(repr(name))} of shape {tensor.shape} is not that of "
             f"{cut(repr(heads))} heads (see attention.head_count)"

@@ -143,15 +143,17 @@ def _from_hub(repo: str, filename: str | None, revision: str | None) -> Resolved
     names = (filename,) if filename else WEIGHT_NAMES
     if revision is None and why_only_cached():
         revision = _fullest_snapshot(repo, names)
-    found = next(((name, path) for name in names if (path := _file(repo, name, revision))), None)
-    if found is None and (why := why_only_cached()):
-        raise DataError(
-            f"hub repository {repo} has no {filename or 'weights'} in the local cache, and {why}; "
-            "download the weights where there is a network"
-        )
-    if found is None:
+    for name in names:
+        path = _file(repo, name, revision)
+        if path is not None:
+            break
+    else:
+        if why := why_only_cached():
+            raise DataError(
+                f"hub repository {repo} has no {filename or 'weights'} in the local cache, and {why}; "
+                "download the weights where there is a network"
+            )
         raise DataError(f"hub repository {repo} has {_lacking(names)}: name the file of its weights")
-    name, path = found
     revision = _in_cache(path)[2] or revision
     if name.endswith(".index.json"):
         for part in sorted(set(index_parts(path).values())):

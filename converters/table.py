@@ -155,5 +155,10 @@ def parse_table(text: str, name: str) -> Table:
 
 def _substitute(template: str, group: Callable[[str, str], str]) -> str:
     """A regular expression, with `group(name, pattern)` for each `{name:pattern}`."""
-    parts = re.split(r"\{([^}]+)\}", template)
-    return "".join(re.escape(p) if n % 2 == 0 else group(*p.partition(":")[::2]) for n, p in enumerate(parts))
+    # A split at a group gives text and fields in turn: "a{n:[0-9]}b" is "a", "n:[0-9]", "b".
+    first, *parts = re.split(r"\{([^}]+)\}", template)
+    expression = re.escape(first)
+    for part, text in zip(parts[::2], parts[1::2]):
+        name, _, pattern = part.partition(":")
+        expression += group(name, pattern) + re.escape(text)
+    return expression

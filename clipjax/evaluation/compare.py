@@ -140,10 +140,7 @@ def compare_runs(
     choice = Choice(prompts, precision, labels)
     addresses, unlike = pairs_of((str(first), str(second)), Path(results), choice)
     pairs, unfit, left_out = _pairs(addresses)
-    tests = [(name, pair) for pair in pairs for name in pair.headlines if not metrics or name in metrics]
-    # Proportions and binned numbers are tested without draws.
-    if any(name not in {*pair.paired[0].right, *pair.paired[0].binned} for name, pair in tests):
-        resamples = max(resamples, draws_for(len(tests)))
+    resamples = max(resamples, _least_draws(pairs, metrics))
     for pair in pairs:
         _compare(pair, resamples, seed)
     left_out |= {name: why for pair in pairs for name, why in pair.left_out.items()}
@@ -154,9 +151,20 @@ def compare_runs(
         raise DataError(f"{first} and {second} have nothing to compare by: {words}")
     _check_metrics(metrics, pairs, left_out)
     chosen = [(each, pair) for pair in pairs for each in pair.found if not metrics or each.metric in metrics]
-    tested = [i for i, (each, pair) in enumerate(chosen) if each.metric in pair.headlines]
-    corrected = dict(zip(tested, holm([chosen[i][0].p_value for i in tested]).tolist()))
+    # Only headlines are tests: other metrics have no corrected p-value.
+    headlines = [i for i, (each, pair) in enumerate(chosen) if each.metric in pair.headlines]
+    corrected = dict(zip(headlines, holm([chosen[i][0].p_value for i in headlines]).tolist()))
     return [_comparison(each, corrected.get(i), pair, not_compared) for i, (each, pair) in enumerate(chosen)]
+
+
+def _least_draws(pairs: Sequence[_Pair], metrics: Sequence[str]) -> int:
+    """The draws that the correction needs; 0 if proportions and binned numbers, which need none, are all."""
+    tests, without_draws = 0, 0
+    for pair in pairs:
+        names = [name for name in pair.headlines if not metrics or name in metrics]
+        tests += len(names)
+        without_draws += sum(name in pair.paired[0].right or name in pair.paired[0].binned for name in names)
+    return 0 if tests == without_draws else draws_for(tests)
 
 
 def _check_metrics(metrics: Sequence[str], pairs: list[_Pair], left_out: Mapping[str, str]) -> None:
@@ -194,12 +202,12 @@ def _one_difference(a: Numbers, b: Numbers) -> bool:
 
 
 def _differs(pair: _Pair) -> dict[str, tuple[Any, Any]]:
-    words = [
+    first, second = (
         {**_UNSAID, **run.row["convention"], **paired.convention, "precision": run.row["precision"]}
         for run, paired in zip(pair.runs, pair.paired)
-    ]
-    keys = [key for key in words[0] | words[1] if words[0].get(key) != words[1].get(key)]
-    return {key: (words[0].get(key), words[1].get(key)) for key in keys}
+    )
+    both = {key: (first.get(key), second.get(key)) for key in first | second}
+    return {key: (one, other) for key, (one, other) in both.items() if one != other}
 
 
 def _pairs(

@@ -65,7 +65,8 @@ def pairs_of(
         DataError: nothing in common, or made in the same way, or matching `choice`.
     """
     (runs_a, named_first), (runs_b, named_second) = (_runs_of(name, results) for name in names)
-    if not (named_first and named_second):
+    both_named = named_first and named_second  # two runs, not two models with all their runs
+    if not both_named:
         runs_a, runs_b = _told_apart(runs_a, runs_b)
     first, second = _by_key(runs_a), _by_key(runs_b)
     common = [key for key in first if key in second]
@@ -77,11 +78,11 @@ def pairs_of(
     matches, unlike = [], {}
     for key in common:
         both = first[key], second[key]
-        if not (named_first and named_second):
+        if both_named:
+            pairs = [(both[0][0], both[1][0])]
+        else:
             both = tuple(_chosen(runs, choice) for runs in both)
             pairs = _one(names, key, _matching(*both))
-        else:
-            pairs = [(both[0][0], both[1][0])]
         matches += pairs
         if not pairs:
             unlike[f"{key[0]} on {key[1]}"] = _unlike(names, both, choice)
@@ -199,15 +200,16 @@ def _listed(runs: Sequence[_Run]) -> str:
 
 
 def _unlike(names: tuple[str, str], both: Sequence[Sequence[_Run]], choice: Choice) -> str:
-    options = {option: value for option, value in zip(choice._fields, choice) if value is not None}
+    options = [f"--{name} {value}" for name, value in choice._asdict().items() if value is not None]
     for name, runs in zip(names, both):
         if not runs:
-            return f"no run of {name} has {', '.join(f'--{key} {value}' for key, value in options.items())}"
-    several = [name for name in both[0][0].how if len({run.how[name] for runs in both for run in runs}) > 1]
-    said = [
-        f"{name} has {', '.join(f'{each} {_ways(runs, each)}' for each in several) or 'other settings'}"
-        for name, runs in zip(names, both)
-    ]
+            return f"no run of {name} has {', '.join(options)}"
+    every = [*both[0], *both[1]]
+    several = [setting for setting in every[0].how if len({run.how[setting] for run in every}) > 1]
+    said = []
+    for name, runs in zip(names, both):
+        settings = [f"{setting} {_ways(runs, setting)}" for setting in several]
+        said.append(f"{name} has {', '.join(settings) or 'other settings'}")
     return "; ".join(said)
 
 

@@ -69,11 +69,12 @@ def told_apart(rows: Iterable[Row]) -> list[Row]:
         groups: dict[Key, list[Row]] = {}
         for key, k in zip(keys, places):
             groups.setdefault(key, []).append(told[k])
-        if len(groups) > 1 or _is_other(name, seen[name]):
-            names = _names(name, groups, taken)
-            for key, k in zip(keys, places):
-                if names[key] != name:
-                    told[k] = {**told[k], "dataset": names[key]}
+        if len(groups) == 1 and not _is_other(name, seen[name]):
+            continue
+        names = _names(name, groups, taken)
+        for key, k in zip(keys, places):
+            if names[key] != name:
+                told[k] = {**told[k], "dataset": names[key]}
     return told
 
 
@@ -88,18 +89,17 @@ def _keys(name: str, rows: Sequence[Row]) -> list[Key]:
     of_card = any(row.get("folder", UNKNOWN) is None for row in rows) or is_registered(name)
     own = [_own_key(row, of_card) for row in rows]
     digests = {images_of(row) for key, row in zip(own, rows) if key[0] == CARD}
+    # The card's images are the card's also in rows that name another folder.
     own = [(CARD, "") if key[0] == "images" and key[1] in digests else key for key in own]
-    whole, drawn = (
-        _homes((key, row) for key, row in zip(own, rows) if (row["sample"] is not None) is sampled)
-        for sampled in (False, True)
-    )
+    whole = _homes((key, row) for key, row in zip(own, rows) if row["sample"] is None)
+    drawn = _homes((key, row) for key, row in zip(own, rows) if row["sample"] is not None)
     keys = [_home(key, row, whole, drawn) for key, row in zip(own, rows)]
     known = list(dict.fromkeys(key for key in keys if key[0] in (CARD, "images")))
     # A row without digest and folder belongs to the only data set; to any, if it has no number.
-    return [
-        known[0] if key[0] == UNKNOWN and known and (len(known) == 1 or row["value"] is None) else key
-        for key, row in zip(keys, rows)
-    ]
+    for k, row in enumerate(rows if known else ()):
+        if keys[k][0] == UNKNOWN and (len(known) == 1 or row["value"] is None):
+            keys[k] = known[0]
+    return keys
 
 
 def _own_key(row: Row, of_card: bool) -> Key:
@@ -172,9 +172,12 @@ def _set(key: Key, rows: Sequence[Row]) -> _Set:
 
 def _candidates(name: str, each: _Set, others: Sequence[_Set]) -> Iterator[str]:
     """The telling names of a data set, the shortest first; the last ones are of no other."""
+    # /data/pets/test has the parts ("test", "pets", "data", "/"). Beside /data/cars/test the path
+    # ("test", "pets") is telling, and so are the longer ones.
     elsewhere = [other.parts for other in others if other.parts != each.parts]
     paths = [each.parts[:k] for k in range(2, len(each.parts) + 1)]
     telling = [path for path in paths if all(parts[: len(path)] != path for parts in elsewhere)]
+    # If another data set is of the same folder, no path tells them apart: a sample or digest must.
     if len(elsewhere) == len(others):
         yield from (_of_folder(name, path) for path in telling)
     path = (telling or paths[-1:] or [()])[0]

@@ -49,7 +49,8 @@ def summary_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     values = {title: {row[i] for row in cells} for i, title in enumerate(titles)}
     hidden = {title for title in optional if values[title] <= {""}}
     hidden |= {title for title in ("task", "prompts") if len(values[title]) < 2}
-    hidden |= {"framework"} if len(values["framework"] - {""}) < 2 else set()  # older rows have none
+    if len(values["framework"] - {""}) < 2:  # older rows have none
+        hidden.add("framework")
     used = [i for i, title in enumerate(titles) if title not in hidden]
     return [titles[i] for i in used], [[row[i] for i in used] for row in cells]
 

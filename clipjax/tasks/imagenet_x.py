@@ -183,28 +183,26 @@ class _Table:
     @staticmethod
     def of(images: Columns) -> _Table:
         annotated = np.asarray(images["annotated"], bool)
-        names = {
-            which: [images[f"{which}_factors"][i] for i in np.flatnonzero(annotated)]
-            for which in ("top", "multi")
-        }
-        seen = {name for lists in names.values() for factors in lists for name in factors}
+
+        def flags(name: str) -> np.ndarray | None:
+            return np.asarray(images[name], bool)[annotated] if name in images else None
+
+        lists = {"top": images["top_factors"], "multi": images["multi_factors"]}
+        names = {which: [of[i] for i in np.flatnonzero(annotated)] for which, of in lists.items()}
+        seen = set[str]().union(*names["top"], *names["multi"])
         known = imagenet_x_facts()["factors"]
         factors = (*(name for name in known if name in seen), *sorted(seen - set(known)))
-        column = {name: np.asarray(images[name])[annotated] for name in ("confidence", "label")}
+        correct = {ending: flags(name) for ending, name in KINDS.items()}
         return _Table(
-            correct={
-                ending: np.asarray(images[name], bool)[annotated]
-                for ending, name in KINDS.items()
-                if name in images
-            },
-            confidence=column["confidence"],
-            label=column["label"],
-            prototype=np.asarray(images["prototype"], bool)[annotated] if "prototype" in images else None,
+            correct={ending: each for ending, each in correct.items() if each is not None},
+            confidence=np.asarray(images["confidence"])[annotated],
+            label=np.asarray(images["label"])[annotated],
+            prototype=flags("prototype"),
             factors=factors,
-            marks={which: _one_hot(lists, factors) for which, lists in names.items()},
+            marks={which: _one_hot(of_images, factors) for which, of_images in names.items()},
             without=int(np.sum(~annotated)),
-            tied=np.asarray(images["tied"], bool)[annotated] if "tied" in images else None,
-            second=np.asarray(images["second_half"], bool)[annotated] if "second_half" in images else None,
+            tied=flags("tied"),
+            second=flags("second_half"),
         )
 
     def part(self, variant: str) -> np.ndarray:

@@ -154,9 +154,11 @@ def meaning(model: Mapping[str, Any], kind: Kind, where: str = "") -> dict[str, 
     """All that decides a tower's numbers: the fields that its class reads, with defaults."""
     given = model[f"{kind}_cfg"]
     foreign = next((key for key in ("timm_model_name", "hf_model_name") if given.get(key)), None)
+    # A timm or Hugging Face tower has its sizes from its library.
     fields = {foreign: None} if foreign else {**_SIZES[kind], **_KIND[kind]}
     for switch, under in _UNDER.items():
-        fields |= under if given.get(switch) else {}
+        if given.get(switch):
+            fields |= under
     if kind == "text" and not foreign and given.get("pool_type") == "eos":
         fields |= _EOS
     found = {key: given.get(key, default) for key, default in fields.items()}

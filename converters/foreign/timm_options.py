@@ -174,7 +174,8 @@ def options_of(name: str) -> dict[str, Any]:
 
 
 def has_family(name: str) -> bool:
-    return name in _record()["archs"] and _record()["archs"][name][0] in _families()
+    archs = _record()["archs"]
+    return name in archs and archs[name][0] in _families()
 
 
 def _supported() -> str:

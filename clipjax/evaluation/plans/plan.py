@@ -79,32 +79,35 @@ def plan(
     jobs, not_there, missing = [], [], _Missing()
     folders, located = folders or {}, cards_below(None if data_root is None else base)
     shared = {} if shared is None else shared
+
+    def is_there(where: Located) -> bool:
+        return (data_root is not None or where.card.name in folders) and exists(where.root)
+
     for task in map(find_task, chosen.tasks):
         # Captions take a template, too, but only if the user names the task and the prompts.
         repeated = "head" in task.needs or (name == task.name and bool(prompts))
-        for data in (data for data in located if chosen.takes(data.card, task.name)):
-            if only and not {data.card.name, data.card.name.partition(":")[0]}.intersection(only):
+        for data in located:
+            if not chosen.takes(data.card, task.name) or not _is_among(only, data.card.name):
                 continue
             data = _located(data.card, folders.get(data.card.name, data.root), shared)
             id_ = _id_of(base, data.card, folders, shared) if "id" in task.needs else None
             own = [Job(task.name, data, id_, prompt) for prompt in (sets if repeated else [None])]
-            roots = [
-                where.root
-                for where in (data, id_)
-                if where is not None
-                and not ((data_root is not None or where.card.name in folders) and exists(where.root))
-            ]
-            if roots and data.card.demo and not only:
-                continue  # a demo data set: its absence is not reported
-            if roots:
-                missing.add(data, task.name, roots, id_)
-                not_there += own if absent and (only or data_root is None) else []
-            else:
+            roots = [where.root for where in (data, id_) if where is not None and not is_there(where)]
+            if not roots:
                 jobs += own
+            elif only or not data.card.demo:  # unless asked for, a demo data set's absence is not reported
+                missing.add(data, task.name, roots, id_)
+                if absent and (only or data_root is None):
+                    not_there += own
     if needed and not jobs and not not_there:
         untasked = _without_tasks(located, base, chosen.tasks[0])
         raise DataError(f"{base} holds no data set for {name!r}: {missing.sentence()}{untasked}")
     return CollectionPlan(jobs, missing.lines(), not_there)
+
+
+def _is_among(only: Sequence[str], name: str) -> bool:
+    family = name.partition(":")[0]  # "imagenet_c" of "imagenet_c:fog:1"
+    return not only or name in only or family in only
 
 
 def _without_tasks(located: Sequence[Located], base: Path, task: str) -> str:

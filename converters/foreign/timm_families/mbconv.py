@@ -90,9 +90,9 @@ def _stage(
         out = rounded(block["out_chs"])
         _check(o, block, first, joins=in_dim == out and (place > 0 or block["stride"] == 1))
         ratio = block.get("exp_ratio", 1.0)
-        middle = make_divisible((rounded(block.get("force_in_chs") or 0) or in_dim) * ratio)
-        middle = middle if kind in ("ir", "er") else in_dim
-        share = block.get("se_ratio", 0.0)
+        before = rounded(block.get("force_in_chs") or 0) or in_dim
+        middle = make_divisible(before * ratio) if kind in ("ir", "er") else in_dim
+        share = block.get("se_ratio", 0.0)  # of the expanded channels, or of those before
         width = middle * (share if squeeze.from_middle else share / ratio)
         squeezed.append(squeeze.rounded(width) if share else 0)
         ins.append(in_dim)
@@ -103,6 +103,7 @@ def _stage(
     own = activation if "act_layer" not in first else o.named(first["act_layer"])
     if own not in _ACTIVATIONS:
         raise o.refused("block_args.act_layer", first["act_layer"])
+    # A stage has one number for all its blocks where there is one, else a list: expand 4, or [96, 144].
     record: dict[str, Any] = {
         "block": _BLOCKS[kind],
         "kernel": kernel,
@@ -122,8 +123,10 @@ def _check(o: Options, block: Mapping[str, Any], first: Mapping[str, Any], *, jo
     equal = ("block_type", "out_chs", "act_layer", *_KERNELS.values())
     wrong = [key for key in equal if block.get(key) != first.get(key)]
     wrong += [key for key in block if key not in _READ and (key not in _ELSE or block[key] != _ELSE[key])]
-    wrong += ["exp_kernel_size"] if block["block_type"] == "ir" and block["exp_kernel_size"] != 1 else []
-    wrong += ["skip" if "skip" in block else "noskip"] if joins and not _skips(block) else []
+    if block["block_type"] == "ir" and block["exp_kernel_size"] != 1:
+        wrong.append("exp_kernel_size")
+    if joins and not _skips(block):
+        wrong.append("skip" if "skip" in block else "noskip")
     if wrong:
         raise o.refused(f"block_args.{wrong[0]}", block.get(wrong[0]))
 
@@ -134,8 +137,10 @@ def _skips(block: Mapping[str, Any]) -> bool:
 
 def _factor(large: Sequence[int], small: Sequence[int]) -> int | None:
     """The whole number by which each of `small` was multiplied to give `large`, or None."""
-    ratios = {a // b for a, b in zip(large, small, strict=True) if a % b == 0}
-    return ratios.pop() if len(ratios) == 1 and all(a % b == 0 for a, b in zip(large, small)) else None
+    if any(a % b for a, b in zip(large, small, strict=True)):
+        return None
+    ratios = {a // b for a, b in zip(large, small)}
+    return ratios.pop() if len(ratios) == 1 else None
 
 
 def _squeeze(o: Options, from_middle: bool) -> _Squeeze:

@@ -31,7 +31,9 @@ def tower(options: Options) -> dict[str, Any]:
     if (timm_block, mlp) not in list(_BLOCKS):
         raise o.refused("mlp_layer", mlp)
     block = _BLOCKS[timm_block, mlp]
-    ratios = [0, ratio] if timm_block != "MixerBlock" else ratio if isinstance(ratio, list) else [ratio] * 2
+    ratios = ratio if isinstance(ratio, list) else [ratio] * 2
+    if timm_block != "MixerBlock":  # no MLP over tokens, and no list
+        ratios = [0, ratio]
     if len(ratios) != 2 or not all(isinstance(each, int | float) and 0 <= each < 1000 for each in ratios):
         raise o.refused("mlp_ratio", ratio)
     tokens, channels = (int(width * each) for each in ratios)

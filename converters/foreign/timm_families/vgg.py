@@ -22,8 +22,10 @@ def tower(options: Options) -> dict[str, Any]:
     o.only("conv_layer", "nn.Conv2d")
     norm = o.only("norm_layer", None, "nn.BatchNorm2d")
     o.only("global_pool", "avg")
+    # [64, 64, "M", 128, "M"]: two convolutions of 64 channels, pooling, one of 128, pooling.
     groups = [list(group) for pool, group in itertools.groupby(plan, lambda item: item == "M") if not pool]
-    if plan[-1] != "M" or plan.count("M") != len(groups) or any(len(set(group)) > 1 for group in groups):
+    pooled_each = plan[-1] == "M" and plan.count("M") == len(groups)
+    if not pooled_each or any(len(set(group)) > 1 for group in groups):
         raise o.refused("cfg", plan)
     return {
         "image_size": o.image_size,
