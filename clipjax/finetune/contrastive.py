@@ -47,6 +47,7 @@ from clipjax.models.training import Training
 from clipjax.storage.digests import sha256_json
 
 MAX_LOGIT_SCALE = math.log(100)
+_LENGTHS = 4  # a demo's captions have 11 or 12 ids
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,10 @@ def clip_loss(network: Network, mean: Any, std: Any, precision: Precision, platf
 def _cut(
     tower: Any, tokenizer: Callable[[list[str]], np.ndarray], manifest: Manifest, column: str
 ) -> Callable[[list[str]], np.ndarray] | None:
-    """Cut after the last id in the data that the tower reads: features stay equal."""
+    """Cut after the last id in the data that the tower reads: features stay equal.
+
+    The length is a multiple of `_LENGTHS`, so that sets of like captions share a program.
+    """
     texts: list[str] = []
     for captions in manifest.columns.get(column, []):  # one text, or a list of them
         texts += [captions] if isinstance(captions, str) else captions
@@ -132,6 +136,7 @@ def _cut(
     for start in range(0, len(texts), 4096):  # ids of millions of captions take gigabytes
         ids = tokenizer(texts[start : start + 4096])
         length = max(length, int(tower.reach(ids).max()))
+    length = -(-length // _LENGTHS) * _LENGTHS
     return lambda batch: tokenizer(batch)[:, :length]
 
 

@@ -58,6 +58,20 @@ def start(network: Network, manifest: Manifest, recipe: Recipe = RECIPE, **optio
         )
 
 
+@pytest.mark.parametrize(("words", "length"), [(1, 4), (4, 4), (5, 8), (8, 8), (9, 10), (10, 10)])
+def test_sets_of_like_captions_share_a_length(words: int, length: int) -> None:
+    """A multiple of four that holds every caption, in a tower that reads ten ids."""
+
+    def ids(texts: list[str]) -> np.ndarray:
+        return np.array([[1] * len(text) + [0] * (10 - len(text)) for text in texts])
+
+    tower = mock.Mock(reach=lambda ids: ids.sum(axis=1))
+    manifest = mock.Mock(columns={"caption": ["x", "x" * words]})
+    cut = contrastive._cut(tower, ids, manifest, "caption")
+    assert cut is not None
+    assert cut(["x"]).shape == (1, length)
+
+
 def same_bits(a: Any, b: Any) -> bool:
     return jax.tree.all(jax.tree.map(lambda x, y: np.array_equal(np.asarray(x), np.asarray(y)), a, b))
 
