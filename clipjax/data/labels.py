@@ -24,6 +24,7 @@ from clipjax.storage.reading import exists, is_file, read_csv, read_json, read_l
 
 ProjectionKind = Literal["select", "max", "mean_prob"]
 
+DEFAULT_PROMPTS = "openai_80"  # of OpenAI for ImageNet, which the study uses
 LABEL_FILES, PROMPT_FILES = (".csv", ".txt"), (".txt", ".json")
 _SPELLED_OUT = {
     "label space": '(or give the classes themselves, "cat,dog")',

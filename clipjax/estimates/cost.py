@@ -15,7 +15,7 @@ import jax
 
 from clipjax.checkpoints.card import Card
 from clipjax.data.cards import label_spaces, own_prompts
-from clipjax.data.labels import load_prompts
+from clipjax.data.labels import DEFAULT_PROMPTS, load_prompts
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.embeddings.params import bytes_of, dtype_to_load
 from clipjax.errors import ClipjaxError
@@ -23,7 +23,6 @@ from clipjax.estimates.flops import tower_flops
 from clipjax.evaluation.kinds.kind import SINGLE, Amounts, find_kind, kind_of
 from clipjax.evaluation.located import Located
 from clipjax.evaluation.plans.item import Chosen, Item, Job
-from clipjax.evaluation.prompts import DEFAULT_PROMPTS
 from clipjax.evaluation.request import Request
 from clipjax.models.arch import Arch
 from clipjax.models.language.vision_language import image_positions

@@ -6,10 +6,8 @@ import re
 from pathlib import Path
 
 from clipjax.data.cards import DatasetCard, own_prompts
-from clipjax.data.labels import LabelSpace, PromptSet, load_prompts
+from clipjax.data.labels import DEFAULT_PROMPTS, LabelSpace, PromptSet, load_prompts
 from clipjax.errors import UsageError
-
-DEFAULT_PROMPTS = "openai_80"
 
 
 def prompt_set(prompts: str | Path | PromptSet) -> PromptSet:

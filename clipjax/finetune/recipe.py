@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from clipjax.data.labels import DEFAULT_PROMPTS
 from clipjax.data.pixels.augment import Augmentation
 from clipjax.errors import DataError, UsageError
 from clipjax.finetune.names import recipe_file, recipe_names
@@ -51,7 +52,7 @@ class Recipe:
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
     augmentation: Augmentation | None = None
-    prompts: str = "openai_80"
+    prompts: str = DEFAULT_PROMPTS
     batch_norm: BatchNormMode = "batch"
     precision: Literal["parity", "fast"] = "parity"
     accumulate: int = 1

@@ -13,7 +13,7 @@ from clipjax.models.arch import arch_from_dict, arch_records, arch_to_dict
 from clipjax.storage.reading import read_toml
 
 _OPENAI_IDS = 49408  # ids of OpenAI's merges, configs/tokenizers/openai_bpe.txt
-_AT_CONVERSION = "filled at conversion: only the weights can tell"
+AT_CONVERSION = "filled at conversion: only the weights can tell"
 
 
 def get(record: Mapping[str, Any], key: str, where: str, kind: str) -> Any:
@@ -113,10 +113,10 @@ def card_record(
     """
     whole = named(arch_to_dict(arch_from_dict(dict(arch), where)))
     unknown = {"facts": "the configuration beside the weights does not say how they were trained"}
-    unknown["source.sha256"] = _AT_CONVERSION
+    unknown["source.sha256"] = AT_CONVERSION
     tokenizer = None
     if "text" in whole:
-        unknown |= dict.fromkeys(("logit_scale", "logit_bias"), _AT_CONVERSION)
+        unknown |= dict.fromkeys(("logit_scale", "logit_bias"), AT_CONVERSION)
         tokenizer = _tokenizer(whole["text"], clean, unknown)
     elif "language" not in whole:
         unknown["classes"] = "the configuration names no classes"

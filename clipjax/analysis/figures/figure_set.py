@@ -26,10 +26,11 @@ from clipjax.analysis.figures.paper_tables import TABLE_FORMATS, FilledLine, exp
 from clipjax.analysis.figures.spec import Axis, Panel, Spec
 from clipjax.analysis.figures.style import save_figure
 from clipjax.analysis.figures.yours import YOURS, look_of, why_none
-from clipjax.analysis.rows.cells import PROMPTS, RowIndex, Term, term_of
+from clipjax.analysis.rows.cells import RowIndex, Term, term_of
 from clipjax.analysis.rows.points import Point, points, points_of_prompts
 from clipjax.analysis.rows.scales import checked
 from clipjax.config import ConfigFolder, config_file
+from clipjax.data.labels import DEFAULT_PROMPTS
 from clipjax.errors import ClipjaxError, DataError, counted
 from clipjax.storage.writing import write_bytes
 
@@ -81,7 +82,7 @@ def analyze(
     out: Path,
     *,
     formats: Sequence[str] = FORMATS,
-    prompts: str | None = PROMPTS,
+    prompts: str | None = DEFAULT_PROMPTS,
     precision: str = "parity",
 ) -> Done:
     """Draw one figure, or fill one table, and write it as `out/NAME.png`, ... if it has rows.
@@ -142,7 +143,7 @@ def commands(spec: Spec, tasks: Collection[str] | None = None) -> list[str]:
 
 
 def contents(
-    spec: Spec, index: RowIndex, prompts: str | None = PROMPTS, precision: str = "parity"
+    spec: Spec, index: RowIndex, prompts: str | None = DEFAULT_PROMPTS, precision: str = "parity"
 ) -> list[Content]:
     """Arguments as in `analyze`."""
     return [_content(spec, panel, index, prompts, precision) for panel in spec.panels]

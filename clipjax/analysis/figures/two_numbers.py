@@ -15,9 +15,10 @@ from clipjax.analysis.figures.frame import drawn
 from clipjax.analysis.figures.spec import Spec, spec_from
 from clipjax.analysis.figures.style import without_ending
 from clipjax.analysis.rows.alike import unlike, unlike_in_words
-from clipjax.analysis.rows.cells import PROMPTS, RowIndex, Term, term_of
+from clipjax.analysis.rows.cells import RowIndex, Term, term_of
 from clipjax.analysis.rows.groups import Group
 from clipjax.analysis.rows.scales import check_scale
+from clipjax.data.labels import DEFAULT_PROMPTS
 from clipjax.errors import UsageError, unknown_name
 from clipjax.results.row import metric_name
 
@@ -84,7 +85,7 @@ def draw_two(
     out = without_ending(out)
     spec = two_numbers(index, x, y, name=out.name, task=task, scale=scale)
     spec = replace(spec, names=names, highlight=tuple(highlight))
-    options = {"prompts": prompts or PROMPTS, "precision": precision}
+    options = {"prompts": prompts or DEFAULT_PROMPTS, "precision": precision}
     done = analyze(spec, index, out.parent, formats=formats, **options)
     if not done.drawn:
         raise UsageError(f"no model has both {x} and {y}")

@@ -18,7 +18,8 @@ from clipjax.analysis.report.answers import Images, answers_section
 from clipjax.analysis.report.data import report_data
 from clipjax.analysis.report.page import page
 from clipjax.analysis.report.sections import Taken, claims_section, figures_section, tables_section
-from clipjax.analysis.rows.cells import PROMPTS, RowIndex
+from clipjax.analysis.rows.cells import RowIndex
+from clipjax.data.labels import DEFAULT_PROMPTS
 from clipjax.results.row import Row
 from clipjax.storage.writing import write_bytes
 
@@ -70,7 +71,7 @@ def write_report(
     names = spec_names() if choices.figures is None else choices.figures
     specs = [replace(load_spec(each), highlight=choices.highlight) for each in names]
     book, index = ledger(choices.claims), RowIndex(rows)
-    taken = Taken(choices.prompts or PROMPTS, choices.precision)
+    taken = Taken(choices.prompts or DEFAULT_PROMPTS, choices.precision)
     data = report_data(rows, name, parts=choices.parts, highlight=choices.highlight)
     verdicts = check(book, index, prompts=choices.prompts, precision=choices.precision)
     sections = [

@@ -44,7 +44,6 @@ _WAYS_OF_ANSWERS = {
     "resize": "resize modes",
     "steps": "lengths of answers",
 }
-PROMPTS = "openai_80"  # the study's prompt set, for numbers measured with several
 INDEPENDENT, SHARED = "root_sum_of_squares", "mean_of_half_widths"
 
 

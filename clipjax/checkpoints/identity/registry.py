@@ -32,6 +32,7 @@ from clipjax.models.arch import Arch, load_arch
 from clipjax.storage.digests import sha256_json
 from clipjax.storage.reading import read_tables, read_toml
 from clipjax.storage.records import Problems, read
+from converters.foreign.card import AT_CONVERSION
 from converters.foreign.prismatic import backbones
 
 T = TypeVar("T")
@@ -42,7 +43,6 @@ _FORMS: Mapping[type, tuple[str, str]] = {
     int: (r"[0-9]+", "a whole number"),
     float: (r"[0-9]+(\.[0-9]+)?", "a number"),
 }
-_FROM_WEIGHTS = "filled at conversion: only the weights can tell"
 
 
 @dataclass(frozen=True)
@@ -137,12 +137,12 @@ def model_card(model_id: str) -> Card:
     rows = registry()
     if model_id not in rows:
         raise unknown_model(model_id)
-    row, unknown = rows[model_id], {"source.sha256": _FROM_WEIGHTS}
+    row, unknown = rows[model_id], {"source.sha256": AT_CONVERSION}
     cells = _read_cells(row, unknown)
     arch = load_arch(row["arch"])
     if arch.text is not None:
-        unknown["logit_scale"] = _FROM_WEIGHTS
-        unknown["logit_bias"] = f"{_FROM_WEIGHTS} (null there means the model has none)"
+        unknown["logit_scale"] = AT_CONVERSION
+        unknown["logit_bias"] = f"{AT_CONVERSION} (null there means the model has none)"
     chat = chat_of(row["library"], row["library_arch"])
     if chat is not None:
         unknown["chat.sha256"] = f"its files are in the repository {row['tokenizer']}"

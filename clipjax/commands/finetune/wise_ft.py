@@ -149,13 +149,13 @@ class _Pair(NamedTuple):
 def _pair(options: WiseOptions) -> _Pair:
     """If TUNED is a classifier, a CLIP BASE becomes its zero-shot classifier."""
     from clipjax.checkpoints.load import load_model
-    from clipjax.data.labels import load_prompts
+    from clipjax.data.labels import DEFAULT_PROMPTS, load_prompts
     from clipjax.finetune.wise_ft import zero_shot_classifier
     from clipjax.heads.build import classifier_head
 
     base, tuned = load_model(options.base), load_model(options.tuned)
     recipe = (tuned.card.lineage or {}).get("recipe", {})
-    prompts = load_prompts(options.prompts or recipe.get("prompts") or "openai_80")
+    prompts = load_prompts(options.prompts or recipe.get("prompts") or DEFAULT_PROMPTS)
     if (base.card.kind, tuned.card.kind) == ("zero_shot", "classifier"):
         base = zero_shot_classifier(base, classifier_head(tuned).label_space, prompts, progress=True)
     return _Pair(base, tuned, prompts)

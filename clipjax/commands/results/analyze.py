@@ -127,9 +127,9 @@ def _draw_all(
     """The figures drawn, and why the others were not."""
     from clipjax.analysis.figures.figure_set import FORMATS
     from clipjax.analysis.figures.figure_set import analyze as draw
-    from clipjax.analysis.rows.cells import PROMPTS
+    from clipjax.data.labels import DEFAULT_PROMPTS
 
-    form, prompts, precision = options.form or FORMATS, options.prompts or PROMPTS, options.precision
+    form, prompts, precision = options.form or FORMATS, options.prompts or DEFAULT_PROMPTS, options.precision
     drawn, refused = [], []
     for spec in specs:
         try:

@@ -49,13 +49,13 @@ def table(options: TableOptions) -> None:
     metrics = options.which.metric or []
     if len(metrics) != 1:
         raise UsageError("say which one metric the table is of: --metric top1")
-    from clipjax.analysis.rows.cells import PROMPTS
     from clipjax.analysis.rows.pivot import FORMATS, export_pivot, pivot, pivot_cells
+    from clipjax.data.labels import DEFAULT_PROMPTS
 
     check_form(options.form, options.out, FORMATS)
     rows = options.which.rows_but_metric(options.where.path)
     check_choice(rows, prompts=options.prompts, precision=options.precision)
-    made = pivot(rows, metrics[0], prompts=options.prompts or PROMPTS, precision=options.precision)
+    made = pivot(rows, metrics[0], prompts=options.prompts or DEFAULT_PROMPTS, precision=options.precision)
     for line in made.left_out:
         say(f"left out: {line}", err=True)
     if parts := made.parts:
