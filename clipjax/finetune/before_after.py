@@ -314,10 +314,10 @@ def _compared(base: Result, tuned: Result, folder: Path, resamples: int) -> dict
 
 
 def _undefined(metric: Metric, results: Sequence[Result], why: str) -> Change:
-    rows = [
-        next((r for r in each.rows if (r["metric"], r["slice"]) == (metric.metric, metric.slice)), None)
-        for each in results
-    ]
+    rows = []
+    for result in results:
+        own = [r for r in result.rows if r["metric"] == metric.metric and r["slice"] == metric.slice]
+        rows.append(own[0] if own else None)
     values = [None if row is None else row["value"] for row in rows]
     notes = [row["note"] for row in rows if row is not None and row["value"] is None and row["note"]]
     after = tuple(value for value in values[1:] if value is not None)

@@ -101,6 +101,7 @@ def _by_slot(keys: np.ndarray, values: np.ndarray, classes: int) -> tuple[Array,
     """Keys by number within their class, float32 [D, S, K], and which exist, bool [S, K]."""
     order = np.argsort(values, kind="stable")
     count = np.bincount(values, minlength=classes)
+    # Values in order 0, 0, 2, 2, 2: the classes begin at 0, 2 and 2, and the slots are 0, 1, 0, 1, 2.
     slot = np.arange(len(values)) - np.repeat(np.cumsum(count) - count, count)
     by_slot = np.zeros((len(keys), count.max(initial=1), classes), np.float32)
     by_slot[:, slot, values[order]] = keys[:, order]

@@ -234,6 +234,7 @@ def _threshold(ranking: Ranking, id_above: Int[np.ndarray, "B positions"]) -> Fl
         ranking.id_sorted[-1 - _ranked(id_above, last - others)].astype(np.float64)
         for others in (whole, np.minimum(whole + 1, last))
     )
+    # np.quantile interpolates from the nearer end, which rounds in another way.
     return np.where(part < 0.5, low + (high - low) * part, high - (high - low) * (1 - part))
 
 
@@ -370,6 +371,7 @@ def _threshold_limits(id_sorted: Float64[np.ndarray, " N"], level: float) -> tup
     Among n images, Binomial(n, .05) lie below the quantile. E.g. n = 200: the 4th and the 17th lowest score.
     """
     n, share = len(id_sorted), 1 - RECALL
+    # The limits are far below ten standard deviations above the mean: no need for all n + 1 probabilities.
     most = min(n, int(share * n + 10 * np.sqrt(share * n) + 10))
     below = scipy.special.bdtr(np.arange(most + 1), n, share)
     first, last = np.searchsorted(below, [(1 - level) / 2, (1 + level) / 2])

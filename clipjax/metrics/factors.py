@@ -74,7 +74,8 @@ def count_factors(
     counts = count_of_each(weights, len(correct))
     if marks.ndim != 2 or len(marks) != len(correct):
         raise ValueError(f"factors have shape {marks.shape}; give one row for each of {len(correct)} images")
-    refuse((counts > 0) & np.any((marks != 0) & (marks != 1), axis=1), "a factor is neither 0 nor 1")
+    wrong = np.any((marks != 0) & (marks != 1), axis=1)
+    refuse((counts > 0) & wrong, "a factor is neither 0 nor 1")
     # The last sums are those of all images, with any factor or none.
     hits, total = (np.asarray(part) for part in _sums(correct, marks == 1, counts))
     return FactorCounts(hits[:-1], total[:-1], int(hits[-1]), int(total[-1]))

@@ -39,6 +39,7 @@ def second_half(names: Sequence[str], labels: Int[np.ndarray, " N"]) -> Bool[np.
     digest = np.array([hashlib.sha256(name.encode()).hexdigest() for name in names])
     order = np.lexsort((digest, labels))
     ordered = np.asarray(labels)[order]
+    # [0, 0, 0, 1, 1]: the classes begin at 0 and 3, and the places within them are 0, 1, 2, 0, 1.
     first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])) if len(order) else np.empty(0, int)
     place = np.arange(len(order)) - np.repeat(first, np.diff(np.append(first, len(order))))
     second = np.empty(len(order), bool)

@@ -309,6 +309,7 @@ def _statistic(states: list[_State]) -> Statistic:
 
 def _errors(state: _State, about: About) -> Iterator[Measure]:
     """ECE in each kind of bins, and MCE, beside what a calibrated model shows."""
+    # The same draws serve all kinds of bins: their columns stand side by side, and are split again at `ends`.
     n = len(state.confidence)
     bin_of = {bins: kernels.bin_of(state.confidence, edges) for bins, edges in state.edges.items()}
     marks = [np.eye(len(edges) - 1)[bin_of[bins]] for bins, edges in state.edges.items()]

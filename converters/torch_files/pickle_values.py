@@ -99,6 +99,7 @@ def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: 
     if len(rest) > 2 and rest[2]:
         raise ValueError("a tensor with a negative or conjugate bit")
     count = math.prod(shape)
+    # The largest place that an index reaches: of shape (2, 3), strides (3, 1), offset + 1 * 3 + 2 * 1.
     last = offset + sum((n - 1) * s for n, s in zip(shape, strides)) if count else offset
     if count > storage.count or (count and last >= storage.count):
         raise ValueError(f"shape {shape} does not fit a storage of {storage.count} elements")

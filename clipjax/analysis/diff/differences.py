@@ -178,6 +178,7 @@ def _interval(a: Row, b: Row) -> dict[str, Any] | None:
     assert b["value"] is not None
     if a["recipe_hash"] == b["recipe_hash"]:
         return None
+    # The distances are added, not their squares, which would give narrower limits.
     down = max(of_a["hi"] - a["value"], 0) + max(b["value"] - of_b["lo"], 0)
     up = max(a["value"] - of_a["lo"], 0) + max(of_b["hi"] - b["value"], 0)
     return {"lo": change - down, "hi": change + up, "level": of_a["level"], "method": METHOD}

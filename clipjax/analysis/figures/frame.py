@@ -263,8 +263,11 @@ def set_legend(figure: Figure, parts: Sequence[Sequence[Line2D]]) -> None:
     """Several parts become columns."""
     rows, columns = legend_shape(figure.get_figwidth(), parts)
     blank = Line2D([], [], linestyle="none", label=" ")
-    padded = [[*part, *[blank] * (rows - len(part))] if len(parts) > 1 else part for part in parts]
-    entries = [entry for part in padded for entry in part]
+    entries: list[Line2D] = []
+    for part in parts:
+        entries += part
+        if len(parts) > 1:  # matplotlib fills columns from the top: blanks end each part's column
+            entries += [blank] * (rows - len(part))
     figure.legend(handles=entries, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
 
 

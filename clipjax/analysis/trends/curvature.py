@@ -54,6 +54,7 @@ def curvature(points: Sequence[Point], trend: Fit, level: float = LEVEL) -> Curv
     across, up = transform(x, trend.scale_x, n_x), transform(y, trend.scale_y, n_y)
     off = y - trend.predict(x, n_x)
     small, middle, large = (float(part.mean()) for part in np.array_split(off[np.argsort(across)], 3))
+    # Least squares of up = a + b z + c z^2. c's variance is the noise times its entry of inv(X' X).
     z = (across - across.mean()) / across.std()
     design = np.stack([np.ones_like(z), z, z**2], axis=1)
     found, *_ = np.linalg.lstsq(design, up, rcond=None)

@@ -83,6 +83,8 @@ def shading_of_depth(depth: np.ndarray) -> np.ndarray:
     """
     side = len(depth)
     at = (np.arange(side) - (side - 1) / 2) / side
+    # A pixel at (x, y), as shares of the side, is the point depth * (x, y, 1). The normal is perpendicular to
+    # the differences to its neighbours across and down.
     points = depth[..., None] * np.stack([*np.meshgrid(at, at), np.ones_like(depth)], -1)
     normals = np.cross(np.gradient(points, axis=1), np.gradient(points, axis=0))
     lengths = np.linalg.norm(normals, axis=-1) * np.linalg.norm(points, axis=-1)

@@ -142,6 +142,7 @@ def _walls(
     origin: np.ndarray, rays: np.ndarray, polygon: np.ndarray, thick: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Lengths of rays [N, 3] to the plane of each edge, and whether they meet the wall there, [N, edges]."""
+    # Seen from above, origin + length * ray = corner + along * edge: two equations, by Cramer's rule.
     edge = np.roll(polygon, -1, axis=0) - polygon
     start = polygon - origin[:2]
     across = rays[:, None, 0] * edge[:, 1] - rays[:, None, 1] * edge[:, 0]

@@ -103,7 +103,8 @@ def paired_difference(gained: int, lost: int, n: int, level: float = LEVEL) -> I
     Only the second run has the `gained` images right, only the first the `lost`.
     """
     p, q = gained / n, lost / n
-    (lo_p, hi_p), (lo_q, hi_q) = (_wilson_limits(np.asarray(k), np.asarray(n), level) for k in (gained, lost))
+    lo_p, hi_p = _wilson_limits(np.asarray(gained), np.asarray(n), level)
+    lo_q, hi_q = _wilson_limits(np.asarray(lost), np.asarray(n), level)
     # Gained and lost are two cells of one multinomial.
     correlation = -np.sqrt(p * q / ((1 - p) * (1 - q))) if p < 1 and q < 1 else 0.0
     below_p, above_p, below_q, above_q = p - lo_p, hi_p - p, q - lo_q, hi_q - q
@@ -117,7 +118,8 @@ def _wilson_limits(hits: np.ndarray, n: np.ndarray, level: float) -> tuple[np.nd
     # Wilson (1927): the true shares t with |p - t| <= z sqrt(t (1 - t) / n), a quadratic inequality in t.
     z = scipy.special.ndtri((1 + level) / 2)
     p = hits / n
-    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    leading = 1 + z**2 / n
+    centre = (p + z**2 / (2 * n)) / leading
+    half = z / leading * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     # Rounding must not push a limit past the value itself, 0 or 1.
     return np.where(hits == 0, 0.0, centre - half), np.where(hits == n, 1.0, centre + half)

@@ -31,6 +31,7 @@ def in_frequencies(x: Float[Array, "B H W C"], size: int, mode: Mode) -> bool:
     if mode.training is not None or not fast_on_tpu(x, mode) or size < _SMALLEST or size % 2 == 0:
         return False
     height, width = x.shape[1:3]
+    # A pair of opposite frequencies has three factors (`_transforms`). Both products are made in whole units.
     pixels, factors = height * width, 3 * math.prod(_periods(height, width, size)) // 2
     products = factors * -(-pixels // _UNIT) + pixels * -(-factors // _UNIT)
     return _MARGIN * products < pixels * size**2
@@ -70,11 +71,11 @@ def _transforms(height: int, width: int, size: int) -> tuple[Any, Any, Any]:
 
     def waves(ys: Sequence[int], xs: Sequence[int]) -> tuple[Any, Any, Any]:
         """Cosine of the frequencies that are their own opposites; cosine and sine of the others."""
-        alone, pairs = (
-            2 * np.pi * (np.multiply.outer(f[0], ys)[:, :, None] + np.multiply.outer(f[1], xs)[:, None])
-            for f in _frequencies(*periods)
-        )
-        alone, pairs = (angles.reshape(len(angles), -1) for angles in (alone, pairs))
+        angles = []
+        for down, across in _frequencies(*periods):
+            turns = np.multiply.outer(down, ys)[:, :, None] + np.multiply.outer(across, xs)[:, None]
+            angles.append(2 * np.pi * turns.reshape(len(turns), -1))
+        alone, pairs = angles
         return np.cos(alone), np.cos(pairs), np.sin(pairs)
 
     alone, cos, sin = waves(range(height), range(width))
@@ -90,6 +91,7 @@ def _transforms(height: int, width: int, size: int) -> tuple[Any, Any, Any]:
 
 def _frequencies(rows: int, cols: int) -> tuple[Any, Any]:
     """Turns per pixel, down and across, [2, N]: those that are their own opposites; half of the others."""
+    # Frequencies (i, j) and (-i, -j) give a real map conjugate numbers: one of the two is enough.
     each = [(i, j) for i in range(rows) for j in range(cols)]
     opposites = [(-i % rows, -j % cols) for i, j in each]
     alone = [this for this, other in zip(each, opposites, strict=True) if this == other]

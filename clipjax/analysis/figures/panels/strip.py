@@ -172,6 +172,8 @@ def _offsets(x: np.ndarray) -> np.ndarray:
 def _sizes(facts: Sequence[Any]) -> list[float]:
     """Marker areas by the fact's rank; medium if unknown."""
     known = sorted({fact for fact in facts if isinstance(fact, int | float)})
-    step = (LARGEST - SMALLEST) / max(len(known) - 1, 1)
     middle = (SMALLEST + LARGEST) / 3
-    return [SMALLEST + step * known.index(f) if f in known and len(known) > 1 else middle for f in facts]
+    if len(known) < 2:
+        return [middle] * len(facts)
+    step = (LARGEST - SMALLEST) / (len(known) - 1)
+    return [SMALLEST + step * known.index(fact) if fact in known else middle for fact in facts]
