@@ -18,27 +18,17 @@ from clipjax.results.row import AnyRow, Reference, Row
 from clipjax.storage.buckets import readable
 
 
-def part_of(row: AnyRow) -> dict[str, Any] | None:
-    """How many of the data set's images the data had; None for all, or an unknown total."""
-    return row.get("part")
-
-
-def id_part_of(row: AnyRow) -> dict[str, int] | None:
-    """The same for in-distribution images."""
-    return row.get("id_part")
-
-
 def is_whole(row: AnyRow) -> bool:
     sampled = row["sample"] or row["convention"].get("id_sample")
-    return not (sampled or part_of(row) or id_part_of(row))
+    return not (sampled or row.get("part") or row.get("id_part"))
 
 
 def in_words(row: AnyRow) -> str | None:
     if is_whole(row):
         return None
     sides = (
-        (part_of(row), row["sample"], (part_of(row) or row["sample"] or {}).get("unit", "images")),
-        (id_part_of(row), row["convention"].get("id_sample"), "in-distribution images"),
+        (row.get("part"), row["sample"], (row.get("part") or row["sample"] or {}).get("unit", "images")),
+        (row.get("id_part"), row["convention"].get("id_sample"), "in-distribution images"),
     )
     return ", ".join(share(*side) for side in sides if side[0] or side[1])
 
@@ -90,7 +80,7 @@ def _compared(row: Row) -> Row:
     known: list[Reference] = [{**one, "note": noted(one["note"], words)} for one in row["reference"] or ()]
     if protocol is None:
         return {**row, "reference": known or None}
-    sides = {"images": part_of(row), "ID images": id_part_of(row)}
+    sides = {"images": row.get("part"), "ID images": row.get("id_part")}
     departures = [f"{images}: {share(part, None)}, not all" for images, part in sides.items() if part]
     departures = [*protocol["departures"], *departures]
     return {**row, "reference": known or None, "protocol": {**protocol, "departures": departures}}

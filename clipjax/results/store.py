@@ -225,7 +225,7 @@ class ResultStore:
         if self.has(run_id):
             raise DataError(f"{home} exists already: results are never overwritten")
         try:
-            if _on_bucket(home):
+            if isinstance(home, BucketPath):
                 _upload(home, write)
             else:
                 with draft_folder(home, sweeping=sweeping) as draft:
@@ -240,17 +240,13 @@ class ResultStore:
 
     def sweep(self) -> None:
         """Remove what killed processes left of unfinished runs."""
-        if not _on_bucket(self.root):
+        if not isinstance(self.root, BucketPath):
             sweep_folder(self.root, folders=True)
 
     def has(self, run_id: str) -> bool:
         """On a disk, anything of its name counts."""
         home = self.root / run_id
-        return (home / "run.json" if _on_bucket(home) else home).exists()
-
-
-def _on_bucket(path: Path) -> bool:
-    return isinstance(path, BucketPath)
+        return (home / RUN if isinstance(home, BucketPath) else home).exists()
 
 
 def _upload(home: Path, write: Callable[[Path], None]) -> None:

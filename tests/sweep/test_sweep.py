@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import gc
 import os
@@ -77,13 +78,18 @@ def test_each_run_is_resolved_once(
 ) -> None:
     """To see whether it is done, to embed small data sets together, and to run it."""
     shutil.copytree(done[0] / "store", tmp_path / "store")
-    resolved, resolve = list[str](), ready.resolve
+    resolved, kind_of = list[str](), ready.kind_of
 
-    def counted(model: Any, task: Any, request: Any) -> Any:
-        resolved.append(task.name)
-        return resolve(model, task, request)
+    def counting(model: Any, task: Any) -> Any:
+        kind = kind_of(model, task)
 
-    monkeypatch.setattr(ready, "resolve", counted)
+        def resolve(*arguments: Any) -> Any:
+            resolved.append(task.name)
+            return kind.resolve(*arguments)
+
+        return dataclasses.replace(kind, resolve=resolve)
+
+    monkeypatch.setattr(ready, "kind_of", counting)
     assert f"{RUNS} runs done now, 0 before" in sweep(suite, tmp_path).output
     assert len(resolved) == RUNS
     assert f"0 runs done now, {RUNS} before" in sweep(suite, tmp_path).output

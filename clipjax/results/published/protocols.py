@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from clipjax.checkpoints.identity.registry_rows import registry
 from clipjax.config import config_dir
 from clipjax.data.labels import load_labels
-from clipjax.results.completeness import id_part_of, part_of, share
+from clipjax.results.completeness import share
 from clipjax.results.published.effects import Effect, effect
 from clipjax.results.row import AnyRow, Fields
 from clipjax.storage.digests import sha256_json
@@ -179,7 +179,7 @@ def _departures(row: AnyRow, protocol: Protocol) -> Iterator[_Difference]:
             yield _Difference(_WORDS.get(key, key), " or ".join(map(str, allowed)), str(value))
     yield from _class_names(row)
     yield from _transform(row, protocol)
-    for images, part in {"images": part_of(row), "ID images": id_part_of(row)}.items():
+    for images, part in {"images": row.get("part"), "ID images": row.get("id_part")}.items():
         if part is not None:
             yield _Difference(images, "all", share(part, None))
     samples = {"images": row["sample"], "ID images": _field(row, "convention.id_sample")}
