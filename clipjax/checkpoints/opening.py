@@ -144,19 +144,7 @@ def _with_texts(card: Card, resolved: Resolved, named: Named) -> tuple[Card, tup
 def _open_remote(name: str, card: Card | None, file: str | None, stated: Stated, named: Named) -> Opened:
     if name in model_ids():
         card = card or model_card(name)
-        registered = model_card(name).source
-        if registered.repo is None and registered.url is None:
-            raise DataError(
-                f"{file_of(name)}: the row of {name} does not state where its weights are: give your file as "
-                f"--model FILE --card {name}, or fill hub_repo or url"
-            )
-        if registered.repo is None:
-            note = f" ({notes})" if (notes := model_card(name).facts["notes"]) else ""
-            raise DataError(
-                f"the weights of {name} are not on the hub: download {registered.url}, then give that file "
-                f"with card={name!r} (--card {name} on the command line){note}"
-            )
-        resolved = resolve_source(registered.repo, file or registered.file, pinned_revision(name))
+        resolved = _registered_weights(name, file)
     elif (folder := PRISMATIC_NAME.fullmatch(name)) is not None and file is None:
         resolved = resolve_source(folder["repo"], f"{folder['folder']}/{PRISMATIC}")
     elif names_hub(name):
@@ -174,10 +162,26 @@ def _open_remote(name: str, card: Card | None, file: str | None, stated: Stated,
     return _open_foreign(resolved, card, stated, str(resolved.repo), named)
 
 
-def _open_foreign(
-    resolved: Resolved, card: Card | None, stated: Stated, where: str | Path, named: Named
-) -> Opened:
-    fallback = stated.fallback or _fallback(resolved, where)
+def _registered_weights(name: str, file: str | None) -> Resolved:
+    card = model_card(name)
+    if card.source.repo is not None:
+        return resolve_source(card.source.repo, file or card.source.file, pinned_revision(name))
+    if card.source.url is None:
+        raise DataError(
+            f"{file_of(name)}: the row of {name} does not state where its weights are: give your file as "
+            f"--model FILE --card {name}, or fill hub_repo or url"
+        )
+    note = f" ({card.facts['notes']})" if card.facts["notes"] else ""
+    raise DataError(
+        f"the weights of {name} are not on the hub: download {card.source.url}, then give that file "
+        f"with card={name!r} (--card {name} on the command line){note}"
+    )
+
+
+def _foreign_card(
+    resolved: Resolved, card: Card | None, stated: Stated, where: str | Path, fallback: str
+) -> Card:
+    """The card of a foreign file: the caller's, else the registry's, else one read beside the weights."""
     if card is None and resolved.repo is not None:
         known = id_of_repo(resolved.repo) or id_of_file(resolved.repo, resolved.file)
         card = None if known is None else model_card(known)
@@ -189,7 +193,14 @@ def _open_foreign(
     elif resolved.repo is None or resolved.repo != card.source.repo:  # for its own the registry decides
         _refuse_other_config(card, resolved.folder)
     refuse_wrong_activation(card)
-    card = _with_own_pixels(card, resolved.folder)
+    return _with_own_pixels(card, resolved.folder)
+
+
+def _open_foreign(
+    resolved: Resolved, card: Card | None, stated: Stated, where: str | Path, named: Named
+) -> Opened:
+    fallback = stated.fallback or _fallback(resolved, where)
+    card = _foreign_card(resolved, card, stated, where, fallback)
     source = _foreign(resolved.path)
     if is_library_name(card.id):
         card = fitted(card, source)

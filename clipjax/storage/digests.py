@@ -237,9 +237,12 @@ class _Memory:
     def find(self, name: str, version: Version) -> str | None:
         """The digest; None if unknown, or if the disk does not store changes' times (`keeps_ctime`)."""
         known = self.known.get(name)
-        if known is None or known[0] != canonical_json(version) or known[2] != _checksum(name, *known[:2]):
+        if known is None:
             return None
-        return known[1] if keeps_ctime(version.device, self.mounts) else None
+        stated, digest, checksum = known
+        if stated != canonical_json(version) or checksum != _checksum(name, stated, digest):
+            return None
+        return digest if keeps_ctime(version.device, self.mounts) else None
 
     def add(self, name: str, version: Version, sha256: str) -> None:
         # Any change gives an object another version, but a file only after a step of the disk's clock.

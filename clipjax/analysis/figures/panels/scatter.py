@@ -122,17 +122,17 @@ def draw_panel(
 
 def _series(spec: Spec, content: Content) -> dict[str, Series]:
     pairs = [(group, shape) for group in spec.groups for shape in spec.shapes or [None]]
-    kinds = [(pair, star) for star in (False, True) for pair in (*pairs, (YOURS, None))]
-    by_key = {
-        _key(*pair, star): Series(pair[0], "*" if star else (pair[1] or pair[0]).marker, [], star)
-        for pair, star in kinds
-    }
+    by_key: dict[str, Series] = {}
+    for star in (False, True):
+        for group, shape in (*pairs, (YOURS, None)):
+            marker = "*" if star else (shape or group).marker
+            by_key[_key(group, shape, star)] = Series(group, marker, [], star)
     shown = ((point, look) for point, look in looks(spec, content) if look is not None)
     for i, (point, look) in enumerate(shown):
         by_key[_key(*look, point.model in spec.highlight)].members.append(i)
     # Those with few points come last, so on top; stars after all others.
-    sizes = {key: (each.star, -len(each.members)) for key, each in by_key.items() if each.members}
-    return {key: by_key[key] for key in sorted(sizes, key=lambda key: sizes[key])}
+    filled = [(key, each) for key, each in by_key.items() if each.members]
+    return dict(sorted(filled, key=lambda item: (item[1].star, -len(item[1].members))))
 
 
 def _key(group: Group, shape: Group | None, star: bool) -> str:
