@@ -69,6 +69,7 @@ def told_apart(rows: Iterable[Row]) -> list[Row]:
         groups: dict[Key, list[Row]] = {}
         for key, k in zip(keys, places):
             groups.setdefault(key, []).append(told[k])
+        # Several digests may still be one data set: its samples, or folders without a digest.
         if len(groups) == 1 and not _is_other(name, seen[name]):
             continue
         names = _names(name, groups, taken)

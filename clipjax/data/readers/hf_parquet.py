@@ -76,6 +76,7 @@ def read_hf_parquet(
     declared = _declared(schema)
     image = image or _image_column(files[0], schema)
     label = label or _label_column(files[0], schema, declared)
+    # Files of one set may be written by different programs: columns and classes must agree in all.
     for file, other in schemas.items():
         _check_classes(file, label, other, declared)
         for column in filter(None, (image, label, captions, key)):

@@ -88,6 +88,7 @@ def _stage(
     ins, middles, squeezed = [], [], []
     for place, block in enumerate(each):
         out = rounded(block["out_chs"])
+        # timm gives the stride to the stage's first block alone: all others keep the size.
         _check(o, block, first, joins=in_dim == out and (place > 0 or block["stride"] == 1))
         ratio = block.get("exp_ratio", 1.0)
         before = rounded(block.get("force_in_chs") or 0) or in_dim
