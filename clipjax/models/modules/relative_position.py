@@ -137,7 +137,8 @@ def attend_in_slabs(
     others: multiplying zeros costs less than moving narrow heads to tiles of their own and back.
     """
     heads, width = bias.shape[1], q.shape[-1] // bias.shape[1]
-    together = max(n for n in range(1, heads + 1) if heads % n == 0 and (n == 1 or n * width <= _LANES))
+    divisors = [n for n in range(1, heads + 1) if heads % n == 0]
+    together = max(n for n in divisors if n == 1 or n * width <= _LANES)
     outputs = []
     for start in range(0, heads, together):
         queries, keys, values = (x[..., start * width : (start + together) * width] for x in (q, k, v))

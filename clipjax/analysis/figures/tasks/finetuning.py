@@ -146,7 +146,8 @@ def _name_alphas(area: Axes, points: Mapping[Any, Point], colour: str) -> None:
     places = area.transData.transform(list(points.values())) if points else np.empty((0, 2))
     ways = np.diff(places, axis=0)
     for k, (alpha, point) in enumerate(points.items()):
-        away = np.array([*ways[k : k + 1], *-ways[max(k - 1, 0) : k]]).reshape(-1, 2)
+        onward, back = ways[k : k + 1], -ways[max(k - 1, 0) : k]  # the first and the last lack one
+        away = np.concatenate([onward, back])
         away = away / np.maximum(np.linalg.norm(away, axis=1, keepdims=True), 1e-9)
         x, y = max(_CORNERS, key=lambda corner: -(away @ corner).max(initial=-1.0))
         area.annotate(
