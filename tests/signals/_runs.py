@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from tests import _forks
 from tests._forks import Running
@@ -58,6 +58,10 @@ class Command(NamedTuple):
                 command, env=environment(), cwd=self.folder, stdout=nothing, stderr=file, text=True
             )
 
+    def at_once(self) -> Self:
+        """The same command, which compiles no longer than its programs take."""
+        return self._replace(compiling=0.0)
+
     @property
     def mark(self) -> Path:
         return self.folder / "compiling"
@@ -80,8 +84,8 @@ class Command(NamedTuple):
             time.sleep(0.005)
 
     def finish(self) -> tuple[float, float]:
-        """Run it to its end; the seconds since its first line, and since its start."""
-        start, process = time.monotonic(), self.start()
+        """Run it to its end, compiling at once; the seconds since its first line, and since its start."""
+        start, process = time.monotonic(), self.at_once().start()
         try:
             spoke = self.wait_for_word(process)
             assert process.wait(PATIENCE) == 0, self.said()
@@ -108,7 +112,7 @@ def disturb(
         seconds: from its first line to its end.
         compiling: wait for a compilation, and send the signal inside it.
     """
-    process = command.start()
+    process = (command if compiling else command.at_once()).start()
     try:
         command.wait_for_word(process)
         if compiling:
@@ -133,7 +137,7 @@ def disturb(
 
 def kill(command: Command, rng: random.Random, seconds: float) -> None:
     """Start a command, which takes so many seconds, and kill it; a real one imports in their first half."""
-    process = command.start()
+    process = command.at_once().start()
     time.sleep(seconds * rng.uniform(0.5 if not command.forked else 0, 1))
     process.kill()
     process.wait()
