@@ -23,6 +23,7 @@ TESTS = ROOT / "tests"
 OF_EVERY_TEST = ("tests/conftest.py", "pyproject.toml")
 
 
+@cache
 def test_files() -> list[Path]:
     files = (path.relative_to(ROOT) for path in TESTS.rglob("test_*.py"))
     return sorted(path for path in files if path.parts[1:3] != ("plugins", "files"))

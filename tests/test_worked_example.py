@@ -15,6 +15,7 @@ from clipjax.data.cards import DatasetCard
 from clipjax.demo.world.files import Split, write_split
 
 DOC = Path(__file__).parent.parent / "docs" / "worked_example.md"
+pytestmark = pytest.mark.usefixtures("one_device")
 PHOTOGRAPHS = ("astronaut", "camera", "cat", "clock", "coffee", "rocket", "motorcycle")
 
 
@@ -63,7 +64,7 @@ def test_ood_scores_are_those_of_pytorch(
     model: Any, weights: Path, photographs: Path, tmp_path: Path
 ) -> None:
     metrics = pytest.importorskip("sklearn.metrics")
-    write_split(tmp_path, Split("rendered", "diverse", 24, False), progress=False)
+    write_split(tmp_path, Split("rendered", "diverse", 8, False), progress=False)
     known = DatasetCard("photographs", "Photographs", "flat")
     settings: dict[str, Any] = {"root": tmp_path / "rendered", "id_dataset": known, "id_root": photographs}
     settings |= {"per_device_batch": 2}
