@@ -60,6 +60,7 @@ def torch_logits(weights: Path, paths: list[Path]) -> np.ndarray:
         return theirs(torch.stack([transform(PIL.Image.open(p).convert("RGB")) for p in paths])).numpy()
 
 
+@pytest.mark.long("tasks/test_ood.py::test_scores_are_those_of_scipy")
 def test_ood_scores_are_those_of_pytorch(
     model: Any, weights: Path, photographs: Path, tmp_path: Path
 ) -> None:

@@ -152,6 +152,7 @@ def greedy(decoder: Decoder, params: Any, ids: Any, valid: Any) -> Any:
     return generate(decoder, params, embedded, valid, steps=STEPS, stop=(), precision="parity").ids
 
 
+@pytest.mark.long("models/language/test_generation.py::test_every_step_is_transformers")
 def test_greedy_ids_are_transformers(model: LanguageModel, reference: Any, prompts: list[list[int]]) -> None:
     ids, valid = padded_left(prompts, 8192)
     ours = np.asarray(greedy(model.decoder, model.params, jnp.asarray(ids), jnp.asarray(valid)))

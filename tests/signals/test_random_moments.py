@@ -1,7 +1,8 @@
 """SIGTERM, Ctrl-C and `kill -9` at random moments: a handful of them, in real commands and in forked ones.
 
 Most are forked from a process that has imported clipjax; a real evaluation, which may be disturbed while it
-imports, is long. `test_many_moments.py` has the hundreds, which are slow.
+imports, is long. So is a disturbed evaluation: it ends as any program does, while training holds its signals
+and ends by itself. `test_many_moments.py` has the hundreds, which are slow.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ def command(
 
 
 def commands(guard: str, *names: str) -> list[Any]:
-    """Forked commands, and the real evaluation, which is long."""
-    each = [("real eval", True), *((name, False) for name in names)]
-    params = mostly_long(each, names, f"signals/test_random_moments.py::{guard}")
+    """Forked commands; an evaluation, real or forked, is long where `names` leaves it out."""
+    each = [("real eval", True), *((name, False) for name in dict.fromkeys(["eval", *names]))]
+    params = mostly_long(each, names, f"signals/{guard}")
     return [
         pytest.param(name.removeprefix("real "), real, marks=marks, id=name)
         for (name, real), marks, _ in params
@@ -41,7 +42,8 @@ def commands(guard: str, *names: str) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    ("name", "real"), commands("test_a_disturbed_command_ends_and_goes_on", "eval", "finetune")
+    ("name", "real"),
+    commands("test_signals.py::test_the_program_unwinds_once_and_says_one_sentence", "finetune"),
 )
 def test_a_disturbed_command_ends_and_goes_on(command: Disturbed) -> None:
     assert command.signal(signal.SIGTERM, compiling=True)
@@ -52,7 +54,8 @@ def test_a_disturbed_command_ends_and_goes_on(command: Disturbed) -> None:
 
 # Sweeps, training and the embeddings of a store have such tests of their own, beside their code.
 @pytest.mark.parametrize(
-    ("name", "real"), commands("test_a_killed_command_goes_on", "eval", "convert", "merge", "pack")
+    ("name", "real"),
+    commands("test_random_moments.py::test_a_killed_command_goes_on", "eval", "convert", "merge", "pack"),
 )
 def test_a_killed_command_goes_on(command: Disturbed) -> None:
     command.kill_and_finish(1)

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from _long import mostly_long
 
 from clipjax.devices import signals
 
@@ -68,6 +69,15 @@ BOTH = pytest.mark.parametrize(
     ("number", "code", "says"), [(signal.SIGTERM, 75, TERM), (signal.SIGINT, 130, INT)]
 )
 
+
+def mostly_sigterm(guard: str) -> pytest.MarkDecorator:
+    """Ctrl-C is long: its code and sentence are what `guard` sees."""
+    numbers = [(signal.SIGTERM, 75, TERM), (signal.SIGINT, 130, INT)]
+    return pytest.mark.parametrize(
+        ("number", "code", "says"), mostly_long(numbers, numbers[:1], f"signals/test_signals.py::{guard}")
+    )
+
+
 # Python swallows what is raised in these, and the program goes on.
 SWALLOWING = {
     "gc callback": """
@@ -118,7 +128,7 @@ while True:
 }
 
 
-@BOTH
+@mostly_sigterm("test_the_program_unwinds_once_and_says_one_sentence")
 @pytest.mark.parametrize("place", SWALLOWING)
 def test_a_swallowed_exception_does_not_lose_the_signal(
     place: str, number: signal.Signals, code: int, says: str
@@ -153,7 +163,7 @@ DEEP = {
 }
 
 
-@BOTH
+@mostly_sigterm("test_held_signals_end_the_process_after_the_grace_or_at_a_second_ctrl_c")
 @pytest.mark.parametrize("place", DEEP)
 def test_a_program_that_is_deep_in_something_is_ended(
     place: str, number: signal.Signals, code: int, says: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.sparse
+from _long import mostly_long
 from scipy import stats
 from scipy.special import expit, logit
 
@@ -91,7 +92,11 @@ def test_a_calibrated_model_lies_inside_the_band_and_has_no_interval():
     assert plain == pytest.approx(expected, rel=0.03)
 
 
-@pytest.mark.parametrize(("n", "offset"), [(1000, 0.03), (1000, 0.1), (5000, 0.01), (5000, 0.03)])
+COVERED = "metrics/uncertainty/test_calibration_error.py::test_the_interval_covers_where_it_is_given"
+COVERING = [(1000, 0.03), (1000, 0.1), (5000, 0.01), (5000, 0.03)]
+
+
+@pytest.mark.parametrize(("n", "offset"), mostly_long(COVERING, COVERING[2:], COVERED))
 def test_the_interval_covers_where_it_is_given(n, offset):
     """Also for those that are given by luck: without the condition the lower limits fail at small ECEs."""
     found = [ce.interval(each, band) for each, band in models(n, offset)]
