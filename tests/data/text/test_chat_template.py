@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import pytest
+from _long import mostly_long
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from clipjax.data.text import template_limits
@@ -206,10 +207,15 @@ for name, template in json.load(sys.stdin).items():
 """
 
 
-def test_hostile_templates_end_soon_in_little_memory() -> None:
-    every = RUNS_ON | GROWS | VARIES
+HOSTILE = {"run on": RUNS_ON, "grow or vary": GROWS | VARIES}
+LIMITED = "data/text/test_chat_template.py::test_the_limit_is_what_ends_it"
+
+
+@pytest.mark.parametrize("templates", mostly_long(HOSTILE, ["grow or vary"], LIMITED))
+def test_hostile_templates_end_soon_in_little_memory(templates: str) -> None:
+    text = json.dumps(HOSTILE[templates])
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], input=json.dumps(every), capture_output=True, text=True, timeout=200
+        [sys.executable, "-c", PROGRAM], input=text, capture_output=True, text=True, timeout=200
     )
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
