@@ -15,6 +15,8 @@ from clipjax.heads.build import classifier_head
 from clipjax.heads.head import logits
 from clipjax.storage.store import Store
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 TOLERANCE = 1e-3  # of the logits, float32 on a CPU
 
 

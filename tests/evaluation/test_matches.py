@@ -24,6 +24,8 @@ from clipjax.errors import UsageError
 from clipjax.evaluation.kinds.pairs import matches
 from clipjax.tasks.correspondence import Matcher
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 LAYOUTS = {"navi": write_navi, "scannet_pairs": write_scannet, "spair71k": write_spair}
 KEEP = {"navi": {"keep": 20}, "scannet_pairs": {"keep": 20}, "spair71k": {}}
 ERRORS = {"navi": "error_3ds", "scannet_pairs": "error_2ds", "spair71k": "errors"}

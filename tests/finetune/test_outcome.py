@@ -45,6 +45,8 @@ from clipjax.results.store import ResultStore, model_facts
 from clipjax.verification.verify import verify
 from converters.sources import open_source
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 torch = pytest.importorskip("torch")
 
 

@@ -27,6 +27,8 @@ from clipjax.tasks.correspondence import TASK, Matcher, paired
 from clipjax.tasks.inputs import About, PairInputs
 from clipjax.tasks.task import Measure
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 GEOMETRIC = dataclasses.replace(
     _pair_tools.GEOMETRIC,
     curve=Curve("3d", 0.02),
