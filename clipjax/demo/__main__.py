@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -21,6 +22,7 @@ def main(
     quick: Annotated[
         bool, typer.Option("--quick", help="Only show that it runs: few images, hardly any training.")
     ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of the world and of all training from scratch.")] = 0,
 ) -> None:
     """Render a small world, train three CLIPs and a LLaVA on it, run all tasks, fine-tune by every method.
 
@@ -31,7 +33,7 @@ def main(
 
     start = time.perf_counter()
     try:
-        run(out, QUICK if quick else FULL)
+        run(out, dataclasses.replace(QUICK if quick else FULL, seed=seed))
     except ClipjaxError as error:
         signals.check()
         typer.echo(f"error: {error}", err=True)

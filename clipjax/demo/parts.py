@@ -21,7 +21,7 @@ PARTS = ("render the first half", "render the second half")
 HELD_OUT, TESTS, DEPTH = "render held-out", "render tests", "corrupt by depth"
 SETS = (HELD_OUT, TESTS, DEPTH)
 LANGUAGE, TUNING, LISTS = "language model", "fine-tuning", "lists"
-QUESTIONS, EVALUATION = "questions", "evaluation"
+QUESTIONS, FIGURES = "questions", "figures"
 
 
 def jobs_of(plan: Plan, out: Path, progress: bool) -> list[DemoJob]:
@@ -41,6 +41,7 @@ def jobs_of(plan: Plan, out: Path, progress: bool) -> list[DemoJob]:
         _tuning(plan, out, progress),
         *(_training(model, plan, out, progress) for model in others),
         _lists(plan, out, progress),
+        *_evaluations(plan, out, progress),
         *_last(plan, out, progress),
     ]
 
@@ -80,13 +81,20 @@ def _lists(plan: Plan, out: Path, progress: bool) -> DemoJob:
     return DemoJob(LISTS, partial(_list, plan, out, progress), (_trained(plan.models[-1].id), *SETS))
 
 
+def _evaluations(plan: Plan, out: Path, progress: bool) -> Iterator[DemoJob]:
+    """First the tuned model's, by the process that has just evaluated what it became."""
+    for model in sorted(plan.models, key=lambda model: model.id != BASE):
+        needs = (LISTS,) if model is plan.models[-1] else (_trained(model.id), *SETS)
+        yield DemoJob(_evaluated(model.id), partial(_evaluate, plan, out, progress, model.id), needs)
+
+
 def _last(plan: Plan, out: Path, progress: bool) -> Iterator[DemoJob]:
     """Rows, figures and pages have no `makes`: a damaged or deleted one is made anew."""
-    trained = tuple(_trained(model.id) for model in plan.models)
+    evaluated = tuple(_evaluated(model.id) for model in plan.models)
     yield DemoJob(QUESTIONS, partial(_ask, plan, out, progress), (LISTS, LANGUAGE))
-    yield DemoJob(EVALUATION, partial(_evaluate, plan, out, progress), (LISTS, *trained))
-    yield DemoJob("report", partial(_report, out), (TUNING, QUESTIONS, EVALUATION))
-    yield DemoJob("tables", partial(_print, plan, out), (TUNING, QUESTIONS, EVALUATION))
+    yield DemoJob(FIGURES, partial(_draw, plan, out, progress), evaluated)
+    yield DemoJob("report", partial(_report, out), (TUNING, QUESTIONS, FIGURES))
+    yield DemoJob("tables", partial(_print, plan, out), (TUNING, QUESTIONS, FIGURES))
 
 
 def card_of(name: str, out: Path) -> Path:
@@ -100,6 +108,10 @@ def _rendered(name: str) -> str:
 
 def _trained(name: str) -> str:
     return f"train {name}"
+
+
+def _evaluated(name: str) -> str:
+    return f"evaluate {name}"
 
 
 def _corrupt(plan: Plan, world: Path) -> None:
@@ -136,7 +148,13 @@ def _ask(plan: Plan, out: Path, progress: bool) -> None:
     reading.asked(plan, out, progress)
 
 
-def _evaluate(plan: Plan, out: Path, progress: bool) -> None:
+def _evaluate(plan: Plan, out: Path, progress: bool, model: str) -> None:
+    from clipjax.demo import reading
+
+    reading.of_model(plan, out, progress, model)
+
+
+def _draw(plan: Plan, out: Path, progress: bool) -> None:
     from clipjax.demo import reading, report
 
     report.figures(reading.results(plan, out, progress), out)

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from clipjax.demo import sweeps, tuning
 from clipjax.demo.llava import asking
@@ -16,7 +16,9 @@ from clipjax.evaluation.rows import Result
 from clipjax.results.row import Row
 
 _T = TypeVar("_T")
-_read: dict[tuple[str, Plan, Path], Any] = {}
+_P = ParamSpec("_P")
+_Read = Callable[Concatenate[Plan, Path, bool, _P], _T]
+_read: dict[tuple[Any, ...], Any] = {}
 
 
 @dataclass(frozen=True)
@@ -37,14 +39,14 @@ def rows_of(results: list[Result]) -> list[Row]:
     return [row for result in results for row in result.rows]
 
 
-def _once(read: Callable[[Plan, Path, bool], _T]) -> Callable[[Plan, Path, bool], _T]:
+def _once(read: _Read[_P, _T]) -> _Read[_P, _T]:
     """Keep what was read, whether with bars of progress or without."""
 
     @functools.wraps(read)
-    def once(plan: Plan, out: Path, progress: bool) -> _T:
-        key = (read.__name__, plan, out)
+    def once(plan: Plan, out: Path, progress: bool, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        key = (read.__name__, plan, out, *args)
         if key not in _read:
-            _read[key] = read(plan, out, progress)
+            _read[key] = read(plan, out, progress, *args, **kwargs)
         return _read[key]
 
     return once
@@ -52,13 +54,20 @@ def _once(read: Callable[[Plan, Path, bool], _T]) -> Callable[[Plan, Path, bool]
 
 @_once
 def results(plan: Plan, out: Path, progress: bool) -> list[Result]:
-    return sweeps.all_results(plan, out, progress)
+    first = [each for model in plan.models for each in of_model(plan, out, progress, model.id)]
+    return sweeps.with_second_runs(plan, first, out, progress)
+
+
+@_once
+def of_model(plan: Plan, out: Path, progress: bool, model: str) -> list[Result]:
+    """The first runs of a model of the plan."""
+    return sweeps.results_of_model(model, out, progress)
 
 
 @_once
 def lists(plan: Plan, out: Path, progress: bool) -> list[Result]:
     """The lists of the last model, whose mistakes are the questions' wrong options."""
-    return sweeps.results_of_models([plan.models[-1].id], out, progress)
+    return sweeps.lists_of(plan.models[-1].id, out, progress)
 
 
 @_once

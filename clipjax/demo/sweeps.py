@@ -14,33 +14,33 @@ from clipjax.evaluation.plans.ready import results_of
 from clipjax.evaluation.rows import Result
 from clipjax.progress import progress_bar
 from clipjax.storage.store import Store
-from clipjax.sweep.plan import SweepPlan, make_plan
+from clipjax.sweep.plan import make_plan
 from clipjax.sweep.run import complete, run_sweep
 from clipjax.sweep.suite import Run, Suite
 
 
-def evaluate(models: Sequence[str], out: Path, progress: bool) -> SweepPlan:
-    """Run configs/demo.toml's runs that lack results.
+def results_of_model(model: str, out: Path, progress: bool) -> list[Result]:
+    """The results of configs/demo.toml's runs; runs what is missing.
 
     Raises:
         DataError: a run failed, or the disk is full.
     """
-    paths = tuple(str(out / "models" / model) for model in models)
-    return swept(out, [Run(run.task, paths, run.datasets, run.prompts) for run in settings().runs], progress)
+    paths = (str(out / "models" / model),)
+    runs = [Run(run.task, paths, run.datasets, run.prompts) for run in settings().runs]
+    return swept(out, runs, progress)
 
 
-def all_results(plan: Plan, out: Path, progress: bool) -> list[Result]:
-    """All results, in the order of the models; runs what is missing. Raises as `evaluate`."""
+def lists_of(model: str, out: Path, progress: bool) -> list[Result]:
+    """Those of its first runs that make lists. Raises as `results_of_model`."""
+    return swept(out, [Run(settings().selection.task, (str(out / "models" / model),))], progress)
+
+
+def with_second_runs(plan: Plan, first: Sequence[Result], out: Path, progress: bool) -> list[Result]:
+    """All results, in the order of the models; runs what is missing. Raises as `results_of_model`."""
     names = [model.id for model in plan.models]
-    results = results_of_models(names, out, progress)
-    if second := list(_second_runs(names, results, out)):
-        results += results_of(swept(out, second, progress).items, out / "results")
+    second = list(_second_runs(names, first, out))
+    results = [*first, *(swept(out, second, progress) if second else [])]
     return sorted(results, key=lambda result: names.index(result.rows[0]["model"]))
-
-
-def results_of_models(names: Sequence[str], out: Path, progress: bool) -> list[Result]:
-    """The first runs' results; runs what is missing. Raises as `evaluate`."""
-    return results_of(evaluate(names, out, progress).items, out / "results")
 
 
 def _second_runs(names: Sequence[str], results: Sequence[Result], out: Path) -> Sequence[Run]:
@@ -55,14 +55,14 @@ def _second_runs(names: Sequence[str], results: Sequence[Result], out: Path) -> 
     ]
 
 
-def swept(out: Path, runs: Sequence[Run], progress: bool) -> SweepPlan:
-    """Raises as `evaluate`."""
+def swept(out: Path, runs: Sequence[Run], progress: bool) -> list[Result]:
+    """Results of these runs; runs what is missing. Raises as `results_of_model`."""
     suite = Suite("demo", "The demo world", tuple(runs), data_root=out / "world")
     sweep = make_plan(suite, BUDGET)
     with progress_bar(len(sweep.items), "evaluate", "run", shown=progress) as bar:
         report = run_sweep(sweep, sweep.items, compute_in(out), out / "results", advance=bar.update)
     complete(report, sweep)
-    return sweep
+    return results_of(sweep.items, out / "results")
 
 
 def compute_in(out: Path) -> Compute:

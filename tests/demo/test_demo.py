@@ -626,9 +626,10 @@ def test_the_demo_is_not_made_again(quick: Quick, monkeypatch: pytest.MonkeyPatc
     assert ResultStore(quick.out / "results").run_ids() == runs
     assert all(file.is_file() for file in deleted), "pictures and page are drawn anew"
 
-    full = invoke(quick.out)
-    assert full.exit_code == 1
-    assert "other settings" in full.output
+    for options in ((), ("--quick", "--seed", "1")):
+        other = invoke(quick.out, *options)
+        assert other.exit_code == 1
+        assert "other settings" in other.output
 
 
 def test_cells_show_the_row_that_the_column_means() -> None:

@@ -12,6 +12,7 @@ from clipjax.demo.beside import work_through
 from clipjax.demo.jobs import DemoJob, Queue
 from clipjax.demo.parts import PARTS, jobs_of
 from clipjax.demo.plan import FULL, LLAVA, QUICK, Plan
+from clipjax.demo.run import FLAGS, flags
 from clipjax.demo.settings import recipes
 from clipjax.errors import ClipjaxError
 from clipjax.finetune.method import all_methods
@@ -89,6 +90,14 @@ def test_the_demos_jobs_can_begin_and_training_comes_first(plan: Plan, tmp_path:
     makes = {job.name: [str(file.relative_to(tmp_path)) for file in job.makes] for job in jobs}
     assert makes["language model"] == [f"models/{LLAVA}/card.json"]
     assert makes["fine-tuning"] == [f"finetuned/{name}/seed1/run.json" for name in plan.recipes or recipes()]
+    needs = {job.name: set(job.needs) for job in jobs}
+    assert needs["figures"] == {f"evaluate {model.id}" for model in plan.models}
+    assert "lists" in needs[f"evaluate {plan.models[-1].id}"], "no two processes make the same rows"
+
+
+@pytest.mark.parametrize("own", ["", "--xla_backend_optimization_level=3 --xla_dump_to=here"])
+def test_the_users_flags_of_xla_come_last(own: str) -> None:
+    assert flags(own).split() == [FLAGS, *own.split()]
 
 
 def test_a_new_recipe_joins_without_an_edit(monkeypatch: pytest.MonkeyPatch) -> None:

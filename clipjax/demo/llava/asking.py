@@ -14,7 +14,6 @@ from clipjax.data.cards import load_dataset, read_card
 from clipjax.demo.plan import LLAVA, Plan
 from clipjax.demo.settings import settings
 from clipjax.demo.sweeps import compute_in, swept
-from clipjax.evaluation.plans.ready import results_of
 from clipjax.evaluation.request import Request
 from clipjax.evaluation.rows import Result
 from clipjax.evaluation.run import run
@@ -79,8 +78,7 @@ def ask(plan: Plan, out: Path, results: Sequence[Result], progress: bool) -> lis
         for dataset, path in lists.items()
     ]
     answers = {
-        (result.rows[0]["model"], result.rows[0]["dataset"]): result
-        for result in results_of(swept(out, runs, progress).items, out / "results")
+        (result.rows[0]["model"], result.rows[0]["dataset"]): result for result in swept(out, runs, progress)
     }
     return [
         Asked(name, answers[plan.tower.id, name], answers[LLAVA, name], _shuffled(out, name, path, plan.seed))

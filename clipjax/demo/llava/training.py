@@ -56,17 +56,15 @@ def train(arch: Arch, patches: np.ndarray, examples: Examples, recipe: Recipe, s
 
 def initial(arch: Arch, seed: int) -> Params:
     """Matrices that keep the size of their input; smaller where a block adds to the stream."""
-    keys = iter(jax.random.split(jax.random.key(seed), 100))
+    rng = np.random.default_rng(seed)  # JAX would compile a program for each shape
 
-    def draw(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    def draw(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
         names = [str(each.key) for each in path]
-        if names[-1] == "scale":
-            return jnp.ones(leaf.shape)
-        if names[-1] == "bias":
-            return jnp.zeros(leaf.shape)
+        if names[-1] in ("scale", "bias"):
+            return np.full(leaf.shape, names[-1] == "scale", np.float32)
         inputs = leaf.shape[-1] if names[-1] == "embedding" else leaf.shape[-2]
         share = 0.5 if names[-2] in ("out", "down") else 1.0
-        return share / math.sqrt(inputs) * jax.random.normal(next(keys), leaf.shape)
+        return share / math.sqrt(inputs) * rng.standard_normal(leaf.shape, np.float32)
 
     parts = {name: Network(arch).abstract_params()[name] for name in ("projector", "decoder")}
     params = jax.tree_util.tree_map_with_path(draw, parts)
