@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ def _fail(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
         raise error
 
     monkeypatch.setattr(cli, "app", app)
-    monkeypatch.setattr(cli.signals, "run", lambda program: program())
+    monkeypatch.setattr(cli.signals, "handled", contextlib.nullcontext)
     cli.main()
 
 
