@@ -22,10 +22,10 @@ from benchmarks import common
 from clipjax.analysis.claims.claims import HOLDS, check
 from clipjax.analysis.claims.ledger import ledger
 from clipjax.demo.analysis import CLAIMS
+from clipjax.demo.demo import run
 from clipjax.demo.llava.asking import CHANCE, by_order
 from clipjax.demo.plan import FULL
 from clipjax.demo.reading import Demo, demo_of
-from clipjax.demo.run import run
 from clipjax.demo.settings import Column
 from clipjax.results.store import ResultStore
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from clipjax.checkpoints.model import Model as Model
     from clipjax.evaluation.corrupted import corrupt as corrupt
     from clipjax.evaluation.evaluate import evaluate as evaluate
-    from clipjax.evaluation.kinds.pairs.matches import draw_matches as draw_matches
+    from clipjax.evaluation.kinds.pairs.draw_matches import draw_matches as draw_matches
     from clipjax.evaluation.own_model import wrap as wrap
     from clipjax.results.frame import load_results as load_results
 
@@ -28,7 +28,7 @@ _HOMES = {
     "load_results": "clipjax.results.frame",
     "Model": "clipjax.checkpoints.model",
     "corrupt": "clipjax.evaluation.corrupted",
-    "draw_matches": "clipjax.evaluation.kinds.pairs.matches",
+    "draw_matches": "clipjax.evaluation.kinds.pairs.draw_matches",
     "evaluate": "clipjax.evaluation.evaluate",
     "wrap": "clipjax.evaluation.own_model",
 }

@@ -15,9 +15,9 @@ from clipjax.evaluation.kinds.images.images import resolve
 from clipjax.evaluation.request import Request
 from clipjax.tasks.task import find_task
 from clipjax.verification.crosscheck import Crosscheck
+from clipjax.verification.crosscheck.both_sides import judge
 from clipjax.verification.crosscheck.ours import our_side
 from clipjax.verification.crosscheck.reference import make_job
-from clipjax.verification.crosscheck.run import judge
 from clipjax.verification.crosscheck.side import read_side
 
 LONG = "a photo of a {}, " + "and of another thing, " * 20  # beyond a context of 77

@@ -17,8 +17,8 @@ from clipjax.errors import DataError
 from clipjax.evaluation.kinds.kind import Kind, find_kind
 from clipjax.finetune.method import Method, find_method
 from clipjax.models.arch import Family, arch_from_dict, families, load_arch
-from clipjax.tasks.names import TASKS, listing
 from clipjax.tasks.task import Task, find_task
+from clipjax.tasks.task_names import TASKS, listing
 
 ROOT = Path(__file__).resolve().parents[1]
 Install = Callable[..., Path]
@@ -233,7 +233,7 @@ def test_an_interface_keeps_the_fields_of_its_records(record: type) -> None:
 def test_looking_for_plug_ins_does_not_import_importlib_metadata() -> None:
     """It takes longer than a command: only a package with plug-ins is read with it."""
     code = (
-        "import sys; from clipjax.tasks.names import TASKS; TASKS.names(); "
+        "import sys; from clipjax.tasks.task_names import TASKS; TASKS.names(); "
         "sys.exit('importlib.metadata' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-S", "-c", code], check=False, env={"PYTHONPATH": str(ROOT)})

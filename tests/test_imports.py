@@ -107,7 +107,7 @@ WITHOUT_JAX = (
     "clipjax.doctor.examine",
     "clipjax.cli",
     "clipjax.sweep.suite",
-    "clipjax.demo.run",
+    "clipjax.demo.demo",
 )
 
 

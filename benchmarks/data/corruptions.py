@@ -22,7 +22,7 @@ from scipy.ndimage import correlate1d
 
 from benchmarks import common
 from clipjax.corruptions.corruption import SEVERITIES, constants_of, corruptions, find_corruption
-from clipjax.corruptions.run import PER_DEVICE, Runner
+from clipjax.corruptions.runner import PER_DEVICE, Runner
 
 SIZE = 224
 IN_FOCUS = {"near_focus": 0, "far_focus": 7}

@@ -29,7 +29,7 @@ from clipjax.analysis.claims.ledger import Ledger, ledger
 from clipjax.analysis.claims.verdicts import of_placebo, units
 from clipjax.analysis.rows.lineage import family_of, run_of
 from clipjax.results.published.numbers import read_numbers
-from clipjax.results.published.rows import published_rows
+from clipjax.results.published.result_rows import published_rows
 from clipjax.results.row import Row
 from clipjax.results.tables import as_markdown
 

@@ -40,7 +40,7 @@ from clipjax.analysis.rows.points import points
 from clipjax.analysis.trends.trends import effective_robustness, fit_points
 from clipjax.results.merge import merge_results
 from clipjax.results.published.numbers import read_numbers
-from clipjax.results.published.rows import published_rows
+from clipjax.results.published.result_rows import published_rows
 from clipjax.results.row import AnyRow, Row
 from clipjax.results.store import ResultStore, new_run_id
 from clipjax.results.tables import summary_table

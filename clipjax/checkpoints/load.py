@@ -17,11 +17,11 @@ from clipjax.checkpoints.classes import stated_classes
 from clipjax.checkpoints.fetch import fetched
 from clipjax.checkpoints.identity.model_reference import weights_of
 from clipjax.checkpoints.identity.naming import NOTHING, Stated, default_name
+from clipjax.checkpoints.language_parts import Named
 from clipjax.checkpoints.model import Model
 from clipjax.checkpoints.native import CardFile, card_file, load_params, save_checkpoint
 from clipjax.checkpoints.opening import Opened, open_weights
 from clipjax.checkpoints.origin import Location
-from clipjax.checkpoints.parts import Named
 from clipjax.checkpoints.resize import refuse_wrong_resize, resize_model
 from clipjax.data.labels import load_labels
 from clipjax.devices.sharding import Rules, params_sharding

@@ -31,15 +31,15 @@ from clipjax.checkpoints.identity.registry import (
     refuse_wrong_activation,
 )
 from clipjax.checkpoints.identity.registry_rows import file_of, model_ids, unknown_model
-from clipjax.checkpoints.native import CardFile, load_checkpoint
-from clipjax.checkpoints.origin import Origin
-from clipjax.checkpoints.parts import (
+from clipjax.checkpoints.language_parts import (
     NOTHING_NAMED,
     Named,
     conversion_with_tower,
     with_chat,
     with_chat_files,
 )
+from clipjax.checkpoints.native import CardFile, load_checkpoint
+from clipjax.checkpoints.origin import Origin
 from clipjax.checkpoints.tokenizer_files import with_tokenizer_files
 from clipjax.data.labels import LabelSpace
 from clipjax.errors import DataError, UsageError

@@ -42,7 +42,7 @@ def list_cards(
     """
     cards = _shipped()
     if task is not None:
-        from clipjax.tasks.names import TASKS
+        from clipjax.tasks.task_names import TASKS
 
         TASKS.check(task)
         cards = [card for card in cards if task in card.tasks]

@@ -52,7 +52,7 @@ def _print_json() -> None:
 
 def _print_tables() -> None:
     from clipjax.tasks.collections import collections
-    from clipjax.tasks.names import listing
+    from clipjax.tasks.task_names import listing
 
     of_tasks = [[*task[:2], *map(", ".join, (task.kinds, task.needs))] for task in listing()]
     of_collections = [[name, each.section, ", ".join(each.tasks)] for name, each in collections().items()]

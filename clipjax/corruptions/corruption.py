@@ -107,7 +107,7 @@ def image_keys(kind: str, ids: Sequence[str], seed: int = 0) -> np.ndarray:
     """uint32 [N, 2]: each image's random key, from (seed, kind, id) alone.
 
     Order, batch, severity and devices do not matter: the severities of an image share its draws.
-    `clipjax.corruptions.run.wrapped` makes keys of them.
+    `clipjax.corruptions.runner.wrapped` makes keys of them.
     """
     digests = [hashlib.sha256(f"{seed}\n{kind}\n{name}".encode()).digest()[:8] for name in ids]
     return np.frombuffer(b"".join(digests), ">u4").astype(np.uint32).reshape(-1, 2)

@@ -28,8 +28,8 @@ def main(
 
     About four minutes on two cores. What is in --out already is not made again.
     """
+    from clipjax.demo.demo import run
     from clipjax.demo.plan import FULL, QUICK
-    from clipjax.demo.run import run
 
     start = time.perf_counter()
     try:

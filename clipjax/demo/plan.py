@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from clipjax.demo.world.depths import depths
-from clipjax.demo.world.factors import annotated
+from clipjax.demo.world.factor_files import annotated
 from clipjax.demo.world.files import ImageSet, Split
 from clipjax.demo.world.probes import probes
 from clipjax.demo.world.scenes import SHAPES

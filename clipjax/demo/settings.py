@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipjax.config import ConfigFolder, config_dir, config_files
-from clipjax.finetune.names import recipe_names
+from clipjax.finetune.method_names import recipe_names
 from clipjax.results.row import Row
 from clipjax.storage.reading import read_toml
 from clipjax.storage.records import read

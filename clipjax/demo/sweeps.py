@@ -14,8 +14,8 @@ from clipjax.evaluation.plans.ready import results_of
 from clipjax.evaluation.rows import Result
 from clipjax.progress import progress_bar
 from clipjax.storage.store import Store
+from clipjax.sweep.execution import complete, run_sweep
 from clipjax.sweep.plan import make_plan
-from clipjax.sweep.run import complete, run_sweep
 from clipjax.sweep.suite import Run, Suite
 
 

@@ -17,9 +17,9 @@ from clipjax.evaluation.plans.item import Item, items_of
 from clipjax.evaluation.plans.ready import Done, results_of
 from clipjax.evaluation.request import Request
 from clipjax.finetune.before_after import jobs_of
+from clipjax.finetune.finetune import Data, finetune
 from clipjax.finetune.method import Settings
 from clipjax.finetune.recipe import Recipe, load_recipe
-from clipjax.finetune.run import Data, finetune
 from clipjax.finetune.suites import load_suite
 from clipjax.finetune.wise_ft import sweep
 from clipjax.progress import progress_bar

@@ -32,8 +32,8 @@ from clipjax.embeddings.forward import Forward, Program, Step, compiled, on_devi
 from clipjax.embeddings.images import ImageStream
 from clipjax.embeddings.keys import entry_key
 from clipjax.embeddings.params import AUTO, REPLICATED, SHARDED, bytes_of, fits
-from clipjax.embeddings.rows import rows_of
 from clipjax.embeddings.sets import Embeddings
+from clipjax.embeddings.stored_rows import rows_of
 from clipjax.embeddings.stream import Batch
 from clipjax.errors import DataError
 from clipjax.models.language.decoder import Decoder

@@ -25,8 +25,8 @@ from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.forward import Forward, choose_placement, image_forward
 from clipjax.embeddings.keys import image_key
 from clipjax.embeddings.outside import answered
-from clipjax.embeddings.rows import rows_of
 from clipjax.embeddings.sets import Embeddings, StoredRows
+from clipjax.embeddings.stored_rows import rows_of
 from clipjax.embeddings.stream import Batch, Order, Stream
 from clipjax.errors import DataError, unknown_name
 from clipjax.models.precision import known_precision

@@ -24,8 +24,8 @@ from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.forward import Forward, Program, Step, compiled, on_devices
 from clipjax.embeddings.pair_maps import MapStream, PairStream, StoredMaps, maps_key
 from clipjax.embeddings.params import AUTO, REPLICATED, refuse_own
-from clipjax.embeddings.rows import make, rows_of, stored_rows
 from clipjax.embeddings.sets import SHARDS, Embeddings, StoredRows
+from clipjax.embeddings.stored_rows import make, rows_of, stored_rows
 from clipjax.embeddings.stream import Batch, Order
 from clipjax.errors import DataError, UsageError
 from clipjax.models.dense import DenseRecipe

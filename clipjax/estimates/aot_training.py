@@ -19,8 +19,8 @@ from clipjax.errors import unknown_name
 from clipjax.estimates import aot
 from clipjax.estimates.aot import Chip, Executable, Row
 from clipjax.estimates.flops import product_flops
+from clipjax.finetune.dry_run import abstract_model, abstract_setup, abstract_step
 from clipjax.finetune.method import Setup
-from clipjax.finetune.plan import abstract_model, abstract_setup, abstract_step
 from clipjax.finetune.recipe import load_recipe
 
 # A row's tower -> the recipe.

@@ -15,8 +15,8 @@ from clipjax.data.check import check_dataset
 from clipjax.errors import ClipjaxError, DataError
 from clipjax.storage.buckets import place
 from clipjax.storage.reading import exists, is_dir, is_file
-from clipjax.tasks.names import TASKS, listed
 from clipjax.tasks.task import find_task
+from clipjax.tasks.task_names import TASKS, listed
 
 DEFAULT_ID = "imagenet_val"
 

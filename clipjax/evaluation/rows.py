@@ -16,7 +16,7 @@ from clipjax.config import added_name
 from clipjax.data.readers.reader import READERS
 from clipjax.embeddings.compute import EmbedStats
 from clipjax.errors import UsageError
-from clipjax.evaluation.kinds.names import KINDS
+from clipjax.evaluation.kinds.kind_names import KINDS
 from clipjax.models.arch import Arch, family_plug_ins
 from clipjax.results.image_table import images_table
 from clipjax.results.provenance import provenance
@@ -27,8 +27,8 @@ from clipjax.results.rows import validate_rows
 from clipjax.results.store import SCHEMA_VERSION, ResultStore, model_facts, new_run_id
 from clipjax.results.tables import as_html, summary_table
 from clipjax.storage.digests import sha256_file, sha256_json
-from clipjax.tasks.names import TASKS, package_of
 from clipjax.tasks.task import Measure, Outcome, Task
+from clipjax.tasks.task_names import TASKS, package_of
 
 # Fields of rows without embedded images.
 NOT_EMBEDDED: Fields = dict.fromkeys(

@@ -15,8 +15,8 @@ from clipjax.embeddings.params import dtype_to_load
 from clipjax.errors import DataError
 from clipjax.evaluation.kinds.kind import check_options, kind_of
 from clipjax.evaluation.models.encoders import encoder
+from clipjax.evaluation.plans.collection import job_of
 from clipjax.evaluation.plans.item import items_of
-from clipjax.evaluation.plans.plan import job_of
 from clipjax.evaluation.plans.ready import Ready, hash_images, resolved
 from clipjax.evaluation.request import Request
 from clipjax.evaluation.rows import Result, finish, from_configs, identity, made_by, refused, with_stored

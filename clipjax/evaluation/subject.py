@@ -22,8 +22,8 @@ from clipjax.errors import UsageError, counted
 from clipjax.heads.adapters.base import Adapter, adapter_digest, adapter_of
 from clipjax.models.version import forward_version
 from clipjax.tasks.inputs import Inputs
-from clipjax.tasks.names import package_of
 from clipjax.tasks.task import Annotations, Task
+from clipjax.tasks.task_names import package_of
 
 SCALED = "JPEGs of four times the input size and more decoded smaller: not the reference's pixels"
 # Every recipe has these keys, as their hashes include them: None where a kind of run has no such thing.

@@ -22,9 +22,9 @@ from clipjax.embeddings.compute import Compute
 from clipjax.errors import ClipjaxError, DataError, UsageError
 from clipjax.evaluation.compare import Comparison, compare_runs
 from clipjax.evaluation.located import in_one_line
+from clipjax.evaluation.plans.collection import CollectionPlan, plan
 from clipjax.evaluation.plans.execute import execute
 from clipjax.evaluation.plans.item import Item, Job, items_of
-from clipjax.evaluation.plans.plan import CollectionPlan, plan
 from clipjax.evaluation.request import Request
 from clipjax.evaluation.rows import Result
 from clipjax.finetune.data.splits import Split, refuse_overlap

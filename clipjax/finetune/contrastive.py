@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 from clipjax.data.manifest import Manifest
 from clipjax.data.pixels.normalize import normalize
 from clipjax.data.pixels.preprocess import PixelRecipe
-from clipjax.data.pixels.training import training_batches
+from clipjax.data.pixels.training_batches import training_batches
 from clipjax.devices.platforms import platform_of
 from clipjax.devices.sharding import DP, Rules, make_mesh
 from clipjax.finetune.training.logs import Logs

@@ -11,7 +11,7 @@ from clipjax.data.labels import load_prompts
 from clipjax.evaluation.plans.ready import hash_images
 from clipjax.finetune.data.splits import Split
 from clipjax.finetune.method import Setup
-from clipjax.finetune.names import METHODS
+from clipjax.finetune.method_names import METHODS
 
 
 def identity(setup: Setup) -> dict[str, Any]:

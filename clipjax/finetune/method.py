@@ -18,7 +18,7 @@ from clipjax.devices.sharding import DP, Rules
 from clipjax.errors import DataError, UsageError
 from clipjax.finetune.data.shots import Shots
 from clipjax.finetune.data.splits import TrainSplit, ValidationSplit
-from clipjax.finetune.names import METHODS
+from clipjax.finetune.method_names import METHODS
 from clipjax.finetune.recipe import Recipe
 from clipjax.finetune.training.step import Loss
 from clipjax.finetune.training.trees import Params

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from clipjax.data.labels import DEFAULT_PROMPTS
 from clipjax.data.pixels.augment import Augmentation
 from clipjax.errors import DataError, UsageError
-from clipjax.finetune.names import recipe_file, recipe_names
+from clipjax.finetune.method_names import recipe_file, recipe_names
 from clipjax.finetune.training.optimizer import Optimizer, Schedule
 from clipjax.guards import multiple_of
 from clipjax.storage.digests import sha256_json

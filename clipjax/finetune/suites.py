@@ -15,7 +15,7 @@ from clipjax.config import ConfigFolder, config_files
 from clipjax.errors import DataError, unknown_name
 from clipjax.storage.reading import read_toml
 from clipjax.storage.records import read
-from clipjax.tasks.names import TASKS
+from clipjax.tasks.task_names import TASKS
 
 FOLDERS = (ConfigFolder.BEFORE_AFTER, ConfigFolder.FINETUNE_RUNS)
 Better = Literal["higher", "lower", "neither"]

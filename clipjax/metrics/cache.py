@@ -19,7 +19,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int, Int64, Real
 
-from clipjax.metrics.inputs import refuse
+from clipjax.metrics.checks import refuse
 
 _BLOCK = 2**22  # distances between images and keys held at once
 _MOST_IMAGES = 64  # in a block

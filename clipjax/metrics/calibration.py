@@ -22,7 +22,7 @@ import scipy.special
 from jaxtyping import Bool, Float, Float64, Int, Int64
 from numpy.typing import ArrayLike
 
-from clipjax.metrics.inputs import Weights, booleans, check_finite, count_of_each, labels_within, refuse
+from clipjax.metrics.checks import Weights, booleans, check_finite, count_of_each, labels_within, refuse
 from clipjax.metrics.uncertainty import intervals
 from clipjax.metrics.uncertainty.intervals import LEVEL, Interval
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int, Int32
 from numpy.typing import ArrayLike
 
-from clipjax.metrics.inputs import Weights, booleans, count_of_each, refuse
+from clipjax.metrics.checks import Weights, booleans, count_of_each, refuse
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int, Int32
 from numpy.typing import ArrayLike
 
-from clipjax.metrics.inputs import booleans, refuse
+from clipjax.metrics.checks import booleans, refuse
 
 # The rank of a missing partner.
 ABSENT = np.iinfo(np.int32).max

@@ -20,8 +20,8 @@ import numpy as np
 from jaxtyping import Float, Int, Int32
 from numpy.typing import ArrayLike
 
+from clipjax.metrics.checks import Weights, check_finite, count_of_each, labels_within
 from clipjax.metrics.classification import group_mean, softmax
-from clipjax.metrics.inputs import Weights, check_finite, count_of_each, labels_within
 from clipjax.metrics.uncertainty.intervals import Interval, wilson
 
 

@@ -18,14 +18,14 @@ from clipjax.embeddings.compute import Compute
 from clipjax.errors import DataError, UsageError
 from clipjax.estimates import cost
 from clipjax.evaluation.located import in_one_line
+from clipjax.evaluation.plans.collection import CollectionPlan, Shared
+from clipjax.evaluation.plans.collection import plan as plan_jobs
 from clipjax.evaluation.plans.item import Chosen, Job, distinct
-from clipjax.evaluation.plans.plan import CollectionPlan, Shared
-from clipjax.evaluation.plans.plan import plan as plan_jobs
 from clipjax.evaluation.request import Request
 from clipjax.options import by_field
 from clipjax.storage.digests import canonical_json, sha256_json
 from clipjax.storage.reading import is_dir
-from clipjax.sweep.models import choose
+from clipjax.sweep.model_choice import choose
 from clipjax.sweep.suite import Run, Suite
 
 

@@ -10,7 +10,7 @@ from clipjax.entry_points import cached
 from clipjax.errors import DataError
 from clipjax.storage.reading import read_tables
 from clipjax.storage.records import read
-from clipjax.tasks.names import TASKS
+from clipjax.tasks.task_names import TASKS
 
 if TYPE_CHECKING:
     from clipjax.data.cards import DatasetCard

@@ -18,7 +18,7 @@ from clipjax.errors import DataError
 from clipjax.metrics.uncertainty.calibration_error import Binned
 from clipjax.metrics.uncertainty.intervals import Interval
 from clipjax.tasks.inputs import About, Inputs
-from clipjax.tasks.names import IMAGES, TASKS
+from clipjax.tasks.task_names import IMAGES, TASKS
 
 Columns = Mapping[str, Any]
 """One row per image: column name -> N values, arrays of one or two axes, or lists."""

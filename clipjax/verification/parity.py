@@ -29,9 +29,9 @@ import numpy as np
 
 from clipjax.checkpoints.identity.registry import Subject, subjects
 from clipjax.checkpoints.identity.registry_rows import registry
+from clipjax.checkpoints.language_parts import conversion_of_parts
 from clipjax.checkpoints.model import Model
 from clipjax.checkpoints.native import load_params
-from clipjax.checkpoints.parts import conversion_of_parts
 from clipjax.errors import ClipjaxError, DataError
 from clipjax.models.arch import arch_to_dict, narrow_arch
 from clipjax.models.network import Network

@@ -40,7 +40,7 @@ from clipjax.models.outputs import one_layer
 from clipjax.models.text_ids import token_ids
 from clipjax.models.unit_norm import unit_norm
 from clipjax.storage.reading import exists, is_file
-from clipjax.verification.names import check_against
+from clipjax.verification.references import check_against
 from converters.foreign.templates import SIGLIP, is_like
 
 STAGE_TOLERANCE = 5e-5

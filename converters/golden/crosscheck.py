@@ -31,7 +31,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clipjax.storage.images import image_header
+from clipjax.storage.image_formats import image_header
 from clipjax.storage.writing import write_bytes
 from converters.golden.pipelines import PIPELINES, Pipeline
 

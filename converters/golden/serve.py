@@ -34,7 +34,7 @@ from PIL import Image
 from torch import Tensor
 
 from clipjax.errors import ClipjaxError
-from clipjax.storage.images import image_header
+from clipjax.storage.image_formats import image_header
 from converters.golden.served import LIBRARIES, Served, weights_digest
 
 DEVICE = os.environ.get("CLIPJAX_TORCH_DEVICE", "cpu")

@@ -25,11 +25,11 @@ from clipjax.estimates.cost import CardSizes, parts
 from clipjax.evaluation.plans.item import Chosen
 from clipjax.storage.reading import read_csv
 from clipjax.storage.store import Store
-from clipjax.sweep import models as sweep_models
+from clipjax.sweep import model_choice as sweep_models
 from clipjax.sweep import preview
 from clipjax.sweep.plan import SweepPlan, make_plan
 from clipjax.sweep.suite import Suite, load_suite
-from clipjax.tasks.names import TASKS
+from clipjax.tasks.task_names import TASKS
 
 PAPER = [f"fig{i}" for i in range(1, 11)] + [f"table{i}" for i in range(1, 5)]
 VARIED = ("openai_30_of_80", "mcm_5", "single", "cupl")

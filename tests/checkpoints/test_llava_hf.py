@@ -28,8 +28,8 @@ from transformers import (
 
 import clipjax
 from clipjax.checkpoints.export import export_model
+from clipjax.checkpoints.language_parts import own_chat
 from clipjax.checkpoints.model import Model
-from clipjax.checkpoints.parts import own_chat
 from clipjax.checkpoints.vision_language import answer_ids, padded
 from clipjax.data.text.image_prompts import ImagePrompt
 from clipjax.devices.sharding import make_mesh

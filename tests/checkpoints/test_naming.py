@@ -30,7 +30,7 @@ from clipjax.cli import app
 from clipjax.errors import DataError, UsageError
 from clipjax.results.published.numbers import Number
 from clipjax.results.published.references import references, scores
-from clipjax.results.published.rows import published_rows
+from clipjax.results.published.result_rows import published_rows
 from clipjax.results.store import ResultStore, model_facts
 from clipjax.results.tables import summary_table
 

@@ -20,7 +20,7 @@ from clipjax import cli
 from clipjax.commands.finetune.changes import print_changes
 from clipjax.commands.finetune.summary import show_job
 from clipjax.errors import ClipjaxError, DataError, Interrupted, UsageError
-from clipjax.finetune import plan, run
+from clipjax.finetune import dry_run, finetune
 from clipjax.finetune.before_after import Change
 from clipjax.finetune.method import all_methods
 from clipjax.finetune.recipe import recipe_names
@@ -160,7 +160,7 @@ def test_json_says_the_same_and_nothing_is_trained_again(
     def never(*_: Any) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(run, "solve", never)
+    monkeypatch.setattr(finetune, "solve", never)
     result = world.finetune("linear_probe", tuned[0], *world.evaluate, "--json")
     assert result.exit_code == 0, result.output
     [record] = json.loads(result.stdout)
@@ -274,7 +274,7 @@ def test_a_registered_model_is_planned_without_its_weights(world: World) -> None
 def test_the_studys_sixteen_runs_are_planned_at_full_size(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "_activations", lambda *_: 1)  # compiling them takes minutes
+    monkeypatch.setattr(dry_run, "_activations", lambda *_: 1)  # compiling them takes minutes
     asked = ["finetune", "suite:finetuning_paper", *world.train, "--shots", "2", "--dry-run", "--json"]
     asked += ["--set", "batch_size=8", "--set", "schedule.warmup_steps=0"]
     refused(UsageError, "what Tip-Adapter searches cannot be chosen without a validation split", *asked)
@@ -418,7 +418,7 @@ def test_errors_have_their_exit_codes(world: World, monkeypatch: pytest.MonkeyPa
     def stopped(*_: Any, **__: Any) -> None:
         raise interrupted
 
-    monkeypatch.setattr(run, "finetune", stopped)
+    monkeypatch.setattr(finetune, "finetune", stopped)
     asked = ["--model", f"{world.folder}/small", "--recipe", f"{world.folder}/tables/short.toml"]
     with pytest.raises(Interrupted, match="stopped at step 3"):
         code("finetune", "linear_probe", *world.train, "--out", "o", *asked)

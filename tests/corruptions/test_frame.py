@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from clipjax.config import config_dir
-from clipjax.corruptions import run
+from clipjax.corruptions import runner
 from clipjax.corruptions.corruption import (
     SEVERITIES,
     Corruption,
@@ -20,7 +20,7 @@ from clipjax.corruptions.corruption import (
     image_keys,
 )
 from clipjax.corruptions.filters import UNIT, of_levels
-from clipjax.corruptions.run import Runner
+from clipjax.corruptions.runner import Runner
 from clipjax.devices.sharding import make_mesh
 from clipjax.errors import UsageError
 from clipjax.storage.reading import read_toml
@@ -94,7 +94,7 @@ def test_the_same_bits_on_any_number_of_devices(
     kind: str, counts: tuple[int, ...], number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if kind == "z_motion_blur":
-        monkeypatch.setattr(run, "constants_of", lambda *_: {"frames": 3})
+        monkeypatch.setattr(runner, "constants_of", lambda *_: {"frames": 3})
     pixels, ids, extra = images(number)
     alone = Runner(find_corruption(kind), 1, make_mesh(jax.devices()[:1]))(pixels, ids, extra)
     assert alone.shape == pixels.shape

@@ -14,7 +14,7 @@ from skimage.filters import gaussian
 
 from clipjax.corruptions.corruption import constants_of, find_corruption, image_keys
 from clipjax.corruptions.kinds import blur, spatter
-from clipjax.corruptions.run import Runner, wrapped
+from clipjax.corruptions.runner import Runner, wrapped
 from clipjax.data.corrupted.frost import frost_pictures
 from clipjax.devices.sharding import make_mesh
 from clipjax.errors import DataError, UsageError

@@ -14,7 +14,7 @@ from clipjax.corruptions.corruption import constants_of, find_corruption, image_
 from clipjax.corruptions.filling import filled_holes
 from clipjax.corruptions.kinds import motion_3d
 from clipjax.corruptions.kinds.motion_3d import Move
-from clipjax.corruptions.run import wrapped
+from clipjax.corruptions.runner import wrapped
 
 SIZE = 32
 FRAMES = 20

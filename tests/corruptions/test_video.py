@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from clipjax.corruptions.corruption import constants_of, find_corruption
-from clipjax.corruptions.run import Runner
+from clipjax.corruptions.runner import Runner
 from clipjax.data.corrupted.inputs import Inputs
 from clipjax.errors import DataError, UsageError
 

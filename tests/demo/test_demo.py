@@ -33,7 +33,7 @@ from clipjax.demo.analysis import CLAIMS
 from clipjax.demo.corrupting import IMAGES, KINDS, SEVERITIES
 from clipjax.demo.llava.asking import DEBIASED
 from clipjax.demo.settings import Column, settings
-from clipjax.demo.world.factors import KEYS, PROTOTYPES, TICKED, unusual
+from clipjax.demo.world.factor_files import KEYS, PROTOTYPES, TICKED, unusual
 from clipjax.demo.world.files import Split, draw_part, write_split
 from clipjax.demo.world.scenes import (
     BACKGROUNDS,
@@ -53,12 +53,12 @@ from clipjax.demo.world.shifts import OBJECTS, VIDEO_CLASSES
 from clipjax.embeddings.forward import Program, compiled
 from clipjax.errors import DataError
 from clipjax.evaluation.located import survey
-from clipjax.evaluation.plans.plan import plan as plan_of
+from clipjax.evaluation.plans.collection import plan as plan_of
 from clipjax.finetune.data.shots import read_shots
 from clipjax.finetune.method import all_methods
 from clipjax.finetune.recipe import load_recipe
 from clipjax.results.store import ResultStore
-from clipjax.sweep.run import Report, run_sweep
+from clipjax.sweep.execution import Report, run_sweep
 
 SCENE = Scene("star", "striped", "red", "night", 0.7, 0.5, 0.5, 10.0)
 NAMED = ("shape", "texture", "colour", "background")
@@ -614,7 +614,7 @@ def test_the_demo_is_not_made_again(quick: Quick, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(training, "train", never)
     monkeypatch.setattr("clipjax.demo.world.files.render", never)
-    monkeypatch.setattr("clipjax.finetune.run.solve", never)
+    monkeypatch.setattr("clipjax.finetune.finetune.solve", never)
     monkeypatch.setattr(beside, "_Worker", never)
     deleted = [quick.out / name for name in ("report.html", "cues.png", "wise_ft.png", "correspondence.svg")]
     for file in deleted:

@@ -9,10 +9,10 @@ import pytest
 
 from clipjax.demo import settings
 from clipjax.demo.beside import work_through
+from clipjax.demo.demo import FLAGS, flags
 from clipjax.demo.jobs import DemoJob, Queue
 from clipjax.demo.parts import PARTS, jobs_of
 from clipjax.demo.plan import FULL, LLAVA, QUICK, Plan
-from clipjax.demo.run import FLAGS, flags
 from clipjax.demo.settings import recipes
 from clipjax.errors import ClipjaxError
 from clipjax.finetune.method import all_methods

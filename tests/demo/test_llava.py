@@ -19,7 +19,7 @@ from clipjax.data.text.language_tokenizers import load_language_tokenizer
 from clipjax.demo.llava.asking import CHANCE, DEBIASED, Asked, by_order
 from clipjax.demo.llava.making import arch_of, asked_question
 from clipjax.demo.llava.texts import OPTIONS, PROMPT, Examples, examples, write_tokenizer
-from clipjax.demo.llava.training import Recipe, train
+from clipjax.demo.llava.train import Recipe, train
 from clipjax.demo.world.scenes import SHAPES
 from clipjax.evaluation.rows import NO_STATS, Result
 from clipjax.metrics.uncertainty.intervals import wilson

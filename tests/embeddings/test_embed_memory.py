@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from clipjax.checkpoints.card import Preprocess
 from clipjax.devices.sharding import make_mesh
-from clipjax.embeddings import batch_size, forward, params, rows
+from clipjax.embeddings import batch_size, forward, params, stored_rows
 from clipjax.embeddings import images as embed
 from clipjax.embeddings.compute import share_waiting
 from clipjax.embeddings.forward import Forward, OutOfMemoryError, image_forward, image_step, memory_of
@@ -172,7 +172,7 @@ def test_the_first_process_says_what_is_halved(
         seen.append(decide())
         return next(first)
 
-    monkeypatch.setattr(rows, "first_decides", first_decides)
+    monkeypatch.setattr(stored_rows, "first_decides", first_decides)
     holds(4)
     whole = manifest_of(folder, COUNT)
     other = dataclasses.replace(whole.select(range(20, 40)), name="others")

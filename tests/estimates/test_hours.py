@@ -13,7 +13,7 @@ from clipjax.estimates.cost import Images, Work
 from clipjax.estimates.flops import arch_digest, recorded, traced_flops
 from clipjax.estimates.hours import Machine, amounts_of, hours_on, load_machines, share_of
 from clipjax.models.arch import load_arch
-from clipjax.sweep.models import choose
+from clipjax.sweep.model_choice import choose
 from clipjax.sweep.plan import SweepItem
 
 V5E = Machine("mine", 2, chip="v5e")  # 2 x 197 TFLOP/s

@@ -12,7 +12,7 @@ from _embed_tools import write_images
 from _tiny_language import TinyVisionLanguage
 
 import clipjax
-from clipjax.analysis.report.answers import answers_section
+from clipjax.analysis.report.answers_section import answers_section
 from clipjax.data.cards import read_card
 from clipjax.embeddings.compute import Compute
 from clipjax.errors import DataError, UsageError

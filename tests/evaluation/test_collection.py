@@ -21,14 +21,14 @@ from clipjax.data.labels import LabelSpace, load_labels
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation import ahead
 from clipjax.evaluation.located import cards_below, in_one_line
+from clipjax.evaluation.plans.collection import job_of, plan
 from clipjax.evaluation.plans.execute import Outcome, execute
 from clipjax.evaluation.plans.item import Job, items_of
-from clipjax.evaluation.plans.plan import job_of, plan
 from clipjax.evaluation.rows import Result
 from clipjax.results.store import ResultStore
 from clipjax.tasks.collections import collections
-from clipjax.tasks.names import TASKS
 from clipjax.tasks.task import all_tasks, find_task
+from clipjax.tasks.task_names import TASKS
 
 COLOUR_CARD = """
 name = "colours"

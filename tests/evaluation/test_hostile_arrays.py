@@ -14,7 +14,7 @@ import pytest
 from clipjax.data.labels import LabelSpace
 from clipjax.errors import ClipjaxError
 from clipjax.evaluation.predictions import arrays
-from clipjax.evaluation.predictions.run import evaluate_predictions
+from clipjax.evaluation.predictions.scoring import evaluate_predictions
 from clipjax.heads.head import identity_head, logits
 
 

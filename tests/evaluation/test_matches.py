@@ -21,7 +21,7 @@ from clipjax.data.cards import load_dataset
 from clipjax.data.pairs.matching import NORMALISATIONS
 from clipjax.data.pairs.pair import Pair
 from clipjax.errors import UsageError
-from clipjax.evaluation.kinds.pairs import matches
+from clipjax.evaluation.kinds.pairs import draw_matches
 from clipjax.tasks.correspondence import Matcher
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -140,9 +140,9 @@ def test_what_cannot_be_drawn(
     out, navi = tmp_path / "x.png", worlds["navi"]
     with pytest.raises(UsageError, match="unknown pair 'box/wild_set/000'"):
         clipjax.draw_matches(model, out, **navi, pairs=["box/wild_set/000"])
-    monkeypatch.setattr(matches, "encoder", lambda name: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(draw_matches, "encoder", lambda name: pytest.fail("a model was loaded"))
     pairs = [f"box/wild_set/{i:03d} box/wild_set/{i + 1:03d}" for i in range(5)]
-    monkeypatch.setattr(matches, "pairs_of", lambda *_: (SimpleNamespace(ids=pairs), None))
+    monkeypatch.setattr(draw_matches, "pairs_of", lambda *_: (SimpleNamespace(ids=pairs), None))
     with pytest.raises(UsageError, match=r"unknown pair 'nope'; known: ([^,]+, ){2}[^,]+ and 2 more$"):
         clipjax.draw_matches("a/model", out, **navi, pairs=["nope"])
     monkeypatch.undo()

@@ -21,7 +21,7 @@ from clipjax.cli import app
 from clipjax.data.labels import load_labels, load_projection
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.compare import compare_runs
-from clipjax.evaluation.predictions.run import evaluate_predictions
+from clipjax.evaluation.predictions.scoring import evaluate_predictions
 from clipjax.evaluation.rows import Result
 from clipjax.metrics import calibration, detection, ood_scores
 from clipjax.metrics.uncertainty import intervals

@@ -13,7 +13,7 @@ import pytest
 
 from clipjax.errors import DataError
 from clipjax.evaluation.compare import compare_runs
-from clipjax.evaluation.predictions.run import evaluate_predictions
+from clipjax.evaluation.predictions.scoring import evaluate_predictions
 from clipjax.evaluation.rows import Result
 from clipjax.metrics import detection
 

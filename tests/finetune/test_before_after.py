@@ -26,7 +26,7 @@ from clipjax.finetune.before_after import (
     left_out,
     refuse_leaks,
 )
-from clipjax.finetune.run import Data, splits
+from clipjax.finetune.finetune import Data, splits
 from clipjax.finetune.suites import Metric, Suite, load_suite
 from clipjax.results.store import ResultStore
 

@@ -24,9 +24,9 @@ import clipjax
 from clipjax.data.cards import load_dataset
 from clipjax.devices.sharding import make_mesh
 from clipjax.errors import DataError, Interrupted
+from clipjax.finetune.finetune import Data, finetune
 from clipjax.finetune.method import Settings
 from clipjax.finetune.recipe import recipe_from_dict
-from clipjax.finetune.run import Data, finetune
 from clipjax.finetune.training.logs import read_metrics
 from clipjax.finetune.training.solve import train
 from clipjax.finetune.training.trees import Params, flatten

@@ -15,7 +15,7 @@ import pytest
 from clipjax.data.labels import load_labels
 from clipjax.data.manifest import FileOpener, Manifest
 from clipjax.errors import DataError
-from clipjax.finetune import run
+from clipjax.finetune import finetune
 from clipjax.finetune.data.batches import feature_batches
 from clipjax.finetune.data.shots import draw_shots, read_shots, write_shots
 from clipjax.finetune.data.splits import TrainSplit, ValidationSplit
@@ -75,7 +75,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_world(root)
     setup = setup_of(root)
     trained(setup)
-    (root / "run" / "run.json").write_text(json.dumps(run._record_of(setup)))
+    (root / "run" / "run.json").write_text(json.dumps(finetune._record_of(setup)))
     return root
 
 
@@ -95,11 +95,13 @@ def changed(world: Path, request: pytest.FixtureRequest) -> Iterator[set[str]]:
 
 @pytest.fixture(autouse=True)
 def stored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "load_model", lambda folder: str(folder))
+    monkeypatch.setattr(finetune, "load_model", lambda folder: str(folder))
 
 
 def test_the_same_files_are_the_same_run(world: Path) -> None:
-    assert run._finished(world / "run", run._record_of(setup_of(world))) == str(world / "run" / "model")
+    assert finetune._finished(world / "run", finetune._record_of(setup_of(world))) == str(
+        world / "run" / "model"
+    )
     log = (world / "run/train/metrics.csv").read_bytes()
     trained(setup_of(world))
     assert (world / "run/train/metrics.csv").read_bytes() == log, "no step is done again"
@@ -111,7 +113,7 @@ def test_a_changed_file_is_another_run(world: Path, changed: set[str]) -> None:
     here = flatten(identity(setup))
     assert {key for key in here if here[key] != there[key]} == changed
     with pytest.raises(DataError, match="run holds a model made with "):
-        run._finished(world / "run", run._record_of(setup))
+        finetune._finished(world / "run", finetune._record_of(setup))
     [*_, last] = (key.replace("/", ".") for key in sorted(changed))
     with pytest.raises(DataError, match=f"holds checkpoints of another run: .*{last} was "):
         trained(setup)

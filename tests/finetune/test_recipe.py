@@ -13,9 +13,9 @@ from clipjax.checkpoints.identity.registry_rows import model_ids
 from clipjax.config import config_dir
 from clipjax.data.labels import load_prompts
 from clipjax.errors import DataError, UsageError
+from clipjax.finetune.finetune import _fitting
 from clipjax.finetune.method import find_method
 from clipjax.finetune.recipe import Recipe, default_recipe, load_recipe, recipe_names
-from clipjax.finetune.run import _fitting
 from clipjax.finetune.suites import load_suite
 
 IMAGENET = 1_281_167

@@ -21,9 +21,9 @@ import clipjax
 from clipjax.checkpoints.model import Model
 from clipjax.data.cards import load_dataset
 from clipjax.devices.sharding import make_mesh
+from clipjax.finetune.finetune import Data, finetune
 from clipjax.finetune.method import Settings
 from clipjax.finetune.recipe import Recipe, load_recipe, recipe_names
-from clipjax.finetune.run import Data, finetune
 from clipjax.finetune.training import step
 from clipjax.finetune.training.trees import flatten, is_statistic
 from clipjax.storage.store import Store

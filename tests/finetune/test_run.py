@@ -22,12 +22,12 @@ from clipjax.data.cards import Dataset, load_dataset
 from clipjax.devices.sharding import make_mesh
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.located import cards_below
-from clipjax.finetune import run as runs
+from clipjax.finetune import finetune as runs
 from clipjax.finetune.data.shots import draw_shots, read_shots, write_shots
 from clipjax.finetune.data.splits import TrainSplit, refuse_overlap
+from clipjax.finetune.finetune import Data, Run, finetune, splits
 from clipjax.finetune.method import Settings
 from clipjax.finetune.recipe import Recipe, recipe_from_dict
-from clipjax.finetune.run import Data, Run, finetune, splits
 from clipjax.storage.store import Store
 
 PROBE: dict[str, Any] = {

@@ -86,7 +86,7 @@ def foreign(folder: Path) -> Any:
 
 
 def prompt(folder: Path) -> Any:
-    from clipjax.checkpoints.parts import own_chat
+    from clipjax.checkpoints.language_parts import own_chat
 
     return str(own_chat(folder))
 

@@ -454,7 +454,7 @@ def _prompts(folder: Path) -> None:
 
 def predictions(task: str, file: str, **options: str) -> Read:
     def read(folder: Path) -> Any:
-        from clipjax.evaluation.predictions.run import evaluate_predictions
+        from clipjax.evaluation.predictions.scoring import evaluate_predictions
 
         beside = {name: folder / value for name, value in options.items()}
         result = evaluate_predictions(task, folder / file, resamples=100, **beside)  # type: ignore[arg-type]

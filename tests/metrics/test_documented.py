@@ -12,7 +12,7 @@ import clipjax.metrics
 
 TEXT = (Path(__file__).parents[2] / "docs" / "usage.md").read_text(encoding="utf-8")
 SECTION = TEXT.partition("## Metrics on plain arrays")[2].partition("\n## ")[0]
-CHECKS = "inputs"  # what the others refuse, no metric
+CHECKS = "checks"  # what the others refuse, no metric
 
 
 def test_the_example_runs(capsys):

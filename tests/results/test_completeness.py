@@ -23,7 +23,7 @@ from clipjax.analysis.rows.curation import curation_table, export_curation, wide
 from clipjax.cli import app
 from clipjax.commands.runs.summary import show
 from clipjax.data.labels import load_labels
-from clipjax.evaluation.predictions.run import evaluate_predictions
+from clipjax.evaluation.predictions.scoring import evaluate_predictions
 from clipjax.results.completeness import in_words, is_whole, stated
 from clipjax.results.published.protocols import nearest
 from clipjax.results.rows import validate_rows

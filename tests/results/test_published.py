@@ -14,7 +14,7 @@ from clipjax.errors import DataError, UsageError
 from clipjax.metrics.uncertainty.intervals import clopper_pearson
 from clipjax.results.published.numbers import as_csv, read_numbers, read_published, updated
 from clipjax.results.published.references import lookup
-from clipjax.results.published.rows import METHOD, published_rows
+from clipjax.results.published.result_rows import METHOD, published_rows
 from clipjax.results.rows import validate_rows
 from clipjax.results.store import ResultStore
 

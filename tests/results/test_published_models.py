@@ -21,7 +21,7 @@ from clipjax.errors import DataError
 from clipjax.results.published.models import facts, rules
 from clipjax.results.published.numbers import Number, read_numbers, updated
 from clipjax.results.published.references import scores, sources, with_imported
-from clipjax.results.published.rows import METHOD, published_rows
+from clipjax.results.published.result_rows import METHOD, published_rows
 from clipjax.results.rows import validate_rows
 from clipjax.results.store import ResultStore, new_run_id
 from clipjax.storage.reading import read_csv

@@ -16,7 +16,7 @@ from clipjax.analysis.rows.cells import Column, Term, cells_of
 from clipjax.cli import app
 from clipjax.errors import DataError
 from clipjax.evaluation.plans.ready import Done
-from clipjax.evaluation.predictions.run import evaluate_predictions
+from clipjax.evaluation.predictions.scoring import evaluate_predictions
 from clipjax.results import store as results
 from clipjax.results.merge import merge_results
 from clipjax.results.rows import validate_rows

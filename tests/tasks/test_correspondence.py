@@ -18,7 +18,7 @@ from clipjax.data.pairs.matching import Curve
 from clipjax.data.pairs.pair import Pair
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.compare import compare_runs
-from clipjax.evaluation.predictions.run import evaluate_predictions
+from clipjax.evaluation.predictions.scoring import evaluate_predictions
 from clipjax.metrics.uncertainty.clusters import mean_over_clusters
 from clipjax.models.arch import load_arch
 from clipjax.models.network import Network

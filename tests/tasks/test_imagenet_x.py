@@ -17,7 +17,7 @@ import clipjax
 from clipjax.data.annotations import FactorAnnotations, load_factors
 from clipjax.data.labels import LabelSpace
 from clipjax.errors import DataError
-from clipjax.evaluation.predictions.run import evaluate_predictions
+from clipjax.evaluation.predictions.scoring import evaluate_predictions
 from clipjax.heads.head import Head, identity_head
 from clipjax.metrics import calibration
 from clipjax.metrics.uncertainty import intervals

@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 from clipjax.data.readers.reader import READERS
-from clipjax.tasks.names import TASKS
+from clipjax.tasks.task_names import TASKS
 
 CLIPJAX = Path(__file__).resolve().parents[2] / "clipjax"
 # A figure of a task is that task's.
@@ -17,12 +17,12 @@ ALLOWED = {
     ("commands/finetune/wise_ft_curve.py", "zeroshot"): "the curve of WiSE-FT is of zero-shot accuracy",
     ("finetune/wise_ft.py", "zeroshot"): "a lineage's method: the zero-shot end of WiSE-FT",
     ("finetune/linear_head.py", "zeroshot"): "the initialisation of a head, no task",
-    ("verification/crosscheck/run.py", "zeroshot"): "what both sides compute",
+    ("verification/crosscheck/both_sides.py", "zeroshot"): "what both sides compute",
     ("analysis/rows/corruption_error.py", "zeroshot"): "mCE is of the errors of classification",
     ("results/completeness.py", "ood"): "rows of older versions, which no new task has",
     ("results/completeness.py", "calibration"): "rows of older versions, which no new task has",
     ("evaluation/predictions/arrays.py", "calibration"): "the name of an array",
-    ("analysis/report/answers.py", "multiple_choice"): "whose answers the page shows, image by image",
+    ("analysis/report/answers_section.py", "multiple_choice"): "whose answers the page shows, image by image",
     ("data/annotations.py", "imagenet_x"): "the name of a package",
 }
 

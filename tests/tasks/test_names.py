@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from clipjax.tasks.names import listing
 from clipjax.tasks.task import all_tasks
+from clipjax.tasks.task_names import listing
 
 
 def test_a_listing_agrees_with_the_records() -> None:

@@ -34,7 +34,7 @@ from clipjax.heads.head import logits
 from clipjax.models.arch import family_of, narrow_arch
 from clipjax.models.network import Network
 from clipjax.results.published.references import lookup
-from clipjax.tasks.names import TASKS
+from clipjax.tasks.task_names import TASKS
 
 pytestmark = pytest.mark.usefixtures("one_device")
 

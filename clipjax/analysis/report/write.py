@@ -14,7 +14,7 @@ from pathlib import Path
 from clipjax.analysis.claims.claims import check
 from clipjax.analysis.claims.ledger import ledger
 from clipjax.analysis.figures.spec import load_spec, spec_names
-from clipjax.analysis.report.answers import Images, answers_section
+from clipjax.analysis.report.answers_section import Images, answers_section
 from clipjax.analysis.report.data import report_data
 from clipjax.analysis.report.page import page
 from clipjax.analysis.report.sections import Taken, claims_section, figures_section, tables_section

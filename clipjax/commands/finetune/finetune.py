@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
+from clipjax.commands.finetune.dry_run import print_plan
 from clipjax.commands.finetune.finetune_options import FinetuneOptions
 from clipjax.commands.finetune.jobs import Job, jobs_of
-from clipjax.commands.finetune.plan import print_plan
 from clipjax.commands.finetune.summary import list_methods, record_of, show_job
 from clipjax.commands.shared.facts import say_unknown_facts
 from clipjax.commands.shared.output import announce, say
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from clipjax.checkpoints.model import Model
     from clipjax.embeddings.compute import Compute
     from clipjax.finetune.before_after import Change
+    from clipjax.finetune.finetune import Data, Run
     from clipjax.finetune.method import Settings
-    from clipjax.finetune.run import Data, Run
 
 
 def register(app: typer.Typer) -> None:
@@ -78,7 +78,7 @@ def _run_all(jobs: Sequence[Job], shared: _Shared) -> None:
     import jax
 
     from clipjax.devices.memory import keep_freed
-    from clipjax.finetune.run import check
+    from clipjax.finetune.finetune import check
 
     keep_freed()
     for job in jobs:
@@ -107,7 +107,7 @@ def _run(job: Job, shared: _Shared) -> dict[str, Any]:
 
     from clipjax.checkpoints.load import load_model
     from clipjax.finetune.before_after import refuse_leaks
-    from clipjax.finetune.run import finetune, splits
+    from clipjax.finetune.finetune import finetune, splits
 
     options, data = shared.options, shared.data
     if (suite := options.suite.read()) is not None:

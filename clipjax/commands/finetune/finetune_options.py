@@ -23,8 +23,8 @@ from clipjax.embeddings.compute import Compute
 from clipjax.errors import UsageError
 
 if TYPE_CHECKING:
+    from clipjax.finetune.finetune import Data
     from clipjax.finetune.method import Settings
-    from clipjax.finetune.run import Data
 
 SUITE = "suite:"  # how METHOD begins if it is a suite of runs
 
@@ -137,7 +137,7 @@ class FinetuneOptions:
 
     def _check_method(self) -> None:
         """METHOD and --recipe, before a library is loaded that computes."""
-        from clipjax.finetune.names import METHODS, recipe_file
+        from clipjax.finetune.method_names import METHODS, recipe_file
         from clipjax.finetune.suites import load_suite
 
         if self.runs is None:
@@ -166,7 +166,7 @@ class FinetuneOptions:
 
     def read(self) -> Data:
         from clipjax.data.cards import load_dataset
-        from clipjax.finetune.run import Data
+        from clipjax.finetune.finetune import Data
 
         assert self.data is not None  # see check
         train = load_dataset(self.dataset, self.data)

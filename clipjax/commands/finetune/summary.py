@@ -13,12 +13,12 @@ from clipjax.commands.shared.output import print_table, say
 if TYPE_CHECKING:
     from clipjax.commands.finetune.jobs import Job
     from clipjax.finetune.before_after import Change
-    from clipjax.finetune.run import Run
+    from clipjax.finetune.finetune import Run
 
 
 def list_methods(as_json: bool) -> None:
     from clipjax.finetune.method import all_methods
-    from clipjax.finetune.names import recipe_names
+    from clipjax.finetune.method_names import recipe_names
     from clipjax.finetune.recipe import load_recipe
 
     recipes = [load_recipe(name) for name in recipe_names()]

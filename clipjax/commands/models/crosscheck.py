@@ -89,7 +89,7 @@ def crosscheck(options: CrosscheckOptions) -> None:
         clipjax crosscheck photos --model lite0 --against timm --limit 64
     """
     from clipjax.storage.buckets import refuse_url
-    from clipjax.verification.names import check_against
+    from clipjax.verification.references import check_against
 
     refuse_url(options.out, "a record")
     check_against(options.against, golden=False)

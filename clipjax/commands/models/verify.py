@@ -65,7 +65,7 @@ class VerifyOptions:
     ] = None
 
     def check(self) -> None:
-        from clipjax.verification.names import check_against
+        from clipjax.verification.references import check_against
 
         if self.everything != self.random_init or self.everything == (self.model is not None):
             raise UsageError(

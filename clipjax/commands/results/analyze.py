@@ -258,7 +258,7 @@ def _say_parts(found: Sequence[Done]) -> None:
 
 def _say_commands(found: Sequence[Done]) -> None:
     from clipjax.analysis.figures.figure_set import commands
-    from clipjax.tasks.names import TASKS
+    from clipjax.tasks.task_names import TASKS
 
     tasks, lacking = TASKS.names(), [done.spec for done in found if done.missing]
     if lines := [[spec.name, each] for spec in lacking for each in commands(spec, tasks)]:

@@ -10,8 +10,8 @@ import typer
 
 from clipjax.commands.results.curation import CurationOptions, curation
 from clipjax.commands.results.diff import DiffOptions, diff
+from clipjax.commands.results.listing import ExportOptions, ListOptions, export, list_rows
 from clipjax.commands.results.mce import MceOptions, mce
-from clipjax.commands.results.rows import ExportOptions, ListOptions, export, list_rows
 from clipjax.commands.results.show import ShowOptions, show
 from clipjax.commands.results.table import ScatterOptions, TableOptions, scatter, table
 from clipjax.commands.shared.exclusions import refuse_beside
@@ -90,7 +90,7 @@ def import_published(
         _import_people(source, files, registered, out)
         return
     from clipjax.results.published.numbers import read_numbers
-    from clipjax.results.published.rows import published_rows
+    from clipjax.results.published.result_rows import published_rows
     from clipjax.results.store import ResultStore
 
     found = [number for file in files for number in read_numbers(source, file, registered=registered)]

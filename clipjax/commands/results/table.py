@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from clipjax.commands.results.rows import RowOptions
+from clipjax.commands.results.listing import RowOptions
 from clipjax.commands.shared.options import (
     HighlightOption,
     OutFileOption,

@@ -61,7 +61,7 @@ def evaluate(options: EvaluateOptions) -> None:
     before = runs_before(options.results)
     results, failed = [], []
     if options.predictions is not None:
-        from clipjax.evaluation.predictions.run import measured_predictions
+        from clipjax.evaluation.predictions.scoring import measured_predictions
 
         how = {"model": options.model, "results": options.results}
         results += [measured_predictions(options.task, options.predictions, options.one_run(), **how)]
@@ -94,11 +94,11 @@ def _jobs(options: EvaluateOptions, request: Request, compute: Compute) -> list[
     """The jobs of the data set that the user names, or of each data set below --data-root."""
     if options.data_root is None:
         announce(f"loading {options.model}")
-        from clipjax.evaluation.plans.plan import job_of
+        from clipjax.evaluation.plans.collection import job_of
 
         return [job_of(options.task, request, compute, options.results)]
     from clipjax.evaluation.located import in_one_line
-    from clipjax.evaluation.plans.plan import plan
+    from clipjax.evaluation.plans.collection import plan
 
     planned = plan(options.task, options.data_root, options.prompts or [])
     for line in in_one_line(planned.missing, options.data_root):

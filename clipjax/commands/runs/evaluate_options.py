@@ -138,9 +138,9 @@ class EvaluateOptions:
             raise DataError(f"{path} does not exist; give a .parquet, .csv or .npz file")
 
     def _check_task(self) -> None:
-        from clipjax.evaluation.kinds.names import options_taken
+        from clipjax.evaluation.kinds.kind_names import options_taken
         from clipjax.tasks.collections import ALL, collections
-        from clipjax.tasks.names import TASKS, listed
+        from clipjax.tasks.task_names import TASKS, listed
 
         if self.task in (*collections(), ALL):
             raise UsageError(

@@ -51,7 +51,7 @@ def matches(options: MatchesOptions) -> None:
     """
     check_names(evaluated=options.model, datasets=(options.how["dataset"],), roots=(options.data,))
     say_slow(options.how["precision"])
-    from clipjax.evaluation.kinds.pairs.matches import draw_matches
+    from clipjax.evaluation.kinds.pairs.draw_matches import draw_matches
 
     sides = draw_matches(
         options.model,

@@ -24,8 +24,8 @@ from clipjax.options import AUTO
 
 if TYPE_CHECKING:
     from clipjax.estimates.hours import Machine
+    from clipjax.sweep.execution import Report
     from clipjax.sweep.plan import SweepItem, SweepPlan
-    from clipjax.sweep.run import Report
     from clipjax.sweep.suite import Suite
 
 
@@ -197,7 +197,7 @@ def _run(plan: SweepPlan, items: Sequence[SweepItem], compute: Compute, results:
 
     from clipjax.devices.agreement import on_all
     from clipjax.results.store import ResultStore
-    from clipjax.sweep.run import complete, run_sweep
+    from clipjax.sweep.execution import complete, run_sweep
 
     def tell(line: str) -> None:
         if jax.process_index() == 0:

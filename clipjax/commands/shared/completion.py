@@ -11,7 +11,7 @@ def models(incomplete: str) -> list[str]:
 
 def tasks(incomplete: str) -> list[str]:
     from clipjax.tasks.collections import ALL, collections
-    from clipjax.tasks.names import TASKS
+    from clipjax.tasks.task_names import TASKS
 
     return _begun(incomplete, [*TASKS.names(), *collections(), ALL])
 

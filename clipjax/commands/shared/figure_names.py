@@ -27,7 +27,7 @@ def unknown_names(specs: Sequence[Spec], index: RowIndex) -> list[str]:
 def _known(of_rows: Iterable[Term]) -> dict[str, set[str]]:
     from clipjax.analysis.rows.pivot import metric_ends
     from clipjax.data.cards import dataset_names
-    from clipjax.tasks.names import TASKS
+    from clipjax.tasks.task_names import TASKS
 
     terms = list(of_rows)
     return {

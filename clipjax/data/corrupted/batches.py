@@ -17,7 +17,7 @@ import PIL.Image
 from jax.sharding import Mesh
 
 from clipjax.corruptions.corruption import find_corruption
-from clipjax.corruptions.run import Runner
+from clipjax.corruptions.runner import Runner
 from clipjax.data.corrupted.inputs import Inputs, Source
 from clipjax.data.corrupted.opener import CorruptedOpener
 from clipjax.data.manifest import ChangedError

@@ -23,7 +23,7 @@ import PIL.Image
 from etils import epath
 
 from clipjax.corruptions.corruption import Corruption, find_corruption
-from clipjax.corruptions.run import PER_DEVICE
+from clipjax.corruptions.runner import PER_DEVICE
 from clipjax.data.corrupted.batches import corrupt_sources, runner_of, software
 from clipjax.data.corrupted.inputs import Inputs, Source, needed_of
 from clipjax.data.corrupted.opener import refuse_corrupted

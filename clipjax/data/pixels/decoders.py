@@ -27,7 +27,7 @@ from clipjax.errors import DataError, counted
 from clipjax.metrics.cores import usable_cores
 from clipjax.progress import progress_bar
 from clipjax.storage.digests import sha256_json
-from clipjax.storage.images import image_header
+from clipjax.storage.image_formats import image_header
 from clipjax.storage.local_files import LocalFiles
 from clipjax.storage.reading import read_json
 

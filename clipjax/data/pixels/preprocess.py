@@ -21,7 +21,7 @@ import PIL.Image
 
 from clipjax.data.pixels.limits import MAX_PIXELS, check_bytes
 from clipjax.errors import DataError, UsageError, unknown_name
-from clipjax.storage.images import image_header
+from clipjax.storage.image_formats import image_header
 
 ResizeMode = Literal["shortest", "longest", "squash", "letterbox"]
 Interpolation = Literal["bicubic", "bilinear"]

@@ -22,7 +22,7 @@ from clipjax.data.text.image_prompts import ImagePrompt
 from clipjax.data.text.language_tokenizers import load_language_tokenizer
 from clipjax.data.text.vocabularies import digest
 from clipjax.demo.llava.texts import PROMPT, examples, write_tokenizer
-from clipjax.demo.llava.training import Recipe, train
+from clipjax.demo.llava.train import Recipe, train
 from clipjax.demo.plan import LLAVA, Plan
 from clipjax.models.arch import Arch
 from clipjax.models.language.config import DecoderConfig, LanguageConfig

@@ -16,7 +16,7 @@ from clipjax.data.cards import Dataset, DatasetCard
 from clipjax.data.manifest import Manifest
 from clipjax.embeddings.compute import Compute
 from clipjax.errors import UsageError
-from clipjax.evaluation.kinds.names import KINDS, options_taken
+from clipjax.evaluation.kinds.kind_names import KINDS, options_taken
 from clipjax.evaluation.request import Request
 from clipjax.evaluation.subject import Subject
 from clipjax.options import options_of

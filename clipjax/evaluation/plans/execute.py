@@ -27,7 +27,7 @@ from clipjax.errors import ClipjaxError, counted, type_and_line
 from clipjax.evaluation.ahead import embed_ahead
 from clipjax.evaluation.plans.item import Item
 from clipjax.evaluation.plans.ready import Done, Ready, file_of, ready, resolved
-from clipjax.evaluation.predictions.run import measured_predictions
+from clipjax.evaluation.predictions.scoring import measured_predictions
 from clipjax.evaluation.rows import Result
 from clipjax.evaluation.run import measured
 

@@ -21,7 +21,7 @@ from clipjax.embeddings.params import placements
 from clipjax.errors import ClipjaxError, UsageError
 from clipjax.evaluation.kinds.kind import check_options, kind_of
 from clipjax.evaluation.plans.item import Item
-from clipjax.evaluation.predictions.run import predictions_recipe
+from clipjax.evaluation.predictions.scoring import predictions_recipe
 from clipjax.evaluation.request import Request
 from clipjax.evaluation.rows import NO_STATS, Result, refused_recipe
 from clipjax.evaluation.subject import NotApplicableError, Subject

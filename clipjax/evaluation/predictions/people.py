@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from clipjax.errors import DataError, UsageError
-from clipjax.evaluation.predictions.run import evaluate_predictions
+from clipjax.evaluation.predictions.scoring import evaluate_predictions
 from clipjax.evaluation.rows import NOT_EMBEDDED, Result, identity
 from clipjax.metrics.uncertainty.intervals import student_across
 from clipjax.results.published.references import sources

@@ -13,7 +13,7 @@ from clipjax.data.pixels.batching import Batches
 from clipjax.data.pixels.decoders import AUTO, WORTH, choose
 from clipjax.data.pixels.loader import batches
 from clipjax.data.pixels.preprocess import PixelRecipe
-from clipjax.data.pixels.training import TrainingBatches, training_batches, training_order
+from clipjax.data.pixels.training_batches import TrainingBatches, training_batches, training_order
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.images import embed_images
 from clipjax.errors import UsageError

@@ -16,7 +16,7 @@ import scipy.special
 from jaxtyping import Bool, Float64, Int
 from numpy.typing import ArrayLike
 
-from clipjax.metrics.inputs import Weights, booleans, count_of_each, refuse
+from clipjax.metrics.checks import Weights, booleans, count_of_each, refuse
 
 
 class PairedTest(NamedTuple):

@@ -1,7 +1,7 @@
 """Published tables of other projects -> scores of registered models, and numbers of all models.
 
     numbers = read_numbers("testbed", "imagenet-testbed")    # a folder or one of its files; all its models
-    ResultStore("results").add(published_rows(numbers))      # clipjax.results.published.rows
+    ResultStore("results").add(published_rows(numbers))      # clipjax.results.published.result_rows
 
 configs/reference_sources.toml maps columns to our numbers. In a checkout,
 

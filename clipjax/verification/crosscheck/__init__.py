@@ -7,7 +7,7 @@
 Each side works on its own earlier stages, from decoding to counting; in `verify` both get the same inputs.
 """
 
+from clipjax.verification.crosscheck.both_sides import crosscheck
 from clipjax.verification.crosscheck.record import Crosscheck, read_record
-from clipjax.verification.crosscheck.run import crosscheck
 
 __all__ = ["Crosscheck", "crosscheck", "read_record"]

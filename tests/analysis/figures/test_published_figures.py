@@ -17,7 +17,7 @@ from clipjax.analysis.rows.cells import RowIndex
 from clipjax.analysis.rows.groups import group_of, groups, matches
 from clipjax.analysis.trends.trends import Fit, effective_robustness, fit_points
 from clipjax.results.published.numbers import read_numbers
-from clipjax.results.published.rows import published_rows
+from clipjax.results.published.result_rows import published_rows
 
 FOLDERS = {"open_clip": "openclip", "timm": "timm", "testbed": "testbed"}
 NEEDED = re.compile(r"imagenet_(val|v2:matched-frequency|sketch|r|a)|objectnet|mscoco|flickr30k")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from clipjax.results.published.numbers import read_numbers
-from clipjax.results.published.rows import published_rows
+from clipjax.results.published.result_rows import published_rows
 from clipjax.results.store import ResultStore
 
 PAGE = Path(__file__).parents[3] / "docs" / "trends.md"

@@ -17,7 +17,7 @@ import clipjax
 from clipjax.cli import app
 from clipjax.commands.runs.corrupt import severities_of
 from clipjax.corruptions.corruption import find_corruption
-from clipjax.corruptions.run import Runner
+from clipjax.corruptions.runner import Runner
 from clipjax.data.cards import load_dataset, read_card
 from clipjax.data.corrupted import depth as depths
 from clipjax.data.corrupted import write

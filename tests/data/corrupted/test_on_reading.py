@@ -31,7 +31,7 @@ from clipjax.data.pixels.augment import Augmentation
 from clipjax.data.pixels.loader import batches
 from clipjax.data.pixels.pixel_store import PixelStore, pixel_key
 from clipjax.data.pixels.preprocess import PixelRecipe, open_image, to_pixels
-from clipjax.data.pixels.training import training_batches
+from clipjax.data.pixels.training_batches import training_batches
 from clipjax.devices.sharding import make_mesh
 from clipjax.errors import DataError, UsageError
 from clipjax.storage.store import Store

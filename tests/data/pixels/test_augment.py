@@ -31,7 +31,7 @@ from clipjax.data.pixels.augment import (
 )
 from clipjax.data.pixels.loader import batches
 from clipjax.data.pixels.preprocess import PixelRecipe, open_image, to_pixels
-from clipjax.data.pixels.training import training_batches
+from clipjax.data.pixels.training_batches import training_batches
 from clipjax.errors import DataError, UsageError
 from tests.data._images import MemoryOpener
 

@@ -23,7 +23,7 @@ from etils import epath
 
 from clipjax.data.pixels.batching import pad_rows
 from clipjax.data.pixels.loader import batches, process_rows
-from clipjax.data.pixels.training import training_batches
+from clipjax.data.pixels.training_batches import training_batches
 from clipjax.data.readers.flat import read_flat
 from clipjax.data.readers.folder import read_folder
 from clipjax.devices.sharding import batch_sharding, make_mesh, shard_batch

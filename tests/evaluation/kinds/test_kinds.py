@@ -16,11 +16,11 @@ from _tiny_language import TinyVisionLanguage
 import clipjax
 from clipjax.errors import UsageError
 from clipjax.evaluation.kinds.kind import find_kind, kind_of, refuse_options, stated
-from clipjax.evaluation.kinds.names import KINDS, options_taken
+from clipjax.evaluation.kinds.kind_names import KINDS, options_taken
 from clipjax.evaluation.own_model import encoder_of
 from clipjax.evaluation.request import Request
-from clipjax.tasks.names import TASKS, listed
 from clipjax.tasks.task import Task, find_task
+from clipjax.tasks.task_names import TASKS, listed
 
 HOME = "clipjax.evaluation.kinds"
 # May name one kind: what is only of that kind, and the two entries that draw its matches.

@@ -22,7 +22,7 @@ from clipjax.data.manifest import FileOpener, Manifest
 from clipjax.data.pixels.normalize import normalize_host
 from clipjax.devices.sharding import make_mesh
 from clipjax.errors import DataError, UsageError
-from clipjax.finetune import low_rank, run
+from clipjax.finetune import finetune, low_rank
 from clipjax.finetune.data.splits import TrainSplit, ValidationSplit
 from clipjax.finetune.method import Settings, Setup
 from clipjax.finetune.methods import lora
@@ -254,13 +254,13 @@ def test_the_factors_lie_beside_the_model_where_a_rate_was_chosen(
     pair: tuple[Any, Model], images: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is trained here: each rate leaves what it starts with, and the first one wins."""
-    monkeypatch.setattr(run, "train", lambda problem, _: Trained(problem.params, {}))
+    monkeypatch.setattr(finetune, "train", lambda problem, _: Trained(problem.params, {}))
     monkeypatch.setattr(lora, "accuracy", lambda *_: 0.5)
     setup = setup_of(pair[1], images, folder=tmp_path)
     recipe = dataclasses.replace(RECIPE, select=("learning_rate",), learning_rates=(1e-3, 1e-2))
-    outcome = run.solve(dataclasses.replace(setup, recipe=recipe), METHOD)
+    outcome = finetune.solve(dataclasses.replace(setup, recipe=recipe), METHOD)
     assert outcome.chosen["learning_rate"] == 1e-3
-    run._save(outcome, tmp_path, {"seed": 1}, None)
+    finetune._save(outcome, tmp_path, {"seed": 1}, None)
     assert sorted(path.name for path in tmp_path.iterdir()) == [FILE, "model", "run.json"]
     low_rank.load(tmp_path / FILE, pair[1].params)
 

@@ -25,13 +25,13 @@ from clipjax.data.text import tokenizers
 from clipjax.errors import ClipjaxError, DataError, UsageError
 from clipjax.evaluation.kinds.images.image_subject import ImageSubject
 from clipjax.evaluation.request import Request
+from clipjax.verification.crosscheck import both_sides as run_module
 from clipjax.verification.crosscheck import crosscheck, read_record
 from clipjax.verification.crosscheck import ours as ours_module
 from clipjax.verification.crosscheck import reference as reference_module
-from clipjax.verification.crosscheck import run as run_module
+from clipjax.verification.crosscheck.both_sides import judge
 from clipjax.verification.crosscheck.ours import our_side
 from clipjax.verification.crosscheck.reference import make_job, their_side
-from clipjax.verification.crosscheck.run import judge
 from clipjax.verification.crosscheck.side import Side, read_side
 from clipjax.verification.crosscheck.stages import TIE, compare, metric_stage
 

@@ -29,8 +29,8 @@ from clipjax.errors import UsageError
 from clipjax.evaluation.request import Request
 from clipjax.heads.head import Head, score_blocks
 from clipjax.models.arch import arch_to_dict, load_arch, narrow_arch
+from clipjax.verification.crosscheck import both_sides as run_module
 from clipjax.verification.crosscheck import crosscheck
-from clipjax.verification.crosscheck import run as run_module
 from clipjax.verification.crosscheck.reference import make_job
 from converters.golden import build_model
 from converters.golden.condition import condition

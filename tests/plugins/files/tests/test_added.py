@@ -22,7 +22,7 @@ from clipjax.checkpoints.identity.registry import model_card
 from clipjax.cli import app
 from clipjax.data.cards import load_dataset
 from clipjax.errors import DataError, UsageError
-from clipjax.evaluation.predictions.run import evaluate_predictions
+from clipjax.evaluation.predictions.scoring import evaluate_predictions
 from clipjax.finetune.method import find_method
 from clipjax.heads.adapters.base import all_adapters
 from clipjax.models.arch import Arch, families

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 from clipjax.registry import Registry
-from clipjax.tasks.names import keywords, literals
+from clipjax.tasks.task_names import keywords, literals
 
 KINDS = Registry("kind of run", "KIND", group="kinds")
 

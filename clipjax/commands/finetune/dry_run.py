@@ -11,9 +11,9 @@ from clipjax.commands.shared.output import print_table, say
 
 if TYPE_CHECKING:
     from clipjax.commands.finetune.jobs import Job
+    from clipjax.finetune.dry_run import FinetunePlan
+    from clipjax.finetune.finetune import Data
     from clipjax.finetune.method import Settings
-    from clipjax.finetune.plan import FinetunePlan
-    from clipjax.finetune.run import Data
 
 
 def print_plan(
@@ -24,8 +24,8 @@ def print_plan(
     Args:
         loading: facts about the models, as `load_model` takes them.
     """
-    from clipjax.finetune.plan import abstract_model, plan
-    from clipjax.finetune.run import abstract_setup
+    from clipjax.finetune.dry_run import abstract_model, plan
+    from clipjax.finetune.finetune import abstract_setup
 
     plans = [
         plan(abstract_setup(abstract_model(job.model, loading), job.recipe, data, settings)) for job in jobs

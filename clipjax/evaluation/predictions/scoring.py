@@ -42,7 +42,7 @@ from clipjax.evaluation.predictions.file import (
     check_known,
     with_file,
 )
-from clipjax.evaluation.predictions.tables import read_csv_table, read_table
+from clipjax.evaluation.predictions.table_files import read_csv_table, read_table
 from clipjax.evaluation.request import Request
 from clipjax.evaluation.rows import NO_STATS, NOT_EMBEDDED, Result, finish, from_configs, identity
 from clipjax.metrics.uncertainty.bootstrap import RESAMPLES
@@ -52,8 +52,8 @@ from clipjax.storage.buckets import place
 from clipjax.storage.digests import sha256_files, sha256_json
 from clipjax.storage.reading import check_regular, exists, is_dir, is_file
 from clipjax.tasks.inputs import About
-from clipjax.tasks.names import package_of
 from clipjax.tasks.task import Outcome, Task, find_task
+from clipjax.tasks.task_names import package_of
 
 # Fields about the images and what ran the model, taken from the run beside the table.
 OF_RUN = ("sample", "part", "id_part", "folder", "skipped", "precision", "framework")
