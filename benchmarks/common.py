@@ -61,12 +61,12 @@ def save_reference(arch: str, path: Path, library: str = "open_clip", sizes: Any
 
 def card_of(record: Any) -> Any:
     """A card for open_clip's random weights of an architecture (`load_arch`); both sides get ids."""
-    from clipjax.checkpoints.card import Source
+    from clipjax.checkpoints.card import WeightsSource
     from clipjax.checkpoints.identity.registry import model_card
 
     card, size = model_card(CARD), record.vision.image_size
     preprocess = dataclasses.replace(card.preprocess, image_size=size, resize_size=size)
-    source = Source(library="open_clip", arch=record.name)
+    source = WeightsSource(library="open_clip", arch=record.name)
     changes: dict[str, Any] = {"id": record.name, "arch": record, "preprocess": preprocess, "source": source}
     return dataclasses.replace(card, **changes, tokenizer=None)
 

@@ -26,7 +26,7 @@ from clipjax.demo.demo import run
 from clipjax.demo.llava.asking import CHANCE, by_order
 from clipjax.demo.plan import FULL
 from clipjax.demo.reading import Demo, demo_of
-from clipjax.demo.settings import Column
+from clipjax.demo.settings import DemoColumn
 from clipjax.results.store import ResultStore
 
 NARROW, SMALL, DIVERSE = (model.id for model in FULL.models)
@@ -115,7 +115,7 @@ def _top1(demo: Demo, model: str, dataset: str) -> float:
 
 
 def _value(demo: Demo, model: str, task: str, dataset: str, metric: str) -> float:
-    row = Column("", task, dataset, metric).find(demo.rows, model)
+    row = DemoColumn("", task, dataset, metric).find(demo.rows, model)
     assert row is not None
     assert row["value"] is not None
     return row["value"]

@@ -65,7 +65,7 @@ def narrow_model(name: str, seed: int = 0) -> Any:
     """A narrow ViT-B-32 with random weights and OpenAI's vocabulary."""
     import jax
 
-    from clipjax.checkpoints.card import Source
+    from clipjax.checkpoints.card import WeightsSource
     from clipjax.checkpoints.identity.registry import model_card
     from clipjax.checkpoints.model import Model
     from clipjax.models.arch import narrow_arch
@@ -77,7 +77,7 @@ def narrow_model(name: str, seed: int = 0) -> Any:
     arch = dataclasses.replace(arch, text=text)
     side = arch.vision.image_size
     preprocess = dataclasses.replace(known.preprocess, image_size=side, resize_size=side)
-    source = Source("clipjax", arch.name, "narrow")
+    source = WeightsSource("clipjax", arch.name, "narrow")
     changes: dict[str, Any] = {"id": name, "arch": arch, "preprocess": preprocess, "source": source}
     card = dataclasses.replace(known, **changes, logit_scale=100.0, unknown={})
     return Model(card, jax.device_get(Network(arch).init_params(jax.random.key(seed))))

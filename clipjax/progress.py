@@ -42,7 +42,7 @@ def progress_bar(
     """
     shown = shown and is_shown("info")
     if shown and not sys.stderr.isatty():
-        return Lines(total, description, unit, initial, delay)
+        return ProgressLines(total, description, unit, initial, delay)
     return tqdm(
         total=total,
         initial=initial,
@@ -73,7 +73,7 @@ def progress_through(
             bar.update()
 
 
-class Lines:
+class ProgressLines:
     """Part of tqdm's bar, as a line at each tenth of the way.
 
     A line within a second of another waits for a later update; the last never waits.
@@ -102,7 +102,7 @@ class Lines:
     def close(self) -> None:
         """Do nothing: every line is whole."""
 
-    def __enter__(self) -> Lines:
+    def __enter__(self) -> ProgressLines:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -125,4 +125,4 @@ class Lines:
         print(line, file=sys.stderr, flush=True)
 
 
-Bar = tqdm | Lines
+Bar = tqdm | ProgressLines

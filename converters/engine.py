@@ -103,7 +103,7 @@ def _some(keys: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class Piece:
+class LeafPiece:
     """What fills one layer of a leaf, or (`layer` None) all of it."""
 
     layer: int | None
@@ -124,7 +124,7 @@ class Conversion:
 
     table: str
     shapes: Mapping[str, tuple[int, ...]]
-    pieces: Mapping[str, list[Piece]]
+    pieces: Mapping[str, list[LeafPiece]]
     source: Mapping[str, LazyTensor]
     carried: Mapping[str, LazyTensor]
 
@@ -161,7 +161,7 @@ class Conversion:
             self._fill(leaf, piece)
         return leaf
 
-    def _fill(self, leaf: np.ndarray, piece: Piece) -> None:
+    def _fill(self, leaf: np.ndarray, piece: LeafPiece) -> None:
         target = leaf if piece.layer is None else leaf[piece.layer]
         tensor = self.source[piece.key]
         if piece.op.parts > 1:
@@ -219,7 +219,7 @@ def conversion_of(source: Mapping[str, LazyTensor], target: Mapping[str, Any], t
 
 def _planned(
     source: Mapping[str, LazyTensor], shapes: Mapping[str, tuple[int, ...]], table: Table
-) -> tuple[dict[str, list[Piece]], list[str]]:
+) -> tuple[dict[str, list[LeafPiece]], list[str]]:
     """The pieces of each leaf, and a sentence for each leaf and tensor that is not accounted for."""
     pieces, problems = _assign(shapes, table)
     return pieces, problems + _compare(source, shapes, pieces) + _unused(source, pieces, table)
@@ -236,13 +236,13 @@ def joined(conversions: Mapping[str, Conversion], table: str) -> Conversion:
         return {f"{name}/{key}": tensor for key, tensor in tensors.items()}
 
     shapes: dict[str, tuple[int, ...]] = {}
-    pieces: dict[str, list[Piece]] = {}
+    pieces: dict[str, list[LeafPiece]] = {}
     source: dict[str, LazyTensor] = {}
     carried: dict[str, LazyTensor] = {}
     for name, one in conversions.items():
         shapes |= one.shapes
         pieces |= {
-            path: [Piece(piece.layer, f"{name}/{piece.key}", piece.op) for piece in parts]
+            path: [LeafPiece(piece.layer, f"{name}/{piece.key}", piece.op) for piece in parts]
             for path, parts in one.pieces.items()
         }
         source |= under(name, one.source)
@@ -250,8 +250,10 @@ def joined(conversions: Mapping[str, Conversion], table: str) -> Conversion:
     return Conversion(table, shapes, pieces, source, carried)
 
 
-def _assign(shapes: Mapping[str, tuple[int, ...]], table: Table) -> tuple[dict[str, list[Piece]], list[str]]:
-    pieces: dict[str, list[Piece]] = {}
+def _assign(
+    shapes: Mapping[str, tuple[int, ...]], table: Table
+) -> tuple[dict[str, list[LeafPiece]], list[str]]:
+    pieces: dict[str, list[LeafPiece]] = {}
     problems = []
     for path, shape in shapes.items():
         rows = [(row, match) for row in table.rows if (match := row.target_pattern.fullmatch(path))]
@@ -261,12 +263,12 @@ def _assign(shapes: Mapping[str, tuple[int, ...]], table: Table) -> tuple[dict[s
             continue
         row, match = rows[0]
         layers = range(shape[0]) if row.stacked else [None]
-        pieces[path] = [Piece(layer, row.key(match.groupdict(), layer), OPS[row.op]) for layer in layers]
+        pieces[path] = [LeafPiece(layer, row.key(match.groupdict(), layer), OPS[row.op]) for layer in layers]
     return pieces, problems
 
 
 def _compare(
-    source: Mapping, shapes: Mapping[str, tuple[int, ...]], pieces: Mapping[str, list[Piece]]
+    source: Mapping, shapes: Mapping[str, tuple[int, ...]], pieces: Mapping[str, list[LeafPiece]]
 ) -> list[str]:
     problems = []
     for path, parts in pieces.items():
@@ -288,7 +290,7 @@ def _compare(
     return problems
 
 
-def _unused(source: Mapping[str, Any], pieces: Mapping[str, list[Piece]], table: Table) -> list[str]:
+def _unused(source: Mapping[str, Any], pieces: Mapping[str, list[LeafPiece]], table: Table) -> list[str]:
     uses: dict[str, list[tuple[Op, str]]] = defaultdict(list)
     for path, parts in pieces.items():
         for piece in parts:

@@ -33,7 +33,7 @@ _answers: dict[str, tuple[float, str | None]] = {}  # endpoint -> when it was as
 
 
 @dataclass(frozen=True)
-class Resolved:
+class LocalCheckpoint:
     """A checkpoint on this machine.
 
     Attributes:
@@ -63,7 +63,9 @@ def only_cached() -> Iterator[None]:
         _cached.reset(token)
 
 
-def resolve_source(src: str | Path, filename: str | None = None, revision: str | None = None) -> Resolved:
+def resolve_source(
+    src: str | Path, filename: str | None = None, revision: str | None = None
+) -> LocalCheckpoint:
     """Find an existing path, else a hub repository. A path in the hub's cache gets repository and commit too.
 
     Args:
@@ -80,7 +82,7 @@ def resolve_source(src: str | Path, filename: str | None = None, revision: str |
             raise DataError(f"{path} does not exist")
         if is_dir(path) and is_file(path / PRISMATIC):
             path = path / PRISMATIC
-        return Resolved(path, path if is_dir(path) else _home(path), *_in_cache(path))
+        return LocalCheckpoint(path, path if is_dir(path) else _home(path), *_in_cache(path))
     if re.match(r"https?://", str(src)):
         raise DataError(f"{src} is an address: download the file and give its path")
     if match := re.match(r"hf[-_]hub:", str(src)):
@@ -91,7 +93,7 @@ def resolve_source(src: str | Path, filename: str | None = None, revision: str |
     return _from_hub(str(src), filename, revision)
 
 
-def fetch_beside(resolved: Resolved, names: Iterable[str]) -> None:
+def fetch_beside(resolved: LocalCheckpoint, names: Iterable[str]) -> None:
     """Bring files of the same commit into the folder of the configuration; missing ones are skipped."""
     for name in names:
         if resolved.repo is not None and not exists(resolved.folder / name):
@@ -139,7 +141,7 @@ def _of_one_commit(repo: str, names: Sequence[str], revision: str | None, cached
     return tuple(paths)
 
 
-def _from_hub(repo: str, filename: str | None, revision: str | None) -> Resolved:
+def _from_hub(repo: str, filename: str | None, revision: str | None) -> LocalCheckpoint:
     names = (filename,) if filename else WEIGHT_NAMES
     if revision is None and why_only_cached():
         revision = _fullest_snapshot(repo, names)
@@ -162,7 +164,7 @@ def _from_hub(repo: str, filename: str | None, revision: str | None) -> Resolved
     folder = name.removesuffix(PRISMATIC) if name.endswith(f"/{PRISMATIC}") else ""
     for config in CONFIG_NAMES:
         _file(repo, f"{folder}{config}", revision)
-    return Resolved(path, _home(path), repo, name, revision)
+    return LocalCheckpoint(path, _home(path), repo, name, revision)
 
 
 def _lacking(names: Sequence[str]) -> str:

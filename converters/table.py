@@ -30,7 +30,7 @@ _LAYER = re.compile(r"i(?:\+(\d+))?")
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     target: str
     source: str
     op: str
@@ -58,13 +58,13 @@ class Row:
 
         return re.sub(r"\{([^}]+)\}", value, self.source)
 
-    def within(self, prefix: str, values: Mapping[str, str]) -> Row:
+    def within(self, prefix: str, values: Mapping[str, str]) -> TableRow:
         def fill(template: str) -> str:
             for name, value in values.items():
                 template = template.replace(f"{{{name}}}", value)
             return template
 
-        return Row(fill(self.target), prefix + fill(self.source), self.op, self.where)
+        return TableRow(fill(self.target), prefix + fill(self.source), self.op, self.where)
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Table:
     """
 
     name: str
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     ignored: Mapping[str, str] = field(default_factory=dict)
     carried: Mapping[str, str] = field(default_factory=dict)
     exported: str = ""
@@ -127,7 +127,7 @@ def load_table(name: str) -> Table:
 
 
 def parse_table(text: str, name: str) -> Table:
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     ignored: dict[str, str] = {}
     carried: dict[str, str] = {}
     exported = name
@@ -147,7 +147,7 @@ def parse_table(text: str, name: str) -> Table:
             case ["export", "as", exported]:
                 pass
             case [target, source, op] if op in OPS:
-                rows.append(Row(target, source, op, where))
+                rows.append(TableRow(target, source, op, where))
             case _:
                 raise DataError(f"{where}: not a row (path, key, op), nor ignore, carry or include: {line!r}")
     return Table(name, tuple(rows), ignored, carried, exported)

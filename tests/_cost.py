@@ -10,9 +10,17 @@ from typing import Any
 
 from clipjax.checkpoints.card import Card
 from clipjax.data.pixels.pixel_store import in_words
-from clipjax.estimates.cost import CardSizes, Images, Texts, image_flops, image_tower, parts, pixel_bytes
+from clipjax.estimates.cost import (
+    CardSizes,
+    ImageWork,
+    TextWork,
+    image_flops,
+    image_tower,
+    parts,
+    pixel_bytes,
+)
 from clipjax.estimates.hours import (
-    Machine,
+    MachineRates,
     Share,
     amounts_of,
     decode_rate,
@@ -57,7 +65,7 @@ def _in(precision: str, items: Sequence[SweepItem]) -> Sequence[SweepItem]:
     ]
 
 
-def _hours(planned: dict[str, Sequence[SweepItem]], machines: Sequence[Machine]) -> str:
+def _hours(planned: dict[str, Sequence[SweepItem]], machines: Sequence[MachineRates]) -> str:
     rows = []
     for precision, items in planned.items():
         core_seconds = amounts_of(items).decoded / decode_rate()
@@ -70,7 +78,7 @@ def _hours(planned: dict[str, Sequence[SweepItem]], machines: Sequence[Machine])
 
 def _storage(items: Sequence[SweepItem]) -> str:
     stored = amounts_of(items)
-    texts = sum(work.number for item in items for work in item.work if isinstance(work.of, Texts))
+    texts = sum(work.number for item in items for work in item.work if isinstance(work.of, TextWork))
     core_hours = [_short(count / decode_rate() / 3600) for count in (stored.decoded, stored.embedded)]
     rows = [
         ("runs", f"{len(items):,}"),
@@ -99,7 +107,7 @@ def _recipes(items: Sequence[SweepItem]) -> str:
     return _table(("pixel recipe", "models", "an image", "all data sets"), rows)
 
 
-def _datasets(planned: dict[str, Sequence[SweepItem]], machine: Machine) -> str:
+def _datasets(planned: dict[str, Sequence[SweepItem]], machine: MachineRates) -> str:
     by_dataset = {precision: _by_dataset(items) for precision, items in planned.items()}
     rows = []
     for name, group in by_dataset["parity"].items():
@@ -130,14 +138,14 @@ def _by_dataset(items: Sequence[SweepItem]) -> dict[str, list[SweepItem]]:
             owner.setdefault((str(data.root), count), data.card.name.partition(":")[0])
         split: dict[str, list[Any]] = defaultdict(list)
         for work in item.work:
-            key = owner[work.of.folder, work.number] if isinstance(work.of, Images) else "prompts"
+            key = owner[work.of.folder, work.number] if isinstance(work.of, ImageWork) else "prompts"
             split[key].append(work)
         for name, works in split.items():
             by_name[name].append(dataclasses.replace(item, work=tuple(works)))
     return by_name
 
 
-def _architectures(planned: dict[str, Sequence[SweepItem]], machines: dict[str, Machine]) -> str:
+def _architectures(planned: dict[str, Sequence[SweepItem]], machines: dict[str, MachineRates]) -> str:
     by_arch = {precision: _by_arch(items) for precision, items in planned.items()}
     v5e, rows = machines["v5e-8"], []
     for name, group in by_arch["parity"].items():
@@ -153,7 +161,7 @@ def _architectures(planned: dict[str, Sequence[SweepItem]], machines: dict[str, 
     return _table(titles, rows)
 
 
-def _rates(card: Card, machines: dict[str, Machine]) -> tuple[list[str], list[Share]]:
+def _rates(card: Card, machines: dict[str, MachineRates]) -> tuple[list[str], list[Share]]:
     """Images a second of one chip, and the shares of the peak, of `SHOWN`."""
     each, rates, shares = image_flops(card, None), [], []
     for machine, precision in ((machines[name], precision) for name, precision in SHOWN):

@@ -21,7 +21,7 @@ from converters.engine import convert, detect_table, flatten
 Wrong = Callable[..., Any]
 
 
-def assert_same(report: verify.Report, first: str) -> None:
+def assert_same(report: verify.VerificationReport, first: str) -> None:
     """Every stage, the features and the logits are the reference's, within the project's tolerances."""
     assert report.passed, report.to_json()
     errors = {stage.name: stage.error or 0 for stage in report.stages}

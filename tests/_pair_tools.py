@@ -134,11 +134,11 @@ def main(store: str, out: str, index: int, count: int, port: str) -> None:
     from clipjax.embeddings.pairs import match_pairs
     from clipjax.models.dense import PROBE3D
     from clipjax.storage.store import Store
-    from clipjax.tasks.correspondence import Matcher
+    from clipjax.tasks.correspondence import PairMatcher
 
     how = Compute(store=Store(store), progress=False)
     matches = match_pairs(
-        TinyModel(), manifest_of(MemoryPairs(tuple(range(12)))), Matcher(GEOMETRIC), PROBE3D, how
+        TinyModel(), manifest_of(MemoryPairs(tuple(range(12)))), PairMatcher(GEOMETRIC), PROBE3D, how
     )
     np.savez(Path(out), ids=np.array(matches.ids), array=matches.array, images=matches.stats.images)
 

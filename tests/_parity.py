@@ -74,7 +74,7 @@ class Case:
         """The reference's image tower."""
         return getattr(self.theirs, "visual", self.theirs)
 
-    def compare(self, params: Any = None, **vision: Any) -> verify.Report:
+    def compare(self, params: Any = None, **vision: Any) -> verify.VerificationReport:
         """Our side against the reference, with other params or other fields of the vision config."""
         arch = dataclasses.replace(self.arch, vision=forced(self.arch.vision, **vision))
         card = dataclasses.replace(model_card("vit_b_32-openai"), arch=arch, tokenizer=None)

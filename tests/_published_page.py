@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from clipjax.checkpoints.identity.registry_rows import registry
-from clipjax.results.published.numbers import Number, read_numbers
+from clipjax.results.published.numbers import PublishedNumber, read_numbers
 from clipjax.storage.reading import read_csv
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "published_numbers.md"
@@ -51,7 +51,7 @@ def page(published: Path) -> str:
     return text
 
 
-def _sources(numbers: Mapping[str, Sequence[Number]]) -> str:
+def _sources(numbers: Mapping[str, Sequence[PublishedNumber]]) -> str:
     lines = ["| source | models | of them registered | numbers |", "|---|---|---|---|"]
     for source, some in numbers.items():
         models = {number.score.model: number.facts is None for number in some}
@@ -77,7 +77,7 @@ def _weights(folder: Path) -> str:
     )
 
 
-def _groups(numbers: Mapping[str, Sequence[Number]]) -> str:
+def _groups(numbers: Mapping[str, Sequence[PublishedNumber]]) -> str:
     counts = {source: _count(some) for source, some in numbers.items()}
     lines = [
         f"| group | {' | '.join(f'`{source}`' for source in numbers)} |",
@@ -89,7 +89,7 @@ def _groups(numbers: Mapping[str, Sequence[Number]]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _count(some: Sequence[Number]) -> Counter[str | None]:
+def _count(some: Sequence[PublishedNumber]) -> Counter[str | None]:
     facts = {number.score.model: number.facts for number in some}
     groups = [(registry()[name] if own is None else own).get("group") for name, own in facts.items()]
     return Counter(group if group in GROUPS else "registry" for group in groups)

@@ -39,7 +39,7 @@ SPECIAL_IDS: dict[str, dict[str, Any]] = {
 }
 
 
-def small_rules(real: dict[str, vocabularies.Rules]) -> dict[str, vocabularies.Rules]:
+def small_rules(real: dict[str, vocabularies.VocabularyRules]) -> dict[str, vocabularies.VocabularyRules]:
     """The shipped rules with the sizes of these vocabularies: all else is the real tokenizers'."""
     sizes = {"siglip": PIECES, "xlm_roberta": PIECES + 2, "xlm_v": PIECES + 2, "roberta": 700}
     sizes |= {"gemma": 900}

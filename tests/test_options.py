@@ -146,13 +146,13 @@ import typer
 from typer.testing import CliRunner
 from clipjax import cli
 from clipjax.commands.runs.evaluate_options import EvaluateOptions
-from clipjax.commands.shared.records import taking
+from clipjax.commands.shared.records import with_options
 
 help = CliRunner().invoke(cli.app, ["eval", "--help"]).stdout
 assert "--shade" in help and "[x>=2]" in help and "Darken images" in help, help
 
 seen, app = [], typer.Typer(add_completion=False)
-app.command()(taking(EvaluateOptions, seen.append))
+app.command()(with_options(EvaluateOptions, seen.append))
 line = ["zeroshot", "--model", "vit_b_32-openai", "--data", "."]
 assert CliRunner().invoke(app, [*line, "--shade", "5"]).exit_code == 0
 assert seen[0].one_run().shade == 5

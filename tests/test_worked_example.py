@@ -12,7 +12,7 @@ import pytest
 
 import clipjax
 from clipjax.data.cards import DatasetCard
-from clipjax.demo.world.files import Split, write_split
+from clipjax.demo.world.files import RenderedSplit, write_split
 
 DOC = Path(__file__).parent.parent / "docs" / "worked_example.md"
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -65,7 +65,7 @@ def test_ood_scores_are_those_of_pytorch(
     model: Any, weights: Path, photographs: Path, tmp_path: Path
 ) -> None:
     metrics = pytest.importorskip("sklearn.metrics")
-    write_split(tmp_path, Split("rendered", "diverse", 8, False), progress=False)
+    write_split(tmp_path, RenderedSplit("rendered", "diverse", 8, False), progress=False)
     known = DatasetCard("photographs", "Photographs", "flat")
     settings: dict[str, Any] = {"root": tmp_path / "rendered", "id_dataset": known, "id_root": photographs}
     settings |= {"per_device_batch": 2}

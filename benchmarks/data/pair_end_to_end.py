@@ -55,7 +55,7 @@ def runner(root: Path, count: int) -> Any:
     from clipjax.embeddings.pairs import match_pairs
     from clipjax.models.dense import PROBE3D
     from clipjax.models.network import Network
-    from clipjax.tasks.correspondence import Matcher
+    from clipjax.tasks.correspondence import PairMatcher
 
     write(root)
     card = model_card("vit_b_16-laion2b_s34b_b88k")
@@ -63,7 +63,7 @@ def runner(root: Path, count: int) -> Any:
     dataset = load_dataset("navi", root)
     manifest = first(dataset.manifest, count)
     assert dataset.card.matching is not None
-    matcher, made = Matcher(dataset.card.matching), pair_maps.PairStream.forward
+    matcher, made = PairMatcher(dataset.card.matching), pair_maps.PairStream.forward
 
     def run() -> dict[str, float]:
         spent = 0.0

@@ -26,7 +26,7 @@ import typer
 
 import clipjax
 from benchmarks import common
-from clipjax.analysis.figures.matches import Matched, matches_figure
+from clipjax.analysis.figures.matches import PairMatches, matches_figure
 from clipjax.metrics import correspondence
 from clipjax.metrics.uncertainty.bootstrap import Resampling, bootstrap, interval_of_mean, weighted_mean
 from clipjax.models.dense import PROBE3D, DenseRecipe, dense_map
@@ -178,7 +178,7 @@ def draw(sides: dict[str, correspondence.Matches], pair: StereoPair, path: Path)
         query, key = (np.asarray(each)[np.asarray(matches.there)] for each in matches[:2])
         ends = np.stack([np.stack([x[each], y[each]], axis=1) for each in (query, key)], axis=1)
         right = errors(matches, pair) < RIGHT * pair.images.shape[2]
-        drawn.append(Matched(name, pair.images, ends, right))
+        drawn.append(PairMatches(name, pair.images, ends, right))
     matches_figure(drawn, path, f"less than {RIGHT:.0%} of the width off")
 
 

@@ -148,7 +148,7 @@ def estimate(side: str, arch: str, folder: Path, batch: int, chip: str) -> dict[
 
     from benchmarks.models.jax_peer_towers import TOWERS
     from clipjax.estimates.aot import compile_forward, load_chips, slice_mesh, use_tpu_compiler
-    from clipjax.estimates.flops import Forward, product_flops
+    from clipjax.estimates.flops import AbstractForward, product_flops
     from clipjax.models.arch import load_arch
 
     use_tpu_compiler()
@@ -157,7 +157,7 @@ def estimate(side: str, arch: str, folder: Path, batch: int, chip: str) -> dict[
     where = {"tpus": chips} if side == "clipjax" else {}
     function, params = TOWERS[side](arch, folder, jnp.bfloat16, **where)
     params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
-    forward = Forward(function, params, jax.ShapeDtypeStruct((size, size, 3), jnp.float32))
+    forward = AbstractForward(function, params, jax.ShapeDtypeStruct((size, size, 3), jnp.float32))
     executable = compile_forward(forward, known, batch)
     if executable is None or executable.estimate is None:
         return {"lacks": f"a batch of {batch} does not fit, or has no estimate"}

@@ -23,7 +23,7 @@ import typer
 
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.config import config_dir
-from clipjax.estimates.aot import LARGEST, Executable, Row
+from clipjax.estimates.aot import LARGEST, Executable, TowerRow
 from clipjax.estimates.aot_language import table_of
 from clipjax.estimates.aot_tables import (
     estimate_cells,
@@ -33,7 +33,7 @@ from clipjax.estimates.aot_tables import (
     table_titles,
 )
 from clipjax.estimates.aot_training import STEPS, training_table
-from clipjax.estimates.cycles import Estimate
+from clipjax.estimates.cycles import CycleEstimate
 from clipjax.models.precision import Precision, known_precision
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -113,12 +113,14 @@ def markdown_table(titles: Any, rows: list[Any]) -> str:
     return "".join(map(markdown_line, [titles, ["---"] * len(titles), *rows]))
 
 
-def row_of(record: dict[str, Any]) -> Row:
-    fields = {field.name: record[field.name] for field in dataclasses.fields(Row) if field.name in record}
+def row_of(record: dict[str, Any]) -> TowerRow:
+    fields = {
+        field.name: record[field.name] for field in dataclasses.fields(TowerRow) if field.name in record
+    }
     program = dict(fields.pop("executable") or {})
     if estimate := program.pop("estimate", None):
-        program["estimate"] = Estimate(**estimate)
-    return Row(**fields, executable=Executable(**program) if program else None)
+        program["estimate"] = CycleEstimate(**estimate)
+    return TowerRow(**fields, executable=Executable(**program) if program else None)
 
 
 def markdown_line(cells: Any) -> str:

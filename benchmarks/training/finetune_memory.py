@@ -27,7 +27,7 @@ from benchmarks import common
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.model import Model
 from clipjax.data.cards import load_dataset
-from clipjax.demo.world.files import Split, write_split
+from clipjax.demo.world.files import RenderedSplit, write_split
 from clipjax.devices.sharding import make_mesh
 from clipjax.finetune.data.splits import train_split
 from clipjax.finetune.method import Problem, Settings, Setup, find_method
@@ -127,7 +127,7 @@ def set_up(folder: Path, steps: int, batch: int, images: int) -> Setup:
     pixels = dataclasses.replace(known.preprocess, image_size=side, resize_size=side)
     card = dataclasses.replace(known, id="demo-small", arch=arch, preprocess=pixels, tokenizer=None)
     model = Model(card, Network(arch).init_params(jax.random.key(0)))
-    world = write_split(folder / "world", Split("world", "diverse", images, True), progress=False)
+    world = write_split(folder / "world", RenderedSplit("world", "diverse", images, True), progress=False)
     recipe = Recipe(
         "benchmark",
         "Benchmark",

@@ -30,7 +30,7 @@ from clipjax.checkpoints.origin import AdapterParts, Location
 from clipjax.config import cache_dir
 from clipjax.errors import DataError
 from clipjax.registry import Registry
-from clipjax.storage.buckets import BucketPath, place
+from clipjax.storage.buckets import BucketPath, as_path
 from clipjax.storage.digests import sha256_bytes, sha256_files, sha256_json
 from clipjax.storage.formats.safetensors import write_tensors
 from clipjax.storage.writing import restore_folder
@@ -173,7 +173,7 @@ def save_adapter(
     Raises:
         DataError: as `write_folder`, or the base changed on the disk.
     """
-    folder = place(folder)
+    folder = as_path(folder)
     tensors = {name: np.asarray(tensor) for name, tensor in adapter.tensors.items()}
     facts = dict(adapter.facts)
     about = {"kind": adapter.kind, "facts": facts, "sha256": sha256_json([adapter.kind, facts])}
@@ -207,7 +207,7 @@ def _location_record(folder: Path, location: Location, identity: str) -> dict[st
 
 
 def _reached_from(folder: Path, location: Location) -> bool:
-    if isinstance(url := place(location.source), BucketPath):
+    if isinstance(url := as_path(location.source), BucketPath):
         return not f"{url}/".startswith(f"{folder}/")
     if not os.path.isabs(location.source):  # a registered id, a repository
         return True

@@ -30,7 +30,7 @@ LABELS = "labels.csv"
 
 
 @dataclass(frozen=True)
-class Source:
+class WeightsSource:
     """Where the weights came from.
 
     Attributes:
@@ -112,7 +112,7 @@ class Preprocess:
 
 
 @dataclass(frozen=True)
-class Resized:
+class ImageResize:
     """A model used with another image size than its weights', `image_size` pixels.
 
     `rule`: how the position table was resampled (`clipjax.models.resample`); None without one.
@@ -204,7 +204,7 @@ class Card:
 
     id: str
     arch: Arch
-    source: Source
+    source: WeightsSource
     preprocess: Preprocess
     tokenizer: TokenizerSpec | None
     logit_scale: float | None
@@ -212,13 +212,13 @@ class Card:
     facts: Mapping[str, Any]
     unknown: Mapping[str, str] = field(default_factory=dict)
     classes: str | None = None
-    resized: Resized | None = None
+    resized: ImageResize | None = None
     normalize_features: bool = False
     lineage: Mapping[str, Any] | None = None
     facts_origin: str | None = None
     facts_of: str | None = None
     chat: Chat | None = None
-    parts: Mapping[str, Source] = field(default_factory=dict)
+    parts: Mapping[str, WeightsSource] = field(default_factory=dict)
     weights: Weights | None = field(default=None, compare=False, repr=False)
     label_space: LabelSpace | None = field(default=None, compare=False, repr=False)
 
@@ -324,7 +324,7 @@ class Card:
         }
 
 
-def _as_dicts(parts: Mapping[str, Source]) -> dict[str, Any]:
+def _as_dicts(parts: Mapping[str, WeightsSource]) -> dict[str, Any]:
     return {name: dataclasses.asdict(part) for name, part in parts.items()}
 
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 import numpy as np
 
 if TYPE_CHECKING:
-    from clipjax.checkpoints.card import Preprocess, Resized
+    from clipjax.checkpoints.card import ImageResize, Preprocess
     from clipjax.checkpoints.origin import AdapterParts
-    from clipjax.checkpoints.vision_language import Language
+    from clipjax.checkpoints.vision_language import LanguageSetup
     from clipjax.data.labels import LabelSpace
     from clipjax.data.pixels.preprocess import PixelRecipe
     from clipjax.data.text.tokenizers import Tokenizer, TokenizerSpec
@@ -91,7 +91,7 @@ class ModelCard(Protocol):
     @property
     def normalize_features(self) -> bool: ...
     @property
-    def resized(self) -> Resized | None: ...
+    def resized(self) -> ImageResize | None: ...
     @property
     def lineage(self) -> Mapping[str, Any] | None: ...
     @property
@@ -120,7 +120,7 @@ class Encoder(Protocol):
         ...
 
     @property
-    def language(self) -> Language | None:
+    def language(self) -> LanguageSetup | None:
         """The language side of a vision-language model; None for others."""
         ...
 

@@ -21,7 +21,7 @@ from clipjax.checkpoints.classes import head_classes
 from clipjax.checkpoints.model import Model
 from clipjax.errors import UsageError
 from clipjax.models.outputs import one_layer
-from clipjax.storage.buckets import place
+from clipjax.storage.buckets import as_path
 from clipjax.storage.formats.safetensors import write_safetensors
 from converters.engine import ConversionError, export, export_layout, flatten
 from converters.table import Table, load_table, table_names
@@ -47,12 +47,12 @@ def export_model(model: Model, out: str | Path, layout: str | None = None) -> Pa
     leaves = flatten(model.params)
     table = load_table(layout) if layout else export_layout(leaves, origin.layout)
     if table.name.startswith("prismatic"):
-        return _export_prismatic(model, place(out), table)
+        return _export_prismatic(model, as_path(out), table)
     same = table.name == origin.layout
     carried = model.carried if same else {}
     metadata = origin.metadata if same and origin.metadata is not None else {"format": "pt"}
     write_safetensors(out, export(model.source_leaves(), table, carried), metadata)
-    return place(out)
+    return as_path(out)
 
 
 def _export_prismatic(model: Model, out: Path, table: Table) -> Path:
@@ -89,7 +89,7 @@ def refuse_adapter(model: Model, doing: str = "export") -> None:
 
 def head_file(out: str | Path) -> Path:
     """OUT.safetensors -> OUT.head.safetensors."""
-    return place(out).with_suffix(".head.safetensors")
+    return as_path(out).with_suffix(".head.safetensors")
 
 
 def export_tower(model: Model, out: str | Path) -> Path:
@@ -109,7 +109,7 @@ def export_tower(model: Model, out: str | Path) -> Path:
     kernel, bias = (np.asarray(layer[name], np.float32) for name in ("kernel", "bias"))
     about = {"normalize": json.dumps(model.card.normalize_features), "classes": json.dumps(classes.ids)}
     write_safetensors(head_file(out), {"weight": kernel.T, "bias": bias}, {"format": "pt", **about})
-    return place(out)
+    return as_path(out)
 
 
 def _table(model: Model) -> Table:

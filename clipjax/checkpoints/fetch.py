@@ -14,7 +14,7 @@ from typing import Any
 from clipjax.checkpoints.card import CARD
 from clipjax.config import cache_dir
 from clipjax.errors import ClipjaxError, DataError
-from clipjax.storage.buckets import BucketPath, place
+from clipjax.storage.buckets import BucketPath, as_path
 from clipjax.storage.digests import sha256_json
 from clipjax.storage.publishing import is_unfinished
 from clipjax.storage.writing import draft_folder, flush, restore_folder, writing
@@ -32,7 +32,7 @@ def on_this_disk(source: Any) -> Any:
     """
     if not isinstance(source, str | os.PathLike):
         return source
-    if not isinstance(path := place(source), BucketPath):
+    if not isinstance(path := as_path(source), BucketPath):
         restore_folder(path)
         return source
     if path.parts[0] in ("http:", "https:"):  # no bucket: nothing lists its files
@@ -57,7 +57,7 @@ def fetched(source: Any) -> Iterator[Any]:
     except ClipjaxError as error:
         if copy is source or str(copy) not in str(error):
             raise
-        raise type(error)(str(error).replace(str(copy), str(place(source)))) from error
+        raise type(error)(str(error).replace(str(copy), str(as_path(source)))) from error
 
 
 def _files(path: BucketPath) -> list[BucketPath]:

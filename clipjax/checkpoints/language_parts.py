@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipjax.checkpoints.card import Card, Chat, Source, Weights
+from clipjax.checkpoints.card import Card, Chat, Weights, WeightsSource
 from clipjax.checkpoints.fetch import fetched, on_this_disk
 from clipjax.checkpoints.identity.registry import chat_of, part_row, pinned_revision
 from clipjax.checkpoints.identity.registry_rows import registry
@@ -32,7 +32,7 @@ from converters.engine import (
     joined,
 )
 from converters.foreign.prismatic import backbones
-from converters.hub import Resolved, found_files, resolve_source
+from converters.hub import LocalCheckpoint, found_files, resolve_source
 from converters.nearest import conversion_for
 from converters.sources import open_source
 from converters.table import Table
@@ -43,7 +43,7 @@ _SLOT = "a question goes here"
 
 
 @dataclass(frozen=True)
-class Named:
+class PartSources:
     """What the user names: paths, URLs or hub repositories. None: those of the checkpoint.
 
     Attributes:
@@ -61,10 +61,10 @@ class Named:
                 raise UsageError(f"{what}: leave {name} (--{name}) out")
 
 
-NOTHING_NAMED = Named()
+NO_PART_SOURCES = PartSources()
 
 
-def conversion_with_tower(card: Card, source: File, named: Named) -> tuple[Card, Conversion, Weights]:
+def conversion_with_tower(card: Card, source: File, named: PartSources) -> tuple[Card, Conversion, Weights]:
     """The conversion of all parts, with the source of the image tower in the card.
 
     Raises:
@@ -79,7 +79,7 @@ def conversion_with_tower(card: Card, source: File, named: Named) -> tuple[Card,
     vision = open_source(tower.path)
     conversion = conversion_of_parts(source, vision, Network(card.arch).abstract_params(), card.arch.name)
     row = registry()[part_row(card, "vision")]
-    about = Source(
+    about = WeightsSource(
         row["library"],
         arch=row["library_arch"],
         tag=row["tag"],
@@ -110,7 +110,7 @@ def conversion_of_parts(
     return joined(parts, table.name)
 
 
-def _tower_weights(card: Card, named: str | Path | None) -> Resolved:
+def _tower_weights(card: Card, named: str | Path | None) -> LocalCheckpoint:
     row = registry()[part_row(card, "vision")]
     if named is not None:
         with fetched(named) as copy:
@@ -139,7 +139,7 @@ def _fitted(
 # --- how it is asked ---
 
 
-def with_chat(card: Card, resolved: Resolved) -> Card:
+def with_chat(card: Card, resolved: LocalCheckpoint) -> Card:
     """The card of foreign weights, with the prompt of its library or of the checkpoint's own template."""
     if card.chat is not None:
         return card
@@ -151,7 +151,7 @@ def with_chat(card: Card, resolved: Resolved) -> Card:
     return dataclasses.replace(card, chat=chat, unknown={**card.unknown, "chat.sha256": why})
 
 
-def _fetch_templates(resolved: Resolved) -> None:
+def _fetch_templates(resolved: LocalCheckpoint) -> None:
     """Download those of a hub repository, beside its weights."""
     if resolved.repo is None:
         return
@@ -189,7 +189,9 @@ def _template(folder: Path) -> ChatTemplate | None:
 # --- the tokenizer ---
 
 
-def with_chat_files(card: Card, resolved: Resolved, named: Named) -> tuple[Card, tuple[Path, ...]]:
+def with_chat_files(
+    card: Card, resolved: LocalCheckpoint, named: PartSources
+) -> tuple[Card, tuple[Path, ...]]:
     """The card with its tokenizer's digest, and the files, or ().
 
     They are those that the user names, else those beside the weights, else on the hub.
@@ -219,7 +221,7 @@ def _named_files(tokenizer: str | Path) -> tuple[Path, ...]:
     return files
 
 
-def _places(card: Card, resolved: Resolved) -> Iterator[tuple[Path, ...]]:
+def _places(card: Card, resolved: LocalCheckpoint) -> Iterator[tuple[Path, ...]]:
     yield files_in(resolved.folder)
     repos, revisions = [], {}
     if resolved.repo is not None and card.source.library != "prismatic":

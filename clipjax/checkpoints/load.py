@@ -16,11 +16,11 @@ from clipjax.checkpoints.card import Card, Weights
 from clipjax.checkpoints.classes import stated_classes
 from clipjax.checkpoints.fetch import fetched
 from clipjax.checkpoints.identity.model_reference import weights_of
-from clipjax.checkpoints.identity.naming import NOTHING, Stated, default_name
-from clipjax.checkpoints.language_parts import Named
+from clipjax.checkpoints.identity.naming import NOTHING, StatedIdentity, default_name
+from clipjax.checkpoints.language_parts import PartSources
 from clipjax.checkpoints.model import Model
 from clipjax.checkpoints.native import CardFile, card_file, load_params, save_checkpoint
-from clipjax.checkpoints.opening import Opened, open_weights
+from clipjax.checkpoints.opening import OpenedWeights, open_weights
 from clipjax.checkpoints.origin import Location
 from clipjax.checkpoints.resize import refuse_wrong_resize, resize_model
 from clipjax.data.labels import load_labels
@@ -30,7 +30,7 @@ from clipjax.models.cut import FSDP
 from clipjax.models.network import Network
 from clipjax.models.param_tree import Params
 from clipjax.models.precision import PRECISION_OF, Dtype, known_dtype
-from clipjax.storage.buckets import place
+from clipjax.storage.buckets import as_path
 from converters.engine import flatten
 
 
@@ -93,7 +93,7 @@ def load_model(
     if position_rule is not None and image_size is None:
         raise UsageError(f"position_rule {position_rule!r} says how to resample: give image_size too")
     refuse_wrong_resize(image_size, position_rule)
-    stated, named = Stated(name, facts_of, facts), Named(vision, tokenizer)
+    stated, named = StatedIdentity(name, facts_of, facts), PartSources(vision, tokenizer)
     with fetched(weights_of(source)) as copy:
         own = card_file(copy)
         if own is not None and own.has_adapter:
@@ -153,7 +153,7 @@ def _without_decoder(name: str | Path) -> UsageError:
     )
 
 
-def _read(opened: Opened, abstract: Params, shardings: dict[str, Any] | None = None) -> Model:
+def _read(opened: OpenedWeights, abstract: Params, shardings: dict[str, Any] | None = None) -> Model:
     dtypes = {path: leaf.dtype for path, leaf in flatten(abstract).items()}
     with _verified(opened.card.weights):
         params = load_params(opened.conversion, shardings, dtypes)
@@ -178,7 +178,7 @@ def _adapted(
         )
     model = _on_base(file, mesh, rules)
     if folder != Path(source) and model.location is not None:  # name the bucket, not its copy
-        where = model.location.source.replace(str(folder.resolve()), str(place(source)))
+        where = model.location.source.replace(str(folder.resolve()), str(as_path(source)))
         model = model.with_location(dataclasses.replace(model.location, source=where))
     return model
 
@@ -190,7 +190,7 @@ def _on_base(file: CardFile, mesh: Mesh | None = None, rules: Rules | None = Non
     return base.with_adapter(adapter.parts, adapter.card_on(base.card))
 
 
-def open_model(source: str | Path, stated: Stated | None = None) -> Model:
+def open_model(source: str | Path, stated: StatedIdentity | None = None) -> Model:
     """Check a model's weights without loading them: its params are `jax.ShapeDtypeStruct`.
 
     A model with an adapter is loaded whole. Raises as `load_model`.
@@ -246,8 +246,8 @@ def convert_model(
             raise UsageError(
                 f"{source} holds an adapter and no weights: convert its base (see `base` in its card.json)"
             )
-        stated = Stated(name, facts_of, facts, None if folder is None else default_name(folder))
-        opened = open_weights(copy, own, card, None, stated, source, Named(vision, tokenizer))
+        stated = StatedIdentity(name, facts_of, facts, None if folder is None else default_name(folder))
+        opened = open_weights(copy, own, card, None, stated, source, PartSources(vision, tokenizer))
         if labels is not None:
             known_by = f"the card {card if isinstance(card, str) else card.id}" if card is not None else None
             known_by = known_by if own is None else "its card.json"

@@ -33,16 +33,16 @@ from clipjax.checkpoints.identity.naming import disowned
 from clipjax.checkpoints.native import save_checkpoint
 from clipjax.checkpoints.origin import AdapterParts, Location, Origin, in_dtypes_of
 from clipjax.checkpoints.tokenizer_files import find_tokenizer_files
-from clipjax.checkpoints.vision_language import Language, answer_ids, answering, load_language, padded
+from clipjax.checkpoints.vision_language import LanguageSetup, answer_ids, answering, load_language, padded
 from clipjax.data.pixels.normalize import normalize_host
 from clipjax.data.pixels.preprocess import to_pixels
 from clipjax.data.text.tokenizers import Tokenizer, load_tokenizer
 from clipjax.errors import UsageError
-from clipjax.models.apart import apart
 from clipjax.models.network import Network, layer_indices
 from clipjax.models.precision import Precision, known_precision
 from clipjax.models.text_ids import described, token_ids
 from clipjax.models.unit_norm import unit_norm
+from clipjax.models.unstacked import unstack
 from converters.engine import flatten
 
 # Libraries that convert an image to RGB before they resize it; open_clip does after.
@@ -184,7 +184,7 @@ class Model:
             )
 
     @property
-    def language(self) -> Language | None:
+    def language(self) -> LanguageSetup | None:
         """The language side of a vision-language model; None for others.
 
         Raises DataError for tokenizer files that are missing, or not the card's.
@@ -192,7 +192,7 @@ class Model:
         return None if self.card.arch.language is None else self._language
 
     @functools.cached_property
-    def _language(self) -> Language:
+    def _language(self) -> LanguageSetup:
         return load_language(self.card, self.tokenizer_files)
 
     @functools.cached_property
@@ -216,7 +216,7 @@ class Model:
 
     @functools.cached_property
     def _apart(self) -> dict[str, Any]:
-        return apart(self.params)
+        return unstack(self.params)
 
     def encode_image(self, images: Any, *, precision: Precision = "parity") -> jax.Array:
         """float32 [B, H, W, 3], preprocessed -> float32 [B, D].

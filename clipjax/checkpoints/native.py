@@ -28,7 +28,7 @@ from clipjax.checkpoints.card import ADAPTER, CARD, LABELS, WEIGHTS
 from clipjax.checkpoints.origin import Origin
 from clipjax.data.labels import LabelSpace, load_labels
 from clipjax.errors import DataError
-from clipjax.storage.buckets import BucketPath, place
+from clipjax.storage.buckets import BucketPath, as_path
 from clipjax.storage.digests import sha256_bytes, sha256_files, sha256_json
 from clipjax.storage.formats.safetensors import write_tensors
 from clipjax.storage.publishing import forget, is_unfinished, publish, working_copy
@@ -36,7 +36,7 @@ from clipjax.storage.reading import exists, parse_json, read_json
 from clipjax.storage.writing import whole_folder, write_flushed, writing
 from converters.engine import Conversion, conversion_of, flatten, nest
 from converters.sources import open_source
-from converters.table import Row, Table
+from converters.table import Table, TableRow
 
 _CARRIED = "carried/"
 _METADATA = "origin_metadata"
@@ -132,7 +132,7 @@ def load_checkpoint(file: CardFile, target: Mapping[str, Any], *, verify: bool =
         raise DataError(f"{weights} was not written by clipjax, the {CARD} beside it does not belong to it")
     if verify and sha256_files([weights]) != [sha256]:
         raise DataError(f"{weights} was changed after it was written: its SHA-256 is not that in {CARD}")
-    rows = tuple(Row(path, path, "copy", WEIGHTS) for path in flatten(target))
+    rows = tuple(TableRow(path, path, "copy", WEIGHTS) for path in flatten(target))
     conversion = conversion_of(
         source, target, Table("clipjax", rows, carried={_CARRIED + "*": "the reference's"})
     )
@@ -234,7 +234,7 @@ def write_folder(folder: str | Path, fill: Callable[[Path], Mapping[str, Any]]) 
 
     Raises DataError if the folder holds something else, or cannot be written; nothing half-written is left.
     """
-    folder = place(folder)
+    folder = as_path(folder)
     if not (is_checkpoint(folder) or is_unfinished(folder) or _is_empty(folder)):
         raise DataError(f"{folder} exists and is not a clipjax checkpoint: name another folder, or remove it")
     if isinstance(folder, BucketPath):

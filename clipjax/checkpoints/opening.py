@@ -22,7 +22,14 @@ from clipjax.checkpoints.identity.model_reference import (
     names_path,
     other_way,
 )
-from clipjax.checkpoints.identity.naming import Stated, default_name, edited, identified, own_name, restated
+from clipjax.checkpoints.identity.naming import (
+    StatedIdentity,
+    default_name,
+    edited,
+    identified,
+    own_name,
+    restated,
+)
 from clipjax.checkpoints.identity.registry import (
     id_of_file,
     id_of_repo,
@@ -32,8 +39,8 @@ from clipjax.checkpoints.identity.registry import (
 )
 from clipjax.checkpoints.identity.registry_rows import file_of, model_ids, unknown_model
 from clipjax.checkpoints.language_parts import (
-    NOTHING_NAMED,
-    Named,
+    NO_PART_SOURCES,
+    PartSources,
     conversion_with_tower,
     with_chat,
     with_chat_files,
@@ -45,18 +52,18 @@ from clipjax.data.labels import LabelSpace
 from clipjax.errors import DataError, UsageError
 from clipjax.models.arch import Arch
 from clipjax.models.network import Network
-from clipjax.storage.buckets import BucketPath, place
+from clipjax.storage.buckets import BucketPath, as_path
 from clipjax.storage.formats.gguf import is_gguf
 from clipjax.storage.formats.tensors import Source
 from converters.engine import Conversion
 from converters.foreign import read_foreign_card, read_label_names
-from converters.hub import CONFIG_NAMES, PRISMATIC, Resolved, resolve_source
+from converters.hub import CONFIG_NAMES, PRISMATIC, LocalCheckpoint, resolve_source
 from converters.nearest import conversion_for
 from converters.sources import open_source
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedWeights:
     """Checked weights; hardly any of them is read yet."""
 
     card: Card
@@ -71,10 +78,10 @@ def open_weights(
     own: CardFile | None,
     card: str | Card | None,
     file: str | None,
-    stated: Stated,
+    stated: StatedIdentity,
     source: str | Path,
-    named: Named = NOTHING_NAMED,
-) -> Opened:
+    named: PartSources = NO_PART_SOURCES,
+) -> OpenedWeights:
     """Find weights and check them. Raises as `load_model`.
 
     Args:
@@ -100,7 +107,7 @@ def open_weights(
     return _open_remote(str(copy), card, file, stated, named)
 
 
-def _open_own(file: CardFile, card: Card | None, stated: Stated, named: Named) -> Opened:
+def _open_own(file: CardFile, card: Card | None, stated: StatedIdentity, named: PartSources) -> OpenedWeights:
     folder = file.folder
     own = card_from_dict(file.card, str(file.path))
     refuse_wrong_activation(own, str(file.path))
@@ -110,9 +117,9 @@ def _open_own(file: CardFile, card: Card | None, stated: Stated, named: Named) -
     opened = load_checkpoint(file, Network(own.arch).abstract_params())
     weights = Weights([opened.weights], expected=opened.sha256)
     own = dataclasses.replace(own, weights=weights, label_space=opened.labels)
-    own, files = _with_texts(own, Resolved(folder, folder), named)
+    own, files = _with_texts(own, LocalCheckpoint(folder, folder), named)
     own = restated(edited(own, file.path) if file.is_edited else own, stated)
-    return Opened(own, opened.conversion, opened.origin, opened.carried(), files)
+    return OpenedWeights(own, opened.conversion, opened.origin, opened.carried(), files)
 
 
 def _refuse_other_card(folder: Path, own: Card, card: Card | None) -> None:
@@ -133,7 +140,7 @@ def _refuse_other_card(folder: Path, own: Card, card: Card | None) -> None:
             )
 
 
-def _with_texts(card: Card, resolved: Resolved, named: Named) -> tuple[Card, tuple[Path, ...]]:
+def _with_texts(card: Card, resolved: LocalCheckpoint, named: PartSources) -> tuple[Card, tuple[Path, ...]]:
     """The card with the digest of its tokenizer, and the tokenizer's files, or ()."""
     if card.chat is not None:
         return with_chat_files(card, resolved, named)
@@ -141,7 +148,9 @@ def _with_texts(card: Card, resolved: Resolved, named: Named) -> tuple[Card, tup
     return with_tokenizer_files(card, resolved)
 
 
-def _open_remote(name: str, card: Card | None, file: str | None, stated: Stated, named: Named) -> Opened:
+def _open_remote(
+    name: str, card: Card | None, file: str | None, stated: StatedIdentity, named: PartSources
+) -> OpenedWeights:
     if name in model_ids():
         card = card or model_card(name)
         resolved = _registered_weights(name, file)
@@ -162,7 +171,7 @@ def _open_remote(name: str, card: Card | None, file: str | None, stated: Stated,
     return _open_foreign(resolved, card, stated, str(resolved.repo), named)
 
 
-def _registered_weights(name: str, file: str | None) -> Resolved:
+def _registered_weights(name: str, file: str | None) -> LocalCheckpoint:
     card = model_card(name)
     if card.source.repo is not None:
         return resolve_source(card.source.repo, file or card.source.file, pinned_revision(name))
@@ -179,7 +188,7 @@ def _registered_weights(name: str, file: str | None) -> Resolved:
 
 
 def _foreign_card(
-    resolved: Resolved, card: Card | None, stated: Stated, where: str | Path, fallback: str
+    resolved: LocalCheckpoint, card: Card | None, stated: StatedIdentity, where: str | Path, fallback: str
 ) -> Card:
     """The card of a foreign file: the caller's, else the registry's, else one read beside the weights."""
     if card is None and resolved.repo is not None:
@@ -187,7 +196,7 @@ def _foreign_card(
         card = None if known is None else model_card(known)
     if card is None:
         card = _card_beside(resolved, stated.facts_of)
-        is_copy = resolved.repo is not None or isinstance(place(where), BucketPath)
+        is_copy = resolved.repo is not None or isinstance(as_path(where), BucketPath)
         if stated.fallback is not None or is_copy:  # a copy's folder is named after a commit or a digest
             card = dataclasses.replace(card, id=own_name(fallback))
     elif resolved.repo is None or resolved.repo != card.source.repo:  # for its own the registry decides
@@ -197,8 +206,12 @@ def _foreign_card(
 
 
 def _open_foreign(
-    resolved: Resolved, card: Card | None, stated: Stated, where: str | Path, named: Named
-) -> Opened:
+    resolved: LocalCheckpoint,
+    card: Card | None,
+    stated: StatedIdentity,
+    where: str | Path,
+    named: PartSources,
+) -> OpenedWeights:
     fallback = stated.fallback or _fallback(resolved, where)
     card = _foreign_card(resolved, card, stated, where, fallback)
     source = _foreign(resolved.path)
@@ -221,7 +234,7 @@ def _open_foreign(
         conversion.table, conversion.dtypes, source.metadata if source.format == "safetensors" else None
     )
     card, files = _with_texts(card, resolved, named)
-    return Opened(card, conversion, origin, carried, files)
+    return OpenedWeights(card, conversion, origin, carried, files)
 
 
 def _foreign(path: Path) -> Source:
@@ -234,7 +247,7 @@ def _foreign(path: Path) -> Source:
     raise DataError(f"{file} is clipjax's own file: {beside}give its folder, {file.parent}, and no card")
 
 
-def _fallback(resolved: Resolved, where: str | Path) -> str:
+def _fallback(resolved: LocalCheckpoint, where: str | Path) -> str:
     """The name of the file, of the folder or of the repository."""
     if resolved.path.name == Path(PRISMATIC).name and resolved.path.parent != resolved.folder:
         return default_name(where if resolved.repo is None else resolved.folder)
@@ -250,7 +263,7 @@ def _with_own_pixels(card: Card, folder: Path) -> Card:
     return dataclasses.replace(card, preprocess=card_from_dict(beside, str(folder)).preprocess)
 
 
-def _card_beside(resolved: Resolved, facts_of: str | None) -> Card:
+def _card_beside(resolved: LocalCheckpoint, facts_of: str | None) -> Card:
     """The card of the configuration beside the weights, else that of `facts_of`."""
     try:
         record = read_foreign_card(resolved.folder)

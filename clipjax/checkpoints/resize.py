@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from clipjax.checkpoints.card import Preprocess, Resized
+from clipjax.checkpoints.card import ImageResize, Preprocess
 from clipjax.checkpoints.model import Model
 from clipjax.errors import UsageError
 from clipjax.models.resample import RULES, Rule, resampled, resized_arch, rule_of
@@ -56,7 +56,7 @@ def resize_model(model: Model, image_size: int, rule: str | None = None) -> Mode
         card,
         arch=resized_arch(card.arch, image_size),
         preprocess=resized_preprocess(card.preprocess, image_size),
-        resized=Resized(size, chosen),
+        resized=ImageResize(size, chosen),
     )
     params, origin = model.params, model.origin
     if chosen is not None:

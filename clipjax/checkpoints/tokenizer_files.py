@@ -8,7 +8,7 @@ from pathlib import Path
 from clipjax.checkpoints.card import Card
 from clipjax.data.text import vocabularies
 from clipjax.data.text.tokenizers import TokenizerSpec
-from converters.hub import Resolved, found_files
+from converters.hub import LocalCheckpoint, found_files
 
 
 def find_tokenizer_files(
@@ -39,7 +39,7 @@ def find_tokenizer_files(
     return nearest
 
 
-def with_tokenizer_files(card: Card, resolved: Resolved) -> tuple[Card, tuple[Path, ...]]:
+def with_tokenizer_files(card: Card, resolved: LocalCheckpoint) -> tuple[Card, tuple[Path, ...]]:
     """The card with its tokenizer's digest, and the files, or ()."""
     if card.tokenizer is None:
         return card, ()

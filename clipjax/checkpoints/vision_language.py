@@ -29,7 +29,7 @@ from clipjax.data.text.language_tokenizers import (
 )
 from clipjax.errors import DataError, UsageError
 from clipjax.models.language.decoder import Decoder
-from clipjax.models.language.generation import Generated, generate
+from clipjax.models.language.generation import Generation, generate
 from clipjax.models.language.padding import padded_left
 from clipjax.models.language.vision_language import assemble, image_positions, image_tokens, language_of
 from clipjax.models.network import Network
@@ -38,7 +38,7 @@ from clipjax.models.precision import Precision, known_precision
 
 
 @dataclass(frozen=True, eq=False)
-class Language:
+class LanguageSetup:
     """Attributes:
     image_tokens: positions that an image takes.
     """
@@ -103,7 +103,7 @@ class Language:
         return ids[len(start) :] if ids[: len(start)] == start else self.tokenizer.encode(text)
 
 
-def load_language(card: Card, files: Sequence[Path]) -> Language:
+def load_language(card: Card, files: Sequence[Path]) -> LanguageSetup:
     """The language side of a vision-language model, by its card and tokenizer files.
 
     Args:
@@ -131,7 +131,7 @@ def load_language(card: Card, files: Sequence[Path]) -> Language:
         )
     tokenizer = load_language_tokenizer(files[0])
     check_vocabulary(tokenizer, language.decoder.vocab_size, files[0])
-    return Language(
+    return LanguageSetup(
         tokenizer, ImagePrompt(chat.prompt), Decoder(language.decoder), image_positions(card.arch)
     )
 
@@ -153,7 +153,7 @@ def answering(name: str, params: Mapping[str, Any], precision: str | None) -> Pr
 
 
 @dataclass(frozen=True)
-class Prompts:
+class PaddedPrompts:
     """Prompts of a batch, padded on the left.
 
     Attributes:
@@ -167,13 +167,13 @@ class Prompts:
     valid: np.ndarray
 
 
-def padded(language: Language, prompts: Sequence[tuple[list[int], int]], steps: int) -> Prompts:
-    """The ids of `Language.prompt`, with room for answers of `steps` ids where the context has it."""
+def padded(language: LanguageSetup, prompts: Sequence[tuple[list[int], int]], steps: int) -> PaddedPrompts:
+    """The ids of `LanguageSetup.prompt`, with room for answers of `steps` ids where the context has it."""
     most = language.decoder.config.context_length - language.image_tokens - steps
     ids, valid = padded_left([own for own, _ in prompts], most)
     image_at = np.array([ids.shape[1] - len(own) + at for own, at in prompts], np.int32)
     image = ((0, 0), (0, language.image_tokens))
-    return Prompts(ids, image_at, np.pad(valid, image, constant_values=True))
+    return PaddedPrompts(ids, image_at, np.pad(valid, image, constant_values=True))
 
 
 @functools.partial(jax.jit, static_argnames=("network", "steps", "stop", "precision"))
@@ -188,8 +188,8 @@ def answer_ids(
     steps: int,
     stop: tuple[int, ...],
     precision: Precision,
-) -> Generated:
-    """Greedy answers. images float32 [B, S, S, 3], preprocessed; the rest as in `Prompts`."""
+) -> Generation:
+    """Greedy answers. images float32 [B, S, S, 3], preprocessed; the rest as in `PaddedPrompts`."""
     decoder = Decoder(language_of(network.arch).decoder)
     tokens = image_tokens(network, params, jnp.asarray(images), precision)
     embedded = assemble(decoder, params["decoder"], ids, image_at, tokens)

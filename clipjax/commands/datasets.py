@@ -145,7 +145,7 @@ def pack(
     from clipjax.evaluation.data_set import dataset_of
     from clipjax.evaluation.request import Request
     from clipjax.progress import progress_bar
-    from clipjax.storage.buckets import place
+    from clipjax.storage.buckets import as_path
 
     refuse_within(data, out)
     manifest = dataset_of(Request(dataset=dataset, root=data)).manifest
@@ -155,7 +155,7 @@ def pack(
             out,
             kind,
             images_per_shard=images_per_shard,
-            beside=files_of_record(place(data).expanduser()),
+            beside=files_of_record(as_path(data).expanduser()),
             progress=bar.update,
         )
     shards = counted(done.shards, "shard")

@@ -72,12 +72,12 @@ def gc(
 
 def _existing(store: Path | None, pixels: bool) -> Path:
     """Only the user's cache may be missing: it then counts as empty."""
-    from clipjax.storage.buckets import place
+    from clipjax.storage.buckets import as_path
     from clipjax.storage.reading import exists
 
     if pixels:
         refuse_beside("--pixels", {"--store": store})
         return cached_pixels()
-    if store is not None and not exists(place(store).expanduser()):
+    if store is not None and not exists(as_path(store).expanduser()):
         raise DataError(f"{store} does not exist; give the folder that `clipjax eval --store` wrote to")
     return store_root(store)

@@ -17,7 +17,7 @@ from clipjax.storage.records import read
 
 
 @dataclass(frozen=True)
-class Reading:
+class AnswerReading:
     """`option`: the name that each of these answers chooses; None: none."""
 
     answers: tuple[str, ...]
@@ -35,7 +35,7 @@ class AnswerForms:
 
     version: int
     patterns: Forms
-    readings: tuple[Reading, ...]
+    readings: tuple[AnswerReading, ...]
 
     @functools.cached_property
     def sha256(self) -> str:

@@ -46,7 +46,7 @@ class CardIds:
         return len(ids) - len(seen) if named else 0
 
 
-class Counted(Protocol):
+class CountedImages(Protocol):
     @property
     def images(self) -> int | None: ...
 
@@ -54,7 +54,7 @@ class Counted(Protocol):
     def ids(self) -> CardIds | None: ...
 
 
-def missing_of(card: Counted | None, ids: Sequence[str], more: int = 0) -> dict[str, int] | None:
+def missing_of(card: CountedImages | None, ids: Sequence[str], more: int = 0) -> dict[str, int] | None:
     """A result row's field `part`: how a run's images differ from the card's.
 
     Args:

@@ -36,7 +36,7 @@ from clipjax.data.readers.packed import is_packed, read_packed
 from clipjax.data.readers.reader import READERS, find_reader
 from clipjax.entry_points import cached
 from clipjax.errors import ClipjaxError, DataError, UsageError, unknown_name
-from clipjax.storage.buckets import BucketPath, place
+from clipjax.storage.buckets import BucketPath, as_path
 from clipjax.storage.reading import read_lines, read_toml
 from clipjax.storage.records import read
 
@@ -208,7 +208,7 @@ def read_card(name_or_path: str | Path) -> DatasetCard:
 
 def tail_of(root: str | Path) -> str:
     """The last parts of a path, joined by `/`: at most `PARTS`, and none above the user's home."""
-    path = place(root)
+    path = as_path(root)
     if isinstance(path, BucketPath):
         return "/".join(str(path).partition("://")[2].split("/")[-PARTS:])
     path, home = path.resolve(), Path(os.path.expanduser("~")).resolve()  # raises nothing without a home
@@ -312,7 +312,7 @@ def load_dataset(card: str | Path | DatasetCard, root: str | Path) -> Dataset:
     if not isinstance(card, DatasetCard):
         card = read_card(card)
     space, head = label_spaces(card)
-    names, folder = (space.ids if space else None), epath.Path(place(root))
+    names, folder = (space.ids if space else None), epath.Path(as_path(root))
     # A packed copy is read as such, whatever its reader and options were.
     manifest = read_packed(folder, names) if is_packed(root) else _read_loose(card, folder, names)
     if space is None and manifest.label_names is not None:

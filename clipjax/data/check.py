@@ -22,9 +22,9 @@ from clipjax.data.pixels.limits import DECODED
 from clipjax.data.pixels.preprocess import PixelRecipe, open_image, resized_size
 from clipjax.data.questions import questions_of
 from clipjax.data.readers.reader import ARCHIVES, CLASS_FOLDERS, IMAGES, find_reader
-from clipjax.data.readers.walk import Listed, Walk, list_folder
+from clipjax.data.readers.walk import FolderEntry, Walk, list_folder
 from clipjax.errors import ClipjaxError, DataError, counted
-from clipjax.storage.buckets import place
+from clipjax.storage.buckets import as_path
 from clipjax.storage.reading import exists, is_dir, is_file, read_json, read_text
 
 PACKED = (".tar", ".tar.gz", ".tgz", ".zip")
@@ -59,7 +59,7 @@ def check_dataset(
         UsageError, DataError: as `read_card`.
     """
     card = card if isinstance(card, DatasetCard) else read_card(card)
-    near = place(root).expanduser()
+    near = as_path(root).expanduser()
     try:
         dataset = load_dataset(card, root)
     except DataError as error:
@@ -282,7 +282,7 @@ def _folders(root: Path) -> Iterator[Path]:
     return islice((root / entry.name for entry in _listed(root) if entry.kind == "folder"), NEARBY)
 
 
-def _listed(folder: Path) -> list[Listed]:
+def _listed(folder: Path) -> list[FolderEntry]:
     """Empty if unreadable: the reader reports that."""
     try:
         return sorted(list_folder(folder))

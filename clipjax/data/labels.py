@@ -18,7 +18,7 @@ from typing import Literal, get_args
 
 from clipjax.config import ConfigFolder, config_file, config_files
 from clipjax.errors import DataError, UsageError, unknown_name
-from clipjax.storage.buckets import place
+from clipjax.storage.buckets import as_path
 from clipjax.storage.digests import sha256_json
 from clipjax.storage.reading import exists, is_file, read_csv, read_json, read_lines, read_toml
 
@@ -153,7 +153,7 @@ def _is_path(name: str | Path, ending: str, beside: Path | None) -> bool:
     """Whether it is not the value itself: it begins or ends (a pattern) as a path does, or is a file."""
     if re.search(rf"^(~?/|\.\.?/)|://|\.{ending}$", str(name)):
         return True
-    return is_file(place(name) if beside is None else beside / name)
+    return is_file(as_path(name) if beside is None else beside / name)
 
 
 def _spelled_out(text: str) -> LabelSpace:
@@ -285,7 +285,7 @@ def _read_sentences(path: Path) -> PromptSet:
 def _find(
     name: str | Path, folder: ConfigFolder, kind: str, suffixes: tuple[str, ...], beside: Path | None = None
 ) -> Path:
-    path = place(name)
+    path = as_path(name)
     if beside is not None and "://" not in str(name):
         path = beside / path
     if path.suffix in suffixes:

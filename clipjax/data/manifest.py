@@ -22,7 +22,7 @@ from clipjax.data.pairs.pair import PairSet
 from clipjax.data.pixels.limits import check_bytes
 from clipjax.errors import DataError
 from clipjax.guards import at_least
-from clipjax.storage.buckets import REQUESTS, BucketPath, place
+from clipjax.storage.buckets import REQUESTS, BucketPath, as_path
 from clipjax.storage.digests import canonical_json, sha256_bytes, sha256_files
 from clipjax.storage.reading import is_file
 
@@ -60,7 +60,7 @@ class FileOpener:
     paths: tuple[str, ...]
 
     def open(self, i: int) -> bytes:
-        path = epath.Path(place(self.root)) / self.paths[i]
+        path = epath.Path(as_path(self.root)) / self.paths[i]
         try:
             if "://" not in self.root:  # on a bucket this would cost a request
                 status = os.stat(path)
@@ -73,13 +73,13 @@ class FileOpener:
             raise DataError(f"{self.where(i)}: cannot be read ({reason}); replace or remove it") from None
 
     def where(self, i: int) -> str:
-        return str(place(self.root) / self.paths[i])
+        return str(as_path(self.root) / self.paths[i])
 
     def select(self, rows: Sequence[int]) -> FileOpener:
         return FileOpener(self.root, tuple(self.paths[i] for i in rows))
 
     def content_digests(self, progress: Progress | None = None) -> list[str]:
-        return sha256_files((place(self.root) / path for path in self.paths), progress)
+        return sha256_files((as_path(self.root) / path for path in self.paths), progress)
 
 
 class ChangedError(DataError):

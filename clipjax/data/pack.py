@@ -34,7 +34,7 @@ from clipjax.data.readers.packed import (
 from clipjax.data.readers.webdataset import CLASSES, split_name, walk_tar
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.guards import at_least
-from clipjax.storage.buckets import BucketError, BucketPath, place
+from clipjax.storage.buckets import BucketError, BucketPath, as_path
 from clipjax.storage.digests import sha256_bytes, sha256_json, version_of
 from clipjax.storage.local_files import LocalFiles
 from clipjax.storage.reading import exists, is_dir, is_file
@@ -55,7 +55,7 @@ _KINDS = {
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedData:
     """`kept` of the `shards` existed before."""
 
     folder: Path
@@ -73,7 +73,7 @@ def pack(
     images_per_shard: int = IMAGES_PER_SHARD,
     beside: Mapping[str, bytes] | None = None,
     progress: Callable[[int], object] | None = None,
-) -> Packed:
+) -> PackedData:
     """Write a data set's images as shards, in order.
 
     Args:
@@ -88,7 +88,7 @@ def pack(
         DataError: a folder of something else, an unreadable image, a full disk, a shard that does not read
             back.
     """
-    folder = place(folder).expanduser()
+    folder = as_path(folder).expanduser()
     _check(manifest, folder, kind, images_per_shard)
     sizes: dict[str, int] = {}
     if is_packed(folder):
@@ -98,7 +98,7 @@ def pack(
             with _writing(folder, "the folder"):
                 _put_beside(folder, beside or {})
             shards = -(-len(manifest) // images_per_shard)
-            return Packed(folder, manifest.digest, len(manifest), shards, shards)
+            return PackedData(folder, manifest.digest, len(manifest), shards, shards)
     else:
         with _writing(folder, "the folder"):
             _claim(folder, _plan(manifest, kind, images_per_shard))
@@ -117,7 +117,7 @@ def pack(
     with _writing(folder, MANIFEST):
         _put_beside(folder, beside or {})
         _finish(folder, manifest, kind, entries, digests)
-    return Packed(folder, _digest(folder, manifest), len(manifest), len(entries), kept)
+    return PackedData(folder, _digest(folder, manifest), len(manifest), len(entries), kept)
 
 
 def _check(manifest: Manifest, folder: Path, kind: str, images_per_shard: int) -> None:
@@ -155,7 +155,7 @@ def _digest(folder: Path, manifest: Manifest) -> str:
 
 def refuse_within(data: str | Path, folder: str | Path) -> None:
     """Raises UsageError if `folder` is inside the data set, whose images its shards would become."""
-    around, inside = place(data).expanduser(), place(folder).expanduser()
+    around, inside = as_path(data).expanduser(), as_path(folder).expanduser()
     if is_dir(around) and inside.resolve().is_relative_to(around.resolve()):
         raise UsageError(f"{inside} is in the data set {around} itself; give a folder outside of it")
 

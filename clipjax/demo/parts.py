@@ -15,7 +15,7 @@ from clipjax.demo.corrupting import corrupt_images
 from clipjax.demo.jobs import DemoJob
 from clipjax.demo.plan import BASE, LLAVA, DemoModel, Plan
 from clipjax.demo.settings import recipes, tuned_files
-from clipjax.demo.world.files import Split
+from clipjax.demo.world.files import RenderedSplit
 
 PARTS = ("render the first half", "render the second half")
 HELD_OUT, TESTS, DEPTH = "render held-out", "render tests", "corrupt by depth"
@@ -46,7 +46,7 @@ def jobs_of(plan: Plan, out: Path, progress: bool) -> list[DemoJob]:
     ]
 
 
-def _parts(split: Split, plan: Plan, world: Path, progress: bool) -> Iterator[DemoJob]:
+def _parts(split: RenderedSplit, plan: Plan, world: Path, progress: bool) -> Iterator[DemoJob]:
     """Both processes draw the set for which all training waits."""
     half = plan.images // 2
     for name, part in zip(PARTS, (slice(half), slice(half, None))):
@@ -54,7 +54,7 @@ def _parts(split: Split, plan: Plan, world: Path, progress: bool) -> Iterator[De
         yield DemoJob(name, work, makes=(world / f"{split.name}.jsonl",), device=False)
 
 
-def _rendering(split: Split, plan: Plan, world: Path, progress: bool) -> DemoJob:
+def _rendering(split: RenderedSplit, plan: Plan, world: Path, progress: bool) -> DemoJob:
     """Jobs that render whole sets are always called, to refuse another plan's world."""
     work = partial(rendering.training_set, world, split, plan, progress)
     return DemoJob(_rendered(split.name), work, device=False)

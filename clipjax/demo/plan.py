@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from clipjax.demo.world.depths import depths
 from clipjax.demo.world.factor_files import annotated
-from clipjax.demo.world.files import ImageSet, Split
+from clipjax.demo.world.files import ImageSet, RenderedSplit
 from clipjax.demo.world.probes import probes
 from clipjax.demo.world.scenes import SHAPES
 from clipjax.demo.world.shifts import shifted
@@ -65,9 +65,9 @@ class Plan:
         """Objects, rooms or classes in each set of pairs."""
         return max(2, self.each // 5)
 
-    def training_sets(self) -> list[Split]:
+    def training_sets(self) -> list[RenderedSplit]:
         kinds = sorted({model.data for model in self.models})
-        return [Split(kind, kind, self.images, class_folders=False) for kind in kinds]
+        return [RenderedSplit(kind, kind, self.images, class_folders=False) for kind in kinds]
 
     def held_out(self) -> list[ImageSet]:
         """The held-out images, and their depth."""
@@ -80,7 +80,7 @@ class Plan:
 
     def _val(self) -> ImageSet:
         images = len(SHAPES) * self.per_class
-        return Split("demo-val", "varied", images, class_folders=True).image_set(self.seed)
+        return RenderedSplit("demo-val", "varied", images, class_folders=True).image_set(self.seed)
 
 
 FULL = Plan(

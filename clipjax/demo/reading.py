@@ -10,7 +10,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from clipjax.demo import sweeps, tuning
 from clipjax.demo.llava import asking
-from clipjax.demo.llava.asking import Asked
+from clipjax.demo.llava.asking import QuestionResults
 from clipjax.demo.plan import Plan
 from clipjax.evaluation.rows import Result
 from clipjax.results.row import Row
@@ -28,7 +28,7 @@ class Demo:
     out: Path
     results: list[Result]
     tuned: list[Row]
-    asked: list[Asked]
+    asked: list[QuestionResults]
 
     @property
     def rows(self) -> list[Row]:
@@ -76,7 +76,7 @@ def tuned(plan: Plan, out: Path, progress: bool) -> list[Row]:
 
 
 @_once
-def asked(plan: Plan, out: Path, progress: bool) -> list[Asked]:
+def asked(plan: Plan, out: Path, progress: bool) -> list[QuestionResults]:
     return asking.ask(plan, out, lists(plan, out, progress), progress)
 
 

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from clipjax.demo.plan import Plan
-from clipjax.demo.world.files import Split, check_set, draw_part, write_set, write_split
+from clipjax.demo.world.files import RenderedSplit, check_set, draw_part, write_set, write_split
 from clipjax.demo.world.pair_sets import write_pair_sets
 
 
@@ -20,11 +20,11 @@ def check(world: Path, plan: Plan) -> None:
         check_set(world, split.name, split._asdict(), plan.seed)
 
 
-def part_of_training_set(world: Path, split: Split, part: slice, plan: Plan, progress: bool) -> None:
+def part_of_training_set(world: Path, split: RenderedSplit, part: slice, plan: Plan, progress: bool) -> None:
     draw_part(world, split.image_set(plan.seed), part, seed=plan.seed, progress=progress)
 
 
-def training_set(world: Path, split: Split, plan: Plan, progress: bool) -> None:
+def training_set(world: Path, split: RenderedSplit, plan: Plan, progress: bool) -> None:
     write_split(world, split, seed=plan.seed, progress=progress)
 
 

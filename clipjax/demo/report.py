@@ -9,13 +9,13 @@ from PIL import Image
 
 from clipjax.analysis.figures.of_run import figure_of
 from clipjax.analysis.figures.tasks.accuracy import accuracy_figure
-from clipjax.analysis.figures.tasks.finetuning import Panel, alpha_figure, methods_figure
+from clipjax.analysis.figures.tasks.finetuning import FinetuningPanel, alpha_figure, methods_figure
 from clipjax.analysis.rows import curation
 from clipjax.config import config_dir
-from clipjax.demo.llava.asking import CHANCE, DEBIASED, RULE, Asked, by_order
+from clipjax.demo.llava.asking import CHANCE, DEBIASED, RULE, QuestionResults, by_order
 from clipjax.demo.plan import BASE, LLAVA
 from clipjax.demo.reading import rows_of
-from clipjax.demo.settings import Column, Figure, has_own_prompts, settings
+from clipjax.demo.settings import DemoColumn, Figure, has_own_prompts, settings
 from clipjax.evaluation.rows import Result
 from clipjax.results.row import Row
 
@@ -39,7 +39,7 @@ def tables(rows: Sequence[Row], models: Sequence[str]) -> Iterator[Table]:
     yield "The study's summary (its Table IV): a column an aspect", *curation.wide(summary)
 
 
-def asked_table(asked: Sequence[Asked], model: str) -> Table:
+def asked_table(asked: Sequence[QuestionResults], model: str) -> Table:
     """Accuracy among the four options of the lists; the last columns are checks."""
     heading = f"{LLAVA}, which has the image tower of {model}, asked which of four shapes an image shows, %"
     titles = [
@@ -64,7 +64,7 @@ def asked_table(asked: Sequence[Asked], model: str) -> Table:
     return heading, titles, lines
 
 
-def _orders(asked: Sequence[Asked]) -> str:
+def _orders(asked: Sequence[QuestionResults]) -> str:
     return " ".join(f"{100 * share:.0f}" for share, _ in by_order([each.llava for each in asked]))
 
 
@@ -72,7 +72,7 @@ def _of(result: Result, metric: str) -> str:
     return _with_limits(next(row for row in result.rows if row["metric"] == metric))
 
 
-def cell(column: Column, rows: Sequence[Row], model: str) -> str:
+def cell(column: DemoColumn, rows: Sequence[Row], model: str) -> str:
     """`81.1 [78.8, 83.2]`: the value and its 95 % interval."""
     row = column.find(rows, model)
     return "-" if row is None or row["value"] is None else _with_limits(row, column.percent)
@@ -148,7 +148,10 @@ def tuning_table(rows: Sequence[Row]) -> Table:
 
 def tuning_figures(rows: Sequence[Row], out: Path) -> list[Path]:
     tuning = settings().tuning
-    panels = [Panel(each.title, each.task, each.dataset, each.metric, each.slice) for each in tuning.columns]
+    panels = [
+        FinetuningPanel(each.title, each.task, each.dataset, each.metric, each.slice)
+        for each in tuning.columns
+    ]
     return [
         *methods_figure(rows, BASE, _models(rows)[1:], panels, out / "finetuning"),
         *alpha_figure(_with_ends(rows), tuning.reference, out / "wise_ft"),

@@ -15,7 +15,7 @@ from clipjax.storage.records import read
 
 
 @dataclass(frozen=True)
-class Column:
+class DemoColumn:
     """`percent`: show a fraction in percent."""
 
     title: str
@@ -37,13 +37,13 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Table:
+class DemoTable:
     heading: str
-    columns: tuple[Column, ...]
+    columns: tuple[DemoColumn, ...]
 
 
 @dataclass(frozen=True)
-class Run:
+class DemoRun:
     """An empty list means all data sets."""
 
     task: str
@@ -68,7 +68,7 @@ class Tuning:
     interpolated: str
     alphas: tuple[float, ...]
     reference: str
-    columns: tuple[Column, ...]
+    columns: tuple[DemoColumn, ...]
 
     @property
     def titles(self) -> list[str]:
@@ -77,12 +77,12 @@ class Tuning:
 
 @dataclass(frozen=True)
 class DemoFile:
-    runs: tuple[Run, ...]
-    selection: Run
+    runs: tuple[DemoRun, ...]
+    selection: DemoRun
     tuning: Tuning
-    accuracy: Run
+    accuracy: DemoRun
     figures: tuple[Figure, ...]
-    tables: tuple[Table, ...]
+    tables: tuple[DemoTable, ...]
 
     @property
     def prompts(self) -> list[str]:

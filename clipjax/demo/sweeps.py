@@ -16,7 +16,7 @@ from clipjax.progress import progress_bar
 from clipjax.storage.store import Store
 from clipjax.sweep.execution import complete, run_sweep
 from clipjax.sweep.plan import make_plan
-from clipjax.sweep.suite import Run, Suite
+from clipjax.sweep.suite import Suite, SuiteRun
 
 
 def results_of_model(model: str, out: Path, progress: bool) -> list[Result]:
@@ -26,13 +26,13 @@ def results_of_model(model: str, out: Path, progress: bool) -> list[Result]:
         DataError: a run failed, or the disk is full.
     """
     paths = (str(out / "models" / model),)
-    runs = [Run(run.task, paths, run.datasets, run.prompts) for run in settings().runs]
+    runs = [SuiteRun(run.task, paths, run.datasets, run.prompts) for run in settings().runs]
     return swept(out, runs, progress)
 
 
 def lists_of(model: str, out: Path, progress: bool) -> list[Result]:
     """Those of its first runs that make lists. Raises as `results_of_model`."""
-    return swept(out, [Run(settings().selection.task, (str(out / "models" / model),))], progress)
+    return swept(out, [SuiteRun(settings().selection.task, (str(out / "models" / model),))], progress)
 
 
 def with_second_runs(plan: Plan, first: Sequence[Result], out: Path, progress: bool) -> list[Result]:
@@ -43,19 +43,19 @@ def with_second_runs(plan: Plan, first: Sequence[Result], out: Path, progress: b
     return sorted(results, key=lambda result: names.index(result.rows[0]["model"]))
 
 
-def _second_runs(names: Sequence[str], results: Sequence[Result], out: Path) -> Sequence[Run]:
+def _second_runs(names: Sequence[str], results: Sequence[Result], out: Path) -> Sequence[SuiteRun]:
     """The runs of the other models, with the last one's results as annotations."""
     *others, last = names
     task, paths = settings().selection.task, tuple(str(out / "models" / name) for name in others)
     return [
-        Run(task, paths, (row["dataset"],), (), {"annotations": result.path})
+        SuiteRun(task, paths, (row["dataset"],), (), {"annotations": result.path})
         for result in results
         for row in result.rows[:1]
         if (row["task"], row["model"]) == (task, last)
     ]
 
 
-def swept(out: Path, runs: Sequence[Run], progress: bool) -> list[Result]:
+def swept(out: Path, runs: Sequence[SuiteRun], progress: bool) -> list[Result]:
     """Results of these runs; runs what is missing. Raises as `results_of_model`."""
     suite = Suite("demo", "The demo world", tuple(runs), data_root=out / "world")
     sweep = make_plan(suite, BUDGET)

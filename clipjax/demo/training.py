@@ -9,13 +9,13 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from clipjax.checkpoints.card import Card, Preprocess, Source
+from clipjax.checkpoints.card import Card, Preprocess, WeightsSource
 from clipjax.checkpoints.identity.registry import channel_statistics
 from clipjax.checkpoints.model import Model
 from clipjax.data.cards import load_dataset
 from clipjax.data.text.tokenizers import tokenizer_spec
 from clipjax.demo.plan import DemoModel, Plan
-from clipjax.finetune.contrastive import Recipe, train
+from clipjax.finetune.contrastive import ContrastiveRecipe, train
 from clipjax.models.arch import load_arch
 
 
@@ -50,8 +50,8 @@ def _trained(model: DemoModel, plan: Plan, world: Path, points: Path, progress: 
     return Model(dataclasses.replace(card, logit_scale=scale, facts=facts), params)
 
 
-def _recipe(model: DemoModel, plan: Plan) -> Recipe:
-    return Recipe(
+def _recipe(model: DemoModel, plan: Plan) -> ContrastiveRecipe:
+    return ContrastiveRecipe(
         steps=model.steps,
         warmup=max(1, model.steps // 10),
         batch_size=plan.batch_size,
@@ -62,7 +62,7 @@ def _recipe(model: DemoModel, plan: Plan) -> Recipe:
     )
 
 
-def _card(model: DemoModel, recipe: Recipe, images: int) -> Card:
+def _card(model: DemoModel, recipe: ContrastiveRecipe, images: int) -> Card:
     arch = load_arch(model.arch)
     side = arch.vision.image_size
     mean, std = channel_statistics("openai")
@@ -70,7 +70,7 @@ def _card(model: DemoModel, recipe: Recipe, images: int) -> Card:
     return Card(
         id=model.id,
         arch=arch,
-        source=Source(library="clipjax", arch=arch.name, tag=model.data),
+        source=WeightsSource(library="clipjax", arch=arch.name, tag=model.data),
         preprocess=Preprocess(side, side, "shortest", "bicubic", mean, std),
         tokenizer=tokenizer_spec("openai_bpe", arch.text.context_length),
         logit_scale=None,

@@ -14,10 +14,10 @@ from clipjax.demo.sweeps import compute_in
 from clipjax.devices.sharding import make_mesh
 from clipjax.evaluation.plans.execute import execute
 from clipjax.evaluation.plans.item import Item, items_of
-from clipjax.evaluation.plans.ready import Done, results_of
+from clipjax.evaluation.plans.ready import StoredRecipes, results_of
 from clipjax.evaluation.request import Request
 from clipjax.finetune.before_after import jobs_of
-from clipjax.finetune.finetune import Data, finetune
+from clipjax.finetune.finetune import FinetuneData, finetune
 from clipjax.finetune.method import Settings
 from clipjax.finetune.recipe import Recipe, load_recipe
 from clipjax.finetune.suites import load_suite
@@ -31,7 +31,7 @@ def fine_tune(plan: Plan, out: Path, *, progress: bool = True) -> list[Model]:
     """The base, and what every method makes of it in `out/finetuned`; finished runs are read."""
     base = load_model(out / "models" / BASE)
     train = load_dataset("demo_train", out / "world" / "narrow.jsonl")
-    data = Data(train, hold_out=2 if plan.quick else settings().tuning.held_out)
+    data = FinetuneData(train, hold_out=2 if plan.quick else settings().tuning.held_out)
     how = Settings(make_mesh(), store=Store(out / "store"), progress=False)
     models, names = [base], plan.recipes or recipes()
     with progress_bar(len(names), "fine-tune", "method", shown=progress) as bar:
@@ -59,7 +59,7 @@ def evaluate(models: Sequence[Model], out: Path, *, progress: bool = True) -> li
     """
     jobs = list(jobs_of(load_suite(settings().tuning.suite), out / "world").values())
     results, compute, items = out / "results", compute_in(out), list[Item]()
-    done = Done(results)
+    done = StoredRecipes(results)
     with progress_bar(len(models), "evaluate fine-tuned", "model", shown=progress) as bar:
         for model in models:
             bar.set_postfix_str(model.card.id)

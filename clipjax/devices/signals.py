@@ -100,7 +100,7 @@ def before_leaving(callback: Callable[[], object]) -> None:
     _before_leaving.append(callback)
 
 
-class Held:
+class DeferredSignals:
     """A context in which signals are only noted in `number`; they are raised afterwards.
 
     In `handled` the end still comes, and a second Ctrl-C ends the process at once. Elsewhere it raises
@@ -118,7 +118,7 @@ class Held:
     def number(self) -> int | None:
         return self._noted if _watch is None else _watch.number
 
-    def __enter__(self) -> Held:
+    def __enter__(self) -> DeferredSignals:
         if _watch is not None:
             _watch.held = self._numbers
         elif self._install:

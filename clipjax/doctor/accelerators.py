@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from packaging.requirements import Requirement
 
-from clipjax.doctor.line import BROKEN, FINE, NOTE, Line, size
+from clipjax.doctor.line import BROKEN, FINE, NOTE, CheckResult, size
 from clipjax.doctor.machine import Machine
 
 # As JAX finds them (jax 0.10, jax/_src/hardware_utils.py).
@@ -20,17 +20,17 @@ CUDA_PLUGINS = ("jax-cuda12-plugin", "jax-cuda13-plugin")
 _GPU_NAMES = {"gpu", "cuda", "rocm"}
 
 
-def check_devices(machine: Machine) -> Iterator[Line]:
+def check_devices(machine: Machine) -> Iterator[CheckResult]:
     probe, asked = machine.probe(), machine.environ.get("JAX_PLATFORMS", "")
     if probe.error is not None and asked:
-        yield Line(
+        yield CheckResult(
             "devices",
             BROKEN,
             f"JAX_PLATFORMS={asked} names a platform that JAX cannot use here ({probe.error})",
             "unset JAX_PLATFORMS, or install JAX for that platform",
         )
     elif probe.error is not None:
-        yield Line(
+        yield CheckResult(
             "devices",
             BROKEN,
             f"JAX has no devices: {probe.error}",
@@ -39,10 +39,10 @@ def check_devices(machine: Machine) -> Iterator[Line]:
     kinds = Counter((each["platform"], each["kind"], each["memory"]) for each in probe.devices)
     for (platform, kind, memory), count in kinds.items():
         each = "" if memory is None else f", {size(memory)} for JAX on each"
-        yield Line("devices", FINE, f"{count} x {platform} ({kind}){each}")
+        yield CheckResult("devices", FINE, f"{count} x {platform} ({kind}){each}")
 
 
-def check_accelerators(machine: Machine) -> Iterator[Line]:
+def check_accelerators(machine: Machine) -> Iterator[CheckResult]:
     """Accelerators that JAX does not use; plugins of another version than jaxlib's."""
     yield from _plugin_lines(machine)
     probe, asked = machine.probe(), machine.environ.get("JAX_PLATFORMS", "")
@@ -54,16 +54,16 @@ def check_accelerators(machine: Machine) -> Iterator[Line]:
             continue
         if asked and extra not in asked.split(",") and not (extra == "cuda" and "gpu" in asked):
             says = f"{name} is here and JAX_PLATFORMS={asked} leaves it out"
-            yield Line("accelerators", NOTE, says, "unset JAX_PLATFORMS to use it")
+            yield CheckResult("accelerators", NOTE, says, "unset JAX_PLATFORMS to use it")
         elif not _has_plugin(machine, extra):
-            yield Line(
+            yield CheckResult(
                 "accelerators",
                 BROKEN,
                 f"{name} is here, but this JAX is for CPUs only",
                 f'pip install ".[{_cuda_extra(machine) if extra == "cuda" else extra}]"',
             )
         else:
-            yield Line(
+            yield CheckResult(
                 "accelerators",
                 BROKEN,
                 f"{name} is here and JAX is built for it, but does not use it",
@@ -71,14 +71,14 @@ def check_accelerators(machine: Machine) -> Iterator[Line]:
             )
 
 
-def _plugin_lines(machine: Machine) -> Iterator[Line]:
+def _plugin_lines(machine: Machine) -> Iterator[CheckResult]:
     """jaxlib ignores a plugin of another version with a warning, and computes on the CPU."""
     jaxlib = machine.version("jaxlib")
     for name in CUDA_PLUGINS:
         version = machine.version(name)
         if version is not None and jaxlib is not None and version != jaxlib:
             says = f"{name} {version} does not go with jaxlib {jaxlib}"
-            yield Line("accelerators", BROKEN, says, f'pip install "{name}[with-cuda]=={jaxlib}"')
+            yield CheckResult("accelerators", BROKEN, says, f'pip install "{name}[with-cuda]=={jaxlib}"')
 
 
 def has_gpu(machine: Machine) -> bool:
@@ -102,25 +102,25 @@ def _has_plugin(machine: Machine, extra: str) -> bool:
     return any(machine.version(name) for name in (CUDA_PLUGINS if extra == "cuda" else ("libtpu",)))
 
 
-def check_torch(machine: Machine) -> Iterator[Line]:
+def check_torch(machine: Machine) -> Iterator[CheckResult]:
     """Only `clipjax verify` needs torch; its CUDA build may conflict with JAX."""
     torch = machine.version("torch")
     if torch is None:
         says = "torch is not installed; only `clipjax verify` and the tests need it"
-        yield Line("torch", FINE, says)
+        yield CheckResult("torch", FINE, says)
         return
     wanted = _cudnn(machine, "torch")
     if wanted is None:
-        yield Line("torch", FINE, f"torch {torch} brings no CUDA libraries that JAX could trip over")
+        yield CheckResult("torch", FINE, f"torch {torch} brings no CUDA libraries that JAX could trip over")
         return
     plugin = next((name for name in CUDA_PLUGINS if machine.version(name)), None)
     if plugin is None:
-        yield Line("torch", FINE, f"torch {torch} is a CUDA build, JAX is not")
+        yield CheckResult("torch", FINE, f"torch {torch} is a CUDA build, JAX is not")
         return
     yield from _cudnn_lines(machine, torch, wanted, plugin, _cudnn(machine, plugin))
     if machine.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE", "true").lower() not in ("false", "0"):
         share = machine.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.75")
-        yield Line(
+        yield CheckResult(
             "torch",
             NOTE,
             f"JAX takes a share of {share} of a GPU's memory at its start, which torch on the same GPU lacks",
@@ -130,13 +130,13 @@ def check_torch(machine: Machine) -> Iterator[Line]:
 
 def _cudnn_lines(
     machine: Machine, torch: str, wanted: Requirement, plugin: str, ours: Requirement | None
-) -> Iterator[Line]:
+) -> Iterator[CheckResult]:
     """A process can load only one cuDNN."""
     if ours is None:
         return
     advice = "install torch's build for CPUs"
     if wanted.name != ours.name:
-        yield Line(
+        yield CheckResult(
             "torch",
             NOTE,
             f"torch {torch} is built for {wanted.name}, {plugin} for {ours.name}: no process can use both",
@@ -151,9 +151,9 @@ def _cudnn_lines(
     ]
     if wrong:
         has = "is not installed" if version is None else f"{version} is installed"
-        yield Line("torch", BROKEN, f"{' and '.join(wrong)}, {has}", advice)
+        yield CheckResult("torch", BROKEN, f"{' and '.join(wrong)}, {has}", advice)
     else:
-        yield Line("torch", FINE, f"torch {torch} and {plugin} share {ours.name} {version}")
+        yield CheckResult("torch", FINE, f"torch {torch} and {plugin} share {ours.name} {version}")
 
 
 def _cudnn(machine: Machine, package: str) -> Requirement | None:

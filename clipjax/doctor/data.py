@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 
 from clipjax.checkpoints.identity.registry_rows import model_ids
 from clipjax.doctor.folders import existing, store_folder
-from clipjax.doctor.line import BROKEN, FINE, NOTE, Line, size
+from clipjax.doctor.line import BROKEN, FINE, NOTE, CheckResult, size
 from clipjax.doctor.machine import Machine
 from clipjax.errors import ClipjaxError, DataError, counted
 from clipjax.storage.buckets import BucketPath
 
 if TYPE_CHECKING:
-    from clipjax.evaluation.located import Located
+    from clipjax.evaluation.located import DataFolder
 
 _FLOAT32 = 4
 NAMED = 12  # data sets named in one line
 
 
-def check_data(machine: Machine, *, data_root: Path) -> Iterator[Line]:
+def check_data(machine: Machine, *, data_root: Path) -> Iterator[CheckResult]:
     """Check data sets as `datasets check --all` does, without reading images. A missing one is no problem."""
     from clipjax.evaluation.located import survey
 
@@ -32,24 +32,24 @@ def check_data(machine: Machine, *, data_root: Path) -> Iterator[Line]:
         elif problems:
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
             do = f"clipjax datasets check {name} {data.root}"
-            yield Line("data", BROKEN, f"{name}: {problems[0]}{more}", do)
+            yield CheckResult("data", BROKEN, f"{name}: {problems[0]}{more}", do)
         else:
             ready.append(name)
     if ready:
-        yield Line("data", FINE, f"{counted(len(ready), 'data set')} in order: {_some(ready)}")
+        yield CheckResult("data", FINE, f"{counted(len(ready), 'data set')} in order: {_some(ready)}")
     else:
         do = (
             "put data sets where `clipjax datasets list` says, or a card of your own beside them "
             "(docs/datasets.md), or leave --data-root out"
         )
-        yield Line("data", NOTE, f"{data_root} holds no data set that is in order", do)
+        yield CheckResult("data", NOTE, f"{data_root} holds no data set that is in order", do)
     if missing:
-        yield Line("data", FINE, f"{counted(len(missing), 'data set is', 'data sets are')} not there")
+        yield CheckResult("data", FINE, f"{counted(len(missing), 'data set is', 'data sets are')} not there")
 
 
 def check_planned(
     machine: Machine, *, data_root: Path, models: tuple[str, ...], store: Path | None = None
-) -> Iterator[Line]:
+) -> Iterator[CheckResult]:
     """Whether the store's disk has room for these models' image embeddings of the data.
 
     What the store already holds is not subtracted.
@@ -69,10 +69,10 @@ def check_planned(
         f"on the disk of {folder}"
     )
     if needed <= free:
-        yield Line("planned", FINE, says)
+        yield CheckResult("planned", FINE, says)
     else:
         do = "choose another disk (--store), free some (`clipjax store gc 20GB`), or plan fewer models"
-        yield Line("planned", BROKEN if models else NOTE, says, do)
+        yield CheckResult("planned", BROKEN if models else NOTE, says, do)
 
 
 def bytes_an_image(models: Iterable[str]) -> Iterator[int]:
@@ -97,7 +97,7 @@ def _images(data_root: Path) -> Iterator[int]:
     return iter(counts.values())
 
 
-def _count(data: Located) -> int:
+def _count(data: DataFolder) -> int:
     """0 if unreadable, which `check_data` reports."""
     try:
         return len(data.dataset.manifest)

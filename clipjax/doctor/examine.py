@@ -16,12 +16,12 @@ from clipjax.doctor.configs import check_configs
 from clipjax.doctor.data import check_data, check_planned
 from clipjax.doctor.folders import check_compile_cache, check_folders
 from clipjax.doctor.host import check_host
-from clipjax.doctor.line import BROKEN, NOTE, Line
+from clipjax.doctor.line import BROKEN, NOTE, CheckResult
 from clipjax.doctor.machine import Machine
 from clipjax.doctor.versions import check_versions
 from clipjax.errors import ClipjaxError
 
-Check = Callable[[Machine], Iterator[Line]]
+Check = Callable[[Machine], Iterator[CheckResult]]
 
 
 def examine(
@@ -31,7 +31,7 @@ def examine(
     data_root: Path | None = None,
     models: tuple[str, ...] = (),
     read_config: Callable[[Path], object] | None = None,
-) -> Iterator[Line]:
+) -> Iterator[CheckResult]:
     """The lines of every check, as they finish.
 
     Args:
@@ -58,12 +58,14 @@ def examine(
         yield from _run(name, check, machine)
 
 
-def _run(name: str, check: Check, machine: Machine) -> Iterator[Line]:
+def _run(name: str, check: Check, machine: Machine) -> Iterator[CheckResult]:
     """A check's error becomes its last line."""
     try:
         yield from check(machine)
     except ClipjaxError as error:
-        yield Line(name, BROKEN, str(error), "correct what it names and run `clipjax doctor` again")
+        yield CheckResult(name, BROKEN, str(error), "correct what it names and run `clipjax doctor` again")
     except Exception as error:
         what = f"{type(error).__name__}: {error}".splitlines()[0]
-        yield Line(name, NOTE, f"this check could not be run ({what})", "check it yourself, and report this")
+        yield CheckResult(
+            name, NOTE, f"this check could not be run ({what})", "check it yourself, and report this"
+        )

@@ -7,20 +7,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from clipjax.config import cache_dir
-from clipjax.doctor.line import BROKEN, FINE, NOTE, Line, size
+from clipjax.doctor.line import BROKEN, FINE, NOTE, CheckResult, size
 from clipjax.doctor.machine import Machine
-from clipjax.storage.buckets import BucketPath, place
+from clipjax.storage.buckets import BucketPath, as_path
 
 LITTLE_DISK = 5 * 10**9  # a few checkpoints
 
 
 def store_folder(machine: Machine, store: Path | None) -> Path:
-    return cache_dir(machine.environ) / "store" if store is None else place(store.expanduser())
+    return cache_dir(machine.environ) / "store" if store is None else as_path(store.expanduser())
 
 
-def check_compile_cache(machine: Machine) -> Iterator[Line]:
+def check_compile_cache(machine: Machine) -> Iterator[CheckResult]:
     if machine.environ.get("JAX_ENABLE_COMPILATION_CACHE", "true").lower() in ("false", "0"):
-        yield Line(
+        yield CheckResult(
             "compile cache",
             NOTE,
             "JAX_ENABLE_COMPILATION_CACHE is off: every run compiles again",
@@ -29,23 +29,23 @@ def check_compile_cache(machine: Machine) -> Iterator[Line]:
         return
     given = machine.environ.get("JAX_COMPILATION_CACHE_DIR")
     if given and "://" in given:
-        yield Line("compile cache", FINE, f"{given} (on a bucket: not looked into)")
+        yield CheckResult("compile cache", FINE, f"{given} (on a bucket: not looked into)")
         return
     yield _folder_line(machine, "compile cache", Path(given or cache_dir(machine.environ) / "xla"))
 
 
-def check_folders(machine: Machine, *, store: Path | None = None) -> Iterator[Line]:
+def check_folders(machine: Machine, *, store: Path | None = None) -> Iterator[CheckResult]:
     cache, embeddings = cache_dir(machine.environ), store_folder(machine, store)
     yield _folder_line(machine, "cache", cache)
     looked_at = [cache]
     if isinstance(embeddings, BucketPath):
-        yield Line("store", FINE, f"{embeddings} (on a bucket: not looked into)")
+        yield CheckResult("store", FINE, f"{embeddings} (on a bucket: not looked into)")
     else:
         yield _folder_line(machine, "store", embeddings)
         looked_at.append(embeddings)
     for folder in dict.fromkeys(map(existing, looked_at)):
         if (free := machine.free(folder)) < LITTLE_DISK:
-            yield Line(
+            yield CheckResult(
                 "disk",
                 NOTE,
                 f"{size(free)} are free on the disk of {folder}",
@@ -53,16 +53,18 @@ def check_folders(machine: Machine, *, store: Path | None = None) -> Iterator[Li
             )
 
 
-def _folder_line(machine: Machine, check: str, folder: Path) -> Line:
+def _folder_line(machine: Machine, check: str, folder: Path) -> CheckResult:
     if folder.exists() and not folder.is_dir():
-        return Line(check, BROKEN, f"{folder} is a file, not a folder", "move it away, or set CLIPJAX_CACHE")
+        return CheckResult(
+            check, BROKEN, f"{folder} is a file, not a folder", "move it away, or set CLIPJAX_CACHE"
+        )
     if not machine.writable(existing(folder)):
         do = "make it writable, or set CLIPJAX_CACHE (the store: --store) to a folder of your own"
-        return Line(check, BROKEN, f"{folder} cannot be written", do)
+        return CheckResult(check, BROKEN, f"{folder} cannot be written", do)
     if not folder.exists():
-        return Line(check, FINE, f"{folder} (made when it is needed)")
+        return CheckResult(check, FINE, f"{folder} (made when it is needed)")
     free = size(machine.free(folder))
-    return Line(check, FINE, f"{folder}: {size(bytes_in(folder))}, {free} free on its disk")
+    return CheckResult(check, FINE, f"{folder}: {size(bytes_in(folder))}, {free} free on its disk")
 
 
 def existing(folder: Path) -> Path:

@@ -8,7 +8,7 @@ FINE, NOTE, BROKEN = "fine", "note", "broken"
 
 
 @dataclass(frozen=True)
-class Line:
+class CheckResult:
     """The finding of a check.
 
     Attributes:

@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from clipjax.config import config_dir
-from clipjax.doctor.line import BROKEN, FINE, NOTE, Line
+from clipjax.doctor.line import BROKEN, FINE, NOTE, CheckResult
 from clipjax.doctor.machine import Machine
 from clipjax.storage.reading import read_toml
 
@@ -21,20 +21,20 @@ _EXTRAS = ("reference",)  # checked beside the requirements; the packages of `de
 _BESIDE = ("jaxlib",)  # decides numbers, but is not required by name
 
 
-def check_versions(machine: Machine) -> Iterator[Line]:
+def check_versions(machine: Machine) -> Iterator[CheckResult]:
     required = list(_requirements(machine, "clipjax"))
     if not required:
-        yield Line("versions", NOTE, "clipjax is not installed as a package", "pip install -e .")
+        yield CheckResult("versions", NOTE, "clipjax is not installed as a package", "pip install -e .")
     unmet = [*_unmet(machine, "clipjax"), *_unmet(machine, "jax")]
     for owner, requirement, version in unmet:
         has = "it is not installed" if version is None else f"{version} is installed"
         wants = f"{requirement.name}{requirement.specifier}"
-        yield Line("versions", BROKEN, f"{owner} needs {wants}: {has}", f'pip install "{wants}"')
+        yield CheckResult("versions", BROKEN, f"{owner} needs {wants}: {has}", f'pip install "{wants}"')
     stacks = read_toml(config_dir() / "tested_versions.toml")["stacks"]
     nearest = min(stacks, key=lambda stack: len(list(differing(machine, stack))))
     other = list(differing(machine, nearest))
     if other:
-        yield Line(
+        yield CheckResult(
             "versions",
             NOTE,
             f"other than the versions tested on Python {nearest['python']}: {', '.join(other)}",
@@ -44,7 +44,7 @@ def check_versions(machine: Machine) -> Iterator[Line]:
     elif not unmet:
         count = len(nearest["packages"])
         ran = f"the tests ran with on Python {nearest['python']}"
-        yield Line("versions", FINE, f"the {count} packages are those that {ran}, if installed")
+        yield CheckResult("versions", FINE, f"the {count} packages are those that {ran}, if installed")
 
 
 def differing(machine: Machine, stack: dict[str, Any]) -> Iterator[str]:

@@ -26,9 +26,9 @@ from clipjax.data.pixels.normalize import normalize
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.data.questions import Questions
 from clipjax.devices.sharding import batch_sharding, local_mesh, replicated
-from clipjax.embeddings.batch_size import Choice
+from clipjax.embeddings.batch_size import BatchChoice
 from clipjax.embeddings.compute import Compute
-from clipjax.embeddings.forward import Forward, Program, Step, compiled, on_devices
+from clipjax.embeddings.forward import Forward, ProgramKey, Step, compiled, on_devices
 from clipjax.embeddings.images import ImageStream
 from clipjax.embeddings.keys import entry_key
 from clipjax.embeddings.params import AUTO, REPLICATED, SHARDED, bytes_of, fits
@@ -51,7 +51,7 @@ BATCH = 8  # images on a device in one step
 
 
 @dataclass(frozen=True, eq=False)
-class Prompts:
+class QuestionPrompts:
     """The finished prompts about N images, in R orders of n options, in arrays for the devices.
 
     Attributes:
@@ -108,7 +108,7 @@ class Answers:
     counts: np.ndarray
 
 
-def prompts_of(model: Encoder, questions: Questions, rotations: int, steps: int) -> Prompts:
+def prompts_of(model: Encoder, questions: Questions, rotations: int, steps: int) -> QuestionPrompts:
     """Tokenise all prompts.
 
     Raises DataError if a prompt, the image and the answer are longer than the model's context.
@@ -132,7 +132,7 @@ def prompts_of(model: Encoder, questions: Questions, rotations: int, steps: int)
             for r in range(rotations):
                 letters[i, r, k] = marks[(k + r) % len(own)] if questions.card.has_letters else text[0]
     ids, image_at = ids.reshape(n, rotations, -1), ids.shape[1] - lengths + start
-    return Prompts(ids, lengths, image_at, letters, options, counts, tuple(language.stop))
+    return QuestionPrompts(ids, lengths, image_at, letters, options, counts, tuple(language.stop))
 
 
 def _room(model: Encoder, questions: Questions, prompts: Sequence[Sequence[Any]], after: int) -> int:
@@ -153,7 +153,7 @@ def _room(model: Encoder, questions: Questions, prompts: Sequence[Sequence[Any]]
 def answer_images(
     model: Encoder,
     manifest: Manifest,
-    prompts: Prompts,
+    prompts: QuestionPrompts,
     compute: Compute | None = None,
     *,
     steps: int,
@@ -177,7 +177,7 @@ def answer_key(
     card: ModelCard,
     manifest: Manifest,
     recipe: PixelRecipe,
-    prompts: Prompts,
+    prompts: QuestionPrompts,
     steps: int,
     precision: str,
     placement: str = REPLICATED,
@@ -196,7 +196,7 @@ def answer_key(
 
 
 def read_answers(
-    model: Encoder, manifest: Manifest, prompts: Prompts, steps: int, rows: Embeddings
+    model: Encoder, manifest: Manifest, prompts: QuestionPrompts, steps: int, rows: Embeddings
 ) -> Answers:
     """The answers in stored rows."""
     language = model.language
@@ -220,7 +220,7 @@ def _text(language: Any, ids: np.ndarray) -> str:
 class AnswerStream(ImageStream):
     """Images through tower, projector and decoder: float32 [B, R * (steps + 3 n)]."""
 
-    prompts: Prompts
+    prompts: QuestionPrompts
     steps: int
 
     verb: ClassVar[str] = "asking about"
@@ -238,8 +238,8 @@ class AnswerStream(ImageStream):
         needed = bytes_of(placed) * 3 // 2
         return REPLICATED if fits(lambda: needed, placed) else SHARDED
 
-    def fastest(self, placement: str, images: int) -> Choice:
-        return Choice(BATCH)
+    def fastest(self, placement: str, images: int) -> BatchChoice:
+        return BatchChoice(BATCH)
 
     def forward(self, per_device_batch: int, placement: str) -> Forward:
         language, network = self.model.language, self.model.network
@@ -279,7 +279,7 @@ class _Program:
     def answer(self, params: Any, batch: Any) -> jax.Array:
         """Images and prompts of B rows -> float32 [B, R * (steps + 3 n)]."""
         pixels, name = batch["pixels"], self.network.arch.name
-        compiled[Program(name, ANSWERS, batch["ids"].shape[2], len(pixels), self.precision)] += 1
+        compiled[ProgramKey(name, ANSWERS, batch["ids"].shape[2], len(pixels), self.precision)] += 1
         images = normalize(pixels, self.mean, self.std)
         tokens = image_tokens(self.network, params, images, self.precision)
         in_order = functools.partial(self._in_order, params["decoder"], tokens, batch)

@@ -38,7 +38,7 @@ _SECONDS = 1.0  # least duration of a measurement
 Rate = Callable[[int], float]
 
 
-class Choice(NamedTuple):
+class BatchChoice(NamedTuple):
     """A batch for one device, and the reason in words ("": not measured)."""
 
     batch: int
@@ -54,7 +54,7 @@ def choose(
     *,
     progress: bool = False,
     rate: Rate | None = None,
-) -> Choice:
+) -> BatchChoice:
     """The batch that embeds fastest on this process's devices: remembered, or else measured.
 
     IMAGE_BATCH for a user's own model, and for fewer than WORTH images if none is remembered.
@@ -67,7 +67,7 @@ def choose(
         DataError: not even the smallest batch fits.
     """
     if model.network is None:
-        return Choice(IMAGE_BATCH)
+        return BatchChoice(IMAGE_BATCH)
     arch = model.network.arch
     device = jax.local_devices()[0]
     path = cache_dir() / "batch_sizes" / f"{_file_name(device.device_kind)}.json"
@@ -83,9 +83,9 @@ def choose(
     }
     name = sha256_json(about)[:32]
     if (known := _remembered(path, name)) is not None:
-        return Choice(known, f"the fastest here, as measured before: {path}")
+        return BatchChoice(known, f"the fastest here, as measured before: {path}")
     if images < WORTH:
-        return Choice(IMAGE_BATCH)
+        return BatchChoice(IMAGE_BATCH)
 
     def measured(batch: int) -> float:
         with watched(batch):
@@ -96,7 +96,7 @@ def choose(
     best = next(batch for batch, value in rates.items() if value >= _NEARLY * max(rates.values()))
     record = {**about, "images a second": {str(batch): round(value, 1) for batch, value in rates.items()}}
     kept = _remember(path, name, device.device_kind, {"batch": best, "measured": record})
-    return Choice(best, f"the fastest here{f'; remembered in {path}' if kept else ''}")
+    return BatchChoice(best, f"the fastest here{f'; remembered in {path}' if kept else ''}")
 
 
 def images_per_second(forward: Forward, per_device_batch: int, side: int) -> float:

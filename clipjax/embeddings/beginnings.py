@@ -19,7 +19,7 @@ from jaxtyping import Int
 from clipjax.checkpoints.encoder import Encoder
 from clipjax.devices.programs import enable_compile_cache
 from clipjax.devices.sharding import local_mesh, replicated
-from clipjax.embeddings.forward import TEXT_BATCH, Program, Step, compiled, in_steps
+from clipjax.embeddings.forward import TEXT_BATCH, ProgramKey, Step, compiled, in_steps
 from clipjax.models.network import Network
 from clipjax.models.precision import Precision, known_precision
 from clipjax.models.text_ids import Memory, Rest, token_ids
@@ -35,7 +35,7 @@ RESTS = 128  # per device in one step
 PROGRAM = 4096  # tokens that take as long as compiling another program, roughly
 
 
-class Texts(NamedTuple):
+class SplitTexts(NamedTuple):
     """N texts as F beginnings and rests.
 
     Attributes:
@@ -60,7 +60,7 @@ class Texts(NamedTuple):
         return Rest(*(x.astype(np.int32) for x in (ids, self.beginning[rows], start, stop - start)))
 
 
-def shared(ids: Int[np.ndarray, "N L"], length: Int[np.ndarray, " N"]) -> Texts | None:
+def shared(ids: Int[np.ndarray, "N L"], length: Int[np.ndarray, " N"]) -> SplitTexts | None:
     """Find the longest beginning that each text shares with many; None: that saves too few tokens.
 
     ids: after each text's `length` an id that no text has.
@@ -77,7 +77,7 @@ def shared(ids: Int[np.ndarray, "N L"], length: Int[np.ndarray, " N"]) -> Texts 
     padded = _padded(length - beginnings[beginning, 1])
     programs = 1 + len(np.unique(padded))
     worthwhile = length.sum() - padded.sum() - tokens >= PROGRAM * programs
-    return Texts(ids, length, beginnings, beginning, padded) if worthwhile else None
+    return SplitTexts(ids, length, beginnings, beginning, padded) if worthwhile else None
 
 
 def _at_most(
@@ -124,7 +124,7 @@ def _padded(length: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
 
 
 def encode_shared(
-    model: Encoder, texts: Texts, precision: str, chunk: int
+    model: Encoder, texts: SplitTexts, precision: str, chunk: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Like `clipjax.embeddings.texts.encode_texts`, on this process's devices.
 
@@ -147,7 +147,7 @@ def encode_shared(
             yield rows, in_steps(step, (params, memory), texts.rest(rows, int(length)), size)
 
 
-def _memory(step: Step, params: Any, texts: Texts, mesh: Mesh) -> Memory:
+def _memory(step: Step, params: Any, texts: SplitTexts, mesh: Mesh) -> Memory:
     """The keys and values of all beginnings, on every device."""
     leader, size = texts.beginnings.T
     ids = texts.ids[leader, : -(-int(size.max()) // WIDTH_STEP) * WIDTH_STEP]
@@ -160,7 +160,7 @@ def _begin_step(network: Network, mesh: Mesh, precision: Precision) -> Step:
     """Token ids [F, P] to keys and values [F, layers, P, D]."""
 
     def begin_texts(params: Any, ids: Array) -> Memory:
-        compiled[Program(network.arch.name, "beginnings", ids.shape[1], len(ids), precision)] += 1
+        compiled[ProgramKey(network.arch.name, "beginnings", ids.shape[1], len(ids), precision)] += 1
         keys, values = network.begin_texts(params, ids, precision=precision)
         return keys.swapaxes(0, 1), values.swapaxes(0, 1)
 
@@ -173,7 +173,7 @@ def _finish_step(network: Network, mesh: Mesh, precision: Precision) -> Step:
 
     def finish_texts(params: Any, rest: Rest) -> Array:
         own, memory = params
-        compiled[Program(network.arch.name, "rests", rest.ids.shape[1], len(rest.ids), precision)] += 1
+        compiled[ProgramKey(network.arch.name, "rests", rest.ids.shape[1], len(rest.ids), precision)] += 1
         return unit_norm(network.finish_texts(own, memory, rest, precision=precision))
 
     return Step(finish_texts, mesh, network.compiler_options("text"), replicated(mesh))

@@ -35,7 +35,7 @@ TEXT_BATCH = 32  # texts per device in one step
 _NEAR_UNIT = 0.02  # a user's own tower may compute in bfloat16
 
 
-class Program(NamedTuple):
+class ProgramKey(NamedTuple):
     """Key of a compiled tower: `batch` of one device, `size` in pixels per side or tokens per text."""
 
     arch: str
@@ -45,7 +45,7 @@ class Program(NamedTuple):
     precision: str
 
 
-compiled: Counter[Program] = Counter()  # compilations of this process
+compiled: Counter[ProgramKey] = Counter()  # compilations of this process
 
 
 class OutOfMemoryError(Exception):
@@ -300,7 +300,7 @@ def _image_step(
     placement: str = REPLICATED,
 ) -> Step:
     def embed_image(params: Any, pixels: jax.Array) -> jax.Array:
-        compiled[Program(network.arch.name, "image", pixels.shape[1], len(pixels), precision)] += 1
+        compiled[ProgramKey(network.arch.name, "image", pixels.shape[1], len(pixels), precision)] += 1
         images = normalize(pixels, mean, std)
         features = network.encode_image(params, images, precision=precision, platform=_tpu(mesh))
         return unit_norm(features) if unit else features
@@ -314,7 +314,7 @@ def text_step(network: Network, mesh: Mesh, precision: Precision) -> Step:
     """Token ids [B, L] to unit-norm features, params whole on each device."""
 
     def embed_text(params: Any, ids: jax.Array) -> jax.Array:
-        compiled[Program(network.arch.name, "text", ids.shape[1], len(ids), precision)] += 1
+        compiled[ProgramKey(network.arch.name, "text", ids.shape[1], len(ids), precision)] += 1
         return unit_norm(network.encode_text(params, ids, precision=precision, platform=_tpu(mesh)))
 
     return Step(embed_text, mesh, network.compiler_options("text"), replicated(mesh))

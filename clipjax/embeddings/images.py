@@ -19,7 +19,7 @@ from clipjax.data.pixels.decoders import AUTO, Decoders, choose
 from clipjax.data.pixels.joined import joined
 from clipjax.data.pixels.loader import batches
 from clipjax.data.pixels.preprocess import PixelRecipe
-from clipjax.embeddings.batch_size import Choice
+from clipjax.embeddings.batch_size import BatchChoice
 from clipjax.embeddings.batch_size import choose as choose_batch
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.forward import Forward, choose_placement, image_forward
@@ -113,7 +113,7 @@ class ImageStream(Stream):
     def placement(self, per_device_batch: int, placement: str) -> str:
         return choose_placement(self.model, self.precision, self.output, per_device_batch, placement)
 
-    def fastest(self, placement: str, images: int) -> Choice:
+    def fastest(self, placement: str, images: int) -> BatchChoice:
         how = (self.precision, self.output, placement, images)
         return choose_batch(self.model, *how, progress=self.how.progress)
 

@@ -12,7 +12,7 @@ import numpy as np
 from clipjax.checkpoints.encoder import Image, Outside
 from clipjax.data.corrupted.opener import is_corrupted
 from clipjax.data.manifest import Manifest
-from clipjax.data.pixels.batching import Skipped
+from clipjax.data.pixels.batching import SkippedImage
 from clipjax.data.pixels.loader import batches
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.embeddings.stream import Batch, Order, read_ahead
@@ -32,7 +32,9 @@ def answered(outside: Outside, recipe: PixelRecipe, order: Order) -> Generator[B
             features, reasons = outside.embed(images, names, recipe)
             why = {row: failed.get(row, reason) for row, reason in zip(batch.tolist(), reasons) if row >= 0}
             lost = [
-                Skipped(row, manifest.ids[row], str(each)) for row, each in why.items() if each is not None
+                SkippedImage(row, manifest.ids[row], str(each))
+                for row, each in why.items()
+                if each is not None
             ]
             read = np.array([row >= 0 and why[row] is None for row in batch.tolist()])
             yield Batch(features, read, [each.error() for each in lost])

@@ -19,7 +19,7 @@ from clipjax.checkpoints.encoder import ModelCard
 from clipjax.data.manifest import Manifest
 from clipjax.data.pairs.pair import Pair, PairSet
 from clipjax.devices.sharding import local_mesh
-from clipjax.embeddings.forward import Forward, Program, Step, compiled, on_devices, tower_sharding
+from clipjax.embeddings.forward import Forward, ProgramKey, Step, compiled, on_devices, tower_sharding
 from clipjax.embeddings.keys import entry_key
 from clipjax.embeddings.params import REPLICATED
 from clipjax.embeddings.sets import StoredRows
@@ -122,7 +122,7 @@ def _maps_step(
     """Params and the images of a pair per device -> its maps."""
 
     def maps_of_pair(params: Any, images: jax.Array) -> jax.Array:
-        compiled[Program(network.arch.name, "pairs", images.shape[2], 1, precision)] += 1
+        compiled[ProgramKey(network.arch.name, "pairs", images.shape[2], 1, precision)] += 1
         return dense_map(network, params, images[0], recipe, precision)[None]
 
     where = tower_sharding(network, mesh, placement)

@@ -21,7 +21,7 @@ from clipjax.data.manifest import Manifest
 from clipjax.data.pairs.pair import Pair
 from clipjax.devices.sharding import replicated
 from clipjax.embeddings.compute import Compute
-from clipjax.embeddings.forward import Forward, Program, Step, compiled, on_devices
+from clipjax.embeddings.forward import Forward, ProgramKey, Step, compiled, on_devices
 from clipjax.embeddings.pair_maps import MapStream, PairStream, StoredMaps, maps_key
 from clipjax.embeddings.params import AUTO, REPLICATED, refuse_own
 from clipjax.embeddings.sets import SHARDS, Embeddings, StoredRows
@@ -177,7 +177,7 @@ def _match_step(mesh: Mesh, matcher: Matcher) -> Step:
 
     def match_pair(_: Any, pair: Any) -> jax.Array:
         [[map0, map1]] = pair["maps"]
-        compiled[Program("", "matches", map0.shape[0], 1, "parity")] += 1
+        compiled[ProgramKey("", "matches", map0.shape[0], 1, "parity")] += 1
         geometry = {name: each[0] for name, each in pair["geometry"].items()}
         # A matcher may return finite numbers for a map that is not finite.
         finite = jnp.isfinite(map0).all() & jnp.isfinite(map1).all()

@@ -23,7 +23,7 @@ import numpy as np
 from clipjax.checkpoints.encoder import Encoder
 from clipjax.data.manifest import ChangedError, Manifest
 from clipjax.data.pixels.batching import pad_rows
-from clipjax.embeddings.batch_size import IMAGE_BATCH, Choice
+from clipjax.embeddings.batch_size import IMAGE_BATCH, BatchChoice
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.forward import Forward, compiled, watched
 from clipjax.embeddings.sets import Span, StoredRows
@@ -106,9 +106,9 @@ class Stream(abc.ABC):
         """The placement of params, if "auto" may be asked for."""
         return placement
 
-    def fastest(self, placement: str, images: int) -> Choice:
+    def fastest(self, placement: str, images: int) -> BatchChoice:
         """The batch of a device, if "auto" is asked for."""
-        return Choice(self.batch)
+        return BatchChoice(self.batch)
 
     def inputs(self, batch: Batch, rows: np.ndarray) -> Any:
         """What the forward pass takes; `rows` int [B] of their data sets, -1 for padding."""

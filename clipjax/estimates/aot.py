@@ -24,8 +24,8 @@ from clipjax.checkpoints.identity.registry import model_card
 from clipjax.config import config_dir
 from clipjax.devices.sharding import batch_sharding, make_mesh, replicated
 from clipjax.errors import UsageError, unknown_name
-from clipjax.estimates.cycles import Estimate, estimate
-from clipjax.estimates.flops import Forward, forward_of, product_flops
+from clipjax.estimates.cycles import CycleEstimate, estimate
+from clipjax.estimates.flops import AbstractForward, forward_of, product_flops
 from clipjax.estimates.hlo import CompiledProgram
 from clipjax.models.precision import Precision
 from clipjax.storage.reading import read_toml
@@ -68,7 +68,7 @@ class Executable:
     products: int
     highest: int
     seconds: float
-    estimate: Estimate | None = None
+    estimate: CycleEstimate | None = None
     estimate_batch: int | None = None
 
     @property
@@ -77,7 +77,7 @@ class Executable:
 
 
 @dataclass(frozen=True)
-class Row:
+class TowerRow:
     """A tower in one precision on one kind of chip.
 
     Attributes:
@@ -106,7 +106,7 @@ def aot_table(
     towers: Sequence[str] = ("vision", "text"),
     precisions: Sequence[Precision] = get_args(Precision),
     start: int = LARGEST,
-) -> Iterator[Row]:
+) -> Iterator[TowerRow]:
     """Compile towers for kinds of chips, with JAX switched to the CPU.
 
     A program takes from ten seconds (a ViT, fast) to many minutes (a ResNet, parity).
@@ -152,7 +152,7 @@ def load_chips() -> dict[str, Chip]:
     return {name: read(Chip, {"name": name, **facts}, str(path)) for name, facts in read_toml(path).items()}
 
 
-def _row(card: Card, tower: str, precision: Precision, chip: Chip, start: int) -> Row:
+def _row(card: Card, tower: str, precision: Precision, chip: Chip, start: int) -> TowerRow:
     forward = forward_of(card, tower, precision, "tpu", slice_mesh(chip, chip.topology).size)
     plain = forward_of(card, tower, precision)
     flops = product_flops(jax.make_jaxpr(plain.function)(plain.params, plain.batch(1)).jaxpr)
@@ -162,9 +162,9 @@ def _row(card: Card, tower: str, precision: Precision, chip: Chip, start: int) -
         if executable is not None and executable.batch > TIMED:
             executable = _timed(executable, compile_forward(forward, chip, TIMED))
     except jax.errors.JaxRuntimeError as error:
-        return Row(*facts, None, str(error).splitlines()[0], start)
+        return TowerRow(*facts, None, str(error).splitlines()[0], start)
     problem = None if executable else f"not one example fits {chip.memory_gib} GiB"
-    return Row(*facts, executable, problem, start)
+    return TowerRow(*facts, executable, problem, start)
 
 
 def _timed(executable: Executable, smaller: Executable | None) -> Executable:
@@ -201,7 +201,7 @@ def slice_mesh(chip: Chip, topology: str, axes: Mapping[str, int] | None = None)
     return make_mesh(described.devices, axes)
 
 
-def compile_forward(forward: Forward, chip: Chip, batch: int) -> Executable | None:
+def compile_forward(forward: AbstractForward, chip: Chip, batch: int) -> Executable | None:
     """Compile `batch` examples per chip for the chip's slice; None if the memory is too small.
 
     Raises JaxRuntimeError if it does not compile for another reason.

@@ -23,7 +23,7 @@ from clipjax.checkpoints.identity.registry import model_card
 from clipjax.data.pixels.normalize import normalize
 from clipjax.devices.sharding import DATA, batch_sharding, replicated
 from clipjax.estimates import aot
-from clipjax.estimates.aot import Chip, Executable, Row
+from clipjax.estimates.aot import Chip, Executable, TowerRow
 from clipjax.estimates.flops import product_flops
 from clipjax.models.language.decoder import Decoder
 from clipjax.models.language.generation import decode_step, prefill
@@ -41,7 +41,7 @@ PROGRAMS = ("prefill", "decode")
 
 
 @dataclass(frozen=True)
-class Program:
+class SliceProgram:
     """One step of a slice.
 
     Attributes:
@@ -74,7 +74,7 @@ def table_of(
     parts: Sequence[str] = ("vision", "text", *PROGRAMS),
     precisions: Sequence[Precision] = get_args(Precision),
     start: int = aot.LARGEST,
-) -> Iterator[Row]:
+) -> Iterator[TowerRow]:
     """The rows of models of any kind: towers per chip, and programs per slice. Errors as `aot_table`."""
     towers = [part for part in parts if part not in PROGRAMS]
     yield from aot.aot_table(ids, chips, towers=towers, precisions=precisions, start=start)
@@ -112,14 +112,19 @@ def programs(
 
 
 def _row(
-    facts: tuple[str, str, Precision], chip: Chip, topology: str, program: Program, plain: Program, start: int
-) -> Row:
+    facts: tuple[str, str, Precision],
+    chip: Chip,
+    topology: str,
+    program: SliceProgram,
+    plain: SliceProgram,
+    start: int,
+) -> TowerRow:
     """plain: in the form whose products are the model's own."""
     mesh = aot.slice_mesh(chip, topology, {DATA: -1, MODEL: PARTS})
     groups = mesh.shape[DATA]
     one = plain.arguments(mesh, groups)
     flops = product_flops(jax.make_jaxpr(plain.function)(*one).jaxpr) / groups
-    row = Row(*facts, topology, flops / 1e9, None, start=start)
+    row = TowerRow(*facts, topology, flops / 1e9, None, start=start)
 
     def compile_at(rows: int) -> Executable | None:
         return aot.compiled_within(chip, program.lower(mesh, rows * groups), rows)
@@ -132,12 +137,12 @@ def _row(
     return dataclasses.replace(row, executable=executable, problem=problem)
 
 
-def program_of(card: Card, name: str, precision: Precision, platform: str | None) -> Program:
+def program_of(card: Card, name: str, precision: Precision, platform: str | None) -> SliceProgram:
     """One of a vision-language model's `PROGRAMS`, in a platform's form."""
     return (_prefill if name == "prefill" else _decode)(card, precision, platform)
 
 
-def _prefill(card: Card, precision: Precision, platform: str | None) -> Program:
+def _prefill(card: Card, precision: Precision, platform: str | None) -> SliceProgram:
     network, decoder = Network(card.arch), _decoder(card, platform)
     mean, std, size = card.preprocess.mean, card.preprocess.std, card.arch.vision.image_size
 
@@ -160,10 +165,12 @@ def _prefill(card: Card, precision: Precision, platform: str | None) -> Program:
             batch(jnp.bool_, _positions(card)),
         )
 
-    return Program(read, arguments, lambda mesh: (batch_sharding(mesh), cache_sharding(decoder.config, mesh)))
+    return SliceProgram(
+        read, arguments, lambda mesh: (batch_sharding(mesh), cache_sharding(decoder.config, mesh))
+    )
 
 
-def _decode(card: Card, precision: Precision, platform: str | None) -> Program:
+def _decode(card: Card, precision: Precision, platform: str | None) -> SliceProgram:
     decoder = _decoder(card, platform)
 
     def step(params: Any, ids: Any, cache: Any) -> Any:
@@ -182,7 +189,7 @@ def _decode(card: Card, precision: Precision, platform: str | None) -> Program:
     def results(mesh: Mesh) -> Any:
         return batch_sharding(mesh), cache_sharding(decoder.config, mesh)
 
-    return Program(step, arguments, results, donated=(2,), loops=True)
+    return SliceProgram(step, arguments, results, donated=(2,), loops=True)
 
 
 def _decoder(card: Card, platform: str | None = None) -> Decoder:

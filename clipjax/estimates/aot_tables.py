@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clipjax.estimates.aot import Chip, Row, load_chips
+from clipjax.estimates.aot import Chip, TowerRow, load_chips
 from clipjax.estimates.aot_language import PARTS, PROGRAMS
 
 
@@ -13,7 +13,7 @@ def table_titles() -> tuple[str, ...]:
     )
 
 
-def table_cells(row: Row) -> tuple[str, ...]:
+def table_cells(row: TowerRow) -> tuple[str, ...]:
     facts = (row.model, row.tower, row.precision, row.chip)
     if row.executable is None:
         return (*facts, f"no: {row.problem}", f"{row.gflops:.1f}", *("-",) * 5)
@@ -37,7 +37,7 @@ def estimate_titles() -> tuple[str, ...]:
     )
 
 
-def estimate_cells(row: Row) -> tuple[str, ...] | None:
+def estimate_cells(row: TowerRow) -> tuple[str, ...] | None:
     """A row's cells per chip, or per group of chips that share a decoder; None without an estimate."""
     program, seconds, share = row.executable, _seconds(row), share_of_peak(row)
     if program is None or program.estimate is None or seconds is None:
@@ -53,7 +53,7 @@ def estimate_cells(row: Row) -> tuple[str, ...] | None:
     )
 
 
-def _share_cell(row: Row, share: float | None) -> str:
+def _share_cell(row: TowerRow, share: float | None) -> str:
     assert row.executable is not None
     assert row.executable.estimate is not None
     if row.tower == "decode":  # its collectives have no estimate, as the page says
@@ -61,14 +61,14 @@ def _share_cell(row: Row, share: float | None) -> str:
     return "-" if row.executable.estimate.unknown else f"{share:.0%}"
 
 
-def share_of_bandwidth(row: Row) -> float | None:
+def share_of_bandwidth(row: TowerRow) -> float | None:
     """The share of a step that reads each argument once; too high if an operation has no estimate."""
     if row.executable is None or (seconds := _seconds(row)) is None:
         return None
     return row.executable.argument_bytes / seconds / (_chip(row).gbps * 1e9)
 
 
-def share_of_peak(row: Row) -> float | None:
+def share_of_peak(row: TowerRow) -> float | None:
     """Too high where an operation has no estimate; None for a row without one."""
     if row.executable is None or (seconds := _seconds(row)) is None:
         return None
@@ -77,12 +77,12 @@ def share_of_peak(row: Row) -> float | None:
     return flops / seconds / (_chip(row).tflops * 1e12)
 
 
-def _seconds(row: Row) -> float | None:
+def _seconds(row: TowerRow) -> float | None:
     if row.executable is None or row.executable.estimate is None:
         return None
     chip = _chip(row)
     return row.executable.estimate.seconds(chip.clock_ghz * 1e9, chip.gbps * 1e9)
 
 
-def _chip(row: Row) -> Chip:
+def _chip(row: TowerRow) -> Chip:
     return load_chips()[row.chip.partition(":")[0]]

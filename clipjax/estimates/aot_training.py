@@ -17,7 +17,7 @@ from clipjax.checkpoints.model import Model
 from clipjax.devices.sharding import make_mesh
 from clipjax.errors import unknown_name
 from clipjax.estimates import aot
-from clipjax.estimates.aot import Chip, Executable, Row
+from clipjax.estimates.aot import Chip, Executable, TowerRow
 from clipjax.estimates.flops import product_flops
 from clipjax.finetune.dry_run import abstract_model, abstract_setup, abstract_step
 from clipjax.finetune.method import Setup
@@ -30,7 +30,7 @@ BATCH = 64  # examples of a chip: the recipes' 512 on eight chips
 
 def training_table(
     ids: Sequence[str], chips: Sequence[str], *, steps: Sequence[str] = tuple(STEPS), start: int = BATCH
-) -> Iterator[Row]:
+) -> Iterator[TowerRow]:
     """Compile steps for chips and their smallest slices, a minute or two each. Errors as `aot_table`."""
     known = aot.load_chips()
     if unknown := [name for name in chips if name not in known]:
@@ -42,11 +42,11 @@ def training_table(
             gflops = step_flops(model, step) / 1e9
             for chip in map(known.__getitem__, chips):
                 for place in (chip.name, chip.topology):
-                    row = Row(model.card.id, step, "fast", place, gflops, None, start=min(start, BATCH))
+                    row = TowerRow(model.card.id, step, "fast", place, gflops, None, start=min(start, BATCH))
                     yield _compiled(row, model, chip)
 
 
-def _compiled(row: Row, model: Model, chip: Chip) -> Row:
+def _compiled(row: TowerRow, model: Model, chip: Chip) -> TowerRow:
     def compile_at(batch: int) -> Executable | None:
         return compile_step(model, row.tower, chip, row.chip, batch)
 

@@ -21,8 +21,8 @@ from clipjax.embeddings.params import bytes_of, dtype_to_load
 from clipjax.errors import ClipjaxError
 from clipjax.estimates.flops import tower_flops
 from clipjax.evaluation.kinds.kind import SINGLE, Amounts, find_kind, kind_of
-from clipjax.evaluation.located import Located
-from clipjax.evaluation.plans.item import Chosen, Item, Job
+from clipjax.evaluation.located import DataFolder
+from clipjax.evaluation.plans.item import Item, ModelChoice, TaskOnData
 from clipjax.evaluation.request import Request
 from clipjax.models.arch import Arch
 from clipjax.models.language.vision_language import image_positions
@@ -35,7 +35,7 @@ UNKNOWN = 10**10  # operations per image of a model that is not one of clipjax's
 RUN = 10**9  # operations added to every run, so that those that embed nothing count too
 
 
-class Images(NamedTuple):
+class ImageWork(NamedTuple):
     """Images that a model embeds once for all its runs.
 
     Attributes:
@@ -56,7 +56,7 @@ class Images(NamedTuple):
     apart: str | None = None
 
 
-class Texts(NamedTuple):
+class TextWork(NamedTuple):
     model: str
     classes: str
     prompts: str
@@ -74,7 +74,7 @@ class Work(NamedTuple):
 
     tower: str
     precision: str
-    of: Images | Texts
+    of: ImageWork | TextWork
     number: int
     flops: int
 
@@ -95,7 +95,7 @@ class CostedItem(Item):
 
     @property
     def images(self) -> int:
-        return sum(work.number for work in self.work if isinstance(work.of, Images))
+        return sum(work.number for work in self.work if isinstance(work.of, ImageWork))
 
 
 Costed = TypeVar("Costed", bound=CostedItem)
@@ -105,16 +105,16 @@ Costed = TypeVar("Costed", bound=CostedItem)
 class CardSizes:
     """Numbers of images as the cards have them; 0 where a card has none."""
 
-    def of(self, data: Located, limit: int | None, amounts: Amounts = SINGLE) -> int:
+    def of(self, data: DataFolder, limit: int | None, amounts: Amounts = SINGLE) -> int:
         whole = data.card.about or amounts.stated(data.card) or 0
         return amounts.images * (whole if limit is None else min(limit, whole))
 
 
 @dataclass(frozen=True)
-class Sizes:
+class DataSizes:
     """Like `CardSizes`, from the data themselves; 0 for an unreadable data set."""
 
-    def of(self, data: Located, limit: int | None, amounts: Amounts = SINGLE) -> int:
+    def of(self, data: DataFolder, limit: int | None, amounts: Amounts = SINGLE) -> int:
         try:
             whole = amounts.held(data.dataset.manifest)
         except ClipjaxError:  # its own run reports it
@@ -122,18 +122,18 @@ class Sizes:
         return amounts.images * (whole if limit is None else min(limit, whole))
 
 
-def parts(job: Job) -> list[Located]:
+def parts(job: TaskOnData) -> list[DataFolder]:
     return [job.data] if job.id is None else [job.data, job.id]
 
 
-def pixels_of(job: Job) -> list[Located]:
+def pixels_of(job: TaskOnData) -> list[DataFolder]:
     """The data sets whose pixels a pixel store keeps."""
     kinds = [find_kind(name) for name in find_task(job.task).kinds]
     return [data for data in parts(job) if any(kind.amounts.size(data.card) is None for kind in kinds)]
 
 
 def with_work(
-    items: Sequence[Costed], sizes: Sizes | CardSizes, heads: Heads, needed: set[Images | Texts]
+    items: Sequence[Costed], sizes: DataSizes | CardSizes, heads: Heads, needed: set[ImageWork | TextWork]
 ) -> list[Costed]:
     """The items with their work. What several runs of a model share counts for the first of them.
 
@@ -154,7 +154,9 @@ def total_flops(items: Sequence[CostedItem]) -> int:
     return sum(item.flops for item in items)
 
 
-def works(chosen: Chosen, job: Job, request: Request, sizes: Sizes | CardSizes, heads: Heads) -> list[Work]:
+def works(
+    chosen: ModelChoice, job: TaskOnData, request: Request, sizes: DataSizes | CardSizes, heads: Heads
+) -> list[Work]:
     """Everything that a run needs, whether or not another has computed it; [] for outputs in files."""
     card, found = chosen.card, []
     tower = image_tower(card)
@@ -172,13 +174,15 @@ def image_tower(card: Card | None) -> str:
     return "vision" if card is None or card.arch.language is None else "prefill"
 
 
-def images_of(chosen: Chosen, job: Job, request: Request, sizes: Sizes | CardSizes) -> list[Images]:
+def images_of(
+    chosen: ModelChoice, job: TaskOnData, request: Request, sizes: DataSizes | CardSizes
+) -> list[ImageWork]:
     if chosen.model is None:
         return []
     sample = None if request.limit is None else (request.limit, request.seed)
     amounts = kind_of(chosen.model, find_task(job.task)).amounts
     return [
-        Images(
+        ImageWork(
             model=chosen.name,
             folder=str(data.root),
             number=sizes.of(data, request.limit, amounts),
@@ -193,14 +197,16 @@ def images_of(chosen: Chosen, job: Job, request: Request, sizes: Sizes | CardSiz
     ]
 
 
-def texts_of(chosen: Chosen, job: Job, request: Request, heads: Heads) -> list[tuple[Texts, int]]:
+def texts_of(
+    chosen: ModelChoice, job: TaskOnData, request: Request, heads: Heads
+) -> list[tuple[TextWork, int]]:
     """A zero-shot head's prompts and their number."""
     if chosen.model is None or chosen.own_head or "head" not in find_task(job.task).needs:
         return []
     if (head := heads.of(job)) is None:
         return []
     return [
-        (Texts(chosen.name, head.classes, head.prompts, each), head.number) for each in request.precisions
+        (TextWork(chosen.name, head.classes, head.prompts, each), head.number) for each in request.precisions
     ]
 
 
@@ -216,7 +222,7 @@ class Heads:
     def __init__(self) -> None:
         self._found: dict[tuple[str | None, ...], _Head | None] = {}
 
-    def of(self, job: Job) -> _Head | None:
+    def of(self, job: TaskOnData) -> _Head | None:
         """The texts of a run; None if its classes or prompts cannot be read: the run itself reports it."""
         of_id, prompts = job.id and job.id.card.name, job.prompts and job.prompts.digest
         key = job.task, str(job.data.root), job.data.card.name, of_id, prompts
@@ -225,7 +231,7 @@ class Heads:
         return self._found[key]
 
 
-def _head_of(job: Job) -> _Head | None:
+def _head_of(job: TaskOnData) -> _Head | None:
     needs = find_task(job.task).needs
     card = job.data.card if job.id is None or "labels" in needs else job.id.card
     try:
@@ -266,7 +272,7 @@ def _decoder_weights(arch: Arch) -> int:
     return sum(math.prod(leaf.shape) for leaf in leaves)
 
 
-def weight_bytes(chosen: Chosen, precisions: Collection[str]) -> int:
+def weight_bytes(chosen: ModelChoice, precisions: Collection[str]) -> int:
     """The params' bytes in memory, as a sweep with these precisions loads them; 0 if clipjax loads none."""
     if chosen.card is None:
         return 0

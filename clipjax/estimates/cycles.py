@@ -34,7 +34,7 @@ _NO_WORK = frozenset({"ConcatBitcast", "AllocateBuffer"})
 
 
 @dataclass(frozen=True)
-class Estimate:
+class CycleEstimate:
     """One chip's program. Loops count as often as they run; of branches only the costliest counts.
 
     Attributes:
@@ -73,7 +73,7 @@ class _Sums:
         self.beside += other.beside * times
 
 
-def estimate(program: CompiledProgram) -> Estimate | None:
+def estimate(program: CompiledProgram) -> CycleEstimate | None:
     """None for a program without estimates, as another platform's has none.
 
     Raises ValueError for a loop of unknown length.
@@ -82,7 +82,7 @@ def estimate(program: CompiledProgram) -> Estimate | None:
     if not sums.cycles():
         return None
     costliest = dict(sums.by_name.most_common(COSTLIEST))
-    return Estimate(sums.cycles(), sums.moved, sums.beside, dict(sums.unknown), costliest)
+    return CycleEstimate(sums.cycles(), sums.moved, sums.beside, dict(sums.unknown), costliest)
 
 
 def _of(program: CompiledProgram, computation: str) -> _Sums:

@@ -25,7 +25,7 @@ from clipjax.storage.reading import read_json
 
 
 @dataclass(frozen=True)
-class Forward:
+class AbstractForward:
     """One chip's computation, function(params, batch) -> features, with abstract params.
 
     Attributes:
@@ -43,7 +43,7 @@ class Forward:
 
 def forward_of(
     card: Card, tower: str, precision: Precision, platform: str | None = None, devices: int = 1
-) -> Forward:
+) -> AbstractForward:
     """A tower as embedding runs it: uint8 pixels or full-length token ids to features.
 
     platform: as in `Network.encode_image`.
@@ -55,14 +55,16 @@ def forward_of(
     if tower == "text":
         assert card.arch.text is not None
         ids = jax.ShapeDtypeStruct((card.arch.text.context_length,), jnp.int32)
-        return Forward(lambda params, ids: unit_norm(network.encode_text(params, ids, **where)), params, ids)
+        return AbstractForward(
+            lambda params, ids: unit_norm(network.encode_text(params, ids, **where)), params, ids
+        )
     mean, std, size = card.preprocess.mean, card.preprocess.std, card.arch.vision.image_size
 
     def encode(params: Any, pixels: jax.Array) -> jax.Array:
         features = network.encode_image(params, normalize(pixels, mean, std), **where)
         return features if card.arch.text is None else unit_norm(features)
 
-    return Forward(encode, params, jax.ShapeDtypeStruct((size, size, 3), jnp.uint8))
+    return AbstractForward(encode, params, jax.ShapeDtypeStruct((size, size, 3), jnp.uint8))
 
 
 def tower_flops(card: Card) -> dict[str, int]:

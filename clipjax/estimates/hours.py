@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from clipjax.config import config_dir
 from clipjax.errors import UsageError
-from clipjax.estimates.cost import CostedItem, Images, pixel_bytes
+from clipjax.estimates.cost import CostedItem, ImageWork, pixel_bytes
 from clipjax.models.arch import Arch, family_of, load_arch
 from clipjax.storage.reading import read_csv, read_toml
 from clipjax.storage.records import read
@@ -34,7 +34,7 @@ BASES = ("estimated", "scaled", "carried", "assumed")
 
 
 @dataclass(frozen=True, eq=False)
-class Machine:
+class MachineRates:
     """A machine of configs/machines.toml. One without a `chip` has `tflops` and `share`."""
 
     name: str
@@ -62,7 +62,7 @@ class Share(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Estimate:
+class TowerRate:
     """A row of configs/tower_rates.csv: a tower, its operations for an example, and the peak's share."""
 
     chip: str
@@ -81,7 +81,7 @@ class Estimate:
 class Hours:
     """The time that runs take on a machine. `by`: the seconds of each basis."""
 
-    machine: Machine
+    machine: MachineRates
     seconds: float
     by: Mapping[str, float]
 
@@ -100,7 +100,7 @@ class Hours:
 
 
 @dataclass(frozen=True)
-class Amounts:
+class WorkAmounts:
     """Images that runs read, and bytes that they store.
 
     Attributes:
@@ -116,18 +116,20 @@ class Amounts:
     pixels: int
 
 
-def load_machines(share: float | None = None) -> list[Machine]:
+def load_machines(share: float | None = None) -> list[MachineRates]:
     """Args: share: in place of the assumed ones. Raises UsageError unless it is in (0, 1]."""
     if share is not None and not 0 < share <= 1:
         raise UsageError(
             f"the assumed share of the peak (--share-of-peak) must be above 0 and at most 1, not {share:g}"
         )
     path = config_dir() / "machines.toml"
-    known = [read(Machine, {"name": name, **facts}, str(path)) for name, facts in read_toml(path).items()]
+    known = [
+        read(MachineRates, {"name": name, **facts}, str(path)) for name, facts in read_toml(path).items()
+    ]
     return [each if each.share is None or share is None else replace(each, share=share) for each in known]
 
 
-def hours_on(machine: Machine, items: Sequence[CostedItem]) -> Hours:
+def hours_on(machine: MachineRates, items: Sequence[CostedItem]) -> Hours:
     """The time of the towers that a plan's items need, as if nothing were stored."""
     by: dict[str, float] = dict.fromkeys(BASES, 0.0)
     for item in items:
@@ -143,7 +145,7 @@ def decode_rate() -> float:
     return read_toml(config_dir() / "decode_rate.toml")["images_per_second"]
 
 
-def amounts_of(items: Sequence[CostedItem]) -> Amounts:
+def amounts_of(items: Sequence[CostedItem]) -> WorkAmounts:
     """The amounts if nothing were stored, and with a pixel store that holds everything."""
     embedded = embeddings = 0
     pixels: dict[Any, int] = {}
@@ -159,15 +161,15 @@ def amounts_of(items: Sequence[CostedItem]) -> Amounts:
             if recipe is not None:
                 key = recipe, images.folder, images.number, images.sample, images.decode
                 pixels[key] = pixel_bytes(recipe, images.number)
-    return Amounts(embedded, anew + sum(key[2] for key in pixels), embeddings, sum(pixels.values()))
+    return WorkAmounts(embedded, anew + sum(key[2] for key in pixels), embeddings, sum(pixels.values()))
 
 
-def images_in(item: CostedItem) -> list[Images]:
-    return [work.of for work in item.work if isinstance(work.of, Images)]
+def images_in(item: CostedItem) -> list[ImageWork]:
+    return [work.of for work in item.work if isinstance(work.of, ImageWork)]
 
 
 @functools.cache
-def share_of(machine: Machine, arch: Arch | None, tower: str, precision: str, flops: int) -> Share:
+def share_of(machine: MachineRates, arch: Arch | None, tower: str, precision: str, flops: int) -> Share:
     """`flops`: of an example. `arch`: None for a model that is not one of clipjax's networks."""
     if machine.chip is None:
         assert machine.share is not None
@@ -183,12 +185,12 @@ def share_of(machine: Machine, arch: Arch | None, tower: str, precision: str, fl
     return Share(near.share * _ratio(near, machine.chip, precision), "carried", near.arch)
 
 
-def _nearest(among: Sequence[Estimate], name: str | None, flops: int) -> Estimate:
+def _nearest(among: Sequence[TowerRate], name: str | None, flops: int) -> TowerRate:
     """The tower itself, or that whose operations are most alike."""
     return min(among, key=lambda each: (each.arch != name, abs(math.log(each.flops / flops))))
 
 
-def _ratio(tower: Estimate, chip: str, precision: str) -> float:
+def _ratio(tower: TowerRate, chip: str, precision: str) -> float:
     """What the tower's yardstick reaches on a chip, over what it reaches on `BASE`."""
     here, there = (
         {each.arch: each.share for each in _estimates(*where) if each.tower == "vision"}
@@ -204,9 +206,9 @@ def _family(arch: Arch, tower: str) -> str:
 
 
 @functools.cache
-def _estimates(chip: str, precision: str) -> list[Estimate]:
+def _estimates(chip: str, precision: str) -> list[TowerRate]:
     return [
-        Estimate(chip, precision, row["tower"], row["arch"], float(row["flops"]), float(row["share"]))
+        TowerRate(chip, precision, row["tower"], row["arch"], float(row["flops"]), float(row["share"]))
         for row in read_csv(config_dir() / "tower_rates.csv")
         if (row["chip"], row["precision"]) == (chip, precision)
     ]

@@ -22,12 +22,12 @@ import numpy as np
 from clipjax.errors import DataError, unknown_name
 from clipjax.evaluation.paired_numbers import Numbers, differences, values_of
 from clipjax.evaluation.request import Request
-from clipjax.evaluation.run_pairs import Choice, RunAddress, pairs_of
+from clipjax.evaluation.run_pairs import RunAddress, RunFilter, pairs_of
 from clipjax.metrics.uncertainty.bootstrap import RESAMPLES, draws_for, weighted_mean
 from clipjax.metrics.uncertainty.intervals import Interval
 from clipjax.metrics.uncertainty.paired import holm
 from clipjax.options import check_values
-from clipjax.results.data_sets import told_apart
+from clipjax.results.data_sets import with_distinct_names
 from clipjax.results.row import Row, metric_name
 from clipjax.results.store import ResultStore
 from clipjax.tasks.inputs import About
@@ -137,7 +137,7 @@ def compare_runs(
             several pairs of runs: all of them); no runs match; or one of `metrics` cannot be compared.
     """
     check_values(Request, resamples=resamples, seed=seed)
-    choice = Choice(prompts, precision, labels)
+    choice = RunFilter(prompts, precision, labels)
     addresses, unlike = pairs_of((str(first), str(second)), Path(results), choice)
     pairs, unfit, left_out = _pairs(addresses)
     resamples = max(resamples, _least_draws(pairs, metrics))
@@ -218,7 +218,7 @@ def _pairs(
     Raises DataError if a single pair does not.
     """
     both = [(_load(*a), _load(*b)) for a, b in addresses]
-    named = told_apart([a.row for a, _ in both])
+    named = with_distinct_names([a.row for a, _ in both])
     pairs, unfit, metrics = [], {}, {}
     for (a, b), row in zip(both, named):
         try:

@@ -8,8 +8,8 @@ from typing import Any
 
 from clipjax.data.corrupted.depth import PREPARATION
 from clipjax.data.corrupted.frost import frost_pictures
-from clipjax.data.corrupted.inputs import Inputs
-from clipjax.data.corrupted.write import Written, write_corrupted
+from clipjax.data.corrupted.inputs import CorruptionInputs
+from clipjax.data.corrupted.write import CorruptedFolder, write_corrupted
 from clipjax.data.pack import refuse_within
 from clipjax.evaluation.data_set import dataset_of
 from clipjax.evaluation.request import Request
@@ -31,7 +31,7 @@ def corrupt(
     seed: int = 0,
     on_error: str = "raise",
     progress: bool = False,
-) -> list[Written]:
+) -> list[CorruptedFolder]:
     """Write corrupted copies of a data set's images as OUT/<kind>/<severity>/<id>, 224 x 224.
 
     Args:
@@ -55,7 +55,7 @@ def corrupt(
     """
     refuse_within(data, out)
     manifest = dataset_of(Request(dataset=dataset, root=data)).manifest
-    inputs = Inputs(_path(depth), depth_kind, _path(reshading), _shared(_path(frost)))
+    inputs = CorruptionInputs(_path(depth), depth_kind, _path(reshading), _shared(_path(frost)))
     return write_corrupted(
         manifest if limit is None else manifest.sample(limit, seed),
         Path(out).expanduser(),

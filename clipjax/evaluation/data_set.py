@@ -8,7 +8,7 @@ from clipjax.data.cards import Dataset, DatasetCard, is_registered, load_dataset
 from clipjax.data.readers.reader import recognise
 from clipjax.errors import DataError, UsageError, visible
 from clipjax.evaluation.request import Request
-from clipjax.storage.buckets import place
+from clipjax.storage.buckets import as_path
 from clipjax.storage.reading import exists, is_dir
 
 
@@ -22,7 +22,7 @@ def dataset_of(request: Request) -> Dataset:
     if isinstance(dataset, Dataset):
         return dataset
     if root is None:
-        if isinstance(dataset, DatasetCard) or dataset is None or not exists(place(dataset)):
+        if isinstance(dataset, DatasetCard) or dataset is None or not exists(as_path(dataset)):
             wanted = (
                 "a data set" if dataset is None else f"the folder of {getattr(dataset, 'name', dataset)!r}"
             )
@@ -30,7 +30,7 @@ def dataset_of(request: Request) -> Dataset:
         dataset, root = None, dataset
     if dataset is not None:
         return load_dataset(dataset, root)
-    path = place(root)
+    path = as_path(root)
     reader = recognise(path)
     if reader is None:
         raise DataError(f"{path} does not exist")

@@ -13,7 +13,7 @@ from pathlib import Path
 from clipjax.data.cards import Dataset, DatasetCard, cards_in, load_dataset, read_card, registered_cards
 from clipjax.data.check import check_dataset
 from clipjax.errors import ClipjaxError, DataError
-from clipjax.storage.buckets import place
+from clipjax.storage.buckets import as_path
 from clipjax.storage.reading import exists, is_dir, is_file
 from clipjax.tasks.task import find_task
 from clipjax.tasks.task_names import TASKS, listed
@@ -22,7 +22,7 @@ DEFAULT_ID = "imagenet_val"
 
 
 @dataclass(frozen=True)
-class Located:
+class DataFolder:
     """The folder may not exist. `given`: the data set, where it is read already."""
 
     card: DatasetCard
@@ -30,7 +30,7 @@ class Located:
     given: Dataset | None = field(default=None, compare=False, repr=False)
 
     @classmethod
-    def of(cls, dataset: Dataset) -> Located:
+    def of(cls, dataset: Dataset) -> DataFolder:
         """A data set that is read already: its folder is not asked for."""
         return cls(dataset.card, Path(), dataset)
 
@@ -40,17 +40,17 @@ class Located:
         return load_dataset(self.card, self.root) if self.given is None else self.given
 
 
-def cards_below(data_root: str | Path | None) -> list[Located]:
+def cards_below(data_root: str | Path | None) -> list[DataFolder]:
     """The user's cards (*.toml in `data_root`) and the registered ones, by name; the user's win.
 
     None: the shipped ones, at relative paths.
     """
-    base = Path() if data_root is None else place(data_root).expanduser()
+    base = Path() if data_root is None else as_path(data_root).expanduser()
     if not is_dir(base):
         raise DataError(f"{base} is not a folder; give the one that holds the data sets")
     own = [] if data_root is None else cards_in(base)
     cards = {card.name: card for card in [*registered_cards(), *own]}
-    return [Located(cards[name], data_folder(base, cards[name])) for name in sorted(cards)]
+    return [DataFolder(cards[name], data_folder(base, cards[name])) for name in sorted(cards)]
 
 
 def data_folder(base: Path, card: DatasetCard) -> Path:
@@ -70,7 +70,7 @@ def annotations_path(card: DatasetCard, file: str | Path | None = None) -> Path 
     """The file or folder, else the card's, relative to the card's file."""
     if file is None and card.annotations is not None and card.path is not None:
         return card.path.parent / card.annotations
-    return None if file is None else place(file)
+    return None if file is None else as_path(file)
 
 
 def in_one_line(missing: Sequence[str], data_root: str | Path | None) -> list[str]:
@@ -84,7 +84,7 @@ def in_one_line(missing: Sequence[str], data_root: str | Path | None) -> list[st
     return [f"{len(missing)} data sets that are not there, among them {missing[0]}{lists}"]
 
 
-def survey(data_root: str | Path, *, decode: bool = False) -> Iterator[tuple[Located, list[str] | None]]:
+def survey(data_root: str | Path, *, decode: bool = False) -> Iterator[tuple[DataFolder, list[str] | None]]:
     """Each data set with its problems; None if it is missing."""
     for located in cards_below(data_root):
         if not exists(located.root):

@@ -18,7 +18,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from clipjax.checkpoints.card import LABELS, Preprocess, Resized
+from clipjax.checkpoints.card import LABELS, ImageResize, Preprocess
 from clipjax.checkpoints.encoder import PYTHON, Encoder, Framework, Outside
 from clipjax.checkpoints.identity.facts import STATED, UNKNOWN, check_facts
 from clipjax.checkpoints.identity.naming import taken_names
@@ -51,7 +51,7 @@ class OwnCard:
     fingerprint: str | None = None
     arch: Arch | None = None
     tokenizer: TokenizerSpec | None = None
-    resized: Resized | None = None
+    resized: ImageResize | None = None
     lineage: Mapping[str, Any] | None = None
 
     @classmethod

@@ -27,7 +27,7 @@ from clipjax.results.rows import validate_rows
 from clipjax.results.store import SCHEMA_VERSION, ResultStore, model_facts, new_run_id
 from clipjax.results.tables import as_html, summary_table
 from clipjax.storage.digests import sha256_file, sha256_json
-from clipjax.tasks.task import Measure, Outcome, Task
+from clipjax.tasks.task import Measure, Task, TaskResult
 from clipjax.tasks.task_names import TASKS, package_of
 
 # Fields of rows without embedded images.
@@ -171,7 +171,9 @@ def refused(
         **NOT_EMBEDDED,
         "folder": folder,
     }
-    return finish(common, Outcome([Measure(task.name, None, 0, note=reason)], {"id": []}), NO_STATS, results)
+    return finish(
+        common, TaskResult([Measure(task.name, None, 0, note=reason)], {"id": []}), NO_STATS, results
+    )
 
 
 def refused_recipe(model: Encoder, task: Task, name: str) -> dict[str, Any]:
@@ -179,7 +181,7 @@ def refused_recipe(model: Encoder, task: Task, name: str) -> dict[str, Any]:
     return run | package_of(task.name)
 
 
-def finish(common: Fields, outcome: Outcome, stats: EmbedStats, results: str | Path | None) -> Result:
+def finish(common: Fields, outcome: TaskResult, stats: EmbedStats, results: str | Path | None) -> Result:
     """Make and check rows; the first process writes them."""
     fields = [common | _fields(measure) for measure in outcome.measures]
     rows = validate_rows(with_protocols(with_references(fields)))

@@ -17,7 +17,7 @@ from clipjax.evaluation.kinds.kind import check_options, kind_of
 from clipjax.evaluation.models.encoders import encoder
 from clipjax.evaluation.plans.collection import job_of
 from clipjax.evaluation.plans.item import items_of
-from clipjax.evaluation.plans.ready import Ready, hash_images, resolved
+from clipjax.evaluation.plans.ready import ResolvedItem, hash_images, resolved
 from clipjax.evaluation.request import Request
 from clipjax.evaluation.rows import Result, finish, from_configs, identity, made_by, refused, with_stored
 from clipjax.evaluation.subject import Subject
@@ -26,7 +26,7 @@ from clipjax.results.provenance import count_compiles
 from clipjax.results.row import COMPARISON, Fields
 from clipjax.results.store import model_facts
 from clipjax.storage.digests import sha256_json
-from clipjax.tasks.task import Measure, Outcome, find_task
+from clipjax.tasks.task import Measure, TaskResult, find_task
 
 
 def run(
@@ -44,7 +44,7 @@ def run(
     return measured(found, compute, results)
 
 
-def measured(ready: Ready, compute: Compute, results: str | Path | None) -> Result:
+def measured(ready: ResolvedItem, compute: Compute, results: str | Path | None) -> Result:
     """Embed what is missing, and make the rows; a single one if the task is not defined for the model."""
     job, subject, apart = ready.item.job, ready.subject, compute.store is None
     what = f"{job.task} on {job.data.card.name}"
@@ -95,7 +95,7 @@ def _profile(subject: Subject, precision: str, compute: Compute, results: str | 
         compile_count=compiles.count,
     )
     common["versions"] = with_stored(common["versions"], stats.made_with)
-    done = finish(common, Outcome(outcome.measures, images), stats, results)
+    done = finish(common, TaskResult(outcome.measures, images), stats, results)
     return dataclasses.replace(done, what=subject.in_words())
 
 
@@ -150,5 +150,5 @@ def _compare(subject: Subject, parity: Result, fast: Result, results: str | Path
         compile_count=(first["compile_count"] or 0) + (second["compile_count"] or 0),
     )
     common["versions"] = {**(first["versions"] or {}), **(second["versions"] or {})}
-    compared = finish(common, Outcome(measures, images), fast.stats, results)
+    compared = finish(common, TaskResult(measures, images), fast.stats, results)
     return dataclasses.replace(compared, rows=[*parity.rows, *fast.rows, *compared.rows])

@@ -1,6 +1,6 @@
 """Which runs of two models are compared: those made in the same way.
 
-    pairs_of(("vit_b_32-openai", "vit_b_16-openai"), Path("results"), Choice(prompts="openai_80"))
+    pairs_of(("vit_b_32-openai", "vit_b_16-openai"), Path("results"), RunFilter(prompts="openai_80"))
 
 Runs match by task and data set, then by recipe without the model's part. If no recipes match: by prompts,
 label space, projection, ID set, annotations, precision and sample. A model's transform, tokenizer and logit
@@ -17,10 +17,10 @@ from clipjax.analysis.diff.differences import how
 from clipjax.analysis.rows.alike import has_own_prompts
 from clipjax.errors import DataError, UsageError
 from clipjax.results.completeness import is_whole
-from clipjax.results.data_sets import told_apart
-from clipjax.results.named import runs_named
+from clipjax.results.data_sets import with_distinct_names
 from clipjax.results.row import COMPARISON, Row
 from clipjax.results.store import ResultStore
+from clipjax.results.stored_runs import runs_named
 from clipjax.storage.digests import canonical_json
 
 RunAddress = tuple[Path, str]  # a folder of results, a run id in it
@@ -31,7 +31,7 @@ OF_MODEL |= {"asking", "prompts", "skipped"}  # `_recipe` adds prompts by name a
 OPTIONS = {"prompts": "prompts", "precision": "precision", "label_space": "labels"}
 
 
-class Choice(NamedTuple):
+class RunFilter(NamedTuple):
     """None: any."""
 
     prompts: str | None = None
@@ -56,7 +56,7 @@ Pairs = list[tuple[_Run, _Run]]
 
 
 def pairs_of(
-    names: tuple[str, str], results: Path, choice: Choice
+    names: tuple[str, str], results: Path, choice: RunFilter
 ) -> tuple[list[tuple[RunAddress, RunAddress]], dict[str, str]]:
     """A pair of runs for each task and data set in common, and why others have none.
 
@@ -67,7 +67,7 @@ def pairs_of(
     (runs_a, named_first), (runs_b, named_second) = (_runs_of(name, results) for name in names)
     both_named = named_first and named_second  # two runs, not two models with all their runs
     if not both_named:
-        runs_a, runs_b = _told_apart(runs_a, runs_b)
+        runs_a, runs_b = _with_distinct_names(runs_a, runs_b)
     first, second = _by_key(runs_a), _by_key(runs_b)
     common = [key for key in first if key in second]
     if not common:
@@ -107,9 +107,9 @@ def _runs_of(name: str, results: Path) -> tuple[list[_Run], bool]:
     return own[::-1], is_run
 
 
-def _told_apart(a: Sequence[_Run], b: Sequence[_Run]) -> tuple[list[_Run], list[_Run]]:
+def _with_distinct_names(a: Sequence[_Run], b: Sequence[_Run]) -> tuple[list[_Run], list[_Run]]:
     """The runs, in which each name of a data set is of one."""
-    rows = told_apart([run.row for run in (*a, *b)])
+    rows = with_distinct_names([run.row for run in (*a, *b)])
     runs = [run._replace(row=row) for run, row in zip((*a, *b), rows)]
     return runs[: len(a)], runs[len(a) :]
 
@@ -126,7 +126,7 @@ def _counts(store: ResultStore, rows: list[Row]) -> bool:
     return measured and (store.root / rows[0]["run_id"] / "images.parquet").is_file()
 
 
-def _chosen(runs: Sequence[_Run], choice: Choice) -> list[_Run]:
+def _chosen(runs: Sequence[_Run], choice: RunFilter) -> list[_Run]:
     """Prompts do not apply to a run without a prompt set."""
     return [
         run
@@ -199,7 +199,7 @@ def _listed(runs: Sequence[_Run]) -> str:
     return ", ".join(said) or "other weights, images or settings"
 
 
-def _unlike(names: tuple[str, str], both: Sequence[Sequence[_Run]], choice: Choice) -> str:
+def _unlike(names: tuple[str, str], both: Sequence[Sequence[_Run]], choice: RunFilter) -> str:
     options = [f"--{name} {value}" for name, value in choice._asdict().items() if value is not None]
     for name, runs in zip(names, both):
         if not runs:

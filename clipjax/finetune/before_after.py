@@ -24,16 +24,16 @@ from clipjax.evaluation.compare import Comparison, compare_runs
 from clipjax.evaluation.located import in_one_line
 from clipjax.evaluation.plans.collection import CollectionPlan, plan
 from clipjax.evaluation.plans.execute import execute
-from clipjax.evaluation.plans.item import Item, Job, items_of
+from clipjax.evaluation.plans.item import Item, TaskOnData, items_of
 from clipjax.evaluation.request import Request
 from clipjax.evaluation.rows import Result
 from clipjax.finetune.data.splits import Split, refuse_overlap
-from clipjax.finetune.suites import Metric, Suite
+from clipjax.finetune.suites import FinetuneSuite, Metric
 from clipjax.metrics.uncertainty.bootstrap import RESAMPLES, draws_for
 from clipjax.metrics.uncertainty.intervals import over_images_and
 from clipjax.metrics.uncertainty.paired import holm
 from clipjax.results.row import metric_name
-from clipjax.storage.buckets import place
+from clipjax.storage.buckets import as_path
 
 ALPHA = 0.05  # of the verdicts of one table together
 
@@ -107,7 +107,7 @@ class Change:
 def before_and_after(
     base: Model,
     tuned: Sequence[Model],
-    suite: Suite,
+    suite: FinetuneSuite,
     data_root: str | Path,
     results: str | Path,
     *,
@@ -138,7 +138,7 @@ def before_and_after(
         return []
     judged = [metric for metric in suite.metrics if metric.better != "neither"]
     lines = sum(metric.task == task for task, _ in jobs for metric in judged)
-    folder, resamples = place(results), max(RESAMPLES, draws_for(lines))
+    folder, resamples = as_path(results), max(RESAMPLES, draws_for(lines))
     changes = [
         change
         for key in jobs
@@ -166,13 +166,13 @@ def corrected(changes: Sequence[Change]) -> list[Change]:
 _Key = tuple[str, str]
 
 
-def left_out(suite: Suite, data_root: str | Path) -> list[str]:
+def left_out(suite: FinetuneSuite, data_root: str | Path) -> list[str]:
     """A line with the number of data sets of the suite that the folder lacks; none if it has all."""
     lines = in_one_line(_missing(suite, data_root), data_root)
     return [f"left out of the table: {line}" for line in lines]
 
 
-def _missing(suite: Suite, data_root: str | Path) -> list[str]:
+def _missing(suite: FinetuneSuite, data_root: str | Path) -> list[str]:
     families = {name.partition(":")[0] for name in suite.datasets}
     lines: dict[str, None] = {}
     parts = sorted(_parts(suite, data_root), key=lambda part: isinstance(part, DataError))
@@ -184,7 +184,7 @@ def _missing(suite: Suite, data_root: str | Path) -> list[str]:
     return list(lines)
 
 
-def _parts(suite: Suite, data_root: str | Path) -> list[CollectionPlan | DataError]:
+def _parts(suite: FinetuneSuite, data_root: str | Path) -> list[CollectionPlan | DataError]:
     plans: list[CollectionPlan | DataError] = []
     for name in suite.run:
         try:
@@ -194,9 +194,9 @@ def _parts(suite: Suite, data_root: str | Path) -> list[CollectionPlan | DataErr
     return plans
 
 
-def jobs_of(suite: Suite, data_root: str | Path) -> dict[_Key, Job]:
+def jobs_of(suite: FinetuneSuite, data_root: str | Path) -> dict[_Key, TaskOnData]:
     """The runs in the folder, by task and data set. Raises DataError if it holds none of the data sets."""
-    jobs: dict[_Key, Job] = {}
+    jobs: dict[_Key, TaskOnData] = {}
     why: DataError | None = None
     tasks = {metric.task for metric in suite.metrics}
     for planned in _parts(suite, data_root):
@@ -216,7 +216,7 @@ def jobs_of(suite: Suite, data_root: str | Path) -> dict[_Key, Job]:
     return jobs
 
 
-def refuse_leaks(splits: Sequence[Split], suite: Suite, data_root: str | Path) -> None:
+def refuse_leaks(splits: Sequence[Split], suite: FinetuneSuite, data_root: str | Path) -> None:
     """Raise DataError if the suite reports on training or validation images."""
     located = {
         (data.card.name, data.root): data
@@ -235,7 +235,7 @@ def refuse_leaks(splits: Sequence[Split], suite: Suite, data_root: str | Path) -
 
 def evaluate_suite(
     model: Model,
-    suite: Suite,
+    suite: FinetuneSuite,
     data_root: str | Path,
     announce: Callable[[str], None],
     *,
@@ -251,7 +251,7 @@ def evaluate_suite(
 
 def _evaluate(
     model: Model,
-    jobs: dict[_Key, Job],
+    jobs: dict[_Key, TaskOnData],
     request: Request,
     compute: Compute,
     results: str | Path | None,
@@ -273,7 +273,7 @@ def _evaluate(
 
 
 def _changes(
-    key: _Key, results: Sequence[Result | Exception], suite: Suite, folder: Path, resamples: int
+    key: _Key, results: Sequence[Result | Exception], suite: FinetuneSuite, folder: Path, resamples: int
 ) -> Iterator[Change]:
     task, dataset = key
     wanted = [metric for metric in suite.metrics if metric.task == task]

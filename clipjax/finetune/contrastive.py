@@ -51,7 +51,7 @@ _LENGTHS = 4  # a demo's captions have 11 or 12 ids
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ContrastiveRecipe:
     """Everything but data and architecture that decides the trained weights.
 
     Attributes:
@@ -148,7 +148,7 @@ def bound_logit_scale(params: Params) -> Params:
 def train(
     network: Network,
     manifest: Manifest,
-    recipe: Recipe,
+    recipe: ContrastiveRecipe,
     *,
     pixels: PixelRecipe,
     mean: tuple[float, float, float],
@@ -213,7 +213,7 @@ def train(
     return state.params
 
 
-def _identity(network: Network, manifest: Manifest, recipe: Recipe) -> dict[str, str]:
+def _identity(network: Network, manifest: Manifest, recipe: ContrastiveRecipe) -> dict[str, str]:
     return {
         "architecture": sha256_json(arch_to_dict(network.arch))[:12],
         "training images": f"{len(manifest)} {sha256_json(manifest.ids)[:12]}",

@@ -43,9 +43,9 @@ from clipjax.finetune.method import Method, Outcome, Problem, Settings, Setup, f
 from clipjax.finetune.outcome import also_chosen
 from clipjax.finetune.recipe import Recipe
 from clipjax.finetune.search import choose, validation_split
-from clipjax.finetune.training.solve import Trained, train
+from clipjax.finetune.training.solve import TrainingResult, train
 from clipjax.finetune.training.trees import flatten
-from clipjax.storage.buckets import place
+from clipjax.storage.buckets import as_path
 from clipjax.storage.publishing import forget, working_copy
 from clipjax.storage.writing import write_bytes
 
@@ -53,7 +53,7 @@ SHOTS, RECORD = "shots.json", "run.json"
 
 
 @dataclass(frozen=True)
-class Data:
+class FinetuneData:
     """The data sets for training and validation.
 
     Attributes:
@@ -70,7 +70,7 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Run:
+class SeedRun:
     seed: int
     folder: Path
     model: Model
@@ -80,13 +80,13 @@ class Run:
 def finetune(
     model: Model,
     recipe: Recipe,
-    data: Data,
+    data: FinetuneData,
     out: str | Path,
     settings: Settings,
     *,
     name: str | None = None,
     announce: Callable[[str], None] = lambda _: None,
-) -> list[Run]:
+) -> list[SeedRun]:
     """Fine-tune a model by a recipe, once per seed.
 
     Args:
@@ -104,7 +104,7 @@ def finetune(
     whole, held_out = splits(data)
     runs = []
     for seed in recipe.seeds:
-        folder = place(out) / f"seed{seed}"
+        folder = as_path(out) / f"seed{seed}"
         split, shots = _cut(whole, data, recipe, seed)
         fitting = _fitting(recipe, len(split), settings, announce)
         setup = Setup(
@@ -123,11 +123,11 @@ def finetune(
             if name is not None and done.card.id != f"{name}-seed{seed}":
                 raise UsageError(f"{folder} holds {done.card.id}: leave --name out, or name another --out")
             announce(f"{recipe.name}, seed {seed}: finished before, in {folder}")
-            runs.append(Run(seed, folder, done, True))
+            runs.append(SeedRun(seed, folder, done, True))
             continue
         announce(f"{recipe.name}, seed {seed}")
         with _alone(folder):
-            runs.append(Run(seed, folder, _save(solve(setup, method), folder, record, name), False))
+            runs.append(SeedRun(seed, folder, _save(solve(setup, method), folder, record, name), False))
     return runs
 
 
@@ -155,7 +155,7 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def check(recipe: Recipe, data: Data) -> None:
+def check(recipe: Recipe, data: FinetuneData) -> None:
     """Refuse unknown options (DataError), and a choice without validation images (UsageError)."""
     method = find_method(recipe.method)
     searches = method.searches(method.options_of(recipe))
@@ -170,7 +170,7 @@ def solve(setup: Setup, method: Method) -> Outcome:
         problem = _prepared(setup, method)
         return _finish(problem, train(problem, setup))
     validation_split(setup.validation, "the learning rate")
-    best: dict[float, tuple[Problem, Trained]] = {}  # only the best so far
+    best: dict[float, tuple[Problem, TrainingResult]] = {}  # only the best so far
 
     def accuracy(rate: float, split: ValidationSplit) -> float:
         with_rate = _with_rate(setup, rate)
@@ -206,7 +206,7 @@ def _prepared(setup: Setup, method: Method) -> Problem:
     return problem
 
 
-def _finish(problem: Problem, trained: Trained) -> Outcome:
+def _finish(problem: Problem, trained: TrainingResult) -> Outcome:
     return also_chosen(problem.finish(trained.params), trained.chosen)
 
 
@@ -220,7 +220,7 @@ def _with_rate(setup: Setup, rate: float) -> Setup:
     )
 
 
-def splits(data: Data) -> tuple[TrainSplit, ValidationSplit | None]:
+def splits(data: FinetuneData) -> tuple[TrainSplit, ValidationSplit | None]:
     """All training images, and the validation split if any.
 
     Raises:
@@ -235,7 +235,7 @@ def splits(data: Data) -> tuple[TrainSplit, ValidationSplit | None]:
     return hold_out(whole, data.hold_out, seed=0) if data.hold_out else (whole, None)
 
 
-def abstract_setup(model: Model, recipe: Recipe, data: Data, settings: Settings) -> Setup:
+def abstract_setup(model: Model, recipe: Recipe, data: FinetuneData, settings: Settings) -> Setup:
     """The first seed's setup; errors as `finetune` before training.
 
     Reads images only for shots, or to compare a validation set with the training set.
@@ -271,7 +271,7 @@ def _fitting(
     return dataclasses.replace(recipe, batch_size=size)
 
 
-def _cut(whole: TrainSplit, data: Data, recipe: Recipe, seed: int) -> tuple[TrainSplit, Shots | None]:
+def _cut(whole: TrainSplit, data: FinetuneData, recipe: Recipe, seed: int) -> tuple[TrainSplit, Shots | None]:
     split = whole if data.limit is None else whole.sample(data.limit, seed)
     if data.shots is not None:
         shots = read_shots(data.shots)

@@ -15,7 +15,7 @@ from clipjax.finetune.data.splits import Split, TestSplit, ValidationSplit
 T = TypeVar("T")
 
 
-class Choice(NamedTuple):
+class SearchResult(NamedTuple):
     """The best candidate (the first of ties), its accuracy, and all accuracies in order."""
 
     best: Any
@@ -45,11 +45,11 @@ def validation_split(split: Split | None, what: str) -> ValidationSplit:
 
 def choose(
     candidates: Sequence[T], accuracy: Callable[[T, ValidationSplit], float], split: Split | None, what: str
-) -> Choice:
+) -> SearchResult:
     """The most accurate candidate; errors as `validation_split`."""
     held_out = validation_split(split, what)
     tried = tuple(accuracy(candidate, held_out) for candidate in candidates)
     best = max(range(len(tried)), key=tried.__getitem__)
     if jax.process_count() > 1:  # processes may differ in the last bit, but must agree
         best = int(multihost_utils.broadcast_one_to_all(np.int32(best)))
-    return Choice(candidates[best], tried[best], tried)
+    return SearchResult(candidates[best], tried[best], tried)

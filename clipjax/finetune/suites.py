@@ -31,13 +31,13 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class Job:
+class SuiteJob:
     recipe: str
     model: str
 
 
 @dataclass(frozen=True)
-class Suite:
+class FinetuneSuite:
     """A file of configs/before_after or configs/finetune_runs.
 
     Attributes:
@@ -50,14 +50,14 @@ class Suite:
     run: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
     metrics: tuple[Metric, ...] = ()
-    runs: tuple[Job, ...] = ()
+    runs: tuple[SuiteJob, ...] = ()
 
     def shown(self, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
         wanted = {(each.task, each.metric, each.slice) for each in self.metrics}
         return [row for row in rows if (row["task"], row["metric"], row["slice"]) in wanted]
 
 
-def load_suite(name: str | Path) -> Suite:
+def load_suite(name: str | Path) -> FinetuneSuite:
     """A suite by name, or from a .toml file.
 
     Raises:
@@ -65,7 +65,7 @@ def load_suite(name: str | Path) -> Suite:
         DataError: an unknown, missing or mistyped key, or an unknown task.
     """
     path = Path(name) if str(name).endswith(".toml") else _shipped(str(name))
-    suite = read(Suite, read_toml(path), path, given={"name": path.stem})
+    suite = read(FinetuneSuite, read_toml(path), path, given={"name": path.stem})
     for metric in suite.metrics:
         if metric.task not in TASKS.names():
             raise DataError(

@@ -25,7 +25,7 @@ from clipjax.errors import UsageError
 from clipjax.finetune.data.splits import Split
 from clipjax.finetune.linear_head import accuracy_on, zeroshot_params
 from clipjax.finetune.outcome import classifier_card
-from clipjax.finetune.search import Choice, choose
+from clipjax.finetune.search import SearchResult, choose
 from clipjax.finetune.training.trees import flatten
 from clipjax.heads.build import classifier_head, zeroshot_head
 from clipjax.heads.head import Head
@@ -90,7 +90,7 @@ def choose_alpha(
     alphas: Sequence[float] = ALPHAS,
     precision: str = "parity",
     compute: Compute | None = None,
-) -> Choice:
+) -> SearchResult:
     """The most accurate alpha on a validation split; the first of ties.
 
     Args:

@@ -23,7 +23,7 @@ SCORE_BLOCK = 2**22  # scores held at once
 
 
 @dataclass(frozen=True, eq=False)
-class Cache:
+class CacheModel:
     """Training images beside a head: logits += alpha * sum over a class's keys of exp(-beta (1 - f @ key)).
 
     f is a unit-norm feature (Zhang et al. 2022, equation 4).
@@ -66,7 +66,7 @@ class Head:
     scale: float
     normalize: bool
     label_space: LabelSpace
-    cache: Cache | None = None
+    cache: CacheModel | None = None
     directions: bool = True
 
     def __post_init__(self) -> None:
@@ -161,7 +161,7 @@ def _logits(
 
 
 def _cache_logits(
-    features: Float32[jax.Array, "B D"], cache: Cache, classes: int
+    features: Float32[jax.Array, "B D"], cache: CacheModel, classes: int
 ) -> Float32[jax.Array, "B {classes}"]:
     """Compute logits in blocks of at most `SCORE_BLOCK` affinities."""
     count = cache.keys.shape[1]

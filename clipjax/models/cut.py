@@ -13,7 +13,7 @@ from jax import Array
 from jax.sharding import PartitionSpec
 
 from clipjax.devices.sharding import Rules
-from clipjax.models.apart import BLOCKS
+from clipjax.models.unstacked import BLOCKS
 
 STACKS = (BLOCKS, "rest")  # whose leaves have the layers on axis 0, over which `layers.scan` runs
 # Cuts every large leaf over the devices; a stacked one along another axis than its layers.

@@ -12,7 +12,6 @@ from flax import nnx
 from jax import Array
 
 from clipjax.errors import DataError
-from clipjax.models.apart import is_apart
 from clipjax.models.arch import Arch, family_of
 from clipjax.models.cut import is_cut
 from clipjax.models.language.projector import Projector
@@ -21,6 +20,7 @@ from clipjax.models.modules import layers
 from clipjax.models.modules.initializers import shapes_only
 from clipjax.models.outputs import parts_of
 from clipjax.models.training import Precise
+from clipjax.models.unstacked import is_unstacked
 
 Params = dict[str, Any]
 
@@ -49,7 +49,7 @@ class Classifier(nnx.Module):
         parts = parts_of(arch)
         width = arch.vision.embed_dim // max(1, len(parts))
         linear = functools.partial(layers.Linear, width, arch.num_classes, kernel_init=init, rngs=rngs)
-        self.head = Parts({name: linear() for name in parts}) if parts else linear()
+        self.head = ModuleParts({name: linear() for name in parts}) if parts else linear()
 
 
 class VisionLanguage(nnx.Module):
@@ -61,7 +61,7 @@ class VisionLanguage(nnx.Module):
         self.decoder = Transformer(language.decoder, rngs)
 
 
-class Parts(nnx.Module):
+class ModuleParts(nnx.Module):
     def __init__(self, modules: dict[str, nnx.Module]):
         for name, module in modules.items():
             setattr(self, name, module)
@@ -144,4 +144,4 @@ def _shape(leaf: Any) -> tuple[int, ...]:
 
 
 def _is_param(leaf: Any) -> bool:
-    return is_cut(leaf) or is_apart(leaf)
+    return is_cut(leaf) or is_unstacked(leaf)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from clipjax.data.cards import shipped_count
-from clipjax.results.row import AnyRow, Reference, Row
+from clipjax.results.row import AnyRow, PublishedReference, Row
 from clipjax.storage.buckets import readable
 
 
@@ -77,7 +77,9 @@ def recovered(rows: list[Row], table: Path) -> list[Row]:
 
 def _compared(row: Row) -> Row:
     words, protocol = in_words(row), row.get("protocol")
-    known: list[Reference] = [{**one, "note": noted(one["note"], words)} for one in row["reference"] or ()]
+    known: list[PublishedReference] = [
+        {**one, "note": noted(one["note"], words)} for one in row["reference"] or ()
+    ]
     if protocol is None:
         return {**row, "reference": known or None}
     sides = {"images": row.get("part"), "ID images": row.get("id_part")}

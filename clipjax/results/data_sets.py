@@ -1,6 +1,6 @@
 """Which data set a row is of, where several have one name. Imports no JAX.
 
-    told_apart(rows)     # the rows of two folders `test` become those of `pets/test` and `birds/test`
+    with_distinct_names(rows)    # rows of two folders `test` become those of `pets/test` and `birds/test`
 
 A card's name is one data set. Without a card a data set is its images: rows of one name are of one data set
 if they have one digest of images. A sample belongs to the data set of its folder.
@@ -36,14 +36,14 @@ def recorded_name(row: AnyRow) -> str:
 
 
 class _Told(list[Row]):
-    """A list that `told_apart` made: it returns such a list unchanged until rows are added or removed."""
+    """A list that `with_distinct_names` made; it returns such a list unchanged until its length changes."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
         super().__init__(rows)
         self.told = len(self)
 
 
-def told_apart(rows: Iterable[Row]) -> list[Row]:
+def with_distinct_names(rows: Iterable[Row]) -> list[Row]:
     """The rows, in which each `dataset` is one data set; free for what it has returned.
 
     A name stays as long as it is of one data set. Of several, each gets the name of its folder and parents;

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def load_results(folder: str | Path = "results", *, every: bool = False) -> pandas.DataFrame:
     """The rows in a folder of results, one line each; the columns are those of `clipjax results export`.
 
-    Several data sets of one name are named with their folders, as by `told_apart`.
+    Several data sets of one name are named with their folders, as by `with_distinct_names`.
 
     Args:
         every: all runs; default: the newest of each recipe.

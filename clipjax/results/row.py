@@ -11,15 +11,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
-from clipjax.storage.records import AtLeast, Between, Matches, NotEmpty
+from clipjax.storage.records import AtLeast, Between, MatchesPattern, NotEmpty
 
 Fields = dict[str, Any]
 AnyRow = Mapping[str, Any]
 
-Sha256 = Annotated[str, Matches(r"^[0-9a-f]{64}$", "64 hexadecimal digits in lower case")]
+Sha256 = Annotated[str, MatchesPattern(r"^[0-9a-f]{64}$", "64 hexadecimal digits in lower case")]
 RunId = Annotated[
     str,
-    Matches(
+    MatchesPattern(
         r"^[0-9]{8}T[0-9]{6}\.[0-9]{6}Z-[0-9a-f]{8}$",
         "a UTC time and eight hexadecimal digits, like 20260131T120000.000000Z-0123abcd",
     ),
@@ -44,7 +44,7 @@ class Sample(TypedDict):
     unit: NotRequired[Literal["pairs"]]
 
 
-class Held(TypedDict):
+class ImageShare(TypedDict):
     """The images that the data had, of those of the data set's card; `unit` as in `Sample`."""
 
     images: Annotated[int, AtLeast(0)]
@@ -53,7 +53,7 @@ class Held(TypedDict):
     unit: NotRequired[Literal["pairs"]]
 
 
-class Reference(TypedDict):
+class PublishedReference(TypedDict):
     """A published number, and ours minus it."""
 
     value: float
@@ -62,7 +62,7 @@ class Reference(TypedDict):
     note: str | None
 
 
-class Followed(TypedDict):
+class ProtocolUse(TypedDict):
     name: str
     sha256: Sha256
     departures: list[str]
@@ -136,7 +136,7 @@ class Row(TypedDict):
     sample: Annotated[Sample | None, "the random sample of images that was evaluated; null for all images"]
     part: NotRequired[
         Annotated[
-            Held | None,
+            ImageShare | None,
             "where the data, or the file of predictions, is not the whole data set of the card: the images "
             "that it held (before any sample), how many the card has, and how many of those held are not the "
             "card's; null where it is whole or the card has no number; absent in rows of older versions",
@@ -144,7 +144,7 @@ class Row(TypedDict):
     ]
     id_part: NotRequired[
         Annotated[
-            Held | None,
+            ImageShare | None,
             "as `part`, of the in-distribution images that the number rests on",
         ]
     ]
@@ -158,14 +158,14 @@ class Row(TypedDict):
     ]
     skipped: Annotated[int | None, AtLeast(0), "images left out because they could not be read"]
     reference: Annotated[
-        list[Reference] | None,
+        list[PublishedReference] | None,
         NotEmpty(),
         "what is published of this number: value, source (configs/reference_sources.toml) and ours minus it; "
         "null if nothing is",
     ]
     protocol: NotRequired[
         Annotated[
-            Followed | None,
+            ProtocolUse | None,
             "the published protocol (configs/protocols.toml) that the number follows or comes nearest to, "
             "the SHA-256 of what it asks, and how the number departs from it; null if there is none; absent "
             "in rows of older versions",

@@ -34,14 +34,14 @@ from clipjax.checkpoints.encoder import ModelCard
 from clipjax.devices.flags import public_flags
 from clipjax.errors import DataError
 from clipjax.results.completeness import recovered
-from clipjax.results.data_sets import told_apart
+from clipjax.results.data_sets import with_distinct_names
 from clipjax.results.image_table import images_table, read_images_table
 from clipjax.results.remarks import remark
 from clipjax.results.row import AnyRow, Fields, Row
 from clipjax.results.rows import damaged, parse_rows, refuse_unwritable, restorable, validate_rows
 from clipjax.results.run_files import IMAGES, ROWS, RUN, RunFiles, described, sealed
 from clipjax.storage.bucket_files import BucketFiles
-from clipjax.storage.buckets import BucketPath, check_folder, place
+from clipjax.storage.buckets import BucketPath, as_path, check_folder
 from clipjax.storage.reading import parse_json
 from clipjax.storage.records import read
 from clipjax.storage.writing import draft_folder, sweep_folder, write_flushed
@@ -76,7 +76,7 @@ class ResultStore:
     """A directory of runs, or the URL of a bucket's folder."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = place(root).expanduser()
+        self.root = as_path(root).expanduser()
 
     def check_root(self, *, exists: bool = False, written: bool = False) -> None:
         """Raises DataError if the root is (in) a file, absent (`exists`), or not writable (`written`)."""
@@ -128,7 +128,7 @@ class ResultStore:
         """Rows of the newest run of each recipe, or of every run; oldest run first.
 
         Args:
-            as_recorded: with the recorded names of data sets; else several of one name are `told_apart`.
+            as_recorded: with the recorded names of data sets; else as `with_distinct_names` makes them.
 
         Raises:
             DataError: a run is damaged, copied, or written by a newer clipjax; names the file.
@@ -141,7 +141,7 @@ class ResultStore:
         else:
             newest = {row["recipe_hash"]: row["run_id"] for rows in runs for row in rows}
             kept = [row for rows in runs for row in rows if newest[row["recipe_hash"]] == row["run_id"]]
-        return kept if as_recorded else told_apart(kept)
+        return kept if as_recorded else with_distinct_names(kept)
 
     def run(self, run_id: str) -> list[Row]:
         """Raises DataError if the run is damaged, copied in part, or of a newer clipjax; names the file."""

@@ -1,4 +1,4 @@
-"""Buckets: a path may be a URL (gs://, s3://, any scheme of fsspec) wherever `place` makes the path.
+"""Buckets: a path may be a URL (gs://, s3://, any scheme of fsspec) wherever `as_path` makes the path.
 
 - An object is looked up by name: listings may be late, so they never decide that one is absent.
 - Failures that may pass (5xx, timeout, lost connection) are tried ATTEMPTS times, with doubling pauses.
@@ -57,7 +57,7 @@ class BucketError(DataError):
     """A bucket does not answer, or refuses to."""
 
 
-def place(path: str | os.PathLike[str]) -> Path:
+def as_path(path: str | os.PathLike[str]) -> Path:
     """A `Path`; for a URL a `BucketPath`. Raises UsageError: a URL without a bucket, a name not in UTF-8."""
     if isinstance(path, BucketPath):
         return cast(Path, path)
@@ -78,7 +78,7 @@ def place(path: str | os.PathLike[str]) -> Path:
 
 def refuse_url(path: str | os.PathLike[str], what: str) -> None:
     """Raises UsageError for a URL: `what` can only be written to a disk."""
-    if isinstance(url := place(path), BucketPath):
+    if isinstance(url := as_path(path), BucketPath):
         raise UsageError(
             f"{url}: {what} is written to a disk: give a folder there, and copy it to the bucket"
         )

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 from clipjax.config import cache_dir
 from clipjax.errors import DataError
-from clipjax.storage.buckets import BLOCK, REQUESTS, BucketPath, place
+from clipjax.storage.buckets import BLOCK, REQUESTS, BucketPath, as_path
 from clipjax.storage.local_files import keeps_ctime, mounted
 
 T = TypeVar("T")
@@ -118,7 +118,7 @@ def sha256_files(paths: Iterable[Path], progress: Callable[[int], object] | None
 
     Raises DataError for an unreadable file.
     """
-    absolute = [place(path).absolute() for path in paths]
+    absolute = [as_path(path).absolute() for path in paths]
     memory = _Memory(absolute)
     digests = []
     with _threads(absolute[0] if absolute else Path()) as pool:

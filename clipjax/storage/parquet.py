@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipjax.errors import DataError
-from clipjax.storage.buckets import place, readable
+from clipjax.storage.buckets import as_path, readable
 from clipjax.storage.digests import Version, version_of
 from clipjax.storage.parquet_footer import RowGroup, read_footer
 from clipjax.storage.reading import check_regular
@@ -43,7 +43,7 @@ def open_parquet(path: Path, groups: Sequence[int] | None = None) -> pq.ParquetF
 
 @functools.lru_cache(maxsize=64)  # row groups are often read one by one
 def _declared(path: str, version: Version) -> list[RowGroup]:
-    return read_footer(place(path))
+    return read_footer(as_path(path))
 
 
 def _check(path: Path, groups: Sequence[RowGroup]) -> None:

@@ -17,7 +17,7 @@ _BYTE_ARRAY = 6  # in the enumeration Type
 _DEPTH = 32  # of nested structs and lists; a footer has 6
 
 
-class Column(NamedTuple):
+class ColumnChunk(NamedTuple):
     """A column chunk: dotted name, whether values vary in length, declared numbers."""
 
     name: str
@@ -28,7 +28,7 @@ class Column(NamedTuple):
 
 class RowGroup(NamedTuple):
     rows: int
-    columns: list[Column]
+    columns: list[ColumnChunk]
 
 
 def read_footer(path: Path) -> list[RowGroup]:
@@ -52,9 +52,9 @@ def _row_group(group: dict[int, Any]) -> RowGroup:
     return RowGroup(_count(group[3]), [_column(chunk[3]) for chunk in group[1]])
 
 
-def _column(data: dict[int, Any]) -> Column:
+def _column(data: dict[int, Any]) -> ColumnChunk:
     name = b".".join(data[3]).decode()
-    return Column(name, data[1] == _BYTE_ARRAY, _count(data[5]), _count(data[6]))
+    return ColumnChunk(name, data[1] == _BYTE_ARRAY, _count(data[5]), _count(data[6]))
 
 
 def _count(number: int) -> int:

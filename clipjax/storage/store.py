@@ -25,7 +25,7 @@ from etils import epath
 
 from clipjax.errors import DataError, UsageError
 from clipjax.storage.bucket_files import BucketFiles
-from clipjax.storage.buckets import BucketPath, check_folder, place
+from clipjax.storage.buckets import BucketPath, as_path, check_folder
 from clipjax.storage.digests import sha256_json
 from clipjax.storage.entry import Entry, EntryManifest, EntryRecord, key_hash, read_record
 from clipjax.storage.local_files import LocalFiles
@@ -50,7 +50,7 @@ class Store:
     """A directory of entries, or a bucket's URL; created with the first entry."""
 
     def __init__(self, root: str | os.PathLike[str]):
-        self.root = epath.Path(place(root)).expanduser()
+        self.root = epath.Path(as_path(root)).expanduser()
         self.files = BucketFiles() if isinstance(self.root, BucketPath) else LocalFiles()
 
     @property

@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from clipjax.errors import DataError
-from clipjax.storage.buckets import BucketPath, place
+from clipjax.storage.buckets import BucketPath, as_path
 from clipjax.storage.publishing import uploading
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
     """Whole or not at all. Raises DataError if that fails."""
-    path = place(path)
+    path = as_path(path)
     with writing(path):
         put_bytes(path, data)
 

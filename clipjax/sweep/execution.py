@@ -19,12 +19,12 @@ import jax
 
 from clipjax.devices.agreement import assert_same_everywhere, failed_process, on_all
 from clipjax.embeddings.compute import Compute, EmbedStats
-from clipjax.embeddings.forward import Program, compiled
+from clipjax.embeddings.forward import ProgramKey, compiled
 from clipjax.errors import ClipjaxError, DataError, counted
 from clipjax.estimates import cost
-from clipjax.evaluation.plans.execute import Outcome, execute
+from clipjax.evaluation.plans.execute import ItemOutcome, execute
 from clipjax.evaluation.plans.item import Item
-from clipjax.evaluation.plans.ready import Done
+from clipjax.evaluation.plans.ready import StoredRecipes
 from clipjax.results.rows import headline
 from clipjax.sweep.plan import SweepItem, SweepPlan
 
@@ -39,7 +39,7 @@ class Failure(NamedTuple):
 
 
 @dataclass
-class Report:
+class SweepReport:
     """The outcome of a sweep.
 
     Attributes:
@@ -52,9 +52,9 @@ class Report:
     skipped: int = 0
     failures: list[Failure] = field(default_factory=list)
     stats: list[EmbedStats] = field(default_factory=list)
-    compiles: Counter[Program] = field(default_factory=Counter)
+    compiles: Counter[ProgramKey] = field(default_factory=Counter)
 
-    def note(self, outcome: Outcome) -> None:
+    def note(self, outcome: ItemOutcome) -> None:
         if outcome.error is not None:
             self.failures.append(Failure(outcome.what, outcome.reason))
         elif outcome.result is not None:
@@ -72,7 +72,7 @@ def run_sweep(
     *,
     tell: Tell = lambda _: None,
     advance: Callable[[int], object] = lambda _: None,
-) -> Report:
+) -> SweepReport:
     """Run the items that have no result yet.
 
     Args:
@@ -87,8 +87,8 @@ def run_sweep(
     check_same(plan)
     how = replace(compute, progress=compute.progress and jax.process_index() == 0)
     with on_all("read the results"):
-        done = Done(results)
-    report, before = Report(), Counter(compiled)
+        done = StoredRecipes(results)
+    report, before = SweepReport(), Counter(compiled)
     progress = _Progress(items, tell, advance)
     for outcome in execute(items, how, results, done=done, announce=progress.start, catch=Exception):
         _stop_at_full_disk(outcome)
@@ -113,7 +113,7 @@ def check_same(plan: SweepPlan) -> None:
         assert_same_everywhere(f"the data set {name}", summary)
 
 
-def _stop_at_full_disk(outcome: Outcome) -> None:
+def _stop_at_full_disk(outcome: ItemOutcome) -> None:
     # All later runs would fail too.
     if not outcome.ran:
         return
@@ -144,7 +144,7 @@ class _Progress:
         self._started = time.perf_counter()
         self._tell(f"[{number}/{of}] {item}")
 
-    def end(self, outcome: Outcome) -> None:
+    def end(self, outcome: ItemOutcome) -> None:
         """Count an item as ended. The work of a skipped one is taken off and nothing else."""
         flops = sum(self._flops[id(item)] for item in outcome.items)
         self._advance(len(outcome.items))
@@ -167,7 +167,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def complete(report: Report, plan: SweepPlan) -> None:
+def complete(report: SweepReport, plan: SweepPlan) -> None:
     """Raise DataError on every process if runs failed or named data sets are missing."""
     missing = list({entry.family: entry.line for entry in plan.missing if entry.named}.values())
     left = len(report.failures) + len(missing)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from clipjax.checkpoints.identity.naming import Stated
+from clipjax.checkpoints.identity.naming import StatedIdentity
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.identity.registry_rows import model_ids
 from clipjax.checkpoints.model import Model
 from clipjax.errors import ClipjaxError
 from clipjax.evaluation.models.encoders import opened_encoder
-from clipjax.evaluation.plans.item import Chosen
+from clipjax.evaluation.plans.item import ModelChoice
 from clipjax.storage.reading import exists
 from clipjax.sweep.suite import PREDICTIONS
 
@@ -21,20 +21,20 @@ def choose(
     model_root: Path | None,
     stated: Mapping[str, str] | None = None,
     predictions: str | None = None,
-) -> Chosen:
+) -> ModelChoice:
     """A model by name, or the folder of that name below the suite's `model_root`.
 
     Fetches nothing for a registered model; opens others.
     """
     if predictions is not None:
-        return Chosen(name, name.removeprefix(PREDICTIONS), None, predictions=predictions)
+        return ModelChoice(name, name.removeprefix(PREDICTIONS), None, predictions=predictions)
     source, words = name, stated or {}
     if model_root is not None and "/" not in name and exists(model_root / name):
         source = str(model_root / name)
     try:
         if source in model_ids() and not words:
-            return Chosen(name, source, Model(model_card(source), {}))
-        said = Stated(words.get("name"), words.get("facts_of"))
-        return Chosen(name, source, opened_encoder(source, said), stated=said)
+            return ModelChoice(name, source, Model(model_card(source), {}))
+        said = StatedIdentity(words.get("name"), words.get("facts_of"))
+        return ModelChoice(name, source, opened_encoder(source, said), stated=said)
     except ClipjaxError as error:
-        return Chosen(name, source, None, str(error))
+        return ModelChoice(name, source, None, str(error))

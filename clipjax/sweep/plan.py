@@ -20,13 +20,13 @@ from clipjax.estimates import cost
 from clipjax.evaluation.located import in_one_line
 from clipjax.evaluation.plans.collection import CollectionPlan, Shared
 from clipjax.evaluation.plans.collection import plan as plan_jobs
-from clipjax.evaluation.plans.item import Chosen, Job, distinct
+from clipjax.evaluation.plans.item import ModelChoice, TaskOnData, distinct
 from clipjax.evaluation.request import Request
 from clipjax.options import by_field
 from clipjax.storage.digests import canonical_json, sha256_json
 from clipjax.storage.reading import is_dir
 from clipjax.sweep.model_choice import choose
-from clipjax.sweep.suite import Run, Suite
+from clipjax.sweep.suite import Suite, SuiteRun
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ class SweepItem(cost.CostedItem):
 
 
 @dataclass(frozen=True)
-class Missing:
+class MissingRun:
     """`named`: the suite names the data set, so the sweep is incomplete without it."""
 
     line: str
@@ -62,7 +62,7 @@ class SweepPlan:
 
     suite: Suite
     items: Sequence[SweepItem]
-    missing: Sequence[Missing] = ()
+    missing: Sequence[MissingRun] = ()
     absent: Sequence[SweepItem] = ()
 
     @property
@@ -84,7 +84,7 @@ class SweepPlan:
         return in_one_line(list(lines.values()), self.suite.data_root)
 
     @property
-    def chosen(self) -> list[Chosen]:
+    def chosen(self) -> list[ModelChoice]:
         return list({item.chosen.name: item.chosen for item in self.items}.values())
 
 
@@ -118,7 +118,7 @@ def make_plan(suite: Suite, pixel_budget: int | None, *, absent: bool = False) -
     for run in suite.runs:
         planned = _planned(suite, run, absent, shared)
         if suite.data_root is not None or not absent:
-            missing += [Missing(line, bool(run.datasets)) for line in planned.missing]
+            missing += [MissingRun(line, bool(run.datasets)) for line in planned.missing]
         for name in run.models:
             items += _items(models[name], run, planned.jobs)
             not_there += _items(models[name], run, planned.absent)
@@ -127,19 +127,19 @@ def make_plan(suite: Suite, pixel_budget: int | None, *, absent: bool = False) -
         raise DataError(
             f"none of the data sets of {suite.name} is in {where}: {'; '.join(none.missing_lines)}"
         )
-    sizes = cost.Sizes()
+    sizes = cost.DataSizes()
     # Entries of a suite may overlap: each run is planned once.
     ordered = list(_in_order(_each_once(items), sizes, pixel_budget))
     # Runs that read another run as annotations come after all that may be it.
     ordered.sort(key=lambda item: item.reads_run)
-    needed: set[cost.Images | cost.Texts] = set()
+    needed: set[cost.ImageWork | cost.TextWork] = set()
     heads = cost.Heads()
     costed = cost.with_work(ordered, sizes, heads, needed)
     lacking = cost.with_work(_each_once(not_there), cost.CardSizes(), heads, needed)
     return SweepPlan(suite, costed, list(dict.fromkeys(missing)), lacking)
 
 
-def _planned(suite: Suite, run: Run, absent: bool, shared: Shared) -> CollectionPlan:
+def _planned(suite: Suite, run: SuiteRun, absent: bool, shared: Shared) -> CollectionPlan:
     try:
         return plan_jobs(
             run.task,
@@ -155,7 +155,7 @@ def _planned(suite: Suite, run: Run, absent: bool, shared: Shared) -> Collection
         return CollectionPlan([], [str(error)])
 
 
-def _items(chosen: Chosen, run: Run, jobs: Sequence[Job]) -> Iterator[SweepItem]:
+def _items(chosen: ModelChoice, run: SuiteRun, jobs: Sequence[TaskOnData]) -> Iterator[SweepItem]:
     request = Request(**by_field(Request, run.options))
     changes = by_field(Compute, run.options)
     for job in distinct(jobs, own_head=chosen.own_head):
@@ -166,7 +166,7 @@ def _each_once(items: Sequence[SweepItem]) -> list[SweepItem]:
     return list({canonical_json(item.key): item for item in items}.values())
 
 
-def _in_order(items: Sequence[SweepItem], sizes: cost.Sizes, budget: int | None) -> Iterator[SweepItem]:
+def _in_order(items: Sequence[SweepItem], sizes: cost.DataSizes, budget: int | None) -> Iterator[SweepItem]:
     """Sort by recipe, wave, architecture and model, each in the suite's order; unusable models last."""
     recipes = dict.fromkeys(item.chosen.recipe for item in items)
     for recipe in sorted(recipes, key=lambda recipe: recipe is None):
@@ -184,7 +184,7 @@ def _without_pixels(item: SweepItem) -> SweepItem:
     return dataclasses.replace(item, changes={**item.changes, "pixel_store": None})
 
 
-def _arch(chosen: Chosen) -> str:
+def _arch(chosen: ModelChoice) -> str:
     return "" if chosen.card is None else chosen.card.arch.name
 
 
@@ -194,7 +194,7 @@ class _Wave(NamedTuple):
 
 
 def _waves(
-    items: Sequence[SweepItem], recipe: PixelRecipe | None, sizes: cost.Sizes, budget: int | None
+    items: Sequence[SweepItem], recipe: PixelRecipe | None, sizes: cost.DataSizes, budget: int | None
 ) -> Iterator[_Wave]:
     if recipe is None or budget is None:
         yield _Wave(list(items), budget is not None)

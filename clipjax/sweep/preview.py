@@ -13,12 +13,12 @@ from clipjax.data.pixels.pixel_store import PixelStore, in_words, pixel_key
 from clipjax.embeddings.compute import Compute
 from clipjax.errors import ClipjaxError, counted
 from clipjax.estimates import cost
-from clipjax.estimates.hours import Machine, amounts_of, decode_rate, hours_on
-from clipjax.evaluation.plans.ready import Done, Ready, all_ready
+from clipjax.estimates.hours import MachineRates, amounts_of, decode_rate, hours_on
+from clipjax.evaluation.plans.ready import ResolvedItem, StoredRecipes, all_ready
 from clipjax.storage.entry import key_hash
 from clipjax.sweep.plan import SweepItem, SweepPlan
 from clipjax.sweep.shards import cut
-from clipjax.sweep.state import Stored, embedding_entries
+from clipjax.sweep.state import StoreIndex, embedding_entries
 
 HOW = (
     "dots and convolutions of the traced forward pass, two per multiply-add, a scan's body as often as it "
@@ -31,18 +31,18 @@ HOURS = (
 UNKNOWN = "?"
 
 
-class Table(NamedTuple):
+class PreviewTable(NamedTuple):
     header: list[str]
     rows: list[list[Any]]
 
 
 @dataclass(frozen=True)
 class Preview:
-    models: Table
-    recipes: Table
-    absent: Table
-    shards: Table
-    hours: Table
+    models: PreviewTable
+    recipes: PreviewTable
+    absent: PreviewTable
+    shards: PreviewTable
+    hours: PreviewTable
     lines: list[str]
 
 
@@ -56,7 +56,7 @@ class _Known:
         problem: why some are not in `ready`.
     """
 
-    ready: list[Ready]
+    ready: list[ResolvedItem]
     done: int
     entries: dict[str, int]
     problem: str = ""
@@ -68,11 +68,11 @@ def preview(
     compute: Compute,
     results: Path,
     shards: int,
-    machines: Sequence[Machine] = (),
+    machines: Sequence[MachineRates] = (),
 ) -> Preview:
     """`items` are the plan's or a shard's; `shards` is their number."""
     assert compute.store is not None
-    done, stored = Done(results), Stored(compute.store.root)
+    done, stored = StoredRecipes(results), StoreIndex(compute.store.root)
     by_model: dict[str, list[SweepItem]] = {}
     for item in items:
         by_model.setdefault(item.chosen.name, []).append(item)
@@ -80,12 +80,12 @@ def preview(
     rows = [_model_row(by_model[name], known[name], stored) for name in by_model]
     rows += _absent_models(plan, by_model)
     header = ["model", "runs", "done", "images", "stored", "TFLOP", "weights MB", "embeddings MB", "note"]
-    recipes = Table(
+    recipes = PreviewTable(
         ["pixel recipe", "models", "data sets", "images", "pixels MB", "stored MB"],
         list(_recipe_rows(by_model, known, compute.pixel_store)),
     )
     return Preview(
-        Table(header, rows),
+        PreviewTable(header, rows),
         recipes,
         _absent_table(plan),
         _shard_table(plan, shards),
@@ -94,7 +94,9 @@ def preview(
     )
 
 
-def _known(items: Sequence[SweepItem], results: Path, compute: Compute, done: Done, stored: Stored) -> _Known:
+def _known(
+    items: Sequence[SweepItem], results: Path, compute: Compute, done: StoredRecipes, stored: StoreIndex
+) -> _Known:
     """What is known of the items of one model."""
     known = _Known([], 0, {})
     for each in all_ready(items, results, compute):
@@ -111,7 +113,7 @@ def _known(items: Sequence[SweepItem], results: Path, compute: Compute, done: Do
     return known
 
 
-def _model_row(items: Sequence[SweepItem], known: _Known, stored: Stored) -> list[Any]:
+def _model_row(items: Sequence[SweepItem], known: _Known, stored: StoreIndex) -> list[Any]:
     chosen = items[0].chosen
     there = sum(round(count * stored.share(name)) for name, count in known.entries.items())
     weights = cost.weight_bytes(chosen, {each for item in items for each in item.request.precisions})
@@ -139,21 +141,23 @@ def _absent_models(plan: SweepPlan, planned: Mapping[str, Sequence[SweepItem]]) 
         yield [chosen.title, runs[name], *[UNKNOWN] * 6, "these too: " * (name in planned) + note]
 
 
-def _absent_table(plan: SweepPlan) -> Table:
+def _absent_table(plan: SweepPlan) -> PreviewTable:
     groups: dict[tuple[str, ...], list[SweepItem]] = {}
     for item in plan.absent:
         prompts = "" if item.job.prompts is None else item.job.prompts.name
         lists = str(item.options.get("annotations", ""))
         groups.setdefault((item.job.task, item.job.data.card.name, prompts, lists), []).append(item)
     rows = [[*group, len({item.chosen.name for item in items}), UNKNOWN] for group, items in groups.items()]
-    return Table(["task", "data set that is not there", "prompts", "annotations", "models", "images"], rows)
+    return PreviewTable(
+        ["task", "data set that is not there", "prompts", "annotations", "models", "images"], rows
+    )
 
 
 def _recipe_rows(
     by_model: dict[str, list[SweepItem]], known: dict[str, _Known], store: PixelStore | None
 ) -> Iterator[list[Any]]:
-    sizes = cost.Sizes()
-    kept = None if store is None else Stored(store.root)
+    sizes = cost.DataSizes()
+    kept = None if store is None else StoreIndex(store.root)
     usable = [name for name, items in by_model.items() if items[0].chosen.recipe is not None]
     for recipe, names in itertools.groupby(usable, key=lambda name: by_model[name][0].chosen.recipe):
         assert recipe is not None
@@ -175,7 +179,7 @@ def _recipe_rows(
         yield [in_words(recipe), len(group), len(counts), images, *megabytes]
 
 
-def _shard_table(plan: SweepPlan, count: int) -> Table:
+def _shard_table(plan: SweepPlan, count: int) -> PreviewTable:
     total = max(1, cost.total_flops(plan.items))
     rows = [
         [
@@ -186,10 +190,10 @@ def _shard_table(plan: SweepPlan, count: int) -> Table:
         ]
         for i, part in enumerate(cut(plan.items, count), 1)
     ]
-    return Table(["shard", "models", "runs", "share of the work"], rows)
+    return PreviewTable(["shard", "models", "runs", "share of the work"], rows)
 
 
-def _hours_table(items: Sequence[SweepItem], machines: Sequence[Machine], *, kept: bool) -> Table:
+def _hours_table(items: Sequence[SweepItem], machines: Sequence[MachineRates], *, kept: bool) -> PreviewTable:
     """Hours if nothing were stored. `kept`: each image is decoded once, else by every model."""
     amounts = amounts_of(items)
     core_seconds = (amounts.decoded if kept else amounts.embedded) / decode_rate()
@@ -198,11 +202,11 @@ def _hours_table(items: Sequence[SweepItem], machines: Sequence[Machine], *, kep
         cores = core_seconds / hours.seconds if hours.seconds else 0
         numbers = (f"{hours.hours:.3g}", f"{hours.chip_hours:.3g}", f"{cores:.3g}")
         rows.append([hours.machine.name, *numbers, hours.parts()])
-    return Table(["machine", "hours", "chip hours", "decode cores", "hours by"], rows)
+    return PreviewTable(["machine", "hours", "chip hours", "decode cores", "hours by"], rows)
 
 
 def _lines(
-    plan: SweepPlan, items: Sequence[SweepItem], compute: Compute, results: Path, stored: Stored
+    plan: SweepPlan, items: Sequence[SweepItem], compute: Compute, results: Path, stored: StoreIndex
 ) -> list[str]:
     images = sum(item.images for item in items)
     absent = f"; the data of {counted(len(plan.absent), 'more run')} are not there" if plan.absent else ""
@@ -231,7 +235,7 @@ def _absent_line(plan: SweepPlan) -> str:
 def _pixel_line(store: PixelStore | None) -> str:
     if store is None:
         return "pixels: not kept; each model decodes them again"
-    taken = Stored(store.root).bytes
+    taken = StoreIndex(store.root).bytes
     return (
         f"pixels: {store.root} holds {taken / 1e9:.3g} GB of the {store.budget / 1e9:.3g} GB that it may take"
     )

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.params import AUTO, placements
-from clipjax.evaluation.plans.ready import Done, Ready, all_ready
+from clipjax.evaluation.plans.ready import ResolvedItem, StoredRecipes, all_ready
 from clipjax.models.precision import known_precision
 from clipjax.storage.store import EntryInfo, Store, key_hash
 from clipjax.sweep.plan import SweepItem
 
 
-class Stored:
+class StoreIndex:
     """A store's entries by name, as of this object's creation."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
@@ -31,7 +31,7 @@ class Stored:
         return 0.0 if info is None else info.shards_present / info.shards
 
 
-def embedding_entries(ready: Ready, stored: Stored) -> list[tuple[str, int]]:
+def embedding_entries(ready: ResolvedItem, stored: StoreIndex) -> list[tuple[str, int]]:
     """Names and numbers of images of the entries that an item reads.
 
     If entries differ only in the placement of params, the stored one.
@@ -48,7 +48,7 @@ def embedding_entries(ready: Ready, stored: Stored) -> list[tuple[str, int]]:
 
 def lacking(items: Sequence[SweepItem], results: str | Path, compute: Compute) -> list[tuple[SweepItem, str]]:
     """The items without results, each with the reason why it cannot run, or ""."""
-    done = Done(results)
+    done = StoredRecipes(results)
     return [
         (item, "" if ready.error is None else str(ready.error))
         for item, ready in zip(items, all_ready(items, results, compute))

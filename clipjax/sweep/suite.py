@@ -34,7 +34,7 @@ from clipjax.errors import ClipjaxError, DataError, unknown_name
 from clipjax.evaluation.request import Request
 from clipjax.options import Option, options_of
 from clipjax.results.run_of import names_run
-from clipjax.storage.buckets import place
+from clipjax.storage.buckets import as_path
 from clipjax.storage.reading import exists, is_dir, read_toml
 from clipjax.storage.records import read
 from clipjax.sweep.selection import listed, select
@@ -54,7 +54,7 @@ Names = str | tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Run:
+class SuiteRun:
     """One entry of `[[runs]]`.
 
     Attributes:
@@ -86,7 +86,7 @@ class Suite:
 
     name: str
     title: str
-    runs: tuple[Run, ...]
+    runs: tuple[SuiteRun, ...]
     data_root: Path | None = None
     model_root: Path | None = None
     data: Mapping[str, Path] = field(default_factory=dict)
@@ -227,7 +227,7 @@ class _Reader:
 
     def root(self, given: str | Path | None, own: str | None) -> Path | None:
         if given is not None:
-            return place(given)
+            return as_path(given)
         return None if own is None else self.place(own)
 
     def run(
@@ -237,7 +237,7 @@ class _Reader:
         models: tuple[str, ...],
         defaults: dict[str, Any],
         known: Mapping[str, set[str]],
-    ) -> Run:
+    ) -> SuiteRun:
         where = f"runs[{index}]"
         task = run.task
         self.call(f"{where}.task", collection, task)
@@ -254,7 +254,7 @@ class _Reader:
         if run.models is not None:
             models = self.models(run.models, f"{where}.models")
         self.refuse_parts(models, options, where)
-        return Run(task, models, datasets, prompts, options)
+        return SuiteRun(task, models, datasets, prompts, options)
 
     def models(self, given: Any, where: str) -> tuple[str, ...]:
         names: dict[str, None] = {}
@@ -365,10 +365,10 @@ class _Reader:
         return "+".join(parts)
 
     def place(self, text: str) -> Path:
-        return place(text) if "://" in text else self.folder / Path(text).expanduser()
+        return as_path(text) if "://" in text else self.folder / Path(text).expanduser()
 
     def pattern(self, text: str) -> str:
-        """Like `place`, for `str.format`: braces in the name of the suite's own folder stay braces."""
+        """Like `as_path`, for `str.format`: braces in the name of the suite's own folder stay braces."""
         if "://" in text:
             return text
         folder = str(self.folder).replace("{", "{{").replace("}", "}}")

@@ -46,7 +46,7 @@ UNTESTED_MCE = "the largest of several gaps: no interval of a difference is know
 AVERAGED = "not applicable: averages of probabilities are not logits, and no temperature scales them"
 
 
-class Fit(NamedTuple):
+class TemperatureFit(NamedTuple):
     """T, the standard error of log T, and the number of images in the fit.
 
     T is 0 or infinity if NLL has no minimum, NaN without images.
@@ -58,7 +58,7 @@ class Fit(NamedTuple):
 
 
 # Fits of this process, by the digest of their data: many data sets share one fit.
-_FITS: dict[str, Fit] = {}
+_FITS: dict[str, TemperatureFit] = {}
 
 
 def describe(inputs: ImageInputs) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def describe(inputs: ImageInputs) -> dict[str, Any]:
     labels = _labels(inputs)
     if _averages(inputs) or (inputs.id is not None and _averages(inputs.id)):
         return {"label": labels}
-    fit, rows = Fit(np.nan, np.nan, 0), np.arange(len(labels))
+    fit, rows = TemperatureFit(np.nan, np.nan, 0), np.arange(len(labels))
     columns: dict[str, Any] = {}
     if inputs.id is not None:
         fitted, tested = _halves(inputs.id, reported=inputs.id.dataset == inputs.dataset)
@@ -133,7 +133,7 @@ def _marked(part: ImageInputs, reported: bool) -> np.ndarray:
     return np.array(marks, bool)
 
 
-def _fit(part: ImageInputs, rows: np.ndarray) -> Fit:
+def _fit(part: ImageInputs, rows: np.ndarray) -> TemperatureFit:
     """Once in a process: the digest costs at most a tenth of the fit."""
     labels = _labels(part)[rows]
     digest = _digest(part, labels, rows)
@@ -150,13 +150,13 @@ def _digest(part: ImageInputs, labels: np.ndarray, rows: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _fit_anew(part: ImageInputs, labels: np.ndarray, rows: np.ndarray) -> Fit:
+def _fit_anew(part: ImageInputs, labels: np.ndarray, rows: np.ndarray) -> TemperatureFit:
     logits = np.concatenate([block for _, block in _logits(part, rows)])
     try:
         temperature = kernels.fit_temperature(logits, labels)
     except kernels.NoOptimumError as error:
-        return Fit(error.temperature, np.nan, len(rows))
-    return Fit(temperature, kernels.temperature_error(logits, labels, temperature), len(rows))
+        return TemperatureFit(error.temperature, np.nan, len(rows))
+    return TemperatureFit(temperature, kernels.temperature_error(logits, labels, temperature), len(rows))
 
 
 def _logits(part: ImageInputs, rows: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
@@ -166,7 +166,9 @@ def _logits(part: ImageInputs, rows: np.ndarray) -> Iterator[tuple[slice, np.nda
         yield block, np.asarray(scores.values)
 
 
-def _contributions(inputs: ImageInputs, labels: np.ndarray, rows: np.ndarray, fit: Fit) -> dict[str, Any]:
+def _contributions(
+    inputs: ImageInputs, labels: np.ndarray, rows: np.ndarray, fit: TemperatureFit
+) -> dict[str, Any]:
     chosen = labels[rows]
     temperatures = [1.0, fit.temperature] if 0 < fit.temperature < np.inf else [1.0]
     predicted, tied = np.empty(len(rows), np.int32), np.empty(len(rows), bool)

@@ -45,7 +45,7 @@ ALL = "all"  # this group of a card is not a bin: its pairs count over the whole
 
 
 @dataclasses.dataclass(frozen=True)
-class Matcher:
+class PairMatcher:
     """Two maps and what is known of the pair -> the numbers of each match, as a card asks for them.
 
     Attributes:
@@ -127,7 +127,7 @@ def describe(inputs: PairInputs) -> dict[str, Any]:
     """
     matching = inputs.matching
     numbers = np.where(inputs.numbers < 0, np.nan, inputs.numbers)
-    by_name = {name: numbers[..., k] for k, name in enumerate(Matcher(matching).numbers)}
+    by_name = {name: numbers[..., k] for k, name in enumerate(PairMatcher(matching).numbers)}
     there = ~np.isnan(numbers[..., 0])
     shares = {
         metric: recall_of_pairs(by_name[name], [threshold])[:, 0]
@@ -310,7 +310,7 @@ TASK = Task(
     },
     describe=describe,
     measure=measure,
-    matcher=Matcher,
+    matcher=PairMatcher,
     paired=paired,
     headlines=((CURVE,),),
 )

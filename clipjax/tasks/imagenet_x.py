@@ -37,7 +37,7 @@ from clipjax.results.row import metric_name
 from clipjax.tasks.cells import class_number, probability
 from clipjax.tasks.inputs import About, ImageInputs
 from clipjax.tasks.measures.calibration_errors import ece_measures
-from clipjax.tasks.measures.worst import Annotated, worst_measures
+from clipjax.tasks.measures.worst import AnnotatedImages, worst_measures
 from clipjax.tasks.task import Columns, Csv, Measure, Paired, PredictionFiles, Task
 from clipjax.tasks.zeroshot import accepted_labels, check_labels, predict, tie_note
 
@@ -246,7 +246,7 @@ def _over_all(table: _Table, variant: str, draws: _Draws, about: About) -> Itera
         else:
             yield Measure(f"average{ending}", None, n, slice=slice_, note=why)
     yield from worst_measures(
-        Annotated(
+        AnnotatedImages(
             *(table.label[part], table.correct[""][part], table.factors),
             *(table.marks[variant.partition("/")[0]][part], np.array(_ten(table.factors), bool)),
             None if table.second is None else table.second[part],

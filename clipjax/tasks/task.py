@@ -69,7 +69,7 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TaskResult:
     measures: list[Measure]
     images: dict[str, Any]
 
@@ -205,9 +205,9 @@ class Task:
         chosen = (next((name for name in names if name in metrics), None) for names in self.headlines)
         return tuple(filter(None, chosen))
 
-    def run(self, inputs: Inputs) -> Outcome:
+    def run(self, inputs: Inputs) -> TaskResult:
         images = self.describe(inputs)
-        return Outcome(self.measure(images, inputs.about), images)
+        return TaskResult(self.measure(images, inputs.about), images)
 
 
 def all_tasks() -> dict[str, Task]:

@@ -23,7 +23,7 @@ TASKS = Registry(
 IMAGES = "images"  # the kind of run of most tasks
 
 
-class Listed(NamedTuple):
+class TaskListing(NamedTuple):
     """A task's fields, as in `Task`; `annotated`: whether the task reads annotations."""
 
     name: str
@@ -39,19 +39,19 @@ def package_of(name: str) -> dict[str, str]:
     return {} if plug_in is None else {"task_package": plug_in.package}
 
 
-def listing() -> list[Listed]:
+def listing() -> list[TaskListing]:
     """Section, needs and kinds are read from the source."""
     return [listed(name) for name in TASKS.names()]
 
 
-def listed(name: str) -> Listed:
+def listed(name: str) -> TaskListing:
     """Raises ValueError if one of them is not a literal; for a plug-in DataError."""
     plug_in = TASKS.plug_ins().get(name)
     try:
         record = "TASK" if plug_in is None else plug_in.record
         words = keywords(TASKS.source(name), record)
         fields = literals(name, words, record, {"section": None, "needs": None, "kinds": (IMAGES,)})
-        return Listed(name, **fields, annotated="load_annotations" in words)
+        return TaskListing(name, **fields, annotated="load_annotations" in words)
     except (SyntaxError, ValueError) as error:
         if plug_in is None:
             raise

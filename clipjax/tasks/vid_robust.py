@@ -40,7 +40,7 @@ def describe(inputs: ImageInputs) -> dict[str, Any]:
     return {**zeroshot.describe(inputs), **{name: list(inputs.columns[name]) for name in COLUMNS}}
 
 
-class Sets(NamedTuple):
+class FrameSets(NamedTuple):
     """N frames in A sets.
 
     Attributes:
@@ -53,7 +53,7 @@ class Sets(NamedTuple):
     reach: np.ndarray
 
 
-def sets_of(images: Columns) -> Sets:
+def sets_of(images: Columns) -> FrameSets:
     """Raises DataError naming an anchor with an incomplete set: fewer frames would be easier."""
     anchors, set_of = np.unique(np.asarray(images["anchor"], str), return_inverse=True)
     offset, size = np.asarray(images["offset"], int), np.asarray(images["set_size"], int)
@@ -71,7 +71,7 @@ def sets_of(images: Columns) -> Sets:
     wrong = ~np.asarray(images["correct"], bool)
     # Not `reach[...] = ...`: several wrong frames may belong to one set.
     np.minimum.at(reach, set_of[wrong], abs(offset[wrong]))
-    return Sets(set_of, reach)
+    return FrameSets(set_of, reach)
 
 
 def measure(images: Columns, about: About) -> list[Measure]:

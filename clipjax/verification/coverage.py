@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipjax.checkpoints.identity.registry import Subject, check_added_rows, groups, subjects
+from clipjax.checkpoints.identity.registry import RegisteredArch, check_added_rows, groups, subjects
 from clipjax.checkpoints.identity.registry_rows import file_of, registry, why_unknown
 from clipjax.config import ConfigFolder, config_dir, config_file
 from clipjax.errors import unknown_name
@@ -148,7 +148,7 @@ def with_tables(text: str) -> str:
     return _MARKED.sub(lambda match: f"{match[1]}{markdown(match[2], rows)}\n{match[3]}", text)
 
 
-def _row(row: Mapping[str, str], subject: Subject | None, record: Mapping[str, Any]) -> Coverage:
+def _row(row: Mapping[str, str], subject: RegisteredArch | None, record: Mapping[str, Any]) -> Coverage:
     vision, text = _families(row["arch"])
     status, why = UNSUPPORTED, f"no configs/archs/{row['arch']}.toml"
     if vision is not None:
@@ -189,7 +189,7 @@ def _families(arch: str) -> tuple[str | None, str | None]:
     return towers.get("vision", {}).get("family"), text
 
 
-def _status(row: Mapping[str, str], subject: Subject, record: Mapping[str, Any]) -> tuple[str, str]:
+def _status(row: Mapping[str, str], subject: RegisteredArch, record: Mapping[str, Any]) -> tuple[str, str]:
     entry = record["archs"].get(row["arch"])
     if entry is None or record["rows"].get(row["id"]) != row["arch"]:
         return UNVERIFIED, f"no parity record; {_RECORD_IT}"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clipjax.checkpoints.card import Card, card_from_dict
-from clipjax.checkpoints.identity.registry import Subject
+from clipjax.checkpoints.identity.registry import RegisteredArch
 from clipjax.checkpoints.identity.registry import subjects as registered
 from clipjax.config import config_dir
 from clipjax.errors import DataError
@@ -31,7 +31,7 @@ _MARKED = re.compile(r"(<!-- open_clip -->\n).*?(<!-- end of open_clip -->)", re
 
 
 @dataclass(frozen=True)
-class Named(Subject):
+class OpenClipArch(RegisteredArch):
     """An architecture of open_clip, without a registered model."""
 
     @property
@@ -62,7 +62,7 @@ def reading(name: str) -> Card | str:
         return str(error).removeprefix(f"{_FILE}: ")
 
 
-def recorded() -> dict[str, Subject]:
+def recorded() -> dict[str, RegisteredArch]:
     """The subjects of the parity record, by the library's name, whose architecture is the one read here."""
     by_name = {name: subject for subject in registered() for name in subject.names}
     return {
@@ -77,10 +77,10 @@ def _same(card: Card | str, arch: Arch) -> bool:
 
 
 @functools.cache
-def subjects() -> tuple[Named, ...]:
+def subjects() -> tuple[OpenClipArch, ...]:
     """All that is read and is not in the parity record."""
     names = [name for name in configs() if isinstance(reading(name), Card) and name not in recorded()]
-    return tuple(Named(name, "open_clip", {name: name}) for name in names)
+    return tuple(OpenClipArch(name, "open_clip", {name: name}) for name in names)
 
 
 # --- the table ---
@@ -92,7 +92,7 @@ def outcome(name: str, records: Mapping[str, Any]) -> str:
     if isinstance(card, str):
         return f"refused: {card}"
     subject = recorded().get(name) or next(each for each in subjects() if each.arch == name)
-    record = records["own" if isinstance(subject, Named) else "registered"]
+    record = records["own" if isinstance(subject, OpenClipArch) else "registered"]
     if not up_to_date(record, subject):
         return "not compared"
     return problem_of(record["archs"][subject.arch]) or "equal"

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from clipjax.checkpoints.identity.registry import Subject, subjects
+from clipjax.checkpoints.identity.registry import RegisteredArch, subjects
 from clipjax.checkpoints.identity.registry_rows import registry
 from clipjax.checkpoints.language_parts import conversion_of_parts
 from clipjax.checkpoints.model import Model
@@ -39,7 +39,7 @@ from clipjax.models.parity_record import empty_record, read_record, record_path
 from clipjax.models.version import FORWARD_VERSION
 from clipjax.progress import progress_bar
 from clipjax.storage.writing import draft_file, put_bytes
-from clipjax.verification.verify import Report, compare, random_inputs, read_golden
+from clipjax.verification.verify import VerificationReport, compare, random_inputs, read_golden
 from converters.engine import Conversion, ConversionError, conversion_of, detect_table, flatten
 from converters.sources import open_source
 
@@ -50,7 +50,7 @@ _RESULTS = ("image_embedding", "text_embedding", "features", "logits")
 
 
 @dataclass(frozen=True)
-class Swept:
+class ParitySweep:
     """The outcome of a sweep.
 
     Attributes:
@@ -85,8 +85,8 @@ def sweep(
     *,
     only: Sequence[str] = (),
     limit: int | None = None,
-    among: Sequence[Subject] | None = None,
-) -> Swept:
+    among: Sequence[RegisteredArch] | None = None,
+) -> ParitySweep:
     """Bring the parity record up to date.
 
     Args:
@@ -116,7 +116,7 @@ def sweep(
             bar.update()
     entries = {s.arch: record["archs"][s.arch] for s in chosen if up_to_date(record, s)}
     missing = tuple(s.arch for s in chosen if s.arch not in entries)
-    return Swept(path, entries, tuple(s.arch for s in stale), missing)
+    return ParitySweep(path, entries, tuple(s.arch for s in stale), missing)
 
 
 def problem_of(entry: Mapping[str, Any]) -> str | None:
@@ -140,13 +140,13 @@ def library_versions() -> dict[str, str]:
     return {name.removesuffix("_torch"): version for name, version in versions.items()}
 
 
-def up_to_date(record: Mapping[str, Any], subject: Subject) -> bool:
+def up_to_date(record: Mapping[str, Any], subject: RegisteredArch) -> bool:
     entry = record["archs"].get(subject.arch)
     now = {"arch_hash": subject.digest, "forward_version": FORWARD_VERSION}
     return entry is not None and now.items() <= entry.items()
 
 
-def _write_record(path: Path, record: Mapping[str, Any], among: Sequence[Subject]) -> None:
+def _write_record(path: Path, record: Mapping[str, Any], among: Sequence[RegisteredArch]) -> None:
     """Write the record in the order of `among` and the registry, whole or not at all; others are dropped."""
     archs = {s.arch: record["archs"][s.arch] for s in among if s.arch in record["archs"]}
     rows = {key: record["rows"][key] for key in registry() if key in record["rows"]}
@@ -170,7 +170,7 @@ def _writing(path: Path) -> Generator[None]:
 # --- asking the reference ---
 
 
-def _entries(stale: Sequence[Subject]) -> Iterator[tuple[Subject, dict[str, Any]]]:
+def _entries(stale: Sequence[RegisteredArch]) -> Iterator[tuple[RegisteredArch, dict[str, Any]]]:
     if not stale:
         return
     with tempfile.TemporaryDirectory(prefix="clipjax-parity-") as temporary:
@@ -188,7 +188,7 @@ def _entries(stale: Sequence[Subject]) -> Iterator[tuple[Subject, dict[str, Any]
         answers.close()
 
 
-def _questions(subject: Subject, folder: Path) -> list[dict[str, Any]]:
+def _questions(subject: RegisteredArch, folder: Path) -> list[dict[str, Any]]:
     narrow, inputs = narrow_arch(subject.record), folder / f"{subject.arch}.npz"
     arrays: dict[str, Any] = random_inputs(narrow, BATCH, SEED)
     np.savez(inputs, **arrays)
@@ -225,7 +225,7 @@ class _Described:
     dtype: np.dtype
 
 
-def _full_size(subject: Subject, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _full_size(subject: RegisteredArch, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     target = Network(subject.record).abstract_params()
     facts = {"keys": 0, "params": sum(math.prod(leaf.shape) for leaf in flatten(target).values())}
     for name, answer in zip(subject.names, answers):
@@ -260,7 +260,7 @@ def _conversion(source: Any, target: Mapping[str, Any], arch: str) -> Conversion
     return conversion_of_parts(model, vision, target, arch)
 
 
-def _numbers(subject: Subject, answer: Mapping[str, Any]) -> dict[str, Any]:
+def _numbers(subject: RegisteredArch, answer: Mapping[str, Any]) -> dict[str, Any]:
     """Fields passed, problem, worst_stage [name, error], and the results' errors."""
     if "problem" in answer:
         return {"passed": False, "problem": answer["problem"], "worst_stage": None, **_errors(None)}
@@ -275,7 +275,7 @@ def _numbers(subject: Subject, answer: Mapping[str, Any]) -> dict[str, Any]:
     return judged(report)
 
 
-def _narrow_model(subject: Subject, checkpoint: Path) -> Model:
+def _narrow_model(subject: RegisteredArch, checkpoint: Path) -> Model:
     card = subject.card
     # Architectures that differ in depth only are one when narrow: under one name they share a program.
     arch = dataclasses.replace(narrow_arch(subject.record), name="narrow")
@@ -285,7 +285,7 @@ def _narrow_model(subject: Subject, checkpoint: Path) -> Model:
     return Model(card, load_params(conversion))
 
 
-def judged(report: Report) -> dict[str, Any]:
+def judged(report: VerificationReport) -> dict[str, Any]:
     errors = {s.name: s.error / s.tolerance for s in report.stages if s.error is not None}
     worst = max(errors, key=errors.__getitem__, default=None)
     error_of = {stage.name: stage.error for stage in report.stages}
@@ -296,6 +296,6 @@ def judged(report: Report) -> dict[str, Any]:
     return {"passed": report.passed, "problem": problem, "worst_stage": worst_stage, **_errors(report)}
 
 
-def _errors(report: Report | None) -> dict[str, float | None]:
+def _errors(report: VerificationReport | None) -> dict[str, float | None]:
     error_of = {stage.name: stage.error for stage in report.stages} if report else {}
     return {name: error_of.get(name) for name in _RESULTS}

@@ -51,7 +51,7 @@ _PROMPT = 9  # ids of a random prompt
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageCheck:
     """Without an `error`, `problem` says why."""
 
     name: str
@@ -65,7 +65,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Report:
+class VerificationReport:
     """The outcome of a verification.
 
     Attributes:
@@ -77,7 +77,7 @@ class Report:
 
     model: str
     against: str
-    stages: tuple[Stage, ...] = ()
+    stages: tuple[StageCheck, ...] = ()
     reference: dict[str, Any] = field(default_factory=dict)
     problem: str | None = None
 
@@ -112,7 +112,7 @@ def verify(
     checkpoint: str | Path | None = None,
     batch: int = 3,
     seed: int = 0,
-) -> Report:
+) -> VerificationReport:
     """Compare a model with its reference, stage by stage.
 
     Args:
@@ -139,7 +139,7 @@ def verify(
     with tempfile.TemporaryDirectory(prefix="clipjax-verify-") as folder:
         out, problem = run_reference(loaded, against, Path(folder), arch, checkpoint, inputs)
         if problem is not None:
-            return Report(loaded.card.id, against, problem=problem)
+            return VerificationReport(loaded.card.id, against, problem=problem)
         return compare(loaded, against, read_golden(out))
 
 
@@ -352,25 +352,25 @@ def _read(
 # ------------------------------------------------------------------------------------------ comparison
 
 
-def compare(model: Model, against: str, golden: Golden) -> Report:
+def compare(model: Model, against: str, golden: Golden) -> VerificationReport:
     """Compare the stages in the golden's order."""
     try:
         ours = our_stages(model, golden.inputs)
     except (KeyError, DataError, UsageError) as error:
         problem = f"this model cannot be run on the golden's inputs: {error}"
-        return Report(model.card.id, against, reference=golden.meta, problem=problem)
+        return VerificationReport(model.card.id, against, reference=golden.meta, problem=problem)
     names = [*golden.stages, *(name for name in ours if name not in golden.stages)]
     stages = tuple(compare_stage(name, ours.get(name), golden.stages.get(name)) for name in names)
-    return Report(model.card.id, against, stages, golden.meta)
+    return VerificationReport(model.card.id, against, stages, golden.meta)
 
 
-def compare_stage(name: str, ours: np.ndarray | None, theirs: np.ndarray | None) -> Stage:
+def compare_stage(name: str, ours: np.ndarray | None, theirs: np.ndarray | None) -> StageCheck:
     tolerance = tolerance_of(name)
     if (problem := incomparable(ours, theirs)) is not None:
-        return Stage(name, None, tolerance, problem)
+        return StageCheck(name, None, tolerance, problem)
     assert ours is not None
     assert theirs is not None
-    return Stage(name, float(np.max(differences(name, ours, theirs))), tolerance)
+    return StageCheck(name, float(np.max(differences(name, ours, theirs))), tolerance)
 
 
 def tolerance_of(name: str) -> float:

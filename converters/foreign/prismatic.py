@@ -28,7 +28,7 @@ _PROJECTORS = ("fused-gelu-mlp", "gelu-mlp", "linear")
 
 
 @dataclass(frozen=True)
-class Tower:
+class PrismaticTower:
     """An image tower of Prismatic's; see configs/prismatic.toml."""
 
     arch: str
@@ -37,7 +37,7 @@ class Tower:
 
 
 @dataclass(frozen=True)
-class Language:
+class PrismaticLanguage:
     """A language model of Prismatic's; see configs/prismatic.toml."""
 
     arch: str
@@ -48,10 +48,10 @@ class Language:
 
 @dataclass(frozen=True)
 class Backbones:
-    vision: Mapping[str, Tower]
-    language: Mapping[str, Language]
+    vision: Mapping[str, PrismaticTower]
+    language: Mapping[str, PrismaticLanguage]
 
-    def of(self, name: str) -> tuple[Tower, Language]:
+    def of(self, name: str) -> tuple[PrismaticTower, PrismaticLanguage]:
         """Both parts of "VISION+LANGUAGE", a card's `source.arch`. Raises DataError for unknown ids."""
         vision, _, language = name.partition("+")
         if vision not in self.vision or language not in self.language:
@@ -94,7 +94,7 @@ def read(record: Mapping[str, Any], where: str, name: str) -> dict[str, Any]:
     return card_record(name, arch, where, {"library": "prismatic", "arch": "+".join(ids)}, preprocess)
 
 
-def arch_record(tower: Tower, language: Language) -> dict[str, Any]:
+def arch_record(tower: PrismaticTower, language: PrismaticLanguage) -> dict[str, Any]:
     """The record of an architecture, with the projector of the registered one."""
     record = arch_to_dict(load_arch(f"prism-{tower.arch}-{language.arch}"))
     record["language"]["decoder"] |= language.decoder

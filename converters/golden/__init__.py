@@ -6,7 +6,7 @@ r"""The PyTorch reference, stage by stage: the only part of clipjax that imports
 Forward hooks record every stage of the reference's own model, in clipjax's layout (channels last) and names.
 towers/ has one file per family, folders and names as in `clipjax.models.families` (hf.py: transformers), with
 
-    TOWERS              a list of `Tower`
+    TOWERS              a list of `RecordedTower`
     open_clip_sizes     our record of the tower -> overrides of open_clip's vision_cfg or text_cfg
     timm_sizes          our record of the tower -> keyword arguments of `timm.create_model`
 

@@ -62,7 +62,7 @@ _RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.B
 _CROP_MODES = {"shortest": "center", "squash": "squash"}
 
 
-class Head(NamedTuple):
+class ReferenceHead(NamedTuple):
     """Prompts in the tokenizer's order, their ids int [P, L], and unit columns [D, K]."""
 
     prompts: list[str]
@@ -84,19 +84,19 @@ class Pipeline:
         """[B, 3, S, S] -> [B, D]: unit norm for a CLIP, the head's input for a classifier."""
         raise NotImplementedError
 
-    def logits(self, features: Tensor, head: Head | None) -> Tensor:
+    def logits(self, features: Tensor, head: ReferenceHead | None) -> Tensor:
         """[B, D] -> [B, K]."""
         assert head is not None
         scores = self.model.logit_scale.exp() * features @ head.kernel
         bias = getattr(self.model, "logit_bias", None)
         return scores if bias is None else scores + bias
 
-    def head(self, texts: Mapping[str, Any], report: Callable[[int], None]) -> Head:
+    def head(self, texts: Mapping[str, Any], report: Callable[[int], None]) -> ReferenceHead:
         """The zero-shot head; `report` gets each step's number of classes."""
         raise NotImplementedError
 
 
-class OpenClip(Pipeline):
+class OpenClipPipeline(Pipeline):
     def __init__(self, job: Mapping[str, Any]) -> None:
         super().__init__(job, "open_clip")
         settings, source = self._settings(job)
@@ -139,7 +139,7 @@ class OpenClip(Pipeline):
     def features(self, tensors: Tensor) -> Tensor:
         return self.model.encode_image(tensors, normalize=True)
 
-    def head(self, texts: Mapping[str, Any], report: Callable[[int], None]) -> Head:
+    def head(self, texts: Mapping[str, Any], report: Callable[[int], None]) -> ReferenceHead:
         prompts: list[str] = []
         ids: list[Tensor] = []
 
@@ -153,10 +153,10 @@ class OpenClip(Pipeline):
             build = open_clip.build_zero_shot_classifier
             columns.append(build(self.model, recording, names, templates, num_classes_per_batch=None))
             report(len(names))
-        return Head(prompts, torch.cat(ids), torch.cat(columns, dim=1))
+        return ReferenceHead(prompts, torch.cat(ids), torch.cat(columns, dim=1))
 
 
-class Timm(Pipeline):
+class TimmPipeline(Pipeline):
     def __init__(self, job: Mapping[str, Any]) -> None:
         super().__init__(job, "timm")
         settings, source = self._settings(job)
@@ -185,11 +185,11 @@ class Timm(Pipeline):
     def features(self, tensors: Tensor) -> Tensor:
         return self.model.forward_head(self.model.forward_features(tensors), pre_logits=True)
 
-    def logits(self, features: Tensor, head: Head | None) -> Tensor:
+    def logits(self, features: Tensor, head: ReferenceHead | None) -> Tensor:
         return self.model.get_classifier()(features)
 
 
-class Transformers(Pipeline):
+class TransformersPipeline(Pipeline):
     """The default processors resize tensors, one grey level off; PIL's agree with other libraries."""
 
     def __init__(self, job: Mapping[str, Any]) -> None:
@@ -233,7 +233,7 @@ class Transformers(Pipeline):
     def features(self, tensors: Tensor) -> Tensor:
         return F.normalize(pooled(self.model.get_image_features(pixel_values=tensors)), dim=-1)
 
-    def head(self, texts: Mapping[str, Any], report: Callable[[int], None]) -> Head:
+    def head(self, texts: Mapping[str, Any], report: Callable[[int], None]) -> ReferenceHead:
         """The normalised mean of a class's unit text features: transformers has no builder."""
         prompts: list[str] = []
         ids, columns = [], []
@@ -250,10 +250,10 @@ class Transformers(Pipeline):
                 prompts.extend(sentences)
                 columns.append(F.normalize(torch.cat(parts).mean(dim=0), dim=0))
             report(len(names))
-        return Head(prompts, torch.cat(ids), torch.stack(columns, dim=1))
+        return ReferenceHead(prompts, torch.cat(ids), torch.stack(columns, dim=1))
 
 
-PIPELINES = {"open_clip": OpenClip, "timm": Timm, "transformers": Transformers}
+PIPELINES = {"open_clip": OpenClipPipeline, "timm": TimmPipeline, "transformers": TransformersPipeline}
 
 
 def tokenizer_folder(job: Mapping[str, Any]) -> Path:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
-class Tower:
+class RecordedTower:
     """How to treat the torch towers of one class.
 
     Attributes:

@@ -35,7 +35,7 @@ from torch import Tensor
 
 from clipjax.errors import ClipjaxError
 from clipjax.storage.image_formats import image_header
-from converters.golden.served import LIBRARIES, Served, weights_digest
+from converters.golden.served import LIBRARIES, ServedModel, weights_digest
 
 DEVICE = os.environ.get("CLIPJAX_TORCH_DEVICE", "cpu")
 _LENGTHS = struct.Struct("<QQ")
@@ -80,9 +80,9 @@ class _Models:
     """The model that was asked last: several at once would fill the memory."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[str, str], Served] = {}
+        self._kept: dict[tuple[str, str], ServedModel] = {}
 
-    def of(self, header: Mapping[str, Any]) -> Served:
+    def of(self, header: Mapping[str, Any]) -> ServedModel:
         library, name = header["model"]
         if (library, name) not in self._kept:
             self._kept.clear()
@@ -143,7 +143,7 @@ def _decode(data: bytes, shape: Sequence[int] | None) -> Image.Image:
 
 
 def _tensor(
-    served: Served, decode: Callable[[], Image.Image] | None, header: Mapping[str, Any]
+    served: ServedModel, decode: Callable[[], Image.Image] | None, header: Mapping[str, Any]
 ) -> tuple[Tensor | None, str | None]:
     if decode is None:
         return None, None

@@ -34,7 +34,7 @@ from clipjax.errors import UsageError, unknown_name
 _PACKAGES = ("torch", "torchvision", "pillow", "numpy")
 
 
-class Served(abc.ABC):
+class ServedModel(abc.ABC):
     """One loaded model.
 
     Attributes:
@@ -74,7 +74,7 @@ class Served(abc.ABC):
         return {name: version(name) for name in (*_PACKAGES, *self.packages)}
 
 
-class OpenClip(Served):
+class ServedOpenClip(ServedModel):
     packages = ("open_clip_torch", "timm", "transformers", "tokenizers")
 
     def __init__(self, name: str) -> None:
@@ -113,7 +113,7 @@ class OpenClip(Served):
         return self.model.encode_text(self._tokenizer(list(texts)).to(self.device), normalize=True)
 
 
-class Timm(Served):
+class ServedTimm(ServedModel):
     packages = ("timm",)
 
     def __init__(self, name: str) -> None:
@@ -168,7 +168,7 @@ class Timm(Served):
         }
 
 
-class Transformers(Served):
+class ServedTransformers(ServedModel):
     """transformers with PIL, like the other libraries: its tensor processors are one grey level off."""
 
     packages = ("transformers", "tokenizers")
@@ -241,7 +241,7 @@ def _check_timm(name: str) -> None:
         raise unknown_name(f"tag of {arch}", tag, known)
 
 
-LIBRARIES = {"open_clip": OpenClip, "timm": Timm, "transformers": Transformers}
+LIBRARIES = {"open_clip": ServedOpenClip, "timm": ServedTimm, "transformers": ServedTransformers}
 
 
 def pooled(output: Any) -> Tensor:

@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from clipjax.registry import Registry
-from converters.golden.recording import Tower
+from converters.golden.recording import RecordedTower
 
 TOWERS = Registry("tower", "TOWERS")
 
@@ -17,7 +17,7 @@ def families() -> dict[str, ModuleType]:
     return {name: TOWERS.module(name) for name in TOWERS.own()}
 
 
-def tower_of(module: Any) -> Tower:
+def tower_of(module: Any) -> RecordedTower:
     """Raises SystemExit if no tower file takes its class."""
     for family in families().values():
         for tower in family.TOWERS:

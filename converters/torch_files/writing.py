@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from clipjax.storage.buckets import place
+from clipjax.storage.buckets import as_path
 from clipjax.storage.writing import flush, whole_file, writing
 
 _STORAGES = {
@@ -33,7 +33,7 @@ def write_torch(path: str | Path, tree: Mapping[str, Any]) -> None:
 
     Raises DataError if it cannot be written.
     """
-    path = place(path)
+    path = as_path(path)
     with writing(path), whole_file(path) as draft, draft.open("wb") as file:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
             tensors: list[np.ndarray] = []

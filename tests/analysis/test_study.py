@@ -22,7 +22,7 @@ from clipjax.config import config_dir
 from clipjax.data.cards import cards_in
 from clipjax.embeddings.compute import Compute
 from clipjax.estimates.cost import CardSizes, parts
-from clipjax.evaluation.plans.item import Chosen
+from clipjax.evaluation.plans.item import ModelChoice
 from clipjax.storage.reading import read_csv
 from clipjax.storage.store import Store
 from clipjax.sweep import model_choice as sweep_models
@@ -74,7 +74,7 @@ def plan() -> Iterator[SweepPlan]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweep_models, "opened_encoder", refuse)
-        patch.setattr(Chosen, "opened", refuse)
+        patch.setattr(ModelChoice, "opened", refuse)
         yield make_plan(load_suite("suite:study"), 10**11, absent=True)
 
 

@@ -27,9 +27,9 @@ from clipjax.data.cards import DatasetCard, load_dataset
 from clipjax.data.labels import LabelSpace, load_prompts
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.compare import compare_runs
-from clipjax.evaluation.located import Located
+from clipjax.evaluation.located import DataFolder
 from clipjax.evaluation.plans.execute import execute
-from clipjax.evaluation.plans.item import Job, items_of
+from clipjax.evaluation.plans.item import TaskOnData, items_of
 from clipjax.evaluation.subject import NotApplicableError
 from clipjax.finetune.outcome import adapted as adapted_outcome
 from clipjax.heads.adapters.base import Adapter, adapter_digest, adapter_of, all_adapters
@@ -401,7 +401,7 @@ def test_other_classes(base, images, tmp_path):
         row = clipjax.evaluate(model, dataset=fewer, **settings).rows[0]
         assert row["convention"]["projection"] == "select from colours"
     jobs = [
-        Job("zeroshot", Located(_card(each), each), None, prompts)
+        TaskOnData("zeroshot", DataFolder(_card(each), each), None, prompts)
         for each in (other, images)
         for prompts in (PROMPTS, None)
     ]

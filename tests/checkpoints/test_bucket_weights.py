@@ -16,7 +16,7 @@ from clipjax.checkpoints.load import convert_model, load_model
 from clipjax.checkpoints.model import Model
 from clipjax.errors import DataError
 from clipjax.storage.bucket_files import BucketFiles
-from clipjax.storage.buckets import ATTEMPTS, place
+from clipjax.storage.buckets import ATTEMPTS, as_path
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +31,8 @@ def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own: Path) -> type[F
     monkeypatch.setenv("CLIPJAX_CACHE", str(tmp_path / "cache"))
     made = FakeBucket.made(monkeypatch)
     for path in own.iterdir():
-        BucketFiles().create(place(f"{URL}/models/own") / path.name, path.read_bytes())
-    BucketFiles().create(place(f"{URL}/models/own/logs/events"), b"not fetched")
+        BucketFiles().create(as_path(f"{URL}/models/own") / path.name, path.read_bytes())
+    BucketFiles().create(as_path(f"{URL}/models/own/logs/events"), b"not fetched")
     return made
 
 
@@ -48,11 +48,11 @@ def test_weights_are_fetched_once(bucket: type[FakeBucket], own: Path, tmp_path:
     assert found.location is not None
     assert found.location.source == f"{URL}/models/own"
     bucket.requests.clear()
-    same(load_model(place(f"{URL}/models/own")), found)
+    same(load_model(as_path(f"{URL}/models/own")), found)
     assert bucket.asked("cat") == 0
     [copy] = (tmp_path / "cache" / "fetched").iterdir()
     assert {path.name for path in copy.iterdir()} == {path.name for path in own.iterdir()}
-    card = place(f"{URL}/models/own/card.json")
+    card = as_path(f"{URL}/models/own/card.json")
     BucketFiles().create(card, card.read_bytes() + b"\n", replace=True)
     same(load_model(f"{URL}/models/own"), found)
     assert bucket.asked("cat") > 0
@@ -62,7 +62,7 @@ def test_weights_are_fetched_once(bucket: type[FakeBucket], own: Path, tmp_path:
 def test_a_single_file_and_a_conversion(bucket: type[FakeBucket], own: Path, tmp_path: Path):
     model = load_model(own)
     file = export_model(model, tmp_path / "w.safetensors")
-    BucketFiles().create(place(f"{URL}/w.safetensors"), file.read_bytes())
+    BucketFiles().create(as_path(f"{URL}/w.safetensors"), file.read_bytes())
     found = load_model(f"{URL}/w.safetensors", card=model.card)
     jax.tree.map(np.testing.assert_array_equal, found.params, model.params)
     folder, _ = convert_model(f"{URL}/models/own", tmp_path / "converted")
@@ -80,7 +80,7 @@ def test_half_a_copy_is_none(bucket: type[FakeBucket], tmp_path: Path, monkeypat
 
     def replaced(self: FakeBucket, path: str, *args: object, **kwargs: object) -> bytes:
         data = real(self, path)
-        BucketFiles().create(place(f"{URL}/models/own/card.json"), b"{}", replace=True)
+        BucketFiles().create(as_path(f"{URL}/models/own/card.json"), b"{}", replace=True)
         return data
 
     monkeypatch.setattr(FakeBucket, "cat_file", replaced)

@@ -21,10 +21,10 @@ from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.model import Model
 from clipjax.embeddings.forward import text_encoder
 from clipjax.errors import DataError, UsageError
-from clipjax.models.apart import apart
 from clipjax.models.arch import arch_from_dict, arch_to_dict, load_arch
 from clipjax.models.network import Network
 from clipjax.models.unit_norm import unit_norm
+from clipjax.models.unstacked import unstack
 from clipjax.verification import verify
 
 IDS = 49408
@@ -102,7 +102,7 @@ def test_inside_a_callers_own_program(model: Model) -> None:
 
 def test_blocks_apart_are_views_and_give_the_same_bits(model: Model) -> None:
     params = jax.device_put(model.params)
-    views = apart(params)
+    views = unstack(params)
     stack = params["vision"]["blocks"]["mlp"]["c_fc"]["kernel"]
     blocks = views["vision"]["blocks"]["mlp"]["c_fc"]["kernel"].blocks
     begins = [block.unsafe_buffer_pointer() - stack.unsafe_buffer_pointer() for block in blocks]
@@ -120,7 +120,7 @@ def test_blocks_apart_are_views_and_give_the_same_bits(model: Model) -> None:
 @pytest.mark.parametrize(("block", "width"), [("attn", 5), ("mlp", 16)])
 def test_blocks_that_cannot_be_views_or_have_no_attention_stay_stacked(block: str, width: int) -> None:
     params = {"vision": {"blocks": {block: {"bias": jnp.ones((2, width))}}}, "logit_scale": jnp.ones(())}
-    jax.tree.map(np.testing.assert_array_equal, apart(params), params)
+    jax.tree.map(np.testing.assert_array_equal, unstack(params), params)
 
 
 def test_ids_of_a_golden_and_of_the_text_encoder_are_checked(model: Model) -> None:

@@ -23,12 +23,12 @@ from clipjax.checkpoints import opening
 from clipjax.checkpoints.card import Card, card_from_dict
 from clipjax.checkpoints.identity import naming, pins
 from clipjax.checkpoints.identity.facts import check_facts, fact_table
-from clipjax.checkpoints.identity.naming import Stated, default_name, own_name, restated
+from clipjax.checkpoints.identity.naming import StatedIdentity, default_name, own_name, restated
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.load import convert_model, load_model
 from clipjax.cli import app
 from clipjax.errors import DataError, UsageError
-from clipjax.results.published.numbers import Number
+from clipjax.results.published.numbers import PublishedNumber
 from clipjax.results.published.references import references, scores
 from clipjax.results.published.result_rows import published_rows
 from clipjax.results.store import ResultStore, model_facts
@@ -122,7 +122,7 @@ def test_nothing_shows_random_weights_as_the_row(weights: Path, tmp_path: Path) 
         for found in measured
         if found["metric"] == "top1"
     ]
-    rows += published_rows([Number(score, None, None) for score in scores() if score.model == ROW])
+    rows += published_rows([PublishedNumber(score, None, None) for score in scores() if score.model == ROW])
     column = Column("in", "IN", "higher", None, (Term("zeroshot", "imagenet_val", "top1", None),))
     cells = cells_of(rows, [column], models=[ROW, "b32", "said"])
     assert cells[ROW][0].value == 0.6656
@@ -257,7 +257,7 @@ def test_statements_that_contradict_each_other(weights: Path) -> None:
         fact_table(["group"], None)
     tuned = dataclasses.replace(model_card(ROW), id="tuned", lineage={"method": "flyp"})
     with pytest.raises(UsageError, match="its facts are its base's"):
-        restated(tuned, Stated(facts_of=ROW))
+        restated(tuned, StatedIdentity(facts_of=ROW))
 
 
 def test_default_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

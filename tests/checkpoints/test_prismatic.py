@@ -24,7 +24,7 @@ from clipjax.checkpoints.export import export_model
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.load import convert_model
 from clipjax.checkpoints.model import Model
-from clipjax.checkpoints.vision_language import Language, answer_ids, padded
+from clipjax.checkpoints.vision_language import LanguageSetup, answer_ids, padded
 from clipjax.data.text.image_prompts import image_prompt
 from clipjax.data.text.language_tokenizers import load_language_tokenizer
 from clipjax.errors import ClipjaxError, DataError, UsageError
@@ -32,7 +32,7 @@ from clipjax.models.arch import arch_from_dict, arch_to_dict, load_arch, narrow_
 from clipjax.models.language.decoder import Decoder
 from clipjax.models.language.vision_language import image_tokens
 from clipjax.storage.bucket_files import BucketFiles
-from clipjax.storage.buckets import place
+from clipjax.storage.buckets import as_path
 from converters.foreign import prismatic
 from converters.foreign.prismatic import arch_record
 from converters.golden import build_model
@@ -350,7 +350,7 @@ def test_the_prompt_of_mistrals_own_tokenizer(tmp_path: Path) -> None:
     arch = load_arch("prism-clip_l14_336-mistral_7b_v02")
     assert arch.language is not None
     tokenizer = load_language_tokenizer(tmp_path)
-    language = Language(tokenizer, image_prompt("mistral_instruct"), Decoder(arch.language.decoder), 576)
+    language = LanguageSetup(tokenizer, image_prompt("mistral_instruct"), Decoder(arch.language.decoder), 576)
     ids, at = language.prompt(_llava.QUESTION)
     assert (len(ids), ids[0], at) == (55, 1, 1)
     assert language.letters(4) == [330, 365, 334, 384]
@@ -433,7 +433,7 @@ def test_a_folder_on_a_bucket(
     files = {f"model/{path.relative_to(copied)}": path for path in copied.rglob("*") if path.is_file()}
     files |= {f"vision/{path.name}": path for path in clip.vision.iterdir()}
     for name, path in {**files, "words/tokenizer.model": tmp_path / "tokenizer.model"}.items():
-        BucketFiles().create(place(f"{URL}/{name}"), path.read_bytes())
+        BucketFiles().create(as_path(f"{URL}/{name}"), path.read_bytes())
     model = clipjax.load_model(f"{URL}/model", vision=f"{URL}/vision", tokenizer=f"{URL}/words")
     expected = clipjax.load_model(clip.folder, vision=clip.vision)
     assert model.card.fingerprint == expected.card.fingerprint is not None

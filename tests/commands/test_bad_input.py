@@ -161,7 +161,7 @@ def test_of_its_own_repository_the_registry_knows_better(
 
     card = model_card("vit_b_32-openai")
     folder = folder_of(model_config("ViT-B-32"), tmp_path)
-    monkeypatch.setattr(opening, "resolve_source", lambda *of: hub.Resolved(folder, folder, of[0]))
+    monkeypatch.setattr(opening, "resolve_source", lambda *of: hub.LocalCheckpoint(folder, folder, of[0]))
     for source, given in [(card.id, None), (card.source.repo, None), (card.id, card.id)]:
         with pytest.raises(DataError, match="holds no weights"):
             clipjax.load_model(str(source), card=given)

@@ -27,7 +27,7 @@ from clipjax.finetune.recipe import recipe_names
 from clipjax.finetune.suites import Metric
 from clipjax.results.store import ResultStore
 from clipjax.storage.bucket_files import BucketFiles
-from clipjax.storage.buckets import place
+from clipjax.storage.buckets import as_path
 from clipjax.storage.store import Store
 from tests.finetune._small import small_model, write_colours
 
@@ -471,7 +471,7 @@ def test_a_mixture_on_a_bucket(
     monkeypatch.setenv("CLIPJAX_CACHE", str(tmp_path))
     bucket = FakeBucket.made(monkeypatch)
     for file in (tuned[0] / "seed1/model").iterdir():
-        BucketFiles().create(place(f"{URL}/tuned/{file.name}"), file.read_bytes())
+        BucketFiles().create(as_path(f"{URL}/tuned/{file.name}"), file.read_bytes())
     asked = ["wise-ft", f"{world.folder}/small", f"{URL}/tuned", "--out", f"{URL}/wise", "--workers", "auto"]
     asked += ["--alpha", "0", "--alpha", "0.5", *world.evaluate, "--store", f"{world.folder}/store"]
     result = invoke(*asked)

@@ -19,7 +19,7 @@ from clipjax.commands.shared import output
 from clipjax.commands.shared.exclusions import refuse_beside, refuse_without
 from clipjax.commands.shared.output import announce, answering
 from clipjax.commands.shared.processes import say_slow
-from clipjax.commands.shared.records import fields_of, taking
+from clipjax.commands.shared.records import fields_of, with_options
 from clipjax.config import config_dir
 from clipjax.errors import UsageError
 from clipjax.evaluation.request import LABEL_SPACES
@@ -90,7 +90,7 @@ def test_options_become_a_record_and_those_of_a_record_inside_keep_their_place()
         seen.append(options)
 
     app = typer.Typer(add_completion=False)
-    app.command()(taking(_Outside, paint))
+    app.command()(with_options(_Outside, paint))
     assert CliRunner().invoke(app, ["x", "--colour", "red", "--colour", "blue"]).exit_code == 0
     assert (seen[0].name, seen[0].size, seen[0].inside) == ("x", 3, _Inside(colours=["red", "blue"]))
     assert seen[0].context.params["size"] == 3

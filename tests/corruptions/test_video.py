@@ -12,7 +12,7 @@ import pytest
 
 from clipjax.corruptions.corruption import constants_of, find_corruption
 from clipjax.corruptions.runner import Runner
-from clipjax.data.corrupted.inputs import Inputs
+from clipjax.data.corrupted.inputs import CorruptionInputs
 from clipjax.errors import DataError, UsageError
 
 SIZE = 8
@@ -107,14 +107,14 @@ def test_a_failure_is_one_sentence(seen: Path) -> None:
 
 
 def test_its_version_is_in_the_record(seen: Path) -> None:
-    assert Inputs().conventions(find_corruption("h265_crf")) == {"program": "ffmpeg version 1"}
+    assert CorruptionInputs().conventions(find_corruption("h265_crf")) == {"program": "ffmpeg version 1"}
 
 
 def test_without_ffmpeg_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     corruption = find_corruption("h265_abr")
     with pytest.raises(UsageError, match=r"^the corruption h265_abr needs ffmpeg, which is not on the PATH"):
-        Inputs().check([corruption])
+        CorruptionInputs().check([corruption])
     with pytest.raises(UsageError, match="needs ffmpeg"):
         Runner(corruption, 1)(np.zeros((1, SIZE, SIZE, 3), np.uint8), ["a"])
 

@@ -30,7 +30,7 @@ from clipjax.evaluation.data_set import dataset_of
 from clipjax.evaluation.located import cards_below
 from clipjax.evaluation.request import Request
 from clipjax.storage.bucket_files import BucketFiles
-from clipjax.storage.buckets import ATTEMPTS, BucketError, place
+from clipjax.storage.buckets import ATTEMPTS, BucketError, as_path
 from clipjax.tasks.imagenet_d import load_lists
 
 NAMES = [f"{'cat' if i % 2 else 'dog'}/{i:02d}.png" for i in range(10)]
@@ -45,7 +45,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> type[FakeBucket]:
 def upload(folder: Path) -> str:
     for path in folder.rglob("*"):
         if path.is_file():
-            target = place(f"{URL}/{folder.name}") / path.relative_to(folder)
+            target = as_path(f"{URL}/{folder.name}") / path.relative_to(folder)
             BucketFiles().create(target, path.read_bytes(), replace=True)
     return f"{URL}/{folder.name}"
 
@@ -154,7 +154,7 @@ def test_digests_are_remembered_until_an_object_changes(bucket: type[FakeBucket]
     data = bucket.text(name)
     changed = data.replace(png(0), png(1)) if len(png(0)) == len(png(1)) else data
     assert changed != data
-    BucketFiles().create(place(f"fake:/{name}"), changed, replace=True)
+    BucketFiles().create(as_path(f"fake:/{name}"), changed, replace=True)
     assert dataset_of(Request(root=url)).manifest.digest != first
 
 
@@ -199,15 +199,15 @@ def test_mistakes_are_named(bucket: type[FakeBucket], tmp_path: Path):
     with pytest.raises(DataError, match="ArrayRecord files are read on a disk"):
         dataset_of(Request(root=upload(tmp_path / "records")))
     with pytest.raises(DataError, match="a prepared TFDS folder is read on a disk"):
-        read_tfds(epath.Path(place(f"{URL}/tfds")), split="test")
+        read_tfds(epath.Path(as_path(f"{URL}/tfds")), split="test")
 
 
 def test_annotations_on_a_bucket(bucket: type[FakeBucket], tmp_path: Path):
     url = upload(write_factors(tmp_path / "factors"))
-    assert load_factors(place(url)).digest == load_factors(tmp_path / "factors").digest
+    assert load_factors(as_path(url)).digest == load_factors(tmp_path / "factors").digest
     table = pa.table({"id": ["a"], "failures": [["x", "y"]]})
     pq.write_table(table, tmp_path / "images.parquet")
-    path = place(f"{URL}/run/images.parquet")
+    path = as_path(f"{URL}/run/images.parquet")
     BucketFiles().create(path, (tmp_path / "images.parquet").read_bytes())
     assert load_lists(path.parent).wrong == {"a": ["x", "y"]}
 
@@ -218,12 +218,12 @@ def test_captions_beside_their_images(bucket: type[FakeBucket], tmp_path: Path):
     (tmp_path / "data" / "k.json").write_text(json.dumps({"images": records}))
     url = upload(tmp_path / "data")
     expected, found = (
-        read_karpathy(epath.Path(place(root)), file="k.json") for root in (tmp_path / "data", url)
+        read_karpathy(epath.Path(as_path(root)), file="k.json") for root in (tmp_path / "data", url)
     )
     assert (found.digest, found.columns) == (expected.digest, expected.columns)
     del bucket.store["/bucket/data/dog/02.png"]
     with pytest.raises(DataError, match=r"1 of the 10 images .* the first is dog/02\.png"):
-        read_karpathy(epath.Path(place(url)), file="k.json")
+        read_karpathy(epath.Path(as_path(url)), file="k.json")
 
 
 def test_a_folder_of_data_sets_may_be_a_url(bucket: type[FakeBucket], tmp_path: Path):

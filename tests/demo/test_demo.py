@@ -32,9 +32,9 @@ from clipjax.demo.__main__ import app
 from clipjax.demo.analysis import CLAIMS
 from clipjax.demo.corrupting import IMAGES, KINDS, SEVERITIES
 from clipjax.demo.llava.asking import DEBIASED
-from clipjax.demo.settings import Column, settings
+from clipjax.demo.settings import DemoColumn, settings
 from clipjax.demo.world.factor_files import KEYS, PROTOTYPES, TICKED, unusual
-from clipjax.demo.world.files import Split, draw_part, write_split
+from clipjax.demo.world.files import RenderedSplit, draw_part, write_split
 from clipjax.demo.world.scenes import (
     BACKGROUNDS,
     COLOURS,
@@ -50,7 +50,7 @@ from clipjax.demo.world.scenes import (
 )
 from clipjax.demo.world.shapes import UNKNOWN
 from clipjax.demo.world.shifts import OBJECTS, VIDEO_CLASSES
-from clipjax.embeddings.forward import Program, compiled
+from clipjax.embeddings.forward import ProgramKey, compiled
 from clipjax.errors import DataError
 from clipjax.evaluation.located import survey
 from clipjax.evaluation.plans.collection import plan as plan_of
@@ -58,7 +58,7 @@ from clipjax.finetune.data.shots import read_shots
 from clipjax.finetune.method import all_methods
 from clipjax.finetune.recipe import load_recipe
 from clipjax.results.store import ResultStore
-from clipjax.sweep.execution import Report, run_sweep
+from clipjax.sweep.execution import SweepReport, run_sweep
 
 SCENE = Scene("star", "striped", "red", "night", 0.7, 0.5, 0.5, 10.0)
 NAMED = ("shape", "texture", "colour", "background")
@@ -175,7 +175,7 @@ def test_captions_name_the_shape_and_are_english() -> None:
 
 def test_the_world_is_the_same_everywhere(tmp_path: Path) -> None:
     for folder, seed in (("one", 0), ("same", 0), ("other", 1)):
-        write_split(tmp_path / folder, Split("val", "diverse", 36, True), seed=seed, progress=False)
+        write_split(tmp_path / folder, RenderedSplit("val", "diverse", 36, True), seed=seed, progress=False)
     one, same, other = (
         load_dataset("demo_val", tmp_path / folder / "val").manifest.digest
         for folder in ("one", "same", "other")
@@ -186,7 +186,7 @@ def test_the_world_is_the_same_everywhere(tmp_path: Path) -> None:
 def test_rendering_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from clipjax.demo.world import files
 
-    split = Split("diverse", "diverse", 20, False)
+    split = RenderedSplit("diverse", "diverse", 20, False)
     drawn: list[int] = []
 
     def counted(scene: Scene, seed: int) -> object:
@@ -216,7 +216,7 @@ def test_rendering_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_set_drawn_in_parts_is_the_whole_set(tmp_path: Path) -> None:
-    split = Split("diverse", "diverse", 9, False)
+    split = RenderedSplit("diverse", "diverse", 9, False)
     for part in (slice(4, None), slice(4)):
         draw_part(tmp_path / "parts", split.image_set(0), part, progress=False)
     for folder in ("parts", "whole"):
@@ -237,7 +237,7 @@ class Quick(NamedTuple):
 
     out: Path
     stdout: str
-    programs: Counter[Program]
+    programs: Counter[ProgramKey]
 
     @property
     def world(self) -> Path:
@@ -253,10 +253,10 @@ def invoke(out: Path, *options: str) -> Any:
     return CliRunner().invoke(app, [*options, "--out", str(out)])
 
 
-swept: list[Report] = []  # of the sweeps since the tests began
+swept: list[SweepReport] = []  # of the sweeps since the tests began
 
 
-def counted(*arguments: Any, **options: Any) -> Report:
+def counted(*arguments: Any, **options: Any) -> SweepReport:
     swept.append(run_sweep(*arguments, **options))
     return swept[-1]
 
@@ -638,7 +638,7 @@ def test_cells_show_the_row_that_the_column_means() -> None:
         return {**named, "value": value, "interval": interval, "convention": {"prompts": prompts}}
 
     rows = [row(0.25, "demo", {"lo": 0.2, "hi": 0.3}), row(0.75, "single")]
-    column = Column("t", "zeroshot", "d", "top1")
+    column = DemoColumn("t", "zeroshot", "d", "top1")
     changed = functools.partial(dataclasses.replace, column)
     assert report.cell(column, rows, "m") == "25.0 [20, 30]"
     assert report.cell(changed(prompts="single"), rows, "m") == "75.0"

@@ -12,14 +12,14 @@ import pyarrow as pa
 import pytest
 from flax import nnx
 
-from clipjax.checkpoints.vision_language import Language
+from clipjax.checkpoints.vision_language import LanguageSetup
 from clipjax.data.manifest import FileOpener, Manifest
 from clipjax.data.text.image_prompts import ImagePrompt
 from clipjax.data.text.language_tokenizers import load_language_tokenizer
-from clipjax.demo.llava.asking import CHANCE, DEBIASED, Asked, by_order
+from clipjax.demo.llava.asking import CHANCE, DEBIASED, QuestionResults, by_order
 from clipjax.demo.llava.making import arch_of, asked_question
 from clipjax.demo.llava.texts import OPTIONS, PROMPT, Examples, examples, write_tokenizer
-from clipjax.demo.llava.train import Recipe, train
+from clipjax.demo.llava.train import LlavaRecipe, train
 from clipjax.demo.world.scenes import SHAPES
 from clipjax.evaluation.rows import NO_STATS, Result
 from clipjax.metrics.uncertainty.intervals import wilson
@@ -35,7 +35,7 @@ CLASSES = tuple(SHAPES)[:5]
 
 class Small(NamedTuple):
     arch: Arch
-    language: Language
+    language: LanguageSetup
     data: Manifest
 
     def examples(self, count: int, seed: int) -> Examples:
@@ -47,7 +47,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     files = write_tokenizer(tmp_path_factory.mktemp("texts"), asked_question())
     tokenizer = load_language_tokenizer(files[0])
     arch = arch_of(load_arch("demo_base"), tokenizer.vocab_size)
-    language = Language(tokenizer, ImagePrompt(PROMPT), Decoder(language_of(arch).decoder), 4)
+    language = LanguageSetup(tokenizer, ImagePrompt(PROMPT), Decoder(language_of(arch).decoder), 4)
     labels = np.arange(N, dtype=np.int32) % len(CLASSES)
     captions = {"caption": [f"a photo of a {CLASSES[k]}." for k in labels]}
     ids = tuple(map(str, range(N)))
@@ -98,7 +98,7 @@ def test_it_learns_to_read_images_and_letters(small: Small) -> None:
     patches = 0.3 * rng.normal(size=(N, 4, small.arch.vision.width))
     patches[np.arange(N), rng.integers(4, size=N)] += looks[small.data.labels]
     patches = patches.astype(np.float32)
-    recipe = Recipe(steps=STEPS, warmup=20, batch_size=48)
+    recipe = LlavaRecipe(steps=STEPS, warmup=20, batch_size=48)
     params = train(small.arch, patches, small.examples(STEPS * 48, seed=1), recipe, seed=0)
     batch = small.examples(600, seed=2)
     asked = np.array(["Which" in text for text in texts_of(small, batch)])
@@ -142,7 +142,7 @@ def _result(right: np.ndarray, low: float) -> Result:
 def test_the_checks_tell_chance_from_more() -> None:
     good = np.random.default_rng(0).random((60, 4)) < 0.6
     good[:, 2] = np.arange(60) % 4 == 0
-    asked = Asked("d", _result(good, 0.5), _result(good, 0.5), _result(good, 0.2))
+    asked = QuestionResults("d", _result(good, 0.5), _result(good, 0.5), _result(good, 0.2))
     assert [share for share, _ in by_order([asked.llava, asked.llava])] == pytest.approx(good.mean(axis=0))
     assert [low > CHANCE for _, low in by_order([asked.llava])] == [True, True, False, True]
     assert asked.beats_chance

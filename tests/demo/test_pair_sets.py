@@ -13,7 +13,7 @@ from clipjax.data.cards import load_dataset, read_card
 from clipjax.data.check import check_dataset
 from clipjax.data.corrupted.depth import prepared_depth
 from clipjax.demo.world.depths import BOTTOM, POST, SHAPE, TOP, depths, nearness
-from clipjax.demo.world.files import Split, write_once, write_set
+from clipjax.demo.world.files import RenderedSplit, write_once, write_set
 from clipjax.demo.world.pair_files import SPAIR_FOCAL, SPAIR_SIZE, hidden_corners
 from clipjax.demo.world.pair_sets import SETS, write_pair_sets
 from clipjax.demo.world.scenes import SHAPES, Scene, mask
@@ -154,7 +154,7 @@ def test_depth_is_that_of_the_scene(tmp_path: Path) -> None:
     assert TOP <= ground.min() < ground.max() < BOTTOM < SHAPE * 0.7 < POST
     small = nearness(dataclasses.replace(scene, size=0.3))
     assert small[32, 40] < near[32, 40], "a small shape is far"
-    val = Split("val", "varied", 12, class_folders=True).image_set(0)
+    val = RenderedSplit("val", "varied", 12, class_folders=True).image_set(0)
     write_set(tmp_path, images := depths(val), progress=False)
     for picture in images.pictures:
         depth = prepared_depth(tmp_path / picture.path, picture.path, (64, 64), "inverse")

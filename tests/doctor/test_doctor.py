@@ -21,7 +21,7 @@ from clipjax.doctor.data import bytes_an_image, check_data, check_planned
 from clipjax.doctor.examine import examine
 from clipjax.doctor.folders import bytes_in, check_compile_cache, check_folders
 from clipjax.doctor.host import check_host, core_limit, memory_limit
-from clipjax.doctor.line import BROKEN, FINE, NOTE, Line, size
+from clipjax.doctor.line import BROKEN, FINE, NOTE, CheckResult, size
 from clipjax.doctor.machine import Machine, Probe, _reason, installed_version, this_machine
 from clipjax.doctor.versions import check_versions, installed_stack, stacks_text
 from clipjax.errors import DataError, UsageError
@@ -39,7 +39,7 @@ def machine(root: Path, files: dict[str, str] | None = None, **fields: object) -
     return Machine(**{"root": root, "probe": lambda: CPU, **fields})  # pyright: ignore[reportArgumentType]
 
 
-def only(lines: object) -> Line:
+def only(lines: object) -> CheckResult:
     [line] = lines  # pyright: ignore[reportGeneralTypeIssues]
     return line
 
@@ -157,7 +157,7 @@ CUDA = {
 
 def with_torch(
     root: Path, cudnn: str, requires: Mapping[str, list[str]] = CUDA, environ: Mapping[str, str] | None = None
-) -> list[Line]:
+) -> list[CheckResult]:
     installed = {"torch": "2.13.0", "jax-cuda12-plugin": "0.10.2", "nvidia-cudnn-cu12": cudnn}
     fake = machine(root, version=installed.get, requires=lambda name: requires.get(name, []))
     fake = replace(fake, environ=environ or {})
@@ -192,7 +192,7 @@ def test_memory_that_jax_takes_at_its_start(tmp_path: Path) -> None:
 STACKS = tomllib.loads((config_dir() / "tested_versions.toml").read_text())["stacks"]
 
 
-def versions(root: Path, stack: int = 0, **installed: str | None) -> list[Line]:
+def versions(root: Path, stack: int = 0, **installed: str | None) -> list[CheckResult]:
     """Of a machine with the versions of a tested stack but for `installed` (an underscore for a dash)."""
     tested = STACKS[stack]
     found = {**tested["packages"], **{name.replace("_", "-"): v for name, v in installed.items()}}

@@ -18,7 +18,7 @@ from clipjax.data.labels import load_labels, load_prompts
 from clipjax.data.text.tokenizers import load_tokenizer, tokenizer_spec
 from clipjax.devices.sharding import make_mesh
 from clipjax.embeddings import beginnings
-from clipjax.embeddings.beginnings import Texts, encode_shared, shared
+from clipjax.embeddings.beginnings import SplitTexts, encode_shared, shared
 from clipjax.embeddings.forward import TEXT_BATCH
 from clipjax.models.arch import load_arch, narrow_arch
 from clipjax.models.families.texts import text
@@ -61,7 +61,7 @@ def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(beginnings, "_padded", lambda length: np.full_like(length, LONGEST + REST))
 
 
-def planned(ids: np.ndarray, length: np.ndarray) -> Texts:
+def planned(ids: np.ndarray, length: np.ndarray) -> SplitTexts:
     texts = shared(ids, length)
     assert texts is not None
     return texts
@@ -158,7 +158,7 @@ def of_whole_texts(model: Any, ids: np.ndarray, precision: Any) -> np.ndarray:
     return unit(encode(model.params, jnp.asarray(rows), precision=precision))[: len(ids)]
 
 
-def in_parts(model: Any, texts: Texts, precision: str) -> np.ndarray:
+def in_parts(model: Any, texts: SplitTexts, precision: str) -> np.ndarray:
     parts = list(encode_shared(model, texts, precision, chunk=100))
     rows = np.concatenate([rows for rows, _ in parts])
     assert sorted(rows) == list(range(len(texts.ids)))

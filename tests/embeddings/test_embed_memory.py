@@ -227,7 +227,7 @@ def rates_of(best: int, most: int = 4096) -> Any:
     return rate, asked
 
 
-def choose(model: Any, rate: Any, images: int = 5000, **others: Any) -> batch_size.Choice:
+def choose(model: Any, rate: Any, images: int = 5000, **others: Any) -> batch_size.BatchChoice:
     settings: dict[str, Any] = {
         "precision": "parity",
         "output": "embedding",

@@ -25,7 +25,7 @@ from clipjax.evaluation.evaluate import evaluate
 from clipjax.models.dense import PROBE3D, dense_map
 from clipjax.storage.entry import Entry, key_hash
 from clipjax.storage.store import Store
-from clipjax.tasks.correspondence import Matcher
+from clipjax.tasks.correspondence import PairMatcher
 
 FEW = MemoryPairs(tuple(range(5)))
 OTHER = dataclasses.replace(GEOMETRIC, keep=7, features="bilinear")
@@ -40,7 +40,7 @@ def run(
     model: Any, some: MemoryPairs = FEW, store: Store | None = None, matching: Any = GEOMETRIC, **options: Any
 ) -> Embeddings:
     how = Compute(store=store, progress=False, keep_maps=store is not None, **options)
-    return match_pairs(model, manifest_of(some), Matcher(matching), PROBE3D, how)
+    return match_pairs(model, manifest_of(some), PairMatcher(matching), PROBE3D, how)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,9 @@ def test_another_matching_runs_no_model(model: Any, plain: dict[Any, np.ndarray]
 
 def test_without_the_request_no_maps_are_kept(model: Any, tmp_path: Path) -> None:
     store = Store(tmp_path)
-    match_pairs(model, manifest_of(FEW), Matcher(GEOMETRIC), PROBE3D, Compute(store=store, progress=False))
+    match_pairs(
+        model, manifest_of(FEW), PairMatcher(GEOMETRIC), PROBE3D, Compute(store=store, progress=False)
+    )
     assert [info.key["output"] for info in store.ls()] == ["matches"]
     later = run(model, store=store)  # the matches are there
     assert later.stats.images == 10

@@ -27,10 +27,10 @@ from clipjax.models.dense import PROBE3D, dense_map
 from clipjax.storage.buckets import BucketError
 from clipjax.storage.store import Store
 from clipjax.tasks import correspondence
-from clipjax.tasks.correspondence import Matcher
+from clipjax.tasks.correspondence import PairMatcher
 from tests import _forks
 
-MATCHER = Matcher(GEOMETRIC)
+MATCHER = PairMatcher(GEOMETRIC)
 ALL = MemoryPairs(tuple(range(12)))
 FEW = MemoryPairs(tuple(range(5)))
 
@@ -139,7 +139,7 @@ def test_maps_that_are_not_finite_are_refused_even_if_pairs_are_skipped(stored: 
     how = Compute(store=Store(tmp_path) if stored else None, progress=False, on_error="skip")
     for some, matching in ((FEW, GEOMETRIC), (KeypointPairs(FEW.numbers), KEYPOINTS)):
         with pytest.raises(DataError, match="pair0: values not finite"):
-            match_pairs(broken, manifest_of(some), Matcher(matching), PROBE3D, how)
+            match_pairs(broken, manifest_of(some), PairMatcher(matching), PROBE3D, how)
 
 
 def test_every_choice_is_part_of_the_key(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +151,7 @@ def test_every_choice_is_part_of_the_key(model: Any, monkeypatch: pytest.MonkeyP
 
     others = [
         key(manifest=manifest_of(ALL)),
-        key(matcher=Matcher(shifted)),
+        key(matcher=PairMatcher(shifted)),
         key(recipe=dataclasses.replace(PROBE3D, attention="reference_batch")),
         key(precision="fast"),
         key(placement="sharded"),

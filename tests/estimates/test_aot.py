@@ -25,7 +25,7 @@ from clipjax.errors import UsageError
 from clipjax.estimates import aot, aot_language, aot_training
 from clipjax.estimates.aot import (
     Executable,
-    Row,
+    TowerRow,
     largest,
     load_chips,
 )
@@ -164,7 +164,7 @@ def test_what_is_read_from_an_executable() -> None:
 
 
 def test_cells_say_why_a_program_does_not_compile() -> None:
-    row = Row("m", "vision", "fast", "v4", 1.25, None, "not one example fits 32 GiB")
+    row = TowerRow("m", "vision", "fast", "v4", 1.25, None, "not one example fits 32 GiB")
     assert table_cells(row)[4] == "no: not one example fits 32 GiB"
     assert len(table_cells(row)) == len(table_titles())
 

@@ -7,9 +7,9 @@ import re
 
 import pytest
 
-from clipjax.estimates.aot import Executable, Row
+from clipjax.estimates.aot import Executable, TowerRow
 from clipjax.estimates.aot_tables import estimate_cells, estimate_titles
-from clipjax.estimates.cycles import Estimate, estimate
+from clipjax.estimates.cycles import CycleEstimate, estimate
 from clipjax.estimates.hlo import CompiledProgram
 
 HLO = """
@@ -57,7 +57,7 @@ HLO = re.sub(r"CYCLES\((\d+)\)", r'backend_config={"estimated_cycles":"\1"}', HL
 HLO = re.sub(r"OF\((\w+)\)", r'metadata={op_name="jit(f)/\1"}', HLO)
 # Five runs of the loop: 100 cycles, a copy of 4 x 6 bfloat16 there and back, one into a larger array, one
 # more beside, and a sum of unknown cost.
-KNOWN = Estimate(
+KNOWN = CycleEstimate(
     cycles=5 * 100 + 70,
     moved_bytes=5 * (2 + 2) * 48,
     beside_bytes=5 * 48,
@@ -106,7 +106,7 @@ def test_a_loop_of_unknown_length_is_refused() -> None:
 
 def test_a_share_of_peak_needs_every_operation() -> None:
     program = Executable(8, 1, 1, {}, 1, 0, 1.0, KNOWN)
-    row = Row("m", "vision", "fast", "v5e", 1000.0, program)
+    row = TowerRow("m", "vision", "fast", "v5e", 1000.0, program)
     known = dataclasses.replace(KNOWN, unknown={}, moved_bytes=0, beside_bytes=0, cycles=int(1.5e9))
     cells = {}
     for name, each in (("unknown", KNOWN), ("known", known)):
@@ -122,7 +122,7 @@ def test_a_share_of_peak_needs_every_operation() -> None:
     assert cells["known"]["share of peak"] == "4%"
     half = dataclasses.replace(program, estimate=known, argument_bytes=int(819e9 / 2))
     for tower, share in (("prefill", "1%"), ("decode", "50% of bandwidth")):  # of four chips
-        shared = estimate_cells(Row("m", tower, "fast", "v5e:2x2", 1000.0, half))
+        shared = estimate_cells(TowerRow("m", tower, "fast", "v5e:2x2", 1000.0, half))
         assert shared is not None
         assert shared[7] == share
     assert estimate_cells(dataclasses.replace(row, executable=None)) is None
@@ -131,5 +131,5 @@ def test_a_share_of_peak_needs_every_operation() -> None:
 def test_an_estimate_may_be_of_a_smaller_batch_than_the_largest() -> None:
     one = Executable(8, 1, 1, {}, 1, 0, 1.0, KNOWN)
     larger = dataclasses.replace(one, batch=64, estimate_batch=8)
-    cells = (estimate_cells(Row("m", "vision", "fast", "v5e", 1000.0, each)) for each in (one, larger))
+    cells = (estimate_cells(TowerRow("m", "vision", "fast", "v5e", 1000.0, each)) for each in (one, larger))
     assert next(cells) == next(cells)

@@ -9,14 +9,14 @@ import pytest
 from clipjax.checkpoints.identity.registry import model_card, subjects
 from clipjax.errors import UsageError
 from clipjax.estimates import hours
-from clipjax.estimates.cost import Images, Work
+from clipjax.estimates.cost import ImageWork, Work
 from clipjax.estimates.flops import arch_digest, recorded, traced_flops
-from clipjax.estimates.hours import Machine, amounts_of, hours_on, load_machines, share_of
+from clipjax.estimates.hours import MachineRates, amounts_of, hours_on, load_machines, share_of
 from clipjax.models.arch import load_arch
 from clipjax.sweep.model_choice import choose
 from clipjax.sweep.plan import SweepItem
 
-V5E = Machine("mine", 2, chip="v5e")  # 2 x 197 TFLOP/s
+V5E = MachineRates("mine", 2, chip="v5e")  # 2 x 197 TFLOP/s
 ROWS = {
     ("v5e", "fast"): {
         "ViT-L-14-quickgelu": (160e9, 0.2),
@@ -31,9 +31,9 @@ ROWS = {
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    def estimates(chip: str, precision: str) -> list[hours.Estimate]:
+    def estimates(chip: str, precision: str) -> list[hours.TowerRate]:
         rows = ROWS[chip, precision]
-        return [hours.Estimate(chip, precision, "vision", arch, *numbers) for arch, numbers in rows.items()]
+        return [hours.TowerRate(chip, precision, "vision", arch, *numbers) for arch, numbers in rows.items()]
 
     monkeypatch.setattr(hours, "_estimates", estimates)
 
@@ -55,7 +55,7 @@ def test_where_a_share_comes_from(
     few: None, chip: str, arch: str | None, precision: str, flops: float, expected: tuple[Any, ...]
 ) -> None:
     """The tower itself, its family, its family elsewhere (by a ResNet or a ViT), another family."""
-    machine = Machine("mine", 2, chip=chip)
+    machine = MachineRates("mine", 2, chip=chip)
     share = share_of(machine, arch and load_arch(arch), "vision", precision, int(flops))
     assert share == pytest.approx(expected)
 
@@ -67,7 +67,7 @@ def item(model: str, *works: Work) -> SweepItem:
 
 def test_hours_and_bytes_by_hand(few: None) -> None:
     """3.6e6 images of 9 GFLOP on two chips at a tenth of 197 TFLOP/s; a second model shares the pixels."""
-    images = Images("", "val", 3_600_000, None, "fast", "full")
+    images = ImageWork("", "val", 3_600_000, None, "fast", "full")
     pairs = images._replace(folder="pairs", number=10, size=(64, 64))
     works = [Work("vision", "fast", each, each.number, each.number * 9 * 10**9) for each in (images, pairs)]
     items = [item("vit_b_32-laion2b_s34b_b79k", *works), item("vit_b_32-laion400m_e32", works[0])]
@@ -84,7 +84,7 @@ def test_hours_and_bytes_by_hand(few: None) -> None:
 def test_an_assumed_share_is_an_option() -> None:
     [gpu] = [machine for machine in load_machines() if machine.chip is None]
     [half] = [machine for machine in load_machines(0.2) if machine.chip is None]
-    work = Work("vision", "parity", Images("", "val", 10, None, "parity", "full"), 10, 10**12)
+    work = Work("vision", "parity", ImageWork("", "val", 10, None, "parity", "full"), 10, 10**12)
     once, twice = (hours_on(machine, [item("vit_b_32-openai", work)]) for machine in (gpu, half))
     assert twice.seconds == pytest.approx(2 * once.seconds)
     assert once.seconds == pytest.approx(1e12 / (gpu.peak("parity") * 0.4))

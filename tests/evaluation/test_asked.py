@@ -17,8 +17,8 @@ from clipjax.data.cards import read_card
 from clipjax.embeddings.compute import Compute
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.compare import compare_runs
-from clipjax.evaluation.located import Located
-from clipjax.evaluation.plans.item import Job, items_of
+from clipjax.evaluation.located import DataFolder
+from clipjax.evaluation.plans.item import TaskOnData, items_of
 from clipjax.evaluation.plans.ready import ready
 from clipjax.evaluation.prompts import prompts_name
 from clipjax.evaluation.request import Request
@@ -236,8 +236,8 @@ def test_other_tasks_are_not_applicable_to_a_model_that_answers(world):
 
 def test_of_several_tasks_each_has_its_options(world, lists):
     """A task that is not defined for the model gets its row, whatever the others' options."""
-    data = Located(read_card(str(world / "small.toml")), world / "data")
-    jobs = [Job(task, data, None, None) for task in ("imagenet_d", "multiple_choice")]
+    data = DataFolder(read_card(str(world / "small.toml")), world / "data")
+    jobs = [TaskOnData(task, data, None, None) for task in ("imagenet_d", "multiple_choice")]
     request = Request(annotations="run_of:clip", steps=1, resamples=100)
     items = items_of(TinyVisionLanguage(), jobs, request)
     first, second = (ready(item, items[0].chosen.opened(), world / "runs") for item in items)

@@ -22,8 +22,8 @@ from clipjax.errors import DataError, UsageError
 from clipjax.evaluation import ahead
 from clipjax.evaluation.located import cards_below, in_one_line
 from clipjax.evaluation.plans.collection import job_of, plan
-from clipjax.evaluation.plans.execute import Outcome, execute
-from clipjax.evaluation.plans.item import Job, items_of
+from clipjax.evaluation.plans.execute import ItemOutcome, execute
+from clipjax.evaluation.plans.item import TaskOnData, items_of
 from clipjax.evaluation.rows import Result
 from clipjax.results.store import ResultStore
 from clipjax.tasks.collections import collections
@@ -81,17 +81,17 @@ def data(tmp_path: Path) -> Path:
     return root
 
 
-def jobs_of(name: str, data: Path, *prompts: str) -> list[Job]:
+def jobs_of(name: str, data: Path, *prompts: str) -> list[TaskOnData]:
     return plan(name, data, prompts).jobs
 
 
-def run(model: ColourModel, jobs: list[Job], tmp_path: Path, **settings) -> list[Outcome]:
+def run(model: ColourModel, jobs: list[TaskOnData], tmp_path: Path, **settings) -> list[ItemOutcome]:
     settings = {"store": tmp_path / "store", "progress": False, "resamples": 20} | settings
     request, compute, settings = split(**settings)
     return list(execute(items_of(model, jobs, request), compute, **settings))
 
 
-def result_of(done: Outcome) -> Result:
+def result_of(done: ItemOutcome) -> Result:
     assert done.result is not None, done.error
     return done.result
 

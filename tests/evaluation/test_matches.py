@@ -22,7 +22,7 @@ from clipjax.data.pairs.matching import NORMALISATIONS
 from clipjax.data.pairs.pair import Pair
 from clipjax.errors import UsageError
 from clipjax.evaluation.kinds.pairs import draw_matches
-from clipjax.tasks.correspondence import Matcher
+from clipjax.tasks.correspondence import PairMatcher
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -94,7 +94,7 @@ def test_what_is_drawn_is_what_the_task_counts(name: str, model: Any, worlds: An
 def test_places_change_no_other_number(worlds: Any) -> None:
     matching = load_dataset(worlds["navi"]["dataset"], worlds["navi"]["root"]).card.matching
     assert matching is not None
-    plain, placed = Matcher(matching), Matcher(matching, places=True)
+    plain, placed = PairMatcher(matching), PairMatcher(matching, places=True)
     assert plain.key() != placed.key(), "they have their own entry of a store"
     assert placed.numbers[: len(plain.numbers)] == plain.numbers
     assert plain.words() == placed.words()
@@ -105,7 +105,7 @@ def test_lines_go_from_point_to_point(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(drawing, "new_figure", lambda *size: figures.append(Figure(size)) or figures[-1])
     ends = np.array([[[k, 1.0], [k + 2.0, 3.0]] for k in range(6)])
     right = np.array([True] * 4 + [False] * 2)
-    side = drawing.Matched("m", np.zeros((2, 8, 10, 3), np.uint8), ends, right)
+    side = drawing.PairMatches("m", np.zeros((2, 8, 10, 3), np.uint8), ends, right)
     for form in ("png", "jpg", "pdf", "svg"):
         path = tmp_path / f"a.{form}"
         assert drawing.matches_figure([side, side], path, "near", drawn=3) == path

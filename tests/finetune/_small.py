@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import PIL.Image
 
-from clipjax.checkpoints.card import Source
+from clipjax.checkpoints.card import WeightsSource
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.model import Model
 from clipjax.models.arch import Arch, load_arch, narrow_arch
@@ -56,7 +56,7 @@ def small_model(folder: Path, like: str | None = None, seed: int = 0) -> Path:
         known,
         id=folder.name,
         arch=arch,
-        source=Source("clipjax", arch.name, "narrow"),
+        source=WeightsSource("clipjax", arch.name, "narrow"),
         preprocess=dataclasses.replace(known.preprocess, image_size=side, resize_size=side),
         logit_scale=float(np.exp(params["logit_scale"])),
         unknown={},

@@ -9,7 +9,7 @@ import pytest
 
 from clipjax.data.cards import load_dataset
 from clipjax.data.manifest import Manifest
-from clipjax.demo.world.files import Split, write_split
+from clipjax.demo.world.files import RenderedSplit, write_split
 from clipjax.models.arch import load_arch
 from clipjax.models.network import Network
 
@@ -30,7 +30,7 @@ def network() -> Network:
 @pytest.fixture(scope="session")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     file = write_split(
-        tmp_path_factory.mktemp("world"), Split("diverse", "diverse", 40, False), progress=False
+        tmp_path_factory.mktemp("world"), RenderedSplit("diverse", "diverse", 40, False), progress=False
     )
     return load_dataset("demo_train", file).manifest
 

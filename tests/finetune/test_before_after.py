@@ -26,8 +26,8 @@ from clipjax.finetune.before_after import (
     left_out,
     refuse_leaks,
 )
-from clipjax.finetune.finetune import Data, splits
-from clipjax.finetune.suites import Metric, Suite, load_suite
+from clipjax.finetune.finetune import FinetuneData, splits
+from clipjax.finetune.suites import FinetuneSuite, Metric, load_suite
 from clipjax.results.store import ResultStore
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -78,14 +78,19 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:
+def suite(tmp_path_factory: pytest.TempPathFactory) -> FinetuneSuite:
     path = tmp_path_factory.mktemp("suites") / "colours.toml"
     path.write_text(SUITE)
     return load_suite(path)
 
 
 def compare(
-    base: Any, tuned: Sequence[Any], suite: Suite, world: Path, results: Path, said: list[str] | None = None
+    base: Any,
+    tuned: Sequence[Any],
+    suite: FinetuneSuite,
+    world: Path,
+    results: Path,
+    said: list[str] | None = None,
 ) -> dict[tuple[str, str, str], Change]:
     changes = before_and_after(
         base,
@@ -100,7 +105,7 @@ def compare(
 
 
 @pytest.fixture(scope="module")
-def lost(suite: Suite, world: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def lost(suite: FinetuneSuite, world: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A base that sees well, tuned with three seeds into models that see badly; what was said meanwhile."""
     said: list[str] = []
     results = tmp_path_factory.mktemp("results")
@@ -226,7 +231,7 @@ def test_more_error_is_lost_and_what_does_not_move_is_neither(lost: Any) -> None
     assert (still.interval, still.verdict, still.note) == (None, None, None)
 
 
-def test_why_a_number_is_not_compared_is_its_note(suite: Suite, world: Path, tmp_path: Path) -> None:
+def test_why_a_number_is_not_compared_is_its_note(suite: FinetuneSuite, world: Path, tmp_path: Path) -> None:
     only = dataclasses.replace(suite, run=("calibration",))
     [error] = compare(Seer("base"), [Seer("tuned", 0.7)], only, world, tmp_path).values()
     assert error.difference is not None
@@ -235,7 +240,7 @@ def test_why_a_number_is_not_compared_is_its_note(suite: Suite, world: Path, tmp
 
 
 def test_a_long_table_draws_as_many_resamples_as_its_correction_needs(
-    suite: Suite, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    suite: FinetuneSuite, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of 1,000 resamples p is at least 2 / 1001, and 40 lines times that is no verdict."""
     drawn: list[int] = []
@@ -251,7 +256,7 @@ def test_a_long_table_draws_as_many_resamples_as_its_correction_needs(
     assert drawn == [80 * 40] * 2, "20 lines of each of two data sets can have a verdict"
 
 
-def test_the_other_way_round_is_gained(suite: Suite, world: Path, tmp_path: Path) -> None:
+def test_the_other_way_round_is_gained(suite: FinetuneSuite, world: Path, tmp_path: Path) -> None:
     only = dataclasses.replace(suite, datasets=("colours_val",), run=("zeroshot",))
     changes = compare(Seer("base", 0.8), [Seer("tuned")], only, world, tmp_path)
     assert {key[1] for key in changes} == {"colours_val"}
@@ -269,7 +274,7 @@ def test_a_number_without_a_value_has_its_note(lost: Any) -> None:
 # ----------------------------------------------------------------------------------- what goes wrong
 
 
-def test_a_failing_task_does_not_end_the_rest(suite: Suite, tmp_path: Path) -> None:
+def test_a_failing_task_does_not_end_the_rest(suite: FinetuneSuite, tmp_path: Path) -> None:
     world = write_colours(tmp_path / "world", each=4)
     (world / "colours_dark/red/red0.png").write_bytes(b"no image")
     said: list[str] = []
@@ -287,7 +292,7 @@ def test_a_failing_task_does_not_end_the_rest(suite: Suite, tmp_path: Path) -> N
     assert len(results) == 3
 
 
-def test_a_suite_of_which_nothing_is_there(suite: Suite, world: Path, tmp_path: Path) -> None:
+def test_a_suite_of_which_nothing_is_there(suite: FinetuneSuite, world: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no data set for"):
         compare(Seer("base"), [Seer("tuned")], suite, tmp_path / "empty", tmp_path / "results")
@@ -301,7 +306,7 @@ def test_a_suite_of_which_nothing_is_there(suite: Suite, world: Path, tmp_path: 
     assert "left out" not in " ".join(said), "the suite is of this data set alone"
 
 
-def test_what_is_left_out_of_the_table_is_said(suite: Suite, world: Path) -> None:
+def test_what_is_left_out_of_the_table_is_said(suite: FinetuneSuite, world: Path) -> None:
     whole = dataclasses.replace(suite, run=("shape_bias", "zeroshot", "calibration"))
     [line] = left_out(whole, world)
     assert re.match(
@@ -325,14 +330,14 @@ def test_a_suite_of_runs_is_no_table(world: Path, tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------- leaks
 
 
-def test_images_that_are_reported_on_are_not_trained_on(suite: Suite, tmp_path: Path) -> None:
+def test_images_that_are_reported_on_are_not_trained_on(suite: FinetuneSuite, tmp_path: Path) -> None:
     world = write_colours(tmp_path, each=2)
 
     def development() -> list[Any]:
         train, spare = (
             load_dataset(world / f"{name}.toml", world / name) for name in ("colours_train", "colours_spare")
         )
-        return [each for each in splits(Data(train, spare)) if each is not None]
+        return [each for each in splits(FinetuneData(train, spare)) if each is not None]
 
     first = dataclasses.replace(suite, run=("zeroshot",))
     refuse_leaks(development(), first, world)

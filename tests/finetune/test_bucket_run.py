@@ -24,19 +24,19 @@ import clipjax
 from clipjax.data.cards import load_dataset
 from clipjax.devices.sharding import make_mesh
 from clipjax.errors import DataError, Interrupted
-from clipjax.finetune.finetune import Data, finetune
+from clipjax.finetune.finetune import FinetuneData, finetune
 from clipjax.finetune.method import Settings
 from clipjax.finetune.recipe import recipe_from_dict
 from clipjax.finetune.training.logs import read_metrics
 from clipjax.finetune.training.solve import train
 from clipjax.finetune.training.trees import Params, flatten
-from clipjax.storage.buckets import ATTEMPTS, place
+from clipjax.storage.buckets import ATTEMPTS, as_path
 from clipjax.storage.publishing import working_copy
 from clipjax.storage.store import Store
 from tests.finetune._tiny import RECIPE, same_bits, tiny_loss, tiny_problem, tiny_setup, watched
 from tests.finetune.training._processes import start, wait_for_batch
 
-RUN = place(f"{URL}/run")
+RUN = as_path(f"{URL}/run")
 CHECKPOINTS = RUN / "train" / "checkpoints"
 HERE = Path("working/fake/bucket/run/train/checkpoints")
 
@@ -267,7 +267,7 @@ def test_a_whole_run_with_its_model(bucket: type[FakeBucket], cache: Path, tmp_p
     record = {"title": "Probe", "method": "linear_probe", "steps": 2, "batch_size": 4, "prompts": "single"}
     choices = {"shots": 2, "select": ["epoch"], "seeds": [1], "optimizer": {"learning_rate": 1.0}}
     recipe = recipe_from_dict({"name": "mine", **record, **choices}, "mine.toml")
-    data = Data(load_dataset(root / "colours_train.toml", root / "colours_train"), hold_out=3)
+    data = FinetuneData(load_dataset(root / "colours_train.toml", root / "colours_train"), hold_out=3)
     settings = Settings(
         make_mesh(jax.devices()[:1]), store=Store(tmp_path / "store"), every=1, progress=False
     )

@@ -22,20 +22,22 @@ from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.devices.sharding import make_mesh
 from clipjax.errors import DataError, UsageError
 from clipjax.finetune import contrastive
-from clipjax.finetune.contrastive import Recipe, bound_logit_scale, contrastive_loss, train
+from clipjax.finetune.contrastive import ContrastiveRecipe, bound_logit_scale, contrastive_loss, train
 from clipjax.finetune.training.point_files import SIZES
 from clipjax.finetune.training.step import make_step
 from clipjax.models.cut import FSDP
 from clipjax.models.network import Network
 from tests.finetune.conftest import tokenize
 
-RECIPE = Recipe(steps=6, warmup=2, batch_size=16, learning_rate=1e-2, weight_decay=0.1, clip_norm=1.0)
+RECIPE = ContrastiveRecipe(
+    steps=6, warmup=2, batch_size=16, learning_rate=1e-2, weight_decay=0.1, clip_norm=1.0
+)
 
 
 made: dict[str, Any] = {}  # steps, by all that decides their program
 
 
-def start(network: Network, manifest: Manifest, recipe: Recipe = RECIPE, **options: Any) -> Any:
+def start(network: Network, manifest: Manifest, recipe: ContrastiveRecipe = RECIPE, **options: Any) -> Any:
     """Train. Runs of one program share the compiled step: it takes most of their time."""
     options = {"mesh": make_mesh(jax.devices()[:2]), "every": 2, "progress": False} | options
     program = f"{dataclasses.replace(recipe, seed=0)} {options['mesh']} {options.get('rules')}"
@@ -115,7 +117,9 @@ def test_logit_scale_stays_in_bounds(given: float, kept: float) -> None:
 
 
 def test_training_learns(network: Network, manifest: Manifest, capsys: pytest.CaptureFixture[str]) -> None:
-    recipe = Recipe(steps=60, warmup=5, batch_size=40, learning_rate=1e-2, weight_decay=0.0, clip_norm=1.0)
+    recipe = ContrastiveRecipe(
+        steps=60, warmup=5, batch_size=40, learning_rate=1e-2, weight_decay=0.0, clip_norm=1.0
+    )
     params = start(network, manifest, recipe=recipe, progress=True)
     last = capsys.readouterr().err.split("loss ")[-1]
     assert float(last.split(",")[0].rstrip("] \n")) < 0.6 * math.log(40)
@@ -157,7 +161,7 @@ def stopped(points: Path, tmp_path: Path) -> Path:
 
 def test_a_resumed_run_is_bit_equal(network: Network, manifest: Manifest, whole: Any, stopped: Path) -> None:
     assert same_bits(start(network, manifest, checkpoints=stopped), whole)
-    other_order = start(network, manifest, recipe=Recipe(**{**vars(RECIPE), "seed": 1}))
+    other_order = start(network, manifest, recipe=ContrastiveRecipe(**{**vars(RECIPE), "seed": 1}))
     assert not same_bits(other_order, whole)
 
 
@@ -238,8 +242,8 @@ def truncate(checkpoint: Path) -> None:
 
 def test_bad_input_is_named(network: Network, manifest: Manifest) -> None:
     with pytest.raises(UsageError, match="15 does not divide over 2 devices"):
-        start(network, manifest, recipe=Recipe(**{**vars(RECIPE), "batch_size": 15}))
+        start(network, manifest, recipe=ContrastiveRecipe(**{**vars(RECIPE), "batch_size": 15}))
     with pytest.raises(UsageError, match="larger than the data set of 40"):
-        start(network, manifest, recipe=Recipe(**{**vars(RECIPE), "batch_size": 64}))
+        start(network, manifest, recipe=ContrastiveRecipe(**{**vars(RECIPE), "batch_size": 64}))
     with pytest.raises(DataError, match="no column 'words'"):
         start(network, manifest, captions="words")

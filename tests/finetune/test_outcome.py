@@ -28,9 +28,9 @@ from clipjax.cli import app
 from clipjax.data.cards import DatasetCard, load_dataset
 from clipjax.data.labels import LabelSpace, load_labels, load_prompts
 from clipjax.errors import DataError, UsageError
-from clipjax.evaluation.located import Located
+from clipjax.evaluation.located import DataFolder
 from clipjax.evaluation.plans.execute import execute
-from clipjax.evaluation.plans.item import Job, items_of
+from clipjax.evaluation.plans.item import TaskOnData, items_of
 from clipjax.evaluation.subject import NotApplicableError
 from clipjax.finetune.data.shots import draw_shots
 from clipjax.finetune.method import find_method
@@ -345,7 +345,9 @@ def test_other_classes_are_an_error_alone_and_a_row_among_many(own, images, tmp_
     with pytest.raises(UsageError, match="is a classifier: prompts are not applicable"):
         clipjax.evaluate(model, dataset=images, prompts="single", progress=False)
     settings: Any = {"progress": False, "resamples": 10}
-    jobs = [Job("zeroshot", Located(_card(folder), folder), None, None) for folder in (other, images)]
+    jobs = [
+        TaskOnData("zeroshot", DataFolder(_card(folder), folder), None, None) for folder in (other, images)
+    ]
     request, compute, _ = split(**settings)
     done = list(execute(items_of(model, jobs, request), compute, tmp_path / "results"))
     assert [each.error for each in done] == [None, None]

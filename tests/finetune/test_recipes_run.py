@@ -21,7 +21,7 @@ import clipjax
 from clipjax.checkpoints.model import Model
 from clipjax.data.cards import load_dataset
 from clipjax.devices.sharding import make_mesh
-from clipjax.finetune.finetune import Data, finetune
+from clipjax.finetune.finetune import FinetuneData, finetune
 from clipjax.finetune.method import Settings
 from clipjax.finetune.recipe import Recipe, load_recipe, recipe_names
 from clipjax.finetune.training import step
@@ -129,7 +129,7 @@ def test_a_short_run_of_every_recipe_makes_a_model(
     model: str, name: str, base_of: Callable[[str], Model], world: Path, store: Store, tmp_path: Path
 ) -> None:
     base, recipe = base_of(model), shortened(name, model)
-    data = Data(load_dataset(world / "colours_train.toml", world / "colours_train"), hold_out=2)
+    data = FinetuneData(load_dataset(world / "colours_train.toml", world / "colours_train"), hold_out=2)
     settings = Settings(make_mesh(jax.devices()[:1]), store=store, progress=False)
     [run] = finetune(base, recipe, data, tmp_path, settings)
 

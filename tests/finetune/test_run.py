@@ -25,7 +25,7 @@ from clipjax.evaluation.located import cards_below
 from clipjax.finetune import finetune as runs
 from clipjax.finetune.data.shots import draw_shots, read_shots, write_shots
 from clipjax.finetune.data.splits import TrainSplit, refuse_overlap
-from clipjax.finetune.finetune import Data, Run, finetune, splits
+from clipjax.finetune.finetune import FinetuneData, SeedRun, finetune, splits
 from clipjax.finetune.method import Settings
 from clipjax.finetune.recipe import Recipe, recipe_from_dict
 from clipjax.storage.store import Store
@@ -46,7 +46,7 @@ TUNED = PROBE | {
     "augmentation": {"scale": [0.5, 1.0], "flip": 0.5},
     "optimizer": {"learning_rate": 1e-3},
 }
-Start = Callable[..., list[Run]]
+Start = Callable[..., list[SeedRun]]
 
 
 class World(NamedTuple):
@@ -72,15 +72,17 @@ def start(world: World, tmp_path_factory: pytest.TempPathFactory) -> Start:
         make_mesh(jax.devices()[:1]), store=Store(tmp_path_factory.mktemp("store")), progress=False
     )
 
-    def run(out: Path, record: dict[str, Any], data: Data | None = None, base: Model | None = None) -> Any:
-        data = data or Data(world.data(), hold_out=1)
+    def run(
+        out: Path, record: dict[str, Any], data: FinetuneData | None = None, base: Model | None = None
+    ) -> Any:
+        data = data or FinetuneData(world.data(), hold_out=1)
         return finetune(base or world.base, recipe(**record), data, out, settings)
 
     return run
 
 
 @pytest.fixture(scope="module")
-def three(start: Start, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Run]]:
+def three(start: Start, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[SeedRun]]:
     """A probe with the default seeds."""
     out = tmp_path_factory.mktemp("three")
     return out, start(out, PROBE)
@@ -90,7 +92,7 @@ def recipe(**record: Any) -> Recipe:
     return recipe_from_dict({"name": "mine", **record}, "mine.toml")
 
 
-def lineage(run: Run) -> dict[str, Any]:
+def lineage(run: SeedRun) -> dict[str, Any]:
     record = run.model.card.lineage
     assert record is not None
     return dict(record)
@@ -104,7 +106,7 @@ def images(split: Any) -> set[str]:
 
 
 def test_three_seeds_are_three_stored_models_of_three_lists(
-    three: tuple[Path, list[Run]], world: World
+    three: tuple[Path, list[SeedRun]], world: World
 ) -> None:
     out, made = three
     assert [(run.seed, run.folder, run.resumed) for run in made] == [
@@ -133,7 +135,7 @@ def test_three_seeds_are_three_stored_models_of_three_lists(
 
 
 def test_the_same_command_again_trains_nothing(
-    three: tuple[Path, list[Run]], start: Start, monkeypatch: pytest.MonkeyPatch
+    three: tuple[Path, list[SeedRun]], start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*_: Any) -> None:
         raise AssertionError("trained again")
@@ -161,7 +163,7 @@ def test_a_run_that_died_before_its_record_is_finished_not_trained_again(
     assert start(tmp_path, PROBE | {"seeds": [1]})[0].resumed
 
 
-def test_a_damaged_record_is_named(three: tuple[Path, list[Run]], start: Start, tmp_path: Path) -> None:
+def test_a_damaged_record_is_named(three: tuple[Path, list[SeedRun]], start: Start, tmp_path: Path) -> None:
     for text in ("[1]", "{"):
         (tmp_path / "seed1").mkdir(exist_ok=True)
         (tmp_path / "seed1/run.json").write_text(text)
@@ -183,7 +185,7 @@ def test_a_damaged_record_is_named(three: tuple[Path, list[Run]], start: Start, 
     ],
 )
 def test_another_recipe_in_the_same_folder_is_refused(
-    three: tuple[Path, list[Run]], start: Start, changes: dict[str, Any], message: str
+    three: tuple[Path, list[SeedRun]], start: Start, changes: dict[str, Any], message: str
 ) -> None:
     record = {key: value for key, value in (PROBE | changes).items() if value is not None}
     with pytest.raises(DataError, match=rf"seed1 holds a model made with {message}: name another --out"):
@@ -203,7 +205,7 @@ def test_a_folder_that_another_run_writes_to_is_refused_until_it_ends(start: Sta
 
 
 def test_another_base_or_other_images_in_the_same_folder_are_refused(
-    three: tuple[Path, list[Run]], start: Start, world: World, tmp_path: Path
+    three: tuple[Path, list[SeedRun]], start: Start, world: World, tmp_path: Path
 ) -> None:
     out, train = three[0], world.data()
     other = clipjax.load_model(small_model(tmp_path / "small", seed=1))
@@ -213,19 +215,23 @@ def test_another_base_or_other_images_in_the_same_folder_are_refused(
     with pytest.raises(DataError, match="seed1 holds a model made with base = small, not other: name"):
         start(out, PROBE, base=other)
     others = r"holds a model made with other images|shots\.json lists the images of another run"
-    for data in (Data(train, hold_out=2), Data(train), Data(train, hold_out=1, limit=19)):
+    for data in (
+        FinetuneData(train, hold_out=2),
+        FinetuneData(train),
+        FinetuneData(train, hold_out=1, limit=19),
+    ):
         with pytest.raises(DataError, match=others):
             start(out, PROBE, data)
     with pytest.raises(DataError, match=others):
         start(out, PROBE | {"shots": 1})
     with pytest.raises(DataError, match=others):
-        start(out, PROBE, Data(train, validation=world.data("colours_spare")))
+        start(out, PROBE, FinetuneData(train, validation=world.data("colours_spare")))
     with pytest.raises(
         DataError, match=r"seed1 holds a model made with select = \[\], not \['epoch'\]: name"
     ):
         start(out, PROBE | {"select": ["epoch"]})
     # The very list of shots that was drawn makes no difference.
-    same = Data(train, hold_out=1, shots=out / "seed2/shots.json")
+    same = FinetuneData(train, hold_out=1, shots=out / "seed2/shots.json")
     assert start(out, PROBE | {"seeds": [2]}, same)[0].resumed
 
 
@@ -250,11 +256,11 @@ def test_a_list_that_an_unfinished_run_left_is_not_taken_for_another(start: Star
 
 def test_a_data_set_that_results_are_reported_on_is_no_training_data(world: World) -> None:
     with pytest.raises(UsageError, match="colours_val cannot be training data: results are reported on it"):
-        splits(Data(world.data("colours_val")))
+        splits(FinetuneData(world.data("colours_val")))
     with pytest.raises(UsageError, match="colours_val cannot be a validation split: results are reported"):
-        splits(Data(world.data(), world.data("colours_val")))
+        splits(FinetuneData(world.data(), world.data("colours_val")))
     with pytest.raises(UsageError, match="colours_spare cannot be training data: its card says split = 'val"):
-        splits(Data(world.data("colours_spare")))
+        splits(FinetuneData(world.data("colours_spare")))
 
 
 @pytest.mark.parametrize("name", ["imagenet_val", "imagenet_v2", "imagenet_sketch", "demo_val"])
@@ -262,9 +268,9 @@ def test_the_shipped_test_sets_are_none_either(world: World, name: str) -> None:
     [card] = [each.card for each in cards_below(world.root) if each.card.name.split(":")[0] == name][:1]
     reported = dataclasses.replace(world.data(), card=card)
     with pytest.raises(UsageError, match="cannot be a validation split: results are reported on it"):
-        splits(Data(world.data(), reported))
+        splits(FinetuneData(world.data(), reported))
     with pytest.raises(UsageError, match="cannot be training data: results are reported on it"):
-        splits(Data(reported))
+        splits(FinetuneData(reported))
 
 
 def test_validation_images_are_not_among_those_trained_on(world: World, tmp_path: Path) -> None:
@@ -274,23 +280,23 @@ def test_validation_images_are_not_among_those_trained_on(world: World, tmp_path
         source = world.root / "colours_spare" / colour / f"{colour}0.png"
         (tmp_path / colour / "a.png").write_bytes(source.read_bytes())
     clean = load_dataset("folder", tmp_path)
-    whole, held_out = splits(Data(train, clean))
+    whole, held_out = splits(FinetuneData(train, clean))
     assert (len(whole), len(held_out or [])) == (24, 4)
     copied = world.root / "colours_train/red/red3.png"
     (tmp_path / "red/b.png").write_bytes(copied.read_bytes())
     message = r"validation split .* holds 1 image of the training split .*red3\.png\): take them out"
     with pytest.raises(DataError, match=message):
-        splits(Data(train, load_dataset("folder", tmp_path)))
+        splits(FinetuneData(train, load_dataset("folder", tmp_path)))
     (tmp_path / "red/b.png").unlink()
     (tmp_path / "red").rename(tmp_path / "rose")
     with pytest.raises(DataError, match="have different classes: 'red' is in one of them alone"):
-        splits(Data(train, load_dataset("folder", tmp_path)))
+        splits(FinetuneData(train, load_dataset("folder", tmp_path)))
 
 
 def test_held_out_images_are_no_shots(
-    three: tuple[Path, list[Run]], world: World, start: Start, tmp_path: Path
+    three: tuple[Path, list[SeedRun]], world: World, start: Start, tmp_path: Path
 ) -> None:
-    whole, held_out = splits(Data(world.data(), hold_out=1))
+    whole, held_out = splits(FinetuneData(world.data(), hold_out=1))
     assert held_out is not None
     assert len(held_out) == len(RGB)
     assert not images(whole) & images(held_out)
@@ -300,20 +306,20 @@ def test_held_out_images_are_no_shots(
     for run in three[1]:
         assert set(read_shots(run.folder / "shots.json").ids) <= images(whole)
     with pytest.raises(DataError, match="6 held out and 1 left to train on are asked for"):
-        start(tmp_path, PROBE, Data(world.data(), hold_out=6))
+        start(tmp_path, PROBE, FinetuneData(world.data(), hold_out=6))
     with pytest.raises(DataError, match="6 shots per class are asked for, and the class 'blue' has 5 images"):
         start(tmp_path, PROBE | {"shots": 6})
 
 
 def test_a_list_of_shots_serves_another_method(world: World, start: Start, tmp_path: Path) -> None:
-    shots = draw_shots(splits(Data(world.data(), hold_out=1))[0], 3, 9)
+    shots = draw_shots(splits(FinetuneData(world.data(), hold_out=1))[0], 3, 9)
     write_shots(shots, tmp_path / "mine.json")
-    data = Data(world.data(), hold_out=1, shots=tmp_path / "mine.json")
+    data = FinetuneData(world.data(), hold_out=1, shots=tmp_path / "mine.json")
     [run] = start(tmp_path / "out", PROBE | {"seeds": [4]}, data)
     assert lineage(run)["train"]["shots"] == {"per_class": 3, "seed": 9, "sha256": shots.sha256}
     assert lineage(run)["train"]["images"] == 12
     assert read_shots(run.folder / "shots.json") == shots
-    write_shots(draw_shots(splits(Data(world.data()))[0], 6, 1), tmp_path / "all.json")
+    write_shots(draw_shots(splits(FinetuneData(world.data()))[0], 6, 1), tmp_path / "all.json")
     with pytest.raises(DataError, match=r"list of shots \(.*\) are not among the .* held out for validation"):
         start(tmp_path / "two", PROBE, dataclasses.replace(data, shots=tmp_path / "all.json"))
 
@@ -356,7 +362,7 @@ def test_nothing_is_chosen_without_images_to_choose_by(
     rates = {"learning_rates": [1e-3]} if what == ["learning_rate"] else {}
     message = rf"{what[0]} cannot be chosen without a validation split: hold some training images out"
     with pytest.raises(UsageError, match=message):
-        start(tmp_path / "out", PROBE | {"select": what, **rates}, Data(world.data()))
+        start(tmp_path / "out", PROBE | {"select": what, **rates}, FinetuneData(world.data()))
     assert not (tmp_path / "out").exists()
 
 
@@ -386,7 +392,9 @@ def test_no_epochs_is_the_zero_shot_model(start: Start, world: World, tmp_path: 
 
 def test_a_sample_is_drawn_with_the_seed(start: Start, world: World, tmp_path: Path) -> None:
     record: dict[str, Any] = {key: value for key, value in PROBE.items() if key != "shots"}
-    made: Sequence[Run] = start(tmp_path, record | {"seeds": [1, 2]}, Data(world.data(), limit=10))
+    made: Sequence[SeedRun] = start(
+        tmp_path, record | {"seeds": [1, 2]}, FinetuneData(world.data(), limit=10)
+    )
     samples = [lineage(run)["train"] for run in made]
     assert [each["images"] for each in samples] == [10, 10]
     assert samples[0]["digest"] != samples[1]["digest"]
@@ -395,7 +403,7 @@ def test_a_sample_is_drawn_with_the_seed(start: Start, world: World, tmp_path: P
 
 def test_a_published_name_is_refused_before_anything_is_trained(world: World, tmp_path: Path) -> None:
     settings = Settings(make_mesh(jax.devices()[:1]), progress=False)
-    data = Data(world.data(), hold_out=1)
+    data = FinetuneData(world.data(), hold_out=1)
     with pytest.raises(UsageError, match="--name rn50-openai is a published model"):
         finetune(world.base, recipe(**PROBE), data, tmp_path / "out", settings, name="rn50-openai")
     assert not (tmp_path / "out").exists()

@@ -16,7 +16,7 @@ from clipjax.checkpoints.model import Model
 from clipjax.data.labels import LabelSpace, PromptSet
 from clipjax.errors import DataError, UsageError
 from clipjax.heads.adapters.base import all_adapters
-from clipjax.heads.adapters.coop import CoOp, Prompts, by_length, class_features, class_prompts
+from clipjax.heads.adapters.coop import ContextPrompts, CoOp, by_length, class_features, class_prompts
 from clipjax.heads.build import zeroshot_head
 from clipjax.models.arch import family_of, load_arch
 from clipjax.models.network import Network
@@ -93,9 +93,9 @@ def test_tokens_left_out_change_nothing(model: Model, position: Any) -> None:
     ids, slots = np.zeros((3, 77), np.int32), np.full((3, 77), -1, np.int32)
     length = prompts.ids.shape[1]
     ids[:, :length], slots[:, :length] = prompts.ids, prompts.slots
-    whole = Prompts(ids, slots, prompts.positions, 0)
+    whole = ContextPrompts(ids, slots, prompts.positions, 0)
 
-    def encode(prompts: Prompts) -> np.ndarray:
+    def encode(prompts: ContextPrompts) -> np.ndarray:
         def of(params: Any) -> Any:
             return unit_norm(class_features(model.network, params, prompts, context, precision="parity"))
 

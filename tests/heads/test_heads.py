@@ -18,7 +18,7 @@ from clipjax.evaluation.own_model import OwnCard, OwnModel
 from clipjax.heads import build
 from clipjax.heads import head as heads
 from clipjax.heads.build import classifier_head, zeroshot_head
-from clipjax.heads.head import Cache, Head, cosine_head, logits, score_blocks
+from clipjax.heads.head import CacheModel, Head, cosine_head, logits, score_blocks
 from clipjax.models.network import Network
 from clipjax.results.provenance import count_compiles
 from clipjax.storage.store import Store
@@ -428,11 +428,11 @@ def test_a_cache_is_tip_adapters_formula(monkeypatch):
     unit_features = features / np.linalg.norm(features, axis=1, keepdims=True)
     affinity = np.exp(-5.5 * (1 - unit_features @ keys.astype(np.float64)))
     expected = 100 * unit_features @ kernel.astype(np.float64) + 1.17 * affinity @ np.eye(6)[values]
-    head = Head(jnp.asarray(kernel), None, 100.0, True, space(*"abcdef"), Cache(keys, values, 1.17, 5.5))
+    head = Head(jnp.asarray(kernel), None, 100.0, True, space(*"abcdef"), CacheModel(keys, values, 1.17, 5.5))
     np.testing.assert_allclose(logits(head, features), expected, rtol=1e-5, atol=2e-5)
     monkeypatch.setattr(heads, "SCORE_BLOCK", 9 * 4)
     np.testing.assert_allclose(logits(head, features), expected, rtol=1e-5, atol=2e-5)
-    none = dataclasses.replace(head, cache=Cache(keys, values, 0.0, 5.5))
+    none = dataclasses.replace(head, cache=CacheModel(keys, values, 0.0, 5.5))
     plain = dataclasses.replace(head, cache=None)
     assert (np.asarray(logits(none, features)) == np.asarray(logits(plain, features))).all()
 
@@ -440,7 +440,7 @@ def test_a_cache_is_tip_adapters_formula(monkeypatch):
 def test_classes_of_one_name_differ_by_their_images():
     kernel = jnp.ones((4, 3)) / 2
     values = np.array([1], np.int32)
-    head = Head(kernel, None, 1.0, True, space(*"aaa"), Cache(np.full((4, 1), 0.5), values, 1.0, 1.0))
+    head = Head(kernel, None, 1.0, True, space(*"aaa"), CacheModel(np.full((4, 1), 0.5), values, 1.0, 1.0))
     assert head.columns.tolist() == [0, 1, 0]
     assert np.asarray(logits(head, np.ones((1, 4)))).argmax() == 1
 
@@ -448,11 +448,11 @@ def test_classes_of_one_name_differ_by_their_images():
 def test_a_cache_that_does_not_fit_is_refused():
     keys, values = np.eye(4, dtype=np.float32), np.arange(4, dtype=np.int32)
     with pytest.raises(DataError, match=r"keys \[D, N\] and values \[N\], not \[4, 4\] and \[3\]"):
-        Cache(keys, values[:3], 1.0, 1.0)
+        CacheModel(keys, values[:3], 1.0, 1.0)
     with pytest.raises(DataError, match="classes 0 to 3, the head has 3"):
-        Head(jnp.eye(4)[:, :3], None, 1.0, True, space(*"abc"), Cache(keys, values, 1.0, 1.0))
+        Head(jnp.eye(4)[:, :3], None, 1.0, True, space(*"abc"), CacheModel(keys, values, 1.0, 1.0))
     with pytest.raises(DataError, match="features of 4 numbers, the head reads 5"):
-        Head(jnp.eye(5), None, 1.0, True, space(*"abcde"), Cache(keys, values, 1.0, 1.0))
+        Head(jnp.eye(5), None, 1.0, True, space(*"abcde"), CacheModel(keys, values, 1.0, 1.0))
 
 
 def test_which_heads_are_cosines():
@@ -460,7 +460,7 @@ def test_which_heads_are_cosines():
     cosine = cosine_head(head)
     assert cosine is not None
     assert (cosine.scale, cosine.bias) == (1.0, None)
-    cache = Cache(np.eye(4, dtype=np.float32), np.arange(4, dtype=np.int32), 1.0, 1.0)
+    cache = CacheModel(np.eye(4, dtype=np.float32), np.arange(4, dtype=np.int32), 1.0, 1.0)
     for changes in ({"normalize": False}, {"directions": False}, {"cache": cache}):
         assert cosine_head(dataclasses.replace(head, **changes)) is None
 
@@ -476,7 +476,7 @@ def test_a_tuned_head_reads_features_of_unit_norm():
 
 def test_a_heads_digest_is_of_all_that_decides_its_logits():
     keys = jnp.eye(4)
-    head = Head(jnp.eye(4), None, 2.0, True, space(*"abcd"), Cache(keys, jnp.arange(4), 1.0, 1.0))
+    head = Head(jnp.eye(4), None, 2.0, True, space(*"abcd"), CacheModel(keys, jnp.arange(4), 1.0, 1.0))
     assert head.cache is not None
     same = dataclasses.replace(head, label_space=space(*"efgh"))
     others = [

@@ -21,7 +21,7 @@ from transformers.models.clip.configuration_clip import CLIPVisionConfig
 from transformers.models.clip.modeling_clip import CLIPVisionEmbeddings
 
 import clipjax
-from clipjax.checkpoints.card import Preprocess, Resized, card_from_dict
+from clipjax.checkpoints.card import ImageResize, Preprocess, card_from_dict
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.model import Model
 from clipjax.checkpoints.resize import resize_model, resized_preprocess
@@ -180,7 +180,7 @@ def test_each_model_has_its_own_rule(name: str, library: str, rule: str | None):
     step = getattr(model.card.arch.vision, "patch_size", 32)
     new = (size // step + 2) * step
     resized = resize_model(model, new)
-    assert resized.card.resized == Resized(size, rule)
+    assert resized.card.resized == ImageResize(size, rule)
     assert resized.card.arch.vision.image_size == resized.card.preprocess.image_size == new
     encode = functools.partial(resized.network.encode_image, precision="parity")
     features = jax.eval_shape(encode, resized.params, np.ones((1, new, new, 3), np.float32))
@@ -224,7 +224,7 @@ def test_as_timm_builds_it_for_another_size(tmp_path: Path):
     assert len(prints) == 3
     assert None not in prints
     again = clipjax.load_model(model.save(tmp_path / "saved"))
-    assert again.card.resized == Resized(48, "timm")
+    assert again.card.resized == ImageResize(48, "timm")
     np.testing.assert_array_equal(np.asarray(again.encode_image(images)), got)
     with pytest.raises(UsageError, match="resized before, from 48 to 80 pixels"):
         resize_model(again, 96)

@@ -11,7 +11,7 @@ from _rows import row
 from clipjax.analysis.report.data import report_data
 from clipjax.analysis.rows.cells import RowIndex
 from clipjax.data.cards import is_registered, tail_of
-from clipjax.results.data_sets import images_of, recorded_name, told_apart
+from clipjax.results.data_sets import images_of, recorded_name, with_distinct_names
 from clipjax.results.store import ResultStore, new_run_id
 from clipjax.storage.digests import sha256_json
 
@@ -35,22 +35,22 @@ def test_rows_are_told_apart_once(tmp_path, monkeypatch):
     assert [one["dataset"] for one in rows] == ["pets/test", "birds/test"]
     with monkeypatch.context() as patch:
         patch.setattr("clipjax.results.data_sets.images_of", None)  # looked at for each row
-        assert told_apart(rows) is rows
+        assert with_distinct_names(rows) is rows
         index = RowIndex(rows)
         assert len(report_data(rows, "x")["columns"]) == len(list(index)) == 2
         for changed in (rows[:1], [*rows], rows + rows):
             with pytest.raises(TypeError):
-                told_apart(changed)
+                with_distinct_names(changed)
     other = store.rows(as_recorded=True)
     assert [one["dataset"] for one in RowIndex(other)] == ["pets/test", "birds/test"]
     rows.append(measured(Z, "fish/pets/test", "pets/test"))
-    assert len({one["dataset"] for one in told_apart(rows)}) == 3
+    assert len({one["dataset"] for one in with_distinct_names(rows)}) == 3
 
 
 def names(*rows: Any) -> list[str]:
-    told = told_apart(rows)
+    told = with_distinct_names(rows)
     assert [{**one, "dataset": ""} for one in told] == [{**one, "dataset": ""} for one in rows]
-    assert told_apart(told) == told
+    assert with_distinct_names(told) == told
     return [one["dataset"] for one in told]
 
 

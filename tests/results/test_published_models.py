@@ -19,7 +19,7 @@ from clipjax.cli import app
 from clipjax.config import config_dir
 from clipjax.errors import DataError
 from clipjax.results.published.models import facts, rules
-from clipjax.results.published.numbers import Number, read_numbers, updated
+from clipjax.results.published.numbers import PublishedNumber, read_numbers, updated
 from clipjax.results.published.references import scores, sources, with_imported
 from clipjax.results.published.result_rows import METHOD, published_rows
 from clipjax.results.rows import validate_rows
@@ -46,11 +46,11 @@ NAMED = {of["id"] for of in sources()["imagenet_x"]["models"].values()}
 
 
 @pytest.fixture(scope="module", params=FOLDERS)
-def numbers(request: pytest.FixtureRequest, test_data: Path) -> list[Number]:
+def numbers(request: pytest.FixtureRequest, test_data: Path) -> list[PublishedNumber]:
     return read_numbers(request.param, test_data / "published" / FOLDERS[request.param])
 
 
-def test_every_number_comes_in_once(numbers: list[Number]) -> None:
+def test_every_number_comes_in_once(numbers: list[PublishedNumber]) -> None:
     models = {number.score.model: number.facts is None for number in numbers}
     source = numbers[0].score.source
     numbered, listed, others = SIZES[source]
@@ -63,10 +63,10 @@ def test_every_number_comes_in_once(numbers: list[Number]) -> None:
     assert all(model.startswith(f"{source}:") for model in models.keys() - known)
 
 
-def test_a_number_of_images_is_one_whose_counts_the_values_are(numbers: list[Number]) -> None:
+def test_a_number_of_images_is_one_whose_counts_the_values_are(numbers: list[PublishedNumber]) -> None:
     """Another number would leave fractions of images; open_clip's four digits are too few to show it."""
     digits = {"open_clip": 5e-5, "timm": 5e-6, "testbed": 6e-7, "imagenet_x": 6e-7}[numbers[0].score.source]
-    by_data: dict[tuple[str, str | None], list[Number]] = {}
+    by_data: dict[tuple[str, str | None], list[PublishedNumber]] = {}
     for number in numbers:
         if number.n is not None:
             by_data.setdefault((number.score.dataset, number.score.slice), []).append(number)
@@ -85,7 +85,7 @@ def test_the_testbeds_numbers_are_counts_to_the_last_digit(test_data: Path) -> N
         assert np.abs(hits * (n + 1) / n - np.rint(hits * (n + 1) / n)).max() > 0.1
 
 
-def test_rows_of_all_models(numbers: list[Number]) -> None:
+def test_rows_of_all_models(numbers: list[PublishedNumber]) -> None:
     some = numbers[:: max(len(numbers) // 500, 1)]
     rows = published_rows(some)
     validate_rows(rows)
@@ -127,7 +127,7 @@ GROUPS = {
 }
 
 
-def test_groups_by_the_rules(numbers: list[Number]) -> None:
+def test_groups_by_the_rules(numbers: list[PublishedNumber]) -> None:
     """Of models that are not registered, and of the study's ImageNet classifiers by their names alone."""
     source = numbers[0].score.source
     models = {number.score.model: number.facts for number in numbers if number.facts is not None}
@@ -297,7 +297,9 @@ def test_a_wrong_rule_is_named(tmp_path: Path, text: str, message: str) -> None:
         rules(tmp_path / "rules.toml")
 
 
-def test_groups_are_those_that_the_registry_has_for_the_same_training_set(numbers: list[Number]) -> None:
+def test_groups_are_those_that_the_registry_has_for_the_same_training_set(
+    numbers: list[PublishedNumber],
+) -> None:
     """What is registered and what is not differ in no group where the training set, or CLIP, is the same."""
     registered = {
         row["train_source"]: row["group"]

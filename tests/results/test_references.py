@@ -20,7 +20,7 @@ from clipjax.evaluation import rows as run_result
 from clipjax.results.published import references
 from clipjax.results.published.references import FIELDS, Score, lookup, scores, sources, with_references
 from clipjax.storage.reading import read_csv
-from clipjax.tasks.task import Measure, Outcome, all_tasks
+from clipjax.tasks.task import Measure, TaskResult, all_tasks
 
 B32 = "vit_b_32-openai"
 CAPTIONS = "captions as they stand"  # what retrieval calls no template
@@ -216,7 +216,7 @@ def test_a_run_writes_what_is_published_of_its_numbers() -> None:
         "recipe": {},
         "convention": {"prompts": "openai_80"},
     }
-    outcome = Outcome([Measure("top1", 0.6, 10), Measure("top5", 0.9, 10)], {"id": []})
+    outcome = TaskResult([Measure("top1", 0.6, 10), Measure("top5", 0.9, 10)], {"id": []})
     top1: Any
     top1, top5 = run_result.finish(common, outcome, run_result.NO_STATS, None).rows
     assert [(one["value"], one["source"]) for one in top1["reference"]] == [(0.6332, "open_clip")]

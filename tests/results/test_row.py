@@ -24,7 +24,7 @@ from clipjax.results.row import Row
 from clipjax.results.store import new_run_id
 from clipjax.storage.records import field_names, json_schema, read
 from clipjax.storage.records.limits import Limit
-from clipjax.storage.records.values import Choice, Plain
+from clipjax.storage.records.values import ChoiceType, PlainType
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "configs" / "result_row.schema.json"
@@ -130,7 +130,11 @@ def test_the_check_accepts_what_jsonschema_accepts(part: bool) -> None:
 def test_every_check_counts() -> None:
     """Without it, some broken row would pass: so the comparison above can fail."""
     refused = [value for value in broken() if not accepts(value)]
-    for cls, check in [*((limit, "allows") for limit in get_args(Limit)), (Choice, "fits"), (Plain, "fits")]:
+    for cls, check in [
+        *((limit, "allows") for limit in get_args(Limit)),
+        (ChoiceType, "fits"),
+        (PlainType, "fits"),
+    ]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(cls, check, lambda *_: True)
             assert any(map(accepts, refused)), cls

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from clipjax.analysis.rows.cells import Column, Term, cells_of
 from clipjax.cli import app
 from clipjax.errors import DataError
-from clipjax.evaluation.plans.ready import Done
+from clipjax.evaluation.plans.ready import StoredRecipes
 from clipjax.evaluation.predictions.scoring import evaluate_predictions
 from clipjax.results import store as results
 from clipjax.results.merge import merge_results
@@ -115,16 +115,16 @@ def test_a_changed_digit_stops_every_command(run, tmp_path, words):
 
 
 def test_a_sweep_does_not_believe_a_changed_run(run):
-    Done(run.parent)
+    StoredRecipes(run.parent)
     text = (run / "run.json").read_text()
     assert '"prompts": "x"' in text
     (run / "run.json").write_text(text.replace('"prompts": "x"', '"prompts": "y"'))
     with pytest.raises(DataError, match=r"run\.json was changed or damaged"):
-        Done(run.parent)
+        StoredRecipes(run.parent)
     (run / "run.json").write_text(text)
     (run / "rows.jsonl").unlink()
     with pytest.raises(DataError, match=r"rows\.jsonl is missing .*copied in part"):
-        Done(run.parent)
+        StoredRecipes(run.parent)
 
 
 @pytest.mark.parametrize("kept", [0, 40, None])

@@ -25,7 +25,7 @@ from clipjax.data.readers.folder import read_folder
 from clipjax.data.readers.packed import is_packed, read_packed
 from clipjax.errors import DataError, UsageError
 from clipjax.storage.bucket_files import BucketFiles
-from clipjax.storage.buckets import ATTEMPTS, place
+from clipjax.storage.buckets import ATTEMPTS, as_path
 from tests.data._images import write_images
 
 
@@ -107,18 +107,18 @@ def test_an_older_model_is_replaced_whole_and_others_are_left_alone(bucket: type
         newer.save(f"{URL}/model")
     with pytest.raises(DataError, match="fake://bucket/model"):  # card.json went first
         load_model(f"{URL}/model")
-    BucketFiles().create(place(f"{URL}/model/of_the_older.csv"), b"")
+    BucketFiles().create(as_path(f"{URL}/model/of_the_older.csv"), b"")
     newer.save(f"{URL}/model")
     assert load_model(f"{URL}/model").card.id == "newer"
     assert {name.rsplit("/", 1)[-1] for name in bucket.names()} == set(files(own))
-    BucketFiles().create(place(f"{URL}/photos/cat.png"), b"")
+    BucketFiles().create(as_path(f"{URL}/photos/cat.png"), b"")
     with pytest.raises(DataError, match=r"^fake://bucket/photos exists and is not a clipjax checkpoint"):
         newer.save(f"{URL}/photos")
 
 
 def test_of_two_at_once_one_is_told(bucket: type[FakeBucket], own: Path, monkeypatch: pytest.MonkeyPatch):
     """The other's card.json arrives while ours is on its way: its files are not taken for ours."""
-    real, card = BucketFiles.upload, place(f"{URL}/model") / CARD
+    real, card = BucketFiles.upload, as_path(f"{URL}/model") / CARD
 
     def upload(self: BucketFiles, file: Path, path: Path) -> None:
         real(self, file, path)
@@ -132,7 +132,7 @@ def test_of_two_at_once_one_is_told(bucket: type[FakeBucket], own: Path, monkeyp
 def test_errors_of_fetched_weights_name_the_url(bucket: type[FakeBucket], own: Path):
     load_model(own).save(f"{URL}/model")
     for name, data in (("model.safetensors", b"?" * 100), (CARD, b"{")):
-        BucketFiles().create(place(f"{URL}/model/{name}"), data, replace=True)
+        BucketFiles().create(as_path(f"{URL}/model/{name}"), data, replace=True)
         for read in (load_model, convert_model):
             with pytest.raises(DataError, match=r"fake://bucket/model/") as caught:
                 read(f"{URL}/model")
@@ -168,7 +168,7 @@ def test_a_packed_data_set_on_a_bucket_is_the_one_on_the_disk(
     here = files(tmp_path / "here")
     assert {name: bucket.text(f"/bucket/p/{name}") for name in here} == here
     assert len(bucket.names()) == len(here)
-    assert read_packed(epath.Path(place(f"{URL}/p"))).digest == photos.digest
+    assert read_packed(epath.Path(as_path(f"{URL}/p"))).digest == photos.digest
     assert not [path for path in (tmp_path / "cache" / "working").rglob("*") if path.is_file()]
 
 

@@ -27,7 +27,7 @@ from clipjax.results.merge import merge_results
 from clipjax.results.store import ResultStore
 from clipjax.storage import bucket_files, buckets
 from clipjax.storage.bucket_files import BucketFiles
-from clipjax.storage.buckets import BucketPath, place
+from clipjax.storage.buckets import BucketPath, as_path
 from clipjax.storage.entry import Entry
 from clipjax.storage.store import Store
 
@@ -49,15 +49,15 @@ def one_sentence(error: BaseException | None) -> str:
 
 
 def test_a_url_is_a_path_on_a_bucket():
-    path = place("gs://bucket/folder/a.txt")
+    path = as_path("gs://bucket/folder/a.txt")
     assert isinstance(path, BucketPath)
     assert (str(path), path.name, path.suffix) == ("gs://bucket/folder/a.txt", "a.txt", ".txt")
     assert str(path.parent / "b" / "c") == "gs://bucket/folder/b/c"
-    assert place(Path("gs://bucket/folder/a.txt")) == path  # which pathlib writes gs:/
-    assert str(place("a/gs")) == "a/gs"
-    assert place("file:///tmp/x") == Path("/tmp/x")
+    assert as_path(Path("gs://bucket/folder/a.txt")) == path  # which pathlib writes gs:/
+    assert str(as_path("a/gs")) == "a/gs"
+    assert as_path("file:///tmp/x") == Path("/tmp/x")
     with pytest.raises(UsageError, match="names no bucket"):
-        place("s3://")
+        as_path("s3://")
 
 
 @pytest.mark.parametrize(
@@ -72,13 +72,13 @@ def test_what_cannot_be_spoken_to(url: str, message: str, monkeypatch: pytest.Mo
     for name in ("gcsfs", "s3fs"):  # whether or not they are installed here
         monkeypatch.setitem(__import__("sys").modules, name, None)
     with pytest.raises(UsageError, match=message) as caught:
-        place(url).exists()
+        as_path(url).exists()
     one_sentence(caught.value)
 
 
 def test_objects_are_found_by_name(bucket: type[FakeBucket]):
     bucket.lag = True
-    path = place(f"{URL}/folder/a.txt")
+    path = as_path(f"{URL}/folder/a.txt")
     assert not path.exists()
     assert BucketFiles().create(path, b"text")
     assert list(path.parent.iterdir()) == []  # not listed yet
@@ -86,9 +86,9 @@ def test_objects_are_found_by_name(bucket: type[FakeBucket]):
     assert not path.is_dir()
     assert path.read_bytes() == b"text"
     assert path.read_text() == "text"
-    assert list(place(URL).glob("folder/a.txt")) == [path]
+    assert list(as_path(URL).glob("folder/a.txt")) == [path]
     bucket.unlisted.clear()
-    assert list(place(URL).glob("[!.]*/*.txt")) == [path]
+    assert list(as_path(URL).glob("[!.]*/*.txt")) == [path]
 
 
 # Writing.
@@ -96,7 +96,7 @@ def test_objects_are_found_by_name(bucket: type[FakeBucket]):
 
 @pytest.mark.parametrize("url", [URL, PLAIN])
 def test_create_if_absent(bucket: type[FakeBucket], url: str):
-    files, path = BucketFiles(), place(f"{url}/a/b")
+    files, path = BucketFiles(), as_path(f"{url}/a/b")
     assert files.read(path) is None
     assert files.create(path, b"first")
     assert not files.create(path, b"second")
@@ -111,7 +111,7 @@ def test_of_many_writers_one_creates(bucket: type[FakeBucket]):
 
     def write(i: int) -> None:
         start.wait()
-        if BucketFiles().create(place(f"{URL}/a"), str(i).encode()):
+        if BucketFiles().create(as_path(f"{URL}/a"), str(i).encode()):
             created.append(i)
 
     threads = [threading.Thread(target=write, args=(i,)) for i in range(8)]
@@ -120,7 +120,7 @@ def test_of_many_writers_one_creates(bucket: type[FakeBucket]):
     for thread in threads:
         thread.join()
     assert len(created) == 1
-    assert BucketFiles().read(place(f"{URL}/a")) == str(created[0]).encode()
+    assert BucketFiles().read(as_path(f"{URL}/a")) == str(created[0]).encode()
 
 
 @pytest.mark.parametrize("url", [URL, PLAIN])
@@ -128,7 +128,7 @@ def test_of_many_writers_one_creates(bucket: type[FakeBucket]):
 def test_half_an_upload_is_nothing(bucket: type[FakeBucket], url: str, replace: bool):
     bucket.fail("folder/", OSError(errno.EIO, "cut off"), 99, "pipe")
     with pytest.raises(DataError, match=rf"could not write it {buckets.ATTEMPTS} times in a row"):
-        BucketFiles().create(place(f"{url}/folder/a"), b"whole", replace=replace)
+        BucketFiles().create(as_path(f"{url}/folder/a"), b"whole", replace=replace)
     assert bucket.names() == []
     assert bucket.asked("pipe") == buckets.ATTEMPTS
 
@@ -143,12 +143,12 @@ class ServerError(Exception):
 )
 def test_what_may_pass_is_tried_again(bucket: type[FakeBucket], error: Exception):
     bucket.fail("a", error, buckets.ATTEMPTS - 1)
-    assert BucketFiles().create(place(f"{URL}/a"), b"1")
+    assert BucketFiles().create(as_path(f"{URL}/a"), b"1")
     bucket.fail("a", error, buckets.ATTEMPTS - 1)
-    assert place(f"{URL}/a").read_bytes() == b"1"
+    assert as_path(f"{URL}/a").read_bytes() == b"1"
     bucket.fail("a", error, buckets.ATTEMPTS)
     with pytest.raises(DataError, match="times in a row") as caught:
-        place(f"{URL}/a").exists()
+        as_path(f"{URL}/a").exists()
     one_sentence(caught.value)
 
 
@@ -158,10 +158,10 @@ def test_no_permission_is_said_at_once(bucket: type[FakeBucket], error: Exceptio
     with pytest.raises(
         DataError, match=r"bucket/a/b: the bucket does not let you read it .*credentials"
     ) as caught:
-        place(f"{URL}/a/b").read_bytes()
+        as_path(f"{URL}/a/b").read_bytes()
     one_sentence(caught.value)
     with pytest.raises(DataError, match="bucket/a/b: the bucket does not let you write it"):
-        BucketFiles().create(place(f"{URL}/a/b"), b"")
+        BucketFiles().create(as_path(f"{URL}/a/b"), b"")
     assert len(bucket.requests) == 2
     monkey = buckets.BucketPath("gs://bucket/a")._failure(error, "read")
     assert "gcloud auth application-default login" in one_sentence(monkey)
@@ -176,8 +176,8 @@ def test_the_answer_was_lost_but_not_the_object(bucket: type[FakeBucket], monkey
 
     monkeypatch.setattr(FakeBucket, "pipe_file", lost)
     monkeypatch.setattr(bucket_files, "_knows_create", lambda fs: True)
-    assert BucketFiles().create(place(f"{URL}/a"), b"mine")
-    assert not BucketFiles().create(place(f"{URL}/a"), b"another's")
+    assert BucketFiles().create(as_path(f"{URL}/a"), b"mine")
+    assert not BucketFiles().create(as_path(f"{URL}/a"), b"another's")
 
 
 # The store.
@@ -223,7 +223,7 @@ def test_embedding_goes_on_after_failures_to_the_same_bits(
 def test_a_damaged_object_is_made_again(bucket: type[FakeBucket], images: Path):
     expected = embed(images, Store(f"{URL}/store"))
     name = shards(bucket)[1]
-    BucketFiles().create(place(f"fake:/{name}"), bucket.text(name)[:-1] + b"?", replace=True)
+    BucketFiles().create(as_path(f"fake:/{name}"), bucket.text(name)[:-1] + b"?", replace=True)
     again = embed(images, Store(f"{URL}/store"))
     assert again.stats.images == 4
     np.testing.assert_array_equal(again.array, expected.array)
@@ -335,7 +335,7 @@ def test_a_whole_run_on_a_bucket(bucket: type[FakeBucket], tmp_path: Path, monke
     monkeypatch.setenv("CLIPJAX_CACHE", str(tmp_path / "cache"))
     for i, colour in enumerate(["red", "blue", "red", "green"]):
         file = paint(tmp_path / "data" / colour / f"{i}.png", "red" if i == 3 else colour)
-        BucketFiles().create(place(f"{URL}/data/{colour}") / file.name, file.read_bytes())
+        BucketFiles().create(as_path(f"{URL}/data/{colour}") / file.name, file.read_bytes())
     names = ("metric", "value", "interval", "n", "recipe_hash")
 
     def run(home: str, fingerprint: str) -> tuple[list[tuple], int]:
@@ -374,5 +374,5 @@ def test_the_command_line_takes_urls(bucket: type[FakeBucket]):
 
 def test_a_path_that_is_not_utf8_is_refused() -> None:
     with pytest.raises(UsageError, match=r"the path b'photos\\xff' is not UTF-8: rename it"):
-        place(os.fsdecode(b"photos\xff"))
-    assert place("fotos/größe") == Path("fotos/größe")
+        as_path(os.fsdecode(b"photos\xff"))
+    assert as_path("fotos/größe") == Path("fotos/größe")

@@ -15,7 +15,7 @@ from clipjax.errors import DataError
 from clipjax.storage.records import (
     AtLeast,
     Between,
-    Matches,
+    MatchesPattern,
     NotEmpty,
     check_keys,
     field_names,
@@ -155,7 +155,7 @@ class Box(TypedDict):
     """A record that stays as it is."""
 
     width: Annotated[float, AtLeast(0), "in metres"]
-    name: NotRequired[Annotated[str | None, Matches("^[a-z]+$", "small letters")]]
+    name: NotRequired[Annotated[str | None, MatchesPattern("^[a-z]+$", "small letters")]]
 
 
 class Shelf(TypedDict):

@@ -90,7 +90,7 @@ def _noise(path: Path, seed: int) -> None:
 def _write_model(folder: Path, side: int, seed: int) -> None:
     import jax
 
-    from clipjax.checkpoints.card import Card, Preprocess, Source
+    from clipjax.checkpoints.card import Card, Preprocess, WeightsSource
     from clipjax.checkpoints.model import Model
     from clipjax.data.text.tokenizers import tokenizer_spec
     from clipjax.models.arch import load_arch
@@ -102,7 +102,7 @@ def _write_model(folder: Path, side: int, seed: int) -> None:
     card = Card(
         id=folder.name,
         arch=arch,
-        source=Source(library="clipjax", arch=arch.name, tag="random"),
+        source=WeightsSource(library="clipjax", arch=arch.name, tag="random"),
         preprocess=Preprocess(side, side, "shortest", "bicubic", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
         tokenizer=tokenizer_spec("openai_bpe", text.context_length),
         logit_scale=20.0,

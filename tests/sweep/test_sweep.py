@@ -22,7 +22,7 @@ from clipjax.checkpoints.card import Card
 from clipjax.errors import DataError, UsageError
 from clipjax.estimates import cost
 from clipjax.evaluation.plans import execute, ready
-from clipjax.evaluation.plans.item import Chosen
+from clipjax.evaluation.plans.item import ModelChoice
 from clipjax.results.store import ResultStore
 from clipjax.sweep.plan import SweepPlan, connected, make_plan
 from clipjax.sweep.shards import cut, read_shard
@@ -103,9 +103,9 @@ def test_a_model_leaves_the_memory_before_the_next_one_is_loaded(
 ) -> None:
     """Also where its last run failed, whose error has a traceback."""
     shutil.copytree(done[0] / "store", tmp_path / "store")
-    params, alive, load = list[weakref.ref[Any]](), list[int](), Chosen.loaded
+    params, alive, load = list[weakref.ref[Any]](), list[int](), ModelChoice.loaded
 
-    def counted(chosen: Chosen, **how: Any) -> Any:
+    def counted(chosen: ModelChoice, **how: Any) -> Any:
         gc.collect()
         alive.append(sum(each() is not None for each in params))
         model = load(chosen, **how)
@@ -116,7 +116,7 @@ def test_a_model_leaves_the_memory_before_the_next_one_is_loaded(
     def refuse(ready: Any, *_: Any) -> Any:
         raise OSError(f"not {ready.item}")
 
-    monkeypatch.setattr(Chosen, "loaded", counted)
+    monkeypatch.setattr(ModelChoice, "loaded", counted)
     if fails:
         monkeypatch.setattr(execute, "measured", refuse)
     said = sweep(suite, tmp_path).output

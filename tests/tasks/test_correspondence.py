@@ -23,7 +23,7 @@ from clipjax.metrics.uncertainty.clusters import mean_over_clusters
 from clipjax.models.arch import load_arch
 from clipjax.models.network import Network
 from clipjax.results.image_table import images_table
-from clipjax.tasks.correspondence import TASK, Matcher, paired
+from clipjax.tasks.correspondence import TASK, PairMatcher, paired
 from clipjax.tasks.inputs import About, PairInputs
 from clipjax.tasks.task import Measure
 
@@ -204,10 +204,10 @@ def test_a_table_from_elsewhere_is_checked(tmp_path: Any) -> None:
 
 def test_what_is_stored_does_not_depend_on_how_it_is_counted() -> None:
     other = dataclasses.replace(GEOMETRIC, thresholds_3d=(0.02, 0.3), bins=((0, 90),))
-    assert Matcher(other).key() == Matcher(GEOMETRIC).key()
-    assert Matcher(dataclasses.replace(GEOMETRIC, keep=5)).key() != Matcher(GEOMETRIC).key()
-    assert Matcher(other).words() != Matcher(GEOMETRIC).words()
-    assert (Matcher(GEOMETRIC).shape, Matcher(KEYPOINTS).shape) == ((4, 3), (3, 1))
+    assert PairMatcher(other).key() == PairMatcher(GEOMETRIC).key()
+    assert PairMatcher(dataclasses.replace(GEOMETRIC, keep=5)).key() != PairMatcher(GEOMETRIC).key()
+    assert PairMatcher(other).words() != PairMatcher(GEOMETRIC).words()
+    assert (PairMatcher(GEOMETRIC).shape, PairMatcher(KEYPOINTS).shape) == ((4, 3), (3, 1))
 
 
 # -------------------------------------------------------------------------------- runs on small worlds

@@ -18,7 +18,7 @@ from clipjax.results.image_table import images_table
 from clipjax.tasks import imagenet_d, multiple_choice
 from clipjax.tasks.inputs import AnswerInputs, ImageInputs
 from clipjax.tasks.multiple_choice import RULES, TASK
-from clipjax.tasks.task import Outcome
+from clipjax.tasks.task import TaskResult
 
 N, R, K = 40, 4, 12
 NAMES = tuple(f"kind {chr(97 + k)}" for k in range(K))
@@ -52,7 +52,7 @@ def answers_of(choices: np.ndarray, form: str = "{letter}.", **scores: Any) -> A
     return Answers(texts, **values)
 
 
-def ran(answers: Answers, of: Questions | None = None) -> Outcome:
+def ran(answers: Answers, of: Questions | None = None) -> TaskResult:
     of = questions() if of is None else of
     return TASK.run(
         AnswerInputs(
@@ -67,7 +67,7 @@ def ran(answers: Answers, of: Questions | None = None) -> Outcome:
     )
 
 
-def numbers(outcome: Outcome) -> dict[str, float | None]:
+def numbers(outcome: TaskResult) -> dict[str, float | None]:
     return {each.metric: each.value for each in outcome.measures}
 
 
@@ -210,7 +210,7 @@ def logits(seed: int = 3) -> np.ndarray:
     return values
 
 
-def of_scores(values: np.ndarray, of: Questions | None = None) -> Outcome:
+def of_scores(values: np.ndarray, of: Questions | None = None) -> TaskResult:
     return TASK.run(
         ImageInputs(
             ids=IDS,

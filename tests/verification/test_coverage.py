@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from clipjax.checkpoints.identity.registry import Subject, model_card, subjects
+from clipjax.checkpoints.identity.registry import RegisteredArch, model_card, subjects
 from clipjax.checkpoints.identity.registry_rows import registry
 from clipjax.cli import app
 from clipjax.errors import UsageError
-from clipjax.estimates.aot import Executable, Row
+from clipjax.estimates.aot import Executable, TowerRow
 from clipjax.models.arch import family_of
 from clipjax.models.parity_record import read_record
 from clipjax.models.version import FORWARD_VERSION
@@ -121,7 +121,9 @@ def test_status(change: dict[str, Any], expected: str, why: str, monkeypatch: py
 def test_an_architecture_without_a_file_is_not_supported(monkeypatch: pytest.MonkeyPatch) -> None:
     row = {**registry()[NAME], "arch": "ViT-Z-99"}
     monkeypatch.setattr(coverage, "registry", lambda: {NAME: row})
-    monkeypatch.setattr(coverage, "subjects", lambda: [Subject("ViT-Z-99", "open_clip", {NAME: "ViT-Z-99"})])
+    monkeypatch.setattr(
+        coverage, "subjects", lambda: [RegisteredArch("ViT-Z-99", "open_clip", {NAME: "ViT-Z-99"})]
+    )
     (found,) = coverage.coverage()
     assert found.status == "not supported"
     assert "configs/archs/ViT-Z-99.toml" in found.why
@@ -185,9 +187,9 @@ def test_ahead_of_time_compilation_takes_one_model_or_a_group(monkeypatch: pytes
         batch=8, argument_bytes=1, temporary_bytes=1, collectives={}, products=2, highest=2, seconds=1.0
     )
 
-    def table(ids: list[str], chips: list[str], **_: object) -> list[Row]:
+    def table(ids: list[str], chips: list[str], **_: object) -> list[TowerRow]:
         asked.append((ids, chips))
-        return [Row(ids[0], "vision", "parity", chips[0], 1.0, program)]
+        return [TowerRow(ids[0], "vision", "parity", chips[0], 1.0, program)]
 
     monkeypatch.setattr("clipjax.estimates.aot.aot_table", table)
     shown = CliRunner().invoke(app, ["models", NAME, "--aot", "v5e,v4"])

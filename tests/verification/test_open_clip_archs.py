@@ -74,7 +74,7 @@ def test_another_reading_is_not_the_recorded_one(monkeypatch: pytest.MonkeyPatch
     card: Any = reading("ViT-L-14-CLIPA")
     wrong = dataclasses.replace(card.arch, vision=dataclasses.replace(card.arch.vision, ln_eps=1e-6))
     monkeypatch.setattr(open_clip_archs, "reading", lambda name: dataclasses.replace(card, arch=wrong))
-    subject = open_clip_archs.Named("ViT-L-14-CLIPA", "open_clip", {})
+    subject = open_clip_archs.OpenClipArch("ViT-L-14-CLIPA", "open_clip", {})
     assert not up_to_date(read_record(record_file()), subject)
 
 

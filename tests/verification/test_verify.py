@@ -25,7 +25,7 @@ from clipjax.checkpoints.model import Model
 from clipjax.errors import DataError, UsageError
 from clipjax.models.arch import arch_from_dict, arch_to_dict, load_arch, narrow_arch
 from clipjax.verification import verify
-from clipjax.verification.verify import Golden, Report, compare
+from clipjax.verification.verify import Golden, VerificationReport, compare
 from converters.golden import build_model, run
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -44,7 +44,7 @@ class Case:
         self.golden = Golden(self.given, run(self.torch_model, **self.given), {})
         self.model = clipjax.load_model(self.folder)
 
-    def report(self, model: Model | None = None) -> Report:
+    def report(self, model: Model | None = None) -> VerificationReport:
         return compare(model or self.model, "golden", self.golden)
 
 
@@ -236,7 +236,7 @@ def test_a_stage_that_one_side_lacks_is_a_difference(gelu: Case, missing: str):
 
 
 def test_no_stages_another_shape_or_other_inputs_fail(gelu: Case):
-    assert not Report("m", "golden").passed
+    assert not VerificationReport("m", "golden").passed
     stages = {**gelu.golden.stages, "logits": gelu.golden.stages["logits"][:1]}
     assert compare(gelu.model, "golden", Golden(gelu.given, stages, {})).first_difference == "logits"
     small = {**gelu.given, "images": gelu.given["images"][:, :32, :32]}

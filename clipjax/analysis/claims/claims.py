@@ -16,14 +16,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from clipjax.analysis.claims.evidence import Evidence, TooLittle
+from clipjax.analysis.claims.evidence import Evidence, TooLittleEvidence
 from clipjax.analysis.claims.ledger import Claim, Ledger, Part
 from clipjax.analysis.claims.placebo import FEWEST_SPLITS, Placebo, Pool, placebo
-from clipjax.analysis.claims.statistics import Begun, begin
+from clipjax.analysis.claims.statistics import PartTrends, begin
 from clipjax.analysis.rows.cells import RowIndex
 from clipjax.analysis.rows.points import coordinates
 from clipjax.analysis.trends.curvature import Curvature, curvature
-from clipjax.analysis.trends.estimates import Bounded
+from clipjax.analysis.trends.estimates import BoundedNumber
 from clipjax.analysis.trends.resampling import RESAMPLES
 from clipjax.analysis.trends.trends import Fit, fit_all
 from clipjax.errors import ClipjaxError, UsageError
@@ -104,7 +104,7 @@ class Verdict:
 @dataclass(frozen=True)
 class _Measured:
     part: Part
-    number: Bounded | None = None
+    number: BoundedNumber | None = None
     n: tuple[int, ...] = ()
     rows: tuple[Row, ...] = ()
     why: str | None = None
@@ -237,10 +237,10 @@ def _measure(
 ) -> list[_Measured]:
     """All parts: their samples first, then all their trends at once, then their statistics."""
     begun = [_tried(claim, part, lambda part: begin(part, evidence, settings)) for claim, part in parts]
-    fits = iter(fit_all([trend for each in begun if isinstance(each, Begun) for trend in each.trends]))
+    fits = iter(fit_all([trend for each in begun if isinstance(each, PartTrends) for trend in each.trends]))
     measured = []
     for (claim, part), each in zip(parts, begun, strict=True):
-        if isinstance(each, Begun):
+        if isinstance(each, PartTrends):
             trends = [next(fits) for _ in each.trends]
             each = _tried(claim, part, functools.partial(_resting_on, begun=each, trends=trends))
         measured.append(each)
@@ -250,12 +250,12 @@ def _measure(
 def _tried(claim: Claim, part: Part, step: Callable[[Part], _T]) -> _T | _Measured:
     try:
         return step(part)
-    except (TooLittle, ClipjaxError) as error:  # ClipjaxError: e.g. a number off the scale
+    except (TooLittleEvidence, ClipjaxError) as error:  # ClipjaxError: e.g. a number off the scale
         why = f"no task yet: {claim.no_task}" if claim.no_task else str(error)
-        return _Measured(part, why=why, absent=isinstance(error, TooLittle) and not error.some)
+        return _Measured(part, why=why, absent=isinstance(error, TooLittleEvidence) and not error.some)
 
 
-def _resting_on(part: Part, begun: Begun, trends: Sequence[Fit]) -> _Measured:
+def _resting_on(part: Part, begun: PartTrends, trends: Sequence[Fit]) -> _Measured:
     number, samples = begun.end(*trends), begun.samples
     n = begun.n or tuple(len(sample.models) for sample in samples)
     units = tuple(len(set(sample.units)) for sample in samples[: len(n)])

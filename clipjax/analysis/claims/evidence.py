@@ -32,7 +32,7 @@ _Of = tuple[str, Mapping[Column, Cell | None]]
 """A model and its cells."""
 
 
-class TooLittle(Exception):
+class TooLittleEvidence(Exception):
     """Too few models or pairs; names what is missing.
 
     Attributes:
@@ -45,7 +45,7 @@ class TooLittle(Exception):
 
 
 @dataclass(frozen=True)
-class Sample:
+class ModelSample:
     """Models with their cells.
 
     Attributes:
@@ -84,7 +84,9 @@ class Evidence:
         self._unit: dict[str, dict[str, str]] = {}
         self._cells: dict[tuple[str, Column], dict[str, Cell]] = {}
 
-    def sample(self, part: Part, which: Selection, at_least: int, without: Sample | None = None) -> Sample:
+    def sample(
+        self, part: Part, which: Selection, at_least: int, without: ModelSample | None = None
+    ) -> ModelSample:
         """The selected models, by name, that have every column and are not in `without`.
 
         Raises:
@@ -93,7 +95,7 @@ class Evidence:
         left_out = () if without is None else without.models
         chosen = [model for model in self._chosen(which) if model not in left_out]
         if not chosen:
-            raise TooLittle(f"no model of {which.name}")
+            raise TooLittleEvidence(f"no model of {which.name}")
         tables = self._tables(part.columns(), which)
         of_models = [(model, _of_model(tables, model)) for model in chosen]
         whole = [each for each in of_models if _has_all(each[1])]
@@ -101,10 +103,10 @@ class Evidence:
             models = f"{len(whole)} of {counted(len(chosen), 'model')} of {which}"
             lacking = [cells for _, cells in of_models]
             some = any(map(_has_rows, lacking))
-            raise TooLittle(_lacking(f"{models} have the rows, {at_least} are needed", lacking), some)
+            raise TooLittleEvidence(_lacking(f"{models} have the rows, {at_least} are needed", lacking), some)
         return self._sample(whole, of_models, self._units(part.unit, [model for model, _ in whole]))
 
-    def pairs(self, part: Part, at_least: int) -> tuple[Sample, Sample]:
+    def pairs(self, part: Part, at_least: int) -> tuple[ModelSample, ModelSample]:
         """Both sides (against, group) of all pairs with both numbers, in one order.
 
         Raises:
@@ -113,7 +115,7 @@ class Evidence:
         here = part.than or part.y
         names = list(self._pair_names(part))
         if not names:
-            raise TooLittle(f"no pairs of {part.group.name} by {part.pairs}")
+            raise TooLittleEvidence(f"no pairs of {part.group.name} by {part.pairs}")
         before, after = self._tables([here], part.against), self._tables([part.y], part.group)
         ones = [(model, _of_model(before, model)) for model, _ in names]
         others = [(model, _of_model(after, model)) for _, model in names]
@@ -122,7 +124,7 @@ class Evidence:
         if len(whole) < at_least:
             have = f"{len(whole)} of {counted(len(names), 'pair')} have the rows, {at_least} are needed"
             some = any(all(_has_rows(cells) for _, cells in pair) for pair in pairs)
-            raise TooLittle(_lacking(have, [cells for pair in pairs for _, cells in pair]), some)
+            raise TooLittleEvidence(_lacking(have, [cells for pair in pairs for _, cells in pair]), some)
         first, second = [one for one, _ in whole], [other for _, other in whole]
         if part.unit == "model":  # each pair by itself, whatever model others share with it
             units = [str(k) for k in range(len(whole))]
@@ -139,11 +141,11 @@ class Evidence:
     def _of_facts(self, unit: str, model: str) -> str:
         return unit_of(unit, model, self._facts.get(model))
 
-    def _sample(self, whole: Sequence[_Of], everyone: Sequence[_Of], units: Sequence[str]) -> Sample:
+    def _sample(self, whole: Sequence[_Of], everyone: Sequence[_Of], units: Sequence[str]) -> ModelSample:
         models = tuple(model for model, _ in whole)
         cells = ({c: cell for c, cell in of.items() if cell is not None} for _, of in whole)
         runs, families = (tuple(self._units(unit, models)) for unit in ("run", "family"))
-        return Sample(models, tuple(cells), _left_out(everyone), tuple(units), runs, families)
+        return ModelSample(models, tuple(cells), _left_out(everyone), tuple(units), runs, families)
 
     def _chosen(self, which: Selection) -> list[str]:
         if (key := canonical_json(which.where)) not in self._models:
@@ -183,7 +185,7 @@ class Evidence:
             try:
                 table = cells_of(index, [column], models=models, prompts=prompts, precision=self._precision)
             except DataError as error:
-                raise TooLittle(str(error), some=True) from None
+                raise TooLittleEvidence(str(error), some=True) from None
             self._cells[key] = {model: _whole(cell) for model, [cell] in table.items()}
         return self._cells[key]
 

@@ -20,7 +20,7 @@ from clipjax.analysis.trends.correlation import correlation
 from clipjax.analysis.trends.group_differences import compare_fits
 from clipjax.analysis.trends.regression import COARSE
 from clipjax.analysis.trends.resampling import FEWEST
-from clipjax.analysis.trends.trends import Fit, Unfitted, fit_all, unfitted
+from clipjax.analysis.trends.trends import Fit, TrendPoints, fit_all, unfitted
 
 SPLITS, SEED = 200, 0
 FEWEST_SPLITS = 20
@@ -171,7 +171,7 @@ def _fits(part: Part, pool: Pool, masks: np.ndarray) -> list[Fit | None]:
     return [None if trend is None else next(fits) for trend in trends]
 
 
-def _unfitted(part: Part, pool: Pool, mask: np.ndarray) -> Unfitted | None:
+def _unfitted(part: Part, pool: Pool, mask: np.ndarray) -> TrendPoints | None:
     x = pool.x[mask]
     if len(x) < FEWEST or np.ptp(x) == 0:
         return None

@@ -31,7 +31,7 @@ _SURROUNDINGS = ("per_device_batch", "versions", "xla_flags", "device", "git_rev
 Key = tuple[Hashable, ...]
 
 
-class Departure(NamedTuple):
+class FieldDifference(NamedTuple):
     """One thing done differently: its dotted name in a row, and both values."""
 
     aspect: str
@@ -43,7 +43,7 @@ class Departure(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Pair:
+class RowPair:
     """Two rows of one number.
 
     `interval` of the difference is an upper bound: on shared images errors may add up
@@ -53,7 +53,7 @@ class Pair:
 
     a: Row
     b: Row
-    departures: tuple[Departure, ...]
+    departures: tuple[FieldDifference, ...]
     interval: Mapping[str, Any] | None
 
     @property
@@ -83,14 +83,14 @@ class Differences:
         only_b: rows of the second side without a partner.
     """
 
-    pairs: tuple[Pair, ...]
+    pairs: tuple[RowPair, ...]
     only_a: tuple[Row, ...]
     only_b: tuple[Row, ...]
 
-    def beyond(self, tolerance: float) -> list[Pair]:
+    def beyond(self, tolerance: float) -> list[RowPair]:
         return [pair for pair in self.pairs if pair.beyond(tolerance)]
 
-    def departures(self) -> list[tuple[Departure, int]]:
+    def departures(self) -> list[tuple[FieldDifference, int]]:
         """Departures with their numbers of pairs, the most frequent first."""
         return Counter(one for pair in self.pairs for one in pair.departures).most_common()
 
@@ -102,7 +102,7 @@ def compare_rows(a: Sequence[Row], b: Sequence[Row]) -> Differences:
         matched, left, right = _match(left, right, key)
         pairs += matched
     compared = [
-        Pair(one, other, tuple(_departures(one, other)), _interval(one, other)) for one, other in pairs
+        RowPair(one, other, tuple(_departures(one, other)), _interval(one, other)) for one, other in pairs
     ]
     return Differences(tuple(sorted(compared, key=_rank)), tuple(left), tuple(right))
 
@@ -162,7 +162,7 @@ def _once(rows: Sequence[Row], key: Callable[[Row], Key]) -> dict[Key, Row]:
     return {k: row for k, row in zip(keys, rows) if count[k] == 1}
 
 
-def _rank(pair: Pair) -> tuple[bool, float]:
+def _rank(pair: RowPair) -> tuple[bool, float]:
     return (pair.difference is not None or not pair.beyond(0), -abs(pair.difference or 0))
 
 
@@ -170,7 +170,7 @@ def _rank(pair: Pair) -> tuple[bool, float]:
 
 
 def _interval(a: Row, b: Row) -> dict[str, Any] | None:
-    """`Pair.interval` excludes 0 exactly where the rows' own intervals do not overlap."""
+    """`RowPair.interval` excludes 0 exactly where the rows' own intervals do not overlap."""
     change, of_a, of_b = difference(a, b), a["interval"], b["interval"]
     if change is None or of_a is None or of_b is None or of_a["level"] != of_b["level"]:
         return None
@@ -184,7 +184,7 @@ def _interval(a: Row, b: Row) -> dict[str, Any] | None:
     return {"lo": change - down, "hi": change + up, "level": of_a["level"], "method": METHOD}
 
 
-def _departures(a: Row, b: Row) -> Iterator[Departure]:
+def _departures(a: Row, b: Row) -> Iterator[FieldDifference]:
     # The recipe is last of `_FIELDS`: its digests repeat what other fields have in words.
     for field in (*_FIELDS, *_SURROUNDINGS):
         # Rows of older versions lack the framework, so they do not say that it is another.
@@ -193,13 +193,13 @@ def _departures(a: Row, b: Row) -> Iterator[Departure]:
             yield from _differing(field, one, other)
 
 
-def _differing(name: str, a: Any, b: Any) -> Iterator[Departure]:
+def _differing(name: str, a: Any, b: Any) -> Iterator[FieldDifference]:
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         for key in dict.fromkeys([*a, *b]):
             if a.get(key) != b.get(key):
                 yield from _differing(f"{name}.{key}", a.get(key), b.get(key))
     else:
-        yield Departure(name, _text(a), _text(b))
+        yield FieldDifference(name, _text(a), _text(b))
 
 
 def _text(value: Any) -> str:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from clipjax.analysis.diff.differences import Differences, Pair
+from clipjax.analysis.diff.differences import Differences, RowPair
 from clipjax.errors import UsageError, counted
 from clipjax.results.row import Row
 from clipjax.results.tables import as_csv, as_markdown, model_name
@@ -81,7 +81,7 @@ def _json(diff: Differences, tolerance: float) -> str:
     return json.dumps(whole, indent=2) + "\n"
 
 
-def _record(a: Row | None, b: Row | None, pair: Pair | None = None) -> dict[str, Any]:
+def _record(a: Row | None, b: Row | None, pair: RowPair | None = None) -> dict[str, Any]:
     row = a or b
     assert row is not None
     interval = pair.interval if pair and pair.interval else {}
@@ -102,7 +102,7 @@ def _names(row: Row) -> list[str]:
     return [model_name(row), row["task"], row["dataset"], row["slice"] or "", row["metric"]]
 
 
-def _values(pair: Pair) -> list[str]:
+def _values(pair: RowPair) -> list[str]:
     change, interval = pair.difference, pair.interval
     # In scientific notation, so that small differences do not show as 0.
     small = change is not None and 0 < abs(change) < 5e-5

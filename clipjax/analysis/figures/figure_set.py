@@ -3,7 +3,7 @@
     index = RowIndex(ResultStore("results").rows())
     done = [analyze(load_spec(name), index, Path("figures")) for name in spec_names()]
 
-`Done` has what is missing.
+`FigureResult` has what is missing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from clipjax.analysis.figures.frame import Content, Drawing, Missing, Placeless, drawn, name_of, parts_of
+from clipjax.analysis.figures.frame import (
+    Content,
+    Drawing,
+    MissingRow,
+    UngroupedModel,
+    drawn,
+    name_of,
+    parts_of,
+)
 from clipjax.analysis.figures.numbers import FigureNumbers
 from clipjax.analysis.figures.panels.above import above_trend
 from clipjax.analysis.figures.panels.curves import draw_curves
@@ -41,7 +49,7 @@ NO_LINE = "no line of the table is of it"
 
 
 @dataclass(frozen=True)
-class Done:
+class FigureResult:
     """One figure or table.
 
     Attributes:
@@ -57,9 +65,9 @@ class Done:
     drawn: int
     panels: int
     models: frozenset[str]
-    missing: tuple[Missing, ...]
+    missing: tuple[MissingRow, ...]
     numbers: FigureNumbers | None = None
-    placeless: tuple[Placeless, ...] = ()
+    placeless: tuple[UngroupedModel, ...] = ()
     parts: tuple[tuple[str, str], ...] = ()
     extrapolated: tuple[str, ...] = ()
 
@@ -84,7 +92,7 @@ def analyze(
     formats: Sequence[str] = FORMATS,
     prompts: str | None = DEFAULT_PROMPTS,
     precision: str = "parity",
-) -> Done:
+) -> FigureResult:
     """Draw one figure, or fill one table, and write it as `out/NAME.png`, ... if it has rows.
 
     `formats` of figures and tables: each uses its own. A figure's "csv" is `out/NAME_points.csv`, and with
@@ -107,7 +115,7 @@ def analyze(
         for ending, text in numbers.files():
             files.append(out / f"{spec.name}{ending}")
             write_bytes(files[-1], text.encode())
-    return Done(
+    return FigureResult(
         spec=spec,
         files=tuple(files),
         drawn=sum(map(bool, shown)),
@@ -165,7 +173,7 @@ def _content(spec: Spec, panel: Panel, index: RowIndex, prompts: str | None, pre
     content = Content(
         panel,
         panel_points,
-        [Missing(panel.title, *each) for each in lacking],
+        [MissingRow(panel.title, *each) for each in lacking],
         placeless,
         people,
         spec.highlight,
@@ -173,11 +181,11 @@ def _content(spec: Spec, panel: Panel, index: RowIndex, prompts: str | None, pre
     return above_trend(spec, content) if panel.above else content
 
 
-def _placeless(spec: Spec, panel: Panel, panel_points: Iterable[Point]) -> Iterator[Placeless]:
+def _placeless(spec: Spec, panel: Panel, panel_points: Iterable[Point]) -> Iterator[UngroupedModel]:
     for point in panel_points:
         look = look_of(spec, point.model, point.facts)
         if look is None or look[0] is YOURS:
-            yield Placeless(panel.title, name_of(point), why_none(spec, point.facts), look is not None)
+            yield UngroupedModel(panel.title, name_of(point), why_none(spec, point.facts), look is not None)
 
 
 def _check_scales(spec: Spec, panel: Panel, panel_points: Iterable[Point]) -> None:
@@ -222,7 +230,7 @@ def _facts(index: RowIndex, model: str, terms: Iterable[Term]) -> Mapping[str, A
 
 def _table(
     spec: Spec, index: RowIndex, out: Path, formats: Sequence[str], prompts: str | None, precision: str
-) -> Done:
+) -> FigureResult:
     lines = fill_table(spec, index, prompts, precision)
     filled = [each for each in lines if any(cell and cell.value is not None for cell in each.cells)]
     own = [each for each in filled if each.line not in spec.lines]
@@ -231,7 +239,7 @@ def _table(
         if form in formats and filled:
             files.append(out / f"{spec.name}.{ending}")
             write_bytes(files[-1], export_table(spec, lines, form).encode())
-    return Done(
+    return FigureResult(
         spec=spec,
         files=tuple(files),
         # A line is filled once for each of its models, and counts once.
@@ -240,7 +248,9 @@ def _table(
         models=frozenset(each.model for each in filled if each.model is not None),
         missing=tuple(each for line in lines for each in _missing_of(line)),
         numbers=None,
-        placeless=tuple(Placeless(each.line.cells[0], str(each.model), NO_LINE, shown=True) for each in own),
+        placeless=tuple(
+            UngroupedModel(each.line.cells[0], str(each.model), NO_LINE, shown=True) for each in own
+        ),
         parts=tuple(_parts_of(filled)),
     )
 
@@ -254,11 +264,11 @@ def _parts_of(filled: Iterable[FilledLine]) -> dict[tuple[str, str], None]:
     }
 
 
-def _missing_of(filled: FilledLine) -> list[Missing]:
+def _missing_of(filled: FilledLine) -> list[MissingRow]:
     name = ", ".join(filter(None, filled.line.cells))
     lacking = [
         row
         for column, cell in zip(filled.line.columns, filled.cells)
         for row in (map(str, column.terms) if cell is None else cell.missing)
     ]
-    return [Missing(name, filled.model, row) for row in lacking]
+    return [MissingRow(name, filled.model, row) for row in lacking]

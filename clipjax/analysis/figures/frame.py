@@ -39,7 +39,7 @@ class Drawing:
     names: dict[str, list[str]] = field(default_factory=dict)
 
 
-class Missing(NamedTuple):
+class MissingRow(NamedTuple):
     """A row that a model, or (None) every model, lacks."""
 
     panel: str
@@ -47,7 +47,7 @@ class Missing(NamedTuple):
     row: str
 
 
-class Placeless(NamedTuple):
+class UngroupedModel(NamedTuple):
     """A model with all rows of a panel but in no group."""
 
     panel: str
@@ -70,8 +70,8 @@ class Content:
 
     panel: Panel
     points: Sequence[Point]
-    missing: Sequence[Missing] = ()
-    placeless: Sequence[Placeless] = ()
+    missing: Sequence[MissingRow] = ()
+    placeless: Sequence[UngroupedModel] = ()
     people: Row | None = None
     highlight: Sequence[str] = ()
 

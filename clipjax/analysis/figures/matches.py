@@ -22,7 +22,7 @@ STYLES: dict[bool, dict[str, Any]] = {
 }
 
 
-class Matched(NamedTuple):
+class PairMatches(NamedTuple):
     """The matches of a pair of images, the strongest first.
 
     Attributes:
@@ -38,7 +38,7 @@ class Matched(NamedTuple):
     right: np.ndarray
 
 
-def matches_figure(sides: Sequence[Matched], path: Path, right: str, drawn: int = 80) -> Path:
+def matches_figure(sides: Sequence[PairMatches], path: Path, right: str, drawn: int = 80) -> Path:
     """A line of two images for each of `sides`, with up to `drawn` matches spread over their ranks.
 
     Args:
@@ -67,7 +67,7 @@ def matches_figure(sides: Sequence[Matched], path: Path, right: str, drawn: int 
     return path
 
 
-def _draw(area: Axes, side: Matched, drawn: int) -> None:
+def _draw(area: Axes, side: PairMatches, drawn: int) -> None:
     _, height, width, _ = side.images.shape
     area.imshow(np.concatenate([*side.images], axis=1) // 2 + 127)  # pale, so that lines are seen
     area.axvline(width - 0.5, color="white", linewidth=5)

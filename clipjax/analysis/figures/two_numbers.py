@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from clipjax.analysis.figures.figure_set import FIGURE_FORMATS, Done, analyze
+from clipjax.analysis.figures.figure_set import FIGURE_FORMATS, FigureResult, analyze
 from clipjax.analysis.figures.frame import drawn
 from clipjax.analysis.figures.spec import Spec, spec_from
 from clipjax.analysis.figures.style import without_ending
@@ -72,7 +72,7 @@ def draw_two(
     prompts: str | None = None,
     precision: str = "parity",
     formats: Sequence[str] = (*FIGURE_FORMATS, "csv"),
-) -> Done:
+) -> FigureResult:
     """Write OUT.png, OUT.pdf, OUT.svg and the numbers as OUT_points.csv, ... (`analyze`).
 
     Args:
@@ -92,7 +92,7 @@ def draw_two(
     return done
 
 
-def not_alike(done: Done, x: str, y: str) -> list[str]:
+def not_alike(done: FigureResult, x: str, y: str) -> list[str]:
     """What the numbers of `draw_two` differ in besides the model: "val/top1: prompts p (a) or q (b)"."""
     if done.numbers is None:
         return []

@@ -16,14 +16,14 @@ ACCURACIES = ("top1", "accuracy", "pm0")  # before any other metric
 Column = Mapping[str, Any]
 
 
-class Sets(NamedTuple):
+class DataSetRoles(NamedTuple):
     """Data sets that cards name as in-distribution, and those with images to train or choose on."""
 
     held_out: Collection[str]
     training: Collection[str]
 
 
-def about(datasets: Iterable[str]) -> Sets:
+def about(datasets: Iterable[str]) -> DataSetRoles:
     """Read from the shipped cards; data sets without one are neither."""
     held_out, training = set(), set()
     families: dict[str, list[str]] = {}
@@ -38,11 +38,11 @@ def about(datasets: Iterable[str]) -> Sets:
             held_out.add(card.id)
         if card.split:
             training.update(names)
-    return Sets(held_out, training)
+    return DataSetRoles(held_out, training)
 
 
 def first_axes(
-    columns: Sequence[Column], measured: Sequence[Collection[int]], sets: Sets
+    columns: Sequence[Column], measured: Sequence[Collection[int]], sets: DataSetRoles
 ) -> tuple[int, int] | None:
     """The columns of the first axes: one metric, at least one model in common. None without such a pair.
 
@@ -60,7 +60,7 @@ def first_axes(
 
 
 def _pair(
-    metric: str, columns: Sequence[Column], measured: Sequence[Collection[int]], sets: Sets
+    metric: str, columns: Sequence[Column], measured: Sequence[Collection[int]], sets: DataSetRoles
 ) -> tuple[int, int] | None:
     of_metric = [
         k

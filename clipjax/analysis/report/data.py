@@ -21,7 +21,7 @@ from clipjax.analysis.rows.cells import WAYS, Term, term_of, ways_of
 from clipjax.analysis.rows.curation import columns as curation_columns
 from clipjax.analysis.rows.groups import Group, group_of, groups, schemes
 from clipjax.results.completeness import in_words, is_whole
-from clipjax.results.data_sets import told_apart
+from clipjax.results.data_sets import with_distinct_names
 from clipjax.results.published.references import sources
 from clipjax.results.row import Row
 from clipjax.results.rows import of_people, without_gc
@@ -51,7 +51,7 @@ def report_data(
         parts: include slices (factors, scores, ...), but never single classes or confidence bins.
         highlight: models to draw as stars with names.
     """
-    rows = [row for row in told_apart(rows) if not of_people(row)]
+    rows = [row for row in with_distinct_names(rows) if not of_people(row)]
     kept = [row for row in rows if not _is_left_out(row["slice"], parts)]
     models = {model_name(row): row["model_facts"] for row in kept}
     index = {model: k for k, model in enumerate(models)}

@@ -33,14 +33,14 @@ class Section(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Taken:
+class RowChoice:
     """Which of a number's rows to use; see `cells_of`."""
 
     prompts: str | None = None
     precision: str = "parity"
 
 
-def figures_section(specs: Iterable[Spec], index: RowIndex, taken: Taken) -> Section:
+def figures_section(specs: Iterable[Spec], index: RowIndex, taken: RowChoice) -> Section:
     """The figures that have a row; below, what the others lack."""
     chosen = [spec for spec in specs if spec.kind != "table"]
     with tempfile.TemporaryDirectory() as folder:
@@ -48,7 +48,7 @@ def figures_section(specs: Iterable[Spec], index: RowIndex, taken: Taken) -> Sec
         return Section("Figures", body)
 
 
-def tables_section(specs: Iterable[Spec], index: RowIndex, taken: Taken) -> Section:
+def tables_section(specs: Iterable[Spec], index: RowIndex, taken: RowChoice) -> Section:
     chosen = [spec for spec in specs if spec.kind == "table"]
     return Section("Tables", _shown(chosen, "table", lambda spec: _table(spec, index, taken)))
 
@@ -89,7 +89,7 @@ def _shown(specs: Sequence[Spec], what: str, draw: Callable[[Spec], Html]) -> Ht
 
 
 def _nothing(spec: Spec, why: str) -> DataError:
-    """`why` is `Done.why_empty`."""
+    """`why` is `FigureResult.why_empty`."""
     if why == "all":
         return DataError(f"{spec.title}: no rows; {' or '.join(commands(spec))} makes them")
     return DataError(f"{spec.title}: missing rows: {why}")
@@ -104,7 +104,7 @@ def _anchor(spec: Spec) -> str:
     return "figure-" + re.sub(r"[^A-Za-z0-9]", "-", spec.name)
 
 
-def _figure(spec: Spec, index: RowIndex, taken: Taken, folder: Path) -> Html:
+def _figure(spec: Spec, index: RowIndex, taken: RowChoice, folder: Path) -> Html:
     choice = {"prompts": taken.prompts, "precision": taken.precision}
     done = analyze(spec, index, folder, formats=["svg"], **choice)
     if not done.files:
@@ -125,7 +125,7 @@ def _figure(spec: Spec, index: RowIndex, taken: Taken, folder: Path) -> Html:
     return tag("figure", caption, drawing, class_="box scroll", id=_anchor(spec), tabindex="0")
 
 
-def _table(spec: Spec, index: RowIndex, taken: Taken) -> Html:
+def _table(spec: Spec, index: RowIndex, taken: RowChoice) -> Html:
     lines = fill_table(spec, index, taken.prompts, taken.precision)
     if all(line.model is None for line in lines):
         raise _nothing(spec, "all")

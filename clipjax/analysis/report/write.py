@@ -17,7 +17,7 @@ from clipjax.analysis.figures.spec import load_spec, spec_names
 from clipjax.analysis.report.answers_section import Images, answers_section
 from clipjax.analysis.report.data import report_data
 from clipjax.analysis.report.page import page
-from clipjax.analysis.report.sections import Taken, claims_section, figures_section, tables_section
+from clipjax.analysis.report.sections import RowChoice, claims_section, figures_section, tables_section
 from clipjax.analysis.rows.cells import RowIndex
 from clipjax.data.labels import DEFAULT_PROMPTS
 from clipjax.results.row import Row
@@ -43,7 +43,7 @@ class Choices:
 
 
 @dataclass(frozen=True)
-class Written:
+class PageSize:
     """The page's size in MB (1e6 bytes)."""
 
     megabytes: float
@@ -58,7 +58,7 @@ def write_report(
     choices: Choices = Choices(),
     *,
     images: Images | None = None,
-) -> Written:
+) -> PageSize:
     """Write the page, whole or not at all.
 
     Args:
@@ -71,7 +71,7 @@ def write_report(
     names = spec_names() if choices.figures is None else choices.figures
     specs = [replace(load_spec(each), highlight=choices.highlight) for each in names]
     book, index = ledger(choices.claims), RowIndex(rows)
-    taken = Taken(choices.prompts or DEFAULT_PROMPTS, choices.precision)
+    taken = RowChoice(choices.prompts or DEFAULT_PROMPTS, choices.precision)
     data = report_data(rows, name, parts=choices.parts, highlight=choices.highlight)
     verdicts = check(book, index, prompts=choices.prompts, precision=choices.precision)
     sections = [
@@ -83,4 +83,4 @@ def write_report(
         sections.insert(2, answers_section(rows, images))
     text = page(data, [section for section in sections if section.body]).encode()
     write_bytes(out, text)
-    return Written(len(text) / 1e6, len(data["models"]), len(data["cells"].get("value", [])))
+    return PageSize(len(text) / 1e6, len(data["models"]), len(data["cells"].get("value", [])))

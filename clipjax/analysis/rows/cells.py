@@ -17,7 +17,7 @@ from clipjax.analysis.rows.scales import SCALES
 from clipjax.errors import DataError
 from clipjax.guards import not_empty, one_of
 from clipjax.results.completeness import in_words, is_whole
-from clipjax.results.data_sets import told_apart
+from clipjax.results.data_sets import with_distinct_names
 from clipjax.results.published.references import Score, compare, lookup
 from clipjax.results.row import Row
 from clipjax.results.rows import of_people
@@ -106,7 +106,7 @@ class Cell:
 
 
 class RowIndex:
-    """Result rows by term and model; data sets of one name are `told_apart`.
+    """Result rows by term and model; data sets of one name are `with_distinct_names`.
 
     `people`: each number's newest row of people, who are not models.
     """
@@ -115,7 +115,7 @@ class RowIndex:
         self.models: dict[str, None] = {}
         self.people: dict[Term, Row] = {}
         self._found: dict[Term, dict[str, list[Row]]] = {}
-        for row in told_apart(rows):
+        for row in with_distinct_names(rows):
             if of_people(row):
                 newest = self.people.setdefault(term_of(row), row)
                 self.people[term_of(row)] = max(newest, row, key=lambda each: run_order(each["run_id"]))

@@ -28,7 +28,7 @@ _FIELDS = ("model", "kind", "value", "lo", "hi", "level", "method", "n", "refere
 
 
 @dataclasses.dataclass(frozen=True)
-class Reference:
+class ReferenceErrors:
     """configs/corruption_errors.toml: the mean errors of `model` over the severities, by kind.
 
     `dataset`: of the images of a kind and severity.
@@ -54,7 +54,7 @@ class CorruptionError(NamedTuple):
     missing: tuple[str, ...]
 
 
-class Line(NamedTuple):
+class ModelErrors(NamedTuple):
     """One model: mCE, and CE of each kind."""
 
     mce: CorruptionError
@@ -62,10 +62,10 @@ class Line(NamedTuple):
 
 
 @functools.cache
-def reference_errors() -> Reference:
+def reference_errors() -> ReferenceErrors:
     """Raises DataError if configs/corruption_errors.toml has another form."""
     path = config_dir() / "corruption_errors.toml"
-    return read(Reference, read_toml(path), path)
+    return read(ReferenceErrors, read_toml(path), path)
 
 
 def corruption_table(
@@ -73,7 +73,7 @@ def corruption_table(
     models: Sequence[str] | None = None,
     prompts: str | None = None,
     precision: str = "parity",
-) -> dict[str, Line]:
+) -> dict[str, ModelErrors]:
     """mCE of all models with a row on ImageNet-C, or of `models`. See also `cells_of`.
 
     Raises:
@@ -98,21 +98,21 @@ def _columns() -> list[Column]:
     return [Column(kind, kind, "lower", "images", _terms(reference, kind)) for kind in reference.error]
 
 
-def _terms(reference: Reference, kind: str) -> tuple[Term, ...]:
+def _terms(reference: ReferenceErrors, kind: str) -> tuple[Term, ...]:
     names = [reference.dataset.format(kind=kind, severity=severity) for severity in reference.severities]
     return tuple(Term("zeroshot", name, "top1") for name in names)
 
 
-def _line(cells: Sequence[Cell]) -> Line:
+def _line(cells: Sequence[Cell]) -> ModelErrors:
     kinds = {cell.column.key: _of_kind(cell) for cell in cells}
     missing = tuple(name for each in kinds.values() for name in each.missing)
     if missing:
-        return Line(CorruptionError(None, None, None, missing), kinds)
+        return ModelErrors(CorruptionError(None, None, None, missing), kinds)
     known = [each.value for each in kinds.values() if each.value is not None]
     counts = [each.n for each in kinds.values() if each.n is not None]
     n = sum(counts) if len(counts) == len(kinds) else None
     limits = [each.interval for each in kinds.values() if each.interval is not None]
-    return Line(CorruptionError(sum(known) / len(known), _mean_of(limits, len(known)), n, ()), kinds)
+    return ModelErrors(CorruptionError(sum(known) / len(known), _mean_of(limits, len(known)), n, ()), kinds)
 
 
 def _of_kind(cell: Cell) -> CorruptionError:
@@ -136,7 +136,7 @@ def _mean_of(limits: Sequence[Mapping[str, Any]], count: int) -> dict[str, Any] 
     return {**ends, "level": limits[0]["level"], "method": SHARED}
 
 
-def wide(table: Mapping[str, Line]) -> tuple[list[str], list[list[str]]]:
+def wide(table: Mapping[str, ModelErrors]) -> tuple[list[str], list[list[str]]]:
     """Titles and cells in percent: a line per model, mCE first."""
     lines = [
         [model, *(_text(each) for each in (line.mce, *line.kinds.values()))] for model, line in table.items()
@@ -152,7 +152,7 @@ def _text(each: CorruptionError) -> str:
     return f"{100 * each.value:.1f} [{100 * each.interval['lo']:.1f}, {100 * each.interval['hi']:.1f}]"
 
 
-def export_corruption(table: Mapping[str, Line], form: str) -> str:
+def export_corruption(table: Mapping[str, ModelErrors], form: str) -> str:
     """ "markdown", or one record a model and kind ("mce" first) as "csv" or "json"."""
     if form == "markdown":
         return as_markdown(*wide(table))

@@ -25,7 +25,7 @@ EVERYTHING = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True)
-class Bounded:
+class BoundedNumber:
     """A number; `at(level)` is its interval (lo, hi), or `EVERYTHING`."""
 
     value: float
@@ -33,14 +33,14 @@ class Bounded:
     method: str
 
 
-def bootstrapped(statistic: Estimate) -> Bounded:
+def bootstrapped(statistic: Estimate) -> BoundedNumber:
     """The bootstrap's interval; `EVERYTHING` without one, or with less than one draw beyond each end."""
 
     def at(level: float) -> Limits:
         limits = statistic.at(level) if len(statistic.draws) * (1 - level) / 2 >= 1 else None
         return EVERYTHING if limits is None else limits
 
-    return Bounded(statistic.value, at, statistic.method)
+    return BoundedNumber(statistic.value, at, statistic.method)
 
 
 def mean_difference(
@@ -48,7 +48,7 @@ def mean_difference(
     second: np.ndarray,
     first_units: np.ndarray | None = None,
     second_units: np.ndarray | None = None,
-) -> Bounded:
+) -> BoundedNumber:
     """Mean of `second` [M] minus mean of `first` [N], with Welch's t interval. M, N >= 2."""
     parts = [_variance(first, first_units), _variance(second, second_units)]
     error = math.sqrt(sum(part for part, _ in parts))
@@ -58,7 +58,7 @@ def mean_difference(
     return _t(float(np.mean(second) - np.mean(first)), error, freedom, names)
 
 
-def mean_of(differences: np.ndarray, units: np.ndarray | None = None) -> Bounded:
+def mean_of(differences: np.ndarray, units: np.ndarray | None = None) -> BoundedNumber:
     """Mean of paired differences [N >= 2], with Student's t interval."""
     part, freedom = _variance(differences, units)
     name = "paired_t" if units is None else "paired_t_of_units"
@@ -76,17 +76,17 @@ def _variance(values: np.ndarray, units: np.ndarray | None) -> tuple[float, int]
     return float((sums**2).sum()) * len(sums) / max(freedom, 1) / len(values) ** 2, freedom
 
 
-def _t(value: float, error: float, freedom: float, method: str) -> Bounded:
+def _t(value: float, error: float, freedom: float, method: str) -> BoundedNumber:
     def at(level: float) -> Limits:
         if not freedom:
             return EVERYTHING
         wide = error * float(scipy.special.stdtrit(freedom, (1 + level) / 2))
         return value - wide, value + wide
 
-    return Bounded(value, at, method)
+    return BoundedNumber(value, at, method)
 
 
-def shift_of(differences: np.ndarray, units: np.ndarray | None = None) -> Bounded:
+def shift_of(differences: np.ndarray, units: np.ndarray | None = None) -> BoundedNumber:
     """Hodges and Lehmann's shift of paired differences [N], with Wilcoxon's signed-rank interval.
 
     The shift is the median of the N (N + 1) / 2 pairwise means. The limits of too few differences are
@@ -101,7 +101,7 @@ def shift_of(differences: np.ndarray, units: np.ndarray | None = None) -> Bounde
         return (float(means[left_out - 1]), float(means[-left_out])) if left_out else EVERYTHING
 
     method = "wilcoxon_exact" if n <= EXACT else "wilcoxon_normal"
-    return Bounded(float(np.median(means)), at, method if units is None else f"{method}_of_units")
+    return BoundedNumber(float(np.median(means)), at, method if units is None else f"{method}_of_units")
 
 
 def _pairwise_means(differences: np.ndarray) -> np.ndarray:
@@ -130,7 +130,7 @@ def _signed_rank_probabilities(n: int) -> np.ndarray:
     return probabilities
 
 
-def difference_of(first: Bounded, second: Bounded) -> Bounded:
+def difference_of(first: BoundedNumber, second: BoundedNumber) -> BoundedNumber:
     """`second` minus `first`, as if independent: distances add up as squares (MOVER)."""
     value = second.value - first.value
 
@@ -139,4 +139,4 @@ def difference_of(first: Bounded, second: Bounded) -> Bounded:
         down = math.hypot(second.value - lo2, hi1 - first.value)
         return value - down, value + math.hypot(hi2 - second.value, first.value - lo1)
 
-    return Bounded(value, at, "mover")
+    return BoundedNumber(value, at, "mover")

@@ -37,7 +37,7 @@ class Stop(NamedTuple):
 FINE, COARSE = Stop(1e-10, 20_000), Stop(1e-5, 500)
 
 
-class Lines(NamedTuple):
+class RegressionLines(NamedTuple):
     """Lines y = intercept + slope x, float64 [R], NaN for a set with one x; weights of the points [R, N]."""
 
     slope: np.ndarray
@@ -45,21 +45,21 @@ class Lines(NamedTuple):
     weights: np.ndarray
 
 
-def lines(x: np.ndarray, y: np.ndarray, method: str = "huber", stop: Stop = FINE) -> Lines:
+def lines(x: np.ndarray, y: np.ndarray, method: str = "huber", stop: Stop = FINE) -> RegressionLines:
     """The line through each set of points, float64 [R, N], finite; x is exact."""
     rows = max(1, _BLOCK // x.shape[1])
     blocks = [slice(at, at + rows) for at in range(0, max(len(x), 1), rows)]
     parts = [least_squares(x[block], y[block], np.ones_like(x[block])) for block in blocks]
-    start = Lines(*map(np.concatenate, zip(*parts)))
+    start = RegressionLines(*map(np.concatenate, zip(*parts)))
     return start if method == "ols" else _robust(x, y, start, stop, rows)
 
 
-def least_squares(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> Lines:
+def least_squares(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> RegressionLines:
     """Weighted, about the weighted means."""
     together, spread, centre_x, centre_y = _moments(x, y, weights, np.empty((2, *x.shape)))
     together = np.where(np.ptp(y, axis=1) == 0, 0.0, together)
     slope = together / np.where(np.ptp(x, axis=1) == 0, np.nan, spread)
-    return Lines(slope, centre_y - slope * centre_x, weights)
+    return RegressionLines(slope, centre_y - slope * centre_x, weights)
 
 
 def _moments(x: np.ndarray, y: np.ndarray, weights: np.ndarray, room: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -80,7 +80,7 @@ def _sums(values: np.ndarray) -> np.ndarray:
     return np.add.reduce(values, 1)  # .sum(1) takes twice as long for the few sets of the last steps
 
 
-def _robust(x: np.ndarray, y: np.ndarray, found: Lines, stop: Stop, rows: int) -> Lines:
+def _robust(x: np.ndarray, y: np.ndarray, found: RegressionLines, stop: Stop, rows: int) -> RegressionLines:
     """`found`: least squares, which the result replaces. `rows`: sets in work at a time; others wait."""
     smallest, low, high = _ROUNDING * np.abs(y).max(1), x.min(1), x.max(1)
     left = np.full(len(x), stop.steps)

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 
 from clipjax.analysis.rows.points import Point, coordinates
 from clipjax.analysis.rows.scales import CLIPPING, FRACTIONS, inverse, on_scale, transform
-from clipjax.analysis.trends.estimates import Bounded, bootstrapped, difference_of, mean_of
+from clipjax.analysis.trends.estimates import BoundedNumber, bootstrapped, difference_of, mean_of
 from clipjax.analysis.trends.noise import too_noisy
 from clipjax.analysis.trends.regression import COARSE, FINE, METHODS, K, Stop, lines
 from clipjax.analysis.trends.resampling import (
@@ -115,7 +115,7 @@ class Fit:
 
 
 @dataclass(frozen=True, eq=False)
-class Unfitted:
+class TrendPoints:
     """The checked models of a trend, and how to fit it: see `fit_all`.
 
     Attributes:
@@ -162,7 +162,7 @@ def unfitted(
     seed: int = SEED,
     stream: int = 0,
     units: Sequence[str] | None = None,
-) -> Unfitted:
+) -> TrendPoints:
     """Models, float [N] in the metric's own units, that a line can go through; x is exact.
 
     Args:
@@ -191,10 +191,10 @@ def unfitted(
     of = None if units is None else numbered([units[int(k)] for k in order])
     ends = (float(own.min()), float(own.max()))
     how = (level, resamples, seed, stream, of)
-    return Unfitted(method, scale, scale_y, across[order], up[order], order, ends, *how)
+    return TrendPoints(method, scale, scale_y, across[order], up[order], order, ends, *how)
 
 
-def fit_all(trends: Sequence[Unfitted], stop: Stop = FINE) -> list[Fit]:
+def fit_all(trends: Sequence[TrendPoints], stop: Stop = FINE) -> list[Fit]:
     """The lines of all; `stop`: of those through all models.
 
     Those of equally many models are fitted together: in less time, with equal bits.
@@ -212,7 +212,7 @@ def fit_all(trends: Sequence[Unfitted], stop: Stop = FINE) -> list[Fit]:
     return [fits[k] for k in range(len(trends))]
 
 
-def _fitted(trends: Sequence[Unfitted], method: str, stop: Stop) -> list[Fit]:
+def _fitted(trends: Sequence[TrendPoints], method: str, stop: Stop) -> list[Fit]:
     """The fits of trends that all have the same number of models."""
     across, up = np.stack([each.across for each in trends]), np.stack([each.up for each in trends])
     through = lines(across, up, method, stop)
@@ -230,7 +230,7 @@ def _fitted(trends: Sequence[Unfitted], method: str, stop: Stop) -> list[Fit]:
     ]
 
 
-def _draws_of_units(trend: Unfitted, method: str) -> np.ndarray:
+def _draws_of_units(trend: TrendPoints, method: str) -> np.ndarray:
     """(slope, intercept) of each draw, [R, 2]."""
     assert trend.units is not None
     draws = np.empty((trend.resamples, 2))
@@ -240,7 +240,9 @@ def _draws_of_units(trend: Unfitted, method: str) -> np.ndarray:
     return draws
 
 
-def _fit(of: Unfitted, slope: float, intercept: float, sorted_weights: np.ndarray, draws: np.ndarray) -> Fit:
+def _fit(
+    of: TrendPoints, slope: float, intercept: float, sorted_weights: np.ndarray, draws: np.ndarray
+) -> Fit:
     draws = draws[np.isfinite(draws).all(1)]
     weights = np.empty_like(sorted_weights)
     weights[of.order] = sorted_weights
@@ -265,7 +267,7 @@ def fit_points(points: Sequence[Point], **settings: Any) -> Fit:
     return found
 
 
-def unfitted_points(points: Sequence[Point], **settings: Any) -> Unfitted:
+def unfitted_points(points: Sequence[Point], **settings: Any) -> TrendPoints:
     """A trend to be fitted to points, by default on the scales of their columns.
 
     Raises:
@@ -346,7 +348,9 @@ def _interval(
     return {"lo": value - lo, "hi": value + hi, "level": of_y["level"], "method": names}
 
 
-def mean_robustness(points: Sequence[Point], baseline: Fit, units: Sequence[str] | None = None) -> Bounded:
+def mean_robustness(
+    points: Sequence[Point], baseline: Fit, units: Sequence[str] | None = None
+) -> BoundedNumber:
     """Mean effective robustness of two or more models, none of which should be in the trend.
 
     Student's t over them (over their units, if given) and the bootstrap over the trend's add up as squares

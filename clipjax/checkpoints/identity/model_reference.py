@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clipjax.errors import DataError, UsageError, unknown_name
-from clipjax.storage.buckets import place
+from clipjax.storage.buckets import as_path
 from clipjax.storage.reading import exists, read_json
 
 TORCH_LIBRARIES = ("open_clip", "timm", "transformers")
@@ -64,7 +64,7 @@ def model_reference(text: str | Path) -> ModelReference:
         return ModelReference("weights", name)
     if name.startswith(f"{_TORCH}:/"):  # which reads as an address
         raise UsageError(f"{name}: name the library, torch:LIBRARY:FOLDER ({', '.join(TORCH_LIBRARIES)})")
-    if exists(place(name)):
+    if exists(as_path(name)):
         return ModelReference("weights", name)
     if name.startswith(f"{_TORCH}:"):
         return _of_torch(name)

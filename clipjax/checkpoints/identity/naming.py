@@ -23,14 +23,14 @@ from clipjax.config import config_dir
 from clipjax.entry_points import cached
 from clipjax.errors import UsageError
 from clipjax.storage.reading import read_csv
-from converters.hub import Resolved
+from converters.hub import LocalCheckpoint
 
 _NOT_ITS_OWN = "-unverified"
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Stated:
+class StatedIdentity:
     """What a user states about weights.
 
     Attributes:
@@ -64,10 +64,10 @@ class Stated:
         return self.facts_of is not None or self.facts is not None
 
 
-NOTHING = Stated()
+NOTHING = StatedIdentity()
 
 
-def identified(card: Card, resolved: Resolved, stated: Stated, fallback: str) -> Card:
+def identified(card: Card, resolved: LocalCheckpoint, stated: StatedIdentity, fallback: str) -> Card:
     """The card of foreign weights, with their own name and facts.
 
     Args:
@@ -86,7 +86,7 @@ def identified(card: Card, resolved: Resolved, stated: Stated, fallback: str) ->
     return restated(card, stated)
 
 
-def restated(card: Card, stated: Stated) -> Card:
+def restated(card: Card, stated: StatedIdentity) -> Card:
     """The card with the name and facts that the user states.
 
     Raises:
@@ -143,7 +143,7 @@ def taken_names() -> frozenset[str]:
     return frozenset(model_ids()) | {row["model"] for row in published}
 
 
-def _is_own(row: str, card: Card, resolved: Resolved) -> bool:
+def _is_own(row: str, card: Card, resolved: LocalCheckpoint) -> bool:
     """Raises DataError if the row's hub repository changed since first seen."""
     assert card.weights is not None
     weights, record = card.weights, registry()[row]
@@ -175,7 +175,7 @@ def _without_facts(card: Card, row: str) -> Card:
     )
 
 
-def _is_known_as(card: Card, stated: Stated) -> bool:
+def _is_known_as(card: Card, stated: StatedIdentity) -> bool:
     """Raises UsageError if nothing may be stated."""
     if card.lineage is not None:
         raise UsageError(
@@ -191,7 +191,7 @@ def _is_known_as(card: Card, stated: Stated) -> bool:
     return True
 
 
-def _with_facts(card: Card, stated: Stated) -> Card:
+def _with_facts(card: Card, stated: StatedIdentity) -> Card:
     unknown = {name: why for name, why in card.unknown.items() if name.split(".")[0] != "facts"}
     if stated.facts is not None:
         return dataclasses.replace(

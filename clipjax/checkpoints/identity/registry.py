@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_args
 
-from clipjax.checkpoints.card import Card, Chat, Preprocess, Source
+from clipjax.checkpoints.card import Card, Chat, Preprocess, WeightsSource
 from clipjax.checkpoints.identity.facts import FACTS, REGISTRY, STATED
 from clipjax.checkpoints.identity.model_reference import TORCH_LIBRARIES
 from clipjax.checkpoints.identity.registry_rows import (
@@ -46,7 +46,7 @@ _FORMS: Mapping[type, tuple[str, str]] = {
 
 
 @dataclass(frozen=True)
-class Subject:
+class RegisteredArch:
     """An architecture and its registered models; parity is recorded for each.
 
     Attributes:
@@ -80,12 +80,12 @@ class Subject:
 
 
 @functools.cache
-def subjects() -> tuple[Subject, ...]:
+def subjects() -> tuple[RegisteredArch, ...]:
     """The architectures of configs/models.csv alone, which are those of the parity record."""
-    by_arch: dict[str, Subject] = {}
+    by_arch: dict[str, RegisteredArch] = {}
     for row in shipped_rows():
         name = f"{row['library_arch']}.{row['tag']}" if row["library"] == "timm" else row["library_arch"]
-        first = by_arch.get(row["arch"]) or Subject(row["arch"], row["library"], {})
+        first = by_arch.get(row["arch"]) or RegisteredArch(row["arch"], row["library"], {})
         by_arch[row["arch"]] = dataclasses.replace(first, rows={**first.rows, row["id"]: name})
     return tuple(by_arch.values())
 
@@ -149,7 +149,7 @@ def model_card(model_id: str) -> Card:
     return Card(
         id=model_id,
         arch=arch,
-        source=Source(
+        source=WeightsSource(
             library=cells["library"],
             arch=row["library_arch"] or None,
             tag=row["tag"] or None,

@@ -12,7 +12,7 @@ from clipjax.errors import UsageError
 
 if TYPE_CHECKING:
     from clipjax.data.cards import Dataset
-    from clipjax.finetune.suites import Suite
+    from clipjax.finetune.suites import FinetuneSuite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class ValidationOptions:
 class SuiteOptions:
     evaluate: Annotated[
         str | None,
-        typer.Option(help="Suite to evaluate the new models on, e.g. robustness; needs --data-root."),
+        typer.Option(help="FinetuneSuite to evaluate the new models on, e.g. robustness; needs --data-root."),
     ] = None
     data_root: Annotated[
         Path | None,
@@ -48,7 +48,7 @@ class SuiteOptions:
             )
         self.read()
 
-    def read(self) -> tuple[Suite, Path] | None:
+    def read(self) -> tuple[FinetuneSuite, Path] | None:
         """The suite and the folder of its data sets, if there is one."""
         from clipjax.finetune.suites import load_suite
 

@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING, Any
 from clipjax.commands.shared.output import print_table, say
 
 if TYPE_CHECKING:
-    from clipjax.commands.finetune.jobs import Job
+    from clipjax.commands.finetune.jobs import FinetuneJob
     from clipjax.finetune.dry_run import FinetunePlan
-    from clipjax.finetune.finetune import Data
+    from clipjax.finetune.finetune import FinetuneData
     from clipjax.finetune.method import Settings
 
 
 def print_plan(
-    jobs: Sequence[Job], data: Data, settings: Settings, loading: Mapping[str, Any], as_json: bool
+    jobs: Sequence[FinetuneJob],
+    data: FinetuneData,
+    settings: Settings,
+    loading: Mapping[str, Any],
+    as_json: bool,
 ) -> None:
     """Reads no weights of registered models, and writes nothing.
 

@@ -10,24 +10,24 @@ import typer
 
 from clipjax.commands.finetune.dry_run import print_plan
 from clipjax.commands.finetune.finetune_options import FinetuneOptions
-from clipjax.commands.finetune.jobs import Job, jobs_of
+from clipjax.commands.finetune.jobs import FinetuneJob, jobs_of
 from clipjax.commands.finetune.summary import list_methods, record_of, show_job
 from clipjax.commands.shared.facts import say_unknown_facts
 from clipjax.commands.shared.output import announce, say
 from clipjax.commands.shared.processes import join
-from clipjax.commands.shared.records import taking
+from clipjax.commands.shared.records import with_options
 from clipjax.errors import ClipjaxError, DataError, counted
 
 if TYPE_CHECKING:
     from clipjax.checkpoints.model import Model
     from clipjax.embeddings.compute import Compute
     from clipjax.finetune.before_after import Change
-    from clipjax.finetune.finetune import Data, Run
+    from clipjax.finetune.finetune import FinetuneData, SeedRun
     from clipjax.finetune.method import Settings
 
 
 def register(app: typer.Typer) -> None:
-    app.command("finetune")(taking(FinetuneOptions, finetune))
+    app.command("finetune")(with_options(FinetuneOptions, finetune))
 
 
 def finetune(options: FinetuneOptions) -> None:
@@ -67,13 +67,13 @@ class _Shared(NamedTuple):
     """What all jobs share; `compute` is for the evaluation."""
 
     options: FinetuneOptions
-    data: Data
+    data: FinetuneData
     settings: Settings
     compute: Compute
     loading: dict[str, Any]
 
 
-def _run_all(jobs: Sequence[Job], shared: _Shared) -> None:
+def _run_all(jobs: Sequence[FinetuneJob], shared: _Shared) -> None:
     """Run every job; if one of several fails, the others still run."""
     import jax
 
@@ -101,7 +101,7 @@ def _run_all(jobs: Sequence[Job], shared: _Shared) -> None:
         )
 
 
-def _run(job: Job, shared: _Shared) -> dict[str, Any]:
+def _run(job: FinetuneJob, shared: _Shared) -> dict[str, Any]:
     """Run the jobs and print what they made. Returns the record for --json."""
     import jax
 
@@ -121,7 +121,7 @@ def _run(job: Job, shared: _Shared) -> dict[str, Any]:
     return record_of(job, runs, changes)
 
 
-def _changes(base: Model, runs: Sequence[Run], job: Job, shared: _Shared) -> Sequence[Change]:
+def _changes(base: Model, runs: Sequence[SeedRun], job: FinetuneJob, shared: _Shared) -> Sequence[Change]:
     from clipjax.finetune.before_after import before_and_after
 
     if (suite := shared.options.suite.read()) is None:

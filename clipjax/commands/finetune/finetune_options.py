@@ -17,13 +17,13 @@ from clipjax.commands.shared.options import (
     JsonOption,
     ModelOption,
 )
-from clipjax.commands.shared.records import From
+from clipjax.commands.shared.records import FieldsOf
 from clipjax.commands.shared.stores import StoreOptions
 from clipjax.embeddings.compute import Compute
 from clipjax.errors import UsageError
 
 if TYPE_CHECKING:
-    from clipjax.finetune.finetune import Data
+    from clipjax.finetune.finetune import FinetuneData
     from clipjax.finetune.method import Settings
 
 SUITE = "suite:"  # how METHOD begins if it is a suite of runs
@@ -50,7 +50,9 @@ class FinetuneOptions:
     data: Annotated[Path | None, typer.Option("--data", help="Root folder of the training images.")] = None
     dataset: Annotated[
         str,
-        typer.Option("--dataset", "-d", help="Data set card of the training images, e.g. imagenet_train."),
+        typer.Option(
+            "--dataset", "-d", help="FinetuneData set card of the training images, e.g. imagenet_train."
+        ),
     ] = "folder"
     out: Annotated[
         Path | None,
@@ -94,7 +96,7 @@ class FinetuneOptions:
         bool, typer.Option("--fsdp", help="Shard trained params and moments over the devices.")
     ] = False
     every: Annotated[int, typer.Option(min=1, help="Steps between resume points.")] = 500
-    how: Annotated[dict[str, Any], From(Compute, "workers")]
+    how: Annotated[dict[str, Any], FieldsOf(Compute, "workers")]
     stores: StoreOptions
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print parameter counts, memory and schedule; train nothing.")
@@ -164,13 +166,13 @@ class FinetuneOptions:
                 "or `all`"
             )
 
-    def read(self) -> Data:
+    def read(self) -> FinetuneData:
         from clipjax.data.cards import load_dataset
-        from clipjax.finetune.finetune import Data
+        from clipjax.finetune.finetune import FinetuneData
 
         assert self.data is not None  # see check
         train = load_dataset(self.dataset, self.data)
-        return Data(train, self.held_out.read(), self.hold_out, self.file_of_shots, self.limit)
+        return FinetuneData(train, self.held_out.read(), self.hold_out, self.file_of_shots, self.limit)
 
     def settings(self, compute: Compute) -> Settings:
         from clipjax.devices.sharding import DP, make_mesh

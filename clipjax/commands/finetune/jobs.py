@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from clipjax.finetune.recipe import Recipe
 
 
-class Job(NamedTuple):
+class FinetuneJob(NamedTuple):
     """One recipe for one model, and the folder to write."""
 
     model: str
@@ -23,18 +23,18 @@ class Job(NamedTuple):
     out: Path
 
 
-def jobs_of(options: FinetuneOptions) -> list[Job]:
-    from clipjax.storage.buckets import place
+def jobs_of(options: FinetuneOptions) -> list[FinetuneJob]:
+    from clipjax.storage.buckets import as_path
 
-    out = place(options.out or Path())
+    out = as_path(options.out or Path())
     if options.runs is not None:
         return _of_suite(options, options.runs, out)
     if options.model is None:
         raise UsageError("say which model: --model ID, hub repository, folder or checkpoint")
-    return [Job(options.model, _recipe(options, options.method, options.recipe), out)]
+    return [FinetuneJob(options.model, _recipe(options, options.method, options.recipe), out)]
 
 
-def _of_suite(options: FinetuneOptions, name: str, out: Path) -> list[Job]:
+def _of_suite(options: FinetuneOptions, name: str, out: Path) -> list[FinetuneJob]:
     from clipjax.finetune.suites import load_suite
 
     refuse_beside(options.method, {"--model": options.model, "--recipe": options.recipe})
@@ -45,7 +45,7 @@ def _of_suite(options: FinetuneOptions, name: str, out: Path) -> list[Job]:
     for each in suite.runs:
         recipe = _recipe(options, None, each.recipe)
         model = each.model.strip("/").replace("/", "_")  # a hub repository, a folder
-        jobs.append(Job(each.model, recipe, out / f"{recipe.name}-{model}"))
+        jobs.append(FinetuneJob(each.model, recipe, out / f"{recipe.name}-{model}"))
     return jobs
 
 

@@ -11,9 +11,9 @@ from clipjax.commands.finetune.changes import print_changes
 from clipjax.commands.shared.output import print_table, say
 
 if TYPE_CHECKING:
-    from clipjax.commands.finetune.jobs import Job
+    from clipjax.commands.finetune.jobs import FinetuneJob
     from clipjax.finetune.before_after import Change
-    from clipjax.finetune.finetune import Run
+    from clipjax.finetune.finetune import SeedRun
 
 
 def list_methods(as_json: bool) -> None:
@@ -37,7 +37,7 @@ def list_methods(as_json: bool) -> None:
     print_table(["method", "title", "recipes"], rows)
 
 
-def show_job(job: Job, runs: Sequence[Run], changes: Sequence[Change]) -> None:
+def show_job(job: FinetuneJob, runs: Sequence[SeedRun], changes: Sequence[Change]) -> None:
     for run in runs:
         chosen = (run.model.card.lineage or {}).get("chosen", {})
         found = "".join(f", {name} = {_rounded(value)}" for name, value in chosen.items())
@@ -55,7 +55,7 @@ def _rounded(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def record_of(job: Job, runs: Sequence[Run], changes: Sequence[Change]) -> dict[str, Any]:
+def record_of(job: FinetuneJob, runs: Sequence[SeedRun], changes: Sequence[Change]) -> dict[str, Any]:
     made = [
         {"seed": run.seed, "model": str(run.folder / "model"), "lineage": run.model.card.lineage}
         for run in runs

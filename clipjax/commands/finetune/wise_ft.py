@@ -17,7 +17,7 @@ from clipjax.commands.shared.exclusions import refuse_without
 from clipjax.commands.shared.names import check_names
 from clipjax.commands.shared.options import JsonOption
 from clipjax.commands.shared.output import say
-from clipjax.commands.shared.records import From, taking
+from clipjax.commands.shared.records import FieldsOf, with_options
 from clipjax.commands.shared.stores import StoreOptions
 from clipjax.embeddings.compute import Compute
 from clipjax.errors import UsageError
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    app.command("wise-ft")(taking(WiseOptions, wise_ft))
+    app.command("wise-ft")(with_options(WiseOptions, wise_ft))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class WiseOptions:
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Name of the new model; default: after TUNED.")
     ] = None
-    how: Annotated[dict[str, Any], From(Compute, "workers")]
+    how: Annotated[dict[str, Any], FieldsOf(Compute, "workers")]
     stores: StoreOptions
     as_json: JsonOption = False
 
@@ -83,9 +83,9 @@ class WiseOptions:
     @property
     def folder(self) -> Path:
         """May be a URL."""
-        from clipjax.storage.buckets import place
+        from clipjax.storage.buckets import as_path
 
-        return place(self.out)
+        return as_path(self.out)
 
     def compute(self) -> Compute:
         return self.stores.compute(**self.how, progress=False)
@@ -130,12 +130,12 @@ def wise_ft(options: WiseOptions) -> None:
 def _refuse_overwriting(target: Path, base: str, tuned: str) -> None:
     """Raises UsageError if `target` is one of the two models, or a model that WiSE-FT did not make."""
     from clipjax.checkpoints.native import is_checkpoint, read_card_file
-    from clipjax.storage.buckets import place
+    from clipjax.storage.buckets import as_path
 
     if not is_checkpoint(target):
         return
     lineage = read_card_file(target).record.get("lineage") or {}
-    ends = {place(each).resolve() for each in (base, tuned)}
+    ends = {as_path(each).resolve() for each in (base, tuned)}
     if target.resolve() in ends or lineage.get("method") != "wise_ft":
         raise UsageError(f"{target} holds a model that WiSE-FT did not make: name another --out")
 

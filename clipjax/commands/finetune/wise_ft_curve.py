@@ -11,7 +11,7 @@ from clipjax.commands.shared.output import announce, print_table, say
 if TYPE_CHECKING:
     from clipjax.checkpoints.model import Model
     from clipjax.embeddings.compute import Compute
-    from clipjax.finetune.suites import Suite
+    from clipjax.finetune.suites import FinetuneSuite
     from clipjax.results.row import Row
 
 
@@ -19,7 +19,7 @@ def measure(
     base: Model,
     tuned: Model,
     alphas: Sequence[float],
-    suite: Suite,
+    suite: FinetuneSuite,
     data_root: Path,
     results: Path,
     compute: Compute,
@@ -37,7 +37,7 @@ def measure(
     return rows
 
 
-def show(rows: Sequence[Row], alphas: Sequence[float], suite: Suite) -> None:
+def show(rows: Sequence[Row], alphas: Sequence[float], suite: FinetuneSuite) -> None:
     """A line for each number of the suite, a column for each alpha."""
     titles = {(each.task, each.metric, each.slice): each.title for each in suite.metrics}
     found: dict[tuple[str, str, str], dict[float, str]] = {}

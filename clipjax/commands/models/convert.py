@@ -13,7 +13,7 @@ from clipjax.commands.shared.facts import FactOptions, say_unknown_classes, say_
 from clipjax.commands.shared.names import check_names
 from clipjax.commands.shared.options import CARD_IDS, NameOption
 from clipjax.commands.shared.output import say
-from clipjax.commands.shared.records import taking
+from clipjax.commands.shared.records import with_options
 from clipjax.evaluation.request import LABEL_SPACES
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    app.command("convert")(taking(ConvertOptions, convert))
+    app.command("convert")(with_options(ConvertOptions, convert))
 
 
 @dataclass(frozen=True, kw_only=True)

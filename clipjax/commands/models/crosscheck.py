@@ -16,7 +16,7 @@ from clipjax.commands.shared.options import (
     NeededModelOption,
 )
 from clipjax.commands.shared.output import print_table, say
-from clipjax.commands.shared.records import From, taking
+from clipjax.commands.shared.records import FieldsOf, with_options
 from clipjax.errors import ClipjaxError, counted
 from clipjax.evaluation.request import Request
 
@@ -27,7 +27,7 @@ SHOWN = 10  # flips printed; the record has all
 
 
 def register(app: typer.Typer) -> None:
-    app.command("crosscheck")(taking(CrosscheckOptions, crosscheck))
+    app.command("crosscheck")(with_options(CrosscheckOptions, crosscheck))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class CrosscheckOptions:
             "`reference` extra). Default: the one that the model's card names."
         ),
     ] = None
-    request: Annotated[Request, From(Request, "dataset", "labels", "prompts")]
+    request: Annotated[Request, FieldsOf(Request, "dataset", "labels", "prompts")]
     card: CardOption = None
     limit: Annotated[int, typer.Option(min=1, help="Compare a seeded random sample of this many images.")] = (
         512

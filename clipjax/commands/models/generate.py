@@ -12,12 +12,12 @@ import typer
 from clipjax.commands.shared.options import JsonOption
 from clipjax.commands.shared.output import say
 from clipjax.commands.shared.processes import say_slow
-from clipjax.commands.shared.records import taking
+from clipjax.commands.shared.records import with_options
 from clipjax.errors import UsageError
 
 
 def register(app: typer.Typer) -> None:
-    app.command("generate")(taking(GenerateOptions, generate))
+    app.command("generate")(with_options(GenerateOptions, generate))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,11 +82,11 @@ def generate(options: GenerateOptions) -> None:
             --precision fast --json
     """
     from clipjax.checkpoints.language import load_language_model
-    from clipjax.storage.buckets import place
+    from clipjax.storage.buckets import as_path
     from clipjax.storage.reading import read_lines
 
     options.check()
-    prompts = [*(options.prompts or []), *(read_lines(place(options.file)) if options.file else [])]
+    prompts = [*(options.prompts or []), *(read_lines(as_path(options.file)) if options.file else [])]
     if not prompts:
         raise UsageError(f"{options.file} has no prompt: write one per line")
     say_slow(options.precision)

@@ -11,11 +11,11 @@ import typer
 from clipjax.commands.shared.exclusions import refuse_beside
 from clipjax.commands.shared.options import JsonOption
 from clipjax.commands.shared.output import print_table, say
-from clipjax.commands.shared.records import taking
+from clipjax.commands.shared.records import with_options
 
 
 def register(app: typer.Typer) -> None:
-    app.command("models")(taking(ModelsOptions, models))
+    app.command("models")(with_options(ModelsOptions, models))
 
 
 @dataclass(frozen=True, kw_only=True)

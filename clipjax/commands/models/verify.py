@@ -13,15 +13,15 @@ from clipjax.commands.shared.exclusions import refuse_beside, refuse_without
 from clipjax.commands.shared.names import check_names
 from clipjax.commands.shared.options import CARD_IDS, JsonOption
 from clipjax.commands.shared.output import announce, say
-from clipjax.commands.shared.records import taking
+from clipjax.commands.shared.records import with_options
 from clipjax.errors import ClipjaxError, UsageError, counted
 
 if TYPE_CHECKING:
-    from clipjax.verification.verify import Report
+    from clipjax.verification.verify import VerificationReport
 
 
 def register(app: typer.Typer) -> None:
-    app.command("verify")(taking(VerifyOptions, verify))
+    app.command("verify")(with_options(VerifyOptions, verify))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +132,7 @@ def _verify_all(options: VerifyOptions) -> None:
         raise ClipjaxError(f"{len(swept.entries)} architectures, not verified: {name} ({problem}){more}")
 
 
-def _in_words(report: Report) -> list[str]:
+def _in_words(report: VerificationReport) -> list[str]:
     """Three lines: what was compared, how near it came, the verdict."""
     reference = " ".join(
         str(report.reference[key]) for key in ("version", "arch") if report.reference.get(key)
@@ -145,7 +145,7 @@ def _in_words(report: Report) -> list[str]:
     ]
 
 
-def _why(report: Report) -> str:
+def _why(report: VerificationReport) -> str:
     return report.problem or f"it differs first at {report.first_difference}"
 
 

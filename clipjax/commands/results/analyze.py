@@ -18,12 +18,12 @@ from clipjax.commands.shared.options import (
     ResultsOptions,
 )
 from clipjax.commands.shared.output import print_table, say
-from clipjax.commands.shared.records import taking
+from clipjax.commands.shared.records import with_options
 from clipjax.commands.shared.result_folder import check_choice, check_models, checked, opened
 from clipjax.errors import ClipjaxError, DataError, UsageError, unknown_name
 
 if TYPE_CHECKING:
-    from clipjax.analysis.figures.figure_set import Done
+    from clipjax.analysis.figures.figure_set import FigureResult
     from clipjax.analysis.figures.numbers import FigureNumbers
     from clipjax.analysis.figures.panels.trends import Trend
     from clipjax.analysis.figures.spec import Panel, Spec
@@ -34,7 +34,7 @@ NAMED = 5  # models named in an error, at most
 
 
 def register(app: typer.Typer) -> None:
-    app.command("analyze")(taking(AnalyzeOptions, analyze))
+    app.command("analyze")(with_options(AnalyzeOptions, analyze))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +123,7 @@ def _rows(options: AnalyzeOptions) -> RowIndex:
 
 def _draw_all(
     specs: Sequence[Spec], index: RowIndex, options: AnalyzeOptions
-) -> tuple[list[Done], list[str]]:
+) -> tuple[list[FigureResult], list[str]]:
     """The figures drawn, and why the others were not."""
     from clipjax.analysis.figures.figure_set import FORMATS
     from clipjax.analysis.figures.figure_set import analyze as draw
@@ -140,7 +140,7 @@ def _draw_all(
     return drawn, refused
 
 
-def _show(drawn: Sequence[Done], options: AnalyzeOptions) -> None:
+def _show(drawn: Sequence[FigureResult], options: AnalyzeOptions) -> None:
     if drawn:
         titles = ["figure", "paper", "panels", "models", "missing rows", "files"]
         print_table(titles, [_line(done) for done in drawn])
@@ -166,7 +166,7 @@ def _about(spec: Spec) -> list[str]:
     return [spec.name, spec.paper, spec.kind, panels, spec.title]
 
 
-def _line(done: Done) -> list[str]:
+def _line(done: FigureResult) -> list[str]:
     spec = done.spec
     panels = f"{done.drawn} of {done.panels}"
     if not done.drawn:
@@ -176,7 +176,7 @@ def _line(done: Done) -> list[str]:
     return [spec.name, spec.paper, panels, str(len(done.models)), _lacking(done), files]
 
 
-def _why_nothing(found: Sequence[Done]) -> str:
+def _why_nothing(found: Sequence[FigureResult]) -> str:
     models = dict.fromkeys(each.model for done in found for each in done.placeless)
     if models:
         named = ", ".join([*list(models)[:NAMED], *(["..."] if len(models) > NAMED else [])])
@@ -186,7 +186,7 @@ def _why_nothing(found: Sequence[Done]) -> str:
     return "it has no row of these figures: `clipjax analyze --list` says what there is"
 
 
-def _lacking(done: Done) -> str:
+def _lacking(done: FigureResult) -> str:
     nowhere = len({each.row for each in done.missing if each.model is None})
     single = len({(each.model, each.row) for each in done.missing if each.model is not None})
     parts = [f"{nowhere} of all models"] * bool(nowhere) + [f"{single} of some models"] * bool(single)
@@ -224,7 +224,7 @@ def _slope(trend: Trend) -> list[str]:
     ]
 
 
-def _list_missing(found: Sequence[Done]) -> None:
+def _list_missing(found: Sequence[FigureResult]) -> None:
     lines = {
         (done.spec.name, each.panel, each.model or "all", each.row): None
         for done in found
@@ -234,7 +234,7 @@ def _list_missing(found: Sequence[Done]) -> None:
     print_table(["figure", "panel", "model", "missing row"], list(lines))
 
 
-def _list_placeless(found: Sequence[Done], *, all_of_them: bool) -> None:
+def _list_placeless(found: Sequence[FigureResult], *, all_of_them: bool) -> None:
     """Models with the rows but in no group: those shown as yours.
 
     The others are listed if asked for, or if their figure shows nothing.
@@ -250,13 +250,13 @@ def _list_placeless(found: Sequence[Done], *, all_of_them: bool) -> None:
         print_table(["figure", "model", "shown as", "why"], list(lines))
 
 
-def _say_parts(found: Sequence[Done]) -> None:
+def _say_parts(found: Sequence[FigureResult]) -> None:
     if lines := [(done.spec.name, *part) for done in found for part in done.parts]:
         say("\nShown, though not of whole data sets:")
         print_table(["figure", "model", "number"], lines)
 
 
-def _say_commands(found: Sequence[Done]) -> None:
+def _say_commands(found: Sequence[FigureResult]) -> None:
     from clipjax.analysis.figures.figure_set import commands
     from clipjax.tasks.task_names import TASKS
 

@@ -20,7 +20,7 @@ from clipjax.commands.shared.options import (
     ResultsOptions,
 )
 from clipjax.commands.shared.output import print_table, say
-from clipjax.commands.shared.records import taking
+from clipjax.commands.shared.records import with_options
 from clipjax.commands.shared.result_folder import check_choice, check_form, checked, emit, opened
 from clipjax.errors import counted
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    app.command("claims")(taking(ClaimsOptions, claims))
+    app.command("claims")(with_options(ClaimsOptions, claims))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import typer
 
 from clipjax.commands.shared.options import JsonOption, MetricOption, ResultsOptions
 from clipjax.commands.shared.output import print_table, say
-from clipjax.commands.shared.records import taking
+from clipjax.commands.shared.records import with_options
 from clipjax.errors import counted, visible
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ Places = dict[str, dict[str, None]]  # data sets by task, in order
 
 
 def register(app: typer.Typer) -> None:
-    app.command("compare")(taking(CompareOptions, compare))
+    app.command("compare")(with_options(CompareOptions, compare))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ def compare(options: CompareOptions) -> None:
         clipjax compare 20260101T120000.000000Z-0a1b2c3d \
             results/20260102T130000.000000Z-4e5f6a7b
     """
-    from clipjax.results.named import runs_named
+    from clipjax.results.stored_runs import runs_named
 
     for name in (options.first, options.second):  # before a library is loaded that computes
         runs_named(name, options.where.path)

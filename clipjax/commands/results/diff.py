@@ -15,7 +15,7 @@ from clipjax.commands.shared.result_folder import check_form, emit, opened
 from clipjax.errors import DataError, UsageError, counted
 
 if TYPE_CHECKING:
-    from clipjax.analysis.diff.differences import Differences, Pair
+    from clipjax.analysis.diff.differences import Differences, RowPair
     from clipjax.analysis.diff.tables import Table
     from clipjax.results.row import Row
 
@@ -110,7 +110,7 @@ def _rows(folder: Path) -> Sequence[Row]:
     return opened(folder).rows(as_recorded=True)
 
 
-def _paired(pairs: Sequence[Pair], first: Path, second: Path) -> tuple[Pair, ...]:
+def _paired(pairs: Sequence[RowPair], first: Path, second: Path) -> tuple[RowPair, ...]:
     """Add the intervals of `clipjax compare` if both runs have a table of the same images."""
     from clipjax.evaluation.compare import compare_runs
     from clipjax.results.row import metric_name

@@ -11,7 +11,7 @@ import typer
 
 from clipjax.commands.shared.options import JsonOption, ResultsOptions
 from clipjax.commands.shared.output import print_table, say
-from clipjax.commands.shared.records import taking
+from clipjax.commands.shared.records import with_options
 from clipjax.commands.shared.result_folder import opened, run_in
 from clipjax.errors import UsageError, unknown_name
 
@@ -29,7 +29,7 @@ KEYS = (
 
 
 def register(app: typer.Typer) -> None:
-    app.command("explain")(taking(ExplainOptions, explain))
+    app.command("explain")(with_options(ExplainOptions, explain))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,24 +17,24 @@ from clipjax.commands.results.table import ScatterOptions, TableOptions, scatter
 from clipjax.commands.shared.exclusions import refuse_beside
 from clipjax.commands.shared.options import ResultsOptions, RunArgument
 from clipjax.commands.shared.output import say
-from clipjax.commands.shared.records import taking
+from clipjax.commands.shared.records import with_options
 from clipjax.commands.shared.result_folder import opened, run_in
 from clipjax.errors import DataError, UsageError
 
 
 def register(root: typer.Typer) -> None:
     app = typer.Typer(help="Result rows: list, compare, merge and export them.", no_args_is_help=True)
-    app.command("list")(taking(ListOptions, list_rows))
-    app.command("show")(taking(ShowOptions, show))
-    app.command("table")(taking(TableOptions, table))
-    app.command("scatter")(taking(ScatterOptions, scatter))
+    app.command("list")(with_options(ListOptions, list_rows))
+    app.command("show")(with_options(ShowOptions, show))
+    app.command("table")(with_options(TableOptions, table))
+    app.command("scatter")(with_options(ScatterOptions, scatter))
     app.command("merge")(merge)
-    app.command("export")(taking(ExportOptions, export))
+    app.command("export")(with_options(ExportOptions, export))
     app.command("import")(import_published)
-    app.command("curation")(taking(CurationOptions, curation))
-    app.command("mce")(taking(MceOptions, mce))
-    app.command("plot")(taking(PlotOptions, plot))
-    app.command("diff")(taking(DiffOptions, diff))
+    app.command("curation")(with_options(CurationOptions, curation))
+    app.command("mce")(with_options(MceOptions, mce))
+    app.command("plot")(with_options(PlotOptions, plot))
+    app.command("diff")(with_options(DiffOptions, diff))
     root.add_typer(app, name="results")
 
 

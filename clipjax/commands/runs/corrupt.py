@@ -12,12 +12,12 @@ import typer
 from clipjax.commands.shared.names import check_names
 from clipjax.commands.shared.options import DatasetOption
 from clipjax.commands.shared.output import say
-from clipjax.commands.shared.records import taking
+from clipjax.commands.shared.records import with_options
 from clipjax.errors import UsageError, counted, unknown_name
 
 
 def register(root: typer.Typer) -> None:
-    root.command("corrupt")(taking(CorruptOptions, corrupt))
+    root.command("corrupt")(with_options(CorruptOptions, corrupt))
 
 
 @dataclass(frozen=True, kw_only=True)

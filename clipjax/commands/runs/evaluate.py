@@ -12,7 +12,7 @@ from clipjax.commands.runs.summary import runs_before, show
 from clipjax.commands.shared.facts import say_unknown_facts
 from clipjax.commands.shared.output import announce, say
 from clipjax.commands.shared.processes import join, say_slow
-from clipjax.commands.shared.records import taking
+from clipjax.commands.shared.records import with_options
 from clipjax.devices import signals
 from clipjax.errors import DataError, counted
 from clipjax.evaluation.request import Request
@@ -20,13 +20,13 @@ from clipjax.evaluation.request import Request
 if TYPE_CHECKING:
     from clipjax.checkpoints.encoder import Encoder
     from clipjax.embeddings.compute import Compute
-    from clipjax.evaluation.plans.execute import Outcome
-    from clipjax.evaluation.plans.item import Item, Job
+    from clipjax.evaluation.plans.execute import ItemOutcome
+    from clipjax.evaluation.plans.item import Item, TaskOnData
     from clipjax.evaluation.rows import Result
 
 
 def register(app: typer.Typer) -> None:
-    app.command("eval")(taking(EvaluateOptions, evaluate))
+    app.command("eval")(with_options(EvaluateOptions, evaluate))
 
 
 def evaluate(options: EvaluateOptions) -> None:
@@ -90,7 +90,7 @@ def _items(options: EvaluateOptions) -> tuple[list[Item], Compute]:
     return items_of(_load(options, request, loading), jobs, request), compute
 
 
-def _jobs(options: EvaluateOptions, request: Request, compute: Compute) -> list[Job]:
+def _jobs(options: EvaluateOptions, request: Request, compute: Compute) -> list[TaskOnData]:
     """The jobs of the data set that the user names, or of each data set below --data-root."""
     if options.data_root is None:
         announce(f"loading {options.model}")
@@ -112,7 +112,7 @@ def _announce(number: int, of: int, item: Item) -> None:
         announce(f"[{number}/{of}] {item.job}")
 
 
-def _note(outcome: Outcome, results: list[Result], failed: list[str]) -> None:
+def _note(outcome: ItemOutcome, results: list[Result], failed: list[str]) -> None:
     """Add a run to the results, or to the failed ones with its error. A single run's error is raised."""
     from clipjax.results.rows import headline
 

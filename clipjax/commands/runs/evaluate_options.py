@@ -19,7 +19,7 @@ from clipjax.commands.shared.options import (
     JsonOption,
     NameOption,
 )
-from clipjax.commands.shared.records import From, field_option
+from clipjax.commands.shared.records import FieldsOf, field_option
 from clipjax.commands.shared.stores import StoreOptions
 from clipjax.embeddings.compute import Compute
 from clipjax.errors import DataError, UsageError
@@ -81,7 +81,7 @@ class EvaluateOptions:
         list[str] | None,
         field_option(Request, "prompts", more="With --data-root it may be repeated."),
     ] = None
-    how: Annotated[dict[str, Any], From(Compute, per_device_batch=64)]
+    how: Annotated[dict[str, Any], FieldsOf(Compute, per_device_batch=64)]
     stores: StoreOptions
     distributed: DistributedOption = False
     results: Annotated[Path, typer.Option(help="Folder for result rows and per-image tables.")] = Path(
@@ -130,10 +130,10 @@ class EvaluateOptions:
             raise UsageError("say which model: --model ID, hub repository, folder or checkpoint")
 
     def _check_predictions(self) -> None:
-        from clipjax.storage.buckets import BucketPath, place
+        from clipjax.storage.buckets import BucketPath, as_path
         from clipjax.storage.reading import exists
 
-        path = None if self.predictions is None else place(self.predictions)
+        path = None if self.predictions is None else as_path(self.predictions)
         if path is not None and not isinstance(path, BucketPath) and not exists(path):
             raise DataError(f"{path} does not exist; give a .parquet, .csv or .npz file")
 

@@ -11,12 +11,12 @@ import typer
 from clipjax.commands.shared.names import check_names
 from clipjax.commands.shared.output import say
 from clipjax.commands.shared.processes import say_slow
-from clipjax.commands.shared.records import From, taking
+from clipjax.commands.shared.records import FieldsOf, with_options
 from clipjax.evaluation.request import Request
 
 
 def register(app: typer.Typer) -> None:
-    app.command("matches")(taking(MatchesOptions, matches))
+    app.command("matches")(with_options(MatchesOptions, matches))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,9 @@ class MatchesOptions:
         typer.Option("--model", "-m", help="Model, as `clipjax eval --model` takes it; may be repeated."),
     ]
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .png, .jpg, .pdf or .svg.")]
-    how: Annotated[dict[str, Any], From(Request, "dataset", "precision", "layers", "attention", "positions")]
+    how: Annotated[
+        dict[str, Any], FieldsOf(Request, "dataset", "precision", "layers", "attention", "positions")
+    ]
     pair: Annotated[
         list[str] | None,
         typer.Option(help="Id of a pair, as in images.parquet; may be repeated. Default: the first pair."),

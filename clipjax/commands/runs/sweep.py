@@ -15,7 +15,7 @@ from clipjax.commands.shared.exclusions import refuse_beside, refuse_without
 from clipjax.commands.shared.options import DistributedOption
 from clipjax.commands.shared.output import announce, print_table, say
 from clipjax.commands.shared.processes import join, say_slow, say_waiting
-from clipjax.commands.shared.records import From, taking
+from clipjax.commands.shared.records import FieldsOf, with_options
 from clipjax.commands.shared.stores import CACHE, StoreOptions
 from clipjax.devices import signals
 from clipjax.embeddings.compute import Compute
@@ -23,14 +23,14 @@ from clipjax.errors import DataError, counted
 from clipjax.options import AUTO
 
 if TYPE_CHECKING:
-    from clipjax.estimates.hours import Machine
-    from clipjax.sweep.execution import Report
+    from clipjax.estimates.hours import MachineRates
+    from clipjax.sweep.execution import SweepReport
     from clipjax.sweep.plan import SweepItem, SweepPlan
     from clipjax.sweep.suite import Suite
 
 
 def register(app: typer.Typer) -> None:
-    app.command("sweep")(taking(SweepOptions, sweep))
+    app.command("sweep")(with_options(SweepOptions, sweep))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class SweepOptions:
     ] = False
     how: Annotated[
         dict[str, Any],
-        From(
+        FieldsOf(
             *(Compute, "per_device_batch", "workers", "params", "keep_maps"),
             per_device_batch=AUTO,
             workers=AUTO,
@@ -218,7 +218,7 @@ def _run(plan: SweepPlan, items: Sequence[SweepItem], compute: Compute, results:
     complete(report, plan)
 
 
-def _show(report: Report, processes: int) -> None:
+def _show(report: SweepReport, processes: int) -> None:
     say(f"{counted(report.runs, 'run')} done now, {report.skipped} before", err=True)
     if processes > 1:
         say(f"of the first of {processes} processes:", err=True)
@@ -238,7 +238,7 @@ def _preview(
     compute: Compute,
     results: Path,
     shards: int,
-    machines: Sequence[Machine],
+    machines: Sequence[MachineRates],
 ) -> None:
     from clipjax.sweep.preview import preview
 

@@ -56,9 +56,9 @@ def say_unknown_classes(card: Card) -> None:
 
 def say_unknown_facts(source: str | Path | None, card: Card | ModelCard) -> None:
     """If foreign weights have no facts, say so on stderr, with the option that helps."""
-    from clipjax.storage.buckets import place
+    from clipjax.storage.buckets import as_path
 
-    if card.facts_origin != "unknown" or (place(source or "") / "card.json").is_file():
+    if card.facts_origin != "unknown" or (as_path(source or "") / "card.json").is_file():
         return
     why = card.unknown.get("facts", "nobody stated them")
     say(

@@ -4,10 +4,10 @@
     class Options:
         model: ModelOption = None
         request: Request             # an option for each field of `Request` that a command line can set
-        how: Annotated[dict[str, Any], From(Compute, "workers", workers="auto")]  # as keywords
+        how: Annotated[dict[str, Any], FieldsOf(Compute, "workers", workers="auto")]  # as keywords
         stores: StoreOptions         # a record whose options several commands have
 
-    app.command("eval")(taking(Options, evaluate))     # calls evaluate(Options(...))
+    app.command("eval")(with_options(Options, evaluate))     # calls evaluate(Options(...))
 
 A record with many options names the panels of its help: `PANELS`, title -> names of its own fields. Options
 of `Request` or `Compute` that it does not name come before these, in the panel that their field states; a
@@ -35,7 +35,7 @@ from clipjax.options import AUTO, Option, by_field, options_of
 R = TypeVar("R")
 
 
-class From:
+class FieldsOf:
     """Fields of `Request` or `Compute` as options of a command.
 
     Args:
@@ -101,7 +101,7 @@ def number_or_auto(text: str, about: Option) -> int | Literal["auto"]:
         raise UsageError(f"{about.flag}: a number of {about.of}, or auto, not {text!r}") from None
 
 
-def taking(record: type[R], run: Callable[[R], None]) -> Callable[..., None]:
+def with_options(record: type[R], run: Callable[[R], None]) -> Callable[..., None]:
     """`run` as typer takes a command: a parameter for each option of `record`, in the order of its panels."""
     titles = getattr(record, "PANELS", {})
     panels = {name: title for title, names in titles.items() for name in names}
@@ -168,11 +168,11 @@ def _panel(parameter: inspect.Parameter) -> str | None:
     return next((each.rich_help_panel for each in get_args(parameter.annotation)[1:]), None)
 
 
-def _source(hint: Any) -> From | None:
+def _source(hint: Any) -> FieldsOf | None:
     """The record of a field's options; None if it is one option, or a record of typer's."""
     if isinstance(hint, type) and dataclasses.is_dataclass(hint) and options_of(hint):
-        return From(hint)
-    return next((each for each in get_args(hint)[1:] if isinstance(each, From)), None)
+        return FieldsOf(hint)
+    return next((each for each in get_args(hint)[1:] if isinstance(each, FieldsOf)), None)
 
 
 def _filled(record: type[R], values: Mapping[str, object]) -> R:
@@ -208,7 +208,7 @@ def _as_written(name: str, hint: Any) -> str:
 
 
 @functools.cache
-def _fields(record: type) -> list[tuple[dataclasses.Field[Any], Any, From | None]]:
+def _fields(record: type) -> list[tuple[dataclasses.Field[Any], Any, FieldsOf | None]]:
     """Each with its annotation, and where its options come from if it is more than one option."""
     hints = get_type_hints(record, include_extras=True)
     return [(field, hints[field.name], _source(hints[field.name])) for field in dataclasses.fields(record)]

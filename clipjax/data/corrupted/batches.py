@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from clipjax.corruptions.corruption import find_corruption
 from clipjax.corruptions.runner import Runner
-from clipjax.data.corrupted.inputs import Inputs, Source
+from clipjax.data.corrupted.inputs import CorruptionInputs, DecodedImage
 from clipjax.data.corrupted.opener import CorruptedOpener
 from clipjax.data.manifest import ChangedError
 from clipjax.data.pixels.preprocess import PixelRecipe, to_pixels
@@ -79,7 +79,7 @@ class CorruptedStack:
 
 
 def corrupt_sources(
-    runner: Runner, ids: Sequence[str], sources: Sequence[Source], inputs: Inputs
+    runner: Runner, ids: Sequence[str], sources: Sequence[DecodedImage], inputs: CorruptionInputs
 ) -> np.ndarray:
     """uint8 [N, 224, 224, 3]. Raises DataError if the corruption's program fails."""
     if not sources:

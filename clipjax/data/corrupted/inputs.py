@@ -25,7 +25,7 @@ SUBSTITUTE = (
 )
 
 
-class Source(NamedTuple):
+class DecodedImage(NamedTuple):
     """One image: pixels uint8 [224, 224, 3], and its own entries of `extra`.
 
     An entry is an array, or the DataError of a file that cannot be used.
@@ -35,7 +35,7 @@ class Source(NamedTuple):
     extra: Mapping[str, Any]
 
 
-class Encoded(NamedTuple):
+class EncodedImage(NamedTuple):
     """The bytes of one image, and of its files by folder: None for an absent one, or why it is unreadable."""
 
     image: bytes
@@ -48,7 +48,7 @@ class Encoded(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Inputs:
+class CorruptionInputs:
     """Where the inputs of corruptions are.
 
     Attributes:
@@ -126,7 +126,7 @@ class Inputs:
                 digests[name] = sha256_bytes(read_bytes(path))
         return digests
 
-    def encoded(self, opener: Opener, row: int, image_id: str, needed: Sequence[str]) -> Encoded:
+    def encoded(self, opener: Opener, row: int, image_id: str, needed: Sequence[str]) -> EncodedImage:
         """The bytes of an image and of its files. Raises DataError naming the image's file."""
         beside: dict[str, bytes | DataError | None] = {}
         for name, folder in self.folders(needed).items():
@@ -135,14 +135,16 @@ class Inputs:
                 beside[name] = read_bytes(path) if is_file(path) else None
             except DataError as error:
                 beside[name] = error
-        return Encoded(opener.open(row), beside)
+        return EncodedImage(opener.open(row), beside)
 
-    def read(self, opener: Opener, row: int, image_id: str, needed: Sequence[str]) -> Source:
+    def read(self, opener: Opener, row: int, image_id: str, needed: Sequence[str]) -> DecodedImage:
         """An image and its entries of `extra`. Raises DataError naming the image's file."""
         encoded = self.encoded(opener, row, image_id, needed)
         return self.decoded(encoded, opener.where(row), image_id, needed)
 
-    def decoded(self, encoded: Encoded, where: str, image_id: str, needed: Sequence[str]) -> Source:
+    def decoded(
+        self, encoded: EncodedImage, where: str, image_id: str, needed: Sequence[str]
+    ) -> DecodedImage:
         """The image and entries of `encoded`; raises as `read`. `where`: the image in messages."""
         with DECODED.waiting() as before:
             image = open_image(encoded.image, where, before=before)
@@ -150,7 +152,7 @@ class Inputs:
                 pixels = to_pixels(image, depths.PREPARATION)
             except DataError as error:
                 raise DataError(f"{where}: {error}; replace or remove it") from None
-        return Source(pixels, self._extra(encoded.beside, image_id, image.size, needed))
+        return DecodedImage(pixels, self._extra(encoded.beside, image_id, image.size, needed))
 
     def _extra(
         self,

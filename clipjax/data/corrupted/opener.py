@@ -21,7 +21,7 @@ import numpy as np
 from clipjax.corruptions.corruption import SEVERITIES, find_corruption, kind_names
 from clipjax.data.corrupted.depth import PREPARATION, DepthKind, file_of
 from clipjax.data.corrupted.frost import frost_pictures
-from clipjax.data.corrupted.inputs import Inputs, Source, needed_of
+from clipjax.data.corrupted.inputs import CorruptionInputs, DecodedImage, needed_of
 from clipjax.data.corrupted.record import in_words, record_of
 from clipjax.data.manifest import Manifest, Opener, Progress, check_content
 from clipjax.errors import DataError, UsageError, unknown_name
@@ -63,14 +63,14 @@ class CorruptionTable:
         if self.severity not in SEVERITIES:
             raise ValueError(f"a severity is one of 1, 2, 3, 4, 5, not {self.severity}")
 
-    def inputs(self, beside: Path) -> Inputs:
+    def inputs(self, beside: Path) -> CorruptionInputs:
         """Raises DataError for a missing folder, or one on a bucket, or unusable pictures of frost."""
         depth, reshading, frost = (
             None if name is None else _folder(beside, name)
             for name in (self.depth, self.reshading, self.frost)
         )
         shared = {} if frost is None else {"frost": frost_pictures(frost, PREPARATION.image_size)}
-        return Inputs(depth, self.depth_kind, reshading, shared)
+        return CorruptionInputs(depth, self.depth_kind, reshading, shared)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -86,7 +86,7 @@ class CorruptedOpener:
     source: Opener
     ids: tuple[str, ...]
     table: CorruptionTable
-    inputs: Inputs
+    inputs: CorruptionInputs
     needed: tuple[str, ...]
     making: str
     contents: np.ndarray | None = None
@@ -98,7 +98,7 @@ class CorruptedOpener:
             "evaluation: write them with `clipjax corrupt` and use the copies"
         )
 
-    def read(self, i: int) -> Source:
+    def read(self, i: int) -> DecodedImage:
         """What the corruption takes.
 
         Raises DataError naming the file that cannot be used, ChangedError for files other than were hashed.

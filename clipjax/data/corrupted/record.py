@@ -7,7 +7,7 @@ from typing import Any
 
 from clipjax.corruptions.corruption import Corruption, constants_of
 from clipjax.data.corrupted.depth import PREPARATION
-from clipjax.data.corrupted.inputs import Inputs
+from clipjax.data.corrupted.inputs import CorruptionInputs
 from clipjax.errors import DataError
 from clipjax.storage.reading import AnyPath, is_file, read_bytes, read_json
 
@@ -16,7 +16,7 @@ _NEEDED = {"corruption": str, "severity": int, "version": int, "seed": int, "for
 _SAID = ("approximate", "convention")
 
 
-def record_of(corruption: Corruption, severity: int, seed: int, inputs: Inputs) -> dict[str, Any]:
+def record_of(corruption: Corruption, severity: int, seed: int, inputs: CorruptionInputs) -> dict[str, Any]:
     """Everything that decides corrupted images besides the files that are read, and what to know of them."""
     return {
         "corruption": corruption.name,

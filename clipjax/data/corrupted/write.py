@@ -25,7 +25,7 @@ from etils import epath
 from clipjax.corruptions.corruption import Corruption, find_corruption
 from clipjax.corruptions.runner import PER_DEVICE
 from clipjax.data.corrupted.batches import corrupt_sources, runner_of, software
-from clipjax.data.corrupted.inputs import Inputs, Source, needed_of
+from clipjax.data.corrupted.inputs import CorruptionInputs, DecodedImage, needed_of
 from clipjax.data.corrupted.opener import refuse_corrupted
 from clipjax.data.corrupted.record import RECORD, record_of
 from clipjax.data.manifest import Manifest
@@ -41,7 +41,7 @@ _JPEG = (".jpg", ".jpeg")
 
 
 @dataclasses.dataclass(frozen=True)
-class Written:
+class CorruptedFolder:
     """One kind at one severity; `skipped` has a sentence for each image left out."""
 
     folder: Path
@@ -55,13 +55,13 @@ def write_corrupted(
     out: Path,
     kinds: Sequence[str],
     severities: Sequence[int],
-    inputs: Inputs,
+    inputs: CorruptionInputs,
     *,
     jpeg_quality: int | None = None,
     seed: int = 0,
     on_error: str = "raise",
     progress: bool = False,
-) -> list[Written]:
+) -> list[CorruptedFolder]:
     """Corrupt every image with every kind at every severity.
 
     Finished folders are kept, begun ones continued. The bytes do not depend on the number of devices, on the
@@ -172,11 +172,11 @@ class _Target:
     def put(self, row: int, data: bytes) -> None:
         LocalFiles().create(epath.Path(self.begun / self.names[row]), data, replace=True)
 
-    def finish(self, rows: int, skipped: dict[int, str]) -> Written:
+    def finish(self, rows: int, skipped: dict[int, str]) -> CorruptedFolder:
         """Makes the folder visible."""
         if exists(self.folder):
             made = read_json(self.folder / RECORD)
-            return Written(self.folder, made["images"], made["images"], tuple(made["skipped"]))
+            return CorruptedFolder(self.folder, made["images"], made["images"], tuple(made["skipped"]))
         reasons = [skipped[row] for row in self.missing()]
         images = len(self.names) - len(reasons)
         if not images:
@@ -185,14 +185,14 @@ class _Target:
         with writing(self.folder):
             put_bytes(self.begun / RECORD, _json(done))
             os.rename(self.begun, self.folder)
-        return Written(self.folder, images, len(self.names) - rows, tuple(reasons))
+        return CorruptedFolder(self.folder, images, len(self.names) - rows, tuple(reasons))
 
 
 def _fill(
     manifest: Manifest,
     targets: Sequence[_Target],
     missing: Sequence[Sequence[int]],
-    inputs: Inputs,
+    inputs: CorruptionInputs,
     jpeg_quality: int | None,
     seed: int,
     skip: bool,
@@ -208,12 +208,12 @@ def _fill(
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for chunk, sources in _chunks(manifest, rows, PER_DEVICE * mesh.size, inputs, needed, pool):
             for target, runner, own, reasons in zip(targets, runners, wanted, skipped):
-                usable: dict[int, Source] = {}
+                usable: dict[int, DecodedImage] = {}
                 for row, source in zip(chunk, sources):
                     if row not in own:
                         continue
                     source = _usable(source, needed_of([target.corruption]))
-                    if isinstance(source, Source):
+                    if isinstance(source, DecodedImage):
                         usable[row] = source
                     elif not skip:
                         raise source
@@ -227,7 +227,7 @@ def _fill(
     return skipped
 
 
-def _usable(source: Source | DataError, needed: Sequence[str]) -> Source | DataError:
+def _usable(source: DecodedImage | DataError, needed: Sequence[str]) -> DecodedImage | DataError:
     """The error of the image or of a needed entry, if there is one."""
     if isinstance(source, DataError):
         return source
@@ -238,13 +238,13 @@ def _chunks(
     manifest: Manifest,
     rows: Sequence[int],
     size: int,
-    inputs: Inputs,
+    inputs: CorruptionInputs,
     needed: Sequence[str],
     pool: ThreadPoolExecutor,
-) -> Iterator[tuple[Sequence[int], list[Source | DataError]]]:
+) -> Iterator[tuple[Sequence[int], list[DecodedImage | DataError]]]:
     """Rows with what was read of each; the next ones are read meanwhile."""
 
-    def read(row: int) -> Source | DataError:
+    def read(row: int) -> DecodedImage | DataError:
         try:
             return inputs.read(manifest.opener, row, manifest.ids[row], needed)
         except DataError as error:
@@ -288,7 +288,7 @@ def _record(
     manifest: Manifest,
     corruption: Corruption,
     severity: int,
-    inputs: Inputs,
+    inputs: CorruptionInputs,
     first: Mapping[str, str | None],
     jpeg_quality: int | None,
     seed: int,

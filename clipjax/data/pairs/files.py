@@ -16,7 +16,7 @@ from clipjax.data.manifest import FileOpener, Manifest, check_content, missing_f
 from clipjax.data.pairs.matching import NORMALISATIONS, Matching
 from clipjax.data.pairs.pair import Pair
 from clipjax.errors import DataError
-from clipjax.storage.buckets import place
+from clipjax.storage.buckets import as_path
 from clipjax.storage.digests import canonical_json, sha256_bytes, sha256_files
 from clipjax.storage.reading import is_file, read_bytes
 
@@ -85,7 +85,7 @@ class FilePairs(abc.ABC):
 
     @functools.cached_property
     def _file_contents(self) -> dict[str, str | None]:
-        root = place(self.root)
+        root = as_path(self.root)
         names = sorted({name for each in self.files for name in each})
         there = [name for name in names if is_file(root / name)]
         content = dict(zip(there, sha256_files([root / name for name in there])))
@@ -121,7 +121,7 @@ class FilePairs(abc.ABC):
 
     def file(self, i: int, name: str) -> epath.Path:
         """A file beside the images of pair i. Raises DataError if it does not exist."""
-        path = epath.Path(place(self.root)) / name
+        path = epath.Path(as_path(self.root)) / name
         if not is_file(path):
             raise DataError(f"{self.where(i)}: {path} does not exist")
         return path
@@ -170,7 +170,7 @@ def manifest_of(pairs: FilePairs, kind: str) -> Manifest:
         known = ", ".join(pairs.columns)
         raise DataError(f"{pairs.root}: the card's [matching] has by = {matching.by!r}; known: {known}")
     named = sorted({name for both in pairs.images for name in both})
-    gone = set(missing_files(epath.Path(place(pairs.root)), named))
+    gone = set(missing_files(epath.Path(as_path(pairs.root)), named))
     if len(gone) == len(named):
         raise DataError(f"{pairs.root} has none of the {len(named)} images of its pairs, such as {named[0]}")
     ids = tuple(name for name in named if name not in gone)

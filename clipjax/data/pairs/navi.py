@@ -28,7 +28,7 @@ from clipjax.data.pairs.pair import Pair
 from clipjax.data.pairs.poses import angle_of
 from clipjax.data.readers.walk import list_folder
 from clipjax.errors import DataError
-from clipjax.storage.buckets import place
+from clipjax.storage.buckets import as_path
 from clipjax.storage.reading import exists, is_dir, is_file, parse_json, read_text
 
 LISTS = "custom_splits/pairwise_pixel_correspondences/pairs-{}.txt"
@@ -107,7 +107,7 @@ def _list_file(root: epath.Path, pairs: str) -> epath.Path:
         path = root / LISTS.format(pairs)
         hint = "give the folder with NAVI's objects and custom_splits, or a file as the option pairs"
     else:
-        path = epath.Path(place(pairs)).expanduser()
+        path = epath.Path(as_path(pairs)).expanduser()
         path = path if path.is_absolute() or "://" in pairs else root / pairs
         hint = f"the option pairs is {' or '.join(OFFICIAL)}, or a file of pairs"
     if not exists(path):
@@ -257,6 +257,6 @@ class NaviPairs(FilePairs):
             image = PurePosixPath(self.images[i][k])
             mask = f"{image.parent.parent}/masks/{image.stem.removeprefix(PREPARED)}.png"
             view = self.views[str(image)]
-            if isinstance(view, View) and is_file(path := epath.Path(place(self.root)) / mask):
+            if isinstance(view, View) and is_file(path := epath.Path(as_path(self.root)) / mask):
                 problems += mask_problem(path, view, self.where(i))
         return problems

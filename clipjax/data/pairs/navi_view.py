@@ -28,7 +28,7 @@ DISPARITY = 655350  # depth in millimetres = DISPARITY / number in the depth pic
 _QUALITY = 75  # the JPEGs of prepared images: Pillow's default
 
 
-class Prepared(NamedTuple):
+class PreparedView(NamedTuple):
     """`pixels` uint8 [S, S, 3], `points` float32 [S, S, 3] in metres, `focal` in pixels of `pixels`."""
 
     pixels: np.ndarray
@@ -66,7 +66,7 @@ class View:
 
     def prepare(
         self, image: PIL.Image.Image, disparity: np.ndarray, side: int, crop: bool, prepared: bool, where: str
-    ) -> Prepared:
+    ) -> PreparedView:
         """Resize the short side to `side`, cut the middle square, and with `crop` the object's box.
 
         Args:
@@ -92,10 +92,12 @@ class View:
         points = unproject(depth, np.array([[focal, 0, side / 2], [0, focal, side / 2], [0, 0, 1]]))
         pixels = np.asarray(image)[np.ix_(rows, columns)]
         if not crop:
-            return Prepared(pixels, points, focal)
+            return PreparedView(pixels, points, focal)
         top, left, length = _box(depth, where)
         rows, columns = (start + _opencv_nearest(length, side) for start in (top, left))
-        return Prepared(pixels[np.ix_(rows, columns)], points[np.ix_(rows, columns)], focal * side / length)
+        return PreparedView(
+            pixels[np.ix_(rows, columns)], points[np.ix_(rows, columns)], focal * side / length
+        )
 
 
 def view_of(record: Mapping[str, Any]) -> View:

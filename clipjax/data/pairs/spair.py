@@ -30,7 +30,7 @@ from clipjax.data.pairs.poses import LARGEST
 from clipjax.data.pixels.preprocess import open_image, to_rgb
 from clipjax.data.readers.walk import list_folder
 from clipjax.errors import DataError
-from clipjax.storage.buckets import place
+from clipjax.storage.buckets import as_path
 from clipjax.storage.reading import is_dir, is_file, parse_json, read_bytes
 
 PAIRS = "PairAnnotation"
@@ -268,7 +268,7 @@ class SpairPairs(FilePairs):
 
     def _check_mask(self, i: int, k: int) -> None:
         image = PurePosixPath(self.images[i][k])
-        path = epath.Path(place(self.root)) / f"Segmentation/{image.parent.name}/{image.stem}.png"
+        path = epath.Path(as_path(self.root)) / f"Segmentation/{image.parent.name}/{image.stem}.png"
         if not is_file(path):
             return
         size = open_image(read_bytes(path), f"{self.where(i)}: {path}").size

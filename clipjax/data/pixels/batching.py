@@ -24,7 +24,7 @@ _BATCHES_AHEAD = 2
 
 
 @dataclasses.dataclass(frozen=True)
-class Skipped:
+class SkippedImage:
     """`reason` names the file."""
 
     row: int
@@ -45,7 +45,7 @@ class Batches(Iterator[Batch]):
         self._iterator = iter(elements)
         self._ids = ids
         self._skip = skip
-        self.skipped: list[Skipped] = []
+        self.skipped: list[SkippedImage] = []
 
     def __next__(self) -> Batch:
         try:
@@ -54,7 +54,7 @@ class Batches(Iterator[Batch]):
             self.close()
             raise
         for row, reason in batch.pop("failed"):
-            skipped = Skipped(row, self._ids[row], reason)
+            skipped = SkippedImage(row, self._ids[row], reason)
             if not self._skip:
                 self.close()
                 raise skipped.error()

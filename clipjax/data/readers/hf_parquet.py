@@ -32,7 +32,7 @@ from clipjax.data.readers.shards import (
     shown,
 )
 from clipjax.errors import DataError
-from clipjax.storage.buckets import BucketError, BucketPath, place
+from clipjax.storage.buckets import BucketError, BucketPath, as_path
 from clipjax.storage.digests import Version, version_of
 from clipjax.storage.parquet import first_line, open_parquet, read_batches
 from clipjax.storage.reading import is_dir, parse_json
@@ -159,7 +159,7 @@ _READING = threading.Lock()
 @functools.lru_cache(maxsize=_GROUPS)
 def _row_group(path: str, version: Version, column: str, group: int) -> pa.ChunkedArray:
     """A replaced file has another `version`, so it is read anew."""
-    batches = read_batches(place(path), [column], [group])
+    batches = read_batches(as_path(path), [column], [group])
     return pa.chunked_array([_leaf(batch.column(0)) for batch in batches])
 
 
@@ -233,7 +233,7 @@ class _Rows:
 
 def _files(root: epath.Path, split: str | None) -> list[Path]:
     files = shard_files(root, PARQUETS, inside=DATA)
-    path = files[0].parent if is_dir(place(root)) else place(root)
+    path = files[0].parent if is_dir(as_path(root)) else as_path(root)
     splits = {file: file.name.partition("-")[0] if "-of-" in file.name else "" for file in files}
     known = sorted(set(splits.values()) - {""})
     if split is not None:

@@ -24,7 +24,7 @@ from clipjax.data.readers.reader import Reader
 from clipjax.data.readers.shards import ShardOpener, digests_of_parts
 from clipjax.data.readers.webdataset import Member, split_name, tar_members
 from clipjax.errors import DataError, counted
-from clipjax.storage.buckets import BucketPath, place
+from clipjax.storage.buckets import BucketPath, as_path
 from clipjax.storage.digests import Version, sha256_json, version_of
 from clipjax.storage.reading import check_regular, is_file, read_json
 
@@ -40,7 +40,7 @@ KINDS = {"webdataset": ".tar", "array_record": ".array_record"}
 
 
 def is_packed(root: str | os.PathLike[str]) -> bool:
-    path = place(root) / MANIFEST
+    path = as_path(root) / MANIFEST
     try:
         if isinstance(path, BucketPath):
             return path.read_range(0, len(_BEGIN)) == _BEGIN
@@ -58,7 +58,7 @@ def read_packed(root: str | os.PathLike[str], label_names: Sequence[str] | None 
     Raises:
         DataError: manifest.json missing or damaged; a shard missing or of another size; other classes.
     """
-    folder = place(root)
+    folder = as_path(root)
     record = read_record(folder)
     names = record["label_names"]
     if label_names is not None and names is not None and list(label_names) != names:

@@ -14,7 +14,7 @@ from etils import epath
 from clipjax.data.manifest import IMAGE_EXTENSIONS, Progress
 from clipjax.data.pixels.limits import check_bytes
 from clipjax.errors import DataError, counted
-from clipjax.storage.buckets import BucketPath, place
+from clipjax.storage.buckets import BucketPath, as_path
 from clipjax.storage.digests import sha256_parts
 from clipjax.storage.reading import check_regular, exists, is_dir, is_file, read_text
 
@@ -61,7 +61,7 @@ def shard_files(root: epath.Path, endings: tuple[str, ...], inside: str | None =
     Raises:
         DataError: no shard; one is missing by the pattern, the names (`-00003-of-00010`) or `nshards.txt`.
     """
-    path = place(root)
+    path = as_path(root)
     if is_dir(path):
         files = _shards_in(path, endings)
         if not files and inside is not None and is_dir(path / inside):
@@ -177,7 +177,7 @@ class ShardOpener:
 
 
 def _read_part(shard: str, offset: int, size: int) -> bytes:
-    if isinstance(path := place(shard), BucketPath):
+    if isinstance(path := as_path(shard), BucketPath):
         return path.read_range(offset, offset + size)
     with open(shard, "rb") as file:
         file.seek(offset)
@@ -199,7 +199,10 @@ def digests_of_parts(
     for k in np.unique(shard):
         rows = np.flatnonzero(shard == k).tolist()
         shard_digests = sha256_parts(
-            place(shards[int(k)]), [parts[row] for row in rows], lambda i, rows=rows: open_(rows[i]), progress
+            as_path(shards[int(k)]),
+            [parts[row] for row in rows],
+            lambda i, rows=rows: open_(rows[i]),
+            progress,
         )
         for row, digest in zip(rows, shard_digests):
             digests[row] = digest

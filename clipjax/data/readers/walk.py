@@ -15,7 +15,7 @@ from clipjax.storage.buckets import BucketPath
 from clipjax.storage.reading import AnyPath, exists, is_dir
 
 
-class Listed(NamedTuple):
+class FolderEntry(NamedTuple):
     """ "other" is a FIFO, a socket or a device; a link has the kind of its target."""
 
     name: str
@@ -23,7 +23,7 @@ class Listed(NamedTuple):
     is_link: bool = False
 
 
-def list_folder(folder: AnyPath) -> list[Listed]:
+def list_folder(folder: AnyPath) -> list[FolderEntry]:
     """Unsorted entries, without hidden ones.
 
     Raises:
@@ -35,7 +35,9 @@ def list_folder(folder: AnyPath) -> list[Listed]:
         raise DataError(f"{folder} is a file, not a folder of images")
     try:
         if isinstance(folder, BucketPath):
-            children = [Listed(each.name, "folder" if each.is_dir() else "file") for each in folder.iterdir()]
+            children = [
+                FolderEntry(each.name, "folder" if each.is_dir() else "file") for each in folder.iterdir()
+            ]
             return [entry for entry in children if not entry.name.startswith(".")]
         with os.scandir(folder) as entries:
             return [_listed(entry) for entry in entries if not entry.name.startswith(".")]
@@ -48,7 +50,7 @@ def folders_in(folder: AnyPath) -> list[str]:
     return sorted(entry.name for entry in list_folder(folder) if entry.kind == "folder")
 
 
-def _listed(entry: os.DirEntry[str]) -> Listed:
+def _listed(entry: os.DirEntry[str]) -> FolderEntry:
     try:
         entry.name.encode()
     except UnicodeEncodeError:
@@ -63,7 +65,7 @@ def _listed(entry: os.DirEntry[str]) -> Listed:
                 f"({error.strerror}): mend or remove the link"
             ) from None
     kind = "folder" if entry.is_dir() else "file" if entry.is_file() else "other"
-    return Listed(entry.name, kind, entry.is_symlink())
+    return FolderEntry(entry.name, kind, entry.is_symlink())
 
 
 class Walk:

@@ -41,7 +41,7 @@ class Member(NamedTuple):
     size: int
 
 
-class Sample(NamedTuple):
+class ShardSample(NamedTuple):
     key: str
     image: Member
     members: dict[str, Member]
@@ -93,7 +93,7 @@ def read_webdataset(
             ids[name] = shard
             members.append(member.name)
             locations.append((k, member.offset, member.size))
-        with Texts(shard) as read:
+        with MemberTexts(shard) as read:
             for sample in samples:
                 if label is not None:
                     raw.append((_label(read, sample, label), read.where(sample)))
@@ -108,7 +108,7 @@ def read_webdataset(
     return Manifest(tuple(ids), opener, labels=labels, columns=columns, label_names=names)
 
 
-def _samples(shard: Path, image: str | None) -> list[Sample]:
+def _samples(shard: Path, image: str | None) -> list[ShardSample]:
     groups: dict[str, dict[str, Member]] = {}
     last = None
     for member in tar_members(shard):
@@ -121,7 +121,7 @@ def _samples(shard: Path, image: str | None) -> list[Sample]:
             raise DataError(f"{shard}: the member {member.name} occurs twice; pack the shard again")
         groups[key][extension] = member
         last = key
-    return [Sample(key, _image(shard, key, members, image), members) for key, members in groups.items()]
+    return [ShardSample(key, _image(shard, key, members, image), members) for key, members in groups.items()]
 
 
 def split_name(name: str) -> tuple[str | None, str]:
@@ -209,23 +209,23 @@ def _member(shard: Path, info: tarfile.TarInfo) -> Member:
     return Member(name, info.offset_data, info.size)
 
 
-class Texts:
+class MemberTexts:
     """Reads a shard's small members: `read(sample, extension)` -> text."""
 
     def __init__(self, shard: Path) -> None:
         self.shard = shard
 
-    def __enter__(self) -> Texts:
+    def __enter__(self) -> MemberTexts:
         self._file = self.shard.open("rb")
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def where(self, sample: Sample) -> str:
+    def where(self, sample: ShardSample) -> str:
         return f"{self.shard}: {sample.key}"
 
-    def __call__(self, sample: Sample, extension: str) -> str:
+    def __call__(self, sample: ShardSample, extension: str) -> str:
         """Raises DataError if the member is missing, too large, or not UTF-8."""
         member = sample.members.get(extension)
         if member is None:
@@ -239,7 +239,7 @@ class Texts:
         return decode_text(self._file.read(member.size), f"{self.where(sample)}: .{extension}")
 
 
-def _label(read: Texts, sample: Sample, label: str) -> Any:
+def _label(read: MemberTexts, sample: ShardSample, label: str) -> Any:
     extension, _, key = label.partition(":")
     text = read(sample, extension).strip()
     if not key:

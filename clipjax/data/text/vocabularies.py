@@ -27,12 +27,12 @@ _MODELS = {
     "unigram": "Unigram",
     "byte_bpe": "BPE",
     "bpe": "BPE",
-}  # `Rules.model` -> its name in a tokenizer.json
+}  # `VocabularyRules.model` -> its name in a tokenizer.json
 _OWN_SPECIALS = 3  # a sentencepiece model's own special tokens come first: unknown, start, end or pad
 
 
 @dataclass(frozen=True)
-class Rules:
+class VocabularyRules:
     """What a vocabulary must hold: one configs/tokenizers/NAME.toml.
 
     Attributes:
@@ -58,16 +58,16 @@ class Rules:
 
 
 @functools.cache
-def rules() -> dict[str, Rules]:
+def rules() -> dict[str, VocabularyRules]:
     return {
         path.stem: _rules(path.stem, read_toml(path))
         for path in sorted((config_dir() / "tokenizers").glob("*.toml"))
     }
 
 
-def _rules(name: str, record: dict[str, Any]) -> Rules:
+def _rules(name: str, record: dict[str, Any]) -> VocabularyRules:
     special = record["special"]
-    return Rules(
+    return VocabularyRules(
         name=name,
         **{
             **record,
@@ -86,7 +86,7 @@ def files_in(folder: Path, names: Sequence[str]) -> tuple[Path, ...] | None:
 
 
 def digest(files: Sequence[Path]) -> str:
-    """SHA-256 of the one file, or of the files' digests in the order of `Rules.files`."""
+    """SHA-256 of the one file, or of the files' digests in the order of `VocabularyRules.files`."""
     digests = sha256_files(files)
     return digests[0] if len(digests) == 1 else sha256_json(digests)
 
@@ -106,7 +106,7 @@ def missing(name: str, sha256: str | None = None) -> DataError:
     )
 
 
-def read_vocabulary(own: Rules, files: Sequence[Path]) -> Callable[[list[str]], list[list[int]]]:
+def read_vocabulary(own: VocabularyRules, files: Sequence[Path]) -> Callable[[list[str]], list[list[int]]]:
     """Cleaned texts -> ids, without start, end and padding.
 
     Raises:
@@ -129,7 +129,7 @@ def read_vocabulary(own: Rules, files: Sequence[Path]) -> Callable[[list[str]], 
     return lambda texts: [e.ids for e in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
 
-def _check(own: Rules, tokenizer: tokenizers.Tokenizer, path: Path) -> None:
+def _check(own: VocabularyRules, tokenizer: tokenizers.Tokenizer, path: Path) -> None:
     size = tokenizer.get_vocab_size()
     if size != own.vocab_size:
         raise DataError(
@@ -143,7 +143,9 @@ def _check(own: Rules, tokenizer: tokenizers.Tokenizer, path: Path) -> None:
 # --- the steps around a vocabulary ---
 
 
-def _unigram(own: Rules, pieces: list[tuple[str, float]], characters: bytes) -> tokenizers.Tokenizer:
+def _unigram(
+    own: VocabularyRules, pieces: list[tuple[str, float]], characters: bytes
+) -> tokenizers.Tokenizer:
     """`characters`: sentencepiece's compiled table of normalisations."""
     tokenizer = tokenizers.Tokenizer(Unigram(pieces, unk_id=own.special["<unk>"], byte_fallback=False))
     if characters:
@@ -172,7 +174,7 @@ def _sentencepiece_bpe(vocabulary: dict[str, int], merges: list[Any]) -> tokeniz
 
 
 def _with_added(
-    own: Rules, tokenizer: tokenizers.Tokenizer, added: dict[str, AddedToken]
+    own: VocabularyRules, tokenizer: tokenizers.Tokenizer, added: dict[str, AddedToken]
 ) -> tokenizers.Tokenizer:
     """Special tokens, and the file's own, are cut out of a text before anything else."""
     special = {token: AddedToken(token, normalized=False, special=True) for token in own.special}
@@ -183,7 +185,7 @@ def _with_added(
 # --- files ---
 
 
-def _from_json(own: Rules, record: dict[str, Any]) -> tokenizers.Tokenizer:
+def _from_json(own: VocabularyRules, record: dict[str, Any]) -> tokenizers.Tokenizer:
     """Reads vocabulary and added tokens; not the steps."""
     if not isinstance(record, dict) or not isinstance(record.get("model"), dict):
         raise ValueError("it has no object 'model'")
@@ -209,7 +211,7 @@ def _added(token: dict[str, Any]) -> AddedToken:
     return AddedToken(token["content"], **{flag: token[flag] for flag in flags})
 
 
-def _from_vocab_and_merges(own: Rules, vocabulary: str, merges: str) -> tokenizers.Tokenizer:
+def _from_vocab_and_merges(own: VocabularyRules, vocabulary: str, merges: str) -> tokenizers.Tokenizer:
     lines = [line for line in merges.split("\n") if line and not line.startswith("#version")]
     tokenizer = _byte_bpe(parse_json(vocabulary, "vocab.json"), [tuple(line.split(" ")) for line in lines])
     return _with_added(own, tokenizer, {})
@@ -224,7 +226,7 @@ def _characters(normalizer: dict[str, Any] | None) -> bytes:
     return b""
 
 
-def _from_sentencepiece(own: Rules, data: bytes) -> tokenizers.Tokenizer:
+def _from_sentencepiece(own: VocabularyRules, data: bytes) -> tokenizers.Tokenizer:
     """Our special tokens replace the file's first pieces."""
     model = parse_model(data)
     pieces = [(piece.text, piece.score) for piece in model.pieces]

@@ -18,7 +18,7 @@ from clipjax.evaluation.request import Request
 from clipjax.evaluation.rows import Result
 from clipjax.evaluation.run import run
 from clipjax.metrics.uncertainty.intervals import wilson
-from clipjax.sweep.suite import Run
+from clipjax.sweep.suite import SuiteRun
 from clipjax.tasks.multiple_choice import TASK, rights
 
 RULE = "parsed"
@@ -28,7 +28,7 @@ CHANCE = 1 / 4
 
 
 @dataclass(frozen=True)
-class Asked:
+class QuestionResults:
     """Results on one data set, of the same lists."""
 
     dataset: str
@@ -59,7 +59,7 @@ def _lowest(result: Result) -> float:
     return interval[0]
 
 
-def ask(plan: Plan, out: Path, results: Sequence[Result], progress: bool) -> list[Asked]:
+def ask(plan: Plan, out: Path, results: Sequence[Result], progress: bool) -> list[QuestionResults]:
     """On every set for which the last model made lists, among `results`; runs what is missing.
 
     Raises:
@@ -73,7 +73,7 @@ def ask(plan: Plan, out: Path, results: Sequence[Result], progress: bool) -> lis
     }
     models = {plan.tower.id: {}, LLAVA: {"steps": STEPS}}
     runs = [
-        Run(TASK.name, (str(out / "models" / model),), (dataset,), (), {"annotations": path, **options})
+        SuiteRun(TASK.name, (str(out / "models" / model),), (dataset,), (), {"annotations": path, **options})
         for model, options in models.items()
         for dataset, path in lists.items()
     ]
@@ -81,7 +81,9 @@ def ask(plan: Plan, out: Path, results: Sequence[Result], progress: bool) -> lis
         (result.rows[0]["model"], result.rows[0]["dataset"]): result for result in swept(out, runs, progress)
     }
     return [
-        Asked(name, answers[plan.tower.id, name], answers[LLAVA, name], _shuffled(out, name, path, plan.seed))
+        QuestionResults(
+            name, answers[plan.tower.id, name], answers[LLAVA, name], _shuffled(out, name, path, plan.seed)
+        )
         for name, path in lists.items()
     ]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from clipjax.checkpoints.card import Card, Chat, Source
+from clipjax.checkpoints.card import Card, Chat, WeightsSource
 from clipjax.checkpoints.load import load_model
 from clipjax.checkpoints.model import Model
-from clipjax.checkpoints.vision_language import Language
+from clipjax.checkpoints.vision_language import LanguageSetup
 from clipjax.data.cards import load_dataset, read_card
 from clipjax.data.manifest import Manifest
 from clipjax.data.pixels.loader import batches
@@ -22,7 +22,7 @@ from clipjax.data.text.image_prompts import ImagePrompt
 from clipjax.data.text.language_tokenizers import load_language_tokenizer
 from clipjax.data.text.vocabularies import digest
 from clipjax.demo.llava.texts import PROMPT, examples, write_tokenizer
-from clipjax.demo.llava.train import Recipe, train
+from clipjax.demo.llava.train import LlavaRecipe, train
 from clipjax.demo.plan import LLAVA, Plan
 from clipjax.models.arch import Arch
 from clipjax.models.language.config import DecoderConfig, LanguageConfig
@@ -50,8 +50,8 @@ def trained(clip: Model, data: Manifest, texts: Path, plan: Plan) -> Model:
     tokenizer = load_language_tokenizer(files[0])
     arch = arch_of(clip.card.arch, tokenizer.vocab_size)
     decoder = Decoder(language_of(arch).decoder)
-    language = Language(tokenizer, ImagePrompt(PROMPT), decoder, image_positions(arch))
-    recipe = Recipe(
+    language = LanguageSetup(tokenizer, ImagePrompt(PROMPT), decoder, image_positions(arch))
+    recipe = LlavaRecipe(
         steps=plan.language_steps, warmup=plan.language_steps // 12, batch_size=plan.language_batch
     )
     seen = data.select(range(plan.language_images))
@@ -106,7 +106,7 @@ def _card(clip: Card, arch: Arch, files: tuple[Path, ...], params: dict) -> Card
     return Card(
         id=LLAVA,
         arch=arch,
-        source=Source(library="clipjax", arch=arch.name, tag=clip.id),
+        source=WeightsSource(library="clipjax", arch=arch.name, tag=clip.id),
         preprocess=clip.preprocess,
         tokenizer=None,
         logit_scale=None,

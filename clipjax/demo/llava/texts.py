@@ -18,7 +18,7 @@ import numpy as np
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
 
-from clipjax.checkpoints.vision_language import Language
+from clipjax.checkpoints.vision_language import LanguageSetup
 from clipjax.data.manifest import Manifest
 from clipjax.data.questions import Question
 from clipjax.demo.world.scenes import BACKGROUNDS, CAPTIONS, COLOURS, SHAPES, TEXTURES
@@ -86,7 +86,7 @@ class Examples(NamedTuple):
 
 
 def examples(
-    language: Language, question: Question, data: Manifest, count: int, rng: np.random.Generator
+    language: LanguageSetup, question: Question, data: Manifest, count: int, rng: np.random.Generator
 ) -> Examples:
     """Random examples about images with labels and captions; every order of options is equally likely."""
     labels, shapes, captions = data.labels, data.label_names, data.columns["caption"]
@@ -115,7 +115,11 @@ def examples(
 
 
 def _questions(
-    language: Language, question: Question, words: np.ndarray, labels: np.ndarray, rng: np.random.Generator
+    language: LanguageSetup,
+    question: Question,
+    words: np.ndarray,
+    labels: np.ndarray,
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """One about each image: ids int32 [N, l], and the weights of each place float32 [l]."""
     n, k = len(labels), len(words)
@@ -141,7 +145,7 @@ def _line(question: Question, letter: str, shape: str) -> str:
     return question.option.replace("{letter}", letter).replace("{option}", shape)
 
 
-def _lines(language: Language, question: Question, words: np.ndarray) -> np.ndarray:
+def _lines(language: LanguageSetup, question: Question, words: np.ndarray) -> np.ndarray:
     """The token of each letter with each shape, int [OPTIONS, K]."""
     shapes, encode = [language.tokenizer.decode([word]) for word in words], language.tokenizer.encode
     return np.array(

@@ -23,7 +23,7 @@ from clipjax.models.param_tree import Params, abstract_tree
 
 
 @dataclass(frozen=True)
-class Recipe:
+class LlavaRecipe:
     steps: int
     warmup: int
     batch_size: int
@@ -42,7 +42,7 @@ class Recipe:
         return optax.join_schedules(parts, [self.warmup, self.steps - fall])
 
 
-def train(arch: Arch, patches: np.ndarray, examples: Examples, recipe: Recipe, seed: int) -> Params:
+def train(arch: Arch, patches: np.ndarray, examples: Examples, recipe: LlavaRecipe, seed: int) -> Params:
     """The params of projector and decoder, from scratch.
 
     Args:
@@ -74,7 +74,7 @@ def initial(arch: Arch, seed: int) -> Params:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _run(arch: Arch, recipe: Recipe, params: Params, patches: jax.Array, batches: Examples) -> Params:
+def _run(arch: Arch, recipe: LlavaRecipe, params: Params, patches: jax.Array, batches: Examples) -> Params:
     rule = optax.adamw(recipe.schedule(), b2=0.98, weight_decay=recipe.weight_decay)
     optimizer = optax.chain(optax.clip_by_global_norm(recipe.clip_norm), rule)
 

@@ -48,7 +48,7 @@ class ImageSet:
     texts: Mapping[str, str] = field(default_factory=dict)
 
 
-class Split(NamedTuple):
+class RenderedSplit(NamedTuple):
     """Equally many of each class in class folders, or random ones."""
 
     name: str
@@ -73,7 +73,7 @@ def rng_of(seed: int, name: str, index: int) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(name.encode()), index])
 
 
-def write_split(root: Path, split: Split, *, seed: int = 0, progress: bool = True) -> Path:
+def write_split(root: Path, split: RenderedSplit, *, seed: int = 0, progress: bool = True) -> Path:
     return write_set(root, split.image_set(seed), seed=seed, progress=progress)
 
 

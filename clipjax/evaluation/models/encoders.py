@@ -7,7 +7,7 @@ from typing import Any
 
 from clipjax.checkpoints.encoder import Encoder
 from clipjax.checkpoints.identity.model_reference import ModelReference, model_reference
-from clipjax.checkpoints.identity.naming import NOTHING, Stated
+from clipjax.checkpoints.identity.naming import NOTHING, StatedIdentity
 from clipjax.checkpoints.load import load_model, open_model
 from clipjax.errors import UsageError
 from clipjax.evaluation.models.functions import model_of_function
@@ -36,10 +36,10 @@ def encoder(model: object, **loading: Any) -> Encoder:
         return encoder_of(load_model(reference.value, **loading))
     stated = {name: value for name, value in loading.items() if name in _STATED and value is not None}
     others = [name for name in loading if name not in (*_PLACES, *_STATED) and loading[name] is not None]
-    return _made(reference, Stated(**stated), others)
+    return _made(reference, StatedIdentity(**stated), others)
 
 
-def opened_encoder(source: str, stated: Stated = NOTHING) -> Encoder:
+def opened_encoder(source: str, stated: StatedIdentity = NOTHING) -> Encoder:
     """Like `encoder`, but weights of clipjax's networks are checked and not loaded (`open_model`)."""
     reference = model_reference(source)
     if reference.kind == "weights":
@@ -47,7 +47,7 @@ def opened_encoder(source: str, stated: Stated = NOTHING) -> Encoder:
     return _made(reference, stated, [])
 
 
-def _made(reference: ModelReference, stated: Stated, others: list[str]) -> Encoder:
+def _made(reference: ModelReference, stated: StatedIdentity, others: list[str]) -> Encoder:
     if reference.kind == "python":
         others += [name for name in _STATED if getattr(stated, name) is not None]
     if others:

@@ -17,7 +17,7 @@ from clipjax.checkpoints.card import LABELS, Preprocess
 from clipjax.checkpoints.encoder import Framework, Image
 from clipjax.checkpoints.identity.facts import STATED, UNKNOWN
 from clipjax.checkpoints.identity.model_reference import ModelReference
-from clipjax.checkpoints.identity.naming import NOTHING, Stated, own_name, taken_names
+from clipjax.checkpoints.identity.naming import NOTHING, StatedIdentity, own_name, taken_names
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.identity.registry_rows import registry
 from clipjax.data.labels import LabelSpace, load_labels
@@ -104,7 +104,7 @@ class TorchModel(OwnModel):
         return _array(data, answer["shape"])
 
 
-def torch_model(reference: ModelReference, stated: Stated = NOTHING) -> TorchModel:
+def torch_model(reference: ModelReference, stated: StatedIdentity = NOTHING) -> TorchModel:
     """Load a model in its process.
 
     Raises:
@@ -178,7 +178,7 @@ def _head(shapes: Sequence[Sequence[int]], data: bytes) -> dict[str, Any]:
     return {"head": {"kernel": kernel, "bias": bias}}
 
 
-def _name(reference: ModelReference, stated: Stated) -> str:
+def _name(reference: ModelReference, stated: StatedIdentity) -> str:
     """The library's name, or the folder's, with the framework before it: its port has the bare one."""
     if stated.name is None:
         folder = Path(reference.value)
@@ -192,7 +192,7 @@ def _name(reference: ModelReference, stated: Stated) -> str:
     return own_name(stated.name)
 
 
-def _with_facts(card: OwnCard, stated: Stated) -> OwnCard:
+def _with_facts(card: OwnCard, stated: StatedIdentity) -> OwnCard:
     if not stated.states_facts:
         unknown = {**card.unknown, "facts": "nobody stated them of a model that PyTorch runs"}
         return dataclasses.replace(card, facts_origin=UNKNOWN, unknown=unknown)

@@ -4,7 +4,7 @@
     items = items_of(model, planned.jobs, Request())
     for outcome in execute(items, Compute(store=Store("store")), "results"): ...
 
-A data set's card names its tasks and its folder (`place`).
+A data set's card names its tasks and its folder (`as_path`).
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from clipjax.embeddings.compute import Compute
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.data_set import dataset_of
 from clipjax.evaluation.kinds.kind import refuse_options, stated
-from clipjax.evaluation.located import Located, cards_below, data_folder, id_card
+from clipjax.evaluation.located import DataFolder, cards_below, data_folder, id_card
 from clipjax.evaluation.parts import id_dataset
-from clipjax.evaluation.plans.item import Job
+from clipjax.evaluation.plans.item import TaskOnData
 from clipjax.evaluation.plans.ready import check_run
 from clipjax.evaluation.request import Request
-from clipjax.storage.buckets import BucketPath, place
+from clipjax.storage.buckets import BucketPath, as_path
 from clipjax.storage.reading import exists
 from clipjax.tasks.collections import collection
 from clipjax.tasks.task import Task, find_task
 
 NAMED = 3  # missing data sets that an error names
-Shared = dict[tuple[str, Path], Located]
+Shared = dict[tuple[str, Path], DataFolder]
 
 
 @dataclass(frozen=True)
 class CollectionPlan:
     """`absent`: the jobs whose data sets are not there; none unless they were asked for."""
 
-    jobs: list[Job]
+    jobs: list[TaskOnData]
     missing: list[str]
-    absent: list[Job] = field(default_factory=list)
+    absent: list[TaskOnData] = field(default_factory=list)
 
 
 def plan(
@@ -75,12 +75,12 @@ def plan(
     chosen = collection(name)
     # First: a wrong name costs nothing.
     sets = [load_prompts(each) for each in prompts or chosen.prompts] or [None]
-    base = Path() if data_root is None else place(data_root).expanduser()
+    base = Path() if data_root is None else as_path(data_root).expanduser()
     jobs, not_there, missing = [], [], _Missing()
     folders, located = folders or {}, cards_below(None if data_root is None else base)
     shared = {} if shared is None else shared
 
-    def is_there(where: Located) -> bool:
+    def is_there(where: DataFolder) -> bool:
         return (data_root is not None or where.card.name in folders) and exists(where.root)
 
     for task in map(find_task, chosen.tasks):
@@ -91,7 +91,7 @@ def plan(
                 continue
             data = _located(data.card, folders.get(data.card.name, data.root), shared)
             id_ = _id_of(base, data.card, folders, shared) if "id" in task.needs else None
-            own = [Job(task.name, data, id_, prompt) for prompt in (sets if repeated else [None])]
+            own = [TaskOnData(task.name, data, id_, prompt) for prompt in (sets if repeated else [None])]
             roots = [where.root for where in (data, id_) if where is not None and not is_there(where)]
             if not roots:
                 jobs += own
@@ -110,7 +110,7 @@ def _is_among(only: Sequence[str], name: str) -> bool:
     return not only or name in only or family in only
 
 
-def _without_tasks(located: Sequence[Located], base: Path, task: str) -> str:
+def _without_tasks(located: Sequence[DataFolder], base: Path, task: str) -> str:
     """Words for the first of the user's cards that no task runs on."""
     cards = [each.card for each in located]
     own = [card for card in cards if card.path is not None and card.path.parent == base]
@@ -118,16 +118,16 @@ def _without_tasks(located: Sequence[Located], base: Path, task: str) -> str:
     return f'; {paths[0]} has no `tasks`: add `tasks = ["{task}"]` to it' if paths else ""
 
 
-def _id_of(base: Path, card: DatasetCard, folders: Mapping[str, Path], shared: Shared) -> Located:
+def _id_of(base: Path, card: DatasetCard, folders: Mapping[str, Path], shared: Shared) -> DataFolder:
     id_set = id_card(card)
     return _located(id_set, folders.get(id_set.name, data_folder(base, id_set)), shared)
 
 
-def _located(card: DatasetCard, root: Path, shared: Shared) -> Located:
-    return shared.setdefault((card.name, root), Located(card, root))
+def _located(card: DatasetCard, root: Path, shared: Shared) -> DataFolder:
+    return shared.setdefault((card.name, root), DataFolder(card, root))
 
 
-def job_of(task: str, request: Request, compute: Compute, results: str | Path | None) -> Job:
+def job_of(task: str, request: Request, compute: Compute, results: str | Path | None) -> TaskOnData:
     """The request's job, with its data read: mistakes are refused before a model is loaded, or downloaded.
 
     Raises UsageError or DataError if the task cannot run, its data cannot be read, or `results` not written.
@@ -140,12 +140,12 @@ def job_of(task: str, request: Request, compute: Compute, results: str | Path | 
     return job
 
 
-def _read(task: Task, request: Request) -> Job:
+def _read(task: Task, request: Request) -> TaskOnData:
     data, prompts = dataset_of(request), request.prompts
     id_data = id_dataset(data.card, request) if "id" in task.needs else None
     if prompts is not None and not isinstance(prompts, PromptSet):
         prompts = load_prompts(prompts)
-    return Job(task.name, Located.of(data), id_data and Located.of(id_data), prompts, alone=True)
+    return TaskOnData(task.name, DataFolder.of(data), id_data and DataFolder.of(id_data), prompts, alone=True)
 
 
 def _refuse_among_classes(request: Request, reader: str, results: str | Path | None) -> None:
@@ -153,7 +153,7 @@ def _refuse_among_classes(request: Request, reader: str, results: str | Path | N
     root = request.dataset if request.root is None else request.root
     if not isinstance(root, str | Path) or results is None or find_reader(reader).layout != CLASS_FOLDERS:
         return
-    images, folder = place(root), place(results)
+    images, folder = as_path(root), as_path(results)
     if isinstance(images, BucketPath) or isinstance(folder, BucketPath):
         return
     if images.resolve() in (folder.resolve(), *folder.resolve().parents):
@@ -171,7 +171,7 @@ class _Missing:
     folders: dict[str, dict[Path, None]] = field(default_factory=dict)
     near: dict[str, str] = field(default_factory=dict)  # families that only lack their in-distribution set
 
-    def add(self, data: Located, task: str, absent: Sequence[Path], id_: Located | None) -> None:
+    def add(self, data: DataFolder, task: str, absent: Sequence[Path], id_: DataFolder | None) -> None:
         family = data.card.name.partition(":")[0]
         self.tasks.setdefault(family, {})[task] = None
         self.folders.setdefault(family, {}).update(dict.fromkeys(absent))

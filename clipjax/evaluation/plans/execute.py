@@ -26,7 +26,7 @@ from clipjax.embeddings.params import dtype_to_load, mesh_to_load
 from clipjax.errors import ClipjaxError, counted, type_and_line
 from clipjax.evaluation.ahead import embed_ahead
 from clipjax.evaluation.plans.item import Item
-from clipjax.evaluation.plans.ready import Done, Ready, file_of, ready, resolved
+from clipjax.evaluation.plans.ready import ResolvedItem, StoredRecipes, file_of, ready, resolved
 from clipjax.evaluation.predictions.scoring import measured_predictions
 from clipjax.evaluation.rows import Result
 from clipjax.evaluation.run import measured
@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ItemOutcome:
     """What became of an item.
 
     Attributes:
@@ -69,10 +69,10 @@ def execute(
     compute: Compute,
     results: str | Path | None = None,
     *,
-    done: Done | None = None,
+    done: StoredRecipes | None = None,
     announce: Callable[[int, int, Item], None] = lambda *_: None,
     catch: type[Exception] = ClipjaxError,
-) -> Iterator[Outcome]:
+) -> Iterator[ItemOutcome]:
     """Run the items; adjacent ones of one model are ordered by their options.
 
     Small data sets are embedded first, in one stream; its cost is in the statistics of the first item that
@@ -101,14 +101,14 @@ def execute(
 class _Runner:
     compute: Compute
     results: str | Path | None
-    done: Done | None
+    done: StoredRecipes | None
     announce: Callable[[int, int, Item], None]
     catch: type[Exception]
     of: int
     number: int = 0
     model: Encoder | None = None
 
-    def found(self, items: Sequence[Item]) -> tuple[list[Ready], list[Outcome]]:
+    def found(self, items: Sequence[Item]) -> tuple[list[ResolvedItem], list[ItemOutcome]]:
         """The items of one model that run, and the outcome of the others."""
         self.model = None  # it leaves the memory before the next one is opened
         chosen = items[0].chosen
@@ -126,18 +126,18 @@ class _Runner:
         passed = [each.item for each, is_known in known if is_known]
         return [each for each, is_known in known if not is_known], [self.passed(passed)] if passed else []
 
-    def passed(self, items: Sequence[Item], error: Exception | None = None) -> Outcome:
+    def passed(self, items: Sequence[Item], error: Exception | None = None) -> ItemOutcome:
         self.number += len(items)
-        return _logged(Outcome(items, error=error, ran=False))
+        return _logged(ItemOutcome(items, error=error, ran=False))
 
-    def known(self, found: Sequence[Ready], done: Done) -> np.ndarray:
+    def known(self, found: Sequence[ResolvedItem], done: StoredRecipes) -> np.ndarray:
         """bool [items]: which have results."""
         with on_all("read the results"):
             done.update()
         known = np.array([done.has_all(each) for each in found])
         return known if jax.process_count() == 1 else np.asarray(multihost_utils.broadcast_one_to_all(known))
 
-    def load(self, found: Sequence[Ready]) -> list[Outcome]:
+    def load(self, found: Sequence[ResolvedItem]) -> list[ItemOutcome]:
         """Load the model of all these; returns their outcome if it cannot be loaded."""
         if not found:
             return []
@@ -152,13 +152,13 @@ class _Runner:
             return [self.passed(items, error)]
         return []
 
-    def ahead(self, part: Sequence[Ready]) -> dict[str, EmbedStats]:
+    def ahead(self, part: Sequence[ResolvedItem]) -> dict[str, EmbedStats]:
         first, subjects = part[0].item, [each.subject for each in part if each.subject is not None]
         if self.model is None or first.job.alone:
             return {}
         return embed_ahead(self.model, subjects, first.request.precisions, first.computed(self.compute))
 
-    def outcome(self, each: Ready, ahead: dict[str, EmbedStats]) -> Outcome:
+    def outcome(self, each: ResolvedItem, ahead: dict[str, EmbedStats]) -> ItemOutcome:
         item, model = each.item, self.model
         self.number += 1
         self.announce(self.number, self.of, item)
@@ -169,13 +169,13 @@ class _Runner:
             else:
                 result = measured(self.settled(each, model), item.computed(self.compute), self.results)
         except (ClipjaxError, self.catch) as error:
-            return _logged(Outcome([item], error=error))
+            return _logged(ItemOutcome([item], error=error))
         for data in filter(None, (item.job.data, item.job.id)):
             if (stats := ahead.pop(data.card.name, None)) is not None:
                 result = replace(result, stats=result.stats.plus(stats))
-        return Outcome([item], result)
+        return ItemOutcome([item], result)
 
-    def settled(self, each: Ready, model: Encoder) -> Ready:
+    def settled(self, each: ResolvedItem, model: Encoder) -> ResolvedItem:
         """The item with the loaded model, on all processes. Raises the item's error."""
         item = each.item
         apart = item.computed(self.compute).store is None
@@ -187,7 +187,7 @@ class _Runner:
             return each.with_model(model)
 
 
-def _logged(outcome: Outcome) -> Outcome:
+def _logged(outcome: ItemOutcome) -> ItemOutcome:
     """Log a foreign error's traceback. The error keeps none: its frames hold the model."""
     error: BaseException | None = outcome.error
     if error is not None and not isinstance(error, ClipjaxError):
@@ -198,8 +198,8 @@ def _logged(outcome: Outcome) -> Outcome:
     return outcome
 
 
-def _of_same_options(visit: Sequence[Ready]) -> list[list[Ready]]:
-    groups: dict[str, list[Ready]] = {}
+def _of_same_options(visit: Sequence[ResolvedItem]) -> list[list[ResolvedItem]]:
+    groups: dict[str, list[ResolvedItem]] = {}
     for each in visit:
         groups.setdefault(each.item.settings, []).append(each)
     return list(groups.values())

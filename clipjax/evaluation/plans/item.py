@@ -14,12 +14,12 @@ import jax.numpy as jnp
 
 from clipjax.checkpoints.card import Card
 from clipjax.checkpoints.encoder import Encoder
-from clipjax.checkpoints.identity.naming import NOTHING, Stated
+from clipjax.checkpoints.identity.naming import NOTHING, StatedIdentity
 from clipjax.checkpoints.model import Model
 from clipjax.data.labels import PromptSet
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.embeddings.compute import Compute
-from clipjax.evaluation.located import Located
+from clipjax.evaluation.located import DataFolder
 from clipjax.evaluation.models.encoders import encoder, opened_encoder
 from clipjax.evaluation.prompts import prompts_name
 from clipjax.evaluation.request import Request
@@ -29,7 +29,7 @@ from clipjax.tasks.task import find_task
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ModelChoice:
     """A model of a plan.
 
     Attributes:
@@ -43,7 +43,7 @@ class Chosen:
     source: str
     model: Encoder | None
     problem: str = ""
-    stated: Stated = NOTHING
+    stated: StatedIdentity = NOTHING
     predictions: str | None = None
     in_memory: bool = False
 
@@ -107,7 +107,7 @@ class Chosen:
 
 
 @dataclass(frozen=True)
-class Job:
+class TaskOnData:
     """A task on one data set.
 
     Attributes:
@@ -118,8 +118,8 @@ class Job:
     """
 
     task: str
-    data: Located
-    id: Located | None
+    data: DataFolder
+    id: DataFolder | None
     prompts: PromptSet | None
     alone: bool = False
 
@@ -163,8 +163,8 @@ class Item:
         changes: fields of `Compute` that it has in place of the caller's.
     """
 
-    chosen: Chosen
-    job: Job
+    chosen: ModelChoice
+    job: TaskOnData
     request: Request = field(default_factory=Request)
     changes: Mapping[str, Any] = field(default_factory=dict)
 
@@ -190,13 +190,13 @@ class Item:
         return dataclasses.replace(compute, **self.changes)
 
 
-def items_of(model: object, jobs: Iterable[Job], request: Request) -> list[Item]:
+def items_of(model: object, jobs: Iterable[TaskOnData], request: Request) -> list[Item]:
     """The jobs by a model in memory. With its own head, jobs that differ only in prompts run once.
 
     Raises as `encoder`.
     """
     made = encoder(model)
-    chosen = Chosen(made.card.id, "", made, in_memory=True)
+    chosen = ModelChoice(made.card.id, "", made, in_memory=True)
     without = dataclasses.replace(request, prompts=None)  # the first of several, which the jobs have
     return [
         Item(chosen, job, request if job.alone else without)
@@ -204,8 +204,8 @@ def items_of(model: object, jobs: Iterable[Job], request: Request) -> list[Item]
     ]
 
 
-def distinct(jobs: Iterable[Job], own_head: bool) -> list[Job]:
-    unique: dict[tuple[str, str, str | None], Job] = {}
+def distinct(jobs: Iterable[TaskOnData], own_head: bool) -> list[TaskOnData]:
+    unique: dict[tuple[str, str, str | None], TaskOnData] = {}
     for job in jobs:
         if own_head and not job.alone and "head" in find_task(job.task).needs:
             job = dataclasses.replace(job, prompts=None)

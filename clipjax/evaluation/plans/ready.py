@@ -29,7 +29,7 @@ from clipjax.heads.adapters.base import adapter_of
 from clipjax.progress import progress_bar
 from clipjax.results.row import COMPARISON, Row
 from clipjax.results.store import ResultStore
-from clipjax.storage.buckets import place
+from clipjax.storage.buckets import as_path
 from clipjax.storage.digests import sha256_json
 from clipjax.tasks.task import Task, find_task, precision_tasks
 
@@ -37,7 +37,7 @@ Recipes = Sequence[Sequence[Mapping[str, Any]]]
 
 
 @dataclass(frozen=True, eq=False)
-class Ready:
+class ResolvedItem:
     """An item with everything about its run that can be found before anything is computed.
 
     Attributes:
@@ -60,7 +60,7 @@ class Ready:
         """Whether the error is one of the model, and so of all its items."""
         return self.error is not None and self.model is None and self.item.chosen.predictions is None
 
-    def with_model(self, model: Encoder) -> Ready:
+    def with_model(self, model: Encoder) -> ResolvedItem:
         """The item with the loaded model in place of the one that was only opened."""
         subject = self.subject
         if subject is not None and model is not self.model:
@@ -68,14 +68,14 @@ class Ready:
         return dataclasses.replace(self, model=model, subject=subject)
 
 
-def resolved(item: Item, model: Encoder, results: str | Path | None) -> Ready:
+def resolved(item: Item, model: Encoder, results: str | Path | None) -> ResolvedItem:
     """Raises UsageError or DataError, before anything is computed."""
     job, request = item.job, item.request
     task = check_run(job.task, request, results)
     kind = kind_of(model, task)
     # First: of several tasks and models, each has the options of those that it is defined for.
     if (reason := kind.not_applicable(model, task)) is not None:
-        return Ready(item, model, reason=reason)
+        return ResolvedItem(item, model, reason=reason)
     check_options(model, task, request)  # refused before any data is read
     adapter_of(model)  # an unknown kind is refused before anything is embedded
     try:
@@ -83,8 +83,8 @@ def resolved(item: Item, model: Encoder, results: str | Path | None) -> Ready:
     except NotApplicableError as error:
         if job.alone:
             raise
-        return Ready(item, model, reason=f"not applicable: {error}")
-    return Ready(item, model, subject)
+        return ResolvedItem(item, model, reason=f"not applicable: {error}")
+    return ResolvedItem(item, model, subject)
 
 
 def check_run(task: str, request: Request, results: str | Path | None) -> Task:
@@ -118,7 +118,7 @@ def ready(
     results: str | Path | None,
     compute: Compute | None = None,
     catch: type[Exception] = ClipjaxError,
-) -> Ready:
+) -> ResolvedItem:
     """Like `resolved`, but an error becomes the item's.
 
     Args:
@@ -127,16 +127,16 @@ def ready(
         catch: other exceptions that are the item's error.
     """
     try:
-        found = Ready(item, None) if model is None else resolved(item, model, results)
+        found = ResolvedItem(item, None) if model is None else resolved(item, model, results)
         if compute is not None:
             recipes = _recipes(found, item.computed(compute), results)
             found = dataclasses.replace(found, recipes=recipes)
     except (ClipjaxError, catch) as error:
-        return Ready(item, model, error=error)
+        return ResolvedItem(item, model, error=error)
     return found
 
 
-def _recipes(found: Ready, compute: Compute, results: str | Path | None) -> Recipes:
+def _recipes(found: ResolvedItem, compute: Compute, results: str | Path | None) -> Recipes:
     item, model, subject = found.item, found.model, found.subject
     job, request = item.job, item.request
     if model is None:
@@ -157,22 +157,22 @@ def file_of(item: Item, results: str | Path | None) -> tuple[Path, Request]:
     job, pattern = item.job, item.chosen.predictions
     assert pattern is not None
     request = dataclasses.replace(job.request(item.request, results), dataset=job.data.card)
-    return place(pattern.format(dataset=job.data.card.name, task=job.task)), request
+    return as_path(pattern.format(dataset=job.data.card.name, task=job.task)), request
 
 
-def all_ready(items: Sequence[Item], results: str | Path, compute: Compute) -> Iterator[Ready]:
+def all_ready(items: Sequence[Item], results: str | Path, compute: Compute) -> Iterator[ResolvedItem]:
     """The items with their recipes, in order; each model is opened once."""
     for _, group in itertools.groupby(items, key=lambda item: id(item.chosen)):
         visit = list(group)
         try:
             model = visit[0].chosen.opened()
         except (ClipjaxError, OSError) as error:
-            yield from (Ready(item, None, error=error) for item in visit)
+            yield from (ResolvedItem(item, None, error=error) for item in visit)
         else:
             yield from (ready(item, model, results, compute) for item in visit)
 
 
-class Done:
+class StoredRecipes:
     """The recipes of a folder's results."""
 
     def __init__(self, root: str | Path) -> None:
@@ -198,7 +198,7 @@ class Done:
         lacks = self._skipped.get(_identity(recipe))
         return lacks is not None and (skip or not lacks)
 
-    def has_all(self, found: Ready) -> bool:
+    def has_all(self, found: ResolvedItem) -> bool:
         """Whether an item has all its results; False if it cannot run, which its run reports."""
         skip = found.item.changes.get("on_error") == "skip"
         there = (any(self.has(recipe, skip=skip) for recipe in those) for those in found.recipes)

@@ -16,7 +16,7 @@ import numpy as np
 from clipjax.data.labels import LabelSpace, load_projection
 from clipjax.errors import DataError
 from clipjax.evaluation.predictions.checks import check_named
-from clipjax.evaluation.predictions.file import Contents, PredictionsFile, check_ids, with_file
+from clipjax.evaluation.predictions.file import PredictionsFile, PredictionTable, check_ids, with_file
 from clipjax.heads.head import identity_head
 from clipjax.storage.reading import check_regular
 from clipjax.tasks.inputs import ImageInputs
@@ -40,7 +40,7 @@ UNREADABLE = (
 )
 
 
-def read_arrays(file: PredictionsFile) -> Contents:
+def read_arrays(file: PredictionsFile) -> PredictionTable:
     arrays = _load_arrays(file.path, file.task.predictions.arrays, file.task.name)
     logits = {
         name: _numbers(file.path, name, values) for name, values in arrays.items() if name.endswith(LOGITS)
@@ -53,7 +53,7 @@ def read_arrays(file: PredictionsFile) -> Contents:
         return _contents(file, arrays | logits)
 
 
-def _contents(file: PredictionsFile, arrays: dict[str, np.ndarray]) -> Contents:
+def _contents(file: PredictionsFile, arrays: dict[str, np.ndarray]) -> PredictionTable:
     if file.task.tells_apart:
         return _two_sides(file, arrays)
     main = _inputs(file, arrays, file.task.predictions.prefix, file.dataset, file.space)
@@ -67,10 +67,12 @@ def _contents(file: PredictionsFile, arrays: dict[str, np.ndarray]) -> Contents:
         main = dataclasses.replace(main, id=main)
     columns = with_file(file.path, {}, lambda: file.task.describe(main))
     id_ids = known.ids if known is not None else None
-    return Contents({"id": list(main.ids), **columns}, main.label_space, main.projection, main.ids, id_ids)
+    return PredictionTable(
+        {"id": list(main.ids), **columns}, main.label_space, main.projection, main.ids, id_ids
+    )
 
 
-def _two_sides(file: PredictionsFile, arrays: dict[str, np.ndarray]) -> Contents:
+def _two_sides(file: PredictionsFile, arrays: dict[str, np.ndarray]) -> PredictionTable:
     """All logits are over the classes of the ID images."""
     path, side, made = file.path, file.task.predictions.prefix, file.task.predictions.of_cosines
     known = _inputs(file, arrays, "id_", "in_distribution", file.columns_of)
@@ -86,7 +88,7 @@ def _two_sides(file: PredictionsFile, arrays: dict[str, np.ndarray]) -> Contents
         both = (_cosines(path, arrays, *each) for each in (("id_", known), (side, main)))
         cosines = np.concatenate(list(both))
         columns |= {name: np.asarray(score(cosines)) for name, score in made.items()}
-    return Contents(columns, known.label_space, None, main.ids, known.ids)
+    return PredictionTable(columns, known.label_space, None, main.ids, known.ids)
 
 
 def _check_sides(path: Path, side: str, known: np.ndarray, others: np.ndarray) -> None:

@@ -9,10 +9,10 @@ from clipjax.data.card_images import missing_of
 from clipjax.data.cards import DatasetCard
 from clipjax.errors import ClipjaxError
 from clipjax.evaluation.located import id_card
-from clipjax.evaluation.predictions.file import Contents, PredictionsFile
+from clipjax.evaluation.predictions.file import PredictionsFile, PredictionTable
 
 
-def shares(file: PredictionsFile, contents: Contents) -> dict[str, Any]:
+def shares(file: PredictionsFile, contents: PredictionTable) -> dict[str, Any]:
     columns, card = contents.columns, file.card
     known, more = _id_card(card) if "id" in file.task.needs else None, 0
     ids: Sequence[str] = columns["id"] if contents.ids is None else contents.ids

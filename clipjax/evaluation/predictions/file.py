@@ -34,7 +34,7 @@ class PredictionsFile:
     card: DatasetCard | None = None
 
 
-class Contents(NamedTuple):
+class PredictionTable(NamedTuple):
     """The contents of a file of predictions.
 
     Attributes:
@@ -51,7 +51,7 @@ class Contents(NamedTuple):
     id_ids: Sequence[str] | None = None
 
 
-Read = Callable[[PredictionsFile], Contents]
+Read = Callable[[PredictionsFile], PredictionTable]
 
 
 def with_file(path: Path, columns: Mapping[str, Any], measure: Callable[[], Any]) -> Any:

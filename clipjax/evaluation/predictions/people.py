@@ -21,7 +21,7 @@ from clipjax.metrics.uncertainty.intervals import student_across
 from clipjax.results.published.references import sources
 from clipjax.results.row import Fields, Row
 from clipjax.results.rows import PEOPLE, validate_rows
-from clipjax.storage.buckets import place
+from clipjax.storage.buckets import as_path
 from clipjax.storage.digests import sha256_files, sha256_json
 from clipjax.storage.reading import is_dir
 from clipjax.tasks.task import find_task
@@ -45,7 +45,7 @@ def people_rows(source: str, path: str | Path) -> list[Row]:
     """
     if source not in people_sources():
         raise UsageError(f"the source {source!r} has no people; known: {', '.join(people_sources())}")
-    record, folder = sources()[source]["people"], place(path)
+    record, folder = sources()[source]["people"], as_path(path)
     files = sorted(folder.glob(record["files"])) if is_dir(folder) else []
     if len(files) < FEWEST:
         raise DataError(

@@ -35,8 +35,8 @@ from clipjax.evaluation.located import annotations_path
 from clipjax.evaluation.predictions.arrays import read_arrays
 from clipjax.evaluation.predictions.counts import shares
 from clipjax.evaluation.predictions.file import (
-    Contents,
     PredictionsFile,
+    PredictionTable,
     Read,
     check_ids,
     check_known,
@@ -48,11 +48,11 @@ from clipjax.evaluation.rows import NO_STATS, NOT_EMBEDDED, Result, finish, from
 from clipjax.metrics.uncertainty.bootstrap import RESAMPLES
 from clipjax.results.provenance import count_compiles
 from clipjax.results.store import ResultStore
-from clipjax.storage.buckets import place
+from clipjax.storage.buckets import as_path
 from clipjax.storage.digests import sha256_files, sha256_json
 from clipjax.storage.reading import check_regular, exists, is_dir, is_file
 from clipjax.tasks.inputs import About
-from clipjax.tasks.task import Outcome, Task, find_task
+from clipjax.tasks.task import Task, TaskResult, find_task
 from clipjax.tasks.task_names import package_of
 
 # Fields about the images and what ran the model, taken from the run beside the table.
@@ -141,7 +141,7 @@ def measured_predictions(
         "wall_time": time.perf_counter() - start,
         "compile_count": compiles.count,
     }
-    return finish(common, Outcome(measures, columns), NO_STATS, results)
+    return finish(common, TaskResult(measures, columns), NO_STATS, results)
 
 
 def predictions_recipe(task: str, file: str | Path, request: Request) -> dict[str, Any]:
@@ -150,8 +150,8 @@ def predictions_recipe(task: str, file: str | Path, request: Request) -> dict[st
     return _recipe(predictions, contents.projection)
 
 
-def _read(task: Task, file: str | Path, request: Request) -> tuple[PredictionsFile, Contents]:
-    path = place(file)
+def _read(task: Task, file: str | Path, request: Request) -> tuple[PredictionsFile, PredictionTable]:
+    path = as_path(file)
     _check_file(path)
     read = _reader(path, task)
     predictions, dataset = _predictions_file(path, task, request), request.dataset
@@ -205,7 +205,7 @@ def _predictions_file(path: Path, task: Task, request: Request) -> PredictionsFi
     notes = None
     if task.load_annotations is not None and (annotations is not None or path.suffix != ".parquet"):
         notes = task.load_annotations(
-            place(annotations) if annotations else None if card is None else annotations_path(card)
+            as_path(annotations) if annotations else None if card is None else annotations_path(card)
         )
     elif annotations is not None:
         raise UsageError(f"the task {task.name!r} takes no annotations: leave them out")

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.predictions.checks import check_table
-from clipjax.evaluation.predictions.file import Contents, PredictionsFile, check_ids, with_file
+from clipjax.evaluation.predictions.file import PredictionsFile, PredictionTable, check_ids, with_file
 from clipjax.storage.parquet import read_columns
 from clipjax.storage.reading import read_csv
 
 
-def read_table(file: PredictionsFile) -> Contents:
+def read_table(file: PredictionsFile) -> PredictionTable:
     columns = read_columns(file.path)
     if "label" in columns and file.space is None:
         raise UsageError(f"{file.path}: say what its labels are: dataset=CARD or labels=NAME (or a CSV file)")
     size = len(next(iter(columns.values()), []))
     columns = {"id": [f"{row:08d}" for row in range(size)], **columns}
-    return Contents(check_table(file, columns), file.space)
+    return PredictionTable(check_table(file, columns), file.space)
 
 
-def read_csv_table(file: PredictionsFile) -> Contents:
+def read_csv_table(file: PredictionsFile) -> PredictionTable:
     path, form = file.path, file.task.predictions.csv
     assert form is not None
     rows = read_csv(path)
@@ -35,4 +35,4 @@ def read_csv_table(file: PredictionsFile) -> Contents:
     if form.join is not None:
         join, read = form.join, columns
         columns = {"id": columns["id"], **with_file(path, {}, lambda: join(read, file.about))}
-    return Contents(columns, file.space)
+    return PredictionTable(columns, file.space)

@@ -2,7 +2,7 @@
 
 Source: Zhang et al. 2022 (ECCV, arXiv 2207.09519); gaopengcuhk/Tip-Adapter d0e2d6f, `main_imagenet.py` and
 `utils.py`. A key is the mean of the unnormalised features of an image's augmented views, brought to unit
-norm. Logits: `clipjax.heads.head.Cache`.
+norm. Logits: `clipjax.heads.head.CacheModel`.
 
 Options:
     views: augmented passes over the training images; 0, or no augmentation: one unaugmented pass.

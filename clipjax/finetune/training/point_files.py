@@ -20,7 +20,7 @@ from clipjax.storage.writing import write_bytes
 SIZES = "sizes.json"
 
 
-class Contents(NamedTuple):
+class FileRecord(NamedTuple):
     size: int
     sha256: str
 
@@ -37,13 +37,13 @@ def write_contents(folder: Path) -> None:
     write_bytes(folder / SIZES, json.dumps(contents).encode())
 
 
-def read_contents(folder: Path) -> dict[str, Contents]:
+def read_contents(folder: Path) -> dict[str, FileRecord]:
     """The record of `write_contents`. Raises DataError if missing or damaged."""
     contents = {}
     for name, entry in read_json(folder / SIZES).items():
         if not isinstance(entry, dict) or entry.keys() != {"bytes", "sha256"}:
             raise DataError(f"{folder / SIZES} is damaged at {name!r}")
-        contents[name] = Contents(entry["bytes"], entry["sha256"])
+        contents[name] = FileRecord(entry["bytes"], entry["sha256"])
     return contents
 
 

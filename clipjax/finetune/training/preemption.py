@@ -30,7 +30,7 @@ class Preemption:
     def __init__(self) -> None:
         alone = jax.process_count() == 1
         numbers = tuple(signals.EXIT_CODES) if alone else (signal.SIGTERM,)
-        self._signals = signals.Held(numbers, install=alone)
+        self._signals = signals.DeferredSignals(numbers, install=alone)
 
     def __enter__(self) -> Preemption:
         self._signals.__enter__()

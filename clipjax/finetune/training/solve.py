@@ -26,11 +26,11 @@ from clipjax.finetune.training.step import (
     make_step,
     state_shardings,
 )
-from clipjax.finetune.training.trees import Params, Parts, flatten, merge, split
+from clipjax.finetune.training.trees import ParamGroups, Params, flatten, merge, split
 from clipjax.storage.digests import sha256_json
 
 
-class Trained(NamedTuple):
+class TrainingResult(NamedTuple):
     """All params, and {"epoch", "epoch_accuracy", "epoch_accuracies"} or {}.
 
     Trained leaves and statistics are on the host.
@@ -40,7 +40,7 @@ class Trained(NamedTuple):
     chosen: Mapping[str, Any]
 
 
-def train(problem: Problem, setup: Setup, name: str = "train") -> Trained:
+def train(problem: Problem, setup: Setup, name: str = "train") -> TrainingResult:
     """Train a problem by its recipe; `name` is this phase's line on stderr and sub-folder.
 
     Raises:
@@ -50,7 +50,7 @@ def train(problem: Problem, setup: Setup, name: str = "train") -> Trained:
         Interrupted: the same call continues.
     """
     if problem.steps == 0:
-        return Trained(problem.params, {})
+        return TrainingResult(problem.params, {})
     recipe, settings = setup.recipe, setup.settings
     _check_batch(problem, setup)
     folder = None if settings.folder is None else settings.folder / name
@@ -82,13 +82,13 @@ def train(problem: Problem, setup: Setup, name: str = "train") -> Trained:
         ids=setup.train.manifest.ids,
     )
     if epochs is None:
-        return Trained(merge(parts.frozen, fetch(state.statistics), fetch(state.params)), {})
+        return TrainingResult(merge(parts.frozen, fetch(state.statistics), fetch(state.params)), {})
     del state, step, initial
     assert problem.accuracy is not None
-    return Trained(*epochs.best(parts.frozen, problem.accuracy, setup.validation))
+    return TrainingResult(*epochs.best(parts.frozen, problem.accuracy, setup.validation))
 
 
-def _step(problem: Problem, setup: Setup, parts: Parts) -> tuple[Step, Callable[[], TrainState]]:
+def _step(problem: Problem, setup: Setup, parts: ParamGroups) -> tuple[Step, Callable[[], TrainState]]:
     """The compiled step, and what makes the state before the first one."""
     recipe, settings = setup.recipe, setup.settings
     rate = recipe.schedule.of(recipe.optimizer.learning_rate, problem.steps, recipe.epochs)

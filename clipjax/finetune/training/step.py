@@ -27,7 +27,7 @@ from clipjax.devices.sharding import (
     state_sharding,
 )
 from clipjax.errors import UsageError
-from clipjax.finetune.training.trees import Params, Parts, merge
+from clipjax.finetune.training.trees import ParamGroups, Params, merge
 
 Metrics = dict[str, Array]
 Batch = dict[str, Array]
@@ -77,7 +77,9 @@ def check_batch(size: int, mesh: Mesh, images: int, accumulate: int = 1) -> None
         )
 
 
-def state_shardings(parts: Parts, tx: optax.GradientTransformation, mesh: Mesh, rules: Rules) -> TrainState:
+def state_shardings(
+    parts: ParamGroups, tx: optax.GradientTransformation, mesh: Mesh, rules: Rules
+) -> TrainState:
     """A NamedSharding for each leaf; `parts` may be abstract."""
     shardings = params_sharding(parts.trained, mesh, rules)
     everywhere = replicated(mesh)
@@ -87,7 +89,7 @@ def state_shardings(parts: Parts, tx: optax.GradientTransformation, mesh: Mesh, 
 
 
 def init_state(
-    parts: Parts, tx: optax.GradientTransformation, shardings: TrainState, seed: int
+    parts: ParamGroups, tx: optax.GradientTransformation, shardings: TrainState, seed: int
 ) -> TrainState:
     """The initial state, on the mesh; a copy, so donating it leaves `parts` alone."""
     placed, statistics = (
@@ -103,7 +105,7 @@ def init_state(
     return TrainState(put(jnp.int32(0), shardings.step), placed, statistics, opt_state, key)
 
 
-def abstract_state(parts: Parts, tx: optax.GradientTransformation, shardings: TrainState) -> TrainState:
+def abstract_state(parts: ParamGroups, tx: optax.GradientTransformation, shardings: TrainState) -> TrainState:
     """`init_state`'s shapes as `jax.ShapeDtypeStruct`; `parts` may be abstract."""
     key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
     step, moments = jax.ShapeDtypeStruct((), jnp.int32), jax.eval_shape(tx.init, parts.trained)

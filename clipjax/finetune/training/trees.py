@@ -16,7 +16,7 @@ Params = dict[str, Any]
 STATISTICS = ("mean", "var")
 
 
-class Parts(NamedTuple):
+class ParamGroups(NamedTuple):
     """Each leaf is in exactly one part; `statistics` are BatchNorm's running ones, if updated."""
 
     trained: Params
@@ -37,7 +37,7 @@ def is_statistic(path: str) -> bool:
     return path.rsplit("/", 1)[-1] in STATISTICS
 
 
-def split(params: Params, trained: Callable[[str], bool], *, update_statistics: bool) -> Parts:
+def split(params: Params, trained: Callable[[str], bool], *, update_statistics: bool) -> ParamGroups:
     """`trained` tells whether the leaf at a path is trained.
 
     Without `update_statistics`, trained BatchNorms' statistics are frozen.
@@ -48,7 +48,7 @@ def split(params: Params, trained: Callable[[str], bool], *, update_statistics: 
         if kind == 0 and is_statistic(path):
             kind = 1 if update_statistics else 2
         parts[kind][path] = leaf
-    return Parts(*map(nest, parts))
+    return ParamGroups(*map(nest, parts))
 
 
 def merge(*parts: Mapping[str, Any]) -> Params:

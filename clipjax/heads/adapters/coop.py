@@ -34,7 +34,7 @@ from clipjax.progress import progress_bar
 Position = Literal["end", "middle", "front"]
 
 
-class Prompts(NamedTuple):
+class ContextPrompts(NamedTuple):
     """Class prompts with room for a context.
 
     Attributes:
@@ -53,13 +53,17 @@ class Prompts(NamedTuple):
     positions: Int32[np.ndarray | Array, " K"]
     shared: int
 
-    def rows(self, rows: Int[np.ndarray, " R"]) -> Prompts:
+    def rows(self, rows: Int[np.ndarray, " R"]) -> ContextPrompts:
         """The prompts of some classes, cut after the longest."""
         length = self.positions[rows].max() + 1
-        return Prompts(self.ids[rows, :length], self.slots[rows, :length], self.positions[rows], self.shared)
+        return ContextPrompts(
+            self.ids[rows, :length], self.slots[rows, :length], self.positions[rows], self.shared
+        )
 
 
-def class_prompts(model: Encoder, names: Sequence[str], size: int, position: str, *, csc: bool) -> Prompts:
+def class_prompts(
+    model: Encoder, names: Sequence[str], size: int, position: str, *, csc: bool
+) -> ContextPrompts:
     """Prompts around a context of `size` vectors; with `csc` each class has its own context.
 
     An underscore in a name becomes a space.
@@ -109,20 +113,22 @@ def _arrange(tokens: int, name: int, size: int, position: str) -> list[tuple[int
     return vectors[:before] + body[:name] + vectors[before:] + body[name:]
 
 
-def _cut(ids: Int32[np.ndarray, "K L"], slots: Int32[np.ndarray, "K L"], tower: Any, csc: bool) -> Prompts:
+def _cut(
+    ids: Int32[np.ndarray, "K L"], slots: Int32[np.ndarray, "K L"], tower: Any, csc: bool
+) -> ContextPrompts:
     reach = tower.reach(ids)
     ids, slots = ids[:, : reach.max()], slots[:, : reach.max()]
     if tower.min_length > 1:  # all tokens see each other
-        return Prompts(ids, slots, reach - 1, 0)
+        return ContextPrompts(ids, slots, reach - 1, 0)
     # Leading columns that all prompts share run once.
     same = (ids == ids[0]).all(axis=0) & (slots == slots[0]).all(axis=0)
     if csc:
         same &= (slots < 0).all(axis=0)
     shared = int(np.argmin(np.append(same, False)))
-    return Prompts(ids, slots, reach - 1, min(shared, int(reach.min()) - 1))
+    return ContextPrompts(ids, slots, reach - 1, min(shared, int(reach.min()) - 1))
 
 
-def by_length(prompts: Prompts, least: int) -> list[Int[np.ndarray, " R"]]:
+def by_length(prompts: ContextPrompts, least: int) -> list[Int[np.ndarray, " R"]]:
     """Rows of prompts in one to three groups of similar length; a further group must save `least` tokens.
 
     A group is as long as its longest prompt: ImageNet keeps a third of the tokens. Each is one more pass to
@@ -145,7 +151,7 @@ def by_length(prompts: Prompts, least: int) -> list[Int[np.ndarray, " R"]]:
 def class_features(
     network: Network,
     params: Mapping[str, Any],
-    prompts: Prompts,
+    prompts: ContextPrompts,
     context: Float32[Array, "*C M D"],
     *,
     precision: Precision,
@@ -315,7 +321,7 @@ def _problem(context: np.ndarray, facts: Mapping[str, Any]) -> str | None:
 
 def _embed(
     model: Encoder,
-    prompts: Prompts,
+    prompts: ContextPrompts,
     context: Float32[np.ndarray, "*C M D"],
     precision: Precision,
     labels: LabelSpace,
@@ -357,7 +363,7 @@ def _encoder(network: Network, precision: Precision, shared: int) -> Callable[..
         slots: Int32[Array, "K L"],
         positions: Int32[Array, " K"],
     ) -> Float32[Array, "K E"]:
-        prompts = Prompts(ids, slots, positions, shared)
+        prompts = ContextPrompts(ids, slots, positions, shared)
         return unit_norm(class_features(network, params, prompts, context, precision=precision))
 
     return jax.jit(encode, compiler_options=network.compiler_options("text"))

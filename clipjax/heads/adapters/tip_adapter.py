@@ -1,7 +1,7 @@
 """Tip-Adapter: a cache of training images beside the zero-shot head.
 
 Source: Zhang et al. 2022 (ECCV, arXiv 2207.09519); gaopengcuhk/Tip-Adapter d0e2d6f, `main_imagenet.py`.
-Logits: `clipjax.heads.head.Cache`.
+Logits: `clipjax.heads.head.CacheModel`.
 alpha is the paper's residual ratio, beta its sharpness (the reference's first release swapped the names:
 its issue 4). An alpha has meaning only beside its scale: the model's own, mostly 100, which the reference
 always takes.
@@ -24,14 +24,14 @@ from clipjax.checkpoints.encoder import Encoder
 from clipjax.data.labels import LabelSpace, PromptSet, load_prompts
 from clipjax.errors import DataError, UsageError
 from clipjax.heads.build import zeroshot_head
-from clipjax.heads.head import Cache, Head
+from clipjax.heads.head import CacheModel, Head
 
 _FACTS = {"alpha", "beta", "trained", "prompts", "classes"}
 
 
 @dataclass(frozen=True, eq=False)
 class TipAdapter:
-    """A cache of training images (`clipjax.heads.head.Cache`).
+    """A cache of training images (`clipjax.heads.head.CacheModel`).
 
     Attributes:
         keys: float32 [D, N], of unit norm unless `trained`.
@@ -155,7 +155,9 @@ def with_cache(
     alpha: float,
     beta: float,
 ) -> Head:
-    cache = Cache(jnp.asarray(keys, jnp.float32), jnp.asarray(values, jnp.int32), float(alpha), float(beta))
+    cache = CacheModel(
+        jnp.asarray(keys, jnp.float32), jnp.asarray(values, jnp.int32), float(alpha), float(beta)
+    )
     return dataclasses.replace(head, cache=cache)
 
 

@@ -21,7 +21,7 @@ from clipjax.models.param_tree import Params
 from clipjax.models.precision import DTYPE, MATMUL, Precision
 
 
-class Generated(NamedTuple):
+class Generation(NamedTuple):
     """Answers.
 
     ids: int32 [B, steps]; the last of a row may be a stop id, and -1 follows it.
@@ -109,11 +109,11 @@ def generate(
     precision: Precision,
     temperature: float = 0.0,
     keys: Array | None = None,
-) -> Generated:
+) -> Generation:
     """Continues prompts; arguments as `prefill` and `continued`."""
     first, cache = prefill(decoder, params, embedded, valid, steps, precision=precision)
     options = {"steps": steps, "stop": stop, "precision": precision, "temperature": temperature}
-    return Generated(continued(decoder, params, first, cache, **options, keys=keys), first)
+    return Generation(continued(decoder, params, first, cache, **options, keys=keys), first)
 
 
 @functools.partial(jax.jit, static_argnames=_GENERATE)
@@ -129,7 +129,7 @@ def continued(
     temperature: float = 0.0,
     keys: Array | None = None,
 ) -> Int32[Array, "B steps"]:
-    """The ids after a cache, see `Generated`. Ends when all rows have.
+    """The ids after a cache, see `Generation`. Ends when all rows have.
 
     Args:
         first: the logits after the cache.

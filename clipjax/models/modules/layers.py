@@ -21,12 +21,12 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.nn.initializers import Initializer, zeros
 from jaxtyping import Float
 
-from clipjax.models.apart import each_block, is_apart
 from clipjax.models.chunks import is_small
 from clipjax.models.cut import whole
 from clipjax.models.modules.attention import KEPT, Visible, attend, fast_on_tpu, trains_on_tpu
 from clipjax.models.modules.initializers import uniform, variance_scaling
 from clipjax.models.training import INFERENCE, PRODUCT, Mode, statistics
+from clipjax.models.unstacked import each_block, is_unstacked
 
 # U(-1/sqrt(fan_in), 1/sqrt(fan_in)): the default of torch.nn.Linear and Conv2d, for weights.
 torch_uniform: Initializer = variance_scaling(1 / 3, "fan_in", "uniform")
@@ -264,13 +264,13 @@ def stack(make: Callable[[nnx.Rngs], M], depth: int, rngs: nnx.Rngs) -> M:
 def scan(blocks: Any, x: Array, *shared: Any, mode: Mode, capture: bool) -> tuple[Array, Array | None]:
     """Applies stacked modules in turn, all with `shared`; compile time does not depend on the depth.
 
-    Two kinds are written out, and do take longer to compile: modules that were taken apart
-    (`clipjax.models.apart`), and BatchNorm's blocks in a CPU's training steps. The latter keep whole maps for
-    the backward pass, which a loop would copy into stacks and out of them (15 % of RN50's step).
+    Two kinds are written out, and do take longer to compile: modules that were unstacked
+    (`clipjax.models.unstacked`), and BatchNorm's blocks in a CPU's training steps. The latter keep whole maps
+    for the backward pass, which a loop would copy into stacks and out of them (15 % of RN50's step).
 
     Returns: the last output; if `capture`, all outputs on a new leading axis.
     """
-    if any(map(is_apart, jax.tree.leaves(blocks, is_leaf=is_apart))):
+    if any(map(is_unstacked, jax.tree.leaves(blocks, is_leaf=is_unstacked))):
         written_out = []
         for block in each_block(blocks):
             x, _ = _called(block, x, *shared, mode=mode, loop=False)

@@ -36,7 +36,7 @@ QUICKGELU = "-quickgelu"
 Name = tuple[str, ...]
 
 
-class Number(NamedTuple):
+class PublishedNumber(NamedTuple):
     """A published number. `n`: images of a proportion, if known. `facts`: None for a registered model."""
 
     score: Score
@@ -63,7 +63,7 @@ def read_published(source: str, path: str | Path) -> list[Score]:
     ]
 
 
-def read_numbers(source: str, path: str | Path, *, registered: bool = False) -> list[Number]:
+def read_numbers(source: str, path: str | Path, *, registered: bool = False) -> list[PublishedNumber]:
     """All numbers of a source: registered models in the registry's order, then others in file order.
 
     An unregistered model is called SOURCE:NAME, e.g. `timm:resnet50.a1_in1k@288px`.
@@ -201,7 +201,7 @@ def _all_columns(source: str, table: _Table) -> list[_Column]:
 
 
 class _Model(NamedTuple):
-    """Its first listed name counts; facts as in `Number`.
+    """Its first listed name counts; facts as in `PublishedNumber`.
 
     `convention` and `note` add to those of its columns.
     """
@@ -286,7 +286,7 @@ def _sizes(values: Mapping[str, Any]) -> dict[str, Any]:
     return {fact: int(value) if fact == "image_size" else value for fact, value in values.items()}
 
 
-def _number(source: str, column: _Column, model: _Model, table: _Table) -> Number | None:
+def _number(source: str, column: _Column, model: _Model, table: _Table) -> PublishedNumber | None:
     """A model's number; None if the model is not listed or the cell is blank."""
     name = next((name for name in model.names if name in table.rows), None)
     value = None if name is None else table.value(name, column.title)
@@ -307,7 +307,7 @@ def _number(source: str, column: _Column, model: _Model, table: _Table) -> Numbe
         convention="; ".join(filter(None, [column.convention, model.convention])) or None,
         note="; ".join(filter(None, notes)) or None,
     )
-    return Number(score, column.n, model.facts)
+    return PublishedNumber(score, column.n, model.facts)
 
 
 def as_csv(listed: Iterable[Score]) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from clipjax.config import config_dir
 from clipjax.errors import DataError
 from clipjax.results.completeness import in_words, noted
-from clipjax.results.row import AnyRow, Fields, Reference, Row
+from clipjax.results.row import AnyRow, Fields, PublishedReference, Row
 from clipjax.storage.reading import read_csv, read_toml
 
 _Number = tuple[Any, ...]
@@ -118,7 +118,7 @@ def with_references(rows: Sequence[Fields]) -> list[Fields]:
     return [{**row, "reference": references(row)} for row in rows]
 
 
-def references(row: AnyRow) -> list[Reference] | None:
+def references(row: AnyRow) -> list[PublishedReference] | None:
     if not _is_compared(row):
         return None
     rest = (row[name] for name in ("task", "dataset", "metric", "slice", "convention"))
@@ -169,7 +169,7 @@ def published_model(row: AnyRow) -> str:
     return row["model"] if facts.get("lineage") else facts.get("facts_of") or row["model"]
 
 
-def compare(value: float, known: Sequence[Score], of: str | None = None) -> list[Reference]:
+def compare(value: float, known: Sequence[Score], of: str | None = None) -> list[PublishedReference]:
     """Each number with source, note, and `value` minus it.
 
     `of`: the images of `value`, if not all; the note starts with them.

@@ -9,7 +9,7 @@ import numpy as np
 
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.metrics.uncertainty.intervals import LEVEL, clopper_pearson_limits
-from clipjax.results.published.numbers import Number
+from clipjax.results.published.numbers import PublishedNumber
 from clipjax.results.published.references import Score
 from clipjax.results.row import Fields
 from clipjax.results.store import SCHEMA_VERSION, model_facts, new_run_id
@@ -18,7 +18,7 @@ from clipjax.storage.digests import sha256_json
 METHOD = "clopper_pearson_of_rounded"  # for the image count nearest to the published value
 
 
-def published_rows(numbers: Sequence[Number]) -> list[Fields]:
+def published_rows(numbers: Sequence[PublishedNumber]) -> list[Fields]:
     """Rows of one run; unknown fields are null."""
     unknown = (
         "task_version",
@@ -67,7 +67,7 @@ def _fields(score: Score) -> Fields:
     }
 
 
-def _intervals(numbers: Sequence[Number]) -> Iterator[dict[str, Any] | None]:
+def _intervals(numbers: Sequence[PublishedNumber]) -> Iterator[dict[str, Any] | None]:
     """Intervals of the nearest counts, because published values are rounded."""
     n = np.array([number.n or 1 for number in numbers])
     values = np.array([number.score.value for number in numbers])

@@ -181,7 +181,7 @@ def _placed(header: _Header, metadata: dict[str, Any], found: dict[str, GgufTens
 
 
 @dataclass(frozen=True)
-class Quantised(Tensor):
+class QuantisedTensor(Tensor):
     """`shape` and `dtype` are those of the numbers that the blocks of `kind` stand for."""
 
     kind: GGMLQuantizationType | None = None
@@ -194,7 +194,7 @@ class Quantised(Tensor):
         block, size = GGML_QUANT_SIZES[self.kind]
         return math.prod(self.shape) // block * size
 
-    def rows(self, start: int, stop: int) -> Quantised:
+    def rows(self, start: int, stop: int) -> QuantisedTensor:
         """Rows `start` to `stop` of a tensor with two axes or more."""
         offset = self.offset + start * (self.span // self.shape[0])
         return replace(self, offset=offset, shape=(stop - start, *self.shape[1:]))
@@ -239,7 +239,7 @@ def _opened(path: Path, name: str, tensor: GgufTensor) -> Tensor:
             f"{path}: tensor {cut(repr(name))} has rows of {tensor.shape[-1]} numbers, which blocks of "
             f"{label} do not fill"
         )
-    return Quantised(path, tensor.offset, tensor.shape, np.dtype(np.float32), kind=kind)
+    return QuantisedTensor(path, tensor.offset, tensor.shape, np.dtype(np.float32), kind=kind)
 
 
 def _refuse_overlap(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from clipjax.errors import DataError, cut
-from clipjax.storage.buckets import place
+from clipjax.storage.buckets import as_path
 from clipjax.storage.formats.tensors import Source, Tensor, is_shape
 from clipjax.storage.reading import parse_json
 from clipjax.storage.writing import flush, whole_file, writing
@@ -125,7 +125,7 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, Any], metadata: Ma
 
     Returns: the file's SHA-256. Raises DataError if it cannot be written.
     """
-    path = place(path)
+    path = as_path(path)
     with writing(path), whole_file(path) as draft:
         return write_tensors(draft, tensors, metadata)
 

@@ -44,7 +44,7 @@ class Between:
 
 
 @dataclasses.dataclass(frozen=True)
-class Matches:
+class MatchesPattern:
     """For texts. `form`: what a text that matches the regular expression is, in words."""
 
     pattern: str
@@ -74,4 +74,4 @@ class NotEmpty:
         return {"minItems": 1}
 
 
-Limit = AtLeast | Between | Matches | NotEmpty
+Limit = AtLeast | Between | MatchesPattern | NotEmpty

@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from clipjax.errors import DataError
-from clipjax.storage.records.kinds import Keys, record_kind
 from clipjax.storage.records.problems import shown
-from clipjax.storage.records.values import Rules
+from clipjax.storage.records.value_types import TypedDictType, record_kind
+from clipjax.storage.records.values import ReadingRules
 
 T = TypeVar("T")
 How = Mapping[Any, Callable[[Any, str], Any]]
 """Kind of a field -> the function that reads it: (value, where) -> the field's value."""
 
-_PLAIN = Rules()
+_PLAIN = ReadingRules()
 
 
 def read(
@@ -48,11 +48,11 @@ def read(
         DataError: not a table; keys are missing, unknown or of another kind (all of them);
             `__post_init__` raises ValueError.
     """
-    rules = _PLAIN if how is None and not whole else Rules(tuple((how or {}).items()), whole)
+    rules = _PLAIN if how is None and not whole else ReadingRules(tuple((how or {}).items()), whole)
     kind = record_kind(cls, rules)
     if not kind.fits(record):
         raise DataError(f"{where} must be {kind.words[0]}, not {shown(record)}")
-    if isinstance(kind, Keys):
+    if isinstance(kind, TypedDictType):
         return kind.read(record, str(where), part)
     return kind.made(record, str(where), given or {})
 
@@ -70,7 +70,7 @@ def json_schema(cls: type, title: str) -> dict[str, Any]:
     return {"$schema": draft, "title": title, **schema}
 
 
-def _keys(cls: type) -> Keys:
+def _keys(cls: type) -> TypedDictType:
     kind = record_kind(cls, _PLAIN)
-    assert isinstance(kind, Keys), f"{cls.__name__} is not a TypedDict"
+    assert isinstance(kind, TypedDictType), f"{cls.__name__} is not a TypedDict"
     return kind

@@ -19,7 +19,7 @@ NO_TYPES: frozenset[type] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True)
-class Rules:
+class ReadingRules:
     """How kinds are read.
 
     how: as in `records.read`.
@@ -36,7 +36,7 @@ class Rules:
         return self.whole or self.kept
 
 
-class Kind(abc.ABC):
+class ValueType(abc.ABC):
     """Attributes:
     sure: exact types of which every value is allowed and stays as it is.
     words: of one value, and of several: "a list of 3 numbers", "lists of 3 numbers".
@@ -82,14 +82,14 @@ class Kind(abc.ABC):
         return kind
 
 
-class Anything(Kind):
+class AnyType(ValueType):
     words, json = ("anything", "anything"), {}
 
     def fits(self, value: Any) -> bool:
         return True
 
 
-class Custom(Kind):
+class CustomType(ValueType):
     """Read by a function of the caller."""
 
     words = ("a table", "tables")
@@ -104,7 +104,7 @@ class Custom(Kind):
         return True
 
 
-class Plain(Kind):
+class PlainType(ValueType):
     """Texts, truth values, whole numbers, numbers (whole ones will do), null."""
 
     # type -> its words, JSON Schema's name
@@ -116,7 +116,7 @@ class Plain(Kind):
         types.NoneType: (("null", "nulls"), "null"),
     }
 
-    def __init__(self, kind: type, rules: Rules) -> None:
+    def __init__(self, kind: type, rules: ReadingRules) -> None:
         self.kind, self.rules = kind, rules
         self.words, name = self.KINDS[kind]
         self.json = {"type": name}
@@ -137,10 +137,12 @@ class Plain(Kind):
         return value if self.rules.whole else float(value)
 
 
-class Choice(Kind):
+class ChoiceType(ValueType):
     """A `Literal`, or an enumeration by value."""
 
-    def __init__(self, choices: tuple[Any, ...], rules: Rules, cls: type[enum.Enum] | None = None) -> None:
+    def __init__(
+        self, choices: tuple[Any, ...], rules: ReadingRules, cls: type[enum.Enum] | None = None
+    ) -> None:
         self.choices, self.rules, self.cls = choices, rules, cls
         word = " or ".join(map(repr, choices))
         self.words = word, word

@@ -25,7 +25,7 @@ NO_HALVES = "not applicable: the table has no column `second_half`: evaluate the
 
 
 @dataclass(frozen=True, eq=False)
-class Annotated:
+class AnnotatedImages:
     """A annotated images.
 
     Attributes:
@@ -45,7 +45,7 @@ class Annotated:
     second: np.ndarray | None
 
 
-def worst_measures(images: Annotated, slice_: str | None) -> Iterator[Measure]:
+def worst_measures(images: AnnotatedImages, slice_: str | None) -> Iterator[Measure]:
     groups = {"worst_factor_of_ten": images.ten, "worst_factor_of_all": np.ones(len(images.ten), bool)}
     for metric, of in groups.items():
         yield _worst_factor(metric, images, of, slice_)
@@ -54,7 +54,7 @@ def worst_measures(images: Annotated, slice_: str | None) -> Iterator[Measure]:
         yield _held_out(metric, images, groups.get(metric), slice_)
 
 
-def _worst_factor(metric: str, images: Annotated, of: np.ndarray, slice_: str | None) -> Measure:
+def _worst_factor(metric: str, images: AnnotatedImages, of: np.ndarray, slice_: str | None) -> Measure:
     """The interval ignores that the factor was chosen."""
     counts = count_factors(images.correct, images.marks)
     choice = int(np.sum(of & (counts.total > 0)))
@@ -66,7 +66,7 @@ def _worst_factor(metric: str, images: Annotated, of: np.ndarray, slice_: str | 
     return Measure(metric, hits / n, n, intervals.wilson(hits, n), slice_, note=note)
 
 
-def _worst_classes(images: Annotated, slice_: str | None) -> Measure:
+def _worst_classes(images: AnnotatedImages, slice_: str | None) -> Measure:
     size = int(images.labels.max()) + 1
     hits, total = map(
         np.asarray, classification.class_counts(images.labels, images.correct, num_classes=size)
@@ -79,7 +79,7 @@ def _worst_classes(images: Annotated, slice_: str | None) -> Measure:
     return Measure(CLASSES, value, n, intervals.wilson(int(hits[worst].sum()), n), slice_)
 
 
-def _held_out(metric: str, images: Annotated, of: np.ndarray | None, slice_: str | None) -> Measure:
+def _held_out(metric: str, images: AnnotatedImages, of: np.ndarray | None, slice_: str | None) -> Measure:
     """`of`: which factors; None: the worst classes."""
     name = f"{metric}{HELD_OUT}"
     if images.second is None:

@@ -24,7 +24,7 @@ from clipjax.verification.crosscheck.ours import our_side
 from clipjax.verification.crosscheck.record import Crosscheck
 from clipjax.verification.crosscheck.reference import check_installed, make_job, their_side
 from clipjax.verification.crosscheck.sheet import draw_sheet
-from clipjax.verification.crosscheck.side import Side
+from clipjax.verification.crosscheck.side import SideOutputs
 from clipjax.verification.crosscheck.stages import compare
 from clipjax.verification.verify import chosen_library
 
@@ -85,14 +85,14 @@ def check_room(subject: ImageSubject, folder: Path) -> None:
         )
 
 
-def judge(subject: ImageSubject, ours: Side, theirs: Side) -> Crosscheck:
+def judge(subject: ImageSubject, ours: SideOutputs, theirs: SideOutputs) -> Crosscheck:
     stages, flips = compare(subject, ours, theirs)
     top1 = None if ours.top1 is None or theirs.top1 is None else (ours.top1, theirs.top1)
     sheet = draw_sheet(subject, ours, theirs, stages, flips)
     return Crosscheck(_about(subject, theirs), stages, flips, top1, sheet)
 
 
-def _about(subject: ImageSubject, theirs: Side) -> dict[str, Any]:
+def _about(subject: ImageSubject, theirs: SideOutputs) -> dict[str, Any]:
     part, recipe = subject.part, subject.recipe("parity", ())
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

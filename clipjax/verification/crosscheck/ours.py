@@ -18,10 +18,10 @@ from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.texts import TOKENIZED
 from clipjax.evaluation.kinds.images.image_subject import ImageSubject
 from clipjax.heads.head import Head, score_blocks
-from clipjax.verification.crosscheck.side import Side
+from clipjax.verification.crosscheck.side import SideOutputs
 
 
-def our_side(subject: ImageSubject, folder: Path, *, batch: int = 32, progress: bool = False) -> Side:
+def our_side(subject: ImageSubject, folder: Path, *, batch: int = 32, progress: bool = False) -> SideOutputs:
     """Every stage of a resolved zeroshot run.
 
     Args:
@@ -35,7 +35,7 @@ def our_side(subject: ImageSubject, folder: Path, *, batch: int = 32, progress: 
     assert head is not None
     features = np.asarray(inputs.features)
     top1 = next(measure.value for measure in outcome.measures if measure.metric == "top1")
-    return Side(
+    return SideOutputs(
         decoded=decoded_digests(subject.part.manifest),
         pixels=pixels,
         tensor=tensor,

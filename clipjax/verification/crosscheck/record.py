@@ -16,7 +16,7 @@ from clipjax.errors import DataError
 from clipjax.storage.digests import canonical_json, sha256_json
 from clipjax.storage.local_files import LocalFiles
 from clipjax.storage.reading import read_json
-from clipjax.verification.crosscheck.stages import Flip, Stage
+from clipjax.verification.crosscheck.stages import Flip, StageComparison
 
 RECORD_VERSION = 1
 RECORD, SHEET = "record.json", "sheet.png"
@@ -33,7 +33,7 @@ class Crosscheck:
     """
 
     about: Mapping[str, Any]
-    stages: tuple[Stage, ...]
+    stages: tuple[StageComparison, ...]
     flips: tuple[Flip, ...]
     top1: tuple[float, float] | None
     sheet: bytes = field(repr=False)

@@ -19,7 +19,7 @@ from clipjax.errors import ClipjaxError, UsageError
 from clipjax.evaluation.kinds.images.image_subject import ImageSubject
 from clipjax.progress import Bar, progress_bar
 from clipjax.storage.digests import sha256_files
-from clipjax.verification.crosscheck.side import Side, read_side
+from clipjax.verification.crosscheck.side import SideOutputs, read_side
 from clipjax.verification.verify import failure_reason, reference_model
 from converters.hub import found_files
 
@@ -43,7 +43,7 @@ def check_installed() -> None:
         )
 
 
-def their_side(job: Mapping[str, Any], folder: Path, *, progress: bool = False) -> Side:
+def their_side(job: Mapping[str, Any], folder: Path, *, progress: bool = False) -> SideOutputs:
     """Run a job (`make_job`) in a subprocess; `folder` exists, for the job and the arrays.
 
     Raises ClipjaxError if the libraries are not installed, or could not be run.

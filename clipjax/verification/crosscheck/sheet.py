@@ -9,15 +9,19 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from clipjax.evaluation.kinds.images.image_subject import ImageSubject
-from clipjax.verification.crosscheck.side import Side
-from clipjax.verification.crosscheck.stages import Flip, Stage
+from clipjax.verification.crosscheck.side import SideOutputs
+from clipjax.verification.crosscheck.stages import Flip, StageComparison
 
 SIDE, GAP, TEXT, LINE = 112, 6, 300, 15
 INK = "#222222"
 
 
 def draw_sheet(
-    subject: ImageSubject, ours: Side, theirs: Side, stages: Sequence[Stage], flips: Sequence[Flip]
+    subject: ImageSubject,
+    ours: SideOutputs,
+    theirs: SideOutputs,
+    stages: Sequence[StageComparison],
+    flips: Sequence[Flip],
 ) -> bytes:
     """A PNG: flipped images first, then the worst of the first stage that differs, else of the logits."""
     stage = worst_stage(stages)
@@ -40,7 +44,7 @@ def draw_sheet(
     return file.getvalue()
 
 
-def worst_stage(stages: Sequence[Stage]) -> Stage:
+def worst_stage(stages: Sequence[StageComparison]) -> StageComparison:
     of_images = [stage for stage in stages if stage.of == "images"]
     wrong = (stage for stage in of_images if not stage.passed)
     return next(wrong, next(stage for stage in of_images if stage.name == "logits"))
@@ -57,7 +61,9 @@ def _draw_tiles(sheet: Image.Image, top: int, ours: np.ndarray, theirs: np.ndarr
         sheet.paste(Image.fromarray(grey), (2 * (SIDE + GAP), top))
 
 
-def _lines(subject: ImageSubject, ours: Side, theirs: Side, stage: Stage, name: str, row: int) -> list[str]:
+def _lines(
+    subject: ImageSubject, ours: SideOutputs, theirs: SideOutputs, stage: StageComparison, name: str, row: int
+) -> list[str]:
     space = subject.part.label_space
     assert space is not None
     mine, other = (space.classes[int(side.prediction[row])] for side in (ours, theirs))

@@ -14,7 +14,7 @@ from clipjax.storage.reading import read_json
 
 
 @dataclass(frozen=True, eq=False)
-class Side:
+class SideOutputs:
     """N images and, for a zero-shot model, the P prompts of K classes (None for a classifier).
 
     Attributes:
@@ -45,7 +45,7 @@ class Side:
     facts: Mapping[str, Any]
 
 
-def read_side(folder: Path) -> Side:
+def read_side(folder: Path) -> SideOutputs:
     """What `converters.golden crosscheck` wrote to a folder; the images' arrays stay on disk.
 
     Raises:
@@ -58,7 +58,7 @@ def read_side(folder: Path) -> Side:
         names += [] if meta["prompts"] is None else ["token_ids", "head"]
         arrays: dict[str, Any] = dict.fromkeys(("token_ids", "head"))
         arrays |= {name: np.load(folder / f"{name}.npy") for name in names}
-        return Side(**mapped, **arrays, **meta)
+        return SideOutputs(**mapped, **arrays, **meta)
     except (DataError, OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(
             f"{folder} does not hold what a reference left there ({error}): run it again"

@@ -24,7 +24,7 @@ import numpy as np
 from clipjax.checkpoints.encoder import embeds_at_unit_norm
 from clipjax.errors import counted
 from clipjax.evaluation.kinds.images.image_subject import ImageSubject
-from clipjax.verification.crosscheck.side import Side
+from clipjax.verification.crosscheck.side import SideOutputs
 from clipjax.verification.verify import differences, incomparable, tolerance_of
 
 TIE = 1e-5
@@ -37,7 +37,7 @@ EMBEDDING, LOGITS, FEATURES = (
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageComparison:
     """One comparison of n things.
 
     Attributes:
@@ -74,7 +74,9 @@ class Flip:
     tie: bool
 
 
-def compare(subject: ImageSubject, ours: Side, theirs: Side) -> tuple[tuple[Stage, ...], tuple[Flip, ...]]:
+def compare(
+    subject: ImageSubject, ours: SideOutputs, theirs: SideOutputs
+) -> tuple[tuple[StageComparison, ...], tuple[Flip, ...]]:
     images = subject.part.manifest.ids
     stages = [
         _each("decoded", "images", images, _unequal(ours.decoded, theirs.decoded)),
@@ -98,7 +100,7 @@ def compare(subject: ImageSubject, ours: Side, theirs: Side) -> tuple[tuple[Stag
     return tuple(stages), flips
 
 
-def find_flips(subject: ImageSubject, ours: Side, theirs: Side) -> tuple[Flip, ...]:
+def find_flips(subject: ImageSubject, ours: SideOutputs, theirs: SideOutputs) -> tuple[Flip, ...]:
     """Largest margin first."""
     space = subject.part.label_space
     assert space is not None
@@ -136,7 +138,7 @@ def ids_read(tower: Any, ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarr
 # -------------------------------------------------------------------------------------------- the stages
 
 
-def _text_stages(subject: ImageSubject, ours: Side, theirs: Side) -> list[Stage]:
+def _text_stages(subject: ImageSubject, ours: SideOutputs, theirs: SideOutputs) -> list[StageComparison]:
     mine, other = ours.prompts or [], theirs.prompts or []
     if len(mine) != len(other):
         problem = f"{counted(len(mine), 'prompt')}, the reference has {len(other)}"
@@ -152,7 +154,7 @@ def _text_stages(subject: ImageSubject, ours: Side, theirs: Side) -> list[Stage]
     return [*stages, _each("token ids", "prompts", mine, (ids != expected).sum(axis=1))]
 
 
-def _top1(images: Sequence[str], flips: Sequence[Flip], scores: np.ndarray) -> Stage:
+def _top1(images: Sequence[str], flips: Sequence[Flip], scores: np.ndarray) -> StageComparison:
     row = {name: k for k, name in enumerate(images)}
     error = np.zeros(len(images))
     for flip in flips:
@@ -160,7 +162,7 @@ def _top1(images: Sequence[str], flips: Sequence[Flip], scores: np.ndarray) -> S
     return _each("top-1", "images", images, error, TIE)
 
 
-def metric_stage(data: str, n: int, top1: tuple[float, float], ties: int) -> Stage:
+def metric_stage(data: str, n: int, top1: tuple[float, float], ties: int) -> StageComparison:
     """The accuracies of n images, compared as counts: as floats, 0.58 - 0.57 > 1/100."""
     ours, theirs = (round(share * n) for share in top1)
     return _each("metric", "data set", [data], np.array([abs(ours - theirs) / n]), ties / n)
@@ -168,7 +170,7 @@ def metric_stage(data: str, n: int, top1: tuple[float, float], ties: int) -> Sta
 
 def _numbers(
     name: str, of: str, ids: Sequence[str], kind: str, ours: np.ndarray | None, theirs: np.ndarray | None
-) -> Stage:
+) -> StageComparison:
     if problem := incomparable(ours, theirs):
         return _not_compared(name, of, len(ids), tolerance_of(kind), problem)
     assert ours is not None
@@ -184,7 +186,7 @@ def _rows(
     arrays: tuple[np.ndarray, np.ndarray],
     measure: Callable[[np.ndarray, np.ndarray], np.ndarray],
     tolerance: float = 0,
-) -> Stage:
+) -> StageComparison:
     """One row at a time: the arrays are files that may exceed memory."""
     ours, theirs = arrays
     if ours.shape != theirs.shape:
@@ -204,7 +206,7 @@ def _each(
     error: np.ndarray,
     tolerance: float = 0,
     mean: float | None = None,
-) -> Stage:
+) -> StageComparison:
     """The largest difference of each image or text; `mean` if one has several numbers."""
     if not np.isfinite(error).all():
         return _not_compared(name, of, len(ids), tolerance, "not all of it is finite")
@@ -212,7 +214,7 @@ def _each(
     worst = tuple((ids[row], float(error[row])) for row in order)
     mean = float(error.mean()) if mean is None else mean
     beyond = int((error > tolerance).sum())
-    return Stage(
+    return StageComparison(
         name=name,
         of=of,
         n=len(ids),
@@ -224,8 +226,8 @@ def _each(
     )
 
 
-def _not_compared(name: str, of: str, n: int, tolerance: float, problem: str) -> Stage:
-    return Stage(
+def _not_compared(name: str, of: str, n: int, tolerance: float, problem: str) -> StageComparison:
+    return StageComparison(
         name=name, of=of, n=n, tolerance=tolerance, largest=None, mean=None, differing=n, problem=problem
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from converters.golden.recording import Tower, numbered, recording
+from converters.golden.recording import RecordedTower, numbered, recording
 from converters.golden.weights import ATTENTION_GAIN, STREAM, condition_residual, scaled_normal
 
 
@@ -81,6 +81,6 @@ def condition_blocks(half: Any) -> None:
 
 
 TOWERS = [
-    Tower(lambda tower: isinstance(tower, ImageTower), image_stages, condition_image),
-    Tower(lambda tower: isinstance(tower, TextTower), text_stages, condition_text),
+    RecordedTower(lambda tower: isinstance(tower, ImageTower), image_stages, condition_image),
+    RecordedTower(lambda tower: isinstance(tower, TextTower), text_stages, condition_text),
 ]

@@ -16,7 +16,7 @@ import statsmodels.api as typed_sm
 from _study import RUN, models, study_rows, tuned
 
 from clipjax.analysis.figures import numbers
-from clipjax.analysis.figures.figure_set import Done, analyze, commands, contents
+from clipjax.analysis.figures.figure_set import FigureResult, analyze, commands, contents
 from clipjax.analysis.figures.frame import Content, drawn
 from clipjax.analysis.figures.numbers import POINT, TREND
 from clipjax.analysis.figures.panels import scatter
@@ -58,7 +58,7 @@ class Written:
         self.spec: Spec = load_spec(name)
         prompts = PROMPTS if self.spec.by_prompts else PROMPTS[:1]
         self.index = RowIndex(study_rows(self.spec.terms, of, prompts))
-        self.done: Done = analyze(self.spec, self.index, folder, formats=["csv"])
+        self.done: FigureResult = analyze(self.spec, self.index, folder, formats=["csv"])
         self.points = read(folder / f"{name}_points.csv")
         self.trends = read(folder / f"{name}_trends.csv") if self.spec.fits else []
 

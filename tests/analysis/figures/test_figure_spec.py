@@ -20,7 +20,7 @@ from clipjax.data.annotations import imagenet_x_facts
 from clipjax.data.labels import LabelSpace
 from clipjax.errors import DataError, UsageError
 from clipjax.results.run_of import RUN_OF, names_run
-from clipjax.sweep.suite import Run, load_suite, suite_names
+from clipjax.sweep.suite import SuiteRun, load_suite, suite_names
 from clipjax.tasks import shape_bias
 from clipjax.tasks.inputs import About
 from clipjax.tasks.task import find_task
@@ -249,7 +249,7 @@ def test_every_figure_and_table_has_a_suite():
     assert [name for name in DRAWN if (config_dir() / "suites" / f"{name}.toml").is_file()] == DRAWN
 
 
-def shown_runs(name: str) -> list[Run]:
+def shown_runs(name: str) -> list[SuiteRun]:
     """A suite's runs without those that only make annotations of others."""
     runs = load_suite(f"suite:{name}").runs
     makers = {find_task(run.task).annotated_by for run in runs if names_run(run.options.get("annotations"))}

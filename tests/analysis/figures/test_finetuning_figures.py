@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from clipjax.analysis.figures.tasks import finetuning
-from clipjax.analysis.figures.tasks.finetuning import Panel, alpha_figure, methods_figure
+from clipjax.analysis.figures.tasks.finetuning import FinetuningPanel, alpha_figure, methods_figure
 from clipjax.errors import DataError
 
-ACCURACY = Panel("accuracy", "zeroshot", "val", "top1")
-AUROC = Panel("AUROC", "ood", "odd", "auroc", "score:msp")
+ACCURACY = FinetuningPanel("accuracy", "zeroshot", "val", "top1")
+AUROC = FinetuningPanel("AUROC", "ood", "odd", "auroc", "score:msp")
 
 
-def row(model: str, panel: Panel, value: float | None, **fields: Any) -> dict[str, Any]:
+def row(model: str, panel: FinetuningPanel, value: float | None, **fields: Any) -> dict[str, Any]:
     interval = None if value is None else {"lo": value - 0.1, "hi": value + 0.05}
     place = {"task": panel.task, "dataset": panel.dataset, "metric": panel.metric, "slice": panel.slice}
     facts = {"fine_tune": {"base": "none", "m-flyp": "FLYP", "m-ce": "Cross-entropy"}.get(model)}

@@ -13,7 +13,7 @@ from _study import models, study_rows
 from typer.testing import CliRunner
 
 from clipjax import cli
-from clipjax.analysis.figures.figure_set import Done, analyze, contents
+from clipjax.analysis.figures.figure_set import FigureResult, analyze, contents
 from clipjax.analysis.figures.frame import drawn, handles, members_of
 from clipjax.analysis.figures.panels.scatter import draw_scatter
 from clipjax.analysis.figures.panels.strip import draw_strip
@@ -45,12 +45,12 @@ def few() -> dict[str, dict[str, Any]]:
     return models(every=12)
 
 
-def done_of(name: str, facts: dict[str, dict[str, Any]], out: Path, **choice: Any) -> Done:
+def done_of(name: str, facts: dict[str, dict[str, Any]], out: Path, **choice: Any) -> FigureResult:
     spec = dataclasses.replace(load_spec(name), **choice)
     return analyze(spec, RowIndex(rows_of(spec, facts)), out, formats=["svg", "csv", "markdown"])
 
 
-def points_csv(done: Done) -> list[dict[str, str]]:
+def points_csv(done: FigureResult) -> list[dict[str, str]]:
     [path] = [path for path in done.files if path.name.endswith("_points.csv")]
     return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
 

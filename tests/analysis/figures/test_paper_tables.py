@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from _study import models, study_rows, tuned
 
-from clipjax.analysis.figures.figure_set import Done, analyze
+from clipjax.analysis.figures.figure_set import FigureResult, analyze
 from clipjax.analysis.figures.paper_tables import fill_table
 from clipjax.analysis.figures.spec import load_spec
 from clipjax.analysis.rows.cells import RowIndex
@@ -21,7 +21,7 @@ def rows_of(name: str, of: dict[str, Any] | None = None) -> list[Any]:
     return list(study_rows(load_spec(name).terms, of))
 
 
-def write(name: str, rows: list[Any], out: Path) -> tuple[Done, list[dict[str, str]]]:
+def write(name: str, rows: list[Any], out: Path) -> tuple[FigureResult, list[dict[str, str]]]:
     done = analyze(load_spec(name), RowIndex(rows), out)
     with open(out / f"{name}.csv", encoding="utf-8", newline="") as file:
         return done, list(csv.DictReader(file))

@@ -13,7 +13,7 @@ import statsmodels.stats.proportion as typed_proportion
 from clipjax.analysis.trends.estimates import (
     EVERYTHING,
     EXACT,
-    Bounded,
+    BoundedNumber,
     bootstrapped,
     difference_of,
     mean_difference,
@@ -27,8 +27,8 @@ proportion: Any = typed_proportion
 LEVELS = (0.8, 0.95, 0.99)
 
 
-def wilson(hits: int, n: int) -> Bounded:
-    return Bounded(
+def wilson(hits: int, n: int) -> BoundedNumber:
+    return BoundedNumber(
         hits / n, lambda level: proportion.proportion_confint(hits, n, 1 - level, method="wilson"), "wilson"
     )
 

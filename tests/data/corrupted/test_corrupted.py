@@ -31,7 +31,9 @@ def world(tmp_path: Path) -> Path:
     return write_world(tmp_path)
 
 
-def corrupt(world: Path, kinds: tuple[str, ...] = (FOG,), out: str = "out", **options) -> list[write.Written]:
+def corrupt(
+    world: Path, kinds: tuple[str, ...] = (FOG,), out: str = "out", **options
+) -> list[write.CorruptedFolder]:
     options = {"depth": world / "depth", "severities": [3], **options}
     return clipjax.corrupt(world / "images", world / out, kinds, **options)
 

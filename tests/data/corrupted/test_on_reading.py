@@ -279,7 +279,7 @@ def test_draws_and_pictures_of_frost_are_those_of_the_copies(world: Path) -> Non
     manifest = load(world).manifest
     np.testing.assert_array_equal(pixels(manifest), of_copies(world, "frost", frost=frost))
     element = corrupted_batches.CorruptedElement(manifest.opener)  # type: ignore[arg-type]
-    assert element._opener.inputs == inputs.Inputs()
+    assert element._opener.inputs == inputs.CorruptionInputs()
 
 
 @pytest.mark.parametrize("changed", ["images/n01443537/c.JPEG", "depth/n01443537/c.png"])

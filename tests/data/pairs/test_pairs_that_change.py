@@ -17,7 +17,7 @@ from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.pairs import match_pairs
 from clipjax.models.dense import PROBE3D
 from clipjax.storage.store import Store
-from clipjax.tasks.correspondence import Matcher
+from clipjax.tasks.correspondence import PairMatcher
 
 WRITERS = {"navi": write_navi, "scannet_pairs": write_scannet, "spair71k": write_spair}
 REFUSED = r"changes while it is read: run again when it is written"
@@ -120,7 +120,7 @@ def test_pairs_that_change_during_a_run_leave_nothing_in_the_store(world, tmp_pa
     def matched(**options):
         dataset = load_dataset(card, root)
         assert dataset.card.matching is not None
-        matcher = Matcher(dataset.card.matching)
+        matcher = PairMatcher(dataset.card.matching)
         how = Compute(progress=False, **options)
         return match_pairs(model, dataset.manifest, matcher, PROBE3D, how).array
 

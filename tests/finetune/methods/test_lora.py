@@ -31,7 +31,7 @@ from clipjax.finetune.methods.lora import FILE, METHOD
 from clipjax.finetune.outcome import also_chosen
 from clipjax.finetune.recipe import Recipe
 from clipjax.finetune.training.optimizer import Optimizer
-from clipjax.finetune.training.solve import Trained, train
+from clipjax.finetune.training.solve import TrainingResult, train
 from clipjax.finetune.training.trees import Params, flatten, nest, split
 from clipjax.models.arch import load_arch, narrow_arch
 from clipjax.models.network import Network
@@ -254,7 +254,7 @@ def test_the_factors_lie_beside_the_model_where_a_rate_was_chosen(
     pair: tuple[Any, Model], images: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is trained here: each rate leaves what it starts with, and the first one wins."""
-    monkeypatch.setattr(finetune, "train", lambda problem, _: Trained(problem.params, {}))
+    monkeypatch.setattr(finetune, "train", lambda problem, _: TrainingResult(problem.params, {}))
     monkeypatch.setattr(lora, "accuracy", lambda *_: 0.5)
     setup = setup_of(pair[1], images, folder=tmp_path)
     recipe = dataclasses.replace(RECIPE, select=("learning_rate",), learning_rates=(1e-3, 1e-2))

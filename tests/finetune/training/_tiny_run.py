@@ -49,7 +49,7 @@ def main() -> None:
     from clipjax.finetune.training.solve import train
     from clipjax.finetune.training.trees import flatten
     from clipjax.models.cut import FSDP
-    from clipjax.storage.buckets import place
+    from clipjax.storage.buckets import as_path
     from tests._bucket import SharedBucket
     from tests.finetune._tiny import RECIPE, tiny_loss, tiny_problem, tiny_setup, watched
 
@@ -61,7 +61,7 @@ def main() -> None:
 
     recipe = dataclasses.replace(RECIPE, steps=options.steps)
     rules = FSDP if options.process else DP
-    run = options.folder if options.bucket is None else place(SharedBucket.made(options.bucket) + "/run")
+    run = options.folder if options.bucket is None else as_path(SharedBucket.made(options.bucket) + "/run")
     setup = tiny_setup(run, recipe, every=options.every, rules=rules)
     loss = functools.partial(tiny_loss, keep=options.keep)
     if options.twice:

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from clipjax.errors import UsageError
-from clipjax.finetune.contrastive import Recipe
+from clipjax.finetune.contrastive import ContrastiveRecipe
 from clipjax.finetune.training.optimizer import Schedule, scale_by_warmup_cosine
 
 
@@ -58,14 +58,14 @@ def test_a_rate_of_the_state_is_optax_cosine_with_warm_up(warmup: int, steps: in
 def test_a_warm_up_without_a_cosine_is_refused(warmup: int, steps: int) -> None:
     """optax refuses it; a division by no steps would make the rate not a number."""
     with pytest.raises(UsageError, match=f"a warm-up of {warmup} steps leaves none of {steps}"):
-        Recipe(steps, warmup, 8, 2e-3, 0.05, 1.0).transformation()
+        ContrastiveRecipe(steps, warmup, 8, 2e-3, 0.05, 1.0).transformation()
 
 
 def test_recipes_of_other_lengths_share_a_program() -> None:
     params = {"w": jnp.ones((2, 3))}
 
     def program(steps: int, warmup: int) -> str:
-        tx = Recipe(steps, warmup, 8, 2e-3, 0.05, 1.0).transformation()
+        tx = ContrastiveRecipe(steps, warmup, 8, 2e-3, 0.05, 1.0).transformation()
         with jax.numpy_dtype_promotion("standard"):
             return jax.jit(tx.update).lower(params, tx.init(params), params).as_text()
 

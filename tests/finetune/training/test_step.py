@@ -15,7 +15,7 @@ from clipjax.finetune.contrastive import bound_logit_scale, clip_loss
 from clipjax.finetune.training.losses import cross_entropy, head_logits
 from clipjax.finetune.training.optimizer import Optimizer, decay_mask, make_optimizer
 from clipjax.finetune.training.step import Aux, Loss, fetch, init_state, make_step, state_shardings
-from clipjax.finetune.training.trees import Params, Parts, split
+from clipjax.finetune.training.trees import ParamGroups, Params, split
 from clipjax.models.cut import FSDP
 from clipjax.models.network import Network
 from tests.finetune._tiny import features, tiny_loss, tiny_params
@@ -28,7 +28,7 @@ def prepare(network: Network, devices: int, rules: Rules) -> tuple[Any, Any, Any
     """The mesh, the first state and the step."""
     mesh = make_mesh(jax.devices()[:devices])
     tx = make_optimizer(optax.constant_schedule(1e-2), weight_decay=0.1, clip_norm=0.5)
-    parts = Parts(network.init_params(jax.random.key(0)), {}, {})
+    parts = ParamGroups(network.init_params(jax.random.key(0)), {}, {})
     shardings = state_shardings(parts, tx, mesh, rules)
     state = init_state(parts, tx, shardings, seed=0)
     loss = clip_loss(network, *STATISTICS, "parity", "cpu")
@@ -63,7 +63,7 @@ def test_fsdp_splits_parameters_and_moments(network: Network) -> None:
 def test_the_first_state_is_a_copy(network: Network) -> None:
     params = network.init_params(jax.random.key(0))
     tx = make_optimizer(optax.constant_schedule(1e-2), weight_decay=0.1, clip_norm=None)
-    parts = Parts(params, {}, {})
+    parts = ParamGroups(params, {}, {})
     shardings = state_shardings(parts, tx, make_mesh(jax.devices()[:1]), DP)
     jax.tree.map(lambda leaf: leaf.delete(), init_state(parts, tx, shardings, seed=0).params)
     assert np.isfinite(np.asarray(params["vision"]["proj"])).all()

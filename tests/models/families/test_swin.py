@@ -25,7 +25,7 @@ def test_windows_by_place(moves: bool) -> None:
         param[...] = 0.5 * jax.random.normal(jax.random.key(i), param.shape)
     x = jax.random.normal(jax.random.key(99), (2, 9, 6, 32))
     shifts = swin.shifts(9, 6, 3) if moves else (0, 0)
-    more = jnp.asarray(swin.apart((9, 6), 3, shifts)) if moves else None
+    more = jnp.asarray(swin.window_mask((9, 6), 3, shifts)) if moves else None
     by_image = swin.joined(block.attn(swin.partition(x, 3), more, mode=INFERENCE), 3, 9, 6)
     by_place = swin.joined_runs(block.attn.runs(swin.runs(x, 3), more, mode=INFERENCE), 3, 9, 6)
     np.testing.assert_allclose(by_place, by_image, rtol=1e-5, atol=1e-5)

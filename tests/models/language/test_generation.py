@@ -17,7 +17,7 @@ from clipjax.models.language import cache as caches
 from clipjax.models.language import generation
 from clipjax.models.language.decoder import Decoder
 from clipjax.models.language.generation import (
-    Generated,
+    Generation,
     continuation_scores,
     continued,
     decode_step,
@@ -44,7 +44,7 @@ class Case:
         self.embedded = self.decoder.embed(self.params, jnp.asarray(self.ids))
         self.valid = jnp.arange(LENGTH) >= jnp.array(PADDING)[:, None]
 
-    def generate(self, rows: slice = slice(None), start: int = 0, **options: Any) -> Generated:
+    def generate(self, rows: slice = slice(None), start: int = 0, **options: Any) -> Generation:
         options = {"steps": STEPS, "stop": (), "precision": "parity", **options}
         prompts = self.embedded[rows, start:], self.valid[rows, start:]
         return generate(self.decoder, self.params, *prompts, **options)

@@ -32,7 +32,7 @@ from clipjax.verification.crosscheck import reference as reference_module
 from clipjax.verification.crosscheck.both_sides import judge
 from clipjax.verification.crosscheck.ours import our_side
 from clipjax.verification.crosscheck.reference import make_job, their_side
-from clipjax.verification.crosscheck.side import Side, read_side
+from clipjax.verification.crosscheck.side import SideOutputs, read_side
 from clipjax.verification.crosscheck.stages import TIE, compare, metric_stage
 
 # One template is meant to be cut.
@@ -69,7 +69,7 @@ class Case:
             patch.setattr(reference_module, "_run", run_here)
             self.theirs = their_side(job, root / "reference")
 
-    def ours(self, folder: Path, subject: ImageSubject | None = None) -> Side:
+    def ours(self, folder: Path, subject: ImageSubject | None = None) -> SideOutputs:
         return our_side(subject or self.subject, folder)
 
     def first_difference(self, folder: Path, subject: ImageSubject | None = None) -> str | None:
@@ -84,14 +84,14 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 
 @pytest.fixture(scope="module")
-def ours(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Side:
+def ours(case: Case, tmp_path_factory: pytest.TempPathFactory) -> SideOutputs:
     return case.ours(tmp_path_factory.mktemp("ours"))
 
 
 # ------------------------------------------------------------------------------------------ the same model
 
 
-def test_the_same_model_is_the_same_at_every_stage(case: Case, ours: Side) -> None:
+def test_the_same_model_is_the_same_at_every_stage(case: Case, ours: SideOutputs) -> None:
     found = judge(case.subject, ours, case.theirs)
     assert found.passed, found.to_dict()
     assert [stage.name for stage in found.stages] == [*STAGES, "metric"]
@@ -222,7 +222,7 @@ def test_other_labels_are_named_at_the_metric(case: Case, tmp_path: Path) -> Non
     assert case.first_difference(tmp_path, dataclasses.replace(case.subject, part=moved)) == "metric"
 
 
-def test_padding_that_no_tower_reads_is_no_difference(case: Case, ours: Side) -> None:
+def test_padding_that_no_tower_reads_is_no_difference(case: Case, ours: SideOutputs) -> None:
     ids = np.array(ours.token_ids)
     behind = np.arange(ids.shape[1]) > ids.argmax(axis=1)[:, None]
     padded = dataclasses.replace(ours, token_ids=np.where(behind, 7, ids))
@@ -236,7 +236,7 @@ def test_padding_that_no_tower_reads_is_no_difference(case: Case, ours: Side) ->
 # ------------------------------------------------------------------------------------------ flips and ties
 
 
-def flipped(case: Case, ours: Side, margin: float) -> tuple[Any, Side, Side]:
+def flipped(case: Case, ours: SideOutputs, margin: float) -> tuple[Any, SideOutputs, SideOutputs]:
     """Image 5 gets our prediction of another class, which the reference scores `margin` lower."""
     scores = np.array(case.theirs.scores)
     row, best = scores[5], int(case.theirs.prediction[5])
@@ -253,7 +253,7 @@ def flipped(case: Case, ours: Side, margin: float) -> tuple[Any, Side, Side]:
     return case.subject, *sides
 
 
-def test_a_flip_is_told_with_its_margin(case: Case, ours: Side) -> None:
+def test_a_flip_is_told_with_its_margin(case: Case, ours: SideOutputs) -> None:
     found = judge(*flipped(case, ours, 0.05))
     [flip] = found.flips
     assert flip.id == case.subject.part.manifest.ids[5]
@@ -265,7 +265,7 @@ def test_a_flip_is_told_with_its_margin(case: Case, ours: Side) -> None:
     assert found.first_difference == "top-1"
 
 
-def test_a_tie_is_listed_and_no_difference(case: Case, ours: Side) -> None:
+def test_a_tie_is_listed_and_no_difference(case: Case, ours: SideOutputs) -> None:
     found = judge(*flipped(case, ours, TIE / 10))
     assert [flip.tie for flip in found.flips] == [True]
     assert found.passed, "neither top-1 nor a metric that only the tie changed"
@@ -282,7 +282,7 @@ def test_ties_account_for_as_many_images_and_no_more() -> None:
     assert metric_stage("val", 100, (0.57, 0.57), 0).largest == 0
 
 
-def test_not_a_number_and_another_shape_are_differences(case: Case, ours: Side) -> None:
+def test_not_a_number_and_another_shape_are_differences(case: Case, ours: SideOutputs) -> None:
     broken = dataclasses.replace(ours, logits=np.full_like(ours.logits, np.nan))
     found = judge(case.subject, broken, case.theirs)
     assert found.first_difference == "logits"
@@ -297,7 +297,9 @@ def test_not_a_number_and_another_shape_are_differences(case: Case, ours: Side) 
 # ---------------------------------------------------------------------------------------------- the record
 
 
-def test_the_record_is_of_the_run_whose_rows_it_stands_for(case: Case, ours: Side, tmp_path: Path) -> None:
+def test_the_record_is_of_the_run_whose_rows_it_stands_for(
+    case: Case, ours: SideOutputs, tmp_path: Path
+) -> None:
     path = judge(case.subject, ours, case.theirs).write(tmp_path)
     record = read_record(path)
     assert record["passed"] is True

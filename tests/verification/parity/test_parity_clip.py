@@ -21,7 +21,7 @@ NARROW += ["RN50", "RN101-quickgelu", "RN50x4", "RN50x16-quickgelu", "RN50x64"]
 FULL_SIZE = ["ViT-B-32", "ViT-B-32-quickgelu", "RN50-quickgelu"]
 
 
-def report_of(config: dict[str, Any], folder: Path, batch: int) -> verify.Report:
+def report_of(config: dict[str, Any], folder: Path, batch: int) -> verify.VerificationReport:
     """The public way in: a folder as open_clip's hub repositories are, loaded, compared."""
     torch_model = reference.conditioned(config)
     given = reference.inputs(config, batch)
@@ -30,7 +30,7 @@ def report_of(config: dict[str, Any], folder: Path, batch: int) -> verify.Report
     return verify.compare(model, "golden", golden)
 
 
-def assert_same(report: verify.Report, blocks: int) -> None:
+def assert_same(report: verify.VerificationReport, blocks: int) -> None:
     assert report.passed, report.to_json()
     errors = {stage.name: stage.error for stage in report.stages}
     assert len(errors) == len(report.stages) > blocks

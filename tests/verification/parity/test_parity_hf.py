@@ -19,7 +19,7 @@ from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.model import Model
 from clipjax.errors import UsageError
 from clipjax.verification import verify
-from clipjax.verification.verify import Golden, Report, compare
+from clipjax.verification.verify import Golden, VerificationReport, compare
 from converters.golden import build_model, run
 from converters.golden.condition import condition
 from converters.sources import open_source
@@ -43,10 +43,10 @@ class Case:
         self.golden = Golden(self.given, run(self.torch_model, **self.given), {})
         self.model = clipjax.load_model(folder)
 
-    def report(self, model: Model | None = None) -> Report:
+    def report(self, model: Model | None = None) -> VerificationReport:
         return compare(model or self.model, "golden", self.golden)
 
-    def with_arch(self, tower: str, **changes: Any) -> Report:
+    def with_arch(self, tower: str, **changes: Any) -> VerificationReport:
         arch = self.model.card.arch
         changed = dataclasses.replace(arch, **{tower: dataclasses.replace(getattr(arch, tower), **changes)})
         return self.report(Model(dataclasses.replace(self.model.card, arch=changed), self.model.params))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from clipjax.analysis.figures.frame import FEWEST, Content, Missing, members_of
+from clipjax.analysis.figures.frame import FEWEST, Content, MissingRow, members_of
 from clipjax.analysis.figures.spec import Axis, Spec
 from clipjax.analysis.rows.cells import Column
 from clipjax.analysis.rows.points import Point
@@ -26,13 +26,13 @@ def above_trend(spec: Spec, content: Content) -> Content:
     if why := too_little(members, FEWEST):
         needed = f"{FEWEST} models" if len(members) < FEWEST else "a second x"
         needed = "less noisy x" if why.startswith("x is too noisy") else needed
-        lacking = Missing(panel.title, None, f"{needed} of the {line.title}")
+        lacking = MissingRow(panel.title, None, f"{needed} of the {line.title}")
         return replace(content, panel=panel, points=[], missing=[*content.missing, lacking], people=None)
     trend = fit_points(members, method=line.method, stream=stream)
     pairs = list(zip(content.points, effective_robustness(content.points, trend)))
     kept = [_moved(point, each, axis.column) for point, each in pairs if not each.extrapolated]
     within = "{} from {:.3g} to {:.3g}".format(panel.x.column.title, *trend.ends)
-    beyond = [Missing(panel.title, point.model, within) for point, each in pairs if each.extrapolated]
+    beyond = [MissingRow(panel.title, point.model, within) for point, each in pairs if each.extrapolated]
     return replace(content, panel=panel, points=kept, missing=[*content.missing, *beyond], people=None)
 
 

@@ -19,7 +19,7 @@ Point = tuple[float, float]
 _CORNERS = ((1, 1), (1, -1), (-1, 1), (-1, -1))
 
 
-class Panel(NamedTuple):
+class FinetuningPanel(NamedTuple):
     title: str
     task: str
     dataset: str
@@ -38,7 +38,7 @@ def methods_figure(
     rows: Sequence[AnyRow],
     base: str,
     models: Sequence[str],
-    panels: Sequence[Panel],
+    panels: Sequence[FinetuningPanel],
     out: str | Path,
 ) -> list[Path]:
     """A panel per number; a line per fine-tuned model, by method, top to bottom; `base` as a dashed line."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clipjax.analysis.figures.matches import Matched, matches_figure
+from clipjax.analysis.figures.matches import PairMatches, matches_figure
 from clipjax.checkpoints.encoder import Encoder
 from clipjax.data.cards import Dataset
 from clipjax.data.pairs.matching import NORMALISATIONS, Matching
@@ -24,7 +24,7 @@ from clipjax.evaluation.kinds.pairs.pairs import PairSubject, not_applicable, pa
 from clipjax.evaluation.models.encoders import encoder
 from clipjax.evaluation.request import Request
 from clipjax.guards import at_least
-from clipjax.tasks.correspondence import CURVE, PLACES, TASK, Matcher, limits_of
+from clipjax.tasks.correspondence import CURVE, PLACES, TASK, PairMatcher, limits_of
 
 FORMATS = (".png", ".jpg", ".jpeg", ".pdf", ".svg")
 UNITS = {"3d": " m", "2d": " px", "pck": " of the larger side of the box"}
@@ -42,7 +42,7 @@ def draw_matches(
     layers: str | None = None,
     attention: str | None = None,
     positions: str | None = None,
-) -> list[Matched]:
+) -> list[PairMatches]:
     """Draw the matches of the task `correspondence`, right and wrong ones by the card's `curve`.
 
     Args:
@@ -103,9 +103,9 @@ def _rows(pairs: PairSet, names: Sequence[str]) -> list[int]:
     return [ids.index(name) for name in names] or [0]
 
 
-def _matched(subject: PairSubject, row: int, precision: str) -> Matched:
+def _matched(subject: PairSubject, row: int, precision: str) -> PairMatches:
     pairs, matching = subject.pairs, subject.matching
-    matcher = Matcher(matching, places=True)
+    matcher = PairMatcher(matching, places=True)
     alone = dataclasses.replace(subject.part.manifest, pairs=pairs.select([row]))
     compute = Compute(progress=False)
     [numbers] = match_pairs(subject.model, alone, matcher, subject.maps, compute, precision=precision).array
@@ -113,7 +113,7 @@ def _matched(subject: PairSubject, row: int, precision: str) -> Matched:
     error, threshold = limits_of(matching)[CURVE]
     ends = np.stack([by_name[name] for name in PLACES], axis=1).reshape(-1, 2, 2)
     name = f"{subject.model.card.id}, {pairs.ids[row]}"
-    return Matched(name, _pixels(pairs.load(row).images, matching), ends, by_name[error] < threshold)
+    return PairMatches(name, _pixels(pairs.load(row).images, matching), ends, by_name[error] < threshold)
 
 
 def _pixels(images: np.ndarray, matching: Matching) -> np.ndarray:

@@ -11,7 +11,7 @@ from clipjax.checkpoints.encoder import Encoder
 from clipjax.checkpoints.vision_language import answering
 from clipjax.data.cards import Dataset
 from clipjax.data.questions import ALL, Questions
-from clipjax.embeddings.answers import STEPS, Prompts, answer_images, answer_key, prompts_of
+from clipjax.embeddings.answers import STEPS, QuestionPrompts, answer_images, answer_key, prompts_of
 from clipjax.embeddings.compute import Compute, EmbedStats
 from clipjax.errors import counted
 from clipjax.evaluation.kinds.kind import Amounts, Kind
@@ -38,7 +38,7 @@ class QuestionSubject(Subject):
     turns: Turns
 
     @functools.cached_property
-    def prompts(self) -> Prompts:
+    def prompts(self) -> QuestionPrompts:
         """About all images. Raises DataError as `prompts_of`."""
         rotations = self.questions.rotations(self.turns.rotations)
         return prompts_of(self.model, self.questions, rotations, self.turns.steps)

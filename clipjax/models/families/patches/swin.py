@@ -129,7 +129,7 @@ def joined_runs(x: Float[Array, "P B N C"], window: int, height: int, width: int
     return x.transpose(2, 0, 3, 1, 4, 5).reshape(batch, height, width, channels)
 
 
-def apart(sides: tuple[int, int], window: int, shifts: tuple[int, int]) -> Float[np.ndarray, "P 1 N N"]:
+def window_mask(sides: tuple[int, int], window: int, shifts: tuple[int, int]) -> Float[np.ndarray, "P 1 N N"]:
     """Added to the scores in moved windows: 0, or `APART` where the map's two ends meet."""
     # Only tokens of one region see each other. Regions along an axis for side 4, window 2, shift 1, whose
     # rows 0 1 2 3 were rolled to 1 2 3 0: windows [0 0] [1 2].
@@ -167,7 +167,7 @@ class Block(nnx.Module):
         height, width, window = *x.shape[1:3], self.window
         down, across = shifts(height, width, window) if self.moves else (0, 0)
         moved = bool(down or across)
-        more = jnp.asarray(apart((height, width), window, (down, across))) if moved else None
+        more = jnp.asarray(window_mask((height, width), window, (down, across))) if moved else None
 
         def by_image(x: Array) -> Array:
             return joined(self.attn(partition(x, window), more, mode=mode), window, height, width)

@@ -8,7 +8,7 @@ from open_clip.timm_model import TimmModel
 from timm.models.convnext import ConvNeXt
 from torch import Tensor, nn
 
-from converters.golden.recording import Tower, recording
+from converters.golden.recording import RecordedTower, recording
 from converters.golden.weights import STREAM, scaled_normal
 
 
@@ -70,4 +70,4 @@ def takes(module: nn.Module) -> bool:
     )
 
 
-TOWERS = [Tower(takes, stages, condition)]
+TOWERS = [RecordedTower(takes, stages, condition)]

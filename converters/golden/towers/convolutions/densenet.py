@@ -7,7 +7,7 @@ from typing import Any
 from timm.models.densenet import DenseNet
 from torch import Tensor, nn
 
-from converters.golden.recording import Tower, recording
+from converters.golden.recording import RecordedTower, recording
 from converters.golden.weights import measure_batch_norms
 
 # Of the layer's mean: torch's own float32 is 7e-5 from its float64 without it, and 2e-5 with it.
@@ -42,4 +42,4 @@ def condition(model: Any, seed: int) -> None:
             variance.clamp_(min=LEAST_VARIANCE * float(variance.mean()))
 
 
-TOWERS = [Tower(lambda module: isinstance(module, DenseNet), stages, condition)]
+TOWERS = [RecordedTower(lambda module: isinstance(module, DenseNet), stages, condition)]

@@ -8,7 +8,7 @@ from open_clip.timm_model import TimmModel
 from timm.models.fastvit import AttentionBlock, FastVit, LayerScale2d
 from torch import Tensor, nn
 
-from converters.golden.recording import Tower, recording
+from converters.golden.recording import RecordedTower, recording
 from converters.golden.weights import ATTENTION_GAIN, BRANCH_GAIN, measure_batch_norms, scaled_normal
 
 # Of a squeeze-excitation: at SE_GAIN the gates of the last map amplify their own rounding errors.
@@ -53,4 +53,4 @@ def takes(module: Any) -> bool:
     return isinstance(module, TimmModel) and isinstance(module.trunk, FastVit)
 
 
-TOWERS = [Tower(takes, stages, condition)]
+TOWERS = [RecordedTower(takes, stages, condition)]

@@ -12,7 +12,7 @@ from timm.models.efficientnet import EfficientNet
 from timm.models.mobilenetv3 import MobileNetV3
 from torch import Tensor, nn
 
-from converters.golden.recording import Tower, recording
+from converters.golden.recording import RecordedTower, recording
 from converters.golden.weights import BRANCH_GAIN, SE_GAIN, measure_batch_norms, scaled_normal
 
 # Pixels at which BatchNorm's statistics are measured: if the last maps have few values, MobileNetV3 amplifies
@@ -65,4 +65,4 @@ def condition(model: Any, seed: int) -> None:
     measure_batch_norms(model, MEASURED, seed, gains)
 
 
-TOWERS = [Tower(lambda module: isinstance(module, EfficientNet) or is_v3(module), stages, condition)]
+TOWERS = [RecordedTower(lambda module: isinstance(module, EfficientNet) or is_v3(module), stages, condition)]

@@ -7,7 +7,7 @@ from typing import Any
 from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor
 
-from converters.golden.recording import Tower, numbered, recording
+from converters.golden.recording import RecordedTower, numbered, recording
 from converters.golden.weights import ATTENTION_GAIN, BRANCH_GAIN, measure_batch_norms, scaled_normal
 
 
@@ -41,4 +41,4 @@ def condition(visual: Any, seed: int) -> None:
         scaled_normal(linear.weight, gain / size)
 
 
-TOWERS = [Tower(lambda module: isinstance(module, ModifiedResNet), stages, condition)]
+TOWERS = [RecordedTower(lambda module: isinstance(module, ModifiedResNet), stages, condition)]

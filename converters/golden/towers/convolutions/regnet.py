@@ -7,7 +7,7 @@ from typing import Any
 from timm.models.regnet import RegNet
 from torch import Tensor
 
-from converters.golden.recording import Tower, recording
+from converters.golden.recording import RecordedTower, recording
 from converters.golden.weights import BRANCH_GAIN, SE_GAIN, measure_batch_norms, scaled_normal
 
 NARROW = {"w0": 24, "wa": 36.44, "wm": 2.49, "group_size": 8, "depth": 13}
@@ -37,4 +37,4 @@ def condition(model: Any, seed: int) -> None:
     measure_batch_norms(model, 96, seed, gains)
 
 
-TOWERS = [Tower(lambda module: isinstance(module, RegNet), stages, condition)]
+TOWERS = [RecordedTower(lambda module: isinstance(module, RegNet), stages, condition)]

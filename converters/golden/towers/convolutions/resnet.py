@@ -7,7 +7,7 @@ from typing import Any
 from timm.models.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
 
-from converters.golden.recording import Tower, recording
+from converters.golden.recording import RecordedTower, recording
 from converters.golden.weights import BRANCH_GAIN, SE_GAIN, measure_batch_norms, scaled_normal
 
 EXPANSION = 4
@@ -69,4 +69,4 @@ def takes(module: nn.Module) -> bool:
     return isinstance(module, ResNet)
 
 
-TOWERS = [Tower(takes, stages, condition)]
+TOWERS = [RecordedTower(takes, stages, condition)]

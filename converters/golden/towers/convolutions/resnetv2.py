@@ -9,7 +9,7 @@ from timm.layers.std_conv import StdConv2d
 from timm.models import resnetv2
 from torch import Tensor, nn
 
-from converters.golden.recording import Tower, numbered, recording
+from converters.golden.recording import RecordedTower, numbered, recording
 from converters.golden.weights import BRANCH_GAIN, scaled_normal
 
 SMALL = 1e-3  # of norms' scales and of kernels: a kernel's variance is 100 times its eps
@@ -48,4 +48,4 @@ def condition(model: Any, seed: int) -> None:
     scaled_normal(model.head.fc.weight, 1.0)
 
 
-TOWERS = [Tower(lambda module: isinstance(module, resnetv2.ResNetV2), stages, condition)]
+TOWERS = [RecordedTower(lambda module: isinstance(module, resnetv2.ResNetV2), stages, condition)]

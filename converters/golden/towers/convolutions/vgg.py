@@ -7,7 +7,7 @@ from typing import Any
 from timm.models.vgg import VGG
 from torch import Tensor, nn
 
-from converters.golden.recording import Tower, recording
+from converters.golden.recording import RecordedTower, recording
 from converters.golden.weights import measure_batch_norms, scaled_normal
 
 
@@ -46,4 +46,4 @@ def condition(model: Any, seed: int) -> None:
     measure_batch_norms(model, 224, seed, {})
 
 
-TOWERS = [Tower(lambda module: isinstance(module, VGG), stages, condition)]
+TOWERS = [RecordedTower(lambda module: isinstance(module, VGG), stages, condition)]

@@ -7,7 +7,7 @@ from typing import Any
 from timm.models.beit import Beit
 from torch import Tensor
 
-from converters.golden.recording import Tower, numbered, recording
+from converters.golden.recording import RecordedTower, numbered, recording
 from converters.golden.weights import ATTENTION_GAIN, STREAM, scaled_normal
 
 
@@ -45,4 +45,4 @@ def condition(model: Any, seed: int) -> None:
             scale.uniform_(0.6, 1.4).mul_(STREAM)
 
 
-TOWERS = [Tower(lambda module: isinstance(module, Beit), stages, condition)]
+TOWERS = [RecordedTower(lambda module: isinstance(module, Beit), stages, condition)]

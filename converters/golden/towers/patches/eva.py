@@ -9,7 +9,7 @@ from timm.layers.mlp import SwiGLU
 from timm.models.eva import Eva, EvaBlockPostNorm
 from torch import Tensor
 
-from converters.golden.recording import Tower, numbered, recording
+from converters.golden.recording import RecordedTower, numbered, recording
 from converters.golden.towers.patches.rope_vit import is_rope_vit
 from converters.golden.weights import ATTENTION_GAIN, STREAM, condition_residual, scaled_normal
 
@@ -79,4 +79,4 @@ def takes(module: Any) -> bool:
     return isinstance(module, TimmModel) and isinstance(module.trunk, Eva) and not is_rope_vit(module.trunk)
 
 
-TOWERS = [Tower(takes, stages, condition)]
+TOWERS = [RecordedTower(takes, stages, condition)]

@@ -10,7 +10,7 @@ from timm.models import mlp_mixer
 from timm.models.mlp_mixer import Affine, MlpMixer, ResBlock, SpatialGatingBlock
 from torch import Tensor, nn
 
-from converters.golden.recording import Tower, numbered, recording
+from converters.golden.recording import RecordedTower, numbered, recording
 from converters.golden.weights import STREAM, condition_residual, scaled_normal
 
 GATE_GAIN = 0.02  # of what the norm inside gMLP's gate reads, so that its eps counts
@@ -63,4 +63,4 @@ def condition_block(block: Any) -> None:
     condition_residual((mlp.fc2,) for mlp in mlps)
 
 
-TOWERS = [Tower(lambda module: isinstance(module, MlpMixer), stages, condition)]
+TOWERS = [RecordedTower(lambda module: isinstance(module, MlpMixer), stages, condition)]

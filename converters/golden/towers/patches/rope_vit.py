@@ -9,7 +9,7 @@ from timm.layers.pos_embed_sincos import RotaryEmbeddingDinoV3
 from timm.models.eva import Eva
 from torch import Tensor
 
-from converters.golden.recording import Tower, numbered, recording
+from converters.golden.recording import RecordedTower, numbered, recording
 from converters.golden.towers.patches.timm_vit import (
     condition_patches,
     condition_pool,
@@ -63,4 +63,4 @@ def condition_block(block: Any) -> None:
         block.mlp.fc1_g.bias.uniform_(-0.2, 0.2)
 
 
-TOWERS = [Tower(lambda module: is_rope_vit(trunk_of(module)), stages, condition)]
+TOWERS = [RecordedTower(lambda module: is_rope_vit(trunk_of(module)), stages, condition)]

@@ -8,7 +8,7 @@ import torch
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
-from converters.golden.recording import Tower, numbered, recording
+from converters.golden.recording import RecordedTower, numbered, recording
 from converters.golden.weights import ATTENTION_GAIN, STREAM, condition_residual, scaled_normal
 
 
@@ -47,4 +47,4 @@ def condition(model: Any, seed: int) -> None:
             condition_residual([(block.attn.proj, block.mlp.fc2)])
 
 
-TOWERS = [Tower(lambda module: isinstance(module, SwinTransformer), stages, condition)]
+TOWERS = [RecordedTower(lambda module: isinstance(module, SwinTransformer), stages, condition)]

@@ -15,7 +15,7 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from converters.golden.recording import Tower, numbered, recording
+from converters.golden.recording import RecordedTower, numbered, recording
 from converters.golden.weights import (
     ATTENTION_GAIN,
     STREAM,
@@ -135,4 +135,4 @@ def takes(module: nn.Module) -> bool:
     return isinstance(trunk_of(module), VisionTransformer)
 
 
-TOWERS = [Tower(takes, stages, condition)]
+TOWERS = [RecordedTower(takes, stages, condition)]

@@ -7,7 +7,7 @@ from typing import Any
 from open_clip.transformer import LayerScale, VisionTransformer
 from torch import Tensor, nn
 
-from converters.golden.recording import Tower, numbered, recording
+from converters.golden.recording import RecordedTower, numbered, recording
 from converters.golden.towers.patches.timm_vit import timm_sizes
 from converters.golden.weights import ATTENTION_GAIN, STREAM, condition_residual, scaled_normal
 
@@ -64,4 +64,4 @@ def condition_pool(pool: Any) -> None:
     condition_residual([(pool.attn.out_proj,)])
 
 
-TOWERS = [Tower(lambda module: isinstance(module, VisionTransformer), stages, condition)]
+TOWERS = [RecordedTower(lambda module: isinstance(module, VisionTransformer), stages, condition)]

@@ -7,7 +7,7 @@ from typing import Any
 from open_clip.transformer import TextTransformer
 from torch import Tensor
 
-from converters.golden.recording import Tower, numbered, recording
+from converters.golden.recording import RecordedTower, numbered, recording
 from converters.golden.towers.texts import text
 from converters.golden.towers.texts.text import open_clip_sizes
 from converters.golden.weights import STREAM
@@ -33,4 +33,4 @@ def takes(module: Any) -> bool:
     return isinstance(module, TextTransformer) and module.cls_emb is not None
 
 
-TOWERS = [Tower(takes, stages, condition)]
+TOWERS = [RecordedTower(takes, stages, condition)]

@@ -10,7 +10,7 @@ from open_clip.hf_model import HFTextEncoder
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, RobertaConfig, XLMRobertaConfig
 
-from converters.golden.recording import Tower, numbered, recording
+from converters.golden.recording import RecordedTower, numbered, recording
 from converters.golden.weights import ATTENTION_GAIN, STREAM, scaled_normal
 
 # Differences from the config classes' defaults in these hub repositories' config.json, which open_clip would
@@ -81,4 +81,4 @@ def scale_by(factor: float, module: Any) -> None:
     module.bias.mul_(factor)
 
 
-TOWERS = [Tower(lambda module: isinstance(module, HFTextEncoder), stages, condition)]
+TOWERS = [RecordedTower(lambda module: isinstance(module, HFTextEncoder), stages, condition)]

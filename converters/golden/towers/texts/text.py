@@ -8,7 +8,7 @@ from open_clip.model import CLIP
 from open_clip.transformer import TextTransformer, text_global_pool
 from torch import Tensor, nn
 
-from converters.golden.recording import Tower, numbered, recording
+from converters.golden.recording import RecordedTower, numbered, recording
 from converters.golden.weights import STREAM, condition_residual, scaled_normal
 
 
@@ -42,4 +42,4 @@ def takes(module: Any) -> bool:
     return isinstance(module, CLIP) or (isinstance(module, TextTransformer) and module.cls_emb is None)
 
 
-TOWERS = [Tower(takes, stages, condition)]
+TOWERS = [RecordedTower(takes, stages, condition)]

@@ -56,7 +56,7 @@ def narrow_case(name: str) -> Case:
     return _parity.narrow_case(name, *REFERENCES[name])
 
 
-def assert_same(report: verify.Report, blocks: int) -> None:
+def assert_same(report: verify.VerificationReport, blocks: int) -> None:
     assert report.passed, report.to_json()
     errors = {stage.name: stage.error or 0 for stage in report.stages}
     assert sum(name.startswith("vision.stages.") for name in errors) == blocks

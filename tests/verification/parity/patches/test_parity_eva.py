@@ -57,7 +57,7 @@ def movement(case: Case) -> float:
 # --------------------------------------------------------------------------------------- what is right
 
 
-def assert_same(report: verify.Report, blocks: int) -> None:
+def assert_same(report: verify.VerificationReport, blocks: int) -> None:
     assert report.passed, report.to_json()
     errors = {stage.name: stage.error or 0 for stage in report.stages}
     assert sum(name.startswith("vision.blocks.") for name in errors) == blocks

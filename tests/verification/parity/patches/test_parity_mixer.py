@@ -39,7 +39,7 @@ def case(name: str) -> Case:
 # --------------------------------------------------------------------------------------- what is right
 
 
-def assert_same(report: verify.Report, blocks: int) -> None:
+def assert_same(report: verify.VerificationReport, blocks: int) -> None:
     assert report.passed, report.to_json()
     errors = {stage.name: stage.error or 0 for stage in report.stages}
     names = ["patch_embed", *(f"blocks.{i}" for i in range(blocks)), "pooled"]

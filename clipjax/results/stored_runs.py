@@ -11,7 +11,7 @@ from clipjax.results.run_files import RUN
 from clipjax.results.store import ResultStore
 
 
-class Named(NamedTuple):
+class NamedRuns(NamedTuple):
     """`runs` are ids, oldest first; `is_run`: the name is that of one run, not of a model."""
 
     store: ResultStore
@@ -19,7 +19,7 @@ class Named(NamedTuple):
     is_run: bool
 
 
-def runs_named(name: str | Path, results: str | Path) -> Named:
+def runs_named(name: str | Path, results: str | Path) -> NamedRuns:
     """Find a run by its folder, or in `results` by its id, or all runs of a model.
 
     Raises:
@@ -28,18 +28,18 @@ def runs_named(name: str | Path, results: str | Path) -> Named:
     """
     if ((folder := ResultStore(name).root) / RUN).is_file():
         folder = folder.resolve()
-        return Named(ResultStore(folder.parent), [folder.name], True)
+        return NamedRuns(ResultStore(folder.parent), [folder.name], True)
     store = ResultStore(results)
     store.check_root(exists=True)
     ids = store.run_ids()
     if not ids:
         raise DataError(f"{results} holds no results; give the folder that `clipjax eval --results` wrote to")
     if name in ids:
-        return Named(store, [str(name)], True)
+        return NamedRuns(store, [str(name)], True)
     folder = store.root.resolve() if isinstance(store.root, Path) else store.root
     models = {run_id: _model(folder, run_id) for run_id in ids}
     if own := [run_id for run_id in ids if models[run_id] == name]:
-        return Named(store, own, False)
+        return NamedRuns(store, own, False)
     raise unknown_name("run or model", str(name), sorted(set(models.values())))
 
 

@@ -1,6 +1,6 @@
 """Kinds of values: what an annotation allows, how it is read, its words in a message, its JSON Schema.
 
-kind_of(int | None, Rules()).read("3", "a.toml: n")  # DataError: a.toml: n = '3' must be a whole number
+value_type(int | None, ReadingRules()).read("3", "a.toml: n")  # a.toml: n = '3' must be a whole number
 """
 
 from __future__ import annotations
@@ -26,15 +26,23 @@ from typing import (
 from clipjax.errors import ClipjaxError, DataError
 from clipjax.storage.records.limits import Limit
 from clipjax.storage.records.problems import Problems, key_problems, shown
-from clipjax.storage.records.values import NO_TYPES, Anything, Choice, Custom, Kind, Plain, Rules
+from clipjax.storage.records.values import (
+    NO_TYPES,
+    AnyType,
+    ChoiceType,
+    CustomType,
+    PlainType,
+    ReadingRules,
+    ValueType,
+)
 
 Key = TypeVar("Key")
 
 
-class Either(Kind):
+class UnionType(ValueType):
     """A union: the first kind that a value fits reads it."""
 
-    def __init__(self, kinds: Iterable[Kind], rules: Rules) -> None:
+    def __init__(self, kinds: Iterable[ValueType], rules: ReadingRules) -> None:
         self.kinds, self.rules = tuple(kinds), rules
         # Else the first kind that fits may make another value of it.
         self.sure = NO_TYPES.union(*(kind.sure for kind in self.kinds)) if rules.kept else NO_TYPES
@@ -56,16 +64,16 @@ class Either(Kind):
         return DataError(f"{where} = {shown(value)} must be {' or '.join(kind.words[0] for kind in kinds)}")
 
 
-class Several(Kind):
+class SequenceType(ValueType):
     """`list[X]`, `tuple[X, ...]`, `frozenset[X]` or `tuple[X, Y]`."""
 
-    def __init__(self, cls: type, items: tuple[Any, ...], rules: Rules) -> None:
+    def __init__(self, cls: type, items: tuple[Any, ...], rules: ReadingRules) -> None:
         self.cls, self.rules = cls, rules
         # tuple[int, str] has a kind for each place; tuple[int, ...] and list[int] have one for all.
         self.length = len(items) if cls is tuple and items[1:] != (...,) else None
-        self.kinds = [kind_of(each, rules) for each in items if each is not ...]
+        self.kinds = [value_type(each, rules) for each in items if each is not ...]
         first, count = self.kinds[0], "" if self.length is None else f"{self.length} "
-        of = "" if self.length is None and isinstance(first, Anything) else f" of {count}{first.words[1]}"
+        of = "" if self.length is None and isinstance(first, AnyType) else f" of {count}{first.words[1]}"
         self.words = f"a list{of}", f"lists{of}"
         self.json = None if first.json is None else {"type": "array", "items": first.json}
 
@@ -80,10 +88,10 @@ class Several(Kind):
         return value if self.rules.kept else self.cls(values)
 
 
-class _Table(Kind):
+class _Table(ValueType):
     """Tables of TOML, objects of JSON."""
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: ReadingRules) -> None:
         self.rules = rules
         self.words = ("an object", "objects") if rules.of_json else ("a table", "tables")
 
@@ -91,13 +99,13 @@ class _Table(Kind):
         return isinstance(value, dict if self.rules.kept else Mapping)
 
 
-class Named(_Table):
+class MappingType(_Table):
     """`Mapping[str, X]` or a dict."""
 
-    def __init__(self, inner: Any, rules: Rules) -> None:
+    def __init__(self, inner: Any, rules: ReadingRules) -> None:
         super().__init__(rules)
-        self.inner = kind_of(inner, rules)
-        self.sure = frozenset({dict}) if rules.kept and isinstance(self.inner, Anything) else NO_TYPES
+        self.inner = value_type(inner, rules)
+        self.sure = frozenset({dict}) if rules.kept and isinstance(self.inner, AnyType) else NO_TYPES
         if self.inner.json is not None:
             self.json = {"type": "object"} | (
                 {"additionalProperties": self.inner.json} if self.inner.json else {}
@@ -109,10 +117,10 @@ class Named(_Table):
         return value if self.rules.kept else values
 
 
-class Fields(_Table):
+class DataclassType(_Table):
     """A dataclass."""
 
-    def __init__(self, cls: type, rules: Rules) -> None:
+    def __init__(self, cls: type, rules: ReadingRules) -> None:
         super().__init__(rules)
         self.cls = cls
         missing = dataclasses.MISSING
@@ -122,12 +130,12 @@ class Fields(_Table):
             if each.init
         }
         self._hints = get_type_hints(cls, include_extras=True)
-        self._kinds: dict[str, Kind] = {}
+        self._kinds: dict[str, ValueType] = {}
 
-    def kind(self, name: str) -> Kind:
+    def kind(self, name: str) -> ValueType:
         # Made when first read: a record may contain itself, and fields that the caller sets any type.
         if name not in self._kinds:
-            self._kinds[name] = kind_of(self._hints[name], self.rules)
+            self._kinds[name] = value_type(self._hints[name], self.rules)
         return self._kinds[name]
 
     def made(self, value: Any, where: str, given: Mapping[str, Any] = types.MappingProxyType({})) -> Any:
@@ -142,15 +150,15 @@ class Fields(_Table):
             raise DataError(f"{where}: {error}") from None
 
 
-class Keys(_Table):
+class TypedDictType(_Table):
     """A `TypedDict`: the value stays as it is."""
 
-    def __init__(self, cls: type, rules: Rules) -> None:
+    def __init__(self, cls: type, rules: ReadingRules) -> None:
         super().__init__(dataclasses.replace(rules, kept=True))
         # __required_keys__ misses annotations that are texts.
         self._hints = get_type_hints(cls, include_extras=True)
         self.needed = [name for name, hint in self._hints.items() if get_origin(hint) is not NotRequired]
-        self.kinds = {name: kind_of(hint, self.rules) for name, hint in self._hints.items()}
+        self.kinds = {name: value_type(hint, self.rules) for name, hint in self._hints.items()}
         self._sure = {name: kind.sure for name, kind in self.kinds.items()}
         self._enough = frozenset(self.needed)
         fields = {
@@ -192,7 +200,7 @@ def _description(hint: Any) -> dict[str, str]:
     return next(({"description": note} for note in notes if isinstance(note, str)), {})
 
 
-def read_parts(parts: Mapping[Key, tuple[Kind, Any, str]], known: Iterable[str] = ()) -> dict[Key, Any]:
+def read_parts(parts: Mapping[Key, tuple[ValueType, Any, str]], known: Iterable[str] = ()) -> dict[Key, Any]:
     """The values of (kind, value, where). Raises DataError with every problem, `known` first."""
     problems, values = Problems(known), {}
     for key, (kind, value, where) in parts.items():
@@ -203,37 +211,37 @@ def read_parts(parts: Mapping[Key, tuple[Kind, Any, str]], known: Iterable[str] 
 
 
 @functools.lru_cache(maxsize=512)  # bounded: `how` may have functions that are made anew for each call
-def record_kind(cls: type, rules: Rules) -> Fields | Keys:
+def record_kind(cls: type, rules: ReadingRules) -> DataclassType | TypedDictType:
     """The kind of a dataclass or a `TypedDict`."""
-    return Keys(cls, rules) if is_typeddict(cls) else Fields(cls, rules)
+    return TypedDictType(cls, rules) if is_typeddict(cls) else DataclassType(cls, rules)
 
 
-def kind_of(annotation: Any, rules: Rules) -> Kind:
+def value_type(annotation: Any, rules: ReadingRules) -> ValueType:
     """Raises TypeError for an annotation that records cannot have."""
     for kind, function in rules.how:
         if annotation == kind:
-            return Custom(function)
+            return CustomType(function)
     origin, items = get_origin(annotation) or annotation, get_args(annotation)
     if origin is NotRequired:
-        return kind_of(items[0], rules)
+        return value_type(items[0], rules)
     if origin is Annotated:
         limits = tuple(each for each in items[1:] if isinstance(each, Limit))
-        kind = kind_of(items[0], rules)
+        kind = value_type(items[0], rules)
         return kind.limited(limits) if limits else kind
     if annotation is Any:
-        return Anything()
-    if annotation in Plain.KINDS:
-        return Plain(annotation, rules)
+        return AnyType()
+    if annotation in PlainType.KINDS:
+        return PlainType(annotation, rules)
     if origin is Literal:
-        return Choice(items, rules)
+        return ChoiceType(items, rules)
     if origin in (Union, types.UnionType):
-        return Either([kind_of(each, rules) for each in items], rules)
+        return UnionType([value_type(each, rules) for each in items], rules)
     if is_typeddict(origin) or dataclasses.is_dataclass(origin):
         return record_kind(origin, rules)
     if origin in (tuple, list, frozenset):
-        return Several(origin, items or (Any,), rules)
+        return SequenceType(origin, items or (Any,), rules)
     if origin in (Mapping, dict):
-        return Named(items[1] if items else Any, rules)
+        return MappingType(items[1] if items else Any, rules)
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
-        return Choice(tuple(each.value for each in annotation), rules, annotation)
+        return ChoiceType(tuple(each.value for each in annotation), rules, annotation)
     raise TypeError(f"{annotation!r} is not a kind of field that a record can have")

@@ -23,7 +23,7 @@ _ATTENTION = "attn"  # in the blocks of a transformer: those of a Mixer would gi
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Apart:
+class Unstacked:
     """A param that is stacked on axis 0, as its blocks' arrays."""
 
     blocks: tuple[Array, ...]
@@ -34,18 +34,18 @@ class Apart:
         return len(self.blocks), *self.blocks[0].shape
 
 
-def is_apart(leaf: object) -> bool:
-    return isinstance(leaf, Apart)
+def is_unstacked(leaf: object) -> bool:
+    return isinstance(leaf, Unstacked)
 
 
 def each_block(stack: Any) -> Iterator[Any]:
-    """The blocks of a tree (or module) of `Apart`s."""
-    (depth,) = {leaf.shape[0] for leaf in jax.tree.leaves(stack, is_leaf=is_apart)}
+    """The blocks of a tree (or module) of `Unstacked`s."""
+    (depth,) = {leaf.shape[0] for leaf in jax.tree.leaves(stack, is_leaf=is_unstacked)}
     for index in range(depth):
-        yield jax.tree.map(lambda leaf, at=index: leaf.blocks[at], stack, is_leaf=is_apart)
+        yield jax.tree.map(lambda leaf, at=index: leaf.blocks[at], stack, is_leaf=is_unstacked)
 
 
-def apart(params: dict[str, Any]) -> dict[str, Any]:
+def unstack(params: dict[str, Any]) -> dict[str, Any]:
     """The params of a network with its transformers' blocks as views of the stacks' memory.
 
     A tower stays as it is where its blocks are not on one CPU, or a view would have to be a copy. JAX cannot
@@ -70,7 +70,7 @@ def _viewable(stack: object) -> bool:
     return on_cpu and stack.nbytes // len(stack) % _ALIGNED == 0
 
 
-def _views(stack: Array) -> Apart:
+def _views(stack: Array) -> Unstacked:
     (device,) = stack.devices()
     where = device if stack.committed else None
-    return Apart(tuple(jax.device_put(block, where) for block in np.asarray(stack)))
+    return Unstacked(tuple(jax.device_put(block, where) for block in np.asarray(stack)))
