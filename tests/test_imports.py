@@ -20,7 +20,7 @@ LAZY_ROOMS = ("commands", "cli", "demo", "")
 # `doctor.data` stays: a doctor that loaded JAX could not say that JAX is broken.
 LAZY: set[tuple[str, str]] = {
     ("clipjax.doctor.data", "clipjax.checkpoints.identity.registry"),
-    ("clipjax.doctor.data", "clipjax.evaluation.located"),
+    ("clipjax.doctor.data", "clipjax.evaluation.data_folder"),
 }
 
 

@@ -19,7 +19,7 @@ from clipjax import cli
 from clipjax.data.pixels.preprocess import Decode
 from clipjax.data.questions import ROTATIONS
 from clipjax.embeddings.compute import Compute
-from clipjax.embeddings.params import placements
+from clipjax.embeddings.placements import placements
 from clipjax.errors import UsageError
 from clipjax.evaluation.request import Request
 from clipjax.metrics.uncertainty.bootstrap import RESAMPLES

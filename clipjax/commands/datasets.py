@@ -166,7 +166,7 @@ def pack(
 def _check_one(name: str, path: Path, decode: bool) -> None:
     from clipjax.data.cards import read_card
     from clipjax.data.check import check_dataset
-    from clipjax.evaluation.located import card_problems
+    from clipjax.evaluation.data_folder import card_problems
     from clipjax.progress import progress_bar
 
     card = read_card(name)
@@ -186,7 +186,7 @@ def _check_one(name: str, path: Path, decode: bool) -> None:
 
 
 def _check_all(data_root: Path, decode: bool) -> None:
-    from clipjax.evaluation.located import survey
+    from clipjax.evaluation.data_folder import survey
 
     found = [
         (

@@ -14,7 +14,7 @@ from clipjax.errors import ClipjaxError, DataError, counted
 from clipjax.storage.buckets import BucketPath
 
 if TYPE_CHECKING:
-    from clipjax.evaluation.located import DataFolder
+    from clipjax.evaluation.data_folder import DataFolder
 
 _FLOAT32 = 4
 NAMED = 12  # data sets named in one line
@@ -22,7 +22,7 @@ NAMED = 12  # data sets named in one line
 
 def check_data(machine: Machine, *, data_root: Path) -> Iterator[CheckResult]:
     """Check data sets as `datasets check --all` does, without reading images. A missing one is no problem."""
-    from clipjax.evaluation.located import survey
+    from clipjax.evaluation.data_folder import survey
 
     ready, missing = [], []
     for data, problems in survey(data_root):
@@ -88,7 +88,7 @@ def bytes_an_image(models: Iterable[str]) -> Iterator[int]:
 
 def _images(data_root: Path) -> Iterator[int]:
     """The images of each folder; two cards of one folder share embeddings."""
-    from clipjax.evaluation.located import cards_below
+    from clipjax.evaluation.data_folder import cards_below
 
     counts: dict[Path, int] = {}
     for data in cards_below(data_root):

@@ -31,7 +31,7 @@ from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.forward import Forward, ProgramKey, Step, compiled, on_devices
 from clipjax.embeddings.images import ImageStream
 from clipjax.embeddings.keys import entry_key
-from clipjax.embeddings.params import AUTO, REPLICATED, SHARDED, bytes_of, fits
+from clipjax.embeddings.placements import AUTO, REPLICATED, SHARDED, bytes_of, fits
 from clipjax.embeddings.sets import Embeddings
 from clipjax.embeddings.stored_rows import rows_of
 from clipjax.embeddings.stream import Batch

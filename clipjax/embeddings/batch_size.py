@@ -19,7 +19,7 @@ from etils import epath
 from clipjax.checkpoints.encoder import Encoder
 from clipjax.config import cache_dir
 from clipjax.embeddings.forward import Forward, OutOfMemoryError, image_forward, watched
-from clipjax.embeddings.params import device_memory
+from clipjax.embeddings.placements import device_memory
 from clipjax.errors import DataError
 from clipjax.models.precision import Precision
 from clipjax.models.version import forward_version

@@ -119,7 +119,7 @@ class EmbedStats:
     skipped: tuple[str, ...]
     per_device_batch: int
     decoders: str = ""
-    params: str = REPLICATED
+    placement: str = REPLICATED
     batch_choice: str = ""
     made_with: tuple[tuple[str, str], ...] = ()
 

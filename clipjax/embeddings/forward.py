@@ -22,7 +22,7 @@ from clipjax.data.pixels.normalize import normalize, normalize_host
 from clipjax.devices.platforms import platform_of
 from clipjax.devices.programs import enable_compile_cache
 from clipjax.devices.sharding import DATA, batch_sharding, local_mesh, params_sharding, replicated
-from clipjax.embeddings.params import AUTO, REPLICATED, SHARDED, fits, refuse_own, seen_whole
+from clipjax.embeddings.placements import AUTO, REPLICATED, SHARDED, fits, refuse_own, seen_whole
 from clipjax.errors import ClipjaxError, DataError, UsageError, type_and_line
 from clipjax.models.cut import FSDP
 from clipjax.models.network import Network

@@ -7,7 +7,7 @@ from typing import Any
 from clipjax.checkpoints.encoder import ModelCard, embeds_at_unit_norm
 from clipjax.data.manifest import Manifest
 from clipjax.data.pixels.preprocess import PixelRecipe
-from clipjax.embeddings.params import REPLICATED
+from clipjax.embeddings.placements import REPLICATED
 from clipjax.models.version import forward_version
 
 

@@ -21,7 +21,7 @@ from clipjax.data.pairs.pair import Pair, PairSet
 from clipjax.devices.sharding import local_mesh
 from clipjax.embeddings.forward import Forward, ProgramKey, Step, compiled, on_devices, tower_sharding
 from clipjax.embeddings.keys import entry_key
-from clipjax.embeddings.params import REPLICATED
+from clipjax.embeddings.placements import REPLICATED
 from clipjax.embeddings.sets import StoredRows
 from clipjax.embeddings.stream import Batch, Order, Stream, read_ahead
 from clipjax.errors import DataError

@@ -23,7 +23,7 @@ from clipjax.devices.sharding import replicated
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.forward import Forward, ProgramKey, Step, compiled, on_devices
 from clipjax.embeddings.pair_maps import MapStream, PairStream, StoredMaps, maps_key
-from clipjax.embeddings.params import AUTO, REPLICATED, refuse_own
+from clipjax.embeddings.placements import AUTO, REPLICATED, refuse_own
 from clipjax.embeddings.sets import SHARDS, Embeddings, StoredRows
 from clipjax.embeddings.stored_rows import make, rows_of, stored_rows
 from clipjax.embeddings.stream import Batch, Order

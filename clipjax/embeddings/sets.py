@@ -173,7 +173,7 @@ class StoredRows:
             skipped=(),
             per_device_batch=self.layout.batch,
             decoders=self.decoders,
-            params=self.layout.placement,
+            placement=self.layout.placement,
             batch_choice=self.layout.why,
             made_with=tuple(
                 (package, version)

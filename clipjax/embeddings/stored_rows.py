@@ -24,7 +24,7 @@ from clipjax.devices.agreement import (
     largest_everywhere,
 )
 from clipjax.embeddings.forward import OutOfMemoryError
-from clipjax.embeddings.params import placements
+from clipjax.embeddings.placements import placements
 from clipjax.embeddings.sets import Embeddings, Layout, StoredRows, default_shard
 from clipjax.embeddings.stream import Stream
 from clipjax.errors import DataError, UsageError

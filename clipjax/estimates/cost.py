@@ -17,11 +17,11 @@ from clipjax.checkpoints.card import Card
 from clipjax.data.cards import label_spaces, own_prompts
 from clipjax.data.labels import DEFAULT_PROMPTS, load_prompts
 from clipjax.data.pixels.preprocess import PixelRecipe
-from clipjax.embeddings.params import bytes_of, dtype_to_load
+from clipjax.embeddings.placements import bytes_of, dtype_to_load
 from clipjax.errors import ClipjaxError
 from clipjax.estimates.flops import tower_flops
+from clipjax.evaluation.data_folder import DataFolder
 from clipjax.evaluation.kinds.kind import SINGLE, Amounts, find_kind, kind_of
-from clipjax.evaluation.located import DataFolder
 from clipjax.evaluation.plans.item import Item, ModelChoice, TaskOnData
 from clipjax.evaluation.request import Request
 from clipjax.models.arch import Arch

@@ -11,7 +11,7 @@ import numpy as np
 
 from clipjax.devices.agreement import on_all
 from clipjax.embeddings.compute import Compute
-from clipjax.embeddings.params import dtype_to_load
+from clipjax.embeddings.placements import dtype_to_load
 from clipjax.errors import DataError
 from clipjax.evaluation.kinds.kind import check_options, kind_of
 from clipjax.evaluation.models.encoders import encoder
@@ -54,8 +54,8 @@ def measured(ready: ResolvedItem, compute: Compute, results: str | Path | None) 
             folder = job.data.dataset.folder
         return refused(ready.model, find_task(job.task), job.data.card.name, ready.reason, results, folder)
     with on_all(f"prepare {what}", apart=apart):
-        for part in subject.parts:
-            hash_images(part.manifest, compute.progress)
+        for data in subject.data_sets:
+            hash_images(data.manifest, compute.progress)
         _check_apart(subject)
     done = []
     for precision in ready.item.request.precisions:
@@ -68,8 +68,8 @@ def _check_apart(subject: Subject) -> None:
     """Raises DataError if a task that tells images from in-distribution ones gets the same twice."""
     if not subject.task.tells_apart:  # the ID set itself may be calibrated
         return
-    of_run, of_id = subject.parts
-    contents = [sorted(part.manifest.opener.content_digests()) for part in subject.parts]
+    of_run, of_id = subject.data_sets
+    contents = [sorted(data.manifest.opener.content_digests()) for data in subject.data_sets]
     if contents[0] == contents[1]:
         raise DataError(
             f"{of_run.name} and the in-distribution set {of_id.name} are the same images: give "
@@ -83,7 +83,7 @@ def _profile(subject: Subject, precision: str, compute: Compute, results: str | 
         stats, inputs = subject.inputs(precision, compute)
         outcome = subject.task.run(inputs)
     images = outcome.images if "id" in outcome.images else {"id": list(inputs.ids), **outcome.images}
-    recipe = subject.recipe(precision, stats.skipped, stats.params)
+    recipe = subject.recipe(precision, stats.skipped, stats.placement)
     if (check := subject.task.check_annotations) is not None and subject.annotations is not None:
         subject = dataclasses.replace(subject, remark=check(subject.annotations, recipe, images))
     common = _common(
@@ -100,18 +100,20 @@ def _profile(subject: Subject, precision: str, compute: Compute, results: str | 
 
 
 def _common(subject: Subject, recipe: dict[str, Any], **measured: Any) -> Fields:
-    model, task, name = subject.model, subject.task, subject.part.name
+    model, task, name = subject.model, subject.task, subject.data.name
     return {
         **identity(model.card.id, model_facts(model.card), task, name, model.framework),
-        **made_by(task, kind_of(model, task).name, model.card.arch, [each.reader for each in subject.parts]),
-        **from_configs(model_facts(model.card), {part.name: part.card_file for part in subject.parts}),
+        **made_by(
+            task, kind_of(model, task).name, model.card.arch, [each.reader for each in subject.data_sets]
+        ),
+        **from_configs(model_facts(model.card), {data.name: data.card_file for data in subject.data_sets}),
         "recipe_hash": sha256_json(recipe),
         "recipe": recipe,
         "convention": subject.convention(),
-        "sample": subject.part.sample,
-        "part": subject.part.share,
-        "id_part": None if len(subject.parts) == 1 else subject.parts[1].share,
-        "folder": subject.part.folder,
+        "sample": subject.data.sample,
+        "part": subject.data.share,
+        "id_part": None if len(subject.data_sets) == 1 else subject.data_sets[1].share,
+        "folder": subject.data.folder,
         "precision": recipe["precision"],
         **measured,
     }

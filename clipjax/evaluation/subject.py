@@ -17,7 +17,7 @@ from clipjax.data.labels import LabelSpace, Projection
 from clipjax.data.manifest import Manifest
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.embeddings.compute import Compute, EmbedStats
-from clipjax.embeddings.params import REPLICATED
+from clipjax.embeddings.placements import REPLICATED
 from clipjax.errors import UsageError, counted
 from clipjax.heads.adapters.base import Adapter, adapter_digest, adapter_of
 from clipjax.models.version import forward_version
@@ -31,7 +31,7 @@ UNUSED = ("pixels", "labels", "projection", "id", "head_classes", "tokenizer", "
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class RunData:
     """One data set of a run.
 
     Attributes:
@@ -60,7 +60,7 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False)
-class ImagePart(Part):
+class ImageData(RunData):
     """A data set of single images.
 
     Attributes:
@@ -91,14 +91,14 @@ class Subject(ABC):
     """Everything that a run needs, resolved. A kind of run adds its own in a subclass.
 
     Attributes:
-        part: the data set.
+        data: the data set.
         annotations: of a task that reads some.
         remark: what the annotations were compared with.
     """
 
     model: Encoder
     task: Task
-    part: Part
+    data: RunData
     annotations: Annotations | None
     resamples: int
     seed: int
@@ -117,11 +117,11 @@ class Subject(ABC):
         """
 
     @abstractmethod
-    def entries(self, precision: str, params: str) -> list[tuple[dict[str, Any], int]]:
-        """For each part: the key of the stored entry that `inputs` reads, and the number of its images.
+    def entries(self, precision: str, placement: str) -> list[tuple[dict[str, Any], int]]:
+        """For each data set: the key of the stored entry that `inputs` reads, and the number of its images.
 
         Args:
-            params: their layout on the devices.
+            placement: where the params are on the devices.
         """
 
     @abstractmethod
@@ -137,17 +137,17 @@ class Subject(ABC):
         """What the numbers are of, in words: "50,000 images", "1,000 classes"."""
 
     @property
-    def parts(self) -> tuple[Part, ...]:
+    def data_sets(self) -> tuple[RunData, ...]:
         """All data sets of the run, that of its rows first."""
-        return (self.part,)
+        return (self.data,)
 
     @property
-    def decoded(self) -> tuple[ImagePart, ...]:
+    def decoded(self) -> tuple[ImageData, ...]:
         """The data sets whose pixels a pixel store keeps."""
         return ()
 
     @property
-    def embedded(self) -> tuple[ImagePart, ...]:
+    def embedded(self) -> tuple[ImageData, ...]:
         """The data sets whose images are embedded alone, so that those of several runs may share steps."""
         return ()
 
@@ -155,8 +155,8 @@ class Subject(ABC):
         """The subject with the loaded model in place of the one that was only opened."""
         return dataclasses.replace(self, model=model)
 
-    def recipe(self, precision: str, skipped: tuple[str, ...], params: str = REPLICATED) -> dict[str, Any]:
-        """Everything that decides the numbers. `params`: their layout on the devices."""
+    def recipe(self, precision: str, skipped: tuple[str, ...], placement: str = REPLICATED) -> dict[str, Any]:
+        """Everything that decides the numbers. `placement`: of the params on the devices."""
         card, adapter = self.model.card, self.adapter
         return {
             **dict.fromkeys(UNUSED),
@@ -168,12 +168,12 @@ class Subject(ABC):
             "forward": forward_version(precision),
             "logit_scale": card.logit_scale,
             "logit_bias": card.logit_bias,
-            **self.part.recipe(),
+            **self.data.recipe(),
             "skipped": list(skipped),
             "annotations": self.annotations and self.annotations.digest,
             "bootstrap": {"resamples": self.resamples, "seed": self.seed},
             "precision": precision,
-            **({} if params == REPLICATED else {"params": params}),
+            **({} if placement == REPLICATED else {"params": placement}),
             **({} if adapter is None else {"adapter": adapter_digest(adapter)}),
             **({"normalize_features": True} if card.normalize_features else {}),
             **self.own_recipe(),
@@ -187,10 +187,10 @@ class Subject(ABC):
             "projection": None,
             "prompts": "not applicable: the task reads no text",
         }
-        if self.part.variant:
-            words["variant"] = dict(self.part.variant)
-        if self.part.made is not None:
-            words["made"] = self.part.made
+        if self.data.variant:
+            words["variant"] = dict(self.data.variant)
+        if self.data.made is not None:
+            words["made"] = self.data.made
         words |= self.own_convention()
         if name := getattr(self.annotations, "name", None):
             words["annotations"] = name
@@ -200,8 +200,8 @@ class Subject(ABC):
 
     def in_words(self) -> str:
         """One line: the task, the model, the images, and where its answers come from."""
-        return f"{self.task.name} of {self.model.card.id} on {self.part.name}: {', '.join(self.amounts())}"
+        return f"{self.task.name} of {self.model.card.id} on {self.data.name}: {', '.join(self.amounts())}"
 
 
-def images_in_words(part: Part) -> str:
-    return counted(len(part.manifest), "image")
+def images_in_words(data: RunData) -> str:
+    return counted(len(data.manifest), "image")

@@ -21,7 +21,7 @@ from clipjax.checkpoints.model import Model
 from clipjax.embeddings.compute import Compute
 from clipjax.errors import ClipjaxError, DataError, UsageError
 from clipjax.evaluation.compare import Comparison, compare_runs
-from clipjax.evaluation.located import in_one_line
+from clipjax.evaluation.data_folder import in_one_line
 from clipjax.evaluation.plans.collection import CollectionPlan, plan
 from clipjax.evaluation.plans.execute import execute
 from clipjax.evaluation.plans.item import Item, TaskOnData, items_of

@@ -17,7 +17,7 @@ from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.embeddings.compute import Compute
 from clipjax.errors import DataError, UsageError
 from clipjax.estimates import cost
-from clipjax.evaluation.located import in_one_line
+from clipjax.evaluation.data_folder import in_one_line
 from clipjax.evaluation.plans.collection import CollectionPlan, Shared
 from clipjax.evaluation.plans.collection import plan as plan_jobs
 from clipjax.evaluation.plans.item import ModelChoice, TaskOnData, distinct

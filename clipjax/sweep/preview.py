@@ -170,9 +170,9 @@ def _recipe_rows(
         }
         entries = {}
         subjects = (each.subject for name in group for each in known[name].ready)
-        for part in (part for subject in subjects if subject is not None for part in subject.decoded):
-            size = cost.pixel_bytes(part.pixels, len(part.manifest))
-            entries[key_hash(pixel_key(part.manifest, part.pixels))] = size
+        for data in (data for subject in subjects if subject is not None for data in subject.decoded):
+            size = cost.pixel_bytes(data.pixels, len(data.manifest))
+            entries[key_hash(pixel_key(data.manifest, data.pixels))] = size
         there = 0 if kept is None else sum(size * kept.share(name) for name, size in entries.items())
         images = sum(counts.values())
         megabytes = [f"{size / 1e6:.1f}" for size in (cost.pixel_bytes(recipe, images), there)]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clipjax.embeddings.compute import Compute
-from clipjax.embeddings.params import AUTO, placements
+from clipjax.embeddings.placements import AUTO, placements
 from clipjax.evaluation.plans.ready import ResolvedItem, StoredRecipes, all_ready
 from clipjax.models.precision import known_precision
 from clipjax.storage.store import EntryInfo, Store, key_hash

@@ -26,8 +26,8 @@ from clipjax.data.pixels.loader import batches
 from clipjax.data.readers.karpathy import read_karpathy
 from clipjax.data.readers.tfds import read_tfds
 from clipjax.errors import DataError
+from clipjax.evaluation.data_folder import cards_below
 from clipjax.evaluation.data_set import dataset_of
-from clipjax.evaluation.located import cards_below
 from clipjax.evaluation.request import Request
 from clipjax.storage.bucket_files import BucketFiles
 from clipjax.storage.buckets import ATTEMPTS, BucketError, as_path

@@ -9,7 +9,7 @@ from _images import write_images
 
 from clipjax.data.cards import dataset_names, load_dataset, own_prompts, read_card
 from clipjax.errors import DataError, UsageError
-from clipjax.evaluation.located import id_card
+from clipjax.evaluation.data_folder import id_card
 
 CARD = 'name = "pets"\ntitle = "Pets"\nreader = "folder"\n'
 

@@ -52,7 +52,7 @@ from clipjax.demo.world.shapes import UNKNOWN
 from clipjax.demo.world.shifts import OBJECTS, VIDEO_CLASSES
 from clipjax.embeddings.forward import ProgramKey, compiled
 from clipjax.errors import DataError
-from clipjax.evaluation.located import survey
+from clipjax.evaluation.data_folder import survey
 from clipjax.evaluation.plans.collection import plan as plan_of
 from clipjax.finetune.data.shots import read_shots
 from clipjax.finetune.method import all_methods

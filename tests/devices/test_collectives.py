@@ -18,7 +18,7 @@ from clipjax.data.pixels.pixel_store import PixelStore
 from clipjax.devices.sharding import DATA, make_mesh
 from clipjax.embeddings import forward
 from clipjax.embeddings.forward import Step, image_step, text_encoder
-from clipjax.embeddings.params import REPLICATED, SHARDED
+from clipjax.embeddings.placements import REPLICATED, SHARDED
 from clipjax.estimates.flops import product_flops
 from clipjax.estimates.hlo import CompiledProgram
 from clipjax.models.network import Network

@@ -19,7 +19,7 @@ from clipjax.data.pixels.preprocess import open_image, to_pixels
 from clipjax.data.questions import Question, Questions, questions_of
 from clipjax.devices.sharding import make_mesh
 from clipjax.embeddings import answers
-from clipjax.embeddings import params as embed_params
+from clipjax.embeddings import placements as embed_params
 from clipjax.embeddings.answers import Answers, AnswerStream, _held, answer_images, prompts_of
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.sets import Embeddings
@@ -139,10 +139,10 @@ def test_a_cut_decoder_gives_the_same_answers(model, images, reference, tmp_path
     rows, got = run(model, data_set(images), store, params="sharded")
     assert got.texts == reference[1].texts
     np.testing.assert_allclose(rows.array, reference[0].array, atol=1e-3)
-    assert rows.stats.params == "sharded"
-    assert run(model, data_set(images), store)[0].stats.params == "sharded"  # as it is stored
+    assert rows.stats.placement == "sharded"
+    assert run(model, data_set(images), store)[0].stats.placement == "sharded"  # as it is stored
     whole, _ = run(model, data_set(images), store, params="replicated")
-    assert (whole.stats.forward_passes, whole.stats.params) == (1, "replicated")
+    assert (whole.stats.forward_passes, whole.stats.placement) == (1, "replicated")
 
 
 def test_a_second_run_reads_what_is_stored(model, images, reference, tmp_path):

@@ -19,12 +19,12 @@ from jax.sharding import PartitionSpec as P
 
 from clipjax.checkpoints.card import Preprocess
 from clipjax.devices.sharding import make_mesh
-from clipjax.embeddings import batch_size, forward, params, stored_rows
+from clipjax.embeddings import batch_size, forward, placements, stored_rows
 from clipjax.embeddings import images as embed
 from clipjax.embeddings.compute import share_waiting
 from clipjax.embeddings.forward import Forward, OutOfMemoryError, image_forward, image_step, memory_of
 from clipjax.embeddings.keys import image_key
-from clipjax.embeddings.params import REPLICATED, SHARDED
+from clipjax.embeddings.placements import REPLICATED, SHARDED
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.own_model import OwnModel
 from clipjax.models.arch import arch_from_dict, load_arch, narrow_arch
@@ -345,7 +345,9 @@ def test_cut_params_give_the_same_bits(name: str):
 
 @pytest.mark.parametrize("stack", ["blocks", "rest"])
 def test_a_stack_is_put_together_by_its_scan(stack: str):
-    seen = params.seen_whole({stack: {"kernel": jnp.ones((2, 4))}}, {stack: {"kernel": P(None, "data")}}, 8)
+    seen = placements.seen_whole(
+        {stack: {"kernel": jnp.ones((2, 4))}}, {stack: {"kernel": P(None, "data")}}, 8
+    )
     assert seen[stack]["kernel"].shape == (2, 32)  # cut still
 
 
@@ -382,7 +384,7 @@ def test_memory_of_a_device(monkeypatch: pytest.MonkeyPatch):
     for layers in (4, 8):
         model = deep(layers)
         tower = {"vision": model.network.abstract_params()["vision"]}
-        size = params.bytes_of(tower)
+        size = placements.bytes_of(tower)
         pixels = jax.ShapeDtypeStruct((8, SIZE, SIZE, 3), np.uint8)
         for placement in (REPLICATED, SHARDED):
             compiled = image_step(model, "parity", "embedding", mesh, placement).compiled(tower, pixels)
@@ -391,7 +393,7 @@ def test_memory_of_a_device(monkeypatch: pytest.MonkeyPatch):
         text = str(compiled.as_text())
         assert "all-gather" in text
         assert "all-reduce" not in text
-    added = size - params.bytes_of({"vision": deep(4).network.abstract_params()["vision"]})
+    added = size - placements.bytes_of({"vision": deep(4).network.abstract_params()["vision"]})
     assert taken[8, SHARDED] < 0.5 * taken[8, REPLICATED]
     assert taken[8, REPLICATED] - taken[4, REPLICATED] > 0.99 * added
     assert taken[8, SHARDED] - taken[4, SHARDED] < 0.2 * added
@@ -400,12 +402,12 @@ def test_memory_of_a_device(monkeypatch: pytest.MonkeyPatch):
 def test_entries_are_kept_apart_and_found_again(model: TinyModel, folder: Path, store: Store):
     manifest = manifest_of(folder, COUNT)
     cut = run(model, manifest, store, params="sharded")
-    assert cut.stats.params == "sharded"
+    assert cut.stats.placement == "sharded"
     # With "auto" what is there is taken, whatever the memory says.
     again = run(model, manifest, store)
-    assert (again.stats.forward_passes, again.stats.params) == (0, "sharded")
+    assert (again.stats.forward_passes, again.stats.placement) == (0, "sharded")
     whole = run(model, manifest, store, params="replicated")
-    assert (whole.stats.params, whole.stats.images) == ("replicated", COUNT)
+    assert (whole.stats.placement, whole.stats.images) == ("replicated", COUNT)
     assert whole.key_hash != cut.key_hash
     np.testing.assert_array_equal(whole.array, cut.array)
 
@@ -419,17 +421,17 @@ def test_the_memory_chooses(model: TinyModel, folder: Path, monkeypatch: pytest.
         (None, "replicated"),
         (needed, "replicated"),
         (needed - 1, "sharded"),
-        (params.bytes_of(tower) - 1, "sharded"),
+        (placements.bytes_of(tower) - 1, "sharded"),
     ):
-        monkeypatch.setattr(params, "device_memory", lambda memory=memory: memory)
+        monkeypatch.setattr(placements, "device_memory", lambda memory=memory: memory)
         result = run(model, manifest, per_device_batch=4)
-        assert result.stats.params == placement
+        assert result.stats.placement == placement
         np.testing.assert_array_equal(result.array, expected)
 
 
 def test_where_params_are_read_to(model: TinyModel, monkeypatch: pytest.MonkeyPatch):
     tree = model.network.abstract_params()
-    both = params.bytes_of(model.params)
+    both = placements.bytes_of(model.params)
     for memory, asked, cut in (
         (None, "auto", False),
         (2 * both, "auto", False),
@@ -437,10 +439,10 @@ def test_where_params_are_read_to(model: TinyModel, monkeypatch: pytest.MonkeyPa
         (None, "sharded", True),
         (1, "replicated", False),
     ):
-        monkeypatch.setattr(params, "device_memory", lambda memory=memory: memory)
-        assert (params.mesh_to_load(asked)(tree) is not None) == cut
+        monkeypatch.setattr(placements, "device_memory", lambda memory=memory: memory)
+        assert (placements.mesh_to_load(asked)(tree) is not None) == cut
     with pytest.raises(UsageError, match="unknown placement of params 'shard'; did you mean sharded"):
-        params.mesh_to_load("shard")
+        placements.mesh_to_load("shard")
 
 
 def test_params_that_no_device_holds(model: TinyModel, monkeypatch: pytest.MonkeyPatch):

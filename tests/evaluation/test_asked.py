@@ -17,7 +17,7 @@ from clipjax.data.cards import read_card
 from clipjax.embeddings.compute import Compute
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.compare import compare_runs
-from clipjax.evaluation.located import DataFolder
+from clipjax.evaluation.data_folder import DataFolder
 from clipjax.evaluation.plans.item import TaskOnData, items_of
 from clipjax.evaluation.plans.ready import ready
 from clipjax.evaluation.prompts import prompts_name

@@ -20,7 +20,7 @@ from clipjax.commands.runs.summary import show
 from clipjax.data.labels import LabelSpace, load_labels
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation import ahead
-from clipjax.evaluation.located import cards_below, in_one_line
+from clipjax.evaluation.data_folder import cards_below, in_one_line
 from clipjax.evaluation.plans.collection import job_of, plan
 from clipjax.evaluation.plans.execute import ItemOutcome, execute
 from clipjax.evaluation.plans.item import TaskOnData, items_of
@@ -248,7 +248,7 @@ def test_a_failing_data_set_costs_no_other(data, tmp_path):
 
 
 def test_each_data_set_is_read_once(data, tmp_path, monkeypatch):
-    from clipjax.evaluation import located
+    from clipjax.evaluation import data_folder
 
     loads = []
 
@@ -256,8 +256,8 @@ def test_each_data_set_is_read_once(data, tmp_path, monkeypatch):
         loads.append(card.name)
         return own_load(card, root)
 
-    own_load = located.load_dataset
-    monkeypatch.setattr(located, "load_dataset", load_dataset)
+    own_load = data_folder.load_dataset
+    monkeypatch.setattr(data_folder, "load_dataset", load_dataset)
     run(ColourModel(), jobs_of("zeroshot", data, "single", "openai_7", "mcm_5"), tmp_path)
     assert loads == ["colours", "shifted"]
 

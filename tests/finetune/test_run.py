@@ -21,7 +21,7 @@ from clipjax.checkpoints.model import Model
 from clipjax.data.cards import Dataset, load_dataset
 from clipjax.devices.sharding import make_mesh
 from clipjax.errors import DataError, UsageError
-from clipjax.evaluation.located import cards_below
+from clipjax.evaluation.data_folder import cards_below
 from clipjax.finetune import finetune as runs
 from clipjax.finetune.data.shots import draw_shots, read_shots, write_shots
 from clipjax.finetune.data.splits import TrainSplit, refuse_overlap

@@ -97,7 +97,7 @@ def _jobs(options: EvaluateOptions, request: Request, compute: Compute) -> list[
         from clipjax.evaluation.plans.collection import job_of
 
         return [job_of(options.task, request, compute, options.results)]
-    from clipjax.evaluation.located import in_one_line
+    from clipjax.evaluation.data_folder import in_one_line
     from clipjax.evaluation.plans.collection import plan
 
     planned = plan(options.task, options.data_root, options.prompts or [])
@@ -132,7 +132,7 @@ def _note(outcome: ItemOutcome, results: list[Result], failed: list[str]) -> Non
 
 def _load(options: EvaluateOptions, request: Request, loading: dict[str, Any]) -> Encoder:
     from clipjax.checkpoints.encoder import PYTHON
-    from clipjax.embeddings.params import dtype_to_load, mesh_to_load
+    from clipjax.embeddings.placements import dtype_to_load, mesh_to_load
     from clipjax.evaluation.models.encoders import encoder
 
     dtype, mesh_of = dtype_to_load(request.precisions), mesh_to_load(options.how["params"])

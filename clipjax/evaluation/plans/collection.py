@@ -19,13 +19,13 @@ from clipjax.data.readers.reader import CLASS_FOLDERS, find_reader
 from clipjax.devices.agreement import on_all
 from clipjax.embeddings.compute import Compute
 from clipjax.errors import DataError, UsageError
+from clipjax.evaluation.data_folder import DataFolder, cards_below, data_folder, id_card
 from clipjax.evaluation.data_set import dataset_of
 from clipjax.evaluation.kinds.kind import refuse_options, stated
-from clipjax.evaluation.located import DataFolder, cards_below, data_folder, id_card
-from clipjax.evaluation.parts import id_dataset
 from clipjax.evaluation.plans.item import TaskOnData
 from clipjax.evaluation.plans.ready import check_run
 from clipjax.evaluation.request import Request
+from clipjax.evaluation.run_data import id_dataset
 from clipjax.storage.buckets import BucketPath, as_path
 from clipjax.storage.reading import exists
 from clipjax.tasks.collections import collection

@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 from clipjax.checkpoints.encoder import Encoder
 from clipjax.devices.agreement import on_all
 from clipjax.embeddings.compute import Compute, EmbedStats
-from clipjax.embeddings.params import dtype_to_load, mesh_to_load
+from clipjax.embeddings.placements import dtype_to_load, mesh_to_load
 from clipjax.errors import ClipjaxError, counted, type_and_line
 from clipjax.evaluation.ahead import embed_ahead
 from clipjax.evaluation.plans.item import Item

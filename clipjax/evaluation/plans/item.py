@@ -19,7 +19,7 @@ from clipjax.checkpoints.model import Model
 from clipjax.data.labels import PromptSet
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.embeddings.compute import Compute
-from clipjax.evaluation.located import DataFolder
+from clipjax.evaluation.data_folder import DataFolder
 from clipjax.evaluation.models.encoders import encoder, opened_encoder
 from clipjax.evaluation.prompts import prompts_name
 from clipjax.evaluation.request import Request

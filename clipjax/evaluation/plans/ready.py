@@ -17,7 +17,7 @@ import jax
 from clipjax.checkpoints.encoder import Encoder
 from clipjax.data.manifest import Manifest
 from clipjax.embeddings.compute import Compute
-from clipjax.embeddings.params import placements
+from clipjax.embeddings.placements import placements
 from clipjax.errors import ClipjaxError, UsageError
 from clipjax.evaluation.kinds.kind import check_options, kind_of
 from clipjax.evaluation.plans.item import Item
@@ -143,8 +143,8 @@ def _recipes(found: ResolvedItem, compute: Compute, results: str | Path | None) 
         return [[predictions_recipe(job.task, *file_of(item, results))]]
     if subject is None:
         return [[refused_recipe(model, find_task(job.task), job.data.card.name)]]
-    for part in subject.parts:
-        hash_images(part.manifest, compute.progress)
+    for data in subject.data_sets:
+        hash_images(data.manifest, compute.progress)
     ways = placements(compute.params)
     recipes = [[subject.recipe(each, (), way) for way in ways] for each in request.precisions]
     if request.compare_precision:

@@ -8,7 +8,7 @@ from typing import Any
 from clipjax.data.card_images import missing_of
 from clipjax.data.cards import DatasetCard
 from clipjax.errors import ClipjaxError
-from clipjax.evaluation.located import id_card
+from clipjax.evaluation.data_folder import id_card
 from clipjax.evaluation.predictions.file import PredictionsFile, PredictionTable
 
 

@@ -30,8 +30,8 @@ from clipjax.checkpoints.identity.registry_rows import model_ids
 from clipjax.data.cards import Dataset, DatasetCard, label_spaces, read_card
 from clipjax.data.labels import LabelSpace, Projection, load_labels
 from clipjax.errors import ClipjaxError, DataError, UsageError
+from clipjax.evaluation.data_folder import annotations_path
 from clipjax.evaluation.data_set import dataset_of
-from clipjax.evaluation.located import annotations_path
 from clipjax.evaluation.predictions.arrays import read_arrays
 from clipjax.evaluation.predictions.counts import shares
 from clipjax.evaluation.predictions.file import (

@@ -66,7 +66,7 @@ def crosscheck(
         folders = [Path(temporary) / name for name in ("reference", "ours")]
         for folder in folders:
             folder.mkdir()
-        batch = min(batch, len(subject.part.manifest))
+        batch = min(batch, len(subject.data.manifest))
         job = make_job(subject, library, folders[0], checkpoint, batch)  # first: refuses before any work
         # Ours before theirs: our error names an image that cannot be decoded.
         ours = our_side(subject, folders[1], batch=batch, progress=progress)
@@ -76,7 +76,7 @@ def crosscheck(
 
 def check_room(subject: ImageSubject, folder: Path) -> None:
     """Raises DataError if the images of both sides would fill the disk."""
-    pixels = len(subject.part.manifest) * subject.part.pixels.image_size**2 * 3
+    pixels = len(subject.data.manifest) * subject.data.pixels.image_size**2 * 3
     needed, free = 2 * 5 * pixels, shutil.disk_usage(folder).free  # a byte and a float32, twice
     if needed > free:
         raise DataError(
@@ -93,14 +93,14 @@ def judge(subject: ImageSubject, ours: SideOutputs, theirs: SideOutputs) -> Cros
 
 
 def _about(subject: ImageSubject, theirs: SideOutputs) -> dict[str, Any]:
-    part, recipe = subject.part, subject.recipe("parity", ())
+    data, recipe = subject.data, subject.recipe("parity", ())
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "model": subject.model.card.id,
         "fingerprint": subject.model.card.fingerprint,
         "against": theirs.facts["library"],
-        "data": {"name": part.name, "digest": part.manifest.digest, "n": len(part.manifest)},
-        "sample": part.sample,
+        "data": {"name": data.name, "digest": data.manifest.digest, "n": len(data.manifest)},
+        "sample": data.sample,
         "recipe_hash": sha256_json(recipe),
         "recipe": recipe,
         "convention": subject.convention(),

@@ -36,7 +36,7 @@ def our_side(subject: ImageSubject, folder: Path, *, batch: int = 32, progress: 
     features = np.asarray(inputs.features)
     top1 = next(measure.value for measure in outcome.measures if measure.metric == "top1")
     return SideOutputs(
-        decoded=decoded_digests(subject.part.manifest),
+        decoded=decoded_digests(subject.data.manifest),
         pixels=pixels,
         tensor=tensor,
         prompts=prompts,
@@ -44,7 +44,7 @@ def our_side(subject: ImageSubject, folder: Path, *, batch: int = 32, progress: 
         head=None if prompts is None else np.asarray(head.kernel).T,
         features=features,
         logits=_scores(head, features, None),
-        scores=_scores(head, features, subject.part.projection),
+        scores=_scores(head, features, subject.data.projection),
         prediction=np.asarray(outcome.images["prediction"], np.int32),
         top1=top1,
         facts={"library": "clipjax"},
@@ -66,13 +66,13 @@ def digest_of(image: PIL.Image.Image) -> str:
 
 def _images(subject: ImageSubject, folder: Path, batch: int) -> tuple[np.ndarray, np.ndarray]:
     """Pixels uint8 and normalised float32 [N, S, S, 3], in files: 512 images of 448 pixels are 1.2 GB."""
-    part, card = subject.part, subject.model.card
-    shape = (len(part.manifest), part.pixels.image_size, part.pixels.image_size, 3)
+    data, card = subject.data, subject.model.card
+    shape = (len(data.manifest), data.pixels.image_size, data.pixels.image_size, 3)
     pixels, tensor = (
         np.lib.format.open_memmap(folder / f"{name}.npy", "w+", kind, shape)
         for name, kind in (("pixels", np.uint8), ("tensor", np.float32))
     )
-    with batches(part.manifest, part.pixels, batch_size=batch) as source:
+    with batches(data.manifest, data.pixels, batch_size=batch) as source:
         for block in source:
             rows = block["row"][block["row"] >= 0]
             pixels[rows] = block["pixels"][: len(rows)]

@@ -74,7 +74,7 @@ def make_job(
         DataError: an image cannot be read.
         ConversionError: the model does not fit the library's layout.
     """
-    model, part = subject.model, subject.part
+    model, data = subject.model, subject.data
     assert isinstance(model, Model)
     tokenizer = None if subject.prompts is None else _tokenizer(model, library)
     config, original = config_folder(model, library), original_file(model, library)
@@ -83,8 +83,8 @@ def make_job(
     named = source.library == library and not str(chosen["arch"]).endswith(".json")
     images, lengths = folder / "images.bin", []
     with images.open("wb") as file:
-        for row in range(len(part.manifest)):
-            lengths.append(file.write(part.manifest.open(row)))
+        for row in range(len(data.manifest)):
+            lengths.append(file.write(data.manifest.open(row)))
     given = "given" if checkpoint else "the model's own file" if original else "written back by clipjax"
     return {
         **{key: str(value) for key, value in chosen.items()},
@@ -95,14 +95,14 @@ def make_job(
         "preprocess": dataclasses.asdict(model.card.preprocess),
         "tokenizer": tokenizer,
         "resized": model.card.resized is not None,
-        "ids": part.manifest.ids,
+        "ids": data.manifest.ids,
         "images": str(images),
         "lengths": lengths,
-        "pre_crop": part.pixels.pre_crop,
+        "pre_crop": data.pixels.pre_crop,
         # The data set's images are square crops: they are only resized to the model's size.
-        "already_cropped": part.pixels.resize_size != model.card.preprocess.resize_size,
+        "already_cropped": data.pixels.resize_size != model.card.preprocess.resize_size,
         "texts": _texts(subject.prompts, subject.head_space),
-        "projection": part.projection and dataclasses.asdict(part.projection),
+        "projection": data.projection and dataclasses.asdict(data.projection),
         "accepted": _accepted(subject),
         "batch": batch,
     }
@@ -171,11 +171,11 @@ def _is_shipped(given: Any, load: Any) -> bool:
 
 
 def _accepted(subject: ImageSubject) -> list[list[int]] | None:
-    part = subject.part
-    if part.labels is None:
+    data = subject.data
+    if data.labels is None:
         return None
-    several = part.manifest.columns.get("accepted")
-    return several if several is not None else [[int(label)] for label in part.labels]
+    several = data.manifest.columns.get("accepted")
+    return several if several is not None else [[int(label)] for label in data.labels]
 
 
 def _run(folder: Path, library: str, progress: bool) -> None:

@@ -26,8 +26,8 @@ def draw_sheet(
     """A PNG: flipped images first, then the worst of the first stage that differs, else of the logits."""
     stage = worst_stage(stages)
     chosen = list(dict.fromkeys([*(flip.id for flip in flips), *(name for name, _ in stage.worst)]))
-    chosen = chosen[:8] or list(subject.part.manifest.ids[:4])
-    row_of = {name: row for row, name in enumerate(subject.part.manifest.ids)}
+    chosen = chosen[:8] or list(subject.data.manifest.ids[:4])
+    row_of = {name: row for row, name in enumerate(subject.data.manifest.ids)}
     width = 3 * (SIDE + GAP) + TEXT
     sheet = Image.new("RGB", (width, LINE + 2 * GAP + len(chosen) * (SIDE + GAP)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
@@ -64,7 +64,7 @@ def _draw_tiles(sheet: Image.Image, top: int, ours: np.ndarray, theirs: np.ndarr
 def _lines(
     subject: ImageSubject, ours: SideOutputs, theirs: SideOutputs, stage: StageComparison, name: str, row: int
 ) -> list[str]:
-    space = subject.part.label_space
+    space = subject.data.label_space
     assert space is not None
     mine, other = (space.classes[int(side.prediction[row])] for side in (ours, theirs))
     error = dict(stage.worst).get(name)

@@ -77,7 +77,7 @@ class Flip:
 def compare(
     subject: ImageSubject, ours: SideOutputs, theirs: SideOutputs
 ) -> tuple[tuple[StageComparison, ...], tuple[Flip, ...]]:
-    images = subject.part.manifest.ids
+    images = subject.data.manifest.ids
     stages = [
         _each("decoded", "images", images, _unequal(ours.decoded, theirs.decoded)),
         _rows("pixels", "images", images, (ours.pixels, theirs.pixels), grey_levels),
@@ -96,13 +96,13 @@ def compare(
     stages.append(_top1(images, flips, theirs.scores))
     if ours.top1 is not None and theirs.top1 is not None:
         ties = sum(flip.tie for flip in flips)
-        stages.append(metric_stage(subject.part.name, len(images), (ours.top1, theirs.top1), ties))
+        stages.append(metric_stage(subject.data.name, len(images), (ours.top1, theirs.top1), ties))
     return tuple(stages), flips
 
 
 def find_flips(subject: ImageSubject, ours: SideOutputs, theirs: SideOutputs) -> tuple[Flip, ...]:
     """Largest margin first."""
-    space = subject.part.label_space
+    space = subject.data.label_space
     assert space is not None
     flips = []
     for row in np.flatnonzero(ours.prediction != theirs.prediction):
@@ -111,7 +111,7 @@ def find_flips(subject: ImageSubject, ours: SideOutputs, theirs: SideOutputs) ->
         margin = float(scores[other] - scores[mine])
         tie = margin <= TIE * float(np.abs(scores).max())
         flips.append(
-            Flip(subject.part.manifest.ids[row], space.classes[mine], space.classes[other], margin, tie)
+            Flip(subject.data.manifest.ids[row], space.classes[mine], space.classes[other], margin, tie)
         )
     return tuple(sorted(flips, key=lambda flip: -flip.margin))
 

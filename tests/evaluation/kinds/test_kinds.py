@@ -131,7 +131,7 @@ def test_a_model_of_another_kind_is_named() -> None:
 KIND = """
 import dataclasses
 from clipjax.evaluation.kinds.images.images import KIND as IMAGES
-INTERFACE = 1
+INTERFACE = 2
 KIND = dataclasses.replace(IMAGES, name="probed")
 """
 TASK = """

@@ -216,10 +216,10 @@ def test_a_text_that_is_not_truncated_as_it_should_is_named_at_the_token_ids(
 
 
 def test_other_labels_are_named_at_the_metric(case: Case, tmp_path: Path) -> None:
-    part = case.subject.part
-    assert part.labels is not None
-    moved = dataclasses.replace(part, labels=(part.labels + 1) % 3)
-    assert case.first_difference(tmp_path, dataclasses.replace(case.subject, part=moved)) == "metric"
+    data = case.subject.data
+    assert data.labels is not None
+    moved = dataclasses.replace(data, labels=(data.labels + 1) % 3)
+    assert case.first_difference(tmp_path, dataclasses.replace(case.subject, data=moved)) == "metric"
 
 
 def test_padding_that_no_tower_reads_is_no_difference(case: Case, ours: SideOutputs) -> None:
@@ -244,7 +244,7 @@ def flipped(case: Case, ours: SideOutputs, margin: float) -> tuple[Any, SideOutp
     row[other] = row[best] - margin * np.abs(row).max()
     prediction = np.array(ours.prediction)
     prediction[5] = other
-    right = case.subject.part.labels
+    right = case.subject.data.labels
     top1 = float(np.mean(prediction == right))
     sides = (
         dataclasses.replace(ours, prediction=prediction, top1=top1),
@@ -256,7 +256,7 @@ def flipped(case: Case, ours: SideOutputs, margin: float) -> tuple[Any, SideOutp
 def test_a_flip_is_told_with_its_margin(case: Case, ours: SideOutputs) -> None:
     found = judge(*flipped(case, ours, 0.05))
     [flip] = found.flips
-    assert flip.id == case.subject.part.manifest.ids[5]
+    assert flip.id == case.subject.data.manifest.ids[5]
     assert not flip.tie
     scale = float(np.abs(case.theirs.scores[5]).max())
     assert flip.margin == pytest.approx(0.05 * scale, rel=1e-2)

@@ -255,8 +255,8 @@ def test_a_model_for_larger_images(images: Path, tmp_path: Path) -> None:
 
 def test_the_border_of_a_data_set_is_cut_on_both_sides(images: Path, tmp_path: Path) -> None:
     subject = subject_of(clipjax.load_model(narrow_folder(tmp_path)), images)
-    pixels = dataclasses.replace(subject.part.pixels, pre_crop=2)
-    bordered = dataclasses.replace(subject, part=dataclasses.replace(subject.part, pixels=pixels))
+    pixels = dataclasses.replace(subject.data.pixels, pre_crop=2)
+    bordered = dataclasses.replace(subject, data=dataclasses.replace(subject.data, pixels=pixels))
     assert in_process(bordered, "open_clip", tmp_path / "cut").passed
     again = in_process(bordered, "open_clip", tmp_path / "whole", pre_crop=0)
     assert again.first_difference == "pixels"

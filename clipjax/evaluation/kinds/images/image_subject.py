@@ -17,7 +17,7 @@ from clipjax.embeddings.keys import image_key
 from clipjax.embeddings.sets import Embeddings
 from clipjax.embeddings.texts import are_cut, caption_texts, embed_texts
 from clipjax.errors import DataError, counted
-from clipjax.evaluation.subject import SCALED, ImagePart, Subject, images_in_words
+from clipjax.evaluation.subject import SCALED, ImageData, Subject, images_in_words
 from clipjax.heads.build import classifier_head, zeroshot_head
 from clipjax.heads.head import Head
 from clipjax.tasks.inputs import Captions, ImageInputs
@@ -31,26 +31,26 @@ class ImageSubject(Subject):
         id: the in-distribution data set, if the task needs one.
         head_space: None without a head.
         prompts: of a zero-shot head, or the one template of captions.
-        questions: about all images of `part`, for a task that needs them; None: it makes its own lists.
+        questions: about all images of `data`, for a task that needs them; None: it makes its own lists.
     """
 
-    part: ImagePart
-    id: ImagePart | None
+    data: ImageData
+    id: ImageData | None
     head_space: LabelSpace | None
     prompts: PromptSet | None
     questions: Questions | None
 
     @property
-    def parts(self) -> tuple[ImagePart, ...]:
-        return (self.part,) if self.id is None else (self.part, self.id)
+    def data_sets(self) -> tuple[ImageData, ...]:
+        return (self.data,) if self.id is None else (self.data, self.id)
 
     @property
-    def decoded(self) -> tuple[ImagePart, ...]:
-        return self.parts
+    def decoded(self) -> tuple[ImageData, ...]:
+        return self.data_sets
 
     @property
-    def embedded(self) -> tuple[ImagePart, ...]:
-        return self.parts
+    def embedded(self) -> tuple[ImageData, ...]:
+        return self.data_sets
 
     @property
     def reads_text(self) -> bool:
@@ -70,13 +70,13 @@ class ImageSubject(Subject):
         }
 
     def own_convention(self) -> dict[str, Any]:
-        projection, space = self.part.projection, self.part.label_space
+        projection, space = self.data.projection, self.data.label_space
         words: dict[str, Any] = {
             "label_space": space and space.name,
             "projection": projection and f"{projection.kind} from {projection.source}",
             "prompts": self._prompts(),
         }
-        if self.part.pixels.decode != "full":
+        if self.data.pixels.decode != "full":
             words["decode"] = SCALED
         if self.id is not None:
             words["id"] = self.id.name
@@ -94,11 +94,11 @@ class ImageSubject(Subject):
         return "not applicable: a classifier has its own head"
 
     def amounts(self) -> list[str]:
-        amounts = [images_in_words(self.part)]
+        amounts = [images_in_words(self.data)]
         if self.id is not None:
             amounts.append(f"{images_in_words(self.id)} of {self.id.name}")
-        if self.part.label_space is not None:
-            amounts.append(counted(len(self.part.label_space), "class", "classes"))
+        if self.data.label_space is not None:
+            amounts.append(counted(len(self.data.label_space), "class", "classes"))
         if self.head_space is not None:
             amounts.append(self._head_in_words())
         return amounts
@@ -112,26 +112,29 @@ class ImageSubject(Subject):
         made += [] if self.prompts.sentences is None else ["sentences for each class"]
         return f"a zero-shot head from {self.prompts.name} ({' and '.join(made)})"
 
-    def entries(self, precision: str, params: str) -> list[tuple[dict[str, Any], int]]:
+    def entries(self, precision: str, placement: str) -> list[tuple[dict[str, Any], int]]:
         card = self.model.card
         return [
-            (image_key(card, part.manifest, part.pixels, precision, "embedding", params), len(part.manifest))
-            for part in self.parts
+            (
+                image_key(card, data.manifest, data.pixels, precision, "embedding", placement),
+                len(data.manifest),
+            )
+            for data in self.data_sets
         ]
 
     def inputs(self, precision: str, compute: Compute) -> tuple[EmbedStats, ImageInputs]:
         # Build the head first: it is cheap and the likelier to fail.
-        with on_all(f"make the head for {self.part.name}", apart=compute.store is None):
+        with on_all(f"make the head for {self.data.name}", apart=compute.store is None):
             head = self._head(precision, compute)
         embed = functools.partial(embed_images, self.model, compute=compute, precision=precision)
-        embeddings = embed(self.part.manifest, recipe=self.part.pixels)
-        stats, inputs = embeddings.stats, self._of_part(self.part, head, embeddings)
+        embeddings = embed(self.data.manifest, recipe=self.data.pixels)
+        stats, inputs = embeddings.stats, self._of_data(self.data, head, embeddings)
         if self.id is not None:
             of_id = embed(self.id.manifest, recipe=self.id.pixels)
             stats = dataclasses.replace(
                 stats.plus(of_id.stats), skipped=(*stats.skipped, *of_id.stats.skipped)
             )
-            inputs = dataclasses.replace(inputs, id=self._of_part(self.id, head, of_id))
+            inputs = dataclasses.replace(inputs, id=self._of_data(self.id, head, of_id))
         if "captions" in self.task.needs:
             inputs = dataclasses.replace(inputs, captions=self._captions(inputs, precision, compute))
         return stats, inputs
@@ -146,19 +149,19 @@ class ImageSubject(Subject):
             return classifier_head(self.model)
         return zeroshot_head(self.model, self.head_space, self.prompts, **how)
 
-    def _of_part(self, part: ImagePart, head: Head | None, embeddings: Embeddings) -> ImageInputs:
+    def _of_data(self, data: ImageData, head: Head | None, embeddings: Embeddings) -> ImageInputs:
         if head is not None:
             _check_width(self.model, embeddings.array.shape[1], head.kernel.shape[0])
-        kept = part.manifest.rows_of(embeddings.ids)
+        kept = data.manifest.rows_of(embeddings.ids)
         return ImageInputs(
             ids=embeddings.ids,
             features=embeddings.array,
-            labels=None if part.labels is None else part.labels[kept],
+            labels=None if data.labels is None else data.labels[kept],
             head=head,
-            label_space=part.label_space,
-            projection=part.projection,
-            columns={name: [column[i] for i in kept] for name, column in part.manifest.columns.items()},
-            dataset=part.name,
+            label_space=data.label_space,
+            projection=data.projection,
+            columns={name: [column[i] for i in kept] for name, column in data.manifest.columns.items()},
+            dataset=data.name,
             annotations=self.annotations,
             questions=self.questions and self.questions.select(kept),
             resamples=self.resamples,

@@ -11,10 +11,10 @@ from clipjax.data.questions import Questions
 from clipjax.errors import UsageError
 from clipjax.evaluation.kinds.images.image_subject import ImageSubject
 from clipjax.evaluation.kinds.kind import Kind
-from clipjax.evaluation.parts import annotations_of, id_dataset, image_part, questions_about, space_of
 from clipjax.evaluation.prompts import prompt_set, prompts_about
 from clipjax.evaluation.request import Request
-from clipjax.evaluation.subject import ImagePart, NotApplicableError
+from clipjax.evaluation.run_data import annotations_of, id_dataset, image_data, questions_about, space_of
+from clipjax.evaluation.subject import ImageData, NotApplicableError
 from clipjax.heads.adapters.base import Adapter, adapter_of
 from clipjax.heads.build import classifier_head, has_own_head, logit_scale
 from clipjax.tasks.task import Annotations, Task
@@ -50,13 +50,13 @@ def resolve(model: Encoder, task: Task, dataset: Dataset, request: Request) -> I
             logit_scale(model.card)
             chosen = prompts_about(head_space, prompts)
     annotations = annotations_of(dataset.card, task, request)
-    part = image_part(model, dataset, space, head_space, request)
-    questions = _questions(model, part, dataset.card, annotations) if "questions" in task.needs else None
+    data = image_data(model, dataset, space, head_space, request)
+    questions = _questions(model, data, dataset.card, annotations) if "questions" in task.needs else None
     subject = ImageSubject(
         model=model,
         task=task,
-        part=part,
-        id=id_set and image_part(model, id_set, id_set.label_space, head_space, request),
+        data=data,
+        id=id_set and image_data(model, id_set, id_set.label_space, head_space, request),
         head_space=head_space,
         prompts=chosen,
         annotations=annotations,
@@ -106,10 +106,10 @@ def _caption_template(task: Task, prompts: str | Path | PromptSet | None) -> Pro
 
 
 def _questions(
-    model: Encoder, part: ImagePart, card: DatasetCard, annotations: Annotations | None
+    model: Encoder, data: ImageData, card: DatasetCard, annotations: Annotations | None
 ) -> Questions | None:
     """The lists of `annotations` as questions about classes; None: the task makes its own."""
-    questions = questions_about(part, card, annotations)
+    questions = questions_about(data, card, annotations)
     if questions is not None and questions.categories is None:
         raise NotApplicableError(
             f"{model.card.id} gives scores of classes, and the options of {card.name} are not classes"

@@ -106,7 +106,7 @@ def _rows(pairs: PairSet, names: Sequence[str]) -> list[int]:
 def _matched(subject: PairSubject, row: int, precision: str) -> PairMatches:
     pairs, matching = subject.pairs, subject.matching
     matcher = PairMatcher(matching, places=True)
-    alone = dataclasses.replace(subject.part.manifest, pairs=pairs.select([row]))
+    alone = dataclasses.replace(subject.data.manifest, pairs=pairs.select([row]))
     compute = Compute(progress=False)
     [numbers] = match_pairs(subject.model, alone, matcher, subject.maps, compute, precision=precision).array
     by_name = dict(zip(matcher.numbers, numbers[numbers[:, 0] >= 0].T))

@@ -14,8 +14,8 @@ from clipjax.embeddings.compute import Compute, EmbedStats
 from clipjax.embeddings.pairs import match_pairs, pair_key
 from clipjax.errors import UsageError, counted
 from clipjax.evaluation.kinds.kind import Amounts, Kind
-from clipjax.evaluation.parts import annotations_of, part_of
 from clipjax.evaluation.request import Request
+from clipjax.evaluation.run_data import annotations_of, run_data
 from clipjax.evaluation.subject import Subject
 from clipjax.models.dense import PROBE3D, DenseRecipe, layers_of
 from clipjax.tasks.inputs import PairInputs
@@ -29,7 +29,7 @@ class PairSubject(Subject):
     """A run on pairs of images.
 
     Attributes:
-        pairs: those of `part`.
+        pairs: those of `data`.
         matching: the card's: how points are matched, and what is right.
         maps: how the model makes maps of features.
     """
@@ -53,13 +53,13 @@ class PairSubject(Subject):
     def amounts(self) -> list[str]:
         return [counted(len(self.pairs), "pair")]
 
-    def entries(self, precision: str, params: str) -> list[tuple[dict[str, Any], int]]:
-        how = (self.matcher, self.maps, precision, params)
-        return [(pair_key(self.model.card, self.part.manifest, *how), 2 * len(self.pairs))]
+    def entries(self, precision: str, placement: str) -> list[tuple[dict[str, Any], int]]:
+        how = (self.matcher, self.maps, precision, placement)
+        return [(pair_key(self.model.card, self.data.manifest, *how), 2 * len(self.pairs))]
 
     def inputs(self, precision: str, compute: Compute) -> tuple[EmbedStats, PairInputs]:
         how = (self.matcher, self.maps, compute)
-        matches = match_pairs(self.model, self.part.manifest, *how, precision=precision)
+        matches = match_pairs(self.model, self.data.manifest, *how, precision=precision)
         row = {name: i for i, name in enumerate(self.pairs.ids)}
         kept = [row[name] for name in matches.ids]
         images = [self.pairs.image_ids(i) for i in kept]
@@ -73,7 +73,7 @@ class PairSubject(Subject):
             ids=matches.ids,
             numbers=matches.array,
             columns=columns,
-            dataset=self.part.name,
+            dataset=self.data.name,
             annotations=self.annotations,
             matching=self.matching,
             resamples=self.resamples,
@@ -114,13 +114,13 @@ def resolve(model: Encoder, task: Task, dataset: Dataset, request: Request) -> P
     pairs, matching = pairs_of(dataset, task.name)
     held, of = len(pairs), dataset.card.pairs
     share = None if of in (None, held) else {"images": held, "of": of, "unit": "pairs"}
-    part = dataclasses.replace(part_of(dataset, request), share=share)
-    assert part.manifest.pairs is not None
+    data = dataclasses.replace(run_data(dataset, request), share=share)
+    assert data.manifest.pairs is not None
     return PairSubject(
         model=model,
         task=task,
-        part=part,
-        pairs=part.manifest.pairs,
+        data=data,
+        pairs=data.manifest.pairs,
         matching=matching,
         maps=maps_of(model, request),
         annotations=annotations_of(dataset.card, task, request),

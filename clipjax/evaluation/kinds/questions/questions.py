@@ -15,9 +15,9 @@ from clipjax.embeddings.answers import STEPS, QuestionPrompts, answer_images, an
 from clipjax.embeddings.compute import Compute, EmbedStats
 from clipjax.errors import counted
 from clipjax.evaluation.kinds.kind import Amounts, Kind
-from clipjax.evaluation.parts import annotations_of, image_part, questions_about, space_of
 from clipjax.evaluation.request import Request
-from clipjax.evaluation.subject import SCALED, ImagePart, NotApplicableError, Subject, images_in_words
+from clipjax.evaluation.run_data import annotations_of, image_data, questions_about, space_of
+from clipjax.evaluation.subject import SCALED, ImageData, NotApplicableError, Subject, images_in_words
 from clipjax.tasks.inputs import AnswerInputs
 from clipjax.tasks.task import Task
 
@@ -31,9 +31,9 @@ class Turns(NamedTuple):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class QuestionSubject(Subject):
-    """A run on questions about images. `questions`: about all images of `part`."""
+    """A run on questions about images. `questions`: about all images of `data`."""
 
-    part: ImagePart
+    data: ImageData
     questions: Questions
     turns: Turns
 
@@ -44,24 +44,24 @@ class QuestionSubject(Subject):
         return prompts_of(self.model, self.questions, rotations, self.turns.steps)
 
     @property
-    def decoded(self) -> tuple[ImagePart, ...]:
-        return (self.part,)
+    def decoded(self) -> tuple[ImageData, ...]:
+        return (self.data,)
 
     def own_recipe(self) -> dict[str, Any]:
         return {"questions": self.questions.digest, "asking": {**self.turns._asdict(), "chat": self._chat()}}
 
     def own_convention(self) -> dict[str, Any]:
         """Add what else decides an answer: the question, the turn of the chat around it, and the pixels."""
-        space, chat, card = self.part.label_space, self._chat(), self.questions.card
+        space, chat, card = self.data.label_space, self._chat(), self.questions.card
         return {
             "label_space": space and space.name,
             "prompts": "not applicable: the data set's own question is asked",
-            **({} if self.part.pixels.decode == "full" else {"decode": SCALED}),
+            **({} if self.data.pixels.decode == "full" else {"decode": SCALED}),
             **self.turns._asdict(),
             "question": card.text,
             "option": card.option,
             "chat": chat and (chat["template"] or "the checkpoint's own"),
-            "resize": self.part.pixels.resize_mode,
+            "resize": self.data.pixels.resize_mode,
         }
 
     def _chat(self) -> dict[str, Any] | None:
@@ -69,31 +69,31 @@ class QuestionSubject(Subject):
         return chat and dataclasses.asdict(chat)
 
     def amounts(self) -> list[str]:
-        space = self.part.label_space
+        space = self.data.label_space
         classes = [] if space is None else [counted(len(space), "class", "classes")]
-        return [images_in_words(self.part), *classes]
+        return [images_in_words(self.data), *classes]
 
-    def entries(self, precision: str, params: str) -> list[tuple[dict[str, Any], int]]:
-        part, how = self.part, (self.prompts, self.turns.steps, precision, params)
-        return [(answer_key(self.model.card, part.manifest, part.pixels, *how), len(part.manifest))]
+    def entries(self, precision: str, placement: str) -> list[tuple[dict[str, Any], int]]:
+        data, how = self.data, (self.prompts, self.turns.steps, precision, placement)
+        return [(answer_key(self.model.card, data.manifest, data.pixels, *how), len(data.manifest))]
 
     def inputs(self, precision: str, compute: Compute) -> tuple[EmbedStats, AnswerInputs]:
-        part = self.part
+        data = self.data
         rows, answers = answer_images(
             self.model,
-            part.manifest,
+            data.manifest,
             self.prompts,
             compute,
             steps=self.turns.steps,
             precision=precision,
-            recipe=part.pixels,
+            recipe=data.pixels,
         )
-        kept = part.manifest.rows_of(rows.ids)
+        kept = data.manifest.rows_of(rows.ids)
         return rows.stats, AnswerInputs(
             ids=rows.ids,
-            labels=None if part.labels is None else part.labels[kept],
-            label_space=part.label_space,
-            dataset=part.name,
+            labels=None if data.labels is None else data.labels[kept],
+            label_space=data.label_space,
+            dataset=data.name,
             annotations=self.annotations,
             questions=self.questions.select(kept),
             answers=answers,
@@ -120,8 +120,8 @@ def turns_of(model: Encoder, request: Request) -> Turns:
 def resolve(model: Encoder, task: Task, dataset: Dataset, request: Request) -> QuestionSubject:
     turns = turns_of(model, request)
     annotations = annotations_of(dataset.card, task, request)
-    part = image_part(model, dataset, space_of(dataset, request), None, request)
-    questions = questions_about(part, dataset.card, annotations)
+    data = image_data(model, dataset, space_of(dataset, request), None, request)
+    questions = questions_about(data, dataset.card, annotations)
     if questions is None:
         raise NotApplicableError(
             f"{model.card.id} has no confidence in classes, and so no lists of its own: give those of a "
@@ -130,7 +130,7 @@ def resolve(model: Encoder, task: Task, dataset: Dataset, request: Request) -> Q
     return QuestionSubject(
         model=model,
         task=task,
-        part=part,
+        data=data,
         questions=questions,
         turns=turns,
         annotations=annotations,

@@ -12,9 +12,9 @@ from clipjax.data.cards import Dataset
 from clipjax.embeddings.compute import Compute, EmbedStats
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.kinds.kind import Kind
-from clipjax.evaluation.parts import annotations_of, part_of
 from clipjax.evaluation.request import Request
 from clipjax.evaluation.rows import NO_STATS
+from clipjax.evaluation.run_data import annotations_of, run_data
 from clipjax.evaluation.subject import Subject
 from clipjax.tasks.inputs import Inputs
 from clipjax.tasks.task import Task
@@ -43,13 +43,13 @@ class ReadingSubject(Subject):
     def amounts(self) -> list[str]:
         return [f"{len(self.readings)} readings"]
 
-    def entries(self, precision: str, params: str) -> list[tuple[dict[str, Any], int]]:
+    def entries(self, precision: str, placement: str) -> list[tuple[dict[str, Any], int]]:
         return []
 
     def inputs(self, precision: str, compute: Compute) -> tuple[EmbedStats, ReadingInputs]:
         return NO_STATS, ReadingInputs(
-            ids=self.part.manifest.ids,
-            dataset=self.part.name,
+            ids=self.data.manifest.ids,
+            dataset=self.data.name,
             resamples=self.resamples,
             seed=self.seed,
             readings=self.readings / self.unit,
@@ -68,15 +68,15 @@ def _check(model: Encoder, request: Request) -> None:
 
 
 def _resolve(model: Encoder, task: Task, dataset: Dataset, request: Request) -> ReadingSubject:
-    part = part_of(dataset, request)
-    if "reading" not in part.manifest.columns:
-        raise DataError(f"{part.name} has no column `reading`: add it to the list of images")
+    data = run_data(dataset, request)
+    if "reading" not in data.manifest.columns:
+        raise DataError(f"{data.name} has no column `reading`: add it to the list of images")
     assert model.card.logit_scale is not None
     return ReadingSubject(
         model=model,
         task=task,
-        part=part,
-        readings=np.array([float(value) for value in part.manifest.columns["reading"]]),
+        data=data,
+        readings=np.array([float(value) for value in data.manifest.columns["reading"]]),
         unit=model.card.logit_scale,
         annotations=annotations_of(dataset.card, task, request),
         resamples=request.resamples,

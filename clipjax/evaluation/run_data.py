@@ -15,9 +15,9 @@ from clipjax.data.labels import LabelSpace, load_labels, load_projection
 from clipjax.data.manifest import Manifest
 from clipjax.data.questions import Questions, questions_of
 from clipjax.errors import DataError, UsageError, counted
-from clipjax.evaluation.located import annotations_path, id_card
+from clipjax.evaluation.data_folder import annotations_path, id_card
 from clipjax.evaluation.request import Request
-from clipjax.evaluation.subject import ImagePart, NotApplicableError, Part
+from clipjax.evaluation.subject import ImageData, NotApplicableError, RunData
 from clipjax.heads.build import has_own_head
 from clipjax.tasks.task import Annotations, Task
 
@@ -55,18 +55,18 @@ def space_of(dataset: Dataset, request: Request) -> LabelSpace | None:
     return request.labels if isinstance(request.labels, LabelSpace) else load_labels(request.labels)
 
 
-def part_of(dataset: Dataset, request: Request) -> Part:
+def run_data(dataset: Dataset, request: Request) -> RunData:
     """The data set as far as all kinds of run read it, sampled by `limit`."""
-    return Part(**_common(dataset, request))
+    return RunData(**_common(dataset, request))
 
 
-def image_part(
+def image_data(
     model: Encoder,
     dataset: Dataset,
     space: LabelSpace | None,
     head_space: LabelSpace | None,
     request: Request,
-) -> ImagePart:
+) -> ImageData:
     """The data set with labels in `space`.
 
     Raises:
@@ -96,10 +96,10 @@ def image_part(
         )
     pixels = model.card.preprocess.recipe(rgb="first", **dataset.card.pixels)
     pixels = dataclasses.replace(pixels, decode=request.decode)
-    return ImagePart(**common, labels=labels, label_space=space, projection=projection, pixels=pixels)
+    return ImageData(**common, labels=labels, label_space=space, projection=projection, pixels=pixels)
 
 
-def questions_about(part: ImagePart, card: DatasetCard, annotations: Any) -> Questions | None:
+def questions_about(data: ImageData, card: DatasetCard, annotations: Any) -> Questions | None:
     """The question of the card about all images; None if it is about lists, and `annotations` has none.
 
     Raises:
@@ -111,7 +111,7 @@ def questions_about(part: ImagePart, card: DatasetCard, annotations: Any) -> Que
         raise UsageError(f"{card.name} asks no question: its card needs the table [question]")
     if lists is not None and not question.lists:
         raise UsageError(f"the question of {card.name} takes no lists: leave annotations (--annotations) out")
-    wrong, space, labels = None, part.label_space, part.labels
+    wrong, space, labels = None, data.label_space, data.labels
     if question.lists:
         if space is None or labels is None:
             raise DataError(
@@ -120,12 +120,12 @@ def questions_about(part: ImagePart, card: DatasetCard, annotations: Any) -> Que
             )
         if lists is None:
             return None
-        wrong = annotations.indices(part.manifest.ids, labels, space)
-    return questions_of(question, part.manifest, space, labels, wrong)
+        wrong = annotations.indices(data.manifest.ids, labels, space)
+    return questions_of(question, data.manifest, space, labels, wrong)
 
 
 def _common(dataset: Dataset, request: Request) -> dict[str, Any]:
-    """The fields of `Part`."""
+    """The fields of `RunData`."""
     card, whole = dataset.card, dataset.manifest
     manifest = whole if request.limit is None else whole.sample(request.limit, request.seed)
     sample = None
