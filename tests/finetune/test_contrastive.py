@@ -118,7 +118,7 @@ def test_logit_scale_stays_in_bounds(given: float, kept: float) -> None:
 
 def test_training_learns(network: Network, manifest: Manifest, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = ContrastiveRecipe(
-        steps=60, warmup=5, batch_size=40, learning_rate=1e-2, weight_decay=0.0, clip_norm=1.0
+        steps=40, warmup=5, batch_size=40, learning_rate=1e-2, weight_decay=0.0, clip_norm=1.0
     )
     params = start(network, manifest, recipe=recipe, progress=True)
     last = capsys.readouterr().err.split("loss ")[-1]

@@ -51,10 +51,10 @@ def same_weights(ours: Params, wanted: Params) -> None:
 
 
 def test_a_run_killed_three_times_gives_the_weights_of_one_never_stopped(tmp_path: Path) -> None:
-    steps, rng = 120, random.Random(0)
+    steps, rng = 60, random.Random(0)
     whole = finish(None, steps, 2)
     folder = tmp_path / "run"
-    for at in sorted(rng.sample(range(2, 100), 3)):
+    for at in sorted(rng.sample(range(2, 50), 3)):
         killed(folder, steps, at, 2, rng)
     on_others = Path(shutil.copytree(folder, tmp_path / "copy"))
 
