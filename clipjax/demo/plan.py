@@ -88,7 +88,7 @@ FULL = Plan(
     per_class=100,
     each=20,
     models=(
-        DemoModel("demo-base-narrow", "demo_base", "narrow", steps=300),
+        DemoModel("demo-base-narrow", "demo_base", "narrow", steps=200),
         DemoModel(BASE, "demo_small", "diverse", steps=400),
         DemoModel("demo-base-diverse", "demo_base", "diverse", steps=600),
     ),
