@@ -112,8 +112,8 @@ def load_checkpoint(file: CardFile, target: Mapping[str, Any], *, verify: bool =
     """Open a checkpoint; `load_params` reads it.
 
     Args:
-        target: the abstract params.
-        verify: also compare the weights' SHA-256.
+        target: the abstract params of the card's architecture: the leaves that the file must have.
+        verify: also compare the weights' SHA-256 with that in card.json.
 
     Raises:
         DataError: no checkpoint there, a truncated or damaged file, or another SHA-256.
@@ -132,6 +132,7 @@ def load_checkpoint(file: CardFile, target: Mapping[str, Any], *, verify: bool =
         raise DataError(f"{weights} was not written by clipjax, the {CARD} beside it does not belong to it")
     if verify and sha256_files([weights]) != [sha256]:
         raise DataError(f"{weights} was changed after it was written: its SHA-256 is not that in {CARD}")
+    # Our own files need no table of names: every leaf is stored under its path.
     rows = tuple(TableRow(path, path, "copy", WEIGHTS) for path in flatten(target))
     conversion = conversion_of(
         source, target, Table("clipjax", rows, carried={_CARRIED + "*": "the reference's"})

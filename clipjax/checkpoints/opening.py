@@ -85,9 +85,13 @@ def open_weights(
     """Find weights and check them. Raises as `load_model`.
 
     Args:
-        own: the card.json of `copy`, if clipjax wrote it.
-        source: what the user named: `copy`, or the URL that it is of.
-        named: other files of a vision-language model.
+        copy: a path on this disk, a registered id or a hub repository.
+        own: the card.json of the folder `copy`; None unless clipjax wrote it.
+        card: what describes the weights: a registered id, a library's name or a card; None: clipjax finds it.
+        file: the name of a file in a hub repository.
+        stated: name and facts that the user gives.
+        source: what the user named, for messages: `copy`, or the URL that `copy` was downloaded from.
+        named: the tower and the tokenizer of a vision-language model, where the user names them.
     """
     if not isinstance(copy, str | Path):
         raise UsageError(f"the model is {copy!r}: give a path, a registered id or a hub repository")

@@ -94,9 +94,9 @@ class Questions:
     """The questions about N images.
 
     Attributes:
-        columns: what `card.text` names, a value per image.
-        options: of each image, in the given order.
-        answers: int32 [N], the place of the right option in the given order.
+        columns: the columns of the data that `card.text` names, each with a value per image.
+        options: each image's options, in the order of the data.
+        answers: int32 [N], the index of each image's right option in `options`.
         categories: int32 [N, n], the options as classes of the label space, padded with -1; None if some
             option is not a class.
     """
@@ -124,11 +124,14 @@ class Questions:
         return max(map(len, self.options))
 
     def rotations(self, which: str) -> int:
-        """1 for "given", or if the question does not show the options; else each option comes first once."""
+        """How many orders of the options are asked: as many as the longest list has, or the given one alone.
+
+        1 if `which` is "given", or if the question does not show its options.
+        """
         return self.most if which == ALL and self.card.shows_options else 1
 
     def ask(self, row: int, rotation: int = 0) -> str:
-        """The text about image `row`, option i at place (i + rotation) mod n."""
+        """The question about image `row`; of n options, option i is in line (i + rotation) mod n."""
         options = self.options[row]
         lines = [
             self.card.option.replace("{letter}", letter).replace("{option}", option)

@@ -37,6 +37,9 @@ def image_key(
     output: str,
     placement: str = REPLICATED,
 ) -> dict[str, Any]:
-    """The key of embeddings or features of images."""
+    """The key of the rows of a data set's images, in the `output` "embedding" or "features".
+
+    Where embeddings are not normalised they are the features: both outputs share one entry.
+    """
     kind = output if embeds_at_unit_norm(card) else "features"
     return entry_key(card, kind, precision, placement, pixels=recipe.key(), data=manifest.images_digest)

@@ -170,13 +170,17 @@ def works(
 
 
 def image_tower(card: Card | None) -> str:
-    """As in `Work`."""
+    """The tower that reads images, in the words of `Work.tower`."""
     return "vision" if card is None or card.arch.language is None else "prefill"
 
 
 def images_of(
     chosen: ModelChoice, job: TaskOnData, request: Request, sizes: DataSizes | CardSizes
 ) -> list[ImageWork]:
+    """What a run embeds: one record for each data set and precision.
+
+    [] for a model that is not run: its outputs are in files, or it cannot be opened.
+    """
     if chosen.model is None:
         return []
     sample = None if request.limit is None else (request.limit, request.seed)

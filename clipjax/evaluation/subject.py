@@ -35,13 +35,13 @@ class RunData:
     """One data set of a run.
 
     Attributes:
-        sample: of a sample: its limit, its seed, and of how many.
-        variant: the member of a family of data sets.
-        share: which of the card's images exist, before sampling; None: all.
-        made: as in `Dataset`.
-        reader: the card's.
-        card_file: where the card is from, if a file.
-        folder: as in `Dataset`.
+        sample: {"limit", "seed", "of": the number before sampling}, and the unit of pairs; None: all images.
+        variant: which member of a family of data sets it is, from the card.
+        share: how its images differ in number from the card's, before sampling (`missing_of`); None: not.
+        made: the corruption that clipjax applied to the images; None if it applied none.
+        reader: the name of the card's reader.
+        card_file: the file that contains the card; None: no file.
+        folder: the end of the path of images that no card describes; None: the card does.
     """
 
     name: str
@@ -55,7 +55,7 @@ class RunData:
     folder: str | None
 
     def recipe(self) -> dict[str, Any]:
-        """The name seeds the bootstrap."""
+        """The data set in a run's recipe. Its name is part of that because it seeds the bootstrap."""
         return {"dataset": self.name, "images": self.manifest.digest}
 
 

@@ -275,14 +275,18 @@ def _evaluate(
 def _changes(
     key: _Key, results: Sequence[Result | Exception], suite: FinetuneSuite, folder: Path, resamples: int
 ) -> Iterator[Change]:
+    """One task on one data set: a change for each metric that the suite names, over all seeds.
+
+    Args:
+        results: the base's, then one per seed. One that failed makes all changes failures.
+    """
     task, dataset = key
     wanted = [metric for metric in suite.metrics if metric.task == task]
-    there = [each for each in results if isinstance(each, Result)]
+    runs = [each for each in results if isinstance(each, Result)]
     if failed := [each for each in results if isinstance(each, Exception)]:
         yield from (Change(each, dataset, None, (), (), None, f"failed: {failed[0]}") for each in wanted)
         return
-    # The base comes first, then one result per seed.
-    compared = [_compared(there[0], each, folder, resamples) for each in there[1:]]
+    compared = [_compared(runs[0], each, folder, resamples) for each in runs[1:]]
     for metric in wanted:
         name = metric_name(metric.metric, metric.slice)
         by_seed = [each.get(name) for each in compared]
@@ -291,7 +295,7 @@ def _changes(
             yield _change(metric, dataset, pairs)
         else:
             why = next((each for each in by_seed if isinstance(each, str)), "not compared")
-            yield _undefined(metric, there, why)
+            yield _undefined(metric, runs, why)
 
 
 def _change(metric: Metric, dataset: str, by_seed: Sequence[Comparison]) -> Change:

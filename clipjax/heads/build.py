@@ -97,6 +97,7 @@ class _Usage(NamedTuple):
 
     @staticmethod
     def of(prompts_of_class: Sequence[Sequence[str]]) -> _Usage:
+        """Prompts are numbered in the order of their first use."""
         number: dict[str, int] = {}
         columns = [
             number.setdefault(prompt, len(number)) for prompts in prompts_of_class for prompt in prompts

@@ -225,14 +225,18 @@ def measures(
 
 
 def _threshold(ranking: Ranking, id_above: Int[np.ndarray, "B positions"]) -> Float64[np.ndarray, " B"]:
-    """The 5 % quantile of the resampled ID scores, interpolated as by np.quantile."""
-    last = id_above[:, -1].astype(np.int64) - 1
+    """The 5 % quantile of each resample's ID scores, interpolated as by np.quantile.
+
+    Args:
+        id_above: how many drawn ID images come before each position from the top (`_cumulative`).
+    """
+    last = id_above[:, -1].astype(np.int64) - 1  # index of the highest of the drawn scores, ascending
     position = last * (1 - RECALL)
     whole = np.floor(position).astype(np.int64)
     part = position - whole
     low, high = (
-        ranking.id_sorted[-1 - _ranked(id_above, last - others)].astype(np.float64)
-        for others in (whole, np.minimum(whole + 1, last))
+        ranking.id_sorted[-1 - _ranked(id_above, last - index)].astype(np.float64)
+        for index in (whole, np.minimum(whole + 1, last))
     )
     # np.quantile interpolates from the nearer end, which rounds in another way.
     return np.where(part < 0.5, low + (high - low) * part, high - (high - low) * (1 - part))

@@ -115,10 +115,14 @@ def _pair_up(
 
 
 def _own_scores(pairs: _Pairs) -> np.ndarray:
-    """float32 [m], of each caption with its image."""
+    """The score of each caption with its own image, float32 [m].
+
+    From blocks on the same grid as in `_count_better`: the same products have the same bits.
+    """
     own = np.empty(len(pairs.text_rows), np.float32)
     for i in range(0, len(pairs.image_rows), pairs.block):
         first, last = np.searchsorted(pairs.image, [i, i + pairs.block])
+        # Captions are sorted by image: those of the block's images are first..last - 1.
         for t in range(first - first % pairs.block, last, pairs.block):
             scores = np.asarray(_block_scores(pairs, i, t))
             here = np.arange(max(first, t), min(last, t + pairs.block))

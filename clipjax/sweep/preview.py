@@ -97,7 +97,10 @@ def preview(
 def _known(
     items: Sequence[SweepItem], results: Path, compute: Compute, done: StoredRecipes, stored: StoreIndex
 ) -> _Known:
-    """What is known of the items of one model."""
+    """Resolve the items of one model: which are done, and which embeddings they read.
+
+    An item with an error is left out; `problem` has the last error.
+    """
     known = _Known([], 0, {})
     for each in all_ready(items, results, compute):
         if each.error is not None:

@@ -115,14 +115,20 @@ def join(
 
 
 def _read_classes(rows: Sequence[tuple[str, Mapping[str, str]]], about: About) -> dict[str, Any]:
+    """Arrays of N predictions from the cells of a file with the columns `CSV`.
+
+    Args:
+        rows: each row's place in the file, for messages, and its cells by column.
+    """
     space = about.label_space
     assert space is not None  # the task's own data set has one
-    classes, chances = [], []
+    _, class_column, probability_column = CSV
+    classes, confidences = [], []
     for where, row in rows:
-        classes.append(class_number(row[CSV[1]], CSV[1], space, where))
-        chances.append(probability(row[CSV[2]], CSV[2], where))
+        classes.append(class_number(row[class_column], class_column, space, where))
+        confidences.append(probability(row[probability_column], probability_column, where))
     ids = [row["file_name"] for _, row in rows]
-    return {"id": ids, "prediction": np.array(classes, np.int32), "confidence": np.array(chances)}
+    return {"id": ids, "prediction": np.array(classes, np.int32), "confidence": np.array(confidences)}
 
 
 def _join_classes(columns: Columns, about: About) -> dict[str, Any]:

@@ -80,7 +80,12 @@ def decoder_config(record: Mapping[str, Any], where: str) -> DecoderConfig:
 
 
 def _rope_theta(record: Mapping[str, Any], where: str) -> float:
-    """10,000 where a file has none: the library's default, as in Llama-2's own files."""
+    """The base of the rotary positions' wavelengths, from the file's own field or from `rope_parameters`.
+
+    10,000 where a file has none: the library's default, as in Llama-2's own files.
+
+    Raises DataError for scaled positions.
+    """
     rope = {"rope_theta": record.get("rope_theta", 10000.0)}
     for name in ("rope_scaling", "rope_parameters"):
         if name not in record:

@@ -55,15 +55,18 @@ TREND = (
 
 @dataclass(frozen=True)
 class FigureNumbers:
+    """The numbers of one figure; `contents` has one `Content` per panel."""
+
     spec: Spec
     contents: Sequence[Content]
 
     @cached_property
     def trends(self) -> list[list[Trend]]:
+        """The trends of each panel."""
         return [trends_of(self.spec, content) for content in self.contents]
 
     def files(self) -> Iterator[tuple[str, str]]:
-        """(ending of the name, text); trends and people only if the figure has any."""
+        """Each file as (end of its name, CSV text): points, then trends and people if there are any."""
         yield "_points.csv", _csv(POINT, self.points())
         if self.spec.fits:
             yield "_trends.csv", _csv(TREND, self.trend_records())
@@ -76,6 +79,7 @@ class FigureNumbers:
             yield from _points(self.spec, content, trends, {"panel": number, "title": content.panel.title})
 
     def people(self) -> Iterator[dict[str, Any]]:
+        """A `PEOPLE` record per panel that shows the mean of people, from their published row."""
         for number, content in enumerate(self.contents, 1):
             if (row := content.people) is not None:
                 place = {"panel": number, "title": content.panel.title, "value": row["value"]}

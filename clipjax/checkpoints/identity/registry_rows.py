@@ -38,6 +38,7 @@ def file_of(model_id: str) -> Path:
 
 @cached
 def _read() -> tuple[dict[str, dict[str, str]], dict[str, Path]]:
+    """The rows by id, and the file of each row by id."""
     rows: dict[str, dict[str, str]] = {}
     files: dict[str, Path] = {}
     for path in config_tables(ConfigTable.MODELS):

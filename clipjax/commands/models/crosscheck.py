@@ -117,12 +117,13 @@ def crosscheck(options: CrosscheckOptions) -> None:
 
 
 def _both_sides(options: CrosscheckOptions) -> Crosscheck:
+    """Load the model, run clipjax and the reference on the same images, and compare them."""
     from clipjax.checkpoints.load import load_model
     from clipjax.evaluation.data_set import dataset_of
     from clipjax.verification.crosscheck import crosscheck
 
-    asked = replace(options.request, root=options.data, limit=options.limit, seed=options.seed)
-    request = replace(asked, dataset=dataset_of(asked))  # before a model is loaded
+    request = replace(options.request, root=options.data, limit=options.limit, seed=options.seed)
+    request = replace(request, dataset=dataset_of(request))  # may fail: before a model is loaded
     model = load_model(options.model, card=options.card)
     return crosscheck(
         model, request, options.against, checkpoint=options.checkpoint, batch=options.batch_size

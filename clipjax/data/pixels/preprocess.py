@@ -243,9 +243,9 @@ def _cut_border(image: PIL.Image.Image, border: int) -> PIL.Image.Image:
 
 
 def letterboxed(image: PIL.Image.Image, fill: tuple[int, int, int]) -> PIL.Image.Image:
-    """An RGB image padded to a square, equally on both sides: an odd pixel is left out.
+    """An RGB image padded to a square with the colour `fill`, equally on both sides.
 
-    451 x 300 pixels become 451 x 450.
+    Where the padding is odd, its last pixel is left out, as in Prismatic: 451 x 300 pixels become 451 x 450.
 
     Raises DataError if that would be above `MAX_PIXELS`.
     """

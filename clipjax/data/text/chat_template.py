@@ -113,7 +113,12 @@ def _environment(meter: Meter) -> Any:
         def wrap_str_format(self, value: Any) -> Any:
             return None if super().wrap_str_format(value) is None else formatter(self).counted(value)
 
+        # The underscores: a template's keyword may be `self` or `context`.
         def call(_self, _context: Any, _called: Any, *values: Any, **named: Any) -> Any:
+            """Charge a call's arguments, refuse methods that no template needs, call, charge the result.
+
+            A macro is a part of the template whose own steps are charged: its arguments only count.
+            """
             if isinstance(_called, Macro):
                 meter.step(1 + len(values) + len(named))
                 values = tuple(meter.read(each) if isinstance(each, tuple) else each for each in values)
@@ -127,7 +132,7 @@ def _environment(meter: Meter) -> Any:
 
 
 def _formatter(meter: Meter) -> Any:
-    """What runs `str.format` in the sandbox, with its fields counted."""
+    """Jinja's class that runs `str.format` in the sandbox, with every field charged to `meter`."""
     from jinja2.sandbox import SandboxedFormatter
 
     class Formatter(SandboxedFormatter):
@@ -139,7 +144,7 @@ def _formatter(meter: Meter) -> Any:
             return super().convert_field(meter.write(value), conversion)
 
         def counted(self, method: Any) -> Callable[..., str]:
-            """In place of a text's method `format` or `format_map`."""
+            """The function that templates call in place of a text's method `format` or `format_map`."""
             text, mapped = method.__self__, method.__name__ == "format_map"
 
             def write(*values: Any, **named: Any) -> str:

@@ -80,7 +80,10 @@ def sentencepiece_bpe(
 
 
 def _merges(pieces: Sequence[Piece], vocabulary: dict[str, int]) -> list[tuple[str, str]]:
-    """Every pair that makes a piece, the highest score first; of one piece by the ids of its parts."""
+    """Every pair (left, right) of pieces that joins to a piece: the order in which BPE merges.
+
+    Sorted by the joined piece's score, highest first; pairs that join to one piece, by their own ids.
+    """
     scored = []
     for piece in pieces:
         if piece.kind not in (NORMAL, USER_DEFINED, UNUSED):

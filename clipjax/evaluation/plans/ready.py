@@ -136,14 +136,18 @@ def ready(
     return found
 
 
-def _recipes(found: ResolvedItem, compute: Compute, results: str | Path | None) -> Recipes:
-    item, model, subject = found.item, found.model, found.subject
+def _recipes(resolved_item: ResolvedItem, compute: Compute, results: str | Path | None) -> Recipes:
+    """For each result of the run the recipes that its rows may have: one per placement of params.
+
+    The run has a result per precision, and one that compares them. Hashes the images of all its data sets.
+    """
+    item, model, subject = resolved_item.item, resolved_item.model, resolved_item.subject
     job, request = item.job, item.request
     if model is None:
         return [[predictions_recipe(job.task, *file_of(item, results))]]
     if subject is None:
         return [[refused_recipe(model, find_task(job.task), job.data.card.name)]]
-    for data in subject.data_sets:
+    for data in subject.data_sets:  # a recipe has their digests: hashed here, with a bar
         hash_images(data.manifest, compute.progress)
     ways = placements(compute.params)
     recipes = [[subject.recipe(each, (), way) for way in ways] for each in request.precisions]

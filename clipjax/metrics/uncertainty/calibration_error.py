@@ -174,7 +174,9 @@ def difference(first: Binned, second: Binned, level: float = LEVEL) -> tuple[Int
 
 
 def _mover(first: Gaps, second: Gaps, z: np.ndarray, correlation: float) -> tuple[np.ndarray, np.ndarray]:
+    """Limits of second - first by MOVER (see `difference`), an interval for each normal quantile `z`."""
     value1, value2 = corrected(first), corrected(second)
+    # Distances from each ECE down and up to its own limits.
     down1, up1 = np.maximum(value1 - _lower(first, z), 0), np.maximum(_upper(first, z) - value1, 0)
     down2, up2 = np.maximum(value2 - _lower(second, z), 0), np.maximum(_upper(second, z) - value2, 0)
     # The difference is low where the second is low and the first high: the distances to these limits add up

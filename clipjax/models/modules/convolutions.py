@@ -129,8 +129,13 @@ def _depthwise(
 ) -> Callable[..., Array]:
     """A depthwise convolution of stride 1 with gradients for a CPU.
 
-    The input's is the convolution with the turned kernel; the kernel's a loop over its pixels. JAX's own are
-    fused sums for all of these, 3 to 6 times slower.
+    The input's gradient is a convolution with the turned kernel, the kernel's is a loop over its pixels.
+    JAX's own gradients are fused sums, 3 to 6 times slower.
+
+    Args:
+        shifted: the convolution itself, of an input and a kernel [size, size, 1, C].
+        height: rows of zeros above and below the input.
+        width: columns of zeros to its left and right.
     """
 
     def backward(kept: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
@@ -141,7 +146,7 @@ def _depthwise(
         padded = jnp.pad(x, ((0, 0), height, width, (0, 0)))
 
         def of_pixel(index: Array) -> Array:
-            """Gradients of one pixel of the kernel, for each image: sums over devices come after the loop."""
+            """Gradients of one pixel of the kernel, [B, C]: the sum over images, and devices, is last."""
             i, j = index // size, index % size
             return (jax.lax.dynamic_slice(padded, (0, i, j, 0), dy.shape) * dy).sum((1, 2))
 

@@ -120,7 +120,12 @@ def _stage(
 
 
 def _check(o: Options, block: Mapping[str, Any], first: Mapping[str, Any], *, joins: bool) -> None:
-    """Refuses what our stages do not have; `joins`: the block's input and output have one shape."""
+    """Raises DataError for a block that our stages cannot have.
+
+    Args:
+        first: the stage's first block, with which all blocks must agree in kind, kernel and channels.
+        joins: the block's input and output have one shape, so that our block adds them.
+    """
     equal = ("block_type", "out_chs", "act_layer", *_KERNELS.values())
     wrong = [key for key in equal if block.get(key) != first.get(key)]
     wrong += [key for key in block if key not in _READ and (key not in _ELSE or block[key] != _ELSE[key])]

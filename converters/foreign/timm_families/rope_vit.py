@@ -46,7 +46,7 @@ def tower(options: Options) -> dict[str, Any]:
 
 
 def _refuse_variants(o: Options) -> None:
-    """Raises DataError for an option that no DINOv3 has."""
+    """Raises DataError for an option that no DINOv3 has; takes those without effect on a trained model."""
     o.only("rope_type", "dinov3")
     o.only("use_rot_pos_emb", True)
     o.only("use_abs_pos_emb", False)
@@ -61,7 +61,7 @@ def _refuse_variants(o: Options) -> None:
     o.only("attn_type", "eva")
     o.only("attn_only_layer_scale", False)
     o.only("class_token", True)
-    o.take("no_embed_class")  # of a table that it does not have
+    o.take("no_embed_class")  # concerns the table of positions, which DINOv3 does not have
     o.only("rope_grid_offset", 0.0)
     o.only("rope_grid_indexing", "ij")
     o.only("rope_temperature", 100)
@@ -74,6 +74,6 @@ def _refuse_variants(o: Options) -> None:
     o.only("use_post_transformer_norm", None, True)
     o.only("attn_pool_num_heads", None)
     o.only("attn_pool_mlp_ratio", None)
-    o.take("dynamic_img_size")  # other image sizes: of no effect at the model's own
+    o.take("dynamic_img_size")  # allows other image sizes; without effect at the model's own
     o.only("dynamic_img_pad", False)
     o.only("ref_feat_shape", None)

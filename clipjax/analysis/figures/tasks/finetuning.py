@@ -20,6 +20,8 @@ _CORNERS = ((1, 1), (1, -1), (-1, 1), (-1, -1))
 
 
 class FinetuningPanel(NamedTuple):
+    """A panel of `methods_figure` and the number that it shows."""
+
     title: str
     task: str
     dataset: str
@@ -27,7 +29,7 @@ class FinetuningPanel(NamedTuple):
     slice: str | None = None
 
     def find(self, rows: Sequence[AnyRow], model: str) -> AnyRow | None:
-        """The model's newest row with a value."""
+        """The model's newest row of this number with a value, or None; `rows` are the oldest first."""
         wanted = (model, self.task, self.dataset, self.metric, self.slice)
         names = ("model", "task", "dataset", "metric", "slice")
         matching = [r for r in rows if tuple(r[n] for n in names) == wanted and r["value"] is not None]
@@ -131,7 +133,7 @@ def alpha_figure(
 def _curve(
     area: Axes, points: Mapping[Any, tuple[AnyRow, AnyRow]], colour: str, label: str
 ) -> dict[Any, Point]:
-    """Where each alpha is."""
+    """Draw the accuracies of each alpha as a line; returns each alpha's point (x, y)."""
     if not points:
         return {}
     across, up = (list(rows) for rows in zip(*points.values()))

@@ -266,7 +266,7 @@ class MBConvNet(nnx.Module):
     ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
         stem = self.stem(images, mode)
         x, outputs = run_stages(self.stages, stem, mode, capture)
-        if self.pooled_first:
+        if self.pooled_first:  # MobileNetV3 pools before its last layer
             pooled = jnp.mean(x, axis=(1, 2))
             features = layers.ACTIVATIONS[self.activation](self.hidden(pooled))
             return features, {"stem": stem, **outputs, "pooled": pooled, "hidden": features}

@@ -108,8 +108,10 @@ class Beit(nnx.Module):
 def dense(
     tower: Beit, images: Float[Array, "B H W 3"], blocks: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B h w D"]]:
+    """The patches' outputs of each of `blocks`, as maps of h x w patches."""
     patches = tower.patch_embed(images)
     _, height, width, _ = patches.shape
+    # The bias table was resampled to this map; the window decides which distance reads which of its rows.
     tower.blocks.attn.window = height, width
     outputs = layers.scan_at(tower.blocks, tower.embed(patches), mode=mode, at=blocks)
     return [x[:, 1:].reshape(patches.shape) for x in outputs]

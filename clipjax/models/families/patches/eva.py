@@ -190,6 +190,8 @@ class EvaBlock(nnx.Module):
 
 
 class Eva(nnx.Module):
+    """The image tower; features are the projected class token."""
+
     def __init__(self, config: EvaConfig, rngs: nnx.Rngs):
         c = config
         self.config = config
@@ -200,7 +202,8 @@ class Eva(nnx.Module):
         self.blocks = layers.stack(lambda rngs: EvaBlock(c, rngs), c.layers, rngs)
         tokens.shrink_outputs_by_depth(self.blocks, c.layers)
         self.ln_post = layers.LayerNorm(c.width, eps=c.ln_eps)
-        self.proj = layers.Linear(c.width, c.embed_dim, kernel_init=normal(0.02 * 0.001), rngs=rngs)
+        init = normal(0.02 * 0.001)  # timm scales the head's initial weights by 0.001
+        self.proj = layers.Linear(c.width, c.embed_dim, kernel_init=init, rngs=rngs)
 
     def __call__(
         self, images: Float[Array, "B S S 3"], mode: Mode, capture: bool
@@ -217,7 +220,7 @@ class Eva(nnx.Module):
         return tokens.prepend(x, self.class_embedding) + self.positional_embedding[...]
 
     def tables(self, patches: Float[Array, "B h w D"]) -> tuple[Array, Array] | None:
-        """float32 at every precision."""
+        """`rotary_tables` of the map, float32 at every precision; None without rotary positions."""
         if not self.config.rope_grid:
             return None
         cos, sin = rotary_tables(self.config, *patches.shape[1:3])
