@@ -114,7 +114,7 @@ def _wanted(path: Path) -> str:
 def config_files(kind: ConfigFolder, *endings: str) -> dict[str, Path]:
     """The files of a folder of configs/ and of the added folders, by name without ending.
 
-    Of one name in one folder the first ending counts; `endings` are all of the folder's, if none is given.
+    Where a folder has a name with several endings, the first of `endings` counts. Default: the kind's own.
 
     Raises:
         DataError: two folders have the name; or as `added_folders`.

@@ -57,7 +57,7 @@ def open_gguf(path: Path) -> Source:
 
 
 def gguf_source(header: GgufHeader) -> Source:
-    """As `open_gguf`, of a header that is read already."""
+    """The tensors of a file whose header has been read; raises as `open_gguf`."""
     architecture = header.metadata.get("general.architecture")
     if architecture != ARCHITECTURE:
         raise DataError(

@@ -39,7 +39,7 @@ class Op:
         return None if self.axes is None else self.lead + len(self.axes) + self.trail
 
     def source_shape(self, leaf: tuple[int, ...]) -> tuple[int, ...] | None:
-        """None if this op cannot make such a leaf.
+        """The shape of the source tensor that this op turns into a leaf; None if there is none.
 
         OPS["q_linear"].source_shape((4, 8)) == (24, 4): q, k and v of [8, 4], stacked.
         """

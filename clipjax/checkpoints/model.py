@@ -119,7 +119,7 @@ class Model:
         return self._replace(card=card, adapter=adapter, base=self.card)
 
     def with_location(self, location: Location | None) -> Model:
-        """None: the params are not in a file."""
+        """The model with the arguments that load it again; None: its params are not in a file."""
         return self._replace(location=location)
 
     def with_tokenizer(self) -> Model:

@@ -39,7 +39,7 @@ class DemoJob:
 
 
 class Queue:
-    """The jobs that have not begun. Of those that can begin, the first of the list is next.
+    """The jobs that have not begun. The first of the list that can begin is next.
 
     Raises:
         ClipjaxError: two jobs have one name, or a job can never begin.

@@ -31,7 +31,7 @@ def results_of_model(model: str, out: Path, progress: bool) -> list[Result]:
 
 
 def lists_of(model: str, out: Path, progress: bool) -> list[Result]:
-    """Those of its first runs that make lists. Raises as `results_of_model`."""
+    """A model's results of the task whose wrong options the questions use. Raises as `results_of_model`."""
     return swept(out, [SuiteRun(settings().selection.task, (str(out / "models" / model),))], progress)
 
 

@@ -186,8 +186,8 @@ class StoredRows:
 def default_shard(n: int, batch: int) -> int:
     """Whole batches: about an eighth of the data set, at most SHARD_ROWS (or one larger batch).
 
-    Of more than MANY such shards each grows, to at most LARGEST, in steps of SHARD_ROWS: shards of pixels
-    divide those of embeddings. The layout changes no number, and a stored entry keeps its own.
+    Beyond MANY such shards, each is made larger: at most LARGEST, in steps of SHARD_ROWS, so that shards of
+    pixels divide those of embeddings. The layout changes no number, and a stored entry keeps its own.
 
     default_shard(1000, 64) == 64; default_shard(50_000, 64) == 512; default_shard(50_000, 1024) == 1024;
     default_shard(1_281_167, 64) == 4608; default_shard(10**9, 64) == 16_384

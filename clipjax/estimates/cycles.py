@@ -74,7 +74,7 @@ class _Sums:
 
 
 def estimate(program: CompiledProgram) -> CycleEstimate | None:
-    """None for a program without estimates, as another platform's has none.
+    """The compiler's estimates of a whole program; None if it has none, as on other platforms than the TPU.
 
     Raises ValueError for a loop of unknown length.
     """
@@ -123,7 +123,7 @@ def _costs_nothing(each: Instruction) -> bool:
 
 
 def _name(each: Instruction) -> str:
-    """Such as "fusion dot_general": the compiler's kind of operation, and the JAX operation that it is of."""
+    """The compiler's kind of operation and the JAX operation it was made from, as "fusion dot_general"."""
     source = _OP_NAME.search(each.attributes)
     kind = _TARGET.search(each.attributes)
     return " ".join(filter(None, (kind[1] if kind else each.opcode, source and source[1].split("/")[-1])))

@@ -77,7 +77,7 @@ class CompiledProgram:
 
     @property
     def collectives(self) -> dict[str, int]:
-        """By kind; those inside a loop count once."""
+        """The number of collective operations of each kind; an operation inside a loop counts once."""
         return dict(Counter(each.collective for each in self.instructions() if each.collective))
 
     @property

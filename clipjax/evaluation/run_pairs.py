@@ -4,7 +4,8 @@
 
 Runs match by task and data set, then by recipe without the model's part. If no recipes match: by prompts,
 label space, projection, ID set, annotations, precision and sample. A model's transform, tokenizer and logit
-scale may differ, and its prompts if it has its own words or head. Of equal recipes the newest counts.
+scale may differ, and its prompts if it has its own words or head. The newest of several
+runs with one recipe counts.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ OPTIONS = {"prompts": "prompts", "precision": "precision", "label_space": "label
 
 
 class RunFilter(NamedTuple):
-    """None: any."""
+    """Which runs may be compared, by their prompt set, precision and label space; None: any."""
 
     prompts: str | None = None
     precision: str | None = None

@@ -41,7 +41,7 @@ class Sampling(NamedTuple):
 
 
 class Nearest(NamedTuple):
-    """For each point of image 0, row by row. N = H W."""
+    """The nearest points of image 1 for each of the N = H W points of image 0, row by row."""
 
     key: Int32[Array, " N"]  # the nearest point of image 1, y W + x
     first: Float32[Array, " N"]  # its cosine distance, at least 1e-9

@@ -61,8 +61,8 @@ def center_padding(images: Float[Array, "B H W 3"], patch: int) -> Float[Array, 
     """`images`, normalised, with zeros around them up to multiples of `patch`, as probe3d pads.
 
     Unchanged if both sides are multiples. Otherwise each side grows by patch - side % patch: a side that is
-    already a multiple gets a whole patch more. Of an odd number of zeros the bottom or right gets one more.
-    For 30 x 28 pixels and patch 14: 6 and 6 rows, 7 and 7 columns.
+    already a multiple gets a whole patch more. If the number of zeros is odd, the bottom or right
+    gets one more. For 30 x 28 pixels and patch 14: 6 and 6 rows, 7 and 7 columns.
     """
     sides = images.shape[1:3]
     if not any(side % patch for side in sides):

@@ -44,10 +44,10 @@ class _Told(list[Row]):
 
 
 def with_distinct_names(rows: Iterable[Row]) -> list[Row]:
-    """The rows, in which each `dataset` is one data set; free for what it has returned.
+    """The rows, renamed so that each `dataset` names one data set. Its own results are returned as they are.
 
-    A name stays as long as it is of one data set. Of several, each gets the name of its folder and parents;
-    where they do not tell, also its sample or digest: "pets/test", "test (100 of 500 images)",
+    A name of one data set stays. Data sets that share a name get that of their folder and its parents, and
+    where these do not tell them apart also their sample or digest: "pets/test", "test (100 of 500 images)",
     "test (3f2a91c0)".
     """
     if isinstance(rows, _Told) and len(rows) == rows.told:

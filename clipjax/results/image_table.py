@@ -66,7 +66,10 @@ def _bits(values: np.ndarray) -> pa.Buffer:
 
 
 def _of_sequence(values: Sequence[Any]) -> pa.Array | None:
-    """None unless all are texts, bools, integers, floats, or lists of these. Single ones may be None."""
+    """The column of values of one type, or None if there is no such column.
+
+    Types: texts, bools, integers or floats, single ones of which may be None, or lists of these.
+    """
     kinds = set(map(type, values))
     present = np.array([value is not None for value in values]) if type(None) in kinds else None
     kinds.discard(type(None))

@@ -39,12 +39,12 @@ def exists(path: AnyPath) -> bool:
 
 
 def is_file(path: AnyPath) -> bool:
-    """As `exists`."""
+    """Whether a path is a file; impossible names and errors as in `exists`."""
     return _look(path, path.is_file)
 
 
 def is_dir(path: AnyPath) -> bool:
-    """As `exists`."""
+    """Whether a path is a folder; impossible names and errors as in `exists`."""
     return _look(path, path.is_dir)
 
 

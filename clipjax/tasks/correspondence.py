@@ -1,7 +1,7 @@
 """Matching points between two views (probe3d, El Banani et al. 2024): the share of matches that are right.
 
-The card's table `[matching]` decides points, thresholds and bins. Of a pair with depth, the strongest matches
-count; of a pair with keypoints, all keypoints that both images show. A pair is right by the share of its
+The card's table `[matching]` decides points, thresholds and bins. In a pair with depth the strongest matches
+count; in a pair with keypoints, all keypoints that both images show. A pair is right by the share of its
 matches with an error below a threshold:
 
 - `recall_3d@T`: T in metres. `recall_2d@T`: T in pixels of the image that the intrinsics describe.

@@ -148,7 +148,7 @@ def named(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tokenizer(text: Mapping[str, Any], clean: str | None, unknown: dict[str, str]) -> dict[str, Any] | None:
-    """By the number of ids; None if unknown."""
+    """The tokenizer that has this many ids; None if clipjax has none, with the reason in `unknown`."""
     folder, size = config_dir() / "tokenizers", text["vocab_size"]
     context = {"context_length": text["context_length"]}
     if size == _OPENAI_IDS:

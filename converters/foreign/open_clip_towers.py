@@ -145,7 +145,10 @@ def configs() -> dict[str, dict[str, Any]]:
 
 @functools.cache
 def known_configs() -> dict[str, dict[str, Any]]:
-    """Those of the architectures in configs/archs. Some of timm's classifiers share a name with a CLIP."""
+    """The library's configurations of the dual encoders in configs/archs, by name.
+
+    The others are left out, since some of timm's classifiers share a name with a CLIP.
+    """
     names = [name for name, record in sorted(arch_records().items()) if "text" in record]
     return {name: configs()[name] for name in names if name in configs()}
 
@@ -345,7 +348,7 @@ def _only(fields: Mapping[str, Any], key: str, values: Iterable[Any], where: str
 
 
 def _unlike(model: Mapping[str, Any], kind: Kind, key: str, where: str) -> DataError:
-    """For a tower of another library (`key` names it) that is not derived from its fields.
+    """The error for a tower of another library (`key` names it) that no record can be derived for.
 
     Names it, or the first field that differs from the nearest known tower of that name.
     """

@@ -100,7 +100,10 @@ def _clip(
 
 
 def _refuse_second_values(config: Mapping[str, Any], second: Any, where: str) -> None:
-    """In old files transformers prefers the values of `*_config_dict` to those of `*_config`."""
+    """Raises DataError where an old file's `*_config_dict` contradicts its `*_config`.
+
+    transformers reads the former. `second` is that section, None without one; `where` names it.
+    """
     for key, value in (second or {}).items():
         if key in READ and value != config.get(key, value):
             raise DataError(f"{where}.{key} is {value!r}, but {config[key]!r} in the section without _dict")

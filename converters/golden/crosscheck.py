@@ -102,7 +102,7 @@ def run_images(
 
 
 def decode(data: bytes, name: str) -> Image.Image:
-    """As torchvision's pil_loader."""
+    """Decode an image as torchvision's pil_loader does."""
     try:
         return image_header(data).convert("RGB")
     except Exception as error:  # PIL's decoders raise nearly anything

@@ -20,7 +20,7 @@ from converters.golden.towers import hf
 def towers_of(model: Any) -> list[Any]:
     """[image tower, text tower] of an open_clip or transformers model; [itself] of a timm one.
 
-    Of a vision-language model those that its image tower came with.
+    For a vision-language model: the towers of the model that its image tower is from.
     """
     if isinstance(model, Llava):
         return towers_of(model.vision)

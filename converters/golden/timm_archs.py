@@ -58,7 +58,11 @@ def _build(
 
 
 def architectures() -> dict[str, Any]:
-    """By name: [class, {option: value}, default tag], and its pixels; by class: {option: default}."""
+    """All architectures of timm, their pixels and their classes.
+
+    "archs": name -> [class, {option: value}, default tag]; "pixels": name -> `default_pixels`; "classes":
+    class -> {option: default}.
+    """
     classes, archs, pixels = {}, {}, {}
     for module in MODULES:
         place = importlib.import_module(f"timm.models.{module}")
@@ -94,7 +98,7 @@ def default_tag(name: str) -> str:
 
 
 def defaults(model_class: type) -> dict[str, Any]:
-    """A class's own, and its base's where it passes arguments on."""
+    """The defaults of a class's options, and of its base's where it passes arguments on."""
     values: dict[str, Any] = {}
     for base in model_class.__mro__[:-1]:
         parameters = inspect.signature(base.__init__).parameters.values()

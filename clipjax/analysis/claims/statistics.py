@@ -180,7 +180,10 @@ def _pool_of(
 
 
 def _pooled(numbers: _Numbers, group: ModelSample, against: ModelSample) -> Pool | None:
-    """None if both sides have the same models: they differ in rows, which no split of models shows."""
+    """The models of both sides in one pool, which a placebo splits at random.
+
+    None if a model is on both sides: the sides then differ in rows, which no split of models shows.
+    """
     if not {*group.models}.isdisjoint(against.models):
         return None
     runs, families = group.runs + against.runs, group.families + against.families

@@ -61,8 +61,8 @@ class Content:
     """What a panel shows.
 
     Attributes:
-        points: all models with its numbers; a strip has one number as x and y. Those in no group are drawn
-            only if they are the user's own, as `YOURS`; trends may use them.
+        points: all models with its numbers; a strip has one number as x and y. Points in no group are
+            drawn only if they are the user's own, as `YOURS`; trends may use them.
         placeless: the points in no group.
         people: the row of people, which a strip draws as a line.
         highlight: models that no trend is fitted to, since the trends judge them.

@@ -195,9 +195,12 @@ def unfitted(
 
 
 def fit_all(trends: Sequence[TrendPoints], stop: Stop = FINE) -> list[Fit]:
-    """The lines of all; `stop`: of those through all models.
+    """The lines of all trends, in their order.
 
-    Those of equally many models are fitted together: in less time, with equal bits.
+    Trends of equally many models are fitted together: in less time, with equal bits.
+
+    Args:
+        stop: when the fit through all models of a trend ends; those of resamples end at `COARSE`.
     """
     alike: dict[Any, list[int]] = {}
     for k, each in enumerate(trends):

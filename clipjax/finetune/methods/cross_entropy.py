@@ -1,7 +1,7 @@
 """Cross-entropy end to end: the image tower and a linear head.
 
-Source: wise-ft (`src/models/finetune.py`, `modeling.py`). Of FT-CLIP (arXiv 2212.06138) only label smoothing
-is an option.
+Source: wise-ft (`src/models/finetune.py`, `modeling.py`). Label smoothing is the only option taken
+from FT-CLIP (arXiv 2212.06138).
 """
 
 from __future__ import annotations

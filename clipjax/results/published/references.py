@@ -78,7 +78,7 @@ def sources() -> dict[str, dict[str, Any]]:
 
 @functools.cache
 def scores() -> tuple[Score, ...]:
-    """In file order.
+    """The published numbers of configs/reference_scores.csv, in file order.
 
     Raises:
         DataError: no number, a malformed convention, an unknown source, or a number twice; names the line.

@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class AtLeast:
-    """For numbers."""
+    """The least number that is allowed."""
 
     least: float
 
@@ -28,7 +28,7 @@ class AtLeast:
 
 @dataclasses.dataclass(frozen=True)
 class Between:
-    """For numbers; both ends are excluded."""
+    """Numbers between two ends, both excluded."""
 
     low: float
     high: float
@@ -45,7 +45,7 @@ class Between:
 
 @dataclasses.dataclass(frozen=True)
 class MatchesPattern:
-    """For texts. `form`: what a text that matches the regular expression is, in words."""
+    """Texts that match a regular expression. `form`: what such a text is, in words."""
 
     pattern: str
     form: str
@@ -62,7 +62,7 @@ class MatchesPattern:
 
 @dataclasses.dataclass(frozen=True)
 class NotEmpty:
-    """For lists."""
+    """Lists with at least one value."""
 
     def allows(self, value: Any) -> bool:
         return len(value) > 0
