@@ -29,22 +29,23 @@ _WIDTH = 110  # columns of a docstring
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """What there is to know about a field.
+    """How a field of a record of options is named, described and checked.
 
     Attributes:
         help: sentences for the command line and, with keywords in place of flags, for `clipjax.evaluate`.
-        python: what they leave out for `clipjax.evaluate`.
+        python: further sentences, for `clipjax.evaluate` alone.
         accepts: the type that `clipjax.evaluate` takes, if not the field's.
-        kind: of a value on the command line and in a suite: str, int, bool or Path; None: Python alone.
-        name: there; "": the field's.
-        short: a letter, as "-d".
-        panel: of the help that has panels.
+        kind: the type of a value on the command line and in a suite: str, int, bool or Path; None: the option
+            exists in Python alone.
+        name: its name on the command line and in a suite; "": the field's.
+        short: a letter for the command line, as "-d".
+        panel: the panel of the help that lists it.
         completes: the function of `commands/shared/completion` that completes a value.
         in_suites: whether it is a key of a suite.
         of_model: whether it has an effect only where a model runs, not on files of predictions.
         of_card: whether the cards decide it where a folder of data sets is evaluated.
-        minimum: of a number.
-        written_minimum: on the command line and in suites, if it is more.
+        minimum: the least number that is allowed.
+        written_minimum: the least number on the command line and in suites, if it is higher.
         bound: how the refusal of another value begins: "the seed must be at least 0".
         auto: whether a number may also be "auto".
         of: what is counted, for the command line's refusal of a text that is neither: "images".

@@ -44,7 +44,7 @@ _SLOT = "a question goes here"
 
 @dataclass(frozen=True)
 class PartSources:
-    """What the user names: paths, URLs or hub repositories. None: those of the checkpoint.
+    """Other sources for parts of a model: paths, URLs or hub repositories. None: the checkpoint's own part.
 
     Attributes:
         vision: weights of the image tower.

@@ -191,7 +191,7 @@ def _nearest(among: Sequence[TowerRate], name: str | None, flops: int) -> TowerR
 
 
 def _ratio(tower: TowerRate, chip: str, precision: str) -> float:
-    """What the tower's yardstick reaches on a chip, over what it reaches on `BASE`."""
+    """The share of the peak that the tower's yardstick reaches on a chip, over its share on `BASE`."""
     here, there = (
         {each.arch: each.share for each in _estimates(*where) if each.tower == "vision"}
         for where in ((chip, precision), BASE)

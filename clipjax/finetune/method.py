@@ -91,7 +91,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is optimised.
+    """A fine-tuning run as `training/` solves it: params, the part that is trained, loss and batches.
 
     Attributes:
         params: all leaves that the loss reads, float32.
@@ -100,7 +100,7 @@ class Problem:
             [b] (rows of the training split).
         steps: 0: nothing is trained.
         finish: all params, with trained ones on the host -> the outcome.
-        accuracy: to choose an epoch or learning rate; None: unsupported.
+        accuracy: of params on a validation split, to choose an epoch or learning rate; None: unsupported.
         contrastive: the loss compares examples, so batches cannot be accumulated.
     """
 

@@ -85,7 +85,7 @@ def refuse_url(path: str | os.PathLike[str], what: str) -> None:
 
 
 def readable(path: Path) -> Any:
-    """What pyarrow can read."""
+    """The path, or an open file of an object on a bucket: either can be given to pyarrow."""
     return path.open("rb") if isinstance(path, BucketPath) else path
 
 

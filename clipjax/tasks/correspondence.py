@@ -68,13 +68,13 @@ class PairMatcher:
         return count, len(self.numbers)
 
     def key(self) -> dict[str, Any]:
-        """What decides the numbers, as JSON; not how they are counted."""
+        """The settings that decide the stored matches, as JSON; thresholds and bins only count them later."""
         counted = ("thresholds_3d", "thresholds_2d", "thresholds_pck", "curve", "by", "bins", "groups")
         stated = {name: value for name, value in self._stated().items() if name not in counted}
         return {"version": VERSION, **stated, **({"places": True} if self.places else {})}
 
     def words(self) -> dict[str, Any]:
-        """What decides whether two results compare."""
+        """The settings that are not empty: two results compare only if these are equal."""
         return {name: value for name, value in self._stated().items() if value not in (None, [])}
 
     def _stated(self) -> dict[str, Any]:

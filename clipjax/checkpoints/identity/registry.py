@@ -264,7 +264,7 @@ def libraries() -> tuple[str, ...]:
 
 
 def _named(row: Row, column: str, find: Callable[[str], T]) -> T:
-    """What a cell names. Raises DataError with the file, row and column."""
+    """Find what a cell names. An error of `find` becomes a DataError with the file, row and column."""
     try:
         return find(row[column])
     except ClipjaxError as error:

@@ -81,7 +81,7 @@ def evaluate(options: EvaluateOptions) -> None:
 
 
 def _items(options: EvaluateOptions) -> tuple[list[Item], Compute]:
-    """What is run, by the loaded model, and how."""
+    """The items to run, with the model loaded, and how they are computed."""
     request, compute = options.one_run(), options.stores.compute(**options.how)
     loading = {"card": options.card, **options.facts.stated(options.name)}
     jobs = _jobs(options, request, compute)

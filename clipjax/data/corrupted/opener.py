@@ -99,7 +99,7 @@ class CorruptedOpener:
         )
 
     def read(self, i: int) -> DecodedImage:
-        """What the corruption takes.
+        """Image i, decoded, with the arrays beside it that the corruption takes.
 
         Raises DataError naming the file that cannot be used, ChangedError for files other than were hashed.
         """

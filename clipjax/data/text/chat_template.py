@@ -117,7 +117,7 @@ def _environment(meter: Meter) -> Any:
         def call(_self, _context: Any, _called: Any, *values: Any, **named: Any) -> Any:
             """Charge a call's arguments, refuse methods that no template needs, call, charge the result.
 
-            A macro is a part of the template whose own steps are charged: its arguments only count.
+            A macro is a part of the template, whose own steps are charged: only its tuples are read here.
             """
             if isinstance(_called, Macro):
                 meter.step(1 + len(values) + len(named))

@@ -19,7 +19,7 @@ from clipjax.models.language.transformer import Remember
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Cache:
-    """What a decoder has read.
+    """The keys and values of all tokens that a decoder has read; T slots are allocated once.
 
     Attributes:
         keys: [layers, B, kv heads / joined, T, joined * head_dim], already turned by their positions;

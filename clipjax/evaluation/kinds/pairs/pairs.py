@@ -40,7 +40,7 @@ class PairSubject(Subject):
 
     @property
     def matcher(self) -> Any:
-        """What matches the maps."""
+        """The task's `Matcher` with the settings of the data card's `[matching]`."""
         assert self.task.matcher is not None
         return self.task.matcher(self.matching)
 
