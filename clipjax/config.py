@@ -181,7 +181,7 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def kind_of(file: Path) -> ConfigFolder | ConfigTable:
-    """What a file of `files_of` is, by its place. In a folder of it, a suite may be called claims.toml."""
+    """What a file of `files_of` is. Its place decides: a suite may be called suites/claims.toml."""
     return ConfigTable(file.name) if file.parent in added_folders() else _FOLDERS[file.parent.name]
 
 

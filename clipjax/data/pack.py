@@ -332,7 +332,7 @@ class _Tar:
         return digests
 
     def read(self, path: Path, rows: range) -> list[str]:
-        """Read a member, and check the others' contents."""
+        """The SHA-256 of each row's image; other members must be what `write` makes."""
         members = walk_tar(path)
         digests = []
         with path.open("rb") as file:

@@ -218,7 +218,8 @@ def wrap(
         encode_text: a list of strings, or its `tokenizer` output -> [B, D] of unit norm. None: a classifier.
         name: in rows, tables and figures; not a published model's.
         image_size: side of the crop, in pixels.
-        resize_size: shorter side of the image that the crop is cut from, in pixels; default: `image_size`.
+        resize_size: side of the image that the crop is cut from, in pixels; default: `image_size`. Which
+            side: see `resize_mode`.
         mean: of each channel, for pixels in [0, 1].
         std: of each channel, for pixels in [0, 1].
         interpolation: as in `clipjax.data.pixels.preprocess.PixelRecipe`.

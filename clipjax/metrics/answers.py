@@ -111,7 +111,7 @@ def _first(
 
 
 def _stated(text: str, options: int, forms: Forms) -> tuple[str, str, str] | None:
-    """The stated letter, the text that may name its option, and that of other letters; None if absent."""
+    """The stated letter, the text that may name its option, and that of other letters; None: no letter."""
     first = text.split("\n")[0]
     leading = _first(re.match, forms.start, first)
     if leading is not None and (leading[1] != "I" or options > LETTERS.index("I")):  # else the pronoun

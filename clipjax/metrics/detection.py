@@ -164,7 +164,7 @@ def _counts(columns: _Columns, positives: np.ndarray, negatives: np.ndarray, tot
 
 
 def _id_positive(ranking: Ranking, id_above: np.ndarray, ood_below: np.ndarray) -> Counts:
-    """The sums over the ID images above and the OOD images below each position."""
+    """ID images as positives, from those above and the OOD images below each position."""
     total = ood_below[:, -1:]
     return _counts(ranking.id_columns, id_above, total - ood_below, total[:, 0])
 

@@ -45,7 +45,7 @@ class SweepReport:
     Attributes:
         runs: done now.
         skipped: done before.
-        compiles: how often each tower was compiled.
+        compiles: how often each program was compiled.
     """
 
     runs: int = 0

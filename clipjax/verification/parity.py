@@ -147,7 +147,7 @@ def up_to_date(record: Mapping[str, Any], subject: RegisteredArch) -> bool:
 
 
 def _write_record(path: Path, record: Mapping[str, Any], among: Sequence[RegisteredArch]) -> None:
-    """Write the record in the order of `among` and the registry, whole or not at all; others are dropped."""
+    """Write the record in the order of `among` and the registry, without architectures not in `among`."""
     archs = {s.arch: record["archs"][s.arch] for s in among if s.arch in record["archs"]}
     rows = {key: record["rows"][key] for key in registry() if key in record["rows"]}
     with _writing(path):

@@ -4,7 +4,7 @@
     evidence.sample(part, part.group, 4)      # the models of a group that have every number
     evidence.pairs(part, 2)                   # two samples in one order: (against, group)
 
-A number measured on a slice or a sample of a data set is not used: it counts as missing.
+A number of a sample, or of a data set that lacks some of its images, is not used: it counts as missing.
 """
 
 from __future__ import annotations

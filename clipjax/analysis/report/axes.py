@@ -24,7 +24,7 @@ class DataSetRoles(NamedTuple):
 
 
 def about(datasets: Iterable[str]) -> DataSetRoles:
-    """Read from the shipped cards; data sets without one are neither."""
+    """Groups from the cards that clipjax knows; a data set without one is in neither."""
     held_out, training = set(), set()
     families: dict[str, list[str]] = {}
     for name in datasets:

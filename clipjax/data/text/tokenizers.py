@@ -205,7 +205,7 @@ class _Words(dict[str, tuple[int, ...]]):
 
 
 def _byte_letters() -> list[str]:
-    """GPT-2's letter for each byte: itself if cut Latin-1, else the next from U+0100."""
+    """GPT-2's letter for each byte: itself if printable Latin-1, else the next from U+0100."""
     visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return [chr(byte) if byte in visible else chr(next(others)) for byte in range(256)]
@@ -240,7 +240,7 @@ def _read_merges() -> tuple[list[tuple[str, str]], dict[str, int]]:
 
 
 def _repair(text: str) -> str:
-    """ftfy, then HTML entities twice. Neither changes cut ASCII without an ampersand."""
+    """ftfy, then HTML entities twice. Neither changes printable ASCII without an ampersand."""
     if text.isascii() and text.isprintable() and "&" not in text:
         return text
     import ftfy  # loaded late: most texts need no repair

@@ -15,11 +15,12 @@ from clipjax.errors import DataError
 from clipjax.evaluation.data_set import dataset_of
 from clipjax.evaluation.kinds.images.image_subject import ImageSubject
 from clipjax.evaluation.kinds.images.images import resolve
+from clipjax.evaluation.kinds.kind import check_options
+from clipjax.evaluation.plans.ready import check_run
 from clipjax.evaluation.request import Request
 from clipjax.guards import at_least
 from clipjax.results.provenance import provenance
 from clipjax.storage.digests import sha256_json
-from clipjax.tasks.task import find_task
 from clipjax.verification.crosscheck.ours import our_side
 from clipjax.verification.crosscheck.record import Crosscheck
 from clipjax.verification.crosscheck.reference import check_installed, make_job, their_side
@@ -59,7 +60,9 @@ def crosscheck(
         model = load_model(str(model))
     refuse_adapter(model, "crosscheck")
     library = chosen_library(model, against, "crosscheck")
-    subject = resolve(model, find_task(TASK), dataset_of(request), request)
+    task = check_run(TASK, request, None)
+    check_options(model, task, request)
+    subject = resolve(model, task, dataset_of(request), request)
     _ = model.card.fingerprint  # a damaged checkpoint is a DataError, not a difference
     with tempfile.TemporaryDirectory(prefix="clipjax-crosscheck-") as temporary:
         check_room(subject, Path(temporary))

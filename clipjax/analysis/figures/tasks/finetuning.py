@@ -121,6 +121,7 @@ def alpha_figure(
         for axis in (area.xaxis, area.yaxis):
             axis.set_major_formatter(PercentFormatter(1.0))  # decimals as the ticks need
         area.margins(0.08)
+        area.autoscale_view()  # pending until now: the names need the limits
         for placed, colour in curves:
             _name_alphas(area, placed, colour)
         area.set_xlabel(f"accuracy on {reference}")
