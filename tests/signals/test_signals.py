@@ -323,7 +323,7 @@ print(os.waitstatus_to_exitcode(status))
 
 def test_held_signals_are_noted_and_raised_at_the_end() -> None:
     body = """
-with signals.Held() as held:
+with signals.DeferredSignals() as held:
     ready()
     while held.number is None: time.sleep(0.01)
     time.sleep(0.5)
@@ -335,7 +335,7 @@ print("never")
 
 def test_an_error_of_the_holder_counts() -> None:
     body = """
-with signals.Held() as held:
+with signals.DeferredSignals() as held:
     ready()
     while held.number is None: time.sleep(0.01)
     raise Interrupted("interrupted after step 6", signals.EXIT_CODES[held.number])
@@ -348,7 +348,7 @@ with signals.Held() as held:
 
 
 def test_held_signals_end_the_process_after_the_grace_or_at_a_second_ctrl_c() -> None:
-    body = "with signals.Held():\n    ready()\n    time.sleep(60)"
+    body = "with signals.DeferredSignals():\n    ready()\n    time.sleep(60)"
     assert end(start(body), signal.SIGTERM, within=GRACE)[::2] == (75, TERM + DROPPED + "\n")
     ended = end(start(body, grace=60), signal.SIGINT, signal.SIGINT, within=1)
     assert ended[::2] == (130, INT + DROPPED + "\n")
@@ -356,7 +356,7 @@ def test_held_signals_end_the_process_after_the_grace_or_at_a_second_ctrl_c() ->
 
 def test_what_is_being_saved_is_waited_for() -> None:
     body = """
-with signals.Held() as held:
+with signals.DeferredSignals() as held:
     ready()
     while held.number is None: time.sleep(0.01)
     time.sleep(0.3)
