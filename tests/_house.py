@@ -32,6 +32,7 @@ ROOMS = {
     "checkpoints": ("files → Model (card, params)", "stage"),
     "embeddings": ("Model, batches → vectors", "stage"),
     "results": ("rows on disk", "rows"),
+    "downloads": ("files of data sets, from elsewhere", "ground"),
     "heads": ("vectors → logits", "stage"),
     "analysis": ("rows → figures, claims, report", "rows"),
     "tasks": ("logits → rows per image → numbers", "stage"),

@@ -20,7 +20,7 @@ LAYERS = (
     ("models", "corruptions"),
     ("data", "converters"),
     ("checkpoints",),
-    ("embeddings", "results"),
+    ("embeddings", "results", "downloads"),
     ("heads", "analysis"),
     ("tasks",),
     ("evaluation",),

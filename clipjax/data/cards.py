@@ -25,6 +25,7 @@ from typing import Any
 from etils import epath
 
 from clipjax.config import ConfigFolder, config_file, config_files
+from clipjax.data.card_files import CardFile, files_of_variant
 from clipjax.data.card_images import CardIds
 from clipjax.data.corrupted.opener import CorruptionTable, corrupted
 from clipjax.data.corrupted.record import RECORD, making_of
@@ -70,6 +71,7 @@ class DatasetCard:
         images: the number of images.
         per_class: the number of images of each class.
         about: images, or pairs, where their exact number is not known: for costs, and never checked.
+        files: what the data set is distributed in; empty: nobody distributes it.
         tfds: builder in TensorFlow Datasets.
         in_paper: reported by the study that this toolkit follows.
         demo: its absence is not reported.
@@ -101,6 +103,7 @@ class DatasetCard:
     licence: str | None = None
     source: str | None = None
     paper: str | None = None
+    files: tuple[CardFile, ...] = ()
     tfds: str | None = None
     note: str | None = None
     in_paper: bool | None = None
@@ -273,6 +276,8 @@ def _check_axes(path: Path, axes: Any) -> None:
 def _filled(value: Any, variant: Variant) -> Any:
     if isinstance(value, dict):
         return {key: _filled(each, variant) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_filled(each, variant) for each in value]
     if isinstance(value, str):
         for axis, own in variant.items():
             if value == f"{{{axis}}}":
@@ -285,6 +290,8 @@ def _card(path: Path, record: dict[str, Any], variant: Variant) -> DatasetCard:
     if "classes" in record:
         record = {**record, "classes": _class_list(path, record["classes"])}
     card = read(DatasetCard, record, path, given={"variant": variant, "path": path})
+    files = files_of_variant(card.files, tuple(variant.values()))
+    card = dataclasses.replace(card, files=files)
     if card.split is not None and card.split not in SPLITS:
         raise DataError(
             f"{path}: 'split' must be {' or '.join(SPLITS)}, not {card.split!r}; leave it out for a test set"
