@@ -71,6 +71,15 @@ def counted(n: int, noun: str, nouns: str | None = None) -> str:
     return f"{n} {noun if n == 1 else nouns or noun + 's'}"
 
 
+def readable_bytes(number: float) -> str:
+    """Powers of ten, as `clipjax store gc` takes them: 4_000_000 -> "4.0 MB"."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"
+
+
 def cut(value: object, most: int = 200) -> str:
     """The text of a value, short and without control characters: it may be from a hostile file."""
     text = str(value)

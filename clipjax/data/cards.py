@@ -209,6 +209,11 @@ def read_card(name_or_path: str | Path) -> DatasetCard:
     raise UsageError(f"{given} stands for {len(members)} data sets: name one, {some}, ...")
 
 
+def data_folder(root: Path, card: DatasetCard) -> Path:
+    """Where the card's images are below the data root."""
+    return root / (card.place or card.name)
+
+
 def tail_of(root: str | Path) -> str:
     """The last parts of a path, joined by `/`: at most `PARTS`, and none above the user's home."""
     path = as_path(root)

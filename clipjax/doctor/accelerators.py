@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 from packaging.requirements import Requirement
 
-from clipjax.doctor.line import BROKEN, FINE, NOTE, CheckResult, size
+from clipjax.doctor.line import BROKEN, FINE, NOTE, CheckResult
 from clipjax.doctor.machine import Machine
+from clipjax.errors import readable_bytes
 
 # As JAX finds them (jax 0.10, jax/_src/hardware_utils.py).
 _NVIDIA = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")
@@ -38,7 +39,7 @@ def check_devices(machine: Machine) -> Iterator[CheckResult]:
         )
     kinds = Counter((each["platform"], each["kind"], each["memory"]) for each in probe.devices)
     for (platform, kind, memory), count in kinds.items():
-        each = "" if memory is None else f", {size(memory)} for JAX on each"
+        each = "" if memory is None else f", {readable_bytes(memory)} for JAX on each"
         yield CheckResult("devices", FINE, f"{count} x {platform} ({kind}){each}")
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from clipjax.checkpoints.identity.registry_rows import model_ids
 from clipjax.doctor.folders import existing, store_folder
-from clipjax.doctor.line import BROKEN, FINE, NOTE, CheckResult, size
+from clipjax.doctor.line import BROKEN, FINE, NOTE, CheckResult
 from clipjax.doctor.machine import Machine
-from clipjax.errors import ClipjaxError, DataError, counted
+from clipjax.errors import ClipjaxError, DataError, counted, readable_bytes
 from clipjax.storage.buckets import BucketPath
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ def check_planned(
     free = machine.free(existing(folder))
     whose = "all registered models" if not models else counted(len(chosen), "model")
     says = (
-        f"embeddings of {counted(images, 'image')} by {whose} take {size(needed)}; {size(free)} are free "
-        f"on the disk of {folder}"
+        f"embeddings of {counted(images, 'image')} by {whose} take {readable_bytes(needed)}; "
+        f"{readable_bytes(free)} are free on the disk of {folder}"
     )
     if needed <= free:
         yield CheckResult("planned", FINE, says)

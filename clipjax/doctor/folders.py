@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from clipjax.config import cache_dir
-from clipjax.doctor.line import BROKEN, FINE, NOTE, CheckResult, size
+from clipjax.doctor.line import BROKEN, FINE, NOTE, CheckResult
 from clipjax.doctor.machine import Machine
+from clipjax.errors import readable_bytes
 from clipjax.storage.buckets import BucketPath, as_path
 
 LITTLE_DISK = 5 * 10**9  # a few checkpoints
@@ -48,7 +49,7 @@ def check_folders(machine: Machine, *, store: Path | None = None) -> Iterator[Ch
             yield CheckResult(
                 "disk",
                 NOTE,
-                f"{size(free)} are free on the disk of {folder}",
+                f"{readable_bytes(free)} are free on the disk of {folder}",
                 "free some (`clipjax store gc 20GB`), or set CLIPJAX_CACHE or --store to a larger disk",
             )
 
@@ -63,8 +64,8 @@ def _folder_line(machine: Machine, check: str, folder: Path) -> CheckResult:
         return CheckResult(check, BROKEN, f"{folder} cannot be written", do)
     if not folder.exists():
         return CheckResult(check, FINE, f"{folder} (made when it is needed)")
-    free = size(machine.free(folder))
-    return CheckResult(check, FINE, f"{folder}: {size(bytes_in(folder))}, {free} free on its disk")
+    free = readable_bytes(machine.free(folder))
+    return CheckResult(check, FINE, f"{folder}: {readable_bytes(bytes_in(folder))}, {free} free on its disk")
 
 
 def existing(folder: Path) -> Path:

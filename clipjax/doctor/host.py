@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from clipjax.doctor.line import FINE, NOTE, CheckResult, size
+from clipjax.doctor.line import FINE, NOTE, CheckResult
 from clipjax.doctor.machine import Machine
+from clipjax.errors import readable_bytes
 
 # A float32 tower and its file take 1.6 GB for ViT-L-14. With less memory only smaller models fit.
 LITTLE_MEMORY = 4 * 10**9
@@ -17,10 +18,10 @@ def check_host(machine: Machine) -> Iterator[CheckResult]:
     limit, quota = memory_limit(machine), core_limit(machine)
     says = f"Python {machine.python}, {machine.cores} cores"
     if total is not None and available is not None:
-        says += f", {size(total)} of memory, {size(available)} of it free"
+        says += f", {readable_bytes(total)} of memory, {readable_bytes(available)} of it free"
     yield CheckResult("host", FINE, says)
     if limit is not None and (total is None or limit < total):
-        yield CheckResult("host", FINE, f"the container allows {size(limit)} of memory")
+        yield CheckResult("host", FINE, f"the container allows {readable_bytes(limit)} of memory")
     if quota is not None and quota < machine.cores:
         yield CheckResult(
             "host",
@@ -30,7 +31,9 @@ def check_host(machine: Machine) -> Iterator[CheckResult]:
         )
     usable = min((number for number in (total, limit) if number is not None), default=None)
     if usable is not None and usable < LITTLE_MEMORY:
-        yield CheckResult("host", NOTE, f"{size(usable)} of memory is little", "run the smaller models here")
+        yield CheckResult(
+            "host", NOTE, f"{readable_bytes(usable)} of memory is little", "run the smaller models here"
+        )
 
 
 def _memory(machine: Machine) -> tuple[int | None, int | None]:

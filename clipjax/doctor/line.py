@@ -21,12 +21,3 @@ class CheckResult:
     status: str
     says: str
     do: str = ""
-
-
-def size(number: float) -> str:
-    """Powers of ten, as `clipjax store gc` takes them: 4_000_000 -> "4.0 MB"."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} TB"

@@ -10,7 +10,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clipjax.data.cards import Dataset, DatasetCard, cards_in, load_dataset, read_card, registered_cards
+from clipjax.data.cards import (
+    Dataset,
+    DatasetCard,
+    cards_in,
+    data_folder,
+    load_dataset,
+    read_card,
+    registered_cards,
+)
 from clipjax.data.check import check_dataset
 from clipjax.errors import ClipjaxError, DataError
 from clipjax.storage.buckets import as_path
@@ -51,10 +59,6 @@ def cards_below(data_root: str | Path | None) -> list[DataFolder]:
     own = [] if data_root is None else cards_in(base)
     cards = {card.name: card for card in [*registered_cards(), *own]}
     return [DataFolder(cards[name], data_folder(base, cards[name])) for name in sorted(cards)]
-
-
-def data_folder(base: Path, card: DatasetCard) -> Path:
-    return base / (card.place or card.name)
 
 
 def id_card(card: DatasetCard) -> DatasetCard:

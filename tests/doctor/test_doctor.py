@@ -21,10 +21,10 @@ from clipjax.doctor.data import bytes_an_image, check_data, check_planned
 from clipjax.doctor.examine import examine
 from clipjax.doctor.folders import bytes_in, check_compile_cache, check_folders
 from clipjax.doctor.host import check_host, core_limit, memory_limit
-from clipjax.doctor.line import BROKEN, FINE, NOTE, CheckResult, size
+from clipjax.doctor.line import BROKEN, FINE, NOTE, CheckResult
 from clipjax.doctor.machine import Machine, Probe, _reason, installed_version, this_machine
 from clipjax.doctor.versions import check_versions, installed_stack, stacks_text
-from clipjax.errors import DataError, UsageError
+from clipjax.errors import DataError, UsageError, readable_bytes
 
 ROOT = Path(__file__).parents[2]
 CPU = Probe([{"platform": "cpu", "kind": "cpu", "memory": None}])
@@ -336,7 +336,7 @@ def test_room_for_planned_embeddings(data: Path) -> None:
     asked = {"data_root": data, "models": models, "store": data / "store"}
     enough = replace(machine(data), free=lambda folder: needed)
     line = only(check_planned(enough, **asked))
-    assert (line.status, size(needed) in line.says) == (FINE, True)
+    assert (line.status, readable_bytes(needed) in line.says) == (FINE, True)
     assert only(check_planned(replace(enough, free=lambda folder: needed - 1), **asked)).status == BROKEN
     every = only(check_planned(enough, data_root=data, models=()))
     assert (every.status, "all registered models" in every.says) == (NOTE, True)
@@ -391,7 +391,7 @@ def test_what_a_real_machine_reads() -> None:
     assert real.requires("no-such-package") == ()
     assert real.cores >= 1
     assert real.read("/no/such/file") is None
-    assert [size(n) for n in (0, 999, 4_000_000, 2.5e12, 3e15)] == [
+    assert [readable_bytes(n) for n in (0, 999, 4_000_000, 2.5e12, 3e15)] == [
         "0 B",
         "999 B",
         "4.0 MB",

@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clipjax.data.cards import DatasetCard
+from clipjax.data.cards import DatasetCard, data_folder
 from clipjax.data.labels import PromptSet, load_prompts
 from clipjax.data.readers.reader import CLASS_FOLDERS, find_reader
 from clipjax.devices.agreement import on_all
 from clipjax.embeddings.compute import Compute
 from clipjax.errors import DataError, UsageError
-from clipjax.evaluation.data_folder import DataFolder, cards_below, data_folder, id_card
+from clipjax.evaluation.data_folder import DataFolder, cards_below, id_card
 from clipjax.evaluation.data_set import dataset_of
 from clipjax.evaluation.kinds.kind import refuse_options, stated
 from clipjax.evaluation.plans.item import TaskOnData
