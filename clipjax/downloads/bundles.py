@@ -1,0 +1,123 @@
+"""Bundles: the data sets that come in the same files, and so are fetched, unpacked and checked together.
+
+bundles_of(cards_named(["imagenet_c"], root))    # five: noise.tar alone has 15 of the 95 data sets
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipjax.data.card_files import CardFile
+from clipjax.data.cards import DatasetCard, cards_in, data_folder, read_card, registered_cards
+from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.storage.digests import sha256_json
+from clipjax.storage.reading import is_dir
+
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Data sets that come in the same files.
+
+    Attributes:
+        cards: of the data sets; at least one.
+        files: in the order in which they are unpacked.
+    """
+
+    cards: tuple[DatasetCard, ...]
+    files: tuple[CardFile, ...]
+
+    @property
+    def key(self) -> str:
+        """The bundle's name in the file system: equal for equal files."""
+        return f"{self.files[0].name}.{sha256_json([file.name for file in self.files])[:8]}"
+
+    @property
+    def title(self) -> str:
+        """The data sets in a few words: a name, two, or the first and the number of the others."""
+        names = [card.name for card in self.cards]
+        return ", ".join(names) if len(names) < 3 else f"{names[0]} and {len(names) - 1} more"
+
+    @property
+    def downloadable(self) -> bool:
+        return all(file.downloadable for file in self.files)
+
+    @property
+    def asks(self) -> tuple[str, ...]:
+        """The sentences that the user accepts before the first byte, each once."""
+        return tuple(dict.fromkeys(file.ask for file in self.files if file.ask is not None))
+
+    def folders(self, root: Path) -> list[tuple[DatasetCard, Path]]:
+        """Each data set, and where it belongs below the data root."""
+        return [(card, data_folder(root, card)) for card in self.cards]
+
+
+def cards_named(names: Sequence[str], root: Path) -> list[DatasetCard]:
+    """The cards of data sets, each once.
+
+    Args:
+        names: cards, families, files of cards (NAME.toml), or "all": every card with files.
+        root: the data root, whose own cards (*.toml) come before registered ones of the same name.
+
+    Raises:
+        UsageError: an unknown name, or a card that names no files.
+        DataError: as `cards_in`.
+    """
+    known = known_cards(root)
+    cards: dict[str, DatasetCard] = {}
+    for name in names:
+        for card in _cards_of(name, known):
+            cards.setdefault(card.name, card)
+    return list(cards.values())
+
+
+def known_cards(root: Path) -> dict[str, DatasetCard]:
+    """Name -> card: the registered cards, and those in the data root. Raises DataError as `cards_in`."""
+    own = cards_in(root) if is_dir(root) else []
+    return {card.name: card for card in [*registered_cards(), *own]}
+
+
+def _cards_of(name: str, known: dict[str, DatasetCard]) -> list[DatasetCard]:
+    if name == ALL:
+        return [card for card in known.values() if card.files]
+    family = [card for card in known.values() if card.name == name or card.name.startswith(f"{name}:")]
+    if not family and ".toml" in name:
+        family = [read_card(name)]
+    if not family:
+        families = {card.partition(":")[0] for card in known}
+        raise unknown_name("data set", name, sorted({*known, *families, ALL}))
+    if lacking := [card for card in family if not card.files]:
+        raise UsageError(
+            f"the card of {lacking[0].name} names no files to fetch ([[files]], docs/getting_the_data.md): "
+            f"{lacking[0].source or 'give a folder of yours with --data'}"
+        )
+    return family
+
+
+def bundles_of(cards: Iterable[DatasetCard]) -> list[Bundle]:
+    """The cards' bundles, in the order of the cards.
+
+    Raises DataError if two cards give one file name to different files.
+    """
+    groups: dict[tuple[CardFile, ...], list[DatasetCard]] = {}
+    for card in cards:
+        groups.setdefault(card.files, []).append(card)
+    bundles = [Bundle(tuple(group), files) for files, group in groups.items()]
+    _check_names(bundles)
+    return bundles
+
+
+def _check_names(bundles: Sequence[Bundle]) -> None:
+    """Files are kept by their names: one name must be one file."""
+    first: dict[str, tuple[DatasetCard, CardFile]] = {}
+    for bundle in bundles:
+        for file in bundle.files:
+            card, other = first.setdefault(file.name, (bundle.cards[0], file))
+            if (file.addresses, file.sha256, file.md5) != (other.addresses, other.sha256, other.md5):
+                raise DataError(
+                    f"the cards of {card.name} and {bundle.cards[0].name} both name a file {file.name}, with "
+                    "other addresses or checksums: rename one"
+                )
