@@ -150,8 +150,7 @@ def test_3dcc_is_sixty_data_sets_that_are_not_cropped_again():
     assert card.variant == {"corruption": "near_focus", "severity": 3}
     assert card.place == "ImageNet-3DCC/near_focus/3"
     assert card.title == "ImageNet-3DCC: near_focus, severity 3"
-    assert card.source is not None
-    assert "near_focus.tar.gz" in card.source
+    assert [file.name for file in card.files] == ["near_focus.tar.gz"]
     preprocess = Preprocess(224, 256, "shortest", "bicubic", (0, 0, 0), (1, 1, 1))
     recipe = preprocess.recipe(rgb="first", **card.pixels)
     image = Image.effect_noise((224, 224), 80).convert("RGB")
