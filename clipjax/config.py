@@ -1,4 +1,4 @@
-"""Where configs/ and the user's cache are.
+"""Paths of configs/, of added config folders and of the user's cache.
 
 Folders of the layout of configs/ may be added: those of `CLIPJAX_CONFIGS` and `clipjax --configs`, and those
 of installed packages (`clipjax.entry_points`). A name that two folders have is an error.
@@ -157,7 +157,7 @@ def _same_name(path: Path, other: Path) -> DataError:
 
 
 def config_tables(file: ConfigTable) -> list[Path]:
-    """This file of configs/ and of the added folders that have one."""
+    """The paths of a table: in configs/, and in each added folder that has one."""
     added = [folder / file for folder in added_folders()]
     return [config_dir() / file, *(path for path in added if path.is_file())]
 
@@ -181,7 +181,7 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def kind_of(file: Path) -> ConfigFolder | ConfigTable:
-    """What a file of `files_of` is. Its place decides: a suite may be called suites/claims.toml."""
+    """The kind of a file of `files_of`. Its folder decides: a suite may be called suites/claims.toml."""
     return ConfigTable(file.name) if file.parent in added_folders() else _FOLDERS[file.parent.name]
 
 
@@ -211,7 +211,7 @@ def _others(folder: Path, endings: tuple[str, ...]) -> list[Path]:
 
 
 def _named_by_a_card(file: Path) -> bool:
-    """Whether a card beside it has its name as a text; label files may lack their ending there."""
+    """Whether a card in the same folder contains the file's name; label files may lack their ending there."""
     names = {file.name}
     if file.suffix in (*ConfigFolder.LABELS.endings, *ConfigFolder.PROMPTS.endings):
         names.add(file.stem)

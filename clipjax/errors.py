@@ -88,7 +88,7 @@ def cut(value: object, most: int = 200) -> str:
 
 
 def near_names(name: str, known: list[str]) -> list[str]:
-    """At most three, the nearest first."""
+    """The at most three nearest names, the nearest first."""
     import difflib
 
     return difflib.get_close_matches(name, known, n=3, cutoff=0.5)

@@ -1,4 +1,4 @@
-"""What an option of a run is, beside the field that holds it.
+"""Options of a run: metadata of the fields that hold their values.
 
     @dataclass(frozen=True)
     class Request:
@@ -29,7 +29,7 @@ _WIDTH = 110  # columns of a docstring
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """How a field of a record of options is named, described and checked.
+    """Name, description and bounds of an option: metadata of its field.
 
     Attributes:
         help: sentences for the command line and, with keywords in place of flags, for `clipjax.evaluate`.

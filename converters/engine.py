@@ -104,7 +104,7 @@ def _some(keys: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class LeafPiece:
-    """What fills one layer of a leaf, or (`layer` None) all of it."""
+    """The source tensor that fills one layer of a leaf, or (`layer` None) all of it."""
 
     layer: int | None
     key: str

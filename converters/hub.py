@@ -1,4 +1,4 @@
-"""Where a checkpoint is: a local path, or a repository on the Hugging Face hub.
+"""Location of a checkpoint: a local path, or a repository on the Hugging Face hub.
 
     resolved = resolve_source("laion/CLIP-ViT-B-32-laion2B-s34B-b79K")
     resolved.path, resolved.revision
@@ -24,7 +24,7 @@ from converters.sources import WEIGHT_NAMES, index_parts
 
 # Configuration beside weights, read by `converters.foreign`.
 CONFIG_NAMES = ("open_clip_config.json", "config.json", "preprocessor_config.json")
-# Where a checkpoint of Prismatic has its weights, below its configuration.
+# Path of the weights in a checkpoint of Prismatic, below its configuration.
 PRISMATIC = "checkpoints/latest-checkpoint.pt"
 _REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _TIMEOUT = 5.0  # seconds that the hub has to answer
@@ -210,7 +210,7 @@ def is_offline() -> bool:
 
 
 def why_only_cached() -> str | None:
-    """Why only the cache can be used, as a clause; None if the hub answers."""
+    """The reason, as a clause, why only the cache can be used; None if the hub answers."""
     if is_offline():
         return "the hub is not asked (offline)"
     why = _unreachable()
@@ -218,7 +218,7 @@ def why_only_cached() -> str | None:
 
 
 def _unreachable() -> str | None:
-    """Why the hub cannot be reached; None if it answers, or is not asked. Asked once per minute."""
+    """The reason why the hub cannot be reached, asked once per minute; None if it answers or is not asked."""
     from huggingface_hub import constants, utils
 
     if is_offline():

@@ -145,7 +145,7 @@ def _refuse_other_base(where: str, card: Card, base: str, sha256: str) -> None:
 
 
 def _refuse_other_fields(where: str, card: Card, base: Card) -> None:
-    """Only `_OWN` and `_SEEN` fields may differ."""
+    """Refuse a difference in any field but `_OWN` and `_SEEN`."""
     for field in dataclasses.fields(Card):
         if field.compare and field.name not in (*_OWN, *_SEEN):
             given, own = getattr(card, field.name), getattr(base, field.name)

@@ -31,7 +31,7 @@ LABELS = "labels.csv"
 
 @dataclass(frozen=True)
 class WeightsSource:
-    """Where the weights came from.
+    """The published file that the weights came from.
 
     Attributes:
         library: "open_clip", "timm", "transformers", "clipjax", ...
@@ -57,7 +57,7 @@ class WeightsSource:
 
 @dataclass(frozen=True)
 class Chat:
-    """How a vision-language model is asked: part of what decides an answer.
+    """The form in which a vision-language model is asked; it is part of what decides an answer.
 
     Attributes:
         prompt: as `ImagePrompt.prompt`.
@@ -318,7 +318,7 @@ class Card:
             "unknown": dict(self.unknown),
             "normalize_features": self.normalize_features,
             "lineage": None if self.lineage is None else dict(self.lineage),
-            # Of a vision-language model alone, so that cards of others stay as they were.
+            # Only vision-language models have it, so cards of others stay as they were.
             **({} if self.chat is None else {"chat": dataclasses.asdict(self.chat)}),
             **({"parts": _as_dicts(self.parts)} if self.parts else {}),
         }

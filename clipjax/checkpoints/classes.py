@@ -53,7 +53,7 @@ def stated_classes(
 
 
 def _origin(card: Card) -> str:
-    """Where in the files of foreign weights the classes come from."""
+    """The file and key, in words, that the classes of foreign weights come from."""
     tagged = (card.source.arch, card.source.tag)
     if card.facts_origin == REGISTRY:
         return f"the row {card.facts_of} of configs/models.csv"

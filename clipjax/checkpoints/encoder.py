@@ -1,4 +1,4 @@
-"""What evaluation, embeddings and heads need of a model and its card. Imports no JAX: `results` reads cards.
+"""Protocols of the model and card that evaluation, embeddings and heads read. Imports no JAX.
 
 `clipjax.evaluate` completes a user's own object.
 """
@@ -27,7 +27,7 @@ Image = bytes | np.ndarray | None
 
 @dataclass(frozen=True)
 class Framework:
-    """What runs a model, in result rows.
+    """The software that ran a model, as result rows name it.
 
     Attributes:
         name: "jax" (clipjax's networks), "python" (a user's own object), "torch:LIBRARY", or "predictions" (a

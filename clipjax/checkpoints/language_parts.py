@@ -1,6 +1,6 @@
-"""What a vision-language model needs beside its own file.
+"""Parts of a vision-language model that are not in its own file.
 
-The image tower's weights, where the file has none; how it is asked; and the language model's tokenizer.
+They are the image tower's weights, if the file has none, the form of a question and the tokenizer.
 """
 
 from __future__ import annotations

@@ -293,7 +293,7 @@ class Model:
         steps: int = 128,
         precision: Precision | None = None,
     ) -> list[str]:
-        """What a vision-language model says, greedily, about each image.
+        """Answer a question about each image with a vision-language model, greedily.
 
         Args:
             images: PIL images, or float32 [B, H, W, 3], preprocessed.

@@ -1,4 +1,4 @@
-"""What `Model` holds beside card and params: where it came from, and the parts of an adapter."""
+"""Fields of `Model` beside card and params: the source of its weights, and the parts of an adapter."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def gc(
 
 
 def _existing(store: Path | None, pixels: bool) -> Path:
-    """Only the user's cache may be missing: it then counts as empty."""
+    """The store in a folder. Only the user's cache may be missing: it then counts as empty."""
     from clipjax.storage.buckets import as_path
     from clipjax.storage.reading import exists
 

@@ -20,7 +20,7 @@ def version_of(program: str) -> str:
 
 
 def output_of(command: list[str], data: bytes = b"", *, check: bool = True) -> bytes:
-    """What a command prints, given `data` on stdin.
+    """Run a command with `data` on stdin and return what it prints.
 
     Raises DataError with its last line if it fails, unless `check` is false.
     """

@@ -110,7 +110,7 @@ class PromptSet:
         return filled + self.sentences[name]
 
     def number(self, names: Sequence[str]) -> int:
-        """How many texts these classes have. Raises DataError as `of_class`."""
+        """The number of texts that these classes have. Raises DataError as `of_class`."""
         if self.sentences is None:
             return len(self.templates) * len(names)
         return sum(len(self.of_class(name)) for name in names)
@@ -150,7 +150,7 @@ def load_labels(name: str | Path, beside: Path | None = None) -> LabelSpace:
 
 
 def _is_path(name: str | Path, ending: str, beside: Path | None) -> bool:
-    """Whether it is not the value itself: it begins or ends (a pattern) as a path does, or is a file."""
+    """Whether a text is a path: it begins or ends (`ending` is a pattern) as one does, or is a file."""
     if re.search(rf"^(~?/|\.\.?/)|://|\.{ending}$", str(name)):
         return True
     return is_file(as_path(name) if beside is None else beside / name)

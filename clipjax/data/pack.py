@@ -189,7 +189,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _plan(manifest: Manifest, kind: str, images_per_shard: int) -> dict[str, Any]:
-    """What decides the shards, besides the images' bytes."""
+    """Everything that decides the shards, besides the images' bytes."""
     labels = None if manifest.labels is None else manifest.labels.tolist()
     others = sha256_json([labels, manifest.label_names, manifest.columns])
     order = manifest.order_digest
@@ -203,7 +203,7 @@ def _plan(manifest: Manifest, kind: str, images_per_shard: int) -> dict[str, Any
 
 
 def _claim(folder: Path, plan: dict[str, Any]) -> None:
-    """Never overwrites foreign files."""
+    """Make the folder or continue in it; a folder with foreign files is refused."""
     path = folder / PLAN
     if is_file(path):
         if path.read_text() != json.dumps(plan):
@@ -377,7 +377,7 @@ _FORMATS = {"webdataset": _Tar, "array_record": _Records}
 
 
 def _are_member_names(ids: Sequence[str]) -> bool:
-    """Whether each id can be a member's name, with a key of its own."""
+    """Whether each id can be the name of an archive's member, and no two have one key."""
     keys = set()
     for name in ids:
         key, extension = split_name(name)

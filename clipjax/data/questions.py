@@ -38,7 +38,7 @@ _FIELD = re.compile(r"\{(\w+)\}")
 
 @dataclass(frozen=True)
 class Question:
-    """How a data set asks about an image. One of `options`, `columns` and `lists` gives the options.
+    """A data set's question about each image. One of `options`, `columns` and `lists` gives the options.
 
     Attributes:
         text: {options} stands for the lines of options, {NAME} for the image's value in the column NAME.
@@ -124,7 +124,7 @@ class Questions:
         return max(map(len, self.options))
 
     def rotations(self, which: str) -> int:
-        """How many orders of the options are asked: as many as the longest list has, or the given one alone.
+        """The number of orders of the options to ask: all of the longest list, or the data set's own alone.
 
         1 if `which` is "given", or if the question does not show its options.
         """

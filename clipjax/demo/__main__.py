@@ -22,7 +22,7 @@ def main(
     quick: Annotated[
         bool, typer.Option("--quick", help="Only show that it runs: few images, hardly any training.")
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of the world and of all training from scratch.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the world and of training from scratch.")] = 0,
 ) -> None:
     """Render a small world, train three CLIPs and a LLaVA on it, run all tasks, fine-tune by every method.
 

@@ -79,7 +79,7 @@ class _Worker:
         self._join()
 
     def receive(self) -> bool | None:
-        """What `prepare` returned, or None: the job is done."""
+        """Wait for the result of `prepare`; None if the job is done."""
         try:
             return self.connection.recv()
         except (EOFError, ConnectionError):

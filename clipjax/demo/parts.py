@@ -47,7 +47,7 @@ def jobs_of(plan: Plan, out: Path, progress: bool) -> list[DemoJob]:
 
 
 def _parts(split: RenderedSplit, plan: Plan, world: Path, progress: bool) -> Iterator[DemoJob]:
-    """Both processes draw the set for which all training waits."""
+    """Jobs that each draw a half of the training set, for both processes: all training waits for it."""
     half = plan.images // 2
     for name, part in zip(PARTS, (slice(half), slice(half, None))):
         work = partial(rendering.part_of_training_set, world, split, part, plan, progress)
@@ -82,7 +82,7 @@ def _lists(plan: Plan, out: Path, progress: bool) -> DemoJob:
 
 
 def _evaluations(plan: Plan, out: Path, progress: bool) -> Iterator[DemoJob]:
-    """First the tuned model's, by the process that has just evaluated what it became."""
+    """Jobs that evaluate. The base comes first: a process that has just evaluated its tuned form is free."""
     for model in sorted(plan.models, key=lambda model: model.id != BASE):
         needs = (LISTS,) if model is plan.models[-1] else (_trained(model.id), *SETS)
         yield DemoJob(_evaluated(model.id), partial(_evaluate, plan, out, progress, model.id), needs)

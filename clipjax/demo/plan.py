@@ -29,7 +29,7 @@ class DemoModel:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the demo makes.
+    """Sizes and parts of the demo.
 
     Attributes:
         images: per training split.
@@ -102,7 +102,7 @@ QUICK = replace(
     images=240,
     per_class=5,
     each=2,
-    # Of one architecture: most of the time goes into compiling.
+    # All have one architecture: most of the time goes into compiling.
     models=tuple(replace(model, arch="demo_small", steps=4) for model in FULL.models[:2]),
     batch_size=24,
     language_images=240,

@@ -1,4 +1,4 @@
-"""What the demo prints at its end: tables, and what to try next."""
+"""The demo's last lines: tables, and commands to try next."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # parameters of mallopt, in glibc's malloc.
 
 
 def keep_freed() -> None:
-    """On a CPU keep freed memory for the next step, instead of returning it to the system.
+    """Keep freed memory on a CPU for the next step, instead of returning it to the system.
 
     XLA allocates a step's temporaries as one block and frees it after the step. glibc maps a block of that
     size anew, and the system hands it out page by page, zeroed: 6 % of a training step of ViT-B-32. From now

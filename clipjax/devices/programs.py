@@ -53,7 +53,10 @@ def compile_cache_restored() -> Iterator[None]:
 
 @epath.register_path_cls(_SCHEME)
 class _CheckedPath:
-    """What JAX's cache asks of a path. Its text is the plain path: XLA keeps files of its own beside."""
+    """The part of a path's interface that JAX's cache uses.
+
+    `str` gives the plain path, without our scheme, because XLA keeps files of its own in that folder.
+    """
 
     def __init__(self, path: Any) -> None:
         self._path = Path(str(path).removeprefix(_SCHEME))
@@ -82,7 +85,7 @@ class _CheckedPath:
         self._path.unlink(missing_ok)
 
     def exists(self) -> bool:
-        """Whether the file is whole and its own."""
+        """Whether the file is whole and belongs to its name."""
         self._read = self._checked()
         return self._read is not None
 

@@ -61,7 +61,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def shard_batch(batch: Any, mesh: Mesh) -> Any:
-    """This process's rows [b, ...] -> arrays [b * processes, ...] over the whole mesh, split along axis 0.
+    """Turn a process's rows [b, ...] into arrays [b * processes, ...] over the mesh, split along axis 0.
 
     b is the same on all processes, a multiple of the number of their devices.
     """

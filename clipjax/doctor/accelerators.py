@@ -104,7 +104,7 @@ def _has_plugin(machine: Machine, extra: str) -> bool:
 
 
 def check_torch(machine: Machine) -> Iterator[CheckResult]:
-    """Only `clipjax verify` needs torch; its CUDA build may conflict with JAX."""
+    """Check torch, which only `clipjax verify` needs; its CUDA build may conflict with JAX."""
     torch = machine.version("torch")
     if torch is None:
         says = "torch is not installed; only `clipjax verify` and the tests need it"

@@ -21,7 +21,7 @@ NAMED = 12  # data sets named in one line
 
 
 def check_data(machine: Machine, *, data_root: Path) -> Iterator[CheckResult]:
-    """Check data sets as `datasets check --all` does, without reading images. A missing one is no problem."""
+    """Check data sets as `datasets check --all` does, without reading images. A set may be missing."""
     from clipjax.evaluation.data_folder import survey
 
     ready, missing = [], []
@@ -50,7 +50,7 @@ def check_data(machine: Machine, *, data_root: Path) -> Iterator[CheckResult]:
 def check_planned(
     machine: Machine, *, data_root: Path, models: tuple[str, ...], store: Path | None = None
 ) -> Iterator[CheckResult]:
-    """Whether the store's disk has room for these models' image embeddings of the data.
+    """Check that the store's disk has room for these models' image embeddings of the data.
 
     What the store already holds is not subtracted.
     """

@@ -92,7 +92,7 @@ class QuestionPrompts:
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What a model answered about N images, in R orders of up to n options.
+    """A model's answers about N images, in R orders of up to n options.
 
     Attributes:
         texts: [N][R], the free answers.

@@ -53,7 +53,7 @@ class SplitTexts(NamedTuple):
     padded: np.ndarray
 
     def rest(self, rows: np.ndarray, length: int) -> Rest:
-        """After a text's end its last token is repeated: no earlier one sees it."""
+        """The rests of texts, padded by each one's last token, which no earlier token sees."""
         start, stop = self.beginnings[self.beginning[rows], 1], self.length[rows]
         positions = np.minimum(start[:, None] + np.arange(length), stop[:, None] - 1)
         ids = np.take_along_axis(self.ids[rows], positions, axis=1)
@@ -95,7 +95,7 @@ def _at_most(
 def _longest(
     equal: Int[np.ndarray, " N"], length: Int[np.ndarray, " N"], fewest: int
 ) -> Int[np.ndarray, "N 2"]:
-    """For each of the sorted texts: the first one with the same beginning, and the beginning's length.
+    """For each of the sorted texts, the first one with the same beginning and that beginning's length.
 
     A beginning leaves at least one token of each text.
 

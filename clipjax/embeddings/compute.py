@@ -1,4 +1,4 @@
-"""How a run computes: stores, batches, devices, processes, bars; and what that came to. Loads no network."""
+"""Options of computing (stores, batches, devices, processes, bars) and counts of work. Loads no network."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Compute:
 
 @dataclass(frozen=True)
 class EmbedStats:
-    """What this process did for one data set. A step that reads several data sets counts for the first.
+    """Counts of this process's work for one data set. A step over several data sets counts for the first.
 
     Attributes:
         forward_passes: batches run; 0 if everything was stored.

@@ -1,4 +1,4 @@
-"""How a tower's params are placed for embedding: whole on each device, or cut over all (FSDP).
+"""Placement of a tower's params for embedding: whole on each device, or cut over all (FSDP).
 
 Whole is the rule: no device waits for another. A cut model puts one block at a time together, when the scan
 reaches it.
@@ -26,7 +26,7 @@ def placements(placement: str) -> tuple[str, ...]:
 
 
 def seen_whole(parts: Any, specs: Any, devices: int) -> Any:
-    """Inside `shard_map`, turn a device's parts of the params into what the network takes.
+    """Turn a device's parts of the params into what the network takes, inside `shard_map`.
 
     Stacked params stay cut until the scan reaches them.
     """

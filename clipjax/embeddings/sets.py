@@ -93,7 +93,7 @@ class StoredRows:
         return self.entry.missing_shards(allow_skipped=allow_skipped, keep=keep)
 
     def spans(self, first: int, *, allow_skipped: bool, keep: bool) -> list[Span]:
-        """This process's share of the rows still to make.
+        """The process's share of the rows still to make.
 
         Dealt by shard number, not by place in the list, which differs by process while another run fills the
         store. Numbers continue from `first` over data sets: many have one shard.
@@ -166,7 +166,7 @@ class StoredRows:
         return Embeddings(ids, array, self.entry and self.entry.key_hash, stats)
 
     def stats(self, *, counted: bool) -> EmbedStats:
-        """What was done for the rows so far, without the skipped ones."""
+        """Counts of the work so far, without skipped rows."""
         done = (self.forward_passes, self.images, self.compiles, self.decode_seconds, self.compute_seconds)
         return EmbedStats(
             *(done if counted else (0, 0, 0, 0.0, 0.0)),

@@ -124,7 +124,7 @@ def make(stream: Stream, sets: Sequence[StoredRows]) -> None:
 
 
 def _make_own(stream: Stream, sets: Sequence[StoredRows]) -> None:
-    """This process's share."""
+    """Make the process's share of the rows."""
     firsts = itertools.accumulate((each.entry.shards if each.entry else 1 for each in sets), initial=0)
     skips = stream.how.on_error == "skip"
     spans = [

@@ -38,7 +38,7 @@ IN_FLIGHT = 2  # batches on the devices at once: one computes while the next is 
 
 
 class Batch(NamedTuple):
-    """What a step takes, or one device's part of it.
+    """The input of a step, or one device's part of it.
 
     Attributes:
         inputs: what `Forward.run` takes, B rows; None only if no row could be read.
@@ -78,7 +78,7 @@ class Stream(abc.ABC):
 
     @property
     def images(self) -> int:
-        """How many images of a row the model sees."""
+        """The number of images in a row."""
         return 1
 
     @property
@@ -111,7 +111,7 @@ class Stream(abc.ABC):
         return BatchChoice(self.batch)
 
     def inputs(self, batch: Batch, rows: np.ndarray) -> Any:
-        """What the forward pass takes; `rows` int [B] of their data sets, -1 for padding."""
+        """The input of the forward pass; `rows` int [B] are the rows in their data sets, -1 for padding."""
         return batch.inputs
 
     def unusable(self, order: Order, step: int, read: np.ndarray, array: np.ndarray) -> dict[int, DataError]:
@@ -208,7 +208,7 @@ class Stream(abc.ABC):
 
 
 class Order:
-    """Which row of which data set is where in the steps of a stream, and the spans that are not whole yet."""
+    """The order of data sets' rows in the steps of a stream, and the spans that are not whole yet."""
 
     def __init__(self, spans: Sequence[Span], per_device_batch: int, batch_size: int) -> None:
         self.per_device_batch, self.batch_size = per_device_batch, batch_size

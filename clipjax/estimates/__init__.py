@@ -1,1 +1,1 @@
-"""What programs and sweeps would take, without running them: operations, memory, cycles, hours, bytes."""
+"""Estimates of what programs and sweeps take, without a run: operations, memory, cycles, hours, bytes."""

@@ -133,7 +133,7 @@ def programs(
     towers: Sequence[str] = ("vision", "text"),
     precisions: Sequence[Precision] = get_args(Precision),
 ) -> list[tuple[Card, str, Precision]]:
-    """What `aot_table` compiles per chip: towers, but not those of vision-language models.
+    """The programs that `aot_table` compiles per chip: towers, but not those of vision-language models.
 
     Raises UsageError for an unknown model.
     """

@@ -100,7 +100,7 @@ def programs(
     parts: Sequence[str] = PROGRAMS,
     precisions: Sequence[Precision] = get_args(Precision),
 ) -> list[tuple[Card, str, Precision]]:
-    """What `table_of` compiles of the vision-language models among `ids`."""
+    """The programs that `table_of` compiles for the vision-language models among `ids`."""
     cards = [card for card in map(model_card, ids) if card.arch.language is not None]
     return [
         (card, name, precision)

@@ -69,7 +69,7 @@ def share_of_bandwidth(row: TowerRow) -> float | None:
 
 
 def share_of_peak(row: TowerRow) -> float | None:
-    """Too high where an operation has no estimate; None for a row without one."""
+    """The share of the chip's peak; None without an estimate, too high where an operation has none."""
     if row.executable is None or (seconds := _seconds(row)) is None:
         return None
     # An example of a group takes its operations from all the group's chips.

@@ -64,7 +64,7 @@ class TextWork(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What a tower computes that no earlier run needed.
+    """A tower's work that no earlier run has done.
 
     Attributes:
         tower: "vision", "text", or "prefill" of a model that answers: image tower, projector and decoder.
@@ -177,7 +177,7 @@ def image_tower(card: Card | None) -> str:
 def images_of(
     chosen: ModelChoice, job: TaskOnData, request: Request, sizes: DataSizes | CardSizes
 ) -> list[ImageWork]:
-    """What a run embeds: one record for each data set and precision.
+    """The images that a run embeds: one record for each data set and precision.
 
     [] for a model that is not run: its outputs are in files, or it cannot be opened.
     """

@@ -1,4 +1,4 @@
-"""How long a program takes, by the TPU compiler's own estimate in its optimised HLO.
+"""A program's time, by the TPU compiler's own estimate in its optimised HLO.
 
 The compiler writes `estimated_cycles` beside most operations. They are its model of the chip, not a
 measurement: they serve to compare two forms of one computation and to find what costs.
@@ -52,7 +52,7 @@ class CycleEstimate:
     costliest: dict[str, int] = field(default_factory=dict)
 
     def seconds(self, clock: float, bandwidth: float) -> float:
-        """At so many cycles and bytes per second. Operations of unknown cost are not in it."""
+        """The time at these cycles and bytes per second, without operations of unknown cost."""
         return max(self.cycles / clock + self.moved_bytes / bandwidth, self.beside_bytes / bandwidth)
 
 

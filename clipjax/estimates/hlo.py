@@ -110,9 +110,9 @@ class CompiledProgram:
         return inside * self.trips(each) if each.opcode == "while" and inside else inside
 
     def trips(self, loop: Instruction) -> int:
-        """How often a loop runs: from XLA, or from the condition of a scan, which counts up from 0.
+        """The number of a loop's runs: XLA's, or the one in the condition of a scan, which counts up from 0.
 
-        Raises ValueError if neither tells.
+        Raises ValueError without either.
         """
         if known := _TRIPS.search(loop.attributes):
             return int(known[1])

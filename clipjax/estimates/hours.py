@@ -1,4 +1,4 @@
-"""How long the runs of a sweep take on the machines of configs/machines.toml, and what they store.
+"""Time and storage that the runs of a sweep take on the machines of configs/machines.toml.
 
 A time is the operations of a tower over the chip's peak times the share of it that the tower reaches:
 

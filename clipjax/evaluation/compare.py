@@ -331,7 +331,7 @@ def _compare(pair: _Pair, resamples: int, seed: int) -> None:
 
 
 def _reasons(pair: _Pair) -> str:
-    """Why none of its metrics is compared."""
+    """Explain why no metric of the pair is compared."""
     names: dict[str, list[str]] = {}
     for name, why in pair.left_out.items():
         names.setdefault(why, []).append(name)

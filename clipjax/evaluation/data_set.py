@@ -13,7 +13,7 @@ from clipjax.storage.reading import exists, is_dir
 
 
 def dataset_of(request: Request) -> Dataset:
-    """Without a card, `root` decides the layout.
+    """Read the data set of a request; without a card, `root` decides the layout.
 
     Raises UsageError or DataError: no such card or folder, or the reader refuses the data.
     """

@@ -77,14 +77,14 @@ def _is_name(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether a value is a number or None; an array of one number is one."""
+    """Whether a value is None or a finite number (an array of one number counts)."""
     try:
         return value is None or (not isinstance(value, str) and math.isfinite(value))
     except TypeError:
         return False
 
 
-# What evaluation relies on: a field -> whether its value is right, and what it should be.
+# Fields that evaluation reads -> a check of the value, and what it should be.
 _CHECKS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "id": (_is_name, "the model's name, a text without control characters"),
     "kind": (lambda value: value in ("zero_shot", "classifier"), "'zero_shot' or 'classifier'"),
@@ -162,7 +162,7 @@ class OwnModel:
         return self
 
     def check_weights(self) -> None:
-        """Nothing: clipjax reads no files of such a model."""
+        """Do nothing: clipjax reads no files of such a model."""
 
 
 def encoder_of(model: Any) -> Encoder:

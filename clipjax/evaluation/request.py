@@ -1,4 +1,4 @@
-"""What a user asks of a run: the `Request`. Loads no library that computes, so that a command starts fast."""
+"""A user's options for a run: the `Request`. Imports no library that computes: commands start fast."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which runs of two models are compared: those made in the same way.
+"""Pairs of two models' runs to compare: runs that were made in the same way.
 
     pairs_of(("vit_b_32-openai", "vit_b_16-openai"), Path("results"), RunFilter(prompts="openai_80"))
 
@@ -33,7 +33,7 @@ OPTIONS = {"prompts": "prompts", "precision": "precision", "label_space": "label
 
 
 class RunFilter(NamedTuple):
-    """Which runs may be compared, by their prompt set, precision and label space; None: any."""
+    """Conditions on the runs to compare: prompt set, precision and label space; None: any."""
 
     prompts: str | None = None
     precision: str | None = None
@@ -139,7 +139,7 @@ def _chosen(runs: Sequence[_Run], choice: RunFilter) -> list[_Run]:
 
 
 def _matching(first: Sequence[_Run], second: Sequence[_Run]) -> Pairs:
-    """Equal recipes, else equal `how`; only complete runs, if any."""
+    """Runs with equal recipes, else with equal `how`; only complete ones, if there are any."""
     for key in (_recipe, _words):
         pairs = [(a, b) for a in _newest(first, key) for b in _newest(second, key) if _alike(a, b, key)]
         whole = [pair for pair in pairs if all(is_whole(run.row) for run in pair)]

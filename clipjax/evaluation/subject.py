@@ -1,4 +1,4 @@
-"""What a run evaluates: the resolved `Subject`, of which each kind of run has its own."""
+"""The resolved `Subject` of a run: model, task, data and head. Each kind of run has its own."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class Subject(ABC):
 
     @abstractmethod
     def entries(self, precision: str, placement: str) -> list[tuple[dict[str, Any], int]]:
-        """For each data set: the key of the stored entry that `inputs` reads, and the number of its images.
+        """For each data set, the key of the stored entry that `inputs` reads and the number of its images.
 
         Args:
             placement: where the params are on the devices.
@@ -134,7 +134,7 @@ class Subject(ABC):
 
     @abstractmethod
     def amounts(self) -> list[str]:
-        """What the numbers are of, in words: "50,000 images", "1,000 classes"."""
+        """The run's amounts in words: "50,000 images", "1,000 classes"."""
 
     @property
     def data_sets(self) -> tuple[RunData, ...]:
@@ -180,7 +180,7 @@ class Subject(ABC):
         }
 
     def convention(self) -> dict[str, Any]:
-        """What decides whether numbers compare, in words."""
+        """The facts, in words, in which two numbers must agree to compare."""
         words = {
             **self.task.convention,
             "label_space": None,

@@ -67,7 +67,7 @@ class Change:
 
     @property
     def deviation(self) -> float | None:
-        """Over the seeds (n - 1); None for one seed."""
+        """The standard deviation over the seeds (n - 1); None for one seed."""
         return statistics.stdev(self.after) if len(self.after) > 1 else None
 
     @property

@@ -71,7 +71,7 @@ def abstract_model(name: str, loading: Mapping[str, Any] | None = None) -> Model
 
 
 def plan(setup: Setup, *, compile_step: bool = True) -> FinetunePlan:
-    """What a run would cost; `setup` has an abstract model.
+    """Compute what a run would cost; `setup` has an abstract model.
 
     `compile_step` (seconds to a minute) measures the activations. Raises UsageError and DataError as the run
     does.

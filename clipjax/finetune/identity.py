@@ -1,4 +1,4 @@
-"""What decides a fine-tuned model."""
+"""The record of everything that decides a fine-tuned model."""
 
 from __future__ import annotations
 

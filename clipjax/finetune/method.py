@@ -27,7 +27,7 @@ from clipjax.storage.store import Store
 
 @dataclass(frozen=True)
 class Settings:
-    """Where and how a run is computed. These settings change numbers by rounding alone.
+    """Settings of a run that change its numbers by rounding alone.
 
     Attributes:
         rules: placement of trained params and moments, DP or FSDP.

@@ -79,7 +79,7 @@ def also_chosen(outcome: Outcome, chosen: Mapping[str, Any]) -> Outcome:
 
 
 def lineage(setup: Setup, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """How a model was made, as plain JSON for its card.
+    """The record of how a model was made, as plain JSON for its card.
 
     base_lineage is there if clipjax made the base; base_sha256 is None if its weights were not a file;
     `train.digest` covers ids, contents and labels.

@@ -82,7 +82,7 @@ class Head:
 
     @functools.cached_property
     def columns(self) -> Int32[np.ndarray, " K"]:
-        """For each class the first class with the same kernel and bias, mostly itself.
+        """For each class, the first class with the same kernel and bias: mostly itself.
 
         A matrix product may round equal columns differently: through `columns` the first wins. Classes with
         images in the cache are never merged.

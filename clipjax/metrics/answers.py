@@ -150,7 +150,7 @@ def contained(answer: str, options: Sequence[str], synonyms: Synonyms | None = N
 def strict(
     answer: str, options: Sequence[str], synonyms: Synonyms | None = None, *, forms: Forms
 ) -> int | None:
-    """Only a letter, an option's text, or both if they agree; a final full stop may follow."""
+    """Read a letter, an option's text, or both if they agree; a final full stop may follow."""
     answer = answer.strip()
     if (letter := re.fullmatch(forms.strict_letter, answer)) is not None:
         place = LETTERS.index(letter[1])

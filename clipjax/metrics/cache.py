@@ -54,7 +54,7 @@ def count_correct(
     betas: Real[np.ndarray, " I"],
     alphas: Real[np.ndarray, " J"],
 ) -> Int64[np.ndarray, "I J"]:
-    """How many images each pair of beta and alpha classifies correctly. Ties go to the first class.
+    """Count the images that each pair of beta and alpha classifies correctly. Ties go to the first class.
 
     Args:
         blocks: features float32 [n, D] of unit norm, logits without the cache float32 [n, K], labels int [n]
@@ -170,7 +170,7 @@ def _class_sums(distance: Array, present: Array, coarse: Array, fine: Array) -> 
 
 
 def _wins(sums: Array, own: Array, logits: Array, labels: Array, alphas: Array) -> Array:
-    """How many labels have the largest of logits + alpha * sums, int32 [C, J].
+    """Count the labels with the largest of logits + alpha * sums, int32 [C, J].
 
     sums: [C, r, K]; own: [C, r, 1], of the labels' classes; logits: [r, K]; labels: [r].
     """

@@ -58,7 +58,7 @@ class Matches(NamedTuple):
 
 
 def interpolation(kind: str, cells: tuple[int, int], points: tuple[int, int]) -> Sampling:
-    """How a map of `cells` (h, w) is sampled at `points` (H, W), both evenly over the same image.
+    """Weights that sample a map of `cells` (h, w) at `points` (H, W), both evenly over the same image.
 
     Args:
         kind: "bicubic" as torch's `interpolate` (align_corners False, no antialias, edges repeated);
@@ -149,7 +149,7 @@ def nearest(
 
 
 def _two_largest(values: Array, second: Array | None = None) -> tuple[Array, Array, Array]:
-    """Over axis 0: the largest, where it is first, the second largest.
+    """The largest over axis 0, its first position, and the second largest.
 
     With `second`, a value is the largest of a group and has that second one beside it.
     """
@@ -216,7 +216,7 @@ def keypoint_matches(
     keypoints: Float[Array, "K 2"],
     side: float | Real[Array, ""],
 ) -> Float32[Array, "K 2"]:
-    """Where image 1 is most like each keypoint of image 0: (x, y) as a share of the square image's side.
+    """The point of image 1 most like each keypoint of image 0: (x, y) as a share of the square image's side.
 
     As probe3d on SPair-71k: cells are L2-normalised, then interpolated at the keypoint (bilinear,
     align_corners True) and not normalised again. The place is a cell's number over the number of cells,

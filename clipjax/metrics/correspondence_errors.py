@@ -1,4 +1,4 @@
-"""How far matches are off, and the share that is near enough, by viewpoint change.
+"""Errors of matches, and the share of matches that is near enough, by viewpoint change.
 
 As in probe3d (El Banani et al. 2024): errors in metres and pixels for pairs with depth and cameras (NAVI,
 ScanNet), the share of keypoints within a part of the object's box for SPair-71k (PCK). A match that is not

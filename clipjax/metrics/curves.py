@@ -78,12 +78,12 @@ def trapezoidal_precision(counts: Counts) -> Float64[np.ndarray, " B"]:
 
 
 def fpr_first(counts: Counts) -> Float64[np.ndarray, " B"]:
-    """At the highest threshold whose recall reaches 0.95."""
+    """The false-positive rate at the highest threshold whose recall reaches 0.95."""
     return _at(counts.fp, _reached(counts.tp)) / counts.negatives
 
 
 def fpr_closest(counts: Counts) -> Float64[np.ndarray, " B"]:
-    """At the recall closest to 0.95; of two equally close, the higher.
+    """The false-positive rate at the recall closest to 0.95; of two equally close, the higher.
 
     The lowest threshold with that recall; at recall 1 the highest.
     """
@@ -124,7 +124,7 @@ def _at(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
 def tally(
     scores: Float[jax.Array, " N"], others: Float[jax.Array, " M"], mask: Bool[jax.Array, " M"]
 ) -> tuple[Int32[jax.Array, " N"], Int32[jax.Array, " N"]]:
-    """How many of `others` are above each score, and how many equal it.
+    """Count the `others` above each score, and those equal to it.
 
     Tallies of shards of `others` add up; those of shards of `scores` concatenate.
 

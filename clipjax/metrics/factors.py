@@ -41,7 +41,7 @@ class FactorCounts:
 
     @property
     def average(self) -> float:
-        """Over all annotated images, each once: not a mean over factors."""
+        """The accuracy over all annotated images, each once: not a mean over factors."""
         return self.hits_all / self.total_all
 
     @property
@@ -84,7 +84,7 @@ def count_factors(
 def correct_through(
     predicted: ArrayLike | jax.Array, labels: ArrayLike | jax.Array, group: ArrayLike
 ) -> Bool[np.ndarray, " N"]:
-    """Whether both are in one group of classes (metaclass).
+    """Whether prediction and label are in one group of classes (metaclass).
 
     Args:
         predicted: int [N], 0..K-1.

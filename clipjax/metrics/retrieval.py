@@ -33,7 +33,7 @@ class Ranks(NamedTuple):
 
 
 class _Pairs(NamedTuple):
-    """Without padding; captions sorted by image."""
+    """Pairs without padding, their captions sorted by image."""
 
     images: np.ndarray
     texts: np.ndarray

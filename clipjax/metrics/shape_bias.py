@@ -51,7 +51,7 @@ class CueCounts:
 
     @property
     def overall(self) -> Bias:
-        """Over all images, not the mean of the categories."""
+        """The shape bias over all images, not the mean of the categories."""
         return _bias(int(self.shape.sum()), int(self.texture.sum()))
 
     @property

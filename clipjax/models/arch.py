@@ -270,7 +270,7 @@ class _VisionLanguage:
 
 
 def _read(record: dict[str, Any], where: str) -> Arch:
-    """Which keys `record` has decides what it describes. One message names the problems of all its parts."""
+    """Read the kind of record that its keys show. One message names the problems of all its parts."""
     kind = _VisionLanguage if "language" in record else _DualEncoder if "text" in record else _Classifier
     problems = Problems()
     parts: dict[str, Any] = {}

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-# Of the largest result of a product, for all examples together. A v5e and a v6e have 128 MiB of fast memory,
+# Bytes of a product's largest result, for all examples together. A v5e and a v6e have 128 MiB of fast memory,
 # which also holds the other arrays of a layer. By the compiler's estimates for ViTs, 50 to 729 tokens.
 LARGEST_BYTES = 80e6
 
@@ -37,7 +37,7 @@ def in_chunks(tower: Callable[[Array], Array], inputs: Array, devices: int) -> A
 
 
 def together(tower: Callable[[Array], Array], inputs: Array) -> int:
-    """How many examples run at a time: a power of two."""
+    """The number of examples to run at a time: a power of two."""
     example = jax.ShapeDtypeStruct((1, *inputs.shape[1:]), inputs.dtype)
     largest = max(map(_tiled_bytes, _products(jax.make_jaxpr(tower)(example).jaxpr)), default=1)
     return 2 ** max(0, math.floor(math.log2(LARGEST_BYTES / largest)))

@@ -31,7 +31,7 @@ Layers = Literal["last", "multilayer"]
 
 @dataclass(frozen=True)
 class DenseRecipe:
-    """What decides a map beside the network and its params: part of a store key.
+    """Options that decide a map beside the network and its params; they are part of a store key.
 
     Attributes:
         layers: "last", or "multilayer": the ends of a transformer's four quarters, or a net's last four

@@ -269,7 +269,7 @@ class Network:
 
     @property
     def shares_beginnings(self) -> bool:
-        """Whether `begin_texts` and `finish_texts` can take the place of `encode_text`."""
+        """Whether `begin_texts` and `finish_texts` can replace `encode_text`."""
         text = self.arch.text
         return text is not None and text.min_length == 1 and family_of(text).begin is not None
 

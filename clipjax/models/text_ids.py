@@ -16,7 +16,7 @@ Memory = tuple[Array, Array]
 
 
 class Rest(NamedTuple):
-    """What follows the beginnings of B texts.
+    """The rests of B texts, after their beginnings.
 
     Attributes:
         ids: int32 [B, L], padded.

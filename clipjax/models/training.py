@@ -1,4 +1,4 @@
-"""How a forward pass runs, and BatchNorm's statistics."""
+"""The mode of a forward pass, and BatchNorm's statistics."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Mode:
-    """How one forward pass runs; without `training` it keeps no activations.
+    """The mode of one forward pass; without `training` it keeps no activations.
 
     platform: where it runs; see `clipjax.devices.platforms.by_platform`.
     attention: what a token attends to: all tokens of its image ("tokens"), or the same token of all images of

@@ -1,4 +1,4 @@
-"""Which data set a row is of, where several have one name. Imports no JAX.
+"""The data set of each row, where several have one name. Imports no JAX.
 
     with_distinct_names(rows)    # rows of two folders `test` become those of `pets/test` and `birds/test`
 
@@ -80,7 +80,7 @@ def with_distinct_names(rows: Iterable[Row]) -> list[Row]:
 
 
 def _is_other(name: str, images: set[tuple[str | None, str | None]]) -> bool:
-    """Whether all images of a card's name are of folders without that card."""
+    """Whether all images under a registered name are of folders without that card."""
     folders = [folder for folder, _ in images]
     return all(folder not in (None, UNKNOWN) for folder in folders) and is_registered(name)
 

@@ -91,6 +91,6 @@ def tex(text: str) -> str:
 
 
 def tex_row(cells: Sequence[str]) -> str:
-    r"""After `\\` or a rule, LaTeX takes a leading `[` or `*` for an argument."""
+    r"""Join cells to a row. LaTeX takes a leading `[` or `*` after `\\` or a rule for an argument."""
     line = " & ".join(map(tex, cells))
     return ("{}" if line.startswith(("[", "*")) else "") + line + r" \\"

@@ -1,4 +1,4 @@
-"""Where a number was computed, and how often XLA compiled."""
+"""The machine and versions that computed a number, and the count of XLA's compilations."""
 
 from __future__ import annotations
 

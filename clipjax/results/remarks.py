@@ -15,7 +15,7 @@ _heard: dict[tuple[str, str], dict[str, None]] = {}
 
 
 def remark(about: str, subject: str, noun: str = "run") -> None:
-    """Once per subject (a path or name, of kind `noun`)."""
+    """Note a remark, once per subject (a path or name, of kind `noun`)."""
     _heard.setdefault((noun, about), {})[subject] = None
 
 

@@ -82,7 +82,7 @@ class RunFiles:
             raise self._changed(name)
 
     def check_sizes(self) -> None:
-        """Without reading; not on a bucket, where each check is a request.
+        """Check sizes without reading; not on a bucket, where each check is a request.
 
         Raises:
             DataError: the file of rows is missing or shorter.

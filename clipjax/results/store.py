@@ -158,7 +158,7 @@ class ResultStore:
         return recovered(rows, self.root / run_id / IMAGES) if files.has_images() else rows
 
     def shared(self, run_id: str) -> Fields:
-        """What a run's rows share, read from `run.json` alone.
+        """The fields that all rows of a run share, read from `run.json` alone.
 
         Raises:
             DataError: as `run`, but the file of rows is checked only for its size.
@@ -244,7 +244,7 @@ class ResultStore:
             sweep_folder(self.root, folders=True)
 
     def has(self, run_id: str) -> bool:
-        """On a disk, anything of its name counts."""
+        """Whether the run exists; on a disk, anything with its name counts."""
         home = self.root / run_id
         return (home / RUN if isinstance(home, BucketPath) else home).exists()
 

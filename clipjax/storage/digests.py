@@ -131,7 +131,7 @@ def sha256_files(paths: Iterable[Path], progress: Callable[[int], object] | None
 
 
 def sha256_file(path: Path, size: int | None = None) -> str:
-    """Not remembered; `size`: an object's bytes, if known.
+    """The SHA-256 of a file, which is not remembered; `size`: an object's bytes, if known.
 
     Raises OSError if unreadable; on a bucket as `BucketPath.ask`.
     """

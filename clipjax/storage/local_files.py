@@ -16,7 +16,7 @@ from etils import epath
 from clipjax.errors import DataError
 from clipjax.storage.writing import draft_file, flush_folder, sweep_folder, write_flushed
 
-# What link() answers on a disk without hard links (FAT, many network and phone disks).
+# Errors of link() on a disk without hard links (FAT, many network and phone disks).
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 # They copy the modification time, or have none of their own: another image mounted there may look unchanged.
 _WITHOUT_CTIME = ("squashfs", "erofs", "iso9660", "udf", "vfat", "msdos", "exfat", "fuse", "fuseblk")
@@ -67,7 +67,7 @@ class LocalFiles:
 
     @contextlib.contextmanager
     def unless_held(self, path: epath.Path) -> Iterator[bool]:
-        """Whether nobody holds the file (False if it is missing); within the context nobody can."""
+        """Whether no process holds the file (False if it is missing). Within the context none can."""
         with contextlib.ExitStack() as stack:
             try:
                 fcntl.flock(stack.enter_context(open(path, "rb")), fcntl.LOCK_EX | fcntl.LOCK_NB)

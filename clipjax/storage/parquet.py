@@ -104,7 +104,7 @@ def read_batches(
 
 
 def _rows_of_a_batch(group: RowGroup, columns: Sequence[str]) -> int:
-    """At most BATCH_BYTES, if each row holds its column's longest possible value."""
+    """The number of rows that fit in BATCH_BYTES if each holds its column's longest possible value."""
     longest = 1
     for column in group.columns:
         if column.is_bytes and any(f"{column.name}.".startswith(f"{name}.") for name in columns):

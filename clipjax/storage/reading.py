@@ -96,7 +96,7 @@ def read_text(path: AnyPath) -> str:
 
 
 def decode_text(data: bytes, where: object) -> str:
-    """Without a byte order mark. Raises DataError, beginning with `where`."""
+    """The text without a byte order mark. Raises DataError, beginning with `where`."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

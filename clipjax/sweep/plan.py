@@ -37,7 +37,7 @@ class SweepItem(cost.CostedItem):
 
     @property
     def key(self) -> list[Any]:
-        """Equal in all processes and shards."""
+        """A key of the item, equal in all processes and shards."""
         options = {name: str(value) for name, value in self.options.items()}
         prompts = self.job.prompts and self.job.prompts.digest
         return [self.chosen.name, self.job.task, self.job.data.card.name, prompts, options]
@@ -67,12 +67,12 @@ class SweepPlan:
 
     @property
     def digest(self) -> str:
-        """Equal for equal plans, across processes and shards."""
+        """A digest that is equal for equal plans, across processes and shards."""
         return sha256_json([item.key for item in self.items])
 
     @property
     def missing_lines(self) -> list[str]:
-        """At most one line for the data sets that the suite names, and one for others."""
+        """The missing data sets: at most one line for those that the suite names, and one for others."""
         return [
             *(f"missing: {line}" for line in self.missing_line(named=True)),
             *(f"left out: {line}" for line in self.missing_line(named=False)),

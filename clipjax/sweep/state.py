@@ -1,4 +1,4 @@
-"""What of a sweep has results, and what its stores hold."""
+"""State of a sweep: items without results, and entries of its stores."""
 
 from __future__ import annotations
 

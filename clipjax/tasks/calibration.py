@@ -134,7 +134,7 @@ def _marked(part: ImageInputs, reported: bool) -> np.ndarray:
 
 
 def _fit(part: ImageInputs, rows: np.ndarray) -> TemperatureFit:
-    """Once in a process: the digest costs at most a tenth of the fit."""
+    """Fit once in a process: the digest costs at most a tenth of the fit."""
     labels = _labels(part)[rows]
     digest = _digest(part, labels, rows)
     if digest not in _FITS:
@@ -271,7 +271,7 @@ class _State(NamedTuple):
 
 
 def _states(columns: Columns) -> list[_State]:
-    """Without a temperature, only "before"."""
+    """The states to measure: without a temperature, only "before"."""
     names = STATES if 0 < float(columns["temperature"][0]) < np.inf else STATES[:1]
     return [_state(columns, name) for name in names]
 

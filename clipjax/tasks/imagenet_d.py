@@ -127,7 +127,7 @@ def _run_beside(path: Path) -> Mapping[str, Any]:
         return {}
 
 
-# What decides a model's scores of categories, as keys of a recipe, with their words.
+# Keys of a recipe that decide a model's scores of categories, with their words.
 _SCORES = {
     "prompts": "prompts",
     "precision": "precision",
@@ -164,7 +164,7 @@ def check_own(lists: CategoryLists, recipe: Mapping[str, Any], images: Columns) 
 
 
 def refuse_difference(among: Iterable[tuple[str, bool]], whole: Mapping[str, bool], source: str) -> int:
-    """How many images were compared. Raises DataError for the first that differs.
+    """Return the number of compared images. Raises DataError for the first that differs.
 
     Args:
         among: image id, and whether the model is right among the four of its own list.

@@ -263,7 +263,7 @@ def _over_all(table: _Table, variant: str, draws: _Draws, about: About) -> Itera
 
 
 def _ten(factors: Sequence[str]) -> list[bool]:
-    """Whether a factor is one of the paper's ten."""
+    """Whether each factor is one of the paper's ten."""
     return [name in imagenet_x_facts()["ten"] for name in factors]
 
 

@@ -1,4 +1,4 @@
-"""What tasks read: one record for each kind of run, and what all have in common."""
+"""Inputs of tasks: one record for each kind of run, and the record that all extend."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class About:
-    """What `measure` needs beside the per-image columns.
+    """Inputs of `measure` beside the per-image columns.
 
     Attributes:
         dataset: seeds the resamples, which all scores and models share.
@@ -37,7 +37,7 @@ class About:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What every task reads; a kind of run adds its own in a subclass.
+    """Inputs of every task; a kind of run adds its own in a subclass.
 
     Attributes:
         ids: [N], stable; of images or pairs.
@@ -123,7 +123,7 @@ class PairInputs(Inputs):
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerInputs(LabelledInputs):
-    """What a vision-language model answered to the questions about the images."""
+    """A vision-language model's answers to the questions about the images."""
 
     questions: Questions
     answers: Answers

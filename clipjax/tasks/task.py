@@ -195,7 +195,7 @@ class Task:
 
     @property
     def tells_apart(self) -> bool:
-        """Whether only in-distribution images have classes."""
+        """Whether the task reads classes of in-distribution images alone."""
         return "id" in self.needs and "labels" not in self.needs
 
     def headlines_among(self, metrics: Collection[str]) -> tuple[str, ...]:

@@ -63,7 +63,7 @@ def predict(inputs: ImageInputs) -> Predictions:
     for rows, scores in score_blocks(inputs.head, inputs.features, inputs.projection, ids=inputs.ids):
         probabilities = scores.values if scores.are_probabilities else classification.softmax(scores.values)
         ranked[rows] = classification.top_k(scores.values, k=k)
-        # By NumPy, which compiles nothing; the bits are the same.
+        # NumPy compiles nothing, and gives the same bits.
         confidence[rows] = np.asarray(probabilities).max(axis=1)
         ties[rows] = classification.is_tied(np.asarray(scores.values))
     tied = ties if ties.any() else None
@@ -188,7 +188,7 @@ def measure(images: Columns, about: About) -> list[Measure]:
 
 
 def class_measures(hits: np.ndarray, total: np.ndarray, space: LabelSpace) -> list[Measure]:
-    """Only classes with images. hits, total: int [K]."""
+    """The measures of classes that have images. hits, total: int [K]."""
     seen = total > 0
     mean = Measure(
         "mean_per_class",
@@ -220,7 +220,7 @@ def paired(images: Columns, about: About) -> Paired:
 
 
 def _mean_per_class(images: Columns) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """Over the classes that have images in a resample."""
+    """The mean over the classes that have images in a resample."""
     labels, correct = np.asarray(images["label"]), np.asarray(images["correct"], bool)
     order = np.argsort(labels, kind="stable")
     start = np.unique(labels[order], return_index=True)[1]

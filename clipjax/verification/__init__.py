@@ -1,1 +1,1 @@
-"""Does a model match its reference stage by stage?"""
+"""Comparison of a model with its reference, stage by stage."""

@@ -237,7 +237,7 @@ def _full_size(subject: RegisteredArch, answers: Sequence[Mapping[str, Any]]) ->
 
 
 def account(shapes: Mapping[str, Any], target: Mapping[str, Any], arch: str = "it") -> str | None:
-    """What keeps a state dict from mapping onto our params, or None."""
+    """Describe why a state dict does not map onto our params; None if it does."""
     source: Any = {key: _Described(tuple(shape), np.dtype(kind)) for key, (shape, kind) in shapes.items()}
     try:
         _conversion(source, target, arch)

@@ -1,4 +1,4 @@
-"""What a model can be verified against. Imports no JAX."""
+"""The sources of numbers that a model can be verified against. Imports no JAX."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is this the same model as the reference? Compared by stage: stem, blocks, pooling, projection, logits.
+"""Compare a model with the reference by stage: stem, blocks, pooling, projection, logits.
 
 The reference is PyTorch's own model in a subprocess, on the CPU, or a golden file of such a run. Our side
 runs in the "parity" profile on JAX's default device. Both get the same float32 inputs.
@@ -247,7 +247,7 @@ def reference_model(
     arch: str | Path | None = None,
     checkpoint: str | Path | None = None,
 ) -> dict[str, str | Path]:
-    """What the reference's process builds and loads: `arch`, `library`, `checkpoint` and perhaps `sizes`."""
+    """Options of the reference's process: `arch`, `library`, `checkpoint` and perhaps `sizes`."""
     record, source = folder / "arch.json", model.card.source
     record.write_text(json.dumps(arch_to_dict(model.card.arch)))
     arch = arch or config_beside(model, library)
@@ -390,7 +390,7 @@ def incomparable(ours: np.ndarray | None, theirs: np.ndarray | None) -> str | No
 
 
 def differences(name: str, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """How far each number is off, by the stage's measure; float64."""
+    """Difference of each pair of numbers, by the stage's measure; float64."""
     a, b = ours.astype(np.float64), theirs.astype(np.float64)
     if name.endswith("_embedding"):
         scale: Any = 1.0

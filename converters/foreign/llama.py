@@ -20,7 +20,7 @@ from converters.foreign.card import at, get
 from converters.foreign.transformers import WITHOUT_EFFECT
 
 MODELS = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
-# What LlamaConfig fills in. Files of models that contain a decoder leave these out; none has ever changed.
+# LlamaConfig's defaults. Files of models that contain a decoder leave these out; none has ever changed.
 LLAMA_DEFAULTS = {
     "vocab_size": 32000,
     "hidden_size": 4096,

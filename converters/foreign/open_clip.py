@@ -74,7 +74,7 @@ def _refuse_other_ids(card: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _clean(text: Mapping[str, Any], where: str) -> str | None:
-    """How the tokenizer cleans texts, in our words; None if the file does not state it."""
+    """The tokenizer's cleaning of texts, in our words; None if the file does not state it."""
     given = {"tokenizer_kwargs": {}, **{key: value for key, value in text.items() if value is not None}}
     options = get(given, "tokenizer_kwargs", where, "object")
     return choose({"clean": None, **options}, "clean", at(where, "tokenizer_kwargs"), _CLEANINGS)

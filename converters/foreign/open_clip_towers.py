@@ -92,7 +92,7 @@ _WITHOUT_EFFECT = {
     *("patch_dropout", "output_tokens", "timm_model_pretrained", "timm_drop", "timm_drop_path"),
     *("pad_id", "eos_id", "hf_model_pretrained", "hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs"),
 }
-# What each family can express of a field: open_clip's values. Any other is refused.
+# Values of open_clip's fields that each family can express. Any other is refused.
 _PLAIN = {key: (default,) for key, default in _BOTH.items()}
 _CAN: dict[str, dict[str, tuple[Any, ...]]] = {
     "modified_resnet": {**_PLAIN, **{key: (value,) for key, value in _KIND["vision"].items()}},

@@ -52,7 +52,7 @@ class Backbones:
     language: Mapping[str, PrismaticLanguage]
 
     def of(self, name: str) -> tuple[PrismaticTower, PrismaticLanguage]:
-        """Both parts of "VISION+LANGUAGE", a card's `source.arch`. Raises DataError for unknown ids."""
+        """The two parts of "VISION+LANGUAGE", a card's `source.arch`. Raises DataError for unknown ids."""
         vision, _, language = name.partition("+")
         if vision not in self.vision or language not in self.language:
             raise DataError(f"configs/prismatic.toml has no image tower and language model {name!r}")

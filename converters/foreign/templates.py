@@ -19,7 +19,7 @@ def tower_like(name: str, tower: Literal["vision", "text"], **own: Any) -> dict[
 
 
 def is_like(record: dict[str, Any], name: str) -> bool:
-    """Both towers equal those of `name` except in `_OWN`."""
+    """Whether both towers equal those of `name` except in `_OWN`."""
     known = arch_records()[name]
 
     def kind(tower: dict[str, Any]) -> dict[str, Any]:

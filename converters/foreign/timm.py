@@ -101,7 +101,7 @@ def _image_size(config: Mapping[str, Any], where: str) -> int:
 
 
 def _model_args(args: Mapping[str, Any], classes: int, size: int, where: str) -> dict[str, Any]:
-    """Without those that other fields state; these must agree."""
+    """The model's arguments without those that other fields state, which must agree."""
     said = {"in_chans": (3,), "num_classes": (classes,), "img_size": (size, [size, size])}
     for key, values in said.items():
         if key in args and args[key] not in values:

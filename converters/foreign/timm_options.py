@@ -1,4 +1,4 @@
-"""What timm builds by an architecture's name and `model_args`, and our record of it.
+"""Our record of the tower that timm builds from an architecture's name and `model_args`.
 
 A family takes every option of its classes by name and lists the values it supports; all else is refused.
 """
@@ -17,7 +17,7 @@ from clipjax.storage.reading import read_json
 
 _FAMILIES = Registry("family of timm", "CLASSES")
 
-# Of every class: set by the file's own fields, or without effect on what a trained model computes.
+# Options of every class that the file's own fields set, or that do not change what a trained model computes.
 _TRAINING = {
     *("drop_rate", "drop_path_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate"),
     *("drop_block_rate", "weight_init", "fix_init", "head_init_scale", "zero_init_last", "memory_efficient"),
@@ -85,7 +85,7 @@ class Options:
         return value
 
     def activation(self, option: str, default: str, *known: str) -> str:
-        """Its name in `clipjax.models.modules.layers`; null is `default`."""
+        """The activation's name in `clipjax.models.modules.layers`; null is `default`."""
         value = self.take(option)
         name = default if value is None else self.named(value)
         if name not in known:

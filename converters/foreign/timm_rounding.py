@@ -1,4 +1,4 @@
-"""How timm rounds channels."""
+"""Numbers of channels, rounded as timm does."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class RecordedTower:
-    """How to treat the torch towers of one class.
+    """Functions for the torch towers of one class.
 
     Attributes:
         takes: whether a module is such a tower. For open_clip's `CLIP` the whole model is the text tower.

@@ -62,7 +62,7 @@ def serve() -> None:
 
 
 def _uncached(error: BaseException | None) -> bool:
-    """Whether a file is missing in the local cache, and could not be downloaded."""
+    """Whether the error came from a file that is not in the local cache and could not be downloaded."""
     while error is not None and not isinstance(error, LocalEntryNotFoundError):
         error = error.__cause__ or error.__context__
     return error is not None
@@ -124,7 +124,7 @@ _DO: dict[str, Callable[[_Models, Mapping[str, Any], bytes], Answer]] = {
 
 
 def _pieces(images: Sequence[Any], payload: bytes) -> Iterator[Callable[[], Image.Image] | None]:
-    """How to decode each image; None for padding."""
+    """Yield a function that decodes each image; None for padding."""
     start = 0
     for each in images:
         if each is None:

@@ -250,7 +250,7 @@ def pooled(output: Any) -> Tensor:
 
 
 def tokenizer_record(tokenizer: Any) -> dict[str, Any]:
-    """What decides the ids: the class, its plain settings, and a digest of the vocabulary."""
+    """Facts that decide the ids: the class, its plain settings, and a digest of the vocabulary."""
     inner = getattr(tokenizer, "tokenizer", tokenizer)  # open_clip's wrapper
     vocabulary = inner.get_vocab() if hasattr(inner, "get_vocab") else getattr(inner, "encoder", {})
     plain = {name: value for name, value in vars(tokenizer).items() if isinstance(value, str | int | bool)}
@@ -273,7 +273,7 @@ def file_text(folder: str, name: str) -> str | None:
 
 
 def plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the folder and the version of the library that wrote it."""
+    """The config without the folder and the version of the library that wrote it."""
     return {
         name: value for name, value in config.items() if name[0] != "_" and name != "transformers_version"
     }

@@ -37,7 +37,7 @@ MODULES = (
     ),
     *("resnetv2", "swin_transformer", "vgg", "vision_transformer"),
 )
-# Of `build_model_with_cfg` itself: how weights are fetched and features taken.
+# Options of `build_model_with_cfg` itself, about fetching weights and taking features.
 _NOT_OPTIONS = {
     *("pretrained_cfg", "pretrained_cfg_overlay", "feature_cfg", "pretrained_strict", "kwargs_filter"),
     *("pretrained_filter_fn", "cache_dir", "pretrained_model_args", "features_only"),

@@ -52,7 +52,7 @@ class TensorRef:
 
 @dataclass
 class Inert:
-    """Its class is only a name: a TorchScript module, or a `Namespace` of options."""
+    """An object whose class is only a name: a TorchScript module, or a `Namespace` of options."""
 
     name: str
     state: dict[Any, Any] = field(default_factory=dict)

@@ -76,7 +76,7 @@ DAMAGE = (
 
 
 class _Bounded:
-    """At most `_MOST_BYTES` of a file: the lengths that opcodes state may be false."""
+    """Reads of at most `_MOST_BYTES` of a file: the lengths that opcodes state may be false."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -150,7 +150,7 @@ _PYTHONS = """
 
 
 class _Opcodes(dict[int, Callable[[Any], Any]]):
-    """What each opcode does; others are refused by name."""
+    """The function of each opcode; others are refused by name."""
 
     def __missing__(self, code: int) -> Callable[[_Machine], None]:
         return lambda machine: machine.refuse(code)

@@ -47,7 +47,7 @@ NO_INTERVAL = "no interval of this level: too few models, units, pairs or draws,
 
 @dataclass(frozen=True)
 class Finding:
-    """What rows show for one part.
+    """One part's statistic as the rows give it, and the verdict on the part.
 
     Attributes:
         word: HOLDS, FAILS or UNKNOWN.
@@ -97,7 +97,7 @@ class Verdict:
 
     @property
     def absent(self) -> bool:
-        """Whether nothing of it was measured; then it is inconclusive."""
+        """Whether nothing was measured for any part; the claim is then inconclusive."""
         return all(each.absent for each in self.findings)
 
 
@@ -210,7 +210,7 @@ def _finding(each: _Measured, level: float) -> Finding:
 
 
 def doubted(word: str, part: Part, found: Placebo) -> str | None:
-    """Why the placebo forbids a verdict that the interval alone would give; None if it does not.
+    """Return why the placebo forbids a verdict that the interval alone would give; None if it does not.
 
     A verdict that asserts a difference needs one that random splits seldom have. One that asserts none
     needs a margin that random splits do not usually exceed.

@@ -33,7 +33,7 @@ _Of = tuple[str, Mapping[Column, Cell | None]]
 
 
 class TooLittleEvidence(Exception):
-    """Too few models or pairs; names what is missing.
+    """A claim has too few models or pairs; the message names what is missing.
 
     Attributes:
         some: whether some model, or pair, has rows of every number.
@@ -107,7 +107,7 @@ class Evidence:
         return self._sample(whole, of_models, self._units(part.unit, [model for model, _ in whole]))
 
     def pairs(self, part: Part, at_least: int) -> tuple[ModelSample, ModelSample]:
-        """Both sides (against, group) of all pairs with both numbers, in one order.
+        """The sides (against, group) of all pairs with both numbers, in one order.
 
         Raises:
             TooLittle: fewer than `at_least`.

@@ -79,7 +79,7 @@ def _fewest(part: Part) -> int:
 
 
 def _against(part: Part, evidence: Evidence, group: ModelSample) -> ModelSample:
-    """Without the group's own models, unless their rows differ."""
+    """Models to compare the group with: not its own, unless their rows differ."""
     few = FEWEST_DRAWN if part.statistic == "effective_robustness" else _fewest(part)
     apart = part.group.convention != part.against.convention
     return evidence.sample(part, part.against, few, without=None if apart else group)

@@ -116,7 +116,7 @@ def units(each: Finding) -> str:
 
 
 def of_placebo(found: Placebo | None) -> tuple[str, str]:
-    """How often random splits are as far off, and the margin in units of what they usually differ by."""
+    """The share of random splits that are as far off, and the margin in units of their usual difference."""
     if found is None:
         return "", ""
     share = "too few splits" if found.few else f"{found.share:.3f} ({found.splits} splits)"

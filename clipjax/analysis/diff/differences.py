@@ -24,7 +24,7 @@ from clipjax.results.tables import model_name
 from clipjax.storage.digests import canonical_json
 
 METHOD = "sum_of_half_widths"
-# What can change a number, then what computed it.
+# Fields that can change a number, then those of what computed it.
 _FIELDS = ("origin", "convention", "precision", "sample", "task_version", "framework", "recipe")
 _SURROUNDINGS = ("per_device_batch", "versions", "xla_flags", "device", "git_revision")
 
@@ -75,7 +75,7 @@ class RowPair:
 
 @dataclass(frozen=True)
 class Differences:
-    """What `compare_rows` returns.
+    """The rows of two sides, paired; `compare_rows` returns it.
 
     Attributes:
         pairs: those with a value on one side only, then by decreasing difference.

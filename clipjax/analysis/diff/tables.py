@@ -32,7 +32,7 @@ def summary(diff: Differences, tolerance: float) -> list[str]:
 
 
 def changes(diff: Differences, tolerance: float = 0, limit: int | None = None) -> Table:
-    """Without departures common to all (`otherwise`)."""
+    """The pairs beyond the tolerance; departures common to all pairs (`otherwise`) are left out."""
     shared = {one for one, count in diff.departures() if count == len(diff.pairs)}
     lines = []
     for pair in diff.beyond(tolerance)[:limit]:

@@ -143,7 +143,7 @@ def _parts(spec: Spec, panels: Iterable[Content]) -> Iterator[tuple[str, str]]:
 
 
 def commands(spec: Spec, tasks: Collection[str] | None = None) -> list[str]:
-    """What makes a figure's rows. `tasks`: those that exist; None: any that the figure names."""
+    """Commands that make a figure's rows. Tasks outside `tasks` are left out; None: no task is."""
     if config_file(ConfigFolder.SUITES, spec.name) is not None:
         return [f"clipjax sweep suite:{spec.name}", *spec.made_by]
     named = dict.fromkeys(term.task for term in spec.terms)

@@ -1,4 +1,4 @@
-"""What all figures share around their points."""
+"""The parts that all figures draw around their points: axes, trends, legend and texts."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class UngroupedModel(NamedTuple):
 
 @dataclass(frozen=True)
 class Content:
-    """What a panel shows.
+    """The models and other marks of one panel.
 
     Attributes:
         points: all models with its numbers; a strip has one number as x and y. Points in no group are
@@ -144,7 +144,7 @@ def has_bars(points: Iterable[Point]) -> bool:
 
 
 def ends_of(point: Point, which: str) -> tuple[float, float]:
-    """Without an interval, the number twice."""
+    """The ends of the number's interval; without one, the number twice."""
     cell: Cell = getattr(point, which)
     assert cell.value is not None
     return (cell.interval["lo"], cell.interval["hi"]) if cell.interval else (cell.value, cell.value)

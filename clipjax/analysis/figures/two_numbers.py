@@ -93,7 +93,7 @@ def draw_two(
 
 
 def not_alike(done: FigureResult, x: str, y: str) -> list[str]:
-    """What the numbers of `draw_two` differ in besides the model: "val/top1: prompts p (a) or q (b)"."""
+    """Ways in which `draw_two`'s numbers were measured differently: "val/top1: prompts p (a) or q (b)"."""
     if done.numbers is None:
         return []
     points = [point for content in done.numbers.contents for point in drawn(done.spec, content)]

@@ -38,7 +38,7 @@ def is_own(facts: Mapping[str, Any]) -> bool:
 
 
 def look_of(spec: Spec, model: str, facts: Mapping[str, Any]) -> Look | None:
-    """How a model is drawn; None if it is not shown. Every figure shows highlighted models."""
+    """The group and shape to draw a model with; None if it is not shown. Highlighted models always are."""
     highlighted = model in spec.highlight
     if not matches(facts, spec.models) and not highlighted:
         return (YOURS, None) if is_own(facts) and not _refuted(facts, spec.models) else None

@@ -71,7 +71,7 @@ def _read(run_id: str, model: str, images: Images, asked: dict[str, _Asked]) -> 
 
 
 def _split(one: _Asked) -> int:
-    """How many models are in the minority."""
+    """The number of models in the minority."""
     right = sum(correct for _, correct in one.answers.values())
     return min(right, len(one.answers) - right)
 

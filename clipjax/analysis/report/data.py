@@ -193,7 +193,7 @@ def _variants(rows: Sequence[Row]) -> dict[Variant, list[Row]]:
 
 
 def _agrees(name: str, way: str, ways: Mapping[str, str], several: Mapping[str, Sequence[str]]) -> bool:
-    """Whether the row has that way, none, or prompts of its own model."""
+    """Whether the row was measured in this way, records no way, or has prompts of its own model."""
     own = name == LEARNED and ways.get(name) not in several[name]
     return own or ways.get(name, way) == way
 

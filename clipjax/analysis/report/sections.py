@@ -34,7 +34,7 @@ class Section(NamedTuple):
 
 @dataclass(frozen=True)
 class RowChoice:
-    """Which of a number's rows to use; see `cells_of`."""
+    """Conditions that choose one of several rows of a number; see `cells_of`."""
 
     prompts: str | None = None
     precision: str = "parity"

@@ -26,7 +26,7 @@ from clipjax.storage.writing import write_bytes
 
 @dataclass(frozen=True)
 class Choices:
-    """What a report shows; see also `report_data` and `cells_of`.
+    """Options that decide the content of a report; see also `report_data` and `cells_of`.
 
     Attributes:
         figures: names or files; None for all of clipjax.

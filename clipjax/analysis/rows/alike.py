@@ -20,7 +20,7 @@ Ways = dict[str, dict[str, list[str]]]
 
 
 def unlike(cells: Mapping[str, Cell]) -> Ways:
-    """What the numbers of one column differ in besides the model. `cells`: by model.
+    """Find the ways in which the numbers of one column were measured differently. `cells`: by model.
 
     A way that a row does not record agrees with any, and so do prompts that belong to a model. Images are
     compared by digest, where a row has one.

@@ -36,7 +36,7 @@ WAYS = {
     "positions": "rules of positions",
     "made": "makings of the images",
 }
-# Also those of a model that answers. A CLIP has none of them, and is compared with it.
+# Fields of a model that answers count too. A CLIP has none of them, and is compared with it.
 OF_QUESTIONS = {"question": "questions", "option": "forms of an option"}
 _WAYS_OF_ANSWERS = {
     **OF_QUESTIONS,

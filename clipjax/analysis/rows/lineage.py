@@ -1,4 +1,4 @@
-"""Which training run a model comes from, and which architecture family.
+"""The training run and the architecture family that a model comes from.
 
     run_of("vit_b_32-laion400m_e31")                            # "vit_b_32-laion400m"
     run_of("vit_base_patch16_clip_384.openai_ft_in1k")          # "vit_b_16-openai", its parent
@@ -102,7 +102,7 @@ def family_of(model: str, facts: Mapping[str, Any] | None = None) -> str:
 
 
 def _id(model: str) -> str:
-    """Without its source and image size, if that is a registered model or one of timm."""
+    """The id without its source and image size, if that is a registered model or one of timm."""
     name = model
     for words in _names().measured:
         name = re.sub(words, "", name)

@@ -49,7 +49,7 @@ class Pivot:
 
     @functools.cached_property
     def unlike(self) -> tuple[Ways, ...]:
-        """What the numbers of each column differ in besides the model."""
+        """For each column, the ways in which its numbers were measured differently."""
         return tuple(
             unlike({model: cells[k] for model, cells in self.lines.items()}) for k in range(len(self.columns))
         )
@@ -72,7 +72,7 @@ class Pivot:
 
     @property
     def unmarked(self) -> str | None:
-        """Why no number can be the best: no file says which end of the metric is good."""
+        """A note that no number can be the best, where no file states which end of the metric is good."""
         if all(column.better != UNKNOWN for column in self.columns):
             return None
         return (

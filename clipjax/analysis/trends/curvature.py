@@ -27,7 +27,7 @@ FEWEST = 6
 
 @dataclass(frozen=True)
 class Curvature:
-    """How residuals about a trend depend on x.
+    """The dependence of a trend's residuals on x.
 
     Attributes:
         thirds: mean residual in y's own units, of the models of small, middle and large x.
@@ -44,7 +44,7 @@ class Curvature:
 
 
 def curvature(points: Sequence[Point], trend: Fit, level: float = LEVEL) -> Curvature | None:
-    """How far the trend's own models bend away from its line.
+    """Measure how far the trend's own models bend away from its line.
 
     None for fewer models than `FEWEST`, or fewer than three values of x.
     """

@@ -69,7 +69,7 @@ def compare_groups(
 
 
 def shortcomings(a: Sequence[Point], b: Sequence[Point], scale: str | None = None) -> list[str]:
-    """Why either group has no trend to compare; `scale` of x: by default its column's."""
+    """For each group without a trend, the reason; the scale of x is by default its column's."""
     short = (("a", too_little(a, scale=scale)), ("b", too_little(b, scale=scale)))
     return [f"group {name}: {why}" if ":" in why else f"group {name} has {why}" for name, why in short if why]
 

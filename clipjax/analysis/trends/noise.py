@@ -24,7 +24,7 @@ NOISIEST = 0.1
 
 
 def too_noisy(points: Sequence[Point], scale: str | None = None) -> str | None:
-    """Why no trend over x can be trusted, or None; `scale` of the fit: by default that of the points' x."""
+    """Return why no trend over x can be trusted, or None; the scale of the fit is by default that of x."""
     share = noise_of_x(points, scale)
     if share is None or share <= NOISIEST:
         return None
@@ -62,7 +62,7 @@ def _variance(cell: Cell, scale: str) -> float | None:
         return _of_interval(cell.value, cell.interval, scale, images)
     if scale not in FRACTIONS or not cell.n or not 0 <= cell.value <= 1:
         return None
-    # By the scale's slope at the value, half an image from 0 and 1.
+    # Times the scale's slope at the value, which is kept half an image from 0 and 1.
     value = min(max(cell.value, 0.5 / images), 1 - 0.5 / images)
     ends = np.clip(value + np.array([-1e-6, 1e-6]), 1e-9, 1 - 1e-9)
     low, high = transform(ends, scale)

@@ -95,7 +95,7 @@ def draw(n: int, resamples: int, seed: int, stream: int = 0) -> np.ndarray:
 
 
 def multiplicities(n: int, resamples: int, seed: int, stream: int = 0) -> np.ndarray:
-    """How often each draw has each model: float64 [resamples, n]."""
+    """Count how often each draw has each model: float64 [resamples, n]."""
     drawn = draw(n, resamples, seed, stream) + n * np.arange(resamples)[:, None]
     return np.bincount(drawn.ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.float64)
 

@@ -286,7 +286,7 @@ def unfitted_points(points: Sequence[Point], **settings: Any) -> TrendPoints:
 
 @dataclass(frozen=True)
 class Robustness:
-    """How far a model is above a trend (negative: below), in the metric's own units.
+    """A model's distance above a trend (negative: below), in the metric's own units.
 
     Attributes:
         interval: None if y or the trend has none.
@@ -371,7 +371,7 @@ def mean_robustness(
 
 
 def too_little(points: Sequence[Point], fewest: int = FEWEST, scale: str | None = None) -> str | None:
-    """Why no trend goes through the points on the scale of x (by default its column's), or None."""
+    """Return why no trend fits the points on the scale of x (by default its column's), or None."""
     if len(points) < fewest:
         return needed(len(points), fewest)
     if len({point.x.value for point in points}) == 1:

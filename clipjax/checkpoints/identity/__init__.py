@@ -1,1 +1,1 @@
-"""Which model weights are: the registry, known digests, names and facts."""
+"""The identity of weights: the registry, known digests, names and facts."""

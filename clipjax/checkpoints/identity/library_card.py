@@ -27,7 +27,7 @@ def _of_open_clip(name: str, where: str) -> dict[str, Any]:
 
 
 def _of_timm(name: str, where: str) -> dict[str, Any]:
-    """Without a head: the weights have it or not."""
+    """The card of timm's architecture without a head: the weights show whether they have one."""
     pixels = timm_options.default_pixels(name)
     return timm.read({"architecture": name, "num_classes": 0, "pretrained_cfg": pixels}, where, name)
 
@@ -53,7 +53,7 @@ def library_card(text: str) -> Card:
 
 
 def _otherwise(card: Card) -> str:
-    """Which registered models of the architecture prepare images in another way, if all do."""
+    """End of a refusal: registered models of the architecture, if all prepare images in another way."""
     rows = [row["id"] for row in registry().values() if row["arch"] == card.arch.name]
     if not rows or any(model_card(row).preprocess == card.preprocess for row in rows):
         return ""

@@ -11,7 +11,7 @@ from converters.foreign import open_clip_towers, timm_options
 
 
 def is_library_name(text: str) -> bool:
-    """Whether it has the form of open_clip:ViT-S-32. No registered id has a colon."""
+    """Whether a name has the form of open_clip:ViT-S-32. No registered id has a colon."""
     return ":" in text
 
 

@@ -85,13 +85,13 @@ def _of_torch(text: str) -> ModelReference:
 
 
 def names_hub(name: str) -> bool:
-    """Whether a name of which there is nothing here may be of a hub repository."""
+    """Whether a name that exists neither here nor in the registry may be a hub repository's."""
     in_form = name.count("/") == 1 and not name.startswith((".", "~", "/"))
     return in_form or PRISMATIC_NAME.fullmatch(name) is not None
 
 
 def names_path(name: str) -> bool:
-    """Whether a name can be nothing but a path: not a registered id, and not of a hub repository."""
+    """Whether a name can only be a path: it is neither a registered id nor a hub repository's."""
     return not names_hub(name) and ("/" in name or name.endswith(_FILES))
 
 
@@ -106,7 +106,7 @@ def weights_of(source: Any) -> Any:
 
 
 def other_way(folder: Path, repo: str | None) -> str:
-    """How to run a model whose configuration clipjax's networks refuse, to end their message with.
+    """Explain how to run a model whose configuration our networks refuse, as the end of their message.
 
     "" if the configuration cannot be read.
     """

@@ -31,7 +31,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StatedIdentity:
-    """What a user states about weights.
+    """A user's statements about weights.
 
     Attributes:
         facts_of: the registered model whose weights they are.
@@ -155,7 +155,7 @@ def _is_own(row: str, card: Card, resolved: LocalCheckpoint) -> bool:
 
 
 def _parts_are_own(card: Card) -> bool:
-    """Whether parts in files of their own are those that the model was trained with. Raises as `_is_own`."""
+    """Whether all parts in separate files are those that the model was trained with. Raises as `_is_own`."""
     assert card.weights is not None
     for name, part in card.parts.items():
         row, weights = part_row(card, name), card.weights.beside[name]

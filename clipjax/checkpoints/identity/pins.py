@@ -1,4 +1,4 @@
-"""Which files hold the weights of a registered model. Imports no JAX.
+"""Digests of the files that hold the weights of registered models. Imports no JAX.
 
 Column `sha256` of configs/models.csv has each file's digest, or its first digits if the publisher gives no
 more. Without one, the digest of the first download is kept in the user's cache, `weights/ROW.json`:

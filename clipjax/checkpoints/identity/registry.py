@@ -114,7 +114,7 @@ def part_row(card: Card, part: str) -> str:
 
 
 def chat_of(library: str, arch: str | None) -> Chat | None:
-    """How Prismatic asks; None for others, whose checkpoints say."""
+    """Prismatic's form of a question; None for other libraries, whose checkpoints contain theirs."""
     if library != "prismatic":
         return None
     _, language = backbones().of(str(arch))
@@ -128,7 +128,7 @@ def pinned_revision(model_id: str) -> str | None:
 
 @cached
 def model_card(model_id: str) -> Card:
-    """Before its weights are opened.
+    """The card of a registered model before its weights are opened.
 
     Raises:
         UsageError: unknown id, with the nearest ones.

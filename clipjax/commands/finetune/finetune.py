@@ -64,7 +64,7 @@ def finetune(options: FinetuneOptions) -> None:
 
 
 class _Shared(NamedTuple):
-    """What all jobs share; `compute` is for the evaluation."""
+    """Options that are equal for all jobs; `compute` is for the evaluation."""
 
     options: FinetuneOptions
     data: FinetuneData

@@ -188,5 +188,5 @@ class FinetuneOptions:
         )
 
     def compute(self) -> Compute:
-        """How the suite is evaluated."""
+        """Options of the suite's evaluation."""
         return self.stores.compute(**self.how, progress=False)

@@ -1,4 +1,4 @@
-"""What `clipjax finetune` prints."""
+"""Tables and lines that `clipjax finetune` prints."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ class _Pair(NamedTuple):
 
 
 def _pair(options: WiseOptions) -> _Pair:
-    """If TUNED is a classifier, a CLIP BASE becomes its zero-shot classifier."""
+    """Load BASE and TUNED. If TUNED is a classifier, a CLIP BASE becomes its zero-shot classifier."""
     from clipjax.checkpoints.load import load_model
     from clipjax.data.labels import DEFAULT_PROMPTS, load_prompts
     from clipjax.finetune.wise_ft import zero_shot_classifier

@@ -112,7 +112,7 @@ def _cells(found: Any) -> list[str]:
     return [found.task, found.dataset, found.metric, *values, *chances, found.test, str(found.n)]
 
 
-# What each test takes as fixed: it decides what a repetition of the study would vary.
+# Each test's fixed facts: the others are what a repetition of the study would vary.
 _FIXED = {
     "mcnemar_exact": "McNemar's test of {} takes as fixed on how many images the runs differ",
     "paired_bootstrap": "the bootstrap of {} only how many images, objects or sets are drawn, and so not how "

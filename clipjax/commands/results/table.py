@@ -88,7 +88,7 @@ class ScatterOptions:
     scale: Annotated[
         str | None,
         typer.Option(
-            help="Of both axes: probit, logit, log or linear. Default: probit for fractions, else linear."
+            help="Both axes' scale: probit, logit, log or linear. Default: probit for fractions, else linear."
         ),
     ] = None
     label: Annotated[bool, typer.Option("--label", help="Write every model's name beside its point.")] = False

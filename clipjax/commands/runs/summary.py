@@ -1,4 +1,4 @@
-"""What `clipjax eval` prints of its runs."""
+"""Tables and lines that `clipjax eval` prints about its runs."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _only_predicts(result: Result) -> bool:
 
 
 def _print_predictions(result: Result, most: int = 20) -> None:
-    """What the model sees in the first images."""
+    """Print the model's predictions for the first images."""
     images = result.images
     rows = images.slice(0, most).to_pylist()
     cells = [[row["id"], row["prediction_name"], f"{row['confidence']:.3f}"] for row in rows]

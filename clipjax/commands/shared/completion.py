@@ -1,4 +1,4 @@
-"""What a shell completes: names of models, tasks and data sets (`clipjax --install-completion`)."""
+"""Names that a shell completes: models, tasks and data sets (`clipjax --install-completion`)."""
 
 from __future__ import annotations
 

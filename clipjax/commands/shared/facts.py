@@ -1,4 +1,4 @@
-"""What a user states about a model."""
+"""Options by which a user states facts about a model."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class FactOptions:
 
 
 def say_unknown_classes(card: Card) -> None:
-    """If nothing names the outputs of a classifier, say so on stderr, with the option that helps."""
+    """Print on stderr that nothing names a classifier's outputs, if so, with the option that helps."""
     if card.arch.num_classes and card.classes is None:
         why = card.unknown.get("classes", "nobody stated them")
         say(
@@ -55,7 +55,7 @@ def say_unknown_classes(card: Card) -> None:
 
 
 def say_unknown_facts(source: str | Path | None, card: Card | ModelCard) -> None:
-    """If foreign weights have no facts, say so on stderr, with the option that helps."""
+    """Print on stderr that foreign weights have no facts, if so, with the option that helps."""
     from clipjax.storage.buckets import as_path
 
     if card.facts_origin != "unknown" or (as_path(source or "") / "card.json").is_file():

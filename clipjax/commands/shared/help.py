@@ -16,7 +16,7 @@ from typer.models import OptionInfo, ParameterInfo
 
 from clipjax.commands.shared.records import empty
 
-# What stands for an option's value; a flag has none.
+# The word for an option's value; a flag has none.
 _VALUES: dict[object, str] = {bool: "", int: "N", float: "X", Path: "PATH", str: "TEXT"}
 
 

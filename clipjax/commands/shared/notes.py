@@ -1,4 +1,4 @@
-"""What clipjax logs and what Python warns of, as notes on stderr."""
+"""Notes on stderr: the messages that clipjax logs and Python's warnings."""
 
 from __future__ import annotations
 

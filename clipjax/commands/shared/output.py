@@ -1,4 +1,4 @@
-"""What commands print: lines for a person, and tables."""
+"""Output of commands: lines for a person, and tables."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def announce(line: str) -> None:
 
 @contextlib.contextmanager
 def answering() -> Iterator[None]:
-    """On a terminal, say that the command has started unless it prints something soon."""
+    """Print on a terminal that the command has started, unless it prints something soon."""
     _printed.clear()
     timer = threading.Timer(SOON, lambda: None if _printed.is_set() else announce("starting ..."))
     timer.daemon = True

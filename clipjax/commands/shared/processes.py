@@ -21,7 +21,7 @@ def join(distributed: bool) -> None:
 
 
 def say_slow(precision: str) -> None:
-    """On a CPU, say on stderr that the precision "fast" is not."""
+    """Print on stderr, on a CPU, that the precision "fast" is slow there."""
     import jax
 
     if precision == "fast" and jax.default_backend() == "cpu":

@@ -199,7 +199,7 @@ def empty(name: str, hint: Any) -> UsageError:
 
 
 def _as_written(name: str, hint: Any) -> str:
-    """How a user writes the option or argument."""
+    """The option or argument as a user writes it."""
     info = get_args(hint)[1]
     if isinstance(info, ArgumentInfo):
         return info.metavar or name.upper()

@@ -1,4 +1,4 @@
-"""What commands about results share."""
+"""Options and helpers of the commands that read results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the kinds of 3D common corruptions share."""
+"""The source of the 3D common corruptions."""
 
 from __future__ import annotations
 

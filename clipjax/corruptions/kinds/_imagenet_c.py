@@ -1,4 +1,4 @@
-"""What the kinds of ImageNet-C share."""
+"""The source of ImageNet-C's corruptions, and the wrapper that applies one to a batch."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def elastic_transform(image: jax.Array, key: jax.Array, constants: Constants) ->
 
 
 def _affine(draws: jax.Array, size: int, reach: float, row: jax.Array, column: jax.Array) -> Any:
-    """Where each cell comes from, (y, x), if three corners of the middle square move by reach * draws.
+    """The source (y, x) of each cell if three corners of the middle square move by reach * draws.
 
     A corner is (x, y); draws [3, 2] are in [-1, 1].
     """

@@ -46,7 +46,7 @@ class Cloud(NamedTuple):
 
 
 def sideways(key: Any) -> Move:
-    """Drawn as for xy motion: 50 to 74 pixels to one side, -75 to 74 up or down."""
+    """Draw an xy motion: 50 to 74 pixels to one side, -75 to 74 up or down."""
     side, right, down = jax.random.split(key, 3)
     sign = 1 - 2 * jax.random.bernoulli(side).astype(jnp.int32)
     shift = jax.random.randint(right, (), 50, 75)
@@ -55,7 +55,7 @@ def sideways(key: Any) -> Move:
 
 
 def inwards(key: Any) -> Move:
-    """Drawn as for z motion: -30 to 29 pixels each way, and to half of the nearest depth or a little more."""
+    """Draw a z motion: -30 to 29 pixels each way, and to half of the nearest depth or a little more."""
     right, down, depth = jax.random.split(key, 3)
     x, y = (_float(jax.random.randint(each, (), -30, 30)) for each in (right, down))
     return Move(x, y, 0.5 + 0.1 * jax.random.uniform(depth))
@@ -114,7 +114,7 @@ def render(image: Any, cloud: Cloud, move: Move, share: Any) -> Any:
     inverse = 1 / jnp.where(seen, far, 1)
     corners, weights = _corners(size * x * inverse + (size - 1) / 2, size * y * inverse + (size - 1) / 2)
     index = _index(corners, size, seen)
-    # What each pixel shows: points no more than a layer behind the nearest one that fell into it.
+    # A pixel shows the points that fell into it, down to a layer behind the nearest one.
     surface = _SURFACE - SIDE * _BASELINE / (jnp.where(seen, far, 1) + 1e-7)
     nearest = jnp.take_along_axis(index, weights.argmax(0)[None], 0)[0]
     buffer = jnp.full(size * size, _SURFACE).at[nearest].min(surface, mode="drop")

@@ -37,7 +37,7 @@ def _sensed(
 
 
 def color_quant(image: jax.Array, key: jax.Array, constants: Constants) -> jax.Array:
-    """Only the highest `bits` of every level are kept, as Pillow's ImageOps.posterize keeps them."""
+    """Keep the highest `bits` of every level, as Pillow's ImageOps.posterize does."""
     del key
     step = 2.0 ** (8 - constants["bits"])
     return of_levels(jnp.floor(rounded(image) / step) * step)

@@ -43,7 +43,7 @@ def spatter(image: jax.Array, key: jax.Array, constants: Constants) -> jax.Array
 
 
 def relief(levels: jax.Array) -> jax.Array:
-    """How strongly each cell of a map [S, S] shines, in levels: its embossed distances from edges."""
+    """Brightness of each cell of a map [S, S], in levels: its embossed distances from edges."""
     distance = jnp.minimum(distances(edges(levels)), _FARTHEST)
     height = equalised(jnp.floor(_mean_of_nine(distance) + 1e-4))  # rounding must not lower equal lengths
     embossed = jnp.clip(_weighted(height, [w for row in _EMBOSS for w in row], "reflect"), 0, 255)
@@ -68,7 +68,7 @@ def edges(levels: jax.Array) -> jax.Array:
 
 
 def _ridge(strength: jax.Array, down: jax.Array, right: jax.Array) -> jax.Array:
-    """Is a cell stronger than its two neighbours along the slope? Ties go to the first in raster order."""
+    """Whether cells are stronger than both neighbours along the slope. Ties: the first in raster order."""
     scaled = jnp.abs(down) * 32768
     flat = jnp.abs(right) * 13573  # tan(22.5 degrees) * 2^15
     steep = flat + jnp.abs(right) * 65536
@@ -88,7 +88,7 @@ def _ridge(strength: jax.Array, down: jax.Array, right: jax.Array) -> jax.Array:
 
 def distances(marked: jax.Array) -> jax.Array:
     """float32 [S, S]: the shortest way to a marked cell in steps of a 5 x 5 mask, exact up to `_FARTHEST`."""
-    # By |y| + |x|: straight, diagonally, as a knight in chess. (0, 2) is (0, 1) twice.
+    # Lengths of steps by |y| + |x|: straight, diagonal, a knight's move in chess. (0, 2) is (0, 1) twice.
     lengths = {1: _STRAIGHT, 2: _DIAGONAL, 3: _KNIGHT}
     steps = [(y, x) for y in range(-2, 3) for x in range(-2, 3) if abs(y) + abs(x) in lengths]
     steps = [(y, x) for y, x in steps if {abs(y), abs(x)} != {0, 2}]

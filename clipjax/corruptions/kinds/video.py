@@ -44,7 +44,7 @@ def h265_abr(images: np.ndarray, keys: Any, constants: Constants, extra: Extra) 
 
 
 def bit_error(images: np.ndarray, keys: Any, constants: Constants, extra: Extra) -> np.ndarray:
-    """About one byte of `amount` is replaced, by ffmpeg's bitstream filter `noise`: it draws nothing.
+    """Replace about one byte of `amount` by ffmpeg's bitstream filter `noise`, which draws nothing.
 
     Where no frame can be decoded, the image is grey.
     """

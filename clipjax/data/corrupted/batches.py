@@ -93,7 +93,7 @@ def corrupt_sources(
 
 
 def software() -> dict[str, str]:
-    """What bytes may depend on besides the record."""
+    """Versions and the platform, on which bytes may depend besides the record."""
     return {"jax": jax.__version__, "pillow": PIL.__version__, "platform": jax.default_backend()}
 
 

@@ -1,4 +1,4 @@
-"""What corruptions take beside an image: read from files, prepared as the image is. Imports no JAX."""
+"""Inputs of corruptions beside the image, read from files and prepared as the image is. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class EncodedImage(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class CorruptionInputs:
-    """Where the inputs of corruptions are.
+    """Folders and arrays that corruptions read beside the images.
 
     Attributes:
         depth: folder of depth files.
@@ -87,7 +87,7 @@ class CorruptionInputs:
         return name in self.shared
 
     def conventions(self, corruption: Corruption) -> dict[str, str]:
-        """What a record of the written images says about them."""
+        """The corruption's inputs as the record of the written images names them."""
         said = {}
         if "depth" in corruption.needs:
             said["depth"] = self.depth_kind

@@ -29,7 +29,7 @@ from clipjax.storage.digests import sha256_files, sha256_json
 from clipjax.storage.reading import is_file
 
 ON_READING = "on reading"
-# Of a record: what decides the pixels. The rest is words.
+# Fields of a record that decide the pixels. The others are words.
 _DECIDES = ("corruption", "severity", "version", "constants", "inputs", "seed", "preparation")
 
 

@@ -33,7 +33,7 @@ def record_of(corruption: Corruption, severity: int, seed: int, inputs: Corrupti
 
 
 def making_of(root: AnyPath) -> str | None:
-    """What made these images, for the convention of a row; None unless clipjax corrupted them.
+    """Describe how these images were made, for the convention of a row; None unless clipjax corrupted them.
 
     Raises DataError for a damaged record.
     """
@@ -47,7 +47,7 @@ def making_of(root: AnyPath) -> str | None:
 
 
 def in_words(record: Mapping[str, Any]) -> str:
-    """How images were made, from a record with its `format`."""
+    """Describe how images were made, from a record with its `format`."""
     kind, severity, version = (record[key] for key in ("corruption", "severity", "version"))
     made = f"clipjax corrupt, not the published images: {kind} (version {version}), severity {severity}"
     inputs = [f"{name} {value}" for name, value in record["inputs"].items()]

@@ -104,7 +104,7 @@ def write_corrupted(
 
 @contextlib.contextmanager
 def _left_clean(targets: Sequence[_Target]) -> Iterator[None]:
-    """After an error, remove begun folders without images; a refusal names one of the others."""
+    """Remove begun folders without images after an error; a refusal names one of the others."""
     try:
         yield
     except BaseException as error:
@@ -159,7 +159,7 @@ class _Target:
         return [row for row, name in enumerate(self.names) if not is_file(self.begun / name)]
 
     def keeps_images(self) -> bool:
-        """Whether the begun folder has images; it is removed if it has none."""
+        """Return whether the begun folder has images; remove it if it has none."""
         if not exists(self.begun):
             return False
         if any(is_file(self.begun / name) for name in self.names):

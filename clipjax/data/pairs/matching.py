@@ -1,4 +1,4 @@
-"""How a data set's pairs are prepared and matched: the table `[matching]` of its card.
+"""Facts that decide how a data set's pairs are prepared and matched: the table `[matching]` of its card.
 
     [matching]
     kind = "geometric"
@@ -47,7 +47,7 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True)
 class Matching:
-    """What differs between the data sets of pairs.
+    """The facts in which data sets of pairs differ.
 
     Attributes:
         kind: "geometric" pairs have points in metres and a motion, "keypoints" pairs annotated pixels.

@@ -12,7 +12,7 @@ _ROUNDING = 1e-4  # how far the trace of a rotation may be outside -1..3
 
 
 def motion_of(quaternion: Sequence[float], translation: Sequence[float]) -> np.ndarray:
-    """First rotate, then translate: float64 [4, 4].
+    """The matrix of a rotation and then a translation: float64 [4, 4].
 
     Args:
         quaternion: w, x, y, z; need not have length 1.

@@ -40,7 +40,7 @@ VIEWPOINTS = (0, 1, 2)
 
 @dataclasses.dataclass(frozen=True)
 class _Listed:
-    """What a file of PairAnnotation contains."""
+    """The contents of one file of PairAnnotation."""
 
     id: str
     file: str

@@ -1,4 +1,4 @@
-"""How many threads or worker processes decode fastest, measured on images of the data set.
+"""The number of threads or worker processes that decodes fastest, measured on images of the data set.
 
 The user's cache keeps the fastest by machine, pixel recipe, and the images' rough size and format.
 """

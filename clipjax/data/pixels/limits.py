@@ -27,7 +27,7 @@ def check_bytes(size: int, name: str) -> None:
 
 
 class InFlight:
-    """At most `most` decoded pixels at one time in the process; a larger image waits until it is alone."""
+    """A limit of `most` decoded pixels at one time in the process; a larger image waits until it is alone."""
 
     def __init__(self, most: int) -> None:
         self.most = most

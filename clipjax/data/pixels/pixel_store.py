@@ -131,7 +131,7 @@ class PixelStore:
                 return entry, entry.hold()
 
     def _has_room(self, entry: Entry, absent: int, manifest: Manifest, recipe: PixelRecipe) -> bool:
-        """Whether `absent` more shards fit; removes unused entries as needed."""
+        """Return whether `absent` more shards fit; remove unused entries as needed."""
         store, size = Store(self.root), len(manifest) * _row_bytes(recipe)
         others = [info for info in store.ls() if info.key.get("kind") == KIND and info.name != entry.key_hash]
         taken = sum(map(_full_bytes, others))

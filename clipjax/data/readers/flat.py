@@ -42,7 +42,7 @@ def read_flat(
 
 
 def is_image(path: AnyPath, extensions: Sequence[str] = IMAGE_EXTENSIONS) -> bool:
-    """Whether a name ends as an image's does."""
+    """Whether a path is a file whose name ends as an image's does."""
     return is_file(path) and path.name.lower().endswith(tuple(extensions))
 
 

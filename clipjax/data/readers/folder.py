@@ -153,7 +153,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _recognises(path: Path) -> bool:
-    """No image is beside the folders. Raises UsageError if both hold images: some would lose labels."""
+    """Whether only the folders hold images. Raises UsageError if the root does too: those have no labels."""
     if not is_dir(path):
         return False
     entries = sorted(list_folder(path))

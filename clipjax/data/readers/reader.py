@@ -20,7 +20,7 @@ IMAGES, CLASS_FOLDERS, ARCHIVES, OTHER = "images", "class folders", "archives", 
 
 @dataclass(frozen=True)
 class Reader:
-    """What a module sets as `READER`.
+    """One layout of files and the function that reads it; a module sets it as `READER`.
 
     Attributes:
         layout: where the images are: IMAGES (anywhere below the root), CLASS_FOLDERS, ARCHIVES or OTHER.

@@ -189,7 +189,7 @@ def _count_in(tree: Any) -> None:
         # {% for x in xs if x > 1 %}: the condition runs also where the body does not.
         if isinstance(node, nodes.For) and node.test is not None:
             node.test = nodes.And(step(node), node.test, lineno=node.lineno)
-        # What runs often is charged each time with all nodes in it: a body of 100 nodes in a loop of 1,000
+        # Each repetition is charged with all nodes in it: a body of 100 nodes in a loop of 1,000
         # rounds with 100,000 steps.
         if isinstance(node, (nodes.Template, nodes.For, nodes.Macro, nodes.CallBlock, nodes.Block)):
             node.body.insert(0, nodes.ExprStmt(step(node), lineno=node.lineno))

@@ -1,4 +1,4 @@
-"""How a question about an image becomes the text that a language model finishes.
+"""Prompts: the text with a question about an image that a language model continues.
 
     image_prompt("mistral_instruct").text("What is this?")     # "[INST] What is this? [/INST]"
 

@@ -257,7 +257,7 @@ class Meter:
 
 
 def _extent(value: Any) -> tuple[int, int]:
-    """How many values a nested one holds, and how deep."""
+    """The number of values in a nested value, and its depth."""
     parts, deep, layer = 0, 0, [value]
     while layer:
         parts, deep = parts + len(layer), deep + 1
@@ -267,7 +267,7 @@ def _extent(value: Any) -> tuple[int, int]:
 
 
 def _split(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[list[Any], list[Any]]:
-    """What Jinja passes of its own, if the function asks for it, and the template's arguments."""
+    """Split off the argument that Jinja adds, if the function takes one, from the template's arguments."""
     own = 1 if hasattr(function, "jinja_pass_arg") else 0
     return list(arguments[:own]), list(arguments[own:])
 

@@ -33,7 +33,7 @@ _OWN_SPECIALS = 3  # a sentencepiece model's own special tokens come first: unkn
 
 @dataclass(frozen=True)
 class VocabularyRules:
-    """What a vocabulary must hold: one configs/tokenizers/NAME.toml.
+    """Requirements on a vocabulary: one configs/tokenizers/NAME.toml.
 
     Attributes:
         model: "unigram" (sentencepiece), "byte_bpe" (GPT-2's) or "bpe" (sentencepiece's, as Gemma's).

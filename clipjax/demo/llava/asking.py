@@ -38,7 +38,7 @@ class QuestionResults:
 
     @property
     def beats_chance(self) -> bool:
-        """Over all orders of the options: the lower end of the interval is above."""
+        """Whether the interval's lower end, over all orders of the options, is above chance."""
         return _lowest(self.llava) > CHANCE
 
     @property
@@ -60,7 +60,7 @@ def _lowest(result: Result) -> float:
 
 
 def ask(plan: Plan, out: Path, results: Sequence[Result], progress: bool) -> list[QuestionResults]:
-    """On every set for which the last model made lists, among `results`; runs what is missing.
+    """Ask on every set for which the last model made lists, among `results`; run only what is missing.
 
     Raises:
         DataError: a run failed.

@@ -87,7 +87,7 @@ def arch_of(clip: Arch, words: int) -> Arch:
 
 
 def patches(clip: Model, data: Manifest, arch: Arch) -> np.ndarray:
-    """What the projector reads, float32 [M, P, T]: the tower is frozen, so each image passes it once."""
+    """The projector's inputs, float32 [M, P, T], computed once: the tower is frozen."""
     layer, preprocess = language_of(arch).layer, clip.card.preprocess
     parts = []
     for batch in batches(data, preprocess.recipe(rgb="first"), batch_size=min(BATCH, len(data))):

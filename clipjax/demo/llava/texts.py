@@ -1,4 +1,4 @@
-"""What the demo's vision-language model reads and says: a token is what spaces separate, also "A.star".
+"""Texts of the demo's vision-language model. Spaces separate its tokens, so "A.star" is one.
 
     What shape is it?                      star
     Describe it.                           a red star on wood

@@ -1,4 +1,4 @@
-"""How far things in a scene are: ground that rises to a wall, the shape in front of it, a post before all.
+"""Depths of a scene: ground that rises to a wall, the shape in front of it, a post before all.
 
 demo-val-depth/arrow/val_00000000.png    16 bits, 512 / distance, as `clipjax corrupt --depth` reads it
 """

@@ -1,4 +1,4 @@
-"""What is unusual about each image, in the files of ImageNet-X.
+"""Files of ImageNet-X that record what is unusual about each image.
 
 A scene is compared with its class's typical values, in units of the training images' spread. Factors of
 `TICKED` or more are ticked; the largest is the top factor.

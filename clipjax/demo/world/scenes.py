@@ -198,7 +198,7 @@ def render(scene: Scene, seed: int, side: int = 64) -> Image.Image:
 
 
 def post(scene: Scene, x: np.ndarray) -> np.ndarray:
-    """Whether the post is in front, at `x` in pixels of a 64-pixel image."""
+    """Whether the post covers the column `x`, in pixels of a 64-pixel image."""
     return np.abs(x / 64 - scene.x) < scene.blocked * scene.size / 2
 
 

@@ -25,7 +25,7 @@ from clipjax.tasks.task import Task
 
 @dataclass(frozen=True)
 class Amounts:
-    """What a plan can tell of a run before its data are read or its model is loaded.
+    """Amounts that a plan computes from a run's options, before data are read or a model is loaded.
 
     Attributes:
         images: how many images a model reads for one row (2 for a pair).

@@ -148,7 +148,7 @@ def torch_model(reference: ModelReference, stated: StatedIdentity = NOTHING) -> 
 
 
 def _check_folder(reference: ModelReference) -> None:
-    """Before its process starts, which takes seconds."""
+    """Refuse a wrong folder before the process starts, which takes seconds."""
     folder, needed = Path(reference.value), _CONFIGS[str(reference.library)]
     if reference.value.startswith(("/", "./", "../", "~")) and not folder.is_dir():
         raise DataError(f"{folder} does not exist; give a model's folder, or torch:{reference.library}:NAME")

@@ -180,7 +180,7 @@ class _Missing:
             self.near[family] = f": the images of {id_.card.name}, which {family} is compared with{why}"
 
     def lines(self) -> list[str]:
-        """First the families that lack only their in-distribution set."""
+        """The missing data sets as lines, first the families that lack only their in-distribution set."""
         lines = []
         for family, tasks in sorted(self.tasks.items(), key=lambda entry: entry[0] not in self.near):
             first, *others = self.folders[family]

@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ItemOutcome:
-    """What became of an item.
+    """The outcome of an item: its result, its error, or neither.
 
     Attributes:
         items: one; or those of a model that were done before, or cannot run without it.

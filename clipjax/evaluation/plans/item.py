@@ -60,7 +60,7 @@ class ModelChoice:
 
     @property
     def recipe(self) -> PixelRecipe | None:
-        """Before changes by single data sets; None if clipjax prepares no pixels."""
+        """The pixel recipe before changes by single data sets; None if clipjax prepares no pixels."""
         if self.model is None or self.model.outside is not None:
             return None
         return self.model.card.preprocess.recipe(rgb="first")
@@ -72,7 +72,7 @@ class ModelChoice:
 
     @property
     def is_loaded(self) -> bool:
-        """Whether there are no weights to load: it is in memory, a user's own function, or predictions."""
+        """Whether no weights have to be loaded: the model is in memory, a user's function, or predictions."""
         own = self.model is not None and self.model.network is None
         return self.in_memory or own or self.predictions is not None
 
@@ -173,17 +173,17 @@ class Item:
 
     @property
     def keep_pixels(self) -> bool:
-        """Whether the pixels of each of its data sets fit the store."""
+        """Whether the pixel store has room for the pixels of each of the item's data sets."""
         return "pixel_store" not in self.changes
 
     @property
     def reads_run(self) -> bool:
-        """Whether its annotations are a run among the results, which another item may make."""
+        """Whether the item's annotations are a run among the results, which another item may make."""
         return names_run(self.request.annotations)
 
     @property
     def settings(self) -> str:
-        """Equal for items of equal options."""
+        """The options as a text, equal for items of equal options."""
         return repr((dataclasses.replace(self.request, dataset=None, id_dataset=None), self.changes))
 
     def computed(self, compute: Compute) -> Compute:

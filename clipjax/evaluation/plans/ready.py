@@ -57,7 +57,7 @@ class ResolvedItem:
 
     @property
     def lacks_model(self) -> bool:
-        """Whether the error is one of the model, and so of all its items."""
+        """Whether the model failed to load, so that all its items have this error."""
         return self.error is not None and self.model is None and self.item.chosen.predictions is None
 
     def with_model(self, model: Encoder) -> ResolvedItem:
@@ -137,7 +137,7 @@ def ready(
 
 
 def _recipes(resolved_item: ResolvedItem, compute: Compute, results: str | Path | None) -> Recipes:
-    """For each result of the run the recipes that its rows may have: one per placement of params.
+    """For each result of the run, the recipes that its rows may have: one per placement of params.
 
     The run has a result per precision, and one that compares them. Hashes the images of all its data sets.
     """

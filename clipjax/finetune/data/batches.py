@@ -25,7 +25,7 @@ _BATCHES_AHEAD = 2
 
 
 def image_batches(setup: Setup, *, captions: np.ndarray | None = None) -> TrainingBatches:
-    """This process's endless batches of the training split, augmented by the recipe.
+    """Yield the process's endless batches of the training split, augmented by the recipe.
 
     Args:
         captions: int32 [K,T,L], token ids of T captions per class; each image draws one per epoch.

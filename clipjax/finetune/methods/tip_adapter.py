@@ -159,7 +159,7 @@ def build_keys(setup: Setup) -> np.ndarray:
 
 
 def _key(setup: Setup) -> dict[str, Any] | None:
-    """What the mean features depend on; None: must not be stored."""
+    """The store key of the mean features; None: they must not be stored."""
     card, recipe = setup.model.card, setup.recipe
     if card.fingerprint is None:
         return None

@@ -22,7 +22,7 @@ Params = dict[str, Any]
 
 @dataclass(frozen=True)
 class Optimizer:
-    """How the trained leaves are updated.
+    """The update rule of the trained leaves.
 
     Attributes:
         name: "adamw" (decoupled decay) or "sgd" (decay added to the gradient), as in torch.optim.

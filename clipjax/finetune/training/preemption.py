@@ -42,7 +42,7 @@ class Preemption:
         self._signals.__exit__(kind, error, trace)
 
     def reached(self) -> bool:
-        """Whether to stop after this step, equal on every process; all must ask once per step.
+        """Whether to stop after this step; equal on every process. All must ask once per step.
 
         JAX's service agrees on the question after the last asked, so a later phase must not reuse a number.
         """

@@ -1,1 +1,1 @@
-"""How sure a number is: intervals, the bootstrap, tests of two runs on the same images."""
+"""Uncertainty of numbers: intervals, the bootstrap, tests of two runs on the same images."""

@@ -68,14 +68,14 @@ class Resampling:
 
     @property
     def units(self) -> int:
-        """What is drawn in a resample; of several factors, the fewest."""
+        """The number of units that a resample draws; with several factors, the smallest."""
         return min(self._count(codes) for codes in self._factors)
 
     def _count(self, codes: np.ndarray | None) -> int:
         return self.size if codes is None else int(codes.max(initial=-1)) + 1
 
     def blocks(self, rows: int) -> Iterator[Int32[np.ndarray, "B {self.size}"]]:
-        """At most `rows` resamples at a time."""
+        """Yield the weights of at most `rows` resamples at a time."""
         # A stream for each factor: what one draws depends neither on the others nor on the size of a block.
         further = range(1, len(self._factors))
         streams = [generator(self.data, self.seed), *(generator(self.data, self.seed, k) for k in further)]
@@ -87,7 +87,7 @@ class Resampling:
             yield weights
 
     def _drawn(self, codes: np.ndarray | None, rng: np.random.Generator, count: int) -> np.ndarray:
-        """How often each image's unit is drawn, int32 [count, size]."""
+        """Count how often each image's unit is drawn, int32 [count, size]."""
         units = self._count(codes)
         drawn = rng.integers(0, units, (count, units))
         # Each row gets its own range of numbers, so one bincount counts all rows.

@@ -1,4 +1,4 @@
-"""How sure an ECE is: the null band, a bias-corrected ECE, its interval, and the difference of two.
+"""Uncertainty of an ECE: the null band, a bias-corrected ECE, its interval, and the difference of two.
 
 The plug-in ECE is the bins' mean |gap| (accuracy - confidence), weighted by images. Noise only adds to |gap|:
 the plug-in is above the true ECE, most of all for a calibrated model, and a bootstrap of it stays there.
@@ -34,7 +34,7 @@ MOST_ERRORS = 37.0  # standard errors: beyond them p is 0 in float64
 
 
 class Gaps(NamedTuple):
-    """How far each bin's confidence is from its accuracy.
+    """The bins' differences between accuracy and confidence.
 
     Attributes:
         share: float64 [B], each bin's share of the images; 0 for an empty bin.

@@ -71,7 +71,7 @@ def _mean_and_error(
 
 
 def _distance(value: float, drawn: np.ndarray, error: np.ndarray) -> np.ndarray:
-    """Between the logits of draws and of the value, in the draws' standard errors; infinite without any."""
+    """Distance of the draws' logits from the value's, in the draws' standard errors; infinite without any."""
     with np.errstate(divide="ignore", invalid="ignore"):
         moved = np.abs(scipy.special.logit(drawn) - scipy.special.logit(value))
         distance = moved * drawn * (1 - drawn) / error

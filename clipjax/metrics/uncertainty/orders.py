@@ -1,4 +1,4 @@
-"""Does the order of a question's options change which one a model chooses? The spread of accuracies by order.
+"""The spread of accuracies by order of a question's options: does the order change a model's choice?
 
 `right`, bool [images, R]: whether each image's answer is right in each of R orders.
 """

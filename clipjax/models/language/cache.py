@@ -78,7 +78,7 @@ def _write(kept: Pair, block: Array, keys: Array, values: Array, at: Array | int
 
 
 def _joined(kept: Pair, keys: Array) -> int:
-    """How many key heads lie side by side in a cache that takes the heads of `keys`."""
+    """The number of key heads that are joined in a cache that takes the heads of `keys`."""
     return keys.shape[1] // kept[0].shape[2]
 
 

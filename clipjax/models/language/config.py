@@ -47,7 +47,7 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class LanguageConfig:
-    """What a vision-language model has beside its image tower.
+    """The parts of a vision-language model beside its image tower.
 
     Attributes:
         layer: the block of the tower whose output is projected, counted from the end: -2 is the one before

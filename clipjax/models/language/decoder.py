@@ -54,7 +54,7 @@ class Decoder:
         return Decoder(self.config, platform_of(mesh), mesh.shape.get(MODEL, 1))
 
     def joined(self, dtype: Any) -> int:
-        """How many key heads lie side by side in a cache: on a TPU as many as fill a tile of queries."""
+        """The number of key heads to join in a cache: on a TPU as many as fill a tile of queries."""
         if self.platform != "tpu" or dtype != jnp.bfloat16:
             return 1
         heads, group = self.config.kv_heads, self.config.heads // self.config.kv_heads

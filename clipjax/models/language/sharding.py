@@ -24,7 +24,7 @@ def decoder_mesh(parts: int, devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def decoder_rules(config: DecoderConfig, parts: int) -> Rules:
-    """How the params are cut for a model axis of `parts`; a part that it does not divide stays whole."""
+    """Rules that cut the params over a model axis of `parts`; an axis that it does not divide stays whole."""
 
     def cut(size: int) -> str | None:
         return None if size % parts else MODEL

@@ -52,7 +52,7 @@ def sees(
     valid: Bool[Array, "B N"],
     window: int | None,
 ) -> Bool[Array, "B M N"]:
-    """Which keys a query sees, from the positions of both: valid ones from its own position down.
+    """The mask of keys that each query sees: the valid ones at its own position or before.
 
     A query at padding has position 0 and sees the row's first id: a softmax needs at least one key.
     """

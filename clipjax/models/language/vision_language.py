@@ -33,7 +33,7 @@ def language_of(arch: Arch) -> LanguageConfig:
 
 
 def image_positions(arch: Arch) -> int:
-    """How many positions of the decoder an image takes: one a patch."""
+    """The number of the decoder's positions that an image takes: one a patch."""
     family, config = family_of(arch.vision), arch.vision
     assert family.patch is not None
     return (config.image_size // family.patch(config)) ** 2

@@ -1,1 +1,1 @@
-"""What towers are made of: layers, convolutions, pools, and their sequences."""
+"""Parts of towers: layers, convolutions, pools, and their sequences."""

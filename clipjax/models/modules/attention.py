@@ -30,7 +30,7 @@ Visible = Bool[Array, "..."]
 
 
 def fast_on_tpu(x: Array, mode: Mode) -> bool:
-    """Whether a layer takes its form for TPUs: fewer passes over memory, other rounding. Never in parity."""
+    """Whether layers take their form for TPUs: fewer passes over memory, other rounding. Never in parity."""
     return mode.platform == "tpu" and x.dtype == jnp.bfloat16
 
 
@@ -162,7 +162,7 @@ def _forward(q: Array, k: Array, v: Array, visible: Array | None) -> tuple[Array
 
 
 def _backward(kept: Any, gradient: Array) -> tuple[Array, Array, Array, None]:
-    """For weights w = softmax(s), mixed = w v: dw = dmixed v^T and ds = w * (dw - sum(dmixed * mixed))."""
+    """Gradients: with w = softmax(s), mixed = w v: dw = dmixed v^T, ds = w * (dw - sum(dmixed * mixed))."""
     q, k, v, visible, mixed, logarithm = kept
     weights = jnp.exp(scaled_scores(q, k, visible) - logarithm).astype(v.dtype)
     shared = (gradient.astype(jnp.float32) * mixed.astype(jnp.float32)).sum(axis=-1, keepdims=True)

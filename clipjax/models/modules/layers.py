@@ -71,7 +71,7 @@ def gelu_by_tanh(x: Array) -> Array:
     return (0.5 * wide * (1 + jnp.tanh(wide * p))).astype(x.dtype)
 
 
-# What the config of a transformer may name.
+# Activations that the config of a transformer may name.
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 
 

@@ -1,4 +1,4 @@
-"""What the vision transformers of `families/` have in common around their blocks."""
+"""Functions that the vision transformers of `families/` use around their blocks."""
 
 from __future__ import annotations
 

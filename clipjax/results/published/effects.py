@@ -1,4 +1,4 @@
-"""How much a departure from a protocol usually changes a number: configs/departures.toml. Imports no JAX.
+"""The usual effect of a departure from a protocol on a number: configs/departures.toml. Imports no JAX.
 
 effect("classes", "zeroshot")   # -> Effect("classes", "timm, ...", ("zeroshot", "imagenet_x"), 13.3)
 """
@@ -42,7 +42,7 @@ class Effect:
 
     @property
     def rank(self) -> tuple[int, float]:
-        """Most severe first; an unknown effect before none at all."""
+        """A sort key: most severe first, an unknown effect before none at all."""
         points = self.points
         return (1, 0) if points is None else (0, -points) if points > 0 else (2, 0)
 

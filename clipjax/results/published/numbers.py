@@ -201,7 +201,7 @@ def _all_columns(source: str, table: _Table) -> list[_Column]:
 
 
 class _Model(NamedTuple):
-    """Its first listed name counts; facts as in `PublishedNumber`.
+    """A published model. Its first listed name counts; facts as in `PublishedNumber`.
 
     `convention` and `note` add to those of its columns.
     """
@@ -258,7 +258,7 @@ def _unregistered(
 
 
 def _id(source: str, name: Name) -> str:
-    """Never a registered id: those have no colon. timm's names include the image size."""
+    """An id that is never a registered one, since it has a colon. timm's names include the image size."""
     if sources()[source]["name"][-1] == "img_size":
         return f"{source}:{name[0]}@{name[1]}px"
     return ":".join((source, *name))

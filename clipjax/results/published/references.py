@@ -52,7 +52,7 @@ class Score:
     note: str | None = None
 
     def agrees(self, convention: Mapping[str, Any]) -> bool:
-        """Whether nothing known of a result contradicts the score's convention."""
+        """Whether the result's convention contradicts the score's nowhere."""
         return all(convention.get(key, value) == value for key, value in self.pairs.items())
 
     @functools.cached_property

@@ -17,7 +17,7 @@ from clipjax.errors import DataError
 
 
 def is_shape(shape: Iterable[object]) -> bool:
-    """At most 32 natural numbers, none larger than any file."""
+    """Whether a value is a list of at most 32 natural numbers, none larger than any file."""
     sizes = tuple(shape)
     return len(sizes) <= 32 and all(type(n) is int and 0 <= n < 2**62 for n in sizes)
 

@@ -1,4 +1,4 @@
-"""What is wrong with a record, in one message."""
+"""Problems of a record, gathered into one message."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SHOWN = 200  # characters of a wrong value in a message
 
 
 class Problems:
-    """What is wrong with a file, gathered so that it is mended in one go."""
+    """The problems of a file, gathered so that a user mends all at once."""
 
     def __init__(self, known: Iterable[str] = ()) -> None:
         self._texts = dict.fromkeys(known)

@@ -20,7 +20,7 @@ NO_TYPES: frozenset[type] = frozenset()
 
 @dataclasses.dataclass(frozen=True)
 class ReadingRules:
-    """How kinds are read.
+    """Rules for reading values.
 
     how: as in `records.read`.
     whole: as in `records.read`.
@@ -64,7 +64,7 @@ class ValueType(abc.ABC):
 
     @abc.abstractmethod
     def fits(self, value: Any) -> bool:
-        """Only the outer form; `made` checks the parts."""
+        """Whether the value has the outer form; `made` checks the parts."""
 
     def made(self, value: Any, where: str) -> Any:
         """`value` fits."""

@@ -151,7 +151,7 @@ def _files_of(model: Model, sets: Sequence[Sequence[str]]) -> tuple[Path, ...]:
 
 
 def _texts(prompts: PromptSet | None, classes: LabelSpace | None) -> dict[str, Any] | None:
-    """Only shipped sets are named: a library may have another set of that name."""
+    """The texts to send, and a set's name only if it is shipped: a library may have another of that name."""
     if prompts is None or classes is None:
         return None
     return {

@@ -1,4 +1,4 @@
-"""What one side computes at each stage."""
+"""The arrays that one side computes, by stage."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class SideOutputs:
 
 
 def read_side(folder: Path) -> SideOutputs:
-    """What `converters.golden crosscheck` wrote to a folder; the images' arrays stay on disk.
+    """Read the folder that `converters.golden crosscheck` wrote; the images' arrays stay on disk.
 
     Raises:
         DataError: the folder does not hold a whole run.

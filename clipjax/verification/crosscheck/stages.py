@@ -129,7 +129,7 @@ def last_places(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 
 
 def ids_read(tower: Any, ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both without ids that neither tower reads: padding after the end of a text may differ."""
+    """Both sides' ids without those that neither tower reads: padding after a text's end may differ."""
     reach = np.maximum(tower.reach(ours), tower.reach(theirs))
     read = np.arange(ours.shape[1]) < reach[:, None]
     return np.where(read, ours, 0), np.where(read, theirs, 0)

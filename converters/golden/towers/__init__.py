@@ -1,1 +1,1 @@
-"""How to run and condition the reference's towers, one file per family."""
+"""Functions that run and condition the reference's towers, one file per family."""

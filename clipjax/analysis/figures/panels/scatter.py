@@ -130,7 +130,7 @@ def _series(spec: Spec, content: Content) -> dict[str, Series]:
     shown = ((point, look) for point, look in looks(spec, content) if look is not None)
     for i, (point, look) in enumerate(shown):
         by_key[_key(*look, point.model in spec.highlight)].members.append(i)
-    # Those with few points come last, so on top; stars after all others.
+    # Groups with few points come last, so on top; stars after all others.
     filled = [(key, each) for key, each in by_key.items() if each.members]
     return dict(sorted(filled, key=lambda item: (item[1].star, -len(item[1].members))))
 

@@ -145,7 +145,7 @@ def _curve(
 
 
 def _name_alphas(area: Axes, points: Mapping[Any, Point], colour: str) -> None:
-    """Beside each point, in the corner that is furthest from the line. Needs the axes' limits."""
+    """Write each alpha beside its point, in the corner furthest from the line. Needs the axes' limits."""
     places = area.transData.transform(list(points.values())) if points else np.empty((0, 2))
     ways = np.diff(places, axis=0)
     for k, (alpha, point) in enumerate(points.items()):

@@ -90,7 +90,7 @@ def not_applicable(model: Encoder, task: Task) -> str | None:
 
 
 def maps_of(model: Encoder, request: Request) -> DenseRecipe:
-    """How the maps are made. Raises UsageError for options that the model's architecture does not have."""
+    """The recipe of the maps. Raises UsageError for options that the model's architecture does not have."""
     options = {name: getattr(request, name) for name in ("layers", "attention", "positions")}
     maps = dataclasses.replace(PROBE3D, **{name: each for name, each in options.items() if each is not None})
     assert model.network is not None

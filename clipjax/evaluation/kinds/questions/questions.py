@@ -23,7 +23,7 @@ from clipjax.tasks.task import Task
 
 
 class Turns(NamedTuple):
-    """How a model is asked: the orders of the options ("all", "given"), and the most tokens of an answer."""
+    """Options of asking: the orders of the options ("all", "given"), and the most tokens of an answer."""
 
     rotations: str
     steps: int

@@ -91,7 +91,7 @@ class MixerConfig:
 
 
 class TokenLinear(layers.Linear):
-    """Over the first axis, in one form for every mode."""
+    """A linear layer over the first axis, in one form for every mode."""
 
     def __call__(self, x: Float[Array, "N B D"], mode: Mode = INFERENCE) -> Float[Array, "M B D"]:
         assert self.bias is not None

@@ -95,7 +95,7 @@ class SwinConfig:
 
 
 def shifts(height: int, width: int, window: int) -> tuple[int, int]:
-    """How many tokens windows are moved along each axis of a map; 0 along an axis with one window."""
+    """The windows' shift along each axis of a map, in tokens; 0 along an axis with one window."""
     return window // 2 if height > window else 0, window // 2 if width > window else 0
 
 

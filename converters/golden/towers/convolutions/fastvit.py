@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from converters.golden.recording import RecordedTower, recording
 from converters.golden.weights import ATTENTION_GAIN, BRANCH_GAIN, measure_batch_norms, scaled_normal
 
-# Of a squeeze-excitation: at SE_GAIN the gates of the last map amplify their own rounding errors.
+# Gain of a squeeze-excitation: at SE_GAIN the gates of the last map amplify their own rounding errors.
 GATE_GAIN = 2.0
 
 
