@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from clipjax.commands.shared.exclusions import refuse_beside, refuse_without
-from clipjax.commands.shared.options import DistributedOption
+from clipjax.commands.shared.options import DistributedOption, OnlyModelsOption
 from clipjax.commands.shared.output import announce, print_table, say
 from clipjax.commands.shared.processes import join, say_slow, say_waiting
-from clipjax.commands.shared.records import FieldsOf, with_options
+from clipjax.commands.shared.records import FieldsOf, field_option, with_options
 from clipjax.commands.shared.stores import CACHE, StoreOptions
 from clipjax.devices import signals
 from clipjax.embeddings.compute import Compute
 from clipjax.errors import DataError, counted
+from clipjax.evaluation.request import Request
 from clipjax.options import AUTO
 
 if TYPE_CHECKING:
@@ -37,7 +38,10 @@ def register(app: typer.Typer) -> None:
 class SweepOptions:
     PANELS: ClassVar = {
         "Where things are": ("data_root", "model_root", "results"),
-        "What is run": ("dry_run", "shares", "share_of_peak", "shard", "distributed", "collect", "from_"),
+        "What is run": (
+            *("models", "limit", "dry_run", "shares", "share_of_peak", "shard", "distributed", "collect"),
+            "from_",
+        ),
         "Speed and storage": (
             *("store", "pixel_store", "pixel_budget", "no_pixel_store", "no_compile_cache", "keep_maps"),
         ),
@@ -55,6 +59,10 @@ class SweepOptions:
             "--model-root",
             help="Folder of checkpoints named by model id, used in place of the hub's.",
         ),
+    ] = None
+    models: OnlyModelsOption = None
+    limit: Annotated[
+        int | None, field_option(Request, "limit", "A run for which the suite has a smaller limit keeps it.")
     ] = None
     results: Annotated[
         Path, typer.Option(help="Folder for result rows; runs that have rows there are skipped.")
@@ -127,9 +135,11 @@ class SweepOptions:
     @functools.cached_property
     def read_suite(self) -> Suite:
         """Imports no JAX: a mistake in the file is found at once."""
+        from clipjax.sweep.subset import subset
         from clipjax.sweep.suite import load_suite
 
-        return load_suite(self.suite, data_root=self.data_root, model_root=self.model_root)
+        whole = load_suite(self.suite, data_root=self.data_root, model_root=self.model_root)
+        return subset(whole, self.models or (), self.limit)
 
     def compute(self) -> Compute:
         """The options of computing; by default the user's cache keeps pixels."""
@@ -138,10 +148,10 @@ class SweepOptions:
 
 
 def sweep(options: SweepOptions) -> None:
-    """Run a suite: every model on every data set with every task that it names.
+    r"""Run a suite: every model on every data set with every task that it names.
 
     Runs with results are skipped, and failures are named at the end. Options that the suite sets come before
-    these. Exit codes: 0 nothing is left, 1
+    these, but for --limit, of which the smaller one counts. Exit codes: 0 nothing is left, 1
     something failed or is missing, 75 interrupted: run it again.
 
     Examples:
@@ -151,6 +161,9 @@ def sweep(options: SweepOptions) -> None:
         clipjax sweep suite.toml --data-root /data --dry-run
 
         clipjax sweep suite.toml --data-root /data
+
+        clipjax sweep suite:study --data-root /data --limit 1000 \
+            --models vit_b_32-openai --models vit_b_16-openai
 
         clipjax sweep suite.toml --data-root /data --shard 3/8
 
