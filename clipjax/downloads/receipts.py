@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipjax.data.card_files import CardFile
-from clipjax.downloads.checksums import Checksums
 from clipjax.errors import DataError
 from clipjax.storage.reading import exists, read_json
 from clipjax.storage.records import read
@@ -135,9 +134,9 @@ class FetchFolders:
             return None
         return read_json(self.checksums).get(file.name)
 
-    def remember(self, file: CardFile, found: Checksums) -> None:
+    def remember(self, file: CardFile, sha256: str) -> None:
         """Record the checksum of a first fetch. Raises DataError if the disk refuses it."""
         known = read_json(self.checksums) if exists(self.checksums) else {}
         if file.name not in known:
-            known[file.name] = found.sha256
+            known[file.name] = sha256
             write_bytes(self.checksums, json.dumps(known, indent=2, sort_keys=True).encode() + b"\n")
