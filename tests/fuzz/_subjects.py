@@ -1,7 +1,7 @@
 """What is fuzzed: for every reader of files, a whole file and the function that reads it.
 
-The readers of pairs, corruptions and language models are in `_pair_subjects.py`,
-`_corruption_subjects.py` and `_language_subjects.py`.
+The readers of pairs, corruptions, downloads and language models are in `_pair_subjects.py`,
+`_corruption_subjects.py`, `_download_subjects.py` and `_language_subjects.py`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from _corruption_subjects import register_corruptions
+from _download_subjects import register_downloads
 from _language_subjects import register_language
 from _pair_subjects import register_pairs
 from _subject import SUBJECTS, Read, plain, subject
@@ -529,6 +530,7 @@ register_images()
 
 
 register_corruptions()
+register_downloads()
 register_pairs()
 
 

@@ -1,0 +1,90 @@
+"""Zip files, encrypted ones too."""
+
+from __future__ import annotations
+
+import contextlib
+import lzma
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from clipjax.downloads.members import MemberWriter
+from clipjax.errors import DataError
+
+_PIECE = 2**20
+_ENCRYPTED, _UTF8 = 0x1, 0x800  # bits of a member's flags
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError, ValueError),
+    *(OverflowError, NotImplementedError, MemoryError),
+)
+
+
+def zip_directory(path: Path) -> list[zipfile.ZipInfo]:
+    """The members that a zip lists. Raises DataError if it is damaged."""
+    with _reading(path), zipfile.ZipFile(path) as archive:
+        return archive.infolist()
+
+
+def unpack_zip(
+    path: Path, writer: MemberWriter, password: str | None, progress: Callable[[int], object]
+) -> None:
+    """Give every member to `writer`.
+
+    Args:
+        password: of an encrypted archive; None: it is not encrypted.
+        progress: called with the number of bytes of the archive that were read since its last call.
+
+    Raises:
+        DataError: as `writer` does; an archive that is damaged or encrypted in another way than ZipCrypto;
+            a missing or wrong password.
+    """
+    with _reading(path), zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        size = path.stat().st_size
+        if sum(info.compress_size for info in members) > size:
+            raise zipfile.BadZipFile("its members overlap")
+        for info in members:
+            _check_password(path, info, password)
+            _add(archive, info, writer, password)
+            progress(info.compress_size)
+        progress(size - sum(info.compress_size for info in members))
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except _DAMAGE as error:
+        raise DataError(f"{path}: not a whole zip file ({error}); fetch it again") from None
+
+
+def _check_password(path: Path, info: zipfile.ZipInfo, password: str | None) -> None:
+    if info.flag_bits & _ENCRYPTED and not password:
+        raise DataError(f"{path} is encrypted: give its password, which its owners publish with the licence")
+
+
+def _add(archive: zipfile.ZipFile, info: zipfile.ZipInfo, writer: MemberWriter, password: str | None) -> None:
+    name, kind = _name(info), stat.S_IFMT(info.external_attr >> 16)
+    if name.endswith("/"):
+        writer.add_folder(name)
+    elif kind not in (0, stat.S_IFREG):
+        writer.add_other(name, "a symbolic link" if kind == stat.S_IFLNK else "a device or FIFO")
+    elif (file := writer.create(name, info.file_size)) is not None:
+        with file:
+            try:
+                with archive.open(info, pwd=password.encode() if password else None) as packed:
+                    while piece := packed.read(_PIECE):
+                        file.write(piece)
+            except RuntimeError:
+                raise DataError(f"{archive.filename}: the password is wrong; type it again") from None
+
+
+def _name(info: zipfile.ZipInfo) -> str:
+    """A Mac's archiver writes UTF-8 without the flag for it, which zipfile reads as code page 437."""
+    name = info.orig_filename
+    if info.flag_bits & _UTF8 or name.isascii():
+        return name
+    return name.encode("cp437", "replace").decode("utf-8", "surrogateescape")
