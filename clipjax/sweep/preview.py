@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from clipjax.data.pixels.pixel_store import PixelStore, in_words, pixel_key
 from clipjax.embeddings.compute import Compute
-from clipjax.errors import ClipjaxError, counted
+from clipjax.errors import ClipjaxError, counted, readable_bytes
 from clipjax.estimates import cost
 from clipjax.estimates.hours import MachineRates, amounts_of, decode_rate, hours_on
 from clipjax.evaluation.plans.ready import ResolvedItem, StoredRecipes, all_ready
@@ -120,7 +120,6 @@ def _model_row(items: Sequence[SweepItem], known: _Known, stored: StoreIndex) ->
     chosen = items[0].chosen
     there = sum(round(count * stored.share(name)) for name, count in known.entries.items())
     weights = cost.weight_bytes(chosen, {each for item in items for each in item.request.precisions})
-    width = 0 if chosen.card is None else chosen.card.arch.vision.embed_dim
     images = sum(item.images for item in items)
     can_tell = bool(known.ready)
     return [
@@ -131,9 +130,14 @@ def _model_row(items: Sequence[SweepItem], known: _Known, stored: StoreIndex) ->
         there if can_tell else UNKNOWN,
         f"{cost.total_flops(items) / 1e12:.3g}",
         f"{weights / 1e6:.0f}",
-        f"{images * width * 4 / 1e6:.1f}",
+        f"{_embedding_bytes(items) / 1e6:.1f}",
         known.problem,
     ]
+
+
+def _embedding_bytes(items: Iterable[SweepItem]) -> int:
+    cards = ((item, item.chosen.card) for item in items)
+    return sum(4 * item.images * card.arch.vision.embed_dim for item, card in cards if card is not None)
 
 
 def _absent_models(plan: SweepPlan, planned: Mapping[str, Sequence[SweepItem]]) -> Iterator[list[Any]]:
@@ -216,7 +220,8 @@ def _lines(
     lines = [
         f"{counted(len(items), 'run')}, {counted(images, 'image')} to embed where none is stored{absent}",
         f"{cost.total_flops(items) / 1e12:.4g} TFLOP: {HOW}; texts at whole length",
-        f"embeddings: {stored.root} holds {stored.bytes / 1e9:.3g} GB",
+        f"embeddings: {stored.root} holds {stored.bytes / 1e9:.3g} GB; all that these runs read, of data that "
+        f"are not there, too, take {readable_bytes(_embedding_bytes([*items, *plan.absent]))}",
         _pixel_line(compute.pixel_store),
         f"results: {results}",
         HOURS,

@@ -147,6 +147,8 @@ def test_what_it_would_take(
     pixels = 3 * 62 * 16**2 / 1e6
     assert re.search(rf"16 px, .* 2 +3 +62 +{pixels:.1f} +0\.0\n", out.output)
     assert re.search(r"holds 0 GB of the 100 GB", out.output)
+    kilobytes = EMBEDDED * 16 * 4 / 1e3  # 16 float32 numbers an image
+    assert re.search(rf"embeddings: .* take {kilobytes:.1f} kB\n", out.output)
     assert re.search(r"^one +5 +0 +62 +0 ", out.output, re.MULTILINE)
     after = sweep(suite, done[0], "--dry-run", "--shares", "2")
     assert re.search(r"^one +5 +5 +62 +62 ", after.output, re.MULTILINE)
