@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +18,7 @@ from clipjax.commands.shared.output import print_table, say
 from clipjax.errors import DataError, UsageError, counted
 
 if TYPE_CHECKING:
+    from clipjax.data.card_files import CardFile
     from clipjax.data.cards import DatasetCard
 
 app = typer.Typer(
@@ -38,7 +39,8 @@ def list_cards(
 ) -> None:
     """List the data set cards that ship with clipjax; a family is one line.
 
-    `clipjax datasets show NAME` shows classes, licences, sources and TFDS names.
+    The column "get" has what a data set takes: fetch (`clipjax datasets fetch`), an account, a form, ...
+    `clipjax datasets show NAME` tells how, and has licences, checksums, sources and TFDS names.
     """
     cards = _shipped()
     if task is not None:
@@ -49,7 +51,7 @@ def list_cards(
     if as_json:
         say(json.dumps([_record(card) for card in cards], indent=2))
         return
-    titles = ["data set", "title", "tasks", "images", "place"]
+    titles = ["data set", "title", "tasks", "images", "size", "get", "place"]
     print_table(titles, [_row(list(family)) for _, family in groupby(cards, _family)])
 
 
@@ -66,15 +68,14 @@ def show(
     """
     from clipjax.data.cards import read_card
 
-    family = [card for card in _shipped() if _family(card) == name]
+    shipped = _shipped()
+    family = [card for card in shipped if _family(card) == name]
     cards = family if len(family) > 1 else [read_card(name)]
     if as_json:
         say(json.dumps([_record(card) for card in cards], indent=2))
         return
-    if len(cards) > 1:
-        say(f"{name} stands for {len(cards)} data sets: {', '.join(card.name for card in cards)}\n")
-    for key, value in _record(cards[0]).items():
-        say(f"{key}: {value if isinstance(value, str | int) else json.dumps(value)}")
+    for line in [*_family_lines(name, cards), *_key_lines(cards[0], shipped), *_get_lines(name, cards)]:
+        say(line)
 
 
 @app.command("check")
@@ -241,15 +242,65 @@ def _name(family: list[DatasetCard]) -> str:
 
 
 def _row(family: list[DatasetCard]) -> list[object]:
+    from clipjax.data.file_words import total_words, way
+
     card = family[0]
     images = card.images if len({each.images for each in family}) == 1 else None
-    title = card.title if len(family) == 1 else f"{card.title}, ..."
-    return [_name(family), title, " ".join(card.tasks), images, card.place or card.name]
+    title, files = card.title if len(family) == 1 else f"{card.title}, ...", _files(family)
+    tasks, place = " ".join(card.tasks), card.place or card.name
+    return [_name(family), title, tasks, images, total_words(files), way(files), place]
+
+
+def _files(cards: Iterable[DatasetCard]) -> list[CardFile]:
+    """The files of all cards, each once."""
+    return list(dict.fromkeys(file for card in cards for file in card.files))
+
+
+def _family_lines(name: str, cards: Sequence[DatasetCard]) -> Iterator[str]:
+    """The members of a family by their axes; nothing for one card."""
+    if len(cards) > 1:
+        axes = cards[0].variant
+        yield f"{name} stands for {len(cards)} data sets, {':'.join([name, *map(str.upper, axes)])}"
+        for axis in axes:
+            yield f"  {axis}: {', '.join(map(str, dict.fromkeys(card.variant[axis] for card in cards)))}"
+        yield ""
+
+
+def _key_lines(card: DatasetCard, shipped: Iterable[DatasetCard]) -> Iterator[str]:
+    """The card's keys without its files; then the data sets that it is the in-distribution set of."""
+    for key, value in _record(card).items():
+        if isinstance(value, list) and all(isinstance(each, str) for each in value):
+            value = ", ".join(value)
+        if key != "files":
+            yield f"{key}: {value if isinstance(value, str | int) else json.dumps(value)}"
+    if others := [other.name for other in shipped if other.id == card.name != other.name]:
+        yield f"in-distribution images of: {', '.join(others)}"
+
+
+def _get_lines(name: str, cards: Sequence[DatasetCard]) -> Iterator[str]:
+    """How to get the data, and the files that they are distributed in."""
+    from clipjax.data.file_words import file_lines, total_words, way, way_lines
+
+    files = _files(cards)
+    if not files:
+        return
+    yield f"size: {total_words(files)}"
+    yield f"get: {way(files)}"
+    yield from (f"  {line}" for line in way_lines(name, files))
+    for file in files:
+        if file.needs != "made":
+            yield from ("", *file_lines(file))
 
 
 def _record(card: DatasetCard) -> dict[str, Any]:
-    record = dataclasses.asdict(card) | {"path": card.path and str(card.path)}
-    return {key: value for key, value in record.items() if value not in (None, {}, ())}
+    return _stated(dataclasses.asdict(card) | {"path": card.path and str(card.path)})
+
+
+def _stated(value: Any) -> Any:
+    """A record without keys that are not set."""
+    if isinstance(value, dict):
+        return {key: _stated(each) for key, each in value.items() if each not in (None, {}, ())}
+    return [_stated(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _first(problems: Iterable[str] | None) -> str:

@@ -32,10 +32,12 @@ def test_list_has_every_card_and_a_line_for_a_family():
     lines = table(invoke("list")[0])
     assert set(lines) == {name.partition(":")[0] + (":*" if ":" in name else "") for name in dataset_names()}
     assert "(60)" in lines["imagenet_3dcc:*"]
-    for word in ("zeroshot", "imagenet-r", "30000"):
+    for word in ("zeroshot", "imagenet-r", "30000", "2.2 GB", "fetch"):
         assert word in lines["imagenet_r"]
+    for name, word in {"imagenet_val": "account", "flickr30k": "form", "objectnet": "password"}.items():
+        assert word in lines[name].split()
     assert "MIT" in invoke("show", "imagenet_r")[0], "what a narrow table has no room for"
-    assert max(map(len, lines.values())) <= 180
+    assert max(map(len, lines.values())) <= 190
 
 
 def test_list_of_one_task_and_as_json():
@@ -59,11 +61,52 @@ def test_show_says_everything(tmp_path):
         assert part
         assert part in text
     text, _ = invoke("show", "imagenet_v2")
-    assert text.startswith("imagenet_v2 stands for 3 data sets: ")
+    assert text.startswith("imagenet_v2 stands for 3 data sets, imagenet_v2:SELECTION\n")
+    assert "selection: matched-frequency, threshold0.7, top-images\n" in text
     assert json.loads(invoke("show", "imagenet_v2:top-images", "--json")[0])[0]["images"] == 10000
     (tmp_path / "mine.toml").write_text('name = "mine"\ntitle = "Mine"\nreader = "flat"\n')
     assert "title: Mine" in invoke("show", tmp_path / "mine.toml")[0]
     assert "did you mean imagenet_r" in str(invoke("show", "imagenet_rr")[1])
+
+
+def test_show_tells_how_to_get_the_data():
+    text, _ = invoke("show", "imagenet_a")
+    assert "get: fetch\n  clipjax datasets fetch imagenet_a --to /data\n" in text
+    [file] = read_card("imagenet_a").files
+    for part in ("687.6 MB", "687,552,512 bytes", f"SHA-256 {file.sha256}", *file.addresses):
+        assert part in text
+    text, _ = invoke("show", "sun")
+    assert "(weak, over http worth little)" in text
+    assert "you are asked: For non-commercial research alone" in text
+    assert "unverified: The MD5 is known from one other project alone" in text
+    text, _ = invoke("show", "imagenet_3dcc:flash:1")
+    assert "no checksum known: it is recorded at the first fetch" in text
+    assert "from https://datasets.epfl.ch/3dcc/imagenet_3dcc/flash.tar.gz" in text
+    text, _ = invoke("show", "imagenet_val")
+    assert "get: account\n  Register at https://image-net.org" in text
+    assert "fetch imagenet_val --from DIR --to /data" in text
+    assert "--to /data" not in text.replace("--from DIR --to /data", "")
+    assert "in-distribution images of: imagenet_o, inaturalist" in text
+
+
+def test_show_of_a_family_has_each_file_once():
+    text, _ = invoke("show", "imagenet_c")
+    assert [text.count(f"\n{part}.tar: about") for part in ("noise", "blur", "extra")] == [1, 1, 1]
+    assert "size: about 62.0 GB\n" in text
+    assert "clipjax datasets fetch imagenet_c --to /data" in text
+    assert "noise.tar" not in invoke("show", "imagenet_c:fog:3")[0]
+
+
+def test_json_has_every_file_and_no_empty_key():
+    [record] = json.loads(invoke("show", "scannet_pairs", "--json")[0])
+    assert [file["name"] for file in record["files"]] == [
+        "scannet_test_1500.tar",
+        "test.npz",
+        "intrinsics.npz",
+    ]
+    assert record["files"][1]["bytes"] == 71687
+    assert "sha256" not in record["files"][0]
+    assert "null" not in invoke("list", "--json")[0]
 
 
 @pytest.fixture

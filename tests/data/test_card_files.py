@@ -12,6 +12,7 @@ import pytest
 
 from clipjax.data.card_files import CardFile
 from clipjax.data.cards import DatasetCard, cards_of, read_card, registered_cards
+from clipjax.data.file_words import checksum_kind, checksum_words, size_words, total_words, way, way_lines
 from clipjax.errors import DataError
 from clipjax.storage.records import read
 
@@ -72,6 +73,42 @@ def test_sizes_and_who_may_download() -> None:
     assert file_of().size is None
     assert file_of(needs="password", how="Read the licence.").downloadable
     assert not file_of(needs="by_hand", how="Open the page.", addresses=None).downloadable
+
+
+def test_sizes_and_checksums_in_words() -> None:
+    exact, rough, unknown = file_of(bytes=1234567), file_of(about=2_000_000), file_of()
+    assert [size_words(file) for file in (exact, rough, unknown)] == [
+        "1,234,567 bytes",
+        "about 2.0 MB",
+        "size unknown",
+    ]
+    assert total_words([exact, exact]) == "2.5 MB"
+    assert total_words([exact, rough]) == "about 3.2 MB"
+    assert total_words([rough, unknown]) == "over 2.0 MB"
+    assert (total_words([unknown]), total_words([])) == ("unknown", "")
+    md5 = file_of(md5="a" * 32)
+    assert [checksum_kind(file) for file in (file_of(sha256="a" * 64), md5, unknown)] == [
+        "SHA-256",
+        "MD5",
+        "none",
+    ]
+    assert checksum_words(md5) == f"MD5 {'a' * 32} (weak)"
+    assert checksum_words(file_of(md5="a" * 32, addresses=["http://host/a"])).endswith(
+        "over http worth little)"
+    )
+
+
+def test_what_a_data_set_takes_is_that_of_its_most_difficult_file() -> None:
+    form = file_of(needs="form", how="Ask.", addresses=None)
+    assert way([file_of(), form]) == "form"
+    assert way([file_of()]) == "fetch"
+    assert way([file_of(needs="by_hand", how="Open.", addresses=None)]) == "by hand"
+    assert way([]) == ""
+    assert way_lines("x", [file_of(), form, form]) == ["Ask."]
+    assert way_lines("x", [file_of(needs="password", how="Read.")]) == [
+        "Read.",
+        "clipjax datasets fetch x --to /data",
+    ]
 
 
 def test_a_member_of_a_family_has_its_own_files(tmp_path: Path) -> None:
