@@ -220,8 +220,8 @@ def _lines(
     lines = [
         f"{counted(len(items), 'run')}, {counted(images, 'image')} to embed where none is stored{absent}",
         f"{cost.total_flops(items) / 1e12:.4g} TFLOP: {HOW}; texts at whole length",
-        f"embeddings: {stored.root} holds {stored.bytes / 1e9:.3g} GB; all that these runs read, of data that "
-        f"are not there, too, take {readable_bytes(_embedding_bytes([*items, *plan.absent]))}",
+        f"embeddings: {stored.root} holds {stored.bytes / 1e9:.3g} GB; all that these runs read, also of "
+        f"data that are not there, take {readable_bytes(_embedding_bytes([*items, *plan.absent]))}",
         _pixel_line(compute.pixel_store),
         f"results: {results}",
         HOURS,
