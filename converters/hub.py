@@ -134,7 +134,7 @@ def _of_one_commit(repo: str, names: Sequence[str], revision: str | None, cached
 
     paths: list[Path] = []
     for name in names:
-        with _quiet():
+        with quiet():
             path = huggingface_hub.hf_hub_download(repo, name, revision=revision, local_files_only=cached)
         paths.append(Path(path))
         revision = revision or _in_cache(paths[0])[2]
@@ -182,24 +182,31 @@ def _file(repo: str, name: str, revision: str | None) -> Path | None:
 
     cached = why_only_cached() is not None
     try:
-        with _quiet():
+        with quiet():
             return Path(
                 huggingface_hub.hf_hub_download(repo, name, revision=revision, local_files_only=cached)
             )
     except (errors.EntryNotFoundError, errors.LocalEntryNotFoundError):
         return None
-    except errors.GatedRepoError:
-        raise DataError(
-            f"hub repository {repo} asks for consent: accept its terms there and log in"
-        ) from None
-    except errors.RevisionNotFoundError:
-        raise DataError(
-            f"hub repository {repo} has no commit {revision}: see hub_revision in models.csv"
-        ) from None
-    except errors.RepositoryNotFoundError:
-        raise DataError(f"hub repository {repo} does not exist, or needs a login") from None
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
-        raise DataError(f"hub repository {repo}: {name} cannot be had ({error})") from None
+        refusal = hub_refusal(error, repo, revision, "hub_revision in models.csv")
+        raise refusal or DataError(f"hub repository {repo}: {name} cannot be had ({error})") from None
+
+
+def hub_refusal(error: Exception, repo: str, revision: str | None, where: str) -> DataError | None:
+    """What it means that the hub does not give a repository; None for other errors.
+
+    where: the user finds the revision there.
+    """
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.GatedRepoError):
+        return DataError(f"hub repository {repo} asks for consent: accept its terms there and log in")
+    if isinstance(error, errors.RevisionNotFoundError):
+        return DataError(f"hub repository {repo} has no commit {revision}: see {where}")
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return DataError(f"hub repository {repo} does not exist, or needs a login")
+    return None
 
 
 def is_offline() -> bool:
@@ -227,7 +234,7 @@ def _unreachable() -> str | None:
     if time.monotonic() - asked < _REMEMBERED:
         return why
     try:
-        with _quiet():
+        with quiet():
             utils.get_session().head(constants.ENDPOINT, timeout=_TIMEOUT)
         why = None
     except (
@@ -239,7 +246,7 @@ def _unreachable() -> str | None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep back the log lines of huggingface_hub: the errors are reported."""
     logger = logging.getLogger("huggingface_hub")
     level = logger.level

@@ -145,7 +145,7 @@ def _draft(path: Path, make: Callable[[Path], int]) -> Iterator[Path]:
     try:
         with contextlib.suppress(OSError):  # a disk without locks: nothing is swept there either
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if _is_at(descriptor, draft):
+        if is_at(descriptor, draft):
             yield draft
         else:  # swept between making and locking: take another
             with _draft(path, make) as again:
@@ -161,14 +161,15 @@ def _locked(path: Path, how: int = 0) -> Iterator[None]:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | how)
-        if not _is_at(descriptor, path):
+        if not is_at(descriptor, path):
             raise FileNotFoundError(path)
         yield
     finally:
         os.close(descriptor)
 
 
-def _is_at(descriptor: int, path: Path) -> bool:
+def is_at(descriptor: int, path: Path) -> bool:
+    """Whether `path` still is the open file."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except OSError:

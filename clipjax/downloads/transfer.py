@@ -1,0 +1,268 @@
+"""One file of a data card: from the first of its addresses that gives it, checked, under its name.
+
+Beside the target, `part_file` keeps what came. A wrong byte is never under the file's name.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import requests
+
+from clipjax.data.card_files import CardFile
+from clipjax.downloads import part_file as parts
+from clipjax.downloads.hub import hub_file
+from clipjax.downloads.part_file import PartFile, PartOrigin, Stopped
+from clipjax.downloads.web import MayPass, Refused, is_page, pieces, request, shown
+from clipjax.errors import DataError
+
+ATTEMPTS = 6  # in a row without a new byte
+FIRST_PAUSE = 1.0  # seconds before the second attempt; each further pause doubles
+_START = 512  # bytes by which a web page is recognised
+
+
+@dataclass(frozen=True)
+class Downloaded:
+    """A file that is whole and fits its card.
+
+    Attributes:
+        address: where the bytes came from, without secrets; None: the file was there already.
+        bytes: its size.
+        revision: the hub's commit; None elsewhere.
+    """
+
+    path: Path
+    address: str | None
+    bytes: int
+    sha256: str
+    md5: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class Reports:
+    """Who is told what while a file comes.
+
+    Attributes:
+        progress: is told numbers of bytes: first those that an earlier run left, and a negative number
+            where bytes are dropped.
+        length: is told the size of the file as soon as the server states it, after the bytes of an earlier
+            run and before new ones.
+        notice: is told sentences.
+        stop: ends the download soon after it is set.
+    """
+
+    progress: Callable[[int], object]
+    length: Callable[[int], object] = lambda _: None
+    notice: Callable[[str], object] = lambda _: None
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """An address, ready to be asked. Of the hub's files more is known.
+
+    Attributes:
+        address: without secrets.
+        version: see `PartOrigin`.
+    """
+
+    address: str
+    url: str
+    headers: dict[str, str] = field(default_factory=dict)
+    version: str | None = None
+    revision: str | None = None
+    length: int | None = None
+    sha256: str | None = None
+
+
+def download(file: CardFile, target: Path, reports: Reports) -> Downloaded:
+    """Get a file, from where an earlier run stopped.
+
+    Args:
+        file: its addresses are tried in their order; that of a part that is here comes first.
+        target: `FOLDER/NAME`. Another process that downloads it is waited for. A file that is there
+            is checked and kept.
+
+    Raises:
+        DataError: no address gives the file, with the reason of each; the disk is full or refuses.
+        Stopped: `reports.stop` was set. The part stays.
+    """
+    with parts.locked_part(target, reports.progress, reports.notice, reports.stop) as part:
+        if part is None:
+            return _existing(file, target, reports.progress)
+        reasons = []
+        begun = part.origin and part.origin.address
+        for address in sorted(file.addresses, key=lambda each: shown(each) != begun):
+            try:
+                with requests.Session() as session:
+                    source = _transfer(session, address, part, file, reports)
+                return _publish(part, target, file, source)
+            except Refused as refusal:
+                reasons.append(f"{shown(address)}: {refusal}")
+                reports.notice(f"{file.name}: {reasons[-1]}")
+    raise DataError(
+        f"{file.name} could not be downloaded ({'; '.join(reasons) or 'its card has no address'}): try again "
+        f"later, or get it in another way and put it at {target}"
+    )
+
+
+def _existing(file: CardFile, target: Path, progress: Callable[[int], object]) -> Downloaded:
+    try:
+        size = target.stat().st_size
+        sha256, md5 = parts.hexdigests_of(target, progress)
+    except OSError as error:
+        raise DataError(f"{target} cannot be read ({error.strerror}): remove it and run again") from None
+    if wrong := _difference(file, size, sha256, md5):
+        raise DataError(
+            f"{target} is not the file that its card describes ({wrong}): remove it and run again"
+        )
+    return Downloaded(target, None, size, sha256, md5)
+
+
+def _transfer(
+    session: requests.Session, address: str, part: PartFile, file: CardFile, reports: Reports
+) -> _Source:
+    """Bring all bytes of an address into the part, in as many requests as it takes. Raises Refused."""
+    furthest, failures, source = part.size, 0, None
+    while True:
+        try:
+            source = source or _source(address)
+            _receive(session, source, part, file, reports)
+            return source
+        except MayPass as failure:
+            came = part.size > furthest and not failure.stalled
+            furthest, failures = max(furthest, part.size), 1 if came else failures + 1
+            if failures == ATTEMPTS:
+                raise Refused(f"{failure}, {ATTEMPTS} times in a row") from None
+            pause = FIRST_PAUSE * 2 ** (failures - 1) * random.uniform(0.5, 1)
+            if failure.wait is not None:
+                pause = failure.wait + pause / 2
+            if pause >= 2:
+                reports.notice(f"{file.name}: {failure}; the next attempt is in {pause:.0f} s")
+            if reports.stop.wait(pause):
+                raise Stopped from None
+
+
+def _source(address: str) -> _Source:
+    if not address.startswith("hf://"):
+        return _Source(shown(address), address)
+    found = hub_file(address)
+    version = found.sha256 or found.commit
+    return _Source(address, found.url, found.headers, version, found.commit, found.size, found.sha256)
+
+
+def _receive(
+    session: requests.Session, source: _Source, part: PartFile, file: CardFile, reports: Reports
+) -> None:
+    """One request, for the bytes that are missing. Raises Refused, and MayPass where it ended early."""
+    start = part.begin(source.address, source.version)
+    origin = part.origin if start else None
+    if origin is not None and origin.length == start:
+        return  # an earlier run ended before it could name the file
+    with closing(request(session, source.url, source.headers | _range(origin, start))) as response:
+        fresh = response.status_code == 200
+        if fresh:
+            origin = _origin(source, response, file)
+        elif origin is None or not _continues(response, origin, start):
+            part.forget()
+            raise MayPass("the file on the server changed", 0)
+        if origin.length is not None:
+            reports.length(origin.length)
+        if response.status_code == 416:
+            return
+        _write(pieces(response), part, origin, file)
+    whole = file.bytes if origin.length is None else origin.length
+    if whole is not None and part.size < whole:
+        raise MayPass(f"the server ended after {part.size:,} of {whole:,} bytes")
+
+
+def _range(origin: PartOrigin | None, start: int) -> dict[str, str]:
+    """Headers that ask for the bytes after `start`, unless the file has changed."""
+    if origin is None:
+        return {}
+    unchanged = {} if origin.validator is None or origin.version else {"If-Range": origin.validator}
+    return {"Range": f"bytes={start}-", **unchanged}
+
+
+def _origin(source: _Source, response: requests.Response, file: CardFile) -> PartOrigin:
+    """What the answer with the whole file states. Raises Refused where its length is wrong."""
+    stated = response.headers.get("Content-Length", "")
+    length = int(stated) if re.fullmatch(r"\d{1,18}", stated, re.ASCII) else source.length
+    if length is not None and file.bytes not in (None, length):
+        raise Refused(f"it has {length:,} bytes, not {file.bytes:,} as the card says")
+    tag = response.headers.get("ETag", "")
+    validator = tag if tag.startswith('"') else response.headers.get("Last-Modified")
+    return PartOrigin(source.address, validator, source.version, length)
+
+
+def _continues(response: requests.Response, origin: PartOrigin, start: int) -> bool:
+    """Whether the answer to a request with a range goes on where the part of `start` bytes ends.
+
+    416 says that there is no byte after it, which is so where the part is whole.
+    """
+    tag = response.headers.get("ETag")
+    if tag and origin.validator and origin.validator.startswith('"') and tag != origin.validator:
+        return False
+    given = re.fullmatch(
+        r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", response.headers.get("Content-Range", ""), re.ASCII
+    )
+    if response.status_code == 416:
+        return given is not None and given[2] == str(start)
+    total = None if given is None or given[2] == "*" else int(given[2])
+    return given is not None and given[1] == str(start) and origin.length in (None, total or origin.length)
+
+
+def _write(answer: Iterator[bytes], part: PartFile, origin: PartOrigin, file: CardFile) -> None:
+    """Append the bytes of an answer to the part. One that begins anew empties it when its first bytes fit.
+
+    Raises Refused where the bytes are not the file's.
+    """
+    fresh, head = part.origin is not origin, b""
+    for data in answer:
+        if fresh and len(head) < _START:
+            head += data[:_START]
+            if is_page(head) and not file.name.lower().endswith((".html", ".htm")):
+                if part.origin is origin:
+                    part.empty()
+                raise Refused(
+                    "it answers with a web page in place of the file, as Google Drive and the login page of "
+                    "a network do: open it in a browser"
+                )
+        if part.origin is not origin:
+            part.restart(origin)
+        part.append(data)
+        if file.bytes is not None and part.size > file.bytes:
+            part.empty()
+            raise Refused(f"it has more than the {file.bytes:,} bytes that the card says")
+    if part.origin is not origin:
+        part.restart(origin)  # an empty file
+
+
+def _publish(part: PartFile, target: Path, file: CardFile, source: _Source) -> Downloaded:
+    """Raises Refused where the part is not the file; then it is emptied."""
+    sha256, md5 = part.hashes.hexdigests()
+    wrong = _difference(file, part.size, sha256, md5)
+    if source.sha256 not in (None, sha256):
+        wrong = wrong or f"its SHA-256 is {sha256}, not {source.sha256} as the hub says"
+    if wrong:
+        part.empty()
+        raise Refused(f"{wrong}; what came was removed")
+    part.publish()
+    return Downloaded(target, source.address, part.size, sha256, md5, source.revision)
+
+
+def _difference(file: CardFile, size: int, sha256: str, md5: str) -> str | None:
+    """How a file differs from its card, as a clause; None where it fits."""
+    if file.bytes not in (None, size):
+        return f"it has {size:,} bytes, not {file.bytes:,} as the card says"
+    for name, value, wanted in (("SHA-256", sha256, file.sha256), ("MD5", md5, file.md5)):
+        if wanted not in (None, value):
+            return f"its {name} is {value}, not {wanted} as the card says"
+    return None
