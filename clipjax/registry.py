@@ -24,6 +24,7 @@ from clipjax.errors import UsageError, unknown_name
 # `checkpoints` for the kinds of adapters, and no other file states where they are.
 PACKAGES = {
     "adapter": "clipjax.heads.adapters",
+    "arrangement": "clipjax.downloads.arrangements",
     "command": "clipjax.commands",
     "corruption": "clipjax.corruptions.kinds",
     "family of timm": "converters.foreign.timm_families",

@@ -1,0 +1,1 @@
+"""Arrangements by name, each a module that sets `ARRANGEMENT` (`clipjax.downloads.arrangement`)."""
