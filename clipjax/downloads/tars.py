@@ -16,7 +16,7 @@ from clipjax.downloads.members import FREELY, MemberWriter
 from clipjax.errors import DataError
 
 BLOCK = 512
-_PIECE = 2**20
+_PIECE = 2**18
 _DAMAGE = (
     *(tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, OverflowError),
     *(RecursionError, MemoryError),

@@ -14,7 +14,7 @@ from pathlib import Path
 from clipjax.downloads.members import MemberWriter
 from clipjax.errors import DataError
 
-_PIECE = 2**20
+_PIECE = 2**18
 _ENCRYPTED, _UTF8 = 0x1, 0x800  # bits of a member's flags
 _DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError, ValueError),

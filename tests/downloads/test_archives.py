@@ -30,7 +30,7 @@ from clipjax.errors import DataError
 
 RANDOM = random.Random(0)
 FILES = {
-    "set/a/1.jpg": RANDOM.randbytes(1_100_000),
+    "set/a/1.jpg": RANDOM.randbytes(300_000),
     "set/a/2.jpg": RANDOM.randbytes(512),
     "set/b/3.jpg": b"",
     "set/b/é 4.jpg": RANDOM.randbytes(513),
@@ -291,18 +291,18 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "NUL in a zip": (_edited(lambda data: data.replace(b"list", b"li\0t"), zip_of), "not UTF-8"),
     "sparse": (_edited(lambda data: _header(data, 156, b"S")), "sparse"),
     "unknown kind": (_edited(lambda data: _header(data, 156, b"V")), "unknown kind"),
-    "truncated": (_edited(lambda data: data[:1_000_000]), "fewer bytes than the 1,100,000 it states"),
-    "truncated at a header": (_edited(lambda data: data[: 512 + 1_100_288]), TAR),
-    "truncated in a header": (_edited(lambda data: data[: 512 + 1_100_288 + 100]), TAR),
-    "damaged header": (_edited(lambda data: data[: 1_100_800] + b"\xff" * 512 + data[1_101_312:]), TAR),
+    "truncated": (_edited(lambda data: data[:290_000]), "fewer bytes than the 300,000 it states"),
+    "truncated at a header": (_edited(lambda data: data[: 512 + 300_032]), TAR),
+    "truncated in a header": (_edited(lambda data: data[: 512 + 300_032 + 100]), TAR),
+    "damaged header": (_edited(lambda data: data[: 300_544] + b"\xff" * 512 + data[301_056:]), TAR),
     "another tar after the end": (_edited(lambda data: data + data), f"{TAR}.*more follows"),
-    "larger than the file": (_edited(lambda data: _header(data, 124, b"%011o\0" % 10**8)), "fewer bytes"),
+    "larger than the file": (_edited(lambda data: _header(data, 124, b"%011o\0" % 10**7)), "fewer bytes"),
     "negative": (_edited(lambda data: _header(data, 124, b"\xff" * 11 + b"\0")), TAR),
     "huge extended header": (_edited(lambda data: _header(data, 124, b"7" * 11 + b" " * 21 + b"x")), TAR),
     "truncated gzip": (_edited(lambda data: gzip.compress(data)[:-9]), TAR),
     "wrong checksum of a gzip": (_edited(lambda data: gzip.compress(data)[:-8] + bytes(8)), TAR),
     "garbage after a gzip": (_edited(lambda data: gzip.compress(data) + b"garbage"), TAR),
-    "damaged bzip2": (_edited(lambda data: bz2.compress(data)[:-1000]), TAR),
+    "damaged bzip2": (_edited(lambda data: bz2.compress(data, 1)[:-1000]), TAR),
     "damaged xz": (_edited(lambda data: lzma.compress(data)[:-1000]), TAR),
     "truncated zip": (_edited(lambda data: data[:-100], zip_of), ZIP),
     "wrong checksum in a zip": (
@@ -337,7 +337,7 @@ def test_refused_and_nothing_outside(case: str, tmp_path: Path, monkeypatch: pyt
     assert {name: data for name, data in contents(tmp_path).items() if "/to/" not in name} == before
     assert not any(found.is_symlink() or found.is_fifo() for found in to.rglob("*"))
     for name, data in contents(to).items():
-        assert len(data) <= 2_000_000, name
+        assert len(data) <= 1_000_000, name
 
 
 def test_a_member_never_replaces_a_file(tmp_path: Path) -> None:
@@ -357,9 +357,9 @@ def test_a_link_that_is_not_wanted_is_no_harm(tmp_path: Path) -> None:
 def test_more_than_the_limit(tmp_path: Path) -> None:
     for make in (tar_of, zip_of):
         to = tmp_path / make.__name__
-        with pytest.raises(DataError, match="unpacks to more than the 1,100,100 bytes"):
-            unpack(make(tmp_path / "x"), to, limit=1_100_100, progress=no_progress)
-        assert sum(map(len, contents(to).values())) <= 1_100_100
+        with pytest.raises(DataError, match="unpacks to more than the 300,100 bytes"):
+            unpack(make(tmp_path / "x"), to, limit=300_100, progress=no_progress)
+        assert sum(map(len, contents(to).values())) <= 300_100
 
 
 def test_more_than_the_disk_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,7 +377,7 @@ def test_too_many_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, write = tar_of(tmp_path / "x"), os.write
-    room = [1_060_000]
+    room = [270_000]
 
     def full(descriptor: int, data: bytes) -> int:
         if len(data) > room[0] > 0:
