@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipjax.commands.shared.exclusions import refuse_beside
+from clipjax.commands.shared.exclusions import refuse_beside, refuse_without
 from clipjax.commands.shared.options import DatasetOption, JsonOption
 from clipjax.commands.shared.output import print_table, say
 from clipjax.errors import DataError, UsageError, counted
@@ -58,16 +58,28 @@ def list_cards(
 @app.command("show")
 def show(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A card, a family of cards, or a card's file.")],
+    data: Annotated[Path | None, typer.Option(help="Folder of the data set, for --picture.")] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(help="Draw eight images with their labels here: .png, .jpg, .pdf or .svg."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show everything that a card records.
+    """Show everything that a card records, or some of the images.
 
-    Example:
+    Examples:
 
         clipjax datasets show imagenet_r
+
+        clipjax datasets show imagenet_r --data /data/imagenet-r --picture r.png
     """
     from clipjax.data.cards import read_card
 
+    if picture is not None:
+        refuse_beside("--picture", {"--json": as_json})
+        _draw(name, data, picture)
+        return
+    refuse_without("--picture", {"--data": data})
     shipped = _shipped()
     family = [card for card in shipped if _family(card) == name]
     cards = family if len(family) > 1 else [read_card(name)]
@@ -162,6 +174,24 @@ def pack(
     shards = counted(done.shards, "shard")
     say(f"{done.folder}: {counted(done.images, 'image')} in {shards}, {done.kept} of them kept")
     say(f"digest {done.digest}")
+
+
+def _draw(name: str, data: Path | None, picture: Path) -> None:
+    """Draw examples of a data set. Raises as `load_dataset`, `check_picture` and `examples_of`."""
+    from clipjax.analysis.figures.examples import examples_figure
+    from clipjax.analysis.figures.style import check_picture
+    from clipjax.data.cards import load_dataset
+    from clipjax.data.examples import examples_of
+
+    if data is None:
+        raise UsageError("--picture needs --data, the folder of the data set")
+    check_picture(picture)
+    dataset = load_dataset(name, data)
+    examples, pairs = examples_of(dataset), dataset.manifest.pairs
+    what = counted(len(dataset.manifest), "image") if pairs is None else counted(len(pairs), "pair")
+    title = f"{dataset.card.title}: {len(examples)} of {what}"
+    examples_figure(examples, title, dataset.card.licence, picture)
+    say(f"{picture}: {title}")
 
 
 def _check_one(name: str, path: Path, decode: bool) -> None:

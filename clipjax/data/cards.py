@@ -71,6 +71,7 @@ class DatasetCard:
         images: the number of images.
         per_class: the number of images of each class.
         about: images, or pairs, where their exact number is not known: for costs, and never checked.
+        hidden: why the images may not be shown, where their licence forbids it.
         files: what the data set is distributed in; empty: nobody distributes it.
         tfds: builder in TensorFlow Datasets.
         in_paper: reported by the study that this toolkit follows.
@@ -101,6 +102,7 @@ class DatasetCard:
     about: int | None = None
     ids: CardIds | None = None
     licence: str | None = None
+    hidden: str | None = None
     source: str | None = None
     paper: str | None = None
     files: tuple[CardFile, ...] = ()
@@ -259,8 +261,7 @@ def _members(path: Path, record: dict[str, Any]) -> dict[Any, tuple[dict[str, An
             if isinstance(axes[axis], dict):  # a value with keys of its own
                 keys |= axes[axis][value]
         name = ":".join([str(record.get("name")), *map(str, values)])
-        filled = {key: _filled(value, variant) for key, value in keys.items()}
-        members[name] = (filled | {"name": name}, variant)
+        members[name] = (keys | {"name": name}, variant)
     return members
 
 
@@ -291,7 +292,8 @@ def _filled(value: Any, variant: Variant) -> Any:
     return value
 
 
-def _card(path: Path, record: dict[str, Any], variant: Variant) -> DatasetCard:
+def _card(path: Path, keys: dict[str, Any], variant: Variant) -> DatasetCard:
+    record = _filled(keys, variant)
     if "classes" in record:
         record = {**record, "classes": _class_list(path, record["classes"])}
     card = read(DatasetCard, record, path, given={"variant": variant, "path": path})

@@ -124,6 +124,37 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_show_draws_images_with_their_labels(data):
+    picture, drawn = data / "colours.svg", []
+    for _ in range(2):
+        arguments = (data / "colours.toml", "--data", data / "colours", "--picture", picture)
+        text, error = invoke("show", *arguments)
+        assert error is None
+        assert text == f"{picture}: Colours: 8 of 8 images\n"
+        drawn.append(picture.read_text())
+    assert drawn[0] == drawn[1], "the same images give the same picture"
+    for word in (*COLOURS, "red/0.png", "licence: not stated"):
+        assert word in drawn[0]
+
+
+def test_show_refuses_a_picture_that_it_cannot_draw(data):
+    card, folder = data / "colours.toml", data / "colours"
+    for arguments, message in (
+        (("--picture", data / "a.png"), "--picture needs --data, the folder of the data set"),
+        (("--data", folder), "--data has no effect without --picture"),
+        (("--data", folder, "--picture", data / "a.gif"), "a.gif must end in .png"),
+        (
+            ("--data", folder, "--picture", data / "a.png", "--json"),
+            "--picture and --json do not go together",
+        ),
+    ):
+        assert message in str(invoke("show", card, *arguments)[1])
+    card.write_text(card.read_text() + 'hidden = "patients did not agree"\n')
+    error = invoke("show", card, "--data", folder, "--picture", data / "a.png")[1]
+    assert "the images of colours may not be shown: patients did not agree" in str(error)
+    assert not list(data.glob("a.*"))
+
+
 def test_check_of_one_data_set(data):
     assert invoke("check", data / "colours.toml", data / "colours")[0].endswith(
         f"fine for data set '{data / 'colours.toml'}'\n"

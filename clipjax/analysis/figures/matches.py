@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,8 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from clipjax.analysis.figures.style import RC, new_figure
-from clipjax.storage.writing import write_bytes
+from clipjax.analysis.figures.style import RC, new_figure, write_picture
 
 WIDTH = 10.0  # inches
 STYLES: dict[bool, dict[str, Any]] = {
@@ -42,7 +40,7 @@ def matches_figure(sides: Sequence[PairMatches], path: Path, right: str, drawn: 
     """A line of two images for each of `sides`, with up to `drawn` matches spread over their ranks.
 
     Args:
-        path: the ending decides the format: .png, .jpg, .pdf or .svg.
+        path: the ending decides the format, as in `write_picture`.
         right: when a match is right, for the legend.
 
     Raises:
@@ -60,11 +58,7 @@ def matches_figure(sides: Sequence[PairMatches], path: Path, right: str, drawn: 
         words = {True: f"right: {right}", False: "wrong"}
         lines = [Line2D([], [], label=words[key], **style) for key, style in STYLES.items()]
         figure.legend(handles=lines, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-        form, buffer = path.suffix.removeprefix("."), io.BytesIO()
-        options: Any = {"pil_kwargs": {"quality": 82}} if form in ("jpg", "jpeg") else {}
-        figure.savefig(buffer, format=form, dpi=100, **options)
-    write_bytes(path, buffer.getvalue())
-    return path
+    return write_picture(figure, path)
 
 
 def _draw(area: Axes, side: PairMatches, drawn: int) -> None:

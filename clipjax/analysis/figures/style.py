@@ -18,7 +18,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FixedFormatter
 
 from clipjax.analysis.figures.named_points import name_points
-from clipjax.errors import visible
+from clipjax.errors import UsageError, visible
 from clipjax.results.row import AnyRow
 from clipjax.storage.writing import write_bytes
 
@@ -27,6 +27,7 @@ INK, QUIET, NO_ROWS = "#222222", "#8A8A8A", "#C4C4C4"
 LINE_COLOURS = {"blue": "#0B3D91", "grey": QUIET, "black": INK}  # of trend lines
 MARKERS = "osD^vPX*"
 FORMATS = ("png", "pdf")  # `save_figure` also writes "svg", with names on its points
+PICTURES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")  # endings of pictures of images
 ENDINGS = (".png", ".pdf", ".svg", ".csv")  # of the files of one figure
 
 RC: Any = {
@@ -116,6 +117,23 @@ def save_figure(
     return paths
 
 
+def check_picture(path: str | Path) -> None:
+    """Raises UsageError unless the path ends as a format of `write_picture`."""
+    if Path(path).suffix not in PICTURES:
+        raise UsageError(f"{path} must end in {', '.join(PICTURES)}")
+
+
+def write_picture(figure: Figure, path: Path) -> Path:
+    """Write a figure of images in the format that `path` ends in (`PICTURES`).
+
+    Raises DataError if the file cannot be written.
+    """
+    form = path.suffix.removeprefix(".")
+    options: Any = {"pil_kwargs": {"quality": 82}} if form in ("jpg", "jpeg") else {}
+    write_bytes(path, _rendered(figure, form, {}, dpi=100, **options))
+    return path
+
+
 def without_ending(out: str | Path) -> Path:
     """`out` without the ending of a figure's file; "fig_v1.5" has none."""
     path = Path(out)
@@ -134,11 +152,13 @@ def _show_hidden(figure: Figure) -> None:
                 formatter.seq = [visible(str(label), "\n") for label in formatter.seq]
 
 
-def _rendered(figure: Figure, form: str, names: Mapping[str, Sequence[str]]) -> bytes:
+def _rendered(
+    figure: Figure, form: str, names: Mapping[str, Sequence[str]], dpi: int = 200, **options: Any
+) -> bytes:
     # No date: the same rows give the same bytes.
     metadata = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(form)
     buffer = io.BytesIO()
     _show_hidden(figure)
     with matplotlib.rc_context(RC):
-        figure.savefig(buffer, format=form, dpi=200, metadata=metadata)
+        figure.savefig(buffer, format=form, dpi=dpi, metadata=metadata, **options)
     return name_points(buffer.getvalue(), names) if form == "svg" else buffer.getvalue()

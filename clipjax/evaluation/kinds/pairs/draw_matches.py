@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from clipjax.analysis.figures.matches import PairMatches, matches_figure
+from clipjax.analysis.figures.style import check_picture
 from clipjax.checkpoints.encoder import Encoder
 from clipjax.data.cards import Dataset
 from clipjax.data.pairs.matching import NORMALISATIONS, Matching
@@ -26,7 +27,6 @@ from clipjax.evaluation.request import Request
 from clipjax.guards import at_least
 from clipjax.tasks.correspondence import CURVE, PLACES, TASK, PairMatcher, limits_of
 
-FORMATS = (".png", ".jpg", ".jpeg", ".pdf", ".svg")
 UNITS = {"3d": " m", "2d": " px", "pck": " of the larger side of the box"}
 
 
@@ -63,8 +63,7 @@ def draw_matches(
         UsageError, DataError: as `clipjax.evaluate`; an unknown pair or format.
     """
     out = Path(out).expanduser()
-    if out.suffix not in FORMATS:
-        raise UsageError(f"{out} must end in {', '.join(FORMATS)}")
+    check_picture(out)
     at_least("draw at least one match", drawn, 1)
     request = Request(
         dataset=dataset,
