@@ -25,7 +25,7 @@ import numpy as np
 
 from clipjax.checkpoints.card import ADAPTER, CARD, WEIGHTS, Card, card_from_dict
 from clipjax.checkpoints.identity.naming import edited
-from clipjax.checkpoints.native import CardFile, read_card_file, write_folder
+from clipjax.checkpoints.native import ModelCardFile, read_card_file, write_folder
 from clipjax.checkpoints.origin import AdapterParts, Location
 from clipjax.config import cache_dir
 from clipjax.errors import DataError
@@ -74,7 +74,7 @@ def check_kind(kind: str, where: str) -> None:
         raise DataError(f"{where}: this clipjax knows no adapter of the kind {kind!r}; known: {known}")
 
 
-def read_adapter_file(file: CardFile) -> AdapterFile:
+def read_adapter_file(file: ModelCardFile) -> AdapterFile:
     """Raises DataError if card.json lacks adapter or base, or for an unknown kind or a damaged file."""
     folder, record = file.folder, file.record
     try:

@@ -19,7 +19,7 @@ from clipjax.checkpoints.identity.model_reference import weights_of
 from clipjax.checkpoints.identity.naming import NOTHING, StatedIdentity, default_name
 from clipjax.checkpoints.language_parts import PartSources
 from clipjax.checkpoints.model import Model
-from clipjax.checkpoints.native import CardFile, card_file, load_params, save_checkpoint
+from clipjax.checkpoints.native import ModelCardFile, card_file, load_params, save_checkpoint
 from clipjax.checkpoints.opening import OpenedWeights, open_weights
 from clipjax.checkpoints.origin import Location
 from clipjax.checkpoints.resize import refuse_wrong_resize, resize_model
@@ -168,7 +168,7 @@ def _read(opened: OpenedWeights, abstract: Params, shardings: dict[str, Any] | N
 
 
 def _adapted(
-    source: str | Path, file: CardFile, given: tuple[Any, ...], mesh: Mesh | None, rules: Rules | None
+    source: str | Path, file: ModelCardFile, given: tuple[Any, ...], mesh: Mesh | None, rules: Rules | None
 ) -> Model:
     folder = file.folder
     if any(each is not None for each in given):
@@ -183,7 +183,7 @@ def _adapted(
     return model
 
 
-def _on_base(file: CardFile, mesh: Mesh | None = None, rules: Rules | None = None) -> Model:
+def _on_base(file: ModelCardFile, mesh: Mesh | None = None, rules: Rules | None = None) -> Model:
     """Raises DataError if the adapter was changed, or its base is missing or has other weights."""
     adapter = read_adapter_file(file)
     base = load_model(find_base(adapter), **base_settings(adapter), mesh=mesh, rules=rules)

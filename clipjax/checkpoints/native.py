@@ -43,7 +43,7 @@ _METADATA = "origin_metadata"
 
 
 @dataclass(frozen=True)
-class CardFile:
+class ModelCardFile:
     """A card.json that clipjax wrote, parsed once; do not change `record`."""
 
     folder: Path
@@ -93,22 +93,22 @@ def is_checkpoint(folder: Path) -> bool:
     return (folder / CARD).is_file() and any((folder / file).is_file() for file in (WEIGHTS, ADAPTER))
 
 
-def card_file(source: Any) -> CardFile | None:
+def card_file(source: Any) -> ModelCardFile | None:
     """The card's file; None unless clipjax wrote the folder `source`."""
     if not isinstance(source, str | Path) or not exists(Path(source) / CARD):
         return None
     return read_card_file(source)
 
 
-def read_card_file(folder: str | Path) -> CardFile:
+def read_card_file(folder: str | Path) -> ModelCardFile:
     """Raises DataError if the folder has none."""
     path = Path(folder) / CARD
     if not exists(path):
         raise DataError(f"{folder} is not a clipjax checkpoint: it has no {CARD}")
-    return CardFile(Path(folder), read_json(path))
+    return ModelCardFile(Path(folder), read_json(path))
 
 
-def load_checkpoint(file: CardFile, target: Mapping[str, Any], *, verify: bool = False) -> Checkpoint:
+def load_checkpoint(file: ModelCardFile, target: Mapping[str, Any], *, verify: bool = False) -> Checkpoint:
     """Open a checkpoint; `load_params` reads it.
 
     Args:
@@ -143,7 +143,7 @@ def load_checkpoint(file: CardFile, target: Mapping[str, Any], *, verify: bool =
     return Checkpoint(weights, sha256, _labels(file, files), conversion, origin)
 
 
-def _labels(file: CardFile, files: Mapping[str, str]) -> LabelSpace | None:
+def _labels(file: ModelCardFile, files: Mapping[str, str]) -> LabelSpace | None:
     if file.record.get("classes") != LABELS:
         return None
     path = file.folder / LABELS

@@ -45,7 +45,7 @@ from clipjax.checkpoints.language_parts import (
     with_chat,
     with_chat_files,
 )
-from clipjax.checkpoints.native import CardFile, load_checkpoint
+from clipjax.checkpoints.native import ModelCardFile, load_checkpoint
 from clipjax.checkpoints.origin import Origin
 from clipjax.checkpoints.tokenizer_files import with_tokenizer_files
 from clipjax.data.labels import LabelSpace
@@ -75,7 +75,7 @@ class OpenedWeights:
 
 def open_weights(
     copy: str | Path,
-    own: CardFile | None,
+    own: ModelCardFile | None,
     card: str | Card | None,
     file: str | None,
     stated: StatedIdentity,
@@ -111,7 +111,9 @@ def open_weights(
     return _open_remote(str(copy), card, file, stated, named)
 
 
-def _open_own(file: CardFile, card: Card | None, stated: StatedIdentity, named: PartSources) -> OpenedWeights:
+def _open_own(
+    file: ModelCardFile, card: Card | None, stated: StatedIdentity, named: PartSources
+) -> OpenedWeights:
     folder = file.folder
     own = card_from_dict(file.card, str(file.path))
     refuse_wrong_activation(own, str(file.path))
