@@ -82,7 +82,7 @@ def _storage(items: Sequence[SweepItem]) -> str:
     core_hours = [_short(count / decode_rate() / 3600) for count in (stored.decoded, stored.embedded)]
     rows = [
         ("runs", f"{len(items):,}"),
-        ("models", f"{len({item.chosen.name for item in items}):,}"),
+        ("models", f"{len({item.choice.name for item in items}):,}"),
         ("images that towers read", f"{stored.embedded:,}"),
         ("texts that towers read", f"{texts:,}"),
         ("images decoded, with a pixel store for all recipes", f"{stored.decoded:,}"),
@@ -97,11 +97,11 @@ def _storage(items: Sequence[SweepItem]) -> str:
 def _recipes(items: Sequence[SweepItem]) -> str:
     by_recipe = defaultdict(list)
     for item in items:
-        by_recipe[item.chosen.recipe].append(item)
+        by_recipe[item.choice.recipe].append(item)
     rows = []
     for recipe, group in by_recipe.items():
         stored = amounts_of(group)
-        models = len({item.chosen.name for item in group})
+        models = len({item.choice.name for item in group})
         each = f"{pixel_bytes(recipe, 1) / 1e3:.0f} kB"
         rows.append((in_words(recipe), models, each, f"{stored.pixels / 1e9:.0f} GB"))
     return _table(("pixel recipe", "models", "an image", "all data sets"), rows)
@@ -114,7 +114,7 @@ def _datasets(planned: dict[str, Sequence[SweepItem]], machine: MachineRates) ->
         stored = amounts_of(group)
         sets = {(images.folder, images.number) for item in group for images in images_in(item)}
         images = sum(count for _, count in sets)
-        models = len({item.chosen.name for item in group})
+        models = len({item.choice.name for item in group})
         hours = [hours_on(machine, by_dataset[precision][name]).chip_hours for precision in PRECISIONS]
         decode = _short(stored.decoded / decode_rate() / 3600)
         pixels = f"{_short(stored.pixels / 1e9)} GB"
@@ -124,8 +124,8 @@ def _datasets(planned: dict[str, Sequence[SweepItem]], machine: MachineRates) ->
 
 
 def amounts_of_kind(item: SweepItem) -> Amounts:
-    assert item.chosen.model is not None
-    return kind_of(item.chosen.model, find_task(item.job.task)).amounts
+    assert item.choice.model is not None
+    return kind_of(item.choice.model, find_task(item.job.task)).amounts
 
 
 def _by_dataset(items: Sequence[SweepItem]) -> dict[str, list[SweepItem]]:
@@ -149,11 +149,11 @@ def _architectures(planned: dict[str, Sequence[SweepItem]], machines: dict[str, 
     by_arch = {precision: _by_arch(items) for precision, items in planned.items()}
     v5e, rows = machines["v5e-8"], []
     for name, group in by_arch["parity"].items():
-        card = group[0].chosen.card
+        card = group[0].choice.card
         assert card is not None
         rates, shares = _rates(card, machines)
         hours = [hours_on(v5e, by_arch[precision][name]).chip_hours for precision in PRECISIONS]
-        models = len({item.chosen.name for item in group})
+        models = len({item.choice.name for item in group})
         gflop = _short(image_flops(card, None) / 1e9)
         rows.append((name, models, gflop, *rates, *map(_short, hours), shares[1].of))
     rates = [f"{name[:3]} {precision}" for name, precision in SHOWN]
@@ -176,8 +176,8 @@ def _rates(card: Card, machines: dict[str, MachineRates]) -> tuple[list[str], li
 def _by_arch(items: Sequence[SweepItem]) -> dict[str, list[SweepItem]]:
     groups: dict[str, list[SweepItem]] = defaultdict(list)
     for item in items:
-        assert item.chosen.card is not None
-        groups[item.chosen.card.arch.name].append(item)
+        assert item.choice.card is not None
+        groups[item.choice.card.arch.name].append(item)
     return dict(sorted(groups.items()))
 
 

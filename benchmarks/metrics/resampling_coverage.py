@@ -137,7 +137,7 @@ def bias_of_worst(images: int, draws: int) -> dict[str, float]:
         second = rng.permuted(np.tile(np.arange(images) % 2, (1000, 1)), axis=1).ravel().astype(bool)
         found = worst_of_halves(labels, correct, second, 100)
         assert found is not None
-        true = np.mean([truth[classes].mean() for classes in found.chosen])
+        true = np.mean([truth[classes].mean() for classes in found.choices])
         halves.append(found.value - true)
         worst.append((value - np.sort(truth)[:100].mean(), found.value - np.sort(truth)[:100].mean()))
         inside.append(found.interval.lo <= true <= found.interval.hi)

@@ -104,15 +104,14 @@ def load_model(
         opened = open_weights(copy, own, card, file, stated, source, named)
         params = _abstract(opened.card, dtype)
         mesh = mesh if mesh_of is None else mesh_of(params)
-        rules = FSDP if rules is None else rules
-        model = _read(opened, params, None if mesh is None else params_sharding(params, mesh, rules))
+        shardings = None if mesh is None else params_sharding(params, mesh, FSDP if rules is None else rules)
+        model = _read(opened, params, shardings)
     if image_size is not None:
         model = resize_model(model, image_size, position_rule)
-    where = str(Path(source).resolve() if copy is source and Path(source).exists() else source)
-    given = card.to_dict() if isinstance(card, Card) else card
+    is_here = copy is source and Path(source).exists()
     location = Location(
-        source=where,
-        card=given,
+        source=str(Path(source).resolve() if is_here else source),
+        card=card.to_dict() if isinstance(card, Card) else card,
         file=file,
         image_size=image_size,
         position_rule=position_rule,
@@ -249,8 +248,7 @@ def convert_model(
         stated = StatedIdentity(name, facts_of, facts, None if folder is None else default_name(folder))
         opened = open_weights(copy, own, card, None, stated, source, PartSources(vision, tokenizer))
         if labels is not None:
-            known_by = f"the card {card if isinstance(card, str) else card.id}" if card is not None else None
-            known_by = known_by if own is None else "its card.json"
+            known_by = _known_by(own, card)
             named = stated_classes(opened.card, labels, str(classes), source, known_by)
             opened = dataclasses.replace(opened, card=named)
         if image_size is not None:
@@ -272,3 +270,12 @@ def convert_model(
         check=card.weights.refuse_changed,
     )
     return folder, card
+
+
+def _known_by(own: CardFile | None, card: str | Card | None) -> str | None:
+    """The card that already names a classifier's outputs, in words."""
+    if own is not None:
+        return "its card.json"
+    if card is None:
+        return None
+    return f"the card {card if isinstance(card, str) else card.id}"

@@ -46,7 +46,7 @@ def resize_model(model: Model, image_size: int, rule: str | None = None) -> Mode
         )
     if model.adapter is not None:
         raise UsageError(f"{card.id} has an adapter, which was trained at {size} pixels: resize its base")
-    chosen: Any = rule_of(card.arch, card.source.library, rule)
+    applied: Any = rule_of(card.arch, card.source.library, rule)
     if card.resized is not None:
         raise UsageError(
             f"{card.id} was resized before, from {card.resized.image_size} to {size} pixels: "
@@ -56,11 +56,11 @@ def resize_model(model: Model, image_size: int, rule: str | None = None) -> Mode
         card,
         arch=resized_arch(card.arch, image_size),
         preprocess=resized_preprocess(card.preprocess, image_size),
-        resized=ImageResize(size, chosen),
+        resized=ImageResize(size, applied),
     )
     params, origin = model.params, model.origin
-    if chosen is not None:
-        path, params = _with_table(model, image_size, chosen)
+    if applied is not None:
+        path, params = _with_table(model, image_size, applied)
         if origin.dtypes is not None:  # resampled values need more than half precision
             origin = dataclasses.replace(origin, dtypes={**origin.dtypes, f"vision/{path}": "float32"})
     return Model(

@@ -143,13 +143,13 @@ def answering(name: str, params: Mapping[str, Any], precision: str | None) -> Pr
     """
     embedding = params.get("decoder", {}).get("embedding")
     half = embedding is not None and embedding.dtype == jnp.bfloat16
-    chosen = known_precision(precision or ("fast" if half else "parity"))
-    if half and chosen == "parity":
+    own = known_precision(precision or ("fast" if half else "parity"))
+    if half and own == "parity":
         raise UsageError(
             f"{name} was loaded with dtype 'bfloat16', and precision 'parity' needs float32: take precision "
             "'fast' (--precision fast), or load it again without dtype"
         )
-    return chosen
+    return own
 
 
 @dataclass(frozen=True)

@@ -137,10 +137,10 @@ def _top_file(path: Path) -> Path:
     files = sorted(path.glob(f"*{TOP}"))
     if not files:
         raise DataError(f"{path} holds no *{TOP}; give the folder with the annotations")
-    chosen = [file for file in files if file.name.endswith(DEFAULT_PART + TOP)] if len(files) > 1 else files
-    if len(chosen) != 1:
+    parts = [file for file in files if file.name.endswith(DEFAULT_PART + TOP)] if len(files) > 1 else files
+    if len(parts) != 1:
         raise UsageError(f"{path} holds {', '.join(file.name for file in files)}: give one of the files")
-    return chosen[0]
+    return parts[0]
 
 
 def _one(folder: Path, pattern: str) -> Path | None:

@@ -54,16 +54,16 @@ def check_planned(
 
     What the store already holds is not subtracted.
     """
-    chosen = models or tuple(model_ids())
+    names = models or tuple(model_ids())
     try:
         images, folder = sum(_images(data_root)), store_folder(machine, store)
     except DataError:
         return  # `check_data` says why the folder or its cards cannot be read
     if not images or isinstance(folder, BucketPath):
         return
-    needed = sum(bytes_an_image(chosen)) * images
+    needed = sum(bytes_an_image(names)) * images
     free = machine.free(existing(folder))
-    whose = "all registered models" if not models else counted(len(chosen), "model")
+    whose = "all registered models" if not models else counted(len(names), "model")
     says = (
         f"embeddings of {counted(images, 'image')} by {whose} take {readable_bytes(needed)}; "
         f"{readable_bytes(free)} are free on the disk of {folder}"

@@ -47,9 +47,9 @@ def _memory(machine: Machine) -> tuple[int | None, int | None]:
 def memory_limit(machine: Machine) -> int | None:
     """Bytes that this process's cgroups allow; None: no limit."""
     values = _cgroup(machine, "memory.max") + _cgroup(machine, "memory.limit_in_bytes", "memory")
+    numbers = [int(value) for value in values if value.strip().isdecimal()]  # version 2 has "max", too
     # Version 1 writes "no limit" as the largest multiple of a page below 2^63.
-    limits = [int(value) for value in values if value.strip().isdecimal() and int(value) < 2**62]
-    return min(limits, default=None)
+    return min((number for number in numbers if number < 2**62), default=None)
 
 
 def core_limit(machine: Machine) -> float | None:

@@ -118,21 +118,40 @@ def prompts_of(model: Encoder, questions: Questions, rotations: int, steps: int)
     n, most = len(questions.ids), questions.most
     prompts = [[language.prompt(questions.ask(i, r)) for r in range(rotations)] for i in range(n)]
     texts = [[language.continuation(option) for option in own] for own in questions.options]
-    longest = max(len(text) for own in texts for text in own)
+    options, counts = _option_ids(texts, most)
+    letters = _first_ids(
+        texts, language.letters(most) if questions.card.has_letters else None, rotations, most
+    )
     rows = [ids for own in prompts for ids, _ in own]
-    ids, valid = padded_left(rows, _room(model, questions, prompts, max(steps, longest)))
+    ids, valid = padded_left(rows, _room(model, questions, prompts, max(steps, options.shape[2])))
     lengths = valid.sum(axis=1, dtype=np.int32).reshape(n, rotations)
-    start = np.array([[at for _, at in own] for own in prompts], np.int32)
-    options, letters = np.zeros((n, most, longest), np.int32), np.zeros((n, rotations, most), np.int32)
-    counts = np.zeros((n, most), np.int32)
-    marks = language.letters(most) if questions.card.has_letters else []
+    padding = ids.shape[1] - lengths  # on the left, so it moves the image's position
+    image_at = padding + np.array([[at for _, at in own] for own in prompts], np.int32)
+    ids = ids.reshape(n, rotations, -1)
+    return QuestionPrompts(ids, lengths, image_at, letters, options, counts, tuple(language.stop))
+
+
+def _option_ids(texts: Sequence[Sequence[Sequence[int]]], most: int) -> tuple[np.ndarray, np.ndarray]:
+    """The options' ids, padded on the right, int32 [N, most, L], and their numbers, int32 [N, most]."""
+    longest = max(len(text) for own in texts for text in own)
+    ids, counts = np.zeros((len(texts), most, longest), np.int32), np.zeros((len(texts), most), np.int32)
     for i, own in enumerate(texts):
         for k, text in enumerate(own):
-            options[i, k, : len(text)], counts[i, k] = text, len(text)
+            ids[i, k, : len(text)], counts[i, k] = text, len(text)
+    return ids, counts
+
+
+def _first_ids(
+    texts: Sequence[Sequence[Sequence[int]]], letters: Sequence[int] | None, rotations: int, most: int
+) -> np.ndarray:
+    """Each option's first id in each order, of its letter or else of its text: int32 [N, R, most]."""
+    ids = np.zeros((len(texts), rotations, most), np.int32)
+    for i, own in enumerate(texts):
+        for k, text in enumerate(own):
             for r in range(rotations):
-                letters[i, r, k] = marks[(k + r) % len(own)] if questions.card.has_letters else text[0]
-    ids, image_at = ids.reshape(n, rotations, -1), ids.shape[1] - lengths + start
-    return QuestionPrompts(ids, lengths, image_at, letters, options, counts, tuple(language.stop))
+                # Order r shows option k in place (k + r) mod n, so with that place's letter.
+                ids[i, r, k] = text[0] if letters is None else letters[(k + r) % len(own)]
+    return ids
 
 
 def _room(model: Encoder, questions: Questions, prompts: Sequence[Sequence[Any]], after: int) -> int:

@@ -114,11 +114,16 @@ def _longest(
 def _padded(length: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
     """Each length rounded up to one of few: those with the fewest tokens, counting PROGRAM for each."""
     sizes, counts = np.unique(length, return_counts=True)
-    best: list[tuple[int, tuple[int, ...]]] = [(0, ())]  # of the first i sizes
+    # best[i]: the fewest tokens for the texts of the first i sizes, and the lengths that they are padded to.
+    best: list[tuple[int, tuple[int, ...]]] = [(0, ())]
     for i in range(1, len(sizes) + 1):
         top = int(sizes[i - 1])
-        of = ((best[j][0] + top * int(counts[j:i].sum()) + PROGRAM, (*best[j][1], top)) for j in range(i))
-        best.append(min(of))
+        ways = []
+        for j in range(i):  # the first j sizes at their best, then one program for sizes j to i - 1
+            tokens, tops = best[j]
+            padded = top * int(counts[j:i].sum())
+            ways.append((tokens + padded + PROGRAM, (*tops, top)))
+        best.append(min(ways))
     tops = np.array(best[-1][1])
     return tops[np.searchsorted(tops, length)]
 

@@ -135,10 +135,10 @@ class ImageStream(Stream):
             return {"workers": self.how.workers, "on_error": "skip"}
         whole, rows = _joined(order)
         shown = self.how.progress and jax.process_index() == 0
-        chosen = choose(whole, self.recipe, rows, progress=shown)
+        decoders = choose(whole, self.recipe, rows, progress=shown)
         for of, _ in order.parts():
-            of.decoders = "" if chosen == Decoders() else str(chosen)
-        return {"workers": chosen.workers, "threads": chosen.threads, "on_error": "skip"}
+            of.decoders = "" if decoders == Decoders() else str(decoders)
+        return {"workers": decoders.workers, "threads": decoders.threads, "on_error": "skip"}
 
     def _apart(self, order: Order, **how: Any) -> Generator[Batch]:
         """Each data set by itself; a step has the pieces of several, one for each device."""

@@ -76,8 +76,8 @@ def _choose(stream: Stream, n: int, rows_per_shard: int | None) -> Layout:
     first = batch if isinstance(batch, int) else min(stream.batch, _padded(n))
     placement = stream.placement(first, stream.how.params)
     if batch == AUTO:
-        chosen = stream.fastest(placement, n)
-        first, why = min(chosen.batch, _padded(n)), chosen.why
+        choice = stream.fastest(placement, n)
+        first, why = min(choice.batch, _padded(n)), choice.why
     shard = default_shard(n, first) if rows_per_shard is None else rows_per_shard
     if shard < 1 or shard % first:
         raise UsageError(f"{shard} rows per shard is not a multiple of the batch of {first} images")

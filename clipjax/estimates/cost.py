@@ -142,7 +142,7 @@ def with_work(
     """
     costed = []
     for item in items:
-        found = works(item.chosen, item.job, item.request, sizes, heads)
+        found = works(item.choice, item.job, item.request, sizes, heads)
         new = {work.of: work for work in found if work.of not in needed}
         needed.update(new)
         costed.append(replace(item, work=tuple(new.values())))
@@ -155,15 +155,15 @@ def total_flops(items: Sequence[CostedItem]) -> int:
 
 
 def works(
-    chosen: ModelChoice, job: TaskOnData, request: Request, sizes: DataSizes | CardSizes, heads: Heads
+    choice: ModelChoice, job: TaskOnData, request: Request, sizes: DataSizes | CardSizes, heads: Heads
 ) -> list[Work]:
     """Everything that a run needs, whether or not another has computed it; [] for outputs in files."""
-    card, found = chosen.card, []
+    card, found = choice.card, []
     tower = image_tower(card)
-    for images in images_of(chosen, job, request, sizes):
+    for images in images_of(choice, job, request, sizes):
         each = UNKNOWN if card is None else image_flops(card, images.size)
         found.append(Work(tower, images.precision, images, images.number, images.number * each))
-    for texts, number in texts_of(chosen, job, request, heads):
+    for texts, number in texts_of(choice, job, request, heads):
         if card is not None:
             found.append(Work("text", texts.precision, texts, number, number * flops(card, "text")))
     return found
@@ -175,19 +175,19 @@ def image_tower(card: Card | None) -> str:
 
 
 def images_of(
-    chosen: ModelChoice, job: TaskOnData, request: Request, sizes: DataSizes | CardSizes
+    choice: ModelChoice, job: TaskOnData, request: Request, sizes: DataSizes | CardSizes
 ) -> list[ImageWork]:
     """The images that a run embeds: one record for each data set and precision.
 
     [] for a model that is not run: its outputs are in files, or it cannot be opened.
     """
-    if chosen.model is None:
+    if choice.model is None:
         return []
     sample = None if request.limit is None else (request.limit, request.seed)
-    amounts = kind_of(chosen.model, find_task(job.task)).amounts
+    amounts = kind_of(choice.model, find_task(job.task)).amounts
     return [
         ImageWork(
-            model=chosen.name,
+            model=choice.name,
             folder=str(data.root),
             number=sizes.of(data, request.limit, amounts),
             sample=sample,
@@ -202,15 +202,15 @@ def images_of(
 
 
 def texts_of(
-    chosen: ModelChoice, job: TaskOnData, request: Request, heads: Heads
+    choice: ModelChoice, job: TaskOnData, request: Request, heads: Heads
 ) -> list[tuple[TextWork, int]]:
     """A zero-shot head's prompts and their number."""
-    if chosen.model is None or chosen.own_head or "head" not in find_task(job.task).needs:
+    if choice.model is None or choice.own_head or "head" not in find_task(job.task).needs:
         return []
     if (head := heads.of(job)) is None:
         return []
     return [
-        (TextWork(chosen.name, head.classes, head.prompts, each), head.number) for each in request.precisions
+        (TextWork(choice.name, head.classes, head.prompts, each), head.number) for each in request.precisions
     ]
 
 
@@ -276,12 +276,12 @@ def _decoder_weights(arch: Arch) -> int:
     return sum(math.prod(leaf.shape) for leaf in leaves)
 
 
-def weight_bytes(chosen: ModelChoice, precisions: Collection[str]) -> int:
+def weight_bytes(choice: ModelChoice, precisions: Collection[str]) -> int:
     """The params' bytes in memory, as a sweep with these precisions loads them; 0 if clipjax loads none."""
-    if chosen.card is None:
+    if choice.card is None:
         return 0
-    held = PRECISION_OF[dtype_to_load(precisions)(chosen.card)]
-    return bytes_of(Network(chosen.card.arch).abstract_params(held))
+    held = PRECISION_OF[dtype_to_load(precisions)(choice.card)]
+    return bytes_of(Network(choice.card.arch).abstract_params(held))
 
 
 def pixel_bytes(recipe: PixelRecipe, images: int) -> int:

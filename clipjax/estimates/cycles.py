@@ -124,6 +124,8 @@ def _costs_nothing(each: Instruction) -> bool:
 
 def _name(each: Instruction) -> str:
     """The compiler's kind of operation and the JAX operation it was made from, as "fusion dot_general"."""
-    source = _OP_NAME.search(each.attributes)
-    kind = _TARGET.search(each.attributes)
-    return " ".join(filter(None, (kind[1] if kind else each.opcode, source and source[1].split("/")[-1])))
+    target = _TARGET.search(each.attributes)
+    kind = target[1] if target else each.opcode
+    source = _OP_NAME.search(each.attributes)  # "jit(step)/while/body/dot_general"
+    operation = source[1].split("/")[-1] if source else ""
+    return f"{kind} {operation}".strip()

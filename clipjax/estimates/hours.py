@@ -133,7 +133,7 @@ def hours_on(machine: MachineRates, items: Sequence[CostedItem]) -> Hours:
     """The time of the towers that a plan's items need, as if nothing were stored."""
     by: dict[str, float] = dict.fromkeys(BASES, 0.0)
     for item in items:
-        arch = None if item.chosen.card is None else item.chosen.card.arch
+        arch = None if item.choice.card is None else item.choice.card.arch
         for work in (work for work in item.work if work.flops):
             share = share_of(machine, arch, work.tower, work.precision, work.flops // work.number)
             by[share.basis] += work.flops / machine.peak(work.precision) / share.value
@@ -151,7 +151,7 @@ def amounts_of(items: Sequence[CostedItem]) -> WorkAmounts:
     pixels: dict[Any, int] = {}
     anew = 0  # images of pairs, which every model decodes
     for item in items:
-        card, recipe = item.chosen.card, item.chosen.recipe
+        card, recipe = item.choice.card, item.choice.recipe
         for images in images_in(item):
             embedded += images.number
             if images.size is not None:

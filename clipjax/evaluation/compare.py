@@ -150,11 +150,11 @@ def compare_runs(
         words = "; ".join(f"{name} ({why})" for name, why in not_compared.items())
         raise DataError(f"{first} and {second} have nothing to compare by: {words}")
     _check_metrics(metrics, pairs, left_out)
-    chosen = [(each, pair) for pair in pairs for each in pair.found if not metrics or each.metric in metrics]
+    numbers = [(each, pair) for pair in pairs for each in pair.found if not metrics or each.metric in metrics]
     # Only headlines are tests: other metrics have no corrected p-value.
-    headlines = [i for i, (each, pair) in enumerate(chosen) if each.metric in pair.headlines]
-    corrected = dict(zip(headlines, holm([chosen[i][0].p_value for i in headlines]).tolist()))
-    return [_comparison(each, corrected.get(i), pair, not_compared) for i, (each, pair) in enumerate(chosen)]
+    headlines = [i for i, (each, pair) in enumerate(numbers) if each.metric in pair.headlines]
+    corrected = dict(zip(headlines, holm([numbers[i][0].p_value for i in headlines]).tolist()))
+    return [_comparison(each, corrected.get(i), pair, not_compared) for i, (each, pair) in enumerate(numbers)]
 
 
 def _least_draws(pairs: Sequence[_Pair], metrics: Sequence[str]) -> int:

@@ -90,13 +90,13 @@ def in_one_line(missing: Sequence[str], data_root: str | Path | None) -> list[st
 
 def survey(data_root: str | Path, *, decode: bool = False) -> Iterator[tuple[DataFolder, list[str] | None]]:
     """Each data set with its problems; None if it is missing."""
-    for located in cards_below(data_root):
-        if not exists(located.root):
-            if located.card.tasks and not located.card.demo:
-                yield located, None
+    for data in cards_below(data_root):
+        if not exists(data.root):
+            if data.card.tasks and not data.card.demo:
+                yield data, None
         else:
-            problems = check_dataset(located.root, located.card, decode=decode)
-            yield located, [*problems, *card_problems(located.card)]
+            problems = check_dataset(data.root, data.card, decode=decode)
+            yield data, [*problems, *card_problems(data.card)]
 
 
 def card_problems(card: DatasetCard) -> list[str]:

@@ -233,13 +233,10 @@ def wrap(
 
     Raises UsageError naming a missing or wrong argument.
     """
-    for what, function in {
-        "encode_image": encode_image,
-        "encode_text": encode_text,
-        "tokenizer": tokenizer,
-    }.items():
-        if not callable(function) and (function is not None or what == "encode_image"):
-            raise UsageError(f"clipjax.wrap: {what} is {function!r}, should be a function")
+    _check_function("encode_image", encode_image)
+    for what, function in (("encode_text", encode_text), ("tokenizer", tokenizer)):
+        if function is not None:
+            _check_function(what, function)
     if not _is_name(name) or name in taken_names():
         raise UsageError(
             f"clipjax.wrap: the name {name!r} is empty, has control characters or is a published model's: "
@@ -267,6 +264,11 @@ def wrap(
     return OwnModel(card, encode_image, encode_text, tokenizer, params)
 
 
+def _check_function(what: str, function: Any) -> None:
+    if not callable(function):
+        raise UsageError(f"clipjax.wrap: {what} is {function!r}, should be a function")
+
+
 def _finite(what: str, value: Any) -> float | None:
     if not _is_number(value):
         raise UsageError(f"clipjax.wrap: {what} is {value!r}, should be a finite number")
@@ -281,22 +283,24 @@ def _identity(size: int) -> dict[str, np.ndarray]:
 def _preprocess(
     image_size: int, resize_size: int | None, mode: str, interpolation: str, mean: Triple, std: Triple
 ) -> Preprocess:
-    channels = {"mean": mean, "std": std}
-    for what, values in channels.items():
-        array = np.asarray(values, np.float64)
-        if array.shape != (3,) or not np.isfinite(array).all() or (what == "std" and (array <= 0).any()):
-            above = " above 0" if what == "std" else ""
-            raise UsageError(
-                f"clipjax.wrap: {what} is {values!r}, should be three numbers{above}, one per channel"
-            )
-    red, green, blue = ((float(mean[i]), float(std[i])) for i in range(3))
     preprocess = Preprocess(
         image_size=image_size,
         resize_size=image_size if resize_size is None else resize_size,
         resize_mode=mode,
         interpolation=interpolation,
-        mean=(red[0], green[0], blue[0]),
-        std=(red[1], green[1], blue[1]),
+        mean=_per_channel("mean", mean),
+        std=_per_channel("std", std, above=0),
     )
     preprocess.recipe()
     return preprocess
+
+
+def _per_channel(what: str, values: Triple, above: float = -math.inf) -> tuple[float, float, float]:
+    array = np.asarray(values, np.float64)
+    if array.shape != (3,) or not np.isfinite(array).all() or (array <= above).any():
+        limit = "" if above == -math.inf else f" above {above:g}"
+        raise UsageError(
+            f"clipjax.wrap: {what} is {values!r}, should be three numbers{limit}, one per channel"
+        )
+    red, green, blue = array.tolist()
+    return red, green, blue

@@ -21,12 +21,12 @@ def prompts_name(prompts: str | Path | PromptSet | None, card: DatasetCard) -> s
 
 def prompts_about(space: LabelSpace, prompts: str | Path | PromptSet | None) -> PromptSet:
     """The given or default prompts. Raises UsageError or DataError unless all classes make prompts."""
-    chosen = prompt_set(prompts or DEFAULT_PROMPTS)
+    texts = prompt_set(prompts or DEFAULT_PROMPTS)
     for name in space.classes:
-        chosen.of_class(name)
+        texts.of_class(name)
     if all(re.fullmatch(r"n\d{8}", name) for name in space.classes):
         raise UsageError(
             f"the classes of {space.name} are WordNet ids ({space.classes[0]}, ...), which make no prompt: "
             "name the data set's card, or give labels=NAME (--labels: imagenet, or a CSV file `id,name`)"
         )
-    return chosen
+    return texts

@@ -33,6 +33,13 @@ def run(
     model: object, task: str, request: Request, compute: Compute, *, results: str | Path | None = None
 ) -> Result:
     """Arguments as in `clipjax.evaluate`."""
+    return measured(resolved_run(model, task, request, compute, results), compute, results)
+
+
+def resolved_run(
+    model: object, task: str, request: Request, compute: Compute, results: str | Path | None = None
+) -> ResolvedItem:
+    """Load what a run reads, and check it before anything is computed. Raises UsageError or DataError."""
     if not isinstance(model, str | Path):
         model = encoder(model)
         check_options(model, find_task(task), request)  # before any data are read
@@ -40,8 +47,7 @@ def run(
     evaluated = encoder(model, dtype=dtype_to_load(request.precisions))
     [item] = items_of(evaluated, [job], request)
     with on_all(f"prepare {job}", apart=compute.store is None):
-        found = resolved(item, evaluated, results)
-    return measured(found, compute, results)
+        return resolved(item, evaluated, results)
 
 
 def measured(ready: ResolvedItem, compute: Compute, results: str | Path | None) -> Result:

@@ -176,8 +176,8 @@ def _missing(suite: FinetuneSuite, data_root: str | Path) -> list[str]:
     families = {name.partition(":")[0] for name in suite.datasets}
     lines: dict[str, None] = {}
     parts = sorted(_parts(suite, data_root), key=lambda part: isinstance(part, DataError))
-    for planned in parts:
-        missing = [str(planned)] if isinstance(planned, DataError) else planned.missing
+    for entry in parts:
+        missing = [str(entry)] if isinstance(entry, DataError) else entry.missing
         lines |= dict.fromkeys(
             line for line in missing if not families or any(f"{name} (" in line for name in families)
         )
@@ -199,13 +199,13 @@ def jobs_of(suite: FinetuneSuite, data_root: str | Path) -> dict[_Key, TaskOnDat
     jobs: dict[_Key, TaskOnData] = {}
     why: DataError | None = None
     tasks = {metric.task for metric in suite.metrics}
-    for planned in _parts(suite, data_root):
-        if isinstance(planned, DataError):
-            why = planned
+    for entry in _parts(suite, data_root):
+        if isinstance(entry, DataError):
+            why = entry
             continue
         jobs |= {
             (job.task, job.data.card.name): job
-            for job in planned.jobs
+            for job in entry.jobs
             if job.task in tasks and (not suite.datasets or job.data.card.name in suite.datasets)
         }
     if not jobs and suite.datasets:
@@ -218,13 +218,13 @@ def jobs_of(suite: FinetuneSuite, data_root: str | Path) -> dict[_Key, TaskOnDat
 
 def refuse_leaks(splits: Sequence[Split], suite: FinetuneSuite, data_root: str | Path) -> None:
     """Raise DataError if the suite reports on training or validation images."""
-    located = {
+    sets = {
         (data.card.name, data.root): data
         for job in jobs_of(suite, data_root).values()
         for data in (job.data, job.id)
         if data is not None
     }
-    for data in located.values():
+    for data in sets.values():
         try:
             manifest = data.dataset.manifest
         except DataError:

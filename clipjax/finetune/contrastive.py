@@ -181,6 +181,7 @@ def train(
     tx = recipe.transformation()
     parts = split(network.init_params(jax.random.key(recipe.seed)), lambda _: True, update_statistics=True)
     shardings = state_shardings(parts, tx, mesh, rules)
+    loss = clip_loss(network, mean, std, recipe.precision, platform_of(mesh))
     batches = training_batches(
         manifest,
         pixels,
@@ -191,21 +192,14 @@ def train(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    logs = Logs(recipe.steps, batch_size=recipe.batch_size, description=description, progress=progress)
     identity = _identity(network, manifest, recipe)
     state = fit(
         init_state(parts, tx, shardings, recipe.seed),
-        make_step(
-            clip_loss(network, mean, std, recipe.precision, platform_of(mesh)),
-            tx,
-            mesh,
-            shardings,
-            constrain=bound_logit_scale,
-        ),
+        make_step(loss, tx, mesh, shardings, constrain=bound_logit_scale),
         batches,
         steps=recipe.steps,
         mesh=mesh,
-        logs=logs,
+        logs=Logs(recipe.steps, batch_size=recipe.batch_size, description=description, progress=progress),
         checkpoints=None if checkpoints is None else Checkpoints(checkpoints, identity),
         every=every,
         ids=manifest.ids,

@@ -189,12 +189,12 @@ def solve(setup: Setup, method: Method) -> Outcome:
 
     accuracies: list[float] = []
     choice = choose(setup.recipe.learning_rates, accuracy, setup.validation, "the learning rate")
-    chosen = {
+    record = {
         "learning_rate": choice.best,
         "learning_rates": list(setup.recipe.learning_rates),
         "learning_rate_accuracies": list(choice.tried),
     }
-    return also_chosen(_finish(*best[choice.best]), chosen)
+    return also_chosen(_finish(*best[choice.best]), record)
 
 
 def _prepared(setup: Setup, method: Method) -> Problem:

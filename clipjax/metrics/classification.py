@@ -50,8 +50,8 @@ def class_counts(
         return _class_counts(labels, correct, num_classes=num_classes)
     inside = (labels >= 0) & (labels < num_classes)
     total, hits = (
-        np.bincount(labels[chosen], minlength=num_classes).astype(np.int32)
-        for chosen in (inside, inside & correct)
+        np.bincount(labels[mask], minlength=num_classes).astype(np.int32)
+        for mask in (inside, inside & correct)
     )
     return hits, total
 

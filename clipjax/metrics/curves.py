@@ -92,11 +92,11 @@ def fpr_closest(counts: Counts) -> Float64[np.ndarray, " B"]:
     higher, lower = _at(tp, reached), np.where(reached > 0, _at(tp, np.maximum(reached - 1, 0)), 0)
     # Distances are compared in float64, as in the reference.
     nearer = np.abs(lower / total - RECALL) < np.abs(higher / total - RECALL)
-    chosen = np.where(nearer, lower, higher)
+    recall = np.where(nearer, lower, higher)
     # The lowest threshold is just above the next positive.
-    following = np.minimum(_places(tp, chosen, "right"), tp.shape[1] - 1)
-    at_chosen = np.where(chosen == total, _at(counts.fp, reached), _at(counts.before, following))
-    return at_chosen / counts.negatives
+    following = np.minimum(_places(tp, recall, "right"), tp.shape[1] - 1)
+    at_recall = np.where(recall == total, _at(counts.fp, reached), _at(counts.before, following))
+    return at_recall / counts.negatives
 
 
 def _reached(tp: np.ndarray) -> np.ndarray:

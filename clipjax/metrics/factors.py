@@ -55,10 +55,10 @@ class FactorCounts:
         Raises:
             ValueError: no such factor has an image.
         """
-        chosen = np.asarray(among) & (self.total > 0)
-        if not chosen.any():
+        mask = np.asarray(among) & (self.total > 0)
+        if not mask.any():
             raise ValueError("no image has any of the factors, so none is the worst")
-        return int(np.argmin(np.where(chosen, self.accuracy, np.inf)))
+        return int(np.argmin(np.where(mask, self.accuracy, np.inf)))
 
 
 def count_factors(

@@ -25,7 +25,7 @@ Choose = Callable[[np.ndarray, np.ndarray], np.ndarray]
 class HeldOut(NamedTuple):
     """`chosen`: the groups that the first and the second half choose; `n`: images scored, each once."""
 
-    chosen: tuple[np.ndarray, np.ndarray]
+    choices: tuple[np.ndarray, np.ndarray]
     value: float
     n: int
     interval: Interval
@@ -83,11 +83,11 @@ def worst_factor_of_halves(
 def _held_out(hits: Int[np.ndarray, "2 G"], total: Int[np.ndarray, "2 G"], choose: Choose) -> HeldOut:
     """Groups without images in one of the halves are not chosen."""
     both = (total > 0).all(axis=0)
-    chosen = [choose(hits[half] * both, total[half] * both) for half in (0, 1)]
-    right = np.array([hits[1 - half, chosen[half]].sum() for half in (0, 1)])
-    count = np.array([total[1 - half, chosen[half]].sum() for half in (0, 1)])
+    choices = [choose(hits[half] * both, total[half] * both) for half in (0, 1)]
+    right = np.array([hits[1 - half, choices[half]].sum() for half in (0, 1)])
+    count = np.array([total[1 - half, choices[half]].sum() for half in (0, 1)])
     one, other = (wilson(int(k), int(n)) for k, n in zip(right, count))
     # Limits are averaged, as if both directions erred alike: a group that is chosen twice had bad luck in
     # both halves, which makes both scores low.
     limits = Interval((one.lo + other.lo) / 2, (one.hi + other.hi) / 2, one.level, "wilson_of_halves")
-    return HeldOut((chosen[0], chosen[1]), float((right / count).mean()), int(count.sum()), limits)
+    return HeldOut((choices[0], choices[1]), float((right / count).mean()), int(count.sum()), limits)

@@ -103,10 +103,10 @@ def check_same(plan: SweepPlan) -> None:
     if jax.process_count() == 1:
         return
     assert_same_everywhere("the sweep", f"{len(plan.items)} runs ({plan.digest[:16]})")
-    located = {data.card.name: data for item in plan.items for data in cost.parts(item.job)}
-    for name in sorted(located):
+    sets = {data.card.name: data for item in plan.items for data in cost.parts(item.job)}
+    for name in sorted(sets):
         try:
-            manifest = located[name].dataset.manifest
+            manifest = sets[name].dataset.manifest
             summary = f"{len(manifest)} images ({manifest.order_digest[:16]})"
         except ClipjaxError as error:
             summary = str(error)

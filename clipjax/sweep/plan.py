@@ -40,7 +40,7 @@ class SweepItem(cost.CostedItem):
         """A key of the item, equal in all processes and shards."""
         options = {name: str(value) for name, value in self.options.items()}
         prompts = self.job.prompts and self.job.prompts.digest
-        return [self.chosen.name, self.job.task, self.job.data.card.name, prompts, options]
+        return [self.choice.name, self.job.task, self.job.data.card.name, prompts, options]
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,6 @@ class SweepPlan:
         lines = {each.family: each.line for each in self.missing if each.named is named}
         return in_one_line(list(lines.values()), self.suite.data_root)
 
-    @property
-    def chosen(self) -> list[ModelChoice]:
-        return list({item.chosen.name: item.chosen for item in self.items}.values())
-
 
 def make_plan(suite: Suite, pixel_budget: int | None, *, absent: bool = False) -> SweepPlan:
     """Plan a suite.
@@ -110,18 +106,7 @@ def make_plan(suite: Suite, pixel_budget: int | None, *, absent: bool = False) -
             f"{suite.model_root} is not a folder; --model-root, or model_root in the file of {suite.name}, "
             "holds checkpoints by model id"
         )
-    models = {
-        name: choose(name, suite.model_root, suite.stated.get(name), suite.predictions.get(name))
-        for name in suite.models
-    }
-    shared, missing, items, not_there = Shared(), [], [], []
-    for run in suite.runs:
-        planned = _planned(suite, run, absent, shared)
-        if suite.data_root is not None or not absent:
-            missing += [MissingRun(line, bool(run.datasets)) for line in planned.missing]
-        for name in run.models:
-            items += _items(models[name], run, planned.jobs)
-            not_there += _items(models[name], run, planned.absent)
+    items, not_there, missing = _listed(suite, absent)
     if not items and not not_there:
         none, where = SweepPlan(suite, [], missing), suite.data_root or "its [data]"
         raise DataError(
@@ -137,6 +122,23 @@ def make_plan(suite: Suite, pixel_budget: int | None, *, absent: bool = False) -
     costed = cost.with_work(ordered, sizes, heads, needed)
     lacking = cost.with_work(_each_once(not_there), cost.CardSizes(), heads, needed)
     return SweepPlan(suite, costed, list(dict.fromkeys(missing)), lacking)
+
+
+def _listed(suite: Suite, absent: bool) -> tuple[list[SweepItem], list[SweepItem], list[MissingRun]]:
+    """The suite's items, those whose data sets are not there, and the missing data sets."""
+    models = {
+        name: choose(name, suite.model_root, suite.stated.get(name), suite.predictions.get(name))
+        for name in suite.models
+    }
+    shared, items, not_there, missing = Shared(), [], [], []
+    for run in suite.runs:
+        part = _planned(suite, run, absent, shared)
+        if suite.data_root is not None or not absent:
+            missing += [MissingRun(line, bool(run.datasets)) for line in part.missing]
+        for name in run.models:
+            items += _items(models[name], run, part.jobs)
+            not_there += _items(models[name], run, part.absent)
+    return items, not_there, missing
 
 
 def _planned(suite: Suite, run: SuiteRun, absent: bool, shared: Shared) -> CollectionPlan:
@@ -155,11 +157,11 @@ def _planned(suite: Suite, run: SuiteRun, absent: bool, shared: Shared) -> Colle
         return CollectionPlan([], [str(error)])
 
 
-def _items(chosen: ModelChoice, run: SuiteRun, jobs: Sequence[TaskOnData]) -> Iterator[SweepItem]:
+def _items(choice: ModelChoice, run: SuiteRun, jobs: Sequence[TaskOnData]) -> Iterator[SweepItem]:
     request = Request(**by_field(Request, run.options))
     changes = by_field(Compute, run.options)
-    for job in distinct(jobs, own_head=chosen.own_head):
-        yield SweepItem(chosen, job, request, changes, options=run.options)
+    for job in distinct(jobs, own_head=choice.own_head):
+        yield SweepItem(choice, job, request, changes, options=run.options)
 
 
 def _each_once(items: Sequence[SweepItem]) -> list[SweepItem]:
@@ -168,15 +170,15 @@ def _each_once(items: Sequence[SweepItem]) -> list[SweepItem]:
 
 def _in_order(items: Sequence[SweepItem], sizes: cost.DataSizes, budget: int | None) -> Iterator[SweepItem]:
     """Sort by recipe, wave, architecture and model, each in the suite's order; unusable models last."""
-    recipes = dict.fromkeys(item.chosen.recipe for item in items)
+    recipes = dict.fromkeys(item.choice.recipe for item in items)
     for recipe in sorted(recipes, key=lambda recipe: recipe is None):
-        of_recipe = [item for item in items if item.chosen.recipe == recipe]
+        of_recipe = [item for item in items if item.choice.recipe == recipe]
         for wave in _waves(of_recipe, recipe, sizes, budget):
-            names = dict.fromkeys((_arch(item.chosen), item.chosen.name) for item in wave.items)
+            names = dict.fromkeys((_arch(item.choice), item.choice.name) for item in wave.items)
             archs = list(dict.fromkeys(arch for arch, _ in names))
             for _, name in sorted(names, key=lambda pair: archs.index(pair[0])):
                 for item in wave.items:
-                    if item.chosen.name == name:
+                    if item.choice.name == name:
                         yield item if wave.keep_pixels else _without_pixels(item)
 
 
@@ -184,8 +186,8 @@ def _without_pixels(item: SweepItem) -> SweepItem:
     return dataclasses.replace(item, changes={**item.changes, "pixel_store": None})
 
 
-def _arch(chosen: ModelChoice) -> str:
-    return "" if chosen.card is None else chosen.card.arch.name
+def _arch(choice: ModelChoice) -> str:
+    return "" if choice.card is None else choice.card.arch.name
 
 
 class _Wave(NamedTuple):

@@ -75,7 +75,7 @@ def preview(
     done, stored = StoredRecipes(results), StoreIndex(compute.store.root)
     by_model: dict[str, list[SweepItem]] = {}
     for item in items:
-        by_model.setdefault(item.chosen.name, []).append(item)
+        by_model.setdefault(item.choice.name, []).append(item)
     known = {name: _known(group, results, compute, done, stored) for name, group in by_model.items()}
     rows = [_model_row(by_model[name], known[name], stored) for name in by_model]
     rows += _absent_models(plan, by_model)
@@ -117,13 +117,13 @@ def _known(
 
 
 def _model_row(items: Sequence[SweepItem], known: _Known, stored: StoreIndex) -> list[Any]:
-    chosen = items[0].chosen
+    choice = items[0].choice
     there = sum(round(count * stored.share(name)) for name, count in known.entries.items())
-    weights = cost.weight_bytes(chosen, {each for item in items for each in item.request.precisions})
+    weights = cost.weight_bytes(choice, {each for item in items for each in item.request.precisions})
     images = sum(item.images for item in items)
     can_tell = bool(known.ready)
     return [
-        chosen.title,
+        choice.title,
         len(items),
         known.done if can_tell else UNKNOWN,
         images,
@@ -136,16 +136,16 @@ def _model_row(items: Sequence[SweepItem], known: _Known, stored: StoreIndex) ->
 
 
 def _embedding_bytes(items: Iterable[SweepItem]) -> int:
-    cards = ((item, item.chosen.card) for item in items)
+    cards = ((item, item.choice.card) for item in items)
     return sum(4 * item.images * card.arch.vision.embed_dim for item, card in cards if card is not None)
 
 
-def _absent_models(plan: SweepPlan, planned: Mapping[str, Sequence[SweepItem]]) -> Iterator[list[Any]]:
+def _absent_models(plan: SweepPlan, by_model: Mapping[str, Sequence[SweepItem]]) -> Iterator[list[Any]]:
     """The models of runs whose data sets are not there. Opens none."""
-    runs = Counter(item.chosen.name for item in plan.absent)
-    for name, chosen in {item.chosen.name: item.chosen for item in plan.absent}.items():
-        note = chosen.problem or "the data sets of these runs are not there"
-        yield [chosen.title, runs[name], *[UNKNOWN] * 6, "these too: " * (name in planned) + note]
+    runs = Counter(item.choice.name for item in plan.absent)
+    for name, choice in {item.choice.name: item.choice for item in plan.absent}.items():
+        note = choice.problem or "the data sets of these runs are not there"
+        yield [choice.title, runs[name], *[UNKNOWN] * 6, "these too: " * (name in by_model) + note]
 
 
 def _absent_table(plan: SweepPlan) -> PreviewTable:
@@ -154,7 +154,7 @@ def _absent_table(plan: SweepPlan) -> PreviewTable:
         prompts = "" if item.job.prompts is None else item.job.prompts.name
         lists = str(item.options.get("annotations", ""))
         groups.setdefault((item.job.task, item.job.data.card.name, prompts, lists), []).append(item)
-    rows = [[*group, len({item.chosen.name for item in items}), UNKNOWN] for group, items in groups.items()]
+    rows = [[*group, len({item.choice.name for item in items}), UNKNOWN] for group, items in groups.items()]
     return PreviewTable(
         ["task", "data set that is not there", "prompts", "annotations", "models", "images"], rows
     )
@@ -165,25 +165,31 @@ def _recipe_rows(
 ) -> Iterator[list[Any]]:
     sizes = cost.DataSizes()
     kept = None if store is None else StoreIndex(store.root)
-    usable = [name for name, items in by_model.items() if items[0].chosen.recipe is not None]
-    for recipe, names in itertools.groupby(usable, key=lambda name: by_model[name][0].chosen.recipe):
+    usable = [name for name, items in by_model.items() if items[0].choice.recipe is not None]
+    for recipe, names in itertools.groupby(usable, key=lambda name: by_model[name][0].choice.recipe):
         assert recipe is not None
         group = list(names)
-        items = [item for name in group for item in by_model[name]]
         counts = {
             str(data.root): sizes.of(data, item.request.limit)
-            for item in items
+            for name in group
+            for item in by_model[name]
             for data in cost.pixels_of(item.job)
         }
-        entries = {}
-        subjects = (each.subject for name in group for each in known[name].ready)
-        for data in (data for subject in subjects if subject is not None for data in subject.decoded):
-            size = cost.pixel_bytes(data.pixels, len(data.manifest))
-            entries[key_hash(pixel_key(data.manifest, data.pixels))] = size
+        entries = _pixel_entries(each for name in group for each in known[name].ready)
         there = 0 if kept is None else sum(size * kept.share(name) for name, size in entries.items())
         images = sum(counts.values())
         megabytes = [f"{size / 1e6:.1f}" for size in (cost.pixel_bytes(recipe, images), there)]
         yield [in_words(recipe), len(group), len(counts), images, *megabytes]
+
+
+def _pixel_entries(resolved: Iterable[ResolvedItem]) -> dict[str, int]:
+    """Bytes of the pixel entries that these items read, by the entry's name."""
+    sizes = {}
+    for each in resolved:
+        for data in () if each.subject is None else each.subject.decoded:
+            key = key_hash(pixel_key(data.manifest, data.pixels))
+            sizes[key] = cost.pixel_bytes(data.pixels, len(data.manifest))
+    return sizes
 
 
 def _shard_table(plan: SweepPlan, count: int) -> PreviewTable:
@@ -191,7 +197,7 @@ def _shard_table(plan: SweepPlan, count: int) -> PreviewTable:
     rows = [
         [
             f"{i}/{count}",
-            len({item.chosen.name for item in part}),
+            len({item.choice.name for item in part}),
             len(part),
             f"{cost.total_flops(part) / total:.1%}",
         ]
@@ -234,7 +240,7 @@ def _lines(
 
 def _absent_line(plan: SweepPlan) -> str:
     runs = counted(len(plan.absent), "run")
-    models = counted(len({item.chosen.name for item in plan.absent}), "model")
+    models = counted(len({item.choice.name for item in plan.absent}), "model")
     sets = counted(len({item.job.data.card.name for item in plan.absent}), "data set")
     root = ": give their folder with --data-root" if plan.suite.data_root is None else ""
     return f"data are not there, so only the hours count these: {runs} of {models} on {sets}{root}"

@@ -38,7 +38,7 @@ def read_shard(text: str) -> Shard:
 
 def cut(items: Sequence[SweepItem], count: int) -> list[list[SweepItem]]:
     """Cut units into shards; if there are fewer units than shards, the last are empty."""
-    models = [list(group) for _, group in itertools.groupby(items, key=lambda item: item.chosen.name)]
+    models = [list(group) for _, group in itertools.groupby(items, key=lambda item: item.choice.name)]
     units = [unit for model in models for unit in connected(model)]
     fine, whole = _even(units, count), _even(models, count)
     return whole if _costliest(whole) <= WHOLE * _costliest(fine) else fine

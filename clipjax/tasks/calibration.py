@@ -109,8 +109,8 @@ def _labels(part: ImageInputs) -> np.ndarray:
 def _halves(part: ImageInputs, *, reported: bool) -> tuple[np.ndarray, np.ndarray]:
     """Rows of both halves, ascending; a column `calibration` replaces the split."""
     if "calibration" in part.columns:
-        chosen = _marked(part, reported)
-        return np.flatnonzero(chosen), np.flatnonzero(~chosen)
+        marked = _marked(part, reported)
+        return np.flatnonzero(marked), np.flatnonzero(~marked)
     try:
         fitted, tested = kernels.half_split(part.ids)
     except ValueError as error:
@@ -169,7 +169,7 @@ def _logits(part: ImageInputs, rows: np.ndarray) -> Iterator[tuple[slice, np.nda
 def _contributions(
     inputs: ImageInputs, labels: np.ndarray, rows: np.ndarray, fit: TemperatureFit
 ) -> dict[str, Any]:
-    chosen = labels[rows]
+    truth = labels[rows]
     temperatures = [1.0, fit.temperature] if 0 < fit.temperature < np.inf else [1.0]
     predicted, tied = np.empty(len(rows), np.int32), np.empty(len(rows), bool)
     made = {(name, state): np.full(len(rows), np.nan) for state in STATES for name in kernels.Scored._fields}
@@ -177,13 +177,13 @@ def _contributions(
         predicted[block] = logits.argmax(axis=1)
         tied[block] = (logits == logits.max(axis=1, keepdims=True)).sum(axis=1) > 1
         for state, temperature in zip(STATES, temperatures):
-            scored = kernels.score(logits, chosen[block], temperature=temperature)
+            scored = kernels.score(logits, truth[block], temperature=temperature)
             for name, values in scored._asdict().items():
                 made[name, state][block] = values
     accepted = inputs.columns.get("accepted")
-    right = accepted_labels(chosen, None if accepted is None else [accepted[row] for row in rows])
+    right = accepted_labels(truth, None if accepted is None else [accepted[row] for row in rows])
     return {
-        "label": chosen,
+        "label": truth,
         "prediction": predicted,
         "correct": np.any(predicted[:, None] == right, axis=1),
         **({"tied": tied} if tied.any() else {}),

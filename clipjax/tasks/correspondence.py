@@ -203,28 +203,28 @@ class Shares:
         """The metrics of a slice."""
         return list(self.of) if part is None else [CURVE]
 
-    def means(self, metric: str, chosen: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    def means(self, metric: str, mask: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Weights [B, N] -> the mean over the units of the chosen pairs, float64 [B]; NaN without one.
 
         A unit's number is the share of all its matches; its pairs have one weight.
         """
-        of_unit, first = self._of_units(metric, chosen)
-        drawn = weights[:, np.flatnonzero(chosen)[first]].astype(np.float64)
+        of_unit, first = self._of_units(metric, mask)
+        drawn = weights[:, np.flatnonzero(mask)[first]].astype(np.float64)
         total = drawn.sum(axis=1)
         return np.divide(drawn @ of_unit, total, out=np.full(len(drawn), np.nan), where=total > 0)
 
-    def of_clusters(self, metric: str, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def of_clusters(self, metric: str, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The mean over each cluster's units, and their number, float64 [C]; of the chosen pairs."""
-        of_unit, first = self._of_units(metric, chosen)
-        clusters = np.unique(self.cluster[chosen][first], return_inverse=True)[1]
+        of_unit, first = self._of_units(metric, mask)
+        clusters = np.unique(self.cluster[mask][first], return_inverse=True)[1]
         sizes = np.bincount(clusters).astype(np.float64)
         return np.bincount(clusters, of_unit) / sizes, sizes
 
-    def _of_units(self, metric: str, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _of_units(self, metric: str, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Each unit's share of all its matches, and its first pair among the chosen ones."""
-        _, first, of = np.unique(self.unit[chosen], return_index=True, return_inverse=True)
-        count = self.matches[chosen]
-        right = np.bincount(of, self.of[metric][chosen] * count)
+        _, first, of = np.unique(self.unit[mask], return_index=True, return_inverse=True)
+        count = self.matches[mask]
+        right = np.bincount(of, self.of[metric][mask] * count)
         return right / np.bincount(of, count), first
 
 
@@ -259,16 +259,16 @@ def measure(pairs: Columns, about: About) -> list[Measure]:
 
 
 def _of_slice(shares: Shares, part: str | None, over: str, about: About) -> list[Measure]:
-    chosen, metrics = shares.slices[part], shares.names(part)
-    n = int(chosen.sum())
+    mask, metrics = shares.slices[part], shares.names(part)
+    n = int(mask.sum())
     if not n:
         where = "counts over the whole data set" if part is None else "is in this bin"
         return [Measure(name, None, 0, slice=part, note=f"no pair {where}") for name in metrics]
-    values = {name: float(shares.means(name, chosen, np.ones((1, len(chosen))))[0]) for name in metrics}
+    values = {name: float(shares.means(name, mask, np.ones((1, len(mask))))[0]) for name in metrics}
     how = {"resamples": about.resamples, "seed": about.seed}
-    over_clusters = {name: shares.of_clusters(name, chosen) for name in metrics}
+    over_clusters = {name: shares.of_clusters(name, mask) for name in metrics}
     clusters = len(over_clusters[metrics[0]][0])
-    note = f"{int(shares.matches[chosen].sum()):,} matches of {n:,} pairs in {clusters:,} clusters"
+    note = f"{int(shares.matches[mask].sum()):,} matches of {n:,} pairs in {clusters:,} clusters"
     if clusters < FEWEST:
         note = f"{note}; no interval: there are fewer than {FEWEST} clusters"
     limits = {name: mean_over_clusters(*each, about.dataset, **how) for name, each in over_clusters.items()}
@@ -281,9 +281,9 @@ def paired(pairs: Columns, about: About) -> Paired:
 
     def resampled(weights: np.ndarray) -> dict[str, np.ndarray]:
         return {
-            metric_name(name, part): shares.means(name, chosen, weights)
-            for part, chosen in shares.slices.items()
-            if chosen.any()
+            metric_name(name, part): shares.means(name, mask, weights)
+            for part, mask in shares.slices.items()
+            if mask.any()
             for name in shares.names(part)
         }
 

@@ -103,8 +103,8 @@ def choices_of(questions: Questions, answers: Answers) -> dict[str, np.ndarray]:
         for i, (texts, own) in enumerate(zip(answers.texts, questions.options)):
             for r, text in enumerate(texts):
                 shown = [own[(place - r) % len(own)] for place in range(len(own))]
-                chosen = read(text, shown, synonyms)
-                places[i, r] = NONE if chosen is None else chosen
+                choice = read(text, shown, synonyms)
+                places[i, r] = NONE if choice is None else choice
         choices[rule] = given_order(places, counts)
     return choices | {rule: best(scores) for rule, scores in _scores(answers).items()}
 
@@ -137,23 +137,23 @@ def _from_scores(inputs: ImageInputs) -> dict[str, Any]:
     else:
         assert questions.categories is not None
         categories, right = questions.categories, questions.answers
-    chosen = (categories == imagenet_d.choose(inputs, categories)[:, None]).argmax(axis=1).astype(np.int32)
+    choices = (categories == imagenet_d.choose(inputs, categories)[:, None]).argmax(axis=1).astype(np.int32)
     if ranked is not None:
         whole = dict(zip(inputs.ids, (ranked[:, 0] == labels).tolist()))
-        imagenet_d.refuse_difference(zip(inputs.ids, (chosen == right).tolist()), whole, "this run")
+        imagenet_d.refuse_difference(zip(inputs.ids, (choices == right).tolist()), whole, "this run")
     options = [[space.classes[k] for k in row if k >= 0] for row in categories]
     return {
         "options": options,
         "right": right,
         "truth": [own[k] for own, k in zip(options, right)],
-        "answer": _named(options, chosen),
-        "correct": chosen == right,
-        f"{CHOICE}{SCORES}": chosen[:, None],
+        "answer": _named(options, choices),
+        "correct": choices == right,
+        f"{CHOICE}{SCORES}": choices[:, None],
     }
 
 
-def _named(options: Sequence[Sequence[str]], chosen: np.ndarray) -> list[str | None]:
-    return [None if k == NONE else own[int(k)] for own, k in zip(options, chosen)]
+def _named(options: Sequence[Sequence[str]], choices: np.ndarray) -> list[str | None]:
+    return [None if k == NONE else own[int(k)] for own, k in zip(options, choices)]
 
 
 # From rows to numbers.

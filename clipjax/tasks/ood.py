@@ -69,8 +69,8 @@ def describe(inputs: ImageInputs) -> dict[str, Any]:
         **{name: np.concatenate([part[name] for part in parts]) for name in parts[0]},
     }
     if "confused_with" in inputs.columns:
-        chosen = np.zeros(n, bool) if subset is None else np.isin(np.asarray(known.labels), subset)
-        columns["confused"] = np.concatenate([chosen, np.ones(m, bool)])
+        confused = np.zeros(n, bool) if subset is None else np.isin(np.asarray(known.labels), subset)
+        columns["confused"] = np.concatenate([confused, np.ones(m, bool)])
     if "ood_class" in inputs.columns:
         columns["ood_class"] = [""] * n + [str(name) for name in inputs.columns["ood_class"]]
     return columns

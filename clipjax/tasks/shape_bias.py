@@ -61,8 +61,8 @@ def _decisions(inputs: ImageInputs) -> np.ndarray:
     assert head is not None
     averaged = projection if projection is not None and projection.kind == "mean_prob" else None
     decided = []
-    chosen = None if averaged else projection
-    for _, scores in score_blocks(head, inputs.features, chosen, ids=inputs.ids):
+    merging = None if averaged else projection
+    for _, scores in score_blocks(head, inputs.features, merging, ids=inputs.ids):
         if averaged is not None:
             decided.append(_by_mean_probability(scores.values, averaged))
         else:

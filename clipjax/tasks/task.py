@@ -202,8 +202,8 @@ class Task:
         """The headlines of runs that both have these metrics."""
         if not self.headlines:
             return tuple(metrics)
-        chosen = (next((name for name in names if name in metrics), None) for names in self.headlines)
-        return tuple(filter(None, chosen))
+        firsts = (next((name for name in names if name in metrics), None) for names in self.headlines)
+        return tuple(filter(None, firsts))
 
     def run(self, inputs: Inputs) -> TaskResult:
         images = self.describe(inputs)

@@ -103,8 +103,8 @@ def sweep(
     record = read_record(path)
     if record["libraries"] != versions:
         record = empty_record(versions)
-    chosen = [subject for subject in among if not only or subject.arch in only]
-    stale = [subject for subject in chosen if not up_to_date(record, subject)][:limit]
+    candidates = [subject for subject in among if not only or subject.arch in only]
+    stale = [subject for subject in candidates if not up_to_date(record, subject)][:limit]
     if stale:
         _check_place(path)
     with progress_bar(len(stale), "verify", "arch", shown=bool(stale)) as bar:
@@ -114,8 +114,8 @@ def sweep(
             _write_record(path, record, among)
             bar.set_postfix_str(subject.arch)
             bar.update()
-    entries = {s.arch: record["archs"][s.arch] for s in chosen if up_to_date(record, s)}
-    missing = tuple(s.arch for s in chosen if s.arch not in entries)
+    entries = {s.arch: record["archs"][s.arch] for s in candidates if up_to_date(record, s)}
+    missing = tuple(s.arch for s in candidates if s.arch not in entries)
     return ParitySweep(path, entries, tuple(s.arch for s in stale), missing)
 
 

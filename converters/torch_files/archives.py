@@ -216,13 +216,15 @@ _PARTS = {"projector", "llm_backbone", "vision_backbone"}
 
 def _of_parts(value: dict[Any, Any]) -> dict[Any, Any]:
     """Prismatic has a state dict for each part of a model: their names, joined by a dot."""
-    if not value or not value.keys() <= _PARTS or not all(isinstance(part, dict) for part in value.values()):
+    are_dicts = all(isinstance(part, dict) for part in value.values())
+    if not value or not value.keys() <= _PARTS or not are_dicts:
         return value
-    return {
-        f"{name}.{key}" if isinstance(key, str) else key: x
-        for name, part in value.items()
-        for key, x in part.items()
-    }
+    joined = {}
+    for name, part in value.items():
+        for key, tensor in part.items():
+            # `tensor_names` refuses a key that is not a text.
+            joined[f"{name}.{key}" if isinstance(key, str) else key] = tensor
+    return joined
 
 
 def _locate(ref: TensorRef, start: int, path: Path) -> Tensor:

@@ -84,11 +84,11 @@ def test_a_dry_run_lists_the_whole_study_without_its_data_sets(
     """Every model of the suite on every task and data set. No numbers of images are made up."""
     assert not plan.items
     listed = {
-        (each.job.task, each.chosen.name, each.job.data.card.name, str(each.options.get("annotations", "")))
+        (each.job.task, each.choice.name, each.job.data.card.name, str(each.options.get("annotations", "")))
         for each in plan.absent
     }
     assert listed == {(*run[:3], run[4]) for run in study}
-    assert all(each.chosen.model is not None for each in plan.absent)
+    assert all(each.choice.model is not None for each in plan.absent)
     shown = preview.preview(plan, [], Compute(store=Store(tmp_path / "store")), tmp_path / "results", 1)
     assert {tuple(row[2:8]) for row in shown.models.rows} == {("?",) * 6}
     assert sum(row[1] for row in shown.models.rows) == len(plan.absent) == 13770

@@ -240,7 +240,7 @@ def test_of_several_tasks_each_has_its_options(world, lists):
     jobs = [TaskOnData(task, data, None, None) for task in ("imagenet_d", "multiple_choice")]
     request = Request(annotations="run_of:clip", steps=1, resamples=100)
     items = items_of(TinyVisionLanguage(), jobs, request)
-    first, second = (ready(item, items[0].chosen.opened(), world / "runs") for item in items)
+    first, second = (ready(item, items[0].choice.opened(), world / "runs") for item in items)
     assert (first.error, first.reason) == (
         None,
         "not applicable: tiny is a vision-language model, which this task cannot ask",

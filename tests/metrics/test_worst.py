@@ -33,7 +33,7 @@ def test_each_half_chooses_and_the_other_scores():
     correct = np.array([1, 1, 0, 1, 1, 0, 0, 0], bool)
     found = worst.worst_of_halves(labels, correct, second, 1)
     assert found is not None
-    assert [each.tolist() for each in found.chosen] == [[1], [2]]
+    assert [each.tolist() for each in found.choices] == [[1], [2]]
     assert (found.value, found.n) == ((1 / 2 + 1 / 1) / 2, 3)  # class 1 in the second half, 2 in the first
     one, other = wilson(1, 2), wilson(1, 1)
     assert found.interval.lo == (one.lo + other.lo) / 2
@@ -63,7 +63,7 @@ def test_a_class_that_one_half_lacks_is_not_chosen():
     correct = np.array([1, 1, 1, 0, 0], bool)  # class 2 is the worst, and only in the first half
     found = worst.worst_of_halves(labels, correct, second, 1)
     assert found is not None
-    assert [each.tolist() for each in found.chosen] == [[0], [1]]
+    assert [each.tolist() for each in found.choices] == [[0], [1]]
     assert worst.worst_of_halves(labels, correct, second, 2) is None
 
 
@@ -74,7 +74,7 @@ def test_factors_may_share_images():
     found = worst.worst_factor_of_halves(marks, correct, second)
     assert found is not None
     # First half: factor 0 has 1 of 2, factor 1 none of 1. Second: factor 0 1 of 1, factor 1 1 of 2.
-    assert [each.tolist() for each in found.chosen] == [[1], [1]]
+    assert [each.tolist() for each in found.choices] == [[1], [1]]
     assert (found.value, found.n) == ((1 / 2 + 0) / 2, 3)
     assert worst.worst_factor_of_halves(marks[:, 2:], correct, second) is None
     assert worst.worst_factor_of_halves(marks[:, :0], correct, second) is None

@@ -179,7 +179,7 @@ def test_nothing_is_downloaded_to_say_what_it_would_take(
 
 def test_operations_count_each_layer_of_a_scan(plan: SweepPlan) -> None:
     """By hand: two layers, 32 and 64 wide, over 4 patches of 8 pixels and the class token."""
-    model = plan.chosen[0].model
+    model = plan.items[0].choice.model
     assert model is not None
     assert isinstance(model.card, Card)
     tokens, width, hidden, out = 5, 32, 64, 16
@@ -189,7 +189,7 @@ def test_operations_count_each_layer_of_a_scan(plan: SweepPlan) -> None:
 
 
 def test_models_of_a_recipe_are_neighbours(plan: SweepPlan) -> None:
-    assert [item.chosen.title for item in plan.items] == ["one"] * 5 + ["two"] * 5 + ["large"] * 5
+    assert [item.choice.title for item in plan.items] == ["one"] * 5 + ["two"] * 5 + ["large"] * 5
     assert sum(item.images for item in plan.items) == EMBEDDED
 
 
@@ -198,11 +198,11 @@ def test_data_sets_come_in_waves_that_fit_the_pixel_store(suite: Path) -> None:
     budget = 3 * 16**2 * (IMAGES + 6)
     plan = make_plan(load_suite(suite), budget)
     small = [
-        (item.chosen.title, item.job.data.card.name) for item in plan.items if item.chosen.title != "large"
+        (item.choice.title, item.job.data.card.name) for item in plan.items if item.choice.title != "large"
     ]
     firsts = list(dict.fromkeys((model, name == "few") for model, name in small))
     assert firsts == [("one", False), ("two", False), ("one", True), ("two", True)]
-    kept = {(item.chosen.title, item.job.data.card.name): item.keep_pixels for item in plan.items}
+    kept = {(item.choice.title, item.job.data.card.name): item.keep_pixels for item in plan.items}
     assert not kept["large", "many"]
     assert kept["large", "few"]
     assert all(kept[each] for each in small)

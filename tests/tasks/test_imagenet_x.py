@@ -137,7 +137,7 @@ def test_the_worst_held_out():
     assert expected is not None
     classes = found["worst_100_classes_held_out", None]
     assert (classes.value, classes.n, classes.interval) == (expected.value, expected.n, expected.interval)
-    assert classes.note == f"both halves choose {len(np.intersect1d(*expected.chosen))} of them"
+    assert classes.note == f"both halves choose {len(np.intersect1d(*expected.choices))} of them"
     same = found["worst_100_classes", None].value
     assert same is not None
     assert expected.value > same + 0.05

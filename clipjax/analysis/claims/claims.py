@@ -139,14 +139,14 @@ def check(
     Raises:
         UsageError: unknown claim or correction, or a level not between 0 and 1.
     """
-    chosen = book.claims if claims is None else [book.claim(key) for key in dict.fromkeys(claims)]
+    tested = book.claims if claims is None else [book.claim(key) for key in dict.fromkeys(claims)]
     level = book.level if level is None else level
     if correct not in CORRECTIONS:
         raise UsageError(f"unknown correction {correct!r}; known: {', '.join(CORRECTIONS)}")
     if not 0 < level < 1:
         raise UsageError(f"the level is {level:g}, not between 0 and 1")
     evidence = Evidence(rows, prompts or book.prompts, precision)
-    parts = [(claim, part) for claim in chosen for part in claim.parts]
+    parts = [(claim, part) for claim in tested for part in claim.parts]
     measured = _measure(parts, evidence, {"resamples": resamples})
     tests = sum(each.number is not None for each in measured)
     # Holm's first step has the strictest level; its interval needs draws beyond each end.
@@ -156,7 +156,7 @@ def check(
     measured = [_with_placebo(each) for each in measured]
     findings = iter(_decide(measured, level, correct, tests))
     verdicts = []
-    for claim in chosen:
+    for claim in tested:
         of_claim = tuple(next(findings) for _ in claim.parts)
         verdicts.append(Verdict(claim, conjoin(claim.needs, [each.word for each in of_claim]), of_claim))
     return verdicts

@@ -93,14 +93,14 @@ class Evidence:
             TooLittle: fewer than `at_least`.
         """
         left_out = () if without is None else without.models
-        chosen = [model for model in self._chosen(which) if model not in left_out]
-        if not chosen:
+        candidates = [model for model in self._selected(which) if model not in left_out]
+        if not candidates:
             raise TooLittleEvidence(f"no model of {which.name}")
         tables = self._tables(part.columns(), which)
-        of_models = [(model, _of_model(tables, model)) for model in chosen]
+        of_models = [(model, _of_model(tables, model)) for model in candidates]
         whole = [each for each in of_models if _has_all(each[1])]
         if len(whole) < at_least:
-            models = f"{len(whole)} of {counted(len(chosen), 'model')} of {which}"
+            models = f"{len(whole)} of {counted(len(candidates), 'model')} of {which}"
             lacking = [cells for _, cells in of_models]
             some = any(map(_has_rows, lacking))
             raise TooLittleEvidence(_lacking(f"{models} have the rows, {at_least} are needed", lacking), some)
@@ -147,10 +147,10 @@ class Evidence:
         runs, families = (tuple(self._units(unit, models)) for unit in ("run", "family"))
         return ModelSample(models, tuple(cells), _left_out(everyone), tuple(units), runs, families)
 
-    def _chosen(self, which: Selection) -> list[str]:
+    def _selected(self, which: Selection) -> list[str]:
         if (key := canonical_json(which.where)) not in self._models:
-            chosen = (model for model, facts in self._facts.items() if matches(facts, which.where))
-            self._models[key] = sorted(chosen)
+            models = (model for model, facts in self._facts.items() if matches(facts, which.where))
+            self._models[key] = sorted(models)
         return self._models[key]
 
     def _pair_names(self, part: Part) -> Iterator[tuple[str, str]]:
@@ -158,13 +158,13 @@ class Evidence:
         if isinstance(part.pairs, tuple):
             yield from part.pairs
         elif part.pairs == "model":
-            yield from ((model, model) for model in self._chosen(part.group))
+            yield from ((model, model) for model in self._selected(part.group))
         elif part.pairs == "parent":
-            parents = {model: self._facts[model].get("parent") for model in self._chosen(part.group)}
+            parents = {model: self._facts[model].get("parent") for model in self._selected(part.group)}
             yield from ((parent, model) for model, parent in parents.items() if parent in self._facts)
         else:  # a fact that two models share, who differ in the size of their images
             twins: dict[str, list[str]] = {}
-            for model in self._chosen(part.group):
+            for model in self._selected(part.group):
                 name = self._facts[model].get(part.pairs or "")
                 if name and name != "none":
                     twins.setdefault(name, []).append(model)

@@ -109,12 +109,12 @@ def splits(families: Sequence[str], runs: Sequence[str], group: int, count: int)
     sizes = np.bincount(list(first.values()), minlength=len(names))
     wanted = len(set(runs[:group]))
     rng = np.random.default_rng(SEED)
-    chosen = np.zeros((count, len(names)), bool)
-    for each in chosen:
+    sides = np.zeros((count, len(names)), bool)
+    for each in sides:
         order = rng.permutation(len(names))
         taken = sizes[order].cumsum()[:-1]
         each[order[: 1 + np.abs(taken - wanted).argmin()]] = True
-    return chosen[:, of]
+    return sides[:, of]
 
 
 def _mean_differences(_: Part, pool: Pool, masks: np.ndarray) -> np.ndarray:

@@ -42,15 +42,15 @@ class RowChoice:
 
 def figures_section(specs: Iterable[Spec], index: RowIndex, taken: RowChoice) -> Section:
     """The figures that have a row; below, what the others lack."""
-    chosen = [spec for spec in specs if spec.kind != "table"]
+    selection = [spec for spec in specs if spec.kind != "table"]
     with tempfile.TemporaryDirectory() as folder:
-        body = _shown(chosen, "figure", lambda spec: _figure(spec, index, taken, Path(folder)))
+        body = _shown(selection, "figure", lambda spec: _figure(spec, index, taken, Path(folder)))
         return Section("Figures", body)
 
 
 def tables_section(specs: Iterable[Spec], index: RowIndex, taken: RowChoice) -> Section:
-    chosen = [spec for spec in specs if spec.kind == "table"]
-    return Section("Tables", _shown(chosen, "table", lambda spec: _table(spec, index, taken)))
+    selection = [spec for spec in specs if spec.kind == "table"]
+    return Section("Tables", _shown(selection, "table", lambda spec: _table(spec, index, taken)))
 
 
 def claims_section(verdicts: Sequence[Verdict]) -> Section:

@@ -39,8 +39,8 @@ def list_methods(as_json: bool) -> None:
 
 def show_job(job: FinetuneJob, runs: Sequence[SeedRun], changes: Sequence[Change]) -> None:
     for run in runs:
-        chosen = (run.model.card.lineage or {}).get("chosen", {})
-        found = "".join(f", {name} = {_rounded(value)}" for name, value in chosen.items())
+        choices = (run.model.card.lineage or {}).get("chosen", {})
+        found = "".join(f", {name} = {_rounded(value)}" for name, value in choices.items())
         say(f"{job.recipe.title}, seed {run.seed}: {run.folder / 'model'}{found}")
     if changes:
         say("")

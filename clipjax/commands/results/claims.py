@@ -101,8 +101,8 @@ def claims(options: ClaimsOptions) -> None:
     book = ledger(options.file)
     if options.listed:
         options.check_listing()
-        chosen = [book.claim(key) for key in options.claim] if options.claim else book.claims
-        _list(chosen, options.form, options.out)
+        listed = [book.claim(key) for key in options.claim] if options.claim else book.claims
+        _list(listed, options.form, options.out)
         return
     verdicts = _verdicts(book, options)
     if options.form == "table":
@@ -129,14 +129,14 @@ def _verdicts(book: Ledger, options: ClaimsOptions) -> list[Verdict]:
     )
 
 
-def _list(chosen: Sequence[Claim], form: str, out: Path | None) -> None:
+def _list(claims: Sequence[Claim], form: str, out: Path | None) -> None:
     from clipjax.analysis.claims.verdicts import about, of_part
 
-    records = [{**about(one), "parts": [of_part(part) for part in one.parts]} for one in chosen]
+    records = [{**about(one), "parts": [of_part(part) for part in one.parts]} for one in claims]
     if form == "json":
         emit(json.dumps(records, indent=2, ensure_ascii=False) + "\n", out)
         return
-    for one, record in zip(chosen, records):
+    for one, record in zip(claims, records):
         say(f"{one.key} ({one.section})", bold=True)
         say(f"  {one.statement}.")
         for part in record["parts"]:

@@ -100,11 +100,11 @@ def _jobs(options: EvaluateOptions, request: Request, compute: Compute) -> list[
     from clipjax.evaluation.data_folder import in_one_line
     from clipjax.evaluation.plans.collection import plan
 
-    planned = plan(options.task, options.data_root, options.prompts or [])
-    for line in in_one_line(planned.missing, options.data_root):
+    runs = plan(options.task, options.data_root, options.prompts or [])
+    for line in in_one_line(runs.missing, options.data_root):
         say(f"left out: {line}", err=True)
     announce(f"loading {options.model}")
-    return planned.jobs
+    return runs.jobs
 
 
 def _announce(number: int, of: int, item: Item) -> None:

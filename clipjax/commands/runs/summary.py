@@ -40,7 +40,6 @@ def show(
 ) -> None:
     """`before`: as `runs_before`, from before these runs."""
     from clipjax.results.completeness import stated
-    from clipjax.results.tables import summary_table
 
     rows = [row for result in results for row in result.rows]
     for result in results:
@@ -53,20 +52,26 @@ def show(
         say(json.dumps(rows, indent=2))
         return
     unlabelled = [result for result in results if _only_predicts(result)]
-    shown = [row for result in results if result not in unlabelled for row in result.rows]
-    if shown:
-        whole = [row for row in shown if row["slice"] is None]
-        usual = whole if all_metrics else _usual(whole)
-        print_table(*summary_table(usual))
-        if more := len(whole) - len(usual):
-            say(f"{counted(more, 'more number')}: --all-metrics, or `clipjax results list`", err=True)
+    measured = [row for result in results if result not in unlabelled for row in result.rows]
+    if measured:
+        _print_numbers(measured, all_metrics)
     for number, result in enumerate(unlabelled):
-        if shown or number:
+        if measured or number:
             say()
         _print_predictions(result)
     paths = [result.path for result in results if result.path is not None]
     if paths:
         say(f"\nrows and per-image table: {paths[0] if len(paths) == 1 else paths[0].parent}", err=True)
+
+
+def _print_numbers(rows: Sequence[Row], all_metrics: bool) -> None:
+    from clipjax.results.tables import summary_table
+
+    whole = [row for row in rows if row["slice"] is None]
+    usual = whole if all_metrics else _usual(whole)
+    print_table(*summary_table(usual))
+    if more := len(whole) - len(usual):
+        say(f"{counted(more, 'more number')}: --all-metrics, or `clipjax results list`", err=True)
 
 
 def _say_what(result: Result, before: Mapping[str, str]) -> None:

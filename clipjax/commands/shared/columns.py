@@ -91,7 +91,9 @@ def _blocks(columns: Sequence[_Column], width: int) -> list[list[_Column]]:
     first, *others = columns
     blocks = [[first]]
     for column in others:
-        if len(blocks[-1]) > 1 and _needed([*blocks[-1], column]) > width:
+        block = blocks[-1]
+        is_full = _needed([*block, column]) > width
+        if is_full and len(block) > 1:  # a block has a column beside the first, however wide
             blocks.append([first])
         blocks[-1].append(column)
     return blocks

@@ -79,12 +79,12 @@ def read_pairs(root: epath.Path, matching: Matching, pairs: str, crop: bool) -> 
     for name in names:
         if name.folder not in scenes:
             scenes[name.folder] = _scene(root, name.folder, listed)
-    ids: dict[str, str] = {}  # -> the line
+    ids: dict[str, None] = {}
     for where, a, b, _ in lines:
         pair = f"{a.folder}/{a.stem} {b.folder}/{b.stem}"
         if pair in ids:
             raise DataError(f"{where}: the pair {pair} is listed twice")
-        ids[pair] = where
+        ids[pair] = None
     navi_pairs = NaviPairs(
         root=str(root),
         ids=tuple(ids),

@@ -30,9 +30,9 @@ class JoinedOpener:
         openers, sizes = [], []
         # An opener may come again: only neighbouring rows of one opener are grouped, which keeps the order.
         for k, owned in itertools.groupby(map(self._owner, rows), key=operator.itemgetter(0)):
-            chosen = [row for _, row in owned]
-            openers.append(self.openers[k].select(chosen))
-            sizes.append(len(chosen))
+            own = [row for _, row in owned]
+            openers.append(self.openers[k].select(own))
+            sizes.append(len(own))
         return JoinedOpener(tuple(openers), _starts(sizes))
 
     def content_digests(self, progress: Progress | None = None) -> list[str]:

@@ -71,6 +71,13 @@ class Kind:
     amounts: Amounts = SINGLE
 
 
+def why_only_answers(model: Encoder) -> str | None:
+    """Why a run by vectors or maps is not defined for a vision-language model; None for other models."""
+    if model.card.kind != "vision_language":
+        return None
+    return f"not applicable: {model.card.id} is a vision-language model, which this task cannot ask"
+
+
 def find_kind(name: str) -> Kind:
     """Imports no other kind. Raises as `Registry.find`."""
     return KINDS.find(name, Kind)
@@ -106,10 +113,12 @@ def refuse_options(task: Task, options: Iterable[str], model: Encoder | None = N
     refused: dict[str, list[str]] = {}
     for option in options:
         owners = [name for name in KINDS.own() if option in options_taken(name)]
-        if not owners or any(option in kind.options for kind in kinds):
+        is_of_all = not owners
+        if is_of_all or any(option in kind.options for kind in kinds):
             continue
-        of_model = model is not None and set(owners).intersection(task.kinds)
-        who = model.card.id if model is not None and of_model else f"the task {task.name!r}"
+        # With another model the task would take it.
+        is_of_models = model is not None and not set(owners).isdisjoint(task.kinds)
+        who = model.card.id if model is not None and is_of_models else f"the task {task.name!r}"
         why = kinds[0].refusals.get(option) or find_kind(owners[0]).lacking
         refused.setdefault(f"{who} {why}", []).append(option)
     known = options_of(Request) | options_of(Compute)

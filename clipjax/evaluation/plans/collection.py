@@ -1,7 +1,7 @@
 """The runs of a task or a collection: every task on the data sets below one folder.
 
-    planned = plan("ood", "/data")
-    items = items_of(model, planned.jobs, Request())
+    runs = plan("ood", "/data")
+    items = items_of(model, runs.jobs, Request())
     for outcome in execute(items, Compute(store=Store("store")), "results"): ...
 
 A data set's card names its tasks and its folder (`as_path`).
@@ -72,37 +72,59 @@ def plan(
         UsageError: no task, collection or prompt set has that name.
         DataError: none does; a damaged card.
     """
-    chosen = collection(name)
+    tasks = collection(name)
     # First: a wrong name costs nothing.
-    sets = [load_prompts(each) for each in prompts or chosen.prompts] or [None]
-    base = Path() if data_root is None else as_path(data_root).expanduser()
+    sets = [load_prompts(each) for each in prompts or tasks.prompts] or [None]
+    base = None if data_root is None else as_path(data_root).expanduser()
+    where = _Folders(base, folders or {}, {} if shared is None else shared)
+    below = cards_below(base)
     jobs, not_there, missing = [], [], _Missing()
-    folders, located = folders or {}, cards_below(None if data_root is None else base)
-    shared = {} if shared is None else shared
-
-    def is_there(where: DataFolder) -> bool:
-        return (data_root is not None or where.card.name in folders) and exists(where.root)
-
-    for task in map(find_task, chosen.tasks):
+    for task in map(find_task, tasks.tasks):
         # Captions take a template, too, but only if the user names the task and the prompts.
         repeated = "head" in task.needs or (name == task.name and bool(prompts))
-        for data in located:
-            if not chosen.takes(data.card, task.name) or not _is_among(only, data.card.name):
+        for data in below:
+            if not tasks.takes(data.card, task.name) or not _is_among(only, data.card.name):
                 continue
-            data = _located(data.card, folders.get(data.card.name, data.root), shared)
-            id_ = _id_of(base, data.card, folders, shared) if "id" in task.needs else None
+            data = where.of(data.card, data.root)
+            id_ = where.of_id(data.card) if "id" in task.needs else None
             own = [TaskOnData(task.name, data, id_, prompt) for prompt in (sets if repeated else [None])]
-            roots = [where.root for where in (data, id_) if where is not None and not is_there(where)]
+            roots = where.absent(data, id_)
             if not roots:
                 jobs += own
             elif only or not data.card.demo:  # unless asked for, a demo data set's absence is not reported
                 missing.add(data, task.name, roots, id_)
-                if absent and (only or data_root is None):
+                if absent and (only or base is None):
                     not_there += own
     if needed and not jobs and not not_there:
-        untasked = _without_tasks(located, base, chosen.tasks[0])
-        raise DataError(f"{base} holds no data set for {name!r}: {missing.sentence()}{untasked}")
+        untasked = _without_tasks(below, base, tasks.tasks[0])
+        raise DataError(f"{base or '.'} holds no data set for {name!r}: {missing.sentence()}{untasked}")
     return CollectionPlan(jobs, missing.lines(), not_there)
+
+
+@dataclass(frozen=True)
+class _Folders:
+    """Folders of data sets: below `base`, or elsewhere by name. Each data set is read once for all plans."""
+
+    base: Path | None
+    elsewhere: Mapping[str, Path]
+    shared: Shared
+
+    def of(self, card: DatasetCard, root: Path) -> DataFolder:
+        root = self.elsewhere.get(card.name, root)
+        return self.shared.setdefault((card.name, root), DataFolder(card, root))
+
+    def of_id(self, card: DatasetCard) -> DataFolder:
+        """The in-distribution set of a data set."""
+        id_set = id_card(card)
+        return self.of(id_set, data_folder(self.base or Path(), id_set))
+
+    def absent(self, *folders: DataFolder | None) -> list[Path]:
+        return [each.root for each in folders if each is not None and not self._exists(each)]
+
+    def _exists(self, folder: DataFolder) -> bool:
+        """Whether a folder is there; without a base, only those elsewhere are."""
+        is_known = self.base is not None or folder.card.name in self.elsewhere
+        return is_known and exists(folder.root)
 
 
 def _is_among(only: Sequence[str], name: str) -> bool:
@@ -110,21 +132,12 @@ def _is_among(only: Sequence[str], name: str) -> bool:
     return not only or name in only or family in only
 
 
-def _without_tasks(located: Sequence[DataFolder], base: Path, task: str) -> str:
+def _without_tasks(folders: Sequence[DataFolder], base: Path | None, task: str) -> str:
     """Words for the first of the user's cards that no task runs on."""
-    cards = [each.card for each in located]
+    cards = [each.card for each in folders]
     own = [card for card in cards if card.path is not None and card.path.parent == base]
     paths = [card.path for card in own if not card.tasks]
     return f'; {paths[0]} has no `tasks`: add `tasks = ["{task}"]` to it' if paths else ""
-
-
-def _id_of(base: Path, card: DatasetCard, folders: Mapping[str, Path], shared: Shared) -> DataFolder:
-    id_set = id_card(card)
-    return _located(id_set, folders.get(id_set.name, data_folder(base, id_set)), shared)
-
-
-def _located(card: DatasetCard, root: Path, shared: Shared) -> DataFolder:
-    return shared.setdefault((card.name, root), DataFolder(card, root))
 
 
 def job_of(task: str, request: Request, compute: Compute, results: str | Path | None) -> TaskOnData:

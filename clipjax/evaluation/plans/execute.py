@@ -55,7 +55,7 @@ class ItemOutcome:
     @property
     def what(self) -> str:
         """The item, or its model and the number of items."""
-        return str(self.item) if self.ran else f"{self.item.chosen.title} ({counted(len(self.items), 'run')})"
+        return str(self.item) if self.ran else f"{self.item.choice.title} ({counted(len(self.items), 'run')})"
 
     @property
     def reason(self) -> str:
@@ -86,7 +86,7 @@ def execute(
         catch: exceptions, besides ClipjaxError, that fail one item only.
     """
     runner = _Runner(compute, results, done, announce, catch, len(items))
-    for _, visit in itertools.groupby(items, key=lambda item: (id(item.chosen), item.keep_pixels)):
+    for _, visit in itertools.groupby(items, key=lambda item: (id(item.choice), item.keep_pixels)):
         found, passed = runner.found(list(visit))
         yield from passed
         lost = runner.load(found)
@@ -111,10 +111,10 @@ class _Runner:
     def found(self, items: Sequence[Item]) -> tuple[list[ResolvedItem], list[ItemOutcome]]:
         """The items of one model that run, and the outcome of the others."""
         self.model = None  # it leaves the memory before the next one is opened
-        chosen = items[0].chosen
+        choice = items[0].choice
         try:
-            with on_all(f"open {chosen.title}", apart=chosen.in_memory):
-                model = chosen.opened()
+            with on_all(f"open {choice.title}", apart=choice.in_memory):
+                model = choice.opened()
         except Exception as error:
             return [], [self.passed(items, error)]
         compute = None if self.done is None else self.compute
@@ -142,12 +142,12 @@ class _Runner:
         if not found:
             return []
         items = [each.item for each in found]
-        chosen = items[0].chosen
+        choice = items[0].choice
         dtype = dtype_to_load({each for item in items for each in item.request.precisions})
         mesh_of = mesh_to_load(items[0].computed(self.compute).params)
         try:
-            with on_all(f"load {chosen.title}", apart=chosen.in_memory):
-                self.model = chosen.loaded(dtype=dtype, mesh_of=mesh_of)
+            with on_all(f"load {choice.title}", apart=choice.in_memory):
+                self.model = choice.loaded(dtype=dtype, mesh_of=mesh_of)
         except Exception as error:  # e.g. out of memory
             return [self.passed(items, error)]
         return []
@@ -164,7 +164,7 @@ class _Runner:
         self.announce(self.number, self.of, item)
         try:
             if model is None:
-                of, name = file_of(item, self.results), item.chosen.title
+                of, name = file_of(item, self.results), item.choice.title
                 result = measured_predictions(item.job.task, *of, model=name, results=self.results)
             else:
                 result = measured(self.settled(each, model), item.computed(self.compute), self.results)

@@ -163,13 +163,13 @@ class Item:
         changes: fields of `Compute` that it has in place of the caller's.
     """
 
-    chosen: ModelChoice
+    choice: ModelChoice
     job: TaskOnData
     request: Request = field(default_factory=Request)
     changes: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return f"{self.chosen.title}: {self.job}"
+        return f"{self.choice.title}: {self.job}"
 
     @property
     def keep_pixels(self) -> bool:
@@ -196,11 +196,11 @@ def items_of(model: object, jobs: Iterable[TaskOnData], request: Request) -> lis
     Raises as `encoder`.
     """
     made = encoder(model)
-    chosen = ModelChoice(made.card.id, "", made, in_memory=True)
+    choice = ModelChoice(made.card.id, "", made, in_memory=True)
     without = dataclasses.replace(request, prompts=None)  # the first of several, which the jobs have
     return [
-        Item(chosen, job, request if job.alone else without)
-        for job in distinct(jobs, own_head=chosen.own_head)
+        Item(choice, job, request if job.alone else without)
+        for job in distinct(jobs, own_head=choice.own_head)
     ]
 
 

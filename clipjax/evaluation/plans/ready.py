@@ -58,7 +58,7 @@ class ResolvedItem:
     @property
     def lacks_model(self) -> bool:
         """Whether the model failed to load, so that all its items have this error."""
-        return self.error is not None and self.model is None and self.item.chosen.predictions is None
+        return self.error is not None and self.model is None and self.item.choice.predictions is None
 
     def with_model(self, model: Encoder) -> ResolvedItem:
         """The item with the loaded model in place of the one that was only opened."""
@@ -122,7 +122,7 @@ def ready(
     """Like `resolved`, but an error becomes the item's.
 
     Args:
-        model: of `Chosen.opened`.
+        model: of `ModelChoice.opened`.
         compute: to find the recipes, for which images are hashed.
         catch: other exceptions that are the item's error.
     """
@@ -158,7 +158,7 @@ def _recipes(resolved_item: ResolvedItem, compute: Compute, results: str | Path 
 
 def file_of(item: Item, results: str | Path | None) -> tuple[Path, Request]:
     """The predictions of an item of a model that only has files of its outputs, and what is asked of them."""
-    job, pattern = item.job, item.chosen.predictions
+    job, pattern = item.job, item.choice.predictions
     assert pattern is not None
     request = dataclasses.replace(job.request(item.request, results), dataset=job.data.card)
     return as_path(pattern.format(dataset=job.data.card.name, task=job.task)), request
@@ -166,10 +166,10 @@ def file_of(item: Item, results: str | Path | None) -> tuple[Path, Request]:
 
 def all_ready(items: Sequence[Item], results: str | Path, compute: Compute) -> Iterator[ResolvedItem]:
     """The items with their recipes, in order; each model is opened once."""
-    for _, group in itertools.groupby(items, key=lambda item: id(item.chosen)):
+    for _, group in itertools.groupby(items, key=lambda item: id(item.choice)):
         visit = list(group)
         try:
-            model = visit[0].chosen.opened()
+            model = visit[0].choice.opened()
         except (ClipjaxError, OSError) as error:
             yield from (ResolvedItem(item, None, error=error) for item in visit)
         else:

@@ -65,8 +65,7 @@ def _check_range(file: PredictionsFile, name: str, values: list[Any], low: float
     ends = {(False, False): "", (True, False): f", {low:g} or more", (False, True): f", {high:g} or less"}
     expected = ends.get((math.isfinite(low), math.isfinite(high)), f", {low:g} to {high:g}")
     for row, value in enumerate(values):
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not (number and low - slack <= value <= high + slack):
+        if not (_is_number(value) and low - slack <= value <= high + slack):
             raise _wrong(file, row, name, value, f"it must be a finite number{expected}")
 
 
@@ -79,17 +78,21 @@ def _has_no_temperature(columns: Table) -> bool:
 def _classes(file: PredictionsFile, name: str, columns: Table) -> list[int]:
     """Within the label space, if known; -1 if an image of ImageNet-X is not annotated."""
     space, annotated = file.space, columns.get("annotated")
+    number = math.inf if space is None else len(space)
     expected = "a whole number from 0" if space is None else f"0..{len(space) - 1} ({space.name})"
     classes = []
     for row, value in enumerate(columns[name]):
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (number and math.isfinite(value) and value == int(value)):
-            raise _wrong(file, row, name, value, f"it must be {expected}")
-        unknown = name == "label" and value == -1 and annotated is not None and not annotated[row]
-        if not unknown and not 0 <= value < (math.inf if space is None else len(space)):
+        is_whole = _is_number(value) and value == int(value)
+        may_lack = name == "label" and annotated is not None and not annotated[row]
+        if not is_whole or not (0 <= value < number or (may_lack and value == -1)):
             raise _wrong(file, row, name, value, f"it must be {expected}")
         classes.append(int(value))
     return classes
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a finite number; bools are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _check_correct(file: PredictionsFile, columns: Table) -> None:

@@ -194,33 +194,44 @@ def _reader(path: Path, task: Task) -> Read:
 
 
 def _predictions_file(path: Path, task: Task, request: Request) -> PredictionsFile:
-    run, dataset, annotations = _run_beside(path), request.dataset, request.annotations
-    card, name = _card(dataset, run.get("dataset"), task.predictions.dataset)
+    run = _run_beside(path)
+    card, recorded = _card(request.dataset, run.get("dataset"), task.predictions.dataset)
+    name = recorded or path.stem
     labels = request.labels
-    columns_of = labels if labels is None or isinstance(labels, LabelSpace) else load_labels(labels)
-    of_card = None if card is None else label_spaces(card)[0]
-    if isinstance(dataset, Dataset):
-        of_card = dataset.label_space
-    space = (columns_of or of_card) if dataset is None else (of_card or columns_of)
-    notes = None
-    if task.load_annotations is not None and (annotations is not None or path.suffix != ".parquet"):
-        notes = task.load_annotations(
-            as_path(annotations) if annotations else None if card is None else annotations_path(card)
-        )
-    elif annotations is not None:
-        raise UsageError(f"the task {task.name!r} takes no annotations: leave them out")
-    name = name or path.stem
-    about = About(name, space, notes, request.resamples, request.seed)
+    stated = labels if labels is None or isinstance(labels, LabelSpace) else load_labels(labels)
+    own = _own_labels(request.dataset, card)
+    # The labels of a data set that the user names are its own; else the user's statement comes first.
+    space = (stated or own) if request.dataset is None else (own or stated)
+    annotations = _annotations(path, task, request, card)
     return PredictionsFile(
         path=path,
         task=task,
         dataset=name,
         space=space,
-        columns_of=columns_of or space,
-        about=about,
+        columns_of=stated or space,
+        about=About(name, space, annotations, request.resamples, request.seed),
         run=run,
         card=card,
     )
+
+
+def _own_labels(dataset: Given, card: DatasetCard | None) -> LabelSpace | None:
+    if isinstance(dataset, Dataset):
+        return dataset.label_space
+    return None if card is None else label_spaces(card)[0]
+
+
+def _annotations(path: Path, task: Task, request: Request, card: DatasetCard | None) -> Any:
+    stated = request.annotations
+    if task.load_annotations is None:
+        if stated is not None:
+            raise UsageError(f"the task {task.name!r} takes no annotations: leave them out")
+        return None
+    if stated:
+        return task.load_annotations(as_path(stated))
+    if stated is None and path.suffix == ".parquet":  # a per-image table of ours holds them
+        return None
+    return task.load_annotations(None if card is None else annotations_path(card))
 
 
 def _of_folder(request: Request) -> Dataset:

@@ -66,13 +66,13 @@ class Shots:
                 "set, or they are held out for validation"
             )
         title = f"{self.per_class} shots a class, seed {self.seed}"
-        chosen = split.select([row_of[name] for name in self.ids], title)
-        if _content(chosen) != self.content:
+        shots = split.select([row_of[name] for name in self.ids], title)
+        if _content(shots) != self.content:
             raise DataError(
                 f"the images or labels of {split.name} have changed since the list of shots was drawn: same "
                 "names, other contents"
             )
-        return chosen
+        return shots
 
 
 def write_shots(shots: Shots, path: Path) -> None:

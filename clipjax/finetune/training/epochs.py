@@ -80,9 +80,9 @@ class Epochs:
             split,
             "the epoch",
         )
-        chosen = {
+        record = {
             "epoch": choice.best,
             "epoch_accuracy": choice.accuracy,
             "epoch_accuracies": list(choice.tried),
         }
-        return merge(frozen, self.read(choice.best)), chosen
+        return merge(frozen, self.read(choice.best)), record

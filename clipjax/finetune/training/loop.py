@@ -80,9 +80,7 @@ def fit(
                 if snapshots is not None and snap:
                     snapshots.keep(number, state)
                 if checkpoints is not None and save:
-                    checkpoints.save(state, batches)
-                    logs.publish()  # before the resume point, whose steps the logs must cover
-                    checkpoints.publish()
+                    _save(checkpoints, state, batches, logs)
                 if stop:
                     kept = "" if checkpoints is None else str(checkpoints.place)
                     raise preemption.interrupted(number, steps, kept)
@@ -92,6 +90,12 @@ def fit(
         if checkpoints is not None:
             checkpoints.close()
     return state
+
+
+def _save(checkpoints: Checkpoints, state: TrainState, batches: grain.DatasetIterator, logs: Logs) -> None:
+    checkpoints.save(state, batches)
+    logs.publish()  # before the resume point, whose steps the logs must cover
+    checkpoints.publish()
 
 
 def _resumed(state: TrainState, checkpoints: Checkpoints, batches: grain.DatasetIterator) -> TrainState:

@@ -217,17 +217,22 @@ def record_kind(cls: type, rules: ReadingRules) -> DataclassType | TypedDictType
 
 
 def value_type(annotation: Any, rules: ReadingRules) -> ValueType:
-    """Raises TypeError for an annotation that records cannot have."""
+    """The type of a field's values. Raises TypeError for an annotation that records cannot have."""
     for kind, function in rules.how:
         if annotation == kind:
             return CustomType(function)
-    origin, items = get_origin(annotation) or annotation, get_args(annotation)
+    origin, items = get_origin(annotation), get_args(annotation)
     if origin is NotRequired:
         return value_type(items[0], rules)
     if origin is Annotated:
         limits = tuple(each for each in items[1:] if isinstance(each, Limit))
         kind = value_type(items[0], rules)
         return kind.limited(limits) if limits else kind
+    return _bare_type(annotation, rules)
+
+
+def _bare_type(annotation: Any, rules: ReadingRules) -> ValueType:
+    origin, items = get_origin(annotation) or annotation, get_args(annotation)
     if annotation is Any:
         return AnyType()
     if annotation in PlainType.KINDS:

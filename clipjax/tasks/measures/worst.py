@@ -92,13 +92,13 @@ def _held_out(metric: str, images: AnnotatedImages, of: np.ndarray | None, slice
         absent = "not applicable: no factor has images in both halves"
     if found is None:
         return Measure(name, None, 0, slice=slice_, note=absent)
-    note = _chosen(found, images.factors, of)
+    note = _choices(found, images.factors, of)
     return Measure(name, found.value, found.n, found.interval, slice_, note=note)
 
 
-def _chosen(found: HeldOut, factors: Sequence[str], of: np.ndarray | None) -> str:
+def _choices(found: HeldOut, factors: Sequence[str], of: np.ndarray | None) -> str:
     """The factors by name; of classes, how many both halves choose."""
-    one, other = found.chosen
+    one, other = found.choices
     if of is None:
         return f"both halves choose {len(np.intersect1d(one, other))} of them"
     names = np.array(factors, object)[of]

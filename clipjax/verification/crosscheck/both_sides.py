@@ -11,13 +11,11 @@ from typing import Any
 from clipjax.checkpoints.export import refuse_adapter
 from clipjax.checkpoints.load import load_model
 from clipjax.checkpoints.model import Model
+from clipjax.embeddings.compute import Compute
 from clipjax.errors import DataError
-from clipjax.evaluation.data_set import dataset_of
 from clipjax.evaluation.kinds.images.image_subject import ImageSubject
-from clipjax.evaluation.kinds.images.images import resolve
-from clipjax.evaluation.kinds.kind import check_options
-from clipjax.evaluation.plans.ready import check_run
 from clipjax.evaluation.request import Request
+from clipjax.evaluation.run import resolved_run
 from clipjax.guards import at_least
 from clipjax.results.provenance import provenance
 from clipjax.storage.digests import sha256_json
@@ -60,9 +58,8 @@ def crosscheck(
         model = load_model(str(model))
     refuse_adapter(model, "crosscheck")
     library = chosen_library(model, against, "crosscheck")
-    task = check_run(TASK, request, None)
-    check_options(model, task, request)
-    subject = resolve(model, task, dataset_of(request), request)
+    subject = resolved_run(model, TASK, request, Compute()).subject
+    assert isinstance(subject, ImageSubject)
     _ = model.card.fingerprint  # a damaged checkpoint is a DataError, not a difference
     with tempfile.TemporaryDirectory(prefix="clipjax-crosscheck-") as temporary:
         check_room(subject, Path(temporary))

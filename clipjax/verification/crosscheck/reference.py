@@ -78,17 +78,17 @@ def make_job(
     assert isinstance(model, Model)
     tokenizer = None if subject.prompts is None else _tokenizer(model, library)
     config, original = config_folder(model, library), original_file(model, library)
-    chosen = reference_model(model, library, folder, checkpoint=checkpoint or original)
+    options = reference_model(model, library, folder, checkpoint=checkpoint or original)
     source = model.card.source
-    named = source.library == library and not str(chosen["arch"]).endswith(".json")
+    named = source.library == library and not str(options["arch"]).endswith(".json")
     images, lengths = folder / "images.bin", []
     with images.open("wb") as file:
         for row in range(len(data.manifest)):
             lengths.append(file.write(data.manifest.open(row)))
     given = "given" if checkpoint else "the model's own file" if original else "written back by clipjax"
     return {
-        **{key: str(value) for key, value in chosen.items()},
-        "sizes": json.loads(Path(chosen["sizes"]).read_text()) if "sizes" in chosen else None,
+        **{key: str(value) for key, value in options.items()},
+        "sizes": json.loads(Path(options["sizes"]).read_text()) if "sizes" in options else None,
         "weights": given,
         "tag": source.tag if named else None,
         "config": config and str(config),

@@ -25,15 +25,15 @@ def draw_sheet(
 ) -> bytes:
     """A PNG: flipped images first, then the worst of the first stage that differs, else of the logits."""
     stage = worst_stage(stages)
-    chosen = list(dict.fromkeys([*(flip.id for flip in flips), *(name for name, _ in stage.worst)]))
-    chosen = chosen[:8] or list(subject.data.manifest.ids[:4])
+    ids = list(dict.fromkeys([*(flip.id for flip in flips), *(name for name, _ in stage.worst)]))
+    ids = ids[:8] or list(subject.data.manifest.ids[:4])
     row_of = {name: row for row, name in enumerate(subject.data.manifest.ids)}
     width = 3 * (SIDE + GAP) + TEXT
-    sheet = Image.new("RGB", (width, LINE + 2 * GAP + len(chosen) * (SIDE + GAP)), "white")
+    sheet = Image.new("RGB", (width, LINE + 2 * GAP + len(ids) * (SIDE + GAP)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
     for column, title in enumerate(("clipjax", str(theirs.facts["library"]), "difference")):
         draw.text((column * (SIDE + GAP) + GAP, GAP), title, INK, font)
-    for line, name in enumerate(chosen):
+    for line, name in enumerate(ids):
         top = LINE + 2 * GAP + line * (SIDE + GAP)
         _draw_tiles(sheet, top, ours.pixels[row_of[name]], theirs.pixels[row_of[name]])
         lines = _lines(subject, ours, theirs, stage, name, row_of[name])

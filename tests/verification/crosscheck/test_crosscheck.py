@@ -403,6 +403,12 @@ def test_what_is_refused(
         crosscheck(case.model, Request(root=case.images), "jax")
     with pytest.raises(UsageError, match="does not say what its classes are"):
         crosscheck(case.model, Request(root=photographs))
+    with pytest.raises(
+        UsageError, match="compares with no in-distribution images: leave id_dataset"
+    ):
+        crosscheck(case.model, Request(root=case.images, id_root=photographs))
+    with pytest.raises(UsageError, match=r"leave steps \(--steps\) out"):
+        crosscheck(case.model, Request(root=case.images, steps=3))
     with pytest.raises(UsageError, match="batch size"):
         crosscheck(case.model, Request(root=case.images), batch=0)
     with pytest.raises(DataError, match="does not hold what a reference"):

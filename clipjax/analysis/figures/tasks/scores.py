@@ -125,9 +125,9 @@ def _area(row: AnyRow | None) -> str:
 def _score_panel(panel: Axes, values: np.ndarray, inside: np.ndarray) -> None:
     edges = np.histogram_bin_edges(values, 40)
     sides = (("in distribution", inside, COLOURS[0]), ("out of distribution", ~inside, COLOURS[1]))
-    for name, chosen, colour in sides:
-        label = f"{name} (n = {int(chosen.sum()):,})"
-        panel.hist(values[chosen], edges.tolist(), density=True, color=colour, alpha=0.55, label=label)
+    for name, mask, colour in sides:
+        label = f"{name} (n = {int(mask.sum()):,})"
+        panel.hist(values[mask], edges.tolist(), density=True, color=colour, alpha=0.55, label=label)
     threshold = float(np.quantile(values[inside], 0.05))
     panel.axvline(threshold, color=QUIET, linestyle="--", linewidth=1, label="95 % of ID images above")
     panel.set_yticks([])

@@ -10,7 +10,7 @@ from clipjax.data.labels import LabelSpace, PromptSet
 from clipjax.data.questions import Questions
 from clipjax.errors import UsageError
 from clipjax.evaluation.kinds.images.image_subject import ImageSubject
-from clipjax.evaluation.kinds.kind import Kind
+from clipjax.evaluation.kinds.kind import Kind, why_only_answers
 from clipjax.evaluation.prompts import prompt_set, prompts_about
 from clipjax.evaluation.request import Request
 from clipjax.evaluation.run_data import annotations_of, id_dataset, image_data, questions_about, space_of
@@ -23,11 +23,9 @@ CAPTION = "{}"  # the caption alone
 
 
 def not_applicable(model: Encoder, task: Task) -> str | None:
-    if model.card.kind == "vision_language":
-        return f"not applicable: {model.card.id} is a vision-language model, which this task cannot ask"
     if "text" in task.needs and model.card.kind == "classifier":
         return f"not applicable: {model.card.id} is a classifier and has no text tower"
-    return None
+    return why_only_answers(model)
 
 
 def resolve(model: Encoder, task: Task, dataset: Dataset, request: Request) -> ImageSubject:
@@ -35,7 +33,7 @@ def resolve(model: Encoder, task: Task, dataset: Dataset, request: Request) -> I
     id_set = id_dataset(dataset.card, request) if "id" in task.needs else None
     space, head_space, prompts = _classes(task, dataset, id_set, request)
     if "head" not in task.needs:
-        head_space, chosen = None, _caption_template(task, prompts)
+        head_space, texts = None, _caption_template(task, prompts)
     else:
         if has_own_head(model) and (own := _own_classes(model, adapter, request)) is not None:
             head_space = own
@@ -45,10 +43,10 @@ def resolve(model: Encoder, task: Task, dataset: Dataset, request: Request) -> I
                 f"{dataset.card.name} does not say what its classes are: give labels=NAME, a file, or the "
                 'names "cat,dog" (--labels on the command line)'
             )
-        chosen = None
+        texts = None
         if not has_own_head(model):
             logit_scale(model.card)
-            chosen = prompts_about(head_space, prompts)
+            texts = prompts_about(head_space, prompts)
     annotations = annotations_of(dataset.card, task, request)
     data = image_data(model, dataset, space, head_space, request)
     questions = _questions(model, data, dataset.card, annotations) if "questions" in task.needs else None
@@ -58,7 +56,7 @@ def resolve(model: Encoder, task: Task, dataset: Dataset, request: Request) -> I
         data=data,
         id=id_set and image_data(model, id_set, id_set.label_space, head_space, request),
         head_space=head_space,
-        prompts=chosen,
+        prompts=texts,
         annotations=annotations,
         questions=questions,
         resamples=request.resamples,
@@ -99,10 +97,10 @@ def _caption_template(task: Task, prompts: str | Path | PromptSet | None) -> Pro
     """The template around captions; by default they stay as they are."""
     if "captions" not in task.needs:
         return None
-    chosen = PromptSet("captions as they stand", (CAPTION,)) if prompts is None else prompt_set(prompts)
-    if len(chosen.templates) != 1 or chosen.sentences is not None:
-        raise UsageError(f"captions go into one template, {chosen.name} is more: give a .txt file of one")
-    return chosen
+    template = PromptSet("captions as they stand", (CAPTION,)) if prompts is None else prompt_set(prompts)
+    if len(template.templates) != 1 or template.sentences is not None:
+        raise UsageError(f"captions go into one template, {template.name} is more: give a .txt file of one")
+    return template
 
 
 def _questions(

@@ -13,7 +13,7 @@ from clipjax.data.pairs.pair import PairSet
 from clipjax.embeddings.compute import Compute, EmbedStats
 from clipjax.embeddings.pairs import match_pairs, pair_key
 from clipjax.errors import UsageError, counted
-from clipjax.evaluation.kinds.kind import Amounts, Kind
+from clipjax.evaluation.kinds.kind import Amounts, Kind, why_only_answers
 from clipjax.evaluation.request import Request
 from clipjax.evaluation.run_data import annotations_of, run_data
 from clipjax.evaluation.subject import Subject
@@ -82,8 +82,8 @@ class PairSubject(Subject):
 
 
 def not_applicable(model: Encoder, task: Task) -> str | None:
-    if model.card.kind == "vision_language":
-        return f"not applicable: {model.card.id} is a vision-language model, which this task cannot ask"
+    if (reason := why_only_answers(model)) is not None:
+        return reason
     if model.network is None:
         return f"not applicable: {model.card.id} is not one of clipjax's networks: it has no maps of features"
     return None
