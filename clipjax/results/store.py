@@ -196,6 +196,10 @@ class ResultStore:
         files.check_sizes()
         return shared, files
 
+    def has_images(self, run_id: str) -> bool:
+        """Whether a per-image table was written with the run. Raises DataError if `run.json` is damaged."""
+        return self._opened(run_id)[1].has_images()
+
     def left_out(self) -> list[str]:
         if not self.root.is_dir():
             return []

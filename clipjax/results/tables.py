@@ -5,18 +5,14 @@ from __future__ import annotations
 import csv
 import html
 import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from clipjax.checkpoints.identity.facts import origin_in_words
-from clipjax.errors import UsageError
 from clipjax.results.completeness import in_words, is_whole
 from clipjax.results.escaping import csv_cell, markdown, tex_row
 from clipjax.results.row import Row
-from clipjax.storage.records import field_names
-
-FORMATS = ("csv", "markdown", "latex")
+from clipjax.results.row_table import published
 
 
 def summary_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
@@ -65,35 +61,12 @@ def _beside(row: Row) -> tuple[str, str, str]:
     """(value, source, difference) of published numbers; a published row's own value and source."""
     if row["origin"] == "published":
         return (_number(row["value"]), str(row["convention"].get("source") or ""), "")
-    return _published(row, "{:.4g}", "{:+.4f}" if is_whole(row) else "{:+.4f} (of a part)")
-
-
-def _published(row: Row, value: str, difference: str) -> tuple[str, str, str]:
-    published = row["reference"] or []
-    return (
-        "; ".join(value.format(one["value"]) for one in published),
-        "; ".join(one["source"] for one in published),
-        "; ".join(difference.format(one["difference"]) for one in published),
-    )
+    return published(row, "{:.4g}", "{:+.4f}" if is_whole(row) else "{:+.4f} (of a part)")
 
 
 def _note(row: Row) -> str:
     skipped = f"{row['skipped']} unreadable images skipped" if row["skipped"] else ""
     return "; ".join(filter(None, [row["note"], skipped, origin_in_words(row["model_facts"])]))
-
-
-def export_rows(rows: Sequence[Row], form: str) -> str:
-    """Write rows as "csv" with every field, or as "markdown" or "latex" (booktabs) with the summary.
-
-    Raises:
-        UsageError: another form.
-    """
-    if form not in FORMATS:
-        raise UsageError(f"unknown format {form!r}; known: {', '.join(FORMATS)}")
-    if form == "csv":
-        return _csv(rows)
-    titles, cells = summary_table(rows)
-    return as_markdown(titles, cells) if form == "markdown" else as_latex(titles, cells)
 
 
 def _number(value: float | None) -> str:
@@ -102,32 +75,6 @@ def _number(value: float | None) -> str:
 
 def _interval(interval: Mapping[str, Any] | None) -> str:
     return "" if interval is None else f"[{interval['lo']:.4f}, {interval['hi']:.4f}]"
-
-
-def _csv(rows: Sequence[Row]) -> str:
-    lines = list(map(flat, rows))
-    titles = list(lines[0]) if lines else []
-    return as_csv(titles, ([_cell(value) for value in line.values()] for line in lines))
-
-
-def flat(row: Row) -> dict[str, Any]:
-    """Every field of a row by the title of its column.
-
-    The interval's parts, the published numbers, the prompts and the label space have columns of their own.
-    """
-    names = [name for name in field_names(Row) if name not in ("interval", "reference")]
-    interval, convention = row["interval"] or {}, row["convention"] or {}
-    published = zip(("published", "source", "difference"), _published(row, "{}", "{}"))
-    return {
-        **{name: row.get(name) for name in names},
-        **{part: interval.get(part) for part in ("lo", "hi", "level", "method")},
-        **dict(published),
-        **{name: convention.get(name) for name in ("prompts", "label_space")},
-    }
-
-
-def _cell(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, dict | list) else value
 
 
 def as_html(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
@@ -139,9 +86,12 @@ def as_html(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
 
 
 def as_csv(titles: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+    return csv_lines((titles, *lines))
+
+
+def csv_lines(lines: Iterable[Sequence[Any]]) -> str:
     text = io.StringIO()
-    safe = (map(csv_cell, line) for line in (titles, *lines))
-    csv.writer(text, lineterminator="\n").writerows(safe)
+    csv.writer(text, lineterminator="\n").writerows(map(csv_cell, line) for line in lines)
     return text.getvalue()
 
 

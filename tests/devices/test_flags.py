@@ -8,9 +8,9 @@ import pytest
 from _rows import as_older, row
 
 from clipjax.devices.flags import public_flags
+from clipjax.results.export import text_parts
 from clipjax.results.provenance import provenance
 from clipjax.results.store import ResultStore, new_run_id
-from clipjax.results.tables import export_rows
 
 
 @pytest.mark.parametrize(
@@ -42,4 +42,4 @@ def test_rows_of_older_versions_are_shown_without_their_paths(tmp_path):
     assert "/home/me" in (run / "run.json").read_text()
     rows = ResultStore(tmp_path).rows()
     assert rows[0]["xla_flags"] == "--xla_dump_to=PATH"
-    assert "/home/me" not in export_rows(rows, "csv") + json.dumps(rows)
+    assert "/home/me" not in "".join(text_parts(rows, "csv")) + json.dumps(rows)

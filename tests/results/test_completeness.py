@@ -25,10 +25,11 @@ from clipjax.commands.runs.summary import show
 from clipjax.data.labels import load_labels
 from clipjax.evaluation.predictions.scoring import evaluate_predictions
 from clipjax.results.completeness import in_words, is_whole, stated
+from clipjax.results.export import text_parts
 from clipjax.results.published.protocols import nearest
 from clipjax.results.rows import validate_rows
 from clipjax.results.store import ResultStore, new_run_id
-from clipjax.results.tables import export_rows, summary_table
+from clipjax.results.tables import summary_table
 
 PART = {"images": 373, "of": 1280}
 TOP1 = Term("zeroshot", "imagenet_val", "top1")
@@ -107,7 +108,7 @@ def test_a_part_alone_is_shown_as_one():
     assert both.part == "parts of 2 sets"
     titles, [line] = summary_table([known])
     assert dict(zip(titles, line))["of"] == "200 of 50,000 images"
-    assert "373 of 1,280 images" in export_rows([of(part=PART)], "markdown")
+    assert "373 of 1,280 images" in "".join(text_parts([of(part=PART)], "markdown"))
     assert "of" not in summary_table([of()])[0]
 
 

@@ -21,10 +21,11 @@ from typer.testing import CliRunner
 from clipjax.cli import app
 from clipjax.errors import DataError, UsageError
 from clipjax.results import merge as results_merge
+from clipjax.results.export import text_parts, write_rows
 from clipjax.results.merge import merge_results
 from clipjax.results.rows import validate_rows
 from clipjax.results.store import ResultStore, new_run_id
-from clipjax.results.tables import export_rows, summary_table
+from clipjax.results.tables import summary_table
 
 
 def test_a_run_comes_back_as_it_went_in(tmp_path):
@@ -401,8 +402,8 @@ def test_a_resized_model_is_told_from_the_original():
     for each in rows:
         validate_rows([each | {"run_id": new_run_id()}])
     assert [cells[0] for cells in summary_table(rows)[1]] == ["tiny_1", "tiny_1@336px"]
-    assert "| tiny_1@336px |" in export_rows(rows, "markdown")
-    found = list(csv.DictReader(io.StringIO(export_rows(rows, "csv"))))
+    assert "| tiny_1@336px |" in "".join(text_parts(rows, "markdown"))
+    found = list(csv.DictReader(io.StringIO("".join(text_parts(rows, "csv")))))
     assert [json.loads(line["model_facts"]) for line in found] == [{"image_size": 224}, facts]
 
 
@@ -429,8 +430,8 @@ def test_published_numbers_stand_beside_where_there_are_some(tmp_path):
     shown = dict(zip(titles, cells[0]))
     assert (shown["published"], shown["source"]) == ("0.6332; 0.47", "open_clip; paper")
     assert shown["difference"] == "-0.1332; +0.0300"
-    assert "| 0.6332; 0.47 | open_clip; paper | -0.1332; +0.0300 |" in export_rows(rows, "markdown")
-    [got] = csv.DictReader(io.StringIO(export_rows(rows, "csv")))
+    assert "| 0.6332; 0.47 | open_clip; paper | -0.1332; +0.0300 |" in "".join(text_parts(rows, "markdown"))
+    [got] = csv.DictReader(io.StringIO("".join(text_parts(rows, "csv"))))
     assert (got["published"], got["difference"]) == ("0.6332; 0.47", "-0.1332; 0.03")
     assert "published" not in summary_table([row("x")])[0]
 
@@ -450,22 +451,22 @@ def test_a_reference_is_a_list_of_whole_records(reference):
 
 
 def test_csv_has_every_field():
-    [got] = csv.DictReader(io.StringIO(export_rows([row(new_run_id(), slice="a,b")], "csv")))
+    [got] = csv.DictReader(io.StringIO("".join(text_parts([row(new_run_id(), slice="a,b")], "csv"))))
     assert float(got["value"]) == 0.5
     assert (got["lo"], got["hi"], got["method"]) == ("0.4", "0.6", "wilson")
     assert got["slice"] == "a,b"
     assert json.loads(got["model_facts"]) == {"train_source": "demo"}
 
 
-def test_markdown_and_latex_escape_names():
+def test_markdown_and_latex_escape_names(tmp_path):
     rows = [row(new_run_id(), model="a|b_c", note="50% & more")]
-    assert r"| a\|b_c |" in export_rows(rows, "markdown")
-    latex = export_rows(rows, "latex")
+    assert r"| a\|b_c |" in "".join(text_parts(rows, "markdown"))
+    latex = "".join(text_parts(rows, "latex"))
     assert r"a\textbar{}b\_c & demo\_world & top1" in latex
     assert r"50\% \& more \\" in latex
     assert latex.startswith("\\begin{tabular}{llllllll}\n\\toprule\n")
     with pytest.raises(UsageError, match="unknown format 'html'"):
-        export_rows(rows, "html")
+        write_rows(rows, "html", tmp_path / "rows.html")
 
 
 def test_results_need_no_jax():

@@ -12,7 +12,7 @@ import typer
 
 from clipjax.commands.shared.options import LinesOption, MetricOption, OutFileOption, ResultsOptions
 from clipjax.commands.shared.output import print_table, say
-from clipjax.commands.shared.result_folder import emit, opened, selected
+from clipjax.commands.shared.result_folder import check_form, opened, selected
 from clipjax.errors import UsageError
 
 if TYPE_CHECKING:
@@ -131,14 +131,41 @@ def _say_hidden(rows: Sequence[Row], whole: Sequence[Row], shown: Sequence[Row])
 class ExportOptions:
     where: ResultsOptions
     form: Annotated[
-        str, typer.Option("--format", "-f", help="Form of the output: csv, markdown or latex.")
+        str,
+        typer.Option(
+            "--format",
+            "-f",
+            help="Form of the output: csv, jsonl, parquet or arrow (every field), markdown or latex (the "
+            "summary).",
+        ),
     ] = "csv"
     out: OutFileOption = None
     which: RowOptions
 
 
 def export(options: ExportOptions) -> None:
-    """Export result rows as CSV (every field), Markdown or LaTeX (the summary)."""
-    from clipjax.results.tables import export_rows
+    r"""Export result rows: every field for other programs, or the summary for a text.
 
-    emit(export_rows(options.which.rows(options.where.path), options.form), options.out)
+    Of every field there are columns of the same names in each form. Fields with several parts (recipe,
+    versions, ...) are JSON text. In Python, `clipjax.load_results` gives these columns as a data frame.
+
+    Examples:
+
+        clipjax results export --format parquet --out rows.parquet
+
+        clipjax results export --task ood --out ood.csv
+
+        clipjax results export --metric top1 --format latex
+    """
+    from clipjax.results.export import BINARY, FORMATS, text_parts, write_rows
+
+    check_form(options.form, options.out, FORMATS)
+    if options.form in BINARY and options.out is None:
+        raise UsageError(f"--format {options.form} is a binary file: say where to write it, --out FILE")
+    rows = options.which.rows(options.where.path)
+    if options.out is None:
+        for text in text_parts(rows, options.form):
+            say(text, nl=False)
+    else:
+        write_rows(rows, options.form, options.out)
+        say(str(options.out), err=True)
