@@ -272,7 +272,7 @@ def convert_model(
     return folder, card
 
 
-def _known_by(own: CardFile | None, card: str | Card | None) -> str | None:
+def _known_by(own: ModelCardFile | None, card: str | Card | None) -> str | None:
     """The card that already names a classifier's outputs, in words."""
     if own is not None:
         return "its card.json"

@@ -403,9 +403,7 @@ def test_what_is_refused(
         crosscheck(case.model, Request(root=case.images), "jax")
     with pytest.raises(UsageError, match="does not say what its classes are"):
         crosscheck(case.model, Request(root=photographs))
-    with pytest.raises(
-        UsageError, match="compares with no in-distribution images: leave id_dataset"
-    ):
+    with pytest.raises(UsageError, match="compares with no in-distribution images: leave id_dataset"):
         crosscheck(case.model, Request(root=case.images, id_root=photographs))
     with pytest.raises(UsageError, match=r"leave steps \(--steps\) out"):
         crosscheck(case.model, Request(root=case.images, steps=3))
