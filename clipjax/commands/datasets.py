@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clipjax.commands.datasets_fetch import FetchOptions, fetch
 from clipjax.commands.shared.exclusions import refuse_beside, refuse_without
 from clipjax.commands.shared.options import DatasetOption, JsonOption
 from clipjax.commands.shared.output import print_table, say
+from clipjax.commands.shared.records import with_options
 from clipjax.errors import DataError, UsageError, counted
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ USAGE = "clipjax datasets check NAME PATH"
 
 
 def register(root: typer.Typer) -> None:
+    app.command("fetch")(with_options(FetchOptions, fetch))
     root.add_typer(app, name="datasets")
 
 

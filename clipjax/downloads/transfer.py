@@ -96,7 +96,7 @@ def download(file: CardFile, target: Path, reports: Reports) -> Downloaded:
     """
     with parts.locked_part(target, reports.progress, reports.notice, reports.stop) as part:
         if part is None:
-            return _existing(file, target, reports.progress)
+            return existing(file, target, reports.progress)
         reasons = []
         begun = part.origin and part.origin.address
         for address in sorted(file.addresses, key=lambda each: shown(each) != begun):
@@ -113,7 +113,14 @@ def download(file: CardFile, target: Path, reports: Reports) -> Downloaded:
     )
 
 
-def _existing(file: CardFile, target: Path, progress: Callable[[int], object]) -> Downloaded:
+def existing(file: CardFile, target: Path, progress: Callable[[int], object]) -> Downloaded:
+    """A file on this disk, compared with its card.
+
+    Args:
+        progress: gets the bytes of each piece that is hashed.
+
+    Raises DataError if it cannot be read, or is another file.
+    """
     try:
         size = target.stat().st_size
         sha256, md5 = parts.hexdigests_of(target, progress)

@@ -1,0 +1,250 @@
+"""`clipjax datasets fetch`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clipjax.commands.shared.exclusions import refuse_beside, refuse_without
+from clipjax.commands.shared.options import JsonOption
+from clipjax.commands.shared.output import announce, print_table, say
+from clipjax.errors import DataError, UsageError, counted, readable_bytes
+
+if TYPE_CHECKING:
+    from clipjax.data.card_files import CardFile
+    from clipjax.data.cards import DatasetCard
+    from clipjax.downloads.bundles import Bundle
+    from clipjax.downloads.fetch import FetchReport
+
+SUITE = "suite:"
+DONE = ("there", "fetched")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchOptions:
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME...",
+            help="Data sets, families, `all`, the data sets of a suite (suite:study), or a card's file.",
+        ),
+    ]
+    to: Annotated[
+        Path, typer.Option("--to", metavar="DATA_ROOT", help="The folder of data sets, as for --data-root.")
+    ]
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="DIR",
+            help="Folder of files that you have already: they are verified and used, not downloaded.",
+        ),
+    ] = None
+    accept: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--accept",
+            metavar="NAME",
+            help="Accept the terms of this data set or family (`all`: of all); may be repeated.",
+        ),
+    ] = None
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the downloaded files after they are unpacked.")
+    ] = False
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan", help="Download nothing: print addresses, sizes, checksums, licences and folders."
+        ),
+    ] = False
+    as_json: JsonOption = False
+
+    def check(self) -> None:
+        if self.plan:
+            refuse_beside("--plan", {"--keep": self.keep})
+        else:
+            refuse_without("--plan", {"--json": self.as_json})
+        if self.source is not None and not self.source.is_dir():
+            raise DataError(f"{self.source} is not a folder: --from is the folder of the files that you have")
+
+
+def fetch(options: FetchOptions) -> None:
+    """Download data sets, verify them, unpack them and put them below the data root.
+
+    A data set that is there already is only verified. Run an interrupted command again: it goes on where it
+    was cut off. A data set that needs an account says how to get it; then --from takes your files.
+
+    Examples:
+
+        clipjax datasets fetch imagenet_r imagenet_sketch --to /data
+
+        clipjax datasets fetch suite:study --to /data --plan
+
+        clipjax datasets fetch imagenet_val --from ~/Downloads --to /data
+    """
+    options.check()
+    from clipjax.downloads.bundles import bundles_of
+
+    bundles = bundles_of(cards_of(options.names, options.to))
+    if options.plan:
+        print_plan(bundles, options.to, as_json=options.as_json)
+        return
+    reports = run_fetch(bundles, options.to, options.source, options.accept or (), keep=options.keep)
+    show(reports)
+    if undone := [each for each in reports if each.state not in DONE]:
+        raise DataError(
+            f"{counted(len(undone), 'of the fetches is', 'of the fetches are')} not done: see above, and run "
+            "the same command again"
+        )
+
+
+def cards_of(names: Sequence[str], root: Path) -> list[DatasetCard]:
+    """The cards of data sets, families and suites. Raises as `cards_named` and `load_suite`."""
+    from clipjax.downloads.bundles import cards_named
+
+    plain = [name for name in names if not name.startswith(SUITE)]
+    cards = {card.name: card for card in cards_named(plain, root)}
+    for name in names:
+        if name.startswith(SUITE):
+            cards |= suite_cards(name, root)
+    return list(cards.values())
+
+
+def run_fetch(
+    bundles: Sequence[Bundle],
+    root: Path,
+    source: Path | None,
+    accepted: Sequence[str],
+    *,
+    keep: bool = False,
+) -> list[FetchReport]:
+    """Fetch the bundles, with what the user accepts and types. Raises as `Fetch.run`."""
+    from clipjax.downloads.fetch import Fetch
+
+    run = Fetch(
+        root=root,
+        source=source,
+        keep=keep,
+        accepts=lambda bundle: _accepts(bundle, accepted),
+        password=_password,
+        tell=announce,
+    )
+    return list(run.run(bundles))
+
+
+def suite_cards(name: str, root: Path) -> dict[str, DatasetCard]:
+    """Data set -> card, of a suite's data sets that have files and no folder of their own.
+
+    Raises UsageError or DataError as `load_suite`.
+    """
+    from clipjax.sweep.data_sets import data_sets_of
+    from clipjax.sweep.suite import load_suite
+
+    suite = load_suite(name, data_root=root)
+    cards = {needed.card.name: needed.card for needed in data_sets_of(suite)}
+    return {name: card for name, card in cards.items() if card.files and name not in suite.data}
+
+
+def _accepts(bundle: Bundle, accepted: Sequence[str]) -> bool:
+    """Whether the user accepts the bundle's terms: by `--accept`, or typed on a terminal."""
+    names = {name for card in bundle.cards for name in (card.name, card.name.partition(":")[0])}
+    if names & {*accepted} or "all" in accepted:
+        return True
+    if not sys.stdin.isatty():
+        return False
+    return all(
+        typer.confirm(f"{bundle.title}: {sentence} Do you accept?", err=True) for sentence in bundle.asks
+    )
+
+
+def _password(file: CardFile) -> str:
+    """Raises UsageError where nobody can type it."""
+    if not sys.stdin.isatty():
+        raise UsageError(
+            f"{file.name} is encrypted: run this command on a terminal, where you can type its password"
+        )
+    say(file.how or "", err=True)
+    return typer.prompt(f"password of {file.name}", hide_input=True, err=True)
+
+
+def show(reports: Sequence[FetchReport]) -> None:
+    """Print how each bundle ended, and which terms are still to be accepted."""
+    print_table(
+        ["data sets", "state", "where, or what to do"],
+        [[each.bundle.title, each.state, each.line] for each in reports],
+    )
+    if refused := [each.bundle for each in reports if each.state == "not accepted"]:
+        families = dict.fromkeys(bundle.cards[0].name.partition(":")[0] for bundle in refused)
+        flags = " ".join(f"--accept {name}" for name in families)
+        say(f"\nRead the terms above. If you accept them, run the same command with {flags}")
+
+
+def print_plan(bundles: Sequence[Bundle], root: Path, *, as_json: bool) -> None:
+    """Print what a fetch would download, without a network."""
+    if as_json:
+        say(json.dumps([_bundle_record(bundle, root) for bundle in bundles], indent=2))
+        return
+    for bundle in bundles:
+        target = dict.fromkeys(str(folder) for _, folder in bundle.folders(root))
+        say(f"{bundle.title} -> {next(iter(target))}{', ...' if len(target) > 1 else ''}")
+        for file in bundle.files:
+            for line in _file_lines(file, bundle):
+                say(f"  {line}")
+        say()
+    say(_total(bundles))
+
+
+def _file_lines(file: CardFile, bundle: Bundle) -> list[str]:
+    from clipjax.downloads.fetch import how_to_get
+
+    lines = [f"{file.name}: {_size(file)}, {_checksum(file)}"]
+    lines += [f"from {address}" for address in file.addresses]
+    lines += [] if file.needs == "none" else how_to_get(file).splitlines()
+    lines += [f"licence: {file.licence or bundle.cards[0].licence}"]
+    lines += [f"you are asked: {file.ask}"] if file.ask else []
+    lines += [f"unverified: {file.unverified}"] if file.unverified else []
+    return lines
+
+
+def _size(file: CardFile) -> str:
+    if file.bytes is not None:
+        return f"{file.bytes:,} bytes"
+    return "size unknown" if file.about is None else f"about {readable_bytes(file.about)}"
+
+
+def _checksum(file: CardFile) -> str:
+    if file.sha256 is not None:
+        return f"SHA-256 {file.sha256}"
+    if file.md5 is None:
+        return "no checksum known: it is recorded at the first fetch"
+    plain = all(address.startswith("http://") for address in file.addresses)
+    return f"MD5 {file.md5} ({'weak, and over http worth little' if plain else 'weak'})"
+
+
+def _total(bundles: Sequence[Bundle]) -> str:
+    files = {file.name: file for bundle in bundles for file in bundle.files}.values()
+    wanted = [file for file in files if file.downloadable]
+    size = readable_bytes(sum(file.size or 0 for file in wanted))
+    unknown = sum(file.size is None for file in wanted)
+    more = f" and {counted(unknown, 'file')} of unknown size" if unknown else ""
+    by_hand = len(files) - len(wanted)
+    others = f"; {counted(by_hand, 'file')} by hand" if by_hand else ""
+    return f"{counted(len(wanted), 'file')} to download, {size}{more}{others}"
+
+
+def _bundle_record(bundle: Bundle, root: Path) -> dict[str, Any]:
+    return {
+        "data_sets": {card.name: str(folder) for card, folder in bundle.folders(root)},
+        "licence": bundle.cards[0].licence,
+        "files": [_stated(file) for file in bundle.files],
+    }
+
+
+def _stated(file: CardFile) -> dict[str, Any]:
+    return {key: value for key, value in asdict(file).items() if value not in (None, ())}

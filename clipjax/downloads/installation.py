@@ -1,0 +1,161 @@
+"""From files on this disk to a data set below the data root.
+
+`prepare` unpacks them into a draft and checks it; `complete` moves the draft's contents to their places and
+writes the receipt. Either may be cut off anywhere: a draft that is not ready is thrown away by the next
+`prepare`, and `complete` goes on with a ready one.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from clipjax.data.card_files import CardFile
+from clipjax.data.cards import DatasetCard, data_folder, load_dataset
+from clipjax.data.check import check_dataset
+from clipjax.downloads.archives import check_kind, unpack
+from clipjax.downloads.arrangement import find_arrangement
+from clipjax.downloads.bundles import Bundle
+from clipjax.downloads.placement import place
+from clipjax.downloads.receipts import FetchFolders, Receipt, read_receipt
+from clipjax.errors import DataError
+from clipjax.progress import progress_bar
+from clipjax.storage.reading import exists
+from clipjax.storage.writing import writing
+
+_TREE, _RECEIPT = "tree", "receipt.json"  # in a ready draft
+
+
+@dataclass(frozen=True)
+class FileOnDisk:
+    """A verified file of a card. `temporary`: it was downloaded, and may be removed after its use."""
+
+    file: CardFile
+    path: Path
+    temporary: bool
+
+
+def absent_cards(bundle: Bundle, folders: FetchFolders) -> list[DatasetCard]:
+    """The bundle's data sets that are not below the data root.
+
+    Those that are there are verified: by the digest of their receipt, else by `check_dataset`.
+
+    Raises DataError if one is not as it was fetched, or if something else fills its folder.
+    """
+    receipt = read_receipt(folders.receipt(bundle.key))
+    absent = []
+    for card, folder in bundle.folders(folders.root):
+        if not exists(folder):
+            absent.append(card)
+        elif receipt is not None and card.name in receipt.data:
+            if digest_of(card, folder) != receipt.data[card.name]:
+                raise DataError(
+                    f"{folder} has changed since {card.name} was fetched (its digest differs): move it away "
+                    "and run again"
+                )
+        elif problems := check_dataset(folder, card, decode=False):
+            raise DataError(
+                f"{folder} is filled already, and not as {card.name} should be ({problems[0]}): move it away "
+                "or give another --to"
+            )
+    return absent
+
+
+def digest_of(card: DatasetCard, folder: Path) -> str:
+    """The digest of a data set, as result rows have it. Raises DataError if it cannot be read."""
+    manifest = load_dataset(card, folder).manifest
+    with progress_bar(len(manifest), f"verify {card.name}", "image", delay=1) as bar:
+        return manifest.compute_digest(lambda _: bar.update())
+
+
+def prepare(
+    bundle: Bundle,
+    absent: Sequence[DatasetCard],
+    files: Sequence[FileOnDisk],
+    receipt: Receipt,
+    folders: FetchFolders,
+    password: Callable[[CardFile], str],
+) -> None:
+    """Unpack a bundle's files into a draft, check it, and mark it as ready.
+
+    Args:
+        absent: the data sets that will be placed; the others are there already.
+        files: all files of the bundle.
+        receipt: without digests.
+        password: is called for an encrypted file.
+
+    Raises DataError: a file that is not what its card says, or contents that are not the data set.
+    """
+    draft = folders.draft(bundle.key)
+    tree = draft / _TREE
+    shutil.rmtree(draft, ignore_errors=True)
+    with writing(draft):
+        tree.mkdir(parents=True)
+    try:
+        for each in files:
+            _unpack(each, tree, password)
+        for name in dict.fromkeys(each.file.arrange for each in files if each.file.arrange is not None):
+            find_arrangement(name).arrange(tree)
+        _drop_others(tree, bundle, absent)
+        _check(tree, absent, files)
+        receipt.write(draft / _RECEIPT)
+        with writing(draft):
+            os.rename(draft, folders.ready(bundle.key))
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def complete(bundle: Bundle, folders: FetchFolders) -> None:
+    """Move a ready draft's contents to their places, and write the receipt with the data sets' digests.
+
+    Raises DataError if something else fills a place, or the disk refuses.
+    """
+    ready = folders.ready(bundle.key)
+    receipt = read_receipt(ready / _RECEIPT)
+    if receipt is None:
+        raise DataError(f"{ready} has no {_RECEIPT}: remove that folder, and run again")
+    if exists(ready / _TREE):
+        place(ready / _TREE, folders.root)
+    digests = {card.name: digest_of(card, folder) for card, folder in bundle.folders(folders.root)}
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    replace(receipt, data=digests, finished=now).write(folders.receipt(bundle.key))
+    shutil.rmtree(ready, ignore_errors=True)
+
+
+def _unpack(each: FileOnDisk, tree: Path, password: Callable[[CardFile], str]) -> None:
+    file, target = each.file, tree / each.file.into
+    check_kind(file, each.path)
+    with writing(target):
+        target.mkdir(parents=True, exist_ok=True)
+        if file.kind == "plain":
+            shutil.copyfile(each.path, target / file.name)
+            return
+    with progress_bar(file.unpacked or 0, f"unpack {file.name}", "B", delay=1) as bar:
+        key = password(file) if file.needs == "password" else None
+        unpack(each.path, target, strip=file.strip, only=file.only, password=key, progress=bar.update)
+
+
+def _drop_others(tree: Path, bundle: Bundle, absent: Sequence[DatasetCard]) -> None:
+    """Keep what is to be placed: no stray files of the archive, and no data set that is there already."""
+    tops = {data_folder(Path(), card).parts[0] for card in absent}
+    for path in tree.iterdir():
+        if path.name not in tops:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for card, folder in bundle.folders(tree):
+        if card not in absent:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check(tree: Path, absent: Sequence[DatasetCard], files: Sequence[FileOnDisk]) -> None:
+    """Raises DataError with the first problem of the unpacked data sets."""
+    for card, folder in ((card, data_folder(tree, card)) for card in absent):
+        if problems := check_dataset(folder, card, decode=False):
+            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+            names = ", ".join(each.file.name for each in files)
+            problem = problems[0].replace(f"{tree}/", "")
+            raise DataError(f"{names} does not contain {card.name} as its card says: {problem}{more}")

@@ -1,0 +1,391 @@
+"""`clipjax datasets fetch` from a server: from an empty folder to a checked data set, cut off anywhere."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from _file_server import Content, FileServer
+from PIL import Image
+from typer.testing import CliRunner
+
+from clipjax.cli import app
+from clipjax.data.cards import load_dataset, read_card
+from clipjax.downloads import installation
+from clipjax.downloads.receipts import FetchFolders, read_receipt
+from clipjax.errors import ClipjaxError, DataError, UsageError
+
+CLASSES = ("cat", "dog")
+
+
+def png(shade: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), (shade, 0, 0)).save(file, "PNG")
+    return file.getvalue()
+
+
+def images(top: str, shade: int = 0) -> dict[str, bytes]:
+    """Two images of each class, below a folder."""
+    names = [(each, k) for each in CLASSES for k in range(2)]
+    return {f"{top}/{each}/{k}.png": png(shade + 10 * n) for n, (each, k) in enumerate(names)}
+
+
+def tar(members: dict[str, bytes], mode: str = "w") -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode=mode) as archive:  # pyright: ignore[reportCallIssue, reportArgumentType]
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return file.getvalue()
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return file.getvalue()
+
+
+class World:
+    """A server of archives, and a data root whose own cards name them."""
+
+    def __init__(self, root: Path, server: FileServer) -> None:
+        self.root, self.server = root, server
+        root.mkdir()
+
+    def card(self, name: str, data: bytes, *, place: str | None = None, images: int = 4, **file: Any) -> None:
+        """A card with one file, which the server has. None for a key of the file leaves it out."""
+        kind = file.get("kind", "tar")
+        self.server.files[f"/{name}.{kind}"] = Content(data)
+        keys = {
+            "name": f"{name}.{kind}",
+            "kind": kind,
+            "addresses": [f"{self.server.url}/{name}.{kind}"],
+            "sha256": hashlib.sha256(data).hexdigest(),
+            **file,
+        }
+        lines = [
+            f'name = "{name}"\ntitle = "Title of {name}"\nreader = "folder"\nplace = "{place or name}"',
+            f"images = {images}\nclasses = {json.dumps(CLASSES)}\n[[files]]",
+            *(f"{key} = {json.dumps(value)}" for key, value in keys.items() if value is not None),
+        ]
+        (self.root / f"{name}.toml").write_text("\n".join(lines))
+
+    def fetch(self, *arguments: object) -> tuple[str, BaseException | None]:
+        """What the command prints, and its error."""
+        words = ["datasets", "fetch", *map(str, arguments), "--to", str(self.root)]
+        done = CliRunner().invoke(app, words)
+        assert done.exception is None or isinstance(done.exception, ClipjaxError), done.exception
+        return done.output, done.exception
+
+    def fetched(self, *arguments: object) -> str:
+        text, error = self.fetch(*arguments)
+        assert error is None, (text, error)
+        return text
+
+    def failure(self, *arguments: object) -> str:
+        """What is printed of a fetch that fails, without the line breaks of its table."""
+        text, error = self.fetch(*arguments)
+        assert isinstance(error, DataError), (text, error)
+        return " ".join(text.split())
+
+    def check(self, name: str) -> None:
+        """The data set is whole, and nothing else is left than what a fetch keeps."""
+        card = read_card(self.root / f"{name}.toml")
+        manifest = load_dataset(card, self.root / (card.place or name)).manifest
+        assert len(manifest) == card.images
+        assert not list((self.root / ".clipjax" / "downloads").glob("*"))
+        assert not list((self.root / ".clipjax" / "drafts").glob("*"))
+
+    @property
+    def asked(self) -> int:
+        return len(self.server.requests)
+
+    def names(self) -> set[str]:
+        """Of what is in the data root but cards and the folder of fetch."""
+        paths = (path for path in self.root.iterdir() if path.suffix != ".toml")
+        return {path.name for path in paths} - {".clipjax"}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with FileServer({}) as server:
+        yield World(tmp_path / "data", server)
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        ("tar", tar(images("mine"))),
+        ("tar", tar(images("mine"), "w:gz")),
+        ("zip", zipped(images("mine"))),
+    ],
+    ids=["tar", "tar.gz", "zip"],
+)
+def test_from_nothing_to_a_checked_data_set(world: World, kind: str, data: bytes) -> None:
+    world.card("mine", data, kind=kind)
+    assert "fetched" in world.fetched("mine")
+    world.check("mine")
+    before = world.asked
+    assert "there" in world.fetched("mine")
+    assert world.asked == before
+
+
+def test_the_receipt_has_addresses_checksums_and_digests(world: World) -> None:
+    data = tar(images("mine"))
+    world.card("mine", data)
+    world.fetched("mine")
+    (path,) = (world.root / ".clipjax" / "receipts").iterdir()
+    receipt = read_receipt(path)
+    assert receipt is not None
+    (file,) = receipt.files
+    assert (file.address, file.bytes) == (f"{world.server.url}/mine.tar", len(data))
+    assert (file.sha256, file.compared) == (hashlib.sha256(data).hexdigest(), "sha256")
+    manifest = load_dataset(world.root / "mine.toml", world.root / "mine").manifest
+    assert receipt.data == {"mine": manifest.digest}
+
+
+def test_layout_of_the_card(world: World) -> None:
+    """Leading folders are dropped, a folder is put above, and strays beside it are left out."""
+    members = {f"set-1.0/deep/{name}": data for name, data in images("stimuli").items()}
+    world.card(
+        "mine", tar({**members, "set-1.0/deep/README": b"hello"}), place="up/mine", into="up/mine", strip=3
+    )
+    world.fetched("mine")
+    world.check("mine")
+    assert world.names() == {"up"}
+
+
+STEPS = {
+    "the draft is made": (installation, "unpack"),
+    "it is unpacked": (installation, "check_dataset"),
+    "it is checked": (installation.os, "rename"),
+    "it is ready": (installation, "place"),
+    "it is placed": (installation, "digest_of"),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_cut_off_after_any_step(world: World, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """A fetch that was killed goes on; what it had downloaded is not asked for again."""
+    world.card("mine", tar(images("mine")))
+
+    def cut(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*STEPS[step], cut)
+        with contextlib.suppress(KeyboardInterrupt, SystemExit):
+            CliRunner().invoke(app, ["datasets", "fetch", "mine", "--to", str(world.root)])
+    assert (world.root / "mine").exists() == (step == "it is placed")
+    before = world.asked
+    assert before == 1
+    world.fetched("mine")
+    world.check("mine")
+    assert world.asked == before
+
+
+def test_a_kill_between_two_renames(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A half-placed family is not taken for another layout: its ready draft goes on."""
+    text = """
+name = "kinds"
+title = "Kinds"
+reader = "folder"
+place = "Kinds/{kind}"
+images = 4
+variants = { kind = ["a", "b"] }
+[[files]]
+name = "kinds.tar"
+kind = "tar"
+"""
+    world.server.files["/kinds.tar"] = Content(tar({**images("a"), **images("b", 90)}))
+    file = f'addresses = ["{world.server.url}/kinds.tar"]\ninto = "Kinds"\n'
+    (world.root / "kinds.toml").write_text(text + file)
+    (world.root / "Kinds" / "other").mkdir(parents=True)  # so each kind is a rename of its own
+    renamed, rename = [], installation.os.rename
+
+    def once(source: object, target: object) -> None:
+        if "Kinds" in str(target):
+            if renamed:
+                raise KeyboardInterrupt
+            renamed.append(target)
+        rename(source, target)  # pyright: ignore[reportArgumentType]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("clipjax.downloads.placement.os.rename", once)
+        CliRunner().invoke(app, ["datasets", "fetch", "kinds", "--to", str(world.root)])
+    assert len(renamed) == 1
+    assert (world.root / "Kinds" / "a").exists() != (world.root / "Kinds" / "b").exists()
+    world.fetched("kinds")
+    assert "there" in world.fetched("kinds:a", "kinds:b")
+    assert world.asked == 1
+
+
+def test_members_that_are_there_stay(world: World) -> None:
+    """A user has one data set of an archive already: the others are placed beside it."""
+    text = """
+name = "kinds"
+title = "Kinds"
+reader = "folder"
+place = "Kinds/{kind}"
+images = 4
+variants = { kind = ["a", "b"] }
+[[files]]
+name = "kinds.tar"
+kind = "tar"
+into = "Kinds"
+"""
+    world.server.files["/kinds.tar"] = Content(tar({**images("a"), **images("b", 90)}))
+    (world.root / "kinds.toml").write_text(text + f'addresses = ["{world.server.url}/kinds.tar"]\n')
+    for name, data in images("a", 200).items():
+        path = world.root / "Kinds" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    mine = (world.root / "Kinds" / "a" / "cat" / "0.png").read_bytes()
+    world.fetched("kinds")
+    assert (world.root / "Kinds" / "a" / "cat" / "0.png").read_bytes() == mine
+    assert (world.root / "Kinds" / "b" / "cat" / "0.png").read_bytes() == png(90)
+
+
+def test_files_of_the_user(world: World, tmp_path: Path) -> None:
+    data = tar(images("mine"))
+    world.card("mine", data, addresses=None, needs="account", how="Register.\nSave it.\nRun fetch.")
+    text = world.failure("mine")
+    assert "by hand" in text
+    assert "it needs an account. Register." in text
+    (tmp_path / "mine.tar").write_bytes(data)
+    world.fetched("mine", "--from", tmp_path)
+    world.check("mine")
+    assert (world.asked, (tmp_path / "mine.tar").read_bytes()) == (0, data)
+
+
+def test_a_wrong_file_of_the_user(world: World, tmp_path: Path) -> None:
+    world.card("mine", tar(images("mine")))
+    (tmp_path / "mine.tar").write_bytes(tar(images("mine", 1)))
+    text = world.failure("mine", "--from", tmp_path)
+    assert "mine.tar is not the file that its card describes" in text
+    assert world.names() == set()
+
+
+def test_terms_are_accepted_before_the_first_byte(world: World) -> None:
+    world.card("mine", tar(images("mine")), ask="For research alone.")
+    text = world.failure("mine")
+    assert "For research alone." in text
+    assert "--accept mine" in text
+    assert world.asked == 0
+    world.fetched("mine", "--accept", "mine")
+    world.check("mine")
+
+
+def test_a_first_checksum_is_kept(world: World) -> None:
+    world.card("mine", tar(images("mine")), sha256=None)
+    assert "recorded" in world.fetched("mine")
+    shutil.rmtree(world.root / "mine")
+    world.server.files["/mine.tar"] = Content(tar(images("mine", 5)))
+    text = world.failure("mine")
+    assert "is not the file that was fetched first" in text
+    assert world.names() == set()
+
+
+def test_an_archive_that_is_not_the_data_set(world: World) -> None:
+    """The sentence names the folder that was found in it, and the file stays for a corrected card."""
+    world.card("mine", tar(images("elsewhere/mine")), into="", place="mine")
+    text = world.failure("mine")
+    assert "mine.tar does not contain mine as its card says: mine" in text
+    assert world.names() == set()
+    assert [path.name for path in (world.root / ".clipjax" / "downloads").iterdir()] == ["mine.tar"]
+    world.card("mine", tar(images("elsewhere/mine")), strip=1)
+    world.fetched("mine")
+    world.check("mine")
+    assert world.asked == 1
+
+
+def test_a_layout_that_is_nearly_right_is_named(world: World) -> None:
+    world.card("mine", tar(images("mine/val")))
+    assert "class folders are in mine/val: give that folder" in world.failure("mine")
+
+
+def test_a_folder_that_something_else_fills(world: World) -> None:
+    world.card("mine", tar(images("mine")))
+    other = world.root / "mine" / "notes.txt"
+    other.parent.mkdir()
+    other.write_text("mine")
+    assert "is filled already, and not as mine should be" in world.failure("mine")
+    assert (world.asked, other.read_text()) == (0, "mine")
+
+
+def test_data_that_changed_after_the_fetch(world: World) -> None:
+    world.card("mine", tar(images("mine")))
+    world.fetched("mine")
+    (world.root / "mine" / "cat" / "0.png").write_bytes(png(99))
+    assert "has changed since mine was fetched" in world.failure("mine")
+
+
+def test_one_failure_does_not_stop_the_others(world: World) -> None:
+    world.card("mine", tar(images("mine")))
+    world.card("yours", tar(images("yours")))
+    del world.server.files["/mine.tar"]
+    text = world.failure("mine", "yours")
+    assert "404" in text
+    world.check("yours")
+    assert world.names() == {"yours"}
+
+
+def test_too_little_room(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.card("mine", tar(images("mine")), bytes=len(tar(images("mine"))), unpacked=10**15)
+    _, error = world.fetch("mine")
+    assert "free, and the files and their contents take about 1000.0 TB" in str(error)
+    assert world.asked == 0
+
+
+def test_a_plan_asks_nobody(world: World) -> None:
+    data = tar(images("mine"))
+    world.card("mine", data, bytes=len(data), ask="For research alone.", licence="CC BY-NC 4.0")
+    text = world.fetched("mine", "--plan")
+    for part in (f"{len(data):,} bytes", hashlib.sha256(data).hexdigest(), world.server.url, "CC BY-NC 4.0"):
+        assert part in text
+    (bundle,) = json.loads(world.fetched("mine", "--plan", "--json"))
+    assert bundle["data_sets"] == {"mine": str(world.root / "mine")}
+    assert bundle["files"][0]["addresses"] == [f"{world.server.url}/mine.tar"]
+    assert (world.asked, world.names()) == (0, set())
+
+
+def test_a_suite_names_its_data_sets(world: World) -> None:
+    text = world.fetched("suite:study", "--plan")
+    for name in ("imagenet-a.tar", "fog_3d.tar.gz", "SPair-71k.tar.gz", "ILSVRC2012_img_val.tar"):
+        assert name in text
+    assert "frost" not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["mine", "--plan", "--keep"], "--plan and --keep do not go together"),
+        (["mine", "--json"], "--json has no effect without --plan"),
+        (["mine", "--from", "nowhere"], "nowhere is not a folder"),
+        (["nonsense"], "unknown data set 'nonsense'"),
+        (["suite:nonsense"], "unknown suite 'nonsense'"),
+    ],
+)
+def test_options_that_contradict(world: World, arguments: list[str], message: str) -> None:
+    world.card("mine", tar(images("mine")))
+    _, error = world.fetch(*arguments)
+    assert isinstance(error, UsageError | DataError)
+    assert message in str(error)
+
+
+def test_kept_files_stay(world: World) -> None:
+    world.card("mine", tar(images("mine")))
+    world.fetched("mine", "--keep")
+    assert (FetchFolders(world.root).downloads / "mine.tar").exists()
