@@ -17,6 +17,7 @@
                       clipjax requires others than those that its tests ran with
     published         configs/reference_scores.csv, where CLIPJAX_TEST_DATA has the published tables
     published_page    the tables of docs/published_numbers.md, likewise
+    data_page         the table of docs/getting_the_data.md
     row_schema        configs/result_row.schema.json: the JSON Schema of a result row
     refusals          tests/refusals.txt
     keywords          clipjax/evaluation/evaluate.pyi: the keywords of clipjax.evaluate
@@ -219,6 +220,12 @@ def published_page() -> None:
     write(_published_page.PAGE, _published_page.page(tables))
 
 
+def data_page() -> None:
+    import _data_page
+
+    write(_data_page.PAGE, _data_page.page())
+
+
 def row_schema() -> None:
     write(CONFIGS / "result_row.schema.json", row_schema_text())
 
@@ -259,7 +266,8 @@ RECORDS: dict[str, Callable[[], None]] = {
     record.__name__: record
     for record in (
         *(open_clip, timm, parity, open_clip_parity, open_clip_table, flops, coverage),
-        *(tpu, cost, tested_versions, published, published_page, row_schema, refusals, keywords, house),
+        *(tpu, cost, tested_versions, published, published_page, data_page, row_schema),
+        *(refusals, keywords, house),
     )
 }
 

@@ -8,6 +8,7 @@ from collections import defaultdict
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
+import _data_page
 import pytest
 
 from clipjax.data.card_files import CardFile
@@ -263,3 +264,10 @@ def test_the_stimuli_alone_are_unpacked_of_their_repository() -> None:
     [file] = read_card("cue_conflict").files
     assert unpacked_to(file, "texture-vs-shape-1b69/stimuli/filled-silhouettes/cat.png") is None
     assert unpacked_to(file, "texture-vs-shape-1b69/README.md") is None
+
+
+def test_the_page_has_the_cards_files() -> None:
+    text = _data_page.PAGE.read_text(encoding="utf-8")
+    assert text == _data_page.page(), "run `.venv/bin/python tests/records.py data_page`"
+    assert "| `imagenet_c:*` (95) | 5 files | about 62.0 GB | MD5 |" in text
+    assert "| `mscoco`, `mscoco_5captions` | val2014.zip, caption_datasets.zip | 6.7 GB | SHA-256 |" in text
