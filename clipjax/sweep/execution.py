@@ -2,18 +2,20 @@
 
     report = run_sweep(plan, plan.items, compute, results, tell=print)
 
-A failing model does not stop the others; a full disk stops the sweep.
+A failing model does not stop the others; a full disk stops the sweep. The first process reports how far it is
+(`job_reports`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -25,7 +27,9 @@ from clipjax.estimates import cost
 from clipjax.evaluation.plans.execute import ItemOutcome, execute
 from clipjax.evaluation.plans.item import Item
 from clipjax.evaluation.plans.ready import StoredRecipes
+from clipjax.results.failed_runs import key_name
 from clipjax.results.rows import headline
+from clipjax.sweep.job_reports import JobReport, SweepJob, duration
 from clipjax.sweep.plan import SweepItem, SweepPlan
 
 Tell = Callable[[str], None]
@@ -70,6 +74,8 @@ def run_sweep(
     compute: Compute,
     results: Path,
     *,
+    part: str = "1/1",
+    retry: bool = True,
     tell: Tell = lambda _: None,
     advance: Callable[[int], object] = lambda _: None,
 ) -> SweepReport:
@@ -77,6 +83,8 @@ def run_sweep(
 
     Args:
         items: of the plan, in its order.
+        part: which part of the plan the items are, as in `--shard`.
+        retry: as in `execute`.
         compute: settings that the suite leaves open; has a store.
         advance: receives the number of items completed since its last call.
 
@@ -89,13 +97,33 @@ def run_sweep(
     with on_all("read the results"):
         done = StoredRecipes(results)
     report, before = SweepReport(), Counter(compiled)
-    progress = _Progress(items, tell, advance)
-    for outcome in execute(items, how, results, done=done, announce=progress.start, catch=Exception):
-        _stop_at_full_disk(outcome)
-        report.note(outcome)
-        progress.end(outcome)
+    with contextlib.ExitStack() as ends:
+        job = None
+        if jax.process_index() == 0:
+            job = ends.enter_context(JobReport(results, _job(plan, items, part)))
+        progress = _Progress(items, tell, advance, job)
+        options: dict[str, Any] = {"done": done, "retry": retry, "announce": progress.start}
+        for outcome in execute(items, how, results, **options, catch=Exception):
+            _stop_at_full_disk(outcome)
+            report.note(outcome)
+            progress.end(outcome)
     report.compiles = Counter(compiled) - before
     return report
+
+
+def _job(plan: SweepPlan, items: Sequence[SweepItem], part: str) -> SweepJob:
+    work = cost.total_flops(items)
+    return SweepJob(
+        suite=plan.suite.name,
+        plan=plan.digest,
+        part=part,
+        processes=jax.process_count(),
+        plan_runs=len(plan.items),
+        plan_work=cost.total_flops(plan.items),
+        runs=len(items),
+        work=work,
+        work_left=work,
+    )
 
 
 def check_same(plan: SweepPlan) -> None:
@@ -134,37 +162,54 @@ def _is_full_disk(error: BaseException | None) -> bool:
 
 
 class _Progress:
-    def __init__(self, items: Sequence[SweepItem], tell: Tell, advance: Callable[[int], object]) -> None:
-        self._tell, self._advance = tell, advance
-        self._flops = {id(item): item.flops for item in items}
-        self._left = sum(self._flops.values())
-        self._done, self._seconds, self._started = 0, 0.0, 0.0
+    """How far a sweep is: on stderr, and in the report of the first process."""
+
+    def __init__(
+        self,
+        items: Sequence[SweepItem],
+        tell: Tell,
+        advance: Callable[[int], object],
+        job: JobReport | None,
+    ) -> None:
+        self._tell, self._advance, self._job = tell, advance, job
+        self._of = {id(item): (item.flops, key_name(item.key)) for item in items}
+        self._left = sum(flops for flops, _ in self._of.values())
+        self._made, self._seconds, self._started = 0, 0.0, 0.0
+        self._done, self._failed = 0, list[str]()
 
     def start(self, number: int, of: int, item: Item) -> None:
         self._started = time.perf_counter()
         self._tell(f"[{number}/{of}] {item}")
+        self._report(item=str(item), item_time=time.time())
 
     def end(self, outcome: ItemOutcome) -> None:
         """Count an item as ended. The work of a skipped one is taken off and nothing else."""
-        flops = sum(self._flops[id(item)] for item in outcome.items)
+        flops = sum(self._of[id(item)][0] for item in outcome.items)
         self._advance(len(outcome.items))
         self._left -= flops
-        if not outcome.ran:
-            return
-        self._seconds += time.perf_counter() - self._started
-        self._done += flops
-        left = duration(self._seconds * self._left / max(self._done, 1))
-        share = self._done / max(self._done + self._left, 1)
-        what = f"failed: {outcome.reason}" if outcome.result is None else headline(outcome.result.rows)
-        self._tell(f"  {what}  [{share:.0%} of the work, about {left} left]")
+        if outcome.error is None:
+            self._done += len(outcome.items)
+        else:
+            self._failed += [self._of[id(item)][1] for item in outcome.items]
+        if outcome.ran:
+            self._seconds += time.perf_counter() - self._started
+            self._made += flops
+            left = duration(self._seconds * self._left / max(self._made, 1))
+            share = self._made / max(self._made + self._left, 1)
+            what = f"failed: {outcome.reason}" if outcome.result is None else headline(outcome.result.rows)
+            self._tell(f"  {what}  [{share:.0%} of the work, about {left} left]")
+        self._report(item=None)
 
-
-def duration(seconds: float) -> str:
-    """ "40 s", "12 min", "3 h 20 min"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+    def _report(self, **item: Any) -> None:
+        if self._job is not None:
+            self._job.update(
+                done=self._done,
+                failed=tuple(self._failed),
+                work_left=self._left,
+                work_made=self._made,
+                seconds=self._seconds,
+                **item,
+            )
 
 
 def complete(report: SweepReport, plan: SweepPlan) -> None:

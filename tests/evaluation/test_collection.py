@@ -25,6 +25,7 @@ from clipjax.evaluation.plans.collection import job_of, plan
 from clipjax.evaluation.plans.execute import ItemOutcome, execute
 from clipjax.evaluation.plans.item import TaskOnData, items_of
 from clipjax.evaluation.rows import Result
+from clipjax.results.failed_runs import FailedRuns
 from clipjax.results.store import ResultStore
 from clipjax.tasks.collections import collections
 from clipjax.tasks.task import all_tasks, find_task
@@ -498,6 +499,19 @@ texture = '-([a-z]+)\\d*\\.[^-/]*$'
     assert result_of(done).rows
 
 
+def test_a_bug_leaves_a_record_and_its_traceback(data, tmp_path, monkeypatch):
+    def broken(*_: object) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr("clipjax.evaluation.plans.execute.measured", broken)
+    with pytest.raises(KeyError, match="a bug"):
+        run(ColourModel(), jobs_of("zeroshot", data)[:1], tmp_path, results=tmp_path / "results")
+    [record] = FailedRuns(tmp_path / "results").all().values()
+    assert record.reason == "KeyError: 'a bug'"
+    [text] = (tmp_path / "results" / ".failed").glob("*.txt")
+    assert "in broken" in text.read_text()
+
+
 def test_the_command_reports_progress_failures_and_what_is_missing(data, tmp_path, monkeypatch):
     model = ColourModel(fingerprint="colours")
     monkeypatch.setattr("clipjax.evaluation.models.encoders.load_model", lambda *_args, **_kwargs: model)
@@ -518,9 +532,15 @@ def test_the_command_reports_progress_failures_and_what_is_missing(data, tmp_pat
     assert "failed: " in done.stderr
     [title] = [line for line in done.stdout.splitlines() if line.startswith("model")]
     assert "prompts" in title
-    assert len(list((tmp_path / "results").iterdir())) == 2
+    assert len(ResultStore(tmp_path / "results").run_ids()) == 2
+    records = FailedRuns(tmp_path / "results").all()
+    assert [each.run for each in records.values()] == [
+        "colours: zeroshot on shifted, prompts mcm_5",
+        "colours: zeroshot on shifted, prompts single",
+    ]
     done = CliRunner().invoke(app, [*command, "--on-error", "skip", "--json"])
     assert done.exit_code == 0
+    assert FailedRuns(tmp_path / "results").all() == {}
     assert {row["convention"]["prompts"] for row in json.loads(done.stdout)} == {"single", "mcm_5"}
     assert done.stderr.count("the same recipe has rows already, of the run ") == 2
 

@@ -249,11 +249,12 @@ def test_what_fails_costs_nothing_else(suite: Path, done: tuple[Path, Result, in
     (world / "data" / "few" / "red" / "few0.png").write_bytes(b"no image")
     result = sweep(world / "suite.toml", tmp_path)
     assert failure(result).startswith("not done: 3 parts of the sweep; the first: two: zeroshot on few")
-    listed = result.output[result.output.index("3 failed:") :]
+    listed = result.output[result.output.index("3 failed, with tracebacks") :]
     assert re.search(r"^  one.*\(5 runs\): .*model\.safetensors", listed, re.MULTILINE)
     assert re.search(r"^  two: zeroshot on few: .*few0\.png", listed, re.MULTILINE)
     assert re.search(r"^  large: zeroshot on few: .*few0\.png", listed, re.MULTILINE)
     assert len(ResultStore(tmp_path / "results").run_ids()) == 8
+    check_records(world / "suite.toml", tmp_path)
     collected = sweep(world / "suite.toml", tmp_path, "--collect")
     assert failure(collected).startswith("7 runs and 0 data sets are missing")
     preview = sweep(world / "suite.toml", tmp_path, "--dry-run")
@@ -264,6 +265,32 @@ def test_what_fails_costs_nothing_else(suite: Path, done: tuple[Path, Result, in
     mended = sweep(world / "suite.toml", tmp_path)
     assert f"7 runs done now, {RUNS - 7} before" in mended.output
     assert rows_of(tmp_path) == rows_of(done[0])
+    assert list((tmp_path / "results" / ".failed").iterdir()) == []
+    shown = sweep(world / "suite.toml", tmp_path, "--status").output
+    assert f"{RUNS} of {RUNS} runs done, 0 failed, 0 left; 0 jobs running\n" in shown
+    assert "tracebacks" not in shown
+
+
+def check_records(suite: Path, out: Path) -> None:
+    """Seven runs have failed: what they leave, what --status shows, and that --no-retry leaves them alone."""
+    shown = sweep(suite, out, "--status")
+    assert shown.exit_code == 0, shown.output
+    assert re.search(
+        rf"^1/1 +finished \d+ s ago +\S+ +{os.getpid()} +15 +8 +7 *$", shown.output, re.MULTILINE
+    )
+    assert "8 of 15 runs done, 7 failed, 0 left; 0 jobs running\n" in shown.output
+    assert re.search(r"^  two: zeroshot on few: .*few0\.png.* \(20\d\d-.*\)$", shown.output, re.MULTILINE)
+    tracebacks = [file.read_text() for file in (out / "results" / ".failed").glob("*.txt")]
+    assert len(tracebacks) == 7
+    assert sum("few0.png" in text and "line " in text for text in tracebacks) == 2
+    before = {file: file.stat().st_mtime_ns for file in (out / "results" / ".failed").iterdir()}
+    again = sweep(suite, out, "--no-retry")
+    assert failure(again).startswith("not done: 7 parts of the sweep; the first: two: zeroshot on few: ")
+    assert "0 runs done now, 8 before" in again.output
+    assert re.search(
+        r"^  two: zeroshot on few: .*few0\.png.* \(not tried again\)$", again.output, re.MULTILINE
+    )
+    assert {file: file.stat().st_mtime_ns for file in (out / "results" / ".failed").iterdir()} == before
 
 
 def test_a_data_set_that_is_named_and_not_there(suite: Path, tmp_path: Path) -> None:
@@ -324,6 +351,10 @@ def test_a_dry_run_needs_no_folder_of_data_sets(suite: Path, tmp_path: Path) -> 
         ),
         (["--collect", "--dry-run"], "--collect and --dry-run do not go together"),
         (["--from", "elsewhere"], "--from has no effect without --collect"),
+        (["--status", "--collect"], "--collect and --status do not go together"),
+        (["--status", "--no-retry"], "--status and --no-retry do not go together"),
+        (["--status", "--shard", "1/2"], "--status and --shard do not go together"),
+        (["--status"], "no sweep of suite has reported to"),
         (["--shares", "3"], "--shares has no effect without --dry-run"),
         (["--share-of-peak", "0.3"], "--share-of-peak has no effect without --dry-run"),
         (["--share-of-peak", "3", "--dry-run"], "(--share-of-peak) must be above 0 and at most 1, not 3"),

@@ -39,8 +39,8 @@ class SweepOptions:
     PANELS: ClassVar = {
         "Where things are": ("data_root", "model_root", "results"),
         "What is run": (
-            *("models", "limit", "dry_run", "shares", "share_of_peak", "shard", "distributed", "collect"),
-            "from_",
+            *("models", "limit", "dry_run", "shares", "share_of_peak", "shard", "no_retry", "distributed"),
+            *("status", "collect", "from_"),
         ),
         "Speed and storage": (
             *("store", "pixel_store", "pixel_budget", "no_pixel_store", "no_compile_cache", "keep_maps"),
@@ -89,6 +89,14 @@ class SweepOptions:
         int | None,
         typer.Option(metavar="N", min=1, help="With --dry-run: print what each of N parts would take."),
     ] = None
+    no_retry: Annotated[
+        bool,
+        typer.Option(
+            "--no-retry",
+            help="Leave runs alone that failed before and have a record below --results. Default: they run "
+            "again.",
+        ),
+    ] = False
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -106,6 +114,14 @@ class SweepOptions:
             "configs/machines.toml.",
         ),
     ] = None
+    status: Annotated[
+        bool,
+        typer.Option(
+            "--status",
+            help="Run nothing: print what the sweep's jobs have done, what failed and why, and the time "
+            "left. Reads --results alone, so it works on any machine that sees that folder.",
+        ),
+    ] = False
     collect: Annotated[
         bool, typer.Option("--collect", help="Run nothing: list the runs without results.")
     ] = False
@@ -120,13 +136,16 @@ class SweepOptions:
         if self.no_pixel_store:
             pixels = {"--pixel-store": stores.pixel_store, "--pixel-budget": stores.pixel_budget}
             refuse_beside("--no-pixel-store", pixels)
-        if self.collect:
-            refuse_beside("--collect", {"--dry-run": self.dry_run, "--distributed": self.distributed})
-        else:
+        shown = {"--collect": self.collect, "--dry-run": self.dry_run, "--status": self.status}
+        to_run = {"--distributed": self.distributed, "--no-retry": self.no_retry}
+        for main in (name for name, is_given in shown.items() if is_given):
+            others = {name: is_given for name, is_given in shown.items() if name != main}
+            refuse_beside(main, {**others, **to_run})
+        if self.status:
+            refuse_beside("--status", {"--shard": self.shard, "--models": self.models, "--limit": self.limit})
+        if not self.collect:
             refuse_without("--collect", {"--from": self.from_})
-        if self.dry_run:
-            refuse_beside("--dry-run", {"--distributed": self.distributed})
-        else:
+        if not self.dry_run:
             asked = {"--shares": self.shares, "--share-of-peak": self.share_of_peak}
             refuse_without("--dry-run", asked)
         if not self.distributed:  # there all processes read it, and end together
@@ -152,7 +171,8 @@ def sweep(options: SweepOptions) -> None:
 
     Runs with results are skipped, and failures are named at the end. Options that the suite sets come before
     these, but for --limit, of which the smaller one counts. Exit codes: 0 nothing is left, 1
-    something failed or is missing, 75 interrupted: run it again.
+    something failed or is missing, 75 interrupted: run it again. A failed run leaves its reason and its
+    traceback in RESULTS/.failed until it succeeds.
 
     Examples:
 
@@ -167,9 +187,14 @@ def sweep(options: SweepOptions) -> None:
 
         clipjax sweep suite.toml --data-root /data --shard 3/8
 
+        clipjax sweep suite.toml --results results --status
+
         clipjax sweep suite.toml --data-root /data --collect
     """
     options.check()
+    if options.status:
+        _show_status(options)
+        return
     from clipjax.estimates.hours import load_machines
     from clipjax.sweep.shards import cut, read_shard
     from converters.hub import only_cached
@@ -189,7 +214,22 @@ def sweep(options: SweepOptions) -> None:
             shards = options.shares or (part.of if part else 1)
             _preview(plan, items, compute, options.results, shards, machines)
         else:
-            _run(plan, items, compute, options.results)
+            _run(plan, items, compute, options)
+
+
+def _show_status(options: SweepOptions) -> None:
+    from clipjax.results.failed_runs import FailedRuns
+    from clipjax.sweep.status import HEADER, status
+
+    found = status(options.read_suite.name, options.results)
+    print_table(HEADER, found.rows)
+    if found.failed:
+        say(f"\n{len(found.failed)} failed, with tracebacks in {FailedRuns(options.results).folder}:")
+        for each in found.failed:
+            say(f"  {each.run}: {each.reason} ({each.time} on {each.host})")
+    say()
+    for line in found.lines:
+        say(line)
 
 
 def _plan(options: SweepOptions, compute: Compute) -> SweepPlan:
@@ -205,7 +245,7 @@ def _plan(options: SweepOptions, compute: Compute) -> SweepPlan:
         return make_plan(options.read_suite, budget, absent=options.dry_run)
 
 
-def _run(plan: SweepPlan, items: Sequence[SweepItem], compute: Compute, results: Path) -> None:
+def _run(plan: SweepPlan, items: Sequence[SweepItem], compute: Compute, options: SweepOptions) -> None:
     import jax
 
     from clipjax.devices.agreement import on_all
@@ -217,6 +257,7 @@ def _run(plan: SweepPlan, items: Sequence[SweepItem], compute: Compute, results:
             say(line, err=True)
 
     assert compute.store is not None
+    results, how = options.results, {"part": options.shard or "1/1", "retry": not options.no_retry}
     with on_all("use the folders of the sweep"):
         ResultStore(results).check_root(written=True)
         compute.store.check_root()
@@ -224,14 +265,14 @@ def _run(plan: SweepPlan, items: Sequence[SweepItem], compute: Compute, results:
         tell(line)
     if jax.process_index() == 0 and any(item.options.get("precision") == "fast" for item in items):
         say_slow("fast")
-    report = run_sweep(plan, items, compute, results, tell=tell)
+    report = run_sweep(plan, items, compute, results, **how, tell=tell)
     signals.done()
     if jax.process_index() == 0:
-        _show(report, jax.process_count())
+        _show(report, results, jax.process_count())
     complete(report, plan)
 
 
-def _show(report: SweepReport, processes: int) -> None:
+def _show(report: SweepReport, results: Path, processes: int) -> None:
     say(f"{counted(report.runs, 'run')} done now, {report.skipped} before", err=True)
     if processes > 1:
         say(f"of the first of {processes} processes:", err=True)
@@ -240,7 +281,9 @@ def _show(report: SweepReport, processes: int) -> None:
         rows = [[*program, count] for program, count in report.compiles.items()]
         print_table(["architecture", "tower", "size", "batch", "precision", "compiled"], rows)
     if report.failures:
-        say(f"\n{len(report.failures)} failed:")
+        from clipjax.results.failed_runs import FailedRuns
+
+        say(f"\n{len(report.failures)} failed, with tracebacks in {FailedRuns(results).folder}:")
         for failure in report.failures:
             say(f"  {failure.what}: {failure.reason}")
 

@@ -3,8 +3,8 @@
     for outcome in execute(items, Compute(store=Store("store")), "results"): ...
 
 Each model is opened once and loaded once, and each item is resolved once. A failed item does not stop the
-others. Processes take the same steps: the first decides what is skipped, and if a model fails to load on one,
-all drop it.
+others; with `results` it leaves a record there (`results.failed_runs`). Processes take the same steps: the
+first decides what is skipped, and if a model fails to load on one, all drop it.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from clipjax.checkpoints.encoder import Encoder
 from clipjax.devices.agreement import on_all
 from clipjax.embeddings.compute import Compute, EmbedStats
 from clipjax.embeddings.placements import dtype_to_load, mesh_to_load
-from clipjax.errors import ClipjaxError, counted, type_and_line
+from clipjax.errors import ClipjaxError, DataError, counted
 from clipjax.evaluation.ahead import embed_ahead
 from clipjax.evaluation.plans.item import Item
 from clipjax.evaluation.plans.ready import ResolvedItem, StoredRecipes, file_of, ready, resolved
 from clipjax.evaluation.predictions.scoring import measured_predictions
 from clipjax.evaluation.rows import Result
 from clipjax.evaluation.run import measured
+from clipjax.results.failed_runs import FailedRuns, reason_of
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class ItemOutcome:
 
     Attributes:
         items: one; or those of a model that were done before, or cannot run without it.
-        ran: False where they were done before, or the model cannot be loaded.
+        ran: False where they were done before, failed before, or the model cannot be loaded.
     """
 
     items: Sequence[Item]
@@ -54,14 +55,15 @@ class ItemOutcome:
 
     @property
     def what(self) -> str:
-        """The item, or its model and the number of items."""
-        return str(self.item) if self.ran else f"{self.item.choice.title} ({counted(len(self.items), 'run')})"
+        """The item, or the model of several and their number."""
+        several = f"{self.item.choice.title} ({counted(len(self.items), 'run')})"
+        return str(self.item) if len(self.items) == 1 else several
 
     @property
     def reason(self) -> str:
         """The error; foreign ones with their type."""
         assert self.error is not None
-        return str(self.error) if isinstance(self.error, ClipjaxError) else type_and_line(self.error)
+        return reason_of(self.error)
 
 
 def execute(
@@ -70,6 +72,7 @@ def execute(
     results: str | Path | None = None,
     *,
     done: StoredRecipes | None = None,
+    retry: bool = True,
     announce: Callable[[int, int, Item], None] = lambda *_: None,
     catch: type[Exception] = ClipjaxError,
 ) -> Iterator[ItemOutcome]:
@@ -82,12 +85,18 @@ def execute(
         compute: settings that the items leave open.
         results: a folder for rows; None: they are not written.
         done: the results in that folder, which are not made again; None: all items run.
+        retry: whether items run that have a record of a failure; else the outcome is that failure.
         announce: takes the item's number (from 1), the number of items, and the item, before it runs.
         catch: exceptions, besides ClipjaxError, that fail one item only.
     """
-    runner = _Runner(compute, results, done, announce, catch, len(items))
+    failed = None if results is None else FailedRuns(results)
+    runner = _Runner(compute, results, done, failed, announce, catch, len(items))
     for _, visit in itertools.groupby(items, key=lambda item: (id(item.choice), item.keep_pixels)):
-        found, passed = runner.found(list(visit))
+        left, failures = runner.without_failures(list(visit), retry)
+        yield from failures
+        if not left:
+            continue
+        found, passed = runner.found(left)
         yield from passed
         lost = runner.load(found)
         yield from lost
@@ -102,11 +111,29 @@ class _Runner:
     compute: Compute
     results: str | Path | None
     done: StoredRecipes | None
+    failed: FailedRuns | None
     announce: Callable[[int, int, Item], None]
     catch: type[Exception]
     of: int
     number: int = 0
     model: Encoder | None = None
+
+    def without_failures(self, items: list[Item], retry: bool) -> tuple[list[Item], list[ItemOutcome]]:
+        """The items that are tried, and the outcomes of those that failed before and are not tried again."""
+        if self.failed is None or retry:
+            return items, []
+        with on_all("read the records of failed runs"):
+            records = [self.failed.find(item.key) for item in items]
+        has_failed = _of_first([record is not None for record in records])
+        tried, outcomes = [], []
+        for item, record, failed in zip(items, records, has_failed):
+            if not failed:
+                tried.append(item)
+                continue
+            self.number += 1
+            reason = "the first process has a record of its failure" if record is None else record.reason
+            outcomes.append(ItemOutcome([item], error=DataError(f"{reason} (not tried again)"), ran=False))
+        return tried, outcomes
 
     def found(self, items: Sequence[Item]) -> tuple[list[ResolvedItem], list[ItemOutcome]]:
         """The items of one model that run, and the outcome of the others."""
@@ -128,14 +155,24 @@ class _Runner:
 
     def passed(self, items: Sequence[Item], error: Exception | None = None) -> ItemOutcome:
         self.number += len(items)
+        self.record(items, error)
         return _logged(ItemOutcome(items, error=error, ran=False))
+
+    def record(self, items: Sequence[Item], error: Exception | None) -> None:
+        """Record failed items, or remove the records of items that have results now."""
+        if self.failed is None or jax.process_index() != 0:
+            return
+        for item in items:
+            if error is None:
+                self.failed.forget(item.key)
+            else:
+                self.failed.keep(item.key, str(item), error)
 
     def known(self, found: Sequence[ResolvedItem], done: StoredRecipes) -> np.ndarray:
         """bool [items]: which have results."""
         with on_all("read the results"):
             done.update()
-        known = np.array([done.has_all(each) for each in found])
-        return known if jax.process_count() == 1 else np.asarray(multihost_utils.broadcast_one_to_all(known))
+        return _of_first([done.has_all(each) for each in found])
 
     def load(self, found: Sequence[ResolvedItem]) -> list[ItemOutcome]:
         """Load the model of all these; returns their outcome if it cannot be loaded."""
@@ -168,8 +205,12 @@ class _Runner:
                 result = measured_predictions(item.job.task, *of, model=name, results=self.results)
             else:
                 result = measured(self.settled(each, model), item.computed(self.compute), self.results)
-        except (ClipjaxError, self.catch) as error:
+        except Exception as error:
+            self.record([item], error)
+            if not isinstance(error, (ClipjaxError, self.catch)):
+                raise
             return _logged(ItemOutcome([item], error=error))
+        self.record([item], None)
         for data in filter(None, (item.job.data, item.job.id)):
             if (stats := ahead.pop(data.card.name, None)) is not None:
                 result = replace(result, stats=result.stats.plus(stats))
@@ -196,6 +237,12 @@ def _logged(outcome: ItemOutcome) -> ItemOutcome:
         error.__traceback__ = None
         error = error.__cause__ or error.__context__
     return outcome
+
+
+def _of_first(flags: Sequence[bool]) -> np.ndarray:
+    """bool [N]: the first process's."""
+    mine = np.array(flags)
+    return mine if jax.process_count() == 1 else np.asarray(multihost_utils.broadcast_one_to_all(mine))
 
 
 def _of_same_options(visit: Sequence[ResolvedItem]) -> list[list[ResolvedItem]]:

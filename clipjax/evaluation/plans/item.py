@@ -186,6 +186,13 @@ class Item:
         """The options as a text, equal for items of equal options."""
         return repr((dataclasses.replace(self.request, dataset=None, id_dataset=None), self.changes))
 
+    @property
+    def key(self) -> list[Any]:
+        """What identifies the run in records of failures (JSON values)."""
+        prompts = self.job.prompts and self.job.prompts.digest
+        data = self.job.data
+        return [self.choice.name, self.job.task, data.card.name, str(data.root), prompts, self.settings]
+
     def computed(self, compute: Compute) -> Compute:
         return dataclasses.replace(compute, **self.changes)
 
