@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +14,7 @@ import typer
 from clipjax.commands.shared.exclusions import refuse_beside, refuse_without
 from clipjax.commands.shared.options import JsonOption
 from clipjax.commands.shared.output import announce, print_table, say
-from clipjax.errors import DataError, UsageError, counted, readable_bytes
+from clipjax.errors import DataError, UsageError, counted, unknown_name
 
 if TYPE_CHECKING:
     from clipjax.data.card_files import CardFile
@@ -92,6 +92,7 @@ def fetch(options: FetchOptions) -> None:
     from clipjax.downloads.bundles import bundles_of
 
     bundles = bundles_of(cards_of(options.names, options.to))
+    check_accepted(options.accept or (), bundles)
     if options.plan:
         print_plan(bundles, options.to, as_json=options.as_json)
         return
@@ -151,10 +152,22 @@ def suite_cards(name: str, root: Path) -> dict[str, DatasetCard]:
     return {name: card for name, card in cards.items() if card.files and name not in suite.data}
 
 
+def check_accepted(accepted: Sequence[str], bundles: Sequence[Bundle]) -> None:
+    """Raises UsageError if `--accept` names a data set that is not fetched."""
+    known = {"all"}.union(*(_names(bundle) for bundle in bundles))
+    for name in accepted:
+        if name not in known:
+            raise unknown_name("data set in --accept", name, sorted(known))
+
+
+def _names(bundle: Bundle) -> set[str]:
+    """The names under which the bundle's terms are accepted."""
+    return {name for card in bundle.cards for name in (card.name, card.name.partition(":")[0])}
+
+
 def _accepts(bundle: Bundle, accepted: Sequence[str]) -> bool:
     """Whether the user accepts the bundle's terms: by `--accept`, or typed on a terminal."""
-    names = {name for card in bundle.cards for name in (card.name, card.name.partition(":")[0])}
-    if names & {*accepted} or "all" in accepted:
+    if (_names(bundle) | {"all"}) & {*accepted}:
         return True
     if not sys.stdin.isatty():
         return False
@@ -174,11 +187,15 @@ def _password(file: CardFile) -> str:
 
 
 def show(reports: Sequence[FetchReport]) -> None:
-    """Print how each bundle ended, and which terms are still to be accepted."""
-    print_table(
-        ["data sets", "state", "where, or what to do"],
-        [[each.bundle.title, each.state, each.line] for each in reports],
-    )
+    """Print how each bundle ended; then what the user must do for those that are not done."""
+    from clipjax.data.file_words import way_lines
+
+    lines = [[each.bundle.title, each.state, each.line] for each in reports]
+    print_table(["data sets", "state", "where, or why not"], lines)
+    for bundle in (each.bundle for each in reports if each.state == "by hand"):
+        say(f"\n{bundle.title}:")
+        for line in way_lines(bundle.cards[0].name, bundle.files):
+            say(f"  {line}")
     if refused := [each.bundle for each in reports if each.state == "not accepted"]:
         families = dict.fromkeys(bundle.cards[0].name.partition(":")[0] for bundle in refused)
         flags = " ".join(f"--accept {name}" for name in families)
@@ -191,51 +208,32 @@ def print_plan(bundles: Sequence[Bundle], root: Path, *, as_json: bool) -> None:
         say(json.dumps([_bundle_record(bundle, root) for bundle in bundles], indent=2))
         return
     for bundle in bundles:
-        target = dict.fromkeys(str(folder) for _, folder in bundle.folders(root))
-        say(f"{bundle.title} -> {next(iter(target))}{', ...' if len(target) > 1 else ''}")
-        for file in bundle.files:
-            for line in _file_lines(file, bundle):
-                say(f"  {line}")
+        for line in _plan_lines(bundle, root):
+            say(line)
         say()
-    say(_total(bundles))
+    say(_total_line(bundles))
 
 
-def _file_lines(file: CardFile, bundle: Bundle) -> list[str]:
-    from clipjax.downloads.fetch import how_to_get
+def _plan_lines(bundle: Bundle, root: Path) -> Iterator[str]:
+    from clipjax.data.file_words import file_lines, way_lines
 
-    lines = [f"{file.name}: {_size(file)}, {_checksum(file)}"]
-    lines += [f"from {address}" for address in file.addresses]
-    lines += [] if file.needs == "none" else how_to_get(file).splitlines()
-    lines += [f"licence: {file.licence or bundle.cards[0].licence}"]
-    lines += [f"you are asked: {file.ask}"] if file.ask else []
-    lines += [f"unverified: {file.unverified}"] if file.unverified else []
-    return lines
-
-
-def _size(file: CardFile) -> str:
-    if file.bytes is not None:
-        return f"{file.bytes:,} bytes"
-    return "size unknown" if file.about is None else f"about {readable_bytes(file.about)}"
+    first, *others = dict.fromkeys(str(folder) for _, folder in bundle.folders(root))
+    yield f"{bundle.title} -> {first}{', ...' if others else ''}"
+    yield f"  licence: {bundle.cards[0].licence}"
+    if not bundle.downloadable:
+        yield from (f"  {line}" for line in way_lines(bundle.cards[0].name, bundle.files))
+    for file in bundle.files:
+        yield from (f"  {line}" for line in file_lines(file))
 
 
-def _checksum(file: CardFile) -> str:
-    if file.sha256 is not None:
-        return f"SHA-256 {file.sha256}"
-    if file.md5 is None:
-        return "no checksum known: it is recorded at the first fetch"
-    plain = all(address.startswith("http://") for address in file.addresses)
-    return f"MD5 {file.md5} ({'weak, and over http worth little' if plain else 'weak'})"
+def _total_line(bundles: Sequence[Bundle]) -> str:
+    from clipjax.data.file_words import total_words
 
-
-def _total(bundles: Sequence[Bundle]) -> str:
-    files = {file.name: file for bundle in bundles for file in bundle.files}.values()
+    files = list({file.name: file for bundle in bundles for file in bundle.files}.values())
     wanted = [file for file in files if file.downloadable]
-    size = readable_bytes(sum(file.size or 0 for file in wanted))
-    unknown = sum(file.size is None for file in wanted)
-    more = f" and {counted(unknown, 'file')} of unknown size" if unknown else ""
     by_hand = len(files) - len(wanted)
     others = f"; {counted(by_hand, 'file')} by hand" if by_hand else ""
-    return f"{counted(len(wanted), 'file')} to download, {size}{more}{others}"
+    return f"{counted(len(wanted), 'file')} to download, {total_words(wanted) or '0 B'}{others}"
 
 
 def _bundle_record(bundle: Bundle, root: Path) -> dict[str, Any]:

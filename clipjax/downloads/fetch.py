@@ -109,7 +109,7 @@ class Fetch:
         except ClipjaxError as error:
             return FetchReport(bundle, "failed", str(error))
         if by_hand := [file for file in work.missing if not file.downloadable]:
-            return FetchReport(bundle, "by hand", how_to_get(by_hand[0]))
+            return FetchReport(bundle, "by hand", f"{by_hand[0].name}: {NEEDS[by_hand[0].needs]}")
         if bundle.asks and not self.accepts(bundle):
             return FetchReport(bundle, "not accepted", " ".join(bundle.asks))
         return work
@@ -180,12 +180,6 @@ class Fetch:
         """Remove downloaded files whose contents are in their places."""
         for path in [] if self.keep else downloads:
             path.unlink(missing_ok=True)
-
-
-def how_to_get(file: CardFile) -> str:
-    """How the user gets a file that no program can download."""
-    pages = f" ({', '.join(file.pages)})" if file.pages else ""
-    return f"{file.name}: {NEEDS[file.needs]}{pages}. {file.how}"
 
 
 def check_space(work: Sequence[_Work], root: Path) -> None:

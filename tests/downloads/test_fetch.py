@@ -263,7 +263,8 @@ def test_files_of_the_user(world: World, tmp_path: Path) -> None:
     world.card("mine", data, addresses=None, needs="account", how="Register.\nSave it.\nRun fetch.")
     text = world.failure("mine")
     assert "by hand" in text
-    assert "it needs an account. Register." in text
+    assert "mine.tar: it needs an account" in text
+    assert "mine: Register. Save it. Run fetch." in text
     (tmp_path / "mine.tar").write_bytes(data)
     world.fetched("mine", "--from", tmp_path)
     world.check("mine")
@@ -374,6 +375,7 @@ def test_a_suite_names_its_data_sets(world: World) -> None:
         (["mine", "--plan", "--keep"], "--plan and --keep do not go together"),
         (["mine", "--json"], "--json has no effect without --plan"),
         (["mine", "--from", "nowhere"], "nowhere is not a folder"),
+        (["mine", "--accept", "yours"], "unknown data set in --accept 'yours'"),
         (["nonsense"], "unknown data set 'nonsense'"),
         (["suite:nonsense"], "unknown suite 'nonsense'"),
     ],
