@@ -8,11 +8,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 _FORMAT = "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+_BYTES = "B"
 # Seconds between two lines.
 _APART = 1.0
 LEVELS = ("error", "warning", "info", "debug")
@@ -34,24 +36,55 @@ def is_shown(level: str) -> bool:
 
 
 def progress_bar(
-    total: int, description: str, unit: str, *, shown: bool = True, initial: int = 0, delay: float = 0
+    total: int | None,
+    description: str,
+    unit: str,
+    *,
+    shown: bool = True,
+    initial: int = 0,
+    delay: float = 0,
+    line: int = 0,
 ) -> Bar:
     """A bar for `total` units, `initial` of them done; close it, or use it in a `with`.
 
-    Nothing is shown for `delay` seconds.
+    Args:
+        total: may be changed meanwhile; None: not known.
+        unit: "B", bytes, are shown as kB, MB, GB.
+        delay: nothing is shown for this many seconds.
+        line: where the bar is on a terminal, below the one of line 0. Such a bar goes when it is closed; a
+            log has the bar of line 0 alone.
     """
     shown = shown and is_shown("info")
     if shown and not sys.stderr.isatty():
-        return ProgressLines(total, description, unit, initial, delay)
+        if not line:
+            return ProgressLines(total or 0, description, unit, initial, delay)
+        shown = False
     return tqdm(
         total=total,
         initial=initial,
         desc=description,
         unit=unit,
+        unit_scale=unit == _BYTES,
         disable=not shown,
         delay=delay,
-        position=_line or None,
+        position=_line + line or None,
+        leave=not line,
     )
+
+
+def skip(bar: Bar, count: int) -> None:
+    """Move a bar over units that an earlier run did: they are no part of the rate."""
+    if isinstance(bar, ProgressLines) or not bar.disable:
+        bar.n += count
+        bar.initial += count
+        bar.last_print_n += count
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """A context for lines on stderr that bars on a terminal do not overwrite."""
+    with tqdm.external_write_mode(file=sys.stderr):
+        yield
 
 
 def share_terminal(line: int, lock: Any) -> None:
@@ -80,8 +113,8 @@ class ProgressLines:
     """
 
     def __init__(self, total: int, description: str, unit: str, initial: int, delay: float) -> None:
-        self._total, self._description, self._unit = total, description, unit
-        self._initial = self._done = initial
+        self.total, self._description, self._unit = total, description, unit
+        self.initial = self.n = self.last_print_n = initial
         self._tenths = self._tenth()
         self._postfix = ""
         self._start = time.perf_counter()
@@ -92,9 +125,9 @@ class ProgressLines:
         self._postfix = text
 
     def update(self, count: int = 1) -> None:
-        self._done += count
+        self.n += count
         now, tenths = time.perf_counter(), self._tenth()
-        due = now >= self._next or (self._done >= self._total and now >= self._first)
+        due = now >= self._next or (self.n >= self.total and now >= self._first)
         if due and tenths > self._tenths:
             self._tenths, self._next = tenths, now + _APART
             self._tell(now - self._start)
@@ -109,16 +142,17 @@ class ProgressLines:
         self.close()
 
     def _tenth(self) -> int:
-        return 10 * self._done // max(self._total, 1)
+        return 10 * self.n // max(self.total, 1)
 
     def _tell(self, elapsed: float) -> None:
         line = tqdm.format_meter(
-            self._done,
-            self._total,
+            self.n,
+            self.total,
             elapsed,
-            initial=self._initial,
+            initial=self.initial,
             prefix=self._description,
             unit=self._unit,
+            unit_scale=self._unit == _BYTES,
             postfix=self._postfix,
             bar_format=_FORMAT,
         )

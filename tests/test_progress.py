@@ -88,3 +88,29 @@ def test_items_go_through_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
     assert "spell: 3/3" in capsys.readouterr().err
     assert list(progress_through("abc", 3, "spell", "letter", shown=False)) == ["a", "b", "c"]
     assert capsys.readouterr().err == ""
+
+
+def test_bytes_have_units_and_earlier_ones_no_rate(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar(10_000_000, "downloads", "B") as bar, progress_bar(5, "one", "B", line=1) as other:
+        other.update(5)
+        progress.skip(other, 1)
+        progress.skip(bar, 5_000_000)
+        clock.now += 2
+        bar.update(5_000_000)
+    assert lines(capsys) == ["downloads: 10.0M/10.0M [00:02<00:00, 2.50MB/s]"]
+
+
+def test_a_total_may_become_known_later(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar(None, "downloads", "B") as bar:
+        bar.total = 2000
+        clock.now += 2
+        bar.update(1000)
+    assert lines(capsys) == ["downloads: 1.00k/2.00k [00:02<00:02, 500B/s]"]
+
+
+def test_a_terminals_bar_leaves_earlier_units_out_of_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with progress_bar(10, "one", "B", line=2) as bar:
+        progress.skip(bar, 4)
+        assert isinstance(bar, tqdm)
+        assert (bar.n, bar.initial, bar.last_print_n, bar.leave) == (4, 4, 4, False)
