@@ -15,6 +15,7 @@ keys.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import itertools
 import os
@@ -24,7 +25,7 @@ from typing import Any
 
 from etils import epath
 
-from clipjax.config import ConfigFolder, config_file, config_files
+from clipjax.config import ConfigFolder, config_dir, config_file, config_files
 from clipjax.data.card_files import CardFile, files_of_variant
 from clipjax.data.card_images import CardIds
 from clipjax.data.corrupted.opener import CorruptionTable, corrupted
@@ -157,7 +158,16 @@ def registered_cards() -> list[DatasetCard]:
 
 def cards_of(path: Path) -> list[DatasetCard]:
     """The card of a file named after it, or its whole family. Raises DataError as `read_card`."""
-    return [_card(path, *member) for member in _members(path, _registered(path)).values()]
+    return list(_shipped_cards(path) if path.is_relative_to(config_dir()) else _family_cards(path))
+
+
+@functools.cache  # a plan of a suite asks for all cards once a run; only the shipped files cannot change
+def _shipped_cards(path: Path) -> tuple[DatasetCard, ...]:
+    return _family_cards(path)
+
+
+def _family_cards(path: Path) -> tuple[DatasetCard, ...]:
+    return tuple(_card(path, *member) for member in _members(path, _registered(path)).values())
 
 
 def _registered(path: Path) -> dict[str, Any]:

@@ -16,20 +16,22 @@ from clipjax.errors import ClipjaxError
 from clipjax.progress import aside, progress_bar, skip
 
 AT_ONCE = 4
-_LEAVING_S = (
-    2.0  # seconds that the downloads have to end after an interrupt; a silent server may hold one longer
-)
+# Seconds that the downloads have to end after an interrupt; a silent server may hold one longer.
+_LEAVING_S = 2.0
 _LOOK_S = 0.2  # seconds between looks at the downloads
 
 
-def download_all(
+def downloading(
     files: Sequence[tuple[CardFile, Path]],
     *,
     at_once: int = AT_ONCE,
     shown: bool = True,
     notice: Callable[[str], object] = lambda _: None,
-) -> list[Downloaded | ClipjaxError]:
-    """Download files, in their order. One that fails does not stop the others.
+) -> Iterator[tuple[CardFile, Downloaded | ClipjaxError]]:
+    """Download files. Each is given out as soon as it is whole; others come meanwhile.
+
+    One that fails does not stop the others. An interrupt, or closing the iterator, ends them all; what came
+    stays for the next call.
 
     Args:
         files: each with the path that it gets, see `download`.
@@ -37,54 +39,55 @@ def download_all(
         shown: whether bars are shown on stderr.
         notice: is told sentences meanwhile, from several threads.
 
-    Returns:
-        For each file what came, or why it did not.
+    Returns: each file with what came, or why it did not, in the order in which they end.
     """
-    stop, todo = threading.Event(), queue.SimpleQueue[int]()
-    ends: dict[int, Downloaded | Exception] = {}
-    for k in range(len(files)):
-        todo.put(k)
+    stop, todo = threading.Event(), queue.SimpleQueue[tuple[CardFile, Path]]()
+    ends = queue.SimpleQueue[tuple[CardFile, Downloaded | Exception]]()
+    for each in files:
+        todo.put(each)
     with _Bars([file for file, _ in files], shown, notice, stop) as bars:
 
         def work() -> None:
             with suppress(queue.Empty, Stopped):
                 while True:
-                    k = todo.get_nowait()
-                    try:
-                        with bars.of(files[k][0]) as reports:
-                            ends[k] = download(*files[k], reports)
-                    except Stopped:
-                        raise
-                    except Exception as error:
-                        ends[k] = error
+                    file, path = todo.get_nowait()
+                    ends.put((file, _end(file, path, bars)))
 
         # Daemons: a server that is silent for long must not hold the end of the process.
         threads = [threading.Thread(target=work, daemon=True) for _ in range(min(at_once, len(files)))]
-        _run(threads, stop)
-    return [_expected(ends[k]) for k in range(len(files))]
+        try:
+            for thread in threads:
+                thread.start()
+            for _ in files:
+                file, end = _next(ends)
+                if not isinstance(end, Downloaded | ClipjaxError):
+                    raise end  # a fault of ours
+                yield file, end
+        finally:
+            stop.set()
+            until = time.monotonic() + _LEAVING_S
+            for thread in threads:
+                thread.join(max(0.0, until - time.monotonic()))
 
 
-def _run(threads: list[threading.Thread], stop: threading.Event) -> None:
-    """Wait for the threads; an interrupt of this one sets `stop`."""
-    for thread in threads:
-        thread.start()
+def _end(file: CardFile, path: Path, bars: _Bars) -> Downloaded | Exception:
+    """How the download of a file ends. Raises Stopped."""
     try:
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(_LOOK_S)
-    except BaseException:
-        stop.set()
-        until = time.monotonic() + _LEAVING_S
-        for thread in threads:
-            thread.join(max(0.0, until - time.monotonic()))
+        with bars.of(file) as reports:
+            return download(file, path, reports)
+    except Stopped:
         raise
+    except Exception as error:
+        return error
 
 
-def _expected(end: Downloaded | Exception) -> Downloaded | ClipjaxError:
-    """Raises an error that is not the user's or the server's."""
-    if isinstance(end, Downloaded | ClipjaxError):
-        return end
-    raise end
+def _next(
+    ends: queue.SimpleQueue[tuple[CardFile, Downloaded | Exception]],
+) -> tuple[CardFile, Downloaded | Exception]:
+    """The next end. Waits in steps: a signal is heard only between them."""
+    while True:
+        with suppress(queue.Empty):
+            return ends.get(timeout=_LOOK_S)
 
 
 class _Bars:

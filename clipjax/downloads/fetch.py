@@ -20,9 +20,10 @@ from typing import Literal
 from clipjax.data.card_files import NEEDS, CardFile
 from clipjax.data.cards import DatasetCard
 from clipjax.downloads.bundles import Bundle
+from clipjax.downloads.downloads import downloading
 from clipjax.downloads.installation import FileOnDisk, absent_cards, complete, prepare
 from clipjax.downloads.receipts import FetchedFile, FetchFolders, Receipt
-from clipjax.downloads.transfer import Downloaded, Reports, download, existing
+from clipjax.downloads.transfer import Downloaded, existing
 from clipjax.errors import ClipjaxError, DataError, readable_bytes
 from clipjax.progress import progress_bar
 from clipjax.storage.buckets import refuse_url
@@ -147,7 +148,7 @@ class Fetch:
             yield self._install(each, open_work)
         wanted = dict.fromkeys(file for each in open_work for file in each.missing)
         targets = [(file, self.folders.downloads / file.name) for file in wanted]
-        for file, done in downloading(targets, tell=self.tell):
+        for file, done in downloading(targets, notice=self.tell):
             for each in [each for each in open_work if file in each.missing]:
                 if isinstance(done, ClipjaxError):
                     open_work.remove(each)
@@ -198,13 +199,3 @@ def check_space(work: Sequence[_Work], root: Path) -> None:
 def _where(bundle: Bundle, root: Path) -> str:
     first, *others = [folder for _, folder in bundle.folders(root)]
     return f"{first}, ..." if others and len({first, *others}) > 1 else str(first)
-
-
-def downloading(
-    targets: Sequence[tuple[CardFile, Path]], tell: Callable[[str], object]
-) -> Iterator[tuple[CardFile, Downloaded | ClipjaxError]]:
-    for file, target in targets:
-        try:
-            yield file, download(file, target, Reports(lambda _: None, notice=tell))
-        except ClipjaxError as error:
-            yield file, error

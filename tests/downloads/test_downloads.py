@@ -15,9 +15,9 @@ from _file_server import Content, FileServer
 
 from clipjax.data.card_files import CardFile
 from clipjax.downloads import downloads
-from clipjax.downloads.downloads import download_all
+from clipjax.downloads.downloads import downloading
 from clipjax.downloads.transfer import Downloaded
-from clipjax.errors import DataError
+from clipjax.errors import ClipjaxError, DataError
 from tests.downloads._getting import DATA, sha256
 
 
@@ -34,7 +34,13 @@ def files(server: FileServer, folder: Path, *contents: Content, **card: Any) -> 
     return [(CardFile(name, "tar", (f"{server.url}/{name}",), **card), folder / name) for name in names]
 
 
-def test_results_are_in_order_and_one_failure_is_alone(server: FileServer, tmp_path: Path) -> None:
+def download_all(files: list[tuple[CardFile, Path]], **how: Any) -> list[Downloaded | ClipjaxError]:
+    """How each file ended, in their order."""
+    ends = dict(downloading(files, **how))
+    return [ends[file] for file, _ in files]
+
+
+def test_one_failure_is_alone(server: FileServer, tmp_path: Path) -> None:
     contents = [Content(DATA[k:], rate=3_000_000) for k in range(6)]
     contents[1] = Content(statuses=[404])
     notices: list[str] = []
