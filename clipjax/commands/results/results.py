@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +17,7 @@ from clipjax.commands.results.show import ShowOptions, show
 from clipjax.commands.results.table import ScatterOptions, TableOptions, scatter, table
 from clipjax.commands.shared.exclusions import refuse_beside
 from clipjax.commands.shared.options import ResultsOptions, RunArgument
-from clipjax.commands.shared.output import say
+from clipjax.commands.shared.output import announce, say
 from clipjax.commands.shared.records import with_options
 from clipjax.commands.shared.result_folder import opened, run_in
 from clipjax.errors import DataError, UsageError
@@ -51,12 +52,6 @@ def merge(
 
 
 def import_published(
-    files: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="PATH...", help="Published tables with their original names, or their folder."
-        ),
-    ],
     source: Annotated[
         str,
         typer.Option(
@@ -65,14 +60,28 @@ def import_published(
             help="Who published them: open_clip, timm, testbed, imagenet_x, or model_vs_human (people).",
         ),
     ],
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[PATH...]",
+            help="Published tables with their original names, or their folder. Default: they are downloaded.",
+        ),
+    ] = None,
     registered: Annotated[
         bool, typer.Option("--registered", help="Only the models that `clipjax models` lists.")
+    ] = False,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Accept the terms of the tables that are downloaded.")
     ] = False,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of results to add to.")] = Path("results"),
 ) -> None:
     r"""Add published numbers to the results, as rows of origin "published".
 
+    Without a path the tables are downloaded into the user's cache, in the version that clipjax knows.
+
     Examples:
+
+        clipjax results import --source timm
 
         clipjax results import open_clip/docs --source open_clip
 
@@ -86,6 +95,9 @@ def import_published(
     """
     from clipjax.results.published.references import sources
 
+    if files:
+        refuse_beside("PATH", {"--accept": accept})
+    files = files or [_downloaded(source, accept)]
     if "people" in sources().get(source, {}):
         _import_people(source, files, registered, out)
         return
@@ -99,6 +111,32 @@ def import_published(
     path = ResultStore(out).add(published_rows(found))
     models = {number.score.model: number.facts is None for number in found}
     say(f"{path}: {len(found)} numbers of {len(models)} models, {sum(models.values())} of them registered")
+
+
+def _downloaded(source: str, accept: bool) -> Path:
+    """The folder with a source's tables: in the user's cache, each with the SHA-256 that clipjax knows.
+
+    Raises:
+        UsageError: an unknown source; its terms are not accepted.
+        DataError: a table cannot be downloaded.
+    """
+    from clipjax.config import cache_dir
+    from clipjax.downloads.transfer import Reports, download
+    from clipjax.progress import progress_bar
+    from clipjax.results.published.references import files_of
+    from clipjax.storage.digests import sha256_json
+
+    files = files_of(source)
+    for sentence in dict.fromkeys(file.ask for file in files if file.ask is not None):
+        asked = not accept and sys.stdin.isatty()
+        if not (typer.confirm(f"{source}: {sentence} Do you accept?", err=True) if asked else accept):
+            raise UsageError(f"the tables of {source} have terms: {sentence} Add --accept if you accept them")
+    version = sha256_json([file.sha256 for file in files])[:12]
+    folder = cache_dir() / "published" / f"{source}-{version}"
+    with progress_bar(sum(file.size or 0 for file in files), f"get {source}", "B", delay=1) as bar:
+        for file in files:
+            download(file, folder / file.name, Reports(bar.update, notice=announce))
+    return folder
 
 
 def _import_people(source: str, folders: list[Path], registered: bool, out: Path) -> None:

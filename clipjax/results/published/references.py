@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from clipjax.config import config_dir
-from clipjax.errors import DataError
+from clipjax.data.card_files import CardFile
+from clipjax.errors import DataError, unknown_name
 from clipjax.results.completeness import in_words, noted
 from clipjax.results.row import AnyRow, Fields, PublishedReference, Row
 from clipjax.storage.reading import read_csv, read_toml
+from clipjax.storage.records import read
 
 _Number = tuple[Any, ...]
 """Model, task, data set, slice, metric."""
@@ -74,6 +76,20 @@ class Score:
 @functools.cache
 def sources() -> dict[str, dict[str, Any]]:
     return read_toml(config_dir() / "reference_sources.toml")
+
+
+def files_of(source: str) -> tuple[CardFile, ...]:
+    """The files in which a source publishes its numbers.
+
+    Raises:
+        UsageError: an unknown source, or one without files.
+        DataError: a wrong file.
+    """
+    known = [name for name, record in sources().items() if "files" in record]
+    if source not in known:
+        raise unknown_name("source", source, known)
+    where = f"reference_sources.toml: {source}: files"
+    return tuple(read(CardFile, record, where) for record in sources()[source]["files"])
 
 
 @functools.cache
