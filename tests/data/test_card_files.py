@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import re
+import tarfile
+import zipfile
 from collections import defaultdict
-from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
 import _data_page
 import pytest
 
 from clipjax.data.card_files import CardFile
-from clipjax.data.cards import DatasetCard, cards_of, read_card, registered_cards
+from clipjax.data.cards import DatasetCard, cards_of, data_folder, read_card, registered_cards
 from clipjax.data.file_words import checksum_kind, checksum_words, size_words, total_words, way, way_lines
+from clipjax.downloads.archives import unpack
+from clipjax.downloads.arrangement import ARRANGEMENTS
 from clipjax.errors import DataError
 from clipjax.storage.records import read
 
@@ -205,11 +209,16 @@ def test_md5_are_those_of_torchvision(files: dict[str, list[CardFile]]) -> None:
         assert files[name][0].md5 == md5, name
 
 
-def unpacked_to(file: CardFile, member: str) -> PurePosixPath | None:
-    """Where a member of an archive is put; None: it stays packed."""
-    if file.only and not any(fnmatch(member, pattern) for pattern in file.only):
-        return None
-    return PurePosixPath(file.into).joinpath(*member.split("/")[file.strip :])
+def unpack_one(file: CardFile, member: str, folder: Path) -> None:
+    """Unpack an archive with this member alone, as `fetch` does. Raises DataError if it is not wanted."""
+    archive = folder / file.name
+    if file.kind == "zip":
+        with zipfile.ZipFile(archive, "w") as packed:
+            packed.writestr(member, b"1")
+    else:
+        with tarfile.open(archive, "w:gz") as packed:
+            packed.addfile(tarfile.TarInfo(member))
+    unpack(archive, folder / file.into, strip=file.strip, only=file.only, progress=lambda _: None)
 
 
 @pytest.mark.parametrize(
@@ -245,11 +254,14 @@ def unpacked_to(file: CardFile, member: str) -> PurePosixPath | None:
         ("scannet_pairs", "scannet_test_1500/scene0707_00/color/0.jpg", "scene0707_00/color/0.jpg"),
     ],
 )
-def test_unpacking_ends_where_the_card_looks(name: str, member: str, inside: str) -> None:
+def test_unpacking_ends_where_the_card_looks(name: str, member: str, inside: str, tmp_path: Path) -> None:
     """By the layouts that are known of the archives; `fetch` checks the others."""
     card = read_card(name)
-    found = [unpacked_to(file, member) for file in card.files if file.kind != "plain"]
-    assert PurePosixPath(card.place or card.name, inside) in found
+    for file in card.files:
+        if file.kind != "plain":
+            with contextlib.suppress(DataError):  # the card's other archive has it
+                unpack_one(file, member, tmp_path)
+    assert (data_folder(tmp_path, card) / inside).is_file()
 
 
 def test_every_file_is_put_where_its_card_looks(cards: list[DatasetCard]) -> None:
@@ -260,10 +272,16 @@ def test_every_file_is_put_where_its_card_looks(cards: list[DatasetCard]) -> Non
             assert file.into, f"{card.name}: {file.name}"
 
 
-def test_the_stimuli_alone_are_unpacked_of_their_repository() -> None:
+def test_the_stimuli_alone_are_unpacked_of_their_repository(tmp_path: Path) -> None:
     [file] = read_card("cue_conflict").files
-    assert unpacked_to(file, "texture-vs-shape-1b69/stimuli/filled-silhouettes/cat.png") is None
-    assert unpacked_to(file, "texture-vs-shape-1b69/README.md") is None
+    for member in ("stimuli/filled-silhouettes/cat.png", "README.md"):
+        with pytest.raises(DataError, match="holds no file that is wanted"):
+            unpack_one(file, f"texture-vs-shape-1b69/{member}", tmp_path)
+
+
+def test_arrangements_are_there(files: dict[str, list[CardFile]]) -> None:
+    named = {file.arrange for some in files.values() for file in some if file.arrange is not None}
+    assert named == {"imagenet_train", "imagenet_val"} == {*ARRANGEMENTS.names()}
 
 
 def test_the_page_has_the_cards_files() -> None:
