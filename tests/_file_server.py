@@ -147,9 +147,10 @@ class _Handler(BaseHTTPRequestHandler):
         if start is not None and start >= size:
             self._headers(416, {**headers, "Content-Length": "0", "Content-Range": f"bytes */{size}"})
             return
-        data = content.data[start or 0 :]
+        last = (self.headers.get("Range") or "-").rpartition("-")[2]  # "": to the end
+        data = content.data[start or 0 : int(last) + 1 if start is not None and last else None]
         if start is not None:
-            headers["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
+            headers["Content-Range"] = f"bytes {start}-{start + len(data) - 1}/{size}"
         if content.chunked:
             headers["Transfer-Encoding"] = "chunked"
         elif content.length is not None:
@@ -163,7 +164,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _start(self, content: Content) -> int | None:
         """Where the answer starts; None: all is sent."""
-        found = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        found = re.fullmatch(r"bytes=(\d+)-\d*", self.headers.get("Range", ""))
         if found is None or not content.ranges:
             return None
         condition = self.headers.get("If-Range")

@@ -37,7 +37,7 @@ from clipjax.data.questions import Question
 from clipjax.data.readers.packed import is_packed, read_packed
 from clipjax.data.readers.reader import READERS, find_reader
 from clipjax.entry_points import cached
-from clipjax.errors import ClipjaxError, DataError, UsageError, unknown_name
+from clipjax.errors import ClipjaxError, DataError, UsageError, counted, unknown_name
 from clipjax.storage.buckets import BucketPath, as_path
 from clipjax.storage.reading import read_lines, read_toml
 from clipjax.storage.records import read
@@ -341,6 +341,7 @@ def load_dataset(card: str | Path | DatasetCard, root: str | Path) -> Dataset:
     manifest = read_packed(folder, names) if is_packed(root) else _read_loose(card, folder, names)
     if space is None and manifest.label_names is not None:
         space = LabelSpace(card.name, manifest.label_names, manifest.label_names)
+    _check_listing(card, root, manifest)
     manifest, made = dataclasses.replace(manifest, name=card.name), making_of(folder)
     if card.corruption is not None:
         if made is not None:
@@ -351,6 +352,15 @@ def load_dataset(card: str | Path | DatasetCard, root: str | Path) -> Dataset:
         manifest, made = corrupted(manifest, card.corruption, beside)
     plain = card.name == PLAIN and card.path is not None
     return Dataset(card, manifest, space, head or space, made, tail_of(root) if plain else None)
+
+
+def _check_listing(card: DatasetCard, root: str | Path, manifest: Manifest) -> None:
+    """Raises DataError if a listing far away gave another number of images than the card's: it may be cut."""
+    if isinstance(as_path(root), BucketPath) and card.images not in (None, len(manifest)):
+        raise DataError(
+            f"{root} holds {counted(len(manifest), 'image')}, not the {card.images} of the card of "
+            f"{card.name}: what its server listed may not be all; run again, or correct the card"
+        )
 
 
 def _read_loose(card: DatasetCard, root: epath.Path, names: tuple[str, ...] | None) -> Manifest:

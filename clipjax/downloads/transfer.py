@@ -19,8 +19,8 @@ from clipjax.data.card_files import CardFile
 from clipjax.downloads import part_file as parts
 from clipjax.downloads.hub import hub_file
 from clipjax.downloads.part_file import PartFile, PartOrigin, Stopped
-from clipjax.downloads.web import MayPass, Refused, is_page, pieces, request, shown
 from clipjax.errors import DataError
+from clipjax.storage.web import MayPass, Refused, is_page, pieces, request, shown
 
 ATTEMPTS = 6  # in a row without a new byte
 FIRST_PAUSE = 1.0  # seconds before the second attempt; each further pause doubles

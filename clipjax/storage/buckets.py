@@ -1,4 +1,5 @@
-"""Buckets: a path may be a URL (gs://, s3://, any scheme of fsspec) wherever `as_path` makes the path.
+"""Buckets: a path may be a URL wherever `as_path` makes the path: gs://, s3://, any scheme of fsspec,
+hf://datasets/ORG/NAME[@REVISION]/... of the Hugging Face hub, and https:// (`web_files`).
 
 - An object is looked up by name: listings may be late, so they never decide that one is absent.
 - Failures that may pass (5xx, timeout, lost connection) are tried ATTEMPTS times, with doubling pauses.
@@ -10,6 +11,7 @@ import datetime
 import errno
 import fnmatch
 import hashlib
+import importlib
 import io
 import os
 import random
@@ -22,33 +24,27 @@ from typing import IO, Any, TypeVar, cast
 from etils import epath
 from etils.epath import stat_utils
 
-from clipjax.errors import DataError, UsageError
+from clipjax.errors import ClipjaxError, DataError, UsageError
+from clipjax.storage.failures import is_refusal, may_pass, reason_of, wait_of
 
 ATTEMPTS = 5  # of one request
 BLOCK = 4 * 2**20  # bytes that an opened object fetches at once
 REQUESTS = 32  # at the same time, for many objects
 FIRST_PAUSE = 0.5  # seconds before the second attempt; each further pause doubles
+LONGEST_WAIT = 300  # seconds, also where a server asks for more
 
 # One slash is enough, because pathlib drops the other (`Path("gs://b")` is gs:/b).
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/+")
 _LOCAL = ("file", "local")
+WEB = ("http", "https")
 _EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3", "s3a": "s3"}
 _CREDENTIALS = {
     "gcs": "log in (`gcloud auth application-default login`), or name an account's key file in "
     "GOOGLE_APPLICATION_CREDENTIALS",
     "s3": "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "hf": "accept the terms on its page, then log in (`hf auth login`) or set HF_TOKEN",
+    **dict.fromkeys(WEB, "clipjax sends none: download it"),
 }
-
-_TRANSIENT = {
-    getattr(errno, name, errno.EIO)
-    for name in ("EIO", "EREMOTEIO", "EBUSY", "EAGAIN", "ETIMEDOUT", "ECONNRESET", "ECONNREFUSED", "EPIPE")
-}
-# Names that aiohttp, requests, botocore, google-auth and gcsfs give to a broken connection or transfer.
-_BROKEN = {
-    *("ClientConnectionError", "ClientPayloadError", "ConnectionError", "Timeout", "HTTPClientError"),
-    *("TransportError", "ChecksumError", "ChunkedEncodingError"),
-}
-_REFUSED = {"NoCredentialsError", "PartialCredentialsError", "GoogleAuthError"}
 
 T = TypeVar("T")
 
@@ -73,7 +69,22 @@ def as_path(path: str | os.PathLike[str]) -> Path:
         return Path("/" + rest)
     if not rest:
         raise UsageError(f"{text} names no bucket; write {scheme}://BUCKET/FOLDER")
+    _refuse_secrets(scheme, rest)
     return cast(Path, BucketPath(f"{scheme}://{rest}"))
+
+
+def _refuse_secrets(scheme: str, rest: str) -> None:
+    """Raises UsageError for a URL with a password or a query: paths are printed, and are in rows."""
+    place, _, inside = rest.partition("/")
+    if ":" in place.rpartition("@")[0]:
+        raise UsageError(
+            f"an address of {scheme}:// names a password: leave it out, it would be in result rows"
+        )
+    if scheme in WEB and "?" in inside:
+        raise UsageError(
+            f"{scheme}://{place}/{inside.partition('?')[0]}: what follows the ? may be secret, and would be "
+            "in result rows: give an address without it, or download the file"
+        )
 
 
 def refuse_url(path: str | os.PathLike[str], what: str) -> None:
@@ -106,6 +117,11 @@ class BucketPath(epath.Path):
 
     def __repr__(self) -> str:
         return f"BucketPath({str(self)!r})"
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether its folders can be listed: not on a web server."""
+        return self.parts[0].removesuffix(":") not in WEB
 
     def absolute(self) -> BucketPath:
         return self
@@ -217,40 +233,45 @@ class BucketPath(epath.Path):
                 return request(fs, name)
             except FileNotFoundError:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self)) from None
-            except FileExistsError:
+            except (FileExistsError, ClipjaxError):
                 raise
             except Exception as error:
-                if not _may_pass(error) or attempt == ATTEMPTS - 1:
+                if not may_pass(error) or attempt == ATTEMPTS - 1:
                     raise self._failure(error, verb) from error
-            time.sleep(FIRST_PAUSE * 2**attempt * random.uniform(0.5, 1))
+                wait = wait_of(error)
+            pause = max(wait, FIRST_PAUSE * 2**attempt * random.uniform(0.5, 1))
+            time.sleep(min(pause, LONGEST_WAIT))
         raise AssertionError("unreachable")
 
     def _filesystem(self) -> tuple[Any, str]:
         import fsspec
 
         scheme = self.parts[0].removesuffix(":")
+        if scheme in WEB:  # loaded late: requests takes 0.1 s
+            return importlib.import_module("clipjax.storage.web_files").WebFiles(), str(self)
         try:  # no cache of listings: it would be out of date
             return fsspec.core.url_to_fs(str(self), use_listings_cache=False)
         except ImportError as error:
-            how = f'pip install "clipjax[{_EXTRAS[scheme]}]"' if scheme in _EXTRAS else _reason(error)
+            how = f'pip install "clipjax[{_EXTRAS[scheme]}]"' if scheme in _EXTRAS else reason_of(error)
             raise UsageError(
                 f"{scheme}://{self.parts[1]}: what reads {scheme}:// is not installed: {how}"
             ) from None
         except ValueError as error:
-            raise UsageError(f"{self}: {scheme}:// is not a kind of place ({_reason(error)})") from None
+            raise UsageError(f"{self}: {scheme}:// is not a kind of place ({reason_of(error)})") from None
         except Exception as error:
             raise self._failure(error, "read") from error
 
     def _failure(self, error: Exception, verb: str) -> DataError:
-        why = _reason(error)
-        if _is_refusal(error):
+        why = reason_of(error)
+        if is_refusal(error):
             scheme = self.parts[0].removesuffix(":")
             usual = f"give credentials as fsspec's {scheme} takes them"
-            how = _CREDENTIALS.get(_EXTRAS.get(scheme, ""), usual)
-            return BucketError(f"{self}: the bucket does not let you {verb} it ({why}): {how}")
-        if _may_pass(error):
+            how = _CREDENTIALS.get(_EXTRAS.get(scheme, scheme), usual)
+            where = "server" if scheme in (*WEB, "hf") else "bucket"
+            return BucketError(f"{self}: the {where} does not let you {verb} it ({why}): {how}")
+        if may_pass(error):
             return BucketError(
-                f"{self}: could not {verb} it {ATTEMPTS} times in a row ({why}); run again when the bucket "
+                f"{self}: could not {verb} it {ATTEMPTS} times in a row ({why}); run again when its server "
                 "answers: what is finished is kept"
             )
         return DataError(f"{self}: could not {verb} it ({why}); check the address")
@@ -295,34 +316,6 @@ def _written(info: dict[str, Any]) -> float:
         if isinstance(value, int | float):
             return value
     return 0.0
-
-
-def _status(error: BaseException) -> int:
-    """The HTTP status, or 0."""
-    text = str(getattr(error, "code", None) or getattr(error, "status", None))
-    return int(text) if text.isdecimal() else 0
-
-
-def _is_refusal(error: BaseException) -> bool:
-    said = isinstance(error, OSError) and str(error).startswith("Forbidden")  # gcsfs, of 403
-    named = _is(error, _REFUSED) and not _is(error, _BROKEN)
-    return isinstance(error, PermissionError) or said or named or _status(error) in (401, 403)
-
-
-def _may_pass(error: BaseException) -> bool:
-    if isinstance(error, TimeoutError | ConnectionError) or _is(error, _BROKEN):
-        return True
-    broken = isinstance(error, OSError) and error.errno in _TRANSIENT
-    return broken or _status(error) in (408, 429) or 500 <= _status(error) < 600
-
-
-def _is(error: BaseException, names: set[str]) -> bool:
-    return any(cls.__name__ in names for cls in type(error).__mro__)
-
-
-def _reason(error: BaseException) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(str(text).split())[:200].rstrip(".")
 
 
 def check_folder(root: Path, what: str, *, written: bool) -> None:

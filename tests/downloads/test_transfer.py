@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 from _file_server import Content, FileServer
 
-from clipjax.downloads import transfer, web
+from clipjax.downloads import transfer
 from clipjax.downloads.part_file import Stopped
-from clipjax.downloads.web import Refused, redirected
 from clipjax.errors import DataError
+from clipjax.storage import web
+from clipjax.storage.web import Refused, redirected
 from tests.downloads._getting import DATA, NAME, OTHER, Getting, sha256
 
 PART = [f"{NAME}.part", f"{NAME}.part.json"]

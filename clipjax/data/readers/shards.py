@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from etils import epath
 from clipjax.data.manifest import IMAGE_EXTENSIONS, Progress
 from clipjax.data.pixels.limits import check_bytes
 from clipjax.errors import DataError, counted
-from clipjax.storage.buckets import BucketPath, as_path
-from clipjax.storage.digests import sha256_parts
+from clipjax.storage.buckets import REQUESTS, BucketPath, as_path
+from clipjax.storage.digests import Version, sha256_parts
+from clipjax.storage.local_copies import opened_copy
 from clipjax.storage.reading import check_regular, exists, is_dir, is_file, read_text
 
 TARS = (".tar",)
@@ -71,7 +73,7 @@ def shard_files(root: epath.Path, endings: tuple[str, ...], inside: str | None =
             raise DataError(f"{path} holds no {' or '.join(endings)} files; give the folder of the shards")
         _check_count(path, files)
         return files
-    if _BRACES.search(path.name) and not exists(path):
+    if _BRACES.search(_pattern_of(path)) and not exists(path):
         return _expand(path)
     if not exists(path):
         raise DataError(f"{path} does not exist; give a shard, a folder of shards, or a pattern with braces")
@@ -114,16 +116,24 @@ def _check_count(folder: Path, files: Sequence[Path]) -> None:
             raise DataError(f"{folder} lacks the shard {first}{more}: copy it")
 
 
+def _pattern_of(path: Path) -> str:
+    """The part of a path that may have ranges in braces: on this disk only the name."""
+    return str(path) if isinstance(path, BucketPath) else path.name
+
+
 def _expand(pattern: Path) -> list[Path]:
-    pieces = _BRACES.split(pattern.name)
+    pieces = _BRACES.split(_pattern_of(pattern))
     choices = [_choices(pattern, piece) if i % 2 else [piece] for i, piece in enumerate(pieces)]
     count = 1
     for each in choices:
         count *= len(each)
     if count > _MOST:
         raise DataError(f"{pattern} stands for {count} files; write smaller ranges")
-    paths = [pattern.parent / "".join(parts) for parts in product(*choices)]
-    missing = [path for path in paths if not is_file(path)]
+    base = None if isinstance(pattern, BucketPath) else pattern.parent
+    names = ["".join(parts) for parts in product(*choices)]
+    paths = [as_path(name) if base is None else base / name for name in names]
+    with ThreadPoolExecutor(1 if base else REQUESTS) as pool:
+        missing = [path for path, there in zip(paths, pool.map(is_file, paths)) if not there]
     if missing:
         raise DataError(
             f"{pattern}: {len(missing)} of its {counted(len(paths), 'shard')} do not exist, the first is "
@@ -147,17 +157,23 @@ def _choices(pattern: Path, inside: str) -> list[str]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ShardOpener:
-    """`locations`: int64 [N, 3]: shard, offset and size in bytes."""
+    """Images in tars.
+
+    Attributes:
+        locations: int64 [N, 3]: shard, offset and size in bytes.
+        versions: of shards that are read from copies on this disk; empty: none is.
+    """
 
     shards: tuple[str, ...]
     members: tuple[str, ...]
     locations: np.ndarray
+    versions: tuple[Version, ...] = ()
 
     def open(self, i: int) -> bytes:
         shard, offset, size = (int(value) for value in self.locations[i])
         check_bytes(size, self.where(i))
         try:
-            data = _read_part(self.shards[shard], offset, size)
+            data = self._read(shard, offset, size)
         except OSError as error:
             raise DataError(f"{self.where(i)}: cannot be read ({error.strerror}); copy the shard") from None
         if len(data) != size:
@@ -169,19 +185,20 @@ class ShardOpener:
 
     def select(self, rows: Sequence[int]) -> ShardOpener:
         locations = self.locations[np.asarray(rows, np.int64)]
-        return ShardOpener(self.shards, tuple(self.members[i] for i in rows), locations)
+        members = tuple(self.members[i] for i in rows)
+        return dataclasses.replace(self, members=members, locations=locations)
 
     def content_digests(self, progress: Progress | None = None) -> list[str]:
         parts = self.locations[:, 1].astype(str).tolist()
         return digests_of_parts(self.shards, self.locations[:, 0], parts, self.open, progress)
 
-
-def _read_part(shard: str, offset: int, size: int) -> bytes:
-    if isinstance(path := as_path(shard), BucketPath):
-        return path.read_range(offset, offset + size)
-    with open(shard, "rb") as file:
-        file.seek(offset)
-        return file.read(size)
+    def _read(self, shard: int, offset: int, size: int) -> bytes:
+        path = as_path(self.shards[shard])
+        if isinstance(path, BucketPath) and not self.versions:
+            return path.read_range(offset, offset + size)
+        with opened_copy(path, self.versions[shard]) if self.versions else open(path, "rb") as file:
+            file.seek(offset)
+            return file.read(size)
 
 
 def digests_of_parts(

@@ -29,6 +29,11 @@ def list_folder(folder: AnyPath) -> list[FolderEntry]:
     Raises:
         DataError: not a readable folder; a broken link in it; a name that is not UTF-8.
     """
+    if isinstance(folder, BucketPath) and not folder.is_listed:
+        raise DataError(
+            f"{folder}: a web server has no folders to list: name the shards of a data set, as in "
+            "https://HOST/FOLDER/{0..63}.tar"
+        )
     if not exists(folder):
         raise DataError(f"{folder} does not exist; give the folder that holds the data set")
     if not is_dir(folder):

@@ -23,6 +23,7 @@ from clipjax.data.readers.reader import ARCHIVES, Reader
 from clipjax.data.readers.shards import COMPRESSED, TARS, ShardOpener, only_shards, shard_files
 from clipjax.errors import DataError
 from clipjax.storage.digests import remembered
+from clipjax.storage.local_copies import nearby, versions_to_copy
 from clipjax.storage.reading import check_regular, decode_text, is_file, parse_json, read_lines
 
 IMAGES = tuple(ending.removeprefix(".") for ending in IMAGE_EXTENSIONS)
@@ -78,8 +79,10 @@ def read_webdataset(
     locations: list[tuple[int, int, int]] = []  # shard, first byte, length
     raw: list[tuple[Any, str]] = []
     texts: list[list[str]] = []
-    for k, shard in enumerate(shards):  # one shard at a time, because samples are many
-        samples = _samples(shard, image)
+    versions = versions_to_copy(shards)
+    # One shard at a time, because samples are many.
+    for k, (shard, near) in enumerate(zip(shards, nearby(shards, versions))):
+        samples = _samples(shard, near, image)
         if samples and not ids:
             label = label or (LABEL if LABEL in samples[0].members else None)
             captions = captions or (CAPTIONS if CAPTIONS in samples[0].members else None)
@@ -93,7 +96,7 @@ def read_webdataset(
             ids[name] = shard
             members.append(member.name)
             locations.append((k, member.offset, member.size))
-        with MemberTexts(shard) as read:
+        with MemberTexts(shard, near) as read:
             for sample in samples:
                 if label is not None:
                     raw.append((_label(read, sample, label), read.where(sample)))
@@ -103,15 +106,15 @@ def read_webdataset(
         raise DataError(f"{root} holds no images")
     names = _class_names(shards[0].parent) if label_names is None else label_names
     labels, names = number_labels(raw, names)
-    opener = ShardOpener(tuple(map(str, shards)), tuple(members), np.array(locations, np.int64))
+    opener = ShardOpener(tuple(map(str, shards)), tuple(members), np.array(locations, np.int64), versions)
     columns = {} if captions is None else {"captions": texts}
     return Manifest(tuple(ids), opener, labels=labels, columns=columns, label_names=names)
 
 
-def _samples(shard: Path, image: str | None) -> list[ShardSample]:
+def _samples(shard: Path, near: Path, image: str | None) -> list[ShardSample]:
     groups: dict[str, dict[str, Member]] = {}
     last = None
-    for member in tar_members(shard):
+    for member in tar_members(shard, near):
         key, extension = split_name(member.name)
         if key is None:
             continue
@@ -150,24 +153,27 @@ def _image(shard: Path, key: str, members: dict[str, Member], image: str | None)
     raise DataError(f"{shard}: the sample {key} has no image ({', '.join(known)}), only {has}")
 
 
-def tar_members(shard: Path) -> list[Member]:
+def tar_members(shard: Path, near: Path | None = None) -> list[Member]:
     """`walk_tar`, cached for an unchanged file."""
     try:
-        rows = remembered(shard, "tar members 1", lambda: list(walk_tar(shard)))
+        rows = remembered(shard, "tar members 1", lambda: list(walk_tar(shard, near)))
     except OSError as error:
         raise DataError(f"{shard}: cannot be read ({error.strerror or error}); copy it again") from None
     return [Member(*row) for row in rows]
 
 
-def walk_tar(shard: Path) -> Iterator[Member]:
+def walk_tar(shard: Path, near: Path | None = None) -> Iterator[Member]:
     """The files in a tar, in order; their bytes are not read.
+
+    Args:
+        near: the file to read; default: the shard. Errors name the shard.
 
     Raises:
         DataError: a compressed, damaged or truncated tar; a link; an impossible size; a name that is
             absolute, leaves the folder or is not UTF-8.
     """
     check_regular(shard)
-    with shard.open("rb") as file:
+    with (near or shard).open("rb") as file:
         size = file.seek(0, io.SEEK_END)
         file.seek(0)
         begin = file.read(_BLOCK)
@@ -210,13 +216,13 @@ def _member(shard: Path, info: tarfile.TarInfo) -> Member:
 
 
 class MemberTexts:
-    """Reads a shard's small members: `read(sample, extension)` -> text."""
+    """Reads a shard's small members, from the file `near`: `read(sample, extension)` -> text."""
 
-    def __init__(self, shard: Path) -> None:
-        self.shard = shard
+    def __init__(self, shard: Path, near: Path) -> None:
+        self.shard, self.near = shard, near
 
     def __enter__(self) -> MemberTexts:
-        self._file = self.shard.open("rb")
+        self._file = self.near.open("rb")
         return self
 
     def __exit__(self, *_: object) -> None:

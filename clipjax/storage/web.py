@@ -26,7 +26,14 @@ _PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*(<!--.*?-->\s*)*<(!doctype\s+html|html|h
 
 
 class Refused(Exception):
-    """An address does not give the file; the message is a clause about the address."""
+    """An address does not give the file; the message is a clause about the address.
+
+    status: the HTTP status, 0 where it is not the reason.
+    """
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class MayPass(Exception):
@@ -107,7 +114,7 @@ def check_status(status: int, headers: Mapping[str, str]) -> None:
     known = status in HTTPStatus.__members__.values()
     said = f"HTTP {status} ({HTTPStatus(status).phrase})" if known else f"HTTP {status}"
     if status not in (408, 425, 429) and status < 500:
-        raise Refused(said)
+        raise Refused(said, status)
     wait = _retry_after(headers.get("Retry-After", ""))
     if wait is not None and wait > LONGEST_WAIT:
         raise Refused(f"{said}, and the server asks to wait {duration(wait)}")

@@ -1,0 +1,135 @@
+"""Copies on this disk of objects that are read again and again: the shards of a data set.
+
+Each object comes once, from front to back, for all processes of this machine and for later runs. The copies
+together take at most `BUDGET`; those used longest ago are removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import IO
+
+from clipjax.config import cache_dir
+from clipjax.errors import DataError
+from clipjax.storage.buckets import REQUESTS, BucketPath, as_path
+from clipjax.storage.digests import Version, sha256_json, version_of
+from clipjax.storage.writing import whole_file
+
+BUDGET = 20 * 10**9  # bytes
+AHEAD = 2  # objects that come while one is read
+
+
+def versions_to_copy(paths: Sequence[Path]) -> tuple[Version, ...]:
+    """The versions of objects that are to be read from copies.
+
+    Empty where the paths are on this disk, or copies of all of them do not fit the budget and this disk.
+    """
+    far = [path for path in paths if isinstance(path, BucketPath)]
+    if not far:
+        return ()
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        versions = tuple(pool.map(version_of, far))
+    folder = _folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    room = min(BUDGET, shutil.disk_usage(folder).free + _taken(folder))
+    return versions if sum(version.size for version in versions) <= room else ()
+
+
+def nearby(paths: Sequence[Path], versions: Sequence[Version]) -> Iterator[Path]:
+    """The files to read, in order: copies, of which the next `AHEAD` come meanwhile, or the paths themselves.
+
+    versions: as `versions_to_copy`. Raises as `opened_copy`.
+    """
+    if not versions:
+        yield from paths
+        return
+    with ThreadPoolExecutor(AHEAD) as pool:
+        coming: list[Future[Path]] = []
+        try:
+            for i in range(len(paths)):
+                for k in range(len(coming), min(i + 1 + AHEAD, len(paths))):
+                    coming.append(pool.submit(_copy, as_path(paths[k]), versions[k]))
+                yield coming[i].result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def opened_copy(path: Path, version: Version) -> IO[bytes]:
+    """An object's copy, opened; it comes first if it is not here.
+
+    Raises:
+        DataError: it cannot be read, or is not of this version any more.
+    """
+    while True:
+        with contextlib.suppress(FileNotFoundError):  # removed meanwhile, to make room
+            return _copy(path, version).open("rb")
+
+
+def _copy(path: Path, version: Version) -> Path:
+    assert isinstance(path, BucketPath), path
+    folder = _folder()
+    copy = folder / sha256_json([str(path), version])
+    if not _use(copy):
+        with _locked(folder / f"{copy.name}.lock"):
+            if not _use(copy):
+                _make_room(folder, version.size)
+                _fetch(path, version, copy)
+    return copy
+
+
+def _fetch(path: BucketPath, version: Version, copy: Path) -> None:
+    with whole_file(copy) as draft:
+        path.ask(lambda fs, name: fs.get_file(name, str(draft)))
+        # A server may state no size.
+        whole = version.size in (0, draft.stat().st_size)
+        if not whole or path.version() != version[:2]:
+            raise DataError(f"{path} changes while it is read: run again when it is written")
+
+
+def _use(copy: Path) -> bool:
+    """Note the use of a copy. Returns whether it is here."""
+    try:
+        os.utime(copy)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _make_room(folder: Path, size: int) -> None:
+    copies = sorted(_copies(folder), key=lambda entry: entry.stat().st_mtime)
+    left = _taken(folder)
+    for entry in copies:
+        if left + size <= BUDGET and shutil.disk_usage(folder).free >= size:
+            return
+        left -= entry.stat().st_size
+        Path(entry).unlink(missing_ok=True)
+
+
+def _taken(folder: Path) -> int:
+    return sum(entry.stat().st_size for entry in _copies(folder))
+
+
+def _copies(folder: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return [entry for entry in entries if "." not in entry.name]
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Let one process fetch; the others wait."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        with contextlib.suppress(OSError):  # a disk without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+        path.unlink(missing_ok=True)
+
+
+def _folder() -> Path:
+    return cache_dir() / "copies"
