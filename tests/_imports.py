@@ -59,33 +59,31 @@ def imports(path: Path) -> tuple[Import, ...]:
 
 @cache
 def names_in(path: Path) -> Names:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    nodes = list(ast.walk(tree))
-    alone = {node.value for node in nodes if isinstance(node, ast.Expr)}
-    constants = (node for node in nodes if isinstance(node, ast.Constant) and node not in alone)
-    return Names(_imports(nodes), tuple(node.value for node in constants if isinstance(node.value, str)))
+    found: list[Import] = []
+    alone, constants = set(), []
+    # Each node, whether it is inside a function, and whether type checkers alone read it.
+    todo: list[tuple[ast.AST, bool, bool]] = [(ast.parse(path.read_text(encoding="utf-8")), False, False)]
+    for node, lazy, typing_only in todo:  # grows
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            found += [Import(name, not (lazy or typing_only), typing_only) for name in _imported(node)]
+        elif isinstance(node, ast.Expr):
+            alone.add(node.value)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            constants.append(node)
+        lazy = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        typing_only = typing_only or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+        todo += [(child, lazy, typing_only) for child in ast.iter_child_nodes(node)]
+    strings = tuple(node.value for node in constants if node not in alone)
+    return Names(tuple(dict.fromkeys(found)), strings)
 
 
-def _imports(nodes: list[ast.AST]) -> tuple[Import, ...]:
-    """Every import statement; of `from a import b` the module a.b, or a where b is no module."""
-    lazy: set[ast.AST] = set()
-    typing_only: set[ast.AST] = set()
-    for node in nodes:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            typing_only.update(ast.walk(node))
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            lazy.update(child for child in ast.walk(node) if child is not node)
-    found = []
-    for node in nodes:
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"relative import of {node.module}: write the full name"
-            whole = [f"{node.module}.{alias.name}" for alias in node.names]
-            names = [name if name in modules() else str(node.module) for name in whole]
-        found += [Import(name, node not in lazy | typing_only, node in typing_only) for name in names]
-    return tuple(dict.fromkeys(found))
+def _imported(node: ast.Import | ast.ImportFrom) -> list[str]:
+    """Modules of an import statement; of `from a import b` the module a.b, or a where b is no module."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    assert node.level == 0, f"relative import of {node.module}: write the full name"
+    whole = [f"{node.module}.{alias.name}" for alias in node.names]
+    return [name if name in modules() else str(node.module) for name in whole]
 
 
 def ours() -> Iterator[tuple[str, Import]]:

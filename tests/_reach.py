@@ -38,10 +38,9 @@ def reached(changed: Iterable[Path]) -> dict[Path, int]:
     steps = dict.fromkeys(changed, 0)
     todo = list(steps)
     for path in todo:  # grows
-        for user in sorted({*users().get(path, ()), *_naming(path)}):
-            if user not in steps:
-                steps[user] = steps[path] + 1
-                todo.append(user)
+        new = sorted({*users().get(path, ()), *_naming(path)} - steps.keys())
+        steps |= dict.fromkeys(new, steps[path] + 1)
+        todo += new
     tests = {path: steps[path] for path in test_files() if path in steps}
     return dict(sorted(tests.items(), key=lambda item: item[1]))
 

@@ -13,6 +13,7 @@ import pytest
 import reference
 import timm
 import torch
+from _long import mostly_long
 
 import clipjax
 from clipjax.checkpoints.identity.registry import model_card
@@ -55,7 +56,14 @@ def transform(model: Any, row: str, size: int) -> Any:
     return timm.data.create_transform(**timm.data.resolve_data_config(given, pretrained_cfg=given))  # type: ignore[reportAttributeAccessIssue]
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize(
+    "row",
+    mostly_long(
+        ROWS,
+        keep=ROWS[:2],
+        guard="checkpoints/test_classifiers.py::test_evaluate_takes_a_fine_tuned_clip",
+    ),
+)
 def test_evaluate_takes_a_fine_tuned_clip(row: str, tmp_path: Path):
     folder = tmp_path / "images"
     folder.mkdir()

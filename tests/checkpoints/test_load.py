@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 from _embed_tools import manifest_of, write_images
+from _long import mostly_long
 from _narrow import narrow_pair
 from _records import embed_images
 from safetensors.numpy import load_file, save_file
@@ -226,7 +227,14 @@ def test_a_file_of_a_checkpoint_of_ours_needs_its_folder_and_no_card(own: Path) 
         load_model(own, card="open_clip:ViT-B-32")
 
 
-@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"format": "pt", "é": "of its author's"}])
+@pytest.mark.parametrize(
+    "metadata",
+    mostly_long(
+        [None, {"format": "pt"}, {"format": "pt", "é": "of its author's"}],
+        keep=[{"format": "pt", "é": "of its author's"}],
+        guard="checkpoints/test_load.py::test_export_keeps_the_metadata_of_the_source",
+    ),
+)
 def test_export_keeps_the_metadata_of_the_source(metadata: Any, own: Path, tmp_path: Path) -> None:
     tensors = load_file(export_model(load_model(own), tmp_path / "w.safetensors"))
     save_file(tensors, tmp_path / "in.safetensors", metadata=metadata)

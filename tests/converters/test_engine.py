@@ -17,6 +17,7 @@ import pytest
 import timm
 import torch
 from _checkpoints import FORMATS, Shaped, arch, save_safetensors, shapes_of, state_dict, target
+from _long import mostly_long
 
 from clipjax.checkpoints.identity.library_card import fitted, library_card
 from clipjax.errors import DataError, UsageError
@@ -59,7 +60,14 @@ def test_full_size_efficientnet_in_timms_naming() -> None:
     assert len(conversion.carried) == 49
 
 
-@pytest.mark.parametrize(("size", "tensors"), [(0, 247), (1, 322), (2, 322)])
+@pytest.mark.parametrize(
+    ("size", "tensors"),
+    mostly_long(
+        [(0, 247), (1, 322), (2, 322)],
+        keep=[1],
+        guard="converters/test_engine.py::test_the_packaged_efficientnets_and_timm_agree",
+    ),
+)
 def test_the_packaged_efficientnets_and_timm_agree(size: int, tensors: int) -> None:
     """The same weights in both namings: each tensor of the package lands where timm's of that place does.
 
@@ -228,7 +236,12 @@ def problems(state: dict[str, Any], kind: str = "vit", table: str | None = None)
     return caught.value.problems
 
 
-@pytest.mark.parametrize("kind", ["vit", "resnet"])
+@pytest.mark.parametrize(
+    "kind",
+    mostly_long(
+        ["vit", "resnet"], keep=["vit"], guard="converters/test_engine.py::test_every_dropped_key_is_named"
+    ),
+)
 def test_every_dropped_key_is_named(kind: str) -> None:
     whole = shapes_of(state_dict(kind))
     for key in whole:
@@ -239,7 +252,12 @@ def test_every_dropped_key_is_named(kind: str) -> None:
         assert all(problem.startswith(f"{key} is missing (for ") for problem in found)
 
 
-@pytest.mark.parametrize("kind", ["vit", "resnet"])
+@pytest.mark.parametrize(
+    "kind",
+    mostly_long(
+        ["vit", "resnet"], keep=["vit"], guard="converters/test_engine.py::test_every_misspelled_key_is_named"
+    ),
+)
 def test_every_misspelled_key_is_named(kind: str) -> None:
     whole = shapes_of(state_dict(kind))
     for key in whole:
@@ -251,7 +269,12 @@ def test_every_misspelled_key_is_named(kind: str) -> None:
         assert any(problem.startswith(f"{key} is missing") for problem in found)
 
 
-@pytest.mark.parametrize("kind", ["vit", "resnet"])
+@pytest.mark.parametrize(
+    "kind",
+    mostly_long(
+        ["vit", "resnet"], keep=["vit"], guard="converters/test_engine.py::test_every_wrong_shape_is_named"
+    ),
+)
 def test_every_wrong_shape_is_named(kind: str) -> None:
     whole = shapes_of(state_dict(kind))
     for key, tensor in whole.items():

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from _long import mostly_long
 
 from clipjax.config import config_dir
 from clipjax.corruptions import runner
@@ -88,7 +89,12 @@ def test_draws_follow_an_image_wherever_it_is(on_host: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "counts", "number"), [(FOG, (3, 8), 20), ("near_focus", (8,), 20), ("z_motion_blur", (2,), 9)]
+    ("kind", "counts", "number"),
+    mostly_long(
+        [(FOG, (3, 8), 20), ("near_focus", (8,), 20), ("z_motion_blur", (2,), 9)],
+        keep=[FOG],
+        guard="corruptions/test_frame.py::test_the_same_bits_on_any_number_of_devices",
+    ),
 )
 def test_the_same_bits_on_any_number_of_devices(
     kind: str, counts: tuple[int, ...], number: int, monkeypatch: pytest.MonkeyPatch
@@ -105,7 +111,14 @@ def test_the_same_bits_on_any_number_of_devices(
         np.testing.assert_array_equal(Runner(find_corruption(kind), 1, mesh)(pixels, ids, extra), alone)
 
 
-@pytest.mark.parametrize("kind", ["far_focus", "elastic_transform", FOG])
+@pytest.mark.parametrize(
+    "kind",
+    mostly_long(
+        ["far_focus", "elastic_transform", FOG],
+        keep=["elastic_transform", FOG],
+        guard="corruptions/test_frame.py::test_the_last_bits_are_the_same_on_any_number_of_devices",
+    ),
+)
 def test_the_last_bits_are_the_same_on_any_number_of_devices(kind: str) -> None:
     """What a byte would hide becomes the output. XLA divides by a scalar in one way for one device, and in
     another for several.

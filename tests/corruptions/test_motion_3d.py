@@ -9,6 +9,7 @@ import _numpy_motion as by_hand
 import jax
 import numpy as np
 import pytest
+from _long import mostly_long
 
 from clipjax.corruptions.corruption import constants_of, find_corruption, image_keys
 from clipjax.corruptions.filling import filled_holes
@@ -31,7 +32,15 @@ def scene() -> tuple[np.ndarray, np.ndarray]:
     return image, depth
 
 
-@pytest.mark.parametrize("move", [(70.0, -60.0, 1.0), (-20.0, 10.0, 0.55)], ids=["xy", "z"])
+@pytest.mark.parametrize(
+    "move",
+    mostly_long(
+        [((70.0, -60.0, 1.0),), ((-20.0, 10.0, 0.55),)],
+        keep=[(70.0, -60.0, 1.0)],
+        guard="corruptions/test_motion_3d.py::test_motion_blur",
+    ),
+    ids=["xy", "z"],
+)
 def test_motion_blur(move: tuple[float, float, float]) -> None:
     image, depth = scene()
     ours = np.asarray(blurred(image, depth, Move(*map(np.float32, move)), FRAMES))
@@ -69,7 +78,12 @@ def test_draws_are_in_their_ranges_and_reach_both_ends() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "draw"), [("xy_motion_blur", motion_3d.sideways), ("z_motion_blur", motion_3d.inwards)]
+    ("name", "draw"),
+    mostly_long(
+        [("xy_motion_blur", motion_3d.sideways), ("z_motion_blur", motion_3d.inwards)],
+        keep=["z_motion_blur"],
+        guard="corruptions/test_motion_3d.py::test_a_kind_blurs_each_image_by_its_own_draw",
+    ),
 )
 def test_a_kind_blurs_each_image_by_its_own_draw(name: str, draw: Callable[[Any], Move]) -> None:
     image, depth = scene()

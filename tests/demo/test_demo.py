@@ -617,6 +617,8 @@ def test_the_demo_is_not_made_again(quick: Quick, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("clipjax.demo.world.files.render", never)
     monkeypatch.setattr("clipjax.finetune.finetune.solve", never)
     monkeypatch.setattr(beside, "_Worker", never)
+    # Drawing takes most of the time, and other tests look at pictures.
+    monkeypatch.setattr("clipjax.analysis.figures.style._rendered", lambda *_: b"<svg/>")
     deleted = [quick.out / name for name in ("report.html", "cues.png", "wise_ft.png", "correspondence.svg")]
     for file in deleted:
         file.unlink()

@@ -218,12 +218,16 @@ def _rest(**changes: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 @pytest.mark.parametrize(
     ("owner", "attribute", "wrong"),
-    [
-        (text, "lookup", _positions_from_zero),
-        (Network, "finish_texts", _rest(beginning=lambda rest: (rest.beginning + 1) % 4)),
-        (Network, "finish_texts", _rest(length=lambda rest: jnp.maximum(rest.length - 1, 1))),
-        (attention, "causal", lambda causal: lambda length: jnp.ones_like(causal(length))),
-    ],
+    mostly_long(
+        [
+            (text, "lookup", _positions_from_zero),
+            (Network, "finish_texts", _rest(beginning=lambda rest: (rest.beginning + 1) % 4)),
+            (Network, "finish_texts", _rest(length=lambda rest: jnp.maximum(rest.length - 1, 1))),
+            (attention, "causal", lambda causal: lambda length: jnp.ones_like(causal(length))),
+        ],
+        keep=[text, attention],
+        guard="embeddings/test_beginnings.py::test_a_mistake_is_seen",
+    ),
     ids=["positions from zero", "another beginning", "read out before the end", "not causal"],
 )
 def test_a_mistake_is_seen(

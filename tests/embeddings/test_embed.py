@@ -415,6 +415,7 @@ def test_two_processes_share_the_work(work: Path, reference: dict[str, Any]):
     assert (entry.rows, entry.shards_present, entry.shards) == (COUNT, 13, 13)
 
 
+@pytest.mark.long("embeddings/test_embed.py::test_processes_halve_the_batch_together")
 def test_two_processes_share_small_data_sets(work: Path, reference: dict[str, Any]):
     """Of data sets with one shard each, every process takes every other one."""
     store, counts = str(work / "small"), (13, 14, 15, 16)

@@ -165,9 +165,6 @@ def test_a_resumed_run_is_bit_equal(network: Network, manifest: Manifest, whole:
     assert not same_bits(other_order, whole)
 
 
-@pytest.mark.long(
-    "finetune/training/test_kill.py::test_a_run_killed_three_times_gives_the_weights_of_one_never_stopped"
-)
 def test_a_run_goes_on_with_another_number_of_devices(
     network: Network, manifest: Manifest, whole: Any, stopped: Path
 ) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from _drawn import drawn
+from _long import mostly_long
 from _narrow import narrow_pair
 from _records import split
 from _tuned import CLASSES, PROMPTS, make_setup, moved, renamed, with_head, write_images
@@ -142,7 +143,14 @@ def test_a_later_search_adds_to_what_was_chosen(vit, images):
 # ---------------------------------------------------------------------------------------- other libraries
 
 
-@pytest.mark.parametrize("kind", ["vit", "resnet"])
+@pytest.mark.parametrize(
+    "kind",
+    mostly_long(
+        ["vit", "resnet"],
+        keep=["vit"],
+        guard="converters/test_own_checkpoint.py::test_export_is_the_references_own_file",
+    ),
+)
 def test_a_tuned_model_in_open_clip(kind, request, images, tmp_path):
     theirs, base = request.getfixturevalue(kind)
     model = tuned(make_setup(base, images), moved(base.params)).model
@@ -323,6 +331,7 @@ def _card(folder: Path) -> DatasetCard:
     return DatasetCard(name=folder.name, title=folder.name, reader="folder", tasks=("zeroshot",))
 
 
+@pytest.mark.long("finetune/test_wise_ft.py::test_alpha_0_of_a_classifier_gives_the_zero_shot_numbers")
 def test_alpha_0_of_cross_entropy_is_the_zero_shot_model_to_the_bit(vit, images, tmp_path):
     """Accuracy, confidences and the scores of OOD detection, from the images on."""
     base, far = vit[1], write_images(tmp_path / "far", ("x", "y"), per_class=1)

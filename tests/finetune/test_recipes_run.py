@@ -39,12 +39,17 @@ SLOW = {(VIT, "coop_imagenet_photo")} | {
     if name not in ("ce_imagenet", "coop_imagenet", "tip_adapter_imagenet")
 }
 # The recipes of few shots differ from the others in numbers alone.
-# BatchNorm's statistics of a ResNet's fine-tuning are followed step by step in test_cross_entropy.py.
+# BatchNorm's statistics of a ResNet's fine-tuning are followed step by step in test_flyp.py.
 LONG = {(VIT, name) for name in REFERENCE if name.endswith("_few_shot")} | {
     (RESNET, "coop_imagenet"),
     (RESNET, "tip_adapter_imagenet"),
 }
-RESNET_GUARD = "finetune/methods/test_cross_entropy.py::test_a_resnet_follows_torch"
+RESNET_GUARD = "finetune/methods/test_flyp.py::test_batch_norm_follows_pytorch"
+# Their methods' own tests make models with these recipes' steps.
+OF_METHODS = {
+    "lora_imagenet": "finetune/methods/test_lora.py::test_a_run_comes_out_as_a_model",
+    "coop_features": "finetune/methods/test_coop.py::test_a_run_comes_out_as_an_adapted_model",
+}
 GUARD = "finetune/test_recipes_run.py::test_a_short_run_of_every_recipe_makes_a_model"
 
 
@@ -53,6 +58,8 @@ def marks_of(run: tuple[str, str]) -> list[pytest.MarkDecorator]:
         return [pytest.mark.slow]
     if run == (RESNET, "ce_imagenet"):
         return [pytest.mark.long(RESNET_GUARD)]
+    if run[0] == VIT and run[1] in OF_METHODS:
+        return [pytest.mark.long(OF_METHODS[run[1]])]
     return [pytest.mark.long(GUARD)] if run in LONG else []
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from _long import mostly_long
 from flax import nnx
 from jax.sharding import PartitionSpec
 
@@ -62,7 +63,13 @@ def test_devices_keep_their_rows(stated: int, collectives: bool, monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    ("arch", "chunked"), [(CLIP_VIT, 1), (CONVNEXT, 4), (LITE, 0)], ids=["vit", "convnext", "lite"]
+    ("arch", "chunked"),
+    mostly_long(
+        [(CLIP_VIT, 1), (CONVNEXT, 4), (LITE, 0)],
+        keep=[CLIP_VIT],
+        guard="models/test_chunks.py::test_a_tower_in_chunks",
+    ),
+    ids=["vit", "convnext", "lite"],
 )
 def test_a_tower_in_chunks(arch: Arch, chunked: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A transformer, or ConvNeXt's stages, on a TPU, in fast. Parity is any platform's but a CPU's."""

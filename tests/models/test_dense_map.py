@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from _long import mostly_long
 from _parity import Case, case_of
 
 from clipjax.errors import DataError, UsageError
@@ -101,7 +102,11 @@ def test_padding(sides: tuple[int, int], patch: int, padded: tuple[int, int], fi
 
 @pytest.mark.parametrize(
     ("name", "sides"),
-    [(name, (75, 96)) for name in WRAPPERS] + [("ViT-B-16", (32, 128)), ("ViT-B-16-SigLIP", (32, 128))],
+    mostly_long(
+        [(name, (75, 96)) for name in WRAPPERS] + [("ViT-B-16", (32, 128)), ("ViT-B-16-SigLIP", (32, 128))],
+        keep=[name for name in WRAPPERS if name not in ("RN50", "convnextv2_base-in1k-384")],
+        guard="models/test_dense_map.py::test_maps_are_probe3ds",
+    ),
 )
 def test_maps_are_probe3ds(name: str, sides: tuple[int, int]) -> None:
     """75 x 96 pixels are padded to 5 x 7 patches of 16, 6 x 7 of 14. 2 x 8 patches are as many as 4 x 4."""
@@ -257,7 +262,14 @@ def other_families() -> list[str]:
     return sorted(name for family, name in names.items() if family not in above)
 
 
-@pytest.mark.parametrize("name", other_families())
+@pytest.mark.parametrize(
+    "name",
+    mostly_long(
+        other_families(),
+        keep=[name for name in other_families() if name != "MobileCLIP2-S4"],
+        guard="models/test_dense_map.py::test_nets_of_stages_take_other_shapes",
+    ),
+)
 def test_nets_of_stages_take_other_shapes(name: str) -> None:
     arch = narrow_arch(load_arch(name))
     network, sides = Network(arch), (96, 192)

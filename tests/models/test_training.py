@@ -236,6 +236,7 @@ def assert_same_step(kept: Any, remat: Any, params: Any) -> None:
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-8), same, statistics)
 
 
+@pytest.mark.long("models/test_training.py::test_remat_of_a_transformer")
 def test_remat_of_a_resnet(rn50: Rn50, step: Any) -> None:
     remat = program(rn50.network, rn50.params, Training("batch", remat=True))
     assert_same_step(step, remat, rn50.params)
@@ -263,6 +264,7 @@ def test_text_takes_part(remat: bool) -> None:
 # ------------------------------------------------------------------------------------------- lite0
 
 
+@pytest.mark.long("models/test_training.py::test_two_steps_as_open_clip")
 def test_efficientnet_lite0_as_timm() -> None:
     arch = narrow_arch(load_arch("tf_efficientnet_lite0"))
     case = case_of(arch, build_model(arch.name, "timm", arch_to_dict(arch)))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from _long import mostly_long
 from _sweep_world import EMBEDDED, RUNS, free_job, log_of, rows_of, said, start, start_all
 from typer.testing import Result
 
@@ -53,11 +54,15 @@ def test_shards_at_the_same_time_write_into_one_store(
 
 @pytest.mark.parametrize(
     ("what", "word"),
-    [
-        ("an image less", "the data set many differs between processes: process 1 has 47 images"),
-        ("no data", "process 1 could not make the plan of the sweep: see its message"),
-        ("another suite", "the sweep differs between processes: process 1 has 15 runs"),
-    ],
+    mostly_long(
+        [
+            ("an image less", "the data set many differs between processes: process 1 has 47 images"),
+            ("no data", "process 1 could not make the plan of the sweep: see its message"),
+            ("another suite", "the sweep differs between processes: process 1 has 15 runs"),
+        ],
+        keep=["an image less", "another suite"],
+        guard="sweep/test_sweep_processes.py::test_results_that_one_host_cannot_use_stop_all",
+    ),
 )
 def test_a_host_that_differs_stops_all(suite: Path, tmp_path: Path, what: str, word: str) -> None:
     """Before anything is embedded, and with a word on why."""
@@ -86,10 +91,14 @@ def test_a_host_that_differs_stops_all(suite: Path, tmp_path: Path, what: str, w
 
 @pytest.mark.parametrize(
     ("what", "word"),
-    [
-        ("a file", "process 1 could not use the folders of the sweep: see its message"),
-        ("a damaged run", "process 1 could not read the results: see its message"),
-    ],
+    mostly_long(
+        [
+            ("a file", "process 1 could not use the folders of the sweep: see its message"),
+            ("a damaged run", "process 1 could not read the results: see its message"),
+        ],
+        keep=["a damaged run"],
+        guard="sweep/test_sweep_processes.py::test_results_that_one_host_cannot_use_stop_all",
+    ),
 )
 def test_results_that_one_host_cannot_use_stop_all(suite: Path, tmp_path: Path, what: str, word: str) -> None:
     theirs = tmp_path / "theirs"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _long import mostly_long
 from _study import models, study_rows
 from typer.testing import CliRunner
 
@@ -58,7 +59,14 @@ def points_csv(done: FigureResult) -> list[dict[str, str]]:
 # ---------------------------------------------------------------------------------------------- groups
 
 
-@pytest.mark.parametrize("name", ["fig1", "fig2", "fig8", "effective_robustness"])
+@pytest.mark.parametrize(
+    "name",
+    mostly_long(
+        ["fig1", "fig2", "fig8", "effective_robustness"],
+        keep=["fig1", "effective_robustness"],
+        guard="analysis/figures/test_own_models.py::test_no_model_of_the_users_own_vanishes",
+    ),
+)
 def test_no_model_of_the_users_own_vanishes(name, tmp_path):
     """A model that fits no group was in no figure: "0 models, missing rows: all"."""
     done = done_of(name, OWN, tmp_path)
@@ -195,7 +203,17 @@ def test_a_stated_model_is_in_its_group_and_says_so(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "model"),
-    [("fig4", "vit_b_32-openai"), ("fig4", "mine"), ("fig4", "resnet"), ("fig2", "mine"), ("fig8", "resnet")],
+    mostly_long(
+        [
+            ("fig4", "vit_b_32-openai"),
+            ("fig4", "mine"),
+            ("fig4", "resnet"),
+            ("fig2", "mine"),
+            ("fig8", "resnet"),
+        ],
+        keep=[("fig4", "mine"), ("fig4", "resnet")],
+        guard="analysis/figures/test_own_models.py::test_a_highlighted_model_is_a_star_with_its_name",
+    ),
 )
 def test_a_highlighted_model_is_a_star_with_its_name(name, model, tmp_path):
     """In any group, in none, and in a figure of other models."""

@@ -73,13 +73,9 @@ MODELS: dict[str, dict[str, Any]] = {
 # Of the others the options are read, not the numbers compared (test_foreign_timm.py).
 SHOWN = [
     "convnext_nano",
-    "convnext_tiny_hnf",
     "test_vit",
     "vit_base_patch16_siglip_224",
-    "deit_base_distilled_patch16_384",
-    "efficientnet_b0",
     "resnet26",
-    "regnetx_002",
 ]
 # {timm's name: (arguments, the first field that is another network)}.
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

@@ -226,6 +226,9 @@ def test_training_processes_together_read_every_image_once_an_epoch():
     assert sorted(rows) == list(range(32))
 
 
+@pytest.mark.long(
+    "data/pixels/test_augment.py::test_a_resumed_run_goes_on_with_the_same_batches_on_any_number_of_workers"
+)
 def test_training_order_does_not_depend_on_workers():
     manifest = memory_manifest(32, captions=[[f"{i}a", f"{i}b"] for i in range(32)])
     texts = []

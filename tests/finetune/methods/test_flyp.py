@@ -16,6 +16,7 @@ import numpy as np
 import optax
 import PIL.Image
 import pytest
+from _long import mostly_long
 
 from clipjax.checkpoints.export import export_model
 from clipjax.checkpoints.load import load_model
@@ -217,15 +218,19 @@ def rms(x: np.ndarray) -> float:
 
 @pytest.mark.parametrize(
     ("mistake", "steps"),
-    [
-        ({"weight_decay": 0.0}, 8),
-        ({"decay": "matrices"}, 8),
-        ({"b2": 0.98}, 12),
-        ({"eps": 1e-4}, STEPS),
-        ({"clip_norm": 1.0}, 6),
-        ({"one_way": True}, 4),
-        ({"normalize": False}, 1),
-    ],
+    mostly_long(
+        [
+            ({"weight_decay": 0.0}, 8),
+            ({"decay": "matrices"}, 8),
+            ({"b2": 0.98}, 12),
+            ({"eps": 1e-4}, STEPS),
+            ({"clip_norm": 1.0}, 6),
+            ({"one_way": True}, 4),
+            ({"normalize": False}, 1),
+        ],
+        keep=[({"normalize": False}, 1)],
+        guard="finetune/methods/test_flyp.py::test_a_mistake_is_seen",
+    ),
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
 def test_a_mistake_is_seen(
@@ -398,6 +403,7 @@ def images(tmp_path_factory: pytest.TempPathFactory, pair: tuple[Any, Model]) ->
     return Manifest(names, FileOpener(str(folder), names), labels)
 
 
+@pytest.mark.long("finetune/test_recipes_run.py::test_a_short_run_of_every_recipe_makes_a_model")
 def test_a_run_comes_out_as_a_model(pair: tuple[Any, Model], images: Manifest, tmp_path: Path) -> None:
     theirs, model = pair
     assert images.labels is not None

@@ -250,7 +250,7 @@ def probed(start: Start, setup: Setup, head: nn.Linear, rows: list[np.ndarray]) 
     return losses
 
 
-@pytest.mark.long("finetune/methods/test_cross_entropy.py::test_a_resnet_follows_torch")
+@pytest.mark.long("finetune/methods/test_flyp.py::test_batch_norm_follows_pytorch")
 def test_frozen_statistics_are_another_run() -> None:
     """A ResNet's BatchNorm mode counts: "batch" is torch's train mode, and its eval mode is seen."""
     name = "resnet50.tv_in1k"

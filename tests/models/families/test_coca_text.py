@@ -88,6 +88,7 @@ def test_frame():
     assert COCA.frame == Frame((298,), (299,), 0)
 
 
+@pytest.mark.long("models/families/test_text.py::test_initialised_as_open_clip_does")
 def test_initialised_as_open_clip_does():
     torch.manual_seed(0)
     assert_initialised_alike(COCA, weights.text(torch_tower()))

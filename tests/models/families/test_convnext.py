@@ -200,6 +200,7 @@ def pixels(arch: Arch) -> jax.Array:
     return jnp.asarray(normal(2, size, size, 3))
 
 
+@pytest.mark.long("models/test_dense_map.py::test_maps_are_probe3ds")
 def test_stages_and_dense_features(params: Any) -> None:
     """The dense maps are the outputs of the four stages, at 1/4 to 1/32 of the image's side."""
     network, images = Network(NARROW), pixels(NARROW)

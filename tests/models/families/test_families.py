@@ -13,6 +13,7 @@ import open_clip.transformer as reference
 import pytest
 import timm
 import torch
+from _long import mostly_long
 from open_clip.modified_resnet import ModifiedResNet
 from torch import nn
 
@@ -185,7 +186,9 @@ def lite0() -> Any:
     return weights.randomised(timm.create_model("tf_efficientnet_lite0"))
 
 
-@pytest.mark.parametrize("size", [64, 75])
+@pytest.mark.parametrize(
+    "size", mostly_long([64, 75], keep=[75], guard="models/families/test_families.py::test_mbconv")
+)
 def test_mbconv(lite0: Any, size: int) -> None:
     """75 is odd at every stride but the first: TensorFlow's padding is then symmetric, at 64 it is not."""
     arch = load_arch("tf_efficientnet_lite0")
@@ -207,6 +210,7 @@ class _Pooled(nn.Module):
         return self.model.forward_head(self.model.forward_features(x), pre_logits=True)
 
 
+@pytest.mark.long("verification/parity/convolutions/test_parity_mbconv.py::test_a_wrong_record_is_seen")
 @pytest.mark.parametrize("mutation", [{"bn_eps": 1e-5}, {"padding": "symmetric"}])
 def test_a_wrong_number_in_an_mbconv_net_is_seen(lite0: Any, mutation: dict[str, Any]) -> None:
     arch = load_arch("tf_efficientnet_lite0")

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from _long import mostly_long
 from flax import nnx
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
@@ -191,7 +192,12 @@ def test_fast_is_near() -> None:
     assert 1e-4 < subject.error(logits, subject.stages["logits"]) < 0.05
 
 
-@pytest.mark.parametrize("kv_heads", [4, 2])
+@pytest.mark.parametrize(
+    "kv_heads",
+    mostly_long(
+        [4, 2], keep=[2], guard="models/language/test_decoder.py::test_one_query_fills_a_tile_on_a_tpu"
+    ),
+)
 def test_one_query_fills_a_tile_on_a_tpu(kv_heads: int) -> None:
     """Its products have eight rows, and the result is the other platforms'."""
     keys = iter(jax.random.split(jax.random.key(0), 3))
@@ -208,7 +214,14 @@ def test_one_query_fills_a_tile_on_a_tpu(kv_heads: int) -> None:
     np.testing.assert_allclose(np.asarray(ours), np.asarray(plain), atol=0.02)
 
 
-@pytest.mark.parametrize(("kv_heads", "joined"), [(4, 4), (4, 2), (2, 2)])
+@pytest.mark.parametrize(
+    ("kv_heads", "joined"),
+    mostly_long(
+        [(4, 4), (4, 2), (2, 2)],
+        keep=[(4, 2)],
+        guard="models/language/test_decoder.py::test_key_heads_side_by_side_are_attended_to_as_apart",
+    ),
+)
 def test_key_heads_side_by_side_are_attended_to_as_apart(kv_heads: int, joined: int) -> None:
     """In float32; the product of a block has the rows of all its heads."""
     keys = iter(jax.random.split(jax.random.key(0), 3))

@@ -371,6 +371,9 @@ def test_the_command_on_real_weights_and_photographs(photographs: Path, lite0: P
     assert " agree: 6 stages, each image within its tolerance" in done.stdout.splitlines()[-1]
 
 
+@pytest.mark.long(
+    "verification/crosscheck/test_crosscheck.py::test_a_mistake_in_the_card_is_named_at_its_stage"
+)
 def test_a_wrong_card_of_real_weights(
     photographs: Path, lite0: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

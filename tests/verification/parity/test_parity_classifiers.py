@@ -47,8 +47,16 @@ SHOWN = {
     "vgg": Shown(("vgg16",), "features.1", 256, {0: 0, 4: 4, 5: 5}, "vgg16"),
     "vgg_bn": Shown(("vgg16_bn",), "features.2", 256, {0: 0, 4: 4, 5: 5}, "vgg16_bn"),
 }  # fmt: skip
+# In layers; they have more groups, or no squeeze and excitation.
+LIKE_ANOTHER = ("resnext101_32x16d", "regnetx_016")
+EACH = [(family, name) for family, shown in SHOWN.items() for name in shown.kinds]
 each_kind = pytest.mark.parametrize(
-    ("family", "name"), [(family, name) for family, shown in SHOWN.items() for name in shown.kinds]
+    ("family", "name"),
+    mostly_long(
+        EACH,
+        keep=[each for each in EACH if each[1] not in LIKE_ANOTHER],
+        guard="verification/parity/test_parity_classifiers.py::test_every_stage",
+    ),
 )
 each_family = pytest.mark.parametrize("shown", SHOWN.values(), ids=SHOWN.keys())
 
@@ -78,8 +86,16 @@ def test_gradients_are_torchs(family: str) -> None:
     assert worst(gradient_errors(timm_case(SHOWN[family].kinds[-1])).values()) <= 1e-4
 
 
-@each_family
-def test_other_sizes_and_dense_features(shown: Shown) -> None:
+@pytest.mark.parametrize(
+    "family",
+    mostly_long(
+        SHOWN,
+        keep=["densenet", "regnet"],
+        guard="verification/parity/test_parity_classifiers.py::test_other_sizes_and_dense_features",
+    ),
+)
+def test_other_sizes_and_dense_features(family: str) -> None:
+    shown = SHOWN[family]
     case = timm_case(shown.kinds[0])
     assert size_error(case, shown.size) <= 1e-5
     assert worst(dense_errors(case, list(shown.dense), list(shown.dense.values()))) <= 1e-5

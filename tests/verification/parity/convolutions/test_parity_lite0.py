@@ -138,6 +138,7 @@ def test_verify_against_timm(model: Model, tmp_path: Path):
     assert report.reference["library"] == "timm"
 
 
+@pytest.mark.long("verification/parity/convolutions/test_parity_lite0.py::test_every_stage")
 def test_photographs(model: Model, torch_model: Any, transform: Any):
     images = photographs()
     expected = torch_logits(torch_model, transform, images)
@@ -161,7 +162,7 @@ def test_what_the_photographs_show(model: Model):
 
 
 @pytest.mark.usefixtures("optimised")
-@pytest.mark.long("verification/parity/convolutions/test_parity_lite0.py::test_photographs")
+@pytest.mark.long("verification/parity/convolutions/test_parity_lite0.py::test_every_stage")
 def test_cue_conflict_images(model: Model, torch_model: Any, transform: Any, test_data: Path):
     """Logits and top-1 of all 373 images, and the shape and texture decisions they lead to."""
     paths = cue_conflict(test_data)
@@ -207,6 +208,7 @@ def test_cue_conflict_images(model: Model, torch_model: Any, transform: Any, tes
     assert sha256(found.argmax(1).astype("<i4").tobytes()).hexdigest() == CLASSES
 
 
+@pytest.mark.long("verification/parity/convolutions/test_parity_mbconv.py::test_a_wrong_record_is_seen")
 def test_a_wrong_padding_or_eps_is_caught(model: Model, torch_model: Any, transform: Any):
     """TensorFlow's SAME padding and eps 1e-3 belong to these weights: PyTorch's usual values do not pass."""
     pixels = torch.stack([*map(transform, photographs()[:2])]).permute(0, 2, 3, 1).contiguous().numpy()

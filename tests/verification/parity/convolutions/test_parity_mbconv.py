@@ -56,6 +56,9 @@ def test_full_size(name: str) -> None:
     assert_same(case_of(load_arch(name), build_model(name, "timm")).compare(), "vision.stem")
 
 
+@pytest.mark.long(
+    "models/modules/test_pointwise_gradients.py::test_gradients_are_xlas_and_the_forward_pass_is_the_same"
+)
 def test_gradients_are_torchs() -> None:
     assert worst(gradient_errors(short_case("tf_efficientnet_b0", 3)).values()) < 1e-4
     assert worst(gradient_errors(short_case(V2, 2)).values()) < 1e-4

@@ -201,6 +201,7 @@ def test_another_tensor_is_seen(part: str, edit: Callable[[np.ndarray], np.ndarr
     assert case.difference_of(edited(case.params, part, edit)) == seen
 
 
+@pytest.mark.long("verification/parity/convolutions/test_parity_resnetv2.py::test_another_flag_is_seen")
 @torch.no_grad()
 def test_every_tensor_and_every_eps_moves_the_features() -> None:
     """Each by 10 times the tolerance of a stage: none could be lost unseen.
