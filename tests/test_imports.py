@@ -108,6 +108,7 @@ WITHOUT_JAX = (
     "clipjax.cli",
     "clipjax.sweep.suite",
     "clipjax.demo.demo",
+    "clipjax.downloads.downloads",
 )
 
 
