@@ -144,9 +144,15 @@ class MemberFile:
 
     def close(self) -> None:
         """Raises DataError if bytes are missing."""
-        os.close(self._descriptor)
+        self.discard()
         if self._left > 0:
             raise self._wrong("fewer")
+
+    def discard(self) -> None:
+        """Close the file, whole or not. Nothing happens if it is closed."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def _wrong(self, which: str) -> DataError:
         return self._writer.refusal(self._name, f"has {which} bytes than the {self._size:,} it states")
@@ -158,7 +164,7 @@ class MemberFile:
         if kind is None:
             self.close()
         else:
-            os.close(self._descriptor)
+            self.discard()
 
 
 def _is_utf8(name: str) -> bool:

@@ -11,7 +11,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from clipjax.downloads.members import MemberWriter
+from clipjax.downloads.members import MemberFile, MemberWriter
+from clipjax.downloads.zip_crypto import unpack_encrypted
 from clipjax.errors import DataError
 
 _PIECE = 2**18
@@ -41,16 +42,33 @@ def unpack_zip(
         DataError: as `writer` does; an archive that is damaged or encrypted in another way than ZipCrypto;
             a missing or wrong password.
     """
+    counted = 0
+
+    def count(size: int) -> None:
+        nonlocal counted
+        counted += size
+        progress(size)
+
     with _reading(path), zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         size = path.stat().st_size
         if sum(info.compress_size for info in members) > size:
             raise zipfile.BadZipFile("its members overlap")
+        encrypted = [info for info in members if info.flag_bits & _ENCRYPTED]
+        if encrypted and not password:
+            raise DataError(f"{path} is encrypted: give the password that its owners publish")
         for info in members:
-            _check_password(path, info, password)
-            _add(archive, info, writer, password)
-            progress(info.compress_size)
-        progress(size - sum(info.compress_size for info in members))
+            if info.flag_bits & _ENCRYPTED:
+                continue
+            if (file := _create(info, writer)) is not None:
+                with file, archive.open(info) as packed:
+                    while piece := packed.read(_PIECE):
+                        file.write(piece)
+            count(info.compress_size)
+        if password:
+            files = ((info, file) for info in encrypted if (file := _create(info, writer)) is not None)
+            unpack_encrypted(path, files, password, count)
+        progress(size - counted)
 
 
 @contextlib.contextmanager
@@ -61,25 +79,16 @@ def _reading(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: not a whole zip file ({error}); fetch it again") from None
 
 
-def _check_password(path: Path, info: zipfile.ZipInfo, password: str | None) -> None:
-    if info.flag_bits & _ENCRYPTED and not password:
-        raise DataError(f"{path} is encrypted: give its password, which its owners publish with the licence")
-
-
-def _add(archive: zipfile.ZipFile, info: zipfile.ZipInfo, writer: MemberWriter, password: str | None) -> None:
+def _create(info: zipfile.ZipInfo, writer: MemberWriter) -> MemberFile | None:
+    """The new file of a member; None if it is none, or not wanted."""
     name, kind = _name(info), stat.S_IFMT(info.external_attr >> 16)
     if name.endswith("/"):
         writer.add_folder(name)
     elif kind not in (0, stat.S_IFREG):
         writer.add_other(name, "a symbolic link" if kind == stat.S_IFLNK else "a device or FIFO")
-    elif (file := writer.create(name, info.file_size)) is not None:
-        with file:
-            try:
-                with archive.open(info, pwd=password.encode() if password else None) as packed:
-                    while piece := packed.read(_PIECE):
-                        file.write(piece)
-            except RuntimeError:
-                raise DataError(f"{archive.filename}: the password is wrong; type it again") from None
+    else:
+        return writer.create(name, info.file_size)
+    return None
 
 
 def _name(info: zipfile.ZipInfo) -> str:
