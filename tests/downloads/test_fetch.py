@@ -7,6 +7,8 @@ import hashlib
 import io
 import json
 import shutil
+import subprocess
+import sys
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ from clipjax.data.cards import load_dataset, read_card
 from clipjax.downloads import installation
 from clipjax.downloads.receipts import FetchFolders, read_receipt
 from clipjax.errors import ClipjaxError, DataError, UsageError
+from tests.downloads._encrypted import encrypted_zip
 
 CLASSES = ("cat", "dog")
 
@@ -343,6 +346,18 @@ def test_one_failure_does_not_stop_the_others(world: World) -> None:
     assert world.names() == {"yours"}
 
 
+def test_an_encrypted_file(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encrypted_zip(tmp_path / "x.zip", images("mine"), "secret").read_bytes()
+    world.card("mine", data, kind="zip", needs="password", how="Read the licence.")
+    text, error = world.fetch("mine")
+    assert "is encrypted: run this on a terminal" in " ".join(text.split()), (text, error)
+    monkeypatch.setattr(command, "_password", lambda file: "other")
+    assert "password" in world.failure("mine")
+    monkeypatch.setattr(command, "_password", lambda file: "secret")
+    world.fetched("mine")
+    world.check("mine")
+
+
 def test_too_little_room(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.card("mine", tar(images("mine")), bytes=len(tar(images("mine"))), unpacked=10**15)
     _, error = world.fetch("mine")
@@ -363,10 +378,10 @@ def test_a_plan_asks_nobody(world: World) -> None:
 
 
 def test_a_suite_names_its_data_sets(world: World) -> None:
-    text = world.fetched("suite:study", "--plan")
-    for name in ("imagenet-a.tar", "fog_3d.tar.gz", "SPair-71k.tar.gz", "ILSVRC2012_img_val.tar"):
+    text = world.fetched("suite:table2", "--plan")
+    for name in ("texture-vs-shape-1b69c6a445c3348927139edb30a5134521fd4b03.zip", "ILSVRC2012_img_val.tar"):
         assert name in text
-    assert "frost" not in text
+    assert "imagenet-a.tar" not in text
 
 
 @pytest.mark.parametrize(
@@ -391,3 +406,26 @@ def test_kept_files_stay(world: World) -> None:
     world.card("mine", tar(images("mine")))
     world.fetched("mine", "--keep")
     assert (FetchFolders(world.root).downloads / "mine.tar").exists()
+
+
+def kill(world: World, kills: int, each: int) -> dict[str, int]:
+    """How many kills of a fetch, of twice `each` images, left which state."""
+    members = {f"mine/{name}/{k}.png": png(k % 256) for name in CLASSES for k in range(each)}
+    world.card("mine", tar(members), images=2 * each)
+    script = Path(__file__).with_name("_killed_fetch.py")
+    arguments = [world.root / "mine.toml", world.root, kills, 3]
+    done = subprocess.run(
+        [sys.executable, script, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_ten_kills_at_random_moments(world: World) -> None:
+    assert sum(kill(world, 10, 100).values()) == 10
+
+
+@pytest.mark.slow
+def test_two_hundred_kills_at_random_moments(world: World) -> None:
+    """They hit most steps."""
+    assert len(kill(world, 200, 400)) >= 4
