@@ -21,10 +21,10 @@ from clipjax.data.card_files import NEEDS, CardFile
 from clipjax.data.cards import DatasetCard
 from clipjax.downloads.bundles import Bundle
 from clipjax.downloads.downloads import downloading
-from clipjax.downloads.installation import FileOnDisk, absent_cards, complete, prepare
+from clipjax.downloads.installation import FileOnDisk, absent_cards, complete, drop_draft, prepare
 from clipjax.downloads.receipts import FetchedFile, FetchFolders, Receipt
 from clipjax.downloads.transfer import Downloaded, existing
-from clipjax.errors import ClipjaxError, DataError, readable_bytes
+from clipjax.errors import ClipjaxError, DataError, UsageError, readable_bytes
 from clipjax.progress import progress_bar
 from clipjax.storage.buckets import refuse_url
 from clipjax.storage.reading import exists, is_file
@@ -53,6 +53,7 @@ class _Work:
     absent: Sequence[DatasetCard]
     files: dict[CardFile, FileOnDisk] = field(default_factory=dict)
     records: dict[CardFile, FetchedFile] = field(default_factory=dict)
+    passwords: dict[CardFile, str] = field(default_factory=dict)
 
     @property
     def missing(self) -> list[CardFile]:
@@ -66,7 +67,7 @@ class Fetch:
     Attributes:
         root: the data root.
         accepts: whether the user accepts a bundle's sentences (`Bundle.asks`).
-        password: the password of an encrypted file, typed by the user.
+        password: the password of an encrypted file, typed by the user. Raises UsageError if nobody can.
         source: a folder of files that the user has already; None: there is none.
         keep: whether downloaded files stay after their contents are in their places.
         tell: is called with a sentence about what goes on.
@@ -98,6 +99,7 @@ class Fetch:
 
     def _start(self, bundle: Bundle) -> FetchReport | _Work:
         """Everything that needs no network."""
+        drop_draft(bundle, self.folders)
         try:
             if exists(self.folders.ready(bundle.key)):
                 complete(bundle, self.folders)
@@ -113,6 +115,11 @@ class Fetch:
             return FetchReport(bundle, "by hand", f"{by_hand[0].name}: {NEEDS[by_hand[0].needs]}")
         if bundle.asks and not self.accepts(bundle):
             return FetchReport(bundle, "not accepted", " ".join(bundle.asks))
+        try:
+            encrypted = [file for file in bundle.files if file.needs == "password"]
+            work.passwords |= {file: self.password(file) for file in encrypted}
+        except UsageError as error:
+            return FetchReport(bundle, "failed", str(error))
         return work
 
     def _locate(self, file: CardFile, work: _Work) -> None:
@@ -169,7 +176,7 @@ class Fetch:
         bundle, files = work.bundle, [work.files[file] for file in work.bundle.files]
         receipt = Receipt(tuple(work.records[file] for file in bundle.files), bundle.asks)
         try:
-            prepare(bundle, work.absent, files, receipt, self.folders, self.password)
+            prepare(bundle, work.absent, files, receipt, self.folders, work.passwords)
             complete(bundle, self.folders)
         except ClipjaxError as error:
             return FetchReport(bundle, "failed", str(error))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -78,7 +78,7 @@ def prepare(
     files: Sequence[FileOnDisk],
     receipt: Receipt,
     folders: FetchFolders,
-    password: Callable[[CardFile], str],
+    passwords: Mapping[CardFile, str],
 ) -> None:
     """Unpack a bundle's files into a draft, check it, and mark it as ready.
 
@@ -86,18 +86,18 @@ def prepare(
         absent: the data sets that will be placed; the others are there already.
         files: all files of the bundle.
         receipt: without digests.
-        password: is called for an encrypted file.
+        passwords: of encrypted files.
 
     Raises DataError: a file that is not what its card says, or contents that are not the data set.
     """
     draft = folders.draft(bundle.key)
     tree = draft / _TREE
-    shutil.rmtree(draft, ignore_errors=True)
+    drop_draft(bundle, folders)
     with writing(draft):
         tree.mkdir(parents=True)
     try:
         for each in files:
-            _unpack(each, tree, password)
+            _unpack(each, tree, passwords.get(each.file))
         for name in dict.fromkeys(each.file.arrange for each in files if each.file.arrange is not None):
             find_arrangement(name).arrange(tree)
         _drop_others(tree, bundle, absent)
@@ -106,7 +106,7 @@ def prepare(
         with writing(draft):
             os.rename(draft, folders.ready(bundle.key))
     except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
+        drop_draft(bundle, folders)
         raise
 
 
@@ -124,10 +124,18 @@ def complete(bundle: Bundle, folders: FetchFolders) -> None:
     digests = {card.name: digest_of(card, folder) for card, folder in bundle.folders(folders.root)}
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     replace(receipt, data=digests, finished=now).write(folders.receipt(bundle.key))
-    shutil.rmtree(ready, ignore_errors=True)
+    # Not removed under this name: a kill on the way would leave a ready draft without its receipt.
+    with writing(ready):
+        os.rename(ready, folders.draft(bundle.key))
+    drop_draft(bundle, folders)
 
 
-def _unpack(each: FileOnDisk, tree: Path, password: Callable[[CardFile], str]) -> None:
+def drop_draft(bundle: Bundle, folders: FetchFolders) -> None:
+    """Remove what a fetch that was cut off has left of a draft."""
+    shutil.rmtree(folders.draft(bundle.key), ignore_errors=True)
+
+
+def _unpack(each: FileOnDisk, tree: Path, password: str | None) -> None:
     file, target = each.file, tree / each.file.into
     check_kind(file, each.path)
     with writing(target):
@@ -136,8 +144,7 @@ def _unpack(each: FileOnDisk, tree: Path, password: Callable[[CardFile], str]) -
             shutil.copyfile(each.path, target / file.name)
             return
     with progress_bar(file.unpacked or 0, f"unpack {file.name}", "B", delay=1) as bar:
-        key = password(file) if file.needs == "password" else None
-        unpack(each.path, target, strip=file.strip, only=file.only, password=key, progress=bar.update)
+        unpack(each.path, target, strip=file.strip, only=file.only, password=password, progress=bar.update)
 
 
 def _drop_others(tree: Path, bundle: Bundle, absent: Sequence[DatasetCard]) -> None:

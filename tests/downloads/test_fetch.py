@@ -21,6 +21,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from clipjax.cli import app
+from clipjax.commands import datasets_fetch as command
 from clipjax.data.cards import load_dataset, read_card
 from clipjax.downloads import installation
 from clipjax.downloads.receipts import FetchFolders, read_receipt
@@ -350,7 +351,8 @@ def test_an_encrypted_file(world: World, tmp_path: Path, monkeypatch: pytest.Mon
     data = encrypted_zip(tmp_path / "x.zip", images("mine"), "secret").read_bytes()
     world.card("mine", data, kind="zip", needs="password", how="Read the licence.")
     text, error = world.fetch("mine")
-    assert "is encrypted: run this on a terminal" in " ".join(text.split()), (text, error)
+    assert "is encrypted: run this command on a terminal" in " ".join(text.split()), (text, error)
+    assert world.asked == 0
     monkeypatch.setattr(command, "_password", lambda file: "other")
     assert "password" in world.failure("mine")
     monkeypatch.setattr(command, "_password", lambda file: "secret")
