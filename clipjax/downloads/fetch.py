@@ -153,10 +153,12 @@ class Fetch:
         for each in [each for each in work if not each.missing]:
             open_work.remove(each)
             yield self._install(each, open_work)
-        wanted = dict.fromkeys(file for each in open_work for file in each.missing)
-        targets = [(file, self.folders.downloads / file.name) for file in wanted]
-        for file, done in downloading(targets, notice=self.tell):
-            for each in [each for each in open_work if file in each.missing]:
+        # By name: cards that take other members of one archive have other records of it.
+        wanted = {file.name: file for each in open_work for file in each.missing}
+        targets = [(file, self.folders.downloads / name) for name, file in wanted.items()]
+        for got, done in downloading(targets, notice=self.tell):
+            holders = [(each, file) for each in open_work for file in each.missing if file.name == got.name]
+            for each, file in holders:
                 if isinstance(done, ClipjaxError):
                     open_work.remove(each)
                     yield FetchReport(each.bundle, "failed", str(done))
@@ -180,8 +182,8 @@ class Fetch:
             complete(bundle, self.folders)
         except ClipjaxError as error:
             return FetchReport(bundle, "failed", str(error))
-        needed = {file for each in others for file in each.bundle.files}
-        self._remove([each.path for each in files if each.temporary and each.file not in needed])
+        needed = {file.name for each in others for file in each.bundle.files}
+        self._remove([each.path for each in files if each.temporary and each.file.name not in needed])
         return FetchReport(bundle, "fetched", _where(bundle, self.root))
 
     def _remove(self, downloads: Sequence[Path]) -> None:

@@ -404,6 +404,22 @@ def test_options_that_contradict(world: World, arguments: list[str], message: st
     assert message in str(error)
 
 
+@pytest.mark.parametrize("also", [[], ["mine"]], ids=["together", "beside one that comes later"])
+def test_cards_that_take_other_members_of_one_file_share_its_download(world: World, also: list[str]) -> None:
+    data = zipped({**images("a"), **images("b", 100)})
+    for name in ("a", "b"):
+        address = f"{world.server.url}/both.zip"
+        world.card(name, data, kind="zip", addresses=[address], only=[f"{name}/*"])
+        card = world.root / f"{name}.toml"
+        card.write_text(card.read_text().replace(f'"{name}.zip"', '"both.zip"'))
+    world.server.files["/both.zip"] = Content(data)
+    world.card("mine", tar(images("mine")))
+    world.fetched("a", "b", *also)
+    for name in ("a", "b", *also):
+        world.check(name)
+    assert [request.path for request in world.server.requests].count("/both.zip") == 1
+
+
 def test_kept_files_stay(world: World) -> None:
     world.card("mine", tar(images("mine")))
     world.fetched("mine", "--keep")
