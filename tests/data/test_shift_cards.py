@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from _images import png, write_images
 from PIL import Image
 
 from clipjax.checkpoints.card import Preprocess
-from clipjax.data.cards import Dataset, dataset_names, load_dataset, read_card
+from clipjax.data.cards import Dataset, data_folder, dataset_names, load_dataset, read_card
 from clipjax.data.labels import load_labels, load_projection
 from clipjax.data.pixels.preprocess import PixelRecipe, to_pixels
 from clipjax.errors import DataError
@@ -274,3 +276,34 @@ def test_places_are_the_folders_that_the_archives_unpack_to():
     assert places["imagenet_vid_robust"] == "imagenet_vid_ytbb_robust/imagenet-vid-robust"
     assert places["objectnet"] == "objectnet-1.0/images"
     assert places["imagenet_d:texture"] == "ImageNet-D/texture"
+
+
+@pytest.mark.parametrize(
+    ("name", "top"), [("wds_imagenet_v2", "wds_imagenetv2"), ("wds_imagenet_val", "wds_imagenet1k")]
+)
+def test_the_copies_of_clip_benchmark_number_their_labels(tmp_path, name, top):
+    """`.cls` is the number of a class in ImageNet's order, whatever the shards' own names of classes are."""
+    folder = tmp_path / top / "test"
+    folder.mkdir(parents=True)
+    (folder / "nshards.txt").write_text("2")
+    (tmp_path / top / "classnames.txt").write_text("".join(f"word {i}\n" for i in range(1000)))
+    for shard, label in enumerate((999, 1)):
+        with tarfile.open(folder / f"{shard}.tar", "w") as archive:
+            for ending, data in (("webp", webp()), ("cls", str(label).encode())):
+                info = tarfile.TarInfo(f"s{shard:07}.{ending}")
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    card = read_card(name)
+    assert data_folder(tmp_path, card) == folder
+    assert labelled(load_dataset(card, folder)) == {
+        "s0000000.webp": SYNSETS[999],
+        "s0000001.webp": SYNSETS[1],
+    }
+    assert not card.tasks, "--data-root runs the original alone"
+    assert "was not seen" in (card.note or "") or "not confirmed" in (card.note or "")
+
+
+def webp() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(file, "WEBP")
+    return file.getvalue()
