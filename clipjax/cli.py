@@ -39,13 +39,13 @@ ORDER = (
         "export",
         "verify",
         "evaluate",
-        "sweep",
+        "study",
         "crosscheck",
         "tasks",
         "compare",
         "generate",
     ),
-    *("doctor", "explain", "analyze", "report", "claims", "finetune", "wise_ft"),
+    *("doctor", "explain", "finetune", "wise_ft"),
     *("datasets", "results", "store"),
 )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipjax.commands.shared.exclusions import refuse_beside, refuse_without
-from clipjax.commands.shared.options import JsonOption
+from clipjax.commands.shared.options import AcceptOption, JsonOption, SourceOption
 from clipjax.commands.shared.output import announce, print_table, say
 from clipjax.errors import DataError, UsageError, counted, unknown_name
 
@@ -38,22 +38,8 @@ class FetchOptions:
     to: Annotated[
         Path, typer.Option("--to", metavar="DATA_ROOT", help="The folder of data sets, as for --data-root.")
     ]
-    source: Annotated[
-        Path | None,
-        typer.Option(
-            "--from",
-            metavar="DIR",
-            help="Folder of files that you have already: they are verified and used, not downloaded.",
-        ),
-    ] = None
-    accept: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--accept",
-            metavar="NAME",
-            help="Accept the terms of this data set or family (`all`: of all); may be repeated.",
-        ),
-    ] = None
+    source: SourceOption = None
+    accept: AcceptOption = None
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep the downloaded files after they are unpacked.")
     ] = False
@@ -70,8 +56,13 @@ class FetchOptions:
             refuse_beside("--plan", {"--keep": self.keep})
         else:
             refuse_without("--plan", {"--json": self.as_json})
-        if self.source is not None and not self.source.is_dir():
-            raise DataError(f"{self.source} is not a folder: --from is the folder of the files that you have")
+        check_source(self.source)
+
+
+def check_source(folder: Path | None) -> None:
+    """Raises DataError if --from is not a folder."""
+    if folder is not None and not folder.is_dir():
+        raise DataError(f"{folder} is not a folder: --from is the folder of the files that you have")
 
 
 def fetch(options: FetchOptions) -> None:

@@ -18,7 +18,6 @@ from clipjax.commands.shared.options import (
     ResultsOptions,
 )
 from clipjax.commands.shared.output import print_table, say
-from clipjax.commands.shared.records import with_options
 from clipjax.commands.shared.result_folder import check_choice, check_models, checked, opened
 from clipjax.errors import ClipjaxError, DataError, UsageError, unknown_name
 
@@ -31,10 +30,6 @@ if TYPE_CHECKING:
 
 
 NAMED = 5  # models named in an error, at most
-
-
-def register(app: typer.Typer) -> None:
-    app.command("analyze")(with_options(AnalyzeOptions, analyze))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,17 +20,12 @@ from clipjax.commands.shared.options import (
     ResultsOptions,
 )
 from clipjax.commands.shared.output import print_table, say
-from clipjax.commands.shared.records import with_options
 from clipjax.commands.shared.result_folder import check_choice, check_form, checked, emit, opened
 from clipjax.errors import counted
 
 if TYPE_CHECKING:
     from clipjax.analysis.claims.claims import Verdict
     from clipjax.analysis.claims.ledger import Claim, Ledger
-
-
-def register(app: typer.Typer) -> None:
-    app.command("claims")(with_options(ClaimsOptions, claims))
 
 
 @dataclass(frozen=True, kw_only=True)

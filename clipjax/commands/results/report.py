@@ -18,13 +18,9 @@ from clipjax.commands.shared.options import (
     ResultsOptions,
 )
 from clipjax.commands.shared.output import say
-from clipjax.commands.shared.records import fields_of, with_options
+from clipjax.commands.shared.records import fields_of
 from clipjax.commands.shared.result_folder import check_choice, check_models, opened
 from clipjax.errors import counted
-
-
-def register(app: typer.Typer) -> None:
-    app.command("report")(with_options(ReportOptions, report))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,15 +12,20 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from clipjax.commands.shared.exclusions import refuse_beside, refuse_without
-from clipjax.commands.shared.options import DistributedOption, OnlyModelsOption
+from clipjax.commands.shared.options import (
+    DistributedOption,
+    ModelRootOption,
+    NoPixelStoreOption,
+    OnlyModelsOption,
+    SampleOption,
+)
 from clipjax.commands.shared.output import announce, print_table, say
 from clipjax.commands.shared.processes import join, say_slow, say_waiting
-from clipjax.commands.shared.records import FieldsOf, field_option, with_options
+from clipjax.commands.shared.records import FieldsOf
 from clipjax.commands.shared.stores import CACHE, StoreOptions
 from clipjax.devices import signals
 from clipjax.embeddings.compute import Compute
 from clipjax.errors import DataError, counted
-from clipjax.evaluation.request import Request
 from clipjax.options import AUTO
 
 if TYPE_CHECKING:
@@ -28,10 +33,6 @@ if TYPE_CHECKING:
     from clipjax.sweep.execution import SweepReport
     from clipjax.sweep.plan import SweepItem, SweepPlan
     from clipjax.sweep.suite import Suite
-
-
-def register(app: typer.Typer) -> None:
-    app.command("sweep")(with_options(SweepOptions, sweep))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,24 +54,14 @@ class SweepOptions:
     data_root: Annotated[
         Path | None, typer.Option("--data-root", help="Folder of data sets, in place of the suite's.")
     ] = None
-    model_root: Annotated[
-        Path | None,
-        typer.Option(
-            "--model-root",
-            help="Folder of checkpoints named by model id, used in place of the hub's.",
-        ),
-    ] = None
+    model_root: ModelRootOption = None
     models: OnlyModelsOption = None
-    limit: Annotated[
-        int | None, field_option(Request, "limit", "A run for which the suite has a smaller limit keeps it.")
-    ] = None
+    limit: SampleOption = None
     results: Annotated[
         Path, typer.Option(help="Folder for result rows; runs that have rows there are skipped.")
     ] = Path("results")
     stores: StoreOptions
-    no_pixel_store: Annotated[
-        bool, typer.Option("--no-pixel-store", help="Decode images anew for every model; keep no pixels.")
-    ] = False
+    no_pixel_store: NoPixelStoreOption = False
     no_compile_cache: Annotated[
         bool, typer.Option("--no-compile-cache", help="Keep no compiled programs between runs.")
     ] = False
@@ -191,6 +182,14 @@ def sweep(options: SweepOptions) -> None:
 
         clipjax sweep suite.toml --data-root /data --collect
     """
+    swept(options)
+
+
+def swept(options: SweepOptions, *, last: bool = True) -> None:
+    """Run a sweep, or say what `options` ask for.
+
+    last: nothing follows, so that a signal after the last run changes nothing.
+    """
     options.check()
     if options.status:
         _show_status(options)
@@ -214,7 +213,7 @@ def sweep(options: SweepOptions) -> None:
             shards = options.shares or (part.of if part else 1)
             _preview(plan, items, compute, options.results, shards, machines)
         else:
-            _run(plan, items, compute, options)
+            _run(plan, items, compute, options, last)
 
 
 def _show_status(options: SweepOptions) -> None:
@@ -245,7 +244,9 @@ def _plan(options: SweepOptions, compute: Compute) -> SweepPlan:
         return make_plan(options.read_suite, budget, absent=options.dry_run)
 
 
-def _run(plan: SweepPlan, items: Sequence[SweepItem], compute: Compute, options: SweepOptions) -> None:
+def _run(
+    plan: SweepPlan, items: Sequence[SweepItem], compute: Compute, options: SweepOptions, last: bool
+) -> None:
     import jax
 
     from clipjax.devices.agreement import on_all
@@ -266,7 +267,8 @@ def _run(plan: SweepPlan, items: Sequence[SweepItem], compute: Compute, options:
     if jax.process_index() == 0 and any(item.options.get("precision") == "fast" for item in items):
         say_slow("fast")
     report = run_sweep(plan, items, compute, results, **how, tell=tell)
-    signals.done()
+    if last:
+        signals.done()
     if jax.process_index() == 0:
         _show(report, results, jax.process_count())
     complete(report, plan)

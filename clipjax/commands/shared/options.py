@@ -67,8 +67,36 @@ PixelStoreOption = Annotated[
 PixelBudgetOption = Annotated[
     str | None, typer.Option("--pixel-budget", help="The most that the pixel store may take; default 100GB.")
 ]
+ModelRootOption = Annotated[
+    Path | None,
+    typer.Option("--model-root", help="Folder of checkpoints named by model id, used in place of the hub's."),
+]
+NoPixelStoreOption = Annotated[
+    bool, typer.Option("--no-pixel-store", help="Decode images anew for every model; keep no pixels.")
+]
+SampleOption = Annotated[
+    int | None, field_option(Request, "limit", "A run for which the suite has a smaller limit keeps it.")
+]
 DistributedOption = Annotated[
     bool, typer.Option("--distributed", help="Join the other processes first: this is one of several.")
+]
+
+# The files of data sets.
+SourceOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        metavar="DIR",
+        help="Folder of files that you have already: they are verified and used, not downloaded.",
+    ),
+]
+AcceptOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--accept",
+        metavar="NAME",
+        help="Accept the terms of this data set or family (`all`: of all); may be repeated.",
+    ),
 ]
 
 # Result rows, and what is made of them.

@@ -1,0 +1,236 @@
+"""`clipjax study`: from data sets at an address to the report, in one command."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from _file_server import Content, FileServer
+from _sweep_world import rows_of
+from typer.testing import CliRunner, Result
+
+from clipjax.cli import app
+from clipjax.errors import DataError, UsageError
+
+FIGURE = """
+title = "Two sets of colours"
+paper = "mine"
+kind = "scatter"
+
+[[panels]]
+title = "few over many"
+x = { title = "many", scale = "linear", rows = [{ task = "zeroshot", dataset = "many", metric = "top1" }] }
+y = { title = "few", scale = "linear", rows = [{ task = "zeroshot", dataset = "few", metric = "top1" }] }
+
+[[groups]]
+key = "demo"
+title = "tiny models"
+colour = "#000000"
+marker = "o"
+where = { group = "demo" }
+"""
+CLAIMS = """
+level = 0.95
+margin = 0.01
+
+[columns]
+few = "zeroshot few top1"
+odd = "ood odd score:msp auroc"
+
+[groups]
+demo = { group = "demo" }
+none = { group = "clip" }
+
+[[claims]]
+key = "colours"
+section = "1"
+statement = "Tiny models know colours"
+parts = [{ statistic = "group_difference", y = ["few"], group = "demo", against = "none", side = "above" }]
+
+[[claims]]
+key = "odd_ones"
+section = "2"
+statement = "Tiny models see what is odd"
+parts = [{ statistic = "group_difference", y = ["odd"], group = "demo", against = "none", side = "above" }]
+"""
+RUNS = """
+title = "Colours"
+models = ["{models}/one", "{models}/two"]
+
+[options]
+batch_size = 4
+resamples = 100
+
+[[runs]]
+task = "zeroshot"
+datasets = ["many", "few"]
+
+[[runs]]
+task = "ood"
+datasets = ["odd"]
+"""
+
+
+FILES = """
+licence = "ours"
+
+[[files]]
+name = "{name}.tar"
+addresses = ["{url}/{name}.tar"]
+bytes = {size}
+sha256 = "{sha256}"
+kind = "tar"
+into = "{name}"
+"""
+BY_HAND = """
+licence = "ours"
+
+[[files]]
+name = "odd.tar"
+pages = ["https://example.org"]
+kind = "tar"
+into = "odd"
+needs = "account"
+how = "Ask for odd.tar."
+"""
+
+
+@pytest.fixture
+def server() -> Iterator[FileServer]:
+    with FileServer({}) as server:
+        yield server
+
+
+@pytest.fixture
+def place(suite: Path, tmp_path: Path, server: FileServer) -> Path:
+    """A folder with a suite, figures, claims, and cards of data sets that the server has as tars."""
+    models = suite.parent / "models"
+    (tmp_path / "colours.toml").write_text(RUNS.format(models=models))
+    (tmp_path / "mine.toml").write_text(FIGURE)
+    (tmp_path / "claims.toml").write_text(CLAIMS)
+    (cards := tmp_path / "configs" / "datasets").mkdir(parents=True)
+    data = suite.parent / "data"
+    (cards / "colours.csv").write_bytes((data / "colours.csv").read_bytes())
+    for name in ("many", "few", "odd"):
+        packed = tarred(data / name)
+        server.files[f"/{name}.tar"] = Content(packed)
+        about = {"name": name, "url": server.url, "size": len(packed)}
+        files = FILES.format(**about, sha256=hashlib.sha256(packed).hexdigest())
+        (cards / f"{name}.toml").write_text((data / f"{name}.toml").read_text() + files)
+    return tmp_path
+
+
+def tarred(folder: Path) -> bytes:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as archive:
+        for path in sorted(folder.rglob("*.png")):
+            archive.add(path, str(path.relative_to(folder)))
+    return data.getvalue()
+
+
+def clipjax(place: Path, command: str, out: str, *arguments: object) -> Result:
+    """Run a command on the suite, with everything in `place` / `out`."""
+    places = ["--data-root", place / "data", "--store", place / f"store of {out}", "--workers", 0]
+    parts = ["--configs", place / "configs", command, place / "colours.toml", *places, *arguments]
+    return CliRunner().invoke(app, [str(each) for each in [*parts, "--no-pixel-store"]])
+
+
+def study(place: Path, *arguments: object) -> Result:
+    drawn = ["--figure", place / "mine.toml", "--claims", place / "claims.toml", "--prompts", "single"]
+    return clipjax(place, "study", "study", "--out", place / "study", *drawn, *arguments)
+
+
+def failure(result: Result) -> str:
+    assert isinstance(result.exception, DataError | UsageError), result.output
+    return str(result.exception)
+
+
+def test_from_an_empty_folder_to_the_report(place: Path, server: FileServer) -> None:
+    part = ("--models", "one", "--limit", "12")
+    done = study(place, *part)
+    assert done.exit_code == 0, done.output
+    assert "3 runs done now, 0 before" in done.output
+    assert sorted(each.path for each in server.requests) == ["/few.tar", "/many.tar", "/odd.tar"]
+    out = place / "study"
+    assert {path.name for path in out.iterdir()} == {"results", "figures", "claims.md", "report.html"}
+    assert {"mine.png", "mine.svg", "mine_points.csv"} <= {path.name for path in (out / "figures").iterdir()}
+    assert "Tiny models know colours" in (out / "claims.md").read_text()
+    assert "Two sets of colours" in (out / "report.html").read_text()
+    # Its rows are those of a sweep of the data sets that it fetched.
+    results = place / "swept" / "results"
+    assert clipjax(place, "sweep", "swept", *part, "--results", results).exit_code == 0
+    assert rows_of(place / "swept") == rows_of(out)
+    compared = [str(out / "results"), str(results)]
+    assert CliRunner().invoke(app, ["results", "diff", *compared, "--check"]).exit_code == 0
+    # The same command again finds everything there.
+    server.requests.clear()
+    again = study(place, *part)
+    assert (again.exit_code, "0 runs done now, 3 before" in again.output) == (0, True), again.output
+    assert not server.requests
+
+
+def test_what_cannot_be_got_is_named_and_the_rest_is_run(place: Path, server: FileServer) -> None:
+    few, server.files["/few.tar"] = server.files["/few.tar"], Content(statuses=[403] * 9)
+    card = place / "configs" / "datasets" / "odd.toml"
+    card.write_text(card.read_text().partition("\nlicence")[0] + BY_HAND)
+    options = ("--models", "one", "--limit", "6")
+    said = study(place, *options)
+    assert "not done: 2 parts of the sweep; the first: a data set is not there: few" in failure(said)
+    _, _, table = said.output.partition("so these are left out or not whole:")
+    lines = [line.split() for line in table.splitlines()]
+    assert ["few", "failed", "zeroshot", "mine", "colours"] in lines
+    assert ["odd", "by", "hand", "ood", "odd_ones"] in lines
+    assert "Ask for odd.tar." in said.output
+    assert "1 run done now, 0 before" in said.output
+    assert (place / "study" / "report.html").exists()
+    # Once there is an answer, and the user's file, the same command does what is left.
+    server.files["/few.tar"] = few
+    (place / "mine").mkdir()
+    (place / "mine" / "odd.tar").write_bytes(server.files["/odd.tar"].data)
+    done = study(place, *options, "--from", place / "mine")
+    assert (done.exit_code, "2 runs done now, 1 before" in done.output) == (0, True), done.output
+    assert "not there" not in done.output
+
+
+def test_a_dry_run_says_what_it_would_take(place: Path, server: FileServer) -> None:
+    said = study(place, "--dry-run")
+    assert said.exit_code == 0, said.output
+    assert not server.requests
+    assert sorted(path.name for path in place.iterdir()) == [
+        "claims.toml",
+        "colours.toml",
+        "configs",
+        "mine.toml",
+    ]
+    assert "the data of 6 more runs are not there" in said.output
+    assert "3 files to download" in said.output
+    assert f"{server.url}/odd.tar" in said.output
+    assert "v5e-8 " in said.output
+    assert f"are free for {place / 'data'}" in said.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--no-fetch", "--accept", "few"], "--no-fetch and --accept do not go together"),
+        (["--accept", "fewer"], "unknown data set in --accept 'fewer'; did you mean few"),
+        (["--from", "nowhere"], "nowhere is not a folder: --from is the folder"),
+        (["--models", "three"], "unknown model of colours 'three'"),
+        (["--figure", "fig33"], "unknown figure 'fig33'"),
+        (["--data-root", "memory://data"], "memory://data: what is fetched is written to a disk"),
+    ],
+)
+def test_mistakes_cost_nothing(place: Path, server: FileServer, arguments: list[str], message: str) -> None:
+    assert message in failure(study(place, *arguments))
+    assert not server.requests
+    assert not (place / "data").exists()
+    assert not (place / "study").exists()
+
+
+def test_without_a_folder_of_data_sets() -> None:
+    with_none = CliRunner().invoke(app, ["study", "--dry-run"])
+    assert "say where the data sets of suite:study are, or go" in failure(with_none)
