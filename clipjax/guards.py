@@ -5,7 +5,7 @@ A record's own check raises ValueError, to which its reader adds the file; other
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
 
 from clipjax.errors import UsageError
 
@@ -24,13 +24,9 @@ def multiple_of(
         raise error(f"{name} {value} is not a multiple of {f'{of} {divisor}' if of else divisor}")
 
 
-def one_of(name: str, value: str, known: Collection[str], error: type[Exception] = ValueError) -> None:
-    """Refuse a text that is not among the `known` ones."""
-    if value not in known:
-        raise error(f"{name} = {value!r} is not one of {', '.join(known)}")
-
-
-def not_empty(name: str, values: Collection[object], noun: str, error: type[Exception] = ValueError) -> None:
-    """Refuse a list without an item; `noun` is what an item is."""
-    if not values:
-        raise error(f"{name} = [] must hold at least one {noun}")
+def groups_in(pattern: str, where: str = "") -> int:
+    """The number of a regular expression's groups. Raises ValueError for another text, after `where`."""
+    try:
+        return re.compile(pattern).groups
+    except re.error as error:
+        raise ValueError(f"{where}{pattern!r} is not a regular expression ({error})") from None

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipjax.errors import DataError
-from clipjax.storage.reading import exists, is_dir, is_file, read_text
+from clipjax.storage.reading import check_exists, exists, is_dir, is_file, read_text
 from converters.sources import WEIGHT_NAMES, index_parts
 
 # Configuration beside weights, read by `converters.foreign`.
@@ -78,8 +78,7 @@ def resolve_source(
     path = Path(src)
     if exists(path):
         path = path / filename if filename else path
-        if not exists(path):
-            raise DataError(f"{path} does not exist")
+        check_exists(path)
         if is_dir(path) and is_file(path / PRISMATIC):
             path = path / PRISMATIC
         return LocalCheckpoint(path, path if is_dir(path) else _home(path), *_in_cache(path))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from clipjax.errors import DataError, UsageError
-from clipjax.guards import at_least, multiple_of, not_empty, one_of
+from clipjax.guards import at_least, groups_in, multiple_of
 
 
 @pytest.mark.parametrize(
@@ -37,20 +37,6 @@ from clipjax.guards import at_least, multiple_of, not_empty, one_of
             ValueError,
             "width 4 is not a multiple of heads 0",
         ),
-        (
-            one_of,
-            ("scale", "log", ("log", "linear")),
-            ("scale", "square", ("log", "linear")),
-            ValueError,
-            "scale = 'square' is not one of log, linear",
-        ),
-        (
-            not_empty,
-            ("rows", [0], "row"),
-            ("rows", (), "row"),
-            ValueError,
-            "rows = [] must hold at least one row",
-        ),
     ],
 )
 def test_guards(
@@ -66,3 +52,9 @@ def test_guards(
     assert str(refusal.value) == sentence
     with pytest.raises(DataError, match=r"^f\.toml: "):
         guard(f"f.toml: {refuses[0]}", *refuses[1:], error=DataError)
+
+
+def test_groups_of_a_regular_expression() -> None:
+    assert (groups_in("a"), groups_in("(a)(b)")) == (0, 2)
+    with pytest.raises(ValueError, match=r"^ids: '\(a' is not a regular expression \(missing \), .*\)$"):
+        groups_in("(a", "ids: ")

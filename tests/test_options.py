@@ -190,7 +190,7 @@ shade = {value}
 plan.distinct = lambda jobs, own_head: jobs
 [item] = plan._items(types.SimpleNamespace(own_head=False), suite(4), ["a job"])
 assert item.request.shade == 4
-for value, says in (("1", "shade = 1 must be 2 or more"), ('"dark"', "shade = 'dark' must be")):
+for value, says in (("1", "shade = 1 must be at least 2"), ('"dark"', "shade = 'dark' must be")):
     try:
         suite(value)
     except DataError as error:

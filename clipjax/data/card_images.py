@@ -10,6 +10,8 @@ import re
 from collections.abc import Sequence
 from typing import Protocol
 
+from clipjax.guards import groups_in
+
 
 @dataclasses.dataclass(frozen=True)
 class CardIds:
@@ -24,11 +26,7 @@ class CardIds:
 
     def __post_init__(self) -> None:
         """Raises ValueError for a wrong pattern or range."""
-        try:
-            groups = re.compile(self.pattern).groups
-        except re.error as error:
-            raise ValueError(f"{self.pattern!r} is not a regular expression ({error})") from None
-        if groups != 1 or not 0 <= self.first <= self.last:
+        if groups_in(self.pattern) != 1 or not 0 <= self.first <= self.last:
             raise ValueError("give a pattern with one group, the number, and first <= last")
 
     def foreign(self, ids: Sequence[str]) -> int:

@@ -20,7 +20,7 @@ from clipjax.config import ConfigFolder, config_file, config_files
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.storage.buckets import as_path
 from clipjax.storage.digests import sha256_json
-from clipjax.storage.reading import exists, is_file, read_csv, read_json, read_lines, read_toml
+from clipjax.storage.reading import check_exists, exists, is_file, read_csv, read_json, read_lines, read_toml
 
 ProjectionKind = Literal["select", "max", "mean_prob"]
 
@@ -289,8 +289,7 @@ def _find(
     if beside is not None and "://" not in str(name):
         path = beside / path
     if path.suffix in suffixes:
-        if not exists(path):
-            raise DataError(f"{path} does not exist")
+        check_exists(path)
         return path
     if (own := config_file(folder, str(name), *suffixes)) is not None:
         return own

@@ -38,7 +38,7 @@ _NEAR_UNIT = 0.02  # a user's own tower may compute in bfloat16
 class ProgramKey(NamedTuple):
     """Key of a compiled program: `batch` of one device, `size` in pixels per side or tokens per text.
 
-    The program that matches pairs has no `arch`; its `size` is the height of its maps.
+    The program that matches pairs serves any `arch`; its `size` is the height of its maps.
     """
 
     arch: str

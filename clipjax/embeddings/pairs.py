@@ -177,7 +177,7 @@ def _match_step(mesh: Mesh, matcher: Matcher) -> Step:
 
     def match_pair(_: Any, pair: Any) -> jax.Array:
         [[map0, map1]] = pair["maps"]
-        compiled[ProgramKey("", "matches", map0.shape[0], 1, "parity")] += 1
+        compiled[ProgramKey("any", "matches", map0.shape[0], 1, "parity")] += 1
         geometry = {name: each[0] for name, each in pair["geometry"].items()}
         # A matcher may return finite numbers for a map that is not finite.
         finite = jnp.isfinite(map0).all() & jnp.isfinite(map1).all()

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from clipjax.data.labels import DEFAULT_PROMPTS
 from clipjax.data.pixels.augment import Augmentation
@@ -17,7 +17,7 @@ from clipjax.finetune.training.optimizer import Optimizer, Schedule
 from clipjax.guards import multiple_of
 from clipjax.storage.digests import sha256_json
 from clipjax.storage.reading import parse_toml, read_toml
-from clipjax.storage.records import read
+from clipjax.storage.records import AtLeast, read
 
 BatchNormMode = Literal["batch", "per_device", "frozen"]
 
@@ -46,18 +46,18 @@ class Recipe:
     name: str
     title: str
     method: str
-    batch_size: int
-    epochs: int | None = None
-    steps: int | None = None
+    batch_size: Annotated[int, AtLeast(1)]
+    epochs: Annotated[int | None, AtLeast(0)] = None
+    steps: Annotated[int | None, AtLeast(0)] = None
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
     augmentation: Augmentation | None = None
     prompts: str = DEFAULT_PROMPTS
     batch_norm: BatchNormMode = "batch"
     precision: Literal["parity", "fast"] = "parity"
-    accumulate: int = 1
+    accumulate: Annotated[int, AtLeast(1)] = 1
     remat: bool = False
-    shots: int | None = None
+    shots: Annotated[int | None, AtLeast(1)] = None
     seeds: tuple[int, ...] = (1, 2, 3)
     select: tuple[str, ...] = ()
     learning_rates: tuple[float, ...] = ()
@@ -132,32 +132,18 @@ def recipe_from_dict(record: Mapping[str, Any], where: str) -> Recipe:
     recipe = read(Recipe, record, where)
     if (recipe.epochs is None) == (recipe.steps is None):
         raise DataError(f"{where}: give one of 'epochs' and 'steps'")
-    for key, least in (("epochs", 0), ("steps", 0), ("batch_size", 1), ("accumulate", 1), ("shots", 1)):
-        value = getattr(recipe, key)
-        if value is not None and value < least:
-            raise DataError(f"{where}: {key} = {value} must be at least {least}")
     multiple_of(f"{where}: batch_size", recipe.batch_size, recipe.accumulate, "accumulate", DataError)
     if not recipe.seeds or len(set(recipe.seeds)) != len(recipe.seeds) or min(recipe.seeds) < 0:
         raise DataError(
             f"{where}: seeds must be one or more different numbers from 0 on, not {list(recipe.seeds)}"
         )
-    _check_numbers(recipe, where)
+    if any(rate <= 0 for rate in recipe.learning_rates):
+        raise DataError(f"{where}: learning_rates = {list(recipe.learning_rates)} must be above 0")
     if unknown := set(recipe.select) - {"epoch", "learning_rate"}:
         raise DataError(f"{where}: select knows 'epoch' and 'learning_rate', not {min(unknown)!r}")
     if ("learning_rate" in recipe.select) != bool(recipe.learning_rates):
         raise DataError(f"{where}: select 'learning_rate' and a list learning_rates go together")
     return recipe
-
-
-def _check_numbers(recipe: Recipe, where: str) -> None:
-    for table, numbers in (("optimizer", recipe.optimizer), ("schedule", recipe.schedule)):
-        for key, value in dataclasses.asdict(numbers).items():
-            if isinstance(value, int | float) and value < 0:
-                raise DataError(f"{where}: {table}.{key} = {value} must be at least 0")
-            if key in ("b1", "b2", "momentum") and value >= 1:
-                raise DataError(f"{where}: {table}.{key} = {value} must be below 1")
-    if any(rate <= 0 for rate in recipe.learning_rates):
-        raise DataError(f"{where}: learning_rates = {list(recipe.learning_rates)} must be above 0")
 
 
 def _override(record: dict[str, Any], given: str) -> str:

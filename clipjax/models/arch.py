@@ -21,7 +21,6 @@ from typing import Any, Literal, NamedTuple
 from clipjax.config import ConfigFolder, config_files
 from clipjax.entry_points import PlugIn, cached
 from clipjax.errors import DataError, unknown_name
-from clipjax.guards import multiple_of
 from clipjax.models.language.config import LanguageConfig, narrow_decoder
 from clipjax.registry import Registry
 from clipjax.storage.reading import read_toml
@@ -203,16 +202,6 @@ def two_heads(config: Any) -> dict[str, int]:
     width = 2 * (config.width // config.heads)
     mlp_width = int(width * config.mlp_width / config.width)
     return {"width": width, "layers": 2, "heads": 2, "mlp_width": mlp_width}
-
-
-def refuse_uneven_heads(width: int, heads: int) -> None:
-    """Raises ValueError if `heads` do not divide `width`."""
-    multiple_of("width", width, heads, "heads")
-
-
-def refuse_partial_patches(image_size: int, patch_size: int) -> None:
-    """Raises ValueError for an image that is not a whole, positive number of patches wide."""
-    multiple_of("image_size", image_size, patch_size, "patch_size")
 
 
 def narrow_arch(arch: Arch) -> Arch:

@@ -48,6 +48,12 @@ def is_dir(path: AnyPath) -> bool:
     return _look(path, path.is_dir)
 
 
+def check_exists(path: AnyPath, instead: str = "") -> None:
+    """Raises DataError unless a path exists; `instead` ends the sentence: "; give a .csv file"."""
+    if not exists(path):
+        raise DataError(f"{path} does not exist{instead}")
+
+
 def _look(path: AnyPath, look: Callable[[], bool]) -> bool:
     try:
         return look()

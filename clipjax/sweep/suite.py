@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 from clipjax.checkpoints.identity.model_reference import model_reference
 from clipjax.checkpoints.identity.registry_rows import registry, unknown_model
@@ -36,7 +36,7 @@ from clipjax.options import Option, options_of
 from clipjax.results.run_of import names_run
 from clipjax.storage.buckets import as_path
 from clipjax.storage.reading import exists, is_dir, read_toml
-from clipjax.storage.records import read
+from clipjax.storage.records import AtLeast, FilledText, read
 from clipjax.sweep.selection import listed, select
 from clipjax.tasks.collections import collection
 from clipjax.tasks.task import precision_tasks
@@ -110,17 +110,14 @@ def _kind(about: Option) -> Any:
     if about.choices:
         return Literal[about.choices]  # pyright: ignore[reportInvalidTypeForm]
     kind = str if about.kind is Path else about.kind
+    kind = kind if about.least is None else Annotated[kind, AtLeast(about.least)]
     return kind | Literal["auto"] if about.auto else kind  # pyright: ignore[reportOptionalOperand]
 
 
 @_with_options
 @dataclass(frozen=True, kw_only=True)
 class _Options:
-    def __post_init__(self) -> None:
-        for key, about in OPTIONS.items():
-            value, least = getattr(self, key), about.least
-            if isinstance(value, int) and least is not None and value < least:
-                raise ValueError(f"{key} = {value} must be {least} or more")
+    """The options of a suite or of one of its runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,12 +148,8 @@ class _Own:
 
 @dataclass(frozen=True)
 class _Files:
-    name: str
+    name: FilledText
     predictions: str
-
-    def __post_init__(self) -> None:
-        if not self.name.strip():
-            raise ValueError("the name is empty")
 
 
 def load_suite(

@@ -24,7 +24,7 @@ from clipjax.errors import DataError, counted
 from clipjax.heads.head import score_blocks
 from clipjax.storage.digests import sha256_json
 from clipjax.storage.parquet import open_parquet, read_columns
-from clipjax.storage.reading import exists, is_dir, read_csv, read_json
+from clipjax.storage.reading import check_exists, is_dir, read_csv, read_json
 from clipjax.tasks import zeroshot
 from clipjax.tasks.inputs import About, ImageInputs
 from clipjax.tasks.task import Columns, Measure, Paired, PredictionFiles, Task
@@ -82,8 +82,7 @@ def load_lists(path: Path | None) -> CategoryLists:
         return CategoryLists("own", None, sha256_json("own"))
     if is_dir(path):
         path = path / "images.parquet"
-    if not exists(path):
-        raise DataError(f"{path} does not exist; give the images.parquet of an imagenet_d run, or a CSV file")
+    check_exists(path, "; give the images.parquet of an imagenet_d run, or a CSV file")
     if path.suffix != ".parquet":
         wrong = _from_csv(path)
         return CategoryLists(path.stem, wrong, sha256_json(sorted(wrong.items())), str(path))

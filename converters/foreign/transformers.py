@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from clipjax.errors import DataError
-from clipjax.storage.reading import exists, read_json
+from clipjax.storage.reading import check_exists, read_json
 from converters.foreign.card import card_record, choose, get, refuse_unknown, square
 from converters.foreign.templates import CLIP, SIGLIP, tower_like
 
@@ -168,8 +168,7 @@ def _pools_at_highest_id(text: Mapping[str, Any], where: str) -> None:
 
 def pixels(path: Path, image_size: int) -> dict[str, Any]:
     where = str(path)
-    if not exists(path):
-        raise DataError(f"{path} does not exist, so the model's pixels are unknown; name a card instead")
+    check_exists(path, ", so the model's pixels are unknown; name a card instead")
     record = {**_PIXEL_DEFAULTS, **read_json(path)}
     for step in ("do_resize", "do_rescale", "do_normalize"):
         if get(record, step, where, "switch") is not True:

@@ -110,3 +110,10 @@ def test_a_closed_folder_is_said(tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir(mode=0)
     with pytest.raises(DataError, match="Permission denied"):
         reading.exists(tmp_path / "closed" / "file")
+
+
+def test_a_missing_path_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    reading.check_exists(tmp_path)
+    with pytest.raises(DataError) as refusal:
+        reading.check_exists(tmp_path / "a.csv", "; give a .csv file")
+    assert str(refusal.value) == f"{tmp_path / 'a.csv'} does not exist; give a .csv file"

@@ -15,6 +15,7 @@ from clipjax.errors import DataError
 from clipjax.storage.records import (
     AtLeast,
     Between,
+    FilledText,
     MatchesPattern,
     NotEmpty,
     check_keys,
@@ -232,12 +233,20 @@ def test_the_json_schema_of_a_typed_dict() -> None:
 @dataclasses.dataclass(frozen=True)
 class Bounded:
     size: Annotated[int | None, AtLeast(1), "images"] = None
+    share: Annotated[float, AtLeast(0, below=1)] = 0
+    name: FilledText | None = None
     where: Any = None
     odd: complex = 0
 
 
 def test_limits_hold_in_dataclasses_too() -> None:
-    assert read(Bounded, {"size": 3}, "f.toml") == Bounded(3)
+    assert AtLeast(0, below=1).schema() == {"minimum": 0, "exclusiveMaximum": 1}
+    assert read(Bounded, {"size": 3, "share": 0, "name": " a"}, "f.toml") == Bounded(3, 0, " a")
+    for share in (-0.5, 1):
+        with pytest.raises(DataError, match=rf"^f\.toml: share = {share} must be at least 0 and below 1$"):
+            read(Bounded, {"share": share}, "f.toml")
+    with pytest.raises(DataError, match=r"^f\.toml: name = ' ' must be a text that is not empty$"):
+        read(Bounded, {"name": " "}, "f.toml")
     with pytest.raises(DataError, match=r"^f\.toml: size = 0 must be at least 1$"):
         read(Bounded, {"size": 0}, "f.toml")
     with pytest.raises(DataError, match=r"^f\.toml: size = '3' must be a whole number$"):

@@ -89,7 +89,7 @@ def test_cards_of_the_users_own(folder: Path) -> None:
         ("title =", "titel =", "unknown key 'titel'; did you mean title?"),
         ('title = "Shifts"', "", "the key 'title' is missing"),
         ("limit = 100", "limits = 100", "options: unknown key 'limits'; did you mean limit?"),
-        ("limit = 100", "limit = 0", "options: limit = 0 must be 1 or more"),
+        ("limit = 100", "limit = 0", "options: limit = 0 must be at least 1"),
         ("limit = 100", "limit = true", "options: limit = True must be a whole number"),
         ('"skip"', '"ignore"', "options: on_error = 'ignore' must be 'raise' or 'skip'"),
         ("vit_b_32-openai", "vit_b_32-openia", r"models[0]: unknown model 'vit_b_32-openia'; did you mean"),

@@ -119,7 +119,7 @@ def test_braces_in_the_name_of_the_suites_folder_are_kept(any_suite: Path, tmp_p
     ("old", "new", "says"),
     [
         ("preds/{dataset}.parquet", "preds/{data}.parquet", "of braces, only {dataset} and {task}"),
-        ('name = "files"', 'name = " "', "the name is empty"),
+        ('name = "files"', 'name = " "', "name = ' ' must be a text that is not empty"),
         ('name = "files", ', "", r"models\[2\].*name"),
         ("resamples = 100", "resamples = 100, limit = 3", r"limit: files has files of predictions"),
         ("torch:timm:mean", "torch:tim:mean", "unknown PyTorch library 'tim'; did you mean timm"),

@@ -13,19 +13,18 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from clipjax.analysis.rows.cells import Column, Term
 from clipjax.analysis.rows.curation import columns as curation_columns
 from clipjax.analysis.rows.groups import groups, schemes
-from clipjax.analysis.rows.lineage import UNITS
+from clipjax.analysis.rows.lineage import Unit
 from clipjax.analysis.rows.scales import SCALES
 from clipjax.config import ConfigTable, config_tables
 from clipjax.entry_points import cached
 from clipjax.errors import DataError, counted, unknown_name
-from clipjax.guards import not_empty, one_of
 from clipjax.storage.reading import read_toml
-from clipjax.storage.records import check_keys, read
+from clipjax.storage.records import AtLeast, Between, FilledText, NotEmpty, check_keys, read
 
 SIDES = ("above", "below", "not_above", "not_below", "within", "apart")
 _NAMED = ("columns", "groups", "pairs")  # what the parts of a file refer to
@@ -178,72 +177,46 @@ def _with_added(claims: Ledger, record: Mapping[str, Any], file: Path) -> Ledger
 
 @dataclass(frozen=True)
 class _File:
-    claims: tuple[Mapping[str, Any], ...]
-    level: float = 0.95
-    margin: float = 0.01
-    prompts: str | None = None
-    unit: str = "run"
+    claims: Annotated[tuple[Mapping[str, Any], ...], NotEmpty()]
+    level: Annotated[float, Between(0, 1)] = 0.95
+    margin: Annotated[float, AtLeast(0)] = 0.01
+    prompts: FilledText | None = None
+    unit: Unit = "run"
     columns: Mapping[str, Any] = field(default_factory=dict)
     groups: Mapping[str, Any] = field(default_factory=dict)
     pairs: Mapping[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        if not 0 < self.level < 1:
-            raise ValueError(f"level is {self.level:g}, not between 0 and 1")
-        not_empty("claims", self.claims, "claim")
-        if self.prompts == "":
-            raise ValueError("prompts = '' must not be empty")
-        one_of("unit", self.unit, UNITS)
-        _check_margin(self.margin)
-
 
 @dataclass(frozen=True)
 class _Claim:
-    key: str
-    section: str
-    statement: str
-    parts: tuple[Mapping[str, Any], ...]
+    key: FilledText
+    section: FilledText
+    statement: FilledText
+    parts: Annotated[tuple[Mapping[str, Any], ...], NotEmpty()]
     needs: int | None = None
-    beware: str | None = None
-    no_task: str | None = None
-    unit: str | None = None
+    beware: FilledText | None = None
+    no_task: FilledText | None = None
+    unit: Unit | None = None
 
-    def __post_init__(self) -> None:
-        if self.unit is not None:
-            one_of("unit", self.unit, UNITS)
-        for name in ("key", "section", "statement", "beware", "no_task"):
-            if getattr(self, name) == "":
-                raise ValueError(f"{name} = '' must not be empty")
-        not_empty("parts", self.parts, "part")
+
+_Names = Annotated[str | tuple[str, ...] | None, NotEmpty("a name or a list")]
 
 
 @dataclass(frozen=True)
 class _Part:
     statistic: str
-    y: str | tuple[str, ...]
+    y: Annotated[str | tuple[str, ...], NotEmpty("a name or a list")]
     side: str
-    x: str | tuple[str, ...] | None = None
-    than: str | tuple[str, ...] | None = None
-    group: str | tuple[str, ...] | None = None
-    against: str | tuple[str, ...] | None = None
+    x: _Names = None
+    than: _Names = None
+    group: _Names = None
+    against: _Names = None
     rows: Mapping[str, Any] = field(default_factory=dict)
     against_rows: Mapping[str, Any] = field(default_factory=dict)
     pairs: str | None = None
     at: float = 0
-    margin: float | None = None
+    margin: Annotated[float | None, AtLeast(0)] = None
     scale: str = "probit"
-
-    def __post_init__(self) -> None:
-        for name in ("y", "x", "than", "group", "against"):
-            if getattr(self, name) == ():
-                raise ValueError(f"{name} = [] must hold at least one name")
-        if self.margin is not None:
-            _check_margin(self.margin)
-
-
-def _check_margin(margin: float) -> None:
-    if margin < 0:
-        raise ValueError(f"margin is {margin:g}, less than 0")
 
 
 class _Reader:

@@ -29,7 +29,6 @@ from clipjax.analysis.rows.cells import Column, Term, column_from, terms_of
 from clipjax.analysis.rows.groups import Group, groups, schemes
 from clipjax.config import ConfigFolder, config_dir, config_files
 from clipjax.errors import DataError, unknown_name
-from clipjax.guards import not_empty
 from clipjax.storage.reading import is_file, read_toml
 from clipjax.storage.records import Problems, read
 
@@ -229,7 +228,6 @@ def _check_fits(file: ScatterFile, above: Set[str], path: Path) -> None:
 
 
 def _curves(file: CurvesFile, path: Path, problems: Problems) -> dict[str, Any]:
-    not_empty(f"{path}: panels", file.panels, "panel", DataError)
     panels = []
     for i, each in enumerate(file.panels):
         where = f"{path}: panels[{i}]"
@@ -268,12 +266,9 @@ def _fit(record: Any, where: str) -> FitLine:
 def _panels(file: StripFile, path: Path, problems: Problems) -> tuple[tuple[Panel, ...], int]:
     """The panels, and the number per line."""
     wrap, y = file.wrap, isinstance(file, ScatterFile)
-    if wrap is not None and wrap < 1:
-        raise DataError(f"{path}: wrap = {wrap} must be at least 1, the panels of a line")
     if file.panels is not None:
         if file.panel is not None:
             raise DataError(f"{path}: give 'panel' or 'panels', not both")
-        not_empty(f"{path}: panels", file.panels, "panel", DataError)
         panels = _gathered(
             problems, ((each, {}, y, f"{path}: panels[{i}]") for i, each in enumerate(file.panels))
         )

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from clipjax.analysis.figures.style import LINE_COLOURS
-from clipjax.analysis.rows.cells import TermRecord, terms_of
-from clipjax.analysis.rows.scales import SCALES
-from clipjax.analysis.trends.regression import METHODS
-from clipjax.guards import not_empty, one_of
-
-STYLES = ("solid", "dashed", "dotted", "dashdot")
-UNITS = ("%", "points", "")
+from clipjax.analysis.figures.style import LineColour
+from clipjax.analysis.rows.cells import TermRecord
+from clipjax.analysis.rows.scales import Scale
+from clipjax.analysis.trends.regression import Method
+from clipjax.storage.records import AtLeast, NotEmpty
 
 Where = Mapping[str, Any]
 """Fact of a model -> the required value, or a list of allowed ones."""
@@ -26,16 +23,10 @@ class FitLine:
     key: str
     title: str
     where: Where
-    method: str = "huber"
-    colour: str | None = None
-    style: str = "solid"
+    method: Method = "huber"
+    colour: LineColour | None = None
+    style: Literal["solid", "dashed", "dotted", "dashdot"] = "solid"
     yours: bool = False
-
-    def __post_init__(self) -> None:
-        one_of("method", self.method, METHODS)
-        one_of("style", self.style, STYLES)
-        if self.colour is not None:
-            one_of("colour", self.colour, tuple(LINE_COLOURS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +44,11 @@ class StripFile(FigureFile):
     groups: str | list[Any]
     only_groups: tuple[str, ...] = ()
     models: Where = field(default_factory=dict)
-    panels: tuple[Where, ...] | None = None
+    panels: Annotated[tuple[Where, ...] | None, NotEmpty()] = None
     panel: Where | None = None
     across: tuple[Where, ...] = ()
     down: tuple[Where, ...] = ()
-    wrap: int | None = None
+    wrap: Annotated[int | None, AtLeast(1), "the panels of a line"] = None
     size: str | None = None
     people: bool = False
 
@@ -80,16 +71,13 @@ class CurvePanel:
     title: str
     x: str
     y: Where
-    bins: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        not_empty("bins", self.bins, "bin")
+    bins: Annotated[tuple[str, ...], NotEmpty()]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CurvesFile(FigureFile):
     groups: str | list[Any]
-    panels: tuple[CurvePanel, ...]
+    panels: Annotated[tuple[CurvePanel, ...], NotEmpty()]
     only_groups: tuple[str, ...] = ()
     models: Where = field(default_factory=dict)
 
@@ -114,14 +102,9 @@ class TableFile(FigureFile):
 @dataclass(frozen=True)
 class AxisFile:
     title: str
-    scale: str
-    rows: tuple[TermRecord, ...]
-    unit: str = "%"
-
-    def __post_init__(self) -> None:
-        one_of("scale", self.scale, SCALES)
-        one_of("unit", self.unit, UNITS)
-        terms_of(self.rows)
+    scale: Scale
+    rows: Annotated[tuple[TermRecord, ...], NotEmpty()]
+    unit: Literal["%", "points", ""] = "%"
 
 
 FILES: Mapping[Any, type[FigureFile]] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -18,14 +18,16 @@ from matplotlib.text import Text
 from matplotlib.ticker import FixedFormatter
 
 from clipjax.analysis.figures.named_points import name_points
+from clipjax.analysis.rows.groups import Marker
 from clipjax.errors import UsageError, visible
 from clipjax.results.row import AnyRow
 from clipjax.storage.writing import write_bytes
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 INK, QUIET, NO_ROWS = "#222222", "#8A8A8A", "#C4C4C4"
-LINE_COLOURS = {"blue": "#0B3D91", "grey": QUIET, "black": INK}  # of trend lines
-MARKERS = "osD^vPX*"
+LineColour = Literal["blue", "grey", "black"]
+LINE_COLOURS: dict[LineColour, str] = {"blue": "#0B3D91", "grey": QUIET, "black": INK}  # of trend lines
+MARKERS: tuple[Marker, ...] = ("o", "s", "D", "^", "v", "P", "X", "*")
 FORMATS = ("png", "pdf")  # `save_figure` also writes "svg", with names on its points
 PICTURES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")  # endings of pictures of images
 ENDINGS = (".png", ".pdf", ".svg", ".csv")  # of the files of one figure

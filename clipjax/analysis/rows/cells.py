@@ -11,11 +11,10 @@ import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from clipjax.analysis.rows.scales import SCALES
+from clipjax.analysis.rows.scales import Scale
 from clipjax.errors import DataError
-from clipjax.guards import not_empty, one_of
 from clipjax.results.completeness import in_words, is_whole
 from clipjax.results.data_sets import with_distinct_names
 from clipjax.results.published.references import Score, compare, lookup
@@ -23,7 +22,7 @@ from clipjax.results.row import Row
 from clipjax.results.rows import of_people
 from clipjax.results.store import run_order
 from clipjax.results.tables import model_name
-from clipjax.storage.records import read
+from clipjax.storage.records import NotEmpty, read
 
 # Parts of a row's convention. Rows of one number that differ here are different measurements.
 WAYS = {
@@ -147,8 +146,6 @@ class TermRecord:
 
 
 def terms_of(records: Sequence[TermRecord]) -> tuple[Term, ...]:
-    """Raises ValueError without a term."""
-    not_empty("rows", records, "row")
     return tuple(Term(each.task, each.dataset, each.metric, each.slice or None) for each in records)
 
 
@@ -157,13 +154,9 @@ class _ColumnRecord:
     key: str
     title: str
     better: Literal["higher", "lower", "neither"]
-    rows: tuple[TermRecord, ...]
+    rows: Annotated[tuple[TermRecord, ...], NotEmpty()]
     shared: str | None = None
-    scale: str = "probit"
-
-    def __post_init__(self) -> None:
-        one_of("scale", self.scale, SCALES)
-        terms_of(self.rows)
+    scale: Scale = "probit"
 
 
 def column_from(record: Mapping[str, Any], where: str) -> Column:
@@ -198,9 +191,9 @@ def cells_of(
     table = {}
     for model in dict.fromkeys(index.models_of(terms) if models is None else models):
         of_model = {term: index.of(term)[model] for term in terms if model in index.of(term)}
-        chosen = {term: _choose(model, term, some, prompts, precision) for term, some in of_model.items()}
+        by_term = {term: _choose(model, term, some, prompts, precision) for term, some in of_model.items()}
         if of_model:
-            table[model] = [_cell(model, column, chosen) for column in columns]
+            table[model] = [_cell(model, column, by_term) for column in columns]
     return table
 
 
@@ -253,10 +246,10 @@ def ways_of(rows: Sequence[Row], name: str) -> dict[str, str]:
     return ways
 
 
-def _cell(model: str, column: Column, chosen: Mapping[Term, Row]) -> Cell:
+def _cell(model: str, column: Column, by_term: Mapping[Term, Row]) -> Cell:
     used, missing = [], []
     for term in column.terms:
-        row = chosen.get(term)
+        row = by_term.get(term)
         if row is not None and row["value"] is not None:
             used.append(row)
         else:

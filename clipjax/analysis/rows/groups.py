@@ -9,21 +9,20 @@ guess.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from clipjax.config import ConfigTable, config_tables
 from clipjax.entry_points import cached
 from clipjax.errors import DataError, unknown_name
-from clipjax.guards import one_of
 from clipjax.storage.reading import AnyPath, read_tables
-from clipjax.storage.records import read
+from clipjax.storage.records import FilledText, MatchesPattern, read
 
-MARKERS = tuple("osD^v<>PX*pdhH8")  # matplotlib's fillable markers
+# matplotlib's fillable markers
+Marker = Literal["o", "s", "D", "^", "v", "<", ">", "P", "X", "*", "p", "d", "h", "H", "8"]
 
 
 @dataclass(frozen=True)
@@ -36,20 +35,12 @@ class Group:
         where: fact -> value, or a list of allowed ones; `*` in a string matches anything ("LAION-*").
     """
 
-    key: str
-    title: str
-    colour: str
-    marker: str
+    key: FilledText
+    title: FilledText
+    colour: Annotated[str, MatchesPattern(r"^#[0-9A-Fa-f]{6}$", "#RRGGBB")]
+    marker: Marker
     filled: bool = True
     where: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not re.fullmatch(r"#[0-9A-Fa-f]{6}", self.colour):
-            raise ValueError(f"the colour {self.colour!r} is not #RRGGBB")
-        one_of("marker", self.marker, MARKERS)
-        for name in ("key", "title"):
-            if not getattr(self, name):
-                raise ValueError(f"{name} = '' must not be empty")
 
     def has(self, facts: Mapping[str, Any]) -> bool:
         return matches(facts, self.where)

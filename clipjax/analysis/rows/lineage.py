@@ -14,16 +14,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from clipjax.checkpoints.identity.registry_rows import registry
 from clipjax.config import config_dir
 from clipjax.entry_points import cached
 from clipjax.errors import DataError
+from clipjax.guards import groups_in
 from clipjax.storage.reading import read_toml
 from clipjax.storage.records import read
 
-UNITS = ("run", "family", "model")
+Unit = Literal["run", "family", "model"]
+UNITS: tuple[Unit, ...] = get_args(Unit)
 _PARENTS = " + "  # between the parents of an average of models, all of one run
 
 
@@ -42,11 +44,7 @@ class _Names:
     def __post_init__(self) -> None:
         for key, patterns in vars(self).items():
             for pattern in patterns:
-                try:
-                    few = re.compile(pattern).groups < (key == "family")
-                except re.error as error:
-                    raise ValueError(f"{key}: {pattern!r} is not a regular expression ({error})") from None
-                if few:
+                if groups_in(pattern, f"{key}: ") < (key == "family"):
                     raise ValueError(f"{key}: {pattern!r} lacks a group, whose text is the family")
 
 

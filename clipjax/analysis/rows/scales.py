@@ -12,6 +12,7 @@ and 1 - 1/(2n). Only 0 and 1 move: other proportions of n images are within.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import numpy as np
 import scipy.special
@@ -19,7 +20,8 @@ from numpy.typing import ArrayLike
 
 from clipjax.errors import DataError, UsageError, unknown_name
 
-SCALES = ("probit", "logit", "log", "linear")
+Scale = Literal["probit", "logit", "log", "linear"]
+SCALES: tuple[Scale, ...] = get_args(Scale)
 FRACTIONS = ("probit", "logit")
 UNKNOWN_N = 50_000
 CLIPPING = f"within 1/(2n) and 1 - 1/(2n) of n images, n = {UNKNOWN_N:,} where it is not known"

@@ -13,12 +13,13 @@ RLM's stopping rule depends on y's unit; once converged, both agree.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import scipy.special
 
-METHODS = ("huber", "ols")
+Method = Literal["huber", "ols"]
+METHODS: tuple[Method, ...] = get_args(Method)
 K = 1.345
 _NORMAL_MAD = float(scipy.special.ndtri(0.75))
 _ROUNDING = 1e-13  # relative to y: residuals below are rounding errors

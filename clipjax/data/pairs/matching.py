@@ -21,11 +21,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from clipjax.guards import one_of
-
-NORMALISATIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
+Normalisation = Literal["imagenet", "half"]
+NORMALISATIONS: dict[Normalisation, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
@@ -71,7 +70,7 @@ class Matching:
 
     kind: Literal["geometric", "keypoints"]
     size: tuple[int, int]
-    normalisation: str
+    normalisation: Normalisation
     features: Features
     by: str
     curve: Curve
@@ -86,10 +85,8 @@ class Matching:
 
     def __post_init__(self) -> None:
         """Raises ValueError for values that do not go together."""
-        one_of("normalisation", self.normalisation, NORMALISATIONS)
         if min(self.size) < 1:
             raise ValueError(f"size = {list(self.size)} must be a height and a width of at least 1 pixel")
-        one_of("features", self.features, get_args(Features))
         self._check_geometric() if self.kind == "geometric" else self._check_keypoints()
         if bool(self.bins) == bool(self.groups):
             raise ValueError("give bins (of a column of numbers) or groups (of a column of names)")

@@ -29,7 +29,7 @@ from clipjax.data.pairs.poses import angle_of
 from clipjax.data.readers.walk import list_folder
 from clipjax.errors import DataError
 from clipjax.storage.buckets import as_path
-from clipjax.storage.reading import exists, is_dir, is_file, parse_json, read_text
+from clipjax.storage.reading import check_exists, is_dir, is_file, parse_json, read_text
 
 LISTS = "custom_splits/pairwise_pixel_correspondences/pairs-{}.txt"
 OFFICIAL = ("wild_set", "multiview")
@@ -110,8 +110,7 @@ def _list_file(root: epath.Path, pairs: str) -> epath.Path:
         path = epath.Path(as_path(pairs)).expanduser()
         path = path if path.is_absolute() or "://" in pairs else root / pairs
         hint = f"the option pairs is {' or '.join(OFFICIAL)}, or a file of pairs"
-    if not exists(path):
-        raise DataError(f"{path} does not exist: {hint}")
+    check_exists(path, f": {hint}")
     return path
 
 

@@ -26,7 +26,7 @@ from clipjax.data.pairs.pair import Pair
 from clipjax.data.pairs.poses import LARGEST, angle_of, check_motion
 from clipjax.data.pixels.preprocess import open_image, to_rgb
 from clipjax.errors import DataError
-from clipjax.storage.reading import decode_text, exists
+from clipjax.storage.reading import check_exists, decode_text
 
 PAIRS, INTRINSICS = "test.npz", "intrinsics.npz"
 _APART = 1.0  # degrees between the two sources of a pair's motion: rounding is far below
@@ -93,8 +93,7 @@ def _listed(path: epath.Path, listed: dict[str, str]) -> tuple[np.ndarray, np.nd
 
 
 def _arrays(path: epath.Path, listed: dict[str, str]) -> Mapping[str, np.ndarray]:
-    if not exists(path):
-        raise DataError(f"{path} does not exist; give the folder scannet_test_1500, with test.npz in it")
+    check_exists(path, "; give the folder scannet_test_1500, with test.npz in it")
     try:
         with np.load(io.BytesIO(read_listed(path, path.name, listed)), allow_pickle=False) as arrays:
             values = {name: arrays[name] for name in arrays.files}

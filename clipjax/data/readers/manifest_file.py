@@ -15,7 +15,7 @@ from clipjax.data.readers.label_values import Names, number_labels
 from clipjax.data.readers.reader import Reader
 from clipjax.errors import DataError
 from clipjax.storage.buckets import BucketPath
-from clipjax.storage.reading import exists, is_dir, is_file, numbered_csv, read_jsonl, read_text
+from clipjax.storage.reading import check_exists, is_dir, is_file, numbered_csv, read_jsonl, read_text
 
 # The columns of open_clip's training lists (open_clip_train/params.py, --csv-img-key and --csv-caption-key).
 _FILE, _CAPTION = "filepath", "title"
@@ -89,8 +89,7 @@ def _no_image(where: str, image: str, path: epath.Path) -> DataError:
 def _rows(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if is_dir(path):
         raise DataError(f"{path} is a folder, and a list of images is asked for: a .csv, .tsv or .jsonl file")
-    if not exists(path):
-        raise DataError(f"{path} does not exist; give a .csv, .tsv or .jsonl file with a 'path' column")
+    check_exists(path, "; give a .csv, .tsv or .jsonl file with a 'path' column")
     if path.suffix == ".jsonl":
         rows = read_jsonl(path)
     elif path.suffix in (".csv", ".tsv"):

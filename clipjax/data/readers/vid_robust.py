@@ -12,7 +12,7 @@ from etils import epath
 from clipjax.data.manifest import FileOpener, Manifest, missing_files
 from clipjax.data.readers.reader import Reader
 from clipjax.errors import DataError
-from clipjax.storage.reading import exists, read_json
+from clipjax.storage.reading import check_exists, read_json
 
 LABELS = "metadata/labels.json"
 SETS = "metadata/pmsets.json"
@@ -56,8 +56,7 @@ def read_vid_robust(
 
 
 def _read(path: epath.Path) -> dict[str, list[Any]]:
-    if not exists(path):
-        raise DataError(f"{path} does not exist; give the folder imagenet-vid-robust, with val and metadata")
+    check_exists(path, "; give the folder imagenet-vid-robust, with val and metadata")
     record = read_json(path)
     if not record:
         raise DataError(f"{path}: expected one object, frame -> list")

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from clipjax.errors import DataError
 from clipjax.storage.buckets import BucketPath
-from clipjax.storage.reading import AnyPath, exists, is_dir
+from clipjax.storage.reading import AnyPath, check_exists, is_dir
 
 
 class FolderEntry(NamedTuple):
@@ -34,8 +34,7 @@ def list_folder(folder: AnyPath) -> list[FolderEntry]:
             f"{folder}: a web server has no folders to list: name the shards of a data set, as in "
             "https://HOST/FOLDER/{0..63}.tar"
         )
-    if not exists(folder):
-        raise DataError(f"{folder} does not exist; give the folder that holds the data set")
+    check_exists(folder, "; give the folder that holds the data set")
     if not is_dir(folder):
         raise DataError(f"{folder} is a file, not a folder of images")
     try:

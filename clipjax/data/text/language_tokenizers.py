@@ -20,7 +20,7 @@ from clipjax.data.text.language_vocabularies import DIGITS_FIRST, byte_level_bpe
 from clipjax.data.text.sentencepiece_model import BPE, NORMAL, Piece, parse_model
 from clipjax.errors import DataError, UsageError
 from clipjax.storage.formats.gguf import is_gguf, read_gguf
-from clipjax.storage.reading import exists, is_dir, read_bytes, read_json, read_text
+from clipjax.storage.reading import check_exists, exists, is_dir, read_bytes, read_json, read_text
 
 FILES = ("tokenizer.json", "tokenizer.model")  # the preferred first
 # Beside them: names of special tokens, when an answer ends, and how a conversation is written.
@@ -105,8 +105,7 @@ def load_language_tokenizer(path: str | Path) -> BuiltTokenizer:
         DataError: no tokenizer there, a damaged one, or of a kind that clipjax does not read.
     """
     path = Path(path)
-    if not exists(path):
-        raise DataError(f"{path} does not exist")
+    check_exists(path)
     if is_dir(path):
         found = next((path / name for name in FILES if exists(path / name)), None)
         if found is None:

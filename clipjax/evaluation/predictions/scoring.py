@@ -50,7 +50,7 @@ from clipjax.results.provenance import count_compiles
 from clipjax.results.store import ResultStore
 from clipjax.storage.buckets import as_path
 from clipjax.storage.digests import sha256_files, sha256_json
-from clipjax.storage.reading import check_regular, exists, is_dir, is_file
+from clipjax.storage.reading import check_exists, check_regular, is_dir, is_file
 from clipjax.tasks.inputs import About
 from clipjax.tasks.task import Task, TaskResult, find_task
 from clipjax.tasks.task_names import package_of
@@ -177,8 +177,7 @@ def _check_file(path: Path) -> None:
         table = path / "images.parquet"
         give = str(table) if is_file(table) else "a .parquet, .csv or .npz file"
         raise DataError(f"{path} is a folder; give {give}")
-    if not exists(path):
-        raise DataError(f"{path} does not exist; give a .parquet, .csv or .npz file")
+    check_exists(path, "; give a .parquet, .csv or .npz file")
     check_regular(path)
 
 

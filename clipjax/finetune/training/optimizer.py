@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from clipjax.errors import UsageError
+from clipjax.storage.records import AtLeast
 
 Params = dict[str, Any]
+_NotNegative = Annotated[float, AtLeast(0)]
+_Share = Annotated[float, AtLeast(0, below=1)]
 
 
 @dataclass(frozen=True)
@@ -33,14 +36,14 @@ class Optimizer:
     """
 
     name: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = 1e-5
-    weight_decay: float = 0.1
+    learning_rate: _NotNegative = 1e-5
+    weight_decay: _NotNegative = 0.1
     decay: Literal["all", "matrices"] = "all"
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-    momentum: float = 0.9
-    clip_norm: float | None = None
+    b1: _Share = 0.9
+    b2: _Share = 0.999
+    eps: _NotNegative = 1e-8
+    momentum: _Share = 0.9
+    clip_norm: _NotNegative | None = None
 
     def transformation(self, schedule: optax.Schedule) -> optax.GradientTransformation:
         mask = decay_mask if self.decay == "matrices" else None
@@ -66,9 +69,9 @@ class Schedule:
     """
 
     name: Literal["cosine", "epoch_cosine", "constant"] = "cosine"
-    warmup_steps: int = 0
-    warmup_epochs: int = 0
-    warmup_rate: float = 0.0
+    warmup_steps: Annotated[int, AtLeast(0)] = 0
+    warmup_epochs: Annotated[int, AtLeast(0)] = 0
+    warmup_rate: _NotNegative = 0.0
 
     def of(self, learning_rate: float, steps: int, epochs: int | None) -> optax.Schedule:
         """step (from 0) -> learning rate; only "epoch_cosine" needs epochs.

@@ -12,13 +12,14 @@ The annotations are the format (`kinds`); a field without a default is required.
 in `__post_init__`, which raises ValueError.
 """
 
-from clipjax.storage.records.limits import AtLeast, Between, MatchesPattern, NotEmpty
+from clipjax.storage.records.limits import AtLeast, Between, FilledText, MatchesPattern, NotEmpty
 from clipjax.storage.records.problems import Problems, check_keys
 from clipjax.storage.records.read import field_names, json_schema, read
 
 __all__ = [
     "AtLeast",
     "Between",
+    "FilledText",
     "MatchesPattern",
     "NotEmpty",
     "Problems",

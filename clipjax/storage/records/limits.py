@@ -7,23 +7,25 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any
+from typing import Annotated, Any
 
 
 @dataclasses.dataclass(frozen=True)
 class AtLeast:
-    """The least number that is allowed."""
+    """The least number that is allowed, and perhaps the first that no longer is."""
 
     least: float
+    below: float | None = None
 
     def allows(self, value: Any) -> bool:
-        return not value < self.least
+        return not (value < self.least or (self.below is not None and value >= self.below))
 
     def words(self) -> str:
-        return f"at least {self.least}"
+        return f"at least {self.least}" + ("" if self.below is None else f" and below {self.below}")
 
     def schema(self) -> dict[str, Any]:
-        return {"minimum": self.least}
+        limit = {} if self.below is None else {"exclusiveMaximum": self.below}
+        return {"minimum": self.least, **limit}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,16 +64,19 @@ class MatchesPattern:
 
 @dataclasses.dataclass(frozen=True)
 class NotEmpty:
-    """Lists with at least one value."""
+    """Lists with at least one value. `noun`: what such a value is."""
+
+    noun: str = "a list"
 
     def allows(self, value: Any) -> bool:
         return len(value) > 0
 
     def words(self) -> str:
-        return "a list that is not empty"
+        return f"{self.noun} that is not empty"
 
     def schema(self) -> dict[str, Any]:
         return {"minItems": 1}
 
 
 Limit = AtLeast | Between | MatchesPattern | NotEmpty
+FilledText = Annotated[str, MatchesPattern(r"\S", "a text that is not empty")]

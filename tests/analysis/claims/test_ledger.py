@@ -189,7 +189,7 @@ def test_prompt_sets_of_claims_are_shipped_or_the_users() -> None:
         (claim(GOOD + ', scale = "probit"'), "claim one: correlation: unknown key 'scale'"),
         (claim(GOOD, neds=1), "claim one: unknown key 'neds'; did you mean needs"),
         (claim(GOOD, needs=2), "claim one: needs is 2, but there are 1 parts"),
-        (claim(GOOD, beware=""), "claim one: beware = '' must not be empty"),
+        (claim(GOOD, beware=""), "claim one: beware = '' must be a text that is not empty"),
         (f"{claim(GOOD)}\n{claim(GOOD)}", "claim one: key is that of another claim, too"),
         (
             claim('statistic = "paired_mean", y = "y", group = "ours", pairs = "model", side = "above"'),
@@ -216,8 +216,8 @@ def test_what_is_wrong_in_a_file_is_named(text: str, said: str, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("head", "said"),
     [
-        ("level = 95\n", "level is 95, not between 0 and 1"),
-        ("margin = -0.01\n", "margin is -0.01, less than 0"),
+        ("level = 95\n", "level = 95 must be above 0 and below 1"),
+        ("margin = -0.01\n", "margin = -0.01 must be at least 0"),
         ("prompts = 80\n", "prompts = 80 must be a text"),
         (
             '[columns]\nx = "zeroshot imagenet_val"\n',

@@ -186,7 +186,11 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('bins = ["0-30", "30-60"]', "bins = []", r"panels\[0\]: bins = \[\] must hold at least one bin"),
+        (
+            'bins = ["0-30", "30-60"]',
+            "bins = []",
+            r"panels\[0\]: bins = \[\] must be a list that",
+        ),
         ("angle:{bin}", "angle:{angle}", r"panels\[0\].*has a word that is not in across, down or words"),
         ('x = "degrees"', "", r"panels\[0\].*'x' is missing"),
         ('scale = "linear"', 'scale = "bent"', r"panels\[0\]\.y: scale = 'bent' is not one of"),

@@ -97,7 +97,7 @@ def test_the_demo_compares_ood_detection_by_one_score():
             "kind = 'pie' is not one of 'scatter', 'strip', 'curves', 'table'",
         ),
         (('title = "x"', 'title = "x"\nlog = true'), "panel: x: unknown key 'log'"),
-        (('scale = "linear"', 'scale = "square"'), "panel: y: scale = 'square' is not one of probit"),
+        (('scale = "linear"', 'scale = "square"'), "panel: y: scale = 'square' is not one of 'probit'"),
         (('"{data}"', '"{dat}"'), "'{dat}' has a word that is not in across"),
         (
             ('"{data}"', "3"),
@@ -105,7 +105,7 @@ def test_the_demo_compares_ood_detection_by_one_score():
         ),
         (
             ('title = "trend"', 'title = "trend"\nstyle = "wavy"'),
-            "fits[0]: style = 'wavy' is not one of solid",
+            "fits[0]: style = 'wavy' is not one of 'solid'",
         ),
         (
             ('groups = "training"', 'groups = "training"\nonly_groups = ["cats"]'),
@@ -157,7 +157,7 @@ def test_a_figure_needs_no_paper_and_errors_come_at_once(tmp_path):
 
 
 def test_mistakes_of_every_depth_come_at_once(tmp_path):
-    """An unknown kind hides none of them, and a fit without title misses only that."""
+    """An unknown kind hides none of them, and a fit without title has no other mistake hidden."""
     wrong = mine(
         tmp_path,
         ('kind = "scatter"', 'kind = "scater"\nideel = true'),
@@ -173,10 +173,11 @@ def test_mistakes_of_every_depth_come_at_once(tmp_path):
         "unknown key 'ideel'",
         "kind = 'scater' is not one of 'scatter', 'strip', 'curves', 'table'",
         "fits[0]: the key 'title' is missing",
+        "fits[0]: method = 'hubert' is not one of 'huber', 'ols'",
         "groups: unknown scheme of groups 'trainin'",
         "panel: x: rows[0]: unknown key 'metrik'",
         "panel: x: rows[0]: dataset = 3 must be a text",
-        "panel: y: scale = 'square' is not one of probit, logit, log, linear",
+        "panel: y: scale = 'square' is not one of 'probit', 'logit', 'log', 'linear'",
     ]
 
 
@@ -215,7 +216,7 @@ def test_columns_of_a_file_beside_ones_own_or_of_configs(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('kind = "scatter"\ngroups = "paper"\npanels = []\n', "panels = [] must hold at least one panel"),
+        ('kind = "scatter"\ngroups = "paper"\npanels = []\n', "panels = [] must be a list that is not empty"),
         (
             'kind = "table"\nhead = ["h"]\ncolumns = []\n[[lines]]\ncells = ["c"]\n'
             'where = { model = "m" }\nconvention = { prompts = [] }\n',

@@ -429,7 +429,7 @@ def test_bad_input_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="unknown figure 'fig11'"):
         write_report(ROWS, tmp_path / "r.html", "x", Choices(figures=["fig11"]))
     (tmp_path / "claims.toml").write_text("level = 2\nclaims = []\n")
-    with pytest.raises(DataError, match=r"claims\.toml: level is 2"):
+    with pytest.raises(DataError, match=r"claims\.toml: level = 2 must be above 0"):
         write_report(ROWS, tmp_path / "r.html", "x", Choices(figures=[], claims=tmp_path / "claims.toml"))
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"file/r\.html cannot be written"):

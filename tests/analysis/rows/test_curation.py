@@ -65,7 +65,7 @@ def test_columns_of_another_file(tmp_path: Path) -> None:
     for text, says in (
         ("", r"expected \[\[columns\]\]"),
         (head, "column 1: the key 'rows' is missing"),
-        (head + "rows = []\n", "must hold at least one row"),
+        (head + "rows = []\n", r"rows = \[\] must be a list that is not empty"),
         (
             head + 'rows = [{ task = "zeroshot", data = "pets", metric = "top1" }]\n',
             r"rows\[0\]: unknown key 'data'; did you mean dataset.*also .*'dataset' is missing",

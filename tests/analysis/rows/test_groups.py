@@ -114,7 +114,7 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         (
             (head, "group mine 1: `where` names facts and their values"),
             (head + "where = {}\n", "mine 1: `where` names facts"),
-            (head.replace("#000000", "black") + "where = { team = 1 }\n", "'black' is not #RRGGBB"),
+            (head.replace("#000000", "black") + "where = { team = 1 }\n", "colour = 'black' must be #RRGGBB"),
             (head + 'size = 3\nwhere = { team = "x" }\n', "unknown key 'size'"),
             ((head + 'where = { team = "x" }\n') * 2, "two groups of mine have the same key"),
             ("mine = 3\n", r"expected \[\[mine\]\]"),
@@ -128,10 +128,10 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (('marker = "o"', 'marker = "zz"'), "marker = 'zz' is not one of o, s, D"),
-        (('marker = "o"', "marker = 3"), "marker = 3 must be a text"),
+        (('marker = "o"', 'marker = "zz"'), "marker = 'zz' is not one of 'o', 's', 'D'"),
+        (('marker = "o"', "marker = 3"), "marker = 3 is not one of"),
         (('title = "T"', "title = 3"), "title = 3 must be a text"),
-        (('key = "k"', 'key = ""'), "key = '' must not be empty"),
+        (('key = "k"', 'key = ""'), "key = '' must be a text that is not empty"),
         (('marker = "o"', 'marker = "o"\nfilled = "yes"'), "filled = 'yes' must be true or false"),
     ],
 )

@@ -214,7 +214,7 @@ BASE = {
     "bins": [[0, 30], [30, 60]],
 }
 WRONG = {
-    "not one of imagenet, half": {"normalisation": "clip"},
+    "not one of 'imagenet', 'half'": {"normalisation": "clip"},
     "must be a height and a width": {"size": [0, 64]},
     "is not one of 'bicubic', 'bilinear', 'corners'": {"features": "nearest"},
     "must be a multiple of grid": {"grid": [15, 16]},

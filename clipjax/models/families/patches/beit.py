@@ -21,7 +21,8 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float
 
-from clipjax.models.arch import Family, Positions, refuse_partial_patches, refuse_uneven_heads, two_heads
+from clipjax.guards import multiple_of
+from clipjax.models.arch import Family, Positions, two_heads
 from clipjax.models.families.patches.vit import PatchEmbed
 from clipjax.models.modules import layers, tokens
 from clipjax.models.modules.initializers import normal
@@ -50,8 +51,8 @@ class BeitConfig:
     embed_dim: int
 
     def __post_init__(self) -> None:
-        refuse_partial_patches(self.image_size, self.patch_size)
-        refuse_uneven_heads(self.width, self.heads)
+        multiple_of("image_size", self.image_size, self.patch_size, "patch_size")
+        multiple_of("width", self.width, self.heads, "heads")
         if self.embed_dim != self.width:
             raise ValueError(f"embed_dim {self.embed_dim} is not the width, {self.width}")
 

@@ -29,7 +29,8 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float
 
-from clipjax.models.arch import Family, Positions, refuse_partial_patches, refuse_uneven_heads, two_heads
+from clipjax.guards import multiple_of
+from clipjax.models.arch import Family, Positions, two_heads
 from clipjax.models.families.patches.vit import PatchEmbed
 from clipjax.models.modules import attention, layers, tokens
 from clipjax.models.modules.initializers import normal
@@ -68,8 +69,8 @@ class EvaConfig:
     embed_dim: int
 
     def __post_init__(self) -> None:
-        refuse_partial_patches(self.image_size, self.patch_size)
-        refuse_uneven_heads(self.width, self.heads)
+        multiple_of("image_size", self.image_size, self.patch_size, "patch_size")
+        multiple_of("width", self.width, self.heads, "heads")
         if self.rope_grid and self.width // self.heads % 4:
             raise ValueError(f"rotary positions need heads of 4n channels, not {self.width // self.heads}")
 

@@ -37,7 +37,8 @@ from jax import Array
 from jax.nn.initializers import ones
 from jaxtyping import Float
 
-from clipjax.models.arch import Family, refuse_partial_patches
+from clipjax.guards import multiple_of
+from clipjax.models.arch import Family
 from clipjax.models.families.patches.vit import PatchEmbed
 from clipjax.models.modules import layers
 from clipjax.models.modules.initializers import normal, xavier_uniform
@@ -73,7 +74,7 @@ class MixerConfig:
     embed_dim: int
 
     def __post_init__(self) -> None:
-        refuse_partial_patches(self.image_size, self.patch_size)
+        multiple_of("image_size", self.image_size, self.patch_size, "patch_size")
         if self.embed_dim != self.width:
             raise ValueError(f"embed_dim {self.embed_dim} is not the width, {self.width}")
         present = {

@@ -33,7 +33,7 @@ from jax import Array
 from jaxtyping import Float
 
 from clipjax.guards import multiple_of
-from clipjax.models.arch import Family, Positions, refuse_partial_patches, refuse_uneven_heads, two_heads
+from clipjax.models.arch import Family, Positions, two_heads
 from clipjax.models.families.patches.eva import INIT, EvaMlp, in_halves, rotate
 from clipjax.models.families.patches.vit import PatchEmbed
 from clipjax.models.modules import attention, layers, tokens
@@ -90,8 +90,8 @@ class RopeViTConfig:
     embed_dim: int
 
     def __post_init__(self) -> None:
-        refuse_partial_patches(self.image_size, self.patch_size)
-        refuse_uneven_heads(self.width, self.heads)
+        multiple_of("image_size", self.image_size, self.patch_size, "patch_size")
+        multiple_of("width", self.width, self.heads, "heads")
         if self.width // self.heads % 4:
             raise ValueError(f"rotary positions need heads of 4n channels, not {self.width // self.heads}")
         centred = self.rope == "centred"  # the angles are of places from -1 to 1, whatever the grid

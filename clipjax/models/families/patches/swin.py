@@ -33,7 +33,7 @@ from jaxtyping import Float
 
 from clipjax.devices.platforms import by_platform
 from clipjax.guards import multiple_of
-from clipjax.models.arch import Family, refuse_uneven_heads
+from clipjax.models.arch import Family
 from clipjax.models.cut import whole
 from clipjax.models.families.patches.vit import PatchEmbed
 from clipjax.models.modules import layers
@@ -77,7 +77,7 @@ class SwinConfig:
         cell = self.patch_size * 2 ** (stages - 1)
         multiple_of("image_size", self.image_size, cell)
         for i, window in enumerate(self.windows):
-            refuse_uneven_heads(self.dim(i), self.heads[i])
+            multiple_of("width", self.dim(i), self.heads[i], "heads")
             if window < 1 or self.side(i) % window:
                 raise ValueError(f"windows of {window} tokens do not fill the {self.side(i)} of stage {i}")
         if self.embed_dim != self.dim(stages - 1):

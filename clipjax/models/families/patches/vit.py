@@ -33,7 +33,7 @@ from jax import Array
 from jaxtyping import Float
 
 from clipjax.guards import multiple_of
-from clipjax.models.arch import Family, Positions, refuse_partial_patches, refuse_uneven_heads, two_heads
+from clipjax.models.arch import Family, Positions, two_heads
 from clipjax.models.modules import convolutions, layers, tokens
 from clipjax.models.modules.initializers import normal, variance_scaling
 from clipjax.models.modules.pooling import CocaPool, MapPool
@@ -102,8 +102,8 @@ class ViTConfig:
 
     def __post_init__(self) -> None:
         if not self.crop_to_patches:
-            refuse_partial_patches(self.image_size, self.patch_size)
-        refuse_uneven_heads(self.width, self.heads)
+            multiple_of("image_size", self.image_size, self.patch_size, "patch_size")
+        multiple_of("width", self.width, self.heads, "heads")
         self._check_pooling()
         self._check_stem()
         if self.registers is not None and (

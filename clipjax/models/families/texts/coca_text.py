@@ -21,7 +21,8 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float, Int
 
-from clipjax.models.arch import Family, Frame, refuse_uneven_heads
+from clipjax.guards import multiple_of
+from clipjax.models.arch import Family, Frame
 from clipjax.models.families.texts.text import lookup, narrow, stages, text_blocks
 from clipjax.models.modules import attention, layers
 from clipjax.models.modules.initializers import normal
@@ -45,7 +46,7 @@ class CocaTextConfig:
     embed_dim: int
 
     def __post_init__(self) -> None:
-        refuse_uneven_heads(self.width, self.heads)
+        multiple_of("width", self.width, self.heads, "heads")
 
     @property
     def min_length(self) -> int:

@@ -24,7 +24,8 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from clipjax.models.arch import Family, Frame, refuse_uneven_heads
+from clipjax.guards import multiple_of
+from clipjax.models.arch import Family, Frame
 from clipjax.models.families.texts.text import lookup, stages
 from clipjax.models.families.texts.text import narrow as narrow_text
 from clipjax.models.modules import layers
@@ -57,7 +58,7 @@ class RobertaConfig:
     embed_dim: int
 
     def __post_init__(self) -> None:
-        refuse_uneven_heads(self.width, self.heads)
+        multiple_of("width", self.width, self.heads, "heads")
         if self.positions < self.context_length + self.pad_id + 1:
             raise ValueError(
                 f"positions {self.positions} are too few for context_length {self.context_length} behind "

@@ -24,7 +24,8 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from clipjax.models.arch import Family, Frame, refuse_uneven_heads, two_heads
+from clipjax.guards import multiple_of
+from clipjax.models.arch import Family, Frame, two_heads
 from clipjax.models.modules import attention, layers
 from clipjax.models.modules.attention import trains_on_tpu
 from clipjax.models.modules.initializers import normal
@@ -61,7 +62,7 @@ class TextConfig:
     projection: Literal[False] | None = None
 
     def __post_init__(self) -> None:
-        refuse_uneven_heads(self.width, self.heads)
+        multiple_of("width", self.width, self.heads, "heads")
         if self.projection is False and (self.projection_bias or self.embed_dim != self.width):
             raise ValueError(
                 f"without a projection embed_dim is the width, {self.width}, and projection_bias is false"
