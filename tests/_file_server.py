@@ -28,6 +28,7 @@ class Content:
         modified: the header Last-Modified.
         headers: further ones, also beside an error.
         ranges: False: a range is ignored, all bytes are sent.
+        shift: ranges start this many bytes before what was asked for.
         heeds_if_range: False: a range is sent although the file has changed.
         statuses: the first answers are these errors, without the bytes.
         location: the address of a redirect.
@@ -43,6 +44,7 @@ class Content:
     modified: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     ranges: bool = True
+    shift: int = 0
     heeds_if_range: bool = True
     statuses: list[int] = field(default_factory=list)
     location: str | None = None
@@ -170,7 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
         condition = self.headers.get("If-Range")
         if content.heeds_if_range and condition not in (None, content.etag, content.modified):
             return None
-        return int(found[1])
+        return int(found[1]) - content.shift
 
     def _send(self, data: bytes, content: Content) -> None:
         step = len(data) if content.rate is None else max(1, int(content.rate / 50))

@@ -214,8 +214,8 @@ def _continues(response: requests.Response, origin: PartOrigin, start: int) -> b
 
     416 says that there is no byte after it, which is so where the part is whole.
     """
-    tag = response.headers.get("ETag")
-    if tag and origin.validator and origin.validator.startswith('"') and tag != origin.validator:
+    tag, known = response.headers.get("ETag"), origin.validator or ""
+    if tag and origin.version is None and known.startswith('"') and tag != known:
         return False
     given = re.fullmatch(
         r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", response.headers.get("Content-Range", ""), re.ASCII

@@ -1,4 +1,4 @@
-"""Several files at once: results in order, failures apart, bars, and a prompt end."""
+"""Several files at once: results as they come, failures apart, bars, and a prompt end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import _thread
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,23 @@ def test_so_many_at_once(
     contents = [Content(DATA, rate=3_000_000) for _ in range(6)]
     download_all(files(server, tmp_path, *contents), at_once=at_once, shown=False)
     assert (len(counts), max(counts)) == (6, at_once)
+
+
+def test_a_file_is_there_while_another_comes_and_closing_ends_that_one(
+    server: FileServer, tmp_path: Path
+) -> None:
+    """So its contents can be unpacked meanwhile."""
+    todo = files(server, tmp_path, Content(DATA, rate=100_000), Content(DATA))
+    ends = downloading(todo, shown=False)
+    file, end = next(ends)
+    assert isinstance(end, Downloaded)
+    assert (file, end.path.read_bytes()) == (todo[1][0], DATA)
+    threads = [each for each in threading.enumerate() if each.name.endswith("(work)")]
+    assert threads
+    assert isinstance(ends, Generator)
+    ends.close()
+    assert not any(each.is_alive() for each in threads)
+    assert {path.name for path in tmp_path.iterdir()} <= {"1.tar", "0.tar.part", "0.tar.part.json"}
 
 
 def test_no_files() -> None:

@@ -79,12 +79,12 @@ def begin(getting: Getting, hub: FileServer, content: Content) -> None:
     getting.told.clear()
 
 
-@pytest.mark.parametrize("etag", ['"store"', None])
-def test_a_later_run_goes_on_also_without_the_stores_etag(
+@pytest.mark.parametrize("etag", ['"store"', '"another store"', None])
+def test_a_later_run_goes_on_whatever_the_stores_etag(
     getting: Getting, hub: FileServer, etag: str | None
 ) -> None:
     """The hub's own SHA-256 identifies the bytes, also at another commit."""
-    begin(getting, hub, on_the_hub(DATA, COMMIT, etag=etag))
+    begin(getting, hub, on_the_hub(DATA, COMMIT, etag=etag and '"store"'))
     put(hub, on_the_hub(DATA, NEXT, etag=etag), "main", NEXT)
     assert getting.get(MAIN).revision == NEXT
     assert bytes_asked(hub) == [(NEXT, "bytes=100000-")]

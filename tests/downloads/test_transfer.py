@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from _file_server import Content, FileServer
 
-from clipjax.downloads import transfer
+from clipjax.downloads import part_file, transfer
 from clipjax.downloads.part_file import Stopped
 from clipjax.errors import DataError
 from clipjax.storage import web
@@ -160,15 +160,22 @@ def test_a_file_that_becomes_shorter(getting: Getting, server: FileServer) -> No
     assert getting.target.read_bytes() == OTHER[:1000]
 
 
-def test_a_change_that_only_the_length_shows(getting: Getting, server: FileServer) -> None:
-    """The server sends a date, heeds no condition, and the date of the new file is the same."""
-    date = "Mon, 30 Nov 2026 08:00:00 GMT"
-    new = Content(OTHER, None, date, heeds_if_range=False)
-    getting.get(address(server, Content(DATA, None, date, drops=[123_456], later=new)))
-    assert getting.target.read_bytes() == OTHER
-
-
 DATE = "Mon, 30 Nov 2026 08:00:00 GMT"
+
+
+@pytest.mark.parametrize("size", [len(OTHER), 123_457, 1000])
+def test_a_change_that_only_the_length_shows(getting: Getting, server: FileServer, size: int) -> None:
+    """The server sends a date, heeds no condition, and the date of the new file is the same."""
+    new = Content(OTHER[:size], None, DATE, heeds_if_range=False)
+    getting.get(address(server, Content(DATA, None, DATE, drops=[123_456], later=new)))
+    assert getting.target.read_bytes() == OTHER[:size]
+
+
+def test_a_range_that_starts_elsewhere(getting: Getting, server: FileServer) -> None:
+    """Then the next request asks for everything."""
+    getting.get(address(server, Content(DATA, drops=[123_456], shift=456)))
+    assert getting.target.read_bytes() == DATA
+    assert server.asked("Range") == [None, "bytes=123456-", None]
 
 
 @pytest.mark.parametrize(
@@ -451,21 +458,55 @@ def test_a_file_that_is_there_is_checked_and_kept(getting: Getting, server: File
     assert getting.target.read_bytes() == DATA
 
 
-def test_two_downloads_of_one_file(getting: Getting, server: FileServer) -> None:
+def test_two_downloads_of_one_file(
+    getting: Getting, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The second waits for the first, and finds the file."""
-    where = address(server, Content(DATA, rate=1_000_000))
-    second = Getting(getting.folder)
+    where = address(server, Content(DATA))
+    second, begun, waits = Getting(getting.folder), threading.Event(), threading.Event()
     second.pauses = threading.Event()  # type: ignore[assignment]
+    monkeypatch.setattr(second, "notices", Noticed(waits))
+    monkeypatch.setattr(getting, "_length", lambda _: begun.set() or waits.wait(20))
     found = []
     thread = threading.Thread(target=lambda: found.append(getting.get(where)))
     thread.start()
-    while not (getting.folder / f"{NAME}.part.json").exists():
-        time.sleep(0.001)
+    assert begun.wait(20)
     assert second.get(where).address is None
     thread.join()
     assert found[0].address == where
     assert second.notices == [f"{NAME}: another process downloads it; waiting"]
     assert len(server.requests) == 1
+
+
+class Noticed(list[str]):
+    """Sets an event at each sentence."""
+
+    def __init__(self, event: threading.Event) -> None:
+        super().__init__()
+        self._event = event
+
+    def append(self, sentence: str) -> None:
+        super().append(sentence)
+        self._event.set()
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_the_other_process_ends_between_two_looks(
+    getting: Getting, server: FileServer, monkeypatch: pytest.MonkeyPatch, finished: bool
+) -> None:
+    """The part is renamed, or removed, after it was opened and before it is locked."""
+    where, real = address(server, Content(DATA)), part_file._is_ours
+
+    def is_ours(descriptor: int) -> bool:
+        monkeypatch.setattr(part_file, "_is_ours", real)
+        part = part_file.part_of(getting.target)
+        part.write_bytes(DATA)
+        os.replace(part, getting.target) if finished else part.unlink()
+        return real(descriptor)
+
+    monkeypatch.setattr(part_file, "_is_ours", is_ours)
+    assert getting.get(where).address == (None if finished else where)
+    assert len(server.requests) == (0 if finished else 1)
 
 
 def test_the_second_takes_over_when_the_first_fails(getting: Getting, server: FileServer) -> None:
