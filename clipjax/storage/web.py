@@ -115,14 +115,21 @@ def check_status(status: int, headers: Mapping[str, str]) -> None:
     said = f"HTTP {status} ({HTTPStatus(status).phrase})" if known else f"HTTP {status}"
     if status not in (408, 425, 429) and status < 500:
         raise Refused(said, status)
-    wait = _retry_after(headers.get("Retry-After", ""))
+    wait = _wait(headers)
     if wait is not None and wait > LONGEST_WAIT:
         raise Refused(f"{said}, and the server asks to wait {duration(wait)}")
     raise MayPass(said, wait)
 
 
-def _retry_after(text: str) -> float | None:
-    """Seconds, from a number or an HTTP date; None where it is neither."""
+def _wait(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a busy server asks to wait; None where it does not.
+
+    Retry-After has a number or an HTTP date. The Hugging Face hub sends RateLimit, a draft of the IETF:
+    `"api";r=0;t=55` means that no request is left for 55 seconds.
+    """
+    text = headers.get("Retry-After", "")
+    if not text and (limit := re.search(r"\br=0;.*\bt=(\d{1,9})\b", headers.get("RateLimit", ""), re.ASCII)):
+        text = limit[1]
     try:
         if re.fullmatch(r"\d{1,9}", text.strip(), re.ASCII):
             return float(text)

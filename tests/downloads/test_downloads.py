@@ -114,6 +114,14 @@ def test_a_log_has_lines_of_all_files(
     assert {line.split(":")[0] for line in lines} == {"downloads"}
 
 
+def test_a_file_that_failed_is_no_part_of_the_total(
+    server: FileServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    contents = Content(statuses=[404]), Content(DATA, rate=1_000_000)
+    download_all(files(server, tmp_path, *contents, bytes=len(DATA)), at_once=1)
+    assert capsys.readouterr().err.splitlines()[-1].startswith("downloads: 300k/300k [")
+
+
 def test_bytes_of_an_earlier_run_are_no_part_of_the_rate(
     server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

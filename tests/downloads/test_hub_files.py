@@ -88,6 +88,7 @@ def test_a_later_run_goes_on_whatever_the_stores_etag(
     put(hub, on_the_hub(DATA, NEXT, etag=etag), "main", NEXT)
     assert getting.get(MAIN).revision == NEXT
     assert bytes_asked(hub) == [(NEXT, "bytes=100000-")]
+    assert min(each for each in getting.told if isinstance(each, int)) > 0
     assert getting.target.read_bytes() == DATA
 
 
@@ -154,6 +155,16 @@ def test_what_the_hub_refuses(
     with pytest.raises(DataError, match=rf"{PINNED}: {message}"):
         getting.get(PINNED)
     assert getting.left() == []
+
+
+def test_the_hubs_limit_of_requests_is_waited_for(getting: Getting, hub: FileServer) -> None:
+    """Of the question for the commit, and of the bytes."""
+    for revision in ("main", COMMIT):
+        content = on_the_hub(DATA, COMMIT, statuses=[429])
+        content.headers = {**content.headers, "RateLimit": '"api";r=0;t=55'}
+        put(hub, content, revision)
+    getting.get(MAIN)
+    assert [55 <= each <= 56 for each in getting.pauses.seconds] == [True, True]
 
 
 def test_a_hub_that_is_not_there_and_one_that_may_not_be_asked(

@@ -305,8 +305,11 @@ def test_another_address_starts_anew(getting: Getting, server: FileServer) -> No
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_the_server_says_when_to_come_again(getting: Getting, server: FileServer, status: int) -> None:
-    where = address(server, Content(DATA, statuses=[status], headers={"Retry-After": "30"}))
+@pytest.mark.parametrize("header", [("Retry-After", "30"), ("RateLimit", '"resolvers";r=0;t=30')])
+def test_the_server_says_when_to_come_again(
+    getting: Getting, server: FileServer, status: int, header: tuple[str, str]
+) -> None:
+    where = address(server, Content(DATA, statuses=[status], headers=dict([header])))
     getting.get(where)
     [seconds] = getting.pauses.seconds
     assert 30 < seconds <= 31
@@ -341,7 +344,8 @@ def test_the_server_asks_to_wait_for_long(
 
 @pytest.mark.parametrize("after", ["soon", "-5", "9" * 30, "", "Mon, 99 Foo 2026 00:00:00 GMT"])
 def test_a_time_that_is_none_is_ignored(getting: Getting, server: FileServer, after: str) -> None:
-    getting.get(address(server, Content(DATA, statuses=[429], headers={"Retry-After": after})))
+    headers = {"Retry-After": after, "RateLimit": '"api";r=5;t=55'}
+    getting.get(address(server, Content(DATA, statuses=[429], headers=headers)))
     assert getting.pauses.seconds[0] <= 1
 
 
