@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from _encrypted import encrypted_zip
 from _subject import subject
 
 FILES = {"set/a/1.jpg": b"first" * 300, "set/a/2.jpg": b"", "set/b/3.jpg": bytes(range(256)) * 4}
@@ -21,7 +22,7 @@ def unpacked(folder: Path) -> Any:
     with tempfile.TemporaryDirectory() as temporary:
         to = Path(temporary, "to")
         try:
-            unpack(folder / "w", to, limit=10**7, progress=lambda count: None)
+            unpack(folder / "w", to, password="password", limit=10**7, progress=lambda count: None)
         finally:
             assert os.listdir(temporary) in ([], ["to"]), "a file outside of the folder"
             assert not any(path.is_symlink() for path in to.rglob("*")), "a link"
@@ -48,7 +49,12 @@ def _zip(folder: Path) -> None:
             archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
 
 
+def _encrypted(folder: Path) -> None:
+    encrypted_zip(folder / "w", {**FILES, **{f"{i}.jpg": b"%d" % i * 40 for i in range(12)}}, "password")
+
+
 def register_downloads() -> None:
     subject("w", "tar", unpacked, name="download: tar")(_tar)
     subject("w", "bytes", unpacked, name="download: compressed tar")(_compressed_tar)
     subject("w", "zip", unpacked, name="download: zip")(_zip)
+    subject("w", "zip", unpacked, name="download: encrypted zip")(_encrypted)

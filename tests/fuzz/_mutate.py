@@ -147,7 +147,7 @@ def zip_entries(rng: random.Random, data: bytes) -> bytes:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = [(info.filename, archive.read(info)) for info in archive.infolist()]
-    except (zipfile.BadZipFile, zlib.error, ValueError, OSError, NotImplementedError, EOFError, struct.error):
+    except (zipfile.BadZipFile, zlib.error, ValueError, OSError, RuntimeError, EOFError, struct.error):
         return flip(rng, data)
     if not entries:
         return data
