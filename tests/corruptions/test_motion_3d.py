@@ -36,7 +36,7 @@ def scene() -> tuple[np.ndarray, np.ndarray]:
     "move",
     mostly_long(
         [((70.0, -60.0, 1.0),), ((-20.0, 10.0, 0.55),)],
-        keep=[(70.0, -60.0, 1.0)],
+        keep=[(-20.0, 10.0, 0.55)],
         guard="corruptions/test_motion_3d.py::test_motion_blur",
     ),
     ids=["xy", "z"],

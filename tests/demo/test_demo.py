@@ -9,7 +9,7 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,11 +17,13 @@ import jax
 import numpy as np
 import PIL.Image
 import pytest
+from matplotlib.figure import Figure
 from scipy.stats import chi2_contingency
 from typer.testing import CliRunner
 
 import clipjax
 from clipjax.analysis.claims.ledger import ledger
+from clipjax.analysis.figures import style as figure_style
 from clipjax.config import config_dir
 from clipjax.data.annotations import load_factors
 from clipjax.data.cards import cards_in, load_dataset, read_card
@@ -261,12 +263,21 @@ def counted(*arguments: Any, **options: Any) -> SweepReport:
     return swept[-1]
 
 
+rendered = figure_style._rendered
+
+
+def without_pdf(figure: Figure, form: str, names: Mapping[str, Sequence[str]]) -> bytes:
+    """A figure's file; drawing PDFs takes seconds, and the tests of figures do."""
+    return b"" if form == "pdf" else rendered(figure, form, names)
+
+
 @pytest.fixture(scope="module")
 def quick(one_device: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Quick]:
     out = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLIPJAX_CACHE", str(out / "cache"))
         patch.setattr(sweeps, "run_sweep", counted)
+        patch.setattr(figure_style, "_rendered", without_pdf)
         before = Counter(compiled)
         first = invoke(out, "--quick")
         assert first.exit_code == 0, first.output
@@ -618,7 +629,7 @@ def test_the_demo_is_not_made_again(quick: Quick, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("clipjax.finetune.finetune.solve", never)
     monkeypatch.setattr(beside, "_Worker", never)
     # Drawing takes most of the time, and other tests look at pictures.
-    monkeypatch.setattr("clipjax.analysis.figures.style._rendered", lambda *_: b"<svg/>")
+    monkeypatch.setattr(figure_style, "_rendered", lambda *_: b"<svg/>")
     deleted = [quick.out / name for name in ("report.html", "cues.png", "wise_ft.png", "correspondence.svg")]
     for file in deleted:
         file.unlink()

@@ -146,9 +146,7 @@ def test_a_later_search_adds_to_what_was_chosen(vit, images):
 @pytest.mark.parametrize(
     "kind",
     mostly_long(
-        ["vit", "resnet"],
-        keep=["vit"],
-        guard="converters/test_own_checkpoint.py::test_export_is_the_references_own_file",
+        ["vit", "resnet"], keep=["resnet"], guard="finetune/test_outcome.py::test_a_tuned_model_in_open_clip"
     ),
 )
 def test_a_tuned_model_in_open_clip(kind, request, images, tmp_path):

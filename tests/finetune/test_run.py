@@ -105,7 +105,6 @@ def images(split: Any) -> set[str]:
 # -------------------------------------------------------------------------------------- what is stored
 
 
-@pytest.mark.long("commands/test_finetune_command.py::test_two_seeds_and_the_table")
 def test_three_seeds_are_three_stored_models_of_three_lists(
     three: tuple[Path, list[SeedRun]], world: World
 ) -> None:
