@@ -89,6 +89,7 @@ class PartFile:
         size: in bytes.
         origin: None while nothing is known of its bytes.
         hashes: of all its bytes, after `begin` or `restart`.
+        inherited: whether they begin with bytes that an earlier run left.
     """
 
     def __init__(self, target: Path, descriptor: int, progress: Callable[[int], object]) -> None:
@@ -99,6 +100,7 @@ class PartFile:
         self.size = os.fstat(descriptor).st_size
         self.origin = self._read_origin() if self.size else None
         self.hashes = Hashes()
+        self.inherited = self.size > 0
 
     def begin(self, address: str, version: str | None) -> int:
         """How many bytes of this address are here already, hashed; 0 where they may be another file's."""
@@ -107,9 +109,9 @@ class PartFile:
             return 0
         if origin.validator is None and version is None:
             return 0
-        while self._hashed < self.size:
-            data = os.pread(self._file, min(PIECE, self.size - self._hashed), self._hashed)
+        while data := os.pread(self._file, PIECE, self._hashed):
             self._count(data)
+        self.size = self._hashed
         return self.size
 
     def forget(self) -> None:
@@ -125,7 +127,7 @@ class PartFile:
         self.hashes.clear()
         self._progress(-self._hashed)
         self._hashed = self.size = 0
-        self.origin = None
+        self.origin, self.inherited = None, False
 
     def restart(self, origin: PartOrigin) -> None:
         """Empty the part for bytes of this origin. Raises DataError."""

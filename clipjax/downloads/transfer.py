@@ -101,9 +101,7 @@ def download(file: CardFile, target: Path, reports: Reports) -> Downloaded:
         begun = part.origin and part.origin.address
         for address in sorted(file.addresses, key=lambda each: shown(each) != begun):
             try:
-                with requests.Session() as session:
-                    source = _transfer(session, address, part, file, reports)
-                return _publish(part, target, file, source)
+                return _from(address, part, file, target, reports)
             except Refused as refusal:
                 reasons.append(f"{shown(address)}: {refusal}")
                 reports.notice(f"{file.name}: {reasons[-1]}")
@@ -111,6 +109,23 @@ def download(file: CardFile, target: Path, reports: Reports) -> Downloaded:
         f"{file.name} could not be downloaded ({'; '.join(reasons) or 'its card has no address'}): try again "
         f"later, or get it in another way and put it at {target}"
     )
+
+
+def _from(address: str, part: PartFile, file: CardFile, target: Path, reports: Reports) -> Downloaded:
+    """Raises Refused where the address does not give the file; then nothing wrong is left in the part."""
+    with requests.Session() as session:
+        source = _transfer(session, address, part, file, reports)
+        if part.inherited and _wrong(part, file, source):
+            # After a crash of the machine a disk may hold other bytes than were written.
+            reports.notice(f"{file.name}: what an earlier run left is damaged; starting anew")
+            part.empty()
+            source = _transfer(session, address, part, file, reports)
+    if wrong := _wrong(part, file, source):
+        part.empty()
+        raise Refused(f"{wrong}; what came was removed")
+    part.publish()
+    sha256, md5 = part.hashes.hexdigests()
+    return Downloaded(target, source.address, part.size, sha256, md5, source.revision)
 
 
 def existing(file: CardFile, target: Path, progress: Callable[[int], object]) -> Downloaded:
@@ -252,17 +267,14 @@ def _write(answer: Iterator[bytes], part: PartFile, origin: PartOrigin, file: Ca
         part.restart(origin)  # an empty file
 
 
-def _publish(part: PartFile, target: Path, file: CardFile, source: _Source) -> Downloaded:
-    """Raises Refused where the part is not the file; then it is emptied."""
+def _wrong(part: PartFile, file: CardFile, source: _Source) -> str | None:
+    """How the part differs from the file, as a clause; None where it fits."""
     sha256, md5 = part.hashes.hexdigests()
-    wrong = _difference(file, part.size, sha256, md5)
-    if source.sha256 not in (None, sha256):
-        wrong = wrong or f"its SHA-256 is {sha256}, not {source.sha256} as the hub says"
-    if wrong:
-        part.empty()
-        raise Refused(f"{wrong}; what came was removed")
-    part.publish()
-    return Downloaded(target, source.address, part.size, sha256, md5, source.revision)
+    if wrong := _difference(file, part.size, sha256, md5):
+        return wrong
+    if source.sha256 in (None, sha256):
+        return None
+    return f"its SHA-256 is {sha256}, not {source.sha256} as the hub says"
 
 
 def _difference(file: CardFile, size: int, sha256: str, md5: str) -> str | None:

@@ -587,14 +587,29 @@ def test_a_part_of_unknown_origin_starts_anew(
     assert getting.target.read_bytes() == DATA
 
 
-def test_a_part_that_was_changed_is_noticed(getting: Getting, server: FileServer) -> None:
+@pytest.mark.parametrize("size", [100_000, 100_001, 400_000])
+def test_a_part_that_was_damaged_is_dropped(getting: Getting, server: FileServer, size: int) -> None:
+    """A crash of the machine may leave other bytes in the part, also bytes after its end."""
     where = begin(getting, server, Content(DATA), 100_000)
-    (getting.folder / f"{NAME}.part").write_bytes(OTHER[:100_000])
-    with pytest.raises(DataError, match="its SHA-256 is"):
-        getting.get(where, sha256=sha256(DATA))
-    assert getting.left() == []
-    getting.told.clear()
+    (getting.folder / f"{NAME}.part").write_bytes((OTHER + OTHER)[:size])
     getting.get(where, sha256=sha256(DATA))
+    assert server.asked("Range") == [f"bytes={size}-", None]
+    assert getting.target.read_bytes() == DATA
+
+
+def test_what_is_still_wrong_after_a_damaged_part_is_refused(getting: Getting, server: FileServer) -> None:
+    where = begin(getting, server, Content(DATA), 100_000)
+    with pytest.raises(
+        DataError, match=f"its SHA-256 is {sha256(DATA)}, not {sha256(OTHER)} as the card says"
+    ):
+        getting.get(where, sha256=sha256(OTHER))
+    assert getting.left() == []
+    assert getting.notices[-2] == f"{NAME}: what an earlier run left is damaged; starting anew"
+    assert server.asked("Range") == ["bytes=100000-", None]
+    getting.told.clear()
+    with pytest.raises(DataError):
+        getting.get(where, sha256=sha256(OTHER))
+    assert len(server.requests) == 3
 
 
 def test_secrets_are_in_no_sentence_and_no_file(getting: Getting, server: FileServer) -> None:
