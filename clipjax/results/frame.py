@@ -16,13 +16,15 @@ import pyarrow as pa
 from clipjax.errors import UsageError, unknown_name
 from clipjax.results.published.references import with_imported
 from clipjax.results.row import Row
-from clipjax.results.row_table import columns, json_texts, nested, row_table
+from clipjax.results.row_table import json_texts, nested, row_table
+from clipjax.results.rows import without_gc
 from clipjax.results.store import ResultStore
 
 FRAMES = ("pandas", "polars", "arrow")
 NAMES = ("run_id", "model", "task", "dataset")  # the first columns of the per-image frame
 
 
+@without_gc()
 def load_results(
     folder: str | Path = "results",
     *,
@@ -58,9 +60,8 @@ def load_results(
     rows = with_imported(store.rows(every=every))
     frame = _frame(as_, row_table(rows))
     if as_ == "pandas":
-        values = columns(rows)
         for name in nested():
-            frame[name] = library.Series(values[name], dtype=object)
+            frame[name] = library.Series([row.get(name) for row in rows], dtype=object)
     return (frame, _frame(as_, image_rows(store, rows))) if images else frame
 
 

@@ -17,10 +17,13 @@ import pyarrow as pa
 
 from clipjax.errors import DataError
 from clipjax.results.row import AnyRow, Limits, Row
+from clipjax.storage.records import field_names
 
 BATCH = 5_000  # rows of a batch
 
 _TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+_FIELDS = [name for name in field_names(Row) if name != "interval"]
+_LIMITS = field_names(Limits)
 _PUBLISHED = ("published", "source", "difference")
 _CONVENTION = ("prompts", "label_space")
 
@@ -28,7 +31,8 @@ _CONVENTION = ("prompts", "label_space")
 @functools.cache
 def schema() -> pa.Schema:
     """Name and type of each column, in order."""
-    fields = {name: kind or pa.string() for name, kind in _kinds(Row).items() if name != "interval"}
+    kinds = _kinds(Row)
+    fields = {name: kinds[name] or pa.string() for name in _FIELDS}
     texts = dict.fromkeys((*_PUBLISHED, *_CONVENTION), pa.string())
     return pa.schema(fields | _kinds(Limits) | texts)
 
@@ -36,7 +40,7 @@ def schema() -> pa.Schema:
 @functools.cache
 def nested() -> frozenset[str]:
     """The columns of fields with several parts, which are JSON text in a table."""
-    return frozenset(name for name, kind in _kinds(Row).items() if kind is None and name in schema().names)
+    return frozenset(name for name in _FIELDS if _kinds(Row)[name] is None)
 
 
 def _kinds(record: type) -> dict[str, Any]:
@@ -49,14 +53,21 @@ def _kinds(record: type) -> dict[str, Any]:
     return kinds
 
 
-def columns(rows: Sequence[AnyRow]) -> dict[str, list[Any]]:
+def columns(rows: Sequence[AnyRow]) -> dict[str, Sequence[Any]]:
     """The values of each column, in the order of `schema`. Fields of several parts are as in the rows."""
-    found = {name: [row.get(name) for row in rows] for name in _kinds(Row)}
-    limits = [interval or {} for interval in found.pop("interval")]
-    found |= {name: [each.get(name) for each in limits] for name in _kinds(Limits)}
-    beside = [published(row) for row in rows]
-    found |= {name: [each[i] for each in beside] for i, name in enumerate(_PUBLISHED)}
-    return found | {name: [row["convention"].get(name) for row in rows] for name in _CONVENTION}
+    names = schema().names
+    return dict(zip(names, zip(*map(cells, rows)) if rows else [()] * len(names)))
+
+
+def cells(row: AnyRow) -> tuple[Any, ...]:
+    """The values of a row, in the order of `schema`. Fields of several parts are as in the row."""
+    interval, convention = row["interval"] or {}, row["convention"]
+    return (
+        *map(row.get, _FIELDS),
+        *map(interval.get, _LIMITS),
+        *(published(row) if row["reference"] else ("", "", "")),
+        *map(convention.get, _CONVENTION),
+    )
 
 
 def published(row: AnyRow, value: str = "{}", difference: str = "{}") -> tuple[str, str, str]:
@@ -91,7 +102,7 @@ def row_table(rows: Sequence[AnyRow]) -> pa.Table:
     return pa.Table.from_batches(batches(rows), schema())
 
 
-def _array(field: pa.Field, values: list[Any]) -> pa.Array:
+def _array(field: pa.Field, values: Sequence[Any]) -> pa.Array:
     if field.name in nested():
         values = json_texts(values)
     try:

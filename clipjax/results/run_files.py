@@ -44,12 +44,14 @@ def sealed(shared: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]) ->
 class RunFiles:
     """The files of one run. `data`: of `run.json`; `record`: that parsed, which loses its `files`.
 
+    `partial`: `check_sizes` found the per-image table shorter than written.
+
     Raises:
         DataError: `run.json` was changed after it was written.
     """
 
     def __init__(self, folder: Path, data: bytes, record: dict[str, Any]) -> None:
-        self.folder = folder
+        self.folder, self.partial = folder, False
         listed = record.pop(FILES, None)
         self._listed = listed if isinstance(listed, dict) else None
         if listed is None:
@@ -92,6 +94,7 @@ class RunFiles:
         if (size := self._size(ROWS)) < self._listed[ROWS]["bytes"]:
             raise self._partial(ROWS, size)
         if IMAGES in self._listed and self._size(IMAGES) < self._listed[IMAGES]["bytes"]:
+            self.partial = True
             remark(PARTIAL, str(self.folder))  # no error: the rows are whole without the table
 
     def _size(self, name: str) -> int:

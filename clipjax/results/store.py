@@ -38,8 +38,16 @@ from clipjax.results.data_sets import with_distinct_names
 from clipjax.results.image_table import images_table, read_images_table
 from clipjax.results.remarks import remark
 from clipjax.results.row import AnyRow, Fields, Row
-from clipjax.results.rows import damaged, parse_rows, refuse_unwritable, restorable, validate_rows
+from clipjax.results.rows import (
+    damaged,
+    parse_rows,
+    refuse_unwritable,
+    restorable,
+    validate_rows,
+    without_gc,
+)
 from clipjax.results.run_files import IMAGES, ROWS, RUN, RunFiles, described, sealed
+from clipjax.results.run_index import RunIndex
 from clipjax.storage.bucket_files import BucketFiles
 from clipjax.storage.buckets import BucketPath, as_path, check_folder
 from clipjax.storage.reading import parse_json
@@ -134,17 +142,35 @@ class ResultStore:
             DataError: a run is damaged, copied, or written by a newer clipjax; names the file.
         """
         names = self.run_ids()
-        runs = [self.run(run_id) for run_id in names]
-        _refuse_copies(self.root, names, runs)
-        if every:
-            kept = [row for rows in runs for row in rows]
-        else:
-            newest = {row["recipe_hash"]: row["run_id"] for rows in runs for row in rows}
-            kept = [row for rows in runs for row in rows if newest[row["recipe_hash"]] == row["run_id"]]
-        return kept if as_recorded else with_distinct_names(kept)
+        with without_gc():
+            runs = self._runs(names)
+            _refuse_copies(self.root, names, runs)
+            if every:
+                kept = [row for rows in runs for row in rows]
+            else:
+                newest = {row["recipe_hash"]: row["run_id"] for rows in runs for row in rows}
+                kept = [row for rows in runs for row in rows if newest[row["recipe_hash"]] == row["run_id"]]
+            return kept if as_recorded else with_distinct_names(kept)
+
+    def _runs(self, names: Sequence[str]) -> list[list[Row]]:
+        if isinstance(self.root, BucketPath):
+            return [self.run(run_id) for run_id in names]
+        index, runs = RunIndex(self.root), []
+        for run_id in names:
+            versions = index.versions(run_id)
+            if (rows := index.rows(run_id, versions)) is None:
+                rows, files = self._read_run(run_id)
+                if files.known and not files.partial and ("part" in rows[0] or not files.has_images()):
+                    index.add(run_id, versions, rows)
+            runs.append(rows)
+        index.save()
+        return runs
 
     def run(self, run_id: str) -> list[Row]:
         """Raises DataError if the run is damaged, copied in part, or of a newer clipjax; names the file."""
+        return self._read_run(run_id)[0]
+
+    def _read_run(self, run_id: str) -> tuple[list[Row], RunFiles]:
         shared, files = self._opened(run_id)
         path = self.root / run_id / ROWS
         data = _read(path)
@@ -155,7 +181,7 @@ class ResultStore:
             raise damaged(path, str(error)) from None
         if not (rows := parse_rows(shared, lines, path)):
             raise damaged(path, "it has no rows")
-        return recovered(rows, self.root / run_id / IMAGES) if files.has_images() else rows
+        return (recovered(rows, self.root / run_id / IMAGES) if files.has_images() else rows), files
 
     def shared(self, run_id: str) -> Fields:
         """The fields that all rows of a run share, read from `run.json` alone.

@@ -123,6 +123,11 @@ class RowIndex:
             self.models.setdefault(name)
             self._found.setdefault(term_of(row), {}).setdefault(name, []).append(row)
 
+    @property
+    def terms(self) -> Iterable[Term]:
+        """In row order."""
+        return self._found
+
     def of(self, term: Term) -> Mapping[str, Sequence[Row]]:
         return self._found.get(term, {})
 
@@ -258,9 +263,8 @@ def _cell(model: str, column: Column, by_term: Mapping[Term, Row]) -> Cell:
         return Cell(column, None, None, tuple(used), tuple(missing), [])
     value = sum(row["value"] for row in used) / len(used)
     cell = Cell(column, value, _interval(column, value, used), tuple(used), (), [])
-    if not _comparable(used):
-        return cell
-    return replace(cell, reference=compare(value, _published(model, column, used), cell.part))
+    known = _published(model, column, used) if _comparable(used) else []
+    return replace(cell, reference=compare(value, known, cell.part)) if known else cell
 
 
 def _comparable(rows: Sequence[Row]) -> bool:

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from clipjax.analysis.rows.alike import Ways, unlike, unlike_in_words
-from clipjax.analysis.rows.cells import Cell, Column, RowIndex, cells_of, term_of
+from clipjax.analysis.rows.cells import Cell, Column, RowIndex, cells_of
 from clipjax.config import ConfigTable, config_tables
 from clipjax.entry_points import cached
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.results.escaping import markdown, tex
 from clipjax.results.row import Row, metric_name
+from clipjax.results.rows import without_gc
 from clipjax.results.tables import as_csv
 from clipjax.storage.reading import read_toml
 from clipjax.storage.records import read
@@ -88,6 +89,7 @@ class Pivot:
         return min(values) if better == "lower" else max(values)
 
 
+@without_gc()
 def pivot(
     rows: Iterable[Row],
     metric: str,
@@ -106,7 +108,7 @@ def pivot(
         DataError: as `cells_of`, for every data set.
     """
     index = RowIndex(rows)
-    names = {term: metric_name(term.metric, term.slice) for term in map(term_of, index)}
+    names = {term: metric_name(term.metric, term.slice) for term in index.terms}
     wanted = sorted(term for term, name in names.items() if name == metric)
     if not wanted:
         raise unknown_name("metric", metric, sorted(set(names.values())))

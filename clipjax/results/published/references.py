@@ -142,14 +142,18 @@ def references(row: AnyRow) -> list[PublishedReference] | None:
     return compare(row["value"], known, in_words(row)) or None
 
 
-def with_imported(rows: Sequence[Row]) -> list[Row]:
-    """Measured rows beside the published numbers in their folder, which a licence may keep out of clipjax."""
-    wanted = {_number(row) for row in rows if _is_compared(row)}
+def with_imported(rows: list[Row]) -> list[Row]:
+    """Measured rows beside the published numbers in their folder, which a licence may keep out of clipjax.
+
+    The list itself, if it has no such numbers.
+    """
+    others = [row for row in rows if row["origin"] == "published" and row["value"] is not None]
+    wanted = {_number(row) for row in rows if _is_compared(row)} if others else ()
     imported: dict[_Number, list[Score]] = {}
-    for row in rows if wanted else ():
-        if row["origin"] == "published" and row["value"] is not None and _number(row) in wanted:
+    for row in others:
+        if _number(row) in wanted:
             imported.setdefault(_number(row), []).append(_imported(row))
-    return [_beside(row, imported) for row in rows] if imported else list(rows)
+    return [_beside(row, imported) for row in rows] if imported else rows
 
 
 def _number(row: Row) -> _Number:
