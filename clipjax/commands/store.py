@@ -70,6 +70,37 @@ def gc(
     say(f"{verb} {len(removed)} entries, {freed:.1f} MB")
 
 
+@app.command("export")
+def export(
+    entry: Annotated[str, typer.Argument(metavar="ENTRY", help="An entry of `clipjax store ls`.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
+    form: Annotated[
+        str, typer.Option("--format", "-f", help="npy (an array, and ids as JSON), or parquet.")
+    ] = "npy",
+    store: StoreOption = None,
+    pixels: PixelsOption = False,
+) -> None:
+    """Write a stored array to a folder, for other programs.
+
+    Texts have the numbers of their rows as ids: the store does not keep texts.
+
+    Example:
+
+        clipjax store export 3f2a91c0 --format parquet --out embeddings
+    """
+    from clipjax.embeddings.files import NamedRows, check_target, write_embeddings
+    from clipjax.storage.entry import read_entry
+    from clipjax.storage.store import Store
+
+    check_target(out, form)
+    opened = Store(_existing(store, pixels))
+    name = opened.named(entry)
+    record, ids, array = read_entry(opened.root / name, opened.files)
+    about = {"entry": name, **record.about, "key": record.key}
+    write_embeddings(out, {"rows": NamedRows(ids, array)}, about, form)
+    say(f"{out}: {len(ids):,} rows of {list(array.shape[1:])}")
+
+
 def _existing(store: Path | None, pixels: bool) -> Path:
     """The store in a folder. Only the user's cache may be missing: it then counts as empty."""
     from clipjax.storage.buckets import as_path

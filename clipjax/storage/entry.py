@@ -250,6 +250,34 @@ class Entry:
         return ids, array[: len(ids)]
 
 
+def read_entry(
+    path: epath.Path, files: LocalFiles | BucketFiles
+) -> tuple[EntryRecord, list[str], np.ndarray]:
+    """The record, ids and rows of a finished entry, whose ids nobody has stated.
+
+    Raises:
+        FileNotFoundError: another run has just removed it.
+        DataError: a shard is absent or damaged, or the ids are not those that the entry was made with.
+    """
+    record = read_record(path / "key.json")
+    manifest = record.manifest
+    shell = Entry(path, manifest, [], files)
+    ids, arrays = [], []
+    for k in range(manifest.shards):
+        data = files.read(shell.shard_path(k))
+        try:
+            names, rows, _, _ = unpack(data or b"", shell._owner(k))
+        except ValueError as error:
+            why = "is missing" if data is None else f"is damaged ({error})"
+            raise DataError(f"{shell.shard_path(k)} {why}: run the embedding again, to its end") from None
+        ids += names
+        arrays.append(rows)
+    if len(ids) == manifest.rows and sha256_json(ids) != manifest.ids_sha256:
+        raise DataError(f"{path}: its shards have other ids than its key.json; delete {path}")
+    empty = np.empty((0, *(manifest.row_shape or ())), manifest.dtype)
+    return record, ids, np.concatenate([empty, *arrays]) if len(ids) == 0 else np.concatenate(arrays)
+
+
 def check_finite(ids: Sequence[str], array: np.ndarray) -> None:
     """Raises DataError naming the first id whose row is not finite."""
     if array.dtype.kind in "iub" or array.size == 0:

@@ -148,6 +148,20 @@ class Store:
         )
         self.files.create(path, dataclasses.replace(record, manifest=manifest).to_json(), replace=True)
 
+    def named(self, name: str) -> str:
+        """The entry whose name begins so.
+
+        Raises:
+            UsageError: none does, or several do.
+            DataError: as `ls`.
+        """
+        names = self._names() if exists(self.root) else []
+        found = [each for each in names if each.startswith(name)]
+        if len(found) != 1:
+            count = "several entries begin" if found else "no entry begins"
+            raise UsageError(f"{self.root}: {count} with {name!r}: take one of `clipjax store ls`")
+        return found[0]
+
     def ls(self) -> list[EntryInfo]:
         """The last used first. Raises DataError for a damaged entry or a foreign folder."""
         if not exists(self.root):
