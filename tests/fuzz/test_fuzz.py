@@ -20,13 +20,20 @@ from _try import run_many
 INPUTS = 40
 
 
+# Another TOML file of the same kind, or roberta's tokenizer.json, stays of each.
+SLOWEST = ("TOML: imagenet_3dcc", "TOML: fig1", "tokenizer: siglip tokenizer.json")
+
+
 def _marked(name: str) -> Any:
     """A parameter, marked `reference` if torch or open_clip writes the subject's files."""
     make: Any = SUBJECTS[name].make
     make = getattr(make, "func", make)  # of a partial
     needed = _reference.names_that_need_reference(Path(inspect.getfile(make)))
     writer = make.__qualname__.partition(".")[0]
-    return pytest.param(name, marks=pytest.mark.reference if writer in needed else ())
+    marks = [pytest.mark.reference] if writer in needed else []
+    if name in SLOWEST:
+        marks.append(pytest.mark.long("fuzz/test_fuzz.py::test_injured_files"))
+    return pytest.param(name, marks=marks)
 
 
 @pytest.mark.parametrize("name", [_marked(name) for name in SUBJECTS])
