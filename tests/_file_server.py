@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+import ssl
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 
@@ -66,14 +68,24 @@ class FileServer:
     """Serves `files`, by path; `requests` are those that came. Both may be changed meanwhile.
 
     A request with a query is answered as one without.
+
+    certificate: a file with key and certificate, for https.
     """
 
-    def __init__(self, files: Mapping[str, Content], host: str = "127.0.0.1") -> None:
+    def __init__(
+        self, files: Mapping[str, Content], host: str = "127.0.0.1", certificate: Path | None = None
+    ) -> None:
         self.files, self.requests = dict(files), list[Request]()
         self.ending = threading.Event()
         self._server = _Server((host, 0), _Handler)
         self._server.owner = self
-        self.url = f"http://{host}:{self._server.server_port}"
+        self.url = f"{'http' if certificate is None else 'https'}://{host}:{self._server.server_port}"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
     def __enter__(self) -> FileServer:

@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import random
+import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -637,6 +639,48 @@ def test_the_proxy_of_the_environment_is_used(
     server.files["http://data.invalid/set.tar"] = Content(DATA)
     getting.get("http://data.invalid/set.tar")
     assert getting.target.read_bytes() == DATA
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Key and certificate of 127.0.0.1, which nobody trusts."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl, which makes certificates, is not installed")
+    path = tmp_path_factory.mktemp("https") / "certificate.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+    about = ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", path, "-out"]
+    cert = path.with_name("only.pem")
+    subprocess.run([*command.split(), *about, cert], check=True, capture_output=True)
+    path.write_bytes(path.read_bytes() + cert.read_bytes())
+    return path
+
+
+def test_https(getting: Getting, certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A certificate that is not trusted is refused at once; one that the user trusts is not."""
+    monkeypatch.delenv("CURL_CA_BUNDLE", raising=False)
+    with FileServer({f"/{NAME}": Content(DATA, drops=[100_000])}, certificate=certificate) as server:
+        where = f"{server.url}/{NAME}"
+        monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+        with pytest.raises(DataError, match=r"the server's certificate is not trusted \(self[- ]signed cert"):
+            getting.get(where)
+        assert (getting.left(), getting.pauses.seconds, server.requests) == ([], [], [])
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+        getting.get(where)
+        assert server.asked("Range") == [None, "bytes=100000-"]
+    assert getting.target.read_bytes() == DATA
+
+
+def test_a_redirect_from_https_to_http(
+    getting: Getting, server: FileServer, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    plain = address(server, Content(DATA))
+    with (
+        FileServer({"/moved": Content(location=plain)}, certificate=certificate) as safe,
+        pytest.raises(DataError, match="it redirects from https to http, which anybody on the way could"),
+    ):
+        getting.get(f"{safe.url}/moved")
+    assert server.requests == []
 
 
 def test_a_file_without_an_address(getting: Getting) -> None:
