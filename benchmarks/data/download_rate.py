@@ -3,8 +3,8 @@
     python benchmarks/data/download_rate.py                 # a server that sends 200 MB/s
     python benchmarks/data/download_rate.py --rate 0        # one that sends as fast as it can
 
-The sides take turns. Ours computes MD5, too, and returns when the file is on the disk (fsync); its time is
-that of `download`, in a process of its own. Needs curl, tee and sha256sum.
+The sides take turns. Ours returns when the file is on the disk (fsync); its time is that of `download`
+in a process of its own. Needs curl, tee and sha256sum.
 """
 
 from __future__ import annotations

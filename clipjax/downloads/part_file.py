@@ -13,7 +13,7 @@ import fcntl
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -51,27 +51,29 @@ class PartOrigin:
 
 
 class Hashes:
-    """SHA-256 and MD5 of bytes that come in pieces, each in a thread of its own beside the caller's."""
+    """Hashes of bytes that come in pieces, each in a thread of its own beside the caller's.
 
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(2, "clipjax-hash")
+    names: of hashlib's algorithms.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names, self._pool = names, ThreadPoolExecutor(len(names), "clipjax-hash")
         self._running: list[Future[None]] = []
         self.clear()
 
     def clear(self) -> None:
         self._wait()
-        self._hashes = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+        self._hashes = [hashlib.new(name, usedforsecurity=False) for name in self._names]
 
     def update(self, data: bytes) -> None:
         """Returns when the piece before this one is hashed."""
         self._wait()
         self._running = [self._pool.submit(each.update, data) for each in self._hashes]
 
-    def hexdigests(self) -> tuple[str, str]:
-        """SHA-256 and MD5."""
+    def hexdigests(self) -> dict[str, str]:
+        """By the names of the algorithms."""
         self._wait()
-        sha256, md5 = self._hashes
-        return sha256.hexdigest(), md5.hexdigest()
+        return {name: each.hexdigest() for name, each in zip(self._names, self._hashes)}
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
@@ -92,14 +94,16 @@ class PartFile:
         inherited: whether they begin with bytes that an earlier run left.
     """
 
-    def __init__(self, target: Path, descriptor: int, progress: Callable[[int], object]) -> None:
+    def __init__(
+        self, target: Path, descriptor: int, hashes: Sequence[str], progress: Callable[[int], object]
+    ) -> None:
         self.path, self._target = part_of(target), target
         self._record = self.path.with_name(f"{self.path.name}.json")
         self._file, self._progress = descriptor, progress
         self._hashed = 0  # bytes in `hashes`, and told to `progress`
         self.size = os.fstat(descriptor).st_size
         self.origin = self._read_origin() if self.size else None
-        self.hashes = Hashes()
+        self.hashes = Hashes(hashes)
         self.inherited = self.size > 0
 
     def begin(self, address: str, version: str | None) -> int:
@@ -194,6 +198,7 @@ def part_of(target: Path) -> Path:
 @contextmanager
 def locked_part(
     target: Path,
+    hashes: Sequence[str],
     progress: Callable[[int], object],
     notice: Callable[[str], object],
     stop: threading.Event,
@@ -207,7 +212,7 @@ def locked_part(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _lock(target, notice, stop)
-        part = None if descriptor is None else PartFile(target, descriptor, progress)
+        part = None if descriptor is None else PartFile(target, descriptor, hashes, progress)
     except OSError as error:
         raise DataError(
             f"{part_of(target)} cannot be written ({error.strerror}): make its folder writable"
@@ -249,9 +254,9 @@ def _is_ours(descriptor: int) -> bool:
     return True
 
 
-def hexdigests_of(path: Path, progress: Callable[[int], object]) -> tuple[str, str]:
-    """SHA-256 and MD5 of a file. Raises OSError."""
-    hashes = Hashes()
+def hexdigests_of(path: Path, names: Sequence[str], progress: Callable[[int], object]) -> dict[str, str]:
+    """Hashes of a file, by the names of the algorithms. Raises OSError."""
+    hashes = Hashes(names)
     try:
         with path.open("rb") as file:
             while data := file.read(PIECE):

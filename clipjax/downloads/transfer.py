@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,7 +41,6 @@ class Downloaded:
     address: str | None
     bytes: int
     sha256: str
-    md5: str
     revision: str | None = None
 
 
@@ -94,7 +93,7 @@ def download(file: CardFile, target: Path, reports: Reports) -> Downloaded:
         DataError: no address gives the file, with the reason of each; the disk is full or refuses.
         Stopped: `reports.stop` was set. The part stays.
     """
-    with parts.locked_part(target, reports.progress, reports.notice, reports.stop) as part:
+    with parts.locked_part(target, _hashes(file), reports.progress, reports.notice, reports.stop) as part:
         if part is None:
             return existing(file, target, reports.progress)
         reasons = []
@@ -124,8 +123,8 @@ def _from(address: str, part: PartFile, file: CardFile, target: Path, reports: R
         part.empty()
         raise Refused(f"{wrong}; what came was removed")
     part.publish()
-    sha256, md5 = part.hashes.hexdigests()
-    return Downloaded(target, source.address, part.size, sha256, md5, source.revision)
+    sha256 = part.hashes.hexdigests()["sha256"]
+    return Downloaded(target, source.address, part.size, sha256, source.revision)
 
 
 def existing(file: CardFile, target: Path, progress: Callable[[int], object]) -> Downloaded:
@@ -138,14 +137,14 @@ def existing(file: CardFile, target: Path, progress: Callable[[int], object]) ->
     """
     try:
         size = target.stat().st_size
-        sha256, md5 = parts.hexdigests_of(target, progress)
+        digests = parts.hexdigests_of(target, _hashes(file), progress)
     except OSError as error:
         raise DataError(f"{target} cannot be read ({error.strerror}): remove it and run again") from None
-    if wrong := _difference(file, size, sha256, md5):
+    if wrong := _difference(file, size, digests):
         raise DataError(
             f"{target} is not the file that its card describes ({wrong}): remove it and run again"
         )
-    return Downloaded(target, None, size, sha256, md5)
+    return Downloaded(target, None, size, digests["sha256"])
 
 
 def _transfer(
@@ -269,19 +268,24 @@ def _write(answer: Iterator[bytes], part: PartFile, origin: PartOrigin, file: Ca
 
 def _wrong(part: PartFile, file: CardFile, source: _Source) -> str | None:
     """How the part differs from the file, as a clause; None where it fits."""
-    sha256, md5 = part.hashes.hexdigests()
-    if wrong := _difference(file, part.size, sha256, md5):
+    digests = part.hashes.hexdigests()
+    if wrong := _difference(file, part.size, digests):
         return wrong
-    if source.sha256 in (None, sha256):
+    if source.sha256 in (None, digests["sha256"]):
         return None
-    return f"its SHA-256 is {sha256}, not {source.sha256} as the hub says"
+    return f"its SHA-256 is {digests['sha256']}, not {source.sha256} as the hub says"
 
 
-def _difference(file: CardFile, size: int, sha256: str, md5: str) -> str | None:
+def _hashes(file: CardFile) -> list[str]:
+    """MD5 takes longer than SHA-256: only where the card has it."""
+    return ["sha256"] if file.md5 is None else ["sha256", "md5"]
+
+
+def _difference(file: CardFile, size: int, digests: Mapping[str, str]) -> str | None:
     """How a file differs from its card, as a clause; None where it fits."""
     if file.bytes not in (None, size):
         return f"it has {size:,} bytes, not {file.bytes:,} as the card says"
-    for name, value, wanted in (("SHA-256", sha256, file.sha256), ("MD5", md5, file.md5)):
-        if wanted not in (None, value):
-            return f"its {name} is {value}, not {wanted} as the card says"
+    for name, key, wanted in (("SHA-256", "sha256", file.sha256), ("MD5", "md5", file.md5)):
+        if wanted not in (None, digests.get(key)):
+            return f"its {name} is {digests[key]}, not {wanted} as the card says"
     return None

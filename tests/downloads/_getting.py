@@ -57,7 +57,6 @@ class Getting:
         found = download(file, self.target, reports)
         data = self.target.read_bytes()
         assert (found.path, found.bytes, found.sha256) == (self.target, len(data), sha256(data))
-        assert found.md5 == hashlib.md5(data).hexdigest()
         assert self.left() == [NAME]
         assert sum(n for n in self.told if isinstance(n, int)) == len(data)
         return found
