@@ -28,7 +28,7 @@ def downloading(
     shown: bool = True,
     notice: Callable[[str], object] = lambda _: None,
 ) -> Iterator[tuple[CardFile, Downloaded | ClipjaxError]]:
-    """Download files. Each is given out as soon as it is whole; others come meanwhile.
+    """Download files, and yield each with what came, or why it did not, as soon as it ends.
 
     One that fails does not stop the others. An interrupt, or closing the iterator, ends them all; what came
     stays for the next call.
@@ -38,23 +38,17 @@ def downloading(
         at_once: how many come at the same time.
         shown: whether bars are shown on stderr.
         notice: is told sentences meanwhile, from several threads.
-
-    Returns: each file with what came, or why it did not, in the order in which they end.
     """
     stop, todo = threading.Event(), queue.SimpleQueue[tuple[CardFile, Path]]()
     ends = queue.SimpleQueue[tuple[CardFile, Downloaded | Exception]]()
     for each in files:
         todo.put(each)
     with _Bars([file for file, _ in files], shown, notice, stop) as bars:
-
-        def work() -> None:
-            with suppress(queue.Empty, Stopped):
-                while True:
-                    file, path = todo.get_nowait()
-                    ends.put((file, _end(file, path, bars)))
-
         # Daemons: a server that is silent for long must not hold the end of the process.
-        threads = [threading.Thread(target=work, daemon=True) for _ in range(min(at_once, len(files)))]
+        threads = [
+            threading.Thread(target=_work, args=(todo, ends, bars), daemon=True)
+            for _ in range(min(at_once, len(files)))
+        ]
         try:
             for thread in threads:
                 thread.start()
@@ -65,9 +59,25 @@ def downloading(
                 yield file, end
         finally:
             stop.set()
-            until = time.monotonic() + _LEAVING_S
-            for thread in threads:
-                thread.join(max(0.0, until - time.monotonic()))
+            _join(threads)
+
+
+def _work(
+    todo: queue.SimpleQueue[tuple[CardFile, Path]],
+    ends: queue.SimpleQueue[tuple[CardFile, Downloaded | Exception]],
+    bars: _Bars,
+) -> None:
+    """Download one file after the other, until none is left or all are to stop."""
+    with suppress(queue.Empty, Stopped):
+        while True:
+            file, path = todo.get_nowait()
+            ends.put((file, _end(file, path, bars)))
+
+
+def _join(threads: Sequence[threading.Thread]) -> None:
+    until = time.monotonic() + _LEAVING_S
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
 
 
 def _end(file: CardFile, path: Path, bars: _Bars) -> Downloaded | Exception:

@@ -84,7 +84,7 @@ def test_a_file_is_there_while_another_comes_and_closing_ends_that_one(
     file, end = next(ends)
     assert isinstance(end, Downloaded)
     assert (file, end.path.read_bytes()) == (todo[1][0], DATA)
-    threads = [each for each in threading.enumerate() if each.name.endswith("(work)")]
+    threads = [each for each in threading.enumerate() if each.name.endswith("(_work)")]
     assert threads
     assert isinstance(ends, Generator)
     ends.close()
