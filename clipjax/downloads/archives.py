@@ -9,8 +9,8 @@ from pathlib import Path
 
 from clipjax.data.card_files import CardFile
 from clipjax.downloads.members import MemberWriter
-from clipjax.downloads.tars import is_compressed, is_tar, unpack_tar
-from clipjax.downloads.zips import unpack_zip, zip_directory
+from clipjax.downloads.tars import is_tar, unpack_tar
+from clipjax.downloads.zips import unpack_zip
 from clipjax.errors import DataError
 from clipjax.storage.reading import check_regular
 
@@ -44,7 +44,12 @@ def content_kind(path: Path) -> str:
     Raises:
         DataError: the file is missing, unreadable or not a regular file.
     """
-    begin = _begin(path)
+    check_regular(path)
+    try:
+        with path.open("rb") as file:
+            begin = file.read(_BEGIN)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})") from None
     if not begin:
         return "empty"
     if begin.startswith(_ZIPS):
@@ -70,18 +75,6 @@ def check_kind(file: CardFile, path: Path) -> None:
     )
     stated = "a plain file" if file.kind == "plain" else _WORDS[file.kind]
     raise DataError(f"{path} is {_WORDS[kind]}, and the data card states {stated}: {hint}")
-
-
-def unpacked_size(path: Path) -> int | None:
-    """The bytes that an archive unpacks to, at most; None for a compressed tar, which does not state it.
-
-    Raises:
-        DataError: as `content_kind`; a damaged zip.
-    """
-    kind = content_kind(path)
-    if kind == "zip":
-        return sum(info.file_size for info in zip_directory(path))
-    return None if kind == "tar" and is_compressed(_begin(path)) else path.stat().st_size
 
 
 def unpack(
@@ -131,12 +124,3 @@ def unpack(
             f"{path} holds no file that is wanted{wanted}: correct 'only' and 'strip' of the card"
         )
     return Unpacked(writer.files, writer.bytes)
-
-
-def _begin(path: Path) -> bytes:
-    check_regular(path)
-    try:
-        with path.open("rb") as file:
-            return file.read(_BEGIN)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror})") from None

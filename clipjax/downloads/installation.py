@@ -143,7 +143,7 @@ def _unpack(each: FileOnDisk, tree: Path, password: str | None) -> None:
         if file.kind == "plain":
             shutil.copyfile(each.path, target / file.name)
             return
-    with progress_bar(file.unpacked or 0, f"unpack {file.name}", "B", delay=1) as bar:
+    with progress_bar(each.path.stat().st_size, f"unpack {file.name}", "B", delay=1) as bar:
         unpack(each.path, target, strip=file.strip, only=file.only, password=password, progress=bar.update)
 
 

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, cast
 from clipjax.downloads.members import FREELY, MemberWriter
 from clipjax.errors import DataError
 
-BLOCK = 512
+_BLOCK = 512
 _PIECE = 2**18
 _DAMAGE = (
     *(tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, OverflowError),
@@ -36,16 +36,11 @@ _OTHERS = {
 }
 
 
-def is_compressed(begin: bytes) -> bool:
-    """Whether a file that begins so is compressed by gzip, bzip2 or xz."""
-    return begin.startswith(tuple(_COMPRESSIONS))
-
-
 def is_tar(path: Path) -> bool:
     """Whether a file begins with the header of a tar, compressed or not."""
     try:
         with path.open("rb") as raw:
-            tarfile.TarInfo.frombuf(_decompressed(raw).read(BLOCK), "utf-8", "surrogateescape")
+            tarfile.TarInfo.frombuf(_decompressed(raw).read(_BLOCK), "utf-8", "surrogateescape")
     except _DAMAGE:
         return False
     return True
@@ -133,7 +128,7 @@ class _Stream:
         tarfile takes a damaged header, or the end of the file, for the end of the archive. Reading on
         also checks the checksum of a compressed file.
         """
-        if self._last != bytes(BLOCK):
+        if self._last != bytes(_BLOCK):
             raise tarfile.ReadError("it has no end-of-archive mark")
         padding = 0
         while piece := self._file.read(_PIECE):

@@ -23,12 +23,6 @@ _DAMAGE = (
 )
 
 
-def zip_directory(path: Path) -> list[zipfile.ZipInfo]:
-    """The members that a zip lists. Raises DataError if it is damaged."""
-    with _reading(path), zipfile.ZipFile(path) as archive:
-        return archive.infolist()
-
-
 def unpack_zip(
     path: Path, writer: MemberWriter, password: str | None, progress: Callable[[int], object]
 ) -> None:
