@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _encrypted import encrypted_zip
 from _file_server import Content, FileServer
 from PIL import Image
 from typer.testing import CliRunner
@@ -26,7 +27,6 @@ from clipjax.data.cards import load_dataset, read_card
 from clipjax.downloads import installation
 from clipjax.downloads.receipts import FetchFolders, read_receipt
 from clipjax.errors import ClipjaxError, DataError, UsageError
-from tests.downloads._encrypted import encrypted_zip
 
 CLASSES = ("cat", "dog")
 
