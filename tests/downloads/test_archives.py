@@ -295,7 +295,8 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "another tar after the end": (_edited(lambda data: data + data), f"{TAR}.*more follows"),
     "larger than the file": (_edited(lambda data: _header(data, 124, b"%011o\0" % 10**7)), "fewer bytes"),
     "negative": (_edited(lambda data: _header(data, 124, b"\xff" * 11 + b"\0")), TAR),
-    "huge extended header": (_edited(lambda data: _header(data, 124, b"7" * 11 + b" " * 21 + b"x")), TAR),
+    "huge extended header": (
+        _edited(lambda data: _header(data, 124, b"7" * 11 + b" " * 21 + b"x")), f"{TAR} .a header of"),
     "truncated gzip": (_edited(lambda data: gzip.compress(data)[:-9]), TAR),
     "wrong checksum of a gzip": (_edited(lambda data: gzip.compress(data)[:-8] + bytes(8)), TAR),
     "garbage after a gzip": (_edited(lambda data: gzip.compress(data) + b"garbage"), TAR),
