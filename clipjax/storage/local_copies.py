@@ -7,6 +7,7 @@ together take at most `BUDGET`; those used longest ago are removed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -17,6 +18,7 @@ from typing import IO
 
 from clipjax.config import cache_dir
 from clipjax.errors import DataError
+from clipjax.progress import progress_bar
 from clipjax.storage.buckets import REQUESTS, BucketPath, as_path
 from clipjax.storage.digests import Version, sha256_json, version_of
 from clipjax.storage.writing import whole_file
@@ -49,15 +51,18 @@ def nearby(paths: Sequence[Path], versions: Sequence[Version]) -> Iterator[Path]
     if not versions:
         yield from paths
         return
-    with ThreadPoolExecutor(AHEAD) as pool:
-        coming: list[Future[Path]] = []
-        try:
+    pool, coming = ThreadPoolExecutor(AHEAD), list[Future[Path]]()
+    sizes = [version.size for version in versions]
+    try:
+        with progress_bar(sum(sizes), "copy", "B", delay=1) as bar:
             for i in range(len(paths)):
                 for k in range(len(coming), min(i + 1 + AHEAD, len(paths))):
                     coming.append(pool.submit(_copy, as_path(paths[k]), versions[k]))
-                yield coming[i].result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+                copy = coming[i].result()
+                bar.update(sizes[i])
+                yield copy
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # an error is told at once
 
 
 def opened_copy(path: Path, version: Version) -> IO[bytes]:
@@ -67,8 +72,9 @@ def opened_copy(path: Path, version: Version) -> IO[bytes]:
         DataError: it cannot be read, or is not of this version any more.
     """
     while True:
+        copy = _copy(path, version)
         with contextlib.suppress(FileNotFoundError):  # removed meanwhile, to make room
-            return _copy(path, version).open("rb")
+            return copy.open("rb")
 
 
 def _copy(path: Path, version: Version) -> Path:
@@ -85,7 +91,17 @@ def _copy(path: Path, version: Version) -> Path:
 
 def _fetch(path: BucketPath, version: Version, copy: Path) -> None:
     with whole_file(copy) as draft:
-        path.ask(lambda fs, name: fs.get_file(name, str(draft)))
+        try:
+            path.ask(lambda fs, name: fs.get_file(name, str(draft)))
+        except FileNotFoundError:
+            raise DataError(f"{path} does not exist any more: run again") from None
+        except DataError as error:
+            if getattr(error.__cause__, "errno", None) not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise DataError(
+                f"{path}: there is no room for it in {copy.parent}: make some, or set CLIPJAX_CACHE to a "
+                "folder on another disk"
+            ) from None
         # A server may state no size.
         whole = version.size in (0, draft.stat().st_size)
         if not whole or path.version() != version[:2]:
@@ -102,22 +118,26 @@ def _use(copy: Path) -> bool:
 
 
 def _make_room(folder: Path, size: int) -> None:
-    copies = sorted(_copies(folder), key=lambda entry: entry.stat().st_mtime)
-    left = _taken(folder)
-    for entry in copies:
-        if left + size <= BUDGET and shutil.disk_usage(folder).free >= size:
+    copies = _copies(folder)
+    taken = sum(status.st_size for _, status in copies)
+    for copy, status in sorted(copies, key=lambda entry: entry[1].st_mtime):
+        if taken + size <= BUDGET and shutil.disk_usage(folder).free >= size:
             return
-        left -= entry.stat().st_size
-        Path(entry).unlink(missing_ok=True)
+        taken -= status.st_size
+        copy.unlink(missing_ok=True)
 
 
 def _taken(folder: Path) -> int:
-    return sum(entry.stat().st_size for entry in _copies(folder))
+    return sum(status.st_size for _, status in _copies(folder))
 
 
-def _copies(folder: Path) -> list[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:
-        return [entry for entry in entries if "." not in entry.name]
+def _copies(folder: Path) -> list[tuple[Path, os.stat_result]]:
+    """Whole copies; drafts and locks have a dot in their names."""
+    found = []
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another process makes room
+            found += [] if "." in path.name else [(path, path.stat())]
+    return found
 
 
 @contextlib.contextmanager

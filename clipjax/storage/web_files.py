@@ -35,13 +35,7 @@ class WebFiles:
         with _answer(url, {"Range": "bytes=0-0"}) as response:
             headers, partial = response.headers, response.status_code == 206
         version = headers.get("ETag") or headers.get("Last-Modified") or _RUN
-        return {
-            "name": url,
-            "type": "file",
-            "size": _size(headers, partial=partial),
-            "version": version,
-            "partial": partial,
-        }
+        return {"name": url, "type": "file", "size": _size(headers, partial=partial), "version": version}
 
     def cat_file(self, url: str, start: int | None = None, end: int | None = None) -> bytes:
         """Raises DataError if the server sends no parts of a file, and one was asked for."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import io
 import json
 import tarfile
@@ -188,6 +189,36 @@ def test_a_shard_that_changes_meanwhile(server: FileServer) -> None:
     with pytest.raises(DataError, match=r"0\.tar changes while it is read"):
         local_copies.opened_copy(asked, local_copies.version_of(asked))
     assert not [each for each in (local_copies.cache_dir() / "copies").iterdir() if "." not in each.name]
+
+
+def test_a_shard_that_is_gone_meanwhile(server: FileServer) -> None:
+    asked = as_path(f"{server.url}/set/0.tar")
+    version = local_copies.version_of(asked)
+    del server.files["/set/0.tar"]
+    with pytest.raises(DataError, match=r"0\.tar does not exist any more: run again"):
+        local_copies.opened_copy(asked, version)
+
+
+def test_a_full_disk_is_said(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    from clipjax.storage.web_files import WebFiles
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(WebFiles, "get_file", full)
+    with pytest.raises(
+        DataError, match=r"0\.tar: there is no room for it in .*/copies: make some, or set CLIPJAX"
+    ):
+        manifest_at(f"{server.url}/set/0.tar")
+
+
+def test_a_copy_that_another_process_removes_comes_again(server: FileServer, cache: Path) -> None:
+    url = f"{server.url}/set/{{0..2}}.tar"
+    found = manifest_at(url)
+    for path in (cache / "copies").iterdir():
+        path.unlink()
+    assert found.opener.open(5) == png(5)
+    assert whole(server) == ["/set/0.tar", "/set/1.tar", "/set/1.tar", "/set/2.tar"]
 
 
 def test_a_folder_of_a_web_server_is_not_listed(server: FileServer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import io
 import tarfile
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from _sweep_world import rows_of
 from typer.testing import CliRunner, Result
 
 from clipjax.cli import app
-from clipjax.errors import DataError, UsageError
+from clipjax.errors import DataError, Interrupted, UsageError
 
 FIGURE = """
 title = "Two sets of colours"
@@ -194,6 +195,37 @@ def test_what_cannot_be_got_is_named_and_the_rest_is_run(place: Path, server: Fi
     done = study(place, *options, "--from", place / "mine")
     assert (done.exit_code, "2 runs done now, 1 before" in done.output) == (0, True), done.output
     assert "not there" not in done.output
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "clipjax.downloads.fetch.complete",
+        "clipjax.evaluation.plans.execute.measured",
+        "clipjax.commands.runs.study.claims",
+    ],
+    ids=["fetch", "sweep", "claims"],
+)
+def test_an_interrupted_study_goes_on(place: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    module, _, name = where.rpartition(".")
+    work, calls = getattr(importlib.import_module(module), name), list[int]()
+
+    def cut_off(*arguments: object, **options: object) -> object:
+        calls.append(1)
+        if len(calls) == 2 or name == "claims":
+            raise Interrupted("stop")
+        return work(*arguments, **options)
+
+    options = ("--models", "one", "--limit", "6")
+    with monkeypatch.context() as patch:
+        patch.setattr(where, cut_off)
+        with pytest.raises(Interrupted):
+            study(place, *options)
+    assert not (place / "study" / "report.html").exists()
+    done = study(place, *options)
+    assert done.exit_code == 0, done.output
+    assert "1 of 1" in done.output
+    assert (place / "study" / "report.html").exists()
 
 
 def test_a_dry_run_says_what_it_would_take(place: Path, server: FileServer) -> None:
