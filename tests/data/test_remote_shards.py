@@ -14,6 +14,8 @@ from typing import Any
 
 import huggingface_hub
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from _file_server import Content, FileServer
 from _images import RECIPE, png
@@ -111,6 +113,18 @@ def test_several_braces(server: FileServer, expected: Manifest) -> None:
         DataError, match=r"1 of its 4 shards do not exist, the first is http://.*/b/x-008\.tar"
     ):
         manifest_at(f"{server.url}/{{a,b}}/x-{{008..009}}.tar")
+
+
+def test_parquet_is_read_in_parts(server: FileServer, tmp_path: Path) -> None:
+    for k in range(2):
+        images = [{"bytes": png(i), "path": f"{i}.png"} for i in range(3 * k, 3 * k + 3)]
+        path = tmp_path / "files" / f"test-0000{k}-of-00002.parquet"
+        path.parent.mkdir(exist_ok=True)
+        pq.write_table(pa.table({"image": images, "label": [0, 1, 0]}), path)
+        server.files[f"/{path.name}"] = Content(path.read_bytes())
+    found = manifest_at(f"{server.url}/test-{{00000..00001}}-of-00002.parquet")
+    assert_same(found, manifest_at(tmp_path / "files"))
+    assert whole(server) == []
 
 
 def test_shards_above_the_budget_are_read_in_parts(
