@@ -99,15 +99,19 @@ def _of_shifts(demo: Demo) -> Iterator[Statement]:
 
 
 def _of_language(demo: Demo) -> Iterator[Statement]:
-    lows = [each.llava.interval("top1_debiased@parsed") for each in demo.asked]
+    lows = [each.llava.interval("top1_debiased@parsed") for each in demo.answers]
     told = ", ".join(f"{low[0]:.2f}" for low in lows if low is not None)
-    yield "the LLaVA beats chance on every set", all(each.beats_chance for each in demo.asked), told
-    orders = by_order([each.llava for each in demo.asked])
+    yield "the LLaVA beats chance on every set", all(each.beats_chance for each in demo.answers), told
+    orders = by_order([each.llava for each in demo.answers])
     told = ", ".join(f"{share:.2f}" for share, _ in orders)
     yield "it does so in every order of the options", all(low > CHANCE for _, low in orders), told
-    shuffled = [each.shuffled.interval("top1_debiased@parsed") for each in demo.asked]
+    shuffled = [each.shuffled.interval("top1_debiased@parsed") for each in demo.answers]
     told = ", ".join(f"{low[0]:.2f}" for low in shuffled if low is not None)
-    yield "with other images it is right by chance alone", all(each.needs_images for each in demo.asked), told
+    yield (
+        "with other images it is right by chance alone",
+        all(each.needs_images for each in demo.answers),
+        told,
+    )
 
 
 def _top1(demo: Demo, model: str, dataset: str) -> float:

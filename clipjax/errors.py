@@ -5,6 +5,7 @@ errors or exits.
 """
 
 import re
+from collections.abc import Sequence
 
 # Control characters, line and paragraph separators, text direction marks, half surrogate pairs.
 _HIDDEN = re.compile(
@@ -71,6 +72,12 @@ def counted(n: int, noun: str, nouns: str | None = None) -> str:
     return f"{n} {noun if n == 1 else nouns or noun + 's'}"
 
 
+def some_of(names: Sequence[str], most: int) -> str:
+    """At most this many names: "a, b and 3 more"."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def readable_bytes(number: float) -> str:
     """Powers of ten, as `clipjax store gc` takes them: 4_000_000 -> "4.0 MB"."""
     for unit in ("B", "kB", "MB", "GB"):
@@ -100,7 +107,6 @@ def unknown_name(kind: str, name: str, known: list[str], *, shown: int = 12) -> 
     shown: at most this many names where none is near.
     """
     near = near_names(name, known)
-    more = f" and {len(known) - shown} more" if len(known) > shown else ""
-    some = ", ".join(sorted(known)[:shown]) or "none"
-    hint = f"did you mean {', '.join(near)}?" if near else f"known: {some}{more}"
+    some = some_of(sorted(known), shown) or "none"
+    hint = f"did you mean {', '.join(near)}?" if near else f"known: {some}"
     return UsageError(f"unknown {kind} {name!r}; {hint}")

@@ -5,6 +5,7 @@ A record's own check raises ValueError, to which its reader adds the file; other
 
 from __future__ import annotations
 
+import math
 import re
 
 from clipjax.errors import UsageError
@@ -30,3 +31,8 @@ def groups_in(pattern: str, where: str = "") -> int:
         return re.compile(pattern).groups
     except re.error as error:
         raise ValueError(f"{where}{pattern!r} is not a regular expression ({error})") from None
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a finite number; bools are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -6,7 +6,7 @@ A problem's sentence names the right folder if that is near.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -23,7 +23,7 @@ from clipjax.data.pixels.preprocess import PixelRecipe, open_image, resized_size
 from clipjax.data.questions import questions_of
 from clipjax.data.readers.reader import ARCHIVES, CLASS_FOLDERS, IMAGES, find_reader
 from clipjax.data.readers.walk import FolderEntry, Walk, list_folder
-from clipjax.errors import ClipjaxError, DataError, counted
+from clipjax.errors import ClipjaxError, DataError, counted, some_of
 from clipjax.storage.buckets import as_path
 from clipjax.storage.reading import exists, is_dir, is_file, read_json, read_text
 
@@ -306,7 +306,7 @@ def _mapping_problems(folder: Path, dataset: Dataset) -> Iterator[str]:
         return
     ours = dict(zip(space.ids, map(set, projection.groups))) if projection is not None else {}
     if differing := [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]:
-        yield f"{folder} maps {_some(differing)} to other ImageNet classes than configs/labels does"
+        yield f"{folder} maps {some_of(differing, NAMED)} to other ImageNet classes than configs/labels does"
 
 
 def _objectnet_groups(folder: Path) -> dict[str, set[int]]:
@@ -320,8 +320,3 @@ def _objectnet_groups(folder: Path) -> dict[str, set[int]]:
         for name, label in label_of.items()
         if label in names_of
     }
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more

@@ -145,7 +145,7 @@ def _tune(plan: Plan, out: Path, progress: bool) -> None:
 def _ask(plan: Plan, out: Path, progress: bool) -> None:
     from clipjax.demo import reading
 
-    reading.asked(plan, out, progress)
+    reading.answers(plan, out, progress)
 
 
 def _evaluate(plan: Plan, out: Path, progress: bool, model: str) -> None:

@@ -27,7 +27,7 @@ def print_tables(demo: Demo, plan: Plan) -> None:
     )
     tables = (
         *report.tables(demo.rows, names),
-        report.asked_table(demo.asked, plan.tower.id),
+        report.answers_table(demo.answers, plan.tower.id),
         report.tuning_table(demo.tuned),
         *claim_tables(check(ledger(CLAIMS), ResultStore(demo.out / "results").rows())),
     )

@@ -23,12 +23,12 @@ _read: dict[tuple[Any, ...], Any] = {}
 
 @dataclass(frozen=True)
 class Demo:
-    """`tuned`: rows of the base and the fine-tuned models. `asked`: the vision-language model's results."""
+    """`tuned`: rows of the base and the fine-tuned models. `answers`: the vision-language model's results."""
 
     out: Path
     results: list[Result]
     tuned: list[Row]
-    asked: list[QuestionResults]
+    answers: list[QuestionResults]
 
     @property
     def rows(self) -> list[Row]:
@@ -76,12 +76,12 @@ def tuned(plan: Plan, out: Path, progress: bool) -> list[Row]:
 
 
 @_once
-def asked(plan: Plan, out: Path, progress: bool) -> list[QuestionResults]:
+def answers(plan: Plan, out: Path, progress: bool) -> list[QuestionResults]:
     return asking.ask(plan, out, lists(plan, out, progress), progress)
 
 
 def demo_of(plan: Plan, out: Path) -> Demo:
-    return Demo(out, results(plan, out, False), tuned(plan, out, False), asked(plan, out, False))
+    return Demo(out, results(plan, out, False), tuned(plan, out, False), answers(plan, out, False))
 
 
 def forget() -> None:

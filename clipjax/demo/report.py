@@ -39,7 +39,7 @@ def tables(rows: Sequence[Row], models: Sequence[str]) -> Iterator[Table]:
     yield "The study's summary (its Table IV): a column an aspect", *curation.wide(summary)
 
 
-def asked_table(asked: Sequence[QuestionResults], model: str) -> Table:
+def answers_table(answers: Sequence[QuestionResults], model: str) -> Table:
     """Accuracy among the four options of the lists; the last columns are checks."""
     heading = f"{LLAVA}, which has the image tower of {model}, asked which of four shapes an image shows, %"
     titles = [
@@ -57,15 +57,17 @@ def asked_table(asked: Sequence[QuestionResults], model: str) -> Table:
             _of(each.shuffled, DEBIASED),
             "yes" if each.needs_images else "no",
         ]
-        for each in asked
+        for each in answers
     ]
-    beaten = all(low > CHANCE for _, low in by_order([each.llava for each in asked]))
-    lines.append(["all three", "-", "-", "-", _orders(asked), "in every order" if beaten else "no", "-", "-"])
+    beaten = all(low > CHANCE for _, low in by_order([each.llava for each in answers]))
+    lines.append(
+        ["all three", "-", "-", "-", _orders(answers), "in every order" if beaten else "no", "-", "-"]
+    )
     return heading, titles, lines
 
 
-def _orders(asked: Sequence[QuestionResults]) -> str:
-    return " ".join(f"{100 * share:.0f}" for share, _ in by_order([each.llava for each in asked]))
+def _orders(answers: Sequence[QuestionResults]) -> str:
+    return " ".join(f"{100 * share:.0f}" for share, _ in by_order([each.llava for each in answers]))
 
 
 def _of(result: Result, metric: str) -> str:

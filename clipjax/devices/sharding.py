@@ -51,6 +51,11 @@ def local_mesh() -> Mesh:
     return make_mesh(jax.local_devices())
 
 
+def abstract_on(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+    """A leaf's shape and dtype, as placed."""
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Splits axis 0."""
     return NamedSharding(mesh, PartitionSpec(DATA))

@@ -10,7 +10,7 @@ from clipjax.checkpoints.identity.registry_rows import model_ids
 from clipjax.doctor.folders import existing, store_folder
 from clipjax.doctor.line import BROKEN, FINE, NOTE, CheckResult
 from clipjax.doctor.machine import Machine
-from clipjax.errors import ClipjaxError, DataError, counted, readable_bytes
+from clipjax.errors import ClipjaxError, DataError, counted, readable_bytes, some_of
 from clipjax.storage.buckets import BucketPath
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ def check_data(machine: Machine, *, data_root: Path) -> Iterator[CheckResult]:
         else:
             ready.append(name)
     if ready:
-        yield CheckResult("data", FINE, f"{counted(len(ready), 'data set')} in order: {_some(ready)}")
+        yield CheckResult(
+            "data", FINE, f"{counted(len(ready), 'data set')} in order: {some_of(ready, NAMED)}"
+        )
     else:
         do = (
             "put data sets where `clipjax datasets list` says, or a card of your own beside them "
@@ -103,8 +105,3 @@ def _count(data: DataFolder) -> int:
         return len(data.dataset.manifest)
     except ClipjaxError:
         return 0
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more

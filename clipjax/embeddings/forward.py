@@ -21,7 +21,14 @@ from clipjax.checkpoints.encoder import Encoder, embeds_at_unit_norm
 from clipjax.data.pixels.normalize import normalize, normalize_host
 from clipjax.devices.platforms import platform_of
 from clipjax.devices.programs import enable_compile_cache
-from clipjax.devices.sharding import DATA, batch_sharding, local_mesh, params_sharding, replicated
+from clipjax.devices.sharding import (
+    DATA,
+    abstract_on,
+    batch_sharding,
+    local_mesh,
+    params_sharding,
+    replicated,
+)
 from clipjax.embeddings.placements import AUTO, REPLICATED, SHARDED, fits, refuse_own, seen_whole
 from clipjax.errors import ClipjaxError, DataError, UsageError, type_and_line
 from clipjax.models.cut import FSDP
@@ -273,14 +280,10 @@ class Step:
 
     def compiled(self, params: Any, batch: Any) -> jax.stages.Compiled:
         """The program for (abstract) arrays; a call does not compile it again."""
-
-        def abstract(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-
         whole = not isinstance(self.params_shardings, dict)
         tree = jax.tree.map(lambda _: self.params_shardings, params) if whole else self.params_shardings
         return self._run.lower(
-            jax.tree.map(abstract, params, tree), abstract(batch, self.batch_sharding)
+            jax.tree.map(abstract_on, params, tree), abstract_on(batch, self.batch_sharding)
         ).compile()
 
 

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from clipjax.checkpoints.card import Card
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.data.pixels.normalize import normalize
-from clipjax.devices.sharding import DATA, batch_sharding, replicated
+from clipjax.devices.sharding import DATA, abstract_on, batch_sharding, replicated
 from clipjax.estimates import aot
 from clipjax.estimates.aot import Chip, Executable, TowerRow
 from clipjax.estimates.flops import product_flops
@@ -183,7 +183,7 @@ def _decode(card: Card, precision: Precision, platform: str | None) -> SliceProg
         _, cache = jax.eval_shape(
             lambda *args: prefill(decoder, *args, ANSWER, precision=precision), params, embedded, valid
         )
-        cache = jax.tree.map(_placed, cache, cache_sharding(decoder.config, mesh))
+        cache = jax.tree.map(abstract_on, cache, cache_sharding(decoder.config, mesh))
         return params, jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=batch_sharding(mesh)), cache
 
     def results(mesh: Mesh) -> Any:
@@ -206,9 +206,5 @@ def _params(card: Card, precision: Precision, mesh: Mesh) -> Any:
     params = Network(card.arch).abstract_params(precision)
     decoder = params.pop("decoder")
     shardings = decoder_sharding(_decoder(card).config, decoder, mesh)
-    rest = jax.tree.map(lambda leaf: _placed(leaf, replicated(mesh)), params)
-    return rest | {"decoder": jax.tree.map(_placed, decoder, shardings)}
-
-
-def _placed(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+    rest = jax.tree.map(lambda leaf: abstract_on(leaf, replicated(mesh)), params)
+    return rest | {"decoder": jax.tree.map(abstract_on, decoder, shardings)}

@@ -20,13 +20,12 @@ from clipjax.checkpoints.load import load_model
 from clipjax.checkpoints.model import Model
 from clipjax.data.cards import label_spaces, read_card
 from clipjax.data.manifest import FileOpener, Manifest
-from clipjax.devices.sharding import batch_sharding, params_sharding, replicated
+from clipjax.devices.sharding import abstract_on, batch_sharding, params_sharding, replicated
 from clipjax.finetune.data.splits import TrainSplit
 from clipjax.finetune.method import Outline, Settings, Setup, find_method
 from clipjax.finetune.recipe import Recipe
 from clipjax.finetune.training.step import (
     TrainState,
-    abstract_on,
     abstract_state,
     check_batch,
     jit_step,

@@ -35,12 +35,12 @@ def recorded_name(row: AnyRow) -> str:
     return name if isinstance(name, str) else row["dataset"]
 
 
-class _Told(list[Row]):
+class _DistinctRows(list[Row]):
     """A list that `with_distinct_names` made; it returns such a list unchanged until its length changes."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
         super().__init__(rows)
-        self.told = len(self)
+        self.size = len(self)
 
 
 def with_distinct_names(rows: Iterable[Row]) -> list[Row]:
@@ -50,33 +50,33 @@ def with_distinct_names(rows: Iterable[Row]) -> list[Row]:
     where these do not tell them apart also their sample or digest: "pets/test", "test (100 of 500 images)",
     "test (3f2a91c0)".
     """
-    if isinstance(rows, _Told) and len(rows) == rows.told:
+    if isinstance(rows, _DistinctRows) and len(rows) == rows.size:
         return rows
-    told = _Told(rows)
+    distinct = _DistinctRows(rows)
     seen: dict[str, set[tuple[str | None, str | None]]] = {}
-    for row in told:
+    for row in distinct:
         seen.setdefault(row["dataset"], set()).add((row.get("folder", UNKNOWN), images_of(row)))
     unclear = {name for name, images in seen.items() if len(images) > 1 or _is_other(name, images)}
     if not unclear:
-        return told
+        return distinct
     by_name: dict[str, list[int]] = {}
-    for k, row in enumerate(told):
+    for k, row in enumerate(distinct):
         if row["dataset"] in unclear:
             by_name.setdefault(row["dataset"], []).append(k)
     taken = set(seen)
     for name, places in by_name.items():
-        keys = _keys(name, [told[k] for k in places])
+        keys = _keys(name, [distinct[k] for k in places])
         groups: dict[Key, list[Row]] = {}
         for key, k in zip(keys, places):
-            groups.setdefault(key, []).append(told[k])
+            groups.setdefault(key, []).append(distinct[k])
         # Several digests may still be one data set: its samples, or folders without a digest.
         if len(groups) == 1 and not _is_other(name, seen[name]):
             continue
         names = _names(name, groups, taken)
         for key, k in zip(keys, places):
             if names[key] != name:
-                told[k] = {**told[k], "dataset": names[key]}
-    return told
+                distinct[k] = {**distinct[k], "dataset": names[key]}
+    return distinct
 
 
 def _is_other(name: str, images: set[tuple[str | None, str | None]]) -> bool:
@@ -94,13 +94,18 @@ def _keys(name: str, rows: Sequence[Row]) -> list[Key]:
     own = [(CARD, "") if key[0] == "images" and key[1] in digests else key for key in own]
     whole = _homes((key, row) for key, row in zip(own, rows) if row["sample"] is None)
     drawn = _homes((key, row) for key, row in zip(own, rows) if row["sample"] is not None)
-    keys = [_home(key, row, whole, drawn) for key, row in zip(own, rows)]
+    return _guessed([_home(key, row, whole, drawn) for key, row in zip(own, rows)], rows)
+
+
+def _guessed(keys: Sequence[Key], rows: Sequence[Row]) -> list[Key]:
+    """A row without digest and folder belongs to the only data set; to any, if it has no number."""
     known = list(dict.fromkeys(key for key in keys if key[0] in (CARD, "images")))
-    # A row without digest and folder belongs to the only data set; to any, if it has no number.
-    for k, row in enumerate(rows if known else ()):
-        if keys[k][0] == UNKNOWN and (len(known) == 1 or row["value"] is None):
-            keys[k] = known[0]
-    return keys
+    if not known:
+        return list(keys)
+    return [
+        known[0] if key[0] == UNKNOWN and (len(known) == 1 or row["value"] is None) else key
+        for key, row in zip(keys, rows)
+    ]
 
 
 def _own_key(row: Row, of_card: bool) -> Key:

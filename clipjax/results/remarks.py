@@ -8,7 +8,7 @@ A command prints each kind once, at its end.
 
 from __future__ import annotations
 
-from clipjax.errors import counted
+from clipjax.errors import counted, some_of
 
 NAMED = 3  # at most this many subjects in a remark
 _heard: dict[tuple[str, str], dict[str, None]] = {}
@@ -23,7 +23,6 @@ def remarks() -> list[str]:
     """One sentence per remark since the last call."""
     said = []
     for (noun, about), subjects in _heard.items():
-        more = f" and {len(subjects) - NAMED} more" if len(subjects) > NAMED else ""
-        said.append(f"{counted(len(subjects), noun)}: {about}: {', '.join([*subjects][:NAMED])}{more}")
+        said.append(f"{counted(len(subjects), noun)}: {about}: {some_of([*subjects], NAMED)}")
     _heard.clear()
     return said

@@ -23,25 +23,7 @@ def summary_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     titles = ["model", "framework", "task", "data set", "prompts", "slice", "metric", "value", "interval"]
     titles += ["published", "source", "difference", "n", "of", "precision", "note"]
     optional = ("slice", "published", "source", "difference", "of", "note")
-    cells = [
-        [
-            model_name(row),
-            row.get("framework") or "",
-            row["task"],
-            row["dataset"],
-            (row["convention"] or {}).get("prompts") or "",
-            row["slice"] or "",
-            row["metric"],
-            _number(row["value"]),
-            _interval(row["interval"]),
-            *_beside(row),
-            "" if row["n"] is None else str(row["n"]),
-            in_words(row) or "",
-            row["precision"] or "",
-            _note(row),
-        ]
-        for row in rows
-    ]
+    cells = [_cells(row) for row in rows]
     values = {title: {row[i] for row in cells} for i, title in enumerate(titles)}
     hidden = {title for title in optional if values[title] <= {""}}
     hidden |= {title for title in ("task", "prompts") if len(values[title]) < 2}
@@ -49,6 +31,25 @@ def summary_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         hidden.add("framework")
     used = [i for i, title in enumerate(titles) if title not in hidden]
     return [titles[i] for i in used], [[row[i] for i in used] for row in cells]
+
+
+def _cells(row: Row) -> list[str]:
+    return [
+        model_name(row),
+        row.get("framework") or "",
+        row["task"],
+        row["dataset"],
+        (row["convention"] or {}).get("prompts") or "",
+        row["slice"] or "",
+        row["metric"],
+        _number(row["value"]),
+        _interval(row["interval"]),
+        *_beside(row),
+        "" if row["n"] is None else str(row["n"]),
+        in_words(row) or "",
+        row["precision"] or "",
+        _note(row),
+    ]
 
 
 def model_name(row: Row) -> str:

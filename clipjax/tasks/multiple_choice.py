@@ -219,11 +219,11 @@ def _spread(rule: str, correct: np.ndarray, orders: str, about: About) -> list[M
     spread, n = spread_of_orders(correct), len(correct)
     null = spreads_without_effect(correct, NULL_DRAWS, generator(f"{about.dataset}: orders", 0))
     most = float(np.quantile(null, LEVEL))
-    told = f"without an order effect {null.mean():.3f} on average, and at most {most:.3f} in 95 % of draws"
+    verdict = f"without an order effect {null.mean():.3f} on average, and at most {most:.3f} in 95 % of draws"
     if spread <= most:
-        told += ": the spread lies within, and no order effect is shown"
+        verdict += ": the spread lies within, and no order effect is shown"
     return [
-        Measure(f"spread@{rule}", spread, n, spread_interval(correct), note=f"{orders}; {told}"),
+        Measure(f"spread@{rule}", spread, n, spread_interval(correct), note=f"{orders}; {verdict}"),
         Measure(f"spread_null@{rule}", float(null.mean()), n, note=f"95 % of draws are at most {most:.3f}"),
     ]
 

@@ -19,7 +19,7 @@ from clipjax.analysis.claims.ledger import Part, Selection
 from clipjax.analysis.rows.cells import Cell, Column, RowIndex, cells_of, term_of
 from clipjax.analysis.rows.groups import matches
 from clipjax.analysis.rows.lineage import unit_of
-from clipjax.errors import DataError, counted
+from clipjax.errors import DataError, counted, some_of
 from clipjax.results.completeness import in_words
 from clipjax.results.row import Row
 from clipjax.results.rows import of_people
@@ -239,6 +239,5 @@ def _lacking(have: str, of_models: Iterable[Mapping[Column, Cell | None]]) -> st
     for cells in of_models:
         for column, cell in cells.items():
             lacking.update(map(str, column.terms) if cell is None else cell.missing)
-    names = [name for name, _ in lacking.most_common(2)]
-    more = f" and {len(lacking) - 2} more" if len(lacking) > 2 else ""
-    return f"{have}; missing: {', '.join(names)}{more}" if names else have
+    names = [name for name, _ in lacking.most_common()]
+    return f"{have}; missing: {some_of(names, 2)}" if names else have

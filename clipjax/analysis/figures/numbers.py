@@ -127,8 +127,8 @@ def _points(
 
 def _axis(which: str, axis: Axis, cell: Cell) -> dict[str, Any]:
     rows = "; ".join(f"{term_of(row)} ({row['run_id']})" for row in cell.rows)
-    told = (*_about(axis), cell.value, *_limits(cell.interval), cell.n, cell.part, rows)
-    return {f"{which}_{name}".rstrip("_"): value for name, value in zip(AXIS, told)}
+    numbers = (*_about(axis), cell.value, *_limits(cell.interval), cell.n, cell.part, rows)
+    return {f"{which}_{name}".rstrip("_"): value for name, value in zip(AXIS, numbers)}
 
 
 def _about(axis: Axis) -> tuple[str, str, str]:
@@ -144,19 +144,19 @@ def _above(
     spec: Spec, content: Content, trends: Sequence[Trend], some: Sequence[Point]
 ) -> list[dict[str, Any]]:
     if key := content.panel.above:
-        told = [(point.y.value, point.y.interval, False) for point in some]
+        numbers = [(point.y.value, point.y.interval, False) for point in some]
     else:
         reference = reference_of(spec)
         base = next((each for each in trends if each.line is reference), None)
         if base is None or base.fit is None:
             return [{} for _ in some]
         key, distances = base.line.key, effective_robustness(some, base.fit)
-        told = [(each.value, each.interval, each.extrapolated) for each in distances]
+        numbers = [(each.value, each.interval, each.extrapolated) for each in distances]
     name = "effective_robustness"
     return [
         {"reference": key, name: value, "extrapolated": beyond}
         | {f"{name}_{end}": limit for end, limit in zip(LIMITS, _limits(interval))}
-        for value, interval, beyond in told
+        for value, interval, beyond in numbers
     ]
 
 

@@ -175,5 +175,5 @@ def _record(line: FilledLine, column: Column, cell: Cell | None, published: floa
     limits = [interval.get(name) for name in ("lo", "hi", "level", "method")]
     n = None if cell is None else cell.n
     origin = cell.rows[0]["model_facts"].get("facts_origin") if cell is not None and cell.rows else None
-    told = [line.model, origin, column.key, value, *limits]
-    return [*told, n, cell and cell.part, published, difference, "; ".join(missing)]
+    front = [line.model, origin, column.key, value, *limits]
+    return [*front, n, cell and cell.part, published, difference, "; ".join(missing)]

@@ -62,8 +62,8 @@ def _why(facts: Mapping[str, Any], wheres: Sequence[Mapping[str, Any]]) -> str:
         unknown = [name for name in names if facts.get(name) is None]
         origin = " (facts_origin unknown)" if facts.get("facts_origin") == "unknown" else ""
         return f"not known: {', '.join(unknown)}{origin}"
-    told = [f"{name} {facts[name]!r}" for name in names if facts.get(name) is not None]
-    return f"no group has {', '.join(told)}"
+    words = [f"{name} {facts[name]!r}" for name in names if facts.get(name) is not None]
+    return f"no group has {', '.join(words)}"
 
 
 def _refuted(facts: Mapping[str, Any], where: Mapping[str, Any]) -> bool:

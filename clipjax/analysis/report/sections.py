@@ -19,7 +19,7 @@ from clipjax.analysis.figures.spec import Spec
 from clipjax.analysis.report.markup import Html, joined, tag
 from clipjax.analysis.report.svg import inline
 from clipjax.analysis.rows.cells import Cell, Column, RowIndex
-from clipjax.errors import DataError, counted
+from clipjax.errors import DataError, counted, some_of
 
 ABSENT = "not measured"  # inconclusive because nobody made the rows
 # Besides the colour, for those who cannot see it.
@@ -197,8 +197,8 @@ def _word(word: str) -> Html:
 def _finding(each: Finding) -> Html:
     of = f"{each.part.statistic.replace('_', ' ')} of {each.part}"
     runs = each.runs()
-    named = ", ".join(runs[:RUNS]) + (f" and {len(runs) - RUNS} more" if len(runs) > RUNS else "")
-    rows = joined(f"{len(each.rows):,}", _small(f"{counted(len(runs), 'run')}: {named}" if runs else None))
+    named = f"{counted(len(runs), 'run')}: {some_of(runs, RUNS)}" if runs else None
+    rows = joined(f"{len(each.rows):,}", _small(named))
     cells = (of, each.part.bound, _found(each), _word(_word_of(each)), rows)
     return tag("tr", *(tag("td", cell) for cell in cells))
 

@@ -5,9 +5,10 @@ unlike(cells)     # {"prompts": {"openai_80": ["a_1"], "single": ["b"]}}; {} if 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 from clipjax.analysis.rows.cells import OF_QUESTIONS, WAYS, Cell, prompts_of, ways_of
+from clipjax.errors import some_of
 from clipjax.results.completeness import in_words
 from clipjax.results.data_sets import SHORT, images_of
 from clipjax.results.row import Row
@@ -43,7 +44,7 @@ def unlike(cells: Mapping[str, Cell]) -> Ways:
 def unlike_in_words(ways: Ways) -> str:
     """ "prompts openai_80 (a_1) or single (b, c, d and 3 more)"."""
     return "; ".join(
-        f"{aspect} {' or '.join(f'{way} ({_named(models)})' for way, models in of_way.items())}"
+        f"{aspect} {' or '.join(f'{way} ({some_of(models, NAMED)})' for way, models in of_way.items())}"
         for aspect, of_way in ways.items()
     )
 
@@ -73,8 +74,3 @@ def _ways(row: Row) -> Iterator[tuple[str, str]]:
         known = row["recipe"].get("id")
         of_id = known.get("images") if isinstance(known, Mapping) else None
         yield "images", " and ".join(each[:SHORT] for each in (images, of_id) if isinstance(each, str))
-
-
-def _named(models: Sequence[str]) -> str:
-    more = f" and {len(models) - NAMED} more" if len(models) > NAMED else ""
-    return ", ".join(models[:NAMED]) + more

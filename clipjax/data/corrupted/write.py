@@ -30,7 +30,7 @@ from clipjax.data.corrupted.opener import refuse_corrupted
 from clipjax.data.corrupted.record import RECORD, record_of
 from clipjax.data.manifest import Manifest
 from clipjax.devices.sharding import local_mesh
-from clipjax.errors import DataError, UsageError
+from clipjax.errors import DataError, UsageError, some_of
 from clipjax.progress import Bar, progress_bar
 from clipjax.storage.local_files import LocalFiles
 from clipjax.storage.reading import exists, is_file, read_json
@@ -111,10 +111,9 @@ def _left_clean(targets: Sequence[_Target]) -> Iterator[None]:
         begun = [target.begun for target in targets if target.keeps_images()]
         if not begun or not isinstance(error, DataError):
             raise
-        others = f" and {len(begun) - 1} more" if len(begun) > 1 else ""
         raise DataError(
-            f"{error}; finished images are kept in {begun[0]}{others}: the same command continues there, or "
-            "remove it"
+            f"{error}; finished images are kept in {some_of([*map(str, begun)], 1)}: the same command "
+            "continues there, or remove it"
         ) from None
 
 

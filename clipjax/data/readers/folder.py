@@ -13,7 +13,7 @@ from clipjax.data.readers.flat import columns_from_names
 from clipjax.data.readers.label_values import Names
 from clipjax.data.readers.reader import CLASS_FOLDERS, Reader
 from clipjax.data.readers.walk import Walk, folders_in, list_folder
-from clipjax.errors import DataError, UsageError
+from clipjax.errors import DataError, UsageError, some_of
 from clipjax.storage.reading import is_dir
 
 SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
@@ -50,16 +50,7 @@ def read_folder(
         raise DataError(f"{root} holds no class folders; expected {root}/<class>/<image>{hint}")
     if label_names is None and not splits_are_classes:
         _refuse_splits(root, names)
-    numbered = all(name.isdecimal() for name in names)
-    if folder_is_index or (label_names is None and numbered):
-        _refuse_one_number_twice(root, names)
-    if numbered:
-        names.sort(key=int)
-    folders = list(names if label_names is None else label_names)
-    spelled = {name: name for name in names}
-    if folder_is_index:  # "007" is the folder of class 7
-        folders = [str(i) for i in range(len(folders))]
-        spelled = {str(int(name)) if name.isdecimal() else name: name for name in names}
+    folders, spelled = _class_folders(root, names, label_names, folder_is_index)
     allowed = {"ignore_unknown": ignore_unknown, "allow_missing": allow_missing}
     _same_folders(root, folders, spelled, "" if folder_is_index else _BY_ID, **allowed)
 
@@ -72,6 +63,22 @@ def read_folder(
         columns=columns_from_names(root, ids, columns or {}),
         label_names=tuple(folders if label_names is None else label_names),
     )
+
+
+def _class_folders(
+    root: epath.Path, names: Sequence[str], label_names: Names, folder_is_index: bool
+) -> tuple[list[str], dict[str, str]]:
+    """The folders' names in the order of the labels, and such a name -> the folder's own."""
+    numbered = all(name.isdecimal() for name in names)
+    if folder_is_index or (label_names is None and numbered):
+        _refuse_one_number_twice(root, names)
+    names = sorted(names, key=int) if numbered else names
+    folders = list(names if label_names is None else label_names)
+    if not folder_is_index:
+        return folders, {name: name for name in names}
+    # "007" is the folder of class 7.
+    spelled = {str(int(name)) if name.isdecimal() else name: name for name in names}
+    return [str(i) for i in range(len(folders))], spelled
 
 
 def _labelled_images(root: epath.Path, folders: Sequence[str | None]) -> list[tuple[str, int]]:
@@ -122,7 +129,7 @@ def _same_folders(
     none_fits = len(missing) == len(set(expected))
     hint = (_nested(root, extra, set(expected)) or naming) if none_fits else ""
     wrong = [
-        f"{what} {_some(names)}"
+        f"{what} {some_of(names, 8)}"
         for what, names, allowed in (
             ("missing", missing, allow_missing and len(missing) < len(set(expected))),
             ("unexpected", extra, ignore_unknown),
@@ -143,13 +150,8 @@ def _nested(root: epath.Path, folders: Sequence[str], expected: set[str]) -> str
         return ""
     best = fits[max(fits)]
     if len(best) > 1:  # any one of them would be a guess
-        return f"; class folders are in {_some([str(root / name) for name in best])}: give one of them"
+        return f"; class folders are in {some_of([str(root / name) for name in best], 8)}: give one of them"
     return f"; class folders are in {root / best[0]}: give that folder"
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:8])
-    return f"{shown} and {len(names) - 8} more" if len(names) > 8 else shown
 
 
 def _recognises(path: Path) -> bool:

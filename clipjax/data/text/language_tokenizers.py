@@ -260,10 +260,7 @@ def tokenizer_of_gguf(metadata: Mapping[str, Any], where: str) -> BuiltTokenizer
     if model not in ("gpt2", "llama"):
         raise DataError(f"{where}: {_GGML}model is {model!r}; clipjax reads gpt2 and llama")
     core = _built(where, lambda: _core_of_gguf(record))
-    # A file may name ids beyond its vocabulary.
-    ids = {name: record.get(f"{long}_token_id") for name, long in _LONG_NAMES.items()}
-    ids = {name: i for name, i in ids.items() if type(i) is int and core.id_to_token(i) is not None}
-    names = {name: core.id_to_token(i) for name, i in ids.items()}
+    ids = _special_ids(record, core)
     bos, eos = ids.get("bos_token"), ids.get("eos_token")
     # Without these keys llama.cpp begins a text of sentencepiece with BOS, and adds nothing else.
     adds_bos, adds_eos = record.get("add_bos_token", model == "llama"), record.get("add_eos_token", False)
@@ -278,7 +275,7 @@ def tokenizer_of_gguf(metadata: Mapping[str, Any], where: str) -> BuiltTokenizer
         before=(bos,) if adds_bos and bos is not None else (),
         after=(eos,) if adds_eos and eos is not None else (),
         template=ChatTemplate(template, where) if isinstance(template, str) else None,
-        names=names,
+        names={name: core.id_to_token(i) for name, i in ids.items()},
     )
 
 
@@ -288,6 +285,12 @@ _LONG_NAMES = {
     "unk_token": "unknown",
     "pad_token": "padding",
 }
+
+
+def _special_ids(record: Mapping[str, Any], core: tokenizers.Tokenizer) -> dict[str, int]:
+    ids = {name: record.get(f"{long}_token_id") for name, long in _LONG_NAMES.items()}
+    # A file may name ids beyond its vocabulary.
+    return {name: i for name, i in ids.items() if type(i) is int and core.id_to_token(i) is not None}
 
 
 def _size(core: tokenizers.Tokenizer) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 from clipjax.errors import DataError
 from clipjax.evaluation.predictions.file import PredictionsFile
+from clipjax.guards import is_number
 from clipjax.tasks.task import all_tasks
 
 # Columns that all tasks share; a task adds its own (`PredictionFiles.bools`, `PredictionFiles.ranges`).
@@ -65,7 +66,7 @@ def _check_range(file: PredictionsFile, name: str, values: list[Any], low: float
     ends = {(False, False): "", (True, False): f", {low:g} or more", (False, True): f", {high:g} or less"}
     expected = ends.get((math.isfinite(low), math.isfinite(high)), f", {low:g} to {high:g}")
     for row, value in enumerate(values):
-        if not (_is_number(value) and low - slack <= value <= high + slack):
+        if not (is_number(value) and low - slack <= value <= high + slack):
             raise _wrong(file, row, name, value, f"it must be a finite number{expected}")
 
 
@@ -82,17 +83,12 @@ def _classes(file: PredictionsFile, name: str, columns: Table) -> list[int]:
     expected = "a whole number from 0" if space is None else f"0..{len(space) - 1} ({space.name})"
     classes = []
     for row, value in enumerate(columns[name]):
-        is_whole = _is_number(value) and value == int(value)
+        is_whole = is_number(value) and value == int(value)
         may_lack = name == "label" and annotated is not None and not annotated[row]
         if not is_whole or not (0 <= value < number or (may_lack and value == -1)):
             raise _wrong(file, row, name, value, f"it must be {expected}")
         classes.append(int(value))
     return classes
-
-
-def _is_number(value: Any) -> bool:
-    """Whether a value is a finite number; bools are not."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _check_correct(file: PredictionsFile, columns: Table) -> None:

@@ -121,8 +121,8 @@ def hold_out(split: TrainSplit, per_class: int, seed: int) -> tuple[TrainSplit, 
     held = np.sort(np.concatenate([ranked[-per_class:] for ranked in _ranking(split, seed)]))
     rest = np.setdiff1d(np.arange(len(split)), held)
     title = f"{per_class} a class held out, seed {seed}"
-    chosen = split.select(held, title)
-    validation = ValidationSplit(chosen.name, chosen.manifest, chosen.labels, chosen.label_space)
+    held_out = split.select(held, title)
+    validation = ValidationSplit(held_out.name, held_out.manifest, held_out.labels, held_out.label_space)
     return split.select(rest, f"all but {title}"), validation
 
 

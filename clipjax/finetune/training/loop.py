@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from clipjax.devices.sharding import shard_batch
-from clipjax.errors import DataError
+from clipjax.errors import DataError, some_of
 from clipjax.finetune.training.logs import Logs
 from clipjax.finetune.training.preemption import Preemption
 from clipjax.finetune.training.resume import Checkpoints
@@ -156,8 +156,7 @@ class _Watch:
         if rows is None or self._ids is None:
             return ""
         named = [self._ids[row] for row in rows if row >= 0]
-        rest = f" and {len(named) - 3} more" if len(named) > 3 else ""
-        return f", whose batch is {', '.join(named[:3])}{rest}"
+        return f", whose batch is {some_of(named, 3)}"
 
 
 @jax.jit

@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from clipjax.devices.sharding import (
     DP,
     Rules,
+    abstract_on,
     batch_sharding,
     params_sharding,
     put,
@@ -111,10 +112,6 @@ def abstract_state(parts: ParamGroups, tx: optax.GradientTransformation, shardin
     step, moments = jax.ShapeDtypeStruct((), jnp.int32), jax.eval_shape(tx.init, parts.trained)
     state = TrainState(step, parts.trained, parts.statistics, moments, key)
     return jax.tree.map(abstract_on, state, shardings)
-
-
-def abstract_on(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def make_step(

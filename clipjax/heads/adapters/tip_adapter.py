@@ -10,7 +10,6 @@ always takes.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,7 @@ from jaxtyping import Float32, Int32
 from clipjax.checkpoints.encoder import Encoder
 from clipjax.data.labels import LabelSpace, PromptSet, load_prompts
 from clipjax.errors import DataError, UsageError
+from clipjax.guards import is_number
 from clipjax.heads.build import zeroshot_head
 from clipjax.heads.head import CacheModel, Head
 
@@ -141,7 +141,7 @@ def _problem(keys: np.ndarray, values: np.ndarray, facts: Mapping[str, Any], cla
         return f"keys {keys.dtype} {list(keys.shape)} and values {list(values.shape)}"
     if values.dtype != np.int32 or len(values) == 0 or not 0 <= values.min() <= values.max() < classes:
         return f"values that are not indices into its {classes} classes"
-    if not np.isfinite(keys).all() or not all(map(_is_number, (facts["alpha"], facts["beta"]))):
+    if not np.isfinite(keys).all() or not all(map(is_number, (facts["alpha"], facts["beta"]))):
         return "keys, alpha or beta that are not finite numbers"
     if not isinstance(facts["trained"], bool):
         return f"trained = {facts['trained']!r}"
@@ -159,10 +159,6 @@ def with_cache(
         jnp.asarray(keys, jnp.float32), jnp.asarray(values, jnp.int32), float(alpha), float(beta)
     )
     return dataclasses.replace(head, cache=cache)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 ADAPTER = TipAdapter

@@ -7,6 +7,7 @@ from typing import Any
 
 from flax import nnx
 from jax import Array
+from jaxtyping import Float
 
 from clipjax.models.modules import layers
 from clipjax.models.training import Mode
@@ -42,6 +43,13 @@ def run_stages(
         x, outputs = stage(x, mode, capture)
         captured |= {f"{name}.{i}": output for i, output in enumerate(() if outputs is None else outputs)}
     return x, captured
+
+
+def dense(
+    tower: Any, images: Float[Array, "B H W 3"], stages: Sequence[int], mode: Mode
+) -> list[Float[Array, "B _ _ _"]]:
+    """The maps of some stages of a tower with a stem and stages. Stage 0: [B, S / 4, S / 4, its width]."""
+    return maps_at(tower.stages, tower.stem(images, mode), mode=mode, at=stages)
 
 
 def maps_at(stages: Mapping[str, Any], x: Array, *, mode: Mode, at: Sequence[int]) -> list[Array]:

@@ -90,14 +90,10 @@ def _stage(
         out = rounded(block["out_chs"])
         # timm gives the stride to the stage's first block alone: all others keep the size.
         _check(o, block, first, joins=in_dim == out and (place > 0 or block["stride"] == 1))
-        ratio = block.get("exp_ratio", 1.0)
-        before = rounded(block.get("force_in_chs") or 0) or in_dim
-        middle = make_divisible(before * ratio) if kind in ("ir", "er") else in_dim
-        share = block.get("se_ratio", 0.0)  # of the expanded channels, or of those before
-        width = middle * (share if squeeze.from_middle else share / ratio)
-        squeezed.append(squeeze.rounded(width) if share else 0)
+        middle, width = _inner_widths(block, in_dim, rounded, squeeze)
         ins.append(in_dim)
         middles.append(middle)
+        squeezed.append(width)
         in_dim = out
     if 0 in squeezed and any(squeezed):
         raise o.refused("block_args.se_ratio", [block.get("se_ratio") for block in blocks])
@@ -117,6 +113,18 @@ def _stage(
         widths = _factor(ins, squeezed) or squeezed
         record["squeeze"] = {"width": widths, "activation": squeeze.activation or own, "gate": squeeze.gate}
     return record, own
+
+
+def _inner_widths(
+    block: Mapping[str, Any], in_dim: int, rounded: Callable[[float], int], squeeze: _Squeeze
+) -> tuple[int, int]:
+    """A block's expanded channels and those of its squeeze-excitation; 0 without one."""
+    ratio = block.get("exp_ratio", 1.0)
+    before = rounded(block.get("force_in_chs") or 0) or in_dim
+    middle = make_divisible(before * ratio) if block["block_type"] in ("ir", "er") else in_dim
+    share = block.get("se_ratio", 0.0)  # of the expanded channels, or of those before
+    width = middle * (share if squeeze.from_middle else share / ratio)
+    return middle, squeeze.rounded(width) if share else 0
 
 
 def _check(o: Options, block: Mapping[str, Any], first: Mapping[str, Any], *, joins: bool) -> None:

@@ -83,10 +83,10 @@ def people_in_words(row: Row) -> str:
     value, limits = f"{row['value']:.3f}", row["interval"]
     if limits is None:
         return f"black line: mean of {row['model_facts']['people']} people{images}, {value}"
-    told = (
+    band = (
         f"band: {100 * limits['level']:g} % interval across people, {limits['lo']:.3f} to {limits['hi']:.3f}"
     )
-    return f"black line: mean of {row['model_facts']['people']} people{images}, {value} ({told})"
+    return f"black line: mean of {row['model_facts']['people']} people{images}, {value} ({band})"
 
 
 def _draw(

@@ -24,7 +24,6 @@ Stages: stem, stages.0.0, ..., stages.3.2, pooled (after its norm), projected (u
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -41,7 +40,7 @@ from clipjax.models.cut import any_cut
 from clipjax.models.modules import convolutions, layers
 from clipjax.models.modules.frequencies import in_frequencies
 from clipjax.models.modules.initializers import normal
-from clipjax.models.modules.stages import maps_at, run_stages
+from clipjax.models.modules.stages import dense, run_stages
 from clipjax.models.training import INFERENCE, Mode
 
 PATCH = 4  # of the stem
@@ -224,13 +223,6 @@ def narrow(config: ConvNeXtConfig) -> ConvNeXtConfig:
     embed_dim = widths[-1] if config.projection == "none" else 96
     sizes = {"image_size": 3 * REDUCTION, "widths": widths, "depths": (2, 1, 3, 2)}
     return dataclasses.replace(config, **sizes, embed_dim=embed_dim)
-
-
-def dense(
-    tower: ConvNeXt, images: Float[Array, "B H W 3"], stages: Sequence[int], mode: Mode
-) -> list[Float[Array, "B _ _ _"]]:
-    """Stage i: [B, S / (4 * 2**i), S / (4 * 2**i), widths[i]]."""
-    return maps_at(tower.stages, tower.stem(images, mode), mode=mode, at=stages)
 
 
 FAMILY = Family(

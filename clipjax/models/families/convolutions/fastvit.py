@@ -27,7 +27,6 @@ Stages: stem, stages.0.0, ..., final (a map), pooled, projected.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -42,7 +41,7 @@ from clipjax.guards import multiple_of
 from clipjax.models.arch import Family
 from clipjax.models.modules import attention, convolutions, layers
 from clipjax.models.modules.maps import SqueezeExcite
-from clipjax.models.modules.stages import maps_at, run_stages
+from clipjax.models.modules.stages import dense, run_stages
 from clipjax.models.training import Mode
 
 MIXER, LARGE, SMALL = 3, 7, 3  # sides of kernels
@@ -306,13 +305,6 @@ class FastViT(nnx.Module):
         pooled = final.mean(axis=(1, 2))
         features = self.proj(pooled)
         return features, {"stem": stem, **outputs, "final": final, "pooled": pooled, "projected": features}
-
-
-def dense(
-    tower: FastViT, images: Float[Array, "B H W 3"], stages: Sequence[int], mode: Mode
-) -> list[Float[Array, "B _ _ _"]]:
-    """Stage i: [B, S / (4 * 2**i), S / (4 * 2**i), widths[i]]."""
-    return maps_at(tower.stages, tower.stem(images, mode), mode=mode, at=stages)
 
 
 def narrow(config: FastViTConfig) -> FastViTConfig:

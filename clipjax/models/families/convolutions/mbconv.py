@@ -42,7 +42,7 @@ from clipjax.models.arch import Family
 from clipjax.models.modules import convolutions, layers
 from clipjax.models.modules.initializers import variance_scaling
 from clipjax.models.modules.maps import SqueezeExcite
-from clipjax.models.modules.stages import Stage, maps_at, run_stages
+from clipjax.models.modules.stages import Stage, dense, run_stages
 from clipjax.models.training import Mode
 
 Activation = Literal["relu", "relu6", "silu", "hard_swish"]
@@ -273,12 +273,6 @@ class MBConvNet(nnx.Module):
         x = self.final(x, mode)
         features = jnp.mean(x, axis=(1, 2))
         return features, {"stem": stem, **outputs, "head": x, "pooled": features}
-
-
-def dense(
-    tower: MBConvNet, images: Float[Array, "B H W 3"], stages: Sequence[int], mode: Mode
-) -> list[Float[Array, "B _ _ _"]]:
-    return maps_at(tower.stages, tower.stem(images, mode), mode=mode, at=stages)
 
 
 def narrow(config: MBConvConfig) -> MBConvConfig:

@@ -18,7 +18,6 @@ Stages: stem, layer1.0, layer1.1, ..., layer4.N, projected.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -34,7 +33,7 @@ from clipjax.guards import multiple_of
 from clipjax.models.arch import Family, Positions
 from clipjax.models.modules import attention, convolutions, layers
 from clipjax.models.modules.initializers import normal
-from clipjax.models.modules.stages import Stage, maps_at, run_stages
+from clipjax.models.modules.stages import Stage, dense, run_stages
 from clipjax.models.training import Mode
 
 EXPANSION = 4  # a block's output is this many times wider than its 3x3 convolution
@@ -160,13 +159,6 @@ class ModifiedResNet(nnx.Module):
         x, outputs = run_stages(self.stages, stem, mode, capture)
         features = self.attnpool(x, mode)
         return features, {"stem": stem, **outputs, "projected": features}
-
-
-def dense(
-    tower: ModifiedResNet, images: Float[Array, "B H W 3"], stages: Sequence[int], mode: Mode
-) -> list[Float[Array, "B _ _ _"]]:
-    """Stage 0: [B, S / 4, S / 4, 4 width]."""
-    return maps_at(tower.stages, tower.stem(images, mode), mode=mode, at=stages)
 
 
 def narrow(config: ModifiedResNetConfig) -> ModifiedResNetConfig:

@@ -18,7 +18,6 @@ Stages: stem (after the max pool), layer1.0, ..., layer4.N, pooled.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -34,7 +33,7 @@ from clipjax.models.arch import Family
 from clipjax.models.modules import convolutions
 from clipjax.models.modules.initializers import variance_scaling
 from clipjax.models.modules.maps import SqueezeExcite
-from clipjax.models.modules.stages import Stage, maps_at, run_stages
+from clipjax.models.modules.stages import Stage, dense, run_stages
 from clipjax.models.training import Mode
 
 _FAN_OUT = variance_scaling(2.0, "fan_out", "normal")  # timm's kaiming_normal_ of every convolution
@@ -158,13 +157,6 @@ class ResNet(nnx.Module):
         x, outputs = run_stages(self.stages, stem, mode, capture)
         features = jnp.mean(x, axis=(1, 2))
         return features, {"stem": stem, **outputs, "pooled": features}
-
-
-def dense(
-    tower: ResNet, images: Float[Array, "B H W 3"], stages: Sequence[int], mode: Mode
-) -> list[Float[Array, "B _ _ _"]]:
-    """Stage 0: [B, S / 4, S / 4, widths[0]]."""
-    return maps_at(tower.stages, tower.stem(images, mode), mode=mode, at=stages)
 
 
 def narrow(config: ResNetConfig) -> ResNetConfig:

@@ -10,19 +10,11 @@ from timm.models.eva import Eva, EvaBlockPostNorm
 from torch import Tensor
 
 from converters.golden.recording import RecordedTower, numbered, recording
+from converters.golden.towers.patches import beit
 from converters.golden.towers.patches.rope_vit import is_rope_vit
 from converters.golden.weights import ATTENTION_GAIN, STREAM, condition_residual, scaled_normal
 
-
-def timm_sizes(record: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "img_size": record["image_size"],
-        "embed_dim": record["width"],
-        "depth": record["layers"],
-        "num_heads": record["heads"],
-        # timm truncates width x ratio: the half keeps it off the edge.
-        "mlp_ratio": (record["mlp_width"] + 0.5) / record["width"],
-    }
+timm_sizes = beit.timm_sizes
 
 
 def stages(visual: Any, images: Tensor) -> dict[str, Tensor]:
