@@ -25,6 +25,8 @@ from clipjax.storage.writing import whole_folder, writing
 
 FORMATS = ("npy", "parquet")
 RECORD = "embeddings.json"
+_NAMES = ("images", "texts", "rows")
+_OURS = {RECORD, "labels.npy", *(f"{name}.{end}" for name in _NAMES for end in ("npy", "json", "parquet"))}
 
 
 class NamedRows(NamedTuple):
@@ -46,17 +48,17 @@ def check_target(folder: str | Path, form: str) -> Path:
 
     Raises:
         UsageError: an unknown format, or a URL.
-        DataError: the folder has files, and none of them is `RECORD`.
+        DataError: a file, or the folder has files that are not of embeddings.
     """
     if form not in FORMATS:
         raise unknown_name("format", form, list(FORMATS))
     path = as_path(folder).expanduser()
     if isinstance(path, BucketPath):
         raise UsageError(f"{path}: embeddings go to a folder of this disk; copy it to the bucket")
-    if path.is_dir() and os.listdir(path) and not (path / RECORD).is_file():
-        raise DataError(f"{path} has files that are not embeddings: give another folder")
     if path.exists() and not path.is_dir():
         raise DataError(f"{path} is a file: give another folder")
+    if foreign := sorted(set(os.listdir(path) if path.exists() else ()) - _OURS):
+        raise DataError(f"{path / foreign[0]} is not a file of embeddings: give another folder")
     return path
 
 

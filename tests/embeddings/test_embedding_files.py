@@ -142,7 +142,10 @@ def test_what_cannot_be_written_is_refused_first(world: Path, tmp_path: Path) ->
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     start = ["embed", "--model", world / "tiny"]
     for words, said in (
-        (["--data", world / "pets", "--out", tmp_path / "mine"], "mine has files that are not embeddings"),
+        (
+            ["--data", world / "pets", "--out", tmp_path / "mine"],
+            "thesis.txt is not a file of embeddings",
+        ),
         (["--data", world / "pets", "--out", world / "texts.txt"], "is a file: give another folder"),
         (["--data", world / "pets", "--out", "gs://b/c"], "embeddings go to a folder of this disk"),
         (["--data", world / "pets", "--out", tmp_path / "x", "--format", "csv"], "unknown format 'csv'"),

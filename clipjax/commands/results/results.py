@@ -13,6 +13,7 @@ from clipjax.commands.results.curation import CurationOptions, curation
 from clipjax.commands.results.diff import DiffOptions, diff
 from clipjax.commands.results.listing import ExportOptions, ListOptions, export, list_rows
 from clipjax.commands.results.mce import MceOptions, mce
+from clipjax.commands.results.publish import PublishOptions, publish
 from clipjax.commands.results.show import ShowOptions, show
 from clipjax.commands.results.table import ScatterOptions, TableOptions, scatter, table
 from clipjax.commands.shared.exclusions import refuse_beside
@@ -31,6 +32,7 @@ def register(root: typer.Typer) -> None:
     app.command("scatter")(with_options(ScatterOptions, scatter))
     app.command("merge")(merge)
     app.command("export")(with_options(ExportOptions, export))
+    app.command("publish")(with_options(PublishOptions, publish))
     app.command("import")(import_published)
     app.command("curation")(with_options(CurationOptions, curation))
     app.command("mce")(with_options(MceOptions, mce))

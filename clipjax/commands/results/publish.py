@@ -1,0 +1,89 @@
+"""`clipjax results publish`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipjax.commands.results.listing import RowOptions
+from clipjax.commands.shared.exclusions import refuse_without
+from clipjax.commands.shared.options import ResultsOptions
+from clipjax.commands.shared.output import say
+from clipjax.errors import UsageError, counted, unknown_name
+
+PLACES = ("hf", "eee")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishOptions:
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write.")]
+    where: ResultsOptions
+    to: Annotated[
+        str,
+        typer.Option(help="hf (files of the hub's model repositories), or eee (Every Eval Ever)."),
+    ]
+    benchmark: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NUMBER=BENCHMARK",
+            help="With hf: a number that a registered benchmark of the hub asks for, as "
+            "DATASET/METRIC=ORGANISATION/NAME:TASK; may be repeated.",
+        ),
+    ] = None
+    by: Annotated[str | None, typer.Option(help="With eee: who measured the numbers.")] = None
+    relation: Annotated[
+        str | None,
+        typer.Option(
+            help="With eee: whose models they are: first_party (your own), third_party (the default), "
+            "collaborative or other."
+        ),
+    ] = None
+    which: RowOptions
+
+
+def publish(options: PublishOptions) -> None:
+    r"""Write results in the form that another place collects; nothing leaves this machine.
+
+    Look at the files, then upload them yourself. Each number has its interval, the number of images, its
+    convention, the hash of its recipe and the digest of the model's parity record. Rows without a value are
+    left out and counted.
+
+    Examples:
+
+        clipjax results publish hub results --to hf --model "vit_b_32-*"
+
+        clipjax results publish hub --to hf \
+            --benchmark imagenet_r/top1=lab/imagenet-r:top1
+
+        clipjax results publish eee results --to eee --by "A laboratory"
+    """
+    if options.to not in PLACES:
+        raise unknown_name("place", options.to, list(PLACES))
+    from clipjax.analysis.publish.every_eval_ever import RELATIONS, Evaluator, records
+    from clipjax.analysis.publish.hub import benchmark_from, hub_files
+    from clipjax.analysis.publish.numbers import publishable
+    from clipjax.analysis.publish.write import write_files
+
+    refuse_without("--to hf", {"--benchmark": options.benchmark if options.to != "hf" else None})
+    benchmarks = [benchmark_from(each) for each in options.benchmark or ()]
+    if options.to == "hf":
+        refuse_without("--to eee", {"--by": options.by, "--relation": options.relation})
+    elif options.by is None:
+        raise UsageError("say who measured the numbers, as Every Eval Ever asks: --by NAME")
+    relation = options.relation or "third_party"
+    if relation not in RELATIONS:
+        raise unknown_name("relation", relation, list(RELATIONS))
+    found = publishable(options.which.rows(options.where.path), measured=options.to == "hf")
+    if options.to == "hf":
+        files = hub_files(found.rows, benchmarks)
+    else:
+        files = records(found.rows, Evaluator(options.by or "", relation), found.left_out)
+    for why, count in found.left_out.items():
+        say(f"left out: {counted(count, 'row')} {why}", err=True)
+    if not files:
+        raise UsageError("none of these rows can be published")
+    write_files(options.out, files)
+    say(f"{options.out}: {counted(len(files), 'file')} of {counted(len(found.rows), 'model')}")
