@@ -136,6 +136,7 @@ def test_the_record_of_the_model(model: LanguageModel) -> None:
     assert (model.tokenizer.vocab_size, model.tokenizer.bos, model.tokenizer.eos) == (49152, 1, (2,))
 
 
+@pytest.mark.long("converters/test_gguf.py::test_rows_of_queries_and_keys_are_put_back")
 def test_weights_are_those_of_a_second_reading(model: LanguageModel, reference: Any) -> None:
     state, blocks = reference.state_dict(), model.params["blocks"]
     np.testing.assert_array_equal(model.params["embedding"], state["model.embed_tokens.weight"])

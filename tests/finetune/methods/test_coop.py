@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import pytest
+from _long import mostly_long
 
 from clipjax.checkpoints.model import Model
 from clipjax.data.labels import LabelSpace
@@ -180,7 +181,15 @@ def test_a_mistake_would_show(
     assert off(ours.context, wrong.context) > 1e-3
 
 
-@pytest.mark.parametrize("options", [{"position": "middle", "csc": True}, {"position": "front"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    mostly_long(
+        [{"position": "middle", "csc": True}, {"position": "front"}],
+        keep=[{"position": "middle", "csc": True}],
+        guard="heads/test_adapters_coop.py::test_prompts",
+    ),
+    ids=str,
+)
 def test_positions_and_class_specific_contexts(
     pair: tuple[Any, Model], labels: np.ndarray, features: np.ndarray, options: dict[str, Any]
 ) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from _long import mostly_long
 
 from clipjax.errors import Interrupted
 from clipjax.finetune.training.logs import read_metrics
@@ -40,7 +41,14 @@ def saved(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in (folder / "train" / "checkpoints").iterdir())
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    mostly_long(
+        [(signal.SIGTERM, 75), (signal.SIGINT, 130)],
+        keep=[signal.SIGTERM],
+        guard="finetune/training/test_preemption.py::test_a_signal_ends_the_step_and_the_run_goes_on",
+    ),
+)
 def test_a_signal_ends_the_step_and_the_run_goes_on(
     tmp_path: Path, handlers: list[int], number: signal.Signals, code: int
 ) -> None:

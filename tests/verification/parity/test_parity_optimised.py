@@ -46,6 +46,8 @@ GUARDS = {
     "beit_base_patch16_224": "verification/parity/patches/test_parity_beit.py::test_every_stage",
     "mixer_b16_224": "verification/parity/patches/test_parity_mixer.py::test_every_stage",
     "tf_efficientnet_b0": "verification/parity/convolutions/test_parity_mbconv.py::test_every_stage",
+    "RN50": "verification/parity/test_parity_clip.py::test_narrow_with_every_flag",
+    "densenet121": _CLASSIFIERS,
     "regnety_016": _CLASSIFIERS,
     "resnet50": _CLASSIFIERS,
     "convnext_base_w": "verification/parity/convolutions/test_parity_convnext.py::test_every_stage",

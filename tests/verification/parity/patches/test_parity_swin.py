@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from _long import mostly_long
 from _mutants import assert_same, dense_errors, gradient_errors, worst
 from _parity import Case, Tensor, case_of, edited, source_of
 from safetensors.numpy import save_file
@@ -194,11 +195,15 @@ def test_another_flag_is_seen(change: dict[str, Any], seen: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "wrong", "seen"),
-    [
-        ("MOVES", (False, False), "vision.layers.0.1"),
-        ("MOVES", (True, False), "vision.layers.0.0"),
-        ("shifts", lambda height, width, window: (window // 2, window // 2), "vision.layers.3.1"),
-    ],
+    mostly_long(
+        [
+            ("MOVES", (False, False), "vision.layers.0.1"),
+            ("MOVES", (True, False), "vision.layers.0.0"),
+            ("shifts", lambda height, width, window: (window // 2, window // 2), "vision.layers.3.1"),
+        ],
+        keep=[("MOVES", (True, False), "vision.layers.0.0")],
+        guard="verification/parity/patches/test_parity_swin.py::test_other_moves_are_seen",
+    ),
     ids=["none moves", "the even blocks move", "the last stage moves"],
 )
 def test_other_moves_are_seen(name: str, wrong: Any, seen: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,12 +217,16 @@ def backwards(x: jax.Array, shift: tuple[int, int], axis: Any, roll: Any = jnp.r
 
 @pytest.mark.parametrize(
     ("place", "name", "wrong", "seen"),
-    [
-        (swin, "APART", 0.0, "vision.layers.0.1"),
-        (swin.jnp, "roll", backwards, "vision.layers.0.1"),
-        (swin.Swin, "stem", lambda self, images: self.patch_embed(images), "vision.stem"),
-        (swin.Swin, "pooled", lambda self, x: self.ln_post(x.mean(axis=(1, 2))), "vision.pooled"),
-    ],
+    mostly_long(
+        [
+            (swin, "APART", 0.0, "vision.layers.0.1"),
+            (swin.jnp, "roll", backwards, "vision.layers.0.1"),
+            (swin.Swin, "stem", lambda self, images: self.patch_embed(images), "vision.stem"),
+            (swin.Swin, "pooled", lambda self, x: self.ln_post(x.mean(axis=(1, 2))), "vision.pooled"),
+        ],
+        keep=[(swin.jnp, "roll", backwards, "vision.layers.0.1")],
+        guard="verification/parity/patches/test_parity_swin.py::test_another_forward_is_seen",
+    ),
     ids=["no mask", "moved the other way", "no norm of patches", "mean before norm"],
 )
 def test_another_forward_is_seen(
