@@ -35,6 +35,7 @@ PACKAGES = {
     "reader": "clipjax.data.readers",
     "task": "clipjax.tasks",
     "tower": "converters.golden.towers",
+    "tracker": "clipjax.results.tracking",
 }
 
 

@@ -17,6 +17,7 @@ from clipjax.errors import DataError
 from clipjax.evaluation.kinds.kind import Kind, find_kind
 from clipjax.finetune.method import Method, find_method
 from clipjax.models.arch import Family, arch_from_dict, families, load_arch
+from clipjax.results.tracking.tracker import Tracker
 from clipjax.tasks.task import Task, find_task
 from clipjax.tasks.task_names import TASKS, listing
 
@@ -41,6 +42,7 @@ FIELDS: dict[type, tuple[str, str]] = {
     Kind: ("name options lacking not_applicable resolve", "check refusals amounts"),
     Reader: ("read", "layout recognises order pairs"),
     Method: ("name title paper options prepare outline", "searches"),
+    Tracker: ("name title start", "packages"),
     Family: (
         "name tower config build narrow",
         "depth dense patch batch_attention positions one_size heads embedded begin finish cpu_options",
@@ -225,7 +227,7 @@ def test_an_interface_keeps_the_fields_of_its_records(record: type) -> None:
         for each in fields
     }
     needed, others = (set(names.split()) for names in FIELDS[record])
-    assert INTERFACES == {"tasks": 2, "readers": 1, "methods": 1, "families": 1, "kinds": 2}
+    assert INTERFACES == {"tasks": 2, "readers": 1, "methods": 1, "families": 1, "kinds": 2, "trackers": 1}
     assert {name for name, has in default.items() if not has} == needed
     assert {name for name, has in default.items() if has} == others
 

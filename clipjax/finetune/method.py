@@ -34,6 +34,7 @@ class Settings:
         folder: for resume points and logs; None: neither.
         every: steps between resume points.
         workers: decoding processes; 0: threads; "auto": the fastest here.
+        track: trackers that show the training, besides TensorBoard.
     """
 
     mesh: Mesh
@@ -43,6 +44,7 @@ class Settings:
     store: Store | None = None
     workers: Workers = 0
     progress: bool = True
+    track: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

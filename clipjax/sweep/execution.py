@@ -29,6 +29,7 @@ from clipjax.evaluation.plans.item import Item
 from clipjax.evaluation.plans.ready import StoredRecipes
 from clipjax.results.failed_runs import key_name
 from clipjax.results.rows import headline
+from clipjax.results.tracking.tracking import Tracking
 from clipjax.sweep.job_reports import JobReport, SweepJob, duration
 from clipjax.sweep.plan import SweepItem, SweepPlan
 
@@ -76,6 +77,7 @@ def run_sweep(
     *,
     part: str = "1/1",
     retry: bool = True,
+    track: Sequence[str] = (),
     tell: Tell = lambda _: None,
     advance: Callable[[int], object] = lambda _: None,
 ) -> SweepReport:
@@ -85,6 +87,7 @@ def run_sweep(
         items: of the plan, in its order.
         part: which part of the plan the items are, as in `--shard`.
         retry: as in `execute`.
+        track: trackers that show each finished run.
         compute: settings that the suite leaves open; has a store.
         advance: receives the number of items completed since its last call.
 
@@ -101,12 +104,15 @@ def run_sweep(
         job = None
         if jax.process_index() == 0:
             job = ends.enter_context(JobReport(results, _job(plan, items, part)))
+        tracking = Tracking(track if jax.process_index() == 0 else (), group=plan.suite.name)
         progress = _Progress(items, tell, advance, job)
         options: dict[str, Any] = {"done": done, "retry": retry, "announce": progress.start}
         for outcome in execute(items, how, results, **options, catch=Exception):
             _stop_at_full_disk(outcome)
             report.note(outcome)
             progress.end(outcome)
+            if outcome.result is not None:
+                tracking.result(outcome.result.rows, results)
     report.compiles = Counter(compiled) - before
     return report
 

@@ -347,6 +347,8 @@ def test_list_shows_every_method_and_recipe() -> None:
         ),
         (["flyp", "--workers", "some"], "--workers: a number of processes, or auto, not 'some'"),
         (["flyp", "--seed", "1", "--seed", "1"], "^--seed 1 --seed 1: each seed is one run"),
+        (["flyp", "--track", "wandbb"], "unknown tracker 'wandbb'; did you mean wandb"),
+        (["flyp", "--track", "tensorboard", "--dry-run"], "--dry-run and --track do not go together"),
         (["suite:robust"], "unknown suite 'robust'; did you mean robustness"),
         (["suite:robustness"], r"the suite robustness lists no fine-tuning \[\[runs\]\]; use it with --eval"),
         (["suite:finetuning_paper", "--recipe", "ce_imagenet"], "and --recipe do not go together"),

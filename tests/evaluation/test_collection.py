@@ -518,6 +518,7 @@ def test_the_command_reports_progress_failures_and_what_is_missing(data, tmp_pat
     (data / "shifts" / "few" / "red" / "0.png").write_bytes(b"no image")
     command = ["eval", "shifts", "-m", "a/x", "--data-root", str(data), "--store", str(tmp_path / "store")]
     command += ["--results", str(tmp_path / "results"), "--prompts", "single", "--prompts", "mcm_5"]
+    command += ["--track", "tensorboard"]
     done = CliRunner().invoke(app, command)
     assert isinstance(done.exception, DataError)
     assert re.match(
@@ -533,6 +534,7 @@ def test_the_command_reports_progress_failures_and_what_is_missing(data, tmp_pat
     [title] = [line for line in done.stdout.splitlines() if line.startswith("model")]
     assert "prompts" in title
     assert len(ResultStore(tmp_path / "results").run_ids()) == 2
+    assert len(list((tmp_path / "results" / ".tracked").glob("colours/*/events.*"))) == 2
     records = FailedRuns(tmp_path / "results").all()
     assert sorted(each.run for each in records.values()) == [
         "colours: zeroshot on shifted, prompts mcm_5",

@@ -355,6 +355,8 @@ def test_a_dry_run_needs_no_folder_of_data_sets(suite: Path, tmp_path: Path) -> 
         (["--status", "--no-retry"], "--status and --no-retry do not go together"),
         (["--status", "--shard", "1/2"], "--status and --shard do not go together"),
         (["--status"], "no sweep of suite has reported to"),
+        (["--dry-run", "--track", "tensorboard"], "--dry-run and --track do not go together"),
+        (["--track", "wandbb"], "unknown tracker 'wandbb'; did you mean wandb"),
         (["--shares", "3"], "--shares has no effect without --dry-run"),
         (["--share-of-peak", "0.3"], "--share-of-peak has no effect without --dry-run"),
         (["--share-of-peak", "3", "--dry-run"], "(--share-of-peak) must be above 0 and at most 1, not 3"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
+from _events import scalars
 from _sweep_world import CLASSES, sweep
 
 from clipjax.results.store import ResultStore
@@ -51,7 +53,7 @@ def test_lists_are_made_before_they_are_read(suite: Path, tmp_path: Path) -> Non
     assert planned.exit_code == 0, planned.output
     assert "has no run of imagenet_d by one on listed: make it first" in planned.output
 
-    result = sweep(mine, tmp_path / "out")
+    result = sweep(mine, tmp_path / "out", "--track", "tensorboard")
     assert result.exit_code == 0, result.output
     assert "3 runs done now, 0 before" in result.output
     rows = [row for row in ResultStore(tmp_path / "out" / "results").rows() if row["metric"] == "top1"]
@@ -61,6 +63,14 @@ def test_lists_are_made_before_they_are_read(suite: Path, tmp_path: Path) -> Non
     assert asked["one"]["value"] == of["imagenet_d", "one"]["value"]
     assert "annotations_checked" in asked["one"]["convention"]
     assert "annotations_checked" not in asked["two"]["convention"]
+
+    told = [
+        value
+        for file in (tmp_path / "out" / "results" / ".tracked").glob("*/*/events.*")
+        for (tag, _), value in scalars(file).items()
+        if tag.endswith("/top1")
+    ]
+    assert sorted(told) == pytest.approx(sorted(row["value"] or 0.0 for row in rows))
 
     again = sweep(mine, tmp_path / "out")
     assert (again.exit_code, "0 runs done now, 3 before" in again.output) == (0, True), again.output

@@ -16,11 +16,13 @@ from clipjax.commands.shared.options import (
     DistributedOption,
     JsonOption,
     ModelOption,
+    TrackOption,
 )
 from clipjax.commands.shared.records import FieldsOf
 from clipjax.commands.shared.stores import StoreOptions
 from clipjax.embeddings.compute import Compute
 from clipjax.errors import UsageError
+from clipjax.results.tracking.tracker import check_trackers
 
 if TYPE_CHECKING:
     from clipjax.finetune.finetune import FinetuneData
@@ -37,7 +39,7 @@ class FinetuneOptions:
         "Recipe": ("recipe", "changes", "seeds"),
         "Evaluation": ("evaluate", "data_root"),
         "Speed and storage": (*("fsdp", "every", "store", "pixel_store", "pixel_budget", "distributed"),),
-        "Output": ("out", "name", "dry_run", "as_json"),
+        "Output": ("out", "name", "track", "dry_run", "as_json"),
     }
     method: Annotated[
         str,
@@ -101,6 +103,7 @@ class FinetuneOptions:
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print parameter counts, memory and schedule; train nothing.")
     ] = False
+    track: TrackOption = None
     distributed: DistributedOption = False
     as_json: JsonOption = False
 
@@ -125,6 +128,9 @@ class FinetuneOptions:
             refuse_without("--evaluate", {"--pixel-store": self.stores.pixel_store})
         if self.held_out.validation is not None:
             refuse_beside("--validation", {"--hold-out": self.hold_out})
+        if self.dry_run:
+            refuse_beside("--dry-run", {"--track": self.track})
+        check_trackers(self.track or ())
         self._check_seeds()
         self._check_shots()
         check_names(
@@ -185,6 +191,7 @@ class FinetuneOptions:
             every=self.every,
             store=compute.store,
             workers=compute.workers,
+            track=tuple(self.track or ()),
         )
 
     def compute(self) -> Compute:

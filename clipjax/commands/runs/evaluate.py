@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from clipjax.evaluation.plans.execute import ItemOutcome
     from clipjax.evaluation.plans.item import Item, TaskOnData
     from clipjax.evaluation.rows import Result
+    from clipjax.results.tracking.tracking import Tracking
 
 
 def register(app: typer.Typer) -> None:
@@ -65,12 +66,16 @@ def evaluate(options: EvaluateOptions) -> None:
 
         how = {"model": options.model, "results": options.results}
         results += [measured_predictions(options.task, options.predictions, options.one_run(), **how)]
+        _tracking(options).result(results[0].rows, options.results)
     else:
         items, compute = _items(options)
         from clipjax.evaluation.plans.execute import execute
 
+        tracking = _tracking(options)
         for outcome in execute(items, compute, options.results, announce=_announce):
             _note(outcome, results, failed)
+            if outcome.result is not None:
+                tracking.result(outcome.result.rows, options.results)
     signals.done()
     if results or options.as_json:
         show(results, options.as_json, all_metrics=options.all_metrics, before=before)
@@ -78,6 +83,15 @@ def evaluate(options: EvaluateOptions) -> None:
         others = f"; the other {len(results)} are complete" if results else ""
         of = counted(len(failed) + len(results), "run")
         raise DataError(f"{len(failed)} of {of} failed{others}: {failed[0]}")
+
+
+def _tracking(options: EvaluateOptions) -> Tracking:
+    """The trackers of the first process; the others have none."""
+    import jax
+
+    from clipjax.results.tracking.tracking import Tracking
+
+    return Tracking(options.track or () if jax.process_index() == 0 else ())
 
 
 def _items(options: EvaluateOptions) -> tuple[list[Item], Compute]:

@@ -18,6 +18,7 @@ from clipjax.commands.shared.options import (
     DistributedOption,
     JsonOption,
     NameOption,
+    TrackOption,
 )
 from clipjax.commands.shared.records import FieldsOf, field_option
 from clipjax.commands.shared.stores import StoreOptions
@@ -25,6 +26,7 @@ from clipjax.embeddings.compute import Compute
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.request import Request
 from clipjax.options import options_of
+from clipjax.results.tracking.tracker import check_trackers
 
 PIXELS = ("pixel_store", "pixel_budget")
 _OPTIONS = (*options_of(Request).values(), *options_of(Compute).values())
@@ -50,7 +52,7 @@ class EvaluateOptions:
         "Pairs of images": (),
         "Vision-language models": (),
         "Speed and storage": ("store", *PIXELS, "distributed"),
-        "Output": ("results", "all_metrics", "as_json"),
+        "Output": ("results", "track", "all_metrics", "as_json"),
     }
     context: typer.Context
     task: Annotated[
@@ -87,6 +89,7 @@ class EvaluateOptions:
     results: Annotated[Path, typer.Option(help="Folder for result rows and per-image tables.")] = Path(
         "results"
     )
+    track: TrackOption = None
     all_metrics: Annotated[
         bool,
         typer.Option("--all-metrics", help="Print every number of the task, not only the usual ones."),
@@ -98,6 +101,7 @@ class EvaluateOptions:
         if self.data_root is None:
             self._check_task()
         self._check_source()
+        check_trackers(self.track or ())
         if self.data_root is None and len(self.prompts or []) > 1:
             raise UsageError("several --prompts need --data-root; with --data give one")
         if self.data_root is not None:

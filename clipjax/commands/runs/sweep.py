@@ -18,6 +18,7 @@ from clipjax.commands.shared.options import (
     NoPixelStoreOption,
     OnlyModelsOption,
     SampleOption,
+    TrackOption,
 )
 from clipjax.commands.shared.output import announce, print_table, say
 from clipjax.commands.shared.processes import join, say_slow, say_waiting
@@ -27,6 +28,7 @@ from clipjax.devices import signals
 from clipjax.embeddings.compute import Compute
 from clipjax.errors import DataError, counted
 from clipjax.options import AUTO
+from clipjax.results.tracking.tracker import check_trackers
 
 if TYPE_CHECKING:
     from clipjax.estimates.hours import MachineRates
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class SweepOptions:
     PANELS: ClassVar = {
-        "Where things are": ("data_root", "model_root", "results"),
+        "Where things are": ("data_root", "model_root", "results", "track"),
         "What is run": (
             *("models", "limit", "dry_run", "shares", "share_of_peak", "shard", "no_retry", "distributed"),
             *("status", "collect", "from_"),
@@ -60,6 +62,7 @@ class SweepOptions:
     results: Annotated[
         Path, typer.Option(help="Folder for result rows; runs that have rows there are skipped.")
     ] = Path("results")
+    track: TrackOption = None
     stores: StoreOptions
     no_pixel_store: NoPixelStoreOption = False
     no_compile_cache: Annotated[
@@ -128,7 +131,7 @@ class SweepOptions:
             pixels = {"--pixel-store": stores.pixel_store, "--pixel-budget": stores.pixel_budget}
             refuse_beside("--no-pixel-store", pixels)
         shown = {"--collect": self.collect, "--dry-run": self.dry_run, "--status": self.status}
-        to_run = {"--distributed": self.distributed, "--no-retry": self.no_retry}
+        to_run = {"--distributed": self.distributed, "--no-retry": self.no_retry, "--track": self.track}
         for main in (name for name, is_given in shown.items() if is_given):
             others = {name: is_given for name, is_given in shown.items() if name != main}
             refuse_beside(main, {**others, **to_run})
@@ -139,6 +142,7 @@ class SweepOptions:
         if not self.dry_run:
             asked = {"--shares": self.shares, "--share-of-peak": self.share_of_peak}
             refuse_without("--dry-run", asked)
+        check_trackers(self.track or ())
         if not self.distributed:  # there all processes read it, and end together
             _ = self.read_suite
 
@@ -258,7 +262,8 @@ def _run(
             say(line, err=True)
 
     assert compute.store is not None
-    results, how = options.results, {"part": options.shard or "1/1", "retry": not options.no_retry}
+    results = options.results
+    how = {"part": options.shard or "1/1", "retry": not options.no_retry, "track": options.track or ()}
     with on_all("use the folders of the sweep"):
         ResultStore(results).check_root(written=True)
         compute.store.check_root()

@@ -144,6 +144,17 @@ OutFileOption = Annotated[Path | None, typer.Option("--out", "-o", help="File to
 JsonOption = Annotated[bool, typer.Option("--json", help="Print everything as JSON on stdout.")]
 
 
+TrackOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track",
+        metavar="TRACKER",
+        help="Show the runs in tensorboard, wandb or mlflow as they are made; may be repeated. A tracker's "
+        "own settings say where to, e.g. WANDB_MODE=offline.",
+    ),
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ResultsOptions:
     """The folder of result rows: the last argument, or --results as in the commands that write it."""

@@ -1,6 +1,6 @@
-"""A run's logs: a line on stderr, metrics.csv and TensorBoard events, from the first process.
+"""A run's logs: a line on stderr, metrics.csv, TensorBoard and other trackers, from the first process.
 
-A resumed run first cuts them to the step it resumes from.
+A resumed run first cuts them to the step it resumes from, where a tracker can.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,8 +20,11 @@ import jax
 from clipjax.devices.agreement import first_writes
 from clipjax.errors import DataError
 from clipjax.progress import progress_bar
+from clipjax.results.tracking.tracker import TrackedRun
+from clipjax.results.tracking.tracking import TrackedBy, Tracking
 from clipjax.storage.bucket_files import BucketFiles
 from clipjax.storage.buckets import BucketPath
+from clipjax.storage.digests import sha256_json
 from clipjax.storage.publishing import naming, working_copy
 from clipjax.storage.writing import whole_file
 
@@ -30,7 +33,7 @@ _LOG = logging.getLogger(__name__)
 _FIRST = ("step", "epoch", "loss", "accuracy", "grad_norm", "learning_rate", "images_per_s")
 # The rate is a mean over this many steps.
 _WINDOW = 20
-# Steps between TensorBoard's points: writing one takes longer than a small step.
+# Steps between the points of trackers: writing one takes longer than a small step.
 _POINTS_EVERY = 10
 
 
@@ -40,7 +43,11 @@ class Logs:
     Args:
         batch_size: images in the global batch.
         images: in an epoch; None: no epochs are logged.
-        folder: perhaps on a bucket; None: no files.
+        folder: perhaps on a bucket; None: no files and no trackers.
+        description: on stderr.
+        name: in trackers; "": the description.
+        config: what decides the run, for trackers.
+        track: trackers besides TensorBoard.
     """
 
     def __init__(
@@ -52,6 +59,9 @@ class Logs:
         folder: Path | None = None,
         description: str = "train",
         progress: bool = True,
+        name: str = "",
+        config: Mapping[str, str] | None = None,
+        track: Sequence[str] = (),
     ) -> None:
         self._batch_size, self._images = batch_size, images
         self._steps, self._description = steps, description
@@ -61,7 +71,9 @@ class Logs:
         self._progress = progress and self._first
         self._bar: Any = None
         self._table: _Table | None = None
-        self._events: Any = None
+        self._name, self._config = name or description, dict(config or {})
+        self._tracking = Tracking(("tensorboard", *track))
+        self._tracked: TrackedBy | None = None
         self._times: deque[tuple[int, float]] = deque(maxlen=_WINDOW)
 
     def start(self, done: int) -> None:
@@ -96,16 +108,18 @@ class Logs:
         return (step - before) * self._batch_size / max(now - then, 1e-9)
 
     def _write(self, folder: Path, step: int, row: Mapping[str, float]) -> None:
-        if self._table is None:
+        if self._table is None or self._tracked is None:
             folder.mkdir(parents=True, exist_ok=True)
             self._fetch(folder / METRICS)
             self._table = _Table(folder / METRICS, step, row)
-            self._events = _summary_writer(folder, step)
+            self._tracked = self._tracking.start(self._run(folder, step - 1))
         self._table.add(step, row)
         if step % _POINTS_EVERY == 0 or step == self._steps:
-            for name, value in row.items():
-                if math.isfinite(value):  # otherwise the writer complains on stderr
-                    self._events.add_scalar(name, value, step)
+            self._tracked.log(step, {name: value for name, value in row.items() if math.isfinite(value)})
+
+    def _run(self, folder: Path, done: int) -> TrackedRun:
+        identity = sha256_json([str(self._place), self._config])[:16]
+        return TrackedRun(identity, self._name, "fine-tuning", self._config, folder, done=done)
 
     def _fetch(self, table: Path) -> None:
         assert self._place is not None
@@ -120,7 +134,6 @@ class Logs:
     def _upload(self) -> None:
         if self._table is None or self._folder is None or not isinstance(self._place, BucketPath):
             return
-        self._events.flush()
         with naming(self._folder):
             for file in self._folder.iterdir():
                 if file.is_file():
@@ -133,15 +146,13 @@ class Logs:
         try:
             if self._table is not None:
                 self._table.close()
-            if self._events is not None:
+            if self._tracked is not None:
+                self._tracked.finish()
                 self._upload()
-                self._events.close()
         except DataError as error:
             _LOG.warning("the logs on the bucket are not whole, those in %s are: %s", self._folder, error)
         except OSError as error:
             _LOG.warning("the logs in %s are not whole: %s", self._folder, error.strerror or error)
-            if self._events is not None:  # otherwise it tries again at interpreter exit, with a traceback
-                self._events.file_writer.event_writer = contextlib.ExitStack()
 
 
 class _Table:
@@ -182,10 +193,3 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
             except (TypeError, ValueError, KeyError):
                 break
     return rows
-
-
-def _summary_writer(folder: Path, step: int) -> Any:
-    from tensorboardX import SummaryWriter  # here, because it imports torch if that is installed
-
-    purge = step if step > 1 else None  # drops an earlier run's events of `step` and later
-    return SummaryWriter(str(folder), purge_step=purge, flush_secs=10, filename_suffix=f".{step}")

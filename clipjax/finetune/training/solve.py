@@ -67,6 +67,9 @@ def train(problem: Problem, setup: Setup, name: str = "train") -> TrainingResult
         folder=folder,
         description=name,
         progress=settings.progress,
+        name=f"{setup.model.card.id}: {recipe.name}, seed {setup.seed} ({name})",
+        config=made_of,
+        track=settings.track,
     )
     step, initial = _step(problem, setup, parts)
     state = fit(

@@ -11,7 +11,6 @@ import os
 import re
 import resource
 import shutil
-import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,11 +25,14 @@ from jax import Array
 from clipjax.errors import DataError, UsageError
 from clipjax.finetune.data.splits import ValidationSplit
 from clipjax.finetune.method import Problem, Setup
+from clipjax.finetune.training import logs as logs_module
 from clipjax.finetune.training import resume as checkpoints
 from clipjax.finetune.training.logs import Logs, read_metrics
 from clipjax.finetune.training.optimizer import Optimizer
 from clipjax.finetune.training.solve import train
 from clipjax.finetune.training.trees import Params
+from tests._events import scalars
+from tests._trackers import Wandb
 from tests.finetune._tiny import (
     IMAGES,
     RECIPE,
@@ -104,6 +106,25 @@ def test_every_step_is_logged_once(tmp_path: Path, whole: Params, capsys: pytest
     assert {name for name, _ in points} == set(rows[0]) - {"step"}
 
 
+def test_training_is_shown_by_a_tracker_too(
+    tmp_path: Path, whole: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every ten steps and the last; a resumed run is the same run."""
+    monkeypatch.setitem(sys.modules, "wandb", package := Wandb())
+    monkeypatch.setattr(logs_module, "_POINTS_EVERY", 2)
+    setup = tiny_setup(tmp_path, devices=2)
+    setup = dataclasses.replace(setup, settings=dataclasses.replace(setup.settings, track=("wandb",)))
+    with pytest.raises(Stopped):
+        train(watched(setup, dying(9)), setup)
+    assert same_bits(train(tiny_problem(setup), setup).params, whole)
+    [shown] = package.runs.values()
+    rows = read_metrics(tmp_path / "train" / "metrics.csv")
+    losses = {step: value for (name, step), value in shown.points.items() if name == "loss"}
+    assert losses == pytest.approx({row["step"]: row["loss"] for row in rows if row["step"] % 2 == 0})
+    assert shown.config["steps"] == "12"
+    assert shown.finished
+
+
 def test_what_is_not_finite_is_no_point_of_tensorboards(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -117,19 +138,6 @@ def test_what_is_not_finite_is_no_point_of_tensorboards(
     [row] = read_metrics(tmp_path / "metrics.csv")
     assert np.isnan(row["loss"])
     assert row["grad_norm"] == np.inf
-
-
-def scalars(file: Path) -> dict[tuple[str, int], float]:
-    """TensorBoard's points of an events file: records of length, checksum, bytes, checksum."""
-    from tensorboardX.proto.event_pb2 import Event  # type: ignore[attr-defined]
-
-    points, data = {}, file.read_bytes()
-    while data:
-        (length,) = struct.unpack("<Q", data[:8])
-        event = Event.FromString(data[12 : 12 + length])
-        points |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
-        data = data[16 + length :]
-    return points
 
 
 def with_features(setup: Setup, values: np.ndarray) -> Problem:
@@ -251,12 +259,13 @@ def test_logs_on_a_full_disk_do_not_hide_what_ended_the_run(
     logs = Logs(1, batch_size=4, folder=tmp_path, progress=False)
     logs.start(0)
     logs.add(1, {"loss": 1.0})
-    assert logs._events is not None
-    file = logs._events.file_writer
-    writer, logs._events.close = file.event_writer, full
+    assert logs._tracked is not None
+    events: Any = logs._tracked._runs["tensorboard"]
+    file = events._writer.file_writer
+    writer, events._writer.close = file.event_writer, full
     logs.close()
     assert [each.getMessage() for each in caplog.records] == [
-        f"the logs in {tmp_path} are not whole: No space left on device"
+        "tensorboard has failed and is left out from now on: OSError: [Errno 28] No space left on device"
     ]
     assert file.event_writer is not writer, "which would try again as the interpreter ends"
     file.event_writer.close()

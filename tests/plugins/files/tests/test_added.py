@@ -30,6 +30,8 @@ from clipjax.models.network import Network
 from clipjax.results.published.numbers import read_numbers
 from clipjax.results.published.protocols import protocols
 from clipjax.results.store import ResultStore
+from clipjax.results.tracking.tracker import TrackedRun
+from clipjax.results.tracking.tracking import Tracking
 from clipjax.sweep.suite import load_suite
 
 
@@ -44,6 +46,14 @@ def tinted(tmp_path: Path) -> Path:
     for name in ("green_1", "green_2", "pink_1", "teal_1"):
         paint(tmp_path / "tinted" / f"{name}.png", name.partition("_")[0])
     return tmp_path / "tinted"
+
+
+def test_the_tracker(tmp_path: Path) -> None:
+    run = TrackedRun("a1", "one", "fine-tuning", {}, tmp_path / "run")
+    tracked = Tracking(["lines"]).start(run)
+    tracked.log(10, {"loss": 0.5})
+    tracked.finish()
+    assert (tmp_path / "run" / "lines.txt").read_text() == "10 loss 0.5\n"
 
 
 def test_the_checkout_is_the_scratch() -> None:

@@ -1,0 +1,1 @@
+"""Trackers: programs that show runs as they are made (`--track tensorboard`). Imports no JAX."""
