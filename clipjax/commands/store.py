@@ -88,7 +88,7 @@ def export(
 
         clipjax store export 3f2a91c0 --format parquet --out embeddings
     """
-    from clipjax.embeddings.files import NamedRows, check_target, write_embeddings
+    from clipjax.embeddings.exported_files import NamedRows, check_target, write_embeddings
     from clipjax.storage.entry import read_entry
     from clipjax.storage.store import Store
 

@@ -14,7 +14,7 @@ import numpy as np
 from clipjax.checkpoints.encoder import Encoder
 from clipjax.data.labels import LabelSpace
 from clipjax.embeddings.compute import Compute
-from clipjax.embeddings.files import NamedRows, check_target, write_embeddings
+from clipjax.embeddings.exported_files import NamedRows, check_target, write_embeddings
 from clipjax.embeddings.images import embed_images
 from clipjax.embeddings.texts import embed_texts
 from clipjax.errors import UsageError

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import clipjax
 from clipjax.cli import app
-from clipjax.embeddings.files import NamedRows, write_embeddings
+from clipjax.embeddings.exported_files import NamedRows, write_embeddings
 from clipjax.errors import DataError, UsageError
 from clipjax.storage.store import Store
 from tests.results.test_same_rows import checkpoint

@@ -63,7 +63,7 @@ def publish(options: PublishOptions) -> None:
     if options.to not in PLACES:
         raise unknown_name("place", options.to, list(PLACES))
     from clipjax.analysis.publish.every_eval_ever import RELATIONS, Evaluator, records
-    from clipjax.analysis.publish.hub import benchmark_from, hub_files
+    from clipjax.analysis.publish.model_cards import benchmark_from, hub_files
     from clipjax.analysis.publish.numbers import publishable
     from clipjax.analysis.publish.write import write_files
 

@@ -71,7 +71,7 @@ def embed(options: EmbedOptions) -> None:
     request = options.request
     datasets, roots = (request["dataset"],), (request["root"],)
     check_names(evaluated=(options.model,), card=options.card, datasets=datasets, roots=roots)
-    from clipjax.embeddings.files import check_target
+    from clipjax.embeddings.exported_files import check_target
 
     check_target(options.out, options.form)
     say_slow(request["precision"])
