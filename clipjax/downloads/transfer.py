@@ -213,11 +213,14 @@ def _range(origin: PartOrigin | None, start: int) -> dict[str, str]:
 
 
 def _origin(source: _Source, response: requests.Response, file: CardFile) -> PartOrigin:
-    """What the answer with the whole file states. Raises Refused where its length is wrong."""
+    """What the answer with the whole file states. Raises Refused where its length is wrong or missing."""
     stated = response.headers.get("Content-Length", "")
     length = int(stated) if re.fullmatch(r"\d{1,18}", stated, re.ASCII) else source.length
     if length is not None and file.bytes not in (None, length):
         raise Refused(f"it has {length:,} bytes, not {file.bytes:,} as the card says")
+    ends = length is not None or response.headers.get("Transfer-Encoding", "").lower() == "chunked"
+    if not ends and (file.bytes, file.sha256, file.md5, source.sha256) == (None,) * 4:
+        raise Refused("it states no length, so nobody can tell whether a file without a checksum is whole")
     tag = response.headers.get("ETag", "")
     validator = tag if tag.startswith('"') else response.headers.get("Last-Modified")
     return PartOrigin(source.address, validator, source.version, length)
@@ -228,13 +231,17 @@ def _continues(response: requests.Response, origin: PartOrigin, start: int) -> b
 
     416 says that there is no byte after it, which is so where the part is whole.
     """
-    tag, known = response.headers.get("ETag"), origin.validator or ""
-    if tag and origin.version is None and known.startswith('"') and tag != known:
+    is_part, known = response.status_code == 206, origin.validator or ""
+    is_tag = known.startswith('"')
+    stated = response.headers.get("ETag" if is_tag else "Last-Modified")
+    # A part has the ETag of the whole (RFC 9110, 15.3.7); a date may be missing, then the length decides.
+    needed = is_part and (is_tag or origin.length is None)
+    if origin.version is None and stated != known and (needed or stated is not None):
         return False
     given = re.fullmatch(
         r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", response.headers.get("Content-Range", ""), re.ASCII
     )
-    if response.status_code == 416:
+    if not is_part:
         return given is not None and given[2] == str(start)
     total = None if given is None or given[2] == "*" else int(given[2])
     return given is not None and given[1] == str(start) and origin.length in (None, total or origin.length)

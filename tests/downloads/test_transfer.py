@@ -74,11 +74,11 @@ def test_a_file_comes_whole(getting: Getting, server: FileServer) -> None:
 
 @pytest.mark.parametrize("how", [{"chunked": True}, {"length": None}, {}])
 def test_an_empty_file_and_one_without_a_length(getting: Getting, server: FileServer, how: dict) -> None:
-    getting.get(address(server, Content(DATA, **how)))
+    getting.get(address(server, Content(DATA, **how)), sha256=sha256(DATA))
     assert getting.target.read_bytes() == DATA
     getting.target.unlink()
     getting.told.clear()
-    getting.get(address(server, Content(b"", **how)))
+    getting.get(address(server, Content(b"", **how)), sha256=sha256(b""))
     assert getting.target.read_bytes() == b""
 
 
@@ -173,6 +173,22 @@ def test_a_change_that_only_the_length_shows(getting: Getting, server: FileServe
     assert getting.target.read_bytes() == OTHER[:size]
 
 
+def test_a_range_without_a_word_about_the_file(getting: Getting, server: FileServer) -> None:
+    """Nothing in the answer tells that it is a part of another file, whose length was not known."""
+    new = Content(OTHER, None, heeds_if_range=False)
+    getting.get(address(server, Content(DATA, None, DATE, chunked=True, drops=[123_456], later=new)))
+    assert getting.target.read_bytes() == OTHER
+
+
+@pytest.mark.parametrize("date", [DATE.replace("08:00", "09:00"), None])
+def test_a_range_with_another_date_or_none(getting: Getting, server: FileServer, date: str | None) -> None:
+    """The length decides where the date is missing, as it may be."""
+    new = Content(DATA if date is None else OTHER[: len(DATA)], None, date, heeds_if_range=False)
+    getting.get(address(server, Content(DATA, None, DATE, drops=[123_456], later=new)))
+    assert getting.target.read_bytes() == new.data
+    assert server.asked("Range") == [None, "bytes=123456-", *([] if date is None else [None])]
+
+
 def test_a_range_that_starts_elsewhere(getting: Getting, server: FileServer) -> None:
     """Then the next request asks for everything."""
     getting.get(address(server, Content(DATA, drops=[123_456], shift=456)))
@@ -216,6 +232,16 @@ def test_a_length_that_is_too_short(getting: Getting, server: FileServer) -> Non
 
 def test_an_answer_that_ends_early_without_a_length(getting: Getting, server: FileServer) -> None:
     getting.get(address(server, Content(DATA, length=None, drops=[50_000])), bytes=len(DATA))
+    assert getting.target.read_bytes() == DATA
+
+
+def test_nobody_can_tell_whether_it_is_whole(getting: Getting, server: FileServer) -> None:
+    """A connection that breaks looks like the end; chunks have one."""
+    where = address(server, Content(DATA, length=None, drops=[50_000]))
+    with pytest.raises(DataError, match="it states no length, so nobody can tell whether a file without a c"):
+        getting.get(where)
+    assert getting.left() == []
+    getting.get(address(server, Content(DATA, chunked=True, drops=[50_000])))
     assert getting.target.read_bytes() == DATA
 
 
@@ -639,6 +665,43 @@ def test_the_proxy_of_the_environment_is_used(
     server.files["http://data.invalid/set.tar"] = Content(DATA)
     getting.get("http://data.invalid/set.tar")
     assert getting.target.read_bytes() == DATA
+
+
+def misbehaving(rng: random.Random, data: bytes, version: int) -> Content:
+    """A file from a server with faults that are drawn."""
+    tag = [f'"{version}"', f'W/"{version}"', None][rng.randrange(3)]
+    return Content(
+        data,
+        etag=tag,
+        modified=f"Mon, 30 Nov 2026 08:00:0{version} GMT" if rng.random() < 0.5 else None,
+        ranges=rng.random() < 0.8,
+        heeds_if_range=(tag == f'"{version}"' and rng.random() < 0.5) or rng.random() < 0.8,
+        shift=rng.choice([0, 0, 0, 7]),
+        statuses=rng.choices([429, 500, 503, 404], [3, 3, 3, 1], k=rng.randrange(3)),
+        length=rng.choice([-1, -1, -1, len(data) + 9, None]),
+        chunked=rng.random() < 0.2,
+        drops=[rng.randrange(len(data)) for _ in range(rng.randrange(6))],
+    )
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_any_mixture_of_faults(getting: Getting, server: FileServer, seed: int) -> None:
+    """Runs follow until one succeeds. What then has the name is one version of the file, never a mixture."""
+    rng = random.Random(seed)
+    where = address(server, misbehaving(rng, DATA, 1))
+    if rng.random() < 0.5:
+        server.files[f"/{NAME}"].later = misbehaving(rng, OTHER, 2)
+    sizes = {"bytes": len(DATA)} if server.files[f"/{NAME}"].later is None and rng.random() < 0.5 else {}
+    for _ in range(20):
+        try:
+            getting.told.clear()
+            getting.get(where, **sizes)
+            break
+        except DataError:
+            assert set(getting.left()) <= set(PART)
+            server.files[f"/{NAME}"].length = -1
+    found = getting.target.read_bytes()
+    assert found in (DATA, OTHER)
 
 
 @pytest.fixture(scope="module")
