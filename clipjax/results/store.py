@@ -207,6 +207,23 @@ class ResultStore:
         if files.has_images():
             self.images(run_id)
 
+    def files(self, run_id: str) -> dict[str, bytes]:
+        """The bytes of a run's files by name, `run.json` last.
+
+        Raises:
+            DataError: as `verify`.
+        """
+        _, files = self._opened(run_id)
+        if not files.known:
+            self.verify(run_id)
+        data: dict[str, bytes] = {}
+        for name in (ROWS, *((IMAGES,) if files.has_images() else ())):
+            if not (path := self.root / run_id / name).is_file():
+                files.check(name, None)
+            data[name] = _read(path)
+            files.check(name, data[name])
+        return {**data, RUN: _read(self.root / run_id / RUN)}
+
     def _opened(self, run_id: str) -> tuple[Fields, RunFiles]:
         folder = self.root / run_id
         data = _read(folder / RUN)

@@ -15,6 +15,7 @@ from clipjax.commands.results.listing import ExportOptions, ListOptions, export,
 from clipjax.commands.results.mce import MceOptions, mce
 from clipjax.commands.results.publish import PublishOptions, publish
 from clipjax.commands.results.show import ShowOptions, show
+from clipjax.commands.results.sync import SyncOptions, sync
 from clipjax.commands.results.table import ScatterOptions, TableOptions, scatter, table
 from clipjax.commands.shared.exclusions import refuse_beside
 from clipjax.commands.shared.options import ResultsOptions, RunArgument
@@ -31,6 +32,7 @@ def register(root: typer.Typer) -> None:
     app.command("table")(with_options(TableOptions, table))
     app.command("scatter")(with_options(ScatterOptions, scatter))
     app.command("merge")(merge)
+    app.command("sync")(with_options(SyncOptions, sync))
     app.command("export")(with_options(ExportOptions, export))
     app.command("publish")(with_options(PublishOptions, publish))
     app.command("import")(import_published)
@@ -45,7 +47,10 @@ def merge(
     folders: Annotated[list[Path], typer.Argument(metavar="RESULTS...", help="Folders to merge.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; runs already there are kept.")],
 ) -> None:
-    """Copy the runs of several result folders into one; runs that are already there stay."""
+    """Copy the runs of several result folders into one; runs that are already there stay.
+
+    This is for folders that are finished. `clipjax results sync` exchanges runs with a place that others use.
+    """
     from clipjax.results.merge import merge_results
 
     for folder in folders:
