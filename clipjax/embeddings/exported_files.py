@@ -87,10 +87,18 @@ def write_embeddings(
 
 
 def _write_npy(folder: Path, name: str, rows: NamedRows) -> None:
-    np.save(folder / f"{name}.npy", rows.array, allow_pickle=False)
+    _save(folder / f"{name}.npy", rows.array)
     (folder / f"{name}.json").write_text(json.dumps(list(rows.ids), indent=0) + "\n", encoding="utf-8")
     if rows.labels is not None:
-        np.save(folder / "labels.npy", rows.labels, allow_pickle=False)
+        _save(folder / "labels.npy", rows.labels)
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    """`numpy.save`, whose errors do not tell a full disk."""
+    array = np.ascontiguousarray(array)
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)
 
 
 def _table(name: str, rows: NamedRows) -> pa.Table:

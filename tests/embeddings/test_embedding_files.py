@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +117,8 @@ def test_parquet_is_read_by_other_programs(tmp_path: Path) -> None:
     np.testing.assert_array_equal(frame["embedding"].to_numpy(), array)
     assert frame["id"].to_list() == ["a", "b\n", "é", "=1"]
     query = f"select label, list_inner_product(embedding::float[], embedding::float[]) from '{file}' limit 1"
-    assert duckdb.sql(query).fetchall() == [(0, 5.0)]
+    answer: Any = duckdb.sql(query)
+    assert answer.fetchall() == [(0, 5.0)]
 
 
 def test_an_entry_that_is_not_whole_is_refused(tmp_path: Path) -> None:
@@ -160,3 +163,25 @@ def test_what_cannot_be_written_is_refused_first(world: Path, tmp_path: Path) ->
         write_embeddings(tmp_path / "x", {"rows": maps}, {}, "parquet")
     with pytest.raises(UsageError, match="unknown format"):
         write_embeddings(tmp_path / "x", {}, {}, "csv")
+
+
+@pytest.mark.parametrize("form", ["npy", "parquet"])
+def test_a_full_disk_leaves_the_earlier_files(tmp_path: Path, form: str) -> None:
+    """The limit of a file's size stands for the disk: the write itself fails."""
+    rows = NamedRows(["a", "b"], np.ones((2, 3), np.float32))
+    write_embeddings(tmp_path / "out", {"images": rows}, {}, form)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    large = NamedRows([str(k) for k in range(2000)], np.random.default_rng(0).random((2000, 64)))
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    kept = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        with pytest.raises(
+            DataError, match=r"out cannot be written \(.*File too large\); nothing was left of it"
+        ):
+            write_embeddings(tmp_path / "out", {"images": large}, {}, form)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        signal.signal(signal.SIGXFSZ, kept)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

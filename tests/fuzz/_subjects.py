@@ -12,6 +12,7 @@ import io
 import json
 import tarfile
 import tempfile
+import unittest.mock
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -248,6 +249,26 @@ def _rows(folder: Path) -> None:
 
     several = [row(RUN, metric=name, value=value) for name, value in (("top1", 0.5), ("top5", 0.75))]
     ResultStore(folder).add(several, {"id": IDS, "label": [0, 1, 0], "prediction": [0, 1, 1]})
+
+
+def indexed_rows(folder: Path) -> Any:
+    from clipjax.results.run_index import NAME, _read
+
+    if not (lines := [line for _, line in _read(folder / NAME)]):
+        raise DataError("a damaged index is made again")
+    return [[line.shared, line.keys, line.rows] for line in lines]
+
+
+@subject(".index.jsonl", "text", indexed_rows, name="results: index", digest=True)
+def _indexed(folder: Path) -> None:
+    from _rows import row
+
+    from clipjax.results import run_index
+    from clipjax.results.store import ResultStore
+
+    ResultStore(folder).add([row(RUN, metric="top1"), row(RUN, metric="top5", value=0.75)])
+    with unittest.mock.patch.multiple(run_index, LEAST=0, SETTLED_NS=-(10**9)):
+        ResultStore(folder).rows()
 
 
 subject(f"{RUN}/run.json", "text", rows, name="results: run.json")(_rows)

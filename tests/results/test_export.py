@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
+import random
+import resource
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,12 @@ def read(path: Path, form: str) -> pa.Table:
             return file.read_all()
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     return pa.Table.from_pylist(lines, schema=schema())
+
+
+def sql(query: str) -> list[Any]:
+    """What DuckDB answers."""
+    answer: Any = duckdb.sql(query)
+    return answer.fetchall()
 
 
 def export(*words: object) -> Any:
@@ -124,22 +132,24 @@ def test_numbers_keep_their_bits_or_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_a_file_is_whole_or_absent(tmp_path: Path, monkeypatch: Any, form: str) -> None:
-    """A full disk: one sentence, and the file that was there stays."""
-    rows = study(tmp_path / "results")
-    target = tmp_path / "rows"
+def test_a_file_is_whole_or_absent(tmp_path: Path, form: str) -> None:
+    """The limit of a file's size stands for a full disk: one sentence, and the file that was there stays."""
+    rng, target = random.Random(0), tmp_path / "rows"
+    rows = [row(f"r{k}", note=rng.randbytes(400).hex()) for k in range(200)]
     target.write_text("before")
-
-    def full(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(
-        DataError, match=r"rows cannot be written \(No space left on device\); nothing was left"
-    ):
-        write_rows(rows, form, target)
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    kept = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(
+            DataError, match=r"rows cannot be written \(File too large\); nothing was left of it"
+        ):
+            write_rows(rows, form, target)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        signal.signal(signal.SIGXFSZ, kept)
     assert target.read_text() == "before"
-    assert sorted(os.listdir(tmp_path)) == ["results", "rows"]
+    assert os.listdir(tmp_path) == ["rows"]
 
 
 def test_the_command_refuses_what_it_cannot_do(tmp_path: Path) -> None:
@@ -170,9 +180,9 @@ def test_other_programs_compute_the_same_means(tmp_path: Path) -> None:
     assert wanted == pytest.approx({"m_0": 0.3, "m_1": 0.4, "m_2": 0.5})
     for name in ("rows.parquet", "rows.jsonl"):
         query = f"select model, avg(value) from '{tmp_path / name}' group by model"
-        assert dict(duckdb.sql(query).fetchall()) == pytest.approx(wanted)
+        assert dict(sql(query)) == pytest.approx(wanted)
     nested_part = f"select distinct recipe->>'$.prompts' from '{tmp_path / 'rows.parquet'}'"
-    assert duckdb.sql(nested_part).fetchall() == [("x",)]
+    assert sql(nested_part) == [("x",)]
     read_by_polars = [
         polars.read_parquet(tmp_path / "rows.parquet"),
         polars.read_ipc(tmp_path / "rows.arrow"),
