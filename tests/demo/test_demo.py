@@ -629,7 +629,7 @@ def test_the_demo_is_not_made_again(quick: Quick, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("clipjax.finetune.finetune.solve", never)
     monkeypatch.setattr(beside, "_Worker", never)
     # Drawing takes most of the time, and other tests look at pictures.
-    monkeypatch.setattr(figure_style, "_rendered", lambda *_: b"<svg/>")
+    monkeypatch.setattr(figure_style, "_rendered", lambda *_: b'<svg viewBox="0 0 1 1"/>')
     deleted = [quick.out / name for name in ("report.html", "cues.png", "wise_ft.png", "correspondence.svg")]
     for file in deleted:
         file.unlink()
