@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from _stub_commands import commands
 from typer.main import get_command
 
 from clipjax.cli import app
@@ -50,38 +48,6 @@ def test_a_pod_that_is_interrupted_is_made_again_and_one_that_fails_is_not() -> 
     [container] = pod["containers"]
     assert "exec clipjax sweep" in container["command"][-1]
     assert f"JOB_COMPLETION_INDEX + 1))/{spec['completions']}" in container["command"][-1]
-
-
-def commands(folder: Path, **bodies: str) -> dict[str, str]:
-    """An environment in which these commands are scripts that note their calls in `folder`/called."""
-    for name, body in bodies.items():
-        path = folder / name
-        path.write_text(f'#!/bin/bash\necho "{name} $*" >> {folder}/called\n{body}\n')
-        path.chmod(0o755)
-    places = {"HOME": str(folder), "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"}
-    places |= {"SLURM_ARRAY_TASK_COUNT": "8", "PATH": f"{folder}:{os.environ['PATH']}"}
-    return os.environ | places
-
-
-@pytest.mark.parametrize(("code", "again"), [(0, 0), (1, 0), (75, 1)])
-def test_a_slurm_job_is_requeued_on_75(tmp_path: Path, code: int, again: int) -> None:
-    environment = commands(tmp_path, srun='exec "$@"', clipjax=f"exit {code}", scontrol="")
-    done = subprocess.run(["bash", EXAMPLES / "sweep_slurm.sh"], env=environment, check=False)
-    assert done.returncode == code
-    called = (tmp_path / "called").read_text()
-    assert "clipjax sweep suite.toml --shard 2/8 --results " in called
-    assert called.count("scontrol requeue 7_2") == again
-
-
-def test_a_slurm_job_passes_its_signal_on_and_waits(tmp_path: Path) -> None:
-    body = f"trap 'sleep 0.2; exit 75' TERM\ntouch {tmp_path}/ready\nwhile true; do sleep 0.05; done"
-    environment = commands(tmp_path, srun='exec "$@"', clipjax=body, scontrol="")
-    running = subprocess.Popen(["bash", EXAMPLES / "sweep_slurm.sh"], env=environment)
-    while not (tmp_path / "ready").exists():
-        time.sleep(0.01)
-    running.send_signal(signal.SIGTERM)
-    assert running.wait(60) == 75
-    assert "scontrol requeue 7_2" in (tmp_path / "called").read_text()
 
 
 @pytest.mark.parametrize("last", [0, 1])

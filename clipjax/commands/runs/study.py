@@ -137,7 +137,7 @@ def study(options: StudyOptions) -> None:
             --models vit_b_32-openai --models vit_b_16-openai
     """
     options.check()
-    run = fields_of(SweepOptions, options)
+    run = fields_of(SweepOptions, options, context=None)  # which only --submit asks
     run.check()
     root = run.read_suite.data_root
     if root is None:

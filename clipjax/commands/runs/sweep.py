@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from clipjax.commands.shared.exclusions import refuse_beside, refuse_without
+from clipjax.commands.shared.exclusions import as_written, refuse_beside, refuse_without
 from clipjax.commands.shared.options import (
     DistributedOption,
     ModelRootOption,
@@ -26,7 +27,7 @@ from clipjax.commands.shared.records import FieldsOf
 from clipjax.commands.shared.stores import CACHE, StoreOptions
 from clipjax.devices import signals
 from clipjax.embeddings.compute import Compute
-from clipjax.errors import DataError, counted
+from clipjax.errors import DataError, counted, unknown_name
 from clipjax.options import AUTO
 from clipjax.results.tracking.tracker import check_trackers
 
@@ -37,18 +38,23 @@ if TYPE_CHECKING:
     from clipjax.sweep.suite import Suite
 
 
+QUEUES = ("slurm",)
+ONLY_HERE = ("submit", "shares", "dry_run", "share_of_peak")  # not of the jobs that --submit makes
+
+
 @dataclass(frozen=True, kw_only=True)
 class SweepOptions:
     PANELS: ClassVar = {
         "Where things are": ("data_root", "model_root", "results", "track"),
         "What is run": (
-            *("models", "limit", "dry_run", "shares", "share_of_peak", "shard", "no_retry", "distributed"),
-            *("status", "collect", "from_"),
+            *("models", "limit", "dry_run", "share_of_peak", "no_retry", "status", "collect", "from_"),
         ),
+        "In parts": ("shares", "shard", "submit", "distributed"),
         "Speed and storage": (
             *("store", "pixel_store", "pixel_budget", "no_pixel_store", "no_compile_cache", "keep_maps"),
         ),
     }
+    context: typer.Context
     suite: Annotated[
         str,
         typer.Argument(metavar="SUITE", help="A TOML file, or suite:NAME for one that ships with clipjax."),
@@ -81,7 +87,19 @@ class SweepOptions:
     ] = None
     shares: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="With --dry-run: print what each of N parts would take."),
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="With --dry-run: print what each of N parts would take. With --submit: the number of jobs.",
+        ),
+    ] = None
+    submit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="QUEUE",
+            help="Run nothing here: hand the parts to slurm as the jobs of an array, with time and memory "
+            "from their cost. With --dry-run: print the script.",
+        ),
     ] = None
     no_retry: Annotated[
         bool,
@@ -104,8 +122,8 @@ class SweepOptions:
         typer.Option(
             "--share-of-peak",
             metavar="SHARE",
-            help="With --dry-run: the share of its peak that a GPU is assumed to reach; default: as in "
-            "configs/machines.toml.",
+            help="With --dry-run or --submit: the share of its peak that a GPU is assumed to reach; default: "
+            "as in configs/machines.toml.",
         ),
     ] = None
     status: Annotated[
@@ -131,7 +149,11 @@ class SweepOptions:
             pixels = {"--pixel-store": stores.pixel_store, "--pixel-budget": stores.pixel_budget}
             refuse_beside("--no-pixel-store", pixels)
         shown = {"--collect": self.collect, "--dry-run": self.dry_run, "--status": self.status}
-        to_run = {"--distributed": self.distributed, "--no-retry": self.no_retry, "--track": self.track}
+        to_run: dict[str, object] = {"--distributed": self.distributed}
+        if self.submit is None:
+            to_run |= {"--no-retry": self.no_retry, "--track": self.track}
+        else:  # its jobs take these
+            self._check_submit()
         for main in (name for name, is_given in shown.items() if is_given):
             others = {name: is_given for name, is_given in shown.items() if name != main}
             refuse_beside(main, {**others, **to_run})
@@ -139,12 +161,18 @@ class SweepOptions:
             refuse_beside("--status", {"--shard": self.shard, "--models": self.models, "--limit": self.limit})
         if not self.collect:
             refuse_without("--collect", {"--from": self.from_})
-        if not self.dry_run:
+        if not self.dry_run and self.submit is None:
             asked = {"--shares": self.shares, "--share-of-peak": self.share_of_peak}
             refuse_without("--dry-run", asked)
         check_trackers(self.track or ())
         if not self.distributed:  # there all processes read it, and end together
             _ = self.read_suite
+
+    def _check_submit(self) -> None:
+        if self.submit not in QUEUES:
+            raise unknown_name("queue", str(self.submit), list(QUEUES))
+        beside = {"--collect": self.collect, "--status": self.status, "--shard": self.shard}
+        refuse_beside("--submit", {**beside, "--distributed": self.distributed})
 
     @functools.cached_property
     def read_suite(self) -> Suite:
@@ -182,6 +210,8 @@ def sweep(options: SweepOptions) -> None:
 
         clipjax sweep suite.toml --data-root /data --shard 3/8
 
+        clipjax sweep suite.toml --data-root /data --submit slurm --dry-run
+
         clipjax sweep suite.toml --results results --status
 
         clipjax sweep suite.toml --data-root /data --collect
@@ -203,21 +233,41 @@ def swept(options: SweepOptions, *, last: bool = True) -> None:
     from converters.hub import only_cached
 
     part = None if options.shard is None else read_shard(options.shard)
-    machines = load_machines(options.share_of_peak) if options.dry_run else []
+    machines = load_machines(options.share_of_peak) if options.dry_run or options.submit else []
     join(options.distributed)
     compute = options.compute()
     _use_compile_cache(not options.no_compile_cache)
-    offline = options.dry_run or options.collect
+    offline = options.dry_run or options.collect or options.submit is not None
     with only_cached() if offline else contextlib.nullcontext():
         plan = _plan(options, compute)
         items = plan.items if part is None else cut(plan.items, part.of)[part.number - 1]
-        if options.collect:
+        if options.submit is not None:
+            _submit(plan, options, machines)
+        elif options.collect:
             _collect(plan, items, compute, options.results, options.from_ or [])
         elif options.dry_run:
             shards = options.shares or (part.of if part else 1)
             _preview(plan, items, compute, options.results, shards, machines)
         else:
             _run(plan, items, compute, options, last)
+
+
+def _submit(plan: SweepPlan, options: SweepOptions, machines: Sequence[MachineRates]) -> None:
+    """Hand the sweep to Slurm, or print the script."""
+    from clipjax.sweep.slurm import SUBMITTED, array_for, logs_in, script, submit
+
+    [machine] = [each for each in machines if each.name == SUBMITTED]
+    array, logs = array_for(plan, machine, options.shares), logs_in(options.results)
+    given = as_written(options.context, but=ONLY_HERE)
+    text = script(plan.suite.name, array, [sys.executable, "-m", "clipjax", "sweep", *given], logs)
+    if options.dry_run:
+        say(text)
+        return
+    number, time = submit(text, logs), f"{array.minutes // 60} h {array.minutes % 60:02d} min"
+    say(
+        f"array {number}: {counted(array.parts, 'job')} of at most {time} and {array.gigabytes} GB; stopped "
+        f"ones go on; see clipjax sweep {options.suite} --results {options.results} --status"
+    )
 
 
 def _show_status(options: SweepOptions) -> None:
@@ -245,7 +295,7 @@ def _plan(options: SweepOptions, compute: Compute) -> SweepPlan:
 
     with on_all("make the plan of the sweep"):
         budget = None if compute.pixel_store is None else compute.pixel_store.budget
-        return make_plan(options.read_suite, budget, absent=options.dry_run)
+        return make_plan(options.read_suite, budget, absent=options.dry_run and options.submit is None)
 
 
 def _run(

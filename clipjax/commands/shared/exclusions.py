@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import typer
 
@@ -44,6 +44,25 @@ def on_command_line(context: typer.Context, names: Iterable[str]) -> dict[str, b
         == "COMMANDLINE"
         for name in names
     }
+
+
+def as_written(context: typer.Context, but: Collection[str]) -> list[str]:
+    """The arguments and options that the user wrote, for another process.
+
+    Args:
+        but: names of parameters that are left out.
+    """
+    arguments: list[str] = []
+    for each in context.command.params:
+        name = str(each.name)
+        is_written = getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+        values = (
+            context.params[name] if isinstance(context.params[name], list | tuple) else [context.params[name]]
+        )
+        for value in values if is_written and name not in but else ():
+            flag = [max(each.opts, key=len)] if each.param_type_name == "option" else []
+            arguments += flag if isinstance(value, bool) else [*flag, str(value)]
+    return arguments
 
 
 def _given(others: Mapping[str, object]) -> list[str]:
