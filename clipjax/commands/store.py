@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from clipjax.commands.shared.exclusions import refuse_beside
-from clipjax.commands.shared.options import StoreOption
+from clipjax.commands.shared.options import OutFolderOption, StoreOption
 from clipjax.commands.shared.output import print_table, say
 from clipjax.commands.shared.stores import cached_pixels, parse_size, store_root
 from clipjax.errors import DataError
@@ -73,7 +73,7 @@ def gc(
 @app.command("export")
 def export(
     entry: Annotated[str, typer.Argument(metavar="ENTRY", help="An entry of `clipjax store ls`.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
+    out: OutFolderOption,
     form: Annotated[
         str, typer.Option("--format", "-f", help="npy (an array, and ids as JSON), or parquet.")
     ] = "npy",

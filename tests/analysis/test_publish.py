@@ -16,7 +16,7 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from typer.testing import CliRunner
 
-from clipjax.analysis.publish.numbers import parity_digest
+from clipjax.analysis.publish.publishable import parity_digest
 from clipjax.cli import app
 from clipjax.models.parity_record import read_record
 from clipjax.results.store import ResultStore, new_run_id

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from clipjax import cli
 from clipjax.data.pixels.decoders import Decoders
 from clipjax.evaluation.models import encoders
+from clipjax.results.failed_runs import FOLDER as FAILED
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -320,7 +321,8 @@ def test_bad_data_is_named(
     (photos / "n02123045" / "broken.png").write_bytes(b"not an image")
     code, says = invoke(*eval_of(lite0, photos, tmp_path))
     assert (code, "broken.png" in says) == (1, True)
-    assert not (tmp_path / "results").exists(), "nothing half-written"
+    left = [path.name for path in (tmp_path / "results").iterdir()]
+    assert left == [FAILED], "nothing half-written, but the records of failed runs"
     code, says = invoke(*eval_of(lite0, photos, tmp_path), "--on-error", "skip")
     assert (code, says) == (0, "")
     assert "1 unreadable image skipped: n02123045/broken.png" in capsys.readouterr().err

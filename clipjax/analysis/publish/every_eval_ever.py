@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from clipjax.analysis.publish.model_cards import moment_of
-from clipjax.analysis.publish.numbers import UNKNOWN, as_text, evidence, file_name, hub_repo
+from clipjax.analysis.publish.publishable import UNKNOWN, as_text, evidence, file_name, hub_repo
 from clipjax.analysis.rows.pivot import better_end
 from clipjax.results.row import Row, metric_name
 

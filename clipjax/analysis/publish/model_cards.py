@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from huggingface_hub.utils import yaml_dump
 
-from clipjax.analysis.publish.numbers import as_text, evidence, file_name, hub_repo
+from clipjax.analysis.publish.publishable import as_text, evidence, file_name, hub_repo
 from clipjax.errors import DataError, UsageError
 from clipjax.results.row import Row, metric_name
 from clipjax.results.tables import as_markdown, summary_table

@@ -10,7 +10,7 @@ import typer
 
 from clipjax.commands.shared.facts import FactOptions
 from clipjax.commands.shared.names import check_names
-from clipjax.commands.shared.options import AnyModelOption, CardOption, NameOption
+from clipjax.commands.shared.options import AnyModelOption, CardOption, NameOption, OutFolderOption
 from clipjax.commands.shared.output import announce, say
 from clipjax.commands.shared.processes import say_slow
 from clipjax.commands.shared.records import FieldsOf, with_options
@@ -47,7 +47,7 @@ class EmbedOptions:
         FieldsOf(Compute, "per_device_batch", "workers", "params", "on_error", per_device_batch=64),
     ]
     stores: StoreOptions
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")]
+    out: OutFolderOption
     form: Annotated[
         str, typer.Option("--format", "-f", help="npy (arrays, and ids as JSON), or parquet.")
     ] = "npy"

@@ -140,6 +140,7 @@ MetricOption = Annotated[
 LinesOption = Annotated[
     int, typer.Option("--limit", min=0, help="Print at most this many lines of a table; 0 for all.")
 ]
+OutFolderOption = Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")]
 OutFileOption = Annotated[Path | None, typer.Option("--out", "-o", help="File to write; default: stdout.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print everything as JSON on stdout.")]
 
