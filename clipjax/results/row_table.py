@@ -43,6 +43,7 @@ def nested() -> frozenset[str]:
     return frozenset(name for name in _FIELDS if _kinds(Row)[name] is None)
 
 
+@functools.cache
 def _kinds(record: type) -> dict[str, Any]:
     """Field -> its type in Arrow; None for a field of several parts."""
     kinds = {}

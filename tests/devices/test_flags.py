@@ -8,7 +8,7 @@ import pytest
 from _rows import as_older, row
 
 from clipjax.devices.flags import public_flags
-from clipjax.results.export import text_parts
+from clipjax.results.exports import text_parts
 from clipjax.results.provenance import provenance
 from clipjax.results.store import ResultStore, new_run_id
 

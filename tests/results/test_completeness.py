@@ -25,7 +25,7 @@ from clipjax.commands.runs.summary import show
 from clipjax.data.labels import load_labels
 from clipjax.evaluation.predictions.scoring import evaluate_predictions
 from clipjax.results.completeness import in_words, is_whole, stated
-from clipjax.results.export import text_parts
+from clipjax.results.exports import text_parts
 from clipjax.results.published.protocols import nearest
 from clipjax.results.rows import validate_rows
 from clipjax.results.store import ResultStore, new_run_id

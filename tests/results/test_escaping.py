@@ -18,7 +18,7 @@ from clipjax.cli import app
 from clipjax.commands.shared.output import print_table
 from clipjax.errors import visible
 from clipjax.results.escaping import csv_cell, markdown, terminal, tex_row
-from clipjax.results.export import text_parts
+from clipjax.results.exports import text_parts
 from clipjax.results.store import ResultStore, new_run_id
 from clipjax.results.tables import as_csv, as_latex, as_markdown
 

@@ -25,7 +25,7 @@ import clipjax
 from clipjax.cli import app
 from clipjax.errors import DataError, UsageError
 from clipjax.results import row_table
-from clipjax.results.export import BINARY, FORMATS, write_rows
+from clipjax.results.exports import BINARY, FORMATS, write_rows
 from clipjax.results.row import Limits, Row
 from clipjax.results.row_table import columns, nested, schema
 from clipjax.results.store import ResultStore, new_run_id
@@ -72,7 +72,7 @@ def export(*words: object) -> Any:
 @pytest.mark.parametrize("form", ["parquet", "arrow", "jsonl"])
 def test_every_field_of_every_row_is_in_the_file(tmp_path: Path, monkeypatch: Any, form: str) -> None:
     monkeypatch.setattr(row_table, "BATCH", 4)  # several batches
-    monkeypatch.setattr("clipjax.results.export.BATCH", 4)
+    monkeypatch.setattr("clipjax.results.exports.BATCH", 4)
     rows = study(tmp_path / "results")
     done = export(tmp_path / "results", "--format", form, "--out", tmp_path / "rows")
     assert (done.exit_code, done.stdout) == (0, "")

@@ -157,7 +157,7 @@ def export(options: ExportOptions) -> None:
 
         clipjax results export --metric top1 --format latex
     """
-    from clipjax.results.export import BINARY, FORMATS, text_parts, write_rows
+    from clipjax.results.exports import BINARY, FORMATS, text_parts, write_rows
 
     check_form(options.form, options.out, FORMATS)
     if options.form in BINARY and options.out is None:

@@ -64,8 +64,8 @@ def publish(options: PublishOptions) -> None:
         raise unknown_name("place", options.to, list(PLACES))
     from clipjax.analysis.publish.every_eval_ever import RELATIONS, Evaluator, records
     from clipjax.analysis.publish.model_cards import benchmark_from, hub_files
-    from clipjax.analysis.publish.publication import write_files
     from clipjax.analysis.publish.publishable import publishable
+    from clipjax.analysis.publish.published_folder import write_files
 
     refuse_without("--to hf", {"--benchmark": options.benchmark if options.to != "hf" else None})
     benchmarks = [benchmark_from(each) for each in options.benchmark or ()]
