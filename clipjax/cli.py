@@ -43,6 +43,7 @@ ORDER = (
         "crosscheck",
         "tasks",
         "compare",
+        "rank",
         "generate",
     ),
     *("doctor", "explain", "finetune", "wise_ft"),

@@ -1,0 +1,103 @@
+"""Rank intervals: their time and memory at full size, and how often they hold for all models at once.
+
+    python benchmarks/metrics/ranks.py
+    python benchmarks/metrics/ranks.py --models 40 --images 5000 --repeats 200
+
+Models share how hard an image is, so that their answers correlate. Four truths are drawn: equal models, pairs
+of equal models, accuracies in small steps, and equal models on few images. The intervals hold if the ranks of
+every model, of ties also the lowest and highest, lie in its interval. Beside max-t with and without step-down
+stand the percentiles of bootstrapped ranks and tests of single pairs at 1.96.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from typing import Annotated
+
+import numpy as np
+import scipy.special
+import typer
+
+from benchmarks import common
+from clipjax.metrics.uncertainty.ranks import PairedMeans, Ranks, decide_ranks, paired_means
+
+TRUTHS = {
+    "12 equal models, 500 images": (np.full(12, 0.7), 500),
+    "12 equal models, 30 images": (np.full(12, 0.7), 30),
+    "6 pairs of equal models, 500 images": (np.repeat(np.linspace(0.5, 0.8, 6), 2), 500),
+    "20 models a point apart, 2,000 images": (np.linspace(0.6, 0.79, 20), 2000),
+}
+
+
+def main(
+    models: Annotated[int, typer.Option(help="Models whose ranks are timed.")] = 250,
+    images: Annotated[int, typer.Option(help="Images of the timed models.")] = 50_000,
+    draws: Annotated[int, typer.Option(help="Draws of the means.")] = 2000,
+    repeats: Annotated[int, typer.Option(help="Data sets drawn of each truth.")] = 500,
+    json: common.Json = None,
+) -> None:
+    """Time, memory and coverage of rank intervals."""
+    rng = np.random.default_rng(0)
+    with common.reported("ranks", json) as report:
+        report |= timed(rng, models, images, draws)
+        for name, (accuracy, n) in TRUTHS.items():
+            for way, share in covered(rng, accuracy, n, repeats).items():
+                report[f"{name}: {way}"] = share
+        common.table([(name, f"{value:.4g}") for name, value in report.items()])
+
+
+def timed(rng: np.random.Generator, models: int, images: int, draws: int) -> dict[str, float]:
+    right = answers(rng, np.linspace(0.5, 0.8, models), images)
+    before, wall, busy = peak(), time.perf_counter(), time.process_time()
+    decide_ranks([paired_means(right, draws, rng)])
+    spent = time.perf_counter() - wall, time.process_time() - busy
+    return {
+        "seconds": spent[0],
+        "seconds of the processor": spent[1],
+        "MB above the answers": peak() - before,
+    }
+
+
+def peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+
+
+def answers(rng: np.random.Generator, accuracy: np.ndarray, images: int) -> np.ndarray:
+    """Whether each model is right about each image, bool [M, N]; half of the variance is the image's."""
+    hard = rng.standard_normal(images)
+    right = np.empty((len(accuracy), images), bool)
+    for k, limit in enumerate(
+        scipy.special.ndtri(accuracy) * np.sqrt(2)
+    ):  # a model at a time: bounded memory
+        right[k] = hard + rng.standard_normal(images) < limit
+    return right
+
+
+def covered(rng: np.random.Generator, accuracy: np.ndarray, images: int, repeats: int) -> dict[str, float]:
+    """The share of data sets in which all intervals hold, by the way in which they are made."""
+    lowest = 1 + (accuracy[:, None] < accuracy - 1e-9).sum(axis=1)
+    highest = len(accuracy) - (accuracy[:, None] > accuracy + 1e-9).sum(axis=1)
+    held: dict[str, int] = {}
+    for _ in range(repeats):
+        sample = paired_means(answers(rng, accuracy, images), 1000, rng)
+        for way, ranks in ways(sample).items():
+            held[way] = held.get(way, 0) + bool(np.all((ranks.lo <= lowest) & (highest <= ranks.hi)))
+    return {way: count / repeats for way, count in held.items()}
+
+
+def ways(sample: PairedMeans) -> dict[str, Ranks]:
+    drawn = sample.means + sample.draws
+    ranks = 1 + (drawn[:, None, :] > drawn[:, :, None]).sum(axis=2)
+    lo, hi = np.quantile(ranks, [0.025, 0.975], axis=0)
+    better = sample.means[:, None] - sample.means > 1.96 * sample.errors
+    return {
+        "step-down": decide_ranks([sample]).ranks[0],
+        "single step": decide_ranks([sample], step_down=False).ranks[0],
+        "percentiles of ranks": Ranks(lo, hi, better),
+        "single pairs at 1.96": Ranks(1 + better.sum(axis=0), len(better) - better.sum(axis=1), better),
+    }
+
+
+if __name__ == "__main__":
+    typer.run(main)
