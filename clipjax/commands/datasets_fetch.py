@@ -82,7 +82,7 @@ def fetch(options: FetchOptions) -> None:
     options.check()
     from clipjax.downloads.bundles import bundles_of
 
-    bundles = bundles_of(cards_of(options.names, options.to))
+    bundles = bundles_of(cards_of(options.names, options.to), options.to)
     check_accepted(options.accept or (), bundles)
     if options.plan:
         print_plan(bundles, options.to, as_json=options.as_json)

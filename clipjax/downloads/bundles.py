@@ -1,6 +1,6 @@
 """Bundles: the data sets that come in the same files, and so are fetched, unpacked and checked together.
 
-bundles_of(cards_named(["imagenet_c"], root))    # five: noise.tar alone has 15 of the 95 data sets
+bundles_of(cards_named(["imagenet_c"], root), root)    # five: noise.tar has 15 of the 95 data sets
 """
 
 from __future__ import annotations
@@ -97,15 +97,23 @@ def _cards_of(name: str, known: dict[str, DatasetCard]) -> list[DatasetCard]:
     return family
 
 
-def bundles_of(cards: Iterable[DatasetCard]) -> list[Bundle]:
+def bundles_of(cards: Iterable[DatasetCard], root: Path) -> list[Bundle]:
     """The cards' bundles, in the order of the cards.
 
-    Raises DataError if two cards give one file name to different files.
+    A bundle has all data sets of its files, also those that were not asked for: an archive is unpacked whole.
+
+    Args:
+        root: the data root, as in `cards_named`.
+
+    Raises DataError if two cards give one file name to different files, or as `cards_in`.
     """
-    groups: dict[tuple[CardFile, ...], list[DatasetCard]] = {}
+    groups: dict[tuple[CardFile, ...], dict[str, DatasetCard]] = {}
     for card in cards:
-        groups.setdefault(card.files, []).append(card)
-    bundles = [Bundle(tuple(group), files) for files, group in groups.items()]
+        groups.setdefault(card.files, {})[card.name] = card
+    for card in known_cards(root).values():
+        if card.files in groups:
+            groups[card.files].setdefault(card.name, card)
+    bundles = [Bundle(tuple(group.values()), files) for files, group in groups.items()]
     _check_names(bundles)
     return bundles
 

@@ -159,11 +159,9 @@ class Fetch:
         for got, done in downloading(targets, notice=self.tell):
             holders = [(each, file) for each in open_work for file in each.missing if file.name == got.name]
             for each, file in holders:
-                if isinstance(done, ClipjaxError):
-                    open_work.remove(each)
-                    yield FetchReport(each.bundle, "failed", str(done))
-                    continue
                 try:
+                    if isinstance(done, ClipjaxError):
+                        raise done
                     self._add(file, done, each)
                 except ClipjaxError as error:
                     open_work.remove(each)

@@ -33,7 +33,7 @@ def start(card: DatasetCard, root: Path) -> int:
     try:
         set_level("error")
         fetch = Fetch(root=root, accepts=lambda _: True, password=lambda _: "", tell=lambda _: None)
-        (report,) = fetch.run(bundles_of([card]))
+        (report,) = fetch.run(bundles_of([card], root))
         assert report.state in ("fetched", "there"), report.line
     except BaseException:
         traceback.print_exc()

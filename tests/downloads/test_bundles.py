@@ -30,7 +30,7 @@ def card(folder: Path, name: str, address: str = "https://example.org/mine.tar")
 
 
 def named(root: Path, *names: str) -> list[Bundle]:
-    return bundles_of(cards_named(names, root))
+    return bundles_of(cards_named(names, root), root)
 
 
 def test_a_file_of_many_data_sets_is_one_bundle(tmp_path: Path) -> None:
@@ -46,12 +46,11 @@ def test_a_file_of_many_data_sets_is_one_bundle(tmp_path: Path) -> None:
     assert noise.title == "imagenet_c:gaussian_noise:1 and 14 more"
 
 
-def test_one_member_of_a_family_is_a_bundle_of_one(tmp_path: Path) -> None:
+def test_an_archive_comes_with_all_of_its_data_sets(tmp_path: Path) -> None:
+    """Those that were not asked for are unpacked, too: they are checked, or not placed over what is there."""
     (bundle,) = named(tmp_path, "imagenet_c:snow:3")
-    assert ([card.name for card in bundle.cards], bundle.files[0].name) == (
-        ["imagenet_c:snow:3"],
-        "weather.tar",
-    )
+    assert (bundle.cards[0].name, len(bundle.cards)) == ("imagenet_c:snow:3", 20)
+    assert bundle.files[0].name == "weather.tar"
 
 
 def test_data_sets_of_equal_files_come_together(tmp_path: Path) -> None:
@@ -64,7 +63,7 @@ def test_all_is_every_card_with_files(tmp_path: Path) -> None:
     cards = cards_named(["all"], tmp_path)
     assert all(card.files for card in cards)
     assert {"mine", "imagenet_r", "imagenet_v2:top-images", "objectnet"} <= {card.name for card in cards}
-    bundles_of(cards)
+    bundles_of(cards, tmp_path)
 
 
 def test_names_that_cannot_be_fetched(tmp_path: Path) -> None:

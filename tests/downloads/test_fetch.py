@@ -257,7 +257,7 @@ into = "Kinds"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     mine = (world.root / "Kinds" / "a" / "cat" / "0.png").read_bytes()
-    world.fetched("kinds")
+    world.fetched("kinds:b")
     assert (world.root / "Kinds" / "a" / "cat" / "0.png").read_bytes() == mine
     assert (world.root / "Kinds" / "b" / "cat" / "0.png").read_bytes() == png(90)
 

@@ -152,7 +152,8 @@ def study(options: StudyOptions) -> None:
     needed = data_sets_of(run.read_suite)
     absent = {each.card.name for each in needed if not each.is_there}
     own = run.read_suite.data  # folders that the user named: nothing is put there
-    all_bundles = bundles_of(each.card for each in needed if each.card.files and each.card.name not in own)
+    cards = [each.card for each in needed if each.card.files and each.card.name not in own]
+    all_bundles = bundles_of(cards, root)
     check_accepted(options.accept or (), all_bundles)
     bundles = [each for each in all_bundles if absent & {card.name for card in each.cards}]
     bundles = [] if options.no_fetch else bundles
