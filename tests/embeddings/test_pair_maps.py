@@ -12,7 +12,7 @@ import pytest
 from _embed_tools import TinyModel
 from _pair_tools import GEOMETRIC, MemoryPairs, manifest_of
 
-from clipjax.commands.runs.sweep import SweepOptions
+from clipjax.commands.runs.sweep_options import SweepOptions
 from clipjax.commands.shared.stores import StoreOptions
 from clipjax.devices.sharding import make_mesh
 from clipjax.embeddings import pair_maps
@@ -164,6 +164,6 @@ def test_maps_have_a_place(tmp_path: Path) -> None:
         run(own, store=Store(tmp_path))
     with pytest.raises(UsageError, match=r"the task 'zeroshot' reads no maps of features: leave keep_maps"):
         evaluate("x", "zeroshot", root="nowhere", store=tmp_path, keep_maps=True)
-    stores = StoreOptions(store=tmp_path)
-    assert SweepOptions(suite="x", stores=stores, how={"keep_maps": True}).compute().keep_maps
-    assert not SweepOptions(suite="x", stores=stores, how={}).compute().keep_maps
+    given: Any = {"context": None, "suite": "x", "stores": StoreOptions(store=tmp_path)}
+    assert SweepOptions(**given, how={"keep_maps": True}).compute().keep_maps
+    assert not SweepOptions(**given, how={}).compute().keep_maps

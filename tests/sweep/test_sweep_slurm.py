@@ -160,7 +160,7 @@ def test_a_sweep_that_is_stopped_and_requeued_is_whole(
     cluster(tmp_path, monkeypatch)
     result = sweep(suite, tmp_path, "--submit", "slurm", "--shares", "2")
     assert result.exit_code == 0, result.output
-    assert "array 7: 2 jobs of at most 1 h 00 min and 24 GB" in result.output
+    assert "array 7: 2 jobs of at most 60 min and 24 GB" in result.output
     assert "scontrol requeue 7_1" in (tmp_path / "called").read_text()
     assert len(ResultStore(tmp_path / "results").run_ids()) == RUNS
     assert rows_of(tmp_path) == rows_of(done[0])

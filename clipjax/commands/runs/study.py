@@ -14,7 +14,8 @@ from clipjax.commands.datasets_fetch import check_accepted, check_source, print_
 from clipjax.commands.results.analyze import AnalyzeOptions, analyze
 from clipjax.commands.results.claims import ClaimsOptions, claims
 from clipjax.commands.results.report import ReportOptions, report
-from clipjax.commands.runs.sweep import SweepOptions, sweep, swept
+from clipjax.commands.runs.sweep import sweep, swept
+from clipjax.commands.runs.sweep_options import SweepOptions
 from clipjax.commands.shared.exclusions import refuse_beside
 from clipjax.commands.shared.options import (
     AcceptOption,
